@@ -1,0 +1,98 @@
+//! Configuration in two stages: `raw` is what was typed, [`Config`] is what is meant.
+//!
+//! [`Config`] is validated once and never changes; functions get the fields they need, not the whole.
+//! Unknown keys are errors that name the key. Reads files, starts nothing.
+
+mod raw;
+
+use crate::engine::SchedulerConfig;
+use crate::gateway::{Limits, Timeouts};
+use crate::rollout::Policy;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// Everything that `serin serve` needs to know.
+#[derive(Debug, Clone)]
+pub struct Config {
+    pub listen: SocketAddr,
+    /// Largest request body in bytes.
+    pub max_body: usize,
+    pub max_connections: usize,
+    pub limits: Limits,
+    pub timeouts: Timeouts,
+    /// The public model name; it stays when versions change.
+    pub model: String,
+    pub stable: PathBuf,
+    /// Loaded as canary right after stable, which starts a rollout.
+    pub canary: Option<PathBuf>,
+    pub engine: EngineConfig,
+    pub policy: Policy,
+    /// How long running requests may finish before an unloaded model is dropped.
+    pub drain: Duration,
+}
+
+/// How models are run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct EngineConfig {
+    pub scheduler: SchedulerConfig,
+    /// Tokens per KV block.
+    pub block_size: usize,
+    /// Most bytes that one model's KV cache may take.
+    pub kv_memory: u64,
+}
+
+/// Why a configuration cannot be used. One line each.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    #[error("cannot read {}: {source}", path.display())]
+    Read { path: PathBuf, source: std::io::Error },
+    #[error("{}: {what}", path.display())]
+    Syntax { path: PathBuf, what: String },
+    #[error("{key}: {what}")]
+    Value { key: &'static str, what: String },
+    #[error(
+        "the demo models were not found (looked in {looked}); name a model in a config file: `model.stable = \"PATH\"`"
+    )]
+    NoDemoModels { looked: String },
+}
+
+impl Config {
+    /// Reads a TOML file. Relative model paths are relative to the file's folder.
+    pub fn read(path: &Path) -> Result<Config, ConfigError> {
+        let text = std::fs::read_to_string(path)
+            .map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
+        let base = path.parent().unwrap_or(Path::new("."));
+        Config::parse(&text, base).map_err(|error| match error {
+            ConfigError::Syntax { what, .. } => ConfigError::Syntax { path: path.to_owned(), what },
+            other => other,
+        })
+    }
+
+    /// Parses TOML text; `base` is what relative model paths are relative to.
+    pub fn parse(text: &str, base: &Path) -> Result<Config, ConfigError> {
+        raw::parse(text)?.resolve(base)
+    }
+
+    /// The demo: `tiny-v1` as stable, everything else at its default.
+    pub fn demo() -> Result<Config, ConfigError> {
+        raw::Raw::default().resolve(Path::new("."))
+    }
+}
+
+/// The folder with the demo models: `models/` here, beside the program, or in the source tree it was built
+/// from.
+pub fn demo_models() -> Result<PathBuf, ConfigError> {
+    let beside = std::env::current_exe().ok().and_then(|exe| Some(exe.parent()?.join("models")));
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("models");
+    let places: Vec<PathBuf> =
+        std::iter::once(PathBuf::from("models")).chain(beside).chain([source]).collect();
+    let found = places.iter().find(|place| place.join("tiny-v1/config.json").is_file());
+    found.cloned().ok_or_else(|| {
+        let looked: Vec<String> = places.iter().map(|p| p.display().to_string()).collect();
+        ConfigError::NoDemoModels { looked: looked.join(", ") }
+    })
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,261 @@
+//! `serin.toml` as it is typed: every key optional, times as "15m", sizes as "512MiB".
+//!
+//! Turns into [`Config`] by [`Raw::resolve`], which holds all defaults and checks.
+
+use super::{Config, ConfigError, EngineConfig, demo_models};
+use crate::engine::SchedulerConfig;
+use crate::gateway::{Limits, Timeouts};
+use crate::rollout::{Policy, Weight};
+use serde::{Deserialize, Deserializer, de::Error as _};
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct Raw {
+    server: RawServer,
+    model: RawModel,
+    engine: RawEngine,
+    rollout: RawRollout,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct RawServer {
+    listen: Option<String>,
+    max_body: Option<Bytes>,
+    max_connections: Option<usize>,
+    max_n: Option<u32>,
+    max_stop: Option<usize>,
+    first_token_timeout: Option<Time>,
+    next_token_timeout: Option<Time>,
+    request_timeout: Option<Time>,
+    drain: Option<Time>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct RawModel {
+    name: Option<String>,
+    stable: Option<PathBuf>,
+    canary: Option<PathBuf>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct RawEngine {
+    max_running: Option<usize>,
+    max_batch_tokens: Option<usize>,
+    max_waiting: Option<usize>,
+    block_size: Option<usize>,
+    kv_memory: Option<Bytes>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct RawRollout {
+    steps: Option<Vec<i64>>,
+    bake: Option<Time>,
+    min_requests: Option<u64>,
+    rollback_min_requests: Option<u64>,
+    rollback_min_errors: Option<u64>,
+    max_error_ratio: Option<f64>,
+    max_latency_ratio: Option<f64>,
+    min_throughput_ratio: Option<f64>,
+    feedback_min: Option<u64>,
+    max_feedback_ratio: Option<f64>,
+    warmup_requests: Option<u64>,
+    fault_streak: Option<u32>,
+    dedup_window: Option<Time>,
+    stall_after: Option<Time>,
+}
+
+/// A duration such as "15m", "30s", "1h 30m".
+#[derive(Debug, Clone, Copy)]
+struct Time(Duration);
+
+impl<'de> Deserialize<'de> for Time {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Time, D::Error> {
+        let hint = "give a time with its unit, such as \"15m\" or \"30s\"";
+        let text = String::deserialize(from).map_err(|_| D::Error::custom(hint))?;
+        let time = humantime::parse_duration(&text);
+        time.map(Time).map_err(|e| D::Error::custom(format!("\"{text}\": {e}; {hint}")))
+    }
+}
+
+/// A size such as "512MiB", "2GB" or a plain number of bytes.
+#[derive(Debug, Clone, Copy)]
+struct Bytes(u64);
+
+impl<'de> Deserialize<'de> for Bytes {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Bytes, D::Error> {
+        #[derive(Deserialize)]
+        #[serde(untagged)]
+        enum Typed {
+            Number(u64),
+            Text(String),
+        }
+        let hint = "give a size such as \"512MiB\" or \"2GB\"";
+        match Typed::deserialize(from).map_err(|_| D::Error::custom(hint))? {
+            Typed::Number(bytes) => Ok(Bytes(bytes)),
+            Typed::Text(text) => parse_bytes(&text)
+                .map(Bytes)
+                .ok_or_else(|| D::Error::custom(format!("\"{text}\" is not a size; {hint}"))),
+        }
+    }
+}
+
+/// Bytes in a text such as "1.5GiB": decimal units for kB, MB, GB, binary ones for KiB, MiB, GiB.
+pub(super) fn parse_bytes(text: &str) -> Option<u64> {
+    let text = text.trim();
+    let split = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
+    let (number, unit) = text.split_at(split);
+    let scale: f64 = match unit.trim().to_ascii_lowercase().as_str() {
+        "" | "b" => 1.0,
+        "kb" => 1e3,
+        "mb" => 1e6,
+        "gb" => 1e9,
+        "kib" => 1024.0,
+        "mib" => 1024.0 * 1024.0,
+        "gib" => 1024.0 * 1024.0 * 1024.0,
+        _ => return None,
+    };
+    let bytes = number.parse::<f64>().ok()? * scale;
+    (bytes.is_finite() && bytes < 1e18).then_some(bytes as u64)
+}
+
+pub(super) fn parse(text: &str) -> Result<Raw, ConfigError> {
+    toml::from_str(text).map_err(|error| {
+        let line = error.span().map(|span| text[..span.start.min(text.len())].lines().count().max(1));
+        let at = line.map(|n| format!("line {n}: ")).unwrap_or_default();
+        let message = error.message().lines().collect::<Vec<_>>().join(" ");
+        ConfigError::Syntax { path: PathBuf::from("config"), what: format!("{at}{message}") }
+    })
+}
+
+fn value(key: &'static str, what: impl Into<String>) -> ConfigError {
+    ConfigError::Value { key, what: what.into() }
+}
+
+/// A count that must not be zero.
+fn positive(key: &'static str, given: Option<usize>, default: usize) -> Result<usize, ConfigError> {
+    match given.unwrap_or(default) {
+        0 => Err(value(key, "must be at least 1")),
+        n => Ok(n),
+    }
+}
+
+/// A time that must not be zero.
+fn time(key: &'static str, given: Option<Time>, default: Duration) -> Result<Duration, ConfigError> {
+    match given.map_or(default, |t| t.0) {
+        Duration::ZERO => Err(value(key, "must be longer than zero")),
+        t => Ok(t),
+    }
+}
+
+impl Raw {
+    /// Fills in defaults and checks every value.
+    pub(super) fn resolve(self, base: &Path) -> Result<Config, ConfigError> {
+        let server = self.server;
+        let listen = server.listen.as_deref().unwrap_or("127.0.0.1:8080");
+        let listen: SocketAddr = listen.parse().map_err(|_| {
+            value("server.listen", format!("\"{listen}\" is not ADDRESS:PORT, such as 127.0.0.1:8080"))
+        })?;
+        let stable = match self.model.stable {
+            Some(path) => base.join(path),
+            None => demo_models()?.join("tiny-v1"),
+        };
+        let secs = Duration::from_secs;
+        Ok(Config {
+            listen,
+            max_body: server.max_body.map_or(4 << 20, |b| b.0 as usize),
+            max_connections: positive("server.max_connections", server.max_connections, 1024)?,
+            limits: Limits {
+                max_n: positive("server.max_n", server.max_n.map(|n| n as usize), 8)? as u32,
+                max_stop: server.max_stop.unwrap_or(16),
+            },
+            timeouts: Timeouts {
+                first_token: time("server.first_token_timeout", server.first_token_timeout, secs(120))?,
+                next_token: time("server.next_token_timeout", server.next_token_timeout, secs(30))?,
+                request: time("server.request_timeout", server.request_timeout, secs(1800))?,
+            },
+            model: model_name(self.model.name, &stable)?,
+            stable,
+            canary: self.model.canary.map(|path| base.join(path)),
+            engine: self.engine.resolve()?,
+            policy: self.rollout.resolve()?,
+            drain: server.drain.map_or(secs(30), |t| t.0),
+        })
+    }
+}
+
+/// The public name: as given, else "tiny" for the demo models, else the stable folder's name.
+fn model_name(given: Option<String>, stable: &Path) -> Result<String, ConfigError> {
+    let folder = stable.file_name().map(|n| n.to_string_lossy().into_owned());
+    let name = given.or_else(|| match folder.as_deref() {
+        Some("tiny-v1") => Some("tiny".to_owned()),
+        _ => folder.clone(),
+    });
+    match name {
+        Some(name) if !name.is_empty() && !name.contains('@') => Ok(name),
+        _ => Err(value("model.name", "give a name without `@` (which separates the variant)")),
+    }
+}
+
+impl RawEngine {
+    fn resolve(self) -> Result<EngineConfig, ConfigError> {
+        let default = SchedulerConfig::default();
+        let scheduler = SchedulerConfig {
+            max_running: positive("engine.max_running", self.max_running, default.max_running)?,
+            max_batch_tokens: positive(
+                "engine.max_batch_tokens",
+                self.max_batch_tokens,
+                default.max_batch_tokens,
+            )?,
+            max_waiting: positive("engine.max_waiting", self.max_waiting, default.max_waiting)?,
+        };
+        let kv_memory = self.kv_memory.map_or(1 << 30, |b| b.0);
+        if kv_memory == 0 {
+            return Err(value("engine.kv_memory", "must be at least one sequence's worth"));
+        }
+        let block_size = positive("engine.block_size", self.block_size, 16)?;
+        Ok(EngineConfig { scheduler, block_size, kv_memory })
+    }
+}
+
+impl RawRollout {
+    fn resolve(self) -> Result<Policy, ConfigError> {
+        let mut policy = Policy::default();
+        if let Some(steps) = &self.steps {
+            policy.steps = steps.iter().map(|p| weight(*p)).collect::<Result<_, _>>()?;
+        }
+        let set = |slot: &mut Duration, given: Option<Time>| {
+            if let Some(time) = given {
+                *slot = time.0;
+            }
+        };
+        set(&mut policy.bake, self.bake);
+        set(&mut policy.dedup_window, self.dedup_window);
+        set(&mut policy.stall_after, self.stall_after);
+        policy.min_requests = self.min_requests.unwrap_or(policy.min_requests);
+        policy.rollback_min_requests =
+            self.rollback_min_requests.unwrap_or(policy.rollback_min_requests);
+        policy.rollback_min_errors = self.rollback_min_errors.unwrap_or(policy.rollback_min_errors);
+        policy.max_error_ratio = self.max_error_ratio.unwrap_or(policy.max_error_ratio);
+        policy.max_latency_ratio = self.max_latency_ratio.unwrap_or(policy.max_latency_ratio);
+        policy.min_throughput_ratio =
+            self.min_throughput_ratio.unwrap_or(policy.min_throughput_ratio);
+        policy.feedback_min = self.feedback_min.unwrap_or(policy.feedback_min);
+        policy.max_feedback_ratio = self.max_feedback_ratio.unwrap_or(policy.max_feedback_ratio);
+        policy.warmup_requests = self.warmup_requests.unwrap_or(policy.warmup_requests);
+        policy.fault_streak = self.fault_streak.unwrap_or(policy.fault_streak);
+        policy.validate().map_err(|e| value("rollout", e.to_string()))?;
+        Ok(policy)
+    }
+}
+
+fn weight(percent: i64) -> Result<Weight, ConfigError> {
+    let weight = u8::try_from(percent).ok().and_then(Weight::new);
+    weight.ok_or_else(|| value("rollout.steps", format!("{percent} is not a percentage from 0 to 100")))
+}

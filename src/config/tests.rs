@@ -1,0 +1,85 @@
+//! What is typed and what is meant.
+
+use super::raw::parse_bytes;
+use super::*;
+
+fn parse(text: &str) -> Result<Config, String> {
+    Config::parse(text, Path::new("/base")).map_err(|e| e.to_string())
+}
+
+#[test]
+fn a_full_file_is_read() {
+    let config = parse(
+        r#"
+        [server]
+        listen = "127.0.0.1:9000"
+        max_body = "1MiB"
+        first_token_timeout = "5s"
+        [model]
+        name = "qwen"
+        stable = "v1"
+        canary = "/abs/v2"
+        [engine]
+        max_running = 8
+        kv_memory = "256MB"
+        [rollout]
+        steps = [10, 100]
+        bake = "90s"
+        max_error_ratio = 2.0
+        "#,
+    )
+    .unwrap();
+    assert_eq!(config.listen.port(), 9000);
+    assert_eq!((config.max_body, config.model.as_str()), (1 << 20, "qwen"));
+    assert_eq!(config.timeouts.first_token, Duration::from_secs(5));
+    assert_eq!(config.stable, Path::new("/base/v1"));
+    assert_eq!(config.canary.as_deref(), Some(Path::new("/abs/v2")));
+    assert_eq!((config.engine.scheduler.max_running, config.engine.kv_memory), (8, 256_000_000));
+    assert_eq!(config.policy.bake, Duration::from_secs(90));
+    assert_eq!(config.policy.steps.len(), 2);
+}
+
+#[test]
+fn an_empty_file_means_the_defaults() {
+    let config = parse("[model]\nstable = \"my-model\"").unwrap();
+    assert_eq!(config.listen.to_string(), "127.0.0.1:8080");
+    assert_eq!(config.model, "my-model");
+    assert_eq!(config.policy, Policy::default());
+    assert_eq!(config.canary, None);
+}
+
+#[test]
+fn each_mistake_is_named() {
+    let cases = [
+        ("[rolout]\nbake = \"1m\"", "rolout"),
+        ("[rollout]\nbaek = \"1m\"", "baek"),
+        ("[rollout]\nbake = 15", "unit"),
+        ("[rollout]\nbake = \"15 lightyears\"", "15 lightyears"),
+        ("[rollout]\nsteps = [5, 250]", "250"),
+        ("[rollout]\nsteps = [50, 25, 100]", "rollout"),
+        ("[rollout]\nmax_error_ratio = nan", "max_error_ratio"),
+        ("[server]\nlisten = \"localhost\"", "server.listen"),
+        ("[server]\nmax_body = \"12 parsecs\"", "12 parsecs"),
+        ("[server]\nrequest_timeout = \"0s\"", "request_timeout"),
+        ("[engine]\nmax_running = 0", "max_running"),
+        ("[engine]\nmax_running = -1", "line 2"),
+        ("[model]\nname = \"a@b\"", "model.name"),
+        ("this is not toml", "line 1"),
+    ];
+    for (text, expected) in cases {
+        let text = format!("{text}\n");
+        let error = parse(&text).unwrap_err();
+        assert!(error.contains(expected), "{text} gave: {error}");
+        assert!(!error.contains('\n'), "one line: {error}");
+    }
+}
+
+#[test]
+fn sizes_know_decimal_and_binary_units() {
+    assert_eq!(parse_bytes("1.5GiB"), Some(3 << 29));
+    assert_eq!(parse_bytes("2 MB"), Some(2_000_000));
+    assert_eq!(parse_bytes("77"), Some(77));
+    for bad in ["", "MB", "1 XB", "-1", "1e99 GB"] {
+        assert_eq!(parse_bytes(bad), None, "{bad}");
+    }
+}

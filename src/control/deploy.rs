@@ -1,0 +1,143 @@
+//! From a model folder to a [`Deployment`]: a lane in the engine, plus the text side that belongs to it.
+//!
+//! The weights' memory goes to the lane's arena; tokenizer and template live on the ordinary heap, since
+//! requests may hold them a little longer than the model lives. Knows no arms: which role a deployment
+//! plays is the routes' business.
+
+use crate::config::EngineConfig;
+use crate::device::memory;
+use crate::engine::{Capacity, EngineError, EngineHandle, LaneId, LaneStats, ModelRunner, Runner};
+use crate::model::{Checkpoint, Decoder, LoadError, decoder};
+use crate::text::{Codec, TextError};
+use futures_util::future::BoxFuture;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+/// One loaded model version.
+#[derive(Debug)]
+pub struct Deployment {
+    /// Name of the model's folder.
+    pub version: Arc<str>,
+    /// Version and the start of the digest.
+    pub fingerprint: Arc<str>,
+    /// SHA-256 of config and weights, in hex.
+    pub digest: String,
+    pub path: PathBuf,
+    pub lane: LaneId,
+    pub capacity: Capacity,
+    pub stats: Arc<LaneStats>,
+    pub codec: Arc<Codec>,
+    /// Seconds since 1970 when loading finished.
+    pub loaded_unix: u64,
+}
+
+impl Deployment {
+    /// Longest sequence, prompt and reply together, in tokens.
+    pub fn max_len(&self) -> usize {
+        self.capacity.longest()
+    }
+}
+
+/// Why a deployment could not be made. One line, naming file and remedy.
+#[derive(Debug, thiserror::Error)]
+pub enum DeployError {
+    #[error(transparent)]
+    Engine(#[from] EngineError),
+    #[error(transparent)]
+    Text(#[from] TextError),
+    #[error("{} is not a folder; give the path of a Hugging Face model folder", path.display())]
+    NotAFolder { path: PathBuf },
+    #[error("loading was interrupted: {0}")]
+    Interrupted(String),
+}
+
+/// How deployments are made; the seam at which tests put in fake models.
+pub type Loader =
+    Arc<dyn Fn(PathBuf) -> BoxFuture<'static, Result<Deployment, DeployError>> + Send + Sync>;
+
+/// The real loader: Hugging Face folders into `engine`.
+pub fn folder_loader(engine: EngineHandle, config: EngineConfig) -> Loader {
+    Arc::new(move |path| {
+        let engine = engine.clone();
+        Box::pin(async move { load_folder(&engine, config, &path).await })
+    })
+}
+
+async fn load_folder(
+    engine: &EngineHandle,
+    config: EngineConfig,
+    path: &Path,
+) -> Result<Deployment, DeployError> {
+    let path = std::fs::canonicalize(path)
+        .ok()
+        .filter(|p| p.is_dir())
+        .ok_or_else(|| DeployError::NotAFolder { path: path.to_owned() })?;
+    let opened = tokio::task::spawn_blocking({
+        let path = path.clone();
+        move || open(&path)
+    });
+    let opened = opened.await.map_err(|e| DeployError::Interrupted(e.to_string()))??;
+    let Opened { checkpoint, codec, digest } = opened;
+    let blocks = plan_kv(&checkpoint, &config).map_err(EngineError::Load)?;
+    let make = move || -> Result<Box<dyn Runner>, LoadError> {
+        let decoder = Decoder::load(&checkpoint, blocks, config.block_size)?;
+        Ok(Box::new(ModelRunner::new(decoder)))
+    };
+    let loaded = engine.load(config.scheduler, make).await?;
+    let version: Arc<str> = folder_name(&path).into();
+    Ok(Deployment {
+        fingerprint: format!("{version}-{}", &digest[..12.min(digest.len())]).into(),
+        version,
+        digest,
+        path,
+        lane: loaded.lane,
+        capacity: loaded.capacity,
+        stats: loaded.stats,
+        codec: Arc::new(codec),
+        loaded_unix: unix_now(),
+    })
+}
+
+struct Opened {
+    checkpoint: Checkpoint,
+    codec: Codec,
+    digest: String,
+}
+
+fn open(path: &Path) -> Result<Opened, DeployError> {
+    let checkpoint = Checkpoint::open(path).map_err(EngineError::Load)?;
+    let codec = Codec::load(path, checkpoint.config().vocab)?;
+    let digest = checkpoint.digest().map_err(EngineError::Load)?;
+    Ok(Opened { checkpoint, codec, digest })
+}
+
+/// How many KV blocks to give the model: enough for `max_running` full sequences, within `kv_memory`.
+fn plan_kv(checkpoint: &Checkpoint, config: &EngineConfig) -> Result<usize, LoadError> {
+    let model = checkpoint.config();
+    let block = decoder::kv_shape(model, 1, config.block_size).block_bytes() as u64;
+    let wanted = config.scheduler.max_running * model.max_len.div_ceil(config.block_size);
+    let blocks = (wanted as u64).min(config.kv_memory / block) as usize;
+    if blocks * config.block_size < 2 {
+        return Err(LoadError::KvTooSmall { blocks, block_size: config.block_size });
+    }
+    let (weights, kv) = (checkpoint.weight_bytes(), blocks as u64 * block);
+    let available = memory::available_bytes().unwrap_or(u64::MAX);
+    if weights + kv > available {
+        return Err(LoadError::DoesNotFit {
+            dir: checkpoint.dir().to_owned(),
+            weights,
+            kv,
+            available,
+        });
+    }
+    Ok(blocks)
+}
+
+fn folder_name(path: &Path) -> String {
+    path.file_name().map_or_else(|| "model".to_owned(), |n| n.to_string_lossy().into_owned())
+}
+
+fn unix_now() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs())
+}

@@ -1,0 +1,82 @@
+//! Which arm wrote which reply, for votes that come later.
+//!
+//! Bounded: the oldest reply is forgotten first. A second vote on the same reply is not counted again.
+
+use crate::rollout::Arm;
+use std::collections::{HashMap, VecDeque};
+
+/// Replies remembered.
+const KEPT: usize = 20_000;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Author {
+    pub arm: Arm,
+    pub stage: u64,
+    /// False for pinned and rescued requests: their votes are taken but not judged.
+    pub judged: bool,
+}
+
+/// What became of a vote.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Vote {
+    Counted(Author),
+    AlreadyVoted,
+    Unknown,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Authors {
+    by_id: HashMap<String, (Author, bool)>,
+    order: VecDeque<String>,
+}
+
+impl Authors {
+    pub fn remember(&mut self, id: String, author: Author) {
+        if self.by_id.insert(id.clone(), (author, false)).is_none() {
+            self.order.push_back(id);
+        }
+        if self.order.len() > KEPT
+            && let Some(oldest) = self.order.pop_front()
+        {
+            self.by_id.remove(&oldest);
+        }
+    }
+
+    pub fn vote(&mut self, id: &str) -> Vote {
+        match self.by_id.get_mut(id) {
+            None => Vote::Unknown,
+            Some((_, true)) => Vote::AlreadyVoted,
+            Some((author, voted)) => {
+                *voted = true;
+                Vote::Counted(*author)
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const AUTHOR: Author = Author { arm: Arm::Canary, stage: 3, judged: true };
+
+    #[test]
+    fn a_vote_counts_once_and_for_its_author() {
+        let mut authors = Authors::default();
+        authors.remember("a".into(), AUTHOR);
+        assert_eq!(authors.vote("a"), Vote::Counted(AUTHOR));
+        assert_eq!(authors.vote("a"), Vote::AlreadyVoted);
+        assert_eq!(authors.vote("b"), Vote::Unknown);
+    }
+
+    #[test]
+    fn the_oldest_are_forgotten_and_memory_stays_bounded() {
+        let mut authors = Authors::default();
+        for i in 0..KEPT + 10 {
+            authors.remember(i.to_string(), AUTHOR);
+        }
+        assert_eq!((authors.by_id.len(), authors.order.len()), (KEPT, KEPT));
+        assert_eq!(authors.vote("9"), Vote::Unknown);
+        assert_eq!(authors.vote("10"), Vote::Counted(AUTHOR));
+    }
+}

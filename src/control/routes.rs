@@ -1,0 +1,72 @@
+//! Who serves what share right now: the one thing that every request reads.
+//!
+//! A small value behind a read-write lock; a request holds the lock for a hash and an `Arc` clone.
+//! Knows nothing of why the weight is what it is.
+
+use super::deploy::Deployment;
+use crate::rollout::{Arm, Weight};
+use crate::router::{self, NoCanary, RouteInput};
+use std::sync::Arc;
+
+/// The pointers and the weight.
+#[derive(Debug, Clone)]
+pub(super) struct Routes {
+    /// Id of the running rollout; part of the sticky hash.
+    pub rollout: Arc<str>,
+    /// Stage epoch, so that an outcome can be told from one of an earlier weight.
+    pub stage: u64,
+    pub weight: Weight,
+    pub stable: Option<Arc<Deployment>>,
+    pub canary: Option<Arc<Deployment>>,
+}
+
+/// Where one request goes.
+#[derive(Debug, Clone)]
+pub struct Assignment {
+    pub arm: Arm,
+    pub deployment: Arc<Deployment>,
+    /// Stage epoch in force now.
+    pub stage: u64,
+    /// False for pinned requests, which no verdict may count.
+    pub judged: bool,
+}
+
+/// Why there is nowhere to go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NoRoute {
+    /// The canary was asked for and is not there.
+    NoCanary,
+    /// Stable is still loading.
+    NotLoaded,
+}
+
+impl Routes {
+    /// Nothing loaded yet.
+    pub fn empty() -> Routes {
+        let (stable, canary) = (None, None);
+        Routes { rollout: "".into(), stage: 0, weight: Weight::ZERO, stable, canary }
+    }
+
+    pub fn assign(&self, key: Option<&str>, pin: Option<Arm>, draw: f64) -> Result<Assignment, NoRoute> {
+        let input = RouteInput {
+            rollout: &self.rollout,
+            key,
+            pin,
+            draw,
+            weight: self.weight,
+            canary_up: self.canary.is_some(),
+        };
+        let route = router::pick(&input).map_err(|NoCanary| NoRoute::NoCanary)?;
+        self.to(route.arm, !route.pinned)
+    }
+
+    /// Stable, for a request that the canary failed.
+    pub fn to(&self, arm: Arm, judged: bool) -> Result<Assignment, NoRoute> {
+        let (deployment, missing) = match arm {
+            Arm::Stable => (&self.stable, NoRoute::NotLoaded),
+            Arm::Canary => (&self.canary, NoRoute::NoCanary),
+        };
+        let deployment = deployment.clone().ok_or(missing)?;
+        Ok(Assignment { arm, deployment, stage: self.stage, judged })
+    }
+}

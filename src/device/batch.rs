@@ -1,0 +1,60 @@
+//! The flat description of one step, as kernels read it: no padding, sequences laid end to end.
+//!
+//! Built by the scheduler, read by the model and the device. Knows no sequence's past or owner. Block
+//! tables and slots follow PagedAttention (Kwon et al., SOSP 2023, arXiv:2309.06180).
+
+/// One step's work. All vectors are reused from step to step.
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
+pub struct Batch {
+    /// Token ids, `[tokens]`, each below the vocabulary size.
+    pub tokens: Vec<u32>,
+    /// Position of each token in its sequence, `[tokens]`.
+    pub positions: Vec<u32>,
+    /// KV slot each token is written to, `[tokens]`: `block * block_size + offset`.
+    pub slots: Vec<u32>,
+    /// One entry per sequence in this step.
+    pub rows: Vec<Row>,
+    /// The rows' block tables, end to end.
+    pub tables: Vec<u32>,
+}
+
+/// One sequence's share of a step.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Row {
+    /// First token in `Batch::tokens`.
+    pub start: usize,
+    /// Tokens computed in this step (1 when decoding, a chunk when prefilling).
+    pub len: usize,
+    /// Tokens in the KV cache once this step is done.
+    pub context: usize,
+    /// First entry in `Batch::tables`.
+    pub table: usize,
+    /// Entries in `Batch::tables`.
+    pub table_len: usize,
+    /// Whether the last token's logits are wanted.
+    pub sample: bool,
+}
+
+impl Batch {
+    pub fn clear(&mut self) {
+        self.tokens.clear();
+        self.positions.clear();
+        self.slots.clear();
+        self.rows.clear();
+        self.tables.clear();
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.rows.is_empty()
+    }
+
+    /// A row's block table.
+    pub fn table(&self, row: &Row) -> &[u32] {
+        &self.tables[row.table..row.table + row.table_len]
+    }
+
+    /// Indices into `tokens` of the rows whose logits are wanted, in row order.
+    pub fn sampled_tokens(&self) -> impl Iterator<Item = u32> + '_ {
+        self.rows.iter().filter(|r| r.sample).map(|r| (r.start + r.len - 1) as u32)
+    }
+}

@@ -1,0 +1,21 @@
+//! Checkpoint files as mapped memory.
+//!
+//! Lives here because mapping is `unsafe`: the file must not be cut short while it is mapped. Weights are
+//! copied out of the mapping during the load, so the window in which that could hurt is the load itself.
+
+use candle_core::safetensors::MmapedSafetensors;
+use std::path::{Path, PathBuf};
+
+/// Maps one or more safetensors files and reads their headers. The header's offsets are checked against
+/// the file's size by the safetensors crate.
+pub fn map_safetensors(paths: &[PathBuf]) -> Result<MmapedSafetensors, candle_core::Error> {
+    // SAFETY: the mapping is read-only and is dropped when the load ends; see the module's note.
+    unsafe { MmapedSafetensors::multi(paths) }
+}
+
+/// Maps a file for reading from front to back (to hash it, say).
+pub fn map_bytes(path: &Path) -> std::io::Result<memmap2::Mmap> {
+    let file = std::fs::File::open(path)?;
+    // SAFETY: as for `map_safetensors`.
+    unsafe { memmap2::Mmap::map(&file) }
+}

@@ -1,0 +1,15 @@
+//! The device: where tensors live and what runs on them.
+//!
+//! The only home of `unsafe`, and the only room that knows one kind of hardware from another: a device
+//! is chosen by file (`cpu`), never by `cfg` inside a function, and every device offers the same names.
+//! Knows nothing of sequences, arms or requests.
+
+pub mod arena;
+pub mod batch;
+pub mod cpu;
+pub mod files;
+pub mod memory;
+
+pub use arena::{Arena, ArenaError, ArenaUsage};
+pub use batch::{Batch, Row};
+pub use cpu::{KvCache, KvShape, RopeTable, all_finite, attend};

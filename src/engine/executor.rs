@@ -1,0 +1,154 @@
+//! The one thread that owns the device: messages in, one step per lane in turn, events out.
+//!
+//! Commands are taken between steps only, so a lane can be added or dropped without a lock. The thread
+//! sleeps when no lane has work. The engine's clock is read here and in no other file of this room.
+
+use super::lane::{Draining, Lane, LaneId, LaneStats};
+use super::request::{Refusal, SeqEvent, SeqRequest};
+use super::runner::Runner;
+use super::scheduler::SchedulerConfig;
+use super::UnloadReport;
+use crate::device::{Arena, arena};
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, TryRecvError};
+use std::time::{Duration, Instant};
+use tokio::sync::{mpsc::UnboundedSender, oneshot};
+
+/// A lane that can run no more, and why.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LaneFault {
+    pub lane: LaneId,
+    pub what: String,
+}
+
+/// What the executor can be asked.
+pub(super) enum Command {
+    Install(Box<Install>),
+    Submit { lane: LaneId, requests: Vec<SeqRequest> },
+    Unload { lane: LaneId, grace: Duration, reply: oneshot::Sender<UnloadReport> },
+}
+
+/// A model that a loader thread has made ready.
+pub(super) struct Install {
+    pub lane: LaneId,
+    pub runner: Box<dyn Runner>,
+    pub config: SchedulerConfig,
+    pub arena: Arena,
+    pub resident_at_load: u64,
+    pub reply: oneshot::Sender<Arc<LaneStats>>,
+}
+
+/// How often a draining lane's deadline is looked at while nothing else happens.
+const IDLE_TICK: Duration = Duration::from_millis(20);
+
+pub(super) struct Executor {
+    commands: Receiver<Command>,
+    faults: UnboundedSender<LaneFault>,
+    lanes: Vec<Lane>,
+}
+
+impl Executor {
+    pub fn new(commands: Receiver<Command>, faults: UnboundedSender<LaneFault>) -> Executor {
+        Executor { commands, faults, lanes: Vec::new() }
+    }
+
+    /// Runs until every handle is gone.
+    pub fn run(mut self) {
+        arena::outside(warm_up);
+        while self.take_commands() {
+            for lane in &mut self.lanes {
+                if let Some(what) = lane.step(Instant::now) {
+                    let _ = self.faults.send(LaneFault { lane: lane.id, what });
+                }
+            }
+            self.drop_drained(Instant::now());
+        }
+        for lane in self.lanes.drain(..) {
+            lane.unload(Instant::now);
+        }
+    }
+
+    /// Takes all waiting commands; sleeps first if there is no work. False when every handle is gone.
+    fn take_commands(&mut self) -> bool {
+        if self.lanes.iter().all(Lane::is_idle) {
+            let tick = self.lanes.iter().any(|l| l.draining.is_some()).then_some(IDLE_TICK);
+            let first = match tick {
+                Some(tick) => self.commands.recv_timeout(tick),
+                None => self.commands.recv().map_err(|_| RecvTimeoutError::Disconnected),
+            };
+            match first {
+                Ok(command) => self.apply(command),
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => return false,
+            }
+        }
+        loop {
+            match self.commands.try_recv() {
+                Ok(command) => self.apply(command),
+                Err(TryRecvError::Empty) => return true,
+                Err(TryRecvError::Disconnected) => return false,
+            }
+        }
+    }
+
+    fn apply(&mut self, command: Command) {
+        match command {
+            Command::Install(install) => self.install(*install),
+            Command::Submit { lane, requests } => self.submit(lane, requests),
+            Command::Unload { lane, grace, reply } => {
+                let since = Instant::now();
+                if let Some(lane) = self.lanes.iter_mut().find(|l| l.id == lane) {
+                    lane.draining = Some(Draining { since, deadline: since + grace, reply });
+                }
+            }
+        }
+    }
+
+    fn install(&mut self, install: Install) {
+        let Install { lane, runner, config, arena, resident_at_load, reply } = install;
+        let lane = Lane::new(lane, runner, config, arena, resident_at_load);
+        // The caller may have given up while the model was loading; then nobody could ever unload it.
+        if reply.send(lane.stats.clone()).is_ok() {
+            self.lanes.push(lane);
+        } else {
+            lane.unload(Instant::now);
+        }
+    }
+
+    fn submit(&mut self, id: LaneId, requests: Vec<SeqRequest>) {
+        let lane = self.lanes.iter_mut().find(|l| l.id == id);
+        let Some(lane) = lane else {
+            for request in requests {
+                let event = SeqEvent::Refused { tag: request.tag, why: Refusal::NoLane };
+                let _ = request.events.send(event);
+            }
+            return;
+        };
+        requests.into_iter().for_each(|request| lane.submit(request));
+        lane.publish();
+    }
+
+    fn drop_drained(&mut self, now: Instant) {
+        while let Some(index) = self.lanes.iter().position(|lane| lane.drained(now)) {
+            self.lanes.remove(index).unload(Instant::now);
+        }
+    }
+}
+
+/// Makes candle's matrix product allocate its per-thread workspace now, outside every arena: it is kept
+/// for the life of the thread and would otherwise count against whichever model ran first. Whether a
+/// product packs (and so needs the workspace) depends on its shape, so several are run.
+fn warm_up() {
+    use candle_core::{DType, Device, Result, Tensor};
+    let product = |rows: usize| -> Result<f32> {
+        let (left, right) = ((rows, 256), (1024, 256));
+        let left = Tensor::ones(left, DType::F32, &Device::Cpu)?;
+        let right = Tensor::ones(right, DType::F32, &Device::Cpu)?;
+        left.matmul(&right.t()?)?.sum_all()?.to_scalar()
+    };
+    for rows in [1, 2, 4, 8, 16, 32, 64, 512] {
+        if let Err(error) = product(rows) {
+            tracing::warn!(%error, "the warm-up product failed");
+        }
+    }
+}

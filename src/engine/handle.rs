@@ -1,0 +1,117 @@
+//! The engine's front door: start it, load models into it, submit sequences, unload.
+//!
+//! Cheap to clone, usable from any thread. Loading runs on a thread of its own, so that the lanes already
+//! there go on; the finished model is handed to the executor between two steps.
+
+use super::executor::{Command, Executor, Install, LaneFault};
+use super::lane::{LaneId, LaneStats, UnloadReport, panic_text};
+use super::request::SeqRequest;
+use super::runner::{Capacity, Runner};
+use super::scheduler::SchedulerConfig;
+use crate::device::{Arena, ArenaError, memory};
+use crate::model::LoadError;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, mpsc};
+use std::time::Duration;
+use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
+use tokio::sync::oneshot;
+
+/// Why the engine could not do as asked.
+#[derive(Debug, thiserror::Error)]
+pub enum EngineError {
+    #[error(transparent)]
+    Load(#[from] LoadError),
+    #[error(transparent)]
+    Arena(#[from] ArenaError),
+    #[error("loading panicked: {0}")]
+    Panicked(String),
+    #[error("a thread could not be started: {0}")]
+    Thread(#[from] std::io::Error),
+    #[error("the engine has stopped")]
+    Stopped,
+    #[error("the model is not loaded")]
+    NoLane,
+}
+
+/// A lane that is ready for sequences.
+#[derive(Debug, Clone)]
+pub struct Loaded {
+    pub lane: LaneId,
+    pub capacity: Capacity,
+    pub stats: Arc<LaneStats>,
+}
+
+/// Sends commands to the executor. The executor stops when the last clone is dropped.
+#[derive(Debug, Clone)]
+pub struct EngineHandle {
+    commands: mpsc::Sender<Command>,
+    next_lane: Arc<AtomicU64>,
+}
+
+impl EngineHandle {
+    /// Starts the executor thread. Lane faults arrive on the receiver.
+    pub fn start() -> Result<(EngineHandle, UnboundedReceiver<LaneFault>), EngineError> {
+        let (commands, inbox) = mpsc::channel();
+        let (faults, fault_inbox) = unbounded_channel();
+        std::thread::Builder::new()
+            .name("serin-executor".into())
+            .spawn(move || Executor::new(inbox, faults).run())?;
+        let next_lane = Arc::new(AtomicU64::new(1));
+        Ok((EngineHandle { commands, next_lane }, fault_inbox))
+    }
+
+    /// Runs `make` on a loader thread with its large allocations in a fresh arena, then installs the
+    /// runner as a new lane. A failure leaves nothing behind.
+    pub async fn load<F>(&self, config: SchedulerConfig, make: F) -> Result<Loaded, EngineError>
+    where
+        F: FnOnce() -> Result<Box<dyn Runner>, LoadError> + Send + 'static,
+    {
+        let resident_at_load = memory::resident_bytes().unwrap_or(0);
+        let arena = Arena::open()?;
+        let (done, made) = oneshot::channel();
+        std::thread::Builder::new().name("serin-loader".into()).spawn(move || {
+            let _ = done.send(make_runner(arena, make));
+        })?;
+        let (runner, arena) = made.await.map_err(|_| EngineError::Stopped)??;
+        let lane = LaneId(self.next_lane.fetch_add(1, Ordering::Relaxed));
+        let capacity = runner.capacity();
+        let (reply, installed) = oneshot::channel();
+        let install = Install { lane, runner, config, arena, resident_at_load, reply };
+        self.send(Command::Install(Box::new(install)))?;
+        let stats = installed.await.map_err(|_| EngineError::Stopped)?;
+        Ok(Loaded { lane, capacity, stats })
+    }
+
+    /// Queues sequences on a lane. What becomes of each comes back as its events, refusals included.
+    pub fn submit(&self, lane: LaneId, requests: Vec<SeqRequest>) -> Result<(), EngineError> {
+        self.send(Command::Submit { lane, requests })
+    }
+
+    /// Admits nothing more, lets what runs finish for at most `grace`, drops the model and returns its
+    /// memory.
+    pub async fn unload(&self, lane: LaneId, grace: Duration) -> Result<UnloadReport, EngineError> {
+        let (reply, report) = oneshot::channel();
+        self.send(Command::Unload { lane, grace, reply })?;
+        report.await.map_err(|_| EngineError::NoLane)
+    }
+
+    fn send(&self, command: Command) -> Result<(), EngineError> {
+        self.commands.send(command).map_err(|_| EngineError::Stopped)
+    }
+}
+
+type Made = Result<(Box<dyn Runner>, Arena), EngineError>;
+
+fn make_runner<F>(arena: Arena, make: F) -> Made
+where
+    F: FnOnce() -> Result<Box<dyn Runner>, LoadError>,
+{
+    let made = catch_unwind(AssertUnwindSafe(|| {
+        let _in = arena.enter();
+        make()
+    }));
+    let runner = made.map_err(|panic| EngineError::Panicked(panic_text(&*panic)))??;
+    arena.trim();
+    Ok((runner, arena))
+}

@@ -1,0 +1,235 @@
+//! A lane: one loaded model with its scheduler and its memory.
+//!
+//! Lives on the executor thread and is dropped there. Knows neither other lanes nor what its model is
+//! for. `LaneStats` are the figures that other threads may read while it runs.
+
+use super::request::{Fault, Refusal, SeqEvent, SeqRequest};
+use super::runner::{Runner, Sampled};
+use super::scheduler::{Scheduler, SchedulerConfig};
+use crate::device::{Arena, ArenaUsage, Batch, memory};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+/// Names a lane for the life of the process; never reused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct LaneId(pub u64);
+
+/// A lane's figures, written by the executor after each step.
+#[derive(Debug, Default)]
+pub struct LaneStats {
+    pub waiting: AtomicU64,
+    pub running: AtomicU64,
+    pub blocks_used: AtomicU64,
+    pub blocks_total: AtomicU64,
+    pub preemptions: AtomicU64,
+    pub cancelled: AtomicU64,
+    pub tokens_generated: AtomicU64,
+    pub tokens_prefilled: AtomicU64,
+    pub steps: AtomicU64,
+    pub arena_used: AtomicU64,
+    pub arena_reserved: AtomicU64,
+}
+
+/// What an unload gave back. Bytes, unless said otherwise.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct UnloadReport {
+    pub lane: LaneId,
+    /// In the arena just before the model was dropped.
+    pub before: ArenaUsage,
+    /// Left in the arena afterwards: zero, or a leak.
+    pub after: ArenaUsage,
+    /// Resident set of the process: before this model was loaded, before it was unloaded, and after.
+    pub resident_at_load: u64,
+    pub resident_before: u64,
+    pub resident_after: u64,
+    /// KV blocks still lent out when the lane was dropped: zero, or a leak.
+    pub blocks_leaked: usize,
+    /// Sequences that were cut off because they outlasted the grace period.
+    pub evicted: usize,
+    /// From the request to unload until the memory was back.
+    pub took: Duration,
+}
+
+pub(super) struct Lane {
+    pub id: LaneId,
+    pub stats: Arc<LaneStats>,
+    runner: Box<dyn Runner>,
+    scheduler: Scheduler,
+    batch: Batch,
+    arena: Arena,
+    resident_at_load: u64,
+    /// Steps in a row that panicked.
+    panics: u32,
+    /// Set after too many panics in a row; such a lane runs nothing more.
+    failed: bool,
+    pub draining: Option<Draining>,
+}
+
+/// Panics in a row after which a lane is given up.
+const PANICS_TO_FAIL: u32 = 3;
+
+pub(super) struct Draining {
+    pub since: Instant,
+    pub deadline: Instant,
+    pub reply: tokio::sync::oneshot::Sender<UnloadReport>,
+}
+
+impl Lane {
+    pub fn new(
+        id: LaneId,
+        runner: Box<dyn Runner>,
+        config: SchedulerConfig,
+        arena: Arena,
+        resident_at_load: u64,
+    ) -> Lane {
+        let scheduler = Scheduler::new(config, runner.capacity());
+        let mut lane = Lane {
+            id,
+            stats: Arc::new(LaneStats::default()),
+            runner,
+            scheduler,
+            batch: Batch::default(),
+            arena,
+            resident_at_load,
+            panics: 0,
+            failed: false,
+            draining: None,
+        };
+        lane.publish();
+        lane
+    }
+
+    pub fn submit(&mut self, request: SeqRequest) {
+        let refused = if self.failed {
+            Err((request, Refusal::LaneFailed))
+        } else if self.draining.is_some() {
+            Err((request, Refusal::Draining))
+        } else {
+            self.scheduler.admit(request)
+        };
+        if let Err((request, why)) = refused {
+            let _ = request.events.send(SeqEvent::Refused { tag: request.tag, why });
+        }
+    }
+
+    pub fn is_idle(&self) -> bool {
+        self.scheduler.is_idle()
+    }
+
+    /// One step: schedule, run, post-process. Returns the panic's text if the step panicked.
+    pub fn step(&mut self, now: impl Fn() -> Instant) -> Option<String> {
+        if !self.scheduler.schedule(&mut self.batch, now()) {
+            self.publish();
+            return None;
+        }
+        let outcome = self.run();
+        let at = now();
+        let panic = match outcome {
+            Ok(Ok(results)) => {
+                self.scheduler.complete(&results, at);
+                None
+            }
+            Ok(Err(fault)) => {
+                self.scheduler.fail_step(&fault, at);
+                None
+            }
+            Err(panic) => {
+                self.fail_after_panic(&panic, at);
+                Some(panic)
+            }
+        };
+        if panic.is_none() {
+            self.panics = 0;
+        }
+        self.stats.steps.fetch_add(1, Ordering::Relaxed);
+        self.publish();
+        panic
+    }
+
+    /// Ends the sequences of a panicked step. The others go on, unless the model does nothing but panic.
+    fn fail_after_panic(&mut self, panic: &str, at: Instant) {
+        let fault = Fault::Panic(panic.to_owned());
+        self.panics += 1;
+        if self.panics < PANICS_TO_FAIL {
+            self.scheduler.fail_step(&fault, at);
+        } else {
+            self.failed = true;
+            self.scheduler.fail_all(&fault, at);
+        }
+    }
+
+    /// The device part of a step, with panics caught: outer error.
+    fn run(&mut self) -> Result<Result<Vec<Sampled>, Fault>, String> {
+        use super::runner::RunError;
+        let draws = self.scheduler.draws();
+        let (runner, batch, arena) = (&mut self.runner, &self.batch, &self.arena);
+        let step = AssertUnwindSafe(|| {
+            let _in = arena.enter();
+            runner.forward(batch, &draws)
+        });
+        let result = catch_unwind(step).map_err(|panic| panic_text(&*panic))?;
+        Ok(result.map_err(|error| match error {
+            RunError::OutOfMemory => Fault::OutOfMemory,
+            RunError::Step(what) => Fault::Step(what),
+        }))
+    }
+
+    /// Whether a draining lane may be dropped now.
+    pub fn drained(&self, now: Instant) -> bool {
+        self.draining.as_ref().is_some_and(|d| self.failed || self.is_idle() || now >= d.deadline)
+    }
+
+    /// Drops the model on this thread and gives its memory back.
+    pub fn unload(mut self, now: impl Fn() -> Instant) {
+        let evicted = self.scheduler.waiting() + self.scheduler.running();
+        self.scheduler.fail_all(&Fault::Unloaded, now());
+        let before = self.arena.usage();
+        let resident_before = memory::resident_bytes().unwrap_or(0);
+        let blocks_leaked = self.scheduler.blocks().used();
+        // A model whose step panicked may panic again when dropped; stable must not care.
+        let runner = AssertUnwindSafe(self.runner);
+        let _ = catch_unwind(move || drop(runner));
+        drop(self.batch);
+        let after = self.arena.close();
+        memory::trim_heap();
+        let resident_after = memory::resident_bytes().unwrap_or(0);
+        let Some(draining) = self.draining.take() else {
+            return;
+        };
+        let _ = draining.reply.send(UnloadReport {
+            lane: self.id,
+            before,
+            after,
+            resident_at_load: self.resident_at_load,
+            resident_before,
+            resident_after,
+            blocks_leaked,
+            evicted,
+            took: now().saturating_duration_since(draining.since),
+        });
+    }
+
+    pub fn publish(&mut self) {
+        let (stats, totals) = (&self.stats, self.scheduler.totals());
+        let (blocks, usage) = (self.scheduler.blocks(), self.arena.usage());
+        let set = |gauge: &AtomicU64, value: u64| gauge.store(value, Ordering::Relaxed);
+        set(&stats.waiting, self.scheduler.waiting() as u64);
+        set(&stats.running, self.scheduler.running() as u64);
+        set(&stats.blocks_used, blocks.used() as u64);
+        set(&stats.blocks_total, blocks.total() as u64);
+        set(&stats.preemptions, totals.preemptions);
+        set(&stats.cancelled, totals.cancelled);
+        set(&stats.tokens_generated, totals.tokens_generated);
+        set(&stats.tokens_prefilled, totals.tokens_prefilled);
+        set(&stats.arena_used, usage.used as u64);
+        set(&stats.arena_reserved, usage.reserved as u64);
+    }
+}
+
+pub(super) fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
+    let text = panic.downcast_ref::<&str>().map(|s| (*s).to_owned());
+    text.or_else(|| panic.downcast_ref::<String>().cloned())
+        .unwrap_or_else(|| "unknown panic".to_owned())
+}

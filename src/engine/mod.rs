@@ -1,0 +1,25 @@
+//! The engine: token ids in, token ids out, timed where they are made.
+//!
+//! One OS thread (`executor`) owns the device and every loaded model; each model is a *lane* with its own
+//! weights, KV blocks, scheduler and memory arena. The loop gives each lane with work one step in turn.
+//! Callers hold an [`EngineHandle`] and exchange messages; there is no lock around a model.
+//!
+//! Reading order: `request` (what goes in and comes out), `blocks`, `sequence`, `scheduler` (who runs next;
+//! touches no tensor), `runner` (the seam to tensors, two methods), `lane`, `executor`, `handle`.
+//! Knows no HTTP, no arms, no rollout and no text.
+
+pub mod blocks;
+pub mod executor;
+pub mod fake;
+pub mod handle;
+pub mod lane;
+pub mod request;
+pub mod runner;
+pub mod scheduler;
+pub mod sequence;
+
+pub use handle::{EngineError, EngineHandle, Loaded};
+pub use lane::{LaneId, LaneStats, UnloadReport};
+pub use request::{Fault, FinishReason, Refusal, SeqEvent, SeqRequest, Timings};
+pub use runner::{Capacity, ModelRunner, RunError, Runner, Sampled};
+pub use scheduler::SchedulerConfig;

@@ -1,0 +1,309 @@
+//! Who runs in the next step: continuous batching with chunked prefill and preemption by recompute.
+//!
+//! Decodes go first, then unfinished prefills, then admissions, all under one token budget. A sequence is
+//! admitted when its whole prompt fits; when a decode needs a block and none is free, the youngest running
+//! sequence gives its blocks up and starts over from its tokens. Never touches a tensor, reads no clock.
+//!
+//! (Orca, OSDI 2022; PagedAttention, arXiv:2309.06180; chunked prefill as in Sarathi, arXiv:2308.16369.)
+
+use super::blocks::BlockPool;
+use super::request::{Fault, Refusal, SeqRequest};
+use super::runner::{Capacity, Sampled};
+use super::sequence::Sequence;
+use crate::device::{Batch, Row};
+use crate::model::Draw;
+use std::collections::VecDeque;
+use std::time::Instant;
+
+/// Bounds of one lane.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SchedulerConfig {
+    /// Sequences in a step.
+    pub max_running: usize,
+    /// Tokens in a step.
+    pub max_batch_tokens: usize,
+    /// Sequences waiting; more are refused.
+    pub max_waiting: usize,
+}
+
+impl Default for SchedulerConfig {
+    fn default() -> Self {
+        SchedulerConfig { max_running: 64, max_batch_tokens: 512, max_waiting: 256 }
+    }
+}
+
+/// Running totals, for metrics and leak checks.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Totals {
+    pub preemptions: u64,
+    pub cancelled: u64,
+    pub tokens_generated: u64,
+    pub tokens_prefilled: u64,
+}
+
+/// One lane's queue, running set and KV blocks.
+#[derive(Debug)]
+pub struct Scheduler {
+    config: SchedulerConfig,
+    capacity: Capacity,
+    blocks: BlockPool,
+    waiting: VecDeque<Sequence>,
+    /// In order of admission.
+    running: Vec<Sequence>,
+    /// The step under way: indices into `running` and tokens computed.
+    step: Vec<(usize, usize)>,
+    totals: Totals,
+}
+
+impl Scheduler {
+    pub fn new(config: SchedulerConfig, capacity: Capacity) -> Scheduler {
+        Scheduler {
+            config,
+            capacity,
+            blocks: BlockPool::new(capacity.blocks),
+            waiting: VecDeque::new(),
+            running: Vec::new(),
+            step: Vec::new(),
+            totals: Totals::default(),
+        }
+    }
+
+    pub fn blocks(&self) -> &BlockPool {
+        &self.blocks
+    }
+
+    pub fn totals(&self) -> Totals {
+        self.totals
+    }
+
+    pub fn waiting(&self) -> usize {
+        self.waiting.len()
+    }
+
+    pub fn running(&self) -> usize {
+        self.running.len()
+    }
+
+    pub fn is_idle(&self) -> bool {
+        self.waiting.is_empty() && self.running.is_empty()
+    }
+
+    /// Queues a request, or says why not and hands it back.
+    pub fn admit(&mut self, request: SeqRequest) -> Result<(), (SeqRequest, Refusal)> {
+        if let Err(why) = self.check(&request) {
+            return Err((request, why));
+        }
+        self.waiting.push_back(Sequence::new(request));
+        Ok(())
+    }
+
+    fn check(&self, request: &SeqRequest) -> Result<(), Refusal> {
+        let (len, longest) = (request.prompt.len(), self.capacity.longest());
+        let vocab = self.capacity.vocab;
+        if len == 0 {
+            return Err(Refusal::EmptyPrompt);
+        }
+        if len >= longest {
+            return Err(Refusal::TooLong { len, max: longest.saturating_sub(1) });
+        }
+        if let Some(&id) = request.prompt.iter().find(|&&id| id as usize >= vocab) {
+            return Err(Refusal::BadToken { id, vocab });
+        }
+        let waiting = self.waiting.len();
+        if waiting >= self.config.max_waiting {
+            return Err(Refusal::QueueFull { waiting });
+        }
+        Ok(())
+    }
+
+    /// Fills `batch` with the next step. Returns false when there is nothing to run.
+    pub fn schedule(&mut self, batch: &mut Batch, now: Instant) -> bool {
+        batch.clear();
+        self.step.clear();
+        self.sweep();
+        let mut budget = self.config.max_batch_tokens;
+        let preempted = self.schedule_decodes(batch, &mut budget);
+        self.schedule_prefills(batch, &mut budget);
+        if !preempted {
+            self.schedule_waiting(batch, &mut budget, now);
+        }
+        !batch.is_empty()
+    }
+
+    /// Sampling instructions for the rows of the step under way that asked for a token.
+    pub fn draws(&self) -> Vec<Draw<'_>> {
+        let sampled = self.step.iter().filter(|(i, len)| self.running[*i].pending() == *len);
+        sampled.map(|(i, _)| self.running[*i].draw()).collect()
+    }
+
+    /// Books the step's results: new tokens to their callers, ended sequences out.
+    pub fn complete(&mut self, results: &[Sampled], now: Instant) {
+        let longest = self.capacity.longest();
+        let mut results = results.iter();
+        let mut ended = Vec::new();
+        for &(index, len) in &self.step {
+            let sequence = &mut self.running[index];
+            let sampled = sequence.pending() == len;
+            sequence.computed += len;
+            self.totals.tokens_prefilled += if len > 1 { len as u64 } else { 0 };
+            if !sampled {
+                continue;
+            }
+            match results.next() {
+                Some(Sampled::Token(id)) => {
+                    self.totals.tokens_generated += 1;
+                    if let Some(reason) = sequence.push(*id, longest, now) {
+                        sequence.finish(reason, now);
+                        ended.push(index);
+                    }
+                }
+                Some(Sampled::NonFinite) => {
+                    sequence.fail(Fault::NonFiniteLogits, now);
+                    ended.push(index);
+                }
+                None => {
+                    sequence.fail(Fault::Step("the model returned too few rows".into()), now);
+                    ended.push(index);
+                }
+            }
+        }
+        self.remove(ended);
+    }
+
+    /// Ends the sequences of a step that failed as a whole.
+    pub fn fail_step(&mut self, fault: &Fault, now: Instant) {
+        let ended: Vec<usize> = self.step.iter().map(|(i, _)| *i).collect();
+        ended.iter().for_each(|&i| self.running[i].fail(fault.clone(), now));
+        self.remove(ended);
+    }
+
+    /// Ends everything, running and waiting.
+    pub fn fail_all(&mut self, fault: &Fault, now: Instant) {
+        for sequence in self.waiting.drain(..) {
+            sequence.fail(fault.clone(), now);
+        }
+        self.step.clear();
+        for mut sequence in self.running.drain(..) {
+            sequence.fail(fault.clone(), now);
+            self.blocks.release(&mut sequence.blocks);
+        }
+    }
+
+    /// Lets go of sequences whose caller has gone.
+    fn sweep(&mut self) {
+        let before = self.waiting.len() + self.running.len();
+        self.waiting.retain(|s| !s.cancelled());
+        let blocks = &mut self.blocks;
+        self.running.retain_mut(|s| {
+            let gone = s.cancelled();
+            if gone {
+                blocks.release(&mut s.blocks);
+            }
+            !gone
+        });
+        self.totals.cancelled += (before - self.waiting.len() - self.running.len()) as u64;
+    }
+
+    /// Returns whether anything had to be preempted.
+    fn schedule_decodes(&mut self, batch: &mut Batch, budget: &mut usize) -> bool {
+        let mut preempted = false;
+        let mut index = 0;
+        while index < self.running.len() && *budget > 0 {
+            if self.running[index].pending() == 1 {
+                while !self.make_room(index) {
+                    self.preempt_youngest();
+                    preempted = true;
+                    if index >= self.running.len() {
+                        return true;
+                    }
+                }
+                self.put(batch, index, 1);
+                *budget -= 1;
+            }
+            index += 1;
+        }
+        preempted
+    }
+
+    fn schedule_prefills(&mut self, batch: &mut Batch, budget: &mut usize) {
+        for index in 0..self.running.len() {
+            let pending = self.running[index].pending();
+            if pending > 1 && *budget > 0 {
+                let len = pending.min(*budget);
+                self.put(batch, index, len);
+                *budget -= len;
+            }
+        }
+    }
+
+    fn schedule_waiting(&mut self, batch: &mut Batch, budget: &mut usize, now: Instant) {
+        while *budget > 0 && self.running.len() < self.config.max_running {
+            let Some(mut sequence) = self.waiting.pop_front() else {
+                return;
+            };
+            let blocks = self.blocks_for(sequence.tokens.len());
+            if !self.blocks.grow(&mut sequence.blocks, blocks) {
+                self.waiting.push_front(sequence);
+                return;
+            }
+            sequence.start(now);
+            let len = sequence.pending().min(*budget);
+            self.running.push(sequence);
+            self.put(batch, self.running.len() - 1, len);
+            *budget -= len;
+        }
+    }
+
+    fn make_room(&mut self, index: usize) -> bool {
+        let blocks = self.blocks_for(self.running[index].tokens.len());
+        self.blocks.grow(&mut self.running[index].blocks, blocks)
+    }
+
+    fn preempt_youngest(&mut self) {
+        if let Some(mut sequence) = self.running.pop() {
+            self.blocks.release(&mut sequence.blocks);
+            sequence.preempted();
+            self.totals.preemptions += 1;
+            self.waiting.push_front(sequence);
+        }
+    }
+
+    fn blocks_for(&self, tokens: usize) -> usize {
+        tokens.div_ceil(self.capacity.block_size)
+    }
+
+    /// Adds the next `len` tokens of a running sequence to the step.
+    fn put(&mut self, batch: &mut Batch, index: usize, len: usize) {
+        let sequence = &self.running[index];
+        let (from, to) = (sequence.computed, sequence.computed + len);
+        batch.rows.push(Row {
+            start: batch.tokens.len(),
+            len,
+            context: to,
+            table: batch.tables.len(),
+            table_len: sequence.blocks.len(),
+            sample: to == sequence.tokens.len(),
+        });
+        batch.tokens.extend_from_slice(&sequence.tokens[from..to]);
+        batch.tables.extend_from_slice(&sequence.blocks);
+        let size = self.capacity.block_size;
+        for position in from..to {
+            let slot = sequence.blocks[position / size] as usize * size + position % size;
+            batch.positions.push(position as u32);
+            batch.slots.push(slot as u32);
+        }
+        self.step.push((index, len));
+    }
+
+    fn remove(&mut self, mut ended: Vec<usize>) {
+        ended.sort_unstable();
+        for index in ended.into_iter().rev() {
+            let mut sequence = self.running.remove(index);
+            self.blocks.release(&mut sequence.blocks);
+        }
+        self.step.clear();
+    }
+}
+
+#[cfg(test)]
+mod tests;

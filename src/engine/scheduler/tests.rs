@@ -1,0 +1,201 @@
+//! The scheduler against a shadow cache: whatever is preempted, chunked or cancelled, each row must find
+//! exactly its own tokens in the blocks it is given, and every block must come back.
+
+use super::*;
+use crate::engine::request::{FinishReason, SeqEvent};
+use crate::model::SamplingParams;
+use proptest::prelude::*;
+use std::collections::HashMap;
+use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
+
+const EOS: u32 = 0;
+
+/// A "model" whose next token depends on every token before it.
+fn next_token(tokens: &[u32]) -> u32 {
+    let hash = tokens.iter().fold(17u32, |h, t| h.wrapping_mul(31).wrapping_add(*t));
+    (hash >> 3) % 97
+}
+
+fn reply_alone(prompt: &[u32], max_new: usize, longest: usize) -> Vec<u32> {
+    let mut tokens = prompt.to_vec();
+    while tokens.len() - prompt.len() < max_new && tokens.len() < longest {
+        match next_token(&tokens) {
+            EOS => break,
+            id => tokens.push(id),
+        }
+    }
+    tokens.split_off(prompt.len())
+}
+
+struct Client {
+    prompt: Vec<u32>,
+    max_new: usize,
+    events: Option<UnboundedReceiver<SeqEvent>>,
+}
+
+fn client(scheduler: &mut Scheduler, prompt: Vec<u32>, max_new: usize, now: Instant) -> Client {
+    let (events, inbox) = unbounded_channel();
+    let request = SeqRequest {
+        tag: 0,
+        prompt: prompt.clone(),
+        params: SamplingParams::greedy(),
+        max_new_tokens: max_new,
+        stop_ids: vec![EOS],
+        events,
+        arrived: now,
+    };
+    scheduler.admit(request).map_err(|(_, why)| why).unwrap();
+    Client { prompt, max_new, events: Some(inbox) }
+}
+
+/// Checks the batch against the shadow cache and "runs" it.
+fn run_step(batch: &Batch, draws: &[Draw<'_>], cache: &mut HashMap<u32, (u32, u32)>) -> Vec<Sampled> {
+    let mut written = Vec::new();
+    for ((&id, &position), &slot) in batch.tokens.iter().zip(&batch.positions).zip(&batch.slots) {
+        written.push(slot);
+        cache.insert(slot, (position, id));
+    }
+    written.sort_unstable();
+    assert!(written.windows(2).all(|w| w[0] != w[1]), "two tokens share a slot");
+    let mut draws = draws.iter();
+    let mut results = Vec::new();
+    for row in batch.rows.iter() {
+        let table = batch.table(row);
+        assert!(table.len() * 4 >= row.context);
+        let seen: Vec<u32> = (0..row.context)
+            .map(|p| {
+                let slot = table[p / 4] * 4 + (p % 4) as u32;
+                let (position, id) = cache[&slot];
+                assert_eq!(position, p as u32, "slot {slot} holds another position");
+                id
+            })
+            .collect();
+        if row.sample {
+            let draw = draws.next().unwrap();
+            assert_eq!(seen, draw.tokens, "the cache must hold the sequence's own tokens");
+            results.push(Sampled::Token(next_token(&seen)));
+        }
+    }
+    assert!(draws.next().is_none());
+    results
+}
+
+proptest! {
+    #[test]
+    fn replies_are_those_of_each_sequence_alone_and_no_block_is_lost(
+        prompts in proptest::collection::vec((proptest::collection::vec(1u32..97, 1..20), 1usize..25), 1..12),
+        blocks in 7usize..24,
+        max_running in 1usize..8,
+        max_batch_tokens in 1usize..40,
+        cancel in proptest::collection::vec((0usize..12, 0usize..40), 0..5),
+    ) {
+        let capacity = Capacity { blocks, block_size: 4, vocab: 97, max_len: 40 };
+        let longest = capacity.longest();
+        let config = SchedulerConfig { max_running, max_batch_tokens, max_waiting: 64 };
+        let mut scheduler = Scheduler::new(config, capacity);
+        let now = Instant::now();
+        let mut clients: Vec<Client> =
+            prompts.iter().map(|(p, n)| client(&mut scheduler, p.clone(), *n, now)).collect();
+        let mut batch = Batch::default();
+        let mut cache = HashMap::new();
+        for step in 0..20_000 {
+            for (who, _) in cancel.iter().filter(|(_, when)| *when == step) {
+                if let Some(client) = clients.get_mut(*who) {
+                    client.events = None;
+                }
+            }
+            if !scheduler.schedule(&mut batch, now) {
+                break;
+            }
+            prop_assert!(batch.tokens.len() <= max_batch_tokens);
+            prop_assert!(batch.rows.len() <= max_running);
+            let results = run_step(&batch, &scheduler.draws(), &mut cache);
+            scheduler.complete(&results, now);
+        }
+        prop_assert!(scheduler.is_idle(), "everything ends");
+        prop_assert_eq!(scheduler.blocks().used(), 0);
+        for client in &mut clients {
+            let Some(events) = &mut client.events else { continue };
+            let mut got = Vec::new();
+            let mut end = None;
+            while let Ok(event) = events.try_recv() {
+                match event {
+                    SeqEvent::Token { id, .. } => got.push(id),
+                    other => end = Some(other),
+                }
+            }
+            let expected = reply_alone(&client.prompt, client.max_new, longest);
+            prop_assert_eq!(&got, &expected);
+            let Some(SeqEvent::Finished { reason, timings, .. }) = end else {
+                return Err(TestCaseError::fail(format!("ended with {end:?}")));
+            };
+            prop_assert_eq!(timings.output_tokens, expected.len());
+            let full = expected.len() == client.max_new
+                || client.prompt.len() + expected.len() == longest;
+            prop_assert_eq!(reason == FinishReason::Length, full);
+        }
+    }
+}
+
+fn small() -> (Scheduler, Capacity) {
+    let capacity = Capacity { blocks: 4, block_size: 4, vocab: 97, max_len: 64 };
+    let config = SchedulerConfig { max_running: 4, max_batch_tokens: 64, max_waiting: 2 };
+    (Scheduler::new(config, capacity), capacity)
+}
+
+fn refusal(scheduler: &mut Scheduler, prompt: Vec<u32>) -> Option<Refusal> {
+    let (events, _inbox) = unbounded_channel();
+    let request = SeqRequest {
+        tag: 0,
+        prompt,
+        params: SamplingParams::greedy(),
+        max_new_tokens: 1,
+        stop_ids: vec![],
+        events,
+        arrived: Instant::now(),
+    };
+    scheduler.admit(request).err().map(|(_, why)| why)
+}
+
+#[test]
+fn what_cannot_run_is_refused_with_the_reason() {
+    let (mut scheduler, _) = small();
+    assert_eq!(refusal(&mut scheduler, vec![]), Some(Refusal::EmptyPrompt));
+    assert_eq!(refusal(&mut scheduler, vec![97]), Some(Refusal::BadToken { id: 97, vocab: 97 }));
+    let long = Refusal::TooLong { len: 16, max: 15 };
+    assert_eq!(refusal(&mut scheduler, vec![1; 16]), Some(long));
+    assert_eq!(refusal(&mut scheduler, vec![1; 15]), None);
+    assert_eq!(refusal(&mut scheduler, vec![1]), None);
+    assert_eq!(refusal(&mut scheduler, vec![1]), Some(Refusal::QueueFull { waiting: 2 }));
+}
+
+#[test]
+fn a_decode_is_never_held_up_by_a_long_prefill() {
+    let capacity = Capacity { blocks: 100, block_size: 4, vocab: 97, max_len: 400 };
+    let config = SchedulerConfig { max_running: 4, max_batch_tokens: 8, max_waiting: 8 };
+    let mut scheduler = Scheduler::new(config, capacity);
+    let now = Instant::now();
+    let _a = client(&mut scheduler, vec![5, 6], 50, now);
+    let mut batch = Batch::default();
+    assert!(scheduler.schedule(&mut batch, now));
+    scheduler.complete(&[Sampled::Token(9)], now);
+    let _b = client(&mut scheduler, vec![7; 100], 5, now);
+    for _ in 0..10 {
+        assert!(scheduler.schedule(&mut batch, now));
+        assert_eq!((batch.rows[0].len, batch.rows[1].len), (1, 7));
+        scheduler.complete(&[Sampled::Token(9)], now);
+    }
+}
+
+#[test]
+fn a_failed_step_ends_its_sequences_and_frees_their_blocks() {
+    let (mut scheduler, _) = small();
+    let now = Instant::now();
+    let mut a = client(&mut scheduler, vec![1, 2, 3], 5, now);
+    let mut batch = Batch::default();
+    assert!(scheduler.schedule(&mut batch, now));
+    scheduler.fail_step(&Fault::Step("x".into()), now);
+    let event = a.events.as_mut().unwrap().try_recv().unwrap();
+    assert!(matches!(event, SeqEvent::Failed { fault: Fault::Step(_), .. }));
+    assert_eq!((scheduler.blocks().used(), scheduler.is_idle()), (0, true));
+}

@@ -1,0 +1,114 @@
+//! One sequence on its way: its tokens, its blocks, its clock marks.
+//!
+//! Time is passed in. Knows how to tell its caller what happened; decides nothing about who runs.
+
+use super::request::{Fault, FinishReason, SeqEvent, SeqRequest, Timings};
+use crate::model::Draw;
+use std::time::{Duration, Instant};
+
+/// A sequence in a lane, waiting or running.
+#[derive(Debug)]
+pub struct Sequence {
+    request: SeqRequest,
+    prompt_len: usize,
+    /// Prompt and reply so far.
+    pub tokens: Vec<u32>,
+    /// Tokens whose keys and values are in the cache.
+    pub computed: usize,
+    pub blocks: Vec<u32>,
+    started: Option<Instant>,
+    first_token: Option<Instant>,
+    last_token: Option<Instant>,
+    preemptions: u32,
+}
+
+impl Sequence {
+    pub fn new(mut request: SeqRequest) -> Sequence {
+        let tokens = std::mem::take(&mut request.prompt);
+        Sequence {
+            prompt_len: tokens.len(),
+            tokens,
+            computed: 0,
+            blocks: Vec::new(),
+            started: None,
+            first_token: None,
+            last_token: None,
+            preemptions: 0,
+            request,
+        }
+    }
+
+    /// Tokens still to be computed before the next one can be sampled; 1 while decoding.
+    pub fn pending(&self) -> usize {
+        self.tokens.len() - self.computed
+    }
+
+    /// Whether the caller has gone.
+    pub fn cancelled(&self) -> bool {
+        self.request.events.is_closed()
+    }
+
+    /// How to sample the next token.
+    pub fn draw(&self) -> Draw<'_> {
+        Draw { params: &self.request.params, tokens: &self.tokens, prompt_len: self.prompt_len }
+    }
+
+    /// Marks the first step.
+    pub fn start(&mut self, now: Instant) {
+        self.started.get_or_insert(now);
+    }
+
+    /// Forgets what is in the cache; the blocks were taken away.
+    pub fn preempted(&mut self) {
+        self.computed = 0;
+        self.preemptions += 1;
+    }
+
+    /// Takes a sampled token and tells the caller. Returns the reason if the sequence has ended.
+    pub fn push(&mut self, id: u32, max_len: usize, now: Instant) -> Option<FinishReason> {
+        if self.request.stop_ids.contains(&id) {
+            return Some(FinishReason::Stop);
+        }
+        self.tokens.push(id);
+        self.first_token.get_or_insert(now);
+        self.last_token = Some(now);
+        let _ = self.request.events.send(SeqEvent::Token { tag: self.request.tag, id, at: now });
+        let full = self.output_len() >= self.request.max_new_tokens || self.tokens.len() >= max_len;
+        full.then_some(FinishReason::Length)
+    }
+
+    /// Tells the caller that the reply is complete.
+    pub fn finish(&self, reason: FinishReason, now: Instant) {
+        let (tag, timings) = (self.request.tag, self.timings(now));
+        let _ = self.request.events.send(SeqEvent::Finished { tag, reason, timings });
+    }
+
+    /// Tells the caller that there will be no more.
+    pub fn fail(&self, fault: Fault, now: Instant) {
+        let (tag, timings) = (self.request.tag, self.timings(now));
+        let _ = self.request.events.send(SeqEvent::Failed { tag, fault, timings });
+    }
+
+    fn output_len(&self) -> usize {
+        self.tokens.len() - self.prompt_len
+    }
+
+    fn timings(&self, now: Instant) -> Timings {
+        let since = |a: Option<Instant>, b: Option<Instant>| match (a, b) {
+            (Some(a), Some(b)) => b.saturating_duration_since(a),
+            _ => Duration::ZERO,
+        };
+        let arrived = Some(self.request.arrived);
+        Timings {
+            queued: since(arrived, self.started.or(Some(now))),
+            prefill: since(self.started, self.first_token),
+            first_token: self.first_token.map(|at| since(arrived, Some(at))),
+            decode: since(self.first_token, self.last_token),
+            total: since(arrived, Some(now)),
+            prompt_tokens: self.prompt_len,
+            cached_tokens: 0,
+            output_tokens: self.output_len(),
+            preemptions: self.preemptions,
+        }
+    }
+}

@@ -1,0 +1,278 @@
+//! One arm's attempt at a request: engine events in, text pieces out, until it ends one way or another.
+//!
+//! Takes its figures from the engine's time marks, not from when a piece was delivered, so that a slow
+//! client does not make a model look slow. Does not know what happens after a failure.
+
+use super::prepare::Prepared;
+use super::types::{Finish, GenerateRequest, Piece, Served, Timeouts, Usage};
+use crate::control::Assignment;
+use crate::engine::{EngineHandle, Fault, FinishReason, Refusal, SeqEvent, SeqRequest, Timings};
+use crate::metrics;
+use crate::rollout::{Class, Outcome};
+use crate::text::{Emit, StopStrings, StreamDecoder};
+use std::time::{Duration, Instant};
+use tokio::sync::mpsc::{Sender, unbounded_channel};
+use tokio_stream::{StreamExt, StreamMap, wrappers::UnboundedReceiverStream};
+
+/// How an attempt ended.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) enum Ended {
+    Complete,
+    ClientGone,
+    Failed(Fault),
+    Undecodable(String),
+    Refused(Refusal),
+    TimedOut { what: &'static str, limit: Duration },
+}
+
+/// One of the `n` replies.
+struct Reply {
+    decoder: StreamDecoder,
+    stops: StopStrings,
+    tokens: usize,
+    first: Option<Instant>,
+    last: Option<Instant>,
+    ended: bool,
+}
+
+pub(super) struct Attempt {
+    pub assignment: Assignment,
+    pub served: Served,
+    prompt_tokens: usize,
+    arrived: Instant,
+    events: StreamMap<u32, UnboundedReceiverStream<SeqEvent>>,
+    replies: Vec<Reply>,
+    /// Whether the client has been told who answers; from then on no other arm can take over.
+    pub started: bool,
+    /// Queue and prefill time and cached tokens, as the engine reported them.
+    engine: Timings,
+    gaps: metrics::TokenGaps,
+}
+
+impl Attempt {
+    /// Submits the request's sequences to the assigned lane.
+    pub fn submit(
+        engine: &EngineHandle,
+        model: &str,
+        request: &GenerateRequest,
+        assignment: Assignment,
+        prepared: &Prepared,
+        rescued: bool,
+    ) -> Attempt {
+        let deployment = &assignment.deployment;
+        let mut events = StreamMap::new();
+        let mut sequences = Vec::new();
+        for tag in 0..request.n {
+            let (sender, receiver) = unbounded_channel();
+            events.insert(tag, UnboundedReceiverStream::new(receiver));
+            let mut params = prepared.params.clone();
+            params.seed = params.seed.wrapping_add(u64::from(tag));
+            sequences.push(SeqRequest {
+                tag,
+                prompt: prepared.ids.clone(),
+                params,
+                max_new_tokens: prepared.max_new_tokens,
+                stop_ids: prepared.stop_ids.clone(),
+                events: sender,
+                arrived: request.arrived,
+            });
+        }
+        // If the engine has stopped, the senders are dropped and `play` sees the streams end.
+        let _ = engine.submit(deployment.lane, sequences);
+        let who = metrics::Who { model, arm: assignment.arm, version: &deployment.version };
+        let reply = |_| Reply {
+            decoder: StreamDecoder::new(deployment.codec.clone()),
+            stops: StopStrings::new(request.stop.clone()),
+            tokens: 0,
+            first: None,
+            last: None,
+            ended: false,
+        };
+        Attempt {
+            served: served(&assignment, rescued),
+            prompt_tokens: prepared.ids.len(),
+            arrived: request.arrived,
+            events,
+            replies: (0..request.n).map(reply).collect(),
+            started: false,
+            engine: Timings::default(),
+            gaps: metrics::token_gaps(who),
+            assignment,
+        }
+    }
+
+    /// Passes the replies on until all have ended or something stops them.
+    pub async fn play(&mut self, out: &Sender<Piece>, timeouts: &Timeouts) -> Ended {
+        while self.replies.iter().any(|reply| !reply.ended) {
+            let (what, limit, at) = self.deadline(timeouts);
+            let event = tokio::select! {
+                biased;
+                () = out.closed() => return Ended::ClientGone,
+                event = self.events.next() => event,
+                () = tokio::time::sleep_until(at.into()) => return Ended::TimedOut { what, limit },
+            };
+            let Some((_, event)) = event else {
+                return Ended::Failed(Fault::Step("the engine has stopped".into()));
+            };
+            if let Err(ended) = self.take(event, out).await {
+                return ended;
+            }
+        }
+        Ended::Complete
+    }
+
+    /// The nearest of the three deadlines: its name, its length, and when it falls.
+    fn deadline(&self, timeouts: &Timeouts) -> (&'static str, Duration, Instant) {
+        let last = self.replies.iter().filter_map(|reply| reply.last).max();
+        let token = match last {
+            None => ("first token", timeouts.first_token, self.arrived + timeouts.first_token),
+            Some(at) => ("next token", timeouts.next_token, at + timeouts.next_token),
+        };
+        let whole = ("whole reply", timeouts.request, self.arrived + timeouts.request);
+        if token.2 <= whole.2 { token } else { whole }
+    }
+
+    async fn take(&mut self, event: SeqEvent, out: &Sender<Piece>) -> Result<(), Ended> {
+        match event {
+            SeqEvent::Token { tag, id, at } => self.token(tag, id, at, out).await,
+            SeqEvent::Finished { tag, reason, timings } => {
+                self.engine = timings;
+                self.finished(tag, reason, out).await
+            }
+            SeqEvent::Failed { fault, timings, .. } => {
+                self.engine = timings;
+                Err(Ended::Failed(fault))
+            }
+            SeqEvent::Refused { why, .. } => Err(Ended::Refused(why)),
+        }
+    }
+
+    async fn token(&mut self, tag: u32, id: u32, at: Instant, out: &Sender<Piece>) -> Result<(), Ended> {
+        self.start(out).await?;
+        let Some(reply) = self.replies.get_mut(tag as usize).filter(|reply| !reply.ended) else {
+            return Ok(());
+        };
+        reply.tokens += 1;
+        if let Some(before) = reply.last {
+            self.gaps.record(at.saturating_duration_since(before).as_secs_f64());
+        }
+        reply.first.get_or_insert(at);
+        reply.last = Some(at);
+        let text = reply.decoder.push(id).map_err(|e| Ended::Undecodable(e.to_string()))?;
+        let emit = reply.stops.push(&text);
+        self.emit(tag, emit, None, out).await
+    }
+
+    async fn finished(
+        &mut self,
+        tag: u32,
+        reason: FinishReason,
+        out: &Sender<Piece>,
+    ) -> Result<(), Ended> {
+        self.start(out).await?;
+        let Some(reply) = self.replies.get_mut(tag as usize).filter(|reply| !reply.ended) else {
+            return Ok(());
+        };
+        let tail = reply.decoder.finish();
+        let mut emit = reply.stops.push(&tail);
+        emit.text.push_str(&reply.stops.finish());
+        let finish = match reason {
+            FinishReason::Stop => Finish::Stop,
+            FinishReason::Length => Finish::Length,
+        };
+        self.emit(tag, emit, Some(finish), out).await
+    }
+
+    async fn emit(
+        &mut self,
+        tag: u32,
+        emit: Emit,
+        finish: Option<Finish>,
+        out: &Sender<Piece>,
+    ) -> Result<(), Ended> {
+        if !emit.text.is_empty() {
+            send(out, Piece::Text { index: tag, text: emit.text }).await?;
+        }
+        let finish = if emit.hit.is_some() { Some(Finish::Stop) } else { finish };
+        if let Some(finish) = finish {
+            self.replies[tag as usize].ended = true;
+            // Dropping the receiver cancels whatever the lane would still generate.
+            self.events.remove(&tag);
+            send(out, Piece::End { index: tag, finish }).await?;
+        }
+        Ok(())
+    }
+
+    async fn start(&mut self, out: &Sender<Piece>) -> Result<(), Ended> {
+        if self.started {
+            return Ok(());
+        }
+        self.started = true;
+        send(out, Piece::Start(self.served.clone())).await
+    }
+
+    pub fn usage(&self) -> Usage {
+        Usage {
+            prompt_tokens: self.prompt_tokens,
+            completion_tokens: self.replies.iter().map(|reply| reply.tokens).sum(),
+            cached_tokens: self.engine.cached_tokens,
+        }
+    }
+
+    /// Where the time went, over all replies.
+    pub fn timings(&self, now: Instant) -> Timings {
+        let first = self.replies.iter().filter_map(|reply| reply.first).min();
+        let last = self.replies.iter().filter_map(|reply| reply.last).max();
+        let since = |at: Instant| at.saturating_duration_since(self.arrived);
+        let decode = first.zip(last).map(|(a, b)| b.saturating_duration_since(a));
+        Timings {
+            first_token: first.map(since),
+            decode: decode.unwrap_or_default(),
+            total: since(last.unwrap_or(now)),
+            prompt_tokens: self.prompt_tokens,
+            output_tokens: self.usage().completion_tokens,
+            ..self.engine
+        }
+    }
+
+    /// The outcome for the rollout.
+    pub fn outcome(&self, class: Class, session: Option<u64>, now: Instant) -> Outcome {
+        let timings = self.timings(now);
+        Outcome {
+            arm: self.assignment.arm,
+            class,
+            stage: self.assignment.stage,
+            judged: self.assignment.judged,
+            session,
+            ttft: timings.first_token,
+            tpot: self.per_token(),
+            e2e: timings.total,
+            output_tokens: u32::try_from(timings.output_tokens).unwrap_or(u32::MAX),
+        }
+    }
+
+    /// Mean gap between tokens over all replies.
+    fn per_token(&self) -> Option<Duration> {
+        let (mut time, mut gaps) = (Duration::ZERO, 0u32);
+        for reply in &self.replies {
+            if let (Some(first), Some(last)) = (reply.first, reply.last) {
+                time += last.saturating_duration_since(first);
+                gaps += reply.tokens.saturating_sub(1) as u32;
+            }
+        }
+        (gaps > 0).then(|| time / gaps)
+    }
+}
+
+pub(super) fn served(assignment: &Assignment, rescued: bool) -> Served {
+    Served {
+        arm: assignment.arm,
+        version: assignment.deployment.version.clone(),
+        fingerprint: assignment.deployment.fingerprint.clone(),
+        rescued,
+    }
+}
+
+async fn send(out: &Sender<Piece>, piece: Piece) -> Result<(), Ended> {
+    out.send(piece).await.map_err(|_| Ended::ClientGone)
+}

@@ -1,0 +1,215 @@
+//! A request from routing to outcome: the first attempt, the rescue on stable, the books.
+//!
+//! Runs on a task of its own, so that an outcome is recorded even when the client leaves. What a failed
+//! canary owes is charged before stable takes over.
+
+use super::attempt::{Attempt, Ended, served};
+use super::prepare::{encode, invalid, prepare, text_error};
+use super::types::{GatewayError, GenerateRequest, Generation, Limits, Piece, Prompt, Timeouts};
+use crate::control::{Assignment, Control, NoRoute, can_be_voted_on};
+use crate::engine::{Fault, Refusal};
+use crate::metrics;
+use crate::rollout::{Arm, Class};
+use crate::router;
+use std::sync::Arc;
+use std::time::{Instant, SystemTime};
+use tokio::sync::mpsc::{Sender, channel};
+
+/// Pieces that wait for a slow client; beyond, the task waits and the engine's events queue up, which are
+/// bounded by the reply's length.
+const PIECES: usize = 64;
+/// Arms tried for one request: its own, and stable twice (it may be replaced meanwhile).
+const ATTEMPTS: u32 = 3;
+
+/// The way from a parsed request to its reply. Cheap to clone.
+#[derive(Clone)]
+pub struct Gateway {
+    control: Arc<Control>,
+    limits: Limits,
+    timeouts: Timeouts,
+}
+
+impl Gateway {
+    pub fn new(control: Arc<Control>, limits: Limits, timeouts: Timeouts) -> Gateway {
+        Gateway { control, limits, timeouts }
+    }
+
+    pub fn control(&self) -> &Arc<Control> {
+        &self.control
+    }
+
+    pub fn limits(&self) -> Limits {
+        self.limits
+    }
+
+    /// Routes and submits a request. Errors here are known before any model ran; later ones arrive as
+    /// `Piece::Failed`.
+    pub async fn generate(&self, request: GenerateRequest) -> Result<Generation, GatewayError> {
+        let draw = rand::random::<f64>();
+        let route = self.control.route(request.key.as_deref(), request.pin, draw);
+        let assignment = route.map_err(no_route)?;
+        let attempt = match self.attempt(&request, assignment.clone(), false).await {
+            Ok(attempt) => attempt,
+            Err(error) => {
+                self.count_invalid(&assignment);
+                return Err(error);
+            }
+        };
+        let (out, pieces) = channel(PIECES);
+        let routed = served(&assignment, false);
+        tokio::spawn(self.clone().drive(request, attempt, out));
+        Ok(Generation { routed, pieces })
+    }
+
+    /// Token ids that stable would see for a prompt.
+    pub fn tokenize(&self, prompt: &Prompt) -> Result<Vec<u32>, GatewayError> {
+        let stable = self.control.fallback().map_err(no_route)?;
+        encode(prompt, &stable.deployment.codec, SystemTime::now())
+    }
+
+    /// Text of token ids, by stable's tokenizer.
+    pub fn detokenize(&self, ids: &[u32]) -> Result<String, GatewayError> {
+        let stable = self.control.fallback().map_err(no_route)?;
+        let codec = &stable.deployment.codec;
+        codec.decode(ids, false).map_err(|error| text_error("tokens", &error))
+    }
+
+    async fn attempt(
+        &self,
+        request: &GenerateRequest,
+        assignment: Assignment,
+        rescued: bool,
+    ) -> Result<Attempt, GatewayError> {
+        if request.n == 0 || request.n > self.limits.max_n {
+            let text = format!("n is {}; it must be from 1 to {}", request.n, self.limits.max_n);
+            return Err(invalid("n", text));
+        }
+        let prepared = prepare(request, &assignment.deployment, SystemTime::now()).await?;
+        let (engine, model) = (self.control.engine(), self.control.name());
+        Ok(Attempt::submit(engine, model, request, assignment, &prepared, rescued))
+    }
+
+    async fn drive(self, request: GenerateRequest, first: Attempt, out: Sender<Piece>) {
+        let mut attempt = first;
+        for tried in 1..=ATTEMPTS {
+            let ended = attempt.play(&out, &self.timeouts).await;
+            let class = class_of(&ended);
+            self.book(&request, &attempt, class);
+            match ended {
+                Ended::Complete => {
+                    let _ = out.send(Piece::Done(attempt.usage())).await;
+                    return;
+                }
+                Ended::ClientGone => return,
+                _ => {}
+            }
+            let error = error_of(ended);
+            let next = match tried < ATTEMPTS && self.may_move(&request, &attempt, &error) {
+                true => self.rescue(&request, &attempt, class).await,
+                false => None,
+            };
+            match next {
+                Some(next) => attempt = next,
+                None => {
+                    let _ = out.send(Piece::Failed(error)).await;
+                    return;
+                }
+            }
+        }
+    }
+
+    /// Whether another model may take the request over: nothing was sent yet, it was not pinned, and this
+    /// was a canary or a model on its way out.
+    fn may_move(&self, request: &GenerateRequest, attempt: &Attempt, error: &GatewayError) -> bool {
+        let leaving = matches!(error, GatewayError::Unavailable(_));
+        let canary = attempt.assignment.arm == Arm::Canary;
+        !attempt.started && request.pin != Some(Arm::Canary) && (canary || leaving)
+    }
+
+    /// Stable's attempt at a request that another model failed; `None` if there is no other stable.
+    async fn rescue(
+        &self,
+        request: &GenerateRequest,
+        failed: &Attempt,
+        class: Class,
+    ) -> Option<Attempt> {
+        let stable = self.control.fallback().ok()?;
+        if stable.deployment.lane == failed.assignment.deployment.lane {
+            return None;
+        }
+        if class.is_error() {
+            metrics::rescued(&failed.assignment.deployment.version);
+        }
+        self.attempt(request, stable, true).await.ok()
+    }
+
+    /// Metrics, verdict, authorship.
+    fn book(&self, request: &GenerateRequest, attempt: &Attempt, class: Class) {
+        let now = Instant::now();
+        let Assignment { arm, deployment, stage, judged } = &attempt.assignment;
+        let who = metrics::Who { model: self.control.name(), arm: *arm, version: &deployment.version };
+        metrics::request(who, class.as_str(), &attempt.timings(now));
+        if can_be_voted_on(class) {
+            self.control.remember_author(request.id.clone(), *arm, *stage, *judged);
+        }
+        let session = request.key.as_deref().map(router::session_hash);
+        self.control.record(attempt.outcome(class, session, now));
+    }
+
+    fn count_invalid(&self, assignment: &Assignment) {
+        let version = &assignment.deployment.version;
+        let who = metrics::Who { model: self.control.name(), arm: assignment.arm, version };
+        metrics::request(who, Class::InvalidRequest.as_str(), &Default::default());
+    }
+}
+
+fn no_route(why: NoRoute) -> GatewayError {
+    match why {
+        NoRoute::NoCanary => GatewayError::NoCanary,
+        NoRoute::NotLoaded => GatewayError::Unavailable("it is still loading".into()),
+    }
+}
+
+/// The outcome class of each ending, as the evidence counts it.
+fn class_of(ended: &Ended) -> Class {
+    match ended {
+        Ended::Complete => Class::Ok,
+        Ended::ClientGone => Class::ClientCancel,
+        Ended::Failed(Fault::Unloaded) => Class::Rejected,
+        Ended::Failed(_) | Ended::Undecodable(_) => Class::ModelError,
+        Ended::TimedOut { .. } => Class::Timeout,
+        Ended::Refused(why) => match why {
+            Refusal::TooLong { .. } | Refusal::BadToken { .. } | Refusal::EmptyPrompt => {
+                Class::InvalidRequest
+            }
+            _ => Class::Rejected,
+        },
+    }
+}
+
+fn error_of(ended: Ended) -> GatewayError {
+    match ended {
+        Ended::Failed(Fault::Unloaded) => GatewayError::Unavailable("it was unloaded".into()),
+        Ended::Failed(fault) => GatewayError::Model(public_text(&fault).to_owned()),
+        Ended::Undecodable(_) => GatewayError::Model("its output is not text".into()),
+        Ended::TimedOut { what, limit } => GatewayError::Timeout { what, limit },
+        Ended::Refused(Refusal::QueueFull { waiting }) => GatewayError::Busy { waiting },
+        Ended::Refused(why) => match class_of(&Ended::Refused(why.clone())) {
+            Class::InvalidRequest => invalid("prompt", why.to_string()),
+            _ => GatewayError::Unavailable(why.to_string()),
+        },
+        Ended::Complete | Ended::ClientGone => GatewayError::Unavailable("it has ended".into()),
+    }
+}
+
+/// What a client may know of a fault; the details go to the log.
+fn public_text(fault: &Fault) -> &'static str {
+    tracing::warn!(%fault, "a sequence failed");
+    match fault {
+        Fault::NonFiniteLogits => "it produced NaN or infinite logits",
+        Fault::OutOfMemory => "it ran out of memory",
+        Fault::Step(_) => "a step failed",
+        Fault::Panic(_) => "the engine panicked",
+        Fault::Unloaded => "it was unloaded",
+    }
+}

@@ -1,0 +1,17 @@
+//! One request's life, free of wire formats: route, encode, submit, decode, rescue, judge.
+//!
+//! `types` is what a front end (HTTP) exchanges with [`Gateway`]; `prepare` turns a request into token ids
+//! for the arm it was routed to; `attempt` follows one arm's reply; `drive` does so on a task of its own, with
+//! rescue and outcome, whether or not the client stays. Knows no HTTP, and no statistics.
+
+mod attempt;
+mod drive;
+mod prepare;
+pub mod testing;
+mod types;
+
+pub use drive::Gateway;
+pub use types::{
+    Finish, GatewayError, GenerateRequest, Generation, Limits, Piece, Prompt, SamplingPatch, Served,
+    Timeouts, Usage,
+};

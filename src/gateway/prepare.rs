@@ -1,0 +1,166 @@
+//! A request made ready for one arm: its text in that arm's own token ids, its wishes completed by that
+//! model's own defaults, its length checked against that model's context.
+
+use super::types::{GatewayError, GenerateRequest, Prompt, SamplingPatch};
+use crate::control::Deployment;
+use crate::model::SamplingParams;
+use crate::text::{Chat, Codec, GenerationDefaults, TextError};
+use std::time::SystemTime;
+
+/// Text longer than this many bytes is encoded off the async threads.
+const LONG_TEXT: usize = 32 << 10;
+
+/// What one arm is given to run.
+#[derive(Debug, Clone)]
+pub(super) struct Prepared {
+    pub ids: Vec<u32>,
+    pub params: SamplingParams,
+    pub max_new_tokens: usize,
+    pub stop_ids: Vec<u32>,
+}
+
+/// Encodes and completes `request` for `deployment`; `today` is what templates print as the date.
+pub(super) async fn prepare(
+    request: &GenerateRequest,
+    deployment: &Deployment,
+    today: SystemTime,
+) -> Result<Prepared, GatewayError> {
+    let ids = if size_of_text(&request.prompt) > LONG_TEXT {
+        let (prompt, codec) = (request.prompt.clone(), deployment.codec.clone());
+        let task = tokio::task::spawn_blocking(move || encode(&prompt, &codec, today));
+        task.await.map_err(|e| GatewayError::Unavailable(e.to_string()))??
+    } else {
+        encode(&request.prompt, &deployment.codec, today)?
+    };
+    if ids.is_empty() {
+        return Err(invalid("prompt", "the prompt is empty; give at least one token"));
+    }
+    check_ids(&ids, deployment.capacity.vocab)?;
+    let max_new_tokens = reply_room(ids.len(), request.max_tokens, deployment.max_len())?;
+    let stop_ids = match request.ignore_eos {
+        true => Vec::new(),
+        false => deployment.codec.eos_ids().to_vec(),
+    };
+    let params = sampling(&request.sampling, &deployment.codec.generation_defaults(), &request.id);
+    Ok(Prepared { ids, params, max_new_tokens, stop_ids })
+}
+
+/// Token ids of a prompt in `codec`'s vocabulary.
+pub(super) fn encode(
+    prompt: &Prompt,
+    codec: &Codec,
+    today: SystemTime,
+) -> Result<Vec<u32>, GatewayError> {
+    match prompt {
+        Prompt::Tokens(ids) => Ok(ids.clone()),
+        Prompt::Text(text) => codec.encode(text, true).map_err(|e| text_error("prompt", &e)),
+        Prompt::Chat { messages, tools, template_kwargs } => {
+            let chat = Chat {
+                messages,
+                tools: tools.as_ref(),
+                add_generation_prompt: true,
+                extra: template_kwargs.as_ref(),
+                today: Some(today),
+            };
+            codec.encode_chat(&chat).map_err(|e| text_error("messages", &e))
+        }
+    }
+}
+
+pub(super) fn text_error(param: &'static str, error: &TextError) -> GatewayError {
+    if error.is_client_fault() {
+        invalid(param, error.to_string())
+    } else {
+        GatewayError::Model(error.to_string())
+    }
+}
+
+pub(super) fn invalid(param: &'static str, message: impl Into<String>) -> GatewayError {
+    GatewayError::Invalid { param, message: message.into() }
+}
+
+fn size_of_text(prompt: &Prompt) -> usize {
+    match prompt {
+        Prompt::Tokens(_) => 0,
+        Prompt::Text(text) => text.len(),
+        Prompt::Chat { messages, .. } => messages
+            .iter()
+            .map(|m| m["content"].as_str().map_or_else(|| m["content"].to_string().len(), str::len))
+            .sum(),
+    }
+}
+
+fn check_ids(ids: &[u32], vocab: usize) -> Result<(), GatewayError> {
+    match ids.iter().find(|&&id| id as usize >= vocab) {
+        None => Ok(()),
+        Some(id) => {
+            let text = format!("token id {id} is outside the model's vocabulary of {vocab}");
+            Err(invalid("prompt", text))
+        }
+    }
+}
+
+/// Tokens that may be generated, or why what was asked cannot fit.
+fn reply_room(prompt: usize, wanted: Option<usize>, max: usize) -> Result<usize, GatewayError> {
+    let reply = wanted.unwrap_or(1);
+    let asked = prompt.saturating_add(reply);
+    if asked > max {
+        return Err(GatewayError::ContextLength { max, asked, prompt, reply });
+    }
+    Ok(wanted.unwrap_or(max - prompt))
+}
+
+/// The client's wishes over the model's defaults. Without a seed, the completion's id (which is random)
+/// seeds the draw.
+fn sampling(patch: &SamplingPatch, model: &GenerationDefaults, id: &str) -> SamplingParams {
+    let plain = SamplingParams::default();
+    let temperature = match model.do_sample {
+        Some(false) => Some(0.0),
+        _ => model.temperature,
+    };
+    SamplingParams {
+        temperature: patch.temperature.or(temperature).unwrap_or(plain.temperature),
+        top_k: patch.top_k.or(model.top_k).unwrap_or(plain.top_k),
+        top_p: patch.top_p.or(model.top_p).unwrap_or(plain.top_p),
+        min_p: patch.min_p.or(model.min_p).unwrap_or(plain.min_p),
+        repetition_penalty: patch
+            .repetition_penalty
+            .or(model.repetition_penalty)
+            .unwrap_or(plain.repetition_penalty),
+        frequency_penalty: patch.frequency_penalty.unwrap_or(0.0),
+        presence_penalty: patch.presence_penalty.unwrap_or(0.0),
+        seed: patch.seed.unwrap_or_else(|| xxhash_rust::xxh3::xxh3_64(id.as_bytes())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_reply_gets_what_is_left_or_what_was_asked() {
+        assert_eq!(reply_room(10, None, 16), Ok(6));
+        assert_eq!(reply_room(10, Some(3), 16), Ok(3));
+        assert_eq!(reply_room(15, None, 16), Ok(1));
+        for (prompt, wanted) in [(16, None), (10, Some(7)), (1, Some(usize::MAX))] {
+            let error = reply_room(prompt, wanted, 16).unwrap_err();
+            assert!(matches!(error, GatewayError::ContextLength { max: 16, .. }), "{error}");
+        }
+    }
+
+    #[test]
+    fn the_client_wins_over_the_model_and_the_model_over_the_plain_default() {
+        let model = GenerationDefaults {
+            temperature: Some(0.5),
+            top_k: Some(7),
+            ..GenerationDefaults::default()
+        };
+        let patch = SamplingPatch { temperature: Some(0.9), ..SamplingPatch::default() };
+        let got = sampling(&patch, &model, "id");
+        assert_eq!((got.temperature, got.top_k, got.top_p), (0.9, 7, 1.0));
+        let greedy = GenerationDefaults { do_sample: Some(false), ..model };
+        assert_eq!(sampling(&SamplingPatch::default(), &greedy, "id").temperature, 0.0);
+        let seed = |id| sampling(&SamplingPatch::default(), &model, id).seed;
+        assert_ne!(seed("a"), seed("b"));
+    }
+}

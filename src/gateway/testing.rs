@@ -1,0 +1,102 @@
+//! A whole server's inside over scripted models: what tests and benches of the rooms above stand on.
+//!
+//! The text side is a real one (a model folder's tokenizer and template); only the tensors are faked.
+
+use super::{Gateway, Limits, Timeouts};
+use crate::control::{Control, ControlConfig, DeployError, Deployment, Loader};
+use crate::engine::fake::{FakeRunner, FakeScript};
+use crate::engine::{Capacity, EngineError, EngineHandle, Runner, SchedulerConfig};
+use crate::rollout::Policy;
+use crate::text::Codec;
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Settings of a fake server; models are found by the name they are "loaded" from.
+pub struct FakeServer {
+    /// Folder whose tokenizer and template all fake models use.
+    pub text_from: PathBuf,
+    pub vocab: usize,
+    pub models: HashMap<PathBuf, FakeScript>,
+    pub policy: Policy,
+    pub scheduler: SchedulerConfig,
+    pub timeouts: Timeouts,
+    /// Bytes that each fake model holds while loaded.
+    pub memory: usize,
+    pub drain: Duration,
+}
+
+impl FakeServer {
+    /// A server whose stable replies `reply` (as this folder's tokenizer encodes it) to everything.
+    pub fn replying(text_from: &Path, vocab: usize, reply: &str) -> Result<FakeServer, DeployError> {
+        let codec = Codec::load(text_from, vocab)?;
+        let ids = codec.encode(reply, false)?;
+        let eos = codec.eos_ids().first().copied().unwrap_or(0);
+        let capacity = Capacity { blocks: 4096, block_size: 16, vocab, max_len: 512 };
+        let script = FakeScript::replying(&ids, eos, capacity);
+        let names = ["stable", "canary"].map(PathBuf::from);
+        Ok(FakeServer {
+            text_from: text_from.to_owned(),
+            vocab,
+            models: names.into_iter().map(|name| (name, script.clone())).collect(),
+            policy: Policy::default(),
+            scheduler: SchedulerConfig::default(),
+            timeouts: Timeouts {
+                first_token: Duration::from_secs(10),
+                next_token: Duration::from_secs(10),
+                request: Duration::from_secs(60),
+            },
+            memory: 1 << 20,
+            drain: Duration::from_secs(5),
+        })
+    }
+
+    /// The script of the model "at" `name`, to be changed before the start.
+    pub fn model(&mut self, name: &str) -> Option<&mut FakeScript> {
+        self.models.get_mut(Path::new(name))
+    }
+
+    /// Starts the engine and loads the model named "stable". Needs a tokio runtime.
+    pub async fn start(self) -> Result<Gateway, Box<dyn std::error::Error>> {
+        let (engine, faults) = EngineHandle::start()?;
+        let codec = Arc::new(Codec::load(&self.text_from, self.vocab)?);
+        let (limits, timeouts) = (Limits { max_n: 8, max_stop: 16 }, self.timeouts);
+        let config = ControlConfig {
+            name: "fake".to_owned(),
+            policy: self.policy.clone(),
+            drain: self.drain,
+        };
+        let loader = loader(engine.clone(), codec, self);
+        let control = Control::start(config, engine, loader, faults);
+        control.load_stable(Path::new("stable")).await?;
+        Ok(Gateway::new(control, limits, timeouts))
+    }
+}
+
+fn loader(engine: EngineHandle, codec: Arc<Codec>, server: FakeServer) -> Loader {
+    let server = Arc::new(server);
+    Arc::new(move |path| {
+        let (engine, codec, server) = (engine.clone(), codec.clone(), server.clone());
+        Box::pin(async move {
+            let Some(script) = server.models.get(&path).cloned() else {
+                return Err(DeployError::NotAFolder { path });
+            };
+            let memory = server.memory;
+            let make = move || Ok(Box::new(FakeRunner::new(script, memory)) as Box<dyn Runner>);
+            let loaded = engine.load(server.scheduler, make).await.map_err(|e: EngineError| e)?;
+            let version: Arc<str> = path.display().to_string().into();
+            Ok(Deployment {
+                fingerprint: format!("{version}-fake").into(),
+                version,
+                digest: "fake".to_owned(),
+                path,
+                lane: loaded.lane,
+                capacity: loaded.capacity,
+                stats: loaded.stats,
+                codec,
+                loaded_unix: 0,
+            })
+        })
+    })
+}

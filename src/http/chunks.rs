@@ -1,0 +1,176 @@
+//! Pieces of a reply become the text of an event stream.
+//!
+//! Pure: a piece goes in, complete events come out, ready to be written. Text that may turn out to
+//! be a tool call is withheld by its parser, so that a piece may well lead to no event at all; who
+//! writes the stream keeps the connection alive meanwhile.
+
+use super::error::ApiError;
+use super::wire::Shape;
+use super::wire::reply::{
+    Answer, ChatDelta, Delta, FunctionCall, Head, TextChoice, ToolCall, UsageWire,
+};
+use crate::gateway::{Finish, GatewayError, Piece, Served, Usage};
+use crate::text::tools::{ToolCallParser, ToolPiece};
+use serde::Serialize;
+use std::sync::Arc;
+
+/// What keeps a connection alive that has nothing to say.
+pub const KEEP_ALIVE: &str = ": keep-alive\n\n";
+
+/// Writes the events of one answer.
+#[derive(Debug)]
+pub struct Chunks {
+    head: Head,
+    fingerprint: Arc<str>,
+    /// One per choice, if tools may be called.
+    parsers: Vec<ToolCallParser>,
+}
+
+impl Chunks {
+    /// Begins an answer that `routed` is expected to give.
+    pub fn new(head: Head, routed: &Served) -> Chunks {
+        let parsers = if head.tools { head.choices } else { 0 };
+        Chunks {
+            fingerprint: routed.fingerprint.clone(),
+            parsers: (0..parsers).map(|_| ToolCallParser::new()).collect(),
+            head,
+        }
+    }
+
+    /// The events that follow from a piece; possibly none.
+    pub fn events(&mut self, piece: Piece) -> String {
+        let mut out = String::new();
+        match piece {
+            Piece::Start(served) => self.start(&mut out, &served),
+            Piece::Text { index, text } => self.text(&mut out, index, text),
+            Piece::End { index, finish } => self.end(&mut out, index, finish),
+            Piece::Done(usage) => self.done(&mut out, usage),
+            Piece::Failed(error) => self.failed(&mut out, &error),
+        }
+        out
+    }
+
+    fn start(&mut self, out: &mut String, served: &Served) {
+        self.fingerprint = served.fingerprint.clone();
+        if self.head.shape == Shape::Chat {
+            for index in 0..self.head.choices {
+                let (role, content) = (Some("assistant"), Some(String::new()));
+                self.delta(out, index, Delta { role, content, ..Delta::default() }, None);
+            }
+        }
+    }
+
+    fn text(&mut self, out: &mut String, index: u32, text: String) {
+        match self.parsers.get_mut(index as usize).map(|parser| parser.push(&text)) {
+            Some(pieces) => self.tool_pieces(out, index, pieces),
+            None => self.plain(out, index, text, None),
+        }
+    }
+
+    fn end(&mut self, out: &mut String, index: u32, finish: Finish) {
+        let mut reason = finish.as_str();
+        if let Some(parser) = self.parsers.get_mut(index as usize) {
+            let rest = parser.finish();
+            if parser.calls() > 0 {
+                reason = "tool_calls";
+            }
+            self.tool_pieces(out, index, rest);
+        }
+        match self.head.shape {
+            Shape::Chat => self.delta(out, index, Delta::default(), Some(reason)),
+            Shape::Text => self.plain(out, index, String::new(), Some(reason)),
+        }
+    }
+
+    fn done(&self, out: &mut String, usage: Usage) {
+        if self.head.include_usage {
+            self.event::<()>(out, Vec::new(), Some(Some(usage.into())));
+        }
+        out.push_str("data: [DONE]\n\n");
+    }
+
+    fn failed(&self, out: &mut String, error: &GatewayError) {
+        let error = ApiError::gateway(error, self.head.shape.prompt_field());
+        write(out, &error.body());
+    }
+
+    fn tool_pieces(&self, out: &mut String, index: u32, pieces: Vec<ToolPiece>) {
+        for piece in pieces {
+            let call = match piece {
+                ToolPiece::Text(text) => {
+                    self.plain(out, index, text, None);
+                    continue;
+                }
+                ToolPiece::Begin { index: call, name } => ToolCall {
+                    index: Some(call),
+                    id: Some(self.head.call_id(index, call)),
+                    kind: Some("function"),
+                    function: FunctionCall { name: Some(name), arguments: String::new() },
+                },
+                ToolPiece::Arguments { index: call, delta } => ToolCall {
+                    index: Some(call),
+                    id: None,
+                    kind: None,
+                    function: FunctionCall { name: None, arguments: delta },
+                },
+            };
+            self.delta(out, index, Delta { tool_calls: vec![call], ..Delta::default() }, None);
+        }
+    }
+
+    /// Text in the form of the endpoint.
+    fn plain(&self, out: &mut String, index: u32, text: String, finish: Option<&'static str>) {
+        match self.head.shape {
+            Shape::Chat => {
+                let delta = Delta { content: Some(text), ..Delta::default() };
+                self.delta(out, index, delta, finish);
+            }
+            Shape::Text => {
+                let choice = TextChoice { text, index, logprobs: None, finish_reason: finish };
+                self.event(out, vec![choice], self.no_usage());
+            }
+        }
+    }
+
+    fn delta(&self, out: &mut String, index: u32, delta: Delta, finish: Option<&'static str>) {
+        let choice = ChatDelta { index, delta, logprobs: None, finish_reason: finish };
+        self.event(out, vec![choice], self.no_usage());
+    }
+
+    /// With a usage chunk to come, every other chunk says that it is not the one.
+    fn no_usage(&self) -> Option<Option<UsageWire>> {
+        self.head.include_usage.then_some(None)
+    }
+
+    fn event<C: Serialize>(
+        &self,
+        out: &mut String,
+        choices: Vec<C>,
+        usage: Option<Option<UsageWire>>,
+    ) {
+        let answer = Answer {
+            id: &self.head.id,
+            object: self.head.object(true),
+            created: self.head.created,
+            model: &self.head.model,
+            system_fingerprint: &self.fingerprint,
+            choices,
+            usage,
+        };
+        write(out, &answer);
+    }
+}
+
+fn write(out: &mut String, value: &impl Serialize) {
+    match serde_json::to_string(value) {
+        Ok(json) => {
+            out.push_str("data: ");
+            out.push_str(&json);
+            out.push_str("\n\n");
+        }
+        Err(error) => tracing::error!(%error, "an event could not be written"),
+    }
+}
+
+#[cfg(test)]
+mod tests;

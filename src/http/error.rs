@@ -1,0 +1,192 @@
+//! The only place where an error gets an HTTP status and the public API's error form.
+//!
+//! Every layer has errors of its own and none of them knows HTTP; here each variant is given its
+//! status, type, `param` and `code`. Messages are taken over only from errors whose texts are meant
+//! for whoever asked. Refusals for lack of room carry `Retry-After` with jitter, because public
+//! client libraries retry at once otherwise, all together.
+
+use super::wire::WireError;
+use crate::control::ControlError;
+use crate::gateway::GatewayError;
+use axum::Json;
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use serde::{Deserialize, Serialize};
+
+const INVALID: &str = "invalid_request_error";
+const SERVER: &str = "server_error";
+
+/// An error as a client sees it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ApiError {
+    status: StatusCode,
+    retry: bool,
+    detail: ErrorDetail,
+}
+
+/// The body of every error answer: `{"error": {..}}`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ErrorBody {
+    /// What went wrong.
+    pub error: ErrorDetail,
+}
+
+/// What went wrong, in the public API's four fields.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ErrorDetail {
+    /// For people.
+    pub message: String,
+    /// The class of error.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// The field at fault, if one is.
+    pub param: Option<String>,
+    /// For programs.
+    pub code: Option<String>,
+}
+
+impl ApiError {
+    fn new(status: StatusCode, kind: &str, message: impl ToString) -> ApiError {
+        let (message, kind) = (message.to_string(), kind.to_owned());
+        let detail = ErrorDetail { message, kind, param: None, code: None };
+        ApiError { status, retry: false, detail }
+    }
+
+    fn code(mut self, code: &str) -> ApiError {
+        self.detail.code = Some(code.to_owned());
+        self
+    }
+
+    fn param(mut self, param: impl Into<String>) -> ApiError {
+        self.detail.param = Some(param.into());
+        self
+    }
+
+    fn retry(self) -> ApiError {
+        ApiError { retry: true, ..self }
+    }
+
+    /// An error of a generation whose prompt is in the field `prompt`.
+    pub fn gateway(error: &GatewayError, prompt: &str) -> ApiError {
+        let new = |status, kind| ApiError::new(status, kind, error);
+        match error {
+            GatewayError::Invalid { param, .. } => {
+                new(StatusCode::BAD_REQUEST, INVALID).param(*param)
+            }
+            GatewayError::ContextLength { .. } => new(StatusCode::BAD_REQUEST, INVALID)
+                .param(prompt)
+                .code("context_length_exceeded"),
+            GatewayError::NoCanary => {
+                new(StatusCode::NOT_FOUND, INVALID).param("model").code("model_not_found")
+            }
+            GatewayError::Busy { .. } => {
+                new(StatusCode::TOO_MANY_REQUESTS, "rate_limit_error").code("busy").retry()
+            }
+            GatewayError::Unavailable(_) => {
+                new(StatusCode::SERVICE_UNAVAILABLE, SERVER).code("unavailable").retry()
+            }
+            GatewayError::Model(_) => {
+                new(StatusCode::INTERNAL_SERVER_ERROR, SERVER).code("model_error")
+            }
+            GatewayError::Timeout { .. } => {
+                new(StatusCode::GATEWAY_TIMEOUT, SERVER).code("timeout")
+            }
+        }
+    }
+
+    /// The server is alive but cannot answer requests.
+    pub fn not_ready(reason: &str) -> ApiError {
+        ApiError::new(StatusCode::SERVICE_UNAVAILABLE, SERVER, reason).code("unavailable").retry()
+    }
+
+    /// A request to a room that is closed to whoever asks.
+    pub fn forbidden(reason: &str) -> ApiError {
+        ApiError::new(StatusCode::FORBIDDEN, "permission_error", reason).code("forbidden")
+    }
+
+    /// Something that should not have happened; what it was goes to the log and not to the client.
+    pub fn internal(what: &dyn std::fmt::Display) -> ApiError {
+        tracing::error!(%what, "a request failed inside the server");
+        let text = "The server failed on this request.";
+        ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, SERVER, text).code("internal_error")
+    }
+
+    /// A path that leads nowhere.
+    pub fn no_route(method: &str, path: &str) -> ApiError {
+        let text = format!("Unknown request URL: {method} {path}.");
+        ApiError::new(StatusCode::NOT_FOUND, INVALID, text).code("unknown_url")
+    }
+
+    /// A path that does not take this method.
+    pub fn bad_method(method: &str, path: &str) -> ApiError {
+        let text = format!("{path} does not take {method} requests.");
+        ApiError::new(StatusCode::METHOD_NOT_ALLOWED, INVALID, text).code("method_not_allowed")
+    }
+
+    /// What is sent.
+    pub fn body(&self) -> ErrorBody {
+        ErrorBody { error: self.detail.clone() }
+    }
+}
+
+impl From<WireError> for ApiError {
+    fn from(error: WireError) -> ApiError {
+        let new = |status| ApiError::new(status, INVALID, &error);
+        let bad = || new(StatusCode::BAD_REQUEST);
+        match &error {
+            WireError::Malformed { .. } => bad().code("invalid_json"),
+            WireError::Broken => bad().code("incomplete_body"),
+            WireError::TooLarge { .. } => new(StatusCode::PAYLOAD_TOO_LARGE).code("body_too_large"),
+            WireError::Slow { .. } => new(StatusCode::REQUEST_TIMEOUT).code("timeout"),
+            WireError::Missing { param } => bad().param(param).code("missing_required_parameter"),
+            WireError::WrongType { param, .. } => bad().param(param).code("invalid_type"),
+            WireError::BadValue { param, .. } => bad().param(param).code("invalid_value"),
+            WireError::Unsupported { param, .. } => bad().param(param).code("unsupported_value"),
+            WireError::UnknownModel { .. } => {
+                new(StatusCode::NOT_FOUND).param("model").code("model_not_found")
+            }
+        }
+    }
+}
+
+impl From<ControlError> for ApiError {
+    fn from(error: ControlError) -> ApiError {
+        let new = |status| ApiError::new(status, INVALID, &error);
+        match &error {
+            ControlError::NoCanary => new(StatusCode::CONFLICT).code("no_canary"),
+            ControlError::CanaryPresent { .. } => new(StatusCode::CONFLICT).code("canary_present"),
+            ControlError::Loading => new(StatusCode::CONFLICT).code("loading"),
+            ControlError::NoStable => new(StatusCode::CONFLICT).code("no_stable"),
+            ControlError::Refused(_) => new(StatusCode::CONFLICT).code("refused"),
+            ControlError::Load(_) => new(StatusCode::BAD_REQUEST).param("path").code("load_failed"),
+            ControlError::UnknownCompletion => {
+                new(StatusCode::NOT_FOUND).param("id").code("unknown_completion")
+            }
+            ControlError::BadFeedback(_) => {
+                new(StatusCode::BAD_REQUEST).param("value").code("invalid_value")
+            }
+            ControlError::Engine(_) => {
+                ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, SERVER, &error).code("engine")
+            }
+        }
+    }
+}
+
+impl IntoResponse for ApiError {
+    fn into_response(self) -> Response {
+        let mut response = (self.status, Json(self.body())).into_response();
+        if self.retry {
+            let after = retry_after(uuid::Uuid::new_v4().as_u128());
+            response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(after));
+        }
+        response
+    }
+}
+
+/// 1 to 3 seconds, by a draw of any distribution that fills the low bits.
+fn retry_after(draw: u128) -> u16 {
+    1 + (draw % 3) as u16
+}
+
+#[cfg(test)]
+mod tests;

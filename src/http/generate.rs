@@ -1,0 +1,200 @@
+//! Chat and plain completions: from a body to an answer, streamed or whole.
+//!
+//! The status of an answer is fixed by its first piece: what fails before the first token gets the
+//! status it deserves. But a client must not wait for headers for ever, so after [`PATIENCE`] they
+//! are sent anyway, and what fails later is told inside the stream. Dropping the handler's future
+//! or the response's body drops the generation, which cancels it; nothing here outlives its client.
+
+use super::chunks::{Chunks, KEEP_ALIVE};
+use super::error::ApiError;
+use super::replies::Replies;
+use super::whole::Whole;
+use super::wire::common::{Envelope, Rules, arm_named};
+use super::wire::reply::Head;
+use super::wire::{Ask, Shape, WireError, chat as wire_chat, completion as wire_completion};
+use super::{AppState, body, unix_now};
+use crate::gateway::{Piece, Served};
+use crate::rollout::Arm;
+use axum::Json;
+use axum::body::{Body, Bytes};
+use axum::extract::State;
+use axum::http::{HeaderMap, HeaderName, HeaderValue, header};
+use axum::response::{IntoResponse, Response};
+use std::convert::Infallible;
+use std::time::{Duration, Instant};
+use tokio::time::{Instant as Deadline, timeout, timeout_at};
+
+/// How long a client waits for headers, and how long a stream may be silent.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+const SESSION: HeaderName = HeaderName::from_static("x-serin-session");
+const VARIANT: HeaderName = HeaderName::from_static("x-serin-variant");
+const ARM: HeaderName = HeaderName::from_static("x-serin-arm");
+const VERSION: HeaderName = HeaderName::from_static("x-serin-version");
+const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+const ACCEL_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering");
+
+/// `POST /v1/chat/completions`.
+pub async fn chat(State(state): State<AppState>, headers: HeaderMap, body: Body) -> Response {
+    answer(&state, Shape::Chat, &headers, body).await
+}
+
+/// `POST /v1/completions`.
+pub async fn completion(State(state): State<AppState>, headers: HeaderMap, body: Body) -> Response {
+    answer(&state, Shape::Text, &headers, body).await
+}
+
+async fn answer(state: &AppState, shape: Shape, headers: &HeaderMap, body: Body) -> Response {
+    let arrived = Instant::now();
+    let id = format!("{}{}", shape.id_prefix(), uuid::Uuid::new_v4().simple());
+    let request_id = id.clone();
+    let answered = async {
+        let fields = body::fields(body, state.body_limit).await?;
+        let envelope = envelope(headers, id.clone(), arrived)?;
+        let models = state.gateway.control().models();
+        let rules = Rules { served: &models.name, limits: state.gateway.limits() };
+        let ask = match shape {
+            Shape::Chat => wire_chat::chat(fields, envelope, rules)?,
+            Shape::Text => wire_completion::completion(fields, envelope, rules)?,
+        };
+        generate(state, shape, id, ask).await
+    };
+    let mut response = answered.await.unwrap_or_else(ApiError::into_response);
+    put(&mut response, REQUEST_ID, &request_id);
+    response
+}
+
+async fn generate(
+    state: &AppState,
+    shape: Shape,
+    id: String,
+    ask: Ask,
+) -> Result<Response, ApiError> {
+    let Ask { model, requests, n, streaming, tools } = ask;
+    let head = Head {
+        id,
+        created: unix_now(),
+        model,
+        shape,
+        choices: n * requests.len() as u32,
+        tools,
+        include_usage: streaming.include_usage,
+    };
+    let replies = Replies::start(requests, n, |request| state.gateway.generate(request)).await;
+    let replies = replies.map_err(|error| ApiError::gateway(&error, shape.prompt_field()))?;
+    Ok(match streaming.on {
+        true => streamed(head, replies, PATIENCE).await,
+        false => whole(head, replies).await,
+    })
+}
+
+/// Waits for the first piece, but not for ever, and answers with a stream of events.
+async fn streamed(head: Head, mut replies: Replies, patience: Duration) -> Response {
+    let first = timeout(patience, replies.next()).await.ok().flatten();
+    let served = match &first {
+        Some(Piece::Failed(error)) => {
+            let error = ApiError::gateway(error, head.shape.prompt_field());
+            return named(error.into_response(), replies.routed());
+        }
+        Some(Piece::Start(served)) => served.clone(),
+        _ => replies.routed().clone(),
+    };
+    let mut chunks = Chunks::new(head, &served);
+    let opening = match first {
+        Some(piece) => chunks.events(piece),
+        None => KEEP_ALIVE.to_owned(),
+    };
+    let feed = Feed { replies, chunks, opening: Some(opening), patience };
+    let events = futures_util::stream::unfold(feed, async |mut feed| {
+        let bytes = feed.next().await?;
+        Some((Ok::<Bytes, Infallible>(bytes), feed))
+    });
+    let mut response = Body::from_stream(events).into_response();
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache"));
+    headers.insert(ACCEL_BUFFERING, HeaderValue::from_static("no"));
+    named(response, &served)
+}
+
+/// Gathers the answer and sends it in one piece.
+async fn whole(head: Head, mut replies: Replies) -> Response {
+    let prompt = head.shape.prompt_field();
+    let mut whole = Whole::new(head, replies.routed().clone());
+    while let Some(piece) = replies.next().await {
+        if let Err(error) = whole.take(piece) {
+            return named(ApiError::gateway(&error, prompt).into_response(), whole.served());
+        }
+    }
+    let served = whole.served().clone();
+    let json = whole.json().map_err(|error| ApiError::internal(&error));
+    let response = json.map_or_else(ApiError::into_response, |json| Json(json).into_response());
+    named(response, &served)
+}
+
+/// A stream of events under way.
+struct Feed {
+    replies: Replies,
+    chunks: Chunks,
+    opening: Option<String>,
+    /// How long the stream may be silent.
+    patience: Duration,
+}
+
+impl Feed {
+    /// The next bytes to write: events, or a comment after a while without any.
+    async fn next(&mut self) -> Option<Bytes> {
+        if let Some(opening) = self.opening.take().filter(|opening| !opening.is_empty()) {
+            return Some(opening.into());
+        }
+        let deadline = Deadline::now() + self.patience;
+        loop {
+            // Pieces that lead to no event (a tool call under way) must not keep the stream silent.
+            let Ok(piece) = timeout_at(deadline, self.replies.next()).await else {
+                return Some(Bytes::from_static(KEEP_ALIVE.as_bytes()));
+            };
+            let events = self.chunks.events(piece?);
+            if !events.is_empty() {
+                return Some(events.into());
+            }
+            if Deadline::now() >= deadline {
+                return Some(Bytes::from_static(KEEP_ALIVE.as_bytes()));
+            }
+        }
+    }
+}
+
+fn envelope(headers: &HeaderMap, id: String, arrived: Instant) -> Result<Envelope, WireError> {
+    let session = text(headers, &SESSION)?.map(str::to_owned);
+    let variant = text(headers, &VARIANT)?.map(variant).transpose()?;
+    Ok(Envelope { id, arrived, session, variant })
+}
+
+fn variant(name: &str) -> Result<Arm, WireError> {
+    let what = || format!("'{name}' is neither stable nor canary");
+    arm_named(name).ok_or_else(|| WireError::bad(VARIANT.as_str(), what()))
+}
+
+/// A header's text; an empty one counts as absent.
+fn text<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Result<Option<&'a str>, WireError> {
+    let Some(value) = headers.get(name) else { return Ok(None) };
+    let bad = |_| WireError::bad(name.as_str(), "it must be plain ASCII text");
+    value.to_str().map(|text| Some(text.trim()).filter(|text| !text.is_empty())).map_err(bad)
+}
+
+/// Adds who answers to the headers.
+fn named(mut response: Response, served: &Served) -> Response {
+    put(&mut response, ARM, served.arm.as_str());
+    put(&mut response, VERSION, &served.version);
+    response
+}
+
+fn put(response: &mut Response, name: HeaderName, value: &str) {
+    // A folder's name may hold what a header cannot; then the header is left out.
+    if let Ok(value) = HeaderValue::from_bytes(value.as_bytes()) {
+        response.headers_mut().insert(name, value);
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,140 @@
+//! When headers go out, and what a silent stream says.
+
+use super::*;
+use crate::gateway::{Finish, GatewayError, GenerateRequest, Generation, Prompt, Usage};
+use axum::http::StatusCode;
+use futures_util::StreamExt;
+use std::cell::RefCell;
+use tokio::sync::mpsc::{Sender, channel};
+
+const SHORT: Duration = Duration::from_millis(20);
+const LONG: Duration = Duration::from_secs(60);
+
+fn head(tools: bool) -> Head {
+    Head {
+        id: "chatcmpl-1".to_owned(),
+        created: 0,
+        model: "fake".to_owned(),
+        shape: Shape::Chat,
+        choices: 1,
+        tools,
+        include_usage: false,
+    }
+}
+
+fn served(arm: Arm) -> Served {
+    let (version, fingerprint) = (arm.as_str().into(), "f".into());
+    Served { arm, version, fingerprint, rescued: false }
+}
+
+/// A generation routed to the canary and fed by hand.
+async fn start() -> (Replies, Sender<Piece>) {
+    let request = GenerateRequest {
+        id: "chatcmpl-1".to_owned(),
+        prompt: Prompt::Text("Hi".to_owned()),
+        sampling: Default::default(),
+        n: 1,
+        max_tokens: None,
+        stop: Vec::new(),
+        ignore_eos: false,
+        key: None,
+        pin: None,
+        arrived: Instant::now(),
+    };
+    let (sender, pieces) = channel(16);
+    let generation = RefCell::new(Some(Generation { routed: served(Arm::Canary), pieces }));
+    let generate = async |_| Ok(generation.take().expect("one request"));
+    (Replies::start(vec![request], 1, generate).await.expect("started"), sender)
+}
+
+fn text(text: &str) -> Piece {
+    Piece::Text { index: 0, text: text.to_owned() }
+}
+
+async fn body(response: Response) -> String {
+    let bytes = axum::body::to_bytes(response.into_body(), usize::MAX).await.expect("a body");
+    String::from_utf8(bytes.into()).expect("text")
+}
+
+#[tokio::test]
+async fn a_failure_before_the_first_token_has_its_own_status() {
+    let (replies, sender) = start().await;
+    sender.send(Piece::Failed(GatewayError::Model("NaN".into()))).await.unwrap();
+    let response = streamed(head(false), replies, LONG).await;
+    assert_eq!(response.status(), StatusCode::INTERNAL_SERVER_ERROR);
+    assert_eq!(response.headers()[header::CONTENT_TYPE], "application/json");
+    assert_eq!(response.headers()[ARM], "canary");
+}
+
+#[tokio::test]
+async fn headers_name_who_answers_and_not_who_was_to() {
+    let (replies, sender) = start().await;
+    sender.send(Piece::Start(served(Arm::Stable))).await.unwrap();
+    let response = streamed(head(false), replies, LONG).await;
+    assert_eq!(response.headers()[ARM], "stable");
+    assert_eq!(response.headers()[ACCEL_BUFFERING], "no");
+    assert_eq!(response.headers()[header::CACHE_CONTROL], "no-cache");
+    assert_eq!(response.headers()[header::CONTENT_TYPE], "text/event-stream");
+}
+
+#[tokio::test]
+async fn a_slow_first_token_does_not_keep_headers_back() {
+    let (replies, sender) = start().await;
+    let response = streamed(head(false), replies, SHORT).await;
+    assert_eq!((response.status(), &response.headers()[ARM]), (StatusCode::OK, &"canary".parse().unwrap()));
+    for piece in [
+        Piece::Start(served(Arm::Stable)),
+        text("Hi"),
+        Piece::End { index: 0, finish: Finish::Stop },
+        Piece::Done(Usage::default()),
+    ] {
+        sender.send(piece).await.unwrap();
+    }
+    let body = body(response).await;
+    assert!(body.starts_with(": keep-alive\n\ndata: {"), "{body}");
+    assert!(body.ends_with("data: [DONE]\n\n"), "{body}");
+}
+
+#[tokio::test]
+async fn silence_is_broken_by_comments() {
+    let (replies, sender) = start().await;
+    sender.send(Piece::Start(served(Arm::Stable))).await.unwrap();
+    let response = streamed(head(false), replies, SHORT).await;
+    let mut events = response.into_body().into_data_stream();
+    let role = events.next().await.unwrap().unwrap();
+    assert!(role.starts_with(b"data: "));
+    assert_eq!(events.next().await.unwrap().unwrap(), KEEP_ALIVE);
+    assert_eq!(events.next().await.unwrap().unwrap(), KEEP_ALIVE);
+    drop(sender);
+    let failure = events.next().await.unwrap().unwrap();
+    assert!(failure.starts_with(b"data: {\"error\":"));
+    assert!(events.next().await.is_none());
+}
+
+#[tokio::test]
+async fn a_tool_call_under_way_is_silence_too() {
+    let (replies, sender) = start().await;
+    sender.send(Piece::Start(served(Arm::Stable))).await.unwrap();
+    let response = streamed(head(true), replies, SHORT).await;
+    let mut events = response.into_body().into_data_stream();
+    events.next().await.unwrap().unwrap();
+    sender.send(text("<tool_call>")).await.unwrap();
+    let writer = tokio::spawn(async move {
+        while sender.send(text("x")).await.is_ok() {
+            tokio::time::sleep(SHORT / 10).await;
+        }
+    });
+    assert_eq!(events.next().await.unwrap().unwrap(), KEEP_ALIVE);
+    drop(events);
+    writer.await.expect("the writer ends when its reader leaves");
+}
+
+#[tokio::test]
+async fn dropping_the_body_drops_the_generation() {
+    let (replies, sender) = start().await;
+    sender.send(Piece::Start(served(Arm::Stable))).await.unwrap();
+    let response = streamed(head(false), replies, LONG).await;
+    assert!(!sender.is_closed());
+    drop(response);
+    assert!(sender.is_closed());
+}

@@ -1,0 +1,68 @@
+//! Which models there are. Answers at any time, also while none is loaded.
+
+use super::AppState;
+use super::error::ApiError;
+use super::wire::WireError;
+use crate::control::{Deployment, ModelsView};
+use crate::rollout::Arm;
+use axum::Json;
+use axum::extract::{Path, State};
+use serde::Serialize;
+
+#[derive(Serialize)]
+pub struct ModelList {
+    object: &'static str,
+    data: Vec<Model>,
+}
+
+#[derive(Serialize)]
+pub struct Model {
+    id: String,
+    object: &'static str,
+    created: u64,
+    owned_by: &'static str,
+    /// Name of the model's folder; `null` while it loads.
+    root: Option<String>,
+    max_model_len: Option<usize>,
+    version: Option<String>,
+}
+
+/// `GET /v1/models`.
+pub async fn list(State(state): State<AppState>) -> Json<ModelList> {
+    let data = models(&state.gateway.control().models());
+    Json(ModelList { object: "list", data })
+}
+
+/// `GET /v1/models/{id}`.
+pub async fn one(
+    State(state): State<AppState>,
+    Path(id): Path<String>,
+) -> Result<Json<Model>, ApiError> {
+    let models = models(&state.gateway.control().models());
+    let served = models.iter().map(|model| model.id.clone()).collect();
+    let found = models.into_iter().find(|model| model.id == id);
+    Ok(Json(found.ok_or(WireError::UnknownModel { asked: id, served })?))
+}
+
+/// The public name, which is always there, and one name for each arm that is loaded.
+fn models(view: &ModelsView) -> Vec<Model> {
+    let arms = [(Arm::Stable, &view.stable), (Arm::Canary, &view.canary)];
+    let loaded = arms.into_iter().filter_map(|(arm, deployment)| {
+        let deployment = deployment.as_deref()?;
+        Some(model(format!("{}@{arm}", view.name), Some(deployment)))
+    });
+    std::iter::once(model(view.name.to_string(), view.stable.as_deref())).chain(loaded).collect()
+}
+
+fn model(id: String, deployment: Option<&Deployment>) -> Model {
+    let folder = |d: &Deployment| Some(d.path.file_name()?.to_string_lossy().into_owned());
+    Model {
+        id,
+        object: "model",
+        created: deployment.map_or(0, |d| d.loaded_unix),
+        owned_by: "serin",
+        root: deployment.and_then(folder),
+        max_model_len: deployment.map(Deployment::max_len),
+        version: deployment.map(|d| d.version.to_string()),
+    }
+}

@@ -1,0 +1,42 @@
+//! What supervisors and monitors ask: alive, ready, version, metrics.
+
+use super::AppState;
+use super::error::ApiError;
+use axum::Json;
+use axum::extract::State;
+use axum::http::header;
+use axum::response::IntoResponse;
+use metrics_exporter_prometheus::PrometheusHandle;
+use serde::Serialize;
+
+#[derive(Serialize)]
+pub struct Alive {
+    status: &'static str,
+}
+
+#[derive(Serialize)]
+pub struct Version {
+    version: &'static str,
+}
+
+/// `GET /livez`: the process answers.
+pub async fn live() -> Json<Alive> {
+    Json(Alive { status: "ok" })
+}
+
+/// `GET /readyz` and `GET /health`: requests can be served, or why not.
+pub async fn ready(State(state): State<AppState>) -> Result<Json<Alive>, ApiError> {
+    let ready = state.gateway.control().ready();
+    ready.map(|()| Json(Alive { status: "ok" })).map_err(|reason| ApiError::not_ready(&reason))
+}
+
+/// `GET /version`.
+pub async fn version() -> Json<Version> {
+    Json(Version { version: env!("CARGO_PKG_VERSION") })
+}
+
+/// `GET /metrics`, in Prometheus' text format; empty when nothing is recorded.
+pub async fn metrics(State(state): State<AppState>) -> impl IntoResponse {
+    let text = state.metrics.as_ref().map(PrometheusHandle::render).unwrap_or_default();
+    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text)
+}

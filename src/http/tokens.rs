@@ -1,0 +1,83 @@
+//! Text to token ids and back, by stable's tokenizer; load generators ask for this.
+
+use super::error::ApiError;
+use super::wire::fields::Fields;
+use super::wire::{Shape, WireError, chat, common, completion};
+use super::{AppState, body};
+use crate::gateway::{GatewayError, Prompt};
+use axum::Json;
+use axum::body::Body;
+use axum::extract::State;
+use serde::Serialize;
+
+#[derive(Serialize)]
+pub struct Tokens {
+    count: usize,
+    max_model_len: usize,
+    tokens: Vec<u32>,
+}
+
+#[derive(Serialize)]
+pub struct Text {
+    prompt: String,
+}
+
+/// `POST /tokenize`.
+pub async fn tokenize(
+    State(state): State<AppState>,
+    body: Body,
+) -> Result<Json<Tokens>, ApiError> {
+    let mut fields = body::fields(body, state.body_limit).await?;
+    let models = state.gateway.control().models();
+    check_model(&mut fields, &models.name)?;
+    let (prompt, shape) = prompt(&mut fields)?;
+    let Some(stable) = models.stable else {
+        let reason = GatewayError::Unavailable("stable is still loading".to_owned());
+        return Err(ApiError::gateway(&reason, shape.prompt_field()));
+    };
+    let tokens = state.gateway.tokenize(&prompt);
+    let tokens = tokens.map_err(|error| ApiError::gateway(&error, shape.prompt_field()))?;
+    Ok(Json(Tokens { count: tokens.len(), max_model_len: stable.max_len(), tokens }))
+}
+
+/// `POST /detokenize`.
+pub async fn detokenize(
+    State(state): State<AppState>,
+    body: Body,
+) -> Result<Json<Text>, ApiError> {
+    let mut fields = body::fields(body, state.body_limit).await?;
+    check_model(&mut fields, &state.gateway.control().models().name)?;
+    let missing = || WireError::Missing { param: "tokens".to_owned() };
+    let tokens = fields.array("tokens")?.ok_or_else(missing)?;
+    let ids = if tokens.is_empty() { Vec::new() } else { completion::ids(&tokens, "tokens")? };
+    let prompt = state.gateway.detokenize(&ids);
+    Ok(Json(Text { prompt: prompt.map_err(|error| ApiError::gateway(&error, "tokens"))? }))
+}
+
+/// The model may be left out here. Only stable's tokenizer is asked, so its name must not be the
+/// canary's.
+fn check_model(fields: &mut Fields, served: &str) -> Result<(), WireError> {
+    let Some(asked) = fields.string("model")? else { return Ok(()) };
+    match common::model_arm(&asked, served)? {
+        Some(crate::rollout::Arm::Canary) => {
+            Err(WireError::unsupported("model", "only stable's tokenizer can be asked"))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// A text gets the special tokens that its tokenizer adds, a conversation those of its template.
+fn prompt(fields: &mut Fields) -> Result<(Prompt, Shape), WireError> {
+    let add_special = fields.boolean("add_special_tokens")?;
+    let (prompt, shape) = match fields.string("prompt")? {
+        Some(text) => (Prompt::Text(text), Shape::Text),
+        None if fields.peek("messages").is_some() => (chat::prompt(fields)?.0, Shape::Chat),
+        None => return Err(WireError::Missing { param: "prompt".to_owned() }),
+    };
+    let added = shape == Shape::Text;
+    if add_special.is_some_and(|wanted| wanted != added) {
+        let what = format!("for '{}' it is always {added}", shape.prompt_field());
+        return Err(WireError::unsupported("add_special_tokens", what));
+    }
+    Ok((prompt, shape))
+}

@@ -1,0 +1,157 @@
+//! Pieces of a reply are gathered into one JSON object, for clients that do not stream.
+//!
+//! Pure, like `chunks`; bounded by what a model's context holds.
+
+use super::wire::Shape;
+use super::wire::reply::{Answer, ChatChoice, FunctionCall, Head, Message, TextChoice, ToolCall};
+use crate::gateway::{GatewayError, Piece, Served, Usage};
+use crate::text::tools::{ToolCallParser, ToolPiece};
+use serde_json::Value;
+
+/// An answer under way.
+#[derive(Debug)]
+pub struct Whole {
+    head: Head,
+    served: Served,
+    choices: Vec<Choice>,
+    usage: Usage,
+}
+
+#[derive(Debug, Default)]
+struct Choice {
+    text: String,
+    parser: Option<ToolCallParser>,
+    calls: Vec<FunctionCall>,
+    finish: &'static str,
+}
+
+impl Whole {
+    /// Begins an answer that `routed` is expected to give.
+    pub fn new(head: Head, routed: Served) -> Whole {
+        let choice = |_| {
+            let parser = head.tools.then(ToolCallParser::new);
+            Choice { parser, finish: "stop", ..Choice::default() }
+        };
+        let choices = (0..head.choices).map(choice).collect();
+        Whole { head, served: routed, choices, usage: Usage::default() }
+    }
+
+    /// Takes the next piece; a failure is handed back.
+    pub fn take(&mut self, piece: Piece) -> Result<(), GatewayError> {
+        match piece {
+            Piece::Start(served) => self.served = served,
+            Piece::Text { index, text } => {
+                if let Some(choice) = self.choices.get_mut(index as usize) {
+                    choice.text(text);
+                }
+            }
+            Piece::End { index, finish } => {
+                if let Some(choice) = self.choices.get_mut(index as usize) {
+                    choice.end(finish.as_str());
+                }
+            }
+            Piece::Done(usage) => self.usage = usage,
+            Piece::Failed(error) => return Err(error),
+        }
+        Ok(())
+    }
+
+    /// Who answered, as far as is known.
+    pub fn served(&self) -> &Served {
+        &self.served
+    }
+
+    /// The answer as JSON.
+    pub fn json(self) -> Result<Value, serde_json::Error> {
+        let Whole { head, served, choices, usage } = self;
+        let numbered = (0u32..).zip(choices);
+        match head.shape {
+            Shape::Chat => {
+                let choices = numbered.map(|(index, choice)| choice.chat(&head, index)).collect();
+                answer::<ChatChoice>(&head, &served, choices, usage)
+            }
+            Shape::Text => {
+                let choices = numbered.map(|(index, choice)| choice.plain(index)).collect();
+                answer::<TextChoice>(&head, &served, choices, usage)
+            }
+        }
+    }
+}
+
+fn answer<C: serde::Serialize>(
+    head: &Head,
+    served: &Served,
+    choices: Vec<C>,
+    usage: Usage,
+) -> Result<Value, serde_json::Error> {
+    serde_json::to_value(Answer {
+        id: &head.id,
+        object: head.object(false),
+        created: head.created,
+        model: &head.model,
+        system_fingerprint: &served.fingerprint,
+        choices,
+        usage: Some(Some(usage.into())),
+    })
+}
+
+impl Choice {
+    fn text(&mut self, text: String) {
+        match self.parser.as_mut().map(|parser| parser.push(&text)) {
+            Some(pieces) => self.pieces(pieces),
+            None => self.text.push_str(&text),
+        }
+    }
+
+    fn end(&mut self, finish: &'static str) {
+        if let Some(rest) = self.parser.as_mut().map(ToolCallParser::finish) {
+            self.pieces(rest);
+        }
+        self.finish = if self.calls.is_empty() { finish } else { "tool_calls" };
+    }
+
+    fn pieces(&mut self, pieces: Vec<ToolPiece>) {
+        for piece in pieces {
+            match piece {
+                ToolPiece::Text(text) => self.text.push_str(&text),
+                ToolPiece::Begin { name, .. } => {
+                    self.calls.push(FunctionCall { name: Some(name), arguments: String::new() });
+                }
+                ToolPiece::Arguments { index, delta } => {
+                    if let Some(call) = self.calls.get_mut(index) {
+                        call.arguments.push_str(&delta);
+                    }
+                }
+            }
+        }
+    }
+
+    fn chat(self, head: &Head, index: u32) -> ChatChoice {
+        let call = |(place, function): (usize, FunctionCall)| ToolCall {
+            index: None,
+            id: Some(head.call_id(index, place)),
+            kind: Some("function"),
+            function,
+        };
+        let silent = self.text.is_empty() && !self.calls.is_empty();
+        ChatChoice {
+            index,
+            message: Message {
+                role: "assistant",
+                content: (!silent).then_some(self.text),
+                refusal: None,
+                tool_calls: self.calls.into_iter().enumerate().map(call).collect(),
+            },
+            logprobs: None,
+            finish_reason: self.finish,
+        }
+    }
+
+    fn plain(self, index: u32) -> TextChoice {
+        let finish_reason = Some(self.finish);
+        TextChoice { text: self.text, index, logprobs: None, finish_reason }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,181 @@
+//! The body of a chat completion.
+//!
+//! Checks shapes only as far as every template needs them; messages then travel as the client wrote
+//! them, because which of their fields count is for the answering arm's own template to say.
+
+use super::common::{Envelope, Rules, ask, is_true, refuse};
+use super::fields::{Fields, whole, wrong};
+use super::{Ask, WireError};
+use crate::gateway::Prompt;
+use serde_json::Value;
+
+const ROLES: [&str; 6] = ["system", "developer", "user", "assistant", "tool", "function"];
+
+/// Understands a chat completion's body.
+pub fn chat(
+    mut fields: Fields,
+    envelope: Envelope,
+    rules: Rules<'_>,
+) -> Result<Ask, WireError> {
+    refuse(
+        &fields,
+        &[
+            ("logprobs", is_true, "leave it out"),
+            ("top_logprobs", |value| whole(value) != Some(0), "leave it out"),
+        ],
+    )?;
+    response_format(&mut fields)?;
+    let (prompt, tools) = prompt(&mut fields)?;
+    let max_tokens = max_tokens(&mut fields)?;
+    let ask = ask(&mut fields, envelope, rules, vec![prompt], max_tokens)?;
+    Ok(Ask { tools, ..ask })
+}
+
+/// The conversation with its tools, and whether there are any.
+pub fn prompt(fields: &mut Fields) -> Result<(Prompt, bool), WireError> {
+    let messages = fields.array("messages")?;
+    let messages = messages.ok_or_else(|| WireError::Missing { param: "messages".into() })?;
+    if messages.is_empty() {
+        return Err(WireError::bad("messages", "there must be at least one message"));
+    }
+    messages.iter().enumerate().try_for_each(|(index, message)| check(index, message))?;
+    let tools = tools(fields)?;
+    let template_kwargs = fields.object("chat_template_kwargs")?;
+    let any = tools.is_some();
+    Ok((Prompt::Chat { messages, tools, template_kwargs }, any))
+}
+
+/// The younger name wins.
+fn max_tokens(fields: &mut Fields) -> Result<Option<usize>, WireError> {
+    let old = fields.integer("max_tokens", 1, i64::MAX)?;
+    let new = fields.integer("max_completion_tokens", 1, i64::MAX)?;
+    Ok(new.or(old).and_then(|most| usize::try_from(most).ok()))
+}
+
+fn check(index: usize, message: &Value) -> Result<(), WireError> {
+    let at = |field: &str| format!("messages[{index}]{field}");
+    let Value::Object(fields) = message else {
+        return Err(wrong(at(""), "an object", message));
+    };
+    let role = match fields.get("role") {
+        Some(Value::String(role)) => role.as_str(),
+        None | Some(Value::Null) => return Err(WireError::Missing { param: at(".role") }),
+        Some(other) => return Err(wrong(at(".role"), "a string", other)),
+    };
+    if !ROLES.contains(&role) {
+        let what = format!("'{role}' is none of {}", ROLES.join(", "));
+        return Err(WireError::bad(at(".role"), what));
+    }
+    let calls = calls(fields.get("tool_calls"), &at(".tool_calls"))?
+        || fields.get("function_call").is_some_and(Value::is_object);
+    match fields.get("content") {
+        Some(Value::String(_)) => Ok(()),
+        Some(Value::Array(parts)) => check_parts(parts, &at(".content")),
+        None | Some(Value::Null) if role == "assistant" && calls => Ok(()),
+        None => Err(WireError::Missing { param: at(".content") }),
+        Some(other) => Err(wrong(at(".content"), "a string or an array of parts", other)),
+    }
+}
+
+/// Whether a message carries tool calls.
+fn calls(value: Option<&Value>, param: &str) -> Result<bool, WireError> {
+    let calls = match value {
+        None | Some(Value::Null) => return Ok(false),
+        Some(Value::Array(calls)) => calls,
+        Some(other) => return Err(wrong(param, "an array", other)),
+    };
+    for (index, call) in calls.iter().enumerate() {
+        function_name(call, &format!("{param}[{index}]"))?;
+    }
+    Ok(!calls.is_empty())
+}
+
+fn check_parts(parts: &[Value], param: &str) -> Result<(), WireError> {
+    for (index, part) in parts.iter().enumerate() {
+        let at = |field: &str| format!("{param}[{index}]{field}");
+        if !part.is_object() {
+            return Err(wrong(at(""), "an object", part));
+        }
+        match part.get("type") {
+            Some(Value::String(kind)) if kind == "text" => {}
+            Some(Value::String(kind)) => {
+                let what = format!("this model takes text parts only, not '{kind}'");
+                return Err(WireError::unsupported(at(".type"), what));
+            }
+            None => return Err(WireError::Missing { param: at(".type") }),
+            Some(other) => return Err(wrong(at(".type"), "a string", other)),
+        }
+        match part.get("text") {
+            Some(Value::String(_)) => {}
+            None => return Err(WireError::Missing { param: at(".text") }),
+            Some(other) => return Err(wrong(at(".text"), "a string", other)),
+        }
+    }
+    Ok(())
+}
+
+/// The tools that the model may use: none when there are none, or when none may be chosen.
+fn tools(fields: &mut Fields) -> Result<Option<Value>, WireError> {
+    let tools = fields.array("tools")?.unwrap_or_default();
+    for (index, tool) in tools.iter().enumerate() {
+        let param = format!("tools[{index}]");
+        if !tool.is_object() {
+            return Err(wrong(param, "an object", tool));
+        }
+        if tool.get("type").is_some_and(|kind| kind != "function") {
+            let what = "only tools of type 'function' can be used";
+            return Err(WireError::unsupported(param + ".type", what));
+        }
+        function_name(tool, &param)?;
+    }
+    let wanted = tool_choice(fields.take("tool_choice"))?;
+    Ok((wanted && !tools.is_empty()).then_some(Value::Array(tools)))
+}
+
+/// A tool and a call of one are alike in this: an object with a function that has a name.
+fn function_name(holder: &Value, param: &str) -> Result<(), WireError> {
+    let function = holder.get("function").filter(|function| !function.is_null());
+    let Some(function) = function else {
+        return Err(WireError::Missing { param: format!("{param}.function") });
+    };
+    let at = format!("{param}.function.name");
+    match function.get("name") {
+        Some(Value::String(name)) if name.is_empty() => Err(WireError::bad(at, "it is empty")),
+        Some(Value::String(_)) => Ok(()),
+        None => Err(WireError::Missing { param: at }),
+        Some(other) => Err(wrong(at, "a string", other)),
+    }
+}
+
+/// Whether the model may call tools. It cannot be made to.
+fn tool_choice(choice: Option<Value>) -> Result<bool, WireError> {
+    let instead = "a model cannot be made to call a tool; use 'auto' or 'none'";
+    match choice {
+        None => Ok(true),
+        Some(Value::String(choice)) => match choice.as_str() {
+            "auto" => Ok(true),
+            "none" => Ok(false),
+            "required" => Err(WireError::unsupported("tool_choice", instead)),
+            other => {
+                let what = format!("'{other}' is none of none, auto, required");
+                Err(WireError::bad("tool_choice", what))
+            }
+        },
+        Some(Value::Object(_)) => Err(WireError::unsupported("tool_choice", instead)),
+        Some(other) => Err(wrong("tool_choice", "a string or an object", &other)),
+    }
+}
+
+/// Text is the only format.
+pub fn response_format(fields: &mut Fields) -> Result<(), WireError> {
+    let Some(format) = fields.object("response_format")? else { return Ok(()) };
+    match format.get("type") {
+        Some(Value::String(kind)) if kind == "text" => Ok(()),
+        Some(Value::String(kind)) => {
+            let what = format!("the only type is 'text', this is '{kind}'");
+            Err(WireError::unsupported("response_format", what))
+        }
+        None => Err(WireError::Missing { param: "response_format.type".into() }),
+        Some(other) => Err(wrong("response_format.type", "a string", other)),
+    }
+}

@@ -1,0 +1,75 @@
+//! The body of a plain completion: a prompt as text or token ids, or several of them.
+
+use super::chat::response_format;
+use super::common::{Envelope, Rules, ask, is_true, refuse};
+use super::fields::{Fields, whole, wrong};
+use super::{Ask, WireError};
+use crate::gateway::Prompt;
+use serde_json::Value;
+
+/// Most prompts in one request.
+pub const MAX_PROMPTS: usize = 128;
+/// The public API's own default.
+const DEFAULT_MAX_TOKENS: usize = 16;
+
+/// Understands a plain completion's body.
+pub fn completion(
+    mut fields: Fields,
+    envelope: Envelope,
+    rules: Rules<'_>,
+) -> Result<Ask, WireError> {
+    refuse(
+        &fields,
+        &[
+            ("logprobs", |value| *value != Value::Bool(false), "leave it out"),
+            ("best_of", |value| whole(value) != Some(1), "use n to get several replies"),
+            ("echo", is_true, "put the prompt before the reply yourself"),
+            ("suffix", |value| value.as_str() != Some(""), "leave it out"),
+        ],
+    )?;
+    response_format(&mut fields)?;
+    let prompts = prompts(fields.take("prompt"))?;
+    let most = fields.integer("max_tokens", 1, i64::MAX)?;
+    let most = most.and_then(|most| usize::try_from(most).ok()).unwrap_or(DEFAULT_MAX_TOKENS);
+    ask(&mut fields, envelope, rules, prompts, Some(most))
+}
+
+/// A string, an array of strings, an array of ids, or an array of such arrays.
+fn prompts(value: Option<Value>) -> Result<Vec<Prompt>, WireError> {
+    let list = match value {
+        None => return Err(WireError::Missing { param: "prompt".into() }),
+        Some(Value::String(text)) => return Ok(vec![Prompt::Text(text)]),
+        Some(Value::Array(list)) => list,
+        Some(other) => return Err(wrong("prompt", "a string or an array", &other)),
+    };
+    if list.first().is_some_and(Value::is_number) {
+        return Ok(vec![Prompt::Tokens(ids(&list, "prompt")?)]);
+    }
+    if list.is_empty() || list.len() > MAX_PROMPTS {
+        let what = format!("there must be 1 to {MAX_PROMPTS} prompts, these are {}", list.len());
+        return Err(WireError::bad("prompt", what));
+    }
+    let texts = list.first().is_some_and(Value::is_string);
+    let one = |(index, item): (usize, Value)| match item {
+        Value::String(text) if texts => Ok(Prompt::Text(text)),
+        Value::Array(list) if !texts => Ok(Prompt::Tokens(ids(&list, &format!("prompt[{index}]"))?)),
+        other if texts => Err(wrong(format!("prompt[{index}]"), "a string", &other)),
+        other => Err(wrong(format!("prompt[{index}]"), "an array of token ids", &other)),
+    };
+    list.into_iter().enumerate().map(one).collect()
+}
+
+/// Token ids; whether a model has them is for the arm to say.
+pub fn ids(list: &[Value], param: &str) -> Result<Vec<u32>, WireError> {
+    if list.is_empty() {
+        return Err(WireError::bad(param, "there must be at least one token id"));
+    }
+    let one = |(index, value): (usize, &Value)| {
+        let id = value.as_u64().and_then(|id| u32::try_from(id).ok());
+        id.ok_or_else(|| match value.is_number() {
+            true => WireError::bad(format!("{param}[{index}]"), format!("{value} is no token id")),
+            false => wrong(format!("{param}[{index}]"), "a token id", value),
+        })
+    };
+    list.iter().enumerate().map(one).collect()
+}

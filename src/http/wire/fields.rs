@@ -1,0 +1,161 @@
+//! One JSON object of a request, taken apart field by field with precise complaints.
+//!
+//! A field that is absent and one that is `null` are the same. Knows JSON and nothing of what the
+//! fields mean; ranges come with the call.
+
+use super::WireError;
+use serde_json::{Map, Value};
+use std::fmt;
+
+/// The fields of one JSON object that have not been taken yet.
+#[derive(Debug)]
+pub struct Fields(Map<String, Value>);
+
+/// The values that a number may have.
+#[derive(Debug, Clone, Copy)]
+pub struct Range {
+    /// The least value, or the bound below it.
+    pub min: f64,
+    /// Whether `min` itself is allowed.
+    pub min_allowed: bool,
+    /// The greatest value.
+    pub max: f64,
+}
+
+impl Range {
+    /// `min..=max`.
+    pub const fn closed(min: f64, max: f64) -> Range {
+        Range { min, min_allowed: true, max }
+    }
+
+    /// Above `min`, up to and with `max`.
+    pub const fn above(min: f64, max: f64) -> Range {
+        Range { min, min_allowed: false, max }
+    }
+
+    fn holds(&self, value: f64) -> bool {
+        let enough = if self.min_allowed { value >= self.min } else { value > self.min };
+        enough && value <= self.max
+    }
+}
+
+impl fmt::Display for Range {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let from = if self.min_allowed { "at least" } else { "above" };
+        write!(f, "{from} {} and at most {}", self.min, self.max)
+    }
+}
+
+impl Fields {
+    /// Reads a request body.
+    pub fn parse(body: &[u8]) -> Result<Fields, WireError> {
+        match serde_json::from_slice(body) {
+            Ok(Value::Object(map)) => Ok(Fields(map)),
+            Ok(other) => {
+                let what = format!("expected an object, but got {} instead", kind(&other));
+                Err(WireError::Malformed { what })
+            }
+            Err(error) => Err(WireError::Malformed { what: error.to_string() }),
+        }
+    }
+
+    /// Takes a field as it is.
+    pub fn take(&mut self, name: &str) -> Option<Value> {
+        self.0.remove(name).filter(|value| !value.is_null())
+    }
+
+    /// Looks at a field and leaves it.
+    pub fn peek(&self, name: &str) -> Option<&Value> {
+        self.0.get(name).filter(|value| !value.is_null())
+    }
+
+    /// Takes a string.
+    pub fn string(&mut self, name: &str) -> Result<Option<String>, WireError> {
+        match self.take(name) {
+            None => Ok(None),
+            Some(Value::String(text)) => Ok(Some(text)),
+            Some(other) => Err(wrong(name, "a string", &other)),
+        }
+    }
+
+    /// Takes a boolean.
+    pub fn boolean(&mut self, name: &str) -> Result<Option<bool>, WireError> {
+        match self.take(name) {
+            None => Ok(None),
+            Some(Value::Bool(value)) => Ok(Some(value)),
+            Some(other) => Err(wrong(name, "a boolean", &other)),
+        }
+    }
+
+    /// Takes an object.
+    pub fn object(&mut self, name: &str) -> Result<Option<Map<String, Value>>, WireError> {
+        match self.take(name) {
+            None => Ok(None),
+            Some(Value::Object(map)) => Ok(Some(map)),
+            Some(other) => Err(wrong(name, "an object", &other)),
+        }
+    }
+
+    /// Takes an array.
+    pub fn array(&mut self, name: &str) -> Result<Option<Vec<Value>>, WireError> {
+        match self.take(name) {
+            None => Ok(None),
+            Some(Value::Array(list)) => Ok(Some(list)),
+            Some(other) => Err(wrong(name, "an array", &other)),
+        }
+    }
+
+    /// Takes a number within `range`.
+    pub fn number(&mut self, name: &str, range: Range) -> Result<Option<f64>, WireError> {
+        let Some(value) = self.take(name) else { return Ok(None) };
+        let number = value.as_f64().ok_or_else(|| wrong(name, "a number", &value))?;
+        if range.holds(number) {
+            return Ok(Some(number));
+        }
+        Err(WireError::bad(name, format!("it must be {range}, this is {value}")))
+    }
+
+    /// Takes a whole number within `min..=max`; `1.0` is one.
+    pub fn integer(&mut self, name: &str, min: i64, max: i64) -> Result<Option<i64>, WireError> {
+        let Some(value) = self.take(name) else { return Ok(None) };
+        let number = whole(&value).ok_or_else(|| wrong(name, "an integer", &value))?;
+        match i64::try_from(number) {
+            Ok(number) if (min..=max).contains(&number) => Ok(Some(number)),
+            _ if max == i64::MAX => {
+                Err(WireError::bad(name, format!("it must be at least {min}, this is {value}")))
+            }
+            _ => Err(WireError::bad(name, format!("it must be {min} to {max}, this is {value}"))),
+        }
+    }
+}
+
+/// A whole number of up to 64 bits, signed or not.
+pub fn whole(value: &Value) -> Option<i128> {
+    if let Some(number) = value.as_i64() {
+        return Some(i128::from(number));
+    }
+    if let Some(number) = value.as_u64() {
+        return Some(i128::from(number));
+    }
+    // Up to here every whole number has one spelling as a double.
+    const EXACT: f64 = 9_007_199_254_740_992.0;
+    let number = value.as_f64()?;
+    (number.fract() == 0.0 && number.abs() <= EXACT).then_some(number as i128)
+}
+
+/// The complaint about a value of the wrong type.
+pub fn wrong(param: impl Into<String>, expected: &'static str, got: &Value) -> WireError {
+    WireError::WrongType { param: param.into(), expected, got: kind(got) }
+}
+
+fn kind(value: &Value) -> &'static str {
+    match value {
+        Value::Null => "null",
+        Value::Bool(_) => "a boolean",
+        Value::Number(number) if number.is_f64() => "a decimal number",
+        Value::Number(_) => "an integer",
+        Value::String(_) => "a string",
+        Value::Array(_) => "an array",
+        Value::Object(_) => "an object",
+    }
+}

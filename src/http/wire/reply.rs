@@ -1,0 +1,155 @@
+//! The objects that answers are made of, field for field as the public API has them.
+//!
+//! Only shapes: what goes into them is decided by `chunks` (streamed) and `whole` (not streamed).
+
+use super::Shape;
+use crate::gateway::Usage;
+use serde::Serialize;
+
+/// What all objects of one answer share.
+#[derive(Debug, Clone)]
+pub struct Head {
+    /// The completion's id.
+    pub id: String,
+    /// Seconds since 1970.
+    pub created: u64,
+    /// The model's name as the client wrote it.
+    pub model: String,
+    /// Which endpoint answers.
+    pub shape: Shape,
+    /// How many choices there are.
+    pub choices: u32,
+    /// Whether replies are read for tool calls.
+    pub tools: bool,
+    /// Whether a stream ends with a usage chunk.
+    pub include_usage: bool,
+}
+
+impl Head {
+    /// The object's type, whole or as a chunk of a stream.
+    pub fn object(&self, chunk: bool) -> &'static str {
+        match (self.shape, chunk) {
+            (Shape::Text, _) => "text_completion",
+            (Shape::Chat, false) => "chat.completion",
+            (Shape::Chat, true) => "chat.completion.chunk",
+        }
+    }
+
+    /// The id of the `call`-th tool call of a choice.
+    pub fn call_id(&self, choice: u32, call: usize) -> String {
+        let stem = self.id.strip_prefix(self.shape.id_prefix()).unwrap_or(&self.id);
+        let stem: String = stem.chars().take(20).collect();
+        format!("call_{stem}{choice:02x}{call:02x}")
+    }
+}
+
+/// A whole answer, or one chunk of it.
+#[derive(Debug, Serialize)]
+pub struct Answer<'a, C> {
+    pub id: &'a str,
+    pub object: &'static str,
+    pub created: u64,
+    pub model: &'a str,
+    pub system_fingerprint: &'a str,
+    pub choices: Vec<C>,
+    /// Outer `None`: no such field; inner `None`: `null`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub usage: Option<Option<UsageWire>>,
+}
+
+/// Token counts.
+#[derive(Debug, Clone, Copy, Serialize)]
+pub struct UsageWire {
+    pub prompt_tokens: usize,
+    pub completion_tokens: usize,
+    pub total_tokens: usize,
+    pub prompt_tokens_details: PromptDetails,
+}
+
+/// Where prompt tokens came from.
+#[derive(Debug, Clone, Copy, Serialize)]
+pub struct PromptDetails {
+    pub cached_tokens: usize,
+}
+
+impl From<Usage> for UsageWire {
+    fn from(usage: Usage) -> UsageWire {
+        UsageWire {
+            prompt_tokens: usage.prompt_tokens,
+            completion_tokens: usage.completion_tokens,
+            total_tokens: usage.prompt_tokens + usage.completion_tokens,
+            prompt_tokens_details: PromptDetails { cached_tokens: usage.cached_tokens },
+        }
+    }
+}
+
+/// A choice of a chat completion.
+#[derive(Debug, Serialize)]
+pub struct ChatChoice {
+    pub index: u32,
+    pub message: Message,
+    pub logprobs: Option<()>,
+    pub finish_reason: &'static str,
+}
+
+/// What the model wrote.
+#[derive(Debug, Serialize)]
+pub struct Message {
+    pub role: &'static str,
+    /// `null` when there are only tool calls.
+    pub content: Option<String>,
+    pub refusal: Option<()>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub tool_calls: Vec<ToolCall>,
+}
+
+/// One call of a tool; as a delta it has only what is new.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct ToolCall {
+    /// Only in deltas.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub index: Option<usize>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub id: Option<String>,
+    #[serde(rename = "type", skip_serializing_if = "Option::is_none")]
+    pub kind: Option<&'static str>,
+    pub function: FunctionCall,
+}
+
+/// The function of a call.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct FunctionCall {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    /// JSON text, not JSON.
+    pub arguments: String,
+}
+
+/// A choice of a chat chunk.
+#[derive(Debug, Serialize)]
+pub struct ChatDelta {
+    pub index: u32,
+    pub delta: Delta,
+    pub logprobs: Option<()>,
+    pub finish_reason: Option<&'static str>,
+}
+
+/// What is new in a chunk.
+#[derive(Debug, Default, Serialize)]
+pub struct Delta {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub role: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub content: Option<String>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub tool_calls: Vec<ToolCall>,
+}
+
+/// A choice of a plain completion, whole or as a chunk.
+#[derive(Debug, Serialize)]
+pub struct TextChoice {
+    pub text: String,
+    pub index: u32,
+    pub logprobs: Option<()>,
+    pub finish_reason: Option<&'static str>,
+}

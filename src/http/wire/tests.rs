@@ -1,0 +1,443 @@
+//! Request bodies: what is understood, and which complaint names which field.
+
+use super::common::{Envelope, Rules, Streaming};
+use super::fields::Fields;
+use super::{Ask, Shape, WireError};
+use crate::gateway::{GenerateRequest, Limits, Prompt};
+use crate::rollout::Arm;
+use proptest::prelude::*;
+use serde_json::{Value, json};
+use std::time::Instant;
+
+fn envelope() -> Envelope {
+    Envelope { id: "id-1".to_owned(), arrived: Instant::now(), session: None, variant: None }
+}
+
+fn ask_with(shape: Shape, body: &Value, envelope: Envelope) -> Result<Ask, WireError> {
+    let limits = Limits { max_n: 4, max_stop: 2 };
+    let rules = Rules { served: "fake", limits };
+    let fields = Fields::parse(body.to_string().as_bytes())?;
+    match shape {
+        Shape::Chat => super::chat::chat(fields, envelope, rules),
+        Shape::Text => super::completion::completion(fields, envelope, rules),
+    }
+}
+
+/// The smallest valid body with `more` on top.
+fn body(shape: Shape, more: Value) -> Value {
+    let mut body = match shape {
+        Shape::Chat => json!({"model": "fake", "messages": [{"role": "user", "content": "Hi"}]}),
+        Shape::Text => json!({"model": "fake", "prompt": "Hi"}),
+    };
+    let (Value::Object(body_map), Value::Object(more)) = (&mut body, more) else {
+        panic!("bodies are objects");
+    };
+    body_map.extend(more);
+    body
+}
+
+fn ask(shape: Shape, more: Value) -> Result<Ask, WireError> {
+    ask_with(shape, &body(shape, more), envelope())
+}
+
+fn first(ask: Result<Ask, WireError>) -> GenerateRequest {
+    ask.expect("a valid body").requests.remove(0)
+}
+
+/// The kind of a complaint and the field that it names.
+fn complaint(result: Result<Ask, WireError>) -> (&'static str, String) {
+    match result.expect_err("a bad body") {
+        WireError::Missing { param } => ("missing", param),
+        WireError::WrongType { param, .. } => ("type", param),
+        WireError::BadValue { param, .. } => ("value", param),
+        WireError::Unsupported { param, .. } => ("unsupported", param),
+        other => panic!("unexpected: {other}"),
+    }
+}
+
+#[track_caller]
+fn refused(shape: Shape, more: Value, kind: &str, param: &str) {
+    let shown = more.to_string();
+    assert_eq!(complaint(ask(shape, more)), (kind_name(kind), param.to_owned()), "{shown}");
+}
+
+fn kind_name(kind: &str) -> &'static str {
+    ["missing", "type", "value", "unsupported"].into_iter().find(|k| *k == kind).expect("a kind")
+}
+
+#[test]
+fn the_smallest_bodies_leave_everything_to_the_model() {
+    let chat = ask(Shape::Chat, json!({})).unwrap();
+    assert_eq!((chat.n, chat.tools, chat.streaming), (1, false, Streaming::default()));
+    let request = first(Ok(chat));
+    assert_eq!(request.sampling, Default::default());
+    assert_eq!((request.max_tokens, request.key, request.pin), (None, None, None));
+    assert_eq!(first(ask(Shape::Text, json!({}))).max_tokens, Some(16));
+}
+
+#[test]
+fn nulls_count_as_absent_and_unknown_fields_are_accepted() {
+    let more = json!({
+        "temperature": null, "stop": null, "stream": null, "stream_options": null, "tools": null,
+        "n": null, "user": null, "seed": null, "response_format": null, "logit_bias": null,
+        "some_future_field": {"a": [1]}, "parallel_tool_calls": true, "store": false,
+    });
+    assert!(ask(Shape::Chat, more).is_ok());
+}
+
+#[test]
+fn bodies_that_are_no_json_tell_where() {
+    let parse = |body: &str| Fields::parse(body.as_bytes()).map(|_| ()).unwrap_err().to_string();
+    let nan = parse(r#"{"temperature": NaN}"#);
+    assert!(nan.ends_with("expected value at line 1 column 17"), "{nan}");
+    assert!(parse("").contains("EOF"), "{}", parse(""));
+    assert!(parse("[1]").contains("expected an object, but got an array"), "{}", parse("[1]"));
+    assert!(parse(r#"{"temperature": 1e999}"#).contains("out of range"));
+    let deep = format!("{{\"a\":{}1{}}}", "[".repeat(200), "]".repeat(200));
+    assert!(parse(&deep).contains("recursion limit"), "{}", parse(&deep));
+}
+
+#[test]
+fn numbers_have_ranges() {
+    for shape in [Shape::Chat, Shape::Text] {
+        for (field, value) in [
+            ("temperature", json!(-0.1)),
+            ("temperature", json!(2.1)),
+            ("top_p", json!(0)),
+            ("top_p", json!(1.01)),
+            ("top_k", json!(-2)),
+            ("min_p", json!(1.5)),
+            ("repetition_penalty", json!(0)),
+            ("repetition_penalty", json!(2.5)),
+            ("frequency_penalty", json!(-2.5)),
+            ("presence_penalty", json!(3)),
+            ("n", json!(0)),
+            ("n", json!(5)),
+            ("max_tokens", json!(0)),
+            ("max_tokens", json!(-1)),
+        ] {
+            refused(shape, json!({field: value}), "value", field);
+        }
+        for field in ["temperature", "top_p", "top_k", "min_p", "n", "max_tokens", "seed"] {
+            refused(shape, json!({field: "1"}), "type", field);
+            refused(shape, json!({field: [1]}), "type", field);
+            refused(shape, json!({field: true}), "type", field);
+        }
+        refused(shape, json!({"n": 1.5}), "type", "n");
+        refused(shape, json!({"seed": 1.5}), "type", "seed");
+    }
+}
+
+#[test]
+fn numbers_arrive_as_they_were_meant() {
+    let request = first(ask(
+        Shape::Chat,
+        json!({
+            "temperature": 0.5, "top_p": 0.9, "top_k": 40, "min_p": 0.05, "seed": -1, "n": 2.0,
+            "repetition_penalty": 1.1, "frequency_penalty": -2, "presence_penalty": 2,
+            "max_tokens": 7, "max_completion_tokens": 9, "ignore_eos": true,
+        }),
+    ));
+    let sampling = &request.sampling;
+    assert_eq!((sampling.temperature, sampling.top_p), (Some(0.5), Some(0.9)));
+    assert_eq!((sampling.top_k, sampling.min_p), (Some(40), Some(0.05)));
+    assert_eq!(sampling.repetition_penalty, Some(1.1));
+    assert_eq!((sampling.frequency_penalty, sampling.presence_penalty), (Some(-2.0), Some(2.0)));
+    assert_eq!((sampling.seed, request.n), (Some(u64::MAX), 2));
+    assert_eq!((request.max_tokens, request.ignore_eos), (Some(9), true));
+    for off in [-1, 0] {
+        assert_eq!(first(ask(Shape::Chat, json!({"top_k": off}))).sampling.top_k, Some(0));
+    }
+}
+
+#[test]
+fn numbers_that_would_overflow_logits_are_tamed() {
+    let tiny = json!({"temperature": 1e-44, "repetition_penalty": 1e-300, "top_p": 1e-300});
+    let sampling = first(ask(Shape::Chat, tiny)).sampling;
+    assert_eq!(sampling.temperature, Some(0.0));
+    assert_eq!(sampling.repetition_penalty, Some(0.01));
+    assert!(sampling.top_p.is_some_and(|p| p > 0.0));
+}
+
+#[test]
+fn messages_are_checked_one_by_one() {
+    let messages = |messages: Value| json!({"messages": messages});
+    let cases = [
+        (json!(null), "missing", "messages"),
+        (json!("Hi"), "type", "messages"),
+        (json!([]), "value", "messages"),
+        (json!(["Hi"]), "type", "messages[0]"),
+        (json!([{"content": "Hi"}]), "missing", "messages[0].role"),
+        (json!([{"role": 1, "content": "Hi"}]), "type", "messages[0].role"),
+        (json!([{"role": "robot", "content": "Hi"}]), "value", "messages[0].role"),
+        (json!([{"role": "user"}]), "missing", "messages[0].content"),
+        (json!([{"role": "user", "content": null}]), "type", "messages[0].content"),
+        (json!([{"role": "assistant", "content": null}]), "type", "messages[0].content"),
+        (json!([{"role": "user", "content": 1}]), "type", "messages[0].content"),
+        (json!([{"role": "user", "content": ["Hi"]}]), "type", "messages[0].content[0]"),
+        (json!([{"role": "user", "content": [{}]}]), "missing", "messages[0].content[0].type"),
+        (
+            json!([{"role": "user", "content": [{"type": "text"}]}]),
+            "missing",
+            "messages[0].content[0].text",
+        ),
+        (
+            json!([{"role": "user", "content": [{"type": "image_url", "image_url": {}}]}]),
+            "unsupported",
+            "messages[0].content[0].type",
+        ),
+        (
+            json!([{"role": "assistant", "content": null, "tool_calls": {}}]),
+            "type",
+            "messages[0].tool_calls",
+        ),
+        (
+            json!([{"role": "assistant", "content": null, "tool_calls": [{"id": "a"}]}]),
+            "missing",
+            "messages[0].tool_calls[0].function",
+        ),
+    ];
+    for (value, kind, param) in cases {
+        refused(Shape::Chat, messages(value), kind, param);
+    }
+}
+
+#[test]
+fn messages_travel_as_they_were_written() {
+    let written = json!([
+        {"role": "developer", "content": "Be brief."},
+        {"role": "user", "content": [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]},
+        {"role": "assistant", "content": null, "tool_calls": [
+            {"id": "c", "type": "function", "function": {"name": "f", "arguments": "{}"}}]},
+        {"role": "tool", "tool_call_id": "c", "content": "4", "extra": true},
+        {"role": "function", "name": "f", "content": "4"},
+    ]);
+    let request = first(ask(Shape::Chat, json!({"messages": written})));
+    let Prompt::Chat { messages, tools, .. } = request.prompt else { panic!("a chat") };
+    assert_eq!((Value::Array(messages), tools), (written, None));
+}
+
+#[test]
+fn tools_are_given_unless_none_may_be_chosen() {
+    let tools = json!([{"type": "function", "function": {"name": "f", "parameters": {}}}]);
+    let with = |choice: Value| ask(Shape::Chat, json!({"tools": tools, "tool_choice": choice}));
+    for choice in [json!(null), json!("auto")] {
+        assert!(with(choice).unwrap().tools);
+    }
+    assert!(!with(json!("none")).unwrap().tools);
+    assert!(!ask(Shape::Chat, json!({"tools": []})).unwrap().tools);
+    let named = json!({"type": "function", "function": {"name": "f"}});
+    for choice in [json!("required"), named] {
+        assert_eq!(complaint(with(choice)), ("unsupported", "tool_choice".to_owned()));
+    }
+    assert_eq!(complaint(with(json!("maybe"))), ("value", "tool_choice".to_owned()));
+    refused(Shape::Chat, json!({"tools": {}}), "type", "tools");
+    refused(Shape::Chat, json!({"tools": [{}]}), "missing", "tools[0].function");
+    refused(
+        Shape::Chat,
+        json!({"tools": [{"type": "function", "function": {}}]}),
+        "missing",
+        "tools[0].function.name",
+    );
+    refused(
+        Shape::Chat,
+        json!({"tools": [{"type": "code_interpreter"}]}),
+        "unsupported",
+        "tools[0].type",
+    );
+}
+
+#[test]
+fn what_cannot_be_honoured_is_refused_by_name() {
+    for (field, value) in [
+        ("logprobs", json!(true)),
+        ("top_logprobs", json!(2)),
+        ("logit_bias", json!({"1": 5})),
+        ("response_format", json!({"type": "json_object"})),
+        ("response_format", json!({"type": "json_schema", "json_schema": {}})),
+        ("functions", json!([{"name": "f"}])),
+        ("guided_json", json!({})),
+    ] {
+        refused(Shape::Chat, json!({field: value}), "unsupported", field);
+    }
+    for (field, value) in [
+        ("logprobs", json!(1)),
+        ("best_of", json!(2)),
+        ("echo", json!(true)),
+        ("suffix", json!("end")),
+        ("logit_bias", json!({"1": 5})),
+    ] {
+        refused(Shape::Text, json!({field: value}), "unsupported", field);
+    }
+    let neutral = json!({"logprobs": false, "logit_bias": {}, "response_format": {"type": "text"}});
+    assert!(ask(Shape::Chat, neutral).is_ok());
+    let neutral = json!({"best_of": 1, "echo": false, "suffix": "", "logit_bias": {}});
+    assert!(ask(Shape::Text, neutral).is_ok());
+    refused(Shape::Chat, json!({"response_format": {}}), "missing", "response_format.type");
+}
+
+#[test]
+fn stops_are_a_string_or_a_few() {
+    let stop = |stop: Value| first(ask(Shape::Chat, json!({"stop": stop}))).stop;
+    assert_eq!(stop(json!("a")), ["a"]);
+    assert_eq!(stop(json!(["a", "b"])), ["a", "b"]);
+    assert!(stop(json!([])).is_empty());
+    refused(Shape::Chat, json!({"stop": ["a", "b", "c"]}), "value", "stop");
+    refused(Shape::Chat, json!({"stop": ""}), "value", "stop");
+    refused(Shape::Chat, json!({"stop": [1]}), "type", "stop[0]");
+    refused(Shape::Chat, json!({"stop": 1}), "type", "stop");
+}
+
+#[test]
+fn stream_options_belong_to_streams() {
+    let streaming = |more: Value| ask(Shape::Chat, more).map(|ask| ask.streaming);
+    let usage = json!({"stream": true, "stream_options": {"include_usage": true}});
+    assert_eq!(streaming(usage), Ok(Streaming { on: true, include_usage: true }));
+    let none = json!({"stream": true, "stream_options": {}});
+    assert_eq!(streaming(none), Ok(Streaming { on: true, include_usage: false }));
+    refused(Shape::Chat, json!({"stream_options": {}}), "value", "stream_options");
+    refused(Shape::Chat, json!({"stream": "yes"}), "type", "stream");
+    refused(
+        Shape::Chat,
+        json!({"stream": true, "stream_options": {"include_usage": 1}}),
+        "type",
+        "stream_options.include_usage",
+    );
+}
+
+#[test]
+fn the_model_is_named_with_or_without_its_arm() {
+    let pin = |model: &str| ask(Shape::Chat, json!({"model": model})).map(|a| a.requests[0].pin);
+    assert_eq!(pin("fake"), Ok(None));
+    assert_eq!(pin("fake@stable"), Ok(Some(Arm::Stable)));
+    assert_eq!(pin("fake@canary"), Ok(Some(Arm::Canary)));
+    for unknown in ["gpt-4o", "fake@", "fake@green", "fakes", ""] {
+        let error = pin(unknown).unwrap_err();
+        assert!(matches!(&error, WireError::UnknownModel { asked, .. } if asked == unknown));
+        assert!(error.to_string().contains("fake, fake@stable, fake@canary"), "{error}");
+    }
+    refused(Shape::Chat, json!({"model": null}), "missing", "model");
+    refused(Shape::Chat, json!({"model": 1}), "type", "model");
+}
+
+#[test]
+fn name_and_header_must_agree_on_the_arm() {
+    let pin = |model: &str, variant| {
+        let envelope = Envelope { variant, ..envelope() };
+        let body = body(Shape::Chat, json!({"model": model}));
+        ask_with(Shape::Chat, &body, envelope).map(|ask| ask.requests[0].pin)
+    };
+    assert_eq!(pin("fake", Some(Arm::Canary)), Ok(Some(Arm::Canary)));
+    assert_eq!(pin("fake@canary", Some(Arm::Canary)), Ok(Some(Arm::Canary)));
+    assert!(pin("fake@stable", Some(Arm::Canary)).is_err());
+}
+
+#[test]
+fn the_session_key_comes_from_the_header_first() {
+    let key = |session: Option<&str>, more: Value| {
+        let envelope = Envelope { session: session.map(str::to_owned), ..envelope() };
+        first(ask_with(Shape::Chat, &body(Shape::Chat, more), envelope)).key
+    };
+    let all = json!({"prompt_cache_key": "p", "safety_identifier": "s", "user": "u"});
+    assert_eq!(key(Some("h"), all.clone()).as_deref(), Some("h"));
+    assert_eq!(key(None, all).as_deref(), Some("p"));
+    let older = json!({"prompt_cache_key": "", "safety_identifier": "s", "user": "u"});
+    assert_eq!(key(None, older).as_deref(), Some("s"));
+    assert_eq!(key(None, json!({"user": "u"})).as_deref(), Some("u"));
+    assert_eq!(key(None, json!({})), None);
+    refused(Shape::Chat, json!({"user": 7}), "type", "user");
+    refused(Shape::Chat, json!({"user": "u".repeat(513)}), "value", "user");
+}
+
+#[test]
+fn prompts_come_in_four_forms() {
+    let prompts = |prompt: Value| -> Vec<Prompt> {
+        let ask = ask(Shape::Text, json!({"prompt": prompt})).unwrap();
+        ask.requests.into_iter().map(|request| request.prompt).collect()
+    };
+    assert!(matches!(&prompts(json!("a"))[..], [Prompt::Text(a)] if a == "a"));
+    assert!(matches!(&prompts(json!([1, 2]))[..], [Prompt::Tokens(ids)] if ids == &[1, 2]));
+    let texts = prompts(json!(["a", "b"]));
+    assert!(matches!(&texts[..], [Prompt::Text(a), Prompt::Text(b)] if a == "a" && b == "b"));
+    let ids = prompts(json!([[1], [2, 3]]));
+    assert!(matches!(&ids[..], [Prompt::Tokens(a), Prompt::Tokens(b)] if a == &[1] && b == &[2, 3]));
+    for (prompt, kind, param) in [
+        (json!(null), "missing", "prompt"),
+        (json!({}), "type", "prompt"),
+        (json!([]), "value", "prompt"),
+        (json!(["a", 1]), "type", "prompt[1]"),
+        (json!([1, "a"]), "type", "prompt[1]"),
+        (json!([[1], "a"]), "type", "prompt[1]"),
+        (json!([[]]), "value", "prompt[0]"),
+        (json!([1, -1]), "value", "prompt[1]"),
+        (json!([4294967296u64]), "value", "prompt[0]"),
+        (json!([[1, 1.5]]), "value", "prompt[0][1]"),
+        (json!(vec!["a"; 129]), "value", "prompt"),
+    ] {
+        refused(Shape::Text, json!({"prompt": prompt}), kind, param);
+    }
+}
+
+#[test]
+fn a_batch_shares_a_session_and_numbers_its_ids() {
+    let requests = ask(Shape::Text, json!({"prompt": ["a", "b", "c"]})).unwrap().requests;
+    let ids: Vec<&str> = requests.iter().map(|request| request.id.as_str()).collect();
+    assert_eq!(ids, ["id-1", "id-1-1", "id-1-2"]);
+    assert!(requests.iter().all(|request| request.key.as_deref() == Some("id-1")));
+}
+
+fn any_json() -> impl Strategy<Value = Value> {
+    let leaf = prop_oneof![
+        Just(Value::Null),
+        any::<bool>().prop_map(Value::from),
+        any::<i64>().prop_map(Value::from),
+        any::<f64>().prop_map(Value::from),
+        "[a-z@]{0,6}".prop_map(Value::from),
+        Just(json!("user")),
+        Just(json!("text")),
+    ];
+    leaf.prop_recursive(3, 24, 4, |inner| {
+        let name = prop_oneof![
+            Just("role".to_owned()),
+            Just("content".to_owned()),
+            Just("type".to_owned()),
+            Just("function".to_owned()),
+            Just("name".to_owned()),
+        ];
+        prop_oneof![
+            prop::collection::vec(inner.clone(), 0..4).prop_map(Value::from),
+            prop::collection::hash_map(name, inner, 0..4)
+                .prop_map(|map| Value::Object(map.into_iter().collect())),
+        ]
+    })
+}
+
+fn any_body() -> impl Strategy<Value = Value> {
+    let names = [
+        "messages", "prompt", "tools", "tool_choice", "stop", "n", "temperature", "top_p",
+        "repetition_penalty", "seed", "stream", "stream_options", "response_format", "user",
+    ];
+    let field = (prop::sample::select(names.to_vec()), any_json());
+    prop::collection::vec(field, 0..6).prop_map(|fields| {
+        let fields = fields.into_iter().map(|(name, value)| (name.to_owned(), value));
+        Value::Object(fields.collect())
+    })
+}
+
+proptest! {
+    /// Whatever comes is either refused or leads to a request within its ranges.
+    #[test]
+    fn no_body_gets_past_the_ranges(more in any_body()) {
+        for shape in [Shape::Chat, Shape::Text] {
+            let Ok(ask) = ask(shape, more.clone()) else { continue };
+            prop_assert!(!ask.requests.is_empty() && ask.n >= 1 && ask.n <= 4);
+            for request in ask.requests {
+                let sampling = request.sampling;
+                prop_assert!(sampling.temperature.is_none_or(|t| (0.0..=2.0).contains(&t)));
+                prop_assert!(sampling.top_p.is_none_or(|p| p > 0.0 && p <= 1.0));
+                prop_assert!(sampling.repetition_penalty.is_none_or(|p| (0.01..=2.0).contains(&p)));
+                prop_assert!(request.stop.len() <= 2 && request.stop.iter().all(|s| !s.is_empty()));
+            }
+        }
+    }
+}

@@ -1,0 +1,189 @@
+//! Every metric: name, unit, help text, buckets, and the one function that records it.
+//!
+//! Names and labels follow vLLM's where it has a counterpart, so that existing dashboards work, always
+//! with `arm` and `version` added; serin's own begin with `serin_`. Labels come from bounded sets. Knows
+//! nothing above it but plain figures.
+
+use crate::engine::{LaneStats, Timings, UnloadReport};
+use crate::rollout::Arm;
+use metrics::{counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram};
+use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle};
+use std::sync::OnceLock;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+const TTFT: &str = "vllm:time_to_first_token_seconds";
+const TPOT: &str = "vllm:time_per_output_token_seconds";
+const ITL: &str = "vllm:inter_token_latency_seconds";
+const E2E: &str = "vllm:e2e_request_latency_seconds";
+const QUEUE: &str = "vllm:request_queue_time_seconds";
+const PREFILL: &str = "vllm:request_prefill_time_seconds";
+const DECODE: &str = "vllm:request_decode_time_seconds";
+const PROMPT_TOKENS: &str = "vllm:prompt_tokens_total";
+const OUTPUT_TOKENS: &str = "vllm:generation_tokens_total";
+const RUNNING: &str = "vllm:num_requests_running";
+const WAITING: &str = "vllm:num_requests_waiting";
+const KV_USAGE: &str = "vllm:kv_cache_usage_perc";
+const PREEMPTIONS: &str = "vllm:num_preemptions_total";
+const REQUESTS: &str = "serin_requests_total";
+const RESCUED: &str = "serin_rescued_total";
+const FEEDBACK: &str = "serin_feedback_total";
+const DECISIONS: &str = "serin_rollout_decisions_total";
+const WEIGHT: &str = "serin_canary_weight";
+const GATE: &str = "serin_rollout_gate";
+const ARENA_USED: &str = "serin_arena_used_bytes";
+const ARENA_RESERVED: &str = "serin_arena_reserved_bytes";
+const RESIDENT: &str = "serin_resident_bytes";
+const UNLOAD_SECONDS: &str = "serin_unload_seconds";
+const LEAKED: &str = "serin_unload_leaked_bytes_total";
+
+/// Seconds. vLLM's own, for whole requests and their phases.
+const REQUEST_BUCKETS: [f64; 20] = [
+    0.3, 0.5, 0.8, 1.0, 1.5, 2.0, 2.5, 5.0, 10.0, 15.0, 20.0, 30.0, 40.0, 50.0, 60.0, 120.0, 240.0,
+    480.0, 960.0, 1920.0,
+];
+/// Seconds. vLLM's for TTFT.
+const TTFT_BUCKETS: [f64; 22] = [
+    0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0, 20.0,
+    40.0, 80.0, 160.0, 640.0, 2560.0,
+];
+/// Seconds. vLLM's for time per token, finer below 10 ms.
+const TOKEN_BUCKETS: [f64; 24] = [
+    0.001, 0.002, 0.003, 0.004, 0.005, 0.006, 0.008, 0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3,
+    0.4, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0, 20.0,
+];
+
+/// Installs the process's recorder (once) and returns the handle that renders it.
+pub fn install() -> Result<PrometheusHandle, BuildError> {
+    static HANDLE: OnceLock<PrometheusHandle> = OnceLock::new();
+    if let Some(handle) = HANDLE.get() {
+        return Ok(handle.clone());
+    }
+    let mut builder = PrometheusBuilder::new();
+    let finer = [(TTFT, &TTFT_BUCKETS[..]), (TPOT, &TOKEN_BUCKETS), (ITL, &TOKEN_BUCKETS)];
+    let coarse = [E2E, QUEUE, PREFILL, DECODE, UNLOAD_SECONDS].map(|n| (n, &REQUEST_BUCKETS[..]));
+    for (name, buckets) in finer.into_iter().chain(coarse) {
+        builder = builder.set_buckets_for_metric(Matcher::Full(name.to_owned()), buckets)?;
+    }
+    let handle = builder.install_recorder()?;
+    describe();
+    Ok(HANDLE.get_or_init(|| handle).clone())
+}
+
+fn describe() {
+    describe_histogram!(TTFT, "Time to first token, from arrival, taken in the generation loop.");
+    describe_histogram!(TPOT, "Mean time per output token after the first, per request.");
+    describe_histogram!(ITL, "Time between two output tokens, taken in the generation loop.");
+    describe_histogram!(E2E, "Time from arrival to the end of generation.");
+    describe_histogram!(QUEUE, "Time from arrival to the first step.");
+    describe_histogram!(PREFILL, "Time from the first step to the first token.");
+    describe_histogram!(DECODE, "Time from the first to the last token.");
+    describe_counter!(PROMPT_TOKENS, "Prompt tokens of answered requests.");
+    describe_counter!(OUTPUT_TOKENS, "Tokens generated for answered requests.");
+    describe_gauge!(RUNNING, "Sequences in the running batch.");
+    describe_gauge!(WAITING, "Sequences waiting for admission.");
+    describe_gauge!(KV_USAGE, "Share of KV blocks in use, 0 to 1.");
+    describe_gauge!(PREEMPTIONS, "Preemptions since the model was loaded.");
+    describe_counter!(REQUESTS, "Finished requests by outcome class.");
+    describe_counter!(RESCUED, "Requests that the canary failed and stable answered.");
+    describe_counter!(FEEDBACK, "Votes on replies.");
+    describe_counter!(DECISIONS, "Decisions of the rollout by kind.");
+    describe_gauge!(WEIGHT, "The canary's share of the traffic, 0 to 1.");
+    describe_gauge!(GATE, "State of each gate: 1 pass, 0 inconclusive or not judged, -1 fail.");
+    describe_gauge!(ARENA_USED, "Bytes in live allocations of the model's arena.");
+    describe_gauge!(ARENA_RESERVED, "Bytes that the model's arena holds of the system's memory.");
+    describe_gauge!(RESIDENT, "Resident set of the process.");
+    describe_histogram!(UNLOAD_SECONDS, "Time from an unload's start until its memory was back.");
+    describe_counter!(LEAKED, "Bytes that unloads could not give back.");
+}
+
+/// Labels of one arm's version.
+#[derive(Debug, Clone, Copy)]
+pub struct Who<'a> {
+    pub model: &'a str,
+    pub arm: Arm,
+    pub version: &'a str,
+}
+
+impl Who<'_> {
+    fn labels(&self) -> [(&'static str, String); 3] {
+        [
+            ("model_name", self.model.to_owned()),
+            ("arm", self.arm.as_str().to_owned()),
+            ("version", self.version.to_owned()),
+        ]
+    }
+}
+
+/// One finished request: its outcome class and, where tokens came, its timings.
+pub fn request(who: Who<'_>, class: &'static str, timings: &Timings) {
+    let mut labels = who.labels().to_vec();
+    labels.push(("class", class.to_owned()));
+    counter!(REQUESTS, &labels).increment(1);
+    let labels = who.labels();
+    let seconds = |name: &'static str, time: Duration| {
+        histogram!(name, &labels).record(time.as_secs_f64());
+    };
+    let Some(first) = timings.first_token else { return };
+    seconds(TTFT, first);
+    seconds(E2E, timings.total);
+    seconds(QUEUE, timings.queued);
+    seconds(PREFILL, timings.prefill);
+    seconds(DECODE, timings.decode);
+    if let Some(per_token) = timings.per_token() {
+        seconds(TPOT, per_token);
+    }
+    counter!(PROMPT_TOKENS, &labels).increment(timings.prompt_tokens as u64);
+    counter!(OUTPUT_TOKENS, &labels).increment(timings.output_tokens as u64);
+}
+
+/// Takes gaps between tokens, in seconds.
+pub type TokenGaps = metrics::Histogram;
+
+/// Recorder for gaps between tokens; made once per request.
+pub fn token_gaps(who: Who<'_>) -> metrics::Histogram {
+    histogram!(ITL, &who.labels())
+}
+
+pub fn rescued(version: &str) {
+    counter!(RESCUED, "version" => version.to_owned()).increment(1);
+}
+
+pub fn feedback(arm: Arm, up: bool) {
+    counter!(FEEDBACK, "arm" => arm.as_str(), "vote" => if up { "up" } else { "down" }).increment(1);
+}
+
+pub fn decision(kind: &'static str) {
+    counter!(DECISIONS, "kind" => kind).increment(1);
+}
+
+pub fn unloaded(report: &UnloadReport) {
+    histogram!(UNLOAD_SECONDS).record(report.took.as_secs_f64());
+    counter!(LEAKED).increment(report.after.used as u64);
+}
+
+/// Gauges of one lane; called when metrics are scraped.
+pub fn lane(who: Who<'_>, stats: &LaneStats) {
+    let get = |gauge: &std::sync::atomic::AtomicU64| gauge.load(Ordering::Relaxed) as f64;
+    let labels = who.labels();
+    gauge!(RUNNING, &labels).set(get(&stats.running));
+    gauge!(WAITING, &labels).set(get(&stats.waiting));
+    gauge!(KV_USAGE, &labels).set(get(&stats.blocks_used) / get(&stats.blocks_total).max(1.0));
+    gauge!(PREEMPTIONS, &labels).set(get(&stats.preemptions));
+    gauge!(ARENA_USED, &labels).set(get(&stats.arena_used));
+    gauge!(ARENA_RESERVED, &labels).set(get(&stats.arena_reserved));
+}
+
+/// A lane that is gone: its gauges read zero from now on.
+pub fn lane_gone(who: Who<'_>) {
+    lane(who, &LaneStats::default());
+}
+
+/// The rollout's gauges; `gates` as (name, 1 | 0 | -1).
+pub fn rollout(weight: f64, gates: &[(&'static str, i8)], resident_bytes: u64) {
+    gauge!(WEIGHT).set(weight);
+    gauge!(RESIDENT).set(resident_bytes as f64);
+    for (name, state) in gates {
+        gauge!(GATE, "gate" => *name).set(f64::from(*state));
+    }
+}

@@ -1,0 +1,155 @@
+//! A checkpoint folder's way in: find the files, check them, hand out tensors in f32.
+//!
+//! Every refusal names the file, the tensor and the remedy. Nothing here builds a graph or keeps a
+//! tensor; whoever calls [`Checkpoint::tensor`] owns the result.
+
+use super::config::ModelConfig;
+use crate::device::{all_finite, files};
+use candle_core::safetensors::MmapedSafetensors;
+use candle_core::{DType, Device, Tensor};
+use sha2::{Digest, Sha256};
+use std::path::{Path, PathBuf};
+
+/// Why a model could not be loaded.
+#[derive(Debug, thiserror::Error)]
+pub enum LoadError {
+    #[error("cannot read {}: {source}; is this a Hugging Face model folder?", path.display())]
+    Read { path: PathBuf, source: std::io::Error },
+    #[error("{} cannot be used: {what}", path.display())]
+    Config { path: PathBuf, what: String },
+    #[error(
+        "{} has no model.safetensors and no model.safetensors.index.json; download the weights there",
+        dir.display()
+    )]
+    NoWeights { dir: PathBuf },
+    #[error("{} is damaged ({what}); download it again", path.display())]
+    Damaged { path: PathBuf, what: String },
+    #[error("{} has no tensor `{tensor}`; the checkpoint is incomplete or of another architecture", dir.display())]
+    Missing { dir: PathBuf, tensor: String },
+    #[error(
+        "tensor `{tensor}` in {} has shape {found:?} where config.json asks for {expected:?}",
+        dir.display()
+    )]
+    Shape { dir: PathBuf, tensor: String, found: Vec<usize>, expected: Vec<usize> },
+    #[error("tensor `{tensor}` in {} holds NaN or infinite weights; the checkpoint is broken", dir.display())]
+    NonFinite { dir: PathBuf, tensor: String },
+    #[error("tensor `{tensor}` in {} has data type {found}; supported: F32, F16, BF16", dir.display())]
+    DType { dir: PathBuf, tensor: String, found: String },
+    #[error(
+        "the KV cache would have room for {blocks} blocks of {block_size} tokens, less than one sequence needs; raise engine.kv_memory"
+    )]
+    KvTooSmall { blocks: usize, block_size: usize },
+    #[error(
+        "{} does not fit: weights {} MiB + KV cache {} MiB, but only {} MiB are available; lower engine.kv_memory or free memory",
+        dir.display(), weights >> 20, kv >> 20, available >> 20
+    )]
+    DoesNotFit { dir: PathBuf, weights: u64, kv: u64, available: u64 },
+    #[error("loading failed on the device: {0}")]
+    Device(#[from] candle_core::Error),
+}
+
+/// An opened checkpoint: config read, weight files mapped, nothing copied yet.
+pub struct Checkpoint {
+    dir: PathBuf,
+    config: ModelConfig,
+    files: Vec<PathBuf>,
+    weights: MmapedSafetensors,
+}
+
+impl Checkpoint {
+    /// Opens a Hugging Face folder with one `model.safetensors` or a sharded set.
+    pub fn open(dir: &Path) -> Result<Checkpoint, LoadError> {
+        let config = ModelConfig::read(dir)?;
+        let files = weight_files(dir)?;
+        for path in &files {
+            let one = std::slice::from_ref(path);
+            files::map_safetensors(one).map_err(|e| damaged(path, &e))?;
+        }
+        let weights = files::map_safetensors(&files).map_err(|e| damaged(dir, &e))?;
+        Ok(Checkpoint { dir: dir.to_owned(), config, files, weights })
+    }
+
+    pub fn config(&self) -> &ModelConfig {
+        &self.config
+    }
+
+    /// SHA-256 over config.json and the weight files, in hex: what a version is remembered by.
+    pub fn digest(&self) -> Result<String, LoadError> {
+        let mut hash = Sha256::new();
+        for path in std::iter::once(&self.dir.join("config.json")).chain(&self.files) {
+            let bytes = files::map_bytes(path)
+                .map_err(|source| LoadError::Read { path: path.clone(), source })?;
+            hash.update((bytes.len() as u64).to_le_bytes());
+            hash.update(&bytes[..]);
+        }
+        Ok(hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
+    }
+
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// Bytes that the weights take once widened to f32.
+    pub fn weight_bytes(&self) -> u64 {
+        let elements = |view: &safetensors::tensor::TensorView<'_>| view.shape().iter().product::<usize>();
+        self.weights.tensors().iter().map(|(_, view)| elements(view) as u64 * 4).sum()
+    }
+
+    /// Whether the checkpoint has a tensor of this name.
+    pub fn has(&self, name: &str) -> bool {
+        self.weights.get(name).is_ok()
+    }
+
+    /// Reads a tensor of the given shape as f32, refusing other shapes and non-finite values.
+    pub fn tensor(&self, name: &str, shape: &[usize]) -> Result<Tensor, LoadError> {
+        let (dir, tensor) = (self.dir.clone(), name.to_owned());
+        let Ok(view) = self.weights.get(name) else {
+            return Err(LoadError::Missing { dir, tensor });
+        };
+        if view.shape() != shape {
+            let (found, expected) = (view.shape().to_vec(), shape.to_vec());
+            return Err(LoadError::Shape { dir, tensor, found, expected });
+        }
+        let dtype = view.dtype();
+        let loaded = self.weights.load(name, &Device::Cpu)?;
+        if !matches!(loaded.dtype(), DType::F32 | DType::F16 | DType::BF16) {
+            return Err(LoadError::DType { dir, tensor, found: format!("{dtype:?}") });
+        }
+        let wide = loaded.to_dtype(DType::F32)?;
+        if all_finite(&wide)? { Ok(wide) } else { Err(LoadError::NonFinite { dir, tensor }) }
+    }
+}
+
+fn damaged(path: &Path, error: &candle_core::Error) -> LoadError {
+    let text = error.to_string();
+    let what = text.lines().next().unwrap_or("unreadable").to_owned();
+    LoadError::Damaged { path: path.to_owned(), what }
+}
+
+fn weight_files(dir: &Path) -> Result<Vec<PathBuf>, LoadError> {
+    let single = dir.join("model.safetensors");
+    if single.is_file() {
+        return Ok(vec![single]);
+    }
+    let index = dir.join("model.safetensors.index.json");
+    if !index.is_file() {
+        return Err(LoadError::NoWeights { dir: dir.to_owned() });
+    }
+    let text = std::fs::read_to_string(&index)
+        .map_err(|source| LoadError::Read { path: index.clone(), source })?;
+    let bad = |what: &str| LoadError::Damaged { path: index.clone(), what: what.to_owned() };
+    let json: serde_json::Value =
+        serde_json::from_str(&text).map_err(|e| bad(&format!("not valid JSON: {e}")))?;
+    let map = json["weight_map"].as_object().ok_or_else(|| bad("it has no weight_map"))?;
+    let mut names: Vec<&str> = map.values().filter_map(|v| v.as_str()).collect();
+    names.sort_unstable();
+    names.dedup();
+    if names.iter().any(|name| name.contains(['/', '\\'])) {
+        return Err(bad("it names weight files outside the folder"));
+    }
+    if let Some(absent) = names.iter().find(|name| !dir.join(name).is_file()) {
+        let source = std::io::ErrorKind::NotFound.into();
+        return Err(LoadError::Read { path: dir.join(absent), source });
+    }
+    Ok(names.iter().map(|name| dir.join(name)).collect())
+}

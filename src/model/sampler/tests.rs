@@ -1,0 +1,111 @@
+//! The sampler against slow, obvious versions of the same rules.
+
+use super::*;
+use proptest::prelude::*;
+
+fn draw(params: &SamplingParams) -> Draw<'_> {
+    Draw { params, tokens: &[], prompt_len: 0 }
+}
+
+/// Sort everything, apply each filter in turn.
+fn allowed(logits: &[f32], p: &SamplingParams) -> Vec<u32> {
+    let max = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    let mut all: Vec<(u32, f64)> = logits
+        .iter()
+        .enumerate()
+        .map(|(i, l)| (i as u32, f64::from(((l - max) * (1.0 / p.temperature)).exp())))
+        .collect();
+    all.sort_by(|a, b| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0)));
+    if p.top_k > 0 {
+        all.truncate(p.top_k as usize);
+    }
+    let total: f64 = all.iter().map(|a| a.1).sum();
+    let mut mass = 0.0;
+    let mut kept = Vec::new();
+    for (id, weight) in all {
+        kept.push((id, weight));
+        mass += weight;
+        if p.top_p < 1.0 && mass >= f64::from(p.top_p) * total {
+            break;
+        }
+    }
+    let floor = f64::from(p.min_p);
+    kept.iter().enumerate().filter(|(i, k)| *i == 0 || k.1 >= floor).map(|(_, k)| k.0).collect()
+}
+
+proptest! {
+    #[test]
+    fn only_tokens_that_the_filters_allow_are_drawn(
+        logits in proptest::collection::vec(-8f32..8.0, 1..400),
+        top_k in prop_oneof![Just(0u32), 1u32..50],
+        top_p in prop_oneof![Just(1f32), 0.05f32..0.99],
+        min_p in prop_oneof![Just(0f32), 0.01f32..0.9],
+        temperature in 0.2f32..2.0,
+    ) {
+        let base = SamplingParams { temperature, top_k, top_p, min_p, ..SamplingParams::default() };
+        let expected = allowed(&logits, &base);
+        for seed in 0..20 {
+            let params = SamplingParams { seed, ..base.clone() };
+            let id = sample(&mut logits.clone(), &draw(&params)).unwrap();
+            prop_assert!(expected.contains(&id), "{id} not in {expected:?}");
+        }
+    }
+}
+
+#[test]
+fn frequencies_follow_the_softmax() {
+    let logits = [0.0f32, 1.0, 2.0, -1.0];
+    let weights: Vec<f64> = logits.iter().map(|l| f64::from(*l).exp()).collect();
+    let total: f64 = weights.iter().sum();
+    let mut counts = [0u32; 4];
+    let n = 40_000u32;
+    for seed in 0..n {
+        let params = SamplingParams { seed: seed.into(), ..SamplingParams::default() };
+        counts[sample(&mut logits.to_vec(), &draw(&params)).unwrap() as usize] += 1;
+    }
+    for (count, weight) in counts.iter().zip(&weights) {
+        let p = weight / total;
+        let sigma = (f64::from(n) * p * (1.0 - p)).sqrt();
+        assert!((f64::from(*count) - f64::from(n) * p).abs() < 4.5 * sigma, "{counts:?}");
+    }
+}
+
+#[test]
+fn greedy_takes_the_first_of_the_largest() {
+    assert_eq!(sample(&mut [1.0, 3.0, 3.0, 2.0], &draw(&SamplingParams::greedy())), Ok(1));
+}
+
+#[test]
+fn nan_and_infinity_are_refused() {
+    for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+        let got = sample(&mut [1.0, bad, 0.0], &draw(&SamplingParams::greedy()));
+        assert_eq!(got, Err(NonFinite));
+    }
+    assert_eq!(sample(&mut [], &draw(&SamplingParams::greedy())), Err(NonFinite));
+}
+
+#[test]
+fn penalties_count_what_they_say_they_count() {
+    let tokens = [0u32, 1, 1, 2];
+    let params = SamplingParams {
+        repetition_penalty: 2.0,
+        frequency_penalty: 0.5,
+        presence_penalty: 0.25,
+        ..SamplingParams::greedy()
+    };
+    let mut logits = [4.0f32, 4.0, -1.0, 1.9];
+    // Token 0 is prompt: repetition only. 1 stands twice in the reply, 2 once.
+    let id = sample(&mut logits, &Draw { params: &params, tokens: &tokens, prompt_len: 1 });
+    assert_eq!(id, Ok(0));
+    assert_eq!(logits, [2.0, 2.0 - 1.25, -2.0 - 0.75, 1.9]);
+}
+
+#[test]
+fn the_same_seed_and_position_draw_the_same_and_others_differ() {
+    assert_eq!(uniform(7, 3).to_bits(), uniform(7, 3).to_bits());
+    let mut points: Vec<u64> =
+        (0..100).flat_map(|s| (0..100).map(move |p| uniform(s, p).to_bits())).collect();
+    points.sort_unstable();
+    points.dedup();
+    assert_eq!(points.len(), 10_000);
+}

@@ -1,0 +1,233 @@
+//! What the operator wants of a rollout: the steps, the thresholds, the minimums.
+//!
+//! Plain, public fields, so that the config layer can fill them one by one; [`Policy::validate`]
+//! says which of them make no sense. It knows nothing of files or of how a value was typed. Why
+//! one check and not checked constructors for each field: the rules worth checking are about
+//! fields together and about plain ranges, and a machine given a bad policy refuses to start.
+
+use std::fmt;
+use std::time::Duration;
+
+use super::Weight;
+
+/// How a canary is judged. Defaults are those of the evidence document.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Policy {
+    /// The canary's weights in order; strictly rising, at least one below 100 %, the last 100 %.
+    pub steps: Vec<Weight>,
+    /// Least time at each weight before it is raised, and at 100 % before promotion.
+    pub bake: Duration,
+    /// Least counted canary requests at each weight before it is raised.
+    pub min_requests: u64,
+    /// Least counted canary requests at a weight before errors can roll back.
+    pub rollback_min_requests: u64,
+    /// Least counted canary errors at a weight before errors can roll back.
+    pub rollback_min_errors: u64,
+    /// Roll back when the canary's error rate reaches this many times stable's.
+    pub max_error_ratio: f64,
+    /// Hold when the canary's p99 of TTFT or time per token exceeds this many times stable's.
+    pub max_latency_ratio: f64,
+    /// Hold when the canary's median tokens/s falls below this share of stable's.
+    pub min_throughput_ratio: f64,
+    /// Least votes on each arm before feedback is judged.
+    pub feedback_min: u64,
+    /// Hold when the canary's thumbs-down rate reaches this many times stable's. 1.5, as for errors.
+    pub max_feedback_ratio: f64,
+    /// First outcomes of a freshly loaded canary that stay out of every verdict.
+    pub warmup_requests: u64,
+    /// This many canary errors in a row while stable succeeds are a fault.
+    pub fault_streak: u32,
+    /// Within this time after a counted error, the same session's errors of that class are copies.
+    pub dedup_window: Duration,
+    /// Held this long past the bake time: one alert per stage.
+    pub stall_after: Duration,
+}
+
+impl Default for Policy {
+    fn default() -> Policy {
+        Policy {
+            steps: vec![Weight(5), Weight(25), Weight(50), Weight(100)],
+            bake: Duration::from_secs(15 * 60),
+            min_requests: 300,
+            rollback_min_requests: 50,
+            rollback_min_errors: 3,
+            max_error_ratio: 1.5,
+            max_latency_ratio: 1.10,
+            min_throughput_ratio: 0.9,
+            feedback_min: 20,
+            max_feedback_ratio: 1.5,
+            warmup_requests: 10,
+            fault_streak: 10,
+            dedup_window: Duration::from_secs(60),
+            stall_after: Duration::from_secs(60 * 60),
+        }
+    }
+}
+
+impl Policy {
+    /// Checks the fields against each other and against their ranges; names the first bad one.
+    pub fn validate(&self) -> Result<(), PolicyError> {
+        self.validate_steps()?;
+        for (field, value) in [
+            ("min_requests", self.min_requests),
+            ("rollback_min_requests", self.rollback_min_requests),
+            ("rollback_min_errors", self.rollback_min_errors),
+            ("feedback_min", self.feedback_min),
+            ("fault_streak", u64::from(self.fault_streak)),
+        ] {
+            if value == 0 {
+                return Err(PolicyError::Zero { field });
+            }
+        }
+        for (field, value) in [
+            ("max_error_ratio", self.max_error_ratio),
+            ("max_latency_ratio", self.max_latency_ratio),
+            ("max_feedback_ratio", self.max_feedback_ratio),
+        ] {
+            if !(value.is_finite() && value >= 1.0) {
+                return Err(PolicyError::RatioBelowOne { field, value });
+            }
+        }
+        let value = self.min_throughput_ratio;
+        if !(value > 0.0 && value <= 1.0) {
+            return Err(PolicyError::ShareOutOfRange { field: "min_throughput_ratio", value });
+        }
+        Ok(())
+    }
+
+    fn validate_steps(&self) -> Result<(), PolicyError> {
+        if self.steps.first().is_none_or(|first| *first == Weight::ZERO) {
+            return Err(PolicyError::FirstStepZero);
+        }
+        if let Some(pair) = self.steps.windows(2).find(|pair| pair[0] >= pair[1]) {
+            return Err(PolicyError::StepsNotRising { before: pair[0], after: pair[1] });
+        }
+        if self.steps.last() != Some(&Weight::FULL) {
+            return Err(PolicyError::LastStepNotFull);
+        }
+        if self.steps.len() < 2 {
+            return Err(PolicyError::NoStepToCompare);
+        }
+        Ok(())
+    }
+
+    /// The first step above `weight`, if any.
+    pub(crate) fn next_step(&self, weight: Weight) -> Option<Weight> {
+        self.steps.iter().copied().find(|step| *step > weight)
+    }
+}
+
+/// Why a policy makes no sense.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum PolicyError {
+    /// There is no step, or the first is 0 %.
+    FirstStepZero,
+    /// A step does not exceed the one before it.
+    StepsNotRising {
+        /// The earlier step.
+        before: Weight,
+        /// The later one.
+        after: Weight,
+    },
+    /// The last step is not 100 %.
+    LastStepNotFull,
+    /// 100 % is the only step: stable would never be measured beside the canary.
+    NoStepToCompare,
+    /// A count that must be at least one is zero.
+    Zero {
+        /// The field's name.
+        field: &'static str,
+    },
+    /// A ratio that must be finite and at least one is not.
+    RatioBelowOne {
+        /// The field's name.
+        field: &'static str,
+        /// Its value.
+        value: f64,
+    },
+    /// A share that must be above zero and at most one is not.
+    ShareOutOfRange {
+        /// The field's name.
+        field: &'static str,
+        /// Its value.
+        value: f64,
+    },
+}
+
+impl fmt::Display for PolicyError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            PolicyError::FirstStepZero => f.write_str("steps: the first must be above 0 %"),
+            PolicyError::StepsNotRising { before, after } => {
+                write!(f, "steps: they must rise, but {after} follows {before}")
+            }
+            PolicyError::LastStepNotFull => f.write_str("steps: the last must be 100 %"),
+            PolicyError::NoStepToCompare => f.write_str(
+                "steps: at least one below 100 % is needed to compare the canary with stable",
+            ),
+            PolicyError::Zero { field } => write!(f, "{field}: must be at least 1"),
+            PolicyError::RatioBelowOne { field, value } => {
+                write!(f, "{field}: must be a number of at least 1, not {value}")
+            }
+            PolicyError::ShareOutOfRange { field, value } => {
+                write!(f, "{field}: must be above 0 and at most 1, not {value}")
+            }
+        }
+    }
+}
+
+impl std::error::Error for PolicyError {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn with(change: impl FnOnce(&mut Policy)) -> Result<(), PolicyError> {
+        let mut policy = Policy::default();
+        change(&mut policy);
+        policy.validate()
+    }
+
+    #[test]
+    fn the_default_is_valid() {
+        assert_eq!(Policy::default().validate(), Ok(()));
+    }
+
+    #[test]
+    fn bad_steps_are_named() {
+        let steps = |s: &[u8]| {
+            let steps = s.iter().map(|p| Weight(*p)).collect();
+            with(|p| p.steps = steps)
+        };
+        assert_eq!(steps(&[]), Err(PolicyError::FirstStepZero));
+        assert_eq!(steps(&[0, 100]), Err(PolicyError::FirstStepZero));
+        assert_eq!(steps(&[5, 50]), Err(PolicyError::LastStepNotFull));
+        assert_eq!(steps(&[100]), Err(PolicyError::NoStepToCompare));
+        let twice = PolicyError::StepsNotRising { before: Weight(5), after: Weight(5) };
+        assert_eq!(steps(&[5, 5, 100]), Err(twice));
+    }
+
+    #[test]
+    fn bad_numbers_are_named() {
+        assert_eq!(
+            with(|p| p.rollback_min_errors = 0),
+            Err(PolicyError::Zero { field: "rollback_min_errors" })
+        );
+        for bad in [f64::NAN, f64::INFINITY, 0.9] {
+            assert!(with(|p| p.max_error_ratio = bad).is_err(), "{bad}");
+        }
+        for bad in [f64::NAN, 0.0, 1.1] {
+            assert!(with(|p| p.min_throughput_ratio = bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn the_next_step_is_the_first_above() {
+        let policy = Policy::default();
+        let next = |percent| policy.next_step(Weight(percent)).map(Weight::percent);
+        assert_eq!(next(0), Some(5));
+        assert_eq!(next(5), Some(25));
+        assert_eq!(next(30), Some(50));
+        assert_eq!(next(100), None);
+    }
+}

@@ -1,0 +1,344 @@
+//! What holds for every sequence of events, however long and however odd its clock.
+
+use std::time::Duration;
+
+use proptest::prelude::*;
+
+use super::*;
+
+/// A small policy, so that a few hundred events can go all the way.
+fn policy() -> Policy {
+    Policy {
+        bake: Duration::from_secs(10),
+        min_requests: 6,
+        rollback_min_requests: 5,
+        rollback_min_errors: 2,
+        feedback_min: 2,
+        warmup_requests: 2,
+        fault_streak: 4,
+        stall_after: Duration::from_secs(30),
+        ..Policy::default()
+    }
+}
+
+/// An event still to be fitted to the stage in force, after the clock has moved.
+#[derive(Debug, Clone)]
+enum Plan {
+    /// An outcome; its stage is the one in force minus this many.
+    Outcome(Outcome, u64),
+    /// This many good outcomes on each arm.
+    Good(usize),
+    Plain(Event),
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Clock {
+    Forward(Duration),
+    Back(Duration),
+    Set(Duration),
+}
+
+impl Clock {
+    fn apply(self, now: Duration) -> Duration {
+        match self {
+            Clock::Forward(by) => now.saturating_add(by),
+            Clock::Back(by) => now.saturating_sub(by),
+            Clock::Set(to) => to,
+        }
+    }
+}
+
+fn clock() -> impl Strategy<Value = Clock> {
+    let ms = |range: std::ops::Range<u64>| range.prop_map(Duration::from_millis);
+    prop_oneof![
+        80 => ms(0..4_000).prop_map(Clock::Forward),
+        6 => ms(0..100_000).prop_map(Clock::Forward),
+        6 => ms(0..100_000).prop_map(Clock::Back),
+        1 => Just(Clock::Set(Duration::ZERO)),
+        1 => Just(Clock::Set(Duration::MAX)),
+    ]
+}
+
+fn arm() -> impl Strategy<Value = Arm> {
+    prop_oneof![Just(Arm::Stable), Just(Arm::Canary)]
+}
+
+fn latency() -> impl Strategy<Value = Option<Duration>> {
+    let some = |range: std::ops::Range<u64>| range.prop_map(|us| Some(Duration::from_micros(us)));
+    prop_oneof![
+        10 => some(100_000..105_000),
+        1 => some(0..2_000_000),
+        1 => Just(Some(Duration::MAX)),
+        1 => Just(None),
+    ]
+}
+
+fn outcome() -> impl Strategy<Value = Outcome> {
+    let class = prop_oneof![
+        20 => Just(Class::Ok),
+        1 => Just(Class::ModelError),
+        1 => Just(Class::Timeout),
+        1 => Just(Class::ClientCancel),
+        1 => Just(Class::Rejected),
+        1 => Just(Class::InvalidRequest),
+    ];
+    let session = prop::option::of(0u64..4);
+    let parts = (arm(), class, prop::bool::weighted(0.9), session, latency(), latency(), 0u32..999);
+    parts.prop_map(|(arm, class, judged, session, ttft, tpot, output_tokens)| Outcome {
+        arm,
+        class,
+        stage: 0,
+        judged,
+        session,
+        ttft,
+        tpot,
+        e2e: Duration::from_secs(1),
+        output_tokens,
+    })
+}
+
+fn operator() -> impl Strategy<Value = Operator> {
+    prop_oneof![
+        4 => Just(Operator::Pause),
+        8 => Just(Operator::Resume),
+        4 => (0u8..=100).prop_map(|percent| Operator::SetWeight(Weight(percent))),
+        1 => any::<bool>().prop_map(|now| Operator::Promote { now }),
+        1 => Just(Operator::Rollback { reason: "order".to_string() }),
+    ]
+}
+
+fn plan() -> impl Strategy<Value = Plan> {
+    let start = || Plan::Plain(Event::Start { rollout: "r".to_string() });
+    let fault = |arm| Plan::Plain(Event::Fault { arm, what: "dead".to_string() });
+    let vote = |(arm, stage, positive)| Plan::Plain(Event::Feedback { arm, stage, positive });
+    prop_oneof![
+        60 => (outcome(), prop_oneof![12 => Just(0u64), 1 => 0u64..4])
+            .prop_map(|(outcome, behind)| Plan::Outcome(outcome, behind)),
+        20 => (1usize..10).prop_map(Plan::Good),
+        30 => Just(Plan::Plain(Event::Tick)),
+        6 => (arm(), 0u64..20, any::<bool>()).prop_map(vote),
+        6 => operator().prop_map(|command| Plan::Plain(Event::Operator(command))),
+        8 => Just(()).prop_map(move |()| start()),
+        1 => arm().prop_map(fault),
+    ]
+}
+
+fn plans() -> impl Strategy<Value = Vec<(Clock, Plan)>> {
+    prop::collection::vec((clock(), plan()), 100..300)
+}
+
+fn good(arm: Arm, stage: u64) -> Outcome {
+    Outcome {
+        arm,
+        class: Class::Ok,
+        stage,
+        judged: true,
+        session: None,
+        ttft: Some(Duration::from_millis(100)),
+        tpot: Some(Duration::from_millis(100)),
+        e2e: Duration::from_secs(1),
+        output_tokens: 10,
+    }
+}
+
+/// The plan as events of the stage in force.
+fn events(plan: &Plan, stage: u64) -> Vec<Event> {
+    match plan {
+        Plan::Outcome(outcome, behind) => {
+            let stage = stage.saturating_sub(*behind);
+            vec![Event::Outcome(Outcome { stage, ..outcome.clone() })]
+        }
+        Plan::Good(count) => Arm::BOTH
+            .iter()
+            .flat_map(|arm| std::iter::repeat_n(Event::Outcome(good(*arm, stage)), *count))
+            .collect(),
+        Plan::Plain(event) => vec![event.clone()],
+    }
+}
+
+type Step = (Duration, Event, Result<Vec<Action>, StepError>);
+
+/// Runs the plans, checking each step against what must always hold; returns all steps.
+fn run(plans: &[(Clock, Plan)]) -> Result<Vec<Step>, TestCaseError> {
+    let mut rollout = Rollout::new(policy());
+    let mut now = Duration::from_secs(1000);
+    let mut steps = Vec::new();
+    for (clock, plan) in plans {
+        now = clock.apply(now);
+        let mut before = rollout.view(now);
+        for event in events(plan, rollout.stage()) {
+            let result = rollout.step(now, event.clone());
+            let after = rollout.view(now);
+            check(&before, &event, &result, &after)?;
+            before = after;
+            steps.push((now, event, result));
+        }
+    }
+    Ok(steps)
+}
+
+fn check(
+    before: &View,
+    event: &Event,
+    result: &Result<Vec<Action>, StepError>,
+    after: &View,
+) -> Result<(), TestCaseError> {
+    let actions = result.as_deref().unwrap_or_default();
+    let ordered = matches!(event, Event::Start { .. } | Event::Operator(_));
+    let was_running = matches!(before.phase, Phase::Running { .. });
+    let is_running = matches!(after.phase, Phase::Running { .. });
+    if !is_running {
+        prop_assert_eq!(after.weight, Weight::ZERO);
+    }
+    if !was_running && !matches!(event, Event::Start { .. }) {
+        prop_assert!(actions.is_empty());
+        prop_assert_eq!(before.stage, after.stage);
+        prop_assert_eq!(result.is_err(), matches!(event, Event::Operator(_)));
+    }
+    if !ordered {
+        prop_assert!(result.is_ok());
+    }
+    if result.is_err() {
+        prop_assert_eq!(before, after);
+    }
+    if after.weight > before.weight && !ordered {
+        check_raise(before, event, after)?;
+    }
+    if after.phase == Phase::Promoted && was_running && !ordered {
+        prop_assert_eq!(before.verdict.overall(), Overall::Pass);
+        prop_assert!(before.weight == Weight::FULL || before.promotion_ordered);
+    }
+    check_actions(before, actions, after)?;
+    check_figures(after)
+}
+
+/// An automatic raise: at a tick, not paused, baked, everything passed, exactly one step up.
+fn check_raise(before: &View, event: &Event, after: &View) -> Result<(), TestCaseError> {
+    prop_assert_eq!(event, &Event::Tick);
+    prop_assert_eq!(&before.phase, &Phase::Running { paused: false });
+    prop_assert!(before.stage_age >= before.bake);
+    prop_assert_eq!(before.verdict.overall(), Overall::Pass);
+    prop_assert!(before.arm(Arm::Canary).counts.requests >= policy().min_requests);
+    let next = before.steps.iter().find(|step| **step > before.weight);
+    prop_assert_eq!(Some(&after.weight), next);
+    prop_assert_eq!(after.arm(Arm::Canary).counts, Counts::default());
+    Ok(())
+}
+
+/// The actions say all that changed: every new epoch comes with its weight, and only then.
+fn check_actions(before: &View, actions: &[Action], after: &View) -> Result<(), TestCaseError> {
+    let routed = actions.iter().find_map(|action| match action {
+        Action::SetWeight { weight, stage } => Some((*weight, *stage)),
+        _ => None,
+    });
+    match routed {
+        Some(routed) => {
+            prop_assert_eq!(routed, (after.weight, after.stage));
+            prop_assert_eq!(after.stage, before.stage + 1);
+        }
+        None => prop_assert_eq!((before.weight, before.stage), (after.weight, after.stage)),
+    }
+    let rolled_back = matches!(after.phase, Phase::RolledBack { .. });
+    if rolled_back && !actions.is_empty() {
+        let off = Action::SetWeight { weight: Weight::ZERO, stage: after.stage };
+        prop_assert_eq!(&actions[..2], &[off, Action::UnloadCanary]);
+    }
+    let decisions = actions.iter().filter(|action| matches!(action, Action::Decision(_))).count();
+    prop_assert_eq!(decisions, usize::from(!actions.is_empty()));
+    Ok(())
+}
+
+fn check_figures(view: &View) -> Result<(), TestCaseError> {
+    for gate in &view.verdict.gates {
+        prop_assert!(gate.value.is_none_or(f64::is_finite), "{}", gate.text);
+        prop_assert!(!gate.text.is_empty() && !gate.text.contains("NaN"), "{}", gate.text);
+        let fails = gate.state.as_str() == "fail";
+        let errors = gate.name == GateName::Errors && matches!(view.phase, Phase::Running { .. });
+        prop_assert!(!(fails && errors), "a regression was left running: {}", gate.text);
+    }
+    for arm in &view.arms {
+        prop_assert!(arm.counts.errors <= arm.counts.requests);
+        prop_assert!(arm.counts.requests <= arm.total.requests);
+        prop_assert!(arm.tokens_per_second.is_none_or(|rate| rate.is_finite() && rate > 0.0));
+    }
+    Ok(())
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(256))]
+
+    #[test]
+    fn every_step_keeps_the_rules(plans in plans()) {
+        run(&plans)?;
+    }
+
+    #[test]
+    fn a_replay_gives_the_same_actions(plans in plans()) {
+        let mut again = Rollout::new(policy());
+        for (now, event, result) in run(&plans)? {
+            prop_assert_eq!(again.step(now, event), result);
+        }
+    }
+
+    #[test]
+    fn a_healthy_canary_under_a_sane_clock_is_promoted(
+        counts in prop::collection::vec(8usize..40, 4),
+        wait in 10_000u64..20_000,
+    ) {
+        let mut rollout = Rollout::new(policy());
+        let mut now = Duration::ZERO;
+        let mut weights = Vec::new();
+        let _ = rollout.step(now, Event::Start { rollout: "r".to_string() });
+        for count in counts {
+            weights.push(rollout.weight().percent());
+            for event in events(&Plan::Good(count), rollout.stage()) {
+                prop_assert_eq!(rollout.step(now, event), Ok(Vec::new()));
+            }
+            now += Duration::from_millis(wait);
+            let _ = rollout.step(now, Event::Tick);
+        }
+        prop_assert_eq!(weights, vec![5, 25, 50, 100]);
+        prop_assert_eq!(rollout.phase(), &Phase::Promoted);
+    }
+}
+
+/// The generator is only worth something if it reaches every kind of ending.
+#[test]
+fn the_sequences_go_everywhere() {
+    use proptest::strategy::ValueTree;
+    use proptest::test_runner::TestRunner;
+    let mut runner = TestRunner::deterministic();
+    let mut seen = std::collections::BTreeSet::new();
+    for _ in 0..64 {
+        let plans = plans().new_tree(&mut runner).expect("a strategy without filters").current();
+        for (_, _, result) in run(&plans).expect("the rules hold") {
+            for action in result.unwrap_or_default() {
+                if let Action::Decision(decision) = action {
+                    seen.insert(match decision.kind {
+                        DecisionKind::RolledBack { cause } => cause.as_str(),
+                        DecisionKind::Raised { to: Weight::FULL, .. } => "raised to the top",
+                        kind => kind.as_str(),
+                    });
+                }
+            }
+        }
+    }
+    for kind in [
+        "started",
+        "raised",
+        "raised to the top",
+        "errors",
+        "fault",
+        "operator",
+        "promoted",
+        "held",
+        "stalled",
+        "paused",
+        "resumed",
+        "weight_set",
+        "promotion_ordered",
+        "stable_fault",
+    ] {
+        assert!(seen.contains(kind), "{kind} in {seen:?}");
+    }
+}

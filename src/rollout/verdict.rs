@@ -1,0 +1,204 @@
+//! The shape of a verdict: seven gates, three values, every figure beside its threshold.
+//!
+//! Plain data and how the gates combine; how each gate is computed is in `gates`. Why three values
+//! and not two: "not enough seen yet" must neither promote nor accuse. A gate that has nothing to
+//! judge says so (`NotJudged`) and does not block.
+
+use std::fmt;
+
+/// What all gates together amount to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Overall {
+    /// Every gate that is judged passes.
+    Pass,
+    /// At least one gate fails.
+    Fail,
+    /// None fails, at least one lacks something; or nothing is judged at all.
+    Inconclusive,
+}
+
+impl Overall {
+    /// A short name from a bounded set.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Overall::Pass => "pass",
+            Overall::Fail => "fail",
+            Overall::Inconclusive => "inconclusive",
+        }
+    }
+}
+
+/// The judgement of one stage at one moment.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Verdict {
+    /// One entry per gate, in the order of [`GateName`]; empty when no rollout runs.
+    pub gates: Vec<Gate>,
+}
+
+impl Verdict {
+    /// The gates combined: one failure fails, one lack is inconclusive, no gates are inconclusive.
+    pub fn overall(&self) -> Overall {
+        let has = |test: fn(&GateState) -> bool| self.gates.iter().any(|gate| test(&gate.state));
+        if has(|state| matches!(state, GateState::Fail { .. })) {
+            Overall::Fail
+        } else if has(|state| matches!(state, GateState::Inconclusive { .. })) {
+            Overall::Inconclusive
+        } else if has(|state| matches!(state, GateState::Pass)) {
+            Overall::Pass
+        } else {
+            Overall::Inconclusive
+        }
+    }
+
+    /// The gate of that name.
+    pub fn gate(&self, name: GateName) -> Option<&Gate> {
+        self.gates.iter().find(|gate| gate.name == name)
+    }
+
+    /// What stands in the way, one text per gate that fails or lacks something, joined by `; `.
+    pub fn blocking(&self) -> String {
+        let texts: Vec<String> = self.gates.iter().filter_map(Gate::blocking).collect();
+        texts.join("; ")
+    }
+
+    /// Every gate's figures on one line, joined by `; `.
+    pub fn figures(&self) -> String {
+        let text = |gate: &Gate| format!("{}: {}", gate.name, gate.text);
+        self.gates.iter().map(text).collect::<Vec<_>>().join("; ")
+    }
+}
+
+/// The gates, all of which must pass before the weight rises.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum GateName {
+    /// Time at this weight.
+    Bake,
+    /// Counted canary requests at this weight.
+    Requests,
+    /// Error rate against stable's.
+    Errors,
+    /// p99 time to first token against stable's.
+    Ttft,
+    /// p99 time per output token against stable's.
+    Tpot,
+    /// Median tokens/s against stable's.
+    Throughput,
+    /// Thumbs-down rate against stable's.
+    Feedback,
+}
+
+impl GateName {
+    /// A short name from a bounded set.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            GateName::Bake => "bake",
+            GateName::Requests => "requests",
+            GateName::Errors => "errors",
+            GateName::Ttft => "ttft",
+            GateName::Tpot => "tpot",
+            GateName::Throughput => "throughput",
+            GateName::Feedback => "feedback",
+        }
+    }
+}
+
+impl fmt::Display for GateName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// What one gate says.
+#[derive(Debug, Clone, PartialEq)]
+pub enum GateState {
+    /// Met.
+    Pass,
+    /// Not met.
+    Fail {
+        /// With figures.
+        reason: String,
+    },
+    /// Cannot be said yet; holds the weight.
+    Inconclusive {
+        /// What is missing.
+        missing: String,
+    },
+    /// There is nothing to judge; does not hold the weight.
+    NotJudged {
+        /// Why not.
+        why: String,
+    },
+}
+
+impl GateState {
+    /// A short name from a bounded set.
+    pub const fn as_str(&self) -> &'static str {
+        match self {
+            GateState::Pass => "pass",
+            GateState::Fail { .. } => "fail",
+            GateState::Inconclusive { .. } => "inconclusive",
+            GateState::NotJudged { .. } => "not_judged",
+        }
+    }
+}
+
+/// One gate with its figures.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Gate {
+    /// Which.
+    pub name: GateName,
+    /// What it says.
+    pub state: GateState,
+    /// The figure judged: seconds for `bake`, a count for `requests`, otherwise the ratio canary /
+    /// stable. `None` when it cannot be formed or is infinite (the text says which); never NaN.
+    pub value: Option<f64>,
+    /// What the figure is held against, in the same unit.
+    pub threshold: Option<f64>,
+    /// One line for people, with figures and units.
+    pub text: String,
+    /// The samples behind the figure: (stable, canary). Zeros for `bake`.
+    pub samples: (u64, u64),
+}
+
+impl Gate {
+    fn blocking(&self) -> Option<String> {
+        match &self.state {
+            GateState::Fail { reason: what } | GateState::Inconclusive { missing: what } => {
+                Some(format!("{}: {what}", self.name))
+            }
+            GateState::Pass | GateState::NotJudged { .. } => None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn verdict(states: &[GateState]) -> Verdict {
+        let gate = |state: &GateState| Gate {
+            name: GateName::Ttft,
+            state: state.clone(),
+            value: None,
+            threshold: None,
+            text: String::new(),
+            samples: (0, 0),
+        };
+        Verdict { gates: states.iter().map(gate).collect() }
+    }
+
+    #[test]
+    fn failure_outranks_lack_outranks_pass() {
+        let fail = GateState::Fail { reason: "slow".into() };
+        let lack = GateState::Inconclusive { missing: "more".into() };
+        let not = GateState::NotJudged { why: "none".into() };
+        let pass = GateState::Pass;
+        let overall = |states: &[GateState]| verdict(states).overall();
+        assert_eq!(overall(&[pass.clone(), lack.clone(), fail.clone()]), Overall::Fail);
+        assert_eq!(overall(&[pass.clone(), lack.clone()]), Overall::Inconclusive);
+        assert_eq!(overall(&[pass, not.clone()]), Overall::Pass);
+        assert_eq!(overall(&[not]), Overall::Inconclusive);
+        assert_eq!(overall(&[]), Overall::Inconclusive);
+        assert_eq!(verdict(&[fail, lack]).blocking(), "ttft: slow; ttft: more");
+    }
+}

@@ -1,0 +1,195 @@
+//! One model's text side: its tokenizer, its chat template, its special ids, checked together once.
+//!
+//! Loading is where disagreement inside a model folder is found: an id that the embedding has no row
+//! for, an end-of-sequence id that can never be sampled, a template that does not parse or cannot
+//! render one user message. Each of them is refused by name at load, because the alternative is a
+//! device fault or an endless answer under traffic.
+//!
+//! Truncation and padding that a `tokenizer.json` carries from training are switched off: they would
+//! silently shorten or lengthen prompts. Immutable after loading, shared as `Arc<Codec>`.
+
+use super::folder::{self, Folder};
+use super::template::{Chat, ChatTemplate};
+use super::{GenerationDefaults, TextError};
+use std::path::Path;
+use tokenizers::Tokenizer;
+
+/// One model's tokenizer, chat template and special ids.
+pub struct Codec {
+    tokenizer: Tokenizer,
+    template: Option<ChatTemplate>,
+    eos: Vec<u32>,
+    defaults: GenerationDefaults,
+    /// By id: whether the token shows when special tokens are skipped.
+    visible: Vec<bool>,
+}
+
+impl std::fmt::Debug for Codec {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Codec")
+            .field("tokens", &self.visible.len())
+            .field("eos", &self.eos)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Codec {
+    /// Loads the text side of the model in `dir`, whose embedding has `vocab_size` rows.
+    ///
+    /// # Errors
+    /// Names the file that is missing, damaged or at odds with the model, and what to do about it.
+    pub fn load(dir: &Path, vocab_size: usize) -> Result<Self, TextError> {
+        let path = dir.join("tokenizer.json");
+        let tokenizer = read_tokenizer(&path)?;
+        let vocabulary = tokenizer.get_vocab(true);
+        check_vocabulary(&path, &vocabulary, vocab_size)?;
+        let folder = Folder::read(dir)?;
+        let eos = eos_ids(&tokenizer, &folder, vocab_size)?;
+        let ids = vocabulary.values().max().map_or(0, |&id| id as usize + 1);
+        let template =
+            folder.template.map(|source| ChatTemplate::new(source, &folder.special)).transpose()?;
+        let mut codec =
+            Self { visible: Vec::new(), tokenizer, template, eos, defaults: folder.defaults };
+        codec.visible = (0..ids as u32).map(|id| codec.shows(id)).collect();
+        Ok(codec)
+    }
+
+    /// Turns text into ids; `add_special_tokens` lets the tokenizer add its own at the ends.
+    pub fn encode(&self, text: &str, add_special_tokens: bool) -> Result<Vec<u32>, TextError> {
+        let encoding = self.tokenizer.encode_fast(text, add_special_tokens);
+        encoding.map(|e| e.get_ids().to_vec()).map_err(|e| failed("encode", &*e))
+    }
+
+    /// Turns ids into text. Ids without a token give no text; broken UTF-8 gives U+FFFD.
+    pub fn decode(&self, ids: &[u32], skip_special: bool) -> Result<String, TextError> {
+        self.tokenizer.decode(ids, skip_special).map_err(|e| failed("decode", &*e))
+    }
+
+    /// Renders a conversation with the model's chat template.
+    ///
+    /// # Errors
+    /// See [`TextError::is_client_fault`] for whose doing a failure is.
+    pub fn render(&self, chat: &Chat<'_>) -> Result<String, TextError> {
+        self.template.as_ref().ok_or(TextError::NoChatTemplate)?.render(chat)
+    }
+
+    /// Renders a conversation and encodes it. The template writes all special tokens itself, so the
+    /// tokenizer adds none.
+    pub fn encode_chat(&self, chat: &Chat<'_>) -> Result<Vec<u32>, TextError> {
+        self.encode(&self.render(chat)?, false)
+    }
+
+    /// The ids that end a generation, sorted; empty when the folder names none.
+    pub fn eos_ids(&self) -> &[u32] {
+        &self.eos
+    }
+
+    /// Whether [`Codec::render`] can work at all.
+    pub fn has_chat_template(&self) -> bool {
+        self.template.is_some()
+    }
+
+    /// Sampling settings that the model's makers recommend.
+    pub fn generation_defaults(&self) -> GenerationDefaults {
+        self.defaults.clone()
+    }
+
+    /// The id of a token given by its exact text, such as `<|im_end|>`.
+    pub fn token_id(&self, token: &str) -> Option<u32> {
+        self.tokenizer.token_to_id(token)
+    }
+
+    /// A token's text as its vocabulary spells it, which is not what it decodes to.
+    pub fn token(&self, id: u32) -> Option<String> {
+        self.tokenizer.id_to_token(id)
+    }
+
+    /// Whether an id contributes to text that skips special tokens.
+    pub(super) fn is_visible(&self, id: u32) -> bool {
+        self.visible.get(id as usize).copied().unwrap_or(false)
+    }
+
+    fn shows(&self, id: u32) -> bool {
+        let special =
+            |token: String| self.tokenizer.get_added_vocabulary().is_special_token(&token);
+        self.tokenizer.id_to_token(id).is_some_and(|token| !special(token))
+    }
+}
+
+fn failed(action: &'static str, error: &(dyn std::error::Error + Send + Sync)) -> TextError {
+    TextError::Tokenizer { action, what: error.to_string() }
+}
+
+fn read_tokenizer(path: &Path) -> Result<Tokenizer, TextError> {
+    let remedy = "Put the tokenizer.json of these weights into the model's folder";
+    let bytes = folder::bytes(path)?.ok_or_else(|| TextError::Unreadable {
+        path: path.into(),
+        source: std::io::ErrorKind::NotFound.into(),
+        remedy,
+    })?;
+    let invalid = |what: String| TextError::Invalid { path: path.into(), what, remedy };
+    let mut tokenizer =
+        Tokenizer::from_bytes(&bytes).map_err(|e| invalid(format!("not a tokenizer ({e})")))?;
+    tokenizer.with_padding(None);
+    tokenizer.with_truncation(None).map_err(|e| invalid(e.to_string()))?;
+    Ok(tokenizer)
+}
+
+fn check_vocabulary(
+    path: &Path,
+    vocabulary: &std::collections::HashMap<String, u32>,
+    vocab_size: usize,
+) -> Result<(), TextError> {
+    let remedy = "Put the tokenizer.json of these weights into the model's folder";
+    let Some((token, &max_id)) = vocabulary.iter().max_by_key(|&(_, &id)| id) else {
+        return Err(TextError::Invalid {
+            path: path.into(),
+            what: "its vocabulary is empty".into(),
+            remedy,
+        });
+    };
+    if (max_id as usize) < vocab_size {
+        return Ok(());
+    }
+    Err(TextError::TokenizerMismatch {
+        path: path.into(),
+        max_id,
+        vocab_size,
+        token: token.clone(),
+    })
+}
+
+/// The union of what the configs name and the tokenizer's own `eos_token`: chat models often end
+/// turns with one token and documents with another, each named in a different file.
+fn eos_ids(
+    tokenizer: &Tokenizer,
+    folder: &Folder,
+    vocab_size: usize,
+) -> Result<Vec<u32>, TextError> {
+    let mut ids = Vec::new();
+    if let Some((path, named)) = &folder.eos {
+        if let Some(id) = named.iter().find(|&&id| id as usize >= vocab_size) {
+            return Err(TextError::Invalid {
+                path: path.clone(),
+                what: format!(
+                    "eos_token_id {id} can never be generated, the model has {vocab_size} tokens"
+                ),
+                remedy: "Use the config files that came with these weights",
+            });
+        }
+        ids.extend(named);
+    }
+    let token = folder.special.iter().find(|(name, _)| name == "eos_token");
+    ids.extend(token.and_then(|(_, token)| tokenizer.token_to_id(token)));
+    ids.sort_unstable();
+    ids.dedup();
+    if ids.is_empty() {
+        tracing::warn!(
+            "the model folder names no end-of-sequence token: only length limits end a generation"
+        );
+    }
+    Ok(ids)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,38 @@
+//! Tests: against what Python's `strftime` wrote, and the calendar against counting day by day.
+
+use super::*;
+use std::time::Duration;
+
+#[test]
+fn writes_what_python_writes() {
+    let goldens: serde_json::Value =
+        serde_json::from_str(include_str!("../../../tests/fixtures/text/template_goldens.json"))
+            .unwrap();
+    for case in goldens["dates"].as_array().unwrap() {
+        let at = case["at"].as_i64().unwrap();
+        let offset = Duration::from_secs(at.unsigned_abs());
+        let now = if at < 0 { UNIX_EPOCH - offset } else { UNIX_EPOCH + offset };
+        let format = case["format"].as_str().unwrap();
+        assert_eq!(strftime(format, now), case["text"].as_str().unwrap(), "{format} at {at}");
+    }
+}
+
+#[test]
+fn what_is_not_a_directive_stays() {
+    assert_eq!(strftime("100%", UNIX_EPOCH), "100%");
+    assert_eq!(strftime("%Q %-", UNIX_EPOCH), "%Q %-");
+}
+
+#[test]
+fn the_calendar_never_skips_a_day() {
+    let mut expected = (1600, 0, 1);
+    let first = days_before_year(1600);
+    for days in first..first + 366 * 900 {
+        let got = civil(days);
+        let (year, month, day) = expected;
+        let next = [(year, month, day + 1), (year, month + 1, 1), (year + 1, 0, 1)];
+        assert!(got == expected, "day {days}: {got:?}, not {expected:?}");
+        expected = civil(days + 1);
+        assert!(next.contains(&expected), "day {days}: {got:?} then {expected:?}");
+    }
+}

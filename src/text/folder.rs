@@ -1,0 +1,196 @@
+//! What a Hugging Face model folder says about text, as plain values.
+//!
+//! Reads `tokenizer_config.json`, `chat_template.jinja`, `generation_config.json` and `config.json`;
+//! all of them may be absent. What is present must be readable: a damaged file is an error that names
+//! it, never a silent default, because a lost end-of-sequence id or template only shows later, as
+//! endless or strange answers. Fields are picked by hand out of loose JSON rather than by derive:
+//! each of them comes in several historic shapes.
+//!
+//! Knows nothing of tokenizers or templates beyond the text they are stored as.
+
+use super::TextError;
+use serde_json::{Map, Value};
+use std::fs;
+use std::path::{Path, PathBuf};
+
+const REMEDY: &str = "Copy the file again from where the model came from";
+
+/// Sampling settings that a model's makers recommend, from `generation_config.json`.
+///
+/// `None` means that the file is silent; what then applies is for the caller to say.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct GenerationDefaults {
+    /// Whether to sample at all; `Some(false)` asks for greedy decoding.
+    pub do_sample: Option<bool>,
+    /// Softmax temperature.
+    pub temperature: Option<f32>,
+    /// Nucleus mass.
+    pub top_p: Option<f32>,
+    /// How many of the likeliest tokens to keep.
+    pub top_k: Option<u32>,
+    /// Least probability, as a share of the likeliest token's.
+    pub min_p: Option<f32>,
+    /// Divisor for logits of tokens seen before.
+    pub repetition_penalty: Option<f32>,
+    /// How many tokens to generate when the request does not say.
+    pub max_new_tokens: Option<u32>,
+}
+
+/// A chat template's source and the file that it came from.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct TemplateSource {
+    pub(super) path: PathBuf,
+    pub(super) text: String,
+    /// The variant to use when the request brings tools, where the model has one.
+    pub(super) with_tools: Option<String>,
+}
+
+/// Everything read from a folder but the tokenizer itself.
+#[derive(Debug, Default)]
+pub(super) struct Folder {
+    /// Named special tokens (`bos_token`, `eos_token`, ...) in the order of the file.
+    pub(super) special: Vec<(String, String)>,
+    pub(super) template: Option<TemplateSource>,
+    /// From `generation_config.json`, or else from `config.json`; with the file.
+    pub(super) eos: Option<(PathBuf, Vec<u32>)>,
+    pub(super) defaults: GenerationDefaults,
+}
+
+impl Folder {
+    /// Reads `dir`. Absent files are fine, damaged ones are not.
+    pub(super) fn read(dir: &Path) -> Result<Self, TextError> {
+        let tokenizer = object(&dir.join("tokenizer_config.json"))?.unwrap_or_default();
+        let generation = object(&dir.join("generation_config.json"))?.unwrap_or_default();
+        Ok(Self {
+            special: special_tokens(&tokenizer),
+            template: template(dir, &tokenizer)?,
+            eos: eos(dir, &generation)?,
+            defaults: defaults(&dir.join("generation_config.json"), &generation)?,
+        })
+    }
+}
+
+/// Reads a file's bytes; `Ok(None)` when there is none.
+pub(super) fn bytes(path: &Path) -> Result<Option<Vec<u8>>, TextError> {
+    match fs::read(path) {
+        Ok(bytes) => Ok(Some(bytes)),
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(source) => Err(TextError::Unreadable {
+            path: path.into(),
+            source,
+            remedy: "Check its permissions",
+        }),
+    }
+}
+
+fn object(path: &Path) -> Result<Option<Map<String, Value>>, TextError> {
+    let Some(bytes) = bytes(path)? else { return Ok(None) };
+    match serde_json::from_slice(&bytes) {
+        Ok(Value::Object(map)) => Ok(Some(map)),
+        Ok(_) => Err(invalid(path, "it is JSON, but not an object".into())),
+        Err(e) => Err(invalid(path, format!("it is not JSON ({e})"))),
+    }
+}
+
+fn invalid(path: &Path, what: String) -> TextError {
+    TextError::Invalid { path: path.into(), what, remedy: REMEDY }
+}
+
+/// `"bos_token": "<s>"` or `"bos_token": {"content": "<s>", ..}`; null means none.
+fn special_tokens(config: &Map<String, Value>) -> Vec<(String, String)> {
+    let named = |(key, value): (&String, &Value)| {
+        let content = value.as_str().or_else(|| value.get("content")?.as_str())?;
+        key.ends_with("_token").then(|| (key.clone(), content.to_owned()))
+    };
+    config.iter().filter_map(named).collect()
+}
+
+fn template(dir: &Path, config: &Map<String, Value>) -> Result<Option<TemplateSource>, TextError> {
+    let path = dir.join("chat_template.jinja");
+    if let Some(bytes) = bytes(&path)? {
+        let text = String::from_utf8(bytes)
+            .map_err(|e| invalid(&path, format!("it is not UTF-8 ({e})")))?;
+        return Ok(Some(TemplateSource { path, text, with_tools: None }));
+    }
+    let path = dir.join("tokenizer_config.json");
+    match config.get("chat_template") {
+        None | Some(Value::Null) => Ok(None),
+        Some(Value::String(text)) => {
+            Ok(Some(TemplateSource { path, text: text.clone(), with_tools: None }))
+        }
+        Some(Value::Array(list)) => named_templates(path, list).map(Some),
+        Some(_) => Err(invalid(&path, "chat_template is neither a string nor a list".into())),
+    }
+}
+
+/// `[{"name": "default", "template": ".."}, {"name": "tool_use", ..}]`; other names are never asked for.
+fn named_templates(path: PathBuf, list: &[Value]) -> Result<TemplateSource, TextError> {
+    let by_name = |name: &str| {
+        let entry =
+            list.iter().find(|entry| entry.get("name").and_then(Value::as_str) == Some(name))?;
+        entry.get("template")?.as_str().map(str::to_owned)
+    };
+    match by_name("default") {
+        Some(text) => Ok(TemplateSource { with_tools: by_name("tool_use"), path, text }),
+        None => {
+            Err(invalid(&path, "chat_template is a list without an entry named \"default\"".into()))
+        }
+    }
+}
+
+fn eos(
+    dir: &Path,
+    generation: &Map<String, Value>,
+) -> Result<Option<(PathBuf, Vec<u32>)>, TextError> {
+    let path = dir.join("generation_config.json");
+    if let Some(ids) = token_ids(&path, generation.get("eos_token_id"))? {
+        return Ok(Some((path, ids)));
+    }
+    let path = dir.join("config.json");
+    let config = object(&path)?.unwrap_or_default();
+    // Models that also see or hear keep their language half's settings one level down.
+    let nested = config.get("text_config").and_then(|text| text.get("eos_token_id"));
+    let ids = token_ids(&path, config.get("eos_token_id").filter(|ids| !ids.is_null()).or(nested))?;
+    Ok(ids.map(|ids| (path, ids)))
+}
+
+fn token_ids(path: &Path, value: Option<&Value>) -> Result<Option<Vec<u32>>, TextError> {
+    let id = |value: &Value| value.as_u64().and_then(|id| u32::try_from(id).ok());
+    let ids = match value {
+        None | Some(Value::Null) => return Ok(None),
+        Some(Value::Array(list)) => list.iter().map(id).collect(),
+        Some(one) => id(one).map(|id| vec![id]),
+    };
+    ids.map(Some).ok_or_else(|| {
+        invalid(path, "eos_token_id is neither a token id nor a list of them".into())
+    })
+}
+
+fn defaults(path: &Path, config: &Map<String, Value>) -> Result<GenerationDefaults, TextError> {
+    let present = |key: &str| config.get(key).filter(|value| !value.is_null());
+    let wrong = |key: &str, want: &str| invalid(path, format!("{key} is not {want}"));
+    let float = |key: &str| match present(key) {
+        None => Ok(None),
+        Some(value) => value.as_f64().map(|x| Some(x as f32)).ok_or_else(|| wrong(key, "a number")),
+    };
+    let count = |key: &str| match present(key) {
+        None => Ok(None),
+        Some(value) => {
+            let count = value.as_u64().and_then(|n| u32::try_from(n).ok());
+            count.map(Some).ok_or_else(|| wrong(key, "a whole number"))
+        }
+    };
+    let flag = |key: &str| match present(key) {
+        None => Ok(None),
+        Some(value) => value.as_bool().map(Some).ok_or_else(|| wrong(key, "true or false")),
+    };
+    Ok(GenerationDefaults {
+        do_sample: flag("do_sample")?,
+        temperature: float("temperature")?,
+        top_p: float("top_p")?,
+        top_k: count("top_k")?,
+        min_p: float("min_p")?,
+        repetition_penalty: float("repetition_penalty")?,
+        max_new_tokens: count("max_new_tokens")?,
+    })
+}

@@ -1,0 +1,84 @@
+//! Stop strings in text that arrives in pieces.
+//!
+//! Text may be sent on only once no stop string can begin in it, so what is held back is the longest
+//! suffix that is the beginning of one, and no more. The result does not depend on how the text was
+//! cut: the stop string that is complete first wins; of several complete at the same character, the
+//! longest. Searching is plain `find` over a piece and the held suffix: requests carry a handful of
+//! short stop strings, and an automaton would have to be built for each.
+//!
+//! Knows nothing of tokens: it reads text that is already valid UTF-8 and cuts at characters.
+
+/// What one piece of text led to.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Emit {
+    /// Text that is safe to send.
+    pub text: String,
+    /// Which stop string was found, by its place in the list given to [`StopStrings::new`]; the text
+    /// ends right before it.
+    pub hit: Option<usize>,
+}
+
+/// Watches one generation for stop strings.
+#[derive(Debug, Clone)]
+pub struct StopStrings {
+    stops: Vec<String>,
+    held: String,
+    hit: Option<usize>,
+}
+
+impl StopStrings {
+    /// Watches for `stops`; empty ones never match.
+    pub fn new(stops: Vec<String>) -> Self {
+        Self { stops, held: String::new(), hit: None }
+    }
+
+    /// Takes the next piece of text. After a hit, everything is swallowed.
+    pub fn push(&mut self, text: &str) -> Emit {
+        if self.hit.is_some() {
+            return Emit { text: String::new(), hit: self.hit };
+        }
+        if self.stops.is_empty() {
+            return Emit { text: text.to_owned(), hit: None };
+        }
+        let mut text = std::mem::take(&mut self.held) + text;
+        if let Some((start, index)) = self.first_match(&text) {
+            text.truncate(start);
+            self.hit = Some(index);
+        } else {
+            let beginnings = self.stops.iter().map(|stop| beginning_at_end(&text, stop));
+            let hold = beginnings.max().unwrap_or(0);
+            self.held = text.split_off(text.len() - hold);
+        }
+        Emit { text, hit: self.hit }
+    }
+
+    /// Ends the generation and returns what was held back; nothing after a hit.
+    pub fn finish(&mut self) -> String {
+        std::mem::take(&mut self.held)
+    }
+
+    /// The stop string that was found, if any.
+    pub fn hit(&self) -> Option<usize> {
+        self.hit
+    }
+
+    /// Where the winning stop string starts in `text`, and which it is.
+    fn first_match(&self, text: &str) -> Option<(usize, usize)> {
+        let stops = self.stops.iter().enumerate().filter(|(_, stop)| !stop.is_empty());
+        let found = stops
+            .filter_map(|(i, stop)| text.find(stop.as_str()).map(|at| (at + stop.len(), at, i)));
+        found.min().map(|(_, start, index)| (start, index))
+    }
+}
+
+/// The length of the longest end of `text` that is a beginning of `pattern`, but not all of it.
+pub(super) fn beginning_at_end(text: &str, pattern: &str) -> usize {
+    let longest = text.len().min(pattern.len().saturating_sub(1));
+    let fits = |&len: &usize| {
+        pattern.is_char_boundary(len) && text.as_bytes().ends_with(&pattern.as_bytes()[..len])
+    };
+    (1..=longest).rev().find(fits).unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests;
