@@ -102,15 +102,18 @@ impl Lane {
     }
 
     pub fn submit(&mut self, request: SeqRequest) {
-        let refused = if self.failed {
-            Err((request, Refusal::LaneFailed))
+        let verdict = if self.failed {
+            Err(Refusal::LaneFailed)
         } else if self.draining.is_some() {
-            Err((request, Refusal::Draining))
+            Err(Refusal::Draining)
         } else {
-            self.scheduler.admit(request)
+            self.scheduler.check(&request)
         };
-        if let Err((request, why)) = refused {
-            let _ = request.events.send(SeqEvent::Refused { tag: request.tag, why });
+        match verdict {
+            Ok(()) => self.scheduler.admit(request),
+            Err(why) => {
+                let _ = request.events.send(SeqEvent::Refused { tag: request.tag, why });
+            }
         }
     }
 

@@ -88,16 +88,13 @@ impl Scheduler {
         self.waiting.is_empty() && self.running.is_empty()
     }
 
-    /// Queues a request, or says why not and hands it back.
-    pub fn admit(&mut self, request: SeqRequest) -> Result<(), (SeqRequest, Refusal)> {
-        if let Err(why) = self.check(&request) {
-            return Err((request, why));
-        }
+    /// Queues a request that passed [`Scheduler::check`].
+    pub fn admit(&mut self, request: SeqRequest) {
         self.waiting.push_back(Sequence::new(request));
-        Ok(())
     }
 
-    fn check(&self, request: &SeqRequest) -> Result<(), Refusal> {
+    /// Whether a request can be queued, or why not.
+    pub fn check(&self, request: &SeqRequest) -> Result<(), Refusal> {
         let (len, longest) = (request.prompt.len(), self.capacity.longest());
         let vocab = self.capacity.vocab;
         if len == 0 {

@@ -73,9 +73,9 @@ impl ApiError {
             GatewayError::Invalid { param, .. } => {
                 new(StatusCode::BAD_REQUEST, INVALID).param(*param)
             }
-            GatewayError::ContextLength { .. } => new(StatusCode::BAD_REQUEST, INVALID)
-                .param(prompt)
-                .code("context_length_exceeded"),
+            GatewayError::ContextLength { .. } => {
+                new(StatusCode::BAD_REQUEST, INVALID).param(prompt).code("context_length_exceeded")
+            }
             GatewayError::NoCanary => {
                 new(StatusCode::NOT_FOUND, INVALID).param("model").code("model_not_found")
             }

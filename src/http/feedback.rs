@@ -61,7 +61,9 @@ mod tests {
 
     #[test]
     fn the_id_is_required_and_the_rest_is_checked() {
-        assert!(matches!(read(r#"{"value":1}"#), Err(WireError::Missing { param }) if param == "id"));
+        assert!(
+            matches!(read(r#"{"value":1}"#), Err(WireError::Missing { param }) if param == "id")
+        );
         let tagged = r#"{"id":"x","value":1,"comment":"nice","tags":["a"]}"#;
         assert_eq!(read(tagged), Ok(("x".to_owned(), 1.0)));
         let bad = r#"{"id":"x","value":1,"tags":"a"}"#;

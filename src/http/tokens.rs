@@ -23,10 +23,7 @@ pub struct Text {
 }
 
 /// `POST /tokenize`.
-pub async fn tokenize(
-    State(state): State<AppState>,
-    body: Body,
-) -> Result<Json<Tokens>, ApiError> {
+pub async fn tokenize(State(state): State<AppState>, body: Body) -> Result<Json<Tokens>, ApiError> {
     let mut fields = body::fields(body, state.body_limit).await?;
     let models = state.gateway.control().models();
     check_model(&mut fields, &models.name)?;
@@ -41,10 +38,7 @@ pub async fn tokenize(
 }
 
 /// `POST /detokenize`.
-pub async fn detokenize(
-    State(state): State<AppState>,
-    body: Body,
-) -> Result<Json<Text>, ApiError> {
+pub async fn detokenize(State(state): State<AppState>, body: Body) -> Result<Json<Text>, ApiError> {
     let mut fields = body::fields(body, state.body_limit).await?;
     check_model(&mut fields, &state.gateway.control().models().name)?;
     let missing = || WireError::Missing { param: "tokens".to_owned() };

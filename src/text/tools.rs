@@ -166,7 +166,7 @@ impl ToolCallParser {
 
     /// Gives text out, unless it is only the space around calls.
     fn text(&self, pieces: &mut Vec<ToolPiece>, text: String) {
-        if !text.is_empty() && !(self.calls > 0 && text.trim().is_empty()) {
+        if !(text.is_empty() || self.calls > 0 && text.trim().is_empty()) {
             pieces.push(ToolPiece::Text(text));
         }
     }

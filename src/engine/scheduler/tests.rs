@@ -44,7 +44,8 @@ fn client(scheduler: &mut Scheduler, prompt: Vec<u32>, max_new: usize, now: Inst
         events,
         arrived: now,
     };
-    scheduler.admit(request).map_err(|(_, why)| why).unwrap();
+    scheduler.check(&request).unwrap();
+    scheduler.admit(request);
     Client { prompt, max_new, events: Some(inbox) }
 }
 
@@ -154,7 +155,11 @@ fn refusal(scheduler: &mut Scheduler, prompt: Vec<u32>) -> Option<Refusal> {
         events,
         arrived: Instant::now(),
     };
-    scheduler.admit(request).err().map(|(_, why)| why)
+    let refused = scheduler.check(&request).err();
+    if refused.is_none() {
+        scheduler.admit(request);
+    }
+    refused
 }
 
 #[test]

@@ -57,9 +57,7 @@ fn a_chat_stream_to_the_letter() {
         )
     };
     let expected = [
-        chunk(
-            r#""delta":{"role":"assistant","content":""},"logprobs":null,"finish_reason":null"#,
-        ),
+        chunk(r#""delta":{"role":"assistant","content":""},"logprobs":null,"finish_reason":null"#),
         chunk(r#""delta":{"content":"Hi"},"logprobs":null,"finish_reason":null"#),
         chunk(r#""delta":{},"logprobs":null,"finish_reason":"stop""#),
         "data: [DONE]\n\n".to_owned(),

@@ -81,7 +81,10 @@ async fn headers_name_who_answers_and_not_who_was_to() {
 async fn a_slow_first_token_does_not_keep_headers_back() {
     let (replies, sender) = start().await;
     let response = streamed(head(false), replies, SHORT).await;
-    assert_eq!((response.status(), &response.headers()[ARM]), (StatusCode::OK, &"canary".parse().unwrap()));
+    assert_eq!(
+        (response.status(), &response.headers()[ARM]),
+        (StatusCode::OK, &"canary".parse().unwrap())
+    );
     for piece in [
         Piece::Start(served(Arm::Stable)),
         text("Hi"),

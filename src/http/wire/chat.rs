@@ -12,11 +12,7 @@ use serde_json::Value;
 const ROLES: [&str; 6] = ["system", "developer", "user", "assistant", "tool", "function"];
 
 /// Understands a chat completion's body.
-pub fn chat(
-    mut fields: Fields,
-    envelope: Envelope,
-    rules: Rules<'_>,
-) -> Result<Ask, WireError> {
+pub fn chat(mut fields: Fields, envelope: Envelope, rules: Rules<'_>) -> Result<Ask, WireError> {
     refuse(
         &fields,
         &[

@@ -52,7 +52,9 @@ fn prompts(value: Option<Value>) -> Result<Vec<Prompt>, WireError> {
     let texts = list.first().is_some_and(Value::is_string);
     let one = |(index, item): (usize, Value)| match item {
         Value::String(text) if texts => Ok(Prompt::Text(text)),
-        Value::Array(list) if !texts => Ok(Prompt::Tokens(ids(&list, &format!("prompt[{index}]"))?)),
+        Value::Array(list) if !texts => {
+            Ok(Prompt::Tokens(ids(&list, &format!("prompt[{index}]"))?))
+        }
         other if texts => Err(wrong(format!("prompt[{index}]"), "a string", &other)),
         other => Err(wrong(format!("prompt[{index}]"), "an array of token ids", &other)),
     };

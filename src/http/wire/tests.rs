@@ -360,7 +360,9 @@ fn prompts_come_in_four_forms() {
     let texts = prompts(json!(["a", "b"]));
     assert!(matches!(&texts[..], [Prompt::Text(a), Prompt::Text(b)] if a == "a" && b == "b"));
     let ids = prompts(json!([[1], [2, 3]]));
-    assert!(matches!(&ids[..], [Prompt::Tokens(a), Prompt::Tokens(b)] if a == &[1] && b == &[2, 3]));
+    assert!(
+        matches!(&ids[..], [Prompt::Tokens(a), Prompt::Tokens(b)] if a == &[1] && b == &[2, 3])
+    );
     for (prompt, kind, param) in [
         (json!(null), "missing", "prompt"),
         (json!({}), "type", "prompt"),
@@ -414,8 +416,20 @@ fn any_json() -> impl Strategy<Value = Value> {
 
 fn any_body() -> impl Strategy<Value = Value> {
     let names = [
-        "messages", "prompt", "tools", "tool_choice", "stop", "n", "temperature", "top_p",
-        "repetition_penalty", "seed", "stream", "stream_options", "response_format", "user",
+        "messages",
+        "prompt",
+        "tools",
+        "tool_choice",
+        "stop",
+        "n",
+        "temperature",
+        "top_p",
+        "repetition_penalty",
+        "seed",
+        "stream",
+        "stream_options",
+        "response_format",
+        "user",
     ];
     let field = (prop::sample::select(names.to_vec()), any_json());
     prop::collection::vec(field, 0..6).prop_map(|fields| {

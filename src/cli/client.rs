@@ -1,0 +1,62 @@
+//! A running server as the commands see it: orders out, answers or one-line errors back.
+
+use super::CliError;
+use crate::http::admin_wire::StatusWire;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+
+/// Talks to the admin routes of one server.
+#[derive(Debug, Clone)]
+pub(super) struct Client {
+    base: String,
+    http: reqwest::Client,
+}
+
+impl Client {
+    pub fn new(base: &str) -> Client {
+        Client { base: base.trim_end_matches('/').to_owned(), http: reqwest::Client::new() }
+    }
+
+    pub fn http(&self) -> &reqwest::Client {
+        &self.http
+    }
+
+    pub fn url(&self, path: &str) -> String {
+        format!("{}{path}", self.base)
+    }
+
+    pub async fn status(&self) -> Result<StatusWire, CliError> {
+        self.finish(self.http.get(self.url("/admin/status"))).await
+    }
+
+    pub async fn order<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        body: &impl Serialize,
+    ) -> Result<T, CliError> {
+        self.finish(self.http.post(self.url(path)).json(body)).await
+    }
+
+    async fn finish<T: DeserializeOwned>(
+        &self,
+        request: reqwest::RequestBuilder,
+    ) -> Result<T, CliError> {
+        let response = request.send().await.map_err(|_| {
+            CliError(format!(
+                "no server answers at {}; start one with `serin serve`, or name it with --server",
+                self.base
+            ))
+        })?;
+        let status = response.status();
+        let body: Value = response.json().await.map_err(|_| {
+            CliError(format!("{} answered {status}, and not as serin does", self.base))
+        })?;
+        if !status.is_success() {
+            let text = body["error"]["message"].as_str().unwrap_or("no reason given");
+            return Err(CliError::from_text(text));
+        }
+        serde_json::from_value(body)
+            .map_err(|e| CliError(format!("the server's answer is not understood: {e}")))
+    }
+}

@@ -1,0 +1,90 @@
+//! `serin demo`: a whole rollout on the demo models, with minutes scaled to seconds.
+//!
+//! Starts the same server as `serin serve`, sends it real chat requests over HTTP, loads a canary through
+//! the admin API, and shows what the server says until it has decided. `load` is the traffic, `view` the
+//! screen, `summary` the last word.
+
+mod load;
+mod summary;
+mod view;
+
+use super::CliError;
+use super::client::Client;
+use super::serve::Running;
+use crate::config::{Config, demo_models};
+use crate::http::admin_wire::{LoadAsk, LoadedWire, StatusWire};
+use crate::rollout::Policy;
+use clap::Args;
+use load::Load;
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+use view::Screen;
+
+#[derive(Debug, Args)]
+pub(super) struct DemoArgs {
+    /// Roll out a broken model, to see it caught.
+    #[arg(long)]
+    bad: bool,
+    /// Concurrent chat clients.
+    #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u16).range(1..=64))]
+    clients: u16,
+    /// One line a second instead of a live screen.
+    #[arg(long)]
+    plain: bool,
+}
+
+/// The demo ends by itself before this.
+const LIMIT: Duration = Duration::from_secs(115);
+/// Traffic on stable alone before the canary comes.
+const WARM: Duration = Duration::from_secs(4);
+const FRAME: Duration = Duration::from_millis(250);
+
+pub(super) async fn run(args: DemoArgs) -> Result<ExitCode, CliError> {
+    let begun = Instant::now();
+    let models = demo_models().map_err(CliError::from_text)?;
+    let mut config = Config::demo().map_err(CliError::from_text)?;
+    config.listen = ([127, 0, 0, 1], 0).into();
+    config.policy = scaled_policy();
+    config.drain = Duration::from_secs(5);
+    let running = Running::start(&config).await?;
+    running.load(&config).await?;
+    let client = Client::new(&format!("http://{}", running.addr));
+    let load = Load::start(&client, &config.model, &models.join("questions.json"), args.clients)?;
+    tokio::time::sleep(WARM).await;
+    let canary = models.join(if args.bad { "tiny-v3" } else { "tiny-v2" });
+    let ask = LoadAsk { path: canary.display().to_string() };
+    let _: LoadedWire = client.order("/admin/canary/load", &ask).await?;
+    let mut screen = Screen::open(args.plain);
+    let last = loop {
+        tokio::time::sleep(FRAME).await;
+        let status = client.status().await?;
+        let quit = screen.show(&status, &load.tally(), begun.elapsed());
+        if quit || decided(&status) || begun.elapsed() > LIMIT {
+            break status;
+        }
+    };
+    screen.close();
+    let tally = load.stop().await;
+    print!("{}", summary::text(&last, &tally, begun.elapsed()));
+    running.stop().await;
+    Ok(if decided(&last) { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// The default policy at one second for each minute, with samples that a small machine can fill.
+fn scaled_policy() -> Policy {
+    let real = Policy::default();
+    Policy {
+        bake: real.bake / 60,
+        min_requests: 60,
+        rollback_min_requests: 20,
+        feedback_min: 20,
+        dedup_window: real.dedup_window / 60,
+        stall_after: Duration::from_secs(30),
+        ..real
+    }
+}
+
+/// Promoted or rolled back, and the memory of the one that left is back.
+fn decided(status: &StatusWire) -> bool {
+    matches!(status.phase.as_str(), "promoted" | "rolled_back") && !status.unloads.is_empty()
+}

@@ -1,0 +1,185 @@
+//! The demo's screen: both arms side by side, the gates with their figures, the decisions.
+//!
+//! [`draw`] is a function of the status alone. On a terminal it fills the screen; elsewhere, one line a
+//! second says the same in short.
+
+use super::super::operate::{mib, number};
+use super::load::Tally;
+use crate::http::admin_wire::{ArmWire, StatusWire};
+use ratatui::crossterm::event::{self, Event, KeyCode, KeyModifiers};
+use ratatui::layout::{Constraint, Layout};
+use ratatui::style::{Color, Modifier, Style};
+use ratatui::text::{Line, Span};
+use ratatui::widgets::{Block, Gauge, Paragraph};
+use ratatui::{DefaultTerminal, Frame};
+use std::io::IsTerminal;
+use std::time::Duration;
+
+/// Where the status goes.
+pub(super) enum Screen {
+    Live(Box<DefaultTerminal>),
+    Lines { printed: Duration },
+}
+
+impl Screen {
+    pub fn open(plain: bool) -> Screen {
+        if plain || !std::io::stdout().is_terminal() {
+            return Screen::Lines { printed: Duration::ZERO };
+        }
+        match ratatui::try_init() {
+            Ok(terminal) => Screen::Live(Box::new(terminal)),
+            Err(_) => Screen::Lines { printed: Duration::ZERO },
+        }
+    }
+
+    /// Shows the status; true when the person wants to leave.
+    pub fn show(&mut self, status: &StatusWire, tally: &Tally, elapsed: Duration) -> bool {
+        match self {
+            Screen::Live(terminal) => {
+                let _ = terminal.draw(|frame| draw(frame, status, tally));
+                wants_to_leave()
+            }
+            Screen::Lines { printed } => {
+                if elapsed >= *printed + Duration::from_secs(1) {
+                    *printed = elapsed;
+                    println!("{}", line(status, tally, elapsed));
+                }
+                false
+            }
+        }
+    }
+
+    pub fn close(&mut self) {
+        if let Screen::Live(_) = self {
+            ratatui::restore();
+        }
+    }
+}
+
+fn wants_to_leave() -> bool {
+    if !event::poll(Duration::ZERO).unwrap_or(false) {
+        return false;
+    }
+    match event::read() {
+        Ok(Event::Key(key)) => {
+            let interrupt = key.modifiers.contains(KeyModifiers::CONTROL);
+            key.code == KeyCode::Char('q') || (interrupt && key.code == KeyCode::Char('c'))
+        }
+        _ => false,
+    }
+}
+
+/// One compact line.
+fn line(status: &StatusWire, tally: &Tally, elapsed: Duration) -> String {
+    let arm = |i: usize| match status.arms.get(i) {
+        Some(arm) if arm.loaded => {
+            let f = &arm.figures;
+            format!(
+                "{} {} req {} err ttft p99 {} ms {} tok/s",
+                arm.arm,
+                f.requests,
+                f.errors,
+                number(f.ttft_p99_ms),
+                number(f.tokens_per_second)
+            )
+        }
+        _ => "-".to_owned(),
+    };
+    let waiting: Vec<&str> = status
+        .gates
+        .iter()
+        .filter(|g| g.state == "fail" || g.state == "inconclusive")
+        .map(|g| g.name.as_str())
+        .collect();
+    format!(
+        "{:5.1} s  {:<11} {:>3} %  | {} | {} | waits for: {} | failed for clients: {}",
+        elapsed.as_secs_f64(),
+        status.phase,
+        status.weight,
+        arm(0),
+        arm(1),
+        waiting.join(", "),
+        tally.failed
+    )
+}
+
+/// The whole screen.
+pub(super) fn draw(frame: &mut Frame<'_>, status: &StatusWire, tally: &Tally) {
+    let gates = status.gates.len() as u16 + 2;
+    let rows = Layout::vertical([
+        Constraint::Length(3),
+        Constraint::Length(10),
+        Constraint::Length(gates),
+        Constraint::Min(3),
+    ]);
+    let [head, arms, middle, foot] = rows.areas(frame.area());
+    frame.render_widget(weight_bar(status), head);
+    let [left, right] = Layout::horizontal([Constraint::Percentage(50); 2]).areas(arms);
+    for (i, area) in [left, right].into_iter().enumerate() {
+        if let Some(arm) = status.arms.get(i) {
+            frame.render_widget(arm_box(arm, tally, i), area);
+        }
+    }
+    let lines: Vec<Line<'_>> = status.gates.iter().map(|g| gate_line(&g.state, &g.text)).collect();
+    frame.render_widget(Paragraph::new(lines).block(Block::bordered().title(" gates ")), middle);
+    let room = usize::from(foot.height.saturating_sub(2));
+    let skip = status.decisions.len().saturating_sub(room);
+    let lines: Vec<Line<'_>> = status.decisions[skip..]
+        .iter()
+        .map(|d| Line::from(format!("{:>6.1} s  {}", d.at_s, d.text)))
+        .collect();
+    let title = format!(" decisions - failed for clients: {} - q quits ", tally.failed);
+    frame.render_widget(Paragraph::new(lines).block(Block::bordered().title(title)), foot);
+}
+
+fn weight_bar(status: &StatusWire) -> Gauge<'static> {
+    let title = format!(
+        " {} - {} - {:.0} of {:.0} s at this weight ",
+        status.model, status.phase, status.stage_age_s, status.bake_s
+    );
+    let label = format!("canary weight {} %   (5 > 25 > 50 > 100)", status.weight);
+    Gauge::default()
+        .block(Block::bordered().title(title))
+        .gauge_style(Style::default().fg(Color::Cyan))
+        .percent(u16::from(status.weight.min(100)))
+        .label(label)
+}
+
+fn arm_box(arm: &ArmWire, tally: &Tally, index: usize) -> Paragraph<'static> {
+    let f = &arm.figures;
+    let right = match tally.answered[index] {
+        0 => "-".to_owned(),
+        n => format!("{:.1} %", 100.0 * tally.right[index] as f64 / n as f64),
+    };
+    let rate = f.error_rate.map_or_else(|| "-".to_owned(), |r| format!("{:.2} %", r * 100.0));
+    let memory = arm.lane.as_ref().map_or(0, |lane| lane.arena_used);
+    let lines = vec![
+        Line::from(format!("requests   {} at this weight, {} in all", f.requests, f.total_requests)),
+        Line::from(format!("errors     {} ({rate})", f.errors)),
+        Line::from(format!("TTFT       p50 {} / p99 {} ms", number(f.ttft_p50_ms), number(f.ttft_p99_ms))),
+        Line::from(format!("per token  p50 {} / p99 {} ms", number(f.tpot_p50_ms), number(f.tpot_p99_ms))),
+        Line::from(format!("tokens/s   {}", number(f.tokens_per_second))),
+        Line::from(format!("right      {right}")),
+        Line::from(format!("votes      {} up, {} down", f.feedback_up, f.feedback_down)),
+        Line::from(format!("memory     {:.1} MiB", mib(memory))),
+    ];
+    let version = arm.version.as_deref().unwrap_or("none");
+    let title = Span::styled(
+        format!(" {}: {version} ", arm.arm),
+        Style::default().add_modifier(Modifier::BOLD),
+    );
+    Paragraph::new(lines).block(Block::bordered().title(title))
+}
+
+fn gate_line(state: &str, text: &str) -> Line<'static> {
+    let (glyph, color) = match state {
+        "pass" => ("ok  ", Color::Green),
+        "fail" => ("FAIL", Color::Red),
+        "inconclusive" => ("... ", Color::Yellow),
+        _ => ("-   ", Color::DarkGray),
+    };
+    Line::from(vec![
+        Span::styled(glyph, Style::default().fg(color)),
+        Span::raw(format!(" {text}")),
+    ])
+}

@@ -1,0 +1,160 @@
+//! The command line: what can be typed, and one file per command.
+//!
+//! Errors are one line on standard error and exit code 1. Knows how to put the other rooms together
+//! (`serve`); decides nothing about routing or rollouts.
+
+mod check;
+mod client;
+mod demo;
+mod operate;
+pub mod serve;
+
+use clap::{Args, Parser, Subcommand};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+/// Two versions of a language model in one process, with a canary rollout between them.
+#[derive(Debug, Parser)]
+#[command(name = "serin", version, about)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Serve an OpenAI-compatible API (with no config: the demo models on 127.0.0.1:8080).
+    Serve(serve::ServeArgs),
+    /// Check a config file and the model folders it names, without loading weights.
+    Check(ConfigArg),
+    /// Watch a whole rollout on the demo models: a good canary, or with --bad a broken one.
+    Demo(demo::DemoArgs),
+    /// Show a running server's rollout.
+    Status {
+        #[command(flatten)]
+        server: ServerArg,
+        /// Print the raw JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Load a canary into a running server.
+    Canary {
+        #[command(subcommand)]
+        command: CanaryCommand,
+    },
+    /// Promote the canary: when this weight's gates pass, or at once.
+    Promote {
+        #[command(flatten)]
+        server: ServerArg,
+        /// Do not wait for the gates.
+        #[arg(long)]
+        now: bool,
+    },
+    /// Take the canary out of service and unload it.
+    Rollback {
+        #[command(flatten)]
+        server: ServerArg,
+        /// For the record.
+        #[arg(long)]
+        reason: Option<String>,
+    },
+    /// Stop raising the weight; errors still roll back.
+    Pause(ServerArg),
+    /// Go on after a pause.
+    Resume(ServerArg),
+    /// Set the canary's share of the traffic by hand.
+    Weight {
+        #[command(flatten)]
+        server: ServerArg,
+        /// 0 to 100.
+        #[arg(value_parser = clap::value_parser!(u8).range(0..=100))]
+        percent: u8,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+enum CanaryCommand {
+    /// Load a model folder as canary and start its rollout.
+    Load {
+        #[command(flatten)]
+        server: ServerArg,
+        path: PathBuf,
+    },
+}
+
+#[derive(Debug, Clone, Args)]
+struct ConfigArg {
+    /// Config file (TOML).
+    #[arg(long)]
+    config: Option<PathBuf>,
+}
+
+#[derive(Debug, Clone, Args)]
+struct ServerArg {
+    /// Address of the running server.
+    #[arg(long, default_value = "http://127.0.0.1:8080", env = "SERIN_SERVER")]
+    server: String,
+}
+
+/// What a command fails with: one line that names the thing and the remedy.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct CliError(pub String);
+
+impl CliError {
+    /// Any error's text, on one line.
+    pub fn from_text(error: impl std::fmt::Display) -> CliError {
+        let text = error.to_string();
+        CliError(text.lines().map(str::trim).collect::<Vec<_>>().join(" "))
+    }
+}
+
+/// Parses the command line and runs the command.
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return fail(&CliError::from_text(error)),
+    };
+    match runtime.block_on(run(cli.command)) {
+        Ok(code) => code,
+        Err(error) => fail(&error),
+    }
+}
+
+fn fail(error: &CliError) -> ExitCode {
+    eprintln!("serin: {error}");
+    ExitCode::FAILURE
+}
+
+async fn run(command: Command) -> Result<ExitCode, CliError> {
+    match command {
+        Command::Serve(args) => serve::run(args).await?,
+        Command::Check(arg) => check::run(arg.config.as_deref())?,
+        Command::Demo(args) => return demo::run(args).await,
+        Command::Status { server, json } => operate::status(&server.server, json).await?,
+        Command::Canary { command: CanaryCommand::Load { server, path } } => {
+            operate::load(&server.server, &path).await?;
+        }
+        Command::Promote { server, now } => operate::promote(&server.server, now).await?,
+        Command::Rollback { server, reason } => operate::rollback(&server.server, reason).await?,
+        Command::Pause(server) => operate::simple(&server.server, "pause").await?,
+        Command::Resume(server) => operate::simple(&server.server, "resume").await?,
+        Command::Weight { server, percent } => operate::weight(&server.server, percent).await?,
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_sound_and_weights_are_bounded() {
+        Cli::command().debug_assert();
+        assert!(Cli::try_parse_from(["serin", "weight", "100"]).is_ok());
+        assert!(Cli::try_parse_from(["serin", "weight", "101"]).is_err());
+        assert!(Cli::try_parse_from(["serin", "canary", "load", "x"]).is_ok());
+    }
+}
