@@ -150,7 +150,8 @@ async fn collect(mut inbox: UnboundedReceiver<SeqEvent>) -> Vec<u32> {
 
 #[tokio::test]
 async fn greedy_tokens_equal_candle_transformers() {
-    let codec = Codec::load(&folder(), Checkpoint::open(&folder()).unwrap().config().vocab).unwrap();
+    let codec =
+        Codec::load(&folder(), Checkpoint::open(&folder()).unwrap().config().vocab).unwrap();
     let (prompts, eos) = (prompts(&codec), codec.eos_ids());
     let expected = oracle(&prompts, eos);
     let longest = prompts.iter().zip(&expected).map(|(p, r)| p.len() + r.len()).max().unwrap();

@@ -127,7 +127,8 @@ pub(super) fn parse_bytes(text: &str) -> Option<u64> {
 
 pub(super) fn parse(text: &str) -> Result<Raw, ConfigError> {
     toml::from_str(text).map_err(|error| {
-        let line = error.span().map(|span| text[..span.start.min(text.len())].lines().count().max(1));
+        let line =
+            error.span().map(|span| text[..span.start.min(text.len())].lines().count().max(1));
         let at = line.map(|n| format!("line {n}: ")).unwrap_or_default();
         let message = error.message().lines().collect::<Vec<_>>().join(" ");
         ConfigError::Syntax { path: PathBuf::from("config"), what: format!("{at}{message}") }
@@ -147,7 +148,11 @@ fn positive(key: &'static str, given: Option<usize>, default: usize) -> Result<u
 }
 
 /// A time that must not be zero.
-fn time(key: &'static str, given: Option<Time>, default: Duration) -> Result<Duration, ConfigError> {
+fn time(
+    key: &'static str,
+    given: Option<Time>,
+    default: Duration,
+) -> Result<Duration, ConfigError> {
     match given.map_or(default, |t| t.0) {
         Duration::ZERO => Err(value(key, "must be longer than zero")),
         t => Ok(t),
@@ -160,7 +165,10 @@ impl Raw {
         let server = self.server;
         let listen = server.listen.as_deref().unwrap_or("127.0.0.1:8080");
         let listen: SocketAddr = listen.parse().map_err(|_| {
-            value("server.listen", format!("\"{listen}\" is not ADDRESS:PORT, such as 127.0.0.1:8080"))
+            value(
+                "server.listen",
+                format!("\"{listen}\" is not ADDRESS:PORT, such as 127.0.0.1:8080"),
+            )
         })?;
         let stable = match self.model.stable {
             Some(path) => base.join(path),
@@ -176,7 +184,11 @@ impl Raw {
                 max_stop: server.max_stop.unwrap_or(16),
             },
             timeouts: Timeouts {
-                first_token: time("server.first_token_timeout", server.first_token_timeout, secs(120))?,
+                first_token: time(
+                    "server.first_token_timeout",
+                    server.first_token_timeout,
+                    secs(120),
+                )?,
                 next_token: time("server.next_token_timeout", server.next_token_timeout, secs(30))?,
                 request: time("server.request_timeout", server.request_timeout, secs(1800))?,
             },
@@ -257,5 +269,7 @@ impl RawRollout {
 
 fn weight(percent: i64) -> Result<Weight, ConfigError> {
     let weight = u8::try_from(percent).ok().and_then(Weight::new);
-    weight.ok_or_else(|| value("rollout.steps", format!("{percent} is not a percentage from 0 to 100")))
+    weight.ok_or_else(|| {
+        value("rollout.steps", format!("{percent} is not a percentage from 0 to 100"))
+    })
 }

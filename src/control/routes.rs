@@ -47,7 +47,12 @@ impl Routes {
         Routes { rollout: "".into(), stage: 0, weight: Weight::ZERO, stable, canary }
     }
 
-    pub fn assign(&self, key: Option<&str>, pin: Option<Arm>, draw: f64) -> Result<Assignment, NoRoute> {
+    pub fn assign(
+        &self,
+        key: Option<&str>,
+        pin: Option<Arm>,
+        draw: f64,
+    ) -> Result<Assignment, NoRoute> {
         let input = RouteInput {
             rollout: &self.rollout,
             key,

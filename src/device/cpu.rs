@@ -152,7 +152,8 @@ fn attend_token(
     let dim = shape.head_dim;
     let group = query.len() / shape.row();
     let scale = 1.0 / (dim as f32).sqrt();
-    let slot = |p: usize| table[p / shape.block_size] as usize * shape.block_size + p % shape.block_size;
+    let slot =
+        |p: usize| table[p / shape.block_size] as usize * shape.block_size + p % shape.block_size;
     let mut weights = vec![0.0f32; context];
     for (head, (q, out)) in query.chunks_exact(dim).zip(out.chunks_exact_mut(dim)).enumerate() {
         let offset = head / group * dim;
@@ -218,15 +219,22 @@ mod tests {
         (0..len).map(|_| next()).collect()
     }
 
-    const SHAPE: KvShape = KvShape { layers: 1, blocks: 12, block_size: 4, kv_heads: 2, head_dim: 16 };
+    const SHAPE: KvShape =
+        KvShape { layers: 1, blocks: 12, block_size: 4, kv_heads: 2, head_dim: 16 };
     const HEADS: usize = 4;
 
     /// A step over one sequence whose blocks lie scattered.
     fn step(start: usize, len: usize, table: &[u32]) -> Batch {
         let positions: Vec<u32> = (start..start + len).map(|p| p as u32).collect();
         let slots = positions.iter().map(|p| table[*p as usize / 4] * 4 + p % 4).collect();
-        let row =
-            Row { start: 0, len, context: start + len, table: 0, table_len: table.len(), sample: true };
+        let row = Row {
+            start: 0,
+            len,
+            context: start + len,
+            table: 0,
+            table_len: table.len(),
+            sample: true,
+        };
         Batch { tokens: vec![0; len], positions, slots, rows: vec![row], tables: table.to_vec() }
     }
 
@@ -246,7 +254,8 @@ mod tests {
             for h in 0..HEADS {
                 let (k, v) = (q_len + h / 2 * dim, q_len + row + h / 2 * dim);
                 let score = |p: usize| -> f64 {
-                    at(t, h * dim).iter().zip(at(p, k)).map(|(a, b)| f64::from(a * b)).sum::<f64>() / 4.0
+                    at(t, h * dim).iter().zip(at(p, k)).map(|(a, b)| f64::from(a * b)).sum::<f64>()
+                        / 4.0
                 };
                 let weights: Vec<f64> = (0..=t).map(|p| score(p).exp()).collect();
                 let total: f64 = weights.iter().sum();

@@ -3,11 +3,11 @@
 //! Commands are taken between steps only, so a lane can be added or dropped without a lock. The thread
 //! sleeps when no lane has work. The engine's clock is read here and in no other file of this room.
 
+use super::UnloadReport;
 use super::lane::{Draining, Lane, LaneId, LaneStats};
 use super::request::{Refusal, SeqEvent, SeqRequest};
 use super::runner::Runner;
 use super::scheduler::SchedulerConfig;
-use super::UnloadReport;
 use crate::device::{Arena, arena};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, TryRecvError};
@@ -56,8 +56,9 @@ impl Executor {
     pub fn run(mut self) {
         arena::outside(warm_up);
         while self.take_commands() {
+            let shared = self.lanes.iter().filter(|lane| !lane.is_idle()).count() > 1;
             for lane in &mut self.lanes {
-                if let Some(what) = lane.step(Instant::now) {
+                if let Some(what) = lane.step(shared, Instant::now) {
                     let _ = self.faults.send(LaneFault { lane: lane.id, what });
                 }
             }

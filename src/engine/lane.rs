@@ -122,7 +122,9 @@ impl Lane {
     }
 
     /// One step: schedule, run, post-process. Returns the panic's text if the step panicked.
-    pub fn step(&mut self, now: impl Fn() -> Instant) -> Option<String> {
+    /// `shared`: another lane has work in this round.
+    pub fn step(&mut self, shared: bool, now: impl Fn() -> Instant) -> Option<String> {
+        self.scheduler.set_shared(shared);
         if !self.scheduler.schedule(&mut self.batch, now()) {
             self.publish();
             return None;

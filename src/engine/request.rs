@@ -27,12 +27,29 @@ pub struct SeqRequest {
 /// What happened to a sequence.
 #[derive(Debug, Clone, PartialEq)]
 pub enum SeqEvent {
-    /// A token was generated at `at`.
-    Token { tag: u32, id: u32, at: Instant },
-    Finished { tag: u32, reason: FinishReason, timings: Timings },
-    Failed { tag: u32, fault: Fault, timings: Timings },
+    /// A token was generated at `at`. `shared`: another lane had work in the same round, so the step
+    /// before it took its turn with that lane's.
+    Token {
+        tag: u32,
+        id: u32,
+        at: Instant,
+        shared: bool,
+    },
+    Finished {
+        tag: u32,
+        reason: FinishReason,
+        timings: Timings,
+    },
+    Failed {
+        tag: u32,
+        fault: Fault,
+        timings: Timings,
+    },
     /// Never admitted.
-    Refused { tag: u32, why: Refusal },
+    Refused {
+        tag: u32,
+        why: Refusal,
+    },
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

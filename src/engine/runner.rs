@@ -86,7 +86,8 @@ fn to_sampled(result: Result<u32, sampler::NonFinite>) -> Sampled {
 /// An index out of range would be a fault that no device survives; it is stopped here.
 fn check(batch: &Batch, capacity: &Capacity) -> Result<(), RunError> {
     let slots = (capacity.blocks * capacity.block_size) as u32;
-    let bad = |what: &str, value: u32| Err(RunError::Step(format!("{what} {value} is out of range")));
+    let bad =
+        |what: &str, value: u32| Err(RunError::Step(format!("{what} {value} is out of range")));
     if let Some(&id) = batch.tokens.iter().find(|&&id| id as usize >= capacity.vocab) {
         return bad("token id", id);
     }

@@ -52,6 +52,8 @@ pub struct Scheduler {
     running: Vec<Sequence>,
     /// The step under way: indices into `running` and tokens computed.
     step: Vec<(usize, usize)>,
+    /// Whether another lane has work in this round.
+    shared: bool,
     totals: Totals,
 }
 
@@ -64,6 +66,7 @@ impl Scheduler {
             waiting: VecDeque::new(),
             running: Vec::new(),
             step: Vec::new(),
+            shared: false,
             totals: Totals::default(),
         }
     }
@@ -113,6 +116,11 @@ impl Scheduler {
         Ok(())
     }
 
+    /// Says whether another lane has work in this round; tokens are tagged with it.
+    pub fn set_shared(&mut self, shared: bool) {
+        self.shared = shared;
+    }
+
     /// Fills `batch` with the next step. Returns false when there is nothing to run.
     pub fn schedule(&mut self, batch: &mut Batch, now: Instant) -> bool {
         batch.clear();
@@ -149,7 +157,7 @@ impl Scheduler {
             match results.next() {
                 Some(Sampled::Token(id)) => {
                     self.totals.tokens_generated += 1;
-                    if let Some(reason) = sequence.push(*id, longest, now) {
+                    if let Some(reason) = sequence.push(*id, longest, self.shared, now) {
                         sequence.finish(reason, now);
                         ended.push(index);
                     }

@@ -65,14 +65,21 @@ impl Sequence {
     }
 
     /// Takes a sampled token and tells the caller. Returns the reason if the sequence has ended.
-    pub fn push(&mut self, id: u32, max_len: usize, now: Instant) -> Option<FinishReason> {
+    pub fn push(
+        &mut self,
+        id: u32,
+        max_len: usize,
+        shared: bool,
+        now: Instant,
+    ) -> Option<FinishReason> {
         if self.request.stop_ids.contains(&id) {
             return Some(FinishReason::Stop);
         }
         self.tokens.push(id);
         self.first_token.get_or_insert(now);
         self.last_token = Some(now);
-        let _ = self.request.events.send(SeqEvent::Token { tag: self.request.tag, id, at: now });
+        let event = SeqEvent::Token { tag: self.request.tag, id, at: now, shared };
+        let _ = self.request.events.send(event);
         let full = self.output_len() >= self.request.max_new_tokens || self.tokens.len() >= max_len;
         full.then_some(FinishReason::Length)
     }

@@ -47,6 +47,8 @@ pub(super) struct Attempt {
     /// Queue and prefill time and cached tokens, as the engine reported them.
     engine: Timings,
     gaps: metrics::TokenGaps,
+    /// Tokens made while another model ran too.
+    shared_tokens: usize,
 }
 
 impl Attempt {
@@ -97,6 +99,7 @@ impl Attempt {
             started: false,
             engine: Timings::default(),
             gaps: metrics::token_gaps(who),
+            shared_tokens: 0,
             assignment,
         }
     }
@@ -134,7 +137,10 @@ impl Attempt {
 
     async fn take(&mut self, event: SeqEvent, out: &Sender<Piece>) -> Result<(), Ended> {
         match event {
-            SeqEvent::Token { tag, id, at } => self.token(tag, id, at, out).await,
+            SeqEvent::Token { tag, id, at, shared } => {
+                self.shared_tokens += usize::from(shared);
+                self.token(tag, id, at, out).await
+            }
             SeqEvent::Finished { tag, reason, timings } => {
                 self.engine = timings;
                 self.finished(tag, reason, out).await
@@ -147,7 +153,13 @@ impl Attempt {
         }
     }
 
-    async fn token(&mut self, tag: u32, id: u32, at: Instant, out: &Sender<Piece>) -> Result<(), Ended> {
+    async fn token(
+        &mut self,
+        tag: u32,
+        id: u32,
+        at: Instant,
+        out: &Sender<Piece>,
+    ) -> Result<(), Ended> {
         self.start(out).await?;
         let Some(reply) = self.replies.get_mut(tag as usize).filter(|reply| !reply.ended) else {
             return Ok(());
@@ -247,6 +259,7 @@ impl Attempt {
             ttft: timings.first_token,
             tpot: self.per_token(),
             e2e: timings.total,
+            co_running: self.shared_tokens > 0 && self.shared_tokens >= timings.output_tokens,
             output_tokens: u32::try_from(timings.output_tokens).unwrap_or(u32::MAX),
         }
     }

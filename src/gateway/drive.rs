@@ -147,7 +147,8 @@ impl Gateway {
     fn book(&self, request: &GenerateRequest, attempt: &Attempt, class: Class) {
         let now = Instant::now();
         let Assignment { arm, deployment, stage, judged } = &attempt.assignment;
-        let who = metrics::Who { model: self.control.name(), arm: *arm, version: &deployment.version };
+        let who =
+            metrics::Who { model: self.control.name(), arm: *arm, version: &deployment.version };
         metrics::request(who, class.as_str(), &attempt.timings(now));
         if can_be_voted_on(class) {
             self.control.remember_author(request.id.clone(), *arm, *stage, *judged);

@@ -12,6 +12,6 @@ mod types;
 
 pub use drive::Gateway;
 pub use types::{
-    Finish, GatewayError, GenerateRequest, Generation, Limits, Piece, Prompt, SamplingPatch, Served,
-    Timeouts, Usage,
+    Finish, GatewayError, GenerateRequest, Generation, Limits, Piece, Prompt, SamplingPatch,
+    Served, Timeouts, Usage,
 };

@@ -29,7 +29,11 @@ pub struct FakeServer {
 
 impl FakeServer {
     /// A server whose stable replies `reply` (as this folder's tokenizer encodes it) to everything.
-    pub fn replying(text_from: &Path, vocab: usize, reply: &str) -> Result<FakeServer, DeployError> {
+    pub fn replying(
+        text_from: &Path,
+        vocab: usize,
+        reply: &str,
+    ) -> Result<FakeServer, DeployError> {
         let codec = Codec::load(text_from, vocab)?;
         let ids = codec.encode(reply, false)?;
         let eos = codec.eos_ids().first().copied().unwrap_or(0);

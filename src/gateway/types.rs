@@ -31,7 +31,11 @@ pub struct GenerateRequest {
 #[derive(Debug, Clone)]
 pub enum Prompt {
     /// Messages as the client sent them; the arm's own template renders them.
-    Chat { messages: Vec<Value>, tools: Option<Value>, template_kwargs: Option<Map<String, Value>> },
+    Chat {
+        messages: Vec<Value>,
+        tools: Option<Value>,
+        template_kwargs: Option<Map<String, Value>>,
+    },
     Text(String),
     Tokens(Vec<u32>),
 }
@@ -75,8 +79,14 @@ pub struct Generation {
 pub enum Piece {
     Start(Served),
     /// Never empty.
-    Text { index: u32, text: String },
-    End { index: u32, finish: Finish },
+    Text {
+        index: u32,
+        text: String,
+    },
+    End {
+        index: u32,
+        finish: Finish,
+    },
     Done(Usage),
     Failed(GatewayError),
 }
@@ -112,7 +122,9 @@ pub enum GatewayError {
     /// The client's doing. `param` names the field.
     #[error("{message}")]
     Invalid { param: &'static str, message: String },
-    #[error("this model's maximum context length is {max} tokens, but {asked} were requested ({prompt} in the prompt, {reply} in the reply); shorten the prompt or lower max_tokens")]
+    #[error(
+        "this model's maximum context length is {max} tokens, but {asked} were requested ({prompt} in the prompt, {reply} in the reply); shorten the prompt or lower max_tokens"
+    )]
     ContextLength { max: usize, asked: usize, prompt: usize, reply: usize },
     /// Asked for by name or header, but no canary is loaded.
     #[error("no canary is loaded; drop the variant from the request, or load one")]

@@ -69,7 +69,9 @@ fn refuse_unsupported(raw: &Value) -> Result<(), String> {
         return Err(format!("`hidden_act: {act}` is not supported; Llama uses silu"));
     }
     if raw.get("quantization_config").is_some_and(|q| !q.is_null()) {
-        return Err("quantized safetensors are not supported; use an f32, f16 or bf16 checkpoint".into());
+        return Err(
+            "quantized safetensors are not supported; use an f32, f16 or bf16 checkpoint".into()
+        );
     }
     let (hidden, heads) = (raw["hidden_size"].as_u64(), raw["num_attention_heads"].as_u64());
     if let (Some(hidden), Some(heads), Some(dim)) = (hidden, heads, raw["head_dim"].as_u64())
@@ -202,8 +204,7 @@ mod tests {
         let mut config = llama();
         config["rope_scaling"] = json!({"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0,
             "high_freq_factor": 4.0, "original_max_position_embeddings": 64});
-        let (plain, scaled) =
-            (read(&llama()).unwrap().inv_freq, read(&config).unwrap().inv_freq);
+        let (plain, scaled) = (read(&llama()).unwrap().inv_freq, read(&config).unwrap().inv_freq);
         assert_eq!(plain[0], scaled[0]);
         assert_eq!(plain[7] / 8.0, scaled[7]);
     }

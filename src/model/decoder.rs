@@ -79,9 +79,9 @@ impl Decoder {
         for (i, layer) in self.layers.iter().enumerate() {
             let h = rms_norm(&x, &layer.attention_norm, eps)?;
             let mut qkv = h.matmul(&layer.qkv.t()?)?.flatten_all()?.to_vec1::<f32>()?;
+            let mixed = attend(&mut qkv, self.config.heads, &self.rope, &mut self.cache, i, batch);
             let mixed =
-                attend(&mut qkv, self.config.heads, &self.rope, &mut self.cache, i, batch);
-            let mixed = Tensor::from_vec(mixed, (batch.tokens.len(), layer.out.dim(1)?), &Device::Cpu)?;
+                Tensor::from_vec(mixed, (batch.tokens.len(), layer.out.dim(1)?), &Device::Cpu)?;
             x = (x + mixed.matmul(&layer.out.t()?)?)?;
             let h = rms_norm(&x, &layer.mlp_norm, eps)?;
             let gated = (silu(&h.matmul(&layer.gate.t()?)?)? * h.matmul(&layer.up.t()?)?)?;

@@ -91,7 +91,8 @@ impl Checkpoint {
 
     /// Bytes that the weights take once widened to f32.
     pub fn weight_bytes(&self) -> u64 {
-        let elements = |view: &safetensors::tensor::TensorView<'_>| view.shape().iter().product::<usize>();
+        let elements =
+            |view: &safetensors::tensor::TensorView<'_>| view.shape().iter().product::<usize>();
         self.weights.tensors().iter().map(|(_, view)| elements(view) as u64 * 4).sum()
     }
 

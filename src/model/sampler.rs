@@ -190,7 +190,8 @@ pub fn uniform(seed: u64, position: u64) -> f64 {
         z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
         z ^ (z >> 31)
     };
-    let z = mix(mix(seed.wrapping_add(0x9e37_79b9_7f4a_7c15)) ^ position.wrapping_mul(0x9e37_79b9_7f4a_7c15));
+    let z = mix(mix(seed.wrapping_add(0x9e37_79b9_7f4a_7c15))
+        ^ position.wrapping_mul(0x9e37_79b9_7f4a_7c15));
     (z >> 11) as f64 / (1u64 << 53) as f64
 }
 

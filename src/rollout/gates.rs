@@ -10,7 +10,7 @@ use std::time::Duration;
 use super::evidence::Evidence;
 use super::latency::Histogram;
 use super::verdict::{Gate, GateName, GateState, Verdict};
-use super::window::{ArmWindow, rate_reaches};
+use super::window::{ArmWindow, rate_reaches, tokens_per_second};
 use super::{Counts, Policy};
 
 /// Below this many samples the p99 is simply the largest. A policy that raises on fewer requests
@@ -33,14 +33,19 @@ pub(crate) struct Stand<'a> {
 /// The verdict: every gate, in the order of [`GateName`].
 pub(crate) fn judge(stand: &Stand<'_>) -> Verdict {
     let Stand { policy, stable, canary, .. } = stand;
+    // The canary's replies nearly always take turns with stable's, but at a low weight few of stable's
+    // do with the canary's: unlike would be compared with unlike, and every canary look slow.
+    let shared = canary.mostly_shared();
+    let (stable_ttft, stable_tpot) = stable.latencies(shared);
+    let (canary_ttft, canary_tpot) = canary.latencies(shared);
     Verdict {
         gates: vec![
             bake(stand),
             requests(stand),
             stand.evidence.gate(policy, &stable.counts, &canary.counts),
-            latency(stand, GateName::Ttft, &stable.ttft, &canary.ttft),
-            latency(stand, GateName::Tpot, &stable.tpot, &canary.tpot),
-            throughput(stand),
+            latency(stand, GateName::Ttft, stable_ttft, canary_ttft),
+            latency(stand, GateName::Tpot, stable_tpot, canary_tpot),
+            throughput(stand, stable_tpot, canary_tpot),
             feedback(policy, &stable.counts, &canary.counts),
         ],
     }
@@ -101,11 +106,11 @@ fn latency(stand: &Stand<'_>, name: GateName, stable: &Histogram, canary: &Histo
     Gate { name, state, value: Some(ratio), threshold: Some(limit), text, samples }
 }
 
-fn throughput(stand: &Stand<'_>) -> Gate {
+fn throughput(stand: &Stand<'_>, stable: &Histogram, canary: &Histogram) -> Gate {
     let name = GateName::Throughput;
-    let samples = (stand.stable.tpot.count(), stand.canary.tpot.count());
+    let samples = (stable.count(), canary.count());
     let limit = stand.policy.min_throughput_ratio;
-    let medians = (stand.stable.tokens_per_second(), stand.canary.tokens_per_second());
+    let medians = (tokens_per_second(stable), tokens_per_second(canary));
     let (stable, canary) = match compare(stand, samples, medians) {
         Ok(pair) => pair,
         Err(state) => return unmeasured(name, state, limit, samples),

@@ -73,6 +73,9 @@ pub struct Outcome {
     pub e2e: Duration,
     /// Tokens generated.
     pub output_tokens: u32,
+    /// Whether the other arm's model had work during every token of this reply. Such replies share
+    /// the device and are slower; they are compared with their like only.
+    pub co_running: bool,
 }
 
 #[cfg(test)]

@@ -138,6 +138,7 @@ fn good(arm: Arm, stage: u64) -> Outcome {
         tpot: Some(Duration::from_millis(100)),
         e2e: Duration::from_secs(1),
         output_tokens: 10,
+        co_running: false,
     }
 }
 

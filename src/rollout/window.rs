@@ -92,6 +92,11 @@ pub(crate) fn rate_reaches(limit: f64, stable: (u64, u64), canary: (u64, u64)) -
     stable.1 > 0 && canary.0 > 0 && cross(canary.0, stable.1) >= limit * cross(stable.0, canary.1)
 }
 
+/// Median per-request decode rate.
+pub(crate) fn tokens_per_second(tpot: &Histogram) -> Option<f64> {
+    tpot.quantile(0.5).map(|tpot| 1.0 / tpot.as_secs_f64())
+}
+
 fn share(part: u64, whole: u64) -> Option<f64> {
     (whole > 0).then(|| part as f64 / whole as f64)
 }
@@ -103,6 +108,9 @@ pub(crate) struct ArmWindow {
     pub(crate) ttft: Histogram,
     pub(crate) tpot: Histogram,
     pub(crate) e2e: Histogram,
+    /// TTFT and time per token of the replies that shared the device with the other arm throughout.
+    pub(crate) shared_ttft: Histogram,
+    pub(crate) shared_tpot: Histogram,
 }
 
 impl ArmWindow {
@@ -112,7 +120,22 @@ impl ArmWindow {
             ttft: Histogram::new(),
             tpot: Histogram::new(),
             e2e: Histogram::new(),
+            shared_ttft: Histogram::new(),
+            shared_tpot: Histogram::new(),
         }
+    }
+
+    /// TTFT and time per token: of all replies, or of those that shared the device throughout.
+    pub(crate) fn latencies(&self, shared: bool) -> (&Histogram, &Histogram) {
+        match shared {
+            true => (&self.shared_ttft, &self.shared_tpot),
+            false => (&self.ttft, &self.tpot),
+        }
+    }
+
+    /// Whether most replies shared the device throughout.
+    pub(crate) fn mostly_shared(&self) -> bool {
+        2 * self.shared_tpot.count() > self.tpot.count()
     }
 
     /// Takes in a judged outcome of this stage that is no copy of an earlier error.
@@ -136,9 +159,15 @@ impl ArmWindow {
         }
         if let Some(ttft) = outcome.ttft {
             self.ttft.record(ttft);
+            if outcome.co_running {
+                self.shared_ttft.record(ttft);
+            }
         }
         if let Some(tpot) = outcome.tpot {
             self.tpot.record(tpot);
+            if outcome.co_running {
+                self.shared_tpot.record(tpot);
+            }
         }
         if outcome.class.counts() {
             self.e2e.record(outcome.e2e);
@@ -148,7 +177,7 @@ impl ArmWindow {
     /// The median decode rate in tokens per second, a lower bound within 0.4 %: the reciprocal of
     /// the median time per token, which is never zero.
     pub(crate) fn tokens_per_second(&self) -> Option<f64> {
-        self.tpot.quantile(0.5).map(|tpot| 1.0 / tpot.as_secs_f64())
+        tokens_per_second(&self.tpot)
     }
 }
 

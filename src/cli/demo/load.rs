@@ -139,8 +139,11 @@ impl Worker {
             return Err(format!("{status}: {}", response.text().await.unwrap_or_default()));
         }
         let arm = response.headers().get("x-serin-arm").cloned();
-        let mut chat =
-            Chat { id: String::new(), canary: arm.is_some_and(|a| a == "canary"), text: String::new() };
+        let mut chat = Chat {
+            id: String::new(),
+            canary: arm.is_some_and(|a| a == "canary"),
+            text: String::new(),
+        };
         read_stream(response, &mut chat).await?;
         Ok(chat)
     }

@@ -6,7 +6,8 @@ use crate::http::admin_wire::StatusWire;
 use std::time::Duration;
 
 pub(super) fn text(status: &StatusWire, tally: &Tally, took: Duration) -> String {
-    let mut out = format!("\nserin demo: {} after {:.0} s\n\n", verdict(status), took.as_secs_f64());
+    let mut out =
+        format!("\nserin demo: {} after {:.0} s\n\n", verdict(status), took.as_secs_f64());
     for decision in &status.decisions {
         out += &format!("  {:>6.1} s  {}\n", decision.at_s, decision.text);
     }

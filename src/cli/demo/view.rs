@@ -154,10 +154,21 @@ fn arm_box(arm: &ArmWire, tally: &Tally, index: usize) -> Paragraph<'static> {
     let rate = f.error_rate.map_or_else(|| "-".to_owned(), |r| format!("{:.2} %", r * 100.0));
     let memory = arm.lane.as_ref().map_or(0, |lane| lane.arena_used);
     let lines = vec![
-        Line::from(format!("requests   {} at this weight, {} in all", f.requests, f.total_requests)),
+        Line::from(format!(
+            "requests   {} at this weight, {} in all",
+            f.requests, f.total_requests
+        )),
         Line::from(format!("errors     {} ({rate})", f.errors)),
-        Line::from(format!("TTFT       p50 {} / p99 {} ms", number(f.ttft_p50_ms), number(f.ttft_p99_ms))),
-        Line::from(format!("per token  p50 {} / p99 {} ms", number(f.tpot_p50_ms), number(f.tpot_p99_ms))),
+        Line::from(format!(
+            "TTFT       p50 {} / p99 {} ms",
+            number(f.ttft_p50_ms),
+            number(f.ttft_p99_ms)
+        )),
+        Line::from(format!(
+            "per token  p50 {} / p99 {} ms",
+            number(f.tpot_p50_ms),
+            number(f.tpot_p99_ms)
+        )),
         Line::from(format!("tokens/s   {}", number(f.tokens_per_second))),
         Line::from(format!("right      {right}")),
         Line::from(format!("votes      {} up, {} down", f.feedback_up, f.feedback_down)),
@@ -178,8 +189,5 @@ fn gate_line(state: &str, text: &str) -> Line<'static> {
         "inconclusive" => ("... ", Color::Yellow),
         _ => ("-   ", Color::DarkGray),
     };
-    Line::from(vec![
-        Span::styled(glyph, Style::default().fg(color)),
-        Span::raw(format!(" {text}")),
-    ])
+    Line::from(vec![Span::styled(glyph, Style::default().fg(color)), Span::raw(format!(" {text}"))])
 }

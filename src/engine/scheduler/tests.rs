@@ -50,7 +50,11 @@ fn client(scheduler: &mut Scheduler, prompt: Vec<u32>, max_new: usize, now: Inst
 }
 
 /// Checks the batch against the shadow cache and "runs" it.
-fn run_step(batch: &Batch, draws: &[Draw<'_>], cache: &mut HashMap<u32, (u32, u32)>) -> Vec<Sampled> {
+fn run_step(
+    batch: &Batch,
+    draws: &[Draw<'_>],
+    cache: &mut HashMap<u32, (u32, u32)>,
+) -> Vec<Sampled> {
     let mut written = Vec::new();
     for ((&id, &position), &slot) in batch.tokens.iter().zip(&batch.positions).zip(&batch.slots) {
         written.push(slot);

@@ -1,0 +1,147 @@
+//! The operator's commands over scripted models.
+
+mod http_support;
+
+use axum::Router;
+use axum::http::{Request, StatusCode};
+use http_support::*;
+use serde_json::{Value, json};
+use serin::http::admin_wire::{ArmWire, RolledBackWire, StatusWire};
+
+async fn status(app: &Router) -> StatusWire {
+    let body = ok(app, local(get("/admin/status"))).await;
+    serde_json::from_value(body).expect("a status")
+}
+
+async fn order(app: &Router, path: &str, body: Value) -> (StatusCode, Value) {
+    ask(app, local(post(path, &body))).await
+}
+
+async fn order_ok(app: &Router, path: &str, body: Value) -> Value {
+    ok(app, local(post(path, &body))).await
+}
+
+fn arm<'a>(status: &'a StatusWire, name: &str) -> &'a ArmWire {
+    status.arms.iter().find(|arm| arm.arm == name).expect("an arm")
+}
+
+#[tokio::test]
+async fn only_loopback_peers_may_operate() {
+    let app = plain_api().await;
+    let orders = [
+        get("/admin/status"),
+        post("/admin/pause", &json!({})),
+        post("/admin/rollback", &json!({})),
+        post("/admin/canary/load", &json!({"path": "canary"})),
+    ];
+    for request in orders {
+        let (status, body) = ask(&app, from("192.0.2.7:4000", request)).await;
+        assert_eq!(status, StatusCode::FORBIDDEN, "{body}");
+        assert!(body["error"]["message"].as_str().unwrap().contains("loopback"), "{body}");
+    }
+    assert_eq!(ask(&app, get("/admin/status")).await.0, StatusCode::FORBIDDEN);
+    for near in ["127.0.0.1:4000", "[::1]:4000", "[::ffff:127.0.0.1]:4000"] {
+        assert_eq!(ask(&app, from(near, get("/admin/status"))).await.0, StatusCode::OK);
+    }
+    let page = Request::post("/admin/pause").header("origin", "http://example.com");
+    let page = page.body(axum::body::Body::empty()).unwrap();
+    assert_eq!(ask(&app, local(page)).await.0, StatusCode::FORBIDDEN);
+}
+
+#[tokio::test]
+async fn an_idle_server_shows_its_stable_model() {
+    let app = plain_api().await;
+    let status = status(&app).await;
+    assert_eq!((status.model.as_str(), status.phase.as_str()), ("fake", "idle"));
+    assert_eq!((status.weight, status.steps.as_slice()), (0, &[5, 25, 50, 100][..]));
+    let stable = arm(&status, "stable");
+    assert!(stable.loaded && stable.lane.is_some());
+    assert_eq!(stable.version.as_deref(), Some("stable"));
+    assert_eq!(stable.max_model_len, Some(512));
+    assert!(!arm(&status, "canary").loaded);
+    assert!(status.resident_bytes > 0 && status.unloads.is_empty());
+}
+
+#[tokio::test]
+async fn a_canary_is_loaded_steered_and_rolled_back() {
+    let app = plain_api().await;
+    let loaded = order_ok(&app, "/admin/canary/load", json!({"path": "canary"})).await;
+    assert_eq!((&loaded["version"], &loaded["max_model_len"]), (&json!("canary"), &json!(512)));
+    let shown = status(&app).await;
+    assert_eq!((shown.phase.as_str(), shown.weight, shown.step), ("running", 5, Some(0)));
+    assert!(arm(&shown, "canary").loaded && !shown.gates.is_empty());
+    assert_eq!(shown.decisions[0].kind, "started");
+
+    let paused = order_ok(&app, "/admin/pause", json!({})).await;
+    assert_eq!((&paused["phase"], &paused["paused"]), (&json!("paused"), &json!(true)));
+    let weighed = order_ok(&app, "/admin/weight", json!({"percent": 40})).await;
+    assert_eq!((&weighed["weight"], &weighed["step"]), (&json!(40), &Value::Null));
+    assert_eq!(order_ok(&app, "/admin/resume", json!({})).await["paused"], false);
+
+    let back = order_ok(&app, "/admin/rollback", json!({"reason": "a test"})).await;
+    let back: RolledBackWire = serde_json::from_value(back).unwrap();
+    let unload = back.unload.expect("a report");
+    assert_eq!((back.version.as_deref(), unload.version.as_str()), (Some("canary"), "canary"));
+    assert_eq!((unload.used_after, unload.reserved_after, unload.blocks_leaked), (0, 0, 0));
+    let shown = status(&app).await;
+    assert_eq!((shown.phase.as_str(), shown.weight), ("rolled_back", 0));
+    assert!(shown.reason.is_some_and(|reason| reason.contains("a test")));
+    assert_eq!(shown.unloads.len(), 1);
+    assert!(!arm(&status(&app).await, "canary").loaded);
+}
+
+#[tokio::test]
+async fn a_canary_can_be_promoted_at_once() {
+    let app = plain_api().await;
+    order_ok(&app, "/admin/canary/load", json!({"path": "canary"})).await;
+    let promoted = order_ok(&app, "/admin/promote", json!({"now": true})).await;
+    assert_eq!(promoted["phase"], "promoted");
+    assert_eq!(arm(&status(&app).await, "stable").version.as_deref(), Some("canary"));
+}
+
+#[tokio::test]
+async fn orders_that_do_not_fit_the_state_are_conflicts() {
+    let app = plain_api().await;
+    for (path, body) in [
+        ("/admin/rollback", json!({})),
+        ("/admin/promote", json!({})),
+        ("/admin/pause", json!({})),
+        ("/admin/weight", json!({"percent": 5})),
+    ] {
+        let (status, answer) = order(&app, path, body).await;
+        assert_eq!(status, StatusCode::CONFLICT, "{path}: {answer}");
+        assert!(answer["error"]["message"].as_str().is_some_and(|m| !m.is_empty()));
+    }
+    order_ok(&app, "/admin/canary/load", json!({"path": "canary"})).await;
+    let (status, answer) = order(&app, "/admin/canary/load", json!({"path": "canary"})).await;
+    assert_eq!((status.as_u16(), &answer["error"]["code"]), (409, &json!("canary_present")));
+}
+
+#[tokio::test]
+async fn orders_that_make_no_sense_are_refused() {
+    let app = plain_api().await;
+    for (path, body, code) in [
+        ("/admin/canary/load", json!({"path": "nowhere"}), "load_failed"),
+        ("/admin/canary/load", json!({"path": ""}), "invalid_value"),
+        ("/admin/canary/load", json!({}), "invalid_json"),
+        ("/admin/weight", json!({"percent": 101}), "invalid_value"),
+        ("/admin/weight", json!({"percent": 300}), "invalid_json"),
+        ("/admin/promote", json!({"nwo": true}), "invalid_json"),
+    ] {
+        let (status, answer) = order(&app, path, body).await;
+        assert_eq!((status.as_u16(), &answer["error"]["code"]), (400, &json!(code)), "{answer}");
+    }
+    let pause = local(raw_post("/admin/pause", ""));
+    assert_eq!(ask(&app, pause).await.0, StatusCode::CONFLICT, "an empty body is an empty order");
+}
+
+#[tokio::test]
+async fn figures_follow_the_traffic() {
+    let app = plain_api().await;
+    order_ok(&app, "/admin/canary/load", json!({"path": "canary"})).await;
+    let body = chat(json!({"model": "fake@stable"}));
+    ok(&app, post("/v1/chat/completions", &body)).await;
+    let stable = arm(&status(&app).await, "stable").clone();
+    assert_eq!((stable.figures.requests, stable.figures.excluded), (0, 1), "pinned is not judged");
+    assert!(stable.lane.is_some_and(|lane| lane.tokens_generated > 0 && lane.running == 0));
+}

@@ -1,0 +1,462 @@
+//! The API as clients meet it: routes, shapes, statuses, over scripted models.
+
+mod http_support;
+
+use axum::body::Body;
+use axum::http::{Request, StatusCode, header};
+use http_support::*;
+use serde_json::{Value, json};
+use serin::engine::SchedulerConfig;
+use serin::gateway::testing::FakeServer;
+use serin::text::Codec;
+use std::time::Duration;
+
+const CHAT: &str = "/v1/chat/completions";
+const PLAIN: &str = "/v1/completions";
+
+/// The ids that [`REPLY`] is made of.
+fn reply_ids() -> Vec<u32> {
+    let codec = Codec::load(text_from(), 1024).expect("a codec");
+    codec.encode(REPLY, false).expect("ids")
+}
+
+fn model<'a>(server: &'a mut FakeServer, name: &str) -> &'a mut serin::engine::fake::FakeScript {
+    server.model(name).expect("a scripted model")
+}
+
+#[tokio::test]
+async fn a_chat_completion() {
+    let app = plain_api().await;
+    let response = send(&app, post(CHAT, &chat(json!({})))).await;
+    assert_eq!(response.status(), StatusCode::OK);
+    let headers = response.headers().clone();
+    assert_eq!(
+        (&headers["x-serin-arm"], &headers["x-serin-version"]),
+        (&"stable".parse().unwrap(), &"stable".parse().unwrap())
+    );
+    let body: Value = serde_json::from_str(&text(response).await).unwrap();
+    assert_eq!(headers["x-request-id"], body["id"].as_str().unwrap());
+    assert!(body["id"].as_str().unwrap().starts_with("chatcmpl-"));
+    assert_eq!((&body["object"], &body["model"]), (&json!("chat.completion"), &json!("fake")));
+    assert_eq!(body["system_fingerprint"], "stable-fake");
+    let choice = json!({
+        "index": 0, "message": {"role": "assistant", "content": REPLY, "refusal": null},
+        "logprobs": null, "finish_reason": "stop",
+    });
+    assert_eq!(body["choices"], json!([choice]));
+    let messages = json!({"messages": [{"role": "user", "content": "Hi"}]});
+    let prompt = ok(&app, post("/tokenize", &messages)).await["count"].as_u64().unwrap();
+    let (usage, reply) = (&body["usage"], reply_ids().len() as u64);
+    assert_eq!(
+        (usage["prompt_tokens"].as_u64(), usage["completion_tokens"].as_u64()),
+        (Some(prompt), Some(reply))
+    );
+    assert_eq!(usage["total_tokens"].as_u64(), Some(prompt + reply));
+    assert!(usage["prompt_tokens_details"]["cached_tokens"].is_u64());
+}
+
+#[tokio::test]
+async fn a_chat_stream() {
+    let app = plain_api().await;
+    let body = chat(json!({"stream": true, "stream_options": {"include_usage": true}}));
+    let response = send(&app, post(CHAT, &body)).await;
+    assert_eq!(response.status(), StatusCode::OK);
+    assert_eq!(response.headers()[header::CONTENT_TYPE], "text/event-stream");
+    assert_eq!(response.headers()[header::CACHE_CONTROL], "no-cache");
+    assert_eq!(response.headers()["x-accel-buffering"], "no");
+    assert_eq!(response.headers()["x-serin-arm"], "stable");
+    let stream = text(response).await;
+    let events = events(&stream);
+    let (done, chunks) = events.split_last().unwrap();
+    assert_eq!(done, "[DONE]");
+    for name in ["id", "object", "created", "model", "system_fingerprint"] {
+        assert!(chunks.iter().all(|chunk| chunk[name] == chunks[0][name]), "{name}: {stream}");
+    }
+    let (usage, chunks) = chunks.split_last().unwrap();
+    assert_eq!((&usage["choices"], usage["usage"].is_object()), (&json!([]), true));
+    assert!(chunks.iter().all(|chunk| chunk.get("usage") == Some(&Value::Null)));
+    let choices: Vec<&Value> = chunks.iter().map(|chunk| &chunk["choices"][0]).collect();
+    assert_eq!(choices[0]["delta"], json!({"role": "assistant", "content": ""}));
+    let (last, before) = choices.split_last().unwrap();
+    assert_eq!((&last["delta"], &last["finish_reason"]), (&json!({}), &json!("stop")));
+    assert!(before.iter().all(|choice| choice["finish_reason"].is_null()));
+    let said: String = before.iter().filter_map(|c| c["delta"]["content"].as_str()).collect();
+    assert_eq!(said, REPLY);
+}
+
+#[tokio::test]
+async fn without_include_usage_no_chunk_speaks_of_it() {
+    let app = plain_api().await;
+    let response = send(&app, post(CHAT, &chat(json!({"stream": true})))).await;
+    let stream = text(response).await;
+    assert!(!stream.contains("usage"), "{stream}");
+    assert!(stream.ends_with("data: [DONE]\n\n"));
+}
+
+#[tokio::test]
+async fn length_and_stop_strings_end_replies() {
+    let app = plain_api().await;
+    let body = ok(&app, post(CHAT, &chat(json!({"max_tokens": 2})))).await;
+    assert_eq!(body["choices"][0]["finish_reason"], "length");
+    assert_eq!(body["usage"]["completion_tokens"], 2);
+    let body = ok(&app, post(CHAT, &chat(json!({"stop": "there"})))).await;
+    assert_eq!(body["choices"][0]["finish_reason"], "stop");
+    assert_eq!(body["choices"][0]["message"]["content"], "Hello ");
+}
+
+#[tokio::test]
+async fn plain_completions_come_in_batches() {
+    let app = plain_api().await;
+    let one = ok(&app, post(PLAIN, &plain(json!({})))).await;
+    assert!(one["id"].as_str().unwrap().starts_with("cmpl-"));
+    assert_eq!(one["object"], "text_completion");
+    let choice = json!({"text": REPLY, "index": 0, "logprobs": null, "finish_reason": "stop"});
+    assert_eq!(one["choices"], json!([choice]));
+    let many = ok(&app, post(PLAIN, &plain(json!({"prompt": ["a", "b", "c"], "n": 2})))).await;
+    let choices = many["choices"].as_array().unwrap();
+    assert_eq!(choices.len(), 6);
+    for (index, choice) in choices.iter().enumerate() {
+        assert_eq!((&choice["index"], &choice["text"]), (&json!(index), &json!(REPLY)));
+    }
+    assert_eq!(many["usage"]["completion_tokens"], 6 * reply_ids().len());
+    let ids = ok(&app, post(PLAIN, &plain(json!({"prompt": [[5, 6], [7]]})))).await;
+    assert_eq!(ids["choices"].as_array().unwrap().len(), 2);
+    assert_eq!(ids["usage"]["prompt_tokens"], 3);
+}
+
+#[tokio::test]
+async fn a_plain_stream_of_a_batch_has_each_choice() {
+    let app = plain_api().await;
+    let body = plain(json!({"prompt": ["a", "b"], "stream": true}));
+    let stream = text(send(&app, post(PLAIN, &body)).await).await;
+    for index in 0..2 {
+        let events = events(&stream);
+        let mine = events.iter().filter(|e| e["choices"][0]["index"] == index);
+        let said: String = mine.filter_map(|e| e["choices"][0]["text"].as_str()).collect();
+        assert_eq!(said, REPLY);
+    }
+    assert!(stream.ends_with("data: [DONE]\n\n"));
+}
+
+/// A body at fault, and the status, `param` and `code` that it deserves.
+type Case = (Value, u16, Option<&'static str>, &'static str);
+
+async fn check(path: &str, cases: Vec<Case>) {
+    let app = plain_api().await;
+    for (body, status, param, code) in cases {
+        let (got, answer) = ask(&app, post(path, &body)).await;
+        let error = &answer["error"];
+        assert_eq!(got.as_u16(), status, "{body}: {answer}");
+        assert_eq!(error["type"], "invalid_request_error", "{body}: {answer}");
+        assert_eq!(error["param"], json!(param), "{body}: {answer}");
+        assert_eq!(error["code"], code, "{body}: {answer}");
+        assert!(error["message"].as_str().is_some_and(|m| !m.is_empty()), "{body}: {answer}");
+    }
+}
+
+#[tokio::test]
+async fn bad_chats_are_refused_by_field() {
+    let value = |field: &'static str, value: Value| -> Case {
+        (chat(json!({field: value})), 400, Some(field), "invalid_value")
+    };
+    let kind = |field: &'static str, value: Value| -> Case {
+        (chat(json!({field: value})), 400, Some(field), "invalid_type")
+    };
+    let unsupported = |field: &'static str, value: Value| -> Case {
+        (chat(json!({field: value})), 400, Some(field), "unsupported_value")
+    };
+    let missing = "missing_required_parameter";
+    let role = json!([{"role": "robot", "content": "Hi"}]);
+    check(
+        CHAT,
+        vec![
+            (json!({"model": "fake"}), 400, Some("messages"), missing),
+            (json!({"messages": [{"role": "user", "content": "Hi"}]}), 400, Some("model"), missing),
+            (chat(json!({"model": "gpt-4o"})), 404, Some("model"), "model_not_found"),
+            (chat(json!({"model": "fake@canary"})), 404, Some("model"), "model_not_found"),
+            (chat(json!({"messages": role})), 400, Some("messages[0].role"), "invalid_value"),
+            value("messages", json!([])),
+            kind("messages", json!("Hi")),
+            value("temperature", json!(2.5)),
+            kind("temperature", json!("hot")),
+            value("top_p", json!(0)),
+            value("top_k", json!(-2)),
+            value("min_p", json!(2)),
+            value("repetition_penalty", json!(0)),
+            value("frequency_penalty", json!(3)),
+            value("presence_penalty", json!(-3)),
+            value("n", json!(9)),
+            value("max_tokens", json!(0)),
+            value("max_completion_tokens", json!(0)),
+            value("stop", json!(vec!["x"; 17])),
+            kind("seed", json!("lucky")),
+            value("stream_options", json!({"include_usage": true})),
+            unsupported("tool_choice", json!("required")),
+            unsupported("response_format", json!({"type": "json_object"})),
+            unsupported("logprobs", json!(true)),
+            unsupported("top_logprobs", json!(3)),
+            unsupported("logit_bias", json!({"5": 1})),
+            (chat(json!({"max_tokens": 5000})), 400, Some("messages"), "context_length_exceeded"),
+        ],
+    )
+    .await;
+}
+
+#[tokio::test]
+async fn bad_plain_completions_are_refused_by_field() {
+    check(
+        PLAIN,
+        vec![
+            (json!({"model": "fake"}), 400, Some("prompt"), "missing_required_parameter"),
+            (plain(json!({"prompt": []})), 400, Some("prompt"), "invalid_value"),
+            (plain(json!({"prompt": ["a", 1]})), 400, Some("prompt[1]"), "invalid_type"),
+            (plain(json!({"best_of": 2})), 400, Some("best_of"), "unsupported_value"),
+            (plain(json!({"echo": true})), 400, Some("echo"), "unsupported_value"),
+            (plain(json!({"suffix": "x"})), 400, Some("suffix"), "unsupported_value"),
+            (plain(json!({"logprobs": 1})), 400, Some("logprobs"), "unsupported_value"),
+            (plain(json!({"max_tokens": 600})), 400, Some("prompt"), "context_length_exceeded"),
+        ],
+    )
+    .await;
+}
+
+#[tokio::test]
+async fn ids_outside_the_vocabulary_are_refused() {
+    let app = plain_api().await;
+    let (status, body) = ask(&app, post(PLAIN, &plain(json!({"prompt": [1, 99999]})))).await;
+    assert_eq!((status.as_u16(), &body["error"]["param"]), (400, &json!("prompt")));
+}
+
+#[tokio::test]
+async fn bodies_that_cannot_be_read_are_refused() {
+    let app = plain_api().await;
+    let (status, body) = ask(&app, raw_post(CHAT, r#"{"temperature": NaN}"#)).await;
+    assert_eq!((status.as_u16(), &body["error"]["code"]), (400, &json!("invalid_json")));
+    let message = body["error"]["message"].as_str().unwrap();
+    assert!(message.contains("line 1 column 17"), "{message}");
+    let (status, body) = ask(&app, raw_post(CHAT, vec![b' '; BODY_LIMIT + 1])).await;
+    assert_eq!((status.as_u16(), &body["error"]["code"]), (413, &json!("body_too_large")));
+    assert!(body["error"]["message"].as_str().unwrap().contains(&BODY_LIMIT.to_string()));
+    let pieces = (0..80).map(|_| Ok::<_, std::io::Error>(vec![b' '; 1 << 10]));
+    let unknown_length = Body::from_stream(futures_util::stream::iter(pieces));
+    let (status, _) = ask(&app, raw_post(CHAT, unknown_length)).await;
+    assert_eq!(status.as_u16(), 413);
+}
+
+#[tokio::test]
+async fn unknown_routes_and_methods_answer_in_the_same_form() {
+    let app = plain_api().await;
+    for path in ["/", "/v1/embeddings", "/admin/unknown"] {
+        let (status, body) = ask(&app, get(path)).await;
+        assert_eq!((status.as_u16(), &body["error"]["code"]), (404, &json!("unknown_url")));
+    }
+    for (request, allow) in [(get(CHAT), "POST"), (post("/v1/models", &json!({})), "GET,HEAD")] {
+        let response = send(&app, request).await;
+        assert_eq!(response.status(), StatusCode::METHOD_NOT_ALLOWED);
+        assert_eq!(response.headers()[header::ALLOW], allow);
+        let body: Value = serde_json::from_str(&text(response).await).unwrap();
+        assert_eq!(body["error"]["code"], "method_not_allowed");
+    }
+}
+
+#[tokio::test]
+async fn a_failure_before_the_first_token_has_its_status_even_when_streamed() {
+    let ill = |server: &mut FakeServer| model(server, "stable").nan_share = 1.0;
+    let app = api(gateway_saying(REPLY, ill).await);
+    for stream in [false, true] {
+        let response = send(&app, post(CHAT, &chat(json!({"stream": stream})))).await;
+        assert_eq!(response.status(), StatusCode::INTERNAL_SERVER_ERROR);
+        assert_eq!(response.headers()["x-serin-arm"], "stable");
+        assert!(response.headers().contains_key("x-request-id"));
+        let body: Value = serde_json::from_str(&text(response).await).unwrap();
+        assert_eq!(
+            (&body["error"]["type"], &body["error"]["code"]),
+            (&json!("server_error"), &json!("model_error"))
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_failure_in_mid_stream_is_told_and_not_done() {
+    let third = reply_ids()[2];
+    let ill = |server: &mut FakeServer| model(server, "stable").nan_on = Some(third);
+    let app = api(gateway_saying(REPLY, ill).await);
+    let body = chat(json!({"stream": true, "messages": [{"role": "user", "content": "?"}]}));
+    let response = send(&app, post(CHAT, &body)).await;
+    assert_eq!(response.status(), StatusCode::OK);
+    let stream = text(response).await;
+    let events = events(&stream);
+    assert_eq!(events[0]["choices"][0]["delta"]["role"], "assistant");
+    assert_eq!(events.last().unwrap()["error"]["code"], "model_error");
+    assert!(!stream.contains("[DONE]"), "{stream}");
+    let (status, _) =
+        ask(&app, post(CHAT, &chat(json!({"messages": [{"role": "user", "content": "?"}]})))).await;
+    assert_eq!(status, StatusCode::INTERNAL_SERVER_ERROR);
+}
+
+#[tokio::test]
+async fn a_full_queue_is_busy_and_says_when_to_come_back() {
+    let small = |server: &mut FakeServer| {
+        let waiting = SchedulerConfig { max_running: 1, max_batch_tokens: 512, max_waiting: 1 };
+        server.scheduler = waiting;
+        model(server, "stable").step_time = Duration::from_millis(50);
+    };
+    let app = api(gateway_saying(REPLY, small).await);
+    let body = plain(json!({"prompt": vec!["a"; 8]}));
+    let response = send(&app, post(PLAIN, &body)).await;
+    assert_eq!(response.status(), StatusCode::TOO_MANY_REQUESTS);
+    let after: u64 = response.headers()[header::RETRY_AFTER].to_str().unwrap().parse().unwrap();
+    assert!((1..=3).contains(&after));
+    let body: Value = serde_json::from_str(&text(response).await).unwrap();
+    assert_eq!(body["error"]["type"], "rate_limit_error");
+}
+
+#[tokio::test]
+async fn tool_calls_are_found_when_there_are_tools() {
+    let call = r#"<tool_call>{"name": "add", "arguments": {"a": 1}}</tool_call>"#;
+    let app = api(gateway_saying(call, |_| {}).await);
+    let tools = json!([{"type": "function", "function": {"name": "add"}}]);
+    let body = ok(&app, post(CHAT, &chat(json!({"tools": tools})))).await;
+    let choice = &body["choices"][0];
+    assert_eq!(choice["finish_reason"], "tool_calls");
+    assert_eq!(choice["message"]["content"], Value::Null);
+    let function = json!({"name": "add", "arguments": "{\"a\":1}"});
+    assert_eq!(choice["message"]["tool_calls"][0]["function"], function);
+    let body = chat(json!({"tools": tools, "stream": true}));
+    let stream = text(send(&app, post(CHAT, &body)).await).await;
+    let events = events(&stream);
+    let calls: Vec<&Value> = events
+        .iter()
+        .map(|e| &e["choices"][0]["delta"]["tool_calls"][0])
+        .filter(|c| c.is_object())
+        .collect();
+    assert_eq!(
+        (&calls[0]["function"]["name"], &calls[0]["type"]),
+        (&json!("add"), &json!("function"))
+    );
+    assert_eq!(calls[1]["function"], json!({"arguments": "{\"a\":1}"}));
+    assert_eq!(events[events.len() - 2]["choices"][0]["finish_reason"], "tool_calls");
+    for off in [json!({}), json!({"tools": tools, "tool_choice": "none"})] {
+        let body = ok(&app, post(CHAT, &chat(off))).await;
+        assert_eq!(body["choices"][0]["message"]["content"], call);
+    }
+}
+
+async fn load_canary(app: &axum::Router) {
+    ok(app, local(post("/admin/canary/load", &json!({"path": "canary"})))).await;
+}
+
+#[tokio::test]
+async fn models_are_listed_by_name_and_arm() {
+    let app = plain_api().await;
+    let ids = |list: &Value| -> Vec<String> {
+        let models = list["data"].as_array().unwrap();
+        models.iter().map(|model| model["id"].as_str().unwrap().to_owned()).collect()
+    };
+    let list = ok(&app, get("/v1/models")).await;
+    assert_eq!(
+        (&list["object"], ids(&list)),
+        (&json!("list"), vec!["fake".into(), "fake@stable".into()])
+    );
+    let expected = json!({
+        "id": "fake", "object": "model", "created": 0, "owned_by": "serin", "root": "stable",
+        "max_model_len": 512, "version": "stable",
+    });
+    assert_eq!(list["data"][0], expected);
+    load_canary(&app).await;
+    let list = ok(&app, get("/v1/models")).await;
+    assert_eq!(ids(&list), ["fake", "fake@stable", "fake@canary"]);
+    let one = ok(&app, get("/v1/models/fake@canary")).await;
+    assert_eq!((&one["id"], &one["version"]), (&json!("fake@canary"), &json!("canary")));
+    let (status, body) = ask(&app, get("/v1/models/some/other")).await;
+    assert_eq!((status.as_u16(), &body["error"]["code"]), (404, &json!("model_not_found")));
+}
+
+#[tokio::test]
+async fn name_and_header_pin_an_arm() {
+    let app = plain_api().await;
+    load_canary(&app).await;
+    for arm in ["stable", "canary"] {
+        let body = chat(json!({"model": format!("fake@{arm}")}));
+        let response = send(&app, post(CHAT, &body)).await;
+        assert_eq!(
+            (&response.headers()["x-serin-arm"], &response.headers()["x-serin-version"]),
+            (&arm.parse().unwrap(), &arm.parse().unwrap())
+        );
+        let answer: Value = serde_json::from_str(&text(response).await).unwrap();
+        assert_eq!(answer["model"], format!("fake@{arm}"));
+        assert_eq!(answer["system_fingerprint"], format!("{arm}-fake"));
+        let mut request = post(CHAT, &chat(json!({})));
+        request.headers_mut().insert("x-serin-variant", arm.parse().unwrap());
+        assert_eq!(send(&app, request).await.headers()["x-serin-arm"], arm);
+    }
+    let mut request = post(CHAT, &chat(json!({"model": "fake@stable"})));
+    request.headers_mut().insert("x-serin-variant", "canary".parse().unwrap());
+    assert_eq!(ask(&app, request).await.0, StatusCode::BAD_REQUEST);
+    let mut request = post(CHAT, &chat(json!({})));
+    request.headers_mut().insert("x-serin-variant", "green".parse().unwrap());
+    let (status, body) = ask(&app, request).await;
+    assert_eq!((status.as_u16(), &body["error"]["param"]), (400, &json!("x-serin-variant")));
+}
+
+#[tokio::test]
+async fn tokens_go_there_and_back() {
+    let app = plain_api().await;
+    let there = ok(&app, post("/tokenize", &json!({"model": "fake", "prompt": REPLY}))).await;
+    assert_eq!(there["tokens"], json!(reply_ids()));
+    assert_eq!(
+        (&there["count"], &there["max_model_len"]),
+        (&json!(reply_ids().len()), &json!(512))
+    );
+    let back = ok(&app, post("/detokenize", &json!({"tokens": there["tokens"]}))).await;
+    assert_eq!(back, json!({"prompt": REPLY}));
+    for (path, body, param) in [
+        ("/tokenize", json!({}), "prompt"),
+        ("/tokenize", json!({"prompt": 1}), "prompt"),
+        ("/tokenize", json!({"messages": []}), "messages"),
+        ("/tokenize", json!({"prompt": "a", "model": "other"}), "model"),
+        ("/detokenize", json!({}), "tokens"),
+        ("/detokenize", json!({"tokens": ["a"]}), "tokens[0]"),
+    ] {
+        let (status, answer) = ask(&app, post(path, &body)).await;
+        assert!(status.is_client_error(), "{answer}");
+        assert_eq!(answer["error"]["param"], param, "{answer}");
+    }
+}
+
+#[tokio::test]
+async fn replies_can_be_voted_on() {
+    let app = plain_api().await;
+    let reply = ok(&app, post(CHAT, &chat(json!({})))).await;
+    let vote = json!({"id": reply["id"], "value": true, "comment": "good", "tags": ["kind"]});
+    let recorded = ok(&app, post("/v1/feedback", &vote)).await;
+    assert_eq!(recorded, json!({"object": "feedback", "id": reply["id"], "recorded": true}));
+    let (status, body) = ask(&app, post("/v1/feedback", &json!({"id": "x", "value": -1}))).await;
+    assert_eq!((status.as_u16(), &body["error"]["code"]), (404, &json!("unknown_completion")));
+    let (status, body) = ask(&app, post("/v1/feedback", &json!({"id": "x", "value": 2}))).await;
+    assert_eq!((status.as_u16(), &body["error"]["param"]), (400, &json!("value")));
+}
+
+#[tokio::test]
+async fn probes_answer() {
+    let app = plain_api().await;
+    for path in ["/livez", "/readyz", "/health"] {
+        assert_eq!(ok(&app, get(path)).await, json!({"status": "ok"}));
+    }
+    assert_eq!(ok(&app, get("/version")).await["version"], env!("CARGO_PKG_VERSION"));
+    let metrics = send(&app, get("/metrics")).await;
+    assert_eq!(metrics.status(), StatusCode::OK);
+    let kind = metrics.headers()[header::CONTENT_TYPE].to_str().unwrap().to_owned();
+    assert!(kind.starts_with("text/plain; version=0.0.4"), "{kind}");
+    assert_eq!(text(metrics).await, "");
+}
+
+#[tokio::test]
+async fn a_request_without_a_known_length_is_read_to_its_end() {
+    let app = plain_api().await;
+    let body = chat(json!({})).to_string().into_bytes();
+    let pieces: Vec<_> = body.chunks(7).map(|p| Ok::<_, std::io::Error>(p.to_vec())).collect();
+    let body = Body::from_stream(futures_util::stream::iter(pieces));
+    let request = Request::post(CHAT).body(body).unwrap();
+    assert_eq!(send(&app, request).await.status(), StatusCode::OK);
+}
