@@ -45,27 +45,39 @@ pub(super) struct Executor {
     commands: Receiver<Command>,
     faults: UnboundedSender<LaneFault>,
     lanes: Vec<Lane>,
+    /// Index of the lane whose turn it is.
+    turn: usize,
 }
 
 impl Executor {
     pub fn new(commands: Receiver<Command>, faults: UnboundedSender<LaneFault>) -> Executor {
-        Executor { commands, faults, lanes: Vec::new() }
+        Executor { commands, faults, lanes: Vec::new(), turn: 0 }
     }
 
     /// Runs until every handle is gone.
     pub fn run(mut self) {
         arena::outside(warm_up);
         while self.take_commands() {
-            let shared = self.lanes.iter().filter(|lane| !lane.is_idle()).count() > 1;
-            for lane in &mut self.lanes {
-                if let Some(what) = lane.step(shared, Instant::now) {
-                    let _ = self.faults.send(LaneFault { lane: lane.id, what });
-                }
-            }
+            self.step_next();
             self.drop_drained(Instant::now());
         }
         for lane in self.lanes.drain(..) {
             lane.unload(Instant::now);
+        }
+    }
+
+    /// Gives the next lane with work one step. Commands are taken before every step, not once a round:
+    /// otherwise a request would wait the longer the later its lane comes, and the canary's comes last.
+    fn step_next(&mut self) {
+        let busy = |lane: &Lane| !lane.is_idle();
+        let count = self.lanes.len();
+        let shared = self.lanes.iter().filter(|lane| busy(lane)).count() > 1;
+        let next = (0..count).map(|i| (self.turn + i) % count).find(|i| busy(&self.lanes[*i]));
+        let Some(index) = next else { return };
+        self.turn = index + 1;
+        let lane = &mut self.lanes[index];
+        if let Some(what) = lane.step(shared, Instant::now) {
+            let _ = self.faults.send(LaneFault { lane: lane.id, what });
         }
     }
 

@@ -10,6 +10,7 @@ use axum::extract::State;
 use serde::Serialize;
 use serde_json::Value;
 
+/// The vote was taken.
 #[derive(Serialize)]
 pub struct Recorded {
     object: &'static str,

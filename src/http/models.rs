@@ -9,12 +9,14 @@ use axum::Json;
 use axum::extract::{Path, State};
 use serde::Serialize;
 
+/// All names that requests may use.
 #[derive(Serialize)]
 pub struct ModelList {
     object: &'static str,
     data: Vec<Model>,
 }
 
+/// One name and what it stands for.
 #[derive(Serialize)]
 pub struct Model {
     id: String,

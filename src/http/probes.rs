@@ -9,11 +9,13 @@ use axum::response::IntoResponse;
 use metrics_exporter_prometheus::PrometheusHandle;
 use serde::Serialize;
 
+/// Nothing is wrong.
 #[derive(Serialize)]
 pub struct Alive {
     status: &'static str,
 }
 
+/// The version of this program.
 #[derive(Serialize)]
 pub struct Version {
     version: &'static str,

@@ -10,6 +10,7 @@ use axum::body::Body;
 use axum::extract::State;
 use serde::Serialize;
 
+/// A prompt as stable sees it.
 #[derive(Serialize)]
 pub struct Tokens {
     count: usize,
@@ -17,6 +18,7 @@ pub struct Tokens {
     tokens: Vec<u32>,
 }
 
+/// What ids spell.
 #[derive(Serialize)]
 pub struct Text {
     prompt: String,
@@ -32,7 +34,7 @@ pub async fn tokenize(State(state): State<AppState>, body: Body) -> Result<Json<
         let reason = GatewayError::Unavailable("stable is still loading".to_owned());
         return Err(ApiError::gateway(&reason, shape.prompt_field()));
     };
-    let tokens = state.gateway.tokenize(&prompt);
+    let tokens = apart(move || state.gateway.tokenize(&prompt)).await?;
     let tokens = tokens.map_err(|error| ApiError::gateway(&error, shape.prompt_field()))?;
     Ok(Json(Tokens { count: tokens.len(), max_model_len: stable.max_len(), tokens }))
 }
@@ -44,8 +46,15 @@ pub async fn detokenize(State(state): State<AppState>, body: Body) -> Result<Jso
     let missing = || WireError::Missing { param: "tokens".to_owned() };
     let tokens = fields.array("tokens")?.ok_or_else(missing)?;
     let ids = if tokens.is_empty() { Vec::new() } else { completion::ids(&tokens, "tokens")? };
-    let prompt = state.gateway.detokenize(&ids);
+    let prompt = apart(move || state.gateway.detokenize(&ids)).await?;
     Ok(Json(Text { prompt: prompt.map_err(|error| ApiError::gateway(&error, "tokens"))? }))
+}
+
+/// Runs `work` off the async threads: texts may be as long as a body may be.
+async fn apart<T: Send + 'static>(
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, ApiError> {
+    tokio::task::spawn_blocking(work).await.map_err(|error| ApiError::internal(&error))
 }
 
 /// The model may be left out here. Only stable's tokenizer is asked, so its name must not be the

@@ -94,6 +94,7 @@ fn outcome() -> impl Strategy<Value = Outcome> {
         tpot,
         e2e: Duration::from_secs(1),
         output_tokens,
+        co_running: output_tokens % 2 == 0,
     })
 }
 

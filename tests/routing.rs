@@ -1,0 +1,151 @@
+//! Routing through the whole inside (control, gateway, engine) over scripted models: shares, stickiness,
+//! rescue, clients that leave.
+
+use serde_json::json;
+use serin::engine::SchedulerConfig;
+use serin::gateway::testing::FakeServer;
+use serin::gateway::{Gateway, GenerateRequest, Piece, Prompt, SamplingPatch};
+use serin::rollout::{Arm, Policy, Weight};
+use std::collections::HashSet;
+use std::path::Path;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+fn server() -> FakeServer {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("models/tiny-v1");
+    let mut server = FakeServer::replying(&folder, 1024, "The canary sings.").unwrap();
+    server.policy = Policy { bake: Duration::from_secs(3600), ..Policy::default() };
+    server
+}
+
+fn request(id: usize, key: Option<String>) -> GenerateRequest {
+    let messages = vec![json!({"role": "user", "content": "What does the canary do?"})];
+    GenerateRequest {
+        id: format!("chatcmpl-{id}"),
+        prompt: Prompt::Chat { messages, tools: None, template_kwargs: None },
+        sampling: SamplingPatch { seed: Some(id as u64), ..SamplingPatch::default() },
+        n: 1,
+        max_tokens: Some(48),
+        stop: Vec::new(),
+        ignore_eos: false,
+        key,
+        pin: None,
+        arrived: Instant::now(),
+    }
+}
+
+/// Runs a request to its end: who answered, and the text.
+async fn answer(gateway: &Gateway, request: GenerateRequest) -> (Arm, String) {
+    let mut generation = gateway.generate(request).await.unwrap();
+    let (mut arm, mut text) = (None, String::new());
+    while let Some(piece) = generation.pieces.recv().await {
+        match piece {
+            Piece::Start(served) => arm = Some(served.arm),
+            Piece::Text { text: part, .. } => text += &part,
+            Piece::Failed(error) => panic!("{error}"),
+            Piece::End { .. } | Piece::Done(_) => {}
+        }
+    }
+    (arm.unwrap(), text)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn ten_thousand_requests_at_five_percent_are_shared_within_four_sigma() {
+    let gateway = server().start().await.unwrap();
+    gateway.control().load_canary(Path::new("canary")).await.unwrap();
+    let (n, p) = (10_000usize, 0.05);
+    let mut canary = 0;
+    for group in 0..n / 50 {
+        let asks = (0..50).map(|i| answer(&gateway, request(group * 50 + i, None)));
+        for (arm, text) in futures_util::future::join_all(asks).await {
+            assert_eq!(text, "The canary sings.");
+            canary += usize::from(arm == Arm::Canary);
+        }
+    }
+    let sigma = (n as f64 * p * (1.0 - p)).sqrt();
+    println!("{canary} of {n} went to the canary (4 sigma = {:.0})", 4.0 * sigma);
+    assert!((canary as f64 - n as f64 * p).abs() < 4.0 * sigma, "{canary}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_session_leaves_the_canary_while_the_weight_rises() {
+    let gateway = server().start().await.unwrap();
+    let control = gateway.control();
+    control.load_canary(Path::new("canary")).await.unwrap();
+    let mut before: HashSet<usize> = HashSet::new();
+    for percent in [5, 25, 50, 100] {
+        control.set_weight(Weight::new(percent).unwrap()).unwrap();
+        let mut now = HashSet::new();
+        for session in 0..400 {
+            let ask = request(session, Some(format!("session-{session}")));
+            if answer(&gateway, ask).await.0 == Arm::Canary {
+                now.insert(session);
+            }
+        }
+        assert!(before.is_subset(&now), "at {percent} % a session left the canary");
+        before = now;
+    }
+    assert_eq!(before.len(), 400);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_failing_canary_is_rescued_rolled_back_and_unloaded() {
+    let mut server = server();
+    server.model("canary").unwrap().nan_share = 1.0;
+    let gateway = server.start().await.unwrap();
+    let control = gateway.control();
+    control.load_canary(Path::new("canary")).await.unwrap();
+    control.set_weight(Weight::new(50).unwrap()).unwrap();
+    for id in 0..300 {
+        let (arm, text) = answer(&gateway, request(id, None)).await;
+        assert_eq!((arm, text.as_str()), (Arm::Stable, "The canary sings."));
+    }
+    let status = control.status();
+    assert_eq!(status.view.weight, Weight::ZERO);
+    assert_eq!(status.view.phase.as_str(), "rolled_back");
+    for _ in 0..100 {
+        if !control.status().unloads.is_empty() {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    let report = control.status().unloads[0].report;
+    assert!(report.before.used >= 1 << 20, "the model held memory: {report:?}");
+    assert_eq!((report.after.used, report.after.reserved, report.blocks_leaked), (0, 0, 0));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_hundred_clients_that_leave_cost_nothing() {
+    let mut server = server();
+    let script = server.model("stable").unwrap();
+    script.step_time = Duration::from_millis(2);
+    script.reply = vec![5; 400];
+    server.scheduler = SchedulerConfig { max_waiting: 512, ..SchedulerConfig::default() };
+    let gateway = server.start().await.unwrap();
+    let leave = |id: usize| {
+        let gateway = gateway.clone();
+        async move {
+            let mut ask = request(id, None);
+            ask.max_tokens = Some(400);
+            let mut generation = gateway.generate(ask).await.unwrap();
+            let stay = Duration::from_micros((id as u64 * 7919) % 400_000);
+            let reading = async { while generation.pieces.recv().await.is_some() {} };
+            let _ = tokio::time::timeout(stay, reading).await;
+        }
+    };
+    futures_util::future::join_all((0..200).map(leave)).await;
+    let stable = gateway.control().models().stable.unwrap();
+    let used = || stable.stats.blocks_used.load(Ordering::Relaxed);
+    let busy = || {
+        stable.stats.running.load(Ordering::Relaxed) + stable.stats.waiting.load(Ordering::Relaxed)
+    };
+    for _ in 0..200 {
+        if used() + busy() == 0 {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert_eq!((used(), busy()), (0, 0), "every KV block is back");
+    assert!(stable.stats.cancelled.load(Ordering::Relaxed) > 100);
+    assert_eq!(gateway.control().status().view.arms[0].total.errors, 0);
+}
