@@ -4,10 +4,10 @@
 //! bring theirs, because a new version may well change its tokenizer or its template: text is the
 //! only thing that two versions share, ids never cross from one to the other.
 //!
-//! In reading order: [`codec`] (what a model folder says, loaded and checked once), [`folder`] (the
-//! files it is read from), [`template`] with [`message`], [`json`] and [`date`] (a conversation
-//! becomes a prompt, byte for byte as Python's transformers renders it), [`stream`] (ids become text
-//! while they arrive), [`stop`] and [`tools`] (two readers of that text).
+//! In reading order: `codec` (what a model folder says, loaded and checked once), `folder` (the
+//! files it is read from), `template` with `message`, `json` and `date` (a conversation
+//! becomes a prompt, byte for byte as Python's transformers renders it), `stream` (ids become text
+//! while they arrive), `stop` and [`tools`] (two readers of that text).
 //!
 //! It does not know HTTP, arms, models or devices; no clock is read here. All of it is plain
 //! computation over memory, so handlers may call it without a thread of their own. Errors say whose
