@@ -1,7 +1,7 @@
 //! The HTTP edge: an OpenAI-compatible API, probes, metrics and the operator's commands.
 //!
 //! [`app`] makes a router out of [`AppState`], to be called with `oneshot` in tests and served by
-//! [`serve`]. Reading order: `wire` (what clients write and read), `generate` with `replies`,
+//! [`serve()`]. Reading order: `wire` (what clients write and read), `generate` with `replies`,
 //! `chunks` and `whole` (a request's way to its answer), `error` (the only place that knows which
 //! error has which status), `models`, `tokens`, `feedback`, `probes`, then `admin` with
 //! [`admin_wire`], then `serve` (sockets and their bounds).
