@@ -46,7 +46,7 @@ fn prompts(codec: &Codec) -> Vec<Vec<u32>> {
                 extra: None,
                 today: None,
             };
-            codec.encode_chat(&chat).unwrap()
+            codec.encode_chat(&chat, false).unwrap()
         })
         .collect()
 }

@@ -408,6 +408,8 @@ async fn tokens_go_there_and_back() {
         (&there["count"], &there["max_model_len"]),
         (&json!(reply_ids().len()), &json!(512))
     );
+    let bare = json!({"prompt": REPLY, "add_special_tokens": false});
+    assert_eq!(ok(&app, post("/tokenize", &bare)).await["tokens"], json!(reply_ids()));
     let back = ok(&app, post("/detokenize", &json!({"tokens": there["tokens"]}))).await;
     assert_eq!(back, json!({"prompt": REPLY}));
     for (path, body, param) in [

@@ -4,12 +4,14 @@
 
 mod http_support;
 
+use axum::Router;
 use http_support::*;
 use serde_json::{Value, json};
 use serin::engine::LaneStats;
 use serin::gateway::Gateway;
 use serin::gateway::testing::FakeServer;
-use serin::http::{Bounds, serve};
+use serin::http::{AdminPolicy, AppState, Bounds, app, serve};
+use serin::text::Codec;
 use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
@@ -40,8 +42,14 @@ async fn start(bounds: Bounds, change: impl FnOnce(&mut FakeServer)) -> Server {
     let shutdown = async {
         let _ = stopped.await;
     };
-    let done = tokio::spawn(serve(listener, api(gateway.clone()), bounds, shutdown));
+    let done = tokio::spawn(serve(listener, wide_api(gateway.clone()), bounds, shutdown));
     Server { at, _gateway: gateway, stable, stop, done }
+}
+
+/// The API with room for long bodies.
+fn wide_api(gateway: Gateway) -> Router {
+    let admin = AdminPolicy::Loopback;
+    app(AppState { gateway, metrics: None, body_limit: 16 << 20, admin })
 }
 
 /// A stable model that talks slowly and for long.
@@ -121,6 +129,29 @@ async fn a_stream_outlives_the_deadline_for_headers() {
     let body = chat(json!({"stream": true, "max_tokens": 30}));
     let answer = read_all(connect(&server, &http_post("/v1/chat/completions", &body)));
     assert!(answer.contains("data: [DONE]"), "{answer}");
+}
+
+/// The answer is far longer than what the system's buffers take off the server.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_does_not_read_is_let_go() {
+    let bounds = Bounds { unread: Duration::from_millis(300), ..Bounds::default() };
+    let server = start(bounds, |_| {}).await;
+    let longest = longest_token();
+    let body = json!({"tokens": vec![longest; 2_500_000]});
+    let request = http_post("/detokenize", &body);
+    let expected = read_all(connect(&server, &request)).len();
+    let lazy = connect(&server, &request);
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    let mut got = Vec::new();
+    let _ = { lazy }.read_to_end(&mut got);
+    assert!(got.len() < expected, "all {expected} bytes were delivered");
+}
+
+/// The id that spells the longest text.
+fn longest_token() -> u32 {
+    let codec = Codec::load(text_from(), 1024).expect("a tokenizer");
+    let length = |id: &u32| codec.decode(&[*id], false).map_or(0, |text| text.len());
+    (0..1024).max_by_key(length).expect("a vocabulary")
 }
 
 #[tokio::test(flavor = "multi_thread")]

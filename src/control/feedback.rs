@@ -20,7 +20,8 @@ pub(super) struct Author {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Vote {
     Counted(Author),
-    AlreadyVoted,
+    /// A second vote, or no opinion.
+    Uncounted,
     Unknown,
 }
 
@@ -42,10 +43,15 @@ impl Authors {
         }
     }
 
+    /// A reply was read and not judged; the vote stays open.
+    pub fn abstain(&self, id: &str) -> Vote {
+        if self.by_id.contains_key(id) { Vote::Uncounted } else { Vote::Unknown }
+    }
+
     pub fn vote(&mut self, id: &str) -> Vote {
         match self.by_id.get_mut(id) {
             None => Vote::Unknown,
-            Some((_, true)) => Vote::AlreadyVoted,
+            Some((_, true)) => Vote::Uncounted,
             Some((author, voted)) => {
                 *voted = true;
                 Vote::Counted(*author)
@@ -65,8 +71,17 @@ mod tests {
         let mut authors = Authors::default();
         authors.remember("a".into(), AUTHOR);
         assert_eq!(authors.vote("a"), Vote::Counted(AUTHOR));
-        assert_eq!(authors.vote("a"), Vote::AlreadyVoted);
+        assert_eq!(authors.vote("a"), Vote::Uncounted);
         assert_eq!(authors.vote("b"), Vote::Unknown);
+    }
+
+    #[test]
+    fn no_opinion_counts_nothing_and_leaves_the_vote_open() {
+        let mut authors = Authors::default();
+        authors.remember("a".into(), AUTHOR);
+        assert_eq!(authors.abstain("a"), Vote::Uncounted);
+        assert_eq!(authors.abstain("b"), Vote::Unknown);
+        assert_eq!(authors.vote("a"), Vote::Counted(AUTHOR));
     }
 
     #[test]

@@ -168,19 +168,18 @@ impl Control {
         self.authors.lock().remember(id, Author { arm, stage, judged });
     }
 
-    /// Takes a vote on a reply: -1 (bad) to 1 (good). Zero is recorded as no opinion.
+    /// Takes a vote on a reply: -1 (bad) to 1 (good). Zero is no opinion and counts for neither.
     pub fn feedback(&self, id: &str, value: f64) -> Result<(), ControlError> {
         if !(-1.0..=1.0).contains(&value) {
             let text = format!("value is {value}; give true, false, or a number from -1 to 1");
             return Err(ControlError::BadFeedback(text));
         }
-        if value == 0.0 {
-            return Ok(());
-        }
-        let vote = self.authors.lock().vote(id);
+        let mut authors = self.authors.lock();
+        let vote = if value == 0.0 { authors.abstain(id) } else { authors.vote(id) };
+        drop(authors);
         match vote {
             Vote::Unknown => Err(ControlError::UnknownCompletion),
-            Vote::AlreadyVoted => Ok(()),
+            Vote::Uncounted => Ok(()),
             Vote::Counted(author) => {
                 metrics::feedback(author.arm, value > 0.0);
                 if author.judged {

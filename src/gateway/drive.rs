@@ -61,10 +61,15 @@ impl Gateway {
         Ok(Generation { routed, pieces })
     }
 
-    /// Token ids that stable would see for a prompt.
-    pub fn tokenize(&self, prompt: &Prompt) -> Result<Vec<u32>, GatewayError> {
+    /// Token ids that stable would see for a prompt; `add_special` overrides whether the tokenizer adds
+    /// special tokens of its own.
+    pub fn tokenize(
+        &self,
+        prompt: &Prompt,
+        add_special: Option<bool>,
+    ) -> Result<Vec<u32>, GatewayError> {
         let stable = self.control.fallback().map_err(no_route)?;
-        encode(prompt, &stable.deployment.codec, SystemTime::now())
+        encode(prompt, &stable.deployment.codec, add_special, SystemTime::now())
     }
 
     /// Text of token ids, by stable's tokenizer.

@@ -27,10 +27,10 @@ pub(super) async fn prepare(
 ) -> Result<Prepared, GatewayError> {
     let ids = if size_of_text(&request.prompt) > LONG_TEXT {
         let (prompt, codec) = (request.prompt.clone(), deployment.codec.clone());
-        let task = tokio::task::spawn_blocking(move || encode(&prompt, &codec, today));
+        let task = tokio::task::spawn_blocking(move || encode(&prompt, &codec, None, today));
         task.await.map_err(|e| GatewayError::Unavailable(e.to_string()))??
     } else {
-        encode(&request.prompt, &deployment.codec, today)?
+        encode(&request.prompt, &deployment.codec, None, today)?
     };
     if ids.is_empty() {
         return Err(invalid("prompt", "the prompt is empty; give at least one token"));
@@ -45,15 +45,20 @@ pub(super) async fn prepare(
     Ok(Prepared { ids, params, max_new_tokens, stop_ids })
 }
 
-/// Token ids of a prompt in `codec`'s vocabulary.
+/// Token ids of a prompt in `codec`'s vocabulary. Unless `add_special` says otherwise, a text gets the
+/// special tokens that its tokenizer adds, and a conversation those that its template writes, no others.
 pub(super) fn encode(
     prompt: &Prompt,
     codec: &Codec,
+    add_special: Option<bool>,
     today: SystemTime,
 ) -> Result<Vec<u32>, GatewayError> {
     match prompt {
         Prompt::Tokens(ids) => Ok(ids.clone()),
-        Prompt::Text(text) => codec.encode(text, true).map_err(|e| text_error("prompt", &e)),
+        Prompt::Text(text) => {
+            let special = add_special.unwrap_or(true);
+            codec.encode(text, special).map_err(|e| text_error("prompt", &e))
+        }
         Prompt::Chat { messages, tools, template_kwargs } => {
             let chat = Chat {
                 messages,
@@ -62,7 +67,8 @@ pub(super) fn encode(
                 extra: template_kwargs.as_ref(),
                 today: Some(today),
             };
-            codec.encode_chat(&chat).map_err(|e| text_error("messages", &e))
+            let special = add_special.unwrap_or(false);
+            codec.encode_chat(&chat, special).map_err(|e| text_error("messages", &e))
         }
     }
 }

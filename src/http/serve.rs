@@ -3,7 +3,7 @@
 //! The accept loop is our own because the usual one sets no deadline for request headers, so that
 //! a client which sends a byte a minute would hold a connection for ever. Connections are bounded
 //! by permits that are taken before accepting: beyond the bound, clients wait in the system's
-//! backlog. Handlers learn the peer's address from [`Peer`].
+//! backlog. A client that stops reading its reply is let go after a while, for the same reason. Handlers learn the peer's address from [`Peer`].
 
 use axum::Router;
 use axum::body::Body;
@@ -21,6 +21,7 @@ use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
+use tokio_io_timeout::TimeoutStream;
 use tower::ServiceExt;
 
 /// The address that a request came from; in every request's extensions.
@@ -34,6 +35,8 @@ pub struct Bounds {
     pub connections: usize,
     /// Longest time for the headers of a request, and between two requests of one connection.
     pub headers: Duration,
+    /// Longest time that a client may leave a reply unread; then it counts as gone.
+    pub unread: Duration,
     /// How long running requests may go on after shutdown was asked for.
     pub grace: Duration,
 }
@@ -43,6 +46,7 @@ impl Default for Bounds {
         Bounds {
             connections: 4096,
             headers: Duration::from_secs(10),
+            unread: Duration::from_secs(60),
             grace: Duration::from_secs(30),
         }
     }
@@ -73,7 +77,7 @@ pub async fn serve(
             () = &mut shutdown => break,
         };
         while connections.try_join_next().is_some() {}
-        let connection = connection(stream, app.clone(), Peer(peer), bounds.headers);
+        let connection = connection(stream, app.clone(), Peer(peer), bounds);
         let connection = graceful.watch(connection);
         connections.spawn(async move {
             if let Err(error) = connection.await {
@@ -117,15 +121,17 @@ fn connection(
     stream: TcpStream,
     app: Router,
     peer: Peer,
-    headers: Duration,
+    bounds: Bounds,
 ) -> impl hyper_util::server::graceful::GracefulConnection<Error = hyper::Error> {
     let service = service_fn(move |request: hyper::Request<Incoming>| {
         let mut request: Request = request.map(Body::new);
         request.extensions_mut().insert(peer);
         app.clone().oneshot(request)
     });
+    let mut stream = TimeoutStream::new(stream);
+    stream.set_write_timeout(Some(bounds.unread));
     http1::Builder::new()
         .timer(TokioTimer::new())
-        .header_read_timeout(headers)
-        .serve_connection(TokioIo::new(stream), service)
+        .header_read_timeout(bounds.headers)
+        .serve_connection(TokioIo::new(Box::pin(stream)), service)
 }

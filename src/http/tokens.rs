@@ -29,12 +29,13 @@ pub async fn tokenize(State(state): State<AppState>, body: Body) -> Result<Json<
     let mut fields = body::fields(body, state.body_limit).await?;
     let models = state.gateway.control().models();
     check_model(&mut fields, &models.name)?;
+    let add_special = fields.boolean("add_special_tokens")?;
     let (prompt, shape) = prompt(&mut fields)?;
     let Some(stable) = models.stable else {
         let reason = GatewayError::Unavailable("stable is still loading".to_owned());
         return Err(ApiError::gateway(&reason, shape.prompt_field()));
     };
-    let tokens = apart(move || state.gateway.tokenize(&prompt)).await?;
+    let tokens = apart(move || state.gateway.tokenize(&prompt, add_special)).await?;
     let tokens = tokens.map_err(|error| ApiError::gateway(&error, shape.prompt_field()))?;
     Ok(Json(Tokens { count: tokens.len(), max_model_len: stable.max_len(), tokens }))
 }
@@ -69,18 +70,10 @@ fn check_model(fields: &mut Fields, served: &str) -> Result<(), WireError> {
     }
 }
 
-/// A text gets the special tokens that its tokenizer adds, a conversation those of its template.
 fn prompt(fields: &mut Fields) -> Result<(Prompt, Shape), WireError> {
-    let add_special = fields.boolean("add_special_tokens")?;
-    let (prompt, shape) = match fields.string("prompt")? {
-        Some(text) => (Prompt::Text(text), Shape::Text),
-        None if fields.peek("messages").is_some() => (chat::prompt(fields)?.0, Shape::Chat),
-        None => return Err(WireError::Missing { param: "prompt".to_owned() }),
-    };
-    let added = shape == Shape::Text;
-    if add_special.is_some_and(|wanted| wanted != added) {
-        let what = format!("for '{}' it is always {added}", shape.prompt_field());
-        return Err(WireError::unsupported("add_special_tokens", what));
+    match fields.string("prompt")? {
+        Some(text) => Ok((Prompt::Text(text), Shape::Text)),
+        None if fields.peek("messages").is_some() => Ok((chat::prompt(fields)?.0, Shape::Chat)),
+        None => Err(WireError::Missing { param: "prompt".to_owned() }),
     }
-    Ok((prompt, shape))
 }

@@ -74,9 +74,13 @@ impl Codec {
     }
 
     /// Renders a conversation and encodes it. The template writes all special tokens itself, so the
-    /// tokenizer adds none.
-    pub fn encode_chat(&self, chat: &Chat<'_>) -> Result<Vec<u32>, TextError> {
-        self.encode(&self.render(chat)?, false)
+    /// tokenizer should rarely `add_special_tokens` of its own.
+    pub fn encode_chat(
+        &self,
+        chat: &Chat<'_>,
+        add_special_tokens: bool,
+    ) -> Result<Vec<u32>, TextError> {
+        self.encode(&self.render(chat)?, add_special_tokens)
     }
 
     /// The ids that end a generation, sorted; empty when the folder names none.

@@ -63,7 +63,7 @@ pub(super) async fn run(args: DemoArgs) -> Result<ExitCode, CliError> {
             break status;
         }
     };
-    screen.close();
+    drop(screen);
     let tally = load.stop().await;
     print!("{}", summary::text(&last, &tally, begun.elapsed()));
     running.stop().await;

@@ -48,8 +48,11 @@ impl Screen {
             }
         }
     }
+}
 
-    pub fn close(&mut self) {
+/// The terminal is given back however the demo ends; `try_init` sees to panics.
+impl Drop for Screen {
+    fn drop(&mut self) {
         if let Screen::Live(_) = self {
             ratatui::restore();
         }
@@ -190,4 +193,86 @@ fn gate_line(state: &str, text: &str) -> Line<'static> {
         _ => ("-   ", Color::DarkGray),
     };
     Line::from(vec![Span::styled(glyph, Style::default().fg(color)), Span::raw(format!(" {text}"))])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use ratatui::Terminal;
+    use ratatui::backend::TestBackend;
+    use serde_json::{Value, json};
+
+    fn arm(name: &str, version: Option<&str>) -> Value {
+        json!({
+            "arm": name, "loaded": version.is_some(), "version": version, "digest": null,
+            "path": null, "max_model_len": null, "lane": null,
+            "figures": {
+                "requests": 690, "errors": 3, "error_rate": 0.0043, "cancels": 0, "rejected": 0,
+                "invalid": 0, "excluded": 0, "ttft_p50_ms": 2.5, "ttft_p99_ms": 9.75,
+                "tpot_p50_ms": 1.25, "tpot_p99_ms": 2.0, "tokens_per_second": 800.0,
+                "mean_output_tokens": 8.0, "feedback_up": 7, "feedback_down": 1,
+                "total_requests": 700, "total_errors": 3,
+            },
+        })
+    }
+
+    fn status() -> StatusWire {
+        let status = json!({
+            "model": "tiny", "phase": "running", "reason": null, "paused": false, "rollout": "r",
+            "weight": 25, "steps": [5, 25, 50, 100], "step": 1, "stage": 2, "stage_age_s": 4.0,
+            "bake_s": 15.0, "promotion_ordered": false, "uptime_s": 30.0, "resident_bytes": 0,
+            "loading": null, "arms": [arm("stable", Some("tiny-v1")), arm("canary", None)],
+            "reference": null, "overall": "inconclusive",
+            "gates": [
+                {"name": "bake", "state": "inconclusive", "value": 4.0, "threshold": 15.0,
+                 "text": "baked 4.0 s of 15.0 s"},
+                {"name": "errors", "state": "fail", "value": 2.0, "threshold": 1.5,
+                 "text": "ratio 2.00, limit 1.50"},
+            ],
+            "decisions": [{"at_s": 19.1, "kind": "raised", "weight": 25, "text": "raised to 25 %"}],
+            "unloads": [],
+        });
+        serde_json::from_value(status).unwrap()
+    }
+
+    fn drawn(width: u16, height: u16) -> String {
+        let mut terminal = Terminal::new(TestBackend::new(width, height)).unwrap();
+        terminal.draw(|frame| draw(frame, &status(), &Tally::default())).unwrap();
+        terminal.backend().to_string()
+    }
+
+    #[test]
+    fn the_screen_shows_both_arms_the_gates_and_the_decisions() {
+        let screen = drawn(100, 30);
+        for shown in [
+            "canary weight 25 %",
+            "4 of 15 s at this weight",
+            "stable: tiny-v1",
+            "canary: none",
+            "690 at this weight, 700 in all",
+            "3 (0.43 %)",
+            "p50 2.5 / p99 9.8 ms",
+            "800.0",
+            "FAIL ratio 2.00, limit 1.50",
+            "baked 4.0 s of 15.0 s",
+            "19.1 s  raised to 25 %",
+        ] {
+            assert!(screen.contains(shown), "no {shown:?} in\n{screen}");
+        }
+    }
+
+    #[test]
+    fn a_small_window_is_no_reason_to_fail() {
+        for (width, height) in [(1, 1), (20, 5), (40, 12)] {
+            drawn(width, height);
+        }
+    }
+
+    #[test]
+    fn a_line_says_the_same_in_short() {
+        let line = line(&status(), &Tally::default(), Duration::from_secs(30));
+        assert!(line.contains("running") && line.contains(" 25 %"), "{line}");
+        assert!(line.contains("stable 690 req 3 err") && line.ends_with("clients: 0"), "{line}");
+        assert!(line.contains("waits for: bake, errors"), "{line}");
+    }
 }

@@ -1,0 +1,127 @@
+//! A real `serin` process, its port and its answers, for tests that need one.
+//!
+//! Ports are the system's choice; a process is killed when its handle goes.
+
+#![allow(dead_code, reason = "each test binary uses a part")]
+
+use serde_json::{Value, json};
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpStream;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+/// Longest wait for anything; the machine may be busy.
+pub const LONG: Duration = Duration::from_secs(120);
+
+pub fn models() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("models")
+}
+
+/// Runs a command to its end.
+pub fn serin(args: &[&str]) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_serin"));
+    command.args(args).env_remove("SERIN_SERVER").output().expect("serin runs")
+}
+
+/// A serving process.
+pub struct Process {
+    child: Child,
+    pub addr: String,
+}
+
+impl Process {
+    /// Starts `serin serve` with these arguments on a free port and waits until it is ready.
+    pub fn serve(args: &[&str]) -> Process {
+        let mut child = Command::new(env!("CARGO_BIN_EXE_serin"))
+            .args(["serve", "--listen", "127.0.0.1:0"])
+            .args(args)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("serin starts");
+        let mut line = String::new();
+        BufReader::new(child.stdout.take().expect("piped")).read_line(&mut line).expect("a line");
+        let addr = line.rsplit("http://").next().expect("an address").trim().to_owned();
+        assert!(addr.starts_with("127.0.0.1:"), "first line: {line:?}");
+        Process { child, addr }
+    }
+
+    pub fn server(&self) -> String {
+        format!("http://{}", self.addr)
+    }
+
+    /// Runs an operator's command against this process; its standard output.
+    pub fn operate(&self, args: &[&str]) -> String {
+        let output = serin(&[args, &["--server", &self.server()]].concat());
+        let error = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(output.status.success(), "{args:?}: {error}");
+        String::from_utf8(output.stdout).expect("text")
+    }
+
+    pub fn status(&self) -> Value {
+        let (code, body) = self.http("GET", "/admin/status", None);
+        assert_eq!(code, 200, "{body}");
+        serde_json::from_str(&body).expect("JSON")
+    }
+
+    /// One request on a connection of its own: status code and body.
+    pub fn http(&self, method: &str, path: &str, body: Option<&Value>) -> (u16, String) {
+        let mut stream = self.send(method, path, body);
+        let mut all = String::new();
+        stream.read_to_string(&mut all).expect("an answer in time");
+        let (head, body) = all.split_once("\r\n\r\n").expect("headers");
+        let code = head[9..12].parse().expect("a status");
+        (code, body.to_owned())
+    }
+
+    /// Sends a request and leaves the answer to be read.
+    pub fn send(&self, method: &str, path: &str, body: Option<&Value>) -> TcpStream {
+        let mut stream = TcpStream::connect(&self.addr).expect("a connection");
+        stream.set_read_timeout(Some(LONG)).expect("a timeout");
+        let body = body.map(Value::to_string).unwrap_or_default();
+        let length = body.len();
+        let head = format!(
+            "{method} {path} HTTP/1.1\r\nhost: serin\r\nconnection: close\r\ncontent-length: {length}\r\n\r\n"
+        );
+        stream.write_all((head + &body).as_bytes()).expect("sent");
+        stream
+    }
+
+    /// Waits until the status is as wanted.
+    pub fn until(&self, what: &str, holds: impl Fn(&Value) -> bool) -> Value {
+        let begun = Instant::now();
+        loop {
+            let status = self.status();
+            if holds(&status) {
+                return status;
+            }
+            assert!(begun.elapsed() < LONG, "never {what}: {status:#}");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// A chat of one question.
+pub fn chat(question: &str, stream: bool, max_tokens: u32) -> Value {
+    json!({
+        "model": "tiny", "stream": stream, "max_tokens": max_tokens, "temperature": 0,
+        "messages": [{"role": "user", "content": question}],
+    })
+}
+
+/// Copies a model folder.
+pub fn copy_model(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).expect("a folder");
+    for entry in std::fs::read_dir(from).expect("a model") {
+        let path = entry.expect("an entry").path();
+        std::fs::copy(&path, to.join(path.file_name().expect("a name"))).expect("copied");
+    }
+}
