@@ -49,7 +49,12 @@ def follow(command, every):
             break
         if ready and not data:
             break
-        stream.feed(data)
+        # The emulator has no second screen; what follows the live view begins on a fresh one.
+        live, leave, rest = data.partition(b"\x1b[?1049l")
+        stream.feed(live)
+        if leave:
+            screen.reset()
+            stream.feed(rest)
         now = time.monotonic() - begun
         if now >= due:
             due = now + every

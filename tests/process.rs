@@ -149,7 +149,8 @@ fn unloads_give_the_memory_back_and_stable_goes_on() {
         thread::sleep(Duration::from_secs(2));
         (0..CYCLES).map(|cycle| one_cycle(&server, &canary, cycle)).collect::<Vec<Value>>()
     });
-    let first = mib(&reports[0]["resident_at_load"]);
+    // The first canaries also bring in code and buffers that stay for good.
+    let settled = mib(&reports[CYCLES / 4]["resident_at_load"]);
     for (cycle, report) in reports.iter().enumerate() {
         let (level, peak) = (mib(&report["resident_at_load"]), mib(&report["resident_before"]));
         let after = mib(&report["resident_after"]);
@@ -165,7 +166,7 @@ fn unloads_give_the_memory_back_and_stable_goes_on() {
         }
         assert!(peak > level + 100.0, "the canary weighed nothing: {report:#}");
         assert!(after <= level * 1.1, "cycle {cycle}: {after:.1} MiB after, {level:.1} before");
-        assert!(after <= first * 1.1, "cycle {cycle}: {after:.1} MiB, {first:.1} at first");
+        assert!(after <= settled * 1.1, "cycle {cycle}: {after:.1} MiB, settled at {settled:.1}");
     }
     let (replies, failures) = (chatter.replies.into_inner(), chatter.failures.into_inner());
     println!("{replies} replies, {failures} failures");

@@ -9,7 +9,7 @@ pub(super) fn text(status: &StatusWire, tally: &Tally, took: Duration) -> String
     let mut out =
         format!("\nserin demo: {} after {:.0} s\n\n", verdict(status), took.as_secs_f64());
     for decision in &status.decisions {
-        out += &format!("  {:>6.1} s  {}\n", decision.at_s, decision.text);
+        out += &wrapped(&format!("  {:>6.1} s  {}", decision.at_s, decision.text));
     }
     out.push('\n');
     for (i, arm) in ["stable", "canary"].iter().enumerate() {
@@ -25,9 +25,29 @@ pub(super) fn text(status: &StatusWire, tally: &Tally, took: Duration) -> String
         out += &format!("  the last one: {what}\n");
     }
     for unload in &status.unloads {
-        out += &format!("  {}\n", unload_text(unload));
+        out += &wrapped(&format!("  {}", unload_text(unload)));
     }
     out
+}
+
+/// Columns of a line; longer ones go on under an indent.
+const COLUMNS: usize = 100;
+const INDENT: &str = "            ";
+
+fn wrapped(text: &str) -> String {
+    let (mut out, mut column) = (String::new(), 0);
+    for word in text.split_inclusive(' ') {
+        let length = word.trim_end().chars().count();
+        if column + length > COLUMNS && column > INDENT.len() {
+            out.truncate(out.trim_end().len());
+            out += "\n";
+            out += INDENT;
+            column = INDENT.len();
+        }
+        out += word;
+        column += word.chars().count();
+    }
+    out + "\n"
 }
 
 fn verdict(status: &StatusWire) -> String {
@@ -43,5 +63,26 @@ fn verdict(status: &StatusWire) -> String {
                 .collect();
             format!("undecided ({other}); missing: {}", missing.join("; "))
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn long_lines_go_on_under_an_indent_and_no_word_is_lost() {
+        let text = format!("  1.0 s  {}", "rate 0.5 % ".repeat(40).trim_end());
+        let wrapped = wrapped(&text);
+        assert!(wrapped.lines().all(|line| line.chars().count() <= COLUMNS), "{wrapped}");
+        assert!(wrapped.lines().skip(1).all(|line| line.starts_with(INDENT)), "{wrapped}");
+        let words = |text: &str| text.split_whitespace().map(str::to_owned).collect::<Vec<_>>();
+        assert_eq!(words(&wrapped), words(&text));
+    }
+
+    #[test]
+    fn a_word_longer_than_a_line_stays_whole() {
+        let long = "x".repeat(COLUMNS + 5);
+        assert!(wrapped(&format!("a {long} b")).contains(&long));
     }
 }
