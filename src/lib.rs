@@ -1,5 +1,6 @@
 //! serin: two versions of a language model in one process, requests split between them by weight, and a
 //! rollout that promotes or withdraws the new one on figures from the generation loop.
+pub mod alerts;
 pub mod cli;
 pub mod config;
 pub mod control;
@@ -7,6 +8,7 @@ pub mod device;
 pub mod engine;
 pub mod gateway;
 pub mod http;
+pub mod ledger;
 pub mod metrics;
 pub mod model;
 pub mod rollout;

@@ -28,9 +28,17 @@ const PREEMPTIONS: &str = "vllm:num_preemptions_total";
 const REQUESTS: &str = "serin_requests_total";
 const RESCUED: &str = "serin_rescued_total";
 const FEEDBACK: &str = "serin_feedback_total";
+const RETRIES: &str = "serin_retries_total";
 const DECISIONS: &str = "serin_rollout_decisions_total";
 const WEIGHT: &str = "serin_canary_weight";
 const GATE: &str = "serin_rollout_gate";
+const GATE_VALUE: &str = "serin_rollout_gate_value";
+const EVIDENCE: &str = "serin_rollout_evidence";
+const DETECTABLE_RATIO: &str = "serin_rollout_detectable_error_ratio";
+const DETECTABLE_SHARE: &str = "serin_rollout_detectable_exceedance";
+const UNTIL: &str = "serin_rollout_gate_decides_in_seconds";
+const LEDGER_FAILING: &str = "serin_ledger_failing";
+const ALERTS: &str = "serin_alerts";
 const ARENA_USED: &str = "serin_arena_used_bytes";
 const ARENA_RESERVED: &str = "serin_arena_reserved_bytes";
 const RESIDENT: &str = "serin_resident_bytes";
@@ -87,9 +95,17 @@ fn describe() {
     describe_counter!(REQUESTS, "Finished requests by outcome class.");
     describe_counter!(RESCUED, "Requests that the canary failed and stable answered.");
     describe_counter!(FEEDBACK, "Votes on replies.");
+    describe_counter!(RETRIES, "Replies whose conversation was asked again soon after.");
     describe_counter!(DECISIONS, "Decisions of the rollout by kind.");
     describe_gauge!(WEIGHT, "The canary's share of the traffic, 0 to 1.");
     describe_gauge!(GATE, "State of each gate: 1 pass, 0 inconclusive or not judged, -1 fail.");
+    describe_gauge!(GATE_VALUE, "The figure that each gate judges, where it has one.");
+    describe_gauge!(EVIDENCE, "E-value of each gate that has one; held against 1/alpha.");
+    describe_gauge!(DETECTABLE_RATIO, "Smallest ratio of error rates that would show by now.");
+    describe_gauge!(DETECTABLE_SHARE, "Smallest share of slow replies that would show by now.");
+    describe_gauge!(UNTIL, "Expected time until each gate can decide; -1: never at this traffic.");
+    describe_gauge!(LEDGER_FAILING, "1 while the ledger cannot be written.");
+    describe_gauge!(ALERTS, "Alerts per webhook and fate since the start.");
     describe_gauge!(ARENA_USED, "Bytes in live allocations of the model's arena.");
     describe_gauge!(ARENA_RESERVED, "Bytes that the model's arena holds of the system's memory.");
     describe_gauge!(RESIDENT, "Resident set of the process.");
@@ -145,6 +161,7 @@ pub fn token_gaps(who: Who<'_>) -> metrics::Histogram {
     histogram!(ITL, &who.labels())
 }
 
+/// `version`: the one that answered.
 pub fn rescued(version: &str) {
     counter!(RESCUED, "version" => version.to_owned()).increment(1);
 }
@@ -152,6 +169,10 @@ pub fn rescued(version: &str) {
 pub fn feedback(arm: Arm, up: bool) {
     counter!(FEEDBACK, "arm" => arm.as_str(), "vote" => if up { "up" } else { "down" })
         .increment(1);
+}
+
+pub fn retry(arm: Arm) {
+    counter!(RETRIES, "arm" => arm.as_str()).increment(1);
 }
 
 pub fn decision(kind: &'static str) {
@@ -180,11 +201,49 @@ pub fn lane_gone(who: Who<'_>) {
     lane(who, &LaneStats::default());
 }
 
-/// The rollout's gauges; `gates` as (name, 1 | 0 | -1).
-pub fn rollout(weight: f64, gates: &[(&'static str, i8)], resident_bytes: u64) {
-    gauge!(WEIGHT).set(weight);
-    gauge!(RESIDENT).set(resident_bytes as f64);
-    for (name, state) in gates {
-        gauge!(GATE, "gate" => *name).set(f64::from(*state));
+/// One gate, as gauges show it.
+#[derive(Debug, Clone, Copy)]
+pub struct GateGauge {
+    pub name: &'static str,
+    /// 1 pass, 0 inconclusive or not judged, -1 fail.
+    pub state: i8,
+    pub value: Option<f64>,
+    pub evidence: Option<f64>,
+    /// Seconds until it can decide, at today's traffic; none when it can or will not.
+    pub decides_in: Option<f64>,
+}
+
+/// The rollout's gauges.
+#[derive(Debug, Clone, Default)]
+pub struct RolloutGauges {
+    /// 0 to 1.
+    pub weight: f64,
+    pub gates: Vec<GateGauge>,
+    pub detectable_ratio: Option<f64>,
+    pub detectable_share: Option<f64>,
+    pub resident_bytes: u64,
+    pub ledger_failing: bool,
+}
+
+/// Called when metrics are scraped. What is unknown reads NaN, as Prometheus has it.
+pub fn rollout(gauges: &RolloutGauges) {
+    let or_nan = |value: Option<f64>| value.unwrap_or(f64::NAN);
+    gauge!(WEIGHT).set(gauges.weight);
+    gauge!(RESIDENT).set(gauges.resident_bytes as f64);
+    gauge!(DETECTABLE_RATIO).set(or_nan(gauges.detectable_ratio));
+    gauge!(DETECTABLE_SHARE).set(or_nan(gauges.detectable_share));
+    gauge!(LEDGER_FAILING).set(f64::from(u8::from(gauges.ledger_failing)));
+    for gate in &gauges.gates {
+        gauge!(GATE, "gate" => gate.name).set(f64::from(gate.state));
+        gauge!(GATE_VALUE, "gate" => gate.name).set(or_nan(gate.value));
+        gauge!(EVIDENCE, "gate" => gate.name).set(or_nan(gate.evidence));
+        gauge!(UNTIL, "gate" => gate.name).set(or_nan(gate.decides_in));
+    }
+}
+
+/// What became of a webhook's alerts since the start.
+pub fn alerts(webhook: &str, fates: &[(&'static str, u64)]) {
+    for (fate, count) in fates {
+        gauge!(ALERTS, "webhook" => webhook.to_owned(), "fate" => *fate).set(*count as f64);
     }
 }

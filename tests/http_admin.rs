@@ -4,21 +4,30 @@ mod http_support;
 
 use axum::Router;
 use axum::http::{Request, StatusCode};
+use futures_util::StreamExt;
 use http_support::*;
 use serde_json::{Value, json};
+use serin::gateway::testing::FakeServer;
 use serin::http::admin_wire::{ArmWire, RolledBackWire, StatusWire};
+use std::time::Duration;
 
 async fn status(app: &Router) -> StatusWire {
     let body = ok(app, local(get("/admin/status"))).await;
     serde_json::from_value(body).expect("a status")
 }
 
-async fn order(app: &Router, path: &str, body: Value) -> (StatusCode, Value) {
+/// An order based on the present state.
+async fn order(app: &Router, path: &str, mut body: Value) -> (StatusCode, Value) {
+    if path != "/admin/canary/load" {
+        body["expect"] = json!(status(app).await.revision);
+    }
     ask(app, local(post(path, &body))).await
 }
 
 async fn order_ok(app: &Router, path: &str, body: Value) -> Value {
-    ok(app, local(post(path, &body))).await
+    let (status, body) = order(app, path, body).await;
+    assert_eq!(status, StatusCode::OK, "{body}");
+    body
 }
 
 fn arm<'a>(status: &'a StatusWire, name: &str) -> &'a ArmWire {
@@ -78,14 +87,14 @@ async fn a_canary_is_loaded_steered_and_rolled_back() {
     assert_eq!((&weighed["weight"], &weighed["step"]), (&json!(40), &Value::Null));
     assert_eq!(order_ok(&app, "/admin/resume", json!({})).await["paused"], false);
 
-    let back = order_ok(&app, "/admin/rollback", json!({"reason": "a test"})).await;
+    let back = order_ok(&app, "/admin/rollback", json!({"reason": "a test", "by": "me"})).await;
     let back: RolledBackWire = serde_json::from_value(back).unwrap();
     let unload = back.unload.expect("a report");
     assert_eq!((back.version.as_deref(), unload.version.as_str()), (Some("canary"), "canary"));
     assert_eq!((unload.used_after, unload.reserved_after, unload.blocks_leaked), (0, 0, 0));
     let shown = status(&app).await;
     assert_eq!((shown.phase.as_str(), shown.weight), ("rolled_back", 0));
-    assert!(shown.reason.is_some_and(|reason| reason.contains("a test")));
+    assert!(shown.reason.is_some_and(|reason| reason.contains("me") && reason.contains("a test")));
     assert_eq!(shown.unloads.len(), 1);
     assert!(!arm(&status(&app).await, "canary").loaded);
 }
@@ -127,6 +136,7 @@ async fn orders_that_make_no_sense_are_refused() {
         ("/admin/weight", json!({"percent": 101}), "invalid_value"),
         ("/admin/weight", json!({"percent": 300}), "invalid_json"),
         ("/admin/promote", json!({"nwo": true}), "invalid_json"),
+        ("/admin/confirm", json!({"by": "x".repeat(200)}), "invalid_value"),
     ] {
         let (status, answer) = order(&app, path, body).await;
         assert_eq!((status.as_u16(), &answer["error"]["code"]), (400, &json!(code)), "{answer}");
@@ -144,4 +154,94 @@ async fn figures_follow_the_traffic() {
     let stable = arm(&status(&app).await, "stable").clone();
     assert_eq!((stable.figures.requests, stable.figures.excluded), (0, 1), "pinned is not judged");
     assert!(stable.lane.is_some_and(|lane| lane.tokens_generated > 0 && lane.running == 0));
+}
+
+#[tokio::test]
+async fn of_two_operators_the_second_is_told() {
+    let app = plain_api().await;
+    order_ok(&app, "/admin/canary/load", json!({"path": "canary"})).await;
+    let seen = status(&app).await.revision;
+    let first = json!({"percent": 30, "expect": seen});
+    ok(&app, local(post("/admin/weight", &first))).await;
+    let second = json!({"percent": 60, "expect": seen});
+    let (code, body) = ask(&app, local(post("/admin/weight", &second))).await;
+    assert_eq!((code.as_u16(), &body["error"]["code"]), (412, &json!("stale_revision")));
+    let blind = json!({"percent": 60});
+    let (code, body) = ask(&app, local(post("/admin/weight", &blind))).await;
+    assert_eq!((code.as_u16(), &body["error"]["code"]), (428, &json!("revision_required")));
+    assert_eq!(status(&app).await.weight, 30);
+    let (code, _) = ask(&app, local(post("/admin/rollback", &json!({})))).await;
+    assert_eq!(code, StatusCode::OK, "stopping needs no revision");
+}
+
+#[tokio::test]
+async fn a_rejected_version_needs_to_be_asked_for() {
+    let app = plain_api().await;
+    let load = json!({"path": "canary"});
+    order_ok(&app, "/admin/canary/load", load.clone()).await;
+    order_ok(&app, "/admin/rollback", json!({"reason": "a test"})).await;
+    let (code, body) = order(&app, "/admin/canary/load", load).await;
+    assert_eq!(code, StatusCode::BAD_REQUEST, "{body}");
+    let text = body["error"]["message"].as_str().unwrap();
+    assert!(text.contains("a test") && text.contains("--retry"), "{text}");
+    assert_eq!(status(&app).await.phase, "rolled_back");
+    order_ok(&app, "/admin/canary/load", json!({"path": "canary", "retry": true})).await;
+    assert_eq!(status(&app).await.phase, "running");
+}
+
+#[tokio::test]
+async fn a_promotion_can_be_undone_while_the_former_stable_is_kept() {
+    let keep = |server: &mut FakeServer| server.care.keep_previous = Duration::from_secs(60);
+    let app = api(gateway_saying(REPLY, keep).await);
+    order_ok(&app, "/admin/canary/load", json!({"path": "canary"})).await;
+    order_ok(&app, "/admin/promote", json!({"now": true})).await;
+    let shown = status(&app).await;
+    assert_eq!(shown.previous.as_deref(), Some("stable"));
+    assert!(shown.unloads.is_empty());
+    order_ok(&app, "/admin/undo", json!({"reason": "regret"})).await;
+    let shown = status(&app).await;
+    assert_eq!(arm(&shown, "stable").version.as_deref(), Some("stable"));
+    assert_eq!((shown.phase.as_str(), shown.previous), ("rolled_back", None));
+    let (code, body) = order(&app, "/admin/undo", json!({})).await;
+    assert_eq!((code.as_u16(), &body["error"]["code"]), (409, &json!("no_previous")));
+}
+
+#[tokio::test]
+async fn a_confirmation_that_nobody_asked_for_is_refused() {
+    let app = plain_api().await;
+    order_ok(&app, "/admin/canary/load", json!({"path": "canary"})).await;
+    let (code, body) = order(&app, "/admin/confirm", json!({})).await;
+    assert_eq!((code.as_u16(), &body["error"]["code"]), (409, &json!("refused")));
+}
+
+#[tokio::test]
+async fn events_tell_what_happened_to_those_who_come_late_too() {
+    let app = plain_api().await;
+    order_ok(&app, "/admin/canary/load", json!({"path": "canary"})).await;
+    order_ok(&app, "/admin/pause", json!({"by": "me", "reason": "lunch"})).await;
+    let mut request = local(get("/admin/events"));
+    request.headers_mut().insert("last-event-id", "1".parse().unwrap());
+    let response = send(&app, request).await;
+    assert_eq!(response.headers()["content-type"], "text/event-stream");
+    let mut stream = response.into_body().into_data_stream();
+    let mut text = String::new();
+    while !text.contains("\"paused\"") {
+        let chunk = tokio::time::timeout(Duration::from_secs(5), stream.next()).await;
+        text += &String::from_utf8_lossy(&chunk.expect("in time").expect("open").expect("bytes"));
+    }
+    assert!(!text.contains("id: 1\n") && text.contains("id: 2\n"), "{text}");
+    for told in ["event: loaded", "event: weight", "event: decision", "\"by\":\"me\"", "lunch"] {
+        assert!(text.contains(told), "no {told} in {text}");
+    }
+}
+
+#[tokio::test]
+async fn a_self_test_judges_stable_against_itself() {
+    let app = plain_api().await;
+    let loaded = order_ok(&app, "/admin/self-test", json!({})).await;
+    assert_eq!(loaded["version"], "stable");
+    let shown = status(&app).await;
+    assert!(shown.self_test && shown.phase == "running");
+    let (code, _) = order(&app, "/admin/promote", json!({"now": true})).await;
+    assert_eq!(code, StatusCode::CONFLICT, "a self-test promotes nothing");
 }

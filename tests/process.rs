@@ -176,7 +176,8 @@ fn unloads_give_the_memory_back_and_stable_goes_on() {
 
 /// Loads the canary, gives it half of the traffic, takes it out; the unload's report.
 fn one_cycle(server: &Process, canary: &Path, cycle: usize) -> Value {
-    server.operate(&["canary", "load", canary.to_str().expect("text")]);
+    // The version was rolled back in the cycle before, so it has to be asked for.
+    server.operate(&["canary", "load", "--retry", canary.to_str().expect("text")]);
     server.operate(&["weight", "50"]);
     let ask = chat("What does the serin eat?", false, 4);
     for _ in 0..4 {
@@ -258,12 +259,26 @@ fn operators_steer_a_live_rollout() {
     let twice = serin(&["canary", "load", "x", "--server", &server.server()]);
     assert!(!twice.status.success());
     assert!(String::from_utf8_lossy(&twice.stderr).contains("already loaded"));
-    server.operate(&["promote", "--now"]);
-    let status = server.until("promoted and unloaded", |s| {
-        s["phase"] == "promoted" && s["unloads"].as_array().is_some_and(|u| u.len() == 1)
-    });
+    server.operate(&["promote", "--now", "--reason", "it is better"]);
+    let status = server.until("promoted", |s| s["phase"] == "promoted");
     assert_eq!(status["arms"][0]["version"], "tiny-v2", "{status:#}");
-    assert_eq!(status["unloads"][0]["version"], "tiny-v1", "{status:#}");
+    assert_eq!(status["previous"], "tiny-v1", "{status:#}");
     let text = server.operate(&["status"]);
-    assert!(text.contains("promoted") && text.contains("tiny-v2"), "{text}");
+    assert!(text.contains("promoted") && text.contains("serin undo"), "{text}");
+    server.operate(&["undo"]);
+    let status = server.until("undone and unloaded", |s| {
+        s["arms"][0]["version"] == "tiny-v1"
+            && s["unloads"].as_array().is_some_and(|u| u.len() == 1)
+    });
+    assert_eq!(status["unloads"][0]["version"], "tiny-v2", "{status:#}");
+    let ledger = dir.path().join("serin.ledger");
+    let show = serin(&["ledger", "show", ledger.to_str().expect("text")]);
+    let shown = String::from_utf8(show.stdout).expect("text");
+    for told in ["it is better", "promoted: ", "undone: ", "tiny-v2"] {
+        assert!(shown.contains(told), "no {told:?} in\n{shown}");
+    }
+    for command in [&["ledger", "verify"][..], &["replay"]] {
+        let output = serin(&[command, &[ledger.to_str().expect("text")]].concat());
+        assert!(output.status.success(), "{command:?}: {output:?}");
+    }
 }

@@ -2,10 +2,11 @@
 //! rescue, clients that leave.
 
 use serde_json::json;
+use serin::control::{Asked, Control, LoadAsked};
 use serin::engine::SchedulerConfig;
 use serin::gateway::testing::FakeServer;
 use serin::gateway::{Gateway, GenerateRequest, Piece, Prompt, SamplingPatch};
-use serin::rollout::{Arm, Policy, Weight};
+use serin::rollout::{Arm, Operator, Order, Policy, Weight};
 use std::collections::HashSet;
 use std::path::Path;
 use std::sync::atomic::Ordering;
@@ -30,8 +31,21 @@ fn request(id: usize, key: Option<String>) -> GenerateRequest {
         ignore_eos: false,
         key,
         pin: None,
+        api_key: None,
+        client: 0,
         arrived: Instant::now(),
     }
+}
+
+fn canary() -> LoadAsked {
+    LoadAsked { path: "canary".into(), by: "a test".to_owned(), reason: None, retry: false }
+}
+
+async fn set_weight(control: &Control, percent: u8) {
+    let command = Operator::SetWeight(Weight::new(percent).unwrap());
+    let order = Order { command, by: "a test".to_owned(), reason: None };
+    let expect = Some(control.status().revision);
+    control.order(Asked { order, expect }).await.unwrap();
 }
 
 /// Runs a request to its end: who answered, and the text.
@@ -52,7 +66,7 @@ async fn answer(gateway: &Gateway, request: GenerateRequest) -> (Arm, String) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn ten_thousand_requests_at_five_percent_are_shared_within_four_sigma() {
     let gateway = server().start().await.unwrap();
-    gateway.control().load_canary(Path::new("canary")).await.unwrap();
+    gateway.control().load_canary(canary()).await.unwrap();
     let (n, p) = (10_000usize, 0.05);
     let mut canary = 0;
     for group in 0..n / 50 {
@@ -71,10 +85,10 @@ async fn ten_thousand_requests_at_five_percent_are_shared_within_four_sigma() {
 async fn no_session_leaves_the_canary_while_the_weight_rises() {
     let gateway = server().start().await.unwrap();
     let control = gateway.control();
-    control.load_canary(Path::new("canary")).await.unwrap();
+    control.load_canary(canary()).await.unwrap();
     let mut before: HashSet<usize> = HashSet::new();
     for percent in [5, 25, 50, 100] {
-        control.set_weight(Weight::new(percent).unwrap()).unwrap();
+        set_weight(control, percent).await;
         let mut now = HashSet::new();
         for session in 0..400 {
             let ask = request(session, Some(format!("session-{session}")));
@@ -94,8 +108,8 @@ async fn a_failing_canary_is_rescued_rolled_back_and_unloaded() {
     server.model("canary").unwrap().nan_share = 1.0;
     let gateway = server.start().await.unwrap();
     let control = gateway.control();
-    control.load_canary(Path::new("canary")).await.unwrap();
-    control.set_weight(Weight::new(50).unwrap()).unwrap();
+    control.load_canary(canary()).await.unwrap();
+    set_weight(control, 50).await;
     for id in 0..300 {
         let (arm, text) = answer(&gateway, request(id, None)).await;
         assert_eq!((arm, text.as_str()), (Arm::Stable, "The canary sings."));

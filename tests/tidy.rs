@@ -38,7 +38,7 @@ fn code(text: &str) -> String {
 }
 
 /// Rooms that each room may use. A room that is not listed here must be added, with thought.
-const MAY_KNOW: [(&str, &[&str]); 14] = [
+const MAY_KNOW: [(&str, &[&str]); 15] = [
     ("main", &["cli"]),
     ("lib", &[]),
     (
@@ -47,7 +47,11 @@ const MAY_KNOW: [(&str, &[&str]); 14] = [
     ),
     ("http", &["control", "engine", "gateway", "metrics", "rollout", "text"]),
     ("gateway", &["control", "engine", "metrics", "model", "rollout", "router", "text"]),
-    ("control", &["config", "device", "engine", "metrics", "model", "rollout", "router", "text"]),
+    (
+        "control",
+        &["config", "device", "engine", "ledger", "metrics", "model", "rollout", "router", "text"],
+    ),
+    ("ledger", &["rollout"]),
     ("config", &["engine", "gateway", "rollout"]),
     ("metrics", &["engine", "rollout"]),
     ("engine", &["device", "model"]),

@@ -14,8 +14,14 @@ pub(super) struct Client {
 }
 
 impl Client {
+    /// A client of the server at `base`; an address without a scheme is one of http.
     pub fn new(base: &str) -> Client {
-        Client { base: base.trim_end_matches('/').to_owned(), http: reqwest::Client::new() }
+        let base = base.trim_end_matches('/');
+        let base = match base.contains("://") {
+            true => base.to_owned(),
+            false => format!("http://{base}"),
+        };
+        Client { base, http: reqwest::Client::new() }
     }
 
     pub fn http(&self) -> &reqwest::Client {

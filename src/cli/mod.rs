@@ -6,10 +6,13 @@
 mod check;
 mod client;
 mod demo;
+mod ledger;
 mod operate;
 pub mod serve;
 
 use clap::{Args, Parser, Subcommand};
+use ledger::{LedgerCommand, ReplayArgs};
+use operate::OrderArgs;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -45,31 +48,38 @@ enum Command {
     /// Promote the canary: when this weight's gates pass, or at once.
     Promote {
         #[command(flatten)]
-        server: ServerArg,
+        order: OrderArgs,
         /// Do not wait for the gates.
         #[arg(long)]
         now: bool,
     },
     /// Take the canary out of service and unload it.
-    Rollback {
-        #[command(flatten)]
-        server: ServerArg,
-        /// For the record.
-        #[arg(long)]
-        reason: Option<String>,
-    },
+    Rollback(OrderArgs),
     /// Stop raising the weight; errors still roll back.
-    Pause(ServerArg),
+    Pause(OrderArgs),
     /// Go on after a pause.
-    Resume(ServerArg),
+    Resume(OrderArgs),
+    /// Let a step go that the policy wants a person to confirm.
+    Confirm(OrderArgs),
+    /// Take back a promotion: the former stable serves again.
+    Undo(OrderArgs),
     /// Set the canary's share of the traffic by hand.
     Weight {
         #[command(flatten)]
-        server: ServerArg,
+        order: OrderArgs,
         /// 0 to 100.
         #[arg(value_parser = clap::value_parser!(u8).range(0..=100))]
         percent: u8,
     },
+    /// Judge stable against a second copy of itself: how noisy are this machine and traffic?
+    SelfTest(OrderArgs),
+    /// Read what was decided, or check that nobody changed it.
+    Ledger {
+        #[command(subcommand)]
+        command: LedgerCommand,
+    },
+    /// Judge a recorded rollout again, by its own policy or by another.
+    Replay(ReplayArgs),
 }
 
 #[derive(Debug, Subcommand)]
@@ -77,8 +87,11 @@ enum CanaryCommand {
     /// Load a model folder as canary and start its rollout.
     Load {
         #[command(flatten)]
-        server: ServerArg,
+        order: OrderArgs,
         path: PathBuf,
+        /// Also if this content was rolled back before.
+        #[arg(long)]
+        retry: bool,
     },
 }
 
@@ -133,14 +146,24 @@ async fn run(command: Command) -> Result<ExitCode, CliError> {
         Command::Check(arg) => check::run(arg.config.as_deref())?,
         Command::Demo(args) => return demo::run(args).await,
         Command::Status { server, json } => operate::status(&server.server, json).await?,
-        Command::Canary { command: CanaryCommand::Load { server, path } } => {
-            operate::load(&server.server, &path).await?;
+        Command::Canary { command: CanaryCommand::Load { order, path, retry } } => {
+            operate::load(&order, &path, retry).await?;
         }
-        Command::Promote { server, now } => operate::promote(&server.server, now).await?,
-        Command::Rollback { server, reason } => operate::rollback(&server.server, reason).await?,
-        Command::Pause(server) => operate::simple(&server.server, "pause").await?,
-        Command::Resume(server) => operate::simple(&server.server, "resume").await?,
-        Command::Weight { server, percent } => operate::weight(&server.server, percent).await?,
+        Command::Promote { order, now } => operate::promote(&order, now).await?,
+        Command::Rollback(order) => operate::rollback(&order).await?,
+        Command::Pause(order) => operate::plain(&order, "/admin/pause", "paused").await?,
+        Command::Resume(order) => operate::plain(&order, "/admin/resume", "resumed").await?,
+        Command::Confirm(order) => operate::plain(&order, "/admin/confirm", "confirmed").await?,
+        Command::Undo(order) => {
+            operate::plain(&order, "/admin/undo", "the former stable serves again").await?;
+        }
+        Command::Weight { order, percent } => operate::weight(&order, percent).await?,
+        Command::SelfTest(order) => {
+            let done = "stable is loaded a second time and judged against itself; see serin status";
+            operate::plain(&order, "/admin/self-test", done).await?;
+        }
+        Command::Ledger { command } => return ledger::run(command),
+        Command::Replay(args) => return ledger::replay(&args),
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -1,13 +1,49 @@
 //! The operator's commands: one order each to a running server, and its answer in words.
+//!
+//! An order that could raise something is based on the status as it is now, or on the revision that
+//! `--expect` names; if somebody else was faster, the server refuses it.
 
 use super::CliError;
 use super::client::Client;
 use crate::http::admin_wire::{
-    ArmWire, LoadAsk, LoadedWire, NothingAsk, PromoteAsk, RollbackAsk, RolledBackWire, StatusWire,
+    ArmWire, ForecastWire, LoadAsk, LoadedWire, OrderAsk, PromoteAsk, RolledBackWire, StatusWire,
     UnloadWire, WeightAsk,
 };
+use clap::Args;
 use serde_json::Value;
 use std::path::Path;
+
+/// Which server, and who speaks.
+#[derive(Debug, Clone, Args)]
+pub(super) struct OrderArgs {
+    #[command(flatten)]
+    pub server: super::ServerArg,
+    /// Who gives the order, for the record.
+    #[arg(long, env = "USER", default_value = "operator", hide_env_values = true)]
+    pub by: String,
+    /// Why, for the record.
+    #[arg(long)]
+    pub reason: Option<String>,
+    /// The revision that this is based on (see `serin status`); the present one if left out.
+    #[arg(long)]
+    pub expect: Option<u64>,
+}
+
+impl OrderArgs {
+    fn client(&self) -> Client {
+        Client::new(&self.server.server)
+    }
+
+    /// The order's common part, based on what stands now unless said otherwise.
+    async fn ask(&self, client: &Client) -> Result<OrderAsk, CliError> {
+        let expect = match self.expect {
+            Some(expect) => expect,
+            None => client.status().await?.revision,
+        };
+        let (by, reason) = (Some(self.by.clone()), self.reason.clone());
+        Ok(OrderAsk { by, reason, expect: Some(expect) })
+    }
+}
 
 pub(super) async fn status(server: &str, json: bool) -> Result<(), CliError> {
     let status = Client::new(server).status().await?;
@@ -19,24 +55,30 @@ pub(super) async fn status(server: &str, json: bool) -> Result<(), CliError> {
     Ok(())
 }
 
-pub(super) async fn load(server: &str, path: &Path) -> Result<(), CliError> {
+pub(super) async fn load(args: &OrderArgs, path: &Path, retry: bool) -> Result<(), CliError> {
     let path = std::path::absolute(path).map_err(CliError::from_text)?;
-    let ask = LoadAsk { path: path.display().to_string() };
-    let loaded: LoadedWire = Client::new(server).order("/admin/canary/load", &ask).await?;
+    let (by, reason) = (Some(args.by.clone()), args.reason.clone());
+    let ask = LoadAsk { path: path.display().to_string(), retry, by, reason };
+    let loaded: LoadedWire = args.client().order("/admin/canary/load", &ask).await?;
     println!("canary {} is loaded and its rollout has begun", loaded.version);
     Ok(())
 }
 
-pub(super) async fn promote(server: &str, now: bool) -> Result<(), CliError> {
-    let _: Value = Client::new(server).order("/admin/promote", &PromoteAsk { now }).await?;
-    let text = if now { "promoted" } else { "will be promoted when this weight's gates pass" };
+pub(super) async fn promote(args: &OrderArgs, now: bool) -> Result<(), CliError> {
+    let client = args.client();
+    let OrderAsk { by, reason, expect } = args.ask(&client).await?;
+    let ask = PromoteAsk { now, by, reason, expect };
+    let _: Value = client.order("/admin/promote", &ask).await?;
+    let text = if now { "is promoted" } else { "will be promoted when this weight's gates pass" };
     println!("the canary {text}");
     Ok(())
 }
 
-pub(super) async fn rollback(server: &str, reason: Option<String>) -> Result<(), CliError> {
-    let ask = RollbackAsk { reason };
-    let done: RolledBackWire = Client::new(server).order("/admin/rollback", &ask).await?;
+/// Needs no revision: stopping is never refused for being late.
+pub(super) async fn rollback(args: &OrderArgs) -> Result<(), CliError> {
+    let (by, reason) = (Some(args.by.clone()), args.reason.clone());
+    let ask = OrderAsk { by, reason, expect: args.expect };
+    let done: RolledBackWire = args.client().order("/admin/rollback", &ask).await?;
     match &done.unload {
         Some(unload) => println!("rolled back; {}", unload_text(unload)),
         None => println!("rolled back; the model is still draining (see serin status)"),
@@ -44,32 +86,51 @@ pub(super) async fn rollback(server: &str, reason: Option<String>) -> Result<(),
     Ok(())
 }
 
-pub(super) async fn simple(server: &str, order: &str) -> Result<(), CliError> {
-    let path = format!("/admin/{order}");
-    let _: Value = Client::new(server).order(&path, &NothingAsk {}).await?;
-    println!("{order}d");
+/// An order without further words; `done` is what to say when it is granted.
+pub(super) async fn plain(args: &OrderArgs, path: &str, done: &str) -> Result<(), CliError> {
+    let client = args.client();
+    let ask = args.ask(&client).await?;
+    let _: Value = client.order(path, &ask).await?;
+    println!("{done}");
     Ok(())
 }
 
-pub(super) async fn weight(server: &str, percent: u8) -> Result<(), CliError> {
-    let _: Value = Client::new(server).order("/admin/weight", &WeightAsk { percent }).await?;
+pub(super) async fn weight(args: &OrderArgs, percent: u8) -> Result<(), CliError> {
+    let client = args.client();
+    let OrderAsk { by, reason, expect } = args.ask(&client).await?;
+    let ask = WeightAsk { percent, by, reason, expect };
+    let _: Value = client.order("/admin/weight", &ask).await?;
     println!("the canary's weight is {percent} %");
     Ok(())
 }
 
 fn status_text(status: &StatusWire) -> String {
     let mut out = format!(
-        "{}: {}, canary weight {} %, resident {:.1} MiB\n",
+        "{}: {}{}, canary weight {} %, revision {}, resident {:.1} MiB\n",
         status.model,
         status.phase,
+        if status.self_test { " (self-test)" } else { "" },
         status.weight,
+        status.revision,
         mib(status.resident_bytes)
     );
+    if let Some(reason) = &status.reason {
+        out += &format!("  {reason}\n");
+    }
+    if status.awaiting_confirm {
+        out += "  the next step waits for `serin confirm`\n";
+    }
     for arm in &status.arms {
         out += &arm_text(arm);
     }
+    if let Some(previous) = &status.previous {
+        out += &format!("  former stable {previous} is kept: `serin undo` puts it back\n");
+    }
     for gate in &status.gates {
         out += &format!("  gate {:<11} {:<13} {}\n", gate.name, gate.state, gate.text);
+    }
+    if let Some(forecast) = &status.forecast {
+        out += &forecast_text(forecast);
     }
     for decision in status.decisions.iter().rev().take(5).rev() {
         out += &format!("  {:>8.1} s  {:<12} {}\n", decision.at_s, decision.kind, decision.text);
@@ -77,7 +138,42 @@ fn status_text(status: &StatusWire) -> String {
     if let Some(unload) = status.unloads.last() {
         out += &format!("  last unload: {}\n", unload_text(unload));
     }
+    match &status.ledger {
+        Some(ledger) if ledger.failing.is_some() => {
+            let why = ledger.failing.as_deref().unwrap_or_default();
+            out += &format!("  LEDGER NOT WRITTEN: {why}\n");
+        }
+        Some(ledger) => out += &format!("  ledger {}\n", ledger.path),
+        None => out += "  no ledger: decisions are not kept\n",
+    }
     out
+}
+
+fn forecast_text(forecast: &ForecastWire) -> String {
+    let ratio = forecast.detectable_error_ratio.map_or_else(
+        || "no ratio of error rates".to_owned(),
+        |ratio| format!("an error rate {ratio:.1} times stable's"),
+    );
+    let tail = forecast.detectable_exceedance.map_or_else(String::new, |share| {
+        format!(" and {:.1} % of replies above stable's p99", 100.0 * share)
+    });
+    let doubled = forecast.until_doubled_errors_s.map_or_else(
+        || "never at this traffic".to_owned(),
+        |seconds| format!("within {}", span(seconds)),
+    );
+    let mut out = format!("  by now {ratio}{tail} would show; a doubled error rate {doubled}\n");
+    for wait in &forecast.gates {
+        let when = wait
+            .seconds
+            .map_or_else(|| "never at this traffic".to_owned(), |s| format!("in {}", span(s)));
+        out += &format!("  gate {:<11} can decide {when}\n", wait.gate);
+    }
+    out
+}
+
+fn span(seconds: f64) -> String {
+    let time = std::time::Duration::from_secs_f64(seconds.clamp(0.0, 1e9).ceil());
+    humantime::format_duration(time).to_string()
 }
 
 fn arm_text(arm: &ArmWire) -> String {

@@ -4,17 +4,21 @@
 //! models load. The demo starts the same server on a port of the system's choice.
 
 use super::CliError;
-use crate::config::Config;
-use crate::control::{Control, ControlConfig, folder_loader};
+use crate::alerts::Alerts;
+use crate::config::{Config, LedgerConfig};
+use crate::control::{
+    Control, ControlConfig, LoadAsked, Start, TakeUp, effective_stable, folder_loader, same_place,
+};
 use crate::engine::EngineHandle;
 use crate::gateway::Gateway;
 use crate::http::{AdminPolicy, AppState, Bounds, app};
+use crate::ledger::{Ledger, Options, Stamp};
 use crate::metrics;
 use clap::Args;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
@@ -42,11 +46,15 @@ enum LogFormat {
 
 /// How often the recorder folds its samples.
 const UPKEEP: Duration = Duration::from_secs(5);
+/// How long the end waits for alerts that are on their way.
+const ALERTS_WITHIN: Duration = Duration::from_secs(5);
 
 /// A server whose port is open; models may still be loading.
 pub struct Running {
     pub addr: SocketAddr,
     pub control: Arc<Control>,
+    stable: PathBuf,
+    take_up: TakeUp,
     stop: oneshot::Sender<()>,
     server: JoinHandle<()>,
 }
@@ -69,9 +77,12 @@ impl Running {
         let settings = ControlConfig {
             name: config.model.clone(),
             policy: config.policy.clone(),
-            drain: config.drain,
+            care: config.care,
         };
-        let control = Control::start(settings, engine, loader, faults);
+        let alerts = Alerts::start(config.alerts.clone()).map_err(CliError::from_text)?;
+        let (start, take_up) = open_ledger(config, alerts)?;
+        let stable = effective_stable(&start.state, &config.stable);
+        let control = Control::start(settings, engine, loader, faults, start);
         let state = AppState {
             gateway: Gateway::new(control.clone(), config.limits, config.timeouts),
             metrics: Some(recorder),
@@ -80,7 +91,7 @@ impl Running {
         };
         let bounds = Bounds {
             connections: config.max_connections,
-            grace: config.drain,
+            grace: config.care.drain,
             ..Bounds::default()
         };
         let (stop, stopped) = oneshot::channel();
@@ -90,23 +101,64 @@ impl Running {
             };
             crate::http::serve(listener, app(state), bounds, stopped).await;
         });
-        Ok(Running { addr, control, stop, server })
+        Ok(Running { addr, control, stable, take_up, stop, server })
     }
 
-    /// Loads stable, then the canary if there is one.
-    pub async fn load(&self, config: &Config) -> Result<(), CliError> {
-        self.control.load_stable(&config.stable).await.map_err(CliError::from_text)?;
-        if let Some(canary) = &config.canary {
-            self.control.load_canary(canary).await.map_err(CliError::from_text)?;
+    /// Loads stable, goes on with the rollout that a restart interrupted, or else loads the canary if the
+    /// configuration names one. Stable serves on if the canary cannot be loaded.
+    pub async fn load(&mut self, config: &Config) -> Result<(), CliError> {
+        if self.stable != config.stable {
+            let (stable, configured) = (self.stable.display(), config.stable.display());
+            tracing::warn!(%stable, %configured, "serving the version that was promoted");
+        }
+        self.control.load_stable(&self.stable).await.map_err(CliError::from_text)?;
+        let take_up = std::mem::take(&mut self.take_up);
+        if take_up.is_some() {
+            self.control.take_up(take_up).await;
+            return Ok(());
+        }
+        let Some(path) = config.canary.clone().filter(|path| !same_place(path, &self.stable))
+        else {
+            return Ok(());
+        };
+        let by = "configuration".to_owned();
+        let asked = LoadAsked { path, by, reason: None, retry: false };
+        if let Err(error) = self.control.load_canary(asked).await {
+            tracing::error!(alert = true, %error, "the canary is not loaded; stable serves alone");
         }
         Ok(())
     }
 
-    /// Accepts nothing more and waits for running requests, up to the drain time.
+    /// Resolves when the server has ended by itself, which it should not.
+    pub async fn ended(&mut self) -> CliError {
+        let why = match (&mut self.server).await {
+            Ok(()) => "it was told to".to_owned(),
+            Err(error) => error.to_string(),
+        };
+        CliError(format!("the server has stopped: {why}"))
+    }
+
+    /// Accepts nothing more and waits for running requests, up to the drain time, and for alerts.
     pub async fn stop(self) {
         let _ = self.stop.send(());
         let _ = self.server.await;
+        self.control.flush_alerts(ALERTS_WITHIN).await;
     }
+}
+
+/// Opens the ledger, if decisions are to be kept.
+fn open_ledger(config: &Config, alerts: Alerts) -> Result<(Start, TakeUp), CliError> {
+    let Some(LedgerConfig { path, retention }) = &config.ledger else {
+        let start = Start { alerts: Some(alerts), ..Start::default() };
+        return Ok((start, TakeUp::default()));
+    };
+    let options = Options::keeping(*retention);
+    let at = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis();
+    let at = Stamp { unix_ms: i64::try_from(at).unwrap_or(i64::MAX), rollout: Duration::ZERO };
+    let configured = config.stable.display().to_string();
+    let opened = Ledger::open(path, options, at, env!("CARGO_PKG_VERSION"), &configured);
+    let (ledger, resume) = opened.map_err(CliError::from_text)?;
+    Ok(Start::from_ledger(ledger, resume, Some(alerts)))
 }
 
 async fn bind(addr: SocketAddr) -> Result<TcpListener, CliError> {
@@ -129,17 +181,25 @@ pub(super) async fn run(args: ServeArgs) -> Result<(), CliError> {
     .map_err(CliError::from_text)?;
     config.listen = args.listen.unwrap_or(config.listen);
     config.canary = args.canary.or(config.canary);
-    let running = Running::start(&config).await?;
-    tokio::select! {
-        loaded = running.load(&config) => loaded?,
-        () = signal() => return Ok(()),
-    }
+    let mut running = Running::start(&config).await?;
+    let loaded = tokio::select! {
+        loaded = running.load(&config) => Some(loaded),
+        () = signal() => None,
+    };
+    let Some(loaded) = loaded else {
+        running.stop().await;
+        return Ok(());
+    };
+    loaded?;
     println!("serin serves {} on http://{}", config.model, running.addr);
     println!(
         "try: curl http://{}/v1/chat/completions -H 'content-type: application/json' -d '{{\"model\":\"{}\",\"messages\":[{{\"role\":\"user\",\"content\":\"What is 7 plus 5?\"}}]}}'",
         running.addr, config.model
     );
-    signal().await;
+    tokio::select! {
+        () = signal() => {}
+        error = running.ended() => return Err(error),
+    }
     tracing::info!("stopping; running requests may finish");
     running.stop().await;
     Ok(())

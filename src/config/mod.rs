@@ -4,9 +4,12 @@
 //! Unknown keys are errors that name the key. Reads files, starts nothing.
 
 mod raw;
+mod rollout;
 
+use crate::alerts::AlertsConfig;
 use crate::engine::SchedulerConfig;
 use crate::gateway::{Limits, Timeouts};
+use crate::ledger::Retention;
 use crate::rollout::Policy;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -28,8 +31,32 @@ pub struct Config {
     pub canary: Option<PathBuf>,
     pub engine: EngineConfig,
     pub policy: Policy,
+    pub care: Care,
+    /// `None`: decisions are not kept.
+    pub ledger: Option<LedgerConfig>,
+    pub alerts: AlertsConfig,
+}
+
+/// How models come and go around a rollout.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Care {
     /// How long running requests may finish before an unloaded model is dropped.
     pub drain: Duration,
+    /// How long running requests of a former stable may finish, which nothing forces to leave.
+    pub finish: Duration,
+    /// How long the former stable stays loaded after a promotion, so that it can be undone.
+    pub keep_previous: Duration,
+    /// A conversation asked again within this time counts against the arm that answered it.
+    pub retry_window: Duration,
+    /// The share of stable's requests that are copied to an idle canary, 0 to 1.
+    pub shadow: f64,
+}
+
+/// Where decisions are kept, and how many.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LedgerConfig {
+    pub path: PathBuf,
+    pub retention: Retention,
 }
 
 /// How models are run.
@@ -51,6 +78,8 @@ pub enum ConfigError {
     Syntax { path: PathBuf, what: String },
     #[error("{key}: {what}")]
     Value { key: &'static str, what: String },
+    #[error("{0}")]
+    Alerts(String),
     #[error(
         "the demo models were not found (looked in {looked}); name a model in a config file: `model.stable = \"PATH\"`"
     )]
@@ -74,9 +103,10 @@ impl Config {
         raw::parse(text)?.resolve(base)
     }
 
-    /// The demo: `tiny-v1` as stable, everything else at its default.
+    /// The demo: `tiny-v1` as stable, everything else at its default, and nothing kept on disk.
     pub fn demo() -> Result<Config, ConfigError> {
-        raw::Raw::default().resolve(Path::new("."))
+        let config = raw::Raw::default().resolve(Path::new("."))?;
+        Ok(Config { ledger: None, ..config })
     }
 }
 

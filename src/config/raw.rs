@@ -2,10 +2,12 @@
 //!
 //! Turns into [`Config`] by [`Raw::resolve`], which holds all defaults and checks.
 
-use super::{Config, ConfigError, EngineConfig, demo_models};
+use super::rollout::RawRollout;
+use super::{Care, Config, ConfigError, EngineConfig, LedgerConfig, demo_models};
+use crate::alerts::{AlertsConfig, RawWebhook, WebhookConfig};
 use crate::engine::SchedulerConfig;
 use crate::gateway::{Limits, Timeouts};
-use crate::rollout::{Policy, Weight};
+use crate::ledger::Retention;
 use serde::{Deserialize, Deserializer, de::Error as _};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -18,6 +20,8 @@ pub(super) struct Raw {
     model: RawModel,
     engine: RawEngine,
     rollout: RawRollout,
+    ledger: RawLedger,
+    alerts: RawAlerts,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -54,26 +58,30 @@ struct RawEngine {
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
-struct RawRollout {
-    steps: Option<Vec<i64>>,
-    bake: Option<Time>,
-    min_requests: Option<u64>,
-    rollback_min_requests: Option<u64>,
-    rollback_min_errors: Option<u64>,
-    max_error_ratio: Option<f64>,
-    max_latency_ratio: Option<f64>,
-    min_throughput_ratio: Option<f64>,
-    feedback_min: Option<u64>,
-    max_feedback_ratio: Option<f64>,
-    warmup_requests: Option<u64>,
-    fault_streak: Option<u32>,
-    dedup_window: Option<Time>,
-    stall_after: Option<Time>,
+struct RawLedger {
+    enabled: Option<bool>,
+    path: Option<PathBuf>,
+    max_bytes: Option<Bytes>,
+    keep_rollouts: Option<usize>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct RawAlerts {
+    webhooks: Vec<RawWebhook>,
+    repeat_window: Option<Time>,
+}
+
+/// Webhooks hold secrets; none of it is shown.
+impl std::fmt::Debug for RawAlerts {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} webhooks", self.webhooks.len())
+    }
 }
 
 /// A duration such as "15m", "30s", "1h 30m".
 #[derive(Debug, Clone, Copy)]
-struct Time(Duration);
+pub(super) struct Time(pub(super) Duration);
 
 impl<'de> Deserialize<'de> for Time {
     fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Time, D::Error> {
@@ -135,7 +143,7 @@ pub(super) fn parse(text: &str) -> Result<Raw, ConfigError> {
     })
 }
 
-fn value(key: &'static str, what: impl Into<String>) -> ConfigError {
+pub(super) fn value(key: &'static str, what: impl Into<String>) -> ConfigError {
     ConfigError::Value { key, what: what.into() }
 }
 
@@ -175,6 +183,14 @@ impl Raw {
             None => demo_models()?.join("tiny-v1"),
         };
         let secs = Duration::from_secs;
+        let request_timeout = time("server.request_timeout", server.request_timeout, secs(1800))?;
+        let care = Care {
+            finish: request_timeout,
+            drain: server.drain.map_or(secs(30), |t| t.0),
+            keep_previous: self.rollout.keep_previous.map_or(secs(600), |t| t.0),
+            retry_window: self.rollout.retry_window.map_or(secs(120), |t| t.0),
+            shadow: shadow(self.rollout.shadow)?,
+        };
         Ok(Config {
             listen,
             max_body: server.max_body.map_or(4 << 20, |b| b.0 as usize),
@@ -190,14 +206,16 @@ impl Raw {
                     secs(120),
                 )?,
                 next_token: time("server.next_token_timeout", server.next_token_timeout, secs(30))?,
-                request: time("server.request_timeout", server.request_timeout, secs(1800))?,
+                request: request_timeout,
             },
             model: model_name(self.model.name, &stable)?,
             stable,
             canary: self.model.canary.map(|path| base.join(path)),
             engine: self.engine.resolve()?,
+            care,
             policy: self.rollout.resolve()?,
-            drain: server.drain.map_or(secs(30), |t| t.0),
+            ledger: self.ledger.resolve(base)?,
+            alerts: self.alerts.resolve()?,
         })
     }
 }
@@ -236,40 +254,42 @@ impl RawEngine {
     }
 }
 
-impl RawRollout {
-    fn resolve(self) -> Result<Policy, ConfigError> {
-        let mut policy = Policy::default();
-        if let Some(steps) = &self.steps {
-            policy.steps = steps.iter().map(|p| weight(*p)).collect::<Result<_, _>>()?;
-        }
-        let set = |slot: &mut Duration, given: Option<Time>| {
-            if let Some(time) = given {
-                *slot = time.0;
-            }
-        };
-        set(&mut policy.bake, self.bake);
-        set(&mut policy.dedup_window, self.dedup_window);
-        set(&mut policy.stall_after, self.stall_after);
-        policy.min_requests = self.min_requests.unwrap_or(policy.min_requests);
-        policy.rollback_min_requests =
-            self.rollback_min_requests.unwrap_or(policy.rollback_min_requests);
-        policy.rollback_min_errors = self.rollback_min_errors.unwrap_or(policy.rollback_min_errors);
-        policy.max_error_ratio = self.max_error_ratio.unwrap_or(policy.max_error_ratio);
-        policy.max_latency_ratio = self.max_latency_ratio.unwrap_or(policy.max_latency_ratio);
-        policy.min_throughput_ratio =
-            self.min_throughput_ratio.unwrap_or(policy.min_throughput_ratio);
-        policy.feedback_min = self.feedback_min.unwrap_or(policy.feedback_min);
-        policy.max_feedback_ratio = self.max_feedback_ratio.unwrap_or(policy.max_feedback_ratio);
-        policy.warmup_requests = self.warmup_requests.unwrap_or(policy.warmup_requests);
-        policy.fault_streak = self.fault_streak.unwrap_or(policy.fault_streak);
-        policy.validate().map_err(|e| value("rollout", e.to_string()))?;
-        Ok(policy)
+/// The share of stable's requests that are copied to the canary.
+fn shadow(given: Option<f64>) -> Result<f64, ConfigError> {
+    let share = given.unwrap_or(0.0);
+    match (0.0..=1.0).contains(&share) {
+        true => Ok(share),
+        false => Err(value("rollout.shadow", format!("{share} is not a share from 0 to 1"))),
     }
 }
 
-fn weight(percent: i64) -> Result<Weight, ConfigError> {
-    let weight = u8::try_from(percent).ok().and_then(Weight::new);
-    weight.ok_or_else(|| {
-        value("rollout.steps", format!("{percent} is not a percentage from 0 to 100"))
-    })
+impl RawLedger {
+    fn resolve(self, base: &Path) -> Result<Option<LedgerConfig>, ConfigError> {
+        if self.enabled == Some(false) {
+            return Ok(None);
+        }
+        let default = Retention::default();
+        let retention = Retention {
+            max_bytes: self.max_bytes.map_or(default.max_bytes, |b| b.0),
+            keep_rollouts: positive(
+                "ledger.keep_rollouts",
+                self.keep_rollouts,
+                default.keep_rollouts,
+            )?,
+        };
+        let path = base.join(self.path.unwrap_or_else(|| PathBuf::from("serin.ledger")));
+        Ok(Some(LedgerConfig { path, retention }))
+    }
+}
+
+impl RawAlerts {
+    fn resolve(self) -> Result<AlertsConfig, ConfigError> {
+        let default = AlertsConfig::default();
+        let webhooks = WebhookConfig::parse_all(self.webhooks);
+        Ok(AlertsConfig {
+            webhooks: webhooks.map_err(|error| ConfigError::Alerts(error.to_string()))?,
+            repeat_window: self.repeat_window.map_or(default.repeat_window, |t| t.0),
+            ..default
+        })
+    }
 }

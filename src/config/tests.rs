@@ -2,6 +2,7 @@
 
 use super::raw::parse_bytes;
 use super::*;
+use crate::rollout::{Advance, ConfirmAt, EvidenceRule, Mode, Weight};
 
 fn parse(text: &str) -> Result<Config, String> {
     Config::parse(text, Path::new("/base")).map_err(|e| e.to_string())
@@ -49,6 +50,27 @@ fn an_empty_file_means_the_defaults() {
 }
 
 #[test]
+fn plans_are_lists_or_names() {
+    let policy = |text: &str| parse(&format!("[rollout]\n{text}\n")).map(|config| config.policy);
+    assert_eq!(policy("steps = \"double\"").unwrap().steps, Policy::double_steps());
+    assert_eq!(policy("advance = \"manual\"").unwrap().advance, Advance::Manual);
+    assert_eq!(policy("mode = \"strict\"").unwrap().mode, Mode::Strict);
+    assert_eq!(policy("evidence = \"none\"").unwrap().evidence, EvidenceRule::None);
+    let half = Weight::new(50).unwrap();
+    let confirm = policy("confirm = [\"50\", \"promote\"]").unwrap().confirm;
+    assert_eq!(confirm, [ConfirmAt::Before(half), ConfirmAt::Promote]);
+}
+
+#[test]
+fn the_ledger_stands_beside_the_file_unless_told_otherwise() {
+    let ledger = |text: &str| parse(text).unwrap().ledger.map(|ledger| ledger.path);
+    assert_eq!(ledger(""), Some(PathBuf::from("/base/serin.ledger")));
+    assert_eq!(ledger("[ledger]\npath = \"/abs/l\"\n"), Some(PathBuf::from("/abs/l")));
+    assert_eq!(ledger("[ledger]\nenabled = false\n"), None);
+    assert_eq!(Config::demo().unwrap().ledger, None);
+}
+
+#[test]
 fn each_mistake_is_named() {
     let cases = [
         ("[rolout]\nbake = \"1m\"", "rolout"),
@@ -57,6 +79,12 @@ fn each_mistake_is_named() {
         ("[rollout]\nbake = \"15 lightyears\"", "15 lightyears"),
         ("[rollout]\nsteps = [5, 250]", "250"),
         ("[rollout]\nsteps = [50, 25, 100]", "rollout"),
+        ("[rollout]\nsteps = \"triple\"", "double"),
+        ("[rollout]\nadvance = \"later\"", "later"),
+        ("[rollout]\nconfirm = [\"soon\"]", "soon"),
+        ("[rollout]\nconfirm = [\"51\"]", "51"),
+        ("[rollout]\nalpha = 0", "alpha"),
+        ("[rollout]\nshadow = 2.0", "shadow"),
         ("[rollout]\nmax_error_ratio = nan", "max_error_ratio"),
         ("[server]\nlisten = \"localhost\"", "server.listen"),
         ("[server]\nmax_body = \"12 parsecs\"", "12 parsecs"),

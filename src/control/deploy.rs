@@ -50,17 +50,28 @@ pub enum DeployError {
     NotAFolder { path: PathBuf },
     #[error("loading was interrupted: {0}")]
     Interrupted(String),
+    #[error("{}: {why}", path.display())]
+    Vetoed { path: PathBuf, why: String },
 }
 
-/// How deployments are made; the seam at which tests put in fake models.
+/// How deployments are made; the seam at which tests put in fake models. The [`Vet`] is asked once the
+/// content is known and before it takes memory.
 pub type Loader =
-    Arc<dyn Fn(PathBuf) -> BoxFuture<'static, Result<Deployment, DeployError>> + Send + Sync>;
+    Arc<dyn Fn(PathBuf, Vet) -> BoxFuture<'static, Result<Deployment, DeployError>> + Send + Sync>;
+
+/// Says, by a model's digest, why it must not be loaded.
+pub type Vet = Arc<dyn Fn(&str) -> Result<(), String> + Send + Sync>;
+
+/// Nothing is said against any model.
+pub(super) fn any() -> Vet {
+    Arc::new(|_| Ok(()))
+}
 
 /// The real loader: Hugging Face folders into `engine`.
 pub fn folder_loader(engine: EngineHandle, config: EngineConfig) -> Loader {
-    Arc::new(move |path| {
+    Arc::new(move |path, vet| {
         let engine = engine.clone();
-        Box::pin(async move { load_folder(&engine, config, &path).await })
+        Box::pin(async move { load_folder(&engine, config, &path, vet).await })
     })
 }
 
@@ -68,6 +79,7 @@ async fn load_folder(
     engine: &EngineHandle,
     config: EngineConfig,
     path: &Path,
+    vet: Vet,
 ) -> Result<Deployment, DeployError> {
     let path = std::fs::canonicalize(path)
         .ok()
@@ -79,6 +91,7 @@ async fn load_folder(
     });
     let opened = opened.await.map_err(|e| DeployError::Interrupted(e.to_string()))??;
     let Opened { checkpoint, codec, digest } = opened;
+    vet(&digest).map_err(|why| DeployError::Vetoed { path: path.clone(), why })?;
     let blocks = plan_kv(&checkpoint, &config).map_err(EngineError::Load)?;
     let make = move || -> Result<Box<dyn Runner>, LoadError> {
         let decoder = Decoder::load(&checkpoint, blocks, config.block_size)?;

@@ -1,39 +1,65 @@
 //! The one impure room around the rollout: clock in, outcomes in, actions out.
 //!
-//! [`Control`] owns the state machine and the routes. An outcome is stepped synchronously, and a change of
-//! weight is in the routes before the call returns, so the very next request sees it. What takes time
-//! (draining and unloading a model) goes to a task. Locks are taken in the order brain, routes; neither is
-//! held across an await. The clock of the rollout is read here and nowhere else.
+//! [`Control`] owns the state machine and the routes. An outcome is stepped synchronously, and a weight
+//! that falls is in the routes before the call returns, so the very next request sees it. What rises -
+//! a weight, a promotion - waits until the ledger has it (`act`). What takes time, draining and unloading
+//! a model, goes to a task (`unload`). Locks are taken in the order brain, routes; neither is held across
+//! an await. The clock of the rollout is read here and nowhere else.
+//!
+//! Reading order: `routes` (who serves), `deploy` (how a model gets loaded), `orders` (what people want),
+//! `act` (what the rollout wants), `unload`, `book` and `notes` (who is told), `resume` (after a restart),
+//! `feedback` and `retries` (who wrote what), `status`.
 
+mod act;
+mod alerting;
+mod book;
 mod deploy;
 mod feedback;
+mod notes;
+mod orders;
+mod resume;
+mod retries;
 mod routes;
 mod status;
+mod unload;
 
-pub use deploy::{DeployError, Deployment, Loader, folder_loader};
+pub use deploy::{DeployError, Deployment, Loader, Vet, folder_loader};
+pub use notes::{Listener, Note};
+pub use orders::{Asked, LoadAsked, same_place};
+pub use resume::{Start, TakeUp, effective_stable};
 pub use routes::{Assignment, NoRoute};
-pub use status::{ModelsView, Status, UnloadRecord};
+pub use status::{LedgerView, ModelsView, Status, UnloadRecord};
 
+use crate::alerts::Alerts;
+use crate::config::Care;
+use crate::engine::EngineHandle;
 use crate::engine::executor::LaneFault;
-use crate::engine::{EngineHandle, UnloadReport};
+use crate::ledger::Entry;
 use crate::metrics;
-use crate::rollout::{
-    Action, Arm, Class, Decision, Event, Operator, Outcome, Phase, Policy, Rollout, Weight,
-};
+use crate::rollout::{Arm, Class, Decision, Event, Outcome, Phase, Policy, Rollout};
+use act::Commit;
+use book::Book;
 use feedback::{Author, Authors, Vote};
+use notes::Notes;
 use parking_lot::{Mutex, RwLock};
+use retries::Retries;
 use routes::Routes;
+use serde_json::json;
 use std::collections::VecDeque;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::sync::watch;
+use unload::{Chore, Previous};
 
 /// Decisions and unloads kept for display.
 const KEPT: usize = 100;
 /// How often time alone may move the rollout.
 const TICK: Duration = Duration::from_millis(100);
+/// Longest comment or list of tags that is passed on with a vote, in bytes.
+const MAX_COMMENT: usize = 2048;
 
 /// Why an operator's wish was not granted. Texts are fit for operators.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -48,6 +74,16 @@ pub enum ControlError {
     Loading,
     #[error("stable is not loaded yet; wait until /readyz answers 200")]
     NoStable,
+    #[error(
+        "this order needs the revision that you last saw (now {now}; see /admin/status), so that it cannot undo what somebody else ordered meanwhile"
+    )]
+    NoRevision { now: u64 },
+    #[error(
+        "things have changed since revision {expected} (now {now}); look at the status again and repeat the order if it still makes sense"
+    )]
+    Stale { expected: u64, now: u64 },
+    #[error("the former stable is no longer loaded; load it as a canary instead")]
+    NoPrevious,
     #[error("{0}")]
     Refused(String),
     #[error("{0}")]
@@ -58,6 +94,10 @@ pub enum ControlError {
     BadFeedback(String),
     #[error("{0}")]
     Engine(String),
+    #[error(
+        "the order is accepted, but the ledger has not been written for {seconds} s ({why}); a weight that rises waits for it"
+    )]
+    NotDurable { seconds: u64, why: String },
 }
 
 /// Settings that do not change while the server runs.
@@ -65,7 +105,7 @@ pub struct ControlConfig {
     /// Public model name.
     pub name: String,
     pub policy: Policy,
-    pub drain: Duration,
+    pub care: Care,
 }
 
 /// The shared state of a server: who serves, and the rollout that decides it.
@@ -73,59 +113,91 @@ pub struct Control {
     name: Arc<str>,
     engine: EngineHandle,
     loader: Loader,
-    drain: Duration,
+    care: Care,
+    policy: Policy,
     origin: Instant,
+    /// What the rollout's clock showed at `origin`; more than zero after a restart.
+    clock: Duration,
     brain: Mutex<Brain>,
     routes: RwLock<Routes>,
     authors: Mutex<Authors>,
+    retries: Mutex<Retries>,
+    book: Book,
+    notes: Notes,
+    alerts: Option<Alerts>,
     chores: UnboundedSender<Chore>,
+    commits: UnboundedSender<Commit>,
     /// Counts finished unloads, so that waiting for one is possible.
     unloads: watch::Sender<u64>,
 }
 
 struct Brain {
     rollout: Rollout,
+    /// Rises with everything that changes what an operator may have seen.
+    revision: u64,
     decisions: VecDeque<Decision>,
     unloads: VecDeque<UnloadRecord>,
     loading: Option<String>,
+    previous: Option<Previous>,
 }
 
-/// A model to drain and unload.
-struct Chore {
-    deployment: Arc<Deployment>,
-    reason: &'static str,
+/// A vote on a reply.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct VoteGiven {
+    /// The completion's id.
+    pub id: String,
+    /// -1 (bad) to 1 (good); zero is no opinion and counts for neither.
+    pub value: f64,
+    pub comment: Option<String>,
+    pub tags: Vec<String>,
 }
 
 impl Control {
-    /// Sets up the state and starts the tasks that tick, unload and listen for lane faults. Must be called
-    /// within a tokio runtime.
+    /// Sets up the state and starts the tasks that tick, commit, unload and listen for lane faults. Must be
+    /// called within a tokio runtime.
     pub fn start(
         config: ControlConfig,
         engine: EngineHandle,
         loader: Loader,
         faults: UnboundedReceiver<LaneFault>,
+        start: Start,
     ) -> Arc<Control> {
-        let (chores, inbox) = unbounded_channel();
+        let (chores, chore_inbox) = unbounded_channel();
+        let (commits, commit_inbox) = unbounded_channel();
+        let Start { ledger, state, machine, clock, alerts } = start;
         let control = Arc::new(Control {
             name: config.name.into(),
             engine,
             loader,
-            drain: config.drain,
+            care: config.care,
             origin: Instant::now(),
+            clock,
             brain: Mutex::new(Brain {
-                rollout: Rollout::new(config.policy),
+                rollout: machine.unwrap_or_else(|| Rollout::new(config.policy.clone())),
+                revision: 1,
                 decisions: VecDeque::new(),
                 unloads: VecDeque::new(),
                 loading: None,
+                previous: None,
             }),
+            policy: config.policy,
             routes: RwLock::new(Routes::empty()),
             authors: Mutex::default(),
+            retries: Mutex::default(),
+            book: Book::new(ledger, state),
+            notes: Notes::new(),
+            alerts,
             chores,
+            commits,
             unloads: watch::channel(0).0,
         });
         tokio::spawn(tick(Arc::downgrade(&control)));
-        tokio::spawn(unload_models(Arc::downgrade(&control), inbox));
+        tokio::spawn(act::commit(Arc::downgrade(&control), commit_inbox));
+        tokio::spawn(unload::unload_models(Arc::downgrade(&control), chore_inbox));
         tokio::spawn(listen_for_faults(Arc::downgrade(&control), faults));
+        if let Some(health) = control.book.watch() {
+            tokio::spawn(alerting::watch_ledger(Arc::downgrade(&control), health));
+        }
         control
     }
 
@@ -138,9 +210,9 @@ impl Control {
         &self.engine
     }
 
-    /// Time since the server started, the rollout's clock.
+    /// The rollout's clock: time during which a server ran.
     pub fn now(&self) -> Duration {
-        self.origin.elapsed()
+        self.clock + self.origin.elapsed()
     }
 
     /// Where a request goes. `draw` is uniform in [0, 1) and used when there is no key.
@@ -163,84 +235,86 @@ impl Control {
         self.feed(Event::Outcome(outcome));
     }
 
-    /// Remembers who wrote a reply, for feedback.
-    pub fn remember_author(&self, id: String, arm: Arm, stage: u64, judged: bool) {
-        self.authors.lock().remember(id, Author { arm, stage, judged });
+    /// Everything after note `seen`, as far as it is kept, and all that follows.
+    pub fn listen(&self, seen: u64) -> Listener {
+        self.notes.listen(seen)
     }
 
-    /// Takes a vote on a reply: -1 (bad) to 1 (good). Zero is no opinion and counts for neither.
-    pub fn feedback(&self, id: &str, value: f64) -> Result<(), ControlError> {
+    /// Remembers who wrote a reply, for votes on it and for its conversation being asked again.
+    pub fn remember_author(&self, id: String, conversation: u64, assignment: &Assignment) {
+        let Assignment { arm, stage, judged, .. } = *assignment;
+        let author = Author { arm, stage, judged };
+        self.authors.lock().remember(id, author);
+        self.retries.lock().answered(conversation, author, self.now());
+    }
+
+    /// Charges an answer whose conversation is asked again so soon.
+    pub fn asked(&self, conversation: u64) {
+        let now = self.now();
+        let again = self.retries.lock().asked(conversation, self.care.retry_window, now);
+        if let Some(Author { arm, stage, judged }) = again {
+            metrics::retry(arm);
+            if judged {
+                self.feed(Event::Retry { arm, stage });
+            }
+        }
+    }
+
+    /// Takes a vote on a reply.
+    pub fn feedback(&self, vote: &VoteGiven) -> Result<(), ControlError> {
+        let value = vote.value;
         if !(-1.0..=1.0).contains(&value) {
             let text = format!("value is {value}; give true, false, or a number from -1 to 1");
             return Err(ControlError::BadFeedback(text));
         }
-        let mut authors = self.authors.lock();
-        let vote = if value == 0.0 { authors.abstain(id) } else { authors.vote(id) };
-        drop(authors);
-        match vote {
-            Vote::Unknown => Err(ControlError::UnknownCompletion),
-            Vote::Uncounted => Ok(()),
-            Vote::Counted(author) => {
-                metrics::feedback(author.arm, value > 0.0);
-                if author.judged {
-                    let (arm, stage) = (author.arm, author.stage);
-                    self.feed(Event::Feedback { arm, stage, positive: value > 0.0 });
-                }
-                Ok(())
-            }
+        let said = vote.comment.as_ref().map_or(0, String::len);
+        if said + vote.tags.iter().map(String::len).sum::<usize>() > MAX_COMMENT {
+            let text = format!("comment and tags are longer than {MAX_COMMENT} bytes together");
+            return Err(ControlError::BadFeedback(text));
         }
+        let mut authors = self.authors.lock();
+        let counted = match value == 0.0 {
+            true => authors.abstain(&vote.id),
+            false => authors.vote(&vote.id),
+        };
+        drop(authors);
+        let author = match counted {
+            Vote::Unknown => return Err(ControlError::UnknownCompletion),
+            Vote::Uncounted => return Ok(()),
+            Vote::Counted(author) => author,
+        };
+        let Author { arm, stage, judged } = author;
+        metrics::feedback(arm, value > 0.0);
+        if vote.comment.is_some() || !vote.tags.is_empty() {
+            let VoteGiven { id, comment, tags, .. } = vote;
+            let body = json!({"id": id, "arm": arm.as_str(), "value": value, "comment": comment, "tags": tags});
+            self.notes.tell("feedback", false, body);
+        }
+        if judged {
+            self.feed(Event::Feedback { arm, stage, positive: value > 0.0 });
+        }
+        Ok(())
     }
 
     /// Loads the stable model; the server is ready afterwards.
     pub async fn load_stable(&self, path: &Path) -> Result<Arc<Deployment>, ControlError> {
-        let deployment = self.load(path).await?;
+        let deployment = self.load(path, deploy::any()).await?;
         self.routes.write().stable = Some(deployment.clone());
-        tracing::info!(version = %deployment.version, digest = %deployment.digest, "stable is ready");
+        let model = book::model(&deployment);
+        self.book.note(self.now(), Entry::ModelLoaded { arm: Arm::Stable, model });
+        self.tell_loaded(Arm::Stable, &deployment);
         Ok(deployment)
     }
 
-    /// Loads a canary and starts its rollout. Goes on to its end even if the caller stops waiting.
-    pub async fn load_canary(
-        self: &Arc<Self>,
-        path: &Path,
-    ) -> Result<Arc<Deployment>, ControlError> {
-        let (control, path) = (self.clone(), path.to_owned());
-        let task = tokio::spawn(async move { control.load_and_start(&path).await });
-        task.await.map_err(|e| ControlError::Engine(e.to_string()))?
+    fn tell_loaded(&self, arm: Arm, deployment: &Deployment) {
+        let Deployment { version, digest, path, .. } = deployment;
+        let body =
+            json!({"arm": arm.as_str(), "version": &**version, "digest": digest, "path": path});
+        self.notes.tell("loaded", false, body);
     }
 
-    async fn load_and_start(&self, path: &Path) -> Result<Arc<Deployment>, ControlError> {
-        {
-            let routes = self.routes.read();
-            if routes.stable.is_none() {
-                return Err(ControlError::NoStable);
-            }
-            if let Some(canary) = &routes.canary {
-                return Err(ControlError::CanaryPresent { version: canary.version.to_string() });
-            }
-        }
-        let deployment = self.load(path).await?;
-        let rollout = uuid::Uuid::new_v4().simple().to_string()[..12].to_owned();
-        let mut brain = self.brain.lock();
-        let start = Event::Start { rollout: rollout.clone() };
-        match brain.rollout.step(self.now(), start) {
-            Ok(actions) => {
-                {
-                    let mut routes = self.routes.write();
-                    routes.rollout = rollout.into();
-                    routes.canary = Some(deployment.clone());
-                }
-                self.apply(&mut brain, actions);
-                Ok(deployment)
-            }
-            Err(error) => {
-                let _ = self.chores.send(Chore { deployment, reason: "refused" });
-                Err(ControlError::Refused(error.to_string()))
-            }
-        }
-    }
-
-    async fn load(&self, path: &Path) -> Result<Arc<Deployment>, ControlError> {
+    /// Loads a model that `vet` has nothing against. One at a time.
+    async fn load(&self, path: &Path, vet: Vet) -> Result<Arc<Deployment>, ControlError> {
         {
             let mut brain = self.brain.lock();
             if brain.loading.is_some() {
@@ -248,102 +322,24 @@ impl Control {
             }
             brain.loading = Some(path.display().to_string());
         }
-        let loaded = (self.loader)(path.to_owned()).await;
+        let loaded = (self.loader)(path.to_owned(), vet).await;
         self.brain.lock().loading = None;
         loaded.map(Arc::new).map_err(|e| ControlError::Load(e.to_string()))
     }
 
-    pub fn pause(&self) -> Result<(), ControlError> {
-        self.operate(Operator::Pause)
-    }
-
-    pub fn resume(&self) -> Result<(), ControlError> {
-        self.operate(Operator::Resume)
-    }
-
-    pub fn set_weight(&self, weight: Weight) -> Result<(), ControlError> {
-        self.operate(Operator::SetWeight(weight))
-    }
-
-    /// Promotes at once (`now`), or as soon as the gates of the present weight pass.
-    pub fn promote(&self, now: bool) -> Result<(), ControlError> {
-        self.operate(Operator::Promote { now })
-    }
-
-    /// Rolls back and waits until the canary's memory is back.
-    pub async fn rollback(&self, reason: &str) -> Result<Option<UnloadReport>, ControlError> {
-        let canary = self.routes.read().canary.clone().ok_or(ControlError::NoCanary)?;
-        let mut unloads = self.unloads.subscribe();
-        self.operate(Operator::Rollback { reason: reason.to_owned() })?;
-        let wait = async {
-            loop {
-                let found = self.unload_of(&canary);
-                if found.is_some() || unloads.changed().await.is_err() {
-                    return found;
-                }
-            }
-        };
-        let limit = self.drain + Duration::from_secs(30);
-        Ok(tokio::time::timeout(limit, wait).await.unwrap_or(None))
-    }
-
-    fn unload_of(&self, deployment: &Deployment) -> Option<UnloadReport> {
-        let brain = self.brain.lock();
-        brain.unloads.iter().map(|u| u.report).find(|report| report.lane == deployment.lane)
-    }
-
-    fn operate(&self, operator: Operator) -> Result<(), ControlError> {
-        let mut brain = self.brain.lock();
-        let actions = brain
-            .rollout
-            .step(self.now(), Event::Operator(operator))
-            .map_err(|error| ControlError::Refused(error.to_string()))?;
-        self.apply(&mut brain, actions);
-        Ok(())
-    }
-
+    /// Steps the machine. Nothing that an outcome or a tick leads to needs anybody to wait for it.
     fn feed(&self, event: Event) {
         let mut brain = self.brain.lock();
-        match brain.rollout.step(self.now(), event) {
-            Ok(actions) => self.apply(&mut brain, actions),
-            Err(error) => tracing::error!(%error, "the rollout refused an event"),
-        }
-    }
-
-    fn apply(&self, brain: &mut Brain, actions: Vec<Action>) {
-        for action in actions {
-            match action {
-                Action::SetWeight { weight, stage } => {
-                    let mut routes = self.routes.write();
-                    routes.weight = weight;
-                    routes.stage = stage;
-                }
-                Action::Promote => self.swap(),
-                Action::UnloadCanary => self.retire_canary("rolled back"),
-                Action::Decision(decision) => {
-                    announce(&decision);
-                    keep(&mut brain.decisions, decision);
+        let now = self.now();
+        match brain.rollout.step(now, event.clone()) {
+            Ok(actions) if actions.is_empty() => {
+                // An idle tick changes nothing and would fill the journal.
+                if event != Event::Tick {
+                    self.book.record(now, &event);
                 }
             }
-        }
-    }
-
-    /// The canary becomes stable: one pointer moves, no weights do. The former stable is unloaded.
-    fn swap(&self) {
-        let former = {
-            let mut routes = self.routes.write();
-            let Some(canary) = routes.canary.take() else { return };
-            routes.stable.replace(canary)
-        };
-        if let Some(deployment) = former {
-            let _ = self.chores.send(Chore { deployment, reason: "replaced" });
-        }
-    }
-
-    fn retire_canary(&self, reason: &'static str) {
-        let canary = self.routes.write().canary.take();
-        if let Some(deployment) = canary {
-            let _ = self.chores.send(Chore { deployment, reason });
+            Ok(actions) => drop(self.act(&mut brain, now, Some(&event), actions, Vec::new())),
+            Err(error) => tracing::error!(%error, "the rollout refused an event"),
         }
     }
 
@@ -358,12 +354,21 @@ impl Control {
                 (false, false) => return,
             }
         };
-        self.feed(Event::Fault { arm, what: fault.what });
+        let what = fault.what;
+        self.book.note(self.now(), Entry::Fault { arm, what: what.clone() });
+        self.notes.tell("fault", true, json!({"arm": arm.as_str(), "what": what}));
+        self.feed(Event::Fault { arm, what });
     }
 
     /// Whether requests can be served, or why not.
     pub fn ready(&self) -> Result<(), String> {
+        if !self.engine.is_alive() {
+            return Err("the engine has stopped".to_owned());
+        }
         match &self.routes.read().stable {
+            Some(stable) if stable.stats.failed.load(Ordering::Relaxed) => {
+                Err("stable has failed and was given up".to_owned())
+            }
             Some(_) => Ok(()),
             None => Err("stable is still loading".to_owned()),
         }
@@ -373,22 +378,18 @@ impl Control {
     pub fn running(&self) -> bool {
         matches!(self.brain.lock().rollout.phase(), Phase::Running { .. })
     }
+
+    /// Lets alerts that are on their way arrive.
+    pub async fn flush_alerts(&self, limit: Duration) {
+        if let Some(alerts) = &self.alerts {
+            alerts.flush(limit).await;
+        }
+    }
 }
 
 /// Whether a request of this class wrote something that a person could judge.
 pub fn can_be_voted_on(class: Class) -> bool {
     class == Class::Ok
-}
-
-fn announce(decision: &Decision) {
-    let kind = decision.kind.as_str();
-    metrics::decision(kind);
-    let (rollout, weight, text) = (&decision.rollout, decision.weight.percent(), &decision.text);
-    if decision.kind.is_alert() {
-        tracing::error!(alert = true, kind, %rollout, weight, "{text}");
-    } else {
-        tracing::info!(kind, %rollout, weight, "{text}");
-    }
 }
 
 fn keep<T>(ring: &mut VecDeque<T>, item: T) {
@@ -398,59 +399,20 @@ fn keep<T>(ring: &mut VecDeque<T>, item: T) {
     ring.push_back(item);
 }
 
-async fn tick(control: std::sync::Weak<Control>) {
+async fn tick(control: Weak<Control>) {
     let mut interval = tokio::time::interval(TICK);
     interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
     loop {
         interval.tick().await;
         let Some(control) = control.upgrade() else { return };
         control.feed(Event::Tick);
+        control.forget_previous();
     }
 }
 
-async fn listen_for_faults(
-    control: std::sync::Weak<Control>,
-    mut faults: UnboundedReceiver<LaneFault>,
-) {
+async fn listen_for_faults(control: Weak<Control>, mut faults: UnboundedReceiver<LaneFault>) {
     while let Some(fault) = faults.recv().await {
         let Some(control) = control.upgrade() else { return };
         control.lane_failed(fault);
-    }
-}
-
-async fn unload_models(control: std::sync::Weak<Control>, mut chores: UnboundedReceiver<Chore>) {
-    while let Some(Chore { deployment, reason }) = chores.recv().await {
-        let Some(control) = control.upgrade() else { return };
-        let report = control.engine.unload(deployment.lane, control.drain).await;
-        match report {
-            Ok(report) => {
-                let version = deployment.version.clone();
-                log_unload(&version, reason, &report);
-                let record = UnloadRecord { version, reason, report };
-                keep(&mut control.brain.lock().unloads, record);
-                control.unloads.send_modify(|n| *n += 1);
-            }
-            Err(error) => tracing::error!(version = %deployment.version, %error, "unload failed"),
-        }
-    }
-}
-
-fn log_unload(version: &str, reason: &str, report: &UnloadReport) {
-    metrics::unloaded(report);
-    let mib = |bytes: u64| bytes as f64 / (1 << 20) as f64;
-    let (used, reserved) = (report.after.used, report.after.reserved);
-    let leaked = used > 0 || report.blocks_leaked > 0;
-    let text = format!(
-        "{version} unloaded ({reason}) in {:.0} ms: arena {:.1} MiB -> {used} B used, {reserved} B reserved; resident {:.1} MiB at load, {:.1} before, {:.1} after",
-        report.took.as_secs_f64() * 1e3,
-        mib(report.before.reserved as u64),
-        mib(report.resident_at_load),
-        mib(report.resident_before),
-        mib(report.resident_after),
-    );
-    if leaked {
-        tracing::error!(blocks_leaked = report.blocks_leaked, "MEMORY LEAKED: {text}");
-    } else {
-        tracing::info!("{text}");
     }
 }

@@ -1,9 +1,11 @@
 //! A consistent look at the whole: who serves, how the rollout stands, what was decided and unloaded.
 
 use super::{Control, Deployment};
+use crate::alerts::{Alerts, Counts};
 use crate::device::memory;
 use crate::engine::UnloadReport;
-use crate::rollout::{Decision, View};
+use crate::rollout::{Decision, Gate, Verdict, View};
+use serde_json::{Value, json};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -21,14 +23,32 @@ pub struct ModelsView {
 pub struct UnloadRecord {
     pub version: Arc<str>,
     pub reason: &'static str,
+    /// From the decision that it should go to its memory being back.
+    pub since_decision: Duration,
     pub report: UnloadReport,
+}
+
+/// The ledger at a glance.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LedgerView {
+    pub path: String,
+    /// Why it is not being written, if it is not.
+    pub failing: Option<String>,
 }
 
 /// Everything that an operator may want to see.
 #[derive(Debug, Clone)]
 pub struct Status {
     pub view: View,
+    /// What an order names as the state that it is based on.
+    pub revision: u64,
     pub models: ModelsView,
+    /// The former stable, while a promotion can still be undone.
+    pub previous: Option<Arc<str>>,
+    /// `None`: decisions are not kept.
+    pub ledger: Option<LedgerView>,
+    /// What became of the alerts.
+    pub alerts: Option<Counts>,
     /// Path of the model that is being loaded.
     pub loading: Option<String>,
     /// Oldest first.
@@ -55,12 +75,30 @@ impl Control {
         let brain = self.brain.lock();
         Status {
             view: brain.rollout.view(now),
+            revision: brain.revision,
             models: self.models(),
+            previous: brain.previous.as_ref().map(|previous| previous.deployment.version.clone()),
+            ledger: self
+                .book
+                .health()
+                .map(|(path, health)| LedgerView { path, failing: health.failing }),
+            alerts: self.alerts.as_ref().map(Alerts::counts),
             loading: brain.loading.clone(),
             unloads: brain.unloads.iter().cloned().collect(),
             decisions: brain.decisions.iter().cloned().collect(),
             resident_bytes: memory::resident_bytes().unwrap_or(0),
-            uptime: now,
+            uptime: self.origin.elapsed(),
         }
     }
+}
+
+/// The gates' figures, for notes.
+pub(super) fn gates(verdict: &Verdict) -> Value {
+    let one = |gate: &Gate| {
+        json!({
+            "gate": gate.name.as_str(), "state": gate.state.as_str(), "value": gate.value,
+            "threshold": gate.threshold, "text": gate.text,
+        })
+    };
+    verdict.gates.iter().map(one).collect()
 }

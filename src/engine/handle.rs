@@ -12,7 +12,7 @@ use crate::device::{Arena, ArenaError, memory};
 use crate::model::LoadError;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, mpsc};
+use std::sync::{Arc, Weak, mpsc};
 use std::time::Duration;
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use tokio::sync::oneshot;
@@ -47,6 +47,8 @@ pub struct Loaded {
 pub struct EngineHandle {
     commands: mpsc::Sender<Command>,
     next_lane: Arc<AtomicU64>,
+    /// Held by the executor's thread for as long as it lives.
+    alive: Weak<()>,
 }
 
 impl EngineHandle {
@@ -54,11 +56,19 @@ impl EngineHandle {
     pub fn start() -> Result<(EngineHandle, UnboundedReceiver<LaneFault>), EngineError> {
         let (commands, inbox) = mpsc::channel();
         let (faults, fault_inbox) = unbounded_channel();
-        std::thread::Builder::new()
-            .name("serin-executor".into())
-            .spawn(move || Executor::new(inbox, faults).run())?;
+        let life = Arc::new(());
+        let alive = Arc::downgrade(&life);
+        std::thread::Builder::new().name("serin-executor".into()).spawn(move || {
+            let _life = life;
+            Executor::new(inbox, faults).run();
+        })?;
         let next_lane = Arc::new(AtomicU64::new(1));
-        Ok((EngineHandle { commands, next_lane }, fault_inbox))
+        Ok((EngineHandle { commands, next_lane, alive }, fault_inbox))
+    }
+
+    /// Whether the executor runs.
+    pub fn is_alive(&self) -> bool {
+        self.alive.strong_count() > 0
     }
 
     /// Runs `make` on a loader thread with its large allocations in a fresh arena, then installs the

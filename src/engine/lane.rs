@@ -9,7 +9,7 @@ use super::scheduler::{Scheduler, SchedulerConfig};
 use crate::device::{Arena, ArenaUsage, Batch, memory};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 /// Names a lane for the life of the process; never reused.
@@ -30,6 +30,8 @@ pub struct LaneStats {
     pub steps: AtomicU64,
     pub arena_used: AtomicU64,
     pub arena_reserved: AtomicU64,
+    /// The lane has been given up: it refuses everything.
+    pub failed: AtomicBool,
 }
 
 /// What an unload gave back. Bytes, unless said otherwise.
@@ -64,7 +66,40 @@ pub(super) struct Lane {
     panics: u32,
     /// Set after too many panics in a row; such a lane runs nothing more.
     failed: bool,
+    pace: Pace,
     pub draining: Option<Draining>,
+}
+
+/// How long a step may take while another lane waits for its turn: about as long as a reader notices.
+const SHARED_STEP: Duration = Duration::from_millis(60);
+/// Tokens that a shared step may have in any case, so that long prompts get on.
+const LEAST_SHARED_TOKENS: usize = 32;
+
+/// How fast a lane computes tokens, from its own steps.
+#[derive(Debug, Default)]
+struct Pace {
+    /// Seconds per token of a step; 0 until one was seen.
+    per_token: f64,
+}
+
+impl Pace {
+    /// Takes in a step of so many tokens. Small steps say little of what more tokens would cost.
+    fn note(&mut self, tokens: usize, took: Duration) {
+        if tokens < LEAST_SHARED_TOKENS {
+            return;
+        }
+        let seen = took.as_secs_f64() / tokens as f64;
+        self.per_token =
+            if self.per_token == 0.0 { seen } else { 0.8 * self.per_token + 0.2 * seen };
+    }
+
+    /// Tokens that fit into a shared step; the least until the pace is known.
+    fn shared_tokens(&self) -> usize {
+        match self.per_token {
+            0.0 => LEAST_SHARED_TOKENS,
+            pace => ((SHARED_STEP.as_secs_f64() / pace) as usize).max(LEAST_SHARED_TOKENS),
+        }
+    }
 }
 
 /// Panics in a row after which a lane is given up.
@@ -95,6 +130,7 @@ impl Lane {
             resident_at_load,
             panics: 0,
             failed: false,
+            pace: Pace::default(),
             draining: None,
         };
         lane.publish();
@@ -125,12 +161,15 @@ impl Lane {
     /// `shared`: another lane has work in this round.
     pub fn step(&mut self, shared: bool, now: impl Fn() -> Instant) -> Option<String> {
         self.scheduler.set_shared(shared);
-        if !self.scheduler.schedule(&mut self.batch, now()) {
+        self.scheduler.set_shared_tokens(self.pace.shared_tokens());
+        let begun = now();
+        if !self.scheduler.schedule(&mut self.batch, begun) {
             self.publish();
             return None;
         }
         let outcome = self.run();
         let at = now();
+        self.pace.note(self.batch.tokens.len(), at.saturating_duration_since(begun));
         let panic = match outcome {
             Ok(Ok(results)) => {
                 self.scheduler.complete(&results, at);
@@ -161,6 +200,7 @@ impl Lane {
             self.scheduler.fail_step(&fault, at);
         } else {
             self.failed = true;
+            self.stats.failed.store(true, Ordering::Relaxed);
             self.scheduler.fail_all(&fault, at);
         }
     }
@@ -237,4 +277,23 @@ pub(super) fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
     let text = panic.downcast_ref::<&str>().map(|s| (*s).to_owned());
     text.or_else(|| panic.downcast_ref::<String>().cloned())
         .unwrap_or_else(|| "unknown panic".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_shared_step_is_as_long_as_its_pace_allows() {
+        let mut pace = Pace::default();
+        assert_eq!(pace.shared_tokens(), LEAST_SHARED_TOKENS, "nothing is known yet");
+        pace.note(8, Duration::from_secs(1));
+        assert_eq!(pace.shared_tokens(), LEAST_SHARED_TOKENS, "small steps say nothing");
+        pace.note(256, Duration::from_millis(256));
+        assert_eq!(pace.shared_tokens(), 60);
+        for _ in 0..50 {
+            pace.note(100, Duration::from_secs(1));
+        }
+        assert_eq!(pace.shared_tokens(), LEAST_SHARED_TOKENS, "a slow model still gets on");
+    }
 }

@@ -18,7 +18,7 @@ pub struct SeqRequest {
     pub max_new_tokens: usize,
     /// Ids that end the reply (they are reported as the reason, not as tokens).
     pub stop_ids: Vec<u32>,
-    /// Where events go: one per token and one at the end, so at most `max_new_tokens + 1`.
+    /// Where events go: one per token, one before the first and one at the end.
     pub events: UnboundedSender<SeqEvent>,
     /// When the request reached the server; queue time counts from here.
     pub arrived: Instant,
@@ -27,6 +27,12 @@ pub struct SeqRequest {
 /// What happened to a sequence.
 #[derive(Debug, Clone, PartialEq)]
 pub enum SeqEvent {
+    /// The first token is about to come: how long the sequence queued, and how long its prompt took.
+    Started {
+        tag: u32,
+        queued: Duration,
+        prefill: Duration,
+    },
     /// A token was generated at `at`. `shared`: another lane had work in the same round, so the step
     /// before it took its turn with that lane's.
     Token {

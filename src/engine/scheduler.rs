@@ -54,6 +54,8 @@ pub struct Scheduler {
     step: Vec<(usize, usize)>,
     /// Whether another lane has work in this round.
     shared: bool,
+    /// Most tokens of a step in a round that is shared.
+    shared_tokens: usize,
     totals: Totals,
 }
 
@@ -67,6 +69,7 @@ impl Scheduler {
             running: Vec::new(),
             step: Vec::new(),
             shared: false,
+            shared_tokens: config.max_batch_tokens,
             totals: Totals::default(),
         }
     }
@@ -121,12 +124,18 @@ impl Scheduler {
         self.shared = shared;
     }
 
+    /// Bounds the tokens of a step while another lane waits for its turn.
+    pub fn set_shared_tokens(&mut self, most: usize) {
+        self.shared_tokens = most.max(1);
+    }
+
     /// Fills `batch` with the next step. Returns false when there is nothing to run.
     pub fn schedule(&mut self, batch: &mut Batch, now: Instant) -> bool {
         batch.clear();
         self.step.clear();
         self.sweep();
-        let mut budget = self.config.max_batch_tokens;
+        let most = if self.shared { self.shared_tokens } else { usize::MAX };
+        let mut budget = self.config.max_batch_tokens.min(most);
         let preempted = self.schedule_decodes(batch, &mut budget);
         self.schedule_prefills(batch, &mut budget);
         if !preempted {

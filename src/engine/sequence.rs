@@ -76,7 +76,12 @@ impl Sequence {
             return Some(FinishReason::Stop);
         }
         self.tokens.push(id);
-        self.first_token.get_or_insert(now);
+        if self.first_token.is_none() {
+            self.first_token = Some(now);
+            let Timings { queued, prefill, .. } = self.timings(now);
+            let event = SeqEvent::Started { tag: self.request.tag, queued, prefill };
+            let _ = self.request.events.send(event);
+        }
         self.last_token = Some(now);
         let event = SeqEvent::Token { tag: self.request.tag, id, at: now, shared };
         let _ = self.request.events.send(event);

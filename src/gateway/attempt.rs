@@ -40,6 +40,8 @@ pub(super) struct Attempt {
     pub served: Served,
     prompt_tokens: usize,
     arrived: Instant,
+    /// When this attempt began; its model's deadlines count from here.
+    submitted: Instant,
     events: StreamMap<u32, UnboundedReceiverStream<SeqEvent>>,
     replies: Vec<Reply>,
     /// Whether the client has been told who answers; from then on no other arm can take over.
@@ -60,6 +62,7 @@ impl Attempt {
         assignment: Assignment,
         prepared: &Prepared,
         rescued: bool,
+        now: Instant,
     ) -> Attempt {
         let deployment = &assignment.deployment;
         let mut events = StreamMap::new();
@@ -94,6 +97,7 @@ impl Attempt {
             served: served(&assignment, rescued),
             prompt_tokens: prepared.ids.len(),
             arrived: request.arrived,
+            submitted: now,
             events,
             replies: (0..request.n).map(reply).collect(),
             started: false,
@@ -128,7 +132,7 @@ impl Attempt {
     fn deadline(&self, timeouts: &Timeouts) -> (&'static str, Duration, Instant) {
         let last = self.replies.iter().filter_map(|reply| reply.last).max();
         let token = match last {
-            None => ("first token", timeouts.first_token, self.arrived + timeouts.first_token),
+            None => ("first token", timeouts.first_token, self.submitted + timeouts.first_token),
             Some(at) => ("next token", timeouts.next_token, at + timeouts.next_token),
         };
         let whole = ("whole reply", timeouts.request, self.arrived + timeouts.request);
@@ -137,18 +141,22 @@ impl Attempt {
 
     async fn take(&mut self, event: SeqEvent, out: &Sender<Piece>) -> Result<(), Ended> {
         match event {
+            SeqEvent::Started { queued, prefill, .. } => {
+                // Of several replies the first to start is the one that the client waited for.
+                if self.replies.iter().all(|reply| reply.first.is_none()) {
+                    self.engine = Timings { queued, prefill, ..self.engine };
+                }
+                Ok(())
+            }
             SeqEvent::Token { tag, id, at, shared } => {
                 self.shared_tokens += usize::from(shared);
                 self.token(tag, id, at, out).await
             }
             SeqEvent::Finished { tag, reason, timings } => {
-                self.engine = timings;
+                self.engine.cached_tokens = timings.cached_tokens;
                 self.finished(tag, reason, out).await
             }
-            SeqEvent::Failed { fault, timings, .. } => {
-                self.engine = timings;
-                Err(Ended::Failed(fault))
-            }
+            SeqEvent::Failed { fault, .. } => Err(Ended::Failed(fault)),
             SeqEvent::Refused { why, .. } => Err(Ended::Refused(why)),
         }
     }
@@ -248,7 +256,13 @@ impl Attempt {
     }
 
     /// The outcome for the rollout.
-    pub fn outcome(&self, class: Class, session: Option<u64>, now: Instant) -> Outcome {
+    pub fn outcome(
+        &self,
+        class: Class,
+        session: Option<u64>,
+        key: Option<u64>,
+        now: Instant,
+    ) -> Outcome {
         let timings = self.timings(now);
         Outcome {
             arm: self.assignment.arm,
@@ -256,6 +270,7 @@ impl Attempt {
             stage: self.assignment.stage,
             judged: self.assignment.judged,
             session,
+            key,
             ttft: timings.first_token,
             tpot: self.per_token(),
             e2e: timings.total,

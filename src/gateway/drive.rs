@@ -3,13 +3,13 @@
 //! Runs on a task of its own, so that an outcome is recorded even when the client leaves. What a failed
 //! canary owes is charged before stable takes over.
 
-use super::attempt::{Attempt, Ended, served};
+use super::attempt::{Attempt, Ended};
 use super::prepare::{encode, invalid, prepare, text_error};
 use super::types::{GatewayError, GenerateRequest, Generation, Limits, Piece, Prompt, Timeouts};
 use crate::control::{Assignment, Control, NoRoute, can_be_voted_on};
 use crate::engine::{Fault, Refusal};
 use crate::metrics;
-use crate::rollout::{Arm, Class};
+use crate::rollout::{Arm, Class, Outcome};
 use crate::router;
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
@@ -50,14 +50,13 @@ impl Gateway {
         let assignment = route.map_err(no_route)?;
         let attempt = match self.attempt(&request, assignment.clone(), false).await {
             Ok(attempt) => attempt,
-            Err(error) => {
-                self.count_invalid(&assignment);
-                return Err(error);
-            }
+            Err(error) => self.not_begun(&request, &assignment, error).await?,
         };
+        let conversation = conversation(&request);
+        self.control.asked(conversation);
         let (out, pieces) = channel(PIECES);
-        let routed = served(&assignment, false);
-        tokio::spawn(self.clone().drive(request, attempt, out));
+        let routed = attempt.served.clone();
+        tokio::spawn(self.clone().drive(request, conversation, attempt, out));
         Ok(Generation { routed, pieces })
     }
 
@@ -79,6 +78,40 @@ impl Gateway {
         codec.decode(ids, false).map_err(|error| text_error("tokens", &error))
     }
 
+    /// Books a request that its arm could not even begin, and begins it on stable if that may help: a
+    /// canary may have a template that fails, or room for less.
+    async fn not_begun(
+        &self,
+        request: &GenerateRequest,
+        assignment: &Assignment,
+        error: GatewayError,
+    ) -> Result<Attempt, GatewayError> {
+        let class = class_of_error(&error);
+        let version = &assignment.deployment.version;
+        let who = metrics::Who { model: self.control.name(), arm: assignment.arm, version };
+        metrics::request(who, class.as_str(), &Default::default());
+        let session = request.key.as_deref().map(router::session_hash);
+        self.control.record(Outcome {
+            arm: assignment.arm,
+            class,
+            stage: assignment.stage,
+            judged: assignment.judged,
+            session,
+            key: request.api_key,
+            ttft: None,
+            tpot: None,
+            e2e: request.arrived.elapsed(),
+            output_tokens: 0,
+            co_running: false,
+        });
+        let bad = matches!(error, GatewayError::Invalid { .. });
+        if assignment.arm == Arm::Stable || request.pin.is_some() || bad {
+            return Err(error);
+        }
+        let stable = self.control.fallback().map_err(no_route)?;
+        self.attempt(request, stable, true).await
+    }
+
     async fn attempt(
         &self,
         request: &GenerateRequest,
@@ -91,15 +124,22 @@ impl Gateway {
         }
         let prepared = prepare(request, &assignment.deployment, SystemTime::now()).await?;
         let (engine, model) = (self.control.engine(), self.control.name());
-        Ok(Attempt::submit(engine, model, request, assignment, &prepared, rescued))
+        let now = Instant::now();
+        Ok(Attempt::submit(engine, model, request, assignment, &prepared, rescued, now))
     }
 
-    async fn drive(self, request: GenerateRequest, first: Attempt, out: Sender<Piece>) {
+    async fn drive(
+        self,
+        request: GenerateRequest,
+        conversation: u64,
+        first: Attempt,
+        out: Sender<Piece>,
+    ) {
         let mut attempt = first;
         for tried in 1..=ATTEMPTS {
             let ended = attempt.play(&out, &self.timeouts).await;
             let class = class_of(&ended);
-            self.book(&request, &attempt, class);
+            self.book(&request, conversation, &attempt, class);
             match ended {
                 Ended::Complete => {
                     let _ = out.send(Piece::Done(attempt.usage())).await;
@@ -110,7 +150,7 @@ impl Gateway {
             }
             let error = error_of(ended);
             let next = match tried < ATTEMPTS && self.may_move(&request, &attempt, &error) {
-                true => self.rescue(&request, &attempt, class).await,
+                true => self.rescue(&request, &attempt).await,
                 false => None,
             };
             match next {
@@ -132,47 +172,60 @@ impl Gateway {
     }
 
     /// Stable's attempt at a request that another model failed; `None` if there is no other stable.
-    async fn rescue(
-        &self,
-        request: &GenerateRequest,
-        failed: &Attempt,
-        class: Class,
-    ) -> Option<Attempt> {
+    async fn rescue(&self, request: &GenerateRequest, failed: &Attempt) -> Option<Attempt> {
         let stable = self.control.fallback().ok()?;
         if stable.deployment.lane == failed.assignment.deployment.lane {
             return None;
-        }
-        if class.is_error() {
-            metrics::rescued(&failed.assignment.deployment.version);
         }
         self.attempt(request, stable, true).await.ok()
     }
 
     /// Metrics, verdict, authorship.
-    fn book(&self, request: &GenerateRequest, attempt: &Attempt, class: Class) {
+    fn book(&self, request: &GenerateRequest, conversation: u64, attempt: &Attempt, class: Class) {
         let now = Instant::now();
-        let Assignment { arm, deployment, stage, judged } = &attempt.assignment;
+        let Assignment { arm, deployment, .. } = &attempt.assignment;
         let who =
             metrics::Who { model: self.control.name(), arm: *arm, version: &deployment.version };
         metrics::request(who, class.as_str(), &attempt.timings(now));
+        if attempt.served.rescued && class == Class::Ok {
+            metrics::rescued(&deployment.version);
+        }
         if can_be_voted_on(class) {
-            self.control.remember_author(request.id.clone(), *arm, *stage, *judged);
+            let id = request.id.clone();
+            self.control.remember_author(id, conversation, &attempt.assignment);
         }
         let session = request.key.as_deref().map(router::session_hash);
-        self.control.record(attempt.outcome(class, session, now));
+        self.control.record(attempt.outcome(class, session, request.api_key, now));
     }
+}
 
-    fn count_invalid(&self, assignment: &Assignment) {
-        let version = &assignment.deployment.version;
-        let who = metrics::Who { model: self.control.name(), arm: assignment.arm, version };
-        metrics::request(who, Class::InvalidRequest.as_str(), &Default::default());
-    }
+/// What is the same when a client asks the same again: the client and all that it said.
+fn conversation(request: &GenerateRequest) -> u64 {
+    let said = match &request.prompt {
+        Prompt::Chat { messages, .. } => serde_json::to_vec(messages).unwrap_or_default(),
+        Prompt::Text(text) => text.clone().into_bytes(),
+        Prompt::Tokens(ids) => ids.iter().flat_map(|id| id.to_le_bytes()).collect(),
+    };
+    let client = request.key.as_deref().map_or(request.client, router::session_hash);
+    xxhash_rust::xxh3::xxh3_64_with_seed(&said, client)
 }
 
 fn no_route(why: NoRoute) -> GatewayError {
     match why {
         NoRoute::NoCanary => GatewayError::NoCanary,
         NoRoute::NotLoaded => GatewayError::Unavailable("it is still loading".into()),
+    }
+}
+
+/// The outcome class of a request that could not begin.
+fn class_of_error(error: &GatewayError) -> Class {
+    match error {
+        GatewayError::Model(_) => Class::ModelError,
+        GatewayError::Timeout { .. } => Class::Timeout,
+        GatewayError::Invalid { .. } | GatewayError::ContextLength { .. } => Class::InvalidRequest,
+        GatewayError::NoCanary | GatewayError::Unavailable(_) | GatewayError::Busy { .. } => {
+            Class::Rejected
+        }
     }
 }
 

@@ -3,7 +3,8 @@
 //! The text side is a real one (a model folder's tokenizer and template); only the tensors are faked.
 
 use super::{Gateway, Limits, Timeouts};
-use crate::control::{Control, ControlConfig, DeployError, Deployment, Loader};
+use crate::config::Care;
+use crate::control::{Control, ControlConfig, DeployError, Deployment, Loader, Start};
 use crate::engine::fake::{FakeRunner, FakeScript};
 use crate::engine::{Capacity, EngineError, EngineHandle, Runner, SchedulerConfig};
 use crate::rollout::Policy;
@@ -24,7 +25,8 @@ pub struct FakeServer {
     pub timeouts: Timeouts,
     /// Bytes that each fake model holds while loaded.
     pub memory: usize,
-    pub drain: Duration,
+    pub care: Care,
+    pub start: Start,
 }
 
 impl FakeServer {
@@ -52,7 +54,14 @@ impl FakeServer {
                 request: Duration::from_secs(60),
             },
             memory: 1 << 20,
-            drain: Duration::from_secs(5),
+            care: Care {
+                drain: Duration::from_secs(5),
+                finish: Duration::from_secs(60),
+                keep_previous: Duration::ZERO,
+                retry_window: Duration::from_secs(60),
+                shadow: 0.0,
+            },
+            start: Start::default(),
         })
     }
 
@@ -62,17 +71,15 @@ impl FakeServer {
     }
 
     /// Starts the engine and loads the model named "stable". Needs a tokio runtime.
-    pub async fn start(self) -> Result<Gateway, Box<dyn std::error::Error>> {
+    pub async fn start(mut self) -> Result<Gateway, Box<dyn std::error::Error>> {
         let (engine, faults) = EngineHandle::start()?;
         let codec = Arc::new(Codec::load(&self.text_from, self.vocab)?);
         let (limits, timeouts) = (Limits { max_n: 8, max_stop: 16 }, self.timeouts);
-        let config = ControlConfig {
-            name: "fake".to_owned(),
-            policy: self.policy.clone(),
-            drain: self.drain,
-        };
+        let config =
+            ControlConfig { name: "fake".to_owned(), policy: self.policy.clone(), care: self.care };
+        let start = std::mem::take(&mut self.start);
         let loader = loader(engine.clone(), codec, self);
-        let control = Control::start(config, engine, loader, faults);
+        let control = Control::start(config, engine, loader, faults, start);
         control.load_stable(Path::new("stable")).await?;
         Ok(Gateway::new(control, limits, timeouts))
     }
@@ -80,12 +87,15 @@ impl FakeServer {
 
 fn loader(engine: EngineHandle, codec: Arc<Codec>, server: FakeServer) -> Loader {
     let server = Arc::new(server);
-    Arc::new(move |path| {
+    Arc::new(move |path, vet| {
         let (engine, codec, server) = (engine.clone(), codec.clone(), server.clone());
         Box::pin(async move {
             let Some(script) = server.models.get(&path).cloned() else {
                 return Err(DeployError::NotAFolder { path });
             };
+            // Each folder has a content of its own.
+            let digest = format!("digest of {}", path.display());
+            vet(&digest).map_err(|why| DeployError::Vetoed { path: path.clone(), why })?;
             let memory = server.memory;
             let make = move || Ok(Box::new(FakeRunner::new(script, memory)) as Box<dyn Runner>);
             let loaded = engine.load(server.scheduler, make).await.map_err(|e: EngineError| e)?;
@@ -93,7 +103,7 @@ fn loader(engine: EngineHandle, codec: Arc<Codec>, server: FakeServer) -> Loader
             Ok(Deployment {
                 fingerprint: format!("{version}-fake").into(),
                 version,
-                digest: "fake".to_owned(),
+                digest,
                 path,
                 lane: loaded.lane,
                 capacity: loaded.capacity,

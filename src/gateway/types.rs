@@ -24,6 +24,10 @@ pub struct GenerateRequest {
     pub key: Option<String>,
     /// Asked for by header or model name; such requests stay out of verdicts.
     pub pin: Option<Arm>,
+    /// Hash of the API key, if there was one: no key may decide a verdict alone.
+    pub api_key: Option<u64>,
+    /// Hash of what tells clients apart without their help; a conversation is one client's.
+    pub client: u64,
     pub arrived: Instant,
 }
 

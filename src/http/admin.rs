@@ -4,14 +4,14 @@
 //! page (`Origin`) or that a proxy passed on (`Forwarded` and its kin) comes from somebody else.
 
 use super::admin_wire::{
-    LoadAsk, LoadedWire, NothingAsk, PromoteAsk, RollbackAsk, RolledBackWire, StatusWire,
-    UnloadWire, WeightAsk,
+    LoadAsk, LoadedWire, OrderAsk, PromoteAsk, RolledBackWire, StatusWire, UnloadWire, WeightAsk,
 };
 use super::error::ApiError;
+use super::events;
 use super::wire::WireError;
 use super::{AppState, Peer, body};
-use crate::control::ControlError;
-use crate::rollout::Weight;
+use crate::control::{Asked, LoadAsked};
+use crate::rollout::{Operator, Order, Weight};
 use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::http::HeaderMap;
@@ -21,7 +21,6 @@ use axum::routing::{get, post};
 use axum::{Json, Router};
 use serde::de::DeserializeOwned;
 use std::net::IpAddr;
-use std::path::Path;
 
 /// Who may operate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -35,6 +34,9 @@ pub enum AdminPolicy {
 
 /// Longest body of an order in bytes.
 const BODY_LIMIT: usize = 64 << 10;
+/// Longest name of an operator, and longest reason, in bytes.
+const MAX_NAME: usize = 128;
+const MAX_REASON: usize = 2048;
 /// Headers that betray a request made on somebody else's behalf.
 const ON_BEHALF: [&str; 5] =
     ["origin", "forwarded", "x-forwarded-for", "x-forwarded-host", "x-real-ip"];
@@ -49,6 +51,10 @@ pub fn routes(state: &AppState) -> Router<AppState> {
         .route("/admin/pause", post(pause))
         .route("/admin/resume", post(resume))
         .route("/admin/weight", post(weight))
+        .route("/admin/confirm", post(confirm))
+        .route("/admin/undo", post(undo))
+        .route("/admin/self-test", post(self_test))
+        .route("/admin/events", get(events::stream))
         .route_layer(from_fn_with_state(state.admin, guard))
 }
 
@@ -79,11 +85,21 @@ async fn status(State(state): State<AppState>) -> Json<StatusWire> {
 }
 
 async fn load(State(state): State<AppState>, body: Body) -> Result<Json<LoadedWire>, ApiError> {
-    let LoadAsk { path } = ask(body).await?;
+    let LoadAsk { path, retry, by, reason } = ask(body).await?;
     if path.is_empty() {
         return Err(WireError::bad("path", "it is empty").into());
     }
-    let deployment = state.gateway.control().load_canary(Path::new(&path)).await?;
+    let asked = LoadAsked { path: path.into(), by: name(by)?, reason: said(reason)?, retry };
+    let deployment = state.gateway.control().load_canary(asked).await?;
+    Ok(Json(LoadedWire::from(&*deployment)))
+}
+
+async fn self_test(
+    State(state): State<AppState>,
+    body: Body,
+) -> Result<Json<LoadedWire>, ApiError> {
+    let OrderAsk { by, .. } = ask(body).await?;
+    let deployment = state.gateway.control().self_test(name(by)?).await?;
     Ok(Json(LoadedWire::from(&*deployment)))
 }
 
@@ -91,47 +107,83 @@ async fn rollback(
     State(state): State<AppState>,
     body: Body,
 ) -> Result<Json<RolledBackWire>, ApiError> {
-    let RollbackAsk { reason } = ask(body).await?;
-    let reason = reason.filter(|reason| !reason.trim().is_empty());
-    let reason = reason.unwrap_or_else(|| "ordered by the operator".to_owned());
+    let OrderAsk { by, reason, expect } = ask(body).await?;
     let control = state.gateway.control();
     let version = control.models().canary.map(|canary| canary.version.to_string());
-    let report = control.rollback(&reason).await?;
+    let report = control.rollback(name(by)?, said(reason)?, expect).await?;
     let name = version.clone().unwrap_or_default();
     let unload = report.map(|report| UnloadWire::new(&name, "rolled back", &report));
     Ok(Json(RolledBackWire { version, unload }))
 }
 
 async fn promote(State(state): State<AppState>, body: Body) -> Result<Json<StatusWire>, ApiError> {
-    let PromoteAsk { now } = ask(body).await?;
-    after(&state, state.gateway.control().promote(now))
+    let PromoteAsk { now, by, reason, expect } = ask(body).await?;
+    order(&state, Operator::Promote { now }, OrderAsk { by, reason, expect }).await
 }
 
 async fn pause(State(state): State<AppState>, body: Body) -> Result<Json<StatusWire>, ApiError> {
-    let NothingAsk {} = ask(body).await?;
-    after(&state, state.gateway.control().pause())
+    order(&state, Operator::Pause, ask(body).await?).await
 }
 
 async fn resume(State(state): State<AppState>, body: Body) -> Result<Json<StatusWire>, ApiError> {
-    let NothingAsk {} = ask(body).await?;
-    after(&state, state.gateway.control().resume())
+    order(&state, Operator::Resume, ask(body).await?).await
+}
+
+async fn confirm(State(state): State<AppState>, body: Body) -> Result<Json<StatusWire>, ApiError> {
+    order(&state, Operator::Confirm, ask(body).await?).await
+}
+
+async fn undo(State(state): State<AppState>, body: Body) -> Result<Json<StatusWire>, ApiError> {
+    order(&state, Operator::Undo, ask(body).await?).await
 }
 
 async fn weight(State(state): State<AppState>, body: Body) -> Result<Json<StatusWire>, ApiError> {
-    let WeightAsk { percent } = ask(body).await?;
+    let WeightAsk { percent, by, reason, expect } = ask(body).await?;
     let bad = || WireError::bad("percent", format!("it must be 0 to 100, this is {percent}"));
     let weight = Weight::new(percent).ok_or_else(bad)?;
-    after(&state, state.gateway.control().set_weight(weight))
+    order(&state, Operator::SetWeight(weight), OrderAsk { by, reason, expect }).await
+}
+
+/// Gives an order; the state that it led to.
+async fn order(
+    state: &AppState,
+    command: Operator,
+    ask: OrderAsk,
+) -> Result<Json<StatusWire>, ApiError> {
+    let OrderAsk { by, reason, expect } = ask;
+    let order = Order { command, by: name(by)?, reason: said(reason)? };
+    let control = state.gateway.control();
+    control.order(Asked { order, expect }).await?;
+    Ok(Json(StatusWire::from(&control.status())))
+}
+
+/// Who gives an order.
+fn name(by: Option<String>) -> Result<String, WireError> {
+    Ok(short("by", by, MAX_NAME)?.unwrap_or_else(|| "operator".to_owned()))
+}
+
+/// Why an order is given.
+fn said(reason: Option<String>) -> Result<Option<String>, WireError> {
+    short("reason", reason, MAX_REASON)
+}
+
+/// A text for the ledger: one line, not too long, not empty.
+fn short(
+    param: &'static str,
+    text: Option<String>,
+    most: usize,
+) -> Result<Option<String>, WireError> {
+    let text = text.map(|text| text.split_whitespace().collect::<Vec<_>>().join(" "));
+    match text.filter(|text| !text.is_empty()) {
+        Some(text) if text.len() > most => {
+            Err(WireError::bad(param, format!("it is longer than {most} bytes")))
+        }
+        text => Ok(text),
+    }
 }
 
 async fn ask<T: DeserializeOwned>(body: Body) -> Result<T, WireError> {
     body::typed(body, BODY_LIMIT).await
-}
-
-/// The state that an order led to.
-fn after(state: &AppState, done: Result<(), ControlError>) -> Result<Json<StatusWire>, ApiError> {
-    done?;
-    Ok(Json(StatusWire::from(&state.gateway.control().status())))
 }
 
 #[cfg(test)]

@@ -5,17 +5,22 @@
 
 use crate::control::{Deployment, Status, UnloadRecord};
 use crate::engine::{LaneStats, UnloadReport};
-use crate::rollout::{Arm, ArmView, Decision, Gate, Latency, Phase, View};
+use crate::rollout::{Arm, ArmView, Decision, Forecast, Gate, GateName, Latency, Phase, View};
 use serde::{Deserialize, Serialize};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 /// `POST /admin/canary/load`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct LoadAsk {
     /// Folder of the model, as the server sees it.
     pub path: String,
+    /// Also if this content was rejected before.
+    #[serde(default)]
+    pub retry: bool,
+    pub by: Option<String>,
+    pub reason: Option<String>,
 }
 
 /// Answer to [`LoadAsk`].
@@ -27,14 +32,7 @@ pub struct LoadedWire {
     pub max_model_len: usize,
 }
 
-/// `POST /admin/rollback`.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct RollbackAsk {
-    pub reason: Option<String>,
-}
-
-/// Answer to [`RollbackAsk`].
+/// Answer to `POST /admin/rollback`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct RolledBackWire {
     pub version: Option<String>,
@@ -49,6 +47,9 @@ pub struct PromoteAsk {
     /// At once, whatever the gates say; otherwise as soon as they pass.
     #[serde(default)]
     pub now: bool,
+    pub by: Option<String>,
+    pub reason: Option<String>,
+    pub expect: Option<u64>,
 }
 
 /// `POST /admin/weight`.
@@ -57,22 +58,41 @@ pub struct PromoteAsk {
 pub struct WeightAsk {
     /// 0 to 100.
     pub percent: u8,
+    pub by: Option<String>,
+    pub reason: Option<String>,
+    pub expect: Option<u64>,
 }
 
-/// `POST /admin/pause` and `POST /admin/resume`: nothing to say.
+/// `POST /admin/{pause,resume,rollback,confirm,undo,self-test}`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct NothingAsk {}
+pub struct OrderAsk {
+    /// Who gives the order; kept in the ledger.
+    pub by: Option<String>,
+    /// Why; kept in the ledger.
+    pub reason: Option<String>,
+    /// The revision of the status that the order is based on. Needed by every order that could raise
+    /// something; the order is refused if things have changed since.
+    pub expect: Option<u64>,
+}
 
 /// `GET /admin/status`, and the answer to every order that has no other.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct StatusWire {
     /// Public name of the model.
     pub model: String,
-    /// `idle`, `running`, `paused`, `rolled_back` or `promoted`.
+    /// Rises with every change; orders name it.
+    pub revision: u64,
+    /// `idle`, `running`, `paused`, `rolled_back`, `promoted` or `self_tested`.
     pub phase: String,
-    /// Why it was rolled back.
+    /// Why it was rolled back, or what the self-test found.
     pub reason: Option<String>,
+    pub self_test: bool,
+    pub awaiting_confirm: bool,
+    /// Version of the former stable, while its promotion can be undone.
+    pub previous: Option<String>,
+    /// Where decisions are kept; `null` when they are not.
+    pub ledger: Option<LedgerWire>,
     pub paused: bool,
     /// Id of the rollout that runs or ran last.
     pub rollout: Option<String>,
@@ -96,10 +116,45 @@ pub struct StatusWire {
     /// `pass`, `fail` or `inconclusive`.
     pub overall: String,
     pub gates: Vec<GateWire>,
+    /// What today's traffic lets one see, and when; `null` unless a rollout runs.
+    pub forecast: Option<ForecastWire>,
     /// Oldest first.
     pub decisions: Vec<DecisionWire>,
     /// Oldest first.
     pub unloads: Vec<UnloadWire>,
+}
+
+/// The ledger.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LedgerWire {
+    pub path: String,
+    /// Why it is not being written, if it is not.
+    pub failing: Option<String>,
+}
+
+/// Time to a verdict, at today's traffic.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ForecastWire {
+    /// Stable's, the canary's.
+    pub requests_per_second: Option<[f64; 2]>,
+    /// Stable's error rate that is assumed, 0 to 1.
+    pub base_error_rate: f64,
+    /// The smallest ratio of error rates that would show by now.
+    pub detectable_error_ratio: Option<f64>,
+    /// The smallest share of replies above stable's p99 that would show by now; equal models have 0.01.
+    pub detectable_exceedance: Option<f64>,
+    /// Seconds from the stage's beginning until a doubled error rate is proved.
+    pub until_doubled_errors_s: Option<f64>,
+    /// Gates that cannot decide yet.
+    pub gates: Vec<WaitWire>,
+}
+
+/// A gate that waits.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct WaitWire {
+    pub gate: String,
+    /// `null`: never, at today's traffic.
+    pub seconds: Option<f64>,
 }
 
 /// One arm: what is loaded there and how it does.
@@ -128,6 +183,10 @@ pub struct FiguresWire {
     pub invalid: u64,
     /// Left out of the judgement, for whatever reason.
     pub excluded: u64,
+    /// Of these, requests of an API key that makes too large a part of the sample.
+    pub over_share: u64,
+    /// Replies that were asked for again.
+    pub retries: u64,
     pub ttft_p50_ms: Option<f64>,
     pub ttft_p99_ms: Option<f64>,
     pub tpot_p50_ms: Option<f64>,
@@ -165,6 +224,12 @@ pub struct GateWire {
     pub state: String,
     pub value: Option<f64>,
     pub threshold: Option<f64>,
+    /// E-value; held against 1/alpha.
+    pub evidence: Option<f64>,
+    /// What the data do not speak against.
+    pub interval: Option<(f64, f64)>,
+    /// Stable's, the canary's.
+    pub samples: (u64, u64),
     pub text: String,
 }
 
@@ -194,6 +259,8 @@ pub struct UnloadWire {
     pub blocks_leaked: u64,
     pub evicted: u64,
     pub took_ms: f64,
+    /// From the decision that it should go to its memory being back.
+    pub since_decision_ms: f64,
 }
 
 impl From<&Status> for StatusWire {
@@ -208,8 +275,16 @@ impl From<&Status> for StatusWire {
         };
         StatusWire {
             model: models.name.to_string(),
+            revision: status.revision,
             phase: view.phase.as_str().to_owned(),
             reason: reason(&view.phase),
+            self_test: view.self_test,
+            awaiting_confirm: view.awaiting_confirm,
+            previous: status.previous.as_ref().map(ToString::to_string),
+            ledger: status.ledger.as_ref().map(|ledger| LedgerWire {
+                path: ledger.path.clone(),
+                failing: ledger.failing.clone(),
+            }),
             paused: matches!(view.phase, Phase::Running { paused: true }),
             rollout: view.rollout.clone(),
             weight: view.weight.percent(),
@@ -226,6 +301,7 @@ impl From<&Status> for StatusWire {
             reference: view.reference.as_ref().map(FiguresWire::from),
             overall: view.verdict.overall().as_str().to_owned(),
             gates: gates(view),
+            forecast: view.forecast.as_ref().map(ForecastWire::from),
             decisions: status.decisions.iter().map(DecisionWire::from).collect(),
             unloads: status.unloads.iter().map(UnloadWire::from).collect(),
         }
@@ -234,7 +310,7 @@ impl From<&Status> for StatusWire {
 
 fn reason(phase: &Phase) -> Option<String> {
     match phase {
-        Phase::RolledBack { reason } => Some(reason.clone()),
+        Phase::RolledBack { reason } | Phase::SelfTested { report: reason } => Some(reason.clone()),
         Phase::Idle | Phase::Running { .. } | Phase::Promoted => None,
     }
 }
@@ -245,9 +321,30 @@ fn gates(view: &View) -> Vec<GateWire> {
         state: gate.state.as_str().to_owned(),
         value: gate.value,
         threshold: gate.threshold,
+        evidence: gate.evidence,
+        interval: gate.interval,
+        samples: gate.samples,
         text: gate.text.clone(),
     };
     view.verdict.gates.iter().map(gate).collect()
+}
+
+impl From<&Forecast> for ForecastWire {
+    fn from(forecast: &Forecast) -> ForecastWire {
+        let seconds = |time: Option<Duration>| time.map(|time| time.as_secs_f64());
+        let wait = |(name, time): &(GateName, Option<Duration>)| WaitWire {
+            gate: name.as_str().to_owned(),
+            seconds: seconds(*time),
+        };
+        ForecastWire {
+            requests_per_second: forecast.requests_per_second,
+            base_error_rate: forecast.base_error_rate,
+            detectable_error_ratio: forecast.detectable_error_ratio,
+            detectable_exceedance: forecast.detectable_exceedance,
+            until_doubled_errors_s: seconds(forecast.until_doubled_errors),
+            gates: forecast.gates.iter().map(wait).collect(),
+        }
+    }
 }
 
 impl ArmWire {
@@ -278,6 +375,8 @@ impl From<&ArmView> for FiguresWire {
             rejected: counts.rejected,
             invalid: counts.invalid,
             excluded: counts.excluded(),
+            over_share: counts.over_share,
+            retries: counts.retries,
             ttft_p50_ms,
             ttft_p99_ms,
             tpot_p50_ms,
@@ -331,7 +430,11 @@ impl From<&Decision> for DecisionWire {
 
 impl From<&UnloadRecord> for UnloadWire {
     fn from(record: &UnloadRecord) -> UnloadWire {
-        UnloadWire::new(&record.version, record.reason, &record.report)
+        let UnloadRecord { version, reason, since_decision, report } = record;
+        UnloadWire {
+            since_decision_ms: millis(*since_decision),
+            ..UnloadWire::new(version, reason, report)
+        }
     }
 }
 
@@ -351,6 +454,7 @@ impl UnloadWire {
             blocks_leaked: report.blocks_leaked as u64,
             evicted: report.evicted as u64,
             took_ms: millis(report.took),
+            since_decision_ms: millis(report.took),
         }
     }
 }

@@ -157,6 +157,16 @@ impl From<ControlError> for ApiError {
             ControlError::CanaryPresent { .. } => new(StatusCode::CONFLICT).code("canary_present"),
             ControlError::Loading => new(StatusCode::CONFLICT).code("loading"),
             ControlError::NoStable => new(StatusCode::CONFLICT).code("no_stable"),
+            ControlError::NoPrevious => new(StatusCode::CONFLICT).code("no_previous"),
+            ControlError::NoRevision { .. } => {
+                new(StatusCode::PRECONDITION_REQUIRED).param("expect").code("revision_required")
+            }
+            ControlError::Stale { .. } => {
+                new(StatusCode::PRECONDITION_FAILED).param("expect").code("stale_revision")
+            }
+            ControlError::NotDurable { .. } => {
+                ApiError::new(StatusCode::ACCEPTED, SERVER, &error).code("not_durable")
+            }
             ControlError::Refused(_) => new(StatusCode::CONFLICT).code("refused"),
             ControlError::Load(_) => new(StatusCode::BAD_REQUEST).param("path").code("load_failed"),
             ControlError::UnknownCompletion => {

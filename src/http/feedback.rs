@@ -4,6 +4,7 @@ use super::error::ApiError;
 use super::wire::WireError;
 use super::wire::fields::{Fields, Range, wrong};
 use super::{AppState, body};
+use crate::control::VoteGiven;
 use axum::Json;
 use axum::body::Body;
 use axum::extract::State;
@@ -21,37 +22,52 @@ pub struct Recorded {
 /// `POST /v1/feedback`.
 pub async fn record(State(state): State<AppState>, body: Body) -> Result<Json<Recorded>, ApiError> {
     let mut fields = body::fields(body, state.body_limit).await?;
-    let (id, value) = vote(&mut fields)?;
-    state.gateway.control().feedback(&id, value)?;
-    Ok(Json(Recorded { object: "feedback", id, recorded: true }))
+    let vote = vote(&mut fields)?;
+    state.gateway.control().feedback(&vote)?;
+    Ok(Json(Recorded { object: "feedback", id: vote.id, recorded: true }))
 }
 
-/// A reply's id, and -1 (bad) to 1 (good). Comment and tags are checked and not kept.
-fn vote(fields: &mut Fields) -> Result<(String, f64), WireError> {
+fn vote(fields: &mut Fields) -> Result<VoteGiven, WireError> {
     let id = fields.string("id")?.filter(|id| !id.is_empty());
     let id = id.ok_or_else(|| WireError::Missing { param: "id".to_owned() })?;
-    fields.string("comment")?;
-    fields.array("tags")?;
+    let comment = fields.string("comment")?;
+    let tags = fields.array("tags")?.unwrap_or_default();
+    let tags = tags.into_iter().enumerate().map(tag).collect::<Result<_, _>>()?;
     let value = match fields.peek("value") {
         None => return Err(WireError::Missing { param: "value".to_owned() }),
-        Some(Value::Bool(good)) => return Ok((id, if *good { 1.0 } else { -1.0 })),
-        Some(Value::Number(_)) => fields.number("value", Range::closed(-1.0, 1.0))?,
+        Some(Value::Bool(good)) => {
+            if *good {
+                1.0
+            } else {
+                -1.0
+            }
+        }
+        Some(Value::Number(_)) => {
+            fields.number("value", Range::closed(-1.0, 1.0))?.unwrap_or_default()
+        }
         Some(other) => return Err(wrong("value", "a boolean or a number", other)),
     };
-    Ok((id, value.unwrap_or(0.0)))
+    Ok(VoteGiven { id, value, comment, tags })
+}
+
+fn tag((index, tag): (usize, Value)) -> Result<String, WireError> {
+    match tag {
+        Value::String(tag) => Ok(tag),
+        other => Err(wrong(format!("tags[{index}]"), "a string", &other)),
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn read(body: &str) -> Result<(String, f64), WireError> {
+    fn read(body: &str) -> Result<VoteGiven, WireError> {
         vote(&mut Fields::parse(body.as_bytes())?)
     }
 
     #[test]
     fn a_vote_is_a_boolean_or_a_number() {
-        let vote = |value: &str| read(&format!(r#"{{"id":"x","value":{value}}}"#)).map(|v| v.1);
+        let vote = |value: &str| read(&format!(r#"{{"id":"x","value":{value}}}"#)).map(|v| v.value);
         assert_eq!(vote("true"), Ok(1.0));
         assert_eq!(vote("false"), Ok(-1.0));
         assert_eq!(vote("-0.5"), Ok(-0.5));
@@ -66,8 +82,12 @@ mod tests {
             matches!(read(r#"{"value":1}"#), Err(WireError::Missing { param }) if param == "id")
         );
         let tagged = r#"{"id":"x","value":1,"comment":"nice","tags":["a"]}"#;
-        assert_eq!(read(tagged), Ok(("x".to_owned(), 1.0)));
+        let vote = read(tagged).unwrap();
+        assert_eq!((vote.id.as_str(), vote.value), ("x", 1.0));
+        assert_eq!((vote.comment.as_deref(), vote.tags), (Some("nice"), vec!["a".to_owned()]));
         let bad = r#"{"id":"x","value":1,"tags":"a"}"#;
         assert!(matches!(read(bad), Err(WireError::WrongType { param, .. }) if param == "tags"));
+        let bad = r#"{"id":"x","value":1,"tags":["a",1]}"#;
+        assert!(matches!(read(bad), Err(WireError::WrongType { param, .. }) if param == "tags[1]"));
     }
 }

@@ -12,17 +12,18 @@ use super::whole::Whole;
 use super::wire::common::{Envelope, Rules, arm_named};
 use super::wire::reply::Head;
 use super::wire::{Ask, Shape, WireError, chat as wire_chat, completion as wire_completion};
-use super::{AppState, body, unix_now};
+use super::{AppState, Peer, body, unix_now};
 use crate::gateway::{Piece, Served};
 use crate::rollout::Arm;
-use axum::Json;
 use axum::body::{Body, Bytes};
 use axum::extract::State;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, header};
 use axum::response::{IntoResponse, Response};
+use axum::{Extension, Json};
 use std::convert::Infallible;
 use std::time::{Duration, Instant};
 use tokio::time::{Instant as Deadline, timeout, timeout_at};
+use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
 
 /// How long a client waits for headers, and how long a stream may be silent.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -35,22 +36,38 @@ const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const ACCEL_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering");
 
 /// `POST /v1/chat/completions`.
-pub async fn chat(State(state): State<AppState>, headers: HeaderMap, body: Body) -> Response {
-    answer(&state, Shape::Chat, &headers, body).await
+pub async fn chat(
+    State(state): State<AppState>,
+    peer: Option<Extension<Peer>>,
+    headers: HeaderMap,
+    body: Body,
+) -> Response {
+    answer(&state, Shape::Chat, peer.map(|peer| peer.0), &headers, body).await
 }
 
 /// `POST /v1/completions`.
-pub async fn completion(State(state): State<AppState>, headers: HeaderMap, body: Body) -> Response {
-    answer(&state, Shape::Text, &headers, body).await
+pub async fn completion(
+    State(state): State<AppState>,
+    peer: Option<Extension<Peer>>,
+    headers: HeaderMap,
+    body: Body,
+) -> Response {
+    answer(&state, Shape::Text, peer.map(|peer| peer.0), &headers, body).await
 }
 
-async fn answer(state: &AppState, shape: Shape, headers: &HeaderMap, body: Body) -> Response {
+async fn answer(
+    state: &AppState,
+    shape: Shape,
+    peer: Option<Peer>,
+    headers: &HeaderMap,
+    body: Body,
+) -> Response {
     let arrived = Instant::now();
     let id = format!("{}{}", shape.id_prefix(), uuid::Uuid::new_v4().simple());
     let request_id = id.clone();
     let answered = async {
         let fields = body::fields(body, state.body_limit).await?;
-        let envelope = envelope(headers, id.clone(), arrived)?;
+        let envelope = envelope(headers, peer, id.clone(), arrived)?;
         let models = state.gateway.control().models();
         let rules = Rules { served: &models.name, limits: state.gateway.limits() };
         let ask = match shape {
@@ -164,10 +181,18 @@ impl Feed {
     }
 }
 
-fn envelope(headers: &HeaderMap, id: String, arrived: Instant) -> Result<Envelope, WireError> {
+fn envelope(
+    headers: &HeaderMap,
+    peer: Option<Peer>,
+    id: String,
+    arrived: Instant,
+) -> Result<Envelope, WireError> {
     let session = text(headers, &SESSION)?.map(str::to_owned);
     let variant = text(headers, &VARIANT)?.map(variant).transpose()?;
-    Ok(Envelope { id, arrived, session, variant })
+    let key = headers.get(header::AUTHORIZATION).map(|key| xxh3_64(key.as_bytes()));
+    let from = peer.map(|peer| peer.0.ip().to_string()).unwrap_or_default();
+    let client = xxh3_64_with_seed(from.as_bytes(), key.unwrap_or_default());
+    Ok(Envelope { id, arrived, session, variant, api_key: key, client })
 }
 
 fn variant(name: &str) -> Result<Arm, WireError> {

@@ -3,8 +3,8 @@
 //! [`app`] makes a router out of [`AppState`], to be called with `oneshot` in tests and served by
 //! [`serve()`]. Reading order: `wire` (what clients write and read), `generate` with `replies`,
 //! `chunks` and `whole` (a request's way to its answer), `error` (the only place that knows which
-//! error has which status), `models`, `tokens`, `feedback`, `probes`, then `admin` with
-//! [`admin_wire`], then `serve` (sockets and their bounds).
+//! error has which status), `models`, `tokens`, `feedback`, `probes` with `gauges`, then `admin` with
+//! [`admin_wire`] and `events`, then `serve` (sockets and their bounds).
 //!
 //! Knows the gateway and the control room by their public types and nothing of what lies behind
 //! them. Wire types live here and go no further in.
@@ -14,7 +14,9 @@ pub mod admin_wire;
 mod body;
 mod chunks;
 mod error;
+mod events;
 mod feedback;
+mod gauges;
 mod generate;
 mod models;
 mod probes;

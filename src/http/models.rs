@@ -6,6 +6,7 @@ use super::wire::WireError;
 use crate::control::{Deployment, ModelsView};
 use crate::rollout::Arm;
 use axum::Json;
+use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, State};
 use serde::Serialize;
 
@@ -38,8 +39,9 @@ pub async fn list(State(state): State<AppState>) -> Json<ModelList> {
 /// `GET /v1/models/{id}`.
 pub async fn one(
     State(state): State<AppState>,
-    Path(id): Path<String>,
+    id: Result<Path<String>, PathRejection>,
 ) -> Result<Json<Model>, ApiError> {
+    let Path(id) = id.map_err(|_| WireError::bad("model", "the name is not text"))?;
     let models = models(&state.gateway.control().models());
     let served = models.iter().map(|model| model.id.clone()).collect();
     let found = models.into_iter().find(|model| model.id == id);

@@ -1,151 +1,176 @@
 //! When the canary's errors count as a regression: the one rule that can take a canary out.
 //!
-//! A seam of four methods. The machine tells it of every stage and every counted outcome, asks
-//! after each whether to roll back, and shows its gate; it never looks at an error rate itself. It
-//! does not know weights' order, latencies or what a rollback is. Why an enum and not a trait
+//! Default rule: roll back when the Mantel-Haenszel ratio reaches `max_error_ratio` AND the e-value
+//! for "the canary errs more than stable" (lambda0 = 1) reaches 1/alpha. If one key has more than
+//! `max_key_share` of the canary's errors in there, the e-value must reach it without that key too.
+//! The ratio is the mission's trigger; the e-value is what makes it true: the ratio alone, looked
+//! at after every request, condemns most equal canaries. lambda0 = 1 and not 1.5 because the two
+//! conditions have two duties: the ratio says how bad is too bad, the e-value that it is real.
+//! The ratio is taken over the strata since the restart that holds most of the evidence, so that a
+//! healthy past shields nothing. Without stable errors the ratio is infinite and the evidence alone
+//! decides. At 100 % see [`Alone`].
+//!
+//! It does not know weights' order, latencies or what a rollback is. Why an enum and not a trait
 //! object: the rules are few, known here and nowhere else, and a rollout stays `Clone` and
-//! comparable. A rule with memory (an e-value over the outcomes seen) keeps it in its variant.
+//! comparable.
 
 use std::time::Duration;
 
-use super::verdict::{Gate, GateName, GateState};
+use super::alone::Alone;
+use super::keys::{Seen, slot};
+use super::signal::{Signal, Stages};
+use super::strata::{Ratio, Share, Strata};
 use super::window::rate_reaches;
-use super::{Arm, Counts, Policy, Weight};
+use super::{Arm, Counts, EvidenceRule, Outcome, Policy, Weight};
 
-/// The rule in force.
+/// All that was seen of errors in one rollout.
 #[derive(Debug, Clone, PartialEq)]
-pub(crate) enum Evidence {
-    /// The ratio of the current stage's error rates, with minimums of requests and errors. It reads
-    /// the stage's counts and remembers nothing.
-    PlainRatio,
+pub(crate) struct Evidence {
+    rule: EvidenceRule,
+    pub(crate) stages: Stages,
+    pub(crate) errors: Signal,
+    pub(crate) strata: Strata,
+    pub(crate) alone: Option<Alone>,
+    seen: Seen,
+    /// Keys take part in the leaving-out only if the policy caps them.
+    by_key: bool,
+}
+
+/// Why the canary has to go.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) enum Regression {
+    /// The bare ratio of the stage.
+    Plain,
+    /// Ratio and e-value over strata.
+    Beside(Ratio),
+    /// The rate at 100 %.
+    Alone,
 }
 
 impl Evidence {
     /// The rule that the policy asks for, with nothing seen yet.
-    pub(crate) fn new(_policy: &Policy) -> Evidence {
-        Evidence::PlainRatio
-    }
-
-    /// A new stage begins; every outcome observed until the next was routed at this weight.
-    pub(crate) fn begin_stage(&mut self, _now: Duration, _weight: Weight) {
-        match self {
-            Evidence::PlainRatio => {}
+    pub(crate) fn new(policy: &Policy) -> Evidence {
+        Evidence {
+            rule: policy.evidence,
+            stages: Stages::default(),
+            errors: Signal::new(),
+            strata: Strata::default(),
+            alone: None,
+            seen: Seen::new(),
+            by_key: policy.max_key_share < 1.0,
         }
     }
 
-    /// One counted outcome of the current stage: judged, past the warm-up, no copy.
-    pub(crate) fn observe(&mut self, _now: Duration, _arm: Arm, _error: bool) {
-        match self {
-            Evidence::PlainRatio => {}
-        }
+    /// A new stage begins. `reference`: stable's counts from below, for a stage at 100 %.
+    pub(crate) fn begin_stage(
+        &mut self,
+        now: Duration,
+        (epoch, weight): (u64, Weight),
+        policy: &Policy,
+        reference: Option<&Counts>,
+    ) {
+        self.stages.begin(epoch, weight);
+        let reference = reference.filter(|counts| weight == Weight::FULL && counts.requests > 0);
+        self.alone = reference
+            .map(|counts| Alone::new((counts.errors, counts.requests), policy.alone_allowance));
+        let k = self.errors.restarts.begin(now);
+        self.restart(k, (epoch, weight));
     }
 
-    /// Whether the canary has to go, now. Asked at every outcome, so it formats nothing.
-    pub(crate) fn regressed(&self, policy: &Policy, stable: &Counts, canary: &Counts) -> bool {
-        match self {
-            Evidence::PlainRatio => plain_regressed(policy, stable, canary),
+    /// Component `k` begins: at 100 % its capital goes to the test of the canary alone.
+    fn restart(&mut self, k: u32, (epoch, weight): (u64, Weight)) {
+        match &mut self.alone {
+            Some(alone) => alone.restart(k),
+            None => self.errors.restart(k),
         }
+        self.strata.begin(epoch, weight, k);
     }
 
-    /// The error gate with its figures. It fails exactly when [`Evidence::regressed`].
-    pub(crate) fn gate(&self, policy: &Policy, stable: &Counts, canary: &Counts) -> Gate {
-        match self {
-            Evidence::PlainRatio => plain_gate(policy, stable, canary),
+    /// One counted outcome (judged, past the warm-up, no copy) of any stage of this rollout;
+    /// `current` is the stage in force. Says whether its stage is known.
+    pub(crate) fn observe(
+        &mut self,
+        now: Duration,
+        current: (u64, Weight),
+        outcome: &Outcome,
+        policy: &Policy,
+    ) -> bool {
+        let Some(weight) = self.stages.weight(outcome.stage) else { return false };
+        if let Some(k) = self.errors.restarts.due(now, policy.bake) {
+            self.restart(k, current);
         }
+        let (arm, error) = (outcome.arm, outcome.class.is_error());
+        let key = outcome.key.filter(|_| self.by_key);
+        self.seen.count(key);
+        self.strata.count((outcome.stage, weight), arm, error, key.map(slot));
+        if error {
+            self.errors.observe(&self.stages, outcome.stage, arm, key.map(slot));
+        }
+        if let Some(alone) = &mut self.alone
+            && arm == Arm::Canary
+            && outcome.stage == current.0
+        {
+            alone.observe(error, key.map(slot));
+        }
+        true
+    }
+
+    /// Whether the canary has to go, now, and by what. Asked at every outcome: as long as the
+    /// evidence is short of the limit it costs a comparison.
+    pub(crate) fn regression(
+        &self,
+        policy: &Policy,
+        stable: &Counts,
+        canary: &Counts,
+    ) -> Option<Regression> {
+        if self.rule == EvidenceRule::None {
+            return plain_regressed(policy, stable, canary).then_some(Regression::Plain);
+        }
+        let limit = policy.log_limit();
+        if self.errors.log_e() >= limit {
+            let span = self.strata.span_of_evidence(|weight| self.stages.bets(weight));
+            let reached = span.ratio.reaches(policy.max_error_ratio);
+            if reached && self.without_any_key(&span.share, policy) >= limit {
+                return Some(Regression::Beside(span.ratio));
+            }
+        }
+        let alone = self.alone.as_ref().filter(|alone| alone.log_e() >= limit)?;
+        (alone.log_e_without_any(&self.seen, policy) >= limit).then_some(Regression::Alone)
+    }
+
+    /// ln of the e-value without any one key that has too large a share of the canary's errors
+    /// while others are active.
+    fn without_any_key(&self, share: &Share, policy: &Policy) -> f64 {
+        self.errors.log_e_without(|slot| {
+            share.exceeds(slot, policy.max_key_share) && self.seen.others_than(slot)
+        })
+    }
+
+    /// Whether the evidence reaches the limit and falls short of it without some one key.
+    pub(crate) fn rests_on_one_key(&self, policy: &Policy) -> bool {
+        let limit = policy.log_limit();
+        if self.errors.log_e() >= limit {
+            let span = self.strata.span_of_evidence(|weight| self.stages.bets(weight));
+            return self.without_any_key(&span.share, policy) < limit;
+        }
+        self.alone.as_ref().is_some_and(|alone| {
+            alone.log_e() >= limit && alone.log_e_without_any(&self.seen, policy) < limit
+        })
+    }
+
+    pub(crate) fn rule(&self) -> EvidenceRule {
+        self.rule
     }
 }
 
-fn plain_regressed(policy: &Policy, stable: &Counts, canary: &Counts) -> bool {
+/// The bare rule: the ratio of the stage's error rates, with minimums of requests and errors.
+pub(crate) fn plain_regressed(policy: &Policy, stable: &Counts, canary: &Counts) -> bool {
     canary.requests >= policy.rollback_min_requests
         && canary.errors >= policy.rollback_min_errors
-        && reaches(policy.max_error_ratio, stable, canary)
+        && plain_reaches(policy.max_error_ratio, stable, canary)
 }
 
-fn reaches(limit: f64, stable: &Counts, canary: &Counts) -> bool {
+pub(crate) fn plain_reaches(limit: f64, stable: &Counts, canary: &Counts) -> bool {
     let stable = (stable.errors, stable.requests);
     rate_reaches(limit, stable, (canary.errors, canary.requests))
-}
-
-fn plain_gate(policy: &Policy, stable: &Counts, canary: &Counts) -> Gate {
-    let limit = policy.max_error_ratio;
-    let value = match (canary.error_rate(), stable.error_rate()) {
-        (Some(canary), Some(stable)) if stable > 0.0 => Some(canary / stable),
-        _ => None,
-    };
-    let text = plain_text(limit, value, stable, canary);
-    let least = policy.rollback_min_requests;
-    let state = if stable.requests == 0 {
-        let missing = "no counted stable request to compare with".to_string();
-        GateState::Inconclusive { missing }
-    } else if canary.requests < least {
-        let missing = format!("{} of {least} counted canary requests", canary.requests);
-        GateState::Inconclusive { missing }
-    } else if plain_regressed(policy, stable, canary) {
-        GateState::Fail { reason: text.clone() }
-    } else if reaches(limit, stable, canary) {
-        let least = policy.rollback_min_errors;
-        let missing = format!("{text}; only {} of {least} errors needed to judge", canary.errors);
-        GateState::Inconclusive { missing }
-    } else {
-        GateState::Pass
-    };
-    let samples = (stable.requests, canary.requests);
-    Gate { name: GateName::Errors, state, value, threshold: Some(limit), text, samples }
-}
-
-fn plain_text(limit: f64, ratio: Option<f64>, stable: &Counts, canary: &Counts) -> String {
-    let side = |counts: &Counts| match counts.error_rate() {
-        Some(rate) => format!("{:.2} % ({} of {})", 100.0 * rate, counts.errors, counts.requests),
-        None => "none counted".to_string(),
-    };
-    let ratio = match ratio {
-        Some(ratio) => format!("ratio {ratio:.2}"),
-        None if stable.requests == 0 || canary.requests == 0 => "no ratio yet".to_string(),
-        None if canary.errors == 0 => "no errors on either".to_string(),
-        None => "ratio infinite".to_string(),
-    };
-    format!("errors {} against stable's {}: {ratio}, limit {limit:.2}", side(canary), side(stable))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn counts(errors: u64, requests: u64) -> Counts {
-        Counts { errors, requests, ..Counts::default() }
-    }
-
-    fn state(stable: Counts, canary: Counts) -> GateState {
-        let policy = Policy::default();
-        let evidence = Evidence::new(&policy);
-        let gate = evidence.gate(&policy, &stable, &canary);
-        let failed = matches!(gate.state, GateState::Fail { .. });
-        assert_eq!(failed, evidence.regressed(&policy, &stable, &canary), "{}", gate.text);
-        assert!(gate.value.is_none_or(f64::is_finite));
-        gate.state
-    }
-
-    #[test]
-    fn the_limit_itself_fails() {
-        let stable = counts(10, 1000);
-        assert!(matches!(state(stable, counts(3, 200)), GateState::Fail { .. }));
-        assert_eq!(state(stable, counts(3, 201)), GateState::Pass);
-    }
-
-    #[test]
-    fn a_stable_arm_without_errors_is_no_special_case() {
-        let stable = counts(0, 1000);
-        assert_eq!(state(stable, counts(0, 50)), GateState::Pass);
-        assert!(matches!(state(stable, counts(2, 50)), GateState::Inconclusive { .. }));
-        assert!(matches!(state(stable, counts(3, 50)), GateState::Fail { .. }));
-    }
-
-    #[test]
-    fn minimums_keep_it_inconclusive() {
-        let stable = counts(1, 1000);
-        assert!(matches!(state(stable, counts(49, 49)), GateState::Inconclusive { .. }));
-        assert!(matches!(state(stable, counts(2, 100)), GateState::Inconclusive { .. }));
-        assert!(matches!(state(counts(0, 0), counts(60, 60)), GateState::Inconclusive { .. }));
-        assert!(matches!(state(counts(0, 0), counts(0, 0)), GateState::Inconclusive { .. }));
-    }
 }

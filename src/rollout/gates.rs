@@ -1,28 +1,28 @@
 //! The gates of one stage, computed from its two windows: what has to hold before a weight rises.
 //!
-//! Pure functions of a [`Stand`]; they decide nothing and remember nothing. Latency is compared as
-//! time to first token and time per token, never end to end alone: a more verbose canary is not a
-//! slower one. Why plain ratios of quantiles with a least sample, and not a mean: the tail is what
-//! users complain about, and a mean hides it.
+//! Pure functions of a [`Stand`]; they decide nothing and remember nothing. Each is judged on the
+//! counts as they are now and not on the worst that they ever were: a gate only holds, and a hold
+//! that is no longer supported should end. Latency is compared as time to first token and time per
+//! token, never end to end alone: a more verbose canary is not a slower one.
 
 use std::time::Duration;
 
+use super::error_gate;
+use super::evalue::e_value;
 use super::evidence::Evidence;
-use super::latency::Histogram;
+use super::signal::Signal;
+use super::speed::{self, Pair};
 use super::verdict::{Gate, GateName, GateState, Verdict};
-use super::window::{ArmWindow, rate_reaches, tokens_per_second};
-use super::{Counts, Policy};
-
-/// Below this many samples the p99 is simply the largest. A policy that raises on fewer requests
-/// judges latency on as few.
-const LEAST_LATENCIES: u64 = 100;
-/// Fewer thumbs-down on the canary than this fail nothing, whatever the ratio.
-const LEAST_DOWN: u64 = 3;
+use super::window::ArmWindow;
+use super::{Policy, Weight};
 
 /// What a verdict is formed from.
 pub(crate) struct Stand<'a> {
     pub(crate) policy: &'a Policy,
     pub(crate) evidence: &'a Evidence,
+    pub(crate) votes: &'a Signal,
+    pub(crate) retries: &'a Signal,
+    pub(crate) weight: Weight,
     /// Time at this weight.
     pub(crate) age: Duration,
     /// Stable beside the canary, or its frozen reference at 100 %.
@@ -38,16 +38,27 @@ pub(crate) fn judge(stand: &Stand<'_>) -> Verdict {
     let shared = canary.mostly_shared();
     let (stable_ttft, stable_tpot) = stable.latencies(shared);
     let (canary_ttft, canary_tpot) = canary.latencies(shared);
+    let full = stable.counts.requests >= speed::least(policy)
+        && canary.counts.requests >= policy.min_requests;
+    let tail = match stand.weight {
+        Weight::FULL => (speed::TAIL * policy.alone_allowance).min(0.5),
+        _ => speed::TAIL,
+    };
+    let ttft = Pair { policy, stable: stable_ttft, canary: canary_ttft, tail, full };
+    let tpot = Pair { policy, stable: stable_tpot, canary: canary_tpot, tail, full };
+    let counts = (&stable.counts, &canary.counts);
     Verdict {
         gates: vec![
             bake(stand),
             requests(stand),
-            stand.evidence.gate(policy, &stable.counts, &canary.counts),
-            latency(stand, GateName::Ttft, stable_ttft, canary_ttft),
-            latency(stand, GateName::Tpot, stable_tpot, canary_tpot),
-            throughput(stand, stable_tpot, canary_tpot),
-            feedback(policy, &stable.counts, &canary.counts),
+            error_gate::gate(stand.evidence, policy, stand.weight, counts),
+            speed::latency(GateName::Ttft, &ttft),
+            speed::latency(GateName::Tpot, &tpot),
+            speed::throughput(&tpot),
+            feedback(stand),
+            retries(stand),
         ],
+        counts: Box::new([stable.counts, canary.counts]),
     }
 }
 
@@ -59,14 +70,8 @@ fn bake(stand: &Stand<'_>) -> Gate {
     } else {
         GateState::Inconclusive { missing: format!("{} to go", span(bake - age)) }
     };
-    Gate {
-        name: GateName::Bake,
-        state,
-        value: Some(age.as_secs_f64()),
-        threshold: Some(bake.as_secs_f64()),
-        text,
-        samples: (0, 0),
-    }
+    let (value, threshold) = (Some(age.as_secs_f64()), Some(bake.as_secs_f64()));
+    Gate { value, threshold, text, ..Gate::bare(GateName::Bake, state) }
 }
 
 fn requests(stand: &Stand<'_>) -> Gate {
@@ -78,132 +83,80 @@ fn requests(stand: &Stand<'_>) -> Gate {
     } else {
         GateState::Inconclusive { missing: format!("{} more canary requests", least - canary) }
     };
-    Gate {
-        name: GateName::Requests,
-        state,
-        value: Some(canary as f64),
-        threshold: Some(least as f64),
-        text,
-        samples: (stable, canary),
-    }
+    let (value, threshold) = (Some(canary as f64), Some(least as f64));
+    let samples = (stable, canary);
+    Gate { value, threshold, text, samples, ..Gate::bare(GateName::Requests, state) }
 }
 
-fn latency(stand: &Stand<'_>, name: GateName, stable: &Histogram, canary: &Histogram) -> Gate {
-    let samples = (stable.count(), canary.count());
-    let limit = stand.policy.max_latency_ratio;
-    let p99 = (stable.quantile(0.99), canary.quantile(0.99));
-    let (stable, canary) = match compare(stand, samples, p99) {
-        Ok(pair) => pair,
-        Err(state) => return unmeasured(name, state, limit, samples),
+fn feedback(stand: &Stand<'_>) -> Gate {
+    let (stable, canary) = (&stand.stable.counts, &stand.canary.counts);
+    let rate = Rate {
+        what: "thumbs down",
+        stable: (stable.votes_down, stable.votes()),
+        canary: (canary.votes_down, canary.votes()),
     };
-    // Neither is ever zero: the histogram's lowest bucket ends above 10 us.
-    let ratio = canary.as_secs_f64() / stable.as_secs_f64();
-    let text = format!(
-        "p99 {canary:.1?} against stable's {stable:.1?}: ratio {ratio:.2}, limit {limit:.2}"
-    );
-    let state =
-        if ratio <= limit { GateState::Pass } else { GateState::Fail { reason: text.clone() } };
-    Gate { name, state, value: Some(ratio), threshold: Some(limit), text, samples }
-}
-
-fn throughput(stand: &Stand<'_>, stable: &Histogram, canary: &Histogram) -> Gate {
-    let name = GateName::Throughput;
-    let samples = (stable.count(), canary.count());
-    let limit = stand.policy.min_throughput_ratio;
-    let medians = (tokens_per_second(stable), tokens_per_second(canary));
-    let (stable, canary) = match compare(stand, samples, medians) {
-        Ok(pair) => pair,
-        Err(state) => return unmeasured(name, state, limit, samples),
+    let nothing = match (stable.votes(), canary.votes()) {
+        (0, 0) => Some("no feedback"),
+        (_, 0) => Some("no feedback on the canary"),
+        (0, _) => Some("no feedback on stable"),
+        _ => None,
     };
-    let ratio = canary / stable;
-    let text = format!(
-        "median {canary:.1} tokens/s against stable's {stable:.1}: ratio {ratio:.2}, least {limit:.2}"
-    );
-    let state =
-        if ratio >= limit { GateState::Pass } else { GateState::Fail { reason: text.clone() } };
-    Gate { name, state, value: Some(ratio), threshold: Some(limit), text, samples }
+    rated(stand, GateName::Feedback, stand.votes, &rate, nothing)
 }
 
-/// The two figures if both arms have samples enough, or the state that stands in for them.
-///
-/// When no request of a full stage has such a sample on either arm (answers of one token have no
-/// time per token) there is nothing to judge. When only one arm lacks them, that holds.
-fn compare<T>(
+fn retries(stand: &Stand<'_>) -> Gate {
+    let (stable, canary) = (&stand.stable.counts, &stand.canary.counts);
+    let rate = Rate {
+        what: "asked for again",
+        stable: (stable.retries, stable.requests),
+        canary: (canary.retries, canary.requests),
+    };
+    let nothing = (stable.retries + canary.retries == 0).then_some("no retries");
+    rated(stand, GateName::Retries, stand.retries, &rate, nothing)
+}
+
+/// How often something unwelcome happened: (times, of).
+struct Rate {
+    what: &'static str,
+    stable: (u64, u64),
+    canary: (u64, u64),
+}
+
+/// A gate on evidence alone: it fails while the e-value is at 1/alpha or above, whatever this
+/// stage has seen, and holds; nothing seen in this stage is not judged.
+fn rated(
     stand: &Stand<'_>,
-    samples: (u64, u64),
-    figures: (Option<T>, Option<T>),
-) -> Result<(T, T), GateState> {
-    let least = LEAST_LATENCIES.min(stand.policy.min_requests).max(1);
-    let full = stand.stable.counts.requests >= least
-        && stand.canary.counts.requests >= stand.policy.min_requests;
-    if samples == (0, 0) && full {
-        return Err(GateState::NotJudged {
-            why: "no request on either arm has a sample".to_string(),
-        });
-    }
-    match figures {
-        (Some(stable), Some(canary)) if samples.0 >= least && samples.1 >= least => {
-            Ok((stable, canary))
-        }
-        _ => {
-            let (stable, canary) = samples;
-            let missing =
-                format!("{canary} canary and {stable} stable samples, {least} needed of each");
-            Err(GateState::Inconclusive { missing })
-        }
-    }
-}
-
-fn feedback(policy: &Policy, stable: &Counts, canary: &Counts) -> Gate {
-    let name = GateName::Feedback;
-    let samples = (stable.votes(), canary.votes());
-    let (limit, least) = (policy.max_feedback_ratio, policy.feedback_min);
-    let (Some(stable_down), Some(canary_down)) = (stable.down_rate(), canary.down_rate()) else {
-        let why = match samples {
-            (0, 0) => "no feedback".to_string(),
-            (_, 0) => "no feedback on the canary".to_string(),
-            _ => "no feedback on stable".to_string(),
-        };
-        return unmeasured(name, GateState::NotJudged { why }, limit, samples);
+    name: GateName,
+    signal: &Signal,
+    rate: &Rate,
+    nothing: Option<&str>,
+) -> Gate {
+    let of = |(part, whole): (u64, u64)| (whole > 0).then(|| part as f64 / whole as f64);
+    let (stable, canary) = (of(rate.stable), of(rate.canary));
+    let value = match (stable, canary) {
+        (Some(stable), Some(canary)) if stable > 0.0 => Some(canary / stable),
+        _ => None,
     };
-    let value = (stable_down > 0.0).then(|| canary_down / stable_down);
-    let ratio = match value {
-        Some(ratio) => format!("ratio {ratio:.2}"),
-        None if canary.votes_down == 0 => "none on either".to_string(),
-        None => "ratio infinite".to_string(),
+    let side = |rate: Option<f64>, (part, whole): (u64, u64)| {
+        format!("{:.1} % ({part} of {whole})", 100.0 * rate.unwrap_or(0.0))
     };
+    let e = e_value(signal.log_e());
+    let limit = 1.0 / stand.policy.alpha;
     let text = format!(
-        "thumbs down {:.1} % ({} of {}) against stable's {:.1} % ({} of {}): {ratio}, limit {limit:.2}",
-        100.0 * canary_down,
-        canary.votes_down,
-        samples.1,
-        100.0 * stable_down,
-        stable.votes_down,
-        samples.0,
+        "{} {} against stable's {}; evidence {e:.3e} of {limit:.0} over the rollout",
+        rate.what,
+        side(canary, rate.canary),
+        side(stable, rate.stable),
     );
-    let down = (stable.votes_down, canary.votes_down);
-    let worse = rate_reaches(limit, (down.0, samples.0), (down.1, samples.1));
-    let state = if samples.0 < least || samples.1 < least {
-        let (stable, canary) = samples;
-        let why = format!("{canary} canary and {stable} stable votes, {least} needed of each");
-        GateState::NotJudged { why }
-    } else if canary.votes_down >= LEAST_DOWN && worse {
+    let state = if signal.log_e() >= stand.policy.log_limit() {
         GateState::Fail { reason: text.clone() }
+    } else if let Some(why) = nothing {
+        return Gate::bare(name, GateState::NotJudged { why: why.to_string() });
     } else {
         GateState::Pass
     };
-    Gate { name, state, value, threshold: Some(limit), text, samples }
-}
-
-/// A gate without a figure; its text is what its state says.
-fn unmeasured(name: GateName, state: GateState, limit: f64, samples: (u64, u64)) -> Gate {
-    let text = match &state {
-        GateState::Pass => String::new(),
-        GateState::Fail { reason: text }
-        | GateState::Inconclusive { missing: text }
-        | GateState::NotJudged { why: text } => text.clone(),
-    };
-    Gate { name, state, value: None, threshold: Some(limit), text, samples }
+    let samples = (rate.stable.1, rate.canary.1);
+    Gate { value, evidence: Some(e), text, samples, ..Gate::bare(name, state) }
 }
 
 /// A span of time for people: `2 h 05 min`, `14 min 20 s`, `3.5 s`.
@@ -221,27 +174,6 @@ mod tests {
     use super::*;
     use crate::rollout::Overall;
 
-    fn votes(down: u64, up: u64) -> Counts {
-        Counts { votes_down: down, votes_up: up, ..Counts::default() }
-    }
-
-    fn vote_state(stable: Counts, canary: Counts) -> GateState {
-        feedback(&Policy::default(), &stable, &canary).state
-    }
-
-    #[test]
-    fn feedback_is_judged_on_enough_votes_only() {
-        let why = |state| matches!(state, GateState::NotJudged { .. });
-        assert!(why(vote_state(votes(0, 0), votes(0, 0))));
-        assert!(why(vote_state(votes(1, 50), votes(0, 0))));
-        assert!(why(vote_state(votes(1, 50), votes(19, 0))));
-        assert_eq!(vote_state(votes(10, 90), votes(2, 18)), GateState::Pass, "two are too few");
-        assert_eq!(vote_state(votes(10, 90), votes(3, 27)), GateState::Pass);
-        assert!(matches!(vote_state(votes(10, 90), votes(3, 17)), GateState::Fail { .. }));
-        assert!(matches!(vote_state(votes(0, 90), votes(3, 17)), GateState::Fail { .. }));
-        assert_eq!(vote_state(votes(0, 90), votes(0, 20)), GateState::Pass);
-    }
-
     fn window(requests: u64, ttft_ms: u64, tpot_ms: u64) -> ArmWindow {
         let mut window = ArmWindow::new();
         window.counts.requests = requests;
@@ -257,7 +189,10 @@ mod tests {
     fn verdict(stable: &ArmWindow, canary: &ArmWindow) -> Verdict {
         let policy = Policy::default();
         let evidence = Evidence::new(&policy);
-        judge(&Stand { policy: &policy, evidence: &evidence, age: policy.bake, stable, canary })
+        let (none, weight) = (Signal::new(), Weight::new(5).expect("at most 100"));
+        let (votes, retries, age) = (&none, &none, policy.bake);
+        let (policy, evidence) = (&policy, &evidence);
+        judge(&Stand { policy, evidence, votes, retries, weight, age, stable, canary })
     }
 
     fn state(verdict: &Verdict, name: GateName) -> &'static str {

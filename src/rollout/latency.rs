@@ -46,6 +46,14 @@ impl Histogram {
         self.count += 1;
     }
 
+    /// Takes in all samples of another.
+    pub(crate) fn absorb(&mut self, other: &Histogram) {
+        let add = |to: &mut [u64], from: &[u64]| to.iter_mut().zip(from).for_each(|(a, b)| *a += b);
+        add(&mut self.octaves, &other.octaves);
+        add(&mut self.parts, &other.parts);
+        self.count += other.count;
+    }
+
     /// An upper bound of the sample's `q`-quantile: the upper edge of the bucket that holds the
     /// order statistic of rank ceil(q * n), at most 0.39 % above it (and never above 1000 s).
     /// `None` without samples.
@@ -54,13 +62,32 @@ impl Histogram {
             return None;
         }
         // The small step down keeps 0.99 * 100 at rank 99 whatever the rounding.
-        let rank = (q * self.count as f64 - 1e-9).ceil().max(1.0) as u64;
-        let mut left = rank.min(self.count);
+        self.at_rank((q * self.count as f64 - 1e-9).ceil().max(1.0) as u64)
+    }
+
+    /// The upper edge of the bucket that holds the order statistic of this rank, from 1; ranks
+    /// beyond the ends are those of the ends. `None` without samples.
+    pub(crate) fn at_rank(&self, rank: u64) -> Option<Duration> {
+        if self.count == 0 {
+            return None;
+        }
+        let mut left = rank.clamp(1, self.count);
         let octave = take(&self.octaves, &mut left);
         let part = take(&self.parts[octave * PARTS..][..PARTS], &mut left);
         let edge = (PARTS + part + 1) as u64;
         let ns = edge << (FIRST_OCTAVE + octave as u32 - PARTS_BITS);
         Some(Duration::from_nanos(ns.min(MAX_NS)))
+    }
+
+    /// How many samples lie in buckets wholly above `line`: at most those above it, short by what
+    /// shares the line's own bucket.
+    pub(crate) fn count_above(&self, line: Duration) -> u64 {
+        let ns = u64::try_from(line.as_nanos()).unwrap_or(MAX_NS).clamp(MIN_NS, MAX_NS);
+        let log2 = ns.ilog2();
+        let octave = (log2 - FIRST_OCTAVE) as usize;
+        let part = (ns >> (log2 - PARTS_BITS)) as usize - PARTS;
+        let higher: u64 = self.octaves[octave + 1..].iter().sum();
+        higher + self.parts[octave * PARTS..][part + 1..PARTS].iter().sum::<u64>()
     }
 
     pub(crate) fn summary(&self) -> Option<Latency> {
@@ -132,6 +159,10 @@ mod tests {
             let bound = histogram.quantile(per_mille as f64 / 1000.0).expect("samples");
             let bound = bound.as_nanos() as f64;
             prop_assert!(bound >= exact && bound <= exact * (1.0 + 1.0 / 256.0) + 1.0);
+            let line = exact as u64;
+            let above = histogram.count_above(Duration::from_nanos(line)) as usize;
+            let sure = ns.iter().filter(|ns| **ns as f64 > exact * (1.0 + 1.0 / 256.0)).count();
+            prop_assert!(above >= sure && above <= ns.iter().filter(|ns| **ns > line).count());
         }
     }
 }

@@ -57,14 +57,18 @@ pub struct Outcome {
     pub arm: Arm,
     /// How it ended.
     pub class: Class,
-    /// The stage epoch in force when the request was ROUTED. Outcomes of another epoch are
-    /// excluded from the current stage's judgement and counted as such.
+    /// The stage epoch in force when the request was ROUTED. Outcomes of another epoch stay out of
+    /// the current stage's counts and latencies and are counted as such; those of an earlier stage
+    /// of the same rollout still count as evidence of errors, with the weight of their stage.
     pub stage: u64,
     /// `false` for pinned and synthetic requests and for replays of rescued ones: no verdict.
     pub judged: bool,
     /// Hash of the session key. Errors are counted once per session and class inside
     /// [`Policy::dedup_window`](super::Policy::dedup_window).
     pub session: Option<u64>,
+    /// Hash of the API key. No key may be more than
+    /// [`Policy::max_key_share`](super::Policy::max_key_share) of a sample while others are active.
+    pub key: Option<u64>,
     /// From arrival to the first token; `None` when there was none.
     pub ttft: Option<Duration>,
     /// Mean time per output token after the first; `None` with fewer than two tokens.

@@ -10,6 +10,44 @@ use std::time::Duration;
 
 use super::Weight;
 
+/// How errors become a rollback.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum EvidenceRule {
+    /// Ratio and e-value: at most [`Policy::alpha`] of equal canaries are ever rolled back.
+    EValue,
+    /// The bare ratio with minimums of requests and errors. It rolls back equal canaries often.
+    None,
+}
+
+/// What a gate asks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mode {
+    /// Nothing speaks against the canary.
+    BestEffort,
+    /// The canary is shown to be within the limits; takes many more requests.
+    Strict,
+}
+
+/// Who raises the weight.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Advance {
+    /// The gates.
+    Auto,
+    /// An operator; the gates judge, say once per stage that they pass, and roll back.
+    Manual,
+    /// Nobody: it judges and says what it would do. Only faults and operators act.
+    DryRun,
+}
+
+/// A point at which a person has to agree.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ConfirmAt {
+    /// Before the weight rises to this one.
+    Before(Weight),
+    /// Before promotion.
+    Promote,
+}
+
 /// How a canary is judged. Defaults are those of the evidence document.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Policy {
@@ -19,9 +57,27 @@ pub struct Policy {
     pub bake: Duration,
     /// Least counted canary requests at each weight before it is raised.
     pub min_requests: u64,
-    /// Least counted canary requests at a weight before errors can roll back.
+    /// Who raises the weight.
+    pub advance: Advance,
+    /// Where a person has to agree before the gates may go on.
+    pub confirm: Vec<ConfirmAt>,
+    /// What the gates ask for.
+    pub mode: Mode,
+    /// How errors become a rollback.
+    pub evidence: EvidenceRule,
+    /// The share of equal canaries that may ever be rolled back, and the level of every other test;
+    /// e-values are held against 1/alpha.
+    pub alpha: f64,
+    /// At 100 %: the canary's error rate may be this many times an upper bound of what stable's was.
+    pub alone_allowance: f64,
+    /// The largest part of an arm's sample that one API key may be while others are active. Below 1
+    /// a rollback has to stand without any one key, too.
+    pub max_key_share: f64,
+    /// Only with [`EvidenceRule::None`]: least counted canary requests at a weight before errors can
+    /// roll back.
     pub rollback_min_requests: u64,
-    /// Least counted canary errors at a weight before errors can roll back.
+    /// Only with [`EvidenceRule::None`]: least counted canary errors at a weight before errors can
+    /// roll back.
     pub rollback_min_errors: u64,
     /// Roll back when the canary's error rate reaches this many times stable's.
     pub max_error_ratio: f64,
@@ -29,10 +85,6 @@ pub struct Policy {
     pub max_latency_ratio: f64,
     /// Hold when the canary's median tokens/s falls below this share of stable's.
     pub min_throughput_ratio: f64,
-    /// Least votes on each arm before feedback is judged.
-    pub feedback_min: u64,
-    /// Hold when the canary's thumbs-down rate reaches this many times stable's. 1.5, as for errors.
-    pub max_feedback_ratio: f64,
     /// First outcomes of a freshly loaded canary that stay out of every verdict.
     pub warmup_requests: u64,
     /// This many canary errors in a row while stable succeeds are a fault.
@@ -49,13 +101,18 @@ impl Default for Policy {
             steps: vec![Weight(5), Weight(25), Weight(50), Weight(100)],
             bake: Duration::from_secs(15 * 60),
             min_requests: 300,
+            advance: Advance::Auto,
+            confirm: Vec::new(),
+            mode: Mode::BestEffort,
+            evidence: EvidenceRule::EValue,
+            alpha: 0.05,
+            alone_allowance: 4.0,
+            max_key_share: 0.5,
             rollback_min_requests: 50,
             rollback_min_errors: 3,
             max_error_ratio: 1.5,
             max_latency_ratio: 1.10,
             min_throughput_ratio: 0.9,
-            feedback_min: 20,
-            max_feedback_ratio: 1.5,
             warmup_requests: 10,
             fault_streak: 10,
             dedup_window: Duration::from_secs(60),
@@ -72,7 +129,6 @@ impl Policy {
             ("min_requests", self.min_requests),
             ("rollback_min_requests", self.rollback_min_requests),
             ("rollback_min_errors", self.rollback_min_errors),
-            ("feedback_min", self.feedback_min),
             ("fault_streak", u64::from(self.fault_streak)),
         ] {
             if value == 0 {
@@ -82,17 +138,26 @@ impl Policy {
         for (field, value) in [
             ("max_error_ratio", self.max_error_ratio),
             ("max_latency_ratio", self.max_latency_ratio),
-            ("max_feedback_ratio", self.max_feedback_ratio),
+            ("alone_allowance", self.alone_allowance),
         ] {
             if !(value.is_finite() && value >= 1.0) {
                 return Err(PolicyError::RatioBelowOne { field, value });
             }
         }
-        let value = self.min_throughput_ratio;
-        if !(value > 0.0 && value <= 1.0) {
-            return Err(PolicyError::ShareOutOfRange { field: "min_throughput_ratio", value });
+        for (field, value, most) in [
+            ("min_throughput_ratio", self.min_throughput_ratio, 1.0),
+            ("max_key_share", self.max_key_share, 1.0),
+            ("alpha", self.alpha, 0.5),
+        ] {
+            if !(value > 0.0 && value <= most) {
+                return Err(PolicyError::ShareOutOfRange { field, value, most });
+            }
         }
-        Ok(())
+        let unknown = self.confirm.iter().find_map(|at| match at {
+            ConfirmAt::Before(weight) if !self.steps.contains(weight) => Some(*weight),
+            ConfirmAt::Before(_) | ConfirmAt::Promote => None,
+        });
+        unknown.map_or(Ok(()), |weight| Err(PolicyError::ConfirmNoStep { weight }))
     }
 
     fn validate_steps(&self) -> Result<(), PolicyError> {
@@ -109,6 +174,21 @@ impl Policy {
             return Err(PolicyError::NoStepToCompare);
         }
         Ok(())
+    }
+
+    /// The steps that `"double"` stands for: 5, 10, 20, 40, 80, 100 %.
+    pub fn double_steps() -> Vec<Weight> {
+        [5, 10, 20, 40, 80, 100].map(Weight).to_vec()
+    }
+
+    /// What e-values are held against: ln(1/alpha).
+    pub(crate) fn log_limit(&self) -> f64 {
+        -self.alpha.ln()
+    }
+
+    /// Whether a person has to agree before the weight rises to `to`, or before promotion.
+    pub(crate) fn asks_before(&self, to: Option<Weight>) -> bool {
+        self.confirm.contains(&to.map_or(ConfirmAt::Promote, ConfirmAt::Before))
     }
 
     /// The first step above `weight`, if any.
@@ -145,12 +225,19 @@ pub enum PolicyError {
         /// Its value.
         value: f64,
     },
-    /// A share that must be above zero and at most one is not.
+    /// A share that must be above zero and at most so much is not.
     ShareOutOfRange {
         /// The field's name.
         field: &'static str,
         /// Its value.
         value: f64,
+        /// The most allowed.
+        most: f64,
+    },
+    /// A confirmation is asked for before a weight that is no step.
+    ConfirmNoStep {
+        /// That weight.
+        weight: Weight,
     },
 }
 
@@ -169,8 +256,11 @@ impl fmt::Display for PolicyError {
             PolicyError::RatioBelowOne { field, value } => {
                 write!(f, "{field}: must be a number of at least 1, not {value}")
             }
-            PolicyError::ShareOutOfRange { field, value } => {
-                write!(f, "{field}: must be above 0 and at most 1, not {value}")
+            PolicyError::ShareOutOfRange { field, value, most } => {
+                write!(f, "{field}: must be above 0 and at most {most}, not {value}")
+            }
+            PolicyError::ConfirmNoStep { weight } => {
+                write!(f, "confirm: {weight} is none of the steps")
             }
         }
     }
@@ -218,7 +308,22 @@ mod tests {
         }
         for bad in [f64::NAN, 0.0, 1.1] {
             assert!(with(|p| p.min_throughput_ratio = bad).is_err(), "{bad}");
+            assert!(with(|p| p.max_key_share = bad).is_err(), "{bad}");
+            assert!(with(|p| p.alpha = bad).is_err(), "{bad}");
         }
+        assert!(with(|p| p.alpha = 0.6).is_err());
+    }
+
+    #[test]
+    fn a_confirmation_belongs_to_a_step() {
+        assert_eq!(with(|p| p.confirm = vec![ConfirmAt::Before(Weight(50))]), Ok(()));
+        let bad = with(|p| p.confirm = vec![ConfirmAt::Before(Weight(40))]);
+        assert_eq!(bad, Err(PolicyError::ConfirmNoStep { weight: Weight(40) }));
+    }
+
+    #[test]
+    fn doubling_is_a_valid_plan() {
+        assert_eq!(with(|p| p.steps = Policy::double_steps()), Ok(()));
     }
 
     #[test]

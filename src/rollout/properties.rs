@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 
+use super::testing::percent;
 use super::*;
 
 /// A small policy, so that a few hundred events can go all the way.
@@ -11,13 +12,23 @@ fn policy() -> Policy {
     Policy {
         bake: Duration::from_secs(10),
         min_requests: 6,
-        rollback_min_requests: 5,
-        rollback_min_errors: 2,
-        feedback_min: 2,
         warmup_requests: 2,
         fault_streak: 4,
         stall_after: Duration::from_secs(30),
         ..Policy::default()
+    }
+}
+
+/// The same in every mode that there is.
+fn variant(which: u8) -> Policy {
+    let some = percent(25);
+    match which {
+        0 => policy(),
+        1 => Policy { mode: Mode::Strict, ..policy() },
+        2 => Policy { advance: Advance::Manual, ..policy() },
+        3 => Policy { advance: Advance::DryRun, ..policy() },
+        4 => Policy { confirm: vec![ConfirmAt::Before(some), ConfirmAt::Promote], ..policy() },
+        _ => Policy { evidence: EvidenceRule::None, max_key_share: 1.0, ..policy() },
     }
 }
 
@@ -83,13 +94,16 @@ fn outcome() -> impl Strategy<Value = Outcome> {
         1 => Just(Class::InvalidRequest),
     ];
     let session = prop::option::of(0u64..4);
-    let parts = (arm(), class, prop::bool::weighted(0.9), session, latency(), latency(), 0u32..999);
-    parts.prop_map(|(arm, class, judged, session, ttft, tpot, output_tokens)| Outcome {
+    let key = prop::option::of(0u64..3);
+    let who = (session, key);
+    let parts = (arm(), class, prop::bool::weighted(0.9), who, latency(), latency(), 0u32..999);
+    parts.prop_map(|(arm, class, judged, (session, key), ttft, tpot, output_tokens)| Outcome {
         arm,
         class,
         stage: 0,
         judged,
         session,
+        key,
         ttft,
         tpot,
         e2e: Duration::from_secs(1),
@@ -104,12 +118,18 @@ fn operator() -> impl Strategy<Value = Operator> {
         8 => Just(Operator::Resume),
         4 => (0u8..=100).prop_map(|percent| Operator::SetWeight(Weight(percent))),
         1 => any::<bool>().prop_map(|now| Operator::Promote { now }),
-        1 => Just(Operator::Rollback { reason: "order".to_string() }),
+        1 => Just(Operator::Rollback),
+        1 => Just(Operator::Confirm),
+        1 => Just(Operator::Undo),
     ]
 }
 
+fn order(command: Operator) -> Plan {
+    Plan::Plain(Event::Operator(Order { command, by: "ann".to_string(), reason: None }))
+}
+
 fn plan() -> impl Strategy<Value = Plan> {
-    let start = || Plan::Plain(Event::Start { rollout: "r".to_string() });
+    let start = |self_test| Plan::Plain(Event::Start { rollout: "r".to_string(), self_test });
     let fault = |arm| Plan::Plain(Event::Fault { arm, what: "dead".to_string() });
     let vote = |(arm, stage, positive)| Plan::Plain(Event::Feedback { arm, stage, positive });
     prop_oneof![
@@ -118,8 +138,9 @@ fn plan() -> impl Strategy<Value = Plan> {
         20 => (1usize..10).prop_map(Plan::Good),
         30 => Just(Plan::Plain(Event::Tick)),
         6 => (arm(), 0u64..20, any::<bool>()).prop_map(vote),
-        6 => operator().prop_map(|command| Plan::Plain(Event::Operator(command))),
-        8 => Just(()).prop_map(move |()| start()),
+        3 => (arm(), 0u64..20).prop_map(|(arm, stage)| Plan::Plain(Event::Retry { arm, stage })),
+        6 => operator().prop_map(order),
+        8 => prop::bool::weighted(0.1).prop_map(start),
         1 => arm().prop_map(fault),
     ]
 }
@@ -135,6 +156,7 @@ fn good(arm: Arm, stage: u64) -> Outcome {
         stage,
         judged: true,
         session: None,
+        key: None,
         ttft: Some(Duration::from_millis(100)),
         tpot: Some(Duration::from_millis(100)),
         e2e: Duration::from_secs(1),
@@ -161,17 +183,21 @@ fn events(plan: &Plan, stage: u64) -> Vec<Event> {
 type Step = (Duration, Event, Result<Vec<Action>, StepError>);
 
 /// Runs the plans, checking each step against what must always hold; returns all steps.
-fn run(plans: &[(Clock, Plan)]) -> Result<Vec<Step>, TestCaseError> {
-    let mut rollout = Rollout::new(policy());
+fn run(policy: &Policy, plans: &[(Clock, Plan)]) -> Result<Vec<Step>, TestCaseError> {
+    let mut rollout = Rollout::new(policy.clone());
     let mut now = Duration::from_secs(1000);
     let mut steps = Vec::new();
     for (clock, plan) in plans {
         now = clock.apply(now);
         let mut before = rollout.view(now);
         for event in events(plan, rollout.stage()) {
+            let whole = (event == Event::Tick).then(|| rollout.clone());
             let result = rollout.step(now, event.clone());
+            if whole.is_some() && result == Ok(Vec::new()) {
+                prop_assert!(whole.as_ref() == Some(&rollout), "an idle tick changed the state");
+            }
             let after = rollout.view(now);
-            check(&before, &event, &result, &after)?;
+            check(policy, &before, &event, &result, &after)?;
             before = after;
             steps.push((now, event, result));
         }
@@ -180,6 +206,7 @@ fn run(plans: &[(Clock, Plan)]) -> Result<Vec<Step>, TestCaseError> {
 }
 
 fn check(
+    policy: &Policy,
     before: &View,
     event: &Event,
     result: &Result<Vec<Action>, StepError>,
@@ -192,7 +219,9 @@ fn check(
     if !is_running {
         prop_assert_eq!(after.weight, Weight::ZERO);
     }
-    if !was_running && !matches!(event, Event::Start { .. }) {
+    let undone = before.phase == Phase::Promoted
+        && matches!(event, Event::Operator(Order { command: Operator::Undo, .. }));
+    if !was_running && !matches!(event, Event::Start { .. }) && !undone {
         prop_assert!(actions.is_empty());
         prop_assert_eq!(before.stage, after.stage);
         prop_assert_eq!(result.is_err(), matches!(event, Event::Operator(_)));
@@ -204,23 +233,39 @@ fn check(
         prop_assert_eq!(before, after);
     }
     if after.weight > before.weight && !ordered {
-        check_raise(before, event, after)?;
+        check_raise(policy, before, event, after)?;
     }
     if after.phase == Phase::Promoted && was_running && !ordered {
         prop_assert_eq!(before.verdict.overall(), Overall::Pass);
         prop_assert!(before.weight == Weight::FULL || before.promotion_ordered);
     }
+    if policy.advance == Advance::DryRun && was_running && !ordered {
+        let fault = matches!(event, Event::Fault { .. })
+            || after
+                .last_decision
+                .as_ref()
+                .is_some_and(|d| d.kind == DecisionKind::RolledBack { cause: Cause::Fault });
+        let ordered = before.promotion_ordered || before.self_test;
+        prop_assert!(fault || ordered || before.weight == after.weight, "a dry run acted");
+    }
     check_actions(before, actions, after)?;
-    check_figures(after)
+    check_figures(policy, after)
 }
 
 /// An automatic raise: at a tick, not paused, baked, everything passed, exactly one step up.
-fn check_raise(before: &View, event: &Event, after: &View) -> Result<(), TestCaseError> {
+fn check_raise(
+    policy: &Policy,
+    before: &View,
+    event: &Event,
+    after: &View,
+) -> Result<(), TestCaseError> {
+    prop_assert!(policy.advance == Advance::Auto || before.self_test);
+    prop_assert!(!before.awaiting_confirm);
     prop_assert_eq!(event, &Event::Tick);
     prop_assert_eq!(&before.phase, &Phase::Running { paused: false });
     prop_assert!(before.stage_age >= before.bake);
-    prop_assert_eq!(before.verdict.overall(), Overall::Pass);
-    prop_assert!(before.arm(Arm::Canary).counts.requests >= policy().min_requests);
+    prop_assert!(before.self_test || before.verdict.overall() == Overall::Pass);
+    prop_assert!(before.arm(Arm::Canary).counts.requests >= policy.min_requests);
     let next = before.steps.iter().find(|step| **step > before.weight);
     prop_assert_eq!(Some(&after.weight), next);
     prop_assert_eq!(after.arm(Arm::Canary).counts, Counts::default());
@@ -243,20 +288,30 @@ fn check_actions(before: &View, actions: &[Action], after: &View) -> Result<(), 
     let rolled_back = matches!(after.phase, Phase::RolledBack { .. });
     if rolled_back && !actions.is_empty() {
         let off = Action::SetWeight { weight: Weight::ZERO, stage: after.stage };
-        prop_assert_eq!(&actions[..2], &[off, Action::UnloadCanary]);
+        let wanted = match before.phase {
+            Phase::Promoted => [Action::Undo, off],
+            _ => [off, Action::UnloadCanary],
+        };
+        prop_assert_eq!(&actions[..2], &wanted);
     }
+    let promotes = actions.contains(&Action::Promote);
+    prop_assert!(!(promotes && before.self_test), "a self-test promoted");
     let decisions = actions.iter().filter(|action| matches!(action, Action::Decision(_))).count();
     prop_assert_eq!(decisions, usize::from(!actions.is_empty()));
     Ok(())
 }
 
-fn check_figures(view: &View) -> Result<(), TestCaseError> {
+fn check_figures(policy: &Policy, view: &View) -> Result<(), TestCaseError> {
     for gate in &view.verdict.gates {
         prop_assert!(gate.value.is_none_or(f64::is_finite), "{}", gate.text);
+        prop_assert!(gate.evidence.is_none_or(|e| e.is_finite() && e >= 0.0), "{}", gate.text);
+        let ends = gate.interval.unwrap_or((0.0, 0.0));
+        prop_assert!(ends.0 <= ends.1 && ends.1.is_finite(), "{}: {ends:?}", gate.text);
         prop_assert!(!gate.text.is_empty() && !gate.text.contains("NaN"), "{}", gate.text);
         let fails = gate.state.as_str() == "fail";
         let errors = gate.name == GateName::Errors && matches!(view.phase, Phase::Running { .. });
-        prop_assert!(!(fails && errors), "a regression was left running: {}", gate.text);
+        let meant = !view.self_test && policy.advance != Advance::DryRun;
+        prop_assert!(!(fails && errors && meant), "a regression was left running: {}", gate.text);
     }
     for arm in &view.arms {
         prop_assert!(arm.counts.errors <= arm.counts.requests);
@@ -267,17 +322,17 @@ fn check_figures(view: &View) -> Result<(), TestCaseError> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(256))]
+    #![proptest_config(ProptestConfig::with_cases(64))]
 
     #[test]
-    fn every_step_keeps_the_rules(plans in plans()) {
-        run(&plans)?;
+    fn every_step_keeps_the_rules(plans in plans(), which in 0u8..6) {
+        run(&variant(which), &plans)?;
     }
 
     #[test]
-    fn a_replay_gives_the_same_actions(plans in plans()) {
-        let mut again = Rollout::new(policy());
-        for (now, event, result) in run(&plans)? {
+    fn a_replay_gives_the_same_actions(plans in plans(), which in 0u8..6) {
+        let mut again = Rollout::new(variant(which));
+        for (now, event, result) in run(&variant(which), &plans)? {
             prop_assert_eq!(again.step(now, event), result);
         }
     }
@@ -290,7 +345,7 @@ proptest! {
         let mut rollout = Rollout::new(policy());
         let mut now = Duration::ZERO;
         let mut weights = Vec::new();
-        let _ = rollout.step(now, Event::Start { rollout: "r".to_string() });
+        let _ = rollout.step(now, Event::Start { rollout: "r".to_string(), self_test: false });
         for count in counts {
             weights.push(rollout.weight().percent());
             for event in events(&Plan::Good(count), rollout.stage()) {
@@ -311,9 +366,9 @@ fn the_sequences_go_everywhere() {
     use proptest::test_runner::TestRunner;
     let mut runner = TestRunner::deterministic();
     let mut seen = std::collections::BTreeSet::new();
-    for _ in 0..64 {
+    for which in (0..6).cycle().take(96) {
         let plans = plans().new_tree(&mut runner).expect("a strategy without filters").current();
-        for (_, _, result) in run(&plans).expect("the rules hold") {
+        for (_, _, result) in run(&variant(which), &plans).expect("the rules hold") {
             for action in result.unwrap_or_default() {
                 if let Action::Decision(decision) = action {
                     seen.insert(match decision.kind {
@@ -340,6 +395,13 @@ fn the_sequences_go_everywhere() {
         "weight_set",
         "promotion_ordered",
         "stable_fault",
+        "self_test_done",
+        "undone",
+        "ready",
+        "would_raise",
+        "would_roll_back",
+        "awaiting_confirm",
+        "confirmed",
     ] {
         assert!(seen.contains(kind), "{kind} in {seen:?}");
     }

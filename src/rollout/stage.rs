@@ -7,8 +7,22 @@
 
 use std::time::Duration;
 
+use super::keys::{KeyCap, Seen, slot};
 use super::window::ArmWindow;
 use super::{Arm, Class, Outcome, Weight};
+
+/// What has been told of a stage, each once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct Told {
+    /// Past the bake time and not all gates pass.
+    pub(crate) held: bool,
+    /// The same, for long.
+    pub(crate) stalled: bool,
+    /// All gates pass, and somebody else has to act on it.
+    pub(crate) ready: bool,
+    /// A regression that leads to no rollback (dry run, self-test).
+    pub(crate) regression: bool,
+}
 
 /// One weight's worth of a rollout.
 #[derive(Debug, Clone, PartialEq)]
@@ -20,12 +34,15 @@ pub(crate) struct Stage {
     /// Indexed by [`Arm::index`].
     pub(crate) arms: [ArmWindow; 2],
     pub(crate) streak: Streak,
-    /// An operator wants promotion as soon as the gates of this stage pass.
-    pub(crate) promote_on_pass: bool,
-    /// The hold has been told.
-    pub(crate) held: bool,
-    /// The stall has been told.
-    pub(crate) stalled: bool,
+    /// The cap on any one key's part of the sample.
+    pub(crate) cap: KeyCap,
+    /// Who is active: keys, or sessions where there are none.
+    parties: Seen,
+    /// An operator wants promotion as soon as the gates of this stage pass: by whom and why.
+    pub(crate) promote_on_pass: Option<String>,
+    /// An operator agreed to the next raise.
+    pub(crate) confirmed: bool,
+    pub(crate) told: Told,
 }
 
 impl Stage {
@@ -36,9 +53,11 @@ impl Stage {
             since,
             arms: [ArmWindow::new(), ArmWindow::new()],
             streak: Streak::default(),
-            promote_on_pass: false,
-            held: false,
-            stalled: false,
+            cap: KeyCap::new(),
+            parties: Seen::new(),
+            promote_on_pass: None,
+            confirmed: false,
+            told: Told::default(),
         }
     }
 
@@ -55,6 +74,39 @@ impl Stage {
         now.saturating_sub(self.since)
     }
 
+    /// Takes in a judged outcome of this stage that is no copy; `cold` ones are not in the sample,
+    /// but a canary that fails every one of its first requests is broken, not cold.
+    pub(crate) fn take(&mut self, outcome: &Outcome, cold: bool, key_share: f64) {
+        if outcome.class.counts() {
+            self.parties.count(party(outcome));
+        }
+        self.streak.note(outcome);
+        let ran = outcome.class.counts() || outcome.class == Class::ClientCancel;
+        let arm = outcome.arm;
+        if cold {
+            self.arm_mut(arm).counts.warmup += 1;
+        } else if ran && !self.cap.admit(arm, outcome.key, key_share) {
+            self.arm_mut(arm).counts.over_share += 1;
+        } else {
+            self.arm_mut(arm).record(outcome);
+        }
+    }
+
+    /// Whether at least `limit` canary errors came in a row while stable mostly succeeded. At 100 %
+    /// stable has no traffic to succeed with, and the streak alone is enough.
+    ///
+    /// A streak of one key (or, without keys, one session) counts only if nobody else is active:
+    /// one client with a poison prompt is not a broken model.
+    pub(crate) fn is_fault(&self, limit: u32) -> bool {
+        let Streak { errors, stable_ok, stable_errors, party, mixed } = self.streak;
+        if errors < limit {
+            return false;
+        }
+        let stable_fine = self.weight == Weight::FULL || stable_ok > stable_errors;
+        let others = party.is_some_and(|party| self.parties.others_than(slot(party)));
+        stable_fine && (mixed || !others)
+    }
+
     pub(crate) fn vote(&mut self, arm: Arm, stage: u64, positive: bool) {
         let other = stage != self.epoch;
         let counts = &mut self.arm_mut(arm).counts;
@@ -64,6 +116,20 @@ impl Stage {
             (false, false) => counts.votes_down += 1,
         }
     }
+
+    pub(crate) fn retry(&mut self, arm: Arm, stage: u64) {
+        let other = stage != self.epoch;
+        let counts = &mut self.arm_mut(arm).counts;
+        match other {
+            true => counts.other_stage += 1,
+            false => counts.retries += 1,
+        }
+    }
+}
+
+/// Whose request it was: the key's, or the session's where there is no key.
+fn party(outcome: &Outcome) -> Option<u64> {
+    outcome.key.or(outcome.session)
 }
 
 /// Canary errors without a success in between, and how stable fared meanwhile.
@@ -72,27 +138,27 @@ pub(crate) struct Streak {
     errors: u32,
     stable_ok: u64,
     stable_errors: u64,
+    /// Whose the first error was.
+    party: Option<u64>,
+    /// The errors are not all of one known party.
+    mixed: bool,
 }
 
 impl Streak {
-    /// Takes in a judged outcome that is no copy, during the warm-up too: a canary that fails every
-    /// one of its first requests is broken, not cold.
-    pub(crate) fn note(&mut self, outcome: &Outcome) {
+    fn note(&mut self, outcome: &Outcome) {
         let error = outcome.class.is_error();
         match outcome.arm {
-            Arm::Canary if error => self.errors = self.errors.saturating_add(1),
+            Arm::Canary if error => {
+                let party = party(outcome);
+                self.mixed |= party.is_none() || (self.errors > 0 && party != self.party);
+                self.party = party;
+                self.errors = self.errors.saturating_add(1);
+            }
             Arm::Canary if outcome.class == Class::Ok => *self = Streak::default(),
             Arm::Stable if self.errors > 0 && error => self.stable_errors += 1,
             Arm::Stable if self.errors > 0 && outcome.class == Class::Ok => self.stable_ok += 1,
             Arm::Canary | Arm::Stable => {}
         }
-    }
-
-    /// At least `limit` canary errors in a row while stable mostly succeeded. At 100 % stable has
-    /// no traffic to succeed with, and the streak alone is enough.
-    pub(crate) fn is_fault(&self, limit: u32, weight: Weight) -> bool {
-        let stable_fine = weight == Weight::FULL || self.stable_ok > self.stable_errors;
-        self.errors >= limit && stable_fine
     }
 
     pub(crate) fn text(&self) -> String {

@@ -2,141 +2,8 @@
 
 use std::time::Duration;
 
+use super::testing::*;
 use super::*;
-
-const SECOND: Duration = Duration::from_secs(1);
-
-/// A machine with a clock that the test turns.
-#[derive(Clone)]
-struct Trial {
-    rollout: Rollout,
-    now: Duration,
-    sent: u64,
-}
-
-impl Trial {
-    fn start(policy: Policy) -> Trial {
-        let mut trial = Trial { rollout: Rollout::new(policy), now: SECOND, sent: 0 };
-        let actions = trial.step(Event::Start { rollout: "r1".to_string() });
-        assert_eq!(kinds(&actions), [DecisionKind::Started]);
-        trial
-    }
-
-    /// The default policy without warm-up, so that every outcome is judged.
-    fn warm() -> Trial {
-        Trial::start(Policy { warmup_requests: 0, ..Policy::default() })
-    }
-
-    fn step(&mut self, event: Event) -> Vec<Action> {
-        self.rollout.step(self.now, event).expect("the event makes sense")
-    }
-
-    fn order(&mut self, command: Operator) -> Result<Vec<Action>, StepError> {
-        self.rollout.step(self.now, Event::Operator(command))
-    }
-
-    fn ok(&self, arm: Arm) -> Outcome {
-        Outcome {
-            arm,
-            class: Class::Ok,
-            stage: self.rollout.stage(),
-            judged: true,
-            session: None,
-            ttft: Some(Duration::from_millis(100)),
-            tpot: Some(Duration::from_millis(10)),
-            e2e: SECOND,
-            output_tokens: 90,
-            co_running: false,
-        }
-    }
-
-    fn send(&mut self, count: u64, outcome: Outcome) -> Vec<Action> {
-        (0..count).flat_map(|_| self.step(Event::Outcome(outcome.clone()))).collect()
-    }
-
-    fn oks(&mut self, arm: Arm, count: u64) -> Vec<Action> {
-        self.send(count, self.ok(arm))
-    }
-
-    fn errors(&mut self, arm: Arm, count: u64) -> Vec<Action> {
-        self.send(count, Outcome { class: Class::ModelError, ..self.ok(arm) })
-    }
-
-    fn votes(&mut self, arm: Arm, up: u64, down: u64) {
-        let stage = self.rollout.stage();
-        for vote in 0..up + down {
-            self.step(Event::Feedback { arm, stage, positive: vote < up });
-        }
-    }
-
-    /// Bakes to the end with a full sample of both arms, `canary` being what the canary answers
-    /// with, and ticks.
-    fn bake(&mut self, canary: Outcome) -> Vec<Action> {
-        self.oks(Arm::Stable, 300);
-        self.send(300, canary);
-        self.now += Duration::from_secs(900);
-        self.step(Event::Tick)
-    }
-
-    fn bake_well(&mut self) -> Vec<Action> {
-        let canary = self.ok(Arm::Canary);
-        self.bake(canary)
-    }
-
-    /// One second of `rate` requests, split by the weight in force, and the tick that ends it.
-    fn second(&mut self, rate: u64) -> Vec<Action> {
-        self.now += SECOND;
-        let mut actions = Vec::new();
-        for _ in 0..rate {
-            self.sent += 1;
-            // 37 and 100 share no factor: every 100 requests meet every point once.
-            let canary = self.sent * 37 % 100 < u64::from(self.rollout.weight().percent());
-            let arm = if canary { Arm::Canary } else { Arm::Stable };
-            actions.extend(self.oks(arm, 1));
-        }
-        actions.extend(self.step(Event::Tick));
-        actions
-    }
-
-    fn view(&self) -> View {
-        self.rollout.view(self.now)
-    }
-
-    fn gate(&self, name: GateName) -> Gate {
-        self.view().verdict.gate(name).expect("every gate is there").clone()
-    }
-
-    fn weight(&self) -> u8 {
-        self.rollout.weight().percent()
-    }
-}
-
-fn kinds(actions: &[Action]) -> Vec<DecisionKind> {
-    let kind = |action: &Action| match action {
-        Action::Decision(decision) => Some(decision.kind),
-        _ => None,
-    };
-    actions.iter().filter_map(kind).collect()
-}
-
-fn percent(percent: u8) -> Weight {
-    Weight::new(percent).expect("at most 100")
-}
-
-fn raised(from: u8, to: u8) -> DecisionKind {
-    DecisionKind::Raised { from: percent(from), to: percent(to) }
-}
-
-fn rolled_back(actions: &[Action], cause: Cause) -> bool {
-    matches!(
-        actions,
-        [
-            Action::SetWeight { weight: Weight::ZERO, .. },
-            Action::UnloadCanary,
-            Action::Decision(Decision { kind: DecisionKind::RolledBack { cause: found }, .. }),
-        ] if *found == cause
-    )
-}
 
 #[test]
 fn a_good_canary_rises_with_the_bake_time_and_is_promoted() {
@@ -185,7 +52,7 @@ fn with_little_traffic_the_requests_decide_when() {
 
 #[test]
 fn the_very_outcome_that_proves_it_rolls_back() {
-    let mut trial = Trial::warm();
+    let mut trial = Trial::bare();
     trial.oks(Arm::Stable, 980);
     trial.errors(Arm::Stable, 20);
     trial.oks(Arm::Canary, 97);
@@ -205,7 +72,7 @@ fn the_very_outcome_that_proves_it_rolls_back() {
 
 #[test]
 fn a_better_stable_rolls_back_as_well_as_a_worse_canary() {
-    let mut trial = Trial::warm();
+    let mut trial = Trial::bare();
     trial.oks(Arm::Stable, 98);
     trial.errors(Arm::Stable, 2);
     trial.oks(Arm::Canary, 147);
@@ -216,7 +83,7 @@ fn a_better_stable_rolls_back_as_well_as_a_worse_canary() {
 
 #[test]
 fn a_stable_arm_without_errors_makes_three_enough() {
-    let mut trial = Trial::warm();
+    let mut trial = Trial::bare();
     trial.oks(Arm::Stable, 10);
     trial.oks(Arm::Canary, 46);
     assert!(trial.errors(Arm::Canary, 3).is_empty(), "49 outcomes are below the minimum");
@@ -226,7 +93,7 @@ fn a_stable_arm_without_errors_makes_three_enough() {
 
 #[test]
 fn one_error_against_none_holds_without_rolling_back() {
-    let mut trial = Trial::warm();
+    let mut trial = Trial::bare();
     trial.errors(Arm::Canary, 1);
     assert_eq!(kinds(&trial.bake_well()), [DecisionKind::Held]);
     assert_eq!(trial.weight(), 5);
@@ -244,7 +111,7 @@ fn without_any_stable_request_nothing_is_compared() {
 
 #[test]
 fn outcomes_and_votes_of_another_stage_are_excluded_and_counted() {
-    let mut trial = Trial::warm();
+    let mut trial = Trial::bare();
     trial.bake_well();
     assert_eq!(trial.weight(), 25);
     trial.oks(Arm::Stable, 100);
@@ -287,7 +154,7 @@ fn what_is_not_the_models_doing_is_in_no_rate() {
 
 #[test]
 fn a_poison_prompt_retried_is_one_error() {
-    let mut trial = Trial::warm();
+    let mut trial = Trial::bare();
     trial.oks(Arm::Stable, 100);
     trial.oks(Arm::Canary, 100);
     let poison = Outcome { class: Class::ModelError, session: Some(7), ..trial.ok(Arm::Canary) };
@@ -339,7 +206,7 @@ fn a_streak_of_errors_is_a_fault_while_stable_succeeds() {
 
 #[test]
 fn a_streak_of_errors_on_both_arms_is_not_the_canarys_fault() {
-    let mut trial = Trial::warm();
+    let mut trial = Trial::bare();
     trial.errors(Arm::Canary, 5);
     trial.errors(Arm::Stable, 5);
     assert!(trial.errors(Arm::Canary, 20).is_empty());
@@ -349,7 +216,7 @@ fn a_streak_of_errors_on_both_arms_is_not_the_canarys_fault() {
 
 #[test]
 fn a_success_breaks_the_streak() {
-    let mut trial = Trial::warm();
+    let mut trial = Trial::bare();
     trial.oks(Arm::Stable, 1);
     for _ in 0..4 {
         assert!(trial.errors(Arm::Canary, 9).is_empty());
@@ -380,8 +247,8 @@ fn a_worse_p99_holds_and_stalls_but_never_rolls_back() {
             tpot: Some(Duration::from_millis(tpot)),
             ..trial.ok(Arm::Canary)
         };
-        trial.send(4, slow);
-        // 4 in 304 are above 1 %: only the tail is slow.
+        trial.send(14, slow);
+        // 14 in 314 are far above 1 %: only the tail is slow.
         let actions = trial.bake_well();
         assert_eq!(kinds(&actions), [DecisionKind::Held]);
         assert_eq!(trial.gate(name).state.as_str(), "fail");
@@ -409,11 +276,27 @@ fn worse_feedback_holds_and_absent_feedback_does_not() {
     trial.votes(Arm::Stable, 18, 2);
     trial.votes(Arm::Canary, 17, 3);
     assert_eq!(kinds(&trial.bake_well()), [DecisionKind::Held]);
-    assert_eq!(trial.gate(GateName::Feedback).state.as_str(), "fail");
-    trial.votes(Arm::Canary, 20, 0);
-    assert_eq!(kinds(&trial.step(Event::Tick)), [raised(5, 25)], "3 of 40 against 2 of 20");
+    let gate = trial.gate(GateName::Feedback);
+    assert_eq!((gate.state.as_str(), gate.samples), ("fail", (20, 20)));
+    assert!(gate.evidence.is_some_and(|e| e >= 20.0), "{}", gate.text);
+    trial.votes(Arm::Stable, 0, 60);
+    assert_eq!(kinds(&trial.step(Event::Tick)), [raised(5, 25)], "stable's caught up");
     let why = trial.gate(GateName::Feedback).state;
     assert_eq!(why, GateState::NotJudged { why: "no feedback".to_string() });
+}
+
+#[test]
+fn answers_asked_for_again_hold() {
+    let mut trial = Trial::warm();
+    let stage = trial.rollout.stage();
+    assert_eq!(trial.gate(GateName::Retries).state.as_str(), "not_judged");
+    for _ in 0..4 {
+        trial.step(Event::Retry { arm: Arm::Canary, stage });
+    }
+    assert_eq!(kinds(&trial.bake_well()), [DecisionKind::Held]);
+    assert_eq!(trial.gate(GateName::Retries).state.as_str(), "fail");
+    assert_eq!(trial.view().arm(Arm::Canary).counts.retries, 4);
+    assert_eq!(trial.weight(), 5, "it holds and does not roll back");
 }
 
 #[test]
@@ -434,7 +317,7 @@ fn at_full_weight_the_canary_is_compared_with_stable_as_it_was() {
 
 #[test]
 fn errors_at_full_weight_roll_back_against_the_reference() {
-    let mut trial = Trial::warm();
+    let mut trial = Trial::bare();
     for _ in 0..3 {
         trial.errors(Arm::Stable, 3);
         trial.bake_well();
@@ -456,7 +339,7 @@ fn a_scrap_of_stable_traffic_does_not_replace_a_good_reference() {
 
 #[test]
 fn paused_it_never_rises_but_still_rolls_back() {
-    let mut trial = Trial::warm();
+    let mut trial = Trial::bare();
     assert_eq!(kinds(&trial.order(Operator::Pause).expect("running")), [DecisionKind::Paused]);
     assert_eq!(trial.order(Operator::Pause), Ok(Vec::new()), "twice is once");
     assert!(trial.bake_well().is_empty());
@@ -510,9 +393,9 @@ fn promotion_by_order_is_at_once_or_when_the_gates_pass() {
 #[test]
 fn an_operator_rolls_back_at_any_time_while_it_runs() {
     let mut trial = Trial::warm();
-    let reason = "bad answers".to_string();
-    let actions = trial.order(Operator::Rollback { reason: reason.clone() }).expect("running");
+    let actions = trial.order(Operator::Rollback).expect("running");
     assert!(rolled_back(&actions, Cause::Operator));
+    let reason = "by ann: a drill".to_string();
     assert_eq!(*trial.rollout.phase(), Phase::RolledBack { reason });
     let again = trial.order(Operator::Resume).expect_err("it has ended");
     assert!(again.to_string().contains("start a new one"), "{again}");
@@ -522,10 +405,10 @@ fn an_operator_rolls_back_at_any_time_while_it_runs() {
 fn a_new_rollout_begins_afresh_under_new_epochs() {
     let mut trial = Trial::warm();
     trial.errors(Arm::Canary, 2);
-    let running = Event::Start { rollout: "r2".to_string() };
+    let running = start("r2");
     let refused = trial.rollout.step(trial.now, running.clone()).expect_err("r1 is running");
     assert_eq!(refused, StepError::AlreadyRunning { rollout: "r1".to_string() });
-    trial.order(Operator::Rollback { reason: "try again".to_string() }).expect("running");
+    trial.order(Operator::Rollback).expect("running");
     let actions = trial.step(running);
     assert_eq!(actions[0], Action::SetWeight { weight: percent(5), stage: 3 });
     let view = trial.view();
@@ -536,10 +419,11 @@ fn a_new_rollout_begins_afresh_under_new_epochs() {
 #[test]
 fn a_policy_that_makes_no_sense_does_not_start() {
     let mut rollout = Rollout::new(Policy { steps: Vec::new(), ..Policy::default() });
-    let refused = rollout.step(SECOND, Event::Start { rollout: "r1".to_string() });
+    let refused = rollout.step(SECOND, start("r1"));
     assert_eq!(refused, Err(StepError::Policy(PolicyError::FirstStepZero)));
     assert_eq!(*rollout.phase(), Phase::Idle);
-    let none = rollout.step(SECOND, Event::Operator(Operator::Pause)).expect_err("idle");
+    let order = Order { command: Operator::Pause, by: "ann".to_string(), reason: None };
+    let none = rollout.step(SECOND, Event::Operator(order)).expect_err("idle");
     assert_eq!(none.to_string(), "no rollout is running: start one first");
 }
 

@@ -1,10 +1,12 @@
-//! The shape of a verdict: seven gates, three values, every figure beside its threshold.
+//! The shape of a verdict: eight gates, three values, every figure beside its threshold.
 //!
 //! Plain data and how the gates combine; how each gate is computed is in `gates`. Why three values
 //! and not two: "not enough seen yet" must neither promote nor accuse. A gate that has nothing to
 //! judge says so (`NotJudged`) and does not block.
 
 use std::fmt;
+
+use super::Counts;
 
 /// What all gates together amount to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -33,6 +35,9 @@ impl Overall {
 pub struct Verdict {
     /// One entry per gate, in the order of [`GateName`]; empty when no rollout runs.
     pub gates: Vec<Gate>,
+    /// What the stage counted on each arm, and what it left out and why; by
+    /// [`Arm::index`](super::Arm::index).
+    pub counts: Box<[Counts; 2]>,
 }
 
 impl Verdict {
@@ -85,6 +90,8 @@ pub enum GateName {
     Throughput,
     /// Thumbs-down rate against stable's.
     Feedback,
+    /// How often users ask for an answer again, against stable's.
+    Retries,
 }
 
 impl GateName {
@@ -98,6 +105,7 @@ impl GateName {
             GateName::Tpot => "tpot",
             GateName::Throughput => "throughput",
             GateName::Feedback => "feedback",
+            GateName::Retries => "retries",
         }
     }
 }
@@ -154,6 +162,11 @@ pub struct Gate {
     pub value: Option<f64>,
     /// What the figure is held against, in the same unit.
     pub threshold: Option<f64>,
+    /// The e-value behind the state, held against 1/alpha; `None` for gates that have none.
+    pub evidence: Option<f64>,
+    /// What the data do not speak against, in the unit of `value`: lower and upper end. `None` when
+    /// an end is unknown or infinite (the text says which).
+    pub interval: Option<(f64, f64)>,
     /// One line for people, with figures and units.
     pub text: String,
     /// The samples behind the figure: (stable, canary). Zeros for `bake`.
@@ -161,6 +174,26 @@ pub struct Gate {
 }
 
 impl Gate {
+    /// A gate without figures beyond its state.
+    pub(crate) fn bare(name: GateName, state: GateState) -> Gate {
+        let text = match &state {
+            GateState::Pass => String::new(),
+            GateState::Fail { reason: text }
+            | GateState::Inconclusive { missing: text }
+            | GateState::NotJudged { why: text } => text.clone(),
+        };
+        Gate {
+            name,
+            state,
+            value: None,
+            threshold: None,
+            evidence: None,
+            interval: None,
+            text,
+            samples: (0, 0),
+        }
+    }
+
     fn blocking(&self) -> Option<String> {
         match &self.state {
             GateState::Fail { reason: what } | GateState::Inconclusive { missing: what } => {
@@ -176,15 +209,8 @@ mod tests {
     use super::*;
 
     fn verdict(states: &[GateState]) -> Verdict {
-        let gate = |state: &GateState| Gate {
-            name: GateName::Ttft,
-            state: state.clone(),
-            value: None,
-            threshold: None,
-            text: String::new(),
-            samples: (0, 0),
-        };
-        Verdict { gates: states.iter().map(gate).collect() }
+        let gate = |state: &GateState| Gate::bare(GateName::Ttft, state.clone());
+        Verdict { gates: states.iter().map(gate).collect(), ..Verdict::default() }
     }
 
     #[test]

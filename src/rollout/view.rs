@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use super::window::ArmWindow;
-use super::{Arm, Counts, Decision, Phase, Verdict, Weight};
+use super::{Arm, Counts, Decision, Forecast, Phase, Verdict, Weight};
 
 /// A rollout at one moment.
 #[derive(Debug, Clone, PartialEq)]
@@ -15,6 +15,8 @@ pub struct View {
     pub phase: Phase,
     /// The id of the rollout that runs or ran last.
     pub rollout: Option<String>,
+    /// Whether it is, or was, a self-test.
+    pub self_test: bool,
     /// The canary's share.
     pub weight: Weight,
     /// The stage epoch in force.
@@ -29,11 +31,15 @@ pub struct View {
     pub bake: Duration,
     /// Whether an operator ordered promotion as soon as this stage's gates pass.
     pub promotion_ordered: bool,
+    /// Whether the next raise, or the promotion, needs an operator's confirmation and has not got it.
+    pub awaiting_confirm: bool,
     /// Both arms, indexed by [`Arm::index`]; in a terminal phase, those of the last stage.
     pub arms: [ArmView; 2],
     /// At 100 % there is no concurrent stable traffic: the frozen figures of stable, from the last
     /// stage below, that the canary is compared with. `None` below 100 %.
     pub reference: Option<ArmView>,
+    /// What can be told by now, and when the gates can decide; `None` unless a rollout runs.
+    pub forecast: Option<Forecast>,
     /// The judgement; in a terminal phase the one that the last decision rests on.
     pub verdict: Verdict,
     /// The last decision taken.

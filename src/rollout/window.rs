@@ -25,12 +25,16 @@ pub struct Counts {
     pub rejected: u64,
     /// Judged requests that were at fault themselves; in no rate.
     pub invalid: u64,
-    /// Outcomes and votes routed under another stage's epoch, excluded.
+    /// Outcomes, votes and retries of another stage's epoch: in no count here.
     pub other_stage: u64,
     /// Pinned, synthetic and replayed requests, excluded.
     pub unjudged: u64,
     /// Judged requests of a freshly loaded canary, excluded.
     pub warmup: u64,
+    /// Judged requests of a key that is too large a part of the sample, excluded from it.
+    pub over_share: u64,
+    /// Answers that a user asked for again.
+    pub retries: u64,
     /// Tokens of the successful answers.
     pub output_tokens: u64,
     /// Thumbs up.
@@ -43,6 +47,11 @@ impl Counts {
     /// Errors by requests, 0.0 to 1.0; `None` without requests.
     pub fn error_rate(&self) -> Option<f64> {
         share(self.errors, self.requests)
+    }
+
+    /// Retries by requests; `None` without requests.
+    pub fn retry_rate(&self) -> Option<f64> {
+        share(self.retries, self.requests)
     }
 
     /// Thumbs down by votes, 0.0 to 1.0; `None` without votes.
@@ -62,7 +71,7 @@ impl Counts {
 
     /// Everything excluded from the judgement, whatever the reason.
     pub fn excluded(&self) -> u64 {
-        self.other_stage + self.unjudged + self.warmup + self.deduplicated
+        self.other_stage + self.unjudged + self.warmup + self.deduplicated + self.over_share
     }
 
     pub(crate) fn plus(&self, other: &Counts) -> Counts {
@@ -76,6 +85,8 @@ impl Counts {
             other_stage: self.other_stage + other.other_stage,
             unjudged: self.unjudged + other.unjudged,
             warmup: self.warmup + other.warmup,
+            over_share: self.over_share + other.over_share,
+            retries: self.retries + other.retries,
             output_tokens: self.output_tokens + other.output_tokens,
             votes_up: self.votes_up + other.votes_up,
             votes_down: self.votes_down + other.votes_down,
@@ -172,6 +183,15 @@ impl ArmWindow {
         if outcome.class.counts() {
             self.e2e.record(outcome.e2e);
         }
+    }
+
+    /// Takes in the latencies of another stage, and not its counts.
+    pub(crate) fn absorb_latencies(&mut self, other: &ArmWindow) {
+        self.ttft.absorb(&other.ttft);
+        self.tpot.absorb(&other.tpot);
+        self.e2e.absorb(&other.e2e);
+        self.shared_ttft.absorb(&other.shared_ttft);
+        self.shared_tpot.absorb(&other.shared_tpot);
     }
 
     /// The median decode rate in tokens per second, a lower bound within 0.4 %: the reciprocal of

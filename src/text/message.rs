@@ -59,10 +59,12 @@ pub(super) fn kind(value: &Value) -> &'static str {
     }
 }
 
-/// Content as one string: a list of text parts is joined without separators.
+/// Content as one string: a list of text parts is joined without separators. None at all, which is what
+/// a message of tool calls has, is an empty string: templates that join strings would fail on `none`.
 fn joined(content: Value) -> Result<Value, String> {
     let parts = match content {
-        Value::String(_) | Value::Null => return Ok(content),
+        Value::String(_) => return Ok(content),
+        Value::Null => return Ok(Value::String(String::new())),
         Value::Array(parts) => parts,
         other => {
             return Err(format!(

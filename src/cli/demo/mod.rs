@@ -45,14 +45,16 @@ pub(super) async fn run(args: DemoArgs) -> Result<ExitCode, CliError> {
     let mut config = Config::demo().map_err(CliError::from_text)?;
     config.listen = ([127, 0, 0, 1], 0).into();
     config.policy = scaled_policy();
-    config.drain = Duration::from_secs(5);
-    let running = Running::start(&config).await?;
+    config.care.drain = Duration::from_secs(5);
+    // The former stable leaves at once, so that its memory can be seen to come back.
+    config.care.keep_previous = Duration::ZERO;
+    let mut running = Running::start(&config).await?;
     running.load(&config).await?;
     let client = Client::new(&format!("http://{}", running.addr));
     let load = Load::start(&client, &config.model, &models.join("questions.json"), args.clients)?;
     tokio::time::sleep(WARM).await;
     let canary = models.join(if args.bad { "tiny-v3" } else { "tiny-v2" });
-    let ask = LoadAsk { path: canary.display().to_string() };
+    let ask = LoadAsk { path: canary.display().to_string(), ..LoadAsk::default() };
     let _: LoadedWire = client.order("/admin/canary/load", &ask).await?;
     let mut screen = Screen::open(args.plain);
     let last = loop {
@@ -76,8 +78,6 @@ fn scaled_policy() -> Policy {
     Policy {
         bake: real.bake / 60,
         min_requests: 60,
-        rollback_min_requests: 20,
-        feedback_min: 20,
         dedup_window: real.dedup_window / 60,
         stall_after: Duration::from_secs(30),
         ..real

@@ -208,7 +208,7 @@ mod tests {
             "path": null, "max_model_len": null, "lane": null,
             "figures": {
                 "requests": 690, "errors": 3, "error_rate": 0.0043, "cancels": 0, "rejected": 0,
-                "invalid": 0, "excluded": 0, "ttft_p50_ms": 2.5, "ttft_p99_ms": 9.75,
+                "invalid": 0, "excluded": 0, "over_share": 0, "retries": 0, "ttft_p50_ms": 2.5, "ttft_p99_ms": 9.75,
                 "tpot_p50_ms": 1.25, "tpot_p99_ms": 2.0, "tokens_per_second": 800.0,
                 "mean_output_tokens": 8.0, "feedback_up": 7, "feedback_down": 1,
                 "total_requests": 700, "total_errors": 3,
@@ -218,15 +218,18 @@ mod tests {
 
     fn status() -> StatusWire {
         let status = json!({
-            "model": "tiny", "phase": "running", "reason": null, "paused": false, "rollout": "r",
+            "model": "tiny", "revision": 3, "self_test": false, "awaiting_confirm": false,
+            "previous": null, "ledger": null, "forecast": null, "phase": "running", "reason": null, "paused": false, "rollout": "r",
             "weight": 25, "steps": [5, 25, 50, 100], "step": 1, "stage": 2, "stage_age_s": 4.0,
             "bake_s": 15.0, "promotion_ordered": false, "uptime_s": 30.0, "resident_bytes": 0,
             "loading": null, "arms": [arm("stable", Some("tiny-v1")), arm("canary", None)],
             "reference": null, "overall": "inconclusive",
             "gates": [
                 {"name": "bake", "state": "inconclusive", "value": 4.0, "threshold": 15.0,
+                 "evidence": null, "interval": null, "samples": [0, 0],
                  "text": "baked 4.0 s of 15.0 s"},
                 {"name": "errors", "state": "fail", "value": 2.0, "threshold": 1.5,
+                 "evidence": null, "interval": null, "samples": [0, 0],
                  "text": "ratio 2.00, limit 1.50"},
             ],
             "decisions": [{"at_s": 19.1, "kind": "raised", "weight": 25, "text": "raised to 25 %"}],

@@ -125,6 +125,7 @@ proptest! {
             let mut end = None;
             while let Ok(event) = events.try_recv() {
                 match event {
+                    SeqEvent::Started { .. } => assert!(got.is_empty()),
                     SeqEvent::Token { id, .. } => got.push(id),
                     other => end = Some(other),
                 }

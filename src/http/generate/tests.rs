@@ -39,6 +39,8 @@ async fn start() -> (Replies, Sender<Piece>) {
         ignore_eos: false,
         key: None,
         pin: None,
+        api_key: None,
+        client: 0,
         arrived: Instant::now(),
     };
     let (sender, pieces) = channel(16);

@@ -23,6 +23,8 @@ fn request() -> GenerateRequest {
         ignore_eos: false,
         key: None,
         pin: None,
+        api_key: None,
+        client: 0,
         arrived: Instant::now(),
     }
 }

@@ -29,6 +29,10 @@ pub struct Envelope {
     pub session: Option<String>,
     /// Arm by header.
     pub variant: Option<Arm>,
+    /// Hash of the API key.
+    pub api_key: Option<u64>,
+    /// Hash of what tells clients apart without their help.
+    pub client: u64,
 }
 
 /// What this server serves and allows.
@@ -87,6 +91,8 @@ pub fn ask(
         ignore_eos: fields.boolean("ignore_eos")?.unwrap_or(false),
         key: key(fields, envelope.session, batch.then_some(&envelope.id))?,
         pin: pin(by_name, envelope.variant)?,
+        api_key: envelope.api_key,
+        client: envelope.client,
         arrived: envelope.arrived,
         id: envelope.id,
     };

@@ -10,7 +10,14 @@ use serde_json::{Value, json};
 use std::time::Instant;
 
 fn envelope() -> Envelope {
-    Envelope { id: "id-1".to_owned(), arrived: Instant::now(), session: None, variant: None }
+    Envelope {
+        id: "id-1".to_owned(),
+        arrived: Instant::now(),
+        session: None,
+        variant: None,
+        api_key: None,
+        client: 0,
+    }
 }
 
 fn ask_with(shape: Shape, body: &Value, envelope: Envelope) -> Result<Ask, WireError> {

@@ -1,0 +1,73 @@
+//! What the rollout costs: an outcome recorded on the way of every reply, a verdict at every tick.
+//!
+//! Bounds to keep: an outcome below 1 us, a verdict below 50 us.
+
+use std::hint::black_box;
+use std::time::Duration;
+
+use criterion::{Criterion, criterion_group, criterion_main};
+use serin::rollout::*;
+
+fn outcome(i: u64, stage: u64) -> Outcome {
+    let arm = if i.is_multiple_of(20) { Arm::Canary } else { Arm::Stable };
+    // One in a hundred errs, on either arm alike.
+    let class = if i % 101 == 100 { Class::ModelError } else { Class::Ok };
+    Outcome {
+        arm,
+        class,
+        stage,
+        judged: true,
+        session: Some(i),
+        key: Some(i % 7),
+        ttft: Some(Duration::from_micros(80_000 + i * 7919 % 40_000)),
+        tpot: Some(Duration::from_micros(8_000 + i * 104_729 % 4_000)),
+        e2e: Duration::from_secs(1),
+        output_tokens: 90,
+        co_running: true,
+    }
+}
+
+/// A rollout in its third hour at 5 %, a hundred requests a second.
+fn seasoned(advance: Advance) -> (Rollout, Duration, u64) {
+    let mut rollout = Rollout::new(Policy { advance, ..Policy::default() });
+    let start = Event::Start { rollout: "bench".into(), self_test: false };
+    let _ = rollout.step(Duration::ZERO, start);
+    let mut now = Duration::ZERO;
+    let requests = 100 * 3600 * 3;
+    for i in 0..requests {
+        now += Duration::from_millis(10);
+        let _ = rollout.step(now, Event::Outcome(outcome(i, rollout.stage())));
+    }
+    assert!(matches!(rollout.phase(), Phase::Running { .. }), "{:?}", rollout.phase());
+    (rollout, now, requests)
+}
+
+fn costs(c: &mut Criterion) {
+    let (mut rollout, now, mut i) = seasoned(Advance::Manual);
+    let stage = rollout.stage();
+    c.bench_function("outcome", |b| {
+        b.iter(|| {
+            i += 1;
+            rollout.step(now, Event::Outcome(black_box(outcome(i, stage))))
+        });
+    });
+    let (mut rollout, now, mut i) = seasoned(Advance::Manual);
+    c.bench_function("outcome that errs", |b| {
+        b.iter(|| {
+            i += 1;
+            let class = Class::Timeout;
+            let arm = if i.is_multiple_of(20) { Arm::Canary } else { Arm::Stable };
+            let one = Outcome { class, arm, ..outcome(i, stage) };
+            rollout.step(now, Event::Outcome(black_box(one)))
+        });
+    });
+    let (mut rollout, now, _) = seasoned(Advance::Manual);
+    let _ = rollout.step(now, Event::Tick);
+    c.bench_function("tick with its verdict", |b| {
+        b.iter(|| rollout.step(black_box(now), Event::Tick));
+    });
+    c.bench_function("view with verdict and forecast", |b| b.iter(|| rollout.view(black_box(now))));
+}
+
+criterion_group!(benches, costs);
+criterion_main!(benches);

@@ -1,0 +1,278 @@
+//! The task of one webhook: takes what is due from its queue, tries it, and does what follows.
+//!
+//! Knows the clock; the queue, the words and the judgement are others'. One try at a time for each
+//! webhook, so a receiver that is slow is not also flooded. The lock is never held across an await.
+
+use super::backoff::{Fate, Schedule, judge};
+use super::config::{Format, WebhookConfig};
+use super::payload;
+use super::queue::{Item, Next, Queue};
+use super::wire::{Post, Wire};
+use super::{Alert, AlertsError};
+use parking_lot::Mutex;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use tokio::sync::Notify;
+
+/// Time since the start, for queues and windows, and the time of day, for signatures.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Clock {
+    origin: Instant,
+}
+
+impl Clock {
+    pub(super) fn start() -> Clock {
+        Clock { origin: Instant::now() }
+    }
+
+    pub(super) fn now(self) -> Duration {
+        self.origin.elapsed()
+    }
+
+    fn unix(self) -> u64 {
+        SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
+    }
+}
+
+/// What became of the alerts for one webhook so far.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct WebhookCounts {
+    /// The webhook's place in the list and its host.
+    pub name: String,
+    /// Delivered.
+    pub sent: u64,
+    /// Tries that failed and were followed by another.
+    pub retried: u64,
+    /// Given up: refused, or failed at the last try.
+    pub failed: u64,
+    /// Not tried to the end: the queue was full, the webhook is gone, or the process ended.
+    pub dropped: u64,
+    /// On their way, the one that is being tried included.
+    pub waiting: u64,
+    /// Whether the receiver said 410 Gone; it is sent nothing until the next start.
+    pub gone: bool,
+}
+
+impl WebhookCounts {
+    /// Each fate's name and how many alerts met it.
+    pub fn fates(&self) -> [(&'static str, u64); 5] {
+        [
+            ("sent", self.sent),
+            ("retried", self.retried),
+            ("failed", self.failed),
+            ("dropped", self.dropped),
+            ("waiting", self.waiting),
+        ]
+    }
+}
+
+/// Whether alerts come in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Door {
+    Open,
+    /// None come in; what waits is tried once more.
+    Closing,
+    /// None come in and none go out.
+    Shut,
+}
+
+struct Inbox {
+    queue: Queue,
+    door: Door,
+    counts: WebhookCounts,
+}
+
+/// One webhook with all that waits for it.
+pub(super) struct Lane {
+    config: WebhookConfig,
+    schedule: Schedule,
+    clock: Clock,
+    inbox: Mutex<Inbox>,
+    wake: Notify,
+}
+
+/// What the task does next.
+enum Step {
+    /// Try it; if `last`, there is no time for another.
+    Try(Item, bool),
+    Sleep(Duration),
+    Idle,
+    End,
+}
+
+impl Lane {
+    pub(super) fn new(
+        config: WebhookConfig,
+        schedule: Schedule,
+        capacity: usize,
+        clock: Clock,
+    ) -> Lane {
+        let counts = WebhookCounts { name: config.name.clone(), ..WebhookCounts::default() };
+        let inbox = Inbox { queue: Queue::new(capacity), door: Door::Open, counts };
+        Lane { config, schedule, clock, inbox: Mutex::new(inbox), wake: Notify::new() }
+    }
+
+    pub(super) fn counts(&self) -> WebhookCounts {
+        self.inbox.lock().counts.clone()
+    }
+
+    /// Takes an alert in, if its receiver wants the kind. Never waits.
+    pub(super) fn offer(&self, alert: &Arc<Alert>, repeats: u64) {
+        if !self.config.wants(alert.kind) {
+            return;
+        }
+        let due = self.clock.now();
+        let item = Item { alert: alert.clone(), repeats, tries: 0, due };
+        let (lost, why, dropped) = {
+            let mut inbox = self.inbox.lock();
+            let (lost, why) = match inbox.door {
+                Door::Open => (inbox.queue.push(item), "too many alerts wait"),
+                Door::Closing => (Some(item), "the process is ending"),
+                Door::Shut => (Some(item), "the webhook is closed"),
+            };
+            match lost {
+                None => inbox.counts.waiting += 1,
+                Some(_) => inbox.counts.dropped += 1,
+            }
+            (lost, why, inbox.counts.dropped)
+        };
+        if let Some(lost) = lost {
+            let (webhook, id) = (self.config.name.as_str(), lost.alert.id.as_str());
+            tracing::warn!(webhook, id, dropped, "an alert is not delivered: {why}");
+        }
+        self.wake.notify_one();
+    }
+
+    /// Lets nothing more in and makes all that waits due for one last try.
+    pub(super) fn close(&self) {
+        let mut inbox = self.inbox.lock();
+        if inbox.door == Door::Open {
+            inbox.door = Door::Closing;
+        }
+        inbox.queue.hurry();
+        drop(inbox);
+        self.wake.notify_one();
+    }
+
+    /// Gives up what still waits, and says how many that is.
+    pub(super) fn abandon(&self) -> u64 {
+        let mut inbox = self.inbox.lock();
+        inbox.door = Door::Shut;
+        inbox.queue.clear();
+        let left = std::mem::take(&mut inbox.counts.waiting);
+        inbox.counts.dropped += left;
+        left
+    }
+
+    /// The task: runs until the queue is closed and empty, or the receiver is gone.
+    pub(super) async fn run(self: Arc<Lane>, wire: Wire) {
+        loop {
+            match self.step() {
+                Step::Try(item, last) => self.attempt(&wire, item, last).await,
+                Step::Sleep(time) => {
+                    // Woken or not, the next step looks afresh.
+                    let _ = tokio::time::timeout(time, self.wake.notified()).await;
+                }
+                Step::Idle => self.wake.notified().await,
+                Step::End => return,
+            }
+        }
+    }
+
+    fn step(&self) -> Step {
+        let now = self.clock.now();
+        let mut inbox = self.inbox.lock();
+        let closing = inbox.door != Door::Open;
+        match inbox.queue.next(now) {
+            Next::Try(item) => Step::Try(item, closing),
+            Next::Wait(until) => Step::Sleep(until.saturating_sub(now)),
+            Next::Empty if closing => Step::End,
+            Next::Empty => Step::Idle,
+        }
+    }
+
+    async fn attempt(&self, wire: &Wire, mut item: Item, last: bool) {
+        item.tries += 1;
+        let result = wire.post(self.post(&item, self.clock.unix())).await;
+        let draw = rand::random::<f64>();
+        let fate = judge(&result, item.tries, &self.schedule, draw, self.clock.unix());
+        self.settle(item, fate, last);
+    }
+
+    /// The request of one try. The time is the try's, the id the alert's: see the specification's
+    /// "Webhook metadata".
+    fn post(&self, item: &Item, unix: u64) -> Post {
+        let agent = concat!("serin/", env!("CARGO_PKG_VERSION")).to_owned();
+        let mut headers =
+            vec![("content-type", "application/json".to_owned()), ("user-agent", agent)];
+        let body = match self.config.format {
+            Format::Slack => payload::slack(&item.alert, item.repeats),
+            Format::Standard => payload::standard(&item.alert, item.repeats),
+        };
+        let body = body.to_string().into_bytes();
+        if self.config.format == Format::Standard {
+            let id = item.alert.id.as_str();
+            headers.push(("webhook-id", id.to_owned()));
+            headers.push(("webhook-timestamp", unix.to_string()));
+            let signature = self.config.secret.as_ref().map(|key| key.sign(id, unix, &body));
+            headers.extend(signature.map(|signature| ("webhook-signature", signature)));
+        }
+        Post { url: self.config.url.clone(), headers, body }
+    }
+
+    /// Does what follows from a try, and says so in the log.
+    fn settle(&self, item: Item, fate: Fate, last: bool) {
+        let (webhook, id, tries) = (self.config.name.as_str(), item.alert.id.clone(), item.tries);
+        match fate {
+            Fate::Delivered => {
+                self.done(|counts| counts.sent += 1);
+                tracing::debug!(webhook, %id, tries, "alert delivered");
+            }
+            Fate::Again { after, quiet, why } if !last => {
+                self.again(item, after, quiet);
+                let after = after.as_secs_f64();
+                tracing::warn!(webhook, %id, tries, after, "alert not delivered, will be retried: {why}");
+            }
+            Fate::Again { why, .. } | Fate::Failed { why } => {
+                self.done(|counts| counts.failed += 1);
+                tracing::error!(webhook, %id, tries, "alert NOT delivered: {why}");
+            }
+            Fate::Gone => {
+                self.done(|counts| {
+                    counts.gone = true;
+                    counts.failed += 1;
+                });
+                let also = self.abandon();
+                tracing::error!(webhook, %id, also, "the receiver is gone for good (410): this webhook is off until the next start; remove it or mend its url");
+            }
+        }
+    }
+
+    /// Books the end of one alert's way.
+    fn done(&self, book: impl FnOnce(&mut WebhookCounts)) {
+        let mut inbox = self.inbox.lock();
+        inbox.counts.waiting = inbox.counts.waiting.saturating_sub(1);
+        book(&mut inbox.counts);
+    }
+
+    fn again(&self, mut item: Item, after: Duration, quiet: bool) {
+        let now = self.clock.now();
+        item.due = now + after;
+        let mut inbox = self.inbox.lock();
+        inbox.counts.retried += 1;
+        if quiet {
+            inbox.queue.quiet(now + after);
+        }
+        inbox.queue.put_back(item);
+        if inbox.door == Door::Closing {
+            inbox.queue.hurry();
+        }
+    }
+}
+
+/// The client for these webhooks; certificates are looked for only if one of them is https.
+pub(super) fn wire_for(webhooks: &[WebhookConfig], limit: Duration) -> Result<Wire, AlertsError> {
+    let https = webhooks.iter().any(WebhookConfig::is_https);
+    let roots = if https { super::wire::system_roots()? } else { rustls::RootCertStore::empty() };
+    Wire::new(roots, limit)
+}

@@ -1,0 +1,160 @@
+//! The `[rollout]` table: how a canary is judged, as typed and as meant.
+//!
+//! Every key is optional; the defaults are [`Policy`]'s. What the values mean together is checked by
+//! [`Policy::validate`]; here only what a key may look like.
+
+use super::ConfigError;
+use super::raw::{Time, value};
+use crate::rollout::{Advance, ConfirmAt, EvidenceRule, Mode, Policy, Weight};
+use serde::Deserialize;
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct RawRollout {
+    steps: Option<Steps>,
+    bake: Option<Time>,
+    min_requests: Option<u64>,
+    advance: Option<RawAdvance>,
+    confirm: Option<Vec<String>>,
+    mode: Option<RawMode>,
+    evidence: Option<RawEvidence>,
+    alpha: Option<f64>,
+    alone_allowance: Option<f64>,
+    max_key_share: Option<f64>,
+    rollback_min_requests: Option<u64>,
+    rollback_min_errors: Option<u64>,
+    max_error_ratio: Option<f64>,
+    max_latency_ratio: Option<f64>,
+    min_throughput_ratio: Option<f64>,
+    warmup_requests: Option<u64>,
+    fault_streak: Option<u32>,
+    dedup_window: Option<Time>,
+    stall_after: Option<Time>,
+    pub(super) keep_previous: Option<Time>,
+    pub(super) retry_window: Option<Time>,
+    pub(super) shadow: Option<f64>,
+}
+
+/// Percentages, or the name of a plan.
+#[derive(Debug, Deserialize)]
+#[serde(untagged, expecting = "steps are a list such as [5, 25, 50, 100], or \"double\"")]
+enum Steps {
+    Listed(Vec<i64>),
+    Named(NamedSteps),
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum NamedSteps {
+    Double,
+}
+
+#[derive(Debug, Clone, Copy, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum RawAdvance {
+    Auto,
+    Manual,
+    DryRun,
+}
+
+#[derive(Debug, Clone, Copy, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum RawMode {
+    BestEffort,
+    Strict,
+}
+
+#[derive(Debug, Clone, Copy, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum RawEvidence {
+    EValue,
+    None,
+}
+
+fn set<T>(slot: &mut T, given: Option<T>) {
+    if let Some(given) = given {
+        *slot = given;
+    }
+}
+
+impl RawRollout {
+    /// Fills in the defaults and checks every value.
+    pub(super) fn resolve(self) -> Result<Policy, ConfigError> {
+        let mut policy = Policy::default();
+        match &self.steps {
+            None => {}
+            Some(Steps::Named(NamedSteps::Double)) => policy.steps = Policy::double_steps(),
+            Some(Steps::Listed(steps)) => {
+                policy.steps =
+                    steps.iter().map(|p| weight("rollout.steps", *p)).collect::<Result<_, _>>()?;
+            }
+        }
+        if let Some(points) = &self.confirm {
+            policy.confirm = points.iter().map(|p| confirm_at(p)).collect::<Result<_, _>>()?;
+        }
+        set(&mut policy.advance, self.advance.map(Advance::from));
+        set(&mut policy.mode, self.mode.map(Mode::from));
+        set(&mut policy.evidence, self.evidence.map(EvidenceRule::from));
+        set(&mut policy.bake, self.bake.map(|t| t.0));
+        set(&mut policy.dedup_window, self.dedup_window.map(|t| t.0));
+        set(&mut policy.stall_after, self.stall_after.map(|t| t.0));
+        set(&mut policy.min_requests, self.min_requests);
+        set(&mut policy.alpha, self.alpha);
+        set(&mut policy.alone_allowance, self.alone_allowance);
+        set(&mut policy.max_key_share, self.max_key_share);
+        set(&mut policy.rollback_min_requests, self.rollback_min_requests);
+        set(&mut policy.rollback_min_errors, self.rollback_min_errors);
+        set(&mut policy.max_error_ratio, self.max_error_ratio);
+        set(&mut policy.max_latency_ratio, self.max_latency_ratio);
+        set(&mut policy.min_throughput_ratio, self.min_throughput_ratio);
+        set(&mut policy.warmup_requests, self.warmup_requests);
+        set(&mut policy.fault_streak, self.fault_streak);
+        policy.validate().map_err(|e| value("rollout", e.to_string()))?;
+        Ok(policy)
+    }
+}
+
+impl From<RawAdvance> for Advance {
+    fn from(raw: RawAdvance) -> Advance {
+        match raw {
+            RawAdvance::Auto => Advance::Auto,
+            RawAdvance::Manual => Advance::Manual,
+            RawAdvance::DryRun => Advance::DryRun,
+        }
+    }
+}
+
+impl From<RawMode> for Mode {
+    fn from(raw: RawMode) -> Mode {
+        match raw {
+            RawMode::BestEffort => Mode::BestEffort,
+            RawMode::Strict => Mode::Strict,
+        }
+    }
+}
+
+impl From<RawEvidence> for EvidenceRule {
+    fn from(raw: RawEvidence) -> EvidenceRule {
+        match raw {
+            RawEvidence::EValue => EvidenceRule::EValue,
+            RawEvidence::None => EvidenceRule::None,
+        }
+    }
+}
+
+/// "promote", or the percentage before which a person has to agree.
+fn confirm_at(text: &str) -> Result<ConfirmAt, ConfigError> {
+    const KEY: &str = "rollout.confirm";
+    if text == "promote" {
+        return Ok(ConfirmAt::Promote);
+    }
+    let percent = text.parse().map_err(|_| {
+        value(KEY, format!("\"{text}\" is neither \"promote\" nor a step such as \"50\""))
+    })?;
+    Ok(ConfirmAt::Before(weight(KEY, percent)?))
+}
+
+fn weight(key: &'static str, percent: i64) -> Result<Weight, ConfigError> {
+    let weight = u8::try_from(percent).ok().and_then(Weight::new);
+    weight.ok_or_else(|| value(key, format!("{percent} is not a percentage from 0 to 100")))
+}

@@ -1,0 +1,171 @@
+//! What the rollout decided is carried out here: in the order given, and in the right order with the ledger.
+//!
+//! Commit before raising, after lowering. A weight that falls is in force at once and written down
+//! afterwards; a weight that rises, or a swap of models, waits until it is written. The stage epoch keeps
+//! a raise that had to wait from undoing a fall that came after it.
+
+use super::book::model;
+use super::unload::Previous;
+use super::{Brain, Control, Deployment, alerting, keep};
+use crate::ledger::{Entry, Ticket};
+use crate::metrics;
+use crate::rollout::{Action, Decision, Event, Weight};
+use serde_json::json;
+use std::sync::{Arc, Weak};
+use std::time::{Duration, Instant};
+use tokio::sync::mpsc::UnboundedReceiver;
+use tokio::sync::oneshot;
+
+/// Something that is being written down, and what may happen once it is.
+pub(super) struct Commit {
+    ticket: Option<Ticket>,
+    actions: Vec<Action>,
+    done: oneshot::Sender<()>,
+}
+
+/// Resolves when all is written and carried out.
+pub(super) type Done = oneshot::Receiver<()>;
+
+impl Control {
+    /// Carries out `actions`, which followed from `event` at `now`, and writes them down after `entries`.
+    pub(super) fn act(
+        &self,
+        brain: &mut Brain,
+        now: Duration,
+        event: Option<&Event>,
+        actions: Vec<Action>,
+        mut entries: Vec<Entry>,
+    ) -> Done {
+        brain.revision += 1;
+        entries.extend(actions.iter().filter_map(|action| self.entry_of(brain, action)));
+        let waits = self.raises(&actions);
+        let later = match waits {
+            true => actions,
+            false => {
+                actions.into_iter().for_each(|action| self.carry_out(brain, action));
+                Vec::new()
+            }
+        };
+        let ticket = self.book.commit(now, event, entries);
+        let (done, wait) = oneshot::channel();
+        // The task ends with the process only.
+        let _ = self.commits.send(Commit { ticket, actions: later, done });
+        wait
+    }
+
+    /// Whether anything among them must not be in force before it is written down.
+    fn raises(&self, actions: &[Action]) -> bool {
+        let weight = self.routes.read().weight;
+        actions.iter().any(|action| match action {
+            Action::SetWeight { weight: to, .. } => *to > weight,
+            Action::Promote | Action::Undo => true,
+            Action::UnloadCanary | Action::Decision(_) => false,
+        })
+    }
+
+    fn entry_of(&self, brain: &Brain, action: &Action) -> Option<Entry> {
+        let routes = self.routes.read();
+        let swap = |to: &Option<Arc<Deployment>>| {
+            let (to, from) = (to.as_deref()?, routes.stable.as_deref()?);
+            Some(Entry::ModelsSwapped { stable: model(to), former: model(from) })
+        };
+        match action {
+            Action::SetWeight { weight, stage } => {
+                Some(Entry::WeightChanged { weight: *weight, stage: *stage })
+            }
+            Action::Promote => swap(&routes.canary),
+            Action::Undo => {
+                swap(&brain.previous.as_ref().map(|previous| previous.deployment.clone()))
+            }
+            Action::UnloadCanary => None,
+            Action::Decision(decision) => Some(Entry::Decision(Box::new(decision.clone()))),
+        }
+    }
+
+    pub(super) fn carry_out(&self, brain: &mut Brain, action: Action) {
+        match action {
+            Action::SetWeight { weight, stage } => self.set_routing(weight, stage),
+            Action::Promote => self.swap(brain),
+            Action::Undo => self.swap_back(brain),
+            Action::UnloadCanary => self.retire_canary("rolled back"),
+            Action::Decision(decision) => self.announce(brain, decision),
+        }
+    }
+
+    fn set_routing(&self, weight: Weight, stage: u64) {
+        let mut routes = self.routes.write();
+        if stage < routes.stage {
+            return;
+        }
+        let changed = routes.weight != weight;
+        routes.weight = weight;
+        routes.stage = stage;
+        drop(routes);
+        if changed {
+            self.notes.tell("weight", false, json!({"weight": weight.percent(), "stage": stage}));
+        }
+    }
+
+    /// The canary becomes stable: one pointer moves, no weights do. The former stable waits for a while, in
+    /// case that is taken back, and is then unloaded.
+    fn swap(&self, brain: &mut Brain) {
+        let former = {
+            let mut routes = self.routes.write();
+            let Some(canary) = routes.canary.take() else { return };
+            routes.stable.replace(canary)
+        };
+        let Some(deployment) = former else { return };
+        if self.care.keep_previous.is_zero() {
+            self.retire(deployment, "replaced", self.care.finish);
+        } else {
+            let until = Instant::now() + self.care.keep_previous;
+            brain.previous = Some(Previous { deployment, until });
+        }
+    }
+
+    /// The former stable serves again; the promoted version leaves.
+    fn swap_back(&self, brain: &mut Brain) {
+        let Some(Previous { deployment, .. }) = brain.previous.take() else { return };
+        let promoted = self.routes.write().stable.replace(deployment);
+        if let Some(promoted) = promoted {
+            self.retire(promoted, "undone", self.care.drain);
+        }
+    }
+
+    pub(super) fn retire_canary(&self, reason: &'static str) {
+        let canary = self.routes.write().canary.take();
+        if let Some(deployment) = canary {
+            self.retire(deployment, reason, self.care.drain);
+        }
+    }
+
+    fn announce(&self, brain: &mut Brain, decision: Decision) {
+        let Decision { kind, rollout, weight, stage, text, .. } = &decision;
+        metrics::decision(kind.as_str());
+        let body = json!({
+            "decision": kind.as_str(), "rollout": rollout, "weight": weight.percent(), "stage": stage,
+            "text": text, "gates": super::status::gates(&decision.verdict),
+        });
+        self.notes.tell("decision", kind.is_alert(), body);
+        alerting::of_decision(self, brain.decisions.back(), &decision);
+        keep(&mut brain.decisions, decision);
+    }
+}
+
+/// Carries out what waits for the ledger, in order.
+pub(super) async fn commit(control: Weak<Control>, mut inbox: UnboundedReceiver<Commit>) {
+    while let Some(Commit { ticket, actions, done }) = inbox.recv().await {
+        if let Some(ticket) = ticket
+            && let Err(error) = ticket.await
+        {
+            tracing::error!(%error, "a decision could not be written down");
+        }
+        let Some(control) = control.upgrade() else { return };
+        if !actions.is_empty() {
+            let mut brain = control.brain.lock();
+            actions.into_iter().for_each(|action| control.carry_out(&mut brain, action));
+        }
+        // Nobody may be waiting.
+        let _ = done.send(());
+    }
+}

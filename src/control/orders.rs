@@ -1,0 +1,260 @@
+//! What people want: load a canary, steer its rollout, take things back.
+//!
+//! Every order says who gives it, and is written down whether or not it is granted. An order that could
+//! raise something names the revision that its giver last saw, so that of two operators who act at once
+//! the second is told instead of winning. Pause and rollback need none: stopping is never refused for
+//! being late. Decides nothing about rollouts; the machine does.
+
+use super::act::Done;
+use super::book::{self, model};
+use super::deploy;
+use super::{Brain, Control, ControlError, Deployment, Vet};
+use crate::engine::UnloadReport;
+use crate::ledger::{Entry, Opening};
+use crate::rollout::{Arm, Event, Operator, Order, Rollout};
+use serde_json::json;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// How long an order waits for the ledger before its giver is told that it still waits.
+const DURABLE_WITHIN: Duration = Duration::from_secs(10);
+
+/// An order and what it was based on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Asked {
+    pub order: Order,
+    /// The revision that the status had when the order was thought of.
+    pub expect: Option<u64>,
+}
+
+/// A canary to load.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LoadAsked {
+    pub path: PathBuf,
+    pub by: String,
+    pub reason: Option<String>,
+    /// Also if its content was rejected before.
+    pub retry: bool,
+}
+
+impl Control {
+    /// Loads a canary and starts its rollout. Goes on to its end even if the caller stops waiting.
+    pub async fn load_canary(
+        self: &Arc<Self>,
+        asked: LoadAsked,
+    ) -> Result<Arc<Deployment>, ControlError> {
+        let control = self.clone();
+        let task = tokio::spawn(async move { control.load_and_start(asked, false).await });
+        task.await.map_err(|e| ControlError::Engine(e.to_string()))?
+    }
+
+    /// Loads stable a second time and judges it against itself: what this machine's noise alone does.
+    pub async fn self_test(self: &Arc<Self>, by: String) -> Result<Arc<Deployment>, ControlError> {
+        let stable = self.routes.read().stable.clone().ok_or(ControlError::NoStable)?;
+        let path = stable.path.clone();
+        let asked = LoadAsked { path, by, reason: Some("self-test".to_owned()), retry: true };
+        let control = self.clone();
+        let task = tokio::spawn(async move { control.load_and_start(asked, true).await });
+        task.await.map_err(|e| ControlError::Engine(e.to_string()))?
+    }
+
+    async fn load_and_start(
+        self: Arc<Self>,
+        asked: LoadAsked,
+        self_test: bool,
+    ) -> Result<Arc<Deployment>, ControlError> {
+        {
+            let routes = self.routes.read();
+            if routes.stable.is_none() {
+                return Err(ControlError::NoStable);
+            }
+            if let Some(canary) = &routes.canary {
+                return Err(ControlError::CanaryPresent { version: canary.version.to_string() });
+            }
+        }
+        self.make_room().await;
+        let deployment = self.load(&asked.path, self.vet(asked.retry)).await?;
+        self.tell_loaded(Arm::Canary, &deployment);
+        match self.begin(&deployment, &asked, self_test) {
+            Ok(done) => {
+                self.wait(done).await?;
+                Ok(deployment)
+            }
+            Err(error) => {
+                self.retire(deployment, "refused", Duration::ZERO);
+                Err(error)
+            }
+        }
+    }
+
+    /// A former stable that is still kept makes room for the next canary.
+    async fn make_room(&self) {
+        let previous = self.brain.lock().previous.take();
+        if let Some(previous) = previous {
+            let lane = previous.deployment.lane;
+            self.retire(previous.deployment, "replaced", self.care.drain);
+            self.unload_of(lane).await;
+        }
+    }
+
+    /// Refuses content that was rejected before, before it takes any memory.
+    fn vet(self: &Arc<Self>, retry: bool) -> Vet {
+        if retry {
+            return deploy::any();
+        }
+        let control = self.clone();
+        Arc::new(move |digest| match control.book.rejection(digest) {
+            None => Ok(()),
+            Some(rejection) => Err(format!(
+                "this version was rejected before ({}); say --retry (\"retry\": true) to try it again",
+                rejection.reason
+            )),
+        })
+    }
+
+    fn begin(
+        &self,
+        deployment: &Arc<Deployment>,
+        asked: &LoadAsked,
+        self_test: bool,
+    ) -> Result<Done, ControlError> {
+        let stable = self.routes.read().stable.clone().ok_or(ControlError::NoStable)?;
+        let rollout = uuid::Uuid::new_v4().simple().to_string()[..12].to_owned();
+        let mut brain = self.brain.lock();
+        let epoch = brain.rollout.stage();
+        let mut machine = Rollout::after_epoch(self.policy.clone(), epoch);
+        let event = Event::Start { rollout: rollout.clone(), self_test };
+        let now = self.now();
+        let actions = machine
+            .step(now, event.clone())
+            .map_err(|error| ControlError::Refused(error.to_string()))?;
+        brain.rollout = machine;
+        {
+            let mut routes = self.routes.write();
+            routes.rollout = rollout.as_str().into();
+            routes.canary = Some(deployment.clone());
+        }
+        let mut entries = vec![Entry::RolloutOpened(Box::new(Opening {
+            rollout,
+            policy: self.policy.clone(),
+            epoch,
+            stable: model(&stable),
+            canary: model(deployment),
+        }))];
+        entries.push(Entry::ModelLoaded { arm: Arm::Canary, model: model(deployment) });
+        if asked.retry && !self_test && self.book.rejection(&deployment.digest).is_some() {
+            entries.push(Entry::Pardoned {
+                digest: deployment.digest.clone(),
+                by: asked.by.clone(),
+                reason: asked.reason.clone().unwrap_or_default(),
+            });
+        }
+        Ok(self.act(&mut brain, now, Some(&event), actions, entries))
+    }
+
+    /// Carries out an order; returns when it is in force and written down.
+    pub async fn order(&self, asked: Asked) -> Result<(), ControlError> {
+        let done = self.give(asked)?;
+        self.wait(done).await
+    }
+
+    /// Rolls back and waits until the canary's memory is back.
+    pub async fn rollback(
+        &self,
+        by: String,
+        reason: Option<String>,
+        expect: Option<u64>,
+    ) -> Result<Option<UnloadReport>, ControlError> {
+        let canary = self.routes.read().canary.clone().ok_or(ControlError::NoCanary)?;
+        let order = Order { command: Operator::Rollback, by, reason };
+        let done = self.give(Asked { order, expect })?;
+        let report = self.unload_of(canary.lane).await;
+        self.wait(done).await?;
+        Ok(report)
+    }
+
+    /// The unload of a lane that is on its way out; `None` if it takes too long.
+    async fn unload_of(&self, lane: crate::engine::LaneId) -> Option<UnloadReport> {
+        let mut unloads = self.unloads.subscribe();
+        let find = || {
+            let brain = self.brain.lock();
+            brain.unloads.iter().map(|u| u.report).find(|report| report.lane == lane)
+        };
+        let wait = async {
+            loop {
+                let found = find();
+                if found.is_some() || unloads.changed().await.is_err() {
+                    return found;
+                }
+            }
+        };
+        let limit = self.care.drain + Duration::from_secs(30);
+        tokio::time::timeout(limit, wait).await.unwrap_or(None)
+    }
+
+    async fn wait(&self, done: Done) -> Result<(), ControlError> {
+        if tokio::time::timeout(DURABLE_WITHIN, done).await.is_ok() {
+            return Ok(());
+        }
+        let failing = self.book.health().and_then(|(_, health)| health.failing);
+        let why = failing.unwrap_or_else(|| "it is slow".to_owned());
+        Err(ControlError::NotDurable { seconds: DURABLE_WITHIN.as_secs(), why })
+    }
+
+    fn give(&self, Asked { order, expect }: Asked) -> Result<Done, ControlError> {
+        let mut brain = self.brain.lock();
+        self.check(&brain, order.command, expect)?;
+        let now = self.now();
+        let event = Event::Operator(order.clone());
+        let stepped = brain.rollout.step(now, event.clone());
+        let refused = stepped.as_ref().err().map(ToString::to_string);
+        self.notes.tell(
+            "order",
+            false,
+            json!({
+                "command": format!("{:?}", order.command), "by": order.by, "reason": order.reason,
+                "refused": refused,
+            }),
+        );
+        let entry = Entry::Order { order, refused: refused.clone() };
+        match stepped {
+            Ok(actions) => Ok(self.act(&mut brain, now, Some(&event), actions, vec![entry])),
+            Err(error) => {
+                self.book.note(now, entry);
+                Err(ControlError::Refused(error.to_string()))
+            }
+        }
+    }
+
+    fn check(
+        &self,
+        brain: &Brain,
+        command: Operator,
+        expect: Option<u64>,
+    ) -> Result<(), ControlError> {
+        let now = brain.revision;
+        match (command, expect) {
+            (_, Some(expected)) if expected != now => {
+                return Err(ControlError::Stale { expected, now });
+            }
+            (_, Some(_)) | (Operator::Pause | Operator::Rollback, None) => {}
+            _ => return Err(ControlError::NoRevision { now }),
+        }
+        if command == Operator::Undo && brain.previous.is_none() {
+            return Err(ControlError::NoPrevious);
+        }
+        Ok(())
+    }
+}
+
+/// The same file or folder, however it is spelt.
+pub fn same_place(one: &Path, other: &Path) -> bool {
+    let real = |path: &Path| std::fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
+    real(one) == real(other)
+}
+
+/// Whether a folder still holds what the ledger says was loaded from it.
+pub(super) fn is_still(deployment: &Deployment, recorded: &crate::ledger::Model) -> bool {
+    book::model(deployment).digest == recorded.digest
+}

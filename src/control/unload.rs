@@ -1,0 +1,99 @@
+//! Models on their way out: drained and unloaded, with figures.
+//!
+//! Knows why a model leaves only as a word. The engine does the work; here it is asked for, reported, and
+//! what was promised (the former stable for a while) is kept.
+
+use super::book::model;
+use super::{Control, Deployment, UnloadRecord, keep};
+use crate::engine::UnloadReport;
+use crate::ledger::Entry;
+use crate::metrics;
+use serde_json::json;
+use std::sync::{Arc, Weak};
+use std::time::{Duration, Instant};
+use tokio::sync::mpsc::UnboundedReceiver;
+
+/// A model to drain and unload.
+pub(super) struct Chore {
+    deployment: Arc<Deployment>,
+    reason: &'static str,
+    /// How long what runs may finish.
+    grace: Duration,
+    /// When it was decided.
+    decided: Instant,
+}
+
+/// The former stable, kept for the case that a promotion is taken back.
+pub(super) struct Previous {
+    pub deployment: Arc<Deployment>,
+    pub until: Instant,
+}
+
+impl Control {
+    /// Sends a model away; it may finish what it has accepted for `grace`.
+    pub(super) fn retire(
+        &self,
+        deployment: Arc<Deployment>,
+        reason: &'static str,
+        grace: Duration,
+    ) {
+        // The task ends with the process only.
+        let _ = self.chores.send(Chore { deployment, reason, grace, decided: Instant::now() });
+    }
+
+    /// Unloads the former stable once its time is over.
+    pub(super) fn forget_previous(&self) {
+        let mut brain = self.brain.lock();
+        if let Some(previous) = brain.previous.take_if(|previous| previous.until <= Instant::now())
+        {
+            self.retire(previous.deployment, "replaced", self.care.finish);
+        }
+    }
+
+    fn unloaded(&self, chore: &Chore, report: UnloadReport) {
+        let Chore { deployment, reason, decided, .. } = chore;
+        metrics::unloaded(&report);
+        let record = UnloadRecord {
+            version: deployment.version.clone(),
+            reason,
+            since_decision: decided.elapsed(),
+            report,
+        };
+        let leaked = report.after.used > 0 || report.blocks_leaked > 0;
+        let body = json!({
+            "version": &*record.version, "reason": reason,
+            "took_ms": report.took.as_secs_f64() * 1e3,
+            "since_decision_ms": record.since_decision.as_secs_f64() * 1e3,
+            "used_before": report.before.used, "used_after": report.after.used,
+            "reserved_after": report.after.reserved, "blocks_leaked": report.blocks_leaked,
+            "resident_at_load": report.resident_at_load,
+            "resident_before": report.resident_before, "resident_after": report.resident_after,
+        });
+        self.notes.tell("unloaded", leaked, body);
+        let freed = report.before.reserved.saturating_sub(report.after.reserved) as u64;
+        let entry = Entry::ModelUnloaded {
+            model: model(deployment),
+            why: (*reason).to_owned(),
+            freed,
+            kept: report.after.reserved as u64,
+        };
+        self.book.note(self.now(), entry);
+        keep(&mut self.brain.lock().unloads, record);
+        self.unloads.send_modify(|n| *n += 1);
+    }
+}
+
+/// Gives every chore a task of its own: one that drains for long must not delay the next.
+pub(super) async fn unload_models(control: Weak<Control>, mut chores: UnboundedReceiver<Chore>) {
+    while let Some(chore) = chores.recv().await {
+        let Some(control) = control.upgrade() else { return };
+        tokio::spawn(async move {
+            match control.engine.unload(chore.deployment.lane, chore.grace).await {
+                Ok(report) => control.unloaded(&chore, report),
+                Err(error) => {
+                    tracing::error!(version = %chore.deployment.version, %error, "unload failed");
+                }
+            }
+        });
+    }
+}

@@ -1,0 +1,54 @@
+//! `GET /admin/events`: what happens, as server-sent events, for whoever watches a rollout.
+//!
+//! A listener that comes back names the last event that it saw (`Last-Event-ID`) and gets what is still
+//! kept of what followed. One that is too slow is told how many it missed and goes on.
+
+use super::AppState;
+use crate::control::{Listener, Note};
+use axum::body::{Body, Bytes};
+use axum::extract::State;
+use axum::http::{HeaderMap, HeaderName, HeaderValue, header};
+use axum::response::{IntoResponse, Response};
+use serde_json::json;
+use std::collections::VecDeque;
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::broadcast::error::RecvError;
+
+const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
+/// How long the stream may be silent.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+pub(super) async fn stream(State(state): State<AppState>, headers: HeaderMap) -> Response {
+    let seen = headers.get(LAST_EVENT_ID).and_then(|id| id.to_str().ok());
+    // Without an id a new listener wants what happens from now on, and the little that is kept.
+    let seen = seen.and_then(|id| id.parse().ok()).unwrap_or(0);
+    let Listener { earlier, later } = state.gateway.control().listen(seen);
+    let feed = (VecDeque::from(earlier), later);
+    let events = futures_util::stream::unfold(feed, async |(mut earlier, mut later)| {
+        let text = match earlier.pop_front() {
+            Some(note) => event(&note),
+            None => match tokio::time::timeout(PATIENCE, later.recv()).await {
+                Err(_) => ": keep-alive\n\n".to_owned(),
+                Ok(Ok(note)) => event(&note),
+                Ok(Err(RecvError::Lagged(missed))) => {
+                    format!("event: missed\ndata: {}\n\n", json!({"missed": missed}))
+                }
+                Ok(Err(RecvError::Closed)) => return None,
+            },
+        };
+        Some((Ok::<Bytes, Infallible>(text.into()), (earlier, later)))
+    });
+    let mut response = Body::from_stream(events).into_response();
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache"));
+    response
+}
+
+fn event(note: &Arc<Note>) -> String {
+    let Note { id, at_unix_ms, kind, body } = &**note;
+    let data = json!({"id": id, "at_unix_ms": at_unix_ms, "event": kind, "body": body});
+    format!("id: {id}\nevent: {kind}\ndata: {data}\n\n")
+}

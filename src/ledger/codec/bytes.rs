@@ -1,0 +1,118 @@
+//! Bytes in and out: single, fixed, varints of up to 128 bits, texts.
+//!
+//! It knows nothing of events. Varints are LEB128, seven bits a byte, lowest first; signed ones are
+//! folded so that small differences of either sign stay short.
+
+use super::CodecError;
+
+/// Grows a buffer.
+#[derive(Debug)]
+pub(super) struct Writer(Vec<u8>);
+
+impl Writer {
+    pub(super) fn with_capacity(capacity: usize) -> Writer {
+        Writer(Vec::with_capacity(capacity))
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    pub(super) fn into_bytes(self) -> Vec<u8> {
+        self.0
+    }
+
+    pub(super) fn append(&mut self, other: Writer) {
+        self.0.extend_from_slice(&other.0);
+    }
+
+    pub(super) fn byte(&mut self, byte: u8) {
+        self.0.push(byte);
+    }
+
+    pub(super) fn fixed(&mut self, value: u64) {
+        self.0.extend_from_slice(&value.to_le_bytes());
+    }
+
+    pub(super) fn varint(&mut self, mut value: u128) {
+        while value >= 0x80 {
+            self.0.push(value as u8 | 0x80);
+            value >>= 7;
+        }
+        self.0.push(value as u8);
+    }
+
+    pub(super) fn signed(&mut self, value: i128) {
+        self.varint(((value << 1) ^ (value >> 127)) as u128);
+    }
+
+    pub(super) fn text(&mut self, text: &str) {
+        self.varint(text.len() as u128);
+        self.0.extend_from_slice(text.as_bytes());
+    }
+}
+
+/// Takes a buffer apart.
+#[derive(Debug)]
+pub(super) struct Reader<'a>(&'a [u8]);
+
+impl<'a> Reader<'a> {
+    pub(super) fn new(bytes: &'a [u8]) -> Reader<'a> {
+        Reader(bytes)
+    }
+
+    pub(super) fn left(&self) -> usize {
+        self.0.len()
+    }
+
+    fn take(&mut self, count: usize) -> Result<&'a [u8], CodecError> {
+        let (taken, rest) = self.0.split_at_checked(count).ok_or(CodecError::Short)?;
+        self.0 = rest;
+        Ok(taken)
+    }
+
+    pub(super) fn byte(&mut self) -> Result<u8, CodecError> {
+        let (byte, rest) = self.0.split_first().ok_or(CodecError::Short)?;
+        self.0 = rest;
+        Ok(*byte)
+    }
+
+    pub(super) fn fixed(&mut self) -> Result<u64, CodecError> {
+        let mut bytes = [0; 8];
+        bytes.copy_from_slice(self.take(8)?);
+        Ok(u64::from_le_bytes(bytes))
+    }
+
+    pub(super) fn varint(&mut self) -> Result<u128, CodecError> {
+        let mut value = 0;
+        for shift in (0..128).step_by(7) {
+            let byte = self.byte()?;
+            let bits = u128::from(byte & 0x7f);
+            // Too large, or longer than it need be.
+            if bits << shift >> shift != bits || (byte == 0 && shift > 0) {
+                break;
+            }
+            value |= bits << shift;
+            if byte & 0x80 == 0 {
+                return Ok(value);
+            }
+        }
+        Err(CodecError::Invalid("number"))
+    }
+
+    pub(super) fn signed(&mut self) -> Result<i128, CodecError> {
+        let folded = self.varint()?;
+        Ok((folded >> 1) as i128 ^ -((folded & 1) as i128))
+    }
+
+    pub(super) fn u64(&mut self, what: &'static str) -> Result<u64, CodecError> {
+        u64::try_from(self.varint()?).map_err(|_| CodecError::Invalid(what))
+    }
+
+    pub(super) fn text(&mut self) -> Result<String, CodecError> {
+        let length = usize::try_from(self.varint()?).map_err(|_| CodecError::Short)?;
+        let bytes = self.take(length)?;
+        let text = std::str::from_utf8(bytes).map_err(|_| CodecError::Invalid("text"))?;
+        Ok(text.to_owned())
+    }
+}

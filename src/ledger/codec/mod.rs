@@ -1,0 +1,367 @@
+//! The journal's binary form: events with their times, a batch at a time, exactly.
+//!
+//! It knows the rollout's events and bytes, nothing of files. Times are nanoseconds, each the
+//! difference to the one before, so that a replay sees the very numbers that the machine saw. Why
+//! not JSON or a general format: the journal holds every request of a rollout, and at some 25 bytes
+//! each a day of traffic is worth keeping. Why the decoder trusts nothing: the file may be damaged,
+//! and a damaged journal must be an error, not a panic and not a gigabyte.
+//!
+//! A batch is: version, index of its first event in the rollout, count, events. An event is a tag
+//! byte whose high bits hold small fields, the time's difference, then what the kind needs.
+
+mod bytes;
+
+#[cfg(test)]
+mod tests;
+
+use std::time::Duration;
+
+use crate::rollout::{Arm, Class, Event, Operator, Order, Outcome, Weight};
+use bytes::{Reader, Writer};
+
+/// The form that [`Batch`] writes.
+const VERSION: u8 = 1;
+
+/// Why bytes are no batch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum CodecError {
+    /// The form is not one that this build reads.
+    #[error("batch version {0} is not known to this build")]
+    Version(u8),
+    /// The bytes end too soon.
+    #[error("the batch ends in the middle of an event")]
+    Short,
+    /// A value that no encoder writes.
+    #[error("the batch has no valid {0}")]
+    Invalid(&'static str),
+    /// More bytes than events.
+    #[error("{0} bytes follow the batch's last event")]
+    Trailing(usize),
+}
+
+const OUTCOME: u8 = 0;
+const FEEDBACK: u8 = 1;
+const RETRY: u8 = 2;
+const FAULT: u8 = 3;
+const TICK: u8 = 4;
+const START: u8 = 5;
+const OPERATOR: u8 = 6;
+
+const JUDGED: u8 = 1;
+const SESSION: u8 = 1 << 1;
+const TTFT: u8 = 1 << 2;
+const TPOT: u8 = 1 << 3;
+const CO_RUNNING: u8 = 1 << 4;
+const KEY: u8 = 1 << 5;
+const KEY_IS_SESSION: u8 = 1 << 6;
+const SAME_STAGE: u8 = 1 << 7;
+
+/// What each event is written relative to.
+#[derive(Debug, Clone, Copy, Default)]
+struct Context {
+    at: Duration,
+    stage: u64,
+}
+
+/// Events being gathered; one row of the journal when done.
+#[derive(Debug)]
+pub struct Batch {
+    first: u64,
+    count: u64,
+    context: Context,
+    events: Writer,
+}
+
+impl Batch {
+    /// An empty batch whose first event is number `first` of its rollout, counted from 0.
+    pub fn new(first: u64) -> Batch {
+        let events = Writer::with_capacity(4096);
+        Batch { first, count: 0, context: Context::default(), events }
+    }
+
+    /// Events so far.
+    pub fn count(&self) -> u64 {
+        self.count
+    }
+
+    /// Bytes so far.
+    pub fn len(&self) -> usize {
+        self.events.len()
+    }
+
+    /// Whether no event is in it.
+    pub fn is_empty(&self) -> bool {
+        self.count == 0
+    }
+
+    /// The number of the event that comes after this batch.
+    pub fn next(&self) -> u64 {
+        self.first + self.count
+    }
+
+    /// Adds an event.
+    pub fn push(&mut self, at: Duration, event: &Event) {
+        let (out, context) = (&mut self.events, &mut self.context);
+        match event {
+            Event::Outcome(outcome) => write_outcome(out, context, at, outcome),
+            Event::Feedback { arm, stage, positive } => {
+                let fields = arm.index() as u8 | u8::from(*positive) << 1;
+                head(out, context, at, FEEDBACK, fields);
+                out.varint(u128::from(*stage));
+            }
+            Event::Retry { arm, stage } => {
+                head(out, context, at, RETRY, arm.index() as u8);
+                out.varint(u128::from(*stage));
+            }
+            Event::Fault { arm, what } => {
+                head(out, context, at, FAULT, arm.index() as u8);
+                out.text(what);
+            }
+            Event::Tick => head(out, context, at, TICK, 0),
+            Event::Start { rollout, self_test } => {
+                head(out, context, at, START, u8::from(*self_test));
+                out.text(rollout);
+            }
+            Event::Operator(order) => write_order(out, context, at, order),
+        }
+        self.count += 1;
+    }
+
+    /// The batch as it is stored.
+    pub fn into_bytes(self) -> Vec<u8> {
+        let mut out = Writer::with_capacity(self.events.len() + 24);
+        out.byte(VERSION);
+        out.varint(u128::from(self.first));
+        out.varint(u128::from(self.count));
+        out.append(self.events);
+        out.into_bytes()
+    }
+}
+
+/// A batch read back.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Events {
+    /// The number of the first event in its rollout.
+    pub first: u64,
+    /// The events with their times.
+    pub events: Vec<(Duration, Event)>,
+}
+
+/// Reads what [`Batch::into_bytes`] wrote; anything else is an error.
+pub fn decode(bytes: &[u8]) -> Result<Events, CodecError> {
+    let mut input = Reader::new(bytes);
+    match input.byte()? {
+        VERSION => {}
+        other => return Err(CodecError::Version(other)),
+    }
+    let first = input.u64("index")?;
+    let count = input.u64("count")?;
+    // No event is shorter than two bytes, so a false count cannot ask for much memory.
+    if count > input.left() as u64 / 2 {
+        return Err(CodecError::Short);
+    }
+    let mut events = Vec::with_capacity(count as usize);
+    let mut context = Context::default();
+    for _ in 0..count {
+        events.push(read_event(&mut input, &mut context)?);
+    }
+    match input.left() {
+        0 => Ok(Events { first, events }),
+        left => Err(CodecError::Trailing(left)),
+    }
+}
+
+fn head(out: &mut Writer, context: &mut Context, at: Duration, tag: u8, fields: u8) {
+    out.byte(tag | fields << 4);
+    out.signed(nanos(at) - nanos(context.at));
+    context.at = at;
+}
+
+/// Fits with room to spare: the longest duration is below 2^94 nanoseconds.
+fn nanos(duration: Duration) -> i128 {
+    duration.as_nanos() as i128
+}
+
+fn write_outcome(out: &mut Writer, context: &mut Context, at: Duration, outcome: &Outcome) {
+    head(out, context, at, OUTCOME, outcome.arm.index() as u8 | class_code(outcome.class) << 1);
+    let key_is_session = outcome.key.is_some() && outcome.key == outcome.session;
+    let mut flags = 0;
+    for (flag, set) in [
+        (JUDGED, outcome.judged),
+        (SESSION, outcome.session.is_some()),
+        (TTFT, outcome.ttft.is_some()),
+        (TPOT, outcome.tpot.is_some()),
+        (CO_RUNNING, outcome.co_running),
+        (KEY, outcome.key.is_some()),
+        (KEY_IS_SESSION, key_is_session),
+        (SAME_STAGE, outcome.stage == context.stage),
+    ] {
+        flags |= if set { flag } else { 0 };
+    }
+    out.byte(flags);
+    if outcome.stage != context.stage {
+        out.varint(u128::from(outcome.stage));
+        context.stage = outcome.stage;
+    }
+    for hash in [outcome.session, outcome.key.filter(|_| !key_is_session)].into_iter().flatten() {
+        out.fixed(hash);
+    }
+    out.varint(u128::from(outcome.output_tokens));
+    for time in [outcome.ttft, outcome.tpot].into_iter().flatten() {
+        out.varint(time.as_nanos());
+    }
+    out.signed(nanos(outcome.e2e) - expected(outcome.ttft, outcome.tpot, outcome.output_tokens));
+}
+
+fn class_code(class: Class) -> u8 {
+    match class {
+        Class::Ok => 0,
+        Class::ModelError => 1,
+        Class::Timeout => 2,
+        Class::ClientCancel => 3,
+        Class::Rejected => 4,
+        Class::InvalidRequest => 5,
+    }
+}
+
+fn class_of(code: u8) -> Result<Class, CodecError> {
+    Ok(match code {
+        0 => Class::Ok,
+        1 => Class::ModelError,
+        2 => Class::Timeout,
+        3 => Class::ClientCancel,
+        4 => Class::Rejected,
+        5 => Class::InvalidRequest,
+        _ => return Err(CodecError::Invalid("class")),
+    })
+}
+
+/// The end as the other figures foretell it; what is stored is the difference.
+fn expected(ttft: Option<Duration>, tpot: Option<Duration>, tokens: u32) -> i128 {
+    let rest = tpot.map_or(0, nanos) * i128::from(tokens.saturating_sub(1));
+    ttft.map_or(0, nanos) + rest
+}
+
+fn write_order(out: &mut Writer, context: &mut Context, at: Duration, order: &Order) {
+    let (command, operand) = match order.command {
+        Operator::Pause => (0, None),
+        Operator::Resume => (1, None),
+        Operator::SetWeight(weight) => (2, Some(weight.percent())),
+        Operator::Promote { now } => (3, Some(u8::from(now))),
+        Operator::Rollback => (4, None),
+        Operator::Undo => (5, None),
+        Operator::Confirm => (6, None),
+    };
+    head(out, context, at, OPERATOR, command | u8::from(order.reason.is_some()) << 3);
+    if let Some(operand) = operand {
+        out.byte(operand);
+    }
+    out.text(&order.by);
+    if let Some(reason) = &order.reason {
+        out.text(reason);
+    }
+}
+
+fn read_event(
+    input: &mut Reader<'_>,
+    context: &mut Context,
+) -> Result<(Duration, Event), CodecError> {
+    let first = input.byte()?;
+    let (tag, fields) = (first & 0xf, first >> 4);
+    let at = duration(nanos(context.at).checked_add(input.signed()?), "time")?;
+    context.at = at;
+    let used = match tag {
+        OUTCOME | OPERATOR => 0xf,
+        FEEDBACK => 3,
+        TICK => 0,
+        _ => 1,
+    };
+    if fields & !used != 0 {
+        return Err(CodecError::Invalid("event head"));
+    }
+    let arm = Arm::BOTH[usize::from(fields & 1)];
+    let event = match tag {
+        OUTCOME => Event::Outcome(read_outcome(input, context, arm, fields >> 1)?),
+        FEEDBACK => {
+            let positive = fields & 2 != 0;
+            Event::Feedback { arm, stage: input.u64("stage")?, positive }
+        }
+        RETRY => Event::Retry { arm, stage: input.u64("stage")? },
+        FAULT => Event::Fault { arm, what: input.text()? },
+        TICK => Event::Tick,
+        START => Event::Start { self_test: fields & 1 != 0, rollout: input.text()? },
+        OPERATOR => Event::Operator(read_order(input, fields)?),
+        _ => return Err(CodecError::Invalid("event kind")),
+    };
+    Ok((at, event))
+}
+
+fn read_outcome(
+    input: &mut Reader<'_>,
+    context: &mut Context,
+    arm: Arm,
+    class: u8,
+) -> Result<Outcome, CodecError> {
+    let class = class_of(class)?;
+    let flags = input.byte()?;
+    let has = |flag: u8| flags & flag != 0;
+    if !has(SAME_STAGE) {
+        context.stage = input.u64("stage")?;
+    }
+    let session = if has(SESSION) { Some(input.fixed()?) } else { None };
+    let key = match (has(KEY), has(KEY_IS_SESSION)) {
+        (false, false) => None,
+        (true, true) if session.is_some() => session,
+        (true, false) => Some(input.fixed()?),
+        _ => return Err(CodecError::Invalid("key")),
+    };
+    let tokens = u32::try_from(input.varint()?).map_err(|_| CodecError::Invalid("token count"))?;
+    let mut time = |flag: u8| match has(flag) {
+        true => duration(i128::try_from(input.varint()?).ok(), "latency").map(Some),
+        false => Ok(None),
+    };
+    let (ttft, tpot) = (time(TTFT)?, time(TPOT)?);
+    let e2e = duration(expected(ttft, tpot, tokens).checked_add(input.signed()?), "latency")?;
+    Ok(Outcome {
+        arm,
+        class,
+        stage: context.stage,
+        judged: has(JUDGED),
+        session,
+        key,
+        ttft,
+        tpot,
+        e2e,
+        output_tokens: tokens,
+        co_running: has(CO_RUNNING),
+    })
+}
+
+fn read_order(input: &mut Reader<'_>, fields: u8) -> Result<Order, CodecError> {
+    let command = match fields & 7 {
+        0 => Operator::Pause,
+        1 => Operator::Resume,
+        2 => {
+            let weight = Weight::new(input.byte()?).ok_or(CodecError::Invalid("weight"))?;
+            Operator::SetWeight(weight)
+        }
+        3 => match input.byte()? {
+            now @ (0 | 1) => Operator::Promote { now: now == 1 },
+            _ => return Err(CodecError::Invalid("command")),
+        },
+        4 => Operator::Rollback,
+        5 => Operator::Undo,
+        6 => Operator::Confirm,
+        _ => return Err(CodecError::Invalid("command")),
+    };
+    let by = input.text()?;
+    let reason = if fields & 8 != 0 { Some(input.text()?) } else { None };
+    Ok(Order { command, by, reason })
+}
+
+fn duration(nanos: Option<i128>, what: &'static str) -> Result<Duration, CodecError> {
+    const SECOND: u128 = 1_000_000_000;
+    let nanos = nanos.and_then(|n| u128::try_from(n).ok()).ok_or(CodecError::Invalid(what))?;
+    let seconds = u64::try_from(nanos / SECOND).map_err(|_| CodecError::Invalid(what))?;
+    Ok(Duration::new(seconds, (nanos % SECOND) as u32))
+}

@@ -1,0 +1,171 @@
+//! What is written is read back to the last bit, and anything else is an error.
+
+use proptest::prelude::*;
+
+use super::*;
+
+fn arm() -> impl Strategy<Value = Arm> {
+    prop_oneof![Just(Arm::Stable), Just(Arm::Canary)]
+}
+
+fn time() -> impl Strategy<Value = Duration> {
+    prop_oneof![
+        8 => (0u64..100_000_000_000).prop_map(Duration::from_nanos),
+        2 => (any::<u64>(), 0u32..1_000_000_000).prop_map(|(s, n)| Duration::new(s, n)),
+        1 => Just(Duration::MAX),
+        1 => Just(Duration::ZERO),
+    ]
+}
+
+fn outcome() -> impl Strategy<Value = Outcome> {
+    let hash = || prop::option::of(prop_oneof![any::<u64>(), Just(7u64)]);
+    let class = (0u8..6).prop_map(|code| class_of(code).expect("a class"));
+    let who = (arm(), class, prop_oneof![0u64..3, any::<u64>()], any::<bool>(), hash(), hash());
+    let times = (prop::option::of(time()), prop::option::of(time()), time());
+    let rest = (prop_oneof![0u32..300, any::<u32>()], any::<bool>());
+    (who, times, rest).prop_map(|(who, (ttft, tpot, e2e), (output_tokens, co_running))| {
+        let (arm, class, stage, judged, session, key) = who;
+        Outcome {
+            arm,
+            class,
+            stage,
+            judged,
+            session,
+            key,
+            ttft,
+            tpot,
+            e2e,
+            output_tokens,
+            co_running,
+        }
+    })
+}
+
+fn order() -> impl Strategy<Value = Order> {
+    let weight = |percent| Weight::new(percent).expect("at most 100");
+    let command = prop_oneof![
+        Just(Operator::Pause),
+        Just(Operator::Resume),
+        (0u8..=100).prop_map(move |percent| Operator::SetWeight(weight(percent))),
+        any::<bool>().prop_map(|now| Operator::Promote { now }),
+        Just(Operator::Rollback),
+        Just(Operator::Undo),
+        Just(Operator::Confirm),
+    ];
+    (command, any::<String>(), prop::option::of(any::<String>()))
+        .prop_map(|(command, by, reason)| Order { command, by, reason })
+}
+
+fn event() -> impl Strategy<Value = Event> {
+    prop_oneof![
+        8 => outcome().prop_map(Event::Outcome),
+        1 => (arm(), any::<u64>(), any::<bool>())
+            .prop_map(|(arm, stage, positive)| Event::Feedback { arm, stage, positive }),
+        1 => (arm(), any::<u64>()).prop_map(|(arm, stage)| Event::Retry { arm, stage }),
+        1 => (arm(), any::<String>()).prop_map(|(arm, what)| Event::Fault { arm, what }),
+        1 => Just(Event::Tick),
+        1 => (any::<String>(), any::<bool>())
+            .prop_map(|(rollout, self_test)| Event::Start { rollout, self_test }),
+        2 => order().prop_map(Event::Operator),
+    ]
+}
+
+fn encode(first: u64, events: &[(Duration, Event)]) -> Vec<u8> {
+    let mut batch = Batch::new(first);
+    for (at, event) in events {
+        batch.push(*at, event);
+    }
+    assert_eq!(batch.next(), first + events.len() as u64);
+    batch.into_bytes()
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(512))]
+
+    #[test]
+    fn events_return_exactly(
+        first in 0u64..1 << 40,
+        events in prop::collection::vec((time(), event()), 0..40),
+    ) {
+        let read = decode(&encode(first, &events));
+        prop_assert_eq!(read, Ok(Events { first, events }));
+    }
+
+    #[test]
+    fn cut_short_or_too_long_is_an_error(
+        events in prop::collection::vec((time(), event()), 1..6),
+        cut in any::<prop::sample::Index>(),
+    ) {
+        let mut bytes = encode(0, &events);
+        let short = &bytes[..cut.index(bytes.len())];
+        prop_assert!(decode(short).is_err());
+        bytes.push(0);
+        prop_assert_eq!(decode(&bytes), Err(CodecError::Trailing(1)));
+    }
+
+    #[test]
+    fn hostile_bytes_do_no_harm(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
+        // The version and a small count, so that it gets past the front often.
+        let framed: Vec<u8> = [VERSION, 0, 5].into_iter().chain(bytes.iter().copied()).collect();
+        for bytes in [&bytes, &framed] {
+            if let Ok(read) = decode(bytes) {
+                prop_assert!(read.events.len() <= bytes.len() / 2);
+            }
+        }
+    }
+
+    #[test]
+    fn a_flipped_bit_does_no_harm(
+        events in prop::collection::vec((time(), event()), 1..6),
+        at in any::<prop::sample::Index>(),
+        bit in 0u8..8,
+    ) {
+        let mut bytes = encode(0, &events);
+        let at = at.index(bytes.len());
+        bytes[at] ^= 1 << bit;
+        prop_assert_ne!(decode(&bytes), Ok(Events { first: 0, events }));
+    }
+}
+
+#[test]
+fn a_false_count_asks_for_no_memory() {
+    let mut bytes = vec![VERSION, 0];
+    bytes.extend([0xff; 8]);
+    bytes.push(0x7f);
+    assert_eq!(decode(&bytes), Err(CodecError::Short));
+    assert_eq!(decode(&[9]), Err(CodecError::Version(9)));
+}
+
+/// What is on people's disks must stay readable: this form may gain a successor, but not change.
+#[test]
+fn the_form_is_fixed() {
+    let outcome = Outcome {
+        arm: Arm::Canary,
+        class: Class::Timeout,
+        stage: 3,
+        judged: true,
+        session: Some(0x0102_0304_0506_0708),
+        key: Some(0x0102_0304_0506_0708),
+        ttft: Some(Duration::from_nanos(300)),
+        tpot: None,
+        e2e: Duration::from_nanos(301),
+        output_tokens: 2,
+        co_running: false,
+    };
+    let bytes = encode(1, &[(Duration::from_nanos(5), Event::Outcome(outcome))]);
+    let wanted = [1, 1, 1, 0x50, 10, 0x67, 3, 8, 7, 6, 5, 4, 3, 2, 1, 2, 0xac, 2, 2];
+    assert_eq!(bytes, wanted);
+}
+
+#[test]
+fn an_outcome_takes_some_twenty_bytes() {
+    let mut batch = Batch::new(0);
+    let count = 1000;
+    for number in 0..count {
+        let mut outcome = crate::ledger::testing::outcome(Arm::Stable, 1, number);
+        outcome.session = None;
+        batch.push(Duration::from_nanos(number * 10_123_457), &Event::Outcome(outcome));
+    }
+    let each = batch.into_bytes().len() as u64 / count;
+    assert!(each <= 20, "{each} bytes");
+}

@@ -1,0 +1,132 @@
+//! Killed at any moment, the ledger keeps what it said was durable.
+//!
+//! The test runs itself again as a child that commits as fast as it can and prints each commit that
+//! was acknowledged; the parent kills it and looks. `SERIN_LEDGER_KILLS` says how often, 40 if not
+//! set. This shows what a killed process leaves; what a power cut leaves is up to fsync and the disk.
+
+use std::io::{BufRead, BufReader, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use super::testing::*;
+use super::*;
+use crate::rollout::{Operator, Phase, Rollout};
+
+const CHILD: &str = "SERIN_LEDGER_CHILD";
+
+/// Not a test when run by itself: the body of the child process.
+#[test]
+fn child() {
+    let Some(path) = std::env::var_os(CHILD).map(PathBuf::from) else { return };
+    let retention = Retention { keep_rollouts: 3, ..Retention::default() };
+    let options = Options { retention, flush_every: Duration::from_millis(1), ..options() };
+    let (ledger, resume) = Ledger::open(&path, options, at(0), "child", "v1").expect("it opens");
+    let mut served = match resume.interrupted {
+        Some(interrupted) => {
+            let machine = interrupted.machine.expect("it goes on");
+            Served::taken_up(machine.rollout, machine.clock)
+        }
+        None => Served::patient(),
+    };
+    let mut number = 0u32;
+    loop {
+        number += 1;
+        let ticket = match served.rollout.phase() {
+            Phase::Running { .. } if number.is_multiple_of(25) => {
+                served.order(&ledger, Operator::Rollback)
+            }
+            Phase::Running { paused: true } => served.order(&ledger, Operator::Resume),
+            Phase::Running { paused: false } => {
+                let _ = served.traffic(&ledger, 5);
+                served.order(&ledger, Operator::Pause)
+            }
+            _ => {
+                let id = format!("{}-{number}", std::process::id());
+                Some(served.start(&ledger, &id))
+            }
+        };
+        let head = ticket.expect("a decision").wait().expect("durable");
+        let (weight, stage) = (served.rollout.weight().percent(), served.rollout.stage());
+        let line = format!("ack {} {} {weight} {stage}\n", head.seq, to_hex(&head.hash));
+        std::io::stdout().write_all(line.as_bytes()).expect("the parent reads");
+    }
+}
+
+/// The last commit that the child said was durable.
+struct Acknowledged {
+    head: Head,
+    weight: u8,
+    stage: u64,
+}
+
+fn run_and_kill(path: &Path, after: Duration) -> Option<Acknowledged> {
+    let mut child = Command::new(std::env::current_exe().expect("this test"))
+        .args(["--exact", "ledger::crash::child", "--nocapture", "--test-threads=1"])
+        .env(CHILD, path)
+        .stdout(Stdio::piped())
+        .stderr(Stdio::inherit())
+        .spawn()
+        .expect("it starts");
+    let out = child.stdout.take().expect("piped");
+    let lines = std::thread::spawn(move || {
+        // Names of tests may stand before the first.
+        let lines = BufReader::new(out).lines().map_while(Result::ok);
+        let acks = lines.filter_map(|line| line.split_once("ack ").map(|(_, ack)| ack.to_owned()));
+        acks.collect::<Vec<String>>()
+    });
+    std::thread::sleep(after);
+    assert_eq!(child.try_wait().expect("it is ours"), None, "the child ended by itself");
+    child.kill().expect("it runs");
+    child.wait().expect("it ends");
+    let lines = lines.join().expect("read");
+    lines.iter().rev().find_map(|line| {
+        let mut parts = line.split(' ');
+        let head = Head { seq: parts.next()?.parse().ok()?, hash: from_hex(parts.next()?)? };
+        let (weight, stage) = (parts.next()?.parse().ok()?, parts.next()?.parse().ok()?);
+        Some(Acknowledged { head, weight, stage })
+    })
+}
+
+#[test]
+fn what_was_acknowledged_survives_kill() {
+    let kills = std::env::var("SERIN_LEDGER_KILLS").ok().and_then(|text| text.parse().ok());
+    let kills: u64 = kills.unwrap_or(40);
+    let dir = tempfile::tempdir().expect("a directory");
+    let path = dir.path().join("ledger.db");
+    let mut acknowledged = 0;
+    for number in 0..kills {
+        let after = Duration::from_micros(20_000 + number * 7919 % 120_000);
+        let Some(last) = run_and_kill(&path, after) else { continue };
+        acknowledged += 1;
+        let reader = Reader::open(&path).expect("it opens");
+        let verification = reader.verify(Some(&last.head)).expect("it reads");
+        println!("kill {number}: {} rows, {} pruned", verification.rows, verification.pruned);
+        assert_eq!(verification.problem, None, "kill {number}");
+        check_against(&reader, &last, verification.head);
+        for recorded in reader.rollouts().expect("it reads") {
+            let (_, comparison) = reader.replay(&recorded).expect("it reads");
+            assert_eq!(comparison.difference, None, "kill {number}");
+        }
+    }
+    assert!(acknowledged > kills / 2, "only {acknowledged} of {kills} got far enough to matter");
+}
+
+/// If nothing was committed after the acknowledged commit, the state is the acknowledged one.
+fn check_against(reader: &Reader, last: &Acknowledged, head: Head) {
+    assert!(head.seq >= last.head.seq);
+    let later = reader.entries(last.head.seq, usize::MAX).expect("it reads");
+    if later.iter().any(|kept| matches!(kept.entry, Entry::Decision(_))) {
+        return;
+    }
+    match reader.state().expect("it reads").running {
+        Some(running) => {
+            assert_eq!((running.weight.percent(), running.stage), (last.weight, last.stage));
+            let recorded = reader.rollout(&running.opening.rollout).expect("there");
+            let (replayed, _) = reader.replay(&recorded).expect("it reads");
+            let machine: &Rollout = &replayed.rollout;
+            assert_eq!((machine.weight().percent(), machine.stage()), (last.weight, last.stage));
+        }
+        None => assert_eq!(last.weight, 0),
+    }
+}

@@ -1,0 +1,107 @@
+//! Export: the ledger as JSON Lines, one row a line, for other tools and other places.
+//!
+//! Each line has the row's hash, so that an exported file is as good a witness as the ledger. Batches
+//! of the journal are left out, given as hex, or taken apart into events.
+
+use std::io::Write;
+use std::time::Duration;
+
+use rusqlite::types::ValueRef;
+use serde_json::{Value, json};
+
+use super::chain::{Hash, JOURNAL, to_hex};
+use super::codec;
+use super::error::LedgerError;
+use super::read::{Reader, unsigned};
+use super::wire::Mirrored;
+use crate::rollout::{Event, Outcome};
+
+/// What becomes of the journal's batches.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Bodies {
+    /// Left out.
+    Entries,
+    /// As stored, in hex: the hashes can be computed again.
+    Raw,
+    /// Taken apart into events.
+    Expanded,
+}
+
+/// Writes the rows in order; returns how many.
+pub fn export(reader: &Reader, bodies: Bodies, out: &mut impl Write) -> Result<u64, LedgerError> {
+    let view = reader.view();
+    let sqlite = |error| view.sqlite(error);
+    let query = "SELECT seq, at_unix_ms, kind, rollout, hash, body FROM ledger ORDER BY seq";
+    let mut statement = view.conn.prepare(query).map_err(sqlite)?;
+    let mut rows = statement.query([]).map_err(sqlite)?;
+    let mut count = 0;
+    while let Some(row) = rows.next().map_err(sqlite)? {
+        let seq = unsigned(row, 0).map_err(sqlite)?;
+        let (at, kind): (i64, String) = (row.get(1).map_err(sqlite)?, row.get(2).map_err(sqlite)?);
+        let (rollout, hash): (String, Hash) =
+            (row.get(3).map_err(sqlite)?, row.get(4).map_err(sqlite)?);
+        if kind == JOURNAL && bodies == Bodies::Entries {
+            continue;
+        }
+        let body = body(row.get_ref(5).map_err(sqlite)?, bodies)
+            .map_err(|why| LedgerError::damaged(view.path, format!("row {seq}: {why}")))?;
+        let line = json!({
+            "seq": seq, "at_unix_ms": at, "kind": kind, "rollout": rollout, "body": body,
+            "hash": to_hex(&hash),
+        });
+        let written = writeln!(out, "{line}");
+        written.map_err(|error| LedgerError::NotExported { why: error.to_string() })?;
+        count += 1;
+    }
+    Ok(count)
+}
+
+fn body(stored: ValueRef<'_>, bodies: Bodies) -> Result<Value, String> {
+    match stored {
+        ValueRef::Text(text) => serde_json::from_slice(text).map_err(|error| error.to_string()),
+        ValueRef::Blob(bytes) if bodies == Bodies::Raw => Ok(Value::String(to_hex(bytes))),
+        ValueRef::Blob(bytes) => {
+            let batch = codec::decode(bytes).map_err(|error| error.to_string())?;
+            let numbered = (batch.first..).zip(batch.events);
+            let events = numbered.map(|(number, (at, event))| expanded(number, at, &event));
+            Ok(Value::Array(events.collect()))
+        }
+        _ => Err("its body is neither text nor bytes".to_owned()),
+    }
+}
+
+fn expanded(number: u64, at: Duration, event: &Event) -> Value {
+    let (kind, fields) = match event {
+        Event::Start { rollout, self_test } => {
+            ("start", json!({"rollout": rollout, "self_test": self_test}))
+        }
+        Event::Outcome(outcome) => ("outcome", outcome_fields(outcome)),
+        Event::Feedback { arm, stage, positive } => {
+            ("feedback", json!({"arm": arm.as_str(), "stage": stage, "positive": positive}))
+        }
+        Event::Retry { arm, stage } => ("retry", json!({"arm": arm.as_str(), "stage": stage})),
+        Event::Fault { arm, what } => ("fault", json!({"arm": arm.as_str(), "what": what})),
+        Event::Tick => ("tick", Value::Null),
+        Event::Operator(order) => ("operator", json!(order.to_wire())),
+    };
+    json!({"number": number, "at": at.as_secs_f64(), kind: fields})
+}
+
+fn outcome_fields(outcome: &Outcome) -> Value {
+    let seconds = |time: Option<Duration>| time.map(|time| time.as_secs_f64());
+    // As text: JSON's readers keep 53 bits of a number.
+    let hash = |hash: Option<u64>| hash.map(|hash| format!("{hash:016x}"));
+    json!({
+        "arm": outcome.arm.as_str(),
+        "class": outcome.class.as_str(),
+        "stage": outcome.stage,
+        "judged": outcome.judged,
+        "session": hash(outcome.session),
+        "key": hash(outcome.key),
+        "ttft": seconds(outcome.ttft),
+        "tpot": seconds(outcome.tpot),
+        "e2e": outcome.e2e.as_secs_f64(),
+        "output_tokens": outcome.output_tokens,
+        "co_running": outcome.co_running,
+    })
+}

@@ -1,0 +1,136 @@
+//! What a server needs to know when it starts: where things stood when the last one stopped.
+//!
+//! A rollout that was under way is replayed from its journal into a machine that has the very counts
+//! and evidence it had; the decisions on the way must be the committed ones, or it is not taken up.
+//! What becomes of a rollout that cannot go on is not decided here.
+
+use std::fmt;
+use std::time::Duration;
+
+use super::error::LedgerError;
+use super::queue::OpenJournal;
+use super::read::signed;
+use super::replay::{Difference, compare, replay};
+use super::state::{Rejection, Running, State};
+use super::store::Store;
+use crate::rollout::Rollout;
+
+/// Where things stood.
+#[derive(Debug)]
+pub struct Resume {
+    /// As of the last committed entry: stable, the rollout under way, rejected models.
+    pub state: State,
+    /// The rollout under way, and whether it can go on.
+    pub interrupted: Option<Interrupted>,
+    /// Otherwise the last rollout, if its promotion can still be undone; its machine can do that.
+    pub promoted: Option<Interrupted>,
+}
+
+/// A rollout that was under way.
+#[derive(Debug)]
+pub struct Interrupted {
+    /// As of its last committed decision.
+    pub running: Running,
+    /// The machine to go on with, or why there is none.
+    pub machine: Result<Continued, CannotContinue>,
+}
+
+/// A machine as it was, up to the events that had not reached the disk.
+#[derive(Debug)]
+pub struct Continued {
+    /// The machine; its weight and stage are the last committed ones.
+    pub rollout: Rollout,
+    /// What the rollout's clock must go on from: the time that nobody served does not count.
+    pub clock: Duration,
+    /// Events that were replayed.
+    pub events: u64,
+    journal_bytes: u64,
+}
+
+/// Why a rollout cannot go on as it was. Its weight and stage are still known.
+#[derive(Debug, Clone, PartialEq)]
+pub enum CannotContinue {
+    /// Its events were not recorded to the end.
+    JournalEnded {
+        /// Why not.
+        why: String,
+    },
+    /// Replayed, it does not come to the committed decisions: another version of serin judged it.
+    Diverged(Difference),
+    /// The journal cannot be read.
+    Damaged {
+        /// Why not.
+        why: String,
+    },
+}
+
+impl fmt::Display for CannotContinue {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            CannotContinue::JournalEnded { why } => {
+                write!(f, "its events were not recorded to the end: {why}")
+            }
+            CannotContinue::Diverged(difference) => {
+                write!(f, "replayed, it comes to other decisions than before: {difference}")
+            }
+            CannotContinue::Damaged { why } => write!(f, "its journal cannot be read: {why}"),
+        }
+    }
+}
+
+impl Resume {
+    /// The entry that says why a model was rejected, if it was.
+    pub fn rejection(&self, digest: &str) -> Option<&Rejection> {
+        self.state.rejected.iter().find(|one| one.digest == digest)
+    }
+
+    /// The journal to go on with.
+    pub(super) fn journal(&self) -> Option<OpenJournal> {
+        let settled = self.interrupted.is_none();
+        let found = self.interrupted.as_ref().or(self.promoted.as_ref())?;
+        let Interrupted { running, machine } = found;
+        let machine = machine.as_ref().ok()?;
+        let rollout = &running.opening.rollout;
+        Some(OpenJournal::new(rollout, machine.events, machine.journal_bytes, settled))
+    }
+}
+
+/// Reads the state, and replays what was under way.
+pub(super) fn resume(store: &Store) -> Result<Resume, LedgerError> {
+    let state = store.state().clone();
+    let interrupted = |running: &Option<Running>| -> Result<Option<Interrupted>, LedgerError> {
+        let Some(running) = running.clone() else { return Ok(None) };
+        let machine = continued(store, &running)?;
+        Ok(Some(Interrupted { running, machine }))
+    };
+    let (interrupted, promoted) = (interrupted(&state.running)?, interrupted(&state.promoted)?);
+    Ok(Resume { state, interrupted, promoted })
+}
+
+fn continued(
+    store: &Store,
+    running: &Running,
+) -> Result<Result<Continued, CannotContinue>, LedgerError> {
+    if let Some(why) = running.journal_ended.clone() {
+        return Ok(Err(CannotContinue::JournalEnded { why }));
+    }
+    let view = store.view();
+    let machine = Rollout::after_epoch(running.opening.policy.clone(), running.opening.epoch);
+    let journal = view.journal(&running.opening.rollout, running.opened, u64::MAX);
+    let replayed = match replay(machine, journal) {
+        Ok(replayed) => replayed,
+        Err(LedgerError::Damaged { why, .. }) => return Ok(Err(CannotContinue::Damaged { why })),
+        Err(error) => return Err(error),
+    };
+    let committed = view.rollouts()?.pop().map(|one| one.decisions).unwrap_or_default();
+    if let Some(difference) = compare(&committed, &replayed.decisions).difference {
+        return Ok(Err(CannotContinue::Diverged(difference)));
+    }
+    let query = "SELECT coalesce(sum(length(body)), 0) FROM ledger WHERE seq > ?1";
+    let journal_bytes = store
+        .conn
+        .query_row(query, [signed(running.opened)], |row| super::read::unsigned(row, 0))
+        .map_err(|error| view.sqlite(error))?;
+    let (rollout, clock, events) = (replayed.rollout, replayed.clock, replayed.events);
+    Ok(Ok(Continued { rollout, clock, events, journal_bytes }))
+}

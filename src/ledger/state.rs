@@ -1,0 +1,196 @@
+//! Where things stand, as the entries tell it.
+//!
+//! [`State::apply`] folds one entry in; the state after any row is the fold of all entries up to it,
+//! so that it can always be checked against them. It knows nothing of files. Why it is kept beside
+//! the entries at all: a start must not read years of them, and pruning must not forget which models
+//! were rejected.
+
+use serde::{Deserialize, Serialize};
+
+use super::entry::{Entry, Model, Opening};
+use super::wire::mirror;
+use crate::rollout::{Decision, DecisionKind, Weight};
+
+/// Rejected models that are remembered; the oldest go first.
+pub const MAX_REJECTED: usize = 500;
+
+/// What a server needs to know at its start.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+pub struct State {
+    /// What the configuration of the last server named as stable.
+    #[serde(default)]
+    pub configured: Option<String>,
+    /// The model in service.
+    pub stable: Option<Model>,
+    /// The rollout that runs.
+    pub running: Option<Running>,
+    /// The last rollout, if it was promoted: an operator may still undo that.
+    pub promoted: Option<Running>,
+    /// Models that failed, oldest first, each once.
+    pub rejected: Vec<Rejection>,
+}
+
+/// A rollout under way, as of its last committed decision.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Running {
+    /// How it began.
+    pub opening: Opening,
+    /// The row of its opening.
+    pub opened: u64,
+    /// The canary's share.
+    #[serde(with = "mirror")]
+    pub weight: Weight,
+    /// The stage epoch.
+    pub stage: u64,
+    /// Why its events are recorded no further, if they are not.
+    pub journal_ended: Option<String>,
+}
+
+/// A model that failed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Rejection {
+    /// Its digest.
+    pub digest: String,
+    /// Why.
+    pub reason: String,
+    /// A short name: the cause of the rollback, or `order` when it was rejected outright.
+    pub cause: String,
+    /// The rollout that it failed in, or none.
+    pub rollout: String,
+    /// When, in milliseconds since 1970 UTC.
+    pub at_unix_ms: i64,
+}
+
+/// What a decision means for the rollout that it belongs to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Fate {
+    /// It goes on.
+    GoesOn,
+    /// It ends with the canary in service.
+    Promoted,
+    /// It ends with the canary taken out.
+    RolledBack,
+    /// Its promotion is taken back: the former stable is in service again.
+    Undone,
+    /// It ends and nothing is said of the canary.
+    Over,
+}
+
+/// The one place that says which decisions end a rollout.
+pub(super) fn fate(kind: DecisionKind) -> Fate {
+    match kind {
+        DecisionKind::Started
+        | DecisionKind::Raised { .. }
+        | DecisionKind::Held
+        | DecisionKind::Stalled
+        | DecisionKind::Paused
+        | DecisionKind::Resumed
+        | DecisionKind::WeightSet { .. }
+        | DecisionKind::PromotionOrdered
+        | DecisionKind::StableFault
+        | DecisionKind::Ready { .. }
+        | DecisionKind::AwaitingConfirm { .. }
+        | DecisionKind::Confirmed
+        | DecisionKind::WouldRaise { .. }
+        | DecisionKind::WouldPromote
+        | DecisionKind::WouldRollBack => Fate::GoesOn,
+        DecisionKind::Promoted => Fate::Promoted,
+        DecisionKind::RolledBack { .. } => Fate::RolledBack,
+        DecisionKind::Undone => Fate::Undone,
+        DecisionKind::SelfTestDone => Fate::Over,
+    }
+}
+
+impl State {
+    /// Folds in the entry in row `seq`.
+    pub fn apply(&mut self, seq: u64, at_unix_ms: i64, entry: &Entry) {
+        match entry {
+            Entry::RolloutOpened(opening) => {
+                self.stable = Some(opening.stable.clone());
+                self.promoted = None;
+                self.running = Some(Running {
+                    opening: (**opening).clone(),
+                    opened: seq,
+                    weight: Weight::ZERO,
+                    stage: opening.epoch,
+                    journal_ended: None,
+                });
+            }
+            Entry::RolloutAbandoned { .. } => self.running = None,
+            Entry::Decision(decision) => self.decided(at_unix_ms, decision),
+            Entry::ModelLoaded { arm: crate::rollout::Arm::Stable, model } => {
+                self.stable = Some(model.clone());
+            }
+            Entry::ModelsSwapped { stable, .. } => self.stable = Some(stable.clone()),
+            Entry::Rejected { digest, reason } => self.reject(Rejection {
+                digest: digest.clone(),
+                reason: reason.clone(),
+                cause: "order".to_owned(),
+                rollout: String::new(),
+                at_unix_ms,
+            }),
+            Entry::Pardoned { digest, .. } => self.rejected.retain(|one| one.digest != *digest),
+            Entry::JournalEnded { why, .. } => {
+                if let Some(running) = self.running.as_mut().or(self.promoted.as_mut()) {
+                    running.journal_ended = Some(why.clone());
+                }
+            }
+            Entry::ServerStarted { configured, .. } => self.configured = Some(configured.clone()),
+            Entry::RolloutResumed { .. }
+            | Entry::Order { .. }
+            | Entry::ModelLoaded { .. }
+            | Entry::ModelUnloaded { .. }
+            | Entry::WeightChanged { .. }
+            | Entry::Fault { .. }
+            | Entry::AlertSent { .. }
+            | Entry::Pruned(_) => {}
+        }
+    }
+
+    fn decided(&mut self, at_unix_ms: i64, decision: &Decision) {
+        let ours = |running: &Running| running.opening.rollout == decision.rollout;
+        let (running, promoted) = (&mut self.running, &mut self.promoted);
+        let found = running.take_if(|one| ours(one)).or_else(|| promoted.take_if(|one| ours(one)));
+        let Some(mut running) = found else { return };
+        match fate(decision.kind) {
+            Fate::GoesOn => {
+                running.weight = decision.weight;
+                running.stage = decision.stage;
+                self.running = Some(running);
+            }
+            Fate::Promoted => {
+                self.stable = Some(running.opening.canary.clone());
+                running.weight = decision.weight;
+                running.stage = decision.stage;
+                self.promoted = Some(running);
+            }
+            Fate::RolledBack => self.failed(at_unix_ms, decision, running.opening.canary),
+            Fate::Undone => {
+                self.stable = Some(running.opening.stable);
+                self.failed(at_unix_ms, decision, running.opening.canary);
+            }
+            Fate::Over => {}
+        }
+    }
+
+    fn failed(&mut self, at_unix_ms: i64, decision: &Decision, canary: Model) {
+        let cause = match decision.kind {
+            DecisionKind::RolledBack { cause } => cause.as_str(),
+            other => other.as_str(),
+        };
+        self.reject(Rejection {
+            digest: canary.digest,
+            reason: decision.text.clone(),
+            cause: cause.to_owned(),
+            rollout: decision.rollout.clone(),
+            at_unix_ms,
+        });
+    }
+
+    fn reject(&mut self, rejection: Rejection) {
+        self.rejected.retain(|one| one.digest != rejection.digest);
+        self.rejected.push(rejection);
+        let excess = self.rejected.len().saturating_sub(MAX_REJECTED);
+        self.rejected.drain(..excess);
+    }
+}

@@ -1,0 +1,95 @@
+//! The canary at 100 %: no stable beside it, so nothing to be exact against.
+//!
+//! With w = 1 an error is always the canary's and says nothing of a ratio. What remains is stable's
+//! error rate from the last stage below 100 %. A base rate that drifts must not condemn a healthy
+//! canary, and no statistics can tell a drift from a regression when nothing runs beside; so the
+//! test is a coarse one: the canary's rate must not exceed `allowance` (default 4) times an upper
+//! bound (99 %) of that reference. Bernoulli bets on 1.5 to 10 times the allowed rate, restarted
+//! with every bake interval, on the capital that the restarts of the concurrent test left over: all
+//! components together still stake at most one, so the bound of alpha covers the whole ramp.
+
+use super::Policy;
+use super::evalue::Capital;
+use super::keys::Seen;
+use super::stats::share_upper;
+use super::strata::Share;
+
+/// Bets, relative to the allowed rate.
+const TIMES: [f64; 5] = [1.5, 2.0, 3.0, 5.0, 10.0];
+/// How often the reference's upper bound may be wrong.
+const DELTA: f64 = 0.01;
+
+/// The test of one stay at 100 %.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Alone {
+    /// The highest error rate allowed.
+    pub(crate) allowed: f64,
+    /// Stable's errors and requests that it comes from.
+    pub(crate) reference: (u64, u64),
+    capital: Capital<5>,
+    share: Share,
+    on_error: [f64; 5],
+    on_success: [f64; 5],
+}
+
+impl Alone {
+    /// `reference`: stable's errors and requests in the last stage below 100 %.
+    pub(crate) fn new(reference: (u64, u64), allowance: f64) -> Alone {
+        let bound = share_upper(reference.0, reference.1, DELTA);
+        let allowed = (allowance * bound).clamp(1e-4, 0.5);
+        let rates = TIMES.map(|times| (times * allowed).min(0.99));
+        Alone {
+            allowed,
+            reference,
+            capital: Capital::new(),
+            share: Share::new(),
+            on_error: rates.map(|p| (p / allowed).ln()),
+            on_success: rates.map(|p| ((1.0 - p) / (1.0 - allowed)).ln()),
+        }
+    }
+
+    pub(crate) fn restart(&mut self, k: u32) {
+        self.capital.restart(k);
+    }
+
+    pub(crate) fn observe(&mut self, error: bool, slot: Option<usize>) {
+        if error {
+            self.share.count(slot);
+        }
+        self.capital.settle(if error { &self.on_error } else { &self.on_success }, slot);
+    }
+
+    pub(crate) fn log_e(&self) -> f64 {
+        self.capital.log_e()
+    }
+
+    /// ln of the e-value without any one key that has too large a share of the errors while others
+    /// are active.
+    pub(crate) fn log_e_without_any(&self, seen: &Seen, policy: &Policy) -> f64 {
+        self.capital.log_e_without(|slot| {
+            self.share.exceeds(slot, policy.max_key_share) && seen.others_than(slot)
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn errors_until_proof(reference: (u64, u64), every: u32) -> Option<u32> {
+        let mut alone = Alone::new(reference, 4.0);
+        alone.restart(5);
+        (1..20_000).find(|i| {
+            alone.observe(i % every == 0, None);
+            alone.log_e() >= 20f64.ln()
+        })
+    }
+
+    #[test]
+    fn a_dying_canary_is_found_and_a_drift_is_not_held_against_it() {
+        assert!(errors_until_proof((30, 3000), 1).is_some_and(|n| n < 12));
+        assert!(errors_until_proof((30, 3000), 5).is_some_and(|n| n < 300));
+        assert_eq!(errors_until_proof((30, 3000), 33), None, "1 % became 3 %");
+        assert_eq!(errors_until_proof((0, 0), 3), None, "no reference allows one half");
+    }
+}

@@ -1,0 +1,193 @@
+//! Decisions and where they lead: kinds, causes, phases.
+//!
+//! Plain data and the short names that labels and ledgers use; who decides is `machine`.
+
+use std::time::Duration;
+
+use super::{Verdict, Weight};
+
+/// One decision with all that it rests on.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Decision {
+    /// When, since the caller's origin.
+    pub at: Duration,
+    /// The rollout it belongs to.
+    pub rollout: String,
+    /// What was decided.
+    pub kind: DecisionKind,
+    /// The weight after the decision.
+    pub weight: Weight,
+    /// The stage epoch after the decision.
+    pub stage: u64,
+    /// One line for people, with figures.
+    pub text: String,
+    /// The verdict at that moment, on the stage that the decision ended or left standing.
+    pub verdict: Verdict,
+}
+
+/// The kinds of decision.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum DecisionKind {
+    /// A rollout began at its first step.
+    Started,
+    /// The gates passed and the weight rose to the next step.
+    Raised {
+        /// The weight before.
+        from: Weight,
+        /// The weight after.
+        to: Weight,
+    },
+    /// The canary was taken out.
+    RolledBack {
+        /// Why.
+        cause: Cause,
+    },
+    /// The canary became stable.
+    Promoted,
+    /// The bake time is over and the gates do not pass: said once per stage.
+    Held,
+    /// Still held `stall_after` past the bake time: said once per stage, worth an alert.
+    Stalled,
+    /// An operator paused the rollout.
+    Paused,
+    /// An operator resumed it.
+    Resumed,
+    /// An operator set the weight by hand.
+    WeightSet {
+        /// The weight before.
+        from: Weight,
+        /// The weight after.
+        to: Weight,
+    },
+    /// An operator asked for promotion as soon as the current stage's gates pass.
+    PromotionOrdered,
+    /// Stable is at fault: an alert, nothing is changed.
+    StableFault,
+    /// In manual mode: the gates pass, an operator may raise. Said once per stage.
+    Ready {
+        /// The weight that a raise would go to; `None` for a promotion.
+        to: Option<Weight>,
+    },
+    /// The gates pass and a confirmation is asked for. Said once per stage.
+    AwaitingConfirm {
+        /// The weight that waits for it; `None` for the promotion.
+        to: Option<Weight>,
+    },
+    /// An operator gave the confirmation.
+    Confirmed,
+    /// In a dry run: the weight would have risen. Said once per stage.
+    WouldRaise {
+        /// The weight in force.
+        from: Weight,
+        /// The weight that it would have risen to.
+        to: Weight,
+    },
+    /// In a dry run: the canary would have been promoted. Said once per stage.
+    WouldPromote,
+    /// In a dry run: the canary would have been rolled back. Said once per stage.
+    WouldRollBack,
+    /// An operator took a promotion back.
+    Undone,
+    /// A self-test came to its end; the text is its report.
+    SelfTestDone,
+}
+
+impl DecisionKind {
+    /// A short name from a bounded set, fit for a label or a ledger column.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            DecisionKind::Started => "started",
+            DecisionKind::Raised { .. } => "raised",
+            DecisionKind::RolledBack { .. } => "rolled_back",
+            DecisionKind::Promoted => "promoted",
+            DecisionKind::Held => "held",
+            DecisionKind::Stalled => "stalled",
+            DecisionKind::Paused => "paused",
+            DecisionKind::Resumed => "resumed",
+            DecisionKind::WeightSet { .. } => "weight_set",
+            DecisionKind::PromotionOrdered => "promotion_ordered",
+            DecisionKind::StableFault => "stable_fault",
+            DecisionKind::Ready { .. } => "ready",
+            DecisionKind::AwaitingConfirm { .. } => "awaiting_confirm",
+            DecisionKind::Confirmed => "confirmed",
+            DecisionKind::WouldRaise { .. } => "would_raise",
+            DecisionKind::WouldPromote => "would_promote",
+            DecisionKind::WouldRollBack => "would_roll_back",
+            DecisionKind::Undone => "undone",
+            DecisionKind::SelfTestDone => "self_test_done",
+        }
+    }
+
+    /// Whether somebody should be woken or told: rollback (done, undone or only due), stall, a
+    /// fault of stable.
+    pub const fn is_alert(self) -> bool {
+        matches!(
+            self,
+            DecisionKind::RolledBack { .. }
+                | DecisionKind::WouldRollBack
+                | DecisionKind::Undone
+                | DecisionKind::Stalled
+                | DecisionKind::StableFault
+        )
+    }
+}
+
+/// Why a canary was rolled back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Cause {
+    /// Its error rate against stable's.
+    Errors,
+    /// A fault reported by the engine, or a streak of errors while stable succeeded.
+    Fault,
+    /// An operator's command.
+    Operator,
+}
+
+impl Cause {
+    /// A short name from a bounded set, fit for a label or a ledger column.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Cause::Errors => "errors",
+            Cause::Fault => "fault",
+            Cause::Operator => "operator",
+        }
+    }
+}
+
+/// Where a rollout stands.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Phase {
+    /// No rollout yet.
+    Idle,
+    /// A canary is on trial.
+    Running {
+        /// Whether raising is suspended by an operator.
+        paused: bool,
+    },
+    /// The last rollout ended with the canary taken out.
+    RolledBack {
+        /// Why, in words.
+        reason: String,
+    },
+    /// The last rollout ended with the canary as the new stable.
+    Promoted,
+    /// The last rollout was a self-test and came to its end; nothing was changed.
+    SelfTested {
+        /// How often each gate would have raised an alarm, and the noise.
+        report: String,
+    },
+}
+
+impl Phase {
+    /// A short name from a bounded set.
+    pub const fn as_str(&self) -> &'static str {
+        match self {
+            Phase::Idle => "idle",
+            Phase::Running { paused: false } => "running",
+            Phase::Running { paused: true } => "paused",
+            Phase::RolledBack { .. } => "rolled_back",
+            Phase::Promoted => "promoted",
+            Phase::SelfTested { .. } => "self_tested",
+        }
+    }
+}

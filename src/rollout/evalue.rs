@@ -1,0 +1,292 @@
+//! E-values: capital that grows only if the canary errs more often than it is allowed to.
+//!
+//! With lambda the ratio of the two error rates and a request sent to the canary with known
+//! probability w, an error is the canary's with probability theta(w, lambda), whatever the base
+//! rate is and however it drifts. A bet on `l` times the allowed ratio multiplies its stake by the
+//! likelihood ratio; all stakes together are a supermartingale as long as the canary is no worse,
+//! so they ever reach 1/alpha with probability alpha at most (Ville), at any number of looks
+//! (Lindon and Malek, NeurIPS 2022). It does not know what an error is, nor the time.
+//!
+//! Restarts: component k begins with 1/(k(k+1)) of the capital. All components that have begun bet
+//! alike on the same `l`, so their stakes can be kept as ONE sum per `l`: the mixture over any
+//! number of restarts is exact in eight numbers, and nothing has to be merged or dropped.
+//!
+//! Why logarithms: after a million errors a stake is far below what a float holds.
+
+use super::Weight;
+
+/// The ratios bet on, relative to the allowed one.
+pub(crate) const LADDER: [f64; 8] = [1.25, 1.5, 2.0, 3.0, 5.0, 10.0, 30.0, f64::INFINITY];
+/// Rungs of the ladder.
+pub(crate) const RUNGS: usize = LADDER.len();
+/// A bet never puts everything on one side.
+const CLIP: f64 = 1.0 - 1e-6;
+/// Parties that can be left out: keys share a slot by their hash.
+pub(crate) const SLOTS: usize = 64;
+
+/// Log factors of each bet: on an error of the canary and on one of stable's.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Bets<const J: usize> {
+    pub(crate) hit: [f64; J],
+    pub(crate) miss: [f64; J],
+}
+
+/// The probability that an error belongs to the canary.
+fn theta(w: f64, lambda: f64) -> f64 {
+    if lambda.is_infinite() {
+        return CLIP;
+    }
+    let odds = w * lambda;
+    (odds / (odds + 1.0 - w)).clamp(1.0 - CLIP, CLIP)
+}
+
+/// The bets that the ratio exceeds `allowed`; `None` at 0 and 100 %, where an error tells nothing.
+pub(crate) fn bets_above(weight: Weight, allowed: f64) -> Option<Bets<RUNGS>> {
+    bets(weight, allowed, LADDER)
+}
+
+/// The bets that the ratio is below `allowed`: the same ladder downwards.
+pub(crate) fn bets_below(weight: Weight, allowed: f64) -> Option<Bets<RUNGS>> {
+    bets(weight, allowed, LADDER.map(|l| 1.0 / l))
+}
+
+fn bets(weight: Weight, allowed: f64, ladder: [f64; RUNGS]) -> Option<Bets<RUNGS>> {
+    if weight == Weight::ZERO || weight == Weight::FULL {
+        return None;
+    }
+    let w = weight.fraction();
+    let null = theta(w, allowed);
+    let rungs = ladder.map(|l| theta(w, allowed * l));
+    Some(Bets {
+        hit: rungs.map(|q| (q / null).ln()),
+        miss: rungs.map(|q| ((1.0 - q) / (1.0 - null)).ln()),
+    })
+}
+
+/// ln of the sum of exponentials.
+pub(crate) fn ln_sum<const J: usize>(logs: &[f64; J]) -> f64 {
+    let top = logs.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+    if top == f64::NEG_INFINITY {
+        return top;
+    }
+    top + logs.iter().map(|log| (log - top).exp()).sum::<f64>().ln()
+}
+
+/// The e-value behind a logarithm, kept finite for display.
+pub(crate) fn e_value(log: f64) -> f64 {
+    log.min(690.0).exp()
+}
+
+/// The e-value (its logarithm) of errors by weight, `[stable, canary]` each, without restarts. It
+/// is a function of the counts alone: the order of the errors does not matter.
+pub(crate) fn log_e_of(
+    errors: &[(Weight, [f64; 2])],
+    bets: impl Fn(Weight) -> Option<Bets<RUNGS>>,
+) -> f64 {
+    let mut logs = [-(RUNGS as f64).ln(); RUNGS];
+    for (weight, [stable, canary]) in errors {
+        if let Some(bets) = bets(*weight) {
+            for (j, log) in logs.iter_mut().enumerate() {
+                *log += canary * bets.hit[j] + stable * bets.miss[j];
+            }
+        }
+    }
+    ln_sum(&logs)
+}
+
+/// The ratios that the errors do not speak against at level `alpha` on either side, at whatever
+/// moment one looks; `None` where nothing bounds them within 1/1000 to 1000.
+pub(crate) fn ratio_interval(errors: &[(Weight, [f64; 2])], alpha: f64) -> (f64, Option<f64>) {
+    let limit = -alpha.ln();
+    let rejected_above = |ln: f64| log_e_of(errors, |w| bets_above(w, ln.exp())) >= limit;
+    let rejected_below = |ln: f64| log_e_of(errors, |w| bets_below(w, ln.exp())) >= limit;
+    const END: f64 = 6.9;
+    let low = match rejected_above(-END) {
+        true => bisect(-END, END, rejected_above).exp(),
+        false => 0.0,
+    };
+    let high = rejected_below(END).then(|| bisect(END, -END, rejected_below).exp());
+    (low, high)
+}
+
+/// The border between `from`, where the test holds, and `to`, on the side where it holds.
+fn bisect(mut from: f64, mut to: f64, holds: impl Fn(f64) -> bool) -> f64 {
+    for _ in 0..14 {
+        let middle = 0.5 * (from + to);
+        if holds(middle) { from = middle } else { to = middle }
+    }
+    from
+}
+
+/// The stakes on each bet, with everything seen and with each slot of parties left out.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Capital<const J: usize> {
+    all: [f64; J],
+    total: f64,
+    /// By slot that anything was seen of; without any other slot the stakes are `all`.
+    without: Vec<(usize, [f64; J])>,
+}
+
+impl<const J: usize> Capital<J> {
+    /// No stakes: an e-value of zero until the first restart.
+    pub(crate) fn new() -> Capital<J> {
+        let none = f64::NEG_INFINITY;
+        Capital { all: [none; J], total: none, without: Vec::new() }
+    }
+
+    /// Begins component `k` (from 1) with 1/(k(k+1)) of the capital, spread evenly over the bets.
+    pub(crate) fn restart(&mut self, k: u32) {
+        let k = f64::from(k);
+        let stake = -(k * (k + 1.0)).ln() - (J as f64).ln();
+        let without = self.without.iter_mut().map(|(_, stakes)| stakes);
+        for stakes in without.chain([&mut self.all]) {
+            for log in stakes {
+                *log = ln_sum(&[*log, stake]);
+            }
+        }
+        self.total = ln_sum(&self.all);
+    }
+
+    /// Settles all bets, except in the world in which this slot's parties do not exist.
+    pub(crate) fn settle(&mut self, factors: &[f64; J], slot: Option<usize>) {
+        if let Some(slot) = slot
+            && self.without.iter().all(|(known, _)| *known != slot)
+        {
+            self.without.push((slot, self.all));
+        }
+        for (known, stakes) in &mut self.without {
+            if Some(*known) != slot {
+                add(stakes, factors);
+            }
+        }
+        add(&mut self.all, factors);
+        self.total = ln_sum(&self.all);
+    }
+
+    /// ln of the e-value.
+    pub(crate) fn log_e(&self) -> f64 {
+        self.total
+    }
+
+    /// ln of the least e-value that remains when any one slot of those asked for is left out.
+    pub(crate) fn log_e_without(&self, matters: impl Fn(usize) -> bool) -> f64 {
+        self.without
+            .iter()
+            .filter(|(slot, _)| matters(*slot))
+            .map(|(_, stakes)| ln_sum(stakes))
+            .fold(self.total, f64::min)
+    }
+}
+
+fn add<const J: usize>(stakes: &mut [f64; J], factors: &[f64; J]) {
+    for (log, factor) in stakes.iter_mut().zip(factors) {
+        *log += factor;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn weight(percent: u8) -> Weight {
+        Weight::new(percent).expect("at most 100")
+    }
+
+    /// The document's formula, multiplied out.
+    fn direct(w: f64, errors: &[bool]) -> f64 {
+        let at = |l: f64| {
+            let q = if l.is_finite() { (w * l / (w * l + 1.0 - w)).min(CLIP) } else { CLIP };
+            let of = |canary: &bool| if *canary { q / w } else { (1.0 - q) / (1.0 - w) };
+            errors.iter().map(of).product::<f64>() / 8.0
+        };
+        LADDER.iter().map(|l| at(*l)).sum()
+    }
+
+    #[test]
+    fn the_e_value_is_the_documents_formula() {
+        let errors: Vec<bool> = (0..40).map(|i| i % 7 == 0).collect();
+        let bets = bets_above(weight(25), 1.0).expect("25 %");
+        let mut capital = Capital::new();
+        capital.restart(1);
+        for canary in &errors {
+            capital.settle(if *canary { &bets.hit } else { &bets.miss }, None);
+        }
+        let want = (direct(0.25, &errors) / 2.0).ln();
+        assert!((capital.log_e() - want).abs() < 1e-9, "{} {want}", capital.log_e());
+        let counts = [(weight(25), [34.0, 6.0])];
+        let by_counts = log_e_of(&counts, |w| bets_above(w, 1.0));
+        assert!((by_counts - want - 2f64.ln()).abs() < 1e-9);
+    }
+
+    #[test]
+    fn a_bet_is_fair_under_the_null_and_loses_below_it() {
+        for percent in [1, 5, 25, 50, 99] {
+            for (allowed, truth) in [(1.0, 1.0), (1.0, 0.5), (1.5, 1.5), (1.5, 1.0)] {
+                let w = f64::from(percent) / 100.0;
+                let bets = bets_above(weight(percent), allowed).expect("between");
+                let p = theta(w, truth);
+                for j in 0..RUNGS {
+                    let mean = p * bets.hit[j].exp() + (1.0 - p) * bets.miss[j].exp();
+                    assert!(mean <= 1.0 + 1e-9, "{percent} % {allowed} {truth}: {mean}");
+                    assert!(truth < allowed || mean > 1.0 - 1e-9);
+                }
+            }
+            let down = bets_below(weight(percent), 1.5).expect("between");
+            let p = theta(f64::from(percent) / 100.0, 2.0);
+            let mean = p * down.hit[3].exp() + (1.0 - p) * down.miss[3].exp();
+            assert!(mean < 1.0, "{mean}");
+        }
+        assert_eq!(bets_above(Weight::FULL, 1.0), None);
+        assert_eq!(bets_above(Weight::ZERO, 1.0), None);
+    }
+
+    #[test]
+    fn one_sum_for_all_components_is_the_mixture_over_restarts() {
+        let bets = bets_above(weight(5), 1.0).expect("5 %");
+        let runs: [&[bool]; 3] = [&[false, false, true], &[true, false], &[true, true, false]];
+        let mut capital = Capital::new();
+        for (k, run) in (1..).zip(runs) {
+            capital.restart(k);
+            for canary in run {
+                capital.settle(if *canary { &bets.hit } else { &bets.miss }, None);
+            }
+        }
+        let mixture: f64 = (0..3)
+            .map(|k| {
+                let seen = runs[k..].concat();
+                direct(0.05, &seen) / ((k + 1) * (k + 2)) as f64
+            })
+            .sum();
+        assert!((capital.log_e() - mixture.ln()).abs() < 1e-9);
+    }
+
+    #[test]
+    fn what_a_slot_brought_can_be_left_out() {
+        let bets = bets_above(weight(5), 1.0).expect("5 %");
+        let mut capital = Capital::new();
+        capital.restart(1);
+        capital.settle(&bets.miss, None);
+        let before = capital.log_e();
+        for _ in 0..5 {
+            capital.settle(&bets.hit, Some(7));
+        }
+        assert!(capital.log_e() > before + 5.0);
+        assert_eq!(capital.log_e_without(|_| true), before);
+        assert_eq!(capital.log_e_without(|_| false), capital.log_e());
+        capital.settle(&bets.hit, Some(8));
+        assert!(capital.log_e_without(|_| true) > before);
+    }
+
+    #[test]
+    fn the_interval_holds_the_truth_and_narrows() {
+        let at = |stable: f64, canary: f64| ratio_interval(&[(weight(50), [stable, canary])], 0.05);
+        assert_eq!(at(0.0, 0.0), (0.0, None));
+        let (low, high) = at(100.0, 200.0);
+        let high = high.expect("many errors");
+        assert!(low > 1.3 && low < 2.0 && high > 2.0 && high < 3.1, "{low} {high}");
+        let (low, high) = at(0.0, 20.0);
+        assert!(low > 2.0 && high.is_none(), "{low} {high:?}");
+        let (low, high) = at(20.0, 0.0);
+        assert!(low < 0.01 && high.is_some_and(|high| high < 0.5), "{low} {high:?}");
+    }
+}

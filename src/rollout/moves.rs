@@ -1,0 +1,182 @@
+//! What follows from a verdict: up a step, out at the top, held, or back.
+//!
+//! The only place where the weight changes. It does not judge: the verdict comes with the call and
+//! goes into the decision.
+
+use std::time::Duration;
+
+use super::gates;
+use super::machine::Rollout;
+use super::stage::Stage;
+use super::window::ArmWindow;
+use super::{Action, Advance, Arm, Cause, DecisionKind, Phase, Verdict, Weight};
+
+impl Rollout {
+    /// All gates pass: to the next step, or out at the top, if nobody else has a say in it.
+    pub(super) fn advance(&mut self, now: Duration, verdict: Verdict) -> Vec<Action> {
+        let from = self.weight();
+        if let Some(signature) = &self.stage.promote_on_pass {
+            let text = format!("promoted from {from} {signature}: {}", verdict.figures());
+            return self.promote(now, text, verdict);
+        }
+        let to = self.policy.next_step(from);
+        let next = to.map_or("promotion".to_string(), |to| format!("raise to {to}"));
+        let waits = match (self.policy.advance, to) {
+            (Advance::DryRun, Some(to)) => Some(DecisionKind::WouldRaise { from, to }),
+            (Advance::DryRun, None) => Some(DecisionKind::WouldPromote),
+            (Advance::Manual, _) => Some(DecisionKind::Ready { to }),
+            (Advance::Auto, _) if self.awaits_confirm() => {
+                Some(DecisionKind::AwaitingConfirm { to })
+            }
+            (Advance::Auto, _) => None,
+        };
+        if let Some(kind) = waits {
+            let word = match kind {
+                DecisionKind::Ready { .. } => "an operator may order the",
+                DecisionKind::AwaitingConfirm { .. } => "a confirmation is needed for the",
+                _ => "a dry run: would go on to the",
+            };
+            let text = format!("the gates pass at {from}; {word} {next}: {}", verdict.figures());
+            return self.tell_ready(now, kind, text, verdict);
+        }
+        let Some(to) = to else {
+            let text = format!("promoted from {from}: {}", verdict.figures());
+            return self.promote(now, text, verdict);
+        };
+        let action = self.enter(now, to);
+        let text = format!("raised from {from} to {to}: {}", verdict.figures());
+        vec![action, self.decide(now, DecisionKind::Raised { from, to }, text, verdict)]
+    }
+
+    /// Whether the next raise, or the promotion, needs a person's word and has not got it.
+    pub(super) fn awaits_confirm(&self) -> bool {
+        let asked = self.policy.asks_before(self.policy.next_step(self.weight()));
+        asked && !self.stage.confirmed && self.self_test.is_none()
+    }
+
+    fn tell_ready(
+        &mut self,
+        now: Duration,
+        kind: DecisionKind,
+        text: String,
+        verdict: Verdict,
+    ) -> Vec<Action> {
+        if self.stage.told.ready {
+            return Vec::new();
+        }
+        self.stage.told.ready = true;
+        vec![self.decide(now, kind, text, verdict)]
+    }
+
+    /// A self-test notes what the gates say of the stage and goes on whatever that is.
+    pub(super) fn advance_test(&mut self, now: Duration, verdict: Verdict) -> Vec<Action> {
+        let (stable, canary) = (self.stage.arm(Arm::Stable), self.stage.arm(Arm::Canary));
+        let ratios = super::selftest::noise(stable, canary);
+        let mut report = String::new();
+        if let Some(test) = &mut self.self_test {
+            test.note(&verdict, ratios);
+            report = test.report();
+        }
+        let from = self.weight();
+        if let Some(to) = self.policy.next_step(from) {
+            let action = self.enter(now, to);
+            let text = format!("self-test: raised from {from} to {to}: {}", verdict.figures());
+            return vec![
+                action,
+                self.decide(now, DecisionKind::Raised { from, to }, text, verdict),
+            ];
+        }
+        self.phase = Phase::SelfTested { report: report.clone() };
+        let routing = self.close(now);
+        let decision = self.decide(now, DecisionKind::SelfTestDone, report, verdict);
+        vec![routing, Action::UnloadCanary, decision]
+    }
+
+    /// Past the bake time and not all gates pass: say so once, and once more when it lasts.
+    pub(super) fn hold(&mut self, now: Duration, verdict: Verdict) -> Vec<Action> {
+        let patience = self.policy.bake.saturating_add(self.policy.stall_after);
+        let stalls = self.stage.age(now) >= patience;
+        let told = if stalls { self.stage.told.stalled } else { self.stage.told.held };
+        if told {
+            return Vec::new();
+        }
+        self.stage.told.held = true;
+        self.stage.told.stalled = stalls;
+        let (kind, word) = match stalls {
+            true => (DecisionKind::Stalled, "stalled"),
+            false => (DecisionKind::Held, "held"),
+        };
+        let age = gates::span(self.stage.age(now));
+        let text = format!("{word} at {} for {age}: {}", self.weight(), verdict.blocking());
+        vec![self.decide(now, kind, text, verdict)]
+    }
+
+    pub(super) fn promote(&mut self, now: Duration, text: String, verdict: Verdict) -> Vec<Action> {
+        self.phase = Phase::Promoted;
+        let routing = self.close(now);
+        let decision = self.decide(now, DecisionKind::Promoted, text, verdict);
+        vec![Action::Promote, routing, decision]
+    }
+
+    pub(super) fn roll_back(&mut self, now: Duration, cause: Cause, reason: String) -> Vec<Action> {
+        let (from, verdict) = (self.weight(), self.verdict(now));
+        let text = format!("rolled back from {from} ({}): {reason}", cause.as_str());
+        self.phase = Phase::RolledBack { reason };
+        let routing = self.close(now);
+        let decision = self.decide(now, DecisionKind::RolledBack { cause }, text, verdict);
+        vec![routing, Action::UnloadCanary, decision]
+    }
+
+    /// Begins a stage with fresh counts.
+    pub(super) fn enter(&mut self, now: Duration, weight: Weight) -> Action {
+        let next = Stage::new(self.stage.epoch + 1, weight, now);
+        let ended = std::mem::replace(&mut self.stage, next);
+        for arm in Arm::BOTH {
+            let past = &mut self.past[arm.index()];
+            *past = past.plus(&ended.arm(arm).counts);
+        }
+        if ended.weight < Weight::FULL {
+            let [stable, _] = ended.arms;
+            self.refer_to(stable);
+        }
+        self.begin_evidence(now);
+        self.routing()
+    }
+
+    /// What stable did below 100 % becomes the reference: its latencies in all stages together, its
+    /// counts in the last one, unless they are too few to replace those there are.
+    fn refer_to(&mut self, mut stable: ArmWindow) {
+        let seen = stable.counts.requests;
+        match &mut self.reference {
+            None if seen == 0 => {}
+            None => self.reference = Some(stable),
+            Some(known) if seen >= known.counts.requests || seen >= self.policy.min_requests => {
+                stable.absorb_latencies(known);
+                *known = stable;
+            }
+            Some(known) => known.absorb_latencies(&stable),
+        }
+    }
+
+    /// A component of every kind of evidence begins with the stage.
+    pub(super) fn begin_evidence(&mut self, now: Duration) {
+        let stage = (self.stage.epoch, self.stage.weight);
+        let reference = self.reference.as_ref().map(|window| &window.counts);
+        self.evidence.begin_stage(now, stage, &self.policy, reference);
+        self.votes.begin(now);
+        self.retries.begin(now);
+    }
+
+    /// Ends the rollout: no traffic under a new epoch, the last stage's counts left to be seen.
+    pub(super) fn close(&mut self, now: Duration) -> Action {
+        self.stage.epoch += 1;
+        self.stage.weight = Weight::ZERO;
+        self.stage.since = now;
+        self.stage.promote_on_pass = None;
+        self.routing()
+    }
+
+    pub(super) fn routing(&self) -> Action {
+        Action::SetWeight { weight: self.weight(), stage: self.stage.epoch }
+    }
+}

@@ -1,0 +1,98 @@
+//! The A/A self-test: a rollout of stable against a second copy of itself.
+//!
+//! Everything is judged as ever and nothing is done about it; what would have been done is counted.
+//! It tells an operator how noisy this machine and this traffic are, before a real canary is judged
+//! on them. It does not know how the second copy came to be loaded.
+
+use super::verdict::{GateState, Verdict};
+use super::window::ArmWindow;
+
+/// Gates of a verdict, at most.
+const GATES: usize = 8;
+
+/// Canary over stable: p50 and p99 of TTFT, p50 and p99 of time per token.
+pub(crate) type Noise = [Option<f64>; 4];
+const MEASURES: [&str; 4] = ["ttft p50", "ttft p99", "tpot p50", "tpot p99"];
+
+/// What was noted so far.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub(crate) struct SelfTest {
+    stages: u32,
+    /// Stages at which each gate failed, and at which it lacked something, in the gates' order.
+    failed: [u32; GATES],
+    lacked: [u32; GATES],
+    /// The errors would have rolled back: a real rollout would have ended there.
+    pub(crate) rolled_back: bool,
+    /// The least and the greatest ratio of each measure.
+    noise: [Option<(f64, f64)>; 4],
+}
+
+/// The ratios of one stage.
+pub(crate) fn noise(stable: &ArmWindow, canary: &ArmWindow) -> Noise {
+    let shared = canary.mostly_shared();
+    let (stable, canary) = (stable.latencies(shared), canary.latencies(shared));
+    let ratio = |q, stable: &super::latency::Histogram, canary: &super::latency::Histogram| {
+        let (stable, canary) = (stable.quantile(q)?, canary.quantile(q)?);
+        Some(canary.as_secs_f64() / stable.as_secs_f64())
+    };
+    [
+        ratio(0.5, stable.0, canary.0),
+        ratio(0.99, stable.0, canary.0),
+        ratio(0.5, stable.1, canary.1),
+        ratio(0.99, stable.1, canary.1),
+    ]
+}
+
+impl SelfTest {
+    /// One stage judged.
+    pub(crate) fn note(&mut self, verdict: &Verdict, noise: Noise) {
+        self.stages += 1;
+        for (at, gate) in verdict.gates.iter().enumerate().take(GATES) {
+            match gate.state {
+                GateState::Fail { .. } => self.failed[at] += 1,
+                GateState::Inconclusive { .. } => self.lacked[at] += 1,
+                GateState::Pass | GateState::NotJudged { .. } => {}
+            }
+        }
+        for (range, ratio) in self.noise.iter_mut().zip(noise) {
+            let Some(ratio) = ratio else { continue };
+            let (low, high) = range.unwrap_or((ratio, ratio));
+            *range = Some((low.min(ratio), high.max(ratio)));
+        }
+    }
+
+    /// In words and figures.
+    pub(crate) fn report(&self) -> String {
+        use super::GateName::*;
+        let names = [Bake, Requests, Errors, Ttft, Tpot, Throughput, Feedback, Retries];
+        let alarms: Vec<String> = names
+            .iter()
+            .zip(self.failed.iter().zip(self.lacked))
+            .filter(|(_, (failed, lacked))| **failed + lacked > 0)
+            .map(|(name, (failed, lacked))| {
+                format!("{name} failed {failed} and held {lacked} times")
+            })
+            .collect();
+        let alarms = match alarms.is_empty() {
+            true => "no gate would have raised an alarm".to_string(),
+            false => alarms.join(", "),
+        };
+        let noise: Vec<String> = MEASURES
+            .iter()
+            .zip(self.noise)
+            .filter_map(|(name, range)| {
+                range.map(|(low, high)| format!("{name} {low:.2} to {high:.2}"))
+            })
+            .collect();
+        let noise = match noise.is_empty() {
+            true => "none measured".to_string(),
+            false => noise.join(", "),
+        };
+        let errors = if self.rolled_back { "would" } else { "would not" };
+        format!(
+            "self-test over {} stages: {alarms}; errors {errors} have rolled back; canary over \
+             stable, equal models: {noise}",
+            self.stages
+        )
+    }
+}

@@ -1,0 +1,152 @@
+//! A rollout with a clock that tests turn, and short words for what they look at.
+
+use std::time::Duration;
+
+use super::*;
+
+pub(super) const SECOND: Duration = Duration::from_secs(1);
+
+/// A machine with a clock that the test turns.
+#[derive(Clone)]
+pub(super) struct Trial {
+    pub(super) rollout: Rollout,
+    pub(super) now: Duration,
+    pub(super) sent: u64,
+}
+
+impl Trial {
+    pub(super) fn start(policy: Policy) -> Trial {
+        let mut trial = Trial { rollout: Rollout::new(policy), now: SECOND, sent: 0 };
+        let actions = trial.step(Event::Start { rollout: "r1".to_string(), self_test: false });
+        assert_eq!(kinds(&actions), [DecisionKind::Started]);
+        trial
+    }
+
+    /// The default policy without warm-up, so that every outcome is judged.
+    pub(super) fn warm() -> Trial {
+        Trial::start(Policy { warmup_requests: 0, ..Policy::default() })
+    }
+
+    /// The same under the bare rule.
+    pub(super) fn bare() -> Trial {
+        let evidence = EvidenceRule::None;
+        Trial::start(Policy { warmup_requests: 0, evidence, ..Policy::default() })
+    }
+
+    pub(super) fn step(&mut self, event: Event) -> Vec<Action> {
+        self.rollout.step(self.now, event).expect("the event makes sense")
+    }
+
+    pub(super) fn order(&mut self, command: Operator) -> Result<Vec<Action>, StepError> {
+        let reason = Some("a drill".to_string());
+        let order = Order { command, by: "ann".to_string(), reason };
+        self.rollout.step(self.now, Event::Operator(order))
+    }
+
+    pub(super) fn ok(&self, arm: Arm) -> Outcome {
+        Outcome {
+            arm,
+            class: Class::Ok,
+            stage: self.rollout.stage(),
+            judged: true,
+            session: None,
+            key: None,
+            ttft: Some(Duration::from_millis(100)),
+            tpot: Some(Duration::from_millis(10)),
+            e2e: SECOND,
+            output_tokens: 90,
+            co_running: false,
+        }
+    }
+
+    pub(super) fn send(&mut self, count: u64, outcome: Outcome) -> Vec<Action> {
+        (0..count).flat_map(|_| self.step(Event::Outcome(outcome.clone()))).collect()
+    }
+
+    pub(super) fn oks(&mut self, arm: Arm, count: u64) -> Vec<Action> {
+        self.send(count, self.ok(arm))
+    }
+
+    pub(super) fn errors(&mut self, arm: Arm, count: u64) -> Vec<Action> {
+        self.send(count, Outcome { class: Class::ModelError, ..self.ok(arm) })
+    }
+
+    pub(super) fn votes(&mut self, arm: Arm, up: u64, down: u64) {
+        let stage = self.rollout.stage();
+        for vote in 0..up + down {
+            self.step(Event::Feedback { arm, stage, positive: vote < up });
+        }
+    }
+
+    /// Bakes to the end with a full sample of both arms, `canary` being what the canary answers
+    /// with, and ticks.
+    pub(super) fn bake(&mut self, canary: Outcome) -> Vec<Action> {
+        self.oks(Arm::Stable, 300);
+        self.send(300, canary);
+        self.now += Duration::from_secs(900);
+        self.step(Event::Tick)
+    }
+
+    pub(super) fn bake_well(&mut self) -> Vec<Action> {
+        let canary = self.ok(Arm::Canary);
+        self.bake(canary)
+    }
+
+    /// One second of `rate` requests, split by the weight in force, and the tick that ends it.
+    pub(super) fn second(&mut self, rate: u64) -> Vec<Action> {
+        self.now += SECOND;
+        let mut actions = Vec::new();
+        for _ in 0..rate {
+            self.sent += 1;
+            // 37 and 100 share no factor: every 100 requests meet every point once.
+            let canary = self.sent * 37 % 100 < u64::from(self.rollout.weight().percent());
+            let arm = if canary { Arm::Canary } else { Arm::Stable };
+            actions.extend(self.oks(arm, 1));
+        }
+        actions.extend(self.step(Event::Tick));
+        actions
+    }
+
+    pub(super) fn view(&self) -> View {
+        self.rollout.view(self.now)
+    }
+
+    pub(super) fn gate(&self, name: GateName) -> Gate {
+        self.view().verdict.gate(name).expect("every gate is there").clone()
+    }
+
+    pub(super) fn weight(&self) -> u8 {
+        self.rollout.weight().percent()
+    }
+}
+
+pub(super) fn kinds(actions: &[Action]) -> Vec<DecisionKind> {
+    let kind = |action: &Action| match action {
+        Action::Decision(decision) => Some(decision.kind),
+        _ => None,
+    };
+    actions.iter().filter_map(kind).collect()
+}
+
+pub(super) fn start(rollout: &str) -> Event {
+    Event::Start { rollout: rollout.to_string(), self_test: false }
+}
+
+pub(super) fn percent(percent: u8) -> Weight {
+    Weight::new(percent).expect("at most 100")
+}
+
+pub(super) fn raised(from: u8, to: u8) -> DecisionKind {
+    DecisionKind::Raised { from: percent(from), to: percent(to) }
+}
+
+pub(super) fn rolled_back(actions: &[Action], cause: Cause) -> bool {
+    matches!(
+        actions,
+        [
+            Action::SetWeight { weight: Weight::ZERO, .. },
+            Action::UnloadCanary,
+            Action::Decision(Decision { kind: DecisionKind::RolledBack { cause: found }, .. }),
+        ] if *found == cause
+    )
+}
