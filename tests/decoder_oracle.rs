@@ -136,6 +136,7 @@ async fn collect(mut inbox: UnboundedReceiver<SeqEvent>) -> Vec<u32> {
     let mut ids = Vec::new();
     while let Some(event) = inbox.recv().await {
         match event {
+            SeqEvent::Started { .. } => assert!(ids.is_empty()),
             SeqEvent::Token { id, .. } => ids.push(id),
             SeqEvent::Finished { reason, timings, .. } => {
                 assert_eq!(reason == FinishReason::Length, ids.len() == MAX_NEW);

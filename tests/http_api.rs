@@ -231,6 +231,8 @@ async fn ids_outside_the_vocabulary_are_refused() {
 async fn bodies_that_cannot_be_read_are_refused() {
     let app = plain_api().await;
     let (status, body) = ask(&app, raw_post(CHAT, r#"{"temperature": NaN}"#)).await;
+    assert_eq!((status.as_u16(), &body["error"]["param"]), (400, &json!("temperature")));
+    let (status, body) = ask(&app, raw_post(CHAT, r#"{"temperature": warm}"#)).await;
     assert_eq!((status.as_u16(), &body["error"]["code"]), (400, &json!("invalid_json")));
     let message = body["error"]["message"].as_str().unwrap();
     assert!(message.contains("line 1 column 17"), "{message}");

@@ -12,7 +12,7 @@ use serin::gateway::Gateway;
 use serin::gateway::testing::FakeServer;
 use serin::http::{AdminPolicy, AppState, Bounds, app, serve};
 use serin::text::Codec;
-use std::io::{ErrorKind, Read, Write};
+use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -154,20 +154,25 @@ fn longest_token() -> u32 {
     (0..1024).max_by_key(length).expect("a vocabulary")
 }
 
+/// Beyond the bound, those who look after the server get through and clients are told to come back.
 #[tokio::test(flavor = "multi_thread")]
-async fn connections_beyond_the_bound_wait_for_room() {
+async fn beyond_the_bound_there_is_room_for_care_only() {
     let server = start(Bounds { connections: 1, ..Bounds::default() }, |_| {}).await;
     let first = connect(&server, "");
-    let request = "GET /livez HTTP/1.1\r\nhost: serin\r\nconnection: close\r\n\r\n";
-    let mut second = connect(&server, request);
-    let mut byte = [0];
-    second.set_read_timeout(Some(Duration::from_millis(100))).expect("a timeout");
-    let early = second.read(&mut byte).map_err(|error| error.kind());
-    assert_eq!(early, Err(ErrorKind::WouldBlock), "served beyond the bound");
-    second.set_read_timeout(Some(LONG)).expect("a timeout");
+    until("taken", || !ask_for(&server, "/v1/models").starts_with("HTTP/1.1 200")).await;
+    let told = ask_for(&server, "/v1/models");
+    assert!(told.starts_with("HTTP/1.1 503") && told.contains("retry-after"), "{told}");
+    for path in ["/livez", "/readyz", "/admin/status"] {
+        let answer = ask_for(&server, path);
+        assert!(answer.starts_with("HTTP/1.1 200"), "{path}: {answer}");
+    }
     drop(first);
-    let answer = read_all(second);
-    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    until("free", || ask_for(&server, "/v1/models").starts_with("HTTP/1.1 200")).await;
+}
+
+fn ask_for(server: &Server, path: &str) -> String {
+    let request = format!("GET {path} HTTP/1.1\r\nhost: serin\r\nconnection: close\r\n\r\n");
+    read_all(connect(server, &request))
 }
 
 #[tokio::test(flavor = "multi_thread")]

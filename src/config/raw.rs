@@ -147,13 +147,19 @@ pub(super) fn value(key: &'static str, what: impl Into<String>) -> ConfigError {
     ConfigError::Value { key, what: what.into() }
 }
 
+/// The most that any count may be; beyond, it is a slip of the keyboard.
+const MOST: usize = 1 << 20;
+
 /// A count that must not be zero.
 fn positive(key: &'static str, given: Option<usize>, default: usize) -> Result<usize, ConfigError> {
     match given.unwrap_or(default) {
-        0 => Err(value(key, "must be at least 1")),
-        n => Ok(n),
+        n @ 1..=MOST => Ok(n),
+        n => Err(value(key, format!("must be from 1 to {MOST}, not {n}"))),
     }
 }
+
+/// The longest body that may be allowed.
+const MAX_BODY: u64 = 1 << 30;
 
 /// A time that must not be zero.
 fn time(
@@ -193,7 +199,10 @@ impl Raw {
         };
         Ok(Config {
             listen,
-            max_body: server.max_body.map_or(4 << 20, |b| b.0 as usize),
+            max_body: match server.max_body.map_or(4 << 20, |b| b.0) {
+                bytes @ 1024..=MAX_BODY => bytes as usize,
+                _ => return Err(value("server.max_body", "must be from 1 KiB to 1 GiB")),
+            },
             max_connections: positive("server.max_connections", server.max_connections, 1024)?,
             limits: Limits {
                 max_n: positive("server.max_n", server.max_n.map(|n| n as usize), 8)? as u32,

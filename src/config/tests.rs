@@ -91,6 +91,9 @@ fn each_mistake_is_named() {
         ("[server]\nrequest_timeout = \"0s\"", "request_timeout"),
         ("[engine]\nmax_running = 0", "max_running"),
         ("[engine]\nmax_running = -1", "line 2"),
+        ("[engine]\nblock_size = 4611686018427387904", "block_size"),
+        ("[server]\nmax_body = 0", "max_body"),
+        ("[server]\nmax_connections = 9223372036854775807", "max_connections"),
         ("[model]\nname = \"a@b\"", "model.name"),
         ("this is not toml", "line 1"),
     ];

@@ -147,7 +147,7 @@ impl Control {
             "text": text, "gates": super::status::gates(&decision.verdict),
         });
         self.notes.tell("decision", kind.is_alert(), body);
-        alerting::of_decision(self, brain.decisions.back(), &decision);
+        alerting::of_decision(self, brain, &decision);
         keep(&mut brain.decisions, decision);
     }
 }

@@ -3,7 +3,7 @@
 //! Builds alerts; who gets them and how is the alerts' room.
 
 use super::book::unix_ms;
-use super::{Control, Deployment};
+use super::{Brain, Control, Deployment};
 use crate::alerts::{Alert, AlertId, Kind, ModelVersion, WeightChange};
 use crate::ledger::{Health, Model, Running};
 use crate::rollout::{Cause, Decision, DecisionKind};
@@ -14,14 +14,20 @@ use tokio::sync::watch;
 const DIGITS: usize = 12;
 
 /// Sends what this decision is worth, if anything.
-pub(super) fn of_decision(control: &Control, before: Option<&Decision>, decision: &Decision) {
+pub(super) fn of_decision(control: &Control, brain: &Brain, decision: &Decision) {
     let Some((kind, done)) = meaning(decision.kind) else { return };
     let weight = WeightChange {
-        before: before.map_or(0, |decision| decision.weight.percent()),
+        before: brain.decisions.back().map_or(0, |decision| decision.weight.percent()),
         after: decision.weight.percent(),
     };
     let (what, why) = decision.text.split_once(": ").unwrap_or((&decision.text, ""));
-    send(control, kind, decision.stage, Some(&decision.rollout), Some(weight), [what, why, done]);
+    let about = About {
+        rollout: Some(&decision.rollout),
+        stage: decision.stage,
+        weight: Some(weight),
+        canary: brain.trial.as_deref().map(version),
+    };
+    send(control, kind, about, [what, why, done]);
 }
 
 /// The alert that a kind of decision is, and what was done about it.
@@ -72,9 +78,13 @@ pub(super) fn resumed(control: &Control, running: &Running, why_not: Option<&str
     };
     let after = if why_not.is_none() { weight } else { 0 };
     let change = WeightChange { before: weight, after };
-    let rollout = Some(running.opening.rollout.as_str());
-    let texts = [what.as_str(), why.as_str(), done.as_str()];
-    send(control, Kind::ResumedAfterCrash, running.stage, rollout, Some(change), texts);
+    let about = About {
+        rollout: Some(&running.opening.rollout),
+        stage: running.stage,
+        weight: Some(change),
+        canary: Some(short(&running.opening.canary)),
+    };
+    send(control, Kind::ResumedAfterCrash, about, [&what, &why, &done]);
 }
 
 /// Tells when the ledger cannot be written.
@@ -85,41 +95,45 @@ pub(super) async fn watch_ledger(control: Weak<Control>, mut health: watch::Rece
         if let Some(why) = failing {
             let done = "serving goes on; no weight rises until it can be written again";
             let texts = ["the ledger cannot be written", why.as_str(), done];
-            send(&control, Kind::LedgerFailed, 0, None, None, texts);
+            send(&control, Kind::LedgerFailed, About::default(), texts);
         }
     }
 }
 
-fn send(
-    control: &Control,
-    kind: Kind,
+/// What an alert belongs to.
+#[derive(Default)]
+struct About<'a> {
+    rollout: Option<&'a str>,
     stage: u64,
-    rollout: Option<&str>,
     weight: Option<WeightChange>,
-    [what, why, done]: [&str; 3],
-) {
+    canary: Option<ModelVersion>,
+}
+
+fn send(control: &Control, kind: Kind, about: About<'_>, [what, why, done]: [&str; 3]) {
     let Some(alerts) = &control.alerts else { return };
-    let routes = control.routes.read();
-    let alert = Alert {
+    let stable = control.routes.read().stable.as_deref().map(version);
+    alerts.send(Alert {
         id: AlertId::from_bits(uuid::Uuid::new_v4().as_u128()),
         at_unix: u64::try_from(unix_ms() / 1000).unwrap_or(0),
         kind,
         severity: kind.severity(),
         model: control.name.to_string(),
-        rollout: rollout.map(str::to_owned),
-        stage,
-        stable: routes.stable.as_deref().map(version),
-        canary: routes.canary.as_deref().map(version),
-        weight,
+        rollout: about.rollout.map(str::to_owned),
+        stage: about.stage,
+        stable,
+        canary: about.canary,
+        weight: about.weight,
         what: what.to_owned(),
         why: why.to_owned(),
         done: done.to_owned(),
-    };
-    drop(routes);
-    alerts.send(alert);
+    });
 }
 
 fn version(deployment: &Deployment) -> ModelVersion {
-    let Model { version, digest, .. } = super::book::model(deployment);
-    ModelVersion { version, digest: digest.chars().take(DIGITS).collect() }
+    short(&super::book::model(deployment))
+}
+
+fn short(model: &Model) -> ModelVersion {
+    let digest = model.digest.chars().take(DIGITS).collect();
+    ModelVersion { version: model.version.clone(), digest }
 }

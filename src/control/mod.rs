@@ -139,6 +139,8 @@ struct Brain {
     unloads: VecDeque<UnloadRecord>,
     loading: Option<String>,
     previous: Option<Previous>,
+    /// The canary of the rollout that runs or ran last, for those who are told of it.
+    trial: Option<Arc<Deployment>>,
 }
 
 /// A vote on a reply.
@@ -179,6 +181,7 @@ impl Control {
                 unloads: VecDeque::new(),
                 loading: None,
                 previous: None,
+                trial: None,
             }),
             policy: config.policy,
             routes: RwLock::new(Routes::empty()),

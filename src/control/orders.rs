@@ -130,6 +130,7 @@ impl Control {
             .step(now, event.clone())
             .map_err(|error| ControlError::Refused(error.to_string()))?;
         brain.rollout = machine;
+        brain.trial = Some(deployment.clone());
         {
             let mut routes = self.routes.write();
             routes.rollout = rollout.as_str().into();

@@ -107,7 +107,8 @@ impl Control {
             self.retire(canary, "changed", Duration::ZERO);
             return Err(changed("canary", &opening.canary));
         }
-        let brain = self.brain.lock();
+        let mut brain = self.brain.lock();
+        brain.trial = Some(canary.clone());
         let mut routes = self.routes.write();
         routes.rollout = opening.rollout.as_str().into();
         routes.weight = brain.rollout.weight();

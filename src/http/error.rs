@@ -99,6 +99,12 @@ impl ApiError {
         ApiError::new(StatusCode::SERVICE_UNAVAILABLE, SERVER, reason).code("unavailable").retry()
     }
 
+    /// All connections are in use.
+    pub fn full() -> ApiError {
+        let reason = "All connections of this server are in use; try again in a moment.";
+        ApiError::new(StatusCode::SERVICE_UNAVAILABLE, SERVER, reason).code("too_busy").retry()
+    }
+
     /// A request to a room that is closed to whoever asks.
     pub fn forbidden(reason: &str) -> ApiError {
         ApiError::new(StatusCode::FORBIDDEN, "permission_error", reason).code("forbidden")

@@ -28,11 +28,14 @@ mod wire;
 
 pub use admin::AdminPolicy;
 pub use error::{ErrorBody, ErrorDetail};
-pub use serve::{Bounds, Peer, serve};
+pub use serve::{Bounds, Peer, Spare, serve};
 
 use crate::gateway::Gateway;
 use axum::Router;
+use axum::extract::Request;
 use axum::http::{Method, Uri};
+use axum::middleware::{Next, from_fn};
+use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use error::ApiError;
 use metrics_exporter_prometheus::PrometheusHandle;
@@ -53,6 +56,12 @@ pub struct AppState {
 
 /// The whole API.
 pub fn app(state: AppState) -> Router {
+    let care = Router::new()
+        .route("/livez", get(probes::live))
+        .route("/readyz", get(probes::ready))
+        .route("/health", get(probes::ready))
+        .route("/version", get(probes::version))
+        .route("/metrics", get(probes::metrics));
     Router::new()
         .route("/v1/chat/completions", post(generate::chat))
         .route("/v1/completions", post(generate::completion))
@@ -61,17 +70,22 @@ pub fn app(state: AppState) -> Router {
         .route("/v1/feedback", post(feedback::record))
         .route("/tokenize", post(tokens::tokenize))
         .route("/detokenize", post(tokens::detokenize))
-        .route("/livez", get(probes::live))
-        .route("/readyz", get(probes::ready))
-        .route("/health", get(probes::ready))
-        .route("/version", get(probes::version))
-        .route("/metrics", get(probes::metrics))
+        .layer(from_fn(full))
+        .merge(care)
         .merge(admin::routes(&state))
         .fallback(async |method: Method, uri: Uri| ApiError::no_route(method.as_str(), uri.path()))
         .method_not_allowed_fallback(async |method: Method, uri: Uri| {
             ApiError::bad_method(method.as_str(), uri.path())
         })
         .with_state(state)
+}
+
+/// Turns away what comes on a connection beyond the bound, so that probes and operators get through.
+async fn full(request: Request, next: Next) -> Response {
+    match request.extensions().get::<Spare>() {
+        None => next.run(request).await,
+        Some(Spare) => ApiError::full().into_response(),
+    }
 }
 
 /// Seconds since 1970.

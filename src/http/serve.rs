@@ -1,9 +1,11 @@
 //! Sockets: accepted within bounds, served with deadlines, closed with grace.
 //!
 //! The accept loop is our own because the usual one sets no deadline for request headers, so that
-//! a client which sends a byte a minute would hold a connection for ever. Connections are bounded
-//! by permits that are taken before accepting: beyond the bound, clients wait in the system's
-//! backlog. A client that stops reading its reply is let go after a while, for the same reason. Handlers learn the peer's address from [`Peer`].
+//! a client which sends a byte a minute would hold a connection for ever. Connections are bounded by
+//! permits. Beyond the bound a few more are accepted, for those who
+//! look after the server: probes, metrics and operators are answered, everybody else is told to come
+//! back ([`Spare`]). Beyond those too, clients wait in the system's backlog. A client that stops
+//! reading its reply is let go after a while. Handlers learn the peer's address from [`Peer`].
 
 use axum::Router;
 use axum::body::Body;
@@ -27,6 +29,13 @@ use tower::ServiceExt;
 /// The address that a request came from; in every request's extensions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Peer(pub SocketAddr);
+
+/// In the extensions of requests on a connection beyond the bound.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Spare;
+
+/// Connections beyond the bound.
+const SPARE: usize = 32;
 
 /// Bounds on connections.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -62,7 +71,7 @@ pub async fn serve(
     bounds: Bounds,
     shutdown: impl Future<Output = ()>,
 ) {
-    let permits = Arc::new(Semaphore::new(bounds.connections));
+    let permits = Permits::new(bounds.connections);
     let (graceful, mut connections) = (GracefulShutdown::new(), JoinSet::new());
     let mut shutdown = pin!(shutdown);
     loop {
@@ -77,7 +86,8 @@ pub async fn serve(
             () = &mut shutdown => break,
         };
         while connections.try_join_next().is_some() {}
-        let connection = connection(stream, app.clone(), Peer(peer), bounds);
+        let spare = permit.spare.then_some(Spare);
+        let connection = connection(stream, app.clone(), Peer(peer), spare, bounds);
         let connection = graceful.watch(connection);
         connections.spawn(async move {
             if let Err(error) = connection.await {
@@ -93,16 +103,47 @@ pub async fn serve(
     connections.shutdown().await;
 }
 
-/// The next connection, once there is room for it.
+/// Room for connections.
+struct Permits {
+    ordinary: Arc<Semaphore>,
+    spare: Arc<Semaphore>,
+}
+
+/// Room for one connection, given back when it is dropped.
+struct Permit {
+    _room: OwnedSemaphorePermit,
+    spare: bool,
+}
+
+impl Permits {
+    fn new(connections: usize) -> Permits {
+        let semaphore = |n: usize| Arc::new(Semaphore::new(n.min(Semaphore::MAX_PERMITS)));
+        Permits { ordinary: semaphore(connections), spare: semaphore(SPARE) }
+    }
+
+    /// Ordinary room if there is any, else spare room, else whichever comes first.
+    async fn take(&self) -> io::Result<Permit> {
+        let permit = |room, spare| Permit { _room: room, spare };
+        if let Ok(room) = self.ordinary.clone().try_acquire_owned() {
+            return Ok(permit(room, false));
+        }
+        tracing::debug!("all connections are in use; new ones are told to come back");
+        let (room, spare) = tokio::select! {
+            biased;
+            room = self.ordinary.clone().acquire_owned() => (room, false),
+            room = self.spare.clone().acquire_owned() => (room, true),
+        };
+        Ok(permit(room.map_err(io::Error::other)?, spare))
+    }
+}
+
+/// The next connection; it is held here while there is no room for it at all.
 async fn accept(
     listener: &TcpListener,
-    permits: &Arc<Semaphore>,
-) -> io::Result<(TcpStream, SocketAddr, OwnedSemaphorePermit)> {
-    if permits.available_permits() == 0 {
-        tracing::warn!("all connections are in use; new ones wait");
-    }
-    let permit = permits.clone().acquire_owned().await.map_err(io::Error::other)?;
+    permits: &Permits,
+) -> io::Result<(TcpStream, SocketAddr, Permit)> {
     let (stream, peer) = listener.accept().await?;
+    let permit = permits.take().await?;
     stream.set_nodelay(true)?;
     Ok((stream, peer, permit))
 }
@@ -121,11 +162,15 @@ fn connection(
     stream: TcpStream,
     app: Router,
     peer: Peer,
+    spare: Option<Spare>,
     bounds: Bounds,
 ) -> impl hyper_util::server::graceful::GracefulConnection<Error = hyper::Error> {
     let service = service_fn(move |request: hyper::Request<Incoming>| {
         let mut request: Request = request.map(Body::new);
         request.extensions_mut().insert(peer);
+        if let Some(spare) = spare {
+            request.extensions_mut().insert(spare);
+        }
         app.clone().oneshot(request)
     });
     let mut stream = TimeoutStream::new(stream);

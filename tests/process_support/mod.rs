@@ -75,16 +75,34 @@ impl Process {
         (code, body.to_owned())
     }
 
+    /// The process's number.
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// As [`Process::http`]; nothing when the process goes away meanwhile.
+    pub fn try_http(
+        &self,
+        method: &str,
+        path: &str,
+        body: Option<&Value>,
+    ) -> Option<(u16, String)> {
+        let mut stream = TcpStream::connect(&self.addr).ok()?;
+        stream.set_read_timeout(Some(LONG)).ok()?;
+        stream.write_all(request(method, path, body).as_bytes()).ok()?;
+        let mut all = String::new();
+        stream.read_to_string(&mut all).ok()?;
+        let (head, body) = all.split_once("\r\n\r\n")?;
+        let length = head.lines().find_map(|line| line.strip_prefix("content-length: "));
+        let whole = length.and_then(|n| n.parse().ok()) == Some(body.len());
+        whole.then(|| Some((head.get(9..12)?.parse().ok()?, body.to_owned()))).flatten()
+    }
+
     /// Sends a request and leaves the answer to be read.
     pub fn send(&self, method: &str, path: &str, body: Option<&Value>) -> TcpStream {
         let mut stream = TcpStream::connect(&self.addr).expect("a connection");
         stream.set_read_timeout(Some(LONG)).expect("a timeout");
-        let body = body.map(Value::to_string).unwrap_or_default();
-        let length = body.len();
-        let head = format!(
-            "{method} {path} HTTP/1.1\r\nhost: serin\r\nconnection: close\r\ncontent-length: {length}\r\n\r\n"
-        );
-        stream.write_all((head + &body).as_bytes()).expect("sent");
+        stream.write_all(request(method, path, body).as_bytes()).expect("sent");
         stream
     }
 
@@ -107,6 +125,14 @@ impl Drop for Process {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+fn request(method: &str, path: &str, body: Option<&Value>) -> String {
+    let body = body.map(Value::to_string).unwrap_or_default();
+    let length = body.len();
+    format!(
+        "{method} {path} HTTP/1.1\r\nhost: serin\r\nconnection: close\r\ncontent-length: {length}\r\n\r\n{body}"
+    )
 }
 
 /// A chat of one question.

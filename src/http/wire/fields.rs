@@ -55,7 +55,8 @@ impl Fields {
                 let what = format!("expected an object, but got {} instead", kind(&other));
                 Err(WireError::Malformed { what })
             }
-            Err(error) => Err(WireError::Malformed { what: error.to_string() }),
+            Err(error) => Err(not_a_number(body, &error)
+                .unwrap_or_else(|| WireError::Malformed { what: error.to_string() })),
         }
     }
 
@@ -127,6 +128,18 @@ impl Fields {
             _ => Err(WireError::bad(name, format!("it must be {min} to {max}, this is {value}"))),
         }
     }
+}
+
+/// The field whose value is `NaN` or an infinity, which JSON has not but some clients write.
+fn not_a_number(body: &[u8], error: &serde_json::Error) -> Option<WireError> {
+    let line = body.split(|byte| *byte == b'\n').nth(error.line().checked_sub(1)?)?;
+    let (before, after) = line.split_at_checked(error.column().checked_sub(1)?)?;
+    let word = ["NaN", "Infinity"].into_iter().find(|word| after.starts_with(word.as_bytes()))?;
+    let before = String::from_utf8_lossy(before);
+    let (_, name) =
+        before.trim_end_matches([' ', ':', '-']).trim_end_matches('"').rsplit_once('"')?;
+    let what = format!("it must be a number, and JSON has no {word}");
+    Some(WireError::bad(name, what))
 }
 
 /// A whole number of up to 64 bits, signed or not.

@@ -95,8 +95,8 @@ fn nulls_count_as_absent_and_unknown_fields_are_accepted() {
 #[test]
 fn bodies_that_are_no_json_tell_where() {
     let parse = |body: &str| Fields::parse(body.as_bytes()).map(|_| ()).unwrap_err().to_string();
-    let nan = parse(r#"{"temperature": NaN}"#);
-    assert!(nan.ends_with("expected value at line 1 column 17"), "{nan}");
+    let bare = parse(r#"{"temperature": warm}"#);
+    assert!(bare.ends_with("expected value at line 1 column 17"), "{bare}");
     assert!(parse("").contains("EOF"), "{}", parse(""));
     assert!(parse("[1]").contains("expected an object, but got an array"), "{}", parse("[1]"));
     assert!(parse(r#"{"temperature": 1e999}"#).contains("out of range"));
@@ -461,4 +461,21 @@ proptest! {
             }
         }
     }
+}
+
+#[test]
+fn a_number_that_json_has_not_is_named() {
+    let parse = |text: &str| Fields::parse(text.as_bytes()).map(drop);
+    for (text, word) in [
+        (r#"{"n": 1, "temperature": NaN}"#, "NaN"),
+        (r#"{"temperature":NaN, "n": 1}"#, "NaN"),
+        ("{\n  \"temperature\": Infinity\n}", "Infinity"),
+        (r#"{"temperature": -Infinity}"#, "Infinity"),
+    ] {
+        let error = parse(text).unwrap_err();
+        let WireError::BadValue { param, what } = &error else { panic!("{text}: {error}") };
+        assert_eq!(param, "temperature", "{text}");
+        assert!(what.contains(word), "{what}");
+    }
+    assert!(matches!(parse(r#"{"temperature": nope}"#), Err(WireError::Malformed { .. })));
 }

@@ -1,0 +1,168 @@
+//! A server that is killed in the middle of a rollout: what was acknowledged is there afterwards, the
+//! weight is never above the last one that was written, and the ledger verifies.
+//!
+//! `SERIN_KILLS` sets how often the process is killed; the default suits a test run.
+
+mod process_support;
+
+use process_support::*;
+use serde_json::{Value, json};
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+use tempfile::TempDir;
+
+fn config(dir: &Path) -> String {
+    let stable = models().join("tiny-v1");
+    let text = format!(
+        "[model]\nname = \"tiny\"\nstable = {stable:?}\n[engine]\nkv_memory = \"4MiB\"\n\
+         [server]\ndrain = \"1s\"\n[rollout]\nbake = \"1h\"\n"
+    );
+    let path = dir.join("serin.toml");
+    fs::write(&path, text).expect("written");
+    path.to_str().expect("text").to_owned()
+}
+
+/// What one process acknowledged before it was killed.
+#[derive(Default)]
+struct Acknowledged {
+    /// Weights in order, the loading of a canary as its first step.
+    weights: Vec<u64>,
+    /// The last order was under way when the process died: it may or may not be there.
+    pending: Option<u64>,
+}
+
+/// Orders one weight after the other until the process is gone.
+fn operate(server: &Process, seed: u64) -> Acknowledged {
+    let mut done = Acknowledged::default();
+    for number in 0.. {
+        let percent = (seed * 31 + number * 17) % 100 + 1;
+        let Some(status) = server.try_http("GET", "/admin/status", None) else { return done };
+        let status: Value = serde_json::from_str(&status.1).expect("JSON");
+        let order = json!({"percent": percent, "expect": status["revision"], "by": "a test"});
+        done.pending = Some(percent);
+        match server.try_http("POST", "/admin/weight", Some(&order)) {
+            Some((200, _)) => done.weights.push(percent),
+            Some((code, body)) => panic!("{code}: {body}"),
+            None => return done,
+        }
+        done.pending = None;
+    }
+    done
+}
+
+/// Chats until told to stop; whether it is answered does not matter here.
+fn chatter(server: &Process, stop: &AtomicBool) {
+    let body = chat("What is 7 plus 5?", false, 8);
+    while !stop.load(Ordering::Relaxed) {
+        if server.try_http("POST", "/v1/chat/completions", Some(&body)).is_none() {
+            return;
+        }
+    }
+}
+
+/// Runs one process and kills it at a moment that the seed decides.
+fn one_life(config: &str, first: bool, seed: u64) -> Acknowledged {
+    let server = Process::serve(&["--config", config]);
+    if first {
+        let canary = models().join("tiny-v2");
+        server.operate(&["canary", "load", canary.to_str().expect("text")]);
+    }
+    let stop = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let orders = scope.spawn(|| operate(&server, seed));
+        scope.spawn(|| chatter(&server, &stop));
+        std::thread::sleep(Duration::from_millis(20 + seed * 37 % 180));
+        let kill = Command::new("kill").args(["-9", &server.id().to_string()]).status();
+        assert!(kill.expect("kill runs").success());
+        let done = orders.join().expect("no order was refused");
+        stop.store(true, Ordering::Relaxed);
+        done
+    })
+}
+
+#[test]
+fn a_killed_server_goes_on_where_it_was() {
+    let kills: u64 = std::env::var("SERIN_KILLS").map_or(12, |n| n.parse().expect("a number"));
+    let dir = TempDir::new().expect("a folder");
+    let config = config(dir.path());
+    let ledger = dir.path().join("serin.ledger");
+    let (mut expected, mut orders) = (5, 0);
+    for kill in 0..kills {
+        let done = one_life(&config, kill == 0, kill);
+        orders += done.weights.len();
+        expected = done.weights.last().copied().unwrap_or(expected);
+        let server = Process::serve(&["--config", &config]);
+        let status = server.status();
+        let weight = status["weight"].as_u64().expect("a weight");
+        assert_eq!(status["phase"], "running", "kill {kill}: {status:#}");
+        assert!(
+            weight == expected || Some(weight) == done.pending,
+            "kill {kill}: at {weight} %, last acknowledged {expected}, pending {:?}",
+            done.pending
+        );
+        expected = weight;
+        drop(server);
+        let path = ledger.to_str().expect("text");
+        let verify = serin(&["ledger", "verify", path]);
+        assert!(verify.status.success(), "kill {kill}: {verify:?}");
+    }
+    let replay = serin(&["replay", ledger.to_str().expect("text")]);
+    assert!(replay.status.success(), "{replay:?}");
+    println!("{kills} kills, {orders} orders acknowledged, none lost; the chain verifies");
+    assert!(orders as u64 > kills, "hardly any order was given between the kills: {orders}");
+}
+
+#[test]
+fn a_promotion_outlives_a_restart() {
+    let dir = TempDir::new().expect("a folder");
+    let config = config(dir.path());
+    let canary = models().join("tiny-v2");
+    {
+        let server = Process::serve(&["--config", &config]);
+        server.operate(&["canary", "load", canary.to_str().expect("text")]);
+        server.operate(&["promote", "--now"]);
+    }
+    let server = Process::serve(&["--config", &config]);
+    let status = server.status();
+    assert_eq!(status["arms"][0]["version"], "tiny-v2", "{status:#}");
+    drop(server);
+    // A configuration that names another model wins.
+    let text = fs::read_to_string(&config).expect("a config").replace("tiny-v1", "tiny-v3");
+    fs::write(&config, text).expect("written");
+    let server = Process::serve(&["--config", &config]);
+    assert_eq!(server.status()["arms"][0]["version"], "tiny-v3");
+}
+
+#[test]
+fn a_canary_that_changed_on_disk_is_given_up() {
+    let dir = TempDir::new().expect("a folder");
+    let config = config(dir.path());
+    let canary = dir.path().join("canary");
+    copy_model(&models().join("tiny-v2"), &canary);
+    {
+        let server = Process::serve(&["--config", &config]);
+        server.operate(&["canary", "load", canary.to_str().expect("text")]);
+    }
+    copy_model(&models().join("tiny-v3"), &canary);
+    let server = Process::serve(&["--config", &config]);
+    let status = server.status();
+    assert_eq!((&status["phase"], &status["weight"]), (&json!("idle"), &json!(0)), "{status:#}");
+    let (code, text) = server.http("POST", "/v1/chat/completions", Some(&chat("Hi!", false, 8)));
+    assert_eq!(code, 200, "{text}");
+    let show = serin(&["ledger", "show", dir.path().join("serin.ledger").to_str().expect("text")]);
+    assert!(String::from_utf8_lossy(&show.stdout).contains("is not what it was"));
+}
+
+#[test]
+fn two_servers_do_not_share_a_ledger() {
+    let dir = TempDir::new().expect("a folder");
+    let config = config(dir.path());
+    let _first = Process::serve(&["--config", &config]);
+    let second = serin(&["serve", "--listen", "127.0.0.1:0", "--config", &config]);
+    let error = String::from_utf8_lossy(&second.stderr).into_owned();
+    assert!(!second.status.success(), "{error}");
+    assert!(error.contains("serin.ledger") && error.contains("serin: "), "{error}");
+}
