@@ -163,3 +163,37 @@ async fn two_hundred_clients_that_leave_cost_nothing() {
     assert!(stable.stats.cancelled.load(Ordering::Relaxed) > 100);
     assert_eq!(gateway.control().status().view.arms[0].total.errors, 0);
 }
+
+/// Copies run while nobody else wants the device, are seen by nobody and count for no verdict.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_shadow_compares_in_pairs_and_keeps_out_of_the_way() {
+    let mut server = server();
+    server.care.shadow = 1.0;
+    let script = server.model("canary").unwrap();
+    script.step_time = Duration::from_millis(3);
+    script.reply.truncate(2);
+    let gateway = server.start().await.unwrap();
+    gateway.control().load_canary(canary()).await.unwrap();
+    set_weight(gateway.control(), 0).await;
+    let before = gateway.control().status().view;
+    for id in 0..20 {
+        let (arm, text) = answer(&gateway, request(id, None)).await;
+        assert_eq!((arm, text.as_str()), (Arm::Stable, "The canary sings."));
+        // Now and then the device is idle for long enough.
+        tokio::time::sleep(Duration::from_millis(id as u64 % 4 * 10)).await;
+    }
+    let seen = || gateway.shadow().unwrap().differences.map_or(0, |found| found.total);
+    for _ in 0..200 {
+        if seen() >= 5 {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    let report = gateway.shadow().unwrap();
+    let found = report.differences.unwrap();
+    assert!(found.total >= 5 && report.preempted > 0 && report.failed == 0, "{report:?}");
+    assert!(found.ttft_ratio > 1.0 && found.length_ratio < 1.0, "{found:?}");
+    assert_eq!((found.identical, found.divergence), (0.0, Some(2.0)));
+    let after = gateway.control().status().view;
+    assert_eq!(after.arm(Arm::Canary), before.arm(Arm::Canary), "nothing was judged");
+}

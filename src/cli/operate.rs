@@ -6,8 +6,8 @@
 use super::CliError;
 use super::client::Client;
 use crate::http::admin_wire::{
-    ArmWire, ForecastWire, LoadAsk, LoadedWire, OrderAsk, PromoteAsk, RolledBackWire, StatusWire,
-    UnloadWire, WeightAsk,
+    ArmWire, ForecastWire, LoadAsk, LoadedWire, OrderAsk, PromoteAsk, RolledBackWire, ShadowWire,
+    StatusWire, UnloadWire, WeightAsk,
 };
 use clap::Args;
 use serde_json::Value;
@@ -132,6 +132,9 @@ fn status_text(status: &StatusWire) -> String {
     if let Some(forecast) = &status.forecast {
         out += &forecast_text(forecast);
     }
+    if let Some(shadow) = &status.shadow {
+        out += &shadow_text(shadow);
+    }
     for decision in status.decisions.iter().rev().take(5).rev() {
         out += &format!("  {:>8.1} s  {:<12} {}\n", decision.at_s, decision.kind, decision.text);
     }
@@ -169,6 +172,23 @@ fn forecast_text(forecast: &ForecastWire) -> String {
         out += &format!("  gate {:<11} can decide {when}\n", wait.gate);
     }
     out
+}
+
+fn shadow_text(shadow: &ShadowWire) -> String {
+    let identical = shadow.identical.map(|share| 100.0 * share);
+    format!(
+        "  shadow  {} pairs: TTFT x {}, per token x {}, length x {}, {} % identical, first difference at token {}, log-probability {} per token; {} gave way, {} dropped, {} failed\n",
+        shadow.pairs,
+        number(shadow.ttft_ratio),
+        number(shadow.tpot_ratio),
+        number(shadow.length_ratio),
+        number(identical),
+        number(shadow.divergence),
+        number(shadow.log_probability),
+        shadow.preempted,
+        shadow.dropped,
+        shadow.failed
+    )
 }
 
 fn span(seconds: f64) -> String {

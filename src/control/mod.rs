@@ -209,6 +209,11 @@ impl Control {
         &self.name
     }
 
+    /// How models come and go.
+    pub fn care(&self) -> Care {
+        self.care
+    }
+
     pub fn engine(&self) -> &EngineHandle {
         &self.engine
     }

@@ -29,7 +29,8 @@ pub(super) enum Ended {
 struct Reply {
     decoder: StreamDecoder,
     stops: StopStrings,
-    tokens: usize,
+    /// Ids as they came.
+    ids: Vec<u32>,
     first: Option<Instant>,
     last: Option<Instant>,
     ended: bool,
@@ -88,7 +89,7 @@ impl Attempt {
         let reply = |_| Reply {
             decoder: StreamDecoder::new(deployment.codec.clone()),
             stops: StopStrings::new(request.stop.clone()),
-            tokens: 0,
+            ids: Vec::new(),
             first: None,
             last: None,
             ended: false,
@@ -172,7 +173,7 @@ impl Attempt {
         let Some(reply) = self.replies.get_mut(tag as usize).filter(|reply| !reply.ended) else {
             return Ok(());
         };
-        reply.tokens += 1;
+        reply.ids.push(id);
         if let Some(before) = reply.last {
             self.gaps.record(at.saturating_duration_since(before).as_secs_f64());
         }
@@ -231,10 +232,15 @@ impl Attempt {
         send(out, Piece::Start(self.served.clone())).await
     }
 
+    /// The first reply's ids; they are not there afterwards.
+    pub fn take_tokens(&mut self) -> Vec<u32> {
+        self.replies.first_mut().map(|reply| std::mem::take(&mut reply.ids)).unwrap_or_default()
+    }
+
     pub fn usage(&self) -> Usage {
         Usage {
             prompt_tokens: self.prompt_tokens,
-            completion_tokens: self.replies.iter().map(|reply| reply.tokens).sum(),
+            completion_tokens: self.replies.iter().map(|reply| reply.ids.len()).sum(),
             cached_tokens: self.engine.cached_tokens,
         }
     }
@@ -285,7 +291,7 @@ impl Attempt {
         for reply in &self.replies {
             if let (Some(first), Some(last)) = (reply.first, reply.last) {
                 time += last.saturating_duration_since(first);
-                gaps += reply.tokens.saturating_sub(1) as u32;
+                gaps += reply.ids.len().saturating_sub(1) as u32;
             }
         }
         (gaps > 0).then(|| time / gaps)

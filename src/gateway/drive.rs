@@ -4,7 +4,9 @@
 //! canary owes is charged before stable takes over.
 
 use super::attempt::{Attempt, Ended};
+use super::paired::Answer;
 use super::prepare::{encode, invalid, prepare, text_error};
+use super::shadow::{Copied, Shadow, ShadowReport};
 use super::types::{GatewayError, GenerateRequest, Generation, Limits, Piece, Prompt, Timeouts};
 use crate::control::{Assignment, Control, NoRoute, can_be_voted_on};
 use crate::engine::{Fault, Refusal};
@@ -27,11 +29,20 @@ pub struct Gateway {
     control: Arc<Control>,
     limits: Limits,
     timeouts: Timeouts,
+    shadow: Arc<Shadow>,
 }
 
 impl Gateway {
+    /// A gateway that copies a share of stable's requests to an idle canary, as `control` was told. Must
+    /// be called within a tokio runtime.
     pub fn new(control: Arc<Control>, limits: Limits, timeouts: Timeouts) -> Gateway {
-        Gateway { control, limits, timeouts }
+        let shadow = Shadow::start(control.care().shadow, &control);
+        Gateway { control, limits, timeouts, shadow }
+    }
+
+    /// What copied requests have shown; `None` when none are copied.
+    pub fn shadow(&self) -> Option<ShadowReport> {
+        self.shadow.report()
     }
 
     pub fn control(&self) -> &Arc<Control> {
@@ -45,6 +56,7 @@ impl Gateway {
     /// Routes and submits a request. Errors here are known before any model ran; later ones arrive as
     /// `Piece::Failed`.
     pub async fn generate(&self, request: GenerateRequest) -> Result<Generation, GatewayError> {
+        let live = self.shadow.live();
         let draw = rand::random::<f64>();
         let route = self.control.route(request.key.as_deref(), request.pin, draw);
         let assignment = route.map_err(no_route)?;
@@ -56,7 +68,11 @@ impl Gateway {
         self.control.asked(conversation);
         let (out, pieces) = channel(PIECES);
         let routed = attempt.served.clone();
-        tokio::spawn(self.clone().drive(request, conversation, attempt, out));
+        let this = self.clone();
+        tokio::spawn(async move {
+            this.drive(request, conversation, attempt, out).await;
+            drop(live);
+        });
         Ok(Generation { routed, pieces })
     }
 
@@ -143,6 +159,7 @@ impl Gateway {
             match ended {
                 Ended::Complete => {
                     let _ = out.send(Piece::Done(attempt.usage())).await;
+                    self.copy(&request, &mut attempt);
                     return;
                 }
                 Ended::ClientGone => return,
@@ -161,6 +178,21 @@ impl Gateway {
                 }
             }
         }
+    }
+
+    /// Copies a share of what stable has answered to the canary.
+    fn copy(&self, request: &GenerateRequest, attempt: &mut Attempt) {
+        let stable = attempt.assignment.arm == Arm::Stable;
+        if !stable || request.n != 1 || rand::random::<f64>() >= self.shadow.share {
+            return;
+        }
+        let timings = attempt.timings(Instant::now());
+        let stable = Answer {
+            tokens: attempt.take_tokens(),
+            ttft: timings.first_token.unwrap_or(timings.total),
+            per_token: timings.per_token(),
+        };
+        self.shadow.offer(Copied { request: request.clone(), stable });
     }
 
     /// Whether another model may take the request over: nothing was sent yet, it was not pinned, and this
@@ -210,7 +242,7 @@ fn conversation(request: &GenerateRequest) -> u64 {
     xxhash_rust::xxh3::xxh3_64_with_seed(&said, client)
 }
 
-fn no_route(why: NoRoute) -> GatewayError {
+pub(super) fn no_route(why: NoRoute) -> GatewayError {
     match why {
         NoRoute::NoCanary => GatewayError::NoCanary,
         NoRoute::NotLoaded => GatewayError::Unavailable("it is still loading".into()),

@@ -81,7 +81,7 @@ fn refusal(policy: AdminPolicy, peer: Option<IpAddr>, headers: &HeaderMap) -> Op
 }
 
 async fn status(State(state): State<AppState>) -> Json<StatusWire> {
-    Json(StatusWire::from(&state.gateway.control().status()))
+    Json(StatusWire::of(&state.gateway))
 }
 
 async fn load(State(state): State<AppState>, body: Body) -> Result<Json<LoadedWire>, ApiError> {
@@ -152,9 +152,8 @@ async fn order(
 ) -> Result<Json<StatusWire>, ApiError> {
     let OrderAsk { by, reason, expect } = ask;
     let order = Order { command, by: name(by)?, reason: said(reason)? };
-    let control = state.gateway.control();
-    control.order(Asked { order, expect }).await?;
-    Ok(Json(StatusWire::from(&control.status())))
+    state.gateway.control().order(Asked { order, expect }).await?;
+    Ok(Json(StatusWire::of(&state.gateway)))
 }
 
 /// Who gives an order.

@@ -5,6 +5,7 @@
 
 use crate::control::{Deployment, Status, UnloadRecord};
 use crate::engine::{LaneStats, UnloadReport};
+use crate::gateway::{Gateway, ShadowReport};
 use crate::rollout::{Arm, ArmView, Decision, Forecast, Gate, GateName, Latency, Phase, View};
 use serde::{Deserialize, Serialize};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -118,6 +119,8 @@ pub struct StatusWire {
     pub gates: Vec<GateWire>,
     /// What today's traffic lets one see, and when; `null` unless a rollout runs.
     pub forecast: Option<ForecastWire>,
+    /// What copied requests have shown; `null` when none are copied.
+    pub shadow: Option<ShadowWire>,
     /// Oldest first.
     pub decisions: Vec<DecisionWire>,
     /// Oldest first.
@@ -147,6 +150,24 @@ pub struct ForecastWire {
     pub until_doubled_errors_s: Option<f64>,
     /// Gates that cannot decide yet.
     pub gates: Vec<WaitWire>,
+}
+
+/// Requests copied to the canary while the device was idle; ratios are the canary's over stable's.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct ShadowWire {
+    pub pairs: u64,
+    pub preempted: u64,
+    pub dropped: u64,
+    pub failed: u64,
+    pub ttft_ratio: Option<f64>,
+    pub tpot_ratio: Option<f64>,
+    pub length_ratio: Option<f64>,
+    /// Share of pairs with the very same tokens, 0 to 1.
+    pub identical: Option<f64>,
+    /// Median place of the first token that differs.
+    pub divergence: Option<f64>,
+    /// Mean log-probability of stable's tokens to the canary, nats per token.
+    pub log_probability: Option<f64>,
 }
 
 /// A gate that waits.
@@ -263,6 +284,14 @@ pub struct UnloadWire {
     pub since_decision_ms: f64,
 }
 
+impl StatusWire {
+    /// Everything that a server can say of itself.
+    pub fn of(gateway: &Gateway) -> StatusWire {
+        let shadow = gateway.shadow().map(ShadowWire::from);
+        StatusWire { shadow, ..StatusWire::from(&gateway.control().status()) }
+    }
+}
+
 impl From<&Status> for StatusWire {
     fn from(status: &Status) -> StatusWire {
         let (view, models) = (&status.view, &status.models);
@@ -302,6 +331,7 @@ impl From<&Status> for StatusWire {
             overall: view.verdict.overall().as_str().to_owned(),
             gates: gates(view),
             forecast: view.forecast.as_ref().map(ForecastWire::from),
+            shadow: None,
             decisions: status.decisions.iter().map(DecisionWire::from).collect(),
             unloads: status.unloads.iter().map(UnloadWire::from).collect(),
         }
@@ -327,6 +357,24 @@ fn gates(view: &View) -> Vec<GateWire> {
         text: gate.text.clone(),
     };
     view.verdict.gates.iter().map(gate).collect()
+}
+
+impl From<ShadowReport> for ShadowWire {
+    fn from(report: ShadowReport) -> ShadowWire {
+        let found = report.differences;
+        ShadowWire {
+            pairs: found.map_or(0, |found| found.total),
+            preempted: report.preempted,
+            dropped: report.dropped,
+            failed: report.failed,
+            ttft_ratio: found.map(|found| found.ttft_ratio),
+            tpot_ratio: found.and_then(|found| found.per_token_ratio),
+            length_ratio: found.map(|found| found.length_ratio),
+            identical: found.map(|found| found.identical),
+            divergence: found.and_then(|found| found.divergence),
+            log_probability: found.and_then(|found| found.log_probability),
+        }
+    }
 }
 
 impl From<&Forecast> for ForecastWire {

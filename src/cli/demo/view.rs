@@ -219,7 +219,7 @@ mod tests {
     fn status() -> StatusWire {
         let status = json!({
             "model": "tiny", "revision": 3, "self_test": false, "awaiting_confirm": false,
-            "previous": null, "ledger": null, "forecast": null, "phase": "running", "reason": null, "paused": false, "rollout": "r",
+            "previous": null, "ledger": null, "forecast": null, "shadow": null, "phase": "running", "reason": null, "paused": false, "rollout": "r",
             "weight": 25, "steps": [5, 25, 50, 100], "step": 1, "stage": 2, "stage_age_s": 4.0,
             "bake_s": 15.0, "promotion_ordered": false, "uptime_s": 30.0, "resident_bytes": 0,
             "loading": null, "arms": [arm("stable", Some("tiny-v1")), arm("canary", None)],

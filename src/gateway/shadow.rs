@@ -1,0 +1,190 @@
+//! Shadow traffic: stable's requests copied to the canary while nobody else wants the device.
+//!
+//! Nobody is shown what comes of it, and no verdict counts it. A copy begins only when no request is being
+//! answered, and is cancelled within one step of the model when one comes; it is then tried again a few
+//! times. Knows the engine; which requests are copied is `drive`'s business.
+
+use super::drive::no_route;
+use super::paired::{Answer, Differences, Paired};
+use super::prepare::prepare;
+use super::types::{GatewayError, GenerateRequest};
+use crate::control::{Assignment, Control};
+use crate::engine::{SeqEvent, SeqRequest};
+use crate::rollout::Arm;
+use parking_lot::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
+use std::time::{Instant, SystemTime};
+use tokio::sync::mpsc::{Receiver, Sender, channel, unbounded_channel};
+use tokio::sync::watch;
+
+/// Copies that may wait; more are dropped.
+const WAITING: usize = 64;
+/// Times that a copy gives way before it is dropped.
+const TRIES: u32 = 5;
+
+/// A request that stable has answered, to be put to the canary.
+#[derive(Debug)]
+pub(super) struct Copied {
+    pub request: GenerateRequest,
+    pub stable: Answer,
+}
+
+/// The shadow's door and its figures.
+pub(super) struct Shadow {
+    /// The share of stable's requests to copy, 0 to 1.
+    pub share: f64,
+    queue: Sender<Copied>,
+    /// Requests that are being answered.
+    live: watch::Sender<usize>,
+    paired: Mutex<Paired>,
+    preempted: AtomicU64,
+    dropped: AtomicU64,
+    failed: AtomicU64,
+}
+
+/// A request that is being answered; the shadow keeps out of its way until it is dropped.
+pub(super) struct Live(Arc<Shadow>);
+
+/// What the shadow has seen.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct ShadowReport {
+    /// `None` before the first pair.
+    pub differences: Option<Differences>,
+    /// Times that a copy gave way to a request.
+    pub preempted: u64,
+    /// Copies that were never answered: too many waited, or they gave way too often.
+    pub dropped: u64,
+    /// Copies that the canary failed.
+    pub failed: u64,
+}
+
+impl Shadow {
+    /// Starts the task that puts copies to the canary. Must be called within a tokio runtime.
+    pub fn start(share: f64, control: &Arc<Control>) -> Arc<Shadow> {
+        let (queue, inbox) = channel(WAITING);
+        let shadow = Arc::new(Shadow {
+            share,
+            queue,
+            live: watch::channel(0).0,
+            paired: Mutex::default(),
+            preempted: AtomicU64::new(0),
+            dropped: AtomicU64::new(0),
+            failed: AtomicU64::new(0),
+        });
+        if share > 0.0 {
+            tokio::spawn(run(Arc::downgrade(&shadow), Arc::downgrade(control), inbox));
+        }
+        shadow
+    }
+
+    /// Notes that a request is being answered.
+    pub fn live(self: &Arc<Self>) -> Live {
+        self.live.send_modify(|live| *live += 1);
+        Live(self.clone())
+    }
+
+    /// Puts a copy into the queue, if there is room.
+    pub fn offer(&self, copied: Copied) {
+        if self.queue.try_send(copied).is_err() {
+            self.dropped.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// What was seen; `None` when nothing is copied.
+    pub fn report(&self) -> Option<ShadowReport> {
+        let read = |count: &AtomicU64| count.load(Ordering::Relaxed);
+        (self.share > 0.0).then(|| ShadowReport {
+            differences: self.paired.lock().differences(),
+            preempted: read(&self.preempted),
+            dropped: read(&self.dropped),
+            failed: read(&self.failed),
+        })
+    }
+}
+
+impl Drop for Live {
+    fn drop(&mut self) {
+        self.0.live.send_modify(|live| *live -= 1);
+    }
+}
+
+async fn run(shadow: Weak<Shadow>, control: Weak<Control>, mut inbox: Receiver<Copied>) {
+    while let Some(copied) = inbox.recv().await {
+        let (Some(shadow), Some(control)) = (shadow.upgrade(), control.upgrade()) else { return };
+        // Without a canary there is nobody to ask, and that is nobody's failure.
+        let Ok(assignment) = control.route(None, Some(Arm::Canary), 0.0) else { continue };
+        match one(&shadow, &control, &assignment, &copied).await {
+            Some(Ok((canary, log_probability))) => {
+                shadow.paired.lock().add(&copied.stable, &canary, log_probability);
+            }
+            Some(Err(error)) => {
+                tracing::debug!(%error, "the canary failed a copied request");
+                shadow.failed.fetch_add(1, Ordering::Relaxed);
+            }
+            None => {
+                shadow.dropped.fetch_add(1, Ordering::Relaxed);
+            }
+        }
+    }
+}
+
+type Heard = Result<(Answer, Option<f64>), GatewayError>;
+
+/// Puts one copy to the canary while the device is idle; `None` when it gave way too often.
+async fn one(
+    shadow: &Shadow,
+    control: &Control,
+    assignment: &Assignment,
+    copied: &Copied,
+) -> Option<Heard> {
+    let mut live = shadow.live.subscribe();
+    for _ in 0..TRIES {
+        // The sender lives as long as the shadow.
+        live.wait_for(|live| *live == 0).await.ok()?;
+        tokio::select! {
+            biased;
+            _ = live.wait_for(|live| *live > 0) => {
+                shadow.preempted.fetch_add(1, Ordering::Relaxed);
+            }
+            heard = answer(control, assignment, copied) => return Some(heard),
+        }
+    }
+    None
+}
+
+/// The canary's answer. Dropping the future cancels the sequence.
+async fn answer(control: &Control, assignment: &Assignment, copied: &Copied) -> Heard {
+    let deployment = &assignment.deployment;
+    let prepared = prepare(&copied.request, deployment, SystemTime::now()).await?;
+    let (events, mut inbox) = unbounded_channel();
+    let begun = Instant::now();
+    let request = SeqRequest {
+        tag: 0,
+        prompt: prepared.ids,
+        params: prepared.params,
+        max_new_tokens: prepared.max_new_tokens,
+        stop_ids: prepared.stop_ids,
+        events,
+        arrived: begun,
+    };
+    let submitted = control.engine().submit(deployment.lane, vec![request]);
+    submitted.map_err(|error| GatewayError::Unavailable(error.to_string()))?;
+    let mut answer = Answer::default();
+    while let Some(event) = inbox.recv().await {
+        match event {
+            SeqEvent::Started { .. } => {}
+            SeqEvent::Token { id, .. } => answer.tokens.push(id),
+            SeqEvent::Finished { timings, .. } => {
+                answer.ttft = timings.first_token.unwrap_or(timings.total);
+                answer.per_token = timings.per_token();
+                return Ok((answer, None));
+            }
+            SeqEvent::Failed { fault, .. } => return Err(GatewayError::Model(fault.to_string())),
+            SeqEvent::Refused { why, .. } => {
+                return Err(GatewayError::Unavailable(why.to_string()));
+            }
+        }
+    }
+    Err(no_route(crate::control::NoRoute::NoCanary))
+}
