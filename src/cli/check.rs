@@ -27,6 +27,13 @@ pub(super) fn run(path: Option<&Path>) -> Result<(), CliError> {
         policy.min_requests,
         policy.max_error_ratio
     );
+    match &config.ledger {
+        Some(ledger) => println!("ledger    {}", ledger.path.display()),
+        None => println!("ledger    none: decisions are not kept"),
+    }
+    for webhook in &config.alerts.webhooks {
+        println!("alerts    webhook {}", webhook.name);
+    }
     println!("ok");
     Ok(())
 }

@@ -4,7 +4,7 @@
 //! the e-value is below 1/alpha and the ratio over the whole rollout below the limit; in strict mode
 //! only once the errors of this very stage show the ratio to be below it. Anything between holds.
 
-use super::evalue::{e_value, ratio_interval};
+use super::evalue::{e_text, e_value, ratio_interval};
 use super::evidence::{Evidence, Regression, plain_reaches, plain_regressed};
 use super::strata::Ratio;
 use super::verdict::{Gate, GateName, GateState};
@@ -99,11 +99,11 @@ fn beside_text(
     let high = high.map_or("unknown".to_string(), |high| format!("{high:.2}"));
     format!(
         "errors {} against stable's {} over the rollout: {stands} ({low:.2} to {high}), limit \
-         {:.2}; evidence {:.3e} of {:.0}",
+         {:.2}; evidence {} of {:.0}",
         rate_text(errors[1], canary),
         rate_text(errors[0], stable),
         policy.max_error_ratio,
-        e_value(evidence.errors.log_e()),
+        e_text(e_value(evidence.errors.log_e())),
         1.0 / policy.alpha,
     )
 }
@@ -121,10 +121,11 @@ fn alone_gate(
     let rate = canary.error_rate();
     let e = e_value(alone.log_e());
     let text = format!(
-        "errors {} alone, stable's were {}: {:.2} % allowed; evidence {e:.3e} of {:.0}",
+        "errors {} alone, stable's were {}: {:.2} % allowed; evidence {} of {:.0}",
         rate_text(canary.errors, canary.requests),
         rate_text(alone.reference.0, alone.reference.1),
         100.0 * alone.allowed,
+        e_text(e),
         1.0 / policy.alpha,
     );
     let state = if regressed {

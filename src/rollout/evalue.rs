@@ -77,6 +77,15 @@ pub(crate) fn e_value(log: f64) -> f64 {
     log.min(690.0).exp()
 }
 
+/// An e-value for people: two decimals where they say something.
+pub(crate) fn e_text(e: f64) -> String {
+    match e {
+        ..0.01 => "below 0.01".to_string(),
+        0.01..10_000.0 => format!("{e:.2}"),
+        _ => format!("{e:.1e}"),
+    }
+}
+
 /// The e-value (its logarithm) of errors by weight, `[stable, canary]` each, without restarts. It
 /// is a function of the counts alone: the order of the errors does not matter.
 pub(crate) fn log_e_of(

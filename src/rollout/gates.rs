@@ -8,7 +8,7 @@
 use std::time::Duration;
 
 use super::error_gate;
-use super::evalue::e_value;
+use super::evalue::{e_text, e_value};
 use super::evidence::Evidence;
 use super::signal::Signal;
 use super::speed::{self, Pair};
@@ -143,10 +143,11 @@ fn rated(
     let e = e_value(signal.log_e());
     let limit = 1.0 / stand.policy.alpha;
     let text = format!(
-        "{} {} against stable's {}; evidence {e:.3e} of {limit:.0} over the rollout",
+        "{} {} against stable's {}; evidence {} of {limit:.0} over the rollout",
         rate.what,
         side(canary, rate.canary),
         side(stable, rate.stable),
+        e_text(e),
     );
     let state = if signal.log_e() >= stand.policy.log_limit() {
         GateState::Fail { reason: text.clone() }
