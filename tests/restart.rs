@@ -45,7 +45,11 @@ fn operate(server: &Process, seed: u64) -> Acknowledged {
         done.pending = Some(percent);
         match server.try_http("POST", "/admin/weight", Some(&order)) {
             Some((200, _)) => done.weights.push(percent),
-            Some((code, body)) => panic!("{code}: {body}"),
+            Some((code, body)) => {
+                let path = status["ledger"]["path"].as_str().expect("a ledger");
+                let shown = serin(&["ledger", "show", path, "--last", "8"]);
+                panic!("{code}: {body}\n{}", String::from_utf8_lossy(&shown.stdout));
+            }
             None => return done,
         }
         done.pending = None;
