@@ -27,12 +27,24 @@ pub struct Row {
     pub len: usize,
     /// Tokens in the KV cache once this step is done.
     pub context: usize,
+    /// Tokens of the whole sequence so far, those of later steps included.
+    pub total: usize,
     /// First entry in `Batch::tables`.
     pub table: usize,
     /// Entries in `Batch::tables`.
     pub table_len: usize,
-    /// Whether the last token's logits are wanted.
+    /// Whether the last token's logits are wanted, to sample the next token.
     pub sample: bool,
+    /// Tokens whose logits are wanted to score the known token after each: those before the sampling
+    /// one, or the last ones when nothing is sampled. 0 in ordinary steps.
+    pub scored: usize,
+}
+
+impl Row {
+    /// Tokens at the end of the row whose logits are wanted.
+    pub fn wanted(&self) -> usize {
+        self.scored + usize::from(self.sample)
+    }
 }
 
 impl Batch {
@@ -53,8 +65,8 @@ impl Batch {
         &self.tables[row.table..row.table + row.table_len]
     }
 
-    /// Indices into `tokens` of the rows whose logits are wanted, in row order.
-    pub fn sampled_tokens(&self) -> impl Iterator<Item = u32> + '_ {
-        self.rows.iter().filter(|r| r.sample).map(|r| (r.start + r.len - 1) as u32)
+    /// Indices into `tokens` of the tokens whose logits are wanted, in order.
+    pub fn wanted_tokens(&self) -> impl Iterator<Item = usize> + '_ {
+        self.rows.iter().flat_map(|r| r.start + r.len - r.wanted()..r.start + r.len)
     }
 }

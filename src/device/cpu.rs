@@ -1,10 +1,12 @@
-//! The CPU's part of a decoder step that candle has no operation for: rotary embedding, the paged KV
-//! cache, and attention that reads it through block tables.
+//! The CPU's paged KV cache, and attention that reads it through block tables.
 //!
-//! Works on plain `f32` slices. Knows no model family; the caller passes shapes. Also the reference that
-//! kernels for other devices are tested against, so clarity comes before speed here.
+//! Works on plain `f32` slices. Knows no model family; the caller passes an [`AttentionSpec`]. Also the
+//! reference that kernels for other devices are tested against, so clarity comes before speed here.
 
+use super::attention::{AttentionSpec, HeadNorm};
 use super::batch::{Batch, Row};
+use super::ops::{dot, rms_norm, soft_cap};
+use super::rope::Angles;
 use candle_core::{Storage, Tensor};
 use rayon::prelude::*;
 
@@ -58,61 +60,31 @@ impl KvCache {
     }
 }
 
-/// Cosines and sines of the rotary embedding, `[max_len][head_dim / 2]` each, in the half-split layout of
-/// the Hugging Face checkpoints (RoFormer, arXiv:2104.09864).
-pub struct RopeTable {
-    half: usize,
-    cos: Vec<f32>,
-    sin: Vec<f32>,
-}
-
-impl RopeTable {
-    /// `inv_freq`: `[head_dim / 2]` inverse frequencies, radians per position.
-    pub fn new(inv_freq: &[f32], max_len: usize) -> RopeTable {
-        let angles = (0..max_len).flat_map(|p| inv_freq.iter().map(move |f| p as f32 * f));
-        let (sin, cos) = angles.map(f32::sin_cos).unzip();
-        RopeTable { half: inv_freq.len(), cos, sin }
-    }
-
-    /// Positions the table covers.
-    pub fn max_len(&self) -> usize {
-        self.cos.len().checked_div(self.half).unwrap_or(0)
-    }
-
-    /// Rotates one head's vector, `[head_dim]`, in place.
-    fn rotate(&self, head: &mut [f32], position: usize) {
-        let at = position * self.half;
-        let (cos, sin) = (&self.cos[at..at + self.half], &self.sin[at..at + self.half]);
-        let (low, high) = head.split_at_mut(self.half);
-        for i in 0..self.half {
-            let (a, b) = (low[i], high[i]);
-            low[i] = a * cos[i] - b * sin[i];
-            high[i] = b * cos[i] + a * sin[i];
-        }
-    }
-}
-
 /// One layer's attention for a whole step.
 ///
 /// `qkv`: `[tokens][(heads + 2 * kv_heads) * head_dim]`, the fused projections; queries and keys are
-/// rotated in it, keys and values are written to the cache at the batch's slots. Returns
-/// `[tokens][heads * head_dim]`. Causal: a token sees its own position and those before it.
+/// normed (if the spec says so) and rotated in it, keys and values are written to the cache at the batch's
+/// slots. `angles`: of this step's tokens. Returns `[tokens][heads * head_dim]`. Causal: a token sees its
+/// own position and those before it, as far back as the window reaches.
 pub fn attend(
     qkv: &mut [f32],
-    heads: usize,
-    rope: &RopeTable,
+    spec: &AttentionSpec,
+    angles: &Angles,
     cache: &mut KvCache,
     layer: usize,
     batch: &Batch,
 ) -> Vec<f32> {
     let shape = cache.shape;
-    let (q_len, row) = (heads * shape.head_dim, shape.row());
+    let (q_len, row) = (spec.heads * shape.head_dim, shape.row());
     let stride = q_len + 2 * row;
     let layer = &mut cache.layers[layer];
     for (i, token) in qkv.chunks_exact_mut(stride).enumerate() {
         let (queries_keys, values) = token.split_at_mut(q_len + row);
+        if let Some(norm) = &spec.head_norm {
+            norm_heads(queries_keys, q_len, norm);
+        }
         for head in queries_keys.chunks_exact_mut(shape.head_dim) {
-            rope.rotate(head, batch.positions[i] as usize);
+            angles.rotate(head, i);
         }
         let at = batch.slots[i] as usize * row;
         layer.keys[at..at + row].copy_from_slice(&queries_keys[q_len..]);
@@ -120,12 +92,13 @@ pub fn attend(
     }
     let layer = &*layer;
     let mut out = vec![0.0; batch.tokens.len() * q_len];
-    let work: usize = batch.rows.iter().map(|r| r.len * r.context * q_len * 2).sum();
+    let seen = |r: &Row| r.context.min(spec.window.map_or(usize::MAX, |w| w.saturating_add(r.len)));
+    let work: usize = batch.rows.iter().map(|r| r.len * seen(r) * q_len * 2).sum();
     let owners = token_rows(batch);
     let one = |(i, out): (usize, &mut [f32])| {
-        let row = owners[i];
         let query = &qkv[i * stride..i * stride + q_len];
-        attend_token(query, out, shape, layer, batch.table(row), batch.positions[i] as usize + 1);
+        let position = batch.positions[i] as usize;
+        attend_token(query, out, spec, shape, layer, batch.table(owners[i]), position);
     };
     if work >= PARALLEL_FROM {
         out.par_chunks_exact_mut(q_len).enumerate().for_each(one);
@@ -135,34 +108,44 @@ pub fn attend(
     out
 }
 
+fn norm_heads(queries_keys: &mut [f32], q_len: usize, norm: &HeadNorm) {
+    let (queries, keys) = queries_keys.split_at_mut(q_len);
+    rms_norm(queries, &norm.query, norm.eps);
+    rms_norm(keys, &norm.key, norm.eps);
+}
+
 /// The row that each token belongs to.
 fn token_rows(batch: &Batch) -> Vec<&Row> {
     batch.rows.iter().flat_map(|row| std::iter::repeat_n(row, row.len)).collect()
 }
 
-/// All heads of one query token over `context` cached positions.
+/// All heads of one query token over the cached positions that it sees.
 fn attend_token(
     query: &[f32],
     out: &mut [f32],
+    spec: &AttentionSpec,
     shape: KvShape,
     layer: &KvLayer,
     table: &[u32],
-    context: usize,
+    position: usize,
 ) {
     let dim = shape.head_dim;
     let group = query.len() / shape.row();
-    let scale = 1.0 / (dim as f32).sqrt();
+    let first = spec.first_seen(position);
     let slot =
         |p: usize| table[p / shape.block_size] as usize * shape.block_size + p % shape.block_size;
-    let mut weights = vec![0.0f32; context];
+    let mut weights = vec![0.0f32; position + 1 - first];
     for (head, (q, out)) in query.chunks_exact(dim).zip(out.chunks_exact_mut(dim)).enumerate() {
         let offset = head / group * dim;
-        for (p, weight) in weights.iter_mut().enumerate() {
+        for (p, weight) in (first..).zip(weights.iter_mut()) {
             let at = slot(p) * shape.row() + offset;
-            *weight = dot(q, &layer.keys[at..at + dim]) * scale;
+            *weight = dot(q, &layer.keys[at..at + dim]) * spec.scale;
+        }
+        if let Some(cap) = spec.soft_cap {
+            soft_cap(&mut weights, cap);
         }
         softmax(&mut weights);
-        for (p, &weight) in weights.iter().enumerate() {
+        for (p, &weight) in (first..).zip(&weights) {
             let at = slot(p) * shape.row() + offset;
             for (o, v) in out.iter_mut().zip(&layer.values[at..at + dim]) {
                 *o += weight * v;
@@ -178,19 +161,6 @@ pub fn all_finite(tensor: &Tensor) -> candle_core::Result<bool> {
         Storage::Cpu(cpu) => Ok(cpu.as_slice::<f32>()?.iter().all(|v| v.is_finite())),
         _ => candle_core::bail!("a CPU tensor was expected"),
     }
-}
-
-/// Dot product in eight running sums, so that the compiler can keep them in one vector register.
-fn dot(a: &[f32], b: &[f32]) -> f32 {
-    let mut sums = [0.0f32; 8];
-    let (a8, b8) = (a.chunks_exact(8), b.chunks_exact(8));
-    let tail: f32 = a8.remainder().iter().zip(b8.remainder()).map(|(x, y)| x * y).sum();
-    for (x, y) in a8.zip(b8) {
-        for i in 0..8 {
-            sums[i] += x[i] * y[i];
-        }
-    }
-    sums.iter().sum::<f32>() + tail
 }
 
 /// Softmax in place; a NaN anywhere stays a NaN everywhere, so that it reaches the logits and is seen.
@@ -209,6 +179,7 @@ fn softmax(weights: &mut [f32]) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::device::rope::Rope;
 
     fn noise(len: usize, seed: u32) -> Vec<f32> {
         let mut state = seed.wrapping_mul(2_654_435_761).wrapping_add(1);
@@ -223,6 +194,9 @@ mod tests {
         KvShape { layers: 1, blocks: 12, block_size: 4, kv_heads: 2, head_dim: 16 };
     const HEADS: usize = 4;
 
+    const TABLE: [u32; 6] = [9, 2, 11, 0, 5, 7];
+    const STRIDE: usize = (HEADS + 2 * SHAPE.kv_heads) * SHAPE.head_dim;
+
     /// A step over one sequence whose blocks lie scattered.
     fn step(start: usize, len: usize, table: &[u32]) -> Batch {
         let positions: Vec<u32> = (start..start + len).map(|p| p as u32).collect();
@@ -231,72 +205,109 @@ mod tests {
             start: 0,
             len,
             context: start + len,
+            total: start + len,
             table: 0,
             table_len: table.len(),
+            scored: 0,
             sample: true,
         };
         Batch { tokens: vec![0; len], positions, slots, rows: vec![row], tables: table.to_vec() }
     }
 
+    fn plain() -> AttentionSpec {
+        AttentionSpec { heads: HEADS, scale: 0.25, window: None, soft_cap: None, head_norm: None }
+    }
+
+    fn rope(pairs: usize) -> Rope {
+        let inv_freq = (0..pairs).map(|i| 10_000f32.powf(-(i as f32) / pairs as f32)).collect();
+        Rope { inv_freq, factor: 1.0, long: None }
+    }
+
     /// Attention by the book in f64: no cache, no blocks.
-    fn by_the_book(qkv: &[f32], rope: &RopeTable, n: usize) -> Vec<f64> {
+    fn by_the_book(qkv: &[f32], spec: &AttentionSpec, rope: &Rope, n: usize) -> Vec<f64> {
         let (q_len, row, dim) = (HEADS * 16, SHAPE.row(), 16);
-        let stride = q_len + 2 * row;
         let mut rotated = qkv.to_vec();
-        for (p, token) in rotated.chunks_exact_mut(stride).enumerate() {
-            for head in token[..q_len + row].chunks_exact_mut(dim) {
-                rope.rotate(head, p);
+        let mut angles = Angles::default();
+        rope.fill(&step(0, n, &TABLE), &mut angles);
+        for (p, token) in rotated.chunks_exact_mut(STRIDE).enumerate() {
+            for (h, head) in token[..q_len + row].chunks_exact_mut(dim).enumerate() {
+                if let Some(norm) = &spec.head_norm {
+                    let square: f32 = head.iter().map(|v| v * v).sum::<f32>() / 16.0;
+                    let weight = if h < HEADS { &norm.query } else { &norm.key };
+                    head.iter_mut().zip(weight).for_each(|(v, w)| *v *= w / square.sqrt());
+                }
+                angles.rotate(head, p);
             }
         }
-        let at = |t: usize, from: usize| &rotated[t * stride + from..t * stride + from + dim];
+        let at = |t: usize, from: usize| &rotated[t * STRIDE + from..t * STRIDE + from + dim];
         let mut out = Vec::new();
         for t in 0..n {
+            let seen: Vec<usize> =
+                (0..=t).filter(|p| spec.window.is_none_or(|w| t - p < w)).collect();
             for h in 0..HEADS {
                 let (k, v) = (q_len + h / 2 * dim, q_len + row + h / 2 * dim);
-                let score = |p: usize| -> f64 {
-                    at(t, h * dim).iter().zip(at(p, k)).map(|(a, b)| f64::from(a * b)).sum::<f64>()
-                        / 4.0
+                let score = |p: &usize| -> f64 {
+                    let pairs = at(t, h * dim).iter().zip(at(*p, k));
+                    let score =
+                        pairs.map(|(a, b)| f64::from(a * b)).sum::<f64>() * f64::from(spec.scale);
+                    spec.soft_cap
+                        .map_or(score, |cap| (score / f64::from(cap)).tanh() * f64::from(cap))
                 };
-                let weights: Vec<f64> = (0..=t).map(|p| score(p).exp()).collect();
+                let weights: Vec<f64> = seen.iter().map(|p| score(p).exp()).collect();
                 let total: f64 = weights.iter().sum();
-                out.extend((0..dim).map(|d| {
-                    (0..=t).map(|p| weights[p] / total * f64::from(at(p, v)[d])).sum::<f64>()
-                }));
+                let value = |d: usize| -> f64 {
+                    let terms = seen.iter().zip(&weights);
+                    terms.map(|(p, w)| w / total * f64::from(at(*p, v)[d])).sum()
+                };
+                out.extend((0..dim).map(value));
             }
         }
         out
     }
 
-    #[test]
-    fn paged_attention_equals_the_book_whole_and_in_chunks() {
-        let inv_freq: Vec<f32> = (0..8).map(|i| 10_000f32.powf(-(i as f32) / 8.0)).collect();
-        let rope = RopeTable::new(&inv_freq, 64);
-        let (n, stride) = (23, HEADS * 16 + 2 * SHAPE.row());
-        let qkv = noise(n * stride, 7);
-        let expected = by_the_book(&qkv, &rope, n);
-        let table = [9, 2, 11, 0, 5, 7];
+    fn check(spec: &AttentionSpec, rope: &Rope) {
+        let n = 23;
+        let qkv = noise(n * STRIDE, 7);
+        let expected = by_the_book(&qkv, spec, rope, n);
         for chunk in [1, 3, 5, 23] {
-            let mut cache = KvCache::new(SHAPE);
+            let (mut cache, mut angles) = (KvCache::new(SHAPE), Angles::default());
             let mut got = Vec::new();
             for start in (0..n).step_by(chunk) {
                 let len = chunk.min(n - start);
-                let mut part = qkv[start * stride..(start + len) * stride].to_vec();
-                let batch = step(start, len, &table);
-                got.extend(attend(&mut part, HEADS, &rope, &mut cache, 0, &batch));
+                let mut part = qkv[start * STRIDE..(start + len) * STRIDE].to_vec();
+                let batch = step(start, len, &TABLE);
+                rope.fill(&batch, &mut angles);
+                got.extend(attend(&mut part, spec, &angles, &mut cache, 0, &batch));
             }
             for (a, b) in got.iter().zip(&expected) {
-                assert!((f64::from(*a) - b).abs() < 1e-5, "chunk {chunk}: {a} against {b}");
+                assert!((f64::from(*a) - b).abs() < 1e-5, "{spec:?}, chunk {chunk}: {a} {b}");
             }
         }
     }
 
     #[test]
+    fn paged_attention_equals_the_book_whole_and_in_chunks() {
+        check(&plain(), &rope(8));
+    }
+
+    #[test]
+    fn windows_caps_norms_and_partial_rotation_equal_the_book() {
+        check(&AttentionSpec { window: Some(5), ..plain() }, &rope(8));
+        check(&AttentionSpec { window: Some(1), ..plain() }, &rope(8));
+        check(&AttentionSpec { scale: 4.0, soft_cap: Some(0.5), ..plain() }, &rope(8));
+        let (query, key) = (noise(16, 1), noise(16, 2));
+        let head_norm = Some(HeadNorm { query, key, eps: 0.0 });
+        check(&AttentionSpec { head_norm, window: Some(30), ..plain() }, &rope(6));
+    }
+
+    #[test]
     fn a_nan_in_the_cache_reaches_the_output() {
-        let rope = RopeTable::new(&[1.0; 8], 8);
-        let mut cache = KvCache::new(SHAPE);
-        let mut qkv = noise(HEADS * 16 + 2 * SHAPE.row(), 3);
+        let (mut cache, mut angles) = (KvCache::new(SHAPE), Angles::default());
+        let batch = step(0, 1, &[0]);
+        rope(8).fill(&batch, &mut angles);
+        let mut qkv = noise(STRIDE, 3);
         qkv[HEADS * 16 + 1] = f32::NAN;
-        let out = attend(&mut qkv, HEADS, &rope, &mut cache, 0, &step(0, 1, &[0]));
+        let out = attend(&mut qkv, &plain(), &angles, &mut cache, 0, &batch);
         assert!(out[0].is_nan());
     }
 }

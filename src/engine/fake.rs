@@ -4,8 +4,8 @@
 //! the same batches as a real runner, holds no weights.
 
 use super::runner::{Capacity, RunError, Runner, Sampled};
-use crate::device::Batch;
-use crate::model::{Draw, sampler};
+use crate::device::{Batch, Row};
+use crate::model::{Draw, Logprobs, sampler};
 use std::time::Duration;
 
 /// What a fake model does.
@@ -42,14 +42,30 @@ impl FakeScript {
         }
     }
 
+    /// Token `id` has the log-probability `-(id + 1) / 100`, wherever it stands.
+    fn results(&self, row: &Row, draw: &Draw<'_>) -> Vec<Sampled> {
+        let from = (row.context + 1 - row.wanted()).min(draw.tokens.len());
+        let known = draw.tokens[from..].iter().take(row.scored);
+        let scores =
+            (row.scored > 0).then(|| Sampled::Scores(known.map(|id| logprob(*id)).collect()));
+        scores.into_iter().chain(row.sample.then(|| self.next(draw))).collect()
+    }
+
     fn next(&self, draw: &Draw<'_>) -> Sampled {
         let unlucky = sampler::uniform(draw.params.seed, u64::MAX) < self.nan_share;
         if unlucky || self.nan_on.is_some_and(|id| draw.tokens.contains(&id)) {
             return Sampled::NonFinite;
         }
         let done = draw.tokens.len() - draw.prompt_len;
-        Sampled::Token(self.reply.get(done).copied().unwrap_or(self.eos))
+        let id = self.reply.get(done).copied().unwrap_or(self.eos);
+        let top = |k: u8| (0..u32::from(k)).map(|id| (id, logprob(id))).collect();
+        let logprobs = draw.params.logprobs.map(|k| Logprobs { token: logprob(id), top: top(k) });
+        Sampled::Token { id, logprobs: logprobs.map(Box::new) }
     }
+}
+
+fn logprob(id: u32) -> f32 {
+    -(id as f32 + 1.0) / 100.0
 }
 
 /// Plays a [`FakeScript`].
@@ -82,6 +98,69 @@ impl Runner for FakeRunner {
         if holds(self.script.fail_on) {
             return Err(RunError::Step("scripted failure".into()));
         }
-        Ok(draws.iter().map(|draw| self.script.next(draw)).collect())
+        let rows = batch.rows.iter().filter(|row| row.wanted() > 0).zip(draws);
+        Ok(rows.flat_map(|(row, draw)| self.script.results(row, draw)).collect())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::{EngineHandle, SchedulerConfig, SeqEvent, SeqRequest};
+    use crate::model::SamplingParams;
+    use std::time::Instant;
+    use tokio::sync::mpsc::unbounded_channel;
+
+    /// All events of a prompt of ten tokens, three at a time, with two of reply.
+    async fn events(params: SamplingParams) -> Vec<SeqEvent> {
+        let (engine, _faults) = EngineHandle::start().unwrap();
+        let capacity =
+            Capacity { blocks: 8, block_size: 4, vocab: 50, max_len: 32, rope_switch: None };
+        let make = move || {
+            let runner = FakeRunner::new(FakeScript::replying(&[7, 8], 0, capacity), 1);
+            Ok(Box::new(runner) as Box<dyn Runner>)
+        };
+        let config = SchedulerConfig { max_batch_tokens: 3, ..SchedulerConfig::default() };
+        let loaded = engine.load(config, make).await.unwrap();
+        let (events, mut inbox) = unbounded_channel();
+        let request = SeqRequest {
+            tag: 3,
+            prompt: (10..20).collect(),
+            params,
+            max_new_tokens: 2,
+            stop_ids: vec![],
+            events,
+            arrived: Instant::now(),
+        };
+        engine.submit(loaded.lane, vec![request]).unwrap();
+        let mut all = Vec::new();
+        while let Some(event) = inbox.recv().await {
+            all.push(event);
+        }
+        all
+    }
+
+    #[tokio::test]
+    async fn scores_come_once_before_the_first_token_and_log_probabilities_with_each() {
+        let params =
+            SamplingParams { score_last: 5, logprobs: Some(2), ..SamplingParams::greedy() };
+        let all = events(params).await;
+        let scored = (15..20).map(logprob).collect();
+        assert_eq!(all[0], SeqEvent::Scored { tag: 3, logprobs: scored });
+        let tokens = all.iter().filter_map(|event| match event {
+            SeqEvent::Token { id, logprobs, .. } => Some((*id, logprobs.clone().unwrap())),
+            _ => None,
+        });
+        let top = vec![(0, logprob(0)), (1, logprob(1))];
+        let with = |id| (id, Box::new(Logprobs { token: logprob(id), top: top.clone() }));
+        assert_eq!(tokens.collect::<Vec<_>>(), [with(7), with(8)]);
+    }
+
+    #[tokio::test]
+    async fn no_more_is_scored_than_the_prompt_has() {
+        let all = events(SamplingParams { score_last: 99, ..SamplingParams::greedy() }).await;
+        let scored = (11..20).map(logprob).collect();
+        assert_eq!(all[0], SeqEvent::Scored { tag: 3, logprobs: scored });
+        assert!(all.iter().all(|e| !matches!(e, SeqEvent::Token { logprobs: Some(_), .. })));
     }
 }

@@ -172,7 +172,7 @@ impl Lane {
         self.pace.note(self.batch.tokens.len(), at.saturating_duration_since(begun));
         let panic = match outcome {
             Ok(Ok(results)) => {
-                self.scheduler.complete(&results, at);
+                self.scheduler.complete(results, at);
                 None
             }
             Ok(Err(fault)) => {

@@ -3,7 +3,7 @@
 //! Times are taken by the executor as it works, not by whoever receives the events: a slow reader does not
 //! make a model look slow.
 
-use crate::model::SamplingParams;
+use crate::model::{Logprobs, SamplingParams};
 use std::time::{Duration, Instant};
 use tokio::sync::mpsc::UnboundedSender;
 
@@ -40,6 +40,14 @@ pub enum SeqEvent {
         id: u32,
         at: Instant,
         shared: bool,
+        /// If the request asked for them.
+        logprobs: Option<Box<Logprobs>>,
+    },
+    /// The log-probabilities of the last tokens of the prompt, as many as were asked for
+    /// (`SamplingParams::score_last`), each given all tokens before it. Comes before the first token.
+    Scored {
+        tag: u32,
+        logprobs: Vec<f32>,
     },
     Finished {
         tag: u32,

@@ -2,8 +2,8 @@
 //!
 //! The scripted counterpart for tests is in `fake`. A runner is driven from one thread only.
 
-use crate::device::Batch;
-use crate::model::{Decoder, Draw, sampler};
+use crate::device::{Batch, Row};
+use crate::model::{Decoder, Draw, Logprobs, logprobs, sampler};
 
 /// What a runner can hold.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -14,6 +14,9 @@ pub struct Capacity {
     pub vocab: usize,
     /// Longest sequence that the model was made for, in tokens.
     pub max_len: usize,
+    /// A sequence that grows beyond so many tokens must be computed anew from its first
+    /// (`ModelConfig::rope_switch`).
+    pub rope_switch: Option<usize>,
 }
 
 impl Capacity {
@@ -23,11 +26,25 @@ impl Capacity {
     }
 }
 
-/// Result for one row that asked for a token.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// One result of a step.
+#[derive(Debug, Clone, PartialEq)]
 pub enum Sampled {
-    Token(u32),
+    Token {
+        id: u32,
+        /// If the draw asked for them.
+        logprobs: Option<Box<Logprobs>>,
+    },
+    /// Log-probabilities of the known tokens after the row's scored ones, in order.
+    Scores(Vec<f32>),
+    /// In place of either.
     NonFinite,
+}
+
+impl Sampled {
+    /// A token with no log-probabilities.
+    pub fn token(id: u32) -> Sampled {
+        Sampled::Token { id, logprobs: None }
+    }
 }
 
 /// A step that failed as a whole. The lane goes on with other sequences.
@@ -43,8 +60,9 @@ pub enum RunError {
 pub trait Runner: Send {
     fn capacity(&self) -> Capacity;
 
-    /// Computes the batch and samples one token for each row with `sample`, in row order; `draws` has one
-    /// entry for each of these.
+    /// Computes the batch. In row order, a row with `scored` tokens yields one `Scores`, and a row with
+    /// `sample` one `Token` (after its scores, if it has both); `draws` has one entry for each row that
+    /// yields anything.
     fn forward(&mut self, batch: &Batch, draws: &[Draw<'_>]) -> Result<Vec<Sampled>, RunError>;
 }
 
@@ -67,20 +85,75 @@ impl Runner for ModelRunner {
             block_size: kv.block_size,
             vocab: config.vocab,
             max_len: config.max_len,
+            rope_switch: config.rope_switch(),
         }
     }
 
     fn forward(&mut self, batch: &Batch, draws: &[Draw<'_>]) -> Result<Vec<Sampled>, RunError> {
         check(batch, &self.capacity())?;
-        let vocab = self.decoder.config().vocab;
-        let mut logits = self.decoder.forward(batch).map_err(|e| RunError::Step(e.to_string()))?;
-        let rows = logits.chunks_exact_mut(vocab).zip(draws);
-        Ok(rows.map(|(row, draw)| to_sampled(sampler::sample(row, draw))).collect())
+        let failed = |e: candle_core::Error| RunError::Step(e.to_string());
+        let states = self.decoder.forward(batch).map_err(failed)?;
+        let mut results = Results::default();
+        let (vocab, hidden) = (self.decoder.config().vocab, self.decoder.config().hidden);
+        let rows = batch.rows.iter().filter(|row| row.wanted() > 0).zip(draws);
+        let mut wishes = rows.flat_map(|(row, draw)| wishes(row, draw));
+        for piece in states.chunks(HEAD_ROWS * hidden) {
+            let mut logits = self.decoder.logits(piece).map_err(failed)?;
+            for (logits, wish) in logits.chunks_exact_mut(vocab).zip(&mut wishes) {
+                results.take(logits, wish);
+            }
+        }
+        Ok(results.done)
     }
 }
 
-fn to_sampled(result: Result<u32, sampler::NonFinite>) -> Sampled {
-    result.map_or(Sampled::NonFinite, Sampled::Token)
+/// Rows of logits held at once: scoring a long text must not need them all in memory.
+const HEAD_ROWS: usize = 64;
+
+/// What one row of logits is for.
+enum Wish<'a> {
+    Sample(&'a Draw<'a>),
+    /// The token that is known to follow; `last`: no more tokens of this row are scored.
+    Score {
+        token: Option<u32>,
+        last: bool,
+    },
+}
+
+fn wishes<'a>(row: &Row, draw: &'a Draw<'a>) -> impl Iterator<Item = Wish<'a>> {
+    let (scored, next) = (row.scored, row.context + 1 - row.wanted());
+    let score = move |i: usize| {
+        let token = draw.tokens.get(next + i).copied();
+        Wish::Score { token, last: i + 1 == scored }
+    };
+    (0..scored).map(score).chain(row.sample.then_some(Wish::Sample(draw)))
+}
+
+/// Results of a step as they come in, one row of logits at a time.
+#[derive(Default)]
+struct Results {
+    done: Vec<Sampled>,
+    /// Of the row being scored; `None` once a score was no number.
+    scores: Vec<Option<f32>>,
+}
+
+impl Results {
+    fn take(&mut self, logits: &mut [f32], wish: Wish<'_>) {
+        match wish {
+            Wish::Sample(draw) => {
+                let sampled = sampler::sample_with_logprobs(logits, draw);
+                let token = |(id, logprobs)| Sampled::Token { id, logprobs };
+                self.done.push(sampled.map_or(Sampled::NonFinite, token));
+            }
+            Wish::Score { token, last } => {
+                self.scores.push(token.and_then(|token| logprobs::of_token(logits, token)));
+                if last {
+                    let scores: Option<Vec<f32>> = self.scores.drain(..).collect();
+                    self.done.push(scores.map_or(Sampled::NonFinite, Sampled::Scores));
+                }
+            }
+        }
+    }
 }
 
 /// An index out of range would be a fault that no device survives; it is stopped here.

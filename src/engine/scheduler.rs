@@ -144,44 +144,57 @@ impl Scheduler {
         !batch.is_empty()
     }
 
-    /// Sampling instructions for the rows of the step under way that asked for a token.
+    /// Sampling instructions for the rows of the step under way that yield a token or scores.
     pub fn draws(&self) -> Vec<Draw<'_>> {
-        let sampled = self.step.iter().filter(|(i, len)| self.running[*i].pending() == *len);
-        sampled.map(|(i, _)| self.running[*i].draw()).collect()
+        let wanted = self.step.iter().map(|(i, len)| (&self.running[*i], *len));
+        wanted.filter(|(s, len)| s.results(*len) > 0).map(|(s, _)| s.draw()).collect()
     }
 
-    /// Books the step's results: new tokens to their callers, ended sequences out.
-    pub fn complete(&mut self, results: &[Sampled], now: Instant) {
-        let longest = self.capacity.longest();
-        let mut results = results.iter();
+    /// Books the step's results: scores and new tokens to their callers, ended sequences out.
+    pub fn complete(&mut self, results: Vec<Sampled>, now: Instant) {
+        let mut results = results.into_iter();
         let mut ended = Vec::new();
-        for &(index, len) in &self.step {
-            let sequence = &mut self.running[index];
-            let sampled = sequence.pending() == len;
-            sequence.computed += len;
+        for (index, len) in std::mem::take(&mut self.step) {
+            let due = self.running[index].results(len);
+            self.running[index].computed += len;
             self.totals.tokens_prefilled += if len > 1 { len as u64 } else { 0 };
-            if !sampled {
-                continue;
+            let mut over = false;
+            for result in (0..due).map(|_| results.next()) {
+                over = over || self.book(index, result, now);
             }
-            match results.next() {
-                Some(Sampled::Token(id)) => {
-                    self.totals.tokens_generated += 1;
-                    if let Some(reason) = sequence.push(*id, longest, self.shared, now) {
-                        sequence.finish(reason, now);
-                        ended.push(index);
-                    }
-                }
-                Some(Sampled::NonFinite) => {
-                    sequence.fail(Fault::NonFiniteLogits, now);
-                    ended.push(index);
-                }
-                None => {
-                    sequence.fail(Fault::Step("the model returned too few rows".into()), now);
-                    ended.push(index);
-                }
+            if over {
+                ended.push(index);
             }
         }
         self.remove(ended);
+    }
+
+    /// Books one result of a sequence; whether that was its last.
+    fn book(&mut self, index: usize, result: Option<Sampled>, now: Instant) -> bool {
+        let (longest, switch) = (self.capacity.longest(), self.capacity.rope_switch);
+        let sequence = &mut self.running[index];
+        match result {
+            Some(Sampled::Token { id, logprobs }) => {
+                self.totals.tokens_generated += 1;
+                if let Some(reason) = sequence.push(id, logprobs, longest, self.shared, now) {
+                    sequence.finish(reason, now);
+                    return true;
+                }
+                if switch.is_some_and(|switch| sequence.tokens.len() == switch + 1) {
+                    sequence.restart();
+                }
+            }
+            Some(Sampled::Scores(scores)) => sequence.push_scores(&scores),
+            Some(Sampled::NonFinite) => {
+                sequence.fail(Fault::NonFiniteLogits, now);
+                return true;
+            }
+            None => {
+                sequence.fail(Fault::Step("the model returned too few rows".into()), now);
+                return true;
+            }
+        }
+        false
     }
 
     /// Ends the sequences of a step that failed as a whole.
@@ -223,14 +236,15 @@ impl Scheduler {
         let mut preempted = false;
         let mut index = 0;
         while index < self.running.len() && *budget > 0 {
-            if self.running[index].pending() == 1 {
-                while !self.make_room(index) {
-                    self.preempt_youngest();
-                    preempted = true;
-                    if index >= self.running.len() {
-                        return true;
-                    }
+            // A prefill has its room since it was admitted, unless it was restarted on its way.
+            while !self.make_room(index) {
+                self.preempt_youngest();
+                preempted = true;
+                if index >= self.running.len() {
+                    return true;
                 }
+            }
+            if self.running[index].pending() == 1 {
                 self.put(batch, index, 1);
                 *budget -= 1;
             }
@@ -294,9 +308,11 @@ impl Scheduler {
             start: batch.tokens.len(),
             len,
             context: to,
+            total: sequence.tokens.len(),
             table: batch.tables.len(),
             table_len: sequence.blocks.len(),
             sample: to == sequence.tokens.len(),
+            scored: sequence.scored(len),
         });
         batch.tokens.extend_from_slice(&sequence.tokens[from..to]);
         batch.tables.extend_from_slice(&sequence.blocks);

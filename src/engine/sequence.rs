@@ -3,7 +3,7 @@
 //! Time is passed in. Knows how to tell its caller what happened; decides nothing about who runs.
 
 use super::request::{Fault, FinishReason, SeqEvent, SeqRequest, Timings};
-use crate::model::Draw;
+use crate::model::{Draw, Logprobs};
 use std::time::{Duration, Instant};
 
 /// A sequence in a lane, waiting or running.
@@ -16,6 +16,9 @@ pub struct Sequence {
     /// Tokens whose keys and values are in the cache.
     pub computed: usize,
     pub blocks: Vec<u32>,
+    /// Log-probabilities of prompt tokens, as far as they have come in; `None` when none are asked for or
+    /// the caller has them.
+    scores: Option<Vec<f32>>,
     started: Option<Instant>,
     first_token: Option<Instant>,
     last_token: Option<Instant>,
@@ -25,11 +28,13 @@ pub struct Sequence {
 impl Sequence {
     pub fn new(mut request: SeqRequest) -> Sequence {
         let tokens = std::mem::take(&mut request.prompt);
+        request.params.score_last = request.params.score_last.min(tokens.len().saturating_sub(1));
         Sequence {
             prompt_len: tokens.len(),
             tokens,
             computed: 0,
             blocks: Vec::new(),
+            scores: (request.params.score_last > 0).then(Vec::new),
             started: None,
             first_token: None,
             last_token: None,
@@ -53,6 +58,31 @@ impl Sequence {
         Draw { params: &self.request.params, tokens: &self.tokens, prompt_len: self.prompt_len }
     }
 
+    /// How many of the next `len` tokens are followed by a prompt token whose log-probability is asked for.
+    pub fn scored(&self, len: usize) -> usize {
+        if self.scores.is_none() {
+            return 0;
+        }
+        let last = self.prompt_len - 1;
+        let first = last - self.request.params.score_last;
+        (self.computed + len).min(last).saturating_sub(self.computed.max(first))
+    }
+
+    /// Results that a step of the next `len` tokens yields: scores, a token, both or none.
+    pub fn results(&self, len: usize) -> usize {
+        usize::from(self.scored(len) > 0) + usize::from(self.pending() == len)
+    }
+
+    /// Takes scores; tells the caller once they are complete.
+    pub fn push_scores(&mut self, scores: &[f32]) {
+        let Some(known) = &mut self.scores else { return };
+        known.extend_from_slice(scores);
+        if known.len() >= self.request.params.score_last {
+            let logprobs = self.scores.take().unwrap_or_default();
+            let _ = self.request.events.send(SeqEvent::Scored { tag: self.request.tag, logprobs });
+        }
+    }
+
     /// Marks the first step.
     pub fn start(&mut self, now: Instant) {
         self.started.get_or_insert(now);
@@ -60,14 +90,21 @@ impl Sequence {
 
     /// Forgets what is in the cache; the blocks were taken away.
     pub fn preempted(&mut self) {
-        self.computed = 0;
+        self.restart();
         self.preemptions += 1;
+    }
+
+    /// Starts over from the sequence's tokens.
+    pub fn restart(&mut self) {
+        self.computed = 0;
+        self.scores.iter_mut().for_each(Vec::clear);
     }
 
     /// Takes a sampled token and tells the caller. Returns the reason if the sequence has ended.
     pub fn push(
         &mut self,
         id: u32,
+        logprobs: Option<Box<Logprobs>>,
         max_len: usize,
         shared: bool,
         now: Instant,
@@ -83,7 +120,7 @@ impl Sequence {
             let _ = self.request.events.send(event);
         }
         self.last_token = Some(now);
-        let event = SeqEvent::Token { tag: self.request.tag, id, at: now, shared };
+        let event = SeqEvent::Token { tag: self.request.tag, id, at: now, shared, logprobs };
         let _ = self.request.events.send(event);
         let full = self.output_len() >= self.request.max_new_tokens || self.tokens.len() >= max_len;
         full.then_some(FinishReason::Length)

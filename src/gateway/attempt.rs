@@ -149,7 +149,8 @@ impl Attempt {
                 }
                 Ok(())
             }
-            SeqEvent::Token { tag, id, at, shared } => {
+            SeqEvent::Scored { .. } => Ok(()),
+            SeqEvent::Token { tag, id, at, shared, .. } => {
                 self.shared_tokens += usize::from(shared);
                 self.token(tag, id, at, out).await
             }

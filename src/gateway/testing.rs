@@ -39,7 +39,8 @@ impl FakeServer {
         let codec = Codec::load(text_from, vocab)?;
         let ids = codec.encode(reply, false)?;
         let eos = codec.eos_ids().first().copied().unwrap_or(0);
-        let capacity = Capacity { blocks: 4096, block_size: 16, vocab, max_len: 512 };
+        let capacity =
+            Capacity { blocks: 4096, block_size: 16, vocab, max_len: 512, rope_switch: None };
         let script = FakeScript::replying(&ids, eos, capacity);
         let names = ["stable", "canary"].map(PathBuf::from);
         Ok(FakeServer {

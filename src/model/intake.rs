@@ -1,10 +1,12 @@
 //! A checkpoint folder's way in: find the files, check them, hand out tensors in f32.
 //!
 //! Every refusal names the file, the tensor and the remedy. Nothing here builds a graph or keeps a
-//! tensor; whoever calls [`Checkpoint::tensor`] owns the result.
+//! tensor; whoever calls [`Source::tensor`] owns the result. [`Source`] is the seam to other formats.
 
 use super::config::ModelConfig;
-use crate::device::{all_finite, files};
+use super::families::EMBEDDING;
+use super::linear::Linear;
+use crate::device::{all_finite, files, with_f32};
 use candle_core::safetensors::MmapedSafetensors;
 use candle_core::{DType, Device, Tensor};
 use sha2::{Digest, Sha256};
@@ -54,6 +56,33 @@ pub struct Checkpoint {
     config: ModelConfig,
     files: Vec<PathBuf>,
     weights: MmapedSafetensors,
+    /// How tensors of the language model are called in the files.
+    prefix: Prefix,
+}
+
+/// Checkpoints with parts beside the language model set its names apart.
+#[derive(Clone, Copy)]
+enum Prefix {
+    None,
+    /// `language_model.model.layers...`, as first published.
+    Outer,
+    /// `model.language_model.layers...`, as transformers writes them today.
+    Inner,
+}
+
+impl Prefix {
+    fn of(weights: &MmapedSafetensors) -> Prefix {
+        let has = |prefix: Prefix| weights.get(&prefix.apply(EMBEDDING)).is_ok();
+        [Prefix::Outer, Prefix::Inner].into_iter().find(|p| has(*p)).unwrap_or(Prefix::None)
+    }
+
+    fn apply(self, name: &str) -> String {
+        match (self, name.strip_prefix("model.")) {
+            (Prefix::Outer, _) => format!("language_model.{name}"),
+            (Prefix::Inner, Some(rest)) => format!("model.language_model.{rest}"),
+            _ => name.to_owned(),
+        }
+    }
 }
 
 impl Checkpoint {
@@ -66,7 +95,8 @@ impl Checkpoint {
             files::map_safetensors(one).map_err(|e| damaged(path, &e))?;
         }
         let weights = files::map_safetensors(&files).map_err(|e| damaged(dir, &e))?;
-        Ok(Checkpoint { dir: dir.to_owned(), config, files, weights })
+        let prefix = Prefix::of(&weights);
+        Ok(Checkpoint { dir: dir.to_owned(), config, files, weights, prefix })
     }
 
     pub fn config(&self) -> &ModelConfig {
@@ -95,16 +125,41 @@ impl Checkpoint {
             |view: &safetensors::tensor::TensorView<'_>| view.shape().iter().product::<usize>();
         self.weights.tensors().iter().map(|(_, view)| elements(view) as u64 * 4).sum()
     }
+}
 
-    /// Whether the checkpoint has a tensor of this name.
-    pub fn has(&self, name: &str) -> bool {
-        self.weights.get(name).is_ok()
+/// Where a model's weights come from. Names are those of the Hugging Face checkpoints; a source of another
+/// format translates. Every tensor handed out has the asked shape and finite values.
+pub trait Source {
+    fn config(&self) -> &ModelConfig;
+
+    fn has(&self, name: &str) -> bool;
+
+    /// A tensor in f32.
+    fn tensor(&self, name: &str, shape: &[usize]) -> Result<Tensor, LoadError>;
+
+    /// The weight of a matrix product, `[outputs, inputs]`, in the form it is to be multiplied in.
+    fn linear(&self, name: &str, shape: [usize; 2]) -> Result<Linear, LoadError> {
+        Ok(Linear::Dense(self.tensor(name, &shape)?))
     }
 
-    /// Reads a tensor of the given shape as f32, refusing other shapes and non-finite values.
-    pub fn tensor(&self, name: &str, shape: &[usize]) -> Result<Tensor, LoadError> {
-        let (dir, tensor) = (self.dir.clone(), name.to_owned());
-        let Ok(view) = self.weights.get(name) else {
+    /// A vector: a norm's weights or a bias.
+    fn vector(&self, name: &str, len: usize) -> Result<Vec<f32>, LoadError> {
+        Ok(with_f32(&self.tensor(name, &[len])?, <[f32]>::to_vec)?)
+    }
+}
+
+impl Source for Checkpoint {
+    fn config(&self) -> &ModelConfig {
+        &self.config
+    }
+
+    fn has(&self, name: &str) -> bool {
+        self.weights.get(&self.prefix.apply(name)).is_ok()
+    }
+
+    fn tensor(&self, name: &str, shape: &[usize]) -> Result<Tensor, LoadError> {
+        let (dir, tensor) = (self.dir.clone(), self.prefix.apply(name));
+        let Ok(view) = self.weights.get(&tensor) else {
             return Err(LoadError::Missing { dir, tensor });
         };
         if view.shape() != shape {
@@ -112,7 +167,7 @@ impl Checkpoint {
             return Err(LoadError::Shape { dir, tensor, found, expected });
         }
         let dtype = view.dtype();
-        let loaded = self.weights.load(name, &Device::Cpu)?;
+        let loaded = self.weights.load(&tensor, &Device::Cpu)?;
         if !matches!(loaded.dtype(), DType::F32 | DType::F16 | DType::BF16) {
             return Err(LoadError::DType { dir, tensor, found: format!("{dtype:?}") });
         }

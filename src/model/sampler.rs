@@ -5,6 +5,7 @@
 //! sequence that is preempted, recomputed or batched differently still draws the same numbers. Knows no
 //! tensors and no sequences.
 
+use super::logprobs::{self, Logprobs};
 use std::cmp::Ordering;
 
 /// How a request wants its tokens chosen. Ranges are checked where requests come in.
@@ -26,6 +27,12 @@ pub struct SamplingParams {
     /// Subtracted once for tokens in the reply.
     pub presence_penalty: f32,
     pub seed: u64,
+    /// Report each sampled token's log-probability, and those of so many likeliest tokens (at most
+    /// [`MOST_TOP`](super::logprobs::MOST_TOP)). `None` reports and costs nothing.
+    pub logprobs: Option<u8>,
+    /// Report the log-probabilities of this many tokens at the end of the prompt, in one event before the
+    /// first token. The prompt's first token has none, so the most is one less than its length.
+    pub score_last: usize,
 }
 
 impl Default for SamplingParams {
@@ -39,6 +46,8 @@ impl Default for SamplingParams {
             frequency_penalty: 0.0,
             presence_penalty: 0.0,
             seed: 0,
+            logprobs: None,
+            score_last: 0,
         }
     }
 }
@@ -70,6 +79,20 @@ pub struct Draw<'a> {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("the model produced NaN or infinite logits")]
 pub struct NonFinite;
+
+/// As [`sample`], with the log-probabilities that the request asked for.
+pub fn sample_with_logprobs(
+    logits: &mut [f32],
+    draw: &Draw<'_>,
+) -> Result<(u32, Option<Box<Logprobs>>), NonFinite> {
+    let Some(k) = draw.params.logprobs else {
+        return Ok((sample(logits, draw)?, None));
+    };
+    let own = logits.to_vec();
+    let id = sample(logits, draw)?;
+    let token = logprobs::of_token(&own, id).ok_or(NonFinite)?;
+    Ok((id, Some(Box::new(Logprobs { token, top: logprobs::top(&own, k.into()) }))))
+}
 
 /// Chooses the next token from `logits`, `[vocab]`, which are overwritten.
 pub fn sample(logits: &mut [f32], draw: &Draw<'_>) -> Result<u32, NonFinite> {

@@ -27,18 +27,34 @@ fn reply_alone(prompt: &[u32], max_new: usize, longest: usize) -> Vec<u32> {
     tokens.split_off(prompt.len())
 }
 
+/// The made-up log-probability of `token` after `before`.
+fn score(before: &[u32], token: u32) -> f32 {
+    -((next_token(before) + token) as f32)
+}
+
 struct Client {
     prompt: Vec<u32>,
+    score_last: usize,
     max_new: usize,
     events: Option<UnboundedReceiver<SeqEvent>>,
 }
 
 fn client(scheduler: &mut Scheduler, prompt: Vec<u32>, max_new: usize, now: Instant) -> Client {
+    scoring_client(scheduler, prompt, max_new, 0, now)
+}
+
+fn scoring_client(
+    scheduler: &mut Scheduler,
+    prompt: Vec<u32>,
+    max_new: usize,
+    score_last: usize,
+    now: Instant,
+) -> Client {
     let (events, inbox) = unbounded_channel();
     let request = SeqRequest {
         tag: 0,
         prompt: prompt.clone(),
-        params: SamplingParams::greedy(),
+        params: SamplingParams { score_last, ..SamplingParams::greedy() },
         max_new_tokens: max_new,
         stop_ids: vec![EOS],
         events,
@@ -46,19 +62,24 @@ fn client(scheduler: &mut Scheduler, prompt: Vec<u32>, max_new: usize, now: Inst
     };
     scheduler.check(&request).unwrap();
     scheduler.admit(request);
-    Client { prompt, max_new, events: Some(inbox) }
+    Client { prompt, score_last, max_new, events: Some(inbox) }
 }
 
-/// Checks the batch against the shadow cache and "runs" it.
+/// Checks the batch against the shadow cache (position, id, and whether its sequence was long by then) and
+/// "runs" it.
 fn run_step(
     batch: &Batch,
     draws: &[Draw<'_>],
-    cache: &mut HashMap<u32, (u32, u32)>,
+    switch: usize,
+    cache: &mut HashMap<u32, (u32, u32, bool)>,
 ) -> Vec<Sampled> {
     let mut written = Vec::new();
-    for ((&id, &position), &slot) in batch.tokens.iter().zip(&batch.positions).zip(&batch.slots) {
-        written.push(slot);
-        cache.insert(slot, (position, id));
+    for row in &batch.rows {
+        for i in row.start..row.start + row.len {
+            let entry = (batch.positions[i], batch.tokens[i], row.total > switch);
+            written.push(batch.slots[i]);
+            cache.insert(batch.slots[i], entry);
+        }
     }
     written.sort_unstable();
     assert!(written.windows(2).all(|w| w[0] != w[1]), "two tokens share a slot");
@@ -70,15 +91,24 @@ fn run_step(
         let seen: Vec<u32> = (0..row.context)
             .map(|p| {
                 let slot = table[p / 4] * 4 + (p % 4) as u32;
-                let (position, id) = cache[&slot];
+                let (position, id, long) = cache[&slot];
                 assert_eq!(position, p as u32, "slot {slot} holds another position");
+                assert_eq!(long, row.total > switch, "a key of the other kind at {p}");
                 id
             })
             .collect();
+        let draw = if row.wanted() > 0 { draws.next() } else { None };
+        if row.scored > 0 {
+            let known = draw.unwrap().tokens;
+            let upto = row.context - usize::from(row.sample);
+            assert!(known.starts_with(&seen));
+            let scored = (upto - row.scored..upto).map(|p| score(&seen[..=p], known[p + 1]));
+            results.push(Sampled::Scores(scored.collect()));
+        }
         if row.sample {
-            let draw = draws.next().unwrap();
+            let draw = draw.unwrap();
             assert_eq!(seen, draw.tokens, "the cache must hold the sequence's own tokens");
-            results.push(Sampled::Token(next_token(&seen)));
+            results.push(Sampled::token(next_token(&seen)));
         }
     }
     assert!(draws.next().is_none());
@@ -88,19 +118,20 @@ fn run_step(
 proptest! {
     #[test]
     fn replies_are_those_of_each_sequence_alone_and_no_block_is_lost(
-        prompts in proptest::collection::vec((proptest::collection::vec(1u32..97, 1..20), 1usize..25), 1..12),
+        prompts in proptest::collection::vec((proptest::collection::vec(1u32..97, 1..20), 1usize..25, 0usize..24), 1..12),
         blocks in 7usize..24,
         max_running in 1usize..8,
         max_batch_tokens in 1usize..40,
+        switch in 1usize..50,
         cancel in proptest::collection::vec((0usize..12, 0usize..40), 0..5),
     ) {
-        let capacity = Capacity { blocks, block_size: 4, vocab: 97, max_len: 40 };
+        let capacity = Capacity { blocks, block_size: 4, vocab: 97, max_len: 40, rope_switch: Some(switch) };
         let longest = capacity.longest();
         let config = SchedulerConfig { max_running, max_batch_tokens, max_waiting: 64 };
         let mut scheduler = Scheduler::new(config, capacity);
         let now = Instant::now();
         let mut clients: Vec<Client> =
-            prompts.iter().map(|(p, n)| client(&mut scheduler, p.clone(), *n, now)).collect();
+            prompts.iter().map(|(p, n, s)| scoring_client(&mut scheduler, p.clone(), *n, *s, now)).collect();
         let mut batch = Batch::default();
         let mut cache = HashMap::new();
         for step in 0..20_000 {
@@ -114,22 +145,31 @@ proptest! {
             }
             prop_assert!(batch.tokens.len() <= max_batch_tokens);
             prop_assert!(batch.rows.len() <= max_running);
-            let results = run_step(&batch, &scheduler.draws(), &mut cache);
-            scheduler.complete(&results, now);
+            let results = run_step(&batch, &scheduler.draws(), switch, &mut cache);
+            scheduler.complete(results, now);
         }
         prop_assert!(scheduler.is_idle(), "everything ends");
         prop_assert_eq!(scheduler.blocks().used(), 0);
         for client in &mut clients {
             let Some(events) = &mut client.events else { continue };
             let mut got = Vec::new();
-            let mut end = None;
+            let (mut scores, mut end) = (Vec::new(), None);
             while let Ok(event) = events.try_recv() {
                 match event {
+                    SeqEvent::Scored { logprobs, .. } => {
+                        assert!(scores.is_empty() && got.is_empty(), "once, before the first token");
+                        scores = logprobs;
+                    }
                     SeqEvent::Started { .. } => assert!(got.is_empty()),
                     SeqEvent::Token { id, .. } => got.push(id),
                     other => end = Some(other),
                 }
             }
+            let prompt = &client.prompt;
+            let from = prompt.len() - client.score_last.min(prompt.len() - 1);
+            let known: Vec<f32> =
+                (from..prompt.len()).map(|p| score(&prompt[..p], prompt[p])).collect();
+            prop_assert_eq!(scores, known);
             let expected = reply_alone(&client.prompt, client.max_new, longest);
             prop_assert_eq!(&got, &expected);
             let Some(SeqEvent::Finished { reason, timings, .. }) = end else {
@@ -144,7 +184,7 @@ proptest! {
 }
 
 fn small() -> (Scheduler, Capacity) {
-    let capacity = Capacity { blocks: 4, block_size: 4, vocab: 97, max_len: 64 };
+    let capacity = Capacity { blocks: 4, block_size: 4, vocab: 97, max_len: 64, rope_switch: None };
     let config = SchedulerConfig { max_running: 4, max_batch_tokens: 64, max_waiting: 2 };
     (Scheduler::new(config, capacity), capacity)
 }
@@ -181,19 +221,20 @@ fn what_cannot_run_is_refused_with_the_reason() {
 
 #[test]
 fn a_decode_is_never_held_up_by_a_long_prefill() {
-    let capacity = Capacity { blocks: 100, block_size: 4, vocab: 97, max_len: 400 };
+    let capacity =
+        Capacity { blocks: 100, block_size: 4, vocab: 97, max_len: 400, rope_switch: None };
     let config = SchedulerConfig { max_running: 4, max_batch_tokens: 8, max_waiting: 8 };
     let mut scheduler = Scheduler::new(config, capacity);
     let now = Instant::now();
     let _a = client(&mut scheduler, vec![5, 6], 50, now);
     let mut batch = Batch::default();
     assert!(scheduler.schedule(&mut batch, now));
-    scheduler.complete(&[Sampled::Token(9)], now);
+    scheduler.complete(vec![Sampled::token(9)], now);
     let _b = client(&mut scheduler, vec![7; 100], 5, now);
     for _ in 0..10 {
         assert!(scheduler.schedule(&mut batch, now));
         assert_eq!((batch.rows[0].len, batch.rows[1].len), (1, 7));
-        scheduler.complete(&[Sampled::Token(9)], now);
+        scheduler.complete(vec![Sampled::token(9)], now);
     }
 }
 

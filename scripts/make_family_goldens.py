@@ -1,0 +1,203 @@
+"""Tiny random checkpoints of every model family, and what transformers makes of them.
+
+Usage: python scripts/make_family_goldens.py [family ...]
+
+For each family a folder tests/fixtures/families/<name>/ is written: config.json
+in the spelling that the family's checkpoints have on the hub, model.safetensors
+with seeded random weights, golden.json (prompts, greedy continuations, which
+positions have logits) and golden.safetensors (those logits, f32). Everything is
+computed in f32 on the CPU, by whole forward passes without a cache, so that a
+golden says what the sequence means and not how it was cut up.
+
+Needs torch and transformers (scripts/requirements.txt); not run in CI.
+"""
+
+import json
+import sys
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+from transformers import AutoConfig, AutoModelForCausalLM
+
+OUT = Path(__file__).resolve().parent.parent / "tests/fixtures/families"
+NEW_TOKENS = 32
+PROMPT_LENGTHS = (5, 20, 45)
+# A greedy choice closer than this (relative to the largest logit) would test
+# rounding, not the model; another seed is taken instead.
+MARGIN = 2e-3
+
+BASE = {
+    "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 3,
+    "num_attention_heads": 4, "num_key_value_heads": 2, "vocab_size": 256,
+    "max_position_embeddings": 128, "bos_token_id": 1, "eos_token_id": 2,
+    "pad_token_id": 0,
+}
+
+FAMILIES = {
+    # Llama 2: no grouping, no scaling, head_dim not given, its own head.
+    "llama2": (torch.float16, {
+        **BASE, "architectures": ["LlamaForCausalLM"], "model_type": "llama",
+        "num_key_value_heads": 4, "hidden_act": "silu", "rms_norm_eps": 1e-5,
+        "rope_scaling": None, "tie_word_embeddings": False}),
+    # Llama 3.2: scaled rope, tied head; biases, which the format allows.
+    "llama3": (torch.bfloat16, {
+        **BASE, "architectures": ["LlamaForCausalLM"], "model_type": "llama",
+        "hidden_act": "silu", "rms_norm_eps": 1e-5, "rope_theta": 500.0,
+        "head_dim": 16, "attention_bias": True, "mlp_bias": True,
+        "rope_scaling": {
+            "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+            "original_max_position_embeddings": 32, "rope_type": "llama3"},
+        "tie_word_embeddings": True}),
+    # Linear scaling in the oldest spelling ("type").
+    "llama-linear": (torch.bfloat16, {
+        **BASE, "architectures": ["LlamaForCausalLM"], "model_type": "llama",
+        "num_hidden_layers": 2, "hidden_act": "silu", "rms_norm_eps": 1e-6,
+        "rope_theta": 10000.0, "head_dim": None,
+        "rope_scaling": {"type": "linear", "factor": 4.0},
+        "tie_word_embeddings": True}),
+    # Mistral 7B v0.1: a window on every layer; Nemo's head_dim.
+    "mistral": (torch.bfloat16, {
+        **BASE, "architectures": ["MistralForCausalLM"],
+        "model_type": "mistral", "hidden_act": "silu", "rms_norm_eps": 1e-5,
+        "rope_theta": 1000.0, "head_dim": 20, "sliding_window": 9,
+        "tie_word_embeddings": False}),
+    # Qwen2.5: biases on q, k, v; windows from a layer on; YaRN.
+    "qwen2": (torch.bfloat16, {
+        **BASE, "architectures": ["Qwen2ForCausalLM"], "model_type": "qwen2",
+        "hidden_act": "silu", "rms_norm_eps": 1e-6, "rope_theta": 10000.0,
+        "use_sliding_window": True, "sliding_window": 7,
+        "max_window_layers": 1,
+        "rope_scaling": {"factor": 4.0, "type": "yarn",
+                         "original_max_position_embeddings": 32},
+        "tie_word_embeddings": True}),
+    # Qwen3: norms on queries and keys; heads wider than hidden_size.
+    "qwen3": (torch.bfloat16, {
+        **BASE, "architectures": ["Qwen3ForCausalLM"], "model_type": "qwen3",
+        "hidden_act": "silu", "rms_norm_eps": 1e-6, "head_dim": 24,
+        "rope_parameters": {"rope_theta": 5000.0, "rope_type": "default"},
+        "sliding_window": None, "use_sliding_window": False,
+        "max_window_layers": 3, "attention_bias": False,
+        "tie_word_embeddings": False}),
+    # Gemma 2: soft caps that bite, alternating windows, four norms.
+    "gemma2": (torch.bfloat16, {
+        **BASE, "architectures": ["Gemma2ForCausalLM"], "model_type": "gemma2",
+        "num_hidden_layers": 4, "intermediate_size": 80, "head_dim": 20,
+        "hidden_act": "gelu_pytorch_tanh",
+        "hidden_activation": "gelu_pytorch_tanh", "rms_norm_eps": 1e-6,
+        "query_pre_attn_scalar": 30, "sliding_window": 8,
+        "attn_logit_softcapping": 2.0, "final_logit_softcapping": 1.0,
+        "rope_theta": 10000.0}),
+    # Gemma 3: five windows to one global layer, two rope bases, linear scaling
+    # on the global one, norms on queries and keys.
+    "gemma3": (torch.bfloat16, {
+        **BASE, "architectures": ["Gemma3ForCausalLM"],
+        "model_type": "gemma3_text", "num_hidden_layers": 7,
+        "intermediate_size": 64, "num_key_value_heads": 1, "head_dim": 16,
+        "hidden_activation": "gelu_pytorch_tanh", "rms_norm_eps": 1e-6,
+        "query_pre_attn_scalar": 24, "sliding_window": 6,
+        "sliding_window_pattern": 6, "rope_theta": 100000.0,
+        "rope_local_base_freq": 1000.0, "attention_bias": False,
+        "rope_scaling": {"factor": 8.0, "rope_type": "linear"}}),
+    # Phi-3-mini-4k: fused projections, a window on every layer.
+    "phi3": (torch.float32, {
+        **BASE, "architectures": ["Phi3ForCausalLM"], "model_type": "phi3",
+        "num_hidden_layers": 2, "num_key_value_heads": 4,
+        "hidden_act": "silu", "rms_norm_eps": 1e-5, "rope_theta": 10000.0,
+        "rope_scaling": None, "sliding_window": 11,
+        "original_max_position_embeddings": 128,
+        "tie_word_embeddings": False}),
+    # Phi-4-mini: long rope on part of each head, grouped heads, tied head.
+    "phi4-mini": (torch.bfloat16, {
+        **BASE, "architectures": ["Phi3ForCausalLM"], "model_type": "phi3",
+        "hidden_act": "silu", "rms_norm_eps": 1e-5, "rope_theta": 10000.0,
+        "partial_rotary_factor": 0.75, "original_max_position_embeddings": 32,
+        "rope_scaling": {
+            "type": "longrope",
+            "short_factor": [1.0, 1.05, 1.1, 1.2, 1.4, 1.7],
+            "long_factor": [1.0, 1.6, 2.5, 5.0, 9.0, 12.0]},
+        "sliding_window": 262144, "tie_word_embeddings": True}),
+}
+
+
+def randomise(model, gemma, dtype, generator):
+    """Random weights as the file will hold them: rounded to dtype, kept in f32."""
+    for name, value in model.named_parameters():
+        noise = torch.randn(value.shape, generator=generator)
+        if "norm" in name:
+            noise = noise * 0.25 + (0.4 if gemma else 1.0)
+        elif name.endswith("bias"):
+            noise = noise * 0.3
+        elif "embed_tokens" in name:
+            noise = noise * (0.02 if gemma else 0.4)
+        else:
+            noise = noise * (1.6 / value.shape[-1] ** 0.5)
+        value.data.copy_(noise.to(dtype).float())
+
+
+@torch.no_grad()
+def greedy(model, prompt):
+    """32 greedy tokens, and the narrowest margin on the way."""
+    ids, margin = list(prompt), float("inf")
+    for _ in range(NEW_TOKENS):
+        logits = model(torch.tensor([ids]), use_cache=False).logits[0, -1]
+        best = logits.topk(2)
+        margin = min(margin, float(best.values[0] - best.values[1])
+                     / float(logits.abs().max()))
+        ids.append(int(best.indices[0]))
+    return ids[len(prompt):], margin
+
+
+def build(name, seed):
+    dtype, config_json = FAMILIES[name]
+    folder = OUT / name
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.json").write_text(json.dumps(config_json, indent=1) + "\n")
+    config = AutoConfig.from_pretrained(folder)
+    model = AutoModelForCausalLM.from_config(
+        config, attn_implementation="eager", dtype=torch.float32).eval()
+    generator = torch.Generator().manual_seed(seed)
+    randomise(model, "gemma" in name, dtype, generator)
+    model.tie_weights()
+    prompts = [torch.randint(3, config.vocab_size, (length,), generator=generator)
+               .tolist() for length in PROMPT_LENGTHS]
+    replies, margins = zip(*(greedy(model, prompt) for prompt in prompts))
+    return folder, dtype, model, prompts, replies, min(margins)
+
+
+@torch.no_grad()
+def write(folder, dtype, model, prompts, replies):
+    tied = model.config.tie_word_embeddings
+    state = {key: value.to(dtype).contiguous().clone()
+             for key, value in model.state_dict().items()
+             if not (tied and key == "lm_head.weight")}
+    save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
+    positions, logits = [], {}
+    for i, prompt in enumerate(prompts):
+        rows = sorted({*range(0, len(prompt), 6),
+                       *range(max(0, len(prompt) - 8), len(prompt))})
+        out = model(torch.tensor([prompt]), use_cache=False).logits[0]
+        logits[f"logits.{i}"] = out[rows].float().contiguous().clone()
+        positions.append(rows)
+    save_file(logits, folder / "golden.safetensors")
+    golden = {"prompts": prompts, "positions": positions, "greedy": list(replies)}
+    (folder / "golden.json").write_text(json.dumps(golden) + "\n")
+
+
+def main():
+    for name in sys.argv[1:] or FAMILIES:
+        for seed in range(100):
+            *made, margin = build(name, seed)
+            if margin > MARGIN:
+                break
+        else:
+            raise SystemExit(f"{name}: every seed has a near-tie")
+        write(*made)
+        distinct = [len(set(reply)) for reply in made[4]]
+        size = sum(p.stat().st_size for p in made[0].iterdir())
+        print(f"{name}: seed {seed}, margin {margin:.4f}, "
+              f"distinct tokens {distinct}, {size >> 10} KiB", flush=True)
+
+
+if __name__ == "__main__":
+    main()

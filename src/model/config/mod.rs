@@ -1,0 +1,167 @@
+//! What a model is, as plain facts: shapes, norms, rotations, windows, caps.
+//!
+//! A family's reader (`llama`, `qwen`, `gemma`, `phi`) turns a Hugging Face `config.json` into one
+//! [`ModelConfig`]; it is checked once here and never changes. Whatever a family does differently is a
+//! field, so that the decoder asks for facts and never for names. Why not candle-transformers' config
+//! types: they know one family each, read only the older spellings, and check nothing. Reads no weights.
+
+mod fields;
+mod gemma;
+mod llama;
+mod phi;
+mod qwen;
+mod rope;
+
+pub(super) use fields::Fields;
+pub(super) use gemma::{gemma2, gemma3, gemma3_text_part};
+pub(super) use llama::{llama, mistral};
+pub(super) use phi::phi3;
+pub(super) use qwen::{qwen2, qwen3};
+
+use super::families::{self, Layout};
+use super::intake::LoadError;
+use crate::device::{Activation, Rope};
+use serde_json::Value;
+use std::path::Path;
+
+/// Positions up to here are exact in f32, which the rotation computes in; longer promises are cut.
+const MOST_POSITIONS: usize = 1 << 24;
+/// Far above any real model; keeps a hostile config from sizing our own lists.
+const MOST_LAYERS: usize = 4096;
+const MOST_SIZE: usize = 1 << 24;
+const MOST_HEAD_DIM: usize = 4096;
+
+/// A validated model.
+#[derive(Debug, Clone)]
+pub struct ModelConfig {
+    /// As `config.json` names it.
+    pub architecture: &'static str,
+    /// Which tensors a layer has, and what they are called.
+    pub layout: &'static Layout,
+    pub hidden: usize,
+    pub intermediate: usize,
+    pub vocab: usize,
+    pub layers: usize,
+    pub heads: usize,
+    pub kv_heads: usize,
+    /// Need not be `hidden / heads`.
+    pub head_dim: usize,
+    pub norm: Norm,
+    pub activation: Activation,
+    pub bias: Bias,
+    /// Multiplies each attention score.
+    pub scale: f32,
+    /// Bends attention scores into `-cap..cap`.
+    pub score_cap: Option<f32>,
+    /// Bends logits into `-cap..cap`.
+    pub logit_cap: Option<f32>,
+    /// Multiplies the embedding.
+    pub embedding_scale: Option<f32>,
+    pub tied_embeddings: bool,
+    /// The rotations that layers choose from.
+    pub ropes: Vec<Rope>,
+    /// One entry per layer.
+    pub kinds: Vec<LayerKind>,
+    /// Longest sequence in tokens, prompt and reply together (`max_position_embeddings`).
+    pub max_len: usize,
+    pub eos_ids: Vec<u32>,
+}
+
+/// The RMS norms of a model.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Norm {
+    pub eps: f32,
+    /// Added to every norm weight: 1 where the file stores the weight less one (Gemma).
+    pub offset: f32,
+}
+
+/// Which projections add a bias.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Bias {
+    pub qkv: bool,
+    pub out: bool,
+    pub mlp: bool,
+}
+
+/// What sets one layer apart from the others.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LayerKind {
+    /// Positions that a token sees, its own included; `None` sees all.
+    pub window: Option<usize>,
+    /// Index into [`ModelConfig::ropes`].
+    pub rope: usize,
+}
+
+impl ModelConfig {
+    /// Reads and checks `dir/config.json`.
+    pub fn read(dir: &Path) -> Result<ModelConfig, LoadError> {
+        let path = dir.join("config.json");
+        let text = std::fs::read_to_string(&path)
+            .map_err(|source| LoadError::Read { path: path.clone(), source })?;
+        let bad = |what: String| LoadError::Config { path: path.clone(), what };
+        let raw: Value =
+            serde_json::from_str(&text).map_err(|e| bad(format!("it is not valid JSON: {e}")))?;
+        ModelConfig::from_json(&raw).map_err(bad)
+    }
+
+    /// Reads and checks the content of a `config.json`; the error is one line for whoever typed it.
+    pub fn from_json(raw: &Value) -> Result<ModelConfig, String> {
+        let family = families::named(raw["architectures"][0].as_str().unwrap_or("(none)"))?;
+        if raw.get("quantization_config").is_some_and(|q| !q.is_null()) {
+            return Err(
+                "quantized safetensors are not supported; use an f32, f16 or bf16 checkpoint"
+                    .into(),
+            );
+        }
+        let config = (family.read)(&Fields::new(raw), family)?;
+        config.check()?;
+        Ok(config)
+    }
+
+    /// Tokens beyond which a sequence's cached keys must be computed anew (see [`crate::device::LongRope`]).
+    pub fn rope_switch(&self) -> Option<usize> {
+        self.ropes.iter().filter_map(|rope| rope.long.as_ref()).map(|long| long.beyond).min()
+    }
+
+    fn check(&self) -> Result<(), String> {
+        let ModelConfig { heads, kv_heads, head_dim, .. } = *self;
+        if !heads.is_multiple_of(kv_heads) {
+            return Err(format!(
+                "num_attention_heads {heads} is not a multiple of num_key_value_heads {kv_heads}"
+            ));
+        }
+        if head_dim > MOST_HEAD_DIM || heads * head_dim > MOST_SIZE {
+            return Err(format!("{heads} heads of size {head_dim} are more than any model has"));
+        }
+        if !head_dim.is_multiple_of(2) {
+            return Err(format!("head size {head_dim} is odd; rotary embedding needs pairs"));
+        }
+        if self.ropes.iter().any(|rope| rope.rotary_dim() > head_dim || rope.inv_freq.is_empty()) {
+            return Err(format!(
+                "the rotary part is empty or larger than the head size {head_dim}"
+            ));
+        }
+        if self.kinds.iter().any(|kind| kind.window == Some(0)) {
+            return Err("`sliding_window` is 0".into());
+        }
+        let caps = [self.score_cap, self.logit_cap].into_iter().flatten();
+        let positive = |x: f32| x.is_finite() && x > 0.0;
+        let mut numbers = caps.chain([self.norm.eps, self.scale]);
+        if !numbers.all(positive) {
+            return Err("a norm epsilon, soft cap or attention scale is not above 0".into());
+        }
+        let finite = |rope: &Rope| {
+            let long = rope.long.iter().flat_map(|long| &long.inv_freq);
+            rope.factor.is_finite() && rope.inv_freq.iter().chain(long).all(|f| f.is_finite())
+        };
+        if !self.ropes.iter().all(finite) {
+            return Err(
+                "the rotary embedding's parameters give frequencies that are no numbers".into()
+            );
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,115 @@
+//! The families that the decoder can run: what `config.json` calls each, who reads it, and which tensors
+//! a layer has under which names.
+//!
+//! A family is this short description and nothing else. The names are those of the Hugging Face
+//! checkpoints; every other format is translated into them where it is read. Knows no shapes and no
+//! numbers. Mixtures of experts will add a second kind of [`MlpNames`].
+
+use super::config::{self, Fields, ModelConfig};
+
+/// One supported architecture.
+pub struct Family {
+    /// As `config.json` lists it under `architectures`.
+    pub architecture: &'static str,
+    pub read: fn(&Fields<'_>, &'static Family) -> Result<ModelConfig, String>,
+    pub layout: &'static Layout,
+}
+
+/// The tensors of one layer, named from behind `model.layers.N.` and before `.weight`.
+#[derive(Debug, Clone, Copy)]
+pub struct Layout {
+    pub attention_norm: &'static str,
+    /// One fused tensor, or queries, keys and values.
+    pub qkv: &'static [&'static str],
+    /// Norms over each query head and each key head.
+    pub head_norms: Option<[&'static str; 2]>,
+    pub out: &'static str,
+    /// Before the attention's output joins the residual stream.
+    pub attention_post_norm: Option<&'static str>,
+    pub mlp_norm: &'static str,
+    pub mlp: MlpNames,
+    pub mlp_post_norm: Option<&'static str>,
+}
+
+/// The tensors of a gated feed-forward part.
+#[derive(Debug, Clone, Copy)]
+pub struct MlpNames {
+    /// One fused tensor, or gate and up.
+    pub gate_up: &'static [&'static str],
+    pub down: &'static str,
+}
+
+/// Names outside the layers; the same in every family.
+pub const EMBEDDING: &str = "model.embed_tokens.weight";
+pub const NORM: &str = "model.norm.weight";
+pub const HEAD: &str = "lm_head.weight";
+
+/// Name of a tensor of layer `layer`, given what stands behind `model.layers.N.`
+pub fn in_layer(layer: usize, name: &str) -> String {
+    format!("model.layers.{layer}.{name}")
+}
+
+const SPLIT: &[&str] = &["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"];
+
+/// Norm, attention, norm, feed-forward (Llama, Mistral, Qwen2).
+const PLAIN: Layout = Layout {
+    attention_norm: "input_layernorm",
+    qkv: SPLIT,
+    head_norms: None,
+    out: "self_attn.o_proj",
+    attention_post_norm: None,
+    mlp_norm: "post_attention_layernorm",
+    mlp: MlpNames { gate_up: &["mlp.gate_proj", "mlp.up_proj"], down: "mlp.down_proj" },
+    mlp_post_norm: None,
+};
+
+/// As plain, with head norms.
+const QWEN3: Layout = Layout { head_norms: HEAD_NORMS, ..PLAIN };
+
+/// Each part between two norms.
+const GEMMA2: Layout = Layout {
+    attention_post_norm: Some("post_attention_layernorm"),
+    mlp_norm: "pre_feedforward_layernorm",
+    mlp_post_norm: Some("post_feedforward_layernorm"),
+    ..PLAIN
+};
+
+const GEMMA3: Layout = Layout { head_norms: HEAD_NORMS, ..GEMMA2 };
+
+/// As plain, with projections of the same input fused.
+const PHI3: Layout = Layout {
+    qkv: &["self_attn.qkv_proj"],
+    mlp: MlpNames { gate_up: &["mlp.gate_up_proj"], down: "mlp.down_proj" },
+    ..PLAIN
+};
+
+const HEAD_NORMS: Option<[&str; 2]> = Some(["self_attn.q_norm", "self_attn.k_norm"]);
+
+static FAMILIES: [Family; 8] = [
+    Family { architecture: "LlamaForCausalLM", read: config::llama, layout: &PLAIN },
+    Family { architecture: "MistralForCausalLM", read: config::mistral, layout: &PLAIN },
+    Family { architecture: "Qwen2ForCausalLM", read: config::qwen2, layout: &PLAIN },
+    Family { architecture: "Qwen3ForCausalLM", read: config::qwen3, layout: &QWEN3 },
+    Family { architecture: "Gemma2ForCausalLM", read: config::gemma2, layout: &GEMMA2 },
+    Family { architecture: "Gemma3ForCausalLM", read: config::gemma3, layout: &GEMMA3 },
+    // The larger Gemma 3 come with a vision part, which is left out: text in, text out.
+    Family {
+        architecture: "Gemma3ForConditionalGeneration",
+        read: config::gemma3_text_part,
+        layout: &GEMMA3,
+    },
+    Family { architecture: "Phi3ForCausalLM", read: config::phi3, layout: &PHI3 },
+];
+
+/// The architectures that can be loaded, as `config.json` names them.
+pub fn supported() -> impl Iterator<Item = &'static str> {
+    FAMILIES.iter().map(|family| family.architecture)
+}
+
+/// The family of an architecture, or a refusal that lists the supported ones.
+pub fn named(architecture: &str) -> Result<&'static Family, String> {
+    FAMILIES.iter().find(|family| family.architecture == architecture).ok_or_else(|| {
+        let all: Vec<&str> = supported().collect();
+        format!("its architecture {architecture} is not supported; supported: {}", all.join(", "))
+    })
+}

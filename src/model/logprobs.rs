@@ -1,0 +1,86 @@
+//! Log-probabilities: how likely the model itself held a token, and what it held likeliest.
+//!
+//! Of the model's own distribution, before penalties, temperature and filters, so that they say something
+//! of the model and not of the request (as vLLM reports them). Natural logarithms. Knows no sequences.
+
+use std::cmp::Ordering;
+
+/// Most alternatives that can be asked for.
+pub const MOST_TOP: usize = 20;
+
+/// What a sampled token's position looked like.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Logprobs {
+    /// The sampled token's.
+    pub token: f32,
+    /// The likeliest tokens and theirs, likeliest first; as many as were asked for.
+    pub top: Vec<(u32, f32)>,
+}
+
+/// The log of the sum over `exp(logits)`: subtracting it from a logit gives its log-probability.
+pub fn normaliser(logits: &[f32]) -> f64 {
+    let max = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    let sum: f64 = logits.iter().map(|l| f64::from(*l - max).exp()).sum();
+    f64::from(max) + sum.ln()
+}
+
+/// The log-probability of `token`, or `None` if a logit is no number or the token is outside.
+pub fn of_token(logits: &[f32], token: u32) -> Option<f32> {
+    let logit = f64::from(*logits.get(token as usize)?);
+    let logprob = (logit - normaliser(logits)) as f32;
+    logits.iter().all(|l| l.is_finite()).then_some(logprob)
+}
+
+/// The `k` likeliest tokens with their log-probabilities, likeliest first, ties by id.
+pub fn top(logits: &[f32], k: usize) -> Vec<(u32, f32)> {
+    let k = k.min(MOST_TOP).min(logits.len());
+    if k == 0 {
+        return Vec::new();
+    }
+    let down = |a: &(u32, f32), b: &(u32, f32)| {
+        b.1.partial_cmp(&a.1).unwrap_or(Ordering::Equal).then(a.0.cmp(&b.0))
+    };
+    let mut best: Vec<(u32, f32)> = Vec::with_capacity(k + 1);
+    for candidate in (0u32..).zip(logits.iter().copied()) {
+        if best.len() == k && down(&candidate, &best[k - 1]) != Ordering::Less {
+            continue;
+        }
+        let at = best.partition_point(|kept| down(kept, &candidate) == Ordering::Less);
+        best.insert(at, candidate);
+        best.truncate(k);
+    }
+    let normaliser = normaliser(logits);
+    best.iter().map(|(id, logit)| (*id, (f64::from(*logit) - normaliser) as f32)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn probabilities_sum_to_one_however_large_the_logits() {
+        let logits = [1000.0, 1001.0, 999.0, -1000.0];
+        let all = top(&logits, 4);
+        assert_eq!(all.iter().map(|(id, _)| *id).collect::<Vec<_>>(), [1, 0, 2, 3]);
+        let sum: f32 = all.iter().map(|(_, logprob)| logprob.exp()).sum();
+        assert!((sum - 1.0).abs() < 1e-6, "{sum}");
+        assert_eq!(of_token(&logits, 0), Some(all[1].1));
+    }
+
+    #[test]
+    fn the_top_is_what_a_full_sort_says() {
+        let logits: Vec<f32> = (0..500u32).map(|i| ((i * 7919) % 97) as f32 / 10.0).collect();
+        let mut sorted: Vec<u32> = (0..500).collect();
+        sorted.sort_by(|a, b| logits[*b as usize].total_cmp(&logits[*a as usize]).then(a.cmp(b)));
+        let ids: Vec<u32> = top(&logits, 100).iter().map(|(id, _)| *id).collect();
+        assert_eq!(ids, sorted[..MOST_TOP]);
+        assert!(top(&logits, 0).is_empty());
+    }
+
+    #[test]
+    fn what_is_no_number_or_outside_has_no_probability() {
+        assert_eq!(of_token(&[0.0, f32::NAN], 0), None);
+        assert_eq!(of_token(&[0.0, f32::INFINITY], 0), None);
+        assert_eq!(of_token(&[0.0], 1), None);
+    }
+}
