@@ -19,3 +19,19 @@ pub fn map_bytes(path: &Path) -> std::io::Result<memmap2::Mmap> {
     // SAFETY: as for `map_safetensors`.
     unsafe { memmap2::Mmap::map(&file) }
 }
+
+/// Gives the memory of whole pages inside `range` back; the mapping stays, and reads them again from the
+/// file if it must. For parts of a file that were consumed. Does nothing where the system cannot.
+pub fn release(map: &memmap2::Mmap, range: std::ops::Range<usize>) {
+    const PAGE: usize = 4096;
+    let (from, to) = (range.start.next_multiple_of(PAGE), range.end.min(map.len()) / PAGE * PAGE);
+    if from >= to {
+        return;
+    }
+    // SAFETY: the mapping is of a file, shared and never written to: dropping its pages loses nothing.
+    #[cfg(unix)]
+    unsafe {
+        // Advice: whether it is taken changes nothing but memory.
+        let _ = map.unchecked_advise_range(memmap2::UncheckedAdvice::DontNeed, from, to - from);
+    }
+}

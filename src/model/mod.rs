@@ -8,14 +8,18 @@
 pub mod config;
 pub mod decoder;
 pub mod families;
+pub mod gguf;
 pub mod intake;
+pub mod kind;
 pub mod linear;
 pub mod logprobs;
 pub mod sampler;
 
 pub use config::ModelConfig;
 pub use decoder::Decoder;
+pub use gguf::Gguf;
 pub use intake::{Checkpoint, LoadError, Source};
+pub use kind::{Kind, Stored};
 pub use linear::Linear;
 pub use logprobs::Logprobs;
 pub use sampler::{Draw, SamplingParams};

@@ -9,6 +9,7 @@
 //! silently shorten or lengthen prompts. Immutable after loading, shared as `Arc<Codec>`.
 
 use super::folder::{self, Folder};
+use super::gguf::{self, GgufVocabulary};
 use super::template::{Chat, ChatTemplate};
 use super::{GenerationDefaults, TextError};
 use std::path::Path;
@@ -40,10 +41,27 @@ impl Codec {
     /// Names the file that is missing, damaged or at odds with the model, and what to do about it.
     pub fn load(dir: &Path, vocab_size: usize) -> Result<Self, TextError> {
         let path = dir.join("tokenizer.json");
-        let tokenizer = read_tokenizer(&path)?;
+        Self::assemble(&path, read_tokenizer(&path)?, Folder::read(dir)?, vocab_size)
+    }
+
+    /// The text side of a GGUF file whose embedding has `vocab_size` rows.
+    ///
+    /// # Errors
+    /// As [`Codec::load`].
+    pub fn from_gguf(vocabulary: &GgufVocabulary, vocab_size: usize) -> Result<Self, TextError> {
+        let tokenizer = gguf::tokenizer(vocabulary)?;
+        Self::assemble(&vocabulary.path, tokenizer, gguf::folder(vocabulary), vocab_size)
+    }
+
+    /// Checks the parts against each other; `path` is where the tokenizer came from.
+    fn assemble(
+        path: &Path,
+        tokenizer: Tokenizer,
+        folder: Folder,
+        vocab_size: usize,
+    ) -> Result<Self, TextError> {
         let vocabulary = tokenizer.get_vocab(true);
-        check_vocabulary(&path, &vocabulary, vocab_size)?;
-        let folder = Folder::read(dir)?;
+        check_vocabulary(path, &vocabulary, vocab_size)?;
         let eos = eos_ids(&tokenizer, &folder, vocab_size)?;
         let ids = vocabulary.values().max().map_or(0, |&id| id as usize + 1);
         let template =

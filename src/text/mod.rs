@@ -5,7 +5,7 @@
 //! only thing that two versions share, ids never cross from one to the other.
 //!
 //! In reading order: `codec` (what a model folder says, loaded and checked once), `folder` (the
-//! files it is read from), `template` with `message`, `json` and `date` (a conversation
+//! files it is read from), `gguf` (the same out of a GGUF file), `template` with `message`, `json` and `date` (a conversation
 //! becomes a prompt, byte for byte as Python's transformers renders it), `stream` (ids become text
 //! while they arrive), `stop` and [`tools`] (two readers of that text).
 //!
@@ -17,6 +17,7 @@ mod codec;
 mod date;
 mod error;
 mod folder;
+mod gguf;
 mod json;
 mod message;
 mod stop;
@@ -29,6 +30,7 @@ pub mod tools;
 pub use codec::Codec;
 pub use error::TextError;
 pub use folder::GenerationDefaults;
+pub use gguf::GgufVocabulary;
 pub use stop::{Emit, StopStrings};
 pub use stream::StreamDecoder;
 pub use template::Chat;

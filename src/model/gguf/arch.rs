@@ -1,0 +1,305 @@
+//! Metadata of a GGUF file into the `config.json` that Hugging Face would have.
+//!
+//! One shape for all checkpoints: whoever reads `config.json` reads this too. Values that llama.cpp has
+//! in its code and not in the file (Gemma's scale of queries, its pattern of windows) are written out, as
+//! that code has them. Rope factors come from tensors of the file; where they are those of Llama 3, its
+//! formula is named, since that is what the original says; any others are given as they are, one per
+//! frequency.
+
+use super::header::Fault;
+use super::meta::Metadata;
+use serde_json::{Map, Value, json};
+
+type Result<T> = std::result::Result<T, Fault>;
+
+/// Architectures that are read, as `general.architecture` names them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Architecture {
+    Llama,
+    Qwen2,
+    Qwen3,
+    Gemma2,
+    Gemma3,
+    Phi3,
+}
+
+impl Architecture {
+    const ALL: [(&'static str, Architecture); 6] = [
+        ("llama", Architecture::Llama),
+        ("qwen2", Architecture::Qwen2),
+        ("qwen3", Architecture::Qwen3),
+        ("gemma2", Architecture::Gemma2),
+        ("gemma3", Architecture::Gemma3),
+        ("phi3", Architecture::Phi3),
+    ];
+
+    pub(super) fn of(meta: Metadata<'_>) -> Result<Architecture> {
+        let named = meta.text("general.architecture")?.unwrap_or("(none)");
+        let found = Architecture::ALL.iter().find(|(name, _)| *name == named);
+        found.map(|(_, arch)| *arch).ok_or_else(|| {
+            let known = Architecture::ALL.map(|(name, _)| name).join(", ");
+            Fault::Unsupported(format!(
+                "its architecture {named} is not supported; supported: {known}"
+            ))
+        })
+    }
+
+    fn name(self) -> &'static str {
+        Architecture::ALL.iter().find(|(_, arch)| *arch == self).map_or("", |(name, _)| name)
+    }
+
+    fn hugging_face(self) -> (&'static str, &'static str) {
+        match self {
+            Architecture::Llama => ("LlamaForCausalLM", "llama"),
+            Architecture::Qwen2 => ("Qwen2ForCausalLM", "qwen2"),
+            Architecture::Qwen3 => ("Qwen3ForCausalLM", "qwen3"),
+            Architecture::Gemma2 => ("Gemma2ForCausalLM", "gemma2"),
+            Architecture::Gemma3 => ("Gemma3ForCausalLM", "gemma3_text"),
+            Architecture::Phi3 => ("Phi3ForCausalLM", "phi3"),
+        }
+    }
+
+    pub(super) fn is_gemma(self) -> bool {
+        matches!(self, Architecture::Gemma2 | Architecture::Gemma3)
+    }
+
+    pub(super) fn has_qk_norms(self) -> bool {
+        matches!(self, Architecture::Qwen3 | Architecture::Gemma3)
+    }
+}
+
+/// What the tensors say beyond the metadata.
+#[derive(Debug, Default)]
+pub(super) struct FromTensors {
+    /// Rows of the token embedding.
+    pub(super) vocab: usize,
+    pub(super) has_head: bool,
+    pub(super) attention_bias: bool,
+    pub(super) rope_freqs: Option<Vec<f32>>,
+    pub(super) rope_long: Option<Vec<f32>>,
+    pub(super) rope_short: Option<Vec<f32>>,
+}
+
+/// Keys below the architecture's name.
+struct Keys<'a> {
+    meta: Metadata<'a>,
+    arch: Architecture,
+}
+
+impl Keys<'_> {
+    fn key(&self, end: &str) -> String {
+        format!("{}.{end}", self.arch.name())
+    }
+
+    fn size(&self, end: &str) -> Result<usize> {
+        match self.optional_size(end)? {
+            Some(size) if size > 0 => Ok(size),
+            _ => Err(Fault::Damaged(format!("its metadata has no `{}`", self.key(end)))),
+        }
+    }
+
+    fn optional_size(&self, end: &str) -> Result<Option<usize>> {
+        Ok(self.meta.count(&self.key(end))?.and_then(|n| usize::try_from(n).ok()))
+    }
+
+    fn float(&self, end: &str) -> Result<Option<f64>> {
+        self.meta.float(&self.key(end)).map(|x| x.map(tidy))
+    }
+
+    fn text(&self, end: &str) -> Result<Option<&str>> {
+        self.meta.text(&self.key(end))
+    }
+}
+
+/// The shortest decimal that is the same f32: files hold f32, configurations the decimal that was meant.
+fn tidy(x: f64) -> f64 {
+    if f64::from(x as f32) == x { (x as f32).to_string().parse().unwrap_or(x) } else { x }
+}
+
+/// The configuration of the model in the file.
+pub(super) fn config(
+    meta: Metadata<'_>,
+    arch: Architecture,
+    tensors: &FromTensors,
+) -> Result<Value> {
+    let keys = Keys { meta, arch };
+    if keys.optional_size("expert_count")?.is_some_and(|n| n > 0) {
+        return Err(Fault::Unsupported(
+            "it is a mixture of experts, which is not supported".into(),
+        ));
+    }
+    let heads = keys.size("attention.head_count")?;
+    let hidden = keys.size("embedding_length")?;
+    let head_dim = keys.optional_size("attention.key_length")?.unwrap_or(hidden / heads);
+    if keys.optional_size("attention.value_length")?.is_some_and(|n| n != head_dim) {
+        return Err(Fault::Unsupported("its keys and values differ in size".into()));
+    }
+    let Some(eps) = keys.float("attention.layer_norm_rms_epsilon")? else {
+        return Err(Fault::Damaged(format!(
+            "its metadata has no `{}`",
+            keys.key("attention.layer_norm_rms_epsilon")
+        )));
+    };
+    let (class, model_type) = arch.hugging_face();
+    let mut config = json!({
+        "architectures": [class], "model_type": model_type,
+        "hidden_size": hidden,
+        "intermediate_size": keys.size("feed_forward_length")?,
+        "num_hidden_layers": keys.size("block_count")?,
+        "num_attention_heads": heads,
+        "num_key_value_heads": keys.optional_size("attention.head_count_kv")?.unwrap_or(heads),
+        "head_dim": head_dim,
+        "rms_norm_eps": eps,
+        "max_position_embeddings": keys.size("context_length")?,
+        "rope_theta": keys.float("rope.freq_base")?.unwrap_or(10_000.0),
+        "vocab_size": tensors.vocab,
+        "tie_word_embeddings": !tensors.has_head,
+        "attention_bias": tensors.attention_bias && arch != Architecture::Qwen2,
+        "hidden_act": if arch.is_gemma() { "gelu_pytorch_tanh" } else { "silu" },
+    });
+    let Some(map) = config.as_object_mut() else { return Ok(config) };
+    match arch {
+        Architecture::Gemma2 | Architecture::Gemma3 => gemma(&keys, map, hidden, heads, head_dim)?,
+        Architecture::Phi3 => phi3(&keys, map, head_dim, tensors)?,
+        _ => {}
+    }
+    if arch != Architecture::Phi3
+        && let Some(scaling) = rope_scaling(&keys, tensors, head_dim)?
+    {
+        map.insert("rope_scaling".into(), scaling);
+    }
+    end_of_text(meta, map)?;
+    Ok(config)
+}
+
+fn end_of_text(meta: Metadata<'_>, map: &mut Map<String, Value>) -> Result<()> {
+    for (key, name) in [("eos", "eos_token_id"), ("bos", "bos_token_id")] {
+        if let Some(id) = meta.count(&format!("tokenizer.ggml.{key}_token_id"))? {
+            map.insert(name.into(), json!(id));
+        }
+    }
+    Ok(())
+}
+
+/// Soft caps, windows and the scale of queries. The largest models scale queries by the model's width.
+fn gemma(
+    keys: &Keys<'_>,
+    map: &mut Map<String, Value>,
+    hidden: usize,
+    heads: usize,
+    head_dim: usize,
+) -> Result<()> {
+    let layers = keys.size("block_count")?;
+    let (second, largest) = match keys.arch {
+        Architecture::Gemma2 => (true, 46),
+        _ => (false, 62),
+    };
+    let scale = if layers == largest { hidden / heads } else { head_dim };
+    map.insert("query_pre_attn_scalar".into(), json!(scale));
+    map.insert("hidden_activation".into(), json!("gelu_pytorch_tanh"));
+    let cap = |end: &str, default: Option<f64>| Ok(keys.float(end)?.or(default));
+    let default = |cap: f64| second.then_some(cap);
+    let attention = cap("attn_logit_softcapping", default(50.0))?;
+    map.insert("attn_logit_softcapping".into(), json!(attention));
+    map.insert(
+        "final_logit_softcapping".into(),
+        json!(cap("final_logit_softcapping", default(30.0))?),
+    );
+    let every = if second { 2 } else { 6 };
+    let window = keys.optional_size("attention.sliding_window")?.filter(|n| *n > 0);
+    let window = window.or(second.then_some(4096));
+    let full = |i: usize| window.is_none() || (i + 1).is_multiple_of(every);
+    let kind = |i| if full(i) { "full_attention" } else { "sliding_attention" };
+    map.insert("sliding_window".into(), json!(window));
+    map.insert("sliding_window_pattern".into(), json!(every));
+    map.insert("layer_types".into(), (0..layers).map(kind).collect());
+    if !second {
+        let local = keys.float("rope.freq_base_swa")?.unwrap_or(10_000.0);
+        map.insert("rope_local_base_freq".into(), json!(local));
+    }
+    Ok(())
+}
+
+/// Long rope: a factor per frequency, for short and for long contexts.
+fn phi3(
+    keys: &Keys<'_>,
+    map: &mut Map<String, Value>,
+    head_dim: usize,
+    tensors: &FromTensors,
+) -> Result<()> {
+    let rotary = keys.optional_size("rope.dimension_count")?.unwrap_or(head_dim);
+    map.insert("partial_rotary_factor".into(), json!(rotary as f64 / head_dim as f64));
+    let window = keys.optional_size("attention.sliding_window")?.filter(|n| *n > 0);
+    map.insert("sliding_window".into(), json!(window));
+    let original = keys.optional_size("rope.scaling.original_context_length")?;
+    map.insert(
+        "original_max_position_embeddings".into(),
+        json!(original.or(keys.optional_size("context_length")?)),
+    );
+    let (Some(long), Some(short)) = (&tensors.rope_long, &tensors.rope_short) else {
+        return Ok(());
+    };
+    let list =
+        |factors: &[f32]| -> Vec<f64> { factors.iter().map(|x| tidy(f64::from(*x))).collect() };
+    let mut scaling = json!({
+        "rope_type": "longrope", "type": "longrope",
+        "long_factor": list(long), "short_factor": list(short),
+    });
+    if let Some(factor) = keys.float("rope.scaling.attn_factor")? {
+        scaling["attention_factor"] = json!(factor);
+    }
+    map.insert("rope_scaling".into(), scaling);
+    Ok(())
+}
+
+fn rope_scaling(keys: &Keys<'_>, tensors: &FromTensors, head_dim: usize) -> Result<Option<Value>> {
+    if let Some(factors) = &tensors.rope_freqs {
+        let theta = keys.float("rope.freq_base")?.unwrap_or(10_000.0);
+        return Ok(Some(named_factors(factors, theta, head_dim)));
+    }
+    let original = keys.optional_size("rope.scaling.original_context_length")?;
+    let factor = keys.float("rope.scaling.factor")?;
+    match (keys.text("rope.scaling.type")?, factor) {
+        (None | Some("none"), None) => Ok(None),
+        (Some("none"), _) | (_, Some(0.0)) => Ok(None),
+        (None | Some("linear"), Some(factor)) => {
+            Ok(Some(json!({"rope_type": "linear", "type": "linear", "factor": factor})))
+        }
+        (Some("yarn"), Some(factor)) => Ok(Some(json!({
+            "rope_type": "yarn", "type": "yarn", "factor": factor,
+            "original_max_position_embeddings": original,
+        }))),
+        (Some(other), _) => {
+            Err(Fault::Unsupported(format!("its rope scaling {other} is not supported")))
+        }
+    }
+}
+
+/// Llama 3's formula if it gives these factors, else the factors as they are.
+fn named_factors(factors: &[f32], theta: f64, head_dim: usize) -> Value {
+    let (low, high, original) = (1.0, 4.0, 8192.0);
+    let factor = f64::from(factors.iter().copied().fold(1.0, f32::max));
+    let expected = |i: usize| {
+        let wavelength = 2.0 * std::f64::consts::PI * theta.powf(2.0 * i as f64 / head_dim as f64);
+        if wavelength < original / high {
+            1.0
+        } else if wavelength > original / low {
+            factor
+        } else {
+            let smooth = (original / wavelength - low) / (high - low);
+            1.0 / ((1.0 - smooth) / factor + smooth)
+        }
+    };
+    let close = |(i, x): (usize, &f32)| (f64::from(*x) - expected(i)).abs() <= 1e-3 * expected(i);
+    if factor > 1.0 && factors.iter().enumerate().all(close) {
+        return json!({
+            "rope_type": "llama3", "type": "llama3", "factor": factor, "low_freq_factor": low,
+            "high_freq_factor": high, "original_max_position_embeddings": original as u64,
+        });
+    }
+    let list: Vec<f64> = factors.iter().map(|x| tidy(f64::from(*x))).collect();
+    json!({
+        "rope_type": "longrope", "type": "longrope", "long_factor": list, "short_factor": list,
+        "attention_factor": 1.0,
+    })
+}

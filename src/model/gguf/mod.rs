@@ -1,0 +1,211 @@
+//! GGUF files: opened, checked, and handed out under Hugging Face's names.
+//!
+//! The file is mapped and stays so; [`Gguf::stored`] gives out rows of blocks as they lie there, for kernels
+//! that multiply by them, [`Gguf::tensor`] a copy in f32. Which architecture a file has, and how it spells
+//! things, ends here: above this room there are only `config.json` and Hugging Face's names.
+//!
+//! In reading order: `header` (the container, every size checked), `meta` (typed access), `arch`
+//! (configuration), `names` (tensors), `dequant` (blocks to floats).
+
+mod arch;
+pub mod dequant;
+pub mod header;
+mod meta;
+mod names;
+
+use super::intake::LoadError;
+use super::kind::{Kind, Stored};
+use crate::device::files;
+use arch::{Architecture, FromTensors};
+use candle_core::{Device, Tensor};
+use dequant::dequantise;
+use header::{Fault, Header, TensorInfo};
+pub use meta::Metadata;
+use names::{Name, Undo};
+use std::borrow::Cow;
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+
+/// An opened GGUF file.
+pub struct Gguf {
+    path: PathBuf,
+    map: memmap2::Mmap,
+    header: Header,
+    /// By Hugging Face's names.
+    tensors: HashMap<String, Placed>,
+    config: serde_json::Value,
+}
+
+struct Placed {
+    info: TensorInfo,
+    undo: Undo,
+}
+
+impl Gguf {
+    /// Maps and checks a file: container, architecture, configuration, names.
+    pub fn open(path: &Path) -> Result<Gguf, LoadError> {
+        let map = files::map_bytes(path)
+            .map_err(|source| LoadError::Read { path: path.to_owned(), source })?;
+        let fault = |fault| at(path, fault);
+        let header = Header::parse(&map).map_err(fault)?;
+        let meta = Metadata { header: &header, file: &map };
+        refuse_parts(meta).map_err(fault)?;
+        let arch = Architecture::of(meta).map_err(fault)?;
+        let config = arch::config(meta, arch, &from_tensors(&header, &map)).map_err(fault)?;
+        let count = |key: &str| config[key].as_u64().unwrap_or(0) as usize;
+        let (heads, kv_heads) = (count("num_attention_heads"), count("num_key_value_heads"));
+        let mut tensors = HashMap::with_capacity(header.tensors.len());
+        for (name, info) in &header.tensors {
+            match names::translate(name, arch, heads, kv_heads) {
+                Name::Weight(to, undo) => {
+                    tensors.insert(to, Placed { info: info.clone(), undo });
+                }
+                Name::Aside => {}
+                Name::Unknown => {
+                    let what = format!("its tensor `{name}` is not known for its architecture");
+                    return Err(at(path, Fault::Unsupported(what)));
+                }
+            }
+        }
+        Ok(Gguf { path: path.to_owned(), map, header, tensors, config })
+    }
+
+    /// What `config.json` would say.
+    pub fn config(&self) -> &serde_json::Value {
+        &self.config
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The file's metadata, the tokenizer's among it.
+    pub fn metadata(&self) -> Metadata<'_> {
+        Metadata { header: &self.header, file: &self.map }
+    }
+
+    /// Puts the file's name to a fault of its metadata.
+    pub fn fault(&self, fault: Fault) -> LoadError {
+        at(&self.path, fault)
+    }
+
+    /// Names, kinds and shapes of all tensors.
+    pub fn tensors(&self) -> impl Iterator<Item = (&str, Kind, &[usize])> {
+        self.tensors
+            .iter()
+            .map(|(name, at)| (name.as_str(), at.info.kind, at.info.shape.as_slice()))
+    }
+
+    /// The whole file, for its digest.
+    pub fn bytes(&self) -> &[u8] {
+        &self.map
+    }
+
+    pub fn has(&self, name: &str) -> bool {
+        self.tensors.contains_key(name)
+    }
+
+    /// A tensor as it is stored: blocks row by row. Copied only where rows have to be put in order.
+    pub fn stored(&self, name: &str) -> Result<Stored<'_>, LoadError> {
+        let Placed { info, undo } = self.placed(name)?;
+        let bytes = &self.map[info.at.clone()];
+        let bytes = match undo {
+            Undo::Nothing => Cow::Borrowed(bytes),
+            Undo::Interleaving { heads } => {
+                let rows = info.shape[0];
+                let halves = names::halves(bytes, bytes.len() / rows, *heads);
+                Cow::Owned(halves.ok_or_else(|| self.odd_rows(name, *heads))?)
+            }
+            Undo::PlusOne => Cow::Owned(self.without_one(name, info)?),
+        };
+        Ok(Stored { kind: info.kind, shape: info.shape.clone(), bytes })
+    }
+
+    /// A tensor of the given shape in f32, refusing other shapes and non-finite values.
+    pub fn tensor(&self, name: &str, shape: &[usize]) -> Result<Tensor, LoadError> {
+        let stored = self.stored(name)?;
+        if stored.shape != shape {
+            let (found, expected) = (stored.shape, shape.to_vec());
+            let (dir, tensor) = (self.path.clone(), name.to_owned());
+            return Err(LoadError::Shape { dir, tensor, found, expected });
+        }
+        let mut out = vec![0f32; shape.iter().product()];
+        dequantise(stored.kind, &stored.bytes, &mut out);
+        if !out.iter().all(|x| x.is_finite()) {
+            return Err(LoadError::NonFinite { dir: self.path.clone(), tensor: name.to_owned() });
+        }
+        Ok(Tensor::from_vec(out, shape, &Device::Cpu)?)
+    }
+
+    /// Lets go of the memory that a tensor's pages take; they are read again if asked for.
+    pub fn release(&self, name: &str) {
+        if let Some(placed) = self.tensors.get(name) {
+            files::release(&self.map, placed.info.at.clone());
+        }
+    }
+
+    fn placed(&self, name: &str) -> Result<&Placed, LoadError> {
+        self.tensors
+            .get(name)
+            .ok_or_else(|| LoadError::Missing { dir: self.path.clone(), tensor: name.to_owned() })
+    }
+
+    fn odd_rows(&self, name: &str, heads: usize) -> LoadError {
+        at(
+            &self.path,
+            Fault::Damaged(format!("the rows of `{name}` are not {heads} heads of pairs")),
+        )
+    }
+
+    /// A norm's weights as the original has them; norms are stored in F32.
+    fn without_one(&self, name: &str, info: &TensorInfo) -> Result<Vec<u8>, LoadError> {
+        if info.kind != Kind::F32 {
+            let what =
+                format!("its tensor `{name}` is stored as {}, a norm should be F32", info.kind);
+            return Err(at(&self.path, Fault::Unsupported(what)));
+        }
+        let mut norm = vec![0f32; info.shape.iter().product()];
+        dequantise(info.kind, &self.map[info.at.clone()], &mut norm);
+        Ok(norm.iter().flat_map(|x| (x - 1.0).to_le_bytes()).collect())
+    }
+}
+
+fn at(path: &Path, fault: Fault) -> LoadError {
+    let path = path.to_owned();
+    match fault {
+        Fault::Damaged(what) => LoadError::Damaged { path, what },
+        Fault::Unsupported(what) => LoadError::Config { path, what },
+    }
+}
+
+fn refuse_parts(meta: Metadata<'_>) -> Result<(), Fault> {
+    match meta.count("split.count")? {
+        Some(parts) if parts > 1 => Err(Fault::Unsupported(format!(
+            "it is one of {parts} parts; put them together with `llama-gguf-split --merge`"
+        ))),
+        _ => Ok(()),
+    }
+}
+
+fn from_tensors(header: &Header, file: &[u8]) -> FromTensors {
+    let has = |name: &str| header.tensors.contains_key(name);
+    let floats = |name: &str| {
+        let info = header.tensors.get(name).filter(|info| info.shape.len() == 1)?;
+        let mut out = vec![0f32; info.shape[0]];
+        dequantise(info.kind, &file[info.at.clone()], &mut out);
+        out.iter().all(|x| x.is_finite() && *x > 0.0).then_some(out)
+    };
+    FromTensors {
+        vocab: header.tensors.get("token_embd.weight").map_or(0, |info| info.shape[0]),
+        has_head: has("output.weight"),
+        attention_bias: has("blk.0.attn_q.bias"),
+        rope_freqs: floats("rope_freqs.weight"),
+        rope_long: floats("rope_factors_long.weight"),
+        rope_short: floats("rope_factors_short.weight"),
+    }
+}
+
+#[cfg(test)]
+mod testing;
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,113 @@
+//! llama.cpp's tensor names to Hugging Face's, and what a tensor went through on its way into the file.
+//!
+//! Hugging Face's names are the common language of checkpoints here. Two things are undone: the rows of q
+//! and k of the llama architecture, which llama.cpp interleaves for its own rotary embedding, and the 1
+//! that it adds to Gemma's norms. A tensor whose meaning is not known is refused, since leaving it out
+//! would change the numbers in silence.
+
+use super::arch::Architecture;
+
+/// What has to be undone when a tensor is read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Undo {
+    Nothing,
+    /// Rows of each head are pairs (0, d/2), (1, d/2 + 1), ..; wanted are two halves.
+    Interleaving {
+        heads: usize,
+    },
+    /// Stored is w + 1.
+    PlusOne,
+}
+
+/// A name's translation.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Name {
+    Weight(String, Undo),
+    /// Read with the configuration or not needed.
+    Aside,
+    Unknown,
+}
+
+/// Translates `name` for an architecture with these head counts.
+pub(super) fn translate(name: &str, arch: Architecture, heads: usize, kv_heads: usize) -> Name {
+    if let "rope_freqs.weight" | "rope_factors_long.weight" | "rope_factors_short.weight" = name {
+        return Name::Aside;
+    }
+    let Some((stem, suffix)) = name.rsplit_once('.') else { return Name::Unknown };
+    if suffix != "weight" && suffix != "bias" {
+        return Name::Unknown;
+    }
+    let top = match stem {
+        "token_embd" => Some("model.embed_tokens"),
+        "output_norm" => Some("model.norm"),
+        "output" => Some("lm_head"),
+        _ => None,
+    };
+    if let Some(top) = top {
+        return Name::Weight(format!("{top}.{suffix}"), undo(stem, arch, heads, kv_heads));
+    }
+    let layered = stem.strip_prefix("blk.").and_then(|rest| rest.split_once('.'));
+    let Some((Ok(layer), part)) = layered.map(|(n, part)| (n.parse::<usize>(), part)) else {
+        return Name::Unknown;
+    };
+    if part == "attn_rot_embd" {
+        return Name::Aside;
+    }
+    match in_layer(part, arch) {
+        Some(to) => Name::Weight(
+            format!("model.layers.{layer}.{to}.{suffix}"),
+            undo(part, arch, heads, kv_heads),
+        ),
+        None => Name::Unknown,
+    }
+}
+
+fn in_layer(part: &str, arch: Architecture) -> Option<&'static str> {
+    let phi = arch == Architecture::Phi3;
+    Some(match part {
+        "attn_norm" => "input_layernorm",
+        "attn_q" if !phi => "self_attn.q_proj",
+        "attn_k" if !phi => "self_attn.k_proj",
+        "attn_v" if !phi => "self_attn.v_proj",
+        "attn_qkv" if phi => "self_attn.qkv_proj",
+        "attn_output" => "self_attn.o_proj",
+        "attn_q_norm" if arch.has_qk_norms() => "self_attn.q_norm",
+        "attn_k_norm" if arch.has_qk_norms() => "self_attn.k_norm",
+        "ffn_norm" if arch.is_gemma() => "pre_feedforward_layernorm",
+        "ffn_norm" => "post_attention_layernorm",
+        "post_attention_norm" if arch.is_gemma() => "post_attention_layernorm",
+        "post_ffw_norm" if arch.is_gemma() => "post_feedforward_layernorm",
+        "ffn_up" if phi => "mlp.gate_up_proj",
+        "ffn_gate" if !phi => "mlp.gate_proj",
+        "ffn_up" => "mlp.up_proj",
+        "ffn_down" => "mlp.down_proj",
+        _ => return None,
+    })
+}
+
+fn undo(part: &str, arch: Architecture, heads: usize, kv_heads: usize) -> Undo {
+    match part {
+        "attn_q" if arch == Architecture::Llama => Undo::Interleaving { heads },
+        "attn_k" if arch == Architecture::Llama => Undo::Interleaving { heads: kv_heads },
+        norm if arch.is_gemma() && norm.ends_with("norm") => Undo::PlusOne,
+        _ => Undo::Nothing,
+    }
+}
+
+/// Rows of `row` bytes, put from pairs back into halves, head by head. `None` if they do not divide.
+pub(super) fn halves(bytes: &[u8], row: usize, heads: usize) -> Option<Vec<u8>> {
+    let rows = bytes.len() / row.max(1);
+    if heads == 0 || !rows.is_multiple_of(heads * 2) {
+        return None;
+    }
+    let size = rows / heads;
+    let mut out = Vec::with_capacity(bytes.len());
+    for head in bytes.chunks_exact(size * row) {
+        for half in 0..2 {
+            for j in 0..size / 2 {
+                out.extend_from_slice(&head[(2 * j + half) * row..][..row]);
+            }
+        }
+    }
+    Some(out)
+}

@@ -1,0 +1,233 @@
+//! A tokenizer out of the vocabulary that a GGUF file carries.
+//!
+//! The result is an ordinary `tokenizers::Tokenizer`, so that everything behind it - streaming, special
+//! tokens, templates - is the same for both formats. Two models of text exist in such files: `gpt2`
+//! (byte-level BPE, see `byte_level`) and `llama` (SentencePiece, see `sentence_piece`); any other is refused
+//! by name. Where llama.cpp and the original tokenizer disagree (NFC for Qwen, case classes for Tekken),
+//! the original is followed: it is what the model was trained with.
+//!
+//! Knows the vocabulary as plain values; reading the file is not its business.
+
+mod byte_level;
+mod sentence_piece;
+
+use super::TextError;
+use super::folder::{Folder, GenerationDefaults, TemplateSource};
+use serde_json::json;
+use std::collections::HashMap;
+use std::path::PathBuf;
+use tokenizers::models::bpe::Vocab;
+use tokenizers::{AddedToken, Tokenizer};
+
+const REMEDY: &str = "Convert the model again with a current llama.cpp";
+/// Texts of tokens that end a turn or a document; files often name only one of them.
+const ENDS: [&str; 12] = [
+    "<|eot_id|>",
+    "<|im_end|>",
+    "<|end|>",
+    "<end_of_turn>",
+    "<|endoftext|>",
+    "<|eom_id|>",
+    "<|end_of_text|>",
+    "<|return|>",
+    "<｜end▁of▁sentence｜>",
+    "</s>",
+    "<eos>",
+    "[EOS]",
+];
+
+/// What a GGUF file says about text, entry by entry (`tokenizer.ggml.*`).
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct GgufVocabulary {
+    /// The file, for messages.
+    pub path: PathBuf,
+    /// `gpt2` or `llama`.
+    pub model: String,
+    /// How text is split before merging, for `gpt2`.
+    pub pre: Option<String>,
+    pub tokens: Vec<String>,
+    pub scores: Vec<f32>,
+    /// Token types by llama.cpp's numbers; empty means that all are normal.
+    pub types: Vec<u8>,
+    pub merges: Vec<String>,
+    /// Named special tokens, such as `("bos", 1)`: bos, eos, eot, eom, unk, pad.
+    pub special: Vec<(&'static str, u32)>,
+    pub add_bos: Option<bool>,
+    pub add_eos: Option<bool>,
+    pub add_space_prefix: Option<bool>,
+    pub chat_template: Option<String>,
+    /// The variant for requests with tools (`tokenizer.chat_template.tool_use`).
+    pub tool_template: Option<String>,
+}
+
+/// llama.cpp's token types.
+const UNKNOWN: u8 = 2;
+const CONTROL: u8 = 3;
+const USER_DEFINED: u8 = 4;
+const UNUSED: u8 = 5;
+const BYTE: u8 = 6;
+
+impl GgufVocabulary {
+    fn invalid(&self, what: impl Into<String>) -> TextError {
+        TextError::Invalid { path: self.path.clone(), what: what.into(), remedy: REMEDY }
+    }
+
+    fn id(&self, name: &str) -> Option<u32> {
+        self.special.iter().find(|(n, _)| *n == name).map(|(_, id)| *id)
+    }
+
+    fn kind(&self, id: usize) -> u8 {
+        self.types.get(id).copied().unwrap_or(1)
+    }
+
+    fn vocab(&self) -> Result<Vocab, TextError> {
+        let mut vocab = Vocab::default();
+        for (token, id) in self.tokens.iter().zip(0u32..) {
+            if vocab.insert(token.clone(), id).is_some() {
+                return Err(self.invalid(format!("token {token:?} is in its vocabulary twice")));
+            }
+        }
+        Ok(vocab)
+    }
+
+    /// Lengths and ids agree with each other.
+    fn check(&self) -> Result<(), TextError> {
+        let tokens = self.tokens.len();
+        if tokens == 0 {
+            return Err(self.invalid("it carries no vocabulary"));
+        }
+        for (name, len) in [("scores", self.scores.len()), ("token types", self.types.len())] {
+            if len != 0 && len != tokens {
+                return Err(self.invalid(format!("it has {tokens} tokens, but {len} {name}")));
+            }
+        }
+        match self.special.iter().find(|(_, id)| *id as usize >= tokens) {
+            Some((name, id)) => Err(self.invalid(format!(
+                "its {name} token has id {id}, but the vocabulary has {tokens} tokens"
+            ))),
+            None => Ok(()),
+        }
+    }
+}
+
+/// The tokenizer of the file.
+pub(super) fn tokenizer(from: &GgufVocabulary) -> Result<Tokenizer, TextError> {
+    from.check()?;
+    let (mut tokenizer, add_bos) = match from.model.as_str() {
+        "gpt2" => byte_level::build(from)?,
+        "llama" => (sentence_piece::build(from)?, true),
+        other => {
+            return Err(from.invalid(format!(
+                "its tokenizer `{other}` is not supported; supported: gpt2 (byte-level BPE), llama (SentencePiece)"
+            )));
+        }
+    };
+    add_tokens(from, &mut tokenizer)?;
+    let bos = from.add_bos.unwrap_or(add_bos).then(|| from.id("bos")).flatten();
+    let eos = from.add_eos.unwrap_or(false).then(|| from.id("eos")).flatten();
+    frame(from, &mut tokenizer, bos, eos)?;
+    Ok(tokenizer)
+}
+
+/// The rest of what a folder would say.
+pub(super) fn folder(from: &GgufVocabulary) -> Folder {
+    let named = |(name, id): &(&str, u32)| {
+        let token = from.tokens.get(*id as usize)?;
+        Some((format!("{name}_token"), token.clone()))
+    };
+    let mut eos: Vec<u32> = ["eos", "eot", "eom"].iter().filter_map(|name| from.id(name)).collect();
+    let ends = from.tokens.iter().zip(0u32..).filter(|(token, id)| {
+        ENDS.contains(&token.as_str()) && matches!(from.kind(*id as usize), CONTROL | USER_DEFINED)
+    });
+    eos.extend(ends.map(|(_, id)| id));
+    eos.sort_unstable();
+    eos.dedup();
+    Folder {
+        special: from.special.iter().filter_map(named).collect(),
+        template: from.chat_template.clone().map(|text| TemplateSource {
+            path: from.path.clone(),
+            text,
+            with_tools: from.tool_template.clone(),
+        }),
+        eos: (!eos.is_empty()).then(|| (from.path.clone(), eos)),
+        defaults: GenerationDefaults::default(),
+    }
+}
+
+/// Tokens that are found in text as they are, before anything is split.
+fn add_tokens(from: &GgufVocabulary, tokenizer: &mut Tokenizer) -> Result<(), TextError> {
+    let whole = |id: usize| matches!(from.kind(id), UNKNOWN | CONTROL | USER_DEFINED);
+    let ids = (0..from.tokens.len()).filter(|&id| whole(id) && !from.tokens[id].is_empty());
+    let added = ids.map(|id| {
+        let special = from.kind(id) != USER_DEFINED || ENDS.contains(&from.tokens[id].as_str());
+        AddedToken::from(from.tokens[id].clone(), special).normalized(false)
+    });
+    let added: Vec<AddedToken> = added.collect();
+    tokenizer.add_tokens(added).map_err(|e| from.invalid(e.to_string()))?;
+    Ok(())
+}
+
+/// Lets the tokenizer put special tokens around a text.
+fn frame(
+    from: &GgufVocabulary,
+    tokenizer: &mut Tokenizer,
+    bos: Option<u32>,
+    eos: Option<u32>,
+) -> Result<(), TextError> {
+    if bos.is_none() && eos.is_none() {
+        return Ok(());
+    }
+    let token = |id: u32| from.tokens.get(id as usize).cloned().unwrap_or_default();
+    let piece = |id: u32| json!({"SpecialToken": {"id": token(id), "type_id": 0}});
+    let side = |name: &str| {
+        let text = json!({"Sequence": {"id": name, "type_id": 0}});
+        bos.map(piece).into_iter().chain([text]).chain(eos.map(piece))
+    };
+    let mut special = serde_json::Map::new();
+    for id in bos.into_iter().chain(eos) {
+        special.insert(token(id), json!({"id": token(id), "ids": [id], "tokens": [token(id)]}));
+    }
+    let processor = json!({
+        "type": "TemplateProcessing",
+        "single": side("A").collect::<Vec<_>>(),
+        "pair": side("A").chain(side("B")).collect::<Vec<_>>(),
+        "special_tokens": special,
+    });
+    let processor: tokenizers::PostProcessorWrapper =
+        part(processor).map_err(|e| from.invalid(e))?;
+    tokenizer.with_post_processor(Some(processor));
+    Ok(())
+}
+
+/// A part of a tokenizer out of the JSON that a `tokenizer.json` would have for it.
+fn part<T: serde::de::DeserializeOwned>(json: serde_json::Value) -> Result<T, String> {
+    serde_json::from_value(json).map_err(|e| e.to_string())
+}
+
+/// Merges given as `left right`.
+fn merges(from: &GgufVocabulary) -> Result<Vec<(String, String)>, TextError> {
+    let split = |merge: &String| {
+        // A token may begin with the space that stands for itself only in odd vocabularies; the first
+        // space behind the first character separates.
+        let skip = merge.chars().next().map_or(0, char::len_utf8);
+        let at = skip + merge[skip..].find(' ')?;
+        Some((merge[..at].to_owned(), merge[at + 1..].to_owned()))
+    };
+    from.merges
+        .iter()
+        .map(|merge| {
+            split(merge).ok_or_else(|| from.invalid(format!("merge {merge:?} is no pair")))
+        })
+        .collect()
+}
+
+/// Ids by text, for lookups while building.
+fn index(from: &GgufVocabulary, keep: impl Fn(u8) -> bool) -> HashMap<&str, usize> {
+    let kept = (0..from.tokens.len()).filter(|&id| keep(from.kind(id)));
+    kept.map(|id| (from.tokens[id].as_str(), id)).collect()
+}
+
+#[cfg(test)]
+mod reading;
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,140 @@
+//! Tests: ids of llama.cpp and transformers for the same vocabularies, and vocabularies that do not fit.
+
+use super::*;
+use crate::text::Codec;
+use serde_json::Value;
+
+/// A vocabulary out of a fixture. Text knows no files, so the test reads the container itself.
+fn vocabulary(name: &str) -> GgufVocabulary {
+    let path =
+        PathBuf::from(format!("{}/tests/fixtures/gguf/{name}.gguf", env!("CARGO_MANIFEST_DIR")));
+    let bytes = std::fs::read(&path).unwrap();
+    let entries = super::reading::entries(&bytes);
+    let texts = |key: &str| match &entries[key] {
+        Value::Array(list) => list.iter().map(|v| v.as_str().unwrap().to_owned()).collect(),
+        other => panic!("{key}: {other}"),
+    };
+    let numbers = |key: &str| -> Vec<f64> {
+        let list = entries.get(key).and_then(Value::as_array).cloned().unwrap_or_default();
+        list.iter().map(|v| v.as_f64().unwrap()).collect()
+    };
+    let id = |name: &str| {
+        entries.get(&format!("tokenizer.ggml.{name}_token_id")).and_then(Value::as_u64)
+    };
+    GgufVocabulary {
+        path,
+        model: entries["tokenizer.ggml.model"].as_str().unwrap().to_owned(),
+        pre: entries["tokenizer.ggml.pre"].as_str().map(str::to_owned),
+        tokens: texts("tokenizer.ggml.tokens"),
+        scores: numbers("tokenizer.ggml.scores").iter().map(|x| *x as f32).collect(),
+        types: numbers("tokenizer.ggml.token_type").iter().map(|x| *x as u8).collect(),
+        merges: if name == "bpe" { texts("tokenizer.ggml.merges") } else { Vec::new() },
+        special: ["bos", "eos", "unk"].iter().filter_map(|n| Some((*n, id(n)? as u32))).collect(),
+        add_bos: entries.get("tokenizer.ggml.add_bos_token").and_then(Value::as_bool),
+        ..GgufVocabulary::default()
+    }
+}
+
+fn goldens() -> Value {
+    serde_json::from_str(include_str!("../../../tests/fixtures/gguf/tokenizer_goldens.json"))
+        .unwrap()
+}
+
+fn ids(value: &Value) -> Vec<u32> {
+    value.as_array().unwrap().iter().map(|id| id.as_u64().unwrap() as u32).collect()
+}
+
+#[test]
+fn ids_are_those_of_llama_cpp_and_transformers() {
+    let goldens = goldens();
+    let texts: Vec<&str> =
+        goldens["texts"].as_array().unwrap().iter().map(|t| t.as_str().unwrap()).collect();
+    assert!(texts.len() >= 300);
+    let mut wrong = Vec::new();
+    for case in goldens["cases"].as_array().unwrap() {
+        let mut from = vocabulary(case["file"].as_str().unwrap());
+        from.pre = case["pre"].as_str().map(str::to_owned).or(from.pre);
+        from.add_space_prefix = case["prefix"].as_bool();
+        let tokenizer = tokenizer(&from).unwrap();
+        for (text, expected) in texts.iter().zip(case["ids"].as_array().unwrap()) {
+            let got = tokenizer.encode_fast(*text, false).unwrap().get_ids().to_vec();
+            if got != ids(expected) {
+                wrong.push(format!(
+                    "{} {} {text:?}: {got:?}, not {expected}",
+                    case["by"], case["pre"]
+                ));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{} differ:\n{}", wrong.len(), wrong.join("\n"));
+}
+
+#[test]
+fn what_is_encoded_decodes_to_itself() {
+    let goldens = goldens();
+    for (name, size) in [("bpe", 905), ("spm", 903)] {
+        let codec = Codec::from_gguf(&vocabulary(name), size).unwrap();
+        for text in goldens["texts"].as_array().unwrap().iter().map(|t| t.as_str().unwrap()) {
+            // A SentencePiece `▁` is a space, and special tokens swallow the space that is put before
+            // what follows them.
+            if name == "spm" && (text.contains('▁') || text.contains('<')) {
+                continue;
+            }
+            let ids = codec.encode(text, false).unwrap();
+            assert_eq!(codec.decode(&ids, false).unwrap(), text, "{name} {text:?}");
+        }
+    }
+}
+
+#[test]
+fn special_tokens_frame_a_text_as_the_file_says() {
+    let mut from = vocabulary("bpe");
+    let framed = |from: &GgufVocabulary| {
+        let codec = Codec::from_gguf(from, 905).unwrap();
+        let ids = codec.encode("Hello", true).unwrap();
+        (codec.token(ids[0]).unwrap(), codec.token(*ids.last().unwrap()).unwrap())
+    };
+    assert_eq!(from.add_bos, Some(false));
+    assert_ne!(framed(&from).0, "<|begin_of_text|>");
+    // llama-bpe begins texts unless the file says otherwise.
+    from.add_bos = None;
+    from.add_eos = Some(true);
+    assert_eq!(framed(&from), ("<|begin_of_text|>".into(), "<|endoftext|>".into()));
+    from.pre = Some("qwen2".into());
+    assert_ne!(framed(&from).0, "<|begin_of_text|>");
+}
+
+#[test]
+fn ends_of_turns_are_found_and_special_tokens_stay_hidden() {
+    let mut from = vocabulary("bpe");
+    from.chat_template = Some("{{ bos_token }}{{ messages[0].content }}{{ eos_token }}".into());
+    let codec = Codec::from_gguf(&from, 905).unwrap();
+    let end = |token| codec.token_id(token).unwrap();
+    assert_eq!(codec.eos_ids(), [end("<|endoftext|>"), end("<|im_end|>")]);
+    let ids = codec.encode("a<|im_end|><tool_call>", false).unwrap();
+    assert_eq!(codec.decode(&ids, true).unwrap(), "a<tool_call>");
+    let messages = [serde_json::json!({"role": "user", "content": "x"})];
+    let chat = crate::text::Chat { messages: &messages, ..Default::default() };
+    assert_eq!(codec.render(&chat).unwrap(), "<|begin_of_text|>x<|endoftext|>");
+}
+
+#[test]
+fn vocabularies_that_do_not_fit_are_refused_by_name() {
+    let error = |change: &dyn Fn(&mut GgufVocabulary)| {
+        let mut from = vocabulary("bpe");
+        change(&mut from);
+        let error = Codec::from_gguf(&from, 905).unwrap_err().to_string();
+        assert!(error.contains("bpe.gguf"), "{error}");
+        error
+    };
+    assert!(error(&|v| v.pre = Some("quokka".into())).contains("`quokka`"));
+    assert!(error(&|v| v.model = "t5".into()).contains("`t5`"));
+    assert!(error(&|v| v.tokens[7] = v.tokens[8].clone()).contains("twice"));
+    assert!(error(&|v| v.types.truncate(3)).contains("3 token types"));
+    assert!(error(&|v| v.special.push(("eot", 9999))).contains("9999"));
+    assert!(error(&|v| v.merges.push("zq qz".into())).contains("fit together"));
+    assert!(error(&|v| v.merges.push("zq".into())).contains("no pair"));
+    assert!(error(&|v| v.tokens.clear()).contains("no vocabulary"));
+    let small = Codec::from_gguf(&vocabulary("bpe"), 100).unwrap_err().to_string();
+    assert!(small.contains("only 100 rows"), "{small}");
+}
