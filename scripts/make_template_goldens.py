@@ -69,7 +69,27 @@ DATA = {"b": 1, "a": [1, 2.0, -0.0, 1e16, 1e-5, 1.5e-7, 123456789012345.6, 1e22,
 CORNERS = [say("system", "s"), say("skip", "never"), say("user", "<hi> & 'bye'"), say("user", "again"),
            say("assistant", "ok"), say("user", "more"), say("user", "not shown")]
 
-CASES = [
+NAMED = [m | ({"tool_calls": [c | {"id": f"call{i:05}"} for i, c in enumerate(m["tool_calls"])]} if "tool_calls" in m else {})
+         for m in TOOL_CHAT]
+PLAIN_TOOLS = [{"type": "function", "function": {"name": "add", "description": "Adds \"numbers\"", "parameters": {
+    "type": "object", "properties": {"a": {"type": "integer", "description": " first "}, "b": {"type": ["number", "string"]},
+                                     "c": {"type": "object"}, "d": {"type": "object", "additionalProperties": {"type": "boolean"}}}}}}]
+OLD_TOOLS = [say("system", "s", tools="[{\"name\": \"x\"}]"), say("user", "u")]
+
+# Families by name, each on plain talk, a system prompt, tools where it knows them, and a wrong order.
+FAMILIES = [(name, messages, options)
+            for name, knows_tools in {"llama2": False, "mistral_tools": True, "zephyr": False, "phi3": False, "phi4_mini": False,
+                                      "hermes": True, "command_r": True, "deepseek_r1": False, "gemma3": False, "qwen25": True}.items()
+            for messages, options in [
+                (HELLO, {"tools": PLAIN_TOOLS} if name == "hermes" else {}), (SYSTEM, {"tools": TOOLS[1:]} if name == "hermes" else {}),
+                (SYSTEM[1:3], {"add_generation_prompt": False} | ({"tools": PLAIN_TOOLS} if name == "hermes" else {})),
+                *([(NAMED, {"tools": PLAIN_TOOLS if name == "hermes" else TOOLS}), (HELLO, {"tools": PLAIN_TOOLS})] if knows_tools else []),
+                *([([say("user", "a"), say("user", "b")], {})] if name in ("llama2", "gemma3", "mistral_tools") else []),
+                *([(TOOL_CHAT, {}), (THINKING[:3], {})] if name == "deepseek_r1" else []),
+                *([(OLD_TOOLS, {})] if name == "phi4_mini" else []),
+            ]]
+
+CASES = FAMILIES + [
     ("chatml", HELLO, {}), ("chatml", SYSTEM, {}), ("chatml", SYSTEM, {"add_generation_prompt": False}),
     ("llama3", HELLO, {}), ("llama3", SYSTEM, {}), ("llama3", SYSTEM, {"extra": {"date_string": "1 Jan 2030"}}),
     ("llama3", TOOL_CHAT, {"tools": TOOLS}), ("llama3", TWO_CALLS, {}),

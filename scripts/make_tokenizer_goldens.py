@@ -129,7 +129,7 @@ def main():
     spm(OUT / "spm.gguf", vocabulary, True)
     with tempfile.TemporaryDirectory() as folder:
         path = pathlib.Path(folder) / "v.gguf"
-        for pre in ("llama-bpe", "qwen2", "gpt-2", "default", "command-r", "smollm", "dbrx", "tekken", "gpt-4o"):
+        for pre in ("llama-bpe", "qwen2", "gpt-2", "default", "command-r", "tekken", "gpt-4o"):
             bpe(path, pre, tokens, merges)
             # llama.cpp does not normalise; the originals of these do.
             cases.append({"file": "bpe", "pre": pre, "by": "llama.cpp", "nfc": pre in ("qwen2", "command-r"),

@@ -2,8 +2,9 @@
 
 use super::CliError;
 use crate::config::{Config, EngineConfig};
-use crate::model::{Checkpoint, decoder};
-use crate::text::Codec;
+use crate::control::look;
+use crate::hub;
+use crate::model::decoder;
 use std::path::Path;
 
 pub(super) fn run(path: Option<&Path>) -> Result<(), CliError> {
@@ -39,9 +40,12 @@ pub(super) fn run(path: Option<&Path>) -> Result<(), CliError> {
 }
 
 fn describe(role: &str, path: &Path, engine: &EngineConfig) -> Result<(), CliError> {
-    let checkpoint = Checkpoint::open(path).map_err(CliError::from_text)?;
-    let model = checkpoint.config();
-    Codec::load(path, model.vocab).map_err(CliError::from_text)?;
+    if hub::is_reference(path) {
+        println!("{role:<9} {} (downloaded when it is loaded)", path.display());
+        return Ok(());
+    }
+    let (weights, _) = look(path, engine.load_format).map_err(CliError::from_text)?;
+    let model = weights.config();
     let block = decoder::kv_shape(model, 1, engine.block_size).block_bytes() as u64;
     println!(
         "{role:<9} {} ({}, {} layers, hidden {}, context {}; weights {:.1} MiB in f32, KV cache {:.1} KiB a token, at most {} MiB)",
@@ -50,7 +54,7 @@ fn describe(role: &str, path: &Path, engine: &EngineConfig) -> Result<(), CliErr
         model.layers,
         model.hidden,
         model.max_len,
-        checkpoint.weight_bytes() as f64 / (1 << 20) as f64,
+        weights.weight_bytes() as f64 / (1 << 20) as f64,
         block as f64 / engine.block_size as f64 / 1024.0,
         engine.kv_memory >> 20
     );

@@ -9,6 +9,7 @@ use crate::http::admin_wire::{
     ArmWire, ForecastWire, LoadAsk, LoadedWire, OrderAsk, PromoteAsk, RolledBackWire, ShadowWire,
     StatusWire, UnloadWire, WeightAsk,
 };
+use crate::hub;
 use clap::Args;
 use serde_json::Value;
 use std::path::Path;
@@ -56,7 +57,10 @@ pub(super) async fn status(server: &str, json: bool) -> Result<(), CliError> {
 }
 
 pub(super) async fn load(args: &OrderArgs, path: &Path, retry: bool) -> Result<(), CliError> {
-    let path = std::path::absolute(path).map_err(CliError::from_text)?;
+    let path = match hub::is_reference(path) {
+        true => path.to_owned(),
+        false => std::path::absolute(path).map_err(CliError::from_text)?,
+    };
     let (by, reason) = (Some(args.by.clone()), args.reason.clone());
     let ask = LoadAsk { path: path.display().to_string(), retry, by, reason };
     let loaded: LoadedWire = args.client().order("/admin/canary/load", &ask).await?;

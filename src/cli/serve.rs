@@ -14,6 +14,7 @@ use crate::gateway::Gateway;
 use crate::http::{AdminPolicy, AppState, Bounds, app};
 use crate::ledger::{Ledger, Options, Stamp};
 use crate::metrics;
+use crate::model::LoadFormat;
 use clap::Args;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -34,6 +35,9 @@ pub struct ServeArgs {
     /// Overrides model.canary: load this folder as canary once stable is ready.
     #[arg(long)]
     canary: Option<PathBuf>,
+    /// Overrides model.load_format: `auto`, or `dummy:FORM` for random weights at the real shape.
+    #[arg(long, value_parser = LoadFormat::parse)]
+    load_format: Option<LoadFormat>,
     #[arg(long, value_enum, default_value = "text")]
     log_format: LogFormat,
 }
@@ -181,6 +185,7 @@ pub(super) async fn run(args: ServeArgs) -> Result<(), CliError> {
     .map_err(CliError::from_text)?;
     config.listen = args.listen.unwrap_or(config.listen);
     config.canary = args.canary.or(config.canary);
+    config.engine.load_format = args.load_format.unwrap_or(config.engine.load_format);
     let mut running = Running::start(&config).await?;
     let loaded = tokio::select! {
         loaded = running.load(&config) => Some(loaded),

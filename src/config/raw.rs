@@ -7,7 +7,9 @@ use super::{Care, Config, ConfigError, EngineConfig, LedgerConfig, demo_models};
 use crate::alerts::{AlertsConfig, RawWebhook, WebhookConfig};
 use crate::engine::SchedulerConfig;
 use crate::gateway::{Limits, Timeouts};
+use crate::hub::{self, Reference};
 use crate::ledger::Retention;
+use crate::model::LoadFormat;
 use serde::{Deserialize, Deserializer, de::Error as _};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -44,6 +46,7 @@ struct RawModel {
     name: Option<String>,
     stable: Option<PathBuf>,
     canary: Option<PathBuf>,
+    load_format: Option<String>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -185,9 +188,12 @@ impl Raw {
             )
         })?;
         let stable = match self.model.stable {
-            Some(path) => base.join(path),
+            Some(path) => place("model.stable", base, path)?,
             None => demo_models()?.join("tiny-v1"),
         };
+        let canary = self.model.canary.map(|path| place("model.canary", base, path));
+        let load_format = LoadFormat::parse(self.model.load_format.as_deref().unwrap_or("auto"));
+        let load_format = load_format.map_err(|e| value("model.load_format", e))?;
         let secs = Duration::from_secs;
         let request_timeout = time("server.request_timeout", server.request_timeout, secs(1800))?;
         let care = Care {
@@ -219,8 +225,8 @@ impl Raw {
             },
             model: model_name(self.model.name, &stable)?,
             stable,
-            canary: self.model.canary.map(|path| base.join(path)),
-            engine: self.engine.resolve()?,
+            canary: canary.transpose()?,
+            engine: self.engine.resolve(load_format)?,
             care,
             policy: self.rollout.resolve()?,
             ledger: self.ledger.resolve(base)?,
@@ -229,9 +235,22 @@ impl Raw {
     }
 }
 
+/// A path relative to `base`; a reference stays what it is.
+fn place(key: &'static str, base: &Path, path: PathBuf) -> Result<PathBuf, ConfigError> {
+    if !hub::is_reference(&path) {
+        return Ok(base.join(path));
+    }
+    Reference::parse(&path.to_string_lossy()).map_err(|e| value(key, e.to_string()))?;
+    Ok(path)
+}
+
 /// The public name: as given, else "tiny" for the demo models, else the stable folder's name.
 fn model_name(given: Option<String>, stable: &Path) -> Result<String, ConfigError> {
-    let folder = stable.file_name().map(|n| n.to_string_lossy().into_owned());
+    let folder = match Reference::parse(&stable.to_string_lossy()) {
+        Ok(reference) => reference.repo.rsplit('/').next().map(str::to_owned),
+        Err(_) => stable.file_name().map(|n| n.to_string_lossy().into_owned()),
+    };
+    let folder = folder.map(|name| name.trim_end_matches(".gguf").to_owned());
     let name = given.or_else(|| match folder.as_deref() {
         Some("tiny-v1") => Some("tiny".to_owned()),
         _ => folder.clone(),
@@ -243,7 +262,7 @@ fn model_name(given: Option<String>, stable: &Path) -> Result<String, ConfigErro
 }
 
 impl RawEngine {
-    fn resolve(self) -> Result<EngineConfig, ConfigError> {
+    fn resolve(self, load_format: LoadFormat) -> Result<EngineConfig, ConfigError> {
         let default = SchedulerConfig::default();
         let scheduler = SchedulerConfig {
             max_running: positive("engine.max_running", self.max_running, default.max_running)?,
@@ -259,7 +278,7 @@ impl RawEngine {
             return Err(value("engine.kv_memory", "must be at least one sequence's worth"));
         }
         let block_size = positive("engine.block_size", self.block_size, 16)?;
-        Ok(EngineConfig { scheduler, block_size, kv_memory })
+        Ok(EngineConfig { scheduler, block_size, kv_memory, load_format })
     }
 }
 

@@ -1,13 +1,15 @@
-//! From a model folder to a [`Deployment`]: a lane in the engine, plus the text side that belongs to it.
+//! From an opened model to a [`Deployment`]: a lane in the engine, plus the text side that belongs to it.
 //!
 //! The weights' memory goes to the lane's arena; tokenizer and template live on the ordinary heap, since
 //! requests may hold them a little longer than the model lives. Knows no arms: which role a deployment
 //! plays is the routes' business.
 
+use super::intake::{self, OpenedModel};
 use crate::config::EngineConfig;
 use crate::device::memory;
 use crate::engine::{Capacity, EngineError, EngineHandle, LaneId, LaneStats, ModelRunner, Runner};
-use crate::model::{Checkpoint, Decoder, LoadError, decoder};
+use crate::hub::HubError;
+use crate::model::{Decoder, LoadError, Weights, decoder};
 use crate::text::{Codec, TextError};
 use futures_util::future::BoxFuture;
 use std::path::{Path, PathBuf};
@@ -17,7 +19,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 /// One loaded model version.
 #[derive(Debug)]
 pub struct Deployment {
-    /// Name of the model's folder.
+    /// Name of the model's folder or file.
     pub version: Arc<str>,
     /// Version and the start of the digest.
     pub fingerprint: Arc<str>,
@@ -46,8 +48,10 @@ pub enum DeployError {
     Engine(#[from] EngineError),
     #[error(transparent)]
     Text(#[from] TextError),
-    #[error("{} is not a folder; give the path of a Hugging Face model folder", path.display())]
-    NotAFolder { path: PathBuf },
+    #[error(transparent)]
+    Hub(#[from] HubError),
+    #[error("{} does not exist; give a model folder, a GGUF file, or hf:ORGANISATION/REPOSITORY", path.display())]
+    NoModel { path: PathBuf },
     #[error("loading was interrupted: {0}")]
     Interrupted(String),
     #[error("{}: {why}", path.display())]
@@ -67,7 +71,7 @@ pub(super) fn any() -> Vet {
     Arc::new(|_| Ok(()))
 }
 
-/// The real loader: Hugging Face folders into `engine`.
+/// The real loader: folders, files and references into `engine`.
 pub fn folder_loader(engine: EngineHandle, config: EngineConfig) -> Loader {
     Arc::new(move |path, vet| {
         let engine = engine.clone();
@@ -81,24 +85,21 @@ async fn load_folder(
     path: &Path,
     vet: Vet,
 ) -> Result<Deployment, DeployError> {
-    let path = std::fs::canonicalize(path)
-        .ok()
-        .filter(|p| p.is_dir())
-        .ok_or_else(|| DeployError::NotAFolder { path: path.to_owned() })?;
+    let path = intake::resolve(path).await?;
     let opened = tokio::task::spawn_blocking({
         let path = path.clone();
-        move || open(&path)
+        move || intake::open(&path, config.load_format)
     });
     let opened = opened.await.map_err(|e| DeployError::Interrupted(e.to_string()))??;
-    let Opened { checkpoint, codec, digest } = opened;
+    let OpenedModel { weights, codec, digest } = opened;
     vet(&digest).map_err(|why| DeployError::Vetoed { path: path.clone(), why })?;
-    let blocks = plan_kv(&checkpoint, &config).map_err(EngineError::Load)?;
+    let blocks = plan_kv(&weights, &config).map_err(EngineError::Load)?;
     let make = move || -> Result<Box<dyn Runner>, LoadError> {
-        let decoder = Decoder::load(&checkpoint, blocks, config.block_size)?;
+        let decoder = Decoder::load(&weights, blocks, config.block_size)?;
         Ok(Box::new(ModelRunner::new(decoder)))
     };
     let loaded = engine.load(config.scheduler, make).await?;
-    let version: Arc<str> = folder_name(&path).into();
+    let version: Arc<str> = intake::name(&path).into();
     Ok(Deployment {
         fingerprint: format!("{version}-{}", &digest[..12.min(digest.len())]).into(),
         version,
@@ -112,43 +113,26 @@ async fn load_folder(
     })
 }
 
-struct Opened {
-    checkpoint: Checkpoint,
-    codec: Codec,
-    digest: String,
-}
-
-fn open(path: &Path) -> Result<Opened, DeployError> {
-    let checkpoint = Checkpoint::open(path).map_err(EngineError::Load)?;
-    let codec = Codec::load(path, checkpoint.config().vocab)?;
-    let digest = checkpoint.digest().map_err(EngineError::Load)?;
-    Ok(Opened { checkpoint, codec, digest })
-}
-
 /// How many KV blocks to give the model: enough for `max_running` full sequences, within `kv_memory`.
-fn plan_kv(checkpoint: &Checkpoint, config: &EngineConfig) -> Result<usize, LoadError> {
-    let model = checkpoint.config();
+fn plan_kv(source: &Weights, config: &EngineConfig) -> Result<usize, LoadError> {
+    let model = source.config();
     let block = decoder::kv_shape(model, 1, config.block_size).block_bytes() as u64;
     let wanted = config.scheduler.max_running * model.max_len.div_ceil(config.block_size);
     let blocks = (wanted as u64).min(config.kv_memory / block) as usize;
     if blocks * config.block_size < 2 {
         return Err(LoadError::KvTooSmall { blocks, block_size: config.block_size });
     }
-    let (weights, kv) = (checkpoint.weight_bytes(), blocks as u64 * block);
+    let (weights, kv) = (source.weight_bytes(), blocks as u64 * block);
     let available = memory::available_bytes().unwrap_or(u64::MAX);
     if weights + kv > available {
         return Err(LoadError::DoesNotFit {
-            dir: checkpoint.dir().to_owned(),
+            dir: source.path().to_owned(),
             weights,
             kv,
             available,
         });
     }
     Ok(blocks)
-}
-
-fn folder_name(path: &Path) -> String {
-    path.file_name().map_or_else(|| "model".to_owned(), |n| n.to_string_lossy().into_owned())
 }
 
 fn unix_now() -> u64 {

@@ -6,7 +6,8 @@
 //! a model, goes to a task (`unload`). Locks are taken in the order brain, routes; neither is held across
 //! an await. The clock of the rollout is read here and nowhere else.
 //!
-//! Reading order: `routes` (who serves), `deploy` (how a model gets loaded), `orders` (what people want),
+//! Reading order: `routes` (who serves), `intake` and `deploy` (how a model gets
+//! loaded), `orders` (what people want),
 //! `act` (what the rollout wants), `unload`, `book` and `notes` (who is told), `resume` (after a restart),
 //! `feedback` and `retries` (who wrote what), `status`.
 
@@ -15,6 +16,7 @@ mod alerting;
 mod book;
 mod deploy;
 mod feedback;
+mod intake;
 mod notes;
 mod orders;
 mod resume;
@@ -24,6 +26,7 @@ mod status;
 mod unload;
 
 pub use deploy::{DeployError, Deployment, Loader, Vet, folder_loader};
+pub use intake::{OpenedModel, look};
 pub use notes::{Listener, Note};
 pub use orders::{Asked, LoadAsked, same_place};
 pub use resume::{Start, TakeUp, effective_stable};

@@ -70,7 +70,7 @@ impl TakeUp {
 pub fn effective_stable(state: &State, configured: &Path) -> PathBuf {
     match (&state.configured, &state.stable) {
         (Some(then), Some(stable))
-            if same_place(Path::new(then), configured) && Path::new(&stable.path).is_dir() =>
+            if same_place(Path::new(then), configured) && Path::new(&stable.path).exists() =>
         {
             PathBuf::from(&stable.path)
         }

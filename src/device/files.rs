@@ -35,3 +35,20 @@ pub fn release(map: &memmap2::Mmap, range: std::ops::Range<usize>) {
         let _ = map.unchecked_advise_range(memmap2::UncheckedAdvice::DontNeed, from, to - from);
     }
 }
+
+/// As [`release`], for one tensor of mapped safetensors.
+pub fn release_tensor(weights: &MmapedSafetensors, name: &str) {
+    const PAGE: usize = 4096;
+    let Ok(view) = weights.get(name) else { return };
+    let bytes = view.data().as_ptr_range();
+    let (from, to) =
+        ((bytes.start as usize).next_multiple_of(PAGE), bytes.end as usize / PAGE * PAGE);
+    if from >= to {
+        return;
+    }
+    // SAFETY: whole pages inside a mapping of a file, which is never written to (see above).
+    #[cfg(unix)]
+    unsafe {
+        libc::madvise(from as *mut libc::c_void, to - from, libc::MADV_DONTNEED);
+    }
+}

@@ -92,7 +92,7 @@ fn loader(engine: EngineHandle, codec: Arc<Codec>, server: FakeServer) -> Loader
         let (engine, codec, server) = (engine.clone(), codec.clone(), server.clone());
         Box::pin(async move {
             let Some(script) = server.models.get(&path).cloned() else {
-                return Err(DeployError::NotAFolder { path });
+                return Err(DeployError::NoModel { path });
             };
             // Each folder has a content of its own.
             let digest = format!("digest of {}", path.display());

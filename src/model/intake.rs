@@ -7,6 +7,7 @@ use super::config::ModelConfig;
 use super::families::EMBEDDING;
 use super::linear::Linear;
 use crate::device::{all_finite, files, with_f32};
+use crate::progress::Progress;
 use candle_core::safetensors::MmapedSafetensors;
 use candle_core::{DType, Device, Tensor};
 use sha2::{Digest, Sha256};
@@ -105,14 +106,8 @@ impl Checkpoint {
 
     /// SHA-256 over config.json and the weight files, in hex: what a version is remembered by.
     pub fn digest(&self) -> Result<String, LoadError> {
-        let mut hash = Sha256::new();
-        for path in std::iter::once(&self.dir.join("config.json")).chain(&self.files) {
-            let bytes = files::map_bytes(path)
-                .map_err(|source| LoadError::Read { path: path.clone(), source })?;
-            hash.update((bytes.len() as u64).to_le_bytes());
-            hash.update(&bytes[..]);
-        }
-        Ok(hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
+        let config = std::iter::once(self.dir.join("config.json"));
+        digest_files(&config.chain(self.files.iter().cloned()).collect::<Vec<_>>())
     }
 
     pub fn dir(&self) -> &Path {
@@ -171,9 +166,43 @@ impl Source for Checkpoint {
         if !matches!(loaded.dtype(), DType::F32 | DType::F16 | DType::BF16) {
             return Err(LoadError::DType { dir, tensor, found: format!("{dtype:?}") });
         }
+        files::release_tensor(&self.weights, &self.prefix.apply(name));
         let wide = loaded.to_dtype(DType::F32)?;
         if all_finite(&wide)? { Ok(wide) } else { Err(LoadError::NonFinite { dir, tensor }) }
     }
+}
+
+/// SHA-256 over lengths and contents of files, in hex.
+pub(super) fn digest_files(paths: &[PathBuf]) -> Result<String, LoadError> {
+    /// Hashed, and let go of, at a time.
+    const PIECE: usize = 16 << 20;
+    let total = paths.iter().map(|path| path.metadata().map_or(0, |m| m.len())).sum();
+    let shown = paths.last().map(|path| path.display().to_string()).unwrap_or_default();
+    let progress = Progress::start(format!("checking {shown}"), total);
+    let mut hash = Sha256::new();
+    for path in paths {
+        let bytes = files::map_bytes(path)
+            .map_err(|source| LoadError::Read { path: path.clone(), source })?;
+        hash.update((bytes.len() as u64).to_le_bytes());
+        for start in (0..bytes.len()).step_by(PIECE) {
+            let end = bytes.len().min(start + PIECE);
+            hash.update(&bytes[start..end]);
+            files::release(&bytes, start..end);
+            progress.add((end - start) as u64);
+        }
+    }
+    Ok(hex(hash))
+}
+
+/// SHA-256 over pieces of memory, in hex.
+pub(super) fn digest_of<const N: usize>(pieces: [&[u8]; N]) -> String {
+    let mut hash = Sha256::new();
+    pieces.iter().for_each(|piece| hash.update(piece));
+    hex(hash)
+}
+
+fn hex(hash: Sha256) -> String {
+    hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 fn damaged(path: &Path, error: &candle_core::Error) -> LoadError {

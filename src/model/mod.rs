@@ -1,12 +1,14 @@
 //! Models: from a checkpoint folder to logits, and from logits to a token.
 //!
-//! Reading order: `families` (what can be run, and what its tensors are called), `config` (what a folder
-//! says it is), `intake` (weights in, or a clear refusal), `linear` (weights as matrix products),
-//! `decoder` (the forward pass over a paged KV cache), `sampler` (one row of logits to one id),
+//! Reading order: `families` (what can be run, and what its tensors are called), `config` (what a model
+//! says it is), `intake` (safetensors in, or a clear refusal), `gguf` (the same for GGUF files), `dummy`
+//! (weights from nowhere), `weights` (whichever of them a path means), `linear` (weights as matrix
+//! products), `decoder` (the forward pass over a paged KV cache), `sampler` (one row of logits to one id),
 //! `logprobs`. Knows the device below it; knows no sequences, queues, text or arms above.
 
 pub mod config;
 pub mod decoder;
+pub mod dummy;
 pub mod families;
 pub mod gguf;
 pub mod intake;
@@ -14,6 +16,7 @@ pub mod kind;
 pub mod linear;
 pub mod logprobs;
 pub mod sampler;
+pub mod weights;
 
 pub use config::ModelConfig;
 pub use decoder::Decoder;
@@ -23,3 +26,4 @@ pub use kind::{Kind, Stored};
 pub use linear::Linear;
 pub use logprobs::Logprobs;
 pub use sampler::{Draw, SamplingParams};
+pub use weights::{LoadFormat, Weights};

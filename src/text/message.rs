@@ -6,7 +6,7 @@
 //! template could make sense of are refused with the message's index, as the client's doing; fields
 //! that are not known here pass through untouched, because a template may well read them.
 //!
-//! Knows nothing of template syntax; it is told whether the template knows the `developer` role.
+//! Of templates it knows only what they ask for by name ([`Knows`]).
 
 use super::TextError;
 use serde_json::{Map, Value};
@@ -14,26 +14,43 @@ use serde_json::{Map, Value};
 /// Names under which reasoning is passed; the first is the one that templates read.
 const REASONING: [&str; 3] = ["reasoning_content", "thinking", "reasoning"];
 
+/// What a template asks for of its own accord, and can therefore be given as it is.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Knows {
+    /// The `developer` role.
+    pub(super) developer: bool,
+    /// Content that is `none`, as a message of tool calls has it.
+    pub(super) no_content: bool,
+}
+
+impl Knows {
+    pub(super) fn of(template: &str) -> Knows {
+        let tests = ["is none", "is not none"];
+        let names = ["content ", "content'] ", "content\"] "];
+        let asks =
+            |name: &str| tests.iter().any(|test| template.contains(&format!("{name}{test}")));
+        Knows { developer: template.contains("developer"), no_content: names.into_iter().any(asks) }
+    }
+}
+
 /// Checks one message and brings it into the form that templates expect.
-pub(super) fn normalise(
-    index: usize,
-    message: &Value,
-    knows_developer: bool,
-) -> Result<Value, TextError> {
+pub(super) fn normalise(index: usize, message: &Value, knows: Knows) -> Result<Value, TextError> {
     let bad = |what: String| TextError::BadMessage { index, what };
     let Value::Object(message) = message else {
         return Err(bad(format!("a message is an object, this is {}", kind(message))));
     };
     let mut message = message.clone();
     match message.get("role") {
-        Some(Value::String(role)) if role == "developer" && !knows_developer => {
+        Some(Value::String(role)) if role == "developer" && !knows.developer => {
             message.insert("role".into(), "system".into());
         }
         Some(Value::String(_)) => {}
         Some(other) => return Err(bad(format!("role must be a string, this is {}", kind(other)))),
         None => return Err(bad("role is missing".into())),
     }
-    if let Some(content) = message.get_mut("content") {
+    if let Some(content) = message.get_mut("content")
+        && !(content.is_null() && knows.no_content)
+    {
         *content = joined(content.take()).map_err(bad)?;
     }
     match message.get_mut("tool_calls") {
@@ -60,7 +77,7 @@ pub(super) fn kind(value: &Value) -> &'static str {
 }
 
 /// Content as one string: a list of text parts is joined without separators. None at all, which is what
-/// a message of tool calls has, is an empty string: templates that join strings would fail on `none`.
+/// a message of tool calls has, is an empty string: templates that join strings would fail on `none`. Those that ask for it get it.
 fn joined(content: Value) -> Result<Value, String> {
     let parts = match content {
         Value::String(_) => return Ok(content),

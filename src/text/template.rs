@@ -16,6 +16,7 @@
 //! and templates fall back to their own fixed date without it.
 
 use super::folder::TemplateSource;
+use super::message::Knows;
 use super::{TextError, date, json, message};
 use minijinja::syntax::SyntaxConfig;
 use minijinja::{Environment, Error, ErrorKind, Value};
@@ -60,7 +61,7 @@ pub(super) struct ChatTemplate {
     environment: Environment<'static>,
     special: Vec<(String, Value)>,
     has_tool_variant: bool,
-    knows_developer: bool,
+    knows: Knows,
 }
 
 /// What a template said through `raise_exception`, carried through the engine's own error.
@@ -74,7 +75,7 @@ impl ChatTemplate {
         source: TemplateSource,
         special: &[(String, String)],
     ) -> Result<Self, TextError> {
-        let knows_developer = source.text.contains("developer");
+        let knows = Knows::of(&source.text);
         let unusable = |e: Error| TextError::TemplateUnusable {
             path: source.path.clone(),
             what: describe(&e),
@@ -86,7 +87,7 @@ impl ChatTemplate {
                 .map(|(name, token)| (name.clone(), Value::from(token.as_str())))
                 .collect(),
             has_tool_variant: source.with_tools.is_some(),
-            knows_developer,
+            knows,
         };
         template.add(DEFAULT, &source, &source.text)?;
         if let Some(text) = &source.with_tools {
@@ -151,9 +152,8 @@ impl ChatTemplate {
         tools: Option<&serde_json::Value>,
     ) -> Result<Value, TextError> {
         let messages = chat.messages.iter().enumerate();
-        let messages = messages.map(|(i, m)| {
-            message::normalise(i, m, self.knows_developer).map(|m| json::to_template(&m))
-        });
+        let messages = messages
+            .map(|(i, m)| message::normalise(i, m, self.knows).map(|m| json::to_template(&m)));
         let messages = messages.collect::<Result<Value, TextError>>()?;
         let mut context: Vec<(&str, Value)> = vec![("documents", Value::from(()))];
         context.extend(self.special.iter().map(|(name, token)| (name.as_str(), token.clone())));

@@ -15,8 +15,9 @@ use super::TextError;
 use super::folder::{Folder, GenerationDefaults, TemplateSource};
 use serde_json::json;
 use std::collections::HashMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use tokenizers::models::bpe::Vocab;
+use tokenizers::pre_tokenizers::byte_level::ByteLevel;
 use tokenizers::{AddedToken, Tokenizer};
 
 const REMEDY: &str = "Convert the model again with a current llama.cpp";
@@ -60,6 +61,9 @@ pub struct GgufVocabulary {
     pub tool_template: Option<String>,
 }
 
+/// ChatML in its simplest form.
+const STAND_IN_TEMPLATE: &str = "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}";
+
 /// llama.cpp's token types.
 const UNKNOWN: u8 = 2;
 const CONTROL: u8 = 3;
@@ -68,6 +72,29 @@ const UNUSED: u8 = 5;
 const BYTE: u8 = 6;
 
 impl GgufVocabulary {
+    /// A vocabulary for models without one: bytes, and a word for every other id. For measuring, where
+    /// it matters that any text can be read and any id be written, and not how well.
+    pub fn stand_in(path: &Path, size: usize) -> GgufVocabulary {
+        let mut alphabet: Vec<char> = ByteLevel::alphabet().into_iter().collect();
+        alphabet.sort_unstable();
+        let mut tokens: Vec<String> = alphabet.into_iter().map(String::from).collect();
+        tokens.push("<|im_start|>".into());
+        tokens.push("<|im_end|>".into());
+        let mut types = vec![1; 256];
+        types.extend([CONTROL, CONTROL]);
+        tokens.extend((tokens.len()..size).map(|id| format!("Ġ{id}")));
+        types.resize(tokens.len(), UNUSED);
+        GgufVocabulary {
+            path: path.to_owned(),
+            model: "gpt2".into(),
+            pre: Some("gpt-2".into()),
+            tokens,
+            types,
+            chat_template: Some(STAND_IN_TEMPLATE.into()),
+            ..GgufVocabulary::default()
+        }
+    }
+
     fn invalid(&self, what: impl Into<String>) -> TextError {
         TextError::Invalid { path: self.path.clone(), what: what.into(), remedy: REMEDY }
     }

@@ -4,7 +4,7 @@ use super::*;
 use serde_json::json;
 
 fn refused(message: Value) -> String {
-    let error = normalise(3, &message, false).unwrap_err();
+    let error = normalise(3, &message, Knows::default()).unwrap_err();
     assert!(error.is_client_fault());
     error.to_string()
 }
@@ -12,9 +12,10 @@ fn refused(message: Value) -> String {
 #[test]
 fn parts_become_one_string() {
     let parts = json!([{"type": "text", "text": "a "}, {"type": "text", "text": ""}, {"type": "text", "text": "b"}]);
-    let message = normalise(0, &json!({"role": "user", "content": parts}), false).unwrap();
+    let message =
+        normalise(0, &json!({"role": "user", "content": parts}), Knows::default()).unwrap();
     assert_eq!(message, json!({"role": "user", "content": "a b"}));
-    let empty = normalise(0, &json!({"role": "user", "content": []}), false).unwrap();
+    let empty = normalise(0, &json!({"role": "user", "content": []}), Knows::default()).unwrap();
     assert_eq!(empty["content"], "");
 }
 
@@ -23,7 +24,8 @@ fn arguments_are_opened_where_they_are_an_object() {
     let call = |arguments: &str| {
         let message = json!({"role": "assistant", "content": null,
             "tool_calls": [{"function": {"name": "f", "arguments": arguments}}]});
-        normalise(0, &message, false).unwrap()["tool_calls"][0]["function"]["arguments"].clone()
+        normalise(0, &message, Knows::default()).unwrap()["tool_calls"][0]["function"]["arguments"]
+            .clone()
     };
     assert_eq!(call(r#"{"b": 1, "a": 2}"#).to_string(), r#"{"b":1,"a":2}"#);
     assert_eq!(call(""), json!({}));
@@ -34,8 +36,11 @@ fn arguments_are_opened_where_they_are_an_object() {
 #[test]
 fn unknown_fields_pass_through_and_null_content_is_empty() {
     let message = json!({"role": "assistant", "content": null, "name": "x", "prefix": true, "tool_calls": null});
-    let normal = normalise(0, &message, true).unwrap();
+    let knowing = Knows { developer: true, no_content: false };
+    let normal = normalise(0, &message, knowing).unwrap();
     assert_eq!(normal["content"], "");
+    let asked = normalise(0, &message, Knows::of("{% if message['content'] is none %}")).unwrap();
+    assert!(asked["content"].is_null());
     for field in ["role", "name", "prefix", "tool_calls"] {
         assert_eq!(normal[field], message[field], "{field}");
     }
@@ -45,7 +50,7 @@ fn unknown_fields_pass_through_and_null_content_is_empty() {
 fn reasoning_is_found_under_each_of_its_names() {
     for name in REASONING {
         let message = json!({"role": "assistant", "content": "c", name: "why"});
-        let message = normalise(0, &message, false).unwrap();
+        let message = normalise(0, &message, Knows::default()).unwrap();
         assert_eq!(
             (&message["reasoning_content"], &message["thinking"]),
             (&json!("why"), &json!("why"))

@@ -1,0 +1,159 @@
+//! From what was typed to an opened model: its weights, its text side, its digest.
+//!
+//! The one place that knows where a tokenizer is to be found for each form of weights, and that a reference
+//! has to be downloaded first. Loads nothing onto the device.
+
+use super::deploy::DeployError;
+use crate::engine::EngineError;
+use crate::hub::{self, Hub, Reference};
+use crate::model::gguf::header::Fault;
+use crate::model::{Gguf, LoadFormat, Weights};
+use crate::text::{Codec, GgufVocabulary};
+use std::path::{Path, PathBuf};
+
+/// An opened model.
+pub struct OpenedModel {
+    pub weights: Weights,
+    pub codec: Codec,
+    pub digest: String,
+}
+
+/// The folder or file that was meant, downloaded if it is a reference.
+pub async fn resolve(path: &Path) -> Result<PathBuf, DeployError> {
+    if hub::is_reference(path) {
+        let reference = Reference::parse(&path.to_string_lossy())?;
+        return Ok(Hub::from_env()?.fetch(&reference).await?);
+    }
+    let none = || DeployError::NoModel { path: path.to_owned() };
+    // A file in a download cache is a link to one without a name: only its folder is made real.
+    let (folder, file) = match path.is_file() {
+        true => (path.parent().unwrap_or(Path::new(".")), path.file_name()),
+        false => (path, None),
+    };
+    let folder = if folder.as_os_str().is_empty() { Path::new(".") } else { folder };
+    let real = std::fs::canonicalize(folder).map_err(|_| none())?;
+    Ok(file.map_or_else(|| real.clone(), |file| real.join(file)))
+}
+
+/// Opens weights and tokenizer and checks them against each other. Reads all of the weights once, for
+/// their digest; blocking.
+pub fn open(path: &Path, format: LoadFormat) -> Result<OpenedModel, DeployError> {
+    let (weights, codec) = look(path, format)?;
+    let digest = weights.digest().map_err(EngineError::Load)?;
+    Ok(OpenedModel { weights, codec, digest })
+}
+
+/// As [`open`], without reading the weights.
+pub fn look(path: &Path, format: LoadFormat) -> Result<(Weights, Codec), DeployError> {
+    let weights = Weights::open(path, format).map_err(EngineError::Load)?;
+    let vocab = weights.config().vocab;
+    let folder = if path.is_dir() { path } else { path.parent().unwrap_or(path) };
+    let beside = folder.join("tokenizer.json").is_file();
+    let codec = match weights.gguf() {
+        // In a folder of its own, a GGUF may come with the original tokenizer, which is better than its copy.
+        Some(gguf) if !(beside && path.is_dir()) => {
+            let vocabulary =
+                vocabulary(gguf).map_err(|fault| EngineError::Load(gguf.fault(fault)))?;
+            Codec::from_gguf(&vocabulary, vocab)?
+        }
+        None if weights.is_dummy() && !beside => {
+            Codec::from_gguf(&GgufVocabulary::stand_in(folder, vocab), vocab)?
+        }
+        _ => Codec::load(folder, vocab)?,
+    };
+    Ok((weights, codec))
+}
+
+/// What a model is called: its file, its folder, or the repository that it came from.
+pub(super) fn name(path: &Path) -> String {
+    let own = || {
+        let name = if path.is_file() { path.file_stem() } else { path.file_name() };
+        name.map(|name| name.to_string_lossy().into_owned())
+    };
+    hub::name_of(path).or_else(own).unwrap_or_else(|| "model".to_owned())
+}
+
+fn vocabulary(gguf: &Gguf) -> Result<GgufVocabulary, Fault> {
+    let meta = gguf.metadata();
+    let text = |key: &str| Ok::<_, Fault>(meta.text(key)?.map(str::to_owned));
+    let texts = |key: &str| -> Result<Vec<String>, Fault> {
+        Ok(meta.texts(key)?.unwrap_or_default().into_iter().map(str::to_owned).collect())
+    };
+    let numbers = |key: &str| Ok::<_, Fault>(meta.numbers(key)?.unwrap_or_default());
+    let mut special = Vec::new();
+    let names = [
+        ("bos", "bos_token_id"),
+        ("eos", "eos_token_id"),
+        ("eot", "eot_token_id"),
+        ("eom", "eom_token_id"),
+        ("unk", "unknown_token_id"),
+        ("pad", "padding_token_id"),
+    ];
+    for (name, key) in names {
+        if let Some(id) = meta.count(&format!("tokenizer.ggml.{key}"))? {
+            special.push((name, u32::try_from(id).unwrap_or(u32::MAX)));
+        }
+    }
+    Ok(GgufVocabulary {
+        path: gguf.path().to_owned(),
+        model: text("tokenizer.ggml.model")?.unwrap_or_default(),
+        pre: text("tokenizer.ggml.pre")?,
+        tokens: texts("tokenizer.ggml.tokens")?,
+        scores: numbers("tokenizer.ggml.scores")?.into_iter().map(|x| x as f32).collect(),
+        types: numbers("tokenizer.ggml.token_type")?.into_iter().map(|x| x as u8).collect(),
+        merges: texts("tokenizer.ggml.merges")?,
+        special,
+        add_bos: meta.flag("tokenizer.ggml.add_bos_token")?,
+        add_eos: meta.flag("tokenizer.ggml.add_eos_token")?,
+        add_space_prefix: meta.flag("tokenizer.ggml.add_space_prefix")?,
+        chat_template: text("tokenizer.chat_template")?,
+        tool_template: text("tokenizer.chat_template.tool_use")?,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn fixture(name: &str) -> PathBuf {
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/gguf").join(name)
+    }
+
+    #[test]
+    fn a_gguf_brings_its_own_vocabulary() {
+        let gguf = Gguf::open(&fixture("llama.gguf")).unwrap();
+        let vocabulary = vocabulary(&gguf).unwrap();
+        assert_eq!((vocabulary.model.as_str(), vocabulary.tokens.len()), ("gpt2", 96));
+        assert_eq!(
+            (vocabulary.pre.as_deref(), vocabulary.special.as_slice()),
+            (Some("gpt-2"), &[("eos", 2)][..])
+        );
+    }
+
+    #[test]
+    fn dummy_weights_need_nothing_but_a_configuration() {
+        let dir = tempfile::tempdir().unwrap();
+        let config = serde_json::json!({
+            "architectures": ["LlamaForCausalLM"], "hidden_size": 64, "intermediate_size": 128,
+            "vocab_size": 1000, "num_hidden_layers": 2, "num_attention_heads": 4,
+            "num_key_value_heads": 2, "rms_norm_eps": 1e-5, "max_position_embeddings": 256,
+        });
+        std::fs::write(dir.path().join("config.json"), config.to_string()).unwrap();
+        let format = LoadFormat::parse("dummy:q8_0").unwrap();
+        let opened = open(dir.path(), format).unwrap();
+        assert!(opened.digest.starts_with("dummy-q8_0-"), "{}", opened.digest);
+        let ids = opened.codec.encode("Grüße, 世界!", false).unwrap();
+        assert_eq!(opened.codec.decode(&ids, true).unwrap(), "Grüße, 世界!");
+        assert!(opened.codec.token(999).is_some() && opened.codec.has_chat_template());
+        assert!(open(dir.path(), LoadFormat::Auto).is_err(), "there are no weights");
+    }
+
+    #[test]
+    fn models_are_called_by_file_folder_or_repository() {
+        assert_eq!(name(&fixture("llama.gguf")), "llama");
+        assert_eq!(name(Path::new("/models/tiny-v1")), "tiny-v1");
+        let cached = "/c/models--org--repo/snapshots/0123456789abcdef0123456789abcdef01234567";
+        assert_eq!(name(Path::new(cached)), "repo-01234567");
+        assert_eq!(name(&Path::new(cached).join("m-Q8_0.gguf")), "m-Q8_0-01234567");
+    }
+}

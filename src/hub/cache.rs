@@ -1,0 +1,98 @@
+//! Where downloads go: the layout of Hugging Face's own cache.
+//!
+//! `models--org--repo/` holds `blobs/` (contents by their etag), `snapshots/COMMIT/` (names, linked to
+//! blobs) and `refs/` (which commit a branch was). Only paths and links; downloads nothing.
+
+use super::{HubError, Reference};
+use std::path::{Path, PathBuf};
+
+pub(super) struct Cache {
+    root: PathBuf,
+}
+
+/// Whether a text from outside is a hash and nothing else; it becomes a file's name.
+pub(super) fn is_hex(text: &str) -> bool {
+    (32..=64).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_hexdigit())
+}
+
+impl Cache {
+    pub(super) fn new(root: PathBuf) -> Cache {
+        Cache { root }
+    }
+
+    fn repo(&self, reference: &Reference) -> PathBuf {
+        self.root.join(format!("models--{}", reference.repo.replace('/', "--")))
+    }
+
+    pub(super) fn snapshot(&self, reference: &Reference, commit: &str) -> PathBuf {
+        self.repo(reference).join("snapshots").join(commit)
+    }
+
+    pub(super) fn blob(&self, reference: &Reference, etag: &str) -> PathBuf {
+        self.repo(reference).join("blobs").join(etag)
+    }
+
+    /// Remembers which commit the revision is.
+    pub(super) fn note(&self, reference: &Reference, commit: &str) -> Result<(), HubError> {
+        if reference.revision == commit {
+            return Ok(());
+        }
+        let path = self.repo(reference).join("refs").join(&reference.revision);
+        parent(&path)?;
+        std::fs::write(&path, commit).map_err(|source| HubError::Write { path, source })
+    }
+
+    /// Which commit the revision was when it was last asked for.
+    pub(super) fn commit(&self, reference: &Reference) -> Option<String> {
+        if self.snapshot(reference, &reference.revision).is_dir() {
+            return Some(reference.revision.clone());
+        }
+        let path = self.repo(reference).join("refs").join(&reference.revision);
+        let commit = std::fs::read_to_string(path).ok()?.trim().to_owned();
+        is_hex(&commit).then_some(commit)
+    }
+
+    /// Files of a snapshot that are there, by their names in the repository.
+    pub(super) fn names(&self, reference: &Reference, commit: &str) -> Vec<String> {
+        let root = self.snapshot(reference, commit);
+        let (mut names, mut folders) = (Vec::new(), vec![root.clone()]);
+        while let Some(folder) = folders.pop() {
+            for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
+                let path = entry.path();
+                if path.is_dir() {
+                    folders.push(path);
+                } else if let Ok(name) = path.strip_prefix(&root)
+                    && path.is_file()
+                {
+                    names.push(name.to_string_lossy().into_owned());
+                }
+            }
+        }
+        names.sort_unstable();
+        names
+    }
+
+    /// Puts a name to a blob. Where links cannot be made, the blob itself moves there.
+    pub(super) fn link(&self, blob: &Path, to: &Path) -> Result<(), HubError> {
+        parent(to)?;
+        let written = |source| HubError::Write { path: to.to_owned(), source };
+        if to.symlink_metadata().is_ok() {
+            std::fs::remove_file(to).map_err(written)?;
+        }
+        let up = to.ancestors().position(|dir| dir.ends_with("snapshots")).unwrap_or(2);
+        let name = blob.file_name().unwrap_or_default();
+        let relative = PathBuf::from("../".repeat(up)).join("blobs").join(name);
+        #[cfg(unix)]
+        let linked = std::os::unix::fs::symlink(relative, to);
+        #[cfg(not(unix))]
+        let linked = std::fs::rename(blob, to);
+        linked.map_err(written)
+    }
+}
+
+/// Makes the folder that a file is to be in.
+pub(super) fn parent(path: &Path) -> Result<(), HubError> {
+    let folder = path.parent().unwrap_or(path);
+    std::fs::create_dir_all(folder)
+        .map_err(|source| HubError::Write { path: folder.to_owned(), source })
+}

@@ -1,0 +1,239 @@
+//! One file: asked for, continued where it broke off, checked, and given its name.
+//!
+//! What arrives is kept as `ETAG.incomplete` until its length and, for large files, its SHA-256 are what the
+//! hub said they are; only then does it get a name that anybody loads. What is wrong is deleted, since
+//! going on from it could never become right.
+
+use super::cache::{is_hex, parent};
+use super::wire::Ask;
+use super::{Hub, HubError, Reference};
+use crate::progress::Progress;
+use http_body_util::BodyExt;
+use hyper::header::{CONTENT_LENGTH, CONTENT_RANGE, ETAG, HeaderMap};
+use hyper::{Method, StatusCode};
+use sha2::{Digest, Sha256};
+use std::fs::{File, OpenOptions};
+use std::io::{Read, Write};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// Attempts in a row that bring no byte.
+const ATTEMPTS: u32 = 5;
+/// Between two pieces of a body.
+const STALL: Duration = Duration::from_secs(60);
+const PAUSE: Duration = Duration::from_millis(500);
+
+/// What the hub says about a file before sending it.
+struct Facts {
+    etag: String,
+    size: Option<u64>,
+    /// Large files are named by their SHA-256.
+    sha256: Option<String>,
+}
+
+/// A file on its way.
+struct Download<'a> {
+    url: String,
+    /// `repo/name`, for errors.
+    what: String,
+    facts: Facts,
+    partial: PathBuf,
+    progress: &'a Progress,
+}
+
+impl Hub {
+    /// Has `name` of a repository in its snapshot, downloading it if it is not there.
+    pub(super) async fn file(
+        &self,
+        reference: &Reference,
+        commit: &str,
+        name: &str,
+    ) -> Result<(), HubError> {
+        let to = self.cache.snapshot(reference, commit).join(name);
+        if to.is_file() {
+            return Ok(());
+        }
+        let what = format!("{}/{name}", reference.repo);
+        let url = format!("{}/{}/resolve/{commit}/{name}", self.endpoint, reference.repo);
+        let facts = self.facts(&url, &what).await?;
+        let blob = self.cache.blob(reference, &facts.etag);
+        if !blob.is_file() {
+            parent(&blob)?;
+            let partial = blob.with_file_name(format!("{}.incomplete", facts.etag));
+            let progress = Progress::start(format!("downloading {what}"), facts.size.unwrap_or(0));
+            let download = Download { url, what, facts, partial, progress: &progress };
+            self.download(&download).await?;
+            progress.end();
+            self.check(&download).await?;
+            std::fs::rename(&download.partial, &blob)
+                .map_err(|source| HubError::Write { path: blob.clone(), source })?;
+        }
+        self.cache.link(&blob, &to)
+    }
+
+    async fn facts(&self, url: &str, what: &str) -> Result<Facts, HubError> {
+        let token = self.token.as_deref();
+        // The headers are the hub's own; storage behind a redirect does not know them.
+        let ask = Ask { method: Method::HEAD, url, token, from: 0, follow: false, what };
+        let answer = self.wire.send(&ask).await?;
+        let headers = answer.headers();
+        let linked = text(headers, "x-linked-etag").map(|etag| clean(&etag));
+        let sha256 = linked.clone().filter(|etag| etag.len() == 64);
+        let etag = linked.or_else(|| text(headers, ETAG.as_str()).map(|etag| clean(&etag)));
+        let etag = etag.filter(|etag| is_hex(etag)).ok_or_else(|| HubError::Protocol {
+            endpoint: self.endpoint.clone(),
+            what: format!("no usable etag for {what}"),
+        })?;
+        let size = text(headers, "x-linked-size").or_else(|| {
+            let own = answer.status() == StatusCode::OK;
+            own.then(|| text(headers, CONTENT_LENGTH.as_str())).flatten()
+        });
+        Ok(Facts { sha256, size: size.and_then(|size| size.parse().ok()), etag })
+    }
+
+    /// Downloads until it is all there, going on after breaks.
+    async fn download(&self, download: &Download<'_>) -> Result<(), HubError> {
+        let mut failures = 0;
+        loop {
+            let have = length(&download.partial);
+            if download.facts.size == Some(have) && have > 0 {
+                return Ok(());
+            }
+            let why = match self.continue_from(download, have).await {
+                Ok(()) => return Ok(()),
+                Err(Stop::Broken(why)) => why,
+                Err(Stop::Failed(HubError::Unreachable { what, .. })) if have > 0 => what,
+                Err(Stop::Failed(error)) => return Err(error),
+            };
+            let got = length(&download.partial);
+            failures = if got > have { 0 } else { failures + 1 };
+            if failures >= ATTEMPTS {
+                let what = download.what.clone();
+                return Err(HubError::Broken { what, have: got, why });
+            }
+            tracing::warn!("{} broke off at {got} bytes: {why}; going on", download.what);
+            tokio::time::sleep(PAUSE * (1 << failures)).await;
+        }
+    }
+
+    async fn continue_from(&self, download: &Download<'_>, have: u64) -> Result<(), Stop> {
+        let ask = Ask {
+            method: Method::GET,
+            url: &download.url,
+            token: self.token.as_deref(),
+            from: have,
+            follow: true,
+            what: &download.what,
+        };
+        let answer = self.wire.send(&ask).await?;
+        let continues = answer.status() == StatusCode::PARTIAL_CONTENT
+            && text(answer.headers(), CONTENT_RANGE.as_str())
+                .is_some_and(|range| range.starts_with(&format!("bytes {have}-")));
+        let mut file = download.open(continues && have > 0)?;
+        download.progress.resume_at(if continues { have } else { 0 });
+        if answer.status() == StatusCode::RANGE_NOT_SATISFIABLE {
+            return Err(Stop::Broken("it was longer than the hub's".into()));
+        }
+        let mut body = answer.into_body();
+        loop {
+            let frame = tokio::time::timeout(STALL, body.frame()).await;
+            let frame = frame.map_err(|_| Stop::Broken("nothing came for a minute".into()))?;
+            let Some(frame) = frame else { break };
+            let frame = frame.map_err(|e| Stop::Broken(e.to_string()))?;
+            let data = frame.into_data().unwrap_or_default();
+            file.write_all(&data).map_err(|source| download.unwritten(source))?;
+            download.progress.add(data.len() as u64);
+        }
+        file.sync_all().map_err(|source| download.unwritten(source))?;
+        match download.facts.size {
+            Some(size) if length(&download.partial) < size => {
+                Err(Stop::Broken("the connection was closed early".into()))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Length and hash; what is wrong is deleted.
+    async fn check(&self, download: &Download<'_>) -> Result<(), HubError> {
+        let (found, what) = (length(&download.partial), download.what.clone());
+        if let Some(expected) = download.facts.size.filter(|expected| *expected != found) {
+            download.delete();
+            return Err(HubError::Length { what, expected, found });
+        }
+        let Some(expected) = download.facts.sha256.clone() else { return Ok(()) };
+        let path = download.partial.clone();
+        let hashed = tokio::task::spawn_blocking(move || hash(&path)).await;
+        let hashed = hashed.map_err(std::io::Error::other).and_then(|hashed| hashed);
+        let found = hashed.map_err(|source| download.unwritten(source))?;
+        if found.eq_ignore_ascii_case(&expected) {
+            return Ok(());
+        }
+        download.delete();
+        Err(HubError::Hash { what, expected, found })
+    }
+}
+
+/// Why an attempt ended.
+enum Stop {
+    /// Going on may help.
+    Broken(String),
+    Failed(HubError),
+}
+
+impl From<HubError> for Stop {
+    fn from(error: HubError) -> Stop {
+        Stop::Failed(error)
+    }
+}
+
+impl Download<'_> {
+    fn open(&self, append: bool) -> Result<File, HubError> {
+        let mut options = OpenOptions::new();
+        options.create(true).write(true);
+        options.append(append).truncate(!append);
+        options.open(&self.partial).map_err(|source| self.unwritten(source))
+    }
+
+    fn unwritten(&self, source: std::io::Error) -> HubError {
+        let path = self.partial.clone();
+        match source.kind() {
+            std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded => {
+                let needed = self.facts.size.unwrap_or(0);
+                HubError::DiskFull { path, what: self.what.clone(), needed }
+            }
+            _ => HubError::Write { path, source },
+        }
+    }
+
+    fn delete(&self) {
+        if let Err(error) = std::fs::remove_file(&self.partial) {
+            tracing::warn!("cannot delete {}: {error}", self.partial.display());
+        }
+    }
+}
+
+fn length(path: &Path) -> u64 {
+    std::fs::metadata(path).map_or(0, |m| m.len())
+}
+
+fn text(headers: &HeaderMap, name: &str) -> Option<String> {
+    Some(headers.get(name)?.to_str().ok()?.to_owned())
+}
+
+/// An etag without what is around it.
+fn clean(etag: &str) -> String {
+    etag.trim_start_matches("W/").trim_matches('"').to_owned()
+}
+
+fn hash(path: &Path) -> std::io::Result<String> {
+    let mut file = File::open(path)?;
+    let mut hash = Sha256::new();
+    let mut buffer = vec![0; 1 << 20];
+    loop {
+        match file.read(&mut buffer)? {
+            0 => break,
+            n => hash.update(&buffer[..n]),
+        }
+    }
+    Ok(hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
+}

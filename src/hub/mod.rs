@@ -1,0 +1,193 @@
+//! Models by reference: `hf:org/repo[:file][@revision]` becomes a folder or a file on this machine.
+//!
+//! Files go where Hugging Face's own tools put them, so that what either has downloaded serves both. Why
+//! not the `hf-hub` crate: its TLS would bring a second cryptographic library into the program; what is
+//! needed of it is a list of files and a GET that can go on where it broke off.
+//!
+//! In reading order: `reference` (what was typed), `choose` (which files of a repository are needed),
+//! `cache` (where they go), `wire` (one request), `fetch` (one file, resumed and checked). Knows no models.
+
+mod cache;
+mod choose;
+mod fetch;
+mod reference;
+mod wire;
+
+use crate::progress::size;
+use cache::Cache;
+pub use reference::{Reference, is_reference};
+use serde_json::Value;
+use std::path::{Path, PathBuf};
+use wire::Wire;
+
+/// Where files come from unless `HF_ENDPOINT` says otherwise.
+const ENDPOINT: &str = "https://huggingface.co";
+
+/// Why a model could not be had. One line, with the remedy.
+#[derive(Debug, thiserror::Error)]
+pub enum HubError {
+    #[error(
+        "\"{text}\" is no model reference: {what}; write hf:ORGANISATION/REPOSITORY[:FILE][@REVISION]"
+    )]
+    Reference { text: String, what: &'static str },
+    #[error("{what} was not found on {endpoint}; check the name{}", hint(*.private))]
+    NotFound { what: String, endpoint: String, private: bool },
+    #[error("{endpoint} does not give out {what}: {}", refusal(*.has_token))]
+    Refused { what: String, endpoint: String, has_token: bool },
+    #[error("{endpoint} answered {status} for {what}; try again later")]
+    Status { what: String, endpoint: String, status: u16 },
+    #[error(
+        "cannot reach {endpoint}: {what}; check the network, or set HF_HUB_OFFLINE=1 to use only what is downloaded"
+    )]
+    Unreachable { endpoint: String, what: String },
+    #[error("{what} is not downloaded, and HF_HUB_OFFLINE is set")]
+    Offline { what: String },
+    #[error("{what} broke off after {} and could not go on: {why}; start again to continue there", size(*.have))]
+    Broken { what: String, have: u64, why: String },
+    #[error(
+        "{what} arrived with SHA-256 {found} instead of {expected}; it was deleted, download it again"
+    )]
+    Hash { what: String, expected: String, found: String },
+    #[error(
+        "{what} arrived with {found} bytes instead of {expected}; it was deleted, download it again"
+    )]
+    Length { what: String, expected: u64, found: u64 },
+    #[error("the disk with {} is full; {what} needs {}", path.display(), size(*.needed))]
+    DiskFull { path: PathBuf, what: String, needed: u64 },
+    #[error("cannot write {}: {source}", path.display())]
+    Write { path: PathBuf, source: std::io::Error },
+    #[error("{endpoint} sent something unexpected: {what}")]
+    Protocol { endpoint: String, what: String },
+    #[error("{repo} has no files to load: {what}")]
+    NoModel { repo: String, what: String },
+    #[error("no home folder for downloads; set HF_HOME")]
+    NoHome,
+}
+
+fn hint(private: bool) -> &'static str {
+    if private { "" } else { ", or set HF_TOKEN if it is private" }
+}
+
+fn refusal(has_token: bool) -> &'static str {
+    match has_token {
+        true => "the token has no access; accept the model's licence on its page",
+        false => "set HF_TOKEN to a token with access, and accept the model's licence on its page",
+    }
+}
+
+/// A source of models with its local cache.
+pub struct Hub {
+    endpoint: String,
+    token: Option<String>,
+    cache: Cache,
+    offline: bool,
+    wire: Wire,
+}
+
+impl Hub {
+    /// As the environment says: `HF_ENDPOINT`, `HF_TOKEN`, `HF_HOME`, `HF_HUB_CACHE`, `HF_HUB_OFFLINE`.
+    pub fn from_env() -> Result<Hub, HubError> {
+        let variable = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
+        let home = variable("HF_HOME").map(PathBuf::from).or_else(|| {
+            let cache = variable("XDG_CACHE_HOME").map(PathBuf::from);
+            let cache = cache.or_else(|| Some(PathBuf::from(variable("HOME")?).join(".cache")))?;
+            Some(cache.join("huggingface"))
+        });
+        let home = home.ok_or(HubError::NoHome)?;
+        let cache = variable("HF_HUB_CACHE").map_or_else(|| home.join("hub"), PathBuf::from);
+        let token = variable("HF_TOKEN").or_else(|| {
+            let path = variable("HF_TOKEN_PATH").map_or_else(|| home.join("token"), PathBuf::from);
+            Some(std::fs::read_to_string(path).ok()?.trim().to_owned())
+        });
+        let offline = variable("HF_HUB_OFFLINE")
+            .is_some_and(|v| ["1", "true", "yes", "on"].contains(&v.to_lowercase().as_str()));
+        let endpoint = variable("HF_ENDPOINT").unwrap_or_else(|| ENDPOINT.into());
+        Hub::new(endpoint, token.filter(|t| !t.is_empty()), cache, offline)
+    }
+
+    /// A hub at `endpoint` with its cache in `cache`.
+    pub fn new(
+        endpoint: String,
+        token: Option<String>,
+        cache: PathBuf,
+        offline: bool,
+    ) -> Result<Hub, HubError> {
+        let endpoint = endpoint.trim_end_matches('/').to_owned();
+        let wire = Wire::new(&endpoint)?;
+        Ok(Hub { endpoint, token, cache: Cache::new(cache), offline, wire })
+    }
+
+    /// The folder, or the one file, that a reference means; downloaded as far as it is not there.
+    pub async fn fetch(&self, reference: &Reference) -> Result<PathBuf, HubError> {
+        let listing = match self.offline {
+            true => None,
+            false => match self.list(reference).await {
+                Ok(listing) => Some(listing),
+                Err(error @ HubError::Unreachable { .. }) => {
+                    if self.cached(reference).is_err() {
+                        return Err(error);
+                    }
+                    tracing::warn!("{error}; using what was downloaded before");
+                    None
+                }
+                Err(error) => return Err(error),
+            },
+        };
+        let Some((commit, names)) = listing else { return self.cached(reference) };
+        let files = choose::files(reference, &names)?;
+        for name in &files.names {
+            self.file(reference, &commit, name).await?;
+        }
+        self.cache.note(reference, &commit)?;
+        Ok(self.place(reference, &commit, files.single.as_deref()))
+    }
+
+    /// Commit and files of a repository at the reference's revision.
+    async fn list(&self, reference: &Reference) -> Result<(String, Vec<String>), HubError> {
+        let Reference { repo, revision, .. } = reference;
+        let url = format!("{}/api/models/{repo}/revision/{revision}", self.endpoint);
+        let what = format!("{repo} (revision {revision})");
+        let body = self.wire.text(&url, self.token.as_deref(), &what).await?;
+        let odd = |what: &str| HubError::Protocol {
+            endpoint: self.endpoint.clone(),
+            what: what.to_owned(),
+        };
+        let json: Value =
+            serde_json::from_str(&body).map_err(|_| odd("a listing that is not JSON"))?;
+        let commit = json["sha"].as_str().filter(|sha| cache::is_hex(sha));
+        let commit = commit.ok_or_else(|| odd("a listing without a commit"))?.to_owned();
+        let siblings = json["siblings"].as_array().ok_or_else(|| odd("a listing without files"))?;
+        let names = siblings.iter().filter_map(|file| file["rfilename"].as_str());
+        // Names become paths here: whatever leaves the folder is not looked at.
+        Ok((commit, names.filter(|name| reference::is_inside(name)).map(str::to_owned).collect()))
+    }
+
+    /// What is there without asking anybody.
+    fn cached(&self, reference: &Reference) -> Result<PathBuf, HubError> {
+        let missing = || HubError::Offline { what: reference.to_string() };
+        let commit = self.cache.commit(reference).ok_or_else(missing)?;
+        let names = self.cache.names(reference, &commit);
+        let files = choose::files(reference, &names).map_err(|_| missing())?;
+        Ok(self.place(reference, &commit, files.single.as_deref()))
+    }
+
+    fn place(&self, reference: &Reference, commit: &str, single: Option<&str>) -> PathBuf {
+        let folder = self.cache.snapshot(reference, commit);
+        single.map_or_else(|| folder.clone(), |name| folder.join(name))
+    }
+}
+
+/// A short name for a path inside the cache: the repository's, with the beginning of the commit.
+pub fn name_of(path: &Path) -> Option<String> {
+    let parts: Vec<_> = path.iter().filter_map(|part| part.to_str()).collect();
+    let at = parts.iter().position(|part| part.starts_with("models--"))?;
+    let repo = parts[at].rsplit("--").next()?;
+    let commit = parts.get(at + 2).filter(|_| parts.get(at + 1) == Some(&"snapshots"))?;
+    let file = parts.get(at + 3).map(|file| file.trim_end_matches(".gguf"));
+    Some(format!("{}-{}", file.unwrap_or(repo), commit.get(..8).unwrap_or(commit)))
+}
+
+#[cfg(test)]
+mod testing;
+#[cfg(test)]
+mod tests;

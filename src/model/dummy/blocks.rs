@@ -1,0 +1,101 @@
+//! Random blocks of every kind, mean about 0 and standard deviation about [`SPREAD`].
+//!
+//! The digits are random, the scales constant: any digits under a finite scale are a valid block. A
+//! generator per chunk of blocks, seeded by its place, makes the result independent of threads.
+
+use super::super::kind::Kind;
+use half::{bf16, f16};
+use rayon::prelude::*;
+
+/// Of a freshly initialised model's weights.
+const SPREAD: f32 = 0.02;
+/// Blocks (or numbers) that one generator makes.
+const CHUNK: usize = 1024;
+
+/// A seed for one tensor.
+pub(super) fn seed(seed: u64, name: &str) -> u64 {
+    xxhash_rust::xxh3::xxh3_64_with_seed(name.as_bytes(), seed)
+}
+
+/// The same number everywhere, in f32.
+pub(super) fn constant(value: f32, out: &mut [u8]) {
+    out.chunks_exact_mut(4).for_each(|x| x.copy_from_slice(&value.to_le_bytes()));
+}
+
+/// Fills `out` with blocks.
+pub(super) fn random(kind: Kind, seed: u64, out: &mut [u8]) {
+    let chunks = out.par_chunks_mut(CHUNK * kind.block_bytes()).enumerate();
+    chunks.for_each(|(i, chunk)| {
+        let mut random = SplitMix(seed ^ (i as u64).wrapping_mul(0x9E37_79B9_7F4A_7C15));
+        match kind {
+            Kind::F32 => numbers(&mut random, chunk, |x| x.to_le_bytes()),
+            Kind::F16 => numbers(&mut random, chunk, |x| f16::from_f32(x).to_le_bytes()),
+            Kind::BF16 => numbers(&mut random, chunk, |x| bf16::from_f32(x).to_le_bytes()),
+            _ => {
+                random.fill(chunk);
+                chunk.chunks_exact_mut(kind.block_bytes()).for_each(|block| scale(kind, block));
+            }
+        }
+    });
+}
+
+fn numbers<const N: usize>(
+    random: &mut SplitMix,
+    out: &mut [u8],
+    as_bytes: impl Fn(f32) -> [u8; N],
+) {
+    // Even numbers between -1 and 1 have the standard deviation 1/sqrt(3).
+    let reach = SPREAD * 3f32.sqrt();
+    for x in out.chunks_exact_mut(N) {
+        let unit = (random.next() >> 40) as f32 / (1u64 << 23) as f32 - 1.0;
+        x.copy_from_slice(&as_bytes(unit * reach));
+    }
+}
+
+/// Puts the scales into a block of random digits.
+fn scale(kind: Kind, block: &mut [u8]) {
+    // Standard deviations of even digits: 256, 16, 32 and 64 of them.
+    let (eight, four, five, six) = (73.9, 4.61, 9.23, 18.5);
+    /// The sub-scale: 32 of 63, and of the sub-minimum the same.
+    const SUB: f32 = 32.0;
+    let half = |value: f32| f16::from_f32(value).to_le_bytes();
+    // Four bits go from -8 to 7: scales of either sign bring the mean back to 0.
+    let sign = if block[3] & 1 == 1 { -1.0 } else { 1.0 };
+    match kind {
+        Kind::Q8_0 => block[..2].copy_from_slice(&half(SPREAD / eight)),
+        Kind::Q4_0 => block[..2].copy_from_slice(&half(sign * SPREAD / four)),
+        Kind::Q4K | Kind::Q5K => {
+            let (deviation, middle) = if kind == Kind::Q4K { (four, 7.5) } else { (five, 15.5) };
+            let d = SPREAD / (deviation * SUB);
+            block[..2].copy_from_slice(&half(d));
+            block[2..4].copy_from_slice(&half(d * middle));
+            // Eight scales and eight minima of 32, six bits each.
+            block[4..12].fill(0xA0);
+            block[12..16].fill(0);
+        }
+        Kind::Q6K => {
+            block[192..208].fill(SUB as u8);
+            block[208..].copy_from_slice(&half(sign * SPREAD / (six * SUB)));
+        }
+        Kind::F32 | Kind::F16 | Kind::BF16 => {}
+    }
+}
+
+/// Sebastiano Vigna's splitmix64: eight good bytes in a few instructions.
+struct SplitMix(u64);
+
+impl SplitMix {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        z ^ (z >> 31)
+    }
+
+    fn fill(&mut self, out: &mut [u8]) {
+        for word in out.chunks_mut(8) {
+            word.copy_from_slice(&self.next().to_le_bytes()[..word.len()]);
+        }
+    }
+}

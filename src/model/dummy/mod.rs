@@ -1,0 +1,175 @@
+//! Weights that nobody trained: a model's real shape with seeded random numbers, for measuring speed where
+//! no checkpoint can be had.
+//!
+//! Blocks of quantised kinds are made as blocks, not quantised: random digits under constant scales, such
+//! that weights have the spread of a freshly initialised model and logits stay finite. Each tensor is a
+//! function of seed and name alone, made in parallel, straight into the memory that is asked for.
+//!
+//! Knows the tensors of every family by their Hugging Face names (`layout`), and no files but `config.json`.
+
+mod blocks;
+mod layout;
+
+use super::config::ModelConfig;
+use super::gguf::dequant::dequantise;
+use super::intake::LoadError;
+use super::kind::{Kind, Stored};
+use candle_core::{Device, Tensor};
+use layout::Role;
+use serde_json::Value;
+use std::borrow::Cow;
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+
+/// In what form the weights come: a kind, or one of llama.cpp's mixtures.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Scheme {
+    Plain(Kind),
+    /// Mostly the first, the more important half in Q6_K.
+    Mix(Kind),
+}
+
+impl Scheme {
+    const NAMES: [(&'static str, Scheme); 8] = [
+        ("f32", Scheme::Plain(Kind::F32)),
+        ("f16", Scheme::Plain(Kind::F16)),
+        ("bf16", Scheme::Plain(Kind::BF16)),
+        ("q8_0", Scheme::Plain(Kind::Q8_0)),
+        ("q4_0", Scheme::Plain(Kind::Q4_0)),
+        ("q6_k", Scheme::Plain(Kind::Q6K)),
+        ("q4_k_m", Scheme::Mix(Kind::Q4K)),
+        ("q5_k_m", Scheme::Mix(Kind::Q5K)),
+    ];
+
+    pub fn parse(name: &str) -> Result<Scheme, String> {
+        let found = Scheme::NAMES.iter().find(|(known, _)| known.eq_ignore_ascii_case(name));
+        found.map(|(_, scheme)| *scheme).ok_or_else(|| {
+            let known = Scheme::NAMES.map(|(name, _)| name).join(", ");
+            format!("`{name}` is no form of dummy weights; known: {known}")
+        })
+    }
+
+    pub fn name(self) -> &'static str {
+        Scheme::NAMES.iter().find(|(_, scheme)| *scheme == self).map_or("", |(name, _)| name)
+    }
+
+    /// The kind of one matrix, as llama.cpp would choose it.
+    fn kind(self, role: Role, columns: usize, tied: bool) -> Kind {
+        let wanted = match (self, role) {
+            (_, Role::Norm | Role::Bias) => return Kind::F32,
+            (Scheme::Plain(kind), _) => kind,
+            (Scheme::Mix(_), Role::Head | Role::Important) => Kind::Q6K,
+            (Scheme::Mix(_), Role::Embedding) if tied => Kind::Q6K,
+            (Scheme::Mix(kind), _) => kind,
+        };
+        let fallbacks = [wanted, Kind::Q8_0, Kind::F16];
+        fallbacks.into_iter().find(|kind| columns.is_multiple_of(kind.block())).unwrap_or(Kind::F16)
+    }
+}
+
+/// A model without a checkpoint.
+pub struct Dummy {
+    dir: PathBuf,
+    config: ModelConfig,
+    scheme: Scheme,
+    seed: u64,
+    /// Digest of `config.json`.
+    shape: String,
+    tensors: HashMap<String, Made>,
+}
+
+struct Made {
+    kind: Kind,
+    shape: Vec<usize>,
+    role: Role,
+}
+
+impl Dummy {
+    /// The model that `dir/config.json` describes. Reads nothing else.
+    pub fn open(dir: &Path, scheme: Scheme, seed: u64) -> Result<Dummy, LoadError> {
+        let config = ModelConfig::read(dir)?;
+        let path = dir.join("config.json");
+        let text = std::fs::read_to_string(&path)
+            .map_err(|source| LoadError::Read { path: path.clone(), source })?;
+        let bad = |what: String| LoadError::Config { path: path.clone(), what };
+        let raw: Value = serde_json::from_str(&text).map_err(|e| bad(e.to_string()))?;
+        let listed = layout::tensors(&raw).map_err(bad)?;
+        let tied = !listed.iter().any(|(_, _, role)| *role == Role::Head);
+        let made = listed.into_iter().map(|(name, shape, role)| {
+            let columns = shape.last().copied().unwrap_or(1);
+            (name, Made { kind: scheme.kind(role, columns, tied), shape, role })
+        });
+        let shape = super::intake::digest_of([text.as_bytes()]);
+        Ok(Dummy { dir: dir.to_owned(), config, scheme, seed, shape, tensors: made.collect() })
+    }
+
+    pub fn config(&self) -> &ModelConfig {
+        &self.config
+    }
+
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// Says what it is: nobody should take it for a model.
+    pub fn digest(&self) -> String {
+        format!("dummy-{}-{}-{}", self.scheme.name(), self.seed, self.shape)
+    }
+
+    pub fn has(&self, name: &str) -> bool {
+        self.tensors.contains_key(name)
+    }
+
+    /// Names, kinds and shapes of all tensors.
+    pub fn tensors(&self) -> impl Iterator<Item = (&str, Kind, &[usize])> {
+        self.tensors.iter().map(|(name, made)| (name.as_str(), made.kind, made.shape.as_slice()))
+    }
+
+    /// Kind and shape of one tensor, to make room for it.
+    pub fn plan(&self, name: &str) -> Result<(Kind, &[usize]), LoadError> {
+        self.made(name).map(|made| (made.kind, made.shape.as_slice()))
+    }
+
+    /// Writes a tensor's blocks into `out`, which has exactly their length.
+    pub fn fill(&self, name: &str, out: &mut [u8]) -> Result<(), LoadError> {
+        let made = self.made(name)?;
+        match made.role {
+            Role::Norm => blocks::constant(layout::norm(self.config.architecture), out),
+            Role::Bias => blocks::constant(0.0, out),
+            _ => blocks::random(made.kind, blocks::seed(self.seed, name), out),
+        }
+        Ok(())
+    }
+
+    pub fn stored(&self, name: &str) -> Result<Stored<'static>, LoadError> {
+        let Made { kind, shape, .. } = self.made(name)?;
+        let mut bytes = vec![0; bytes_of(*kind, shape)];
+        self.fill(name, &mut bytes)?;
+        Ok(Stored { kind: *kind, shape: shape.clone(), bytes: Cow::Owned(bytes) })
+    }
+
+    pub fn tensor(&self, name: &str, shape: &[usize]) -> Result<Tensor, LoadError> {
+        let stored = self.stored(name)?;
+        if stored.shape != shape {
+            let (found, expected) = (stored.shape, shape.to_vec());
+            let (dir, tensor) = (self.dir.clone(), name.to_owned());
+            return Err(LoadError::Shape { dir, tensor, found, expected });
+        }
+        let mut out = vec![0f32; shape.iter().product()];
+        dequantise(stored.kind, &stored.bytes, &mut out);
+        Ok(Tensor::from_vec(out, shape, &Device::Cpu)?)
+    }
+
+    fn made(&self, name: &str) -> Result<&Made, LoadError> {
+        let missing = || LoadError::Missing { dir: self.dir.clone(), tensor: name.to_owned() };
+        self.tensors.get(name).ok_or_else(missing)
+    }
+}
+
+/// Bytes of a tensor whose rows are whole blocks.
+fn bytes_of(kind: Kind, shape: &[usize]) -> usize {
+    shape.iter().product::<usize>() / kind.block() * kind.block_bytes()
+}
+
+#[cfg(test)]
+mod tests;

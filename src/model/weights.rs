@@ -1,0 +1,237 @@
+//! A model's weights, from wherever they come: a Hugging Face folder, a GGUF file, or nowhere.
+//!
+//! Finds out what a path is, and speaks for whatever it found in one language: `config.json`'s shape and
+//! Hugging Face's tensor names. Says how far it has come when a load takes its time, and lets go of the
+//! file's pages that were consumed, so that a load needs little more memory than what it makes.
+
+use super::config::ModelConfig;
+use super::dummy::{Dummy, Scheme};
+use super::gguf::Gguf;
+use super::intake::{Checkpoint, LoadError, Source, digest_files};
+use super::kind::{Kind, Stored};
+use crate::progress::Progress;
+use candle_core::Tensor;
+use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
+
+/// Seed of dummy weights: any, but always the same.
+const SEED: u64 = 1;
+
+/// Where weights come from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum LoadFormat {
+    /// From the files that are there.
+    #[default]
+    Auto,
+    /// Made up, at the shape that `config.json` says.
+    Dummy(Scheme),
+}
+
+impl LoadFormat {
+    /// `auto`, `dummy`, or `dummy:` and a form such as `q4_k_m`.
+    pub fn parse(text: &str) -> Result<LoadFormat, String> {
+        match text.split_once(':') {
+            None if text == "auto" => Ok(LoadFormat::Auto),
+            None if text == "dummy" => Ok(LoadFormat::Dummy(Scheme::Plain(Kind::BF16))),
+            Some(("dummy", form)) => Scheme::parse(form).map(LoadFormat::Dummy),
+            _ => Err(format!("`{text}` is neither `auto` nor `dummy` nor `dummy:FORM`")),
+        }
+    }
+}
+
+/// Opened weights; nothing is copied yet.
+pub struct Weights {
+    form: Form,
+    config: ModelConfig,
+    progress: OnceLock<Progress>,
+}
+
+enum Form {
+    Folder(Box<Checkpoint>),
+    Gguf(Box<Gguf>),
+    Dummy(Box<Dummy>),
+}
+
+impl Weights {
+    /// Opens a folder, a GGUF file, or a folder that holds exactly one.
+    pub fn open(path: &Path, format: LoadFormat) -> Result<Weights, LoadError> {
+        let form = match (format, gguf_at(path)?) {
+            (LoadFormat::Dummy(scheme), _) => {
+                let named = path.file_name().is_some_and(|name| name == "config.json");
+                let dir = path.parent().filter(|_| named).unwrap_or(path);
+                Form::Dummy(Box::new(Dummy::open(dir, scheme, SEED)?))
+            }
+            (LoadFormat::Auto, Some(file)) => Form::Gguf(Box::new(Gguf::open(&file)?)),
+            (LoadFormat::Auto, None) => Form::Folder(Box::new(Checkpoint::open(path)?)),
+        };
+        let config = match &form {
+            Form::Folder(checkpoint) => checkpoint.config().clone(),
+            Form::Dummy(dummy) => dummy.config().clone(),
+            Form::Gguf(gguf) => ModelConfig::from_json(gguf.config())
+                .map_err(|what| LoadError::Config { path: gguf.path().to_owned(), what })?,
+        };
+        Ok(Weights { form, config, progress: OnceLock::new() })
+    }
+
+    /// Where they came from: a folder or a file.
+    pub fn path(&self) -> &Path {
+        match &self.form {
+            Form::Folder(checkpoint) => checkpoint.dir(),
+            Form::Gguf(gguf) => gguf.path(),
+            Form::Dummy(dummy) => dummy.dir(),
+        }
+    }
+
+    /// The GGUF file, if it is one: it has a tokenizer of its own.
+    pub fn gguf(&self) -> Option<&Gguf> {
+        match &self.form {
+            Form::Gguf(gguf) => Some(gguf),
+            _ => None,
+        }
+    }
+
+    pub fn is_dummy(&self) -> bool {
+        matches!(self.form, Form::Dummy(_))
+    }
+
+    /// What a version is remembered by: SHA-256 over what was read, or that it is a dummy.
+    pub fn digest(&self) -> Result<String, LoadError> {
+        match &self.form {
+            Form::Folder(checkpoint) => checkpoint.digest(),
+            Form::Gguf(gguf) => digest_files(std::slice::from_ref(&gguf.path().to_owned())),
+            Form::Dummy(dummy) => Ok(dummy.digest()),
+        }
+    }
+
+    /// Bytes that the weights take once widened to f32.
+    pub fn weight_bytes(&self) -> u64 {
+        let wide = |shape: &[usize]| shape.iter().product::<usize>() as u64 * 4;
+        match &self.form {
+            Form::Folder(checkpoint) => checkpoint.weight_bytes(),
+            Form::Gguf(gguf) => gguf.tensors().map(|(_, _, shape)| wide(shape)).sum(),
+            Form::Dummy(dummy) => dummy.tensors().map(|(_, _, shape)| wide(shape)).sum(),
+        }
+    }
+
+    /// A tensor as it is stored, for kernels that multiply by it as it is; `None` where the form has no
+    /// such thing (safetensors are widened). Whoever has copied it calls [`Weights::consumed`].
+    pub fn stored(&self, name: &str) -> Result<Option<Stored<'_>>, LoadError> {
+        match &self.form {
+            Form::Folder(_) => Ok(None),
+            Form::Gguf(gguf) => gguf.stored(name).map(Some),
+            Form::Dummy(dummy) => dummy.stored(name).map(Some),
+        }
+    }
+
+    /// A tensor has been taken, as this many bytes: its pages in the file are not needed any more.
+    pub fn consumed(&self, name: &str, bytes: u64) {
+        if let Form::Gguf(gguf) = &self.form {
+            gguf.release(name);
+        }
+        let start =
+            || Progress::start(format!("loading {}", self.path().display()), self.weight_bytes());
+        self.progress.get_or_init(start).add(bytes);
+    }
+}
+
+impl Source for Weights {
+    fn config(&self) -> &ModelConfig {
+        &self.config
+    }
+
+    fn has(&self, name: &str) -> bool {
+        match &self.form {
+            Form::Folder(checkpoint) => checkpoint.has(name),
+            Form::Gguf(gguf) => gguf.has(name),
+            Form::Dummy(dummy) => dummy.has(name),
+        }
+    }
+
+    fn tensor(&self, name: &str, shape: &[usize]) -> Result<Tensor, LoadError> {
+        let tensor = match &self.form {
+            Form::Folder(checkpoint) => checkpoint.tensor(name, shape),
+            Form::Gguf(gguf) => gguf.tensor(name, shape),
+            Form::Dummy(dummy) => dummy.tensor(name, shape),
+        }?;
+        self.consumed(name, tensor.elem_count() as u64 * 4);
+        Ok(tensor)
+    }
+}
+
+/// The GGUF file that a path means; `None` for a folder without one, or with safetensors.
+fn gguf_at(path: &Path) -> Result<Option<PathBuf>, LoadError> {
+    let is_gguf = |path: &Path| path.extension().is_some_and(|e| e.eq_ignore_ascii_case("gguf"));
+    if path.is_file() {
+        return match is_gguf(path) || starts_as_gguf(path) {
+            true => Ok(Some(path.to_owned())),
+            false if path.file_name().is_some_and(|name| name == "config.json") => Ok(None),
+            false => Err(LoadError::Config {
+                path: path.to_owned(),
+                what: "it is neither a folder nor a GGUF file".into(),
+            }),
+        };
+    }
+    if ["model.safetensors", "model.safetensors.index.json"].iter().any(|n| path.join(n).is_file())
+    {
+        return Ok(None);
+    }
+    let entries = std::fs::read_dir(path)
+        .map_err(|source| LoadError::Read { path: path.to_owned(), source })?;
+    let mut found: Vec<PathBuf> =
+        entries.flatten().map(|entry| entry.path()).filter(|path| is_gguf(path)).collect();
+    found.sort_unstable();
+    match found.as_slice() {
+        [] => Ok(None),
+        [one] => Ok(Some(one.clone())),
+        many => Err(LoadError::Config {
+            path: path.to_owned(),
+            what: format!("it holds {} GGUF files; name one of them", many.len()),
+        }),
+    }
+}
+
+/// Files in download caches may have no ending.
+fn starts_as_gguf(path: &Path) -> bool {
+    use std::io::Read;
+    let mut magic = [0; 4];
+    let read = std::fs::File::open(path).and_then(|mut file| file.read_exact(&mut magic));
+    read.is_ok() && &magic == b"GGUF"
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_path_is_is_found_out() {
+        let fixture = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/gguf/llama.gguf");
+        let dir = tempfile::tempdir().unwrap();
+        let at = |name: &str| dir.path().join(name);
+        assert!(gguf_at(dir.path()).unwrap().is_none());
+        std::fs::copy(&fixture, at("one.gguf")).unwrap();
+        assert_eq!(gguf_at(dir.path()).unwrap(), Some(at("one.gguf")));
+        assert_eq!(gguf_at(&at("one.gguf")).unwrap(), Some(at("one.gguf")));
+        std::fs::copy(&fixture, at("0123abcd")).unwrap();
+        assert_eq!(gguf_at(&at("0123abcd")).unwrap(), Some(at("0123abcd")));
+        std::fs::copy(&fixture, at("two.GGUF")).unwrap();
+        let error = gguf_at(dir.path()).unwrap_err().to_string();
+        assert!(error.contains("2 GGUF files"), "{error}");
+        std::fs::write(at("model.safetensors"), "").unwrap();
+        assert!(gguf_at(dir.path()).unwrap().is_none(), "safetensors come first");
+        let error = gguf_at(&at("model.safetensors")).unwrap_err().to_string();
+        assert!(error.contains("neither a folder nor a GGUF"), "{error}");
+        assert!(gguf_at(&at("nothing")).is_err());
+    }
+
+    #[test]
+    fn forms_are_parsed() {
+        assert_eq!(LoadFormat::parse("auto"), Ok(LoadFormat::Auto));
+        assert_eq!(
+            LoadFormat::parse("dummy:q4_k_m"),
+            Ok(LoadFormat::Dummy(Scheme::Mix(Kind::Q4K)))
+        );
+        for bad in ["", "gguf", "dummy:", "dummy:q9"] {
+            assert!(LoadFormat::parse(bad).is_err(), "{bad}");
+        }
+    }
+}
