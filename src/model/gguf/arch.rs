@@ -205,7 +205,8 @@ fn gemma(
         "final_logit_softcapping".into(),
         json!(cap("final_logit_softcapping", default(30.0))?),
     );
-    let every = if second { 2 } else { 6 };
+    let pattern = keys.optional_size("attention.sliding_window_pattern")?.filter(|n| *n > 0);
+    let every = pattern.unwrap_or(if second { 2 } else { 6 });
     let window = keys.optional_size("attention.sliding_window")?.filter(|n| *n > 0);
     let window = window.or(second.then_some(4096));
     let full = |i: usize| window.is_none() || (i + 1).is_multiple_of(every);
