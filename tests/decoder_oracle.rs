@@ -144,7 +144,6 @@ async fn collect(mut inbox: UnboundedReceiver<SeqEvent>) -> Vec<u32> {
                 assert_eq!(timings.output_tokens, ids.len());
                 return ids;
             }
-            SeqEvent::Started { .. } => {}
             other => panic!("unexpected {other:?}"),
         }
     }

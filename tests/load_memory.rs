@@ -6,7 +6,7 @@
 
 use candle_core::Tensor;
 use serde_json::json;
-use serin::model::{LoadFormat, Weights};
+use serin::model::{LoadFormat, Source, Weights};
 use std::collections::HashMap;
 use std::io::Write;
 use std::path::Path;

@@ -194,6 +194,7 @@ async fn a_shadow_compares_in_pairs_and_keeps_out_of_the_way() {
     assert!(found.total >= 5 && report.preempted > 0 && report.failed == 0, "{report:?}");
     assert!(found.ttft_ratio > 1.0 && found.length_ratio < 1.0, "{found:?}");
     assert_eq!((found.identical, found.divergence), (0.0, Some(2.0)));
+    assert!(found.log_probability.is_some_and(|mean| mean <= 0.0), "{found:?}");
     let after = gateway.control().status().view;
     assert_eq!(after.arm(Arm::Canary), before.arm(Arm::Canary), "nothing was judged");
 }

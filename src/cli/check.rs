@@ -4,7 +4,7 @@ use super::CliError;
 use crate::config::{Config, EngineConfig};
 use crate::control::look;
 use crate::hub;
-use crate::model::decoder;
+use crate::model::{Source, decoder};
 use std::path::Path;
 
 pub(super) fn run(path: Option<&Path>) -> Result<(), CliError> {

@@ -16,6 +16,7 @@ use crate::ledger::{Ledger, Options, Stamp};
 use crate::metrics;
 use crate::model::LoadFormat;
 use clap::Args;
+use std::io::Write;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -196,11 +197,7 @@ pub(super) async fn run(args: ServeArgs) -> Result<(), CliError> {
         return Ok(());
     };
     loaded?;
-    println!("serin serves {} on http://{}", config.model, running.addr);
-    println!(
-        "try: curl http://{}/v1/chat/completions -H 'content-type: application/json' -d '{{\"model\":\"{}\",\"messages\":[{{\"role\":\"user\",\"content\":\"What is 7 plus 5?\"}}]}}'",
-        running.addr, config.model
-    );
+    greet(&config.model, running.addr);
     tokio::select! {
         () = signal() => {}
         error = running.ended() => return Err(error),
@@ -208,6 +205,16 @@ pub(super) async fn run(args: ServeArgs) -> Result<(), CliError> {
     tracing::info!("stopping; running requests may finish");
     running.stop().await;
     Ok(())
+}
+
+/// Says where the server is and how to try it. Nobody may be reading, which is no reason to stop.
+fn greet(model: &str, addr: SocketAddr) {
+    let mut out = std::io::stdout();
+    let _ = writeln!(out, "serin serves {model} on http://{addr}");
+    let _ = writeln!(
+        out,
+        "try: curl http://{addr}/v1/chat/completions -H 'content-type: application/json' -d '{{\"model\":\"{model}\",\"messages\":[{{\"role\":\"user\",\"content\":\"What is 7 plus 5?\"}}]}}'",
+    );
 }
 
 /// Resolves on SIGINT or SIGTERM.

@@ -9,7 +9,7 @@ use crate::config::EngineConfig;
 use crate::device::memory;
 use crate::engine::{Capacity, EngineError, EngineHandle, LaneId, LaneStats, ModelRunner, Runner};
 use crate::hub::HubError;
-use crate::model::{Decoder, LoadError, Weights, decoder};
+use crate::model::{Decoder, LoadError, Source, Weights, decoder};
 use crate::text::{Codec, TextError};
 use futures_util::future::BoxFuture;
 use std::path::{Path, PathBuf};

@@ -6,10 +6,11 @@
 
 use super::drive::no_route;
 use super::paired::{Answer, Differences, Paired};
-use super::prepare::prepare;
+use super::prepare::{Prepared, prepare};
 use super::types::{GatewayError, GenerateRequest};
 use crate::control::{Assignment, Control};
 use crate::engine::{SeqEvent, SeqRequest};
+use crate::model::SamplingParams;
 use crate::rollout::Arm;
 use parking_lot::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -153,12 +154,47 @@ async fn one(
     None
 }
 
-/// The canary's answer. Dropping the future cancels the sequence.
+/// The canary's answer, and how likely it held stable's. Dropping the future cancels the sequence.
 async fn answer(control: &Control, assignment: &Assignment, copied: &Copied) -> Heard {
     let deployment = &assignment.deployment;
     let prepared = prepare(&copied.request, deployment, SystemTime::now()).await?;
+    let said = copied.stable.tokens.len();
+    let comparable = said > 0
+        && prepared.ids.len() + said < deployment.max_len()
+        && speaks_alike(control, assignment, copied, &prepared).await;
+    let asked = [prepared.ids.as_slice(), &copied.stable.tokens].concat();
+    let (answer, _) = hear(control, assignment, prepared.clone()).await?;
+    if !comparable {
+        return Ok((answer, None));
+    }
+    let params = SamplingParams { score_last: said, ..prepared.params };
+    let scoring = Prepared { ids: asked, params, max_new_tokens: 1, ..prepared };
+    let (_, scores) = hear(control, assignment, scoring).await?;
+    let mean = scores.iter().copied().map(f64::from).sum::<f64>() / scores.len().max(1) as f64;
+    Ok((answer, (!scores.is_empty()).then_some(mean)))
+}
+
+/// Whether both models have the same number of tokens, and the prompt is the same ids to both: then the
+/// ids of stable's reply mean the same to the canary.
+async fn speaks_alike(
+    control: &Control,
+    assignment: &Assignment,
+    copied: &Copied,
+    canary: &Prepared,
+) -> bool {
+    let Ok(stable) = control.fallback() else { return false };
+    let prepared = prepare(&copied.request, &stable.deployment, SystemTime::now()).await;
+    prepared.is_ok_and(|stable| stable.ids == canary.ids)
+        && stable.deployment.capacity.vocab == assignment.deployment.capacity.vocab
+}
+
+/// Runs one sequence on the canary: its tokens, and the scores if any were asked for.
+async fn hear(
+    control: &Control,
+    assignment: &Assignment,
+    prepared: Prepared,
+) -> Result<(Answer, Vec<f32>), GatewayError> {
     let (events, mut inbox) = unbounded_channel();
-    let begun = Instant::now();
     let request = SeqRequest {
         tag: 0,
         prompt: prepared.ids,
@@ -166,19 +202,20 @@ async fn answer(control: &Control, assignment: &Assignment, copied: &Copied) -> 
         max_new_tokens: prepared.max_new_tokens,
         stop_ids: prepared.stop_ids,
         events,
-        arrived: begun,
+        arrived: Instant::now(),
     };
-    let submitted = control.engine().submit(deployment.lane, vec![request]);
+    let submitted = control.engine().submit(assignment.deployment.lane, vec![request]);
     submitted.map_err(|error| GatewayError::Unavailable(error.to_string()))?;
-    let mut answer = Answer::default();
+    let (mut answer, mut scores) = (Answer::default(), Vec::new());
     while let Some(event) = inbox.recv().await {
         match event {
             SeqEvent::Started { .. } => {}
+            SeqEvent::Scored { logprobs, .. } => scores = logprobs,
             SeqEvent::Token { id, .. } => answer.tokens.push(id),
             SeqEvent::Finished { timings, .. } => {
                 answer.ttft = timings.first_token.unwrap_or(timings.total);
                 answer.per_token = timings.per_token();
-                return Ok((answer, None));
+                return Ok((answer, scores));
             }
             SeqEvent::Failed { fault, .. } => return Err(GatewayError::Model(fault.to_string())),
             SeqEvent::Refused { why, .. } => {
