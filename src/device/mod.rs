@@ -10,6 +10,7 @@ pub mod batch;
 pub mod cpu;
 pub mod dense;
 pub mod files;
+pub mod kernels;
 pub mod memory;
 pub mod ops;
 pub mod rope;

@@ -1,0 +1,93 @@
+//! Which instruction set the kernels use: found once at run time, or forced for tests and comparisons.
+//!
+//! Knows no kernel. An `Isa` value can only be made for a machine that has it (`detect`, `available`), so
+//! holding one is the proof that the kernels' `unsafe` calls of target features rest on.
+
+use std::sync::OnceLock;
+
+/// Environment variable that caps what `Isa::best` picks: `scalar`, `avx2` or `avx512`.
+pub const ISA_VARIABLE: &str = "SERIN_ISA";
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Level {
+    Scalar,
+    Avx2,
+    Avx512,
+}
+
+/// An instruction set that this machine has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Isa(Level);
+
+impl Isa {
+    /// Plain Rust; the reference that the others are tested against.
+    pub const SCALAR: Isa = Isa(Level::Scalar);
+
+    /// All that this machine has, slowest first.
+    pub fn available() -> Vec<Isa> {
+        let mut found = vec![Isa::SCALAR];
+        #[cfg(target_arch = "x86_64")]
+        {
+            let avx2 = is_x86_feature_detected!("avx2")
+                && is_x86_feature_detected!("fma")
+                && is_x86_feature_detected!("f16c");
+            let avx512 = avx2
+                && is_x86_feature_detected!("avx512f")
+                && is_x86_feature_detected!("avx512bw")
+                && is_x86_feature_detected!("avx512vl")
+                && is_x86_feature_detected!("avx512dq")
+                && is_x86_feature_detected!("avx512vnni");
+            found.extend(avx2.then_some(Isa(Level::Avx2)));
+            found.extend(avx512.then_some(Isa(Level::Avx512)));
+        }
+        found
+    }
+
+    /// The fastest that this machine has and `SERIN_ISA` allows; looked up once per process.
+    pub fn best() -> Isa {
+        static BEST: OnceLock<Isa> = OnceLock::new();
+        *BEST.get_or_init(|| Isa::capped(std::env::var(ISA_VARIABLE).ok().as_deref()))
+    }
+
+    /// The fastest available that is not above the named one. An unknown name caps nothing.
+    fn capped(name: Option<&str>) -> Isa {
+        let cap = match name {
+            Some("scalar") => Level::Scalar,
+            Some("avx2") => Level::Avx2,
+            _ => Level::Avx512,
+        };
+        Isa::available().into_iter().rfind(|isa| isa.0 <= cap).unwrap_or(Isa::SCALAR)
+    }
+
+    /// AVX2, FMA and F16C.
+    pub fn has_avx2(self) -> bool {
+        self.0 >= Level::Avx2
+    }
+
+    /// AVX-512 F, BW, VL, DQ and VNNI.
+    pub fn has_avx512(self) -> bool {
+        self.0 >= Level::Avx512
+    }
+
+    pub fn name(self) -> &'static str {
+        match self.0 {
+            Level::Scalar => "scalar",
+            Level::Avx2 => "avx2",
+            Level::Avx512 => "avx512",
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cap_is_kept_and_names_round_trip() {
+        assert_eq!(Isa::capped(Some("scalar")), Isa::SCALAR);
+        for isa in Isa::available() {
+            assert_eq!(Isa::capped(Some(isa.name())), isa);
+        }
+        assert_eq!(Isa::capped(None), *Isa::available().last().unwrap());
+    }
+}
