@@ -65,7 +65,7 @@ pub(super) struct ReplayArgs {
     /// The rollout; the last one if left out.
     #[arg(long)]
     rollout: Option<String>,
-    /// A config file whose [rollout] table judges it instead of the policy that did.
+    /// A config file whose table `rollout` judges it instead of the policy that did.
     #[arg(long)]
     policy: Option<PathBuf>,
 }
