@@ -9,7 +9,7 @@ use serin::engine::{
     Capacity, EngineHandle, FinishReason, LaneId, ModelRunner, Runner, SchedulerConfig, SeqEvent,
     SeqRequest,
 };
-use serin::model::{Checkpoint, Decoder, LoadFormat, SamplingParams, Weights};
+use serin::model::{Checkpoint, Decoder, KvPlan, LoadFormat, SamplingParams, Weights};
 use serin::text::{Chat, Codec};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
@@ -87,8 +87,10 @@ struct Lane {
 async fn load(scheduler: SchedulerConfig, blocks: usize, block_size: usize) -> Lane {
     let (engine, _faults) = EngineHandle::start().unwrap();
     let make = move || {
-        let decoder =
-            Decoder::load(&Weights::open(&folder(), LoadFormat::Auto)?, blocks, block_size)?;
+        let decoder = Decoder::load(
+            &Weights::open(&folder(), LoadFormat::Auto)?,
+            KvPlan::exact(blocks, block_size),
+        )?;
         Ok(Box::new(ModelRunner::new(decoder)) as Box<dyn Runner>)
     };
     let loaded = engine.load(scheduler, make).await.unwrap();

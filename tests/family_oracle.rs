@@ -10,7 +10,7 @@ use serin::device::{Batch, Row};
 use serin::engine::{
     EngineHandle, LaneId, ModelRunner, Runner, SchedulerConfig, SeqEvent, SeqRequest,
 };
-use serin::model::{Checkpoint, Decoder, SamplingParams, logprobs};
+use serin::model::{Decoder, KvPlan, LoadFormat, SamplingParams, Weights, logprobs};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -60,8 +60,16 @@ fn golden(family: &str) -> Golden {
     golden
 }
 
+fn open(dir: &Path) -> Weights {
+    Weights::open(dir, LoadFormat::Auto).unwrap()
+}
+
+fn load(weights: &Weights, blocks: usize, block_size: usize) -> Decoder {
+    Decoder::load(weights, KvPlan::exact(blocks, block_size)).unwrap()
+}
+
 fn decoder(family: &str, blocks: usize, block_size: usize) -> Decoder {
-    Decoder::load(&Checkpoint::open(&folder(family)).unwrap(), blocks, block_size).unwrap()
+    load(&open(&folder(family)), blocks, block_size)
 }
 
 /// Logits of every position of a prompt that is computed `chunk` tokens at a time.
@@ -284,9 +292,9 @@ fn a_text_model_is_found_beside_a_vision_part() {
         let renamed: std::collections::HashMap<_, _> =
             tensors.iter().map(|(name, tensor)| (spelling(name), tensor.clone())).collect();
         candle_core::safetensors::save(&renamed, dir.path().join("model.safetensors")).unwrap();
-        let checkpoint = Checkpoint::open(dir.path()).unwrap();
+        let checkpoint = open(dir.path());
         assert_eq!(checkpoint.config().eos_ids, [1, 106]);
-        let got = logits(&mut Decoder::load(&checkpoint, 12, 4).unwrap(), &golden.prompts[1], 64);
+        let got = logits(&mut load(&checkpoint, 12, 4), &golden.prompts[1], 64);
         for (position, want) in golden.positions[1].iter().zip(&golden.logits[1]) {
             assert!(relative_error(&got[*position], want) < TOLERANCE);
         }
@@ -330,9 +338,9 @@ fn the_oracle_notices_each_feature() {
         std::fs::write(dir.path().join("config.json"), config.to_string()).unwrap();
         let weights = dir.path().join("model.safetensors");
         std::fs::copy(folder(family).join("model.safetensors"), weights).unwrap();
-        let checkpoint = Checkpoint::open(dir.path()).unwrap();
+        let checkpoint = open(dir.path());
         assert_eq!(checkpoint.config().architecture, config["architectures"][0]);
-        let mut decoder = Decoder::load(&checkpoint, 12, 4).unwrap();
+        let mut decoder = load(&checkpoint, 12, 4);
         let got = logits(&mut decoder, &golden.prompts[2], 64);
         let errors = golden.positions[2].iter().zip(&golden.logits[2]);
         let worst = errors.map(|(p, want)| relative_error(&got[*p], want)).fold(0f32, f32::max);

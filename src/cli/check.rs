@@ -4,7 +4,7 @@ use super::CliError;
 use crate::config::{Config, EngineConfig};
 use crate::control::look;
 use crate::hub;
-use crate::model::{Source, decoder};
+use crate::model::decoder;
 use std::path::Path;
 
 pub(super) fn run(path: Option<&Path>) -> Result<(), CliError> {
@@ -46,9 +46,10 @@ fn describe(role: &str, path: &Path, engine: &EngineConfig) -> Result<(), CliErr
     }
     let (weights, _) = look(path, engine.load_format).map_err(CliError::from_text)?;
     let model = weights.config();
-    let block = decoder::kv_shape(model, 1, engine.block_size).block_bytes() as u64;
+    let kind = engine.kv_cache.kind(&weights);
+    let block = decoder::kv_shape(model, 1, engine.block_size).block_bytes(kind) as u64;
     println!(
-        "{role:<9} {} ({}, {} layers, hidden {}, context {}; weights {:.1} MiB in f32, KV cache {:.1} KiB a token, at most {} MiB)",
+        "{role:<9} {} ({}, {} layers, hidden {}, context {}; weights {:.1} MiB, KV cache {:.1} KiB a token, at most {} MiB)",
         path.display(),
         model.architecture,
         model.layers,

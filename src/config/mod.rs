@@ -10,7 +10,7 @@ use crate::alerts::AlertsConfig;
 use crate::engine::SchedulerConfig;
 use crate::gateway::{Limits, Timeouts};
 use crate::ledger::Retention;
-use crate::model::LoadFormat;
+use crate::model::{KvChoice, LoadFormat};
 use crate::rollout::Policy;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -68,6 +68,8 @@ pub struct EngineConfig {
     pub block_size: usize,
     /// Most bytes that one model's KV cache may take.
     pub kv_memory: u64,
+    /// How the KV cache keeps its values.
+    pub kv_cache: KvChoice,
     /// Where weights come from.
     pub load_format: LoadFormat,
 }

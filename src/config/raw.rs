@@ -9,7 +9,7 @@ use crate::engine::SchedulerConfig;
 use crate::gateway::{Limits, Timeouts};
 use crate::hub::{self, Reference};
 use crate::ledger::Retention;
-use crate::model::LoadFormat;
+use crate::model::{KvChoice, LoadFormat};
 use serde::{Deserialize, Deserializer, de::Error as _};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -57,6 +57,7 @@ struct RawEngine {
     max_waiting: Option<usize>,
     block_size: Option<usize>,
     kv_memory: Option<Bytes>,
+    kv_cache: Option<String>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -278,7 +279,9 @@ impl RawEngine {
             return Err(value("engine.kv_memory", "must be at least one sequence's worth"));
         }
         let block_size = positive("engine.block_size", self.block_size, 16)?;
-        Ok(EngineConfig { scheduler, block_size, kv_memory, load_format })
+        let kv_cache = self.kv_cache.as_deref().unwrap_or("auto");
+        let kv_cache = KvChoice::parse(kv_cache).map_err(|what| value("engine.kv_cache", what))?;
+        Ok(EngineConfig { scheduler, block_size, kv_memory, kv_cache, load_format })
     }
 }
 

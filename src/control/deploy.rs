@@ -9,7 +9,7 @@ use crate::config::EngineConfig;
 use crate::device::memory;
 use crate::engine::{Capacity, EngineError, EngineHandle, LaneId, LaneStats, ModelRunner, Runner};
 use crate::hub::HubError;
-use crate::model::{Decoder, LoadError, Source, Weights, decoder};
+use crate::model::{Decoder, KvPlan, LoadError, Weights, decoder};
 use crate::text::{Codec, TextError};
 use futures_util::future::BoxFuture;
 use std::path::{Path, PathBuf};
@@ -93,9 +93,9 @@ async fn load_folder(
     let opened = opened.await.map_err(|e| DeployError::Interrupted(e.to_string()))??;
     let OpenedModel { weights, codec, digest } = opened;
     vet(&digest).map_err(|why| DeployError::Vetoed { path: path.clone(), why })?;
-    let blocks = plan_kv(&weights, &config).map_err(EngineError::Load)?;
+    let kv = plan_kv(&weights, &config).map_err(EngineError::Load)?;
     let make = move || -> Result<Box<dyn Runner>, LoadError> {
-        let decoder = Decoder::load(&weights, blocks, config.block_size)?;
+        let decoder = Decoder::load(&weights, kv)?;
         Ok(Box::new(ModelRunner::new(decoder)))
     };
     let loaded = engine.load(config.scheduler, make).await?;
@@ -114,9 +114,10 @@ async fn load_folder(
 }
 
 /// How many KV blocks to give the model: enough for `max_running` full sequences, within `kv_memory`.
-fn plan_kv(source: &Weights, config: &EngineConfig) -> Result<usize, LoadError> {
+fn plan_kv(source: &Weights, config: &EngineConfig) -> Result<KvPlan, LoadError> {
     let model = source.config();
-    let block = decoder::kv_shape(model, 1, config.block_size).block_bytes() as u64;
+    let kind = config.kv_cache.kind(source);
+    let block = decoder::kv_shape(model, 1, config.block_size).block_bytes(kind) as u64;
     let wanted = config.scheduler.max_running * model.max_len.div_ceil(config.block_size);
     let blocks = (wanted as u64).min(config.kv_memory / block) as usize;
     if blocks * config.block_size < 2 {
@@ -132,7 +133,7 @@ fn plan_kv(source: &Weights, config: &EngineConfig) -> Result<usize, LoadError> 
             available,
         });
     }
-    Ok(blocks)
+    Ok(KvPlan { blocks, block_size: config.block_size, kind })
 }
 
 fn unix_now() -> u64 {

@@ -7,7 +7,7 @@ use super::deploy::DeployError;
 use crate::engine::EngineError;
 use crate::hub::{self, Hub, Reference};
 use crate::model::gguf::header::Fault;
-use crate::model::{Gguf, LoadFormat, Source, Weights};
+use crate::model::{Gguf, LoadFormat, Weights};
 use crate::text::{Codec, GgufVocabulary};
 use std::path::{Path, PathBuf};
 

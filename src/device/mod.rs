@@ -10,15 +10,18 @@ pub mod batch;
 pub mod cpu;
 pub mod dense;
 pub mod files;
-pub mod kernels;
+pub mod kind;
 pub mod memory;
-pub mod ops;
 pub mod rope;
 
 pub use arena::{Arena, ArenaError, ArenaUsage};
 pub use attention::{AttentionSpec, HeadNorm};
 pub use batch::{Batch, Row};
-pub use cpu::{KvCache, KvShape, all_finite, attend};
+pub use cpu::quant::QuantError;
+pub use cpu::{
+    Activation, KvCache, KvKind, KvShape, Pool, QMatrix, Scratch, WeightStore, Workbench,
+    all_finite, attend, dequantise, matmul_many, ops,
+};
 pub use dense::with_f32;
-pub use ops::Activation;
+pub use kind::{Kind, Stored};
 pub use rope::{Angles, LongRope, Rope};

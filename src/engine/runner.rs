@@ -98,7 +98,7 @@ impl Runner for ModelRunner {
         let rows = batch.rows.iter().filter(|row| row.wanted() > 0).zip(draws);
         let mut wishes = rows.flat_map(|(row, draw)| wishes(row, draw));
         for piece in states.chunks(HEAD_ROWS * hidden) {
-            let mut logits = self.decoder.logits(piece).map_err(failed)?;
+            let logits = self.decoder.logits(piece).map_err(failed)?;
             for (logits, wish) in logits.chunks_exact_mut(vocab).zip(&mut wishes) {
                 results.take(logits, wish);
             }

@@ -1,28 +1,79 @@
 //! The decoder: one forward pass over a flat batch, writing and reading a paged KV cache.
 //!
 //! A pre-norm transformer (arXiv:2302.13971) whose every variation is a fact of the config: a step that a
-//! family has not got is absent. Activations are plain rows of f32; products are the weights' business,
-//! attention the device's. Knows no sequences (the batch says which tokens go where) and no family.
+//! family has not got is absent. Activations are plain rows of f32 in buffers that live as long as the
+//! model; products, norms and attention are the device's. Knows no sequences (the batch says which tokens
+//! go where) and no family.
 
 use super::config::{LayerKind, ModelConfig};
 use super::families::{self, Layout};
-use super::intake::{LoadError, Source};
-use super::linear::{Linear, Projection};
+use super::intake::LoadError;
+use super::linear::{Packer, Projection, Wanted};
+use super::weights::Weights;
 use crate::device::{
-    Activation, Angles, AttentionSpec, Batch, HeadNorm, KvCache, KvShape, attend, ops,
+    Activation, Angles, AttentionSpec, Batch, HeadNorm, Kind, KvCache, KvKind, KvShape, QMatrix,
+    Workbench, attend, ops,
 };
 use candle_core::Result;
+
+/// How large a KV cache is, and how it keeps its values.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct KvPlan {
+    pub blocks: usize,
+    /// Tokens per block.
+    pub block_size: usize,
+    pub kind: KvKind,
+}
+
+impl KvPlan {
+    /// A cache in f32.
+    pub fn exact(blocks: usize, block_size: usize) -> KvPlan {
+        KvPlan { blocks, block_size, kind: KvKind::F32 }
+    }
+}
+
+/// What is asked of a KV cache's precision.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum KvChoice {
+    /// f16, unless the weights themselves are in f32.
+    #[default]
+    Auto,
+    As(KvKind),
+}
+
+impl KvChoice {
+    /// `auto`, `f16` or `f32`.
+    pub fn parse(text: &str) -> std::result::Result<KvChoice, String> {
+        match text {
+            "auto" => Ok(KvChoice::Auto),
+            "f16" => Ok(KvChoice::As(KvKind::F16)),
+            "f32" => Ok(KvChoice::As(KvKind::F32)),
+            _ => Err(format!("`{text}` is none of `auto`, `f16`, `f32`")),
+        }
+    }
+
+    /// What it comes to for a model.
+    pub fn kind(self, source: &Weights) -> KvKind {
+        match (self, source.kind(families::EMBEDDING)) {
+            (KvChoice::As(kind), _) => kind,
+            (KvChoice::Auto, Ok(Kind::F32)) => KvKind::F32,
+            (KvChoice::Auto, _) => KvKind::F16,
+        }
+    }
+}
 
 /// A loaded model with its KV cache.
 pub struct Decoder {
     config: ModelConfig,
-    embedding: Linear,
+    embedding: QMatrix,
     layers: Vec<Layer>,
     norm: Norm,
-    head: Linear,
+    head: QMatrix,
     cache: KvCache,
     /// One per rotation of the config, for the tokens of the current step.
     angles: Vec<Angles>,
+    bench: Workbench,
+    rows: Rows,
 }
 
 struct Layer {
@@ -51,29 +102,50 @@ struct Mlp {
     down: Projection,
 }
 
+/// Activations of a step, `[tokens][..]` each; they grow to the largest step and are used again.
+#[derive(Default)]
+struct Rows {
+    /// The residual stream.
+    x: Vec<f32>,
+    normed: Vec<f32>,
+    qkv: Vec<f32>,
+    mixed: Vec<f32>,
+    /// What joins the residual stream next.
+    branch: Vec<f32>,
+    gate_up: Vec<f32>,
+    gated: Vec<f32>,
+    logits: Vec<f32>,
+}
+
 impl Decoder {
-    /// Takes the weights from `source` and makes a KV cache of `kv_blocks` blocks of `block_size` tokens.
-    pub fn load(
-        source: &dyn Source,
-        kv_blocks: usize,
-        block_size: usize,
-    ) -> std::result::Result<Decoder, LoadError> {
+    /// Takes the weights from `source` and makes a KV cache.
+    pub fn load(source: &Weights, kv: KvPlan) -> std::result::Result<Decoder, LoadError> {
         let config = source.config().clone();
-        let embedding = source.linear(families::EMBEDDING, [config.vocab, config.hidden])?;
-        let load = |(index, kind): (usize, &LayerKind)| {
-            LayerLoader { source, config: &config, index }.layer(*kind)
+        let tied = config.tied_embeddings || !source.has(families::HEAD);
+        let head_shape = [config.vocab, config.hidden];
+        let embedding = (families::EMBEDDING.to_owned(), head_shape);
+        let head = (families::HEAD.to_owned(), head_shape);
+        let of_layers = (0..config.layers).flat_map(|index| Names { config: &config, index }.all());
+        let wanted = [Some(embedding.clone()), (!tied).then(|| head.clone())];
+        let mut packer = Packer::new(source, wanted.into_iter().flatten().chain(of_layers))?;
+        let embedding = packer.matrix(&embedding)?;
+        let mut load = |(index, kind): (usize, &LayerKind)| {
+            let names = Names { config: &config, index };
+            LayerLoader { packer: &mut packer, names, config: &config }.layer(*kind)
         };
-        let layers =
-            config.kinds.iter().enumerate().map(load).collect::<std::result::Result<_, _>>()?;
-        let head = if config.tied_embeddings || !source.has(families::HEAD) {
-            embedding.clone()
-        } else {
-            source.linear(families::HEAD, [config.vocab, config.hidden])?
-        };
+        let layers = config
+            .kinds
+            .iter()
+            .enumerate()
+            .map(&mut load)
+            .collect::<std::result::Result<_, _>>()?;
+        let head = if tied { embedding.clone() } else { packer.matrix(&head)? };
         Ok(Decoder {
-            norm: Norm::load(source, families::NORM, config.hidden, &config)?,
-            cache: KvCache::new(kv_shape(&config, kv_blocks, block_size)),
+            norm: Norm::load(&packer, families::NORM, config.hidden, &config)?,
+            cache: KvCache::with_kind(kv_shape(&config, kv.blocks, kv.block_size), kv.kind),
             angles: vec![Angles::default(); config.ropes.len()],
+            bench: Workbench::shared(),
+            rows: Rows::default(),
             config,
             embedding,
             layers,
@@ -93,150 +165,218 @@ impl Decoder {
     /// for [`Decoder::logits`]. Token ids, positions and slots must be in range; the caller checks (see
     /// `engine::runner`).
     pub fn forward(&mut self, batch: &Batch) -> Result<Vec<f32>> {
-        let n = batch.tokens.len();
-        let mut x = self.embed(&batch.tokens)?;
+        self.embed(&batch.tokens);
         for (rope, angles) in self.config.ropes.iter().zip(&mut self.angles) {
             rope.fill(batch, angles);
         }
-        for (i, layer) in self.layers.iter().enumerate() {
-            let mut qkv = layer.qkv.apply(&layer.attention_norm.of(&x), n)?;
-            let angles = &self.angles[layer.rope];
-            let mixed = attend(&mut qkv, &layer.attention, angles, &mut self.cache, i, batch);
-            let mut mixed = layer.out.apply(&mixed, n)?;
-            if let Some(norm) = &layer.attention_post_norm {
-                norm.apply(&mut mixed);
-            }
-            ops::add(&mut x, &mixed);
-            let mut fed = layer.mlp.apply(&layer.mlp_norm.of(&x), n)?;
-            if let Some(norm) = &layer.mlp_post_norm {
-                norm.apply(&mut fed);
-            }
-            ops::add(&mut x, &fed);
+        if let Some(first) = self.layers.first() {
+            first.attention_norm.of(&self.rows.x, &mut self.rows.normed, &self.bench);
         }
-        let row = |token: usize| &x[token * self.config.hidden..][..self.config.hidden];
+        for (i, layer) in self.layers.iter().enumerate() {
+            let (rows, bench) = (&mut self.rows, &mut self.bench);
+            layer.attend(i, batch, &self.angles, &mut self.cache, rows, bench);
+            layer.mlp_norm.of_sum(rows, bench);
+            layer.feed(batch.tokens.len(), rows, bench);
+            match self.layers.get(i + 1) {
+                Some(next) => next.attention_norm.of_sum(rows, bench),
+                None => ops::add(&mut rows.x, &rows.branch),
+            }
+        }
+        let row = |token: usize| &self.rows.x[token * self.config.hidden..][..self.config.hidden];
         let mut wanted: Vec<f32> = batch.wanted_tokens().flat_map(row).copied().collect();
-        self.norm.apply(&mut wanted);
+        self.norm.apply(&mut wanted, &self.bench);
         Ok(wanted)
     }
 
     /// Logits of final states, `[n][hidden]` to `[n][vocab]`. Apart from [`Decoder::forward`] so that a
-    /// caller who wants many rows can take them in pieces.
-    pub fn logits(&self, states: &[f32]) -> Result<Vec<f32>> {
+    /// caller who wants many rows can take them in pieces. They may be changed by whoever reads them.
+    pub fn logits(&mut self, states: &[f32]) -> Result<&mut [f32]> {
         let n = states.len() / self.config.hidden;
-        if n == 0 {
-            return Ok(Vec::new());
-        }
-        let mut logits = vec![0.0; n * self.config.vocab];
-        self.head.matmul(states, n, &mut logits)?;
+        let logits = &mut self.rows.logits;
+        logits.resize(n * self.config.vocab, 0.0);
+        self.head.matmul(states, n, logits, &mut self.bench.products);
         if let Some(cap) = self.config.logit_cap {
-            ops::soft_cap(&mut logits, cap);
+            ops::soft_cap(self.bench.products.isa(), logits, cap);
         }
         Ok(logits)
     }
 
-    fn embed(&self, tokens: &[u32]) -> Result<Vec<f32>> {
-        let mut x = self.embedding.rows(tokens)?;
+    fn embed(&mut self, tokens: &[u32]) {
+        let (x, hidden) = (&mut self.rows.x, self.config.hidden);
+        x.resize(tokens.len() * hidden, 0.0);
+        for (token, row) in tokens.iter().zip(x.chunks_exact_mut(hidden)) {
+            self.embedding.row(*token as usize, row);
+        }
         if let Some(scale) = self.config.embedding_scale {
             x.iter_mut().for_each(|value| *value *= scale);
         }
-        Ok(x)
+    }
+}
+
+impl Layer {
+    /// From the normed rows to the attention's branch.
+    fn attend(
+        &self,
+        index: usize,
+        batch: &Batch,
+        angles: &[Angles],
+        cache: &mut KvCache,
+        rows: &mut Rows,
+        bench: &mut Workbench,
+    ) {
+        let n = batch.tokens.len();
+        let Rows { normed, qkv, mixed, branch, .. } = rows;
+        self.qkv.apply(normed, n, qkv, &mut bench.products);
+        mixed.resize(n * self.attention.heads * cache.shape().head_dim, 0.0);
+        let (angles, scratch) = (&angles[self.rope], &mut bench.attention);
+        let near = bench.products.near();
+        attend(&self.attention, qkv, angles, cache, index, batch, mixed, scratch, near);
+        self.out.apply(mixed, n, branch, &mut bench.products);
+        if let Some(norm) = &self.attention_post_norm {
+            norm.apply(branch, bench);
+        }
+    }
+
+    /// From the normed rows to the feed-forward part's branch.
+    fn feed(&self, n: usize, rows: &mut Rows, bench: &mut Workbench) {
+        let Rows { normed, gate_up, gated, branch, .. } = rows;
+        let Mlp { gate_up: first, activation, width, down } = &self.mlp;
+        first.apply(normed, n, gate_up, &mut bench.products);
+        gated.resize(n * width, 0.0);
+        ops::gated(*activation, gate_up, *width, gated, bench.products.near());
+        down.apply(gated, n, branch, &mut bench.products);
+        if let Some(norm) = &self.mlp_post_norm {
+            norm.apply(branch, bench);
+        }
     }
 }
 
 impl Norm {
     fn load(
-        source: &dyn Source,
+        packer: &Packer<'_>,
         name: &str,
         len: usize,
         config: &ModelConfig,
     ) -> std::result::Result<Norm, LoadError> {
-        let mut weight = source.vector(name, len)?;
+        let mut weight = packer.vector(name, len)?;
         weight.iter_mut().for_each(|w| *w += config.norm.offset);
         Ok(Norm { weight, eps: config.norm.eps })
     }
 
-    fn of(&self, x: &[f32]) -> Vec<f32> {
-        let mut x = x.to_vec();
-        self.apply(&mut x);
-        x
+    fn of(&self, x: &[f32], out: &mut Vec<f32>, bench: &Workbench) {
+        out.resize(x.len(), 0.0);
+        ops::rms_norm(x, &self.weight, self.eps, out, bench.products.near());
     }
 
-    fn apply(&self, x: &mut [f32]) {
-        ops::rms_norm(x, &self.weight, self.eps);
+    /// Lets the branch join the residual stream, and norms what comes of it.
+    fn of_sum(&self, rows: &mut Rows, bench: &Workbench) {
+        let Rows { x, branch, normed, .. } = rows;
+        normed.resize(x.len(), 0.0);
+        ops::add_rms_norm(x, branch, &self.weight, self.eps, normed, bench.products.near());
+    }
+
+    fn apply(&self, x: &mut [f32], bench: &Workbench) {
+        for row in x.chunks_exact_mut(self.weight.len()) {
+            ops::rms_norm_row(bench.products.isa(), row, &self.weight, self.eps);
+        }
     }
 }
 
-impl Mlp {
-    fn apply(&self, x: &[f32], n: usize) -> Result<Vec<f32>> {
-        let gate_up = self.gate_up.apply(x, n)?;
-        self.down.apply(&ops::gate(&gate_up, self.width, self.activation), n)
-    }
-}
-
-/// Fetches one layer's tensors.
-struct LayerLoader<'a> {
-    source: &'a dyn Source,
+/// Names and shapes of one layer's matrices.
+#[derive(Clone, Copy)]
+struct Names<'a> {
     config: &'a ModelConfig,
     index: usize,
 }
 
-impl LayerLoader<'_> {
-    fn layer(&self, kind: LayerKind) -> std::result::Result<Layer, LoadError> {
-        let (c, names) = (self.config, self.config.layout);
+impl Names<'_> {
+    fn all(self) -> impl Iterator<Item = Wanted> {
+        [self.qkv(), self.out(), self.gate_up(), self.down()].into_iter().flatten()
+    }
+
+    fn qkv(self) -> Vec<Wanted> {
+        let c = self.config;
         let (q, kv) = (c.heads * c.head_dim, c.kv_heads * c.head_dim);
-        let optional = |name: Option<&str>| name.map(|n| self.norm(n, c.hidden)).transpose();
+        self.wanted(c.layout.qkv, &[q, kv, kv], c.hidden)
+    }
+
+    fn out(self) -> Vec<Wanted> {
+        let c = self.config;
+        self.wanted(&[c.layout.out], &[c.hidden], c.heads * c.head_dim)
+    }
+
+    fn gate_up(self) -> Vec<Wanted> {
+        let c = self.config;
+        self.wanted(c.layout.mlp.gate_up, &[c.intermediate, c.intermediate], c.hidden)
+    }
+
+    fn down(self) -> Vec<Wanted> {
+        let c = self.config;
+        self.wanted(&[c.layout.mlp.down], &[c.hidden], c.intermediate)
+    }
+
+    /// `names`: one per entry of `outputs`, or a single one that holds them all.
+    fn wanted(self, names: &[&str], outputs: &[usize], inputs: usize) -> Vec<Wanted> {
+        let all = [outputs.iter().sum()];
+        let outputs = if names.len() == 1 { &all } else { outputs };
+        let name = |name: &&str| families::in_layer(self.index, &format!("{name}.weight"));
+        names.iter().map(name).zip(outputs).map(|(name, n)| (name, [*n, inputs])).collect()
+    }
+}
+
+/// Fetches one layer's tensors.
+struct LayerLoader<'a, 'b> {
+    packer: &'a mut Packer<'b>,
+    names: Names<'a>,
+    config: &'a ModelConfig,
+}
+
+impl LayerLoader<'_, '_> {
+    fn layer(mut self, kind: LayerKind) -> std::result::Result<Layer, LoadError> {
+        let (c, layout, names) = (self.config, self.config.layout, self.names);
         Ok(Layer {
-            attention_norm: self.norm(names.attention_norm, c.hidden)?,
-            qkv: self.projection(names.qkv, &[q, kv, kv], c.hidden, c.bias.qkv)?,
+            attention_norm: self.norm(layout.attention_norm, c.hidden)?,
+            qkv: self.packer.projection(&names.qkv(), c.bias.qkv)?,
             attention: AttentionSpec {
                 heads: c.heads,
                 scale: c.scale,
                 window: kind.window,
                 soft_cap: c.score_cap,
-                head_norm: self.head_norm(names)?,
+                head_norm: self.head_norm(layout)?,
             },
             rope: kind.rope,
-            out: self.projection(&[names.out], &[c.hidden], q, c.bias.out)?,
-            attention_post_norm: optional(names.attention_post_norm)?,
-            mlp_norm: self.norm(names.mlp_norm, c.hidden)?,
-            mlp: self.mlp(names)?,
-            mlp_post_norm: optional(names.mlp_post_norm)?,
+            out: self.packer.projection(&names.out(), c.bias.out)?,
+            attention_post_norm: self.optional_norm(layout.attention_post_norm)?,
+            mlp_norm: self.norm(layout.mlp_norm, c.hidden)?,
+            mlp: self.mlp()?,
+            mlp_post_norm: self.optional_norm(layout.mlp_post_norm)?,
         })
     }
 
-    fn mlp(&self, names: &Layout) -> std::result::Result<Mlp, LoadError> {
-        let c = self.config;
-        let (width, names) = (c.intermediate, &names.mlp);
+    fn mlp(&mut self) -> std::result::Result<Mlp, LoadError> {
+        let (c, names) = (self.config, self.names);
         Ok(Mlp {
-            gate_up: self.projection(names.gate_up, &[width, width], c.hidden, c.bias.mlp)?,
+            gate_up: self.packer.projection(&names.gate_up(), c.bias.mlp)?,
             activation: c.activation,
-            width,
-            down: self.projection(&[names.down], &[c.hidden], width, c.bias.mlp)?,
+            width: c.intermediate,
+            down: self.packer.projection(&names.down(), c.bias.mlp)?,
         })
     }
 
-    fn head_norm(&self, names: &Layout) -> std::result::Result<Option<HeadNorm>, LoadError> {
-        let Some([query, key]) = names.head_norms else { return Ok(None) };
+    fn head_norm(&self, layout: &Layout) -> std::result::Result<Option<HeadNorm>, LoadError> {
+        let Some([query, key]) = layout.head_norms else { return Ok(None) };
         let dim = self.config.head_dim;
         let (query, key) = (self.norm(query, dim)?, self.norm(key, dim)?);
         Ok(Some(HeadNorm { query: query.weight, key: key.weight, eps: key.eps }))
     }
 
-    fn norm(&self, name: &str, len: usize) -> std::result::Result<Norm, LoadError> {
-        let name = families::in_layer(self.index, &format!("{name}.weight"));
-        Norm::load(self.source, &name, len, self.config)
+    fn optional_norm(&self, name: Option<&str>) -> std::result::Result<Option<Norm>, LoadError> {
+        name.map(|name| self.norm(name, self.config.hidden)).transpose()
     }
 
-    fn projection(
-        &self,
-        names: &[&str],
-        outputs: &[usize],
-        inputs: usize,
-        bias: bool,
-    ) -> std::result::Result<Projection, LoadError> {
-        let names: Vec<String> =
-            names.iter().map(|name| families::in_layer(self.index, name)).collect();
-        Projection::load(self.source, &names, outputs, inputs, bias)
+    fn norm(&self, name: &str, len: usize) -> std::result::Result<Norm, LoadError> {
+        let name = families::in_layer(self.names.index, &format!("{name}.weight"));
+        Norm::load(self.packer, &name, len, self.config)
     }
 }
 

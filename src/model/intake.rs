@@ -1,16 +1,16 @@
-//! A checkpoint folder's way in: find the files, check them, hand out tensors in f32.
+//! A checkpoint folder's way in: find the files, check them, hand out tensors as they are stored.
 //!
-//! Every refusal names the file, the tensor and the remedy. Nothing here builds a graph or keeps a
-//! tensor; whoever calls [`Source::tensor`] owns the result. [`Source`] is the seam to other formats.
+//! Every refusal names the file, the tensor and the remedy. Nothing is copied here: what is handed out lies
+//! in the mapped files.
 
 use super::config::ModelConfig;
 use super::families::EMBEDDING;
-use super::linear::Linear;
-use crate::device::{all_finite, files, with_f32};
+use crate::device::{Kind, Stored, files};
 use crate::progress::Progress;
 use candle_core::safetensors::MmapedSafetensors;
-use candle_core::{DType, Device, Tensor};
+use safetensors::tensor::{Dtype, TensorView};
 use sha2::{Digest, Sha256};
+use std::borrow::Cow;
 use std::path::{Path, PathBuf};
 
 /// Why a model could not be loaded.
@@ -47,6 +47,8 @@ pub enum LoadError {
         dir.display(), weights >> 20, kv >> 20, available >> 20
     )]
     DoesNotFit { dir: PathBuf, weights: u64, kv: u64, available: u64 },
+    #[error("tensor `{tensor}` in {} cannot be used: {what}", dir.display())]
+    Unfit { dir: PathBuf, tensor: String, what: String },
     #[error("loading failed on the device: {0}")]
     Device(#[from] candle_core::Error),
 }
@@ -114,61 +116,56 @@ impl Checkpoint {
         &self.dir
     }
 
-    /// Bytes that the weights take once widened to f32.
-    pub fn weight_bytes(&self) -> u64 {
-        let elements =
-            |view: &safetensors::tensor::TensorView<'_>| view.shape().iter().product::<usize>();
-        self.weights.tensors().iter().map(|(_, view)| elements(view) as u64 * 4).sum()
-    }
-}
-
-/// Where a model's weights come from. Names are those of the Hugging Face checkpoints; a source of another
-/// format translates. Every tensor handed out has the asked shape and finite values.
-pub trait Source {
-    fn config(&self) -> &ModelConfig;
-
-    fn has(&self, name: &str) -> bool;
-
-    /// A tensor in f32.
-    fn tensor(&self, name: &str, shape: &[usize]) -> Result<Tensor, LoadError>;
-
-    /// The weight of a matrix product, `[outputs, inputs]`, in the form it is to be multiplied in.
-    fn linear(&self, name: &str, shape: [usize; 2]) -> Result<Linear, LoadError> {
-        Ok(Linear::Dense(self.tensor(name, &shape)?))
-    }
-
-    /// A vector: a norm's weights or a bias.
-    fn vector(&self, name: &str, len: usize) -> Result<Vec<f32>, LoadError> {
-        Ok(with_f32(&self.tensor(name, &[len])?, <[f32]>::to_vec)?)
-    }
-}
-
-impl Source for Checkpoint {
-    fn config(&self) -> &ModelConfig {
-        &self.config
-    }
-
-    fn has(&self, name: &str) -> bool {
+    pub fn has(&self, name: &str) -> bool {
         self.weights.get(&self.prefix.apply(name)).is_ok()
     }
 
-    fn tensor(&self, name: &str, shape: &[usize]) -> Result<Tensor, LoadError> {
+    /// Kind and shape of one tensor.
+    pub fn plan(&self, name: &str) -> Result<(Kind, Vec<usize>), LoadError> {
+        self.view(name).map(|(kind, view)| (kind, view.shape().to_vec()))
+    }
+
+    /// Kinds and shapes of all tensors that can be read.
+    pub fn tensors(&self) -> Vec<(Kind, Vec<usize>)> {
+        let all = self.weights.tensors();
+        let known = all.iter().filter_map(|(_, view)| Some((kind_of(view.dtype())?, view)));
+        known.map(|(kind, view)| (kind, view.shape().to_vec())).collect()
+    }
+
+    /// A tensor as it lies in the mapped file.
+    pub fn stored(&self, name: &str) -> Result<Stored<'_>, LoadError> {
+        let (kind, view) = self.view(name)?;
+        let (shape, bytes) = (view.shape().to_vec(), Cow::Borrowed(view.data()));
+        Ok(Stored { kind, shape, bytes })
+    }
+
+    /// Lets go of the memory that a tensor's pages take; they are read again if asked for.
+    pub fn release(&self, name: &str) {
+        files::release_tensor(&self.weights, &self.prefix.apply(name));
+    }
+
+    fn view(&self, name: &str) -> Result<(Kind, TensorView<'_>), LoadError> {
         let (dir, tensor) = (self.dir.clone(), self.prefix.apply(name));
         let Ok(view) = self.weights.get(&tensor) else {
             return Err(LoadError::Missing { dir, tensor });
         };
-        if view.shape() != shape {
-            let (found, expected) = (view.shape().to_vec(), shape.to_vec());
-            return Err(LoadError::Shape { dir, tensor, found, expected });
+        match kind_of(view.dtype()) {
+            Some(kind) => Ok((kind, view)),
+            None => {
+                let found = format!("{:?}", view.dtype());
+                Err(LoadError::DType { dir, tensor, found })
+            }
         }
-        let dtype = view.dtype();
-        let loaded = self.weights.load(&tensor, &Device::Cpu)?;
-        if !matches!(loaded.dtype(), DType::F32 | DType::F16 | DType::BF16) {
-            return Err(LoadError::DType { dir, tensor, found: format!("{dtype:?}") });
-        }
-        files::release_tensor(&self.weights, &self.prefix.apply(name));
-        let wide = loaded.to_dtype(DType::F32)?;
-        if all_finite(&wide)? { Ok(wide) } else { Err(LoadError::NonFinite { dir, tensor }) }
+    }
+}
+
+/// What a safetensors file calls its data types, as far as they can be read.
+fn kind_of(dtype: Dtype) -> Option<Kind> {
+    match dtype {
+        Dtype::F32 => Some(Kind::F32),
+        Dtype::F16 => Some(Kind::F16),
+        Dtype::BF16 => Some(Kind::BF16),
+        _ => None,
     }
 }
 

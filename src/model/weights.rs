@@ -7,10 +7,9 @@
 use super::config::ModelConfig;
 use super::dummy::{Dummy, Scheme};
 use super::gguf::Gguf;
-use super::intake::{Checkpoint, LoadError, Source, digest_files};
-use super::kind::{Kind, Stored};
+use super::intake::{Checkpoint, LoadError, digest_files};
+use crate::device::{Kind, QMatrix, QuantError, Stored, all_finite, dequantise};
 use crate::progress::Progress;
-use candle_core::Tensor;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
@@ -103,43 +102,26 @@ impl Weights {
         }
     }
 
-    /// Bytes that the weights take once widened to f32.
+    /// Bytes that the weights take once loaded.
     pub fn weight_bytes(&self) -> u64 {
-        let wide = |shape: &[usize]| shape.iter().product::<usize>() as u64 * 4;
+        let bytes = |kind: Kind, shape: &[usize]| match shape {
+            [rows, cols] => QMatrix::packed_bytes(kind, *rows, *cols).unwrap_or(0) as u64,
+            _ => shape.iter().product::<usize>() as u64 * 4,
+        };
         match &self.form {
-            Form::Folder(checkpoint) => checkpoint.weight_bytes(),
-            Form::Gguf(gguf) => gguf.tensors().map(|(_, _, shape)| wide(shape)).sum(),
-            Form::Dummy(dummy) => dummy.tensors().map(|(_, _, shape)| wide(shape)).sum(),
+            Form::Folder(checkpoint) => {
+                checkpoint.tensors().iter().map(|(kind, shape)| bytes(*kind, shape)).sum()
+            }
+            Form::Gguf(gguf) => gguf.tensors().map(|(_, kind, shape)| bytes(kind, shape)).sum(),
+            Form::Dummy(dummy) => dummy.tensors().map(|(_, kind, shape)| bytes(kind, shape)).sum(),
         }
     }
 
-    /// A tensor as it is stored, for kernels that multiply by it as it is; `None` where the form has no
-    /// such thing (safetensors are widened). Whoever has copied it calls [`Weights::consumed`].
-    pub fn stored(&self, name: &str) -> Result<Option<Stored<'_>>, LoadError> {
-        match &self.form {
-            Form::Folder(_) => Ok(None),
-            Form::Gguf(gguf) => gguf.stored(name).map(Some),
-            Form::Dummy(dummy) => dummy.stored(name).map(Some),
-        }
-    }
-
-    /// A tensor has been taken, as this many bytes: its pages in the file are not needed any more.
-    pub fn consumed(&self, name: &str, bytes: u64) {
-        if let Form::Gguf(gguf) = &self.form {
-            gguf.release(name);
-        }
-        let start =
-            || Progress::start(format!("loading {}", self.path().display()), self.weight_bytes());
-        self.progress.get_or_init(start).add(bytes);
-    }
-}
-
-impl Source for Weights {
-    fn config(&self) -> &ModelConfig {
+    pub fn config(&self) -> &ModelConfig {
         &self.config
     }
 
-    fn has(&self, name: &str) -> bool {
+    pub fn has(&self, name: &str) -> bool {
         match &self.form {
             Form::Folder(checkpoint) => checkpoint.has(name),
             Form::Gguf(gguf) => gguf.has(name),
@@ -147,14 +129,59 @@ impl Source for Weights {
         }
     }
 
-    fn tensor(&self, name: &str, shape: &[usize]) -> Result<Tensor, LoadError> {
-        let tensor = match &self.form {
-            Form::Folder(checkpoint) => checkpoint.tensor(name, shape),
-            Form::Gguf(gguf) => gguf.tensor(name, shape),
-            Form::Dummy(dummy) => dummy.tensor(name, shape),
+    /// How a tensor is stored.
+    pub fn kind(&self, name: &str) -> Result<Kind, LoadError> {
+        match &self.form {
+            Form::Folder(checkpoint) => checkpoint.plan(name).map(|(kind, _)| kind),
+            Form::Gguf(gguf) => gguf.plan(name).map(|(kind, _)| kind),
+            Form::Dummy(dummy) => dummy.plan(name).map(|(kind, _)| kind),
+        }
+    }
+
+    /// A tensor as it is stored, refusing other shapes and values that are not finite. Whoever has copied
+    /// it calls [`Weights::consumed`].
+    pub fn stored(&self, name: &str, shape: &[usize]) -> Result<Stored<'_>, LoadError> {
+        let stored = match &self.form {
+            Form::Folder(checkpoint) => checkpoint.stored(name),
+            Form::Gguf(gguf) => gguf.stored(name),
+            Form::Dummy(dummy) => dummy.stored(name),
         }?;
-        self.consumed(name, tensor.elem_count() as u64 * 4);
-        Ok(tensor)
+        let (dir, tensor) = (self.path().to_owned(), name.to_owned());
+        if stored.shape != shape {
+            let (found, expected) = (stored.shape, shape.to_vec());
+            return Err(LoadError::Shape { dir, tensor, found, expected });
+        }
+        match all_finite(stored.kind, &stored.bytes) {
+            true => Ok(stored),
+            false => Err(LoadError::NonFinite { dir, tensor }),
+        }
+    }
+
+    /// A tensor in f32: for the small ones.
+    pub fn values(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>, LoadError> {
+        let stored = self.stored(name, shape)?;
+        let mut out = vec![0.0; shape.iter().product()];
+        dequantise(stored.kind, &stored.bytes, &mut out);
+        self.consumed(name, out.len() as u64 * 4);
+        Ok(out)
+    }
+
+    /// A tensor has been taken, as this many bytes: its pages in the file are not needed any more.
+    pub fn consumed(&self, name: &str, bytes: u64) {
+        match &self.form {
+            Form::Folder(checkpoint) => checkpoint.release(name),
+            Form::Gguf(gguf) => gguf.release(name),
+            Form::Dummy(_) => {}
+        }
+        let start =
+            || Progress::start(format!("loading {}", self.path().display()), self.weight_bytes());
+        self.progress.get_or_init(start).add(bytes);
+    }
+
+    /// Why a tensor cannot be multiplied by.
+    pub(super) fn unfit(&self, tensor: &str, error: &QuantError) -> LoadError {
+        let (dir, tensor) = (self.path().to_owned(), tensor.to_owned());
+        LoadError::Unfit { dir, tensor, what: error.to_string() }
     }
 }
 

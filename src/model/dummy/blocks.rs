@@ -3,7 +3,7 @@
 //! The digits are random, the scales constant: any digits under a finite scale are a valid block. A
 //! generator per chunk of blocks, seeded by its place, makes the result independent of threads.
 
-use super::super::kind::Kind;
+use crate::device::Kind;
 use half::{bf16, f16};
 use rayon::prelude::*;
 

@@ -11,10 +11,8 @@ mod blocks;
 mod layout;
 
 use super::config::ModelConfig;
-use super::gguf::dequant::dequantise;
 use super::intake::LoadError;
-use super::kind::{Kind, Stored};
-use candle_core::{Device, Tensor};
+use crate::device::{Kind, Stored};
 use layout::Role;
 use serde_json::Value;
 use std::borrow::Cow;
@@ -126,8 +124,8 @@ impl Dummy {
     }
 
     /// Kind and shape of one tensor, to make room for it.
-    pub fn plan(&self, name: &str) -> Result<(Kind, &[usize]), LoadError> {
-        self.made(name).map(|made| (made.kind, made.shape.as_slice()))
+    pub fn plan(&self, name: &str) -> Result<(Kind, Vec<usize>), LoadError> {
+        self.made(name).map(|made| (made.kind, made.shape.clone()))
     }
 
     /// Writes a tensor's blocks into `out`, which has exactly their length.
@@ -146,18 +144,6 @@ impl Dummy {
         let mut bytes = vec![0; bytes_of(*kind, shape)];
         self.fill(name, &mut bytes)?;
         Ok(Stored { kind: *kind, shape: shape.clone(), bytes: Cow::Owned(bytes) })
-    }
-
-    pub fn tensor(&self, name: &str, shape: &[usize]) -> Result<Tensor, LoadError> {
-        let stored = self.stored(name)?;
-        if stored.shape != shape {
-            let (found, expected) = (stored.shape, shape.to_vec());
-            let (dir, tensor) = (self.dir.clone(), name.to_owned());
-            return Err(LoadError::Shape { dir, tensor, found, expected });
-        }
-        let mut out = vec![0f32; shape.iter().product()];
-        dequantise(stored.kind, &stored.bytes, &mut out);
-        Ok(Tensor::from_vec(out, shape, &Device::Cpu)?)
     }
 
     fn made(&self, name: &str) -> Result<&Made, LoadError> {

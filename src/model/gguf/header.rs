@@ -7,7 +7,7 @@
 //!
 //! Knows the container (ggml-org/ggml, docs/gguf.md, versions 2 and 3), no architecture and no names.
 
-use super::super::kind::Kind;
+use crate::device::Kind;
 use std::collections::HashMap;
 use std::ops::Range;
 

@@ -1,24 +1,21 @@
 //! GGUF files: opened, checked, and handed out under Hugging Face's names.
 //!
 //! The file is mapped and stays so; [`Gguf::stored`] gives out rows of blocks as they lie there, for kernels
-//! that multiply by them, [`Gguf::tensor`] a copy in f32. Which architecture a file has, and how it spells
+//! that multiply by them. Which architecture a file has, and how it spells
 //! things, ends here: above this room there are only `config.json` and Hugging Face's names.
 //!
 //! In reading order: `header` (the container, every size checked), `meta` (typed access), `arch`
-//! (configuration), `names` (tensors), `dequant` (blocks to floats).
+//! (configuration), `names` (tensors).
 
 mod arch;
-pub mod dequant;
 pub mod header;
 mod meta;
 mod names;
 
 use super::intake::LoadError;
-use super::kind::{Kind, Stored};
-use crate::device::files;
+
+use crate::device::{Kind, Stored, dequantise, files};
 use arch::{Architecture, FromTensors};
-use candle_core::{Device, Tensor};
-use dequant::dequantise;
 use header::{Fault, Header, TensorInfo};
 pub use meta::Metadata;
 use names::{Name, Undo};
@@ -121,20 +118,9 @@ impl Gguf {
         Ok(Stored { kind: info.kind, shape: info.shape.clone(), bytes })
     }
 
-    /// A tensor of the given shape in f32, refusing other shapes and non-finite values.
-    pub fn tensor(&self, name: &str, shape: &[usize]) -> Result<Tensor, LoadError> {
-        let stored = self.stored(name)?;
-        if stored.shape != shape {
-            let (found, expected) = (stored.shape, shape.to_vec());
-            let (dir, tensor) = (self.path.clone(), name.to_owned());
-            return Err(LoadError::Shape { dir, tensor, found, expected });
-        }
-        let mut out = vec![0f32; shape.iter().product()];
-        dequantise(stored.kind, &stored.bytes, &mut out);
-        if !out.iter().all(|x| x.is_finite()) {
-            return Err(LoadError::NonFinite { dir: self.path.clone(), tensor: name.to_owned() });
-        }
-        Ok(Tensor::from_vec(out, shape, &Device::Cpu)?)
+    /// Kind and shape of one tensor.
+    pub fn plan(&self, name: &str) -> Result<(Kind, Vec<usize>), LoadError> {
+        self.placed(name).map(|at| (at.info.kind, at.info.shape.clone()))
     }
 
     /// Lets go of the memory that a tensor's pages take; they are read again if asked for.

@@ -1,6 +1,6 @@
 //! GGUF files made byte by byte, for tests: whole ones, and ones that lie.
 
-use super::super::kind::Kind;
+use crate::device::Kind;
 
 /// One tensor: name, dimensions as the file has them (innermost first), kind, bytes.
 pub(super) type Made = (String, Vec<u64>, u32, Vec<u8>);

@@ -82,9 +82,9 @@ impl Pool {
         Pool { shared, workers, turn: Mutex::new(()) }
     }
 
-    /// One thread per physical core.
-    pub fn per_core() -> Pool {
-        Pool::new(physical_cores())
+    /// Physical cores that this process may run on.
+    pub fn cores() -> usize {
+        physical_cores()
     }
 
     /// Threads that work on a job, the caller included.

@@ -3,10 +3,11 @@
 //! The reference for the vector kernels and the path for machines without them; knows nothing of threads
 //! or matrices. Clarity before speed, but a block is taken apart once for a whole group.
 
+use super::block::{Block, MAX_BLOCK};
 use super::input::{Form, Panel};
-use super::kind::{Block, Kind, MAX_BLOCK};
 use super::tile::{TILE, get_block, tile_bytes, unpack_row};
-use crate::device::kernels::half::f16_to_f32;
+use crate::device::cpu::half::f16_to_f32;
+use crate::device::kind::Kind;
 
 /// One tile times one group of `W` vectors, into `out`, `[W][16]`.
 ///
@@ -27,7 +28,7 @@ pub unsafe fn tile<const KIND: u8, const W: usize>(
     };
     out.fill(0.0);
     for r in 0..TILE {
-        if kind.is_dense() {
+        if !kind.is_quantised() {
             let mut row = [0.0];
             for k in 0..cols {
                 // One column as a tile of its own.

@@ -11,8 +11,8 @@
 #![allow(clippy::needless_range_loop, reason = "kernels walk several arrays by one index")]
 
 use super::input::Panel;
-use super::kind::Kind;
 use super::tile::{data_at, meta_at, nibbles_at};
+use crate::device::kind::Kind;
 use std::arch::x86_64::*;
 
 #[inline]

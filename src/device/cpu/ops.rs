@@ -84,12 +84,24 @@ unsafe fn norm_of<L: Lanes>(x: *const f32, out: *mut f32, weight: &[f32], eps: f
     }
 }
 
-/// The gate's activation.
+/// `x += y`, element by element.
+pub fn add(x: &mut [f32], y: &[f32]) {
+    for (x, y) in x.iter_mut().zip(y) {
+        *x += y;
+    }
+}
+
+/// Adds `bias` to each row of `x`, `[n][bias.len()]`.
+pub fn add_bias(x: &mut [f32], bias: &[f32]) {
+    x.chunks_exact_mut(bias.len()).for_each(|row| add(row, bias));
+}
+
+/// What the gate of the feed-forward part goes through.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Activation {
-    /// `x * sigmoid(x)` (SwiGLU).
+    /// `x * sigmoid(x)` (SwiGLU, arXiv:2002.05202).
     Silu,
-    /// The tanh approximation of GELU (GeGLU).
+    /// GELU in its tanh form (arXiv:1606.08415).
     GeluTanh,
 }
 

@@ -6,11 +6,11 @@
 
 use super::QMatrix;
 use super::input::{FORMS, Form, Groups, Input, Panel};
-use super::kind::Kind;
 use super::scalar;
 use super::tile::{TILE, tile_bytes};
-use crate::device::kernels::isa::Isa;
-use crate::device::kernels::pool::{Disjoint, Pool};
+use crate::device::cpu::isa::Isa;
+use crate::device::cpu::pool::{Disjoint, Pool};
+use crate::device::kind::Kind;
 use std::sync::Arc;
 
 #[cfg(target_arch = "x86_64")]
@@ -39,8 +39,9 @@ impl Scratch {
         Scratch { pool, isa, inputs: Default::default() }
     }
 
-    pub fn pool(&self) -> &Pool {
-        &self.pool
+    /// What operations other than products run with.
+    pub fn near(&self) -> (&Pool, Isa) {
+        (&self.pool, self.isa)
     }
 
     pub fn isa(&self) -> Isa {
@@ -51,7 +52,7 @@ impl Scratch {
 /// Several matrices of equal `cols` times the same input, `[n][cols]`, in one job; the results lie side
 /// by side in `out`, `[n][rows of all]`. Panics on other lengths.
 pub fn matmul_many(
-    matrices: &[&QMatrix],
+    matrices: &[QMatrix],
     x: &[f32],
     n: usize,
     out: &mut [f32],
@@ -82,7 +83,7 @@ struct Plan {
 }
 
 impl Plan {
-    fn new(matrices: &[&QMatrix], cols: usize, groups: Groups) -> Plan {
+    fn new(matrices: &[QMatrix], cols: usize, groups: Groups) -> Plan {
         let tiles = matrices.iter().map(|m| m.tile_count()).sum();
         let size = matrices.iter().map(|m| tile_bytes(m.kind, cols)).max().unwrap_or(1).max(1);
         let groups_per_task = (INPUT_BYTES / (groups.width * cols).max(1)).max(1);
@@ -119,7 +120,7 @@ impl Plan {
 }
 
 struct Job<'a> {
-    matrices: &'a [&'a QMatrix],
+    matrices: &'a [QMatrix],
     inputs: &'a [Input; FORMS],
     groups: Groups,
     isa: Isa,
@@ -177,7 +178,7 @@ fn kernels(isa: Isa, kind: Kind) -> &'static [Kernel; 4] {
         return match kind {
             Kind::F32 => by_width!(avx512::dense, F32),
             Kind::F16 => by_width!(avx512::dense, F16),
-            Kind::Bf16 => by_width!(avx512::dense, Bf16),
+            Kind::BF16 => by_width!(avx512::dense, BF16),
             Kind::Q8_0 => by_width!(avx512::b32, Q8_0),
             Kind::Q4_0 => by_width!(avx512::b32, Q4_0),
             Kind::Q4K => by_width!(avx512::k45, Q4K),
@@ -190,7 +191,7 @@ fn kernels(isa: Isa, kind: Kind) -> &'static [Kernel; 4] {
         return match kind {
             Kind::F32 => by_width!(avx2::dense, F32),
             Kind::F16 => by_width!(avx2::dense, F16),
-            Kind::Bf16 => by_width!(avx2::dense, Bf16),
+            Kind::BF16 => by_width!(avx2::dense, BF16),
             Kind::Q8_0 => by_width!(avx2::q8_0),
             Kind::Q4_0 => by_width!(avx2::q4_0),
             Kind::Q4K => by_width!(avx2::k45, Q4K),
@@ -202,7 +203,7 @@ fn kernels(isa: Isa, kind: Kind) -> &'static [Kernel; 4] {
     match kind {
         Kind::F32 => by_width!(scalar::tile, F32),
         Kind::F16 => by_width!(scalar::tile, F16),
-        Kind::Bf16 => by_width!(scalar::tile, Bf16),
+        Kind::BF16 => by_width!(scalar::tile, BF16),
         Kind::Q8_0 => by_width!(scalar::tile, Q8_0),
         Kind::Q4_0 => by_width!(scalar::tile, Q4_0),
         Kind::Q4K => by_width!(scalar::tile, Q4K),

@@ -5,7 +5,7 @@
 //! take in turn. All query heads that share a head of the cache go through it together, so that its keys
 //! and values are read once. A decoding row over a long context is cut along its keys where there would
 //! be too few items, and the parts are put together by their softmax sums. Knows no model: the caller
-//! says what its family does (`Attention`). Rows of a batch may differ in length and context.
+//! says what its family does (`AttentionSpec`). Rows of a batch may differ in length and context.
 
 pub(crate) mod kernel;
 #[cfg(test)]
@@ -15,8 +15,9 @@ use super::cache::{KEY_TILE, KvCache, Values};
 use super::isa::Isa;
 use super::ops::rms_norm_row;
 use super::pool::{Disjoint, Pool};
-use super::rope::RopeTable;
+use crate::device::attention::AttentionSpec;
 use crate::device::batch::{Batch, Row};
+use crate::device::rope::Angles;
 use kernel::{CHUNK, Chunk, Queries, Rules};
 use std::sync::{Mutex, MutexGuard, PoisonError, TryLockError};
 
@@ -26,38 +27,6 @@ const QUERIES: usize = 32;
 const PART: usize = 128;
 /// Values of a step's queries and keys below which they are made ready on the calling thread.
 const PARALLEL_FROM: usize = 1 << 15;
-
-/// What a model's attention does.
-#[derive(Debug, Clone, Copy)]
-pub struct Attention<'a> {
-    /// Query heads; a multiple of the cache's heads.
-    pub heads: usize,
-    /// Scores are multiplied by it; most families have `1 / sqrt(head_dim)`.
-    pub scale: f32,
-    /// A token sees itself and at most `window - 1` before it.
-    pub window: Option<usize>,
-    /// Scores become `cap * tanh(score / cap)` (Gemma 2).
-    pub soft_cap: Option<f32>,
-    /// Weights of the RMS norm of each query and key head before rotation, `[head_dim]` (Qwen3, Gemma 3).
-    pub q_norm: Option<&'a [f32]>,
-    pub k_norm: Option<&'a [f32]>,
-    pub norm_eps: f32,
-}
-
-impl Attention<'_> {
-    /// Plain causal attention: the usual scale, nothing else.
-    pub fn plain(heads: usize, head_dim: usize) -> Attention<'static> {
-        Attention {
-            heads,
-            scale: 1.0 / (head_dim as f32).sqrt(),
-            window: None,
-            soft_cap: None,
-            q_norm: None,
-            k_norm: None,
-            norm_eps: 1e-6,
-        }
-    }
-}
 
 /// Buffers that grow to the largest step seen and are then reused; grown by the calling thread only, so
 /// that they come from where its memory comes from.
@@ -87,14 +56,14 @@ struct Item {
 /// One layer's attention for a whole step.
 ///
 /// `qkv`: `[tokens][(heads + 2 * kv_heads) * head_dim]`, the fused projections; queries and keys are
-/// normed and rotated in it, keys and values written to the cache at the batch's slots. `out`:
-/// `[tokens][heads * head_dim]`. Causal: a token sees its own position and those before it. Panics on
+/// normed and rotated in it by the `angles` of this step's tokens, keys and values written to the cache at
+/// the batch's slots. `out`: `[tokens][heads * head_dim]`. Causal: a token sees its own position and those before it. Panics on
 /// other lengths, and on slots or blocks that the cache does not have.
 #[allow(clippy::too_many_arguments, reason = "a step's parts belong to different owners")]
-pub fn attend_into(
-    attention: &Attention<'_>,
+pub fn attend(
+    spec: &AttentionSpec,
     qkv: &mut [f32],
-    rope: &RopeTable,
+    angles: &Angles,
     cache: &mut KvCache,
     layer: usize,
     batch: &Batch,
@@ -103,11 +72,11 @@ pub fn attend_into(
     (pool, isa): (&Pool, Isa),
 ) {
     let shape = cache.shape();
-    let (q_len, stride) = lengths(attention, cache);
-    assert!(attention.heads.is_multiple_of(shape.kv_heads), "heads do not group");
+    let (q_len, stride) = lengths(spec, cache);
+    assert!(spec.heads.is_multiple_of(shape.kv_heads), "heads do not group");
     assert!(qkv.len() == batch.tokens.len() * stride, "qkv does not fit the batch");
     assert!(out.len() == batch.tokens.len() * q_len, "out does not fit the batch");
-    turn(attention, qkv, rope, batch, (shape.head_dim, stride), (pool, isa));
+    turn(spec, qkv, angles, batch, (shape.head_dim, stride), (pool, isa));
     let writer = cache.writer(layer);
     pool.run_if(qkv.len() >= PARALLEL_FROM, shape.kv_heads, &|head| {
         for (token, slot) in qkv.chunks_exact(stride).zip(&batch.slots) {
@@ -118,8 +87,8 @@ pub fn attend_into(
         }
     });
     scratch.items.clear();
-    plan(attention, cache, batch, pool.threads(), &mut scratch.items);
-    let group = attention.heads / shape.kv_heads;
+    plan(spec, cache, batch, pool.threads(), &mut scratch.items);
+    let group = spec.heads / shape.kv_heads;
     let padded = shape.head_dim.next_multiple_of(KEY_TILE);
     let part_len = QUERIES.max(group) * (padded + 2);
     let split = scratch.items.iter().any(|item| item.parts > 1);
@@ -127,8 +96,7 @@ pub fn attend_into(
         scratch.parts.resize(scratch.items.len() * part_len, 0.0);
     }
     let parts = Disjoint::new(&mut scratch.parts);
-    let job =
-        Job { attention, qkv, cache, layer, batch, isa, group, padded, out: Disjoint::new(out) };
+    let job = Job { spec, qkv, cache, layer, batch, isa, group, padded, out: Disjoint::new(out) };
     let works = &mut scratch.works;
     works.resize_with(works.len().max(pool.threads()), Mutex::default);
     for work in works.iter_mut() {
@@ -154,50 +122,50 @@ pub fn attend_into(
 }
 
 /// Values of one token's queries, and of its queries, keys and values.
-fn lengths(attention: &Attention<'_>, cache: &KvCache) -> (usize, usize) {
-    let q_len = attention.heads * cache.shape().head_dim;
+fn lengths(spec: &AttentionSpec, cache: &KvCache) -> (usize, usize) {
+    let q_len = spec.heads * cache.shape().head_dim;
     (q_len, q_len + 2 * cache.shape().row())
 }
 
 /// Norms and rotates queries and keys in place.
 fn turn(
-    attention: &Attention<'_>,
+    spec: &AttentionSpec,
     qkv: &mut [f32],
-    rope: &RopeTable,
+    angles: &Angles,
     batch: &Batch,
     (dim, stride): (usize, usize),
     (pool, isa): (&Pool, Isa),
 ) {
-    let kv_heads = (stride / dim - attention.heads) / 2;
+    let kv_heads = (stride / dim - spec.heads) / 2;
     let worth = qkv.len() >= PARALLEL_FROM;
     let tokens = Disjoint::new(qkv);
     pool.run_if(worth, batch.positions.len(), &|t| {
         // SAFETY: each task has a token of its own.
         let token = unsafe { tokens.part(t * stride, stride) };
-        let turned = token.chunks_exact_mut(dim).take(attention.heads + kv_heads);
+        let turned = token.chunks_exact_mut(dim).take(spec.heads + kv_heads);
         for (h, head) in turned.enumerate() {
-            let norm = if h < attention.heads { attention.q_norm } else { attention.k_norm };
-            if let Some(weight) = norm {
-                rms_norm_row(isa, head, weight, attention.norm_eps);
+            if let Some(norm) = &spec.head_norm {
+                let weight = if h < spec.heads { &norm.query } else { &norm.key };
+                rms_norm_row(isa, head, weight, norm.eps);
             }
-            rope.rotate(head, batch.positions[t] as usize);
+            angles.rotate(head, t);
         }
     });
 }
 
 /// Cuts a step into items.
 fn plan(
-    attention: &Attention<'_>,
+    spec: &AttentionSpec,
     cache: &KvCache,
     batch: &Batch,
     threads: usize,
     items: &mut Vec<Item>,
 ) {
     let kv_heads = cache.shape().kv_heads;
-    let block = (QUERIES / (attention.heads / kv_heads)).max(1);
+    let block = (QUERIES / (spec.heads / kv_heads)).max(1);
     let whole: usize = batch.rows.iter().map(|r| kv_heads * r.len.div_ceil(block)).sum();
     let enough = if threads > 1 { 2 * threads } else { 1 };
-    let window = attention.window.unwrap_or(usize::MAX);
+    let window = spec.window.unwrap_or(usize::MAX);
     for row in &batch.rows {
         for (block_from, head) in
             (0..row.len).step_by(block).flat_map(|t| (0..kv_heads).map(move |h| (t, h)))
@@ -269,7 +237,7 @@ fn free_work(works: &[Mutex<Work>]) -> MutexGuard<'_, Work> {
 }
 
 struct Job<'a> {
-    attention: &'a Attention<'a>,
+    spec: &'a AttentionSpec,
     qkv: &'a [f32],
     cache: &'a KvCache,
     layer: usize,
@@ -285,8 +253,8 @@ impl Job<'_> {
     fn compute(&self, item: &Item, work: &mut Work) {
         self.gather_queries(item, work);
         let rules = Rules {
-            window: self.attention.window.unwrap_or(usize::MAX),
-            soft_cap: self.attention.soft_cap.unwrap_or(0.0),
+            window: self.spec.window.unwrap_or(usize::MAX),
+            soft_cap: self.spec.soft_cap.unwrap_or(0.0),
         };
         let direct = self.reads_in_place();
         for start in (item.from..item.to).step_by(CHUNK) {
@@ -316,14 +284,14 @@ impl Job<'_> {
 
     fn gather_queries(&self, item: &Item, work: &mut Work) {
         let dim = self.cache.shape().head_dim;
-        let (_, stride) = lengths(self.attention, self.cache);
+        let (_, stride) = lengths(self.spec, self.cache);
         let count = item.tokens * self.group;
         work.q.clear();
         work.positions.clear();
         for t in item.first..item.first + item.tokens {
             let at = t * stride + item.head * self.group * dim;
             let heads = &self.qkv[at..at + self.group * dim];
-            work.q.extend(heads.iter().map(|v| v * self.attention.scale));
+            work.q.extend(heads.iter().map(|v| v * self.spec.scale));
             let position = self.batch.positions[t] as usize;
             work.positions.extend(std::iter::repeat_n(position, self.group));
         }
@@ -411,7 +379,7 @@ impl Job<'_> {
     fn out_of(&self, item: &Item, m: usize) -> &mut [f32] {
         let dim = self.cache.shape().head_dim;
         let (token, head) = (item.first + m / self.group, item.head * self.group + m % self.group);
-        let at = (token * self.attention.heads + head) * dim;
+        let at = (token * self.spec.heads + head) * dim;
         // SAFETY: a query belongs to one item, and of its parts only one writes.
         unsafe { self.out.part(at, dim) }
     }

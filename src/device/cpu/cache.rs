@@ -48,13 +48,8 @@ impl KvShape {
         self.kv_heads * self.head_dim
     }
 
-    /// Bytes that one block takes over all layers, keys and values, in f32.
-    pub fn block_bytes(&self) -> usize {
-        self.block_bytes_as(KvKind::F32)
-    }
-
     /// Bytes that one block takes over all layers, keys and values.
-    pub fn block_bytes_as(&self, kind: KvKind) -> usize {
+    pub fn block_bytes(&self, kind: KvKind) -> usize {
         self.layers * 2 * self.block_size * self.row() * kind.bytes()
     }
 

@@ -2,8 +2,9 @@
 //! of each takes.
 //!
 //! Block-quantised kinds are llama.cpp's (`ggml`), by its type numbers. Knows sizes only; turning blocks
-//! into floats is `gguf::dequant`'s business, multiplying by them the device's.
+//! into floats and multiplying by them is each device's business.
 
+use std::borrow::Cow;
 use std::fmt;
 
 /// A storage format of weights.
@@ -138,5 +139,5 @@ pub struct Stored<'a> {
     /// Outermost first, as Hugging Face counts: `[rows, columns]` or `[columns]`.
     pub shape: Vec<usize>,
     /// Borrowed from the mapped file where its layout is the one wanted, else rearranged.
-    pub bytes: std::borrow::Cow<'a, [u8]>,
+    pub bytes: Cow<'a, [u8]>,
 }

@@ -2,6 +2,8 @@
 
 use super::super::cache::{KvKind, KvShape};
 use super::*;
+use crate::device::attention::HeadNorm;
+use crate::device::rope::Rope;
 use proptest::prelude::*;
 
 fn noise(len: usize, seed: u32) -> Vec<f32> {
@@ -33,21 +35,23 @@ impl Case {
         (self.heads + 2 * self.kv_heads) * self.dim
     }
 
-    fn attention<'a>(&self, weights: &'a [Vec<f32>; 2]) -> Attention<'a> {
-        Attention {
+    fn spec(&self, weights: &[Vec<f32>; 2]) -> AttentionSpec {
+        let [query, key] = weights.clone();
+        AttentionSpec {
+            heads: self.heads,
             scale: 0.3,
             window: self.window,
             soft_cap: self.soft_cap,
-            q_norm: self.norms.then_some(&weights[0]),
-            k_norm: self.norms.then_some(&weights[1]),
-            ..Attention::plain(self.heads, self.dim)
+            head_norm: self.norms.then_some(HeadNorm { query, key, eps: 1e-6 }),
         }
     }
 
-    fn rope(&self) -> RopeTable {
-        // A partial rotation: two thirds of the head.
-        let inv_freq: Vec<f32> = (0..self.dim / 3).map(|i| 0.7f32.powi(i as i32)).collect();
-        RopeTable::new(&inv_freq, 960)
+    /// The angles of a step's tokens, of a partial rotation: two thirds of the head.
+    fn angles(&self, batch: &Batch) -> Angles {
+        let inv_freq = (0..self.dim / 3).map(|i| 0.7f32.powi(i as i32)).collect();
+        let mut angles = Angles::default();
+        Rope { inv_freq, factor: 1.0, long: None }.fill(batch, &mut angles);
+        angles
     }
 
     /// A row's whole `qkv`, before norms and rotation.
@@ -59,8 +63,11 @@ impl Case {
 /// What the last tokens of a row should give.
 fn by_the_book(case: &Case, row: usize, weights: &[Vec<f32>; 2]) -> Vec<f64> {
     let (dim, stride) = (case.dim, case.stride());
-    let attention = case.attention(weights);
+    let scale = case.spec(weights).scale;
     let mut qkv = case.qkv(row);
+    let all: Vec<(usize, usize)> =
+        (0..case.rows.len()).map(|r| (0, if r == row { qkv.len() / stride } else { 0 })).collect();
+    let angles = case.angles(&step(case, &all).0);
     for (p, token) in qkv.chunks_exact_mut(stride).enumerate() {
         let turned = token.chunks_exact_mut(dim).take(case.heads + case.kv_heads);
         for (h, head) in turned.enumerate() {
@@ -71,7 +78,7 @@ fn by_the_book(case: &Case, row: usize, weights: &[Vec<f32>; 2]) -> Vec<f64> {
                     *v *= w / (mean + 1e-6).sqrt();
                 }
             }
-            case.rope().rotate(head, p);
+            angles.rotate(head, p);
         }
     }
     let at = |t: usize, h: usize| &qkv[t * stride + h * dim..t * stride + (h + 1) * dim];
@@ -87,7 +94,7 @@ fn by_the_book(case: &Case, row: usize, weights: &[Vec<f32>; 2]) -> Vec<f64> {
                     .zip(at(p, kv))
                     .map(|(a, b)| f64::from(*a) * f64::from(*b))
                     .sum();
-                let dot = dot * f64::from(attention.scale);
+                let dot = dot * f64::from(scale);
                 case.soft_cap.map_or(dot, |c| f64::from(c) * (dot / f64::from(c)).tanh())
             };
             let scores: Vec<f64> = (first..=t).map(score).collect();
@@ -144,14 +151,14 @@ fn run(case: &Case, isa: Isa, weights: &[Vec<f32>; 2]) -> Vec<f32> {
     };
     let mut cache = KvCache::with_kind(shape, case.kind);
     let (pool, mut scratch) = (Pool::new(case.threads), AttendScratch::default());
-    let (attention, rope) = (case.attention(weights), case.rope());
+    let spec = case.spec(weights);
     let mut go = |ranges: &[(usize, usize)]| {
         let (batch, mut qkv) = step(case, ranges);
         let mut out = vec![f32::NAN; batch.tokens.len() * case.heads * case.dim];
-        attend_into(
-            &attention,
+        attend(
+            &spec,
             &mut qkv,
-            &rope,
+            &case.angles(&batch),
             &mut cache,
             1,
             &batch,
@@ -255,11 +262,10 @@ fn a_nan_reaches_later_tokens_of_its_row_only() {
     for isa in Isa::available() {
         let mut cache = KvCache::new(shape);
         let mut out = vec![0.0; 60 * case.heads * case.dim];
-        let attention = Attention::plain(case.heads, case.dim);
-        attend_into(
-            &attention,
+        attend(
+            &case.spec(&Default::default()),
             &mut qkv.clone(),
-            &case.rope(),
+            &case.angles(&batch),
             &mut cache,
             0,
             &batch,
@@ -282,10 +288,10 @@ fn a_block_that_does_not_exist_is_refused() {
     batch.tables[0] = 9;
     let shape = KvShape { layers: 1, blocks: 9, block_size: 16, kv_heads: 2, head_dim: case.dim };
     let mut out = vec![0.0; 4 * case.heads * case.dim];
-    attend_into(
-        &Attention::plain(case.heads, case.dim),
+    attend(
+        &case.spec(&Default::default()),
         &mut qkv,
-        &case.rope(),
+        &case.angles(&batch),
         &mut KvCache::new(shape),
         0,
         &batch,

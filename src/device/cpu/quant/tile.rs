@@ -18,8 +18,9 @@
 //! A group is 4 consecutive columns. Q4_K's and Q5_K's scales are `u8 scale[8][16]`, `u8 min[4][16][2]`
 //! (neighbouring sub-blocks side by side, for multiply-add of pairs), f16 `d[16]`, f16 `dmin[16]`.
 
-use super::kind::{Block, Kind};
-use crate::device::kernels::half::{bf16_to_f32, f16_to_f32};
+use super::block::Block;
+use crate::device::cpu::half::{bf16_to_f32, f16_to_f32};
+use crate::device::kind::Kind;
 
 /// Rows per tile.
 pub const TILE: usize = 16;
@@ -34,7 +35,7 @@ pub const fn sub_bytes(kind: Kind) -> usize {
         Kind::Q5K => 320,
         Kind::Q6K => 384,
         Kind::F32 => 2048,
-        Kind::F16 | Kind::Bf16 => 1024,
+        Kind::F16 | Kind::BF16 => 1024,
     }
 }
 
@@ -43,7 +44,7 @@ pub const fn sub_bytes(kind: Kind) -> usize {
 pub const fn record_bytes(kind: Kind) -> usize {
     match kind {
         Kind::F32 => 64,
-        Kind::F16 | Kind::Bf16 => 32,
+        Kind::F16 | Kind::BF16 => 32,
         _ => meta_bytes(kind) + record_cols(kind) / SUB * sub_bytes(kind),
     }
 }
@@ -53,7 +54,7 @@ const fn record_cols(kind: Kind) -> usize {
     match kind {
         Kind::Q8_0 | Kind::Q4_0 => 64,
         Kind::Q4K | Kind::Q5K | Kind::Q6K => 256,
-        Kind::F32 | Kind::F16 | Kind::Bf16 => 1,
+        Kind::F32 | Kind::F16 | Kind::BF16 => 1,
     }
 }
 
@@ -62,7 +63,7 @@ const fn meta_bytes(kind: Kind) -> usize {
     match kind {
         Kind::Q8_0 | Kind::Q4_0 => 64,
         Kind::Q4K | Kind::Q5K | Kind::Q6K => 320,
-        Kind::F32 | Kind::F16 | Kind::Bf16 => 0,
+        Kind::F32 | Kind::F16 | Kind::BF16 => 0,
     }
 }
 
@@ -101,7 +102,7 @@ pub fn pack_tile(kind: Kind, cols: usize, rows: &[u8], tile: &mut [u8]) {
     let row_bytes = cols / kind.block() * kind.block_bytes();
     for (r, row) in rows.chunks_exact(row_bytes.max(1)).enumerate() {
         for (b, stored) in row.chunks_exact(kind.block_bytes()).enumerate() {
-            if kind.is_dense() {
+            if !kind.is_quantised() {
                 let size = kind.block_bytes();
                 let at = (b * TILE + r) * size;
                 tile[at..at + size].copy_from_slice(stored);
@@ -216,7 +217,7 @@ pub fn unpack_row(kind: Kind, tile: &[u8], r: usize, out: &mut [f32]) {
         let half = || u16::from_le_bytes([tile[at], tile[at + 1]]);
         match kind {
             Kind::F16 => out[0] = f16_to_f32(half()),
-            Kind::Bf16 => out[0] = bf16_to_f32(half()),
+            Kind::BF16 => out[0] = bf16_to_f32(half()),
             Kind::F32 => {
                 let bytes = [tile[at], tile[at + 1], tile[at + 2], tile[at + 3]];
                 out[0] = f32::from_le_bytes(bytes);

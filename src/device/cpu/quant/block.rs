@@ -1,70 +1,14 @@
-//! The kinds of weight rows, and what a block of each holds as ggml writes it.
+//! What a block of each kind of weights holds, as ggml writes it: taken apart, and turned into floats.
 //!
 //! Knows the bytes of a row and nothing of tiles or products. The layouts are ggml's file format: facts
-//! that every reader of GGUF shares.
+//! that every reader of GGUF shares. Works on bytes, since rows in a mapped file are aligned to nothing.
 
-use crate::device::kernels::half::{bf16_to_f32, f16_to_f32};
-
-/// How a weight row is stored.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Kind {
-    F32,
-    F16,
-    Bf16,
-    /// 32 values: f16 scale, 32 signed bytes.
-    Q8_0,
-    /// 32 values: f16 scale, 32 nibbles offset by 8.
-    Q4_0,
-    /// 256 values: f16 scale and minimum, 8 six-bit pairs of them, nibbles.
-    Q4K,
-    /// As `Q4K` with a fifth bit.
-    Q5K,
-    /// 256 values: f16 scale, 16 signed byte scales, six bits offset by 32.
-    Q6K,
-}
+use crate::device::cpu::half::{bf16_to_f32, f16_to_f32};
+use crate::device::kind::Kind;
+use rayon::prelude::*;
 
 /// Values in the largest block.
 pub const MAX_BLOCK: usize = 256;
-
-impl Kind {
-    pub const ALL: [Kind; 8] =
-        [Kind::F32, Kind::F16, Kind::Bf16, Kind::Q8_0, Kind::Q4_0, Kind::Q4K, Kind::Q5K, Kind::Q6K];
-
-    /// Values per block; a row is a whole number of blocks.
-    pub fn block(self) -> usize {
-        match self {
-            Kind::F32 | Kind::F16 | Kind::Bf16 => 1,
-            Kind::Q8_0 | Kind::Q4_0 => 32,
-            Kind::Q4K | Kind::Q5K | Kind::Q6K => 256,
-        }
-    }
-
-    /// Bytes per block as stored in a file.
-    pub fn block_bytes(self) -> usize {
-        match self {
-            Kind::F32 => 4,
-            Kind::F16 | Kind::Bf16 => 2,
-            Kind::Q8_0 => 34,
-            Kind::Q4_0 => 18,
-            Kind::Q4K => 144,
-            Kind::Q5K => 176,
-            Kind::Q6K => 210,
-        }
-    }
-
-    /// Plain floats, whose products take the input as it is.
-    pub fn is_dense(self) -> bool {
-        self.block() == 1
-    }
-
-    /// Bytes of a row of `cols` values, or `None` when it is not a whole number of blocks or too large.
-    pub fn row_bytes(self, cols: usize) -> Option<usize> {
-        if !cols.is_multiple_of(self.block()) {
-            return None;
-        }
-        (cols / self.block()).checked_mul(self.block_bytes())
-    }
-}
 
 /// One quantised block taken apart. A value is `d * scale * (q - zero) - dmin * min`, with the scale and
 /// the minimum of its sub-block (16 values each; formats with wider ones repeat them).
@@ -91,7 +35,7 @@ impl Block {
             Kind::Q4_0 => parse_q4_0(bytes),
             Kind::Q4K | Kind::Q5K => parse_q45k(kind, bytes),
             Kind::Q6K => parse_q6k(bytes),
-            Kind::F32 | Kind::F16 | Kind::Bf16 => Block::EMPTY,
+            Kind::F32 | Kind::F16 | Kind::BF16 => Block::EMPTY,
         }
     }
 
@@ -175,14 +119,38 @@ fn parse_q6k(bytes: &[u8]) -> Block {
     block
 }
 
+/// Turns whole blocks into floats, in parallel: `out.len()` is the count of stored values.
+pub fn dequantise(kind: Kind, bytes: &[u8], out: &mut [f32]) {
+    /// Blocks that one task turns.
+    const CHUNK: usize = 4096;
+    let (from, to) = (CHUNK * kind.block_bytes(), CHUNK * kind.block());
+    let chunks = bytes.par_chunks(from).zip(out.par_chunks_mut(to));
+    chunks.for_each(|(bytes, out)| dequantise_row(kind, bytes, out));
+}
+
+/// Whether all stored values are finite: every value of plain floats, every scale of quantised blocks.
+pub fn all_finite(kind: Kind, bytes: &[u8]) -> bool {
+    const CHUNK: usize = 4096;
+    let half = |block: &[u8], at: usize| u16_at(block, at) & 0x7c00 != 0x7c00;
+    let block = |block: &[u8]| match kind {
+        Kind::F32 => u16_at(block, 2) & 0x7f80 != 0x7f80,
+        Kind::BF16 => u16_at(block, 0) & 0x7f80 != 0x7f80,
+        Kind::F16 | Kind::Q8_0 | Kind::Q4_0 => half(block, 0),
+        Kind::Q4K | Kind::Q5K => half(block, 0) && half(block, 2),
+        Kind::Q6K => half(block, 208),
+    };
+    let size = kind.block_bytes();
+    bytes.par_chunks(CHUNK * size).all(|chunk| chunk.chunks_exact(size).all(block))
+}
+
 /// Writes a stored row's values to `out`. `bytes` is the row: `kind.row_bytes(out.len())` bytes.
-pub fn dequantize_row(kind: Kind, bytes: &[u8], out: &mut [f32]) {
+pub fn dequantise_row(kind: Kind, bytes: &[u8], out: &mut [f32]) {
     let stored = bytes.chunks_exact(kind.block_bytes());
     for (out, bytes) in out.chunks_exact_mut(kind.block()).zip(stored) {
         match kind {
             Kind::F32 => out[0] = f32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]),
             Kind::F16 => out[0] = f16_to_f32(u16_at(bytes, 0)),
-            Kind::Bf16 => out[0] = bf16_to_f32(u16_at(bytes, 0)),
+            Kind::BF16 => out[0] = bf16_to_f32(u16_at(bytes, 0)),
             _ => Block::parse(kind, bytes).values(out),
         }
     }

@@ -2,7 +2,7 @@
 //! against ggml's own dequantisation.
 
 use super::*;
-use crate::device::kernels::isa::Isa;
+use crate::device::cpu::isa::Isa;
 use proptest::prelude::*;
 use std::sync::Arc;
 
@@ -26,7 +26,7 @@ fn stored(kind: Kind, rows: usize, cols: usize, seed: u64) -> Vec<u8> {
                 block.copy_from_slice(&value.to_le_bytes());
             }
             Kind::F16 => block.copy_from_slice(&half()),
-            Kind::Bf16 => block[1] = block[1] & 0x80 | 0x3e,
+            Kind::BF16 => block[1] = block[1] & 0x80 | 0x3e,
             Kind::Q8_0 | Kind::Q4_0 => block[..2].copy_from_slice(&half()),
             Kind::Q4K | Kind::Q5K => {
                 block[..2].copy_from_slice(&half());
@@ -41,7 +41,7 @@ fn stored(kind: Kind, rows: usize, cols: usize, seed: u64) -> Vec<u8> {
 fn inputs(len: usize, seed: u64) -> Vec<f32> {
     stored(Kind::F16, 1, len, seed ^ 0x5555)
         .chunks_exact(2)
-        .map(|b| 300.0 * crate::device::kernels::half::f16_to_f32(u16::from_le_bytes([b[0], b[1]])))
+        .map(|b| 300.0 * crate::device::cpu::half::f16_to_f32(u16::from_le_bytes([b[0], b[1]])))
         .collect()
 }
 
@@ -49,7 +49,7 @@ fn dense_rows(kind: Kind, rows: usize, cols: usize, bytes: &[u8]) -> Vec<f32> {
     let mut out = vec![0.0; rows * cols];
     let stored = bytes.chunks_exact(kind.row_bytes(cols).unwrap());
     for (out, row) in out.chunks_exact_mut(cols).zip(stored) {
-        dequantize_row(kind, row, out);
+        dequantise_row(kind, row, out);
     }
     out
 }
@@ -83,7 +83,7 @@ fn check(kind: Kind, rows: usize, blocks: usize, n: usize, seed: u64) {
     let expected = by_the_book(&weights, &x, cols);
     // Rounding the input to 8 bits errs by at most 1/254 of the largest value of a block (here at most
     // 2.2 times any other) in every term, at random.
-    let slack = if kind.is_dense() { 1e-5 } else { 0.012 };
+    let slack = if !kind.is_quantised() { 1e-5 } else { 0.012 };
     let twin = run(&matrix, &x, n, Isa::SCALAR, 1);
     for isa in Isa::available() {
         let got = run(&matrix, &x, n, isa, 3);
@@ -110,7 +110,7 @@ proptest! {
 fn every_kind_and_width() {
     for kind in Kind::ALL {
         for n in [1, 2, 3, 4, 5, 8, 9, 16, 27] {
-            check(kind, 33, if kind.is_dense() { 67 } else { 3 }, n, 11);
+            check(kind, 33, if !kind.is_quantised() { 67 } else { 3 }, n, 11);
         }
     }
 }
@@ -118,7 +118,7 @@ fn every_kind_and_width() {
 /// The largest weights and inputs there are must not overflow 16-bit sums on the way.
 #[test]
 fn extremes_do_not_saturate() {
-    for kind in Kind::ALL.into_iter().filter(|k| !k.is_dense()) {
+    for kind in Kind::ALL.into_iter().filter(|k| k.is_quantised()) {
         for (byte, sign) in [(0xff, 1.0), (0x7f, 1.0), (0x80, 1.0), (0x80, -1.0), (0xff, -1.0)] {
             let mut bytes = vec![byte; kind.row_bytes(512).unwrap() * 16];
             for block in bytes.chunks_exact_mut(kind.block_bytes()) {
@@ -159,7 +159,7 @@ fn rows_come_back_as_stored() {
 
 #[test]
 fn matrices_of_mixed_kinds_lie_side_by_side() {
-    let kinds = [(Kind::Q4K, 20), (Kind::Q6K, 7), (Kind::Q8_0, 16), (Kind::Bf16, 33)];
+    let kinds = [(Kind::Q4K, 20), (Kind::Q6K, 7), (Kind::Q8_0, 16), (Kind::BF16, 33)];
     let (cols, n) = (256, 11);
     let make = |&(kind, rows): &(Kind, usize)| {
         QMatrix::new(kind, rows, cols, &stored(kind, rows, cols, 5)).unwrap()
@@ -169,8 +169,7 @@ fn matrices_of_mixed_kinds_lie_side_by_side() {
     let rows: usize = kinds.iter().map(|k| k.1).sum();
     for isa in Isa::available() {
         let mut out = vec![f32::NAN; n * rows];
-        let all: Vec<&QMatrix> = matrices.iter().collect();
-        matmul_many(&all, &x, n, &mut out, &mut scratch(isa, 2));
+        matmul_many(&matrices, &x, n, &mut out, &mut scratch(isa, 2));
         let mut from = 0;
         for matrix in &matrices {
             let alone = run(matrix, &x, n, isa, 1);

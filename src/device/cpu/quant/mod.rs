@@ -5,8 +5,8 @@
 //! not keep ggml's row layout: it needs a sum across lanes for every block and row, and shuffles to line
 //! up two rows; repacking costs a second at load time and the same memory.
 
+mod block;
 mod input;
-pub mod kind;
 mod product;
 mod scalar;
 pub mod store;
@@ -19,11 +19,12 @@ mod avx512;
 #[cfg(test)]
 mod tests;
 
-pub use kind::{Kind, dequantize_row};
+pub use block::{all_finite, dequantise, dequantise_row};
 pub use product::{Scratch, matmul_many};
 pub use store::WeightStore;
 
-use crate::device::kernels::pool::{Disjoint, Pool};
+use crate::device::cpu::pool::{Disjoint, Pool};
+use crate::device::kind::Kind;
 use store::Piece;
 use tile::{TILE, pack_tile, tile_bytes, unpack_row};
 
@@ -125,7 +126,7 @@ impl QMatrix {
 
     /// `out[i][r] = x[i] . row r`, with `x` `[n][cols]` and `out` `[n][rows]`. Panics on other lengths.
     pub fn matmul(&self, x: &[f32], n: usize, out: &mut [f32], scratch: &mut Scratch) {
-        matmul_many(&[self], x, n, out, scratch);
+        matmul_many(std::slice::from_ref(self), x, n, out, scratch);
     }
 
     fn tile_count(&self) -> usize {
