@@ -112,6 +112,8 @@ impl Chatter {
             }
             let counter = if whole { &self.replies } else { &self.failures };
             counter.fetch_add(1, Ordering::Relaxed);
+            // What the server remembers of each reply should not drown what a canary leaves behind.
+            thread::sleep(Duration::from_millis(20));
         }
     }
 }
@@ -137,6 +139,9 @@ fn unloads_give_the_memory_back_and_stable_goes_on() {
     let dir = TempDir::new().expect("a folder");
     let canary = dir.path().join("canary");
     random_model(&canary);
+    let file = std::fs::metadata(canary.join("model.safetensors")).expect("weights");
+    // A tenth is room for what the system counts late.
+    let weights = 0.9 * file.len() as f64 / f64::from(1 << 20);
     let server = Process::serve(&["--config", &config(dir.path())]);
     let chatter = Chatter::new();
     let reports = thread::scope(|scope| {
@@ -164,7 +169,7 @@ fn unloads_give_the_memory_back_and_stable_goes_on() {
         for key in ["used_after", "reserved_after", "blocks_leaked"] {
             assert_eq!(report[key], 0, "cycle {cycle}: {report:#}");
         }
-        assert!(peak > level + 100.0, "the canary weighed nothing: {report:#}");
+        assert!(peak > level + weights, "the canary weighed less than its file: {report:#}");
         assert!(after <= level * 1.1, "cycle {cycle}: {after:.1} MiB after, {level:.1} before");
         assert!(after <= settled * 1.1, "cycle {cycle}: {after:.1} MiB, settled at {settled:.1}");
     }
