@@ -34,8 +34,9 @@ struct Acknowledged {
     pending: Option<u64>,
 }
 
-/// Orders one weight after the other until the process is gone.
-fn operate(server: &Process, seed: u64) -> Acknowledged {
+/// Orders one weight after the other until the process is gone; raises `begun` with the first that was
+/// acknowledged.
+fn operate(server: &Process, seed: u64, begun: &AtomicBool) -> Acknowledged {
     let mut done = Acknowledged::default();
     for number in 0.. {
         let percent = (seed * 31 + number * 17) % 100 + 1;
@@ -44,7 +45,10 @@ fn operate(server: &Process, seed: u64) -> Acknowledged {
         let order = json!({"percent": percent, "expect": status["revision"], "by": "a test"});
         done.pending = Some(percent);
         match server.try_http("POST", "/admin/weight", Some(&order)) {
-            Some((200, _)) => done.weights.push(percent),
+            Some((200, _)) => {
+                done.weights.push(percent);
+                begun.store(true, Ordering::Relaxed);
+            }
             Some((code, body)) => {
                 let path = status["ledger"]["path"].as_str().expect("a ledger");
                 let shown = serin(&["ledger", "show", path, "--last", "8"]);
@@ -67,18 +71,22 @@ fn chatter(server: &Process, stop: &AtomicBool) {
     }
 }
 
-/// Runs one process and kills it at a moment that the seed decides.
+/// Runs one process and kills it at a moment that the seed decides: in one life of four that may be before
+/// anything was ordered.
 fn one_life(config: &str, first: bool, seed: u64) -> Acknowledged {
     let server = Process::serve(&["--config", config]);
     if first {
         let canary = models().join("tiny-v2");
         server.operate(&["canary", "load", canary.to_str().expect("text")]);
     }
-    let stop = AtomicBool::new(false);
+    let (stop, begun) = (AtomicBool::new(false), AtomicBool::new(seed.is_multiple_of(4)));
     std::thread::scope(|scope| {
-        let orders = scope.spawn(|| operate(&server, seed));
+        let orders = scope.spawn(|| operate(&server, seed, &begun));
         scope.spawn(|| chatter(&server, &stop));
-        std::thread::sleep(Duration::from_millis(20 + seed * 37 % 180));
+        while !begun.load(Ordering::Relaxed) && !orders.is_finished() {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        std::thread::sleep(Duration::from_millis(seed * 37 % 160));
         let kill = Command::new("kill").args(["-9", &server.id().to_string()]).status();
         assert!(kill.expect("kill runs").success());
         let done = orders.join().expect("no order was refused");
@@ -116,7 +124,7 @@ fn a_killed_server_goes_on_where_it_was() {
     let replay = serin(&["replay", ledger.to_str().expect("text")]);
     assert!(replay.status.success(), "{replay:?}");
     println!("{kills} kills, {orders} orders acknowledged, none lost; the chain verifies");
-    assert!(orders as u64 > kills, "hardly any order was given between the kills: {orders}");
+    assert!(orders as u64 >= kills * 3 / 4, "orders were given in most lives: {orders}");
 }
 
 #[test]
