@@ -27,6 +27,8 @@ const QUERIES: usize = 32;
 const PART: usize = 128;
 /// Values of a step's queries and keys below which they are made ready on the calling thread.
 const PARALLEL_FROM: usize = 1 << 15;
+/// Multiply-adds of scores below which a step's attention stays on the calling thread.
+const PARALLEL_PRODUCTS: usize = 1 << 16;
 
 /// Buffers that grow to the largest step seen and are then reused; grown by the calling thread only, so
 /// that they come from where its memory comes from.
@@ -104,7 +106,9 @@ pub fn attend(
         work.reserve(QUERIES.max(group), shape.head_dim, padded, !job.reads_in_place());
     }
     let (items, works) = (&scratch.items, &scratch.works);
-    pool.run(items.len(), &|i| {
+    let pairs: usize = items.iter().map(|item| item.tokens * (item.to - item.from)).sum();
+    let worth = pairs * group * shape.head_dim >= PARALLEL_PRODUCTS;
+    pool.run_if(worth, items.len(), &|i| {
         let work = &mut *free_work(works);
         job.compute(&items[i], work);
         if items[i].parts == 1 {

@@ -18,6 +18,8 @@ use super::{avx2, avx512};
 
 /// Bytes of weights in one task with few vectors.
 const TASK_BYTES: usize = 64 << 10;
+/// Tasks below which the calling thread does them alone: waking others would take as long.
+const PARALLEL_FROM: usize = 4;
 /// Bytes of input that stay in a core's second-level cache beside the weights that pass by.
 const INPUT_BYTES: usize = 512 << 10;
 /// Widest group of vectors that a kernel takes.
@@ -71,7 +73,7 @@ pub fn matmul_many(
     }
     let job = Job { matrices, inputs, groups, isa: *isa, rows, out: Disjoint::new(out) };
     let plan = Plan::new(matrices, cols, groups);
-    pool.run(plan.tasks(), &|task| plan.run(task, &job));
+    pool.run_if(plan.tasks() >= PARALLEL_FROM, plan.tasks(), &|task| plan.run(task, &job));
 }
 
 /// How a job is cut into tasks: runs of tiles times blocks of input groups.
