@@ -25,6 +25,10 @@ const RUNNING: &str = "vllm:num_requests_running";
 const WAITING: &str = "vllm:num_requests_waiting";
 const KV_USAGE: &str = "vllm:kv_cache_usage_perc";
 const PREEMPTIONS: &str = "vllm:num_preemptions_total";
+const PREFIX_LOOKUPS: &str = "vllm:prefix_cache_queries_total";
+const PREFIX_HITS: &str = "vllm:prefix_cache_hits_total";
+const KV_CACHED: &str = "serin_kv_blocks_cached";
+const KV_EVICTIONS: &str = "serin_kv_evictions_total";
 const REQUESTS: &str = "serin_requests_total";
 const RESCUED: &str = "serin_rescued_total";
 const FEEDBACK: &str = "serin_feedback_total";
@@ -92,6 +96,10 @@ fn describe() {
     describe_gauge!(WAITING, "Sequences waiting for admission.");
     describe_gauge!(KV_USAGE, "Share of KV blocks in use, 0 to 1.");
     describe_gauge!(PREEMPTIONS, "Preemptions since the model was loaded.");
+    describe_gauge!(PREFIX_LOOKUPS, "Prompt tokens looked up in the prefix cache since the load.");
+    describe_gauge!(PREFIX_HITS, "Prompt tokens found in the prefix cache since the load.");
+    describe_gauge!(KV_CACHED, "KV blocks whose prefix can be reused, in use or not.");
+    describe_gauge!(KV_EVICTIONS, "Cached KV blocks that gave way to new ones since the load.");
     describe_counter!(REQUESTS, "Finished requests by outcome class.");
     describe_counter!(RESCUED, "Requests that the canary failed and stable answered.");
     describe_counter!(FEEDBACK, "Votes on replies.");
@@ -192,6 +200,10 @@ pub fn lane(who: Who<'_>, stats: &LaneStats) {
     gauge!(WAITING, &labels).set(get(&stats.waiting));
     gauge!(KV_USAGE, &labels).set(get(&stats.blocks_used) / get(&stats.blocks_total).max(1.0));
     gauge!(PREEMPTIONS, &labels).set(get(&stats.preemptions));
+    gauge!(PREFIX_LOOKUPS, &labels).set(get(&stats.prefix_lookup_tokens));
+    gauge!(PREFIX_HITS, &labels).set(get(&stats.prefix_hit_tokens));
+    gauge!(KV_CACHED, &labels).set(get(&stats.blocks_cached));
+    gauge!(KV_EVICTIONS, &labels).set(get(&stats.blocks_evicted));
     gauge!(ARENA_USED, &labels).set(get(&stats.arena_used));
     gauge!(ARENA_RESERVED, &labels).set(get(&stats.arena_reserved));
 }

@@ -108,6 +108,7 @@ impl Lane {
             params: SamplingParams::greedy(),
             max_new_tokens: MAX_NEW,
             stop_ids: eos.to_vec(),
+            cache_salt: 0,
             events,
             arrived: Instant::now(),
         };
@@ -160,7 +161,12 @@ async fn greedy_tokens_equal_candle_transformers() {
     let expected = oracle(&prompts, eos);
     let longest = prompts.iter().zip(&expected).map(|(p, r)| p.len() + r.len()).max().unwrap();
     assert!(expected.iter().all(|reply| reply.len() > 2), "the oracle says something");
-    let wide = SchedulerConfig { max_running: 8, max_batch_tokens: 2048, max_waiting: 64 };
+    let wide = SchedulerConfig {
+        max_running: 8,
+        max_batch_tokens: 2048,
+        max_waiting: 64,
+        prefix_cache: false,
+    };
     let chunked = SchedulerConfig { max_batch_tokens: 11, ..wide };
 
     let alone = load(wide, 64, 16).await;

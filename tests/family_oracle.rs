@@ -155,7 +155,12 @@ impl Lane {
         let family = family.to_owned();
         let make =
             move || Ok(Box::new(ModelRunner::new(decoder(&family, blocks, 4))) as Box<dyn Runner>);
-        let config = SchedulerConfig { max_running: 8, max_batch_tokens, max_waiting: 64 };
+        let config = SchedulerConfig {
+            max_running: 8,
+            max_batch_tokens,
+            max_waiting: 64,
+            ..SchedulerConfig::default()
+        };
         let loaded = engine.load(config, make).await.unwrap();
         Lane { engine, lane: loaded.lane, stats: loaded.stats }
     }
@@ -168,6 +173,7 @@ impl Lane {
             params,
             max_new_tokens: NEW_TOKENS,
             stop_ids: vec![],
+            cache_salt: 0,
             events,
             arrived: Instant::now(),
         };

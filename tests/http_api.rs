@@ -299,7 +299,12 @@ async fn a_failure_in_mid_stream_is_told_and_not_done() {
 #[tokio::test]
 async fn a_full_queue_is_busy_and_says_when_to_come_back() {
     let small = |server: &mut FakeServer| {
-        let waiting = SchedulerConfig { max_running: 1, max_batch_tokens: 512, max_waiting: 1 };
+        let waiting = SchedulerConfig {
+            max_running: 1,
+            max_batch_tokens: 512,
+            max_waiting: 1,
+            ..Default::default()
+        };
         server.scheduler = waiting;
         model(server, "stable").step_time = Duration::from_millis(50);
     };

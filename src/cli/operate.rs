@@ -205,8 +205,9 @@ fn arm_text(arm: &ArmWire) -> String {
         return format!("  {:<7} none\n", arm.arm);
     };
     let figures = &arm.figures;
+    let hits = arm.lane.as_ref().and_then(|lane| lane.prefix_hit_rate);
     format!(
-        "  {:<7} {version}: {} requests, {} errors, TTFT p50/p99 {}/{} ms, per token {}/{} ms, {} tokens/s\n",
+        "  {:<7} {version}: {} requests, {} errors, TTFT p50/p99 {}/{} ms, per token {}/{} ms, {} tokens/s, {} % of prompt tokens cached\n",
         arm.arm,
         figures.requests,
         figures.errors,
@@ -215,6 +216,7 @@ fn arm_text(arm: &ArmWire) -> String {
         number(figures.tpot_p50_ms),
         number(figures.tpot_p99_ms),
         number(figures.tokens_per_second),
+        number(hits.map(|rate| 100.0 * rate)),
     )
 }
 

@@ -58,6 +58,7 @@ struct RawEngine {
     block_size: Option<usize>,
     kv_memory: Option<Bytes>,
     kv_cache: Option<String>,
+    prefix_cache: Option<bool>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -273,6 +274,7 @@ impl RawEngine {
                 default.max_batch_tokens,
             )?,
             max_waiting: positive("engine.max_waiting", self.max_waiting, default.max_waiting)?,
+            prefix_cache: self.prefix_cache.unwrap_or(default.prefix_cache),
         };
         let kv_memory = self.kv_memory.map_or(1 << 30, |b| b.0);
         if kv_memory == 0 {

@@ -23,6 +23,7 @@ fn a_full_file_is_read() {
         [engine]
         max_running = 8
         kv_memory = "256MB"
+        prefix_cache = false
         [rollout]
         steps = [10, 100]
         bake = "90s"
@@ -36,6 +37,7 @@ fn a_full_file_is_read() {
     assert_eq!(config.stable, Path::new("/base/v1"));
     assert_eq!(config.canary.as_deref(), Some(Path::new("/abs/v2")));
     assert_eq!((config.engine.scheduler.max_running, config.engine.kv_memory), (8, 256_000_000));
+    assert!(!config.engine.scheduler.prefix_cache);
     assert_eq!(config.policy.bake, Duration::from_secs(90));
     assert_eq!(config.policy.steps.len(), 2);
 }
@@ -47,6 +49,7 @@ fn an_empty_file_means_the_defaults() {
     assert_eq!(config.model, "my-model");
     assert_eq!(config.policy, Policy::default());
     assert_eq!(config.canary, None);
+    assert!(config.engine.scheduler.prefix_cache);
 }
 
 #[test]

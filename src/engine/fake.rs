@@ -129,6 +129,7 @@ mod tests {
             params,
             max_new_tokens: 2,
             stop_ids: vec![],
+            cache_salt: 0,
             events,
             arrived: Instant::now(),
         };

@@ -23,6 +23,13 @@ pub struct LaneStats {
     pub running: AtomicU64,
     pub blocks_used: AtomicU64,
     pub blocks_total: AtomicU64,
+    /// Blocks whose prefix can be found, whether lent at the moment or not.
+    pub blocks_cached: AtomicU64,
+    /// Cached blocks that had to give way since the model was loaded.
+    pub blocks_evicted: AtomicU64,
+    /// Prompt tokens looked up in the prefix cache since the model was loaded, and those found.
+    pub prefix_lookup_tokens: AtomicU64,
+    pub prefix_hit_tokens: AtomicU64,
     pub preemptions: AtomicU64,
     pub cancelled: AtomicU64,
     pub tokens_generated: AtomicU64,
@@ -109,6 +116,15 @@ pub(super) struct Draining {
     pub since: Instant,
     pub deadline: Instant,
     pub reply: tokio::sync::oneshot::Sender<UnloadReport>,
+}
+
+impl LaneStats {
+    /// Share of the prompt tokens that the prefix cache had; `None` before the first lookup.
+    pub fn prefix_hit_rate(&self) -> Option<f64> {
+        let [hit, lookup] = [&self.prefix_hit_tokens, &self.prefix_lookup_tokens]
+            .map(|tokens| tokens.load(Ordering::Relaxed) as f64);
+        (lookup > 0.0).then(|| hit / lookup)
+    }
 }
 
 impl Lane {
@@ -236,7 +252,7 @@ impl Lane {
         // A model whose step panicked may panic again when dropped; stable must not care.
         let runner = AssertUnwindSafe(self.runner);
         let _ = catch_unwind(move || drop(runner));
-        drop(self.batch);
+        drop((self.batch, self.scheduler));
         let after = self.arena.close();
         memory::trim_heap();
         let resident_after = memory::resident_bytes().unwrap_or(0);
@@ -264,6 +280,10 @@ impl Lane {
         set(&stats.running, self.scheduler.running() as u64);
         set(&stats.blocks_used, blocks.used() as u64);
         set(&stats.blocks_total, blocks.total() as u64);
+        set(&stats.blocks_cached, blocks.cached() as u64);
+        set(&stats.blocks_evicted, blocks.evictions());
+        set(&stats.prefix_lookup_tokens, totals.prefix_lookup_tokens);
+        set(&stats.prefix_hit_tokens, totals.prefix_hit_tokens);
         set(&stats.preemptions, totals.preemptions);
         set(&stats.cancelled, totals.cancelled);
         set(&stats.tokens_generated, totals.tokens_generated);

@@ -18,6 +18,8 @@ pub struct SeqRequest {
     pub max_new_tokens: usize,
     /// Ids that end the reply (they are reported as the reason, not as tokens).
     pub stop_ids: Vec<u32>,
+    /// Computed prefixes are shared only between sequences of the same salt.
+    pub cache_salt: u64,
     /// Where events go: one per token, one before the first and one at the end.
     pub events: UnboundedSender<SeqEvent>,
     /// When the request reached the server; queue time counts from here.
@@ -27,11 +29,13 @@ pub struct SeqRequest {
 /// What happened to a sequence.
 #[derive(Debug, Clone, PartialEq)]
 pub enum SeqEvent {
-    /// The first token is about to come: how long the sequence queued, and how long its prompt took.
+    /// The first token is about to come: how long the sequence queued, how long its prompt took, and how
+    /// much of it was cached.
     Started {
         tag: u32,
         queued: Duration,
         prefill: Duration,
+        cached_tokens: usize,
     },
     /// A token was generated at `at`. `shared`: another lane had work in the same round, so the step
     /// before it took its turn with that lane's.
@@ -123,7 +127,7 @@ pub struct Timings {
     /// From arrival to the end.
     pub total: Duration,
     pub prompt_tokens: usize,
-    /// Prompt tokens whose keys and values were found in the cache.
+    /// Prompt tokens whose keys and values were found in the cache at the first admission.
     pub cached_tokens: usize,
     pub output_tokens: usize,
     /// Times the sequence lost its KV blocks and was recomputed.

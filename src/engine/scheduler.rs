@@ -4,6 +4,10 @@
 //! admitted when its whole prompt fits; when a decode needs a block and none is free, the youngest running
 //! sequence gives its blocks up and starts over from its tokens. Never touches a tensor, reads no clock.
 //!
+//! What a sequence has in common with earlier ones is taken from the prefix cache when it is admitted. A
+//! block gets into that cache when a step that filled it has succeeded, and leaves it when a sequence that
+//! holds it ends in logits that are no numbers.
+//!
 //! (Orca, OSDI 2022; PagedAttention, arXiv:2309.06180; chunked prefill as in Sarathi, arXiv:2308.16369.)
 
 use super::blocks::BlockPool;
@@ -24,11 +28,18 @@ pub struct SchedulerConfig {
     pub max_batch_tokens: usize,
     /// Sequences waiting; more are refused.
     pub max_waiting: usize,
+    /// Whether computed prefixes are kept for later sequences.
+    pub prefix_cache: bool,
 }
 
 impl Default for SchedulerConfig {
     fn default() -> Self {
-        SchedulerConfig { max_running: 64, max_batch_tokens: 512, max_waiting: 256 }
+        SchedulerConfig {
+            max_running: 64,
+            max_batch_tokens: 512,
+            max_waiting: 256,
+            prefix_cache: true,
+        }
     }
 }
 
@@ -39,6 +50,23 @@ pub struct Totals {
     pub cancelled: u64,
     pub tokens_generated: u64,
     pub tokens_prefilled: u64,
+    /// Prompt tokens of admitted sequences while prefixes are cached, and how many of them were. A sequence
+    /// that comes again after a preemption is not counted again.
+    pub prefix_lookup_tokens: u64,
+    pub prefix_hit_tokens: u64,
+}
+
+/// What the results of a step mean for a sequence.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Fate {
+    GoesOn,
+    /// It has to be computed anew from its first token.
+    StartsOver,
+    Ended,
+    /// Ended in logits that are no numbers.
+    Spoilt,
+    /// Ended since the step did not yield what it should have.
+    Lost,
 }
 
 /// One lane's queue, running set and KV blocks.
@@ -64,7 +92,7 @@ impl Scheduler {
         Scheduler {
             config,
             capacity,
-            blocks: BlockPool::new(capacity.blocks),
+            blocks: BlockPool::new(capacity.blocks, capacity.block_size, config.prefix_cache),
             waiting: VecDeque::new(),
             running: Vec::new(),
             step: Vec::new(),
@@ -158,19 +186,36 @@ impl Scheduler {
             let due = self.running[index].results(len);
             self.running[index].computed += len;
             self.totals.tokens_prefilled += if len > 1 { len as u64 } else { 0 };
-            let mut over = false;
+            let mut fate = Fate::GoesOn;
             for result in (0..due).map(|_| results.next()) {
-                over = over || self.book(index, result, now);
+                if fate == Fate::GoesOn {
+                    fate = self.book(index, result, now);
+                }
             }
-            if over {
+            if self.settle(index, fate) {
                 ended.push(index);
             }
         }
         self.remove(ended);
     }
 
-    /// Books one result of a sequence; whether that was its last.
-    fn book(&mut self, index: usize, result: Option<Sampled>, now: Instant) -> bool {
+    /// Does with a sequence's blocks what its fate asks for; whether the sequence has ended.
+    fn settle(&mut self, index: usize, fate: Fate) -> bool {
+        let (sequence, pool) = (&mut self.running[index], &mut self.blocks);
+        match fate {
+            Fate::GoesOn | Fate::Ended => sequence.register(pool),
+            Fate::StartsOver => {
+                sequence.register(pool);
+                sequence.restart(pool);
+            }
+            Fate::Spoilt => pool.forget(&sequence.blocks),
+            Fate::Lost => {}
+        }
+        matches!(fate, Fate::Ended | Fate::Spoilt | Fate::Lost)
+    }
+
+    /// Books one result of a sequence.
+    fn book(&mut self, index: usize, result: Option<Sampled>, now: Instant) -> Fate {
         let (longest, switch) = (self.capacity.longest(), self.capacity.rope_switch);
         let sequence = &mut self.running[index];
         match result {
@@ -178,23 +223,23 @@ impl Scheduler {
                 self.totals.tokens_generated += 1;
                 if let Some(reason) = sequence.push(id, logprobs, longest, self.shared, now) {
                     sequence.finish(reason, now);
-                    return true;
+                    return Fate::Ended;
                 }
                 if switch.is_some_and(|switch| sequence.tokens.len() == switch + 1) {
-                    sequence.restart();
+                    return Fate::StartsOver;
                 }
             }
             Some(Sampled::Scores(scores)) => sequence.push_scores(&scores),
             Some(Sampled::NonFinite) => {
                 sequence.fail(Fault::NonFiniteLogits, now);
-                return true;
+                return Fate::Spoilt;
             }
             None => {
                 sequence.fail(Fault::Step("the model returned too few rows".into()), now);
-                return true;
+                return Fate::Lost;
             }
         }
-        false
+        Fate::GoesOn
     }
 
     /// Ends the sequences of a step that failed as a whole.
@@ -269,12 +314,14 @@ impl Scheduler {
             let Some(mut sequence) = self.waiting.pop_front() else {
                 return;
             };
-            let blocks = self.blocks_for(sequence.tokens.len());
-            if !self.blocks.grow(&mut sequence.blocks, blocks) {
+            if !sequence.acquire(&mut self.blocks, self.capacity.rope_switch) {
                 self.waiting.push_front(sequence);
                 return;
             }
-            sequence.start(now);
+            if sequence.start(now) && self.config.prefix_cache {
+                self.totals.prefix_lookup_tokens += sequence.tokens.len() as u64;
+                self.totals.prefix_hit_tokens += sequence.computed as u64;
+            }
             let len = sequence.pending().min(*budget);
             self.running.push(sequence);
             self.put(batch, self.running.len() - 1, len);
@@ -283,21 +330,15 @@ impl Scheduler {
     }
 
     fn make_room(&mut self, index: usize) -> bool {
-        let blocks = self.blocks_for(self.running[index].tokens.len());
-        self.blocks.grow(&mut self.running[index].blocks, blocks)
+        self.running[index].acquire(&mut self.blocks, self.capacity.rope_switch)
     }
 
     fn preempt_youngest(&mut self) {
         if let Some(mut sequence) = self.running.pop() {
-            self.blocks.release(&mut sequence.blocks);
-            sequence.preempted();
+            sequence.preempt(&mut self.blocks);
             self.totals.preemptions += 1;
             self.waiting.push_front(sequence);
         }
-    }
-
-    fn blocks_for(&self, tokens: usize) -> usize {
-        tokens.div_ceil(self.capacity.block_size)
     }
 
     /// Adds the next `len` tokens of a running sequence to the step.
@@ -335,5 +376,7 @@ impl Scheduler {
     }
 }
 
+#[cfg(test)]
+mod prefix_tests;
 #[cfg(test)]
 mod tests;

@@ -1,7 +1,9 @@
 //! One sequence on its way: its tokens, its blocks, its clock marks.
 //!
-//! Time is passed in. Knows how to tell its caller what happened; decides nothing about who runs.
+//! Time is passed in. Knows how to tell its caller what happened and how to take, share and give back its
+//! blocks; decides nothing about who runs.
 
+use super::blocks::{BlockPool, Chain, Origin};
 use super::request::{Fault, FinishReason, SeqEvent, SeqRequest, Timings};
 use crate::model::{Draw, Logprobs};
 use std::time::{Duration, Instant};
@@ -16,6 +18,12 @@ pub struct Sequence {
     /// Tokens whose keys and values are in the cache.
     pub computed: usize,
     pub blocks: Vec<u32>,
+    /// The hashes of its full blocks.
+    chain: Chain,
+    /// Blocks from the beginning that were found in the prefix cache or have been offered to it.
+    registered: usize,
+    /// Prompt tokens found in the prefix cache when the sequence was first admitted.
+    cached: usize,
     /// Log-probabilities of prompt tokens, as far as they have come in; `None` when none are asked for or
     /// the caller has them.
     scores: Option<Vec<f32>>,
@@ -34,6 +42,9 @@ impl Sequence {
             tokens,
             computed: 0,
             blocks: Vec::new(),
+            chain: Chain::default(),
+            registered: 0,
+            cached: 0,
             scores: (request.params.score_last > 0).then(Vec::new),
             started: None,
             first_token: None,
@@ -83,19 +94,69 @@ impl Sequence {
         }
     }
 
-    /// Marks the first step.
-    pub fn start(&mut self, now: Instant) {
-        self.started.get_or_insert(now);
+    /// Marks the first step. Returns whether it was the first.
+    pub fn start(&mut self, now: Instant) -> bool {
+        let first = self.started.is_none();
+        if first {
+            self.started = Some(now);
+            self.cached = self.computed;
+        }
+        first
     }
 
-    /// Forgets what is in the cache; the blocks were taken away.
-    pub fn preempted(&mut self) {
-        self.restart();
+    /// Has blocks for all its tokens, or as many as before and returns false. A sequence without blocks
+    /// first takes those of its prefix that are cached, and counts their tokens as computed.
+    /// `rope_switch`: the lane's (`Capacity::rope_switch`).
+    pub fn acquire(&mut self, pool: &mut BlockPool, rope_switch: Option<usize>) -> bool {
+        let blocks = self.tokens.len().div_ceil(pool.block_size());
+        if !self.blocks.is_empty() {
+            return pool.grow(&mut self.blocks, blocks);
+        }
+        if pool.caching() {
+            let long = rope_switch.is_some_and(|switch| self.tokens.len() > switch);
+            self.chain.set_origin(Origin { salt: self.request.cache_salt, long });
+            self.chain.extend(&self.tokens, pool.block_size());
+        }
+        let prefix = self.chain.prefix(&self.tokens, self.reusable() / pool.block_size());
+        let Some(hits) = pool.acquire(&mut self.blocks, &prefix, blocks) else { return false };
+        self.computed = hits * pool.block_size();
+        self.registered = hits;
+        true
+    }
+
+    /// Tokens that may come from the cache: not the last, whose logits are wanted in any case, and none
+    /// from the first on that is to be scored.
+    fn reusable(&self) -> usize {
+        let last = self.tokens.len() - 1;
+        match self.scores {
+            None => last,
+            Some(_) => last.min(self.prompt_len - 1 - self.request.params.score_last),
+        }
+    }
+
+    /// Offers the blocks that have become full to the prefix cache.
+    pub fn register(&mut self, pool: &mut BlockPool) {
+        let (size, full) = (pool.block_size(), self.computed / pool.block_size());
+        if self.registered >= full || !pool.caching() {
+            return;
+        }
+        self.chain.extend(&self.tokens[..full * size], size);
+        let prefix = self.chain.prefix(&self.tokens, full);
+        for at in self.registered..full {
+            pool.register(&mut self.blocks, at, &prefix);
+        }
+        self.registered = full;
+    }
+
+    /// Loses its blocks to others, for now.
+    pub fn preempt(&mut self, pool: &mut BlockPool) {
+        self.restart(pool);
         self.preemptions += 1;
     }
 
-    /// Starts over from the sequence's tokens.
-    pub fn restart(&mut self) {
+    /// Gives its blocks back and starts over from its tokens.
+    pub fn restart(&mut self, pool: &mut BlockPool) {
+        pool.release(&mut self.blocks);
         self.computed = 0;
         self.scores.iter_mut().for_each(Vec::clear);
     }
@@ -115,8 +176,9 @@ impl Sequence {
         self.tokens.push(id);
         if self.first_token.is_none() {
             self.first_token = Some(now);
-            let Timings { queued, prefill, .. } = self.timings(now);
-            let event = SeqEvent::Started { tag: self.request.tag, queued, prefill };
+            let Timings { queued, prefill, cached_tokens, .. } = self.timings(now);
+            let tag = self.request.tag;
+            let event = SeqEvent::Started { tag, queued, prefill, cached_tokens };
             let _ = self.request.events.send(event);
         }
         self.last_token = Some(now);
@@ -155,7 +217,7 @@ impl Sequence {
             decode: since(self.first_token, self.last_token),
             total: since(arrived, Some(now)),
             prompt_tokens: self.prompt_len,
-            cached_tokens: 0,
+            cached_tokens: self.cached,
             output_tokens: self.output_len(),
             preemptions: self.preemptions,
         }

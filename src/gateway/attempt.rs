@@ -47,8 +47,10 @@ pub(super) struct Attempt {
     replies: Vec<Reply>,
     /// Whether the client has been told who answers; from then on no other arm can take over.
     pub started: bool,
-    /// Queue and prefill time and cached tokens, as the engine reported them.
+    /// Queue and prefill time, as the engine reported them.
     engine: Timings,
+    /// Prompt tokens that were cached, once the engine has said so.
+    cached: Option<usize>,
     gaps: metrics::TokenGaps,
     /// Tokens made while another model ran too.
     shared_tokens: usize,
@@ -79,6 +81,7 @@ impl Attempt {
                 params,
                 max_new_tokens: prepared.max_new_tokens,
                 stop_ids: prepared.stop_ids.clone(),
+                cache_salt: 0,
                 events: sender,
                 arrived: request.arrived,
             });
@@ -103,6 +106,7 @@ impl Attempt {
             replies: (0..request.n).map(reply).collect(),
             started: false,
             engine: Timings::default(),
+            cached: None,
             gaps: metrics::token_gaps(who),
             shared_tokens: 0,
             assignment,
@@ -142,7 +146,8 @@ impl Attempt {
 
     async fn take(&mut self, event: SeqEvent, out: &Sender<Piece>) -> Result<(), Ended> {
         match event {
-            SeqEvent::Started { queued, prefill, .. } => {
+            SeqEvent::Started { queued, prefill, cached_tokens, .. } => {
+                self.note_cached(cached_tokens);
                 // Of several replies the first to start is the one that the client waited for.
                 if self.replies.iter().all(|reply| reply.first.is_none()) {
                     self.engine = Timings { queued, prefill, ..self.engine };
@@ -155,12 +160,17 @@ impl Attempt {
                 self.token(tag, id, at, out).await
             }
             SeqEvent::Finished { tag, reason, timings } => {
-                self.engine.cached_tokens = timings.cached_tokens;
+                self.note_cached(timings.cached_tokens);
                 self.finished(tag, reason, out).await
             }
             SeqEvent::Failed { fault, .. } => Err(Ended::Failed(fault)),
             SeqEvent::Refused { why, .. } => Err(Ended::Refused(why)),
         }
+    }
+
+    /// Of several replies the least counts: the later ones find what the first has just computed.
+    fn note_cached(&mut self, tokens: usize) {
+        self.cached = Some(self.cached.map_or(tokens, |least| least.min(tokens)));
     }
 
     async fn token(
@@ -242,7 +252,7 @@ impl Attempt {
         Usage {
             prompt_tokens: self.prompt_tokens,
             completion_tokens: self.replies.iter().map(|reply| reply.ids.len()).sum(),
-            cached_tokens: self.engine.cached_tokens,
+            cached_tokens: self.cached.unwrap_or(0),
         }
     }
 
@@ -257,6 +267,7 @@ impl Attempt {
             decode: decode.unwrap_or_default(),
             total: since(last.unwrap_or(now)),
             prompt_tokens: self.prompt_tokens,
+            cached_tokens: self.cached.unwrap_or(0),
             output_tokens: self.usage().completion_tokens,
             ..self.engine
         }

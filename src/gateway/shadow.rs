@@ -201,6 +201,7 @@ async fn hear(
         params: prepared.params,
         max_new_tokens: prepared.max_new_tokens,
         stop_ids: prepared.stop_ids,
+        cache_salt: 0,
         events,
         arrived: Instant::now(),
     };

@@ -219,12 +219,20 @@ pub struct FiguresWire {
 }
 
 /// What an arm's lane in the engine is doing.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct LaneWire {
     pub running: u64,
     pub waiting: u64,
     pub blocks_used: u64,
     pub blocks_total: u64,
+    /// Blocks whose prefix can be reused, lent or not.
+    pub blocks_cached: u64,
+    pub blocks_evicted: u64,
+    /// Prompt tokens since the load: looked up in the prefix cache, and found there.
+    pub prefix_lookup_tokens: u64,
+    pub prefix_hit_tokens: u64,
+    /// 0 to 1; none before the first lookup.
+    pub prefix_hit_rate: Option<f64>,
     pub preemptions: u64,
     pub cancelled: u64,
     pub tokens_generated: u64,

@@ -76,7 +76,10 @@ fn run_and_kill(path: &Path, after: Duration, wait: bool) -> Option<Acknowledged
         let lines = BufReader::new(out).lines().map_while(Result::ok);
         let acks = lines.filter_map(|line| line.split_once("ack ").map(|(_, ack)| ack.to_owned()));
         // Nobody may be waiting.
-        acks.inspect(|_| drop(first.send(()))).collect::<Vec<String>>()
+        let told = acks.inspect(|_| {
+            let _ = first.send(());
+        });
+        told.collect::<Vec<String>>()
     });
     if wait {
         begun.recv_timeout(Duration::from_secs(60)).expect("the child commits something");
@@ -117,7 +120,10 @@ fn what_was_acknowledged_survives_kill() {
             assert_eq!(comparison.difference, None, "kill {number}");
         }
     }
-    assert!(acknowledged >= kills * 3 / 4, "only {acknowledged} of {kills} got far enough to matter");
+    assert!(
+        acknowledged >= kills * 3 / 4,
+        "only {acknowledged} of {kills} got far enough to matter"
+    );
 }
 
 /// If nothing was committed after the acknowledged commit, the state is the acknowledged one.

@@ -8,15 +8,15 @@ use proptest::prelude::*;
 use std::collections::HashMap;
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
-const EOS: u32 = 0;
+pub(super) const EOS: u32 = 0;
 
 /// A "model" whose next token depends on every token before it.
-fn next_token(tokens: &[u32]) -> u32 {
+pub(super) fn next_token(tokens: &[u32]) -> u32 {
     let hash = tokens.iter().fold(17u32, |h, t| h.wrapping_mul(31).wrapping_add(*t));
     (hash >> 3) % 97
 }
 
-fn reply_alone(prompt: &[u32], max_new: usize, longest: usize) -> Vec<u32> {
+pub(super) fn reply_alone(prompt: &[u32], max_new: usize, longest: usize) -> Vec<u32> {
     let mut tokens = prompt.to_vec();
     while tokens.len() - prompt.len() < max_new && tokens.len() < longest {
         match next_token(&tokens) {
@@ -28,7 +28,7 @@ fn reply_alone(prompt: &[u32], max_new: usize, longest: usize) -> Vec<u32> {
 }
 
 /// The made-up log-probability of `token` after `before`.
-fn score(before: &[u32], token: u32) -> f32 {
+pub(super) fn score(before: &[u32], token: u32) -> f32 {
     -((next_token(before) + token) as f32)
 }
 
@@ -57,6 +57,7 @@ fn scoring_client(
         params: SamplingParams { score_last, ..SamplingParams::greedy() },
         max_new_tokens: max_new,
         stop_ids: vec![EOS],
+        cache_salt: 0,
         events,
         arrived: now,
     };
@@ -123,11 +124,12 @@ proptest! {
         max_running in 1usize..8,
         max_batch_tokens in 1usize..40,
         switch in 1usize..50,
+        prefix_cache in any::<bool>(),
         cancel in proptest::collection::vec((0usize..12, 0usize..40), 0..5),
     ) {
         let capacity = Capacity { blocks, block_size: 4, vocab: 97, max_len: 40, rope_switch: Some(switch) };
         let longest = capacity.longest();
-        let config = SchedulerConfig { max_running, max_batch_tokens, max_waiting: 64 };
+        let config = SchedulerConfig { max_running, max_batch_tokens, max_waiting: 64, prefix_cache };
         let mut scheduler = Scheduler::new(config, capacity);
         let now = Instant::now();
         let mut clients: Vec<Client> =
@@ -185,7 +187,12 @@ proptest! {
 
 fn small() -> (Scheduler, Capacity) {
     let capacity = Capacity { blocks: 4, block_size: 4, vocab: 97, max_len: 64, rope_switch: None };
-    let config = SchedulerConfig { max_running: 4, max_batch_tokens: 64, max_waiting: 2 };
+    let config = SchedulerConfig {
+        max_running: 4,
+        max_batch_tokens: 64,
+        max_waiting: 2,
+        ..Default::default()
+    };
     (Scheduler::new(config, capacity), capacity)
 }
 
@@ -197,6 +204,7 @@ fn refusal(scheduler: &mut Scheduler, prompt: Vec<u32>) -> Option<Refusal> {
         params: SamplingParams::greedy(),
         max_new_tokens: 1,
         stop_ids: vec![],
+        cache_salt: 0,
         events,
         arrived: Instant::now(),
     };
@@ -223,7 +231,12 @@ fn what_cannot_run_is_refused_with_the_reason() {
 fn a_decode_is_never_held_up_by_a_long_prefill() {
     let capacity =
         Capacity { blocks: 100, block_size: 4, vocab: 97, max_len: 400, rope_switch: None };
-    let config = SchedulerConfig { max_running: 4, max_batch_tokens: 8, max_waiting: 8 };
+    let config = SchedulerConfig {
+        max_running: 4,
+        max_batch_tokens: 8,
+        max_waiting: 8,
+        ..Default::default()
+    };
     let mut scheduler = Scheduler::new(config, capacity);
     let now = Instant::now();
     let _a = client(&mut scheduler, vec![5, 6], 50, now);

@@ -1,0 +1,108 @@
+//! Block numbers in the order in which they came, each removable in constant time.
+//!
+//! A doubly linked ring through one array, made once: nothing is allocated while steps run. Knows nothing
+//! of what its numbers stand for.
+
+#[derive(Debug, Clone, Copy)]
+struct Link {
+    before: u32,
+    after: u32,
+}
+
+/// Holds numbers below its capacity, each at most once.
+#[derive(Debug)]
+pub(super) struct Lru {
+    /// One for each number, and the ring's anchor at the end. A number that is not in links to itself.
+    links: Vec<Link>,
+    len: usize,
+}
+
+impl Lru {
+    pub fn new(capacity: usize) -> Lru {
+        let alone = |n| Link { before: n, after: n };
+        Lru { links: (0..=capacity as u32).map(alone).collect(), len: 0 }
+    }
+
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Puts a number in as the newest.
+    pub fn push(&mut self, number: u32) {
+        debug_assert!(!self.contains(number), "{number} is in already");
+        let anchor = self.anchor();
+        let newest = self.links[anchor as usize].before;
+        self.links[number as usize] = Link { before: newest, after: anchor };
+        self.links[newest as usize].after = number;
+        self.links[anchor as usize].before = number;
+        self.len += 1;
+    }
+
+    /// Takes the oldest out.
+    pub fn pop(&mut self) -> Option<u32> {
+        let oldest = self.links[self.anchor() as usize].after;
+        let found = oldest != self.anchor();
+        found.then(|| {
+            self.remove(oldest);
+            oldest
+        })
+    }
+
+    /// Takes a number out, wherever it is.
+    pub fn remove(&mut self, number: u32) {
+        debug_assert!(self.contains(number), "{number} is not in");
+        let Link { before, after } = self.links[number as usize];
+        self.links[before as usize].after = after;
+        self.links[after as usize].before = before;
+        self.links[number as usize] = Link { before: number, after: number };
+        self.len -= 1;
+    }
+
+    fn contains(&self, number: u32) -> bool {
+        self.links[number as usize].after != number
+    }
+
+    fn anchor(&self) -> u32 {
+        (self.links.len() - 1) as u32
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    impl Lru {
+        /// From the oldest to the newest.
+        pub fn order(&self) -> Vec<u32> {
+            let next = |n: u32| self.links[n as usize].after;
+            let inside = |n: &u32| *n != self.anchor();
+            std::iter::successors(Some(next(self.anchor())).filter(inside), |n| {
+                Some(next(*n)).filter(inside)
+            })
+            .collect()
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn it_is_a_queue_from_which_anything_can_be_taken(
+            moves in proptest::collection::vec((0u32..12, any::<bool>()), 0..200),
+        ) {
+            let (mut lru, mut model) = (Lru::new(12), Vec::new());
+            for (number, pop) in moves {
+                if pop {
+                    let oldest = (!model.is_empty()).then(|| model.remove(0));
+                    prop_assert_eq!(lru.pop(), oldest);
+                } else if let Some(at) = model.iter().position(|n| *n == number) {
+                    model.remove(at);
+                    lru.remove(number);
+                } else {
+                    model.push(number);
+                    lru.push(number);
+                }
+                prop_assert_eq!((lru.order(), lru.len()), (model.clone(), model.len()));
+            }
+        }
+    }
+}
