@@ -1,0 +1,233 @@
+//! How fast the engine itself is on a given GGUF file: handle, scheduler, sampling and decoder together, as
+//! the server uses them, without HTTP and text.
+//!
+//! `SERIN_THREADS=2 RAYON_NUM_THREADS=2 cargo run --release --example engine_bench -- FILE.gguf`
+//!
+//! Prints one JSON object: prefill of 512 tokens, decoding by 1, 8 and 16 sequences, and the time to the
+//! first token of a second turn against that of a prompt of the same length which was never seen. Prompts
+//! are random ids, so no tokenizer is needed, and differ each time, so no cache helps where none is meant
+//! to. `scripts/bench_cpu.py` runs this in turn with llama.cpp; which of the two is which it does not know.
+
+use clap::Parser;
+use serde_json::{Value, json};
+use serin::engine::{
+    EngineHandle, LaneId, ModelRunner, Runner, SchedulerConfig, SeqEvent, SeqRequest, Timings,
+};
+use serin::model::{Decoder, KvChoice, KvPlan, LoadFormat, SamplingParams, Weights};
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+use tokio::sync::mpsc::unbounded_channel;
+
+/// Measures the engine on a model file.
+#[derive(Debug, Parser)]
+struct Args {
+    file: PathBuf,
+    /// Times that each figure is taken, after one that is not counted.
+    #[arg(long, default_value_t = 3)]
+    repeats: usize,
+    /// Tokens that the KV cache holds.
+    #[arg(long, default_value_t = 5120)]
+    kv_tokens: usize,
+    /// Only these, separated by commas: prefill, decode, turn.
+    #[arg(long, value_delimiter = ',', default_value = "prefill,decode,turn")]
+    only: Vec<String>,
+    /// Sequences at once when decoding.
+    #[arg(long, value_delimiter = ',', default_value = "1,8,16")]
+    sequences: Vec<usize>,
+}
+
+const BLOCK: usize = 16;
+const PREFILL: usize = 512;
+const PROMPT: usize = 128;
+const NEW: usize = 64;
+/// A conversation's first turn, its reply, and what the user says next.
+const TURN: [usize; 3] = [1000, 16, 24];
+
+/// What became of one sequence.
+struct Trace {
+    submitted: Instant,
+    ids: Vec<u32>,
+    /// When each of its tokens was made.
+    at: Vec<Instant>,
+    timings: Timings,
+}
+
+impl Trace {
+    fn first_token(&self) -> Duration {
+        self.at[0] - self.submitted
+    }
+}
+
+struct Bench {
+    engine: EngineHandle,
+    lane: LaneId,
+    vocab: usize,
+    /// State of the generator of random ids.
+    random: u64,
+}
+
+impl Bench {
+    async fn load(args: &Args) -> Result<Bench, Box<dyn std::error::Error>> {
+        let weights = Weights::open(&args.file, LoadFormat::Auto)?;
+        let vocab = weights.config().vocab;
+        let (engine, _faults) = EngineHandle::start()?;
+        let blocks = args.kv_tokens.div_ceil(BLOCK);
+        let make = move || {
+            let kind = KvChoice::Auto.kind(&weights);
+            let decoder = Decoder::load(&weights, KvPlan { blocks, block_size: BLOCK, kind })?;
+            Ok(Box::new(ModelRunner::new(decoder)) as Box<dyn Runner>)
+        };
+        let lane = engine.load(SchedulerConfig::default(), make).await?.lane;
+        Ok(Bench { engine, lane, vocab, random: 1 })
+    }
+
+    fn prompt(&mut self, len: usize) -> Vec<u32> {
+        let mut next = || {
+            self.random = self.random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            (self.random >> 33) as usize % self.vocab
+        };
+        (0..len).map(|_| next() as u32).collect()
+    }
+
+    /// Runs all prompts at once, greedily, each to its full number of tokens.
+    async fn run(&self, prompts: Vec<Vec<u32>>, new: usize) -> Vec<Trace> {
+        let (events, mut inbox) = unbounded_channel();
+        let submitted = Instant::now();
+        let request = |(tag, prompt): (usize, Vec<u32>)| SeqRequest {
+            tag: tag as u32,
+            prompt,
+            params: SamplingParams::greedy(),
+            max_new_tokens: new,
+            stop_ids: Vec::new(),
+            cache_salt: 0,
+            events: events.clone(),
+            arrived: submitted,
+        };
+        let timings = Timings::default();
+        let fresh = || Trace { submitted, ids: Vec::new(), at: Vec::new(), timings };
+        let mut traces: Vec<Trace> = prompts.iter().map(|_| fresh()).collect();
+        let requests = prompts.into_iter().enumerate().map(request).collect();
+        self.engine.submit(self.lane, requests).expect("the engine runs");
+        let mut running = traces.len();
+        while running > 0 {
+            match inbox.recv().await.expect("a sender is held here") {
+                SeqEvent::Token { tag, id, at, .. } => {
+                    traces[tag as usize].ids.push(id);
+                    traces[tag as usize].at.push(at);
+                }
+                SeqEvent::Finished { tag, timings, .. } => {
+                    traces[tag as usize].timings = timings;
+                    running -= 1;
+                }
+                SeqEvent::Started { .. } | SeqEvent::Scored { .. } => {}
+                failed => panic!("{failed:?}"),
+            }
+        }
+        assert!(traces.iter().all(|trace| trace.at.len() == new));
+        traces
+    }
+
+    /// Tokens of prompt per second, up to the first token of the reply.
+    async fn prefill(&mut self) -> f64 {
+        let prompt = self.prompt(PREFILL);
+        let trace = self.run(vec![prompt], 1).await.remove(0);
+        PREFILL as f64 / trace.first_token().as_secs_f64()
+    }
+
+    /// Tokens per second of all sequences together: while all of them decode, and from end to end.
+    async fn decode(&mut self, sequences: usize) -> [f64; 2] {
+        let prompts = (0..sequences).map(|_| self.prompt(PROMPT)).collect();
+        let traces = self.run(prompts, NEW).await;
+        let start = traces.iter().map(|t| t.at[0]).max().expect("a sequence");
+        let end = traces.iter().map(|t| t.at[NEW - 1]).min().expect("a sequence");
+        let all = traces.iter().flat_map(|t| &t.at);
+        let within = all.filter(|at| start < **at && **at <= end).count();
+        let last = traces.iter().map(|t| t.at[NEW - 1]).max().expect("a sequence");
+        let whole = last - traces[0].submitted;
+        [
+            within as f64 / (end - start).as_secs_f64(),
+            (sequences * NEW) as f64 / whole.as_secs_f64(),
+        ]
+    }
+
+    /// A second turn after its first, and a prompt of the same length alone; how many tokens were cached.
+    async fn second_turn(&mut self) -> (Duration, Duration, usize) {
+        let mut turn = self.prompt(TURN[0]);
+        let first = self.run(vec![turn.clone()], TURN[1]).await.remove(0);
+        turn.extend(first.ids);
+        turn.extend(self.prompt(TURN[2]));
+        let fresh = self.prompt(turn.len());
+        let cached = self.run(vec![turn], 1).await.remove(0);
+        let uncached = self.run(vec![fresh], 1).await.remove(0);
+        assert_eq!(uncached.timings.cached_tokens, 0, "random prompts share nothing");
+        (cached.first_token(), uncached.first_token(), cached.timings.cached_tokens)
+    }
+}
+
+fn sorted(values: &[f64]) -> Vec<f64> {
+    let mut values = values.to_vec();
+    values.sort_by(f64::total_cmp);
+    values
+}
+
+fn rate(values: &[f64]) -> Value {
+    let sorted = sorted(values);
+    json!({"all": values, "median": sorted[sorted.len() / 2], "best": sorted.last()})
+}
+
+async fn measure(args: &Args) -> Result<Value, Box<dyn std::error::Error>> {
+    let begun = Instant::now();
+    let mut bench = Bench::load(args).await?;
+    let wanted = |what: &str| args.only.iter().any(|only| only == what);
+    let env = |name: &str| std::env::var(name).ok();
+    let mut out = json!({
+        "file": args.file, "repeats": args.repeats, "load_s": begun.elapsed().as_secs_f64(),
+        "SERIN_THREADS": env("SERIN_THREADS"), "RAYON_NUM_THREADS": env("RAYON_NUM_THREADS"),
+        "debug": cfg!(debug_assertions),
+    });
+    if wanted("prefill") {
+        bench.prefill().await;
+        let mut rates = Vec::new();
+        for _ in 0..args.repeats {
+            rates.push(bench.prefill().await);
+        }
+        out["prefill_512"] = rate(&rates);
+    }
+    for sequences in args.sequences.iter().copied().filter(|_| wanted("decode")) {
+        bench.decode(sequences).await;
+        let (mut steady, mut whole) = (Vec::new(), Vec::new());
+        for _ in 0..args.repeats {
+            let [while_all, end_to_end] = bench.decode(sequences).await;
+            steady.push(while_all);
+            whole.push(end_to_end);
+        }
+        out[format!("decode_{sequences}")] = rate(&steady);
+        out[format!("whole_{sequences}")] = rate(&whole);
+    }
+    if wanted("turn") {
+        let (mut ms, mut ratios, mut tokens) = ([Vec::new(), Vec::new()], Vec::new(), 0);
+        for _ in 0..args.repeats {
+            let (cached, uncached, found) = bench.second_turn().await;
+            ms[0].push(cached.as_secs_f64() * 1e3);
+            ms[1].push(uncached.as_secs_f64() * 1e3);
+            ratios.push(cached.as_secs_f64() / uncached.as_secs_f64());
+            tokens = found;
+        }
+        let ratio = sorted(&ratios)[ratios.len() / 2];
+        out["second_turn"] = json!({
+            "prompt_tokens": TURN.iter().sum::<usize>(), "cached_tokens": tokens,
+            "cached_ms": ms[0], "uncached_ms": ms[1], "ratio": ratio,
+        });
+    }
+    Ok(out)
+}
+
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    let args = Args::parse();
+    if args.repeats == 0 {
+        return Err("--repeats must be at least 1".into());
+    }
+    println!("{:#}", measure(&args).await?);
+    Ok(())
+}

@@ -1,0 +1,278 @@
+"""serin's engine against llama.cpp on the same GGUF files, in turn, on this machine.
+
+    pip install numpy llama-cpp-python      # from source: CMAKE_ARGS=-DGGML_NATIVE=ON, --no-binary
+    python scripts/make_peer_model.py FOLDER
+    cargo build --release --example engine_bench
+    python scripts/bench_cpu.py FOLDER/*.gguf --out benches/runs/cpu-peer [--rounds 5] [--threads 2]
+
+Each round runs both programs once on each file, each in a process of its own, the one that comes first
+changing from round to round. Counts are the same on both sides, and so is what is timed:
+
+- prefill: a prompt of 512 tokens to its first greedy token
+- decode: 1, 8 and 16 sequences with prompts of 128, 64 greedy tokens each; tokens per second while all of
+  them decode (for serin from the last first token to the first last one, for llama.cpp the 63 steps)
+- whole: the same from the first prompt to the last token, prefill and all (for information)
+- second turn (serin alone): time to the first token of a prompt of 1,040 of which at least 1,000 were in
+  the conversation before, over that of a prompt of the same length never seen
+
+llama.cpp: n_batch and n_ubatch 512, f16 cache, flash attention as it chooses, OpenMP as built; with
+several sequences both with one cache for all and with one for each, of which the better counts. A bar
+holds if both the ratio of the bests and the median of the rounds' ratios reach it.
+Writes OUT.json (everything) and OUT.md (the table).
+"""
+
+import argparse
+import json
+import os
+import pathlib
+import platform
+import statistics
+import subprocess
+import sys
+import time
+
+import numpy as np
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+PREFILL, PROMPT, NEW = 512, 128, 64
+BARS = {"prefill_512": 0.9, "decode_1": 1.0, "decode_8": 1.1, "decode_16": 1.1}
+TURN_BAR = 0.15
+
+
+class Peer:
+    """llama.cpp through its C interface."""
+
+    def __init__(self, path, threads):
+        import llama_cpp
+        self.lib, self.threads = llama_cpp, threads
+        self.quiet = llama_cpp.llama_log_callback(lambda level, text, data: None)
+        llama_cpp.llama_log_set(self.quiet, None)
+        defaults = llama_cpp.llama_model_default_params()
+        self.model = llama_cpp.llama_model_load_from_file(str(path).encode(), defaults)
+        assert self.model, path
+        self.vocab = llama_cpp.llama_vocab_n_tokens(llama_cpp.llama_model_get_vocab(self.model))
+        self.rng = np.random.default_rng(1)
+        self.batch = llama_cpp.llama_batch_init(512, 0, 1)
+        self.context = None
+
+    def open(self, sequences, tokens, unified=False):
+        """A context for so many sequences of so many tokens each, with one cache for all or one for each."""
+        if self.context:
+            self.lib.llama_free(self.context)
+        params = self.lib.llama_context_default_params()
+        params.n_ctx, params.n_seq_max = sequences * tokens, sequences
+        params.n_batch = params.n_ubatch = 512
+        params.kv_unified = unified
+        params.n_threads = params.n_threads_batch = self.threads
+        self.context = self.lib.llama_init_from_model(self.model, params)
+        assert self.context
+
+    def clear(self):
+        self.lib.llama_memory_clear(self.lib.llama_get_memory(self.context), True)
+
+    def step(self, rows):
+        """Runs (token, position, sequence, wanted) rows; the greedy token of each wanted one."""
+        batch = self.batch
+        batch.n_tokens = len(rows)
+        for i, (token, position, sequence, wanted) in enumerate(rows):
+            batch.token[i], batch.pos[i], batch.logits[i] = token, position, wanted
+            batch.n_seq_id[i], batch.seq_id[i][0] = 1, sequence
+        code = self.lib.llama_decode(self.context, batch)
+        assert code == 0, code
+        get = self.lib.llama_get_logits_ith
+        row = lambda i: np.ctypeslib.as_array(get(self.context, i), shape=(self.vocab,))
+        return [int(row(i).argmax()) for i, r in enumerate(rows) if r[3]]
+
+    def prompt(self, length, sequence):
+        ids = self.rng.integers(0, self.vocab, length).tolist()
+        return [(token, at, sequence, at + 1 == length) for at, token in enumerate(ids)]
+
+    def prefill(self):
+        self.clear()
+        rows = self.prompt(PREFILL, 0)
+        begun = time.perf_counter()
+        self.step(rows)
+        return PREFILL / (time.perf_counter() - begun)
+
+    def decode(self, sequences):
+        self.clear()
+        prompts = [self.prompt(PROMPT, i) for i in range(sequences)]
+        rows = [row for prompt in prompts for row in prompt]
+        begun = time.perf_counter()
+        last = [token for at in range(0, len(rows), 512) for token in self.step(rows[at:at + 512])]
+        started = time.perf_counter()
+        for at in range(PROMPT, PROMPT + NEW - 1):
+            last = self.step([(token, at, i, True) for i, token in enumerate(last)])
+        ended = time.perf_counter()
+        return sequences * (NEW - 1) / (ended - started), sequences * NEW / (ended - begun)
+
+
+def rate(values):
+    return {"all": values, "median": statistics.median(values), "best": max(values)}
+
+
+def peer_measures(path, threads, repeats, sequences):
+    peer = Peer(path, threads)
+    out = {"system": peer.lib.llama_print_system_info().decode(), "version": peer.lib.__version__}
+    peer.open(1, PREFILL + 64)
+    peer.prefill()
+    out["prefill_512"] = rate([peer.prefill() for _ in range(repeats)])
+    for n in sequences:
+        ways = [peer_decode(peer, n, repeats, unified) for unified in ((False, True) if n > 1 else (False,))]
+        for what in ("decode", "whole"):
+            better = max(ways, key=lambda way: way[what]["median"])
+            out[f"{what}_{n}"] = {**better[what], "unified_cache": better["unified"]}
+    return out
+
+
+def peer_decode(peer, sequences, repeats, unified):
+    peer.open(sequences, 256, unified)
+    peer.decode(sequences)
+    pairs = [peer.decode(sequences) for _ in range(repeats)]
+    return {"unified": unified, "decode": rate([p[0] for p in pairs]), "whole": rate([p[1] for p in pairs])}
+
+
+def run(command, threads):
+    env = {**os.environ, "SERIN_THREADS": str(threads), "RAYON_NUM_THREADS": str(threads),
+           "OMP_NUM_THREADS": str(threads)}
+    done = subprocess.run([str(part) for part in command], env=env, capture_output=True, text=True)
+    if done.returncode != 0:
+        raise SystemExit(f"{' '.join(map(str, command))} failed:\n{done.stderr[-4000:]}")
+    return json.loads(done.stdout)
+
+
+def measure(args, path, first):
+    """One round on one file: both sides, and the load before each."""
+    counts = ",".join(map(str, args.sequences))
+    serin = [args.bench, path, "--repeats", args.repeats, "--sequences", counts]
+    peer = [sys.executable, __file__, path, "--peer-only", "--repeats", args.repeats,
+            "--threads", args.threads, "--sequences", counts]
+    sides = [("serin", serin), ("peer", peer)]
+    out = {}
+    for side, command in sides if first == "serin" else sides[::-1]:
+        load = os.getloadavg()[0]
+        out[side] = {"load_before": load, **run(command, args.threads)}
+        print(f"  {side}: " + ", ".join(f"{key} {value['best']:.1f}" for key, value in out[side].items()
+                                        if isinstance(value, dict) and "best" in value), flush=True)
+    return out
+
+
+def text_of(*command):
+    try:
+        return subprocess.run(command, capture_output=True, text=True, cwd=ROOT).stdout.strip()
+    except OSError:
+        return ""
+
+
+def machine(args):
+    info = pathlib.Path("/proc/cpuinfo").read_text()
+    lines = (line.split(":", 1) for line in info.splitlines() if ":" in line)
+    fields = {key.strip(): value.strip() for key, value in lines}
+    memory = pathlib.Path("/proc/meminfo").read_text().split()[1]
+    interesting = ("avx", "fma", "f16c", "amx", "sse4_2")
+    return {
+        "cpu": fields.get("model name", ""), "cores": os.cpu_count(), "memory_gib": int(memory) >> 20,
+        "flags": [f for f in fields.get("flags", "").split() if f.startswith(interesting)],
+        "kernel": platform.release(), "python": platform.python_version(), "threads": args.threads,
+        "rustc": text_of("rustc", "--version"), "load_at_start": os.getloadavg(),
+        "commit": text_of("git", "describe", "--always", "--dirty", "--abbrev=12"),
+        "when": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
+    }
+
+
+def compared(rounds, key):
+    """Bests, their ratio, and the ratio of medians in each round."""
+    best = {side: max(r[side][key]["best"] for r in rounds) for side in ("serin", "peer")}
+    ratios = [r["serin"][key]["median"] / r["peer"][key]["median"] for r in rounds]
+    return best, best["serin"] / best["peer"], ratios
+
+
+def order(key):
+    """Prefill, then decoding by its number of sequences, then what has no bar."""
+    what, number = key.rsplit("_", 1)
+    return ("prefill", "decode", "whole").index(what), int(number)
+
+
+def table(raw):
+    lines = ["| file | measure | serin, best | llama.cpp, best | of bests | rounds: min / median / max | bar | |",
+             "|---|---|---|---|---|---|---|---|"]
+    for name, rounds in raw["files"].items():
+        both = [key for key in rounds[0]["peer"] if key in rounds[0]["serin"] and "_" in key]
+        for key in sorted(both, key=order):
+            best, ratio, ratios = compared(rounds, key)
+            bar = BARS.get(key)
+            holds = "" if bar is None else verdict(min(ratio, statistics.median(ratios)) >= bar)
+            lines.append(f"| {name} | {key} | {best['serin']:.1f} | {best['peer']:.1f} | {ratio:.2f} | "
+                         f"{spread(ratios, 2)} | {'-' if bar is None else f'at least {bar}'} | {holds} |")
+        if "second_turn" in rounds[0]["serin"]:
+            lines.append(turn_row(name, [r["serin"]["second_turn"] for r in rounds]))
+    return lines
+
+
+def turn_row(name, turns):
+    ratios = [turn["ratio"] for turn in turns]
+    cached, uncached = (min(min(turn[k]) for turn in turns) for k in ("cached_ms", "uncached_ms"))
+    found = min(turn["cached_tokens"] for turn in turns)
+    holds = found >= 1000 and max(statistics.median(ratios), cached / uncached) < TURN_BAR
+    return (f"| {name} | second turn, {found} tokens cached | {cached:.0f} ms | uncached {uncached:.0f} ms | "
+            f"{cached / uncached:.3f} | {spread(ratios, 3)} | below {TURN_BAR} | {verdict(holds)} |")
+
+
+def spread(ratios, digits):
+    return " / ".join(f"{f(ratios):.{digits}f}" for f in (min, statistics.median, max))
+
+
+def verdict(holds):
+    return "holds" if holds else "**fails**"
+
+
+def report(raw):
+    at, first = raw["machine"], next(iter(raw["files"].values()))[0]
+    runs = [run for rounds in raw["files"].values() for run in rounds]
+    loads = [run[side]["load_before"] for run in runs for side in ("serin", "peer")]
+    return "\n".join([
+        "# The engine against llama.cpp, same files, same threads", "",
+        f"{at['cpu']}, {at['cores']} cores, {at['memory_gib']} GiB; {at['threads']} threads on both sides; "
+        f"load before each run {min(loads):.1f} to {max(loads):.1f} (a run's own threads linger in it); "
+        f"{at['when']}; serin at {at['commit']}, {at['rustc']}.", "",
+        f"llama.cpp as in llama-cpp-python {first['peer']['version']}: {first['peer']['system'].strip()}", "",
+        f"Tokens per second; {raw['rounds']} rounds in turn, {raw['repeats']} repeats in each. What is timed: "
+        "`scripts/bench_cpu.py`.", "", *table(raw), ""])
+
+
+def arguments():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("files", nargs="+", type=pathlib.Path)
+    parser.add_argument("--out", type=pathlib.Path, help="path without suffix; printed only if left out")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--sequences", type=lambda text: [int(n) for n in text.split(",")], default=[1, 8, 16])
+    target = pathlib.Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target"))
+    parser.add_argument("--bench", type=pathlib.Path, default=target / "release" / "examples" / "engine_bench")
+    parser.add_argument("--peer-only", action="store_true", help=argparse.SUPPRESS)
+    return parser.parse_args()
+
+
+def main():
+    args = arguments()
+    if args.peer_only:
+        print(json.dumps(peer_measures(args.files[0], args.threads, args.repeats, args.sequences)))
+        return
+    if not args.bench.is_file():
+        raise SystemExit(f"{args.bench} is not there: cargo build --release --example engine_bench")
+    raw = {"machine": machine(args), "rounds": args.rounds, "repeats": args.repeats,
+           "files": {path.name: [] for path in args.files}}
+    for number in range(args.rounds):
+        for path in args.files:
+            print(f"round {number + 1} of {args.rounds}, {path.name}", flush=True)
+            raw["files"][path.name].append(measure(args, path, ("serin", "peer")[number % 2]))
+    print(report(raw))
+    if args.out:
+        args.out.parent.mkdir(parents=True, exist_ok=True)
+        args.out.with_suffix(".json").write_text(json.dumps(raw, indent=1) + "\n")
+        args.out.with_suffix(".md").write_text(report(raw))
+
+
+if __name__ == "__main__":
+    main()

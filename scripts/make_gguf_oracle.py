@@ -1,0 +1,386 @@
+"""What llama.cpp makes of GGUF files: the goldens of tests/gguf_oracle.rs.
+
+    pip install numpy gguf llama-cpp-python tokenizers
+    python scripts/make_gguf_oracle.py [FAMILY ...]
+
+For every family a small random model is written in F32, quantised by llama.cpp's own quantiser into every
+form, and run by llama.cpp: 32 greedy tokens after each prompt, with the three likeliest tokens and their
+log-probabilities at every position (`tests/fixtures/gguf/oracle/FAMILY.json`). Prompts are token ids. How
+much of its own answer is rounding (`rounding`) it says itself, by running the same weights widened to F32.
+
+So that 56 models take little room, all matrices are made of the same 384 rows of 256 numbers, in an order
+that depends on the tensor's name; `blocks.bin` holds these rows in every kind, as llama.cpp quantised them.
+The test puts the files together again, and a SHA-256 says that they are those that llama.cpp ran. That
+they are also what llama.cpp's quantiser makes of the F32 file is checked here, tensor by tensor.
+
+`tiny-v1-q4_0.gguf` is a file as llama.cpp wrote it: the trained demo model, quantised.
+"""
+
+import argparse
+import ctypes
+import hashlib
+import json
+import pathlib
+import tempfile
+
+import gguf
+import llama_cpp
+import numpy as np
+from gguf import GGMLQuantizationType as Type
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+OUT = ROOT / "tests" / "fixtures" / "gguf" / "oracle"
+NEW_TOKENS, TOP = 32, 3
+VOCAB, WIDTH, MATRIX_ROWS = 128, 256, 256
+HEADS, HEAD_DIM = 4, 64
+# In the order of blocks.bin; F32 and F16 hold the same numbers as BF16.
+KINDS = [Type.BF16, Type.Q8_0, Type.Q4_0, Type.Q4_K, Type.Q5_K, Type.Q6_K]
+FORMS = {
+    "F32": llama_cpp.LLAMA_FTYPE_ALL_F32, "F16": llama_cpp.LLAMA_FTYPE_MOSTLY_F16,
+    "BF16": llama_cpp.LLAMA_FTYPE_MOSTLY_BF16, "Q8_0": llama_cpp.LLAMA_FTYPE_MOSTLY_Q8_0,
+    "Q4_0": llama_cpp.LLAMA_FTYPE_MOSTLY_Q4_0, "Q4_K_M": llama_cpp.LLAMA_FTYPE_MOSTLY_Q4_K_M,
+    "Q5_K_M": llama_cpp.LLAMA_FTYPE_MOSTLY_Q5_K_M, "Q6_K": llama_cpp.LLAMA_FTYPE_MOSTLY_Q6_K,
+}
+
+# Architecture, layers, heads of keys, untied head, metadata below the architecture's name, rope factors.
+FAMILIES = {
+    "llama": dict(arch="llama", layers=2, kv=2, head=True, meta={"rope.freq_base": 500.0},
+                  factors={"rope_freqs": [1.0 + i / 4 for i in range(HEAD_DIM // 2)]}),
+    "qwen2": dict(arch="qwen2", layers=2, kv=2, meta={
+        "rope.freq_base": 10000.0, "rope.scaling.type": "yarn", "rope.scaling.factor": 4.0,
+        "rope.scaling.original_context_length": 32}),
+    "qwen3": dict(arch="qwen3", layers=2, kv=2, meta={"rope.freq_base": 5000.0}),
+    "gemma2": dict(arch="gemma2", layers=4, kv=2, meta={
+        "attention.sliding_window": 12, "attn_logit_softcapping": 4.0, "final_logit_softcapping": 6.0}),
+    "gemma3": dict(arch="gemma3", layers=7, kv=1, meta={
+        "attention.sliding_window": 10, "rope.freq_base": 100000.0, "rope.scaling.type": "linear",
+        "rope.scaling.factor": 8.0}),
+    "phi3": dict(arch="phi3", layers=2, kv=2, meta={
+        "rope.freq_base": 10000.0, "rope.scaling.original_context_length": 256}),
+    # llama.cpp takes the long factors if the context may be long, so every prompt here is.
+    "phi3-long": dict(arch="phi3", layers=2, kv=2, head=True, prompts=(35, 45), meta={
+        "rope.freq_base": 10000.0, "rope.scaling.original_context_length": 32,
+        "rope.scaling.attn_factor": 1.25},
+        factors={"rope_factors_long": [1.0 + i / 8 for i in range(HEAD_DIM // 2)],
+                 "rope_factors_short": [1.0 + i / 64 for i in range(HEAD_DIM // 2)]}),
+}
+
+
+def fnv(name):
+    """FNV-1a, 32 bits; the test has the same."""
+    value = 0x811C9DC5
+    for byte in name.encode():
+        value = (value ^ byte) * 0x01000193 & 0xFFFFFFFF
+    return value
+
+
+def vector(name, length, base, spread):
+    i = np.arange(length, dtype=np.int64)
+    return (base + spread * (((fnv(name) + 7919 * i) % 2048 - 1024) / 1024)).astype(np.float32)
+
+
+def order(name, rows):
+    """Which of the library's rows a tensor is made of. The first ones are for embeddings and heads."""
+    i = np.arange(rows, dtype=np.int64)
+    if name in ("token_embd.weight", "output.weight"):
+        return (fnv(name) + 37 * i) % VOCAB
+    return VOCAB + (fnv(name) + 149 * i + 37 * (i // MATRIX_ROWS)) % MATRIX_ROWS
+
+
+def library():
+    """Rows of every kind: bytes by kind. Numbers that BF16 and F16 hold exactly."""
+    rows = np.random.default_rng(11).normal(0, 0.1, (VOCAB + MATRIX_ROWS, WIDTH)).astype(np.float32)
+    bits = (rows.view(np.uint32) + 0x8000) & 0xFFFF0000
+    rows = bits.view(np.float32)
+    rows[np.abs(rows) < 2.0**-14] = 0
+    path = next((pathlib.Path(llama_cpp.__file__).parent / "lib").glob("libggml-base.so*"))
+    ggml = ctypes.CDLL(str(path))
+    ggml.ggml_quantize_chunk.restype = ctypes.c_size_t
+    made = {Type.F32: rows.view(np.uint8), Type.F16: rows.astype(np.float16).view(np.uint8)}
+    assert np.array_equal(rows.astype(np.float16).astype(np.float32), rows)
+    for kind in KINDS:
+        block, size = gguf.GGML_QUANT_SIZES[kind]
+        out = np.zeros((len(rows), WIDTH // block * size), dtype=np.uint8)
+        written = ggml.ggml_quantize_chunk(
+            ctypes.c_int(kind), rows.ctypes.data_as(ctypes.POINTER(ctypes.c_float)),
+            ctypes.c_void_p(out.ctypes.data), ctypes.c_int64(0), ctypes.c_int64(len(rows)),
+            ctypes.c_int64(WIDTH), None)
+        assert written == out.size, (kind, written, out.size)
+        made[kind] = out
+    return made
+
+
+def tensors(family):
+    """Names, shapes (rows, columns) and, for vectors, base and spread or values."""
+    spec = FAMILIES[family]
+    arch, kv = spec["arch"], spec["kv"] * HEAD_DIM
+    out = [("token_embd.weight", [VOCAB, WIDTH], None)]
+    out += [(f"{name}.weight", [HEAD_DIM // 2], values) for name, values in spec.get("factors", {}).items()]
+    norm, bias, wild = (1.0, 0.25), (0.0, 0.25), (0.0, 1.0)
+    for i in range(spec["layers"]):
+        add = lambda name, shape, fill=None: out.append((f"blk.{i}.{name}", shape, fill))
+        add("attn_norm.weight", [WIDTH], norm)
+        if arch == "phi3":
+            add("attn_qkv.weight", [WIDTH + 2 * kv, WIDTH])
+        else:
+            for name, rows in (("q", WIDTH), ("k", kv), ("v", kv)):
+                add(f"attn_{name}.weight", [rows, WIDTH])
+                if arch == "qwen2":
+                    add(f"attn_{name}.bias", [rows], bias)
+        add("attn_output.weight", [WIDTH, WIDTH])
+        if arch in ("qwen3", "gemma3"):
+            add("attn_q_norm.weight", [HEAD_DIM], norm)
+            add("attn_k_norm.weight", [HEAD_DIM], norm)
+        if arch.startswith("gemma"):
+            add("post_attention_norm.weight", [WIDTH], norm)
+            add("post_ffw_norm.weight", [WIDTH], norm)
+        add("ffn_norm.weight", [WIDTH], norm)
+        if arch == "phi3":
+            add("ffn_up.weight", [2 * WIDTH, WIDTH])
+        else:
+            add("ffn_gate.weight", [WIDTH, WIDTH])
+            add("ffn_up.weight", [WIDTH, WIDTH])
+        add("ffn_down.weight", [WIDTH, WIDTH])
+    # Of either sign: a model whose head is its embedding would repeat its last token for ever.
+    out.append(("output_norm.weight", [WIDTH], wild))
+    if spec.get("head"):
+        out.append(("output.weight", [VOCAB, WIDTH], None))
+    return out
+
+
+def metadata(family):
+    """Keys, types and values, in the file's order."""
+    spec = FAMILIES[family]
+    arch = spec["arch"]
+    values = {
+        "vocab_size": VOCAB, "context_length": 256, "embedding_length": WIDTH,
+        "feed_forward_length": WIDTH, "block_count": spec["layers"],
+        "attention.head_count": HEADS, "attention.head_count_kv": spec["kv"],
+        "attention.key_length": HEAD_DIM, "attention.value_length": HEAD_DIM,
+        "attention.layer_norm_rms_epsilon": 1e-6, "rope.dimension_count": HEAD_DIM, **spec["meta"]}
+    types = {int: "u32", float: "f32", str: "text"}
+    keys = [["general.architecture", "text", arch], ["tokenizer.ggml.model", "text", "none"]]
+    return keys + [[f"{arch}.{key}", types[type(value)], value] for key, value in values.items()]
+
+
+def compose(path, rows, family, kinds):
+    """Writes a file whose matrices have these kinds; returns its SHA-256."""
+    writer = gguf.GGUFWriter(str(path), FAMILIES[family]["arch"])
+    writer.kv_data[0].clear()
+    add = {"u32": writer.add_uint32, "f32": writer.add_float32, "text": writer.add_string}
+    for key, kind, value in metadata(family):
+        add[kind](key, value)
+    for name, shape, fill in tensors(family):
+        if fill is None:
+            data = rows[kinds[name]][order(name, shape[0])]
+            writer.add_tensor(name, data, raw_shape=data.shape, raw_dtype=kinds[name])
+        else:
+            data = vector(name, shape[0], *fill) if isinstance(fill, tuple) else np.array(fill, np.float32)
+            writer.add_tensor(name, data)
+    finish(writer)
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def finish(writer):
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+
+
+def quantise(source, target, form, again=False):
+    params = llama_cpp.llama_model_quantize_default_params()
+    params.ftype, params.nthread, params.allow_requantize = FORMS[form], 2, again
+    code = llama_cpp.llama_model_quantize(str(source).encode(), str(target).encode(), ctypes.byref(params))
+    assert code == 0, (form, code)
+
+
+@llama_cpp.llama_log_callback
+def quiet(level, text, data):
+    """llama.cpp tells every tensor; its errors come back as codes."""
+
+
+class Peer:
+    """A model that llama.cpp runs, one sequence at a time."""
+
+    def __init__(self, path):
+        params = llama_cpp.llama_model_default_params()
+        self.model = llama_cpp.llama_model_load_from_file(str(path).encode(), params)
+        assert self.model, path
+        context = llama_cpp.llama_context_default_params()
+        context.n_ctx, context.n_threads, context.n_threads_batch = 256, 2, 2
+        self.context = llama_cpp.llama_init_from_model(self.model, context)
+        assert self.context, path
+        self.vocab = llama_cpp.llama_vocab_n_tokens(llama_cpp.llama_model_get_vocab(self.model))
+
+    def close(self):
+        llama_cpp.llama_free(self.context)
+        llama_cpp.llama_model_free(self.model)
+
+    def step(self, tokens):
+        """Log-probabilities after `tokens`."""
+        array = (llama_cpp.llama_token * len(tokens))(*tokens)
+        code = llama_cpp.llama_decode(self.context, llama_cpp.llama_batch_get_one(array, len(tokens)))
+        assert code == 0, code
+        logits = llama_cpp.llama_get_logits_ith(self.context, -1)
+        logits = np.ctypeslib.as_array(logits, shape=(self.vocab,)).astype(np.float64)
+        assert np.isfinite(logits).all()
+        return logits - logits.max() - np.log(np.exp(logits - logits.max()).sum())
+
+    def clear(self):
+        llama_cpp.llama_memory_clear(llama_cpp.llama_get_memory(self.context), True)
+
+    def greedy(self, prompt):
+        self.clear()
+        tokens, tops, feed = [], [], prompt
+        for _ in range(NEW_TOKENS):
+            logprobs = self.step(feed)
+            best = np.argsort(-logprobs, kind="stable")[:TOP]
+            tops.append([[int(i), round(float(logprobs[i]), 5)] for i in best])
+            tokens.append(int(best[0]))
+            feed = tokens[-1:]
+        return {"prompt": list(prompt), "tokens": tokens, "top": tops}
+
+
+def replies(path, prompts):
+    peer = Peer(path)
+    out = [peer.greedy(prompt) for prompt in prompts]
+    peer.close()
+    return out
+
+
+def rounding(path, replies, folder):
+    """How far llama.cpp is from itself on the same weights widened to F32: the mean difference of the kept
+    log-probabilities. What it rounds activations to is all that differs."""
+    wide = folder / "wide.gguf"
+    quantise(path, wide, "F32", again=True)
+    peer, differences = Peer(wide), []
+    for reply in replies:
+        peer.clear()
+        feed = reply["prompt"]
+        for token, top in zip(reply["tokens"], reply["top"]):
+            logprobs, feed = peer.step(feed), [token]
+            differences += [abs(float(logprobs[i]) - logprob) for i, logprob in top]
+    peer.close()
+    wide.unlink()
+    return round(sum(differences) / len(differences), 5)
+
+
+def check_quantised(path, rows):
+    """The tensors of a file by llama.cpp's quantiser are those of the library; returns their kinds."""
+    kinds = {}
+    for tensor in gguf.GGUFReader(path).tensors:
+        if len(tensor.shape) < 2:
+            continue
+        kinds[tensor.name] = tensor.tensor_type
+        expected = rows[tensor.tensor_type][order(tensor.name, int(tensor.shape[1]))]
+        found = np.asarray(tensor.data).view(np.uint8).reshape(expected.shape)
+        assert np.array_equal(found, expected), tensor.name
+    return kinds
+
+
+def golden(family, rows, folder):
+    rng = np.random.default_rng(fnv(family))
+    lengths = FAMILIES[family].get("prompts", (5, 20, 45))
+    prompts = [rng.integers(0, VOCAB, n).tolist() for n in lengths]
+    wide = {name: Type.F32 for name, _, fill in tensors(family) if fill is None}
+    base = folder / f"{family}-f32.gguf"
+    compose(base, rows, family, wide)
+    forms = {}
+    for form in FORMS:
+        quantised, path = folder / f"{family}-quantised.gguf", folder / f"{family}-{form}.gguf"
+        quantise(base, quantised, form)
+        kinds = check_quantised(quantised, rows)
+        digest = compose(path, rows, family, kinds)
+        made = replies(path, prompts)
+        forms[form] = {"kinds": [int(kinds[n]) for n, _, fill in tensors(family) if fill is None],
+                       "sha256": digest, "rounding": rounding(path, made, folder), "replies": made}
+        print(family, form, forms[form]["rounding"], [len(set(reply["tokens"])) for reply in made], flush=True)
+        quantised.unlink()
+        path.unlink()
+    return {"llama_cpp_python": llama_cpp.__version__, "metadata": metadata(family),
+            "tensors": tensors(family), "forms": forms}
+
+
+def dump(path, value):
+    """JSON with a line per entry of objects, and per element of lists of objects and of tables."""
+    def lines(value, key=None):
+        table = isinstance(value, list) and (key in ("metadata", "tensors") or isinstance(value[0], dict))
+        if isinstance(value, dict):
+            parts, ends = [f"{json.dumps(k)}: {lines(v, k)}" for k, v in value.items()], "{}"
+        elif table:
+            parts, ends = [lines(v) if isinstance(v, dict) else json.dumps(v) for v in value], "[]"
+        else:
+            return json.dumps(value, separators=(",", ":"))
+        return ends[0] + "\n" + ",\n".join(parts) + "\n" + ends[1]
+    path.write_text(lines(value) + "\n")
+
+
+def checkpoint(path):
+    """Names and numbers of a safetensors file in BF16."""
+    raw = path.read_bytes()
+    start = 8 + int.from_bytes(raw[:8], "little")
+    for name, entry in json.loads(raw[8:start]).items():
+        if name != "__metadata__":
+            assert entry["dtype"] == "BF16", name
+            at, end = entry["data_offsets"]
+            bits = np.frombuffer(raw[start + at:start + end], np.uint16).astype(np.uint32) << 16
+            yield name, bits.view(np.float32).reshape(entry["shape"])
+
+
+def tiny(folder):
+    """The demo model in F32 under llama.cpp's names, then quantised."""
+    from tokenizers import Tokenizer
+    source = ROOT / "models" / "tiny-v1"
+    config = json.loads((source / "config.json").read_text())
+    heads, kv_heads, dim = (config[k] for k in ("num_attention_heads", "num_key_value_heads", "head_dim"))
+    writer = gguf.GGUFWriter(str(folder / "tiny.gguf"), "llama")
+    writer.add_tokenizer_model("none")
+    writer.add_vocab_size(config["vocab_size"])
+    writer.add_context_length(config["max_position_embeddings"])
+    writer.add_embedding_length(config["hidden_size"])
+    writer.add_block_count(config["num_hidden_layers"])
+    writer.add_feed_forward_length(config["intermediate_size"])
+    writer.add_head_count(heads)
+    writer.add_head_count_kv(kv_heads)
+    writer.add_layer_norm_rms_eps(config["rms_norm_eps"])
+    writer.add_rope_freq_base(config["rope_theta"])
+    writer.add_rope_dimension_count(dim)
+    names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, config["num_hidden_layers"])
+    for name, data in checkpoint(source / "model.safetensors"):
+        n = {"q_proj": heads, "k_proj": kv_heads}.get(name.split(".")[-2])
+        if n:  # llama.cpp's rotary embedding wants pairs where Hugging Face has halves
+            data = data.reshape(n, 2, dim // 2, -1).swapaxes(1, 2).reshape(data.shape)
+        writer.add_tensor(names.get_name(name, (".weight",)), np.ascontiguousarray(data))
+    finish(writer)
+    target = OUT / "tiny-v1-q4_0.gguf"
+    quantise(folder / "tiny.gguf", target, "Q4_0")
+    tokenizer = Tokenizer.from_file(str(source / "tokenizer.json"))
+    texts = ["What is 7 plus 5?", "What does the serin eat?", "Which bird sings in the morning?"]
+    chat = "<|im_start|>user\n{}<|im_end|>\n<|im_start|>assistant\n"
+    prompts = [tokenizer.encode(chat.format(text), add_special_tokens=False).ids for text in texts]
+    made = replies(target, prompts)
+    for reply in made:
+        print("tiny-v1", repr(tokenizer.decode(reply["tokens"])))
+    golden = {"llama_cpp_python": llama_cpp.__version__, "rounding": rounding(target, made, folder)}
+    dump(OUT / "tiny-v1.json", {**golden, "replies": made})
+
+
+def main():
+    parser = argparse.ArgumentParser(description="Writes the goldens of tests/gguf_oracle.rs")
+    parser.add_argument("families", nargs="*", help="these only; all if left out")
+    chosen = parser.parse_args().families or [*FAMILIES, "tiny-v1"]
+    OUT.mkdir(parents=True, exist_ok=True)
+    llama_cpp.llama_log_set(quiet, ctypes.c_void_p(0))
+    rows = library()
+    (OUT / "blocks.bin").write_bytes(b"".join(rows[kind].tobytes() for kind in KINDS))
+    with tempfile.TemporaryDirectory() as folder:
+        for family in chosen:
+            if family == "tiny-v1":
+                tiny(pathlib.Path(folder))
+            else:
+                dump(OUT / f"{family}.json", golden(family, rows, pathlib.Path(folder)))
+
+
+if __name__ == "__main__":
+    main()
