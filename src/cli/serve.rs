@@ -11,7 +11,7 @@ use crate::control::{
 };
 use crate::engine::EngineHandle;
 use crate::gateway::Gateway;
-use crate::http::{AdminPolicy, AppState, Bounds, app};
+use crate::http::{AdminPolicy, AppState, Bounds, app_for_pages};
 use crate::ledger::{Ledger, Options, Stamp};
 use crate::metrics;
 use crate::model::LoadFormat;
@@ -99,12 +99,13 @@ impl Running {
             grace: config.care.drain,
             ..Bounds::default()
         };
+        let app = app_for_pages(state, &config.cors_origins);
         let (stop, stopped) = oneshot::channel();
         let server = tokio::spawn(async move {
             let stopped = async {
                 let _ = stopped.await;
             };
-            crate::http::serve(listener, app(state), bounds, stopped).await;
+            crate::http::serve(listener, app, bounds, stopped).await;
         });
         Ok(Running { addr, control, stable, take_up, stop, server })
     }

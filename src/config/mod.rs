@@ -23,6 +23,8 @@ pub struct Config {
     /// Largest request body in bytes.
     pub max_body: usize,
     pub max_connections: usize,
+    /// Origins whose web pages may call the API; `*` means any.
+    pub cors_origins: Vec<String>,
     pub limits: Limits,
     pub timeouts: Timeouts,
     /// The public model name; it stays when versions change.

@@ -38,6 +38,7 @@ struct RawServer {
     next_token_timeout: Option<Time>,
     request_timeout: Option<Time>,
     drain: Option<Time>,
+    cors_origins: Vec<String>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -212,6 +213,7 @@ impl Raw {
                 _ => return Err(value("server.max_body", "must be from 1 KiB to 1 GiB")),
             },
             max_connections: positive("server.max_connections", server.max_connections, 1024)?,
+            cors_origins: server.cors_origins.into_iter().map(origin).collect::<Result<_, _>>()?,
             limits: Limits {
                 max_n: positive("server.max_n", server.max_n.map(|n| n as usize), 8)? as u32,
                 max_stop: server.max_stop.unwrap_or(16),
@@ -235,6 +237,17 @@ impl Raw {
             alerts: self.alerts.resolve()?,
         })
     }
+}
+
+/// An origin as browsers send it: a scheme and a host, maybe a port, and nothing behind; or `*`.
+fn origin(text: String) -> Result<String, ConfigError> {
+    let host = text.strip_prefix("https://").or_else(|| text.strip_prefix("http://"));
+    let plain = |c: char| c.is_ascii_graphic() && !matches!(c, '/' | '?' | '#' | '@' | '*' | '"');
+    if text == "*" || host.is_some_and(|host| !host.is_empty() && host.chars().all(plain)) {
+        return Ok(text);
+    }
+    let what = format!("\"{text}\" is no origin, such as \"https://chat.example.com\", nor \"*\"");
+    Err(value("server.cors_origins", what))
 }
 
 /// A path relative to `base`; a reference stays what it is.

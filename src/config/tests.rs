@@ -97,6 +97,8 @@ fn each_mistake_is_named() {
         ("[engine]\nblock_size = 4611686018427387904", "block_size"),
         ("[server]\nmax_body = 0", "max_body"),
         ("[server]\nmax_connections = 9223372036854775807", "max_connections"),
+        ("[server]\ncors_origins = [\"https://a.example/\"]", "server.cors_origins"),
+        ("[server]\ncors_origins = [\"a.example\"]", "server.cors_origins"),
         ("[model]\nname = \"a@b\"", "model.name"),
         ("this is not toml", "line 1"),
     ];

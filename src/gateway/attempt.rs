@@ -3,11 +3,13 @@
 //! Takes its figures from the engine's time marks, not from when a piece was delivered, so that a slow
 //! client does not make a model look slow. Does not know what happens after a failure.
 
+use super::likely::Waiting;
 use super::prepare::Prepared;
 use super::types::{Finish, GenerateRequest, Piece, Served, Timeouts, Usage};
 use crate::control::Assignment;
 use crate::engine::{EngineHandle, Fault, FinishReason, Refusal, SeqEvent, SeqRequest, Timings};
 use crate::metrics;
+use crate::model::Logprobs;
 use crate::rollout::{Class, Outcome};
 use crate::text::{Emit, StopStrings, StreamDecoder};
 use std::time::{Duration, Instant};
@@ -29,6 +31,8 @@ pub(super) enum Ended {
 struct Reply {
     decoder: StreamDecoder,
     stops: StopStrings,
+    /// Log-probabilities of tokens whose text has not been sent yet.
+    waiting: Waiting,
     /// Ids as they came.
     ids: Vec<u32>,
     first: Option<Instant>,
@@ -92,6 +96,7 @@ impl Attempt {
         let reply = |_| Reply {
             decoder: StreamDecoder::new(deployment.codec.clone()),
             stops: StopStrings::new(request.stop.clone()),
+            waiting: Waiting::default(),
             ids: Vec::new(),
             first: None,
             last: None,
@@ -155,9 +160,9 @@ impl Attempt {
                 Ok(())
             }
             SeqEvent::Scored { .. } => Ok(()),
-            SeqEvent::Token { tag, id, at, shared, .. } => {
+            SeqEvent::Token { tag, id, at, shared, logprobs } => {
                 self.shared_tokens += usize::from(shared);
-                self.token(tag, id, at, out).await
+                self.token(tag, (id, logprobs), at, out).await
             }
             SeqEvent::Finished { tag, reason, timings } => {
                 self.note_cached(timings.cached_tokens);
@@ -176,7 +181,7 @@ impl Attempt {
     async fn token(
         &mut self,
         tag: u32,
-        id: u32,
+        (id, logprobs): (u32, Option<Box<Logprobs>>),
         at: Instant,
         out: &Sender<Piece>,
     ) -> Result<(), Ended> {
@@ -191,6 +196,10 @@ impl Attempt {
         reply.first.get_or_insert(at);
         reply.last = Some(at);
         let text = reply.decoder.push(id).map_err(|e| Ended::Undecodable(e.to_string()))?;
+        if let Some(logprobs) = logprobs {
+            reply.waiting.token(&self.assignment.deployment.codec, id, &logprobs);
+        }
+        reply.waiting.decoded(&text);
         let emit = reply.stops.push(&text);
         self.emit(tag, emit, None, out).await
     }
@@ -206,6 +215,7 @@ impl Attempt {
             return Ok(());
         };
         let tail = reply.decoder.finish();
+        reply.waiting.decoded(&tail);
         let mut emit = reply.stops.push(&tail);
         emit.text.push_str(&reply.stops.finish());
         let finish = match reason {
@@ -222,8 +232,14 @@ impl Attempt {
         finish: Option<Finish>,
         out: &Sender<Piece>,
     ) -> Result<(), Ended> {
-        if !emit.text.is_empty() {
-            send(out, Piece::Text { index: tag, text: emit.text }).await?;
+        let waiting = &mut self.replies[tag as usize].waiting;
+        let tokens = match finish {
+            // What a stop string cut off was never sent, and neither are its tokens.
+            Some(_) if emit.hit.is_none() => waiting.rest(),
+            _ => waiting.sent(&emit.text),
+        };
+        if !emit.text.is_empty() || !tokens.is_empty() {
+            send(out, Piece::Text { index: tag, text: emit.text, tokens }).await?;
         }
         let finish = if emit.hit.is_some() { Some(Finish::Stop) } else { finish };
         if let Some(finish) = finish {

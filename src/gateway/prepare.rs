@@ -136,6 +136,7 @@ fn sampling(patch: &SamplingPatch, model: &GenerationDefaults, id: &str) -> Samp
         frequency_penalty: patch.frequency_penalty.unwrap_or(0.0),
         presence_penalty: patch.presence_penalty.unwrap_or(0.0),
         seed: patch.seed.unwrap_or_else(|| xxhash_rust::xxh3::xxh3_64(id.as_bytes())),
+        logprobs: patch.logprobs,
         ..plain
     }
 }

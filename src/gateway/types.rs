@@ -55,6 +55,8 @@ pub struct SamplingPatch {
     pub frequency_penalty: Option<f32>,
     pub presence_penalty: Option<f32>,
     pub seed: Option<u64>,
+    /// Report the log-probability of each token of the reply, and those of so many likeliest tokens.
+    pub logprobs: Option<u8>,
 }
 
 /// Who answers.
@@ -82,10 +84,12 @@ pub struct Generation {
 #[derive(Debug, Clone, PartialEq)]
 pub enum Piece {
     Start(Served),
-    /// Never empty.
+    /// `tokens` are those whose text begins here, if the request asked for their log-probabilities. Never
+    /// is both empty; tokens that show no text come with the next that do, or alone at the end.
     Text {
         index: u32,
         text: String,
+        tokens: Vec<TokenLogprob>,
     },
     End {
         index: u32,
@@ -93,6 +97,28 @@ pub enum Piece {
     },
     Done(Usage),
     Failed(GatewayError),
+}
+
+/// Most likeliest tokens whose log-probabilities can be asked for.
+pub const MOST_TOP_LOGPROBS: usize = crate::model::logprobs::MOST_TOP;
+
+/// A token and how likely the model held it, of its own accord: before penalties, temperature and filters.
+#[derive(Debug, Clone, PartialEq)]
+pub struct LikelyToken {
+    /// What the token spells; by itself it may be no whole character.
+    pub bytes: Vec<u8>,
+    /// Natural logarithm.
+    pub logprob: f32,
+}
+
+/// A token of a reply beside those that were likeliest in its place.
+#[derive(Debug, Clone, PartialEq)]
+pub struct TokenLogprob {
+    pub token: LikelyToken,
+    /// Likeliest first; as many as were asked for.
+    pub top: Vec<LikelyToken>,
+    /// Characters of the reply before it.
+    pub offset: usize,
 }
 
 /// Why a reply ended.

@@ -9,7 +9,7 @@ use super::wire::Shape;
 use super::wire::reply::{
     Answer, ChatDelta, Delta, FunctionCall, Head, TextChoice, ToolCall, UsageWire,
 };
-use crate::gateway::{Finish, GatewayError, Piece, Served, Usage};
+use crate::gateway::{Finish, GatewayError, Piece, Served, TokenLogprob, Usage};
 use crate::text::tools::{ToolCallParser, ToolPiece};
 use serde::Serialize;
 use std::sync::Arc;
@@ -24,6 +24,8 @@ pub struct Chunks {
     fingerprint: Arc<str>,
     /// One per choice, if tools may be called.
     parsers: Vec<ToolCallParser>,
+    /// Of each choice, log-probabilities that the choice's next event will carry.
+    tokens: Vec<Vec<TokenLogprob>>,
 }
 
 impl Chunks {
@@ -33,6 +35,7 @@ impl Chunks {
         Chunks {
             fingerprint: routed.fingerprint.clone(),
             parsers: (0..parsers).map(|_| ToolCallParser::new()).collect(),
+            tokens: (0..head.choices).map(|_| Vec::new()).collect(),
             head,
         }
     }
@@ -42,7 +45,12 @@ impl Chunks {
         let mut out = String::new();
         match piece {
             Piece::Start(served) => self.start(&mut out, &served),
-            Piece::Text { index, text } => self.text(&mut out, index, text),
+            Piece::Text { index, text, tokens } => {
+                if let Some(waiting) = self.tokens.get_mut(index as usize) {
+                    waiting.extend(tokens);
+                }
+                self.text(&mut out, index, text);
+            }
             Piece::End { index, finish } => self.end(&mut out, index, finish),
             Piece::Done(usage) => self.done(&mut out, usage),
             Piece::Failed(error) => self.failed(&mut out, &error),
@@ -94,11 +102,22 @@ impl Chunks {
         write(out, &error.body());
     }
 
-    fn tool_pieces(&self, out: &mut String, index: u32, pieces: Vec<ToolPiece>) {
+    /// The log-probabilities that go with an event of this choice.
+    fn logprobs<T: From<Vec<TokenLogprob>>>(&mut self, index: u32) -> Option<T> {
+        let waiting = self.tokens.get_mut(index as usize).filter(|tokens| !tokens.is_empty())?;
+        self.head.logprobs.then(|| std::mem::take(waiting).into())
+    }
+
+    fn tool_pieces(&mut self, out: &mut String, index: u32, pieces: Vec<ToolPiece>) {
         for piece in pieces {
             let call = match piece {
                 ToolPiece::Text(text) => {
                     self.plain(out, index, text, None);
+                    continue;
+                }
+                ToolPiece::Begin { index: call, .. } | ToolPiece::Arguments { index: call, .. }
+                    if !self.head.passes(call) =>
+                {
                     continue;
                 }
                 ToolPiece::Begin { index: call, name } => ToolCall {
@@ -119,21 +138,23 @@ impl Chunks {
     }
 
     /// Text in the form of the endpoint.
-    fn plain(&self, out: &mut String, index: u32, text: String, finish: Option<&'static str>) {
+    fn plain(&mut self, out: &mut String, index: u32, text: String, finish: Option<&'static str>) {
         match self.head.shape {
             Shape::Chat => {
                 let delta = Delta { content: Some(text), ..Delta::default() };
                 self.delta(out, index, delta, finish);
             }
             Shape::Text => {
-                let choice = TextChoice { text, index, logprobs: None, finish_reason: finish };
+                let logprobs = self.logprobs(index);
+                let choice = TextChoice { text, index, logprobs, finish_reason: finish };
                 self.event(out, vec![choice], self.no_usage());
             }
         }
     }
 
-    fn delta(&self, out: &mut String, index: u32, delta: Delta, finish: Option<&'static str>) {
-        let choice = ChatDelta { index, delta, logprobs: None, finish_reason: finish };
+    fn delta(&mut self, out: &mut String, index: u32, delta: Delta, finish: Option<&'static str>) {
+        let logprobs = self.logprobs(index);
+        let choice = ChatDelta { index, delta, logprobs, finish_reason: finish };
         self.event(out, vec![choice], self.no_usage());
     }
 

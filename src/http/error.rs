@@ -129,6 +129,11 @@ impl ApiError {
         ApiError::new(StatusCode::METHOD_NOT_ALLOWED, INVALID, text).code("method_not_allowed")
     }
 
+    /// With which status it is sent.
+    pub fn status(&self) -> StatusCode {
+        self.status
+    }
+
     /// What is sent.
     pub fn body(&self) -> ErrorBody {
         ErrorBody { error: self.detail.clone() }

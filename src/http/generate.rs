@@ -30,9 +30,9 @@ const PATIENCE: Duration = Duration::from_secs(5);
 
 const SESSION: HeaderName = HeaderName::from_static("x-serin-session");
 const VARIANT: HeaderName = HeaderName::from_static("x-serin-variant");
-const ARM: HeaderName = HeaderName::from_static("x-serin-arm");
-const VERSION: HeaderName = HeaderName::from_static("x-serin-version");
-const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+pub(super) const ARM: HeaderName = HeaderName::from_static("x-serin-arm");
+pub(super) const VERSION: HeaderName = HeaderName::from_static("x-serin-version");
+pub(super) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const ACCEL_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering");
 
 /// `POST /v1/chat/completions`.
@@ -87,7 +87,7 @@ async fn generate(
     id: String,
     ask: Ask,
 ) -> Result<Response, ApiError> {
-    let Ask { model, requests, n, streaming, tools } = ask;
+    let Ask { model, requests, n, streaming, tools, one_call, logprobs } = ask;
     let head = Head {
         id,
         created: unix_now(),
@@ -95,6 +95,8 @@ async fn generate(
         shape,
         choices: n * requests.len() as u32,
         tools,
+        one_call,
+        logprobs,
         include_usage: streaming.include_usage,
     };
     let replies = Replies::start(requests, n, |request| state.gateway.generate(request)).await;

@@ -4,7 +4,7 @@
 //! [`serve()`]. Reading order: `wire` (what clients write and read), `generate` with `replies`,
 //! `chunks` and `whole` (a request's way to its answer), `error` (the only place that knows which
 //! error has which status), `models`, `tokens`, `feedback`, `probes` with `gauges`, then `admin` with
-//! [`admin_wire`] and `events`, then `serve` (sockets and their bounds).
+//! [`admin_wire`] and `events`, `cors` (web pages), then `serve` (sockets and their bounds).
 //!
 //! Knows the gateway and the control room by their public types and nothing of what lies behind
 //! them. Wire types live here and go no further in.
@@ -13,6 +13,7 @@ mod admin;
 pub mod admin_wire;
 mod body;
 mod chunks;
+mod cors;
 mod error;
 mod events;
 mod feedback;
@@ -30,7 +31,7 @@ pub use admin::AdminPolicy;
 pub use error::{ErrorBody, ErrorDetail};
 pub use serve::{Bounds, Peer, Spare, serve};
 
-use crate::gateway::Gateway;
+use crate::gateway::{Gateway, GenerateRequest, Limits};
 use axum::Router;
 use axum::extract::Request;
 use axum::http::{Method, Uri};
@@ -39,7 +40,9 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use error::ApiError;
 use metrics_exporter_prometheus::PrometheusHandle;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use wire::common::{Envelope, Rules};
+use wire::fields::Fields;
 
 /// What handlers share.
 #[derive(Clone)]
@@ -56,13 +59,18 @@ pub struct AppState {
 
 /// The whole API.
 pub fn app(state: AppState) -> Router {
+    app_for_pages(state, &[])
+}
+
+/// The whole API, its routes for clients open to web pages of these origins (`*`: of any).
+pub fn app_for_pages(state: AppState, origins: &[String]) -> Router {
     let care = Router::new()
         .route("/livez", get(probes::live))
         .route("/readyz", get(probes::ready))
         .route("/health", get(probes::ready))
         .route("/version", get(probes::version))
         .route("/metrics", get(probes::metrics));
-    Router::new()
+    let mut clients = Router::new()
         .route("/v1/chat/completions", post(generate::chat))
         .route("/v1/completions", post(generate::completion))
         .route("/v1/models", get(models::list))
@@ -70,7 +78,11 @@ pub fn app(state: AppState) -> Router {
         .route("/v1/feedback", post(feedback::record))
         .route("/tokenize", post(tokens::tokenize))
         .route("/detokenize", post(tokens::detokenize))
-        .layer(from_fn(full))
+        .layer(from_fn(full));
+    if let Some(cors) = cors::layer(origins) {
+        clients = clients.layer(cors);
+    }
+    clients
         .merge(care)
         .merge(admin::routes(&state))
         .fallback(async |method: Method, uri: Uri| ApiError::no_route(method.as_str(), uri.path()))
@@ -78,6 +90,28 @@ pub fn app(state: AppState) -> Router {
             ApiError::bad_method(method.as_str(), uri.path())
         })
         .with_state(state)
+}
+
+/// What a body would be understood as, or the answer that its sender would get: for checks from outside,
+/// which have nobody to answer it.
+#[doc(hidden)]
+pub fn understand(
+    chat: bool,
+    body: &[u8],
+    arrived: Instant,
+) -> Result<Vec<GenerateRequest>, (u16, ErrorBody)> {
+    let (session, variant, api_key, client) = (None, None, None, 0);
+    let id = "chatcmpl-0".to_owned();
+    let envelope = Envelope { id, arrived, session, variant, api_key, client };
+    let rules = Rules { served: "serin", limits: Limits { max_n: 8, max_stop: 4 } };
+    let understood = Fields::parse(body).and_then(|fields| match chat {
+        true => wire::chat::chat(fields, envelope, rules),
+        false => wire::completion::completion(fields, envelope, rules),
+    });
+    understood.map(|ask| ask.requests).map_err(|error| {
+        let error = ApiError::from(error);
+        (error.status().as_u16(), error.body())
+    })
 }
 
 /// Turns away what comes on a connection beyond the bound, so that probes and operators get through.

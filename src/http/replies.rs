@@ -83,7 +83,9 @@ impl Replies {
                 let first = !std::mem::replace(&mut self.started, true);
                 first.then_some(Piece::Start(served))
             }
-            Some(Piece::Text { index, text }) => Some(Piece::Text { index: first + index, text }),
+            Some(Piece::Text { index, text, tokens }) => {
+                Some(Piece::Text { index: first + index, text, tokens })
+            }
             Some(Piece::End { index, finish }) => Some(Piece::End { index: first + index, finish }),
             Some(Piece::Done(usage)) => {
                 self.lanes[lane] = None;

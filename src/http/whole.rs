@@ -4,7 +4,7 @@
 
 use super::wire::Shape;
 use super::wire::reply::{Answer, ChatChoice, FunctionCall, Head, Message, TextChoice, ToolCall};
-use crate::gateway::{GatewayError, Piece, Served, Usage};
+use crate::gateway::{GatewayError, Piece, Served, TokenLogprob, Usage};
 use crate::text::tools::{ToolCallParser, ToolPiece};
 use serde_json::Value;
 
@@ -22,6 +22,7 @@ struct Choice {
     text: String,
     parser: Option<ToolCallParser>,
     calls: Vec<FunctionCall>,
+    tokens: Vec<TokenLogprob>,
     finish: &'static str,
 }
 
@@ -40,9 +41,10 @@ impl Whole {
     pub fn take(&mut self, piece: Piece) -> Result<(), GatewayError> {
         match piece {
             Piece::Start(served) => self.served = served,
-            Piece::Text { index, text } => {
+            Piece::Text { index, text, tokens } => {
                 if let Some(choice) = self.choices.get_mut(index as usize) {
                     choice.text(text);
+                    choice.tokens.extend(tokens);
                 }
             }
             Piece::End { index, finish } => {
@@ -71,7 +73,7 @@ impl Whole {
                 answer::<ChatChoice>(&head, &served, choices, usage)
             }
             Shape::Text => {
-                let choices = numbered.map(|(index, choice)| choice.plain(index)).collect();
+                let choices = numbered.map(|(index, choice)| choice.plain(&head, index)).collect();
                 answer::<TextChoice>(&head, &served, choices, usage)
             }
         }
@@ -127,29 +129,30 @@ impl Choice {
     }
 
     fn chat(self, head: &Head, index: u32) -> ChatChoice {
+        let silent = self.text.is_empty() && !self.calls.is_empty();
+        let passed = self.calls.into_iter().enumerate().filter(|(place, _)| head.passes(*place));
         let call = |(place, function): (usize, FunctionCall)| ToolCall {
             index: None,
             id: Some(head.call_id(index, place)),
             kind: Some("function"),
             function,
         };
-        let silent = self.text.is_empty() && !self.calls.is_empty();
         ChatChoice {
             index,
             message: Message {
                 role: "assistant",
                 content: (!silent).then_some(self.text),
                 refusal: None,
-                tool_calls: self.calls.into_iter().enumerate().map(call).collect(),
+                tool_calls: passed.map(call).collect(),
             },
-            logprobs: None,
+            logprobs: head.logprobs.then(|| self.tokens.into()),
             finish_reason: self.finish,
         }
     }
 
-    fn plain(self, index: u32) -> TextChoice {
-        let finish_reason = Some(self.finish);
-        TextChoice { text: self.text, index, logprobs: None, finish_reason }
+    fn plain(self, head: &Head, index: u32) -> TextChoice {
+        let logprobs = head.logprobs.then(|| self.tokens.into());
+        TextChoice { text: self.text, index, logprobs, finish_reason: Some(self.finish) }
     }
 }
 

@@ -3,6 +3,8 @@
 //! Every refusal names the file, the tensor and the remedy. Nothing is copied here: what is handed out lies
 //! in the mapped files.
 
+mod damage;
+
 use super::config::ModelConfig;
 use super::families::EMBEDDING;
 use crate::device::{Kind, Stored, files};
@@ -203,8 +205,11 @@ fn hex(hash: Sha256) -> String {
 }
 
 fn damaged(path: &Path, error: &candle_core::Error) -> LoadError {
-    let text = error.to_string();
-    let what = text.lines().next().unwrap_or("unreadable").to_owned();
+    let found = files::map_bytes(path).ok().and_then(|bytes| damage::find(&bytes));
+    let what = found.unwrap_or_else(|| {
+        let text = error.to_string();
+        text.lines().next().unwrap_or("unreadable").to_owned()
+    });
     LoadError::Damaged { path: path.to_owned(), what }
 }
 
@@ -235,3 +240,6 @@ fn weight_files(dir: &Path) -> Result<Vec<PathBuf>, LoadError> {
     }
     Ok(names.iter().map(|name| dir.join(name)).collect())
 }
+
+#[cfg(test)]
+mod tests;

@@ -10,6 +10,7 @@
 
 use super::folder::{self, Folder};
 use super::gguf::{self, GgufVocabulary};
+use super::spelling::Spelling;
 use super::template::{Chat, ChatTemplate};
 use super::{GenerationDefaults, TextError};
 use std::path::Path;
@@ -21,6 +22,7 @@ pub struct Codec {
     template: Option<ChatTemplate>,
     eos: Vec<u32>,
     defaults: GenerationDefaults,
+    spelling: Spelling,
     /// By id: whether the token shows when special tokens are skipped.
     visible: Vec<bool>,
 }
@@ -66,8 +68,8 @@ impl Codec {
         let ids = vocabulary.values().max().map_or(0, |&id| id as usize + 1);
         let template =
             folder.template.map(|source| ChatTemplate::new(source, &folder.special)).transpose()?;
-        let mut codec =
-            Self { visible: Vec::new(), tokenizer, template, eos, defaults: folder.defaults };
+        let (spelling, defaults) = (Spelling::of(&tokenizer), folder.defaults);
+        let mut codec = Self { visible: Vec::new(), tokenizer, template, eos, defaults, spelling };
         codec.visible = (0..ids as u32).map(|id| codec.shows(id)).collect();
         Ok(codec)
     }
@@ -124,6 +126,16 @@ impl Codec {
     /// A token's text as its vocabulary spells it, which is not what it decodes to.
     pub fn token(&self, id: u32) -> Option<String> {
         self.tokenizer.id_to_token(id)
+    }
+
+    /// The bytes that a token stands for, which by themselves may be no whole character; none without a
+    /// token.
+    pub fn spelling(&self, id: u32) -> Vec<u8> {
+        let Some(token) = self.tokenizer.id_to_token(id) else { return Vec::new() };
+        match self.tokenizer.get_added_vocabulary().get_added_tokens_decoder().contains_key(&id) {
+            true => token.into(),
+            false => self.spelling.bytes(&token),
+        }
     }
 
     /// Whether an id contributes to text that skips special tokens.

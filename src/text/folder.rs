@@ -1,7 +1,7 @@
 //! What a Hugging Face model folder says about text, as plain values.
 //!
-//! Reads `tokenizer_config.json`, `chat_template.jinja`, `generation_config.json` and `config.json`;
-//! all of them may be absent. What is present must be readable: a damaged file is an error that names
+//! Reads `tokenizer_config.json`, the files that a chat template may be in, `generation_config.json` and
+//! `config.json`; all of them may be absent. What is present must be readable: a damaged file is an error that names
 //! it, never a silent default, because a lost end-of-sequence id or template only shows later, as
 //! endless or strange answers. Fields are picked by hand out of loose JSON rather than by derive:
 //! each of them comes in several historic shapes.
@@ -105,14 +105,27 @@ fn special_tokens(config: &Map<String, Value>) -> Vec<(String, String)> {
     config.iter().filter_map(named).collect()
 }
 
+/// The chat template where transformers looks for it: in a file of its own, then in the tokenizer's
+/// configuration, then where older processors of text and images kept it.
 fn template(dir: &Path, config: &Map<String, Value>) -> Result<Option<TemplateSource>, TextError> {
     let path = dir.join("chat_template.jinja");
-    if let Some(bytes) = bytes(&path)? {
-        let text = String::from_utf8(bytes)
-            .map_err(|e| invalid(&path, format!("it is not UTF-8 ({e})")))?;
-        return Ok(Some(TemplateSource { path, text, with_tools: None }));
+    if let Some(text) = text(&path)? {
+        let with_tools = self::text(&dir.join("additional_chat_templates/tool_use.jinja"))?;
+        return Ok(Some(TemplateSource { path, text, with_tools }));
     }
-    let path = dir.join("tokenizer_config.json");
+    let own = template_in(dir.join("tokenizer_config.json"), config)?;
+    if own.is_some() {
+        return Ok(own);
+    }
+    let path = dir.join("chat_template.json");
+    let processor = object(&path)?.unwrap_or_default();
+    template_in(path, &processor)
+}
+
+fn template_in(
+    path: PathBuf,
+    config: &Map<String, Value>,
+) -> Result<Option<TemplateSource>, TextError> {
     match config.get("chat_template") {
         None | Some(Value::Null) => Ok(None),
         Some(Value::String(text)) => {
@@ -121,6 +134,12 @@ fn template(dir: &Path, config: &Map<String, Value>) -> Result<Option<TemplateSo
         Some(Value::Array(list)) => named_templates(path, list).map(Some),
         Some(_) => Err(invalid(&path, "chat_template is neither a string nor a list".into())),
     }
+}
+
+fn text(path: &Path) -> Result<Option<String>, TextError> {
+    let Some(bytes) = bytes(path)? else { return Ok(None) };
+    let text = String::from_utf8(bytes);
+    text.map(Some).map_err(|e| invalid(path, format!("it is not UTF-8 ({e})")))
 }
 
 /// `[{"name": "default", "template": ".."}, {"name": "tool_use", ..}]`; other names are never asked for.

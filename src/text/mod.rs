@@ -7,7 +7,7 @@
 //! In reading order: `codec` (what a model folder says, loaded and checked once), `folder` (the
 //! files it is read from), `gguf` (the same out of a GGUF file), `template` with `message`, `json` and `date` (a conversation
 //! becomes a prompt, byte for byte as Python's transformers renders it), `stream` (ids become text
-//! while they arrive), `stop` and [`tools`] (two readers of that text).
+//! while they arrive), `spelling` (what one id spells), `stop` and [`tools`] (two readers of that text).
 //!
 //! It does not know HTTP, arms, models or devices; no clock is read here. All of it is plain
 //! computation over memory, so handlers may call it without a thread of their own. Errors say whose
@@ -20,6 +20,7 @@ mod folder;
 mod gguf;
 mod json;
 mod message;
+mod spelling;
 mod stop;
 mod stream;
 mod template;
@@ -33,4 +34,4 @@ pub use folder::GenerationDefaults;
 pub use gguf::GgufVocabulary;
 pub use stop::{Emit, StopStrings};
 pub use stream::StreamDecoder;
-pub use template::Chat;
+pub use template::{Chat, render_once};

@@ -75,13 +75,21 @@ impl ChatTemplate {
         source: TemplateSource,
         special: &[(String, String)],
     ) -> Result<Self, TextError> {
-        let knows = Knows::of(&source.text);
         let unusable = |e: Error| TextError::TemplateUnusable {
             path: source.path.clone(),
             what: describe(&e),
         };
+        Self::compile(environment().map_err(unusable)?, source, special)
+    }
+
+    fn compile(
+        environment: Environment<'static>,
+        source: TemplateSource,
+        special: &[(String, String)],
+    ) -> Result<Self, TextError> {
+        let knows = Knows::of(&source.text);
         let mut template = Self {
-            environment: environment().map_err(unusable)?,
+            environment,
             special: special
                 .iter()
                 .map(|(name, token)| (name.clone(), Value::from(token.as_str())))
@@ -172,6 +180,19 @@ impl ChatTemplate {
         }
         Ok(Value::from_pairs(context))
     }
+}
+
+/// Compiles a template, tries it as a load does, and renders one conversation: for checks from outside,
+/// which have no model folder. `fuel` bounds the work, as it is bounded in service by a constant.
+#[doc(hidden)]
+pub fn render_once(template: &str, chat: &Chat<'_>, fuel: u64) -> Result<String, TextError> {
+    let path = "chat_template.jinja".into();
+    let source = TemplateSource { path, text: template.to_owned(), with_tools: None };
+    let special = [("bos_token", "<s>"), ("eos_token", "</s>")];
+    let special = special.map(|(name, token)| (name.to_owned(), token.to_owned()));
+    let mut environment = environment().map_err(|e| failure(&e))?;
+    environment.set_fuel(Some(fuel));
+    ChatTemplate::compile(environment, source, &special)?.render(chat)
 }
 
 /// The engine, set up as transformers sets up its own.

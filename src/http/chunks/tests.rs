@@ -1,6 +1,7 @@
 //! Event streams to the letter.
 
 use super::*;
+use crate::gateway::LikelyToken;
 use crate::rollout::Arm;
 use serde_json::{Value, json};
 use std::time::Duration;
@@ -13,6 +14,8 @@ fn head(shape: Shape) -> Head {
         shape,
         choices: 1,
         tools: false,
+        one_call: false,
+        logprobs: false,
         include_usage: false,
     }
 }
@@ -25,7 +28,7 @@ fn served(fingerprint: &str) -> Served {
 const USAGE: Usage = Usage { prompt_tokens: 7, completion_tokens: 2, cached_tokens: 4 };
 
 fn text(index: u32, text: &str) -> Piece {
-    Piece::Text { index, text: text.to_owned() }
+    Piece::Text { index, text: text.to_owned(), tokens: Vec::new() }
 }
 
 fn end(index: u32) -> Piece {
@@ -153,4 +156,80 @@ fn text_that_may_be_a_call_is_withheld_and_not_lost() {
     let events = events(&chunks.events(end(0)));
     assert_eq!(events[0]["choices"][0]["delta"], json!({"content": "<tool_"}));
     assert_eq!(events[1]["choices"][0]["finish_reason"], "stop");
+}
+
+fn token(text: &str, logprob: f32, offset: usize) -> TokenLogprob {
+    let likely = |bytes: &[u8], logprob| LikelyToken { bytes: bytes.to_vec(), logprob };
+    let top = vec![likely(b"a", -0.25), likely(&[0xE4], -1.5)];
+    TokenLogprob { token: likely(text.as_bytes(), logprob), top, offset }
+}
+
+fn carrying(text: &str, tokens: Vec<TokenLogprob>) -> Piece {
+    Piece::Text { index: 0, text: text.to_owned(), tokens }
+}
+
+#[test]
+fn a_chunk_carries_its_tokens_log_probabilities() {
+    let pieces = [
+        Piece::Start(served("f")),
+        carrying("Hi", vec![token("H", -0.5, 0), token("i", -1.0, 1)]),
+        carrying("", vec![token("", -2.0, 2)]),
+        end(0),
+        Piece::Done(USAGE),
+    ];
+    let head = |shape| Head { logprobs: true, ..head(shape) };
+    let top = json!([
+        {"token": "a", "logprob": -0.25, "bytes": [97]},
+        {"token": "\u{FFFD}", "logprob": -1.5, "bytes": [0xE4]},
+    ]);
+    let written = |text: &str, logprob: f64| json!({"token": text, "logprob": logprob, "bytes": text.as_bytes(), "top_logprobs": top});
+    let chat = events(&stream(head(Shape::Chat), pieces.clone()));
+    let logprobs: Vec<&Value> = chat[..4].iter().map(|e| &e["choices"][0]["logprobs"]).collect();
+    let both = json!({"content": [written("H", -0.5), written("i", -1.0)], "refusal": null});
+    let last = json!({"content": [written("", -2.0)], "refusal": null});
+    assert_eq!(logprobs, [&Value::Null, &both, &last, &Value::Null]);
+    let plain = events(&stream(head(Shape::Text), pieces));
+    let top = json!({"a": -0.25, "\u{FFFD}": -1.5});
+    let chosen = |text: &str, logprob: f64| {
+        let mut top = top.clone();
+        top[text] = json!(logprob);
+        top
+    };
+    assert_eq!(
+        plain[0]["choices"][0]["logprobs"],
+        json!({
+            "tokens": ["H", "i"], "token_logprobs": [-0.5, -1.0], "text_offset": [0, 1],
+            "top_logprobs": [chosen("H", -0.5), chosen("i", -1.0)],
+        })
+    );
+    assert_eq!(plain[1]["choices"][0]["logprobs"]["text_offset"], json!([2]));
+    assert_eq!(plain[2]["choices"][0]["logprobs"], Value::Null);
+}
+
+#[test]
+fn log_probabilities_of_a_tool_call_come_with_it() {
+    let call = r#"<tool_call>{"name": "add", "arguments": {"a": 1}}</tool_call>"#;
+    let (before, after) = call.split_at(20);
+    let pieces = [
+        Piece::Start(served("f")),
+        carrying(before, vec![token("x", -0.5, 0)]),
+        carrying(after, vec![token("y", -0.5, 20)]),
+        end(0),
+    ];
+    let head = Head { logprobs: true, tools: true, ..head(Shape::Chat) };
+    let events = events(&stream(head, pieces));
+    let count = |event: &Value| event["choices"][0]["logprobs"]["content"].as_array().map(Vec::len);
+    assert_eq!(events.iter().filter_map(count).sum::<usize>(), 2);
+    assert_eq!(count(&events[0]), None, "nothing comes with the role");
+}
+
+#[test]
+fn a_stream_leaves_out_calls_after_the_first_when_one_is_wanted() {
+    let call = |name: &str| format!("<tool_call>{{\"name\": \"{name}\"}}</tool_call>");
+    let both = call("first") + &call("second");
+    let pieces = [Piece::Start(served("f")), text(0, &both), end(0)];
+    let head = Head { one_call: true, tools: true, ..head(Shape::Chat) };
+    let written = stream(head, pieces);
+    assert!(written.contains("first") && !written.contains("second"), "{written}");
+    assert!(written.contains("\"finish_reason\":\"tool_calls\""), "{written}");
 }

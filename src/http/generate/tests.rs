@@ -18,6 +18,8 @@ fn head(tools: bool) -> Head {
         shape: Shape::Chat,
         choices: 1,
         tools,
+        one_call: false,
+        logprobs: false,
         include_usage: false,
     }
 }
@@ -50,7 +52,7 @@ async fn start() -> (Replies, Sender<Piece>) {
 }
 
 fn text(text: &str) -> Piece {
-    Piece::Text { index: 0, text: text.to_owned() }
+    Piece::Text { index: 0, text: text.to_owned(), tokens: Vec::new() }
 }
 
 async fn body(response: Response) -> String {

@@ -42,7 +42,7 @@ async fn start(prompts: usize) -> (Replies, Vec<Sender<Piece>>) {
 }
 
 fn text(index: u32) -> Piece {
-    Piece::Text { index, text: "x".to_owned() }
+    Piece::Text { index, text: "x".to_owned(), tokens: Vec::new() }
 }
 
 fn usage(tokens: usize) -> Usage {

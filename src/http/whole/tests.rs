@@ -1,21 +1,26 @@
 //! Whole answers.
 
 use super::*;
-use crate::gateway::Finish;
+use crate::gateway::{Finish, LikelyToken};
 use crate::rollout::Arm;
 use serde_json::json;
 
-fn whole(shape: Shape, tools: bool, pieces: impl IntoIterator<Item = Piece>) -> Value {
-    let head = Head {
+fn head(shape: Shape, tools: bool) -> Head {
+    Head {
         id: format!("{}0123456789abcdef0123456789abcdef", shape.id_prefix()),
         created: 5,
         model: "fake".to_owned(),
         shape,
         choices: 1,
         tools,
+        one_call: false,
+        logprobs: false,
         include_usage: false,
-    };
-    let mut whole = Whole::new(head, served("routed"));
+    }
+}
+
+fn whole(shape: Shape, tools: bool, pieces: impl IntoIterator<Item = Piece>) -> Value {
+    let mut whole = Whole::new(head(shape, tools), served("routed"));
     for piece in pieces {
         whole.take(piece).expect("no failure");
     }
@@ -31,7 +36,7 @@ fn reply(text: &str, finish: Finish) -> Vec<Piece> {
     let usage = Usage { prompt_tokens: 7, completion_tokens: 2, cached_tokens: 4 };
     vec![
         Piece::Start(served("f")),
-        Piece::Text { index: 0, text: text.to_owned() },
+        Piece::Text { index: 0, text: text.to_owned(), tokens: Vec::new() },
         Piece::End { index: 0, finish },
         Piece::Done(usage),
     ]
@@ -90,4 +95,57 @@ fn without_tools_a_call_is_text() {
     let answer = whole(Shape::Chat, false, reply(call, Finish::Stop));
     assert_eq!(answer["choices"][0]["message"]["content"], call);
     assert_eq!(answer["choices"][0]["finish_reason"], "stop");
+}
+
+#[test]
+fn log_probabilities_are_gathered() {
+    let likely = |bytes: &[u8], logprob| LikelyToken { bytes: bytes.to_vec(), logprob };
+    let token = |text: &str, offset| TokenLogprob {
+        token: likely(text.as_bytes(), -0.5),
+        top: vec![likely(text.as_bytes(), -0.5)],
+        offset,
+    };
+    let piece = |text: &str, offset| Piece::Text {
+        index: 0,
+        text: text.to_owned(),
+        tokens: vec![token(text, offset)],
+    };
+    let answer = |shape, tools| {
+        let mut whole = Whole::new(Head { logprobs: true, ..head(shape, tools) }, served("f"));
+        for piece in [piece("H", 0), piece("i", 1)] {
+            whole.take(piece).expect("no failure");
+        }
+        whole.json().expect("JSON")["choices"][0]["logprobs"].clone()
+    };
+    let written = |text: &str| {
+        let mut token = json!({"token": text, "logprob": -0.5, "bytes": text.as_bytes()});
+        token["top_logprobs"] = json!([token.clone()]);
+        token
+    };
+    let chat = json!({"content": [written("H"), written("i")], "refusal": null});
+    assert_eq!(answer(Shape::Chat, false), chat);
+    assert_eq!(answer(Shape::Chat, true), chat);
+    let plain = json!({
+        "tokens": ["H", "i"], "token_logprobs": [-0.5, -0.5], "text_offset": [0, 1],
+        "top_logprobs": [{"H": -0.5}, {"i": -0.5}],
+    });
+    assert_eq!(answer(Shape::Text, false), plain);
+}
+
+#[test]
+fn calls_after_the_first_are_left_out_when_one_is_wanted() {
+    let call = |name: &str| format!("<tool_call>{{\"name\": \"{name}\"}}</tool_call>");
+    let both = call("first") + &call("second");
+    let answer = |one_call| {
+        let mut whole = Whole::new(Head { one_call, ..head(Shape::Chat, true) }, served("f"));
+        for piece in reply(&both, Finish::Stop) {
+            whole.take(piece).expect("no failure");
+        }
+        whole.json().expect("JSON")["choices"][0].clone()
+    };
+    assert_eq!(answer(false)["message"]["tool_calls"].as_array().map(Vec::len), Some(2));
+    let one = answer(true);
+    assert_eq!(one["message"]["tool_calls"].as_array().map(Vec::len), Some(1));
+    assert_eq!(one["message"]["tool_calls"][0]["function"]["name"], "first");
+    assert_eq!(one["finish_reason"], "tool_calls");
 }

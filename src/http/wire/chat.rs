@@ -3,28 +3,23 @@
 //! Checks shapes only as far as every template needs them; messages then travel as the client wrote
 //! them, because which of their fields count is for the answering arm's own template to say.
 
-use super::common::{Envelope, Rules, ask, is_true, refuse};
-use super::fields::{Fields, whole, wrong};
+use super::common::{Envelope, Rules, ask};
+use super::fields::{Fields, wrong};
 use super::{Ask, WireError};
-use crate::gateway::Prompt;
+use crate::gateway::{MOST_TOP_LOGPROBS as MOST_TOP, Prompt};
 use serde_json::Value;
 
 const ROLES: [&str; 6] = ["system", "developer", "user", "assistant", "tool", "function"];
 
 /// Understands a chat completion's body.
 pub fn chat(mut fields: Fields, envelope: Envelope, rules: Rules<'_>) -> Result<Ask, WireError> {
-    refuse(
-        &fields,
-        &[
-            ("logprobs", is_true, "leave it out"),
-            ("top_logprobs", |value| whole(value) != Some(0), "leave it out"),
-        ],
-    )?;
     response_format(&mut fields)?;
+    let logprobs = logprobs(&mut fields)?;
     let (prompt, tools) = prompt(&mut fields)?;
+    let one_call = fields.boolean("parallel_tool_calls")? == Some(false);
     let max_tokens = max_tokens(&mut fields)?;
-    let ask = ask(&mut fields, envelope, rules, vec![prompt], max_tokens)?;
-    Ok(Ask { tools, ..ask })
+    let ask = ask(&mut fields, envelope, rules, vec![prompt], max_tokens)?.reporting(logprobs);
+    Ok(Ask { tools, one_call, ..ask })
 }
 
 /// The conversation with its tools, and whether there are any.
@@ -39,6 +34,16 @@ pub fn prompt(fields: &mut Fields) -> Result<(Prompt, bool), WireError> {
     let template_kwargs = fields.object("chat_template_kwargs")?;
     let any = tools.is_some();
     Ok((Prompt::Chat { messages, tools, template_kwargs }, any))
+}
+
+/// Of how many likeliest tokens the log-probabilities are wanted; `None` if of no token at all.
+fn logprobs(fields: &mut Fields) -> Result<Option<u8>, WireError> {
+    let wanted = fields.boolean("logprobs")?.unwrap_or(false);
+    let top = fields.integer("top_logprobs", 0, MOST_TOP as i64)?.unwrap_or(0);
+    if top > 0 && !wanted {
+        return Err(WireError::bad("top_logprobs", "it is only allowed when logprobs is true"));
+    }
+    Ok(wanted.then_some(top as u8))
 }
 
 /// The younger name wins.

@@ -97,7 +97,8 @@ pub fn ask(
         id: envelope.id,
     };
     let requests = each(&request, prompts);
-    Ok(Ask { model, requests, n, streaming, tools: false })
+    let (tools, one_call, logprobs) = (false, false, false);
+    Ok(Ask { model, requests, n, streaming, tools, one_call, logprobs })
 }
 
 /// Copies of `request`, one for each prompt; the first keeps the id, the others get it numbered.
@@ -207,6 +208,7 @@ fn sampling(fields: &mut Fields) -> Result<SamplingPatch, WireError> {
         frequency_penalty: narrow(fields.number("frequency_penalty", penalty)?),
         presence_penalty: narrow(fields.number("presence_penalty", penalty)?),
         seed: seed(fields)?,
+        logprobs: None,
     })
 }
 

@@ -11,6 +11,8 @@ use serde_json::Value;
 pub const MAX_PROMPTS: usize = 128;
 /// The public API's own default.
 const DEFAULT_MAX_TOKENS: usize = 16;
+/// Most likeliest tokens that this endpoint reports, as the public API has it.
+const MOST_TOP: i64 = 5;
 
 /// Understands a plain completion's body.
 pub fn completion(
@@ -21,7 +23,6 @@ pub fn completion(
     refuse(
         &fields,
         &[
-            ("logprobs", |value| *value != Value::Bool(false), "leave it out"),
             ("best_of", |value| whole(value) != Some(1), "use n to get several replies"),
             ("echo", is_true, "put the prompt before the reply yourself"),
             ("suffix", |value| value.as_str() != Some(""), "leave it out"),
@@ -31,7 +32,17 @@ pub fn completion(
     let prompts = prompts(fields.take("prompt"))?;
     let most = fields.integer("max_tokens", 1, i64::MAX)?;
     let most = most.and_then(|most| usize::try_from(most).ok()).unwrap_or(DEFAULT_MAX_TOKENS);
-    ask(&mut fields, envelope, rules, prompts, Some(most))
+    let logprobs = logprobs(&mut fields)?;
+    Ok(ask(&mut fields, envelope, rules, prompts, Some(most))?.reporting(logprobs))
+}
+
+/// Of how many likeliest tokens the log-probabilities are wanted; `None` if of no token at all.
+fn logprobs(fields: &mut Fields) -> Result<Option<u8>, WireError> {
+    if fields.peek("logprobs") == Some(&Value::Bool(false)) {
+        return Ok(None);
+    }
+    let top = fields.integer("logprobs", 0, MOST_TOP)?;
+    Ok(top.and_then(|top| u8::try_from(top).ok()))
 }
 
 /// A string, an array of strings, an array of ids, or an array of such arrays.

@@ -1,7 +1,8 @@
 //! What clients write and read: request bodies become [`GenerateRequest`]s, replies become JSON.
 //!
 //! Reading order: [`fields`] (checked access to one JSON object), [`common`] (what chat and plain
-//! completions share), [`chat`], [`completion`], [`reply`] (the objects of answers). All of it is
+//! completions share), [`chat`], [`completion`], [`reply`] (the objects of answers) with
+//! [`likely`] (log-probabilities in them). All of it is
 //! plain computation; no clock is read and nothing is awaited here.
 //!
 //! Why checked access by name and not derived types: the messages of derived types tell a line and
@@ -13,6 +14,7 @@ pub mod chat;
 pub mod common;
 pub mod completion;
 pub mod fields;
+pub mod likely;
 pub mod reply;
 
 use crate::gateway::GenerateRequest;
@@ -57,6 +59,19 @@ pub struct Ask {
     pub streaming: common::Streaming,
     /// Whether the reply is to be read for tool calls.
     pub tools: bool,
+    /// Whether a reply may call one tool only.
+    pub one_call: bool,
+    /// Whether log-probabilities are wanted.
+    pub logprobs: bool,
+}
+
+impl Ask {
+    /// With log-probabilities reported for so many likeliest tokens, if any are wanted.
+    fn reporting(mut self, logprobs: Option<u8>) -> Ask {
+        self.requests.iter_mut().for_each(|request| request.sampling.logprobs = logprobs);
+        self.logprobs = logprobs.is_some();
+        self
+    }
 }
 
 /// What is wrong with a request before any model sees it. Texts are fit for clients.

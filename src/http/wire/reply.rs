@@ -3,6 +3,7 @@
 //! Only shapes: what goes into them is decided by `chunks` (streamed) and `whole` (not streamed).
 
 use super::Shape;
+use super::likely::{ChatLogprobs, TextLogprobs};
 use crate::gateway::Usage;
 use serde::Serialize;
 
@@ -21,6 +22,10 @@ pub struct Head {
     pub choices: u32,
     /// Whether replies are read for tool calls.
     pub tools: bool,
+    /// Whether calls after a reply's first are left out.
+    pub one_call: bool,
+    /// Whether log-probabilities are reported.
+    pub logprobs: bool,
     /// Whether a stream ends with a usage chunk.
     pub include_usage: bool,
 }
@@ -33,6 +38,11 @@ impl Head {
             (Shape::Chat, false) => "chat.completion",
             (Shape::Chat, true) => "chat.completion.chunk",
         }
+    }
+
+    /// Whether the `call`-th tool call of a reply is passed on.
+    pub fn passes(&self, call: usize) -> bool {
+        call == 0 || !self.one_call
     }
 
     /// The id of the `call`-th tool call of a choice.
@@ -88,7 +98,7 @@ impl From<Usage> for UsageWire {
 pub struct ChatChoice {
     pub index: u32,
     pub message: Message,
-    pub logprobs: Option<()>,
+    pub logprobs: Option<ChatLogprobs>,
     pub finish_reason: &'static str,
 }
 
@@ -130,7 +140,7 @@ pub struct FunctionCall {
 pub struct ChatDelta {
     pub index: u32,
     pub delta: Delta,
-    pub logprobs: Option<()>,
+    pub logprobs: Option<ChatLogprobs>,
     pub finish_reason: Option<&'static str>,
 }
 
@@ -150,6 +160,6 @@ pub struct Delta {
 pub struct TextChoice {
     pub text: String,
     pub index: u32,
-    pub logprobs: Option<()>,
+    pub logprobs: Option<TextLogprobs>,
     pub finish_reason: Option<&'static str>,
 }

@@ -255,10 +255,17 @@ fn tools_are_given_unless_none_may_be_chosen() {
 }
 
 #[test]
+fn one_tool_call_at_a_time_can_be_asked_for() {
+    let one = |more: Value| ask(Shape::Chat, more).map(|ask| ask.one_call);
+    assert_eq!(one(json!({})), Ok(false));
+    assert_eq!(one(json!({"parallel_tool_calls": true})), Ok(false));
+    assert_eq!(one(json!({"parallel_tool_calls": false})), Ok(true));
+    refused(Shape::Chat, json!({"parallel_tool_calls": 1}), "type", "parallel_tool_calls");
+}
+
+#[test]
 fn what_cannot_be_honoured_is_refused_by_name() {
     for (field, value) in [
-        ("logprobs", json!(true)),
-        ("top_logprobs", json!(2)),
         ("logit_bias", json!({"1": 5})),
         ("response_format", json!({"type": "json_object"})),
         ("response_format", json!({"type": "json_schema", "json_schema": {}})),
@@ -268,7 +275,6 @@ fn what_cannot_be_honoured_is_refused_by_name() {
         refused(Shape::Chat, json!({field: value}), "unsupported", field);
     }
     for (field, value) in [
-        ("logprobs", json!(1)),
         ("best_of", json!(2)),
         ("echo", json!(true)),
         ("suffix", json!("end")),
@@ -281,6 +287,42 @@ fn what_cannot_be_honoured_is_refused_by_name() {
     let neutral = json!({"best_of": 1, "echo": false, "suffix": "", "logit_bias": {}});
     assert!(ask(Shape::Text, neutral).is_ok());
     refused(Shape::Chat, json!({"response_format": {}}), "missing", "response_format.type");
+}
+
+#[test]
+fn log_probabilities_are_asked_for_in_two_ways() {
+    let wanted = |shape, more: Value| {
+        let ask = ask(shape, more).expect("a valid body");
+        assert_eq!(ask.logprobs, ask.requests[0].sampling.logprobs.is_some());
+        ask.requests[0].sampling.logprobs
+    };
+    for (more, expected) in [
+        (json!({}), None),
+        (json!({"logprobs": false, "top_logprobs": 0}), None),
+        (json!({"logprobs": true}), Some(0)),
+        (json!({"logprobs": true, "top_logprobs": null}), Some(0)),
+        (json!({"logprobs": true, "top_logprobs": 20}), Some(20)),
+    ] {
+        assert_eq!(wanted(Shape::Chat, more), expected);
+    }
+    refused(Shape::Chat, json!({"top_logprobs": 1}), "value", "top_logprobs");
+    refused(Shape::Chat, json!({"logprobs": false, "top_logprobs": 1}), "value", "top_logprobs");
+    refused(Shape::Chat, json!({"logprobs": true, "top_logprobs": 21}), "value", "top_logprobs");
+    refused(Shape::Chat, json!({"logprobs": true, "top_logprobs": -1}), "value", "top_logprobs");
+    refused(Shape::Chat, json!({"logprobs": true, "top_logprobs": "1"}), "type", "top_logprobs");
+    refused(Shape::Chat, json!({"logprobs": 3}), "type", "logprobs");
+    for (more, expected) in [
+        (json!({}), None),
+        (json!({"logprobs": false}), None),
+        (json!({"logprobs": null}), None),
+        (json!({"logprobs": 0}), Some(0)),
+        (json!({"logprobs": 5}), Some(5)),
+    ] {
+        assert_eq!(wanted(Shape::Text, more), expected);
+    }
+    refused(Shape::Text, json!({"logprobs": 6}), "value", "logprobs");
+    refused(Shape::Text, json!({"logprobs": -1}), "value", "logprobs");
+    refused(Shape::Text, json!({"logprobs": true}), "type", "logprobs");
 }
 
 #[test]

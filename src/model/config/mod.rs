@@ -27,7 +27,7 @@ use std::path::Path;
 /// Positions up to here are exact in f32, which the rotation computes in; longer promises are cut.
 const MOST_POSITIONS: usize = 1 << 24;
 /// Far above any real model; keeps a hostile config from sizing our own lists.
-const MOST_LAYERS: usize = 4096;
+pub(super) const MOST_LAYERS: usize = 4096;
 const MOST_SIZE: usize = 1 << 24;
 const MOST_HEAD_DIM: usize = 4096;
 

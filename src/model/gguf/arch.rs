@@ -6,6 +6,7 @@
 //! formula is named, since that is what the original says; any others are given as they are, one per
 //! frequency.
 
+use super::super::config::MOST_LAYERS;
 use super::header::Fault;
 use super::meta::Metadata;
 use serde_json::{Map, Value, json};
@@ -128,6 +129,11 @@ pub(super) fn config(
             "it is a mixture of experts, which is not supported".into(),
         ));
     }
+    let layers = keys.size("block_count")?;
+    if layers > MOST_LAYERS {
+        let key = keys.key("block_count");
+        return Err(Fault::Damaged(format!("its `{key}` is {layers}, which no model has")));
+    }
     let heads = keys.size("attention.head_count")?;
     let hidden = keys.size("embedding_length")?;
     let head_dim = keys.optional_size("attention.key_length")?.unwrap_or(hidden / heads);
@@ -145,7 +151,7 @@ pub(super) fn config(
         "architectures": [class], "model_type": model_type,
         "hidden_size": hidden,
         "intermediate_size": keys.size("feed_forward_length")?,
-        "num_hidden_layers": keys.size("block_count")?,
+        "num_hidden_layers": layers,
         "num_attention_heads": heads,
         "num_key_value_heads": keys.optional_size("attention.head_count_kv")?.unwrap_or(heads),
         "head_dim": head_dim,

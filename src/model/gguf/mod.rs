@@ -23,6 +23,9 @@ use std::borrow::Cow;
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
+/// Rotary frequencies of the widest head there may be.
+const MOST_FACTORS: usize = 2048;
+
 /// An opened GGUF file.
 pub struct Gguf {
     path: PathBuf,
@@ -48,7 +51,9 @@ impl Gguf {
         let meta = Metadata { header: &header, file: &map };
         refuse_parts(meta).map_err(fault)?;
         let arch = Architecture::of(meta).map_err(fault)?;
-        let config = arch::config(meta, arch, &from_tensors(&header, &map)).map_err(fault)?;
+        let config = from_tensors(&header, &map)
+            .and_then(|tensors| arch::config(meta, arch, &tensors))
+            .map_err(fault)?;
         let count = |key: &str| config[key].as_u64().unwrap_or(0) as usize;
         let (heads, kv_heads) = (count("num_attention_heads"), count("num_key_value_heads"));
         let mut tensors = HashMap::with_capacity(header.tensors.len());
@@ -173,21 +178,37 @@ fn refuse_parts(meta: Metadata<'_>) -> Result<(), Fault> {
     }
 }
 
-fn from_tensors(header: &Header, file: &[u8]) -> FromTensors {
+fn from_tensors(header: &Header, file: &[u8]) -> Result<FromTensors, Fault> {
     let has = |name: &str| header.tensors.contains_key(name);
-    let floats = |name: &str| {
-        let info = header.tensors.get(name).filter(|info| info.shape.len() == 1)?;
-        let mut out = vec![0f32; info.shape[0]];
-        dequantise(info.kind, &file[info.at.clone()], &mut out);
-        out.iter().all(|x| x.is_finite() && *x > 0.0).then_some(out)
+    let factors = |name: &str| match header.tensors.get(name) {
+        Some(info) => rope_factors(name, info, &file[info.at.clone()]).map(Some),
+        None => Ok(None),
     };
-    FromTensors {
+    Ok(FromTensors {
         vocab: header.tensors.get("token_embd.weight").map_or(0, |info| info.shape[0]),
         has_head: has("output.weight"),
         attention_bias: has("blk.0.attn_q.bias"),
-        rope_freqs: floats("rope_freqs.weight"),
-        rope_long: floats("rope_factors_long.weight"),
-        rope_short: floats("rope_factors_short.weight"),
+        rope_freqs: factors("rope_freqs.weight")?,
+        rope_long: factors("rope_factors_long.weight")?,
+        rope_short: factors("rope_factors_short.weight")?,
+    })
+}
+
+/// Divisors of rotary frequencies. They become part of the configuration, so their number is bounded.
+fn rope_factors(name: &str, info: &TensorInfo, bytes: &[u8]) -> Result<Vec<f32>, Fault> {
+    let &[count] = info.shape.as_slice() else {
+        return Err(Fault::Damaged(format!("its tensor `{name}` is no list of factors")));
+    };
+    if count > MOST_FACTORS {
+        return Err(Fault::Damaged(format!(
+            "its tensor `{name}` has {count} factors, more than any head has frequencies"
+        )));
+    }
+    let mut factors = vec![0f32; count];
+    dequantise(info.kind, bytes, &mut factors);
+    match factors.iter().all(|x| x.is_finite() && *x > 0.0) {
+        true => Ok(factors),
+        false => Err(Fault::Damaged(format!("its tensor `{name}` holds factors that are none"))),
     }
 }
 

@@ -61,6 +61,29 @@ fn the_template_comes_from_the_file_of_its_own_first() {
 }
 
 #[test]
+fn a_template_is_found_where_processors_keep_it_and_its_variant_beside_it() {
+    let dir = folder(&[("chat_template.json", json!({"chat_template": "from processor"}))]);
+    let messages = [json!({"role": "user", "content": "x"})];
+    let tools = json!([{"type": "function"}]);
+    let render = |tools| {
+        let codec = Codec::load(dir.path(), 1000).unwrap();
+        codec.render(&Chat { tools, ..hello(&messages) }).unwrap()
+    };
+    assert_eq!(render(None), "from processor");
+    let config = json!({"chat_template": "from config"}).to_string();
+    fs::write(dir.path().join("tokenizer_config.json"), config).unwrap();
+    assert_eq!(render(None), "from config");
+    let more = dir.path().join("additional_chat_templates");
+    fs::create_dir(&more).unwrap();
+    fs::write(more.join("tool_use.jinja"), "for tools").unwrap();
+    fs::write(dir.path().join("chat_template.jinja"), "from file").unwrap();
+    assert_eq!((render(None), render(Some(&tools))), ("from file".into(), "for tools".into()));
+    fs::write(dir.path().join("chat_template.jinja"), b"\xFF").unwrap();
+    let error = Codec::load(dir.path(), 1000).unwrap_err().to_string();
+    assert!(error.contains("chat_template.jinja") && error.contains("UTF-8"), "{error}");
+}
+
+#[test]
 fn a_list_of_templates_is_read_by_name() {
     let list = json!([{"name": "tool_use", "template": "tools"}, {"name": "default", "template": "plain"}]);
     let codec = load(&[("tokenizer_config.json", json!({"chat_template": list}))]).unwrap();

@@ -13,6 +13,9 @@ use tokenizers::{DecoderWrapper, NormalizerWrapper, Tokenizer};
 const SPACE: &str = "▁";
 /// Longer tokens are taken as they are: the pairs of one this long are never reached by merging.
 const LONGEST: usize = 256;
+/// Pairs per token, on average. Real vocabularies have two to three; some that nobody trained would have
+/// hundreds, and cost memory out of all proportion to their file.
+const MOST_PAIRS: usize = 8;
 
 pub(super) fn build(from: &GgufVocabulary) -> Result<Tokenizer, TextError> {
     if from.scores.is_empty() {
@@ -24,7 +27,7 @@ pub(super) fn build(from: &GgufVocabulary) -> Result<Tokenizer, TextError> {
     let bytes = index(from, |kind| kind == BYTE);
     let has_bytes = (0..=255u8).all(|byte| bytes.contains_key(format!("<0x{byte:02X}>").as_str()));
     let mut builder = BPE::builder()
-        .vocab_and_merges(from.vocab()?, pairs(from))
+        .vocab_and_merges(from.vocab()?, pairs(from)?)
         .byte_fallback(has_bytes)
         .fuse_unk(true);
     if let Some(unknown) = from.tokens.get(from.id("unk").unwrap_or(0) as usize) {
@@ -44,7 +47,7 @@ pub(super) fn build(from: &GgufVocabulary) -> Result<Tokenizer, TextError> {
 }
 
 /// All ways in which a token is two tokens, best score first; of one token, longest left part first.
-fn pairs(from: &GgufVocabulary) -> Vec<(String, String)> {
+fn pairs(from: &GgufVocabulary) -> Result<Vec<(String, String)>, TextError> {
     let known =
         index(from, |kind| !matches!(kind, UNKNOWN | CONTROL | USER_DEFINED | UNUSED | BYTE));
     let mut found: Vec<(f32, &str, &str)> = Vec::new();
@@ -57,6 +60,11 @@ fn pairs(from: &GgufVocabulary) -> Vec<(String, String)> {
             if known.contains_key(left) && known.contains_key(right) {
                 found.push((from.scores[*id], left, right));
             }
+        }
+        if found.len() > MOST_PAIRS * from.tokens.len() {
+            return Err(
+                from.invalid("its tokens fall into more pairs than those of any vocabulary")
+            );
         }
     }
     let order = |(score, left, right): &(f32, &str, &str)| {
@@ -71,7 +79,7 @@ fn pairs(from: &GgufVocabulary) -> Vec<(String, String)> {
             .then(b_right.cmp(&a_right))
             .then_with(|| (known[a.1], known[a.2]).cmp(&(known[b.1], known[b.2])))
     });
-    found.into_iter().map(|(_, left, right)| (left.to_owned(), right.to_owned())).collect()
+    Ok(found.into_iter().map(|(_, left, right)| (left.to_owned(), right.to_owned())).collect())
 }
 
 fn normalizer(prefix: bool) -> Value {

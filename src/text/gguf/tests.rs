@@ -138,3 +138,14 @@ fn vocabularies_that_do_not_fit_are_refused_by_name() {
     let small = Codec::from_gguf(&vocabulary("bpe"), 100).unwrap_err().to_string();
     assert!(small.contains("only 100 rows"), "{small}");
 }
+
+#[test]
+fn a_vocabulary_of_nothing_but_pairs_is_refused() {
+    let mut from = vocabulary("spm");
+    from.tokens = (1..=200).map(|len| "a".repeat(len)).collect();
+    from.scores = vec![0.0; 200];
+    from.types.clear();
+    from.special.clear();
+    let error = Codec::from_gguf(&from, 200).unwrap_err().to_string();
+    assert!(error.contains("spm.gguf") && error.contains("more pairs"), "{error}");
+}

@@ -1,0 +1,6 @@
+//! Runs `entries::request_json` on whatever the fuzzer comes up with.
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+
+fuzz_target!(|data: &[u8]| entries::meter::within(data.len(), || entries::request_json(data)));

@@ -1,0 +1,55 @@
+//! How much memory an entry takes at its peak, counted by the sanitizer's hooks on the heap.
+//!
+//! The program has its allocator already (`serin::device`), so a counting one cannot be put in its place;
+//! the sanitizer sees every block whoever asks for it. Only for the fuzz targets: outside of the sanitizer
+//! these hooks do not exist.
+
+use std::ffi::{c_int, c_void};
+use std::sync::Once;
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering::Relaxed};
+
+unsafe extern "C" {
+    fn __sanitizer_install_malloc_and_free_hooks(
+        malloc: extern "C" fn(*const c_void, usize),
+        free: extern "C" fn(*const c_void),
+    ) -> c_int;
+    fn __sanitizer_get_allocated_size(block: *const c_void) -> usize;
+}
+
+/// Bytes of memory that an entry may take for each byte of its input.
+const FACTOR: i64 = 100;
+
+static ON: AtomicBool = AtomicBool::new(false);
+static HELD: AtomicI64 = AtomicI64::new(0);
+static PEAK: AtomicI64 = AtomicI64::new(0);
+
+extern "C" fn taken(_: *const c_void, bytes: usize) {
+    if ON.load(Relaxed) {
+        let held = HELD.fetch_add(bytes as i64, Relaxed) + bytes as i64;
+        PEAK.fetch_max(held, Relaxed);
+    }
+}
+
+extern "C" fn given_back(block: *const c_void) {
+    if ON.load(Relaxed) && !block.is_null() {
+        // SAFETY: the sanitizer asks about a block that it is about to free, so it knows it.
+        let bytes = unsafe { __sanitizer_get_allocated_size(block) };
+        HELD.fetch_sub(bytes as i64, Relaxed);
+    }
+}
+
+/// Runs `entry` and holds its peak against the input's length and what it says it needs in any case.
+pub fn within(input: usize, entry: impl FnOnce() -> usize) {
+    static HOOKS: Once = Once::new();
+    // SAFETY: both functions live as long as the program and allocate nothing.
+    HOOKS.call_once(|| unsafe {
+        assert!(__sanitizer_install_malloc_and_free_hooks(taken, given_back) > 0, "no hooks");
+    });
+    HELD.store(0, Relaxed);
+    PEAK.store(0, Relaxed);
+    ON.store(true, Relaxed);
+    let fixed = entry();
+    ON.store(false, Relaxed);
+    let (peak, most) = (PEAK.load(Relaxed), FACTOR * input as i64 + fixed as i64);
+    assert!(peak <= most, "{peak} bytes of memory for {input} of input, more than {most}");
+}

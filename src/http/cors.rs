@@ -1,0 +1,31 @@
+//! Browsers: which web pages may call the API from another origin.
+//!
+//! Off unless origins are configured. Covers the API that clients use and never the operator's routes or
+//! the probes: a page that somebody happens to look at must not be able to steer a rollout. Preflights are
+//! answered here, whatever headers the page wants to send, since client libraries add their own.
+
+use super::generate::{ARM, REQUEST_ID, VERSION};
+use axum::http::{HeaderValue, Method, header};
+use std::time::Duration;
+use tower_http::cors::{AllowHeaders, AllowOrigin, CorsLayer};
+
+/// How long a browser need not ask again.
+const MAX_AGE: Duration = Duration::from_secs(3600);
+
+/// The layer for pages of these origins (`*`: of any); `None` without any.
+pub fn layer(origins: &[String]) -> Option<CorsLayer> {
+    if origins.is_empty() {
+        return None;
+    }
+    let origins = match origins.iter().any(|origin| origin == "*") {
+        true => AllowOrigin::any(),
+        false => AllowOrigin::list(origins.iter().filter_map(|o| HeaderValue::from_str(o).ok())),
+    };
+    let layer = CorsLayer::new()
+        .allow_origin(origins)
+        .allow_methods([Method::GET, Method::POST])
+        .allow_headers(AllowHeaders::mirror_request())
+        .expose_headers([ARM, VERSION, REQUEST_ID, header::RETRY_AFTER])
+        .max_age(MAX_AGE);
+    Some(layer)
+}
