@@ -1,0 +1,1 @@
+// All kernels as one host program; each file keeps its insides in a namespace of its own.
