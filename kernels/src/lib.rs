@@ -14,6 +14,7 @@ pub mod card;
 pub mod check;
 #[cfg(feature = "emulator")]
 pub mod emulated;
+pub mod kv;
 
 pub use acts::{ActBuffer, ActKind, Acts, ActsMut};
 pub use buffer::{Buffer, View, ViewMut};
@@ -21,3 +22,4 @@ pub use card::{
     Arg, Card, CardError, Facts, Gemm, Graph, Grid, Memory, Number, Pool, PoolUsage, Queue,
 };
 pub use check::{Check, Size};
+pub use kv::{KvKind, KvLayer, KvShape, KvView, KvViewMut, Rows};
