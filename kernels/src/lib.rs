@@ -15,6 +15,9 @@ pub mod check;
 #[cfg(feature = "emulator")]
 pub mod emulated;
 pub mod kv;
+pub mod norm;
+pub mod rope;
+pub mod rows;
 
 pub use acts::{ActBuffer, ActKind, Acts, ActsMut};
 pub use buffer::{Buffer, View, ViewMut};
