@@ -35,6 +35,8 @@ fn emulator() {
         .include(".")
         .file("host/emulator.cpp")
         .file("host/all.cpp")
+        // Kernels register themselves; nothing refers to them by name.
+        .link_lib_modifier("+whole-archive")
         .cargo_metadata(true)
         .compile("serin_emulator");
 }
