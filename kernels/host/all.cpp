@@ -1,1 +1,4 @@
 // All kernels as one host program; each file keeps its insides in a namespace of its own.
+#include "../attention_decode.cu"
+#include "../attention_exact.cu"
+#include "../attention_prefill.cu"

@@ -121,7 +121,7 @@ pub struct Bench {
 pub type Family = fn(&Bench, Size) -> Result<Vec<Check>, CardError>;
 
 /// Every kernel family's cases.
-pub const FAMILIES: &[(&str, Family)] = &[];
+pub const FAMILIES: &[(&str, Family)] = &[("attention", super::attention::checks)];
 
 /// Runs every family on the emulated card in several orders of threads, and demands every answer.
 #[cfg(all(test, feature = "emulator"))]
