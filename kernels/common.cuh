@@ -127,6 +127,16 @@ __device__ inline void ldmatrix_x4_trans(uint32_t r[4], const void *row) {
                  : "r"(at));
 }
 
+// Four whole numbers of 8 bits, the first in the lowest byte, as half-precision values: the first two in `low`.
+// 0x64xx is 1024 + xx, so that a byte with its sign turned stands for itself plus 1152.
+__device__ inline void halves_of_s8(uint32_t bytes, uint32_t &low, uint32_t &high) {
+    uint32_t turned = bytes ^ 0x80808080u;
+    low = __byte_perm(turned, 0x64646464u, 0x4140);
+    high = __byte_perm(turned, 0x64646464u, 0x4342);
+    asm("sub.f16x2 %0, %0, %1;" : "+r"(low) : "r"(0x64806480u));
+    asm("sub.f16x2 %0, %0, %1;" : "+r"(high) : "r"(0x64806480u));
+}
+
 // Copies 16 bytes to shared memory, of which those from `valid` on become 0; both addresses on 16 bytes. It has
 // arrived, for this thread, once its group has been waited for; for others, after a barrier on top.
 __device__ inline void copy_async16(void *shared, const void *global, int valid = 16) {
@@ -210,6 +220,12 @@ inline void mma_s8_k16(int c[4], const uint32_t a[2], const uint32_t b[1]) {
 }
 inline void ldmatrix_x4(uint32_t r[4], const void *row) { emu::ldmatrix(r, row, false); }
 inline void ldmatrix_x4_trans(uint32_t r[4], const void *row) { emu::ldmatrix(r, row, true); }
+inline void halves_of_s8(uint32_t bytes, uint32_t &low, uint32_t &high) {
+    f16 four[4];
+    for (int i = 0; i < 4; i++) four[i] = from_float<f16>(float(int8_t(bytes >> 8 * i)));
+    low = pack2(four[0], four[1]);
+    high = pack2(four[2], four[3]);
+}
 inline void copy_async16(void *shared, const void *global, int valid = 16) {
     if ((uintptr_t(shared) | uintptr_t(global)) % 16) emu::fail("cp.async on an address that is not on 16 bytes");
     emu::copy_later(shared, global, 16, size_t(valid));

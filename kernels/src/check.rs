@@ -121,8 +121,12 @@ pub struct Bench {
 pub type Family = fn(&Bench, Size) -> Result<Vec<Check>, CardError>;
 
 /// Every kernel family's cases.
-pub const FAMILIES: &[(&str, Family)] =
-    &[("norm", super::norm::checks), ("rope", super::rope::checks), ("rows", super::rows::checks)];
+pub const FAMILIES: &[(&str, Family)] = &[
+    ("attention", super::attention::checks),
+    ("norm", super::norm::checks),
+    ("rope", super::rope::checks),
+    ("rows", super::rows::checks),
+];
 
 /// Runs every family on the emulated card in several orders of threads, and demands every answer.
 #[cfg(all(test, feature = "emulator"))]

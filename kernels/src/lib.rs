@@ -9,6 +9,7 @@
 //! Knows numbers, shapes and one step's index lists; no model, no sequence, no request.
 
 pub mod acts;
+pub mod attention;
 pub mod buffer;
 pub mod card;
 pub mod check;
