@@ -1,7 +1,12 @@
 //! Compiles the kernels: with nvcc for cards (feature `cuda`), with the C++ compiler for the emulator.
 
+#[cfg(feature = "cuda")]
+#[path = "build/cards.rs"]
+mod cards;
+
 fn main() {
     println!("cargo:rerun-if-changed=build.rs");
+    println!("cargo:rerun-if-changed=build");
     println!("cargo:rerun-if-changed=common.cuh");
     println!("cargo:rerun-if-changed=host");
     for source in sources() {
@@ -10,7 +15,7 @@ fn main() {
     #[cfg(feature = "emulator")]
     emulator();
     #[cfg(feature = "cuda")]
-    cards::build();
+    cards::build(&sources());
 }
 
 /// The kernel files of this folder, headers included.

@@ -3,13 +3,14 @@
 //! One trait, so that the same model code runs on a real card and on the emulated one. Everything is ordered
 //! by a [`Queue`]; nothing here knows what a kernel computes.
 
+use super::readings::Readings;
 use std::fmt;
 
 /// Why the card could not do as asked.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum CardError {
-    /// This allocation failed; the card goes on.
-    #[error("the card has no {bytes} bytes left")]
+    /// This allocation failed (0 where the driver does not tell how much it wanted); the card goes on.
+    #[error("the card has no {} left", amount(*bytes))]
     OutOfMemory { bytes: usize },
     /// A fault that no later call on this process's context survives (an illegal address, a device assert).
     #[error("the card has failed and cannot be used by this process any more: {0}")]
@@ -19,6 +20,13 @@ pub enum CardError {
     Shape(String),
     #[error("{0}")]
     Other(String),
+}
+
+fn amount(bytes: usize) -> String {
+    match bytes {
+        0 => "memory".into(),
+        bytes => format!("{bytes} bytes"),
+    }
 }
 
 /// A memory pool of the card's.
@@ -138,6 +146,10 @@ pub trait Card: Send + Sync + fmt::Debug {
     fn enter(&self) -> Result<(), CardError>;
     /// `Err(Dead)` once a fault has made the card unusable.
     fn health(&self) -> Result<(), CardError>;
+    /// What the card says of its state, if it says anything. It may take milliseconds.
+    fn readings(&self) -> Option<Readings> {
+        None
+    }
 
     fn create_pool(&self) -> Result<Pool, CardError>;
     fn pool_usage(&self, pool: Pool) -> Result<PoolUsage, CardError>;
