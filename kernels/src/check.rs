@@ -121,7 +121,11 @@ pub struct Bench {
 pub type Family = fn(&Bench, Size) -> Result<Vec<Check>, CardError>;
 
 /// Every kernel family's cases.
-pub const FAMILIES: &[(&str, Family)] = &[];
+pub const FAMILIES: &[(&str, Family)] = &[
+    ("products of floats", crate::product::dense_checks),
+    ("products of quantised weights", crate::product::quantised_checks),
+    ("embedding", crate::embed::checks),
+];
 
 /// Runs every family on the emulated card in several orders of threads, and demands every answer.
 #[cfg(all(test, feature = "emulator"))]

@@ -12,9 +12,12 @@ pub mod acts;
 pub mod buffer;
 pub mod card;
 pub mod check;
+pub mod embed;
 #[cfg(feature = "emulator")]
 pub mod emulated;
 pub mod kv;
+pub mod product;
+pub mod weights;
 
 pub use acts::{ActBuffer, ActKind, Acts, ActsMut};
 pub use buffer::{Buffer, View, ViewMut};
@@ -22,4 +25,7 @@ pub use card::{
     Arg, Card, CardError, Facts, Gemm, Graph, Grid, Memory, Number, Pool, PoolUsage, Queue,
 };
 pub use check::{Check, Size};
+pub use embed::embed;
 pub use kv::{KvKind, KvLayer, KvShape, KvView, KvViewMut, Rows};
+pub use product::{Matrix, Output, multiply};
+pub use weights::WeightKind;
