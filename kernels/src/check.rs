@@ -122,10 +122,12 @@ pub type Family = fn(&Bench, Size) -> Result<Vec<Check>, CardError>;
 
 /// Every kernel family's cases.
 pub const FAMILIES: &[(&str, Family)] = &[
+pub const FAMILIES: &[(&str, Family)] = &[
     ("attention", super::attention::checks),
     ("norm", super::norm::checks),
     ("rope", super::rope::checks),
     ("rows", super::rows::checks),
+];
 ];
 
 /// Runs every family on the emulated card in several orders of threads, and demands every answer.

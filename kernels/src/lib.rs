@@ -15,17 +15,19 @@ pub mod buffer;
 pub mod card;
 pub mod check;
 #[cfg(feature = "cuda")]
-pub mod cuda;
 #[cfg(feature = "emulator")]
+pub mod cuda;
+pub mod embed;
 pub mod emulated;
 pub mod kv;
-#[cfg(feature = "cuda")]
 pub mod norm;
 pub mod nvml;
 pub mod open;
+pub mod product;
 pub mod readings;
 pub mod rope;
 pub mod rows;
+pub mod weights;
 
 pub use acts::{ActBuffer, ActKind, Acts, ActsMut};
 pub use buffer::{Buffer, View, ViewMut};
@@ -33,6 +35,9 @@ pub use card::{
     Arg, Card, CardError, Facts, Gemm, Graph, Grid, Memory, Number, Pool, PoolUsage, Queue,
 };
 pub use check::{Check, Size};
+pub use embed::embed;
 pub use kv::{KvKind, KvLayer, KvShape, KvView, KvViewMut, Rows};
 pub use open::{OpenError, open};
+pub use product::{Matrix, Output, multiply};
 pub use readings::{MemoryReading, Readings};
+pub use weights::WeightKind;
