@@ -19,8 +19,9 @@ __device__ inline void store_acts<int8_t>(int8_t *values, float2 *scales, size_t
                                           float v) {
     int lane = threadIdx.x % 32;
     float most = warp_max(fabsf(v));
-    float d = most / 127.0f;
-    int q = d == 0.0f ? 0 : __float2int_rn(v / d);
+    // The largest of numbers passes over what is none; a model that yields NaN must be seen to.
+    float d = __any_sync(kAll, v != v) ? NAN : most / 127.0f;
+    int q = d > 0.0f && d < INFINITY ? __float2int_rn(v / d) : 0;
     float sum = warp_sum(float(q));
     values[row * width + column + lane] = int8_t(q);
     if (lane == 0) scales[row * (width / 32) + column / 32] = make_float2(d, d * sum);

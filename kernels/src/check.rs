@@ -122,12 +122,13 @@ pub type Family = fn(&Bench, Size) -> Result<Vec<Check>, CardError>;
 
 /// Every kernel family's cases.
 pub const FAMILIES: &[(&str, Family)] = &[
-pub const FAMILIES: &[(&str, Family)] = &[
-    ("attention", super::attention::checks),
-    ("norm", super::norm::checks),
-    ("rope", super::rope::checks),
-    ("rows", super::rows::checks),
-];
+    ("attention", crate::attention::checks),
+    ("embedding", crate::embed::checks),
+    ("norms", crate::norm::checks),
+    ("products of floats", crate::product::dense_checks),
+    ("products of quantised weights", crate::product::quantised_checks),
+    ("rotations", crate::rope::checks),
+    ("rows", crate::rows::checks),
 ];
 
 /// Runs every family on the emulated card in several orders of threads, and demands every answer.

@@ -15,12 +15,13 @@ pub mod buffer;
 pub mod card;
 pub mod check;
 #[cfg(feature = "cuda")]
-#[cfg(feature = "emulator")]
 pub mod cuda;
 pub mod embed;
+#[cfg(feature = "emulator")]
 pub mod emulated;
 pub mod kv;
 pub mod norm;
+#[cfg(feature = "cuda")]
 pub mod nvml;
 pub mod open;
 pub mod product;
