@@ -9,6 +9,7 @@ use crate::config::{Config, LedgerConfig};
 use crate::control::{
     Control, ControlConfig, LoadAsked, Start, TakeUp, effective_stable, folder_loader, same_place,
 };
+use crate::device::{Device, DeviceChoice};
 use crate::engine::EngineHandle;
 use crate::gateway::Gateway;
 use crate::http::{AdminPolicy, AppState, Bounds, app_for_pages};
@@ -39,6 +40,9 @@ pub struct ServeArgs {
     /// Overrides model.load_format: `auto`, or `dummy:FORM` for random weights at the real shape.
     #[arg(long, value_parser = LoadFormat::parse)]
     load_format: Option<LoadFormat>,
+    /// Overrides engine.device: `auto`, `cpu`, `cuda`, `cuda:N`.
+    #[arg(long, value_parser = DeviceChoice::parse)]
+    device: Option<DeviceChoice>,
     #[arg(long, value_enum, default_value = "text")]
     log_format: LogFormat,
 }
@@ -78,7 +82,8 @@ impl Running {
             }
         });
         let (engine, faults) = EngineHandle::start().map_err(CliError::from_text)?;
-        let loader = folder_loader(engine.clone(), config.engine);
+        let device = open_device(&config.device).await?;
+        let loader = folder_loader(engine.clone(), config.engine, device);
         let settings = ControlConfig {
             name: config.model.clone(),
             policy: config.policy.clone(),
@@ -152,6 +157,13 @@ impl Running {
     }
 }
 
+/// Opens the device that was asked for. It may take seconds to prove itself.
+async fn open_device(choice: &DeviceChoice) -> Result<Device, CliError> {
+    let choice = choice.clone();
+    let opened = tokio::task::spawn_blocking(move || choice.open()).await;
+    opened.map_err(CliError::from_text)?.map_err(CliError::from_text)
+}
+
 /// Opens the ledger, if decisions are to be kept.
 fn open_ledger(config: &Config, alerts: Alerts) -> Result<(Start, TakeUp), CliError> {
     let Some(LedgerConfig { path, retention }) = &config.ledger else {
@@ -187,6 +199,7 @@ pub(super) async fn run(args: ServeArgs) -> Result<(), CliError> {
     .map_err(CliError::from_text)?;
     config.listen = args.listen.unwrap_or(config.listen);
     config.canary = args.canary.or(config.canary);
+    config.device = args.device.unwrap_or(config.device);
     config.engine.load_format = args.load_format.unwrap_or(config.engine.load_format);
     let mut running = Running::start(&config).await?;
     let loaded = tokio::select! {

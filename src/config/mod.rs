@@ -7,6 +7,7 @@ mod raw;
 mod rollout;
 
 use crate::alerts::AlertsConfig;
+use crate::device::DeviceChoice;
 use crate::engine::SchedulerConfig;
 use crate::gateway::{Limits, Timeouts};
 use crate::ledger::Retention;
@@ -33,6 +34,8 @@ pub struct Config {
     /// Loaded as canary right after stable, which starts a rollout.
     pub canary: Option<PathBuf>,
     pub engine: EngineConfig,
+    /// What models are loaded onto.
+    pub device: DeviceChoice,
     pub policy: Policy,
     pub care: Care,
     /// `None`: decisions are not kept.

@@ -256,8 +256,8 @@ impl Lane {
         let resident_before = memory::resident_bytes().unwrap_or(0);
         let blocks_leaked = self.scheduler.blocks().used();
         // A model whose step panicked may panic again when dropped; stable must not care.
-        let runner = AssertUnwindSafe(self.runner);
-        let card = catch_unwind(move || runner.0.unload()).unwrap_or_default();
+        let runner = self.runner;
+        let card = catch_unwind(AssertUnwindSafe(move || runner.unload())).unwrap_or_default();
         drop((self.batch, self.scheduler));
         let after = self.arena.close();
         memory::trim_heap();

@@ -51,6 +51,10 @@ pub enum LoadError {
     DoesNotFit { dir: PathBuf, weights: u64, kv: u64, available: u64 },
     #[error("tensor `{tensor}` in {} cannot be used: {what}", dir.display())]
     Unfit { dir: PathBuf, tensor: String, what: String },
+    #[error("{} does not fit on the card: {why}", dir.display())]
+    CardFull { dir: PathBuf, why: String },
+    #[error("loading onto the card failed: {0}")]
+    Card(#[from] serin_kernels::CardError),
     #[error("loading failed on the device: {0}")]
     Device(#[from] candle_core::Error),
 }

@@ -470,6 +470,13 @@ impl Card for CudaCard {
         Ok(())
     }
 
+    fn copy(&self, from: u64, to: u64, bytes: usize, queue: Queue) -> Result<(), CardError> {
+        let _turn = self.turn(queue, "copying")?;
+        // SAFETY: the driver checks the addresses.
+        let done = unsafe { result::memcpy_dtod_async(to, from, bytes, self.stream(queue)) };
+        self.faults.check(done, "copying")
+    }
+
     fn fill(&self, address: u64, byte: u8, bytes: usize, queue: Queue) -> Result<(), CardError> {
         let _turn = self.turn(queue, "filling memory")?;
         // SAFETY: the driver checks the address.
