@@ -7,7 +7,6 @@
 
 use super::act::Done;
 use super::book::{self, model};
-use super::deploy;
 use super::{Brain, Control, ControlError, Deployment, Vet};
 use crate::engine::UnloadReport;
 use crate::ledger::{Entry, Opening};
