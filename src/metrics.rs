@@ -45,6 +45,8 @@ const LEDGER_FAILING: &str = "serin_ledger_failing";
 const ALERTS: &str = "serin_alerts";
 const ARENA_USED: &str = "serin_arena_used_bytes";
 const ARENA_RESERVED: &str = "serin_arena_reserved_bytes";
+const CARD_USED: &str = "serin_card_pool_used_bytes";
+const CARD_RESERVED: &str = "serin_card_pool_reserved_bytes";
 const RESIDENT: &str = "serin_resident_bytes";
 const UNLOAD_SECONDS: &str = "serin_unload_seconds";
 const LEAKED: &str = "serin_unload_leaked_bytes_total";
@@ -116,6 +118,8 @@ fn describe() {
     describe_gauge!(ALERTS, "Alerts per webhook and fate since the start.");
     describe_gauge!(ARENA_USED, "Bytes in live allocations of the model's arena.");
     describe_gauge!(ARENA_RESERVED, "Bytes that the model's arena holds of the system's memory.");
+    describe_gauge!(CARD_USED, "Bytes in live allocations of the model's pool on the card.");
+    describe_gauge!(CARD_RESERVED, "Bytes that the model's pool holds of the card's memory.");
     describe_gauge!(RESIDENT, "Resident set of the process.");
     describe_histogram!(UNLOAD_SECONDS, "Time from an unload's start until its memory was back.");
     describe_counter!(LEAKED, "Bytes that unloads could not give back.");
@@ -189,7 +193,8 @@ pub fn decision(kind: &'static str) {
 
 pub fn unloaded(report: &UnloadReport) {
     histogram!(UNLOAD_SECONDS).record(report.took.as_secs_f64());
-    counter!(LEAKED).increment(report.after.used as u64);
+    let on_card = report.card.map_or(0, |card| card.after.used);
+    counter!(LEAKED).increment(report.after.used as u64 + on_card);
 }
 
 /// Gauges of one lane; called when metrics are scraped.
@@ -206,6 +211,8 @@ pub fn lane(who: Who<'_>, stats: &LaneStats) {
     gauge!(KV_EVICTIONS, &labels).set(get(&stats.blocks_evicted));
     gauge!(ARENA_USED, &labels).set(get(&stats.arena_used));
     gauge!(ARENA_RESERVED, &labels).set(get(&stats.arena_reserved));
+    gauge!(CARD_USED, &labels).set(get(&stats.card_used));
+    gauge!(CARD_RESERVED, &labels).set(get(&stats.card_reserved));
 }
 
 /// A lane that is gone: its gauges read zero from now on.

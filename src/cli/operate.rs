@@ -222,8 +222,18 @@ fn arm_text(arm: &ArmWire) -> String {
 
 /// One unload in words, with its memory figures.
 pub(super) fn unload_text(unload: &UnloadWire) -> String {
+    let card = unload.card.as_ref().map_or_else(String::new, |card| {
+        format!(
+            "card's pool {:.1} MiB used -> {} B used, {} B reserved, free on the card {:.1} MiB before its load, {:.1} after; ",
+            mib(card.used_before),
+            card.used_after,
+            card.reserved_after,
+            mib(card.free_at_load),
+            mib(card.free_after)
+        )
+    });
     format!(
-        "{} unloaded ({}) in {:.0} ms: arena {:.1} MiB used -> {} B used, {} B reserved; process resident {:.1} MiB before its load, {:.1} before its unload, {:.1} after; {} KV blocks leaked; memory back {:.0} ms after the decision",
+        "{} unloaded ({}) in {:.0} ms: {card}arena {:.1} MiB used -> {} B used, {} B reserved; process resident {:.1} MiB before its load, {:.1} before its unload, {:.1} after; {} KV blocks leaked; memory back {:.0} ms after the decision",
         unload.version,
         unload.reason,
         unload.took_ms,

@@ -59,7 +59,15 @@ impl Control {
             since_decision: decided.elapsed(),
             report,
         };
-        let leaked = report.after.used > 0 || report.blocks_leaked > 0;
+        let card_left = report.card.map_or(0, |card| card.after.used);
+        let leaked = report.after.used > 0 || report.blocks_leaked > 0 || card_left > 0;
+        let card = report.card.map(|card| {
+            json!({
+                "used_before": card.before.used, "used_after": card.after.used,
+                "reserved_before": card.before.reserved, "reserved_after": card.after.reserved,
+                "free_at_load": card.free_at_load, "free_after": card.free_after,
+            })
+        });
         let body = json!({
             "version": &*record.version, "reason": reason,
             "took_ms": report.took.as_secs_f64() * 1e3,
@@ -68,14 +76,21 @@ impl Control {
             "reserved_after": report.after.reserved, "blocks_leaked": report.blocks_leaked,
             "resident_at_load": report.resident_at_load,
             "resident_before": report.resident_before, "resident_after": report.resident_after,
+            "card": card,
         });
         self.notes.tell("unloaded", leaked, body);
-        let freed = report.before.reserved.saturating_sub(report.after.reserved) as u64;
+        let (mut freed, mut kept) =
+            (report.before.reserved.saturating_sub(report.after.reserved), report.after.reserved);
+        if let Some(card) = report.card {
+            freed += card.before.reserved.saturating_sub(card.after.reserved) as usize;
+            kept += card.after.reserved as usize;
+        }
+        let (freed, kept) = (freed as u64, kept as u64);
         let entry = Entry::ModelUnloaded {
             model: model(deployment),
             why: (*reason).to_owned(),
             freed,
-            kept: report.after.reserved as u64,
+            kept,
         };
         self.book.note(self.now(), entry);
         keep(&mut self.brain.lock().unloads, record);

@@ -7,6 +7,7 @@
 pub mod arena;
 pub mod attention;
 pub mod batch;
+pub mod card;
 pub mod cpu;
 pub mod dense;
 pub mod files;
@@ -17,6 +18,7 @@ pub mod rope;
 pub use arena::{Arena, ArenaError, ArenaUsage};
 pub use attention::{AttentionSpec, HeadNorm};
 pub use batch::{Batch, Row};
+pub use card::{CardReport, CardUsage, ModelPool};
 pub use cpu::quant::QuantError;
 pub use cpu::{
     Activation, KvCache, KvKind, KvShape, Pool, QMatrix, Scratch, WeightStore, Workbench,

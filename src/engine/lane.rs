@@ -6,7 +6,7 @@
 use super::request::{Fault, Refusal, SeqEvent, SeqRequest};
 use super::runner::{Runner, Sampled};
 use super::scheduler::{Scheduler, SchedulerConfig};
-use crate::device::{Arena, ArenaUsage, Batch, memory};
+use crate::device::{Arena, ArenaUsage, Batch, CardReport, memory};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -37,6 +37,9 @@ pub struct LaneStats {
     pub steps: AtomicU64,
     pub arena_used: AtomicU64,
     pub arena_reserved: AtomicU64,
+    /// In the model's pool on a card; 0 without one.
+    pub card_used: AtomicU64,
+    pub card_reserved: AtomicU64,
     /// The lane has been given up: it refuses everything.
     pub failed: AtomicBool,
 }
@@ -49,6 +52,8 @@ pub struct UnloadReport {
     pub before: ArenaUsage,
     /// Left in the arena afterwards: zero, or a leak.
     pub after: ArenaUsage,
+    /// The same of its pool on a card, if it had one.
+    pub card: Option<CardReport>,
     /// Resident set of the process: before this model was loaded, before it was unloaded, and after.
     pub resident_at_load: u64,
     pub resident_before: u64,
@@ -234,6 +239,7 @@ impl Lane {
         Ok(result.map_err(|error| match error {
             RunError::OutOfMemory => Fault::OutOfMemory,
             RunError::Step(what) => Fault::Step(what),
+            RunError::DeviceLost(what) => Fault::DeviceLost(what),
         }))
     }
 
@@ -251,7 +257,7 @@ impl Lane {
         let blocks_leaked = self.scheduler.blocks().used();
         // A model whose step panicked may panic again when dropped; stable must not care.
         let runner = AssertUnwindSafe(self.runner);
-        let _ = catch_unwind(move || drop(runner));
+        let card = catch_unwind(move || runner.0.unload()).unwrap_or_default();
         drop((self.batch, self.scheduler));
         let after = self.arena.close();
         memory::trim_heap();
@@ -263,6 +269,7 @@ impl Lane {
             lane: self.id,
             before,
             after,
+            card,
             resident_at_load: self.resident_at_load,
             resident_before,
             resident_after,
@@ -290,6 +297,9 @@ impl Lane {
         set(&stats.tokens_prefilled, totals.tokens_prefilled);
         set(&stats.arena_used, usage.used as u64);
         set(&stats.arena_reserved, usage.reserved as u64);
+        let card = self.runner.card_usage().unwrap_or_default();
+        set(&stats.card_used, card.used);
+        set(&stats.card_reserved, card.reserved);
     }
 }
 

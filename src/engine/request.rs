@@ -89,6 +89,9 @@ pub enum Fault {
     Step(String),
     #[error("the engine panicked: {0}")]
     Panic(String),
+    /// The device cannot be used by this process any more.
+    #[error("the device has failed: {0}")]
+    DeviceLost(String),
     /// The lane was unloaded before the sequence ended.
     #[error("the model was unloaded")]
     Unloaded,

@@ -2,7 +2,7 @@
 //!
 //! The scripted counterpart for tests is in `fake`. A runner is driven from one thread only.
 
-use crate::device::{Batch, Row};
+use crate::device::{Batch, CardReport, CardUsage, Row};
 use crate::model::{Decoder, Draw, Logprobs, logprobs, sampler};
 
 /// What a runner can hold.
@@ -54,6 +54,9 @@ pub enum RunError {
     OutOfMemory,
     #[error("{0}")]
     Step(String),
+    /// The device cannot be used by this process any more: nothing that is on it runs again.
+    #[error("the device has failed: {0}")]
+    DeviceLost(String),
 }
 
 /// Runs steps of one loaded model.
@@ -64,6 +67,16 @@ pub trait Runner: Send {
     /// `sample` one `Token` (after its scores, if it has both); `draws` has one entry for each row that
     /// yields anything.
     fn forward(&mut self, batch: &Batch, draws: &[Draw<'_>]) -> Result<Vec<Sampled>, RunError>;
+
+    /// What the model holds of a card's memory; `None` where it lives in the process's own.
+    fn card_usage(&self) -> Option<CardUsage> {
+        None
+    }
+
+    /// Drops the model, and says what that gave back to a card.
+    fn unload(self: Box<Self>) -> Option<CardReport> {
+        None
+    }
 }
 
 /// The real runner: a decoder, and sampling on its logits.
@@ -111,7 +124,7 @@ impl Runner for ModelRunner {
 const HEAD_ROWS: usize = 64;
 
 /// What one row of logits is for.
-enum Wish<'a> {
+pub(super) enum Wish<'a> {
     Sample(&'a Draw<'a>),
     /// The token that is known to follow; `last`: no more tokens of this row are scored.
     Score {
@@ -120,7 +133,7 @@ enum Wish<'a> {
     },
 }
 
-fn wishes<'a>(row: &Row, draw: &'a Draw<'a>) -> impl Iterator<Item = Wish<'a>> {
+pub(super) fn wishes<'a>(row: &Row, draw: &'a Draw<'a>) -> impl Iterator<Item = Wish<'a>> {
     let (scored, next) = (row.scored, row.context + 1 - row.wanted());
     let score = move |i: usize| {
         let token = draw.tokens.get(next + i).copied();
@@ -131,14 +144,14 @@ fn wishes<'a>(row: &Row, draw: &'a Draw<'a>) -> impl Iterator<Item = Wish<'a>> {
 
 /// Results of a step as they come in, one row of logits at a time.
 #[derive(Default)]
-struct Results {
-    done: Vec<Sampled>,
+pub(super) struct Results {
+    pub done: Vec<Sampled>,
     /// Of the row being scored; `None` once a score was no number.
     scores: Vec<Option<f32>>,
 }
 
 impl Results {
-    fn take(&mut self, logits: &mut [f32], wish: Wish<'_>) {
+    pub fn take(&mut self, logits: &mut [f32], wish: Wish<'_>) {
         match wish {
             Wish::Sample(draw) => {
                 let sampled = sampler::sample_with_logprobs(logits, draw);
@@ -157,7 +170,7 @@ impl Results {
 }
 
 /// An index out of range would be a fault that no device survives; it is stopped here.
-fn check(batch: &Batch, capacity: &Capacity) -> Result<(), RunError> {
+pub(super) fn check(batch: &Batch, capacity: &Capacity) -> Result<(), RunError> {
     let slots = (capacity.blocks * capacity.block_size) as u32;
     let bad =
         |what: &str, value: u32| Err(RunError::Step(format!("{what} {value} is out of range")));

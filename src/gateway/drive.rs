@@ -302,6 +302,7 @@ fn public_text(fault: &Fault) -> &'static str {
         Fault::OutOfMemory => "it ran out of memory",
         Fault::Step(_) => "a step failed",
         Fault::Panic(_) => "the engine panicked",
+        Fault::DeviceLost(_) => "its device has failed",
         Fault::Unloaded => "it was unloaded",
     }
 }

@@ -239,6 +239,11 @@ pub struct LaneWire {
     pub tokens_prefilled: u64,
     pub arena_used: u64,
     pub arena_reserved: u64,
+    /// In the model's pool on a card; 0 without one.
+    #[serde(default)]
+    pub card_used: u64,
+    #[serde(default)]
+    pub card_reserved: u64,
 }
 
 /// One gate.
@@ -283,7 +288,22 @@ pub struct UnloadWire {
     pub resident_after: u64,
     pub blocks_leaked: u64,
     pub evicted: u64,
+    /// What the model's pool on a card gave back, if it had one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub card: Option<CardUnloadWire>,
     pub took_ms: f64,
     /// From the decision that it should go to its memory being back.
     pub since_decision_ms: f64,
+}
+
+/// A card's memory around an unload, in bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CardUnloadWire {
+    pub used_before: u64,
+    pub used_after: u64,
+    pub reserved_before: u64,
+    pub reserved_after: u64,
+    /// Free on the card, all programs counted: before the load, and after the unload.
+    pub free_at_load: u64,
+    pub free_after: u64,
 }

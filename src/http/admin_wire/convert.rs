@@ -2,11 +2,11 @@
 //! but names of types.
 
 use super::{
-    ArmWire, DecisionWire, FiguresWire, ForecastWire, GateWire, LaneWire, LedgerWire, LoadedWire,
-    ShadowWire, StatusWire, UnloadWire, WaitWire,
+    ArmWire, CardUnloadWire, DecisionWire, FiguresWire, ForecastWire, GateWire, LaneWire,
+    LedgerWire, LoadedWire, ShadowWire, StatusWire, UnloadWire, WaitWire,
 };
 use crate::control::{Deployment, Status, UnloadRecord};
-use crate::engine::{LaneStats, UnloadReport};
+use crate::engine::{CardReport, LaneStats, UnloadReport};
 use crate::gateway::{Gateway, ShadowReport};
 use crate::rollout::{Arm, ArmView, Decision, Forecast, Gate, GateName, Latency, Phase, View};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -194,6 +194,8 @@ impl From<&LaneStats> for LaneWire {
             tokens_prefilled: read(&stats.tokens_prefilled),
             arena_used: read(&stats.arena_used),
             arena_reserved: read(&stats.arena_reserved),
+            card_used: read(&stats.card_used),
+            card_reserved: read(&stats.card_reserved),
         }
     }
 }
@@ -234,8 +236,22 @@ impl UnloadWire {
             resident_after: report.resident_after,
             blocks_leaked: report.blocks_leaked as u64,
             evicted: report.evicted as u64,
+            card: report.card.as_ref().map(CardUnloadWire::from),
             took_ms: millis(report.took),
             since_decision_ms: millis(report.took),
+        }
+    }
+}
+
+impl From<&CardReport> for CardUnloadWire {
+    fn from(report: &CardReport) -> CardUnloadWire {
+        CardUnloadWire {
+            used_before: report.before.used,
+            used_after: report.after.used,
+            reserved_before: report.before.reserved,
+            reserved_after: report.after.reserved,
+            free_at_load: report.free_at_load,
+            free_after: report.free_after,
         }
     }
 }

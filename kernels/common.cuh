@@ -1,0 +1,236 @@
+// What all kernels share: number types, reductions, tensor-core products, asynchronous copies.
+//
+// The only file that knows whether it is compiled for a card (nvcc) or for the host (host/emulator.h); kernels
+// below it are one text for both. Fragment layouts are those of the PTX ISA, "Matrix multiply-accumulate
+// operation using mma instruction"; the host twins are written from the same tables, so that a kernel which puts
+// a value into the wrong lane fails on the host.
+#pragma once
+
+#ifdef __CUDACC__
+#include <cstdint>
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+#define DYNAMIC_SHARED(name) extern __shared__ __align__(128) unsigned char name[]
+#define EXPORT(name)
+#define RESTRICT __restrict__
+#else
+#include "host/emulator.h"
+#define DYNAMIC_SHARED(name) unsigned char *name = emu::shared_memory()
+#define EXPORT(name) static emu::Registrar register_##name(#name, [](void **args) { emu::invoke(&name, args); });
+#define RESTRICT
+#endif
+
+typedef __half f16;
+typedef __nv_bfloat16 bf16;
+
+__device__ inline float to_float(float v) { return v; }
+__device__ inline float to_float(f16 v) { return __half2float(v); }
+__device__ inline float to_float(bf16 v) { return __bfloat162float(v); }
+
+template <class T> __device__ inline T from_float(float v);
+template <> __device__ inline float from_float<float>(float v) { return v; }
+template <> __device__ inline f16 from_float<f16>(float v) { return __float2half_rn(v); }
+template <> __device__ inline bf16 from_float<bf16>(float v) { return __float2bfloat16_rn(v); }
+
+// Bits of two half-precision numbers in one register, the first in the low half.
+template <class T> __device__ inline uint32_t pack2(T low, T high) {
+    static_assert(sizeof(T) == 2, "half precision");
+    uint16_t l, h;
+    memcpy(&l, &low, 2);
+    memcpy(&h, &high, 2);
+    return uint32_t(l) | uint32_t(h) << 16;
+}
+
+constexpr unsigned kAll = 0xffffffffu;
+
+__device__ inline float warp_sum(float v) {
+    for (int by = 16; by > 0; by >>= 1) v += __shfl_xor_sync(kAll, v, by);
+    return v;
+}
+
+__device__ inline float warp_max(float v) {
+    for (int by = 16; by > 0; by >>= 1) v = fmaxf(v, __shfl_xor_sync(kAll, v, by));
+    return v;
+}
+
+// Sum over a block whose size is a multiple of 32, the same for all threads. `scratch`: 32 floats of shared
+// memory, free again when this returns.
+__device__ inline float block_sum(float v, float *scratch) {
+    int warp = threadIdx.x / 32, lane = threadIdx.x % 32, warps = blockDim.x / 32;
+    v = warp_sum(v);
+    if (lane == 0) scratch[warp] = v;
+    __syncthreads();
+    v = warp_sum(lane < warps ? scratch[lane] : 0.0f);
+    __syncthreads();
+    return v;
+}
+
+__device__ inline float block_max(float v, float *scratch) {
+    int warp = threadIdx.x / 32, lane = threadIdx.x % 32, warps = blockDim.x / 32;
+    v = warp_max(v);
+    if (lane == 0) scratch[warp] = v;
+    __syncthreads();
+    v = warp_max(lane < warps ? scratch[lane] : -INFINITY);
+    __syncthreads();
+    return v;
+}
+
+// c += a * b of tensor cores, all lanes of a warp together. With g = lane / 4, t = lane % 4:
+//   c: (g, 2t), (g, 2t+1), (g+8, 2t), (g+8, 2t+1) of [16][8]
+//   half precision, k = 16: a: pairs of k at (g, 2t), (g+8, 2t), (g, 2t+8), (g+8, 2t+8) of [16][16];
+//                           b: pairs of k at (2t, g), (2t+8, g) of [16][8]
+//   int8, k = 32: a: four of k at (g, 4t), (g+8, 4t), (g, 4t+16), (g+8, 4t+16); b: at (4t, g), (4t+16, g)
+//   int8, k = 16: a: (g, 4t), (g+8, 4t); b: (4t, g)
+// ldmatrix, x4: each group of eight lanes gives the addresses of the eight rows (16 bytes each) of one 8x8
+// matrix of half-precision values; register i of a lane is matrix i at (g, 2t), (g, 2t+1), or with `_trans` at
+// (2t, g), (2t+1, g).
+#ifdef __CUDACC__
+
+__device__ inline void mma(float c[4], const uint32_t a[4], const uint32_t b[2], f16) {
+    asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, "
+                 "{%0,%1,%2,%3};"
+                 : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+}
+
+__device__ inline void mma(float c[4], const uint32_t a[4], const uint32_t b[2], bf16) {
+    asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, "
+                 "{%0,%1,%2,%3};"
+                 : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+}
+
+__device__ inline void mma_s8_k32(int c[4], const uint32_t a[4], const uint32_t b[2]) {
+    asm volatile("mma.sync.aligned.m16n8k32.row.col.s32.s8.s8.s32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, "
+                 "{%0,%1,%2,%3};"
+                 : "+r"(c[0]), "+r"(c[1]), "+r"(c[2]), "+r"(c[3])
+                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+}
+
+__device__ inline void mma_s8_k16(int c[4], const uint32_t a[2], const uint32_t b[1]) {
+    asm volatile("mma.sync.aligned.m16n8k16.row.col.s32.s8.s8.s32 {%0,%1,%2,%3}, {%4,%5}, {%6}, {%0,%1,%2,%3};"
+                 : "+r"(c[0]), "+r"(c[1]), "+r"(c[2]), "+r"(c[3])
+                 : "r"(a[0]), "r"(a[1]), "r"(b[0]));
+}
+
+__device__ inline void ldmatrix_x4(uint32_t r[4], const void *row) {
+    uint32_t at = uint32_t(__cvta_generic_to_shared(row));
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];"
+                 : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
+                 : "r"(at));
+}
+
+__device__ inline void ldmatrix_x4_trans(uint32_t r[4], const void *row) {
+    uint32_t at = uint32_t(__cvta_generic_to_shared(row));
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0,%1,%2,%3}, [%4];"
+                 : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
+                 : "r"(at));
+}
+
+// Four whole numbers of 8 bits, the first in the lowest byte, as half-precision values: the first two in `low`.
+// 0x64xx is 1024 + xx, so that a byte with its sign turned stands for itself plus 1152.
+__device__ inline void halves_of_s8(uint32_t bytes, uint32_t &low, uint32_t &high) {
+    uint32_t turned = bytes ^ 0x80808080u;
+    low = __byte_perm(turned, 0x64646464u, 0x4140);
+    high = __byte_perm(turned, 0x64646464u, 0x4342);
+    asm("sub.f16x2 %0, %0, %1;" : "+r"(low) : "r"(0x64806480u));
+    asm("sub.f16x2 %0, %0, %1;" : "+r"(high) : "r"(0x64806480u));
+}
+
+// Copies 16 bytes to shared memory, of which those from `valid` on become 0; both addresses on 16 bytes. It has
+// arrived, for this thread, once its group has been waited for; for others, after a barrier on top.
+__device__ inline void copy_async16(void *shared, const void *global, int valid = 16) {
+    uint32_t at = uint32_t(__cvta_generic_to_shared(shared));
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(at), "l"(global), "r"(valid) : "memory");
+}
+__device__ inline void copy_async_commit() { asm volatile("cp.async.commit_group;" ::: "memory"); }
+template <int kLeft> __device__ inline void copy_async_wait() {
+    asm volatile("cp.async.wait_group %0;" ::"n"(kLeft) : "memory");
+}
+
+#else
+
+namespace emu {
+
+template <class T> inline float half_at(uint32_t pair, int which) {
+    T v;
+    uint16_t bits = uint16_t(pair >> (16 * which));
+    std::memcpy(&v, &bits, 2);
+    return to_float(v);
+}
+
+struct Fragments {
+    uint32_t a[4], b[2];
+};
+
+template <class T> void mma_half(float c[4], const uint32_t a[4], const uint32_t b[2]) {
+    Fragments mine = {{a[0], a[1], a[2], a[3]}, {b[0], b[1]}}, all[32];
+    warp_gather(kAll, &mine, sizeof mine, all);
+    unsigned g = lane() / 4, t = lane() % 4;
+    for (int i = 0; i < 4; i++) {
+        unsigned row = g + i / 2 * 8, col = 2 * t + i % 2;
+        double sum = 0;
+        for (unsigned k = 0; k < 16; k++) {
+            unsigned register_a = row / 8 + k / 8 * 2;
+            float x = half_at<T>(all[row % 8 * 4 + k % 8 / 2].a[register_a], k % 2);
+            float y = half_at<T>(all[col * 4 + k % 8 / 2].b[k / 8], k % 2);
+            sum += double(x) * double(y);
+        }
+        c[i] = float(double(c[i]) + sum);
+    }
+}
+
+inline void mma_int(int c[4], const Fragments &mine, unsigned depth) {
+    Fragments all[32];
+    warp_gather(kAll, &mine, sizeof mine, all);
+    unsigned g = lane() / 4, t = lane() % 4;
+    for (int i = 0; i < 4; i++) {
+        unsigned row = g + i / 2 * 8, col = 2 * t + i % 2;
+        for (unsigned k = 0; k < depth; k++) {
+            uint32_t x = all[row % 8 * 4 + k % 16 / 4].a[row / 8 + k / 16 * 2];
+            uint32_t y = all[col * 4 + k % 16 / 4].b[k / 16];
+            c[i] += int(int8_t(x >> k % 4 * 8)) * int(int8_t(y >> k % 4 * 8));
+        }
+    }
+}
+
+inline void ldmatrix(uint32_t r[4], const void *row, bool trans) {
+    const void *rows[32];
+    warp_gather(kAll, &row, sizeof row, rows);
+    unsigned g = lane() / 4, t = lane() % 4;
+    for (int i = 0; i < 4; i++) {
+        uint16_t pair[2];
+        for (unsigned j = 0; j < 2; j++) {
+            unsigned from = trans ? 2 * t + j : g, at = trans ? g : 2 * t + j;
+            std::memcpy(&pair[j], static_cast<const uint16_t *>(rows[i * 8 + from]) + at, 2);
+        }
+        r[i] = uint32_t(pair[0]) | uint32_t(pair[1]) << 16;
+    }
+}
+
+} // namespace emu
+
+inline void mma(float c[4], const uint32_t a[4], const uint32_t b[2], f16) { emu::mma_half<f16>(c, a, b); }
+inline void mma(float c[4], const uint32_t a[4], const uint32_t b[2], bf16) { emu::mma_half<bf16>(c, a, b); }
+inline void mma_s8_k32(int c[4], const uint32_t a[4], const uint32_t b[2]) {
+    emu::mma_int(c, {{a[0], a[1], a[2], a[3]}, {b[0], b[1]}}, 32);
+}
+inline void mma_s8_k16(int c[4], const uint32_t a[2], const uint32_t b[1]) {
+    emu::mma_int(c, {{a[0], a[1], 0, 0}, {b[0], 0}}, 16);
+}
+inline void ldmatrix_x4(uint32_t r[4], const void *row) { emu::ldmatrix(r, row, false); }
+inline void ldmatrix_x4_trans(uint32_t r[4], const void *row) { emu::ldmatrix(r, row, true); }
+inline void halves_of_s8(uint32_t bytes, uint32_t &low, uint32_t &high) {
+    f16 four[4];
+    for (int i = 0; i < 4; i++) four[i] = from_float<f16>(float(int8_t(bytes >> 8 * i)));
+    low = pack2(four[0], four[1]);
+    high = pack2(four[2], four[3]);
+}
+inline void copy_async16(void *shared, const void *global, int valid = 16) {
+    if ((uintptr_t(shared) | uintptr_t(global)) % 16) emu::fail("cp.async on an address that is not on 16 bytes");
+    emu::copy_later(shared, global, 16, size_t(valid));
+}
+inline void copy_async_commit() { emu::commit_copies(); }
+template <int kLeft> inline void copy_async_wait() { emu::wait_copies(kLeft); }
+
+#endif

@@ -1,0 +1,83 @@
+// Rows of a matrix, picked by token and turned into floats: out[i] = scale * weights[token[i]].
+//
+// A few kilobytes a token, in one pass: 16 bytes written per thread and step, whatever the weights' kind. A token
+// that the matrix does not have gives a row that is not a number: the model's output then is none either, which is
+// noticed, where a read beyond the matrix would take the whole card down. Host code checks tokens before.
+#include "quant.cuh"
+
+namespace embed {
+
+using quant::Kind;
+using quant::Planes;
+
+constexpr int kThreads = 256;
+
+__device__ inline size_t item() { return size_t(blockIdx.y) * kThreads + threadIdx.x; }
+__device__ inline size_t items() { return size_t(gridDim.y) * kThreads; }
+
+template <class T>
+__device__ void dense(const T *RESTRICT weights, const uint32_t *RESTRICT tokens, int rows, int columns, float scale,
+                      float *RESTRICT out) {
+    uint32_t token = tokens[blockIdx.x];
+    const T *row = weights + size_t(token) * columns;
+    out += size_t(blockIdx.x) * columns;
+    bool there = token < uint32_t(rows);
+    for (size_t c = item(); c < size_t(columns); c += items()) out[c] = there ? scale * to_float(row[c]) : NAN;
+}
+
+// Bytes of `four`, each times `by` less `minus`, times `scale`.
+__device__ inline float4 floats(uint32_t four, float by, float minus, float scale) {
+    return make_float4(scale * (float(int8_t(four)) * by - minus), scale * (float(int8_t(four >> 8)) * by - minus),
+                       scale * (float(int8_t(four >> 16)) * by - minus),
+                       scale * (float(int8_t(four >> 24)) * by - minus));
+}
+
+// A thread turns one word of a group's low bits: numbers 4 w .. and 16 + 4 w ...
+template <Kind K>
+__device__ void quantised(Planes planes, const uint32_t *RESTRICT tokens, int rows, int groups, float scale,
+                          float *RESTRICT out) {
+    uint32_t token = tokens[blockIdx.x];
+    float4 *to = reinterpret_cast<float4 *>(out) + size_t(blockIdx.x) * groups * 8;
+    bool there = token < uint32_t(rows);
+    for (size_t i = item(); i < size_t(groups) * 4; i += items()) {
+        size_t group = i / 4, index = there ? size_t(token) * groups + group : 0;
+        int w = int(i % 4);
+        const unsigned *low = reinterpret_cast<const unsigned *>(planes.low) + index * (quant::kLowBytes<K> / 4);
+        uint2 high = make_uint2(0, 0), both = make_uint2(low[w], 0);
+        if constexpr (K == quant::Q5_K) high.x = reinterpret_cast<const unsigned *>(planes.high)[index];
+        if constexpr (K == quant::Q6_K) high = reinterpret_cast<const uint2 *>(planes.high)[index];
+        if constexpr (K == quant::Q8_0) both.y = low[4 + w];
+        else both = quant::pair<K>(both.x, high, w);
+        float2 by = quant::scale_of<K>(quant::load_scale<K>(planes, index), int(group % 8));
+        float factor = there ? scale : NAN, minus = quant::kMinimum<K> ? by.y : 0.0f;
+        to[group * 8 + w] = floats(both.x, by.x, minus, factor);
+        to[group * 8 + 4 + w] = floats(both.y, quant::kHalves<K> ? by.y : by.x, minus, factor);
+    }
+}
+
+} // namespace embed
+
+#define EMBED_DENSE(name, type)                                                                                      \
+    extern "C" __global__ void __launch_bounds__(256)                                                                \
+        embed_##name(const type *weights, const uint32_t *tokens, int rows, int columns, float scale, float *out) {  \
+        embed::dense<type>(weights, tokens, rows, columns, scale, out);                                              \
+    }                                                                                                                \
+    EXPORT(embed_##name)
+EMBED_DENSE(f32, float)
+EMBED_DENSE(f16, f16)
+EMBED_DENSE(bf16, bf16)
+#undef EMBED_DENSE
+
+#define EMBED(name, kind)                                                                                            \
+    extern "C" __global__ void __launch_bounds__(256)                                                                \
+        embed_##name(const uint8_t *low, const uint8_t *high, const uint8_t *scales, const uint8_t *supers,          \
+                     const uint32_t *tokens, int rows, int groups, float scale, float *out) {                        \
+        embed::quantised<quant::kind>({low, high, scales, supers}, tokens, rows, groups, scale, out);                \
+    }                                                                                                                \
+    EXPORT(embed_##name)
+EMBED(q8_0, Q8_0)
+EMBED(q4_0, Q4_0)
+EMBED(q4_k, Q4_K)
+EMBED(q5_k, Q5_K)
+EMBED(q6_k, Q6_K)
+#undef EMBED

@@ -1,0 +1,11 @@
+// All kernels as one host program; each file keeps its insides in a namespace of its own.
+#include "../attention_decode.cu"
+#include "../attention_exact.cu"
+#include "../attention_prefill.cu"
+#include "../embed.cu"
+#include "../norm.cu"
+#include "../product_dense.cu"
+#include "../product_quant.cu"
+#include "../product_tiles.cu"
+#include "../rope.cu"
+#include "../rows.cu"

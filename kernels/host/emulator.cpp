@@ -1,0 +1,347 @@
+// The emulator's engine: fibers, barriers, collectives, and the one entry point that Rust calls.
+#include "emulator.h"
+
+#include <cstdio>
+#include <cstdlib>
+#include <map>
+#include <string>
+#include <sys/mman.h>
+#include <vector>
+#if !defined(__x86_64__)
+#include <ucontext.h>
+#endif
+
+namespace emu {
+
+thread_local Dim thread_index, block_index, block_dim, grid_dim;
+
+namespace {
+
+constexpr size_t kStack = 64 << 10;
+constexpr unsigned kMostThreads = 1024;
+constexpr size_t kMostShared = 227 << 10;
+constexpr size_t kGuard = 256;
+constexpr unsigned char kPoison = 0xff, kFence = 0xa5;
+
+enum class State { kReady, kAtBlock, kAtWarp, kDone };
+
+struct Copy {
+    void *to;
+    const void *from;
+    size_t bytes, valid;
+};
+
+#if defined(__x86_64__)
+using Context = void *;
+#else
+using Context = ucontext_t;
+#endif
+
+struct Fiber {
+    Context context;
+    State state;
+    unsigned mask;
+    unsigned turn;
+    unsigned index;
+    std::vector<Copy> loose;
+    std::vector<std::vector<Copy>> groups;
+};
+
+struct Warp {
+    // Two turns: a quick lane may be one collective ahead of a slow one.
+    unsigned char slots[2][32][64];
+};
+
+struct Machine {
+    unsigned char *stacks = nullptr;
+    std::vector<Fiber> fibers;
+    std::vector<Warp> warps;
+    std::vector<unsigned> order;
+    unsigned char *shared = nullptr;
+    Context scheduler;
+    Fiber *running = nullptr;
+    Entry entry = nullptr;
+    void **args = nullptr;
+    std::string error;
+};
+thread_local Machine machine;
+
+std::map<std::string, Entry> &registry() {
+    static std::map<std::string, Entry> all;
+    return all;
+}
+
+#if defined(__x86_64__)
+extern "C" void serin_emulator_switch(void **save, void *to);
+asm(R"(
+.text
+.globl serin_emulator_switch
+.type serin_emulator_switch,@function
+serin_emulator_switch:
+    pushq %rbp
+    pushq %rbx
+    pushq %r12
+    pushq %r13
+    pushq %r14
+    pushq %r15
+    movq %rsp, (%rdi)
+    movq %rsi, %rsp
+    popq %r15
+    popq %r14
+    popq %r13
+    popq %r12
+    popq %rbx
+    popq %rbp
+    ret
+.size serin_emulator_switch,.-serin_emulator_switch
+.section .note.GNU-stack,"",@progbits
+.text
+)");
+#endif
+
+void to_scheduler() {
+    Machine &m = machine;
+#if defined(__x86_64__)
+    serin_emulator_switch(&m.running->context, m.scheduler);
+#else
+    swapcontext(&m.running->context, &m.scheduler);
+#endif
+}
+
+void body() {
+    Machine &m = machine;
+    m.entry(m.args);
+    m.running->state = State::kDone;
+    to_scheduler();
+    std::abort();
+}
+
+void prepare(Fiber &fiber, unsigned index) {
+    unsigned char *stack = machine.stacks + size_t(index) * kStack;
+#if defined(__x86_64__)
+    void **top = reinterpret_cast<void **>(stack + kStack);
+    top[-1] = nullptr;
+    top[-2] = reinterpret_cast<void *>(&body);
+    for (int i = 3; i <= 8; i++) top[-i] = nullptr;
+    fiber.context = top - 8;
+#else
+    getcontext(&fiber.context);
+    fiber.context.uc_stack.ss_sp = stack;
+    fiber.context.uc_stack.ss_size = kStack;
+    fiber.context.uc_link = nullptr;
+    makecontext(&fiber.context, body, 0);
+#endif
+    fiber.state = State::kReady;
+    fiber.turn = 0;
+    fiber.index = index;
+    fiber.loose.clear();
+    fiber.groups.clear();
+}
+
+void resume(Fiber &fiber) {
+    Machine &m = machine;
+    unsigned i = fiber.index;
+    thread_index = {i % block_dim.x, i / block_dim.x % block_dim.y, i / (block_dim.x * block_dim.y)};
+    m.running = &fiber;
+#if defined(__x86_64__)
+    serin_emulator_switch(&m.scheduler, fiber.context);
+#else
+    swapcontext(&m.scheduler, &fiber.context);
+#endif
+}
+
+// Lets the lanes go on that have all come. Returns whether any did.
+bool release_warps(unsigned threads) {
+    Machine &m = machine;
+    bool any = false;
+    for (unsigned base = 0; base < threads; base += 32) {
+        unsigned width = threads - base < 32 ? threads - base : 32;
+        for (unsigned lane = 0; lane < width; lane++) {
+            Fiber &first = m.fibers[base + lane];
+            if (first.state != State::kAtWarp) continue;
+            unsigned mask = width == 32 ? first.mask : first.mask & ((1u << width) - 1);
+            bool all = true;
+            for (unsigned i = 0; i < width && all; i++) {
+                if (!(mask >> i & 1)) continue;
+                Fiber &other = m.fibers[base + i];
+                if (other.state == State::kDone) {
+                    m.error = "a warp collective names a lane that has left the kernel";
+                    return false;
+                }
+                all = other.state == State::kAtWarp && other.mask == first.mask;
+            }
+            if (!all) continue;
+            for (unsigned i = 0; i < width; i++)
+                if (mask >> i & 1) m.fibers[base + i].state = State::kReady;
+            any = true;
+        }
+    }
+    return any;
+}
+
+bool release_block(unsigned threads) {
+    Machine &m = machine;
+    bool waiting = false;
+    for (unsigned i = 0; i < threads; i++) {
+        State state = m.fibers[i].state;
+        if (state == State::kReady || state == State::kAtWarp) return false;
+        waiting |= state == State::kAtBlock;
+    }
+    for (unsigned i = 0; i < threads; i++) {
+        if (m.fibers[i].state == State::kAtBlock) m.fibers[i].state = State::kReady;
+    }
+    return waiting;
+}
+
+// 0: by index, 1: from the last to the first, others: shuffled by that seed.
+void arrange(unsigned threads, unsigned long long how) {
+    auto &order = machine.order;
+    order.resize(threads);
+    for (unsigned i = 0; i < threads; i++) order[i] = how == 1 ? threads - 1 - i : i;
+    unsigned long long state = how * 0x9e3779b97f4a7c15ull;
+    for (unsigned i = threads; how > 1 && i > 1; i--) {
+        state = state * 6364136223846793005ull + 1442695040888963407ull;
+        unsigned j = unsigned(state >> 33) % i, kept = order[i - 1];
+        order[i - 1] = order[j];
+        order[j] = kept;
+    }
+}
+
+bool run_block(unsigned threads, size_t shared) {
+    Machine &m = machine;
+    std::memset(m.shared, kPoison, shared);
+    std::memset(m.shared + shared, kFence, kGuard);
+    for (unsigned i = 0; i < threads; i++) prepare(m.fibers[i], i);
+    for (;;) {
+        bool ran = false, done = true;
+        for (unsigned i : m.order) {
+            Fiber &fiber = m.fibers[i];
+            if (fiber.state != State::kReady) {
+                done &= fiber.state == State::kDone;
+                continue;
+            }
+            resume(fiber);
+            if (!m.error.empty()) return false;
+            ran = true;
+            done &= fiber.state == State::kDone;
+        }
+        if (done) break;
+        bool released = release_warps(threads);
+        if (!m.error.empty()) return false;
+        released |= release_block(threads);
+        if (!ran && !released) {
+            m.error = "deadlock: threads of a block wait at different barriers or collectives";
+            return false;
+        }
+    }
+    for (size_t i = 0; i < kGuard; i++) {
+        if (m.shared[shared + i] != kFence) {
+            m.error = "the kernel wrote beyond its shared memory";
+            return false;
+        }
+    }
+    return true;
+}
+
+void ready_machine() {
+    Machine &m = machine;
+    if (m.stacks) return;
+    size_t bytes = kStack * kMostThreads;
+    void *at = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (at == MAP_FAILED) std::abort();
+    m.stacks = static_cast<unsigned char *>(at);
+    m.fibers.resize(kMostThreads);
+    m.warps.resize(kMostThreads / 32);
+    m.shared = static_cast<unsigned char *>(std::aligned_alloc(1024, (kMostShared + kGuard + 1023) / 1024 * 1024));
+}
+
+} // namespace
+
+Registrar::Registrar(const char *name, Entry entry) { registry()[name] = entry; }
+
+void fail(const char *what) {
+    machine.error = what;
+    to_scheduler();
+    std::abort();
+}
+
+unsigned lane() { return machine.running->index % 32; }
+
+unsigned char *shared_memory() { return machine.shared; }
+
+void block_barrier() {
+    machine.running->state = State::kAtBlock;
+    to_scheduler();
+}
+
+void warp_gather(unsigned mask, const void *mine, size_t bytes, void *all) {
+    Fiber &fiber = *machine.running;
+    Warp &warp = machine.warps[fiber.index / 32];
+    unsigned turn = fiber.turn++ & 1, own = fiber.index % 32;
+    if (bytes > 64) fail("a collective of more than 64 bytes per lane");
+    if (!(mask >> own & 1)) fail("a lane calls a collective whose mask does not name it");
+    std::memcpy(warp.slots[turn][own], mine, bytes);
+    fiber.state = State::kAtWarp;
+    fiber.mask = mask;
+    to_scheduler();
+    for (unsigned i = 0; i < 32; i++) {
+        unsigned char *out = static_cast<unsigned char *>(all) + i * bytes;
+        if (mask >> i & 1) std::memcpy(out, warp.slots[turn][i], bytes);
+        else std::memset(out, 0, bytes);
+    }
+}
+
+void copy_later(void *to, const void *from, size_t bytes, size_t valid) {
+    machine.running->loose.push_back({to, from, bytes, valid});
+}
+
+void commit_copies() {
+    Fiber &fiber = *machine.running;
+    fiber.groups.push_back(std::move(fiber.loose));
+    fiber.loose.clear();
+}
+
+void wait_copies(int groups_left) {
+    auto &groups = machine.running->groups;
+    while (groups.size() > size_t(groups_left)) {
+        for (const Copy &c : groups.front()) {
+            std::memcpy(c.to, c.from, c.valid);
+            std::memset(static_cast<unsigned char *>(c.to) + c.valid, 0, c.bytes - c.valid);
+        }
+        groups.erase(groups.begin());
+    }
+}
+
+} // namespace emu
+
+// Runs a kernel by name. `args[i]` points to its i-th argument. Returns 0, or -1 with `error` filled.
+extern "C" int serin_emulator_launch(const char *name, const unsigned *blocks, const unsigned *threads,
+                                     size_t shared, void **args, unsigned long long order, char *error,
+                                     size_t room) {
+    using namespace emu;
+    auto say = [&](const std::string &what) {
+        std::snprintf(error, room, "%s", what.c_str());
+        return -1;
+    };
+    auto found = registry().find(name);
+    if (found == registry().end()) return say("there is no such kernel");
+    unsigned count = threads[0] * threads[1] * threads[2];
+    if (count == 0 || count > kMostThreads) return say("a block has 1 to 1024 threads");
+    if (shared > kMostShared) return say("a block has at most 227 KiB of shared memory");
+    if (blocks[0] == 0 || blocks[1] == 0 || blocks[2] == 0) return say("the grid is empty");
+    ready_machine();
+    Machine &m = machine;
+    m.entry = found->second;
+    m.args = args;
+    m.error.clear();
+    grid_dim = {blocks[0], blocks[1], blocks[2]};
+    block_dim = {threads[0], threads[1], threads[2]};
+    arrange(count, order);
+    for (unsigned z = 0; z < blocks[2]; z++)
+        for (unsigned y = 0; y < blocks[1]; y++)
+            for (unsigned x = 0; x < blocks[0]; x++) {
+                block_index = {x, y, z};
+                if (!run_block(count, shared)) return say(m.error);
+            }
+    return 0;
+}

@@ -1,0 +1,269 @@
+//! The card's memory as values: a buffer gives itself back when dropped, a view knows its length.
+//!
+//! Views carry their numbers' type so that a kernel's function can check lengths and no caller counts bytes.
+//! What lies in a buffer is undefined until something was written to it.
+
+use super::card::{Arg, Card, CardError, Pool, Queue};
+use std::fmt;
+use std::marker::PhantomData;
+use std::sync::Arc;
+
+/// Numbers that mean the same on the card and here.
+///
+/// # Safety
+/// Any bits are a value, and there is no padding.
+pub unsafe trait Plain: Copy + Default + 'static {}
+
+// SAFETY: plain numbers.
+unsafe impl Plain for u8 {}
+// SAFETY: as above.
+unsafe impl Plain for i8 {}
+// SAFETY: as above.
+unsafe impl Plain for u16 {}
+// SAFETY: as above.
+unsafe impl Plain for u32 {}
+// SAFETY: as above.
+unsafe impl Plain for i32 {}
+// SAFETY: as above.
+unsafe impl Plain for u64 {}
+// SAFETY: as above.
+unsafe impl Plain for f32 {}
+// SAFETY: 16 bits.
+unsafe impl Plain for half::f16 {}
+// SAFETY: 16 bits.
+unsafe impl Plain for half::bf16 {}
+
+/// `len` numbers on a card, in a pool.
+pub struct Buffer<T: Plain> {
+    card: Arc<dyn Card>,
+    address: u64,
+    len: usize,
+    /// Queue that it is given back on.
+    queue: Queue,
+    kind: PhantomData<T>,
+}
+
+/// Numbers of a buffer, to be read.
+#[derive(Debug)]
+pub struct View<'a, T: Plain> {
+    address: u64,
+    len: usize,
+    life: PhantomData<&'a T>,
+}
+
+/// Numbers of a buffer, to be written.
+#[derive(Debug)]
+pub struct ViewMut<'a, T: Plain> {
+    address: u64,
+    len: usize,
+    life: PhantomData<&'a mut T>,
+}
+
+impl<T: Plain> Clone for View<'_, T> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<T: Plain> Copy for View<'_, T> {}
+
+impl<T: Plain> Buffer<T> {
+    /// Takes `len` numbers from `pool`; an empty buffer takes nothing.
+    pub fn new(card: &Arc<dyn Card>, pool: Pool, len: usize) -> Result<Buffer<T>, CardError> {
+        Buffer::on(card, pool, len, Queue::Compute)
+    }
+
+    /// As [`Buffer::new`], allocated in the order of `queue`. It is given back on [`Queue::Compute`].
+    pub fn on(
+        card: &Arc<dyn Card>,
+        pool: Pool,
+        len: usize,
+        queue: Queue,
+    ) -> Result<Buffer<T>, CardError> {
+        let bytes =
+            len.checked_mul(size_of::<T>()).ok_or(CardError::OutOfMemory { bytes: usize::MAX })?;
+        let address = if bytes == 0 { 0 } else { card.allocate(pool, bytes, queue)? };
+        let (card, queue) = (card.clone(), Queue::Compute);
+        Ok(Buffer { card, address, len, queue, kind: PhantomData })
+    }
+
+    /// A buffer that holds `values`.
+    pub fn of(card: &Arc<dyn Card>, pool: Pool, values: &[T]) -> Result<Buffer<T>, CardError> {
+        let mut buffer = Buffer::new(card, pool, values.len())?;
+        buffer.write(0, values)?;
+        Ok(buffer)
+    }
+
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    pub fn card(&self) -> &Arc<dyn Card> {
+        &self.card
+    }
+
+    /// Copies `values` to the place `at`, in the order of [`Queue::Compute`].
+    pub fn write(&mut self, at: usize, values: &[T]) -> Result<(), CardError> {
+        self.write_on(at, values, Queue::Compute)
+    }
+
+    pub fn write_on(&mut self, at: usize, values: &[T], queue: Queue) -> Result<(), CardError> {
+        let end = at.checked_add(values.len());
+        if end.is_none_or(|end| end > self.len) {
+            let what = format!("{} values at {at} do not fit into {}", values.len(), self.len);
+            return Err(CardError::Shape(what));
+        }
+        if values.is_empty() {
+            return Ok(());
+        }
+        self.card.upload(self.address + (at * size_of::<T>()) as u64, bytes_of(values), queue)
+    }
+
+    /// Copies numbers from the place `at` on, and waits for them.
+    pub fn read(&self, at: usize, out: &mut [T]) -> Result<(), CardError> {
+        if at.checked_add(out.len()).is_none_or(|end| end > self.len) {
+            let what = format!("{} values at {at} are not in {}", out.len(), self.len);
+            return Err(CardError::Shape(what));
+        }
+        if out.is_empty() {
+            return Ok(());
+        }
+        // SAFETY: `Plain` numbers may hold any bits.
+        let bytes = unsafe {
+            std::slice::from_raw_parts_mut(out.as_mut_ptr().cast::<u8>(), size_of_val(out))
+        };
+        self.card.download(self.address + (at * size_of::<T>()) as u64, bytes, Queue::Compute)
+    }
+
+    /// All numbers, waited for.
+    pub fn to_vec(&self) -> Result<Vec<T>, CardError> {
+        let mut out = vec![T::default(); self.len];
+        self.read(0, &mut out)?;
+        Ok(out)
+    }
+
+    /// Sets every byte.
+    pub fn fill(&mut self, byte: u8) -> Result<(), CardError> {
+        match self.len * size_of::<T>() {
+            0 => Ok(()),
+            bytes => self.card.fill(self.address, byte, bytes, Queue::Compute),
+        }
+    }
+
+    pub fn view(&self) -> View<'_, T> {
+        View { address: self.address, len: self.len, life: PhantomData }
+    }
+
+    pub fn view_mut(&mut self) -> ViewMut<'_, T> {
+        ViewMut { address: self.address, len: self.len, life: PhantomData }
+    }
+
+    /// The first `len` numbers. Panics if there are fewer.
+    pub fn first(&self, len: usize) -> View<'_, T> {
+        self.view().part(0, len)
+    }
+
+    /// As [`Buffer::first`], to be written.
+    pub fn first_mut(&mut self, len: usize) -> ViewMut<'_, T> {
+        self.view_mut().part(0, len)
+    }
+}
+
+impl<T: Plain> fmt::Debug for Buffer<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Buffer({} values)", self.len)
+    }
+}
+
+impl<T: Plain> Drop for Buffer<T> {
+    fn drop(&mut self) {
+        if self.address != 0 {
+            // A card that is dead keeps its memory; whoever unloads compares the pool's figures.
+            let _ = self.card.free(self.address, self.queue);
+        }
+    }
+}
+
+impl<'a, T: Plain> View<'a, T> {
+    /// A null pointer, for optional inputs.
+    pub fn none() -> View<'a, T> {
+        View { address: 0, len: 0, life: PhantomData }
+    }
+
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// The same bytes as other numbers, as many as are whole.
+    pub(crate) fn cast<U: Plain>(self) -> View<'a, U> {
+        let len = self.len * size_of::<T>() / size_of::<U>();
+        View { address: self.address, len, life: PhantomData }
+    }
+
+    /// Numbers `at .. at + len`. Panics if they are not there.
+    pub fn part(self, at: usize, len: usize) -> View<'a, T> {
+        assert!(at + len <= self.len, "{len} values at {at} are not in {}", self.len);
+        View { address: self.address + (at * size_of::<T>()) as u64, len, life: PhantomData }
+    }
+
+    pub fn address(&self) -> u64 {
+        self.address
+    }
+
+    pub fn arg(&self) -> Arg {
+        Arg::Address(self.address)
+    }
+}
+
+impl<'a, T: Plain> ViewMut<'a, T> {
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// The same bytes as other numbers, as many as are whole.
+    pub(crate) fn cast<U: Plain>(self) -> ViewMut<'a, U> {
+        let len = self.len * size_of::<T>() / size_of::<U>();
+        ViewMut { address: self.address, len, life: PhantomData }
+    }
+
+    /// Numbers `at .. at + len`. Panics if they are not there.
+    pub fn part(self, at: usize, len: usize) -> ViewMut<'a, T> {
+        assert!(at + len <= self.len, "{len} values at {at} are not in {}", self.len);
+        ViewMut { address: self.address + (at * size_of::<T>()) as u64, len, life: PhantomData }
+    }
+
+    /// The same numbers for a shorter while.
+    pub fn again(&mut self) -> ViewMut<'_, T> {
+        ViewMut { address: self.address, len: self.len, life: PhantomData }
+    }
+
+    pub fn as_view(&self) -> View<'_, T> {
+        View { address: self.address, len: self.len, life: PhantomData }
+    }
+
+    pub fn address(&self) -> u64 {
+        self.address
+    }
+
+    pub fn arg(&self) -> Arg {
+        Arg::Address(self.address)
+    }
+}
+
+/// The bytes of plain numbers.
+pub fn bytes_of<T: Plain>(values: &[T]) -> &[u8] {
+    // SAFETY: `Plain` numbers have no padding.
+    unsafe { std::slice::from_raw_parts(values.as_ptr().cast(), size_of_val(values)) }
+}

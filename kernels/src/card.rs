@@ -1,0 +1,199 @@
+//! What a card can be asked: memory pools, copies, launches, matrix products, graphs.
+//!
+//! One trait, so that the same model code runs on a real card and on the emulated one. Everything is ordered
+//! by a [`Queue`]; nothing here knows what a kernel computes.
+
+use super::readings::Readings;
+use std::fmt;
+
+/// Why the card could not do as asked.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum CardError {
+    /// This allocation failed (0 where the driver does not tell how much it wanted); the card goes on.
+    #[error("the card has no {} left", amount(*bytes))]
+    OutOfMemory { bytes: usize },
+    /// A fault that no later call on this process's context survives (an illegal address, a device assert).
+    #[error("the card has failed and cannot be used by this process any more: {0}")]
+    Dead(String),
+    /// A launch or copy whose shapes do not fit; nothing was done.
+    #[error("{0}")]
+    Shape(String),
+    #[error("{0}")]
+    Other(String),
+}
+
+fn amount(bytes: usize) -> String {
+    match bytes {
+        0 => "memory".into(),
+        bytes => format!("{bytes} bytes"),
+    }
+}
+
+/// A memory pool of the card's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Pool(pub u64);
+
+/// What a pool holds, in bytes.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct PoolUsage {
+    /// In live allocations.
+    pub used: u64,
+    /// Taken from the card and not yet given back.
+    pub reserved: u64,
+}
+
+/// The card's memory, in bytes, all programs counted.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Memory {
+    pub free: u64,
+    pub total: u64,
+}
+
+/// What a card is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Facts {
+    pub name: String,
+    /// Compute capability, major and minor.
+    pub capability: (u32, u32),
+    pub multiprocessors: u32,
+    /// Most dynamic shared memory of one block, in bytes.
+    pub shared_per_block: u32,
+    /// Whether it is this machine's processor in disguise.
+    pub emulated: bool,
+}
+
+/// In what order things happen: all on one queue one after the other, two queues side by side.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Queue {
+    /// The executor's steps.
+    Compute,
+    /// A loader's copies.
+    Load,
+}
+
+/// Blocks, threads of a block, and dynamic shared memory of a block in bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Grid {
+    pub blocks: [u32; 3],
+    pub threads: [u32; 3],
+    pub shared: u32,
+}
+
+impl Grid {
+    /// `blocks` blocks of `threads` threads.
+    pub fn line(blocks: usize, threads: u32) -> Grid {
+        Grid { blocks: [blocks as u32, 1, 1], threads: [threads, 1, 1], shared: 0 }
+    }
+
+    pub fn shared(self, bytes: usize) -> Grid {
+        Grid { shared: bytes as u32, ..self }
+    }
+}
+
+/// One argument of a kernel, by value. Pointers are addresses on the card; 0 is a null pointer.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Arg {
+    Address(u64),
+    I32(i32),
+    U32(u32),
+    U64(u64),
+    F32(f32),
+}
+
+/// Numbers of a dense product.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Number {
+    F32,
+    F16,
+    BF16,
+}
+
+impl Number {
+    pub fn bytes(self) -> usize {
+        match self {
+            Number::F32 => 4,
+            Number::F16 | Number::BF16 => 2,
+        }
+    }
+}
+
+/// A dense product: `out[n][rows] = x[n][columns] * weights[rows][columns]^T`, row-major, in and weights of
+/// one kind of number, sums and `out` in f32.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Gemm {
+    pub number: Number,
+    pub rows: usize,
+    pub columns: usize,
+    pub n: usize,
+    /// Addresses of `[rows][columns]`, `[n][columns]`, and `[n][out_stride]` of f32.
+    pub weights: u64,
+    pub x: u64,
+    pub out: u64,
+    /// Numbers from one row of `out` to the next, at least `rows`.
+    pub out_stride: usize,
+}
+
+/// A recorded list of launches.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Graph(pub u64);
+
+/// A card. Calls come from the executor's thread ([`Queue::Compute`]) or from one loader thread
+/// ([`Queue::Load`]); each binds itself with [`Card::enter`] first.
+pub trait Card: Send + Sync + fmt::Debug {
+    fn facts(&self) -> &Facts;
+    fn memory(&self) -> Result<Memory, CardError>;
+    /// Makes the card usable from this thread.
+    fn enter(&self) -> Result<(), CardError>;
+    /// `Err(Dead)` once a fault has made the card unusable.
+    fn health(&self) -> Result<(), CardError>;
+    /// What the card says of its state, if it says anything. It may take milliseconds.
+    fn readings(&self) -> Option<Readings> {
+        None
+    }
+
+    fn create_pool(&self) -> Result<Pool, CardError>;
+    fn pool_usage(&self, pool: Pool) -> Result<PoolUsage, CardError>;
+    /// Gives back what the pool keeps for reuse.
+    fn trim_pool(&self, pool: Pool) -> Result<(), CardError>;
+    fn destroy_pool(&self, pool: Pool) -> Result<(), CardError>;
+
+    /// Memory with undefined content, on 256 bytes.
+    fn allocate(&self, pool: Pool, bytes: usize, queue: Queue) -> Result<u64, CardError>;
+    /// Gives memory back after everything that the queue has to do.
+    fn free(&self, address: u64, queue: Queue) -> Result<(), CardError>;
+    /// The pool that an address belongs to.
+    fn pool_of(&self, address: u64) -> Result<Pool, CardError>;
+
+    /// Copies to the card; `from` may be changed once this returns. Large ones go through pinned staging.
+    fn upload(&self, to: u64, from: &[u8], queue: Queue) -> Result<(), CardError>;
+    /// Copies from the card, and waits for it.
+    fn download(&self, from: u64, to: &mut [u8], queue: Queue) -> Result<(), CardError>;
+    fn fill(&self, address: u64, byte: u8, bytes: usize, queue: Queue) -> Result<(), CardError>;
+    /// Waits until the queue has done everything, and reports what went wrong meanwhile.
+    fn synchronise(&self, queue: Queue) -> Result<(), CardError>;
+
+    /// Runs a kernel on [`Queue::Compute`].
+    ///
+    /// # Safety
+    /// The arguments are those that the kernel of this name takes, and every address in them is good for what
+    /// the kernel does with it.
+    unsafe fn launch(
+        &self,
+        kernel: &'static str,
+        grid: Grid,
+        args: &[Arg],
+    ) -> Result<(), CardError>;
+
+    /// A dense product on [`Queue::Compute`].
+    ///
+    /// # Safety
+    /// The addresses hold what [`Gemm`] says.
+    unsafe fn gemm(&self, gemm: Gemm) -> Result<(), CardError>;
+
+    /// From here on, launches and products are recorded instead of run. No allocations meanwhile.
+    fn begin_recording(&self) -> Result<(), CardError>;
+    fn end_recording(&self) -> Result<Graph, CardError>;
+    /// Runs what was recorded, with the addresses and numbers of then.
+    fn replay(&self, graph: Graph) -> Result<(), CardError>;
+    fn forget(&self, graph: Graph) -> Result<(), CardError>;
+}

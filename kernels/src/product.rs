@@ -1,0 +1,376 @@
+//! Products with weights as they are stored, and matrices of such weights on a card.
+//!
+//! [`multiply`] decides, from shapes and the card alone, which kernel runs ([`Way`]): up to 8 inputs are limited
+//! by reading the weights, many by arithmetic. Each way is right for every shape, so that checks can ask for any.
+//! Knows no layer: several matrices' results may be written side by side.
+
+mod checks;
+mod names;
+
+pub(crate) use checks::matrix as test_matrix;
+pub use checks::{dense_checks, quantised_checks};
+
+use super::acts::{ActKind, Acts};
+use super::buffer::{Buffer, View, ViewMut};
+use super::card::{Arg, Card, CardError, Gemm, Grid, Number, Pool, Queue};
+use super::weights::{PlaneLayout, WeightKind, planes};
+use names::Tile;
+use std::sync::Arc;
+
+/// Most bytes that are rearranged at once while loading.
+const STAGING: usize = 8 << 20;
+/// Most inputs that kernels limited by memory take.
+const FEW: usize = 8;
+/// Warps per multiprocessor below which rows are split: enough 16-byte loads are under way then.
+const WARPS: usize = 24;
+
+/// Weights on a card, `[rows][columns]`.
+#[derive(Debug)]
+pub struct Matrix {
+    pub(crate) kind: WeightKind,
+    pub(crate) rows: usize,
+    pub(crate) columns: usize,
+    layout: PlaneLayout,
+    buffer: Buffer<u8>,
+}
+
+impl Matrix {
+    /// Takes memory for a matrix, in the order of [`Queue::Load`]. What it holds is undefined until all rows have
+    /// been written.
+    pub fn new(
+        card: &Arc<dyn Card>,
+        pool: Pool,
+        kind: WeightKind,
+        rows: usize,
+        columns: usize,
+    ) -> Result<Matrix, CardError> {
+        let fits = |count: usize| (1..=i32::MAX as usize).contains(&count);
+        let layout = PlaneLayout::new(kind, rows, columns);
+        let layout = layout.filter(|_| fits(rows) && fits(columns));
+        let layout = layout.ok_or_else(|| {
+            CardError::Shape(format!("a matrix of {kind:?} cannot have {rows} rows of {columns}"))
+        })?;
+        let buffer = Buffer::on(card, pool, layout.bytes(), Queue::Load)?;
+        Ok(Matrix { kind, rows, columns, layout, buffer })
+    }
+
+    /// Copies rows as they are stored in a file, from row `first` on, in bounded pieces.
+    pub fn write_rows(
+        &mut self,
+        first: usize,
+        bytes: &[u8],
+        queue: Queue,
+    ) -> Result<(), CardError> {
+        let row = self.row_bytes();
+        let rows = bytes.len() / row;
+        let inside = first.checked_add(rows).is_some_and(|end| end <= self.rows);
+        if !inside || !bytes.len().is_multiple_of(row) {
+            let (all, had) = (self.rows, bytes.len());
+            let what = format!("{had} bytes are no rows of {row} from {first} on of {all}");
+            return Err(CardError::Shape(what));
+        }
+        if !self.kind.is_quantised() {
+            return self.buffer.write_on(first * row, bytes, queue);
+        }
+        let most = (STAGING / row).max(1);
+        let mut staged = vec![0; most.min(rows) * row];
+        for (at, bytes) in (first..).step_by(most).zip(bytes.chunks(most * row)) {
+            let (rows, staged) = (bytes.len() / row, &mut staged[..bytes.len()]);
+            planes(self.kind, rows, self.columns, bytes, staged);
+            for piece in self.layout.pieces(at, rows) {
+                self.buffer.write_on(piece.at, &staged[piece.from], queue)?;
+            }
+        }
+        Ok(())
+    }
+
+    pub fn kind(&self) -> WeightKind {
+        self.kind
+    }
+
+    pub fn rows(&self) -> usize {
+        self.rows
+    }
+
+    pub fn columns(&self) -> usize {
+        self.columns
+    }
+
+    /// Bytes of a row as stored.
+    pub fn row_bytes(&self) -> usize {
+        self.layout.bytes() / self.rows
+    }
+
+    /// Bytes on the card.
+    pub fn bytes(&self) -> usize {
+        self.layout.bytes()
+    }
+
+    /// The form in which [`multiply`] takes inputs.
+    pub fn input_kind(&self) -> ActKind {
+        self.kind.input_kind()
+    }
+
+    /// Groups of 32 columns.
+    pub(crate) fn groups(&self) -> usize {
+        self.columns / 32
+    }
+
+    /// Addresses of the four planes, null for those that the kind does not have.
+    pub(crate) fn planes(&self) -> [Arg; 4] {
+        [0, 1, 2, 3].map(|plane| match self.layout.len(plane) {
+            0 => Arg::Address(0),
+            _ => Arg::Address(self.address() + self.layout.offset(plane) as u64),
+        })
+    }
+
+    pub(crate) fn address(&self) -> u64 {
+        self.buffer.view().address()
+    }
+}
+
+/// Where results go: input i's are `values[i * stride + offset ..]`, one for each row of the weights.
+#[derive(Debug)]
+pub struct Output<'a> {
+    pub values: ViewMut<'a, f32>,
+    /// Numbers from one input's results to the next's.
+    pub stride: usize,
+    pub offset: usize,
+}
+
+impl<'a> Output<'a> {
+    /// The results of one matrix of `rows` rows, by themselves.
+    pub fn of(values: ViewMut<'a, f32>, rows: usize) -> Output<'a> {
+        Output { values, stride: rows, offset: 0 }
+    }
+}
+
+/// How a product is done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Way {
+    /// Up to 8 inputs of 8 bits; so many warps share a row.
+    Vectors { split: usize },
+    /// Inputs of 8 bits in tiles.
+    Tiles(Tile),
+    /// Up to 8 inputs of floats; so many warps share a row.
+    Dense { split: usize },
+    /// The library's.
+    Library,
+}
+
+impl Way {
+    /// For a matrix, `n` inputs, and a card of so many multiprocessors.
+    pub(crate) fn choose(matrix: &Matrix, n: usize, multiprocessors: usize) -> Way {
+        let Matrix { kind, rows, columns, .. } = *matrix;
+        let warps = WARPS * multiprocessors;
+        match kind {
+            WeightKind::F32 if n <= FEW => {
+                Way::Dense { split: split(rows.div_ceil(2), columns.div_ceil(128), 8, warps) }
+            }
+            WeightKind::F16 | WeightKind::BF16 if n <= FEW => {
+                Way::Dense { split: split(rows.div_ceil(16), columns.div_ceil(128), 8, warps) }
+            }
+            WeightKind::F32 | WeightKind::F16 | WeightKind::BF16 => Way::Library,
+            _ if n <= FEW => {
+                Way::Vectors { split: split(rows.div_ceil(2), columns.div_ceil(1024), 4, warps) }
+            }
+            _ => Way::Tiles(Tile::choose(rows, n, multiprocessors)),
+        }
+    }
+}
+
+/// How many warps, a power of two up to `most`, share a set of rows: as many as it takes for `warps` warps, but
+/// none without one of the `pieces` that a warp reads at once. The number of inputs plays no part, so that each
+/// gets the same sums in whatever company.
+fn split(sets: usize, pieces: usize, most: usize, warps: usize) -> usize {
+    let mut split = 1;
+    while split < most && split * 2 <= pieces && sets * split < warps {
+        split *= 2;
+    }
+    split
+}
+
+/// `out = x * weights^T + bias`: `n` inputs of `matrix.columns()` numbers, in `matrix.input_kind()`.
+pub fn multiply(
+    card: &dyn Card,
+    matrix: &Matrix,
+    x: Acts<'_>,
+    n: usize,
+    out: Output<'_>,
+    bias: Option<View<'_, f32>>,
+) -> Result<(), CardError> {
+    let way = Way::choose(matrix, n, card.facts().multiprocessors as usize);
+    multiply_by(way, card, matrix, x, n, out, bias)
+}
+
+/// As [`multiply`], in a way that is asked for.
+pub(crate) fn multiply_by(
+    way: Way,
+    card: &dyn Card,
+    matrix: &Matrix,
+    x: Acts<'_>,
+    n: usize,
+    out: Output<'_>,
+    bias: Option<View<'_, f32>>,
+) -> Result<(), CardError> {
+    check(matrix, &x, n, &out, bias.as_ref())?;
+    if n == 0 {
+        return Ok(());
+    }
+    let product = Product {
+        matrix,
+        x,
+        n,
+        out: out.values.address() + (out.offset * 4) as u64,
+        stride: out.stride,
+        bias: bias.map_or(0, |bias| bias.address()),
+    };
+    match way {
+        Way::Vectors { split } => product.vectors(card, split),
+        Way::Tiles(tile) => product.tiles(card, tile),
+        Way::Dense { split } => product.dense(card, split),
+        Way::Library => product.library(card),
+    }
+}
+
+/// Whether everything fits together.
+fn check(
+    matrix: &Matrix,
+    x: &Acts<'_>,
+    n: usize,
+    out: &Output<'_>,
+    bias: Option<&View<'_, f32>>,
+) -> Result<(), CardError> {
+    let Matrix { kind, rows, columns, .. } = *matrix;
+    let shape = |what: String| Err(CardError::Shape(what));
+    if x.kind() != matrix.input_kind() {
+        return shape(format!("weights in {kind:?} take no inputs in {:?}", x.kind()));
+    }
+    let counted = n.checked_mul(columns).is_some() && i32::try_from(n).is_ok();
+    if !counted || !x.holds(n, columns) {
+        return shape(format!("there are no {n} inputs of {columns} numbers"));
+    }
+    if x.args().iter().any(|arg| matches!(arg, Arg::Address(at) if !at.is_multiple_of(16))) {
+        return shape("inputs do not start on 16 bytes".into());
+    }
+    if out.offset.checked_add(rows).is_none_or(|end| end > out.stride) {
+        let Output { stride, offset, .. } = out;
+        return shape(format!("{rows} results at {offset} do not fit into rows of {stride}"));
+    }
+    let end = n.saturating_sub(1).checked_mul(out.stride).map(|at| at + out.offset + rows);
+    if n > 0 && end.is_none_or(|end| end > out.values.len()) {
+        let (len, stride) = (out.values.len(), out.stride);
+        return shape(format!("{n} rows of {stride} results do not fit into {len} numbers"));
+    }
+    match bias {
+        Some(bias) if bias.len() != rows => {
+            shape(format!("a bias of {} numbers for {rows} rows", bias.len()))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// A product whose shapes have been checked.
+struct Product<'a> {
+    matrix: &'a Matrix,
+    x: Acts<'a>,
+    n: usize,
+    /// Address of the first result.
+    out: u64,
+    stride: usize,
+    /// Address, or null.
+    bias: u64,
+}
+
+impl Product<'_> {
+    fn output(&self) -> [Arg; 3] {
+        [Arg::Address(self.out), Arg::U64(self.stride as u64), Arg::Address(self.bias)]
+    }
+
+    fn rows(&self) -> Arg {
+        Arg::I32(self.matrix.rows as i32)
+    }
+
+    fn vectors(&self, card: &dyn Card, split: usize) -> Result<(), CardError> {
+        let name = names::vectors(self.matrix.kind, self.n)?;
+        let at_once = if self.n <= 4 { 2 } else { 4 };
+        let blocks = self.matrix.rows.div_ceil(at_once).div_ceil(4 / split);
+        let [low, high, scales, supers] = self.matrix.planes();
+        let ([x, x_scales], [out, stride, bias]) = (self.x.args(), self.output());
+        let groups = Arg::I32(self.matrix.groups() as i32);
+        let split = Arg::I32(split as i32);
+        let args =
+            [low, high, scales, supers, x, x_scales, self.rows(), groups, out, stride, bias, split];
+        // SAFETY: the kernel's arguments; `check` has held every length against what it reads and writes.
+        unsafe { card.launch(name, Grid::line(blocks, 128).shared(512), &args) }
+    }
+
+    fn tiles(&self, card: &dyn Card, tile: Tile) -> Result<(), CardError> {
+        let kind = self.matrix.kind;
+        let name = names::tiles(kind, tile)?;
+        let shape = tile.shape();
+        let down = self.matrix.rows.div_ceil(shape.rows);
+        if down > 65535 {
+            return Err(CardError::Shape(format!("{} rows are too many", self.matrix.rows)));
+        }
+        let blocks = [self.n.div_ceil(shape.inputs) as u32, down as u32, 1];
+        let shared = shape.shared_bytes(kind) as u32;
+        let grid = Grid { blocks, threads: [shape.threads, 1, 1], shared };
+        let [low, high, scales, supers] = self.matrix.planes();
+        let ([x, x_scales], [out, stride, bias]) = (self.x.args(), self.output());
+        let groups = Arg::I32(self.matrix.groups() as i32);
+        let n = Arg::I32(self.n as i32);
+        let args =
+            [low, high, scales, supers, x, x_scales, self.rows(), groups, n, out, stride, bias];
+        // SAFETY: as above; rows and inputs beyond the last are neither read nor written.
+        unsafe { card.launch(name, grid, &args) }
+    }
+
+    fn dense(&self, card: &dyn Card, split: usize) -> Result<(), CardError> {
+        let Matrix { kind, rows, columns, .. } = *self.matrix;
+        let name = names::dense(kind, self.n)?;
+        let at_once = if kind == WeightKind::F32 { 2 } else { 16 };
+        let blocks = rows.div_ceil(at_once).div_ceil(8 / split);
+        let ([x, _], [out, stride, bias]) = (self.x.args(), self.output());
+        let weights = Arg::Address(self.matrix.address());
+        let rows = Arg::U64(rows as u64);
+        let [columns, n, split] = [columns, self.n, split].map(|count| Arg::I32(count as i32));
+        let args = [weights, x, rows, columns, n, out, stride, bias, split];
+        // SAFETY: as above.
+        unsafe { card.launch(name, Grid::line(blocks, 256).shared(4096), &args) }
+    }
+
+    fn library(&self, card: &dyn Card) -> Result<(), CardError> {
+        let Matrix { kind, rows, columns, .. } = *self.matrix;
+        let number = match kind {
+            WeightKind::F32 => Number::F32,
+            WeightKind::F16 => Number::F16,
+            WeightKind::BF16 => Number::BF16,
+            _ => return Err(CardError::Shape(format!("the library cannot read {kind:?}"))),
+        };
+        let [Arg::Address(x), _] = self.x.args() else {
+            return Err(CardError::Shape("inputs have no address".into()));
+        };
+        let (n, out, out_stride) = (self.n, self.out, self.stride);
+        let weights = self.matrix.address();
+        // SAFETY: `check` has held all shapes against each other.
+        unsafe { card.gemm(Gemm { number, rows, columns, n, weights, x, out, out_stride })? };
+        match self.bias {
+            0 => Ok(()),
+            _ => self.add_bias(card),
+        }
+    }
+
+    fn add_bias(&self, card: &dyn Card) -> Result<(), CardError> {
+        let rows = self.matrix.rows;
+        let [out, stride, bias] = self.output();
+        let args = [out, stride, bias, Arg::U64(rows as u64), Arg::U64(self.n as u64)];
+        let blocks = [rows.div_ceil(256) as u32, self.n.min(1024) as u32, 1];
+        let grid = Grid { blocks, threads: [256, 1, 1], shared: 0 };
+        // SAFETY: as above.
+        unsafe { card.launch("product_bias", grid, &args) }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,123 @@
+//! One model's memory on a card: a pool of its own, and the proof at the end that nothing of it is left.
+//!
+//! The counterpart of `arena` for devices with memory of their own. Knows no model; the card is
+//! `serin-kernels`' (a real one, or in tests one made of the processor).
+
+use serin_kernels::{Card, CardError, Pool, Queue};
+use std::sync::Arc;
+
+/// What a model holds of a card's memory, in bytes.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct CardUsage {
+    /// In live allocations.
+    pub used: u64,
+    /// Taken from the card and not yet given back.
+    pub reserved: u64,
+}
+
+/// What an unload gave back to the card. Bytes.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct CardReport {
+    pub before: CardUsage,
+    /// Zero, or a leak.
+    pub after: CardUsage,
+    /// Free on the card, all programs counted: before the model was loaded, and after it was unloaded.
+    pub free_at_load: u64,
+    pub free_after: u64,
+}
+
+/// A model's pool.
+#[derive(Debug)]
+pub struct ModelPool {
+    card: Arc<dyn Card>,
+    pool: Pool,
+    free_at_load: u64,
+    closed: bool,
+}
+
+impl ModelPool {
+    pub fn open(card: Arc<dyn Card>) -> Result<ModelPool, CardError> {
+        card.enter()?;
+        let free_at_load = card.memory()?.free;
+        let pool = card.create_pool()?;
+        Ok(ModelPool { card, pool, free_at_load, closed: false })
+    }
+
+    pub fn card(&self) -> &Arc<dyn Card> {
+        &self.card
+    }
+
+    pub fn pool(&self) -> Pool {
+        self.pool
+    }
+
+    /// Free on the card before the pool was opened.
+    pub fn free_at_load(&self) -> u64 {
+        self.free_at_load
+    }
+
+    pub fn usage(&self) -> CardUsage {
+        let usage = self.card.pool_usage(self.pool).unwrap_or_default();
+        CardUsage { used: usage.used, reserved: usage.reserved }
+    }
+
+    /// Gives everything back, once all buffers have been dropped; `before` is what was held until then.
+    /// Waits for the card first: what was freed but not yet seen to be counts as used.
+    pub fn close(mut self, before: CardUsage) -> CardReport {
+        let after = self.give_back();
+        let free_after = self.card.memory().map_or(0, |memory| memory.free);
+        CardReport { before, after, free_at_load: self.free_at_load, free_after }
+    }
+
+    fn give_back(&mut self) -> CardUsage {
+        self.closed = true;
+        let given_back = [Queue::Load, Queue::Compute]
+            .iter()
+            .try_for_each(|queue| self.card.synchronise(*queue));
+        let trimmed = given_back.and_then(|()| self.card.trim_pool(self.pool));
+        let left = self.usage();
+        let done = trimmed.and_then(|()| match left.used {
+            0 => self.card.destroy_pool(self.pool),
+            used => Err(CardError::Other(format!("{used} bytes of it are still in use"))),
+        });
+        if let Err(error) = done {
+            tracing::error!(%error, "a model's memory could not be given back to the card");
+        }
+        left
+    }
+}
+
+impl Drop for ModelPool {
+    /// A load that failed on its way.
+    fn drop(&mut self) {
+        if !self.closed && self.card.enter().is_ok() {
+            self.give_back();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serin_kernels::Buffer;
+    use serin_kernels::emulated::EmulatedCard;
+
+    #[test]
+    fn a_pool_is_closed_with_everything_given_back_or_says_what_is_left() {
+        let card: Arc<dyn Card> = Arc::new(EmulatedCard::start(1 << 20));
+        let pool = ModelPool::open(card.clone()).unwrap();
+        let buffer = Buffer::<f32>::new(&card, pool.pool(), 1000).unwrap();
+        let before = pool.usage();
+        assert!(before.used >= 4000 && card.memory().unwrap().free < 1 << 20);
+        drop(buffer);
+        let report = pool.close(before);
+        assert_eq!((report.after, report.before), (CardUsage::default(), before));
+        assert_eq!((report.free_at_load, report.free_after), (1 << 20, 1 << 20));
+
+        let pool = ModelPool::open(card.clone()).unwrap();
+        let kept = Buffer::<f32>::new(&card, pool.pool(), 1000).unwrap();
+        let report = pool.close(CardUsage::default());
+        assert!(report.after.used >= 4000, "a leak is reported");
+        drop(kept);
+    }
+}
