@@ -143,8 +143,8 @@ pub(super) fn parse_bytes(text: &str) -> Option<u64> {
 
 pub(super) fn parse(text: &str) -> Result<Raw, ConfigError> {
     toml::from_str(text).map_err(|error| {
-        let line =
-            error.span().map(|span| text[..span.start.min(text.len())].lines().count().max(1));
+        let before = error.span().and_then(|span| text.get(..span.start));
+        let line = before.map(|before| before.matches('\n').count() + 1);
         let at = line.map(|n| format!("line {n}: ")).unwrap_or_default();
         let message = error.message().lines().collect::<Vec<_>>().join(" ");
         ConfigError::Syntax { path: PathBuf::from("config"), what: format!("{at}{message}") }

@@ -16,15 +16,17 @@ const DIGITS: usize = 12;
 /// Sends what this decision is worth, if anything.
 pub(super) fn of_decision(control: &Control, brain: &Brain, decision: &Decision) {
     let Some((kind, done)) = meaning(decision.kind) else { return };
-    let weight = WeightChange {
+    // Once the models have changed places, no canary has a share.
+    let swapped = matches!(kind, Kind::Promoted | Kind::Undone);
+    let weight = (!swapped).then(|| WeightChange {
         before: brain.decisions.back().map_or(0, |decision| decision.weight.percent()),
         after: decision.weight.percent(),
-    };
+    });
     let (what, why) = decision.text.split_once(": ").unwrap_or((&decision.text, ""));
     let about = About {
         rollout: Some(&decision.rollout),
         stage: decision.stage,
-        weight: Some(weight),
+        weight,
         canary: brain.trial.as_deref().map(version),
     };
     send(control, kind, about, [what, why, done]);

@@ -68,12 +68,12 @@ pub enum DeployError {
 pub type Loader =
     Arc<dyn Fn(PathBuf, Vet) -> BoxFuture<'static, Result<Deployment, DeployError>> + Send + Sync>;
 
-/// Says, by a model's digest, why it must not be loaded.
-pub type Vet = Arc<dyn Fn(&str) -> Result<(), String> + Send + Sync>;
+/// Says, by a model's digest, why it must not be loaded; if it may, makes room for it.
+pub type Vet = Arc<dyn Fn(&str) -> BoxFuture<'static, Result<(), String>> + Send + Sync>;
 
 /// Nothing is said against any model.
 pub(super) fn any() -> Vet {
-    Arc::new(|_| Ok(()))
+    Arc::new(|_| Box::pin(std::future::ready(Ok(()))))
 }
 
 /// The real loader: folders, files and references into `engine`.
@@ -98,7 +98,7 @@ async fn load_folder(
     });
     let opened = opened.await.map_err(|e| DeployError::Interrupted(e.to_string()))??;
     let OpenedModel { weights, codec, digest } = opened;
-    vet(&digest).map_err(|why| DeployError::Vetoed { path: path.clone(), why })?;
+    vet(&digest).await.map_err(|why| DeployError::Vetoed { path: path.clone(), why })?;
     let make = move || match device {
         Device::Cpu => on_cpu(&weights, &config),
         Device::Card(card) => on_card(&weights, &config, card),

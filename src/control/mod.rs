@@ -85,7 +85,9 @@ pub enum ControlError {
         "things have changed since revision {expected} (now {now}); look at the status again and repeat the order if it still makes sense"
     )]
     Stale { expected: u64, now: u64 },
-    #[error("the former stable is no longer loaded; load it as a canary instead")]
+    #[error(
+        "there is no promotion to undo, or the former stable is no longer kept (rollout.keep_previous); load it as a canary instead"
+    )]
     NoPrevious,
     #[error("{0}")]
     Refused(String),

@@ -96,7 +96,7 @@ fn loader(engine: EngineHandle, codec: Arc<Codec>, server: FakeServer) -> Loader
             };
             // Each folder has a content of its own.
             let digest = format!("digest of {}", path.display());
-            vet(&digest).map_err(|why| DeployError::Vetoed { path: path.clone(), why })?;
+            vet(&digest).await.map_err(|why| DeployError::Vetoed { path: path.clone(), why })?;
             let memory = server.memory;
             let make = move || Ok(Box::new(FakeRunner::new(script, memory)) as Box<dyn Runner>);
             let loaded = engine.load(server.scheduler, make).await.map_err(|e: EngineError| e)?;
