@@ -2,8 +2,9 @@
 //!
 //! Order: penalties, temperature, top-k, top-p, min-p, then one draw (as vLLM orders them). Only as much
 //! of the vocabulary is sorted as the filters need. Randomness is a function of (seed, position), so a
-//! sequence that is preempted, recomputed or batched differently still draws the same numbers. Knows no
-//! tensors and no sequences.
+//! sequence that is preempted, recomputed or batched differently still draws the same numbers. The draw
+//! walks the kept tokens by id, not by rank: how a device came to keep a set, and how it orders near-ties
+//! within it, then changes no token. Knows no tensors and no sequences.
 
 use super::logprobs::{self, Logprobs};
 use std::cmp::Ordering;
@@ -154,11 +155,17 @@ fn pick(weights: &[f32], params: &SamplingParams, uniform: f64) -> u32 {
         let total: f64 = kept().map(|(_, w)| f64::from(*w)).sum();
         return walk(kept().map(|(i, w)| (i as u32, *w)), uniform * total);
     }
-    let mut ranked = most_likely(weights, params);
-    let cut = ranked.iter().position(|(_, w)| *w < params.min_p).unwrap_or(ranked.len());
-    ranked.truncate(cut.max(1));
-    let total: f64 = ranked.iter().map(|(_, w)| f64::from(*w)).sum();
-    walk(ranked.into_iter(), uniform * total)
+    let mut kept = most_likely(weights, params);
+    let cut = kept.iter().position(|(_, w)| *w < params.min_p).unwrap_or(kept.len());
+    kept.truncate(cut.max(1));
+    draw_from(kept, uniform)
+}
+
+/// One of the kept tokens, as a function of which they are: neither order nor sum depends on their ranks.
+fn draw_from(mut kept: Vec<(u32, f32)>, uniform: f64) -> u32 {
+    kept.sort_unstable_by_key(|(id, _)| *id);
+    let total: f64 = kept.iter().map(|(_, w)| f64::from(*w)).sum();
+    walk(kept.into_iter(), uniform * total)
 }
 
 /// The tokens that top-k and top-p keep, most likely first. Sorts growing prefixes only.

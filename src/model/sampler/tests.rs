@@ -50,6 +50,48 @@ proptest! {
             prop_assert!(expected.contains(&id), "{id} not in {expected:?}");
         }
     }
+
+    #[test]
+    fn the_pick_is_a_function_of_the_kept_set(
+        logits in proptest::collection::vec(-4f32..4.0, 1..200),
+        top_k in prop_oneof![Just(0u32), 1u32..50],
+        top_p in prop_oneof![Just(1f32), 0.05f32..0.99],
+        min_p in prop_oneof![Just(0f32), 0.01f32..0.9],
+        uniform in 0f64..1.0,
+    ) {
+        let params = SamplingParams { top_k, top_p, min_p, ..SamplingParams::default() };
+        let max = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+        let weights: Vec<f32> = logits.iter().map(|l| (l - max).exp()).collect();
+        let mut kept = allowed(&logits, &params);
+        kept.sort_unstable();
+        let of_kept: Vec<(u32, f32)> = kept.iter().map(|id| (*id, weights[*id as usize])).collect();
+        let mut expected = kept[0];
+        let mut point = uniform * of_kept.iter().map(|(_, w)| f64::from(*w)).sum::<f64>();
+        for (id, weight) in &of_kept {
+            expected = *id;
+            point -= f64::from(*weight);
+            if point < 0.0 {
+                break;
+            }
+        }
+        prop_assert_eq!(pick(&weights, &params, uniform), expected);
+        // The same set in another order, and with everything else out of the vocabulary.
+        prop_assert_eq!(draw_from(of_kept.iter().rev().copied().collect(), uniform), expected);
+        let mut only = vec![0.0; weights.len()];
+        of_kept.iter().for_each(|(id, weight)| only[*id as usize] = *weight);
+        prop_assert_eq!(pick(&only, &SamplingParams::default(), uniform), expected);
+    }
+}
+
+#[test]
+fn near_ties_that_swap_ranks_draw_the_same() {
+    let params = SamplingParams { top_k: 3, ..SamplingParams::default() };
+    for at in 0..100 {
+        let uniform = f64::from(at) / 100.0 + 0.005;
+        let one = pick(&[0.1, 0.999_999, 0.5, 1.0], &params, uniform);
+        let other = pick(&[0.1, 1.0, 0.5, 0.999_999], &params, uniform);
+        assert_eq!(one, other);
+    }
 }
 
 #[test]
