@@ -4,6 +4,7 @@
     python scripts/make_peer_model.py FOLDER
     cargo build --release --example engine_bench
     python scripts/bench_cpu.py FOLDER/*.gguf --out benches/runs/cpu-peer [--rounds 5] [--threads 2]
+    python scripts/bench_cpu.py FOLDER/*.gguf --out benches/runs/cpu-peer --more    # adds rounds to those
 
 Each round runs both programs once on each file, each in a process of its own, the one that comes first
 changing from round to round. Counts are the same on both sides, and so is what is timed:
@@ -236,14 +237,19 @@ def report(raw):
         f"load before each run {min(loads):.1f} to {max(loads):.1f} (a run's own threads linger in it); "
         f"{at['when']}; serin at {at['commit']}, {at['rustc']}.", "",
         f"llama.cpp as in llama-cpp-python {first['peer']['version']}: {first['peer']['system'].strip()}", "",
-        f"Tokens per second; {raw['rounds']} rounds in turn, {raw['repeats']} repeats in each. What is timed: "
+        f"Tokens per second; {counted(raw)} rounds in turn, {raw['repeats']} repeats in each. What is timed: "
         "`scripts/bench_cpu.py`.", "", *table(raw), ""])
+
+
+def counted(raw):
+    return " and ".join(map(str, sorted({len(rounds) for rounds in raw["files"].values()})))
 
 
 def arguments():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("files", nargs="+", type=pathlib.Path)
     parser.add_argument("--out", type=pathlib.Path, help="path without suffix; printed only if left out")
+    parser.add_argument("--more", action="store_true", help="add to the rounds that OUT.json has")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--threads", type=int, default=2)
@@ -254,6 +260,20 @@ def arguments():
     return parser.parse_args()
 
 
+def begun(args):
+    """The figures so far, which are those of the same machine, threads and program, or none."""
+    raw = {"machine": machine(args), "repeats": args.repeats, "files": {}}
+    if not args.more:
+        return raw
+    had = json.loads(args.out.with_suffix(".json").read_text())
+    for what in ("cpu", "cores", "threads", "commit"):
+        if had["machine"][what] != raw["machine"][what]:
+            raise SystemExit(f"another {what}: {had['machine'][what]}, now {raw['machine'][what]}")
+    if had["repeats"] != args.repeats:
+        raise SystemExit(f"those rounds have {had['repeats']} repeats")
+    return had
+
+
 def main():
     args = arguments()
     if args.peer_only:
@@ -261,12 +281,12 @@ def main():
         return
     if not args.bench.is_file():
         raise SystemExit(f"{args.bench} is not there: cargo build --release --example engine_bench")
-    raw = {"machine": machine(args), "rounds": args.rounds, "repeats": args.repeats,
-           "files": {path.name: [] for path in args.files}}
-    for number in range(args.rounds):
+    raw = begun(args)
+    for _ in range(args.rounds):
         for path in args.files:
-            print(f"round {number + 1} of {args.rounds}, {path.name}", flush=True)
-            raw["files"][path.name].append(measure(args, path, ("serin", "peer")[number % 2]))
+            rounds = raw["files"].setdefault(path.name, [])
+            print(f"round {len(rounds) + 1}, {path.name}", flush=True)
+            rounds.append(measure(args, path, ("serin", "peer")[len(rounds) % 2]))
     print(report(raw))
     if args.out:
         args.out.parent.mkdir(parents=True, exist_ok=True)
