@@ -19,7 +19,7 @@ pub use attention::{AttentionSpec, HeadNorm};
 pub use batch::{Batch, Row};
 pub use cpu::quant::QuantError;
 pub use cpu::{
-    Activation, KvCache, KvKind, KvShape, Pool, QMatrix, Scratch, WeightStore, Workbench,
+    Activation, Isa, KvCache, KvKind, KvShape, Pool, QMatrix, Scratch, WeightStore, Workbench,
     all_finite, attend, dequantise, matmul_many, ops,
 };
 pub use dense::with_f32;
