@@ -4,6 +4,7 @@
     python scripts/make_peer_model.py FOLDER
     cargo build --release --example engine_bench
     python scripts/bench_cpu.py FOLDER/*.gguf --out benches/runs/cpu-peer [--rounds 5] [--threads 2]
+    python scripts/bench_cpu.py FOLDER/*.gguf --out benches/runs/cpu-peer --more    # adds rounds to those
 
 Each round runs both programs once on each file, each in a process of its own, the one that comes first
 changing from round to round. Counts are the same on both sides, and so is what is timed:
@@ -17,7 +18,8 @@ changing from round to round. Counts are the same on both sides, and so is what 
 
 llama.cpp: n_batch and n_ubatch 512, f16 cache, flash attention as it chooses, OpenMP as built; with
 several sequences both with one cache for all and with one for each, of which the better counts. A bar
-holds if both the ratio of the bests and the median of the rounds' ratios reach it.
+holds if both the ratio of the bests and the median of the rounds' ratios reach it. A run during which
+other work had more than a few hundredths of the machine is repeated (--again), whatever came out.
 Writes OUT.json (everything) and OUT.md (the table).
 """
 
@@ -26,6 +28,7 @@ import json
 import os
 import pathlib
 import platform
+import resource
 import statistics
 import subprocess
 import sys
@@ -37,6 +40,8 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 PREFILL, PROMPT, NEW = 512, 128, 64
 BARS = {"prefill_512": 0.9, "decode_1": 1.0, "decode_8": 1.1, "decode_16": 1.1}
 TURN_BAR = 0.15
+# Share of the machine that other work may take during a run before the run is repeated.
+OTHERS = 0.03
 
 
 class Peer:
@@ -135,10 +140,21 @@ def peer_decode(peer, sequences, repeats, unified):
 def run(command, threads):
     env = {**os.environ, "SERIN_THREADS": str(threads), "RAYON_NUM_THREADS": str(threads),
            "OMP_NUM_THREADS": str(threads)}
+    before, begun = busy_seconds(), time.perf_counter()
     done = subprocess.run([str(part) for part in command], env=env, capture_output=True, text=True)
     if done.returncode != 0:
         raise SystemExit(f"{' '.join(map(str, command))} failed:\n{done.stderr[-4000:]}")
-    return json.loads(done.stdout)
+    others = (busy_seconds() - before) / ((time.perf_counter() - begun) * os.cpu_count())
+    return {"others_share": round(others, 4), **json.loads(done.stdout)}
+
+
+def busy_seconds():
+    """Processor time that anything but this script's children has taken, other guests of the host included."""
+    fields = [int(n) for n in pathlib.Path("/proc/stat").read_text().split("\n")[0].split()[1:]]
+    user, nice, system, _, _, irq, softirq, steal = fields[:8]
+    own = resource.getrusage(resource.RUSAGE_CHILDREN)
+    ticks = user + nice + system + irq + softirq + steal
+    return ticks / os.sysconf("SC_CLK_TCK") - own.ru_utime - own.ru_stime
 
 
 def measure(args, path, first):
@@ -150,8 +166,12 @@ def measure(args, path, first):
     sides = [("serin", serin), ("peer", peer)]
     out = {}
     for side, command in sides if first == "serin" else sides[::-1]:
-        load = os.getloadavg()[0]
-        out[side] = {"load_before": load, **run(command, args.threads)}
+        for _ in range(1 + args.again):
+            load = os.getloadavg()[0]
+            out[side] = {"load_before": load, **run(command, args.threads)}
+            if out[side]["others_share"] <= OTHERS:
+                break
+            print(f"  other work took {100 * out[side]['others_share']:.0f} % of the machine", flush=True)
         print(f"  {side}: " + ", ".join(f"{key} {value['best']:.1f}" for key, value in out[side].items()
                                         if isinstance(value, dict) and "best" in value), flush=True)
     return out
@@ -229,22 +249,28 @@ def verdict(holds):
 def report(raw):
     at, first = raw["machine"], next(iter(raw["files"].values()))[0]
     runs = [run for rounds in raw["files"].values() for run in rounds]
-    loads = [run[side]["load_before"] for run in runs for side in ("serin", "peer")]
+    others = [100 * run[side]["others_share"] for run in runs for side in ("serin", "peer")]
     return "\n".join([
         "# The engine against llama.cpp, same files, same threads", "",
         f"{at['cpu']}, {at['cores']} cores, {at['memory_gib']} GiB; {at['threads']} threads on both sides; "
-        f"load before each run {min(loads):.1f} to {max(loads):.1f} (a run's own threads linger in it); "
+        f"other work took {min(others):.0f} to {max(others):.0f} % of the machine during a run; "
         f"{at['when']}; serin at {at['commit']}, {at['rustc']}.", "",
         f"llama.cpp as in llama-cpp-python {first['peer']['version']}: {first['peer']['system'].strip()}", "",
-        f"Tokens per second; {raw['rounds']} rounds in turn, {raw['repeats']} repeats in each. What is timed: "
+        f"Tokens per second; {counted(raw)} rounds in turn, {raw['repeats']} repeats in each. What is timed: "
         "`scripts/bench_cpu.py`.", "", *table(raw), ""])
+
+
+def counted(raw):
+    return " and ".join(map(str, sorted({len(rounds) for rounds in raw["files"].values()})))
 
 
 def arguments():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("files", nargs="+", type=pathlib.Path)
     parser.add_argument("--out", type=pathlib.Path, help="path without suffix; printed only if left out")
+    parser.add_argument("--more", action="store_true", help="add to the rounds that OUT.json has")
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--again", type=int, default=2, help="times a run is repeated when others had the machine")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--sequences", type=lambda text: [int(n) for n in text.split(",")], default=[1, 8, 16])
@@ -254,6 +280,20 @@ def arguments():
     return parser.parse_args()
 
 
+def begun(args):
+    """The figures so far, which are those of the same machine, threads and program, or none."""
+    raw = {"machine": machine(args), "repeats": args.repeats, "files": {}}
+    if not args.more:
+        return raw
+    had = json.loads(args.out.with_suffix(".json").read_text())
+    for what in ("cpu", "cores", "threads", "commit"):
+        if had["machine"][what] != raw["machine"][what]:
+            raise SystemExit(f"another {what}: {had['machine'][what]}, now {raw['machine'][what]}")
+    if had["repeats"] != args.repeats:
+        raise SystemExit(f"those rounds have {had['repeats']} repeats")
+    return had
+
+
 def main():
     args = arguments()
     if args.peer_only:
@@ -261,12 +301,12 @@ def main():
         return
     if not args.bench.is_file():
         raise SystemExit(f"{args.bench} is not there: cargo build --release --example engine_bench")
-    raw = {"machine": machine(args), "rounds": args.rounds, "repeats": args.repeats,
-           "files": {path.name: [] for path in args.files}}
-    for number in range(args.rounds):
+    raw = begun(args)
+    for _ in range(args.rounds):
         for path in args.files:
-            print(f"round {number + 1} of {args.rounds}, {path.name}", flush=True)
-            raw["files"][path.name].append(measure(args, path, ("serin", "peer")[number % 2]))
+            rounds = raw["files"].setdefault(path.name, [])
+            print(f"round {len(rounds) + 1}, {path.name}", flush=True)
+            rounds.append(measure(args, path, ("serin", "peer")[len(rounds) % 2]))
     print(report(raw))
     if args.out:
         args.out.parent.mkdir(parents=True, exist_ok=True)

@@ -24,7 +24,7 @@ pub use card::{CardReport, CardUsage, ModelPool};
 pub use choose::{Device, DeviceChoice, DeviceError};
 pub use cpu::quant::QuantError;
 pub use cpu::{
-    Activation, KvCache, KvKind, KvShape, Pool, QMatrix, Scratch, WeightStore, Workbench,
+    Activation, Isa, KvCache, KvKind, KvShape, Pool, QMatrix, Scratch, WeightStore, Workbench,
     all_finite, attend, dequantise, matmul_many, ops,
 };
 pub use dense::with_f32;
