@@ -33,9 +33,10 @@ const FAMILIES: [&str; 10] = [
     "phi3",
     "phi4-mini",
 ];
-/// Largest error of a logit, relative to the largest of its row.
-const TOLERANCE: f32 = 1e-3;
-const NEW_TOKENS: usize = 24;
+/// Largest error of a logit, relative to the largest of its row: in f32, and with weights and inputs of products
+/// as stored, in 16 bits.
+const TOLERANCE: [f32; 2] = [1e-3, 5e-2];
+const NEW_TOKENS: usize = 12;
 
 /// The checkout: where it was built, or where `SERIN_ROOT` says it was carried to.
 fn root() -> PathBuf {
@@ -66,6 +67,22 @@ fn load(
     let plan = CardPlan::new(weights.config(), (tokens, 8), (blocks, block_size), kv, 4);
     CardDecoder::load(weights, plan, ModelPool::open(card.clone()).unwrap()).unwrap()
 }
+
+/// As [`load`], everything in f32, as references compute.
+fn load_exact(
+    weights: &Weights,
+    card: &Arc<dyn Card>,
+    (blocks, block_size): (usize, usize),
+) -> CardDecoder {
+    let step = (STEP.max_batch_tokens, STEP.max_running);
+    let plan = CardPlan::new(weights.config(), step, (blocks, block_size), KvKind::F32, 4);
+    let plan = CardPlan { exact: true, ..plan };
+    CardDecoder::load(weights, plan, ModelPool::open(card.clone()).unwrap()).unwrap()
+}
+
+/// Small steps, so that prompts are cut and rows wait.
+const STEP: SchedulerConfig =
+    SchedulerConfig { max_running: 8, max_batch_tokens: 96, max_waiting: 256, prefix_cache: true };
 
 #[derive(Deserialize)]
 struct Golden {
@@ -128,23 +145,29 @@ fn logits_of_every_family_are_those_of_transformers() {
         let file = root().join(&folder).join("golden.safetensors");
         let tensors = candle_core::safetensors::load(file, &Place::Cpu).unwrap();
         let (weights, card) = (open(&folder), card());
-        let mut decoder = load(&weights, &card, 64, (12, 4), KvKind::F32);
-        let mut worst = 0f32;
+        let mut exact = load_exact(&weights, &card, (12, 4));
+        let mut plain = load(&weights, &card, 64, (12, 4), KvKind::F16);
+        let mut worst = [0f32; 2];
         for (i, prompt) in golden.prompts.iter().enumerate() {
             let wanted = tensors[&format!("logits.{i}")].to_vec2::<f32>().unwrap();
-            for chunk in if i == 0 { vec![64, 7, 1] } else { vec![64] } {
-                let got = logits(&mut decoder, prompt, chunk);
+            let chunks = if i == 0 { vec![64, 7, 1] } else { vec![64] };
+            for (chunk, which) in chunks.iter().flat_map(|c| [(*c, 0), (*c, 1)]) {
+                let got = logits([&mut exact, &mut plain][which], prompt, chunk);
                 for (position, want) in golden.positions[i].iter().zip(&wanted) {
                     let error = relative_error(&got[*position], want);
                     let at = format!("{family}, prompt {i}, chunks of {chunk}, at {position}");
-                    assert!(error < TOLERANCE, "{at}: {error}");
-                    worst = worst.max(error);
+                    assert!(error < TOLERANCE[which], "{at}, {which}: {error}");
+                    worst[which] = worst[which].max(error);
                 }
             }
         }
-        println!("{family}: largest relative logit error {worst:.1e}");
-        let report = decoder.close();
-        assert_eq!((report.after.used, report.after.reserved), (0, 0), "{family}");
+        println!(
+            "{family}: largest relative logit error {:.1e} in f32, {:.1e} as stored",
+            worst[0], worst[1]
+        );
+        for report in [exact.close(), plain.close()] {
+            assert_eq!((report.after.used, report.after.reserved), (0, 0), "{family}");
+        }
     }
 }
 
@@ -230,27 +253,27 @@ fn on_cpu(weights: &Weights, blocks: usize) -> Box<dyn Runner> {
 }
 
 fn on_card(weights: &Weights, blocks: usize) -> Box<dyn Runner> {
-    Box::new(CardRunner::new(load(weights, &card(), 96, (blocks, 8), KvKind::F32)))
+    Box::new(CardRunner::new(load_exact(weights, &card(), (blocks, 8))))
 }
 
 fn greedy(_: usize) -> SamplingParams {
     SamplingParams::greedy()
 }
 
-/// Checkpoints in f32, where both sides compute the same up to the order of sums.
-const EXACT: [&str; 3] = ["qwen3", "gemma2", "phi3"];
+/// Families with much of their own: both sides compute in f32, the same up to the order of sums.
+const EXACT: [&str; 2] = ["gemma2", "phi3"];
 
 #[tokio::test]
 async fn replies_are_the_cpus_alone_mixed_chunked_and_preempted() {
     for family in EXACT {
         let weights = open(&format!("tests/fixtures/families/{family}"));
-        let prompts = prompts(12, weights.config().vocab);
-        let plain = SchedulerConfig { prefix_cache: false, ..SchedulerConfig::default() };
+        let prompts = prompts(8, weights.config().vocab);
+        let plain = SchedulerConfig { prefix_cache: false, ..STEP };
         let cpu = Lane::start(plain, on_cpu(&weights, 64)).await;
         let want = cpu.replies(&prompts, 1, greedy).await;
 
         let alone = Lane::start(plain, on_card(&weights, 64)).await;
-        assert_eq!(alone.replies(&prompts[..4], 1, greedy).await, want[..4], "{family}, alone");
+        assert_eq!(alone.replies(&prompts[..2], 1, greedy).await, want[..2], "{family}, alone");
         assert_eq!(alone.replies(&prompts, 8, greedy).await, want, "{family}, mixed");
 
         let chunked = SchedulerConfig { max_batch_tokens: 11, ..plain };
@@ -261,7 +284,7 @@ async fn replies_are_the_cpus_alone_mixed_chunked_and_preempted() {
         assert_eq!(few.replies(&prompts, 8, greedy).await, want, "{family}, too few blocks");
         assert!(few.stats.preemptions.load(Ordering::Relaxed) > 0);
 
-        let kept = Lane::start(SchedulerConfig::default(), on_card(&weights, 64)).await;
+        let kept = Lane::start(STEP, on_card(&weights, 64)).await;
         assert_eq!(kept.replies(&prompts, 8, greedy).await, want, "{family}, prefixes kept");
         assert_eq!(kept.replies(&prompts, 8, greedy).await, want, "{family}, prefixes found");
         assert!(kept.stats.prefix_hit_tokens.load(Ordering::Relaxed) > 0);
@@ -285,8 +308,8 @@ fn choosing(i: usize) -> SamplingParams {
 #[tokio::test]
 async fn draws_are_the_cpus() {
     let weights = open("tests/fixtures/families/llama3");
-    let prompts = prompts(21, weights.config().vocab);
-    let config = SchedulerConfig::default();
+    let prompts = prompts(14, weights.config().vocab);
+    let config = STEP;
     let cpu = Lane::start(config, on_cpu(&weights, 64)).await;
     let card = Lane::start(config, on_card(&weights, 64)).await;
     let want = cpu.replies(&prompts, 7, choosing).await;
@@ -305,9 +328,9 @@ async fn draws_are_the_cpus() {
 async fn a_recorded_step_gives_what_a_launched_one_gives() {
     let weights = open("models/tiny-v1");
     let prompts = prompts(11, weights.config().vocab);
-    let config = SchedulerConfig::default();
+    let config = STEP;
     let replies = async |record: bool| {
-        let decoder = load(&weights, &card(), 64, (64, 16), KvKind::F16);
+        let decoder = load(&weights, &card(), 96, (64, 16), KvKind::F16);
         let decoder = if record { decoder } else { decoder.without_recording() };
         let lane = Lane::start(config, Box::new(CardRunner::new(decoder))).await;
         // Eleven at once run in steps of up to eight rows: 8, and 3 that are padded to 4.
@@ -348,14 +371,15 @@ async fn every_kind_of_weight_and_cache_gives_the_cpus_tokens_or_near_ones() {
     for form in ["f32", "f16", "bf16", "q8_0", "q4_0", "q4_k_m", "q5_k_m", "q6_k"] {
         let format = LoadFormat::parse(&format!("dummy:{form}")).unwrap();
         let weights = Weights::open(dir.path(), format).unwrap();
-        let prompts = prompts(4, 384);
-        let config = SchedulerConfig::default();
+        let prompts = prompts(3, 384);
+        let config = STEP;
         let cpu = Lane::start(config, on_cpu(&weights, 64)).await;
-        let want = cpu.replies(&prompts, 4, with_top).await;
-        for kv in [KvKind::F32, KvKind::F16, KvKind::I8] {
+        let want = cpu.replies(&prompts, 3, with_top).await;
+        let eight_bits = ["bf16", "q4_k_m"].contains(&form).then_some(KvKind::I8);
+        for kv in std::iter::once(KvKind::F16).chain(eight_bits) {
             let decoder = load(&weights, &card(), 96, (64, 16), kv);
             let lane = Lane::start(config, Box::new(CardRunner::new(decoder))).await;
-            let got = lane.replies(&prompts, 4, with_top).await;
+            let got = lane.replies(&prompts, 3, with_top).await;
             for (got, want) in got.iter().zip(&want) {
                 same += same_or_near(got, want, &format!("{form}, cache {kv:?}"));
                 all += want.ids.len();
@@ -400,10 +424,11 @@ fn a_load_that_fails_on_its_way_leaves_nothing_behind() {
     let emulated = Arc::new(EmulatedCard::start(64 << 20));
     let card: Arc<dyn Card> = emulated.clone();
     let plan = CardPlan::new(weights.config(), (64, 8), (32, 16), KvKind::F16, 4);
-    for allocations in [0, 1, 7, 30, 60] {
+    for allocations in [0, 1, 7, 30, 45] {
         emulated.fail_after(Some(allocations));
         let pool = ModelPool::open(card.clone()).unwrap();
-        let error = CardDecoder::load(&weights, plan, pool).err().expect("no memory");
+        let error = CardDecoder::load(&weights, plan, pool).err();
+        let error = error.unwrap_or_else(|| panic!("{allocations} allocations were enough"));
         assert!(error.to_string().contains("left"), "{error}");
         emulated.fail_after(None);
         let memory = card.memory().unwrap();
