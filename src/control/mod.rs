@@ -25,7 +25,7 @@ mod routes;
 mod status;
 mod unload;
 
-pub use deploy::{DeployError, Deployment, Loader, Vet, folder_loader};
+pub use deploy::{DeployError, Deployment, Loader, Vet, any_digest, folder_loader};
 pub use intake::{OpenedModel, look};
 pub use notes::{Listener, Note};
 pub use orders::{Asked, LoadAsked, same_place};
@@ -311,7 +311,7 @@ impl Control {
 
     /// Loads the stable model; the server is ready afterwards.
     pub async fn load_stable(&self, path: &Path) -> Result<Arc<Deployment>, ControlError> {
-        let deployment = self.load(path, deploy::any()).await?;
+        let deployment = self.load(path, deploy::any_digest()).await?;
         self.routes.write().stable = Some(deployment.clone());
         let model = book::model(&deployment);
         self.book.note(self.now(), Entry::ModelLoaded { arm: Arm::Stable, model });
