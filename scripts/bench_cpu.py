@@ -6,8 +6,8 @@
     python scripts/bench_cpu.py FOLDER/*.gguf --out benches/runs/cpu-peer [--rounds 5] [--threads 2]
     python scripts/bench_cpu.py FOLDER/*.gguf --out benches/runs/cpu-peer --more    # adds rounds to those
 
-Each round runs both programs once on each file, each in a process of its own, the one that comes first
-changing from round to round. Counts are the same on both sides, and so is what is timed:
+Each round takes each measure on each file with both programs, each in a process of its own, the one that
+comes first changing from round to round. Counts are the same on both sides, and so is what is timed:
 
 - prefill: a prompt of 512 tokens to its first greedy token
 - decode: 1, 8 and 16 sequences with prompts of 128, 64 greedy tokens each; tokens per second while all of
@@ -116,12 +116,14 @@ def rate(values):
     return {"all": values, "median": statistics.median(values), "best": max(values)}
 
 
-def peer_measures(path, threads, repeats, sequences):
+def peer_measures(path, threads, repeats, only, sequences):
     peer = Peer(path, threads)
     out = {"system": peer.lib.llama_print_system_info().decode(), "version": peer.lib.__version__}
-    peer.open(1, PREFILL + 64)
-    peer.prefill()
-    out["prefill_512"] = rate([peer.prefill() for _ in range(repeats)])
+    if only == "prefill":
+        peer.open(1, PREFILL + 64)
+        peer.prefill()
+        out["prefill_512"] = rate([peer.prefill() for _ in range(repeats)])
+        return out
     for n in sequences:
         ways = [peer_decode(peer, n, repeats, unified) for unified in ((False, True) if n > 1 else (False,))]
         for what in ("decode", "whole"):
@@ -158,23 +160,41 @@ def busy_seconds():
 
 
 def measure(args, path, first):
-    """One round on one file: both sides, and the load before each."""
-    counts = ",".join(map(str, args.sequences))
-    serin = [args.bench, path, "--repeats", args.repeats, "--sequences", counts]
-    peer = [sys.executable, __file__, path, "--peer-only", "--repeats", args.repeats,
-            "--threads", args.threads, "--sequences", counts]
-    sides = [("serin", serin), ("peer", peer)]
-    out = {}
-    for side, command in sides if first == "serin" else sides[::-1]:
-        for _ in range(1 + args.again):
-            load = os.getloadavg()[0]
-            out[side] = {"load_before": load, **run(command, args.threads)}
-            if out[side]["others_share"] <= OTHERS:
-                break
-            print(f"  other work took {100 * out[side]['others_share']:.0f} % of the machine", flush=True)
-        print(f"  {side}: " + ", ".join(f"{key} {value['best']:.1f}" for key, value in out[side].items()
-                                        if isinstance(value, dict) and "best" in value), flush=True)
+    """One round on one file: each measure on both sides, one after the other."""
+    counts = [("decode", n) for n in args.sequences]
+    out = {"serin": {"others_share": []}, "peer": {"others_share": []}}
+    for only, n in [("prefill", 1), *counts, ("turn", 1)]:
+        what = [path, "--repeats", args.repeats, "--only", only, "--sequences", n]
+        sides = {"serin": [args.bench, *what]}
+        if only != "turn":
+            sides["peer"] = [sys.executable, __file__, *what, "--peer-only", "--threads", args.threads]
+        for side in sorted(sides, key=lambda side: side != first):
+            result = undisturbed(args, sides[side])
+            out[side]["others_share"].append(result.pop("others_share"))
+            out[side].update(result)
+            print(f"  {side}: " + ", ".join(f"{key} {value['best']:.1f}" for key, value in result.items()
+                                            if isinstance(value, dict) and "best" in value), flush=True)
     return out
+
+
+def undisturbed(args, command):
+    """Runs until other work has left the machine alone meanwhile, or as often as may be: the least disturbed."""
+    results = []
+    for _ in range(1 + args.again):
+        wait_for_others()
+        results.append(run(command, args.threads))
+        if results[-1]["others_share"] <= OTHERS:
+            break
+    return min(results, key=lambda result: result["others_share"])
+
+
+def wait_for_others():
+    """Until two seconds have gone by in which nobody worked, but not for more than two minutes."""
+    for _ in range(60):
+        before = busy_seconds()
+        time.sleep(2)
+        if busy_seconds() - before <= 2 * OTHERS * os.cpu_count():
+            return
 
 
 def text_of(*command):
@@ -217,7 +237,7 @@ def table(raw):
     lines = ["| file | measure | serin, best | llama.cpp, best | of bests | rounds: min / median / max | bar | |",
              "|---|---|---|---|---|---|---|---|"]
     for name, rounds in raw["files"].items():
-        both = [key for key in rounds[0]["peer"] if key in rounds[0]["serin"] and "_" in key]
+        both = [key for key, value in rounds[0]["peer"].items() if isinstance(value, dict) and "best" in value]
         for key in sorted(both, key=order):
             best, ratio, ratios = compared(rounds, key)
             bar = BARS.get(key)
@@ -249,11 +269,11 @@ def verdict(holds):
 def report(raw):
     at, first = raw["machine"], next(iter(raw["files"].values()))[0]
     runs = [run for rounds in raw["files"].values() for run in rounds]
-    others = [100 * run[side]["others_share"] for run in runs for side in ("serin", "peer")]
+    others = [100 * share for run in runs for side in ("serin", "peer") for share in run[side]["others_share"]]
     return "\n".join([
         "# The engine against llama.cpp, same files, same threads", "",
         f"{at['cpu']}, {at['cores']} cores, {at['memory_gib']} GiB; {at['threads']} threads on both sides; "
-        f"other work took {min(others):.0f} to {max(others):.0f} % of the machine during a run; "
+        f"other work took {statistics.median(others):.1f} % of the machine in a run, at most {max(others):.1f} %; "
         f"{at['when']}; serin at {at['commit']}, {at['rustc']}.", "",
         f"llama.cpp as in llama-cpp-python {first['peer']['version']}: {first['peer']['system'].strip()}", "",
         f"Tokens per second; {counted(raw)} rounds in turn, {raw['repeats']} repeats in each. What is timed: "
@@ -270,7 +290,8 @@ def arguments():
     parser.add_argument("--out", type=pathlib.Path, help="path without suffix; printed only if left out")
     parser.add_argument("--more", action="store_true", help="add to the rounds that OUT.json has")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--again", type=int, default=2, help="times a run is repeated when others had the machine")
+    parser.add_argument("--again", type=int, default=4, help="times a run is repeated when others had the machine")
+    parser.add_argument("--only", choices=["prefill", "decode"], help=argparse.SUPPRESS)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--sequences", type=lambda text: [int(n) for n in text.split(",")], default=[1, 8, 16])
@@ -297,7 +318,7 @@ def begun(args):
 def main():
     args = arguments()
     if args.peer_only:
-        print(json.dumps(peer_measures(args.files[0], args.threads, args.repeats, args.sequences)))
+        print(json.dumps(peer_measures(args.files[0], args.threads, args.repeats, args.only, args.sequences)))
         return
     if not args.bench.is_file():
         raise SystemExit(f"{args.bench} is not there: cargo build --release --example engine_bench")
