@@ -74,7 +74,8 @@ impl Control {
             }
         }
         self.make_room().await;
-        let deployment = self.load(&asked.path, self.vet(asked.retry)).await?;
+        let vet = if self_test { deploy::any() } else { self.vet(asked.retry) };
+        let deployment = self.load(&asked.path, vet).await?;
         self.tell_loaded(Arm::Canary, &deployment);
         match self.begin(&deployment, &asked, self_test) {
             Ok(done) => {
@@ -98,14 +99,15 @@ impl Control {
         }
     }
 
-    /// Refuses content that was rejected before, before it takes any memory.
+    /// Refuses content that was rejected before, before it takes any memory; what is let in is known from
+    /// then on to be what is being loaded.
     fn vet(self: &Arc<Self>, retry: bool) -> Vet {
-        if retry {
-            return deploy::any();
-        }
         let control = self.clone();
-        Arc::new(move |digest| match control.book.rejection(digest) {
-            None => Ok(()),
+        Arc::new(move |digest| match control.book.rejection(digest).filter(|_| !retry) {
+            None => {
+                control.brain.lock().candidate = Some(digest.to_owned());
+                Ok(())
+            }
             Some(rejection) => Err(format!(
                 "this version was rejected before ({}); say --retry (\"retry\": true) to try it again",
                 rejection.reason
@@ -122,6 +124,9 @@ impl Control {
         let stable = self.routes.read().stable.clone().ok_or(ControlError::NoStable)?;
         let rollout = uuid::Uuid::new_v4().simple().to_string()[..12].to_owned();
         let mut brain = self.brain.lock();
+        if let Some(fault) = self.device_fault() {
+            return Err(ControlError::Load(fault.to_owned()));
+        }
         let epoch = brain.rollout.stage();
         let mut machine = Rollout::after_epoch(self.policy.clone(), epoch);
         let event = Event::Start { rollout: rollout.clone(), self_test };
@@ -131,6 +136,7 @@ impl Control {
             .map_err(|error| ControlError::Refused(error.to_string()))?;
         brain.rollout = machine;
         brain.trial = Some(deployment.clone());
+        brain.candidate = None;
         {
             let mut routes = self.routes.write();
             routes.rollout = rollout.as_str().into();

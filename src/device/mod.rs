@@ -10,6 +10,7 @@ pub mod batch;
 pub mod card;
 pub mod cpu;
 pub mod dense;
+pub mod exit;
 pub mod files;
 pub mod kind;
 pub mod memory;

@@ -51,6 +51,9 @@ pub enum LoadError {
     DoesNotFit { dir: PathBuf, weights: u64, kv: u64, available: u64 },
     #[error("tensor `{tensor}` in {} cannot be used: {what}", dir.display())]
     Unfit { dir: PathBuf, tensor: String, what: String },
+    /// The device cannot be used by this process any more.
+    #[error("the device has failed: {0}")]
+    DeviceLost(String),
     #[error("loading failed on the device: {0}")]
     Device(#[from] candle_core::Error),
 }
