@@ -6,11 +6,7 @@ mod process_support;
 use process_support::*;
 use serde_json::{Value, json};
 use std::fs;
-use std::io::{BufRead, BufReader, Read, Write};
-use std::net::TcpListener;
 use std::path::Path;
-use std::sync::mpsc::{Receiver, channel};
-use std::thread;
 use tempfile::TempDir;
 
 fn serve(dir: &Path, more: &str) -> Process {
@@ -27,34 +23,6 @@ fn serve(dir: &Path, more: &str) -> Process {
 fn load(server: &Process, canary: &Path) {
     server.operate(&["canary", "load", canary.to_str().expect("text")]);
     server.operate(&["weight", "50"]);
-}
-
-/// Takes POSTs and passes their headers and bodies on.
-fn endpoint() -> (String, Receiver<(String, Value)>) {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
-    let url = format!("http://{}/hook", listener.local_addr().expect("an address"));
-    let (sender, inbox) = channel();
-    thread::spawn(move || {
-        for stream in listener.incoming() {
-            let mut stream = stream.expect("a connection");
-            let mut reader = BufReader::new(stream.try_clone().expect("a clone"));
-            let mut head = String::new();
-            while !head.ends_with("\r\n\r\n") {
-                reader.read_line(&mut head).expect("a header");
-            }
-            let length = head.to_lowercase();
-            let length = length.lines().find_map(|line| line.strip_prefix("content-length: "));
-            let mut body = vec![0; length.expect("a length").trim().parse().expect("a number")];
-            reader.read_exact(&mut body).expect("a body");
-            let answer = "HTTP/1.1 204 No Content\r\nconnection: close\r\n\r\n";
-            stream.write_all(answer.as_bytes()).expect("answered");
-            let body = serde_json::from_slice(&body).expect("JSON");
-            if sender.send((head, body)).is_err() {
-                return;
-            }
-        }
-    });
-    (url, inbox)
 }
 
 /// A canary whose template fails on every request is charged for it, and no client notices.

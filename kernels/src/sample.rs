@@ -402,14 +402,14 @@ fn row(numbers: &mut Numbers, kind: Row, vocab: usize) -> Vec<f32> {
 fn wish(numbers: &mut Numbers, which: usize, vocab: usize) -> Wish {
     let one_of = |numbers: &mut Numbers, all: &[f32]| all[numbers.below(all.len())];
     let on = |bit: usize| which >> bit & 1 == 1;
-    let mut wish = Wish::default();
-    wish.params = RowParams {
+    let params = RowParams {
         temperature: one_of(numbers, &[0.2, 0.7, 1.0, 1.5, 3.0]),
         top_k: if on(0) { one_of(numbers, &[1.0, 2.0, 7.0, 40.0, 300.0, 1e6]) as u32 } else { 0 },
         top_p: if on(1) { one_of(numbers, &[0.05, 0.5, 0.9, 0.99]) } else { 1.0 },
         min_p: if on(2) { one_of(numbers, &[0.01, 0.1, 0.8]) } else { 0.0 },
         ..RowParams::default()
     };
+    let mut wish = Wish { params, ..Wish::default() };
     if on(3) {
         wish.params.repetition_penalty = one_of(numbers, &[1.3, 0.8]);
         wish.params.frequency_penalty = one_of(numbers, &[0.3, -0.3]);

@@ -1,14 +1,17 @@
 //! The command line: what can be typed, and one file per command.
 //!
-//! Errors are one line on standard error and exit code 1. Knows how to put the other rooms together
-//! (`serve`); decides nothing about routing or rollouts.
+//! Errors are one line on standard error and exit code 1; `serve` has more ([`serve::Ended`]). Knows how to
+//! put the other rooms together (`serve`) and how to keep them up (`supervise`, by the rule in `restarts`);
+//! decides nothing about routing or rollouts.
 
 mod check;
 mod client;
 mod demo;
 mod ledger;
 mod operate;
+mod restarts;
 pub mod serve;
+mod supervise;
 
 use clap::{Args, Parser, Subcommand};
 use ledger::{LedgerCommand, ReplayArgs};
@@ -142,7 +145,7 @@ fn fail(error: &CliError) -> ExitCode {
 
 async fn run(command: Command) -> Result<ExitCode, CliError> {
     match command {
-        Command::Serve(args) => serve::run(args).await?,
+        Command::Serve(args) => return serve::run(args).await,
         Command::Check(arg) => check::run(arg.config.as_deref())?,
         Command::Demo(args) => return demo::run(args).await,
         Command::Status { server, json } => operate::status(&server.server, json).await?,
@@ -179,5 +182,13 @@ mod tests {
         assert!(Cli::try_parse_from(["serin", "weight", "100"]).is_ok());
         assert!(Cli::try_parse_from(["serin", "weight", "101"]).is_err());
         assert!(Cli::try_parse_from(["serin", "canary", "load", "x"]).is_ok());
+    }
+
+    #[test]
+    fn what_a_supervisor_adds_to_the_command_line_is_understood() {
+        for more in [&[supervise::FLAG][..], &[supervise::CHILD, supervise::NO_CANARY]] {
+            let line = [&["serin", "serve", "--listen", "127.0.0.1:0"], more].concat();
+            assert!(Cli::try_parse_from(line).is_ok(), "{more:?}");
+        }
     }
 }

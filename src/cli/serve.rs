@@ -3,13 +3,13 @@
 //! The port is bound first, so that a wrong address is known before minutes of loading, and served while
 //! models load. The demo starts the same server on a port of the system's choice.
 
-use super::CliError;
+use super::{CliError, supervise};
 use crate::alerts::Alerts;
 use crate::config::{Config, LedgerConfig};
 use crate::control::{
     Control, ControlConfig, LoadAsked, Start, TakeUp, effective_stable, folder_loader, same_place,
 };
-use crate::device::{Device, DeviceChoice};
+use crate::device::{Device, DeviceChoice, exit};
 use crate::engine::EngineHandle;
 use crate::gateway::Gateway;
 use crate::http::{AdminPolicy, AppState, Bounds, app_for_pages};
@@ -20,6 +20,7 @@ use clap::Args;
 use std::io::{IsTerminal, Write};
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tokio::net::TcpListener;
@@ -45,6 +46,17 @@ pub struct ServeArgs {
     device: Option<DeviceChoice>,
     #[arg(long, value_enum, default_value = "text")]
     log_format: LogFormat,
+    /// Serve stable alone: load no canary, whatever names one, and let go of a rollout that the last process
+    /// left unfinished. `serin canary load` still works.
+    #[arg(long)]
+    no_canary: bool,
+    /// Start the server as a child process, and again whenever it dies; after a failure of the device with
+    /// --no-canary.
+    #[arg(long)]
+    supervise: bool,
+    /// Given by a supervisor to its child.
+    #[arg(long, hide = true, conflicts_with = "supervise")]
+    supervised: bool,
 }
 
 #[derive(Debug, Clone, Copy, clap::ValueEnum)]
@@ -57,6 +69,29 @@ enum LogFormat {
 const UPKEEP: Duration = Duration::from_secs(5);
 /// How long the end waits for alerts that are on their way.
 const ALERTS_WITHIN: Duration = Duration::from_secs(5);
+/// How long replies that the device's failure has ended may take to reach their clients.
+const ENDINGS_WITHIN: Duration = Duration::from_secs(1);
+
+/// Why a server that had begun does not run any more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ended {
+    /// By a signal.
+    Told,
+    ByItself,
+    /// Nothing that is on the device runs again. The process must end without waiting for what is there.
+    DeviceLost,
+}
+
+impl Ended {
+    /// The exit code that says so; 1 is for what could not begin.
+    pub fn code(self) -> u8 {
+        match self {
+            Ended::Told => 0,
+            Ended::ByItself => 70,
+            Ended::DeviceLost => 75,
+        }
+    }
+}
 
 /// A server whose port is open; models may still be loading.
 pub struct Running {
@@ -140,13 +175,45 @@ impl Running {
         Ok(())
     }
 
-    /// Resolves when the server has ended by itself, which it should not.
-    pub async fn ended(&mut self) -> CliError {
-        let why = match (&mut self.server).await {
-            Ok(()) => "it was told to".to_owned(),
-            Err(error) => error.to_string(),
+    /// Serves stable alone: a rollout that the last process left unfinished is let go.
+    pub fn forgo_canary(&mut self) {
+        self.take_up.forgo("the server was started without a canary (--no-canary)");
+    }
+
+    /// Loads, says so, and serves until told to stop or until that is no longer possible. An error means that
+    /// it could not begin.
+    pub async fn run(mut self, config: &Config) -> Result<Ended, CliError> {
+        let control = self.control.clone();
+        let ended = tokio::select! {
+            ended = self.serve(config) => ended?,
+            fault = control.device_lost() => {
+                tracing::error!("{fault}; the process ends");
+                Ended::DeviceLost
+            }
         };
-        CliError(format!("the server has stopped: {why}"))
+        match ended {
+            Ended::Told => self.stop().await,
+            Ended::ByItself => {}
+            Ended::DeviceLost => self.give_up().await,
+        }
+        Ok(ended)
+    }
+
+    async fn serve(&mut self, config: &Config) -> Result<Ended, CliError> {
+        tokio::select! {
+            loaded = self.load(config) => loaded?,
+            () = signal() => return Ok(Ended::Told),
+        }
+        greet(&config.model, self.addr);
+        tokio::select! {
+            () = signal() => {}
+            ended = &mut self.server => {
+                tracing::error!(?ended, "the server has stopped");
+                return Ok(Ended::ByItself);
+            }
+        }
+        tracing::info!("stopping; running requests may finish");
+        Ok(Ended::Told)
     }
 
     /// Accepts nothing more and waits for running requests, up to the drain time, and for alerts.
@@ -154,6 +221,14 @@ impl Running {
         let _ = self.stop.send(());
         let _ = self.server.await;
         self.control.flush_alerts(ALERTS_WITHIN).await;
+    }
+
+    /// The end when the device has failed: people are told and replies end with their error, both within
+    /// bounds. Waits for nothing that the device would have to do.
+    async fn give_up(self) {
+        self.control.flush_alerts(ALERTS_WITHIN).await;
+        let _ = self.stop.send(());
+        let _ = tokio::time::timeout(ENDINGS_WITHIN, self.server).await;
     }
 }
 
@@ -190,35 +265,32 @@ async fn bind(addr: SocketAddr) -> Result<TcpListener, CliError> {
     })
 }
 
-pub(super) async fn run(args: ServeArgs) -> Result<(), CliError> {
+pub(super) async fn run(args: ServeArgs) -> Result<ExitCode, CliError> {
     init_logging(args.log_format);
+    if args.supervise {
+        return supervise::run().await;
+    }
+    if args.supervised {
+        supervise::end_with_parent();
+    }
     let mut config = match &args.config {
         Some(path) => Config::read(path),
         None => Config::demo(),
     }
     .map_err(CliError::from_text)?;
     config.listen = args.listen.unwrap_or(config.listen);
-    config.canary = args.canary.or(config.canary);
+    config.canary = args.canary.or(config.canary).filter(|_| !args.no_canary);
     config.device = args.device.unwrap_or(config.device);
     config.engine.load_format = args.load_format.unwrap_or(config.engine.load_format);
     let mut running = Running::start(&config).await?;
-    let loaded = tokio::select! {
-        loaded = running.load(&config) => Some(loaded),
-        () = signal() => None,
-    };
-    let Some(loaded) = loaded else {
-        running.stop().await;
-        return Ok(());
-    };
-    loaded?;
-    greet(&config.model, running.addr);
-    tokio::select! {
-        () = signal() => {}
-        error = running.ended() => return Err(error),
+    if args.no_canary {
+        running.forgo_canary();
     }
-    tracing::info!("stopping; running requests may finish");
-    running.stop().await;
-    Ok(())
+    let ended = running.run(&config).await?;
+    if ended == Ended::DeviceLost {
+        exit::at_once(ended.code());
+    }
+    Ok(ExitCode::from(ended.code()))
 }
 
 /// Says where the server is and how to try it. Nobody may be reading, which is no reason to stop.

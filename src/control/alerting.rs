@@ -12,10 +12,14 @@ use tokio::sync::watch;
 
 /// Digits of a digest that tell versions apart.
 const DIGITS: usize = 12;
+/// What is done about a device that has failed while a canary was on it.
+const LOST: &str = "the server ends; started again it serves stable alone and refuses this version";
 
 /// Sends what this decision is worth, if anything.
 pub(super) fn of_decision(control: &Control, brain: &Brain, decision: &Decision) {
     let Some((kind, done)) = meaning(decision.kind) else { return };
+    let rolled_back = matches!(decision.kind, DecisionKind::RolledBack { .. });
+    let done = if rolled_back && control.device_fault().is_some() { LOST } else { done };
     // Once the models have changed places, no canary has a share.
     let swapped = matches!(kind, Kind::Promoted | Kind::Undone);
     let weight = (!swapped).then(|| WeightChange {
@@ -68,6 +72,16 @@ fn meaning(kind: DecisionKind) -> Option<(Kind, &'static str)> {
         | DecisionKind::WouldPromote
         | DecisionKind::SelfTestDone => return None,
     })
+}
+
+/// The device has failed and no rollout ran. `candidate`: a canary was being loaded.
+pub(super) fn device_lost(control: &Control, stage: u64, why: &str, candidate: bool) {
+    let about = About { stage, ..About::default() };
+    let (kind, done) = match candidate {
+        true => (Kind::Fault, LOST),
+        false => (Kind::StableFault, "the server ends, to be started again"),
+    };
+    send(control, kind, about, ["the device has failed", why, done]);
 }
 
 /// A rollout of an earlier process goes on, or, for a reason, does not.

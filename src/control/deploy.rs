@@ -63,6 +63,13 @@ pub enum DeployError {
     Vetoed { path: PathBuf, why: String },
 }
 
+impl DeployError {
+    /// Whether the device was found to have failed for good.
+    pub fn is_device_lost(&self) -> bool {
+        matches!(self, DeployError::Engine(EngineError::Load(LoadError::DeviceLost(_))))
+    }
+}
+
 /// How deployments are made; the seam at which tests put in fake models. The [`Vet`] is asked once the
 /// content is known and before it takes memory.
 pub type Loader =

@@ -8,7 +8,7 @@
 //!
 //! Reading order: `routes` (who serves), `intake` and `deploy` (how a model gets
 //! loaded), `orders` (what people want),
-//! `act` (what the rollout wants), `unload`, `book` and `notes` (who is told), `resume` (after a restart),
+//! `act` (what the rollout wants), `loss` (a device that has failed), `unload`, `book` and `notes` (who is told), `resume` (after a restart),
 //! `feedback` and `retries` (who wrote what), `status`.
 
 mod act;
@@ -17,6 +17,7 @@ mod book;
 mod deploy;
 mod feedback;
 mod intake;
+mod loss;
 mod notes;
 mod orders;
 mod resume;
@@ -35,14 +36,14 @@ pub use status::{LedgerView, ModelsView, Status, UnloadRecord};
 
 use crate::alerts::Alerts;
 use crate::config::Care;
-use crate::engine::EngineHandle;
-use crate::engine::executor::LaneFault;
+use crate::engine::{EngineFault, EngineHandle, LaneId};
 use crate::ledger::Entry;
 use crate::metrics;
 use crate::rollout::{Arm, Class, Decision, Event, Outcome, Phase, Policy, Rollout};
 use act::Commit;
 use book::Book;
 use feedback::{Author, Authors, Vote};
+use loss::Loss;
 use notes::Notes;
 use parking_lot::{Mutex, RwLock};
 use retries::Retries;
@@ -134,6 +135,7 @@ pub struct Control {
     commits: UnboundedSender<Commit>,
     /// Counts finished unloads, so that waiting for one is possible.
     unloads: watch::Sender<u64>,
+    loss: Loss,
 }
 
 struct Brain {
@@ -143,6 +145,8 @@ struct Brain {
     decisions: VecDeque<Decision>,
     unloads: VecDeque<UnloadRecord>,
     loading: Option<String>,
+    /// Digest of the canary that is being loaded, until its rollout has begun.
+    candidate: Option<String>,
     previous: Option<Previous>,
     /// The canary of the rollout that runs or ran last, for those who are told of it.
     trial: Option<Arc<Deployment>>,
@@ -160,13 +164,13 @@ pub struct VoteGiven {
 }
 
 impl Control {
-    /// Sets up the state and starts the tasks that tick, commit, unload and listen for lane faults. Must be
+    /// Sets up the state and starts the tasks that tick, commit, unload and listen for faults. Must be
     /// called within a tokio runtime.
     pub fn start(
         config: ControlConfig,
         engine: EngineHandle,
         loader: Loader,
-        faults: UnboundedReceiver<LaneFault>,
+        faults: UnboundedReceiver<EngineFault>,
         start: Start,
     ) -> Arc<Control> {
         let (chores, chore_inbox) = unbounded_channel();
@@ -185,6 +189,7 @@ impl Control {
                 decisions: VecDeque::new(),
                 unloads: VecDeque::new(),
                 loading: None,
+                candidate: None,
                 previous: None,
                 trial: None,
             }),
@@ -198,6 +203,7 @@ impl Control {
             chores,
             commits,
             unloads: watch::channel(0).0,
+            loss: Loss::default(),
         });
         tokio::spawn(tick(Arc::downgrade(&control)));
         tokio::spawn(act::commit(Arc::downgrade(&control), commit_inbox));
@@ -328,15 +334,25 @@ impl Control {
 
     /// Loads a model that `vet` has nothing against. One at a time.
     async fn load(&self, path: &Path, vet: Vet) -> Result<Arc<Deployment>, ControlError> {
+        if let Some(fault) = self.device_fault() {
+            return Err(ControlError::Load(fault.to_owned()));
+        }
         {
             let mut brain = self.brain.lock();
             if brain.loading.is_some() {
                 return Err(ControlError::Loading);
             }
             brain.loading = Some(path.display().to_string());
+            brain.candidate = None;
         }
         let loaded = (self.loader)(path.to_owned(), vet).await;
-        self.brain.lock().loading = None;
+        {
+            let mut brain = self.brain.lock();
+            brain.loading = None;
+            if loaded.as_ref().is_err_and(|error| !error.is_device_lost()) {
+                brain.candidate = None;
+            }
+        }
         loaded.map(Arc::new).map_err(|e| ControlError::Load(e.to_string()))
     }
 
@@ -356,18 +372,19 @@ impl Control {
         }
     }
 
-    fn lane_failed(&self, fault: LaneFault) {
-        let arm = {
-            let routes = self.routes.read();
-            let is = |d: &Option<Arc<Deployment>>| d.as_ref().is_some_and(|d| d.lane == fault.lane);
-            match (is(&routes.canary), is(&routes.stable)) {
-                (true, _) => Arm::Canary,
-                (_, true) => Arm::Stable,
-                // Already on its way out.
-                (false, false) => return,
-            }
-        };
-        let what = fault.what;
+    /// Which arm a lane serves, if it is not on its way out.
+    fn arm_of(&self, lane: LaneId) -> Option<Arm> {
+        let routes = self.routes.read();
+        let is = |d: &Option<Arc<Deployment>>| d.as_ref().is_some_and(|d| d.lane == lane);
+        match (is(&routes.canary), is(&routes.stable)) {
+            (true, _) => Some(Arm::Canary),
+            (_, true) => Some(Arm::Stable),
+            (false, false) => None,
+        }
+    }
+
+    fn lane_failed(&self, lane: LaneId, what: String) {
+        let Some(arm) = self.arm_of(lane) else { return };
         self.book.note(self.now(), Entry::Fault { arm, what: what.clone() });
         self.notes.tell("fault", true, json!({"arm": arm.as_str(), "what": what}));
         self.feed(Event::Fault { arm, what });
@@ -375,6 +392,9 @@ impl Control {
 
     /// Whether requests can be served, or why not.
     pub fn ready(&self) -> Result<(), String> {
+        if let Some(fault) = self.device_fault() {
+            return Err(fault.to_owned());
+        }
         if !self.engine.is_alive() {
             return Err("the engine has stopped".to_owned());
         }
@@ -423,9 +443,12 @@ async fn tick(control: Weak<Control>) {
     }
 }
 
-async fn listen_for_faults(control: Weak<Control>, mut faults: UnboundedReceiver<LaneFault>) {
+async fn listen_for_faults(control: Weak<Control>, mut faults: UnboundedReceiver<EngineFault>) {
     while let Some(fault) = faults.recv().await {
         let Some(control) = control.upgrade() else { return };
-        control.lane_failed(fault);
+        match fault {
+            EngineFault::Lane { lane, what } => control.lane_failed(lane, what),
+            EngineFault::Device { lane, what } => control.lose_device(lane, &what).await,
+        }
     }
 }

@@ -94,7 +94,8 @@ impl Control {
                 return Err(ControlError::CanaryPresent { version: canary.version.to_string() });
             }
         }
-        let deployment = self.load(&asked.path, self.vet(asked.retry)).await?;
+        let vet = self.vet(asked.retry, self_test);
+        let deployment = self.load(&asked.path, vet).await?;
         self.tell_loaded(Arm::Canary, &deployment);
         match self.begin(&deployment, asked, self_test) {
             Ok(done) => Ok((deployment, done)),
@@ -126,14 +127,18 @@ impl Control {
     }
 
     /// Refuses content that was rejected before, before it takes any memory, and makes room for any other:
-    /// a model that cannot be loaded at all costs nobody the former stable.
-    fn vet(self: &Arc<Self>, retry: bool) -> Vet {
+    /// a model that cannot be loaded at all costs nobody the former stable. What is let in is known from then
+    /// on to be what is being loaded.
+    fn vet(self: &Arc<Self>, retry: bool, self_test: bool) -> Vet {
         let control = self.clone();
         Arc::new(move |digest| {
             let rejection = control.book.rejection(digest).filter(|_| !retry);
-            let control = control.clone();
+            let (control, digest) = (control.clone(), digest.to_owned());
             Box::pin(async move {
                 let Some(rejection) = rejection else {
+                    if !self_test {
+                        control.brain.lock().candidate = Some(digest);
+                    }
                     control.make_room().await;
                     return Ok(());
                 };
@@ -154,6 +159,9 @@ impl Control {
         let stable = self.routes.read().stable.clone().ok_or(ControlError::NoStable)?;
         let rollout = uuid::Uuid::new_v4().simple().to_string()[..12].to_owned();
         let mut brain = self.brain.lock();
+        if let Some(fault) = self.device_fault() {
+            return Err(ControlError::Load(fault.to_owned()));
+        }
         let epoch = brain.rollout.stage();
         let mut machine = Rollout::after_epoch(self.policy.clone(), epoch);
         let event = Event::Start { rollout: rollout.clone(), self_test };
@@ -163,6 +171,7 @@ impl Control {
             .map_err(|error| ControlError::Refused(error.to_string()))?;
         brain.rollout = machine;
         brain.trial = Some(deployment.clone());
+        brain.candidate = None;
         {
             let mut routes = self.routes.write();
             routes.rollout = rollout.as_str().into();

@@ -59,6 +59,13 @@ pub struct TakeUp {
 }
 
 impl TakeUp {
+    /// Lets a rollout that was under way go, for a reason.
+    pub fn forgo(&mut self, reason: &str) {
+        if let Some((_, why)) = &mut self.running {
+            why.get_or_insert_with(|| reason.to_owned());
+        }
+    }
+
     /// Whether there is anything to take up.
     pub fn is_some(&self) -> bool {
         self.running.is_some()

@@ -30,13 +30,17 @@ pub(super) struct Previous {
 }
 
 impl Control {
-    /// Sends a model away; it may finish what it has accepted for `grace`.
+    /// Sends a model away; it may finish what it has accepted for `grace`. On a device that has failed it
+    /// stays where it is: nothing can be given back there.
     pub(super) fn retire(
         &self,
         deployment: Arc<Deployment>,
         reason: &'static str,
         grace: Duration,
     ) {
+        if self.device_fault().is_some() {
+            return;
+        }
         // The task ends with the process only.
         let _ = self.chores.send(Chore { deployment, reason, grace, decided: Instant::now() });
     }

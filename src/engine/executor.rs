@@ -4,8 +4,8 @@
 //! sleeps when no lane has work. The engine's clock is read here and in no other file of this room.
 
 use super::UnloadReport;
-use super::lane::{Draining, Lane, LaneId, LaneStats};
-use super::request::{Refusal, SeqEvent, SeqRequest};
+use super::lane::{Draining, Lane, LaneId, LaneStats, StepFault};
+use super::request::{Fault, Refusal, SeqEvent, SeqRequest};
 use super::runner::Runner;
 use super::scheduler::SchedulerConfig;
 use crate::device::{Arena, arena};
@@ -14,18 +14,32 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, TryRecvError};
 use std::time::{Duration, Instant};
 use tokio::sync::{mpsc::UnboundedSender, oneshot};
 
-/// A lane that can run no more, and why.
+/// What went wrong beyond one request.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct LaneFault {
-    pub lane: LaneId,
-    pub what: String,
+pub enum EngineFault {
+    /// A step of this lane panicked.
+    Lane { lane: LaneId, what: String },
+    /// The device has failed: nothing that is on it runs again, and every lane is given up. `lane`: in whose
+    /// step it showed, if it was in a step.
+    Device { lane: Option<LaneId>, what: String },
 }
 
 /// What the executor can be asked.
 pub(super) enum Command {
     Install(Box<Install>),
-    Submit { lane: LaneId, requests: Vec<SeqRequest> },
-    Unload { lane: LaneId, grace: Duration, reply: oneshot::Sender<UnloadReport> },
+    Submit {
+        lane: LaneId,
+        requests: Vec<SeqRequest>,
+    },
+    Unload {
+        lane: LaneId,
+        grace: Duration,
+        reply: oneshot::Sender<UnloadReport>,
+    },
+    /// The device was found to have failed outside of any step.
+    LoseDevice {
+        what: String,
+    },
 }
 
 /// A model that a loader thread has made ready.
@@ -43,15 +57,17 @@ const IDLE_TICK: Duration = Duration::from_millis(20);
 
 pub(super) struct Executor {
     commands: Receiver<Command>,
-    faults: UnboundedSender<LaneFault>,
+    faults: UnboundedSender<EngineFault>,
     lanes: Vec<Lane>,
     /// Index of the lane whose turn it is.
     turn: usize,
+    /// The device has failed. From then on nothing is run and nothing is freed: both could wait for ever.
+    lost: bool,
 }
 
 impl Executor {
-    pub fn new(commands: Receiver<Command>, faults: UnboundedSender<LaneFault>) -> Executor {
-        Executor { commands, faults, lanes: Vec::new(), turn: 0 }
+    pub fn new(commands: Receiver<Command>, faults: UnboundedSender<EngineFault>) -> Executor {
+        Executor { commands, faults, lanes: Vec::new(), turn: 0, lost: false }
     }
 
     /// Runs until every handle is gone.
@@ -60,6 +76,10 @@ impl Executor {
         while self.take_commands() {
             self.step_next();
             self.drop_drained(Instant::now());
+        }
+        if self.lost {
+            std::mem::forget(self.lanes);
+            return;
         }
         for lane in self.lanes.drain(..) {
             lane.unload(Instant::now);
@@ -76,8 +96,26 @@ impl Executor {
         let Some(index) = next else { return };
         self.turn = index + 1;
         let lane = &mut self.lanes[index];
-        if let Some(what) = lane.step(shared, Instant::now) {
-            let _ = self.faults.send(LaneFault { lane: lane.id, what });
+        let id = lane.id;
+        match lane.step(shared, Instant::now) {
+            None => {}
+            Some(StepFault::Panic(what)) => {
+                let _ = self.faults.send(EngineFault::Lane { lane: id, what });
+            }
+            Some(StepFault::DeviceLost(what)) => self.lose_device(Some(id), what),
+        }
+    }
+
+    /// Gives every lane up, and whoever waits for one to be unloaded.
+    fn lose_device(&mut self, lane: Option<LaneId>, what: String) {
+        if std::mem::replace(&mut self.lost, true) {
+            return;
+        }
+        let _ = self.faults.send(EngineFault::Device { lane, what: what.clone() });
+        let (fault, now) = (Fault::DeviceLost(what), Instant::now());
+        for lane in &mut self.lanes {
+            lane.give_up(&fault, now);
+            lane.draining = None;
         }
     }
 
@@ -106,6 +144,12 @@ impl Executor {
 
     fn apply(&mut self, command: Command) {
         match command {
+            Command::LoseDevice { what } => self.lose_device(None, what),
+            Command::Install(install) if self.lost => {
+                let Install { runner, arena, .. } = *install;
+                std::mem::forget((runner, arena));
+            }
+            Command::Unload { .. } if self.lost => {}
             Command::Install(install) => self.install(*install),
             Command::Submit { lane, requests } => self.submit(lane, requests),
             Command::Unload { lane, grace, reply } => {
@@ -165,3 +209,6 @@ fn warm_up() {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

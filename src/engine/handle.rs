@@ -3,7 +3,7 @@
 //! Cheap to clone, usable from any thread. Loading runs on a thread of its own, so that the lanes already
 //! there go on; the finished model is handed to the executor between two steps.
 
-use super::executor::{Command, Executor, Install, LaneFault};
+use super::executor::{Command, EngineFault, Executor, Install};
 use super::lane::{LaneId, LaneStats, UnloadReport, panic_text};
 use super::request::SeqRequest;
 use super::runner::{Capacity, Runner};
@@ -52,8 +52,8 @@ pub struct EngineHandle {
 }
 
 impl EngineHandle {
-    /// Starts the executor thread. Lane faults arrive on the receiver.
-    pub fn start() -> Result<(EngineHandle, UnboundedReceiver<LaneFault>), EngineError> {
+    /// Starts the executor thread. Faults arrive on the receiver.
+    pub fn start() -> Result<(EngineHandle, UnboundedReceiver<EngineFault>), EngineError> {
         let (commands, inbox) = mpsc::channel();
         let (faults, fault_inbox) = unbounded_channel();
         let life = Arc::new(());
@@ -83,7 +83,11 @@ impl EngineHandle {
         std::thread::Builder::new().name("serin-loader".into()).spawn(move || {
             let _ = done.send(make_runner(arena, make));
         })?;
-        let (runner, arena) = made.await.map_err(|_| EngineError::Stopped)??;
+        let made = made.await.map_err(|_| EngineError::Stopped)?;
+        if let Err(EngineError::Load(LoadError::DeviceLost(what))) = &made {
+            self.lose_device(what.clone())?;
+        }
+        let (runner, arena) = made?;
         let lane = LaneId(self.next_lane.fetch_add(1, Ordering::Relaxed));
         let capacity = runner.capacity();
         let (reply, installed) = oneshot::channel();
@@ -104,6 +108,11 @@ impl EngineHandle {
         let (reply, report) = oneshot::channel();
         self.send(Command::Unload { lane, grace, reply })?;
         report.await.map_err(|_| EngineError::NoLane)
+    }
+
+    /// Says that the device has failed, for whoever learns of it outside of a step. Every lane is given up.
+    pub fn lose_device(&self, what: String) -> Result<(), EngineError> {
+        self.send(Command::LoseDevice { what })
     }
 
     fn send(&self, command: Command) -> Result<(), EngineError> {

@@ -76,7 +76,7 @@ pub(super) struct Lane {
     resident_at_load: u64,
     /// Steps in a row that panicked.
     panics: u32,
-    /// Set after too many panics in a row; such a lane runs nothing more.
+    /// Given up: after too many panics in a row, or with the device. Such a lane runs nothing more.
     failed: bool,
     pace: Pace,
     pub draining: Option<Draining>,
@@ -112,6 +112,14 @@ impl Pace {
             pace => ((SHARED_STEP.as_secs_f64() / pace) as usize).max(LEAST_SHARED_TOKENS),
         }
     }
+}
+
+/// What went wrong with a step beyond its sequences.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum StepFault {
+    Panic(String),
+    /// The lane has ended nothing yet: it is for the executor to give all lanes up.
+    DeviceLost(String),
 }
 
 /// Panics in a row after which a lane is given up.
@@ -178,9 +186,8 @@ impl Lane {
         self.scheduler.is_idle()
     }
 
-    /// One step: schedule, run, post-process. Returns the panic's text if the step panicked.
-    /// `shared`: another lane has work in this round.
-    pub fn step(&mut self, shared: bool, now: impl Fn() -> Instant) -> Option<String> {
+    /// One step: schedule, run, post-process. `shared`: another lane has work in this round.
+    pub fn step(&mut self, shared: bool, now: impl Fn() -> Instant) -> Option<StepFault> {
         self.scheduler.set_shared(shared);
         self.scheduler.set_shared_tokens(self.pace.shared_tokens());
         let begun = now();
@@ -190,6 +197,9 @@ impl Lane {
         }
         let outcome = self.run();
         let at = now();
+        if let Ok(Err(Fault::DeviceLost(what))) = outcome {
+            return Some(StepFault::DeviceLost(what));
+        }
         self.pace.note(self.batch.tokens.len(), at.saturating_duration_since(begun));
         let panic = match outcome {
             Ok(Ok(results)) => {
@@ -202,7 +212,7 @@ impl Lane {
             }
             Err(panic) => {
                 self.fail_after_panic(&panic, at);
-                Some(panic)
+                Some(StepFault::Panic(panic))
             }
         };
         if panic.is_none() {
@@ -220,10 +230,16 @@ impl Lane {
         if self.panics < PANICS_TO_FAIL {
             self.scheduler.fail_step(&fault, at);
         } else {
-            self.failed = true;
-            self.stats.failed.store(true, Ordering::Relaxed);
-            self.scheduler.fail_all(&fault, at);
+            self.give_up(&fault, at);
         }
+    }
+
+    /// Ends all sequences; the lane runs nothing more.
+    pub fn give_up(&mut self, fault: &Fault, at: Instant) {
+        self.failed = true;
+        self.stats.failed.store(true, Ordering::Relaxed);
+        self.scheduler.fail_all(fault, at);
+        self.publish();
     }
 
     /// The device part of a step, with panics caught: outer error.
@@ -297,6 +313,10 @@ impl Lane {
         set(&stats.tokens_prefilled, totals.tokens_prefilled);
         set(&stats.arena_used, usage.used as u64);
         set(&stats.arena_reserved, usage.reserved as u64);
+        if self.failed {
+            // What has failed may not answer.
+            return;
+        }
         let card = self.runner.card_usage().unwrap_or_default();
         set(&stats.card_used, card.used);
         set(&stats.card_reserved, card.reserved);

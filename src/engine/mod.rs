@@ -21,6 +21,7 @@ pub mod sequence;
 
 pub use crate::device::CardReport;
 pub use card_runner::CardRunner;
+pub use executor::EngineFault;
 pub use handle::{EngineError, EngineHandle, Loaded};
 pub use lane::{LaneId, LaneStats, UnloadReport};
 pub use request::{Fault, FinishReason, Refusal, SeqEvent, SeqRequest, Timings};

@@ -7,6 +7,7 @@ use crate::config::Care;
 use crate::control::{Control, ControlConfig, DeployError, Deployment, Loader, Start};
 use crate::engine::fake::{FakeRunner, FakeScript};
 use crate::engine::{Capacity, EngineError, EngineHandle, Runner, SchedulerConfig};
+use crate::model::LoadError;
 use crate::rollout::Policy;
 use crate::text::Codec;
 use std::collections::HashMap;
@@ -23,6 +24,8 @@ pub struct FakeServer {
     pub policy: Policy,
     pub scheduler: SchedulerConfig,
     pub timeouts: Timeouts,
+    /// The model whose load finds the device gone.
+    pub fatal: Option<PathBuf>,
     /// Bytes that each fake model holds while loaded.
     pub memory: usize,
     pub care: Care,
@@ -54,6 +57,7 @@ impl FakeServer {
                 next_token: Duration::from_secs(10),
                 request: Duration::from_secs(60),
             },
+            fatal: None,
             memory: 1 << 20,
             care: Care {
                 drain: Duration::from_secs(5),
@@ -97,8 +101,11 @@ fn loader(engine: EngineHandle, codec: Arc<Codec>, server: FakeServer) -> Loader
             // Each folder has a content of its own.
             let digest = format!("digest of {}", path.display());
             vet(&digest).await.map_err(|why| DeployError::Vetoed { path: path.clone(), why })?;
-            let memory = server.memory;
-            let make = move || Ok(Box::new(FakeRunner::new(script, memory)) as Box<dyn Runner>);
+            let (memory, fatal) = (server.memory, server.fatal.as_ref() == Some(&path));
+            let make = move || match fatal {
+                true => Err(LoadError::DeviceLost("scripted loss".to_owned())),
+                false => Ok(Box::new(FakeRunner::new(script, memory)) as Box<dyn Runner>),
+            };
             let loaded = engine.load(server.scheduler, make).await.map_err(|e: EngineError| e)?;
             let version: Arc<str> = path.display().to_string().into();
             Ok(Deployment {

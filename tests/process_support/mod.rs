@@ -6,9 +6,11 @@
 
 use serde_json::{Value, json};
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::TcpStream;
+use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Child, ChildStdout, Command, ExitStatus, Output, Stdio};
+use std::sync::mpsc::{Receiver, channel};
+use std::thread;
 use std::time::{Duration, Instant};
 
 /// Longest wait for anything; the machine may be busy.
@@ -27,6 +29,7 @@ pub fn serin(args: &[&str]) -> Output {
 /// A serving process.
 pub struct Process {
     child: Child,
+    out: BufReader<ChildStdout>,
     pub addr: String,
 }
 
@@ -40,11 +43,31 @@ impl Process {
             .stderr(Stdio::null())
             .spawn()
             .expect("serin starts");
+        let out = BufReader::new(child.stdout.take().expect("piped"));
+        let mut process = Process { child, out, addr: String::new() };
+        process.greeted();
+        process
+    }
+
+    /// Waits until a server says where it is, and takes note of it.
+    pub fn greeted(&mut self) {
         let mut line = String::new();
-        BufReader::new(child.stdout.take().expect("piped")).read_line(&mut line).expect("a line");
-        let addr = line.rsplit("http://").next().expect("an address").trim().to_owned();
-        assert!(addr.starts_with("127.0.0.1:"), "first line: {line:?}");
-        Process { child, addr }
+        while !line.starts_with("serin serves ") {
+            line.clear();
+            assert!(self.out.read_line(&mut line).expect("a line") > 0, "it has ended");
+        }
+        self.addr = line.rsplit("http://").next().expect("an address").trim().to_owned();
+        assert!(self.addr.starts_with("127.0.0.1:"), "greeting: {line:?}");
+    }
+
+    /// Sends the process a signal.
+    pub fn signal(&self, signal: &str) {
+        send_signal(self.id(), signal);
+    }
+
+    /// Waits for its end.
+    pub fn end(mut self) -> ExitStatus {
+        wait_for("its end", || self.child.try_wait().expect("a child"))
     }
 
     pub fn server(&self) -> String {
@@ -115,8 +138,26 @@ impl Process {
                 return status;
             }
             assert!(begun.elapsed() < LONG, "never {what}: {status:#}");
-            std::thread::sleep(Duration::from_millis(20));
+            thread::sleep(Duration::from_millis(20));
         }
+    }
+}
+
+/// Sends any process a signal.
+pub fn send_signal(pid: u32, signal: &str) {
+    let kill = Command::new("kill").args([format!("-{signal}"), pid.to_string()]).status();
+    assert!(kill.expect("kill runs").success());
+}
+
+/// Asks until there is an answer.
+pub fn wait_for<T>(what: &str, mut ask: impl FnMut() -> Option<T>) -> T {
+    let begun = Instant::now();
+    loop {
+        if let Some(answer) = ask() {
+            return answer;
+        }
+        assert!(begun.elapsed() < LONG, "never: {what}");
+        thread::sleep(Duration::from_millis(20));
     }
 }
 
@@ -133,6 +174,34 @@ fn request(method: &str, path: &str, body: Option<&Value>) -> String {
     format!(
         "{method} {path} HTTP/1.1\r\nhost: serin\r\nconnection: close\r\ncontent-length: {length}\r\n\r\n{body}"
     )
+}
+
+/// Takes POSTs and passes their headers and bodies on.
+pub fn endpoint() -> (String, Receiver<(String, Value)>) {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let url = format!("http://{}/hook", listener.local_addr().expect("an address"));
+    let (sender, inbox) = channel();
+    thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut stream = stream.expect("a connection");
+            let mut reader = BufReader::new(stream.try_clone().expect("a clone"));
+            let mut head = String::new();
+            while !head.ends_with("\r\n\r\n") {
+                reader.read_line(&mut head).expect("a header");
+            }
+            let length = head.to_lowercase();
+            let length = length.lines().find_map(|line| line.strip_prefix("content-length: "));
+            let mut body = vec![0; length.expect("a length").trim().parse().expect("a number")];
+            reader.read_exact(&mut body).expect("a body");
+            let answer = "HTTP/1.1 204 No Content\r\nconnection: close\r\n\r\n";
+            stream.write_all(answer.as_bytes()).expect("answered");
+            let body = serde_json::from_slice(&body).expect("JSON");
+            if sender.send((head, body)).is_err() {
+                return;
+            }
+        }
+    });
+    (url, inbox)
 }
 
 /// A chat of one question.

@@ -1,0 +1,146 @@
+//! Whether a server that has ended is started again, and when: the rule of `serve --supervise`.
+//!
+//! Pure: how it ended and how long it lived come in, what to do comes out. Why a bound on quick ends and not
+//! trying for ever: whoever started the supervisor (a container's runtime, say) can then see that it does not
+//! work, and has a back-off of its own.
+
+use super::serve::Ended;
+use std::time::Duration;
+
+/// The pause after the first quick end; it doubles with each further one.
+const FIRST_PAUSE: Duration = Duration::from_millis(500);
+const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+/// A server that lived for so long was well.
+const WELL_AFTER: Duration = Duration::from_secs(60);
+/// So many quick ends in a row are the last.
+const MOST_QUICK: u32 = 10;
+/// Exit code of what could not begin: a configuration that is wrong, a port in use, a model that is not there.
+const COULD_NOT_BEGIN: u8 = 1;
+
+/// How a process ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum End {
+    Code(u8),
+    Signal(u8),
+}
+
+impl End {
+    /// The code by which a shell would tell it.
+    pub fn code(self) -> u8 {
+        match self {
+            End::Code(code) => code,
+            End::Signal(signal) => 128u8.saturating_add(signal),
+        }
+    }
+}
+
+impl std::fmt::Display for End {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            End::Code(code) => write!(f, "exit code {code}"),
+            End::Signal(signal) => write!(f, "signal {signal}"),
+        }
+    }
+}
+
+/// What to do about it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Next {
+    /// End as well, with this code.
+    Stop(u8),
+    Again {
+        after: Duration,
+        /// With no canary: one of them may have cost the device.
+        stable_only: bool,
+    },
+}
+
+/// What is known of the servers before.
+#[derive(Debug, Default)]
+pub(super) struct Restarts {
+    /// One has ended already.
+    any: bool,
+    /// Ends in a row of servers that had not been well.
+    quick: u32,
+    stable_only: bool,
+}
+
+impl Restarts {
+    /// A server has ended that lived for `lived`. One that could not begin is not tried again if it was the
+    /// first: later, what it needs may still be held by the one before it.
+    pub fn ended(&mut self, end: End, lived: Duration) -> Next {
+        let first = !std::mem::replace(&mut self.any, true);
+        let code = end.code();
+        if code == Ended::Told.code() || (first && end == End::Code(COULD_NOT_BEGIN)) {
+            return Next::Stop(code);
+        }
+        if lived >= WELL_AFTER {
+            self.quick = 0;
+        }
+        self.quick += 1;
+        if self.quick >= MOST_QUICK {
+            return Next::Stop(code);
+        }
+        self.stable_only |= end == End::Code(Ended::DeviceLost.code());
+        let doubled = FIRST_PAUSE.saturating_mul(1 << (self.quick - 1));
+        Next::Again { after: doubled.min(LONGEST_PAUSE), stable_only: self.stable_only }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const KILLED: End = End::Signal(9);
+    const QUICK: Duration = Duration::from_secs(3);
+
+    fn again(millis: u64, stable_only: bool) -> Next {
+        Next::Again { after: Duration::from_millis(millis), stable_only }
+    }
+
+    #[test]
+    fn the_pause_doubles_up_to_a_bound_and_at_last_it_is_given_up() {
+        let mut restarts = Restarts::default();
+        for pause in [500, 1000, 2000, 4000, 8000, 16_000, 30_000, 30_000, 30_000] {
+            assert_eq!(restarts.ended(KILLED, QUICK), again(pause, false));
+        }
+        assert_eq!(restarts.ended(KILLED, QUICK), Next::Stop(137));
+    }
+
+    #[test]
+    fn a_server_that_was_well_for_a_while_starts_the_count_anew() {
+        let mut restarts = Restarts::default();
+        for _ in 0..100 {
+            assert_eq!(restarts.ended(KILLED, WELL_AFTER), again(500, false));
+            assert_eq!(restarts.ended(End::Code(101), QUICK), again(1000, false));
+            assert_eq!(restarts.ended(End::Code(70), QUICK), again(2000, false));
+        }
+    }
+
+    #[test]
+    fn one_that_was_told_to_stop_stays_stopped() {
+        let mut restarts = Restarts::default();
+        assert_eq!(restarts.ended(End::Code(0), QUICK), Next::Stop(0));
+        let mut restarts = Restarts::default();
+        restarts.ended(KILLED, QUICK);
+        assert_eq!(restarts.ended(End::Code(0), QUICK), Next::Stop(0));
+    }
+
+    #[test]
+    fn a_wrong_configuration_is_not_tried_again_but_a_port_that_is_still_held_is() {
+        let mut restarts = Restarts::default();
+        assert_eq!(restarts.ended(End::Code(1), QUICK), Next::Stop(1));
+        let mut restarts = Restarts::default();
+        restarts.ended(KILLED, WELL_AFTER);
+        assert_eq!(restarts.ended(End::Code(1), QUICK), again(1000, false));
+    }
+
+    #[test]
+    fn after_the_device_was_lost_no_canary_is_loaded_again() {
+        let mut restarts = Restarts::default();
+        assert_eq!(restarts.ended(KILLED, QUICK), again(500, false));
+        let lost = End::Code(Ended::DeviceLost.code());
+        assert_eq!(restarts.ended(lost, WELL_AFTER), again(500, true));
+        assert_eq!(restarts.ended(KILLED, WELL_AFTER), again(500, true));
+    }
+}

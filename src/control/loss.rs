@@ -1,0 +1,112 @@
+//! A device that has failed for good: what is done before the process ends.
+//!
+//! Only the record can be saved. Requests are turned away, the rollout is rolled back so that its canary is
+//! refused by the next process too, and people are told. Nothing is drained and nothing unloaded: that could
+//! wait for a device that never answers. Ends no process itself; whoever runs the server does.
+
+use super::act::Done;
+use super::{Brain, Control, alerting};
+use crate::engine::LaneId;
+use crate::ledger::Entry;
+use crate::rollout::{Arm, Event, Phase};
+use serde_json::json;
+use std::sync::OnceLock;
+use std::time::Duration;
+use tokio::sync::watch;
+
+/// How long the record may take: a disk that does not answer must not keep a server up that serves nobody.
+const RECORD_WITHIN: Duration = Duration::from_secs(3);
+
+/// Whether the device has failed.
+pub(super) struct Loss {
+    /// How, for operators.
+    fault: OnceLock<String>,
+    /// What follows from it is written down, or could not be in time.
+    settled: watch::Sender<bool>,
+}
+
+impl Default for Loss {
+    fn default() -> Loss {
+        Loss { fault: OnceLock::new(), settled: watch::channel(false).0 }
+    }
+}
+
+impl Control {
+    /// How the device has failed, if it has.
+    pub fn device_fault(&self) -> Option<&str> {
+        self.loss.fault.get().map(String::as_str)
+    }
+
+    /// Resolves when the device has failed and what follows is written down, or could not be in time.
+    pub async fn device_lost(&self) -> String {
+        let mut settled = self.loss.settled.subscribe();
+        // The sender lives as long as `self`.
+        let _ = settled.wait_for(|settled| *settled).await;
+        self.device_fault().unwrap_or_default().to_owned()
+    }
+
+    /// `lane`: in whose step it showed.
+    pub(super) async fn lose_device(&self, lane: Option<LaneId>, what: &str) {
+        if self.loss.fault.set(format!("the device has failed: {what}")).is_err() {
+            return;
+        }
+        let done = self.settle(lane.map(|lane| self.arm_of(lane)), what);
+        if tokio::time::timeout(RECORD_WITHIN, done).await.is_err() {
+            tracing::error!("the loss of the device could not be written down in time");
+        }
+        self.loss.settled.send_replace(true);
+    }
+
+    /// `step`: whose step it was, if it was one; some lanes serve no arm any more.
+    fn settle(&self, step: Option<Option<Arm>>, what: &str) -> Done {
+        let mut brain = self.brain.lock();
+        let now = self.now();
+        let arm = step.flatten().unwrap_or(Arm::Stable);
+        self.notes.tell("device_lost", true, json!({"arm": arm.as_str(), "what": what}));
+        let fault = format!("the device has failed: {what}");
+        let mut entries = vec![Entry::Fault { arm, what: fault }];
+        let candidate = brain.candidate.take();
+        if let Some(digest) = &candidate {
+            let reason = format!("the device failed while this version was being loaded: {what}");
+            entries.push(Entry::Rejected { digest: digest.clone(), reason });
+        }
+        if !matches!(brain.rollout.phase(), Phase::Running { .. }) {
+            alerting::device_lost(self, brain.rollout.stage(), what, candidate.is_some());
+            return self.act(&mut brain, now, None, Vec::new(), entries);
+        }
+        let what = format!("{}: {what}", suspicion(step));
+        self.roll_back_for(&mut brain, now, what, entries)
+    }
+
+    /// The canary is what is new here, so it is taken to have done it.
+    fn roll_back_for(
+        &self,
+        brain: &mut Brain,
+        now: Duration,
+        what: String,
+        entries: Vec<Entry>,
+    ) -> Done {
+        let event = Event::Fault { arm: Arm::Canary, what };
+        match brain.rollout.step(now, event.clone()) {
+            Ok(actions) => self.act(brain, now, Some(&event), actions, entries),
+            Err(error) => {
+                tracing::error!(%error, "the rollout refused an event");
+                self.act(brain, now, None, Vec::new(), entries)
+            }
+        }
+    }
+}
+
+/// Where it showed, and what that says of who did it: a device tells of a fault at some later call, so that
+/// the one whose step it was need not be the one.
+fn suspicion(step: Option<Option<Arm>>) -> &'static str {
+    match step {
+        Some(Some(Arm::Canary)) => "the device failed in a step of the canary",
+        Some(_) => {
+            "the device failed in a step of stable while the canary was loaded, and which of them did it cannot be told"
+        }
+        None => {
+            "the device failed between steps while the canary was loaded, and what did it cannot be told"
+        }
+    }
+}
