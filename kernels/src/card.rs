@@ -67,7 +67,8 @@ pub struct Facts {
 pub enum Queue {
     /// The executor's steps.
     Compute,
-    /// A loader's copies.
+    /// A loader's copies. What they fill is used, or given back, on the other queue only once this one has been
+    /// waited for.
     Load,
 }
 
