@@ -8,6 +8,7 @@ use crate::engine::{LaneStats, Timings, UnloadReport};
 use crate::rollout::Arm;
 use metrics::{counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram};
 use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle};
+use serin_kernels::Readings;
 use std::sync::OnceLock;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -48,6 +49,13 @@ const ARENA_RESERVED: &str = "serin_arena_reserved_bytes";
 const CARD_USED: &str = "serin_card_pool_used_bytes";
 const CARD_RESERVED: &str = "serin_card_pool_reserved_bytes";
 const RESIDENT: &str = "serin_resident_bytes";
+const DEVICE_USED: &str = "serin_device_memory_used_bytes";
+const DEVICE_FREE: &str = "serin_device_memory_free_bytes";
+const DEVICE_BUSY: &str = "serin_device_utilisation";
+const DEVICE_POWER: &str = "serin_device_power_watts";
+const DEVICE_HEAT: &str = "serin_device_temperature_celsius";
+const DEVICE_CLOCK: &str = "serin_device_clock_hertz";
+const DEVICE_THROTTLED: &str = "serin_device_throttled";
 const UNLOAD_SECONDS: &str = "serin_unload_seconds";
 const LEAKED: &str = "serin_unload_leaked_bytes_total";
 
@@ -121,6 +129,13 @@ fn describe() {
     describe_gauge!(CARD_USED, "Bytes in live allocations of the model's pool on the card.");
     describe_gauge!(CARD_RESERVED, "Bytes that the model's pool holds of the card's memory.");
     describe_gauge!(RESIDENT, "Resident set of the process.");
+    describe_gauge!(DEVICE_USED, "Memory of the device in use, all programs counted.");
+    describe_gauge!(DEVICE_FREE, "Free memory of the device, all programs counted.");
+    describe_gauge!(DEVICE_BUSY, "Share of the last moments in which the device worked, 0 to 1.");
+    describe_gauge!(DEVICE_POWER, "Power that the device draws.");
+    describe_gauge!(DEVICE_HEAT, "The device's temperature.");
+    describe_gauge!(DEVICE_CLOCK, "The device's clocks.");
+    describe_gauge!(DEVICE_THROTTLED, "1 while heat or a power limit slows the device down.");
     describe_histogram!(UNLOAD_SECONDS, "Time from an unload's start until its memory was back.");
     describe_counter!(LEAKED, "Bytes that unloads could not give back.");
 }
@@ -257,6 +272,22 @@ pub fn rollout(gauges: &RolloutGauges) {
         gauge!(GATE_VALUE, "gate" => gate.name).set(or_nan(gate.value));
         gauge!(EVIDENCE, "gate" => gate.name).set(or_nan(gate.evidence));
         gauge!(UNTIL, "gate" => gate.name).set(or_nan(gate.decides_in));
+    }
+}
+
+/// What the device says of itself. Called when metrics are scraped; what it does not tell reads NaN.
+pub fn device(readings: &Readings) {
+    let set = |name: &'static str, value: Option<f64>| gauge!(name).set(value.unwrap_or(f64::NAN));
+    let memory = readings.memory;
+    set(DEVICE_USED, memory.map(|memory| memory.used as f64));
+    set(DEVICE_FREE, memory.map(|memory| memory.free as f64));
+    set(DEVICE_BUSY, readings.utilisation.map(|percent| f64::from(percent) / 100.0));
+    set(DEVICE_POWER, readings.power_watts);
+    set(DEVICE_HEAT, readings.temperature_celsius.map(f64::from));
+    set(DEVICE_THROTTLED, Some(f64::from(u8::from(readings.throttled.is_some()))));
+    for (clock, mhz) in [("sm", readings.sm_clock_mhz), ("memory", readings.memory_clock_mhz)] {
+        let hertz = mhz.map_or(f64::NAN, |mhz| f64::from(mhz) * 1e6);
+        gauge!(DEVICE_CLOCK, "clock" => clock).set(hertz);
     }
 }
 

@@ -9,6 +9,7 @@ use http_support::*;
 use serde_json::{Value, json};
 use serin::gateway::testing::FakeServer;
 use serin::http::admin_wire::{ArmWire, RolledBackWire, StatusWire};
+use serin_kernels::{MemoryReading, Readings};
 use std::time::Duration;
 
 async fn status(app: &Router) -> StatusWire {
@@ -267,4 +268,32 @@ async fn a_self_test_judges_stable_against_itself() {
     order_ok(&app, "/admin/rollback", json!({"reason": "seen enough"})).await;
     order_ok(&app, "/admin/canary/load", json!({"path": "stable"})).await;
     assert_eq!(status(&app).await.phase, "running", "what serves was not rejected with it");
+}
+
+#[tokio::test]
+async fn a_device_is_shown_once_it_tells_of_itself_and_so_is_that_it_was_throttled() {
+    let gateway = gateway_saying(REPLY, |_| {}).await;
+    let (control, app) = (gateway.control().clone(), api(gateway));
+    control.note_readings(None);
+    let body = ok(&app, local(get("/admin/status"))).await;
+    assert!(body.get("device").is_none(), "{body}");
+    order_ok(&app, "/admin/canary/load", json!({"path": "canary"})).await;
+    let readings = Readings {
+        memory: Some(MemoryReading { used: 3, free: 1, total: 4 }),
+        throttled: Some("power limit".to_owned()),
+        ..Readings::default()
+    };
+    control.note_readings(Some(readings.clone()));
+    tokio::time::sleep(Duration::from_millis(20)).await;
+    control.note_readings(Some(readings));
+    let device = status(&app).await.device.expect("a device");
+    assert_eq!(
+        (device.memory_used, device.memory_total, device.power_watts),
+        (Some(3), Some(4), None)
+    );
+    assert_eq!(device.throttled.as_deref(), Some("power limit"));
+    assert!(device.throttled_s > 0.0);
+    order_ok(&app, "/admin/pause", json!({})).await;
+    let told = status(&app).await.decisions.pop().expect("a decision");
+    assert!(told.kind == "paused" && told.text.contains("the device was throttled"), "{told:?}");
 }

@@ -6,8 +6,8 @@
 use super::CliError;
 use super::client::Client;
 use crate::http::admin_wire::{
-    ArmWire, ForecastWire, LoadAsk, LoadedWire, OrderAsk, PromoteAsk, RolledBackWire, ShadowWire,
-    StatusWire, UnloadWire, WeightAsk,
+    ArmWire, DeviceWire, ForecastWire, LoadAsk, LoadedWire, OrderAsk, PromoteAsk, RolledBackWire,
+    ShadowWire, StatusWire, UnloadWire, WeightAsk,
 };
 use crate::hub;
 use clap::Args;
@@ -139,6 +139,9 @@ fn status_text(status: &StatusWire) -> String {
     if let Some(shadow) = &status.shadow {
         out += &shadow_text(shadow);
     }
+    if let Some(device) = &status.device {
+        out += &device_text(device);
+    }
     for decision in status.decisions.iter().rev().take(5).rev() {
         out += &format!("  {:>8.1} s  {:<12} {}\n", decision.at_s, decision.kind, decision.text);
     }
@@ -154,6 +157,27 @@ fn status_text(status: &StatusWire) -> String {
         None => out += "  no ledger: decisions are not kept\n",
     }
     out
+}
+
+/// What the device tells, and nothing of what it does not.
+fn device_text(device: &DeviceWire) -> String {
+    let gib = |bytes: u64| bytes as f64 / f64::from(1 << 30);
+    let memory = device.memory_used.zip(device.memory_total);
+    let parts = [
+        memory.map(|(used, total)| format!("{:.1} of {:.1} GiB used", gib(used), gib(total))),
+        device.utilisation.map(|share| format!("{:.0} % busy", 100.0 * share)),
+        device.power_watts.map(|watts| format!("{watts:.0} W")),
+        device.temperature_celsius.map(|degrees| format!("{degrees} C")),
+        device.sm_clock_mhz.map(|mhz| format!("{mhz} MHz")),
+        device.throttled.as_ref().map(|why| format!("THROTTLED ({why})")),
+        (device.throttled_s > 0.0)
+            .then(|| format!("throttled for {} of this stage", span(device.throttled_s))),
+    ];
+    let parts: Vec<String> = parts.into_iter().flatten().collect();
+    match parts.is_empty() {
+        true => String::new(),
+        false => format!("  device  {}\n", parts.join(", ")),
+    }
 }
 
 fn forecast_text(forecast: &ForecastWire) -> String {
@@ -254,4 +278,25 @@ pub(super) fn number(value: Option<f64>) -> String {
 
 pub(super) fn mib(bytes: u64) -> f64 {
     bytes as f64 / (1 << 20) as f64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_device_is_shown_by_what_it_tells() {
+        assert_eq!(device_text(&DeviceWire::default()), "");
+        let told = DeviceWire {
+            memory_used: Some(20 << 30),
+            memory_total: Some(80 << 30),
+            utilisation: Some(0.97),
+            power_watts: Some(431.2),
+            throttled: Some("power limit".to_owned()),
+            throttled_s: 35.0,
+            ..DeviceWire::default()
+        };
+        let text = "  device  20.0 of 80.0 GiB used, 97 % busy, 431 W, THROTTLED (power limit), throttled for 35s of this stage\n";
+        assert_eq!(device_text(&told), text);
+    }
 }

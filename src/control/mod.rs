@@ -9,7 +9,7 @@
 //! Reading order: `routes` (who serves), `intake` and `deploy` (how a model gets
 //! loaded), `orders` (what people want),
 //! `act` (what the rollout wants), `loss` (a device that has failed), `unload`, `book` and `notes` (who is told), `resume` (after a restart),
-//! `feedback` and `retries` (who wrote what), `status`.
+//! `feedback` and `retries` (who wrote what), `readings` (the device's state), `status`.
 
 mod act;
 mod alerting;
@@ -20,6 +20,7 @@ mod intake;
 mod loss;
 mod notes;
 mod orders;
+mod readings;
 mod resume;
 mod retries;
 mod routes;
@@ -30,6 +31,7 @@ pub use deploy::{DeployError, Deployment, Loader, Vet, any_digest, folder_loader
 pub use intake::{OpenedModel, look};
 pub use notes::{Listener, Note};
 pub use orders::{Asked, LoadAsked, same_place};
+pub use readings::ReadDevice;
 pub use resume::{Start, TakeUp, effective_stable};
 pub use routes::{Assignment, NoRoute};
 pub use status::{LedgerView, ModelsView, Status, UnloadRecord};
@@ -46,6 +48,7 @@ use feedback::{Author, Authors, Vote};
 use loss::Loss;
 use notes::Notes;
 use parking_lot::{Mutex, RwLock};
+use readings::Watched;
 use retries::Retries;
 use routes::Routes;
 use serde_json::json;
@@ -136,6 +139,7 @@ pub struct Control {
     /// Counts finished unloads, so that waiting for one is possible.
     unloads: watch::Sender<u64>,
     loss: Loss,
+    watched: Mutex<Watched>,
 }
 
 struct Brain {
@@ -204,6 +208,7 @@ impl Control {
             commits,
             unloads: watch::channel(0).0,
             loss: Loss::default(),
+            watched: Mutex::default(),
         });
         tokio::spawn(tick(Arc::downgrade(&control)));
         tokio::spawn(act::commit(Arc::downgrade(&control), commit_inbox));

@@ -6,6 +6,7 @@ use crate::device::memory;
 use crate::engine::UnloadReport;
 use crate::rollout::{Decision, Gate, Verdict, View};
 use serde_json::{Value, json};
+use serin_kernels::Readings;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -55,6 +56,8 @@ pub struct Status {
     pub unloads: Vec<UnloadRecord>,
     /// Oldest first.
     pub decisions: Vec<Decision>,
+    /// What the device last said of itself; `None`: nothing ever.
+    pub device: Option<Readings>,
     /// Resident set of the process in bytes.
     pub resident_bytes: u64,
     pub uptime: Duration,
@@ -86,6 +89,7 @@ impl Control {
             loading: brain.loading.clone(),
             unloads: brain.unloads.iter().cloned().collect(),
             decisions: brain.decisions.iter().cloned().collect(),
+            device: self.readings(),
             resident_bytes: memory::resident_bytes().unwrap_or(0),
             uptime: self.origin.elapsed(),
         }

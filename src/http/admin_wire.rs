@@ -117,6 +117,9 @@ pub struct StatusWire {
     pub forecast: Option<ForecastWire>,
     /// What copied requests have shown; `null` when none are copied.
     pub shadow: Option<ShadowWire>,
+    /// What the device says of its state; left out when it says nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub device: Option<DeviceWire>,
     /// Oldest first.
     pub decisions: Vec<DecisionWire>,
     /// Oldest first.
@@ -129,6 +132,24 @@ pub struct LedgerWire {
     pub path: String,
     /// Why it is not being written, if it is not.
     pub failing: Option<String>,
+}
+
+/// The device's state; `null` is what it does not tell.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct DeviceWire {
+    /// Bytes, all programs counted.
+    pub memory_used: Option<u64>,
+    pub memory_total: Option<u64>,
+    /// 0 to 1.
+    pub utilisation: Option<f64>,
+    pub power_watts: Option<f64>,
+    pub temperature_celsius: Option<u32>,
+    pub sm_clock_mhz: Option<u32>,
+    pub memory_clock_mhz: Option<u32>,
+    /// Why it is slowed down at the moment, if it is.
+    pub throttled: Option<String>,
+    /// For how long it was, in the present stage.
+    pub throttled_s: f64,
 }
 
 /// Time to a verdict, at today's traffic.

@@ -31,6 +31,9 @@ pub fn refresh(status: &Status) {
         resident_bytes: status.resident_bytes,
         ledger_failing: status.ledger.as_ref().is_some_and(|ledger| ledger.failing.is_some()),
     });
+    if let Some(readings) = &status.device {
+        metrics::device(readings);
+    }
     for webhook in status.alerts.iter().flat_map(|alerts| &alerts.webhooks) {
         metrics::alerts(&webhook.name, &webhook.fates());
     }

@@ -81,6 +81,7 @@ fn expanded(number: u64, at: Duration, event: &Event) -> Value {
         }
         Event::Retry { arm, stage } => ("retry", json!({"arm": arm.as_str(), "stage": stage})),
         Event::Fault { arm, what } => ("fault", json!({"arm": arm.as_str(), "what": what})),
+        Event::Throttled { time } => ("throttled", json!({"time": time.as_secs_f64()})),
         Event::Tick => ("tick", Value::Null),
         Event::Operator(order) => ("operator", json!(order.to_wire())),
     };

@@ -207,7 +207,10 @@ impl WhatIf {
                 Event::Feedback { arm, stage: translated(stage), positive }
             }
             Event::Retry { arm, stage } => Event::Retry { arm, stage: translated(stage) },
-            other @ (Event::Fault { .. } | Event::Start { .. } | Event::Operator(_)) => other,
+            other @ (Event::Fault { .. }
+            | Event::Start { .. }
+            | Event::Operator(_)
+            | Event::Throttled { .. }) => other,
         };
         self.judged.events += 1;
         self.feed(at, event);

@@ -4,6 +4,8 @@
 //! order carries a name and a reason: a decision that a person took must say whose it was, in the
 //! ledger and in the alert, long after the request is forgotten.
 
+use std::time::Duration;
+
 use super::{Arm, Decision, Outcome, Weight};
 
 /// Something that happened and that the rollout has to know of.
@@ -41,6 +43,11 @@ pub enum Event {
         arm: Arm,
         /// What went wrong, for the decision's text.
         what: String,
+    },
+    /// Heat or a limit on its power slowed the device down: what was measured meanwhile says less.
+    Throttled {
+        /// For how long, until now.
+        time: Duration,
     },
     /// Time passed. Weights rise, holds and stalls are noticed only at ticks; once a second is ample.
     Tick,

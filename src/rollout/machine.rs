@@ -91,7 +91,7 @@ impl Rollout {
     /// Takes in one event at time `now` since the caller's origin; the actions are to be carried
     /// out in the order given.
     ///
-    /// Outcomes, votes, retries, faults and ticks never err, and do nothing unless a rollout runs.
+    /// Outcomes, votes, retries, faults, throttling and ticks never err, and do nothing unless a rollout runs.
     /// `now` may jump: going back reads as no time passed. Errors leave everything as it was, and
     /// so does a tick that returns no action.
     pub fn step(&mut self, now: Duration, event: Event) -> Result<Vec<Action>, StepError> {
@@ -116,6 +116,10 @@ impl Rollout {
                 Ok(Vec::new())
             }
             Event::Fault { arm, what } => Ok(self.fault(now, arm, what)),
+            Event::Throttled { time } => {
+                self.stage.slowed(now, time);
+                Ok(Vec::new())
+            }
             Event::Tick => Ok(self.tick(now)),
         }
     }
@@ -159,6 +163,7 @@ impl Rollout {
             steps: self.policy.steps.clone(),
             stage_age: if idle { Duration::ZERO } else { self.stage.age(now) },
             bake: self.policy.bake,
+            throttled: self.stage.throttled,
             promotion_ordered: self.stage.promote_on_pass.is_some(),
             awaiting_confirm: running && self.awaits_confirm(),
             arms: Arm::BOTH.map(view),
@@ -317,6 +322,17 @@ impl Rollout {
         gates::judge(&self.stand(now))
     }
 
+    /// A text about the present stage, with what makes its figures worth less.
+    pub(super) fn noted(&self, text: String) -> String {
+        match self.stage.throttled {
+            Duration::ZERO => text,
+            time => {
+                let time = gates::span(time);
+                format!("{text}; the device was throttled for {time} at this weight")
+            }
+        }
+    }
+
     pub(super) fn decide(
         &mut self,
         at: Duration,
@@ -325,7 +341,7 @@ impl Rollout {
         verdict: Verdict,
     ) -> Action {
         let rollout = self.rollout.clone().unwrap_or_default();
-        let (weight, stage) = (self.weight(), self.stage.epoch);
+        let (weight, stage, text) = (self.weight(), self.stage.epoch, self.noted(text));
         let decision = Decision { at, rollout, kind, weight, stage, text, verdict };
         self.last_decision = Some(decision.clone());
         Action::Decision(decision)

@@ -43,8 +43,8 @@ impl Rollout {
             let text = format!("promoted from {from}: {}", verdict.figures());
             return self.promote(now, text, verdict);
         };
+        let text = self.noted(format!("raised from {from} to {to}: {}", verdict.figures()));
         let action = self.enter(now, to);
-        let text = format!("raised from {from} to {to}: {}", verdict.figures());
         vec![action, self.decide(now, DecisionKind::Raised { from, to }, text, verdict)]
     }
 

@@ -87,8 +87,9 @@ impl Rollout {
 
     fn set_weight(&mut self, now: Duration, to: Weight, order: &Order) -> Vec<Action> {
         let (from, verdict) = (self.weight(), self.verdict(now));
-        let action = self.enter(now, to);
         let text = format!("weight set from {from} to {to} {}", order.signature());
+        let text = self.noted(text);
+        let action = self.enter(now, to);
         vec![action, self.decide(now, DecisionKind::WeightSet { from, to }, text, verdict)]
     }
 

@@ -135,6 +135,7 @@ fn order(command: Operator) -> Plan {
 fn plan() -> impl Strategy<Value = Plan> {
     let start = |self_test| Plan::Plain(Event::Start { rollout: "r".to_string(), self_test });
     let fault = |arm| Plan::Plain(Event::Fault { arm, what: "dead".to_string() });
+    let throttled = |seconds| Plan::Plain(Event::Throttled { time: Duration::from_secs(seconds) });
     let vote = |(arm, stage, positive)| Plan::Plain(Event::Feedback { arm, stage, positive });
     prop_oneof![
         60 => (outcome(), prop_oneof![12 => Just(0u64), 1 => 0u64..4])
@@ -146,6 +147,7 @@ fn plan() -> impl Strategy<Value = Plan> {
         6 => operator().prop_map(order),
         8 => prop::bool::weighted(0.1).prop_map(start),
         1 => arm().prop_map(fault),
+        2 => (0u64..10_000).prop_map(throttled),
     ]
 }
 

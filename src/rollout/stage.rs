@@ -43,6 +43,8 @@ pub(crate) struct Stage {
     /// An operator agreed to the next raise.
     pub(crate) confirmed: bool,
     pub(crate) told: Told,
+    /// Time of this stage in which the device was slowed down.
+    pub(crate) throttled: Duration,
 }
 
 impl Stage {
@@ -58,6 +60,7 @@ impl Stage {
             promote_on_pass: None,
             confirmed: false,
             told: Told::default(),
+            throttled: Duration::ZERO,
         }
     }
 
@@ -72,6 +75,11 @@ impl Stage {
     /// Time at this weight; a clock that went back reads as none.
     pub(crate) fn age(&self, now: Duration) -> Duration {
         now.saturating_sub(self.since)
+    }
+
+    /// The device was slowed down for `time` until `now`, which may have begun before this stage did.
+    pub(crate) fn slowed(&mut self, now: Duration, time: Duration) {
+        self.throttled = self.throttled.saturating_add(time).min(self.age(now)).max(self.throttled);
     }
 
     /// Takes in a judged outcome of this stage that is no copy; `cold` ones are not in the sample,

@@ -445,3 +445,28 @@ fn the_view_shows_the_stage() {
     assert_eq!((canary.ttft, canary.error_rate), (None, None));
     assert_eq!(view.verdict.overall(), Overall::Inconclusive);
 }
+
+#[test]
+fn decisions_tell_for_how_long_the_device_was_throttled_in_their_stage() {
+    let mut trial = Trial::warm();
+    let seconds = Duration::from_secs;
+    let text = |actions: &[Action]| match actions.last() {
+        Some(Action::Decision(decision)) => decision.text.clone(),
+        other => panic!("no decision: {other:?}"),
+    };
+    trial.now += seconds(100);
+    for _ in 0..7 {
+        assert!(trial.step(Event::Throttled { time: seconds(5) }).is_empty());
+    }
+    assert_eq!(trial.view().throttled, seconds(35));
+    let raised = text(&trial.bake_well());
+    assert!(raised.ends_with("; the device was throttled for 35.0 s at this weight"), "{raised}");
+    assert_eq!(trial.view().throttled, Duration::ZERO, "the next stage begins anew");
+    let quiet = text(&trial.bake_well());
+    assert!(!quiet.contains("throttled"), "{quiet}");
+    trial.now += seconds(10);
+    trial.step(Event::Throttled { time: seconds(60) });
+    assert_eq!(trial.view().throttled, seconds(10), "most of it was before this stage");
+    let order = trial.order(Operator::SetWeight(Weight(7))).unwrap();
+    assert!(text(&order).ends_with("throttled for 10.0 s at this weight"));
+}

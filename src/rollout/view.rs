@@ -27,6 +27,8 @@ pub struct View {
     pub steps: Vec<Weight>,
     /// Time at this weight; in a terminal phase, time since the end; zero when idle.
     pub stage_age: Duration,
+    /// Time at this weight in which the device was slowed down.
+    pub throttled: Duration,
     /// The bake time asked for.
     pub bake: Duration,
     /// Whether an operator ordered promotion as soon as this stage's gates pass.

@@ -2,13 +2,14 @@
 //! but names of types.
 
 use super::{
-    ArmWire, CardUnloadWire, DecisionWire, FiguresWire, ForecastWire, GateWire, LaneWire,
-    LedgerWire, LoadedWire, ShadowWire, StatusWire, UnloadWire, WaitWire,
+    ArmWire, CardUnloadWire, DecisionWire, DeviceWire, FiguresWire, ForecastWire, GateWire,
+    LaneWire, LedgerWire, LoadedWire, ShadowWire, StatusWire, UnloadWire, WaitWire,
 };
 use crate::control::{Deployment, Status, UnloadRecord};
 use crate::engine::{CardReport, LaneStats, UnloadReport};
 use crate::gateway::{Gateway, ShadowReport};
 use crate::rollout::{Arm, ArmView, Decision, Forecast, Gate, GateName, Latency, Phase, View};
+use serin_kernels::Readings;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
@@ -60,8 +61,26 @@ impl From<&Status> for StatusWire {
             gates: gates(view),
             forecast: view.forecast.as_ref().map(ForecastWire::from),
             shadow: None,
+            device: status.device.as_ref().map(|device| DeviceWire::new(device, view.throttled)),
             decisions: status.decisions.iter().map(DecisionWire::from).collect(),
             unloads: status.unloads.iter().map(UnloadWire::from).collect(),
+        }
+    }
+}
+
+impl DeviceWire {
+    /// `throttled`: time of the present stage.
+    pub fn new(readings: &Readings, throttled: Duration) -> DeviceWire {
+        DeviceWire {
+            memory_used: readings.memory.map(|memory| memory.used),
+            memory_total: readings.memory.map(|memory| memory.total),
+            utilisation: readings.utilisation.map(|percent| f64::from(percent) / 100.0),
+            power_watts: readings.power_watts,
+            temperature_celsius: readings.temperature_celsius,
+            sm_clock_mhz: readings.sm_clock_mhz,
+            memory_clock_mhz: readings.memory_clock_mhz,
+            throttled: readings.throttled.clone(),
+            throttled_s: throttled.as_secs_f64(),
         }
     }
 }

@@ -46,6 +46,7 @@ const FAULT: u8 = 3;
 const TICK: u8 = 4;
 const START: u8 = 5;
 const OPERATOR: u8 = 6;
+const THROTTLED: u8 = 7;
 
 const JUDGED: u8 = 1;
 const SESSION: u8 = 1 << 1;
@@ -116,6 +117,10 @@ impl Batch {
             Event::Fault { arm, what } => {
                 head(out, context, at, FAULT, arm.index() as u8);
                 out.text(what);
+            }
+            Event::Throttled { time } => {
+                head(out, context, at, THROTTLED, 0);
+                out.varint(time.as_nanos());
             }
             Event::Tick => head(out, context, at, TICK, 0),
             Event::Start { rollout, self_test } => {
@@ -273,7 +278,7 @@ fn read_event(
     let used = match tag {
         OUTCOME | OPERATOR => 0xf,
         FEEDBACK => 3,
-        TICK => 0,
+        TICK | THROTTLED => 0,
         _ => 1,
     };
     if fields & !used != 0 {
@@ -288,6 +293,10 @@ fn read_event(
         }
         RETRY => Event::Retry { arm, stage: input.u64("stage")? },
         FAULT => Event::Fault { arm, what: input.text()? },
+        THROTTLED => {
+            let time = duration(i128::try_from(input.varint()?).ok(), "time")?;
+            Event::Throttled { time }
+        }
         TICK => Event::Tick,
         START => Event::Start { self_test: fields & 1 != 0, rollout: input.text()? },
         OPERATOR => Event::Operator(read_order(input, fields)?),

@@ -64,6 +64,7 @@ fn event() -> impl Strategy<Value = Event> {
         1 => (arm(), any::<u64>()).prop_map(|(arm, stage)| Event::Retry { arm, stage }),
         1 => (arm(), any::<String>()).prop_map(|(arm, what)| Event::Fault { arm, what }),
         1 => Just(Event::Tick),
+        1 => time().prop_map(|time| Event::Throttled { time }),
         1 => (any::<String>(), any::<bool>())
             .prop_map(|(rollout, self_test)| Event::Start { rollout, self_test }),
         2 => order().prop_map(Event::Operator),
