@@ -118,7 +118,7 @@ impl Running {
         });
         let (engine, faults) = EngineHandle::start().map_err(CliError::from_text)?;
         let device = open_device(&config.device).await?;
-        let loader = folder_loader(engine.clone(), config.engine, device);
+        let loader = folder_loader(engine.clone(), config.engine, device.clone());
         let settings = ControlConfig {
             name: config.model.clone(),
             policy: config.policy.clone(),
@@ -128,6 +128,10 @@ impl Running {
         let (start, take_up) = open_ledger(config, alerts)?;
         let stable = effective_stable(&start.state, &config.stable);
         let control = Control::start(settings, engine, loader, faults, start);
+        if let Device::Card(card) = device {
+            let watched = control.watch_device(Box::new(move || card.readings()));
+            watched.map_err(CliError::from_text)?;
+        }
         let state = AppState {
             gateway: Gateway::new(control.clone(), config.limits, config.timeouts),
             metrics: Some(recorder),
