@@ -63,8 +63,11 @@ impl Gaps {
 /// Replies of stable's, one after the other, until told to stop: when each token came, and each reply's ids.
 struct Stream {
     stop: Arc<std::sync::atomic::AtomicBool>,
-    done: JoinHandle<(Vec<Vec<Instant>>, Vec<Vec<u32>>)>,
+    done: JoinHandle<Replies>,
 }
+
+/// When each token of each reply came, and each reply's ids.
+type Replies = (Vec<Vec<Instant>>, Vec<Vec<u32>>);
 
 impl Stream {
     fn start(engine: EngineHandle, lane: LaneId) -> Stream {
@@ -82,7 +85,7 @@ impl Stream {
         Stream { stop, done }
     }
 
-    async fn end(self) -> (Vec<Vec<Instant>>, Vec<Vec<u32>>) {
+    async fn end(self) -> Replies {
         self.stop.store(true, std::sync::atomic::Ordering::Relaxed);
         self.done.await.expect("the stream ran")
     }
@@ -116,13 +119,16 @@ async fn reply(engine: &EngineHandle, lane: LaneId) -> (Vec<Instant>, Vec<u32>) 
     (times, ids)
 }
 
+/// What was going on, from when to when.
+type Phase = (&'static str, Instant, Instant);
+
 /// Runs cycles beside stable's streams; the phases with their times, and free bytes after each cycle.
 async fn cycles(
     args: &Args,
     engine: &EngineHandle,
     loader: &Loader,
     device: &Device,
-) -> Result<(Vec<(&'static str, Instant, Instant)>, Vec<u64>), Error> {
+) -> Result<(Vec<Phase>, Vec<u64>), Error> {
     let any: Vet = serin::control::any_digest();
     let (mut phases, mut free) = (Vec::new(), Vec::new());
     let quiet = Instant::now();
@@ -146,7 +152,7 @@ async fn cycles(
     Ok((phases, free))
 }
 
-fn gaps_in(times: &[Vec<Instant>], phases: &[(&str, Instant, Instant)], name: &str) -> Gaps {
+fn gaps_in(times: &[Vec<Instant>], phases: &[Phase], name: &str) -> Gaps {
     let inside = |at: Instant| {
         phases.iter().any(|(phase, from, to)| *phase == name && *from <= at && at <= *to)
     };
