@@ -230,8 +230,12 @@ fn arm_text(arm: &ArmWire) -> String {
     };
     let figures = &arm.figures;
     let hits = arm.lane.as_ref().and_then(|lane| lane.prefix_hit_rate);
+    let pool = arm.lane.as_ref().filter(|lane| lane.card_reserved > 0).map(|lane| {
+        let (used, reserved) = (mib(lane.card_used), mib(lane.card_reserved));
+        format!(", {used:.1} MiB used of {reserved:.1} in its pool on the card")
+    });
     format!(
-        "  {:<7} {version}: {} requests, {} errors, TTFT p50/p99 {}/{} ms, per token {}/{} ms, {} tokens/s, {} % of prompt tokens cached\n",
+        "  {:<7} {version}: {} requests, {} errors, TTFT p50/p99 {}/{} ms, per token {}/{} ms, {} tokens/s, {} % of prompt tokens cached{}\n",
         arm.arm,
         figures.requests,
         figures.errors,
@@ -241,6 +245,7 @@ fn arm_text(arm: &ArmWire) -> String {
         number(figures.tpot_p99_ms),
         number(figures.tokens_per_second),
         number(hits.map(|rate| 100.0 * rate)),
+        pool.unwrap_or_default(),
     )
 }
 
