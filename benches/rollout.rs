@@ -1,4 +1,5 @@
-//! What the rollout costs: an outcome recorded on the way of every reply, a verdict at every tick.
+//! What the rollout costs: a route for every request, an outcome recorded on the way of every reply, a verdict
+//! at every tick.
 //!
 //! Bounds to keep: an outcome below 1 us, a verdict below 50 us.
 
@@ -7,6 +8,7 @@ use std::time::Duration;
 
 use criterion::{Criterion, criterion_group, criterion_main};
 use serin::rollout::*;
+use serin::router::{RouteInput, pick};
 
 fn outcome(i: u64, stage: u64) -> Outcome {
     let arm = if i.is_multiple_of(20) { Arm::Canary } else { Arm::Stable };
@@ -69,5 +71,20 @@ fn costs(c: &mut Criterion) {
     c.bench_function("view with verdict and forecast", |b| b.iter(|| rollout.view(black_box(now))));
 }
 
-criterion_group!(benches, costs);
+fn routing(c: &mut Criterion) {
+    let weight = Weight::new(5).expect("at most 100");
+    let drawn = RouteInput {
+        rollout: "5f3b1c9a77d0",
+        key: None,
+        pin: None,
+        draw: 0.3,
+        weight,
+        canary_up: true,
+    };
+    let sticky = RouteInput { key: Some("user-8c1f6f52-9f0e-4f0e-8d0a-1b7f1f0c2d3e"), ..drawn };
+    c.bench_function("route by draw", |b| b.iter(|| pick(&black_box(drawn))));
+    c.bench_function("route by session key", |b| b.iter(|| pick(&black_box(sticky))));
+}
+
+criterion_group!(benches, costs, routing);
 criterion_main!(benches);

@@ -10,11 +10,19 @@
 
 use clap::Parser;
 use serde_json::{Value, json};
+use serin::device::{Device, DeviceChoice, ModelPool};
 use serin::engine::{
-    EngineHandle, LaneId, ModelRunner, Runner, SchedulerConfig, SeqEvent, SeqRequest, Timings,
+    CardRunner, EngineHandle, LaneId, ModelRunner, Runner, SchedulerConfig, SeqEvent, SeqRequest,
+    Timings,
 };
-use serin::model::{Decoder, KvChoice, KvPlan, LoadFormat, SamplingParams, Weights};
+use serin::model::card::weight_bytes;
+use serin::model::{
+    CardDecoder, CardPlan, Decoder, KvChoice, KvPlan, LoadError, LoadFormat, SamplingParams,
+    Weights,
+};
+use serin_kernels::{Buffer, Card, CardError, Queue};
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::mpsc::unbounded_channel;
 
@@ -22,6 +30,12 @@ use tokio::sync::mpsc::unbounded_channel;
 #[derive(Debug, Parser)]
 struct Args {
     file: PathBuf,
+    /// `cpu`, `cuda`, `cuda:N`.
+    #[arg(long, default_value = "cpu", value_parser = DeviceChoice::parse)]
+    device: DeviceChoice,
+    /// `auto`, or `dummy:FORM` for random weights at the shape of a config.json.
+    #[arg(long, default_value = "auto", value_parser = LoadFormat::parse)]
+    load_format: LoadFormat,
     /// Times that each figure is taken, after one that is not counted.
     #[arg(long, default_value_t = 3)]
     repeats: usize,
@@ -62,23 +76,26 @@ struct Bench {
     engine: EngineHandle,
     lane: LaneId,
     vocab: usize,
+    /// On a card: bytes of the weights, and bytes per second that a copy moves, read and written.
+    card: Option<(u64, f64)>,
     /// State of the generator of random ids.
     random: u64,
 }
 
 impl Bench {
     async fn load(args: &Args) -> Result<Bench, Box<dyn std::error::Error>> {
-        let weights = Weights::open(&args.file, LoadFormat::Auto)?;
+        let weights = Weights::open(&args.file, args.load_format)?;
         let vocab = weights.config().vocab;
         let (engine, _faults) = EngineHandle::start()?;
         let blocks = args.kv_tokens.div_ceil(BLOCK);
-        let make = move || {
-            let kind = KvChoice::Auto.kind(&weights);
-            let decoder = Decoder::load(&weights, KvPlan { blocks, block_size: BLOCK, kind })?;
-            Ok(Box::new(ModelRunner::new(decoder)) as Box<dyn Runner>)
+        let device = args.device.open()?;
+        let card = match &device {
+            Device::Cpu => None,
+            Device::Card(card) => Some((weight_bytes(&weights)?, copied_per_second(card)?)),
         };
+        let make = move || runner(&weights, blocks, device);
         let lane = engine.load(SchedulerConfig::default(), make).await?.lane;
-        Ok(Bench { engine, lane, vocab, random: 1 })
+        Ok(Bench { engine, lane, vocab, card, random: 1 })
     }
 
     fn prompt(&mut self, len: usize) -> Vec<u32> {
@@ -164,6 +181,45 @@ impl Bench {
     }
 }
 
+fn runner(weights: &Weights, blocks: usize, device: Device) -> Result<Box<dyn Runner>, LoadError> {
+    let card = match device {
+        Device::Card(card) => card,
+        Device::Cpu => {
+            let kind = KvChoice::Auto.kind(weights);
+            let decoder = Decoder::load(weights, KvPlan { blocks, block_size: BLOCK, kind })?;
+            return Ok(Box::new(ModelRunner::new(decoder)));
+        }
+    };
+    let SchedulerConfig { max_batch_tokens, max_running, .. } = SchedulerConfig::default();
+    let (step, kv) = ((max_batch_tokens, max_running), KvChoice::Auto.on_card(weights));
+    let multiprocessors = card.facts().multiprocessors as usize;
+    let plan = CardPlan::new(weights.config(), step, (blocks, BLOCK), kv, multiprocessors);
+    let decoder = CardDecoder::load(weights, plan, ModelPool::open(card)?)?;
+    Ok(Box::new(CardRunner::new(decoder)))
+}
+
+/// Bytes per second, read and written, of the best of several large copies on the card.
+fn copied_per_second(card: &Arc<dyn Card>) -> Result<f64, CardError> {
+    let bytes = if card.facts().emulated { 1 << 22 } else { 1 << 30 };
+    card.enter()?;
+    let pool = card.create_pool()?;
+    let from = Buffer::<u8>::new(card, pool, bytes)?;
+    let mut to = Buffer::<u8>::new(card, pool, bytes)?;
+    let mut best = f64::INFINITY;
+    for _ in 0..10 {
+        card.synchronise(Queue::Compute)?;
+        let begun = Instant::now();
+        to.copy_from(&from)?;
+        card.synchronise(Queue::Compute)?;
+        best = best.min(begun.elapsed().as_secs_f64());
+    }
+    drop((from, to));
+    card.synchronise(Queue::Compute)?;
+    card.trim_pool(pool)?;
+    card.destroy_pool(pool)?;
+    Ok(2.0 * bytes as f64 / best)
+}
+
 fn sorted(values: &[f64]) -> Vec<f64> {
     let mut values = values.to_vec();
     values.sort_by(f64::total_cmp);
@@ -200,6 +256,14 @@ async fn measure(args: &Args) -> Result<Value, Box<dyn std::error::Error>> {
             let [while_all, end_to_end] = bench.decode(sequences).await;
             steady.push(while_all);
             whole.push(end_to_end);
+        }
+        if let (1, Some((weights, copied))) = (sequences, bench.card) {
+            // Decoding one sequence reads every weight once per token.
+            let best = steady.iter().copied().fold(0.0, f64::max);
+            out["card"] = json!({
+                "weight_bytes": weights, "copy_bytes_per_s": copied,
+                "share_of_copy_bandwidth": best * weights as f64 / copied,
+            });
         }
         out[format!("decode_{sequences}")] = rate(&steady);
         out[format!("whole_{sequences}")] = rate(&whole);

@@ -10,8 +10,8 @@
 //
 // Scores are in powers of two: log2(e) is folded into the queries. Probabilities are kept times 2^8, which
 // cancels when they are divided by their sum, and keeps small ones with small scales of values away from the
-// bottom of half precision. A token past the end of a run is read as the run's last one and gets no weight, so
-// that nothing is read that no query of the team may see.
+// bottom of half precision (scales of values up to 255 stay below its top). A token past the end of a run is read
+// as the run's last one and gets no weight, so that nothing is read that no query of the team may see.
 //
 // Knows no grid: who walks over what, the kernels say.
 #pragma once
@@ -19,7 +19,6 @@
 
 namespace attention {
 
-constexpr float kLog2e = 1.4426950408889634f;
 constexpr float kLift = 8.0f;
 
 // A sequence's part in the step.

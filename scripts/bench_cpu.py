@@ -4,9 +4,10 @@
     python scripts/make_peer_model.py FOLDER
     cargo build --release --example engine_bench
     python scripts/bench_cpu.py FOLDER/*.gguf --out benches/runs/cpu-peer [--rounds 5] [--threads 2]
+    python scripts/bench_cpu.py FOLDER/*.gguf --out benches/runs/cpu-peer --more    # adds rounds to those
 
-Each round runs both programs once on each file, each in a process of its own, the one that comes first
-changing from round to round. Counts are the same on both sides, and so is what is timed:
+Each round takes each measure on each file with both programs, each in a process of its own, the one that
+comes first changing from round to round. Counts are the same on both sides, and so is what is timed:
 
 - prefill: a prompt of 512 tokens to its first greedy token
 - decode: 1, 8 and 16 sequences with prompts of 128, 64 greedy tokens each; tokens per second while all of
@@ -17,7 +18,8 @@ changing from round to round. Counts are the same on both sides, and so is what 
 
 llama.cpp: n_batch and n_ubatch 512, f16 cache, flash attention as it chooses, OpenMP as built; with
 several sequences both with one cache for all and with one for each, of which the better counts. A bar
-holds if both the ratio of the bests and the median of the rounds' ratios reach it.
+holds if both the ratio of the bests and the median of the rounds' ratios reach it. A run during which
+other work had more than a few hundredths of the machine is repeated (--again), whatever came out.
 Writes OUT.json (everything) and OUT.md (the table).
 """
 
@@ -26,6 +28,7 @@ import json
 import os
 import pathlib
 import platform
+import resource
 import statistics
 import subprocess
 import sys
@@ -37,6 +40,8 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 PREFILL, PROMPT, NEW = 512, 128, 64
 BARS = {"prefill_512": 0.9, "decode_1": 1.0, "decode_8": 1.1, "decode_16": 1.1}
 TURN_BAR = 0.15
+# Share of the machine that other work may take during a run before the run is repeated.
+OTHERS = 0.03
 
 
 class Peer:
@@ -111,12 +116,14 @@ def rate(values):
     return {"all": values, "median": statistics.median(values), "best": max(values)}
 
 
-def peer_measures(path, threads, repeats, sequences):
+def peer_measures(path, threads, repeats, only, sequences):
     peer = Peer(path, threads)
     out = {"system": peer.lib.llama_print_system_info().decode(), "version": peer.lib.__version__}
-    peer.open(1, PREFILL + 64)
-    peer.prefill()
-    out["prefill_512"] = rate([peer.prefill() for _ in range(repeats)])
+    if only == "prefill":
+        peer.open(1, PREFILL + 64)
+        peer.prefill()
+        out["prefill_512"] = rate([peer.prefill() for _ in range(repeats)])
+        return out
     for n in sequences:
         ways = [peer_decode(peer, n, repeats, unified) for unified in ((False, True) if n > 1 else (False,))]
         for what in ("decode", "whole"):
@@ -135,26 +142,59 @@ def peer_decode(peer, sequences, repeats, unified):
 def run(command, threads):
     env = {**os.environ, "SERIN_THREADS": str(threads), "RAYON_NUM_THREADS": str(threads),
            "OMP_NUM_THREADS": str(threads)}
+    before, begun = busy_seconds(), time.perf_counter()
     done = subprocess.run([str(part) for part in command], env=env, capture_output=True, text=True)
     if done.returncode != 0:
         raise SystemExit(f"{' '.join(map(str, command))} failed:\n{done.stderr[-4000:]}")
-    return json.loads(done.stdout)
+    others = (busy_seconds() - before) / ((time.perf_counter() - begun) * os.cpu_count())
+    return {"others_share": round(others, 4), **json.loads(done.stdout)}
+
+
+def busy_seconds():
+    """Processor time that anything but this script's children has taken, other guests of the host included."""
+    fields = [int(n) for n in pathlib.Path("/proc/stat").read_text().split("\n")[0].split()[1:]]
+    user, nice, system, _, _, irq, softirq, steal = fields[:8]
+    own = resource.getrusage(resource.RUSAGE_CHILDREN)
+    ticks = user + nice + system + irq + softirq + steal
+    return ticks / os.sysconf("SC_CLK_TCK") - own.ru_utime - own.ru_stime
 
 
 def measure(args, path, first):
-    """One round on one file: both sides, and the load before each."""
-    counts = ",".join(map(str, args.sequences))
-    serin = [args.bench, path, "--repeats", args.repeats, "--sequences", counts]
-    peer = [sys.executable, __file__, path, "--peer-only", "--repeats", args.repeats,
-            "--threads", args.threads, "--sequences", counts]
-    sides = [("serin", serin), ("peer", peer)]
-    out = {}
-    for side, command in sides if first == "serin" else sides[::-1]:
-        load = os.getloadavg()[0]
-        out[side] = {"load_before": load, **run(command, args.threads)}
-        print(f"  {side}: " + ", ".join(f"{key} {value['best']:.1f}" for key, value in out[side].items()
-                                        if isinstance(value, dict) and "best" in value), flush=True)
+    """One round on one file: each measure on both sides, one after the other."""
+    counts = [("decode", n) for n in args.sequences]
+    out = {"serin": {"others_share": []}, "peer": {"others_share": []}}
+    for only, n in [("prefill", 1), *counts, ("turn", 1)]:
+        what = [path, "--repeats", args.repeats, "--only", only, "--sequences", n]
+        sides = {"serin": [args.bench, *what]}
+        if only != "turn":
+            sides["peer"] = [sys.executable, __file__, *what, "--peer-only", "--threads", args.threads]
+        for side in sorted(sides, key=lambda side: side != first):
+            result = undisturbed(args, sides[side])
+            out[side]["others_share"].append(result.pop("others_share"))
+            out[side].update(result)
+            print(f"  {side}: " + ", ".join(f"{key} {value['best']:.1f}" for key, value in result.items()
+                                            if isinstance(value, dict) and "best" in value), flush=True)
     return out
+
+
+def undisturbed(args, command):
+    """Runs until other work has left the machine alone meanwhile, or as often as may be: the least disturbed."""
+    results = []
+    for _ in range(1 + args.again):
+        wait_for_others()
+        results.append(run(command, args.threads))
+        if results[-1]["others_share"] <= OTHERS:
+            break
+    return min(results, key=lambda result: result["others_share"])
+
+
+def wait_for_others():
+    """Until two seconds have gone by in which nobody worked, but not for more than two minutes."""
+    for _ in range(60):
+        before = busy_seconds()
+        time.sleep(2)
+        if busy_seconds() - before <= 2 * OTHERS * os.cpu_count():
+            return
 
 
 def text_of(*command):
@@ -197,7 +237,7 @@ def table(raw):
     lines = ["| file | measure | serin, best | llama.cpp, best | of bests | rounds: min / median / max | bar | |",
              "|---|---|---|---|---|---|---|---|"]
     for name, rounds in raw["files"].items():
-        both = [key for key in rounds[0]["peer"] if key in rounds[0]["serin"] and "_" in key]
+        both = [key for key, value in rounds[0]["peer"].items() if isinstance(value, dict) and "best" in value]
         for key in sorted(both, key=order):
             best, ratio, ratios = compared(rounds, key)
             bar = BARS.get(key)
@@ -229,22 +269,29 @@ def verdict(holds):
 def report(raw):
     at, first = raw["machine"], next(iter(raw["files"].values()))[0]
     runs = [run for rounds in raw["files"].values() for run in rounds]
-    loads = [run[side]["load_before"] for run in runs for side in ("serin", "peer")]
+    others = [100 * share for run in runs for side in ("serin", "peer") for share in run[side]["others_share"]]
     return "\n".join([
         "# The engine against llama.cpp, same files, same threads", "",
         f"{at['cpu']}, {at['cores']} cores, {at['memory_gib']} GiB; {at['threads']} threads on both sides; "
-        f"load before each run {min(loads):.1f} to {max(loads):.1f} (a run's own threads linger in it); "
+        f"other work took {statistics.median(others):.1f} % of the machine in a run, at most {max(others):.1f} %; "
         f"{at['when']}; serin at {at['commit']}, {at['rustc']}.", "",
         f"llama.cpp as in llama-cpp-python {first['peer']['version']}: {first['peer']['system'].strip()}", "",
-        f"Tokens per second; {raw['rounds']} rounds in turn, {raw['repeats']} repeats in each. What is timed: "
+        f"Tokens per second; {counted(raw)} rounds in turn, {raw['repeats']} repeats in each. What is timed: "
         "`scripts/bench_cpu.py`.", "", *table(raw), ""])
+
+
+def counted(raw):
+    return " and ".join(map(str, sorted({len(rounds) for rounds in raw["files"].values()})))
 
 
 def arguments():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("files", nargs="+", type=pathlib.Path)
     parser.add_argument("--out", type=pathlib.Path, help="path without suffix; printed only if left out")
+    parser.add_argument("--more", action="store_true", help="add to the rounds that OUT.json has")
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--again", type=int, default=4, help="times a run is repeated when others had the machine")
+    parser.add_argument("--only", choices=["prefill", "decode"], help=argparse.SUPPRESS)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--sequences", type=lambda text: [int(n) for n in text.split(",")], default=[1, 8, 16])
@@ -254,19 +301,33 @@ def arguments():
     return parser.parse_args()
 
 
+def begun(args):
+    """The figures so far, which are those of the same machine, threads and program, or none."""
+    raw = {"machine": machine(args), "repeats": args.repeats, "files": {}}
+    if not args.more:
+        return raw
+    had = json.loads(args.out.with_suffix(".json").read_text())
+    for what in ("cpu", "cores", "threads", "commit"):
+        if had["machine"][what] != raw["machine"][what]:
+            raise SystemExit(f"another {what}: {had['machine'][what]}, now {raw['machine'][what]}")
+    if had["repeats"] != args.repeats:
+        raise SystemExit(f"those rounds have {had['repeats']} repeats")
+    return had
+
+
 def main():
     args = arguments()
     if args.peer_only:
-        print(json.dumps(peer_measures(args.files[0], args.threads, args.repeats, args.sequences)))
+        print(json.dumps(peer_measures(args.files[0], args.threads, args.repeats, args.only, args.sequences)))
         return
     if not args.bench.is_file():
         raise SystemExit(f"{args.bench} is not there: cargo build --release --example engine_bench")
-    raw = {"machine": machine(args), "rounds": args.rounds, "repeats": args.repeats,
-           "files": {path.name: [] for path in args.files}}
-    for number in range(args.rounds):
+    raw = begun(args)
+    for _ in range(args.rounds):
         for path in args.files:
-            print(f"round {number + 1} of {args.rounds}, {path.name}", flush=True)
-            raw["files"][path.name].append(measure(args, path, ("serin", "peer")[number % 2]))
+            rounds = raw["files"].setdefault(path.name, [])
+            print(f"round {len(rounds) + 1}, {path.name}", flush=True)
+            rounds.append(measure(args, path, ("serin", "peer")[len(rounds) % 2]))
     print(report(raw))
     if args.out:
         args.out.parent.mkdir(parents=True, exist_ok=True)

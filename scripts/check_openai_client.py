@@ -1,6 +1,6 @@
 """Checks a running server with the official OpenAI client and recounts its usage figures.
 
-    pip install openai transformers
+    pip install openai transformers jinja2
     cargo run --release -- serve
     python scripts/check_openai_client.py
 

@@ -149,6 +149,10 @@ fn counts_in_metadata_size_nothing() {
     let mut wide = model("llama", 1);
     wide[3].1 = Value::Count(u32::MAX);
     assert!(refused("wide", &gguf(&wide, &[embedding(8)])).contains("hidden_size"));
+    // One head as large as all of it, in a family with two sets of frequencies for a head.
+    let mut one = model("gemma3", 1);
+    (one[3].1, one[5].1) = (Value::Count(1 << 24), Value::Count(1));
+    assert!(refused("head", &gguf(&one, &[embedding(8)])).contains("1 heads of size 16777216"));
 }
 
 #[test]

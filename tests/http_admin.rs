@@ -209,6 +209,9 @@ async fn a_promotion_can_be_undone_while_the_former_stable_is_kept() {
     let shown = status(&app).await;
     assert_eq!(shown.previous.as_deref(), Some("stable"));
     assert!(shown.unloads.is_empty());
+    let (code, _) = order(&app, "/admin/canary/load", json!({"path": "nowhere"})).await;
+    assert_eq!(code, StatusCode::BAD_REQUEST);
+    assert_eq!(status(&app).await.previous.as_deref(), Some("stable"), "a slip costs nothing");
     order_ok(&app, "/admin/undo", json!({"reason": "regret"})).await;
     let shown = status(&app).await;
     assert_eq!(arm(&shown, "stable").version.as_deref(), Some("stable"));
@@ -241,7 +244,14 @@ async fn events_tell_what_happened_to_those_who_come_late_too() {
         text += &String::from_utf8_lossy(&chunk.expect("in time").expect("open").expect("bytes"));
     }
     assert!(!text.contains("id: 1\n") && text.contains("id: 2\n"), "{text}");
-    for told in ["event: loaded", "event: weight", "event: decision", "\"by\":\"me\"", "lunch"] {
+    for told in [
+        "event: loaded",
+        "event: weight",
+        "event: decision",
+        "\"by\":\"me\"",
+        "lunch",
+        "\"canary_load\"",
+    ] {
         assert!(text.contains(told), "no {told} in {text}");
     }
 }
@@ -255,6 +265,9 @@ async fn a_self_test_judges_stable_against_itself() {
     assert!(shown.self_test && shown.phase == "running");
     let (code, _) = order(&app, "/admin/promote", json!({"now": true})).await;
     assert_eq!(code, StatusCode::CONFLICT, "a self-test promotes nothing");
+    order_ok(&app, "/admin/rollback", json!({"reason": "seen enough"})).await;
+    order_ok(&app, "/admin/canary/load", json!({"path": "stable"})).await;
+    assert_eq!(status(&app).await.phase, "running", "what serves was not rejected with it");
 }
 
 #[tokio::test]

@@ -424,6 +424,7 @@ async fn tokens_go_there_and_back() {
         ("/tokenize", json!({"prompt": "a", "model": "other"}), "model"),
         ("/detokenize", json!({}), "tokens"),
         ("/detokenize", json!({"tokens": ["a"]}), "tokens[0]"),
+        ("/detokenize", json!({"tokens": [999_999]}), "tokens"),
     ] {
         let (status, answer) = ask(&app, post(path, &body)).await;
         assert!(status.is_client_error(), "{answer}");

@@ -252,7 +252,8 @@ fn operators_steer_a_live_rollout() {
     let server = Process::serve(&["--config", &config(dir.path())]);
     let canary = models().join("tiny-v2");
     assert!(server.operate(&["status"]).contains("idle"), "nothing runs yet");
-    server.operate(&["canary", "load", canary.to_str().expect("text")]);
+    let path = canary.to_str().expect("text");
+    server.operate(&["canary", "load", path, "--by", "ann", "--reason", "it sorts better"]);
     let weight = |server: &Process| server.status()["weight"].clone();
     assert_eq!(weight(&server), 5);
     server.operate(&["pause"]);
@@ -261,7 +262,9 @@ fn operators_steer_a_live_rollout() {
     assert_eq!(server.status()["phase"], "running");
     server.operate(&["weight", "37"]);
     assert_eq!(weight(&server), 37);
-    let twice = serin(&["canary", "load", "x", "--server", &server.server()]);
+    let stale = ["weight", "50", "--expect", "1", "--by", "bob", "--server", &server.server()];
+    assert!(!serin(&stale).status.success(), "the revision is another by now");
+    let twice = serin(&["canary", "load", "x", "--by", "carl", "--server", &server.server()]);
     assert!(!twice.status.success());
     assert!(String::from_utf8_lossy(&twice.stderr).contains("already loaded"));
     server.operate(&["promote", "--now", "--reason", "it is better"]);
@@ -282,6 +285,14 @@ fn operators_steer_a_live_rollout() {
     for told in ["it is better", "promoted: ", "undone: ", "tiny-v2"] {
         assert!(shown.contains(told), "no {told:?} in\n{shown}");
     }
+    // Who asked for the canary and why; and what was not granted, with the answer.
+    let line = |who: &str| {
+        let found = shown.lines().find(|line| line.contains(who));
+        found.unwrap_or_else(|| panic!("nothing of {who} in\n{shown}"))
+    };
+    assert!(line("ann").contains("it sorts better") && line("ann").contains("\"refused\":null"));
+    assert!(line("bob").contains("things have changed"), "{}", line("bob"));
+    assert!(line("carl").contains("already loaded"), "{}", line("carl"));
     for command in [&["ledger", "verify"][..], &["replay"]] {
         let output = serin(&[command, &[ledger.to_str().expect("text")]].concat());
         assert!(output.status.success(), "{command:?}: {output:?}");

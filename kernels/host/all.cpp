@@ -9,3 +9,4 @@
 #include "../product_tiles.cu"
 #include "../rope.cu"
 #include "../rows.cu"
+#include "../sample.cu"

@@ -262,7 +262,12 @@ int cuStreamSynchronize(Stream *stream) {
     if (int code = asked("cuStreamSynchronize")) return code;
     if (!known(stream)) return INVALID_HANDLE;
     if (stream->capturing) return stream->spoilt = true, CAPTURE_UNSUPPORTED;
-    return run_all(stream);
+    if (int code = run_all(stream)) return code;
+    for (Pool *pool : pools) {
+        uint64_t kept = (pool->used + kGranule - 1) / kGranule * kGranule;
+        if (pool->reserved > pool->threshold) pool->reserved = kept > pool->threshold ? kept : pool->threshold;
+    }
+    return OK;
 }
 int cuStreamQuery(Stream *stream) {
     Guard guard(lock);
@@ -357,8 +362,8 @@ int cuMemPoolCreate(Pool **out, const int *wanted) {
 int cuMemPoolDestroy(Pool *pool) {
     Guard guard(lock);
     if (int code = asked("cuMemPoolDestroy")) return code;
-    for (auto &block : blocks)
-        if (block.second.pool == pool) block.second.freed = true;
+    if (!known(pool)) return INVALID_HANDLE;
+    if (pool->used) return OK; // goes with the last allocation of it, which nobody can give back any more
     pools.erase(pool);
     return unmade(pool);
 }

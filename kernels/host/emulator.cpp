@@ -1,6 +1,7 @@
 // The emulator's engine: fibers, barriers, collectives, and the one entry point that Rust calls.
 #include "emulator.h"
 
+#include <algorithm>
 #include <cstdio>
 #include <cstdlib>
 #include <map>
@@ -150,31 +151,29 @@ void resume(Fiber &fiber) {
 #endif
 }
 
-// Lets the lanes go on that have all come. Returns whether any did.
-bool release_warps(unsigned threads) {
+// Lets those lanes of a warp go on that have all come. Returns whether any did.
+bool release_warp(unsigned base, unsigned threads) {
     Machine &m = machine;
     bool any = false;
-    for (unsigned base = 0; base < threads; base += 32) {
-        unsigned width = threads - base < 32 ? threads - base : 32;
-        for (unsigned lane = 0; lane < width; lane++) {
-            Fiber &first = m.fibers[base + lane];
-            if (first.state != State::kAtWarp) continue;
-            unsigned mask = width == 32 ? first.mask : first.mask & ((1u << width) - 1);
-            bool all = true;
-            for (unsigned i = 0; i < width && all; i++) {
-                if (!(mask >> i & 1)) continue;
-                Fiber &other = m.fibers[base + i];
-                if (other.state == State::kDone) {
-                    m.error = "a warp collective names a lane that has left the kernel";
-                    return false;
-                }
-                all = other.state == State::kAtWarp && other.mask == first.mask;
+    unsigned width = threads - base < 32 ? threads - base : 32;
+    for (unsigned lane = 0; lane < width; lane++) {
+        Fiber &first = m.fibers[base + lane];
+        if (first.state != State::kAtWarp) continue;
+        unsigned mask = width == 32 ? first.mask : first.mask & ((1u << width) - 1);
+        bool all = true;
+        for (unsigned i = 0; i < width && all; i++) {
+            if (!(mask >> i & 1)) continue;
+            Fiber &other = m.fibers[base + i];
+            if (other.state == State::kDone) {
+                m.error = "a warp collective names a lane that has left the kernel";
+                return false;
             }
-            if (!all) continue;
-            for (unsigned i = 0; i < width; i++)
-                if (mask >> i & 1) m.fibers[base + i].state = State::kReady;
-            any = true;
+            all = other.state == State::kAtWarp && other.mask == first.mask;
         }
+        if (!all) continue;
+        for (unsigned i = 0; i < width; i++)
+            if (mask >> i & 1) m.fibers[base + i].state = State::kReady;
+        any = true;
     }
     return any;
 }
@@ -193,17 +192,49 @@ bool release_block(unsigned threads) {
     return waiting;
 }
 
-// 0: by index, 1: from the last to the first, others: shuffled by that seed.
+void shuffle(unsigned *from, unsigned count, unsigned long long &state) {
+    for (unsigned i = count; i > 1; i--) {
+        state = state * 6364136223846793005ull + 1442695040888963407ull;
+        std::swap(from[i - 1], from[unsigned(state >> 33) % i]);
+    }
+}
+
+// 0: by index, 1: from the last to the first, others: warps and the lanes of each shuffled by that seed. Threads
+// of a warp stand side by side.
 void arrange(unsigned threads, unsigned long long how) {
     auto &order = machine.order;
-    order.resize(threads);
-    for (unsigned i = 0; i < threads; i++) order[i] = how == 1 ? threads - 1 - i : i;
     unsigned long long state = how * 0x9e3779b97f4a7c15ull;
-    for (unsigned i = threads; how > 1 && i > 1; i--) {
-        state = state * 6364136223846793005ull + 1442695040888963407ull;
-        unsigned j = unsigned(state >> 33) % i, kept = order[i - 1];
-        order[i - 1] = order[j];
-        order[j] = kept;
+    std::vector<unsigned> warps((threads + 31) / 32);
+    for (unsigned w = 0; w < warps.size(); w++) warps[w] = w;
+    if (how > 1) shuffle(warps.data(), unsigned(warps.size()), state);
+    order.clear();
+    for (unsigned w : warps) {
+        size_t first = order.size();
+        for (unsigned i = w * 32; i < threads && i < w * 32 + 32; i++) order.push_back(i);
+        if (how > 1) shuffle(&order[first], unsigned(order.size() - first), state);
+    }
+    if (how == 1) std::reverse(order.begin(), order.end());
+}
+
+// Runs the threads of one warp, at `order[from]` and behind, until all of them wait for the block or are done.
+// So one warp is as far ahead of another as the kernel's barriers let it be. Returns whether any ran.
+bool run_warp(unsigned from, unsigned threads) {
+    Machine &m = machine;
+    unsigned base = m.order[from] / 32 * 32, end = from;
+    while (end < threads && m.order[end] / 32 * 32 == base) end++;
+    bool any = false;
+    for (;;) {
+        bool ran = false;
+        for (unsigned at = from; at < end; at++) {
+            Fiber &fiber = m.fibers[m.order[at]];
+            if (fiber.state != State::kReady) continue;
+            resume(fiber);
+            if (!m.error.empty()) return false;
+            ran = true;
+        }
+        any |= ran;
+        if (!release_warp(base, threads) && !ran) return any;
+        if (!m.error.empty()) return false;
     }
 }
 
@@ -213,23 +244,15 @@ bool run_block(unsigned threads, size_t shared) {
     std::memset(m.shared + shared, kFence, kGuard);
     for (unsigned i = 0; i < threads; i++) prepare(m.fibers[i], i);
     for (;;) {
-        bool ran = false, done = true;
-        for (unsigned i : m.order) {
-            Fiber &fiber = m.fibers[i];
-            if (fiber.state != State::kReady) {
-                done &= fiber.state == State::kDone;
-                continue;
-            }
-            resume(fiber);
+        bool moved = false, done = true;
+        for (unsigned at = 0; at < threads; at++) {
+            if (at == 0 || m.order[at] / 32 != m.order[at - 1] / 32) moved |= run_warp(at, threads);
             if (!m.error.empty()) return false;
-            ran = true;
-            done &= fiber.state == State::kDone;
         }
+        for (unsigned i = 0; i < threads; i++) done &= m.fibers[i].state == State::kDone;
         if (done) break;
-        bool released = release_warps(threads);
-        if (!m.error.empty()) return false;
-        released |= release_block(threads);
-        if (!ran && !released) {
+        moved |= release_block(threads);
+        if (!moved) {
             m.error = "deadlock: threads of a block wait at different barriers or collectives";
             return false;
         }

@@ -1,11 +1,11 @@
 // CUDA's kernel language on the host: enough of it to run the very sources in kernels/ as ordinary code.
 //
 // A block's threads are fibers on one operating-system thread. They run until they meet a barrier or a warp
-// collective, and go on when all who must meet there have come. The order in which fibers run can be turned
-// round or shuffled: a kernel that forgets a barrier then gives other numbers. Shared memory is poisoned before
-// each block, copies made by cp.async arrive no earlier than they are waited for, and whatever a real card would
-// hang or fault on where it can be seen (a barrier that some threads never reach, a shuffle with a lane that has
-// left) ends the launch with an error.
+// collective, and go on when all who must meet there have come. A warp runs as far as barriers let it before the
+// next has its turn, and the order of warps and lanes can be turned round or shuffled: a kernel that forgets a
+// barrier then gives other numbers. Shared memory is poisoned before each block, copies made by cp.async arrive no
+// earlier than they are waited for, and whatever a real card would hang or fault on where it can be seen (a
+// barrier that some threads never reach, a shuffle with a lane that has left) ends the launch with an error.
 //
 // Knows no kernel. Not here: textures, cooperative groups, clusters, asynchronous bulk copies.
 #pragma once
@@ -122,6 +122,9 @@ inline float __expf(float x) { return std::exp(x); }
 inline float __fdividef(float a, float b) { return a / b; }
 inline float rsqrtf(float x) { return 1.0f / std::sqrt(x); }
 inline float __fmaf_rn(float a, float b, float c) { return std::fma(a, b, c); }
+inline float __fmul_rn(float a, float b) { return a * b; }
+inline float __fadd_rn(float a, float b) { return a + b; }
+inline uint64_t __umul64hi(uint64_t a, uint64_t b) { return uint64_t((unsigned __int128)(a) * b >> 64); }
 inline void __sincosf_exact(float x, float *s, float *c) { *s = std::sin(x); *c = std::cos(x); }
 inline int __dp4a(int a, int b, int c) {
     for (int i = 0; i < 4; i++) c += int(int8_t(a >> (8 * i))) * int(int8_t(b >> (8 * i)));

@@ -139,6 +139,18 @@ impl<T: Plain> Buffer<T> {
         self.card.download(self.address + (at * size_of::<T>()) as u64, bytes, Queue::Compute)
     }
 
+    /// Copies another buffer's numbers, as many as this one has.
+    pub fn copy_from(&mut self, other: &Buffer<T>) -> Result<(), CardError> {
+        if other.len < self.len {
+            let what = format!("{} values are not in {}", self.len, other.len);
+            return Err(CardError::Shape(what));
+        }
+        match self.len * size_of::<T>() {
+            0 => Ok(()),
+            bytes => self.card.copy(other.address, self.address, bytes, Queue::Compute),
+        }
+    }
+
     /// All numbers, waited for.
     pub fn to_vec(&self) -> Result<Vec<T>, CardError> {
         let mut out = vec![T::default(); self.len];

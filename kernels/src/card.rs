@@ -67,7 +67,8 @@ pub struct Facts {
 pub enum Queue {
     /// The executor's steps.
     Compute,
-    /// A loader's copies.
+    /// A loader's copies. What they fill is used, or given back, on the other queue only once this one has been
+    /// waited for.
     Load,
 }
 
@@ -168,6 +169,8 @@ pub trait Card: Send + Sync + fmt::Debug {
     fn upload(&self, to: u64, from: &[u8], queue: Queue) -> Result<(), CardError>;
     /// Copies from the card, and waits for it.
     fn download(&self, from: u64, to: &mut [u8], queue: Queue) -> Result<(), CardError>;
+    /// Copies on the card itself; the ranges do not overlap.
+    fn copy(&self, from: u64, to: u64, bytes: usize, queue: Queue) -> Result<(), CardError>;
     fn fill(&self, address: u64, byte: u8, bytes: usize, queue: Queue) -> Result<(), CardError>;
     /// Waits until the queue has done everything, and reports what went wrong meanwhile.
     fn synchronise(&self, queue: Queue) -> Result<(), CardError>;

@@ -129,6 +129,7 @@ pub const FAMILIES: &[(&str, Family)] = &[
     ("products of quantised weights", crate::product::quantised_checks),
     ("rotations", crate::rope::checks),
     ("rows", crate::rows::checks),
+    ("sampling", crate::sample::checks),
 ];
 
 /// Runs every family on the emulated card in several orders of threads, and demands every answer.

@@ -298,6 +298,15 @@ impl Card for EmulatedCard {
         Ok(())
     }
 
+    fn copy(&self, from: u64, to: u64, bytes: usize, _queue: Queue) -> Result<(), CardError> {
+        let state = self.alive()?;
+        EmulatedCard::within(&state, from, bytes)?;
+        EmulatedCard::within(&state, to, bytes)?;
+        // SAFETY: both ranges are inside live allocations.
+        unsafe { std::ptr::copy(from as *const u8, to as *mut u8, bytes) };
+        Ok(())
+    }
+
     fn fill(&self, address: u64, byte: u8, bytes: usize, _queue: Queue) -> Result<(), CardError> {
         EmulatedCard::within(&*self.alive()?, address, bytes)?;
         // SAFETY: the bytes are inside a live allocation.

@@ -28,6 +28,7 @@ pub mod product;
 pub mod readings;
 pub mod rope;
 pub mod rows;
+pub mod sample;
 pub mod weights;
 
 pub use acts::{ActBuffer, ActKind, Acts, ActsMut};

@@ -75,7 +75,8 @@ fn a_pool_holds_what_was_taken_and_gives_all_of_it_back() {
         drop(first);
         card.trim_pool(pool).unwrap();
         let half = card.pool_usage(pool).unwrap();
-        assert!((4000..8 << 20).contains(&half.used) && half.reserved < full.reserved, "{half:?}");
+        // What is left may lie in a piece that the first one has left half empty.
+        assert!((4000..8 << 20).contains(&half.used) && half.reserved <= full.reserved, "{half:?}");
         let refused = card.destroy_pool(pool).unwrap_err().to_string();
         assert!(refused.contains("in use"), "{refused}");
 
@@ -438,14 +439,20 @@ mod stand_in {
         fn serin_emulator_launch();
     }
 
+    type Start = extern "C" fn(unsafe extern "C" fn());
+    type Is = extern "C" fn(c_int, c_int, c_int);
+    type Fail = extern "C" fn(*const c_char, c_int);
+    type Reset = extern "C" fn();
+    type Left = extern "C" fn() -> usize;
+
     /// What can be asked of the stand-in itself.
     #[derive(Clone, Copy)]
     struct StandIn {
-        start: extern "C" fn(unsafe extern "C" fn()),
-        is: extern "C" fn(c_int, c_int, c_int),
-        fail: extern "C" fn(*const c_char, c_int),
-        reset: extern "C" fn(),
-        left: extern "C" fn() -> usize,
+        start: Start,
+        is: Is,
+        fail: Fail,
+        reset: Reset,
+        left: Left,
     }
 
     /// The stand-in, in the process that has it.
@@ -464,11 +471,11 @@ mod stand_in {
                 found
             };
             Some(StandIn {
-                start: std::mem::transmute::<*mut c_void, _>(get("stand_in_start")),
-                is: std::mem::transmute::<*mut c_void, _>(get("stand_in_is")),
-                fail: std::mem::transmute::<*mut c_void, _>(get("stand_in_fail")),
-                reset: std::mem::transmute::<*mut c_void, _>(get("stand_in_reset")),
-                left: std::mem::transmute::<*mut c_void, _>(get("stand_in_left")),
+                start: std::mem::transmute::<*mut c_void, Start>(get("stand_in_start")),
+                is: std::mem::transmute::<*mut c_void, Is>(get("stand_in_is")),
+                fail: std::mem::transmute::<*mut c_void, Fail>(get("stand_in_fail")),
+                reset: std::mem::transmute::<*mut c_void, Reset>(get("stand_in_reset")),
+                left: std::mem::transmute::<*mut c_void, Left>(get("stand_in_left")),
             })
         }
     }
@@ -684,6 +691,8 @@ mod stand_in {
             stand_in.fail("cuMemHostAlloc", 2);
             let pinned = buffer.to_vec();
             assert!(matches!(pinned, Err(CardError::Other(_))), "{pinned:?}");
+            stand_in.fail("cuStreamSynchronize", 1);
+            assert!(buffer.to_vec().is_err());
             assert_eq!(buffer.to_vec().unwrap(), [1; 8]);
             stand_in.fail("cuMemAllocFromPoolAsync", 2);
             let refused = Buffer::<u8>::new(&card, pool, 12).map(drop);

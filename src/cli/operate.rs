@@ -257,7 +257,7 @@ pub(super) fn unload_text(unload: &UnloadWire) -> String {
         )
     });
     format!(
-        "{} unloaded ({}) in {:.0} ms: {card}arena {:.1} MiB used -> {} B used, {} B reserved; process resident {:.1} MiB before its load, {:.1} before its unload, {:.1} after; {} KV blocks leaked",
+        "{} unloaded ({}) in {:.0} ms: {card}arena {:.1} MiB used -> {} B used, {} B reserved; process resident {:.1} MiB before its load, {:.1} before its unload, {:.1} after; {} KV blocks leaked; memory back {:.0} ms after the decision",
         unload.version,
         unload.reason,
         unload.took_ms,
@@ -267,7 +267,8 @@ pub(super) fn unload_text(unload: &UnloadWire) -> String {
         mib(unload.resident_at_load),
         mib(unload.resident_before),
         mib(unload.resident_after),
-        unload.blocks_leaked
+        unload.blocks_leaked,
+        unload.since_decision_ms
     )
 }
 

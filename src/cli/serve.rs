@@ -9,7 +9,7 @@ use crate::config::{Config, LedgerConfig};
 use crate::control::{
     Control, ControlConfig, LoadAsked, Start, TakeUp, effective_stable, folder_loader, same_place,
 };
-use crate::device::exit;
+use crate::device::{Device, DeviceChoice, exit};
 use crate::engine::EngineHandle;
 use crate::gateway::Gateway;
 use crate::http::{AdminPolicy, AppState, Bounds, app_for_pages};
@@ -17,7 +17,7 @@ use crate::ledger::{Ledger, Options, Stamp};
 use crate::metrics;
 use crate::model::LoadFormat;
 use clap::Args;
-use std::io::Write;
+use std::io::{IsTerminal, Write};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -41,6 +41,9 @@ pub struct ServeArgs {
     /// Overrides model.load_format: `auto`, or `dummy:FORM` for random weights at the real shape.
     #[arg(long, value_parser = LoadFormat::parse)]
     load_format: Option<LoadFormat>,
+    /// Overrides engine.device: `auto`, `cpu`, `cuda`, `cuda:N`.
+    #[arg(long, value_parser = DeviceChoice::parse)]
+    device: Option<DeviceChoice>,
     #[arg(long, value_enum, default_value = "text")]
     log_format: LogFormat,
     /// Serve stable alone: load no canary, whatever names one, and let go of a rollout that the last process
@@ -114,7 +117,8 @@ impl Running {
             }
         });
         let (engine, faults) = EngineHandle::start().map_err(CliError::from_text)?;
-        let loader = folder_loader(engine.clone(), config.engine);
+        let device = open_device(&config.device).await?;
+        let loader = folder_loader(engine.clone(), config.engine, device.clone());
         let settings = ControlConfig {
             name: config.model.clone(),
             policy: config.policy.clone(),
@@ -124,6 +128,10 @@ impl Running {
         let (start, take_up) = open_ledger(config, alerts)?;
         let stable = effective_stable(&start.state, &config.stable);
         let control = Control::start(settings, engine, loader, faults, start);
+        if let Device::Card(card) = device {
+            let watched = control.watch_device(Box::new(move || card.readings()));
+            watched.map_err(CliError::from_text)?;
+        }
         let state = AppState {
             gateway: Gateway::new(control.clone(), config.limits, config.timeouts),
             metrics: Some(recorder),
@@ -228,6 +236,13 @@ impl Running {
     }
 }
 
+/// Opens the device that was asked for. It may take seconds to prove itself.
+async fn open_device(choice: &DeviceChoice) -> Result<Device, CliError> {
+    let choice = choice.clone();
+    let opened = tokio::task::spawn_blocking(move || choice.open()).await;
+    opened.map_err(CliError::from_text)?.map_err(CliError::from_text)
+}
+
 /// Opens the ledger, if decisions are to be kept.
 fn open_ledger(config: &Config, alerts: Alerts) -> Result<(Start, TakeUp), CliError> {
     let Some(LedgerConfig { path, retention }) = &config.ledger else {
@@ -269,6 +284,7 @@ pub(super) async fn run(args: ServeArgs) -> Result<ExitCode, CliError> {
     .map_err(CliError::from_text)?;
     config.listen = args.listen.unwrap_or(config.listen);
     config.canary = args.canary.or(config.canary).filter(|_| !args.no_canary);
+    config.device = args.device.unwrap_or(config.device);
     config.engine.load_format = args.load_format.unwrap_or(config.engine.load_format);
     let mut running = Running::start(&config).await?;
     if args.no_canary {
@@ -311,7 +327,10 @@ async fn signal() {
 fn init_logging(format: LogFormat) {
     let filter = tracing_subscriber::EnvFilter::try_from_default_env()
         .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let builder = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal());
     let done = match format {
         LogFormat::Text => builder.try_init(),
         LogFormat::Json => builder.json().try_init(),

@@ -7,6 +7,7 @@ mod raw;
 mod rollout;
 
 use crate::alerts::AlertsConfig;
+use crate::device::DeviceChoice;
 use crate::engine::SchedulerConfig;
 use crate::gateway::{Limits, Timeouts};
 use crate::ledger::Retention;
@@ -33,6 +34,8 @@ pub struct Config {
     /// Loaded as canary right after stable, which starts a rollout.
     pub canary: Option<PathBuf>,
     pub engine: EngineConfig,
+    /// What models are loaded onto.
+    pub device: DeviceChoice,
     pub policy: Policy,
     pub care: Care,
     /// `None`: decisions are not kept.
@@ -98,7 +101,9 @@ impl Config {
     pub fn read(path: &Path) -> Result<Config, ConfigError> {
         let text = std::fs::read_to_string(path)
             .map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
-        let base = path.parent().unwrap_or(Path::new("."));
+        // Whole paths, so that they mean the same to whoever reads them elsewhere.
+        let whole = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+        let base = whole.parent().unwrap_or(Path::new("."));
         Config::parse(&text, base).map_err(|error| match error {
             ConfigError::Syntax { what, .. } => ConfigError::Syntax { path: path.to_owned(), what },
             other => other,

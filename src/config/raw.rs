@@ -5,6 +5,7 @@
 use super::rollout::RawRollout;
 use super::{Care, Config, ConfigError, EngineConfig, LedgerConfig, demo_models};
 use crate::alerts::{AlertsConfig, RawWebhook, WebhookConfig};
+use crate::device::DeviceChoice;
 use crate::engine::SchedulerConfig;
 use crate::gateway::{Limits, Timeouts};
 use crate::hub::{self, Reference};
@@ -57,6 +58,7 @@ struct RawEngine {
     max_batch_tokens: Option<usize>,
     max_waiting: Option<usize>,
     block_size: Option<usize>,
+    device: Option<String>,
     kv_memory: Option<Bytes>,
     kv_cache: Option<String>,
     prefix_cache: Option<bool>,
@@ -141,8 +143,8 @@ pub(super) fn parse_bytes(text: &str) -> Option<u64> {
 
 pub(super) fn parse(text: &str) -> Result<Raw, ConfigError> {
     toml::from_str(text).map_err(|error| {
-        let line =
-            error.span().map(|span| text[..span.start.min(text.len())].lines().count().max(1));
+        let before = error.span().and_then(|span| text.get(..span.start));
+        let line = before.map(|before| before.matches('\n').count() + 1);
         let at = line.map(|n| format!("line {n}: ")).unwrap_or_default();
         let message = error.message().lines().collect::<Vec<_>>().join(" ");
         ConfigError::Syntax { path: PathBuf::from("config"), what: format!("{at}{message}") }
@@ -230,6 +232,7 @@ impl Raw {
             model: model_name(self.model.name, &stable)?,
             stable,
             canary: canary.transpose()?,
+            device: self.engine.device()?,
             engine: self.engine.resolve(load_format)?,
             care,
             policy: self.rollout.resolve()?,
@@ -277,6 +280,11 @@ fn model_name(given: Option<String>, stable: &Path) -> Result<String, ConfigErro
 }
 
 impl RawEngine {
+    fn device(&self) -> Result<DeviceChoice, ConfigError> {
+        let text = self.device.as_deref().unwrap_or("auto");
+        DeviceChoice::parse(text).map_err(|what| value("engine.device", what))
+    }
+
     fn resolve(self, load_format: LoadFormat) -> Result<EngineConfig, ConfigError> {
         let default = SchedulerConfig::default();
         let scheduler = SchedulerConfig {

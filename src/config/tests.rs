@@ -100,6 +100,8 @@ fn each_mistake_is_named() {
         ("[server]\ncors_origins = [\"https://a.example/\"]", "server.cors_origins"),
         ("[server]\ncors_origins = [\"a.example\"]", "server.cors_origins"),
         ("[model]\nname = \"a@b\"", "model.name"),
+        ("[model]\nstabel = \"x\"", "line 2: unknown field `stabel`"),
+        ("\n\n[rollout]\n\nbake = 15", "line 5"),
         ("this is not toml", "line 1"),
     ];
     for (text, expected) in cases {

@@ -20,15 +20,17 @@ pub(super) fn of_decision(control: &Control, brain: &Brain, decision: &Decision)
     let Some((kind, done)) = meaning(decision.kind) else { return };
     let rolled_back = matches!(decision.kind, DecisionKind::RolledBack { .. });
     let done = if rolled_back && control.device_fault().is_some() { LOST } else { done };
-    let weight = WeightChange {
+    // Once the models have changed places, no canary has a share.
+    let swapped = matches!(kind, Kind::Promoted | Kind::Undone);
+    let weight = (!swapped).then(|| WeightChange {
         before: brain.decisions.back().map_or(0, |decision| decision.weight.percent()),
         after: decision.weight.percent(),
-    };
+    });
     let (what, why) = decision.text.split_once(": ").unwrap_or((&decision.text, ""));
     let about = About {
         rollout: Some(&decision.rollout),
         stage: decision.stage,
-        weight: Some(weight),
+        weight,
         canary: brain.trial.as_deref().map(version),
     };
     send(control, kind, about, [what, why, done]);

@@ -6,12 +6,17 @@
 
 use super::intake::{self, OpenedModel};
 use crate::config::EngineConfig;
-use crate::device::memory;
-use crate::engine::{Capacity, EngineError, EngineHandle, LaneId, LaneStats, ModelRunner, Runner};
+use crate::device::fit::FitAsk;
+use crate::device::{Device, ModelPool, memory};
+use crate::engine::{
+    Capacity, CardRunner, EngineError, EngineHandle, LaneId, LaneStats, ModelRunner, Runner,
+    SchedulerConfig,
+};
 use crate::hub::HubError;
-use crate::model::{Decoder, KvPlan, LoadError, Weights, decoder};
+use crate::model::{CardDecoder, CardPlan, Decoder, KvPlan, LoadError, Weights, card, decoder};
 use crate::text::{Codec, TextError};
 use futures_util::future::BoxFuture;
+use serin_kernels::Card;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -70,25 +75,26 @@ impl DeployError {
 pub type Loader =
     Arc<dyn Fn(PathBuf, Vet) -> BoxFuture<'static, Result<Deployment, DeployError>> + Send + Sync>;
 
-/// Says, by a model's digest, why it must not be loaded.
-pub type Vet = Arc<dyn Fn(&str) -> Result<(), String> + Send + Sync>;
+/// Says, by a model's digest, why it must not be loaded; if it may, makes room for it.
+pub type Vet = Arc<dyn Fn(&str) -> BoxFuture<'static, Result<(), String>> + Send + Sync>;
 
 /// Nothing is said against any model.
-pub(super) fn any() -> Vet {
-    Arc::new(|_| Ok(()))
+pub fn any_digest() -> Vet {
+    Arc::new(|_| Box::pin(std::future::ready(Ok(()))))
 }
 
 /// The real loader: folders, files and references into `engine`.
-pub fn folder_loader(engine: EngineHandle, config: EngineConfig) -> Loader {
+pub fn folder_loader(engine: EngineHandle, config: EngineConfig, device: Device) -> Loader {
     Arc::new(move |path, vet| {
-        let engine = engine.clone();
-        Box::pin(async move { load_folder(&engine, config, &path, vet).await })
+        let (engine, device) = (engine.clone(), device.clone());
+        Box::pin(async move { load_folder(&engine, config, device, &path, vet).await })
     })
 }
 
 async fn load_folder(
     engine: &EngineHandle,
     config: EngineConfig,
+    device: Device,
     path: &Path,
     vet: Vet,
 ) -> Result<Deployment, DeployError> {
@@ -99,11 +105,10 @@ async fn load_folder(
     });
     let opened = opened.await.map_err(|e| DeployError::Interrupted(e.to_string()))??;
     let OpenedModel { weights, codec, digest } = opened;
-    vet(&digest).map_err(|why| DeployError::Vetoed { path: path.clone(), why })?;
-    let kv = plan_kv(&weights, &config).map_err(EngineError::Load)?;
-    let make = move || -> Result<Box<dyn Runner>, LoadError> {
-        let decoder = Decoder::load(&weights, kv)?;
-        Ok(Box::new(ModelRunner::new(decoder)))
+    vet(&digest).await.map_err(|why| DeployError::Vetoed { path: path.clone(), why })?;
+    let make = move || match device {
+        Device::Cpu => on_cpu(&weights, &config),
+        Device::Card(card) => on_card(&weights, &config, card),
     };
     let loaded = engine.load(config.scheduler, make).await?;
     let version: Arc<str> = intake::name(&path).into();
@@ -118,6 +123,61 @@ async fn load_folder(
         codec: Arc::new(codec),
         loaded_unix: unix_now(),
     })
+}
+
+fn on_cpu(weights: &Weights, config: &EngineConfig) -> Result<Box<dyn Runner>, LoadError> {
+    let kv = plan_kv(weights, config)?;
+    Ok(Box::new(ModelRunner::new(Decoder::load(weights, kv)?)))
+}
+
+fn on_card(
+    weights: &Weights,
+    config: &EngineConfig,
+    card: Arc<dyn Card>,
+) -> Result<Box<dyn Runner>, LoadError> {
+    let pool = ModelPool::open(card)?;
+    let plan = plan_card(weights, config, &pool)?;
+    Ok(Box::new(CardRunner::new(CardDecoder::load(weights, plan, pool)?)))
+}
+
+/// Tokens of KV cache below which a model is of no use.
+const LEAST_TOKENS: usize = 512;
+
+/// How large the model's room on the card is: as many KV blocks as `max_running` full sequences take, within
+/// `kv_memory`, and fewer if the card has not got as much free.
+fn plan_card(
+    weights: &Weights,
+    config: &EngineConfig,
+    pool: &ModelPool,
+) -> Result<CardPlan, LoadError> {
+    let model = weights.config();
+    let SchedulerConfig { max_running, max_batch_tokens, .. } = config.scheduler;
+    let plan = |blocks: usize| {
+        let kv = config.kv_cache.on_card(weights);
+        let multiprocessors = pool.card().facts().multiprocessors as usize;
+        let step = (max_batch_tokens, max_running);
+        CardPlan::new(model, step, (blocks, config.block_size), kv, multiprocessors)
+    };
+    let block = plan(1).block_bytes(model);
+    let wanted = max_running * model.max_len.div_ceil(config.block_size);
+    let wanted = (wanted as u64).min(config.kv_memory / block);
+    let ask = FitAsk {
+        weights: card::weight_bytes(weights)?,
+        scratch: plan(wanted as usize).scratch_bytes(model),
+        block,
+        blocks_wanted: wanted,
+        blocks_least: wanted.min(LEAST_TOKENS.div_ceil(config.block_size) as u64),
+        free: pool.free_at_load(),
+        total: pool.card().memory()?.total,
+    };
+    let dir = weights.path().to_owned();
+    match ask.plan() {
+        Ok(fit) => {
+            tracing::info!(model = %dir.display(), "{fit}");
+            Ok(plan(fit.blocks as usize))
+        }
+        Err(no) => Err(LoadError::CardFull { dir, why: no.to_string() }),
+    }
 }
 
 /// How many KV blocks to give the model: enough for `max_running` full sequences, within `kv_memory`.

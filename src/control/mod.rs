@@ -27,7 +27,7 @@ mod routes;
 mod status;
 mod unload;
 
-pub use deploy::{DeployError, Deployment, Loader, Vet, folder_loader};
+pub use deploy::{DeployError, Deployment, Loader, Vet, any_digest, folder_loader};
 pub use intake::{OpenedModel, look};
 pub use notes::{Listener, Note};
 pub use orders::{Asked, LoadAsked, same_place};
@@ -89,7 +89,9 @@ pub enum ControlError {
         "things have changed since revision {expected} (now {now}); look at the status again and repeat the order if it still makes sense"
     )]
     Stale { expected: u64, now: u64 },
-    #[error("the former stable is no longer loaded; load it as a canary instead")]
+    #[error(
+        "there is no promotion to undo, or the former stable is no longer kept (rollout.keep_previous); load it as a canary instead"
+    )]
     NoPrevious,
     #[error("{0}")]
     Refused(String),
@@ -320,7 +322,7 @@ impl Control {
 
     /// Loads the stable model; the server is ready afterwards.
     pub async fn load_stable(&self, path: &Path) -> Result<Arc<Deployment>, ControlError> {
-        let deployment = self.load(path, deploy::any()).await?;
+        let deployment = self.load(path, deploy::any_digest()).await?;
         self.routes.write().stable = Some(deployment.clone());
         let model = book::model(&deployment);
         self.book.note(self.now(), Entry::ModelLoaded { arm: Arm::Stable, model });

@@ -7,7 +7,6 @@
 
 use super::act::Done;
 use super::book::{self, model};
-use super::deploy;
 use super::{Brain, Control, ControlError, Deployment, Vet};
 use crate::engine::UnloadReport;
 use crate::ledger::{Entry, Opening};
@@ -50,10 +49,14 @@ impl Control {
     }
 
     /// Loads stable a second time and judges it against itself: what this machine's noise alone does.
-    pub async fn self_test(self: &Arc<Self>, by: String) -> Result<Arc<Deployment>, ControlError> {
+    pub async fn self_test(
+        self: &Arc<Self>,
+        by: String,
+        reason: Option<String>,
+    ) -> Result<Arc<Deployment>, ControlError> {
         let stable = self.routes.read().stable.clone().ok_or(ControlError::NoStable)?;
         let path = stable.path.clone();
-        let asked = LoadAsked { path, by, reason: Some("self-test".to_owned()), retry: true };
+        let asked = LoadAsked { path, by, reason, retry: true };
         let control = self.clone();
         let task = tokio::spawn(async move { control.load_and_start(asked, true).await });
         task.await.map_err(|e| ControlError::Engine(e.to_string()))?
@@ -64,6 +67,24 @@ impl Control {
         asked: LoadAsked,
         self_test: bool,
     ) -> Result<Arc<Deployment>, ControlError> {
+        match self.load_and_begin(&asked, self_test).await {
+            Ok((deployment, done)) => {
+                self.wait(done).await?;
+                Ok(deployment)
+            }
+            Err(error) => {
+                self.tell_load(&asked, self_test, Some(&error));
+                self.book.note(self.now(), load_ordered(&asked, self_test, Some(&error)));
+                Err(error)
+            }
+        }
+    }
+
+    async fn load_and_begin(
+        self: &Arc<Self>,
+        asked: &LoadAsked,
+        self_test: bool,
+    ) -> Result<(Arc<Deployment>, Done), ControlError> {
         {
             let routes = self.routes.read();
             if routes.stable.is_none() {
@@ -73,20 +94,26 @@ impl Control {
                 return Err(ControlError::CanaryPresent { version: canary.version.to_string() });
             }
         }
-        self.make_room().await;
-        let vet = if self_test { deploy::any() } else { self.vet(asked.retry) };
+        let vet = self.vet(asked.retry, self_test);
         let deployment = self.load(&asked.path, vet).await?;
         self.tell_loaded(Arm::Canary, &deployment);
-        match self.begin(&deployment, &asked, self_test) {
-            Ok(done) => {
-                self.wait(done).await?;
-                Ok(deployment)
-            }
+        match self.begin(&deployment, asked, self_test) {
+            Ok(done) => Ok((deployment, done)),
             Err(error) => {
                 self.retire(deployment, "refused", Duration::ZERO);
                 Err(error)
             }
         }
+    }
+
+    fn tell_load(&self, asked: &LoadAsked, self_test: bool, refused: Option<&ControlError>) {
+        let LoadAsked { path, by, reason, retry } = asked;
+        let command = if self_test { "self_test" } else { "canary_load" };
+        let body = json!({
+            "command": command, "path": path, "retry": retry, "by": by, "reason": reason,
+            "refused": refused.map(ToString::to_string),
+        });
+        self.notes.tell("order", false, body);
     }
 
     /// A former stable that is still kept makes room for the next canary.
@@ -99,19 +126,27 @@ impl Control {
         }
     }
 
-    /// Refuses content that was rejected before, before it takes any memory; what is let in is known from
-    /// then on to be what is being loaded.
-    fn vet(self: &Arc<Self>, retry: bool) -> Vet {
+    /// Refuses content that was rejected before, before it takes any memory, and makes room for any other:
+    /// a model that cannot be loaded at all costs nobody the former stable. What is let in is known from then
+    /// on to be what is being loaded.
+    fn vet(self: &Arc<Self>, retry: bool, self_test: bool) -> Vet {
         let control = self.clone();
-        Arc::new(move |digest| match control.book.rejection(digest).filter(|_| !retry) {
-            None => {
-                control.brain.lock().candidate = Some(digest.to_owned());
-                Ok(())
-            }
-            Some(rejection) => Err(format!(
-                "this version was rejected before ({}); say --retry (\"retry\": true) to try it again",
-                rejection.reason
-            )),
+        Arc::new(move |digest| {
+            let rejection = control.book.rejection(digest).filter(|_| !retry);
+            let (control, digest) = (control.clone(), digest.to_owned());
+            Box::pin(async move {
+                let Some(rejection) = rejection else {
+                    if !self_test {
+                        control.brain.lock().candidate = Some(digest);
+                    }
+                    control.make_room().await;
+                    return Ok(());
+                };
+                Err(format!(
+                    "this version was rejected before ({}); say --retry (\"retry\": true) to try it again",
+                    rejection.reason
+                ))
+            })
         })
     }
 
@@ -149,6 +184,8 @@ impl Control {
             stable: model(&stable),
             canary: model(deployment),
         }))];
+        self.tell_load(asked, self_test, None);
+        entries.push(load_ordered(asked, self_test, None));
         entries.push(Entry::ModelLoaded { arm: Arm::Canary, model: model(deployment) });
         if asked.retry && !self_test && self.book.rejection(&deployment.digest).is_some() {
             entries.push(Entry::Pardoned {
@@ -211,17 +248,19 @@ impl Control {
 
     fn give(&self, Asked { order, expect }: Asked) -> Result<Done, ControlError> {
         let mut brain = self.brain.lock();
-        self.check(&brain, order.command, expect)?;
         let now = self.now();
         let event = Event::Operator(order.clone());
-        let stepped = brain.rollout.step(now, event.clone());
+        let stepped = self.check(&brain, order.command, expect).and_then(|()| {
+            let stepped = brain.rollout.step(now, event.clone());
+            stepped.map_err(|error| ControlError::Refused(error.to_string()))
+        });
         let refused = stepped.as_ref().err().map(ToString::to_string);
         self.notes.tell(
             "order",
             false,
             json!({
-                "command": format!("{:?}", order.command), "by": order.by, "reason": order.reason,
-                "refused": refused,
+                "command": order.command.as_str(), "percent": order.command.percent(),
+                "by": order.by, "reason": order.reason, "refused": refused,
             }),
         );
         let entry = Entry::Order { order, refused: refused.clone() };
@@ -229,7 +268,7 @@ impl Control {
             Ok(actions) => Ok(self.act(&mut brain, now, Some(&event), actions, vec![entry])),
             Err(error) => {
                 self.book.note(now, entry);
-                Err(ControlError::Refused(error.to_string()))
+                Err(error)
             }
         }
     }
@@ -253,6 +292,13 @@ impl Control {
         }
         Ok(())
     }
+}
+
+/// For the ledger: who asked for a canary, and why it was not granted, if it was not.
+fn load_ordered(asked: &LoadAsked, self_test: bool, refused: Option<&ControlError>) -> Entry {
+    let LoadAsked { path, by, reason, retry } = asked.clone();
+    let (path, refused) = (path.display().to_string(), refused.map(ToString::to_string));
+    Entry::LoadOrdered { path, by, reason, retry, self_test, refused }
 }
 
 /// The same file or folder, however it is spelt.

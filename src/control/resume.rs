@@ -109,7 +109,8 @@ impl Control {
             return Err(changed("stable", &opening.stable));
         }
         let path = Path::new(&opening.canary.path);
-        let canary = self.load(path, deploy::any()).await.map_err(|error| error.to_string())?;
+        let canary =
+            self.load(path, deploy::any_digest()).await.map_err(|error| error.to_string())?;
         if !is_still(&canary, &opening.canary) {
             self.retire(canary, "changed", Duration::ZERO);
             return Err(changed("canary", &opening.canary));

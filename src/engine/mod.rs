@@ -9,6 +9,7 @@
 //! Knows no HTTP, no arms, no rollout and no text.
 
 pub mod blocks;
+pub mod card_runner;
 pub mod executor;
 pub mod fake;
 pub mod handle;
@@ -19,6 +20,7 @@ pub mod scheduler;
 pub mod sequence;
 
 pub use crate::device::CardReport;
+pub use card_runner::CardRunner;
 pub use executor::EngineFault;
 pub use handle::{EngineError, EngineHandle, Loaded};
 pub use lane::{LaneId, LaneStats, UnloadReport};

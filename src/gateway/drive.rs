@@ -5,7 +5,7 @@
 
 use super::attempt::{Attempt, Ended};
 use super::paired::Answer;
-use super::prepare::{encode, invalid, prepare, text_error};
+use super::prepare::{check_ids, encode, invalid, prepare, text_error};
 use super::shadow::{Copied, Shadow, ShadowReport};
 use super::types::{GatewayError, GenerateRequest, Generation, Limits, Piece, Prompt, Timeouts};
 use crate::control::{Assignment, Control, NoRoute, can_be_voted_on};
@@ -90,6 +90,7 @@ impl Gateway {
     /// Text of token ids, by stable's tokenizer.
     pub fn detokenize(&self, ids: &[u32]) -> Result<String, GatewayError> {
         let stable = self.control.fallback().map_err(no_route)?;
+        check_ids(ids, stable.deployment.capacity.vocab, "tokens")?;
         let codec = &stable.deployment.codec;
         codec.decode(ids, false).map_err(|error| text_error("tokens", &error))
     }

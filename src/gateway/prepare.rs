@@ -35,7 +35,7 @@ pub(super) async fn prepare(
     if ids.is_empty() {
         return Err(invalid("prompt", "the prompt is empty; give at least one token"));
     }
-    check_ids(&ids, deployment.capacity.vocab)?;
+    check_ids(&ids, deployment.capacity.vocab, "prompt")?;
     let max_new_tokens = reply_room(ids.len(), request.max_tokens, deployment.max_len())?;
     let stop_ids = match request.ignore_eos {
         true => Vec::new(),
@@ -96,12 +96,16 @@ fn size_of_text(prompt: &Prompt) -> usize {
     }
 }
 
-fn check_ids(ids: &[u32], vocab: usize) -> Result<(), GatewayError> {
+pub(super) fn check_ids(
+    ids: &[u32],
+    vocab: usize,
+    field: &'static str,
+) -> Result<(), GatewayError> {
     match ids.iter().find(|&&id| id as usize >= vocab) {
         None => Ok(()),
         Some(id) => {
             let text = format!("token id {id} is outside the model's vocabulary of {vocab}");
-            Err(invalid("prompt", text))
+            Err(invalid(field, text))
         }
     }
 }

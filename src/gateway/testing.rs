@@ -100,7 +100,7 @@ fn loader(engine: EngineHandle, codec: Arc<Codec>, server: FakeServer) -> Loader
             };
             // Each folder has a content of its own.
             let digest = format!("digest of {}", path.display());
-            vet(&digest).map_err(|why| DeployError::Vetoed { path: path.clone(), why })?;
+            vet(&digest).await.map_err(|why| DeployError::Vetoed { path: path.clone(), why })?;
             let (memory, fatal) = (server.memory, server.fatal.as_ref() == Some(&path));
             let make = move || match fatal {
                 true => Err(LoadError::DeviceLost("scripted loss".to_owned())),

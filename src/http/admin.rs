@@ -98,8 +98,8 @@ async fn self_test(
     State(state): State<AppState>,
     body: Body,
 ) -> Result<Json<LoadedWire>, ApiError> {
-    let OrderAsk { by, .. } = ask(body).await?;
-    let deployment = state.gateway.control().self_test(name(by)?).await?;
+    let OrderAsk { by, reason, .. } = ask(body).await?;
+    let deployment = state.gateway.control().self_test(name(by)?, said(reason)?).await?;
     Ok(Json(LoadedWire::from(&*deployment)))
 }
 

@@ -84,6 +84,21 @@ pub enum Entry {
         /// Why it was not granted, if it was not.
         refused: Option<String>,
     },
+    /// An operator, or the configuration, asked for a canary.
+    LoadOrdered {
+        /// Where it is.
+        path: String,
+        /// Who asked.
+        by: String,
+        /// Why.
+        reason: Option<String>,
+        /// Also if its content was rejected before.
+        retry: bool,
+        /// Stable once more, to be judged against itself.
+        self_test: bool,
+        /// Why it was not granted, if it was not.
+        refused: Option<String>,
+    },
     /// A model was loaded.
     ModelLoaded {
         /// For which arm.

@@ -8,7 +8,8 @@
 use super::config::{LayerKind, ModelConfig};
 use super::families::{self, Layout};
 use super::intake::LoadError;
-use super::linear::{Packer, Projection, Wanted};
+use super::linear::{Packer, Projection};
+use super::names::Names;
 use super::weights::Weights;
 use crate::device::{
     Activation, Angles, AttentionSpec, Batch, HeadNorm, Kind, KvCache, KvKind, KvShape, QMatrix,
@@ -39,25 +40,37 @@ pub enum KvChoice {
     #[default]
     Auto,
     As(KvKind),
+    /// 8 bits, with a scale for every head of a token: on a card.
+    Int8,
 }
 
 impl KvChoice {
-    /// `auto`, `f16` or `f32`.
+    /// `auto`, `f16`, `f32` or `i8`.
     pub fn parse(text: &str) -> std::result::Result<KvChoice, String> {
         match text {
             "auto" => Ok(KvChoice::Auto),
             "f16" => Ok(KvChoice::As(KvKind::F16)),
             "f32" => Ok(KvChoice::As(KvKind::F32)),
-            _ => Err(format!("`{text}` is none of `auto`, `f16`, `f32`")),
+            "i8" => Ok(KvChoice::Int8),
+            _ => Err(format!("`{text}` is none of `auto`, `f16`, `f32`, `i8`")),
         }
     }
 
-    /// What it comes to for a model.
+    /// What it comes to for a model on the CPU, which keeps 16 bits where 8 are asked for.
     pub fn kind(self, source: &Weights) -> KvKind {
         match (self, source.kind(families::EMBEDDING)) {
             (KvChoice::As(kind), _) => kind,
             (KvChoice::Auto, Ok(Kind::F32)) => KvKind::F32,
-            (KvChoice::Auto, _) => KvKind::F16,
+            (KvChoice::Auto | KvChoice::Int8, _) => KvKind::F16,
+        }
+    }
+
+    /// What it comes to for a model on a card.
+    pub fn on_card(self, source: &Weights) -> serin_kernels::KvKind {
+        match (self, self.kind(source)) {
+            (KvChoice::Int8, _) => serin_kernels::KvKind::I8,
+            (_, KvKind::F32) => serin_kernels::KvKind::F32,
+            (_, KvKind::F16) => serin_kernels::KvKind::F16,
         }
     }
 }
@@ -122,10 +135,9 @@ impl Decoder {
     pub fn load(source: &Weights, kv: KvPlan) -> std::result::Result<Decoder, LoadError> {
         let config = source.config().clone();
         let tied = config.tied_embeddings || !source.has(families::HEAD);
-        let head_shape = [config.vocab, config.hidden];
-        let embedding = (families::EMBEDDING.to_owned(), head_shape);
-        let head = (families::HEAD.to_owned(), head_shape);
-        let of_layers = (0..config.layers).flat_map(|index| Names { config: &config, index }.all());
+        let (embedding, head) = (Names::embedding(&config), Names::head(&config));
+        let of_layers = (0..config.layers)
+            .flat_map(|index| Names { config: &config, index }.projections().into_iter().flatten());
         let wanted = [Some(embedding.clone()), (!tied).then(|| head.clone())];
         let mut packer = Packer::new(source, wanted.into_iter().flatten().chain(of_layers))?;
         let embedding = packer.matrix(&embedding)?;
@@ -279,48 +291,6 @@ impl Norm {
         for row in x.chunks_exact_mut(self.weight.len()) {
             ops::rms_norm_row(bench.products.isa(), row, &self.weight, self.eps);
         }
-    }
-}
-
-/// Names and shapes of one layer's matrices.
-#[derive(Clone, Copy)]
-struct Names<'a> {
-    config: &'a ModelConfig,
-    index: usize,
-}
-
-impl Names<'_> {
-    fn all(self) -> impl Iterator<Item = Wanted> {
-        [self.qkv(), self.out(), self.gate_up(), self.down()].into_iter().flatten()
-    }
-
-    fn qkv(self) -> Vec<Wanted> {
-        let c = self.config;
-        let (q, kv) = (c.heads * c.head_dim, c.kv_heads * c.head_dim);
-        self.wanted(c.layout.qkv, &[q, kv, kv], c.hidden)
-    }
-
-    fn out(self) -> Vec<Wanted> {
-        let c = self.config;
-        self.wanted(&[c.layout.out], &[c.hidden], c.heads * c.head_dim)
-    }
-
-    fn gate_up(self) -> Vec<Wanted> {
-        let c = self.config;
-        self.wanted(c.layout.mlp.gate_up, &[c.intermediate, c.intermediate], c.hidden)
-    }
-
-    fn down(self) -> Vec<Wanted> {
-        let c = self.config;
-        self.wanted(&[c.layout.mlp.down], &[c.hidden], c.intermediate)
-    }
-
-    /// `names`: one per entry of `outputs`, or a single one that holds them all.
-    fn wanted(self, names: &[&str], outputs: &[usize], inputs: usize) -> Vec<Wanted> {
-        let all = [outputs.iter().sum()];
-        let outputs = if names.len() == 1 { &all } else { outputs };
-        let name = |name: &&str| families::in_layer(self.index, &format!("{name}.weight"));
-        names.iter().map(name).zip(outputs).map(|(name, n)| (name, [*n, inputs])).collect()
     }
 }
 

@@ -11,6 +11,7 @@ use crate::device::{Kind, Stored, files};
 use crate::progress::Progress;
 use candle_core::safetensors::MmapedSafetensors;
 use safetensors::tensor::{Dtype, TensorView};
+use serin_kernels::CardError;
 use sha2::{Digest, Sha256};
 use std::borrow::Cow;
 use std::path::{Path, PathBuf};
@@ -51,11 +52,24 @@ pub enum LoadError {
     DoesNotFit { dir: PathBuf, weights: u64, kv: u64, available: u64 },
     #[error("tensor `{tensor}` in {} cannot be used: {what}", dir.display())]
     Unfit { dir: PathBuf, tensor: String, what: String },
+    #[error("{} does not fit on the card: {why}", dir.display())]
+    CardFull { dir: PathBuf, why: String },
+    #[error("loading onto the card failed: {0}")]
+    Card(CardError),
     /// The device cannot be used by this process any more.
     #[error("the device has failed: {0}")]
     DeviceLost(String),
     #[error("loading failed on the device: {0}")]
     Device(#[from] candle_core::Error),
+}
+
+impl From<CardError> for LoadError {
+    fn from(error: CardError) -> LoadError {
+        match error {
+            CardError::Dead(why) => LoadError::DeviceLost(why),
+            other => LoadError::Card(other),
+        }
+    }
 }
 
 /// An opened checkpoint: config read, weight files mapped, nothing copied yet.

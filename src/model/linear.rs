@@ -6,11 +6,9 @@
 //! Knows no family and no file.
 
 use super::intake::LoadError;
+use super::names::Wanted;
 use super::weights::Weights;
 use crate::device::{Pool, QMatrix, Scratch, WeightStore, matmul_many, ops};
-
-/// One weight matrix as a decoder wants it: its name, and `[outputs, inputs]`.
-pub type Wanted = (String, [usize; 2]);
 
 /// Puts matrices into one allocation, in the order in which a step reads them.
 pub struct Packer<'a> {

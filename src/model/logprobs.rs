@@ -31,8 +31,19 @@ pub fn of_token(logits: &[f32], token: u32) -> Option<f32> {
     logits.iter().all(|l| l.is_finite()).then_some(logprob)
 }
 
+/// What a position looks like at which `token` was sampled, from logits that are finite and have it.
+pub fn at(logits: &[f32], token: u32, k: usize) -> Logprobs {
+    let normaliser = normaliser(logits);
+    let token = (f64::from(logits[token as usize]) - normaliser) as f32;
+    Logprobs { token, top: top_of(logits, k, normaliser) }
+}
+
 /// The `k` likeliest tokens with their log-probabilities, likeliest first, ties by id.
 pub fn top(logits: &[f32], k: usize) -> Vec<(u32, f32)> {
+    top_of(logits, k, normaliser(logits))
+}
+
+fn top_of(logits: &[f32], k: usize, normaliser: f64) -> Vec<(u32, f32)> {
     let k = k.min(MOST_TOP).min(logits.len());
     if k == 0 {
         return Vec::new();
@@ -49,7 +60,6 @@ pub fn top(logits: &[f32], k: usize) -> Vec<(u32, f32)> {
         best.insert(at, candidate);
         best.truncate(k);
     }
-    let normaliser = normaliser(logits);
     best.iter().map(|(id, logit)| (*id, (f64::from(*logit) - normaliser) as f32)).collect()
 }
 

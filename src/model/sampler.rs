@@ -1,12 +1,13 @@
 //! From one row of logits to one token id.
 //!
-//! Order: penalties, temperature, top-k, top-p, min-p, then one draw (as vLLM orders them). Only as much
-//! of the vocabulary is sorted as the filters need. Randomness is a function of (seed, position), so a
-//! sequence that is preempted, recomputed or batched differently still draws the same numbers. Knows no
-//! tensors and no sequences.
+//! Order: penalties, temperature, top-k, top-p, min-p, then one draw (as vLLM orders them). A row takes a few
+//! passes over the vocabulary, and only as much of it is sorted as the filters need. Randomness is a function of (seed, position), so a
+//! sequence that is preempted, recomputed or batched differently still draws the same numbers. The draw
+//! walks the kept tokens by id, not by rank: how a device came to keep a set, and how it orders near-ties
+//! within it, then changes no token. Knows no tensors and no sequences.
 
 use super::logprobs::{self, Logprobs};
-use std::cmp::Ordering;
+use crate::device::{Isa, ops};
 
 /// How a request wants its tokens chosen. Ranges are checked where requests come in.
 #[derive(Debug, Clone, PartialEq)]
@@ -90,39 +91,31 @@ pub fn sample_with_logprobs(
     };
     let own = logits.to_vec();
     let id = sample(logits, draw)?;
-    let token = logprobs::of_token(&own, id).ok_or(NonFinite)?;
-    Ok((id, Some(Box::new(Logprobs { token, top: logprobs::top(&own, k.into()) }))))
+    Ok((id, Some(Box::new(logprobs::at(&own, id, k.into())))))
 }
 
 /// Chooses the next token from `logits`, `[vocab]`, which are overwritten.
 pub fn sample(logits: &mut [f32], draw: &Draw<'_>) -> Result<u32, NonFinite> {
-    if logits.is_empty() || !logits.iter().all(|l| l.is_finite()) {
-        return Err(NonFinite);
-    }
-    let params = draw.params;
+    let (params, isa) = (draw.params, Isa::best());
+    let mut largest = ops::largest(isa, logits).ok_or(NonFinite)?;
     if params.penalises() {
         penalise(logits, draw);
+        largest = ops::largest(isa, logits).ok_or(NonFinite)?;
     }
-    if params.temperature <= 0.0 || params.top_k == 1 {
-        return Ok(argmax(logits));
-    }
-    let inverse = 1.0 / params.temperature;
-    let max = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-    for logit in logits.iter_mut() {
-        *logit = ((*logit - max) * inverse).exp();
+    let greedy = params.temperature <= 0.0 || params.temperature.recip().is_infinite();
+    if greedy || params.top_k == 1 {
+        return Ok(first_of(logits, largest));
     }
     let uniform = uniform(params.seed, draw.tokens.len() as u64);
-    Ok(pick(logits, params, uniform))
+    Ok(choose(logits, largest, params, uniform))
 }
 
-fn argmax(logits: &[f32]) -> u32 {
-    let mut best = 0;
-    for (i, logit) in logits.iter().enumerate() {
-        if *logit > logits[best] {
-            best = i;
-        }
-    }
-    best as u32
+/// The first id whose logit is `largest`. Looked for in runs, since a run is compared at once.
+fn first_of(logits: &[f32], largest: f32) -> u32 {
+    let within = |run: &[f32]| run.iter().fold(false, |found, logit| found | (*logit == largest));
+    let run = logits.chunks(RUN).position(within).unwrap_or(0);
+    let rest = &logits[run * RUN..];
+    (run * RUN + rest.iter().position(|logit| *logit == largest).unwrap_or(0)) as u32
 }
 
 fn penalise(logits: &mut [f32], draw: &Draw<'_>) {
@@ -133,7 +126,8 @@ fn penalise(logits: &mut [f32], draw: &Draw<'_>) {
     for id in seen {
         if let Some(logit) = logits.get_mut(id as usize) {
             let scale = params.repetition_penalty;
-            *logit = if *logit > 0.0 { *logit / scale } else { *logit * scale };
+            let scaled = if *logit > 0.0 { *logit / scale } else { *logit * scale };
+            *logit = scaled.clamp(f32::MIN, f32::MAX);
         }
     }
     let reply = &draw.tokens[draw.prompt_len.min(draw.tokens.len())..];
@@ -146,64 +140,119 @@ fn penalise(logits: &mut [f32], draw: &Draw<'_>) {
     }
 }
 
-/// Draws from unnormalised weights (the most likely one is 1) after top-k, top-p and min-p.
-fn pick(weights: &[f32], params: &SamplingParams, uniform: f64) -> u32 {
-    if params.top_k == 0 && params.top_p >= 1.0 {
-        let floor = params.min_p;
-        let kept = || weights.iter().enumerate().filter(|(_, w)| **w >= floor);
-        let total: f64 = kept().map(|(_, w)| f64::from(*w)).sum();
-        return walk(kept().map(|(i, w)| (i as u32, *w)), uniform * total);
+/// Filters by top-k, top-p and min-p, and draws from what is left. `largest`: of the logits.
+fn choose(logits: &mut [f32], largest: f32, params: &SamplingParams, uniform: f64) -> u32 {
+    let (isa, factor) = (Isa::best(), params.temperature.recip());
+    if params.top_k > 0 && (params.top_k as usize) < logits.len() {
+        return choose_of_few(logits, largest, params, uniform);
     }
-    let mut ranked = most_likely(weights, params);
-    let cut = ranked.iter().position(|(_, w)| *w < params.min_p).unwrap_or(ranked.len());
-    ranked.truncate(cut.max(1));
-    let total: f64 = ranked.iter().map(|(_, w)| f64::from(*w)).sum();
-    walk(ranked.into_iter(), uniform * total)
+    ops::exps(isa, logits, largest, factor);
+    if params.top_p < 1.0 {
+        keep_nucleus(logits, params.top_p);
+    }
+    if params.min_p > 0.0 {
+        logits.iter_mut().for_each(|w| *w = if *w < params.min_p { 0.0 } else { *w });
+    }
+    pick(logits, uniform) as u32
 }
 
-/// The tokens that top-k and top-p keep, most likely first. Sorts growing prefixes only.
-fn most_likely(weights: &[f32], params: &SamplingParams) -> Vec<(u32, f32)> {
-    let mut pool: Vec<(u32, f32)> = (0u32..).zip(weights.iter().copied()).collect();
-    let down = |a: &(u32, f32), b: &(u32, f32)| {
-        b.1.partial_cmp(&a.1).unwrap_or(Ordering::Equal).then(a.0.cmp(&b.0))
+/// As [`choose`] with top-k, which leaves so few that they are better kept apart.
+fn choose_of_few(logits: &[f32], largest: f32, params: &SamplingParams, uniform: f64) -> u32 {
+    let mut ids = Vec::new();
+    ops::top_k(logits, params.top_k as usize, &mut ids);
+    let mut weights: Vec<f32> = ids.iter().map(|id| logits[*id as usize]).collect();
+    ops::exps(Isa::best(), &mut weights, largest, params.temperature.recip());
+    let mut kept: Vec<(u32, f32)> = ids.into_iter().zip(weights).collect();
+    let total: f64 = kept.iter().map(|(_, w)| f64::from(*w)).sum();
+    if params.top_p < 1.0 {
+        kept.truncate(reaching(&kept, f64::from(params.top_p) * total));
+    }
+    let cut = kept.iter().position(|(_, w)| *w < params.min_p).unwrap_or(kept.len());
+    kept.truncate(cut.max(1));
+    draw_from(kept, uniform)
+}
+
+/// One of the kept tokens, as a function of which they are: neither order nor sum depends on their ranks.
+fn draw_from(mut kept: Vec<(u32, f32)>, uniform: f64) -> u32 {
+    kept.sort_unstable_by_key(|(id, _)| *id);
+    let weights: Vec<f32> = kept.iter().map(|(_, w)| *w).collect();
+    kept[pick(&weights, uniform)].0
+}
+
+/// Grades of weights: eight to each halving, 32 halvings; the last takes all that is below.
+const GRADES: usize = 256;
+
+/// The grade of a weight between 0 and 1; larger weights have lower ones.
+fn grade(weight: f32) -> usize {
+    // The bits of a positive float are in its order: the exponent, and here three bits of the fraction.
+    (1f32.to_bits().saturating_sub(weight.to_bits()) >> 20).min(GRADES as u32 - 1) as usize
+}
+
+/// Puts to 0 what is not in the smallest set of weights that reaches `share` of all, likeliest first, equal
+/// ones by id. Weights are summed by grade, so that only those of one grade need to be sorted.
+fn keep_nucleus(weights: &mut [f32], share: f32) {
+    let mut masses = [0f64; GRADES];
+    weights.iter().for_each(|w| masses[grade(*w)] += f64::from(*w));
+    let target = f64::from(share) * masses.iter().sum::<f64>();
+    let (mut last, mut before) = (0, 0.0);
+    while last + 1 < GRADES && before + masses[last] < target {
+        before += masses[last];
+        last += 1;
+    }
+    let of_grade = |(_, w): &(u32, f32)| grade(*w) == last;
+    let mut ranked: Vec<(u32, f32)> =
+        (0u32..).zip(weights.iter().copied()).filter(of_grade).collect();
+    ranked.sort_unstable_by(|a, b| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0)));
+    let count = reaching(&ranked, target - before);
+    let Some(&(id, weight)) = ranked[..count].last() else { return };
+    for (i, w) in (0u32..).zip(weights) {
+        if *w < weight || (*w == weight && i > id) {
+            *w = 0.0;
+        }
+    }
+}
+
+/// How many of the ranked it takes to reach `target`; all of them if they do not.
+fn reaching(ranked: &[(u32, f32)], target: f64) -> usize {
+    let mut mass = 0.0;
+    let reaches = |(_, weight): &(u32, f32)| {
+        mass += f64::from(*weight);
+        mass >= target
     };
-    if params.top_k > 0 && (params.top_k as usize) < pool.len() {
-        pool.select_nth_unstable_by(params.top_k as usize - 1, down);
-        pool.truncate(params.top_k as usize);
-    }
-    let total: f64 = pool.iter().map(|(_, w)| f64::from(*w)).sum();
-    let target = f64::from(params.top_p) * total;
-    let (mut sorted, mut mass) = (0, 0.0);
-    while sorted < pool.len() {
-        let upto = (sorted * 2).max(64).min(pool.len());
-        if upto < pool.len() {
-            pool[sorted..].select_nth_unstable_by(upto - sorted - 1, down);
-        }
-        pool[sorted..upto].sort_unstable_by(down);
-        for (i, (_, weight)) in pool[sorted..upto].iter().enumerate() {
-            mass += f64::from(*weight);
-            if mass >= target {
-                pool.truncate(sorted + i + 1);
-                return pool;
-            }
-        }
-        sorted = upto;
-    }
-    pool
+    ranked.iter().position(reaches).map_or(ranked.len(), |last| last + 1)
 }
 
-fn walk(choices: impl Iterator<Item = (u32, f32)>, mut point: f64) -> u32 {
-    let mut last = 0;
-    for (id, weight) in choices {
-        if weight > 0.0 {
-            last = id;
-            point -= f64::from(weight);
+/// Values in a run whose sum is kept.
+const RUN: usize = 1024;
+
+/// Draws an index in proportion to the weights, which stand in order of their ids: first a run of them by
+/// the runs' sums, then within it.
+fn pick(weights: &[f32], uniform: f64) -> usize {
+    let sums: Vec<f64> = weights.chunks(RUN).map(mass).collect();
+    let mut point = uniform * sums.iter().sum::<f64>();
+    for (at, (run, sum)) in weights.chunks(RUN).zip(sums).enumerate() {
+        if point >= sum {
+            point -= sum;
+            continue;
+        }
+        for (i, weight) in run.iter().enumerate().filter(|(_, weight)| **weight > 0.0) {
+            point -= f64::from(*weight);
             if point < 0.0 {
-                break;
+                return at * RUN + i;
             }
         }
     }
-    last
+    weights.iter().rposition(|weight| *weight > 0.0).unwrap_or(0)
+}
+
+/// The sum, in eight parts so that it need not wait for itself.
+fn mass(run: &[f32]) -> f64 {
+    let (eights, rest) = run.as_chunks::<8>();
+    let mut parts = [0f64; 8];
+    for eight in eights {
+        parts.iter_mut().zip(eight).for_each(|(part, w)| *part += f64::from(*w));
+    }
+    parts.iter().sum::<f64>() + rest.iter().map(|w| f64::from(*w)).sum::<f64>()
 }
 
 /// Uniform in [0, 1), a function of its arguments alone (SplitMix64's finaliser, twice).

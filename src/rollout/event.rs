@@ -100,6 +100,30 @@ pub enum Operator {
     Confirm,
 }
 
+impl Operator {
+    /// The order's name, as the ledger writes it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Operator::Pause => "pause",
+            Operator::Resume => "resume",
+            Operator::SetWeight(_) => "set_weight",
+            Operator::Promote { now: false } => "promote",
+            Operator::Promote { now: true } => "promote_now",
+            Operator::Rollback => "rollback",
+            Operator::Undo => "undo",
+            Operator::Confirm => "confirm",
+        }
+    }
+
+    /// The weight that is asked for, in percent.
+    pub fn percent(self) -> Option<u8> {
+        match self {
+            Operator::SetWeight(weight) => Some(weight.percent()),
+            _ => None,
+        }
+    }
+}
+
 /// What the caller has to carry out, in the order given.
 ///
 /// In a rollback `SetWeight` stands first, so that no further request reaches the canary. In a

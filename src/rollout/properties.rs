@@ -1,8 +1,12 @@
 //! What holds for every sequence of events, however long and however odd its clock.
+//!
+//! Two million steps: `SERIN_CASES=4200 cargo test --release --lib properties -- --nocapture`.
 
 use std::time::Duration;
 
 use proptest::prelude::*;
+use proptest::strategy::ValueTree;
+use proptest::test_runner::TestRunner;
 
 use super::testing::percent;
 use super::*;
@@ -323,13 +327,27 @@ fn check_figures(policy: &Policy, view: &View) -> Result<(), TestCaseError> {
     Ok(())
 }
 
-proptest! {
-    #![proptest_config(ProptestConfig::with_cases(64))]
+/// How many sequences each property is tried on; `SERIN_CASES` sets it.
+fn cases() -> ProptestConfig {
+    let given = std::env::var("SERIN_CASES").ok();
+    let cases = given.map_or(64, |text| text.parse().expect("a number"));
+    ProptestConfig { source_file: Some(file!()), ..ProptestConfig::with_cases(cases) }
+}
 
-    #[test]
-    fn every_step_keeps_the_rules(plans in plans(), which in 0u8..6) {
-        run(&variant(which), &plans)?;
-    }
+#[test]
+fn every_step_keeps_the_rules() {
+    let steps = std::cell::Cell::new(0);
+    let mut runner = TestRunner::new(cases());
+    let kept = runner.run(&(plans(), 0u8..6), |(plans, which)| {
+        steps.set(steps.get() + run(&variant(which), &plans)?.len());
+        Ok(())
+    });
+    kept.unwrap_or_else(|broken| panic!("{broken}"));
+    println!("{} steps", steps.get());
+}
+
+proptest! {
+    #![proptest_config(cases())]
 
     #[test]
     fn a_replay_gives_the_same_actions(plans in plans(), which in 0u8..6) {
@@ -364,8 +382,6 @@ proptest! {
 /// The generator is only worth something if it reaches every kind of ending.
 #[test]
 fn the_sequences_go_everywhere() {
-    use proptest::strategy::ValueTree;
-    use proptest::test_runner::TestRunner;
     let mut runner = TestRunner::deterministic();
     let mut seen = std::collections::BTreeSet::new();
     for which in (0..6).cycle().take(96) {

@@ -6,7 +6,8 @@
 //! may be given back from any; it is retained and released, never reset.
 //!
 //! Two queues, two streams: the executor's with the greatest priority, the loader's with the least. Memory that
-//! was allocated or filled on one may be used on the other only once the first has been synchronised with.
+//! was allocated or filled on one may be used, or given back, on the other only once the first has been waited
+//! for; that holds for a loader that fails, too.
 //!
 //! While a list of launches is recorded, the executor's stream takes launches and products alone; what is given
 //! back to it meanwhile waits for the end, and copies to or from it are refused. The loader goes on. A step is to
@@ -18,41 +19,26 @@
 
 mod driver;
 mod images;
+mod life;
 mod products;
 mod staging;
 mod start;
 
 use crate::card::{Arg, Card, CardError, Facts, Gemm, Graph, Grid, Memory, Pool, PoolUsage, Queue};
 use crate::nvml::Watch;
-use crate::open::OpenError;
 use crate::readings::Readings;
 use cudarc::driver::{result, sys};
 use driver::{Faults, Handle};
+pub use life::Options;
 use parking_lot::{Mutex, MutexGuard};
 use products::Products;
 use staging::Staging;
 use std::cell::Cell;
 use std::collections::HashMap;
 use std::ffi::c_void;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Arguments that a kernel may have.
 const MOST_ARGS: usize = 40;
-
-/// What a card keeps for itself.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Options {
-    /// Bytes for cuBLAS to work in.
-    pub workspace: usize,
-}
-
-impl Default for Options {
-    /// As cuBLAS's manual advises for its largest cards.
-    fn default() -> Options {
-        Options { workspace: 32 << 20 }
-    }
-}
 
 /// A card.
 #[derive(Debug)]
@@ -73,6 +59,8 @@ pub struct CudaCard {
     recording: Mutex<Recording>,
     graphs: Mutex<Graphs>,
     scratch: Option<Pool>,
+    /// cuBLAS's, in the scratch pool; 0 until it is there.
+    workspace: u64,
     watch: Option<Watch>,
 }
 
@@ -102,61 +90,6 @@ thread_local! {
 }
 
 impl CudaCard {
-    /// Opens the driver's card of this ordinal, and loads all kernels.
-    pub fn open(ordinal: usize, options: Options) -> Result<Arc<CudaCard>, OpenError> {
-        let found = start::find(ordinal)?;
-        if !driver::has_cublas() {
-            return Err(OpenError::NoCublas { major: images::TOOLKIT.0 });
-        }
-        let mut card = CudaCard::retain(found)?;
-        card.set_up(options)?;
-        Ok(Arc::new(card))
-    }
-
-    fn retain(found: start::Found) -> Result<CudaCard, CardError> {
-        static NEXT: AtomicU64 = AtomicU64::new(1);
-        let faults = Faults::default();
-        // SAFETY: the device is one that the driver has given.
-        let context = unsafe { result::primary_ctx::retain(found.device) };
-        let context = Handle(faults.check(context, "opening the card")?);
-        Ok(CudaCard {
-            facts: found.facts,
-            device: found.device,
-            context,
-            number: NEXT.fetch_add(1, Ordering::Relaxed),
-            faults,
-            streams: [Handle(std::ptr::null_mut()); 2],
-            pools: Mutex::default(),
-            staging: Default::default(),
-            kernels: images::Kernels::default(),
-            products: Mutex::default(),
-            recording: Mutex::default(),
-            graphs: Mutex::default(),
-            scratch: None,
-            watch: found.bus.and_then(|bus| Watch::open(&bus).ok()),
-        })
-    }
-
-    /// What was done of it is undone by `drop` if it fails.
-    fn set_up(&mut self, options: Options) -> Result<(), CardError> {
-        self.ready()?;
-        let (least, greatest) = self
-            .faults
-            .check(result::stream::get_priority_range(), "asking for the streams' priorities")?;
-        for (queue, priority) in [(Queue::Compute, greatest), (Queue::Load, least)] {
-            let kind = result::stream::StreamKind::NonBlocking;
-            let stream = result::stream::create_with_priority(kind, priority);
-            self.streams[queue as usize] = Handle(self.faults.check(stream, "creating a stream")?);
-        }
-        self.kernels.load(&self.faults, &self.facts)?;
-        let scratch = self.create_pool()?;
-        self.scratch = Some(scratch);
-        let workspace = self.allocate(scratch, options.workspace, Queue::Compute)?;
-        let started = Products::start(self.stream(Queue::Compute), workspace, options.workspace);
-        *self.products.get_mut() = Some(started?);
-        self.synchronise(Queue::Compute)
-    }
-
     /// The pool of what all models share.
     pub fn scratch(&self) -> Option<Pool> {
         self.scratch
@@ -247,55 +180,6 @@ impl CudaCard {
         graphs.handles.insert(graph, exec);
         Ok(graph)
     }
-
-    /// Gives back all that the card holds; the context is bound. What goes wrong now has nobody to tell.
-    fn close(&mut self) {
-        // SAFETY: for all of these: created by this card, taken out of its lists, used by nobody any more, since
-        // nobody holds the card.
-        unsafe {
-            if self.recording.get_mut().on
-                && let Ok(graph) = result::stream::end_capture(self.stream(Queue::Compute))
-            {
-                let _ = result::graph::destroy(graph);
-            }
-            let streams = self.streams.iter().map(|stream| stream.0);
-            let streams: Vec<_> = streams.filter(|stream| !stream.is_null()).collect();
-            for stream in &streams {
-                let _ = result::stream::synchronize(*stream);
-            }
-            for (_, exec) in self.graphs.get_mut().handles.drain() {
-                let _ = result::graph::exec_destroy(exec.0);
-            }
-            if let Some(mut products) = self.products.get_mut().take() {
-                products.close();
-            }
-            self.staging.iter_mut().for_each(|staging| staging.get_mut().close());
-            self.kernels.close();
-            // With whatever is left in them.
-            for (_, pool) in self.pools.get_mut().handles.drain() {
-                let _ = result::mem_pool::destroy(pool.0);
-            }
-            for stream in streams {
-                let _ = result::stream::destroy(stream);
-            }
-        }
-    }
-}
-
-impl Drop for CudaCard {
-    fn drop(&mut self) {
-        // A card that has failed answers nothing, and its process ends.
-        if self.ready().is_err() {
-            return;
-        }
-        self.close();
-        BOUND.set(0);
-        // SAFETY: no context is always one; the other is the counterpart of `retain`.
-        unsafe {
-            let _ = result::ctx::set_current(std::ptr::null_mut());
-            let _ = result::primary_ctx::release(self.device);
-        }
-    }
 }
 
 impl Card for CudaCard {
@@ -368,15 +252,18 @@ impl Card for CudaCard {
         })
     }
 
-    /// Waits for the executor's queue first: memory whose giving back nobody has seen happen counts as used.
+    /// Waits for both queues first: memory whose giving back nobody has seen happen counts as used, and a loader's
+    /// last pieces may still be on their way to what is given back.
     fn trim_pool(&self, pool: Pool) -> Result<(), CardError> {
         let handle = self.handle(pool)?;
+        self.synchronise(Queue::Load)?;
         self.synchronise(Queue::Compute)?;
         // SAFETY: a live pool.
         self.faults.check(unsafe { result::mem_pool::trim_to(handle, 0) }, "trimming a pool")
     }
 
     fn destroy_pool(&self, pool: Pool) -> Result<(), CardError> {
+        self.synchronise(Queue::Load)?;
         self.synchronise(Queue::Compute)?;
         let used = self.pool_usage(pool)?.used;
         if used != 0 {
@@ -468,6 +355,13 @@ impl Card for CudaCard {
             unsafe { std::ptr::copy_nonoverlapping(pinned.cast(), to.as_mut_ptr(), to.len()) };
         }
         Ok(())
+    }
+
+    fn copy(&self, from: u64, to: u64, bytes: usize, queue: Queue) -> Result<(), CardError> {
+        let _turn = self.turn(queue, "copying")?;
+        // SAFETY: the driver checks the addresses.
+        let done = unsafe { result::memcpy_dtod_async(to, from, bytes, self.stream(queue)) };
+        self.faults.check(done, "copying")
     }
 
     fn fill(&self, address: u64, byte: u8, bytes: usize, queue: Queue) -> Result<(), CardError> {

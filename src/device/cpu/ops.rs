@@ -210,6 +210,59 @@ pub fn top_k(scores: &[f32], k: usize, ids: &mut Vec<u32>) {
     ids.sort_unstable_by(order);
 }
 
+/// The largest of the values; `None` if there is none, or one of them is no finite number.
+pub fn largest(isa: Isa, x: &[f32]) -> Option<f32> {
+    // SAFETY: `isa` is one that this machine has.
+    let (most, finite) = unsafe { survey(isa, x) };
+    (finite && !x.is_empty()).then_some(most)
+}
+
+dispatch!(survey = survey_of(x: &[f32]) -> (f32, bool));
+
+/// The largest, and whether all are finite: only then does nought times each come to nought.
+#[inline(always)]
+unsafe fn survey_of<L: Lanes>(x: &[f32]) -> (f32, bool) {
+    let (whole, tail) = x.as_chunks::<16>();
+    // SAFETY: chunks of 16.
+    unsafe {
+        let (nought, mut noughts) = (L::splat(0.0), L::splat(0.0));
+        let mut most = L::splat(f32::NEG_INFINITY);
+        for chunk in whole {
+            let values = L::load(chunk.as_ptr());
+            most = values.max(most);
+            noughts = values.mul_add(nought, noughts);
+        }
+        let finite = noughts.total() == 0.0 && tail.iter().all(|v| v.is_finite());
+        (tail.iter().copied().fold(most.largest(), f32::max), finite)
+    }
+}
+
+/// `x = e^((x - shift) * factor)`, in place.
+pub fn exps(isa: Isa, x: &mut [f32], shift: f32, factor: f32) {
+    let (whole, tail) = x.as_chunks_mut::<16>();
+    let mut last = [shift; 16];
+    last[..tail.len()].copy_from_slice(tail);
+    // SAFETY: `isa` is one that this machine has.
+    unsafe {
+        exp_16s(isa, whole, shift, factor);
+        exp_16s(isa, std::slice::from_mut(&mut last), shift, factor);
+    }
+    tail.copy_from_slice(&last[..tail.len()]);
+}
+
+dispatch!(exp_16s = exp_16s_of(x: &mut [[f32; 16]], shift: f32, factor: f32));
+
+#[inline(always)]
+unsafe fn exp_16s_of<L: Lanes>(x: &mut [[f32; 16]], shift: f32, factor: f32) {
+    for chunk in x {
+        // SAFETY: a chunk has 16 values.
+        unsafe {
+            let power = L::load(chunk.as_ptr()).sub(L::splat(shift)).mul(L::splat(factor));
+            power.exp().store(chunk.as_mut_ptr());
+        }
+    }
+}
+
 /// The log of the sum of exponentials of all logits, in natural units.
 pub fn log_sum_exp(isa: Isa, logits: &[f32]) -> f32 {
     // SAFETY: `isa` is one that this machine has.
@@ -306,6 +359,32 @@ mod tests {
             let mut ids = Vec::new();
             top_k(&scores, k, &mut ids);
             prop_assert_eq!(ids, all);
+        }
+
+        #[test]
+        fn the_largest_is_found_unless_something_is_no_number(
+            x in prop::collection::vec(-1e30f32..1e30, 1..80), at in 0usize..80,
+            bad in prop::sample::select(vec![f32::NAN, f32::INFINITY, f32::NEG_INFINITY]),
+        ) {
+            for isa in isas() {
+                prop_assert_eq!(largest(isa, &x), x.iter().copied().reduce(f32::max));
+                let mut spoilt = x.clone();
+                let at = at % x.len();
+                spoilt[at] = bad;
+                prop_assert_eq!(largest(isa, &spoilt), None);
+                prop_assert_eq!(largest(isa, &[]), None);
+            }
+        }
+
+        #[test]
+        fn exponentials_are_right(x in prop::collection::vec(-40f32..0.0, 1..80), factor in 0.1f32..2.0) {
+            for isa in isas() {
+                let mut got = x.clone();
+                exps(isa, &mut got, -0.5, factor);
+                for (got, x) in got.iter().zip(&x) {
+                    prop_assert!(close(*got, f64::from((x + 0.5) * factor).exp()), "{got} of {x}");
+                }
+            }
         }
 
         #[test]

@@ -3,7 +3,9 @@
 //! `null` and an absent key are the same unless a reader asks. Holds the part of a config that
 //! all families share; what differs is set by their readers. Knows no family.
 
-use super::{Bias, LayerKind, MOST_LAYERS, MOST_POSITIONS, MOST_SIZE, ModelConfig, Norm};
+use super::{
+    Bias, LayerKind, MOST_HEAD_DIM, MOST_LAYERS, MOST_POSITIONS, MOST_SIZE, ModelConfig, Norm,
+};
 use crate::device::{Activation, Rope};
 use crate::model::families::Family;
 use serde_json::Value;
@@ -148,15 +150,7 @@ impl<'a> Fields<'a> {
         if layers > MOST_LAYERS {
             return Err(format!("`num_hidden_layers` is {layers}, which no model has"));
         }
-        let head_dim = match self.size("head_dim")?.or(defaults.head_dim) {
-            Some(dim) => dim,
-            None if hidden.is_multiple_of(heads) => hidden / heads,
-            None => {
-                return Err(format!(
-                    "hidden_size {hidden} is not a multiple of num_attention_heads {heads}, and no head_dim is given"
-                ));
-            }
-        };
+        let head_dim = self.head_dim(hidden, heads, defaults)?;
         let max_len = match self.count("max_position_embeddings")?.unwrap_or(defaults.max_len) {
             0 => return Err("`max_position_embeddings` is 0".into()),
             len => len.min(MOST_POSITIONS),
@@ -187,6 +181,23 @@ impl<'a> Fields<'a> {
             max_len,
             eos_ids: self.eos_ids()?,
         })
+    }
+
+    /// Refused here when it is absurd, and not with the rest of the config: frequencies are made for it first.
+    fn head_dim(&self, hidden: usize, heads: usize, defaults: &Defaults) -> Result<usize, String> {
+        let head_dim = match self.size("head_dim")?.or(defaults.head_dim) {
+            Some(dim) => dim,
+            None if hidden.is_multiple_of(heads) => hidden / heads,
+            None => {
+                return Err(format!(
+                    "hidden_size {hidden} is not a multiple of num_attention_heads {heads}, and no head_dim is given"
+                ));
+            }
+        };
+        if head_dim > MOST_HEAD_DIM || heads * head_dim > MOST_SIZE {
+            return Err(format!("{heads} heads of size {head_dim} are more than any model has"));
+        }
+        Ok(head_dim)
     }
 
     /// Which layers have a window: `layer_types` if the config has it, else `by_index`.

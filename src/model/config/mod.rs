@@ -130,9 +130,6 @@ impl ModelConfig {
                 "num_attention_heads {heads} is not a multiple of num_key_value_heads {kv_heads}"
             ));
         }
-        if head_dim > MOST_HEAD_DIM || heads * head_dim > MOST_SIZE {
-            return Err(format!("{heads} heads of size {head_dim} are more than any model has"));
-        }
         if !head_dim.is_multiple_of(2) {
             return Err(format!("head size {head_dim} is odd; rotary embedding needs pairs"));
         }

@@ -10,12 +10,11 @@ fn draw(params: &SamplingParams) -> Draw<'_> {
 /// Sort everything, apply each filter in turn.
 fn allowed(logits: &[f32], p: &SamplingParams) -> Vec<u32> {
     let max = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-    let mut all: Vec<(u32, f64)> = logits
-        .iter()
-        .enumerate()
-        .map(|(i, l)| (i as u32, f64::from(((l - max) * (1.0 / p.temperature)).exp())))
-        .collect();
-    all.sort_by(|a, b| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0)));
+    let weight = |l: f32| f64::from(((l - max) * (1.0 / p.temperature)).exp());
+    let mut ids: Vec<u32> = (0..logits.len() as u32).collect();
+    ids.sort_by(|a, b| logits[*b as usize].total_cmp(&logits[*a as usize]).then(a.cmp(b)));
+    let mut all: Vec<(u32, f64)> =
+        ids.into_iter().map(|id| (id, weight(logits[id as usize]))).collect();
     if p.top_k > 0 {
         all.truncate(p.top_k as usize);
     }
@@ -48,6 +47,105 @@ proptest! {
             let params = SamplingParams { seed, ..base.clone() };
             let id = sample(&mut logits.clone(), &draw(&params)).unwrap();
             prop_assert!(expected.contains(&id), "{id} not in {expected:?}");
+        }
+    }
+
+    #[test]
+    fn the_pick_is_a_function_of_the_kept_set(
+        logits in proptest::collection::vec(-4f32..4.0, 1..200),
+        top_k in prop_oneof![Just(0u32), 1u32..50],
+        top_p in prop_oneof![Just(1f32), 0.05f32..0.99],
+        min_p in prop_oneof![Just(0f32), 0.01f32..0.9],
+        uniform in 0f64..1.0,
+    ) {
+        let params = SamplingParams { top_k, top_p, min_p, ..SamplingParams::default() };
+        let largest = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+        let mut weights = logits.clone();
+        ops::exps(Isa::best(), &mut weights, largest, 1.0);
+        let mut kept = allowed(&logits, &params);
+        kept.sort_unstable();
+        let of_kept: Vec<(u32, f32)> = kept.iter().map(|id| (*id, weights[*id as usize])).collect();
+        let mut expected = kept[0];
+        let mut point = uniform * of_kept.iter().map(|(_, w)| f64::from(*w)).sum::<f64>();
+        for (id, weight) in &of_kept {
+            expected = *id;
+            point -= f64::from(*weight);
+            if point < 0.0 {
+                break;
+            }
+        }
+        prop_assert_eq!(choose(&mut logits.clone(), largest, &params, uniform), expected);
+        // The same set in another order, and among tokens that weigh nothing.
+        prop_assert_eq!(draw_from(of_kept.iter().rev().copied().collect(), uniform), expected);
+        let mut only = vec![0.0; weights.len()];
+        of_kept.iter().for_each(|(id, weight)| only[*id as usize] = *weight);
+        prop_assert_eq!(pick(&only, uniform), expected as usize);
+    }
+
+    #[test]
+    fn a_nucleus_is_a_full_sort_cut_short(
+        levels in proptest::collection::vec(0u32..300, 1..3000),
+        share in 0.01f32..1.0,
+    ) {
+        // Many equal weights, some of them far below the last grade.
+        let weights: Vec<f32> = levels.iter().map(|l| 0.9f32.powi(*l as i32)).collect();
+        let mut ranked: Vec<(u32, f32)> = (0u32..).zip(weights.iter().copied()).collect();
+        ranked.sort_by(|a, b| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0)));
+        let total: f64 = weights.iter().map(|w| f64::from(*w)).sum();
+        let target = f64::from(share) * total;
+        let mut mass = 0.0;
+        let (mut surely, mut perhaps) = (Vec::new(), Vec::new());
+        for (id, weight) in ranked {
+            // Sums in another order differ in their last bits.
+            if mass < target * (1.0 - 1e-12) {
+                surely.push(id);
+            }
+            if mass < target * (1.0 + 1e-12) {
+                perhaps.push(id);
+            }
+            mass += f64::from(weight);
+        }
+        let mut kept = weights.clone();
+        keep_nucleus(&mut kept, share);
+        for (id, (kept, weight)) in (0u32..).zip(kept.iter().zip(&weights)) {
+            prop_assert!(*kept == 0.0 || kept == weight);
+            prop_assert!(*kept > 0.0 || !surely.contains(&id), "{} is missing", id);
+            prop_assert!(*kept == 0.0 || perhaps.contains(&id), "{} is too many", id);
+        }
+    }
+}
+
+#[test]
+fn a_long_row_is_drawn_from_as_a_short_one() {
+    let weights: Vec<f32> = (0..5 * RUN + 7).map(|i| ((i * 7919) % 97) as f32).collect();
+    let total: f64 = weights.iter().map(|w| f64::from(*w)).sum();
+    for at in 0..1000 {
+        // Sums of whole numbers are exact in any order.
+        let uniform = f64::from(at) / 1000.0 + 0.0004;
+        let mut point = uniform * total;
+        let expected = weights.iter().position(|w| {
+            point -= f64::from(*w);
+            point < 0.0
+        });
+        assert_eq!(Some(pick(&weights, uniform)), expected);
+    }
+    assert_eq!(pick(&[0.0, 2.0, 0.0], 1.0), 1, "nothing beyond the end");
+    for largest in [0, 1, RUN - 1, RUN, 3 * RUN + 5] {
+        let mut logits = vec![-1.0; 4 * RUN];
+        (logits[largest], logits[4 * RUN - 1]) = (2.0, 2.0);
+        assert_eq!(first_of(&logits, 2.0) as usize, largest);
+    }
+}
+
+#[test]
+fn near_ties_that_swap_ranks_draw_the_same() {
+    for (top_k, top_p) in [(3, 1.0), (0, 0.9)] {
+        let params = SamplingParams { top_k, top_p, ..SamplingParams::default() };
+        for at in 0..100 {
+            let uniform = f64::from(at) / 100.0 + 0.005;
+            let one = choose(&mut [-3.0, 0.999_999, 0.5, 1.0], 1.0, &params, uniform);
+            let other = choose(&mut [-3.0, 1.0, 0.5, 0.999_999], 1.0, &params, uniform);
+            assert_eq!(one, other);
         }
     }
 }

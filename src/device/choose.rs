@@ -1,0 +1,140 @@
+//! Which device the models run on: the processor, or a card that has proven its kernels first.
+//!
+//! A card is taken only after every kernel gave its known answers on that very card: a build for another
+//! architecture would otherwise give wrong numbers in silence.
+
+use serin_kernels::check::{Bench, FAMILIES};
+use serin_kernels::{Card, CardError, OpenError, Size, open};
+use std::fmt;
+use std::sync::Arc;
+
+/// The device that was asked for.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub enum DeviceChoice {
+    /// The first CUDA card if there is one and this build can use it, else the processor.
+    #[default]
+    Auto,
+    Cpu,
+    /// A card by its name: `cuda`, `cuda:1`.
+    Card(String),
+}
+
+/// What models are loaded onto.
+#[derive(Debug, Clone)]
+pub enum Device {
+    Cpu,
+    Card(Arc<dyn Card>),
+}
+
+/// Why a device cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum DeviceError {
+    #[error(transparent)]
+    Open(#[from] OpenError),
+    #[error(
+        "{card} (compute capability {}.{}) does not compute what it should: {what}; this build does not fit it: build serin for this card, or use --device cpu",
+        .capability.0, .capability.1
+    )]
+    Wrong { card: String, capability: (u32, u32), what: String },
+    #[error("{card} failed its self-test: {why}")]
+    Failed { card: String, why: CardError },
+}
+
+impl DeviceChoice {
+    /// `auto`, `cpu`, `cuda` or `cuda:N`.
+    pub fn parse(text: &str) -> Result<DeviceChoice, String> {
+        let number =
+            |n: &str| !n.is_empty() && n.len() < 4 && n.bytes().all(|b| b.is_ascii_digit());
+        match text {
+            "auto" => Ok(DeviceChoice::Auto),
+            "cpu" => Ok(DeviceChoice::Cpu),
+            "cuda" | "emulated" => Ok(DeviceChoice::Card(text.to_owned())),
+            _ if text.strip_prefix("cuda:").is_some_and(number) => {
+                Ok(DeviceChoice::Card(text.to_owned()))
+            }
+            _ => Err(format!("`{text}` is none of `auto`, `cpu`, `cuda`, `cuda:N`")),
+        }
+    }
+
+    /// Opens it and lets it prove itself.
+    pub fn open(&self) -> Result<Device, DeviceError> {
+        let card = match self {
+            DeviceChoice::Cpu => return Ok(Device::Cpu),
+            DeviceChoice::Card(name) => open::open(name)?,
+            DeviceChoice::Auto => match open::open("cuda") {
+                Ok(card) => card,
+                Err(OpenError::NotBuilt { .. }) => return Ok(Device::Cpu),
+                Err(error) if error.is_absence() => {
+                    tracing::info!(%error, "models run on the CPU");
+                    return Ok(Device::Cpu);
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "the card is not used; models run on the CPU");
+                    return Ok(Device::Cpu);
+                }
+            },
+        };
+        prove(&card)?;
+        Ok(Device::Card(card))
+    }
+}
+
+/// Runs every kernel against its known answers.
+fn prove(card: &Arc<dyn Card>) -> Result<(), DeviceError> {
+    let facts = card.facts();
+    let failed = |why: CardError| DeviceError::Failed { card: facts.name.clone(), why };
+    card.enter().map_err(failed)?;
+    let pool = card.create_pool().map_err(failed)?;
+    let bench = Bench { card: card.clone(), pool };
+    let mut checks = 0;
+    for (_, family) in FAMILIES {
+        let answers = family(&bench, Size::Quick).map_err(failed)?;
+        checks += answers.len();
+        if let Some(wrong) = answers.iter().find(|answer| !answer.holds()) {
+            let (card, capability) = (facts.name.clone(), facts.capability);
+            return Err(DeviceError::Wrong { card, capability, what: wrong.to_string() });
+        }
+    }
+    let given_back = card.trim_pool(pool).and_then(|()| card.destroy_pool(pool));
+    given_back.map_err(failed)?;
+    tracing::info!(card = %facts.name, checks, "the card's kernels give their known answers");
+    Ok(())
+}
+
+impl fmt::Display for Device {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Device::Cpu => f.write_str("the CPU"),
+            Device::Card(card) => f.write_str(&card.facts().name),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_of_devices_are_parsed() {
+        for (text, choice) in [
+            ("auto", DeviceChoice::Auto),
+            ("cpu", DeviceChoice::Cpu),
+            ("cuda", DeviceChoice::Card("cuda".into())),
+            ("cuda:12", DeviceChoice::Card("cuda:12".into())),
+        ] {
+            assert_eq!(DeviceChoice::parse(text), Ok(choice));
+        }
+        for bad in ["", "gpu", "cuda:", "cuda:x", "cuda:-1", "cuda:00001", "CUDA"] {
+            assert!(DeviceChoice::parse(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_card_proves_itself_before_it_is_used() {
+        let opened = DeviceChoice::Card("emulated".into()).open().unwrap();
+        let Device::Card(card) = opened else { panic!("no card") };
+        let memory = card.memory().unwrap();
+        assert_eq!(memory.free, memory.total, "the self-test keeps nothing");
+        assert!(matches!(DeviceChoice::Cpu.open(), Ok(Device::Cpu)));
+    }
+}

@@ -1,0 +1,182 @@
+//! Does a model fit on a card, and with how much of a KV cache? Said before anything is loaded.
+//!
+//! Goes by what is free now, not by shares of the total, and leaves a reserve for the driver and for other
+//! programs. A model that comes later may only take what is left: its own cache shrinks, down to the least that
+//! is of use, before it is refused; what is loaded already is never touched. Pure.
+
+use std::fmt;
+
+/// What a model wants. Bytes, unless said otherwise.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FitAsk {
+    pub weights: u64,
+    /// All that a step needs beside weights and cache.
+    pub scratch: u64,
+    /// One KV block, all layers.
+    pub block: u64,
+    /// KV blocks.
+    pub blocks_wanted: u64,
+    pub blocks_least: u64,
+    /// Free on the card now.
+    pub free: u64,
+    pub total: u64,
+}
+
+/// How it fits. Bytes, unless said otherwise.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FitPlan {
+    pub ask: FitAsk,
+    /// KV blocks granted.
+    pub blocks: u64,
+    pub reserve: u64,
+}
+
+/// It does not fit: the plan with the least cache.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "weights {} MiB + least KV cache {} MiB + scratch {} MiB + reserve {} MiB are {} MiB more than the {} MiB free; lower engine.max_batch_tokens or engine.max_running, free memory on the card, or take a smaller or quantised model",
+    mib(.0.ask.weights), mib(.0.least_cache()), mib(.0.ask.scratch), mib(.0.reserve), mib(.0.missing()),
+    mib(.0.ask.free)
+)]
+pub struct NoFit(FitPlan);
+
+/// Kept free at least, and as a share of the card's memory.
+const LEAST_RESERVE: u64 = 256 << 20;
+const RESERVE_SHARE: u64 = 32;
+
+impl FitAsk {
+    /// Grants as many of the wanted blocks as there is room for.
+    pub fn plan(self) -> Result<FitPlan, NoFit> {
+        // A tiny card (an emulated one) would otherwise be all reserve.
+        let reserve = (self.total / RESERVE_SHARE).max(LEAST_RESERVE.min(self.total / 8));
+        let room = self.free.checked_sub(reserve).and_then(|rest| rest.checked_sub(self.weights));
+        let room = room.and_then(|rest| rest.checked_sub(self.scratch));
+        let blocks = room.map_or(0, |room| room / self.block.max(1)).min(self.blocks_wanted);
+        let plan = FitPlan { ask: self, blocks, reserve };
+        match room.is_some() && blocks >= self.blocks_least.max(1) {
+            true => Ok(plan),
+            false => Err(NoFit(plan)),
+        }
+    }
+}
+
+impl FitPlan {
+    pub fn cache(&self) -> u64 {
+        self.blocks.saturating_mul(self.ask.block)
+    }
+
+    /// Free once the model is loaded.
+    pub fn free_after(&self) -> u64 {
+        self.ask.free - self.ask.weights - self.cache() - self.ask.scratch
+    }
+
+    /// Whether the cache is smaller than was asked for.
+    pub fn shrunk(&self) -> bool {
+        self.blocks < self.ask.blocks_wanted
+    }
+
+    fn least_cache(&self) -> u64 {
+        self.ask.blocks_least.max(1).saturating_mul(self.ask.block)
+    }
+
+    fn missing(&self) -> u64 {
+        let parts = [self.ask.weights, self.least_cache(), self.ask.scratch, self.reserve];
+        parts
+            .iter()
+            .fold(0, |sum: u64, part| sum.saturating_add(*part))
+            .saturating_sub(self.ask.free)
+    }
+}
+
+impl fmt::Display for FitPlan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "weights {} MiB + KV cache {} MiB ({} blocks{}) + scratch {} MiB of {} MiB free; {} MiB stay free",
+            mib(self.ask.weights),
+            mib(self.cache()),
+            self.blocks,
+            match self.shrunk() {
+                true => format!(" of {} asked for", self.ask.blocks_wanted),
+                false => String::new(),
+            },
+            mib(self.ask.scratch),
+            mib(self.ask.free),
+            mib(self.free_after())
+        )
+    }
+}
+
+fn mib(bytes: u64) -> u64 {
+    bytes.div_ceil(1 << 20)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn ask() -> impl Strategy<Value = FitAsk> {
+        let size = || prop_oneof![0..1u64 << 20, 0..1u64 << 36, 0..=u64::MAX];
+        (size(), size(), 1..1u64 << 24, 0..1u64 << 40, 0..64u64, size(), size()).prop_map(
+            |(weights, scratch, block, wanted, least, a, b)| FitAsk {
+                weights,
+                scratch,
+                block,
+                blocks_wanted: wanted.max(least),
+                blocks_least: least,
+                free: a.min(b),
+                total: a.max(b),
+            },
+        )
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_granted_is_there_and_no_less_than_the_least(ask in ask(), more in 0..1u64 << 40) {
+            match ask.plan() {
+                Ok(plan) => {
+                    let all = ask.weights + plan.cache() + ask.scratch + plan.reserve;
+                    prop_assert!(all <= ask.free);
+                    prop_assert!(plan.free_after() >= plan.reserve);
+                    prop_assert!((ask.blocks_least.max(1)..=ask.blocks_wanted).contains(&plan.blocks));
+                    let room = plan.free_after() - plan.reserve;
+                    prop_assert!(!plan.shrunk() || room < ask.block, "another block would fit");
+                    let wider = FitAsk { free: ask.free.saturating_add(more), ..ask };
+                    prop_assert!(wider.plan().is_ok_and(|wider| wider.blocks >= plan.blocks));
+                    prop_assert!(plan.to_string().contains("MiB free"));
+                }
+                Err(no) => {
+                    let text = no.to_string();
+                    prop_assert!(text.contains("weights") && text.contains("max_running"), "{}", text);
+                    let least = ask.blocks_least.max(1) as u128 * u128::from(ask.block);
+                    let needed = u128::from(ask.weights) + u128::from(ask.scratch) + least;
+                    prop_assert!(needed + u128::from(no.0.reserve) > u128::from(ask.free)
+                        || ask.blocks_wanted == 0);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_later_models_cache_shrinks_before_it_is_refused() {
+        let gib = 1 << 30;
+        let ask = FitAsk {
+            weights: 5 * gib,
+            scratch: gib / 2,
+            block: 2 << 20,
+            blocks_wanted: 1024,
+            blocks_least: 1,
+            free: 20 * gib,
+            total: 24 * gib,
+        };
+        assert!(!ask.plan().unwrap().shrunk());
+        let tight = FitAsk { free: 7 * gib, ..ask }.plan().unwrap();
+        assert!(tight.shrunk() && tight.blocks >= 300, "{tight}");
+        let text = FitAsk { free: 6 * gib, ..ask }.plan().unwrap_err().to_string();
+        assert!(
+            text.contains("weights 5120 MiB") && text.contains("more than the 6144 MiB"),
+            "{text}"
+        );
+    }
+}

@@ -1,0 +1,181 @@
+//! The runner over a decoder on a card: ids in, ids out; logits stay on the card.
+//!
+//! What a row wants that the card does not do - scores of known tokens, log-probabilities, penalties on more
+//! tokens than it has room for - is done here on a copy of that row's logits alone. Steps in which every row
+//! decodes one token and wants nothing of that kind are replayed from recordings.
+
+use super::runner::{Capacity, Results, RunError, Runner, Sampled, Wish, check, wishes};
+use crate::device::{Batch, CardReport, CardUsage};
+use crate::model::{CardDecoder, Draw, SamplingParams, sampler};
+use serin_kernels::CardError;
+use serin_kernels::sample::{NON_FINITE, PenaltyEntry, RowParams};
+
+/// The runner over a [`CardDecoder`].
+pub struct CardRunner {
+    decoder: CardDecoder,
+    params: Vec<RowParams>,
+    penalties: Vec<PenaltyEntry>,
+}
+
+impl CardRunner {
+    pub fn new(decoder: CardDecoder) -> CardRunner {
+        CardRunner { decoder, params: Vec::new(), penalties: Vec::new() }
+    }
+}
+
+impl Runner for CardRunner {
+    fn capacity(&self) -> Capacity {
+        let (config, plan) = (self.decoder.config(), self.decoder.plan());
+        Capacity {
+            blocks: plan.blocks,
+            block_size: plan.block_size,
+            vocab: config.vocab,
+            max_len: config.max_len,
+            rope_switch: config.rope_switch(),
+        }
+    }
+
+    fn forward(&mut self, batch: &Batch, draws: &[Draw<'_>]) -> Result<Vec<Sampled>, RunError> {
+        check(batch, &self.capacity())?;
+        self.run(batch, draws).map_err(failed)
+    }
+
+    fn card_usage(&self) -> Option<CardUsage> {
+        Some(self.decoder.usage())
+    }
+
+    fn unload(self: Box<Self>) -> Option<CardReport> {
+        let _ = self.decoder.enter();
+        Some(self.decoder.close())
+    }
+}
+
+fn failed(error: CardError) -> RunError {
+    match error {
+        CardError::OutOfMemory { .. } => RunError::OutOfMemory,
+        CardError::Dead(why) => RunError::DeviceLost(why),
+        CardError::Shape(what) | CardError::Other(what) => RunError::Step(what),
+    }
+}
+
+impl CardRunner {
+    fn run(&mut self, batch: &Batch, draws: &[Draw<'_>]) -> Result<Vec<Sampled>, CardError> {
+        self.decoder.enter()?;
+        let rows = batch.rows.iter().filter(|row| row.wanted() > 0).zip(draws);
+        let mut wishes: Vec<Wish<'_>> = rows.flat_map(|(row, draw)| wishes(row, draw)).collect();
+        if self.is_plain_decode(batch, &wishes) {
+            self.tell(&wishes);
+            let ids = self.decoder.decode(batch, &self.params, &self.penalties)?;
+            return Ok(ids.into_iter().map(sampled).collect());
+        }
+        self.decoder.forward(batch)?;
+        let mut results = Results::default();
+        let (mut first, at_once) = (0, self.decoder.head_rows());
+        while !wishes.is_empty() {
+            let rest = wishes.split_off(wishes.len().min(at_once));
+            self.decoder.head(first, wishes.len())?;
+            first += wishes.len();
+            self.take(std::mem::replace(&mut wishes, rest), &mut results)?;
+        }
+        Ok(results.done)
+    }
+
+    /// Whether each row has one token, and wants one that the card can draw.
+    fn is_plain_decode(&self, batch: &Batch, wishes: &[Wish<'_>]) -> bool {
+        let mut room = self.decoder.penalty_room();
+        wishes.len() == batch.rows.len()
+            && batch.rows.iter().enumerate().all(|(i, row)| row.len == 1 && row.start == i)
+            && wishes.iter().all(|wish| draws_on_card(wish, &mut room))
+    }
+
+    /// Serves wishes from the rows of logits that the card holds.
+    fn take(&mut self, wishes: Vec<Wish<'_>>, results: &mut Results) -> Result<(), CardError> {
+        let mut copies = Vec::with_capacity(wishes.len());
+        let (mut room, vocab) = (self.decoder.penalty_room(), self.decoder.config().vocab);
+        for (row, wish) in wishes.iter().enumerate() {
+            copies.push(match draws_on_card(wish, &mut room) {
+                true => None,
+                false => {
+                    let mut logits = vec![0.0; vocab];
+                    self.decoder.read_logits(row, &mut logits)?;
+                    Some(logits)
+                }
+            });
+        }
+        self.tell(&wishes);
+        let ids = match copies.iter().any(Option::is_none) {
+            true => self.decoder.sample(&self.params, &self.penalties)?,
+            false => vec![NON_FINITE; wishes.len()],
+        };
+        for ((wish, copy), id) in wishes.into_iter().zip(copies).zip(ids) {
+            match copy {
+                Some(mut logits) => results.take(&mut logits, wish),
+                None => results.done.push(sampled(id)),
+            }
+        }
+        Ok(())
+    }
+
+    /// What the card draws by, for each row; rows that are drawn here get what costs the card least.
+    fn tell(&mut self, wishes: &[Wish<'_>]) {
+        self.params.clear();
+        self.penalties.clear();
+        let mut room = self.decoder.penalty_room();
+        for wish in wishes {
+            let on_card = draws_on_card(wish, &mut room);
+            let params = match wish {
+                Wish::Sample(draw) if on_card => row_params(draw, &mut self.penalties),
+                _ => RowParams { repetition_penalty: 1.0, ..RowParams::default() },
+            };
+            self.params.push(params);
+        }
+    }
+}
+
+/// Whether the card draws this, given how many penalised tokens it still has room for.
+fn draws_on_card(wish: &Wish<'_>, room: &mut usize) -> bool {
+    let Wish::Sample(draw) = wish else { return false };
+    // An upper bound: a token that occurs twice is listed once.
+    let listed = if penalises(draw.params) { draw.tokens.len() } else { 0 };
+    let fits = draw.params.logprobs.is_none() && listed <= *room;
+    if fits {
+        *room -= listed;
+    }
+    fits
+}
+
+fn penalises(params: &SamplingParams) -> bool {
+    params.repetition_penalty != 1.0
+        || params.frequency_penalty != 0.0
+        || params.presence_penalty != 0.0
+}
+
+/// A draw as the card takes it; its penalised tokens are added to the list.
+fn row_params(draw: &Draw<'_>, penalties: &mut Vec<PenaltyEntry>) -> RowParams {
+    let params = draw.params;
+    let first = penalties.len();
+    if penalises(params) {
+        let (prompt, reply) = draw.tokens.split_at(draw.prompt_len.min(draw.tokens.len()));
+        penalties.extend(PenaltyEntry::list(prompt, reply));
+    }
+    let row = RowParams {
+        temperature: params.temperature,
+        top_k: params.top_k,
+        top_p: params.top_p,
+        min_p: params.min_p,
+        repetition_penalty: params.repetition_penalty,
+        frequency_penalty: params.frequency_penalty,
+        presence_penalty: params.presence_penalty,
+        first_penalty: first as u32,
+        penalties: (penalties.len() - first) as u32,
+        ..RowParams::default()
+    };
+    row.with_uniform(sampler::uniform(params.seed, draw.tokens.len() as u64))
+}
+
+fn sampled(id: u32) -> Sampled {
+    match id {
+        NON_FINITE => Sampled::NonFinite,
+        id => Sampled::token(id),
+    }
+}

@@ -1,0 +1,138 @@
+//! What a step's kernels are told: one list of whole numbers, copied to the card in one go.
+//!
+//! Sections lie at fixed places, so that a recorded step finds the next one's lists where its own were. Padding
+//! rows have no tokens and no context; padding tokens are written to no slot. Knows no tensor.
+
+use super::super::config::ModelConfig;
+use super::load::CardPlan;
+use crate::device::{Batch, ModelPool};
+use serin_kernels::rope::NO_SLOT;
+use serin_kernels::{Buffer, CardError, Queue, Rows, View};
+
+/// How large a step is, padding included.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Width {
+    pub tokens: usize,
+    pub rows: usize,
+    /// Most tokens of one row.
+    pub longest: usize,
+    /// Every row has exactly one token.
+    pub decode: bool,
+}
+
+/// The lists of a step, here and on the card.
+pub(super) struct Index {
+    tokens: usize,
+    rows: usize,
+    words: Vec<u32>,
+    on_card: Buffer<u32>,
+}
+
+impl Index {
+    pub fn new(plan: &CardPlan, pool: &ModelPool) -> Result<Index, CardError> {
+        let len = words(plan);
+        let on_card = Buffer::on(pool.card(), pool.pool(), len, Queue::Load)?;
+        Ok(Index { tokens: plan.tokens, rows: plan.rows, words: Vec::with_capacity(len), on_card })
+    }
+
+    /// Puts a step's lists together, with rows of one token each filled up to `padded`.
+    pub fn fill(
+        &mut self,
+        batch: &Batch,
+        config: &ModelConfig,
+        padded: Option<usize>,
+    ) -> Result<Width, CardError> {
+        let rows = padded.unwrap_or(batch.rows.len());
+        let tokens = padded.unwrap_or(batch.tokens.len());
+        let fits = tokens <= self.tokens
+            && rows <= self.rows
+            && batch.rows.len() <= rows
+            && batch.tokens.len() <= tokens
+            && self.tables_at() + batch.tables.len() <= self.on_card.len();
+        if !fits {
+            let what = format!(
+                "a step of {tokens} tokens, {rows} rows and {} blocks is larger than planned",
+                batch.tables.len()
+            );
+            return Err(CardError::Shape(what));
+        }
+        let tables_at = self.tables_at();
+        self.words.clear();
+        self.words.resize(tables_at, 0);
+        self.words.extend_from_slice(&batch.tables);
+        let beyond = config.ropes.iter().find_map(|rope| rope.long.as_ref()).map(|l| l.beyond);
+        self.put(0, &batch.tokens);
+        self.put(1, &batch.positions);
+        self.put(2, &batch.slots);
+        self.words[2 * self.tokens + batch.slots.len()..3 * self.tokens].fill(NO_SLOT);
+        for (i, row) in batch.rows.iter().enumerate() {
+            let long = u32::from(beyond.is_some_and(|beyond| row.total > beyond));
+            self.words[3 * self.tokens + row.start..][..row.len].fill(long);
+            let row = [row.start, row.len, row.context, row.table].map(|v| v as u32);
+            self.words[4 * self.tokens + 4 * i..][..4].copy_from_slice(&row);
+        }
+        for i in batch.rows.len()..rows {
+            self.words[4 * self.tokens + 4 * i] = i as u32;
+        }
+        let picks = 4 * (self.tokens + self.rows);
+        for (i, token) in batch.wanted_tokens().enumerate() {
+            self.words[picks + i] = token as u32;
+        }
+        let longest = batch.rows.iter().map(|row| row.len).max().unwrap_or(0);
+        let decode = batch.rows.iter().enumerate().all(|(i, row)| row.len == 1 && row.start == i);
+        Ok(Width { tokens, rows, longest, decode })
+    }
+
+    fn put(&mut self, section: usize, values: &[u32]) {
+        self.words[section * self.tokens..][..values.len()].copy_from_slice(values);
+    }
+
+    pub fn upload(&mut self) -> Result<(), CardError> {
+        self.on_card.write(0, &self.words)
+    }
+
+    fn tables_at(&self) -> usize {
+        5 * self.tokens + 4 * self.rows
+    }
+
+    pub fn tokens(&self, n: usize) -> View<'_, u32> {
+        self.section(0, n)
+    }
+
+    pub fn positions(&self, n: usize) -> View<'_, u32> {
+        self.section(1, n)
+    }
+
+    pub fn slots(&self, n: usize) -> View<'_, u32> {
+        self.section(2, n)
+    }
+
+    /// Non-zero for tokens of sequences that use a rotation's long frequencies.
+    pub fn longs(&self, n: usize) -> View<'_, u32> {
+        self.section(3, n)
+    }
+
+    pub fn rows(&self, count: usize) -> Rows<'_> {
+        let all = self.on_card.view();
+        let tables = self.tables_at();
+        Rows {
+            count,
+            rows: all.part(4 * self.tokens, 4 * count),
+            tables: all.part(tables, self.on_card.len() - tables),
+        }
+    }
+
+    /// The tokens whose logits are wanted, `first .. first + n` of them.
+    pub fn picks(&self, first: usize, n: usize) -> View<'_, u32> {
+        self.on_card.view().part(4 * (self.tokens + self.rows) + first, n)
+    }
+
+    fn section(&self, section: usize, n: usize) -> View<'_, u32> {
+        self.on_card.view().part(section * self.tokens, n)
+    }
+}
+
+/// Words of all sections: tokens, positions, slots, long marks, rows, picks, tables.
+pub(super) fn words(plan: &CardPlan) -> usize {
+    5 * plan.tokens + 4 * plan.rows + plan.rows * plan.longest.div_ceil(plan.block_size)
+}

@@ -1,0 +1,193 @@
+//! One layer on a card: its weights, and its two halves as launches.
+
+use super::Frequencies;
+use super::index::{Index, Width};
+use super::room::Room;
+use crate::device::Activation;
+use serin_kernels::attention::{AttentionSpec, attend_decode, attend_prefill};
+use serin_kernels::product::{Matrix, Output, multiply};
+use serin_kernels::rows::{Activation as Gate, gated};
+use serin_kernels::{ActKind, Acts, Buffer, Card, CardError, KvLayer, ViewMut, norm, rope};
+
+pub(super) struct Layer {
+    pub attention_norm: NormWeight,
+    pub qkv: Projection,
+    pub spec: AttentionSpec,
+    pub head_norm: Option<[NormWeight; 2]>,
+    /// Index of the layer's rotation.
+    pub rope: usize,
+    pub out: Projection,
+    pub attention_post_norm: Option<NormWeight>,
+    pub mlp_norm: NormWeight,
+    pub gate_up: Projection,
+    pub activation: Activation,
+    pub down: Projection,
+    pub mlp_post_norm: Option<NormWeight>,
+}
+
+/// A norm's weight, offset added.
+pub(super) struct NormWeight(pub Buffer<f32>);
+
+/// One weight or several that share their input, side by side, and a bias.
+pub(super) struct Projection {
+    pub parts: Vec<Matrix>,
+    pub bias: Option<Buffer<f32>>,
+}
+
+/// What all of a step's launches go by.
+pub(super) struct Step<'a> {
+    pub card: &'a dyn Card,
+    pub width: Width,
+    pub index: &'a Index,
+    pub splits: usize,
+    pub eps: f32,
+}
+
+impl NormWeight {
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    pub fn on(&self, eps: f32) -> norm::Norm<'_> {
+        norm::Norm { weight: self.0.view(), eps }
+    }
+}
+
+impl Projection {
+    pub fn outputs(&self) -> usize {
+        self.parts.iter().map(Matrix::rows).sum()
+    }
+
+    /// The form that all parts take their inputs in.
+    pub fn input_kind(&self) -> ActKind {
+        self.parts.first().map_or(ActKind::F32, Matrix::input_kind)
+    }
+
+    /// `[n][inputs]` to `[n][outputs of all parts, side by side]`; the bias only if `with_bias`.
+    fn apply(
+        &self,
+        card: &dyn Card,
+        x: Acts<'_>,
+        n: usize,
+        mut out: ViewMut<'_, f32>,
+        with_bias: bool,
+    ) -> Result<(), CardError> {
+        let (stride, mut at) = (self.outputs(), 0);
+        for part in &self.parts {
+            let bias = self.bias.as_ref().filter(|_| with_bias);
+            let bias = bias.map(|bias| bias.view().part(at, part.rows()));
+            let out = Output { values: out.again(), stride, offset: at };
+            multiply(card, part, x, n, out, bias)?;
+            at += part.rows();
+        }
+        Ok(())
+    }
+}
+
+impl Layer {
+    /// From the normed rows in `acts` to those before the feed-forward part.
+    pub fn attend(
+        &self,
+        step: &Step<'_>,
+        frequencies: &Frequencies,
+        cache: &mut KvLayer,
+        room: &mut Room,
+    ) -> Result<(), CardError> {
+        let (card, n) = (step.card, step.width.tokens);
+        let (inputs, outputs) = (self.attention_norm.len(), self.qkv.outputs());
+        let x = room.acts.get(self.qkv.input_kind(), n * inputs);
+        self.qkv.apply(card, x, n, room.wide.first_mut(n * outputs), false)?;
+        let heads = rope::Heads {
+            count: self.spec.heads,
+            bias: self.qkv.bias.as_ref().map(Buffer::view),
+            norms: self.head_norm.as_ref().map(|[query, key]| rope::HeadNorms {
+                query: query.0.view(),
+                key: key.0.view(),
+                eps: step.eps,
+            }),
+            angles: frequencies.angles(n),
+        };
+        let qkv = room.wide.first_mut(n * outputs);
+        rope::prepare(card, &heads, qkv, step.index.slots(n), cache.view_mut())?;
+        self.mix(step, cache, room, outputs)?;
+        let mixed = self.spec.heads * cache.shape().head_dim;
+        let x = room.acts.get(self.out.input_kind(), n * mixed);
+        self.out.apply(card, x, n, room.branch.first_mut(n * self.out.outputs()), true)?;
+        let (kind, post) = (self.gate_up.input_kind(), self.attention_post_norm.as_ref());
+        join(step, post, &self.mlp_norm, kind, room)
+    }
+
+    /// Attention of the step's queries over the cache, into `acts`.
+    fn mix(
+        &self,
+        step: &Step<'_>,
+        cache: &KvLayer,
+        room: &mut Room,
+        outputs: usize,
+    ) -> Result<(), CardError> {
+        let Width { tokens, rows, longest, decode } = step.width;
+        let mixed = self.spec.heads * cache.shape().head_dim;
+        let qkv = room.wide.first(tokens * outputs);
+        let out = room.acts.get_mut(self.out.input_kind(), tokens * mixed);
+        let (index, kv) = (step.index.rows(rows), cache.view());
+        if decode {
+            let partials = room.partials.view_mut();
+            return attend_decode(
+                step.card,
+                &self.spec,
+                qkv,
+                kv,
+                index,
+                step.splits,
+                partials,
+                out,
+            );
+        }
+        attend_prefill(step.card, &self.spec, qkv, kv, index, longest, tokens, out)
+    }
+
+    /// From the normed rows in `acts` to those before the next layer.
+    pub fn feed(
+        &self,
+        step: &Step<'_>,
+        next: Option<&Layer>,
+        room: &mut Room,
+    ) -> Result<(), CardError> {
+        let (card, n) = (step.card, step.width.tokens);
+        let (outputs, hidden) = (self.gate_up.outputs(), self.mlp_norm.len());
+        let x = room.acts.get(self.gate_up.input_kind(), n * hidden);
+        self.gate_up.apply(card, x, n, room.wide.first_mut(n * outputs), true)?;
+        let width = outputs / 2;
+        let gate = match self.activation {
+            Activation::Silu => Gate::Silu,
+            Activation::GeluTanh => Gate::GeluTanh,
+        };
+        let out = room.acts.get_mut(self.down.input_kind(), n * width);
+        gated(card, gate, room.wide.first(n * outputs), n, width, out)?;
+        let x = room.acts.get(self.down.input_kind(), n * width);
+        self.down.apply(card, x, n, room.branch.first_mut(n * hidden), true)?;
+        let post = self.mlp_post_norm.as_ref();
+        match next {
+            Some(next) => join(step, post, &next.attention_norm, next.qkv.input_kind(), room),
+            None => {
+                let (x, branch) = (room.x.first_mut(n * hidden), room.branch.first(n * hidden));
+                norm::add(card, x, branch, post.map(|norm| norm.on(step.eps)), n, hidden)
+            }
+        }
+    }
+}
+
+/// Lets the branch join the residual stream, and writes what comes of it, normed, to `acts`.
+fn join(
+    step: &Step<'_>,
+    post: Option<&NormWeight>,
+    norm: &NormWeight,
+    kind: ActKind,
+    room: &mut Room,
+) -> Result<(), CardError> {
+    let (n, hidden) = (step.width.tokens, norm.len());
+    let (x, branch) = (room.x.first_mut(n * hidden), room.branch.first(n * hidden));
+    let out = room.acts.get_mut(kind, n * hidden);
+    let post = post.map(|post| post.on(step.eps));
+    norm::add_rms_norm(step.card, x, branch, post, n, norm.on(step.eps), out)
+}

@@ -1,0 +1,364 @@
+//! Weights onto a card: what of its memory they, the cache and a step take, and the copying itself.
+//!
+//! Runs on a loader's thread, on the card's loading queue, in pieces of a few MiB, so that a model that serves
+//! meanwhile hardly notices. Matrices that share their input are multiplied side by side and so must take it in
+//! one form: where a file mixes forms that do not go together, the odd ones are kept as f16.
+
+use super::super::config::{LayerKind, ModelConfig};
+use super::super::families;
+use super::super::intake::LoadError;
+use super::super::names::{Names, Wanted};
+use super::super::weights::Weights;
+use super::index::{Index, words};
+use super::layer::{Layer, NormWeight, Projection};
+use super::room::{Room, Sizes};
+use super::{CardDecoder, Frequencies, Model, Recorded};
+use crate::device::{Kind, ModelPool, Rope, dequantise};
+use serin_kernels::attention::AttentionSpec;
+use serin_kernels::product::Matrix;
+use serin_kernels::weights::PlaneLayout;
+use serin_kernels::{
+    ActKind, Buffer, CardError, KvKind, KvLayer, KvShape, Queue, WeightKind, norm,
+};
+use std::collections::HashMap;
+use std::sync::Arc;
+
+/// Bytes of a matrix that are rearranged and sent at a time.
+const PIECE: usize = 4 << 20;
+/// Widest head that the attention kernels take.
+const WIDEST_HEAD: usize = 256;
+/// Rows of logits that a card holds at least.
+const LEAST_HEAD_ROWS: usize = 16;
+/// Penalised tokens for each row of a step that the card has room for; rows beyond are drawn on the host.
+const PENALTIES_PER_ROW: usize = 2048;
+
+/// How large a model's room on a card is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CardPlan {
+    /// Tokens in a step.
+    pub tokens: usize,
+    /// Sequences in a step.
+    pub rows: usize,
+    /// Rows of logits at once.
+    pub head_rows: usize,
+    /// Penalised tokens of a step.
+    pub penalties: usize,
+    pub blocks: usize,
+    /// Tokens per block.
+    pub block_size: usize,
+    pub kv: KvKind,
+    /// Longest sequence, in tokens.
+    pub longest: usize,
+    pub kv_heads: usize,
+    pub multiprocessors: usize,
+    /// Whether decoding steps may be recorded.
+    pub record: bool,
+    /// Keep all weights, and so all inputs of products, in f32: to compare with references.
+    pub exact: bool,
+}
+
+impl CardPlan {
+    /// For steps of at most `tokens` tokens in `rows` sequences.
+    pub fn new(
+        config: &ModelConfig,
+        (tokens, rows): (usize, usize),
+        (blocks, block_size): (usize, usize),
+        kv: KvKind,
+        multiprocessors: usize,
+    ) -> CardPlan {
+        CardPlan {
+            tokens: tokens.max(rows),
+            rows,
+            head_rows: rows.max(LEAST_HEAD_ROWS),
+            penalties: rows * PENALTIES_PER_ROW,
+            blocks,
+            block_size,
+            kv,
+            longest: config.max_len.min(blocks * block_size),
+            kv_heads: config.kv_heads,
+            multiprocessors,
+            record: true,
+            exact: false,
+        }
+    }
+
+    /// The shape of one layer's cache.
+    fn kv_shape(&self, config: &ModelConfig) -> KvShape {
+        KvShape {
+            blocks: self.blocks,
+            block_size: self.block_size,
+            kv_heads: config.kv_heads,
+            head_dim: config.head_dim,
+        }
+    }
+
+    /// Bytes of one KV block over all layers.
+    pub fn block_bytes(&self, config: &ModelConfig) -> u64 {
+        let one = KvShape { blocks: 1, ..self.kv_shape(config) };
+        (config.layers * one.layer_bytes(self.kv)) as u64
+    }
+
+    /// Bytes of all that a step needs beside weights and cache.
+    pub fn scratch_bytes(&self, config: &ModelConfig) -> u64 {
+        let halves: usize = config.ropes.iter().map(|rope| 4 * rope.inv_freq.len()).sum();
+        let angles = halves * (self.tokens + 1) * 4;
+        Sizes::of(config, self).bytes(self) + (angles + 4 * words(self)) as u64
+    }
+}
+
+/// Bytes that a model's weights take on a card.
+pub fn weight_bytes(source: &Weights) -> Result<u64, LoadError> {
+    let config = source.config();
+    let mut total = 0;
+    let mut projections: Vec<Vec<Wanted>> = vec![vec![Names::embedding(config)]];
+    if !tied(source) {
+        projections.push(vec![Names::head(config)]);
+    }
+    projections.extend((0..config.layers).flat_map(|index| Names { config, index }.projections()));
+    for wanted in projections {
+        let kinds = forms(source, &wanted)?;
+        for ((name, [rows, columns]), kind) in wanted.iter().zip(kinds) {
+            let layout = PlaneLayout::new(kind, *rows, *columns);
+            total += layout.ok_or_else(|| unfit(source, name, kind, *columns))?.bytes() as u64;
+        }
+    }
+    let norms = (2 + 4 * config.layers) * config.hidden * 4;
+    Ok(total + norms as u64)
+}
+
+impl CardDecoder {
+    /// Takes the weights from `source` into `pool`. A failure leaves nothing behind.
+    pub fn load(
+        source: &Weights,
+        plan: CardPlan,
+        pool: ModelPool,
+    ) -> Result<CardDecoder, LoadError> {
+        refuse_what_does_not_fit(source)?;
+        let model = Loader { source, plan: &plan, pool: &pool }.model()?;
+        pool.card().synchronise(Queue::Load)?;
+        Ok(CardDecoder { model, pool })
+    }
+}
+
+/// Shapes that no kernel takes, by name and before minutes of loading.
+fn refuse_what_does_not_fit(source: &Weights) -> Result<(), LoadError> {
+    let config = source.config();
+    let refuse = |what: String| {
+        Err(LoadError::Config { path: source.path().to_owned(), what: format!("{what} on a card") })
+    };
+    if config.head_dim > WIDEST_HEAD {
+        return refuse(format!(
+            "its heads of {} are wider than the {WIDEST_HEAD} supported",
+            config.head_dim
+        ));
+    }
+    if config.hidden > norm::WIDEST {
+        return refuse(format!(
+            "its rows of {} are wider than the {} supported",
+            config.hidden,
+            norm::WIDEST
+        ));
+    }
+    Ok(())
+}
+
+fn tied(source: &Weights) -> bool {
+    source.config().tied_embeddings || !source.has(families::HEAD)
+}
+
+fn unfit(source: &Weights, name: &str, kind: WeightKind, columns: usize) -> LoadError {
+    LoadError::Unfit {
+        dir: source.path().to_owned(),
+        tensor: name.to_owned(),
+        what: format!("rows of {columns} are no whole blocks of {kind:?}"),
+    }
+}
+
+/// How a kind of file is kept on a card.
+fn form(kind: Kind) -> WeightKind {
+    match kind {
+        Kind::F32 => WeightKind::F32,
+        Kind::F16 => WeightKind::F16,
+        Kind::BF16 => WeightKind::BF16,
+        Kind::Q8_0 => WeightKind::Q8_0,
+        Kind::Q4_0 => WeightKind::Q4_0,
+        Kind::Q4K => WeightKind::Q4K,
+        Kind::Q5K => WeightKind::Q5K,
+        Kind::Q6K => WeightKind::Q6K,
+    }
+}
+
+/// How matrices that share their input are kept: as they are, unless they want their input in several forms.
+fn forms(source: &Weights, wanted: &[Wanted]) -> Result<Vec<WeightKind>, LoadError> {
+    let own: Vec<WeightKind> =
+        wanted.iter().map(|(name, _)| source.kind(name).map(form)).collect::<Result<_, _>>()?;
+    let inputs = |kind: &WeightKind| kind.input_kind();
+    let agree = own.iter().all(|kind| inputs(kind) == inputs(&own[0]));
+    Ok(if agree { own } else { vec![WeightKind::F16; wanted.len()] })
+}
+
+struct Loader<'a> {
+    source: &'a Weights,
+    plan: &'a CardPlan,
+    pool: &'a ModelPool,
+}
+
+impl Loader<'_> {
+    fn model(&self) -> Result<Model, LoadError> {
+        let config = self.source.config();
+        let embedding = Arc::new(self.alone(Names::embedding(config))?);
+        let layer = |(index, kind): (usize, &LayerKind)| self.layer(index, *kind);
+        let layers: Vec<Layer> =
+            config.kinds.iter().enumerate().map(layer).collect::<Result<_, _>>()?;
+        let head = match tied(self.source) {
+            true => embedding.clone(),
+            false => Arc::new(self.alone(Names::head(config))?),
+        };
+        let (card, of) = (self.pool.card(), self.pool.pool());
+        let shape = self.plan.kv_shape(config);
+        let cache = (0..config.layers).map(|_| KvLayer::new(card, of, shape, self.plan.kv));
+        let kinds = input_kinds(&layers, &head);
+        Ok(Model {
+            norm: self.norm(families::NORM, config.hidden)?,
+            cache: cache.collect::<Result<_, CardError>>()?,
+            ropes: config.ropes.iter().map(|r| self.rope(r)).collect::<Result<_, _>>()?,
+            index: Index::new(self.plan, self.pool)?,
+            room: Room::new(config, self.plan, &kinds, self.pool)?,
+            recorded: match self.plan.record {
+                true => Recorded::Graphs(HashMap::new()),
+                false => Recorded::Off,
+            },
+            config: config.clone(),
+            plan: *self.plan,
+            embedding,
+            head,
+            layers,
+        })
+    }
+
+    fn layer(&self, index: usize, kind: LayerKind) -> Result<Layer, LoadError> {
+        let config = self.source.config();
+        let (layout, names) = (config.layout, Names { config, index });
+        let norm = |name: &str, len: usize| {
+            self.norm(&families::in_layer(index, &format!("{name}.weight")), len)
+        };
+        let post = |name: Option<&str>| name.map(|name| norm(name, config.hidden)).transpose();
+        let heads = layout.head_norms.map(|[query, key]| {
+            Ok::<_, LoadError>([norm(query, config.head_dim)?, norm(key, config.head_dim)?])
+        });
+        Ok(Layer {
+            attention_norm: norm(layout.attention_norm, config.hidden)?,
+            qkv: self.projection(&names.qkv(), config.bias.qkv)?,
+            spec: AttentionSpec {
+                heads: config.heads,
+                scale: config.scale,
+                window: kind.window,
+                soft_cap: config.score_cap,
+            },
+            head_norm: heads.transpose()?,
+            rope: kind.rope,
+            out: self.projection(&names.out(), config.bias.out)?,
+            attention_post_norm: post(layout.attention_post_norm)?,
+            mlp_norm: norm(layout.mlp_norm, config.hidden)?,
+            gate_up: self.projection(&names.gate_up(), config.bias.mlp)?,
+            activation: config.activation,
+            down: self.projection(&names.down(), config.bias.mlp)?,
+            mlp_post_norm: post(layout.mlp_post_norm)?,
+        })
+    }
+
+    /// A projection of `wanted`, whose names end in `.weight`, and their biases.
+    fn projection(&self, wanted: &[Wanted], bias: bool) -> Result<Projection, LoadError> {
+        let (mut parts, mut biases) = (Vec::with_capacity(wanted.len()), Vec::new());
+        for (one, kind) in wanted.iter().zip(self.forms(wanted)?) {
+            parts.push(self.matrix(one, kind)?);
+            if bias {
+                let (name, [outputs, _]) = one;
+                let name = name.strip_suffix("weight").unwrap_or(name);
+                biases.extend(self.source.values(&format!("{name}bias"), &[*outputs])?);
+            }
+        }
+        let bias = if bias { Some(self.vector(&biases)?) } else { None };
+        Ok(Projection { parts, bias })
+    }
+
+    fn alone(&self, wanted: Wanted) -> Result<Matrix, LoadError> {
+        let kind = self.forms(std::slice::from_ref(&wanted))?[0];
+        self.matrix(&wanted, kind)
+    }
+
+    fn forms(&self, wanted: &[Wanted]) -> Result<Vec<WeightKind>, LoadError> {
+        match self.plan.exact {
+            true => Ok(vec![WeightKind::F32; wanted.len()]),
+            false => forms(self.source, wanted),
+        }
+    }
+
+    /// Copies a matrix, piece by piece, as `kind`: its own, or widened.
+    fn matrix(&self, (name, shape): &Wanted, kind: WeightKind) -> Result<Matrix, LoadError> {
+        let [rows, columns] = *shape;
+        let stored = self.source.stored(name, shape)?;
+        let row_bytes = stored.kind.row_bytes(columns);
+        let row_bytes = row_bytes.ok_or_else(|| unfit(self.source, name, kind, columns))?;
+        let mut matrix = Matrix::new(self.pool.card(), self.pool.pool(), kind, rows, columns)?;
+        let at_once = (PIECE / row_bytes.max(1)).max(1);
+        for first in (0..rows).step_by(at_once) {
+            let count = at_once.min(rows - first);
+            let bytes = &stored.bytes[first * row_bytes..(first + count) * row_bytes];
+            if kind == form(stored.kind) {
+                matrix.write_rows(first, bytes, Queue::Load)?;
+            } else {
+                let widened = widened(stored.kind, bytes, count * columns, kind);
+                matrix.write_rows(first, &widened, Queue::Load)?;
+            }
+        }
+        self.source.consumed(name, (rows * row_bytes) as u64);
+        Ok(matrix)
+    }
+
+    fn norm(&self, name: &str, len: usize) -> Result<NormWeight, LoadError> {
+        let mut weight = self.source.values(name, &[len])?;
+        weight.iter_mut().for_each(|w| *w += self.source.config().norm.offset);
+        Ok(NormWeight(self.vector(&weight)?))
+    }
+
+    fn rope(&self, rope: &Rope) -> Result<Frequencies, LoadError> {
+        let (card, of) = (self.pool.card(), self.pool.pool());
+        let numbers = self.plan.tokens * rope.inv_freq.len();
+        let long = rope.long.as_ref().map(|long| self.vector(&long.inv_freq)).transpose()?;
+        Ok(Frequencies {
+            inv_freq: self.vector(&rope.inv_freq)?,
+            long,
+            factor: rope.factor,
+            cos: Buffer::on(card, of, numbers, Queue::Load)?,
+            sin: Buffer::on(card, of, numbers, Queue::Load)?,
+        })
+    }
+
+    fn vector(&self, values: &[f32]) -> Result<Buffer<f32>, LoadError> {
+        let (card, of) = (self.pool.card(), self.pool.pool());
+        let mut buffer = Buffer::on(card, of, values.len(), Queue::Load)?;
+        buffer.write_on(0, values, Queue::Load)?;
+        Ok(buffer)
+    }
+}
+
+/// All forms in which products of the model take their inputs.
+fn input_kinds(layers: &[Layer], head: &Matrix) -> Vec<ActKind> {
+    let of = |layer: &Layer| {
+        [&layer.qkv, &layer.out, &layer.gate_up, &layer.down].map(Projection::input_kind)
+    };
+    let mut kinds: Vec<ActKind> = layers.iter().flat_map(of).collect();
+    kinds.push(head.input_kind());
+    kinds
+}
+
+/// Numbers as f32, or else as f16.
+fn widened(kind: Kind, bytes: &[u8], count: usize, to: WeightKind) -> Vec<u8> {
+    let mut values = vec![0.0; count];
+    dequantise(kind, bytes, &mut values);
+    match to {
+        WeightKind::F32 => values.iter().flat_map(|v| v.to_le_bytes()).collect(),
+        _ => values.iter().flat_map(|v| half::f16::from_f32(*v).to_le_bytes()).collect(),
+    }
+}

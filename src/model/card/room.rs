@@ -1,0 +1,91 @@
+//! Every buffer that a step needs beside weights and cache, as large as the largest step.
+//!
+//! Buffers serve several purposes in turn: `wide` holds the projections of a layer's first half, then those of
+//! its second; `acts` holds whatever the next product takes in. What each is for is said by who uses it.
+
+use super::super::config::ModelConfig;
+use super::load::CardPlan;
+use crate::device::ModelPool;
+use serin_kernels::attention::partials_len;
+use serin_kernels::sample::{PenaltyEntry, RowParams, scratch_len};
+use serin_kernels::{ActBuffer, ActKind, Buffer, CardError};
+
+pub(super) struct Room {
+    /// The residual stream, `[tokens][hidden]`.
+    pub x: Buffer<f32>,
+    /// What joins the residual stream next, `[tokens][hidden]`.
+    pub branch: Buffer<f32>,
+    /// Queries, keys and values; then gate and up.
+    pub wide: Buffer<f32>,
+    /// Inputs of the next product.
+    pub acts: ActBuffer,
+    /// Of attention over a cache that is cut into shares.
+    pub partials: Buffer<f32>,
+    /// `[head_rows][vocab]`.
+    pub logits: Buffer<f32>,
+    pub params: Buffer<RowParams>,
+    pub penalties: Buffer<PenaltyEntry>,
+    /// Of the draw.
+    pub draw: Buffer<u64>,
+    pub ids: Buffer<u32>,
+}
+
+impl Room {
+    pub fn new(
+        config: &ModelConfig,
+        plan: &CardPlan,
+        kinds: &[ActKind],
+        pool: &ModelPool,
+    ) -> Result<Room, CardError> {
+        let (card, of) = (pool.card(), pool.pool());
+        let sizes = Sizes::of(config, plan);
+        Ok(Room {
+            x: Buffer::new(card, of, sizes.hidden)?,
+            branch: Buffer::new(card, of, sizes.hidden)?,
+            wide: Buffer::new(card, of, sizes.wide)?,
+            acts: ActBuffer::new(card, of, sizes.acts, kinds)?,
+            partials: Buffer::new(card, of, sizes.partials)?,
+            logits: Buffer::new(card, of, sizes.logits)?,
+            params: Buffer::new(card, of, plan.head_rows)?,
+            penalties: Buffer::new(card, of, plan.penalties)?,
+            draw: Buffer::new(card, of, sizes.draw)?,
+            ids: Buffer::new(card, of, plan.head_rows)?,
+        })
+    }
+}
+
+/// Numbers in each buffer.
+pub(super) struct Sizes {
+    hidden: usize,
+    wide: usize,
+    acts: usize,
+    partials: usize,
+    logits: usize,
+    draw: usize,
+}
+
+impl Sizes {
+    pub fn of(config: &ModelConfig, plan: &CardPlan) -> Sizes {
+        let (queries, kv) = (config.heads * config.head_dim, config.kv_heads * config.head_dim);
+        let widest = config.hidden.max(queries).max(config.intermediate);
+        let partials = |rows| partials_len(rows, config.heads, plan.splits(rows), config.head_dim);
+        Sizes {
+            hidden: plan.tokens * config.hidden,
+            wide: plan.tokens * (queries + 2 * kv).max(2 * config.intermediate),
+            acts: plan.tokens.max(plan.head_rows) * widest,
+            partials: (1..=plan.rows).map(partials).max().unwrap_or(0),
+            logits: plan.head_rows * config.vocab,
+            draw: scratch_len(plan.head_rows, config.vocab),
+        }
+    }
+
+    /// Bytes of all buffers, generously: inputs of products in their widest form.
+    pub fn bytes(&self, plan: &CardPlan) -> u64 {
+        let floats = 2 * self.hidden + self.wide + self.partials + self.logits;
+        let rest = plan.head_rows * (size_of::<RowParams>() + 4)
+            + plan.penalties * size_of::<PenaltyEntry>()
+            + self.draw * 8;
+        // Eight bits come with a quarter of scales; floats have four bytes.
+        (4 * (floats + self.acts) + self.acts / 4 + rest) as u64
+    }
+}

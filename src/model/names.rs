@@ -1,0 +1,58 @@
+//! Names and shapes of a model's matrices, as its family's layout and its config say. Reads nothing.
+
+use super::config::ModelConfig;
+use super::families;
+
+/// One weight matrix as a decoder wants it: its name, and `[outputs, inputs]`.
+pub type Wanted = (String, [usize; 2]);
+
+/// Names and shapes of one layer's matrices.
+#[derive(Clone, Copy)]
+pub(super) struct Names<'a> {
+    pub config: &'a ModelConfig,
+    pub index: usize,
+}
+
+impl Names<'_> {
+    pub fn embedding(config: &ModelConfig) -> Wanted {
+        (families::EMBEDDING.to_owned(), [config.vocab, config.hidden])
+    }
+
+    pub fn head(config: &ModelConfig) -> Wanted {
+        (families::HEAD.to_owned(), [config.vocab, config.hidden])
+    }
+
+    /// All of the layer's matrices, those that share their input together.
+    pub fn projections(self) -> [Vec<Wanted>; 4] {
+        [self.qkv(), self.out(), self.gate_up(), self.down()]
+    }
+
+    pub fn qkv(self) -> Vec<Wanted> {
+        let c = self.config;
+        let (q, kv) = (c.heads * c.head_dim, c.kv_heads * c.head_dim);
+        self.wanted(c.layout.qkv, &[q, kv, kv], c.hidden)
+    }
+
+    pub fn out(self) -> Vec<Wanted> {
+        let c = self.config;
+        self.wanted(&[c.layout.out], &[c.hidden], c.heads * c.head_dim)
+    }
+
+    pub fn gate_up(self) -> Vec<Wanted> {
+        let c = self.config;
+        self.wanted(c.layout.mlp.gate_up, &[c.intermediate, c.intermediate], c.hidden)
+    }
+
+    pub fn down(self) -> Vec<Wanted> {
+        let c = self.config;
+        self.wanted(&[c.layout.mlp.down], &[c.hidden], c.intermediate)
+    }
+
+    /// `names`: one per entry of `outputs`, or a single one that holds them all.
+    fn wanted(self, names: &[&str], outputs: &[usize], inputs: usize) -> Vec<Wanted> {
+        let all = [outputs.iter().sum()];
+        let outputs = if names.len() == 1 { &all } else { outputs };
+        let name = |name: &&str| families::in_layer(self.index, &format!("{name}.weight"));
+        names.iter().map(name).zip(outputs).map(|(name, n)| (name, [*n, inputs])).collect()
+    }
+}
