@@ -19,6 +19,7 @@ pub mod cuda;
 pub mod embed;
 #[cfg(feature = "emulator")]
 pub mod emulated;
+pub mod kind;
 pub mod kv;
 pub mod norm;
 #[cfg(feature = "cuda")]
@@ -38,8 +39,8 @@ pub use card::{
 };
 pub use check::{Check, Size};
 pub use embed::embed;
+pub use kind::WeightKind;
 pub use kv::{KvKind, KvLayer, KvShape, KvView, KvViewMut, Rows};
 pub use open::{OpenError, open};
 pub use product::{Matrix, Output, multiply};
 pub use readings::{MemoryReading, Readings};
-pub use weights::WeightKind;

@@ -19,66 +19,11 @@
 //! shared memory does that as well, and rows can be loaded (and embedded) one by one.
 
 use super::acts::ActKind;
+pub use super::kind::WeightKind;
 use half::{bf16, f16};
 use std::ops::Range;
 
-/// A storage format of weights.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum WeightKind {
-    F32,
-    F16,
-    BF16,
-    Q8_0,
-    Q4_0,
-    Q4K,
-    Q5K,
-    Q6K,
-}
-
 impl WeightKind {
-    pub const ALL: [WeightKind; 8] = [
-        WeightKind::F32,
-        WeightKind::F16,
-        WeightKind::BF16,
-        WeightKind::Q8_0,
-        WeightKind::Q4_0,
-        WeightKind::Q4K,
-        WeightKind::Q5K,
-        WeightKind::Q6K,
-    ];
-
-    /// Numbers of a block.
-    pub fn block(self) -> usize {
-        match self {
-            WeightKind::F32 | WeightKind::F16 | WeightKind::BF16 => 1,
-            WeightKind::Q8_0 | WeightKind::Q4_0 => 32,
-            WeightKind::Q4K | WeightKind::Q5K | WeightKind::Q6K => 256,
-        }
-    }
-
-    /// Bytes of a block.
-    pub fn block_bytes(self) -> usize {
-        match self {
-            WeightKind::F32 => 4,
-            WeightKind::F16 | WeightKind::BF16 => 2,
-            WeightKind::Q8_0 => 34,
-            WeightKind::Q4_0 => 18,
-            WeightKind::Q4K => 144,
-            WeightKind::Q5K => 176,
-            WeightKind::Q6K => 210,
-        }
-    }
-
-    pub fn is_quantised(self) -> bool {
-        self.block() > 1
-    }
-
-    /// Bytes of a row; `None` if it is no whole number of blocks.
-    pub fn row_bytes(self, columns: usize) -> Option<usize> {
-        let whole = columns.is_multiple_of(self.block());
-        whole.then(|| (columns / self.block()).checked_mul(self.block_bytes())).flatten()
-    }
-
     /// The form in which a product with such weights takes its inputs.
     pub fn input_kind(self) -> ActKind {
         match self {

@@ -28,6 +28,7 @@ pub(super) fn run(path: Option<&Path>) -> Result<(), CliError> {
         policy.min_requests,
         policy.max_error_ratio
     );
+    println!("device    {}", config.device);
     match &config.ledger {
         Some(ledger) => println!("ledger    {}", ledger.path.display()),
         None => println!("ledger    none: decisions are not kept"),

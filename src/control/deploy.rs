@@ -13,7 +13,9 @@ use crate::engine::{
     SchedulerConfig,
 };
 use crate::hub::HubError;
-use crate::model::{CardDecoder, CardPlan, Decoder, KvPlan, LoadError, Weights, card, decoder};
+use crate::model::{
+    CardDecoder, CardPlan, Decoder, KvChoice, KvPlan, LoadError, Weights, card, decoder,
+};
 use crate::text::{Codec, TextError};
 use futures_util::future::BoxFuture;
 use serin_kernels::Card;
@@ -126,6 +128,11 @@ async fn load_folder(
 }
 
 fn on_cpu(weights: &Weights, config: &EngineConfig) -> Result<Box<dyn Runner>, LoadError> {
+    if config.kv_cache == KvChoice::Int8 {
+        tracing::warn!(
+            "engine.kv_cache = \"i8\" is for cards; on the CPU the cache is kept in 16 or 32 bits"
+        );
+    }
     let kv = plan_kv(weights, config)?;
     Ok(Box::new(ModelRunner::new(Decoder::load(weights, kv)?)))
 }

@@ -3,17 +3,9 @@
 //! The counterpart of `arena` for devices with memory of their own. Knows no model; the card is
 //! `serin-kernels`' (a real one, or in tests one made of the processor).
 
+pub use serin_kernels::PoolUsage as CardUsage;
 use serin_kernels::{Card, CardError, Pool, Queue};
 use std::sync::Arc;
-
-/// What a model holds of a card's memory, in bytes.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct CardUsage {
-    /// In live allocations.
-    pub used: u64,
-    /// Taken from the card and not yet given back.
-    pub reserved: u64,
-}
 
 /// What an unload gave back to the card. Bytes.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -57,8 +49,7 @@ impl ModelPool {
     }
 
     pub fn usage(&self) -> CardUsage {
-        let usage = self.card.pool_usage(self.pool).unwrap_or_default();
-        CardUsage { used: usage.used, reserved: usage.reserved }
+        self.card.pool_usage(self.pool).unwrap_or_default()
     }
 
     /// Gives everything back, once all buffers have been dropped; `before` is what was held until then.

@@ -79,6 +79,16 @@ impl DeviceChoice {
     }
 }
 
+impl fmt::Display for DeviceChoice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            DeviceChoice::Auto => "auto: a CUDA card if there is one, else the CPU",
+            DeviceChoice::Cpu => "the CPU",
+            DeviceChoice::Card(name) => name,
+        })
+    }
+}
+
 /// Runs every kernel against its known answers.
 fn prove(card: &Arc<dyn Card>) -> Result<(), DeviceError> {
     let facts = card.facts();

@@ -17,9 +17,7 @@ use crate::device::{Kind, ModelPool, Rope, dequantise};
 use serin_kernels::attention::AttentionSpec;
 use serin_kernels::product::Matrix;
 use serin_kernels::weights::PlaneLayout;
-use serin_kernels::{
-    ActKind, Buffer, CardError, KvKind, KvLayer, KvShape, Queue, WeightKind, norm,
-};
+use serin_kernels::{ActKind, Buffer, CardError, KvKind, KvLayer, KvShape, Queue, norm};
 use std::collections::HashMap;
 use std::sync::Arc;
 
@@ -166,35 +164,21 @@ fn tied(source: &Weights) -> bool {
     source.config().tied_embeddings || !source.has(families::HEAD)
 }
 
-fn unfit(source: &Weights, name: &str, kind: WeightKind, columns: usize) -> LoadError {
+fn unfit(source: &Weights, name: &str, kind: Kind, columns: usize) -> LoadError {
     LoadError::Unfit {
         dir: source.path().to_owned(),
         tensor: name.to_owned(),
-        what: format!("rows of {columns} are no whole blocks of {kind:?}"),
-    }
-}
-
-/// How a kind of file is kept on a card.
-fn form(kind: Kind) -> WeightKind {
-    match kind {
-        Kind::F32 => WeightKind::F32,
-        Kind::F16 => WeightKind::F16,
-        Kind::BF16 => WeightKind::BF16,
-        Kind::Q8_0 => WeightKind::Q8_0,
-        Kind::Q4_0 => WeightKind::Q4_0,
-        Kind::Q4K => WeightKind::Q4K,
-        Kind::Q5K => WeightKind::Q5K,
-        Kind::Q6K => WeightKind::Q6K,
+        what: format!("rows of {columns} are no whole blocks of {kind}"),
     }
 }
 
 /// How matrices that share their input are kept: as they are, unless they want their input in several forms.
-fn forms(source: &Weights, wanted: &[Wanted]) -> Result<Vec<WeightKind>, LoadError> {
-    let own: Vec<WeightKind> =
-        wanted.iter().map(|(name, _)| source.kind(name).map(form)).collect::<Result<_, _>>()?;
-    let inputs = |kind: &WeightKind| kind.input_kind();
+fn forms(source: &Weights, wanted: &[Wanted]) -> Result<Vec<Kind>, LoadError> {
+    let own: Vec<Kind> =
+        wanted.iter().map(|(name, _)| source.kind(name)).collect::<Result<_, _>>()?;
+    let inputs = |kind: &Kind| kind.input_kind();
     let agree = own.iter().all(|kind| inputs(kind) == inputs(&own[0]));
-    Ok(if agree { own } else { vec![WeightKind::F16; wanted.len()] })
+    Ok(if agree { own } else { vec![Kind::F16; wanted.len()] })
 }
 
 struct Loader<'a> {
@@ -287,15 +271,15 @@ impl Loader<'_> {
         self.matrix(&wanted, kind)
     }
 
-    fn forms(&self, wanted: &[Wanted]) -> Result<Vec<WeightKind>, LoadError> {
+    fn forms(&self, wanted: &[Wanted]) -> Result<Vec<Kind>, LoadError> {
         match self.plan.exact {
-            true => Ok(vec![WeightKind::F32; wanted.len()]),
+            true => Ok(vec![Kind::F32; wanted.len()]),
             false => forms(self.source, wanted),
         }
     }
 
     /// Copies a matrix, piece by piece, as `kind`: its own, or widened.
-    fn matrix(&self, (name, shape): &Wanted, kind: WeightKind) -> Result<Matrix, LoadError> {
+    fn matrix(&self, (name, shape): &Wanted, kind: Kind) -> Result<Matrix, LoadError> {
         let [rows, columns] = *shape;
         let stored = self.source.stored(name, shape)?;
         let row_bytes = stored.kind.row_bytes(columns);
@@ -305,7 +289,7 @@ impl Loader<'_> {
         for first in (0..rows).step_by(at_once) {
             let count = at_once.min(rows - first);
             let bytes = &stored.bytes[first * row_bytes..(first + count) * row_bytes];
-            if kind == form(stored.kind) {
+            if kind == stored.kind {
                 matrix.write_rows(first, bytes, Queue::Load)?;
             } else {
                 let widened = widened(stored.kind, bytes, count * columns, kind);
@@ -354,11 +338,11 @@ fn input_kinds(layers: &[Layer], head: &Matrix) -> Vec<ActKind> {
 }
 
 /// Numbers as f32, or else as f16.
-fn widened(kind: Kind, bytes: &[u8], count: usize, to: WeightKind) -> Vec<u8> {
+fn widened(kind: Kind, bytes: &[u8], count: usize, to: Kind) -> Vec<u8> {
     let mut values = vec![0.0; count];
     dequantise(kind, bytes, &mut values);
     match to {
-        WeightKind::F32 => values.iter().flat_map(|v| v.to_le_bytes()).collect(),
+        Kind::F32 => values.iter().flat_map(|v| v.to_le_bytes()).collect(),
         _ => values.iter().flat_map(|v| half::f16::from_f32(*v).to_le_bytes()).collect(),
     }
 }

@@ -146,7 +146,10 @@ impl CardDecoder {
         };
         let width = model.index.fill(batch, &model.config, Some(padded))?;
         model.index.upload()?;
-        model.tell(params, penalties)?;
+        // Padding rows draw as well: by what costs least, not by what happens to lie there.
+        let mut params = params.to_vec();
+        params.resize(padded, RowParams { repetition_penalty: 1.0, ..RowParams::default() });
+        model.tell(&params, penalties)?;
         if !model.replay(&*card, width)? {
             model.body(&*card, width)?;
             model.head(&*card, 0, padded)?;
