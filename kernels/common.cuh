@@ -169,14 +169,13 @@ template <class T> void mma_half(float c[4], const uint32_t a[4], const uint32_t
     unsigned g = lane() / 4, t = lane() % 4;
     for (int i = 0; i < 4; i++) {
         unsigned row = g + i / 2 * 8, col = 2 * t + i % 2;
-        double sum = 0;
+        float x[16], y[16];
         for (unsigned k = 0; k < 16; k++) {
             unsigned register_a = row / 8 + k / 8 * 2;
-            float x = half_at<T>(all[row % 8 * 4 + k % 8 / 2].a[register_a], k % 2);
-            float y = half_at<T>(all[col * 4 + k % 8 / 2].b[k / 8], k % 2);
-            sum += double(x) * double(y);
+            x[k] = half_at<T>(all[row % 8 * 4 + k % 8 / 2].a[register_a], k % 2);
+            y[k] = half_at<T>(all[col * 4 + k % 8 / 2].b[k / 8], k % 2);
         }
-        c[i] = float(double(c[i]) + sum);
+        c[i] = tensor_sum(c[i], x, y);
     }
 }
 

@@ -3,6 +3,7 @@
 #include "../attention_exact.cu"
 #include "../attention_prefill.cu"
 #include "../embed.cu"
+#include "../inputs.cu"
 #include "../norm.cu"
 #include "../product_dense.cu"
 #include "../product_quant.cu"

@@ -40,6 +40,7 @@ struct Stream;
 struct Event {
     Stream *stream = nullptr;
     uint64_t at = 0; // everything before this
+    bool timed = false;
 };
 struct Stream {
     std::deque<Work> waiting;
@@ -323,10 +324,11 @@ int cuGraphExecDestroy(Graph *exec) {
     return unmade(exec);
 }
 
-int cuEventCreate(Event **out, unsigned) {
+int cuEventCreate(Event **out, unsigned flags) {
     Guard guard(lock);
     if (int code = asked("cuEventCreate")) return code;
-    return *out = made(new Event), OK;
+    *out = made(new Event);
+    return (*out)->timed = !(flags & 2), OK;
 }
 int cuEventRecord(Event *event, Stream *stream) {
     Guard guard(lock);
@@ -341,6 +343,16 @@ int cuEventSynchronize(Event *event) {
     if (!known(event)) return INVALID_HANDLE;
     return event->stream ? run_until(event->stream, event->at) : OK;
 }
+// A thousandth of a millisecond for each piece of the stream's work between them.
+int cuEventElapsedTime_v2(float *out, Event *start, Event *end) {
+    Guard guard(lock);
+    if (int code = asked("cuEventElapsedTime")) return code;
+    if (!known(start) || !known(end) || !start->timed || !end->timed) return INVALID_HANDLE;
+    if (!start->stream || start->stream != end->stream) return INVALID_HANDLE;
+    if (end->stream->done < end->at || start->at > end->at) return NOT_READY;
+    return *out = 1e-3f * float(end->at - start->at), OK;
+}
+int cuEventElapsedTime(float *out, Event *start, Event *end) { return cuEventElapsedTime_v2(out, start, end); }
 int cuEventDestroy_v2(Event *event) {
     Guard guard(lock);
     return unmade(event);
@@ -431,6 +443,12 @@ int cuMemHostAlloc(void **out, size_t bytes, unsigned) {
     *out = std::aligned_alloc(4096, (bytes + 4095) / 4096 * 4096);
     blocks[uintptr_t(*out)] = {bytes, nullptr};
     return OK;
+}
+int cuMemHostGetDevicePointer_v2(uint64_t *out, void *memory, unsigned flags) {
+    Guard guard(lock);
+    if (int code = asked("cuMemHostGetDevicePointer_v2")) return code;
+    if (flags || !pinned(memory, 1)) return INVALID_VALUE;
+    return *out = uint64_t(memory), OK;
 }
 int cuMemFreeHost(void *memory) {
     Guard guard(lock);

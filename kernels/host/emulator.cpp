@@ -15,8 +15,12 @@
 namespace emu {
 
 thread_local Dim thread_index, block_index, block_dim, grid_dim;
+thread_local bool truncating;
 
 namespace {
+
+// The launch's order of threads has it beside the order itself.
+constexpr unsigned long long kTruncate = 1ull << 63;
 
 constexpr size_t kStack = 64 << 10;
 constexpr unsigned kMostThreads = 1024;
@@ -288,6 +292,25 @@ void fail(const char *what) {
     std::abort();
 }
 
+// Tensor cores align all addends with the largest and cut off what lies below its last bits, one or two of them
+// kept beyond a float's 24 (Fasi et al., "Numerical behavior of NVIDIA tensor cores", PeerJ CS 2021). Here one is.
+float tensor_sum(float c, const float x[16], const float y[16]) {
+    double addends[17], sum = 0;
+    addends[16] = c;
+    int largest = -400;
+    for (int k = 0; k < 17; k++) {
+        if (k < 16) addends[k] = double(x[k]) * double(y[k]);
+        if (addends[k] != 0 && std::isfinite(addends[k])) largest = std::max(largest, std::ilogb(addends[k]));
+    }
+    if (!truncating) {
+        for (int k = 0; k < 16; k++) sum += addends[k];
+        return float(addends[16] + sum);
+    }
+    for (double addend : addends) sum += std::ldexp(std::trunc(std::ldexp(addend, 24 - largest)), largest - 24);
+    float rounded = float(sum);
+    return std::fabs(double(rounded)) > std::fabs(sum) ? std::nextafter(rounded, 0.0f) : rounded;
+}
+
 unsigned lane() { return machine.running->index % 32; }
 
 unsigned char *shared_memory() { return machine.shared; }
@@ -337,6 +360,9 @@ void wait_copies(int groups_left) {
 
 } // namespace emu
 
+// Whether there is a kernel of this name.
+extern "C" int serin_emulator_knows(const char *name) { return emu::registry().count(name) != 0; }
+
 // Runs a kernel by name. `args[i]` points to its i-th argument. Returns 0, or -1 with `error` filled.
 extern "C" int serin_emulator_launch(const char *name, const unsigned *blocks, const unsigned *threads,
                                      size_t shared, void **args, unsigned long long order, char *error,
@@ -359,7 +385,8 @@ extern "C" int serin_emulator_launch(const char *name, const unsigned *blocks, c
     m.error.clear();
     grid_dim = {blocks[0], blocks[1], blocks[2]};
     block_dim = {threads[0], threads[1], threads[2]};
-    arrange(count, order);
+    truncating = order & kTruncate;
+    arrange(count, order & ~kTruncate);
     for (unsigned z = 0; z < blocks[2]; z++)
         for (unsigned y = 0; y < blocks[1]; y++)
             for (unsigned x = 0; x < blocks[0]; x++) {

@@ -31,6 +31,10 @@ struct Dim {
 
 // The running fiber's place, set before it goes on.
 extern thread_local Dim thread_index, block_index, block_dim, grid_dim;
+// Whether tensor cores truncate in this launch, as real ones do, instead of rounding.
+extern thread_local bool truncating;
+// c plus the products of 16 pairs, as a tensor core adds them up.
+float tensor_sum(float c, const float x[16], const float y[16]);
 
 void block_barrier();
 // Every lane named by `mask` brings `bytes` (at most 64) and sees what all 32 brought, `all[lane * bytes]`.

@@ -4,7 +4,7 @@
 //! that form at once (`acts.cuh`). Knows no weights.
 
 use super::buffer::{Buffer, View, ViewMut};
-use super::card::{Arg, Card, CardError, Pool};
+use super::card::{Arg, Card, CardError, Pool, Queue};
 use half::{bf16, f16};
 use std::sync::Arc;
 
@@ -113,17 +113,18 @@ pub struct ActBuffer {
 }
 
 impl ActBuffer {
-    /// Room for `numbers` inputs in any of these forms.
+    /// Room for `numbers` inputs in any of these forms, taken in the order of `queue`.
     pub fn new(
         card: &Arc<dyn Card>,
         pool: Pool,
         numbers: usize,
         kinds: &[ActKind],
+        queue: Queue,
     ) -> Result<ActBuffer, CardError> {
         let bytes = kinds.iter().map(|kind| kind.bytes()).max().unwrap_or(0);
         let scales = if kinds.contains(&ActKind::Q8) { numbers.div_ceil(Q8_BLOCK) * 2 } else { 0 };
-        let (bytes, scales) =
-            (Buffer::new(card, pool, numbers * bytes)?, Buffer::new(card, pool, scales)?);
+        let bytes = Buffer::on(card, pool, numbers * bytes, queue)?;
+        let scales = Buffer::on(card, pool, scales, queue)?;
         Ok(ActBuffer { bytes, scales, numbers })
     }
 

@@ -3,7 +3,7 @@
 //! Views carry their numbers' type so that a kernel's function can check lengths and no caller counts bytes.
 //! What lies in a buffer is undefined until something was written to it.
 
-use super::card::{Arg, Card, CardError, Pool, Queue};
+use super::card::{Arg, Card, CardError, HostMemory, Pool, Queue};
 use std::fmt;
 use std::marker::PhantomData;
 use std::sync::Arc;
@@ -73,7 +73,8 @@ impl<T: Plain> Buffer<T> {
         Buffer::on(card, pool, len, Queue::Compute)
     }
 
-    /// As [`Buffer::new`], allocated in the order of `queue`. It is given back on [`Queue::Compute`].
+    /// As [`Buffer::new`], allocated and given back in the order of `queue`. Whoever uses it on the other one
+    /// waits for that before it is dropped.
     pub fn on(
         card: &Arc<dyn Card>,
         pool: Pool,
@@ -83,8 +84,7 @@ impl<T: Plain> Buffer<T> {
         let bytes =
             len.checked_mul(size_of::<T>()).ok_or(CardError::OutOfMemory { bytes: usize::MAX })?;
         let address = if bytes == 0 { 0 } else { card.allocate(pool, bytes, queue)? };
-        let (card, queue) = (card.clone(), Queue::Compute);
-        Ok(Buffer { card, address, len, queue, kind: PhantomData })
+        Ok(Buffer { card: card.clone(), address, len, queue, kind: PhantomData })
     }
 
     /// A buffer that holds `values`.
@@ -132,11 +132,8 @@ impl<T: Plain> Buffer<T> {
         if out.is_empty() {
             return Ok(());
         }
-        // SAFETY: `Plain` numbers may hold any bits.
-        let bytes = unsafe {
-            std::slice::from_raw_parts_mut(out.as_mut_ptr().cast::<u8>(), size_of_val(out))
-        };
-        self.card.download(self.address + (at * size_of::<T>()) as u64, bytes, Queue::Compute)
+        let from = self.address + (at * size_of::<T>()) as u64;
+        self.card.download(from, bytes_of_mut(out), Queue::Compute)
     }
 
     /// Copies another buffer's numbers, as many as this one has.
@@ -274,8 +271,56 @@ impl<'a, T: Plain> ViewMut<'a, T> {
     }
 }
 
+/// `len` numbers in the host's memory that kernels read where they lie ([`Card::map_host`]); zeros at first.
+pub struct Mapped<T: Plain> {
+    card: Arc<dyn Card>,
+    memory: HostMemory,
+    len: usize,
+    kind: PhantomData<T>,
+}
+
+impl<T: Plain> Mapped<T> {
+    pub fn new(card: &Arc<dyn Card>, len: usize) -> Result<Mapped<T>, CardError> {
+        let bytes = len.checked_mul(size_of::<T>()).filter(|bytes| *bytes > 0);
+        let bytes = bytes.ok_or_else(|| CardError::Shape(format!("{len} values to be mapped")))?;
+        Ok(Mapped { card: card.clone(), memory: card.map_host(bytes)?, len, kind: PhantomData })
+    }
+
+    /// Writes values, of this type or another, to the place `at`. Kernels that were launched before and are not
+    /// done may see either.
+    pub fn write<U: Plain>(&mut self, at: usize, values: &[U]) -> Result<(), CardError> {
+        let (size, bytes) = (size_of::<T>(), size_of_val(values));
+        let end = at.checked_mul(size).and_then(|start| start.checked_add(bytes));
+        if end.is_none_or(|end| end > self.len * size) {
+            let what = format!("{bytes} bytes at {at} do not fit into {} values", self.len);
+            return Err(CardError::Shape(what));
+        }
+        let to = (self.memory.host as *mut T).wrapping_add(at).cast::<u8>();
+        // SAFETY: `len` numbers lie there until `drop`, and nothing else of the host's refers to them.
+        unsafe { std::ptr::copy_nonoverlapping(values.as_ptr().cast(), to, bytes) };
+        Ok(())
+    }
+
+    pub fn view(&self) -> View<'_, T> {
+        View { address: self.memory.card, len: self.len, life: PhantomData }
+    }
+}
+
+impl<T: Plain> Drop for Mapped<T> {
+    fn drop(&mut self) {
+        // As for a buffer.
+        let _ = self.card.unmap_host(self.memory);
+    }
+}
+
 /// The bytes of plain numbers.
 pub fn bytes_of<T: Plain>(values: &[T]) -> &[u8] {
     // SAFETY: `Plain` numbers have no padding.
     unsafe { std::slice::from_raw_parts(values.as_ptr().cast(), size_of_val(values)) }
+}
+
+/// As [`bytes_of`], to be written.
+pub fn bytes_of_mut<T: Plain>(values: &mut [T]) -> &mut [u8] {
+    // SAFETY: `Plain` numbers have no padding and may hold any bits.
+    unsafe { std::slice::from_raw_parts_mut(values.as_mut_ptr().cast(), size_of_val(values)) }
 }

@@ -5,6 +5,7 @@
 
 use super::readings::Readings;
 use std::fmt;
+use std::time::Duration;
 
 /// Why the card could not do as asked.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -62,13 +63,15 @@ pub struct Facts {
     pub emulated: bool,
 }
 
-/// In what order things happen: all on one queue one after the other, two queues side by side.
+/// In what order things happen: all on one queue one after the other, two queues side by side. Memory that one
+/// queue has allocated, filled or used is used, or given back, on the other only once the first has been waited
+/// for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Queue {
     /// The executor's steps.
     Compute,
-    /// A loader's copies. What they fill is used, or given back, on the other queue only once this one has been
-    /// waited for.
+    /// A loader's copies. A model's memory is allocated and given back here, so that neither waits for a step nor
+    /// gets into a graph that is being recorded.
     Load,
 }
 
@@ -138,8 +141,24 @@ pub struct Gemm {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Graph(pub u64);
 
+/// Two marks on [`Queue::Compute`], and the card's own time between them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Timer(pub u64);
+
+/// Memory of the host that kernels read over the bus.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct HostMemory {
+    /// Where the host finds it, on 256 bytes.
+    pub host: u64,
+    /// Where kernels do.
+    pub card: u64,
+}
+
 /// A card. Calls come from the executor's thread ([`Queue::Compute`]) or from one loader thread
 /// ([`Queue::Load`]); each binds itself with [`Card::enter`] first.
+///
+/// Whatever is enqueued may be done long after the call has returned: only [`Card::synchronise`],
+/// [`Card::download`] and [`Card::read_timer`] wait, and a fault shows there at the earliest.
 pub trait Card: Send + Sync + fmt::Debug {
     fn facts(&self) -> &Facts;
     fn memory(&self) -> Result<Memory, CardError>;
@@ -154,8 +173,10 @@ pub trait Card: Send + Sync + fmt::Debug {
 
     fn create_pool(&self) -> Result<Pool, CardError>;
     fn pool_usage(&self, pool: Pool) -> Result<PoolUsage, CardError>;
-    /// Gives back what the pool keeps for reuse.
+    /// Gives back what the pool keeps for reuse, once the queues have done what they have to do. While a graph is
+    /// recorded [`Queue::Load`] alone is waited for: memory given back there is trimmed all the same.
     fn trim_pool(&self, pool: Pool) -> Result<(), CardError>;
+    /// Waits as [`Card::trim_pool`]; refused while anything of the pool is in use.
     fn destroy_pool(&self, pool: Pool) -> Result<(), CardError>;
 
     /// Memory with undefined content, on 256 bytes.
@@ -164,6 +185,12 @@ pub trait Card: Send + Sync + fmt::Debug {
     fn free(&self, address: u64, queue: Queue) -> Result<(), CardError>;
     /// The pool that an address belongs to.
     fn pool_of(&self, address: u64) -> Result<Pool, CardError>;
+
+    /// Pinned memory of the host, filled with zeros, that kernels read where it lies: what is written there needs
+    /// no copy, and so never waits behind a loader's. Of the machine's memory, not the card's.
+    fn map_host(&self, bytes: usize) -> Result<HostMemory, CardError>;
+    /// Gives it back; no kernel reads it any more.
+    fn unmap_host(&self, memory: HostMemory) -> Result<(), CardError>;
 
     /// Copies to the card; `from` may be changed once this returns. Large ones go through pinned staging.
     fn upload(&self, to: u64, from: &[u8], queue: Queue) -> Result<(), CardError>;
@@ -193,10 +220,48 @@ pub trait Card: Send + Sync + fmt::Debug {
     /// The addresses hold what [`Gemm`] says.
     unsafe fn gemm(&self, gemm: Gemm) -> Result<(), CardError>;
 
-    /// From here on, launches and products are recorded instead of run. No allocations meanwhile.
+    fn create_timer(&self) -> Result<Timer, CardError>;
+    /// Marks the beginning: once everything that was enqueued on [`Queue::Compute`] before is done.
+    fn start_timer(&self, timer: Timer) -> Result<(), CardError>;
+    fn stop_timer(&self, timer: Timer) -> Result<(), CardError>;
+    /// Waits for the end that was marked last; the time since the beginning.
+    fn read_timer(&self, timer: Timer) -> Result<Duration, CardError>;
+    fn forget_timer(&self, timer: Timer) -> Result<(), CardError>;
+
+    /// From here on, launches and products are recorded instead of run. Meanwhile everything else on
+    /// [`Queue::Compute`] is refused, from whichever thread it comes (what is given back there waits);
+    /// [`Queue::Load`] goes on.
     fn begin_recording(&self) -> Result<(), CardError>;
     fn end_recording(&self) -> Result<Graph, CardError>;
     /// Runs what was recorded, with the addresses and numbers of then.
     fn replay(&self, graph: Graph) -> Result<(), CardError>;
     fn forget(&self, graph: Graph) -> Result<(), CardError>;
+}
+
+/// Arguments that a kernel may have.
+pub(crate) const MOST_ARGS: usize = 40;
+
+/// What every card refuses, before it is asked.
+pub(crate) fn check_grid(
+    kernel: &str,
+    grid: Grid,
+    args: usize,
+    facts: &Facts,
+) -> Result<(), CardError> {
+    let Grid { blocks, threads, shared } = grid;
+    let count: u64 = threads.iter().map(|side| u64::from(*side)).product();
+    let what = if blocks.contains(&0) || count == 0 {
+        "nothing to do"
+    } else if count > 1024 || threads[2] > 64 {
+        "too many threads"
+    } else if blocks[0] > i32::MAX as u32 || blocks[1] > 65535 || blocks[2] > 65535 {
+        "too many blocks"
+    } else if shared > facts.shared_per_block {
+        "more shared memory than the card has"
+    } else if args > MOST_ARGS {
+        "too many arguments"
+    } else {
+        return Ok(());
+    };
+    Err(CardError::Shape(format!("{kernel}: {what}: {grid:?}")))
 }

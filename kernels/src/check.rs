@@ -4,6 +4,8 @@
 //! threads; a server runs the quick ones on its very card before it trusts it. References are plain loops in
 //! f64 that share no code with the kernels.
 
+#[cfg(all(test, feature = "emulator"))]
+use super::card::Queue;
 use super::card::{Card, CardError, Pool};
 use std::fmt;
 use std::sync::Arc;
@@ -124,6 +126,7 @@ pub type Family = fn(&Bench, Size) -> Result<Vec<Check>, CardError>;
 pub const FAMILIES: &[(&str, Family)] = &[
     ("attention", crate::attention::checks),
     ("embedding", crate::embed::checks),
+    ("inputs of steps", crate::inputs::checks),
     ("norms", crate::norm::checks),
     ("products of floats", crate::product::dense_checks),
     ("products of quantised weights", crate::product::quantised_checks),
@@ -135,8 +138,10 @@ pub const FAMILIES: &[(&str, Family)] = &[
 /// Runs every family on the emulated card in several orders of threads, and demands every answer.
 #[cfg(all(test, feature = "emulator"))]
 pub(crate) fn prove(family: Family) {
-    for order in [0, 1, 12345] {
-        let card = crate::emulated::EmulatedCard::start(64 << 20);
+    use crate::emulated::{EmulatedCard, Pace};
+    let pessimistic = EmulatedCard::pessimistic(64 << 20, Pace::default());
+    let cards = [0, 1, 12345].map(|order| (order, EmulatedCard::start(64 << 20)));
+    for (order, card) in cards.into_iter().chain([(54321, pessimistic)]) {
         card.set_order(order);
         let card: Arc<dyn Card> = Arc::new(card);
         let pool = card.create_pool().unwrap();
@@ -144,8 +149,9 @@ pub(crate) fn prove(family: Family) {
         let checks = family(&bench, Size::Full).unwrap();
         assert!(!checks.is_empty());
         for check in checks {
-            assert!(check.holds(), "{check} (threads in order {order})");
+            assert!(check.holds(), "{check} (threads in order {order}, {})", card.facts().name);
         }
+        [Queue::Compute, Queue::Load].iter().for_each(|queue| card.synchronise(*queue).unwrap());
         assert_eq!(card.pool_usage(pool).unwrap().used, 0, "a case keeps memory");
     }
 }

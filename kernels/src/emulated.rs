@@ -1,17 +1,29 @@
 //! A card made of this machine's processor: the kernels' own sources, compiled for the host, over pools that
 //! are counted as a real card's are.
 //!
-//! For tests: every launch, copy and free is done at once, in order. Fresh memory is poisoned (0xFF: floats
-//! are NaN), every allocation lies between fences that are looked at when it is freed, memory that was freed is
-//! refused, and products are plain loops. What it cannot show: time, races between blocks, the driver.
+//! For tests. Fresh memory is poisoned (0xFF: floats are NaN), every allocation lies between fences that are
+//! looked at when it is freed, kernels and copies are refused memory that is not allocated, and products are
+//! plain loops. It comes in two tempers ([`Temper`]): one that does everything at once, and one that is as
+//! unhelpful as a driver may be. Time is what a simple cost model says (`emulated/clock.rs`), so that tests of
+//! pace and fairness give the same figures everywhere. What it cannot show: races between blocks, the driver.
+
+mod clock;
+mod product;
+mod queues;
 
 use super::card::{
-    Arg, Card, CardError, Facts, Gemm, Graph, Grid, Memory, Number, Pool, PoolUsage, Queue,
+    Arg, Card, CardError, Facts, Gemm, Graph, Grid, HostMemory, Memory, Pool, PoolUsage, Queue,
+    Timer, check_grid,
 };
-use parking_lot::Mutex;
+pub use clock::Pace;
+use clock::{Clock, Marks};
+use parking_lot::{Mutex, MutexGuard};
+use queues::{Queues, Work};
 use std::collections::{BTreeMap, HashMap};
 use std::ffi::{CString, c_char, c_void};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread::ThreadId;
+use std::time::Duration;
 
 unsafe extern "C" {
     fn serin_emulator_launch(
@@ -24,28 +36,48 @@ unsafe extern "C" {
         error: *mut c_char,
         room: usize,
     ) -> i32;
+    fn serin_emulator_knows(name: *const c_char) -> i32;
 }
 
 const FENCE: usize = 256;
 const FENCE_BYTE: u8 = 0xa5;
 const POISON: u8 = 0xff;
+/// In a launch's order of threads: sums of tensor cores are truncated.
+const TRUNCATE: u64 = 1 << 63;
+
+/// How helpful the card is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Temper {
+    /// Everything is done before the call returns, products are summed in one order, and tensor cores round.
+    Prompt,
+    /// Everything is done as late as the contract of [`Card`] allows, when somebody waits for it; the order of
+    /// sums of a product depends on its number of rows; tensor cores truncate, as real ones do (Fasi et al.,
+    /// "Numerical behavior of NVIDIA tensor cores", PeerJ CS 2021).
+    Pessimistic,
+}
 
 /// The emulated card.
 #[derive(Debug)]
 pub struct EmulatedCard {
     facts: Facts,
     total: u64,
+    temper: Temper,
     order: AtomicU64,
     state: Mutex<State>,
+    /// Held by whoever does a queue's work, so that it is done in order.
+    turns: [Mutex<()>; 2],
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct State {
     pools: HashMap<Pool, PoolUsage>,
     /// By address of the first usable byte.
     blocks: BTreeMap<u64, Block>,
     graphs: HashMap<Graph, Vec<Work>>,
-    recording: Option<Vec<Work>>,
+    recording: Option<Recording>,
+    queues: Queues,
+    clock: Clock,
+    timers: HashMap<Timer, Marks>,
     next: u64,
     dead: Option<String>,
     /// Allocations left until one fails, if a test asked for that.
@@ -53,36 +85,72 @@ struct State {
 }
 
 #[derive(Debug)]
+struct Recording {
+    works: Vec<Work>,
+    by: ThreadId,
+    /// Given back meanwhile.
+    freed: Vec<u64>,
+}
+
+#[derive(Debug)]
 struct Block {
-    pool: Pool,
+    /// `None`: the host's memory.
+    pool: Option<Pool>,
     bytes: usize,
     /// With a fence before and behind.
     memory: Vec<u8>,
-}
-
-#[derive(Debug, Clone)]
-enum Work {
-    Launch(&'static str, Grid, Vec<Arg>),
-    Product(Gemm),
+    /// The queue on which it was allocated, until that has been waited for: until then the other may not use it.
+    pending: Option<Queue>,
 }
 
 impl EmulatedCard {
-    /// A card with so many bytes of memory.
+    /// A prompt card with so many bytes of memory.
     pub fn start(total: u64) -> EmulatedCard {
+        EmulatedCard::with(total, Temper::Prompt, Pace::default())
+    }
+
+    /// A pessimistic card with so many bytes of memory, at this pace.
+    pub fn pessimistic(total: u64, pace: Pace) -> EmulatedCard {
+        EmulatedCard::with(total, Temper::Pessimistic, pace)
+    }
+
+    fn with(total: u64, temper: Temper, pace: Pace) -> EmulatedCard {
+        let name = match temper {
+            Temper::Prompt => "emulated card",
+            Temper::Pessimistic => "emulated card, pessimistic",
+        };
         let facts = Facts {
-            name: "emulated card".into(),
+            name: name.into(),
             capability: (8, 0),
             multiprocessors: 4,
             shared_per_block: 99 << 10,
             emulated: true,
         };
-        let (order, state) = (AtomicU64::new(0), Mutex::default());
-        EmulatedCard { facts, total, order, state }
+        let state = State {
+            pools: HashMap::new(),
+            blocks: BTreeMap::new(),
+            graphs: HashMap::new(),
+            recording: None,
+            queues: Queues::default(),
+            clock: Clock::new(pace),
+            timers: HashMap::new(),
+            next: 0,
+            dead: None,
+            fail_after: None,
+        };
+        EmulatedCard {
+            facts,
+            total,
+            temper,
+            order: AtomicU64::new(0),
+            state: Mutex::new(state),
+            turns: Default::default(),
+        }
     }
 
     /// The order in which a block's threads run: 0 by index, 1 backwards, else shuffled by that seed.
     pub fn set_order(&self, order: u64) {
-        self.order.store(order, Ordering::Relaxed);
+        self.order.store(order & !TRUNCATE, Ordering::Relaxed);
     }
 
     /// From now on the card answers as one does that has met a fault which no call survives.
@@ -95,7 +163,12 @@ impl EmulatedCard {
         self.state.lock().fail_after = allocations;
     }
 
-    fn alive(&self) -> Result<parking_lot::MutexGuard<'_, State>, CardError> {
+    /// How much of the card's time has passed for a host that only ever waited for it.
+    pub fn now(&self) -> Duration {
+        self.state.lock().clock.now()
+    }
+
+    fn alive(&self) -> Result<MutexGuard<'_, State>, CardError> {
         let state = self.state.lock();
         match &state.dead {
             Some(why) => Err(CardError::Dead(why.clone())),
@@ -103,13 +176,79 @@ impl EmulatedCard {
         }
     }
 
+    /// As [`EmulatedCard::alive`], for anything on a queue but launches.
+    fn turn(&self, queue: Queue, what: &str) -> Result<MutexGuard<'_, State>, CardError> {
+        let state = self.alive()?;
+        match queue == Queue::Compute && state.recording.is_some() {
+            true => Err(other(format!("{what} while a graph is recorded"))),
+            false => Ok(state),
+        }
+    }
+
+    /// Puts work at the queue's end; a prompt card does it at once.
+    fn enqueue(
+        &self,
+        mut state: MutexGuard<'_, State>,
+        queue: Queue,
+        work: Work,
+    ) -> Result<(), CardError> {
+        let at = state.clock.now();
+        state.queues.push(queue, work, at);
+        drop(state);
+        match self.temper {
+            Temper::Prompt => self.drain(queue),
+            Temper::Pessimistic => Ok(()),
+        }
+    }
+
+    /// Does all of a queue's work. A kernel that fails is a fault that no later call survives, unless the card
+    /// is prompt, which can tell whose it was.
+    fn drain(&self, queue: Queue) -> Result<(), CardError> {
+        let _turn = self.turns[queue as usize].lock();
+        loop {
+            let mut state = self.alive()?;
+            let Some((work, at)) = state.queues.pop(queue) else {
+                state.settle(queue);
+                return Ok(());
+            };
+            let (begun, cost) = state.clock.begin(queue, at, &work);
+            let done = match work.is_long() {
+                true => {
+                    let usable = state.usable(&work);
+                    drop(state);
+                    let done = usable.and_then(|()| self.run(&work));
+                    state = self.alive()?;
+                    done
+                }
+                false => state.apply(&work, begun),
+            };
+            state.clock.end(queue, begun + cost, &work);
+            if let Err(error) = done {
+                if self.temper == Temper::Pessimistic {
+                    state.dead = Some(error.to_string());
+                }
+                return Err(error);
+            }
+        }
+    }
+
+    /// Waits for a queue: the host's time goes on to its end.
+    fn wait(&self, queue: Queue) -> Result<MutexGuard<'_, State>, CardError> {
+        self.drain(queue)?;
+        let mut state = self.alive()?;
+        state.clock.wait(queue);
+        Ok(state)
+    }
+
     fn run(&self, work: &Work) -> Result<(), CardError> {
         match work {
             Work::Launch(kernel, grid, args) => self.run_kernel(kernel, *grid, args),
             Work::Product(gemm) => {
-                multiply(gemm);
+                // SAFETY: the caller of `Card::gemm` answers for the addresses and shapes.
+                unsafe { product::multiply(gemm, self.temper) };
                 Ok(())
             }
+            _ => Ok(()),
         }
     }
 
@@ -117,8 +256,9 @@ impl EmulatedCard {
         let mut values: Vec<u64> = args.iter().map(bits).collect();
         let mut places: Vec<*mut c_void> =
             values.iter_mut().map(|value| std::ptr::from_mut(value).cast()).collect();
-        let name = CString::new(kernel).map_err(|e| CardError::Other(e.to_string()))?;
+        let name = CString::new(kernel).map_err(|e| other(e.to_string()))?;
         let mut error = [0u8; 256];
+        let truncate = if self.temper == Temper::Pessimistic { TRUNCATE } else { 0 };
         // SAFETY: the caller of `Card::launch` answers for the arguments; the arrays live through the call.
         let code = unsafe {
             serin_emulator_launch(
@@ -127,7 +267,7 @@ impl EmulatedCard {
                 grid.threads.as_ptr(),
                 grid.shared as usize,
                 places.as_mut_ptr(),
-                self.order.load(Ordering::Relaxed),
+                self.order.load(Ordering::Relaxed) | truncate,
                 error.as_mut_ptr().cast(),
                 error.len(),
             )
@@ -136,30 +276,136 @@ impl EmulatedCard {
             return Ok(());
         }
         let end = error.iter().position(|byte| *byte == 0).unwrap_or(error.len());
-        Err(CardError::Other(format!("{kernel}: {}", String::from_utf8_lossy(&error[..end]))))
+        Err(other(format!("{kernel}: {}", String::from_utf8_lossy(&error[..end]))))
     }
 
-    fn submit(&self, work: Work) -> Result<(), CardError> {
+    fn launch_or_record(&self, work: Work) -> Result<(), CardError> {
         let mut state = self.alive()?;
-        if let Some(recorded) = &mut state.recording {
-            recorded.push(work);
-            return Ok(());
+        match &mut state.recording {
+            None => self.enqueue(state, Queue::Compute, work),
+            Some(recording) if recording.by == std::thread::current().id() => {
+                recording.works.push(work);
+                Ok(())
+            }
+            Some(_) => Err(other("another thread records a graph".into())),
         }
-        drop(state);
-        self.run(&work)
+    }
+}
+
+impl State {
+    /// Work that only moves bytes and marks, done while the state is held.
+    fn apply(&mut self, work: &Work, at: Duration) -> Result<(), CardError> {
+        match work {
+            Work::Upload(to, bytes) => {
+                self.within(*to, bytes.len())?;
+                // SAFETY: the bytes are inside a live allocation.
+                unsafe {
+                    std::ptr::copy_nonoverlapping(bytes.as_ptr(), *to as *mut u8, bytes.len())
+                };
+            }
+            Work::Copy { from, to, bytes } => {
+                self.within(*from, *bytes)?;
+                self.within(*to, *bytes)?;
+                // SAFETY: both ranges are inside live allocations.
+                unsafe { std::ptr::copy(*from as *const u8, *to as *mut u8, *bytes) };
+            }
+            Work::Fill { address, byte, bytes } => {
+                self.within(*address, *bytes)?;
+                // SAFETY: the bytes are inside a live allocation.
+                unsafe { std::ptr::write_bytes(*address as *mut u8, *byte, *bytes) };
+            }
+            Work::Free(address) => self.release(*address)?,
+            Work::Mark { timer, end } => {
+                if let Some(marks) = self.timers.get_mut(timer) {
+                    marks.set(*end, at);
+                }
+            }
+            Work::Launch(..) | Work::Product(_) => {}
+        }
+        Ok(())
+    }
+
+    /// Checks that all memory that a kernel or product is given is allocated, and may be used on its queue.
+    fn usable(&self, work: &Work) -> Result<(), CardError> {
+        for address in work.addresses() {
+            let block = self.block(address);
+            let what = match block {
+                None => "is not allocated",
+                Some(block) if block.pending == Some(Queue::Load) => {
+                    "was allocated on the loader's queue, which nobody has waited for"
+                }
+                Some(_) => continue,
+            };
+            return Err(other(format!("{}: memory at {address:#x} {what}", work.name())));
+        }
+        Ok(())
+    }
+
+    /// The block that an address is in.
+    fn block(&self, address: u64) -> Option<&Block> {
+        let (start, block) = self.blocks.range(..=address).next_back()?;
+        // One past the end is a place for nothing.
+        (address - start <= block.bytes as u64).then_some(block)
     }
 
     /// Checks that `bytes` from `address` on lie in one live allocation.
-    fn within(state: &State, address: u64, bytes: usize) -> Result<(), CardError> {
-        let found = state.blocks.range(..=address).next_back();
+    fn within(&self, address: u64, bytes: usize) -> Result<(), CardError> {
+        let found = self.blocks.range(..=address).next_back();
         let fits = found
             .is_some_and(|(start, block)| address - start + bytes as u64 <= block.bytes as u64);
         match fits {
             true => Ok(()),
-            false => {
-                Err(CardError::Other(format!("{bytes} bytes at {address:#x} are not allocated")))
-            }
+            false => Err(other(format!("{bytes} bytes at {address:#x} are not allocated"))),
         }
+    }
+
+    fn release(&mut self, address: u64) -> Result<(), CardError> {
+        let Some(block) = self.blocks.remove(&address) else {
+            return Err(other(format!("{address:#x} is not allocated")));
+        };
+        if let Some(usage) = block.pool.and_then(|pool| self.pools.get_mut(&pool)) {
+            usage.used -= block.bytes.next_multiple_of(256) as u64;
+        }
+        let start = (address - block.memory.as_ptr() as u64) as usize;
+        let (before, behind) = (&block.memory[..start], &block.memory[start + block.bytes..]);
+        let whole = before.iter().chain(behind).all(|byte| *byte == FENCE_BYTE);
+        assert!(whole, "a kernel wrote beyond an allocation of {} bytes", block.bytes);
+        Ok(())
+    }
+
+    /// What was allocated on a queue may be used everywhere once that has been waited for.
+    fn settle(&mut self, queue: Queue) {
+        for block in self.blocks.values_mut().filter(|block| block.pending == Some(queue)) {
+            block.pending = None;
+        }
+    }
+
+    /// A fresh block of poison between fences; its address.
+    fn add(&mut self, pool: Option<Pool>, bytes: usize, fill: u8, pending: Option<Queue>) -> u64 {
+        let mut memory = vec![fill; bytes + 2 * FENCE + 256];
+        let base = memory.as_ptr() as usize;
+        let start = (base + FENCE).next_multiple_of(256) - base;
+        memory[..start].fill(FENCE_BYTE);
+        memory[start + bytes..].fill(FENCE_BYTE);
+        let address = (base + start) as u64;
+        self.blocks.insert(address, Block { pool, bytes, memory, pending });
+        address
+    }
+
+    fn fails_now(&mut self) -> bool {
+        match &mut self.fail_after {
+            Some(0) => true,
+            Some(left) => {
+                *left -= 1;
+                false
+            }
+            None => false,
+        }
+    }
+
+    fn fresh(&mut self) -> u64 {
+        self.next += 1;
+        self.next
     }
 }
 
@@ -171,6 +417,10 @@ fn bits(arg: &Arg) -> u64 {
         Arg::U32(v) => u64::from(v),
         Arg::F32(v) => u64::from(v.to_bits()),
     }
+}
+
+fn other(what: String) -> CardError {
+    CardError::Other(what)
 }
 
 impl Card for EmulatedCard {
@@ -185,7 +435,7 @@ impl Card for EmulatedCard {
     }
 
     fn enter(&self) -> Result<(), CardError> {
-        Ok(())
+        self.health()
     }
 
     fn health(&self) -> Result<(), CardError> {
@@ -194,22 +444,18 @@ impl Card for EmulatedCard {
 
     fn create_pool(&self) -> Result<Pool, CardError> {
         let mut state = self.alive()?;
-        state.next += 1;
-        let pool = Pool(state.next);
+        let pool = Pool(state.fresh());
         state.pools.insert(pool, PoolUsage::default());
         Ok(pool)
     }
 
     fn pool_usage(&self, pool: Pool) -> Result<PoolUsage, CardError> {
         let state = self.alive()?;
-        state
-            .pools
-            .get(&pool)
-            .copied()
-            .ok_or_else(|| CardError::Other("there is no such pool".into()))
+        state.pools.get(&pool).copied().ok_or_else(|| other("there is no such pool".into()))
     }
 
     fn trim_pool(&self, pool: Pool) -> Result<(), CardError> {
+        self.wait_for_all()?;
         let mut state = self.alive()?;
         if let Some(usage) = state.pools.get_mut(&pool) {
             usage.reserved = usage.used;
@@ -218,104 +464,98 @@ impl Card for EmulatedCard {
     }
 
     fn destroy_pool(&self, pool: Pool) -> Result<(), CardError> {
+        self.wait_for_all()?;
         let mut state = self.alive()?;
         match state.pools.remove(&pool) {
             Some(usage) if usage.used == 0 => Ok(()),
             Some(usage) => {
                 state.pools.insert(pool, usage);
-                Err(CardError::Other(format!("{} bytes of the pool are in use", usage.used)))
+                Err(other(format!("{} bytes of the pool are in use", usage.used)))
             }
-            None => Err(CardError::Other("there is no such pool".into())),
+            None => Err(other("there is no such pool".into())),
         }
     }
 
-    fn allocate(&self, pool: Pool, bytes: usize, _queue: Queue) -> Result<u64, CardError> {
+    fn allocate(&self, pool: Pool, bytes: usize, queue: Queue) -> Result<u64, CardError> {
         let free = self.memory()?.free;
-        let mut state = self.alive()?;
-        if state.recording.is_some() {
-            return Err(CardError::Other("an allocation while a graph is recorded".into()));
-        }
-        let refused = match &mut state.fail_after {
-            Some(0) => true,
-            Some(left) => {
-                *left -= 1;
-                false
-            }
-            None => false,
-        };
+        let mut state = self.turn(queue, "an allocation")?;
+        let refused = state.fails_now();
         let size = bytes.next_multiple_of(256) as u64;
         let usage = state.pools.get_mut(&pool);
-        let usage = usage.ok_or_else(|| CardError::Other("there is no such pool".into()))?;
+        let usage = usage.ok_or_else(|| other("there is no such pool".into()))?;
         let fresh = (usage.used + size).saturating_sub(usage.reserved);
         if refused || fresh > free {
             return Err(CardError::OutOfMemory { bytes });
         }
         usage.used += size;
         usage.reserved = usage.reserved.max(usage.used);
-        let mut memory = vec![POISON; bytes + 2 * FENCE + 256];
-        let base = memory.as_ptr() as usize;
-        let start = (base + FENCE).next_multiple_of(256) - base;
-        memory[..start].fill(FENCE_BYTE);
-        memory[start + bytes..].fill(FENCE_BYTE);
-        let address = (base + start) as u64;
-        state.blocks.insert(address, Block { pool, bytes, memory });
-        Ok(address)
+        let pending = (self.temper == Temper::Pessimistic).then_some(queue);
+        Ok(state.add(Some(pool), bytes, POISON, pending))
     }
 
-    fn free(&self, address: u64, _queue: Queue) -> Result<(), CardError> {
+    fn free(&self, address: u64, queue: Queue) -> Result<(), CardError> {
         let mut state = self.alive()?;
-        let Some(block) = state.blocks.remove(&address) else {
-            return Err(CardError::Other(format!("{address:#x} is not allocated")));
-        };
-        if let Some(usage) = state.pools.get_mut(&block.pool) {
-            usage.used -= block.bytes.next_multiple_of(256) as u64;
+        if queue == Queue::Compute
+            && let Some(recording) = &mut state.recording
+        {
+            recording.freed.push(address);
+            return Ok(());
         }
-        let start = (address - block.memory.as_ptr() as u64) as usize;
-        let (before, behind) = (&block.memory[..start], &block.memory[start + block.bytes..]);
-        let whole = before.iter().chain(behind).all(|byte| *byte == FENCE_BYTE);
-        assert!(whole, "a kernel wrote beyond an allocation of {} bytes", block.bytes);
-        Ok(())
+        self.enqueue(state, queue, Work::Free(address))
     }
 
     fn pool_of(&self, address: u64) -> Result<Pool, CardError> {
         let state = self.alive()?;
-        EmulatedCard::within(&state, address, 1)?;
-        let found = state.blocks.range(..=address).next_back();
-        found.map(|(_, block)| block.pool).ok_or_else(|| CardError::Other("not allocated".into()))
+        state.within(address, 1)?;
+        let found = state.block(address).and_then(|block| block.pool);
+        found.ok_or_else(|| other("not allocated".into()))
     }
 
-    fn upload(&self, to: u64, from: &[u8], _queue: Queue) -> Result<(), CardError> {
-        EmulatedCard::within(&*self.alive()?, to, from.len())?;
-        // SAFETY: the bytes are inside a live allocation.
-        unsafe { std::ptr::copy_nonoverlapping(from.as_ptr(), to as *mut u8, from.len()) };
-        Ok(())
+    fn map_host(&self, bytes: usize) -> Result<HostMemory, CardError> {
+        let mut state = self.alive()?;
+        if state.fails_now() {
+            return Err(other(format!("this machine has no {bytes} bytes of memory to pin")));
+        }
+        let address = state.add(None, bytes, 0, None);
+        Ok(HostMemory { host: address, card: address })
     }
 
-    fn download(&self, from: u64, to: &mut [u8], _queue: Queue) -> Result<(), CardError> {
-        EmulatedCard::within(&*self.alive()?, from, to.len())?;
+    fn unmap_host(&self, memory: HostMemory) -> Result<(), CardError> {
+        self.alive()?.release(memory.host)
+    }
+
+    fn upload(&self, to: u64, from: &[u8], queue: Queue) -> Result<(), CardError> {
+        let state = self.turn(queue, "a copy to the card")?;
+        state.within(to, from.len())?;
+        self.enqueue(state, queue, Work::Upload(to, from.to_vec()))
+    }
+
+    fn download(&self, from: u64, to: &mut [u8], queue: Queue) -> Result<(), CardError> {
+        drop(self.turn(queue, "a copy from the card")?);
+        let mut state = self.wait(queue)?;
+        state.within(from, to.len())?;
         // SAFETY: the bytes are inside a live allocation.
         unsafe { std::ptr::copy_nonoverlapping(from as *const u8, to.as_mut_ptr(), to.len()) };
+        state.clock.copied(to.len());
         Ok(())
     }
 
-    fn copy(&self, from: u64, to: u64, bytes: usize, _queue: Queue) -> Result<(), CardError> {
-        let state = self.alive()?;
-        EmulatedCard::within(&state, from, bytes)?;
-        EmulatedCard::within(&state, to, bytes)?;
-        // SAFETY: both ranges are inside live allocations.
-        unsafe { std::ptr::copy(from as *const u8, to as *mut u8, bytes) };
-        Ok(())
+    fn copy(&self, from: u64, to: u64, bytes: usize, queue: Queue) -> Result<(), CardError> {
+        let state = self.turn(queue, "copying")?;
+        state.within(from, bytes)?;
+        state.within(to, bytes)?;
+        self.enqueue(state, queue, Work::Copy { from, to, bytes })
     }
 
-    fn fill(&self, address: u64, byte: u8, bytes: usize, _queue: Queue) -> Result<(), CardError> {
-        EmulatedCard::within(&*self.alive()?, address, bytes)?;
-        // SAFETY: the bytes are inside a live allocation.
-        unsafe { std::ptr::write_bytes(address as *mut u8, byte, bytes) };
-        Ok(())
+    fn fill(&self, address: u64, byte: u8, bytes: usize, queue: Queue) -> Result<(), CardError> {
+        let state = self.turn(queue, "filling memory")?;
+        state.within(address, bytes)?;
+        self.enqueue(state, queue, Work::Fill { address, byte, bytes })
     }
 
-    fn synchronise(&self, _queue: Queue) -> Result<(), CardError> {
-        self.health()
+    fn synchronise(&self, queue: Queue) -> Result<(), CardError> {
+        drop(self.turn(queue, "waiting")?);
+        self.wait(queue).map(drop)
     }
 
     unsafe fn launch(
@@ -324,59 +564,91 @@ impl Card for EmulatedCard {
         grid: Grid,
         args: &[Arg],
     ) -> Result<(), CardError> {
-        self.submit(Work::Launch(kernel, grid, args.to_vec()))
+        check_grid(kernel, grid, args.len(), &self.facts)?;
+        let name = CString::new(kernel).map_err(|e| other(e.to_string()))?;
+        // SAFETY: a name that ends.
+        if unsafe { serin_emulator_knows(name.as_ptr()) } == 0 {
+            return Err(other(format!("there is no kernel {kernel}")));
+        }
+        self.launch_or_record(Work::Launch(kernel, grid, args.to_vec()))
     }
 
     unsafe fn gemm(&self, gemm: Gemm) -> Result<(), CardError> {
-        self.submit(Work::Product(gemm))
+        self.launch_or_record(Work::Product(gemm))
+    }
+
+    fn create_timer(&self) -> Result<Timer, CardError> {
+        let mut state = self.alive()?;
+        let timer = Timer(state.fresh());
+        state.timers.insert(timer, Marks::default());
+        Ok(timer)
+    }
+
+    fn start_timer(&self, timer: Timer) -> Result<(), CardError> {
+        let state = self.turn(Queue::Compute, "starting a timer")?;
+        self.enqueue(state, Queue::Compute, Work::Mark { timer, end: false })
+    }
+
+    fn stop_timer(&self, timer: Timer) -> Result<(), CardError> {
+        let state = self.turn(Queue::Compute, "stopping a timer")?;
+        self.enqueue(state, Queue::Compute, Work::Mark { timer, end: true })
+    }
+
+    fn read_timer(&self, timer: Timer) -> Result<Duration, CardError> {
+        drop(self.turn(Queue::Compute, "reading a timer")?);
+        let state = self.wait(Queue::Compute)?;
+        let marks = state.timers.get(&timer).and_then(Marks::between);
+        marks.ok_or_else(|| other("the timer was not started and stopped".into()))
+    }
+
+    fn forget_timer(&self, timer: Timer) -> Result<(), CardError> {
+        self.alive()?.timers.remove(&timer);
+        Ok(())
     }
 
     fn begin_recording(&self) -> Result<(), CardError> {
-        self.alive()?.recording = Some(Vec::new());
+        let mut state = self.turn(Queue::Compute, "another recording")?;
+        let by = std::thread::current().id();
+        state.recording = Some(Recording { works: Vec::new(), by, freed: Vec::new() });
         Ok(())
     }
 
     fn end_recording(&self) -> Result<Graph, CardError> {
         let mut state = self.alive()?;
         let recorded = state.recording.take();
-        let recorded = recorded.ok_or_else(|| CardError::Other("nothing is recorded".into()))?;
-        state.next += 1;
-        let graph = Graph(state.next);
-        state.graphs.insert(graph, recorded);
+        let Recording { works, freed, .. } =
+            recorded.ok_or_else(|| other("nothing is recorded".into()))?;
+        let graph = Graph(state.fresh());
+        state.graphs.insert(graph, works);
+        drop(state);
+        freed.into_iter().try_for_each(|address| self.free(address, Queue::Compute))?;
         Ok(graph)
     }
 
     fn replay(&self, graph: Graph) -> Result<(), CardError> {
-        let works = self.alive()?.graphs.get(&graph).cloned();
-        let works = works.ok_or_else(|| CardError::Other("there is no such graph".into()))?;
-        works.iter().try_for_each(|work| self.run(work))
+        let works = self.turn(Queue::Compute, "a replay")?.graphs.get(&graph).cloned();
+        let works = works.ok_or_else(|| other("there is no such graph".into()))?;
+        for work in works {
+            self.enqueue(self.alive()?, Queue::Compute, work)?;
+        }
+        Ok(())
     }
 
     fn forget(&self, graph: Graph) -> Result<(), CardError> {
+        self.synchronise(Queue::Compute)?;
         self.alive()?.graphs.remove(&graph);
         Ok(())
     }
 }
 
-fn multiply(gemm: &Gemm) {
-    let Gemm { number, rows, columns, n, weights, x, out, out_stride } = *gemm;
-    let at = |address: u64, index: usize| -> f32 {
-        // SAFETY: the caller of `Card::gemm` answers for the addresses and shapes.
-        unsafe {
-            match number {
-                Number::F32 => *(address as *const f32).add(index),
-                Number::F16 => (*(address as *const half::f16).add(index)).to_f32(),
-                Number::BF16 => (*(address as *const half::bf16).add(index)).to_f32(),
-            }
-        }
-    };
-    for i in 0..n {
-        let input: Vec<f32> = (0..columns).map(|c| at(x, i * columns + c)).collect();
-        for row in 0..rows {
-            let products =
-                input.iter().enumerate().map(|(c, x)| at(weights, row * columns + c) * x);
-            // SAFETY: as above.
-            unsafe { *(out as *mut f32).add(i * out_stride + row) = products.sum() };
-        }
+impl EmulatedCard {
+    /// Both queues, but for the executor's while it is recorded.
+    fn wait_for_all(&self) -> Result<(), CardError> {
+        drop(self.wait(Queue::Load)?);
+        let recorded = self.alive()?.recording.is_some();
+        if recorded { Ok(()) } else { self.wait(Queue::Compute).map(drop) }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -6,7 +6,7 @@
 //! (PagedAttention, arXiv:2309.06180). Knows no sequence.
 
 use super::buffer::{Buffer, View, ViewMut};
-use super::card::{Card, CardError, Pool};
+use super::card::{Card, CardError, Pool, Queue};
 use std::sync::Arc;
 
 /// How cached numbers are kept.
@@ -95,20 +95,22 @@ pub struct KvViewMut<'a> {
 }
 
 impl KvLayer {
+    /// Takes a layer's memory, in the order of `queue`; what it holds is undefined.
     pub fn new(
         card: &Arc<dyn Card>,
         pool: Pool,
         shape: KvShape,
         kind: KvKind,
+        queue: Queue,
     ) -> Result<KvLayer, CardError> {
         let bytes = shape.heads() * shape.head_dim * kind.bytes();
         let scales = if kind == KvKind::I8 { 2 * shape.heads() } else { 0 };
         Ok(KvLayer {
             shape,
             kind,
-            keys: Buffer::new(card, pool, bytes)?,
-            values: Buffer::new(card, pool, bytes)?,
-            scales: Buffer::new(card, pool, scales)?,
+            keys: Buffer::on(card, pool, bytes, queue)?,
+            values: Buffer::on(card, pool, bytes, queue)?,
+            scales: Buffer::on(card, pool, scales, queue)?,
         })
     }
 

@@ -1,4 +1,4 @@
-//! Cards by name: `cuda`, `cuda:1`, `emulated`.
+//! Cards by name: `cuda`, `cuda:1`, `emulated`, `pessimistic` (which is emulated, too).
 
 use super::card::{Card, CardError};
 use std::sync::Arc;
@@ -6,7 +6,7 @@ use std::sync::Arc;
 /// Why there is no such card to be had; each says what would help.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum OpenError {
-    #[error("there is no card named {0}: the names are cuda, cuda:N and emulated")]
+    #[error("there is no card named {0}: the names are cuda, cuda:N, emulated and pessimistic")]
     Unknown(String),
     #[error("this build has no {feature}: build it with --features {feature}{how}")]
     NotBuilt { feature: &'static str, how: &'static str },
@@ -60,7 +60,7 @@ fn count_in_words(count: usize) -> String {
 pub fn open(name: &str) -> Result<Arc<dyn Card>, OpenError> {
     let unknown = || OpenError::Unknown(name.to_owned());
     match name.split_once(':') {
-        None if name == "emulated" => emulated(),
+        None if name == "emulated" || name == "pessimistic" => emulated(name),
         None if name == "cuda" => cuda(0),
         Some(("cuda", ordinal)) => cuda(ordinal.parse().map_err(|_| unknown())?),
         _ => Err(unknown()),
@@ -83,12 +83,16 @@ fn cuda(_ordinal: usize) -> Result<Arc<dyn Card>, OpenError> {
 const EMULATED_BYTES: u64 = 256 << 20;
 
 #[cfg(feature = "emulator")]
-fn emulated() -> Result<Arc<dyn Card>, OpenError> {
-    Ok(Arc::new(crate::emulated::EmulatedCard::start(EMULATED_BYTES)))
+fn emulated(name: &str) -> Result<Arc<dyn Card>, OpenError> {
+    use crate::emulated::{EmulatedCard, Pace};
+    Ok(Arc::new(match name {
+        "pessimistic" => EmulatedCard::pessimistic(EMULATED_BYTES, Pace::default()),
+        _ => EmulatedCard::start(EMULATED_BYTES),
+    }))
 }
 
 #[cfg(not(feature = "emulator"))]
-fn emulated() -> Result<Arc<dyn Card>, OpenError> {
+fn emulated(_name: &str) -> Result<Arc<dyn Card>, OpenError> {
     Err(OpenError::NotBuilt { feature: "emulator", how: "" })
 }
 
@@ -105,11 +109,13 @@ mod tests {
 
     #[cfg(feature = "emulator")]
     #[test]
-    fn the_emulated_card_is_had_by_name() {
-        let card = open("emulated").unwrap();
-        assert!(card.facts().emulated);
-        assert_eq!(card.memory().unwrap().total, 256 << 20);
-        assert_eq!(card.readings(), None);
+    fn emulated_cards_are_had_by_name() {
+        for name in ["emulated", "pessimistic"] {
+            let card = open(name).unwrap();
+            assert!(card.facts().emulated);
+            assert_eq!(card.memory().unwrap().total, 256 << 20);
+            assert_eq!(card.readings(), None);
+        }
     }
 
     #[cfg(not(feature = "cuda"))]

@@ -163,7 +163,7 @@ pub(crate) struct Written {
 
 impl Written {
     pub(crate) fn new(bench: &Bench, kind: ActKind, numbers: usize) -> Result<Written, CardError> {
-        let mut buffer = ActBuffer::new(&bench.card, bench.pool, numbers, &[kind])?;
+        let mut buffer = ActBuffer::new(&bench.card, bench.pool, numbers, &[kind], Queue::Compute)?;
         let out = buffer.get_mut(kind, numbers);
         for (arg, bytes) in out.args().iter().zip([numbers * kind.bytes(), numbers / Q8_BLOCK * 8])
         {

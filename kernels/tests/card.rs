@@ -27,7 +27,9 @@ fn each(test: impl Fn(&Arc<dyn Card>)) {
     }
     #[cfg(feature = "emulator")]
     if !stand_in::is_here() {
-        test(&serin_kernels::open("emulated").unwrap());
+        for name in ["emulated", "pessimistic"] {
+            test(&serin_kernels::open(name).unwrap());
+        }
     }
 }
 
@@ -298,6 +300,47 @@ fn what_was_recorded_gives_what_was_run() {
 }
 
 #[test]
+fn a_timer_takes_the_cards_own_time_and_mapped_memory_is_read_where_it_lies() {
+    use serin_kernels::{Mapped, StepInputs, Timer};
+    each(|card| {
+        let pool = card.create_pool().unwrap();
+        let mut timer = Timer::new(card).unwrap();
+        assert!(timer.read().is_err(), "nothing was marked");
+        let products = Products::new(card, pool, Number::F32, [64, 64, 8]);
+        timer.start().unwrap();
+        products.run(card).unwrap();
+        timer.stop().unwrap();
+        let (one, begun) = (timer.read().unwrap(), std::time::Instant::now());
+        timer.start().unwrap();
+        (0..200).for_each(|_| products.run(card).unwrap());
+        timer.stop().unwrap();
+        let many = timer.read().unwrap();
+        assert!(one > std::time::Duration::ZERO && many > one, "{one:?}, {many:?}");
+        if !card.facts().emulated && !stand_in::is_here() {
+            assert!(many <= begun.elapsed(), "a part of the host's: {many:?}");
+        }
+
+        let mut inputs = StepInputs::new(card, pool, [100, 4, 4]).unwrap();
+        card.synchronise(Queue::Load).unwrap();
+        for round in 0..20u32 {
+            let words: Vec<u32> = (0..100).map(|i| i * 7 + round).collect();
+            inputs.write(0, &words).unwrap();
+            inputs.fetch(&**card, 0..1).unwrap();
+            let view = inputs.section::<u32>(0);
+            let mut got = vec![0u8; 400];
+            card.download(view.address(), &mut got, Queue::Compute).unwrap();
+            let wanted: Vec<u8> = words.iter().flat_map(|word| word.to_le_bytes()).collect();
+            assert!(got == wanted, "round {round}");
+        }
+        let mut mapped = Mapped::<u32>::new(card, 5).unwrap();
+        mapped.write(3, &[1u32, 2]).unwrap();
+        assert!(mapped.write(4, &[1u64]).is_err());
+        drop((products, inputs, mapped, timer));
+        card.destroy_pool(pool).unwrap();
+    });
+}
+
+#[test]
 fn a_loader_works_beside_steps_and_recordings() {
     each(|card| {
         let pool = card.create_pool().unwrap();
@@ -408,6 +451,7 @@ fn every_familys_answers_are_known() {
             println!("{name}: {} cases", checks.len());
             assert!(!checks.is_empty() && wrong.is_empty(), "{}", wrong.join("\n"));
             card.synchronise(Queue::Compute).unwrap();
+            card.synchronise(Queue::Load).unwrap();
             assert_eq!(card.pool_usage(pool).unwrap().used, 0, "{name} keeps memory");
         }
         card.destroy_pool(pool).unwrap();

@@ -297,7 +297,7 @@ fn run(bench: &Bench, case: &Case, data: &Data) -> Result<Vec<f32>, CardError> {
     let Bench { card, pool } = bench;
     let (heads, _, dim) = case.heads;
     let tokens = data.tokens(case);
-    let mut layer = KvLayer::new(card, *pool, data.shape, case.kind)?;
+    let mut layer = KvLayer::new(card, *pool, data.shape, case.kind, Queue::Compute)?;
     {
         let view = layer.view_mut();
         card.upload(view.keys.address(), &data.keys.bytes, Queue::Compute)?;
@@ -312,7 +312,7 @@ fn run(bench: &Bench, case: &Case, data: &Data) -> Result<Vec<f32>, CardError> {
     let tables = Buffer::of(card, *pool, &data.tables)?;
     let rows = Rows { count: case.rows.len(), rows: rows.view(), tables: tables.view() };
     let outputs = tokens * heads * dim;
-    let mut out = ActBuffer::new(card, *pool, outputs, &[case.out])?;
+    let mut out = ActBuffer::new(card, *pool, outputs, &[case.out], Queue::Compute)?;
     poison(card.as_ref(), &out.get(case.out, outputs))?;
     let (scale, window, soft_cap) = (1.0 / (dim as f32).sqrt(), case.window, case.soft_cap);
     let spec = AttentionSpec { heads, scale, window, soft_cap };

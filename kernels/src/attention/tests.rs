@@ -3,7 +3,7 @@
 use super::*;
 use crate::acts::ActBuffer;
 use crate::buffer::Buffer;
-use crate::card::{Card, Pool};
+use crate::card::{Card, Pool, Queue};
 use crate::emulated::EmulatedCard;
 use crate::kv::{KvLayer, KvShape};
 use std::sync::Arc;
@@ -46,13 +46,13 @@ impl Call {
     fn tried(&self, decode: bool) -> Result<(), CardError> {
         let card: Arc<dyn Card> = Arc::new(EmulatedCard::start(64 << 20));
         let pool: Pool = card.create_pool()?;
-        let layer = KvLayer::new(&card, pool, self.shape, self.kind)?;
+        let layer = KvLayer::new(&card, pool, self.shape, self.kind, Queue::Compute)?;
         let qkv = Buffer::of(&card, pool, &vec![0.0f32; self.projections])?;
         let rows = Buffer::of(&card, pool, &vec![0u32; 4 * self.rows])?;
         let tables = Buffer::of(&card, pool, &[0u32])?;
         let rows = Rows { count: 2, rows: rows.view(), tables: tables.view() };
         let mut partials = Buffer::new(&card, pool, self.partials)?;
-        let mut out = ActBuffer::new(&card, pool, self.outputs, &[self.out])?;
+        let mut out = ActBuffer::new(&card, pool, self.outputs, &[self.out], Queue::Compute)?;
         let (spec, kv, out) = (&self.spec, layer.view(), out.get_mut(self.out, self.outputs));
         let (card, qkv) = (card.as_ref(), qkv.view());
         if decode {
@@ -112,7 +112,7 @@ fn short_buffers_are_refused() {
 fn a_cache_smaller_than_its_shape_is_refused() {
     let card: Arc<dyn Card> = Arc::new(EmulatedCard::start(64 << 20));
     let pool = card.create_pool().unwrap();
-    let layer = KvLayer::new(&card, pool, USUAL.shape, KvKind::I8).unwrap();
+    let layer = KvLayer::new(&card, pool, USUAL.shape, KvKind::I8, Queue::Compute).unwrap();
     check_cache(&layer.view()).unwrap();
     let more = KvShape { blocks: 3, ..USUAL.shape };
     assert!(check_cache(&KvView { shape: more, ..layer.view() }).is_err());

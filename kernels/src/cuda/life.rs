@@ -59,6 +59,7 @@ impl CudaCard {
             products: Mutex::default(),
             recording: Mutex::default(),
             graphs: Mutex::default(),
+            timers: Mutex::default(),
             scratch: None,
             workspace: 0,
             watch: found.bus.and_then(|bus| Watch::open(&bus).ok()),
@@ -104,6 +105,7 @@ impl CudaCard {
             for (_, exec) in self.graphs.get_mut().handles.drain() {
                 let _ = result::graph::exec_destroy(exec.0);
             }
+            self.timers.get_mut().close();
             if let Some(mut products) = self.products.get_mut().take() {
                 products.close();
             }

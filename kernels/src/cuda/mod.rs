@@ -23,8 +23,12 @@ mod life;
 mod products;
 mod staging;
 mod start;
+mod timers;
 
-use crate::card::{Arg, Card, CardError, Facts, Gemm, Graph, Grid, Memory, Pool, PoolUsage, Queue};
+use crate::card::{
+    Arg, Card, CardError, Facts, Gemm, Graph, Grid, HostMemory, MOST_ARGS, Memory, Pool, PoolUsage,
+    Queue, Timer, check_grid,
+};
 use crate::nvml::Watch;
 use crate::readings::Readings;
 use cudarc::driver::{result, sys};
@@ -36,9 +40,8 @@ use staging::Staging;
 use std::cell::Cell;
 use std::collections::HashMap;
 use std::ffi::c_void;
-
-/// Arguments that a kernel may have.
-const MOST_ARGS: usize = 40;
+use std::time::Duration;
+use timers::Timers;
 
 /// A card.
 #[derive(Debug)]
@@ -58,6 +61,7 @@ pub struct CudaCard {
     products: Mutex<Option<Products>>,
     recording: Mutex<Recording>,
     graphs: Mutex<Graphs>,
+    timers: Mutex<Timers>,
     scratch: Option<Pool>,
     /// cuBLAS's, in the scratch pool; 0 until it is there.
     workspace: u64,
@@ -141,6 +145,24 @@ impl CudaCard {
             true => Err(CardError::Other(format!("{what} while a graph is recorded"))),
             false => Ok(Some(recording)),
         }
+    }
+
+    /// Waits for what was given back: until then it counts as used. A recording has the executor's queue for
+    /// itself; what a loader gives back is on the other one.
+    fn settle(&self) -> Result<(), CardError> {
+        self.synchronise(Queue::Load)?;
+        let recording = self.recording.lock();
+        match recording.on {
+            true => Ok(()),
+            false => self.wait_for(Queue::Compute),
+        }
+    }
+
+    fn wait_for(&self, queue: Queue) -> Result<(), CardError> {
+        self.ready()?;
+        // SAFETY: the stream lives as long as the card.
+        let done = unsafe { result::stream::synchronize(self.stream(queue)) };
+        self.faults.check(done, "waiting for the card")
     }
 
     fn free_now(&self, address: u64, queue: Queue) -> Result<(), CardError> {
@@ -252,19 +274,15 @@ impl Card for CudaCard {
         })
     }
 
-    /// Waits for both queues first: memory whose giving back nobody has seen happen counts as used, and a loader's
-    /// last pieces may still be on their way to what is given back.
     fn trim_pool(&self, pool: Pool) -> Result<(), CardError> {
         let handle = self.handle(pool)?;
-        self.synchronise(Queue::Load)?;
-        self.synchronise(Queue::Compute)?;
+        self.settle()?;
         // SAFETY: a live pool.
         self.faults.check(unsafe { result::mem_pool::trim_to(handle, 0) }, "trimming a pool")
     }
 
     fn destroy_pool(&self, pool: Pool) -> Result<(), CardError> {
-        self.synchronise(Queue::Load)?;
-        self.synchronise(Queue::Compute)?;
+        self.settle()?;
         let used = self.pool_usage(pool)?.used;
         if used != 0 {
             return Err(CardError::Other(format!("{used} bytes of the pool are in use")));
@@ -318,18 +336,23 @@ impl Card for CudaCard {
             .ok_or_else(|| other("the address is in no pool of this card's"))
     }
 
+    fn map_host(&self, bytes: usize) -> Result<HostMemory, CardError> {
+        self.ready()?;
+        staging::map(bytes, &self.faults)
+    }
+
+    fn unmap_host(&self, memory: HostMemory) -> Result<(), CardError> {
+        self.ready()?;
+        staging::unmap(memory, &self.faults)
+    }
+
     fn upload(&self, to: u64, from: &[u8], queue: Queue) -> Result<(), CardError> {
         let _turn = self.turn(queue, "a copy to the card")?;
         let stream = self.stream(queue);
         if from.is_empty() {
             return Ok(());
         }
-        if from.len() > staging::SMALL {
-            return self.staging(queue).upload(to, from, stream, &self.faults);
-        }
-        // SAFETY: from ordinary memory, the driver takes the bytes before it returns; it checks the address.
-        let sent = unsafe { result::memcpy_htod_async(to, from, stream) };
-        self.faults.check(sent, "a copy to the card")
+        self.staging(queue).upload(to, from, stream, &self.faults)
     }
 
     fn download(&self, from: u64, to: &mut [u8], queue: Queue) -> Result<(), CardError> {
@@ -373,9 +396,7 @@ impl Card for CudaCard {
 
     fn synchronise(&self, queue: Queue) -> Result<(), CardError> {
         drop(self.turn(queue, "waiting")?);
-        // SAFETY: the stream lives as long as the card.
-        let done = unsafe { result::stream::synchronize(self.stream(queue)) };
-        self.faults.check(done, "waiting for the card")
+        self.wait_for(queue)
     }
 
     unsafe fn launch(
@@ -412,6 +433,33 @@ impl Card for CudaCard {
         let started = products.as_ref().ok_or_else(|| other("cuBLAS is not started"))?;
         // SAFETY: the caller answers for the addresses.
         unsafe { started.enqueue(&gemm) }.map_err(|error| self.after(error))
+    }
+
+    fn create_timer(&self) -> Result<Timer, CardError> {
+        self.ready()?;
+        self.timers.lock().create(&self.faults)
+    }
+
+    fn start_timer(&self, timer: Timer) -> Result<(), CardError> {
+        let _turn = self.turn(Queue::Compute, "starting a timer")?;
+        self.timers.lock().mark(timer, timers::START, self.stream(Queue::Compute), &self.faults)
+    }
+
+    fn stop_timer(&self, timer: Timer) -> Result<(), CardError> {
+        let _turn = self.turn(Queue::Compute, "stopping a timer")?;
+        self.timers.lock().mark(timer, timers::STOP, self.stream(Queue::Compute), &self.faults)
+    }
+
+    fn read_timer(&self, timer: Timer) -> Result<Duration, CardError> {
+        drop(self.turn(Queue::Compute, "reading a timer")?);
+        let events = self.timers.lock().get(timer)?;
+        timers::read(events, &self.faults)
+    }
+
+    fn forget_timer(&self, timer: Timer) -> Result<(), CardError> {
+        self.ready()?;
+        self.timers.lock().forget(timer);
+        Ok(())
     }
 
     /// Other threads' calls do not end the recording: it is relaxed, and this file sees to it that nothing gets
@@ -469,26 +517,6 @@ impl Card for CudaCard {
         let destroyed = unsafe { result::graph::exec_destroy(exec.0) };
         self.faults.check(destroyed, "forgetting a graph")
     }
-}
-
-/// What every card refuses, before it is asked.
-fn check_grid(kernel: &str, grid: Grid, args: usize, facts: &Facts) -> Result<(), CardError> {
-    let Grid { blocks, threads, shared } = grid;
-    let count: u64 = threads.iter().map(|side| u64::from(*side)).product();
-    let what = if blocks.contains(&0) || count == 0 {
-        "nothing to do"
-    } else if count > 1024 || threads[2] > 64 {
-        "too many threads"
-    } else if blocks[0] > i32::MAX as u32 || blocks[1] > 65535 || blocks[2] > 65535 {
-        "too many blocks"
-    } else if shared > facts.shared_per_block {
-        "more shared memory than the card has"
-    } else if args > MOST_ARGS {
-        "too many arguments"
-    } else {
-        return Ok(());
-    };
-    Err(CardError::Shape(format!("{kernel}: {what}: {grid:?}")))
 }
 
 /// An argument's bits, in the low bytes.

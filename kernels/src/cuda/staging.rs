@@ -6,15 +6,14 @@
 //! and kept, since pinning takes longer than a copy.
 
 use super::driver::{Faults, Handle};
-use crate::card::CardError;
+use crate::card::{CardError, HostMemory};
 use cudarc::driver::{result, sys};
 use std::ffi::c_void;
 
 /// Bytes of a piece.
 pub(super) const PIECE: usize = 4 << 20;
 
-/// Up to so many bytes are copied without a piece: the driver takes as much from ordinary memory before it
-/// returns.
+/// Downloads of up to so many bytes go through pinned memory.
 pub(super) const SMALL: usize = 64 << 10;
 
 /// A queue's pinned memory.
@@ -125,8 +124,12 @@ impl Piece {
 }
 
 fn pinned(bytes: usize, faults: &Faults) -> Result<Handle<c_void>, CardError> {
+    allocate(bytes, 0, faults)
+}
+
+fn allocate(bytes: usize, flags: u32, faults: &Faults) -> Result<Handle<c_void>, CardError> {
     // SAFETY: the context is bound; whoever gets the memory gives it back by `unpin`.
-    let memory = unsafe { result::malloc_host(bytes, 0) };
+    let memory = unsafe { result::malloc_host(bytes, flags) };
     match memory {
         // Not the card's memory: no reason to fail a request over.
         Err(error) if error.0 == sys::CUresult::CUDA_ERROR_OUT_OF_MEMORY => {
@@ -134,6 +137,29 @@ fn pinned(bytes: usize, faults: &Faults) -> Result<Handle<c_void>, CardError> {
         }
         memory => Ok(Handle(faults.check(memory, "pinning memory")?)),
     }
+}
+
+/// Pinned memory, zeroed, that kernels read over the bus.
+pub(super) fn map(bytes: usize, faults: &Faults) -> Result<HostMemory, CardError> {
+    let memory = allocate(bytes, sys::CU_MEMHOSTALLOC_DEVICEMAP, faults)?;
+    // SAFETY: just allocated, so many bytes.
+    unsafe { std::ptr::write_bytes(memory.0.cast::<u8>(), 0, bytes) };
+    let mut card = 0;
+    // SAFETY: memory that was allocated to be mapped.
+    let code = unsafe { sys::cuMemHostGetDevicePointer_v2(&raw mut card, memory.0, 0) };
+    match faults.check(code.result(), "mapping the host's memory") {
+        Ok(()) => Ok(HostMemory { host: memory.0 as u64, card }),
+        Err(error) => {
+            unpin(memory);
+            Err(error)
+        }
+    }
+}
+
+pub(super) fn unmap(memory: HostMemory, faults: &Faults) -> Result<(), CardError> {
+    // SAFETY: from `map`, and used by nobody any more.
+    let done = unsafe { result::free_host(memory.host as *mut c_void) };
+    faults.check(done, "giving mapped memory back")
 }
 
 fn unpin(memory: Handle<c_void>) {

@@ -140,8 +140,9 @@ pub(crate) fn matrix(
     // In two pieces, the second first.
     let cut = rows / 2;
     let (first, second) = stored.split_at(cut * matrix.row_bytes());
-    matrix.write_rows(cut, second, Queue::Compute)?;
-    matrix.write_rows(0, first, Queue::Compute)?;
+    matrix.write_rows(cut, second, Queue::Load)?;
+    matrix.write_rows(0, first, Queue::Load)?;
+    bench.card.synchronise(Queue::Load)?;
     Ok((matrix, values))
 }
 

@@ -99,9 +99,14 @@ mod emulated {
             let mut numbers = crate::check::Numbers::new(7);
             let (matrix, _) = checks::matrix(&bench, kind, 20, 1024, &mut numbers).unwrap();
             let same = |n: usize| -> Vec<u32> {
-                let mut acts =
-                    crate::acts::ActBuffer::new(&card, pool, n * 1024, &[matrix.input_kind()])
-                        .unwrap();
+                let mut acts = crate::acts::ActBuffer::new(
+                    &card,
+                    pool,
+                    n * 1024,
+                    &[matrix.input_kind()],
+                    Queue::Compute,
+                )
+                .unwrap();
                 fill(&card, acts.get_mut(matrix.input_kind(), n * 1024));
                 let mut out = Buffer::<f32>::new(&card, pool, n * 20).unwrap();
                 let x = acts.get(matrix.input_kind(), n * 1024);

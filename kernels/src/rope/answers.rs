@@ -228,7 +228,7 @@ impl Case {
         numbers: &mut Numbers,
     ) -> Result<Vec<Check>, CardError> {
         let given = self.given(numbers);
-        let mut layer = KvLayer::new(&bench.card, bench.pool, self.shape(), kind)?;
+        let mut layer = KvLayer::new(&bench.card, bench.pool, self.shape(), kind, Queue::Compute)?;
         poison(bench, layer.view_mut())?;
         let mut qkv = Input::new(bench, self.off, &given.qkv)?;
         let input = |values: &[f32]| Input::new(bench, 0, values);

@@ -1,5 +1,6 @@
 use super::*;
 use crate::buffer::Buffer;
+use crate::card::Queue;
 use crate::emulated::EmulatedCard;
 use crate::kv::KvLayer;
 use crate::rows::Input;
@@ -67,7 +68,7 @@ fn angles_that_do_not_fit_are_refused() {
 
 fn layer(bench: &Bench, head_dim: usize) -> KvLayer {
     let shape = KvShape { blocks: 2, block_size: 4, kv_heads: 1, head_dim };
-    KvLayer::new(&bench.card, bench.pool, shape, KvKind::I8).unwrap()
+    KvLayer::new(&bench.card, bench.pool, shape, KvKind::I8, Queue::Compute).unwrap()
 }
 
 #[test]

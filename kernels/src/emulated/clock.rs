@@ -1,0 +1,104 @@
+//! An emulated card's time: what work costs by a simple model, so that the same work takes the same time
+//! everywhere. Queues run side by side; copies from and to the host share one engine.
+
+use super::super::card::Queue;
+use super::queues::Work;
+use std::time::Duration;
+
+/// What work costs.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Pace {
+    /// Each launch, copy or product.
+    pub start: Duration,
+    /// Picoseconds for each thread of a launch, and for each multiplication of a product.
+    pub thread: u64,
+    pub multiply: u64,
+    /// Picoseconds for each byte that is copied from or to the host.
+    pub byte: u64,
+}
+
+impl Default for Pace {
+    /// Of the order of a GeForce 3060: 4 us a launch, 12 GB/s over the bus.
+    fn default() -> Pace {
+        Pace { start: Duration::from_micros(4), thread: 100, multiply: 1, byte: 80 }
+    }
+}
+
+impl Pace {
+    fn of(&self, work: &Work) -> Duration {
+        let picoseconds = match work {
+            Work::Launch(_, grid, _) => {
+                let count = |sides: [u32; 3]| sides.iter().map(|n| u64::from(*n)).product::<u64>();
+                count(grid.blocks) * count(grid.threads) * self.thread
+            }
+            Work::Product(gemm) => (gemm.rows * gemm.columns * gemm.n) as u64 * self.multiply,
+            Work::Upload(_, bytes) => bytes.len() as u64 * self.byte,
+            Work::Copy { .. } | Work::Fill { .. } => 0,
+            Work::Free(_) | Work::Mark { .. } => return Duration::ZERO,
+        };
+        self.start + Duration::from_nanos(picoseconds / 1000)
+    }
+}
+
+/// The host's time, and when each queue and the copy engine will have done what was begun.
+#[derive(Debug)]
+pub(super) struct Clock {
+    pace: Pace,
+    host: Duration,
+    ends: [Duration; 2],
+    copies: Duration,
+}
+
+impl Clock {
+    pub fn new(pace: Pace) -> Clock {
+        Clock { pace, host: Duration::ZERO, ends: [Duration::ZERO; 2], copies: Duration::ZERO }
+    }
+
+    pub fn now(&self) -> Duration {
+        self.host
+    }
+
+    /// When work begins that was enqueued at `at`, and how long it takes.
+    pub fn begin(&self, queue: Queue, at: Duration, work: &Work) -> (Duration, Duration) {
+        let begun = self.ends[queue as usize].max(at);
+        let begun = if is_copy(work) { begun.max(self.copies) } else { begun };
+        (begun, self.pace.of(work))
+    }
+
+    pub fn end(&mut self, queue: Queue, at: Duration, work: &Work) {
+        self.ends[queue as usize] = at;
+        if is_copy(work) {
+            self.copies = at;
+        }
+    }
+
+    /// The host has waited for a queue.
+    pub fn wait(&mut self, queue: Queue) {
+        self.host = self.host.max(self.ends[queue as usize]);
+    }
+
+    /// The host has waited for a copy of so many bytes.
+    pub fn copied(&mut self, bytes: usize) {
+        let took = Duration::from_nanos(bytes as u64 * self.pace.byte / 1000);
+        self.host += self.pace.start + took;
+    }
+}
+
+fn is_copy(work: &Work) -> bool {
+    matches!(work, Work::Upload(..))
+}
+
+/// A timer's two marks.
+#[derive(Debug, Default)]
+pub(super) struct Marks([Option<Duration>; 2]);
+
+impl Marks {
+    pub fn set(&mut self, end: bool, at: Duration) {
+        self.0[usize::from(end)] = Some(at);
+    }
+
+    pub fn between(&self) -> Option<Duration> {
+        let [start, end] = self.0;
+        end?.checked_sub(start?)
+    }
+}

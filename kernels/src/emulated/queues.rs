@@ -1,0 +1,66 @@
+//! What an emulated card has been given and not yet done, by queue.
+
+use super::super::card::{Arg, Gemm, Grid, Queue, Timer};
+use std::collections::VecDeque;
+use std::time::Duration;
+
+/// One piece of work, with everything that the call brought.
+#[derive(Debug, Clone)]
+pub(super) enum Work {
+    Launch(&'static str, Grid, Vec<Arg>),
+    Product(Gemm),
+    Upload(u64, Vec<u8>),
+    Copy { from: u64, to: u64, bytes: usize },
+    Fill { address: u64, byte: u8, bytes: usize },
+    Free(u64),
+    Mark { timer: Timer, end: bool },
+}
+
+impl Work {
+    /// Whether it is done without holding the card's state.
+    pub fn is_long(&self) -> bool {
+        matches!(self, Work::Launch(..) | Work::Product(_))
+    }
+
+    pub fn name(&self) -> &'static str {
+        match self {
+            Work::Launch(kernel, ..) => kernel,
+            Work::Product(_) => "a product",
+            Work::Upload(..) => "a copy to the card",
+            Work::Copy { .. } => "copying",
+            Work::Fill { .. } => "filling",
+            Work::Free(_) => "giving back",
+            Work::Mark { .. } => "a timer",
+        }
+    }
+
+    /// The memory that a kernel or a product is given.
+    pub fn addresses(&self) -> Vec<u64> {
+        let all = match self {
+            Work::Launch(_, _, args) => args
+                .iter()
+                .filter_map(|arg| match arg {
+                    Arg::Address(address) => Some(*address),
+                    _ => None,
+                })
+                .collect(),
+            Work::Product(gemm) => vec![gemm.weights, gemm.x, gemm.out],
+            _ => Vec::new(),
+        };
+        all.into_iter().filter(|address| *address != 0).collect()
+    }
+}
+
+/// Both queues' work, with the host's time when it was enqueued.
+#[derive(Debug, Default)]
+pub(super) struct Queues([VecDeque<(Work, Duration)>; 2]);
+
+impl Queues {
+    pub fn push(&mut self, queue: Queue, work: Work, at: Duration) {
+        self.0[queue as usize].push_back((work, at));
+    }
+
+    pub fn pop(&mut self, queue: Queue) -> Option<(Work, Duration)> {
+        self.0[queue as usize].pop_front()
+    }
+}

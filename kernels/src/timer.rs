@@ -1,0 +1,39 @@
+//! A timer of the card's that gives itself back.
+
+use super::card::{self, Card, CardError};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Takes the card's own time of what was enqueued on [`card::Queue::Compute`] between two points.
+#[derive(Debug)]
+pub struct Timer {
+    card: Arc<dyn Card>,
+    timer: card::Timer,
+}
+
+impl Timer {
+    pub fn new(card: &Arc<dyn Card>) -> Result<Timer, CardError> {
+        Ok(Timer { card: card.clone(), timer: card.create_timer()? })
+    }
+
+    /// Marks the beginning, behind everything that was enqueued before.
+    pub fn start(&mut self) -> Result<(), CardError> {
+        self.card.start_timer(self.timer)
+    }
+
+    pub fn stop(&mut self) -> Result<(), CardError> {
+        self.card.stop_timer(self.timer)
+    }
+
+    /// Waits for the end; the time since the beginning.
+    pub fn read(&self) -> Result<Duration, CardError> {
+        self.card.read_timer(self.timer)
+    }
+}
+
+impl Drop for Timer {
+    fn drop(&mut self) {
+        // A card that is dead has nothing to forget.
+        let _ = self.card.forget_timer(self.timer);
+    }
+}
