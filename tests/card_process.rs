@@ -1,5 +1,6 @@
-//! A real process whose models lie on a card - the emulated one: it chats, takes a canary in beside stable, gives
-//! the canary's memory back to the last byte while stable goes on, and refuses what does not fit.
+//! A real process whose models lie on a card - the emulated one, prompt and pessimistic: it chats, takes a canary
+//! in beside stable, gives the canary's memory back to the last byte while stable goes on, and refuses what does
+//! not fit.
 
 mod process_support;
 
@@ -12,11 +13,11 @@ use tempfile::TempDir;
 /// Small steps: the card is made of the processor.
 const SMALL: &str = "max_running = 4\nmax_batch_tokens = 64\nkv_memory = \"4MiB\"\n";
 
-fn config(dir: &Path, engine: &str) -> String {
+fn config(dir: &Path, device: &str, engine: &str) -> String {
     let stable = models().join("tiny-v1");
     let text = format!(
         "[model]\nname = \"tiny\"\nstable = {stable:?}\n\
-         [engine]\ndevice = \"emulated\"\n{engine}\
+         [engine]\ndevice = \"{device}\"\n{engine}\
          [server]\ndrain = \"5s\"\n[rollout]\nbake = \"10m\"\n"
     );
     let path = dir.join("serin.toml");
@@ -34,8 +35,12 @@ fn right(server: &Process, variant: &str) {
 
 #[test]
 fn models_on_a_card_chat_and_give_their_memory_back() {
+    ["emulated", "pessimistic"].into_iter().for_each(chat_and_give_back);
+}
+
+fn chat_and_give_back(device: &str) {
     let dir = TempDir::new().expect("a folder");
-    let server = Process::serve(&["--config", &config(dir.path(), SMALL)]);
+    let server = Process::serve(&["--config", &config(dir.path(), device, SMALL)]);
     right(&server, "stable");
     let lane = |arm: &str| {
         let status = server.status();
@@ -67,7 +72,7 @@ fn a_canary_that_does_not_fit_is_refused_with_the_plan() {
     let dir = TempDir::new().expect("a folder");
     // Stable's cache takes all of the card but the reserve.
     let engine = "max_running = 512\nmax_batch_tokens = 512\nkv_memory = \"1GiB\"\n";
-    let server = Process::serve(&["--config", &config(dir.path(), engine)]);
+    let server = Process::serve(&["--config", &config(dir.path(), "emulated", engine)]);
     let canary = models().join("tiny-v2");
     let load =
         serin(&["canary", "load", canary.to_str().expect("text"), "--server", &server.server()]);

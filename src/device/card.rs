@@ -4,7 +4,7 @@
 //! `serin-kernels`' (a real one, or in tests one made of the processor).
 
 pub use serin_kernels::PoolUsage as CardUsage;
-use serin_kernels::{Card, CardError, Pool, Queue};
+use serin_kernels::{Card, CardError, Pool};
 use std::sync::Arc;
 
 /// What an unload gave back to the card. Bytes.
@@ -53,7 +53,6 @@ impl ModelPool {
     }
 
     /// Gives everything back, once all buffers have been dropped; `before` is what was held until then.
-    /// Waits for the card first: what was freed but not yet seen to be counts as used.
     pub fn close(mut self, before: CardUsage) -> CardReport {
         let after = self.give_back();
         let free_after = self.card.memory().map_or(0, |memory| memory.free);
@@ -62,10 +61,7 @@ impl ModelPool {
 
     fn give_back(&mut self) -> CardUsage {
         self.closed = true;
-        let given_back = [Queue::Load, Queue::Compute]
-            .iter()
-            .try_for_each(|queue| self.card.synchronise(*queue));
-        let trimmed = given_back.and_then(|()| self.card.trim_pool(self.pool));
+        let trimmed = self.card.trim_pool(self.pool);
         let left = self.usage();
         let done = trimmed.and_then(|()| match left.used {
             0 => self.card.destroy_pool(self.pool),
@@ -79,7 +75,7 @@ impl ModelPool {
 }
 
 impl Drop for ModelPool {
-    /// A load that failed on its way.
+    /// A load that failed on its way: on a loader's thread, perhaps while the executor records a graph.
     fn drop(&mut self) {
         if !self.closed && self.card.enter().is_ok() {
             self.give_back();

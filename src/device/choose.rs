@@ -48,7 +48,7 @@ impl DeviceChoice {
         match text {
             "auto" => Ok(DeviceChoice::Auto),
             "cpu" => Ok(DeviceChoice::Cpu),
-            "cuda" | "emulated" => Ok(DeviceChoice::Card(text.to_owned())),
+            "cuda" | "emulated" | "pessimistic" => Ok(DeviceChoice::Card(text.to_owned())),
             _ if text.strip_prefix("cuda:").is_some_and(number) => {
                 Ok(DeviceChoice::Card(text.to_owned()))
             }

@@ -2,9 +2,12 @@
 //!
 //! What a row wants that the card does not do - scores of known tokens, log-probabilities, penalties on more
 //! tokens than it has room for - is done here on a copy of that row's logits alone. Steps in which every row
-//! decodes one token and wants nothing of that kind are replayed from recordings.
+//! decodes one token and wants nothing of that kind are replayed from recordings. A step's time is the card's own,
+//! from its first launch to its last: the host's would say how long it took to tell the card what to do.
 
-use super::runner::{Capacity, Results, RunError, Runner, Sampled, Wish, check, wishes};
+use super::runner::{
+    Capacity, Finished, Progress, Results, RunError, Runner, Sampled, Ticket, Wish, check, wishes,
+};
 use crate::device::{Batch, CardReport, CardUsage};
 use crate::model::{CardDecoder, Draw, SamplingParams, sampler};
 use serin_kernels::CardError;
@@ -35,9 +38,22 @@ impl Runner for CardRunner {
         }
     }
 
-    fn forward(&mut self, batch: &Batch, draws: &[Draw<'_>]) -> Result<Vec<Sampled>, RunError> {
+    fn enqueue(&mut self, batch: &Batch, draws: &[Draw<'_>]) -> Result<Ticket, RunError> {
         check(batch, &self.capacity())?;
-        self.run(batch, draws).map_err(failed)
+        let begun = self.begin(batch, draws).inspect_err(|_| self.decoder.wait());
+        begun.map(Ticket).map_err(failed)
+    }
+
+    fn finish(
+        &mut self,
+        ticket: Ticket,
+        batch: &Batch,
+        draws: &[Draw<'_>],
+    ) -> Result<Finished, RunError> {
+        let results = self.end(ticket.0, batch, draws).inspect_err(|_| self.decoder.wait());
+        let results = results.map_err(failed)?;
+        let device_time = Some(self.decoder.read_timer().map_err(failed)?);
+        Ok(Finished { results, device_time })
     }
 
     fn card_usage(&self) -> Option<CardUsage> {
@@ -59,16 +75,39 @@ fn failed(error: CardError) -> RunError {
 }
 
 impl CardRunner {
-    fn run(&mut self, batch: &Batch, draws: &[Draw<'_>]) -> Result<Vec<Sampled>, CardError> {
+    /// Launches all of a step that needs no answer from the card.
+    fn begin(&mut self, batch: &Batch, draws: &[Draw<'_>]) -> Result<Progress, CardError> {
         self.decoder.enter()?;
-        let rows = batch.rows.iter().filter(|row| row.wanted() > 0).zip(draws);
-        let mut wishes: Vec<Wish<'_>> = rows.flat_map(|(row, draw)| wishes(row, draw)).collect();
-        if self.is_plain_decode(batch, &wishes) {
+        self.decoder.start_timer()?;
+        let wishes = all_wishes(batch, draws);
+        let progress = if self.is_plain_decode(batch, &wishes) {
             self.tell(&wishes);
-            let ids = self.decoder.decode(batch, &self.params, &self.penalties)?;
-            return Ok(ids.into_iter().map(sampled).collect());
+            self.decoder.decode(batch, &self.params, &self.penalties)?;
+            Progress::Draws(wishes.len())
+        } else {
+            self.decoder.forward(batch)?;
+            Progress::Layers
+        };
+        self.decoder.stop_timer()?;
+        Ok(progress)
+    }
+
+    /// Takes what the card has drawn, or serves what rows want in as many pieces as there is room for.
+    fn end(
+        &mut self,
+        progress: Progress,
+        batch: &Batch,
+        draws: &[Draw<'_>],
+    ) -> Result<Vec<Sampled>, CardError> {
+        self.decoder.enter()?;
+        match progress {
+            Progress::Done(results) => return Ok(results),
+            Progress::Draws(rows) => {
+                return Ok(self.decoder.ids(rows)?.into_iter().map(sampled).collect());
+            }
+            Progress::Layers => {}
         }
-        self.decoder.forward(batch)?;
+        let mut wishes = all_wishes(batch, draws);
         let mut results = Results::default();
         let (mut first, at_once) = (0, self.decoder.head_rows());
         while !wishes.is_empty() {
@@ -76,6 +115,9 @@ impl CardRunner {
             self.decoder.head(first, wishes.len())?;
             first += wishes.len();
             self.take(std::mem::replace(&mut wishes, rest), &mut results)?;
+        }
+        if first > 0 {
+            self.decoder.stop_timer()?;
         }
         Ok(results.done)
     }
@@ -104,7 +146,10 @@ impl CardRunner {
         }
         self.tell(&wishes);
         let ids = match copies.iter().any(Option::is_none) {
-            true => self.decoder.sample(&self.params, &self.penalties)?,
+            true => {
+                self.decoder.sample(&self.params, &self.penalties)?;
+                self.decoder.ids(wishes.len())?
+            }
             false => vec![NON_FINITE; wishes.len()],
         };
         for ((wish, copy), id) in wishes.into_iter().zip(copies).zip(ids) {
@@ -130,6 +175,12 @@ impl CardRunner {
             self.params.push(params);
         }
     }
+}
+
+/// What the rows of a step want of their logits, in order.
+fn all_wishes<'a>(batch: &'a Batch, draws: &'a [Draw<'a>]) -> Vec<Wish<'a>> {
+    let rows = batch.rows.iter().filter(|row| row.wanted() > 0).zip(draws);
+    rows.flat_map(|(row, draw)| wishes(row, draw)).collect()
 }
 
 /// Whether the card draws this, given how many penalised tokens it still has room for.

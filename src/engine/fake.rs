@@ -3,7 +3,7 @@
 //! Generates the tokens it is told to, takes the time it is told to, and fails where it is told to. Sees
 //! the same batches as a real runner, holds no weights.
 
-use super::runner::{Capacity, RunError, Runner, Sampled};
+use super::runner::{Capacity, RunError, Runner, Sampled, Ticket};
 use crate::device::{Batch, Row};
 use crate::model::{Draw, Logprobs, sampler};
 use std::time::Duration;
@@ -90,7 +90,7 @@ impl Runner for FakeRunner {
         self.script.capacity
     }
 
-    fn forward(&mut self, batch: &Batch, draws: &[Draw<'_>]) -> Result<Vec<Sampled>, RunError> {
+    fn enqueue(&mut self, batch: &Batch, draws: &[Draw<'_>]) -> Result<Ticket, RunError> {
         if !self.script.step_time.is_zero() {
             std::thread::sleep(self.script.step_time);
         }
@@ -105,7 +105,7 @@ impl Runner for FakeRunner {
             return Err(RunError::Step("scripted failure".into()));
         }
         let rows = batch.rows.iter().filter(|row| row.wanted() > 0).zip(draws);
-        Ok(rows.flat_map(|(row, draw)| self.script.results(row, draw)).collect())
+        Ok(Ticket::done(rows.flat_map(|(row, draw)| self.script.results(row, draw)).collect()))
     }
 }
 

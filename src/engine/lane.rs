@@ -4,7 +4,7 @@
 //! for. `LaneStats` are the figures that other threads may read while it runs.
 
 use super::request::{Fault, Refusal, SeqEvent, SeqRequest};
-use super::runner::{Runner, Sampled};
+use super::runner::{Finished, Runner};
 use super::scheduler::{Scheduler, SchedulerConfig};
 use crate::device::{Arena, ArenaUsage, Batch, CardReport, memory};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -200,9 +200,10 @@ impl Lane {
         if let Ok(Err(Fault::DeviceLost(what))) = outcome {
             return Some(StepFault::DeviceLost(what));
         }
-        self.pace.note(self.batch.tokens.len(), at.saturating_duration_since(begun));
         let panic = match outcome {
-            Ok(Ok(results)) => {
+            Ok(Ok(Finished { results, device_time })) => {
+                let took = device_time.unwrap_or_else(|| at.saturating_duration_since(begun));
+                self.pace.note(self.batch.tokens.len(), took);
                 self.scheduler.complete(results, at);
                 None
             }
@@ -242,14 +243,15 @@ impl Lane {
         self.publish();
     }
 
-    /// The device part of a step, with panics caught: outer error.
-    fn run(&mut self) -> Result<Result<Vec<Sampled>, Fault>, String> {
+    /// The device part of a step, waited for, with panics caught: outer error.
+    fn run(&mut self) -> Result<Result<Finished, Fault>, String> {
         use super::runner::RunError;
         let draws = self.scheduler.draws();
         let (runner, batch, arena) = (&mut self.runner, &self.batch, &self.arena);
         let step = AssertUnwindSafe(|| {
             let _in = arena.enter();
-            runner.forward(batch, &draws)
+            let ticket = runner.enqueue(batch, &draws)?;
+            runner.finish(ticket, batch, &draws)
         });
         let result = catch_unwind(step).map_err(|panic| panic_text(&*panic))?;
         Ok(result.map_err(|error| match error {
@@ -329,6 +331,8 @@ pub(super) fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
         .unwrap_or_else(|| "unknown panic".to_owned())
 }
 
+#[cfg(test)]
+mod card_tests;
 #[cfg(test)]
 mod tests {
     use super::*;

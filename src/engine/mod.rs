@@ -5,7 +5,7 @@
 //! Callers hold an [`EngineHandle`] and exchange messages; there is no lock around a model.
 //!
 //! Reading order: `request` (what goes in and comes out), `blocks`, `sequence`, `scheduler` (who runs next;
-//! touches no tensor), `runner` (the seam to tensors, two methods), `lane`, `executor`, `handle`.
+//! touches no tensor), `runner` (the seam to tensors: enqueue a step, finish it), `lane`, `executor`, `handle`.
 //! Knows no HTTP, no arms, no rollout and no text.
 
 pub mod blocks;
@@ -25,5 +25,5 @@ pub use executor::EngineFault;
 pub use handle::{EngineError, EngineHandle, Loaded};
 pub use lane::{LaneId, LaneStats, UnloadReport};
 pub use request::{Fault, FinishReason, Refusal, SeqEvent, SeqRequest, Timings};
-pub use runner::{Capacity, ModelRunner, RunError, Runner, Sampled};
+pub use runner::{Capacity, Finished, ModelRunner, RunError, Runner, Sampled, Ticket};
 pub use scheduler::SchedulerConfig;

@@ -1,9 +1,11 @@
-//! The seam between scheduling and tensors: two methods, and the real implementation over the decoder.
+//! The seam between scheduling and tensors: a step is enqueued and finished; and the real implementation over
+//! the decoder on the CPU.
 //!
 //! The scripted counterpart for tests is in `fake`. A runner is driven from one thread only.
 
 use crate::device::{Batch, CardReport, CardUsage, Row};
 use crate::model::{Decoder, Draw, Logprobs, logprobs, sampler};
+use std::time::Duration;
 
 /// What a runner can hold.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -59,14 +61,58 @@ pub enum RunError {
     DeviceLost(String),
 }
 
-/// Runs steps of one loaded model.
+/// A step that has been enqueued and not finished.
+#[derive(Debug)]
+pub struct Ticket(pub(super) Progress);
+
+/// How far a step is when [`Runner::enqueue`] returns.
+#[derive(Debug)]
+pub(super) enum Progress {
+    /// Everything is computed.
+    Done(Vec<Sampled>),
+    /// The device computes everything, the draws of so many rows among it.
+    Draws(usize),
+    /// The device computes up to the last layer.
+    Layers,
+}
+
+impl Ticket {
+    /// Of a runner that has computed the step already.
+    pub fn done(results: Vec<Sampled>) -> Ticket {
+        Ticket(Progress::Done(results))
+    }
+}
+
+/// What a step gave.
+#[derive(Debug, PartialEq)]
+pub struct Finished {
+    pub results: Vec<Sampled>,
+    /// The device's own time for the step, if it takes it; else whoever waited knows.
+    pub device_time: Option<Duration>,
+}
+
+/// Runs steps of one loaded model: one at a time, each finished before the next is enqueued.
 pub trait Runner: Send {
     fn capacity(&self) -> Capacity;
 
-    /// Computes the batch. In row order, a row with `scored` tokens yields one `Scores`, and a row with
-    /// `sample` one `Token` (after its scores, if it has both); `draws` has one entry for each row that
-    /// yields anything.
-    fn forward(&mut self, batch: &Batch, draws: &[Draw<'_>]) -> Result<Vec<Sampled>, RunError>;
+    /// Begins to compute the batch; on a device with a queue of its own it returns long before that is done.
+    /// `draws` has one entry for each row that yields anything.
+    fn enqueue(&mut self, batch: &Batch, draws: &[Draw<'_>]) -> Result<Ticket, RunError>;
+
+    /// Waits for the step, which is given again as it was enqueued: whatever went wrong with it shows here at the
+    /// latest. In row order, a row with `scored` tokens yields one `Scores`, and a row with `sample` one `Token`
+    /// (after its scores, if it has both).
+    fn finish(
+        &mut self,
+        ticket: Ticket,
+        _batch: &Batch,
+        _draws: &[Draw<'_>],
+    ) -> Result<Finished, RunError> {
+        match ticket.0 {
+            Progress::Done(results) => Ok(Finished { results, device_time: None }),
+            other => Err(RunError::Step(format!("a ticket of another runner: {other:?}"))),
+        }
+    }
 
     /// What the model holds of a card's memory; `None` where it lives in the process's own.
     fn card_usage(&self) -> Option<CardUsage> {
@@ -102,7 +148,7 @@ impl Runner for ModelRunner {
         }
     }
 
-    fn forward(&mut self, batch: &Batch, draws: &[Draw<'_>]) -> Result<Vec<Sampled>, RunError> {
+    fn enqueue(&mut self, batch: &Batch, draws: &[Draw<'_>]) -> Result<Ticket, RunError> {
         check(batch, &self.capacity())?;
         let failed = |e: candle_core::Error| RunError::Step(e.to_string());
         let states = self.decoder.forward(batch).map_err(failed)?;
@@ -116,7 +162,7 @@ impl Runner for ModelRunner {
                 results.take(logits, wish);
             }
         }
-        Ok(results.done)
+        Ok(Ticket::done(results.done))
     }
 }
 

@@ -4,7 +4,7 @@ use super::*;
 use crate::device::Batch;
 use crate::engine::RunError;
 use crate::engine::fake::{FakeRunner, FakeScript};
-use crate::engine::{Capacity, EngineError, EngineHandle, Loaded, Sampled};
+use crate::engine::{Capacity, EngineError, EngineHandle, Loaded, Ticket};
 use crate::model::{Draw, LoadError, SamplingParams};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
@@ -26,9 +26,9 @@ impl Runner for Counted {
         self.inner.capacity()
     }
 
-    fn forward(&mut self, batch: &Batch, draws: &[Draw<'_>]) -> Result<Vec<Sampled>, RunError> {
+    fn enqueue(&mut self, batch: &Batch, draws: &[Draw<'_>]) -> Result<Ticket, RunError> {
         self.steps.fetch_add(1, Ordering::Relaxed);
-        self.inner.forward(batch, draws)
+        self.inner.enqueue(batch, draws)
     }
 }
 

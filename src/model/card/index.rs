@@ -1,13 +1,15 @@
-//! What a step's kernels are told: one list of whole numbers, copied to the card in one go.
+//! What a step's kernels are told: lists of whole numbers, and what the draws go by.
 //!
-//! Sections lie at fixed places, so that a recorded step finds the next one's lists where its own were. Padding
-//! rows have no tokens and no context; padding tokens are written to no slot. Knows no tensor.
+//! Lists lie at fixed places, so that a recorded step finds the next one's where its own were. Padding rows have
+//! no tokens and no context; padding tokens are written to no slot. Written by the host into memory of its own,
+//! and fetched from there by the step's first kernel. Knows no tensor.
 
 use super::super::config::ModelConfig;
 use super::load::CardPlan;
 use crate::device::{Batch, ModelPool};
 use serin_kernels::rope::NO_SLOT;
-use serin_kernels::{Buffer, CardError, Queue, Rows, View};
+use serin_kernels::sample::{PenaltyEntry, RowParams};
+use serin_kernels::{Card, CardError, Rows, StepInputs, View};
 
 /// How large a step is, padding included.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -20,19 +22,34 @@ pub struct Width {
     pub decode: bool,
 }
 
+/// The sections of [`StepInputs`].
+const LISTS: usize = 0;
+const PARAMS: usize = 1;
+const PENALTIES: usize = 2;
+
+/// What of it a step's first kernel fetches.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Told {
+    /// The lists.
+    Lists,
+    /// What the draws go by.
+    Draws,
+    Both,
+}
+
 /// The lists of a step, here and on the card.
 pub(super) struct Index {
     tokens: usize,
     rows: usize,
     words: Vec<u32>,
-    on_card: Buffer<u32>,
+    inputs: StepInputs,
 }
 
 impl Index {
     pub fn new(plan: &CardPlan, pool: &ModelPool) -> Result<Index, CardError> {
-        let len = words(plan);
-        let on_card = Buffer::on(pool.card(), pool.pool(), len, Queue::Load)?;
-        Ok(Index { tokens: plan.tokens, rows: plan.rows, words: Vec::with_capacity(len), on_card })
+        let inputs = StepInputs::new(pool.card(), pool.pool(), rooms(plan))?;
+        let words = Vec::with_capacity(list_words(plan));
+        Ok(Index { tokens: plan.tokens, rows: plan.rows, words, inputs })
     }
 
     /// Puts a step's lists together, with rows of one token each filled up to `padded`.
@@ -48,7 +65,7 @@ impl Index {
             && rows <= self.rows
             && batch.rows.len() <= rows
             && batch.tokens.len() <= tokens
-            && self.tables_at() + batch.tables.len() <= self.on_card.len();
+            && self.tables_at() + batch.tables.len() <= self.lists().len();
         if !fits {
             let what = format!(
                 "a step of {tokens} tokens, {rows} rows and {} blocks is larger than planned",
@@ -80,15 +97,32 @@ impl Index {
         }
         let longest = batch.rows.iter().map(|row| row.len).max().unwrap_or(0);
         let decode = batch.rows.iter().enumerate().all(|(i, row)| row.len == 1 && row.start == i);
+        self.inputs.write(LISTS, &self.words)?;
         Ok(Width { tokens, rows, longest, decode })
+    }
+
+    /// What the draws of the next rows go by.
+    pub fn tell_draws(
+        &mut self,
+        params: &[RowParams],
+        penalties: &[PenaltyEntry],
+    ) -> Result<(), CardError> {
+        self.inputs.write(PARAMS, params)?;
+        self.inputs.write(PENALTIES, penalties)
+    }
+
+    /// Fetches what was written onto the card. It may be written again once that is done.
+    pub fn fetch(&mut self, card: &dyn Card, told: Told) -> Result<(), CardError> {
+        let sections = match told {
+            Told::Lists => LISTS..PARAMS,
+            Told::Draws => PARAMS..PENALTIES + 1,
+            Told::Both => LISTS..PENALTIES + 1,
+        };
+        self.inputs.fetch(card, sections)
     }
 
     fn put(&mut self, section: usize, values: &[u32]) {
         self.words[section * self.tokens..][..values.len()].copy_from_slice(values);
-    }
-
-    pub fn upload(&mut self) -> Result<(), CardError> {
-        self.on_card.write(0, &self.words)
     }
 
     fn tables_at(&self) -> usize {
@@ -113,26 +147,51 @@ impl Index {
     }
 
     pub fn rows(&self, count: usize) -> Rows<'_> {
-        let all = self.on_card.view();
-        let tables = self.tables_at();
+        let (all, tables) = (self.lists(), self.tables_at());
         Rows {
             count,
             rows: all.part(4 * self.tokens, 4 * count),
-            tables: all.part(tables, self.on_card.len() - tables),
+            tables: all.part(tables, all.len() - tables),
         }
     }
 
     /// The tokens whose logits are wanted, `first .. first + n` of them.
     pub fn picks(&self, first: usize, n: usize) -> View<'_, u32> {
-        self.on_card.view().part(4 * (self.tokens + self.rows) + first, n)
+        self.lists().part(4 * (self.tokens + self.rows) + first, n)
+    }
+
+    pub fn params(&self, n: usize) -> View<'_, RowParams> {
+        self.inputs.section(PARAMS).part(0, n)
+    }
+
+    pub fn penalties(&self) -> View<'_, PenaltyEntry> {
+        self.inputs.section(PENALTIES)
+    }
+
+    fn lists(&self) -> View<'_, u32> {
+        self.inputs.section(LISTS)
     }
 
     fn section(&self, section: usize, n: usize) -> View<'_, u32> {
-        self.on_card.view().part(section * self.tokens, n)
+        self.lists().part(section * self.tokens, n)
     }
 }
 
-/// Words of all sections: tokens, positions, slots, long marks, rows, picks, tables.
-pub(super) fn words(plan: &CardPlan) -> usize {
+/// Bytes that all of it takes on the card.
+pub(super) fn bytes(plan: &CardPlan) -> usize {
+    4 * StepInputs::words(rooms(plan))
+}
+
+fn rooms(plan: &CardPlan) -> [usize; 3] {
+    let words = |bytes: usize| bytes / 4;
+    [
+        list_words(plan),
+        words(plan.head_rows * size_of::<RowParams>()),
+        words(plan.penalties * size_of::<PenaltyEntry>()),
+    ]
+}
+
+/// Words of all lists: tokens, positions, slots, long marks, rows, picks, tables.
+fn list_words(plan: &CardPlan) -> usize {
     5 * plan.tokens + 4 * plan.rows + plan.rows * plan.longest.div_ceil(plan.block_size)
 }

@@ -9,7 +9,7 @@ use super::super::families;
 use super::super::intake::LoadError;
 use super::super::names::{Names, Wanted};
 use super::super::weights::Weights;
-use super::index::{Index, words};
+use super::index::{self, Index};
 use super::layer::{Layer, NormWeight, Projection};
 use super::room::{Room, Sizes};
 use super::{CardDecoder, Frequencies, Model, Recorded};
@@ -17,7 +17,7 @@ use crate::device::{Kind, ModelPool, Rope, dequantise};
 use serin_kernels::attention::AttentionSpec;
 use serin_kernels::product::Matrix;
 use serin_kernels::weights::PlaneLayout;
-use serin_kernels::{ActKind, Buffer, CardError, KvKind, KvLayer, KvShape, Queue, norm};
+use serin_kernels::{ActKind, Buffer, CardError, KvKind, KvLayer, KvShape, Queue, Timer, norm};
 use std::collections::HashMap;
 use std::sync::Arc;
 
@@ -100,7 +100,7 @@ impl CardPlan {
     pub fn scratch_bytes(&self, config: &ModelConfig) -> u64 {
         let halves: usize = config.ropes.iter().map(|rope| 4 * rope.inv_freq.len()).sum();
         let angles = halves * (self.tokens + 1) * 4;
-        Sizes::of(config, self).bytes(self) + (angles + 4 * words(self)) as u64
+        Sizes::of(config, self).bytes(self) + (angles + index::bytes(self)) as u64
     }
 }
 
@@ -134,7 +134,8 @@ impl CardDecoder {
         refuse_what_does_not_fit(source)?;
         let model = Loader { source, plan: &plan, pool: &pool }.model()?;
         pool.card().synchronise(Queue::Load)?;
-        Ok(CardDecoder { model, pool })
+        let usage = pool.usage();
+        Ok(CardDecoder { model, pool, usage })
     }
 }
 
@@ -200,9 +201,12 @@ impl Loader<'_> {
         };
         let (card, of) = (self.pool.card(), self.pool.pool());
         let shape = self.plan.kv_shape(config);
-        let cache = (0..config.layers).map(|_| KvLayer::new(card, of, shape, self.plan.kv));
+        let layer_cache = |_| KvLayer::new(card, of, shape, self.plan.kv, Queue::Load);
+        let cache = (0..config.layers).map(layer_cache);
         let kinds = input_kinds(&layers, &head);
         Ok(Model {
+            card: card.clone(),
+            timer: Timer::new(card)?,
             norm: self.norm(families::NORM, config.hidden)?,
             cache: cache.collect::<Result<_, CardError>>()?,
             ropes: config.ropes.iter().map(|r| self.rope(r)).collect::<Result<_, _>>()?,
@@ -212,6 +216,7 @@ impl Loader<'_> {
                 true => Recorded::Graphs(HashMap::new()),
                 false => Recorded::Off,
             },
+            stepped: false,
             config: config.clone(),
             plan: *self.plan,
             embedding,

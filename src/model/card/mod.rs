@@ -4,7 +4,8 @@
 //! that a step needs, taken once), `layer`, and here the forward pass. Everything that a step uses is there
 //! before the first one, at addresses that never change: no step allocates, so none runs out of memory, and a
 //! decoding step can be recorded once and replayed. Decides nothing about families: facts of the config only.
-//! All of it lies in one pool of the card's, which goes when the model goes.
+//! All of it lies in one pool of the card's, which goes when the model goes. What is launched is done later: what
+//! waits for it says so.
 
 mod index;
 mod layer;
@@ -16,25 +17,31 @@ pub use load::{CardPlan, weight_bytes};
 
 use super::config::ModelConfig;
 use crate::device::{Batch, CardReport, CardUsage, ModelPool};
-use index::Index;
+use index::{Index, Told};
 use layer::{Layer, NormWeight};
 use room::Room;
 use serin_kernels::attention::plan_splits;
 use serin_kernels::product::{Matrix, Output, multiply};
 use serin_kernels::sample::{PenaltyEntry, RowParams, SampleBatch, sample};
-use serin_kernels::{Buffer, Card, CardError, Graph, KvLayer, embed, norm, rope, rows};
+use serin_kernels::{Buffer, Card, CardError, Graph, KvLayer, Queue, Timer};
+use serin_kernels::{embed, norm, rope, rows};
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// A loaded model with its KV cache, and the pool that holds both.
 pub struct CardDecoder {
     /// Before the pool: buffers go first.
     model: Model,
     pool: ModelPool,
+    /// What the pool holds: all that it ever will, since no step takes anything.
+    usage: CardUsage,
 }
 
 /// What lies in the pool.
 struct Model {
+    card: Arc<dyn Card>,
+    timer: Timer,
     config: ModelConfig,
     plan: CardPlan,
     embedding: Arc<Matrix>,
@@ -46,6 +53,8 @@ struct Model {
     index: Index,
     room: Room,
     recorded: Recorded,
+    /// Whether any step was launched.
+    stepped: bool,
 }
 
 /// One rotation's frequencies, and the angles of the current step.
@@ -61,7 +70,9 @@ struct Frequencies {
 enum Recorded {
     /// This card or model cannot be recorded: every step is launched anew.
     Off,
-    Graphs(HashMap<usize, Graph>),
+    /// `None`: steps of this width have been launched, and the next one is recorded. The driver loads a kernel
+    /// when it is first launched, which it may not do in a recording.
+    Graphs(HashMap<usize, Option<Graph>>),
 }
 
 impl CardDecoder {
@@ -74,7 +85,7 @@ impl CardDecoder {
     }
 
     pub fn usage(&self) -> CardUsage {
-        self.pool.usage()
+        self.usage
     }
 
     fn card(&self) -> &Arc<dyn Card> {
@@ -93,50 +104,77 @@ impl CardDecoder {
 
     /// Penalised tokens of a step that the card can be told of.
     pub fn penalty_room(&self) -> usize {
-        self.model.room.penalties.len()
+        self.model.plan.penalties
     }
 
-    /// Runs a step up to the last layer. Token ids, positions, slots and blocks must be in range; the caller
-    /// checks (see `engine::runner`).
+    /// Marks the beginning of a step on the card's clock.
+    pub fn start_timer(&mut self) -> Result<(), CardError> {
+        self.model.timer.start()
+    }
+
+    /// Marks a step's end.
+    pub fn stop_timer(&mut self) -> Result<(), CardError> {
+        self.model.timer.stop()
+    }
+
+    /// Waits for a step's end; the card's time since its beginning.
+    pub fn read_timer(&self) -> Result<Duration, CardError> {
+        self.model.timer.read()
+    }
+
+    /// Waits for whatever was launched of a step that failed: the next one writes where it still reads. What goes
+    /// wrong meanwhile is the next step's to notice.
+    pub fn wait(&self) {
+        let _ = self.card().synchronise(Queue::Compute);
+    }
+
+    /// Launches a step up to the last layer. Token ids, positions, slots and blocks must be in range; the caller
+    /// checks (see `engine::runner`), and has waited for the step before.
     pub fn forward(&mut self, batch: &Batch) -> Result<(), CardError> {
         let card = self.pool.card().clone();
         let width = self.model.index.fill(batch, &self.model.config, None)?;
-        self.model.index.upload()?;
-        self.model.body(&*card, width)
+        self.model.body(&*card, width, Told::Lists)
     }
 
-    /// Logits of wanted rows `first .. first + n` of the last [`CardDecoder::forward`], into the place that
-    /// [`CardDecoder::sample`] and [`CardDecoder::read_logits`] look at.
+    /// Launches the logits of wanted rows `first .. first + n` of the last [`CardDecoder::forward`], into the place
+    /// that [`CardDecoder::sample`] and [`CardDecoder::read_logits`] look at.
     pub fn head(&mut self, first: usize, n: usize) -> Result<(), CardError> {
         let card = self.pool.card().clone();
         self.model.head(&*card, first, n)
     }
 
-    /// Copies row `row` of the logits, `[vocab]`.
+    /// Waits for row `row` of the logits, `[vocab]`.
     pub fn read_logits(&self, row: usize, out: &mut [f32]) -> Result<(), CardError> {
         self.model.room.logits.read(row * self.model.config.vocab, out)
     }
 
-    /// One token id for each row of the logits, which are used up; `u32::MAX` where they are no numbers.
+    /// Launches the draw of one token id for each row of the logits, which are used up.
     pub fn sample(
         &mut self,
         params: &[RowParams],
         penalties: &[PenaltyEntry],
-    ) -> Result<Vec<u32>, CardError> {
+    ) -> Result<(), CardError> {
         let card = self.pool.card().clone();
-        self.model.tell(params, penalties)?;
-        self.model.draw(&*card, params.len())?;
-        self.model.ids(params.len())
+        self.model.index.tell_draws(params, penalties)?;
+        self.model.index.fetch(&*card, Told::Draws)?;
+        self.model.draw(&*card, params.len())
     }
 
-    /// A whole decoding step, one token a row and one id for each, replayed from a recording of its width if
-    /// the card can do so; else launched.
+    /// Waits for the ids of the first `n` rows drawn; `u32::MAX` where logits were no numbers.
+    pub fn ids(&self, n: usize) -> Result<Vec<u32>, CardError> {
+        let mut ids = vec![0; n];
+        self.model.room.ids.read(0, &mut ids)?;
+        Ok(ids)
+    }
+
+    /// Launches a whole decoding step, one token a row and one id for each, replayed from a recording of its width
+    /// if the card can do so; else launched.
     pub fn decode(
         &mut self,
         batch: &Batch,
         params: &[RowParams],
         penalties: &[PenaltyEntry],
-    ) -> Result<Vec<u32>, CardError> {
+    ) -> Result<(), CardError> {
         let card = self.pool.card().clone();
         let (model, n) = (&mut self.model, params.len());
         let Some(padded) = model.plan.bucket(n) else {
@@ -145,17 +183,14 @@ impl CardDecoder {
             return self.sample(params, penalties);
         };
         let width = model.index.fill(batch, &model.config, Some(padded))?;
-        model.index.upload()?;
         // Padding rows draw as well: by what costs least, not by what happens to lie there.
         let mut params = params.to_vec();
         params.resize(padded, RowParams { repetition_penalty: 1.0, ..RowParams::default() });
-        model.tell(&params, penalties)?;
-        if !model.replay(&*card, width)? {
-            model.body(&*card, width)?;
-            model.head(&*card, 0, padded)?;
-            model.draw(&*card, padded)?;
+        model.index.tell_draws(&params, penalties)?;
+        match model.replay(&*card, width)? {
+            true => Ok(()),
+            false => model.whole_decode(&*card, width),
         }
-        model.ids(n)
     }
 
     /// From now on every step is launched anew: what recorded steps are compared with.
@@ -166,17 +201,24 @@ impl CardDecoder {
 
     /// Drops the model and gives its memory back to the card.
     pub fn close(self) -> CardReport {
-        let CardDecoder { mut model, pool } = self;
-        let before = pool.usage();
-        model.forget(&**pool.card());
+        let CardDecoder { model, pool, usage } = self;
         drop(model);
-        pool.close(before)
+        pool.close(usage)
     }
 }
 
 impl Model {
-    /// From the index to the residual stream after the last layer.
-    fn body(&mut self, card: &dyn Card, width: Width) -> Result<(), CardError> {
+    /// All launches of a decoding step.
+    fn whole_decode(&mut self, card: &dyn Card, width: Width) -> Result<(), CardError> {
+        self.body(card, width, Told::Both)?;
+        self.head(card, 0, width.rows)?;
+        self.draw(card, width.rows)
+    }
+
+    /// From what the step is told to the residual stream after the last layer.
+    fn body(&mut self, card: &dyn Card, width: Width, told: Told) -> Result<(), CardError> {
+        self.stepped = true;
+        self.index.fetch(card, told)?;
         let Model { config, index, room, embedding, .. } = self;
         let tokens = width.tokens;
         let scale = config.embedding_scale.unwrap_or(1.0);
@@ -223,20 +265,14 @@ impl Model {
         }
     }
 
-    /// Writes what the draws of the next rows go by to the card.
-    fn tell(&mut self, params: &[RowParams], penalties: &[PenaltyEntry]) -> Result<(), CardError> {
-        self.room.params.write(0, params)?;
-        self.room.penalties.write(0, penalties)
-    }
-
     fn draw(&mut self, card: &dyn Card, n: usize) -> Result<(), CardError> {
         let (room, vocab) = (&mut self.room, self.config.vocab);
         let batch = SampleBatch {
             n,
             vocab,
             logits: room.logits.first_mut(n * vocab),
-            params: room.params.first(n),
-            penalties: room.penalties.view(),
+            params: self.index.params(n),
+            penalties: self.index.penalties(),
             // Logits are capped where they are made.
             soft_cap: 0.0,
             scratch: room.draw.view_mut(),
@@ -245,21 +281,13 @@ impl Model {
         sample(card, batch)
     }
 
-    fn ids(&self, n: usize) -> Result<Vec<u32>, CardError> {
-        let mut ids = vec![0; n];
-        self.room.ids.read(0, &mut ids)?;
-        Ok(ids)
-    }
-
-    /// Replays a decoding step of this width, recording it first if it is new. False if that cannot be done.
+    /// Replays a decoding step of this width, recording it first if it has been launched before. False if it is
+    /// to be launched: for the first time, or since it cannot be recorded.
     fn replay(&mut self, card: &dyn Card, width: Width) -> Result<bool, CardError> {
-        let known = match &self.recorded {
-            Recorded::Off => return Ok(false),
-            Recorded::Graphs(graphs) => graphs.get(&width.rows).copied(),
-        };
-        let graph = match known {
-            Some(graph) => graph,
-            None => match self.record(card, width) {
+        let Recorded::Graphs(graphs) = &mut self.recorded else { return Ok(false) };
+        let graph = match graphs.get(&width.rows) {
+            Some(Some(graph)) => *graph,
+            Some(None) => match self.record(card, width) {
                 Ok(graph) => graph,
                 Err(CardError::Dead(why)) => return Err(CardError::Dead(why)),
                 Err(error) => {
@@ -268,6 +296,10 @@ impl Model {
                     return Ok(false);
                 }
             },
+            None => {
+                graphs.insert(width.rows, None);
+                return Ok(false);
+            }
         };
         card.replay(graph)?;
         Ok(true)
@@ -275,15 +307,14 @@ impl Model {
 
     fn record(&mut self, card: &dyn Card, width: Width) -> Result<Graph, CardError> {
         card.begin_recording()?;
-        let launched = self
-            .body(card, width)
-            .and_then(|()| self.head(card, 0, width.rows))
-            .and_then(|()| self.draw(card, width.rows));
-        let graph = card.end_recording();
-        launched?;
-        let graph = graph?;
+        let launched = self.whole_decode(card, width);
+        let graph = card.end_recording()?;
+        if let Err(error) = launched {
+            let _ = card.forget(graph);
+            return Err(error);
+        }
         if let Recorded::Graphs(graphs) = &mut self.recorded {
-            graphs.insert(width.rows, graph);
+            graphs.insert(width.rows, Some(graph));
         }
         Ok(graph)
     }
@@ -291,10 +322,24 @@ impl Model {
     /// Lets go of recordings, and makes no more.
     fn forget(&mut self, card: &dyn Card) {
         if let Recorded::Graphs(graphs) = std::mem::replace(&mut self.recorded, Recorded::Off) {
-            for graph in graphs.into_values() {
+            for graph in graphs.into_values().flatten() {
                 // A card that is dead has nothing to let go of.
                 let _ = card.forget(graph);
             }
+        }
+    }
+}
+
+impl Drop for Model {
+    /// Its memory is given back on the loading queue: what the executor's still does with it is waited for first.
+    fn drop(&mut self) {
+        if !self.stepped {
+            return;
+        }
+        let card = self.card.clone();
+        self.forget(&*card);
+        if let Err(error) = card.synchronise(Queue::Compute) {
+            tracing::warn!(%error, "a model is dropped while the card may still be using it");
         }
     }
 }

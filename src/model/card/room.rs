@@ -7,8 +7,8 @@ use super::super::config::ModelConfig;
 use super::load::CardPlan;
 use crate::device::ModelPool;
 use serin_kernels::attention::partials_len;
-use serin_kernels::sample::{PenaltyEntry, RowParams, scratch_len};
-use serin_kernels::{ActBuffer, ActKind, Buffer, CardError};
+use serin_kernels::sample::scratch_len;
+use serin_kernels::{ActBuffer, ActKind, Buffer, CardError, Queue};
 
 pub(super) struct Room {
     /// The residual stream, `[tokens][hidden]`.
@@ -23,8 +23,6 @@ pub(super) struct Room {
     pub partials: Buffer<f32>,
     /// `[head_rows][vocab]`.
     pub logits: Buffer<f32>,
-    pub params: Buffer<RowParams>,
-    pub penalties: Buffer<PenaltyEntry>,
     /// Of the draw.
     pub draw: Buffer<u64>,
     pub ids: Buffer<u32>,
@@ -40,16 +38,14 @@ impl Room {
         let (card, of) = (pool.card(), pool.pool());
         let sizes = Sizes::of(config, plan);
         Ok(Room {
-            x: Buffer::new(card, of, sizes.hidden)?,
-            branch: Buffer::new(card, of, sizes.hidden)?,
-            wide: Buffer::new(card, of, sizes.wide)?,
-            acts: ActBuffer::new(card, of, sizes.acts, kinds)?,
-            partials: Buffer::new(card, of, sizes.partials)?,
-            logits: Buffer::new(card, of, sizes.logits)?,
-            params: Buffer::new(card, of, plan.head_rows)?,
-            penalties: Buffer::new(card, of, plan.penalties)?,
-            draw: Buffer::new(card, of, sizes.draw)?,
-            ids: Buffer::new(card, of, plan.head_rows)?,
+            x: Buffer::on(card, of, sizes.hidden, Queue::Load)?,
+            branch: Buffer::on(card, of, sizes.hidden, Queue::Load)?,
+            wide: Buffer::on(card, of, sizes.wide, Queue::Load)?,
+            acts: ActBuffer::new(card, of, sizes.acts, kinds, Queue::Load)?,
+            partials: Buffer::on(card, of, sizes.partials, Queue::Load)?,
+            logits: Buffer::on(card, of, sizes.logits, Queue::Load)?,
+            draw: Buffer::on(card, of, sizes.draw, Queue::Load)?,
+            ids: Buffer::on(card, of, plan.head_rows, Queue::Load)?,
         })
     }
 }
@@ -82,9 +78,7 @@ impl Sizes {
     /// Bytes of all buffers, generously: inputs of products in their widest form.
     pub fn bytes(&self, plan: &CardPlan) -> u64 {
         let floats = 2 * self.hidden + self.wide + self.partials + self.logits;
-        let rest = plan.head_rows * (size_of::<RowParams>() + 4)
-            + plan.penalties * size_of::<PenaltyEntry>()
-            + self.draw * 8;
+        let rest = plan.head_rows * 4 + self.draw * 8;
         // Eight bits come with a quarter of scales; floats have four bytes.
         (4 * (floats + self.acts) + self.acts / 4 + rest) as u64
     }

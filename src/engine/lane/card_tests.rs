@@ -1,0 +1,136 @@
+//! Two lanes on one card whose calls return long before the work is done: what a reader of stable's waits for,
+//! on the card's own clock, while a canary takes in a long prompt; and a canary's load beside a recording.
+
+use super::*;
+use crate::device::ModelPool;
+use crate::engine::CardRunner;
+use crate::model::{CardDecoder, CardPlan, LoadFormat, SamplingParams, Weights};
+use serde_json::json;
+use serin_kernels::emulated::{EmulatedCard, Pace as CardPace};
+use serin_kernels::{Card, KvKind, Queue};
+use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
+
+const PROMPT: usize = 2048;
+/// Longest a step may be beyond what was aimed at: its pace is that of the steps before, and a chunk costs more
+/// the more of the prompt there is behind it.
+const OVERSHOOT: f64 = 1.25;
+
+/// A model of random weights, small but for its context.
+fn weights() -> Weights {
+    let dir = tempfile::tempdir().unwrap();
+    let config = json!({
+        "architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_size": 64,
+        "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2,
+        "num_key_value_heads": 1, "head_dim": 32, "vocab_size": 64, "rms_norm_eps": 1e-5,
+        "max_position_embeddings": 2 * PROMPT, "rope_theta": 1e4, "tie_word_embeddings": true,
+        "hidden_act": "silu", "eos_token_id": 2,
+    });
+    std::fs::write(dir.path().join("config.json"), config.to_string()).unwrap();
+    Weights::open(dir.path(), LoadFormat::parse("dummy:bf16").unwrap()).unwrap()
+}
+
+fn decoder(weights: &Weights, card: &Arc<dyn Card>) -> CardDecoder {
+    let config = SchedulerConfig::default();
+    let step = (config.max_batch_tokens, config.max_running);
+    let plan = CardPlan::new(weights.config(), step, (PROMPT / 8, 16), KvKind::F16, 4);
+    CardDecoder::load(weights, plan, ModelPool::open(card.clone()).unwrap()).unwrap()
+}
+
+fn lane(id: u64, decoder: CardDecoder) -> Lane {
+    let runner = Box::new(CardRunner::new(decoder));
+    Lane::new(LaneId(id), runner, SchedulerConfig::default(), Arena::open().unwrap(), 0)
+}
+
+fn request(prompt: usize, tokens: usize) -> (SeqRequest, UnboundedReceiver<SeqEvent>) {
+    let (events, inbox) = unbounded_channel();
+    let request = SeqRequest {
+        tag: 0,
+        prompt: (0..prompt).map(|i| (i % 61) as u32 + 3).collect(),
+        params: SamplingParams::greedy(),
+        max_new_tokens: tokens,
+        stop_ids: vec![],
+        cache_salt: 0,
+        events,
+        arrived: Instant::now(),
+    };
+    (request, inbox)
+}
+
+fn tokens(inbox: &mut UnboundedReceiver<SeqEvent>) -> usize {
+    let mut count = 0;
+    while let Ok(event) = inbox.try_recv() {
+        count += usize::from(matches!(event, SeqEvent::Token { .. }));
+    }
+    count
+}
+
+/// As a 3060 is with 8 billion weights: about 0.5 ms for a token of a prompt.
+fn slow() -> CardPace {
+    CardPace { start: Duration::from_micros(4), thread: 300_000, multiply: 0, byte: 80 }
+}
+
+#[test]
+fn stable_waits_no_longer_than_a_shared_step_for_a_canarys_long_prompt() {
+    let emulated = Arc::new(EmulatedCard::pessimistic(64 << 20, slow()));
+    let card: Arc<dyn Card> = emulated.clone();
+    let weights = weights();
+    let (mut stable, mut canary) =
+        (lane(1, decoder(&weights, &card)), lane(2, decoder(&weights, &card)));
+    let start = Instant::now();
+    let now = || start + emulated.now();
+    let (asked, mut reader) = request(20, 400);
+    stable.submit(asked);
+    // The prompt, a launched step, a recorded one, and one that is replayed.
+    for _ in 0..4 {
+        assert!(stable.step(false, now).is_none());
+    }
+    assert_eq!(tokens(&mut reader), 4);
+    let alone = now();
+    assert!(stable.step(false, now).is_none());
+    let own = now() - alone;
+    assert_eq!(tokens(&mut reader), 1);
+
+    let (asked, mut answer) = request(PROMPT, 2);
+    canary.submit(asked);
+    let (mut waits, begun) = (Vec::new(), now());
+    while tokens(&mut answer) == 0 {
+        let last = now();
+        assert!(canary.step(true, now).is_none() && stable.step(true, now).is_none());
+        assert_eq!(tokens(&mut reader), 1, "stable gets a token a round");
+        waits.push(now() - last);
+    }
+    let (longest, whole) = (waits.iter().max().copied().unwrap(), now() - begun);
+    println!("{} rounds, {whole:?}, longest {longest:?}, stable's own step {own:?}", waits.len());
+    assert!(whole > 4 * SHARED_STEP, "the prompt takes long enough to be cut up: {whole:?}");
+    assert!(longest <= SHARED_STEP.mul_f64(OVERSHOOT) + own, "{longest:?} of {waits:?}");
+    // The canary gets on as well: its steps are not all of the least size.
+    assert!(waits.len() < PROMPT / LEAST_SHARED_TOKENS, "{} rounds", waits.len());
+}
+
+/// How many loads are tried while a graph is recorded.
+const LOADS: usize = 1000;
+
+#[test]
+fn a_canary_is_loaded_and_dropped_while_a_graph_is_recorded() {
+    let card: Arc<dyn Card> =
+        Arc::new(EmulatedCard::pessimistic(64 << 20, serin_kernels::emulated::Pace::default()));
+    let weights = weights();
+    let free = card.memory().unwrap().free;
+    for _ in 0..LOADS {
+        card.begin_recording().unwrap();
+        let loaded = std::thread::scope(|scope| {
+            let loader = scope.spawn(|| {
+                drop(decoder(&weights, &card));
+                decoder(&weights, &card)
+            });
+            loader.join().unwrap()
+        });
+        let graph = card.end_recording().unwrap();
+        card.forget(graph).unwrap();
+        assert!(loaded.usage().used > 0);
+        let report = loaded.close();
+        assert_eq!(report.after, Default::default());
+        assert_eq!(card.memory().unwrap().free, free, "both pools came back whole");
+    }
+    card.synchronise(Queue::Compute).unwrap();
+}
