@@ -3,10 +3,13 @@
 //!
 //! `SERIN_THREADS=2 RAYON_NUM_THREADS=2 cargo run --release --example engine_bench -- FILE.gguf`
 //!
-//! Prints one JSON object: prefill of 512 tokens, decoding by 1, 8 and 16 sequences, and the time to the
-//! first token of a second turn against that of a prompt of the same length which was never seen. Prompts
-//! are random ids, so no tokenizer is needed, and differ each time, so no cache helps where none is meant
-//! to. `scripts/bench_cpu.py` runs this in turn with llama.cpp; which of the two is which it does not know.
+//! Measures prefill of 512 tokens, decoding by 1, 8 and 16 sequences, and the time to the first token of a
+//! second turn against that of a prompt of the same length which was never seen. Prompts are random ids, so no
+//! tokenizer is needed, and differ each time, so no cache helps where none is meant to.
+//!
+//! Prints each figure when it is known, as a line with a JSON object of its own; all of them together are the
+//! result. So what was measured stays when the program is ended early. `scripts/bench_cpu.py` runs this in turn
+//! with llama.cpp, `scripts/gpu_check` on a card; which of them it is it does not know.
 
 use clap::Parser;
 use serde_json::{Value, json};
@@ -20,6 +23,7 @@ use serin::model::{
     CardDecoder, CardPlan, Decoder, KvChoice, KvPlan, LoadError, LoadFormat, SamplingParams,
     Weights,
 };
+use serin_kernels::weights::PlaneLayout;
 use serin_kernels::{Buffer, Card, CardError, Queue};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -42,18 +46,25 @@ struct Args {
     /// Tokens that the KV cache holds.
     #[arg(long, default_value_t = 5120)]
     kv_tokens: usize,
-    /// Only these, separated by commas: prefill, decode, turn.
+    /// Only these, in this order, separated by commas: prefill, decode, turn.
     #[arg(long, value_delimiter = ',', default_value = "prefill,decode,turn")]
     only: Vec<String>,
+    /// Tokens of each prompt when decoding, and of each reply.
+    #[arg(long, default_value_t = 128)]
+    prompt: usize,
+    #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u16).range(2..))]
+    new: u16,
+    /// Tokens of the prompts whose prefill is timed.
+    #[arg(long, value_delimiter = ',', default_value = "512")]
+    prefill: Vec<usize>,
     /// Sequences at once when decoding.
     #[arg(long, value_delimiter = ',', default_value = "1,8,16")]
     sequences: Vec<usize>,
 }
 
+type Error = Box<dyn std::error::Error>;
+
 const BLOCK: usize = 16;
-const PREFILL: usize = 512;
-const PROMPT: usize = 128;
-const NEW: usize = 64;
 /// A conversation's first turn, its reply, and what the user says next.
 const TURN: [usize; 3] = [1000, 16, 24];
 
@@ -76,14 +87,14 @@ struct Bench {
     engine: EngineHandle,
     lane: LaneId,
     vocab: usize,
-    /// On a card: bytes of the weights, and bytes per second that a copy moves, read and written.
+    /// On a card: bytes that a token of one sequence reads, and bytes per second that a copy moves.
     card: Option<(u64, f64)>,
     /// State of the generator of random ids.
     random: u64,
 }
 
 impl Bench {
-    async fn load(args: &Args) -> Result<Bench, Box<dyn std::error::Error>> {
+    async fn load(args: &Args) -> Result<Bench, Error> {
         let weights = Weights::open(&args.file, args.load_format)?;
         let vocab = weights.config().vocab;
         let (engine, _faults) = EngineHandle::start()?;
@@ -91,7 +102,7 @@ impl Bench {
         let device = args.device.open()?;
         let card = match &device {
             Device::Cpu => None,
-            Device::Card(card) => Some((weight_bytes(&weights)?, copied_per_second(card)?)),
+            Device::Card(card) => Some(about_card(card, &weights)?),
         };
         let make = move || runner(&weights, blocks, device);
         let lane = engine.load(SchedulerConfig::default(), make).await?.lane;
@@ -145,25 +156,25 @@ impl Bench {
     }
 
     /// Tokens of prompt per second, up to the first token of the reply.
-    async fn prefill(&mut self) -> f64 {
-        let prompt = self.prompt(PREFILL);
+    async fn prefill(&mut self, tokens: usize) -> f64 {
+        let prompt = self.prompt(tokens);
         let trace = self.run(vec![prompt], 1).await.remove(0);
-        PREFILL as f64 / trace.first_token().as_secs_f64()
+        tokens as f64 / trace.first_token().as_secs_f64()
     }
 
     /// Tokens per second of all sequences together: while all of them decode, and from end to end.
-    async fn decode(&mut self, sequences: usize) -> [f64; 2] {
-        let prompts = (0..sequences).map(|_| self.prompt(PROMPT)).collect();
-        let traces = self.run(prompts, NEW).await;
+    async fn decode(&mut self, sequences: usize, prompt: usize, new: usize) -> [f64; 2] {
+        let prompts = (0..sequences).map(|_| self.prompt(prompt)).collect();
+        let traces = self.run(prompts, new).await;
         let start = traces.iter().map(|t| t.at[0]).max().expect("a sequence");
-        let end = traces.iter().map(|t| t.at[NEW - 1]).min().expect("a sequence");
+        let end = traces.iter().map(|t| t.at[new - 1]).min().expect("a sequence");
         let all = traces.iter().flat_map(|t| &t.at);
         let within = all.filter(|at| start < **at && **at <= end).count();
-        let last = traces.iter().map(|t| t.at[NEW - 1]).max().expect("a sequence");
+        let last = traces.iter().map(|t| t.at[new - 1]).max().expect("a sequence");
         let whole = last - traces[0].submitted;
         [
             within as f64 / (end - start).as_secs_f64(),
-            (sequences * NEW) as f64 / whole.as_secs_f64(),
+            (sequences * new) as f64 / whole.as_secs_f64(),
         ]
     }
 
@@ -196,6 +207,38 @@ fn runner(weights: &Weights, blocks: usize, device: Device) -> Result<Box<dyn Ru
     let plan = CardPlan::new(weights.config(), step, (blocks, BLOCK), kv, multiprocessors);
     let decoder = CardDecoder::load(weights, plan, ModelPool::open(card)?)?;
     Ok(Box::new(CardRunner::new(decoder)))
+}
+
+/// Says what the card is and what the model takes there; bytes that a token of one sequence reads, and bytes per
+/// second that a copy moves.
+fn about_card(card: &Arc<dyn Card>, weights: &Weights) -> Result<(u64, f64), Error> {
+    let copied = copied_per_second(card)?;
+    let facts = card.facts();
+    let capability = format!("{}.{}", facts.capability.0, facts.capability.1);
+    say(&json!({"card": {
+        "name": facts.name, "capability": capability, "multiprocessors": facts.multiprocessors,
+        "copy_bytes_per_s": copied,
+    }}));
+    let all = weight_bytes(weights)?;
+    let read = all - bytes_not_read(weights)?;
+    say(&json!({"model": {"weight_bytes": all, "bytes_per_token": read}}));
+    let free = card.memory()?.free;
+    if all > free {
+        return Err(format!("does not fit: {all} bytes of weights, {free} bytes free").into());
+    }
+    Ok((read, copied))
+}
+
+/// Bytes of weights that decoding does not read: of an embedding which is not the head as well it takes one row
+/// for a token.
+fn bytes_not_read(weights: &Weights) -> Result<u64, Error> {
+    const EMBEDDING: &str = "model.embed_tokens.weight";
+    let config = weights.config();
+    if config.tied_embeddings || !weights.has("lm_head.weight") {
+        return Ok(0);
+    }
+    let layout = PlaneLayout::new(weights.kind(EMBEDDING)?, config.vocab, config.hidden);
+    Ok(layout.map_or(0, |layout| layout.bytes() as u64))
 }
 
 /// Bytes per second, read and written, of the best of several large copies on the card.
@@ -231,67 +274,84 @@ fn rate(values: &[f64]) -> Value {
     json!({"all": values, "median": sorted[sorted.len() / 2], "best": sorted.last()})
 }
 
-async fn measure(args: &Args) -> Result<Value, Box<dyn std::error::Error>> {
+/// One line of the result.
+fn say(figures: &Value) {
+    println!("{figures}");
+}
+
+async fn measure(args: &Args) -> Result<(), Error> {
+    let env = |name: &str| std::env::var(name).ok();
+    say(&json!({
+        "file": args.file, "repeats": args.repeats, "debug": cfg!(debug_assertions),
+        "SERIN_THREADS": env("SERIN_THREADS"), "RAYON_NUM_THREADS": env("RAYON_NUM_THREADS"),
+    }));
     let begun = Instant::now();
     let mut bench = Bench::load(args).await?;
-    let wanted = |what: &str| args.only.iter().any(|only| only == what);
-    let env = |name: &str| std::env::var(name).ok();
-    let mut out = json!({
-        "file": args.file, "repeats": args.repeats, "load_s": begun.elapsed().as_secs_f64(),
-        "SERIN_THREADS": env("SERIN_THREADS"), "RAYON_NUM_THREADS": env("RAYON_NUM_THREADS"),
-        "debug": cfg!(debug_assertions),
-    });
-    if wanted("prefill") {
-        bench.prefill().await;
+    say(&json!({"load_s": begun.elapsed().as_secs_f64()}));
+    for what in &args.only {
+        match what.as_str() {
+            "prefill" => measure_prefill(args, &mut bench).await,
+            "decode" => measure_decode(args, &mut bench).await,
+            "turn" => measure_turn(args, &mut bench).await,
+            other => return Err(format!("--only {other}: prefill, decode or turn").into()),
+        }
+    }
+    Ok(())
+}
+
+async fn measure_prefill(args: &Args, bench: &mut Bench) {
+    for tokens in args.prefill.iter().copied() {
+        bench.prefill(tokens).await;
         let mut rates = Vec::new();
         for _ in 0..args.repeats {
-            rates.push(bench.prefill().await);
+            rates.push(bench.prefill(tokens).await);
         }
-        out["prefill_512"] = rate(&rates);
+        say(&json!({format!("prefill_{tokens}"): rate(&rates)}));
     }
-    for sequences in args.sequences.iter().copied().filter(|_| wanted("decode")) {
-        bench.decode(sequences).await;
+}
+
+async fn measure_decode(args: &Args, bench: &mut Bench) {
+    let (prompt, new) = (args.prompt, usize::from(args.new));
+    for sequences in args.sequences.iter().copied() {
+        bench.decode(sequences, prompt, new).await;
         let (mut steady, mut whole) = (Vec::new(), Vec::new());
         for _ in 0..args.repeats {
-            let [while_all, end_to_end] = bench.decode(sequences).await;
+            let [while_all, end_to_end] = bench.decode(sequences, prompt, new).await;
             steady.push(while_all);
             whole.push(end_to_end);
         }
-        if let (1, Some((weights, copied))) = (sequences, bench.card) {
-            // Decoding one sequence reads every weight once per token.
-            let best = steady.iter().copied().fold(0.0, f64::max);
-            out["card"] = json!({
-                "weight_bytes": weights, "copy_bytes_per_s": copied,
-                "share_of_copy_bandwidth": best * weights as f64 / copied,
-            });
-        }
-        out[format!("decode_{sequences}")] = rate(&steady);
-        out[format!("whole_{sequences}")] = rate(&whole);
-    }
-    if wanted("turn") {
-        let (mut ms, mut ratios, mut tokens) = ([Vec::new(), Vec::new()], Vec::new(), 0);
-        for _ in 0..args.repeats {
-            let (cached, uncached, found) = bench.second_turn().await;
-            ms[0].push(cached.as_secs_f64() * 1e3);
-            ms[1].push(uncached.as_secs_f64() * 1e3);
-            ratios.push(cached.as_secs_f64() / uncached.as_secs_f64());
-            tokens = found;
-        }
-        let ratio = sorted(&ratios)[ratios.len() / 2];
-        out["second_turn"] = json!({
-            "prompt_tokens": TURN.iter().sum::<usize>(), "cached_tokens": tokens,
-            "cached_ms": ms[0], "uncached_ms": ms[1], "ratio": ratio,
+        let mut figures = json!({
+            format!("decode_{sequences}"): rate(&steady), format!("whole_{sequences}"): rate(&whole),
         });
+        if let (1, Some((read, copied))) = (sequences, bench.card) {
+            let best = steady.iter().copied().fold(0.0, f64::max);
+            figures["share_of_copy_bandwidth"] = (best * read as f64 / copied).into();
+        }
+        say(&figures);
     }
-    Ok(out)
+}
+
+async fn measure_turn(args: &Args, bench: &mut Bench) {
+    let (mut ms, mut ratios, mut tokens) = ([Vec::new(), Vec::new()], Vec::new(), 0);
+    for _ in 0..args.repeats {
+        let (cached, uncached, found) = bench.second_turn().await;
+        ms[0].push(cached.as_secs_f64() * 1e3);
+        ms[1].push(uncached.as_secs_f64() * 1e3);
+        ratios.push(cached.as_secs_f64() / uncached.as_secs_f64());
+        tokens = found;
+    }
+    let ratio = sorted(&ratios)[ratios.len() / 2];
+    say(&json!({"second_turn": {
+        "prompt_tokens": TURN.iter().sum::<usize>(), "cached_tokens": tokens,
+        "cached_ms": ms[0], "uncached_ms": ms[1], "ratio": ratio,
+    }}));
 }
 
 #[tokio::main(flavor = "current_thread")]
-async fn main() -> Result<(), Box<dyn std::error::Error>> {
+async fn main() -> Result<(), Error> {
     let args = Args::parse();
     if args.repeats == 0 {
         return Err("--repeats must be at least 1".into());
     }
-    println!("{:#}", measure(&args).await?);
-    Ok(())
+    measure(&args).await
 }

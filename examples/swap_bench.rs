@@ -3,9 +3,15 @@
 //!
 //! `cargo run --release --example swap_bench -- STABLE CANARY --device cuda --cycles 100`
 //!
-//! Prints one JSON object: stable's time between tokens while nothing happens, while the canary loads and while
-//! it is unloaded; whether its greedy tokens stayed what they were; and on a card its free memory after the
-//! first cycle and after the last. Models may be folders, GGUF files, or (with --load-format) shapes.
+//! Measures stable's time between tokens while nothing happens, while the canary loads and while it is unloaded;
+//! whether its greedy tokens stayed what they were; and on a card its free memory after the first cycle and after
+//! the last. Models may be folders, GGUF files, or (with --load-format) shapes.
+//!
+//! Prints a line with a JSON object for each cycle when it is over, and a last one with the rest.
+//!
+//! Tokens stay the same bit for bit only where the work does. Several sequences share their steps as they happen
+//! to meet, and what a card sums up in which order depends on how many rows a step has: then a reply may differ
+//! from where two tokens were about equally good. Whether they were is asked of the model.
 
 use clap::Parser;
 use serde_json::{Value, json};
@@ -13,7 +19,7 @@ use serin::config::EngineConfig;
 use serin::control::{Loader, Vet, folder_loader};
 use serin::device::{Device, DeviceChoice};
 use serin::engine::{EngineHandle, LaneId, SchedulerConfig, SeqEvent, SeqRequest};
-use serin::model::{KvChoice, LoadFormat, SamplingParams};
+use serin::model::{KvChoice, LoadFormat, Logprobs, SamplingParams};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -31,6 +37,12 @@ struct Args {
     load_format: LoadFormat,
     #[arg(long, default_value_t = 20)]
     cycles: usize,
+    /// Seconds after which no further cycle is begun.
+    #[arg(long, default_value_t = 3600)]
+    at_most: u64,
+    /// Tokens of each reply.
+    #[arg(long, default_value_t = 48)]
+    new: usize,
     /// Sequences that stable decodes at once.
     #[arg(long, default_value_t = 4)]
     sequences: usize,
@@ -42,8 +54,11 @@ struct Args {
 type Error = Box<dyn std::error::Error + Send + Sync>;
 
 const PROMPT: [u32; 6] = [11, 12, 13, 14, 15, 16];
-/// Tokens of each of stable's replies.
-const NEW: usize = 48;
+/// Largest error of a logit that is computed in 16 bits, relative to the largest: what `tests/card_oracle.rs` holds
+/// every family to.
+const TOLERANCE: f32 = 5e-2;
+/// Tokens that are looked at for being about as good as the best.
+const LIKELIEST: u8 = 20;
 
 /// What stable's tokens looked like from begin to end of a phase.
 #[derive(Default)]
@@ -70,13 +85,13 @@ struct Stream {
 type Replies = (Vec<Vec<Instant>>, Vec<Vec<u32>>);
 
 impl Stream {
-    fn start(engine: EngineHandle, lane: LaneId) -> Stream {
+    fn start(engine: EngineHandle, lane: LaneId, new: usize) -> Stream {
         let stop = Arc::new(std::sync::atomic::AtomicBool::new(false));
         let stopped = stop.clone();
         let done = tokio::spawn(async move {
             let (mut times, mut replies) = (Vec::new(), Vec::new());
             while !stopped.load(std::sync::atomic::Ordering::Relaxed) {
-                let (at, ids) = reply(&engine, lane).await;
+                let (at, ids) = reply(&engine, lane, new).await;
                 times.push(at);
                 replies.push(ids);
             }
@@ -91,32 +106,80 @@ impl Stream {
     }
 }
 
-async fn reply(engine: &EngineHandle, lane: LaneId) -> (Vec<Instant>, Vec<u32>) {
+/// A greedy reply: when each token came, and which.
+async fn reply(engine: &EngineHandle, lane: LaneId, new: usize) -> (Vec<Instant>, Vec<u32>) {
+    let tokens = ask(engine, lane, PROMPT.to_vec(), new, SamplingParams::greedy()).await;
+    tokens.into_iter().map(|token| (token.at, token.id)).unzip()
+}
+
+struct Token {
+    at: Instant,
+    id: u32,
+    logprobs: Option<Box<Logprobs>>,
+}
+
+async fn ask(
+    engine: &EngineHandle,
+    lane: LaneId,
+    prompt: Vec<u32>,
+    new: usize,
+    params: SamplingParams,
+) -> Vec<Token> {
     let (events, mut inbox) = unbounded_channel();
     let request = SeqRequest {
         tag: 0,
-        prompt: PROMPT.to_vec(),
-        params: SamplingParams::greedy(),
-        max_new_tokens: NEW,
+        prompt,
+        params,
+        max_new_tokens: new,
         stop_ids: Vec::new(),
         cache_salt: 0,
         events,
         arrived: Instant::now(),
     };
     engine.submit(lane, vec![request]).expect("the engine runs");
-    let (mut times, mut ids) = (Vec::new(), Vec::new());
+    let mut tokens = Vec::new();
     while let Some(event) = inbox.recv().await {
         match event {
-            SeqEvent::Token { at, id, .. } => {
-                times.push(at);
-                ids.push(id);
-            }
+            SeqEvent::Token { at, id, logprobs, .. } => tokens.push(Token { at, id, logprobs }),
             SeqEvent::Finished { .. } => break,
             SeqEvent::Started { .. } | SeqEvent::Scored { .. } => {}
             failed => panic!("stable lost a reply: {failed:?}"),
         }
     }
-    (times, ids)
+    tokens
+}
+
+/// Whether two replies part where the model holds both tokens for about equally good.
+async fn part_at_equals(
+    engine: &EngineHandle,
+    lane: LaneId,
+    vocab: usize,
+    replies: [&[u32]; 2],
+) -> bool {
+    let [one, other] = replies;
+    let same = one.iter().zip(other).take_while(|(a, b)| a == b).count();
+    let (Some(a), Some(b)) = (one.get(same), other.get(same)) else {
+        return one.len() == other.len();
+    };
+    let prompt = [&PROMPT[..], &one[..same]].concat();
+    let params = SamplingParams { logprobs: Some(LIKELIEST), ..SamplingParams::greedy() };
+    let asked = ask(engine, lane, prompt, 1, params).await;
+    let logprobs = asked.first().and_then(|token| token.logprobs.as_deref());
+    logprobs.is_some_and(|logprobs| [a, b].iter().all(|id| is_as_good(&logprobs.top, **id, vocab)))
+}
+
+/// Whether a token is as likely as the likeliest but for errors of logits.
+///
+/// Two computations are each within [`TOLERANCE`] of the exact logits, relative to the largest, and so within
+/// twice that of each other. What is best by one is then at most four times that below the best of the other: it
+/// may have been seen so much too high and the best so much too low. How large the largest logit is follows from
+/// its log-probability where logits lie about zero, as those of random weights do: the mean of their exponentials
+/// is at least 1, so that their normaliser is at least the logarithm of their number.
+fn is_as_good(likeliest: &[(u32, f32)], id: u32, vocab: usize) -> bool {
+    let Some((_, best)) = likeliest.first() else { return false };
+    let largest = best + (vocab as f32).ln();
+    let found = likeliest.iter().find(|(other, _)| *other == id);
+    found.is_some_and(|(_, own)| best - own <= 4.0 * TOLERANCE * largest)
 }
 
 /// What was going on, from when to when.
@@ -132,22 +195,34 @@ async fn cycles(
     let any: Vet = serin::control::any_digest();
     let (mut phases, mut free) = (Vec::new(), Vec::new());
     let quiet = Instant::now();
+    let end = quiet + Duration::from_secs(args.at_most);
     tokio::time::sleep(Duration::from_secs(3)).await;
     phases.push(("quiet", quiet, Instant::now()));
-    for _ in 0..args.cycles {
+    for cycle in 0..args.cycles {
+        if Instant::now() > end {
+            break;
+        }
         let begun = Instant::now();
         let canary = loader(args.canary.clone(), any.clone()).await?;
         let loaded = Instant::now();
         phases.push(("loading", begun, loaded));
-        reply(engine, canary.lane).await;
-        let begun = Instant::now();
+        reply(engine, canary.lane, args.new).await;
+        let asked = Instant::now();
         let report = engine.unload(canary.lane, Duration::from_secs(10)).await?;
-        phases.push(("unloading", begun, Instant::now()));
+        let unloaded = Instant::now();
+        phases.push(("unloading", asked, unloaded));
         let left = report.card.map_or(report.after.used as u64, |card| card.after.used);
         assert_eq!(left, 0, "an unload left {left} bytes");
         if let Device::Card(card) = device {
             free.push(card.memory()?.free);
         }
+        println!(
+            "{}",
+            json!({"cycle": {
+                "index": cycle, "load_s": (loaded - begun).as_secs_f64(),
+                "unload_s": (unloaded - asked).as_secs_f64(), "free": free.last(),
+            }})
+        );
     }
     Ok((phases, free))
 }
@@ -172,9 +247,9 @@ async fn measure(args: &Args) -> Result<Value, Error> {
     };
     let loader = folder_loader(engine.clone(), config, device.clone());
     let stable = loader(args.stable.clone(), serin::control::any_digest()).await?;
-    let (_, before) = reply(&engine, stable.lane).await;
+    let (_, before) = reply(&engine, stable.lane, args.new).await;
     let streams: Vec<Stream> =
-        (0..args.sequences).map(|_| Stream::start(engine.clone(), stable.lane)).collect();
+        (0..args.sequences).map(|_| Stream::start(engine.clone(), stable.lane, args.new)).collect();
     let (phases, free) = cycles(args, &engine, &loader, &device).await?;
     let (mut times, mut replies) = (Vec::new(), Vec::new());
     for stream in streams {
@@ -182,11 +257,19 @@ async fn measure(args: &Args) -> Result<Value, Error> {
         times.extend(at);
         replies.extend(ids);
     }
-    let changed = replies.iter().filter(|ids| **ids != before).count();
+    let vocab = stable.capacity.vocab;
+    let (mut changed, mut wrong) = (0, 0);
+    for ids in replies.iter().filter(|ids| **ids != before) {
+        changed += 1;
+        // One sequence has every step to itself, and so the same work each time.
+        let explained =
+            args.sequences > 1 && part_at_equals(&engine, stable.lane, vocab, [&before, ids]).await;
+        wrong += usize::from(!explained);
+    }
     let gaps = |name: &str| gaps_in(&times, &phases, name).json();
     Ok(json!({
-        "device": device.to_string(), "cycles": args.cycles, "sequences": args.sequences,
-        "replies": replies.len(), "replies_changed": changed,
+        "device": device.to_string(), "cycles": phases.len() / 2, "sequences": args.sequences,
+        "replies": replies.len(), "replies_changed": changed, "replies_wrong": wrong,
         "quiet": gaps("quiet"), "loading": gaps("loading"), "unloading": gaps("unloading"),
         "free_after_first": free.first(), "free_after_last": free.last(),
     }))
@@ -194,6 +277,6 @@ async fn measure(args: &Args) -> Result<Value, Error> {
 
 #[tokio::main]
 async fn main() -> Result<(), Error> {
-    println!("{:#}", measure(&Args::parse()).await?);
+    println!("{}", measure(&Args::parse()).await?);
     Ok(())
 }

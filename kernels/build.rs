@@ -1,4 +1,5 @@
-//! Compiles the kernels: with nvcc for cards (feature `cuda`), with the C++ compiler for the emulator.
+//! Compiles the kernels: with nvcc for cards (feature `cuda`), with the C++ compiler for the emulator; with both,
+//! the stand-in for the driver that tests load, which they carry in them.
 
 #[cfg(feature = "cuda")]
 #[path = "build/cards.rs"]
@@ -16,6 +17,8 @@ fn main() {
     emulator();
     #[cfg(feature = "cuda")]
     cards::build(&sources());
+    #[cfg(all(feature = "cuda", feature = "emulator"))]
+    stand_in();
 }
 
 /// The kernel files of this folder, headers included.
@@ -44,4 +47,23 @@ fn emulator() {
         .link_lib_modifier("+whole-archive")
         .cargo_metadata(true)
         .compile("serin_emulator");
+}
+
+/// `driver.so` in the build's folder: a test program takes it along, for machines that have no compiler.
+#[cfg(all(feature = "cuda", feature = "emulator"))]
+fn stand_in() {
+    let out = std::env::var_os("OUT_DIR").expect("cargo names a folder to build in");
+    let mut build = cc::Build::new();
+    build
+        .cpp(true)
+        .std("c++17")
+        .opt_level(1)
+        .pic(true)
+        .extra_warnings(true)
+        .warnings_into_errors(true);
+    let mut command = build.get_compiler().to_command();
+    command.args(["-shared", "-o"]).arg(std::path::Path::new(&out).join("driver.so"));
+    let status = command.arg("host/driver.cpp").status();
+    let done = status.expect("the C++ compiler starts");
+    assert!(done.success(), "the stand-in for the driver does not compile: {done}");
 }

@@ -147,7 +147,12 @@ def run(command, threads):
     if done.returncode != 0:
         raise SystemExit(f"{' '.join(map(str, command))} failed:\n{done.stderr[-4000:]}")
     others = (busy_seconds() - before) / ((time.perf_counter() - begun) * os.cpu_count())
-    return {"others_share": round(others, 4), **json.loads(done.stdout)}
+    return {"others_share": round(others, 4), **figures(done.stdout)}
+
+
+def figures(said):
+    """All lines' JSON objects in one: serin prints each figure when it is known."""
+    return {key: value for line in said.splitlines() for key, value in json.loads(line).items()}
 
 
 def busy_seconds():

@@ -23,6 +23,8 @@ from transformers import AutoConfig, AutoModelForCausalLM
 OUT = Path(__file__).resolve().parent.parent / "tests/fixtures/families"
 NEW_TOKENS = 32
 PROMPT_LENGTHS = (5, 20, 45)
+# Of models with wide heads: past two tiles of 64 keys, and not a whole number of them.
+LONG_PROMPT_LENGTHS = (5, 70, 150)
 # A greedy choice closer than this (relative to the largest logit) would test
 # rounding, not the model; another seed is taken instead.
 MARGIN = 2e-3
@@ -117,6 +119,22 @@ FAMILIES = {
             "short_factor": [1.0, 1.05, 1.1, 1.2, 1.4, 1.7],
             "long_factor": [1.0, 1.6, 2.5, 5.0, 9.0, 12.0]},
         "sliding_window": 262144, "tie_word_embeddings": True}),
+    # Heads as wide as those of real models, which cards have kernels of their own for. Llama 3.2 1B's: 64, two
+    # query heads to a key head.
+    "heads-64": (torch.bfloat16, {
+        **BASE, "architectures": ["LlamaForCausalLM"], "model_type": "llama",
+        "num_hidden_layers": 2, "hidden_act": "silu", "rms_norm_eps": 1e-5,
+        "rope_theta": 500.0, "head_dim": 64, "max_position_embeddings": 256,
+        "rope_scaling": None, "tie_word_embeddings": True}),
+    # Qwen3's: 128, four query heads to one key head, norms on both.
+    "heads-128": (torch.bfloat16, {
+        **BASE, "architectures": ["Qwen3ForCausalLM"], "model_type": "qwen3",
+        "num_hidden_layers": 2, "num_key_value_heads": 1, "hidden_act": "silu",
+        "rms_norm_eps": 1e-6, "head_dim": 128, "max_position_embeddings": 256,
+        "rope_parameters": {"rope_theta": 5000.0, "rope_type": "default"},
+        "sliding_window": None, "use_sliding_window": False,
+        "max_window_layers": 2, "attention_bias": False,
+        "tie_word_embeddings": True}),
 }
 
 
@@ -159,8 +177,9 @@ def build(name, seed):
     generator = torch.Generator().manual_seed(seed)
     randomise(model, "gemma" in name, dtype, generator)
     model.tie_weights()
+    lengths = LONG_PROMPT_LENGTHS if name.startswith("heads-") else PROMPT_LENGTHS
     prompts = [torch.randint(3, config.vocab_size, (length,), generator=generator)
-               .tolist() for length in PROMPT_LENGTHS]
+               .tolist() for length in lengths]
     replies, margins = zip(*(greedy(model, prompt) for prompt in prompts))
     return folder, dtype, model, prompts, replies, min(margins)
 

@@ -21,7 +21,7 @@ const TOLERANCE: f32 = 1e-3;
 const NEW_TOKENS: usize = 32;
 const SCORED: usize = 7;
 
-const FAMILIES: [&str; 10] = [
+const FAMILIES: [&str; 12] = [
     "llama2",
     "llama3",
     "llama-linear",
@@ -32,6 +32,8 @@ const FAMILIES: [&str; 10] = [
     "gemma3",
     "phi3",
     "phi4-mini",
+    "heads-64",
+    "heads-128",
 ];
 
 #[derive(Deserialize)]
@@ -58,6 +60,14 @@ fn golden(family: &str) -> Golden {
     golden.logits = (0..golden.prompts.len()).map(rows).collect();
     assert!(golden.greedy.iter().all(|reply| reply.len() == NEW_TOKENS));
     golden
+}
+
+impl Golden {
+    /// Blocks of 4 that the longest prompt and its reply take.
+    fn blocks(&self) -> usize {
+        let longest = self.prompts.iter().map(Vec::len).max().unwrap();
+        (longest + NEW_TOKENS).div_ceil(4)
+    }
 }
 
 fn open(dir: &Path) -> Weights {
@@ -117,7 +127,8 @@ fn relative_error(got: &[f32], want: &[f32]) -> f32 {
 #[test]
 fn logits_are_those_of_transformers() {
     for family in FAMILIES {
-        let (golden, mut decoder) = (golden(family), decoder(family, 12, 4));
+        let golden = golden(family);
+        let mut decoder = decoder(family, golden.blocks(), 4);
         let mut worst = 0f32;
         for chunk in [64, 7, 1] {
             for (i, prompt) in golden.prompts.iter().enumerate() {
@@ -259,18 +270,19 @@ async fn greedy_tokens_are_those_of_transformers() {
     for family in FAMILIES {
         println!("{family}");
         let golden = golden(family);
-        let alone = Lane::load(family, 512, 32).await;
+        let blocks = golden.blocks();
+        let alone = Lane::load(family, 512, 2 * blocks).await;
         for (prompt, expected) in golden.prompts.iter().zip(&golden.greedy) {
             let reply = collect(alone.submit(prompt, SamplingParams::greedy())).await;
             assert_eq!(reply.ids, *expected, "{family} alone");
         }
         alone.unload_clean().await;
-        let chunked = Lane::load(family, 11, 256).await;
+        let chunked = Lane::load(family, 11, 12 * blocks).await;
         chunked.mixed(&golden).await;
         assert_eq!(chunked.unload_clean().await, 0);
         for max_batch_tokens in [512, 11] {
             // Room for one of the longest sequences and a little: the others must be preempted.
-            let tight = Lane::load(family, max_batch_tokens, 22).await;
+            let tight = Lane::load(family, max_batch_tokens, blocks + 2).await;
             tight.mixed(&golden).await;
             assert!(tight.unload_clean().await > 0, "{family}: nothing was preempted");
         }

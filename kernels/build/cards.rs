@@ -14,6 +14,9 @@ use std::{env, fs, thread};
 const ARCHS: &str = "80,86,89,90,120";
 /// The first release of the toolkit that knows them all.
 const OLDEST: (u32, u32) = (12, 8);
+/// How images lie in the program: a fifth of their size, unpacked by the driver when they are loaded (from CUDA
+/// 12.4 on, release 550). The option is as old as [`OLDEST`].
+const COMPRESSION: &str = "--compress-mode=size";
 const HOW: &str =
     "eval \"$(scripts/cuda_toolkit)\" sets up one that compiles, with or without a card";
 
@@ -157,7 +160,8 @@ impl Compilation {
     /// Machine code for every architecture, and PTX for the first and the last: the last runs on cards to come,
     /// the first on those between that nobody listed.
     fn arguments(&self) -> Vec<String> {
-        let mut arguments: Vec<String> = ["-fatbin", "-std=c++17", "-O3"].map(str::to_owned).into();
+        let options = ["-fatbin", "-std=c++17", "-O3", COMPRESSION];
+        let mut arguments: Vec<String> = options.map(str::to_owned).into();
         for arch in &self.archs {
             let ptx = [self.archs.first(), self.archs.last()].contains(&Some(arch));
             let code = match ptx {

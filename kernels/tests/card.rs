@@ -20,25 +20,39 @@ fn alone() -> MutexGuard<'static, ()> {
 /// Runs a test on every card.
 fn each(test: impl Fn(&Arc<dyn Card>)) {
     let _alone = alone();
-    #[cfg(feature = "cuda")]
-    if let Some(card) = real() {
-        println!("on {} ({:?})", card.facts().name, card.readings());
-        test(&card);
-    }
-    #[cfg(feature = "emulator")]
-    if !stand_in::is_here() {
-        for name in ["emulated", "pessimistic"] {
-            test(&serin_kernels::open(name).unwrap());
-        }
+    cards().iter().for_each(test);
+}
+
+/// Every card that is at hand, or the one that `SERIN_CARD` names; over the stand-in, the one that it stands in for.
+fn cards() -> Vec<Arc<dyn Card>> {
+    let named = std::env::var("SERIN_CARD").ok().filter(|_| !stand_in::is_here());
+    match named {
+        Some(name) if name.starts_with("cuda") => real(&name).into_iter().collect(),
+        Some(name) => vec![serin_kernels::open(&name).unwrap()],
+        None => real("cuda").into_iter().chain(emulated()).collect(),
     }
 }
 
+fn emulated() -> Vec<Arc<dyn Card>> {
+    let wanted = cfg!(feature = "emulator") && !stand_in::is_here();
+    let names = ["emulated", "pessimistic"].iter().filter(|_| wanted);
+    names.map(|name| serin_kernels::open(name).unwrap()).collect()
+}
+
+#[cfg(not(feature = "cuda"))]
+fn real(_name: &str) -> Option<Arc<dyn Card>> {
+    None
+}
+
 #[cfg(feature = "cuda")]
-fn real() -> Option<Arc<dyn Card>> {
+fn real(name: &str) -> Option<Arc<dyn Card>> {
     #[cfg(feature = "emulator")]
     stand_in::start();
-    match serin_kernels::open("cuda") {
-        Ok(card) => Some(card),
+    match serin_kernels::open(name) {
+        Ok(card) => {
+            println!("on {} ({:?})", card.facts().name, card.readings());
+            Some(card)
+        }
         Err(error) if error.is_absence() => {
             say_once(&format!("skipped: no GPU ({error})"));
             None
@@ -438,14 +452,13 @@ fn launches_that_no_card_takes_are_refused() {
 
 #[test]
 fn every_familys_answers_are_known() {
-    let _alone = alone();
-    // The emulated card is asked by each family's own tests, in several orders of threads.
-    #[cfg(feature = "cuda")]
-    if let Some(card) = real() {
+    each(|card| {
+        // The emulated card is asked for all by each family's own tests, in several orders of threads.
+        let size = if card.facts().emulated { Size::Quick } else { Size::Full };
         let pool = card.create_pool().unwrap();
         let bench = Bench { card: card.clone(), pool };
         for (name, family) in FAMILIES {
-            let checks = family(&bench, Size::Full).unwrap();
+            let checks = family(&bench, size).unwrap();
             let wrong: Vec<String> =
                 checks.iter().filter(|check| !check.holds()).map(ToString::to_string).collect();
             println!("{name}: {} cases", checks.len());
@@ -455,11 +468,10 @@ fn every_familys_answers_are_known() {
             assert_eq!(card.pool_usage(pool).unwrap().used, 0, "{name} keeps memory");
         }
         card.destroy_pool(pool).unwrap();
-    }
-    let _ = (FAMILIES, Size::Full, |card, pool| Bench { card, pool });
+    });
 }
 
-#[cfg(all(not(feature = "cuda"), feature = "emulator"))]
+#[cfg(not(all(feature = "cuda", feature = "emulator")))]
 mod stand_in {
     pub fn is_here() -> bool {
         false
@@ -472,10 +484,31 @@ mod stand_in {
     use super::*;
     use serin_kernels::OpenError;
     use std::ffi::{CString, c_char, c_int, c_void};
-    use std::path::Path;
+    use std::path::{Path, PathBuf};
     use std::process::Command;
 
     const HERE: &str = "SERIN_STAND_IN";
+    /// `host/driver.cpp`, compiled with this program: it may run far from where it was built.
+    static DRIVER: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/driver.so"));
+
+    /// A folder of this process's own, gone when it is dropped.
+    struct Folder(PathBuf);
+
+    impl Folder {
+        fn new() -> Folder {
+            let name = format!("serin-stand-in-{}", std::process::id());
+            let folder = std::env::temp_dir().join(name);
+            let _ = std::fs::remove_dir_all(&folder);
+            std::fs::create_dir_all(&folder).unwrap();
+            Folder(folder)
+        }
+    }
+
+    impl Drop for Folder {
+        fn drop(&mut self) {
+            let _ = std::fs::remove_dir_all(&self.0);
+        }
+    }
 
     unsafe extern "C" {
         fn dlopen(name: *const c_char, flags: c_int) -> *mut c_void;
@@ -561,24 +594,15 @@ mod stand_in {
         if is_here() {
             return;
         }
-        let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("stand-in");
-        std::fs::create_dir_all(&folder).unwrap();
-        let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("host/driver.cpp");
-        let compiler = std::env::var("CXX").unwrap_or("c++".into());
+        let folder = Folder::new();
+        std::fs::write(folder.0.join("driver.so"), DRIVER).unwrap();
         for name in ["libcuda.so", "libcublas.so"] {
-            let link = folder.join(name);
-            let _ = std::fs::remove_file(&link);
-            std::os::unix::fs::symlink("driver.so", link).unwrap();
+            std::os::unix::fs::symlink("driver.so", folder.0.join(name)).unwrap();
         }
-        let built = Command::new(compiler)
-            .args(["-std=c++17", "-O1", "-Wall", "-Wextra", "-Werror", "-shared", "-fPIC", "-o"])
-            .args([folder.join("driver.so"), source])
-            .status();
-        assert!(built.unwrap().success());
         let ran = Command::new(std::env::current_exe().unwrap())
             .args(["--nocapture", "--test-threads=1"])
-            .env("LD_LIBRARY_PATH", &folder)
-            .env(HERE, &folder)
+            .env("LD_LIBRARY_PATH", &folder.0)
+            .env(HERE, &folder.0)
             .output()
             .unwrap();
         let said = [ran.stdout, ran.stderr].map(|text| String::from_utf8_lossy(&text).into_owned());

@@ -34,6 +34,9 @@ struct Function {
 impl Kernels {
     /// Loads every image; the card's context is bound.
     pub fn load(&mut self, faults: &Faults, facts: &Facts) -> Result<(), CardError> {
+        if !has_code_for(ARCHS, facts.capability) {
+            tracing::warn!("{}", compiling(facts));
+        }
         for (name, image) in IMAGES {
             // SAFETY: a whole fatbin, as nvcc has written it; the driver copies what it needs.
             let module = unsafe { result::module::load_data(image.as_ptr().cast()) };
@@ -98,6 +101,26 @@ impl Kernels {
     }
 }
 
+/// Whether machine code for one of these architectures (`sm_80, sm_90`) runs on a card of this capability as it
+/// is: code of the same major number and no later a minor one does. Jetson Orin, 8.7, takes none but its own.
+fn has_code_for(archs: &str, (major, minor): (u32, u32)) -> bool {
+    let numbers =
+        archs.split(", ").filter_map(|arch| arch.strip_prefix("sm_")?.parse::<u32>().ok());
+    let orin = (major, minor) == (8, 7);
+    numbers.into_iter().any(|arch| {
+        arch == 10 * major + minor || (arch / 10 == major && arch % 10 <= minor && !orin)
+    })
+}
+
+fn compiling(facts: &Facts) -> String {
+    format!(
+        "this build has no machine code for {} (compute capability {}.{}; it has {ARCHS}): the driver compiles \
+         the kernels for it now. That takes minutes, once: it keeps what it compiled. A build with \
+         SERIN_CUDA_ARCHS={}{} starts at once",
+        facts.name, facts.capability.0, facts.capability.1, facts.capability.0, facts.capability.1
+    )
+}
+
 fn is_mismatch(code: sys::CUresult) -> bool {
     use sys::CUresult::*;
     matches!(
@@ -141,15 +164,38 @@ mod tests {
         assert_eq!(images, sources);
     }
 
-    #[test]
-    fn a_build_for_other_cards_names_both() {
-        let facts = Facts {
+    fn some_card(capability: (u32, u32)) -> Facts {
+        Facts {
             name: "Some Card".into(),
-            capability: (7, 5),
+            capability,
             multiprocessors: 1,
             shared_per_block: 0,
             emulated: false,
-        };
+        }
+    }
+
+    #[test]
+    fn code_runs_on_later_cards_of_its_generation() {
+        let all = "sm_80, sm_86, sm_89, sm_90, sm_120";
+        for card in [(8, 0), (8, 6), (8, 9), (9, 0), (12, 0), (12, 1)] {
+            assert!(has_code_for(all, card), "{card:?}");
+        }
+        for card in [(8, 7), (10, 0), (10, 3), (11, 0), (13, 0)] {
+            assert!(!has_code_for(all, card), "{card:?}");
+        }
+        assert!(!has_code_for("sm_89", (8, 6)) && has_code_for("sm_87", (8, 7)));
+    }
+
+    #[test]
+    fn a_card_that_code_has_to_be_compiled_for_is_told() {
+        let said = compiling(&some_card((10, 3)));
+        assert!(said.contains("Some Card") && said.contains("10.3") && said.contains("minutes"));
+        assert!(said.contains("SERIN_CUDA_ARCHS=103 ") && !said.contains("  "), "{said}");
+    }
+
+    #[test]
+    fn a_build_for_other_cards_names_both() {
+        let facts = some_card((7, 5));
         let said =
             mismatch("norm", sys::CUresult::CUDA_ERROR_NO_BINARY_FOR_GPU, &facts).to_string();
         assert!(
