@@ -58,7 +58,7 @@ impl StepInputs {
     pub fn write<T: Plain>(&mut self, section: usize, values: &[T]) -> Result<(), CardError> {
         let (start, room) = (self.starts[section], self.rooms[section]);
         let words = size_of_val(values) / 4;
-        if words > room || size_of::<T>() % 4 != 0 {
+        if words > room || !size_of::<T>().is_multiple_of(4) {
             let what = format!("{words} words do not fit into the {room} of input {section}");
             return Err(CardError::Shape(what));
         }

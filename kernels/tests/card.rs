@@ -787,7 +787,9 @@ mod stand_in {
                 assert!(ran.is_err() || ended.is_err(), "{call}");
                 products.run(&card).unwrap();
                 products.check();
+                card.synchronise(Queue::Load).unwrap();
                 other.write(0, &[2; 100]).unwrap();
+                card.synchronise(Queue::Compute).unwrap();
             }
             drop((products, other));
             card.destroy_pool(pool).unwrap();
