@@ -54,9 +54,6 @@ struct Args {
 type Error = Box<dyn std::error::Error + Send + Sync>;
 
 const PROMPT: [u32; 6] = [11, 12, 13, 14, 15, 16];
-/// Largest error of a logit that is computed in 16 bits, relative to the largest: what `tests/card_oracle.rs` holds
-/// every family to.
-const TOLERANCE: f32 = 5e-2;
 /// Tokens that are looked at for being about as good as the best.
 const LIKELIEST: u8 = 20;
 
@@ -149,37 +146,54 @@ async fn ask(
     tokens
 }
 
-/// Whether two replies part where the model holds both tokens for about equally good.
+/// The likeliest tokens after the prompt and `reply`, with their log-probabilities.
+type Likeliest = Vec<(u32, f32)>;
+
+async fn likeliest(
+    engine: &EngineHandle,
+    lane: LaneId,
+    reply: &[u32],
+    new: usize,
+) -> Vec<Likeliest> {
+    let prompt = [&PROMPT[..], reply].concat();
+    let params = SamplingParams { logprobs: Some(LIKELIEST), ..SamplingParams::greedy() };
+    let tokens = ask(engine, lane, prompt, new, params).await;
+    tokens.into_iter().map(|token| token.logprobs.map_or(Vec::new(), |found| found.top)).collect()
+}
+
+/// How much a log-probability depends on the order of sums: the most that decoding a reply differs from computing
+/// each of its beginnings as a prompt.
+async fn noise(engine: &EngineHandle, lane: LaneId, reply: &[u32]) -> f32 {
+    let decoded = likeliest(engine, lane, &[], reply.len()).await;
+    let mut most = 0f32;
+    for (i, decoded) in decoded.iter().enumerate() {
+        let computed = likeliest(engine, lane, &reply[..i], 1).await.remove(0);
+        for (id, own) in decoded {
+            let other = computed.iter().find(|(other, _)| other == id);
+            most = other.map_or(most, |(_, other)| most.max((own - other).abs()));
+        }
+    }
+    most
+}
+
+/// Whether two replies part at tokens that are equally good.
+///
+/// What is best by one computation is below the best of another by at most twice as much as they differ: it was
+/// seen so much too high, and the best so much too low. Three orders may meet here, each as far from the middle as
+/// `noise`: so they differ by twice that at most.
 async fn part_at_equals(
     engine: &EngineHandle,
     lane: LaneId,
-    vocab: usize,
-    replies: [&[u32]; 2],
+    noise: f32,
+    [one, other]: [&[u32]; 2],
 ) -> bool {
-    let [one, other] = replies;
     let same = one.iter().zip(other).take_while(|(a, b)| a == b).count();
     let (Some(a), Some(b)) = (one.get(same), other.get(same)) else {
         return one.len() == other.len();
     };
-    let prompt = [&PROMPT[..], &one[..same]].concat();
-    let params = SamplingParams { logprobs: Some(LIKELIEST), ..SamplingParams::greedy() };
-    let asked = ask(engine, lane, prompt, 1, params).await;
-    let logprobs = asked.first().and_then(|token| token.logprobs.as_deref());
-    logprobs.is_some_and(|logprobs| [a, b].iter().all(|id| is_as_good(&logprobs.top, **id, vocab)))
-}
-
-/// Whether a token is as likely as the likeliest but for errors of logits.
-///
-/// Two computations are each within [`TOLERANCE`] of the exact logits, relative to the largest, and so within
-/// twice that of each other. What is best by one is then at most four times that below the best of the other: it
-/// may have been seen so much too high and the best so much too low. How large the largest logit is follows from
-/// its log-probability where logits lie about zero, as those of random weights do: the mean of their exponentials
-/// is at least 1, so that their normaliser is at least the logarithm of their number.
-fn is_as_good(likeliest: &[(u32, f32)], id: u32, vocab: usize) -> bool {
-    let Some((_, best)) = likeliest.first() else { return false };
-    let largest = best + (vocab as f32).ln();
-    let found = likeliest.iter().find(|(other, _)| *other == id);
-    found.is_some_and(|(_, own)| best - own <= 4.0 * TOLERANCE * largest)
+    let top = likeliest(engine, lane, &one[..same], 1).await.remove(0);
+    let cost = |id: &u32| Some(top.first()?.1 - top.iter().find(|(other, _)| other == id)?.1);
+    [a, b].iter().all(|id| cost(id).is_some_and(|cost| cost <= 4.0 * noise))
 }
 
 /// What was going on, from when to when.
@@ -257,19 +271,19 @@ async fn measure(args: &Args) -> Result<Value, Error> {
         times.extend(at);
         replies.extend(ids);
     }
-    let vocab = stable.capacity.vocab;
+    let noise = noise(&engine, stable.lane, &before).await;
     let (mut changed, mut wrong) = (0, 0);
     for ids in replies.iter().filter(|ids| **ids != before) {
         changed += 1;
         // One sequence has every step to itself, and so the same work each time.
         let explained =
-            args.sequences > 1 && part_at_equals(&engine, stable.lane, vocab, [&before, ids]).await;
+            args.sequences > 1 && part_at_equals(&engine, stable.lane, noise, [&before, ids]).await;
         wrong += usize::from(!explained);
     }
     let gaps = |name: &str| gaps_in(&times, &phases, name).json();
     Ok(json!({
         "device": device.to_string(), "cycles": phases.len() / 2, "sequences": args.sequences,
-        "replies": replies.len(), "replies_changed": changed, "replies_wrong": wrong,
+        "replies": replies.len(), "replies_changed": changed, "replies_wrong": wrong, "noise": noise,
         "quiet": gaps("quiet"), "loading": gaps("loading"), "unloading": gaps("unloading"),
         "free_after_first": free.first(), "free_after_last": free.last(),
     }))
