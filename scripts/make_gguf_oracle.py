@@ -2,18 +2,29 @@
 
     pip install numpy gguf llama-cpp-python tokenizers
     python scripts/make_gguf_oracle.py [FAMILY ...]
+    python scripts/make_gguf_oracle.py --check [FAMILY ...]
 
 For every family a small random model is written in F32, quantised by llama.cpp's own quantiser into every
-form, and run by llama.cpp: 32 greedy tokens after each prompt, with the three likeliest tokens and their
-log-probabilities at every position (`tests/fixtures/gguf/oracle/FAMILY.json`). Prompts are token ids. How
-much of its own answer is rounding (`rounding`) it says itself, by running the same weights widened to F32.
+form, and run by llama.cpp: 32 greedy tokens after each prompt (`tests/fixtures/gguf/oracle/FAMILY.json`).
+At every position it lists the likeliest tokens with their log-probabilities: at least five, and all within
+`near` of the likeliest. Prompts are token ids.
+
+How much of its own answer is rounding, it says itself (`rounding`): it is made to say the same replies with
+the same weights widened to F32 and a cache in F32, and the log-probabilities of the listed tokens are
+compared. `mean` and `p99.5` are of their differences; `margin` is the largest change of the distance between
+the likeliest and another listed token, and `near` is twice that and a little: as far as two roundings go.
+`rounding_i8` is the same with a cache in 8 bits, which serin has on cards.
 
 So that 56 models take little room, all matrices are made of the same 384 rows of 256 numbers, in an order
 that depends on the tensor's name; `blocks.bin` holds these rows in every kind, as llama.cpp quantised them.
 The test puts the files together again, and a SHA-256 says that they are those that llama.cpp ran. That
 they are also what llama.cpp's quantiser makes of the F32 file is checked here, tensor by tensor.
 
-`tiny-v1-q4_0.gguf` is a file as llama.cpp wrote it: the trained demo model, quantised.
+`tiny-v1-*.gguf` are files as llama.cpp wrote them: the trained demo model, quantised. Its rows are 128 wide
+where K-quants need 256, so for those the model is widened by zeros (see `padded`).
+
+`--check` writes nothing. It has this machine's llama.cpp say the kept replies and prints how far that is from
+what is kept, so that goldens of one machine can be held against llama.cpp as it is built for another.
 """
 
 import argparse
@@ -30,7 +41,7 @@ from gguf import GGMLQuantizationType as Type
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 OUT = ROOT / "tests" / "fixtures" / "gguf" / "oracle"
-NEW_TOKENS, TOP = 32, 3
+NEW_TOKENS, LISTED = 32, 5
 VOCAB, WIDTH, MATRIX_ROWS = 128, 256, 256
 HEADS, HEAD_DIM = 4, 64
 # In the order of blocks.bin; F32 and F16 hold the same numbers as BF16.
@@ -41,6 +52,9 @@ FORMS = {
     "Q4_0": llama_cpp.LLAMA_FTYPE_MOSTLY_Q4_0, "Q4_K_M": llama_cpp.LLAMA_FTYPE_MOSTLY_Q4_K_M,
     "Q5_K_M": llama_cpp.LLAMA_FTYPE_MOSTLY_Q5_K_M, "Q6_K": llama_cpp.LLAMA_FTYPE_MOSTLY_Q6_K,
 }
+
+# Forms of the trained model: those for its own rows of 128 numbers, and those for rows of 256.
+TINY = {"Q8_0": False, "Q4_0": False, "Q4_K_M": True, "Q5_K_M": True, "Q6_K": True}
 
 # Architecture, layers, heads of keys, untied head, metadata below the architecture's name, rope factors.
 FAMILIES = {
@@ -203,12 +217,16 @@ def quiet(level, text, data):
 class Peer:
     """A model that llama.cpp runs, one sequence at a time."""
 
-    def __init__(self, path):
+    def __init__(self, path, cache=Type.F16):
         params = llama_cpp.llama_model_default_params()
         self.model = llama_cpp.llama_model_load_from_file(str(path).encode(), params)
         assert self.model, path
         context = llama_cpp.llama_context_default_params()
         context.n_ctx, context.n_threads, context.n_threads_batch = 256, 2, 2
+        context.type_k = context.type_v = int(cache)
+        # Its fused attention would narrow a cache in F32 to F16; a cache in 8 bits it needs.
+        exact, fused = llama_cpp.LLAMA_FLASH_ATTN_TYPE_DISABLED, llama_cpp.LLAMA_FLASH_ATTN_TYPE_ENABLED
+        context.flash_attn_type = exact if cache == Type.F32 else fused
         self.context = llama_cpp.llama_init_from_model(self.model, context)
         assert self.context, path
         self.vocab = llama_cpp.llama_vocab_n_tokens(llama_cpp.llama_model_get_vocab(self.model))
@@ -227,43 +245,83 @@ class Peer:
         assert np.isfinite(logits).all()
         return logits - logits.max() - np.log(np.exp(logits - logits.max()).sum())
 
-    def clear(self):
+    def reply(self, prompt, forced=None, stop=None):
+        """Tokens and the log-probabilities before each: its own greedy ones up to `stop`, or `forced` ones."""
         llama_cpp.llama_memory_clear(llama_cpp.llama_get_memory(self.context), True)
-
-    def greedy(self, prompt):
-        self.clear()
-        tokens, tops, feed = [], [], prompt
-        for _ in range(NEW_TOKENS):
-            logprobs = self.step(feed)
-            best = np.argsort(-logprobs, kind="stable")[:TOP]
-            tops.append([[int(i), round(float(logprobs[i]), 5)] for i in best])
-            tokens.append(int(best[0]))
+        tokens, rows, feed = [], [], prompt
+        for i in range(len(forced) if forced else NEW_TOKENS):
+            rows.append(self.step(feed))
+            tokens.append(forced[i] if forced else int(rows[-1].argmax()))
+            if tokens[-1] == stop:
+                break
             feed = tokens[-1:]
-        return {"prompt": list(prompt), "tokens": tokens, "top": tops}
+        return tokens, rows
 
 
-def replies(path, prompts):
-    peer = Peer(path)
-    out = [peer.greedy(prompt) for prompt in prompts]
+def listed(row, near):
+    """Ids of the tokens that are kept of a position, the likeliest first."""
+    count = max(LISTED, int((row >= row.max() - near).sum()))
+    return np.argsort(-row, kind="stable")[:count]
+
+
+def forced(path, prompts, made, cache):
+    """Log-probabilities at every position of replies that are made already."""
+    peer = Peer(path, cache)
+    rows = [row for prompt, (tokens, _) in zip(prompts, made) for row in peer.reply(prompt, tokens)[1]]
     peer.close()
-    return out
+    return rows
 
 
-def rounding(path, replies, folder):
-    """How far llama.cpp is from itself on the same weights widened to F32: the mean difference of the kept
-    log-probabilities. What it rounds activations to is all that differs."""
+def figures(changes, kept):
+    """Of the listed tokens' changes: their mean, their 99.5th percentile, and a margin's largest."""
+    off = np.abs(np.concatenate([change[ids] for change, ids in zip(changes, kept)]))
+    margin = max(np.abs(change[ids] - change[ids[0]]).max() for change, ids in zip(changes, kept))
+    return {"mean": off.mean(), "p99.5": np.quantile(off, 0.995, method="higher"), "margin": margin}
+
+
+def form_golden(path, prompts, folder, stop=None):
+    """What llama.cpp says after the prompts, and how much of it is rounding."""
+    peer = Peer(path)
+    made = [peer.reply(prompt, stop=stop) for prompt in prompts]
+    peer.close()
+    rows = [row for _, rows in made for row in rows]
+    narrow = forced(path, prompts, made, Type.Q8_0)
     wide = folder / "wide.gguf"
     quantise(path, wide, "F32", again=True)
-    peer, differences = Peer(wide), []
-    for reply in replies:
-        peer.clear()
-        feed = reply["prompt"]
-        for token, top in zip(reply["tokens"], reply["top"]):
-            logprobs, feed = peer.step(feed), [token]
-            differences += [abs(float(logprobs[i]) - logprob) for i, logprob in top]
-    peer.close()
+    exact = forced(wide, prompts, made, Type.F32)
     wide.unlink()
-    return round(sum(differences) / len(differences), 5)
+    changes = [[row - other for row, other in zip(rounded, exact)] for rounded in (rows, narrow)]
+    near, found = -1.0, [{"margin": 0.0}]
+    # More tokens are near the top the more is rounded, and more that are near may show more rounding.
+    while 2 * max(one["margin"] for one in found) + 0.01 > near:
+        near = 2 * max(one["margin"] for one in found) + 0.01
+        kept = [listed(row, near) for row in rows]
+        found = [figures(change, kept) for change in changes]
+    found = [{name: round(float(value), 6) for name, value in one.items()} for one in found]
+    gaps = np.array([row[ids[0]] - row[ids[1]] for row, ids in zip(rows, kept)])
+    beyond = (gaps > 2 * found[0]["margin"]).mean()
+    print(path.stem, *found, f"{beyond:.0%} of {len(gaps)} margins beyond twice that", flush=True)
+    kept = iter(kept)
+    top = lambda row: [[int(i), round(float(row[i]), 5)] for i in next(kept)]
+    return {"near": round(float(near), 5), "rounding": found[0], "rounding_i8": found[1],
+            "replies": [{"prompt": list(prompt), "tokens": tokens, "top": [top(row) for row in rows]}
+                        for prompt, (tokens, rows) in zip(prompts, made)]}
+
+
+def check(path, form):
+    """How far this machine's llama.cpp is from what is kept of a form."""
+    peer, off, regret, others = Peer(path), [], 0.0, 0
+    for reply in form["replies"]:
+        for row, top in zip(peer.reply(reply["prompt"], forced=reply["tokens"])[1], reply["top"]):
+            off += [abs(row[i] - logprob) for i, logprob in top]
+            known, choice = dict(map(tuple, top)), int(row.argmax())
+            others += choice != top[0][0]
+            regret = max(regret, top[0][1] - known.get(choice, -np.inf))
+    peer.close()
+    rounding = form["rounding"]
+    print(f"{path.stem}: mean {np.mean(off):.5f} where {rounding['mean']:.5f} is rounding, p99.5 "
+          f"{np.quantile(off, 0.995):.5f} where {rounding['p99.5']:.5f} is, {others} other choices, regret "
+          f"{regret:.5f} of {2 * rounding['margin']:.5f}", flush=True)
 
 
 def check_quantised(path, rows):
@@ -279,25 +337,28 @@ def check_quantised(path, rows):
     return kinds
 
 
-def golden(family, rows, folder):
-    rng = np.random.default_rng(fnv(family))
-    lengths = FAMILIES[family].get("prompts", (5, 20, 45))
-    prompts = [rng.integers(0, VOCAB, n).tolist() for n in lengths]
+def files(family, rows, folder):
+    """A family's file in every form, made and checked: form, path, kinds by tensor, SHA-256."""
     wide = {name: Type.F32 for name, _, fill in tensors(family) if fill is None}
     base = folder / f"{family}-f32.gguf"
     compose(base, rows, family, wide)
-    forms = {}
     for form in FORMS:
         quantised, path = folder / f"{family}-quantised.gguf", folder / f"{family}-{form}.gguf"
         quantise(base, quantised, form)
         kinds = check_quantised(quantised, rows)
-        digest = compose(path, rows, family, kinds)
-        made = replies(path, prompts)
-        forms[form] = {"kinds": [int(kinds[n]) for n, _, fill in tensors(family) if fill is None],
-                       "sha256": digest, "rounding": rounding(path, made, folder), "replies": made}
-        print(family, form, forms[form]["rounding"], [len(set(reply["tokens"])) for reply in made], flush=True)
         quantised.unlink()
+        yield form, path, kinds, compose(path, rows, family, kinds)
         path.unlink()
+
+
+def golden(family, rows, folder):
+    rng = np.random.default_rng(fnv(family))
+    lengths = FAMILIES[family].get("prompts", (5, 20, 45))
+    prompts = [rng.integers(0, VOCAB, n).tolist() for n in lengths]
+    forms = {}
+    for form, path, kinds, digest in files(family, rows, folder):
+        forms[form] = {"kinds": [int(kinds[n]) for n, _, fill in tensors(family) if fill is None],
+                       "sha256": digest, **form_golden(path, prompts, folder)}
     return {"llama_cpp_python": llama_cpp.__version__, "metadata": metadata(family),
             "tensors": tensors(family), "forms": forms}
 
@@ -328,22 +389,35 @@ def checkpoint(path):
             yield name, bits.view(np.float32).reshape(entry["shape"])
 
 
-def tiny(folder):
-    """The demo model in F32 under llama.cpp's names, then quantised."""
-    from tokenizers import Tokenizer
-    source = ROOT / "models" / "tiny-v1"
+def padded(name, data):
+    """A tensor of the trained model for a hidden width, and a width of all heads, of 256 instead of 128.
+
+    The new dimensions and heads are zero. A norm's mean of squares is then halved: its weight times the root
+    of a half, and half the epsilon (`tiny_file`), undo that, so that the model says the same.
+    """
+    if data.ndim == 1:
+        return np.pad(data * np.float32(0.5**0.5), (0, 128))
+    from_heads, to_heads = "o_proj" in name, any(part in name for part in ("q_proj", "k_proj", "v_proj"))
+    rows = len(data) if to_heads else 128 if from_heads or "down_proj" in name else 0
+    columns = 0 if "down_proj" in name else 128
+    return np.pad(data, ((0, rows), (0, columns)))
+
+
+def tiny_file(path, wide):
+    """The demo model in F32 under llama.cpp's names."""
+    source, times = ROOT / "models" / "tiny-v1", 2 if wide else 1
     config = json.loads((source / "config.json").read_text())
     heads, kv_heads, dim = (config[k] for k in ("num_attention_heads", "num_key_value_heads", "head_dim"))
-    writer = gguf.GGUFWriter(str(folder / "tiny.gguf"), "llama")
+    writer = gguf.GGUFWriter(str(path), "llama")
     writer.add_tokenizer_model("none")
     writer.add_vocab_size(config["vocab_size"])
     writer.add_context_length(config["max_position_embeddings"])
-    writer.add_embedding_length(config["hidden_size"])
+    writer.add_embedding_length(config["hidden_size"] * times)
     writer.add_block_count(config["num_hidden_layers"])
     writer.add_feed_forward_length(config["intermediate_size"])
-    writer.add_head_count(heads)
-    writer.add_head_count_kv(kv_heads)
-    writer.add_layer_norm_rms_eps(config["rms_norm_eps"])
+    writer.add_head_count(heads * times)
+    writer.add_head_count_kv(kv_heads * times)
+    writer.add_layer_norm_rms_eps(config["rms_norm_eps"] / times)
     writer.add_rope_freq_base(config["rope_theta"])
     writer.add_rope_dimension_count(dim)
     names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, config["num_hidden_layers"])
@@ -351,35 +425,64 @@ def tiny(folder):
         n = {"q_proj": heads, "k_proj": kv_heads}.get(name.split(".")[-2])
         if n:  # llama.cpp's rotary embedding wants pairs where Hugging Face has halves
             data = data.reshape(n, 2, dim // 2, -1).swapaxes(1, 2).reshape(data.shape)
+        data = padded(name, data) if wide else data
         writer.add_tensor(names.get_name(name, (".weight",)), np.ascontiguousarray(data))
     finish(writer)
-    target = OUT / "tiny-v1-q4_0.gguf"
-    quantise(folder / "tiny.gguf", target, "Q4_0")
-    tokenizer = Tokenizer.from_file(str(source / "tokenizer.json"))
-    texts = ["What is 7 plus 5?", "What does the serin eat?", "Which bird sings in the morning?"]
-    chat = "<|im_start|>user\n{}<|im_end|>\n<|im_start|>assistant\n"
-    prompts = [tokenizer.encode(chat.format(text), add_special_tokens=False).ids for text in texts]
-    made = replies(target, prompts)
-    for reply in made:
-        print("tiny-v1", repr(tokenizer.decode(reply["tokens"])))
-    golden = {"llama_cpp_python": llama_cpp.__version__, "rounding": rounding(target, made, folder)}
-    dump(OUT / "tiny-v1.json", {**golden, "replies": made})
+
+
+def tiny(folder):
+    """The trained model in its forms, and what llama.cpp answers to every fiftieth question of its test set."""
+    from tokenizers import Tokenizer
+    tokenizer = Tokenizer.from_file(str(ROOT / "models" / "tiny-v1" / "tokenizer.json"))
+    questions = json.loads((ROOT / "models" / "questions.json").read_text())[::50]
+    chat, end = "<|im_start|>user\n{}<|im_end|>\n<|im_start|>assistant\n", tokenizer.token_to_id("<|im_end|>")
+    encode = lambda text: tokenizer.encode(text, add_special_tokens=False).ids
+    prompts = [encode(chat.format(question["question"])) for question in questions]
+    forms = {}
+    for form, wide in TINY.items():
+        target = tiny_path(form)
+        tiny_file(folder / "tiny.gguf", wide)
+        quantise(folder / "tiny.gguf", target, form)
+        forms[form] = form_golden(target, prompts, folder, stop=end)
+        print([tokenizer.decode(reply["tokens"]) for reply in forms[form]["replies"]][:3])
+    return {"llama_cpp_python": llama_cpp.__version__, "forms": forms}
+
+
+def tiny_path(form):
+    return OUT / f"tiny-v1-{form.lower()}.gguf"
+
+
+def check_kept(family, rows, folder):
+    kept = json.loads((OUT / f"{family}.json").read_text())["forms"]
+    if family == "tiny-v1":
+        for form in TINY:
+            check(tiny_path(form), kept[form])
+        return
+    for form, path, _, digest in files(family, rows, folder):
+        assert digest == kept[form]["sha256"], (family, form)
+        check(path, kept[form])
 
 
 def main():
     parser = argparse.ArgumentParser(description="Writes the goldens of tests/gguf_oracle.rs")
+    parser.add_argument("--check", action="store_true", help="compare with what is kept; write nothing")
     parser.add_argument("families", nargs="*", help="these only; all if left out")
-    chosen = parser.parse_args().families or [*FAMILIES, "tiny-v1"]
+    args = parser.parse_args()
     OUT.mkdir(parents=True, exist_ok=True)
     llama_cpp.llama_log_set(quiet, ctypes.c_void_p(0))
     rows = library()
-    (OUT / "blocks.bin").write_bytes(b"".join(rows[kind].tobytes() for kind in KINDS))
+    blocks = b"".join(rows[kind].tobytes() for kind in KINDS)
+    if args.check:
+        assert (OUT / "blocks.bin").read_bytes() == blocks
+    else:
+        (OUT / "blocks.bin").write_bytes(blocks)
     with tempfile.TemporaryDirectory() as folder:
-        for family in chosen:
-            if family == "tiny-v1":
-                tiny(pathlib.Path(folder))
+        folder = pathlib.Path(folder)
+        for family in args.families or [*FAMILIES, "tiny-v1"]:
+            if args.check:
+                check_kept(family, rows, folder)
             else:
-                dump(OUT / f"{family}.json", golden(family, rows, pathlib.Path(folder)))
+                dump(OUT / f"{family}.json", tiny(folder) if family == "tiny-v1" else golden(family, rows, folder))
 
 
 if __name__ == "__main__":

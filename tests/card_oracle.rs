@@ -1,17 +1,20 @@
-//! The decoder on a card against its references: transformers' logits for every family, llama.cpp's tokens for
+//! The decoder on a card against its references: transformers' logits for every family, llama.cpp's replies for
 //! every kind of weight, and the decoder on the CPU for everything an engine does with it.
 //!
 //! The card is the emulated one, the kernels' own sources on this machine's processor, unless `SERIN_CARD` names
 //! another: `scripts/gpu_check` runs the same on a real one.
 
+mod gguf_support;
+
 use candle_core::Device as Place;
+use gguf_support::{Damage, Figures, Library, Said, Score};
 use serde::Deserialize;
 use serin::device::{Batch, ModelPool, Row};
 use serin::engine::{
     CardRunner, EngineHandle, LaneId, ModelRunner, Runner, SchedulerConfig, SeqEvent, SeqRequest,
 };
 use serin::model::{
-    CardDecoder, CardPlan, Decoder, KvPlan, LoadFormat, Logprobs, SamplingParams, Weights,
+    CardDecoder, CardPlan, Decoder, KvPlan, LoadFormat, Logprobs, SamplingParams, Weights, logprobs,
 };
 use serin_kernels::emulated::EmulatedCard;
 use serin_kernels::{Card, KvKind};
@@ -441,54 +444,50 @@ fn regret(logits: &[f32], id: u32) -> f32 {
     (best - logits[id as usize]) / largest
 }
 
-/// Where one side's reply first differs from the other's, each side's token has to be among the other's three
-/// likeliest.
-fn same_or_near(got: &Reply, want: &Reply, at: &str) -> usize {
-    let same = got.ids.iter().zip(&want.ids).take_while(|(a, b)| a == b).count();
-    if same < want.ids.len() {
-        let near = |top: &Logprobs, id: u32| top.top.iter().any(|(other, _)| *other == id);
-        assert!(near(&want.logprobs[same], got.ids[same]), "{at}: token {same} of the card's");
-        assert!(near(&got.logprobs[same], want.ids[same]), "{at}: token {same} of the CPU's");
-    }
-    same
-}
-
-fn with_top(_: usize) -> SamplingParams {
-    SamplingParams { logprobs: Some(3), ..SamplingParams::greedy() }
-}
-
+/// Both random and in as many forms as there are kinds of weight; the bounds are llama.cpp's own rounding.
 #[tokio::test]
-async fn every_kind_of_weight_and_cache_gives_the_cpus_tokens_or_near_ones() {
-    // Random weights at a width that all kinds divide.
-    let dir = tempfile::tempdir().unwrap();
-    let config = serde_json::json!({
-        "architectures": ["Qwen3ForCausalLM"], "model_type": "qwen3", "hidden_size": 256,
-        "intermediate_size": 512, "num_hidden_layers": 2, "num_attention_heads": 4,
-        "num_key_value_heads": 2, "head_dim": 64, "vocab_size": 384,
-        "max_position_embeddings": 256, "rms_norm_eps": 1e-6, "rope_theta": 1e6,
-        "tie_word_embeddings": false, "hidden_act": "silu", "eos_token_id": 2,
-    });
-    std::fs::write(dir.path().join("config.json"), config.to_string()).unwrap();
-    let (mut same, mut all) = (0, 0);
-    for form in ["f32", "f16", "bf16", "q8_0", "q4_0", "q4_k_m", "q5_k_m", "q6_k"] {
-        let format = LoadFormat::parse(&format!("dummy:{form}")).unwrap();
-        let weights = Weights::open(dir.path(), format).unwrap();
-        let prompts = prompts(3, 384);
-        let config = STEP;
-        let cpu = Lane::start(config, on_cpu(&weights, 64)).await;
-        let want = cpu.replies(&prompts, 3, with_top).await;
-        let eight_bits = ["bf16", "q4_k_m"].contains(&form).then_some(KvKind::I8);
+async fn every_kind_of_weight_and_cache_says_what_llama_cpp_says() {
+    let (library, dir) = (Library::read(), tempfile::tempdir().unwrap());
+    let golden = gguf_support::golden("qwen3");
+    for (form, facts) in &golden.forms {
+        let path = dir.path().join(format!("{form}.gguf"));
+        std::fs::write(&path, golden.compose(facts, &library, &Damage::None)).unwrap();
+        let weights = Weights::open(&path, LoadFormat::Auto).unwrap();
+        let eight_bits = ["BF16", "Q4_K_M"].contains(&form.as_str()).then_some(KvKind::I8);
         for kv in std::iter::once(KvKind::F16).chain(eight_bits) {
-            let decoder = load(&weights, &card(), 96, (64, 16), kv);
-            let lane = Lane::start(config, Box::new(CardRunner::new(decoder))).await;
-            let got = lane.replies(&prompts, 3, with_top).await;
-            for (got, want) in got.iter().zip(&want) {
-                same += same_or_near(got, want, &format!("{form}, cache {kv:?}"));
-                all += want.ids.len();
-            }
+            // Stored as F32, weights and inputs of products would be rounded to 16 bits, which llama.cpp does not.
+            let load = || match form.as_str() {
+                "F32" => load_exact(&weights, &card(), (32, 4)),
+                _ => load(&weights, &card(), 96, (32, 4), kv),
+            };
+            let bounds =
+                if kv == KvKind::I8 { facts.said.bounds_i8() } else { facts.said.bounds() };
+            let figures = against_llama_cpp(load(), load(), &facts.said).await;
+            println!("{form}, cache {kv:?}: {figures:?} against {bounds:?}");
+            assert!(figures.within(&bounds), "{form}, cache {kv:?}: {figures:?}, {bounds:?}");
         }
     }
-    println!("{same} of {all} tokens before the first near one");
+}
+
+/// llama.cpp's replies forced on one decoder, and their beginnings generated together on another.
+async fn against_llama_cpp(mut forced: CardDecoder, free: CardDecoder, said: &Said) -> Figures {
+    let mut score = Score::default();
+    for reply in &said.replies {
+        let tokens = [&reply.prompt[..], &reply.tokens[..reply.tokens.len() - 1]].concat();
+        let logits = logits(&mut forced, &tokens, tokens.len());
+        for (top, logits) in reply.top.iter().zip(&logits[reply.prompt.len() - 1..]) {
+            score.position(top, logits);
+        }
+    }
+    let prompts: Vec<_> = said.replies.iter().map(|reply| reply.prompt.clone()).collect();
+    let lane = Lane::start(STEP, Box::new(CardRunner::new(free))).await;
+    let top =
+        |_| SamplingParams { logprobs: Some(logprobs::MOST_TOP as u8), ..SamplingParams::greedy() };
+    for (reply, made) in said.replies.iter().zip(lane.replies(&prompts, prompts.len(), top).await) {
+        let made = made.ids.iter().zip(&made.logprobs).map(|(id, l)| (*id, &l.top[..]));
+        score.generated(reply, made);
+    }
+    score.figures()
 }
 
 #[tokio::test]

@@ -114,6 +114,14 @@ fn an_unsupported_architecture_is_refused_with_those_that_are() {
 }
 
 #[test]
+fn an_unknown_instruction_set_is_named_with_those_that_are_known() {
+    for command in [&["check"][..], &["serve", "--listen", "127.0.0.1:0"], &["demo"]] {
+        let line = failure(&serin_with(command, &[("SERIN_ISA", "avx-512")]));
+        assert!(line.contains("avx-512") && line.contains("`avx512`"), "{line}");
+    }
+}
+
+#[test]
 fn commands_without_a_server_say_so() {
     let free = TcpListener::bind("127.0.0.1:0").expect("a port");
     let server = format!("http://{}", free.local_addr().expect("an address"));
@@ -130,4 +138,7 @@ fn check_explains_the_demo_models() {
     let text = String::from_utf8(output.stdout).expect("text");
     assert!(output.status.success(), "{text}");
     assert!(text.contains("tiny-v1") && text.ends_with("ok\n"), "{text}");
+    let output = serin_with(&["check"], &[("SERIN_ISA", "scalar")]);
+    let text = String::from_utf8(output.stdout).expect("text");
+    assert!(text.contains("cpu       scalar of scalar"), "{text}");
 }

@@ -3,6 +3,7 @@
 use super::CliError;
 use crate::config::{Config, EngineConfig};
 use crate::control::look;
+use crate::device::Isa;
 use crate::hub;
 use crate::model::decoder;
 use std::path::Path;
@@ -29,6 +30,8 @@ pub(super) fn run(path: Option<&Path>) -> Result<(), CliError> {
         policy.max_error_ratio
     );
     println!("device    {}", config.device);
+    let isas: Vec<&str> = Isa::available().into_iter().map(Isa::name).collect();
+    println!("cpu       {} of {}", Isa::best().name(), isas.join(" "));
     match &config.ledger {
         Some(ledger) => println!("ledger    {}", ledger.path.display()),
         None => println!("ledger    none: decisions are not kept"),

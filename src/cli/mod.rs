@@ -13,6 +13,7 @@ mod restarts;
 pub mod serve;
 mod supervise;
 
+use crate::device::Isa;
 use clap::{Args, Parser, Subcommand};
 use ledger::{LedgerCommand, ReplayArgs};
 use operate::OrderArgs;
@@ -144,6 +145,9 @@ fn fail(error: &CliError) -> ExitCode {
 }
 
 async fn run(command: Command) -> Result<ExitCode, CliError> {
+    if matches!(command, Command::Serve(_) | Command::Check(_) | Command::Demo(_)) {
+        Isa::from_environment().map_err(CliError::from_text)?;
+    }
     match command {
         Command::Serve(args) => return serve::run(args).await,
         Command::Check(arg) => check::run(arg.config.as_deref())?,

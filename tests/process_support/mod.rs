@@ -22,8 +22,14 @@ pub fn models() -> PathBuf {
 
 /// Runs a command to its end.
 pub fn serin(args: &[&str]) -> Output {
+    serin_with(args, &[])
+}
+
+/// As [`serin`], with more in its environment.
+pub fn serin_with(args: &[&str], environment: &[(&str, &str)]) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_serin"));
-    command.args(args).env_remove("SERIN_SERVER").output().expect("serin runs")
+    command.args(args).env_remove("SERIN_SERVER").envs(environment.iter().copied());
+    command.output().expect("serin runs")
 }
 
 /// A serving process.

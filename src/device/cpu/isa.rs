@@ -8,6 +8,11 @@ use std::sync::OnceLock;
 /// Environment variable that caps what `Isa::best` picks: `scalar`, `avx2` or `avx512`.
 pub const ISA_VARIABLE: &str = "SERIN_ISA";
 
+/// The variable names no instruction set. Ignored, a slip of the pen would test or measure the wrong kernels.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{ISA_VARIABLE} is `{0}`, which is none of `scalar`, `avx2`, `avx512`")]
+pub struct UnknownIsa(String);
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Level {
     Scalar,
@@ -43,20 +48,28 @@ impl Isa {
         found
     }
 
-    /// The fastest that this machine has and `SERIN_ISA` allows; looked up once per process.
+    /// The fastest that this machine has and `SERIN_ISA` allows; looked up once per process. Panics if the
+    /// variable names none: a program asks `from_environment` first, so that only tests see it.
     pub fn best() -> Isa {
         static BEST: OnceLock<Isa> = OnceLock::new();
-        *BEST.get_or_init(|| Isa::capped(std::env::var(ISA_VARIABLE).ok().as_deref()))
+        *BEST.get_or_init(|| Isa::from_environment().unwrap_or_else(|error| panic!("{error}")))
     }
 
-    /// The fastest available that is not above the named one. An unknown name caps nothing.
-    fn capped(name: Option<&str>) -> Isa {
+    /// What `best` is in this environment.
+    pub fn from_environment() -> Result<Isa, UnknownIsa> {
+        let name = std::env::var_os(ISA_VARIABLE);
+        Isa::capped(name.as_ref().map(|name| name.to_string_lossy()).as_deref())
+    }
+
+    /// The fastest available that is not above the named one.
+    fn capped(name: Option<&str>) -> Result<Isa, UnknownIsa> {
         let cap = match name {
-            Some("scalar") => Level::Scalar,
+            None | Some("avx512") => Level::Avx512,
             Some("avx2") => Level::Avx2,
-            _ => Level::Avx512,
+            Some("scalar") => Level::Scalar,
+            Some(other) => return Err(UnknownIsa(other.to_owned())),
         };
-        Isa::available().into_iter().rfind(|isa| isa.0 <= cap).unwrap_or(Isa::SCALAR)
+        Ok(Isa::available().into_iter().rfind(|isa| isa.0 <= cap).unwrap_or(Isa::SCALAR))
     }
 
     /// AVX2, FMA and F16C.
@@ -84,10 +97,21 @@ mod tests {
 
     #[test]
     fn a_cap_is_kept_and_names_round_trip() {
-        assert_eq!(Isa::capped(Some("scalar")), Isa::SCALAR);
+        assert_eq!(Isa::capped(Some("scalar")), Ok(Isa::SCALAR));
         for isa in Isa::available() {
-            assert_eq!(Isa::capped(Some(isa.name())), isa);
+            assert_eq!(Isa::capped(Some(isa.name())), Ok(isa));
         }
-        assert_eq!(Isa::capped(None), *Isa::available().last().unwrap());
+        assert_eq!(Isa::capped(None), Ok(*Isa::available().last().unwrap()));
+    }
+
+    #[test]
+    fn an_unknown_name_is_refused_with_the_right_words() {
+        for name in ["", "AVX2", "avx-512", "sse"] {
+            let error = Isa::capped(Some(name)).unwrap_err().to_string();
+            assert!(error.contains("SERIN_ISA") && error.contains(&format!("`{name}`")), "{error}");
+            for isa in Isa::available() {
+                assert!(error.contains(isa.name()), "{error}");
+            }
+        }
     }
 }

@@ -5,7 +5,7 @@
 
 use super::block::{Block, MAX_BLOCK};
 use super::input::{Form, Panel};
-use super::tile::{TILE, get_block, tile_bytes, unpack_row};
+use super::tile::{TILE, get_block, tile_bytes, unpack_column};
 use crate::device::cpu::half::f16_to_f32;
 use crate::device::kind::Kind;
 
@@ -27,54 +27,72 @@ pub unsafe fn tile<const KIND: u8, const W: usize>(
         (tile, std::slice::from_raw_parts_mut(out, W * TILE))
     };
     out.fill(0.0);
-    for r in 0..TILE {
-        if !kind.is_quantised() {
-            let mut row = [0.0];
-            for k in 0..cols {
-                // One column as a tile of its own.
-                let at = k * TILE * kind.block_bytes();
-                unpack_row(kind, &tile[at..], r, &mut row);
-                for c in 0..W {
-                    // SAFETY: `x` is `[cols][W]`.
-                    out[c * TILE + r] += row[0] * unsafe { *panel.x.add(k * W + c) };
+    if kind.is_quantised() {
+        for b in 0..cols / kind.block() {
+            // SAFETY: the panel has as many columns as the tile.
+            let inputs: [Bytes; W] =
+                std::array::from_fn(|c| unsafe { Bytes::of::<W>(kind, panel, b, c) });
+            for r in 0..TILE {
+                let block = get_block(kind, tile, r, b);
+                for (c, x) in inputs.iter().enumerate() {
+                    out[c * TILE + r] += dot(kind, &block, x);
                 }
             }
-            continue;
         }
-        for b in 0..cols / kind.block() {
-            let block = get_block(kind, tile, r, b);
-            for c in 0..W {
-                // SAFETY: the block is in the row and the panel has as many columns.
-                out[c * TILE + r] += unsafe { dot::<W>(kind, &block, panel, b, c) };
+        return;
+    }
+    let mut column = [0.0; TILE];
+    for k in 0..cols {
+        unpack_column(kind, tile, k, &mut column);
+        for (c, out) in out.chunks_exact_mut(TILE).enumerate() {
+            // SAFETY: `x` is `[cols][W]`.
+            let x = unsafe { *panel.x.add(k * W + c) };
+            for (out, weight) in out.iter_mut().zip(&column) {
+                *out += weight * x;
             }
         }
     }
 }
 
-/// One block of a row times the same block of vector `c`.
-///
-/// # Safety
-/// `b` is a block of the panel's columns and `c` below `W`.
-unsafe fn dot<const W: usize>(kind: Kind, block: &Block, panel: &Panel, b: usize, c: usize) -> f32 {
-    let len = kind.block();
-    let mut x = [0i32; MAX_BLOCK];
-    for (i, x) in x[..len].chunks_exact_mut(4).enumerate() {
-        // SAFETY: the caller's promise.
-        let word = unsafe { *panel.q.add((b * len / 4 + i) * W + c) };
-        for (x, byte) in x.iter_mut().zip(word.to_le_bytes()) {
-            *x = i32::from(byte as i8);
+/// One block of an input vector: its bytes widened, their sums by 16, and the scale.
+struct Bytes {
+    x: [i32; MAX_BLOCK],
+    sums: [i32; MAX_BLOCK / 16],
+    d: f32,
+}
+
+impl Bytes {
+    /// # Safety
+    /// `b` is a block of the panel's columns and `c` below `W`.
+    unsafe fn of<const W: usize>(kind: Kind, panel: &Panel, b: usize, c: usize) -> Bytes {
+        let words = kind.block() / 4;
+        let (mut x, mut sums) = ([0; MAX_BLOCK], [0; MAX_BLOCK / 16]);
+        for i in 0..words {
+            // SAFETY: the caller's promise.
+            let word = unsafe { *panel.q.add((b * words + i) * W + c) };
+            for (j, byte) in word.to_le_bytes().into_iter().enumerate() {
+                x[i * 4 + j] = i32::from(byte as i8);
+                sums[i / 4] += i32::from(byte as i8);
+            }
         }
+        // SAFETY: the caller's promise.
+        Bytes { x, sums, d: unsafe { *panel.d.add(b * W + c) } }
     }
+}
+
+/// One block of a row times the same block of a vector.
+fn dot(kind: Kind, block: &Block, x: &Bytes) -> f32 {
     let (mut total, mut low) = (0i32, 0i32);
-    for sub in 0..len / 16 {
-        let range = sub * 16..sub * 16 + 16;
-        let q = block.q[range.clone()].iter().map(|&q| i32::from(q) - i32::from(block.zero));
-        let product: i32 = q.zip(&x[range.clone()]).map(|(q, x)| q * x).sum();
+    let zero = i32::from(block.zero);
+    let subs = block.q[..kind.block()].as_chunks::<16>().0.iter().zip(x.x.as_chunks::<16>().0);
+    for (sub, (q, bytes)) in subs.enumerate() {
+        let mut product = 0;
+        for i in 0..16 {
+            product += (i32::from(q[i]) - zero) * bytes[i];
+        }
         total += i32::from(block.scale[sub]) * product;
-        low += i32::from(block.min[sub]) * x[range].iter().sum::<i32>();
+        low += i32::from(block.min[sub]) * x.sums[sub];
     }
-    // SAFETY: the caller's promise.
-    let scale = unsafe { *panel.d.add(b * W + c) };
     let low = if Form::of(kind) == Form::K256 { f16_to_f32(block.dmin) * low as f32 } else { 0.0 };
-    (f16_to_f32(block.d) * total as f32 - low) * scale
+    (f16_to_f32(block.d) * total as f32 - low) * x.d
 }

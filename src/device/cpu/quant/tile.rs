@@ -167,21 +167,31 @@ fn put_scales(kind: Kind, meta: &mut [u8], r: usize, block: &Block) {
 pub fn get_block(kind: Kind, tile: &[u8], r: usize, b: usize) -> Block {
     let subs = kind.block() / SUB;
     let mut block = get_scales(kind, &tile[meta_at(kind, b)..], r);
-    for (k, q) in block.q[..kind.block()].iter_mut().enumerate() {
-        let bytes = &tile[data_at(kind, b * subs + k / SUB)..];
-        let (g, lane) = (k % SUB / 4, r * 4 + k % 4);
-        if kind == Kind::Q8_0 {
-            *q = bytes[g * 64 + lane];
-            continue;
-        }
-        let low = bytes[nibbles_at(kind) + g % 4 * 64 + lane] >> (g / 4 * 4) & 15;
-        *q = match kind {
-            Kind::Q5K => low | (bytes[lane] >> g & 1) << 4,
-            Kind::Q6K => low | (bytes[g / 4 * 64 + lane] >> (g % 4 * 2) & 3) << 4,
-            _ => low,
-        };
+    for (sub, q) in block.q[..kind.block()].chunks_exact_mut(SUB).enumerate() {
+        let at = data_at(kind, b * subs + sub);
+        get_values(kind, &tile[at..at + sub_bytes(kind)], r, q);
     }
     block
+}
+
+/// One row's 32 values out of a sub-block's bytes.
+fn get_values(kind: Kind, bytes: &[u8], r: usize, q: &mut [u8]) {
+    let nibbles = &bytes[nibbles_at(kind)..];
+    for g in 0..SUB / 4 {
+        for k in 0..4 {
+            let lane = r * 4 + k;
+            if kind == Kind::Q8_0 {
+                q[g * 4 + k] = bytes[g * 64 + lane];
+                continue;
+            }
+            let low = nibbles[g % 4 * 64 + lane] >> (g / 4 * 4) & 15;
+            q[g * 4 + k] = match kind {
+                Kind::Q5K => low | (bytes[lane] >> g & 1) << 4,
+                Kind::Q6K => low | (bytes[g / 4 * 64 + lane] >> (g % 4 * 2) & 3) << 4,
+                _ => low,
+            };
+        }
+    }
 }
 
 fn get_scales(kind: Kind, meta: &[u8], r: usize) -> Block {
@@ -223,6 +233,20 @@ pub fn unpack_row(kind: Kind, tile: &[u8], r: usize, out: &mut [f32]) {
                 out[0] = f32::from_le_bytes(bytes);
             }
             _ => get_block(kind, tile, r, b).values(out),
+        }
+    }
+}
+
+/// Writes column `k` of a tile of plain floats.
+pub fn unpack_column(kind: Kind, tile: &[u8], k: usize, out: &mut [f32; TILE]) {
+    let bytes = &tile[k * record_bytes(kind)..][..record_bytes(kind)];
+    let halves = bytes.as_chunks::<2>().0.iter().map(|b| u16::from_le_bytes(*b));
+    match kind {
+        Kind::F16 => out.iter_mut().zip(halves).for_each(|(out, half)| *out = f16_to_f32(half)),
+        Kind::BF16 => out.iter_mut().zip(halves).for_each(|(out, half)| *out = bf16_to_f32(half)),
+        _ => {
+            let words = bytes.as_chunks::<4>().0;
+            out.iter_mut().zip(words).for_each(|(out, b)| *out = f32::from_le_bytes(*b));
         }
     }
 }
