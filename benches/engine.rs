@@ -43,16 +43,19 @@ impl Running {
         for tag in 0..sequences as u32 {
             let (events, inbox) = unbounded_channel();
             let prompt = (0..LENGTHS[0] as u32).map(|i| (i * 7919 + tag * 104_729) % 150_000);
-            scheduler.admit(SeqRequest {
-                tag,
-                prompt: prompt.collect(),
-                params: SamplingParams::greedy(),
-                max_new_tokens: 4096,
-                stop_ids: vec![VOCAB as u32 - 1],
-                cache_salt: 0,
-                events,
-                arrived: now,
-            });
+            scheduler.admit(
+                SeqRequest {
+                    tag,
+                    prompt: prompt.collect(),
+                    params: SamplingParams::greedy(),
+                    max_new_tokens: 4096,
+                    stop_ids: vec![VOCAB as u32 - 1],
+                    cache_salt: 0,
+                    events,
+                    arrived: now,
+                },
+                Duration::ZERO,
+            );
             inboxes.push(inbox);
         }
         let mut running = Running { scheduler, batch: Batch::default(), inboxes, now };
@@ -66,7 +69,7 @@ impl Running {
         self.scheduler.schedule(&mut self.batch, self.now);
         let yields = self.scheduler.draws().len();
         let results = (0..yields as u32).map(|i| Sampled::token(1 + i)).collect();
-        self.scheduler.complete(results, self.now);
+        self.scheduler.complete(results, self.now, Duration::ZERO);
         yields
     }
 

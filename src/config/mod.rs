@@ -56,6 +56,8 @@ pub struct Care {
     pub retry_window: Duration,
     /// The share of stable's requests that are copied to an idle canary, 0 to 1.
     pub shadow: f64,
+    /// Turns that the canary gets on the device for each one of stable's while both have work, up to 1.
+    pub canary_priority: f64,
 }
 
 /// Where decisions are kept, and how many.

@@ -6,7 +6,7 @@ use super::rollout::RawRollout;
 use super::{Care, Config, ConfigError, EngineConfig, LedgerConfig, demo_models};
 use crate::alerts::{AlertsConfig, RawWebhook, WebhookConfig};
 use crate::device::DeviceChoice;
-use crate::engine::SchedulerConfig;
+use crate::engine::{LEAST_SHARE, SchedulerConfig};
 use crate::gateway::{Limits, Timeouts};
 use crate::hub::{self, Reference};
 use crate::ledger::Retention;
@@ -62,6 +62,7 @@ struct RawEngine {
     kv_memory: Option<Bytes>,
     kv_cache: Option<String>,
     prefix_cache: Option<bool>,
+    canary_priority: Option<f64>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -207,6 +208,7 @@ impl Raw {
             keep_previous: self.rollout.keep_previous.map_or(secs(600), |t| t.0),
             retry_window: self.rollout.retry_window.map_or(secs(120), |t| t.0),
             shadow: shadow(self.rollout.shadow)?,
+            canary_priority: canary_priority(self.engine.canary_priority)?,
         };
         Ok(Config {
             listen,
@@ -297,6 +299,13 @@ impl RawEngine {
             max_waiting: positive("engine.max_waiting", self.max_waiting, default.max_waiting)?,
             prefix_cache: self.prefix_cache.unwrap_or(default.prefix_cache),
         };
+        let SchedulerConfig { max_running, max_batch_tokens, .. } = scheduler;
+        if max_batch_tokens < max_running {
+            let what = format!(
+                "{max_batch_tokens} is less than engine.max_running ({max_running}): every running sequence needs a token in each step"
+            );
+            return Err(value("engine.max_batch_tokens", what));
+        }
         let kv_memory = self.kv_memory.map_or(1 << 30, |b| b.0);
         if kv_memory == 0 {
             return Err(value("engine.kv_memory", "must be at least one sequence's worth"));
@@ -305,6 +314,18 @@ impl RawEngine {
         let kv_cache = self.kv_cache.as_deref().unwrap_or("auto");
         let kv_cache = KvChoice::parse(kv_cache).map_err(|what| value("engine.kv_cache", what))?;
         Ok(EngineConfig { scheduler, block_size, kv_memory, kv_cache, load_format })
+    }
+}
+
+/// Turns of the canary for each one of stable's.
+fn canary_priority(given: Option<f64>) -> Result<f64, ConfigError> {
+    let priority = given.unwrap_or(1.0);
+    match (LEAST_SHARE..=1.0).contains(&priority) {
+        true => Ok(priority),
+        false => Err(value(
+            "engine.canary_priority",
+            format!("must be from {LEAST_SHARE} to 1 (turns for each of stable's), not {priority}"),
+        )),
     }
 }
 

@@ -114,7 +114,9 @@ impl Control {
             let Some(canary) = routes.canary.take() else { return };
             routes.stable.replace(canary)
         };
+        self.share_turns();
         let Some(deployment) = former else { return };
+        self.give_share(&deployment, self.care.canary_priority);
         if self.care.keep_previous.is_zero() {
             self.retire(deployment, "replaced", self.care.finish);
         } else {
@@ -123,10 +125,25 @@ impl Control {
         }
     }
 
+    /// Stable gets every turn that is its own; the canary as many of them as the configuration says.
+    pub(super) fn share_turns(&self) {
+        let routes = self.routes.read();
+        let shares = [(&routes.stable, 1.0), (&routes.canary, self.care.canary_priority)];
+        for (deployment, share) in shares {
+            deployment.iter().for_each(|deployment| self.give_share(deployment, share));
+        }
+    }
+
+    fn give_share(&self, deployment: &Deployment, share: f64) {
+        // An engine that has stopped gives no turns to anybody.
+        let _ = self.engine.set_share(deployment.lane, share);
+    }
+
     /// The former stable serves again; the promoted version leaves.
     fn swap_back(&self, brain: &mut Brain) {
         let Some(Previous { deployment, .. }) = brain.previous.take() else { return };
         let promoted = self.routes.write().stable.replace(deployment);
+        self.share_turns();
         if let Some(promoted) = promoted {
             self.retire(promoted, "undone", self.care.drain);
         }

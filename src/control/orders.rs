@@ -177,6 +177,7 @@ impl Control {
             routes.rollout = rollout.as_str().into();
             routes.canary = Some(deployment.clone());
         }
+        self.share_turns();
         let mut entries = vec![Entry::RolloutOpened(Box::new(Opening {
             rollout,
             policy: self.policy.clone(),

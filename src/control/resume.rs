@@ -122,6 +122,8 @@ impl Control {
         routes.weight = brain.rollout.weight();
         routes.stage = brain.rollout.stage();
         routes.canary = Some(canary);
+        drop((routes, brain));
+        self.share_turns();
         Ok(())
     }
 

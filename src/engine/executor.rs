@@ -4,10 +4,11 @@
 //! sleeps when no lane has work. The engine's clock is read here and in no other file of this room.
 
 use super::UnloadReport;
-use super::lane::{Draining, Lane, LaneId, LaneStats, StepFault};
+use super::lane::{Draining, Lane, LaneId, LaneStats, StepFault, Turn};
 use super::request::{Fault, Refusal, SeqEvent, SeqRequest};
 use super::runner::Runner;
 use super::scheduler::SchedulerConfig;
+use super::turns;
 use crate::device::{Arena, arena};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, TryRecvError};
@@ -36,6 +37,11 @@ pub(super) enum Command {
         grace: Duration,
         reply: oneshot::Sender<UnloadReport>,
     },
+    /// How many turns the lane gets for each of one whose share is 1.
+    SetShare {
+        lane: LaneId,
+        share: f64,
+    },
     /// The device was found to have failed outside of any step.
     LoseDevice {
         what: String,
@@ -59,15 +65,16 @@ pub(super) struct Executor {
     commands: Receiver<Command>,
     faults: UnboundedSender<EngineFault>,
     lanes: Vec<Lane>,
-    /// Index of the lane whose turn it is.
-    turn: usize,
+    /// Index of the lane that had the last turn, and when that was.
+    last: usize,
+    last_turn: Option<Turn>,
     /// The device has failed. From then on nothing is run and nothing is freed: both could wait for ever.
     lost: bool,
 }
 
 impl Executor {
     pub fn new(commands: Receiver<Command>, faults: UnboundedSender<EngineFault>) -> Executor {
-        Executor { commands, faults, lanes: Vec::new(), turn: 0, lost: false }
+        Executor { commands, faults, lanes: Vec::new(), last: 0, last_turn: None, lost: false }
     }
 
     /// Runs until every handle is gone.
@@ -89,15 +96,22 @@ impl Executor {
     /// Gives the next lane with work one step. Commands are taken before every step, not once a round:
     /// otherwise a request would wait the longer the later its lane comes, and the canary's comes last.
     fn step_next(&mut self) {
-        let busy = |lane: &Lane| !lane.is_idle();
-        let count = self.lanes.len();
-        let shared = self.lanes.iter().filter(|lane| busy(lane)).count() > 1;
-        let next = (0..count).map(|i| (self.turn + i) % count).find(|i| busy(&self.lanes[*i]));
-        let Some(index) = next else { return };
-        self.turn = index + 1;
+        let busy = self.lanes.iter().filter(|lane| !lane.is_idle()).count();
+        let places = self.lanes.iter_mut().map(|lane| {
+            let has_work = !lane.is_idle();
+            (&mut lane.place, has_work)
+        });
+        let Some(index) = turns::next(places, self.last) else { return };
+        self.last = index;
         let lane = &mut self.lanes[index];
-        let id = lane.id;
-        match lane.step(shared, Instant::now) {
+        let (id, begun) = (lane.id, Instant::now());
+        let stepped = lane.step(busy > 1, Instant::now);
+        lane.place.stepped();
+        let turn = Turn { lane: id, begun, ended: Instant::now() };
+        let others = self.lanes.iter_mut().filter(|lane| lane.id != id && !lane.is_idle());
+        others.for_each(|lane| lane.note_others(turn.took()));
+        self.last_turn = Some(turn);
+        match stepped {
             None => {}
             Some(StepFault::Panic(what)) => {
                 let _ = self.faults.send(EngineFault::Lane { lane: id, what });
@@ -152,6 +166,11 @@ impl Executor {
             Command::Unload { .. } if self.lost => {}
             Command::Install(install) => self.install(*install),
             Command::Submit { lane, requests } => self.submit(lane, requests),
+            Command::SetShare { lane, share } => {
+                if let Some(lane) = self.lanes.iter_mut().find(|l| l.id == lane) {
+                    lane.place.set_share(share);
+                }
+            }
             Command::Unload { lane, grace, reply } => {
                 let since = Instant::now();
                 if let Some(lane) = self.lanes.iter_mut().find(|l| l.id == lane) {
@@ -181,7 +200,8 @@ impl Executor {
             }
             return;
         };
-        requests.into_iter().for_each(|request| lane.submit(request));
+        let turn = self.last_turn.filter(|turn| turn.lane != id);
+        requests.into_iter().for_each(|request| lane.submit(request, turn));
         lane.publish();
     }
 

@@ -102,6 +102,12 @@ impl EngineHandle {
         self.send(Command::Submit { lane, requests })
     }
 
+    /// Sets how many turns the lane gets for each of one whose share is 1, while both have work: 1 at first, and
+    /// never less than a twentieth.
+    pub fn set_share(&self, lane: LaneId, share: f64) -> Result<(), EngineError> {
+        self.send(Command::SetShare { lane, share })
+    }
+
     /// Admits nothing more, lets what runs finish for at most `grace`, drops the model and returns its
     /// memory.
     pub async fn unload(&self, lane: LaneId, grace: Duration) -> Result<UnloadReport, EngineError> {

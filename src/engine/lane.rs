@@ -6,6 +6,7 @@
 use super::request::{Fault, Refusal, SeqEvent, SeqRequest};
 use super::runner::{Finished, Runner};
 use super::scheduler::{Scheduler, SchedulerConfig};
+use super::turns::Place;
 use crate::device::{Arena, ArenaUsage, Batch, CardReport, memory};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -79,7 +80,29 @@ pub(super) struct Lane {
     /// Given up: after too many panics in a row, or with the device. Such a lane runs nothing more.
     failed: bool,
     pace: Pace,
+    pub place: Place,
+    /// Time that went to other lanes' steps while this one had work, since it was made.
+    others: Duration,
     pub draining: Option<Draining>,
+}
+
+/// When a lane took a turn.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Turn {
+    pub lane: LaneId,
+    pub begun: Instant,
+    pub ended: Instant,
+}
+
+impl Turn {
+    pub fn took(&self) -> Duration {
+        self.ended.saturating_duration_since(self.begun)
+    }
+
+    /// How much of it came after `arrived`.
+    fn after(&self, arrived: Instant) -> Duration {
+        self.ended.saturating_duration_since(arrived.max(self.begun))
+    }
 }
 
 /// How long a step may take while another lane waits for its turn: about as long as a reader notices.
@@ -160,13 +183,23 @@ impl Lane {
             panics: 0,
             failed: false,
             pace: Pace::default(),
+            place: Place::default(),
+            others: Duration::ZERO,
             draining: None,
         };
         lane.publish();
         lane
     }
 
-    pub fn submit(&mut self, request: SeqRequest) {
+    /// Another lane took so long a turn.
+    pub fn note_others(&mut self, took: Duration) {
+        self.others += took;
+    }
+
+    /// `turn`: the last turn of another lane, if that was the last turn of all. What of it came after the
+    /// request's arrival was spent waiting for that lane.
+    pub fn submit(&mut self, request: SeqRequest, turn: Option<Turn>) {
+        let waited = turn.map_or(Duration::ZERO, |turn| turn.after(request.arrived));
         let verdict = if self.failed {
             Err(Refusal::LaneFailed)
         } else if self.draining.is_some() {
@@ -175,7 +208,7 @@ impl Lane {
             self.scheduler.check(&request)
         };
         match verdict {
-            Ok(()) => self.scheduler.admit(request),
+            Ok(()) => self.scheduler.admit(request, self.others.saturating_sub(waited)),
             Err(why) => {
                 let _ = request.events.send(SeqEvent::Refused { tag: request.tag, why });
             }
@@ -204,7 +237,7 @@ impl Lane {
             Ok(Ok(Finished { results, device_time })) => {
                 let took = device_time.unwrap_or_else(|| at.saturating_duration_since(begun));
                 self.pace.note(self.batch.tokens.len(), took);
-                self.scheduler.complete(results, at);
+                self.scheduler.complete(results, at, self.others);
                 None
             }
             Ok(Err(fault)) => {

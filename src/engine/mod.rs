@@ -5,7 +5,8 @@
 //! Callers hold an [`EngineHandle`] and exchange messages; there is no lock around a model.
 //!
 //! Reading order: `request` (what goes in and comes out), `blocks`, `sequence`, `scheduler` (who runs next;
-//! touches no tensor), `runner` (the seam to tensors: enqueue a step, finish it), `lane`, `executor`, `handle`.
+//! touches no tensor), `runner` (the seam to tensors: enqueue a step, finish it), `lane`, `turns` (whose step is
+//! next), `executor`, `handle`.
 //! Knows no HTTP, no arms, no rollout and no text.
 
 pub mod blocks;
@@ -18,6 +19,7 @@ pub mod request;
 pub mod runner;
 pub mod scheduler;
 pub mod sequence;
+mod turns;
 
 pub use crate::device::CardReport;
 pub use card_runner::CardRunner;
@@ -27,3 +29,4 @@ pub use lane::{LaneId, LaneStats, UnloadReport};
 pub use request::{Fault, FinishReason, Refusal, SeqEvent, SeqRequest, Timings};
 pub use runner::{Capacity, Finished, ModelRunner, RunError, Runner, Sampled, Ticket};
 pub use scheduler::SchedulerConfig;
+pub(crate) use turns::LEAST_SHARE;

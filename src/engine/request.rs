@@ -37,12 +37,14 @@ pub enum SeqEvent {
         prefill: Duration,
         cached_tokens: usize,
     },
-    /// A token was generated at `at`. `shared`: another lane had work in the same round, so the step
-    /// before it took its turn with that lane's.
+    /// A token was generated at `at`.
     Token {
         tag: u32,
         id: u32,
         at: Instant,
+        /// How much of the time since the request arrived went to other lanes' steps.
+        waited: Duration,
+        /// Another lane had work in the same round, so the step took its turn with that lane's.
         shared: bool,
         /// If the request asked for them.
         logprobs: Option<Box<Logprobs>>,

@@ -1,8 +1,9 @@
 //! Who runs in the next step: continuous batching with chunked prefill and preemption by recompute.
 //!
-//! Decodes go first, then unfinished prefills, then admissions, all under one token budget. A sequence is
-//! admitted when its whole prompt fits; when a decode needs a block and none is free, the youngest running
-//! sequence gives its blocks up and starts over from its tokens. Never touches a tensor, reads no clock.
+//! Every running decode is in every step; unfinished prefills and then admissions get what the token budget has
+//! left, less while another lane waits for its turn. A sequence is admitted when its whole prompt fits; when a
+//! decode needs a block and none is free, the youngest running sequence gives its blocks up and starts over from
+//! its tokens. Never touches a tensor, reads no clock.
 //!
 //! What a sequence has in common with earlier ones is taken from the prefix cache when it is admitted. A
 //! block gets into that cache when a step that filled it has succeeded, and leaves it when a sequence that
@@ -17,14 +18,14 @@ use super::sequence::Sequence;
 use crate::device::{Batch, Row};
 use crate::model::Draw;
 use std::collections::VecDeque;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// Bounds of one lane.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SchedulerConfig {
     /// Sequences in a step.
     pub max_running: usize,
-    /// Tokens in a step.
+    /// Tokens in a step; at least `max_running`, so that every decode has its place.
     pub max_batch_tokens: usize,
     /// Sequences waiting; more are refused.
     pub max_waiting: usize,
@@ -82,13 +83,15 @@ pub struct Scheduler {
     step: Vec<(usize, usize)>,
     /// Whether another lane has work in this round.
     shared: bool,
-    /// Most tokens of a step in a round that is shared.
+    /// Most prefill tokens of a step in a round that is shared.
     shared_tokens: usize,
     totals: Totals,
 }
 
 impl Scheduler {
     pub fn new(config: SchedulerConfig, capacity: Capacity) -> Scheduler {
+        let max_batch_tokens = config.max_batch_tokens.max(config.max_running);
+        let config = SchedulerConfig { max_batch_tokens, ..config };
         Scheduler {
             config,
             capacity,
@@ -122,9 +125,10 @@ impl Scheduler {
         self.waiting.is_empty() && self.running.is_empty()
     }
 
-    /// Queues a request that passed [`Scheduler::check`].
-    pub fn admit(&mut self, request: SeqRequest) {
-        self.waiting.push_back(Sequence::new(request));
+    /// Queues a request that passed [`Scheduler::check`]. `others`: what the lane had waited for other lanes'
+    /// steps when the request arrived.
+    pub fn admit(&mut self, request: SeqRequest, others: Duration) {
+        self.waiting.push_back(Sequence::new(request, others));
     }
 
     /// Whether a request can be queued, or why not.
@@ -152,7 +156,8 @@ impl Scheduler {
         self.shared = shared;
     }
 
-    /// Bounds the tokens of a step while another lane waits for its turn.
+    /// Bounds the prefill tokens of a step while another lane waits for its turn. Decodes are never held back:
+    /// theirs is the time that a reader notices.
     pub fn set_shared_tokens(&mut self, most: usize) {
         self.shared_tokens = most.max(1);
     }
@@ -162,9 +167,9 @@ impl Scheduler {
         batch.clear();
         self.step.clear();
         self.sweep();
+        let preempted = self.schedule_decodes(batch);
         let most = if self.shared { self.shared_tokens } else { usize::MAX };
-        let mut budget = self.config.max_batch_tokens.min(most);
-        let preempted = self.schedule_decodes(batch, &mut budget);
+        let mut budget = (self.config.max_batch_tokens - batch.tokens.len()).min(most);
         self.schedule_prefills(batch, &mut budget);
         if !preempted {
             self.schedule_waiting(batch, &mut budget, now);
@@ -179,7 +184,9 @@ impl Scheduler {
     }
 
     /// Books the step's results: scores and new tokens to their callers, ended sequences out.
-    pub fn complete(&mut self, results: Vec<Sampled>, now: Instant) {
+    ///
+    /// `others`: how long the lane has waited for other lanes' steps since it was made.
+    pub fn complete(&mut self, results: Vec<Sampled>, now: Instant, others: Duration) {
         let mut results = results.into_iter();
         let mut ended = Vec::new();
         for (index, len) in std::mem::take(&mut self.step) {
@@ -189,7 +196,7 @@ impl Scheduler {
             let mut fate = Fate::GoesOn;
             for result in (0..due).map(|_| results.next()) {
                 if fate == Fate::GoesOn {
-                    fate = self.book(index, result, now);
+                    fate = self.book(index, result, (now, others));
                 }
             }
             if self.settle(index, fate) {
@@ -215,13 +222,20 @@ impl Scheduler {
     }
 
     /// Books one result of a sequence.
-    fn book(&mut self, index: usize, result: Option<Sampled>, now: Instant) -> Fate {
+    fn book(
+        &mut self,
+        index: usize,
+        result: Option<Sampled>,
+        (now, others): (Instant, Duration),
+    ) -> Fate {
         let (longest, switch) = (self.capacity.longest(), self.capacity.rope_switch);
         let sequence = &mut self.running[index];
         match result {
             Some(Sampled::Token { id, logprobs }) => {
                 self.totals.tokens_generated += 1;
-                if let Some(reason) = sequence.push(id, logprobs, longest, self.shared, now) {
+                if let Some(reason) =
+                    sequence.push(id, logprobs, longest, (self.shared, others), now)
+                {
                     sequence.finish(reason, now);
                     return Fate::Ended;
                 }
@@ -277,10 +291,10 @@ impl Scheduler {
     }
 
     /// Returns whether anything had to be preempted.
-    fn schedule_decodes(&mut self, batch: &mut Batch, budget: &mut usize) -> bool {
+    fn schedule_decodes(&mut self, batch: &mut Batch) -> bool {
         let mut preempted = false;
         let mut index = 0;
-        while index < self.running.len() && *budget > 0 {
+        while index < self.running.len() {
             // A prefill has its room since it was admitted, unless it was restarted on its way.
             while !self.make_room(index) {
                 self.preempt_youngest();
@@ -291,7 +305,6 @@ impl Scheduler {
             }
             if self.running[index].pending() == 1 {
                 self.put(batch, index, 1);
-                *budget -= 1;
             }
             index += 1;
         }

@@ -31,10 +31,13 @@ pub struct Sequence {
     first_token: Option<Instant>,
     last_token: Option<Instant>,
     preemptions: u32,
+    /// What the lane had waited for other lanes' steps when the request arrived.
+    others: Duration,
 }
 
 impl Sequence {
-    pub fn new(mut request: SeqRequest) -> Sequence {
+    /// `others`: what the lane had waited for other lanes' steps when the request arrived.
+    pub fn new(mut request: SeqRequest, others: Duration) -> Sequence {
         let tokens = std::mem::take(&mut request.prompt);
         request.params.score_last = request.params.score_last.min(tokens.len().saturating_sub(1));
         Sequence {
@@ -50,6 +53,7 @@ impl Sequence {
             first_token: None,
             last_token: None,
             preemptions: 0,
+            others,
             request,
         }
     }
@@ -167,7 +171,7 @@ impl Sequence {
         id: u32,
         logprobs: Option<Box<Logprobs>>,
         max_len: usize,
-        shared: bool,
+        (shared, others): (bool, Duration),
         now: Instant,
     ) -> Option<FinishReason> {
         if self.request.stop_ids.contains(&id) {
@@ -182,7 +186,9 @@ impl Sequence {
             let _ = self.request.events.send(event);
         }
         self.last_token = Some(now);
-        let event = SeqEvent::Token { tag: self.request.tag, id, at: now, shared, logprobs };
+        let waited = others.saturating_sub(self.others);
+        let event =
+            SeqEvent::Token { tag: self.request.tag, id, at: now, waited, shared, logprobs };
         let _ = self.request.events.send(event);
         let full = self.output_len() >= self.request.max_new_tokens || self.tokens.len() >= max_len;
         full.then_some(FinishReason::Length)

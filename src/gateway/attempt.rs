@@ -35,9 +35,16 @@ struct Reply {
     waiting: Waiting,
     /// Ids as they came.
     ids: Vec<u32>,
-    first: Option<Instant>,
-    last: Option<Instant>,
+    first: Option<Mark>,
+    last: Option<Mark>,
     ended: bool,
+}
+
+/// When a token was made, and how much of the time until then went to other models' steps.
+#[derive(Debug, Clone, Copy)]
+struct Mark {
+    at: Instant,
+    waited: Duration,
 }
 
 pub(super) struct Attempt {
@@ -140,7 +147,7 @@ impl Attempt {
 
     /// The nearest of the three deadlines: its name, its length, and when it falls.
     fn deadline(&self, timeouts: &Timeouts) -> (&'static str, Duration, Instant) {
-        let last = self.replies.iter().filter_map(|reply| reply.last).max();
+        let last = self.replies.iter().filter_map(|reply| reply.last).map(|mark| mark.at).max();
         let token = match last {
             None => ("first token", timeouts.first_token, self.submitted + timeouts.first_token),
             Some(at) => ("next token", timeouts.next_token, at + timeouts.next_token),
@@ -160,9 +167,9 @@ impl Attempt {
                 Ok(())
             }
             SeqEvent::Scored { .. } => Ok(()),
-            SeqEvent::Token { tag, id, at, shared, logprobs } => {
+            SeqEvent::Token { tag, id, at, waited, shared, logprobs } => {
                 self.shared_tokens += usize::from(shared);
-                self.token(tag, (id, logprobs), at, out).await
+                self.token(tag, (id, logprobs), Mark { at, waited }, out).await
             }
             SeqEvent::Finished { tag, reason, timings } => {
                 self.note_cached(timings.cached_tokens);
@@ -182,7 +189,7 @@ impl Attempt {
         &mut self,
         tag: u32,
         (id, logprobs): (u32, Option<Box<Logprobs>>),
-        at: Instant,
+        mark: Mark,
         out: &Sender<Piece>,
     ) -> Result<(), Ended> {
         self.start(out).await?;
@@ -191,10 +198,10 @@ impl Attempt {
         };
         reply.ids.push(id);
         if let Some(before) = reply.last {
-            self.gaps.record(at.saturating_duration_since(before).as_secs_f64());
+            self.gaps.record(mark.at.saturating_duration_since(before.at).as_secs_f64());
         }
-        reply.first.get_or_insert(at);
-        reply.last = Some(at);
+        reply.first.get_or_insert(mark);
+        reply.last = Some(mark);
         let text = reply.decoder.push(id).map_err(|e| Ended::Undecodable(e.to_string()))?;
         if let Some(logprobs) = logprobs {
             reply.waiting.token(&self.assignment.deployment.codec, id, &logprobs);
@@ -274,8 +281,8 @@ impl Attempt {
 
     /// Where the time went, over all replies.
     pub fn timings(&self, now: Instant) -> Timings {
-        let first = self.replies.iter().filter_map(|reply| reply.first).min();
-        let last = self.replies.iter().filter_map(|reply| reply.last).max();
+        let first = self.first().map(|mark| mark.at);
+        let last = self.replies.iter().filter_map(|reply| reply.last).map(|mark| mark.at).max();
         let since = |at: Instant| at.saturating_duration_since(self.arrived);
         let decode = first.zip(last).map(|(a, b)| b.saturating_duration_since(a));
         Timings {
@@ -305,20 +312,33 @@ impl Attempt {
             judged: self.assignment.judged,
             session,
             key,
-            ttft: timings.first_token,
-            tpot: self.per_token(),
+            ttft: self.own_first_token(),
+            tpot: self.own_per_token(),
             e2e: timings.total,
             co_running: self.shared_tokens > 0 && self.shared_tokens >= timings.output_tokens,
             output_tokens: u32::try_from(timings.output_tokens).unwrap_or(u32::MAX),
         }
     }
 
-    /// Mean gap between tokens over all replies.
-    fn per_token(&self) -> Option<Duration> {
+    /// The first token of all replies.
+    fn first(&self) -> Option<Mark> {
+        self.replies.iter().filter_map(|reply| reply.first).min_by_key(|mark| mark.at)
+    }
+
+    /// From arrival to the first token, without the time that went to other models' steps: they share the device
+    /// by work, and what one of them takes says nothing of another.
+    fn own_first_token(&self) -> Option<Duration> {
+        self.first()
+            .map(|mark| mark.at.saturating_duration_since(self.arrived).saturating_sub(mark.waited))
+    }
+
+    /// Mean gap between tokens over all replies, without the time that went to other models' steps.
+    fn own_per_token(&self) -> Option<Duration> {
         let (mut time, mut gaps) = (Duration::ZERO, 0u32);
         for reply in &self.replies {
             if let (Some(first), Some(last)) = (reply.first, reply.last) {
-                time += last.saturating_duration_since(first);
+                let others = last.waited.saturating_sub(first.waited);
+                time += last.at.saturating_duration_since(first.at).saturating_sub(others);
                 gaps += reply.ids.len().saturating_sub(1) as u32;
             }
         }

@@ -65,6 +65,7 @@ impl FakeServer {
                 keep_previous: Duration::ZERO,
                 retry_window: Duration::from_secs(60),
                 shadow: 0.0,
+                canary_priority: 1.0,
             },
             start: Start::default(),
         })

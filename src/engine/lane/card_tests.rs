@@ -79,7 +79,7 @@ fn stable_waits_no_longer_than_a_shared_step_for_a_canarys_long_prompt() {
     let start = Instant::now();
     let now = || start + emulated.now();
     let (asked, mut reader) = request(20, 400);
-    stable.submit(asked);
+    stable.submit(asked, None);
     // The prompt, a launched step, a recorded one, and one that is replayed.
     for _ in 0..4 {
         assert!(stable.step(false, now).is_none());
@@ -91,7 +91,7 @@ fn stable_waits_no_longer_than_a_shared_step_for_a_canarys_long_prompt() {
     assert_eq!(tokens(&mut reader), 1);
 
     let (asked, mut answer) = request(PROMPT, 2);
-    canary.submit(asked);
+    canary.submit(asked, None);
     let (mut waits, begun) = (Vec::new(), now());
     while tokens(&mut answer) == 0 {
         let last = now();

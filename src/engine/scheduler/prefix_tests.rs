@@ -3,6 +3,7 @@
 
 use super::tests::{EOS, next_token, reply_alone, score};
 use super::*;
+
 use crate::engine::request::{SeqEvent, Timings};
 use crate::model::SamplingParams;
 use proptest::prelude::*;
@@ -95,7 +96,7 @@ impl World {
             arrived: self.now,
         };
         self.scheduler.check(&request).unwrap();
-        self.scheduler.admit(request);
+        self.scheduler.admit(request, Duration::ZERO);
         self.clients.push(Client { wish, events: Some(inbox), began: None });
         tag
     }
@@ -113,7 +114,7 @@ impl World {
         self.write();
         let results = self.read();
         match luck {
-            Luck::Good => self.scheduler.complete(results, self.now),
+            Luck::Good => self.scheduler.complete(results, self.now, Duration::ZERO),
             Luck::Fails => {
                 for slot in &self.batch.slots {
                     self.kv.insert(*slot, None);
@@ -122,7 +123,11 @@ impl World {
             }
             Luck::TooFew => {
                 let most = results.len().saturating_sub(1);
-                self.scheduler.complete(results.into_iter().take(most).collect(), self.now);
+                self.scheduler.complete(
+                    results.into_iter().take(most).collect(),
+                    self.now,
+                    Duration::ZERO,
+                );
             }
             Luck::NotANumber(which) => self.complete_with_nan(results, which),
         }
@@ -140,7 +145,7 @@ impl World {
         });
         let table = owner.map(|(index, _)| self.scheduler.running[*index].blocks.clone());
         results.iter_mut().skip(which).take(1).for_each(|result| *result = Sampled::NonFinite);
-        self.scheduler.complete(results, self.now);
+        self.scheduler.complete(results, self.now, Duration::ZERO);
         for block in table.unwrap_or_default() {
             assert!(!self.scheduler.blocks.is_known(block), "a spoilt block can be found");
         }

@@ -62,7 +62,7 @@ fn scoring_client(
         arrived: now,
     };
     scheduler.check(&request).unwrap();
-    scheduler.admit(request);
+    scheduler.admit(request, Duration::ZERO);
     Client { prompt, score_last, max_new, events: Some(inbox) }
 }
 
@@ -145,10 +145,10 @@ proptest! {
             if !scheduler.schedule(&mut batch, now) {
                 break;
             }
-            prop_assert!(batch.tokens.len() <= max_batch_tokens);
+            prop_assert!(batch.tokens.len() <= max_batch_tokens.max(max_running));
             prop_assert!(batch.rows.len() <= max_running);
             let results = run_step(&batch, &scheduler.draws(), switch, &mut cache);
-            scheduler.complete(results, now);
+            scheduler.complete(results, now, Duration::ZERO);
         }
         prop_assert!(scheduler.is_idle(), "everything ends");
         prop_assert_eq!(scheduler.blocks().used(), 0);
@@ -185,6 +185,60 @@ proptest! {
     }
 }
 
+proptest! {
+    /// Whatever arrives, however tight the bound of a shared step: a sequence that decodes gets a token in every
+    /// step, and one whose prompt is being computed gets on in a bounded number of them.
+    #[test]
+    fn every_running_decode_advances_in_every_step(
+        arrivals in proptest::collection::vec((0usize..60, 1usize..60, 1usize..30), 1..40),
+        max_running in 1usize..12,
+        spare in 0usize..20,
+        shared_tokens in 1usize..40,
+        always_shared in any::<bool>(),
+    ) {
+        // Room for all, so that nobody is preempted.
+        let capacity = Capacity { blocks: 12 * 25, block_size: 4, vocab: 97, max_len: 96, rope_switch: None };
+        let max_batch_tokens = max_running + spare;
+        let config = SchedulerConfig { max_running, max_batch_tokens, max_waiting: 64, prefix_cache: false };
+        let mut scheduler = Scheduler::new(config, capacity);
+        let (now, mut batch, mut cache) = (Instant::now(), Batch::default(), HashMap::new());
+        let mut clients = Vec::new();
+        for step in 0..6000 {
+            for (_, prompt, reply) in arrivals.iter().filter(|(when, ..)| *when == step) {
+                clients.push(client(&mut scheduler, vec![1 + (step % 90) as u32; *prompt], *reply, now));
+            }
+            let shared = always_shared || step % 3 == 0;
+            scheduler.set_shared(shared);
+            scheduler.set_shared_tokens(shared_tokens);
+            let decoding = scheduler.running.iter().filter(|s| s.pending() == 1).count();
+            let prefilling = scheduler.running.len() - decoding;
+            let waiting = scheduler.waiting.len();
+            if !scheduler.schedule(&mut batch, now) {
+                prop_assert!(scheduler.is_idle());
+                if step > 60 {
+                    break;
+                }
+                continue;
+            }
+            let decodes = batch.rows.iter().filter(|row| row.len == 1 && row.sample).count();
+            prop_assert!(decodes >= decoding, "{decodes} of {decoding} decodes are in the step");
+            let prefill = batch.tokens.len() - decoding;
+            if prefilling > 0 {
+                prop_assert!(prefill >= 1, "a prompt gets on");
+            }
+            if shared {
+                prop_assert!(prefill <= shared_tokens, "{prefill} prefill tokens in a shared step");
+            }
+            if waiting > 0 && prefilling == 0 && decoding < max_running {
+                prop_assert!(scheduler.waiting.len() < waiting, "somebody is admitted");
+            }
+            let results = run_step(&batch, &scheduler.draws(), 96, &mut cache);
+            scheduler.complete(results, now, Duration::ZERO);
+        }
+        prop_assert!(scheduler.is_idle(), "nobody waits for ever");
+    }
+}
+
 fn small() -> (Scheduler, Capacity) {
     let capacity = Capacity { blocks: 4, block_size: 4, vocab: 97, max_len: 64, rope_switch: None };
     let config = SchedulerConfig {
@@ -210,7 +264,7 @@ fn refusal(scheduler: &mut Scheduler, prompt: Vec<u32>) -> Option<Refusal> {
     };
     let refused = scheduler.check(&request).err();
     if refused.is_none() {
-        scheduler.admit(request);
+        scheduler.admit(request, Duration::ZERO);
     }
     refused
 }
@@ -242,12 +296,12 @@ fn a_decode_is_never_held_up_by_a_long_prefill() {
     let _a = client(&mut scheduler, vec![5, 6], 50, now);
     let mut batch = Batch::default();
     assert!(scheduler.schedule(&mut batch, now));
-    scheduler.complete(vec![Sampled::token(9)], now);
+    scheduler.complete(vec![Sampled::token(9)], now, Duration::ZERO);
     let _b = client(&mut scheduler, vec![7; 100], 5, now);
     for _ in 0..10 {
         assert!(scheduler.schedule(&mut batch, now));
         assert_eq!((batch.rows[0].len, batch.rows[1].len), (1, 7));
-        scheduler.complete(vec![Sampled::token(9)], now);
+        scheduler.complete(vec![Sampled::token(9)], now, Duration::ZERO);
     }
 }
 
