@@ -24,7 +24,9 @@ they are also what llama.cpp's quantiser makes of the F32 file is checked here, 
 where K-quants need 256, so for those the model is widened by zeros (see `padded`).
 
 `--check` writes nothing. It has this machine's llama.cpp say the kept replies and prints how far that is from
-what is kept, so that goldens of one machine can be held against llama.cpp as it is built for another.
+what is kept, so that goldens of one machine can be held against llama.cpp as it is built for another. These were
+made with AVX-512. Built without it (GGML_NATIVE and GGML_AVX512 off), it is half as far from them as the test
+allows serin to be, where most: 0.44 of the bound in the mean, 0.50 in the percentile, 0.34 in regret.
 """
 
 import argparse

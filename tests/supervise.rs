@@ -99,7 +99,10 @@ fn a_server_without_a_canary_lets_an_unfinished_rollout_go() {
     let status = server.status();
     assert_eq!((&status["phase"], &status["arms"][1]["loaded"]), (&"idle".into(), &false.into()));
     let ledger = dir.path().join("serin.ledger");
-    let show = serin(&["ledger", "show", ledger.to_str().expect("text")]);
-    assert!(String::from_utf8_lossy(&show.stdout).contains("--no-canary"));
+    // Notes reach the disk a little later than they are true.
+    wait_for("the reason in the ledger", || {
+        let show = serin(&["ledger", "show", ledger.to_str().expect("text")]);
+        String::from_utf8_lossy(&show.stdout).contains("--no-canary").then_some(())
+    });
     server.operate(&["canary", "load", named]);
 }
