@@ -25,7 +25,7 @@ const HOSTILE: [(&str, &str); 23] = [
         "stack",
     ),
     (
-        "{% set ns = namespace(s={}) %}{% for i in range(90000) %}{% set ns.s = {'a': ns.s} %}{% endfor %}{{ ns.s == ns.s }}",
+        "{% set ns = namespace(s={}) %}{% for j in range(4) %}{% for i in range(50000) %}{% set ns.s = {'a': ns.s} %}{% endfor %}{% endfor %}{{ ns.s }}",
         "stack",
     ),
     (

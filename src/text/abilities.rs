@@ -443,13 +443,16 @@ fn has_type_list(value: &Value) -> bool {
 /// Renders jobs in turn, up to the first that runs into a bound.
 pub(super) type Render<'a> = dyn FnMut(&[Job]) -> Vec<Result<String, Stop>> + 'a;
 
+/// Makes one more thing wanted.
+type Change = fn(&mut Wants);
+
 /// What a template wants and can take. `text` is its source.
 ///
 /// # Errors
 /// The bound that it ran into, or why it could not be tried.
 pub(super) fn probe(text: &str, render: &mut Render<'_>) -> Result<(Wants, Abilities), Stop> {
     let mut wants = Wants { developer: text.contains("developer"), ..Wants::default() };
-    let forms: [(Shape, fn(&mut Wants)); 5] = [
+    let forms: [(Shape, Change); 5] = [
         (Shape::User, |wants| wants.parts = true),
         (Shape::ToolCall, |wants| wants.short_ids = true),
         (Shape::ToolCall, |wants| wants.text_arguments = true),

@@ -62,6 +62,8 @@ pub(super) struct Marks {
     tails: HashMap<(char, Option<char>), Vec<String>>,
     /// Texts that begin like a control token and are none, which stay whole.
     whole: Vec<String>,
+    /// Texts that the template may take out of what it is given.
+    cuts: Vec<String>,
     /// The added tokens without those that are control tokens.
     ordinary: AddedVocabulary,
 }
@@ -96,12 +98,13 @@ impl Marks {
         whole.retain(|text| {
             text.chars().count() > 2 && text.starts_with(|c| firsts.contains(&c)) && !control(text)
         });
+        let cuts = literals(template).filter(|text| !text.is_empty()).collect();
         whole.sort_unstable();
         whole.dedup();
         let mut ordinary = tokenizer.get_added_vocabulary().clone();
         ordinary.set_encode_special_tokens(true);
         let mark = format!("{:020}{:020}", rand::random::<u64>(), rand::random::<u64>());
-        Marks { mark, tokens, firsts, pairs, tails, whole, ordinary }
+        Marks { mark, tokens, firsts, pairs, tails, whole, cuts, ordinary }
     }
 
     /// Marks everything that the client said.
@@ -153,7 +156,11 @@ impl Marks {
             out.push(first);
             let begins = match chars.clone().next() {
                 None => true,
-                Some(next) => self.pairs.contains(&(first, next)) || self.firsts.contains(&next),
+                Some(next) => {
+                    self.pairs.contains(&(first, next))
+                        || self.firsts.contains(&next)
+                        || self.cuts.iter().any(|cut| chars.as_str().starts_with(cut.as_str()))
+                }
             };
             if begins && !self.whole.iter().any(|whole| from.starts_with(whole.as_str())) {
                 out.push_str(&self.mark);
@@ -292,7 +299,8 @@ fn is_word(text: &str) -> bool {
 /// Texts in quotes in a template's source.
 fn literals(template: &str) -> impl Iterator<Item = String> + '_ {
     ['\'', '"'].into_iter().flat_map(move |quote| {
-        template.split(quote).skip(1).filter(|text| text.len() < 64).map(str::to_owned)
+        let texts = template.split(quote).skip(1).filter(|text| text.len() < 64);
+        texts.map(|text| text.replace("\\n", "\n"))
     })
 }
 

@@ -27,7 +27,7 @@ pub(super) struct Wants {
     pub(super) text_arguments: bool,
     /// Call ids of nine letters and digits.
     pub(super) short_ids: bool,
-    /// One type in a schema, never a list of types.
+    /// No `null` among a schema's types.
     pub(super) one_type: bool,
 }
 
@@ -174,14 +174,19 @@ fn open_arguments(arguments: &mut Value) {
     }
 }
 
-/// In schemas, `"type": ["string", "null"]` becomes `"type": "string"` with `"nullable": true`.
+/// In schemas, `"type": ["string", "null"]` becomes `"type": "string"` with `"nullable": true`. Lists of other
+/// types say what one type cannot, and stay.
 fn choose_types(schema: &mut Value) {
     match schema {
         Value::Object(map) => {
             if let Some(Value::Array(types)) = map.get("type") {
-                let nullable = types.iter().any(|t| t == "null");
-                let first = types.iter().find(|t| *t != "null").cloned();
-                map.insert("type".into(), first.unwrap_or_else(|| "null".into()));
+                let others: Vec<Value> = types.iter().filter(|t| *t != "null").cloned().collect();
+                let nullable = others.len() < types.len();
+                match <[Value; 1]>::try_from(others) {
+                    Ok([one]) => map.insert("type".into(), one),
+                    Err(several) if several.is_empty() => map.insert("type".into(), "null".into()),
+                    Err(several) => map.insert("type".into(), several.into()),
+                };
                 if nullable {
                     map.entry("nullable").or_insert(Value::Bool(true));
                 }

@@ -31,7 +31,12 @@ pub fn serve() -> ExitCode {
 fn run() -> io::Result<()> {
     let mut input = io::stdin().lock();
     let mut output = BufWriter::new(io::stdout().lock());
-    let program: Program = serde_json::from_slice(&receive(&mut input)?)?;
+    let program: Program = match receive(&mut input) {
+        Ok(frame) => serde_json::from_slice(&frame)?,
+        // Given up before it was needed.
+        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(()),
+        Err(error) => return Err(error),
+    };
     allow_time();
     let template = match ChatTemplate::compile(&program) {
         Ok(template) => template,

@@ -106,7 +106,7 @@ fn tools_have_a_description_and_parameters() {
 }
 
 #[test]
-fn lists_of_types_become_one_where_that_is_wanted() {
+fn null_is_no_type_where_that_is_wanted() {
     let schema = |types: Value| {
         let nested = json!({"type": "array", "items": {"type": types}});
         json!({"type": "function", "function": {"name": "f", "description": "",
@@ -116,11 +116,12 @@ fn lists_of_types_become_one_where_that_is_wanted() {
     assert_eq!(normalise_tool(&listed, Wants::default()), listed);
     let one_type = Wants { one_type: true, ..Wants::default() };
     for (types, kind, nullable) in [
-        (json!(["string", "null"]), "string", Some(true)),
-        (json!(["null", "integer"]), "integer", Some(true)),
-        (json!(["number", "string"]), "number", None),
-        (json!(["null"]), "null", Some(true)),
-        (json!("boolean"), "boolean", None),
+        (json!(["string", "null"]), json!("string"), Some(true)),
+        (json!(["null", "integer"]), json!("integer"), Some(true)),
+        (json!(["number", "string"]), json!(["number", "string"]), None),
+        (json!(["a", "null", "b"]), json!(["a", "b"]), Some(true)),
+        (json!(["null"]), json!("null"), Some(true)),
+        (json!("boolean"), json!("boolean"), None),
     ] {
         let tool = normalise_tool(&schema(types), one_type);
         let properties = &tool["function"]["parameters"]["properties"];
