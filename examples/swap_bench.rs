@@ -258,6 +258,7 @@ async fn measure(args: &Args) -> Result<Value, Error> {
         kv_memory: args.kv_memory,
         kv_cache: KvChoice::Auto,
         load_format: args.load_format,
+        text: serin::text::TextOptions::default(),
     };
     let loader = folder_loader(engine.clone(), config, device.clone());
     let stable = loader(args.stable.clone(), serin::control::any_digest()).await?;

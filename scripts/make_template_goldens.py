@@ -48,7 +48,7 @@ TOOLS = [
             "days": {"type": "integer", "minimum": 1, "maximum": 14, "default": 1},
             "unit": {"enum": ["C", "F", None]}, "precise": {"type": "boolean", "default": False},
             "threshold": {"type": "number", "default": 0.1}}, "required": ["city"]}}},
-    {"type": "function", "function": {"name": "now", "parameters": {"type": "object", "properties": {}}}},
+    {"type": "function", "function": {"name": "now", "description": "", "parameters": {"type": "object", "properties": {}}}},
 ]
 TOOL_CHAT = [
     say("system", "Use tools."), say("user", "Weather in Köln?"),
@@ -107,7 +107,13 @@ CASES = FAMILIES + [
 ]
 
 
+def canonical(message):
+    """As serin gives it to a template: content is always text."""
+    return message | ({"content": ""} if message.get("content") is None else {})
+
+
 def render(template, messages, options):
+    messages = [canonical(message) for message in messages]
     try:
         rendered, _ = chat_template_utils.render_jinja_template(
             [messages], tools=options.get("tools"), chat_template=template,

@@ -53,7 +53,12 @@ fn question() -> GenerateRequest {
     let messages = vec![json!({"role": "user", "content": "What does the serin eat?"})];
     GenerateRequest {
         id: "chatcmpl-1".to_owned(),
-        prompt: Prompt::Chat { messages, tools: None, template_kwargs: None },
+        prompt: Prompt::Chat {
+            messages,
+            tools: None,
+            template_kwargs: None,
+            ending: Default::default(),
+        },
         sampling: SamplingPatch::default(),
         n: 1,
         max_tokens: Some(400),

@@ -47,8 +47,8 @@ fn prompts(codec: &Codec) -> Vec<Vec<u32>> {
             messages.push(turn("user", &questions[(i * 11) % questions.len()], "question"));
             let chat = Chat {
                 messages: &messages,
+                ending: Default::default(),
                 tools: None,
-                add_generation_prompt: true,
                 extra: None,
                 today: None,
             };

@@ -23,7 +23,12 @@ fn request(id: usize, key: Option<String>) -> GenerateRequest {
     let messages = vec![json!({"role": "user", "content": "What does the canary do?"})];
     GenerateRequest {
         id: format!("chatcmpl-{id}"),
-        prompt: Prompt::Chat { messages, tools: None, template_kwargs: None },
+        prompt: Prompt::Chat {
+            messages,
+            tools: None,
+            template_kwargs: None,
+            ending: Default::default(),
+        },
         sampling: SamplingPatch { seed: Some(id as u64), ..SamplingPatch::default() },
         n: 1,
         max_tokens: Some(48),

@@ -6,7 +6,7 @@
 use serde_json::{Map, Value, json};
 use serin::gateway::Prompt;
 use serin::model::{LoadFormat, Weights};
-use serin::text::{Chat, Codec, GgufVocabulary, StopStrings, StreamDecoder};
+use serin::text::{Chat, Codec, Ending, GgufVocabulary, StopStrings, StreamDecoder};
 use std::path::Path;
 use std::sync::{Arc, LazyLock};
 use std::time::{Instant, SystemTime};
@@ -136,10 +136,16 @@ pub fn template(data: &[u8]) -> usize {
     let body: Map<String, Value> = serde_json::from_slice(body).unwrap_or_default();
     let default = vec![json!({"role": "user", "content": "Hello"})];
     let messages = body.get("messages").and_then(Value::as_array).unwrap_or(&default);
+    let is = |name: &str| body.get(name).map(|value| *value == true);
+    let ending = match (is("continue_final_message"), is("add_generation_prompt")) {
+        (Some(true), _) => Ending::Continue,
+        (_, Some(false)) => Ending::Closed,
+        _ => Ending::Reply,
+    };
     let chat = Chat {
         messages,
         tools: body.get("tools"),
-        add_generation_prompt: body.get("add_generation_prompt").is_none_or(|v| *v == true),
+        ending,
         extra: body.get("chat_template_kwargs").and_then(Value::as_object),
         today: Some(SystemTime::UNIX_EPOCH),
     };

@@ -1,19 +1,19 @@
-//! `serin check`: is this config file usable, and what does it mean?
+//! `serin check`: is this config file usable, and what does it mean? What would `serve` say to this model?
+//!
+//! By the same code as `serve`, chat templates included: they are tried in a process of their own.
 
 use super::CliError;
-use crate::config::{Config, EngineConfig};
-use crate::control::look;
+use crate::config::{Config, ConfigError, EngineConfig};
+use crate::control::look_with;
 use crate::device::Isa;
 use crate::hub;
 use crate::model::decoder;
+use crate::text::{Codec, Outcome};
 use std::path::Path;
 
-pub(super) fn run(path: Option<&Path>) -> Result<(), CliError> {
-    let config = match path {
-        Some(path) => Config::read(path),
-        None => Config::demo(),
-    }
-    .map_err(CliError::from_text)?;
+/// Checks a config file and the models that it names.
+pub(super) fn config(path: Option<&Path>) -> Result<(), CliError> {
+    let config = read(path)?;
     println!("listen    {}", config.listen);
     println!("model     {}", config.model);
     describe("stable", &config.stable, &config.engine)?;
@@ -43,12 +43,43 @@ pub(super) fn run(path: Option<&Path>) -> Result<(), CliError> {
     Ok(())
 }
 
+/// Checks one model, by a config file's settings if there is one.
+pub(super) fn model(path: Option<&Path>, model: &Path) -> Result<(), CliError> {
+    let config = match path {
+        Some(path) => read(Some(path))?,
+        None => apart(Config::parse(&alone(model), Path::new(".")))?,
+    };
+    describe("model", model, &config.engine)?;
+    println!("ok");
+    Ok(())
+}
+
+fn read(path: Option<&Path>) -> Result<Config, CliError> {
+    apart(match path {
+        Some(path) => Config::read(path),
+        None => Config::demo(),
+    })
+}
+
+fn apart(config: Result<Config, ConfigError>) -> Result<Config, CliError> {
+    let mut config = config.map_err(CliError::from_text)?;
+    config.engine.text.templates = super::templates_apart();
+    Ok(config)
+}
+
+/// A config file that names nothing but this model.
+fn alone(model: &Path) -> String {
+    let path = toml::Value::from(model.to_string_lossy().into_owned());
+    format!("[model]\nname = \"model\"\nstable = {path}\n")
+}
+
 fn describe(role: &str, path: &Path, engine: &EngineConfig) -> Result<(), CliError> {
     if hub::is_reference(path) {
         println!("{role:<9} {} (downloaded when it is loaded)", path.display());
         return Ok(());
     }
-    let (weights, _) = look(path, engine.load_format).map_err(CliError::from_text)?;
+    let looked = look_with(path, engine.load_format, engine.text, None);
+    let (weights, codec) = looked.map_err(CliError::from_text)?;
     let model = weights.config();
     let kind = engine.kv_cache.kind(&weights);
     let block = decoder::kv_shape(model, 1, engine.block_size).block_bytes(kind) as u64;
@@ -63,5 +94,28 @@ fn describe(role: &str, path: &Path, engine: &EngineConfig) -> Result<(), CliErr
         block as f64 / engine.block_size as f64 / 1024.0,
         engine.kv_memory >> 20
     );
+    for line in template(&codec) {
+        println!("          {line}");
+    }
     Ok(())
+}
+
+/// What the model's chat template does not do.
+fn template(codec: &Codec) -> Vec<String> {
+    let Some(abilities) = codec.abilities() else {
+        return vec!["no chat template: plain completions only".into()];
+    };
+    let line = |outcome: &Outcome, words: &str| match outcome {
+        Outcome::Taken => None,
+        Outcome::LeftOut => Some(format!("chat template leaves out {words}")),
+        Outcome::Refused(why) => Some(format!("chat template refuses {words}: {}", short(why))),
+        Outcome::Failed(why) => Some(format!("chat template fails on {words}: {}", short(why))),
+    };
+    abilities.iter().filter_map(|(shape, outcome)| line(outcome, shape.words())).collect()
+}
+
+/// The first words of what a template says, which may be long.
+fn short(why: &str) -> String {
+    let line = why.lines().next().unwrap_or_default();
+    line.chars().take(100).collect()
 }

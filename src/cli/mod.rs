@@ -14,6 +14,7 @@ pub mod serve;
 mod supervise;
 
 use crate::device::Isa;
+use crate::text::{Templates, apart};
 use clap::{Args, Parser, Subcommand};
 use ledger::{LedgerCommand, ReplayArgs};
 use operate::OrderArgs;
@@ -32,8 +33,8 @@ struct Cli {
 enum Command {
     /// Serve an OpenAI-compatible API (with no config: the demo models on 127.0.0.1:8080).
     Serve(serve::ServeArgs),
-    /// Check a config file and the model folders it names, without loading weights.
-    Check(ConfigArg),
+    /// Check a config file and the models it names, or one model, without loading weights.
+    Check(CheckArgs),
     /// Watch a whole rollout on the demo models: a good canary, or with --bad a broken one.
     Demo(demo::DemoArgs),
     /// Show a running server's rollout.
@@ -84,6 +85,9 @@ enum Command {
     },
     /// Judge a recorded rollout again, by its own policy or by another.
     Replay(ReplayArgs),
+    /// Render one model's chat templates for the server that started this (see `text::apart`).
+    #[command(hide = true)]
+    RenderTemplates,
 }
 
 #[derive(Debug, Subcommand)]
@@ -100,10 +104,12 @@ enum CanaryCommand {
 }
 
 #[derive(Debug, Clone, Args)]
-struct ConfigArg {
+struct CheckArgs {
     /// Config file (TOML).
     #[arg(long)]
     config: Option<PathBuf>,
+    /// A model's folder or file: what `serve` would say to it.
+    model: Option<PathBuf>,
 }
 
 #[derive(Debug, Clone, Args)]
@@ -126,9 +132,20 @@ impl CliError {
     }
 }
 
+/// Chat templates run in processes of this very program. On Linux it is named so that it is found even after
+/// its file was replaced by a newer one.
+fn templates_apart() -> Templates {
+    let this = PathBuf::from("/proc/self/exe");
+    let this = if this.exists() { Ok(this) } else { std::env::current_exe() };
+    this.map_or(Templates::Here, |this| Templates::Apart(Box::leak(this.into_boxed_path())))
+}
+
 /// Parses the command line and runs the command.
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
+    if let Command::RenderTemplates = cli.command {
+        return apart::serve();
+    }
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => return fail(&CliError::from_text(error)),
@@ -150,7 +167,10 @@ async fn run(command: Command) -> Result<ExitCode, CliError> {
     }
     match command {
         Command::Serve(args) => return serve::run(args).await,
-        Command::Check(arg) => check::run(arg.config.as_deref())?,
+        Command::Check(CheckArgs { config, model: None }) => check::config(config.as_deref())?,
+        Command::Check(CheckArgs { config, model: Some(model) }) => {
+            check::model(config.as_deref(), &model)?;
+        }
         Command::Demo(args) => return demo::run(args).await,
         Command::Status { server, json } => operate::status(&server.server, json).await?,
         Command::Canary { command: CanaryCommand::Load { order, path, retry } } => {
@@ -171,6 +191,8 @@ async fn run(command: Command) -> Result<ExitCode, CliError> {
         }
         Command::Ledger { command } => return ledger::run(command),
         Command::Replay(args) => return ledger::replay(&args),
+        // Was done before there was a runtime, which it has no use for.
+        Command::RenderTemplates => {}
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -286,6 +286,7 @@ pub(super) async fn run(args: ServeArgs) -> Result<ExitCode, CliError> {
     config.canary = args.canary.or(config.canary).filter(|_| !args.no_canary);
     config.device = args.device.unwrap_or(config.device);
     config.engine.load_format = args.load_format.unwrap_or(config.engine.load_format);
+    config.engine.text.templates = super::templates_apart();
     let mut running = Running::start(&config).await?;
     if args.no_canary {
         running.forgo_canary();

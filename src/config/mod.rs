@@ -13,6 +13,7 @@ use crate::gateway::{Limits, Timeouts};
 use crate::ledger::Retention;
 use crate::model::{KvChoice, LoadFormat};
 use crate::rollout::Policy;
+use crate::text::TextOptions;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -79,6 +80,8 @@ pub struct EngineConfig {
     pub kv_cache: KvChoice,
     /// Where weights come from.
     pub load_format: LoadFormat,
+    /// How texts are handled.
+    pub text: TextOptions,
 }
 
 /// Why a configuration cannot be used. One line each.

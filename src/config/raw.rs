@@ -11,6 +11,7 @@ use crate::gateway::{Limits, Timeouts};
 use crate::hub::{self, Reference};
 use crate::ledger::Retention;
 use crate::model::{KvChoice, LoadFormat};
+use crate::text::{ContentTokens, TextOptions};
 use serde::{Deserialize, Deserializer, de::Error as _};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -49,6 +50,7 @@ struct RawModel {
     stable: Option<PathBuf>,
     canary: Option<PathBuf>,
     load_format: Option<String>,
+    content_tokens: Option<String>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -200,6 +202,9 @@ impl Raw {
         let canary = self.model.canary.map(|path| place("model.canary", base, path));
         let load_format = LoadFormat::parse(self.model.load_format.as_deref().unwrap_or("auto"));
         let load_format = load_format.map_err(|e| value("model.load_format", e))?;
+        let tokens = self.model.content_tokens.as_deref().unwrap_or("text");
+        let tokens = ContentTokens::parse(tokens).map_err(|e| value("model.content_tokens", e))?;
+        let text = TextOptions { content_tokens: tokens, ..TextOptions::default() };
         let secs = Duration::from_secs;
         let request_timeout = time("server.request_timeout", server.request_timeout, secs(1800))?;
         let care = Care {
@@ -235,7 +240,7 @@ impl Raw {
             stable,
             canary: canary.transpose()?,
             device: self.engine.device()?,
-            engine: self.engine.resolve(load_format)?,
+            engine: self.engine.resolve(load_format, text)?,
             care,
             policy: self.rollout.resolve()?,
             ledger: self.ledger.resolve(base)?,
@@ -287,7 +292,11 @@ impl RawEngine {
         DeviceChoice::parse(text).map_err(|what| value("engine.device", what))
     }
 
-    fn resolve(self, load_format: LoadFormat) -> Result<EngineConfig, ConfigError> {
+    fn resolve(
+        self,
+        load_format: LoadFormat,
+        text: TextOptions,
+    ) -> Result<EngineConfig, ConfigError> {
         let default = SchedulerConfig::default();
         let scheduler = SchedulerConfig {
             max_running: positive("engine.max_running", self.max_running, default.max_running)?,
@@ -313,7 +322,7 @@ impl RawEngine {
         let block_size = positive("engine.block_size", self.block_size, 16)?;
         let kv_cache = self.kv_cache.as_deref().unwrap_or("auto");
         let kv_cache = KvChoice::parse(kv_cache).map_err(|what| value("engine.kv_cache", what))?;
-        Ok(EngineConfig { scheduler, block_size, kv_memory, kv_cache, load_format })
+        Ok(EngineConfig { scheduler, block_size, kv_memory, kv_cache, load_format, text })
     }
 }
 

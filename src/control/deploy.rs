@@ -16,6 +16,7 @@ use crate::hub::HubError;
 use crate::model::{
     CardDecoder, CardPlan, Decoder, KvChoice, KvPlan, LoadError, Weights, card, decoder,
 };
+use crate::text::apart::Cancel;
 use crate::text::{Codec, TextError};
 use futures_util::future::BoxFuture;
 use serin_kernels::Card;
@@ -101,9 +102,11 @@ async fn load_folder(
     vet: Vet,
 ) -> Result<Deployment, DeployError> {
     let path = intake::resolve(path).await?;
+    // Dropped with this future: a load that nobody waits for ends its template's trial.
+    let cancel = Cancel::default();
     let opened = tokio::task::spawn_blocking({
-        let path = path.clone();
-        move || intake::open(&path, config.load_format)
+        let (path, cancel) = (path.clone(), cancel.handle());
+        move || intake::open(&path, config.load_format, config.text, Some(&cancel))
     });
     let opened = opened.await.map_err(|e| DeployError::Interrupted(e.to_string()))??;
     let OpenedModel { weights, codec, digest } = opened;

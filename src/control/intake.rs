@@ -8,7 +8,8 @@ use crate::engine::EngineError;
 use crate::hub::{self, Hub, Reference};
 use crate::model::gguf::header::Fault;
 use crate::model::{Gguf, LoadFormat, Weights};
-use crate::text::{Codec, GgufVocabulary};
+use crate::text::apart::Cancellable;
+use crate::text::{Codec, GgufVocabulary, TextOptions};
 use std::path::{Path, PathBuf};
 
 /// An opened model.
@@ -36,15 +37,30 @@ pub async fn resolve(path: &Path) -> Result<PathBuf, DeployError> {
 }
 
 /// Opens weights and tokenizer and checks them against each other. Reads all of the weights once, for
-/// their digest; blocking.
-pub fn open(path: &Path, format: LoadFormat) -> Result<OpenedModel, DeployError> {
-    let (weights, codec) = look(path, format)?;
+/// their digest; blocking. A `cancel` ends the trial of the chat template.
+pub fn open(
+    path: &Path,
+    format: LoadFormat,
+    text: TextOptions,
+    cancel: Option<&Cancellable>,
+) -> Result<OpenedModel, DeployError> {
+    let (weights, codec) = look_with(path, format, text, cancel)?;
     let digest = weights.digest().map_err(EngineError::Load)?;
     Ok(OpenedModel { weights, codec, digest })
 }
 
 /// As [`open`], without reading the weights.
 pub fn look(path: &Path, format: LoadFormat) -> Result<(Weights, Codec), DeployError> {
+    look_with(path, format, TextOptions::default(), None)
+}
+
+/// As [`look`], with texts handled as `text` says.
+pub fn look_with(
+    path: &Path,
+    format: LoadFormat,
+    text: TextOptions,
+    cancel: Option<&Cancellable>,
+) -> Result<(Weights, Codec), DeployError> {
     let weights = Weights::open(path, format).map_err(EngineError::Load)?;
     let vocab = weights.config().vocab;
     let folder = if path.is_dir() { path } else { path.parent().unwrap_or(path) };
@@ -54,12 +70,13 @@ pub fn look(path: &Path, format: LoadFormat) -> Result<(Weights, Codec), DeployE
         Some(gguf) if !(beside && path.is_dir()) => {
             let vocabulary =
                 vocabulary(gguf).map_err(|fault| EngineError::Load(gguf.fault(fault)))?;
-            Codec::from_gguf(&vocabulary, vocab)?
+            Codec::from_gguf_with(&vocabulary, vocab, text, cancel)?
         }
         None if weights.is_dummy() && !beside => {
-            Codec::from_gguf(&GgufVocabulary::stand_in(folder, vocab), vocab)?
+            let vocabulary = GgufVocabulary::stand_in(folder, vocab);
+            Codec::from_gguf_with(&vocabulary, vocab, text, cancel)?
         }
-        _ => Codec::load(folder, vocab)?,
+        _ => Codec::load_with(folder, vocab, text, cancel)?,
     };
     Ok((weights, codec))
 }
@@ -140,12 +157,15 @@ mod tests {
         });
         std::fs::write(dir.path().join("config.json"), config.to_string()).unwrap();
         let format = LoadFormat::parse("dummy:q8_0").unwrap();
-        let opened = open(dir.path(), format).unwrap();
+        let opened = open(dir.path(), format, TextOptions::default(), None).unwrap();
         assert!(opened.digest.starts_with("dummy-q8_0-"), "{}", opened.digest);
         let ids = opened.codec.encode("Grüße, 世界!", false).unwrap();
         assert_eq!(opened.codec.decode(&ids, true).unwrap(), "Grüße, 世界!");
         assert!(opened.codec.token(999).is_some() && opened.codec.has_chat_template());
-        assert!(open(dir.path(), LoadFormat::Auto).is_err(), "there are no weights");
+        assert!(
+            open(dir.path(), LoadFormat::Auto, TextOptions::default(), None).is_err(),
+            "there are no weights"
+        );
     }
 
     #[test]

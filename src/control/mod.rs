@@ -28,7 +28,7 @@ mod status;
 mod unload;
 
 pub use deploy::{DeployError, Deployment, Loader, Vet, any_digest, folder_loader};
-pub use intake::{OpenedModel, look};
+pub use intake::{OpenedModel, look, look_with};
 pub use notes::{Listener, Note};
 pub use orders::{Asked, LoadAsked, same_place};
 pub use readings::ReadDevice;

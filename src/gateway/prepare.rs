@@ -7,7 +7,8 @@ use crate::model::SamplingParams;
 use crate::text::{Chat, Codec, GenerationDefaults, TextError};
 use std::time::SystemTime;
 
-/// Text longer than this many bytes is encoded off the async threads.
+/// Text longer than this many bytes is encoded off the async threads. Chats always are: their templates run
+/// in a process of their own, and are waited for.
 const LONG_TEXT: usize = 32 << 10;
 
 /// What one arm is given to run.
@@ -25,7 +26,12 @@ pub(super) async fn prepare(
     deployment: &Deployment,
     today: SystemTime,
 ) -> Result<Prepared, GatewayError> {
-    let ids = if size_of_text(&request.prompt) > LONG_TEXT {
+    let apart = match &request.prompt {
+        Prompt::Tokens(_) => false,
+        Prompt::Text(text) => text.len() > LONG_TEXT,
+        Prompt::Chat { .. } => true,
+    };
+    let ids = if apart {
         let (prompt, codec) = (request.prompt.clone(), deployment.codec.clone());
         let task = tokio::task::spawn_blocking(move || encode(&prompt, &codec, None, today));
         task.await.map_err(|e| GatewayError::Unavailable(e.to_string()))??
@@ -59,11 +65,11 @@ pub(super) fn encode(
             let special = add_special.unwrap_or(true);
             codec.encode(text, special).map_err(|e| text_error("prompt", &e))
         }
-        Prompt::Chat { messages, tools, template_kwargs } => {
+        Prompt::Chat { messages, tools, template_kwargs, ending } => {
             let chat = Chat {
                 messages,
                 tools: tools.as_ref(),
-                add_generation_prompt: true,
+                ending: *ending,
                 extra: template_kwargs.as_ref(),
                 today: Some(today),
             };
@@ -74,26 +80,15 @@ pub(super) fn encode(
 }
 
 pub(super) fn text_error(param: &'static str, error: &TextError) -> GatewayError {
-    if error.is_client_fault() {
-        invalid(param, error.to_string())
-    } else {
-        GatewayError::Model(error.to_string())
+    match error {
+        error if error.is_client_fault() => invalid(param, error.to_string()),
+        TextError::NoRenderer { .. } => GatewayError::Unavailable(error.to_string()),
+        error => GatewayError::Model(error.to_string()),
     }
 }
 
 pub(super) fn invalid(param: &'static str, message: impl Into<String>) -> GatewayError {
     GatewayError::Invalid { param, message: message.into() }
-}
-
-fn size_of_text(prompt: &Prompt) -> usize {
-    match prompt {
-        Prompt::Tokens(_) => 0,
-        Prompt::Text(text) => text.len(),
-        Prompt::Chat { messages, .. } => messages
-            .iter()
-            .map(|m| m["content"].as_str().map_or_else(|| m["content"].to_string().len(), str::len))
-            .sum(),
-    }
 }
 
 pub(super) fn check_ids(

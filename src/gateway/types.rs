@@ -1,6 +1,7 @@
 //! What a front end hands in and what it gets back.
 
 use crate::rollout::Arm;
+use crate::text::Ending;
 use serde_json::{Map, Value};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -39,6 +40,7 @@ pub enum Prompt {
         messages: Vec<Value>,
         tools: Option<Value>,
         template_kwargs: Option<Map<String, Value>>,
+        ending: Ending,
     },
     Text(String),
     Tokens(Vec<u32>),

@@ -5,21 +5,39 @@
 //! render one user message. Each of them is refused by name at load, because the alternative is a
 //! device fault or an endless answer under traffic.
 //!
+//! A chat is encoded in three steps: its canonical form, its rendering, and the ids of that, in which only what
+//! the template wrote may be a control token (see `content`).
+//!
 //! Truncation and padding that a `tokenizer.json` carries from training are switched off: they would
 //! silently shorten or lengthen prompts. Immutable after loading, shared as `Arc<Codec>`.
 
+use super::abilities::Abilities;
+use super::apart::Cancellable;
+use super::content::{ContentTokens, Marks};
+use super::conversation::Chat;
 use super::folder::{self, Folder};
 use super::gguf::{self, GgufVocabulary};
+use super::renderer::{Renderer, Templates};
 use super::spelling::Spelling;
-use super::template::{Chat, ChatTemplate};
 use super::{GenerationDefaults, TextError};
 use std::path::Path;
 use tokenizers::Tokenizer;
 
+/// How models' texts are handled, whichever model it is.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct TextOptions {
+    /// Whether clients can write control tokens.
+    pub content_tokens: ContentTokens,
+    /// Where chat templates run.
+    pub templates: Templates,
+}
+
 /// One model's tokenizer, chat template and special ids.
 pub struct Codec {
     tokenizer: Tokenizer,
-    template: Option<ChatTemplate>,
+    template: Option<Renderer>,
+    /// `None`: control tokens in content are control tokens.
+    marks: Option<Marks>,
     eos: Vec<u32>,
     defaults: GenerationDefaults,
     spelling: Spelling,
@@ -42,8 +60,22 @@ impl Codec {
     /// # Errors
     /// Names the file that is missing, damaged or at odds with the model, and what to do about it.
     pub fn load(dir: &Path, vocab_size: usize) -> Result<Self, TextError> {
+        Self::load_with(dir, vocab_size, TextOptions::default(), None)
+    }
+
+    /// As [`Codec::load`]; a `cancel` ends the trial of the template.
+    ///
+    /// # Errors
+    /// As [`Codec::load`].
+    pub fn load_with(
+        dir: &Path,
+        vocab_size: usize,
+        options: TextOptions,
+        cancel: Option<&Cancellable>,
+    ) -> Result<Self, TextError> {
         let path = dir.join("tokenizer.json");
-        Self::assemble(&path, read_tokenizer(&path)?, Folder::read(dir)?, vocab_size)
+        let (tokenizer, folder) = (read_tokenizer(&path)?, Folder::read(dir)?);
+        Self::assemble(&path, tokenizer, folder, vocab_size, (options, cancel))
     }
 
     /// The text side of a GGUF file whose embedding has `vocab_size` rows.
@@ -51,8 +83,21 @@ impl Codec {
     /// # Errors
     /// As [`Codec::load`].
     pub fn from_gguf(vocabulary: &GgufVocabulary, vocab_size: usize) -> Result<Self, TextError> {
-        let tokenizer = gguf::tokenizer(vocabulary)?;
-        Self::assemble(&vocabulary.path, tokenizer, gguf::folder(vocabulary), vocab_size)
+        Self::from_gguf_with(vocabulary, vocab_size, TextOptions::default(), None)
+    }
+
+    /// As [`Codec::load_with`], of a GGUF file.
+    ///
+    /// # Errors
+    /// As [`Codec::load`].
+    pub fn from_gguf_with(
+        vocabulary: &GgufVocabulary,
+        vocab_size: usize,
+        options: TextOptions,
+        cancel: Option<&Cancellable>,
+    ) -> Result<Self, TextError> {
+        let (tokenizer, folder) = (gguf::tokenizer(vocabulary)?, gguf::folder(vocabulary));
+        Self::assemble(&vocabulary.path, tokenizer, folder, vocab_size, (options, cancel))
     }
 
     /// Checks the parts against each other; `path` is where the tokenizer came from.
@@ -61,23 +106,30 @@ impl Codec {
         tokenizer: Tokenizer,
         folder: Folder,
         vocab_size: usize,
+        (options, cancel): (TextOptions, Option<&Cancellable>),
     ) -> Result<Self, TextError> {
         let vocabulary = tokenizer.get_vocab(true);
         check_vocabulary(path, &vocabulary, vocab_size)?;
         let eos = eos_ids(&tokenizer, &folder, vocab_size)?;
         let ids = vocabulary.values().max().map_or(0, |&id| id as usize + 1);
-        let template =
-            folder.template.map(|source| ChatTemplate::new(source, &folder.special)).transpose()?;
+        let marks = match (options.content_tokens, &folder.template) {
+            (ContentTokens::Text, Some(source)) => Some(Marks::new(&tokenizer, &source.text)),
+            _ => None,
+        };
+        let template = folder
+            .template
+            .map(|source| Renderer::new(source, &folder.special, options.templates, cancel));
+        let template = template.transpose()?;
         let (spelling, defaults) = (Spelling::of(&tokenizer), folder.defaults);
-        let mut codec = Self { visible: Vec::new(), tokenizer, template, eos, defaults, spelling };
+        let visible = Vec::new();
+        let mut codec = Self { visible, tokenizer, template, marks, eos, defaults, spelling };
         codec.visible = (0..ids as u32).map(|id| codec.shows(id)).collect();
         Ok(codec)
     }
 
     /// Turns text into ids; `add_special_tokens` lets the tokenizer add its own at the ends.
     pub fn encode(&self, text: &str, add_special_tokens: bool) -> Result<Vec<u32>, TextError> {
-        let encoding = self.tokenizer.encode_fast(text, add_special_tokens);
-        encoding.map(|e| e.get_ids().to_vec()).map_err(|e| failed("encode", &*e))
+        encode(&self.tokenizer, text, add_special_tokens)
     }
 
     /// Turns ids into text. Ids without a token give no text; broken UTF-8 gives U+FFFD.
@@ -90,7 +142,20 @@ impl Codec {
     /// # Errors
     /// See [`TextError::is_client_fault`] for whose doing a failure is.
     pub fn render(&self, chat: &Chat<'_>) -> Result<String, TextError> {
-        self.template.as_ref().ok_or(TextError::NoChatTemplate)?.render(chat)
+        let text = self.render_marked(chat)?;
+        Ok(match &self.marks {
+            Some(marks) => marks.remove(text),
+            None => text,
+        })
+    }
+
+    fn render_marked(&self, chat: &Chat<'_>) -> Result<String, TextError> {
+        let template = self.template.as_ref().ok_or(TextError::NoChatTemplate)?;
+        let mut job = template.canonical(chat)?;
+        if let Some(marks) = &self.marks {
+            marks.apply(&mut job);
+        }
+        template.render(chat, job)
     }
 
     /// Renders a conversation and encodes it. The template writes all special tokens itself, so the
@@ -100,7 +165,16 @@ impl Codec {
         chat: &Chat<'_>,
         add_special_tokens: bool,
     ) -> Result<Vec<u32>, TextError> {
-        self.encode(&self.render(chat)?, add_special_tokens)
+        let text = self.render_marked(chat)?;
+        match &self.marks {
+            Some(marks) => marks.encode(&self.tokenizer, &text, add_special_tokens),
+            None => self.encode(&text, add_special_tokens),
+        }
+    }
+
+    /// What the chat template can take; `None` without one.
+    pub fn abilities(&self) -> Option<&Abilities> {
+        self.template.as_ref().map(Renderer::abilities)
     }
 
     /// The ids that end a generation, sorted; empty when the folder names none.
@@ -138,6 +212,11 @@ impl Codec {
         }
     }
 
+    #[cfg(test)]
+    pub(super) fn tokenizer_for_tests(&self) -> &Tokenizer {
+        &self.tokenizer
+    }
+
     /// Whether an id contributes to text that skips special tokens.
     pub(super) fn is_visible(&self, id: u32) -> bool {
         self.visible.get(id as usize).copied().unwrap_or(false)
@@ -148,6 +227,15 @@ impl Codec {
             |token: String| self.tokenizer.get_added_vocabulary().is_special_token(&token);
         self.tokenizer.id_to_token(id).is_some_and(|token| !special(token))
     }
+}
+
+pub(super) fn encode(
+    tokenizer: &Tokenizer,
+    text: &str,
+    add_special_tokens: bool,
+) -> Result<Vec<u32>, TextError> {
+    let encoding = tokenizer.encode_fast(text, add_special_tokens);
+    encoding.map(|e| e.get_ids().to_vec()).map_err(|e| failed("encode", &*e))
 }
 
 fn failed(action: &'static str, error: &(dyn std::error::Error + Send + Sync)) -> TextError {

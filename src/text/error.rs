@@ -59,10 +59,10 @@ pub enum TextError {
         /// What the parser said.
         what: String,
     },
-    /// The chat template parses, but cannot render the simplest conversation.
+    /// The chat template parses, but cannot render the simplest conversation, or ran into a bound.
     #[error(
-        "the chat template in {} cannot render a single user message: {what}. Mend the template, or \
-         remove it to serve this model without chat",
+        "the chat template in {} is not usable: {what}. Mend the template, or remove it to serve this \
+         model without chat",
         path.display()
     )]
     TemplateUnusable {
@@ -93,7 +93,17 @@ pub enum TextError {
     /// The template itself refused the conversation, by `raise_exception`.
     #[error("the model's chat template refuses this conversation: {0}")]
     TemplateRefused(String),
-    /// The template failed on a conversation of a valid shape.
+    /// The conversation has a shape that this model's template does not take.
+    #[error("{place}this model's chat template does not take {what}{}", said(why))]
+    Untaken {
+        /// `messages[3]: `, or nothing where no one message is at fault.
+        place: String,
+        /// The shape.
+        what: String,
+        /// What the template or its engine says.
+        why: String,
+    },
+    /// The template failed on a conversation of a shape that it takes.
     #[error("the chat template failed at line {line}: {what}")]
     TemplateFailed {
         /// The line inside the template, from 1; 0 when unknown.
@@ -105,7 +115,14 @@ pub enum TextError {
     #[error("the chat template was stopped: {what}")]
     TemplateExhausted {
         /// Which bound it ran into.
-        what: &'static str,
+        what: String,
+    },
+    /// There was no process to render in, or it was ended from outside. Nobody's doing in the request or the
+    /// model.
+    #[error("no chat template can be rendered just now: {what}")]
+    NoRenderer {
+        /// What went wrong.
+        what: String,
     },
     /// The tokenizer failed to turn text into ids, or ids into text.
     #[error("the tokenizer failed to {action}: {what}")]
@@ -120,6 +137,17 @@ pub enum TextError {
 impl TextError {
     /// Whether the request is to blame. Everything else is the doing of the model's folder.
     pub fn is_client_fault(&self) -> bool {
-        matches!(self, Self::BadMessage { .. } | Self::BadChat { .. } | Self::TemplateRefused(_))
+        matches!(
+            self,
+            Self::BadMessage { .. }
+                | Self::BadChat { .. }
+                | Self::TemplateRefused(_)
+                | Self::Untaken { .. }
+        )
     }
+}
+
+/// What was said, in brackets, if anything was.
+fn said(why: &str) -> String {
+    if why.is_empty() { String::new() } else { format!(" ({why})") }
 }

@@ -49,6 +49,15 @@ pub(super) fn tojson(
     Ok(Value::from(writer.out))
 }
 
+/// A value as `json.dumps(x, ensure_ascii=False)` writes it; empty if it is nested too deeply.
+pub(super) fn python(value: &serde_json::Value) -> String {
+    let mut writer = Writer { style: Style::default(), out: String::new() };
+    match writer.value(&to_template(value), 0) {
+        Ok(()) => writer.out,
+        Err(_) => String::new(),
+    }
+}
+
 /// How to lay JSON out.
 struct Style {
     ensure_ascii: bool,
@@ -56,6 +65,19 @@ struct Style {
     item_separator: String,
     key_separator: String,
     sort_keys: bool,
+}
+
+impl Default for Style {
+    fn default() -> Self {
+        let (item, key) = (", ".to_owned(), ": ".to_owned());
+        Self {
+            ensure_ascii: false,
+            indent: None,
+            item_separator: item,
+            key_separator: key,
+            sort_keys: false,
+        }
+    }
 }
 
 impl Style {

@@ -1,67 +1,93 @@
-//! Messages as clients send them become messages as templates expect them.
+//! Messages and tools as clients send them become messages and tools as templates expect them.
 //!
-//! The two differ in a few places, all handled here and nowhere else: content may come as a list of
-//! parts, tool-call arguments come as a JSON string where templates expect the object, the
-//! `developer` role is younger than most templates, reasoning goes by several names. Shapes that no
-//! template could make sense of are refused with the message's index, as the client's doing; fields
-//! that are not known here pass through untouched, because a template may well read them.
+//! One form for every template, so that no template meets a shape that its author did not think of: content
+//! is always there and is text, keys without a value are gone, arguments are an object, every tool has a
+//! description and parameters, reasoning has every name that is read. It is the form that vLLM gives to
+//! transformers, and a little more where templates would fail on that.
 //!
-//! Of templates it knows only what they ask for by name ([`Knows`]).
+//! What only some templates want - content as a list of parts, arguments as text, short call ids - they are
+//! found to want when they are probed ([`Wants`]). Shapes that no template could make sense of are refused with
+//! the message's index, as the client's doing; fields that are not known here pass through untouched, because
+//! a template may well read them.
 
 use super::TextError;
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 
-/// Names under which reasoning is passed; the first is the one that templates read.
-const REASONING: [&str; 3] = ["reasoning_content", "thinking", "reasoning"];
+/// Names under which reasoning is passed; the first is the one that most templates read.
+pub(super) const REASONING: [&str; 3] = ["reasoning_content", "thinking", "reasoning"];
 
-/// What a template asks for of its own accord, and can therefore be given as it is.
+/// How a template wants conversations where templates differ.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(super) struct Knows {
-    /// The `developer` role.
+pub(super) struct Wants {
+    /// The `developer` role as it is; others are given `system`.
     pub(super) developer: bool,
-    /// Content that is `none`, as a message of tool calls has it.
-    pub(super) no_content: bool,
-}
-
-impl Knows {
-    pub(super) fn of(template: &str) -> Knows {
-        let tests = ["is none", "is not none"];
-        let names = ["content ", "content'] ", "content\"] "];
-        let asks =
-            |name: &str| tests.iter().any(|test| template.contains(&format!("{name}{test}")));
-        Knows { developer: template.contains("developer"), no_content: names.into_iter().any(asks) }
-    }
+    /// Content as a list of parts.
+    pub(super) parts: bool,
+    /// Arguments as JSON text.
+    pub(super) text_arguments: bool,
+    /// Call ids of nine letters and digits.
+    pub(super) short_ids: bool,
+    /// No `null` among a schema's types.
+    pub(super) one_type: bool,
 }
 
 /// Checks one message and brings it into the form that templates expect.
-pub(super) fn normalise(index: usize, message: &Value, knows: Knows) -> Result<Value, TextError> {
+pub(super) fn normalise(index: usize, message: &Value, wants: Wants) -> Result<Value, TextError> {
     let bad = |what: String| TextError::BadMessage { index, what };
     let Value::Object(message) = message else {
         return Err(bad(format!("a message is an object, this is {}", kind(message))));
     };
     let mut message = message.clone();
+    message.retain(|_, value| !value.is_null());
     match message.get("role") {
-        Some(Value::String(role)) if role == "developer" && !knows.developer => {
+        Some(Value::String(role)) if role == "developer" && !wants.developer => {
             message.insert("role".into(), "system".into());
         }
         Some(Value::String(_)) => {}
         Some(other) => return Err(bad(format!("role must be a string, this is {}", kind(other)))),
         None => return Err(bad("role is missing".into())),
     }
-    if let Some(content) = message.get_mut("content")
-        && !(content.is_null() && knows.no_content)
-    {
-        *content = joined(content.take()).map_err(bad)?;
-    }
+    let content = joined(message.get_mut("content").map(Value::take)).map_err(bad)?;
+    let content = match wants.parts {
+        true => json!([{"type": "text", "text": content}]),
+        false => Value::String(content),
+    };
+    message.insert("content".into(), content);
     match message.get_mut("tool_calls") {
-        None | Some(Value::Null) => {}
-        Some(Value::Array(calls)) => calls.iter_mut().try_for_each(open_arguments).map_err(bad)?,
+        None => {}
+        Some(Value::Array(calls)) if calls.is_empty() => {
+            message.shift_remove("tool_calls");
+        }
+        Some(Value::Array(calls)) => {
+            calls.iter_mut().try_for_each(|call| normalise_call(call, wants)).map_err(bad)?;
+        }
         Some(other) => {
             return Err(bad(format!("tool_calls must be a list, this is {}", kind(other))));
         }
     }
     name_reasoning(&mut message);
     Ok(Value::Object(message))
+}
+
+/// A tool with everything that templates read: a description, and parameters that are an object's schema.
+pub(super) fn normalise_tool(tool: &Value, wants: Wants) -> Value {
+    let mut tool = tool.clone();
+    // Some clients leave the wrapper out.
+    let function = match tool.get_mut("function") {
+        Some(Value::Object(function)) => function,
+        _ => return tool,
+    };
+    function.retain(|_, value| !value.is_null());
+    function.entry("description").or_insert_with(|| "".into());
+    let parameters = function.entry("parameters").or_insert_with(|| json!({}));
+    if let Value::Object(schema) = parameters {
+        schema.entry("type").or_insert_with(|| "object".into());
+        schema.entry("properties").or_insert_with(|| json!({}));
+    }
+    if wants.one_type {
+        choose_types(parameters);
+    }
+    tool
 }
 
 /// What kind of JSON value this is, in words for an error message.
@@ -76,14 +102,13 @@ pub(super) fn kind(value: &Value) -> &'static str {
     }
 }
 
-/// Content as one string: a list of text parts is joined without separators. None at all, which is what
-/// a message of tool calls has, is an empty string: templates that join strings would fail on `none`. Those that ask for it get it.
-fn joined(content: Value) -> Result<Value, String> {
+/// Content as one string: text parts are joined by line breaks; none at all is an empty string.
+fn joined(content: Option<Value>) -> Result<String, String> {
     let parts = match content {
-        Value::String(_) => return Ok(content),
-        Value::Null => return Ok(Value::String(String::new())),
-        Value::Array(parts) => parts,
-        other => {
+        Some(Value::String(text)) => return Ok(text),
+        None => return Ok(String::new()),
+        Some(Value::Array(parts)) => parts,
+        Some(other) => {
             return Err(format!(
                 "content must be a string or a list of parts, this is {}",
                 kind(&other)
@@ -105,15 +130,15 @@ fn joined(content: Value) -> Result<Value, String> {
                 "content[{i}] has no type; a part is {{\"type\": \"text\", \"text\": ..}}"
             )),
         });
-    Ok(Value::String(texts.collect::<Result<String, String>>()?))
+    Ok(texts.collect::<Result<Vec<&str>, String>>()?.join("\n"))
 }
 
-/// Turns a call's `arguments` from a JSON string into the object it spells. Text that is not an
-/// object stays as it is: it may be what the model itself wrote, and it must be able to see it.
-fn open_arguments(call: &mut Value) -> Result<(), String> {
+fn normalise_call(call: &mut Value, wants: Wants) -> Result<(), String> {
     let Value::Object(call) = call else {
         return Err(format!("a tool call is an object, this is {}", kind(call)));
     };
+    call.retain(|_, value| !value.is_null());
+    call.entry("type").or_insert_with(|| "function".into());
     let function = match call.get_mut("function") {
         Some(Value::Object(function)) => function,
         Some(other) => {
@@ -121,26 +146,65 @@ fn open_arguments(call: &mut Value) -> Result<(), String> {
         }
         None => return Ok(()),
     };
-    if let Some(arguments) = function.get_mut("arguments")
-        && let Value::String(text) = arguments
-    {
-        if text.trim().is_empty() {
-            *arguments = Value::Object(Map::new());
-        } else if let Ok(object @ Value::Object(_)) = serde_json::from_str(text) {
-            *arguments = object;
-        }
+    function.retain(|_, value| !value.is_null());
+    let arguments = function.entry("arguments").or_insert(Value::Null);
+    let written = arguments.as_str().is_some_and(|text| !text.trim().is_empty());
+    if wants.text_arguments && written {
+        return Ok(());
+    }
+    open_arguments(arguments);
+    if wants.text_arguments {
+        *arguments = Value::String(super::json::python(arguments));
     }
     Ok(())
 }
 
-/// Reasoning reaches the template under the name it reads, and under `thinking` for those that read
-/// that, whichever name the client used.
+/// Turns a call's arguments from a JSON string into the object it spells; none are an empty object. Text that
+/// is not an object stays as it is: it may be what the model itself wrote, and it must be able to see it.
+fn open_arguments(arguments: &mut Value) {
+    match arguments {
+        Value::Null => *arguments = Value::Object(Map::new()),
+        Value::String(text) if text.trim().is_empty() => *arguments = Value::Object(Map::new()),
+        Value::String(text) => {
+            if let Ok(object @ Value::Object(_)) = serde_json::from_str(text) {
+                *arguments = object;
+            }
+        }
+        _ => {}
+    }
+}
+
+/// In schemas, `"type": ["string", "null"]` becomes `"type": "string"` with `"nullable": true`. Lists of other
+/// types say what one type cannot, and stay.
+fn choose_types(schema: &mut Value) {
+    match schema {
+        Value::Object(map) => {
+            if let Some(Value::Array(types)) = map.get("type") {
+                let others: Vec<Value> = types.iter().filter(|t| *t != "null").cloned().collect();
+                let nullable = others.len() < types.len();
+                match <[Value; 1]>::try_from(others) {
+                    Ok([one]) => map.insert("type".into(), one),
+                    Err(several) if several.is_empty() => map.insert("type".into(), "null".into()),
+                    Err(several) => map.insert("type".into(), several.into()),
+                };
+                if nullable {
+                    map.entry("nullable").or_insert(Value::Bool(true));
+                }
+            }
+            map.values_mut().for_each(choose_types);
+        }
+        Value::Array(list) => list.iter_mut().for_each(choose_types),
+        _ => {}
+    }
+}
+
+/// Reasoning reaches the template under each name that one reads, whichever name the client used.
 fn name_reasoning(message: &mut Map<String, Value>) {
-    let named =
-        REASONING.iter().find_map(|name| message.get(*name).filter(|value| !value.is_null()));
+    let named = REASONING.iter().find_map(|name| message.get(*name));
     if let Some(reasoning) = named.cloned() {
-        message.entry("thinking").or_insert_with(|| reasoning.clone());
-        message.insert(REASONING[0].into(), reasoning);
+        for name in REASONING {
+            message.entry(name).or_insert_with(|| reasoning.clone());
+        }
     }
 }
 

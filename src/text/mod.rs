@@ -5,21 +5,28 @@
 //! only thing that two versions share, ids never cross from one to the other.
 //!
 //! In reading order: `codec` (what a model folder says, loaded and checked once), `folder` (the
-//! files it is read from), `gguf` (the same out of a GGUF file), `template` with `message`, `json` and `date` (a conversation
-//! becomes a prompt, byte for byte as Python's transformers renders it), `stream` (ids become text
+//! files it is read from), `gguf` (the same out of a GGUF file), `conversation` with `message` (what a client
+//! sent becomes the one form that templates are given), `abilities` (which shapes a template takes), `renderer`
+//! with `template`, `json` and `date` (a conversation becomes a prompt, byte for byte as Python's transformers
+//! renders it), `apart` (in a process of its own), `content` (what clients say is data), `stream` (ids become text
 //! while they arrive), `spelling` (what one id spells), `stop` and [`tools`] (two readers of that text).
 //!
-//! It does not know HTTP, arms, models or devices; no clock is read here. All of it is plain
-//! computation over memory, so handlers may call it without a thread of their own. Errors say whose
+//! It does not know HTTP, arms, models or devices; no clock is read here. Loading, and chats whose templates
+//! run apart, block; the rest is plain computation over memory. Errors say whose
 //! doing they are: [`TextError::is_client_fault`].
 
+mod abilities;
+pub mod apart;
 mod codec;
+mod content;
+mod conversation;
 mod date;
 mod error;
 mod folder;
 mod gguf;
 mod json;
 mod message;
+mod renderer;
 mod spelling;
 mod stop;
 mod stream;
@@ -28,10 +35,13 @@ mod template;
 mod testing;
 pub mod tools;
 
-pub use codec::Codec;
+pub use abilities::{Abilities, Outcome, Shape};
+pub use codec::{Codec, TextOptions};
+pub use content::ContentTokens;
+pub use conversation::{Chat, Ending};
 pub use error::TextError;
 pub use folder::GenerationDefaults;
 pub use gguf::GgufVocabulary;
+pub use renderer::{Templates, Tried, render_once};
 pub use stop::{Emit, StopStrings};
 pub use stream::StreamDecoder;
-pub use template::{Chat, render_once};

@@ -1,59 +1,89 @@
-//! A model's chat template: a conversation becomes a prompt, byte for byte as Python's transformers
-//! renders it.
+//! A chat template as an engine runs it: a canonical conversation becomes a prompt, byte for byte as Python's
+//! transformers renders it.
 //!
-//! Templates are programs that come with model weights, so they are compiled and tried once at load
-//! (a broken one is found before traffic) and bounded at run: work by fuel, depth, and size of the
-//! output. The bounds on the conversation are checked first, and the bounds on the template leave
-//! room for the largest conversation, so that running into one of those is the template's doing and
-//! never the client's. The bounds hold off accidents and the usual bombs, not every malice: the engine
-//! neither charges fuel for a list that is added to itself dozens of times nor bounds how deep lists
-//! are nested in lists, so a template remains code that must be trusted as far as its weights are.
+//! Templates are programs that come with model weights. Here work is bounded by fuel, depth, and size of the
+//! output, and the bounds leave room for the largest conversation, so that running into one is the template's
+//! doing and never the client's. These bounds hold off accidents, not malice: the engine neither charges fuel
+//! for a list that is added to itself dozens of times nor bounds how deep lists are nested in lists. What holds
+//! off the rest is that a server runs its templates in a process of their own (see `apart`).
 //!
-//! Two differences to Python are known: outside of `tojson`, floats that Python writes with an exponent
-//! are written another way; and `%` does not format strings, which a template finds out at load.
+//! One difference to Python is known: outside of `tojson`, floats that Python writes with an exponent are
+//! written another way.
 //!
-//! It does not know tokens, nor the time: `strftime_now` exists only in requests that bring a time,
-//! and templates fall back to their own fixed date without it.
+//! It does not know tokens, nor the time: `strftime_now` exists only in jobs that bring a time, and templates
+//! fall back to their own fixed date without it.
 
-use super::folder::TemplateSource;
-use super::message::Knows;
-use super::{TextError, date, json, message};
+use super::{TextError, date, json};
 use minijinja::syntax::SyntaxConfig;
+use minijinja::value::ValueKind;
 use minijinja::{Environment, Error, ErrorKind, Value};
+use serde::{Deserialize, Serialize};
 use serde_json::Map;
 use std::borrow::Cow;
 use std::io;
-use std::time::SystemTime;
+use std::path::Path;
+use std::time::{Duration, SystemTime};
 
 /// Work that one rendering may do. An honest template spends a few hundred units on a message.
-const FUEL: u64 = 2_000_000;
+pub(super) const FUEL: u64 = 2_000_000;
 /// Nested calls, loops and conditions. Honest templates stay below thirty.
 const MAX_DEPTH: usize = 200;
 /// Bytes that one rendering may write.
 const MAX_OUTPUT: usize = 32 << 20;
-/// Bytes that a conversation may hold, tools and extra variables included.
-const MAX_INPUT: usize = 8 << 20;
-/// Messages that a conversation may hold.
-const MAX_MESSAGES: usize = 8192;
 const DEFAULT: &str = "chat_template";
 const WITH_TOOLS: &str = "chat_template (tool_use)";
-/// Names that `extra` may not take.
-const RESERVED: [&str; 5] =
-    ["messages", "tools", "add_generation_prompt", "raise_exception", "strftime_now"];
 
-/// A conversation to be rendered.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct Chat<'a> {
-    /// The messages, as the client sent them.
-    pub messages: &'a [serde_json::Value],
-    /// The list of tools, as the client sent it.
-    pub tools: Option<&'a serde_json::Value>,
-    /// Whether to end with the opening of the assistant's turn.
-    pub add_generation_prompt: bool,
-    /// More variables for the template (`chat_template_kwargs`).
-    pub extra: Option<&'a Map<String, serde_json::Value>>,
-    /// The time for `strftime_now`, read as UTC; without it, the template does not have that function.
-    pub today: Option<SystemTime>,
+/// A template's text and what it is given in every conversation.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(super) struct Program {
+    pub(super) text: String,
+    /// The variant to use when the request brings tools, where the model has one.
+    pub(super) with_tools: Option<String>,
+    /// The named special tokens.
+    pub(super) special: Vec<(String, String)>,
+    pub(super) fuel: u64,
+}
+
+/// One rendering: a conversation in canonical form, as plain values.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub(super) struct Job {
+    pub(super) messages: Vec<serde_json::Value>,
+    /// `None` or a list that is not empty.
+    pub(super) tools: Option<serde_json::Value>,
+    pub(super) add_generation_prompt: bool,
+    pub(super) extra: Map<String, serde_json::Value>,
+    /// Seconds since 1970 in UTC, for `strftime_now`; without it the template does not have that function.
+    pub(super) today: Option<u64>,
+}
+
+/// Why a template gave no text.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(super) enum Stop {
+    /// It does not parse.
+    Syntax { line: usize, what: String },
+    /// It said no by `raise_exception`.
+    Refused(String),
+    /// It failed.
+    Failed { line: usize, what: String },
+    /// It ran into a bound.
+    Exhausted(String),
+    /// There was nothing to run it in; not its doing.
+    NoRoom(String),
+}
+
+impl Stop {
+    /// As an error of the template in `path`.
+    pub(super) fn of(self, path: &Path) -> TextError {
+        match self {
+            Stop::Syntax { line, what } => {
+                TextError::TemplateSyntax { path: path.into(), line, what }
+            }
+            Stop::Refused(what) => TextError::TemplateRefused(what),
+            Stop::Failed { line, what } => TextError::TemplateFailed { line, what },
+            Stop::Exhausted(what) => TextError::TemplateExhausted { what },
+            Stop::NoRoom(what) => TextError::NoRenderer { what },
+        }
+    }
 }
 
 /// A compiled chat template.
@@ -61,7 +91,6 @@ pub(super) struct ChatTemplate {
     environment: Environment<'static>,
     special: Vec<(String, Value)>,
     has_tool_variant: bool,
-    knows: Knows,
 }
 
 /// What a template said through `raise_exception`, carried through the engine's own error.
@@ -70,129 +99,63 @@ pub(super) struct ChatTemplate {
 struct Refusal(String);
 
 impl ChatTemplate {
-    /// Compiles a template and tries it on one user message. `special` are the named special tokens.
-    pub(super) fn new(
-        source: TemplateSource,
-        special: &[(String, String)],
-    ) -> Result<Self, TextError> {
-        let unusable = |e: Error| TextError::TemplateUnusable {
-            path: source.path.clone(),
-            what: describe(&e),
-        };
-        Self::compile(environment().map_err(unusable)?, source, special)
-    }
-
-    fn compile(
-        environment: Environment<'static>,
-        source: TemplateSource,
-        special: &[(String, String)],
-    ) -> Result<Self, TextError> {
-        let knows = Knows::of(&source.text);
+    pub(super) fn compile(program: &Program) -> Result<Self, Stop> {
+        let mut environment = environment().map_err(|e| failure(&e))?;
+        environment.set_fuel(Some(program.fuel));
+        let special = program.special.iter();
         let mut template = Self {
             environment,
             special: special
-                .iter()
                 .map(|(name, token)| (name.clone(), Value::from(token.as_str())))
                 .collect(),
-            has_tool_variant: source.with_tools.is_some(),
-            knows,
+            has_tool_variant: program.with_tools.is_some(),
         };
-        template.add(DEFAULT, &source, &source.text)?;
-        if let Some(text) = &source.with_tools {
-            template.add(WITH_TOOLS, &source, text)?;
+        template.add(DEFAULT, &program.text)?;
+        if let Some(text) = &program.with_tools {
+            template.add(WITH_TOOLS, text)?;
         }
-        template.try_once(source)?;
         Ok(template)
     }
 
-    fn add(
-        &mut self,
-        name: &'static str,
-        source: &TemplateSource,
-        text: &str,
-    ) -> Result<(), TextError> {
+    fn add(&mut self, name: &'static str, text: &str) -> Result<(), Stop> {
         let text = without_generation_tags(text).into_owned();
-        self.environment.add_template_owned(name, text).map_err(|e| TextError::TemplateSyntax {
-            path: source.path.clone(),
-            line: e.line().unwrap_or(1),
-            what: describe(&e),
-        })
-    }
-
-    /// A template may refuse the trial conversation, but must not fail on it.
-    fn try_once(&self, source: TemplateSource) -> Result<(), TextError> {
-        let messages = [serde_json::json!({"role": "user", "content": "Hello"})];
-        let chat = Chat {
-            messages: &messages,
-            add_generation_prompt: true,
-            today: Some(SystemTime::UNIX_EPOCH),
-            ..Chat::default()
-        };
-        match self.render(&chat) {
-            Ok(_) => Ok(()),
-            Err(e) if e.is_client_fault() => Ok(()),
-            Err(e) => Err(TextError::TemplateUnusable { path: source.path, what: e.to_string() }),
-        }
+        self.environment
+            .add_template_owned(name, text)
+            .map_err(|e| Stop::Syntax { line: e.line().unwrap_or(1), what: describe(&e) })
     }
 
     /// Renders a conversation.
-    pub(super) fn render(&self, chat: &Chat<'_>) -> Result<String, TextError> {
-        check(chat)?;
-        let tools =
-            chat.tools.filter(|tools| tools.as_array().is_some_and(|list| !list.is_empty()));
-        let name = if tools.is_some() && self.has_tool_variant { WITH_TOOLS } else { DEFAULT };
-        let context = self.context(chat, tools)?;
+    pub(super) fn render(&self, job: &Job) -> Result<String, Stop> {
+        let with_tools = job.tools.is_some() && self.has_tool_variant;
+        let name = if with_tools { WITH_TOOLS } else { DEFAULT };
         let mut out = Bounded { bytes: Vec::new(), overflown: false };
         let template = self.environment.get_template(name).map_err(|e| failure(&e))?;
-        match template.render_captured_to(context, &mut out) {
-            _ if out.overflown => {
-                Err(TextError::TemplateExhausted { what: "it wrote more than 32 MiB" })
-            }
+        match template.render_captured_to(self.context(job), &mut out) {
+            _ if out.overflown => Err(Stop::Exhausted("it wrote more than 32 MiB".into())),
             Err(e) => Err(failure(&e)),
             Ok(_) => String::from_utf8(out.bytes)
-                .map_err(|e| TextError::TemplateFailed { line: 0, what: e.to_string() }),
+                .map_err(|e| Stop::Failed { line: 0, what: e.to_string() }),
         }
     }
 
-    fn context(
-        &self,
-        chat: &Chat<'_>,
-        tools: Option<&serde_json::Value>,
-    ) -> Result<Value, TextError> {
-        let messages = chat.messages.iter().enumerate();
-        let messages = messages
-            .map(|(i, m)| message::normalise(i, m, self.knows).map(|m| json::to_template(&m)));
-        let messages = messages.collect::<Result<Value, TextError>>()?;
+    fn context(&self, job: &Job) -> Value {
         let mut context: Vec<(&str, Value)> = vec![("documents", Value::from(()))];
         context.extend(self.special.iter().map(|(name, token)| (name.as_str(), token.clone())));
         context.extend(
-            chat.extra
-                .into_iter()
-                .flatten()
-                .map(|(name, value)| (name.as_str(), json::to_template(value))),
+            job.extra.iter().map(|(name, value)| (name.as_str(), json::to_template(value))),
         );
+        let messages: Value = job.messages.iter().map(json::to_template).collect();
         context.push(("messages", messages));
-        context.push(("tools", tools.map_or_else(|| Value::from(()), json::to_template)));
-        context.push(("add_generation_prompt", Value::from(chat.add_generation_prompt)));
-        if let Some(now) = chat.today {
-            let strftime = move |format: &str| date::strftime(format, now);
+        let tools = job.tools.as_ref().map_or(Value::from(()), json::to_template);
+        context.push(("tools", tools));
+        context.push(("add_generation_prompt", job.add_generation_prompt.into()));
+        if let Some(today) = job.today {
+            let now = SystemTime::UNIX_EPOCH + Duration::from_secs(today);
+            let strftime = move |format: String| date::strftime(&format, now);
             context.push(("strftime_now", Value::from_function(strftime)));
         }
-        Ok(Value::from_pairs(context))
+        Value::from_pairs(context)
     }
-}
-
-/// Compiles a template, tries it as a load does, and renders one conversation: for checks from outside,
-/// which have no model folder. `fuel` bounds the work, as it is bounded in service by a constant.
-#[doc(hidden)]
-pub fn render_once(template: &str, chat: &Chat<'_>, fuel: u64) -> Result<String, TextError> {
-    let path = "chat_template.jinja".into();
-    let source = TemplateSource { path, text: template.to_owned(), with_tools: None };
-    let special = [("bos_token", "<s>"), ("eos_token", "</s>")];
-    let special = special.map(|(name, token)| (name.to_owned(), token.to_owned()));
-    let mut environment = environment().map_err(|e| failure(&e))?;
-    environment.set_fuel(Some(fuel));
-    ChatTemplate::compile(environment, source, &special)?.render(chat)
 }
 
 /// The engine, set up as transformers sets up its own.
@@ -202,60 +165,16 @@ fn environment() -> Result<Environment<'static>, Error> {
     environment.set_syntax(syntax);
     environment.set_auto_escape_callback(|_| minijinja::AutoEscape::None);
     environment.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
-    environment.set_fuel(Some(FUEL));
     environment.set_recursion_limit(MAX_DEPTH);
     environment.add_filter("tojson", json::tojson);
+    // The engine's own holds `none` for iterable, so that templates then loop over tools that are not there.
+    environment.add_test("iterable", |value: &Value| {
+        !matches!(value.kind(), ValueKind::None) && value.try_iter().is_ok()
+    });
     environment.add_function("raise_exception", |what: String| -> Result<Value, Error> {
         Err(Error::new(ErrorKind::InvalidOperation, "raise_exception").with_source(Refusal(what)))
     });
     Ok(environment)
-}
-
-/// Bounds on what the client sent, and shapes that never make sense.
-fn check(chat: &Chat<'_>) -> Result<(), TextError> {
-    let bad = |what: String| Err(TextError::BadChat { what });
-    if chat.messages.is_empty() {
-        return bad("messages must not be empty".into());
-    }
-    if chat.messages.len() > MAX_MESSAGES {
-        return bad(format!(
-            "{} messages are more than the {MAX_MESSAGES} allowed",
-            chat.messages.len()
-        ));
-    }
-    if let Some(tools) = chat.tools
-        && !tools.is_array()
-        && !tools.is_null()
-    {
-        return bad(format!("tools must be a list, this is {}", message::kind(tools)));
-    }
-    let extra = chat.extra.into_iter().flatten();
-    if let Some((name, _)) = extra.clone().find(|(name, _)| RESERVED.contains(&name.as_str())) {
-        return bad(format!("chat_template_kwargs may not set {name}"));
-    }
-    let size = chat
-        .messages
-        .iter()
-        .chain(chat.tools)
-        .chain(extra.map(|(_, value)| value))
-        .map(size)
-        .sum::<usize>();
-    if size > MAX_INPUT {
-        return bad(format!("the conversation holds more than {} MiB", MAX_INPUT >> 20));
-    }
-    Ok(())
-}
-
-/// About how many bytes of JSON a value is.
-fn size(value: &serde_json::Value) -> usize {
-    match value {
-        serde_json::Value::String(text) => text.len() + 2,
-        serde_json::Value::Array(list) => list.iter().map(|item| size(item) + 2).sum::<usize>() + 2,
-        serde_json::Value::Object(map) => {
-            map.iter().map(|(key, item)| key.len() + size(item) + 6).sum::<usize>() + 2
-        }
-        _ => 5,
-    }
 }
 
 /// Replaces `{% generation %}` blocks, which mark the assistant's words for training, by blocks that
@@ -284,20 +203,18 @@ fn without_generation_tags(source: &str) -> Cow<'_, str> {
 }
 
 /// Sorts an engine error by whose doing it is.
-fn failure(error: &Error) -> TextError {
+fn failure(error: &Error) -> Stop {
     let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(error);
     while let Some(e) = cause {
         if let Some(Refusal(what)) = e.downcast_ref() {
-            return TextError::TemplateRefused(what.clone());
+            return Stop::Refused(what.clone());
         }
         if e.downcast_ref::<Error>().is_some_and(|e| e.kind() == ErrorKind::OutOfFuel) {
-            return TextError::TemplateExhausted {
-                what: "it did more work than any conversation needs",
-            };
+            return Stop::Exhausted("it did more work than any conversation needs".into());
         }
         cause = e.source();
     }
-    TextError::TemplateFailed { line: error.line().unwrap_or(0), what: describe(error) }
+    Stop::Failed { line: error.line().unwrap_or(0), what: describe(error) }
 }
 
 /// An engine error without its source listing.

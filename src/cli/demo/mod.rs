@@ -48,6 +48,7 @@ pub(super) async fn run(args: DemoArgs) -> Result<ExitCode, CliError> {
     config.care.drain = Duration::from_secs(5);
     // The former stable leaves at once, so that its memory can be seen to come back.
     config.care.keep_previous = Duration::ZERO;
+    config.engine.text.templates = super::templates_apart();
     let mut running = Running::start(&config).await?;
     running.load(&config).await?;
     let client = Client::new(&format!("http://{}", running.addr));

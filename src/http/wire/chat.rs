@@ -7,6 +7,7 @@ use super::common::{Envelope, Rules, ask};
 use super::fields::{Fields, wrong};
 use super::{Ask, WireError};
 use crate::gateway::{MOST_TOP_LOGPROBS as MOST_TOP, Prompt};
+use crate::text::Ending;
 use serde_json::Value;
 
 const ROLES: [&str; 6] = ["system", "developer", "user", "assistant", "tool", "function"];
@@ -32,8 +33,24 @@ pub fn prompt(fields: &mut Fields) -> Result<(Prompt, bool), WireError> {
     messages.iter().enumerate().try_for_each(|(index, message)| check(index, message))?;
     let tools = tools(fields)?;
     let template_kwargs = fields.object("chat_template_kwargs")?;
+    let ending = ending(fields)?;
     let any = tools.is_some();
-    Ok((Prompt::Chat { messages, tools, template_kwargs }, any))
+    Ok((Prompt::Chat { messages, tools, template_kwargs, ending }, any))
+}
+
+/// How the prompt ends. A reply that continues the last message does not open one, so only asking for both in
+/// so many words is a contradiction.
+fn ending(fields: &mut Fields) -> Result<Ending, WireError> {
+    let goes_on = fields.boolean("continue_final_message")?.unwrap_or(false);
+    match (goes_on, fields.boolean("add_generation_prompt")?) {
+        (true, Some(true)) => Err(WireError::bad(
+            "continue_final_message",
+            "it cannot be true together with add_generation_prompt",
+        )),
+        (true, _) => Ok(Ending::Continue),
+        (false, Some(false)) => Ok(Ending::Closed),
+        (false, _) => Ok(Ending::Reply),
+    }
 }
 
 /// Of how many likeliest tokens the log-probabilities are wanted; `None` if of no token at all.
@@ -67,28 +84,28 @@ fn check(index: usize, message: &Value) -> Result<(), WireError> {
         let what = format!("'{role}' is none of {}", ROLES.join(", "));
         return Err(WireError::bad(at(".role"), what));
     }
-    let calls = calls(fields.get("tool_calls"), &at(".tool_calls"))?
-        || fields.get("function_call").is_some_and(Value::is_object);
+    calls(fields.get("tool_calls"), &at(".tool_calls"))?;
     match fields.get("content") {
         Some(Value::String(_)) => Ok(()),
         Some(Value::Array(parts)) => check_parts(parts, &at(".content")),
-        None | Some(Value::Null) if role == "assistant" && calls => Ok(()),
+        // A reply that was empty, a call, a tool that had nothing to say: as empty content.
+        None | Some(Value::Null) if ["assistant", "tool", "function"].contains(&role) => Ok(()),
         None => Err(WireError::Missing { param: at(".content") }),
         Some(other) => Err(wrong(at(".content"), "a string or an array of parts", other)),
     }
 }
 
-/// Whether a message carries tool calls.
-fn calls(value: Option<&Value>, param: &str) -> Result<bool, WireError> {
+/// The tool calls that a message may carry.
+fn calls(value: Option<&Value>, param: &str) -> Result<(), WireError> {
     let calls = match value {
-        None | Some(Value::Null) => return Ok(false),
+        None | Some(Value::Null) => return Ok(()),
         Some(Value::Array(calls)) => calls,
         Some(other) => return Err(wrong(param, "an array", other)),
     };
     for (index, call) in calls.iter().enumerate() {
         function_name(call, &format!("{param}[{index}]"))?;
     }
-    Ok(!calls.is_empty())
+    Ok(())
 }
 
 fn check_parts(parts: &[Value], param: &str) -> Result<(), WireError> {

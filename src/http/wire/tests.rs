@@ -5,6 +5,7 @@ use super::fields::Fields;
 use super::{Ask, Shape, WireError};
 use crate::gateway::{GenerateRequest, Limits, Prompt};
 use crate::rollout::Arm;
+use crate::text::Ending;
 use proptest::prelude::*;
 use serde_json::{Value, json};
 use std::time::Instant;
@@ -179,7 +180,6 @@ fn messages_are_checked_one_by_one() {
         (json!([{"role": "robot", "content": "Hi"}]), "value", "messages[0].role"),
         (json!([{"role": "user"}]), "missing", "messages[0].content"),
         (json!([{"role": "user", "content": null}]), "type", "messages[0].content"),
-        (json!([{"role": "assistant", "content": null}]), "type", "messages[0].content"),
         (json!([{"role": "user", "content": 1}]), "type", "messages[0].content"),
         (json!([{"role": "user", "content": ["Hi"]}]), "type", "messages[0].content[0]"),
         (json!([{"role": "user", "content": [{}]}]), "missing", "messages[0].content[0].type"),
@@ -217,11 +217,29 @@ fn messages_travel_as_they_were_written() {
         {"role": "assistant", "content": null, "tool_calls": [
             {"id": "c", "type": "function", "function": {"name": "f", "arguments": "{}"}}]},
         {"role": "tool", "tool_call_id": "c", "content": "4", "extra": true},
+        {"role": "tool", "tool_call_id": "d"},
+        {"role": "assistant", "content": null},
+        {"role": "assistant", "tool_calls": []},
         {"role": "function", "name": "f", "content": "4"},
     ]);
     let request = first(ask(Shape::Chat, json!({"messages": written})));
     let Prompt::Chat { messages, tools, .. } = request.prompt else { panic!("a chat") };
     assert_eq!((Value::Array(messages), tools), (written, None));
+}
+
+#[test]
+fn a_prompt_ends_as_the_request_says() {
+    let (goes_on, opens) = ("continue_final_message", "add_generation_prompt");
+    let ending = |more: Value| match first(ask(Shape::Chat, more)).prompt {
+        Prompt::Chat { ending, .. } => ending,
+        _ => panic!("a chat"),
+    };
+    assert_eq!(ending(json!({})), Ending::Reply);
+    assert_eq!(ending(json!({opens: true, goes_on: false})), Ending::Reply);
+    assert_eq!(ending(json!({opens: false})), Ending::Closed);
+    assert_eq!(ending(json!({goes_on: true})), Ending::Continue);
+    assert_eq!(ending(json!({goes_on: true, opens: false})), Ending::Continue);
+    refused(Shape::Chat, json!({goes_on: true, opens: true}), "value", goes_on);
 }
 
 #[test]

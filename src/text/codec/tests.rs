@@ -18,7 +18,7 @@ fn refusal(files: &[(&str, Value)]) -> String {
 }
 
 fn hello<'a>(messages: &'a [Value; 1]) -> Chat<'a> {
-    Chat { messages, add_generation_prompt: true, ..Chat::default() }
+    Chat { messages, ..Chat::default() }
 }
 
 #[test]

@@ -1,0 +1,517 @@
+//! What a chat template can take: every shape of a conversation, tried once at load.
+//!
+//! A template meets shapes that its author never tried: a system message late, two users in a row, calls of
+//! tools. Which of them it takes is found out before traffic, as a plain value that is kept beside the
+//! template, for two uses. A request of a shape that the template cannot take is told so, by message and by
+//! shape, and is nobody's failure. And two versions can be compared before one replaces the other
+//! ([`Abilities::differences`]).
+//!
+//! Where templates want the same thing in different forms, probing also finds the form ([`Wants`]): the plain
+//! form is tried first, and another is chosen only if it gets through where the plain one does not.
+//!
+//! Pure: whatever renders is an argument.
+
+use super::conversation::{Chat, Ending, canonical, cut_at_end};
+use super::message::{REASONING, Wants};
+use super::template::{Job, Stop};
+use serde_json::{Value, json};
+use std::time::SystemTime;
+
+/// A shape that a conversation may have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Shape {
+    User,
+    SystemFirst,
+    SystemLater,
+    SystemOnly,
+    Developer,
+    UsersInARow,
+    AssistantFirst,
+    AssistantsInARow,
+    Turns,
+    AssistantLast,
+    Closed,
+    Continued,
+    EmptyContent,
+    Reasoning,
+    ToolsOffered,
+    ToolsBesideSystem,
+    TypeLists,
+    ToolCall,
+    ToolCallWithContent,
+    ToolCallWithReasoning,
+    SeveralToolCalls,
+    ToolCallLast,
+    ToolResult,
+    ToolResultWithoutCall,
+    TextArguments,
+}
+
+impl Shape {
+    pub const ALL: [Shape; 25] = [
+        Shape::User,
+        Shape::SystemFirst,
+        Shape::SystemLater,
+        Shape::SystemOnly,
+        Shape::Developer,
+        Shape::UsersInARow,
+        Shape::AssistantFirst,
+        Shape::AssistantsInARow,
+        Shape::Turns,
+        Shape::AssistantLast,
+        Shape::Closed,
+        Shape::Continued,
+        Shape::EmptyContent,
+        Shape::Reasoning,
+        Shape::ToolsOffered,
+        Shape::ToolsBesideSystem,
+        Shape::TypeLists,
+        Shape::ToolCall,
+        Shape::ToolCallWithContent,
+        Shape::ToolCallWithReasoning,
+        Shape::SeveralToolCalls,
+        Shape::ToolCallLast,
+        Shape::ToolResult,
+        Shape::ToolResultWithoutCall,
+        Shape::TextArguments,
+    ];
+
+    /// What it is called where people read it.
+    pub fn words(self) -> &'static str {
+        match self {
+            Shape::User => "a user message",
+            Shape::SystemFirst => "a system message",
+            Shape::SystemLater => "a system message that is not the first",
+            Shape::SystemOnly => "a conversation without a user message",
+            Shape::Developer => "a developer message",
+            Shape::UsersInARow => "two user messages in a row",
+            Shape::AssistantFirst => "an assistant message before any user message",
+            Shape::AssistantsInARow => "two assistant messages in a row",
+            Shape::Turns => "an assistant message",
+            Shape::AssistantLast => "an assistant message as the last",
+            Shape::Closed => "add_generation_prompt = false",
+            Shape::Continued => "continue_final_message",
+            Shape::EmptyContent => "a message without content",
+            Shape::Reasoning => "an assistant's reasoning",
+            Shape::ToolsOffered => "tools",
+            Shape::ToolsBesideSystem => "tools beside a system message",
+            Shape::TypeLists => "a tool parameter of more than one type",
+            Shape::ToolCall => "a tool call",
+            Shape::ToolCallWithContent => "a tool call beside content",
+            Shape::ToolCallWithReasoning => "a tool call beside reasoning",
+            Shape::SeveralToolCalls => "several tool calls in one message",
+            Shape::ToolCallLast => "a tool call as the last message",
+            Shape::ToolResult => "a tool's result",
+            Shape::ToolResultWithoutCall => "a tool's result without a call before it",
+            Shape::TextArguments => "a tool call whose arguments are no JSON object",
+        }
+    }
+
+    /// A conversation of this shape.
+    fn example(self) -> Example {
+        let (user, again) = (say("user", USER), say("user", "And now?"));
+        let (system, assistant) = (say("system", SYSTEM), say("assistant", ASSISTANT));
+        let one = || calls(&[("probe", json!({ARGUMENT: VALUE}))], "");
+        let result = say("tool", RESULT);
+        let messages = match self {
+            Shape::User | Shape::Closed | Shape::ToolsOffered | Shape::TypeLists => vec![user],
+            Shape::SystemFirst | Shape::ToolsBesideSystem => vec![system, user],
+            Shape::SystemLater => vec![user, assistant, system, again],
+            Shape::SystemOnly => vec![system],
+            Shape::Developer => vec![say("developer", SYSTEM), user],
+            Shape::UsersInARow => vec![user, again],
+            Shape::AssistantFirst => vec![assistant, user],
+            Shape::AssistantsInARow => {
+                vec![user, assistant, say("assistant", "More."), again]
+            }
+            Shape::Turns => vec![user, assistant, again],
+            Shape::AssistantLast | Shape::Continued => vec![user, assistant],
+            Shape::EmptyContent => vec![say("user", "")],
+            Shape::Reasoning => {
+                let thought =
+                    json!({"role": "assistant", "content": ASSISTANT, REASONING[0]: THOUGHT});
+                vec![user, thought, again]
+            }
+            Shape::ToolCall => vec![user, one(), result, assistant, again],
+            Shape::ToolCallWithContent => {
+                let call = calls(&[("probe", json!({ARGUMENT: VALUE}))], "One moment.");
+                vec![user, call, result, assistant, again]
+            }
+            Shape::ToolCallWithReasoning => {
+                let mut call = one();
+                call[REASONING[0]] = THOUGHT.into();
+                vec![user, call, result, assistant, again]
+            }
+            Shape::SeveralToolCalls => {
+                let both = [("probe", json!({ARGUMENT: VALUE})), ("probe", json!({}))];
+                vec![user, calls(&both, ""), result, say("tool", "second"), assistant, again]
+            }
+            Shape::ToolCallLast => vec![user, one()],
+            Shape::ToolResult => vec![user, one(), result],
+            Shape::ToolResultWithoutCall => vec![user, result],
+            Shape::TextArguments => {
+                vec![user, calls(&[("probe", json!("not an object"))], ""), result]
+            }
+        };
+        let ending = match self {
+            Shape::Closed | Shape::ToolCallLast => Ending::Closed,
+            Shape::Continued => Ending::Continue,
+            _ => Ending::Reply,
+        };
+        let typed = json!(["string", "null"]);
+        let tools = match self {
+            Shape::ToolsOffered | Shape::ToolsBesideSystem => Some(tools(&json!("string"))),
+            Shape::TypeLists => Some(tools(&typed)),
+            Shape::ToolCall
+            | Shape::ToolCallWithContent
+            | Shape::ToolCallWithReasoning
+            | Shape::SeveralToolCalls
+            | Shape::ToolCallLast
+            | Shape::ToolResult
+            | Shape::TextArguments => Some(tools(&json!("string"))),
+            _ => None,
+        };
+        Example { messages, tools, ending, needles: self.needles() }
+    }
+
+    /// Texts of the example that have to show in its rendering; where none does, the template leaves the shape
+    /// out.
+    fn needles(self) -> &'static [&'static str] {
+        match self {
+            Shape::SystemFirst | Shape::SystemLater | Shape::SystemOnly | Shape::Developer => {
+                &[SYSTEM]
+            }
+            Shape::Turns
+            | Shape::AssistantFirst
+            | Shape::AssistantsInARow
+            | Shape::AssistantLast
+            | Shape::Continued => &[ASSISTANT],
+            Shape::ToolsOffered | Shape::ToolsBesideSystem | Shape::TypeLists => &[TOOL],
+            Shape::ToolCall
+            | Shape::ToolCallWithContent
+            | Shape::ToolCallWithReasoning
+            | Shape::SeveralToolCalls
+            | Shape::ToolCallLast => &[VALUE],
+            Shape::ToolResult | Shape::ToolResultWithoutCall => &[RESULT],
+            Shape::TextArguments => &["not an object"],
+            Shape::Reasoning => &[],
+            Shape::EmptyContent => &[],
+            Shape::User | Shape::UsersInARow | Shape::Closed => &[USER],
+        }
+    }
+}
+
+const USER: &str = "What does the serin eat?";
+const SYSTEM: &str = "Speak as a finch would.";
+const ASSISTANT: &str = "Seeds of birch and alder.";
+const THOUGHT: &str = "It is a small bird.";
+const RESULT: &str = "seeds-of-thistle";
+const TOOL: &str = "looks-things-up";
+const ARGUMENT: &str = "topic";
+const VALUE: &str = "finches-and-kin";
+
+/// A conversation that a template is tried on.
+struct Example {
+    messages: Vec<Value>,
+    tools: Option<Value>,
+    ending: Ending,
+    needles: &'static [&'static str],
+}
+
+impl Example {
+    fn chat(&self) -> Chat<'_> {
+        Chat {
+            messages: &self.messages,
+            tools: self.tools.as_ref(),
+            ending: self.ending,
+            extra: None,
+            today: Some(SystemTime::UNIX_EPOCH),
+        }
+    }
+}
+
+fn say(role: &str, content: &str) -> Value {
+    json!({"role": role, "content": content})
+}
+
+fn calls(functions: &[(&str, Value)], content: &str) -> Value {
+    let calls = functions.iter().enumerate().map(|(i, (name, arguments))| {
+        json!({"id": format!("call_{i:020}"), "type": "function",
+               "function": {"name": name, "arguments": arguments}})
+    });
+    json!({"role": "assistant", "content": content, "tool_calls": calls.collect::<Value>()})
+}
+
+fn tools(kind: &Value) -> Value {
+    json!([{"type": "function", "function": {"name": "probe", "description": TOOL, "parameters": {
+        "type": "object", "required": [ARGUMENT],
+        "properties": {ARGUMENT: {"type": kind, "description": "of what"}}}}}])
+}
+
+/// What a template makes of a shape.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Outcome {
+    /// It is rendered.
+    Taken,
+    /// It is rendered, but what makes it that shape does not show.
+    LeftOut,
+    /// The template says no to it, with this text.
+    Refused(String),
+    /// The template fails on it, with this text.
+    Failed(String),
+}
+
+/// What a template makes of each shape.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Abilities {
+    outcomes: Vec<(Shape, Outcome)>,
+}
+
+impl Abilities {
+    pub fn of(&self, shape: Shape) -> &Outcome {
+        let found = self.outcomes.iter().find(|(s, _)| *s == shape);
+        found.map_or(&Outcome::Taken, |(_, outcome)| outcome)
+    }
+
+    /// Each shape with what becomes of it.
+    pub fn iter(&self) -> impl Iterator<Item = (Shape, &Outcome)> {
+        self.outcomes.iter().map(|(shape, outcome)| (*shape, outcome))
+    }
+
+    /// Whether the template shows the tools that it is given. One that does not is served all the same, and
+    /// then the tools have no effect.
+    pub fn reads_tools(&self) -> bool {
+        *self.of(Shape::ToolsOffered) == Outcome::Taken
+    }
+
+    /// What `other` does not take that this one does, and what it takes that this one does not, in plain words;
+    /// nothing where they are alike. Meant for stable (`self`) and canary (`other`).
+    pub fn differences(&self, other: &Abilities) -> Vec<String> {
+        let differs = |shape: Shape| {
+            let (here, there) = (self.of(shape), other.of(shape));
+            let words = shape.words();
+            match (here, there) {
+                (Outcome::Taken | Outcome::LeftOut, Outcome::Refused(why)) => {
+                    Some(format!("no longer takes {words}: refuses it ({why})"))
+                }
+                (Outcome::Taken | Outcome::LeftOut, Outcome::Failed(why)) => {
+                    Some(format!("no longer takes {words}: fails on it ({why})"))
+                }
+                (Outcome::Refused(_) | Outcome::Failed(_), Outcome::Taken) => {
+                    Some(format!("newly takes {words}"))
+                }
+                (Outcome::Taken, Outcome::LeftOut) => Some(format!("leaves out {words}")),
+                (Outcome::LeftOut, Outcome::Taken) => Some(format!("no longer leaves out {words}")),
+                (Outcome::Refused(_) | Outcome::Failed(_), Outcome::LeftOut) => {
+                    Some(format!("leaves out {words} instead of refusing it"))
+                }
+                _ => None,
+            }
+        };
+        Shape::ALL.into_iter().filter_map(differs).collect()
+    }
+
+    /// The first thing in a conversation that the template does not take: which message, if one is at fault,
+    /// which shape, and what the template says.
+    pub(super) fn obstacle(&self, chat: &Chat<'_>) -> Option<(Option<usize>, Shape, &str)> {
+        shapes_of(chat).into_iter().find_map(|(index, shape)| match self.of(shape) {
+            Outcome::Refused(why) | Outcome::Failed(why) => Some((index, shape, why.as_str())),
+            Outcome::Taken | Outcome::LeftOut => None,
+        })
+    }
+}
+
+/// The shapes that a conversation has, with the first message of each. More particular shapes come later, so
+/// that what is named is no wider than it has to be.
+fn shapes_of(chat: &Chat<'_>) -> Vec<(Option<usize>, Shape)> {
+    let mut found: Vec<(Option<usize>, Shape)> = Vec::new();
+    let mut add = |index: Option<usize>, shape: Shape| {
+        if !found.iter().any(|(_, known)| *known == shape) {
+            found.push((index, shape));
+        }
+    };
+    let role = |i: usize| chat.messages[i].get("role").and_then(Value::as_str).unwrap_or("");
+    let has_system =
+        chat.messages.iter().any(|m| m["role"] == "system" || m["role"] == "developer");
+    if chat.tools.and_then(Value::as_array).is_some_and(|tools| !tools.is_empty()) {
+        add(None, Shape::ToolsOffered);
+        if has_system {
+            add(None, Shape::ToolsBesideSystem);
+        }
+        if chat.tools.is_some_and(has_type_list) {
+            add(None, Shape::TypeLists);
+        }
+    }
+    let users: Vec<usize> = (0..chat.messages.len()).filter(|i| role(*i) == "user").collect();
+    if users.is_empty() {
+        add(None, Shape::SystemOnly);
+    }
+    for index in 0..chat.messages.len() {
+        let at = Some(index);
+        let same = index > 0 && role(index) == role(index - 1);
+        let before_users = users.first().is_none_or(|first| index < *first);
+        match role(index) {
+            "system" if index == 0 => add(at, Shape::SystemFirst),
+            "system" => add(at, Shape::SystemLater),
+            "developer" => add(at, Shape::Developer),
+            "user" if same => add(at, Shape::UsersInARow),
+            "tool" => {
+                let called = chat.messages[..index].iter().any(|m| is_filled(&m["tool_calls"]));
+                add(at, if called { Shape::ToolResult } else { Shape::ToolResultWithoutCall });
+            }
+            "assistant" => {
+                add(at, Shape::Turns);
+                if same {
+                    add(at, Shape::AssistantsInARow);
+                }
+                if before_users {
+                    add(at, Shape::AssistantFirst);
+                }
+                shapes_of_assistant(&chat.messages[index], &mut |shape| add(at, shape));
+            }
+            _ => {}
+        }
+        if !is_filled(&chat.messages[index]["content"]) && role(index) == "user" {
+            add(at, Shape::EmptyContent);
+        }
+    }
+    let last = chat.messages.len().checked_sub(1);
+    if let Some(last) = last.filter(|last| role(*last) == "assistant") {
+        match is_filled(&chat.messages[last]["tool_calls"]) {
+            true => add(Some(last), Shape::ToolCallLast),
+            false if chat.ending == Ending::Reply => add(Some(last), Shape::AssistantLast),
+            false => {}
+        }
+    }
+    match chat.ending {
+        Ending::Reply => {}
+        Ending::Closed => add(None, Shape::Closed),
+        Ending::Continue => add(last, Shape::Continued),
+    }
+    found
+}
+
+fn shapes_of_assistant(message: &Value, add: &mut dyn FnMut(Shape)) {
+    let reasons = REASONING.iter().any(|name| is_filled(&message[*name]));
+    let calls = message["tool_calls"].as_array().filter(|calls| !calls.is_empty());
+    let Some(calls) = calls else {
+        if reasons {
+            add(Shape::Reasoning);
+        }
+        return;
+    };
+    add(Shape::ToolCall);
+    if is_filled(&message["content"]) {
+        add(Shape::ToolCallWithContent);
+    }
+    if reasons {
+        add(Shape::ToolCallWithReasoning);
+    }
+    if calls.len() > 1 {
+        add(Shape::SeveralToolCalls);
+    }
+    let opaque = |call: &Value| {
+        let text = call["function"]["arguments"].as_str().filter(|text| !text.trim().is_empty());
+        text.is_some_and(|text| {
+            !serde_json::from_str::<Value>(text).is_ok_and(|arguments| arguments.is_object())
+        })
+    };
+    if calls.iter().any(opaque) {
+        add(Shape::TextArguments);
+    }
+}
+
+fn is_filled(value: &Value) -> bool {
+    match value {
+        Value::Null => false,
+        Value::String(text) => !text.is_empty(),
+        Value::Array(list) => !list.is_empty(),
+        _ => true,
+    }
+}
+
+fn has_type_list(value: &Value) -> bool {
+    match value {
+        Value::Object(map) => {
+            map.get("type").is_some_and(Value::is_array) || map.values().any(has_type_list)
+        }
+        Value::Array(list) => list.iter().any(has_type_list),
+        _ => false,
+    }
+}
+
+/// Renders jobs in turn, up to the first that runs into a bound.
+pub(super) type Render<'a> = dyn FnMut(&[Job]) -> Vec<Result<String, Stop>> + 'a;
+
+/// Makes one more thing wanted.
+type Change = fn(&mut Wants);
+
+/// What a template wants and can take. `text` is its source.
+///
+/// # Errors
+/// The bound that it ran into, or why it could not be tried.
+pub(super) fn probe(text: &str, render: &mut Render<'_>) -> Result<(Wants, Abilities), Stop> {
+    let mut wants = Wants { developer: text.contains("developer"), ..Wants::default() };
+    let forms: [(Shape, Change); 5] = [
+        (Shape::User, |wants| wants.parts = true),
+        (Shape::ToolCall, |wants| wants.short_ids = true),
+        (Shape::ToolCall, |wants| wants.text_arguments = true),
+        (Shape::ToolCall, |wants| (wants.short_ids, wants.text_arguments) = (true, true)),
+        (Shape::TypeLists, |wants| wants.one_type = true),
+    ];
+    for (shape, change) in forms {
+        if attempt(&[shape], wants, render)?[0].1 == Outcome::Taken {
+            continue;
+        }
+        let mut other = wants;
+        change(&mut other);
+        if attempt(&[shape], other, render)?[0].1 == Outcome::Taken {
+            wants = other;
+        }
+    }
+    let outcomes = attempt(&Shape::ALL, wants, render)?;
+    Ok((wants, Abilities { outcomes }))
+}
+
+fn attempt(
+    shapes: &[Shape],
+    wants: Wants,
+    render: &mut Render<'_>,
+) -> Result<Vec<(Shape, Outcome)>, Stop> {
+    let examples: Vec<Example> = shapes.iter().map(|shape| shape.example()).collect();
+    let jobs = examples.iter().map(|example| canonical(&example.chat(), wants));
+    let jobs = jobs.collect::<Result<Vec<Job>, _>>();
+    let jobs = jobs.map_err(|e| Stop::Failed { line: 0, what: e.to_string() })?;
+    let rendered = render(&jobs);
+    let mut outcomes = Vec::with_capacity(shapes.len());
+    for ((shape, example), result) in shapes.iter().zip(&examples).zip(rendered) {
+        outcomes.push((*shape, outcome(example, result)?));
+    }
+    if outcomes.len() < shapes.len() {
+        return Err(Stop::NoRoom("the trial broke off".into()));
+    }
+    Ok(outcomes)
+}
+
+fn outcome(example: &Example, result: Result<String, Stop>) -> Result<Outcome, Stop> {
+    let text = match result {
+        Ok(text) => text,
+        Err(Stop::Refused(why)) => return Ok(Outcome::Refused(why)),
+        Err(Stop::Failed { line, what }) => {
+            return Ok(Outcome::Failed(format!("line {line}: {what}")));
+        }
+        Err(stop @ (Stop::Syntax { .. } | Stop::Exhausted(_) | Stop::NoRoom(_))) => {
+            return Err(stop);
+        }
+    };
+    if example.ending == Ending::Continue && cut_at_end(&text).is_none() {
+        let why = "it leaves the last message's content out";
+        return Ok(Outcome::Refused(why.into()));
+    }
+    // A template that trims or wraps content still shows its words.
+    let shown = example.needles.iter().all(|needle| text.contains(needle));
+    Ok(if shown { Outcome::Taken } else { Outcome::LeftOut })
+}
+
+#[cfg(test)]
+mod tests;
