@@ -21,6 +21,8 @@ pub struct LaneId(pub u64);
 #[derive(Debug, Default)]
 pub struct LaneStats {
     pub waiting: AtomicU64,
+    /// Sequences that may wait; 0 before the lane is there.
+    pub waiting_most: AtomicU64,
     pub running: AtomicU64,
     pub blocks_used: AtomicU64,
     pub blocks_total: AtomicU64,
@@ -171,10 +173,14 @@ impl Lane {
         arena: Arena,
         resident_at_load: u64,
     ) -> Lane {
+        let waiting_most = config.max_waiting as u64;
         let scheduler = Scheduler::new(config, runner.capacity());
         let mut lane = Lane {
             id,
-            stats: Arc::new(LaneStats::default()),
+            stats: Arc::new(LaneStats {
+                waiting_most: waiting_most.into(),
+                ..LaneStats::default()
+            }),
             runner,
             scheduler,
             batch: Batch::default(),

@@ -3,6 +3,7 @@
 //! Runs on a task of its own, so that an outcome is recorded even when the client leaves. What a failed
 //! canary owes is charged before stable takes over.
 
+use super::admission::{self, Admission};
 use super::attempt::{Attempt, Ended};
 use super::paired::Answer;
 use super::prepare::{check_ids, encode, invalid, prepare, text_error};
@@ -30,14 +31,16 @@ pub struct Gateway {
     limits: Limits,
     timeouts: Timeouts,
     shadow: Arc<Shadow>,
+    admission: Admission,
 }
 
 impl Gateway {
     /// A gateway that copies a share of stable's requests to an idle canary, as `control` was told. Must
     /// be called within a tokio runtime.
     pub fn new(control: Arc<Control>, limits: Limits, timeouts: Timeouts) -> Gateway {
-        let shadow = Shadow::start(control.care().shadow, &control);
-        Gateway { control, limits, timeouts, shadow }
+        let admission = Admission::new();
+        let shadow = Shadow::start(control.care().shadow, &control, admission.clone());
+        Gateway { control, limits, timeouts, shadow, admission }
     }
 
     /// What copied requests have shown; `None` when none are copied.
@@ -76,15 +79,34 @@ impl Gateway {
         Ok(Generation { routed, pieces })
     }
 
+    /// Refuses what could never wait together: so many sequences of one request. A busy server is another matter.
+    pub fn check_sequences(&self, count: usize) -> Result<(), GatewayError> {
+        let most = self.control.models().stable.map_or(0, |stable| {
+            stable.stats.waiting_most.load(std::sync::atomic::Ordering::Relaxed) as usize
+        });
+        match most > 0 && count > most {
+            true => Err(invalid(
+                "n",
+                format!(
+                    "{count} replies (prompts times n) are more than the {most} that may wait at a time (engine.max_waiting); send them in parts"
+                ),
+            )),
+            false => Ok(()),
+        }
+    }
+
     /// Token ids that stable would see for a prompt; `add_special` overrides whether the tokenizer adds
     /// special tokens of its own.
-    pub fn tokenize(
+    pub async fn tokenize(
         &self,
-        prompt: &Prompt,
+        prompt: Prompt,
         add_special: Option<bool>,
     ) -> Result<Vec<u32>, GatewayError> {
         let stable = self.control.fallback().map_err(no_route)?;
-        encode(prompt, &stable.deployment.codec, add_special, SystemTime::now())
+        admission::check_bytes(&prompt, &stable.deployment)?;
+        let (text, codec) = (prompt.clone(), stable.deployment.codec.clone());
+        let encoded = move || encode(&text, &codec, add_special, SystemTime::now());
+        self.admission.encode(&prompt, encoded).await?
     }
 
     /// Text of token ids, by stable's tokenizer.
@@ -139,7 +161,8 @@ impl Gateway {
             let text = format!("n is {}; it must be from 1 to {}", request.n, self.limits.max_n);
             return Err(invalid("n", text));
         }
-        let prepared = prepare(request, &assignment.deployment, SystemTime::now()).await?;
+        let prepared =
+            prepare(request, &assignment.deployment, &self.admission, SystemTime::now()).await?;
         let (engine, model) = (self.control.engine(), self.control.name());
         let now = Instant::now();
         Ok(Attempt::submit(engine, model, request, assignment, &prepared, rescued, now))

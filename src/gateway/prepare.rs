@@ -1,15 +1,12 @@
 //! A request made ready for one arm: its text in that arm's own token ids, its wishes completed by that
 //! model's own defaults, its length checked against that model's context.
 
+use super::admission::{self, Admission};
 use super::types::{GatewayError, GenerateRequest, Prompt, SamplingPatch};
 use crate::control::Deployment;
 use crate::model::SamplingParams;
 use crate::text::{Chat, Codec, GenerationDefaults, TextError};
 use std::time::SystemTime;
-
-/// Text longer than this many bytes is encoded off the async threads. Chats always are: their templates run
-/// in a process of their own, and are waited for.
-const LONG_TEXT: usize = 32 << 10;
 
 /// What one arm is given to run.
 #[derive(Debug, Clone)]
@@ -24,20 +21,13 @@ pub(super) struct Prepared {
 pub(super) async fn prepare(
     request: &GenerateRequest,
     deployment: &Deployment,
+    admission: &Admission,
     today: SystemTime,
 ) -> Result<Prepared, GatewayError> {
-    let apart = match &request.prompt {
-        Prompt::Tokens(_) => false,
-        Prompt::Text(text) => text.len() > LONG_TEXT,
-        Prompt::Chat { .. } => true,
-    };
-    let ids = if apart {
-        let (prompt, codec) = (request.prompt.clone(), deployment.codec.clone());
-        let task = tokio::task::spawn_blocking(move || encode(&prompt, &codec, None, today));
-        task.await.map_err(|e| GatewayError::Unavailable(e.to_string()))??
-    } else {
-        encode(&request.prompt, &deployment.codec, None, today)?
-    };
+    admission::check(request, deployment)?;
+    let (prompt, codec) = (request.prompt.clone(), deployment.codec.clone());
+    let encoded = move || encode(&prompt, &codec, None, today);
+    let ids = admission.encode(&request.prompt, encoded).await??;
     if ids.is_empty() {
         return Err(invalid("prompt", "the prompt is empty; give at least one token"));
     }

@@ -4,6 +4,7 @@
 //! answered, and is cancelled within one step of the model when one comes; it is then tried again a few
 //! times. Knows the engine; which requests are copied is `drive`'s business.
 
+use super::admission::Admission;
 use super::drive::no_route;
 use super::paired::{Answer, Differences, Paired};
 use super::prepare::{Prepared, prepare};
@@ -42,6 +43,7 @@ pub(super) struct Shadow {
     preempted: AtomicU64,
     dropped: AtomicU64,
     failed: AtomicU64,
+    admission: Admission,
 }
 
 /// A request that is being answered; the shadow keeps out of its way until it is dropped.
@@ -62,7 +64,7 @@ pub struct ShadowReport {
 
 impl Shadow {
     /// Starts the task that puts copies to the canary. Must be called within a tokio runtime.
-    pub fn start(share: f64, control: &Arc<Control>) -> Arc<Shadow> {
+    pub fn start(share: f64, control: &Arc<Control>, admission: Admission) -> Arc<Shadow> {
         let (queue, inbox) = channel(WAITING);
         let shadow = Arc::new(Shadow {
             share,
@@ -72,6 +74,7 @@ impl Shadow {
             preempted: AtomicU64::new(0),
             dropped: AtomicU64::new(0),
             failed: AtomicU64::new(0),
+            admission,
         });
         if share > 0.0 {
             tokio::spawn(run(Arc::downgrade(&shadow), Arc::downgrade(control), inbox));
@@ -148,20 +151,25 @@ async fn one(
             _ = live.wait_for(|live| *live > 0) => {
                 shadow.preempted.fetch_add(1, Ordering::Relaxed);
             }
-            heard = answer(control, assignment, copied) => return Some(heard),
+            heard = answer(control, &shadow.admission, assignment, copied) => return Some(heard),
         }
     }
     None
 }
 
 /// The canary's answer, and how likely it held stable's. Dropping the future cancels the sequence.
-async fn answer(control: &Control, assignment: &Assignment, copied: &Copied) -> Heard {
+async fn answer(
+    control: &Control,
+    admission: &Admission,
+    assignment: &Assignment,
+    copied: &Copied,
+) -> Heard {
     let deployment = &assignment.deployment;
-    let prepared = prepare(&copied.request, deployment, SystemTime::now()).await?;
+    let prepared = prepare(&copied.request, deployment, admission, SystemTime::now()).await?;
     let said = copied.stable.tokens.len();
     let comparable = said > 0
         && prepared.ids.len() + said < deployment.max_len()
-        && speaks_alike(control, assignment, copied, &prepared).await;
+        && speaks_alike((control, admission), assignment, copied, &prepared).await;
     let asked = [prepared.ids.as_slice(), &copied.stable.tokens].concat();
     let (answer, _) = hear(control, assignment, prepared.clone()).await?;
     if !comparable {
@@ -177,13 +185,13 @@ async fn answer(control: &Control, assignment: &Assignment, copied: &Copied) -> 
 /// Whether both models have the same number of tokens, and the prompt is the same ids to both: then the
 /// ids of stable's reply mean the same to the canary.
 async fn speaks_alike(
-    control: &Control,
+    (control, admission): (&Control, &Admission),
     assignment: &Assignment,
     copied: &Copied,
     canary: &Prepared,
 ) -> bool {
     let Ok(stable) = control.fallback() else { return false };
-    let prepared = prepare(&copied.request, &stable.deployment, SystemTime::now()).await;
+    let prepared = prepare(&copied.request, &stable.deployment, admission, SystemTime::now()).await;
     prepared.is_ok_and(|stable| stable.ids == canary.ids)
         && stable.deployment.capacity.vocab == assignment.deployment.capacity.vocab
 }

@@ -99,6 +99,9 @@ async fn generate(
         logprobs,
         include_usage: streaming.include_usage,
     };
+    let sequences = n as usize * requests.len();
+    let fits = state.gateway.check_sequences(sequences);
+    fits.map_err(|error| ApiError::gateway(&error, shape.prompt_field()))?;
     let replies = Replies::start(requests, n, |request| state.gateway.generate(request)).await;
     let replies = replies.map_err(|error| ApiError::gateway(&error, shape.prompt_field()))?;
     Ok(match streaming.on {

@@ -35,7 +35,7 @@ pub async fn tokenize(State(state): State<AppState>, body: Body) -> Result<Json<
         let reason = GatewayError::Unavailable("stable is still loading".to_owned());
         return Err(ApiError::gateway(&reason, shape.prompt_field()));
     };
-    let tokens = apart(move || state.gateway.tokenize(&prompt, add_special)).await?;
+    let tokens = state.gateway.tokenize(prompt, add_special).await;
     let tokens = tokens.map_err(|error| ApiError::gateway(&error, shape.prompt_field()))?;
     Ok(Json(Tokens { count: tokens.len(), max_model_len: stable.max_len(), tokens }))
 }

@@ -43,6 +43,8 @@ pub struct Codec {
     spelling: Spelling,
     /// By id: whether the token shows when special tokens are skipped.
     visible: Vec<bool>,
+    /// Bytes of the longest token's spelling.
+    longest: usize,
 }
 
 impl std::fmt::Debug for Codec {
@@ -111,6 +113,7 @@ impl Codec {
         let vocabulary = tokenizer.get_vocab(true);
         check_vocabulary(path, &vocabulary, vocab_size)?;
         let eos = eos_ids(&tokenizer, &folder, vocab_size)?;
+        let longest = vocabulary.keys().map(String::len).max().unwrap_or(1);
         let ids = vocabulary.values().max().map_or(0, |&id| id as usize + 1);
         let marks = match (options.content_tokens, &folder.template) {
             (ContentTokens::Text, Some(source)) => Some(Marks::new(&tokenizer, &source.text)),
@@ -122,9 +125,16 @@ impl Codec {
         let template = template.transpose()?;
         let (spelling, defaults) = (Spelling::of(&tokenizer), folder.defaults);
         let visible = Vec::new();
-        let mut codec = Self { visible, tokenizer, template, marks, eos, defaults, spelling };
+        let mut codec =
+            Self { visible, tokenizer, template, marks, eos, defaults, spelling, longest };
         codec.visible = (0..ids as u32).map(|id| codec.shows(id)).collect();
         Ok(codec)
+    }
+
+    /// No token stands for more bytes of text, unless the tokenizer drops some of it: a bound from above, since a
+    /// spelling may be longer than what it stands for.
+    pub fn longest_token(&self) -> usize {
+        self.longest
     }
 
     /// Turns text into ids; `add_special_tokens` lets the tokenizer add its own at the ends.
