@@ -300,7 +300,7 @@ async fn a_full_queue_is_busy_and_says_when_to_come_back() {
         let waiting = SchedulerConfig {
             max_running: 1,
             max_batch_tokens: 512,
-            max_waiting: 1,
+            max_waiting: 8,
             ..Default::default()
         };
         server.scheduler = waiting;
@@ -308,12 +308,23 @@ async fn a_full_queue_is_busy_and_says_when_to_come_back() {
     };
     let app = api(gateway_saying(REPLY, small).await);
     let body = plain(json!({"prompt": vec!["a"; 8]}));
+    let (first, request) = (app.clone(), post(PLAIN, &body));
+    let first = tokio::spawn(async move { send(&first, request).await.status() });
+    tokio::time::sleep(Duration::from_millis(100)).await;
     let response = send(&app, post(PLAIN, &body)).await;
     assert_eq!(response.status(), StatusCode::TOO_MANY_REQUESTS);
     let after: u64 = response.headers()[header::RETRY_AFTER].to_str().unwrap().parse().unwrap();
     assert!((1..=3).contains(&after));
     let body: Value = serde_json::from_str(&text(response).await).unwrap();
     assert_eq!(body["error"]["type"], "rate_limit_error");
+    assert_eq!(first.await.unwrap(), StatusCode::OK, "who came first is served");
+
+    // What could never wait together is no matter of being busy.
+    let (status, body) =
+        ask(&app, post(PLAIN, &plain(json!({"prompt": vec!["a"; 3], "n": 3})))).await;
+    assert_eq!(status, StatusCode::BAD_REQUEST);
+    let said = body["error"]["message"].as_str().unwrap();
+    assert!(said.contains("9 replies") && said.contains("engine.max_waiting"), "{said}");
 }
 
 #[tokio::test]
