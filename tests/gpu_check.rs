@@ -151,7 +151,8 @@ fn what_is_packed_runs_far_from_here_and_leaves_its_rows_when_it_is_killed() {
     check_bytes_read(&rows);
 
     // Half of what came before the model's checks, which take most of the time.
-    let kernels = rows.iter().filter(|row| row["stage"] == "kernels").map(|row| row["at_s"].as_f64());
+    let kernels =
+        rows.iter().filter(|row| row["stage"] == "kernels").map(|row| row["at_s"].as_f64());
     let half = kernels.flatten().fold(0.0, f64::max) / 2.0;
     let mut killed = away(&pack, &cut).args(["--only", "bench,kernels"]).spawn().unwrap();
     std::thread::sleep(Duration::from_secs_f64(half));
@@ -161,7 +162,7 @@ fn what_is_packed_runs_far_from_here_and_leaves_its_rows_when_it_is_killed() {
     assert!(kept.len() > 5 && kept.len() < rows.len(), "{} of {} rows", kept.len(), rows.len());
     assert_eq!(kept, names(&rows)[..kept.len()]);
     std::thread::sleep(Duration::from_millis(500));
-    assert_eq!(left_running(&pack), [PathBuf::new(); 0]);
+    assert_eq!(left_running(&pack), Vec::<PathBuf>::new());
 
     let page = elsewhere.path().join("card.md");
     let script = pack.join("gpu_check");
