@@ -26,6 +26,7 @@ use serin::model::{
 use serin_kernels::weights::PlaneLayout;
 use serin_kernels::{Buffer, Card, CardError, Queue};
 use std::path::PathBuf;
+use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::mpsc::unbounded_channel;
@@ -348,10 +349,17 @@ async fn measure_turn(args: &Args, bench: &mut Bench) {
 }
 
 #[tokio::main(flavor = "current_thread")]
-async fn main() -> Result<(), Error> {
+async fn main() -> ExitCode {
     let args = Args::parse();
-    if args.repeats == 0 {
-        return Err("--repeats must be at least 1".into());
+    let measured = match args.repeats {
+        0 => Err("--repeats must be at least 1".into()),
+        _ => measure(&args).await,
+    };
+    match measured {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("{error}");
+            ExitCode::FAILURE
+        }
     }
-    measure(&args).await
 }

@@ -21,6 +21,7 @@ use serin::device::{Device, DeviceChoice};
 use serin::engine::{EngineHandle, LaneId, SchedulerConfig, SeqEvent, SeqRequest};
 use serin::model::{KvChoice, LoadFormat, Logprobs, SamplingParams};
 use std::path::PathBuf;
+use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::mpsc::unbounded_channel;
@@ -291,7 +292,15 @@ async fn measure(args: &Args) -> Result<Value, Error> {
 }
 
 #[tokio::main]
-async fn main() -> Result<(), Error> {
-    println!("{}", measure(&Args::parse()).await?);
-    Ok(())
+async fn main() -> ExitCode {
+    match measure(&Args::parse()).await {
+        Ok(figures) => {
+            println!("{figures}");
+            ExitCode::SUCCESS
+        }
+        Err(error) => {
+            eprintln!("{error}");
+            ExitCode::FAILURE
+        }
+    }
 }

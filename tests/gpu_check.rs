@@ -163,7 +163,7 @@ fn what_is_packed_runs_far_from_here_and_leaves_its_rows_when_it_is_killed() {
     assert!(kept.len() > 5 && kept.len() < rows.len(), "{} of {} rows", kept.len(), rows.len());
     assert_eq!(kept, names(&rows)[..kept.len()]);
     std::thread::sleep(Duration::from_millis(500));
-    assert_eq!(left_running(&pack), [PathBuf::new(); 0]);
+    assert_eq!(left_running(&pack), Vec::<PathBuf>::new());
 
     let page = elsewhere.path().join("card.md");
     let script = pack.join("gpu_check");
