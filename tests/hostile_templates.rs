@@ -8,8 +8,16 @@ use serin::text::apart::Cancel;
 use serin::text::{Chat, Codec, Templates, TextError, TextOptions};
 use std::path::Path;
 use std::process::Command;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
+
+/// One test at a time: they look at this process's memory, and at its children.
+static ALONE: Mutex<()> = Mutex::new(());
+
+fn alone() -> MutexGuard<'static, ()> {
+    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 /// Far above what a bound of two seconds of processor time leads to on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(25);
@@ -105,6 +113,7 @@ fn resident() -> u64 {
 
 #[test]
 fn a_load_finds_what_is_hostile_at_once() {
+    let _alone = alone();
     let before = resident();
     for (hostile, bound) in HOSTILE {
         let begun = Instant::now();
@@ -121,6 +130,7 @@ fn a_load_finds_what_is_hostile_at_once() {
 
 #[test]
 fn a_request_that_springs_a_trap_is_the_models_error_and_the_next_is_answered() {
+    let _alone = alone();
     let before = resident();
     for (hostile, bound) in HOSTILE {
         let trap = format!(
@@ -139,6 +149,7 @@ fn a_request_that_springs_a_trap_is_the_models_error_and_the_next_is_answered() 
 
 #[test]
 fn deep_source_is_refused_and_not_run() {
+    let _alone = alone();
     let parens = format!("{{{{ {}1{} }}}}", "(".repeat(100_000), ")".repeat(100_000));
     let ifs = format!("{}x{}", "{% if 1 %}".repeat(20_000), "{% endif %}".repeat(20_000));
     let sums = format!("{{{{ 1{} }}}}", " + 1".repeat(200_000));
@@ -161,6 +172,7 @@ fn deep_source_is_refused_and_not_run() {
 
 #[test]
 fn a_trial_ends_when_its_load_is_dropped() {
+    let _alone = alone();
     let cancel = Cancel::default();
     let handle = cancel.handle();
     let (hostile, _) = HOSTILE[3];
@@ -178,6 +190,7 @@ fn a_trial_ends_when_its_load_is_dropped() {
 
 #[test]
 fn a_process_that_was_ended_while_idle_is_replaced() {
+    let _alone = alone();
     let codec = load("{{ messages[0].content }}").expect("a harmless template");
     let ours = std::process::id().to_string();
     let listed = Command::new("ps").args(["-o", "pid=,args=", "--ppid", &ours]).output();
@@ -191,6 +204,7 @@ fn a_process_that_was_ended_while_idle_is_replaced() {
 
 #[test]
 fn check_finds_what_serve_would_refuse() {
+    let _alone = alone();
     let model = tempfile::tempdir().expect("a folder");
     let from = Path::new(env!("CARGO_MANIFEST_DIR")).join("models/tiny-v1");
     for entry in std::fs::read_dir(from).expect("the demo model") {

@@ -35,7 +35,7 @@ fn a_canary_that_cannot_even_begin_is_rescued_charged_and_rolled_back() {
     let mut config: Value =
         serde_json::from_str(&fs::read_to_string(&path).expect("a file")).expect("JSON");
     let template = config["chat_template"].as_str().expect("a template");
-    // Fails on system messages only, which a look at the template when loading does not show.
+    // Fails on system messages only, which stable takes.
     let template =
         format!("{{% if messages[0].role == 'system' %}}{{{{ 1 // 0 }}}}{{% endif %}}{template}");
     config["chat_template"] = json!(template);

@@ -118,14 +118,32 @@ impl Gateway {
     }
 
     /// Books a request that its arm could not even begin, and begins it on stable if that may help: a
-    /// canary may have a template that fails, or room for less.
+    /// canary may have a template that fails, or room for less. A conversation that the canary's template does
+    /// not take is the canary's doing if stable takes it, and else the request's.
     async fn not_begun(
         &self,
         request: &GenerateRequest,
         assignment: &Assignment,
         error: GatewayError,
     ) -> Result<Attempt, GatewayError> {
-        let class = class_of_error(&error);
+        let bad = matches!(error, GatewayError::Invalid { .. });
+        let stays = assignment.arm == Arm::Stable || request.pin.is_some() || bad;
+        if !stays && matches!(error, GatewayError::Untaken(_)) {
+            let stable = self.control.fallback().map_err(no_route)?;
+            let attempt = self.attempt(request, stable, true).await;
+            let untaken = attempt.as_ref().err().map_or(Class::ModelError, class_of_error);
+            self.book_not_begun(request, assignment, untaken);
+            return attempt;
+        }
+        self.book_not_begun(request, assignment, class_of_error(&error));
+        if stays {
+            return Err(error);
+        }
+        let stable = self.control.fallback().map_err(no_route)?;
+        self.attempt(request, stable, true).await
+    }
+
+    fn book_not_begun(&self, request: &GenerateRequest, assignment: &Assignment, class: Class) {
         let version = &assignment.deployment.version;
         let who = metrics::Who { model: self.control.name(), arm: assignment.arm, version };
         metrics::request(who, class.as_str(), &Default::default());
@@ -143,12 +161,6 @@ impl Gateway {
             output_tokens: 0,
             co_running: false,
         });
-        let bad = matches!(error, GatewayError::Invalid { .. });
-        if assignment.arm == Arm::Stable || request.pin.is_some() || bad {
-            return Err(error);
-        }
-        let stable = self.control.fallback().map_err(no_route)?;
-        self.attempt(request, stable, true).await
     }
 
     async fn attempt(
@@ -278,7 +290,9 @@ fn class_of_error(error: &GatewayError) -> Class {
     match error {
         GatewayError::Model(_) => Class::ModelError,
         GatewayError::Timeout { .. } => Class::Timeout,
-        GatewayError::Invalid { .. } | GatewayError::ContextLength { .. } => Class::InvalidRequest,
+        GatewayError::Invalid { .. }
+        | GatewayError::Untaken(_)
+        | GatewayError::ContextLength { .. } => Class::InvalidRequest,
         GatewayError::NoCanary | GatewayError::Unavailable(_) | GatewayError::Busy { .. } => {
             Class::Rejected
         }

@@ -154,6 +154,9 @@ pub enum GatewayError {
     /// The client's doing. `param` names the field.
     #[error("{message}")]
     Invalid { param: &'static str, message: String },
+    /// The conversation has a shape that the model's chat template does not take; another's may.
+    #[error("{0}")]
+    Untaken(String),
     #[error(
         "this model's maximum context length is {max} tokens, but {asked} were requested ({prompt} in the prompt, {reply} in the reply); shorten the prompt or lower max_tokens"
     )]

@@ -73,6 +73,9 @@ impl ApiError {
             GatewayError::Invalid { param, .. } => {
                 new(StatusCode::BAD_REQUEST, INVALID).param(*param)
             }
+            GatewayError::Untaken(_) => {
+                new(StatusCode::BAD_REQUEST, INVALID).param(prompt).code("unsupported_conversation")
+            }
             GatewayError::ContextLength { .. } => {
                 new(StatusCode::BAD_REQUEST, INVALID).param(prompt).code("context_length_exceeded")
             }

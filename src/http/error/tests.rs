@@ -17,6 +17,10 @@ fn every_gateway_error_has_its_status() {
     let timeout = GatewayError::Timeout { what: "first token", limit };
     let cases = [
         (invalid, (400, INVALID, Some("n"), None)),
+        (
+            GatewayError::Untaken("no system".into()),
+            (400, INVALID, Some("messages"), Some("unsupported_conversation")),
+        ),
         (length, (400, INVALID, Some("messages"), Some("context_length_exceeded"))),
         (GatewayError::NoCanary, (404, INVALID, Some("model"), Some("model_not_found"))),
         (GatewayError::Busy { waiting: 1 }, (429, "rate_limit_error", None, Some("busy"))),
