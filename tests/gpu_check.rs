@@ -2,8 +2,8 @@
 //! checkout hidden from it and no program on the path, within the limits of a lent machine; and once more on the
 //! emulated one, killed half-way.
 //!
-//! It runs for minutes, so it is one test and `cargo test` does not wait for others beside it. What it cannot show:
-//! that the programs find a real card's libraries.
+//! It takes about three minutes of a processor, most of them the model's checks: few enough for every `cargo test`.
+//! What it cannot show: that the programs find a real card's libraries, and that limits in seconds suit it.
 
 use serde_json::Value;
 use std::path::{Path, PathBuf};
