@@ -165,8 +165,12 @@ fn a_canary_that_changed_on_disk_is_given_up() {
     assert_eq!((&status["phase"], &status["weight"]), (&json!("idle"), &json!(0)), "{status:#}");
     let (code, text) = server.http("POST", "/v1/chat/completions", Some(&chat("Hi!", false, 8)));
     assert_eq!(code, 200, "{text}");
-    let show = serin(&["ledger", "show", dir.path().join("serin.ledger").to_str().expect("text")]);
-    assert!(String::from_utf8_lossy(&show.stdout).contains("is not what it was"));
+    let ledger = dir.path().join("serin.ledger");
+    // Notes reach the disk a little later than they are true.
+    wait_for("the reason in the ledger", || {
+        let show = serin(&["ledger", "show", ledger.to_str().expect("text")]);
+        String::from_utf8_lossy(&show.stdout).contains("is not what it was").then_some(())
+    });
 }
 
 #[test]
