@@ -12,6 +12,7 @@ pub mod hub;
 pub mod ledger;
 pub mod metrics;
 pub mod model;
+pub mod plain;
 pub mod progress;
 pub mod rollout;
 pub mod router;

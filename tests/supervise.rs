@@ -46,14 +46,17 @@ fn a_server_that_is_killed_comes_back_and_both_end_when_told() {
     answers(&server);
     let canary = models().join("tiny-v2");
     server.operate(&["canary", "load", canary.to_str().expect("text")]);
-    for _ in 0..2 {
+    // Killed once, the rollout goes on; twice, and stable serves alone.
+    for phase in ["running", "rolled_back", "idle"] {
         let child = child_of(server.id());
         send_signal(child, "KILL");
         server.greeted();
         assert_ne!(child_of(server.id()), child);
         answers(&server);
-        assert_eq!(server.status()["phase"], "running", "the rollout goes on");
+        let status = server.status();
+        assert_eq!(status["phase"], phase, "{status:#}");
     }
+    assert_eq!(server.status()["arms"][1]["loaded"], false);
     let (child, addr) = (child_of(server.id()), server.addr.clone());
     server.signal("TERM");
     assert_eq!(server.end().code(), Some(0));

@@ -2,6 +2,7 @@
 
 use super::CliError;
 use crate::http::admin_wire::StatusWire;
+use crate::plain;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -58,9 +59,10 @@ impl Client {
         let body: Value = response.json().await.map_err(|_| {
             CliError(format!("{} answered {status}, and not as serin does", self.base))
         })?;
-        if !status.is_success() {
+        // An order that still waits for the ledger is accepted, and says so as an error does.
+        if !status.is_success() || body["error"].is_object() {
             let text = body["error"]["message"].as_str().unwrap_or("no reason given");
-            return Err(CliError::from_text(text));
+            return Err(CliError::from_text(plain::lines(text)));
         }
         serde_json::from_value(body)
             .map_err(|e| CliError(format!("the server's answer is not understood: {e}")))

@@ -5,6 +5,7 @@
 use super::CliError;
 use crate::config::Config;
 use crate::ledger::{Bodies, Entry, Head, Kept, Reader, Recorded, export, from_hex, to_hex};
+use crate::plain;
 use crate::rollout::{Decision, Policy};
 use clap::{Args, Subcommand};
 use std::io::{BufWriter, Write};
@@ -116,7 +117,7 @@ fn line(kept: &Kept) -> Result<String, CliError> {
         Entry::Decision(decision) => format!("{}: {}", decision.kind.as_str(), decision.text),
         other => serde_json::to_string(other).map_err(CliError::from_text)?,
     };
-    Ok(format!("{:>6}  {at}  {:<12}  {text}", kept.seq, kept.rollout))
+    Ok(format!("{:>6}  {at}  {:<12}  {}", kept.seq, kept.rollout, plain::line(&text)))
 }
 
 fn verify(reader: &Reader, head: Option<&str>) -> Result<ExitCode, CliError> {
@@ -203,7 +204,8 @@ fn replay_other(
 fn print(decisions: &[Decision]) {
     for decision in decisions {
         let (at, kind) = (decision.at.as_secs_f64(), decision.kind.as_str());
-        println!("  {at:>10.1} s  {:>4}  {kind:<18} {}", decision.weight, decision.text);
+        let text = plain::line(&decision.text);
+        println!("  {at:>10.1} s  {:>4}  {kind:<18} {text}", decision.weight);
     }
 }
 

@@ -10,6 +10,7 @@ use crate::http::admin_wire::{
     ShadowWire, StatusWire, UnloadWire, WeightAsk,
 };
 use crate::hub;
+use crate::plain;
 use clap::Args;
 use serde_json::Value;
 use std::path::Path;
@@ -49,9 +50,10 @@ impl OrderArgs {
 pub(super) async fn status(server: &str, json: bool) -> Result<(), CliError> {
     let status = Client::new(server).status().await?;
     if json {
-        println!("{}", serde_json::to_string_pretty(&status).map_err(CliError::from_text)?);
+        let text = serde_json::to_string_pretty(&status).map_err(CliError::from_text)?;
+        println!("{}", plain::lines(&text));
     } else {
-        print!("{}", status_text(&status));
+        print!("{}", plain::lines(&status_text(&status)));
     }
     Ok(())
 }
@@ -64,7 +66,7 @@ pub(super) async fn load(args: &OrderArgs, path: &Path, retry: bool) -> Result<(
     let (by, reason) = (Some(args.by.clone()), args.reason.clone());
     let ask = LoadAsk { path: path.display().to_string(), retry, by, reason };
     let loaded: LoadedWire = args.client().order("/admin/canary/load", &ask).await?;
-    println!("canary {} is loaded and its rollout has begun", loaded.version);
+    println!("canary {} is loaded and its rollout has begun", plain::line(&loaded.version));
     Ok(())
 }
 
@@ -84,7 +86,8 @@ pub(super) async fn rollback(args: &OrderArgs) -> Result<(), CliError> {
     let ask = OrderAsk { by, reason, expect: args.expect };
     let done: RolledBackWire = args.client().order("/admin/rollback", &ask).await?;
     match &done.unload {
-        Some(unload) => println!("rolled back; {}", unload_text(unload)),
+        Some(unload) => println!("rolled back; {}", plain::line(&unload_text(unload))),
+        None if done.version.is_none() => println!("rolled back; its canary is not loaded again"),
         None => println!("rolled back; the model is still draining (see serin status)"),
     }
     Ok(())
@@ -103,23 +106,26 @@ pub(super) async fn weight(args: &OrderArgs, percent: u8) -> Result<(), CliError
     let client = args.client();
     let OrderAsk { by, reason, expect } = args.ask(&client).await?;
     let ask = WeightAsk { percent, by, reason, expect };
-    let _: Value = client.order("/admin/weight", &ask).await?;
-    println!("the canary's weight is {percent} %");
+    let status: StatusWire = client.order("/admin/weight", &ask).await?;
+    println!("the canary's weight is {}", weight_text(&status));
     Ok(())
 }
 
 fn status_text(status: &StatusWire) -> String {
     let mut out = format!(
-        "{}: {}{}, canary weight {} %, revision {}, resident {:.1} MiB\n",
+        "{}: {}{}, canary weight {}, revision {}, resident {:.1} MiB\n",
         status.model,
         status.phase,
         if status.self_test { " (self-test)" } else { "" },
-        status.weight,
+        weight_text(status),
         status.revision,
         mib(status.resident_bytes)
     );
     if let Some(reason) = &status.reason {
         out += &format!("  {reason}\n");
+    }
+    for remark in &status.remarks {
+        out += &format!("  {remark}\n");
     }
     if status.awaiting_confirm {
         out += "  the next step waits for `serin confirm`\n";
@@ -157,6 +163,12 @@ fn status_text(status: &StatusWire) -> String {
         None => out += "  no ledger: decisions are not kept\n",
     }
     out
+}
+
+/// The weight in force, and the one that is wanted where that is another.
+fn weight_text(status: &StatusWire) -> String {
+    let wanted = status.weight_wanted.map_or_else(String::new, |to| format!(" ({to} % wanted)"));
+    format!("{} %{wanted}", status.weight)
 }
 
 /// What the device tells, and nothing of what it does not.

@@ -2,7 +2,8 @@
 //!
 //! Pure: how it ended and how long it lived come in, what to do comes out. Why a bound on quick ends and not
 //! trying for ever: whoever started the supervisor (a container's runtime, say) can then see that it does not
-//! work, and has a back-off of its own.
+//! work, and has a back-off of its own. What a canary brought down is counted apart: it is loaded again once at
+//! most, and stable must not be given up for it.
 
 use super::serve::Ended;
 use std::time::Duration;
@@ -62,27 +63,39 @@ pub(super) struct Restarts {
     any: bool,
     /// Ends in a row of servers that had not been well.
     quick: u32,
+    /// Ends in a row that were a canary's.
+    canaries: u32,
     stable_only: bool,
 }
 
 impl Restarts {
-    /// A server has ended that lived for `lived`. One that could not begin is not tried again if it was the
+    /// A canary was dropped that had brought the server down: what comes next is a server without it.
+    pub fn dropped(&mut self) {
+        (self.quick, self.canaries) = (0, 0);
+    }
+
+    /// A server has ended that lived for `lived`; `canary`: a canary was in force or being loaded. One that could not begin is not tried again if it was the
     /// first: later, what it needs may still be held by the one before it.
-    pub fn ended(&mut self, end: End, lived: Duration) -> Next {
+    pub fn ended(&mut self, end: End, lived: Duration, canary: bool) -> Next {
         let first = !std::mem::replace(&mut self.any, true);
         let code = end.code();
         if code == Ended::Told.code() || (first && end == End::Code(COULD_NOT_BEGIN)) {
             return Next::Stop(code);
         }
         if lived >= WELL_AFTER {
-            self.quick = 0;
+            (self.quick, self.canaries) = (0, 0);
         }
-        self.quick += 1;
-        if self.quick >= MOST_QUICK {
+        let count = match end {
+            End::Signal(_) if canary => &mut self.canaries,
+            _ => &mut self.quick,
+        };
+        *count += 1;
+        let count = *count;
+        if count >= MOST_QUICK {
             return Next::Stop(code);
         }
         self.stable_only |= end == End::Code(Ended::DeviceLost.code());
-        let doubled = FIRST_PAUSE.saturating_mul(1 << (self.quick - 1));
+        let doubled = FIRST_PAUSE.saturating_mul(1 << (count - 1));
         Next::Again { after: doubled.min(LONGEST_PAUSE), stable_only: self.stable_only }
     }
 }
@@ -102,45 +115,70 @@ mod tests {
     fn the_pause_doubles_up_to_a_bound_and_at_last_it_is_given_up() {
         let mut restarts = Restarts::default();
         for pause in [500, 1000, 2000, 4000, 8000, 16_000, 30_000, 30_000, 30_000] {
-            assert_eq!(restarts.ended(KILLED, QUICK), again(pause, false));
+            assert_eq!(restarts.ended(KILLED, QUICK, false), again(pause, false));
         }
-        assert_eq!(restarts.ended(KILLED, QUICK), Next::Stop(137));
+        assert_eq!(restarts.ended(KILLED, QUICK, false), Next::Stop(137));
     }
 
     #[test]
     fn a_server_that_was_well_for_a_while_starts_the_count_anew() {
         let mut restarts = Restarts::default();
         for _ in 0..100 {
-            assert_eq!(restarts.ended(KILLED, WELL_AFTER), again(500, false));
-            assert_eq!(restarts.ended(End::Code(101), QUICK), again(1000, false));
-            assert_eq!(restarts.ended(End::Code(70), QUICK), again(2000, false));
+            assert_eq!(restarts.ended(KILLED, WELL_AFTER, false), again(500, false));
+            assert_eq!(restarts.ended(End::Code(101), QUICK, false), again(1000, false));
+            assert_eq!(restarts.ended(End::Code(70), QUICK, false), again(2000, false));
         }
     }
 
     #[test]
     fn one_that_was_told_to_stop_stays_stopped() {
         let mut restarts = Restarts::default();
-        assert_eq!(restarts.ended(End::Code(0), QUICK), Next::Stop(0));
+        assert_eq!(restarts.ended(End::Code(0), QUICK, false), Next::Stop(0));
         let mut restarts = Restarts::default();
-        restarts.ended(KILLED, QUICK);
-        assert_eq!(restarts.ended(End::Code(0), QUICK), Next::Stop(0));
+        restarts.ended(KILLED, QUICK, false);
+        assert_eq!(restarts.ended(End::Code(0), QUICK, false), Next::Stop(0));
     }
 
     #[test]
     fn a_wrong_configuration_is_not_tried_again_but_a_port_that_is_still_held_is() {
         let mut restarts = Restarts::default();
-        assert_eq!(restarts.ended(End::Code(1), QUICK), Next::Stop(1));
+        assert_eq!(restarts.ended(End::Code(1), QUICK, false), Next::Stop(1));
         let mut restarts = Restarts::default();
-        restarts.ended(KILLED, WELL_AFTER);
-        assert_eq!(restarts.ended(End::Code(1), QUICK), again(1000, false));
+        restarts.ended(KILLED, WELL_AFTER, false);
+        assert_eq!(restarts.ended(End::Code(1), QUICK, false), again(1000, false));
     }
 
     #[test]
     fn after_the_device_was_lost_no_canary_is_loaded_again() {
         let mut restarts = Restarts::default();
-        assert_eq!(restarts.ended(KILLED, QUICK), again(500, false));
+        assert_eq!(restarts.ended(KILLED, QUICK, false), again(500, false));
         let lost = End::Code(Ended::DeviceLost.code());
-        assert_eq!(restarts.ended(lost, WELL_AFTER), again(500, true));
-        assert_eq!(restarts.ended(KILLED, WELL_AFTER), again(500, true));
+        assert_eq!(restarts.ended(lost, WELL_AFTER, false), again(500, true));
+        assert_eq!(restarts.ended(KILLED, WELL_AFTER, false), again(500, true));
+    }
+
+    #[test]
+    fn what_canaries_bring_down_does_not_count_against_stable() {
+        let mut restarts = Restarts::default();
+        for pause in [500, 1000, 2000, 4000] {
+            assert_eq!(restarts.ended(KILLED, QUICK, false), again(pause, false));
+        }
+        for _ in 0..20 {
+            assert_eq!(restarts.ended(End::Signal(6), QUICK, true), again(500, false));
+            assert_eq!(restarts.ended(KILLED, QUICK, true), again(1000, false));
+            restarts.dropped();
+            assert_eq!(restarts.ended(KILLED, QUICK, false), again(500, false), "it starts anew");
+        }
+        // Left to itself, even that has an end.
+        let ends: Vec<Next> = (0..10).map(|_| restarts.ended(KILLED, QUICK, true)).collect();
+        assert_eq!(ends[9], Next::Stop(137));
+    }
+
+    #[test]
+    fn a_server_that_gave_up_by_itself_is_not_its_canarys() {
+        let mut restarts = Restarts::default();
+        assert_eq!(restarts.ended(End::Code(70), QUICK, true), again(500, false));
+        assert_eq!(restarts.ended(End::Code(70), QUICK, true), again(1000, false));
+        assert_eq!(restarts.ended(KILLED, QUICK, true), again(500, false));
     }
 }

@@ -7,7 +7,8 @@ use super::{CliError, supervise};
 use crate::alerts::Alerts;
 use crate::config::{Config, LedgerConfig};
 use crate::control::{
-    Control, ControlConfig, LoadAsked, Start, TakeUp, effective_stable, folder_loader, same_place,
+    Control, ControlConfig, LastEnd, Life, LoadAsked, Start, TakeUp, effective_stable,
+    folder_loader, same_place,
 };
 use crate::device::{Device, DeviceChoice, exit};
 use crate::engine::EngineHandle;
@@ -99,6 +100,8 @@ pub struct Running {
     pub control: Arc<Control>,
     stable: PathBuf,
     take_up: TakeUp,
+    /// The version under which the process before died; it is not loaded by itself.
+    refused: Option<PathBuf>,
     stop: oneshot::Sender<()>,
     server: JoinHandle<()>,
 }
@@ -125,9 +128,10 @@ impl Running {
             care: config.care,
         };
         let alerts = Alerts::start(config.alerts.clone()).map_err(CliError::from_text)?;
-        let (start, take_up) = open_ledger(config, alerts)?;
+        let (start, take_up, last) = open_ledger(config, alerts)?;
         let stable = effective_stable(&start.state, &config.stable);
         let control = Control::start(settings, engine, loader, faults, start);
+        let refused = control.reckon(last).map(|canary| PathBuf::from(canary.path));
         if let Device::Card(card) = device {
             let watched = control.watch_device(Box::new(move || card.readings()));
             watched.map_err(CliError::from_text)?;
@@ -151,7 +155,7 @@ impl Running {
             };
             crate::http::serve(listener, app, bounds, stopped).await;
         });
-        Ok(Running { addr, control, stable, take_up, stop, server })
+        Ok(Running { addr, control, stable, take_up, refused, stop, server })
     }
 
     /// Loads stable, goes on with the rollout that a restart interrupted, or else loads the canary if the
@@ -167,10 +171,9 @@ impl Running {
             self.control.take_up(take_up).await;
             return Ok(());
         }
-        let Some(path) = config.canary.clone().filter(|path| !same_place(path, &self.stable))
-        else {
-            return Ok(());
-        };
+        let taken = [Some(&self.stable), self.refused.as_ref()];
+        let free = |path: &PathBuf| !taken.iter().flatten().any(|one| same_place(path, one));
+        let Some(path) = config.canary.clone().filter(free) else { return Ok(()) };
         let by = "configuration".to_owned();
         let asked = LoadAsked { path, by, reason: None, retry: false };
         if let Err(error) = self.control.load_canary(asked).await {
@@ -189,18 +192,19 @@ impl Running {
     pub async fn run(mut self, config: &Config) -> Result<Ended, CliError> {
         let control = self.control.clone();
         let ended = tokio::select! {
-            ended = self.serve(config) => ended?,
+            ended = self.serve(config) => ended,
             fault = control.device_lost() => {
                 tracing::error!("{fault}; the process ends");
-                Ended::DeviceLost
+                Ok(Ended::DeviceLost)
             }
         };
         match ended {
-            Ended::Told => self.stop().await,
-            Ended::ByItself => {}
-            Ended::DeviceLost => self.give_up().await,
+            Ok(Ended::Told) => self.stop().await,
+            Ok(Ended::ByItself) | Err(_) => {}
+            Ok(Ended::DeviceLost) => self.give_up().await,
         }
-        Ok(ended)
+        control.end_in_order();
+        ended
     }
 
     async fn serve(&mut self, config: &Config) -> Result<Ended, CliError> {
@@ -225,6 +229,7 @@ impl Running {
         let _ = self.stop.send(());
         let _ = self.server.await;
         self.control.flush_alerts(ALERTS_WITHIN).await;
+        self.control.end_in_order();
     }
 
     /// The end when the device has failed: people are told and replies end with their error, both within
@@ -243,11 +248,14 @@ async fn open_device(choice: &DeviceChoice) -> Result<Device, CliError> {
     opened.map_err(CliError::from_text)?.map_err(CliError::from_text)
 }
 
-/// Opens the ledger, if decisions are to be kept.
-fn open_ledger(config: &Config, alerts: Alerts) -> Result<(Start, TakeUp), CliError> {
+/// Opens the ledger, if decisions are to be kept; and how the process before ended, if not in order.
+fn open_ledger(
+    config: &Config,
+    alerts: Alerts,
+) -> Result<(Start, TakeUp, Option<LastEnd>), CliError> {
     let Some(LedgerConfig { path, retention }) = &config.ledger else {
         let start = Start { alerts: Some(alerts), ..Start::default() };
-        return Ok((start, TakeUp::default()));
+        return Ok((start, TakeUp::default(), None));
     };
     let options = Options::keeping(*retention);
     let at = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis();
@@ -255,7 +263,13 @@ fn open_ledger(config: &Config, alerts: Alerts) -> Result<(Start, TakeUp), CliEr
     let configured = config.stable.display().to_string();
     let opened = Ledger::open(path, options, at, env!("CARGO_PKG_VERSION"), &configured);
     let (ledger, resume) = opened.map_err(CliError::from_text)?;
-    Ok(Start::from_ledger(ledger, resume, Some(alerts)))
+    // Kills that never count would let a canary end one process after the other, so that they are to count as
+    // the server's own.
+    let watched = !config.care.well_after.is_zero();
+    let supervisor = watched.then(supervise::supervisor).flatten();
+    let (life, last) = Life::begin(path, supervisor);
+    let (start, take_up) = Start::from_ledger(ledger, resume, Some(alerts));
+    Ok((Start { life, ..start }, take_up, last))
 }
 
 async fn bind(addr: SocketAddr) -> Result<TcpListener, CliError> {
@@ -276,6 +290,7 @@ pub(super) async fn run(args: ServeArgs) -> Result<ExitCode, CliError> {
     }
     if args.supervised {
         supervise::end_with_parent();
+        supervise::tell_parent();
     }
     let mut config = match &args.config {
         Some(path) => Config::read(path),

@@ -6,12 +6,17 @@
 
 use super::CliError;
 use super::restarts::{End, Next, Restarts};
+use crate::control::life::{ALONE, CANARY, DROPPED};
 use rustix::process::{Pid, Signal, kill_process, set_parent_process_death_signal};
 use std::ffi::OsString;
+use std::io::Read;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixStream;
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use std::process::{ExitCode, ExitStatus};
-use std::time::Instant;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 use tokio::process::{Child, Command};
 use tokio::signal::unix::{self, SignalKind, signal};
 
@@ -21,18 +26,25 @@ pub(super) const FLAG: &str = "--supervise";
 pub(super) const CHILD: &str = "--supervised";
 pub(super) const NO_CANARY: &str = "--no-canary";
 
+/// How often a child's line is read.
+const LISTEN_EVERY: Duration = Duration::from_secs(1);
+
 pub(super) async fn run() -> Result<ExitCode, CliError> {
     let program = std::env::current_exe().map_err(CliError::from_text)?;
     let mut told = Told::listen().map_err(CliError::from_text)?;
     let (mut restarts, mut alone) = (Restarts::default(), false);
     loop {
         let begun = Instant::now();
-        let mut child = start(&program, alone)?;
-        let (end, stop) = follow(&mut child, &mut told).await?;
+        let (mut child, mut line) = start(&program, alone)?;
+        let (end, stop) = follow(&mut child, &mut told, &mut line).await?;
         if stop {
             return Ok(ExitCode::from(end.code()));
         }
-        match restarts.ended(end, begun.elapsed()) {
+        line.listen();
+        if line.dropped {
+            restarts.dropped();
+        }
+        match restarts.ended(end, begun.elapsed(), line.canary) {
             Next::Stop(code) => {
                 tracing::info!("the server ended ({end}) and is not started again");
                 return Ok(ExitCode::from(code));
@@ -52,14 +64,17 @@ pub(super) async fn run() -> Result<ExitCode, CliError> {
     }
 }
 
-fn start(program: &Path, alone: bool) -> Result<Child, CliError> {
+/// Starts the child; its standard input is a line on which it says whether a canary is in force.
+fn start(program: &Path, alone: bool) -> Result<(Child, Line), CliError> {
     let args = child_args(std::env::args_os().skip(1), alone);
-    let child = Command::new(program).args(args).spawn();
+    let (own, other) = UnixStream::pair().map_err(CliError::from_text)?;
+    let line = Line::over(own).map_err(CliError::from_text)?;
+    let child = Command::new(program).args(args).stdin(OwnedFd::from(other)).spawn();
     let child = child.map_err(|error| {
         CliError(format!("the server cannot be started ({}): {error}", program.display()))
     })?;
     tracing::info!(pid = child.id(), stable_only = alone, "the server is started");
-    Ok(child)
+    Ok((child, line))
 }
 
 /// The parent's arguments, for its child.
@@ -73,13 +88,19 @@ fn child_args(own: impl Iterator<Item = OsString>, alone: bool) -> Vec<OsString>
 }
 
 /// Waits for the child's end and passes signals on; also whether it was told to stop.
-async fn follow(child: &mut Child, told: &mut Told) -> Result<(End, bool), CliError> {
+async fn follow(
+    child: &mut Child,
+    told: &mut Told,
+    line: &mut Line,
+) -> Result<(End, bool), CliError> {
     let mut stop = false;
     loop {
         tokio::select! {
             status = child.wait() => {
                 return Ok((end_of(status.map_err(CliError::from_text)?), stop));
             }
+            // Read now and then, so that it never fills.
+            () = tokio::time::sleep(LISTEN_EVERY) => line.listen(),
             signal = told.next() => {
                 stop = true;
                 let pid = child.id().and_then(|id| Pid::from_raw(i32::try_from(id).ok()?));
@@ -95,6 +116,57 @@ fn end_of(status: ExitStatus) -> End {
         (Some(code), _) => End::Code(u8::try_from(code).unwrap_or(u8::MAX)),
         (None, signal) => End::Signal(signal.and_then(|n| u8::try_from(n).ok()).unwrap_or(0)),
     }
+}
+
+/// What a child says of itself.
+struct Line {
+    own: UnixStream,
+    /// A canary is in force or being loaded.
+    canary: bool,
+    /// One was dropped that had brought the server down.
+    dropped: bool,
+}
+
+impl Line {
+    fn over(own: UnixStream) -> std::io::Result<Line> {
+        own.set_nonblocking(true)?;
+        Ok(Line { own, canary: false, dropped: false })
+    }
+
+    /// Takes in all that was said so far.
+    fn listen(&mut self) {
+        let mut said = [0; 64];
+        while let Ok(n @ 1..) = self.own.read(&mut said) {
+            for byte in &said[..n] {
+                match *byte {
+                    CANARY => self.canary = true,
+                    ALONE => self.canary = false,
+                    DROPPED => self.dropped = true,
+                    _ => {}
+                }
+            }
+        }
+    }
+}
+
+/// Whether this process is a supervisor's child.
+static SUPERVISED: AtomicBool = AtomicBool::new(false);
+
+/// For the child: from now on [`supervisor`] is its parent.
+pub(super) fn tell_parent() {
+    SUPERVISED.store(true, Ordering::Relaxed);
+}
+
+/// For the child: the line to its supervisor. Standard input, since that is the one handle that a child is given
+/// and a server does not use.
+pub(super) fn supervisor() -> Option<UnixStream> {
+    if !SUPERVISED.load(Ordering::Relaxed) {
+        return None;
+    }
+    let line = UnixStream::from(std::io::stdin().as_fd().try_clone_to_owned().ok()?);
+    // Waiting for a supervisor that does not listen would stop the server. What is no socket is nobody's line.
+    let is_line = line.local_addr().is_ok() && line.set_nonblocking(true).is_ok();
+    is_line.then_some(line)
 }
 
 /// The signals that ask a server to stop.
@@ -142,6 +214,21 @@ mod tests {
         assert_eq!(args(&own, true), alone);
         let asked = ["serve", "--no-canary", "--supervise"];
         assert_eq!(args(&asked, true), ["serve", "--no-canary", "--supervised"]);
+    }
+
+    #[test]
+    fn the_line_says_what_was_last_in_force() {
+        let (own, mut child) = UnixStream::pair().unwrap();
+        let mut line = Line::over(own).unwrap();
+        let mut after = |said: &[u8]| {
+            std::io::Write::write_all(&mut child, said).unwrap();
+            line.listen();
+            (line.canary, line.dropped)
+        };
+        assert_eq!(after(&[]), (false, false));
+        assert_eq!(after(&[CANARY]), (true, false));
+        assert_eq!(after(&[ALONE, CANARY, ALONE]), (false, false));
+        assert_eq!(after(&[DROPPED, b'?', CANARY]), (true, true));
     }
 
     #[test]

@@ -55,6 +55,9 @@ pub struct Care {
     pub keep_previous: Duration,
     /// A conversation asked again within this time counts against the arm that answered it.
     pub retry_window: Duration,
+    /// A canary that was in force for so long is well: a kill before no longer counts against it. Zero: kills
+    /// never do.
+    pub well_after: Duration,
     /// The share of stable's requests that are copied to an idle canary, 0 to 1.
     pub shadow: f64,
     /// Turns that the canary gets on the device for each one of stable's while both have work, up to 1.

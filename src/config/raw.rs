@@ -212,6 +212,7 @@ impl Raw {
             drain: server.drain.map_or(secs(30), |t| t.0),
             keep_previous: self.rollout.keep_previous.map_or(secs(600), |t| t.0),
             retry_window: self.rollout.retry_window.map_or(secs(120), |t| t.0),
+            well_after: self.rollout.well_after.map_or(secs(600), |t| t.0),
             shadow: shadow(self.rollout.shadow)?,
             canary_priority: canary_priority(self.engine.canary_priority)?,
         };

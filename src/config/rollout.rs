@@ -32,6 +32,7 @@ pub(super) struct RawRollout {
     stall_after: Option<Time>,
     pub(super) keep_previous: Option<Time>,
     pub(super) retry_window: Option<Time>,
+    pub(super) well_after: Option<Time>,
     pub(super) shadow: Option<f64>,
 }
 

@@ -7,7 +7,7 @@
 use super::book::model;
 use super::unload::Previous;
 use super::{Brain, Control, Deployment, alerting, keep};
-use crate::ledger::{Entry, Ticket};
+use crate::ledger::{Entry, LedgerError, Ticket};
 use crate::metrics;
 use crate::rollout::{Action, Decision, Event, Weight};
 use serde_json::json;
@@ -16,9 +16,14 @@ use std::time::{Duration, Instant};
 use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::sync::oneshot;
 
+/// What the ledger has refused is handed in again after this time.
+const AGAIN_AFTER: Duration = Duration::from_secs(1);
+
 /// Something that is being written down, and what may happen once it is.
 pub(super) struct Commit {
     ticket: Option<Ticket>,
+    /// What the ticket is for, in case that it has to be handed in again.
+    entries: Vec<Entry>,
     actions: Vec<Action>,
     done: oneshot::Sender<()>,
 }
@@ -46,10 +51,10 @@ impl Control {
                 Vec::new()
             }
         };
-        let ticket = self.book.commit(now, event, entries);
+        let ticket = self.book.commit(now, event, entries.clone());
         let (done, wait) = oneshot::channel();
         // The task ends with the process only.
-        let _ = self.commits.send(Commit { ticket, actions: later, done });
+        let _ = self.commits.send(Commit { ticket, entries, actions: later, done });
         wait
     }
 
@@ -114,6 +119,7 @@ impl Control {
             let Some(canary) = routes.canary.take() else { return };
             routes.stable.replace(canary)
         };
+        self.life.on_trial(None);
         self.share_turns();
         let Some(deployment) = former else { return };
         self.give_share(&deployment, self.care.canary_priority);
@@ -150,6 +156,7 @@ impl Control {
     }
 
     pub(super) fn retire_canary(&self, reason: &'static str) {
+        self.life.on_trial(None);
         let canary = self.routes.write().canary.take();
         if let Some(deployment) = canary {
             self.retire(deployment, reason, self.care.drain);
@@ -169,20 +176,54 @@ impl Control {
     }
 }
 
-/// Carries out what waits for the ledger, in order.
+/// Carries out what waits for the ledger, in order. What the ledger refuses is handed in again until it is
+/// written: a raise that is not on the disk does not happen.
 pub(super) async fn commit(control: Weak<Control>, mut inbox: UnboundedReceiver<Commit>) {
-    while let Some(Commit { ticket, actions, done }) = inbox.recv().await {
-        if let Some(ticket) = ticket
-            && let Err(error) = ticket.await
-        {
-            tracing::error!(%error, "a decision could not be written down");
+    while let Some(Commit { ticket, entries, actions, done }) = inbox.recv().await {
+        let mut waiting = ticket;
+        while let Some(ticket) = waiting.take() {
+            let Err(error) = ticket.await else { break };
+            if let Some(control) = control.upgrade() {
+                control.hold(&error, &actions);
+            }
+            tokio::time::sleep(AGAIN_AFTER).await;
+            let Some(control) = control.upgrade() else { return };
+            waiting = control.book.again(control.now(), entries.clone());
         }
         let Some(control) = control.upgrade() else { return };
-        if !actions.is_empty() {
+        {
             let mut brain = control.brain.lock();
+            brain.held = None;
             actions.into_iter().for_each(|action| control.carry_out(&mut brain, action));
         }
         // Nobody may be waiting.
         let _ = done.send(());
+    }
+}
+
+impl Control {
+    /// The ledger has refused what `actions` wait for: that is said, once.
+    fn hold(&self, error: &LedgerError, actions: &[Action]) {
+        let mut brain = self.brain.lock();
+        if brain.held.is_some() {
+            return;
+        }
+        let weight = actions.iter().find_map(|action| match action {
+            Action::SetWeight { weight, .. } => Some(*weight),
+            _ => None,
+        });
+        let what = match weight {
+            _ if actions.contains(&Action::Promote) => "the promotion waits".to_owned(),
+            _ if actions.contains(&Action::Undo) => {
+                "the return to the former stable waits".to_owned()
+            }
+            Some(weight) => format!("the raise to {weight} waits"),
+            None => "a decision waits".to_owned(),
+        };
+        let text = format!("{what} until the ledger takes it: {error}");
+        self.notes.tell("held", true, json!({"what": what, "why": error.to_string()}));
+        alerting::held(self, &what, &error.to_string());
+        brain.held = Some(text);
+        brain.revision += 1;
     }
 }

@@ -6,7 +6,8 @@ use super::book::unix_ms;
 use super::{Brain, Control, Deployment};
 use crate::alerts::{Alert, AlertId, Kind, ModelVersion, WeightChange};
 use crate::ledger::{Health, Model, Running};
-use crate::rollout::{Cause, Decision, DecisionKind};
+use crate::plain;
+use crate::rollout::{Cause, Decision, DecisionKind, Weight};
 use std::sync::Weak;
 use tokio::sync::watch;
 
@@ -14,12 +15,18 @@ use tokio::sync::watch;
 const DIGITS: usize = 12;
 /// What is done about a device that has failed while a canary was on it.
 const LOST: &str = "the server ends; started again it serves stable alone and refuses this version";
+/// What is done about a version that is refused before it is there.
+const NOT_LOADED: &str = "this version is not loaded again; stable serves alone";
 
 /// Sends what this decision is worth, if anything.
 pub(super) fn of_decision(control: &Control, brain: &Brain, decision: &Decision) {
     let Some((kind, done)) = meaning(decision.kind) else { return };
     let rolled_back = matches!(decision.kind, DecisionKind::RolledBack { .. });
-    let done = if rolled_back && control.device_fault().is_some() { LOST } else { done };
+    let done = match rolled_back {
+        true if control.device_fault().is_some() => LOST,
+        true if brain.resuming.is_some() => NOT_LOADED,
+        _ => done,
+    };
     // Once the models have changed places, no canary has a share.
     let swapped = matches!(kind, Kind::Promoted | Kind::Undone);
     let weight = (!swapped).then(|| WeightChange {
@@ -31,7 +38,7 @@ pub(super) fn of_decision(control: &Control, brain: &Brain, decision: &Decision)
         rollout: Some(&decision.rollout),
         stage: decision.stage,
         weight,
-        canary: brain.trial.as_deref().map(version),
+        canary: brain.trial.as_ref().map(short),
     };
     send(control, kind, about, [what, why, done]);
 }
@@ -84,19 +91,44 @@ pub(super) fn device_lost(control: &Control, stage: u64, why: &str, candidate: b
     send(control, kind, about, ["the device has failed", why, done]);
 }
 
+/// The process before ended under a version that is refused from now on; no rollout of it can be rolled back.
+pub(super) fn refused(control: &Control, canary: &Model, why: &str) {
+    let about = About { canary: Some(short(canary)), ..About::default() };
+    send(control, Kind::Fault, about, ["the server died with a canary in force", why, NOT_LOADED]);
+}
+
+/// Something waits because the ledger has refused it.
+pub(super) fn held(control: &Control, what: &str, why: &str) {
+    let done = "serving goes on as it was; it is tried again until the ledger takes it";
+    send(control, Kind::LedgerFailed, About::default(), [what, why, done]);
+}
+
+/// Where a rollout stood that is taken up.
+pub(super) struct Stood<'a> {
+    pub weight: Weight,
+    pub stage: u64,
+    /// What else is to be said of it.
+    pub remark: Option<&'a str>,
+    pub why_not: Option<&'a str>,
+}
+
 /// A rollout of an earlier process goes on, or, for a reason, does not.
-pub(super) fn resumed(control: &Control, running: &Running, why_not: Option<&str>) {
-    let weight = running.weight.percent();
+pub(super) fn resumed(control: &Control, running: &Running, stood: Stood<'_>) {
+    let Stood { weight, stage, remark, why_not } = stood;
+    let weight = weight.percent();
     let what = format!("the server was restarted in the middle of a rollout at {weight} %");
     let (why, done) = match why_not {
-        None => (String::new(), format!("it goes on at {weight} % with all that was counted")),
+        None => (
+            remark.unwrap_or_default().to_owned(),
+            format!("it goes on at {weight} % with all that was counted"),
+        ),
         Some(why) => (why.to_owned(), "the rollout was given up; stable serves alone".to_owned()),
     };
     let after = if why_not.is_none() { weight } else { 0 };
     let change = WeightChange { before: weight, after };
     let about = About {
         rollout: Some(&running.opening.rollout),
-        stage: running.stage,
+        stage,
         weight: Some(change),
         canary: Some(short(&running.opening.canary)),
     };
@@ -139,9 +171,9 @@ fn send(control: &Control, kind: Kind, about: About<'_>, [what, why, done]: [&st
         stable,
         canary: about.canary,
         weight: about.weight,
-        what: what.to_owned(),
-        why: why.to_owned(),
-        done: done.to_owned(),
+        what: plain::line(what),
+        why: plain::line(why),
+        done: plain::line(done),
     });
 }
 

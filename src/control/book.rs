@@ -43,6 +43,11 @@ impl Book {
         self.ledger.as_ref().map(|ledger| ledger.commit(at, event, entries))
     }
 
+    /// What was to be kept and was refused, once more.
+    pub fn again(&self, at: Duration, entries: Vec<Entry>) -> Option<Ticket> {
+        self.ledger.as_ref().map(|ledger| ledger.commit(stamp(at), None, entries))
+    }
+
     /// What is to be kept and nobody waits for.
     pub fn note(&self, at: Duration, entry: Entry) {
         drop(self.commit(at, None, vec![entry]));
@@ -51,6 +56,16 @@ impl Book {
     /// Why a version must not be tried again, if it must not.
     pub fn rejection(&self, digest: &str) -> Option<Rejection> {
         self.state.lock().rejected.iter().find(|one| one.digest == digest).cloned()
+    }
+
+    /// Kills without an explanation that a version has had since it was last well.
+    pub fn unexplained_ends(&self, digest: &str) -> u32 {
+        self.state.lock().unexplained_ends(digest)
+    }
+
+    /// Whether that is the content of the model in service.
+    pub fn is_stable(&self, digest: &str) -> bool {
+        self.state.lock().stable.as_ref().is_some_and(|stable| stable.digest == digest)
     }
 
     /// Where the ledger is, if there is one, and whether it is being written.

@@ -79,7 +79,7 @@ impl Control {
     }
 
     /// The canary is what is new here, so it is taken to have done it.
-    fn roll_back_for(
+    pub(super) fn roll_back_for(
         &self,
         brain: &mut Brain,
         now: Duration,

@@ -8,7 +8,7 @@
 //!
 //! Reading order: `routes` (who serves), `intake` and `deploy` (how a model gets
 //! loaded), `orders` (what people want),
-//! `act` (what the rollout wants), `loss` (a device that has failed), `unload`, `book` and `notes` (who is told), `resume` (after a restart),
+//! `act` (what the rollout wants), `loss` (a device that has failed), `unload`, `book` and `notes` (who is told), `resume` (after a restart), `life` (what the next process will know of this one's end),
 //! `feedback` and `retries` (who wrote what), `readings` (the device's state), `status`.
 
 mod act;
@@ -17,6 +17,7 @@ mod book;
 mod deploy;
 mod feedback;
 mod intake;
+pub mod life;
 mod loss;
 mod notes;
 mod orders;
@@ -29,17 +30,18 @@ mod unload;
 
 pub use deploy::{DeployError, Deployment, Loader, Vet, any_digest, folder_loader};
 pub use intake::{OpenedModel, look, look_with};
+pub use life::{LastEnd, Life, Trial};
 pub use notes::{Listener, Note};
 pub use orders::{Asked, LoadAsked, same_place};
 pub use readings::ReadDevice;
-pub use resume::{Start, TakeUp, effective_stable};
+pub use resume::{Resuming, Start, TakeUp, effective_stable};
 pub use routes::{Assignment, NoRoute};
 pub use status::{LedgerView, ModelsView, Status, UnloadRecord};
 
 use crate::alerts::Alerts;
 use crate::config::Care;
 use crate::engine::{EngineFault, EngineHandle, LaneId};
-use crate::ledger::Entry;
+use crate::ledger::{Entry, Model};
 use crate::metrics;
 use crate::rollout::{Arm, Class, Decision, Event, Outcome, Phase, Policy, Rollout};
 use act::Commit;
@@ -55,7 +57,7 @@ use serde_json::json;
 use std::collections::VecDeque;
 use std::path::Path;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, OnceLock, Weak};
 use std::time::{Duration, Instant};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::sync::watch;
@@ -65,6 +67,8 @@ use unload::{Chore, Previous};
 const KEPT: usize = 100;
 /// How often time alone may move the rollout.
 const TICK: Duration = Duration::from_millis(100);
+/// Ticks between two looks at what the kernel says of the memory cgroup.
+const REFRESH: u64 = 50;
 /// Longest comment or list of tags that is passed on with a vote, in bytes.
 const MAX_COMMENT: usize = 2048;
 
@@ -79,6 +83,10 @@ pub enum ControlError {
     CanaryPresent { version: String },
     #[error("a model is being loaded already; wait until it is ready")]
     Loading,
+    #[error(
+        "the rollout of the process before is being taken up; what raises is refused until then (rollback and pause are not)"
+    )]
+    Resuming,
     #[error("stable is not loaded yet; wait until /readyz answers 200")]
     NoStable,
     #[error(
@@ -127,6 +135,8 @@ pub struct Control {
     origin: Instant,
     /// What the rollout's clock showed at `origin`; more than zero after a restart.
     clock: Duration,
+    /// How long after `origin` that clock began to run: once a rollout of the process before was taken up.
+    idle: OnceLock<Duration>,
     brain: Mutex<Brain>,
     routes: RwLock<Routes>,
     authors: Mutex<Authors>,
@@ -139,6 +149,7 @@ pub struct Control {
     /// Counts finished unloads, so that waiting for one is possible.
     unloads: watch::Sender<u64>,
     loss: Loss,
+    life: Life,
     watched: Mutex<Watched>,
 }
 
@@ -153,7 +164,15 @@ struct Brain {
     candidate: Option<String>,
     previous: Option<Previous>,
     /// The canary of the rollout that runs or ran last, for those who are told of it.
-    trial: Option<Arc<Deployment>>,
+    trial: Option<Model>,
+    /// A rollout of the process before, until it is taken up.
+    resuming: Option<Resuming>,
+    /// The canary that has a weight, since when, and whether it was noted that it is well.
+    in_force: Option<(String, Duration, bool)>,
+    /// What waits because the ledger has refused it.
+    held: Option<String>,
+    /// What else a status has to say: why a version was refused at the start.
+    remark: Option<String>,
 }
 
 /// A vote on a reply.
@@ -179,7 +198,11 @@ impl Control {
     ) -> Arc<Control> {
         let (chores, chore_inbox) = unbounded_channel();
         let (commits, commit_inbox) = unbounded_channel();
-        let Start { ledger, state, machine, clock, alerts } = start;
+        let Start { ledger, state, machine, clock, alerts, life, resuming } = start;
+        let idle = OnceLock::new();
+        if resuming.is_none() {
+            let _ = idle.set(Duration::ZERO);
+        }
         let control = Arc::new(Control {
             name: config.name.into(),
             engine,
@@ -187,6 +210,7 @@ impl Control {
             care: config.care,
             origin: Instant::now(),
             clock,
+            idle,
             brain: Mutex::new(Brain {
                 rollout: machine.unwrap_or_else(|| Rollout::new(config.policy.clone())),
                 revision: 1,
@@ -196,6 +220,10 @@ impl Control {
                 candidate: None,
                 previous: None,
                 trial: None,
+                resuming,
+                in_force: None,
+                held: None,
+                remark: None,
             }),
             policy: config.policy,
             routes: RwLock::new(Routes::empty()),
@@ -208,6 +236,7 @@ impl Control {
             commits,
             unloads: watch::channel(0).0,
             loss: Loss::default(),
+            life,
             watched: Mutex::default(),
         });
         tokio::spawn(tick(Arc::downgrade(&control)));
@@ -234,9 +263,10 @@ impl Control {
         &self.engine
     }
 
-    /// The rollout's clock: time during which a server ran.
+    /// The rollout's clock: time during which a server ran, and the rollout with it.
     pub fn now(&self) -> Duration {
-        self.clock + self.origin.elapsed()
+        let lived = self.origin.elapsed();
+        self.clock + lived.saturating_sub(self.idle.get().copied().unwrap_or(lived))
     }
 
     /// Where a request goes. `draw` is uniform in [0, 1) and used when there is no key.
@@ -349,6 +379,10 @@ impl Control {
             }
             brain.loading = Some(path.display().to_string());
             brain.candidate = None;
+            if brain.resuming.is_none() && self.routes.read().stable.is_some() {
+                // Opening it may be what ends the process.
+                self.life.on_trial(Some(Trial { model: orders::unread(path, ""), loading: true }));
+            }
         }
         let loaded = (self.loader)(path.to_owned(), vet).await;
         {
@@ -364,6 +398,10 @@ impl Control {
     /// Steps the machine. Nothing that an outcome or a tick leads to needs anybody to wait for it.
     fn feed(&self, event: Event) {
         let mut brain = self.brain.lock();
+        if brain.resuming.is_some() && !matches!(event, Event::Fault { .. }) {
+            // Nothing is on trial yet, and time must not raise what is not there.
+            return;
+        }
         let now = self.now();
         match brain.rollout.step(now, event.clone()) {
             Ok(actions) if actions.is_empty() => {
@@ -440,11 +478,17 @@ fn keep<T>(ring: &mut VecDeque<T>, item: T) {
 async fn tick(control: Weak<Control>) {
     let mut interval = tokio::time::interval(TICK);
     interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
+    let mut ticks = 0u64;
     loop {
         interval.tick().await;
         let Some(control) = control.upgrade() else { return };
         control.feed(Event::Tick);
         control.forget_previous();
+        control.note_wellness();
+        if ticks.is_multiple_of(REFRESH) {
+            control.life.refresh();
+        }
+        ticks += 1;
     }
 }
 

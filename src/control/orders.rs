@@ -7,10 +7,11 @@
 
 use super::act::Done;
 use super::book::{self, model};
+use super::life::Trial;
 use super::{Brain, Control, ControlError, Deployment, Vet};
 use crate::engine::UnloadReport;
-use crate::ledger::{Entry, Opening};
-use crate::rollout::{Arm, Event, Operator, Order, Rollout};
+use crate::ledger::{Entry, Model, Opening};
+use crate::rollout::{Arm, Event, Operator, Order, Rollout, Weight};
 use serde_json::json;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -86,6 +87,10 @@ impl Control {
         self_test: bool,
     ) -> Result<(Arc<Deployment>, Done), ControlError> {
         {
+            let brain = self.brain.lock();
+            if brain.resuming.is_some() {
+                return Err(ControlError::Resuming);
+            }
             let routes = self.routes.read();
             if routes.stable.is_none() {
                 return Err(ControlError::NoStable);
@@ -94,12 +99,21 @@ impl Control {
                 return Err(ControlError::CanaryPresent { version: canary.version.to_string() });
             }
         }
-        let vet = self.vet(asked.retry, self_test);
-        let deployment = self.load(&asked.path, vet).await?;
+        let vet = self.vet(asked, self_test);
+        let deployment = match self.load(&asked.path, vet).await {
+            Ok(deployment) => deployment,
+            Err(error) => {
+                if error != ControlError::Loading {
+                    self.life.on_trial(None);
+                }
+                return Err(error);
+            }
+        };
         self.tell_loaded(Arm::Canary, &deployment);
         match self.begin(&deployment, asked, self_test) {
             Ok(done) => Ok((deployment, done)),
             Err(error) => {
+                self.life.on_trial(None);
                 self.retire(deployment, "refused", Duration::ZERO);
                 Err(error)
             }
@@ -129,13 +143,15 @@ impl Control {
     /// Refuses content that was rejected before, before it takes any memory, and makes room for any other:
     /// a model that cannot be loaded at all costs nobody the former stable. What is let in is known from then
     /// on to be what is being loaded.
-    fn vet(self: &Arc<Self>, retry: bool, self_test: bool) -> Vet {
-        let control = self.clone();
+    fn vet(self: &Arc<Self>, asked: &LoadAsked, self_test: bool) -> Vet {
+        let (control, retry, path) = (self.clone(), asked.retry, asked.path.clone());
         Arc::new(move |digest| {
             let rejection = control.book.rejection(digest).filter(|_| !retry);
             let (control, digest) = (control.clone(), digest.to_owned());
+            let model = unread(&path, &digest);
             Box::pin(async move {
                 let Some(rejection) = rejection else {
+                    control.life.on_trial(Some(Trial { model, loading: true }));
                     if !self_test {
                         control.brain.lock().candidate = Some(digest);
                     }
@@ -170,8 +186,10 @@ impl Control {
             .step(now, event.clone())
             .map_err(|error| ControlError::Refused(error.to_string()))?;
         brain.rollout = machine;
-        brain.trial = Some(deployment.clone());
+        brain.trial = Some(model(deployment));
+        brain.remark = None;
         brain.candidate = None;
+        self.life.on_trial(Some(Trial { model: model(deployment), loading: false }));
         {
             let mut routes = self.routes.write();
             routes.rollout = rollout.as_str().into();
@@ -211,8 +229,16 @@ impl Control {
         reason: Option<String>,
         expect: Option<u64>,
     ) -> Result<Option<UnloadReport>, ControlError> {
-        let canary = self.routes.read().canary.clone().ok_or(ControlError::NoCanary)?;
+        let resuming = self.brain.lock().resuming.is_some();
+        let canary = self.routes.read().canary.clone();
         let order = Order { command: Operator::Rollback, by, reason };
+        let Some(canary) = canary else {
+            if !resuming {
+                return Err(ControlError::NoCanary);
+            }
+            self.order(Asked { order, expect }).await?;
+            return Ok(None);
+        };
         let done = self.give(Asked { order, expect })?;
         let report = self.unload_of(canary.lane).await;
         self.wait(done).await?;
@@ -252,6 +278,10 @@ impl Control {
         let now = self.now();
         let event = Event::Operator(order.clone());
         let stepped = self.check(&brain, order.command, expect).and_then(|()| {
+            if brain.resuming.as_ref().is_some_and(|resuming| resuming.broken) {
+                // Without a machine: it will be given up in any case.
+                return Ok(Vec::new());
+            }
             let stepped = brain.rollout.step(now, event.clone());
             stepped.map_err(|error| ControlError::Refused(error.to_string()))
         });
@@ -264,9 +294,13 @@ impl Control {
                 "by": order.by, "reason": order.reason, "refused": refused,
             }),
         );
+        let rejected = rejected_by(&brain, &order).filter(|_| stepped.is_ok());
         let entry = Entry::Order { order, refused: refused.clone() };
         match stepped {
-            Ok(actions) => Ok(self.act(&mut brain, now, Some(&event), actions, vec![entry])),
+            Ok(actions) => {
+                let entries = std::iter::once(entry).chain(rejected).collect();
+                Ok(self.act(&mut brain, now, Some(&event), actions, entries))
+            }
             Err(error) => {
                 self.book.note(now, entry);
                 Err(error)
@@ -280,6 +314,9 @@ impl Control {
         command: Operator,
         expect: Option<u64>,
     ) -> Result<(), ControlError> {
+        if brain.resuming.is_some() && could_raise(command, brain.rollout.weight()) {
+            return Err(ControlError::Resuming);
+        }
         let now = brain.revision;
         match (command, expect) {
             (_, Some(expected)) if expected != now => {
@@ -293,6 +330,29 @@ impl Control {
         }
         Ok(())
     }
+}
+
+/// Whether an order could lead to more than what is in force.
+fn could_raise(command: Operator, weight: Weight) -> bool {
+    match command {
+        Operator::Pause | Operator::Rollback => false,
+        Operator::SetWeight(to) => to > weight,
+        Operator::Resume | Operator::Promote { .. } | Operator::Undo | Operator::Confirm => true,
+    }
+}
+
+/// A rollback of a rollout that has no machine any more: what the machine's decision would have said.
+fn rejected_by(brain: &Brain, order: &Order) -> Option<Entry> {
+    let broken = brain.resuming.as_ref().filter(|resuming| resuming.broken)?;
+    let digest = broken.running.opening.canary.digest.clone();
+    let stops = order.command == Operator::Rollback;
+    stops.then(|| Entry::Rejected { digest, reason: format!("rolled back {}", order.signature()) })
+}
+
+/// A model that is being loaded; its digest is empty until it is known.
+pub(super) fn unread(path: &Path, digest: &str) -> Model {
+    let version = super::intake::name(path);
+    Model { path: path.display().to_string(), version, digest: digest.to_owned() }
 }
 
 /// For the ledger: who asked for a canary, and why it was not granted, if it was not.

@@ -1,14 +1,21 @@
 //! After a restart: where things stood, and going on from there.
 //!
 //! A rollout goes on at its last committed weight with the very counts it had, if its two models are what
-//! they were. If not, stable serves alone, and that is said. The time during which nobody served does not
-//! count as baking.
+//! they were. If not, stable serves alone, and that is said. The time during which nobody served, or stable
+//! alone, does not count as baking. What the process before died of is judged first (`ledger::course`).
+//!
+//! Until it is taken up, orders that stop go to the machine as ever, and what raises is refused: a canary that
+//! is rolled back meanwhile is not loaded, or goes at once.
 
+use super::alerting::Stood;
+use super::life::{LastEnd, Life, Trial};
 use super::orders::{is_still, same_place};
-use super::{Control, alerting, deploy};
+use super::{Brain, Control, alerting};
 use crate::alerts::Alerts;
-use crate::ledger::{Entry, Interrupted, Ledger, Model, Resume, Running, State};
-use crate::rollout::Rollout;
+use crate::ledger::{
+    Course, Entry, HowEnded, Interrupted, Ledger, Model, Resume, Running, State, course,
+};
+use crate::rollout::{Phase, Rollout, Weight};
 use serde_json::json;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -24,6 +31,20 @@ pub struct Start {
     /// What its clock showed.
     pub clock: Duration,
     pub alerts: Option<Alerts>,
+    /// What the next process will know of how this one ended.
+    pub life: Life,
+    /// The rollout that was under way, until it is taken up.
+    pub resuming: Option<Resuming>,
+}
+
+/// A rollout of the process before that is not taken up yet.
+#[derive(Debug, Clone)]
+pub struct Resuming {
+    pub running: Running,
+    /// It has no machine: it will be given up.
+    pub broken: bool,
+    /// What is to be said of it.
+    pub remark: Option<String>,
 }
 
 impl Start {
@@ -44,6 +65,11 @@ impl Start {
                 }
                 Err(why) => Some(why.to_string()),
             };
+            start.resuming = under_way.then(|| Resuming {
+                running: running.clone(),
+                broken: why.is_some(),
+                remark: None,
+            });
             take_up.running = under_way.then_some((running, why));
         }
         (start, take_up)
@@ -86,20 +112,94 @@ pub fn effective_stable(state: &State, configured: &Path) -> PathBuf {
 }
 
 impl Control {
-    /// Goes on with a rollout after a restart; stable is loaded already.
-    pub async fn take_up(&self, take_up: TakeUp) {
-        let Some((running, broken)) = take_up.running else { return };
-        let outcome = match broken {
-            Some(why) => Err(why),
-            None => self.load_again(&running).await,
+    /// Draws the consequence of how the process before ended, before anything is loaded. Returns the version
+    /// that is refused from now on, if one is.
+    pub fn reckon(&self, last: Option<LastEnd>) -> Option<Model> {
+        let LastEnd { how, trial } = last?;
+        let mut brain = self.brain.lock();
+        let running = brain.resuming.as_ref().map(|resuming| &resuming.running);
+        let weighs = |trial: &Trial| {
+            let same = |one: &&Running| one.opening.canary.digest == trial.model.digest;
+            running.filter(same).is_some_and(|running| running.weight > Weight::ZERO)
         };
-        match outcome {
-            Ok(()) => self.went_on(&running, take_up.events),
-            Err(why) => self.abandon(&running, why),
+        let canary = trial.filter(|trial| trial.loading || weighs(trial)).map(|trial| trial.model);
+        let earlier = canary.as_ref().map_or(0, |one| self.book.unexplained_ends(&one.digest));
+        let forgiving = self.care.well_after.is_zero();
+        let course = course(how, canary.is_some(), earlier, forgiving);
+        let body = json!({
+            "how": how.to_string(), "canary": canary.as_ref().map(|one| &one.version),
+            "refused": course == Course::Refuse,
+        });
+        self.notes.tell("unclean_end", course != Course::GoOn, body);
+        let entry = Entry::UncleanEnd { how, canary: canary.clone() };
+        match (course, canary) {
+            (Course::Refuse, Some(canary)) => {
+                self.refuse(&mut brain, &canary, how, earlier, entry);
+                Some(canary)
+            }
+            (course, _) => {
+                self.book.note(self.now(), entry);
+                if let (Course::Count, Some(resuming)) = (course, &mut brain.resuming) {
+                    let remark =
+                        format!("{how}; once more before it is well, and this version is refused");
+                    resuming.remark = Some(remark);
+                }
+                None
+            }
         }
     }
 
-    async fn load_again(&self, running: &Running) -> Result<(), String> {
+    /// The version under which the process before died is not loaded again: its rollout is rolled back, or,
+    /// where none had begun or none can go on, it is rejected outright.
+    fn refuse(&self, brain: &mut Brain, canary: &Model, how: HowEnded, earlier: u32, end: Entry) {
+        let times = if earlier > 0 { format!(" ({} times)", earlier + 1) } else { String::new() };
+        let why =
+            format!("the server died while version {} was in force{times}: {how}", canary.version);
+        let now = self.now();
+        brain.trial = Some(canary.clone());
+        brain.remark = Some(format!("{why}; it is refused"));
+        if matches!(brain.rollout.phase(), Phase::Running { .. }) {
+            drop(self.roll_back_for(brain, now, why, vec![end]));
+        } else {
+            let mut entries = vec![end];
+            if let Some(resuming) = &brain.resuming {
+                brain.rollout = Rollout::after_epoch(self.policy.clone(), resuming.running.stage);
+                entries.push(Entry::RolloutAbandoned { why: why.clone() });
+            }
+            if !canary.digest.is_empty() && !self.book.is_stable(&canary.digest) {
+                let (digest, reason) = (canary.digest.clone(), why.clone());
+                entries.push(Entry::Rejected { digest, reason });
+            }
+            drop(self.act(brain, now, None, Vec::new(), entries));
+            alerting::refused(self, canary, &why);
+        }
+        self.taken_up(brain);
+        self.life.dropped();
+    }
+
+    /// From now on orders are as ever, and the rollout's clock runs.
+    fn taken_up(&self, brain: &mut Brain) {
+        brain.resuming = None;
+        // Set already where there was nothing to take up.
+        let _ = self.idle.set(self.origin.elapsed());
+    }
+
+    /// Goes on with a rollout after a restart; stable is loaded already.
+    pub async fn take_up(&self, take_up: TakeUp) {
+        let Some((running, broken)) = take_up.running else { return };
+        if self.brain.lock().resuming.is_none() {
+            return;
+        }
+        let outcome = match broken {
+            Some(why) => Err(why),
+            None => self.load_again(&running, take_up.events).await,
+        };
+        if let Err(why) = outcome {
+            self.abandon(&running, why);
+        }
+    }
+
+    async fn load_again(&self, running: &Running, events: u64) -> Result<(), String> {
         let changed = |what: &str, model: &Model| {
             format!("{what} {} ({}) is not what it was", model.version, model.path)
         };
@@ -108,45 +208,113 @@ impl Control {
         if !stable.is_some_and(|stable| is_still(&stable, &opening.stable)) {
             return Err(changed("stable", &opening.stable));
         }
+        if self.ended_meanwhile() {
+            return Ok(());
+        }
         let path = Path::new(&opening.canary.path);
-        let canary =
-            self.load(path, deploy::any_digest()).await.map_err(|error| error.to_string())?;
+        self.life.on_trial(Some(Trial { model: opening.canary.clone(), loading: true }));
+        let vet = super::deploy::any_digest();
+        let canary = self.load(path, vet).await.map_err(|error| error.to_string())?;
         if !is_still(&canary, &opening.canary) {
             self.retire(canary, "changed", Duration::ZERO);
             return Err(changed("canary", &opening.canary));
         }
         let mut brain = self.brain.lock();
-        brain.trial = Some(canary.clone());
-        let mut routes = self.routes.write();
-        routes.rollout = opening.rollout.as_str().into();
-        routes.weight = brain.rollout.weight();
-        routes.stage = brain.rollout.stage();
-        routes.canary = Some(canary);
-        drop((routes, brain));
+        if !matches!(brain.rollout.phase(), Phase::Running { .. }) {
+            self.life.on_trial(None);
+            self.retire(canary, "rolled back", Duration::ZERO);
+            self.taken_up(&mut brain);
+            return Ok(());
+        }
+        brain.trial = Some(opening.canary.clone());
+        {
+            let mut routes = self.routes.write();
+            routes.rollout = opening.rollout.as_str().into();
+            routes.weight = brain.rollout.weight();
+            routes.stage = brain.rollout.stage();
+            routes.canary = Some(canary);
+        }
+        self.life.on_trial(Some(Trial { model: opening.canary.clone(), loading: false }));
         self.share_turns();
+        self.went_on(&mut brain, running, events);
         Ok(())
     }
 
-    fn went_on(&self, running: &Running, events: u64) {
-        let (weight, stage) = (running.weight, running.stage);
+    /// Whether an order has ended the rollout before it was taken up; if so, there is nothing more to do.
+    fn ended_meanwhile(&self) -> bool {
+        let mut brain = self.brain.lock();
+        let ended = !matches!(brain.rollout.phase(), Phase::Running { .. });
+        if ended {
+            self.taken_up(&mut brain);
+        }
+        ended
+    }
+
+    /// Says at which weight it goes on: the one in force, which an order may have lowered meanwhile.
+    fn went_on(&self, brain: &mut Brain, running: &Running, events: u64) {
+        let (weight, stage) = (brain.rollout.weight(), brain.rollout.stage());
         self.book.note(self.now(), Entry::RolloutResumed { weight, stage, events });
         let body = json!({
             "rollout": running.opening.rollout, "weight": weight.percent(), "stage": stage,
             "events": events,
         });
         self.notes.tell("resumed", true, body);
-        alerting::resumed(self, running, None);
+        let remark = brain.resuming.as_ref().and_then(|resuming| resuming.remark.clone());
+        let remark = remark.as_deref();
+        alerting::resumed(self, running, Stood { weight, stage, remark, why_not: None });
+        brain.revision += 1;
+        self.taken_up(brain);
     }
 
     fn abandon(&self, running: &Running, why: String) {
-        self.book.note(self.now(), Entry::RolloutAbandoned { why: why.clone() });
-        {
-            let mut brain = self.brain.lock();
-            brain.rollout = Rollout::after_epoch(self.policy.clone(), running.stage);
+        let mut brain = self.brain.lock();
+        self.life.on_trial(None);
+        let broken = brain.resuming.as_ref().is_some_and(|resuming| resuming.broken);
+        self.taken_up(&mut brain);
+        if !broken && !matches!(brain.rollout.phase(), Phase::Running { .. }) {
+            return;
         }
+        self.book.note(self.now(), Entry::RolloutAbandoned { why: why.clone() });
+        brain.rollout = Rollout::after_epoch(self.policy.clone(), running.stage);
+        brain.revision += 1;
         let body = json!({"rollout": running.opening.rollout, "why": why});
         self.notes.tell("abandoned", true, body);
-        alerting::resumed(self, running, Some(&why));
+        let (weight, stage) = (running.weight, running.stage);
+        alerting::resumed(
+            self,
+            running,
+            Stood { weight, stage, remark: None, why_not: Some(&why) },
+        );
+    }
+
+    /// A canary that has been in force for long enough is well: kills before do not count against it any more.
+    pub(super) fn note_wellness(&self) {
+        let mut brain = self.brain.lock();
+        let in_force = {
+            let routes = self.routes.read();
+            routes
+                .canary
+                .as_ref()
+                .filter(|_| routes.weight > Weight::ZERO)
+                .map(|one| one.digest.clone())
+        };
+        let Some(digest) = in_force else {
+            brain.in_force = None;
+            return;
+        };
+        let now = self.origin.elapsed();
+        let begun = brain.in_force.as_ref().filter(|(one, _, _)| *one == digest).cloned();
+        let (_, since, told) = begun.unwrap_or((digest.clone(), now, false));
+        let well = !told && now.saturating_sub(since) >= self.care.well_after;
+        if well && !self.care.well_after.is_zero() {
+            self.book.note(self.now(), Entry::CanaryWell { digest: digest.clone() });
+        }
+        brain.in_force = Some((digest, since, told || well));
+    }
+
+    /// The process ends in order: the next one has nothing to draw from it.
+    pub fn end_in_order(&self) {
+        self.life.end();
     }
 }
 

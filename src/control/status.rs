@@ -4,7 +4,7 @@ use super::{Control, Deployment};
 use crate::alerts::{Alerts, Counts};
 use crate::device::memory;
 use crate::engine::UnloadReport;
-use crate::rollout::{Decision, Gate, Verdict, View};
+use crate::rollout::{Decision, Gate, Verdict, View, Weight};
 use serde_json::{Value, json};
 use serin_kernels::Readings;
 use std::sync::Arc;
@@ -41,6 +41,11 @@ pub struct LedgerView {
 #[derive(Debug, Clone)]
 pub struct Status {
     pub view: View,
+    /// The canary's share of the requests now. The rollout may want another: one that waits for the ledger, or
+    /// for its canary to be loaded again.
+    pub routed: Weight,
+    /// What stands out: what waits, and what was refused at the start. One line each.
+    pub remarks: Vec<String>,
     /// What an order names as the state that it is based on.
     pub revision: u64,
     pub models: ModelsView,
@@ -76,8 +81,21 @@ impl Control {
     pub fn status(&self) -> Status {
         let now = self.now();
         let brain = self.brain.lock();
+        let routed = {
+            let routes = self.routes.read();
+            routes.canary.as_ref().map_or(Weight::ZERO, |_| routes.weight)
+        };
+        let resuming = brain.resuming.as_ref().map(|resuming| {
+            let version = &resuming.running.opening.canary.version;
+            let remark =
+                resuming.remark.as_ref().map_or_else(String::new, |remark| format!(": {remark}"));
+            format!("the rollout of {version} is being taken up after a restart{remark}")
+        });
+        let remarks = [brain.remark.clone(), resuming, brain.held.clone()];
         Status {
             view: brain.rollout.view(now),
+            routed,
+            remarks: remarks.into_iter().flatten().collect(),
             revision: brain.revision,
             models: self.models(),
             previous: brain.previous.as_ref().map(|previous| previous.deployment.version.clone()),

@@ -11,6 +11,7 @@ pub mod card;
 pub mod choose;
 pub mod cpu;
 pub mod dense;
+pub mod end;
 pub mod exit;
 pub mod files;
 pub mod fit;

@@ -64,6 +64,7 @@ impl FakeServer {
                 finish: Duration::from_secs(60),
                 keep_previous: Duration::ZERO,
                 retry_window: Duration::from_secs(60),
+                well_after: Duration::from_secs(600),
                 shadow: 0.0,
                 canary_priority: 1.0,
             },

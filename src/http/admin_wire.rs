@@ -93,7 +93,15 @@ pub struct StatusWire {
     pub paused: bool,
     /// Id of the rollout that runs or ran last.
     pub rollout: Option<String>,
+    /// The canary's share of the requests now.
     pub weight: u8,
+    /// The share that the rollout wants, where that is another: it waits for the ledger, or for the canary to
+    /// be loaded again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub weight_wanted: Option<u8>,
+    /// What stands out: what waits, and what was refused at the start.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub remarks: Vec<String>,
     pub steps: Vec<u8>,
     /// Place of the present weight in `steps`.
     pub step: Option<usize>,

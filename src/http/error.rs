@@ -170,6 +170,7 @@ impl From<ControlError> for ApiError {
             ControlError::NoCanary => new(StatusCode::CONFLICT).code("no_canary"),
             ControlError::CanaryPresent { .. } => new(StatusCode::CONFLICT).code("canary_present"),
             ControlError::Loading => new(StatusCode::CONFLICT).code("loading"),
+            ControlError::Resuming => new(StatusCode::CONFLICT).code("resuming"),
             ControlError::NoStable => new(StatusCode::CONFLICT).code("no_stable"),
             ControlError::NoPrevious => new(StatusCode::CONFLICT).code("no_previous"),
             ControlError::NoRevision { .. } => {

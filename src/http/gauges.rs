@@ -24,7 +24,7 @@ pub fn refresh(status: &Status) {
         })
     };
     metrics::rollout(&RolloutGauges {
-        weight: status.view.weight.fraction(),
+        weight: status.routed.fraction(),
         gates: status.view.verdict.gates.iter().map(|gate| gauge(gate, wait(gate))).collect(),
         detectable_ratio: forecast.and_then(|f| f.detectable_error_ratio),
         detectable_share: forecast.and_then(|f| f.detectable_exceedance),

@@ -6,6 +6,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::chain::Hash;
+use super::ends::HowEnded;
 use super::state::State;
 use super::wire::mirror;
 use crate::rollout::{Arm, Decision, Order, Policy, Weight};
@@ -172,6 +173,18 @@ pub enum Entry {
         why: String,
         /// Events recorded until then.
         events: u64,
+    },
+    /// The process before did not end in order.
+    UncleanEnd {
+        /// How, as far as it can be known.
+        how: HowEnded,
+        /// The version that was in force, if one was.
+        canary: Option<Model>,
+    },
+    /// A version has been in force for so long that ends before no longer count against it.
+    CanaryWell {
+        /// Its digest.
+        digest: String,
     },
     /// Old rows were dropped.
     Pruned(Box<Pruned>),

@@ -12,7 +12,7 @@
 //!
 //! Reading order: [`entry`](Entry) (what is said), `state` (where that leads), `wire` and `codec` (how
 //! it is written), `chain` (how rows hold together), `store` (the file), `queue` and `writer` (how
-//! others reach it), [`resume`](Resume) and `replay` (what it is good for), `read`, `verify`, `prune`,
+//! others reach it), `ends` (what an unclean end means), [`resume`](Resume) and `replay` (what it is good for), `read`, `verify`, `prune`,
 //! `export`.
 //!
 //! The rule for its users: commit before raising, after lowering. A weight that the ledger does not
@@ -20,6 +20,7 @@
 
 mod chain;
 pub mod codec;
+mod ends;
 mod entry;
 mod error;
 mod export;
@@ -42,6 +43,7 @@ mod testing;
 mod tests;
 
 pub use chain::{Hash, Head, from_hex, to_hex};
+pub use ends::{Course, HowEnded, course};
 pub use entry::{Entry, Gap, Model, Opening, Pruned, Stamp};
 pub use error::LedgerError;
 pub use export::{Bodies, export};
@@ -49,6 +51,6 @@ pub use prune::Retention;
 pub use read::{Journal, Kept, Reader, Recorded};
 pub use replay::{Comparison, Difference, Replayed, compare, rejudge, replay};
 pub use resume::{CannotContinue, Continued, Interrupted, Resume};
-pub use state::{MAX_REJECTED, Rejection, Running, State};
+pub use state::{MAX_REJECTED, Rejection, Running, State, Suspect};
 pub use verify::{Problem, Verification};
 pub use writer::{Health, Ledger, Options, Ticket};

@@ -7,6 +7,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::ends::HowEnded;
 use super::entry::{Entry, Model, Opening};
 use super::wire::mirror;
 use crate::rollout::{Decision, DecisionKind, Weight};
@@ -28,6 +29,18 @@ pub struct State {
     pub promoted: Option<Running>,
     /// Models that failed, oldest first, each once.
     pub rejected: Vec<Rejection>,
+    /// Versions under which the process was killed without an explanation, oldest first, each once.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub suspects: Vec<Suspect>,
+}
+
+/// A version under which the process was killed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Suspect {
+    /// Its digest.
+    pub digest: String,
+    /// How often since it was last well.
+    pub ends: u32,
 }
 
 /// A rollout under way, as of its last committed decision.
@@ -129,7 +142,14 @@ impl State {
                 rollout: String::new(),
                 at_unix_ms,
             }),
-            Entry::Pardoned { digest, .. } => self.rejected.retain(|one| one.digest != *digest),
+            Entry::Pardoned { digest, .. } => {
+                self.rejected.retain(|one| one.digest != *digest);
+                self.acquit(digest);
+            }
+            Entry::UncleanEnd { how: HowEnded::Unexplained, canary: Some(canary) } => {
+                self.suspect(&canary.digest);
+            }
+            Entry::CanaryWell { digest } => self.acquit(digest),
             Entry::JournalEnded { why, .. } => {
                 if let Some(running) = self.running.as_mut().or(self.promoted.as_mut()) {
                     running.journal_ended = Some(why.clone());
@@ -144,8 +164,30 @@ impl State {
             | Entry::WeightChanged { .. }
             | Entry::Fault { .. }
             | Entry::AlertSent { .. }
+            | Entry::UncleanEnd { .. }
             | Entry::Pruned(_) => {}
         }
+    }
+
+    /// Unexplained ends that a version has had since it was last well.
+    pub fn unexplained_ends(&self, digest: &str) -> u32 {
+        self.suspects.iter().find(|one| one.digest == digest).map_or(0, |one| one.ends)
+    }
+
+    fn suspect(&mut self, digest: &str) {
+        if digest.is_empty() {
+            // It ended before the content was known.
+            return;
+        }
+        let ends = self.unexplained_ends(digest).saturating_add(1);
+        self.acquit(digest);
+        self.suspects.push(Suspect { digest: digest.to_owned(), ends });
+        let excess = self.suspects.len().saturating_sub(MAX_REJECTED);
+        self.suspects.drain(..excess);
+    }
+
+    fn acquit(&mut self, digest: &str) {
+        self.suspects.retain(|one| one.digest != digest);
     }
 
     fn decided(&mut self, at_unix_ms: i64, decision: &Decision) {
@@ -193,6 +235,8 @@ impl State {
     }
 
     fn reject(&mut self, rejection: Rejection) {
+        // A rejection says more; tried again, the version begins with a clean slate.
+        self.acquit(&rejection.digest);
         self.rejected.retain(|one| one.digest != rejection.digest);
         self.rejected.push(rejection);
         let excess = self.rejected.len().saturating_sub(MAX_REJECTED);

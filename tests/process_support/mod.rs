@@ -42,7 +42,19 @@ pub struct Process {
 impl Process {
     /// Starts `serin serve` with these arguments on a free port and waits until it is ready.
     pub fn serve(args: &[&str]) -> Process {
-        let mut child = Command::new(env!("CARGO_BIN_EXE_serin"))
+        Process::start(Command::new(env!("CARGO_BIN_EXE_serin")), args)
+    }
+
+    /// As [`Process::serve`], in the cgroup whose `cgroup.procs` is given.
+    pub fn serve_in(cgroup: &Path, args: &[&str]) -> Process {
+        let mut command = Command::new("sh");
+        command.args(["-c", "echo $$ > \"$0\" && exec \"$@\""]);
+        command.arg(cgroup).arg(env!("CARGO_BIN_EXE_serin"));
+        Process::start(command, args)
+    }
+
+    fn start(mut command: Command, args: &[&str]) -> Process {
+        let mut child = command
             .args(["serve", "--listen", "127.0.0.1:0"])
             .args(args)
             .stdout(Stdio::piped())

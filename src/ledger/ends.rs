@@ -1,0 +1,133 @@
+//! How the process before ended, and what that means for the version that was on trial in it.
+//!
+//! Pure: facts come in, one of three courses comes out. Why a kill that nothing explains is forgiven once: it
+//! may be an operator's `kill -9` or another program's doing, but the same version under two of them in a row
+//! is no accident any more. Why a signal of the process's own is not: nobody but the code that ran did that,
+//! and what is new there is the canary.
+
+use serde::{Deserialize, Serialize};
+
+/// How a process ended that did not end in order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum HowEnded {
+    /// By a fatal signal of its own: an abort, or an access that failed.
+    Signal(u8),
+    /// The kernel killed a process of its memory cgroup for want of memory.
+    OutOfMemory,
+    /// Killed, and nothing says by whom.
+    Unexplained,
+    /// With the machine: another boot came after it.
+    OtherBoot,
+}
+
+/// What is to be done about the version that was on trial.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Course {
+    /// Nothing: its rollout goes on.
+    GoOn,
+    /// Its rollout goes on, and the end is counted against it.
+    Count,
+    /// It is not loaded again: stable serves alone.
+    Refuse,
+}
+
+/// The course after an end. `in_force`: a canary was being loaded or had a weight above 0. `earlier`: kills
+/// without an explanation that this version has had since it was last well. `forgiving`: such kills are never
+/// held against it.
+pub fn course(how: HowEnded, in_force: bool, earlier: u32, forgiving: bool) -> Course {
+    match how {
+        _ if !in_force => Course::GoOn,
+        HowEnded::Signal(_) | HowEnded::OutOfMemory => Course::Refuse,
+        HowEnded::OtherBoot => Course::GoOn,
+        HowEnded::Unexplained if forgiving => Course::GoOn,
+        HowEnded::Unexplained if earlier == 0 => Course::Count,
+        HowEnded::Unexplained => Course::Refuse,
+    }
+}
+
+impl std::fmt::Display for HowEnded {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let name = match self {
+            HowEnded::Signal(4) => "SIGILL",
+            HowEnded::Signal(6) => "SIGABRT",
+            HowEnded::Signal(7) => "SIGBUS",
+            HowEnded::Signal(8) => "SIGFPE",
+            HowEnded::Signal(11) => "SIGSEGV",
+            HowEnded::Signal(other) => return write!(f, "it died of signal {other}"),
+            HowEnded::OutOfMemory => return f.write_str("the kernel killed it for want of memory"),
+            HowEnded::Unexplained => return f.write_str("it was killed, and nothing says why"),
+            HowEnded::OtherBoot => return f.write_str("it ended with the machine"),
+        };
+        write!(f, "it died of {name}")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn the_table() {
+        use Course::{Count, GoOn, Refuse};
+        use HowEnded::{OtherBoot, OutOfMemory, Signal, Unexplained};
+        // How it ended; nothing in force; in force, and unexplained kills of that version before: 0, 1, 2.
+        let table = [
+            (Signal(4), GoOn, [Refuse, Refuse, Refuse]),
+            (Signal(6), GoOn, [Refuse, Refuse, Refuse]),
+            (Signal(7), GoOn, [Refuse, Refuse, Refuse]),
+            (Signal(8), GoOn, [Refuse, Refuse, Refuse]),
+            (Signal(11), GoOn, [Refuse, Refuse, Refuse]),
+            (OutOfMemory, GoOn, [Refuse, Refuse, Refuse]),
+            (Unexplained, GoOn, [Count, Refuse, Refuse]),
+            (OtherBoot, GoOn, [GoOn, GoOn, GoOn]),
+        ];
+        for (how, without, with) in table {
+            for (earlier, with) in (0..).zip(with) {
+                assert_eq!(course(how, false, earlier, false), without, "{how:?} {earlier}");
+                assert_eq!(course(how, true, earlier, false), with, "{how:?} {earlier}");
+            }
+        }
+    }
+
+    fn any_end() -> impl Strategy<Value = HowEnded> {
+        prop_oneof![
+            prop::sample::select(vec![4u8, 6, 7, 8, 11]).prop_map(HowEnded::Signal),
+            Just(HowEnded::OutOfMemory),
+            Just(HowEnded::Unexplained),
+            Just(HowEnded::OtherBoot),
+        ]
+    }
+
+    proptest! {
+        /// However ends follow on each other while one version is in force and never well, it is refused at
+        /// the second that counts at the latest; and never when none of them counts.
+        #[test]
+        fn a_version_survives_one_counted_end_at_most(ends in prop::collection::vec(any_end(), 0..12)) {
+            let (mut earlier, mut counted, mut refused) = (0, 0, false);
+            for how in &ends {
+                counted += u32::from(*how != HowEnded::OtherBoot);
+                match course(*how, true, earlier, false) {
+                    Course::GoOn => {}
+                    Course::Count => earlier += 1,
+                    Course::Refuse => {
+                        refused = true;
+                        break;
+                    }
+                }
+            }
+            prop_assert!(refused || counted < 2);
+            prop_assert!(!refused || counted > 0);
+        }
+
+        /// What was not in force is never blamed, and forgiving only ever helps.
+        #[test]
+        fn nobody_is_blamed_without_need(how in any_end(), earlier in 0u32..9, forgiving: bool) {
+            prop_assert_eq!(course(how, false, earlier, forgiving), Course::GoOn);
+            let hard = course(how, true, earlier, false);
+            let soft = course(how, true, earlier, true);
+            prop_assert!(soft == hard || soft == Course::GoOn);
+        }
+    }
+}

@@ -1,0 +1,238 @@
+//! A server that dies with a canary in force, as real processes: by signals of its own, by kills, for want of
+//! memory. What the next start does about it, and that stable answers after each.
+
+mod process_support;
+
+use process_support::*;
+use serde_json::json;
+use std::fs;
+use std::path::{Path, PathBuf};
+use tempfile::TempDir;
+
+/// A config whose rollouts only move by order, with `more` in its table.
+fn config(dir: &Path, more: &str) -> String {
+    let stable = models().join("tiny-v1");
+    let text = format!(
+        "[model]\nname = \"tiny\"\nstable = {stable:?}\n[engine]\nkv_memory = \"4MiB\"\n\
+         [server]\ndrain = \"1s\"\n[rollout]\nbake = \"1h\"\n{more}\n"
+    );
+    let path = dir.join("serin.toml");
+    fs::write(&path, text).expect("written");
+    path.to_str().expect("text").to_owned()
+}
+
+fn canary() -> String {
+    models().join("tiny-v2").to_str().expect("text").to_owned()
+}
+
+fn life(dir: &Path) -> PathBuf {
+    dir.join("serin.ledger.life")
+}
+
+fn serve(config: &str) -> Process {
+    Process::serve(&["--config", config])
+}
+
+fn with_canary(config: &str) -> Process {
+    let server = serve(config);
+    server.operate(&["canary", "load", &canary()]);
+    server
+}
+
+/// Ends a server by a signal and waits until it is gone.
+fn end_by(server: Process, signal: &str) {
+    server.signal(signal);
+    let status = server.end();
+    assert_eq!(status.code(), None, "it died of a signal: {status}");
+}
+
+fn answers(server: &Process) {
+    let (code, text) = server.http("POST", "/v1/chat/completions", Some(&chat("Hi!", false, 8)));
+    assert_eq!(code, 200, "{text}");
+}
+
+fn shown(dir: &Path) -> String {
+    let show = serin(&["ledger", "show", dir.join("serin.ledger").to_str().expect("text")]);
+    String::from_utf8_lossy(&show.stdout).into_owned()
+}
+
+/// Stable serves alone, the version is rejected, and everybody is told why.
+fn is_refused(server: &Process, dir: &Path, why: &str) {
+    answers(server);
+    let status = server.status();
+    let arms = (&status["arms"][0]["loaded"], &status["arms"][1]["loaded"]);
+    assert_eq!(arms, (&json!(true), &json!(false)), "{status:#}");
+    assert_eq!((&status["weight"], &status["phase"]), (&json!(0), &json!("rolled_back")));
+    assert!(status["reason"].as_str().expect("a reason").contains(why), "{status:#}");
+    assert!(server.operate(&["status"]).contains(why));
+    let again = json!({"path": canary(), "by": "a test"});
+    let (code, text) = server.http("POST", "/admin/canary/load", Some(&again));
+    assert!(code == 400 && text.contains("rejected before") && text.contains(why), "{code} {text}");
+    let path = dir.join("serin.ledger");
+    let verify = serin(&["ledger", "verify", path.to_str().expect("text")]);
+    assert!(verify.status.success(), "{verify:?}");
+    let replay = serin(&["replay", path.to_str().expect("text")]);
+    assert!(replay.status.success(), "{replay:?}");
+}
+
+#[test]
+fn a_signal_of_its_own_refuses_the_canary_at_once() {
+    for (signal, name) in [("ABRT", "SIGABRT"), ("SEGV", "SIGSEGV"), ("BUS", "SIGBUS")] {
+        let dir = TempDir::new().expect("a folder");
+        let config = config(dir.path(), "");
+        end_by(with_canary(&config), signal);
+        let server = serve(&config);
+        is_refused(&server, dir.path(), name);
+        assert!(shown(dir.path()).contains("unclean_end"));
+        // It can still be asked for, and goes on after an end that is in order.
+        server.operate(&["canary", "load", &canary(), "--retry"]);
+        server.signal("TERM");
+        assert_eq!(server.end().code(), Some(0));
+        assert!(!life(dir.path()).exists(), "an orderly end leaves nothing");
+        let server = serve(&config);
+        assert_eq!(server.status()["weight"], 5);
+    }
+}
+
+#[test]
+fn a_kill_is_forgiven_once_and_a_second_one_is_not() {
+    let dir = TempDir::new().expect("a folder");
+    let config = config(dir.path(), "");
+    end_by(with_canary(&config), "KILL");
+    let server = serve(&config);
+    answers(&server);
+    assert_eq!(
+        (&server.status()["phase"], &server.status()["weight"]),
+        (&json!("running"), &json!(5))
+    );
+    end_by(server, "KILL");
+    let server = serve(&config);
+    is_refused(&server, dir.path(), "(2 times)");
+    // Without a canary a server may be killed as often as one likes.
+    end_by(server, "KILL");
+    let server = serve(&config);
+    answers(&server);
+    assert_eq!(server.status()["phase"], "idle");
+}
+
+#[test]
+fn a_kill_is_forgotten_once_the_canary_was_well() {
+    let dir = TempDir::new().expect("a folder");
+    let config = config(dir.path(), "well_after = \"50ms\"");
+    let mut server = with_canary(&config);
+    for kills in 1..=3 {
+        wait_for("the canary is well", || {
+            (shown(dir.path()).matches("canary_well").count() >= kills).then_some(())
+        });
+        end_by(server, "KILL");
+        server = serve(&config);
+        assert_eq!(server.status()["phase"], "running", "kill {kills}");
+    }
+}
+
+#[test]
+fn another_boot_and_a_weight_of_zero_blame_nobody() {
+    let dir = TempDir::new().expect("a folder");
+    let config = config(dir.path(), "");
+    let mut server = with_canary(&config);
+    for _ in 0..3 {
+        end_by(server, "KILL");
+        let text = fs::read_to_string(life(dir.path())).expect("it is left");
+        let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").expect("a boot");
+        fs::write(life(dir.path()), text.replace(boot.trim(), "another")).expect("written");
+        server = serve(&config);
+        assert_eq!(server.status()["weight"], 5, "the rollout goes on");
+    }
+    server.operate(&["weight", "0"]);
+    end_by(server, "SEGV");
+    let server = serve(&config);
+    let status = server.status();
+    assert_eq!((&status["phase"], &status["arms"][1]["loaded"]), (&json!("running"), &json!(true)));
+}
+
+/// A real kill by the kernel, where a memory cgroup can be made.
+#[test]
+fn a_real_kill_for_want_of_memory_is_known_as_one() {
+    let Some(group) = Group::make() else {
+        eprintln!("SKIPPED: no memory cgroup can be made here");
+        return;
+    };
+    let dir = TempDir::new().expect("a folder");
+    let config = config(dir.path(), "");
+    let server = group.serve(&config);
+    server.operate(&["canary", "load", &canary()]);
+    group.starve();
+    let prompt = "one two three ".repeat(250_000);
+    let ask = json!({"model": "tiny", "prompt": prompt, "max_tokens": 1});
+    wait_for("the kill", || {
+        let _ = server.try_http("POST", "/v1/completions", Some(&ask));
+        group.kills().filter(|kills| *kills > 0)
+    });
+    drop(server);
+    group.relieve();
+    let server = group.serve(&config);
+    is_refused(&server, dir.path(), "for want of memory");
+}
+
+/// A memory cgroup of this test's own.
+struct Group(PathBuf);
+
+impl Group {
+    fn make() -> Option<Group> {
+        let groups = fs::read_to_string("/proc/self/cgroup").ok()?;
+        let root = PathBuf::from("/sys/fs/cgroup/memory");
+        let memory = groups.lines().find(|line| line.contains(":memory:"))?;
+        let path = memory.rsplit(':').next()?.trim_start_matches('/');
+        let at = [root.join(path), root]
+            .into_iter()
+            .find(|at| at.join("memory.oom_control").is_file())?;
+        let group = at.join(format!("serin-test-{}", std::process::id()));
+        fs::create_dir(&group).ok()?;
+        let limit = group.join("memory.limit_in_bytes");
+        fs::write(limit, "-1").is_ok().then_some(Group(group))
+    }
+
+    fn serve(&self, config: &str) -> Process {
+        Process::serve_in(&self.0.join("cgroup.procs"), &["--config", config])
+    }
+
+    /// Leaves a little more than what is in use.
+    fn starve(&self) {
+        let used = fs::read_to_string(self.0.join("memory.usage_in_bytes")).expect("the usage");
+        let limit = used.trim().parse::<u64>().expect("bytes") + (2 << 20);
+        fs::write(self.0.join("memory.limit_in_bytes"), limit.to_string()).expect("limited");
+    }
+
+    fn relieve(&self) {
+        let _ = fs::write(self.0.join("memory.limit_in_bytes"), "-1");
+    }
+
+    fn kills(&self) -> Option<u64> {
+        let text = fs::read_to_string(self.0.join("memory.oom_control")).ok()?;
+        text.lines().find_map(|line| line.strip_prefix("oom_kill ")?.trim().parse().ok())
+    }
+}
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir(&self.0);
+    }
+}
+
+#[test]
+fn a_canary_that_the_configuration_names_is_refused_too() {
+    let dir = TempDir::new().expect("a folder");
+    let config = config(dir.path(), "");
+    let named = canary();
+    let args = ["--config", config.as_str(), "--canary", named.as_str()];
+    let server = Process::serve(&args);
+    assert_eq!(server.status()["weight"], 5);
+    end_by(server, "ABRT");
+    for _ in 0..2 {
+        let server = Process::serve(&args);
+        answers(&server);
+        assert_eq!(server.status()["arms"][1]["loaded"], false);
+        server.signal("TERM");
+        assert_eq!(server.end().code(), Some(0));
+    }
+}

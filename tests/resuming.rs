@@ -1,0 +1,172 @@
+//! After a restart, before a rollout is taken up: orders that stop are taken, what raises is refused. And a raise
+//! that the ledger refuses does not happen until the ledger takes it.
+
+use serin::control::{Asked, Control, ControlError, LoadAsked, Start, TakeUp};
+use serin::gateway::Gateway;
+use serin::gateway::testing::FakeServer;
+use serin::ledger::{Entry, Ledger, Options, Reader, Stamp};
+use serin::rollout::{Operator, Order, Phase, Policy, Weight};
+use std::path::Path;
+use std::time::Duration;
+use tempfile::TempDir;
+
+fn folder() -> &'static Path {
+    Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/models/tiny-v1"))
+}
+
+/// A server over the ledger in `dir`; a rollout that was under way is not taken up yet.
+async fn start(dir: &Path) -> (Gateway, TakeUp) {
+    let mut server = FakeServer::replying(folder(), 1024, "Hello.").expect("a server");
+    server.policy = Policy { bake: Duration::from_secs(3600), ..Policy::default() };
+    let at = Stamp { unix_ms: 0, rollout: Duration::ZERO };
+    let open = || Ledger::open(&dir.join("serin.ledger"), Options::default(), at, "0", "stable");
+    // The server before may still be closing it.
+    let mut opened = open();
+    for _ in 0..500 {
+        if opened.is_ok() {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        opened = open();
+    }
+    let (ledger, resume) = opened.expect("a ledger");
+    let (start, take_up) = Start::from_ledger(ledger, resume, None);
+    server.start = start;
+    (server.start().await.expect("a started server"), take_up)
+}
+
+async fn interrupted(dir: &Path, percent: u8) -> (Gateway, TakeUp) {
+    let (gateway, _) = start(dir).await;
+    let asked =
+        LoadAsked { path: "canary".into(), by: "a test".to_owned(), reason: None, retry: false };
+    gateway.control().load_canary(asked).await.expect("a canary");
+    give(gateway.control(), set(percent)).await.expect("granted");
+    drop(gateway);
+    start(dir).await
+}
+
+fn set(percent: u8) -> Operator {
+    Operator::SetWeight(Weight::new(percent).expect("a weight"))
+}
+
+async fn give(control: &Control, command: Operator) -> Result<(), ControlError> {
+    let expect = Some(control.status().revision);
+    let order = Order { command, by: "a test".to_owned(), reason: None };
+    control.order(Asked { order, expect }).await
+}
+
+fn resumed(dir: &Path) -> Vec<u8> {
+    let entries = Reader::open(&dir.join("serin.ledger")).expect("a ledger");
+    let entries = entries.entries(0, usize::MAX).expect("entries");
+    let weight = |entry: &Entry| match entry {
+        Entry::RolloutResumed { weight, .. } => Some(weight.percent()),
+        _ => None,
+    };
+    entries.iter().filter_map(|kept| weight(&kept.entry)).collect()
+}
+
+#[tokio::test]
+async fn what_raises_is_refused_until_the_rollout_is_taken_up() {
+    let dir = TempDir::new().unwrap();
+    let (gateway, take_up) = interrupted(dir.path(), 25).await;
+    let control = gateway.control();
+    let raises = [
+        Operator::Promote { now: true },
+        Operator::Promote { now: false },
+        Operator::Resume,
+        Operator::Confirm,
+        Operator::Undo,
+        set(50),
+    ];
+    for command in raises {
+        assert_eq!(give(control, command).await, Err(ControlError::Resuming), "{command:?}");
+    }
+    let asked =
+        LoadAsked { path: "canary".into(), by: "a test".to_owned(), reason: None, retry: true };
+    assert_eq!(control.load_canary(asked).await.err(), Some(ControlError::Resuming));
+    let (status, clock) = (control.status(), control.now());
+    assert_eq!((status.routed.percent(), status.view.weight.percent()), (0, 25));
+    assert!(status.remarks[0].contains("is being taken up"), "{:?}", status.remarks);
+    // Lowered and paused meanwhile, it goes on as that.
+    give(control, set(10)).await.expect("granted");
+    give(control, Operator::Pause).await.expect("granted");
+    tokio::time::sleep(Duration::from_millis(250)).await;
+    assert_eq!(control.now(), clock, "the rollout's clock stands");
+    control.take_up(take_up).await;
+    let status = control.status();
+    assert_eq!((status.routed.percent(), status.view.weight.percent()), (10, 10));
+    assert_eq!(status.view.phase, Phase::Running { paused: true });
+    assert!(status.remarks.is_empty(), "{:?}", status.remarks);
+    give(control, Operator::Resume).await.expect("granted");
+    give(control, set(50)).await.expect("granted");
+    assert_eq!(control.status().routed.percent(), 50);
+    assert!(control.now() >= clock);
+    assert_eq!(resumed(dir.path()), [10], "the weight in force");
+}
+
+#[tokio::test]
+async fn a_canary_that_is_rolled_back_before_it_is_there_is_not_loaded() {
+    let dir = TempDir::new().unwrap();
+    let (gateway, take_up) = interrupted(dir.path(), 25).await;
+    let control = gateway.control();
+    let report = control.rollback("a test".to_owned(), Some("no".to_owned()), None).await;
+    assert!(matches!(report, Ok(None)), "{report:?}");
+    control.take_up(take_up).await;
+    let status = control.status();
+    assert!(matches!(status.view.phase, Phase::RolledBack { .. }), "{:?}", status.view.phase);
+    assert!(status.models.canary.is_none() && status.unloads.is_empty(), "it was never loaded");
+    let asked =
+        LoadAsked { path: "canary".into(), by: "a test".to_owned(), reason: None, retry: false };
+    let refused = control.load_canary(asked).await.expect_err("it is remembered");
+    assert!(refused.to_string().contains("rejected before"), "{refused}");
+    drop(gateway);
+    let (_gateway, take_up) = start(dir.path()).await;
+    assert!(!take_up.is_some() && resumed(dir.path()).is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_raise_that_the_ledger_refuses_waits_until_it_takes_it() {
+    let dir = TempDir::new().unwrap();
+    let (gateway, take_up) = interrupted(dir.path(), 5).await;
+    let control = gateway.control().clone();
+    control.take_up(take_up).await;
+    let path = dir.path().join("serin.ledger");
+    let other = rusqlite::Connection::open(&path).expect("it opens");
+    other.busy_timeout(Duration::from_secs(10)).expect("set");
+    other.execute_batch("BEGIN IMMEDIATE").expect("the file is held");
+    // Each refused order is an entry; in the end no more are taken.
+    for _ in 0..9000 {
+        assert!(give(&control, Operator::Undo).await.is_err());
+    }
+    let raise = tokio::spawn({
+        let control = control.clone();
+        async move { give(&control, set(50)).await }
+    });
+    for _ in 0..500 {
+        if control.status().view.weight.percent() == 50 {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    let status = control.status();
+    assert_eq!((status.routed.percent(), status.view.weight.percent()), (5, 50));
+    assert!(
+        status.remarks.iter().any(|text| text.contains("the raise to 50 % waits")),
+        "{:?}",
+        status.remarks
+    );
+    other.execute_batch("ROLLBACK").expect("it is let go");
+    for _ in 0..1500 {
+        if control.status().routed.percent() == 50 {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    let status = control.status();
+    assert_eq!(status.routed.percent(), 50, "{:?}", status.remarks);
+    assert!(status.remarks.is_empty(), "{:?}", status.remarks);
+    let _ = raise.await.expect("no panic");
+    let state = Reader::open(&path).expect("a ledger").state().expect("a state");
+    assert_eq!(state.running.expect("a rollout").weight.percent(), 50);
+}
