@@ -41,7 +41,7 @@ pub fn plan_splits(
     longest_context: usize,
     multiprocessors: usize,
 ) -> usize {
-    let blocks = rows.saturating_mul(kv_heads).max(1);
+    let blocks = rows.max(1).saturating_mul(kv_heads.max(1));
     let room = BLOCKS_EACH * multiprocessors / blocks;
     room.min(longest_context.div_ceil(LEAST_SHARE)).clamp(1, MOST_SPLITS)
 }
@@ -128,6 +128,12 @@ mod tests {
         assert_eq!(plan_splits(64, 8, 100_000, 128), 1);
         assert_eq!(plan_splits(1, 8, 100, 128), 1);
         assert_eq!(plan_splits(0, 0, 0, 0), 1);
+    }
+
+    #[test]
+    fn no_rows_are_planned_as_one() {
+        assert_eq!(plan_splits(0, 2, 14_849, 1), plan_splits(1, 2, 14_849, 1));
+        assert_eq!(plan_splits(0, 8, 100_000, 128), 32);
     }
 
     #[test]
