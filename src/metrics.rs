@@ -58,6 +58,8 @@ const DEVICE_CLOCK: &str = "serin_device_clock_hertz";
 const DEVICE_THROTTLED: &str = "serin_device_throttled";
 const UNLOAD_SECONDS: &str = "serin_unload_seconds";
 const LEAKED: &str = "serin_unload_leaked_bytes_total";
+const LOG_DROPPED: &str = "serin_log_lines_dropped_total";
+const TURNED_AWAY: &str = "serin_connections_closed_total";
 
 /// Seconds. vLLM's own, for whole requests and their phases.
 const REQUEST_BUCKETS: [f64; 20] = [
@@ -138,6 +140,18 @@ fn describe() {
     describe_gauge!(DEVICE_THROTTLED, "1 while heat or a power limit slows the device down.");
     describe_histogram!(UNLOAD_SECONDS, "Time from an unload's start until its memory was back.");
     describe_counter!(LEAKED, "Bytes that unloads could not give back.");
+    describe_counter!(LOG_DROPPED, "Log lines dropped because standard error was not read.");
+    describe_counter!(TURNED_AWAY, "Connections closed by the server for lack of room, by reason.");
+}
+
+/// Log lines dropped since the start.
+pub fn log_lines_dropped(count: u64) {
+    counter!(LOG_DROPPED).absolute(count);
+}
+
+/// A connection was closed for lack of room: `silent` for a newcomer's sake, `full` as the newcomer itself.
+pub fn connection_closed(reason: &'static str) {
+    counter!(TURNED_AWAY, "reason" => reason).increment(1);
 }
 
 /// Labels of one arm's version.

@@ -5,6 +5,7 @@ mod http_support;
 use axum::body::Body;
 use axum::http::{Request, StatusCode, header};
 use http_support::*;
+use serin::http::client_app;
 use serde_json::{Value, json};
 use serin::engine::SchedulerConfig;
 use serin::gateway::testing::FakeServer;
@@ -245,10 +246,13 @@ async fn bodies_that_cannot_be_read_are_refused() {
 
 #[tokio::test]
 async fn unknown_routes_and_methods_answer_in_the_same_form() {
-    let app = plain_api().await;
-    for path in ["/", "/v1/embeddings", "/admin/unknown"] {
-        let (status, body) = ask(&app, get(path)).await;
+    let gateway = gateway_saying(REPLY, |_| {}).await;
+    let app = client_app(state(gateway), &[]);
+    for path in ["/", "/v1/embeddings", "/admin", "/admin/status", "/admin/unknown"] {
+        let (status, body) = ask(&app, local(get(path))).await;
         assert_eq!((status.as_u16(), &body["error"]["code"]), (404, &json!("unknown_url")));
+        let message = body["error"]["message"].as_str().unwrap();
+        assert_eq!(message.contains("operator.listen"), path.starts_with("/admin"), "{message}");
     }
     for (request, allow) in [(get(CHAT), "POST"), (post("/v1/models", &json!({})), "GET,HEAD")] {
         let response = send(&app, request).await;

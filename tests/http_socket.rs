@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use serin::engine::LaneStats;
 use serin::gateway::Gateway;
 use serin::gateway::testing::FakeServer;
-use serin::http::{AdminPolicy, AppState, Bounds, app, serve};
+use serin::http::{AppState, Bounds, Intake, Lifecycle, Phase, serve};
 use serin::text::Codec;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -18,7 +18,6 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 use tokio::net::TcpListener;
-use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
@@ -29,7 +28,7 @@ struct Server {
     /// Kept, so that the engine outlives the sockets.
     _gateway: Gateway,
     stable: Arc<LaneStats>,
-    stop: oneshot::Sender<()>,
+    lifecycle: Lifecycle,
     done: JoinHandle<()>,
 }
 
@@ -38,18 +37,15 @@ async fn start(bounds: Bounds, change: impl FnOnce(&mut FakeServer)) -> Server {
     let stable = gateway.control().models().stable.expect("stable").stats.clone();
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let at = listener.local_addr().expect("an address");
-    let (stop, stopped) = oneshot::channel::<()>();
-    let shutdown = async {
-        let _ = stopped.await;
-    };
-    let done = tokio::spawn(serve(listener, wide_api(gateway.clone()), bounds, shutdown));
-    Server { at, _gateway: gateway, stable, stop, done }
+    let lifecycle = Lifecycle::new();
+    let api = wide_api(gateway.clone());
+    let done = tokio::spawn(serve(listener, api, bounds, lifecycle.clone()));
+    Server { at, _gateway: gateway, stable, lifecycle, done }
 }
 
-/// The API with room for long bodies.
+/// The API of both listeners, with room for long bodies.
 fn wide_api(gateway: Gateway) -> Router {
-    let admin = AdminPolicy::Loopback;
-    app(AppState { gateway, metrics: None, body_limit: 16 << 20, admin })
+    api_of(AppState { body_limit: 16 << 20, intake: Intake::new(16 << 20), ..state(gateway) })
 }
 
 /// A stable model that talks slowly and for long.
@@ -70,7 +66,7 @@ fn http_post(path: &str, body: &Value) -> String {
     let body = body.to_string();
     let length = body.len();
     format!(
-        "POST {path} HTTP/1.1\r\nhost: serin\r\nconnection: close\r\ncontent-length: {length}\r\n\r\n{body}"
+        "POST {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\ncontent-length: {length}\r\n\r\n{body}"
     )
 }
 
@@ -93,7 +89,7 @@ async fn until(what: &str, check: impl Fn() -> bool) {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_peer_of_a_real_connection_may_operate_from_here() {
     let server = start(Bounds::default(), |_| {}).await;
-    let request = "GET /admin/status HTTP/1.1\r\nhost: serin\r\nconnection: close\r\n\r\n";
+    let request = "GET /admin/status HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n";
     let answer = read_all(connect(&server, request));
     assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
 }
@@ -114,11 +110,12 @@ async fn a_client_that_leaves_cancels_its_generation() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn headers_that_do_not_come_end_the_connection() {
-    let bounds = Bounds { headers: Duration::from_millis(200), ..Bounds::default() };
+    let short = Duration::from_millis(200);
+    let bounds = Bounds { headers: short, keep_alive: short, ..Bounds::default() };
     let server = start(bounds, |_| {}).await;
     let client = connect(&server, "GET /livez HTTP/1.1\r\nhost: ser");
     read_all(client);
-    let idle = connect(&server, "GET /livez HTTP/1.1\r\nhost: serin\r\n\r\n");
+    let idle = connect(&server, "GET /livez HTTP/1.1\r\nhost: localhost\r\n\r\n");
     assert!(read_all(idle).starts_with("HTTP/1.1 200"));
 }
 
@@ -157,8 +154,8 @@ fn longest_token() -> u32 {
 /// Beyond the bound, those who look after the server get through and clients are told to come back.
 #[tokio::test(flavor = "multi_thread")]
 async fn beyond_the_bound_there_is_room_for_care_only() {
-    let server = start(Bounds { connections: 1, ..Bounds::default() }, |_| {}).await;
-    let first = connect(&server, "");
+    let server = start(Bounds { connections: 1, ..Bounds::default() }, slow).await;
+    let first = connect(&server, &http_post("/v1/chat/completions", &chat(json!({}))));
     until("taken", || !ask_for(&server, "/v1/models").starts_with("HTTP/1.1 200")).await;
     let told = ask_for(&server, "/v1/models");
     assert!(told.starts_with("HTTP/1.1 503") && told.contains("retry-after"), "{told}");
@@ -171,7 +168,7 @@ async fn beyond_the_bound_there_is_room_for_care_only() {
 }
 
 fn ask_for(server: &Server, path: &str) -> String {
-    let request = format!("GET {path} HTTP/1.1\r\nhost: serin\r\nconnection: close\r\n\r\n");
+    let request = format!("GET {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n");
     read_all(connect(server, &request))
 }
 
@@ -181,21 +178,83 @@ async fn a_shutdown_lets_replies_finish() {
     let body = chat(json!({"max_tokens": 30}));
     let client = connect(&server, &http_post("/v1/chat/completions", &body));
     until("running", || server.stable.running.load(Ordering::Relaxed) == 1).await;
-    server.stop.send(()).expect("a running server");
+    server.lifecycle.enter(Phase::Draining);
     let answer = read_all(client);
     assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
     timeout(LONG, server.done).await.expect("in time").expect("no panic");
     assert!(TcpStream::connect(server.at).is_err(), "the port is closed");
 }
 
+/// Cut off: a stream ends with an error and no `[DONE]`, a whole reply is a 503, and nobody is waited for.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_shutdown_does_not_wait_beyond_its_grace() {
-    let bounds = Bounds { grace: Duration::from_millis(100), ..Bounds::default() };
-    let server = start(bounds, slow).await;
-    let client = connect(&server, &http_post("/v1/chat/completions", &chat(json!({}))));
-    until("running", || server.stable.running.load(Ordering::Relaxed) == 1).await;
-    server.stop.send(()).expect("a running server");
+async fn what_the_end_cuts_off_is_told_so() {
+    let server = start(Bounds::default(), slow).await;
+    let ask = |stream: bool| http_post("/v1/chat/completions", &chat(json!({"stream": stream})));
+    let (streamed, whole) = (connect(&server, &ask(true)), connect(&server, &ask(false)));
+    until("running", || server.stable.running.load(Ordering::Relaxed) == 2).await;
+    server.lifecycle.enter(Phase::Leaving);
+    assert!(ask_for(&server, "/readyz").starts_with("HTTP/1.1 503"));
+    assert!(ask_for(&server, "/v1/models").starts_with("HTTP/1.1 200"), "still taken");
+    server.lifecycle.enter(Phase::Draining);
+    server.lifecycle.enter(Phase::CutOff);
     timeout(Duration::from_secs(5), server.done).await.expect("in time").expect("no panic");
+    let (streamed, whole) = (read_all(streamed), read_all(whole));
+    assert!(streamed.contains("shutting_down") && !streamed.contains("[DONE]"), "{streamed}");
+    assert!(whole.starts_with("HTTP/1.1 503") && whole.contains("shutting_down"), "{whole}");
     until("cancelled", || server.stable.running.load(Ordering::Relaxed) == 0).await;
-    drop(client);
+}
+
+/// Far more silent connections than there is room for, beside probes and honest requests.
+#[tokio::test(flavor = "multi_thread")]
+async fn silence_takes_nobodys_room() {
+    let server = start(Bounds { connections: 64, ..Bounds::default() }, |_| {}).await;
+    let _silent: Vec<_> = (0..600).map(|_| connect(&server, "")).collect();
+    for path in ["/livez", "/v1/models", "/admin/status"] {
+        let answer = ask_for(&server, path);
+        assert!(answer.starts_with("HTTP/1.1 200"), "{path}: {answer}");
+    }
+    let answer = read_all(connect(&server, &http_post("/v1/chat/completions", &chat(json!({})))));
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+}
+
+/// Bodies that come a byte at a time hold connections, and give them up when others need them.
+#[tokio::test(flavor = "multi_thread")]
+async fn slow_bodies_take_nobodys_room() {
+    let server = start(Bounds { connections: 64, ..Bounds::default() }, |_| {}).await;
+    let head =
+        "POST /v1/chat/completions HTTP/1.1\r\nhost: localhost\r\ncontent-length: 100000\r\n\r\n{";
+    let mut slow: Vec<_> = (0..300).map(|_| connect(&server, head)).collect();
+    for path in ["/livez", "/v1/models"] {
+        let answer = ask_for(&server, path);
+        assert!(answer.starts_with("HTTP/1.1 200"), "{path}: {answer}");
+    }
+    let answer = read_all(connect(&server, &http_post("/v1/chat/completions", &chat(json!({})))));
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    let last = slow.pop().expect("one");
+    let told = read_all(last);
+    assert!(told.starts_with("HTTP/1.1 408"), "too slow: {told}");
+}
+
+/// Requests that are sent at once, all together and far more than there is room for, are all answered: by what was
+/// asked for or by "come back".
+#[tokio::test(flavor = "multi_thread")]
+async fn a_burst_of_requests_is_answered_to_the_last() {
+    let bounds = Bounds { connections: 16, pending_per_client: 8, ..Bounds::default() };
+    let server = start(bounds, |_| {}).await;
+    let request = "GET /v1/models HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n";
+    let burst: Vec<_> = (0..400).map(|_| connect(&server, request)).collect();
+    for answer in burst.into_iter().map(read_all) {
+        assert!(
+            answer.starts_with("HTTP/1.1 200") || answer.starts_with("HTTP/1.1 503"),
+            "{answer:?}"
+        );
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_body_that_is_too_long_is_answered_while_it_is_written() {
+    let server = start(Bounds::default(), |_| {}).await;
+    let body = json!({"tokens": "x".repeat(40 << 20)});
+    let answer = read_all(connect(&server, &http_post("/detokenize", &body)));
+    assert!(answer.starts_with("HTTP/1.1 413"), "{answer}");
 }

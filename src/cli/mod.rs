@@ -8,9 +8,12 @@ mod check;
 mod client;
 mod demo;
 mod ledger;
+mod listeners;
+mod logging;
 mod operate;
 mod restarts;
 pub mod serve;
+mod signals;
 mod supervise;
 
 use crate::device::Isa;
@@ -20,6 +23,7 @@ use ledger::{LedgerCommand, ReplayArgs};
 use operate::OrderArgs;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 /// Two versions of a language model in one process, with a canary rollout between them.
 #[derive(Debug, Parser)]
@@ -115,7 +119,7 @@ struct CheckArgs {
 #[derive(Debug, Clone, Args)]
 struct ServerArg {
     /// Address of the running server.
-    #[arg(long, default_value = "http://127.0.0.1:8080", env = "SERIN_SERVER")]
+    #[arg(long, default_value = "http://127.0.0.1:8081", env = "SERIN_SERVER")]
     server: String,
 }
 
@@ -140,6 +144,9 @@ fn templates_apart() -> Templates {
     this.map_or(Templates::Here, |this| Templates::Apart(Box::leak(this.into_boxed_path())))
 }
 
+/// How long the end waits for work on threads that nobody will use.
+const LEFTOVERS_WITHIN: Duration = Duration::from_secs(1);
+
 /// Parses the command line and runs the command.
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
@@ -150,10 +157,14 @@ pub fn main() -> ExitCode {
         Ok(runtime) => runtime,
         Err(error) => return fail(&CliError::from_text(error)),
     };
-    match runtime.block_on(run(cli.command)) {
+    let code = match runtime.block_on(run(cli.command)) {
         Ok(code) => code,
         Err(error) => fail(&error),
-    }
+    };
+    // What is still encoded, hashed or loaded on a thread is not waited for.
+    runtime.shutdown_timeout(LEFTOVERS_WITHIN);
+    logging::finish();
+    code
 }
 
 fn fail(error: &CliError) -> ExitCode {

@@ -3,6 +3,9 @@
 //! The port is bound first, so that a wrong address is known before minutes of loading, and served while
 //! models load. The demo starts the same server on a port of the system's choice.
 
+use super::listeners::{self, Listeners};
+use super::logging::{self, LogFormat};
+use super::signals::{self, Signals, Told};
 use super::{CliError, supervise};
 use crate::alerts::Alerts;
 use crate::config::{Config, LedgerConfig};
@@ -13,19 +16,17 @@ use crate::control::{
 use crate::device::{Device, DeviceChoice, exit};
 use crate::engine::EngineHandle;
 use crate::gateway::Gateway;
-use crate::http::{AdminPolicy, AppState, Bounds, app_for_pages};
+use crate::http::{AppState, Intake, Lifecycle, Operators, Phase, client_app, operator_app};
 use crate::ledger::{Ledger, Options, Stamp};
 use crate::metrics;
 use crate::model::LoadFormat;
 use clap::Args;
-use std::io::{IsTerminal, Write};
+use std::io::Write;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
-use tokio::net::TcpListener;
-use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
 #[derive(Debug, Args)]
@@ -60,18 +61,15 @@ pub struct ServeArgs {
     supervised: bool,
 }
 
-#[derive(Debug, Clone, Copy, clap::ValueEnum)]
-enum LogFormat {
-    Text,
-    Json,
-}
-
 /// How often the recorder folds its samples.
 const UPKEEP: Duration = Duration::from_secs(5);
 /// How long the end waits for alerts that are on their way.
 const ALERTS_WITHIN: Duration = Duration::from_secs(5);
 /// How long replies that the device's failure has ended may take to reach their clients.
 const ENDINGS_WITHIN: Duration = Duration::from_secs(1);
+/// Memory for request bodies while they arrive, at least, and in longest bodies.
+const BODIES: usize = 32 << 20;
+const LONGEST_BODIES: usize = 2;
 
 /// Why a server that had begun does not run any more.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -97,26 +95,30 @@ impl Ended {
 /// A server whose port is open; models may still be loading.
 pub struct Running {
     pub addr: SocketAddr,
+    /// The operators' listener, if there is one.
+    pub operators: Option<SocketAddr>,
     pub control: Arc<Control>,
     stable: PathBuf,
     take_up: TakeUp,
     /// The version under which the process before died; it is not loaded by itself.
     refused: Option<PathBuf>,
-    stop: oneshot::Sender<()>,
+    lifecycle: Lifecycle,
     server: JoinHandle<()>,
+    operator: Option<JoinHandle<()>>,
 }
 
 impl Running {
     /// Binds and serves; loads nothing yet.
     pub async fn start(config: &Config) -> Result<Running, CliError> {
-        let listener = bind(config.listen).await?;
-        let addr = listener.local_addr().map_err(CliError::from_text)?;
+        let listeners = Listeners::bind(config).await?;
+        let (addr, operators) = (listeners.addr, listeners.operators);
         let recorder = metrics::install().map_err(CliError::from_text)?;
         let upkeep = recorder.clone();
         tokio::spawn(async move {
             loop {
                 tokio::time::sleep(UPKEEP).await;
                 upkeep.run_upkeep();
+                metrics::log_lines_dropped(logging::dropped());
             }
         });
         let (engine, faults) = EngineHandle::start().map_err(CliError::from_text)?;
@@ -140,22 +142,24 @@ impl Running {
             gateway: Gateway::new(control.clone(), config.limits, config.timeouts),
             metrics: Some(recorder),
             body_limit: config.max_body,
-            admin: AdminPolicy::Loopback,
+            intake: Intake::new(BODIES.max(LONGEST_BODIES * config.max_body)),
+            operators: Operators::default(),
         };
-        let bounds = Bounds {
-            connections: config.max_connections,
-            grace: config.care.drain,
-            ..Bounds::default()
+        let lifecycle = Lifecycle::new();
+        let apps = (client_app(state.clone(), &config.cors_origins), operator_app(state));
+        let (server, operator) = listeners.serve(config, apps, &lifecycle);
+        let running = Running {
+            addr,
+            operators,
+            control,
+            stable,
+            take_up,
+            refused,
+            lifecycle,
+            server,
+            operator,
         };
-        let app = app_for_pages(state, &config.cors_origins);
-        let (stop, stopped) = oneshot::channel();
-        let server = tokio::spawn(async move {
-            let stopped = async {
-                let _ = stopped.await;
-            };
-            crate::http::serve(listener, app, bounds, stopped).await;
-        });
-        Ok(Running { addr, control, stable, take_up, refused, stop, server })
+        Ok(running)
     }
 
     /// Loads stable, goes on with the rollout that a restart interrupted, or else loads the canary if the
@@ -189,54 +193,78 @@ impl Running {
 
     /// Loads, says so, and serves until told to stop or until that is no longer possible. An error means that
     /// it could not begin.
-    pub async fn run(mut self, config: &Config) -> Result<Ended, CliError> {
+    pub async fn run(self, config: &Config) -> Result<Ended, CliError> {
+        let signals = Signals::listen().map_err(CliError::from_text)?;
+        self.run_until(signals, config).await
+    }
+
+    async fn run_until(mut self, mut signals: Signals, config: &Config) -> Result<Ended, CliError> {
         let control = self.control.clone();
         let ended = tokio::select! {
             ended = self.serve(config) => ended,
+            told = signals.next() => {
+                let ended = control.clone();
+                signals.end_at_next(move || ended.end_in_order());
+                // Somebody at a terminal is no balancer.
+                let lame_duck = if told == Told::Terminate { config.sockets.lame_duck } else { Duration::ZERO };
+                self.wind_down(lame_duck, config.care.drain).await;
+                control.end_in_order();
+                return Ok(Ended::Told);
+            }
             fault = control.device_lost() => {
                 tracing::error!("{fault}; the process ends");
+                self.give_up().await;
                 Ok(Ended::DeviceLost)
             }
         };
-        match ended {
-            Ok(Ended::Told) => self.stop().await,
-            Ok(Ended::ByItself) | Err(_) => {}
-            Ok(Ended::DeviceLost) => self.give_up().await,
-        }
         control.end_in_order();
         ended
     }
 
     async fn serve(&mut self, config: &Config) -> Result<Ended, CliError> {
-        tokio::select! {
-            loaded = self.load(config) => loaded?,
-            () = signal() => return Ok(Ended::Told),
-        }
-        greet(&config.model, self.addr);
-        tokio::select! {
-            () = signal() => {}
-            ended = &mut self.server => {
-                tracing::error!(?ended, "the server has stopped");
-                return Ok(Ended::ByItself);
-            }
-        }
-        tracing::info!("stopping; running requests may finish");
-        Ok(Ended::Told)
+        self.load(config).await?;
+        greet(&config.model, self.addr, self.operators);
+        let ended = (&mut self.server).await;
+        tracing::error!(?ended, "the server has stopped");
+        Ok(Ended::ByItself)
     }
 
-    /// Accepts nothing more and waits for running requests, up to the drain time, and for alerts.
-    pub async fn stop(self) {
-        let _ = self.stop.send(());
-        let _ = self.server.await;
+    /// The end in its order: readiness fails while requests are still taken, so that balancers look elsewhere; then
+    /// nothing new is taken and running requests may finish; then those are cut off.
+    async fn wind_down(self, lame_duck: Duration, drain: Duration) {
+        // Nobody is sent to a server that was not ready.
+        if !lame_duck.is_zero() && self.control.ready().is_ok() {
+            tracing::info!(
+                "stopping; no longer ready, requests are taken for another {lame_duck:?}"
+            );
+            self.lifecycle.enter(Phase::Leaving);
+            tokio::time::sleep(lame_duck).await;
+        }
+        tracing::info!("stopping; running requests may finish");
+        self.stop(drain).await;
+    }
+
+    /// Accepts nothing more, waits for running requests and alerts within bounds, and cuts off what is left.
+    pub async fn stop(mut self, drain: Duration) {
+        self.lifecycle.enter(Phase::Draining);
+        if tokio::time::timeout(drain, &mut self.server).await.is_err() {
+            tracing::warn!("running requests are cut off after {drain:?}");
+            self.lifecycle.enter(Phase::CutOff);
+            let _ = self.server.await;
+        }
         self.control.flush_alerts(ALERTS_WITHIN).await;
         self.control.end_in_order();
+        self.lifecycle.enter(Phase::CutOff);
+        if let Some(operator) = self.operator {
+            let _ = operator.await;
+        }
     }
 
     /// The end when the device has failed: people are told and replies end with their error, both within
     /// bounds. Waits for nothing that the device would have to do.
     async fn give_up(self) {
         self.control.flush_alerts(ALERTS_WITHIN).await;
-        let _ = self.stop.send(());
+        self.lifecycle.enter(Phase::Draining);
         let _ = tokio::time::timeout(ENDINGS_WITHIN, self.server).await;
     }
 }
@@ -272,22 +300,12 @@ fn open_ledger(
     Ok((Start { life, ..start }, take_up, last))
 }
 
-async fn bind(addr: SocketAddr) -> Result<TcpListener, CliError> {
-    TcpListener::bind(addr).await.map_err(|error| match error.kind() {
-        std::io::ErrorKind::AddrInUse => CliError(format!(
-            "port {} is in use on {}; stop the other program or choose another with --listen",
-            addr.port(),
-            addr.ip()
-        )),
-        _ => CliError(format!("cannot listen on {addr}: {error}; choose another with --listen")),
-    })
-}
-
 pub(super) async fn run(args: ServeArgs) -> Result<ExitCode, CliError> {
-    init_logging(args.log_format);
+    logging::init(args.log_format);
     if args.supervise {
         return supervise::run().await;
     }
+    signals::reread_on_hangup(args.config.clone()).map_err(CliError::from_text)?;
     if args.supervised {
         supervise::end_with_parent();
         supervise::tell_parent();
@@ -297,61 +315,40 @@ pub(super) async fn run(args: ServeArgs) -> Result<ExitCode, CliError> {
         None => Config::demo(),
     }
     .map_err(CliError::from_text)?;
+    logging::apply(config.log.as_deref())
+        .map_err(|error| CliError(format!("server.log: {error}")))?;
     config.listen = args.listen.unwrap_or(config.listen);
     config.canary = args.canary.or(config.canary).filter(|_| !args.no_canary);
     config.device = args.device.unwrap_or(config.device);
     config.engine.load_format = args.load_format.unwrap_or(config.engine.load_format);
     config.engine.text.templates = super::templates_apart();
+    // From here on a signal waits for the server to be able to end in order.
+    let signals = Signals::listen().map_err(CliError::from_text)?;
     let mut running = Running::start(&config).await?;
     if args.no_canary {
         running.forgo_canary();
     }
-    let ended = running.run(&config).await?;
+    let ended = running.run_until(signals, &config).await?;
     if ended == Ended::DeviceLost {
+        logging::finish();
         exit::at_once(ended.code());
     }
     Ok(ExitCode::from(ended.code()))
 }
 
 /// Says where the server is and how to try it. Nobody may be reading, which is no reason to stop.
-fn greet(model: &str, addr: SocketAddr) {
+fn greet(model: &str, addr: SocketAddr, operators: Option<SocketAddr>) {
     let mut out = std::io::stdout();
     let _ = writeln!(out, "serin serves {model} on http://{addr}");
+    let _ = match operators {
+        Some(at) if at == listeners::USUAL => {
+            writeln!(out, "operators: http://{at} (`serin status`)")
+        }
+        Some(at) => writeln!(out, "operators: http://{at} (`serin status --server {at}`)"),
+        None => writeln!(out, "operators: none (operator.listen is \"off\")"),
+    };
     let _ = writeln!(
         out,
         "try: curl http://{addr}/v1/chat/completions -H 'content-type: application/json' -d '{{\"model\":\"{model}\",\"messages\":[{{\"role\":\"user\",\"content\":\"What is 7 plus 5?\"}}]}}'",
     );
-}
-
-/// Resolves on SIGINT or SIGTERM.
-async fn signal() {
-    use tokio::signal::unix::{SignalKind, signal};
-    let interrupt = tokio::signal::ctrl_c();
-    match signal(SignalKind::terminate()) {
-        Ok(mut terminate) => {
-            tokio::select! {
-                _ = interrupt => {}
-                _ = terminate.recv() => {}
-            }
-        }
-        Err(_) => {
-            let _ = interrupt.await;
-        }
-    }
-}
-
-fn init_logging(format: LogFormat) {
-    let filter = tracing_subscriber::EnvFilter::try_from_default_env()
-        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
-    let builder = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .with_ansi(std::io::stderr().is_terminal());
-    let done = match format {
-        LogFormat::Text => builder.try_init(),
-        LogFormat::Json => builder.json().try_init(),
-    };
-    if done.is_err() {
-        eprintln!("serin: logging was already set up");
-    }
 }

@@ -57,7 +57,7 @@ pub(super) async fn run() -> Result<ExitCode, CliError> {
                 alone = stable_only;
                 tokio::select! {
                     () = tokio::time::sleep(after) => {}
-                    _ = told.next() => return Ok(ExitCode::SUCCESS),
+                    () = told.stopped() => return Ok(ExitCode::SUCCESS),
                 }
             }
         }
@@ -102,7 +102,7 @@ async fn follow(
             // Read now and then, so that it never fills.
             () = tokio::time::sleep(LISTEN_EVERY) => line.listen(),
             signal = told.next() => {
-                stop = true;
+                stop |= signal != Signal::HUP;
                 let pid = child.id().and_then(|id| Pid::from_raw(i32::try_from(id).ok()?));
                 // One that is already gone is noticed by `wait`.
                 let _ = pid.map(|pid| kill_process(pid, signal));
@@ -169,22 +169,29 @@ pub(super) fn supervisor() -> Option<UnixStream> {
     is_line.then_some(line)
 }
 
-/// The signals that ask a server to stop.
+/// The signals that are for the server.
 struct Told {
     terminate: unix::Signal,
     interrupt: unix::Signal,
+    hangup: unix::Signal,
 }
 
 impl Told {
     fn listen() -> std::io::Result<Told> {
         let terminate = signal(SignalKind::terminate())?;
-        Ok(Told { terminate, interrupt: signal(SignalKind::interrupt())? })
+        let interrupt = signal(SignalKind::interrupt())?;
+        Ok(Told { terminate, interrupt, hangup: signal(SignalKind::hangup())? })
+    }
+
+    async fn stopped(&mut self) {
+        while self.next().await == Signal::HUP {}
     }
 
     async fn next(&mut self) -> Signal {
         tokio::select! {
             _ = self.terminate.recv() => Signal::TERM,
             _ = self.interrupt.recv() => Signal::INT,
+            _ = self.hangup.recv() => Signal::HUP,
         }
     }
 }

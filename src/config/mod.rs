@@ -14,6 +14,7 @@ use crate::ledger::Retention;
 use crate::model::{KvChoice, LoadFormat};
 use crate::rollout::Policy;
 use crate::text::TextOptions;
+use ipnet::IpNet;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -22,6 +23,11 @@ use std::time::Duration;
 #[derive(Debug, Clone)]
 pub struct Config {
     pub listen: SocketAddr,
+    /// Where operators and probes have a listener of their own.
+    pub operator: OperatorListen,
+    pub sockets: SocketConfig,
+    /// What is logged, in the form of `RUST_LOG`, which goes before it.
+    pub log: Option<String>,
     /// Largest request body in bytes.
     pub max_body: usize,
     pub max_connections: usize,
@@ -42,6 +48,28 @@ pub struct Config {
     /// `None`: decisions are not kept.
     pub ledger: Option<LedgerConfig>,
     pub alerts: AlertsConfig,
+}
+
+/// Where operators and probes have a listener of their own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OperatorListen {
+    /// On loopback, at the port after the clients' (8081), or at any other if that is taken.
+    Default,
+    At(SocketAddr),
+    Off,
+}
+
+/// What connections may do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SocketConfig {
+    /// How long a connection may be idle between two requests.
+    pub keep_alive: Duration,
+    /// How long new requests are still taken, with readiness already false, after SIGTERM.
+    pub lame_duck: Duration,
+    /// Connections without a complete request that one client may hold.
+    pub max_pending_per_client: usize,
+    /// Addresses that stand for many clients: the bound per client is not for them.
+    pub trusted_proxies: Vec<IpNet>,
 }
 
 /// How models come and go around a rollout.

@@ -3,7 +3,10 @@
 //! Turns into [`Config`] by [`Raw::resolve`], which holds all defaults and checks.
 
 use super::rollout::RawRollout;
-use super::{Care, Config, ConfigError, EngineConfig, LedgerConfig, demo_models};
+use super::{
+    Care, Config, ConfigError, EngineConfig, LedgerConfig, OperatorListen, SocketConfig,
+    demo_models,
+};
 use crate::alerts::{AlertsConfig, RawWebhook, WebhookConfig};
 use crate::device::DeviceChoice;
 use crate::engine::{LEAST_SHARE, SchedulerConfig};
@@ -12,8 +15,9 @@ use crate::hub::{self, Reference};
 use crate::ledger::Retention;
 use crate::model::{KvChoice, LoadFormat};
 use crate::text::{ContentTokens, TextOptions};
+use ipnet::IpNet;
 use serde::{Deserialize, Deserializer, de::Error as _};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -26,6 +30,13 @@ pub(super) struct Raw {
     rollout: RawRollout,
     ledger: RawLedger,
     alerts: RawAlerts,
+    operator: RawOperator,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct RawOperator {
+    listen: Option<String>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -41,6 +52,11 @@ struct RawServer {
     request_timeout: Option<Time>,
     drain: Option<Time>,
     cors_origins: Vec<String>,
+    keep_alive: Option<Time>,
+    lame_duck: Option<Time>,
+    max_pending_per_client: Option<usize>,
+    trusted_proxies: Vec<String>,
+    log: Option<String>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -223,6 +239,22 @@ impl Raw {
                 _ => return Err(value("server.max_body", "must be from 1 KiB to 1 GiB")),
             },
             max_connections: positive("server.max_connections", server.max_connections, 1024)?,
+            operator: self.operator.resolve()?,
+            sockets: SocketConfig {
+                keep_alive: time("server.keep_alive", server.keep_alive, secs(75))?,
+                lame_duck: server.lame_duck.map_or(secs(2), |t| t.0),
+                max_pending_per_client: positive(
+                    "server.max_pending_per_client",
+                    server.max_pending_per_client,
+                    256,
+                )?,
+                trusted_proxies: server
+                    .trusted_proxies
+                    .iter()
+                    .map(|text| network(text))
+                    .collect::<Result<_, _>>()?,
+            },
+            log: server.log,
             cors_origins: server.cors_origins.into_iter().map(origin).collect::<Result<_, _>>()?,
             limits: Limits {
                 max_n: positive("server.max_n", server.max_n.map(|n| n as usize), 8)? as u32,
@@ -247,6 +279,30 @@ impl Raw {
             ledger: self.ledger.resolve(base)?,
             alerts: self.alerts.resolve()?,
         })
+    }
+}
+
+/// An address, or a network such as `10.0.0.0/8`.
+fn network(text: &str) -> Result<IpNet, ConfigError> {
+    let address = |text: &str| text.parse::<IpAddr>().map(IpNet::from);
+    text.parse::<IpNet>().ok().or_else(|| address(text).ok()).ok_or_else(|| {
+        let what = format!("\"{text}\" is neither an address nor a network such as 10.0.0.0/8");
+        value("server.trusted_proxies", what)
+    })
+}
+
+impl RawOperator {
+    fn resolve(self) -> Result<OperatorListen, ConfigError> {
+        let Some(text) = self.listen else { return Ok(OperatorListen::Default) };
+        if text == "off" {
+            return Ok(OperatorListen::Off);
+        }
+        let what =
+            format!("\"{text}\" is no loopback ADDRESS:PORT such as 127.0.0.1:8081, nor \"off\"");
+        match text.parse::<SocketAddr>() {
+            Ok(at) if at.ip().is_loopback() => Ok(OperatorListen::At(at)),
+            _ => Err(value("operator.listen", what)),
+        }
     }
 }
 

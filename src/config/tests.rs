@@ -46,6 +46,8 @@ fn a_full_file_is_read() {
 fn an_empty_file_means_the_defaults() {
     let config = parse("[model]\nstable = \"my-model\"").unwrap();
     assert_eq!(config.listen.to_string(), "127.0.0.1:8080");
+    assert_eq!(config.operator, OperatorListen::Default);
+    assert_eq!(config.sockets.keep_alive, Duration::from_secs(75));
     assert_eq!(config.model, "my-model");
     assert_eq!(config.policy, Policy::default());
     assert_eq!(config.canary, None);
@@ -102,6 +104,9 @@ fn each_mistake_is_named() {
         ("[server]\nmax_connections = 9223372036854775807", "max_connections"),
         ("[server]\ncors_origins = [\"https://a.example/\"]", "server.cors_origins"),
         ("[server]\ncors_origins = [\"a.example\"]", "server.cors_origins"),
+        ("[server]\ntrusted_proxies = [\"10.0.0.0/33\"]", "server.trusted_proxies"),
+        ("[server]\nkeep_alive = \"0s\"", "server.keep_alive"),
+        ("[operator]\nlisten = \"0.0.0.0:8081\"", "operator.listen"),
         ("[model]\nname = \"a@b\"", "model.name"),
         ("[model]\nstabel = \"x\"", "line 2: unknown field `stabel`"),
         ("\n\n[rollout]\n\nbake = 15", "line 5"),

@@ -13,6 +13,9 @@ use tokio::sync::broadcast;
 /// Notes kept for listeners that come back, and how far a slow one may fall behind.
 const KEPT: usize = 256;
 
+/// Kinds that hold what users wrote. Operators may read that; the log may not have it.
+const OF_USERS: [&str; 1] = ["feedback"];
+
 /// One thing that happened.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Note {
@@ -46,20 +49,28 @@ impl Notes {
 
     /// Tells everybody, and the log.
     pub fn tell(&self, kind: &'static str, alert: bool, body: Value) {
+        let note = self.keep(kind, body);
+        let Note { id, body, .. } = &*note;
+        let shown = (!OF_USERS.contains(&kind)).then_some(body);
+        let body = shown.map(tracing::field::display);
+        match alert {
+            true => tracing::error!(alert, event = kind, id, body),
+            false => tracing::info!(event = kind, id, body),
+        }
+    }
+
+    /// Tells those who listen, and keeps it for those who come back.
+    fn keep(&self, kind: &'static str, body: Value) -> Arc<Note> {
         let mut kept = self.kept.lock();
         let id = kept.back().map_or(1, |last| last.id + 1);
-        if alert {
-            tracing::error!(alert, event = kind, id, %body);
-        } else {
-            tracing::info!(event = kind, id, %body);
-        }
         let note = Arc::new(Note { id, at_unix_ms: unix_ms(), kind, body });
         if kept.len() == KEPT {
             kept.pop_front();
         }
         kept.push_back(note.clone());
         // Sent under the lock, so that no listener sees a note twice or misses one. Nobody may listen.
-        let _ = self.out.send(note);
+        let _ = self.out.send(note.clone());
+        note
     }
 
     /// Everything after note `seen`, as far as it is kept, and all that follows.
@@ -85,6 +96,35 @@ mod tests {
         assert_eq!(ids, [4, 5]);
         assert_eq!(listener.later.try_recv().unwrap().id, 6);
         assert!(listener.later.try_recv().is_err());
+    }
+
+    #[derive(Clone, Default)]
+    struct Log(Arc<Mutex<Vec<u8>>>);
+
+    impl std::io::Write for Log {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            self.0.lock().extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn what_users_wrote_reaches_listeners_and_not_the_log() {
+        let (log, notes) = (Log::default(), Notes::new());
+        let writer = log.clone();
+        let lines = tracing_subscriber::fmt().with_writer(move || writer.clone()).finish();
+        tracing::subscriber::with_default(lines, || {
+            notes.tell("feedback", false, json!({"comment": "my doctor said"}));
+            notes.tell("weight", false, json!({"percent": 25}));
+        });
+        let text = String::from_utf8(log.0.lock().clone()).unwrap();
+        assert!(!text.contains("doctor") && text.contains("feedback"), "{text}");
+        assert!(text.contains("percent"), "{text}");
+        assert_eq!(notes.listen(0).earlier[0].body["comment"], "my doctor said");
     }
 
     #[test]

@@ -1,7 +1,4 @@
-//! The operator's commands. Who may give them is decided by [`refusal`] and nowhere else.
-//!
-//! Loopback peers only, and of those only programs: a request that a browser sent on behalf of a
-//! page (`Origin`) or that a proxy passed on (`Forwarded` and its kin) comes from somebody else.
+//! The operator's commands. Who may give them is decided in [`super::operators`] and nowhere else.
 
 use super::admin_wire::{
     LoadAsk, LoadedWire, OrderAsk, PromoteAsk, RolledBackWire, StatusWire, UnloadWire, WeightAsk,
@@ -9,40 +6,22 @@ use super::admin_wire::{
 use super::error::ApiError;
 use super::events;
 use super::wire::WireError;
-use super::{AppState, Peer, body};
+use super::{AppState, body};
 use crate::control::{Asked, LoadAsked};
 use crate::rollout::{Operator, Order, Weight};
 use axum::body::Body;
-use axum::extract::{Request, State};
-use axum::http::HeaderMap;
-use axum::middleware::{Next, from_fn_with_state};
-use axum::response::{IntoResponse, Response};
+use axum::extract::State;
 use axum::routing::{get, post};
 use axum::{Json, Router};
 use serde::de::DeserializeOwned;
-use std::net::IpAddr;
-
-/// Who may operate.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum AdminPolicy {
-    /// Programs on this machine.
-    #[default]
-    Loopback,
-    /// Nobody.
-    Off,
-}
 
 /// Longest body of an order in bytes.
 const BODY_LIMIT: usize = 64 << 10;
 /// Longest name of an operator, and longest reason, in bytes.
 const MAX_NAME: usize = 128;
 const MAX_REASON: usize = 2048;
-/// Headers that betray a request made on somebody else's behalf.
-const ON_BEHALF: [&str; 5] =
-    ["origin", "forwarded", "x-forwarded-for", "x-forwarded-host", "x-real-ip"];
-
-/// All routes of this room, behind its guard.
-pub fn routes(state: &AppState) -> Router<AppState> {
+/// All routes of this room.
+pub fn routes() -> Router<AppState> {
     Router::new()
         .route("/admin/status", get(status))
         .route("/admin/canary/load", post(load))
@@ -55,29 +34,6 @@ pub fn routes(state: &AppState) -> Router<AppState> {
         .route("/admin/undo", post(undo))
         .route("/admin/self-test", post(self_test))
         .route("/admin/events", get(events::stream))
-        .route_layer(from_fn_with_state(state.admin, guard))
-}
-
-async fn guard(State(policy): State<AdminPolicy>, request: Request, next: Next) -> Response {
-    let peer = request.extensions().get::<Peer>().map(|peer| peer.0.ip());
-    match refusal(policy, peer, request.headers()) {
-        None => next.run(request).await,
-        Some(reason) => ApiError::forbidden(reason).into_response(),
-    }
-}
-
-/// Why a request may not operate; `None` if it may.
-fn refusal(policy: AdminPolicy, peer: Option<IpAddr>, headers: &HeaderMap) -> Option<&'static str> {
-    if policy == AdminPolicy::Off {
-        return Some("Operating over HTTP is switched off on this server.");
-    }
-    if !peer.is_some_and(|ip| ip.to_canonical().is_loopback()) {
-        return Some("Operating is possible from this server's own machine only (loopback).");
-    }
-    if ON_BEHALF.iter().any(|name| headers.contains_key(*name)) {
-        return Some("Operating is not possible through a browser or a proxy.");
-    }
-    None
 }
 
 async fn status(State(state): State<AppState>) -> Json<StatusWire> {
@@ -184,6 +140,3 @@ fn short(
 async fn ask<T: DeserializeOwned>(body: Body) -> Result<T, WireError> {
     body::typed(body, BODY_LIMIT).await
 }
-
-#[cfg(test)]
-mod tests;

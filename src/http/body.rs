@@ -1,36 +1,110 @@
 //! Request bodies: received within a size and a time, then read as JSON.
 
+use super::AppState;
 use super::wire::WireError;
 use super::wire::fields::Fields;
-use axum::body::{Body, Bytes, HttpBody};
-use http_body_util::{BodyExt, LengthLimitError, Limited};
+use axum::body::{Body, HttpBody};
+use http_body_util::BodyExt;
 use serde::de::DeserializeOwned;
+use std::sync::Arc;
 use std::time::Duration;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::{Instant, timeout, timeout_at};
 
 /// How long a body may take to arrive.
 const PATIENCE: Duration = Duration::from_secs(60);
+/// After this time a body has to have come at [`LEAST_RATE`].
+const GRACE: Duration = Duration::from_secs(5);
+/// Bytes per second.
+const LEAST_RATE: u64 = 1024;
+/// How long, and for how many bytes, a client may go on to write a body that is refused. It would otherwise
+/// find its connection broken and never read why.
+const LINGER: Duration = Duration::from_secs(5);
+const LINGER_BYTES: u64 = 256 << 20;
+/// Bytes of a body that are not counted against what all bodies may take, so that large ones do not keep small
+/// ones waiting.
+const FREE: usize = 64 << 10;
+/// In what steps the rest is counted.
+const STEP: usize = 64 << 10;
+/// How long a body waits for its turn while others take all that there is.
+const TURN: Duration = Duration::from_secs(10);
 
-/// Receives a body of at most `limit` bytes.
-pub async fn receive(body: Body, limit: usize) -> Result<Bytes, WireError> {
-    if body.size_hint().lower() > limit as u64 {
-        return Err(WireError::TooLarge { limit });
+/// Memory for bodies that are being received, in all.
+#[derive(Debug, Clone)]
+pub struct Intake(Arc<Semaphore>);
+
+impl Intake {
+    /// Room for `bytes` of bodies beyond the first 64 KiB of each.
+    pub fn new(bytes: usize) -> Intake {
+        Intake(Arc::new(Semaphore::new(bytes.div_ceil(STEP).min(Semaphore::MAX_PERMITS))))
     }
-    let received = tokio::time::timeout(PATIENCE, Limited::new(body, limit).collect()).await;
-    match received.map_err(|_| WireError::Slow { seconds: PATIENCE.as_secs() })? {
-        Ok(whole) => Ok(whole.to_bytes()),
-        Err(error) if error.is::<LengthLimitError>() => Err(WireError::TooLarge { limit }),
-        Err(_) => Err(WireError::Broken),
+
+    /// Room for a step more; `None` if others hold all of it for too long.
+    async fn step(&self) -> Option<OwnedSemaphorePermit> {
+        timeout(TURN, self.0.clone().acquire_owned()).await.ok()?.ok()
     }
 }
 
+/// A body and the room that it takes until it is dropped.
+pub struct Received {
+    pub bytes: Vec<u8>,
+    _room: Vec<OwnedSemaphorePermit>,
+}
+
+/// Receives a body of at most `limit` bytes.
+pub async fn receive(mut body: Body, limit: usize, intake: &Intake) -> Result<Received, WireError> {
+    if body.size_hint().lower() > limit as u64 {
+        return Err(refuse(body, limit).await);
+    }
+    let (mut begun, mut whole, mut room) = (Instant::now(), Vec::new(), Vec::new());
+    loop {
+        let earned = Duration::from_millis(whole.len() as u64 * 1000 / LEAST_RATE);
+        let left = PATIENCE.min(GRACE + earned);
+        let frame = timeout_at(begun + left, body.frame()).await;
+        match frame.map_err(|_| WireError::Slow { seconds: left.as_secs() })? {
+            None => return Ok(Received { bytes: whole, _room: room }),
+            Some(Err(_)) => return Err(WireError::Broken),
+            Some(Ok(frame)) => {
+                let data = frame.into_data().unwrap_or_default();
+                if whole.len() + data.len() > limit {
+                    return Err(refuse(body, limit).await);
+                }
+                let asked = Instant::now();
+                while whole.len() + data.len() > FREE + room.len() * STEP {
+                    room.push(intake.step().await.ok_or(WireError::Crowded)?);
+                }
+                // Waiting for others is not the client's slowness.
+                begun += asked.elapsed();
+                whole.extend_from_slice(&data);
+            }
+        }
+    }
+}
+
+/// Takes the rest of a body that is too long, within bounds, and throws it away.
+async fn refuse(mut body: Body, limit: usize) -> WireError {
+    let rest = async {
+        let mut taken = 0;
+        while let Some(Ok(frame)) = body.frame().await {
+            taken += frame.data_ref().map_or(0, |data| data.len() as u64);
+            if taken > LINGER_BYTES {
+                break;
+            }
+        }
+    };
+    let _ = tokio::time::timeout(LINGER, rest).await;
+    WireError::TooLarge { limit }
+}
+
 /// Receives a JSON object, to be taken apart field by field.
-pub async fn fields(body: Body, limit: usize) -> Result<Fields, WireError> {
-    Fields::parse(&receive(body, limit).await?)
+pub async fn fields(state: &AppState, body: Body) -> Result<Fields, WireError> {
+    Fields::parse(&receive(body, state.body_limit, &state.intake).await?.bytes)
 }
 
 /// Receives a JSON object of a known type; an empty body is an empty object.
 pub async fn typed<T: DeserializeOwned>(body: Body, limit: usize) -> Result<T, WireError> {
-    let bytes = receive(body, limit).await?;
+    // An operator's word is short, and waits for nobody.
+    let Received { bytes, .. } = receive(body, limit.min(FREE), &Intake::new(0)).await?;
     let bytes: &[u8] = if bytes.trim_ascii().is_empty() { b"{}" } else { &bytes };
     serde_json::from_slice(bytes).map_err(|error| WireError::Malformed { what: error.to_string() })
 }

@@ -102,6 +102,13 @@ impl Chunks {
         write(out, &error.body());
     }
 
+    /// The event that ends a stream with an error.
+    pub fn error(error: &ApiError) -> String {
+        let mut out = String::new();
+        write(&mut out, &error.body());
+        out
+    }
+
     /// The log-probabilities that go with an event of this choice.
     fn logprobs<T: From<Vec<TokenLogprob>>>(&mut self, index: u32) -> Option<T> {
         let waiting = self.tokens.get_mut(index as usize).filter(|tokens| !tokens.is_empty())?;

@@ -21,6 +21,8 @@ const SERVER: &str = "server_error";
 pub struct ApiError {
     status: StatusCode,
     retry: bool,
+    /// The connection ends with it.
+    last: bool,
     detail: ErrorDetail,
 }
 
@@ -49,7 +51,7 @@ impl ApiError {
     fn new(status: StatusCode, kind: &str, message: impl ToString) -> ApiError {
         let (message, kind) = (message.to_string(), kind.to_owned());
         let detail = ErrorDetail { message, kind, param: None, code: None };
-        ApiError { status, retry: false, detail }
+        ApiError { status, retry: false, last: false, detail }
     }
 
     fn code(mut self, code: &str) -> ApiError {
@@ -64,6 +66,10 @@ impl ApiError {
 
     fn retry(self) -> ApiError {
         ApiError { retry: true, ..self }
+    }
+
+    fn last(self) -> ApiError {
+        ApiError { last: true, ..self }
     }
 
     /// An error of a generation whose prompt is in the field `prompt`.
@@ -105,7 +111,14 @@ impl ApiError {
     /// All connections are in use.
     pub fn full() -> ApiError {
         let reason = "All connections of this server are in use; try again in a moment.";
-        ApiError::new(StatusCode::SERVICE_UNAVAILABLE, SERVER, reason).code("too_busy").retry()
+        let full = ApiError::new(StatusCode::SERVICE_UNAVAILABLE, SERVER, reason);
+        full.code("too_busy").retry().last()
+    }
+
+    /// The server ends.
+    pub fn stopping() -> ApiError {
+        let reason = "This server is shutting down; try again in a moment.";
+        ApiError::new(StatusCode::SERVICE_UNAVAILABLE, SERVER, reason).code("shutting_down").retry()
     }
 
     /// A request to a room that is closed to whoever asks.
@@ -123,6 +136,15 @@ impl ApiError {
     /// A path that leads nowhere.
     pub fn no_route(method: &str, path: &str) -> ApiError {
         let text = format!("Unknown request URL: {method} {path}.");
+        ApiError::new(StatusCode::NOT_FOUND, INVALID, text).code("unknown_url")
+    }
+
+    /// An operator's path, on the clients' listener.
+    pub fn operators_elsewhere(path: &str) -> ApiError {
+        let text = format!(
+            "{path} is not on this listener: operators have one of their own. `serin serve` says at its start \
+             where it is (operator.listen; http://127.0.0.1:8081 unless the config says otherwise)."
+        );
         ApiError::new(StatusCode::NOT_FOUND, INVALID, text).code("unknown_url")
     }
 
@@ -150,8 +172,14 @@ impl From<WireError> for ApiError {
         match &error {
             WireError::Malformed { .. } => bad().code("invalid_json"),
             WireError::Broken => bad().code("incomplete_body"),
-            WireError::TooLarge { .. } => new(StatusCode::PAYLOAD_TOO_LARGE).code("body_too_large"),
-            WireError::Slow { .. } => new(StatusCode::REQUEST_TIMEOUT).code("timeout"),
+            WireError::TooLarge { .. } => {
+                new(StatusCode::PAYLOAD_TOO_LARGE).code("body_too_large").last()
+            }
+            WireError::Slow { .. } => new(StatusCode::REQUEST_TIMEOUT).code("timeout").last(),
+            WireError::Crowded => {
+                let crowded = ApiError::new(StatusCode::SERVICE_UNAVAILABLE, SERVER, &error);
+                crowded.code("too_busy").retry().last()
+            }
             WireError::Missing { param } => bad().param(param).code("missing_required_parameter"),
             WireError::WrongType { param, .. } => bad().param(param).code("invalid_type"),
             WireError::BadValue { param, .. } => bad().param(param).code("invalid_value"),
@@ -200,6 +228,9 @@ impl From<ControlError> for ApiError {
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
         let mut response = (self.status, Json(self.body())).into_response();
+        if self.last {
+            response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+        }
         if self.retry {
             let after = retry_after(uuid::Uuid::new_v4().as_u128());
             response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(after));

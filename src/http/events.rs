@@ -1,26 +1,34 @@
 //! `GET /admin/events`: what happens, as server-sent events, for whoever watches a rollout.
 //!
 //! A listener that comes back names the last event that it saw (`Last-Event-ID`) and gets what is still
-//! kept of what followed. One that is too slow is told how many it missed and goes on.
+//! kept of what followed. One that is too slow is told how many it missed and goes on. The stream ends with the
+//! server.
 
-use super::AppState;
+use super::{AppState, Lifecycle, Phase};
 use crate::control::{Listener, Note};
+use axum::Extension;
 use axum::body::{Body, Bytes};
 use axum::extract::State;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, header};
 use axum::response::{IntoResponse, Response};
+use futures_util::StreamExt;
 use serde_json::json;
 use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::sync::broadcast::Receiver;
 use tokio::sync::broadcast::error::RecvError;
 
 const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
 /// How long the stream may be silent.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-pub(super) async fn stream(State(state): State<AppState>, headers: HeaderMap) -> Response {
+pub(super) async fn stream(
+    State(state): State<AppState>,
+    lifecycle: Option<Extension<Lifecycle>>,
+    headers: HeaderMap,
+) -> Response {
     let seen = headers.get(LAST_EVENT_ID).and_then(|id| id.to_str().ok());
     // Without an id a new listener wants what happens from now on, and the little that is kept.
     let seen = seen.and_then(|id| id.parse().ok()).unwrap_or(0);
@@ -29,22 +37,29 @@ pub(super) async fn stream(State(state): State<AppState>, headers: HeaderMap) ->
     let events = futures_util::stream::unfold(feed, async |(mut earlier, mut later)| {
         let text = match earlier.pop_front() {
             Some(note) => event(&note),
-            None => match tokio::time::timeout(PATIENCE, later.recv()).await {
-                Err(_) => ": keep-alive\n\n".to_owned(),
-                Ok(Ok(note)) => event(&note),
-                Ok(Err(RecvError::Lagged(missed))) => {
-                    format!("event: missed\ndata: {}\n\n", json!({"missed": missed}))
-                }
-                Ok(Err(RecvError::Closed)) => return None,
-            },
+            None => next(&mut later).await?,
         };
         Some((Ok::<Bytes, Infallible>(text.into()), (earlier, later)))
     });
+    let lifecycle = lifecycle.map(|lifecycle| lifecycle.0).unwrap_or_default();
+    let events = events.take_until(async move { lifecycle.reached(Phase::CutOff).await });
     let mut response = Body::from_stream(events).into_response();
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache"));
     response
+}
+
+/// What is to be sent next; nothing when there is nobody left to tell anything.
+async fn next(later: &mut Receiver<Arc<Note>>) -> Option<String> {
+    match tokio::time::timeout(PATIENCE, later.recv()).await {
+        Err(_) => Some(": keep-alive\n\n".to_owned()),
+        Ok(Ok(note)) => Some(event(&note)),
+        Ok(Err(RecvError::Lagged(missed))) => {
+            Some(format!("event: missed\ndata: {}\n\n", json!({"missed": missed})))
+        }
+        Ok(Err(RecvError::Closed)) => None,
+    }
 }
 
 fn event(note: &Arc<Note>) -> String {

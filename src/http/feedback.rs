@@ -21,7 +21,7 @@ pub struct Recorded {
 
 /// `POST /v1/feedback`.
 pub async fn record(State(state): State<AppState>, body: Body) -> Result<Json<Recorded>, ApiError> {
-    let mut fields = body::fields(body, state.body_limit).await?;
+    let mut fields = body::fields(&state, body).await?;
     let vote = vote(&mut fields)?;
     state.gateway.control().feedback(&vote)?;
     Ok(Json(Recorded { object: "feedback", id: vote.id, recorded: true }))

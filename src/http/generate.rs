@@ -12,7 +12,7 @@ use super::whole::Whole;
 use super::wire::common::{Envelope, Rules, arm_named};
 use super::wire::reply::Head;
 use super::wire::{Ask, Shape, WireError, chat as wire_chat, completion as wire_completion};
-use super::{AppState, Peer, body, unix_now};
+use super::{AppState, Lifecycle, Peer, Phase, body, unix_now};
 use crate::gateway::{Piece, Served};
 use crate::rollout::Arm;
 use axum::body::{Body, Bytes};
@@ -20,6 +20,7 @@ use axum::extract::State;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, header};
 use axum::response::{IntoResponse, Response};
 use axum::{Extension, Json};
+use futures_util::FutureExt;
 use std::convert::Infallible;
 use std::time::{Duration, Instant};
 use tokio::time::{Instant as Deadline, timeout, timeout_at};
@@ -39,34 +40,38 @@ const ACCEL_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering")
 pub async fn chat(
     State(state): State<AppState>,
     peer: Option<Extension<Peer>>,
+    lifecycle: Option<Extension<Lifecycle>>,
     headers: HeaderMap,
     body: Body,
 ) -> Response {
-    answer(&state, Shape::Chat, peer.map(|peer| peer.0), &headers, body).await
+    answer(&state, Shape::Chat, peer.map(|peer| peer.0), lifecycle, &headers, body).await
 }
 
 /// `POST /v1/completions`.
 pub async fn completion(
     State(state): State<AppState>,
     peer: Option<Extension<Peer>>,
+    lifecycle: Option<Extension<Lifecycle>>,
     headers: HeaderMap,
     body: Body,
 ) -> Response {
-    answer(&state, Shape::Text, peer.map(|peer| peer.0), &headers, body).await
+    answer(&state, Shape::Text, peer.map(|peer| peer.0), lifecycle, &headers, body).await
 }
 
 async fn answer(
     state: &AppState,
     shape: Shape,
     peer: Option<Peer>,
+    lifecycle: Option<Extension<Lifecycle>>,
     headers: &HeaderMap,
     body: Body,
 ) -> Response {
     let arrived = Instant::now();
+    let lifecycle = lifecycle.map(|lifecycle| lifecycle.0).unwrap_or_default();
     let id = format!("{}{}", shape.id_prefix(), uuid::Uuid::new_v4().simple());
     let request_id = id.clone();
     let answered = async {
-        let fields = body::fields(body, state.body_limit).await?;
+        let fields = body::fields(state, body).await?;
         let envelope = envelope(headers, peer, id.clone(), arrived)?;
         let models = state.gateway.control().models();
         let rules = Rules { served: &models.name, limits: state.gateway.limits() };
@@ -74,7 +79,7 @@ async fn answer(
             Shape::Chat => wire_chat::chat(fields, envelope, rules)?,
             Shape::Text => wire_completion::completion(fields, envelope, rules)?,
         };
-        generate(state, shape, id, ask).await
+        generate(state, shape, id, ask, lifecycle).await
     };
     let mut response = answered.await.unwrap_or_else(ApiError::into_response);
     put(&mut response, REQUEST_ID, &request_id);
@@ -86,6 +91,7 @@ async fn generate(
     shape: Shape,
     id: String,
     ask: Ask,
+    lifecycle: Lifecycle,
 ) -> Result<Response, ApiError> {
     let Ask { model, requests, n, streaming, tools, one_call, logprobs } = ask;
     let head = Head {
@@ -105,13 +111,18 @@ async fn generate(
     let replies = Replies::start(requests, n, |request| state.gateway.generate(request)).await;
     let replies = replies.map_err(|error| ApiError::gateway(&error, shape.prompt_field()))?;
     Ok(match streaming.on {
-        true => streamed(head, replies, PATIENCE).await,
+        true => streamed(head, replies, PATIENCE, lifecycle).await,
         false => whole(head, replies).await,
     })
 }
 
 /// Waits for the first piece, but not for ever, and answers with a stream of events.
-async fn streamed(head: Head, mut replies: Replies, patience: Duration) -> Response {
+async fn streamed(
+    head: Head,
+    mut replies: Replies,
+    patience: Duration,
+    lifecycle: Lifecycle,
+) -> Response {
     let first = timeout(patience, replies.next()).await.ok().flatten();
     let served = match &first {
         Some(Piece::Failed(error)) => {
@@ -126,7 +137,7 @@ async fn streamed(head: Head, mut replies: Replies, patience: Duration) -> Respo
         Some(piece) => chunks.events(piece),
         None => KEEP_ALIVE.to_owned(),
     };
-    let feed = Feed { replies, chunks, opening: Some(opening), patience };
+    let feed = Feed { replies, chunks, opening: Some(opening), patience, lifecycle, over: false };
     let events = futures_util::stream::unfold(feed, async |mut feed| {
         let bytes = feed.next().await?;
         Some((Ok::<Bytes, Infallible>(bytes), feed))
@@ -161,6 +172,9 @@ struct Feed {
     opening: Option<String>,
     /// How long the stream may be silent.
     patience: Duration,
+    lifecycle: Lifecycle,
+    /// The end of the server has ended this.
+    over: bool,
 }
 
 impl Feed {
@@ -169,6 +183,22 @@ impl Feed {
         if let Some(opening) = self.opening.take().filter(|opening| !opening.is_empty()) {
             return Some(opening.into());
         }
+        if self.over {
+            return None;
+        }
+        let lifecycle = self.lifecycle.clone();
+        tokio::select! {
+            bytes = self.events() => return bytes,
+            () = lifecycle.reached(Phase::CutOff) => self.over = true,
+        }
+        // A reply that had come to its end is not said to have failed.
+        match self.events().now_or_never() {
+            Some(None) => None,
+            _ => Some(Chunks::error(&ApiError::stopping()).into()),
+        }
+    }
+
+    async fn events(&mut self) -> Option<Bytes> {
         let deadline = Deadline::now() + self.patience;
         loop {
             // Pieces that lead to no event (a tool call under way) must not keep the stream silent.

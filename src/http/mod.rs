@@ -19,28 +19,33 @@ mod events;
 mod feedback;
 mod gauges;
 mod generate;
+mod lifecycle;
 mod models;
+mod operators;
 mod probes;
 mod replies;
-mod serve;
+mod sockets;
 mod tokens;
 mod whole;
 mod wire;
 
-pub use admin::AdminPolicy;
+pub use body::Intake;
 pub use error::{ErrorBody, ErrorDetail};
-pub use serve::{Bounds, Peer, Spare, serve};
+pub use lifecycle::{Lifecycle, Phase};
+pub use operators::Operators;
+pub use sockets::{Bounds, Peer, Spare, serve};
 
 use crate::gateway::{Gateway, GenerateRequest, Limits};
 use axum::Router;
 use axum::extract::Request;
 use axum::http::{Method, Uri};
-use axum::middleware::{Next, from_fn};
+use axum::middleware::{Next, from_fn, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use error::ApiError;
 use metrics_exporter_prometheus::PrometheusHandle;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use tower::Layer;
 use wire::common::{Envelope, Rules};
 use wire::fields::Fields;
 
@@ -53,24 +58,15 @@ pub struct AppState {
     pub metrics: Option<PrometheusHandle>,
     /// Longest request body in bytes.
     pub body_limit: usize,
+    /// Memory for the bodies that are being received.
+    pub intake: Intake,
     /// Who may operate.
-    pub admin: AdminPolicy,
+    pub operators: Operators,
 }
 
-/// The whole API.
-pub fn app(state: AppState) -> Router {
-    app_for_pages(state, &[])
-}
-
-/// The whole API, its routes for clients open to web pages of these origins (`*`: of any).
-pub fn app_for_pages(state: AppState, origins: &[String]) -> Router {
-    let care = Router::new()
-        .route("/livez", get(probes::live))
-        .route("/readyz", get(probes::ready))
-        .route("/health", get(probes::ready))
-        .route("/version", get(probes::version))
-        .route("/metrics", get(probes::metrics));
-    let mut clients = Router::new()
+/// What clients use, and the probes. The routes for clients are open to web pages of these origins (`*`: of any).
+pub fn client_app(state: AppState, origins: &[String]) -> Router {
+    let clients = Router::new()
         .route("/v1/chat/completions", post(generate::chat))
         .route("/v1/completions", post(generate::completion))
         .route("/v1/models", get(models::list))
@@ -78,18 +74,50 @@ pub fn app_for_pages(state: AppState, origins: &[String]) -> Router {
         .route("/v1/feedback", post(feedback::record))
         .route("/tokenize", post(tokens::tokenize))
         .route("/detokenize", post(tokens::detokenize))
-        .layer(from_fn(full));
-    if let Some(cors) = cors::layer(origins) {
-        clients = clients.layer(cors);
-    }
-    clients
-        .merge(care)
-        .merge(admin::routes(&state))
+        .layer(from_fn(full))
+        .fallback(lost)
+        .method_not_allowed_fallback(bad_method)
+        .with_state(state.clone());
+    // Around the whole of it, fallbacks included: those would else answer preflights, and 404s lack headers.
+    let clients = match cors::layer(origins) {
+        Some(cors) => Router::new().fallback_service(cors.layer(clients)),
+        None => clients,
+    };
+    probes().method_not_allowed_fallback(bad_method).fallback_service(clients).with_state(state)
+}
+
+/// What operators use, and the probes, behind the operators' guard: for a listener that is theirs alone. A proxy in
+/// front of the clients' listener never leads here.
+pub fn operator_app(state: AppState) -> Router {
+    let guard = from_fn_with_state(state.operators.clone(), operators::guard);
+    probes()
+        .merge(admin::routes())
         .fallback(async |method: Method, uri: Uri| ApiError::no_route(method.as_str(), uri.path()))
-        .method_not_allowed_fallback(async |method: Method, uri: Uri| {
-            ApiError::bad_method(method.as_str(), uri.path())
-        })
+        .method_not_allowed_fallback(bad_method)
+        .layer(guard)
         .with_state(state)
+}
+
+/// What supervisors and monitors ask.
+fn probes() -> Router<AppState> {
+    Router::new()
+        .route("/livez", get(probes::live))
+        .route("/readyz", get(probes::ready))
+        .route("/health", get(probes::ready))
+        .route("/version", get(probes::version))
+        .route("/metrics", get(probes::metrics))
+}
+
+/// Nowhere, for clients. Operators who came to the wrong door are told where theirs is.
+async fn lost(method: Method, uri: Uri) -> ApiError {
+    match uri.path() == "/admin" || uri.path().starts_with("/admin/") {
+        true => ApiError::operators_elsewhere(uri.path()),
+        false => ApiError::no_route(method.as_str(), uri.path()),
+    }
+}
+
+async fn bad_method(method: Method, uri: Uri) -> ApiError {
+    ApiError::bad_method(method.as_str(), uri.path())
 }
 
 /// What a body would be understood as, or the answer that its sender would get: for checks from outside,
@@ -114,11 +142,18 @@ pub fn understand(
     })
 }
 
-/// Turns away what comes on a connection beyond the bound, so that probes and operators get through.
+/// Turns away what comes on a connection beyond the bound, so that probes and operators get through, and
+/// answers in place of what the end of the server cuts off.
 async fn full(request: Request, next: Next) -> Response {
-    match request.extensions().get::<Spare>() {
-        None => next.run(request).await,
-        Some(Spare) => ApiError::full().into_response(),
+    if request.extensions().get::<Spare>().is_some() {
+        return ApiError::full().into_response();
+    }
+    let Some(lifecycle) = request.extensions().get::<Lifecycle>().cloned() else {
+        return next.run(request).await;
+    };
+    tokio::select! {
+        response = next.run(request) => response,
+        () = lifecycle.reached(Phase::CutOff) => ApiError::stopping().into_response(),
     }
 }
 

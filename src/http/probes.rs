@@ -1,11 +1,11 @@
 //! What supervisors and monitors ask: alive, ready, version, metrics.
 
 use super::error::ApiError;
-use super::{AppState, gauges};
-use axum::Json;
+use super::{AppState, Lifecycle, Phase, gauges};
 use axum::extract::State;
 use axum::http::header;
 use axum::response::IntoResponse;
+use axum::{Extension, Json};
 use metrics_exporter_prometheus::PrometheusHandle;
 use serde::Serialize;
 
@@ -27,7 +27,13 @@ pub async fn live() -> Json<Alive> {
 }
 
 /// `GET /readyz` and `GET /health`: requests can be served, or why not.
-pub async fn ready(State(state): State<AppState>) -> Result<Json<Alive>, ApiError> {
+pub async fn ready(
+    State(state): State<AppState>,
+    lifecycle: Option<Extension<Lifecycle>>,
+) -> Result<Json<Alive>, ApiError> {
+    if lifecycle.is_some_and(|lifecycle| lifecycle.phase() > Phase::Serving) {
+        return Err(ApiError::stopping());
+    }
     let ready = state.gateway.control().ready();
     ready.map(|()| Json(Alive { status: "ok" })).map_err(|reason| ApiError::not_ready(&reason))
 }

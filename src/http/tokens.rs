@@ -26,7 +26,7 @@ pub struct Text {
 
 /// `POST /tokenize`.
 pub async fn tokenize(State(state): State<AppState>, body: Body) -> Result<Json<Tokens>, ApiError> {
-    let mut fields = body::fields(body, state.body_limit).await?;
+    let mut fields = body::fields(&state, body).await?;
     let models = state.gateway.control().models();
     check_model(&mut fields, &models.name)?;
     let add_special = fields.boolean("add_special_tokens")?;
@@ -42,7 +42,7 @@ pub async fn tokenize(State(state): State<AppState>, body: Body) -> Result<Json<
 
 /// `POST /detokenize`.
 pub async fn detokenize(State(state): State<AppState>, body: Body) -> Result<Json<Text>, ApiError> {
-    let mut fields = body::fields(body, state.body_limit).await?;
+    let mut fields = body::fields(&state, body).await?;
     check_model(&mut fields, &state.gateway.control().models().name)?;
     let missing = || WireError::Missing { param: "tokens".to_owned() };
     let tokens = fields.array("tokens")?.ok_or_else(missing)?;

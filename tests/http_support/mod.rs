@@ -4,10 +4,11 @@
 use axum::Router;
 use axum::body::Body;
 use axum::http::{Request, Response, StatusCode};
+use axum::routing::any;
 use serde_json::{Value, json};
 use serin::gateway::Gateway;
 use serin::gateway::testing::FakeServer;
-use serin::http::{AdminPolicy, AppState, Peer, app};
+use serin::http::{AppState, Intake, Operators, Peer, client_app, operator_app};
 use std::path::Path;
 use tower::ServiceExt;
 
@@ -28,10 +29,22 @@ pub async fn gateway_saying(reply: &str, change: impl FnOnce(&mut FakeServer)) -
     server.start().await.expect("a started server")
 }
 
-/// The API in front of `gateway`.
+/// What handlers share in front of `gateway`.
+pub fn state(gateway: Gateway) -> AppState {
+    let (intake, operators) = (Intake::new(BODY_LIMIT), Operators::default());
+    AppState { gateway, metrics: None, body_limit: BODY_LIMIT, intake, operators }
+}
+
+/// The API in front of `gateway`, both listeners' in one.
 pub fn api(gateway: Gateway) -> Router {
-    let admin = AdminPolicy::Loopback;
-    app(AppState { gateway, metrics: None, body_limit: BODY_LIMIT, admin })
+    api_of(state(gateway))
+}
+
+/// As [`api`].
+pub fn api_of(state: AppState) -> Router {
+    let operators = operator_app(state.clone());
+    let operate = any(move |request: Request<Body>| operators.oneshot(request));
+    Router::new().route("/admin/{*rest}", operate).fallback_service(client_app(state, &[]))
 }
 
 /// The API over models that reply [`REPLY`].

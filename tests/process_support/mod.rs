@@ -5,6 +5,7 @@
 #![allow(dead_code, reason = "each test binary uses a part")]
 
 use serde_json::{Value, json};
+use std::fs::File;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
@@ -37,6 +38,8 @@ pub struct Process {
     child: Child,
     out: BufReader<ChildStdout>,
     pub addr: String,
+    /// Where operators are served.
+    pub operators: String,
 }
 
 impl Process {
@@ -53,16 +56,33 @@ impl Process {
         Process::start(command, args)
     }
 
-    fn start(mut command: Command, args: &[&str]) -> Process {
+    /// As [`Process::serve`], with more in its environment and a log that nobody reads.
+    pub fn serve_unread(args: &[&str], environment: &[(&str, &str)]) -> Process {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_serin"));
+        command.envs(environment.iter().copied());
+        Process::start_logged(command, args, Stdio::piped())
+    }
+
+    /// As [`Process::serve`], with its log in a file.
+    pub fn serve_logged(args: &[&str], log: &Path) -> Process {
+        let command = Command::new(env!("CARGO_BIN_EXE_serin"));
+        Process::start_logged(command, args, File::create(log).expect("a file").into())
+    }
+
+    fn start(command: Command, args: &[&str]) -> Process {
+        Process::start_logged(command, args, Stdio::null())
+    }
+
+    fn start_logged(mut command: Command, args: &[&str], log: Stdio) -> Process {
         let mut child = command
             .args(["serve", "--listen", "127.0.0.1:0"])
             .args(args)
             .stdout(Stdio::piped())
-            .stderr(Stdio::null())
+            .stderr(log)
             .spawn()
             .expect("serin starts");
         let out = BufReader::new(child.stdout.take().expect("piped"));
-        let mut process = Process { child, out, addr: String::new() };
+        let mut process = Process { child, out, addr: String::new(), operators: String::new() };
         process.greeted();
         process
     }
@@ -76,6 +96,15 @@ impl Process {
         }
         self.addr = line.rsplit("http://").next().expect("an address").trim().to_owned();
         assert!(self.addr.starts_with("127.0.0.1:"), "greeting: {line:?}");
+        line.clear();
+        self.out.read_line(&mut line).expect("a line");
+        let operators = line.strip_prefix("operators: http://").and_then(|at| at.split(' ').next());
+        self.operators = operators.expect("where operators are served").to_owned();
+    }
+
+    /// The listener that serves a path.
+    fn door(&self, path: &str) -> &str {
+        if path.starts_with("/admin/") { &self.operators } else { &self.addr }
     }
 
     /// Sends the process a signal.
@@ -89,7 +118,7 @@ impl Process {
     }
 
     pub fn server(&self) -> String {
-        format!("http://{}", self.addr)
+        format!("http://{}", self.operators)
     }
 
     /// Runs an operator's command against this process; its standard output.
@@ -128,7 +157,7 @@ impl Process {
         path: &str,
         body: Option<&Value>,
     ) -> Option<(u16, String)> {
-        let mut stream = TcpStream::connect(&self.addr).ok()?;
+        let mut stream = TcpStream::connect(self.door(path)).ok()?;
         stream.set_read_timeout(Some(LONG)).ok()?;
         stream.write_all(request(method, path, body).as_bytes()).ok()?;
         let mut all = String::new();
@@ -141,7 +170,7 @@ impl Process {
 
     /// Sends a request and leaves the answer to be read.
     pub fn send(&self, method: &str, path: &str, body: Option<&Value>) -> TcpStream {
-        let mut stream = TcpStream::connect(&self.addr).expect("a connection");
+        let mut stream = TcpStream::connect(self.door(path)).expect("a connection");
         stream.set_read_timeout(Some(LONG)).expect("a timeout");
         stream.write_all(request(method, path, body).as_bytes()).expect("sent");
         stream
@@ -190,7 +219,7 @@ fn request(method: &str, path: &str, body: Option<&Value>) -> String {
     let body = body.map(Value::to_string).unwrap_or_default();
     let length = body.len();
     format!(
-        "{method} {path} HTTP/1.1\r\nhost: serin\r\nconnection: close\r\ncontent-length: {length}\r\n\r\n{body}"
+        "{method} {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\ncontent-length: {length}\r\n\r\n{body}"
     )
 }
 

@@ -37,6 +37,8 @@ pub(super) struct DemoArgs {
 const LIMIT: Duration = Duration::from_secs(115);
 /// Traffic on stable alone before the canary comes.
 const WARM: Duration = Duration::from_secs(4);
+/// How long running requests may finish at the end.
+const DRAIN: Duration = Duration::from_secs(30);
 const FRAME: Duration = Duration::from_millis(250);
 
 pub(super) async fn run(args: DemoArgs) -> Result<ExitCode, CliError> {
@@ -51,8 +53,15 @@ pub(super) async fn run(args: DemoArgs) -> Result<ExitCode, CliError> {
     config.engine.text.templates = super::templates_apart();
     let mut running = Running::start(&config).await?;
     running.load(&config).await?;
-    let client = Client::new(&format!("http://{}", running.addr));
-    let load = Load::start(&client, &config.model, &models.join("questions.json"), args.clients)?;
+    let operators =
+        running.operators.ok_or_else(|| CliError::from_text("no listener for operators"))?;
+    let client = Client::new(&operators.to_string());
+    let load = Load::start(
+        &Client::new(&running.addr.to_string()),
+        &config.model,
+        &models.join("questions.json"),
+        args.clients,
+    )?;
     tokio::time::sleep(WARM).await;
     let canary = models.join(if args.bad { "tiny-v3" } else { "tiny-v2" });
     let ask = LoadAsk { path: canary.display().to_string(), ..LoadAsk::default() };
@@ -69,7 +78,7 @@ pub(super) async fn run(args: DemoArgs) -> Result<ExitCode, CliError> {
     drop(screen);
     let tally = load.stop().await;
     print!("{}", summary::text(&last, &tally, begun.elapsed()));
-    running.stop().await;
+    running.stop(DRAIN).await;
     Ok(if decided(&last) { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 

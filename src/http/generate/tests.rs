@@ -64,7 +64,7 @@ async fn body(response: Response) -> String {
 async fn a_failure_before_the_first_token_has_its_own_status() {
     let (replies, sender) = start().await;
     sender.send(Piece::Failed(GatewayError::Model("NaN".into()))).await.unwrap();
-    let response = streamed(head(false), replies, LONG).await;
+    let response = streamed(head(false), replies, LONG, Lifecycle::new()).await;
     assert_eq!(response.status(), StatusCode::INTERNAL_SERVER_ERROR);
     assert_eq!(response.headers()[header::CONTENT_TYPE], "application/json");
     assert_eq!(response.headers()[ARM], "canary");
@@ -74,7 +74,7 @@ async fn a_failure_before_the_first_token_has_its_own_status() {
 async fn headers_name_who_answers_and_not_who_was_to() {
     let (replies, sender) = start().await;
     sender.send(Piece::Start(served(Arm::Stable))).await.unwrap();
-    let response = streamed(head(false), replies, LONG).await;
+    let response = streamed(head(false), replies, LONG, Lifecycle::new()).await;
     assert_eq!(response.headers()[ARM], "stable");
     assert_eq!(response.headers()[ACCEL_BUFFERING], "no");
     assert_eq!(response.headers()[header::CACHE_CONTROL], "no-cache");
@@ -84,7 +84,7 @@ async fn headers_name_who_answers_and_not_who_was_to() {
 #[tokio::test]
 async fn a_slow_first_token_does_not_keep_headers_back() {
     let (replies, sender) = start().await;
-    let response = streamed(head(false), replies, SHORT).await;
+    let response = streamed(head(false), replies, SHORT, Lifecycle::new()).await;
     assert_eq!(
         (response.status(), &response.headers()[ARM]),
         (StatusCode::OK, &"canary".parse().unwrap())
@@ -106,7 +106,7 @@ async fn a_slow_first_token_does_not_keep_headers_back() {
 async fn silence_is_broken_by_comments() {
     let (replies, sender) = start().await;
     sender.send(Piece::Start(served(Arm::Stable))).await.unwrap();
-    let response = streamed(head(false), replies, SHORT).await;
+    let response = streamed(head(false), replies, SHORT, Lifecycle::new()).await;
     let mut events = response.into_body().into_data_stream();
     let role = events.next().await.unwrap().unwrap();
     assert!(role.starts_with(b"data: "));
@@ -122,7 +122,7 @@ async fn silence_is_broken_by_comments() {
 async fn a_tool_call_under_way_is_silence_too() {
     let (replies, sender) = start().await;
     sender.send(Piece::Start(served(Arm::Stable))).await.unwrap();
-    let response = streamed(head(true), replies, SHORT).await;
+    let response = streamed(head(true), replies, SHORT, Lifecycle::new()).await;
     let mut events = response.into_body().into_data_stream();
     events.next().await.unwrap().unwrap();
     sender.send(text("<tool_call>")).await.unwrap();
@@ -140,7 +140,7 @@ async fn a_tool_call_under_way_is_silence_too() {
 async fn dropping_the_body_drops_the_generation() {
     let (replies, sender) = start().await;
     sender.send(Piece::Start(served(Arm::Stable))).await.unwrap();
-    let response = streamed(head(false), replies, LONG).await;
+    let response = streamed(head(false), replies, LONG, Lifecycle::new()).await;
     assert!(!sender.is_closed());
     drop(response);
     assert!(sender.is_closed());

@@ -95,6 +95,9 @@ pub enum WireError {
         /// How long the server waited.
         seconds: u64,
     },
+    /// Other bodies take all the memory that there is for bodies.
+    #[error("The server is receiving too many large requests; try again in a moment.")]
+    Crowded,
     /// The connection broke while the body arrived.
     #[error("The request body could not be received to its end.")]
     Broken,

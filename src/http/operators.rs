@@ -1,0 +1,188 @@
+//! Who may operate: programs on this machine, and web pages of the operators' own listener that know its token.
+//!
+//! Three ways in are closed. A page elsewhere can have a browser on this machine send requests here: browsers say so
+//! (`Origin`, `Sec-Fetch-Site`), and a page that has its own name resolve to loopback is betrayed by `Host`. A proxy
+//! on this machine would pass on what strangers send: it must not lead to this listener, and one that shows itself
+//! is refused. Other machines are refused by their address.
+
+use super::Peer;
+use super::error::ApiError;
+use axum::extract::{Request, State};
+use axum::http::uri::Authority;
+use axum::http::{HeaderMap, header};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+use std::net::IpAddr;
+use std::sync::Arc;
+
+/// Who may operate.
+#[derive(Debug, Clone, Default)]
+pub struct Operators {
+    /// What a page of this listener has to show; without one, no page may operate.
+    token: Option<Arc<str>>,
+}
+
+impl Operators {
+    /// Programs, and pages that show this token as a bearer.
+    pub fn with_token(token: &str) -> Operators {
+        Operators { token: Some(token.into()) }
+    }
+
+    fn shown(&self, headers: &HeaderMap) -> bool {
+        let shown = headers.get(header::AUTHORIZATION).map(|value| value.as_bytes());
+        let shown = shown.and_then(|value| value.strip_prefix(b"Bearer "));
+        self.token.as_ref().zip(shown).is_some_and(|(token, shown)| equal(token.as_bytes(), shown))
+    }
+}
+
+/// Takes as long for a guess that is nearly right as for any other of its length.
+fn equal(a: &[u8], b: &[u8]) -> bool {
+    a.len() == b.len() && a.iter().zip(b).fold(0, |differ, (a, b)| differ | (a ^ b)) == 0
+}
+
+/// Headers that only a proxy sends, and beginnings of such.
+const OF_PROXIES: [&str; 11] = [
+    "forwarded",
+    "via",
+    "x-real-ip",
+    "x-client-ip",
+    "x-cluster-client-ip",
+    "true-client-ip",
+    "fastly-client-ip",
+    "fly-client-ip",
+    "x-appengine-user-ip",
+    "x-proxyuser-ip",
+    "proxy-authorization",
+];
+const OF_PROXIES_BEGIN: [&str; 7] =
+    ["x-forwarded", "x-envoy-", "x-original-", "x-azure-", "x-amzn-", "x-arr-", "cf-"];
+/// By which browsers say whose page sends a request.
+const SEC_FETCH_SITE: &str = "sec-fetch-site";
+
+pub(super) async fn guard(
+    State(operators): State<Operators>,
+    request: Request,
+    next: Next,
+) -> Response {
+    let peer = request.extensions().get::<Peer>().map(|peer| peer.0.ip());
+    match refusal(&operators, peer, request.headers()) {
+        None => next.run(request).await,
+        Some(reason) => ApiError::forbidden(reason).into_response(),
+    }
+}
+
+/// Why a request may not operate; `None` if it may.
+fn refusal(
+    operators: &Operators,
+    peer: Option<IpAddr>,
+    headers: &HeaderMap,
+) -> Option<&'static str> {
+    if !peer.is_some_and(|ip| ip.to_canonical().is_loopback()) {
+        return Some("Operating is possible from this server's own machine only (loopback).");
+    }
+    if headers.keys().any(|name| of_proxy(name.as_str())) {
+        return Some("Operating is not possible through a proxy.");
+    }
+    if headers.get_all(header::HOST).iter().any(|host| !loopback_name(host.as_bytes())) {
+        return Some("Operating needs a loopback name for the server, such as 127.0.0.1 (Host).");
+    }
+    if of_browser(headers) && !(of_own_page(headers) && operators.shown(headers)) {
+        return Some("Pages may operate only if they are this listener's own and show its token.");
+    }
+    None
+}
+
+fn of_proxy(name: &str) -> bool {
+    OF_PROXIES.contains(&name) || OF_PROXIES_BEGIN.iter().any(|begin| name.starts_with(begin))
+}
+
+fn of_browser(headers: &HeaderMap) -> bool {
+    headers.contains_key(header::ORIGIN) || headers.contains_key(SEC_FETCH_SITE)
+}
+
+/// Sent by a page that came from here.
+fn of_own_page(headers: &HeaderMap) -> bool {
+    let host = headers.get(header::HOST).map(|host| host.as_bytes()).unwrap_or_default();
+    let own = |origin: &[u8]| origin.strip_prefix(b"http://").is_some_and(|origin| origin == host);
+    headers.get_all(header::ORIGIN).iter().all(|origin| own(origin.as_bytes()))
+        && headers.get_all(SEC_FETCH_SITE).iter().all(|site| site == "same-origin")
+}
+
+/// A name that only this machine can be reached by.
+fn loopback_name(host: &[u8]) -> bool {
+    let host = std::str::from_utf8(host).unwrap_or_default().parse::<Authority>();
+    let Ok(host) = host.map(|host| host.host().to_owned()) else { return false };
+    let address = host.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>();
+    host.eq_ignore_ascii_case("localhost")
+        || address.is_ok_and(|ip| ip.to_canonical().is_loopback())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use axum::http::{HeaderName, HeaderValue};
+
+    const HERE: &str = "127.0.0.1";
+
+    fn refused(peer: Option<&str>, headers: &[(&'static str, &'static str)]) -> bool {
+        let headers = headers
+            .iter()
+            .map(|(name, value)| (HeaderName::from_static(name), HeaderValue::from_static(value)));
+        let peer = peer.map(|peer| peer.parse().expect("an address"));
+        refusal(&Operators::with_token("secret"), peer, &headers.collect()).is_some()
+    }
+
+    #[test]
+    fn only_this_machine_may() {
+        for near in ["127.0.0.1", "127.8.8.8", "::1", "::ffff:127.0.0.1"] {
+            assert!(!refused(Some(near), &[]), "{near}");
+        }
+        for far in ["10.0.0.1", "0.0.0.0", "::ffff:10.0.0.1", "fe80::1", "::"] {
+            assert!(refused(Some(far), &[]), "{far}");
+        }
+        assert!(refused(None, &[]), "a peer that is not known");
+    }
+
+    #[test]
+    fn proxies_that_show_themselves_may_not() {
+        let more = ["x-forwarded-for", "x-forwarded", "x-envoy-peer-metadata", "cf-connecting-ip"];
+        for name in OF_PROXIES.into_iter().chain(more) {
+            assert!(refused(Some(HERE), &[(name, "127.0.0.1")]), "{name}");
+        }
+        assert!(!refused(Some(HERE), &[("user-agent", "curl/8"), ("accept", "*/*")]));
+    }
+
+    #[test]
+    fn only_loopback_names_are_taken() {
+        for near in ["localhost", "LOCALHOST:8080", "127.0.0.1:1", "[::1]:8080"] {
+            assert!(!refused(Some(HERE), &[("host", near)]), "{near}");
+        }
+        for far in
+            ["evil.example", "localhost.evil.example", "127.0.0.1.evil.example", "10.0.0.1", ""]
+        {
+            assert!(refused(Some(HERE), &[("host", far)]), "{far}");
+        }
+    }
+
+    #[test]
+    fn of_pages_only_this_listeners_own_may_and_only_with_the_token() {
+        let host = ("host", "127.0.0.1:8081");
+        let (own, token) =
+            (("origin", "http://127.0.0.1:8081"), ("authorization", "Bearer secret"));
+        let same = ("sec-fetch-site", "same-origin");
+        assert!(!refused(Some(HERE), &[host, own, same, token]));
+        assert!(!refused(Some(HERE), &[host, same, token]), "a GET of the own page has no origin");
+        assert!(refused(Some(HERE), &[host, own, same]), "no token");
+        assert!(refused(Some(HERE), &[host, own, ("authorization", "Bearer secreT")]));
+        for origin in
+            ["http://evil.example", "https://127.0.0.1:8081", "http://127.0.0.1:8080", "null"]
+        {
+            assert!(refused(Some(HERE), &[host, ("origin", origin), token]), "{origin}");
+        }
+        for site in ["cross-site", "same-site", "none"] {
+            assert!(refused(Some(HERE), &[host, own, ("sec-fetch-site", site), token]), "{site}");
+        }
+        let nobody = HeaderMap::from_iter([(header::ORIGIN, HeaderValue::from_static("http://a"))]);
+        assert!(refusal(&Operators::default(), HERE.parse().ok(), &nobody).is_some());
+    }
+}

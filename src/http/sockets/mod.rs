@@ -1,0 +1,211 @@
+//! Sockets: accepted within bounds, served with deadlines, closed with grace.
+//!
+//! The accept loop is our own because the usual one sets no deadline for request headers, so that a client
+//! which sends a byte a minute would hold a connection for ever. When all connections are in use, one without a
+//! complete request makes room ([`room`]). When all are at work, a few more are accepted for probes, and
+//! everybody else is told to come back ([`Spare`]). A client that stops reading its reply is let go after a
+//! while. Handlers learn the peer's address from [`Peer`] and how far the end of the server has come from
+//! [`Lifecycle`].
+
+mod pending;
+mod room;
+
+use super::lifecycle::{Lifecycle, Phase};
+use crate::metrics;
+use axum::Router;
+use axum::body::Body;
+use axum::extract::Request;
+use hyper::body::{Body as _, Incoming};
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::server::graceful::{GracefulConnection, GracefulShutdown};
+use ipnet::IpNet;
+use room::{Answer, Arriving, Place, Room, Told};
+use std::io;
+use std::net::SocketAddr;
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
+use tokio_io_timeout::TimeoutStream;
+use tower::ServiceExt;
+
+/// The address of whoever sent a request; absent when no socket is involved.
+#[derive(Debug, Clone, Copy)]
+pub struct Peer(pub SocketAddr);
+
+/// Marks a request on one of the connections beyond the bound.
+#[derive(Debug, Clone, Copy)]
+pub struct Spare;
+
+/// Bounds on connections.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Bounds {
+    /// Most connections at a time.
+    pub connections: usize,
+    /// Connections without a complete request that one client may hold.
+    pub pending_per_client: usize,
+    /// Addresses that stand for many clients, so that the bound per client is not for them.
+    pub trusted: Vec<IpNet>,
+    /// Longest time for the headers of a connection's first request.
+    pub headers: Duration,
+    /// Longest time from the end of one request to the headers of the next.
+    pub keep_alive: Duration,
+    /// Longest time that a client may leave a reply unread; then it counts as gone.
+    pub unread: Duration,
+    /// The phase of the end in which the listener closes.
+    pub until: Phase,
+}
+
+impl Default for Bounds {
+    fn default() -> Bounds {
+        Bounds {
+            connections: 4096,
+            pending_per_client: 256,
+            trusted: Vec::new(),
+            headers: Duration::from_secs(10),
+            keep_alive: Duration::from_secs(75),
+            unread: Duration::from_secs(60),
+            until: Phase::Draining,
+        }
+    }
+}
+
+/// Pause after the system refused to accept, which it does when descriptors run out.
+const RECOVERY: Duration = Duration::from_millis(100);
+/// How long replies that were cut off may take to reach their clients.
+const LAST_WORDS: Duration = Duration::from_secs(1);
+/// How long a connection that has to make room may take to show that its request was under way.
+const LAST_CHANCE: Duration = Duration::from_millis(100);
+/// Connections that may use their last chance at a time. Each holds a descriptor.
+const LAST_CHANCES: usize = 256;
+/// Said to connections for which there is not even a spare place.
+const FULL: &[u8] =
+    b"HTTP/1.1 503 Service Unavailable\r\nconnection: close\r\nretry-after: 1\r\ncontent-length: 0\r\n\r\n";
+
+/// Serves `app` until the end has come as far as the bounds say, then lets running requests finish until they are
+/// cut off.
+pub async fn serve(listener: TcpListener, app: Router, bounds: Bounds, lifecycle: Lifecycle) {
+    let room = Room::new(bounds);
+    let chances = Arc::new(Semaphore::new(LAST_CHANCES));
+    let (graceful, mut connections) = (GracefulShutdown::new(), JoinSet::new());
+    let mut closing = pin!(lifecycle.reached(room.bounds.until));
+    loop {
+        let (stream, peer) = tokio::select! {
+            accepted = listener.accept() => match accepted {
+                Ok(accepted) => accepted,
+                Err(error) => {
+                    recover(&error).await;
+                    continue;
+                }
+            },
+            () = &mut closing => break,
+        };
+        while connections.try_join_next().is_some() {}
+        let Some(place) = room.take(peer.ip()) else {
+            metrics::connection_closed("full");
+            // As far as the socket takes it without waiting.
+            let _ = stream.try_write(FULL);
+            continue;
+        };
+        let connection = connection(stream, app.clone(), Peer(peer), &place, &room, &lifecycle);
+        connections.spawn(follow(graceful.watch(connection), place, room.clone(), chances.clone()));
+    }
+    drop(listener);
+    let mut finished = pin!(graceful.shutdown());
+    tokio::select! {
+        () = &mut finished => {}
+        () = lifecycle.reached(Phase::CutOff) => {
+            let _ = tokio::time::timeout(LAST_WORDS, finished).await;
+        }
+    }
+    connections.shutdown().await;
+}
+
+/// Serves one connection to its end, or until it has to make room.
+async fn follow(
+    connection: impl Future<Output = Result<(), hyper::Error>>,
+    place: Arc<Place>,
+    room: Arc<Room>,
+    chances: Arc<Semaphore>,
+) {
+    let mut connection = pin!(connection);
+    let mut late = pin!(tokio::time::sleep(room.bounds.headers));
+    let mut first = true;
+    loop {
+        tokio::select! {
+            // First of all: a request that has come is read before the place is given up.
+            biased;
+            ended = &mut connection => return note(ended),
+            () = place.asked_to_leave() => {
+                if let Ok(_chance) = chances.try_acquire()
+                    && let Ok(ended) = tokio::time::timeout(LAST_CHANCE, &mut connection).await
+                {
+                    return note(ended);
+                }
+                if place.told() == Told::Leave {
+                    return metrics::connection_closed("silent");
+                }
+            }
+            () = &mut late, if first => {
+                first = false;
+                if !place.begun() {
+                    return metrics::connection_closed("late");
+                }
+            }
+        }
+    }
+}
+
+fn note(ended: Result<(), hyper::Error>) {
+    if let Err(error) = ended {
+        tracing::debug!(%error, "a connection ended early");
+    }
+}
+
+/// A client that left before it was accepted is no reason to wait; anything else is.
+async fn recover(error: &io::Error) {
+    use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset, InvalidInput};
+    let theirs = [ConnectionAborted, ConnectionRefused, ConnectionReset, InvalidInput];
+    if !theirs.contains(&error.kind()) {
+        tracing::error!(%error, "accepting a connection failed");
+        tokio::time::sleep(RECOVERY).await;
+    }
+}
+
+fn connection(
+    stream: TcpStream,
+    app: Router,
+    peer: Peer,
+    place: &Arc<Place>,
+    room: &Arc<Room>,
+    lifecycle: &Lifecycle,
+) -> impl GracefulConnection<Error = hyper::Error> + use<> {
+    let _ = stream.set_nodelay(true);
+    let (place, lifecycle) = (place.clone(), lifecycle.clone());
+    let service = service_fn(move |request: hyper::Request<Incoming>| {
+        place.begin(request.body().is_end_stream());
+        let (arriving, answering) = (place.clone(), place.clone());
+        let mut request: Request =
+            request.map(|body| Body::new(Arriving { body, place: arriving }));
+        request.extensions_mut().insert(peer);
+        request.extensions_mut().insert(lifecycle.clone());
+        if place.spare {
+            request.extensions_mut().insert(Spare);
+        }
+        let answered = app.clone().oneshot(request);
+        async move {
+            let answer = answered.await?;
+            Ok::<_, std::convert::Infallible>(answer.map(|body| Answer { body, place: answering }))
+        }
+    });
+    let mut stream = TimeoutStream::new(stream);
+    stream.set_write_timeout(Some(room.bounds.unread));
+    http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(room.bounds.keep_alive)
+        .serve_connection(TokioIo::new(Box::pin(stream)), service)
+}

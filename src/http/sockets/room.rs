@@ -1,0 +1,266 @@
+//! Room for connections: who is in, who has to leave for a newcomer, and what a connection's requests say about it.
+//!
+//! The choice itself is [`super::pending`]'s. Here it meets what happens on the connections, under one lock that is
+//! held for a few map operations only.
+
+use super::Bounds;
+use super::pending::{Client, Pending};
+use axum::body::{Body, Bytes};
+use hyper::body::{Body as HttpBody, Frame, Incoming, SizeHint};
+use parking_lot::Mutex;
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll};
+use tokio::sync::Notify;
+
+/// Connections beyond the bound, for probes and for telling others to come back.
+pub(super) const SPARE: usize = 32;
+
+/// Room for the connections of one listener.
+pub(super) struct Room {
+    pub bounds: Bounds,
+    inside: Mutex<Inside>,
+}
+
+#[derive(Default)]
+struct Inside {
+    pending: Pending,
+    open: HashMap<u64, Arc<Leave>>,
+    next: u64,
+}
+
+/// Tells one connection that it has to leave.
+#[derive(Default)]
+struct Leave(Notify);
+
+/// One connection's place in the room; it is free again when this is dropped.
+pub(super) struct Place {
+    id: u64,
+    owner: Option<Client>,
+    leave: Arc<Leave>,
+    room: Arc<Room>,
+    /// The headers of a request have come.
+    begun: AtomicBool,
+    /// It is one beyond the bound.
+    pub spare: bool,
+}
+
+/// What a connection that was chosen to make room has to do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Told {
+    Stay,
+    Leave,
+}
+
+impl Room {
+    pub fn new(bounds: Bounds) -> Arc<Room> {
+        Arc::new(Room { bounds, inside: Mutex::default() })
+    }
+
+    /// A place for a newcomer, for which another may have to leave; none if all are at work.
+    pub fn take(self: &Arc<Room>, address: IpAddr) -> Option<Arc<Place>> {
+        let trusted = self.bounds.trusted.iter().any(|net| net.contains(&address.to_canonical()));
+        let owner = (!trusted).then(|| Client::at(address));
+        let mut inside = self.inside.lock();
+        let full = inside.open.len() >= self.bounds.connections;
+        let own =
+            owner.and_then(|owner| inside.pending.beyond(owner, self.bounds.pending_per_client));
+        if let Some(id) = own.or_else(|| inside.pending.first_to_go().filter(|_| full)) {
+            inside.pending.remove(id);
+            if let Some(leave) = inside.open.remove(&id) {
+                leave.0.notify_one();
+            }
+        }
+        if inside.open.len() >= self.bounds.connections + SPARE {
+            return None;
+        }
+        let spare = inside.open.len() >= self.bounds.connections;
+        let (id, leave) = (inside.next, Arc::new(Leave::default()));
+        inside.next += 1;
+        inside.open.insert(id, leave.clone());
+        inside.pending.add(id, false, owner);
+        let begun = AtomicBool::new(false);
+        Some(Arc::new(Place { id, owner, leave, room: self.clone(), begun, spare }))
+    }
+}
+
+impl Place {
+    /// Resolves when the connection was chosen to make room.
+    pub async fn asked_to_leave(&self) {
+        self.leave.0.notified().await;
+    }
+
+    /// Whether it still has to leave: a request that was under way may have come meanwhile.
+    pub fn told(&self) -> Told {
+        match self.room.inside.lock().open.contains_key(&self.id) {
+            true => Told::Stay,
+            false => Told::Leave,
+        }
+    }
+
+    /// Whether the headers of any request have come.
+    pub fn begun(&self) -> bool {
+        self.begun.load(Ordering::Relaxed)
+    }
+
+    /// A request's headers have come, with all of it or with a body to follow. One that had to leave stays: what is
+    /// being served is not given up.
+    pub fn begin(&self, whole: bool) {
+        self.begun.store(true, Ordering::Relaxed);
+        let mut inside = self.room.inside.lock();
+        inside.open.insert(self.id, self.leave.clone());
+        match whole {
+            true => inside.pending.remove(self.id),
+            false => inside.pending.add(self.id, false, self.owner),
+        }
+    }
+
+    /// The rest of a request has come.
+    fn complete(&self) {
+        self.room.inside.lock().pending.remove(self.id);
+    }
+
+    /// The reply is over.
+    fn rest(&self) {
+        let mut inside = self.room.inside.lock();
+        if inside.open.contains_key(&self.id) {
+            inside.pending.add(self.id, true, self.owner);
+        }
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let mut inside = self.room.inside.lock();
+        inside.pending.remove(self.id);
+        inside.open.remove(&self.id);
+    }
+}
+
+/// A request's body; its end makes the request complete.
+pub(super) struct Arriving {
+    pub body: Incoming,
+    pub place: Arc<Place>,
+}
+
+impl HttpBody for Arriving {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        let polled = Pin::new(&mut self.body).poll_frame(context);
+        if matches!(polled, Poll::Ready(None)) || self.body.is_end_stream() {
+            self.place.complete();
+        }
+        polled
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+/// A reply's body; when it is gone, the connection waits for the next request.
+pub(super) struct Answer {
+    pub body: Body,
+    pub place: Arc<Place>,
+}
+
+impl Drop for Answer {
+    fn drop(&mut self) {
+        self.place.rest();
+    }
+}
+
+impl HttpBody for Answer {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        Pin::new(&mut self.body).poll_frame(context)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::net::Ipv4Addr;
+
+    fn room(connections: usize, pending_per_client: usize) -> Arc<Room> {
+        Room::new(Bounds { connections, pending_per_client, ..Bounds::default() })
+    }
+
+    fn at(n: u8) -> IpAddr {
+        IpAddr::V4(Ipv4Addr::new(192, 0, 2, n))
+    }
+
+    #[test]
+    fn a_request_that_came_in_time_stays() {
+        let room = room(1, 8);
+        let (first, second) = (room.take(at(1)).unwrap(), room.take(at(2)).unwrap());
+        assert_eq!((first.told(), second.told()), (Told::Leave, Told::Stay));
+        first.begin(true);
+        assert_eq!(first.told(), Told::Stay);
+        assert!(
+            room.take(at(3)).is_some_and(|third| third.spare),
+            "one is at work, one over the bound"
+        );
+    }
+
+    #[test]
+    fn those_at_work_stay_and_spares_are_bounded() {
+        let room = room(2, 8);
+        let at_work: Vec<_> = (0..2).map(|n| room.take(at(n)).unwrap()).collect();
+        at_work.iter().for_each(|place| place.begin(true));
+        let spares: Vec<_> = (0..SPARE).map_while(|_| room.take(at(9))).collect();
+        spares.iter().for_each(|place| place.begin(true));
+        assert!(spares.len() == SPARE && spares.iter().all(|place| place.spare));
+        assert!(room.take(at(10)).is_none());
+        assert!(at_work.iter().all(|place| place.told() == Told::Stay));
+        drop(spares);
+        drop(at_work);
+        assert!(room.take(at(10)).is_some_and(|place| !place.spare));
+        assert!(room.inside.lock().open.is_empty());
+    }
+
+    #[test]
+    fn many_silent_ones_of_one_client_leave_others_alone() {
+        let room = room(64, 8);
+        let honest = room.take(at(1)).unwrap();
+        let silent: Vec<_> = (0..100).map(|_| room.take(at(2)).unwrap()).collect();
+        assert_eq!(honest.told(), Told::Stay);
+        assert_eq!(silent.iter().filter(|place| place.told() == Told::Stay).count(), 8);
+    }
+
+    #[test]
+    fn an_idle_connection_gives_way_last() {
+        let room = room(2, 8);
+        let idle = room.take(at(1)).unwrap();
+        idle.begin(true);
+        idle.rest();
+        let silent = room.take(at(2)).unwrap();
+        let _newcomer = room.take(at(3)).unwrap();
+        assert_eq!((idle.told(), silent.told()), (Told::Stay, Told::Leave));
+    }
+}
