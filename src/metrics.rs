@@ -56,6 +56,8 @@ const DEVICE_POWER: &str = "serin_device_power_watts";
 const DEVICE_HEAT: &str = "serin_device_temperature_celsius";
 const DEVICE_CLOCK: &str = "serin_device_clock_hertz";
 const DEVICE_THROTTLED: &str = "serin_device_throttled";
+const STEPS: &str = "serin_steps_total";
+const STEP_SECONDS: &str = "serin_step_seconds_total";
 const UNLOAD_SECONDS: &str = "serin_unload_seconds";
 const LEAKED: &str = "serin_unload_leaked_bytes_total";
 const LOG_DROPPED: &str = "serin_log_lines_dropped_total";
@@ -140,6 +142,8 @@ fn describe() {
     describe_gauge!(DEVICE_THROTTLED, "1 while heat or a power limit slows the device down.");
     describe_histogram!(UNLOAD_SECONDS, "Time from an unload's start until its memory was back.");
     describe_counter!(LEAKED, "Bytes that unloads could not give back.");
+    describe_gauge!(STEPS, "Steps of a model since it was loaded.");
+    describe_gauge!(STEP_SECONDS, "Time that a model's steps took on the device.");
     describe_counter!(LOG_DROPPED, "Log lines dropped because standard error was not read.");
     describe_counter!(TURNED_AWAY, "Connections closed by the server for lack of room, by reason.");
 }
@@ -234,6 +238,8 @@ pub fn lane(who: Who<'_>, stats: &LaneStats) {
     gauge!(WAITING, &labels).set(get(&stats.waiting));
     gauge!(KV_USAGE, &labels).set(get(&stats.blocks_used) / get(&stats.blocks_total).max(1.0));
     gauge!(PREEMPTIONS, &labels).set(get(&stats.preemptions));
+    gauge!(STEPS, &labels).set(get(&stats.steps));
+    gauge!(STEP_SECONDS, &labels).set(get(&stats.step_micros) / 1e6);
     gauge!(PREFIX_LOOKUPS, &labels).set(get(&stats.prefix_lookup_tokens));
     gauge!(PREFIX_HITS, &labels).set(get(&stats.prefix_hit_tokens));
     gauge!(KV_CACHED, &labels).set(get(&stats.blocks_cached));

@@ -5,10 +5,10 @@ mod http_support;
 use axum::body::Body;
 use axum::http::{Request, StatusCode, header};
 use http_support::*;
-use serin::http::client_app;
 use serde_json::{Value, json};
 use serin::engine::SchedulerConfig;
 use serin::gateway::testing::FakeServer;
+use serin::http::client_app;
 use serin::text::Codec;
 use std::time::Duration;
 

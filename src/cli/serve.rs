@@ -13,7 +13,7 @@ use crate::control::{
     Control, ControlConfig, LastEnd, Life, LoadAsked, Start, TakeUp, effective_stable,
     folder_loader, same_place,
 };
-use crate::device::{Device, DeviceChoice, exit};
+use crate::device::{Device, DeviceChoice, exit, memory};
 use crate::engine::EngineHandle;
 use crate::gateway::Gateway;
 use crate::http::{AppState, Intake, Lifecycle, Operators, Phase, client_app, operator_app};
@@ -21,6 +21,7 @@ use crate::ledger::{Ledger, Options, Stamp};
 use crate::metrics;
 use crate::model::LoadFormat;
 use clap::Args;
+use metrics_exporter_prometheus::PrometheusHandle;
 use std::io::Write;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -61,7 +62,7 @@ pub struct ServeArgs {
     supervised: bool,
 }
 
-/// How often the recorder folds its samples.
+/// How often the recorder folds its samples, and the heap is looked after.
 const UPKEEP: Duration = Duration::from_secs(5);
 /// How long the end waits for alerts that are on their way.
 const ALERTS_WITHIN: Duration = Duration::from_secs(5);
@@ -113,14 +114,8 @@ impl Running {
         let listeners = Listeners::bind(config).await?;
         let (addr, operators) = (listeners.addr, listeners.operators);
         let recorder = metrics::install().map_err(CliError::from_text)?;
-        let upkeep = recorder.clone();
-        tokio::spawn(async move {
-            loop {
-                tokio::time::sleep(UPKEEP).await;
-                upkeep.run_upkeep();
-                metrics::log_lines_dropped(logging::dropped());
-            }
-        });
+        let intake = Intake::new(BODIES.max(LONGEST_BODIES * config.max_body));
+        tokio::spawn(upkeep(recorder.clone(), intake.clone()));
         let (engine, faults) = EngineHandle::start().map_err(CliError::from_text)?;
         let device = open_device(&config.device).await?;
         let loader = folder_loader(engine.clone(), config.engine, device.clone());
@@ -142,7 +137,7 @@ impl Running {
             gateway: Gateway::new(control.clone(), config.limits, config.timeouts),
             metrics: Some(recorder),
             body_limit: config.max_body,
-            intake: Intake::new(BODIES.max(LONGEST_BODIES * config.max_body)),
+            intake,
             operators: Operators::default(),
         };
         let lifecycle = Lifecycle::new();
@@ -266,6 +261,19 @@ impl Running {
         self.control.flush_alerts(ALERTS_WITHIN).await;
         self.lifecycle.enter(Phase::Draining);
         let _ = tokio::time::timeout(ENDINGS_WITHIN, self.server).await;
+    }
+}
+
+/// What has to be done now and then.
+async fn upkeep(recorder: PrometheusHandle, intake: Intake) {
+    loop {
+        tokio::time::sleep(UPKEEP).await;
+        recorder.run_upkeep();
+        metrics::log_lines_dropped(logging::dropped());
+        if intake.had_large() {
+            // It takes a while and waits for allocations elsewhere.
+            let _ = tokio::task::spawn_blocking(memory::trim_heap).await;
+        }
     }
 }
 

@@ -108,6 +108,7 @@ impl Executor {
         let stepped = lane.step(busy > 1, Instant::now);
         lane.place.stepped();
         let turn = Turn { lane: id, begun, ended: Instant::now() };
+        lane.note_turn(turn.took());
         let others = self.lanes.iter_mut().filter(|lane| lane.id != id && !lane.is_idle());
         others.for_each(|lane| lane.note_others(turn.took()));
         self.last_turn = Some(turn);

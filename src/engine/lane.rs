@@ -38,6 +38,8 @@ pub struct LaneStats {
     pub tokens_generated: AtomicU64,
     pub tokens_prefilled: AtomicU64,
     pub steps: AtomicU64,
+    /// Time that its turns on the device took, in microseconds.
+    pub step_micros: AtomicU64,
     pub arena_used: AtomicU64,
     pub arena_reserved: AtomicU64,
     /// In the model's pool on a card; 0 without one.
@@ -195,6 +197,12 @@ impl Lane {
         };
         lane.publish();
         lane
+    }
+
+    /// It took so long a turn.
+    pub fn note_turn(&self, took: Duration) {
+        let micros = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
+        self.stats.step_micros.fetch_add(micros, Ordering::Relaxed);
     }
 
     /// Another lane took so long a turn.

@@ -55,16 +55,25 @@ impl Admission {
     }
 }
 
-/// Whether a request can be taken at all, before anything is done for it.
+/// Whether a request can be taken at all, before anything is done for it. `ahead`: the model whose queue counts as
+/// well. The canary's requests wait behind stable's: with a queue of its own it would get a share of an overloaded
+/// device that has nothing to do with its weight. Stable waits for nobody.
 pub(super) fn check(
     request: &GenerateRequest,
     deployment: &Deployment,
+    ahead: Option<&Deployment>,
 ) -> Result<(), GatewayError> {
     check_bytes(&request.prompt, deployment)?;
+    let ahead = ahead.map_or(0, |ahead| ahead.stats.waiting.load(Ordering::Relaxed));
+    check_queue(deployment, ahead)
+}
+
+/// Refuses when the model's queue is full, with so many more `ahead` of it.
+pub(super) fn check_queue(deployment: &Deployment, ahead: u64) -> Result<(), GatewayError> {
     let stats = &deployment.stats;
     let [waiting, most] = [&stats.waiting, &stats.waiting_most].map(|n| n.load(Ordering::Relaxed));
-    match most > 0 && waiting >= most {
-        true => Err(GatewayError::Busy { waiting: waiting as usize }),
+    match most > 0 && waiting + ahead >= most {
+        true => Err(GatewayError::Busy { waiting: (waiting + ahead) as usize }),
         false => Ok(()),
     }
 }

@@ -79,6 +79,18 @@ impl Gateway {
         Ok(Generation { routed, pieces })
     }
 
+    /// Refuses what would be refused whatever it holds: nobody has room. For before it is read.
+    pub fn check_room(&self) -> Result<(), GatewayError> {
+        let Some(stable) = self.control.models().stable else { return Ok(()) };
+        let room = admission::check_queue(&stable, 0);
+        if room.is_err() {
+            let (model, version) = (self.control.name(), &stable.version);
+            let who = metrics::Who { model, arm: Arm::Stable, version };
+            metrics::request(who, Class::Rejected.as_str(), &Default::default());
+        }
+        room
+    }
+
     /// Refuses what could never wait together: so many sequences of one request. A busy server is another matter.
     pub fn check_sequences(&self, count: usize) -> Result<(), GatewayError> {
         let most = self.control.models().stable.map_or(0, |stable| {
@@ -173,8 +185,10 @@ impl Gateway {
             let text = format!("n is {}; it must be from 1 to {}", request.n, self.limits.max_n);
             return Err(invalid("n", text));
         }
-        let prepared =
-            prepare(request, &assignment.deployment, &self.admission, SystemTime::now()).await?;
+        let stable = self.control.models().stable;
+        let ahead = stable.as_deref().filter(|_| assignment.arm == Arm::Canary);
+        let (deployment, today) = (&assignment.deployment, SystemTime::now());
+        let prepared = prepare(request, deployment, ahead, &self.admission, today).await?;
         let (engine, model) = (self.control.engine(), self.control.name());
         let now = Instant::now();
         Ok(Attempt::submit(engine, model, request, assignment, &prepared, rescued, now))

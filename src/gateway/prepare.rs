@@ -17,14 +17,16 @@ pub(super) struct Prepared {
     pub stop_ids: Vec<u32>,
 }
 
-/// Encodes and completes `request` for `deployment`; `today` is what templates print as the date.
+/// Encodes and completes `request` for `deployment`, which waits behind `ahead`; `today` is what templates print as
+/// the date.
 pub(super) async fn prepare(
     request: &GenerateRequest,
     deployment: &Deployment,
+    ahead: Option<&Deployment>,
     admission: &Admission,
     today: SystemTime,
 ) -> Result<Prepared, GatewayError> {
-    admission::check(request, deployment)?;
+    admission::check(request, deployment, ahead)?;
     let (prompt, codec) = (request.prompt.clone(), deployment.codec.clone());
     let encoded = move || encode(&prompt, &codec, None, today);
     let ids = admission.encode(&request.prompt, encoded).await??;

@@ -165,7 +165,7 @@ async fn answer(
     copied: &Copied,
 ) -> Heard {
     let deployment = &assignment.deployment;
-    let prepared = prepare(&copied.request, deployment, admission, SystemTime::now()).await?;
+    let prepared = prepare(&copied.request, deployment, None, admission, SystemTime::now()).await?;
     let said = copied.stable.tokens.len();
     let comparable = said > 0
         && prepared.ids.len() + said < deployment.max_len()
@@ -191,7 +191,8 @@ async fn speaks_alike(
     canary: &Prepared,
 ) -> bool {
     let Ok(stable) = control.fallback() else { return false };
-    let prepared = prepare(&copied.request, &stable.deployment, admission, SystemTime::now()).await;
+    let prepared =
+        prepare(&copied.request, &stable.deployment, None, admission, SystemTime::now()).await;
     prepared.is_ok_and(|stable| stable.ids == canary.ids)
         && stable.deployment.capacity.vocab == assignment.deployment.capacity.vocab
 }

@@ -7,6 +7,7 @@ use axum::body::{Body, HttpBody};
 use http_body_util::BodyExt;
 use serde::de::DeserializeOwned;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, timeout, timeout_at};
@@ -31,17 +32,27 @@ const TURN: Duration = Duration::from_secs(10);
 
 /// Memory for bodies that are being received, in all.
 #[derive(Debug, Clone)]
-pub struct Intake(Arc<Semaphore>);
+pub struct Intake {
+    room: Arc<Semaphore>,
+    large: Arc<AtomicBool>,
+}
 
 impl Intake {
     /// Room for `bytes` of bodies beyond the first 64 KiB of each.
     pub fn new(bytes: usize) -> Intake {
-        Intake(Arc::new(Semaphore::new(bytes.div_ceil(STEP).min(Semaphore::MAX_PERMITS))))
+        let steps = bytes.div_ceil(STEP).min(Semaphore::MAX_PERMITS);
+        Intake { room: Arc::new(Semaphore::new(steps)), large: Arc::default() }
     }
 
     /// Room for a step more; `None` if others hold all of it for too long.
     async fn step(&self) -> Option<OwnedSemaphorePermit> {
-        timeout(TURN, self.0.clone().acquire_owned()).await.ok()?.ok()
+        self.large.store(true, Ordering::Relaxed);
+        timeout(TURN, self.room.clone().acquire_owned()).await.ok()?.ok()
+    }
+
+    /// Whether there was a large body since this was last asked: the allocator may hold on to what it took.
+    pub fn had_large(&self) -> bool {
+        self.large.swap(false, Ordering::Relaxed)
     }
 }
 
@@ -96,9 +107,23 @@ async fn refuse(mut body: Body, limit: usize) -> WireError {
     WireError::TooLarge { limit }
 }
 
+impl Received {
+    /// Reads a JSON object, to be taken apart field by field; one that takes long not on an async thread.
+    pub async fn fields(self) -> Result<Fields, WireError> {
+        if self.bytes.len() <= FREE {
+            return Fields::parse(&self.bytes);
+        }
+        let parsed = tokio::task::spawn_blocking(move || {
+            let Received { bytes, _room } = self;
+            Fields::parse(&bytes)
+        });
+        parsed.await.unwrap_or(Err(WireError::Broken))
+    }
+}
+
 /// Receives a JSON object, to be taken apart field by field.
 pub async fn fields(state: &AppState, body: Body) -> Result<Fields, WireError> {
-    Fields::parse(&receive(body, state.body_limit, &state.intake).await?.bytes)
+    receive(body, state.body_limit, &state.intake).await?.fields().await
 }
 
 /// Receives a JSON object of a known type; an empty body is an empty object.

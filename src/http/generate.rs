@@ -71,7 +71,12 @@ async fn answer(
     let id = format!("{}{}", shape.id_prefix(), uuid::Uuid::new_v4().simple());
     let request_id = id.clone();
     let answered = async {
-        let fields = body::fields(state, body).await?;
+        let received = body::receive(body, state.body_limit, &state.intake).await?;
+        state
+            .gateway
+            .check_room()
+            .map_err(|error| ApiError::gateway(&error, shape.prompt_field()))?;
+        let fields = received.fields().await?;
         let envelope = envelope(headers, peer, id.clone(), arrived)?;
         let models = state.gateway.control().models();
         let rules = Rules { served: &models.name, limits: state.gateway.limits() };
