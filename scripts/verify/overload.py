@@ -1,0 +1,192 @@
+"""Ten times the capacity: what is served stays near the peak, and what is refused is refused at once.
+
+The server has processor 0, the clients are a process of their own on processor 1. First the peak: the most replies
+per second of clients that ask, wait and ask again. Then requests that come by chance at ten times that rate and do not
+wait for each other, for 30 s: at least 90 % of the peak is served, and refusals (429) take 20 ms at most, p99.
+"""
+
+import asyncio
+import itertools
+import json
+import random
+import resource
+import subprocess
+import sys
+import time
+from collections import deque
+
+from common import MODELS, Report, Server, arguments, ms, percentile
+from http_client import chat, request_bytes
+
+TOKENS, TIMES, GOODPUT, REFUSED_WITHIN = 32, 10, 0.9, 0.020
+CLOSED = (16, 32, 64, 96, 128)
+
+
+class Caller(asyncio.Protocol):
+    """A connection that asks one request after the other and reads no more of a reply than its code and its end."""
+
+    def __init__(self, pool):
+        self.pool, self.transport, self.done = pool, None, None
+
+    def connection_made(self, transport):
+        self.transport = transport
+
+    def ask(self, data, done):
+        self.done, self.head, self.tail, self.length, self.sent = done, b"", b"", None, time.monotonic()
+        self.transport.write(data)
+
+    def data_received(self, data):
+        if self.length is None:
+            self.head += data
+            head, end, rest = self.head.partition(b"\r\n\r\n")
+            if not end:
+                return
+            whole = head.lower().partition(b"content-length: ")[2].split(b"\r\n")[0]
+            self.code, self.length, data = int(head[9:12]), int(whole) if whole else -1, rest
+        if self.length >= 0:
+            self.length -= len(data)
+            if self.length == 0:
+                self.finish(self.code)
+            return
+        self.tail = (self.tail + data)[-64:]
+        if self.tail.endswith(b"\r\n0\r\n\r\n"):
+            self.finish(self.code if b"data: [DONE]" in self.tail else -1)
+
+    def finish(self, code):
+        done, self.done = self.done, None
+        self.pool.append(self)
+        done(code, time.monotonic() - self.sent)
+
+    def connection_lost(self, error):
+        self.transport = None
+        if self.done:
+            done, self.done = self.done, None
+            done(-2, time.monotonic() - self.sent)
+
+
+class Load:
+    """Requests over kept connections: an idle one if there is any, else a new one."""
+
+    def __init__(self, addr):
+        host, port = addr.rsplit(":", 1)
+        self.place, self.idle, self.numbers = (host, int(port)), deque(), itertools.count()
+        self.results, self.tasks = [], set()
+
+    def request(self):
+        number = next(self.numbers)
+        body = chat(f"What is {number % 89} plus {number}?", TOKENS, ignore_eos=True)
+        return request_bytes("POST", "/v1/chat/completions", body, [("content-type", "application/json")])
+
+    def note(self, code, took):
+        self.results.append((time.monotonic(), code, took))
+
+    def send(self, done):
+        data = self.request()
+        while self.idle:
+            caller = self.idle.popleft()
+            if caller.transport and not caller.transport.is_closing():
+                return caller.ask(data, done)
+        task = asyncio.create_task(self._open(data, done))
+        self.tasks.add(task)
+        task.add_done_callback(self.tasks.discard)
+
+    async def _open(self, data, done):
+        begun = time.monotonic()
+        try:
+            _, caller = await asyncio.get_running_loop().create_connection(lambda: Caller(self.idle), *self.place)
+        except OSError:
+            return done(-3, time.monotonic() - begun)
+        caller.ask(data, done)
+        caller.sent = begun
+
+
+async def closed(addr, clients, seconds):
+    """So many clients that ask, wait and ask again."""
+    load, on = Load(addr), True
+
+    def again(code, took):
+        load.note(code, took)
+        if on:
+            load.send(again)
+
+    for _ in range(clients):
+        load.send(again)
+    await asyncio.sleep(seconds)
+    on, found = False, list(load.results)
+    await asyncio.sleep(0.2)
+    return found
+
+
+async def open_loop(addr, rate, seconds):
+    """Requests that come by chance at this rate, whatever became of those before."""
+    load, chance = Load(addr), random.Random(1)
+    begun = due = time.monotonic()
+    late, offered = [], 0
+    while due < begun + seconds:
+        if (wait := due - time.monotonic()) > 0:
+            await asyncio.sleep(wait)
+        late.append(max(0.0, time.monotonic() - due))
+        load.send(load.note)
+        offered, due = offered + 1, due + chance.expovariate(rate)
+        if offered % 64 == 0:
+            await asyncio.sleep(0)
+    found = list(load.results)
+    return found, offered, percentile(late, 99)
+
+
+def client(asked):
+    """The clients' process: what it found, with its own processor time."""
+    begun, used = time.monotonic(), resource.getrusage(resource.RUSAGE_SELF)
+    late, offered = None, None
+    if asked["rate"]:
+        results, offered, late = asyncio.run(open_loop(asked["addr"], asked["rate"], asked["seconds"]))
+    else:
+        results = asyncio.run(closed(asked["addr"], asked["clients"], asked["seconds"]))
+    took, now = time.monotonic() - begun, resource.getrusage(resource.RUSAGE_SELF)
+    busy = (now.ru_utime + now.ru_stime - used.ru_utime - used.ru_stime) / took
+    # The first fifth fills the server.
+    full = begun + asked["seconds"] / 5
+    steady = [result for result in results if result[0] >= full]
+    json.dump({"codes": [code for _, code, _ in steady], "times": [t for _, _, t in steady], "late": late,
+               "offered": offered, "busy": busy, "seconds": asked["seconds"] * 0.8}, sys.stdout)
+
+
+def run_client(cpu, **asked):
+    command = ["taskset", "-c", str(cpu), sys.executable, __file__, "--client", json.dumps(asked)]
+    found = json.loads(subprocess.run(command, stdout=subprocess.PIPE, check=True).stdout)
+    found["goodput"] = found["codes"].count(200) / found["seconds"]
+    return found
+
+
+def main():
+    args = arguments(__doc__, seconds=(30.0, "seconds of overload"), peak_seconds=(8.0, "seconds of each peak"))
+    scale = 0.2 if args.quick else 1.0
+    report = Report("overload", args)
+    config = {"model": {"name": "m", "stable": str(MODELS / "tiny-v1")}, "engine": {"max_running": 64, "max_waiting": 256}}
+    with Server(args.serin, config, cpus={0}) as server:
+        ask = dict(addr=server.addr, rate=None)
+        peaks = {n: run_client(1, **ask, clients=n, seconds=args.peak_seconds * scale) for n in CLOSED}
+        best = max(peaks, key=lambda n: peaks[n]["goodput"])
+        peak = peaks[best]["goodput"]
+        over = run_client(1, addr=server.addr, rate=TIMES * peak, seconds=args.seconds * scale)
+    refused = [took for code, took in zip(over["codes"], over["times"]) if code == 429]
+    codes = {code: over["codes"].count(code) for code in sorted(set(over["codes"]))}
+    for n, found in peaks.items():
+        report.figure(f"{n} clients: replies/s, clients' processor", f"{found['goodput']:.1f}, {found['busy']:.0%}")
+    report.figure("overload: asked/s of meant/s", f"{over['offered'] / args.seconds / scale:.0f} of {TIMES * peak:.0f}")
+    report.figure("overload: outcomes (negative: cut or not connected)", codes)
+    report.bar("clients' processor, and p99 of how late they ask, ms", f"{over['busy']:.0%}, {ms(over['late'])}",
+               "< 90 %", over["busy"] < 0.9)
+    report.bar("goodput, replies/s", over["goodput"], f">= {GOODPUT * peak:.1f} ({GOODPUT:.0%} of {peak:.1f})",
+               over["goodput"] >= GOODPUT * peak)
+    p99 = percentile(refused, 99)
+    report.bar("refusals p50, p99, ms", f"{ms(percentile(refused, 50))}, {ms(p99)}", f"<= {ms(REFUSED_WITHIN)}",
+               p99 is not None and p99 <= REFUSED_WITHIN)
+    return report.end()
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["--client"]:
+        client(json.loads(sys.argv[2]))
+    else:
+        sys.exit(main())
