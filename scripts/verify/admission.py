@@ -88,7 +88,7 @@ def main():
             beside = asyncio.run(honest(server, seconds, 0.02))
             sent = leavers.sent
         after = server.resident()
-    base, p99 = (percentile([r.ttft for r in replies if r.ttft], 99) for replies in (alone, beside))
+    base, p99 = (percentile([r.ttft for r in replies if r.times], 99) for replies in (alone, beside))
     failed = [reply for reply in beside if not reply.ok]
     report.figure("long prompts sent, GB", f"{sent}, {sent * PROMPT / 1e9:.2f}")
     report.figure("honest replies alone, beside", f"{len(alone)}, {len(beside)}")

@@ -5,6 +5,7 @@ One connection for each request, unless a `Connection` is kept. Standard library
 
 import asyncio
 import http.client
+import itertools
 import json
 import time
 from dataclasses import dataclass, field
@@ -12,13 +13,11 @@ from dataclasses import dataclass, field
 
 @dataclass
 class Reply:
-    """What came back, and when. `end`: done, error or cut for streams, else whole. `gaps`: between tokens."""
+    """What came back, and when. `end`: done, error or cut for streams, else whole. `times`: of the tokens."""
 
     code: int = 0
     sent: float = 0.0
-    first: float | None = None
-    last: float | None = None
-    gaps: list = field(default_factory=list)
+    times: list = field(default_factory=list)
     end: str = "cut"
     body: bytes = b""
     error: str | None = None
@@ -29,7 +28,11 @@ class Reply:
 
     @property
     def ttft(self):
-        return None if self.first is None else self.first - self.sent
+        return self.times[0] - self.sent if self.times else None
+
+    def gaps(self, since=0.0):
+        """Times between two tokens, of which the first came after `since`."""
+        return [later - at for at, later in itertools.pairwise(self.times) if at >= since]
 
 
 def request_bytes(method, path, body=b"", headers=()):
@@ -109,11 +112,7 @@ class Connection:
                 elif b'"error"' in event[:20] or event.startswith(b"event: error"):
                     reply.end, reply.error = "error", event.decode(errors="replace")[:300]
                 elif b'"content":"' in event and b'"content":""' not in event:
-                    if reply.last is None:
-                        reply.first = now
-                    else:
-                        reply.gaps.append(now - reply.last)
-                    reply.last = now
+                    reply.times.append(now)
 
 
 async def ask(addr, method, path, body=b"", headers=(), local=None, within=None, reply=None):

@@ -19,6 +19,8 @@ from common import MODELS, Report, Server, arguments, ms, percentile
 from http_client import chat, request_bytes
 
 TOKENS, TIMES, GOODPUT, REFUSED_WITHIN = 32, 10, 0.9, 0.020
+# What the clients themselves must keep to, or the figures are theirs.
+CLIENT_BUSY, CLIENT_LATE = 0.9, 0.010
 CLOSED = (16, 32, 64, 96, 128)
 
 
@@ -175,8 +177,9 @@ def main():
         report.figure(f"{n} clients: replies/s, clients' processor", f"{found['goodput']:.1f}, {found['busy']:.0%}")
     report.figure("overload: asked/s of meant/s", f"{over['offered'] / args.seconds / scale:.0f} of {TIMES * peak:.0f}")
     report.figure("overload: outcomes (negative: cut or not connected)", codes)
-    report.bar("clients' processor, and p99 of how late they ask, ms", f"{over['busy']:.0%}, {ms(over['late'])}",
-               "< 90 %", over["busy"] < 0.9)
+    report.bar("overload: clients' processor", f"{over['busy']:.0%}", f"< {CLIENT_BUSY:.0%}", over["busy"] < CLIENT_BUSY)
+    report.bar("overload: how late the clients ask, p99, ms (else the machine had other work)", ms(over["late"]),
+               f"<= {ms(CLIENT_LATE)}", over["late"] <= CLIENT_LATE)
     report.bar("goodput, replies/s", over["goodput"], f">= {GOODPUT * peak:.1f} ({GOODPUT:.0%} of {peak:.1f})",
                over["goodput"] >= GOODPUT * peak)
     p99 = percentile(refused, 99)

@@ -14,8 +14,8 @@ from common import SMOLLM2_135M, Report, Server, arguments, ms, percentile, rand
 from http_client import Reply, ask_chat, chat
 
 STREAMS, TOKENS, SLACK = 64, 96, 1.2
-# Seconds: a client's patience with a reply, and with its next token.
-TIMEOUT, STALLED = 300, 30
+# Seconds: a client's patience with a reply and with its next token; the beginning, in which all prompts come at once.
+TIMEOUT, STALLED, WARM_UP = 300, 30, 5
 STEP_TIME = "serin_step_seconds_total"
 
 
@@ -55,12 +55,13 @@ async def measure(server, seconds, canaries):
 def has_failed(reply, at):
     """It ended otherwise than well, or stands still."""
     under_way = reply.end == "cut" and reply.error is None
-    return at - (reply.last or reply.sent) > STALLED if under_way else not reply.ok
+    return at - (reply.times or [reply.sent])[-1] > STALLED if under_way else not reply.ok
 
 
-def describe(report, name, replies):
-    gaps = [gap for reply in replies for gap in reply.gaps]
-    at = max((reply.last for reply in replies if reply.last), default=0.0)
+def describe(report, name, replies, scale):
+    begun = min((reply.sent for reply in replies), default=0.0)
+    gaps = [gap for reply in replies for gap in reply.gaps(begun + WARM_UP * scale)]
+    at = max((reply.times[-1] for reply in replies if reply.times), default=0.0)
     failed = [reply for reply in replies if has_failed(reply, at)]
     report.figure(f"{name}: replies begun, done, tokens, p50 between tokens in ms",
                   f"{len(replies)}, {sum(r.ok for r in replies)}, {len(gaps)}, {ms(percentile(gaps, 50))}")
@@ -84,9 +85,9 @@ def main():
         with Server(args.serin, {**config, "engine": {"kv_memory": "512MiB"}}) as server:
             report.figure("weight, %", server.canary_serves())
             (shared, pinned), share = asyncio.run(measure(server, args.shared * scale, args.canaries))
-    base, failed_alone = describe(report, "stable alone", alone)
-    p99, failed = describe(report, "stable beside the canary", shared)
-    describe(report, "canary", pinned)
+    base, failed_alone = describe(report, "stable alone", alone, scale)
+    p99, failed = describe(report, "stable beside the canary", shared, scale)
+    describe(report, "canary", pinned, scale)
     report.bar("stable's failures alone and beside the canary", f"{failed_alone}, {failed}", "0, 0",
                failed_alone + failed == 0)
     report.figure("canary's share of step time" if share else f"no {STEP_TIME} in /metrics", share)

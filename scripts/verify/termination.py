@@ -27,7 +27,7 @@ async def streams(running, tokens):
     replies = [Reply() for _ in range(STREAMS)]
     bodies = [chat(f"Tell me of {i}.", tokens, ignore_eos=True) for i in range(STREAMS)]
     tasks = [asyncio.create_task(ask_chat(running.addr, body, reply=reply)) for body, reply in zip(bodies, replies)]
-    while not all(reply.first or reply.error for reply in replies):
+    while not all(reply.times or reply.error for reply in replies):
         await asyncio.sleep(0.01)
     return tasks, replies
 
@@ -37,7 +37,7 @@ async def pace(args, folder):
     with server(args, folder) as running:
         tasks, replies = await streams(running, 60)
         await asyncio.gather(*tasks)
-    return 1 / percentile([gap for reply in replies for gap in reply.gaps], 50)
+    return 1 / percentile([gap for reply in replies for gap in reply.gaps()], 50)
 
 
 async def readiness(running, until):
