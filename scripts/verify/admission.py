@@ -77,7 +77,8 @@ class Memory:
 
 
 def main():
-    args = arguments(__doc__, seconds=(30.0, "seconds of each part"), pause=(0.05, "seconds between a leaver's prompts"))
+    args = arguments(__doc__, seconds=(30.0, "seconds of each part"),
+                     pause=(0.05, "seconds between a leaver's prompts"))
     seconds, report = args.seconds * (0.1 if args.quick else 1.0), Report("admission", args)
     config = {"model": {"name": "m", "stable": str(MODELS / "tiny-v1")}}
     with Server(args.serin, config) as server:
@@ -96,7 +97,8 @@ def main():
     report.figure("memory before, after, MB", f"{before / 1e6:.1f}, {after / 1e6:.1f}")
     report.bar("most memory above before, MB", (memory.most - before) / 1e6, "<= 100", memory.most - before <= RISE)
     report.figure("honest p99 TTFT alone, ms", ms(base))
-    report.bar("honest p99 TTFT beside, ms", ms(p99), f"< {ms(SLOWER * base)} ({SLOWER:.0f} x alone)", p99 < SLOWER * base)
+    report.bar("honest p99 TTFT beside, ms", ms(p99), f"< {ms(SLOWER * base)} ({SLOWER:.0f} x alone)",
+               p99 < SLOWER * base)
     return report.end()
 
 

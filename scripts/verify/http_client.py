@@ -133,7 +133,8 @@ async def ask(addr, method, path, body=b"", headers=(), local=None, within=None,
 
 async def ask_chat(addr, body, headers=(), **more):
     """One chat on a connection of its own."""
-    return await ask(addr, "POST", "/v1/chat/completions", body, [("content-type", "application/json"), *headers], **more)
+    headers = [("content-type", "application/json"), *headers]
+    return await ask(addr, "POST", "/v1/chat/completions", body, headers, **more)
 
 
 def get(addr, path, within=60):

@@ -1,7 +1,7 @@
 """SIGTERM under 50 streams: nothing is cut that may finish, and nothing is cut in silence.
 
-First: `/readyz` is 503 while new requests are still taken (`[server] lame_duck`), then all streams end with [DONE] within
-`drain`, exit code 0. Second: a second SIGTERM half a second after the first ends the process within 100 ms. Third: a
+First: `/readyz` is 503 while new requests are still taken (`[server] lame_duck`), then all streams end with [DONE]
+within `drain`, exit code 0. Second: a second SIGTERM half a second after the first ends the process within 100 ms. Third: a
 drain shorter than the streams: each of those ends with an error event.
 """
 
@@ -66,10 +66,12 @@ async def orderly(args, folder, report, tokens):
     ends = [reply.end for reply in replies]
     unready = [at for at, ready, _ in seen if ready == 503]
     served = [at for at, ready, new in seen if ready == 503 and new == 200]
-    report.bar("/readyz is 503 after the signal, first, ms", ms(min(unready) - begun) if unready else "never", "yes", unready)
-    report.bar("new chats taken meanwhile, until, s", f"{len(served)}, {max(served) - begun:.2f}" if served else "none",
-               "at least one", served)
-    report.bar("streams that end with [DONE]", f"{ends.count('done')} of {STREAMS}", STREAMS, ends.count("done") == STREAMS)
+    report.bar("/readyz is 503 after the signal, first, ms",
+               ms(min(unready) - begun) if unready else "never", "yes", unready)
+    report.bar("new chats taken meanwhile, until, s",
+               f"{len(served)}, {max(served) - begun:.2f}" if served else "none", "at least one", served)
+    done = ends.count("done")
+    report.bar("streams that end with [DONE]", f"{done} of {STREAMS}", STREAMS, done == STREAMS)
     report.figure("last stream's end after the signal, the process's after that, s", f"{last:.2f}, {took:.2f}")
     report.bar("exit code", code, "0", code == 0)
 
@@ -96,8 +98,9 @@ async def short(args, folder, report):
         took, code = await asyncio.to_thread(running.ended, 60)
         await asyncio.gather(*tasks)
     ends = [reply.end for reply in replies]
-    report.bar("short drain: streams that end with an error event", f"{ends.count('error')} of {STREAMS}, cut in silence "
-               f"{ends.count('cut')}", STREAMS, ends.count("error") == STREAMS)
+    told, silent = ends.count("error"), ends.count("cut")
+    report.bar("short drain: streams that end with an error event",
+               f"{told} of {STREAMS}, cut in silence {silent}", STREAMS, told == STREAMS)
     report.figure("short drain: an end", next((reply.error for reply in replies if reply.error), None))
     report.bar("short drain: gone after, s; exit code", f"{took:.2f}; {code}", "0", code == 0)
 
