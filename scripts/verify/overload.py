@@ -1,9 +1,10 @@
 """Ten times the capacity: what is served stays near the peak, what is refused is refused at once, stable comes first.
 
 The server has processor 0, the clients are a process of their own on processor 1. First the peak: the most replies
-per second of clients that ask, wait and ask again. Then requests that come by chance at ten times that rate and do not
-wait for each other, for 30 s: at least 90 % of the peak is served, and refusals (429) take 20 ms at most, p99. Then the
-same with a canary at 5 %: stable serves at least 90 % of what it served alone, less the canary's 5 %.
+per second of clients that ask, wait and ask again; several numbers of them are tried. Then requests that come by chance
+at ten times that rate and do not wait for each other, for 30 s: at least 90 % of the peak is served, and refusals (429)
+take 20 ms at most, p99. Then the same with a canary at 5 %: stable serves at least 90 % of what it served alone, less
+the canary's 5 %.
 
 A refusal costs what any answer costs, some 40 us. One processor can only reach the bar where nine of them are less than
 a tenth of what a reply costs: at peaks of up to 280 replies/s. Beyond, ask for longer replies (--tokens).
@@ -163,10 +164,13 @@ def client(asked):
                "offered": offered, "busy": busy, "seconds": asked["seconds"] * 0.8}, sys.stdout)
 
 
-def run_client(cpu, **asked):
-    command = ["taskset", "-c", str(cpu), sys.executable, __file__, "--client", json.dumps(asked)]
+def run_client(server, **asked):
+    """The clients on processor 1 against a server; what they found, and the server's share of a processor meanwhile."""
+    asked["addr"], begun, used = server.addr, time.monotonic(), server.processor_time()
+    command = ["taskset", "-c", "1", sys.executable, __file__, "--client", json.dumps(asked)]
     found = json.loads(subprocess.run(command, stdout=subprocess.PIPE, check=True).stdout)
     found["goodput"] = found["codes"].count(200) / found["seconds"]
+    found["server"] = (server.processor_time() - used) / (time.monotonic() - begun)
     return found
 
 
@@ -177,11 +181,12 @@ def served(server, arm):
 def overload(report, name, server, **asked):
     """Requests at ten times the peak: goodput, and replies per second of each arm."""
     before = [served(server, arm) for arm in ("stable", "canary")]
-    over = run_client(1, addr=server.addr, **asked)
+    over = run_client(server, **asked)
     after = [served(server, arm) for arm in ("stable", "canary")]
     codes = {code: over["codes"].count(code) for code in sorted(set(over["codes"]))}
     report.figure(f"{name}: asked/s of meant/s", f"{over['offered'] / asked['seconds']:.0f} of {asked['rate']:.0f}")
     report.figure(f"{name}: outcomes (negative: cut or not connected)", codes)
+    report.figure(f"{name}: server's processor", f"{over['server']:.0%}")
     report.bar(f"{name}: clients' processor", f"{over['busy']:.0%}", f"< {CLIENT_BUSY:.0%}", over["busy"] < CLIENT_BUSY)
     report.bar(f"{name}: how late the clients ask, p99, ms (else the machine had other work)", ms(over["late"]),
                f"<= {ms(CLIENT_LATE)}", over["late"] <= CLIENT_LATE)
@@ -211,11 +216,16 @@ def main():
               "engine": {"max_running": 64, "max_waiting": 256, "canary_priority": args.canary_priority},
               "rollout": {"advance": "manual", "steps": [WEIGHT, 100], "bake": "1h"}}
     with Server(args.serin, config, cpus={0}) as server:
-        ask = dict(addr=server.addr, tokens=args.tokens, rate=None, seconds=args.peak_seconds * scale)
-        peaks = {n: run_client(1, **ask, clients=n) for n in CLOSED}
+        ask = dict(tokens=args.tokens, rate=None, seconds=args.peak_seconds * scale)
+        peaks = {n: run_client(server, **ask, clients=n) for n in CLOSED}
         for n, found in peaks.items():
             report.figure(f"{n} clients: replies/s, clients' processor", f"{found['goodput']:.1f}, {found['busy']:.0%}")
-        peak = max(found["goodput"] for found in peaks.values())
+        best = max(peaks, key=lambda n: peaks[n]["goodput"])
+        # Measured once more: the best of several looks better than it is.
+        again = run_client(server, **{**ask, "seconds": asked["seconds"]}, clients=best)
+        peak = again["goodput"]
+        report.figure(f"peak: {best} clients once more, replies/s, server's processor",
+                      f"{peak:.1f}, {again['server']:.0%}")
         over = overload(report, "overload", server, rate=TIMES * peak, **asked)
     with tempfile.TemporaryDirectory() as folder:
         config["model"]["canary"] = shutil.copytree(MODELS / "tiny-v1", f"{folder}/tiny-v1-again")

@@ -1,8 +1,8 @@
 """SIGTERM under 50 streams: nothing is cut that may finish, and nothing is cut in silence.
 
 First: `/readyz` is 503 while new requests are still taken (`[server] lame_duck`), then all streams end with [DONE]
-within `drain`, exit code 0. Second: a second SIGTERM half a second after the first ends the process within 100 ms. Third: a
-drain shorter than the streams: each of those ends with an error event.
+within `drain`, exit code 0. Second: a second SIGTERM half a second after the first ends the process within 100 ms.
+Third: a drain shorter than the streams: each of those ends with an error event.
 """
 
 import asyncio
