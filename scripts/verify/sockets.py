@@ -1,0 +1,164 @@
+"""5,000 silent sockets, then 2,000 bodies at a byte per second: probes and honest chats go on.
+
+They are held for 60 s each, and opened again when the server closes them. `/livez` is asked ten times a second and
+must answer within 100 ms every time; so must `/readyz`, `/metrics` and `/admin/status`, on the public listener and on
+that of the operators if there is one (the public one need not know /metrics and /admin/status then). One honest chat a
+second has to succeed, its time to first token at most twice what it was before.
+"""
+
+import asyncio
+import errno
+import itertools
+import selectors
+import socket
+import sys
+import threading
+import time
+
+from common import MODELS, Report, Server, arguments, ms, percentile, raise_file_limit
+from http_client import ask, ask_chat, chat
+
+SILENT, SLOW, WITHIN, SLOWER = 5000, 2000, 0.1, 2.0
+PROBES = {"/livez": 0.1, "/readyz": 1.0, "/metrics": 1.0, "/admin/status": 1.0}
+SLOW_HEAD = (b"POST /v1/chat/completions HTTP/1.1\r\nhost: serin\r\ncontent-type: application/json\r\n"
+             b"content-length: 100000\r\n\r\n{")
+# Source addresses, so that no address has too many sockets, and sockets that are opened at a time.
+ADDRESSES, AT_A_TIME = 200, 100
+
+
+class Crowd:
+    """Sockets that say nothing, or send a byte a second; those that are closed are opened again."""
+
+    def __init__(self, addr, count, slow):
+        host, port = addr.rsplit(":", 1)
+        self.place, self.count, self.slow = (host, int(port)), count, slow
+        self.sockets, self.opened, self.closed, self.most = {}, 0, 0, 0
+        self.selector, self.stop = selectors.DefaultSelector(), threading.Event()
+        self.thread = threading.Thread(target=self._run, daemon=True)
+
+    def _open(self):
+        one = socket.socket()
+        one.setblocking(False)
+        one.bind((f"127.0.1.{1 + self.opened % ADDRESSES}", 0))
+        one.connect_ex(self.place)
+        self.selector.register(one, selectors.EVENT_READ)
+        self.sockets[one] = False
+        self.opened += 1
+
+    def _close(self, one):
+        self.selector.unregister(one)
+        del self.sockets[one]
+        one.close()
+        self.closed += 1
+
+    def _write(self, one):
+        """The head first, then a byte at a time; what is not connected yet is tried again later."""
+        try:
+            one.send(b" " if self.sockets[one] else SLOW_HEAD)
+            self.sockets[one] = True
+        except OSError as error:
+            if error.errno not in (errno.EAGAIN, errno.ENOTCONN):
+                self._close(one)
+
+    def _run(self):
+        write_at = time.monotonic()
+        while not self.stop.is_set():
+            for _ in range(min(AT_A_TIME, self.count - len(self.sockets))):
+                self._open()
+            for key, _ in self.selector.select(0.02):
+                self._close(key.fileobj)
+            self.most = max(self.most, len(self.sockets))
+            if self.slow and time.monotonic() >= write_at:
+                write_at += 1.0
+                for one in list(self.sockets):
+                    self._write(one)
+
+    def __enter__(self):
+        self.thread.start()
+        return self
+
+    def __exit__(self, *_):
+        self.stop.set()
+        self.thread.join()
+        for one in list(self.sockets):
+            self._close(one)
+
+
+async def probe(addr, path, every, seconds):
+    """Seconds that each answer took, infinite for one that was none; every one is asked when it is due."""
+    async def once(delay):
+        await asyncio.sleep(delay)
+        begun = time.monotonic()
+        reply = await ask(addr, "GET", path, within=5)
+        return time.monotonic() - begun if reply.ok else float("inf")
+
+    return await asyncio.gather(*(once(i * every) for i in range(round(seconds / every))))
+
+
+async def chats(addr, seconds):
+    """One honest chat a second."""
+    async def once(delay):
+        await asyncio.sleep(delay)
+        return await ask_chat(addr, chat(f"What is {delay} plus 5?", 8), within=30)
+
+    return await asyncio.gather(*(once(float(i)) for i in range(round(seconds))))
+
+
+async def offered(listeners):
+    """(listener, path) of every probe; on the public one without what only the operators' listener answers."""
+    served = {}
+    for name, path in itertools.product(listeners, PROBES):
+        served[name, path] = (await ask(listeners[name], "GET", path, within=60)).ok
+    moved = {path for path in PROBES if served.get(("operator", path)) and not served["public", path]}
+    return [key for key in served if key[0] != "public" or key[1] not in moved]
+
+
+async def watch(server, listeners, keys, seconds):
+    """What honest clients and probes saw: replies, and times by listener and path."""
+    asked = [probe(listeners[name], path, PROBES[path], seconds) for name, path in keys]
+    replies, *times = await asyncio.gather(chats(server.addr, seconds), *asked)
+    return replies, dict(zip(keys, times))
+
+
+def judge(report, name, base, found):
+    replies, times = found
+    failed = [reply for reply in replies if not reply.ok]
+    report.bar(f"{name}: honest chats that failed", f"{len(failed)} of {len(replies)} "
+               f"{(failed[0].error or failed[0].code) if failed else ''}", "0", not failed)
+    ttft = percentile([reply.ttft if reply.ok else float("inf") for reply in replies], 99)
+    report.bar(f"{name}: honest TTFT p99, ms", ms(ttft), f"<= {ms(SLOWER * base)} (2 x before)", ttft <= SLOWER * base)
+    for (listener, path), took in times.items():
+        within = sum(t < WITHIN for t in took)
+        report.bar(f"{name}: {path} within 100 ms, {listener} listener; slowest, ms",
+                   f"{within} of {len(took)}; {ms(max(took))}", "all", within == len(took))
+
+
+def main():
+    args = arguments(__doc__, seconds=(60.0, "seconds for which each crowd is held"),
+                     operator=("", "address of the operators' listener, if the server does not announce it"))
+    seconds, report = args.seconds * (0.1 if args.quick else 1.0), Report("sockets", args)
+    report.figure("open files allowed", raise_file_limit())
+    config = {"model": {"name": "m", "stable": str(MODELS / "tiny-v1")}}
+    with Server(args.serin, config) as server:
+        listeners = {"public": server.addr}
+        if operator := args.operator or server.operator:
+            listeners["operator"] = operator
+        report.figure("listeners", ", ".join(listeners))
+        asyncio.run(chats(server.addr, 2))
+        keys = asyncio.run(offered(listeners))
+        before, times = asyncio.run(watch(server, listeners, keys, seconds))
+        base = percentile([reply.ttft for reply in before if reply.ok], 99)
+        judge(report, "before", base, (before, times))
+        for name, count, slow in (("silent", SILENT, False), ("slow bodies", SLOW, True)):
+            with Crowd(server.addr, count, slow) as crowd:
+                time.sleep(2 if args.quick else 5)
+                found = asyncio.run(watch(server, listeners, keys, seconds))
+                report.figure(f"{name}: sockets at most, opened, closed by the server",
+                              f"{crowd.most}, {crowd.opened}, {crowd.closed}")
+            judge(report, name, base, found)
+            time.sleep(1)
+    return report.end()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
