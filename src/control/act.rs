@@ -131,9 +131,13 @@ impl Control {
         }
     }
 
-    /// Stable gets every turn that is its own; the canary as many of them as the configuration says.
+    /// Stable gets every turn that is its own, the canary as many of them as the configuration says; and what
+    /// stable's steps cost is what both are measured by.
     pub(super) fn share_turns(&self) {
         let routes = self.routes.read();
+        if let Some(stable) = &routes.stable {
+            let _ = self.engine.set_reference(stable.lane);
+        }
         let shares = [(&routes.stable, 1.0), (&routes.canary, self.care.canary_priority)];
         for (deployment, share) in shares {
             deployment.iter().for_each(|deployment| self.give_share(deployment, share));

@@ -4,11 +4,12 @@
 //! sleeps when no lane has work. The engine's clock is read here and in no other file of this room.
 
 use super::UnloadReport;
-use super::lane::{Draining, Lane, LaneId, LaneStats, StepFault, Turn};
+use super::lane::{Draining, Lane, LaneId, LaneStats, StepFault};
 use super::request::{Fault, Refusal, SeqEvent, SeqRequest};
 use super::runner::Runner;
 use super::scheduler::SchedulerConfig;
 use super::turns;
+use super::work::CostModel;
 use crate::device::{Arena, arena};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, TryRecvError};
@@ -42,6 +43,10 @@ pub(super) enum Command {
         lane: LaneId,
         share: f64,
     },
+    /// The costs of this lane's steps are those by which the sequences of all lanes are charged.
+    SetReference {
+        lane: LaneId,
+    },
     /// The device was found to have failed outside of any step.
     LoseDevice {
         what: String,
@@ -61,20 +66,25 @@ pub(super) struct Install {
 /// How often a draining lane's deadline is looked at while nothing else happens.
 const IDLE_TICK: Duration = Duration::from_millis(20);
 
+/// How long a model may be measured before it serves: alone, and beside one that serves already.
+const MEASURE: Duration = Duration::from_secs(1);
+const MEASURE_BESIDE: Duration = Duration::from_millis(100);
+
 pub(super) struct Executor {
     commands: Receiver<Command>,
     faults: UnboundedSender<EngineFault>,
     lanes: Vec<Lane>,
-    /// Index of the lane that had the last turn, and when that was.
+    /// Index of the lane that had the last turn.
     last: usize,
-    last_turn: Option<Turn>,
+    /// By what sequences are charged for steps.
+    costs: Option<Arc<CostModel>>,
     /// The device has failed. From then on nothing is run and nothing is freed: both could wait for ever.
     lost: bool,
 }
 
 impl Executor {
     pub fn new(commands: Receiver<Command>, faults: UnboundedSender<EngineFault>) -> Executor {
-        Executor { commands, faults, lanes: Vec::new(), last: 0, last_turn: None, lost: false }
+        Executor { commands, faults, lanes: Vec::new(), last: 0, costs: None, lost: false }
     }
 
     /// Runs until every handle is gone.
@@ -105,13 +115,9 @@ impl Executor {
         self.last = index;
         let lane = &mut self.lanes[index];
         let (id, begun) = (lane.id, Instant::now());
-        let stepped = lane.step(busy > 1, Instant::now);
+        let stepped = lane.step(busy > 1, self.costs.as_deref(), Instant::now);
         lane.place.stepped();
-        let turn = Turn { lane: id, begun, ended: Instant::now() };
-        lane.note_turn(turn.took());
-        let others = self.lanes.iter_mut().filter(|lane| lane.id != id && !lane.is_idle());
-        others.for_each(|lane| lane.note_others(turn.took()));
-        self.last_turn = Some(turn);
+        lane.note_turn(begun.elapsed());
         match stepped {
             None => {}
             Some(StepFault::Panic(what)) => {
@@ -172,6 +178,11 @@ impl Executor {
                     lane.place.set_share(share);
                 }
             }
+            Command::SetReference { lane } => {
+                let costs = self.lanes.iter().find(|l| l.id == lane).and_then(|l| l.costs.clone());
+                // Better another model's than none: versions of one model are much alike.
+                self.costs = costs.or(self.costs.take());
+            }
             Command::Unload { lane, grace, reply } => {
                 let since = Instant::now();
                 if let Some(lane) = self.lanes.iter_mut().find(|l| l.id == lane) {
@@ -183,7 +194,12 @@ impl Executor {
 
     fn install(&mut self, install: Install) {
         let Install { lane, runner, config, arena, resident_at_load, reply } = install;
-        let lane = Lane::new(lane, runner, config, arena, resident_at_load);
+        let mut lane = Lane::new(lane, runner, config, arena, resident_at_load);
+        // Nobody has to wait for it: a model that serves is measured around for a moment only, or not at all.
+        if self.lanes.iter().all(Lane::is_idle) {
+            let alone = self.lanes.is_empty();
+            lane.measure(if alone { MEASURE } else { MEASURE_BESIDE }, Instant::now);
+        }
         // The caller may have given up while the model was loading; then nobody could ever unload it.
         if reply.send(lane.stats.clone()).is_ok() {
             self.lanes.push(lane);
@@ -201,8 +217,7 @@ impl Executor {
             }
             return;
         };
-        let turn = self.last_turn.filter(|turn| turn.lane != id);
-        requests.into_iter().for_each(|request| lane.submit(request, turn));
+        requests.into_iter().for_each(|request| lane.submit(request));
         lane.publish();
     }
 

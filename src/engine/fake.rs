@@ -90,6 +90,11 @@ impl Runner for FakeRunner {
         self.script.capacity
     }
 
+    /// A script is for the requests of its test.
+    fn can_be_measured(&self) -> bool {
+        false
+    }
+
     fn enqueue(&mut self, batch: &Batch, draws: &[Draw<'_>]) -> Result<Ticket, RunError> {
         if !self.script.step_time.is_zero() {
             std::thread::sleep(self.script.step_time);

@@ -108,6 +108,12 @@ impl EngineHandle {
         self.send(Command::SetShare { lane, share })
     }
 
+    /// Charges the sequences of all lanes by what this one's steps were measured to cost, so that what they are
+    /// charged can be compared between lanes.
+    pub fn set_reference(&self, lane: LaneId) -> Result<(), EngineError> {
+        self.send(Command::SetReference { lane })
+    }
+
     /// Admits nothing more, lets what runs finish for at most `grace`, drops the model and returns its
     /// memory.
     pub async fn unload(&self, lane: LaneId, grace: Duration) -> Result<UnloadReport, EngineError> {

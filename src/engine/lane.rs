@@ -3,11 +3,14 @@
 //! Lives on the executor thread and is dropped there. Knows neither other lanes nor what its model is
 //! for. `LaneStats` are the figures that other threads may read while it runs.
 
+use super::calibration;
 use super::request::{Fault, Refusal, SeqEvent, SeqRequest};
-use super::runner::{Finished, Runner};
+use super::runner::{Finished, RunError, Runner};
 use super::scheduler::{Scheduler, SchedulerConfig};
 use super::turns::Place;
+use super::work::CostModel;
 use crate::device::{Arena, ArenaUsage, Batch, CardReport, memory};
+use crate::model::Draw;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -85,28 +88,9 @@ pub(super) struct Lane {
     failed: bool,
     pace: Pace,
     pub place: Place,
-    /// Time that went to other lanes' steps while this one had work, since it was made.
-    others: Duration,
+    /// What its steps cost, if that could be measured.
+    pub costs: Option<Arc<CostModel>>,
     pub draining: Option<Draining>,
-}
-
-/// When a lane took a turn.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Turn {
-    pub lane: LaneId,
-    pub begun: Instant,
-    pub ended: Instant,
-}
-
-impl Turn {
-    pub fn took(&self) -> Duration {
-        self.ended.saturating_duration_since(self.begun)
-    }
-
-    /// How much of it came after `arrived`.
-    fn after(&self, arrived: Instant) -> Duration {
-        self.ended.saturating_duration_since(arrived.max(self.begun))
-    }
 }
 
 /// How long a step may take while another lane waits for its turn: about as long as a reader notices.
@@ -192,7 +176,7 @@ impl Lane {
             failed: false,
             pace: Pace::default(),
             place: Place::default(),
-            others: Duration::ZERO,
+            costs: None,
             draining: None,
         };
         lane.publish();
@@ -205,15 +189,7 @@ impl Lane {
         self.stats.step_micros.fetch_add(micros, Ordering::Relaxed);
     }
 
-    /// Another lane took so long a turn.
-    pub fn note_others(&mut self, took: Duration) {
-        self.others += took;
-    }
-
-    /// `turn`: the last turn of another lane, if that was the last turn of all. What of it came after the
-    /// request's arrival was spent waiting for that lane.
-    pub fn submit(&mut self, request: SeqRequest, turn: Option<Turn>) {
-        let waited = turn.map_or(Duration::ZERO, |turn| turn.after(request.arrived));
+    pub fn submit(&mut self, request: SeqRequest) {
         let verdict = if self.failed {
             Err(Refusal::LaneFailed)
         } else if self.draining.is_some() {
@@ -222,7 +198,7 @@ impl Lane {
             self.scheduler.check(&request)
         };
         match verdict {
-            Ok(()) => self.scheduler.admit(request, self.others.saturating_sub(waited)),
+            Ok(()) => self.scheduler.admit(request),
             Err(why) => {
                 let _ = request.events.send(SeqEvent::Refused { tag: request.tag, why });
             }
@@ -233,8 +209,28 @@ impl Lane {
         self.scheduler.is_idle()
     }
 
-    /// One step: schedule, run, post-process. `shared`: another lane has work in this round.
-    pub fn step(&mut self, shared: bool, now: impl Fn() -> Instant) -> Option<StepFault> {
+    /// Measures what its steps cost. For before it has anything to do: blocks are written to.
+    pub fn measure(&mut self, budget: Duration, now: impl Fn() -> Instant) {
+        if !self.runner.can_be_measured() {
+            return;
+        }
+        let (capacity, config) = (self.runner.capacity(), *self.scheduler.config());
+        let costs = calibration::measure(&capacity, &config, budget, |batch, draws| {
+            let begun = now();
+            let finished = run(&mut *self.runner, &self.arena, batch, draws).ok()?.ok()?;
+            Some(finished.device_time.unwrap_or_else(|| now().saturating_duration_since(begun)))
+        });
+        self.costs = costs.map(Arc::new);
+    }
+
+    /// One step: schedule, run, post-process. `shared`: another lane has work in this round. `costs`: by which
+    /// sequences are charged.
+    pub fn step(
+        &mut self,
+        shared: bool,
+        costs: Option<&CostModel>,
+        now: impl Fn() -> Instant,
+    ) -> Option<StepFault> {
         self.scheduler.set_shared(shared);
         self.scheduler.set_shared_tokens(self.pace.shared_tokens());
         let begun = now();
@@ -242,7 +238,7 @@ impl Lane {
             self.publish();
             return None;
         }
-        let outcome = self.run();
+        let outcome = run(&mut *self.runner, &self.arena, &self.batch, &self.scheduler.draws());
         let at = now();
         if let Ok(Err(Fault::DeviceLost(what))) = outcome {
             return Some(StepFault::DeviceLost(what));
@@ -251,7 +247,7 @@ impl Lane {
             Ok(Ok(Finished { results, device_time })) => {
                 let took = device_time.unwrap_or_else(|| at.saturating_duration_since(begun));
                 self.pace.note(self.batch.tokens.len(), took);
-                self.scheduler.complete(results, at, self.others);
+                self.scheduler.complete(results, at, took, costs);
                 None
             }
             Ok(Err(fault)) => {
@@ -288,24 +284,6 @@ impl Lane {
         self.stats.failed.store(true, Ordering::Relaxed);
         self.scheduler.fail_all(fault, at);
         self.publish();
-    }
-
-    /// The device part of a step, waited for, with panics caught: outer error.
-    fn run(&mut self) -> Result<Result<Finished, Fault>, String> {
-        use super::runner::RunError;
-        let draws = self.scheduler.draws();
-        let (runner, batch, arena) = (&mut self.runner, &self.batch, &self.arena);
-        let step = AssertUnwindSafe(|| {
-            let _in = arena.enter();
-            let ticket = runner.enqueue(batch, &draws)?;
-            runner.finish(ticket, batch, &draws)
-        });
-        let result = catch_unwind(step).map_err(|panic| panic_text(&*panic))?;
-        Ok(result.map_err(|error| match error {
-            RunError::OutOfMemory => Fault::OutOfMemory,
-            RunError::Step(what) => Fault::Step(what),
-            RunError::DeviceLost(what) => Fault::DeviceLost(what),
-        }))
     }
 
     /// Whether a draining lane may be dropped now.
@@ -370,6 +348,26 @@ impl Lane {
         set(&stats.card_used, card.used);
         set(&stats.card_reserved, card.reserved);
     }
+}
+
+/// The device part of a step, waited for, with panics caught: outer error.
+fn run(
+    runner: &mut dyn Runner,
+    arena: &Arena,
+    batch: &Batch,
+    draws: &[Draw<'_>],
+) -> Result<Result<Finished, Fault>, String> {
+    let step = AssertUnwindSafe(|| {
+        let _in = arena.enter();
+        let ticket = runner.enqueue(batch, draws)?;
+        runner.finish(ticket, batch, draws)
+    });
+    let result = catch_unwind(step).map_err(|panic| panic_text(&*panic))?;
+    Ok(result.map_err(|error| match error {
+        RunError::OutOfMemory => Fault::OutOfMemory,
+        RunError::Step(what) => Fault::Step(what),
+        RunError::DeviceLost(what) => Fault::DeviceLost(what),
+    }))
 }
 
 pub(super) fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {

@@ -6,10 +6,11 @@
 //!
 //! Reading order: `request` (what goes in and comes out), `blocks`, `sequence`, `scheduler` (who runs next;
 //! touches no tensor), `runner` (the seam to tensors: enqueue a step, finish it), `lane`, `turns` (whose step is
-//! next), `executor`, `handle`.
+//! next), `work` and `calibration` (what a step's time says of one sequence in it), `executor`, `handle`.
 //! Knows no HTTP, no arms, no rollout and no text.
 
 pub mod blocks;
+mod calibration;
 pub mod card_runner;
 pub mod executor;
 pub mod fake;
@@ -20,6 +21,7 @@ pub mod runner;
 pub mod scheduler;
 pub mod sequence;
 mod turns;
+mod work;
 
 pub use crate::device::CardReport;
 pub use card_runner::CardRunner;
@@ -30,3 +32,4 @@ pub use request::{Fault, FinishReason, Refusal, SeqEvent, SeqRequest, Timings};
 pub use runner::{Capacity, Finished, ModelRunner, RunError, Runner, Sampled, Ticket};
 pub use scheduler::SchedulerConfig;
 pub(crate) use turns::LEAST_SHARE;
+pub use work::Work;

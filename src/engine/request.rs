@@ -3,6 +3,7 @@
 //! Times are taken by the executor as it works, not by whoever receives the events: a slow reader does not
 //! make a model look slow.
 
+use super::work::Work;
 use crate::model::{Logprobs, SamplingParams};
 use std::time::{Duration, Instant};
 use tokio::sync::mpsc::UnboundedSender;
@@ -42,8 +43,8 @@ pub enum SeqEvent {
         tag: u32,
         id: u32,
         at: Instant,
-        /// How much of the time since the request arrived went to other lanes' steps.
-        waited: Duration,
+        /// What the sequence has cost the device so far, made comparable.
+        work: Work,
         /// Another lane had work in the same round, so the step took its turn with that lane's.
         shared: bool,
         /// If the request asked for them.

@@ -114,6 +114,11 @@ pub trait Runner: Send {
         }
     }
 
+    /// Whether the times of its steps mean anything before there is traffic.
+    fn can_be_measured(&self) -> bool {
+        true
+    }
+
     /// What the model holds of a card's memory; `None` where it lives in the process's own.
     fn card_usage(&self) -> Option<CardUsage> {
         None

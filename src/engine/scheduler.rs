@@ -15,6 +15,7 @@ use super::blocks::BlockPool;
 use super::request::{Fault, Refusal, SeqRequest};
 use super::runner::{Capacity, Sampled};
 use super::sequence::Sequence;
+use super::work::{CostModel, Load, Step};
 use crate::device::{Batch, Row};
 use crate::model::Draw;
 use std::collections::VecDeque;
@@ -105,6 +106,10 @@ impl Scheduler {
         }
     }
 
+    pub fn config(&self) -> &SchedulerConfig {
+        &self.config
+    }
+
     pub fn blocks(&self) -> &BlockPool {
         &self.blocks
     }
@@ -125,10 +130,9 @@ impl Scheduler {
         self.waiting.is_empty() && self.running.is_empty()
     }
 
-    /// Queues a request that passed [`Scheduler::check`]. `others`: what the lane had waited for other lanes'
-    /// steps when the request arrived.
-    pub fn admit(&mut self, request: SeqRequest, others: Duration) {
-        self.waiting.push_back(Sequence::new(request, others));
+    /// Queues a request that passed [`Scheduler::check`].
+    pub fn admit(&mut self, request: SeqRequest) {
+        self.waiting.push_back(Sequence::new(request));
     }
 
     /// Whether a request can be queued, or why not.
@@ -183,20 +187,36 @@ impl Scheduler {
         wanted.filter(|(s, len)| s.results(*len) > 0).map(|(s, _)| s.draw()).collect()
     }
 
-    /// Books the step's results: scores and new tokens to their callers, ended sequences out.
-    ///
-    /// `others`: how long the lane has waited for other lanes' steps since it was made.
-    pub fn complete(&mut self, results: Vec<Sampled>, now: Instant, others: Duration) {
+    /// What the step under way consists of.
+    pub(super) fn load(&self) -> Load {
+        let rows = self.step.iter().map(|(i, len)| {
+            let sequence = &self.running[*i];
+            Load::of_row(*len, sequence.computed + len)
+        });
+        rows.fold(Load::default(), Load::and)
+    }
+
+    /// Books the step's results: scores and new tokens to their callers, ended sequences out. Each sequence is
+    /// charged its part of the time that the step `took`, by the cost model if there is one.
+    pub(super) fn complete(
+        &mut self,
+        results: Vec<Sampled>,
+        now: Instant,
+        took: Duration,
+        model: Option<&CostModel>,
+    ) {
+        let step = Step { took, all: self.load(), model };
         let mut results = results.into_iter();
         let mut ended = Vec::new();
         for (index, len) in std::mem::take(&mut self.step) {
             let due = self.running[index].results(len);
+            self.running[index].charge(&step, len);
             self.running[index].computed += len;
             self.totals.tokens_prefilled += if len > 1 { len as u64 } else { 0 };
             let mut fate = Fate::GoesOn;
             for result in (0..due).map(|_| results.next()) {
                 if fate == Fate::GoesOn {
-                    fate = self.book(index, result, (now, others));
+                    fate = self.book(index, result, now);
                 }
             }
             if self.settle(index, fate) {
@@ -222,20 +242,13 @@ impl Scheduler {
     }
 
     /// Books one result of a sequence.
-    fn book(
-        &mut self,
-        index: usize,
-        result: Option<Sampled>,
-        (now, others): (Instant, Duration),
-    ) -> Fate {
+    fn book(&mut self, index: usize, result: Option<Sampled>, now: Instant) -> Fate {
         let (longest, switch) = (self.capacity.longest(), self.capacity.rope_switch);
         let sequence = &mut self.running[index];
         match result {
             Some(Sampled::Token { id, logprobs }) => {
                 self.totals.tokens_generated += 1;
-                if let Some(reason) =
-                    sequence.push(id, logprobs, longest, (self.shared, others), now)
-                {
+                if let Some(reason) = sequence.push(id, logprobs, longest, self.shared, now) {
                     sequence.finish(reason, now);
                     return Fate::Ended;
                 }

@@ -5,6 +5,7 @@
 
 use super::blocks::{BlockPool, Chain, Origin};
 use super::request::{Fault, FinishReason, SeqEvent, SeqRequest, Timings};
+use super::work::{Load, Step, Work};
 use crate::model::{Draw, Logprobs};
 use std::time::{Duration, Instant};
 
@@ -31,13 +32,11 @@ pub struct Sequence {
     first_token: Option<Instant>,
     last_token: Option<Instant>,
     preemptions: u32,
-    /// What the lane had waited for other lanes' steps when the request arrived.
-    others: Duration,
+    work: Work,
 }
 
 impl Sequence {
-    /// `others`: what the lane had waited for other lanes' steps when the request arrived.
-    pub fn new(mut request: SeqRequest, others: Duration) -> Sequence {
+    pub fn new(mut request: SeqRequest) -> Sequence {
         let tokens = std::mem::take(&mut request.prompt);
         request.params.score_last = request.params.score_last.min(tokens.len().saturating_sub(1));
         Sequence {
@@ -53,7 +52,7 @@ impl Sequence {
             first_token: None,
             last_token: None,
             preemptions: 0,
-            others,
+            work: Work::default(),
             request,
         }
     }
@@ -138,6 +137,12 @@ impl Sequence {
         }
     }
 
+    /// Charges its part of a step in which the next `len` of its tokens were computed.
+    pub(super) fn charge(&mut self, step: &Step<'_>, len: usize) {
+        let own = Load::of_row(len, self.computed + len);
+        self.work.add(step, own, self.first_token.is_none());
+    }
+
     /// Offers the blocks that have become full to the prefix cache.
     pub fn register(&mut self, pool: &mut BlockPool) {
         let (size, full) = (pool.block_size(), self.computed / pool.block_size());
@@ -171,7 +176,7 @@ impl Sequence {
         id: u32,
         logprobs: Option<Box<Logprobs>>,
         max_len: usize,
-        (shared, others): (bool, Duration),
+        shared: bool,
         now: Instant,
     ) -> Option<FinishReason> {
         if self.request.stop_ids.contains(&id) {
@@ -186,9 +191,8 @@ impl Sequence {
             let _ = self.request.events.send(event);
         }
         self.last_token = Some(now);
-        let waited = others.saturating_sub(self.others);
-        let event =
-            SeqEvent::Token { tag: self.request.tag, id, at: now, waited, shared, logprobs };
+        let (tag, work) = (self.request.tag, self.work);
+        let event = SeqEvent::Token { tag, id, at: now, work, shared, logprobs };
         let _ = self.request.events.send(event);
         let full = self.output_len() >= self.request.max_new_tokens || self.tokens.len() >= max_len;
         full.then_some(FinishReason::Length)

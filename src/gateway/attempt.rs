@@ -7,7 +7,9 @@ use super::likely::Waiting;
 use super::prepare::Prepared;
 use super::types::{Finish, GenerateRequest, Piece, Served, Timeouts, Usage};
 use crate::control::Assignment;
-use crate::engine::{EngineHandle, Fault, FinishReason, Refusal, SeqEvent, SeqRequest, Timings};
+use crate::engine::{
+    EngineHandle, Fault, FinishReason, Refusal, SeqEvent, SeqRequest, Timings, Work,
+};
 use crate::metrics;
 use crate::model::Logprobs;
 use crate::rollout::{Class, Outcome};
@@ -40,11 +42,11 @@ struct Reply {
     ended: bool,
 }
 
-/// When a token was made, and how much of the time until then went to other models' steps.
+/// When a token was made, and what the sequence had cost until then.
 #[derive(Debug, Clone, Copy)]
 struct Mark {
     at: Instant,
-    waited: Duration,
+    work: Work,
 }
 
 pub(super) struct Attempt {
@@ -167,9 +169,9 @@ impl Attempt {
                 Ok(())
             }
             SeqEvent::Scored { .. } => Ok(()),
-            SeqEvent::Token { tag, id, at, waited, shared, logprobs } => {
+            SeqEvent::Token { tag, id, at, work, shared, logprobs } => {
                 self.shared_tokens += usize::from(shared);
-                self.token(tag, (id, logprobs), Mark { at, waited }, out).await
+                self.token(tag, (id, logprobs), Mark { at, work }, out).await
             }
             SeqEvent::Finished { tag, reason, timings } => {
                 self.note_cached(timings.cached_tokens);
@@ -325,24 +327,19 @@ impl Attempt {
         self.replies.iter().filter_map(|reply| reply.first).min_by_key(|mark| mark.at)
     }
 
-    /// From arrival to the first token, without the time that went to other models' steps: they share the device
-    /// by work, and what one of them takes says nothing of another.
+    /// What the prompt cost the device: TTFT without the wait for a place and for other sequences, of this model and
+    /// of others. Those tell of the traffic that an arm has, and not of the model.
     fn own_first_token(&self) -> Option<Duration> {
-        self.first()
-            .map(|mark| mark.at.saturating_duration_since(self.arrived).saturating_sub(mark.waited))
+        self.first().map(|mark| mark.work.prefill)
     }
 
-    /// Mean gap between tokens over all replies, without the time that went to other models' steps.
+    /// What a token cost the device on average, over all replies; `None` if there was no step that only decoded.
     fn own_per_token(&self) -> Option<Duration> {
-        let (mut time, mut gaps) = (Duration::ZERO, 0u32);
-        for reply in &self.replies {
-            if let (Some(first), Some(last)) = (reply.first, reply.last) {
-                let others = last.waited.saturating_sub(first.waited);
-                time += last.at.saturating_duration_since(first.at).saturating_sub(others);
-                gaps += reply.ids.len().saturating_sub(1) as u32;
-            }
-        }
-        (gaps > 0).then(|| time / gaps)
+        let last = self.replies.iter().filter_map(|reply| reply.last);
+        let (time, decodes) = last.fold((Duration::ZERO, 0), |(time, decodes), mark| {
+            (time + mark.work.decode, decodes + mark.work.decodes)
+        });
+        (decodes > 0).then(|| time / decodes)
     }
 }
 

@@ -69,9 +69,10 @@ pub struct Outcome {
     /// Hash of the API key. No key may be more than
     /// [`Policy::max_key_share`](super::Policy::max_key_share) of a sample while others are active.
     pub key: Option<u64>,
-    /// From arrival to the first token; `None` when there was none.
+    /// What its prompt cost the device up to the first token, free of queues and of other sequences; `None` when
+    /// there was none.
     pub ttft: Option<Duration>,
-    /// Mean time per output token after the first; `None` with fewer than two tokens.
+    /// Mean cost of an output token after the first, likewise; `None` with fewer than two tokens.
     pub tpot: Option<Duration>,
     /// From arrival to the end.
     pub e2e: Duration,

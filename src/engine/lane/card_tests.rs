@@ -79,23 +79,23 @@ fn stable_waits_no_longer_than_a_shared_step_for_a_canarys_long_prompt() {
     let start = Instant::now();
     let now = || start + emulated.now();
     let (asked, mut reader) = request(20, 400);
-    stable.submit(asked, None);
+    stable.submit(asked);
     // The prompt, a launched step, a recorded one, and one that is replayed.
     for _ in 0..4 {
-        assert!(stable.step(false, now).is_none());
+        assert!(stable.step(false, None, now).is_none());
     }
     assert_eq!(tokens(&mut reader), 4);
     let alone = now();
-    assert!(stable.step(false, now).is_none());
+    assert!(stable.step(false, None, now).is_none());
     let own = now() - alone;
     assert_eq!(tokens(&mut reader), 1);
 
     let (asked, mut answer) = request(PROMPT, 2);
-    canary.submit(asked, None);
+    canary.submit(asked);
     let (mut waits, begun) = (Vec::new(), now());
     while tokens(&mut answer) == 0 {
         let last = now();
-        assert!(canary.step(true, now).is_none() && stable.step(true, now).is_none());
+        assert!(canary.step(true, None, now).is_none() && stable.step(true, None, now).is_none());
         assert_eq!(tokens(&mut reader), 1, "stable gets a token a round");
         waits.push(now() - last);
     }

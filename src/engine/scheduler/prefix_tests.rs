@@ -96,7 +96,7 @@ impl World {
             arrived: self.now,
         };
         self.scheduler.check(&request).unwrap();
-        self.scheduler.admit(request, Duration::ZERO);
+        self.scheduler.admit(request);
         self.clients.push(Client { wish, events: Some(inbox), began: None });
         tag
     }
@@ -114,7 +114,7 @@ impl World {
         self.write();
         let results = self.read();
         match luck {
-            Luck::Good => self.scheduler.complete(results, self.now, Duration::ZERO),
+            Luck::Good => self.scheduler.complete(results, self.now, Duration::ZERO, None),
             Luck::Fails => {
                 for slot in &self.batch.slots {
                     self.kv.insert(*slot, None);
@@ -127,6 +127,7 @@ impl World {
                     results.into_iter().take(most).collect(),
                     self.now,
                     Duration::ZERO,
+                    None,
                 );
             }
             Luck::NotANumber(which) => self.complete_with_nan(results, which),
@@ -145,7 +146,7 @@ impl World {
         });
         let table = owner.map(|(index, _)| self.scheduler.running[*index].blocks.clone());
         results.iter_mut().skip(which).take(1).for_each(|result| *result = Sampled::NonFinite);
-        self.scheduler.complete(results, self.now, Duration::ZERO);
+        self.scheduler.complete(results, self.now, Duration::ZERO, None);
         for block in table.unwrap_or_default() {
             assert!(!self.scheduler.blocks.is_known(block), "a spoilt block can be found");
         }

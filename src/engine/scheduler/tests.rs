@@ -62,7 +62,7 @@ fn scoring_client(
         arrived: now,
     };
     scheduler.check(&request).unwrap();
-    scheduler.admit(request, Duration::ZERO);
+    scheduler.admit(request);
     Client { prompt, score_last, max_new, events: Some(inbox) }
 }
 
@@ -148,7 +148,7 @@ proptest! {
             prop_assert!(batch.tokens.len() <= max_batch_tokens.max(max_running));
             prop_assert!(batch.rows.len() <= max_running);
             let results = run_step(&batch, &scheduler.draws(), switch, &mut cache);
-            scheduler.complete(results, now, Duration::ZERO);
+            scheduler.complete(results, now, Duration::ZERO, None);
         }
         prop_assert!(scheduler.is_idle(), "everything ends");
         prop_assert_eq!(scheduler.blocks().used(), 0);
@@ -233,7 +233,7 @@ proptest! {
                 prop_assert!(scheduler.waiting.len() < waiting, "somebody is admitted");
             }
             let results = run_step(&batch, &scheduler.draws(), 96, &mut cache);
-            scheduler.complete(results, now, Duration::ZERO);
+            scheduler.complete(results, now, Duration::ZERO, None);
         }
         prop_assert!(scheduler.is_idle(), "nobody waits for ever");
     }
@@ -264,7 +264,7 @@ fn refusal(scheduler: &mut Scheduler, prompt: Vec<u32>) -> Option<Refusal> {
     };
     let refused = scheduler.check(&request).err();
     if refused.is_none() {
-        scheduler.admit(request, Duration::ZERO);
+        scheduler.admit(request);
     }
     refused
 }
@@ -296,12 +296,12 @@ fn a_decode_is_never_held_up_by_a_long_prefill() {
     let _a = client(&mut scheduler, vec![5, 6], 50, now);
     let mut batch = Batch::default();
     assert!(scheduler.schedule(&mut batch, now));
-    scheduler.complete(vec![Sampled::token(9)], now, Duration::ZERO);
+    scheduler.complete(vec![Sampled::token(9)], now, Duration::ZERO, None);
     let _b = client(&mut scheduler, vec![7; 100], 5, now);
     for _ in 0..10 {
         assert!(scheduler.schedule(&mut batch, now));
         assert_eq!((batch.rows[0].len, batch.rows[1].len), (1, 7));
-        scheduler.complete(vec![Sampled::token(9)], now, Duration::ZERO);
+        scheduler.complete(vec![Sampled::token(9)], now, Duration::ZERO, None);
     }
 }
 

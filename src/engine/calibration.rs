@@ -1,0 +1,184 @@
+//! Measures what steps of a model cost, before it serves anybody: a few decodes of 1 to 64 sequences, short and long
+//! ones, and a few prompts. The blocks that it writes to are nobody's yet.
+//!
+//! Bounded: it ends within its budget, a slow model is measured at fewer sizes, and the smaller ones come first. Knows
+//! how steps are laid out and neither models nor clocks; what comes of the times is [`super::work`]'s.
+
+use super::runner::Capacity;
+use super::scheduler::SchedulerConfig;
+use super::work::{CostModel, Load};
+use crate::device::{Batch, Row};
+use crate::model::{Draw, SamplingParams};
+use std::time::Duration;
+
+/// Tokens of a short prompt, and of a long one.
+const SHORT: usize = 8;
+const LONG: usize = 128;
+/// Sequences with long prompts.
+const FAR: usize = 2;
+/// Most sequences; costs of more are on the line through the last two.
+const MOST: usize = 64;
+/// How often each decode is timed.
+const REPEATS: usize = 4;
+/// No size beyond one whose step took so long.
+const SLOW: Duration = Duration::from_millis(250);
+
+/// Measures within about `budget`. `step` runs a batch and says how long that took; `None` ends it all, and what was
+/// measured until then counts.
+pub(super) fn measure(
+    capacity: &Capacity,
+    config: &SchedulerConfig,
+    budget: Duration,
+    step: impl FnMut(&Batch, &[Draw<'_>]) -> Option<Duration>,
+) -> Option<CostModel> {
+    let mut run = Run { capacity, config, left: budget, step, steps: Vec::new() };
+    run.all();
+    CostModel::fit(&run.steps)
+}
+
+struct Run<'a, F> {
+    capacity: &'a Capacity,
+    config: &'a SchedulerConfig,
+    left: Duration,
+    step: F,
+    steps: Vec<(Load, Duration)>,
+}
+
+impl<F: FnMut(&Batch, &[Draw<'_>]) -> Option<Duration>> Run<'_, F> {
+    /// Until everything is measured, or something ends it.
+    fn all(&mut self) -> Option<()> {
+        self.decode(1, SHORT)?;
+        self.decode(2, SHORT)?;
+        let (growth, most) = ((LONG / SHORT) as u32, SLOW.min(self.left));
+        if self.steps.iter().all(|(_, took)| *took * growth < most) {
+            self.decode(FAR, LONG)?;
+        }
+        let mut rows = 4;
+        while rows <= MOST.min(self.config.max_running) {
+            self.decode(rows, SHORT)?;
+            rows *= 2;
+        }
+        Some(())
+    }
+
+    /// Prompts of so many sequences, one after the other, and their next token a few times.
+    fn decode(&mut self, rows: usize, prompt: usize) -> Option<()> {
+        let longest = self.capacity.longest().min(self.config.max_batch_tokens);
+        let fits = rows * self.blocks_of(prompt) <= self.capacity.blocks && prompt < longest;
+        if !fits {
+            return None;
+        }
+        for row in 0..rows {
+            self.time(&self.batch(row..row + 1, 0, prompt))?;
+        }
+        for _ in 0..REPEATS {
+            self.time(&self.batch(0..rows, prompt, 1))?;
+        }
+        Some(())
+    }
+
+    fn time(&mut self, batch: &Batch) -> Option<()> {
+        let greedy = SamplingParams { temperature: 0.0, ..SamplingParams::default() };
+        let tokens = vec![0; batch.rows.first()?.total];
+        let draw = Draw { params: &greedy, tokens: &tokens, prompt_len: tokens.len() };
+        let draws = vec![draw; batch.rows.iter().filter(|row| row.sample).count()];
+        let took = (self.step)(batch, &draws)?;
+        let loads = batch.rows.iter().map(|row| Load::of_row(row.len, row.context));
+        self.steps.push((loads.fold(Load::default(), Load::and), took));
+        self.left = self.left.checked_sub(took)?;
+        (took < SLOW).then_some(())
+    }
+
+    /// The tokens `from..from + len` of each of these sequences, which have blocks of their own.
+    fn batch(&self, rows: std::ops::Range<usize>, from: usize, len: usize) -> Batch {
+        let (mut batch, size) = (Batch::default(), self.capacity.block_size);
+        for row in rows {
+            let own = self.blocks_of(from + len);
+            let first = row * own;
+            batch.rows.push(Row {
+                start: batch.tokens.len(),
+                len,
+                context: from + len,
+                total: from + len,
+                table: batch.tables.len(),
+                table_len: own,
+                sample: len == 1,
+                scored: 0,
+            });
+            batch.tables.extend((first..first + own).map(|block| block as u32));
+            for position in from..from + len {
+                batch.tokens.push(((row * 31 + position) % self.capacity.vocab) as u32);
+                batch.positions.push(position as u32);
+                batch.slots.push((first * size + position) as u32);
+            }
+        }
+        batch
+    }
+
+    fn blocks_of(&self, tokens: usize) -> usize {
+        (tokens + 1).div_ceil(self.capacity.block_size)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn capacity(blocks: usize) -> Capacity {
+        Capacity { blocks, block_size: 16, vocab: 100, max_len: 4096, rope_switch: None }
+    }
+
+    fn took(batch: &Batch, each: Duration) -> Option<Duration> {
+        Some(each * batch.tokens.len() as u32)
+    }
+
+    #[test]
+    fn every_batch_is_sound_and_no_two_sequences_share_a_block() {
+        let (capacity, mut seen) = (capacity(512), 0);
+        let config = SchedulerConfig::default();
+        let model = measure(&capacity, &config, Duration::from_secs(9), |batch, draws| {
+            crate::engine::runner::check(batch, &capacity).expect("within bounds");
+            assert_eq!(draws.len(), batch.rows.iter().filter(|row| row.sample).count());
+            let mut tables = batch.tables.clone();
+            tables.sort_unstable();
+            tables.dedup();
+            assert_eq!(tables.len(), batch.tables.len());
+            for row in &batch.rows {
+                let table = &batch.tables[row.table..row.table + row.table_len];
+                let span = row.start..row.start + row.len;
+                for (slot, position) in batch.slots[span.clone()].iter().zip(&batch.positions[span])
+                {
+                    assert_eq!(slot / 16, table[*position as usize / 16]);
+                    assert_eq!(slot % 16, position % 16);
+                }
+            }
+            seen = seen.max(batch.rows.len());
+            took(batch, Duration::from_micros(100))
+        });
+        assert!(model.is_some());
+        assert_eq!(seen, 64);
+    }
+
+    #[test]
+    fn it_ends_within_its_budget_and_measures_a_slow_model_at_few_sizes() {
+        let config = SchedulerConfig::default();
+        let mut spent = Duration::ZERO;
+        let budget = Duration::from_millis(40);
+        let slow = Duration::from_millis(1);
+        let model = measure(&capacity(512), &config, budget, |batch, _| {
+            let time = took(batch, slow)?;
+            spent += time;
+            Some(time)
+        });
+        assert!(spent < 2 * budget, "{spent:?}");
+        assert!(model.is_some(), "two sizes suffice");
+        let never = measure(&capacity(512), &config, budget, |_, _| None);
+        assert_eq!(never, None);
+        let mut steps = 0;
+        let tight = measure(&capacity(1), &config, budget, |batch, _| {
+            steps += 1;
+            took(batch, Duration::from_micros(1))
+        });
+        assert_eq!((tight, steps), (None, 1 + REPEATS), "there is room for one sequence");
+    }
+}

@@ -1,0 +1,258 @@
+//! What a step's time says of one sequence in it, so that times from steps of different sizes can be compared.
+//!
+//! Two equal models that serve different shares of the traffic run steps of different sizes, and larger steps take
+//! longer: raw step times would compare traffic, not models. So a sequence is charged the part of a step's time that
+//! the step would have taken with this sequence alone, by a cost model that is measured once, when a model is loaded
+//! ([`super::calibration`]). Both arms of a rollout are measured by the same model, stable's. Why a ratio and not
+//! the predicted time: a machine that has become slower or busier slows both alike, and cancels out. Pure.
+
+use std::time::Duration;
+
+/// What a step's time depends on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) struct Load {
+    /// Sequences that decode.
+    pub decodes: usize,
+    /// Tokens that those attend to.
+    pub context: usize,
+    /// Prompt tokens.
+    pub prefill: usize,
+}
+
+impl Load {
+    /// One sequence's `len` tokens, `context` with those before.
+    pub fn of_row(len: usize, context: usize) -> Load {
+        match len {
+            1 => Load { decodes: 1, context, prefill: 0 },
+            len => Load { prefill: len, ..Load::default() },
+        }
+    }
+
+    pub fn and(self, other: Load) -> Load {
+        Load {
+            decodes: self.decodes + other.decodes,
+            context: self.context + other.context,
+            prefill: self.prefill + other.prefill,
+        }
+    }
+}
+
+/// What steps of a model cost, in seconds on the machine as it was when they were measured.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub(super) struct CostModel {
+    /// Steps of so many decodes and next to no context, by rising numbers.
+    decodes: Vec<(usize, f64)>,
+    /// A token more of context, for one decode.
+    context: f64,
+    /// A step that only prefills: whatever it holds, and each token more.
+    prefill: (f64, f64),
+}
+
+impl CostModel {
+    /// From steps that were timed; `None` if they do not say enough. The least time of each load counts, since
+    /// everything that disturbs a step makes it longer.
+    pub fn fit(steps: &[(Load, Duration)]) -> Option<CostModel> {
+        let least = |wanted: &dyn Fn(&Load) -> bool| {
+            let mut kept: Vec<(Load, f64)> = Vec::new();
+            for (load, took) in steps.iter().filter(|(load, _)| wanted(load)) {
+                let took = took.as_secs_f64();
+                match kept.iter_mut().find(|(known, _)| known == load) {
+                    Some((_, known)) => *known = known.min(took),
+                    None => kept.push((*load, took)),
+                }
+            }
+            kept
+        };
+        let decoding = least(&|load| load.prefill == 0 && load.decodes > 0);
+        let short = |load: &Load| load.context < SHORT * load.decodes;
+        let mut decodes: Vec<(usize, f64)> = Vec::new();
+        let near = decoding.iter().filter(|(load, _)| short(load));
+        near.for_each(|(load, took)| decodes.push((load.decodes, *took)));
+        decodes.sort_by_key(|(count, _)| *count);
+        // More rows never take less time; where they seem to, the smaller step was disturbed.
+        for i in (1..decodes.len()).rev() {
+            decodes[i - 1].1 = decodes[i - 1].1.min(decodes[i].1);
+        }
+        if decodes.len() < 2 || decodes[0].0 != 1 {
+            return None;
+        }
+        let mut model = CostModel { decodes, ..CostModel::default() };
+        let far = decoding.iter().find(|(load, _)| !short(load));
+        model.context = far.map_or(0.0, |(load, took)| {
+            (took - model.of_decodes(load.decodes)).max(0.0) / load.context as f64
+        });
+        let mut prefills = least(&|load| load.decodes == 0 && load.prefill > 0);
+        prefills.sort_by_key(|(load, _)| load.prefill);
+        let (first, last) = (prefills.first()?, prefills.last()?);
+        let tokens = (last.0.prefill - first.0.prefill) as f64;
+        let slope = if tokens > 0.0 { ((last.1 - first.1) / tokens).max(0.0) } else { 0.0 };
+        model.prefill = ((first.1 - slope * first.0.prefill as f64).max(0.0), slope);
+        Some(model)
+    }
+
+    /// The part of a step's time that belongs to `own`: what it would have taken alone. `all` includes it.
+    pub fn part(&self, own: Load, all: Load) -> f64 {
+        let all = self.cost(all);
+        if all > 0.0 { (self.cost(own) / all).clamp(0.0, 1.0) } else { 1.0 }
+    }
+
+    fn cost(&self, load: Load) -> f64 {
+        let (base, token) = self.prefill;
+        let base = if load.decodes == 0 && load.prefill > 0 { base } else { 0.0 };
+        let decodes = self.of_decodes(load.decodes) + self.context * load.context as f64;
+        decodes + base + token * load.prefill as f64
+    }
+
+    /// Between two measured numbers on the line through both, beyond the largest on the last line.
+    fn of_decodes(&self, count: usize) -> f64 {
+        let Some(upper) = self.decodes.iter().position(|(known, _)| *known >= count) else {
+            let [.., a, b] = &self.decodes[..] else { return 0.0 };
+            return line(*a, *b, count);
+        };
+        match upper {
+            _ if count == 0 => 0.0,
+            0 => self.decodes[0].1,
+            upper => line(self.decodes[upper - 1], self.decodes[upper], count),
+        }
+    }
+}
+
+/// Tokens of context for each decode below which it does not matter.
+const SHORT: usize = 32;
+
+fn line(a: (usize, f64), b: (usize, f64), at: usize) -> f64 {
+    let slope = (b.1 - a.1) / (b.0 - a.0) as f64;
+    a.1 + slope * (at as f64 - a.0 as f64)
+}
+
+/// Time that a model spent on one sequence, made comparable.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Work {
+    /// On its prompt, up to the step that gave the first token.
+    pub prefill: Duration,
+    /// On its decodes, in steps that only decode, and how many those were. What a decode costs beside a prompt is
+    /// not known well enough.
+    pub decode: Duration,
+    pub decodes: u32,
+}
+
+impl Work {
+    /// Adds its part of a step. `first`: it has no token yet, so that even one row more is its prompt's.
+    pub(super) fn add(&mut self, step: &Step<'_>, own: Load, first: bool) {
+        let part = step.took.mul_f64(step.model.map_or(1.0, |model| model.part(own, step.all)));
+        if first {
+            self.prefill += part;
+        } else if own.prefill == 0 && step.all.prefill == 0 {
+            self.decode += part;
+            self.decodes += 1;
+        }
+    }
+}
+
+/// A step that is over.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Step<'a> {
+    pub took: Duration,
+    pub all: Load,
+    pub model: Option<&'a CostModel>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    /// A machine whose steps take what this says.
+    fn real(load: Load) -> f64 {
+        let rows = if load.decodes > 0 { 4e-3 + 1e-3 * load.decodes as f64 } else { 0.0 };
+        let base = if load.decodes == 0 && load.prefill > 0 { 3e-3 } else { 0.0 };
+        rows + base + 2e-5 * load.context as f64 + 5e-4 * load.prefill as f64
+    }
+
+    fn decoding(decodes: usize, each: usize) -> Load {
+        Load { decodes, context: decodes * each, prefill: 0 }
+    }
+
+    fn measured() -> CostModel {
+        let loads = [1, 2, 4, 8, 16].map(|n| decoding(n, 0)).into_iter();
+        let prefills = [16, 128].map(|prefill| Load { prefill, ..Load::default() });
+        let loads = loads.chain([decoding(4, 200)]).chain(prefills);
+        let steps: Vec<_> = loads.map(|load| (load, Duration::from_secs_f64(real(load)))).collect();
+        CostModel::fit(&steps).expect("enough")
+    }
+
+    #[test]
+    fn too_little_is_no_model() {
+        let step = |load| (load, Duration::from_millis(1));
+        assert_eq!(CostModel::fit(&[]), None);
+        assert_eq!(
+            CostModel::fit(&[step(decoding(1, 0)), step(decoding(2, 0))]),
+            None,
+            "no prefill"
+        );
+        let prefill = step(Load { prefill: 8, ..Load::default() });
+        assert_eq!(CostModel::fit(&[step(decoding(2, 0)), step(decoding(4, 0)), prefill]), None);
+    }
+
+    #[test]
+    fn a_disturbed_measurement_is_outvoted() {
+        let ms = |load, ms| (load, Duration::from_millis(ms));
+        let prefill = Load { prefill: 8, ..Load::default() };
+        let steps = [
+            ms(decoding(1, 1), 50),
+            ms(decoding(1, 1), 5),
+            ms(decoding(2, 1), 30),
+            ms(decoding(4, 1), 8),
+            ms(prefill, 9),
+        ];
+        let model = CostModel::fit(&steps).unwrap();
+        assert_eq!(model.decodes, [(1, 0.005), (2, 0.008), (4, 0.008)]);
+    }
+
+    proptest! {
+        /// Whatever else is in the step and however fast the machine is just now: a sequence is charged what it
+        /// would have cost alone.
+        #[test]
+        fn a_sequence_is_charged_what_it_costs_alone(
+            others in 0usize..60, each in 1usize..2000, own in 1usize..2000, prefill in 0usize..300,
+            pace in 0.2f64..5.0,
+        ) {
+            let model = measured();
+            let own = Load::of_row(1, own);
+            let all = own.and(decoding(others, each)).and(Load { prefill, ..Load::default() });
+            let took = pace * real(all);
+            let charged = took * model.part(own, all);
+            let alone = pace * real(own);
+            prop_assert!((charged / alone - 1.0).abs() < 0.02, "{charged} against {alone}");
+        }
+
+        #[test]
+        fn a_prompt_alone_is_charged_the_whole_step(prefill in 2usize..3000) {
+            let own = Load::of_row(prefill, prefill);
+            prop_assert!((measured().part(own, own) - 1.0).abs() < 1e-9);
+        }
+
+        #[test]
+        fn a_part_is_never_more_than_the_whole(
+            rows in 1usize..300, context in 0usize..100_000, prefill in 0usize..5000, len in 1usize..50
+        ) {
+            let own = Load::of_row(len, 100);
+            let all = own.and(Load { decodes: rows, context, prefill });
+            let part = measured().part(own, all);
+            prop_assert!((0.0..=1.0).contains(&part));
+        }
+    }
+
+    #[test]
+    fn decodes_beside_a_prompt_are_not_counted() {
+        let (own, ms) = (Load::of_row(1, 10), Duration::from_millis);
+        let step = |took, all| Step { took: ms(took), all, model: None };
+        let (prompt, mut work) = (Load::of_row(20, 20), Work::default());
+        work.add(&step(7, prompt), prompt, true);
+        work.add(&step(1, own), own, true);
+        work.add(&step(5, own.and(prompt)), own, false);
+        work.add(&step(3, own), own, false);
+        work.add(&step(9, prompt), prompt, false);
+        assert_eq!(work, Work { prefill: ms(8), decode: ms(3), decodes: 1 });
+    }
+}
