@@ -174,15 +174,21 @@ fn world() -> World {
     for model in &models {
         std::fs::write(model, "").expect("written");
     }
-    World::new("fake", dir, models, launch).with_poison(POISON).within(Group::make(), false)
+    let longest = Longest {
+        start: Duration::from_millis(120),
+        load: Duration::from_millis(40),
+        order: Duration::from_millis(10),
+    };
+    World::new("fake", dir, models, launch, longest)
+        .with_poison(POISON)
+        .within(Group::make(), false)
 }
 
 #[test]
 fn no_interleaving_loses_an_order_or_keeps_stable_from_answering() {
     let lives = std::env::var("SERIN_INTERLEAVINGS").map_or(40, |n| n.parse().expect("a number"));
-    let longest = Longest { start: Duration::from_millis(120), order: Duration::from_millis(40) };
     let seed = std::env::var("SERIN_SEED").map_or(1, |n| n.parse().expect("a number"));
-    println!("{}", drive::lives(&mut world(), seed, lives, &longest));
+    println!("{}", drive::lives(&mut world(), seed, lives));
 }
 
 /// Even where a version does not come to be read: then its place is refused.

@@ -44,8 +44,12 @@ fn real_models_lose_no_order_and_stable_answers_after_every_end() {
     }
     let dir = TempDir::new().expect("a folder");
     let versions = ["tiny-v1", "tiny-v2", "tiny-v3"].map(|name| models().join(name));
-    let mut world = World::new("tiny", dir, versions, launch).within(group, true);
-    let longest = Longest { start: Duration::from_millis(700), order: Duration::from_millis(300) };
+    let longest = Longest {
+        start: Duration::from_millis(400),
+        load: Duration::from_millis(120),
+        order: Duration::from_millis(12),
+    };
+    let mut world = World::new("tiny", dir, versions, launch, longest).within(group, true);
     let seed = std::env::var("SERIN_SEED").map_or(1, |n| n.parse().expect("a number"));
-    println!("{}", drive::lives(&mut world, seed, lives, &longest));
+    println!("{}", drive::lives(&mut world, seed, lives));
 }

@@ -39,6 +39,7 @@ pub struct World {
     models: [PathBuf; 3],
     digests: BTreeMap<String, Version>,
     load_time: Duration,
+    longest: Longest,
     launch: fn(&Launch<'_>) -> Command,
     /// What a canary dies of.
     poison: Option<&'static str>,
@@ -97,6 +98,7 @@ impl World {
         dir: TempDir,
         models: [PathBuf; 3],
         launch: fn(&Launch<'_>) -> Command,
+        longest: Longest,
     ) -> World {
         // A loopback address of its own: the port is the same in all lives, and nobody else's.
         static NEXT: AtomicU32 = AtomicU32::new(1);
@@ -109,6 +111,7 @@ impl World {
             models,
             digests: BTreeMap::new(),
             load_time: Duration::ZERO,
+            longest,
             launch,
             poison: None,
             group: None,
@@ -316,12 +319,12 @@ fn request(world: &World, order: Order, revision: &Value) -> (&'static str, Valu
 }
 
 /// Lives `lives` lives one after the other; what they were like.
-pub fn lives(world: &mut World, seed: u64, lives: u64, longest: &Longest) -> Tally {
+pub fn lives(world: &mut World, seed: u64, lives: u64) -> Tally {
     let mut draw = Draw::new(seed);
     let mut tally = Tally { load_time: world.load_time, ..Tally::default() };
     let mut possible = vec![Stand::new(1)];
     for number in 0..lives {
-        let life = plan::life(&mut draw, longest);
+        let life = plan::life(&mut draw);
         let what = format!("seed {seed}, life {number}: {life:?}");
         let Ended { from, during, end } =
             one_life(world, &mut draw, life, possible, &mut tally, &what);
@@ -363,15 +366,14 @@ fn one_life(
     let since = Instant::now();
     let mut server = world.spawn(named, quick);
     if life.moment == Moment::Start {
-        std::thread::sleep(life.delay);
+        std::thread::sleep(world.longest.delay(&life, None));
         world.strike(&server, life, None);
         let end = world.gone(draw, server, life, left, tally);
         return Ended { from: possible, during: During::Start { named }, end };
     }
     tally.worst = tally.worst.max(world.stable_answers(&server, since));
     server.greeted();
-    let started = |stand: &Stand| named.map_or(stand.clone(), |named| stand.named(named));
-    let possible: Vec<Stand> = possible.iter().map(started).collect();
+    let possible = rule::started(&possible, named);
     let possible = if quick { rule::maybe_well(&possible) } else { possible };
     let mut stands = vec![world.stands(&server, &possible, what)];
     for _ in 0..life.orders {
@@ -420,7 +422,7 @@ fn granted(
 
 /// Ends a server while an order is under way.
 fn under_way(
-    world: &World,
+    world: &mut World,
     draw: &mut Draw,
     (server, life): (&Process, Life),
     stands: Vec<Stand>,
@@ -431,13 +433,14 @@ fn under_way(
     let (path, body) = request(world, order, &server.status()["revision"]);
     let answer = std::thread::scope(|scope| {
         let asked = scope.spawn(|| server.try_http("POST", path, Some(&body)));
-        std::thread::sleep(life.delay);
+        std::thread::sleep(world.longest.delay(&life, Some(order)));
         world.strike(server, life, stands[0].trial);
         asked.join().expect("no panic")
     });
     let after: Option<Vec<Stand>> = stands.iter().map(|stand| stand.after(order)).collect();
     match (answer, after) {
         (Some((200, _)), Some(after)) => {
+            world.mark();
             tally.acknowledged += 1;
             (after, During::Nothing)
         }
@@ -501,7 +504,12 @@ impl World {
         left: Option<Vec<u8>>,
         tally: &mut Tally,
     ) -> End {
-        server.end();
+        let again = match end {
+            // Before the server has a handler of its own, Rust's takes these for a fault that will come again.
+            End::Signal(number @ (7 | 11)) if moment == Moment::Start => Some(number),
+            _ => None,
+        };
+        server.end_with(again);
         if let Some(group) = &self.group {
             group.relieve();
         }
@@ -514,7 +522,9 @@ impl World {
         match end {
             End::OtherBoot => {
                 lose_life(draw, &path, &bytes);
-                tally.log_cut += u64::from(self.lose_log(draw));
+                // What a start has synced and builds upon is not known here.
+                let cut = moment != Moment::Start && self.lose_log(draw);
+                tally.log_cut += u64::from(cut);
                 End::OtherBoot
             }
             End::OutOfMemory if !self.starves() || moment == Moment::Start => {

@@ -28,10 +28,6 @@ impl Draw {
         self.below(100) < percent
     }
 
-    pub fn within(&mut self, longest: Duration) -> Duration {
-        Duration::from_micros(self.below(longest.as_micros() as u64 + 1))
-    }
-
     pub fn of<T: Copy>(&mut self, all: &[T]) -> T {
         all[self.below(all.len() as u64) as usize]
     }
@@ -58,17 +54,29 @@ pub struct Life {
     /// The canary itself aborts the process, where it can be made to.
     pub by_canary: bool,
     pub moment: Moment,
-    /// From the start, or from when the order was sent, to the end.
-    pub delay: Duration,
+    /// How far the start or the order has got when the end comes, in thousandths of [`Longest`].
+    pub gone: u32,
 }
 
-/// How long a start or an order may have gone on when the end comes.
+/// About how long things take, so that an end comes before, within or after.
 pub struct Longest {
     pub start: Duration,
+    pub load: Duration,
     pub order: Duration,
 }
 
-pub fn life(draw: &mut Draw, longest: &Longest) -> Life {
+impl Longest {
+    pub fn delay(&self, life: &Life, order: Option<Order>) -> Duration {
+        let whole = match order {
+            None => self.start,
+            Some(Order::Load { .. }) => self.load,
+            Some(_) => self.order,
+        };
+        whole * life.gone / 1000
+    }
+}
+
+pub fn life(draw: &mut Draw) -> Life {
     let by_canary = draw.chance(15);
     let end = match draw.below(10) {
         _ if by_canary => End::Signal(6),
@@ -84,12 +92,9 @@ pub fn life(draw: &mut Draw, longest: &Longest) -> Life {
         2..=5 => Moment::Order,
         _ => Moment::Rest,
     };
-    let delay = match moment {
-        Moment::Start => draw.within(longest.start),
-        _ => draw.within(longest.order),
-    };
+    let gone = draw.below(1000) as u32;
     let named = draw.chance(25).then(|| draw.of(&[1, 2, 3]));
-    Life { named, quick: draw.chance(15), orders: draw.below(5), end, by_canary, moment, delay }
+    Life { named, quick: draw.chance(15), orders: draw.below(5), end, by_canary, moment, gone }
 }
 
 /// An order that mostly makes sense.

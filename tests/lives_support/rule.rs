@@ -215,6 +215,17 @@ fn loading(stand: &Stand, order: Order) -> Option<Version> {
     }
 }
 
+/// All the places where a server may stand that has just started. One that had a rollout to take up, and did not
+/// because its canary is refused, serves stable alone; whether it had is not known here.
+pub fn started(possible: &[Stand], named: Option<Version>) -> Vec<Stand> {
+    let load = |stand: &Stand| named.map(|named| stand.named(named));
+    let mut all: Vec<Stand> = possible.iter().filter_map(load).collect();
+    all.extend(
+        possible.iter().filter(|stand| named.is_none() || !stand.rejected.is_empty()).cloned(),
+    );
+    all
+}
+
 /// The stands once a server of quick wellness is at rest.
 pub fn at_rest(from: &[Stand]) -> Vec<Stand> {
     from.iter().map(Stand::well).collect()

@@ -91,6 +91,19 @@ impl Process {
         wait_for("its end", || self.child.try_wait().expect("a child"))
     }
 
+    /// As [`Process::end`]; one that a signal has not ended is sent it once more.
+    pub fn end_with(mut self, again: Option<u8>) {
+        let mut looks = 0;
+        wait_for("its end", || {
+            looks += 1;
+            let ended = self.child.try_wait().expect("a child");
+            if let (10, None, Some(signal)) = (looks, ended, again) {
+                self.signal(&signal.to_string());
+            }
+            ended
+        });
+    }
+
     pub fn server(&self) -> String {
         format!("http://{}", self.addr)
     }
