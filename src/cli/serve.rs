@@ -21,6 +21,7 @@ use clap::Args;
 use std::io::{IsTerminal, Write};
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::pin::pin;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -208,13 +209,15 @@ impl Running {
     }
 
     async fn serve(&mut self, config: &Config) -> Result<Ended, CliError> {
+        // One for both: a signal that came between two would be lost.
+        let mut told = pin!(signal());
         tokio::select! {
             loaded = self.load(config) => loaded?,
-            () = signal() => return Ok(Ended::Told),
+            () = &mut told => return Ok(Ended::Told),
         }
         greet(&config.model, self.addr);
         tokio::select! {
-            () = signal() => {}
+            () = &mut told => {}
             ended = &mut self.server => {
                 tracing::error!(?ended, "the server has stopped");
                 return Ok(Ended::ByItself);

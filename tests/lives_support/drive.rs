@@ -58,8 +58,7 @@ pub struct Tally {
     acknowledged: u64,
     /// Orders whose answer did not come.
     pending: u64,
-    /// Refusals after one end, and after two.
-    refused: [u64; 2],
+    refusals: Refusals,
     log_cut: u64,
     worst: Duration,
     load_time: Duration,
@@ -67,7 +66,8 @@ pub struct Tally {
 
 impl std::fmt::Display for Tally {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Tally { lives, ends, moments, acknowledged, pending, refused, .. } = self;
+        let Tally { lives, ends, moments, acknowledged, pending, refusals, .. } = self;
+        let [once, twice] = refusals.refused;
         writeln!(f, "{lives} lives; ends: {ends:?}; when: {moments:?}")?;
         writeln!(
             f,
@@ -75,7 +75,7 @@ impl std::fmt::Display for Tally {
              the log's end along",
             self.log_cut
         )?;
-        writeln!(f, "versions refused after 1 end: {}, after 2: {}", refused[0], refused[1])?;
+        writeln!(f, "versions refused after 1 end: {once}, after 2: {twice}")?;
         write!(
             f,
             "load time {:?}; stable's answer at worst {:?} later than that",
@@ -322,15 +322,18 @@ fn request(world: &World, order: Order, revision: &Value) -> (&'static str, Valu
 pub fn lives(world: &mut World, seed: u64, lives: u64) -> Tally {
     let mut draw = Draw::new(seed);
     let mut tally = Tally { load_time: world.load_time, ..Tally::default() };
-    let mut possible = vec![Stand::new(1)];
+    let (mut possible, mut alone) = (vec![Stand::new(1)], false);
     for number in 0..lives {
         let life = plan::life(&mut draw);
         let what = format!("seed {seed}, life {number}: {life:?}");
         let Ended { from, during, end } =
-            one_life(world, &mut draw, life, possible, &mut tally, &what);
+            one_life(world, &mut draw, life, (possible, alone), &mut tally, &what);
         tally.lives += 1;
         *tally.ends.entry(end.name()).or_default() += 1;
         *tally.moments.entry(moment(during)).or_default() += 1;
+        let started = matches!(during, During::Start { .. });
+        let loaded = matches!(during, During::Order(Order::Load { .. }));
+        alone = (started && alone) || loaded || from.iter().any(|stand| stand.trial.is_some());
         possible = rule::after_end(&from, end, during, life.quick);
         intact(world, &what);
     }
@@ -341,7 +344,7 @@ pub fn lives(world: &mut World, seed: u64, lives: u64) -> Tally {
     world.stands(&server, &possible, "at last");
     drop(server);
     replayed(world);
-    tally.refused = refusals(world);
+    tally.refusals.follow(world);
     tally
 }
 
@@ -357,7 +360,7 @@ fn one_life(
     world: &mut World,
     draw: &mut Draw,
     life: Life,
-    possible: Vec<Stand>,
+    (possible, alone): (Vec<Stand>, bool),
     tally: &mut Tally,
     what: &str,
 ) -> Ended {
@@ -373,9 +376,10 @@ fn one_life(
     }
     tally.worst = tally.worst.max(world.stable_answers(&server, since));
     server.greeted();
-    let possible = rule::started(&possible, named);
+    let possible = rule::started(&possible, named, alone);
     let possible = if quick { rule::maybe_well(&possible) } else { possible };
     let mut stands = vec![world.stands(&server, &possible, what)];
+    tally.refusals.follow(world);
     for _ in 0..life.orders {
         if draw.chance(30) {
             let chat = world.chat("", "What is 7 plus 5?");
@@ -607,40 +611,56 @@ fn replayed(world: &World) {
     }
 }
 
-/// How many versions were refused after one end and how many after two; more ends than that must never be.
-fn refusals(world: &World) -> [u64; 2] {
-    let reader = Reader::open(&world.ledger()).expect("a ledger");
-    let mut refused = [0; 2];
-    let mut ends: BTreeMap<Version, usize> = BTreeMap::new();
-    let (mut just, mut on_trial) = (None, None);
-    for kept in reader.entries(0, usize::MAX).expect("they read") {
-        match kept.entry {
-            Entry::UncleanEnd { how, canary: Some(canary), .. } if how != HowEnded::OtherBoot => {
-                let version = world.known(&canary.digest).expect("a model of the test");
-                *ends.entry(version).or_default() += 1;
-                assert!(ends[&version] <= 2, "version {version} ended {ends:?} servers");
-                just = Some(version);
+/// Counts the ends after which versions are refused, along the ledger; more than two must never be.
+#[derive(Debug, Default)]
+struct Refusals {
+    seen: u64,
+    ends: BTreeMap<Version, usize>,
+    /// Whose end the last one was.
+    last: Option<Version>,
+    on_trial: Option<Version>,
+    /// Versions refused after one end, and after two.
+    refused: [u64; 2],
+}
+
+impl Refusals {
+    fn follow(&mut self, world: &World) {
+        let reader = Reader::open(&world.ledger()).expect("a ledger");
+        let known = |digest: &str| world.known(digest).expect("a model of the test");
+        for kept in reader.entries(self.seen, usize::MAX).expect("they read") {
+            self.seen = kept.seq;
+            match kept.entry {
+                Entry::UncleanEnd { how, canary: Some(canary), .. }
+                    if how != HowEnded::OtherBoot =>
+                {
+                    let version = known(&canary.digest);
+                    *self.ends.entry(version).or_default() += 1;
+                    assert!(self.ends[&version] <= 2, "{version} ended {:?}", self.ends);
+                    self.last = Some(version);
+                }
+                Entry::Decision(decision) if decision.text.contains("the server died while") => {
+                    let version = self.last.expect("an end before");
+                    self.refuse(version);
+                }
+                Entry::RolloutOpened(opening) => {
+                    self.on_trial = Some(known(&opening.canary.digest))
+                }
+                Entry::Decision(decision) if rejects(decision.kind) => {
+                    self.ends.remove(&self.on_trial.expect("a rollout"));
+                }
+                Entry::Rejected { digest, .. } => self.refuse(known(&digest)),
+                Entry::CanaryWell { digest } | Entry::Pardoned { digest, .. } => {
+                    self.ends.remove(&known(&digest));
+                }
+                _ => {}
             }
-            Entry::Decision(decision) if decision.text.contains("the server died while") => {
-                let version = just.take().expect("an end before");
-                refused[ends.remove(&version).expect("its ends") - 1] += 1;
-            }
-            Entry::RolloutOpened(opening) => on_trial = world.known(&opening.canary.digest),
-            Entry::Decision(decision) if rejects(decision.kind) => {
-                ends.remove(&on_trial.expect("a rollout"));
-            }
-            Entry::Rejected { digest, .. } => {
-                let version = world.known(&digest).expect("a model of the test");
-                let ends = ends.remove(&version).expect("its ends");
-                refused[ends - 1] += 1;
-            }
-            Entry::CanaryWell { digest } | Entry::Pardoned { digest, .. } => {
-                ends.remove(&world.known(&digest).expect("a model of the test"));
-            }
-            _ => {}
         }
     }
-    refused
+
+    fn refuse(&mut self, version: Version) {
+        let ends = self.ends.remove(&version).expect("its ends");
+        self.refused[ends - 1] += 1;
+    }
 }
 
 fn rejects(kind: DecisionKind) -> bool {
