@@ -5,8 +5,12 @@ mod process_support;
 
 use process_support::*;
 use serde_json::json;
+use serin::control::Life;
 use std::fs;
+use std::hint::black_box;
+use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use tempfile::TempDir;
 
 /// A config whose rollouts only move by order, with `more` in its table.
@@ -14,7 +18,7 @@ fn config(dir: &Path, more: &str) -> String {
     let stable = models().join("tiny-v1");
     let text = format!(
         "[model]\nname = \"tiny\"\nstable = {stable:?}\n[engine]\nkv_memory = \"4MiB\"\n\
-         [server]\ndrain = \"1s\"\n[rollout]\nbake = \"1h\"\n{more}\n"
+         [server]\ndrain = \"1s\"\nlame_duck = \"0s\"\n[rollout]\nbake = \"1h\"\n{more}\n"
     );
     let path = dir.join("serin.toml");
     fs::write(&path, text).expect("written");
@@ -174,51 +178,6 @@ fn a_real_kill_for_want_of_memory_is_known_as_one() {
     is_refused(&server, dir.path(), "for want of memory");
 }
 
-/// A memory cgroup of this test's own.
-struct Group(PathBuf);
-
-impl Group {
-    fn make() -> Option<Group> {
-        let groups = fs::read_to_string("/proc/self/cgroup").ok()?;
-        let root = PathBuf::from("/sys/fs/cgroup/memory");
-        let memory = groups.lines().find(|line| line.contains(":memory:"))?;
-        let path = memory.rsplit(':').next()?.trim_start_matches('/');
-        let at = [root.join(path), root]
-            .into_iter()
-            .find(|at| at.join("memory.oom_control").is_file())?;
-        let group = at.join(format!("serin-test-{}", std::process::id()));
-        fs::create_dir(&group).ok()?;
-        let limit = group.join("memory.limit_in_bytes");
-        fs::write(limit, "-1").is_ok().then_some(Group(group))
-    }
-
-    fn serve(&self, config: &str) -> Process {
-        Process::serve_in(&self.0.join("cgroup.procs"), &["--config", config])
-    }
-
-    /// Leaves a little more than what is in use.
-    fn starve(&self) {
-        let used = fs::read_to_string(self.0.join("memory.usage_in_bytes")).expect("the usage");
-        let limit = used.trim().parse::<u64>().expect("bytes") + (2 << 20);
-        fs::write(self.0.join("memory.limit_in_bytes"), limit.to_string()).expect("limited");
-    }
-
-    fn relieve(&self) {
-        let _ = fs::write(self.0.join("memory.limit_in_bytes"), "-1");
-    }
-
-    fn kills(&self) -> Option<u64> {
-        let text = fs::read_to_string(self.0.join("memory.oom_control")).ok()?;
-        text.lines().find_map(|line| line.strip_prefix("oom_kill ")?.trim().parse().ok())
-    }
-}
-
-impl Drop for Group {
-    fn drop(&mut self) {
-        let _ = fs::remove_dir(&self.0);
-    }
-}
-
 #[test]
 fn a_canary_that_the_configuration_names_is_refused_too() {
     let dir = TempDir::new().expect("a folder");
@@ -235,4 +194,39 @@ fn a_canary_that_the_configuration_names_is_refused_too() {
         server.signal("TERM");
         assert_eq!(server.end().code(), Some(0));
     }
+}
+
+const OVERFLOWING: &str = "SERIN_OVERFLOWING";
+
+/// Not a test when run by itself: a process that takes the place of the server before and overflows a stack.
+#[test]
+fn overflows() {
+    let Some(ledger) = std::env::var_os(OVERFLOWING).map(PathBuf::from) else { return };
+    let (life, before) = Life::begin(&ledger, None);
+    life.on_trial(before.expect("a server before").trial);
+    let thread = std::thread::Builder::new().stack_size(256 << 10).spawn(|| deep(0));
+    let _ = thread.expect("a thread").join();
+}
+
+fn deep(depth: u64) -> u64 {
+    match black_box(depth) {
+        u64::MAX => 0,
+        depth => black_box([depth; 32])[31] + deep(depth + 1),
+    }
+}
+
+#[test]
+fn an_overflown_stack_is_a_fatal_signal_like_any_other() {
+    let dir = TempDir::new().expect("a folder");
+    let config = config(dir.path(), "");
+    end_by(with_canary(&config), "KILL");
+    let mut command = Command::new(std::env::current_exe().expect("this test"));
+    command.args(["--exact", "overflows", "--nocapture", "--test-threads=1"]);
+    let output =
+        command.env(OVERFLOWING, dir.path().join("serin.ledger")).output().expect("it runs");
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(said.contains("has overflowed its stack"), "Rust's own handler has its say: {said}");
+    assert_eq!(output.status.signal(), Some(6), "and ends in an abort");
+    let server = serve(&config);
+    is_refused(&server, dir.path(), "SIGSEGV");
 }

@@ -19,7 +19,7 @@ fn config(dir: &Path) -> String {
     let stable = models().join("tiny-v1");
     let text = format!(
         "[model]\nname = \"tiny\"\nstable = {stable:?}\n[engine]\nkv_memory = \"4MiB\"\n\
-         [server]\ndrain = \"1s\"\n[rollout]\nbake = \"1h\"\nwell_after = \"0s\"\n"
+         [server]\ndrain = \"1s\"\nlame_duck = \"0s\"\n[rollout]\nbake = \"1h\"\nwell_after = \"0s\"\n"
     );
     let path = dir.join("serin.toml");
     fs::write(&path, text).expect("written");

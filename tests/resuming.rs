@@ -1,7 +1,7 @@
 //! After a restart, before a rollout is taken up: orders that stop are taken, what raises is refused. And a raise
 //! that the ledger refuses does not happen until the ledger takes it.
 
-use serin::control::{Asked, Control, ControlError, LoadAsked, Start, TakeUp};
+use serin::control::{Asked, Control, ControlError, Life, LoadAsked, Start, TakeUp};
 use serin::gateway::Gateway;
 use serin::gateway::testing::FakeServer;
 use serin::ledger::{Entry, Ledger, Options, Reader, Stamp};
@@ -30,8 +30,9 @@ async fn start(dir: &Path) -> (Gateway, TakeUp) {
         opened = open();
     }
     let (ledger, resume) = opened.expect("a ledger");
+    let (life, _) = Life::begin(&dir.join("serin.ledger"), None);
     let (start, take_up) = Start::from_ledger(ledger, resume, None);
-    server.start = start;
+    server.start = Start { life, ..start };
     (server.start().await.expect("a started server"), take_up)
 }
 
@@ -169,4 +170,57 @@ async fn a_raise_that_the_ledger_refuses_waits_until_it_takes_it() {
     let _ = raise.await.expect("no panic");
     let state = Reader::open(&path).expect("a ledger").state().expect("a state");
     assert_eq!(state.running.expect("a rollout").weight.percent(), 50);
+}
+
+/// A canary that is being rolled back may end the process while that is not written down: it did it all the same.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_rolled_back_is_on_trial_until_the_ledger_has_it() {
+    let dir = TempDir::new().unwrap();
+    let (gateway, take_up) = interrupted(dir.path(), 25).await;
+    let control = gateway.control().clone();
+    control.take_up(take_up).await;
+    let on_trial = || {
+        let text = std::fs::read_to_string(dir.path().join("serin.ledger.life")).expect("a file");
+        text.contains("\"version\":\"canary\"")
+    };
+    assert!(on_trial());
+    let other = rusqlite::Connection::open(dir.path().join("serin.ledger")).expect("it opens");
+    other.busy_timeout(Duration::from_secs(10)).expect("set");
+    other.execute_batch("BEGIN IMMEDIATE").expect("the file is held");
+    let order = tokio::spawn({
+        let control = control.clone();
+        async move { control.rollback("a test".to_owned(), None, None).await }
+    });
+    for _ in 0..500 {
+        if control.status().models.canary.is_none() {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    assert!(control.status().models.canary.is_none() && on_trial());
+    other.execute_batch("ROLLBACK").expect("it is let go");
+    order.await.expect("no panic").expect("granted");
+    assert!(!on_trial());
+}
+
+/// A process that is killed before it has settled with the end before draws from it neither not at all nor twice.
+#[tokio::test]
+async fn an_end_counts_once_however_often_the_start_after_it_is_interrupted() {
+    let dir = TempDir::new().unwrap();
+    let (gateway, take_up) = interrupted(dir.path(), 25).await;
+    gateway.control().take_up(take_up).await;
+    let life = dir.path().join("serin.ledger.life");
+    let left = std::fs::read(&life).expect("a file");
+    let mut gateway = gateway;
+    for start in 0..3 {
+        drop(gateway);
+        // As if the process had not come to settle.
+        std::fs::write(&life, &left).expect("written");
+        let (_, last) = Life::begin(&dir.path().join("serin.ledger"), None);
+        gateway = self::start(dir.path()).await.0;
+        assert!(gateway.control().reckon(last).await.is_none(), "start {start}");
+        let state = Reader::open(&dir.path().join("serin.ledger")).expect("a ledger").state();
+        let suspects = state.expect("a state").suspects;
+        assert_eq!(suspects.iter().map(|one| one.ends).collect::<Vec<_>>(), [1], "start {start}");
+    }
 }

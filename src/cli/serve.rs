@@ -128,7 +128,7 @@ impl Running {
         let (start, take_up, last) = open_ledger(config, alerts)?;
         let stable = effective_stable(&start.state, &config.stable);
         let control = Control::start(settings, engine, loader, faults, start);
-        let refused = control.reckon(last).map(|canary| PathBuf::from(canary.path));
+        let refused = control.reckon(last).await.map(|canary| PathBuf::from(canary.path));
         if let Device::Card(card) = device {
             let watched = control.watch_device(Box::new(move || card.readings()));
             watched.map_err(CliError::from_text)?;

@@ -159,11 +159,19 @@ impl Control {
         }
     }
 
+    /// Until that is written down, an end is still held against it (`commit`).
     pub(super) fn retire_canary(&self, reason: &'static str) {
-        self.life.on_trial(None);
         let canary = self.routes.write().canary.take();
         if let Some(deployment) = canary {
             self.retire(deployment, reason, self.care.drain);
+        }
+    }
+
+    /// What is in force is what the ledger has: where that is no canary, none is on trial.
+    fn off_trial(&self, brain: &Brain) {
+        let idle = brain.loading.is_none() && brain.resuming.is_none();
+        if idle && self.routes.read().canary.is_none() {
+            self.life.on_trial(None);
         }
     }
 
@@ -199,6 +207,7 @@ pub(super) async fn commit(control: Weak<Control>, mut inbox: UnboundedReceiver<
             let mut brain = control.brain.lock();
             brain.held = None;
             actions.into_iter().for_each(|action| control.carry_out(&mut brain, action));
+            control.off_trial(&brain);
         }
         // Nobody may be waiting.
         let _ = done.send(());

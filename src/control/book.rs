@@ -6,6 +6,7 @@
 use crate::ledger::{Entry, Health, Ledger, Model, Rejection, Stamp, State, Ticket};
 use crate::rollout::Event;
 use parking_lot::Mutex;
+use std::path::Path;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tokio::sync::watch;
 
@@ -63,9 +64,15 @@ impl Book {
         self.state.lock().unexplained_ends(digest)
     }
 
-    /// Whether that is the content of the model in service.
+    /// Whether it is known already how that process ended, and what followed from it.
+    pub fn knows_end(&self, id: &str) -> bool {
+        !id.is_empty() && self.state.lock().last_end == id
+    }
+
+    /// Whether that is the content of the model in service, or its place.
     pub fn is_stable(&self, digest: &str) -> bool {
-        self.state.lock().stable.as_ref().is_some_and(|stable| stable.digest == digest)
+        let is = |one: &Model| one.digest == digest || unread(Path::new(&one.path)) == digest;
+        self.state.lock().stable.as_ref().is_some_and(is)
     }
 
     /// Where the ledger is, if there is one, and whether it is being written.
@@ -77,6 +84,13 @@ impl Book {
     pub fn watch(&self) -> Option<watch::Receiver<Health>> {
         self.ledger.as_ref().map(Ledger::watch)
     }
+}
+
+/// Stands for the digest of a model whose content is not known yet: what happens while it is being opened is held
+/// against the place it is loaded from.
+pub(super) fn unread(path: &Path) -> String {
+    let real = std::fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
+    format!("not read: {}", real.display())
 }
 
 /// A deployment as the ledger names it.

@@ -3,7 +3,9 @@
 //!
 //! It holds the boot, the memory cgroup's count of kills, and the version that is on trial; a fatal signal writes
 //! its number into it (`device::end`). An orderly end removes it, so that one that is found tells of another
-//! kind. Never synced: it has to outlive the process, not the machine. Judges nothing; `ledger::course` does.
+//! kind. What one says is kept until the ledger has what follows from it ([`Life::settle`]): a process that is
+//! killed right after its start must not take that along. Never synced: it has to outlive the process, not the
+//! machine. Judges nothing; `ledger::course` does.
 //!
 //! A supervisor is told the same: whether an end would be the canary's.
 
@@ -28,7 +30,7 @@ const TEXT_AT: u64 = 3;
 /// The version on trial.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Trial {
-    /// Its digest is empty as long as it has not been read.
+    /// As long as it has not been read, its place stands for its digest.
     pub model: Model,
     /// It is being loaded, and no request has reached it.
     pub loading: bool,
@@ -37,6 +39,8 @@ pub struct Trial {
 /// How the process before ended, if that was not in order.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LastEnd {
+    /// Which process's it was, so that no end is drawn from twice; empty where that is not known.
+    pub id: String,
     pub how: HowEnded,
     pub trial: Option<Trial>,
 }
@@ -44,6 +48,8 @@ pub struct LastEnd {
 /// What the file says, but for the signal.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 struct Note {
+    #[serde(default)]
+    id: String,
     boot: String,
     #[serde(default)]
     kills: Option<Kills>,
@@ -66,33 +72,37 @@ pub struct Life(Mutex<Option<Kept>>);
 #[derive(Debug)]
 struct Kept {
     path: PathBuf,
-    file: File,
+    /// Nothing as long as the file is the one of the process before.
+    file: Option<File>,
     note: Note,
     supervisor: Option<UnixStream>,
 }
 
 impl Life {
-    /// Begins the file of the ledger at `ledger`, whose lock is held; and what the one before says.
+    /// For the ledger at `ledger`, whose lock is held; and what the file of the process before says. If there is
+    /// one, it stays until [`Life::settle`] or until something is on trial.
     pub fn begin(ledger: &Path, supervisor: Option<UnixStream>) -> (Life, Option<LastEnd>) {
         let mut path = ledger.as_os_str().to_owned();
         path.push(".life");
         let path = PathBuf::from(path);
         let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
-        let note = Note { boot: boot.trim().to_owned(), kills: kills(), trial: None };
+        let id = uuid::Uuid::new_v4().simple().to_string();
+        let note = Note { id, boot: boot.trim().to_owned(), kills: kills(), trial: None };
         let last = fs::read(&path).ok().map(|bytes| {
             let (signal, before) = parse(&bytes);
-            LastEnd { how: how(signal, &before, &note), trial: before.trial }
+            LastEnd { id: before.id.clone(), how: how(signal, &before, &note), trial: before.trial }
         });
-        match open(&path, &note) {
-            Ok(file) => {
-                let kept = Kept { path, file, note, supervisor };
-                (Life(Mutex::new(Some(kept))), last)
-            }
-            Err(error) => {
-                let path = path.display();
-                tracing::warn!("{path}: {error}; how this server ends will not be known");
-                (Life::default(), last)
-            }
+        let mut kept = Kept { path, file: None, note, supervisor };
+        if last.is_none() {
+            kept.begin();
+        }
+        (Life(Mutex::new(Some(kept))), last)
+    }
+
+    /// What follows from the end before is written down: the file is this process's from now on.
+    pub fn settle(&self) {
+        if let Some(kept) = self.0.lock().as_mut().filter(|kept| kept.file.is_none()) {
+            kept.begin();
         }
     }
 
@@ -102,7 +112,10 @@ impl Life {
         let Some(kept) = kept.as_mut().filter(|kept| kept.note.trial != trial) else { return };
         kept.tell(if trial.is_some() { CANARY } else { ALONE });
         kept.note.trial = trial;
-        kept.save();
+        match (&kept.file, &kept.note.trial) {
+            (None, Some(_)) => kept.begin(),
+            _ => kept.save(),
+        }
     }
 
     /// The supervisor is told that what may have ended the process before is not loaded again.
@@ -137,8 +150,19 @@ impl Life {
 }
 
 impl Kept {
+    fn begin(&mut self) {
+        match open(&self.path, &self.note) {
+            Ok(file) => self.file = Some(file),
+            Err(error) => {
+                let path = self.path.display();
+                tracing::warn!("{path}: {error}; how this server ends will not be known");
+            }
+        }
+    }
+
     fn save(&self) {
-        if let Err(error) = write(&self.file, &self.note) {
+        let Some(file) = &self.file else { return };
+        if let Err(error) = write(file, &self.note) {
             tracing::warn!("{}: {error}", self.path.display());
         }
     }
@@ -234,7 +258,7 @@ mod tests {
     }
 
     fn note(boot: &str, kills: Option<Kills>) -> Note {
-        Note { boot: boot.to_owned(), kills, trial: None }
+        Note { id: "1".to_owned(), boot: boot.to_owned(), kills, trial: None }
     }
 
     #[test]
@@ -272,8 +296,13 @@ mod tests {
         life.on_trial(trial("v2", false));
         drop(life);
         let (life, last) = Life::begin(&ledger, None);
-        let expected = LastEnd { how: HowEnded::Unexplained, trial: trial("v2", false) };
-        assert_eq!(last, Some(expected));
+        let last = last.unwrap();
+        assert_eq!((last.how, &last.trial), (HowEnded::Unexplained, &trial("v2", false)));
+        // Killed before anything was written down of it, it is still there.
+        drop(life);
+        let (life, again) = Life::begin(&ledger, None);
+        assert_eq!(again, Some(last));
+        life.settle();
         life.on_trial(trial("v2", false));
         life.on_trial(None);
         drop(life);

@@ -168,7 +168,7 @@ struct Brain {
     /// A rollout of the process before, until it is taken up.
     resuming: Option<Resuming>,
     /// The canary that has a weight, since when, and whether it was noted that it is well.
-    in_force: Option<(String, Duration, bool)>,
+    in_force: Option<(Model, Duration, bool)>,
     /// What waits because the ledger has refused it.
     held: Option<String>,
     /// What else a status has to say: why a version was refused at the start.
@@ -381,7 +381,8 @@ impl Control {
             brain.candidate = None;
             if brain.resuming.is_none() && self.routes.read().stable.is_some() {
                 // Opening it may be what ends the process.
-                self.life.on_trial(Some(Trial { model: orders::unread(path, ""), loading: true }));
+                let model = orders::unloaded(path, &book::unread(path));
+                self.life.on_trial(Some(Trial { model, loading: true }));
             }
         }
         let loaded = (self.loader)(path.to_owned(), vet).await;

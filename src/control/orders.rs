@@ -10,7 +10,7 @@ use super::book::{self, model};
 use super::life::Trial;
 use super::{Brain, Control, ControlError, Deployment, Vet};
 use crate::engine::UnloadReport;
-use crate::ledger::{Entry, Model, Opening};
+use crate::ledger::{Entry, Model, Opening, Rejection};
 use crate::rollout::{Arm, Event, Operator, Order, Rollout, Weight};
 use serde_json::json;
 use std::path::{Path, PathBuf};
@@ -99,6 +99,10 @@ impl Control {
                 return Err(ControlError::CanaryPresent { version: canary.version.to_string() });
             }
         }
+        let place = book::unread(&asked.path);
+        if let Some(rejection) = self.book.rejection(&place).filter(|_| !asked.retry) {
+            return Err(ControlError::Load(rejected_before(&rejection)));
+        }
         let vet = self.vet(asked, self_test);
         let deployment = match self.load(&asked.path, vet).await {
             Ok(deployment) => deployment,
@@ -148,7 +152,7 @@ impl Control {
         Arc::new(move |digest| {
             let rejection = control.book.rejection(digest).filter(|_| !retry);
             let (control, digest) = (control.clone(), digest.to_owned());
-            let model = unread(&path, &digest);
+            let model = unloaded(&path, &digest);
             Box::pin(async move {
                 let Some(rejection) = rejection else {
                     control.life.on_trial(Some(Trial { model, loading: true }));
@@ -158,10 +162,7 @@ impl Control {
                     control.make_room().await;
                     return Ok(());
                 };
-                Err(format!(
-                    "this version was rejected before ({}); say --retry (\"retry\": true) to try it again",
-                    rejection.reason
-                ))
+                Err(rejected_before(&rejection))
             })
         })
     }
@@ -206,14 +207,27 @@ impl Control {
         self.tell_load(asked, self_test, None);
         entries.push(load_ordered(asked, self_test, None));
         entries.push(Entry::ModelLoaded { arm: Arm::Canary, model: model(deployment) });
-        if asked.retry && !self_test && self.book.rejection(&deployment.digest).is_some() {
-            entries.push(Entry::Pardoned {
-                digest: deployment.digest.clone(),
-                by: asked.by.clone(),
-                reason: asked.reason.clone().unwrap_or_default(),
-            });
+        if asked.retry && !self_test {
+            entries.extend(self.pardon(&deployment.digest, asked));
         }
         Ok(self.act(&mut brain, now, Some(&event), actions, entries))
+    }
+
+    /// What was held against a version and its place is forgotten, if it was rejected.
+    fn pardon(&self, digest: &str, asked: &LoadAsked) -> Vec<Entry> {
+        let both = [digest.to_owned(), book::unread(&asked.path)];
+        if both.iter().all(|one| self.book.rejection(one).is_none()) {
+            return Vec::new();
+        }
+        let pardoned = |digest: String| Entry::Pardoned {
+            digest,
+            by: asked.by.clone(),
+            reason: asked.reason.clone().unwrap_or_default(),
+        };
+        let held = |one: &String| {
+            self.book.rejection(one).is_some() || self.book.unexplained_ends(one) > 0
+        };
+        both.into_iter().filter(held).map(pardoned).collect()
     }
 
     /// Carries out an order; returns when it is in force and written down.
@@ -332,6 +346,13 @@ impl Control {
     }
 }
 
+fn rejected_before(rejection: &Rejection) -> String {
+    format!(
+        "this version was rejected before ({}); say --retry (\"retry\": true) to try it again",
+        rejection.reason
+    )
+}
+
 /// Whether an order could lead to more than what is in force.
 fn could_raise(command: Operator, weight: Weight) -> bool {
     match command {
@@ -349,8 +370,8 @@ fn rejected_by(brain: &Brain, order: &Order) -> Option<Entry> {
     stops.then(|| Entry::Rejected { digest, reason: format!("rolled back {}", order.signature()) })
 }
 
-/// A model that is being loaded; its digest is empty until it is known.
-pub(super) fn unread(path: &Path, digest: &str) -> Model {
+/// A model that is being loaded.
+pub(super) fn unloaded(path: &Path, digest: &str) -> Model {
     let version = super::intake::name(path);
     Model { path: path.display().to_string(), version, digest: digest.to_owned() }
 }

@@ -7,7 +7,9 @@
 //! Until it is taken up, orders that stop go to the machine as ever, and what raises is refused: a canary that
 //! is rolled back meanwhile is not loaded, or goes at once.
 
+use super::act::Done;
 use super::alerting::Stood;
+use super::book::{model, unread};
 use super::life::{LastEnd, Life, Trial};
 use super::orders::{is_still, same_place};
 use super::{Brain, Control, alerting};
@@ -19,6 +21,9 @@ use crate::rollout::{Phase, Rollout, Weight};
 use serde_json::json;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
+
+/// How long stable waits until what the last end means is written down.
+const RECKONED_WITHIN: Duration = Duration::from_secs(1);
 
 /// What a control room begins with.
 #[derive(Default)]
@@ -113,9 +118,23 @@ pub fn effective_stable(state: &State, configured: &Path) -> PathBuf {
 
 impl Control {
     /// Draws the consequence of how the process before ended, before anything is loaded. Returns the version
-    /// that is refused from now on, if one is.
-    pub fn reckon(&self, last: Option<LastEnd>) -> Option<Model> {
-        let LastEnd { how, trial } = last?;
+    /// that is refused from now on, if one is; by then that is written down, unless the disk is slow: stable
+    /// must not wait for it.
+    pub async fn reckon(&self, last: Option<LastEnd>) -> Option<Model> {
+        let last = last?;
+        if self.book.knows_end(&last.id) {
+            self.life.settle();
+            return None;
+        }
+        let (refused, done) = self.draw(last);
+        match tokio::time::timeout(RECKONED_WITHIN, done).await {
+            Ok(_) => self.life.settle(),
+            Err(_) => tracing::warn!("how the last server ended is not written down yet"),
+        }
+        refused
+    }
+
+    fn draw(&self, LastEnd { id, how, trial }: LastEnd) -> (Option<Model>, Done) {
         let mut brain = self.brain.lock();
         let running = brain.resuming.as_ref().map(|resuming| &resuming.running);
         let weighs = |trial: &Trial| {
@@ -123,7 +142,7 @@ impl Control {
             running.filter(same).is_some_and(|running| running.weight > Weight::ZERO)
         };
         let canary = trial.filter(|trial| trial.loading || weighs(trial)).map(|trial| trial.model);
-        let earlier = canary.as_ref().map_or(0, |one| self.book.unexplained_ends(&one.digest));
+        let earlier = canary.as_ref().map_or(0, |one| self.earlier_ends(one));
         let forgiving = self.care.well_after.is_zero();
         let course = course(how, canary.is_some(), earlier, forgiving);
         let body = json!({
@@ -131,50 +150,66 @@ impl Control {
             "refused": course == Course::Refuse,
         });
         self.notes.tell("unclean_end", course != Course::GoOn, body);
-        let entry = Entry::UncleanEnd { how, canary: canary.clone() };
+        let entry = Entry::UncleanEnd { id, how, canary: canary.clone() };
         match (course, canary) {
             (Course::Refuse, Some(canary)) => {
-                self.refuse(&mut brain, &canary, how, earlier, entry);
-                Some(canary)
+                let done = self.refuse(&mut brain, &canary, how, earlier, entry);
+                (Some(canary), done)
             }
             (course, _) => {
-                self.book.note(self.now(), entry);
+                let now = self.now();
+                let done = self.act(&mut brain, now, None, Vec::new(), vec![entry]);
                 if let (Course::Count, Some(resuming)) = (course, &mut brain.resuming) {
                     let remark =
                         format!("{how}; once more before it is well, and this version is refused");
                     resuming.remark = Some(remark);
                 }
-                None
+                (None, done)
             }
         }
     }
 
+    /// Kills that count against a version: with its content known, and while it was being opened.
+    fn earlier_ends(&self, canary: &Model) -> u32 {
+        let place = unread(Path::new(&canary.path));
+        let opening = if canary.digest == place { 0 } else { self.book.unexplained_ends(&place) };
+        self.book.unexplained_ends(&canary.digest) + opening
+    }
+
     /// The version under which the process before died is not loaded again: its rollout is rolled back, or,
     /// where none had begun or none can go on, it is rejected outright.
-    fn refuse(&self, brain: &mut Brain, canary: &Model, how: HowEnded, earlier: u32, end: Entry) {
+    fn refuse(
+        &self,
+        brain: &mut Brain,
+        canary: &Model,
+        how: HowEnded,
+        earlier: u32,
+        end: Entry,
+    ) -> Done {
         let times = if earlier > 0 { format!(" ({} times)", earlier + 1) } else { String::new() };
         let why =
             format!("the server died while version {} was in force{times}: {how}", canary.version);
         let now = self.now();
         brain.trial = Some(canary.clone());
         brain.remark = Some(format!("{why}; it is refused"));
-        if matches!(brain.rollout.phase(), Phase::Running { .. }) {
-            drop(self.roll_back_for(brain, now, why, vec![end]));
+        let done = if matches!(brain.rollout.phase(), Phase::Running { .. }) {
+            self.roll_back_for(brain, now, why, vec![end])
         } else {
             let mut entries = vec![end];
             if let Some(resuming) = &brain.resuming {
                 brain.rollout = Rollout::after_epoch(self.policy.clone(), resuming.running.stage);
                 entries.push(Entry::RolloutAbandoned { why: why.clone() });
             }
-            if !canary.digest.is_empty() && !self.book.is_stable(&canary.digest) {
+            if !self.book.is_stable(&canary.digest) {
                 let (digest, reason) = (canary.digest.clone(), why.clone());
                 entries.push(Entry::Rejected { digest, reason });
             }
-            drop(self.act(brain, now, None, Vec::new(), entries));
             alerting::refused(self, canary, &why);
-        }
+            self.act(brain, now, None, Vec::new(), entries)
+        };
         self.taken_up(brain);
         self.life.dropped();
+        done
     }
 
     /// From now on orders are as ever, and the rollout's clock runs.
@@ -292,24 +327,29 @@ impl Control {
         let mut brain = self.brain.lock();
         let in_force = {
             let routes = self.routes.read();
-            routes
-                .canary
-                .as_ref()
-                .filter(|_| routes.weight > Weight::ZERO)
-                .map(|one| one.digest.clone())
+            routes.canary.as_ref().filter(|_| routes.weight > Weight::ZERO).map(|one| model(one))
         };
-        let Some(digest) = in_force else {
+        let Some(canary) = in_force else {
             brain.in_force = None;
             return;
         };
         let now = self.origin.elapsed();
-        let begun = brain.in_force.as_ref().filter(|(one, _, _)| *one == digest).cloned();
-        let (_, since, told) = begun.unwrap_or((digest.clone(), now, false));
+        let begun = brain.in_force.as_ref().filter(|(one, _, _)| *one == canary).cloned();
+        let (_, since, told) = begun.unwrap_or((canary.clone(), now, false));
         let well = !told && now.saturating_sub(since) >= self.care.well_after;
         if well && !self.care.well_after.is_zero() {
-            self.book.note(self.now(), Entry::CanaryWell { digest: digest.clone() });
+            self.note_well(&canary);
         }
-        brain.in_force = Some((digest, since, told || well));
+        brain.in_force = Some((canary, since, told || well));
+    }
+
+    fn note_well(&self, canary: &Model) {
+        let digest = canary.digest.clone();
+        self.book.note(self.now(), Entry::CanaryWell { digest });
+        let digest = unread(Path::new(&canary.path));
+        if self.book.unexplained_ends(&digest) > 0 {
+            self.book.note(self.now(), Entry::CanaryWell { digest });
+        }
     }
 
     /// The process ends in order: the next one has nothing to draw from it.

@@ -9,7 +9,7 @@ use std::fs::File;
 use std::io;
 use std::os::fd::IntoRawFd;
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicI32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 
 /// The signals by which a process's own code ends it.
 pub const FATAL: [i32; 5] =
@@ -19,6 +19,8 @@ pub const AT: i64 = 0;
 
 /// The file's descriptor; -1: none yet.
 static NOTE: AtomicI32 = AtomicI32::new(-1);
+/// A signal was written down: what follows it on the way out, as the abort after an overflown stack, says less.
+static WRITTEN: AtomicBool = AtomicBool::new(false);
 /// What handled each of [`FATAL`] before.
 static BEFORE: [OnceLock<libc::sigaction>; FATAL.len()] = [const { OnceLock::new() }; FATAL.len()];
 
@@ -67,9 +69,11 @@ fn install(signal: i32) -> io::Result<()> {
 extern "C" fn on_signal(signal: i32, info: *mut libc::siginfo_t, context: *mut libc::c_void) {
     let digits = [b'0' + (signal / 10) as u8, b'0' + (signal % 10) as u8];
     let note = NOTE.load(Ordering::Acquire);
-    // SAFETY: `pwrite` may be called in a handler; `digits` is two bytes long. A descriptor that is bad is an
-    // error, and nothing could be done about one here.
-    unsafe { libc::pwrite(note, digits.as_ptr().cast(), digits.len(), AT) };
+    if !WRITTEN.swap(true, Ordering::AcqRel) {
+        // SAFETY: `pwrite` may be called in a handler; `digits` is two bytes long. A descriptor that is bad is an
+        // error, and nothing could be done about one here.
+        unsafe { libc::pwrite(note, digits.as_ptr().cast(), digits.len(), AT) };
+    }
     let place = FATAL.iter().position(|one| *one == signal);
     let before = place.and_then(|place| BEFORE[place].get());
     // SAFETY: the kernel hands in a valid `info`. Above zero: a fault, not a signal that somebody sent.

@@ -78,9 +78,10 @@ impl<F: FnMut(&Batch, &[Draw<'_>]) -> Option<Duration>> Run<'_, F> {
     }
 
     fn time(&mut self, batch: &Batch) -> Option<()> {
-        let greedy = SamplingParams { temperature: 0.0, ..SamplingParams::default() };
+        // As most requests ask for: a draw costs more than the largest of the logits.
+        let params = SamplingParams { temperature: 1.0, ..SamplingParams::default() };
         let tokens = vec![0; batch.rows.first()?.total];
-        let draw = Draw { params: &greedy, tokens: &tokens, prompt_len: tokens.len() };
+        let draw = Draw { params: &params, tokens: &tokens, prompt_len: tokens.len() };
         let draws = vec![draw; batch.rows.iter().filter(|row| row.sample).count()];
         let took = (self.step)(batch, &draws)?;
         let loads = batch.rows.iter().map(|row| Load::of_row(row.len, row.context));

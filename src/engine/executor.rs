@@ -76,15 +76,24 @@ pub(super) struct Executor {
     lanes: Vec<Lane>,
     /// Index of the lane that had the last turn.
     last: usize,
-    /// By what sequences are charged for steps.
-    costs: Option<Arc<CostModel>>,
+    /// By what sequences are charged for steps, and whose it was at first.
+    costs: Option<CostModel>,
+    reference: Option<LaneId>,
     /// The device has failed. From then on nothing is run and nothing is freed: both could wait for ever.
     lost: bool,
 }
 
 impl Executor {
     pub fn new(commands: Receiver<Command>, faults: UnboundedSender<EngineFault>) -> Executor {
-        Executor { commands, faults, lanes: Vec::new(), last: 0, costs: None, lost: false }
+        Executor {
+            commands,
+            faults,
+            lanes: Vec::new(),
+            last: 0,
+            costs: None,
+            reference: None,
+            lost: false,
+        }
     }
 
     /// Runs until every handle is gone.
@@ -115,7 +124,7 @@ impl Executor {
         self.last = index;
         let lane = &mut self.lanes[index];
         let (id, begun) = (lane.id, Instant::now());
-        let stepped = lane.step(busy > 1, self.costs.as_deref(), Instant::now);
+        let stepped = lane.step(busy > 1, self.costs.as_ref(), Instant::now);
         lane.place.stepped();
         lane.note_turn(begun.elapsed());
         match stepped {
@@ -178,7 +187,9 @@ impl Executor {
                     lane.place.set_share(share);
                 }
             }
+            Command::SetReference { lane } if self.reference == Some(lane) => {}
             Command::SetReference { lane } => {
+                self.reference = Some(lane);
                 let costs = self.lanes.iter().find(|l| l.id == lane).and_then(|l| l.costs.clone());
                 // Better another model's than none: versions of one model are much alike.
                 self.costs = costs.or(self.costs.take());

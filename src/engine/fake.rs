@@ -23,6 +23,8 @@ pub struct FakeScript {
     pub fail_on: Option<u32>,
     /// A step with a prompt that holds this id panics.
     pub panic_on: Option<u32>,
+    /// A step with a prompt that holds this id aborts the process.
+    pub abort_on: Option<u32>,
     /// A step with a prompt that holds this id finds the device gone.
     pub lose_device_on: Option<u32>,
     /// Share of sequences (by seed) whose logits are NaN from the first token on.
@@ -40,6 +42,7 @@ impl FakeScript {
             nan_on: None,
             fail_on: None,
             panic_on: None,
+            abort_on: None,
             lose_device_on: None,
             nan_share: 0.0,
         }
@@ -102,6 +105,9 @@ impl Runner for FakeRunner {
         let holds = |id: Option<u32>| id.is_some_and(|id| batch.tokens.contains(&id));
         if holds(self.script.panic_on) {
             std::panic::panic_any("scripted panic");
+        }
+        if holds(self.script.abort_on) {
+            std::process::abort();
         }
         if holds(self.script.lose_device_on) {
             return Err(RunError::DeviceLost("scripted loss".into()));

@@ -89,7 +89,7 @@ pub(super) struct Lane {
     pace: Pace,
     pub place: Place,
     /// What its steps cost, if that could be measured.
-    pub costs: Option<Arc<CostModel>>,
+    pub costs: Option<CostModel>,
     pub draining: Option<Draining>,
 }
 
@@ -215,12 +215,11 @@ impl Lane {
             return;
         }
         let (capacity, config) = (self.runner.capacity(), *self.scheduler.config());
-        let costs = calibration::measure(&capacity, &config, budget, |batch, draws| {
+        self.costs = calibration::measure(&capacity, &config, budget, |batch, draws| {
             let begun = now();
             let finished = run(&mut *self.runner, &self.arena, batch, draws).ok()?.ok()?;
             Some(finished.device_time.unwrap_or_else(|| now().saturating_duration_since(begun)))
         });
-        self.costs = costs.map(Arc::new);
     }
 
     /// One step: schedule, run, post-process. `shared`: another lane has work in this round. `costs`: by which

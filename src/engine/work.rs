@@ -2,9 +2,11 @@
 //!
 //! Two equal models that serve different shares of the traffic run steps of different sizes, and larger steps take
 //! longer: raw step times would compare traffic, not models. So a sequence is charged the part of a step's time that
-//! the step would have taken with this sequence alone, by a cost model that is measured once, when a model is loaded
-//! ([`super::calibration`]). Both arms of a rollout are measured by the same model, stable's. Why a ratio and not
-//! the predicted time: a machine that has become slower or busier slows both alike, and cancels out. Pure.
+//! the step would have taken with this sequence alone, by a cost model that is measured when a model is loaded
+//! ([`super::calibration`]). Both arms of a rollout are measured by the same model, stable's. Why a ratio and not the
+//! predicted time: a machine that has become slower or busier slows both alike, and cancels out. Why the model is not
+//! corrected by the steps that follow: the number of sequences changes when replies end and requests come, which is
+//! when the rest of the server is busy; learnt from such steps, the growth came out too flat. Pure.
 
 use std::time::Duration;
 

@@ -24,8 +24,15 @@ pub struct FakeServer {
     pub policy: Policy,
     pub scheduler: SchedulerConfig,
     pub timeouts: Timeouts,
+    /// The one that is stable.
+    pub stable: PathBuf,
     /// The model whose load finds the device gone.
     pub fatal: Option<PathBuf>,
+    /// How long a load takes: half of it until the content is known, half of it afterwards.
+    pub load_time: Duration,
+    /// Called at the end of each half.
+    pub when_opened: fn(&Path),
+    pub when_loaded: fn(&Path),
     /// Bytes that each fake model holds while loaded.
     pub memory: usize,
     pub care: Care,
@@ -57,7 +64,11 @@ impl FakeServer {
                 next_token: Duration::from_secs(10),
                 request: Duration::from_secs(60),
             },
+            stable: "stable".into(),
             fatal: None,
+            load_time: Duration::ZERO,
+            when_opened: |_| {},
+            when_loaded: |_| {},
             memory: 1 << 20,
             care: Care {
                 drain: Duration::from_secs(5),
@@ -77,8 +88,16 @@ impl FakeServer {
         self.models.get_mut(Path::new(name))
     }
 
-    /// Starts the engine and loads the model named "stable". Needs a tokio runtime.
-    pub async fn start(mut self) -> Result<Gateway, Box<dyn std::error::Error>> {
+    /// Starts the engine and loads stable. Needs a tokio runtime.
+    pub async fn start(self) -> Result<Gateway, Box<dyn std::error::Error>> {
+        let stable = self.stable.clone();
+        let gateway = self.begin()?;
+        gateway.control().load_stable(&stable).await?;
+        Ok(gateway)
+    }
+
+    /// Starts the engine; loads nothing yet. Needs a tokio runtime.
+    pub fn begin(mut self) -> Result<Gateway, Box<dyn std::error::Error>> {
         let (engine, faults) = EngineHandle::start()?;
         let codec = Arc::new(Codec::load(&self.text_from, self.vocab)?);
         let (limits, timeouts) = (Limits { max_n: 8, max_stop: 16 }, self.timeouts);
@@ -87,7 +106,6 @@ impl FakeServer {
         let start = std::mem::take(&mut self.start);
         let loader = loader(engine.clone(), codec, self);
         let control = Control::start(config, engine, loader, faults, start);
-        control.load_stable(Path::new("stable")).await?;
         Ok(Gateway::new(control, limits, timeouts))
     }
 }
@@ -100,9 +118,13 @@ fn loader(engine: EngineHandle, codec: Arc<Codec>, server: FakeServer) -> Loader
             let Some(script) = server.models.get(&path).cloned() else {
                 return Err(DeployError::NoModel { path });
             };
+            tokio::time::sleep(server.load_time / 2).await;
+            (server.when_opened)(&path);
             // Each folder has a content of its own.
             let digest = format!("digest of {}", path.display());
             vet(&digest).await.map_err(|why| DeployError::Vetoed { path: path.clone(), why })?;
+            tokio::time::sleep(server.load_time / 2).await;
+            (server.when_loaded)(&path);
             let (memory, fatal) = (server.memory, server.fatal.as_ref() == Some(&path));
             let make = move || match fatal {
                 true => Err(LoadError::DeviceLost("scripted loss".to_owned())),

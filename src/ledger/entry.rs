@@ -176,6 +176,9 @@ pub enum Entry {
     },
     /// The process before did not end in order.
     UncleanEnd {
+        /// Which process that was.
+        #[serde(default, skip_serializing_if = "String::is_empty")]
+        id: String,
         /// How, as far as it can be known.
         how: HowEnded,
         /// The version that was in force, if one was.

@@ -32,6 +32,9 @@ pub struct State {
     /// Versions under which the process was killed without an explanation, oldest first, each once.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub suspects: Vec<Suspect>,
+    /// The process whose unclean end was written down last.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub last_end: String,
 }
 
 /// A version under which the process was killed.
@@ -146,8 +149,11 @@ impl State {
                 self.rejected.retain(|one| one.digest != *digest);
                 self.acquit(digest);
             }
-            Entry::UncleanEnd { how: HowEnded::Unexplained, canary: Some(canary) } => {
-                self.suspect(&canary.digest);
+            Entry::UncleanEnd { id, how, canary } => {
+                self.last_end.clone_from(id);
+                if let (HowEnded::Unexplained, Some(canary)) = (how, canary) {
+                    self.suspect(&canary.digest);
+                }
             }
             Entry::CanaryWell { digest } => self.acquit(digest),
             Entry::JournalEnded { why, .. } => {
@@ -164,7 +170,6 @@ impl State {
             | Entry::WeightChanged { .. }
             | Entry::Fault { .. }
             | Entry::AlertSent { .. }
-            | Entry::UncleanEnd { .. }
             | Entry::Pruned(_) => {}
         }
     }

@@ -5,11 +5,12 @@
 #![allow(dead_code, reason = "each test binary uses a part")]
 
 use serde_json::{Value, json};
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, ExitStatus, Output, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::mpsc::{Receiver, channel};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -48,14 +49,6 @@ impl Process {
         Process::start(Command::new(env!("CARGO_BIN_EXE_serin")), args)
     }
 
-    /// As [`Process::serve`], in the cgroup whose `cgroup.procs` is given.
-    pub fn serve_in(cgroup: &Path, args: &[&str]) -> Process {
-        let mut command = Command::new("sh");
-        command.args(["-c", "echo $$ > \"$0\" && exec \"$@\""]);
-        command.arg(cgroup).arg(env!("CARGO_BIN_EXE_serin"));
-        Process::start(command, args)
-    }
-
     /// As [`Process::serve`], with more in its environment and a log that nobody reads.
     pub fn serve_unread(args: &[&str], environment: &[(&str, &str)]) -> Process {
         let mut command = Command::new(env!("CARGO_BIN_EXE_serin"));
@@ -74,32 +67,45 @@ impl Process {
     }
 
     fn start_logged(mut command: Command, args: &[&str], log: Stdio) -> Process {
-        let mut child = command
-            .args(["serve", "--listen", "127.0.0.1:0"])
-            .args(args)
-            .stdout(Stdio::piped())
-            .stderr(log)
-            .spawn()
-            .expect("serin starts");
-        let out = BufReader::new(child.stdout.take().expect("piped"));
-        let mut process = Process { child, out, addr: String::new(), operators: String::new() };
+        command.args(["serve", "--listen", "127.0.0.1:0"]).args(args);
+        let mut process = Process::spawn_logged(command, "", log);
         process.greeted();
         process
     }
 
+    /// Starts a server and waits for nothing; `addr` is where it will be, operators at the port after.
+    pub fn spawn(command: Command, addr: &str) -> Process {
+        Process::spawn_logged(command, addr, Stdio::null())
+    }
+
+    fn spawn_logged(mut command: Command, addr: &str, log: Stdio) -> Process {
+        command.stdout(Stdio::piped()).stderr(log);
+        let mut child = command.spawn().expect("serin starts");
+        let out = BufReader::new(child.stdout.take().expect("piped"));
+        Process { child, out, addr: addr.to_owned(), operators: operators_beside(addr) }
+    }
+
     /// Waits until a server says where it is, and takes note of it.
     pub fn greeted(&mut self) {
+        assert!(self.greets(), "it has ended");
+    }
+
+    /// As [`Process::greeted`]; `false`: it has ended before.
+    pub fn greets(&mut self) -> bool {
         let mut line = String::new();
         while !line.starts_with("serin serves ") {
             line.clear();
-            assert!(self.out.read_line(&mut line).expect("a line") > 0, "it has ended");
+            if self.out.read_line(&mut line).expect("a line") == 0 {
+                return false;
+            }
         }
         self.addr = line.rsplit("http://").next().expect("an address").trim().to_owned();
-        assert!(self.addr.starts_with("127.0.0.1:"), "greeting: {line:?}");
+        assert!(self.addr.starts_with("127."), "greeting: {line:?}");
         line.clear();
         self.out.read_line(&mut line).expect("a line");
         let operators = line.strip_prefix("operators: http://").and_then(|at| at.split(' ').next());
-        self.operators = operators.expect("where operators are served").to_owned();
+        self.operators = operators.expect("where operators are served").trim().to_owned();
+        true
     }
 
     /// The listener that serves a path.
@@ -115,6 +121,19 @@ impl Process {
     /// Waits for its end.
     pub fn end(mut self) -> ExitStatus {
         wait_for("its end", || self.child.try_wait().expect("a child"))
+    }
+
+    /// As [`Process::end`]; one that a signal has not ended is sent it once more.
+    pub fn end_with(mut self, again: Option<u8>) {
+        let mut looks = 0;
+        wait_for("its end", || {
+            looks += 1;
+            let ended = self.child.try_wait().expect("a child");
+            if let (10, None, Some(signal)) = (looks, ended, again) {
+                self.signal(&signal.to_string());
+            }
+            ended
+        });
     }
 
     pub fn server(&self) -> String {
@@ -190,6 +209,14 @@ impl Process {
     }
 }
 
+/// Where the operators of a server at `addr` are served unless its config says otherwise.
+pub fn operators_beside(addr: &str) -> String {
+    match addr.rsplit_once(':').and_then(|(ip, port)| Some((ip, port.parse::<u16>().ok()?))) {
+        Some((ip, port)) => format!("{ip}:{}", port + 1),
+        None => String::new(),
+    }
+}
+
 /// Sends any process a signal.
 pub fn send_signal(pid: u32, signal: &str) {
     let kill = Command::new("kill").args([format!("-{signal}"), pid.to_string()]).status();
@@ -261,9 +288,74 @@ pub fn chat(question: &str, stream: bool, max_tokens: u32) -> Value {
 
 /// Copies a model folder.
 pub fn copy_model(from: &Path, to: &Path) {
-    std::fs::create_dir_all(to).expect("a folder");
-    for entry in std::fs::read_dir(from).expect("a model") {
+    fs::create_dir_all(to).expect("a folder");
+    for entry in fs::read_dir(from).expect("a model") {
         let path = entry.expect("an entry").path();
-        std::fs::copy(&path, to.join(path.file_name().expect("a name"))).expect("copied");
+        fs::copy(&path, to.join(path.file_name().expect("a name"))).expect("copied");
+    }
+}
+
+/// A memory cgroup of this test's own.
+pub struct Group(PathBuf);
+
+impl Group {
+    pub fn make() -> Option<Group> {
+        let groups = fs::read_to_string("/proc/self/cgroup").ok()?;
+        let root = PathBuf::from("/sys/fs/cgroup/memory");
+        let memory = groups.lines().find(|line| line.contains(":memory:"))?;
+        let path = memory.rsplit(':').next()?.trim_start_matches('/');
+        let at = [root.join(path), root]
+            .into_iter()
+            .find(|at| at.join("memory.oom_control").is_file())?;
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let next = NEXT.fetch_add(1, Ordering::Relaxed);
+        let group = at.join(format!("serin-test-{}-{next}", std::process::id()));
+        fs::create_dir(&group).ok()?;
+        let limit = group.join("memory.limit_in_bytes");
+        fs::write(limit, "-1").is_ok().then_some(Group(group))
+    }
+
+    pub fn serve(&self, config: &str) -> Process {
+        Process::start(self.command(Path::new(env!("CARGO_BIN_EXE_serin"))), &["--config", config])
+    }
+
+    /// `program`, in this cgroup.
+    pub fn command(&self, program: &Path) -> Command {
+        let mut command = Command::new("sh");
+        command.args(["-c", "echo $$ > \"$0\" && exec \"$@\""]);
+        command.arg(self.0.join("cgroup.procs")).arg(program);
+        command
+    }
+
+    /// Leaves a little more than what is in use.
+    pub fn starve(&self) {
+        let used = fs::read_to_string(self.0.join("memory.usage_in_bytes")).expect("the usage");
+        let limit = used.trim().parse::<u64>().expect("bytes") + (2 << 20);
+        fs::write(self.0.join("memory.limit_in_bytes"), limit.to_string()).expect("limited");
+    }
+
+    /// Has the kernel kill a process for want of memory, so that there is a count to begin with.
+    pub fn sacrifice(&self) {
+        fs::write(self.0.join("memory.limit_in_bytes"), (8 << 20).to_string()).expect("limited");
+        let mut command = Command::new("sh");
+        command.args(["-c", "echo $$ > \"$0\" && exec tail /dev/zero"]);
+        let status = command.arg(self.0.join("cgroup.procs")).status().expect("it runs");
+        assert!(!status.success() && self.kills() > Some(0), "it was killed: {status}");
+        self.relieve();
+    }
+
+    pub fn relieve(&self) {
+        let _ = fs::write(self.0.join("memory.limit_in_bytes"), "-1");
+    }
+
+    pub fn kills(&self) -> Option<u64> {
+        let text = fs::read_to_string(self.0.join("memory.oom_control")).ok()?;
+        text.lines().find_map(|line| line.strip_prefix("oom_kill ")?.trim().parse().ok())
+    }
+}
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir(&self.0);
     }
 }
