@@ -26,6 +26,7 @@ MODELS = ROOT / "models"
 START_WITHIN = 180
 SMOLLM2_135M = dict(layers=30, hidden=576, heads=9, kv_heads=3, width=1536, vocab=49152, context=8192)
 TINY = dict(layers=4, hidden=128, heads=4, kv_heads=2, width=256, vocab=1024, context=512)
+LARGER = dict(layers=8, hidden=512, heads=8, kv_heads=4, width=1536, vocab=8192, context=8192)
 MIDDLE = dict(layers=8, hidden=256, heads=4, kv_heads=2, width=768, vocab=4096, context=8192)
 
 

@@ -70,6 +70,9 @@ const IDLE_TICK: Duration = Duration::from_millis(20);
 const MEASURE: Duration = Duration::from_secs(1);
 const MEASURE_BESIDE: Duration = Duration::from_millis(100);
 
+/// Least turns from one match to the next. Steps of fewer sequences than there are cost something.
+const MATCH_EVERY: usize = 8;
+
 pub(super) struct Executor {
     commands: Receiver<Command>,
     faults: UnboundedSender<EngineFault>,
@@ -79,6 +82,9 @@ pub(super) struct Executor {
     /// By what sequences are charged for steps, and whose it was at first.
     costs: Option<CostModel>,
     reference: Option<LaneId>,
+    /// Turns since steps were last matched, and how often they have been.
+    unmatched: usize,
+    matches: usize,
     /// The device has failed. From then on nothing is run and nothing is freed: both could wait for ever.
     lost: bool,
 }
@@ -92,6 +98,8 @@ impl Executor {
             last: 0,
             costs: None,
             reference: None,
+            unmatched: 0,
+            matches: 0,
             lost: false,
         }
     }
@@ -115,16 +123,63 @@ impl Executor {
     /// Gives the next lane with work one step. Commands are taken before every step, not once a round:
     /// otherwise a request would wait the longer the later its lane comes, and the canary's comes last.
     fn step_next(&mut self) {
+        if self.match_steps() {
+            return;
+        }
         let busy = self.lanes.iter().filter(|lane| !lane.is_idle()).count();
         let places = self.lanes.iter_mut().map(|lane| {
             let has_work = !lane.is_idle();
             (&mut lane.place, has_work)
         });
         let Some(index) = turns::next(places, self.last) else { return };
+        self.take_turn(index, |lane, costs| lane.step(busy > 1, costs, Instant::now));
+    }
+
+    /// Once in a while, two models that both decode run steps of as many sequences each in strict turn: times that can
+    /// be compared whatever else the two are doing. Compared as they come, steps of one model are larger, follow each
+    /// other, or find caches warm, as its share of the traffic has it. A first round brings both into the same
+    /// state: each has had a small step, and then the other one had.
+    fn match_steps(&mut self) -> bool {
+        let busy = self.lanes.iter().enumerate().filter(|(_, lane)| !lane.is_idle());
+        let (mut pair, ready): (Vec<usize>, Vec<usize>) =
+            busy.map(|(index, lane)| (index, lane.matchable())).unzip();
+        let rows = ready.into_iter().min().unwrap_or(0);
+        if pair.len() != 2 || rows == 0 {
+            return false;
+        }
+        self.unmatched += 1;
+        if self.unmatched < MATCH_EVERY {
+            return false;
+        }
+        self.unmatched = 0;
+        self.matches = self.matches.wrapping_add(1);
+        if self.matches.is_multiple_of(2) {
+            pair.reverse();
+        }
+        for matched in [false, true] {
+            for index in &pair {
+                let step = |lane: &mut Lane, costs: Option<&CostModel>| {
+                    lane.step_of(rows, matched, costs, Instant::now)
+                };
+                self.take_turn(*index, step);
+                if self.lost {
+                    return true;
+                }
+            }
+        }
+        true
+    }
+
+    /// One turn of a lane, and what goes wrong with it.
+    fn take_turn(
+        &mut self,
+        index: usize,
+        step: impl FnOnce(&mut Lane, Option<&CostModel>) -> Option<StepFault>,
+    ) {
         self.last = index;
         let lane = &mut self.lanes[index];
         let (id, begun) = (lane.id, Instant::now());
-        let stepped = lane.step(busy > 1, self.costs.as_ref(), Instant::now);
+        let stepped = step(lane, self.costs.as_ref());
         lane.place.stepped();
         lane.note_turn(begun.elapsed());
         match stepped {

@@ -8,7 +8,7 @@ use super::request::{Fault, Refusal, SeqEvent, SeqRequest};
 use super::runner::{Finished, RunError, Runner};
 use super::scheduler::{Scheduler, SchedulerConfig};
 use super::turns::Place;
-use super::work::CostModel;
+use super::work::{CostModel, Step};
 use crate::device::{Arena, ArenaUsage, Batch, CardReport, memory};
 use crate::model::Draw;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -237,6 +237,37 @@ impl Lane {
             self.publish();
             return None;
         }
+        self.run_scheduled(begun, false, costs, now)
+    }
+
+    /// A step of so many decodes alone. `matched`: its time is to be compared with that of another lane's.
+    pub fn step_of(
+        &mut self,
+        rows: usize,
+        matched: bool,
+        costs: Option<&CostModel>,
+        now: impl Fn() -> Instant,
+    ) -> Option<StepFault> {
+        let begun = now();
+        if !self.scheduler.schedule_some(&mut self.batch, rows) {
+            self.publish();
+            return None;
+        }
+        self.run_scheduled(begun, matched, costs, now)
+    }
+
+    /// Sequences that could take part in a matched step.
+    pub fn matchable(&self) -> usize {
+        if self.failed || self.draining.is_some() { 0 } else { self.scheduler.matchable() }
+    }
+
+    fn run_scheduled(
+        &mut self,
+        begun: Instant,
+        matched: bool,
+        costs: Option<&CostModel>,
+        now: impl Fn() -> Instant,
+    ) -> Option<StepFault> {
         let outcome = run(&mut *self.runner, &self.arena, &self.batch, &self.scheduler.draws());
         let at = now();
         if let Ok(Err(Fault::DeviceLost(what))) = outcome {
@@ -246,7 +277,8 @@ impl Lane {
             Ok(Ok(Finished { results, device_time })) => {
                 let took = device_time.unwrap_or_else(|| at.saturating_duration_since(begun));
                 self.pace.note(self.batch.tokens.len(), took);
-                self.scheduler.complete(results, at, took, costs);
+                let step = Step { took, all: self.scheduler.load(), model: costs, matched };
+                self.scheduler.complete(results, at, &step);
                 None
             }
             Ok(Err(fault)) => {

@@ -45,8 +45,6 @@ pub enum SeqEvent {
         at: Instant,
         /// What the sequence has cost the device so far, made comparable.
         work: Work,
-        /// Another lane had work in the same round, so the step took its turn with that lane's.
-        shared: bool,
         /// If the request asked for them.
         logprobs: Option<Box<Logprobs>>,
     },

@@ -15,11 +15,11 @@ use super::blocks::BlockPool;
 use super::request::{Fault, Refusal, SeqRequest};
 use super::runner::{Capacity, Sampled};
 use super::sequence::Sequence;
-use super::work::{CostModel, Load, Step};
+use super::work::{Load, Step};
 use crate::device::{Batch, Row};
 use crate::model::Draw;
 use std::collections::VecDeque;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 /// Bounds of one lane.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -181,6 +181,26 @@ impl Scheduler {
         !batch.is_empty()
     }
 
+    /// Sequences that decode and had no matched step yet.
+    pub fn matchable(&self) -> usize {
+        self.running.iter().filter(|sequence| sequence.matchable()).count()
+    }
+
+    /// Fills `batch` with a step of exactly so many decodes that had no matched step yet, the oldest first, and
+    /// nothing else. Returns false, with an empty batch, if there are fewer, or no room for their next tokens.
+    pub fn schedule_some(&mut self, batch: &mut Batch, rows: usize) -> bool {
+        batch.clear();
+        self.step.clear();
+        self.sweep();
+        let some = (0..self.running.len()).filter(|i| self.running[*i].matchable());
+        let some: Vec<usize> = some.take(rows).collect();
+        if rows == 0 || some.len() < rows || !some.iter().all(|index| self.make_room(*index)) {
+            return false;
+        }
+        some.into_iter().for_each(|index| self.put(batch, index, 1));
+        true
+    }
+
     /// Sampling instructions for the rows of the step under way that yield a token or scores.
     pub fn draws(&self) -> Vec<Draw<'_>> {
         let wanted = self.step.iter().map(|(i, len)| (&self.running[*i], *len));
@@ -197,20 +217,13 @@ impl Scheduler {
     }
 
     /// Books the step's results: scores and new tokens to their callers, ended sequences out. Each sequence is
-    /// charged its part of the time that the step `took`, by the cost model if there is one.
-    pub(super) fn complete(
-        &mut self,
-        results: Vec<Sampled>,
-        now: Instant,
-        took: Duration,
-        model: Option<&CostModel>,
-    ) {
-        let step = Step { took, all: self.load(), model };
+    /// charged its part of the step.
+    pub(super) fn complete(&mut self, results: Vec<Sampled>, now: Instant, step: &Step<'_>) {
         let mut results = results.into_iter();
         let mut ended = Vec::new();
         for (index, len) in std::mem::take(&mut self.step) {
             let due = self.running[index].results(len);
-            self.running[index].charge(&step, len);
+            self.running[index].charge(step, len);
             self.running[index].computed += len;
             self.totals.tokens_prefilled += if len > 1 { len as u64 } else { 0 };
             let mut fate = Fate::GoesOn;
@@ -248,7 +261,7 @@ impl Scheduler {
         match result {
             Some(Sampled::Token { id, logprobs }) => {
                 self.totals.tokens_generated += 1;
-                if let Some(reason) = sequence.push(id, logprobs, longest, self.shared, now) {
+                if let Some(reason) = sequence.push(id, logprobs, longest, now) {
                     sequence.finish(reason, now);
                     return Fate::Ended;
                 }

@@ -143,6 +143,11 @@ impl Sequence {
         self.work.add(step, own, self.first_token.is_none());
     }
 
+    /// It decodes and had no matched step yet: every reply has one at most, so that both arms have as many.
+    pub fn matchable(&self) -> bool {
+        self.pending() == 1 && self.first_token.is_some() && self.work.matched.is_none()
+    }
+
     /// Offers the blocks that have become full to the prefix cache.
     pub fn register(&mut self, pool: &mut BlockPool) {
         let (size, full) = (pool.block_size(), self.computed / pool.block_size());
@@ -176,7 +181,6 @@ impl Sequence {
         id: u32,
         logprobs: Option<Box<Logprobs>>,
         max_len: usize,
-        shared: bool,
         now: Instant,
     ) -> Option<FinishReason> {
         if self.request.stop_ids.contains(&id) {
@@ -192,7 +196,7 @@ impl Sequence {
         }
         self.last_token = Some(now);
         let (tag, work) = (self.request.tag, self.work);
-        let event = SeqEvent::Token { tag, id, at: now, work, shared, logprobs };
+        let event = SeqEvent::Token { tag, id, at: now, work, logprobs };
         let _ = self.request.events.send(event);
         let full = self.output_len() >= self.request.max_new_tokens || self.tokens.len() >= max_len;
         full.then_some(FinishReason::Length)

@@ -136,6 +136,8 @@ pub struct Work {
     /// not known well enough.
     pub decode: Duration,
     pub decodes: u32,
+    /// What its first matched step took: one that was run beside a step of as many sequences of another model.
+    pub matched: Option<Duration>,
 }
 
 impl Work {
@@ -147,6 +149,7 @@ impl Work {
         } else if own.prefill == 0 && step.all.prefill == 0 {
             self.decode += part;
             self.decodes += 1;
+            self.matched = self.matched.or(step.matched.then_some(step.took));
         }
     }
 }
@@ -157,6 +160,7 @@ pub(super) struct Step<'a> {
     pub took: Duration,
     pub all: Load,
     pub model: Option<&'a CostModel>,
+    pub matched: bool,
 }
 
 #[cfg(test)]
@@ -248,13 +252,14 @@ mod tests {
     #[test]
     fn decodes_beside_a_prompt_are_not_counted() {
         let (own, ms) = (Load::of_row(1, 10), Duration::from_millis);
-        let step = |took, all| Step { took: ms(took), all, model: None };
+        let step = |took, all| Step { took: ms(took), all, model: None, matched: true };
         let (prompt, mut work) = (Load::of_row(20, 20), Work::default());
         work.add(&step(7, prompt), prompt, true);
         work.add(&step(1, own), own, true);
         work.add(&step(5, own.and(prompt)), own, false);
         work.add(&step(3, own), own, false);
         work.add(&step(9, prompt), prompt, false);
-        assert_eq!(work, Work { prefill: ms(8), decode: ms(3), decodes: 1 });
+        let matched = Some(ms(3));
+        assert_eq!(work, Work { prefill: ms(8), decode: ms(3), decodes: 1, matched });
     }
 }

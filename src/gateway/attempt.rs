@@ -65,8 +65,6 @@ pub(super) struct Attempt {
     /// Prompt tokens that were cached, once the engine has said so.
     cached: Option<usize>,
     gaps: metrics::TokenGaps,
-    /// Tokens made while another model ran too.
-    shared_tokens: usize,
 }
 
 impl Attempt {
@@ -122,7 +120,6 @@ impl Attempt {
             engine: Timings::default(),
             cached: None,
             gaps: metrics::token_gaps(who),
-            shared_tokens: 0,
             assignment,
         }
     }
@@ -169,8 +166,7 @@ impl Attempt {
                 Ok(())
             }
             SeqEvent::Scored { .. } => Ok(()),
-            SeqEvent::Token { tag, id, at, work, shared, logprobs } => {
-                self.shared_tokens += usize::from(shared);
+            SeqEvent::Token { tag, id, at, work, logprobs } => {
                 self.token(tag, (id, logprobs), Mark { at, work }, out).await
             }
             SeqEvent::Finished { tag, reason, timings } => {
@@ -317,7 +313,7 @@ impl Attempt {
             ttft: self.own_first_token(),
             tpot: self.own_per_token(),
             e2e: timings.total,
-            co_running: self.shared_tokens > 0 && self.shared_tokens >= timings.output_tokens,
+            co_running: self.matched().is_some(),
             output_tokens: u32::try_from(timings.output_tokens).unwrap_or(u32::MAX),
         }
     }
@@ -333,8 +329,17 @@ impl Attempt {
         self.first().map(|mark| mark.work.prefill)
     }
 
-    /// What a token cost the device on average, over all replies; `None` if there was no step that only decoded.
+    /// What a step took that was matched with one of the other arm.
+    fn matched(&self) -> Option<Duration> {
+        self.replies.iter().find_map(|reply| reply.last?.work.matched)
+    }
+
+    /// A matched step's time, if there was one. Else what a token cost the device on average, over all replies;
+    /// `None` if there was no step that only decoded.
     fn own_per_token(&self) -> Option<Duration> {
+        if let Some(matched) = self.matched() {
+            return Some(matched);
+        }
         let last = self.replies.iter().filter_map(|reply| reply.last);
         let (time, decodes) = last.fold((Duration::ZERO, 0), |(time, decodes), mark| {
             (time + mark.work.decode, decodes + mark.work.decodes)

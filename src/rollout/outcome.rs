@@ -72,14 +72,15 @@ pub struct Outcome {
     /// What its prompt cost the device up to the first token, free of queues and of other sequences; `None` when
     /// there was none.
     pub ttft: Option<Duration>,
-    /// Mean cost of an output token after the first, likewise; `None` with fewer than two tokens.
+    /// Time of a step that gave a token after the first, or their mean cost, likewise; `None` with fewer than two
+    /// tokens.
     pub tpot: Option<Duration>,
     /// From arrival to the end.
     pub e2e: Duration,
     /// Tokens generated.
     pub output_tokens: u32,
-    /// Whether the other arm's model had work during every token of this reply. Such replies share
-    /// the device and are slower; they are compared with their like only.
+    /// Whether `tpot` is of a step that was matched with one of the other arm's: of as many sequences, right beside
+    /// it. Such replies are compared with their like only.
     pub co_running: bool,
 }
 

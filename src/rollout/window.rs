@@ -119,7 +119,7 @@ pub(crate) struct ArmWindow {
     pub(crate) ttft: Histogram,
     pub(crate) tpot: Histogram,
     pub(crate) e2e: Histogram,
-    /// TTFT and time per token of the replies that shared the device with the other arm throughout.
+    /// TTFT and time per token of the replies with a matched step.
     pub(crate) shared_ttft: Histogram,
     pub(crate) shared_tpot: Histogram,
 }
@@ -136,7 +136,7 @@ impl ArmWindow {
         }
     }
 
-    /// TTFT and time per token: of all replies, or of those that shared the device throughout.
+    /// TTFT and time per token: of all replies, or of those with a matched step.
     pub(crate) fn latencies(&self, shared: bool) -> (&Histogram, &Histogram) {
         match shared {
             true => (&self.shared_ttft, &self.shared_tpot),
@@ -144,7 +144,7 @@ impl ArmWindow {
         }
     }
 
-    /// Whether most replies shared the device throughout.
+    /// Whether most replies have a matched step.
     pub(crate) fn mostly_shared(&self) -> bool {
         2 * self.shared_tpot.count() > self.tpot.count()
     }

@@ -143,3 +143,32 @@ async fn a_load_that_finds_the_device_gone_tells_and_ends_the_lanes() {
     assert!(is_lost(&end(talking).await));
     assert!(unload.await.unwrap().is_err(), "nobody waits for memory that does not come back");
 }
+
+/// Whether a reply had a matched step, once it has ended.
+async fn matched(mut events: UnboundedReceiver<SeqEvent>) -> bool {
+    let mut matched = false;
+    while let Some(event) = events.recv().await {
+        match event {
+            SeqEvent::Token { work, .. } => matched = work.matched.is_some(),
+            SeqEvent::Finished { .. } => return matched,
+            SeqEvent::Started { .. } => {}
+            other => panic!("{other:?}"),
+        }
+    }
+    panic!("it has not ended");
+}
+
+#[tokio::test]
+async fn steps_of_two_models_at_once_are_matched_and_of_one_alone_are_not() {
+    let engine = Engine::start();
+    let (one, other) = (engine.load().await.unwrap(), engine.load().await.unwrap());
+    assert!(!matched(engine.ask(one.lane, vec![1, 2])).await, "alone");
+    let busy = engine.ask(one.lane, vec![1, 2]);
+    let few = engine.ask(other.lane, vec![3, 4]);
+    let (busy, few) = tokio::join!(matched(busy), matched(few));
+    assert!(busy && few, "both at once: {busy} {few}");
+    let mut many: Vec<_> = (0..5).map(|_| engine.ask(one.lane, vec![1, 2])).collect();
+    many.push(engine.ask(other.lane, vec![3, 4]));
+    let many = futures_util::future::join_all(many.into_iter().map(matched)).await;
+    assert!(many[..5].iter().any(|matched| *matched) && many[5], "{many:?}");
+}

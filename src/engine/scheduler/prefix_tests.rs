@@ -1,7 +1,7 @@
 //! The prefix cache as the scheduler uses it: what is found, what is not, and that no failure, preemption
 //! or change of frequencies ever lets a sequence read what is not its own.
 
-use super::tests::{EOS, next_token, reply_alone, score};
+use super::tests::{EOS, next_token, of_no_time, reply_alone, score};
 use super::*;
 
 use crate::engine::request::{SeqEvent, Timings};
@@ -114,7 +114,7 @@ impl World {
         self.write();
         let results = self.read();
         match luck {
-            Luck::Good => self.scheduler.complete(results, self.now, Duration::ZERO, None),
+            Luck::Good => self.scheduler.complete(results, self.now, &of_no_time()),
             Luck::Fails => {
                 for slot in &self.batch.slots {
                     self.kv.insert(*slot, None);
@@ -126,8 +126,7 @@ impl World {
                 self.scheduler.complete(
                     results.into_iter().take(most).collect(),
                     self.now,
-                    Duration::ZERO,
-                    None,
+                    &of_no_time(),
                 );
             }
             Luck::NotANumber(which) => self.complete_with_nan(results, which),
@@ -146,7 +145,7 @@ impl World {
         });
         let table = owner.map(|(index, _)| self.scheduler.running[*index].blocks.clone());
         results.iter_mut().skip(which).take(1).for_each(|result| *result = Sampled::NonFinite);
-        self.scheduler.complete(results, self.now, Duration::ZERO, None);
+        self.scheduler.complete(results, self.now, &of_no_time());
         for block in table.unwrap_or_default() {
             assert!(!self.scheduler.blocks.is_known(block), "a spoilt block can be found");
         }

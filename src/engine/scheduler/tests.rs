@@ -6,7 +6,13 @@ use crate::engine::request::{FinishReason, SeqEvent};
 use crate::model::SamplingParams;
 use proptest::prelude::*;
 use std::collections::HashMap;
+use std::time::Duration;
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
+
+/// A step whose time does not matter.
+pub(super) fn of_no_time() -> Step<'static> {
+    Step { took: Duration::ZERO, all: Load::default(), model: None, matched: false }
+}
 
 pub(super) const EOS: u32 = 0;
 
@@ -142,13 +148,16 @@ proptest! {
                     client.events = None;
                 }
             }
-            if !scheduler.schedule(&mut batch, now) {
+            let some = 1 + step % scheduler.matchable().max(1);
+            if step % 3 == 2 && scheduler.schedule_some(&mut batch, some) {
+                prop_assert!(batch.rows.len() == some && batch.rows.iter().all(|row| row.len == 1));
+            } else if !scheduler.schedule(&mut batch, now) {
                 break;
             }
             prop_assert!(batch.tokens.len() <= max_batch_tokens.max(max_running));
             prop_assert!(batch.rows.len() <= max_running);
             let results = run_step(&batch, &scheduler.draws(), switch, &mut cache);
-            scheduler.complete(results, now, Duration::ZERO, None);
+            scheduler.complete(results, now, &of_no_time());
         }
         prop_assert!(scheduler.is_idle(), "everything ends");
         prop_assert_eq!(scheduler.blocks().used(), 0);
@@ -233,7 +242,7 @@ proptest! {
                 prop_assert!(scheduler.waiting.len() < waiting, "somebody is admitted");
             }
             let results = run_step(&batch, &scheduler.draws(), 96, &mut cache);
-            scheduler.complete(results, now, Duration::ZERO, None);
+            scheduler.complete(results, now, &of_no_time());
         }
         prop_assert!(scheduler.is_idle(), "nobody waits for ever");
     }
@@ -296,12 +305,12 @@ fn a_decode_is_never_held_up_by_a_long_prefill() {
     let _a = client(&mut scheduler, vec![5, 6], 50, now);
     let mut batch = Batch::default();
     assert!(scheduler.schedule(&mut batch, now));
-    scheduler.complete(vec![Sampled::token(9)], now, Duration::ZERO, None);
+    scheduler.complete(vec![Sampled::token(9)], now, &of_no_time());
     let _b = client(&mut scheduler, vec![7; 100], 5, now);
     for _ in 0..10 {
         assert!(scheduler.schedule(&mut batch, now));
         assert_eq!((batch.rows[0].len, batch.rows[1].len), (1, 7));
-        scheduler.complete(vec![Sampled::token(9)], now, Duration::ZERO, None);
+        scheduler.complete(vec![Sampled::token(9)], now, &of_no_time());
     }
 }
 
