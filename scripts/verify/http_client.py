@@ -36,7 +36,7 @@ class Reply:
 
 
 def request_bytes(method, path, body=b"", headers=()):
-    lines = [f"{method} {path} HTTP/1.1", "host: serin", f"content-length: {len(body)}"]
+    lines = [f"{method} {path} HTTP/1.1", "host: localhost", f"content-length: {len(body)}"]
     lines += [f"{name}: {value}" for name, value in headers]
     return "\r\n".join(lines).encode() + b"\r\n\r\n" + body
 

@@ -209,7 +209,7 @@ def judge(report, peak, over, beside):
 
 def main():
     args = arguments(__doc__, seconds=(30.0, "seconds of overload"), peak_seconds=(8.0, "seconds of each peak"),
-                     tokens=(32, "tokens of a reply"), canary_priority=(1.0, "[engine] canary_priority"))
+                     tokens=(128, "tokens of a reply"), canary_priority=(1.0, "[engine] canary_priority"))
     scale = 0.2 if args.quick else 1.0
     report, asked = Report("overload", args), dict(tokens=args.tokens, seconds=args.seconds * scale)
     config = {"model": {"name": "m", "stable": str(MODELS / "tiny-v1")},

@@ -62,14 +62,16 @@ pub struct ServeArgs {
     supervised: bool,
 }
 
-/// How often the recorder folds its samples, and the heap is looked after.
+/// How often the heap is trimmed while large bodies come.
+const TRIM: Duration = Duration::from_millis(250);
+/// How often the recorder folds its samples.
 const UPKEEP: Duration = Duration::from_secs(5);
 /// How long the end waits for alerts that are on their way.
 const ALERTS_WITHIN: Duration = Duration::from_secs(5);
 /// How long replies that the device's failure has ended may take to reach their clients.
 const ENDINGS_WITHIN: Duration = Duration::from_secs(1);
 /// Memory for request bodies while they arrive, at least, and in longest bodies.
-const BODIES: usize = 32 << 20;
+const BODIES: usize = 16 << 20;
 const LONGEST_BODIES: usize = 2;
 
 /// Why a server that had begun does not run any more.
@@ -115,7 +117,8 @@ impl Running {
         let (addr, operators) = (listeners.addr, listeners.operators);
         let recorder = metrics::install().map_err(CliError::from_text)?;
         let intake = Intake::new(BODIES.max(LONGEST_BODIES * config.max_body));
-        tokio::spawn(upkeep(recorder.clone(), intake.clone()));
+        tokio::spawn(upkeep(recorder.clone()));
+        tokio::spawn(trim_after_large(intake.clone()));
         let (engine, faults) = EngineHandle::start().map_err(CliError::from_text)?;
         let device = open_device(&config.device).await?;
         let loader = folder_loader(engine.clone(), config.engine, device.clone());
@@ -265,11 +268,18 @@ impl Running {
 }
 
 /// What has to be done now and then.
-async fn upkeep(recorder: PrometheusHandle, intake: Intake) {
+async fn upkeep(recorder: PrometheusHandle) {
     loop {
         tokio::time::sleep(UPKEEP).await;
         recorder.run_upkeep();
         metrics::log_lines_dropped(logging::dropped());
+    }
+}
+
+/// Gives back what large bodies took, which the allocator would keep.
+async fn trim_after_large(intake: Intake) {
+    loop {
+        tokio::time::sleep(TRIM).await;
         if intake.had_large() {
             // It takes a while and waits for allocations elsewhere.
             let _ = tokio::task::spawn_blocking(memory::trim_heap).await;

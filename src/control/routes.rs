@@ -29,6 +29,8 @@ pub struct Assignment {
     pub stage: u64,
     /// False for pinned requests, which no verdict may count.
     pub judged: bool,
+    /// Of a canary: stable, and the weight in force.
+    pub beside: Option<(Arc<Deployment>, Weight)>,
 }
 
 /// Why there is nowhere to go.
@@ -72,6 +74,8 @@ impl Routes {
             Arm::Canary => (&self.canary, NoRoute::NoCanary),
         };
         let deployment = deployment.clone().ok_or(missing)?;
-        Ok(Assignment { arm, deployment, stage: self.stage, judged })
+        let stable = self.stable.clone().filter(|_| arm == Arm::Canary);
+        let beside = stable.map(|stable| (stable, self.weight));
+        Ok(Assignment { arm, deployment, stage: self.stage, judged, beside })
     }
 }

@@ -73,6 +73,9 @@ const MEASURE_BESIDE: Duration = Duration::from_millis(100);
 /// Least turns from one match to the next. Steps of fewer sequences than there are cost something.
 const MATCH_EVERY: usize = 8;
 
+/// Matches shorter than this are of models that caches hold a good part of.
+const CACHES_MATTER: Duration = Duration::from_millis(20);
+
 pub(super) struct Executor {
     commands: Receiver<Command>,
     faults: UnboundedSender<EngineFault>,
@@ -85,6 +88,8 @@ pub(super) struct Executor {
     /// Turns since steps were last matched, and how often they have been.
     unmatched: usize,
     matches: usize,
+    /// What the last match took.
+    match_took: Duration,
     /// The device has failed. From then on nothing is run and nothing is freed: both could wait for ever.
     lost: bool,
 }
@@ -100,6 +105,7 @@ impl Executor {
             reference: None,
             unmatched: 0,
             matches: 0,
+            match_took: Duration::ZERO,
             lost: false,
         }
     }
@@ -137,8 +143,8 @@ impl Executor {
 
     /// Once in a while, two models that both decode run steps of as many sequences each in strict turn: times that can
     /// be compared whatever else the two are doing. Compared as they come, steps of one model are larger, follow each
-    /// other, or find caches warm, as its share of the traffic has it. A first round brings both into the same
-    /// state: each has had a small step, and then the other one had.
+    /// other, or find caches warm, as its share of the traffic has it. Where steps are short, a first round
+    /// brings both into the same state: each has had a small step, and then the other one had.
     fn match_steps(&mut self) -> bool {
         let busy = self.lanes.iter().enumerate().filter(|(_, lane)| !lane.is_idle());
         let (mut pair, ready): (Vec<usize>, Vec<usize>) =
@@ -156,7 +162,9 @@ impl Executor {
         if self.matches.is_multiple_of(2) {
             pair.reverse();
         }
-        for matched in [false, true] {
+        let begun = Instant::now();
+        let cold = self.match_took < CACHES_MATTER;
+        for matched in [false, true].into_iter().filter(|matched| *matched || cold) {
             for index in &pair {
                 let step = |lane: &mut Lane, costs: Option<&CostModel>| {
                     lane.step_of(rows, matched, costs, Instant::now)
@@ -167,6 +175,7 @@ impl Executor {
                 }
             }
         }
+        self.match_took = begun.elapsed();
         true
     }
 

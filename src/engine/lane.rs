@@ -94,7 +94,7 @@ pub(super) struct Lane {
 }
 
 /// How long a step may take while another lane waits for its turn: about as long as a reader notices.
-const SHARED_STEP: Duration = Duration::from_millis(60);
+const SHARED_STEP: Duration = Duration::from_millis(30);
 /// Tokens that a shared step may have in any case, so that long prompts get on.
 const LEAST_SHARED_TOKENS: usize = 32;
 
@@ -419,7 +419,7 @@ mod tests {
         assert_eq!(pace.shared_tokens(), LEAST_SHARED_TOKENS, "nothing is known yet");
         pace.note(8, Duration::from_secs(1));
         assert_eq!(pace.shared_tokens(), LEAST_SHARED_TOKENS, "small steps say nothing");
-        pace.note(256, Duration::from_millis(256));
+        pace.note(256, Duration::from_millis(128));
         assert_eq!(pace.shared_tokens(), 60);
         for _ in 0..50 {
             pace.note(100, Duration::from_secs(1));

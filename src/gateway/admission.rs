@@ -6,6 +6,7 @@
 
 use super::types::{GatewayError, GenerateRequest, Prompt};
 use crate::control::Deployment;
+use crate::rollout::Weight;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use tokio::sync::Semaphore;
@@ -55,25 +56,44 @@ impl Admission {
     }
 }
 
-/// Whether a request can be taken at all, before anything is done for it. `ahead`: the model whose queue counts as
-/// well. The canary's requests wait behind stable's: with a queue of its own it would get a share of an overloaded
-/// device that has nothing to do with its weight. Stable waits for nobody.
+/// Whether a request can be taken at all, before anything is done for it. `beside`: of a canary, stable and the weight.
 pub(super) fn check(
     request: &GenerateRequest,
     deployment: &Deployment,
-    ahead: Option<&Deployment>,
+    beside: Option<&(Arc<Deployment>, Weight)>,
 ) -> Result<(), GatewayError> {
     check_bytes(&request.prompt, deployment)?;
-    let ahead = ahead.map_or(0, |ahead| ahead.stats.waiting.load(Ordering::Relaxed));
-    check_queue(deployment, ahead)
+    check_queue(deployment)?;
+    let Some((stable, weight)) = beside else { return Ok(()) };
+    let load = |deployment: &Deployment| {
+        let stats = &deployment.stats;
+        [&stats.running, &stats.waiting, &stats.waiting_most].map(|n| n.load(Ordering::Relaxed))
+    };
+    match canary_has_its_share(load(deployment), load(stable), weight.fraction()) {
+        false => Ok(()),
+        true => Err(GatewayError::Busy { waiting: load(stable)[1] as usize }),
+    }
 }
 
-/// Refuses when the model's queue is full, with so many more `ahead` of it.
-pub(super) fn check_queue(deployment: &Deployment, ahead: u64) -> Result<(), GatewayError> {
+/// Whether a canary has as many requests as its weight says while stable's queue is long: running, waiting, and how
+/// many may wait. With turns and a queue of its own, it would get a share of an overloaded device that has nothing to
+/// do with its weight.
+fn canary_has_its_share(canary: [u64; 3], stable: [u64; 3], weight: f64) -> bool {
+    let [running, waiting, most] = stable;
+    let overloaded = most > 0 && LONG_QUEUE * waiting >= most;
+    let share = (running as f64 * weight / (1.0 - weight).max(f64::EPSILON)).ceil().max(1.0);
+    overloaded && (canary[0] + canary[1]) as f64 >= share
+}
+
+/// What part of a full queue is a long one: 1 in so many.
+const LONG_QUEUE: u64 = 4;
+
+/// Refuses when the model's queue is full.
+pub(super) fn check_queue(deployment: &Deployment) -> Result<(), GatewayError> {
     let stats = &deployment.stats;
     let [waiting, most] = [&stats.waiting, &stats.waiting_most].map(|n| n.load(Ordering::Relaxed));
-    match most > 0 && waiting + ahead >= most {
-        true => Err(GatewayError::Busy { waiting: (waiting + ahead) as usize }),
+    match most > 0 && waiting >= most {
+        true => Err(GatewayError::Busy { waiting: waiting as usize }),
         false => Ok(()),
     }
 }
@@ -117,6 +137,24 @@ mod tests {
     use serde_json::json;
     use std::sync::atomic::AtomicUsize;
     use std::time::Duration;
+
+    #[test]
+    fn a_canary_has_its_share_of_an_overloaded_device_and_no_more() {
+        let stable = [64, 200, 256];
+        assert!(!canary_has_its_share([3, 0, 256], stable, 0.05), "64 to 3.4");
+        assert!(canary_has_its_share([4, 0, 256], stable, 0.05));
+        assert!(canary_has_its_share([1, 3, 256], stable, 0.05));
+        assert!(
+            !canary_has_its_share([0, 0, 256], [64, 256, 256], 0.0),
+            "one that was asked for by name"
+        );
+        assert!(!canary_has_its_share([63, 0, 256], stable, 0.5));
+        assert!(!canary_has_its_share([64, 256, 256], stable, 1.0));
+        assert!(
+            !canary_has_its_share([64, 9, 256], [64, 63, 256], 0.05),
+            "stable's queue is short"
+        );
+    }
 
     #[test]
     fn the_bytes_of_a_prompt_are_those_of_its_words() {

@@ -82,7 +82,7 @@ impl Gateway {
     /// Refuses what would be refused whatever it holds: nobody has room. For before it is read.
     pub fn check_room(&self) -> Result<(), GatewayError> {
         let Some(stable) = self.control.models().stable else { return Ok(()) };
-        let room = admission::check_queue(&stable, 0);
+        let room = admission::check_queue(&stable);
         if room.is_err() {
             let (model, version) = (self.control.name(), &stable.version);
             let who = metrics::Who { model, arm: Arm::Stable, version };
@@ -185,10 +185,9 @@ impl Gateway {
             let text = format!("n is {}; it must be from 1 to {}", request.n, self.limits.max_n);
             return Err(invalid("n", text));
         }
-        let stable = self.control.models().stable;
-        let ahead = stable.as_deref().filter(|_| assignment.arm == Arm::Canary);
-        let (deployment, today) = (&assignment.deployment, SystemTime::now());
-        let prepared = prepare(request, deployment, ahead, &self.admission, today).await?;
+        let (deployment, beside) = (&assignment.deployment, assignment.beside.as_ref());
+        let today = SystemTime::now();
+        let prepared = prepare(request, deployment, beside, &self.admission, today).await?;
         let (engine, model) = (self.control.engine(), self.control.name());
         let now = Instant::now();
         Ok(Attempt::submit(engine, model, request, assignment, &prepared, rescued, now))

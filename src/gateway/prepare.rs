@@ -5,7 +5,9 @@ use super::admission::{self, Admission};
 use super::types::{GatewayError, GenerateRequest, Prompt, SamplingPatch};
 use crate::control::Deployment;
 use crate::model::SamplingParams;
+use crate::rollout::Weight;
 use crate::text::{Chat, Codec, GenerationDefaults, TextError};
+use std::sync::Arc;
 use std::time::SystemTime;
 
 /// What one arm is given to run.
@@ -17,16 +19,16 @@ pub(super) struct Prepared {
     pub stop_ids: Vec<u32>,
 }
 
-/// Encodes and completes `request` for `deployment`, which waits behind `ahead`; `today` is what templates print as
-/// the date.
+/// Encodes and completes `request` for `deployment`; `beside`: of a canary, stable and the weight; `today` is what
+/// templates print as the date.
 pub(super) async fn prepare(
     request: &GenerateRequest,
     deployment: &Deployment,
-    ahead: Option<&Deployment>,
+    beside: Option<&(Arc<Deployment>, Weight)>,
     admission: &Admission,
     today: SystemTime,
 ) -> Result<Prepared, GatewayError> {
-    admission::check(request, deployment, ahead)?;
+    admission::check(request, deployment, beside)?;
     let (prompt, codec) = (request.prompt.clone(), deployment.codec.clone());
     let encoded = move || encode(&prompt, &codec, None, today);
     let ids = admission.encode(&request.prompt, encoded).await??;

@@ -56,10 +56,31 @@ impl Intake {
     }
 }
 
+/// What a step more of a body costs everybody else: its room comes back so much later. Without it, clients that send
+/// megabytes and leave take the processors from those who wait for a token.
+const PACE: Duration = Duration::from_micros(625);
+
+/// The room that a body takes.
+#[derive(Debug, Default)]
+struct Room(Vec<OwnedSemaphorePermit>);
+
+impl Drop for Room {
+    fn drop(&mut self) {
+        let steps = std::mem::take(&mut self.0);
+        let late = PACE * u32::try_from(steps.len()).unwrap_or(u32::MAX);
+        if let (false, Ok(runtime)) = (steps.is_empty(), tokio::runtime::Handle::try_current()) {
+            runtime.spawn(async move {
+                tokio::time::sleep(late).await;
+                drop(steps);
+            });
+        }
+    }
+}
+
 /// A body and the room that it takes until it is dropped.
 pub struct Received {
     pub bytes: Vec<u8>,
-    _room: Vec<OwnedSemaphorePermit>,
+    _room: Room,
 }
 
 /// Receives a body of at most `limit` bytes.
@@ -67,7 +88,7 @@ pub async fn receive(mut body: Body, limit: usize, intake: &Intake) -> Result<Re
     if body.size_hint().lower() > limit as u64 {
         return Err(refuse(body, limit).await);
     }
-    let (mut begun, mut whole, mut room) = (Instant::now(), Vec::new(), Vec::new());
+    let (mut begun, mut whole, mut room) = (Instant::now(), Vec::new(), Room::default());
     loop {
         let earned = Duration::from_millis(whole.len() as u64 * 1000 / LEAST_RATE);
         let left = PATIENCE.min(GRACE + earned);
@@ -81,8 +102,8 @@ pub async fn receive(mut body: Body, limit: usize, intake: &Intake) -> Result<Re
                     return Err(refuse(body, limit).await);
                 }
                 let asked = Instant::now();
-                while whole.len() + data.len() > FREE + room.len() * STEP {
-                    room.push(intake.step().await.ok_or(WireError::Crowded)?);
+                while whole.len() + data.len() > FREE + room.0.len() * STEP {
+                    room.0.push(intake.step().await.ok_or(WireError::Crowded)?);
                 }
                 // Waiting for others is not the client's slowness.
                 begun += asked.elapsed();
@@ -114,8 +135,9 @@ impl Received {
             return Fields::parse(&self.bytes);
         }
         let parsed = tokio::task::spawn_blocking(move || {
-            let Received { bytes, _room } = self;
-            Fields::parse(&bytes)
+            // With its room, which is free once the bytes are.
+            let received = self;
+            Fields::parse(&received.bytes)
         });
         parsed.await.unwrap_or(Err(WireError::Broken))
     }

@@ -106,21 +106,23 @@ impl Place {
         self.begun.load(Ordering::Relaxed)
     }
 
-    /// A request's headers have come, with all of it or with a body to follow. One that had to leave stays: what is
-    /// being served is not given up.
+    /// A request's headers have come, with all of it or with a body to follow.
     pub fn begin(&self, whole: bool) {
         self.begun.store(true, Ordering::Relaxed);
+        if whole {
+            return self.complete();
+        }
         let mut inside = self.room.inside.lock();
-        inside.open.insert(self.id, self.leave.clone());
-        match whole {
-            true => inside.pending.remove(self.id),
-            false => inside.pending.add(self.id, false, self.owner),
+        if inside.open.contains_key(&self.id) {
+            inside.pending.add(self.id, false, self.owner);
         }
     }
 
-    /// The rest of a request has come.
+    /// All of a request has come. A connection that had to leave stays: what is being served is not given up.
     fn complete(&self) {
-        self.room.inside.lock().pending.remove(self.id);
+        let mut inside = self.room.inside.lock();
+        inside.open.insert(self.id, self.leave.clone());
+        inside.pending.remove(self.id);
     }
 
     /// The reply is over.
@@ -220,6 +222,8 @@ mod tests {
         let room = room(1, 8);
         let (first, second) = (room.take(at(1)).unwrap(), room.take(at(2)).unwrap());
         assert_eq!((first.told(), second.told()), (Told::Leave, Told::Stay));
+        first.begin(false);
+        assert_eq!(first.told(), Told::Leave, "headers alone are no request");
         first.begin(true);
         assert_eq!(first.told(), Told::Stay);
         assert!(
