@@ -82,6 +82,8 @@ const LAST_WORDS: Duration = Duration::from_secs(1);
 const LAST_CHANCE: Duration = Duration::from_millis(100);
 /// Connections that may use their last chance at a time. Each holds a descriptor.
 const LAST_CHANCES: usize = 256;
+/// Most bytes of a connection that are read before anybody asks for them, a request's headers at most.
+const READ_AHEAD: usize = 64 << 10;
 /// Said to connections for which there is not even a spare place.
 const FULL: &[u8] =
     b"HTTP/1.1 503 Service Unavailable\r\nconnection: close\r\nretry-after: 1\r\ncontent-length: 0\r\n\r\n";
@@ -207,5 +209,6 @@ fn connection(
     http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(room.bounds.keep_alive)
+        .max_buf_size(READ_AHEAD)
         .serve_connection(TokioIo::new(Box::pin(stream)), service)
 }
