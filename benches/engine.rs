@@ -8,7 +8,7 @@ use serin::device::{
     Angles, AttentionSpec, Batch, HeadNorm, KvCache, KvKind, KvShape, Rope, Row, Workbench, attend,
 };
 use serin::engine::scheduler::Scheduler;
-use serin::engine::{Capacity, Sampled, SchedulerConfig, SeqEvent, SeqRequest};
+use serin::engine::{Capacity, Sampled, SchedulerConfig, SeqEvent, SeqRequest, Step};
 use serin::model::sampler::sample;
 use serin::model::{Draw, SamplingParams};
 use std::hint::black_box;
@@ -43,19 +43,16 @@ impl Running {
         for tag in 0..sequences as u32 {
             let (events, inbox) = unbounded_channel();
             let prompt = (0..LENGTHS[0] as u32).map(|i| (i * 7919 + tag * 104_729) % 150_000);
-            scheduler.admit(
-                SeqRequest {
-                    tag,
-                    prompt: prompt.collect(),
-                    params: SamplingParams::greedy(),
-                    max_new_tokens: 4096,
-                    stop_ids: vec![VOCAB as u32 - 1],
-                    cache_salt: 0,
-                    events,
-                    arrived: now,
-                },
-                Duration::ZERO,
-            );
+            scheduler.admit(SeqRequest {
+                tag,
+                prompt: prompt.collect(),
+                params: SamplingParams::greedy(),
+                max_new_tokens: 4096,
+                stop_ids: vec![VOCAB as u32 - 1],
+                cache_salt: 0,
+                events,
+                arrived: now,
+            });
             inboxes.push(inbox);
         }
         let mut running = Running { scheduler, batch: Batch::default(), inboxes, now };
@@ -69,7 +66,9 @@ impl Running {
         self.scheduler.schedule(&mut self.batch, self.now);
         let yields = self.scheduler.draws().len();
         let results = (0..yields as u32).map(|i| Sampled::token(1 + i)).collect();
-        self.scheduler.complete(results, self.now, Duration::ZERO);
+        let step =
+            Step { took: Duration::ZERO, all: self.scheduler.load(), model: None, matched: false };
+        self.scheduler.complete(results, self.now, &step);
         yields
     }
 

@@ -32,4 +32,4 @@ pub use request::{Fault, FinishReason, Refusal, SeqEvent, SeqRequest, Timings};
 pub use runner::{Capacity, Finished, ModelRunner, RunError, Runner, Sampled, Ticket};
 pub use scheduler::SchedulerConfig;
 pub(crate) use turns::LEAST_SHARE;
-pub use work::Work;
+pub use work::{CostModel, Load, Step, Work};

@@ -208,7 +208,7 @@ impl Scheduler {
     }
 
     /// What the step under way consists of.
-    pub(super) fn load(&self) -> Load {
+    pub fn load(&self) -> Load {
         let rows = self.step.iter().map(|(i, len)| {
             let sequence = &self.running[*i];
             Load::of_row(*len, sequence.computed + len)
@@ -218,7 +218,7 @@ impl Scheduler {
 
     /// Books the step's results: scores and new tokens to their callers, ended sequences out. Each sequence is
     /// charged its part of the step.
-    pub(super) fn complete(&mut self, results: Vec<Sampled>, now: Instant, step: &Step<'_>) {
+    pub fn complete(&mut self, results: Vec<Sampled>, now: Instant, step: &Step<'_>) {
         let mut results = results.into_iter();
         let mut ended = Vec::new();
         for (index, len) in std::mem::take(&mut self.step) {

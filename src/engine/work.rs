@@ -12,7 +12,7 @@ use std::time::Duration;
 
 /// What a step's time depends on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(super) struct Load {
+pub struct Load {
     /// Sequences that decode.
     pub decodes: usize,
     /// Tokens that those attend to.
@@ -41,7 +41,7 @@ impl Load {
 
 /// What steps of a model cost, in seconds on the machine as it was when they were measured.
 #[derive(Debug, Clone, PartialEq, Default)]
-pub(super) struct CostModel {
+pub struct CostModel {
     /// Steps of so many decodes and next to no context, by rising numbers.
     decodes: Vec<(usize, f64)>,
     /// A token more of context, for one decode.
@@ -156,7 +156,7 @@ impl Work {
 
 /// A step that is over.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Step<'a> {
+pub struct Step<'a> {
     pub took: Duration,
     pub all: Load,
     pub model: Option<&'a CostModel>,
