@@ -1,10 +1,11 @@
 //! The HTTP edge: an OpenAI-compatible API, probes, metrics and the operator's commands.
 //!
-//! [`app`] makes a router out of [`AppState`], to be called with `oneshot` in tests and served by
-//! [`serve()`]. Reading order: `wire` (what clients write and read), `generate` with `replies`,
-//! `chunks` and `whole` (a request's way to its answer), `error` (the only place that knows which
-//! error has which status), `models`, `tokens`, `feedback`, `probes` with `gauges`, then `admin` with
-//! [`admin_wire`] and `events`, `cors` (web pages), then `serve` (sockets and their bounds).
+//! [`client_app`] and [`operator_app`] make routers out of [`AppState`], to be called with `oneshot` in tests
+//! and served by [`serve()`]. Reading order: `wire` (what clients write and read), `generate` with `replies`,
+//! `chunks` and `whole` (a request's way to its answer), `error` (the only place that knows which error has
+//! which status), `models`, `tokens`, `feedback`, `probes` with `gauges`, then `operators` (who may operate),
+//! `admin` with [`admin_wire`] and `events`, `cors` (web pages), then `sockets` (and their bounds) and
+//! `lifecycle` (the phases of the end).
 //!
 //! Knows the gateway and the control room by their public types and nothing of what lies behind
 //! them. Wire types live here and go no further in.
