@@ -14,40 +14,48 @@ use tokio::time::{Instant, timeout, timeout_at};
 
 /// How long a body may take to arrive.
 const PATIENCE: Duration = Duration::from_secs(60);
-/// After this time a body has to have come at [`LEAST_RATE`].
+/// After this time a body has to have come at its least rate.
 const GRACE: Duration = Duration::from_secs(5);
-/// Bytes per second.
-const LEAST_RATE: u64 = 1024;
+/// Bytes per second of a small body, and of one that others may have to wait for.
+const LEAST_RATE: u64 = 1 << 10;
+const LEAST_RATE_LARGE: u64 = 64 << 10;
 /// How long, and for how many bytes, a client may go on to write a body that is refused. It would otherwise
 /// find its connection broken and never read why.
 const LINGER: Duration = Duration::from_secs(5);
 const LINGER_BYTES: u64 = 256 << 20;
-/// Bytes of a body that are not counted against what all bodies may take, so that large ones do not keep small
-/// ones waiting.
-const FREE: usize = 64 << 10;
-/// In what steps the rest is counted.
+/// A body up to this length is small: it waits for no others.
+const SMALL: usize = 64 << 10;
+/// In what steps room for large ones is counted.
 const STEP: usize = 64 << 10;
-/// How long a body waits for its turn while others take all that there is.
+/// How long a large body waits for its turn while others take all the room.
 const TURN: Duration = Duration::from_secs(10);
+/// The room of a large body is free again so much later for each step. Without it, clients that send megabytes and
+/// leave take the processors from those who wait for a token.
+const PACE: Duration = Duration::from_micros(2500);
 
-/// Memory for bodies that are being received, in all.
+/// Memory for large bodies that are being received, in all. They have it in turn, each for the whole of its length:
+/// given out bit by bit, it could be held by many of which none gets on.
 #[derive(Debug, Clone)]
 pub struct Intake {
     room: Arc<Semaphore>,
+    steps: usize,
     large: Arc<AtomicBool>,
 }
 
 impl Intake {
-    /// Room for `bytes` of bodies beyond the first 64 KiB of each.
+    /// Room for `bytes` of large bodies.
     pub fn new(bytes: usize) -> Intake {
-        let steps = bytes.div_ceil(STEP).min(Semaphore::MAX_PERMITS);
-        Intake { room: Arc::new(Semaphore::new(steps)), large: Arc::default() }
+        let steps = bytes.div_ceil(STEP).clamp(1, u32::MAX as usize);
+        Intake { room: Arc::new(Semaphore::new(steps)), steps, large: Arc::default() }
     }
 
-    /// Room for a step more; `None` if others hold all of it for too long.
-    async fn step(&self) -> Option<OwnedSemaphorePermit> {
+    /// Room for a body of so many bytes; one that is larger than all of it has to itself what there is.
+    async fn take(&self, bytes: usize) -> Result<Room, WireError> {
         self.large.store(true, Ordering::Relaxed);
-        timeout(TURN, self.room.clone().acquire_owned()).await.ok()?.ok()
+        let steps = bytes.div_ceil(STEP).min(self.steps) as u32;
+        let room = timeout(TURN, self.room.clone().acquire_many_owned(steps)).await;
+        let room = room.ok().and_then(Result::ok).ok_or(WireError::Crowded)?;
+        Ok(Room { late: PACE * steps, room: Some(room) })
     }
 
     /// Whether there was a large body since this was last asked: the allocator may hold on to what it took.
@@ -56,58 +64,64 @@ impl Intake {
     }
 }
 
-/// What a step more of a body costs everybody else: its room comes back so much later. Without it, clients that send
-/// megabytes and leave take the processors from those who wait for a token.
-const PACE: Duration = Duration::from_micros(625);
-
-/// The room that a body takes.
-#[derive(Debug, Default)]
-struct Room(Vec<OwnedSemaphorePermit>);
+/// The room of a large body.
+#[derive(Debug)]
+struct Room {
+    room: Option<OwnedSemaphorePermit>,
+    late: Duration,
+}
 
 impl Drop for Room {
     fn drop(&mut self) {
-        let steps = std::mem::take(&mut self.0);
-        let late = PACE * u32::try_from(steps.len()).unwrap_or(u32::MAX);
-        if let (false, Ok(runtime)) = (steps.is_empty(), tokio::runtime::Handle::try_current()) {
+        let (room, late) = (self.room.take(), self.late);
+        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
             runtime.spawn(async move {
                 tokio::time::sleep(late).await;
-                drop(steps);
+                drop(room);
             });
         }
     }
 }
 
-/// A body and the room that it takes until it is dropped.
+/// A body, and its room until it is dropped.
+#[derive(Debug)]
 pub struct Received {
     pub bytes: Vec<u8>,
-    _room: Room,
+    _room: Option<Room>,
 }
 
 /// Receives a body of at most `limit` bytes.
 pub async fn receive(mut body: Body, limit: usize, intake: &Intake) -> Result<Received, WireError> {
-    if body.size_hint().lower() > limit as u64 {
+    let announced = usize::try_from(body.size_hint().lower()).unwrap_or(usize::MAX);
+    if announced > limit {
         return Err(refuse(body, limit).await);
     }
-    let (mut begun, mut whole, mut room) = (Instant::now(), Vec::new(), Room::default());
+    let (mut bytes, mut room) = (Vec::new(), None);
+    if announced > SMALL {
+        room = Some(intake.take(announced).await?);
+        bytes.reserve_exact(announced);
+    }
+    let mut begun = Instant::now();
     loop {
-        let earned = Duration::from_millis(whole.len() as u64 * 1000 / LEAST_RATE);
-        let left = PATIENCE.min(GRACE + earned);
+        let rate = if room.is_some() { LEAST_RATE_LARGE } else { LEAST_RATE };
+        let left = PATIENCE.min(GRACE + Duration::from_millis(bytes.len() as u64 * 1000 / rate));
         let frame = timeout_at(begun + left, body.frame()).await;
         match frame.map_err(|_| WireError::Slow { seconds: left.as_secs() })? {
-            None => return Ok(Received { bytes: whole, _room: room }),
+            None => return Ok(Received { bytes, _room: room }),
             Some(Err(_)) => return Err(WireError::Broken),
             Some(Ok(frame)) => {
                 let data = frame.into_data().unwrap_or_default();
-                if whole.len() + data.len() > limit {
+                let length = bytes.len() + data.len();
+                if length > limit {
                     return Err(refuse(body, limit).await);
                 }
-                let asked = Instant::now();
-                while whole.len() + data.len() > FREE + room.0.len() * STEP {
-                    room.0.push(intake.step().await.ok_or(WireError::Crowded)?);
+                if room.is_none() && length > SMALL {
+                    // Of unknown length. Waiting for others is not the client's slowness.
+                    let asked = Instant::now();
+                    room = Some(intake.take(limit).await?);
+                    begun += asked.elapsed();
                 }
-                // Waiting for others is not the client's slowness.
-                begun += asked.elapsed();
-                whole.extend_from_slice(&data);
+                bytes.extend_from_slice(&data);
             }
         }
     }
@@ -131,7 +145,7 @@ async fn refuse(mut body: Body, limit: usize) -> WireError {
 impl Received {
     /// Reads a JSON object, to be taken apart field by field; one that takes long not on an async thread.
     pub async fn fields(self) -> Result<Fields, WireError> {
-        if self.bytes.len() <= FREE {
+        if self.bytes.len() <= SMALL {
             return Fields::parse(&self.bytes);
         }
         let parsed = tokio::task::spawn_blocking(move || {
@@ -151,7 +165,75 @@ pub async fn fields(state: &AppState, body: Body) -> Result<Fields, WireError> {
 /// Receives a JSON object of a known type; an empty body is an empty object.
 pub async fn typed<T: DeserializeOwned>(body: Body, limit: usize) -> Result<T, WireError> {
     // An operator's word is short, and waits for nobody.
-    let Received { bytes, .. } = receive(body, limit.min(FREE), &Intake::new(0)).await?;
+    let Received { bytes, .. } = receive(body, limit.min(SMALL), &Intake::new(0)).await?;
     let bytes: &[u8] = if bytes.trim_ascii().is_empty() { b"{}" } else { &bytes };
     serde_json::from_slice(bytes).map_err(|error| WireError::Malformed { what: error.to_string() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use futures_util::stream;
+    use std::io;
+
+    const LIMIT: usize = 4 * STEP;
+    const SOON: Duration = Duration::from_millis(50);
+
+    fn of_known_length(bytes: usize) -> Body {
+        Body::from(vec![b' '; bytes])
+    }
+
+    fn of_unknown_length(bytes: usize) -> Body {
+        let pieces =
+            (0..bytes).step_by(1 << 10).map(move |at| vec![b' '; (bytes - at).min(1 << 10)]);
+        Body::from_stream(stream::iter(pieces.map(Ok::<_, io::Error>)))
+    }
+
+    #[tokio::test]
+    async fn bodies_are_received_up_to_the_limit_and_not_beyond() {
+        let intake = Intake::new(LIMIT);
+        for bytes in [0, 1, SMALL, SMALL + 1, LIMIT] {
+            for body in [of_known_length(bytes), of_unknown_length(bytes)] {
+                assert_eq!(receive(body, LIMIT, &intake).await.unwrap().bytes.len(), bytes);
+            }
+        }
+        for body in [of_known_length(LIMIT + 1), of_unknown_length(LIMIT + 1)] {
+            let error = receive(body, LIMIT, &intake).await.unwrap_err();
+            assert_eq!(error, WireError::TooLarge { limit: LIMIT });
+        }
+    }
+
+    #[tokio::test]
+    async fn large_bodies_wait_for_each_other_and_small_ones_for_nobody() {
+        for large in [of_known_length, of_unknown_length] {
+            let intake = Intake::new(LIMIT);
+            let first = receive(large(LIMIT), LIMIT, &intake).await.unwrap();
+            let second = receive(large(LIMIT), LIMIT, &intake);
+            let mut second = std::pin::pin!(second);
+            assert!(timeout(SOON, &mut second).await.is_err(), "there is no room for it yet");
+            receive(of_known_length(SMALL), LIMIT, &intake).await.unwrap();
+            drop(first);
+            assert_eq!(second.await.unwrap().bytes.len(), LIMIT);
+        }
+    }
+
+    #[tokio::test]
+    async fn who_leaves_while_it_waits_takes_no_room() {
+        let intake = Intake::new(LIMIT);
+        let first = receive(of_known_length(LIMIT), LIMIT, &intake).await.unwrap();
+        for _ in 0..20 {
+            let left = receive(of_known_length(LIMIT), LIMIT, &intake);
+            assert!(timeout(Duration::from_millis(1), left).await.is_err());
+        }
+        drop(first);
+        receive(of_known_length(LIMIT), LIMIT, &intake).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_body_larger_than_all_the_room_is_received_by_itself() {
+        let intake = Intake::new(STEP);
+        for large in [of_known_length, of_unknown_length] {
+            assert_eq!(receive(large(LIMIT), LIMIT, &intake).await.unwrap().bytes.len(), LIMIT);
+        }
+    }
 }
