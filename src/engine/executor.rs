@@ -147,10 +147,8 @@ impl Executor {
     /// brings both into the same state: each has had a small step, and then the other one had.
     fn match_steps(&mut self) -> bool {
         let busy = self.lanes.iter().enumerate().filter(|(_, lane)| !lane.is_idle());
-        let (mut pair, ready): (Vec<usize>, Vec<usize>) =
-            busy.map(|(index, lane)| (index, lane.matchable())).unzip();
-        let rows = ready.into_iter().min().unwrap_or(0);
-        if pair.len() != 2 || rows == 0 {
+        let mut pair: Vec<usize> = busy.map(|(index, _)| index).collect();
+        if pair.len() != 2 || self.matchable(&pair) == 0 {
             return false;
         }
         self.unmatched += 1;
@@ -163,20 +161,25 @@ impl Executor {
             pair.reverse();
         }
         let begun = Instant::now();
-        let cold = self.match_took < CACHES_MATTER;
-        for matched in [false, true].into_iter().filter(|matched| *matched || cold) {
-            for index in &pair {
-                let step = |lane: &mut Lane, costs: Option<&CostModel>| {
-                    lane.step_of(rows, matched, costs, Instant::now)
-                };
-                self.take_turn(*index, step);
-                if self.lost {
-                    return true;
-                }
-            }
+        if self.match_took < CACHES_MATTER {
+            self.steps_of_each(&pair, false);
         }
+        self.steps_of_each(&pair, true);
         self.match_took = begun.elapsed();
         true
+    }
+
+    /// Sequences that every one of these lanes has for a matched step.
+    fn matchable(&self, pair: &[usize]) -> usize {
+        pair.iter().map(|index| self.lanes[*index].matchable()).min().unwrap_or(0)
+    }
+
+    /// A step of each of these lanes, of as many sequences.
+    fn steps_of_each(&mut self, pair: &[usize], matched: bool) {
+        let rows = self.matchable(pair);
+        for index in pair.iter().filter(|_| rows > 0) {
+            self.take_turn(*index, |lane, costs| lane.step_of(rows, matched, costs, Instant::now));
+        }
     }
 
     /// One turn of a lane, and what goes wrong with it.

@@ -256,7 +256,7 @@ impl Lane {
         self.run_scheduled(begun, matched, costs, now)
     }
 
-    /// Sequences that could take part in a matched step.
+    /// Sequences that could take part in a matched step: none of a lane that is on its way out.
     pub fn matchable(&self) -> usize {
         if self.failed || self.draining.is_some() { 0 } else { self.scheduler.matchable() }
     }
