@@ -483,3 +483,75 @@ async fn a_request_without_a_known_length_is_read_to_its_end() {
     let request = Request::post(CHAT).body(body).unwrap();
     assert_eq!(send(&app, request).await.status(), StatusCode::OK);
 }
+
+const CLIENT_ROUTES: [(&str, &str); 7] = [
+    ("POST", CHAT),
+    ("POST", "/v1/completions"),
+    ("GET", "/v1/models"),
+    ("GET", "/v1/models/fake"),
+    ("POST", "/v1/feedback"),
+    ("POST", "/tokenize"),
+    ("POST", "/detokenize"),
+];
+const PAGE: &str = "https://chat.example.com";
+
+/// A page that may call the API is told so by every route, and by errors; any other page by none.
+#[tokio::test]
+async fn pages_of_listed_origins_may_call_every_route() {
+    let gateway = gateway_saying(REPLY, |_| {}).await;
+    let app = client_app(state(gateway), &[PAGE.to_owned()]);
+    let asked = |method: &str, path: &str, origin: &str| {
+        let request = Request::builder().method(method).uri(path).header(header::ORIGIN, origin);
+        let request = request.header(header::CONTENT_TYPE, "application/json");
+        let request = request.header("access-control-request-method", "POST");
+        request
+            .header("access-control-request-headers", "x-stainless-os")
+            .body(Body::from("{}"))
+            .unwrap()
+    };
+    let lost = [("GET", "/nowhere"), ("GET", CHAT)];
+    for (method, path) in CLIENT_ROUTES.into_iter().chain(lost) {
+        for method in [method, "OPTIONS"] {
+            let response = send(&app, asked(method, path, PAGE)).await;
+            let allowed = response.headers().get("access-control-allow-origin");
+            assert_eq!(allowed.expect("a header"), PAGE, "{method} {path}");
+            assert!(
+                method != "OPTIONS" || response.status() == StatusCode::OK,
+                "{path}: {response:?}"
+            );
+            let response = send(&app, asked(method, path, "https://evil.example")).await;
+            let allowed = response.headers().get("access-control-allow-origin");
+            assert!(allowed.is_none(), "{method} {path}: {allowed:?}");
+        }
+    }
+    for path in ["/livez", "/metrics", "/admin/status"] {
+        let response = send(&app, asked("GET", path, "https://evil.example")).await;
+        assert!(!response.headers().contains_key("access-control-allow-origin"), "{path}");
+    }
+}
+
+/// What a browser sends for a page without asking first never reaches a model.
+#[tokio::test]
+async fn pages_have_to_send_json() {
+    let app = plain_api().await;
+    let kinds =
+        ["text/plain", "application/x-www-form-urlencoded", "multipart/form-data; boundary=x"];
+    for (method, path) in CLIENT_ROUTES.into_iter().filter(|(method, _)| *method == "POST") {
+        for kind in kinds.into_iter().map(Some).chain([None]) {
+            let mut request =
+                Request::builder().method(method).uri(path).header(header::ORIGIN, PAGE);
+            if let Some(kind) = kind {
+                request = request.header(header::CONTENT_TYPE, kind);
+            }
+            let body = Body::from(chat(json!({})).to_string());
+            let (status, body) = ask(&app, request.body(body).unwrap()).await;
+            assert_eq!(
+                (status.as_u16(), &body["error"]["code"]),
+                (415, &json!("not_json")),
+                "{path} {kind:?}"
+            );
+        }
+    }
+    let programs = raw_post(CHAT, chat(json!({})).to_string());
+    assert_eq!(ask(&app, programs).await.0, StatusCode::OK, "without a page, any kind will do");
+}

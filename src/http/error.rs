@@ -148,6 +148,13 @@ impl ApiError {
         ApiError::new(StatusCode::NOT_FOUND, INVALID, text).code("unknown_url")
     }
 
+    /// A web page's request that is not marked as JSON.
+    pub fn not_json() -> ApiError {
+        let text =
+            "Requests of web pages have to be JSON: set the header content-type: application/json.";
+        ApiError::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, INVALID, text).code("not_json").last()
+    }
+
     /// A path that does not take this method.
     pub fn bad_method(method: &str, path: &str) -> ApiError {
         let text = format!("{path} does not take {method} requests.");

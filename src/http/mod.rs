@@ -39,7 +39,7 @@ pub use sockets::{Bounds, Peer, Spare, serve};
 use crate::gateway::{Gateway, GenerateRequest, Limits};
 use axum::Router;
 use axum::extract::Request;
-use axum::http::{Method, Uri};
+use axum::http::{Method, Uri, header};
 use axum::middleware::{Next, from_fn, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
@@ -76,6 +76,7 @@ pub fn client_app(state: AppState, origins: &[String]) -> Router {
         .route("/tokenize", post(tokens::tokenize))
         .route("/detokenize", post(tokens::detokenize))
         .layer(from_fn(full))
+        .layer(from_fn(json_of_pages))
         .fallback(lost)
         .method_not_allowed_fallback(bad_method)
         .with_state(state.clone());
@@ -155,6 +156,19 @@ async fn full(request: Request, next: Next) -> Response {
     tokio::select! {
         response = next.run(request) => response,
         () = lifecycle.reached(Phase::CutOff) => ApiError::stopping().into_response(),
+    }
+}
+
+/// Refuses what a page of another origin can send without the browser asking first: anything that is not JSON. Pages
+/// that may call the API send JSON, for which they are asked about ([`cors`]).
+async fn json_of_pages(request: Request, next: Next) -> Response {
+    let headers = request.headers();
+    let kind = headers.get(header::CONTENT_TYPE).map(|kind| kind.as_bytes().to_ascii_lowercase());
+    let json = kind.is_some_and(|kind| kind.starts_with(b"application/json"));
+    let of_page = headers.contains_key(header::ORIGIN);
+    match of_page && request.method() == Method::POST && !json {
+        true => ApiError::not_json().into_response(),
+        false => next.run(request).await,
     }
 }
 
