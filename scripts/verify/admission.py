@@ -10,7 +10,7 @@ import sys
 import threading
 import time
 
-from common import MODELS, Report, Server, arguments, ms, percentile
+from common import Beside, MODELS, Report, Server, arguments, ms, percentile
 from http_client import ask_chat, chat, request_bytes
 
 CLIENTS, PROMPT, RISE, SLOWER = 35, 3_900_000, 100e6, 2.0
@@ -56,24 +56,16 @@ async def honest(server, seconds, pause):
     return replies
 
 
-class Memory:
+class Memory(Beside):
     """The most memory that a server has while this looks."""
 
     def __init__(self, server):
-        self.server, self.most, self.stop = server, 0, threading.Event()
-        self.thread = threading.Thread(target=self._look, daemon=True)
+        super().__init__()
+        self.server, self.most = server, 0
 
-    def _look(self):
+    def _run(self):
         while not self.stop.wait(0.02):
             self.most = max(self.most, self.server.resident())
-
-    def __enter__(self):
-        self.thread.start()
-        return self
-
-    def __exit__(self, *_):
-        self.stop.set()
-        self.thread.join()
 
 
 def main():

@@ -53,6 +53,21 @@ def raise_file_limit():
     return hard
 
 
+class Beside:
+    """Does `_run` in a thread of its own, from `with` to its end; `_run` looks at `self.stop`."""
+
+    def __init__(self):
+        self.stop, self.thread = threading.Event(), threading.Thread(target=self._run, daemon=True)
+
+    def __enter__(self):
+        self.thread.start()
+        return self
+
+    def __exit__(self, *_):
+        self.stop.set()
+        self.thread.join()
+
+
 def percentile(values, percent):
     """The order statistic of rank ceil(percent/100 * n); None without values."""
     if not values:

@@ -209,11 +209,12 @@ def judge(report, peak, over, beside):
 
 def main():
     args = arguments(__doc__, seconds=(30.0, "seconds of overload"), peak_seconds=(8.0, "seconds of each peak"),
-                     tokens=(128, "tokens of a reply"), canary_priority=(1.0, "[engine] canary_priority"))
+                     tokens=(256, "tokens of a reply"),
+                     max_running=(16, "[engine] max_running"), canary_priority=(1.0, "[engine] canary_priority"))
     scale = 0.2 if args.quick else 1.0
     report, asked = Report("overload", args), dict(tokens=args.tokens, seconds=args.seconds * scale)
     config = {"model": {"name": "m", "stable": str(MODELS / "tiny-v1")},
-              "engine": {"max_running": 64, "max_waiting": 256, "canary_priority": args.canary_priority},
+              "engine": {"max_running": args.max_running, "max_waiting": 256, "canary_priority": args.canary_priority},
               "rollout": {"advance": "manual", "steps": [WEIGHT, 100], "bake": "1h"}}
     with Server(args.serin, config, cpus={0}) as server:
         ask = dict(tokens=args.tokens, rate=None, seconds=args.peak_seconds * scale)

@@ -12,10 +12,9 @@ import itertools
 import selectors
 import socket
 import sys
-import threading
 import time
 
-from common import MODELS, Report, Server, arguments, ms, percentile, raise_file_limit
+from common import Beside, MODELS, Report, Server, arguments, ms, percentile, raise_file_limit
 from http_client import ask, ask_chat, chat
 
 SILENT, SLOW, WITHIN, SLOWER = 5000, 2000, 0.1, 2.0
@@ -27,15 +26,15 @@ SLOW_HEAD = (b"POST /v1/chat/completions HTTP/1.1\r\nhost: localhost\r\ncontent-
 ADDRESSES, AT_A_TIME, AGAIN = 200, 100, 20
 
 
-class Crowd:
+class Crowd(Beside):
     """Sockets that say nothing, or send a byte a second; those that are closed are opened again."""
 
     def __init__(self, addr, count, slow):
+        super().__init__()
         host, port = addr.rsplit(":", 1)
         self.place, self.count, self.slow = (host, int(port)), count, slow
         self.sockets, self.opened, self.closed, self.most = {}, 0, 0, 0
-        self.selector, self.stop = selectors.DefaultSelector(), threading.Event()
-        self.thread = threading.Thread(target=self._run, daemon=True)
+        self.selector = selectors.DefaultSelector()
 
     def _open(self):
         one = socket.socket()
@@ -77,13 +76,8 @@ class Crowd:
                 for one in list(self.sockets):
                     self._write(one)
 
-    def __enter__(self):
-        self.thread.start()
-        return self
-
-    def __exit__(self, *_):
-        self.stop.set()
-        self.thread.join()
+    def __exit__(self, *error):
+        super().__exit__(*error)
         for one in list(self.sockets):
             self._close(one)
 
