@@ -52,7 +52,7 @@ fn outcome(number: u64, stage: u64) -> Event {
         tpot: Some(tpot),
         e2e: ttft + tpot * (output_tokens - 1) + end,
         output_tokens,
-        co_running: number.is_multiple_of(2),
+        matched: number.is_multiple_of(2),
     })
 }
 

@@ -25,7 +25,7 @@ fn outcome(i: u64, stage: u64) -> Outcome {
         tpot: Some(Duration::from_micros(8_000 + i * 104_729 % 4_000)),
         e2e: Duration::from_secs(1),
         output_tokens: 90,
-        co_running: true,
+        matched: true,
     }
 }
 

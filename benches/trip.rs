@@ -24,7 +24,7 @@ fn outcome(arm: Arm, class: Class, stage: u64) -> Outcome {
         tpot: Some(Duration::from_millis(9)),
         e2e: Duration::from_millis(400),
         output_tokens: 40,
-        co_running: true,
+        matched: true,
     }
 }
 

@@ -56,7 +56,7 @@ fn outcome(arm: Arm, stage: u64, error: bool) -> Outcome {
         tpot: None,
         e2e: SECOND,
         output_tokens: 20,
-        co_running: true,
+        matched: true,
     }
 }
 

@@ -34,16 +34,7 @@ async fn start(dir: &Path, change: impl FnOnce(&mut FakeServer)) -> Gateway {
     }
     let path = dir.join("serin.ledger");
     let open = || Ledger::open(&path, Options::default(), stamp(), "0", "stable");
-    // The server before may still be closing it.
-    let mut opened = open();
-    for _ in 0..500 {
-        if opened.is_ok() {
-            break;
-        }
-        tokio::time::sleep(Duration::from_millis(20)).await;
-        opened = open();
-    }
-    let (ledger, resume) = opened.expect("a ledger");
+    let (ledger, resume) = once_free(open).await;
     let alerts = Alerts::start(AlertsConfig::default()).expect("alerts");
     let (start, take_up) = Start::from_ledger(ledger, resume, Some(alerts));
     assert!(!take_up.is_some(), "no rollout was left unfinished");

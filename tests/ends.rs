@@ -13,18 +13,6 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use tempfile::TempDir;
 
-/// A config whose rollouts only move by order, with `more` in its table.
-fn config(dir: &Path, more: &str) -> String {
-    let stable = models().join("tiny-v1");
-    let text = format!(
-        "[model]\nname = \"tiny\"\nstable = {stable:?}\n[engine]\nkv_memory = \"4MiB\"\n\
-         [server]\ndrain = \"1s\"\nlame_duck = \"0s\"\n[rollout]\nbake = \"1h\"\n{more}\n"
-    );
-    let path = dir.join("serin.toml");
-    fs::write(&path, text).expect("written");
-    path.to_str().expect("text").to_owned()
-}
-
 fn canary() -> String {
     models().join("tiny-v2").to_str().expect("text").to_owned()
 }
@@ -83,7 +71,7 @@ fn is_refused(server: &Process, dir: &Path, why: &str) {
 fn a_signal_of_its_own_refuses_the_canary_at_once() {
     for (signal, name) in [("ABRT", "SIGABRT"), ("SEGV", "SIGSEGV"), ("BUS", "SIGBUS")] {
         let dir = TempDir::new().expect("a folder");
-        let config = config(dir.path(), "");
+        let config = config(dir.path(), BY_ORDER);
         end_by(with_canary(&config), signal);
         let server = serve(&config);
         is_refused(&server, dir.path(), name);
@@ -101,7 +89,7 @@ fn a_signal_of_its_own_refuses_the_canary_at_once() {
 #[test]
 fn a_kill_is_forgiven_once_and_a_second_one_is_not() {
     let dir = TempDir::new().expect("a folder");
-    let config = config(dir.path(), "");
+    let config = config(dir.path(), BY_ORDER);
     end_by(with_canary(&config), "KILL");
     let server = serve(&config);
     answers(&server);
@@ -122,7 +110,7 @@ fn a_kill_is_forgiven_once_and_a_second_one_is_not() {
 #[test]
 fn a_kill_is_forgotten_once_the_canary_was_well() {
     let dir = TempDir::new().expect("a folder");
-    let config = config(dir.path(), "well_after = \"50ms\"");
+    let config = config(dir.path(), &[BY_ORDER, "well_after = \"50ms\""].concat());
     let mut server = with_canary(&config);
     for kills in 1..=3 {
         wait_for("the canary is well", || {
@@ -137,7 +125,7 @@ fn a_kill_is_forgotten_once_the_canary_was_well() {
 #[test]
 fn another_boot_and_a_weight_of_zero_blame_nobody() {
     let dir = TempDir::new().expect("a folder");
-    let config = config(dir.path(), "");
+    let config = config(dir.path(), BY_ORDER);
     let mut server = with_canary(&config);
     for _ in 0..3 {
         end_by(server, "KILL");
@@ -162,7 +150,7 @@ fn a_real_kill_for_want_of_memory_is_known_as_one() {
         return;
     };
     let dir = TempDir::new().expect("a folder");
-    let config = config(dir.path(), "");
+    let config = config(dir.path(), BY_ORDER);
     let server = group.serve(&config);
     server.operate(&["canary", "load", &canary()]);
     group.starve();
@@ -181,7 +169,7 @@ fn a_real_kill_for_want_of_memory_is_known_as_one() {
 #[test]
 fn a_canary_that_the_configuration_names_is_refused_too() {
     let dir = TempDir::new().expect("a folder");
-    let config = config(dir.path(), "");
+    let config = config(dir.path(), BY_ORDER);
     let named = canary();
     let args = ["--config", config.as_str(), "--canary", named.as_str()];
     let server = Process::serve(&args);
@@ -218,7 +206,7 @@ fn deep(depth: u64) -> u64 {
 #[test]
 fn an_overflown_stack_is_a_fatal_signal_like_any_other() {
     let dir = TempDir::new().expect("a folder");
-    let config = config(dir.path(), "");
+    let config = config(dir.path(), BY_ORDER);
     end_by(with_canary(&config), "KILL");
     let mut command = Command::new(std::env::current_exe().expect("this test"));
     command.args(["--exact", "overflows", "--nocapture", "--test-threads=1"]);

@@ -12,18 +12,6 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::Duration;
 use tempfile::TempDir;
-
-fn config(dir: &Path) -> String {
-    let stable = models().join("tiny-v1");
-    let text = format!(
-        "[model]\nname = \"tiny\"\nstable = {stable:?}\n[engine]\nkv_memory = \"16MiB\"\n\
-         [server]\ndrain = \"5s\"\n[rollout]\nbake = \"10m\"\n"
-    );
-    let path = dir.join("serin.toml");
-    fs::write(&path, text).expect("written");
-    path.to_str().expect("text").to_owned()
-}
-
 /// Weights of about 150 MiB in memory around tiny-v1's tokenizer: small random numbers.
 fn random_model(dir: &Path) {
     copy_model(&models().join("tiny-v1"), dir);
@@ -72,6 +60,8 @@ fn random_model(dir: &Path) {
     });
     safetensors::serialize_to_file(views, None, &dir.join("model.safetensors")).expect("written");
 }
+
+const REST: &str = "[server]\ndrain = \"5s\"\nlame_duck = \"0s\"\n[rollout]\nbake = \"10m\"\n";
 
 /// Numbers of about 0.02 either side of zero.
 fn bf16(count: usize) -> Vec<u8> {
@@ -142,7 +132,7 @@ fn unloads_give_the_memory_back_and_stable_goes_on() {
     let file = std::fs::metadata(canary.join("model.safetensors")).expect("weights");
     // A tenth is room for what the system counts late.
     let weights = 0.9 * file.len() as f64 / f64::from(1 << 20);
-    let server = Process::serve(&["--config", &config(dir.path())]);
+    let server = Process::serve(&["--config", &config(dir.path(), REST)]);
     let chatter = Chatter::new();
     let reports = thread::scope(|scope| {
         let _stop = StopOnDrop(&chatter.stop);
@@ -202,7 +192,7 @@ fn one_cycle(server: &Process, canary: &Path, cycle: usize) -> Value {
 #[test]
 fn clients_that_leave_cost_nothing() {
     let dir = TempDir::new().expect("a folder");
-    let server = Process::serve(&["--config", &config(dir.path())]);
+    let server = Process::serve(&["--config", &config(dir.path(), REST)]);
     let canary = models().join("tiny-v2");
     server.operate(&["canary", "load", canary.to_str().expect("text")]);
     server.operate(&["weight", "50"]);
@@ -249,7 +239,7 @@ fn with(mut body: Value, more: Value) -> Value {
 #[test]
 fn operators_steer_a_live_rollout() {
     let dir = TempDir::new().expect("a folder");
-    let server = Process::serve(&["--config", &config(dir.path())]);
+    let server = Process::serve(&["--config", &config(dir.path(), REST)]);
     let canary = models().join("tiny-v2");
     assert!(server.operate(&["status"]).contains("idle"), "nothing runs yet");
     let path = canary.to_str().expect("text");

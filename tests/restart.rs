@@ -9,23 +9,10 @@ mod process_support;
 use process_support::*;
 use serde_json::{Value, json};
 use std::fs;
-use std::path::Path;
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use tempfile::TempDir;
-
-fn config(dir: &Path) -> String {
-    let stable = models().join("tiny-v1");
-    let text = format!(
-        "[model]\nname = \"tiny\"\nstable = {stable:?}\n[engine]\nkv_memory = \"4MiB\"\n\
-         [server]\ndrain = \"1s\"\nlame_duck = \"0s\"\n[rollout]\nbake = \"1h\"\nwell_after = \"0s\"\n"
-    );
-    let path = dir.join("serin.toml");
-    fs::write(&path, text).expect("written");
-    path.to_str().expect("text").to_owned()
-}
-
 /// What one process acknowledged before it was killed.
 #[derive(Default)]
 struct Acknowledged {
@@ -100,7 +87,7 @@ fn one_life(config: &str, first: bool, seed: u64) -> Acknowledged {
 fn a_killed_server_goes_on_where_it_was() {
     let kills: u64 = std::env::var("SERIN_KILLS").map_or(12, |n| n.parse().expect("a number"));
     let dir = TempDir::new().expect("a folder");
-    let config = config(dir.path());
+    let config = config(dir.path(), &[BY_ORDER, "well_after = \"0s\"\n"].concat());
     let ledger = dir.path().join("serin.ledger");
     let (mut expected, mut orders) = (5, 0);
     for kill in 0..kills {
@@ -131,7 +118,7 @@ fn a_killed_server_goes_on_where_it_was() {
 #[test]
 fn a_promotion_outlives_a_restart() {
     let dir = TempDir::new().expect("a folder");
-    let config = config(dir.path());
+    let config = config(dir.path(), &[BY_ORDER, "well_after = \"0s\"\n"].concat());
     let canary = models().join("tiny-v2");
     {
         let server = Process::serve(&["--config", &config]);
@@ -152,7 +139,7 @@ fn a_promotion_outlives_a_restart() {
 #[test]
 fn a_canary_that_changed_on_disk_is_given_up() {
     let dir = TempDir::new().expect("a folder");
-    let config = config(dir.path());
+    let config = config(dir.path(), &[BY_ORDER, "well_after = \"0s\"\n"].concat());
     let canary = dir.path().join("canary");
     copy_model(&models().join("tiny-v2"), &canary);
     {
@@ -176,7 +163,7 @@ fn a_canary_that_changed_on_disk_is_given_up() {
 #[test]
 fn two_servers_do_not_share_a_ledger() {
     let dir = TempDir::new().expect("a folder");
-    let config = config(dir.path());
+    let config = config(dir.path(), &[BY_ORDER, "well_after = \"0s\"\n"].concat());
     let _first = Process::serve(&["--config", &config]);
     let second = serin(&["serve", "--listen", "127.0.0.1:0", "--config", &config]);
     let error = String::from_utf8_lossy(&second.stderr).into_owned();

@@ -1,6 +1,9 @@
 //! After a restart, before a rollout is taken up: orders that stop are taken, what raises is refused. And a raise
 //! that the ledger refuses does not happen until the ledger takes it.
 
+mod process_support;
+
+use process_support::once_free;
 use serin::control::{Asked, Control, ControlError, Life, LoadAsked, Start, TakeUp};
 use serin::gateway::Gateway;
 use serin::gateway::testing::FakeServer;
@@ -20,16 +23,7 @@ async fn start(dir: &Path) -> (Gateway, TakeUp) {
     server.policy = Policy { bake: Duration::from_secs(3600), ..Policy::default() };
     let at = Stamp { unix_ms: 0, rollout: Duration::ZERO };
     let open = || Ledger::open(&dir.join("serin.ledger"), Options::default(), at, "0", "stable");
-    // The server before may still be closing it.
-    let mut opened = open();
-    for _ in 0..500 {
-        if opened.is_ok() {
-            break;
-        }
-        tokio::time::sleep(Duration::from_millis(20)).await;
-        opened = open();
-    }
-    let (ledger, resume) = opened.expect("a ledger");
+    let (ledger, resume) = once_free(open).await;
     let (life, _) = Life::begin(&dir.join("serin.ledger"), None);
     let (start, take_up) = Start::from_ledger(ledger, resume, None);
     server.start = Start { life, ..start };

@@ -8,15 +8,9 @@ use std::io::{Read, Write};
 use std::path::Path;
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
-
-fn config(dir: &Path, server: &str) -> String {
-    let stable = models().join("tiny-v1");
-    let text = format!(
-        "[model]\nname = \"tiny\"\nstable = {stable:?}\n[engine]\nkv_memory = \"16MiB\"\n[server]\n{server}\n"
-    );
-    let path = dir.join("serin.toml");
-    fs::write(&path, text).expect("written");
-    path.to_str().expect("text").to_owned()
+/// The rest of a config with these settings of the server.
+fn server(settings: &str) -> String {
+    format!("[server]\n{settings}\n")
 }
 
 /// A stream of about 250 tokens: tiny-v1 goes on for ever when it may not end.
@@ -38,7 +32,7 @@ fn rest(mut stream: std::net::TcpStream) -> String {
 #[test]
 fn a_server_that_is_told_to_end_says_so_first_and_finishes_what_runs() {
     let dir = TempDir::new().expect("a folder");
-    let server = Process::serve(&["--config", &config(dir.path(), "lame_duck = \"2s\"")]);
+    let server = Process::serve(&["--config", &config(dir.path(), &server("lame_duck = \"2s\""))]);
     let streams: Vec<_> = (0..8).map(|_| stream(&server)).collect();
     server.signal("TERM");
     wait_for("readiness to fail", || {
@@ -56,8 +50,8 @@ fn a_server_that_is_told_to_end_says_so_first_and_finishes_what_runs() {
 #[test]
 fn what_is_cut_off_is_told_so() {
     let dir = TempDir::new().expect("a folder");
-    let server = "drain = \"200ms\"\nlame_duck = \"0s\"";
-    let server = Process::serve(&["--config", &config(dir.path(), server)]);
+    let settings = "drain = \"200ms\"\nlame_duck = \"0s\"";
+    let server = Process::serve(&["--config", &config(dir.path(), &server(settings))]);
     let streams: Vec<_> = (0..32).map(|_| stream(&server)).collect();
     server.signal("TERM");
     let ends: Vec<_> = streams.into_iter().map(rest).collect();
@@ -72,8 +66,8 @@ fn what_is_cut_off_is_told_so() {
 #[test]
 fn a_second_signal_ends_it_at_once_and_is_nothing_against_the_canary() {
     let dir = TempDir::new().expect("a folder");
-    let server = "drain = \"10m\"\nlame_duck = \"10m\"";
-    let config = config(dir.path(), server);
+    let settings = "drain = \"10m\"\nlame_duck = \"10m\"";
+    let config = config(dir.path(), &server(settings));
     for _ in 0..3 {
         let server = Process::serve(&["--config", &config]);
         if server.status()["phase"] == "idle" {
@@ -94,7 +88,7 @@ fn a_second_signal_ends_it_at_once_and_is_nothing_against_the_canary() {
 #[test]
 fn a_server_that_loads_ends_when_it_is_told_to() {
     let dir = TempDir::new().expect("a folder");
-    let server = Process::serve(&["--config", &config(dir.path(), "")]);
+    let server = Process::serve(&["--config", &config(dir.path(), &server(""))]);
     // A canary of 256 GiB, nearly all of it a hole in the file: reading it for its digest takes a minute or more.
     let slow = dir.path().join("slow");
     copy_model(&models().join("tiny-v2"), &slow);
@@ -128,8 +122,10 @@ fn lengthen(path: &Path, bytes: u64) {
 #[test]
 fn a_log_that_nobody_reads_stops_nothing() {
     let dir = TempDir::new().expect("a folder");
-    let server =
-        Process::serve_unread(&["--config", &config(dir.path(), "")], &[("RUST_LOG", "trace")]);
+    let server = Process::serve_unread(
+        &["--config", &config(dir.path(), &server(""))],
+        &[("RUST_LOG", "trace")],
+    );
     wait_for("lines to be dropped, and counted", || {
         let (code, text) =
             server.http("POST", "/v1/chat/completions", Some(&chat("Hi!", false, 8)));
@@ -148,7 +144,7 @@ fn a_log_that_nobody_reads_stops_nothing() {
 #[test]
 fn a_hangup_reads_the_log_filter_again_and_names_what_takes_a_restart() {
     let dir = TempDir::new().expect("a folder");
-    let path = config(dir.path(), "log = \"info\"");
+    let path = config(dir.path(), &server("log = \"info\""));
     let log = dir.path().join("log");
     let server = Process::serve_logged(&["--config", &path], &log);
     let said = |what: &str| {

@@ -5,20 +5,7 @@ mod process_support;
 use process_support::*;
 use std::fs;
 use std::net::TcpStream;
-use std::path::Path;
 use tempfile::TempDir;
-
-fn config(dir: &Path) -> String {
-    let stable = models().join("tiny-v1");
-    let text = format!(
-        "[model]\nname = \"tiny\"\nstable = {stable:?}\n[engine]\nkv_memory = \"4MiB\"\n\
-         [server]\ndrain = \"1s\"\nlame_duck = \"0s\"\n[rollout]\nbake = \"1h\"\n"
-    );
-    let path = dir.join("serin.toml");
-    fs::write(&path, text).expect("written");
-    path.to_str().expect("text").to_owned()
-}
-
 /// The one child of a process.
 fn child_of(parent: u32) -> u32 {
     wait_for("a child", || {
@@ -42,7 +29,7 @@ fn answers(server: &Process) {
 #[test]
 fn a_server_that_is_killed_comes_back_and_both_end_when_told() {
     let dir = TempDir::new().expect("a folder");
-    let mut server = Process::serve(&["--supervise", "--config", &config(dir.path())]);
+    let mut server = Process::serve(&["--supervise", "--config", &config(dir.path(), BY_ORDER)]);
     answers(&server);
     let canary = models().join("tiny-v2");
     server.operate(&["canary", "load", canary.to_str().expect("text")]);
@@ -67,7 +54,7 @@ fn a_server_that_is_killed_comes_back_and_both_end_when_told() {
 #[test]
 fn a_server_does_not_outlive_its_supervisor() {
     let dir = TempDir::new().expect("a folder");
-    let server = Process::serve(&["--supervise", "--config", &config(dir.path())]);
+    let server = Process::serve(&["--supervise", "--config", &config(dir.path(), BY_ORDER)]);
     let (child, addr) = (child_of(server.id()), server.addr.clone());
     server.signal("KILL");
     server.end();
@@ -78,7 +65,7 @@ fn a_server_does_not_outlive_its_supervisor() {
 #[test]
 fn what_cannot_begin_is_not_tried_again() {
     let dir = TempDir::new().expect("a folder");
-    let path = config(dir.path());
+    let path = config(dir.path(), BY_ORDER);
     let text = fs::read_to_string(&path).expect("a config").replace("tiny-v1", "nowhere");
     fs::write(&path, text).expect("written");
     let output = serin(&["serve", "--supervise", "--listen", "127.0.0.1:0", "--config", &path]);
@@ -90,7 +77,7 @@ fn what_cannot_begin_is_not_tried_again() {
 #[test]
 fn a_server_without_a_canary_lets_an_unfinished_rollout_go() {
     let dir = TempDir::new().expect("a folder");
-    let config = config(dir.path());
+    let config = config(dir.path(), BY_ORDER);
     let canary = models().join("tiny-v2");
     {
         let server = Process::serve(&["--config", &config]);

@@ -206,7 +206,6 @@ impl Running {
                 // Somebody at a terminal is no balancer.
                 let lame_duck = if told == Told::Terminate { config.sockets.lame_duck } else { Duration::ZERO };
                 self.wind_down(lame_duck, config.care.drain).await;
-                control.end_in_order();
                 return Ok(Ended::Told);
             }
             fault = control.device_lost() => {

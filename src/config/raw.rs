@@ -240,20 +240,7 @@ impl Raw {
             },
             max_connections: positive("server.max_connections", server.max_connections, 1024)?,
             operator: self.operator.resolve()?,
-            sockets: SocketConfig {
-                keep_alive: time("server.keep_alive", server.keep_alive, secs(75))?,
-                lame_duck: server.lame_duck.map_or(secs(2), |t| t.0),
-                max_pending_per_client: positive(
-                    "server.max_pending_per_client",
-                    server.max_pending_per_client,
-                    256,
-                )?,
-                trusted_proxies: server
-                    .trusted_proxies
-                    .iter()
-                    .map(|text| network(text))
-                    .collect::<Result<_, _>>()?,
-            },
+            sockets: server.sockets()?,
             log: server.log,
             cors_origins: server.cors_origins.into_iter().map(origin).collect::<Result<_, _>>()?,
             limits: Limits {
@@ -278,6 +265,19 @@ impl Raw {
             policy: self.rollout.resolve()?,
             ledger: self.ledger.resolve(base)?,
             alerts: self.alerts.resolve()?,
+        })
+    }
+}
+
+impl RawServer {
+    fn sockets(&self) -> Result<SocketConfig, ConfigError> {
+        let pending = ("server.max_pending_per_client", self.max_pending_per_client);
+        let trusted_proxies = self.trusted_proxies.iter().map(|text| network(text));
+        Ok(SocketConfig {
+            keep_alive: time("server.keep_alive", self.keep_alive, Duration::from_secs(75))?,
+            lame_duck: self.lame_duck.map_or(Duration::from_secs(2), |t| t.0),
+            max_pending_per_client: positive(pending.0, pending.1, 256)?,
+            trusted_proxies: trusted_proxies.collect::<Result<_, _>>()?,
         })
     }
 }

@@ -313,7 +313,7 @@ impl Attempt {
             ttft: self.own_first_token(),
             tpot: self.own_per_token(),
             e2e: timings.total,
-            co_running: self.matched().is_some(),
+            matched: self.matched().is_some(),
             output_tokens: u32::try_from(timings.output_tokens).unwrap_or(u32::MAX),
         }
     }

@@ -171,7 +171,7 @@ impl Gateway {
             tpot: None,
             e2e: request.arrived.elapsed(),
             output_tokens: 0,
-            co_running: false,
+            matched: false,
         });
     }
 

@@ -103,6 +103,6 @@ fn outcome_fields(outcome: &Outcome) -> Value {
         "tpot": seconds(outcome.tpot),
         "e2e": outcome.e2e.as_secs_f64(),
         "output_tokens": outcome.output_tokens,
-        "co_running": outcome.co_running,
+        "matched": outcome.matched,
     })
 }

@@ -137,7 +137,7 @@ pub(super) fn outcome(arm: Arm, stage: u64, number: u64) -> Outcome {
         tpot: Some(tpot),
         e2e: ttft + tpot * (output_tokens - 1) + Duration::from_nanos(noise % 50),
         output_tokens,
-        co_running: noise.is_multiple_of(2),
+        matched: noise.is_multiple_of(2),
     }
 }
 

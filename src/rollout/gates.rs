@@ -33,13 +33,9 @@ pub(crate) struct Stand<'a> {
 /// The verdict: every gate, in the order of [`GateName`].
 pub(crate) fn judge(stand: &Stand<'_>) -> Verdict {
     let Stand { policy, stable, canary, .. } = stand;
-    // Steps that were matched can be compared whatever the traffic of each arm is. Where there is too little of it
-    // for both to run at once, each runs alone, and that is alike too.
-    let least = speed::least(policy);
-    let matched = [stable, canary].iter().all(|arm| arm.shared_tpot.count() >= least);
-    let shared = matched || canary.mostly_shared();
-    let (stable_ttft, stable_tpot) = stable.latencies(shared);
-    let (canary_ttft, canary_tpot) = canary.latencies(shared);
+    let matched = canary.by_matched(stable, speed::least(policy));
+    let (stable_ttft, stable_tpot) = stable.latencies(matched);
+    let (canary_ttft, canary_tpot) = canary.latencies(matched);
     let full = stable.counts.requests >= speed::least(policy)
         && canary.counts.requests >= policy.min_requests;
     let tail = match stand.weight {

@@ -71,7 +71,7 @@ impl Rollout {
     /// A self-test notes what the gates say of the stage and goes on whatever that is.
     pub(super) fn advance_test(&mut self, now: Duration, verdict: Verdict) -> Vec<Action> {
         let (stable, canary) = (self.stage.arm(Arm::Stable), self.stage.arm(Arm::Canary));
-        let ratios = super::selftest::noise(stable, canary);
+        let ratios = super::selftest::noise(&self.policy, stable, canary);
         let mut report = String::new();
         if let Some(test) = &mut self.self_test {
             test.note(&verdict, ratios);

@@ -81,7 +81,7 @@ pub struct Outcome {
     pub output_tokens: u32,
     /// Whether `tpot` is of a step that was matched with one of the other arm's: of as many sequences, right beside
     /// it. Such replies are compared with their like only.
-    pub co_running: bool,
+    pub matched: bool,
 }
 
 #[cfg(test)]

@@ -112,7 +112,7 @@ fn outcome() -> impl Strategy<Value = Outcome> {
         tpot,
         e2e: Duration::from_secs(1),
         output_tokens,
-        co_running: output_tokens % 2 == 0,
+        matched: output_tokens % 2 == 0,
     })
 }
 
@@ -167,7 +167,7 @@ fn good(arm: Arm, stage: u64) -> Outcome {
         tpot: Some(Duration::from_millis(100)),
         e2e: Duration::from_secs(1),
         output_tokens: 10,
-        co_running: false,
+        matched: false,
     }
 }
 

@@ -11,7 +11,7 @@
 //! Why tau is taken from all of stable's samples of the stage at each judgement, and not frozen
 //! after the first few hundred: both arms share one device, so a slow minute slows both, and against
 //! a frozen line every later slow minute would be held against the canary. The samples compared are
-//! always concurrent (same stage), and like with like (shared device or not). The gate can only
+//! always concurrent (same stage), and like with like (matched steps or not). The gate can only
 //! hold, never roll back, so a hold that later samples no longer support simply ends.
 //!
 //! At 100 % nothing is concurrent: stable's samples are those of all stages below, and as for errors

@@ -55,7 +55,7 @@ impl Trial {
             tpot: Some(Duration::from_millis(10)),
             e2e: SECOND,
             output_tokens: 90,
-            co_running: false,
+            matched: false,
         }
     }
 

@@ -120,8 +120,8 @@ pub(crate) struct ArmWindow {
     pub(crate) tpot: Histogram,
     pub(crate) e2e: Histogram,
     /// TTFT and time per token of the replies with a matched step.
-    pub(crate) shared_ttft: Histogram,
-    pub(crate) shared_tpot: Histogram,
+    pub(crate) matched_ttft: Histogram,
+    pub(crate) matched_tpot: Histogram,
 }
 
 impl ArmWindow {
@@ -131,22 +131,27 @@ impl ArmWindow {
             ttft: Histogram::new(),
             tpot: Histogram::new(),
             e2e: Histogram::new(),
-            shared_ttft: Histogram::new(),
-            shared_tpot: Histogram::new(),
+            matched_ttft: Histogram::new(),
+            matched_tpot: Histogram::new(),
         }
     }
 
     /// TTFT and time per token: of all replies, or of those with a matched step.
-    pub(crate) fn latencies(&self, shared: bool) -> (&Histogram, &Histogram) {
-        match shared {
-            true => (&self.shared_ttft, &self.shared_tpot),
+    pub(crate) fn latencies(&self, matched: bool) -> (&Histogram, &Histogram) {
+        match matched {
+            true => (&self.matched_ttft, &self.matched_tpot),
             false => (&self.ttft, &self.tpot),
         }
     }
 
-    /// Whether most replies have a matched step.
-    pub(crate) fn mostly_shared(&self) -> bool {
-        2 * self.shared_tpot.count() > self.tpot.count()
+    /// Whether this canary is to be compared with `stable` by replies with a matched step: both have enough of
+    /// them, or most of the canary's are such.
+    ///
+    /// Matched steps can be compared whatever the traffic of each arm is. Where there is too little of it for both to
+    /// run at once, each runs alone, and that is alike too.
+    pub(crate) fn by_matched(&self, stable: &ArmWindow, enough: u64) -> bool {
+        let enough = self.matched_tpot.count().min(stable.matched_tpot.count()) >= enough;
+        enough || 2 * self.matched_tpot.count() > self.tpot.count()
     }
 
     /// Takes in a judged outcome of this stage that is no copy of an earlier error.
@@ -170,14 +175,14 @@ impl ArmWindow {
         }
         if let Some(ttft) = outcome.ttft {
             self.ttft.record(ttft);
-            if outcome.co_running {
-                self.shared_ttft.record(ttft);
+            if outcome.matched {
+                self.matched_ttft.record(ttft);
             }
         }
         if let Some(tpot) = outcome.tpot {
             self.tpot.record(tpot);
-            if outcome.co_running {
-                self.shared_tpot.record(tpot);
+            if outcome.matched {
+                self.matched_tpot.record(tpot);
             }
         }
         if outcome.class.counts() {
@@ -190,8 +195,8 @@ impl ArmWindow {
         self.ttft.absorb(&other.ttft);
         self.tpot.absorb(&other.tpot);
         self.e2e.absorb(&other.e2e);
-        self.shared_ttft.absorb(&other.shared_ttft);
-        self.shared_tpot.absorb(&other.shared_tpot);
+        self.matched_ttft.absorb(&other.matched_ttft);
+        self.matched_tpot.absorb(&other.matched_tpot);
     }
 
     /// The median decode rate in tokens per second, a lower bound within 0.4 %: the reciprocal of

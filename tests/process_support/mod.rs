@@ -22,6 +22,20 @@ pub fn models() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("models")
 }
 
+/// A config file in this folder that serves tiny-v1, and `rest`, which may begin with more of `[engine]`; its path.
+pub fn config(dir: &Path, rest: &str) -> String {
+    let (stable, path) = (models().join("tiny-v1"), dir.join("serin.toml"));
+    let text = format!(
+        "[model]\nname = \"tiny\"\nstable = {stable:?}\n[engine]\nkv_memory = \"16MiB\"\n{rest}\n"
+    );
+    fs::write(&path, text).expect("written");
+    path.to_str().expect("text").to_owned()
+}
+
+/// The rest of a config whose rollouts move by order only, for servers that end at once when told to.
+pub const BY_ORDER: &str =
+    "[server]\ndrain = \"1s\"\nlame_duck = \"0s\"\n[rollout]\nbake = \"1h\"\n";
+
 /// Runs a command to its end.
 pub fn serin(args: &[&str]) -> Output {
     serin_with(args, &[])
@@ -215,6 +229,19 @@ pub fn operators_beside(addr: &str) -> String {
         Some((ip, port)) => format!("{ip}:{}", port + 1),
         None => String::new(),
     }
+}
+
+/// What `open` opens once whoever has it open has let go of it.
+pub async fn once_free<T, E: std::fmt::Debug>(open: impl Fn() -> Result<T, E>) -> T {
+    let mut opened = open();
+    for _ in 0..500 {
+        if opened.is_ok() {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        opened = open();
+    }
+    opened.expect("it is free by now")
 }
 
 /// Sends any process a signal.

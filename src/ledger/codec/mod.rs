@@ -52,7 +52,7 @@ const JUDGED: u8 = 1;
 const SESSION: u8 = 1 << 1;
 const TTFT: u8 = 1 << 2;
 const TPOT: u8 = 1 << 3;
-const CO_RUNNING: u8 = 1 << 4;
+const MATCHED: u8 = 1 << 4;
 const KEY: u8 = 1 << 5;
 const KEY_IS_SESSION: u8 = 1 << 6;
 const SAME_STAGE: u8 = 1 << 7;
@@ -196,7 +196,7 @@ fn write_outcome(out: &mut Writer, context: &mut Context, at: Duration, outcome:
         (SESSION, outcome.session.is_some()),
         (TTFT, outcome.ttft.is_some()),
         (TPOT, outcome.tpot.is_some()),
-        (CO_RUNNING, outcome.co_running),
+        (MATCHED, outcome.matched),
         (KEY, outcome.key.is_some()),
         (KEY_IS_SESSION, key_is_session),
         (SAME_STAGE, outcome.stage == context.stage),
@@ -342,7 +342,7 @@ fn read_outcome(
         tpot,
         e2e,
         output_tokens: tokens,
-        co_running: has(CO_RUNNING),
+        matched: has(MATCHED),
     })
 }
 

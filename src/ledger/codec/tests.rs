@@ -23,21 +23,9 @@ fn outcome() -> impl Strategy<Value = Outcome> {
     let who = (arm(), class, prop_oneof![0u64..3, any::<u64>()], any::<bool>(), hash(), hash());
     let times = (prop::option::of(time()), prop::option::of(time()), time());
     let rest = (prop_oneof![0u32..300, any::<u32>()], any::<bool>());
-    (who, times, rest).prop_map(|(who, (ttft, tpot, e2e), (output_tokens, co_running))| {
+    (who, times, rest).prop_map(|(who, (ttft, tpot, e2e), (output_tokens, matched))| {
         let (arm, class, stage, judged, session, key) = who;
-        Outcome {
-            arm,
-            class,
-            stage,
-            judged,
-            session,
-            key,
-            ttft,
-            tpot,
-            e2e,
-            output_tokens,
-            co_running,
-        }
+        Outcome { arm, class, stage, judged, session, key, ttft, tpot, e2e, output_tokens, matched }
     })
 }
 
@@ -151,7 +139,7 @@ fn the_form_is_fixed() {
         tpot: None,
         e2e: Duration::from_nanos(301),
         output_tokens: 2,
-        co_running: false,
+        matched: false,
     };
     let bytes = encode(1, &[(Duration::from_nanos(5), Event::Outcome(outcome))]);
     let wanted = [1, 1, 1, 0x50, 10, 0x67, 3, 8, 7, 6, 5, 4, 3, 2, 1, 2, 0xac, 2, 2];
