@@ -12,6 +12,7 @@ use super::CliError;
 use super::client::Client;
 use super::serve::Running;
 use crate::config::{Config, demo_models};
+use crate::device::DeviceChoice;
 use crate::http::admin_wire::{LoadAsk, LoadedWire, StatusWire};
 use crate::rollout::Policy;
 use clap::Args;
@@ -25,6 +26,9 @@ pub(super) struct DemoArgs {
     /// Roll out a broken model, to see it caught.
     #[arg(long)]
     bad: bool,
+    /// Where the models run: `auto`, `cpu`, `cuda`, `cuda:N`.
+    #[arg(long, default_value = "auto", value_parser = DeviceChoice::parse)]
+    device: DeviceChoice,
     /// Concurrent chat clients.
     #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u16).range(1..=64))]
     clients: u16,
@@ -46,6 +50,7 @@ pub(super) async fn run(args: DemoArgs) -> Result<ExitCode, CliError> {
     let models = demo_models().map_err(CliError::from_text)?;
     let mut config = Config::demo().map_err(CliError::from_text)?;
     config.listen = ([127, 0, 0, 1], 0).into();
+    config.device = args.device;
     config.policy = scaled_policy();
     config.care.drain = Duration::from_secs(5);
     // The former stable leaves at once, so that its memory can be seen to come back.

@@ -1,0 +1,121 @@
+"""Writes a GGUF file of an 8B model with random weights in the kinds of Q4_K_M, within seconds.
+
+    pip install numpy gguf
+    python scripts/make_random_gguf.py FILE [--tiny]
+
+For speed alone: `scripts/gpu_check run --peer` takes it to llama.cpp and serin on the same card. The shape is that of
+Llama 3.1 8B, and the kinds are mixed as llama.cpp's quantiser mixes them for Q4_K_M. The bytes of blocks are random
+with small scales, so that activations stay finite; what such a model says means nothing. `make_peer_model.py` quantises
+real numbers instead, for which an 8B model would take 16 GB and minutes.
+"""
+
+import argparse
+
+import gguf
+import numpy as np
+
+FULL = dict(hidden=4096, layers=32, heads=32, kv=8, dim=128, width=14336, vocab=128256)
+TINY = dict(hidden=256, layers=2, heads=4, kv=2, dim=64, width=512, vocab=1024)
+BLOCK = 256
+MARKERS = ["<|begin_of_text|>", "<|end_of_text|>"]
+
+
+def tokens_of(count):
+    """The 256 bytes as GPT-2 spells them, a pair with its merge, fillers, and the markers at the end."""
+    plain = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    others = [b for b in range(256) if b not in plain]
+    pieces = [chr(b) for b in plain] + [chr(256 + i) for i in range(len(others))]
+    fillers = [f"filler{i}" for i in range(count - len(pieces) - 1 - len(MARKERS))]
+    return [*pieces, pieces[0] * 2, *fillers, *MARKERS], f"{pieces[0]} {pieces[0]}"
+
+
+def write_metadata(writer, shape):
+    writer.add_name("8b-random")
+    writer.add_context_length(8192)
+    writer.add_embedding_length(shape["hidden"])
+    writer.add_block_count(shape["layers"])
+    writer.add_feed_forward_length(shape["width"])
+    writer.add_head_count(shape["heads"])
+    writer.add_head_count_kv(shape["kv"])
+    writer.add_rope_dimension_count(shape["dim"])
+    writer.add_layer_norm_rms_eps(1e-5)
+    writer.add_rope_freq_base(500000.0)
+    writer.add_vocab_size(shape["vocab"])
+    writer.add_file_type(gguf.LlamaFileType.MOSTLY_Q4_K_M)
+    tokens, merge = tokens_of(shape["vocab"])
+    types = [gguf.TokenType.NORMAL] * (len(tokens) - 2) + [gguf.TokenType.CONTROL] * 2
+    writer.add_tokenizer_model("gpt2")
+    writer.add_tokenizer_pre("llama-bpe")
+    writer.add_token_list(tokens)
+    writer.add_token_types(types)
+    writer.add_token_merges([merge])
+    writer.add_bos_token_id(len(tokens) - 2)
+    writer.add_eos_token_id(len(tokens) - 1)
+    writer.add_add_bos_token(False)
+
+
+class Blocks:
+    """Random blocks, drawn once and used from a place of its own for each tensor: the card reads all of them anyway."""
+
+    def __init__(self, rng, columns):
+        # Scales such that a product with `columns` weights keeps the activations' size.
+        half = np.float16(columns**-0.5 / 256)
+        q4 = rng.integers(0, 256, (1 << 19, 144), dtype=np.uint8)  # d, dmin, 12 bytes of scales, 128 of weights
+        q4[:, 0:2] = np.frombuffer(half.tobytes(), np.uint8)
+        q4[:, 2:4] = np.frombuffer(np.float16(half * 7).tobytes(), np.uint8)
+        q6 = rng.integers(0, 256, (1 << 18, 210), dtype=np.uint8)  # 128 low bits, 64 high bits, 16 scales, d
+        q6[:, 208:210] = np.frombuffer(np.float16(half / 16).tobytes(), np.uint8)
+        self.drawn = {gguf.GGMLQuantizationType.Q4_K: q4, gguf.GGMLQuantizationType.Q6_K: q6}
+        self.at = 0
+
+    def take(self, kind, rows, columns):
+        drawn, count = self.drawn[kind], rows * columns // BLOCK
+        self.at += 7919
+        places = (np.arange(-(-count // 4096)) * 4096 + self.at) % (len(drawn) - 4096)
+        data = np.concatenate([drawn[at:at + 4096] for at in places])[:count]
+        return data.reshape(rows, -1)
+
+
+def write_tensors(writer, shape, blocks):
+    q4, q6 = gguf.GGMLQuantizationType.Q4_K, gguf.GGMLQuantizationType.Q6_K
+    hidden, q, kv, layers = shape["hidden"], shape["heads"] * shape["dim"], shape["kv"] * shape["dim"], shape["layers"]
+
+    def matrix(name, kind, rows, columns):
+        writer.add_tensor(f"{name}.weight", blocks.take(kind, rows, columns), raw_dtype=kind)
+
+    def norm(name):
+        writer.add_tensor(f"{name}.weight", np.ones(hidden, np.float32))
+
+    matrix("token_embd", q4, shape["vocab"], hidden)
+    for i in range(layers):
+        more = i < layers // 8 or i >= 7 * layers // 8 or (i - layers // 8) % 3 == 2
+        norm(f"blk.{i}.attn_norm")
+        matrix(f"blk.{i}.attn_q", q4, q, hidden)
+        matrix(f"blk.{i}.attn_k", q4, kv, hidden)
+        matrix(f"blk.{i}.attn_v", q6 if more else q4, kv, hidden)
+        matrix(f"blk.{i}.attn_output", q4, hidden, q)
+        norm(f"blk.{i}.ffn_norm")
+        matrix(f"blk.{i}.ffn_gate", q4, shape["width"], hidden)
+        matrix(f"blk.{i}.ffn_up", q4, shape["width"], hidden)
+        matrix(f"blk.{i}.ffn_down", q6 if more else q4, hidden, shape["width"])
+    norm("output_norm")
+    matrix("output", q6, shape["vocab"], hidden)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("file")
+    parser.add_argument("--tiny", action="store_true", help="a small shape, to try it out")
+    args = parser.parse_args()
+    shape = TINY if args.tiny else FULL
+    writer = gguf.GGUFWriter(args.file, "llama")
+    write_metadata(writer, shape)
+    write_tensors(writer, shape, Blocks(np.random.default_rng(1), shape["hidden"]))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+
+
+if __name__ == "__main__":
+    main()
