@@ -149,26 +149,58 @@ __device__ void run(const float *RESTRICT qkv, int stride, int heads, const Cach
     write<kDim>(found, out, blockIdx.z, row.start, first_head, count, heads);
 }
 
-// Puts shares together: a warp takes 32 outputs of one head. Grid: columns by 128, rows.
+// What each share counts for, from its largest score and its sum, into `weights` by the first warp; every warp works
+// out the sum of all shares. One without tokens counts for nothing.
+__device__ float weigh(const float *all, int splits, int step, float *weights, int lane) {
+    float most = -INFINITY, sum = 0.0f;
+    for (int split = lane; split < splits; split += 32) most = fmaxf(most, all[size_t(split) * step]);
+    most = warp_max(most);
+    for (int split = lane; split < splits; split += 32) {
+        float own = all[size_t(split) * step + 1];
+        float weight = own > 0.0f ? exp2f(all[size_t(split) * step] - most) : 0.0f;
+        if (threadIdx.x < 32) weights[split] = weight;
+        sum += weight * own;
+    }
+    return warp_sum(sum);
+}
+
+// Loads that a thread of a merge has under way at once.
+constexpr int kAhead = 8;
+
+// Puts shares together. Grid: heads, rows. A block has `head_dim` threads for each of its parts, which take every
+// so-manieth share, so that one or two round trips to memory bring all of them: what is added is little, and time is
+// the waiting. Shared memory: a weight for each share, then a sum for each thread.
 __device__ void merge(const float *RESTRICT partials, int splits, int heads, int head_dim,
                       const uint32_t *RESTRICT rows, const Out &out) {
-    int lane = threadIdx.x % 32, column = (blockIdx.x * kWarps + threadIdx.x / 32) * 32;
-    if (column >= heads * head_dim) return;
-    int head = column / head_dim, step = head_dim + 2;
-    const float *parts = partials + (size_t(blockIdx.y) * heads + head) * splits * step;
-    float most = -INFINITY;
-    for (int s = lane; s < splits; s += 32) most = fmaxf(most, parts[size_t(s) * step]);
-    most = warp_max(most);
+    DYNAMIC_SHARED(shared);
+    float *weights = reinterpret_cast<float *>(shared), *sums = weights + splits;
+    int step = head_dim + 2, head = blockIdx.x, d = threadIdx.x % head_dim, part = threadIdx.x / head_dim;
+    int parts = blockDim.x / head_dim, lane = threadIdx.x % 32;
+    const float *all = partials + (size_t(blockIdx.y) * heads + head) * splits * step;
     float sum = 0.0f, total = 0.0f;
-    const float *own = parts + 2 + column % head_dim + lane;
-#pragma unroll 4
-    for (int s = 0; s < splits; s++) {
-        float part_most = parts[size_t(s) * step], part_sum = parts[size_t(s) * step + 1];
-        float weight = part_sum > 0.0f ? exp2f(part_most - most) : 0.0f;
-        sum += weight * part_sum;
-        total += weight * own[size_t(s) * step];
+    for (int first = 0; first < splits; first += kAhead * parts) {
+        float found[kAhead];
+#pragma unroll
+        for (int i = 0; i < kAhead; i++) {
+            int split = first + i * parts + part;
+            found[i] = split < splits ? all[size_t(split) * step + 2 + d] : 0.0f;
+        }
+        if (first == 0) {
+            sum = weigh(all, splits, step, weights, lane);
+            __syncthreads();
+        }
+#pragma unroll
+        for (int i = 0; i < kAhead; i++) {
+            int split = first + i * parts + part;
+            if (split < splits) total += weights[split] * found[i];
+        }
     }
+    sums[threadIdx.x] = total;
+    __syncthreads();
+    if (part != 0) return;
+    for (int other = 1; other < parts; other++) total += sums[other * head_dim + d];
     float v = sum > 0.0f ? total / sum : 0.0f;
+    int column = head * head_dim + d - lane;
     store_as(out.kind, out.values, out.scales, rows[size_t(blockIdx.y) * 4], column, heads * head_dim, v);
 }
 
@@ -180,6 +212,7 @@ __device__ void merge(const float *RESTRICT partials, int splits, int heads, int
              const float *key_scales, const float *value_scales, int kv_heads, int block_size,                      \
              const uint32_t *rows, const uint32_t *tables, float scale, float bend, int window, float *partials,    \
              void *out, float2 *out_scales, int out_kind) {                                                         \
+        wait_for_previous();                                                                                        \
         attention_decode::run<dim, bytes>(qkv, stride, heads,                                                       \
                                           {keys, values, key_scales, value_scales, kv_heads, block_size}, rows,     \
                                           tables, scale, bend, window, {out, out_scales, out_kind, partials});      \
@@ -195,9 +228,11 @@ DECODE(attention_decode_i8_96, 96, true)
 DECODE(attention_decode_i8_128, 128, true)
 DECODE(attention_decode_i8_256, 256, true)
 
-extern "C" __global__ void __launch_bounds__(128)
+extern "C" __global__ void __launch_bounds__(512)
     attention_merge(const float *partials, int splits, int heads, int head_dim, const uint32_t *rows, void *out,
                     float2 *out_scales, int out_kind) {
+    let_next_begin();
+    wait_for_previous();
     attention_decode::merge(partials, splits, heads, head_dim, rows, {out, out_scales, out_kind, nullptr});
 }
 EXPORT(attention_merge)

@@ -150,6 +150,7 @@ __device__ void run(const float *RESTRICT qkv, int stride, int heads, int head_d
              const unsigned char *values, const float *key_scales, const float *value_scales, int kv_heads,         \
              int block_size, const uint32_t *rows, const uint32_t *tables, float scale, float cap, int window,      \
              int padded, void *out, float2 *out_scales, int out_kind) {                                             \
+        wait_for_previous();                                                                                        \
         attention_exact::run<type>(qkv, stride, heads, head_dim, unit,                                              \
                                    {keys, values, key_scales, value_scales, kv_heads, block_size}, rows, tables,    \
                                    {scale, cap, window}, padded, out, out_scales, out_kind);                        \

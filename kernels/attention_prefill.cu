@@ -128,6 +128,7 @@ __device__ void run(const float *RESTRICT qkv, int stride, int heads, const Cach
              const float *key_scales, const float *value_scales, int kv_heads, int block_size,                      \
              const uint32_t *rows, const uint32_t *tables, float scale, float bend, int window, void *out,          \
              float2 *out_scales, int out_kind) {                                                                    \
+        wait_for_previous();                                                                                        \
         attention_prefill::run<dim, bytes>(qkv, stride, heads,                                                      \
                                            {keys, values, key_scales, value_scales, kv_heads, block_size}, rows,    \
                                            tables, scale, bend, window, out, out_scales, out_kind);                 \

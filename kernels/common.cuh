@@ -75,6 +75,35 @@ __device__ inline float block_max(float v, float *scratch) {
     return v;
 }
 
+// From capability 9.0 on a launch may begin while the one before it still runs (programmatic dependent launch, CUDA
+// Programming Guide). Each kernel therefore waits, before it touches anything but weights, until all that the launch
+// before has written is there. That one has waited for its own predecessor, and so on, so that the order of launches
+// holds. A kernel that leaves most of the card idle lets the next one in at once: its blocks are set up meanwhile, and
+// its weights are on their way (`prefetch`). A kernel that fills the card does not: blocks let in early take whatever
+// places come free first, many on a few multiprocessors (measured on an H100 with products of 32 inputs: 24 % slower).
+#ifdef __CUDACC__
+__device__ inline void wait_for_previous() {
+#if __CUDA_ARCH__ >= 900
+    asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
+}
+__device__ inline void let_next_begin() {
+#if __CUDA_ARCH__ >= 900
+    asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+#endif
+}
+// Brings the line of 128 bytes around an address to the second-level cache, while a kernel waits for the previous one.
+__device__ inline void prefetch(const void *at) {
+#if __CUDA_ARCH__ >= 900
+    asm volatile("prefetch.global.L2 [%0];" ::"l"(at));
+#endif
+}
+#else
+inline void wait_for_previous() { emu::wait_for_previous(); }
+inline void let_next_begin() {}
+inline void prefetch(const void *) {}
+#endif
+
 // c += a * b of tensor cores, all lanes of a warp together. With g = lane / 4, t = lane % 4:
 //   c: (g, 2t), (g, 2t+1), (g+8, 2t), (g+8, 2t+1) of [16][8]
 //   half precision, k = 16: a: pairs of k at (g, 2t), (g+8, 2t), (g, 2t+8), (g+8, 2t+8) of [16][16];
@@ -142,6 +171,13 @@ __device__ inline void halves_of_s8(uint32_t bytes, uint32_t &low, uint32_t &hig
 __device__ inline void copy_async16(void *shared, const void *global, int valid = 16) {
     uint32_t at = uint32_t(__cvta_generic_to_shared(shared));
     asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(at), "l"(global), "r"(valid) : "memory");
+}
+// As copy_async16, of 4, 8 or 16 bytes on as many.
+template <int kBytes> __device__ inline void copy_async(void *shared, const void *global, int valid) {
+    if constexpr (kBytes == 16) return copy_async16(shared, global, valid);
+    uint32_t at = uint32_t(__cvta_generic_to_shared(shared));
+    asm volatile("cp.async.ca.shared.global [%0], [%1], %2, %3;" ::"r"(at), "l"(global), "n"(kBytes), "r"(valid)
+                 : "memory");
 }
 __device__ inline void copy_async_commit() { asm volatile("cp.async.commit_group;" ::: "memory"); }
 template <int kLeft> __device__ inline void copy_async_wait() {
@@ -225,10 +261,11 @@ inline void halves_of_s8(uint32_t bytes, uint32_t &low, uint32_t &high) {
     low = pack2(four[0], four[1]);
     high = pack2(four[2], four[3]);
 }
-inline void copy_async16(void *shared, const void *global, int valid = 16) {
-    if ((uintptr_t(shared) | uintptr_t(global)) % 16) emu::fail("cp.async on an address that is not on 16 bytes");
-    emu::copy_later(shared, global, 16, size_t(valid));
+template <int kBytes> inline void copy_async(void *shared, const void *global, int valid) {
+    if ((uintptr_t(shared) | uintptr_t(global)) % kBytes) emu::fail("cp.async on an address that is not aligned");
+    emu::copy_later(shared, global, kBytes, size_t(valid));
 }
+inline void copy_async16(void *shared, const void *global, int valid = 16) { copy_async<16>(shared, global, valid); }
 inline void copy_async_commit() { emu::commit_copies(); }
 template <int kLeft> inline void copy_async_wait() { emu::wait_copies(kLeft); }
 

@@ -60,6 +60,8 @@ __device__ void quantised(Planes planes, const uint32_t *RESTRICT tokens, int ro
 #define EMBED_DENSE(name, type)                                                                                      \
     extern "C" __global__ void __launch_bounds__(256)                                                                \
         embed_##name(const type *weights, const uint32_t *tokens, int rows, int columns, float scale, float *out) {  \
+        let_next_begin();                                                                                            \
+        wait_for_previous();                                                                                         \
         embed::dense<type>(weights, tokens, rows, columns, scale, out);                                              \
     }                                                                                                                \
     EXPORT(embed_##name)
@@ -72,6 +74,8 @@ EMBED_DENSE(bf16, bf16)
     extern "C" __global__ void __launch_bounds__(256)                                                                \
         embed_##name(const uint8_t *low, const uint8_t *high, const uint8_t *scales, const uint8_t *supers,          \
                      const uint32_t *tokens, int rows, int groups, float scale, float *out) {                        \
+        let_next_begin();                                                                                            \
+        wait_for_previous();                                                                                         \
         embed::quantised<quant::kind>({low, high, scales, supers}, tokens, rows, groups, scale, out);                \
     }                                                                                                                \
     EXPORT(embed_##name)

@@ -87,6 +87,8 @@ __device__ inline void row(float *x, const uint32_t *pick, unsigned rows, const 
         name(float *x, const uint32_t *pick, unsigned rows, const float *branch, const float *branch_weight,     \
              float branch_eps, const float *weight, float eps, int width, int whole, T *values,                  \
              float2 *scales) {                                                                                   \
+        let_next_begin();                                                                                        \
+        wait_for_previous();                                                                                     \
         norms::row<T, keep>(x, pick, rows, branch, branch_weight, branch_eps, weight, eps, width, whole != 0,     \
                            values, scales);                                                                      \
     }                                                                                                            \

@@ -77,12 +77,25 @@ __device__ void sum_halves(float sums[4], const T *weights, const T *x, size_t f
     }
 }
 
+// Has the first numbers that a warp will ask for on their way: 256 bytes of each of its 16 rows, twice.
+template <class T>
+__device__ void fetch_rows(const T *weights, size_t first, size_t rows, int columns, int part, int split) {
+    int lane = threadIdx.x % 32;
+    size_t row = first + lane / 2;
+    for (int piece = part; piece < part + 2 * split; piece += split) {
+        int k = piece * 32 * kAhead + lane % 2 * 64;
+        if (row < rows && k < columns) prefetch(weights + row * columns + k);
+    }
+}
+
 // Blocks of kWarps warps, of which `split` share 16 rows. Shared memory: 512 bytes a warp.
 template <class T>
 __device__ void halves(const T *RESTRICT weights, const T *RESTRICT x, int columns, const Output &out, int split) {
     DYNAMIC_SHARED(memory);
     int warp = threadIdx.x / 32, lane = threadIdx.x % 32, part = warp % split;
     size_t first = (size_t(blockIdx.x) * (kWarps / split) + warp / split) * 16;
+    fetch_rows(weights, first, out.rows, columns, part, split);
+    wait_for_previous();
     float sums[4] = {};
     sum_halves(sums, weights, x, first, out.rows, columns, out.n, part, split);
     if (split > 1) {
@@ -119,6 +132,7 @@ __device__ void floats(const float *RESTRICT weights, const float *RESTRICT x, i
     const float *rows[2];
     for (int r = 0; r < 2; r++) rows[r] = weights + (first + r < out.rows ? first + r : out.rows - 1) * columns;
     bool whole = columns % 4 == 0;
+    wait_for_previous();
     float sums[2][N] = {};
 #pragma unroll 2
     for (int k = (part * 32 + lane) * 4; k < columns; k += split * 128) {
@@ -179,6 +193,7 @@ PRODUCT_FLOATS(8)
 // out[i][row] += bias[row], for products of the library's.
 extern "C" __global__ void __launch_bounds__(256)
     product_bias(float *out, uint64_t stride, const float *bias, uint64_t rows, uint64_t n) {
+    wait_for_previous();
     size_t row = size_t(blockIdx.x) * 256 + threadIdx.x;
     if (row >= rows) return;
     float add = bias[row];

@@ -62,6 +62,14 @@ template <Kind K, int N> struct Group {
     }
 };
 
+// Has a row's first 4 KiB on their way, of each plane.
+template <Kind K> __device__ void fetch_row(const Planes &planes, size_t start, int groups, int lane) {
+    int at = lane * 128;
+    if (at < groups * quant::kLowBytes<K>) prefetch(planes.low + start * quant::kLowBytes<K> + at);
+    if (at < groups * quant::kHighBytes<K>) prefetch(planes.high + start * quant::kHighBytes<K> + at);
+    if (at < groups * 2) prefetch(planes.scales + start * 2 + at);
+}
+
 // `out[i * stride + row]`. Blocks of kWarps warps, of which `split` share R rows. Shared memory: 128 bytes a warp.
 template <Kind K, int N>
 __device__ void run(Planes planes, const int8_t *RESTRICT x, const float2 *RESTRICT x_scales, int rows, int groups,
@@ -74,6 +82,8 @@ __device__ void run(Planes planes, const int8_t *RESTRICT x, const float2 *RESTR
     size_t start[R];
 #pragma unroll
     for (int r = 0; r < R; r++) start[r] = (first + r < size_t(rows) ? first + r : size_t(rows - 1)) * groups;
+    for (int r = part; r < R; r += split) fetch_row<K>(planes, start[r], groups, lane);
+    wait_for_previous();
     float sums[R][N] = {};
     for (int group = part * 32 + lane; group < groups; group += 32 * split) {
         size_t at[R];

@@ -112,6 +112,8 @@ template <class T> __device__ inline void prepare(const Heads &a, T *keys, T *va
 extern "C" __global__ void __launch_bounds__(128)
     rope_angles(const uint32_t *positions, const uint32_t *longs, const float *inv_freq,
                 const float *long_inv_freq, int half, float factor, size_t total, float *cos_out, float *sin_out) {
+    let_next_begin();
+    wait_for_previous();
     size_t at = size_t(blockIdx.x) * blockDim.x + threadIdx.x;
     if (at >= total) return;
     size_t token = at / half, i = at % half;
@@ -128,6 +130,8 @@ EXPORT(rope_angles)
                             const float *cos, const float *sin, int half, const uint32_t *slots, unsigned room,  \
                             unsigned block_size, int heads, int kv_heads, int dim, int whole, T *keys,           \
                             T *values, float *scales) {                                                          \
+        let_next_begin();                                                                                        \
+        wait_for_previous();                                                                                     \
         rope::Heads a = {qkv, bias, q_norm, k_norm, eps, cos, sin, half, slots, room,                            \
                          block_size, heads, kv_heads, dim, whole != 0};                                          \
         rope::prepare<T>(a, keys, values, scales);                                                               \

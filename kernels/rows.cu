@@ -48,11 +48,15 @@ __device__ inline void gated(int gelu, const float *gate_up, int width, bool who
 #define ROWS(kind, T)                                                                                            \
     extern "C" __global__ void __launch_bounds__(128)                                                            \
         rows_convert_##kind(const float *x, size_t total, int whole, T *values, float2 *scales) {                \
+        let_next_begin();                                                                                        \
+        wait_for_previous();                                                                                     \
         rows::convert<T>(x, total, whole != 0, values, scales);                                                  \
     }                                                                                                            \
     EXPORT(rows_convert_##kind)                                                                                  \
     extern "C" __global__ void __launch_bounds__(128)                                                            \
         rows_gated_##kind(int gelu, const float *gate_up, int width, int whole, T *values, float2 *scales) {     \
+        let_next_begin();                                                                                        \
+        wait_for_previous();                                                                                     \
         rows::gated<T>(gelu, gate_up, width, whole != 0, values, scales);                                        \
     }                                                                                                            \
     EXPORT(rows_gated_##kind)
@@ -66,6 +70,8 @@ ROWS(q8, int8_t)
 // Every row of x += bias.
 extern "C" __global__ void __launch_bounds__(128)
     rows_add_bias(float *x, const float *bias, int width, int whole) {
+    let_next_begin();
+    wait_for_previous();
     float *row = x + size_t(blockIdx.x) * width;
     int at = blockIdx.y * rows::kPerBlock + threadIdx.x * 4;
     float4 sum = rows::add4(rows::load4(row, at, width, whole != 0), rows::load4(bias, at, width, whole != 0));
@@ -75,6 +81,8 @@ EXPORT(rows_add_bias)
 
 // x = cap * tanh(x / cap), `total` numbers.
 extern "C" __global__ void __launch_bounds__(128) rows_soft_cap(float *x, size_t total, float cap, int whole) {
+    let_next_begin();
+    wait_for_previous();
     size_t start;
     int left = rows::piece(total, start), at = threadIdx.x * 4;
     float4 v = rows::load4(x + start, at, left, whole != 0);

@@ -528,6 +528,8 @@ __device__ inline void draw(const Job &job, Shared &s) {
     extern "C" __global__ void __launch_bounds__(sample::kThreads, 2)                                              \
         name(float *logits, const sample::Params *params, const sample::Penalty *penalties, unsigned known,        \
              float soft_cap, sample::Scratch *scratch, uint32_t *ids, unsigned vocab, unsigned len) {              \
+        let_next_begin();                                                                                          \
+        wait_for_previous();                                                                                       \
         DYNAMIC_SHARED(memory);                                                                                    \
         sample::Shared &s = *reinterpret_cast<sample::Shared *>(memory);                                           \
         size_t row = blockIdx.y;                                                                                   \

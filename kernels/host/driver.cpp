@@ -537,6 +537,20 @@ int cuLaunchKernel(Function *function, unsigned bx, unsigned by, unsigned bz, un
     });
 }
 
+// As the driver lays it out; of the attributes only their number is looked at.
+struct LaunchConfig {
+    unsigned grid[3], block[3], shared;
+    Stream *stream;
+    void *attributes;
+    unsigned count;
+};
+int cuLaunchKernelEx(const LaunchConfig *config, Function *function, void **args, void **extra) {
+    const unsigned *grid = config->grid, *block = config->block;
+    if (capability < 90 || config->count != 1) return INVALID_VALUE;
+    return cuLaunchKernel(function, grid[0], grid[1], grid[2], block[0], block[1], block[2], config->shared,
+                          config->stream, args, extra);
+}
+
 // libcublas
 
 int cublasCreate_v2(Blas **out) {

@@ -68,6 +68,8 @@ struct Machine {
     Fiber *running = nullptr;
     Entry entry = nullptr;
     void **args = nullptr;
+    // Threads of the block that have waited for the launch before.
+    unsigned waited = 0;
     std::string error;
 };
 thread_local Machine machine;
@@ -252,6 +254,7 @@ bool run_block(unsigned threads, size_t shared) {
     Machine &m = machine;
     std::memset(m.shared, kPoison, shared);
     std::memset(m.shared + shared, kFence, kGuard);
+    m.waited = 0;
     for (unsigned i = 0; i < threads; i++) prepare(m.fibers[i], i);
     for (;;) {
         bool moved = false, done = true;
@@ -266,6 +269,10 @@ bool run_block(unsigned threads, size_t shared) {
             m.error = "deadlock: threads of a block wait at different barriers or collectives";
             return false;
         }
+    }
+    if (m.waited != threads) {
+        m.error = "the kernel does not begin by waiting for the launch before it";
+        return false;
     }
     for (size_t i = 0; i < kGuard; i++) {
         if (m.shared[shared + i] != kFence) {
@@ -320,6 +327,8 @@ float tensor_sum(float c, const float x[16], const float y[16]) {
 unsigned lane() { return machine.running->index % 32; }
 
 unsigned char *shared_memory() { return machine.shared; }
+
+void wait_for_previous() { machine.waited++; }
 
 void block_barrier() {
     machine.running->state = State::kAtBlock;

@@ -71,6 +71,9 @@ template <class T> T shuffle(unsigned mask, T value, unsigned from) {
     return all[from & 31];
 }
 
+// Each thread of each kernel has to call it once.
+void wait_for_previous();
+
 } // namespace emu
 
 #define threadIdx (emu::thread_index)

@@ -14,8 +14,8 @@ use std::sync::Arc;
 pub const SECTIONS: usize = 3;
 /// Words before the first section: each section's length, filled up to 16 bytes.
 const HEAD: usize = 4;
-/// Blocks that fetch a section, of 256 threads with 16 bytes each at a time.
-const BLOCKS: u32 = 8;
+/// Threads that fetch a section, 16 bytes each at a time.
+const THREADS: u32 = 1024;
 
 /// The sections, here and on the card.
 pub struct StepInputs {
@@ -71,10 +71,7 @@ impl StepInputs {
         if sections.is_empty() || sections.end > SECTIONS {
             return Err(CardError::Shape(format!("there are no inputs {sections:?}")));
         }
-        let most = self.rooms[sections.clone()].iter().max().copied().unwrap_or(0);
-        let blocks = most.div_ceil(4 * 256).clamp(1, BLOCKS as usize) as u32;
-        let grid =
-            Grid { blocks: [blocks, sections.len() as u32, 1], threads: [256, 1, 1], shared: 0 };
+        let grid = Grid::line(sections.len(), THREADS).shared(16);
         let [a, b, c] = self.starts.map(|start| Arg::U32(start as u32));
         let (host, to) = (self.host.view().arg(), self.card.view().arg());
         // SAFETY: the kernel's arguments; both sides have every section's room, whatever the lengths say.

@@ -119,7 +119,7 @@ fn launch(
         Some((norm, out)) => (out.kind(), norm.weight.arg(), norm.eps, out.args()),
         None => (ActKind::F32, null, 0.0, [null, null]),
     };
-    let plan = Plan::of(width);
+    let plan = Plan::of(width, n);
     let args = [
         source.x,
         source.pick.map_or(null, |pick| pick.arg()),
@@ -139,6 +139,9 @@ fn launch(
     unsafe { card.launch(plan.kernel(kind), grid, &args) }
 }
 
+/// Rows that are few for any card.
+const FEW_ROWS: usize = 64;
+
 /// How a row is spread over a block.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Plan {
@@ -148,11 +151,14 @@ struct Plan {
 }
 
 impl Plan {
-    /// Four fours per thread are enough loads under way; more only where 1024 threads do not suffice.
-    fn of(width: usize) -> Plan {
+    /// Of many rows, four fours per thread are enough loads under way; more only where 1024 threads do not suffice.
+    /// Of few rows, which leave most of a card idle, a block is as wide as it can be: what a thread does one after
+    /// the other is what takes the time.
+    fn of(width: usize, n: usize) -> Plan {
         let fours = width.div_ceil(4);
         let keep = if fours <= 4 * 1024 { 4 } else { 8 };
-        Plan { threads: fours.div_ceil(keep).next_multiple_of(32) as u32, keep }
+        let each = if n <= FEW_ROWS { fours.div_ceil(1024) } else { keep };
+        Plan { threads: fours.div_ceil(each).next_multiple_of(32) as u32, keep }
     }
 
     fn kernel(self, kind: ActKind) -> &'static str {

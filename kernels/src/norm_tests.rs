@@ -75,12 +75,14 @@ fn shapes_that_do_not_fit_are_refused() {
 
 proptest! {
     #[test]
-    fn a_block_holds_its_row_and_no_more_than_it_must(width in 1usize..=WIDEST) {
-        let plan = Plan::of(width);
+    fn a_block_holds_its_row_and_no_more_than_it_must(width in 1usize..=WIDEST, n in 1usize..4000) {
+        let plan = Plan::of(width, n);
         let room = |threads: u32| threads as usize * plan.keep * 4;
         prop_assert!(plan.threads.is_multiple_of(32) && (32..=1024).contains(&plan.threads));
         prop_assert!(room(plan.threads) >= width);
-        prop_assert!(plan.threads == 32 || room(plan.threads - 32) < width);
+        let few = plan.threads == 32 || room(plan.threads - 32) < width;
+        let wide = n <= FEW_ROWS && (plan.threads - 32) as usize * 4 < width;
+        prop_assert!(few || wide);
         prop_assert!(plan.keep == 4 || width > 16_384);
     }
 }

@@ -148,9 +148,9 @@ impl<'a> Output<'a> {
 /// How a product is done.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Way {
-    /// Up to 8 inputs of 8 bits; so many warps share a row.
+    /// Inputs of 8 bits, up to 8 at a time; so many warps share a row.
     Vectors { split: usize },
-    /// Inputs of 8 bits in tiles.
+    /// Inputs of 8 bits in tiles, if the groups of a row are even in number.
     Tiles(Tile),
     /// Up to 8 inputs of floats; so many warps share a row.
     Dense { split: usize },
@@ -171,7 +171,8 @@ impl Way {
                 Way::Dense { split: split(rows.div_ceil(16), columns.div_ceil(128), 8, warps) }
             }
             WeightKind::F32 | WeightKind::F16 | WeightKind::BF16 => Way::Library,
-            _ if n <= FEW => {
+            // Tiles copy the scales of two groups at a time.
+            _ if n <= FEW || !(columns / 32).is_multiple_of(2) => {
                 Way::Vectors { split: split(rows.div_ceil(2), columns.div_ceil(1024), 4, warps) }
             }
             _ => Way::Tiles(Tile::choose(rows, n, multiprocessors)),
@@ -292,13 +293,30 @@ impl Product<'_> {
     }
 
     fn vectors(&self, card: &dyn Card, split: usize) -> Result<(), CardError> {
-        let name = names::vectors(self.matrix.kind, self.n)?;
-        let at_once = if self.n <= 4 { 2 } else { 4 };
+        for first in (0..self.n).step_by(FEW) {
+            self.few_vectors(card, split, first, FEW.min(self.n - first))?;
+        }
+        Ok(())
+    }
+
+    /// The inputs `first .. first + n`.
+    fn few_vectors(
+        &self,
+        card: &dyn Card,
+        split: usize,
+        first: usize,
+        n: usize,
+    ) -> Result<(), CardError> {
+        let name = names::vectors(self.matrix.kind, n)?;
+        let at_once = if n <= 4 { 2 } else { 4 };
         let blocks = self.matrix.rows.div_ceil(at_once).div_ceil(4 / split);
         let [low, high, scales, supers] = self.matrix.planes();
         let ([x, x_scales], [out, stride, bias]) = (self.x.args(), self.output());
-        let groups = Arg::I32(self.matrix.groups() as i32);
-        let split = Arg::I32(split as i32);
+        let (columns, groups) = (self.matrix.columns, self.matrix.groups());
+        let x = further(x, first * columns);
+        let x_scales = further(x_scales, first * groups * 2 * size_of::<f32>());
+        let out = further(out, first * self.stride * size_of::<f32>());
+        let [groups, split] = [groups, split].map(|count| Arg::I32(count as i32));
         let args =
             [low, high, scales, supers, x, x_scales, self.rows(), groups, out, stride, bias, split];
         // SAFETY: the kernel's arguments; `check` has held every length against what it reads and writes.
@@ -307,6 +325,10 @@ impl Product<'_> {
 
     fn tiles(&self, card: &dyn Card, tile: Tile) -> Result<(), CardError> {
         let kind = self.matrix.kind;
+        if !self.matrix.groups().is_multiple_of(2) {
+            let what = format!("tiles take no rows of {} columns", self.matrix.columns);
+            return Err(CardError::Shape(what));
+        }
         let name = names::tiles(kind, tile)?;
         let shape = tile.shape();
         let down = self.matrix.rows.div_ceil(shape.rows);
@@ -369,6 +391,14 @@ impl Product<'_> {
         let grid = Grid { blocks, threads: [256, 1, 1], shared: 0 };
         // SAFETY: as above.
         unsafe { card.launch("product_bias", grid, &args) }
+    }
+}
+
+/// An address so many bytes behind another.
+fn further(from: Arg, bytes: usize) -> Arg {
+    match from {
+        Arg::Address(at) => Arg::Address(at + bytes as u64),
+        other => other,
     }
 }
 

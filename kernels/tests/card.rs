@@ -321,6 +321,8 @@ fn a_timer_takes_the_cards_own_time_and_mapped_memory_is_read_where_it_lies() {
         let mut timer = Timer::new(card).unwrap();
         assert!(timer.read().is_err(), "nothing was marked");
         let products = Products::new(card, pool, Number::F32, [64, 64, 8]);
+        // The driver loads what a launch needs when it is launched first.
+        products.run(card).unwrap();
         timer.start().unwrap();
         products.run(card).unwrap();
         timer.stop().unwrap();

@@ -49,6 +49,7 @@ impl<F: FnMut(&Batch, &[Draw<'_>]) -> Option<Duration>> Run<'_, F> {
     fn all(&mut self) -> Option<()> {
         self.decode(1, SHORT)?;
         self.decode(2, SHORT)?;
+        self.mixed(2, SHORT)?;
         let (growth, most) = ((LONG / SHORT) as u32, SLOW.min(self.left));
         if self.steps.iter().all(|(_, took)| *took * growth < most) {
             self.decode(FAR, LONG)?;
@@ -77,6 +78,20 @@ impl<F: FnMut(&Batch, &[Draw<'_>]) -> Option<Duration>> Run<'_, F> {
         Some(())
     }
 
+    /// A prompt beside the next token of so many others, which have theirs from [`Run::decode`], a few times. Nothing
+    /// is measured where there is no room for one more.
+    fn mixed(&mut self, rows: usize, prompt: usize) -> Option<()> {
+        let room = (rows + 1) * self.blocks_of(prompt) <= self.capacity.blocks
+            && rows + prompt <= self.config.max_batch_tokens
+            && rows < self.config.max_running;
+        let mut batch = self.batch(0..rows, prompt, 1);
+        self.add(&mut batch, rows, 0, prompt);
+        for _ in 0..if room { REPEATS } else { 0 } {
+            self.time(&batch)?;
+        }
+        Some(())
+    }
+
     fn time(&mut self, batch: &Batch) -> Option<()> {
         // As most requests ask for: a draw costs more than the largest of the logits.
         let params = SamplingParams { temperature: 1.0, ..SamplingParams::default() };
@@ -92,28 +107,31 @@ impl<F: FnMut(&Batch, &[Draw<'_>]) -> Option<Duration>> Run<'_, F> {
 
     /// The tokens `from..from + len` of each of these sequences, which have blocks of their own.
     fn batch(&self, rows: std::ops::Range<usize>, from: usize, len: usize) -> Batch {
-        let (mut batch, size) = (Batch::default(), self.capacity.block_size);
-        for row in rows {
-            let own = self.blocks_of(from + len);
-            let first = row * own;
-            batch.rows.push(Row {
-                start: batch.tokens.len(),
-                len,
-                context: from + len,
-                total: from + len,
-                table: batch.tables.len(),
-                table_len: own,
-                sample: len == 1,
-                scored: 0,
-            });
-            batch.tables.extend((first..first + own).map(|block| block as u32));
-            for position in from..from + len {
-                batch.tokens.push(((row * 31 + position) % self.capacity.vocab) as u32);
-                batch.positions.push(position as u32);
-                batch.slots.push((first * size + position) as u32);
-            }
-        }
+        let mut batch = Batch::default();
+        rows.for_each(|row| self.add(&mut batch, row, from, len));
         batch
+    }
+
+    fn add(&self, batch: &mut Batch, row: usize, from: usize, len: usize) {
+        let (own, size) = (self.blocks_of(from + len), self.capacity.block_size);
+        let first = row * own;
+        batch.rows.push(Row {
+            start: batch.tokens.len(),
+            len,
+            context: from + len,
+            total: from + len,
+            table: batch.tables.len(),
+            table_len: own,
+            // A prompt's last step gives a token as well.
+            sample: true,
+            scored: 0,
+        });
+        batch.tables.extend((first..first + own).map(|block| block as u32));
+        for position in from..from + len {
+            batch.tokens.push(((row * 31 + position) % self.capacity.vocab) as u32);
+            batch.positions.push(position as u32);
+            batch.slots.push((first * size + position) as u32);
+        }
     }
 
     fn blocks_of(&self, tokens: usize) -> usize {

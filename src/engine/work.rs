@@ -48,6 +48,9 @@ pub struct CostModel {
     context: f64,
     /// A step that only prefills: whatever it holds, and each token more.
     prefill: (f64, f64),
+    /// What a step that does both takes on top of its decodes and its prompt tokens. On a GPU such a step is
+    /// launched kernel by kernel, where one that only decodes is replayed whole.
+    mixed: f64,
 }
 
 impl CostModel {
@@ -89,6 +92,12 @@ impl CostModel {
         let tokens = (last.0.prefill - first.0.prefill) as f64;
         let slope = if tokens > 0.0 { ((last.1 - first.1) / tokens).max(0.0) } else { 0.0 };
         model.prefill = ((first.1 - slope * first.0.prefill as f64).max(0.0), slope);
+        let mixed = least(&|load| load.decodes > 0 && load.prefill > 0);
+        let over = mixed.iter().map(|(load, took)| took - model.cost(*load));
+        model.mixed = over.fold(f64::INFINITY, f64::min).max(0.0);
+        if mixed.is_empty() {
+            model.mixed = 0.0;
+        }
         Some(model)
     }
 
@@ -100,7 +109,11 @@ impl CostModel {
 
     fn cost(&self, load: Load) -> f64 {
         let (base, token) = self.prefill;
-        let base = if load.decodes == 0 && load.prefill > 0 { base } else { 0.0 };
+        let base = match (load.decodes, load.prefill) {
+            (_, 0) => 0.0,
+            (0, _) => base,
+            _ => self.mixed,
+        };
         let decodes = self.of_decodes(load.decodes) + self.context * load.context as f64;
         decodes + base + token * load.prefill as f64
     }
@@ -171,7 +184,11 @@ mod tests {
     /// A machine whose steps take what this says.
     fn real(load: Load) -> f64 {
         let rows = if load.decodes > 0 { 4e-3 + 1e-3 * load.decodes as f64 } else { 0.0 };
-        let base = if load.decodes == 0 && load.prefill > 0 { 3e-3 } else { 0.0 };
+        let base = match (load.decodes, load.prefill) {
+            (_, 0) => 0.0,
+            (0, _) => 3e-3,
+            _ => 5e-3,
+        };
         rows + base + 2e-5 * load.context as f64 + 5e-4 * load.prefill as f64
     }
 
@@ -182,7 +199,8 @@ mod tests {
     fn measured() -> CostModel {
         let loads = [1, 2, 4, 8, 16].map(|n| decoding(n, 0)).into_iter();
         let prefills = [16, 128].map(|prefill| Load { prefill, ..Load::default() });
-        let loads = loads.chain([decoding(4, 200)]).chain(prefills);
+        let mixed = Load { prefill: 16, ..decoding(4, 0) };
+        let loads = loads.chain([decoding(4, 200), mixed]).chain(prefills);
         let steps: Vec<_> = loads.map(|load| (load, Duration::from_secs_f64(real(load)))).collect();
         CostModel::fit(&steps).expect("enough")
     }
@@ -230,6 +248,17 @@ mod tests {
             let charged = took * model.part(own, all);
             let alone = pace * real(own);
             prop_assert!((charged / alone - 1.0).abs() < 0.02, "{charged} against {alone}");
+        }
+
+        #[test]
+        fn a_prompt_is_charged_what_it_costs_alone_in_whatever_company(
+            others in 1usize..60, own in 2usize..300, pace in 0.2f64..5.0,
+        ) {
+            let model = measured();
+            let own = Load::of_row(own, own);
+            let all = own.and(decoding(others, 0));
+            let charged = pace * real(all) * model.part(own, all);
+            prop_assert!((charged / (pace * real(own)) - 1.0).abs() < 0.02, "{charged}");
         }
 
         #[test]

@@ -24,6 +24,8 @@ const THREADS: u32 = 128;
 /// Warps of a block, and query heads that it takes.
 const WARPS: usize = 4;
 const HEADS: usize = 8;
+/// Most threads of a block that puts shares together; it has a multiple of the head's size.
+const MERGE_THREADS: usize = 512;
 /// Blocks that a multiprocessor should have: two are resident for any cache but f16 heads of 256.
 const BLOCKS_EACH: usize = 2;
 /// Tokens below which a share is not worth its start.
@@ -98,8 +100,10 @@ pub fn attend_decode(
     }
     let shape = [Arg::I32(splits as i32), Arg::I32(spec.heads as i32), Arg::I32(dim as i32)];
     let args = [&[partials.arg()][..], &shape, &[rows.rows.arg()], &out_args(&out)].concat();
-    let blocks = [sizes.width.div_ceil(32 * WARPS) as u32, rows.count as u32, 1];
-    let grid = Grid { blocks, threads: [THREADS, 1, 1], shared: 0 };
+    let blocks = [spec.heads as u32, rows.count as u32, 1];
+    let threads = dim * (MERGE_THREADS / dim).clamp(1, splits);
+    let shared = (splits + threads) * size_of::<f32>();
+    let grid = Grid { blocks, threads: [threads as u32, 1, 1], shared: shared as u32 };
     // SAFETY: as above; `partials` holds what the first kernel wrote.
     unsafe { card.launch("attention_merge", grid, &args) }
 }

@@ -58,10 +58,9 @@ impl AttentionSpec {
     }
 }
 
-/// What was checked: lengths of a token's queries and of its fused projections.
+/// What was checked: the length of a token's fused projections.
 #[derive(Debug, Clone, Copy)]
 struct Sizes {
-    width: usize,
     stride: usize,
 }
 
@@ -100,7 +99,7 @@ fn check(
     if !out.holds(tokens, width) {
         return refuse(format!("the output does not hold {tokens} rows of {width}"));
     }
-    Ok(Sizes { width, stride })
+    Ok(Sizes { stride })
 }
 
 fn check_cache(kv: &KvView<'_>) -> Result<(), CardError> {

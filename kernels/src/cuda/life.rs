@@ -19,12 +19,16 @@ use std::sync::atomic::{AtomicU64, Ordering};
 pub struct Options {
     /// Bytes for cuBLAS to work in.
     pub workspace: usize,
+    /// Let launches begin while the ones before them still run, on cards that can do so.
+    pub overlap: bool,
 }
 
 impl Default for Options {
-    /// As cuBLAS's manual advises for its largest cards.
+    /// The workspace is what cuBLAS's manual advises for its largest cards. `SERIN_CUDA_OVERLAP=0` in the
+    /// environment does without overlapping launches.
     fn default() -> Options {
-        Options { workspace: 32 << 20 }
+        let overlap = std::env::var_os("SERIN_CUDA_OVERLAP").is_none_or(|value| value != "0");
+        Options { workspace: 32 << 20, overlap }
     }
 }
 
@@ -35,18 +39,19 @@ impl CudaCard {
         if !has_cublas() {
             return Err(OpenError::NoCublas { major: images::TOOLKIT.0 });
         }
-        let mut card = CudaCard::retain(found)?;
+        let mut card = CudaCard::retain(found, options)?;
         card.set_up(options)?;
         Ok(Arc::new(card))
     }
 
-    fn retain(found: start::Found) -> Result<CudaCard, CardError> {
+    fn retain(found: start::Found, options: Options) -> Result<CudaCard, CardError> {
         static NEXT: AtomicU64 = AtomicU64::new(1);
         let faults = Faults::default();
         // SAFETY: the device is one that the driver has given.
         let context = unsafe { result::primary_ctx::retain(found.device) };
         let context = Handle(faults.check(context, "opening the card")?);
         Ok(CudaCard {
+            overlaps: found.facts.capability.0 >= 9 && options.overlap,
             facts: found.facts,
             device: found.device,
             context,

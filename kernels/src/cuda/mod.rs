@@ -47,6 +47,8 @@ use timers::Timers;
 #[derive(Debug)]
 pub struct CudaCard {
     facts: Facts,
+    /// Whether a launch may begin while the one before it still runs.
+    overlaps: bool,
     device: sys::CUdevice,
     context: Handle<sys::CUctx_st>,
     /// Tells this card from others that the process opens, for [`CudaCard::bind`].
@@ -189,6 +191,47 @@ impl CudaCard {
             Err(dead @ CardError::Dead(_)) => dead,
             _ => error,
         }
+    }
+
+    /// Puts a launch on the executor's stream. Where the card can do so, it may begin before the one ahead of it is
+    /// over: kernels wait for that themselves (`wait_for_previous` in common.cuh).
+    ///
+    /// # Safety
+    /// As [`Card::launch`].
+    unsafe fn enqueue(
+        &self,
+        function: sys::CUfunction,
+        grid: Grid,
+        args: &mut [*mut c_void],
+    ) -> Result<(), result::DriverError> {
+        let ([x, y, z], [tx, ty, tz]) = (grid.blocks, grid.threads);
+        let stream = self.stream(Queue::Compute);
+        if !self.overlaps {
+            // SAFETY: the caller's.
+            return unsafe {
+                result::launch_kernel(function, (x, y, z), (tx, ty, tz), grid.shared, stream, args)
+            };
+        }
+        // SAFETY: numbers alone; zero is the default of each.
+        let mut early: sys::CUlaunchAttribute = unsafe { std::mem::zeroed() };
+        early.id = sys::CUlaunchAttributeID::CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION;
+        early.value.programmaticStreamSerializationAllowed = 1;
+        let config = sys::CUlaunchConfig {
+            gridDimX: x,
+            gridDimY: y,
+            gridDimZ: z,
+            blockDimX: tx,
+            blockDimY: ty,
+            blockDimZ: tz,
+            sharedMemBytes: grid.shared,
+            hStream: stream,
+            attrs: &raw mut early,
+            numAttrs: 1,
+        };
+        let none = std::ptr::null_mut();
+        // SAFETY: the caller's; the driver copies the wish before it returns.
+        unsafe { sys::cuLaunchKernelEx(&raw const config, function, args.as_mut_ptr(), none) }
+            .result()
     }
 
     fn instantiate(&self, graph: sys::CUgraph) -> Result<Graph, CardError> {
@@ -414,13 +457,8 @@ impl Card for CudaCard {
             *value = bits(*arg);
             *place = std::ptr::from_mut(value).cast();
         }
-        let ([x, y, z], [tx, ty, tz]) = (grid.blocks, grid.threads);
-        let stream = self.stream(Queue::Compute);
         // SAFETY: the caller answers for the arguments, which the driver copies before it returns.
-        let launched = unsafe {
-            let places = &mut places[..args.len()];
-            result::launch_kernel(function, (x, y, z), (tx, ty, tz), grid.shared, stream, places)
-        };
+        let launched = unsafe { self.enqueue(function, grid, &mut places[..args.len()]) };
         launched.map_err(|error| {
             let doing = format!("launching {kernel} with {grid:?}");
             self.faults.check::<()>(Err(error), &doing).unwrap_err()

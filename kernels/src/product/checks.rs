@@ -62,9 +62,10 @@ pub fn quantised_checks(bench: &Bench, size: Size) -> Result<Vec<Check>, CardErr
         });
         let tiles = tiles.map(|(rows, columns, n, tile)| (rows, columns, n, Way::Tiles(tile)));
         for (rows, columns, n, way) in vectors.chain(tiles) {
+            let pair = if matches!(way, Way::Tiles(_)) { 64 } else { 32 };
             let columns = match columns {
-                BLOCK => kind.block(),
-                _ => columns.next_multiple_of(kind.block()),
+                BLOCK => kind.block().next_multiple_of(pair),
+                _ => columns.next_multiple_of(kind.block()).next_multiple_of(pair),
             };
             checks.extend(Case { kind, rows, columns, n, way }.run(bench)?);
         }
@@ -79,6 +80,7 @@ fn vectors(size: Size) -> Vec<(usize, usize, usize, usize)> {
         return every.collect();
     }
     let odd = [(1, BLOCK, 1, 1), (1, BLOCK, 8, 1), (9, 96, 3, 1), (3, 2048, 1, 2), (3, 2048, 5, 4)];
+    let odd = odd.into_iter().chain([(7, 96, 21, 1), (5, 2080, 9, 2)]);
     let large = (1..=8).map(|n| (if n % 2 == 0 { 130 } else { 64 }, 768, n, 1 << (n % 3)));
     let long = [(5, 4096, 2, 4), (5, 4096, 8, 1), (6, 2080, 4, 2)];
     every.chain(odd).chain(large).chain(long).collect()

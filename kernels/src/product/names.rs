@@ -22,6 +22,8 @@ pub(crate) struct TileShape {
     groups: usize,
     /// Steps in shared memory at once.
     stages: usize,
+    /// Warps that share a step's groups.
+    splits: usize,
 }
 
 impl Tile {
@@ -44,30 +46,32 @@ impl Tile {
     }
 
     pub(crate) fn shape(self) -> TileShape {
-        let (rows, inputs, threads, groups, stages) = match self {
-            Tile::Inputs16 => (32, 16, 128, 8, 3),
-            Tile::Inputs32 => (32, 32, 128, 8, 3),
-            Tile::Inputs64 => (64, 64, 128, 4, 2),
-            Tile::Inputs128 => (128, 128, 256, 4, 2),
+        let (rows, inputs, threads, groups, stages, splits) = match self {
+            Tile::Inputs16 => (32, 16, 128, 8, 3, 4),
+            Tile::Inputs32 => (32, 32, 128, 8, 3, 4),
+            Tile::Inputs64 => (64, 64, 128, 4, 3, 1),
+            Tile::Inputs128 => (128, 128, 256, 4, 2, 1),
         };
-        TileShape { rows, inputs, threads, groups, stages }
+        TileShape { rows, inputs, threads, groups, stages, splits }
     }
 }
 
 impl TileShape {
-    /// Shared memory of a block: rows of packed weights and of inputs, each 16 bytes longer than it has to be, and
-    /// a pair of floats per group of both.
+    /// Shared memory of a block: stages of packed weights and inputs, a row of each 16 bytes longer than it has to
+    /// be, with the scales of both; and for each warp the scales of its 32 rows as pairs of floats.
     pub(crate) fn shared_bytes(self, kind: WeightKind) -> usize {
-        let (low, high) = match kind {
-            WeightKind::Q8_0 => (32, 0),
-            WeightKind::Q5K => (16, 4),
-            WeightKind::Q6K => (16, 8),
-            _ => (16, 0),
+        let (low, high, scales) = match kind {
+            WeightKind::Q8_0 => (32, 0, 2 * self.groups),
+            WeightKind::Q5K => (16, 4, 16),
+            WeightKind::Q6K => (16, 8, 2 * self.groups + 4),
+            WeightKind::Q4K => (16, 0, 16),
+            _ => (16, 0, 2 * self.groups),
         };
         let row = |group: usize| if group == 0 { 0 } else { self.groups * group + 16 };
-        let scales = self.groups * 8;
-        let stage = self.rows * (row(low) + row(high) + scales) + self.inputs * (row(32) + scales);
-        stage * self.stages
+        let weights = self.rows * (row(low) + row(high) + scales);
+        let inputs = self.inputs * (row(32) + self.groups * 8);
+        let tables = self.threads as usize / 32 * (self.groups / self.splits) * 32 * 8;
+        (weights + inputs) * self.stages + tables
     }
 }
 

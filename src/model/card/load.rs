@@ -256,24 +256,27 @@ impl Loader<'_> {
         })
     }
 
-    /// A projection of `wanted`, whose names end in `.weight`, and their biases.
+    /// A projection of `wanted`, whose names end in `.weight`, and their biases. Neighbours of one kind become one
+    /// matrix: one launch then multiplies all of them.
     fn projection(&self, wanted: &[Wanted], bias: bool) -> Result<Projection, LoadError> {
-        let (mut parts, mut biases) = (Vec::with_capacity(wanted.len()), Vec::new());
-        for (one, kind) in wanted.iter().zip(self.forms(wanted)?) {
-            parts.push(self.matrix(one, kind)?);
-            if bias {
-                let (name, [outputs, _]) = one;
-                let name = name.strip_suffix("weight").unwrap_or(name);
-                biases.extend(self.source.values(&format!("{name}bias"), &[*outputs])?);
-            }
+        let kinds = self.forms(wanted)?;
+        let (mut parts, mut first) = (Vec::with_capacity(wanted.len()), 0);
+        for alike in kinds.chunk_by(PartialEq::eq) {
+            parts.push(self.matrix(&wanted[first..first + alike.len()], alike[0])?);
+            first += alike.len();
+        }
+        let mut biases = Vec::new();
+        for (name, [outputs, _]) in wanted.iter().filter(|_| bias) {
+            let name = name.strip_suffix("weight").unwrap_or(name);
+            biases.extend(self.source.values(&format!("{name}bias"), &[*outputs])?);
         }
         let bias = if bias { Some(self.vector(&biases)?) } else { None };
         Ok(Projection { parts, bias })
     }
 
     fn alone(&self, wanted: Wanted) -> Result<Matrix, LoadError> {
-        let kind = self.forms(std::slice::from_ref(&wanted))?[0];
-        self.matrix(&wanted, kind)
+        let wanted = std::slice::from_ref(&wanted);
+        self.matrix(wanted, self.forms(wanted)?[0])
     }
 
     fn forms(&self, wanted: &[Wanted]) -> Result<Vec<Kind>, LoadError> {
@@ -283,26 +286,43 @@ impl Loader<'_> {
         }
     }
 
-    /// Copies a matrix, piece by piece, as `kind`: its own, or widened.
-    fn matrix(&self, (name, shape): &Wanted, kind: Kind) -> Result<Matrix, LoadError> {
-        let [rows, columns] = *shape;
-        let stored = self.source.stored(name, shape)?;
+    /// A matrix of `wanted`, whose rows are as long, one below the other; as `kind`, their own or wider.
+    fn matrix(&self, wanted: &[Wanted], kind: Kind) -> Result<Matrix, LoadError> {
+        let rows = wanted.iter().map(|(_, [rows, _])| rows).sum();
+        let columns = wanted.first().map_or(0, |(_, [_, columns])| *columns);
+        let mut matrix = Matrix::new(self.pool.card(), self.pool.pool(), kind, rows, columns)?;
+        let mut first = 0;
+        for (name, shape) in wanted {
+            self.copy_rows(&mut matrix, first, (name, *shape))?;
+            first += shape[0];
+        }
+        Ok(matrix)
+    }
+
+    /// Copies a weight to the rows from `to` on, piece by piece, in the matrix's kind.
+    fn copy_rows(
+        &self,
+        matrix: &mut Matrix,
+        to: usize,
+        (name, shape): (&str, [usize; 2]),
+    ) -> Result<(), LoadError> {
+        let ([rows, columns], kind) = (shape, matrix.kind());
+        let stored = self.source.stored(name, &shape)?;
         let row_bytes = stored.kind.row_bytes(columns);
         let row_bytes = row_bytes.ok_or_else(|| unfit(self.source, name, kind, columns))?;
-        let mut matrix = Matrix::new(self.pool.card(), self.pool.pool(), kind, rows, columns)?;
         let at_once = (PIECE / row_bytes.max(1)).max(1);
         for first in (0..rows).step_by(at_once) {
             let count = at_once.min(rows - first);
             let bytes = &stored.bytes[first * row_bytes..(first + count) * row_bytes];
             if kind == stored.kind {
-                matrix.write_rows(first, bytes, Queue::Load)?;
+                matrix.write_rows(to + first, bytes, Queue::Load)?;
             } else {
                 let widened = widened(stored.kind, bytes, count * columns, kind);
-                matrix.write_rows(first, &widened, Queue::Load)?;
+                matrix.write_rows(to + first, &widened, Queue::Load)?;
             }
         }
         self.source.consumed(name, (rows * row_bytes) as u64);
-        Ok(matrix)
+        Ok(())
     }
 
     fn norm(&self, name: &str, len: usize) -> Result<NormWeight, LoadError> {
