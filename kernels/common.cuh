@@ -166,6 +166,25 @@ __device__ inline void halves_of_s8(uint32_t bytes, uint32_t &low, uint32_t &hig
     asm("sub.f16x2 %0, %0, %1;" : "+r"(high) : "r"(0x64806480u));
 }
 
+// a * b + c of two pairs, each rounded once.
+__device__ inline uint32_t fma_bf16x2(uint32_t a, uint32_t b, uint32_t c) {
+    uint32_t out;
+    asm("fma.rn.bf16x2 %0, %1, %2, %3;" : "=r"(out) : "r"(a), "r"(b), "r"(c));
+    return out;
+}
+
+// Four whole numbers of 8 bits, the first in the lowest byte, as bf16: the first two in `x`. Bits below 2^23 of a
+// float are a whole number.
+__device__ inline uint2 bf16_of_s8(uint32_t bytes) {
+    uint32_t turned = bytes ^ 0x80808080u;
+    float v[4];
+#pragma unroll
+    for (int i = 0; i < 4; i++)
+        v[i] = __uint_as_float(__byte_perm(turned, 0x4b000000u, 0x7440 + i)) - 8388736.0f;
+    return make_uint2(pack2(from_float<bf16>(v[0]), from_float<bf16>(v[1])),
+                      pack2(from_float<bf16>(v[2]), from_float<bf16>(v[3])));
+}
+
 // Copies 16 bytes to shared memory, of which those from `valid` on become 0; both addresses on 16 bytes. It has
 // arrived, for this thread, once its group has been waited for; for others, after a barrier on top.
 __device__ inline void copy_async16(void *shared, const void *global, int valid = 16) {
@@ -260,6 +279,18 @@ inline void halves_of_s8(uint32_t bytes, uint32_t &low, uint32_t &high) {
     for (int i = 0; i < 4; i++) four[i] = from_float<f16>(float(int8_t(bytes >> 8 * i)));
     low = pack2(four[0], four[1]);
     high = pack2(four[2], four[3]);
+}
+inline uint32_t fma_bf16x2(uint32_t a, uint32_t b, uint32_t c) {
+    bf16 out[2];
+    for (int i = 0; i < 2; i++)
+        out[i] = from_float<bf16>(float(double(emu::half_at<bf16>(a, i)) * emu::half_at<bf16>(b, i) +
+                                        emu::half_at<bf16>(c, i)));
+    return pack2(out[0], out[1]);
+}
+inline uint2 bf16_of_s8(uint32_t bytes) {
+    bf16 four[4];
+    for (int i = 0; i < 4; i++) four[i] = from_float<bf16>(float(int8_t(bytes >> 8 * i)));
+    return make_uint2(pack2(four[0], four[1]), pack2(four[2], four[3]));
 }
 template <int kBytes> inline void copy_async(void *shared, const void *global, int valid) {
     if ((uintptr_t(shared) | uintptr_t(global)) % kBytes) emu::fail("cp.async on an address that is not aligned");

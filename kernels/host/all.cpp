@@ -6,6 +6,7 @@
 #include "../inputs.cu"
 #include "../norm.cu"
 #include "../product_dense.cu"
+#include "../product_halves.cu"
 #include "../product_quant.cu"
 #include "../product_tiles.cu"
 #include "../rope.cu"

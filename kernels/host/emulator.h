@@ -149,6 +149,7 @@ inline unsigned __byte_perm(unsigned a, unsigned b, unsigned s) {
 }
 template <class T> T __ldg(const T *p) { return *p; }
 template <class T> T __ldcs(const T *p) { return *p; }
+template <class T> T __ldcg(const T *p) { return *p; }
 // Blocks and fibers run one at a time: a plain read-modify-write is atomic.
 template <class T> T atomicAdd(T *at, T v) { T old = *at; *at = old + v; return old; }
 template <class T> T atomicMax(T *at, T v) { T old = *at; if (v > old) *at = v; return old; }

@@ -63,6 +63,28 @@ pub struct Facts {
     pub emulated: bool,
 }
 
+impl Facts {
+    /// Whether its tensor cores multiply halves at half the rate of 8-bit numbers, and not at a quarter as GeForce's
+    /// do, and blocks may have the shared memory that this takes: A100, H100, B200.
+    pub(crate) fn fast_halves(&self) -> bool {
+        let fast = matches!(self.capability, (8, 0) | (9 | 10, _));
+        fast && self.shared_per_block >= 113 << 10
+    }
+}
+
+/// Memory that launches on [`Queue::Compute`] use one after the other.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Workspace {
+    /// Address of numbers whose content nobody relies on, and how many.
+    pub floats: u64,
+    pub room: usize,
+    /// Address of [`COUNTS`] counts in 32 bits, which are zero between launches.
+    pub counts: u64,
+}
+
+/// Counts of a [`Workspace`].
+pub const COUNTS: usize = 4096;
+
 /// In what order things happen: all on one queue one after the other, two queues side by side. Memory that one
 /// queue has allocated, filled or used is used, or given back, on the other only once the first has been waited
 /// for.
@@ -81,12 +103,25 @@ pub struct Grid {
     pub blocks: [u32; 3],
     pub threads: [u32; 3],
     pub shared: u32,
+    /// Whether the launch may begin while the one before it still runs, where the card can do so. One that fills the
+    /// card is better off without: its blocks would be spread by what happens to be free.
+    pub early: bool,
 }
 
 impl Grid {
     /// `blocks` blocks of `threads` threads.
     pub fn line(blocks: usize, threads: u32) -> Grid {
-        Grid { blocks: [blocks as u32, 1, 1], threads: [threads, 1, 1], shared: 0 }
+        Grid::of([blocks as u32, 1, 1], threads)
+    }
+
+    /// Blocks in three dimensions, of `threads` threads.
+    pub fn of(blocks: [u32; 3], threads: u32) -> Grid {
+        Grid { blocks, threads: [threads, 1, 1], shared: 0, early: true }
+    }
+
+    /// To begin when the launch before is over.
+    pub fn late(self) -> Grid {
+        Grid { early: false, ..self }
     }
 
     pub fn shared(self, bytes: usize) -> Grid {
@@ -162,6 +197,8 @@ pub struct HostMemory {
 pub trait Card: Send + Sync + fmt::Debug {
     fn facts(&self) -> &Facts;
     fn memory(&self) -> Result<Memory, CardError>;
+    /// What launches have to work in.
+    fn workspace(&self) -> Workspace;
     /// Makes the card usable from this thread.
     fn enter(&self) -> Result<(), CardError>;
     /// `Err(Dead)` once a fault has made the card unusable.
@@ -250,7 +287,7 @@ pub(crate) fn check_grid(
     args: usize,
     facts: &Facts,
 ) -> Result<(), CardError> {
-    let Grid { blocks, threads, shared } = grid;
+    let Grid { blocks, threads, shared, .. } = grid;
     let count: u64 = threads.iter().map(|side| u64::from(*side)).product();
     let what = if blocks.contains(&0) || count == 0 {
         "nothing to do"

@@ -36,11 +36,7 @@ pub fn embed(
     let quantised = weights.kind().is_quantised();
     // Numbers, or words of eight.
     let items = if quantised { columns / 8 } else { columns };
-    let grid = Grid {
-        blocks: [n as u32, items.div_ceil(256).min(64) as u32, 1],
-        threads: [256, 1, 1],
-        shared: 0,
-    };
+    let grid = Grid::of([n as u32, items.div_ceil(256).min(64) as u32, 1], 256);
     let [low, high, scales, supers] = weights.planes();
     let (tokens, scale, out) = (tokens.arg(), Arg::F32(scale), out.arg());
     let rows = Arg::I32(weights.rows() as i32);

@@ -12,8 +12,8 @@ mod product;
 mod queues;
 
 use super::card::{
-    Arg, Card, CardError, Facts, Gemm, Graph, Grid, HostMemory, Memory, Pool, PoolUsage, Queue,
-    Timer, check_grid,
+    Arg, COUNTS, Card, CardError, Facts, Gemm, Graph, Grid, HostMemory, Memory, Pool, PoolUsage,
+    Queue, Timer, Workspace, check_grid,
 };
 pub use clock::Pace;
 use clock::{Clock, Marks};
@@ -42,6 +42,8 @@ unsafe extern "C" {
 const FENCE: usize = 256;
 const FENCE_BYTE: u8 = 0xa5;
 const POISON: u8 = 0xff;
+/// Numbers of the workspace: as many as 4 multiprocessors have a use for, and more.
+const WORKSPACE: usize = 1 << 18;
 /// In a launch's order of threads: sums of tensor cores are truncated.
 const TRUNCATE: u64 = 1 << 63;
 
@@ -60,6 +62,7 @@ pub enum Temper {
 #[derive(Debug)]
 pub struct EmulatedCard {
     facts: Facts,
+    workspace: Workspace,
     total: u64,
     temper: Temper,
     order: AtomicU64,
@@ -109,6 +112,15 @@ impl EmulatedCard {
         EmulatedCard::with(total, Temper::Prompt, Pace::default())
     }
 
+    /// A prompt card that takes itself for one of a data centre's: larger blocks, and tensor cores that are fast with
+    /// halves.
+    pub fn large(total: u64) -> EmulatedCard {
+        let mut card = EmulatedCard::start(total);
+        card.facts.capability = (9, 0);
+        card.facts.shared_per_block = 227 << 10;
+        card
+    }
+
     /// A pessimistic card with so many bytes of memory, at this pace.
     pub fn pessimistic(total: u64, pace: Pace) -> EmulatedCard {
         EmulatedCard::with(total, Temper::Pessimistic, pace)
@@ -126,7 +138,7 @@ impl EmulatedCard {
             shared_per_block: 99 << 10,
             emulated: true,
         };
-        let state = State {
+        let mut state = State {
             pools: HashMap::new(),
             blocks: BTreeMap::new(),
             graphs: HashMap::new(),
@@ -138,8 +150,15 @@ impl EmulatedCard {
             dead: None,
             fail_after: None,
         };
+        let bytes = WORKSPACE * size_of::<f32>();
+        let workspace = Workspace {
+            floats: state.add(None, bytes, POISON, None),
+            room: WORKSPACE,
+            counts: state.add(None, COUNTS * size_of::<u32>(), 0, None),
+        };
         EmulatedCard {
             facts,
+            workspace,
             total,
             temper,
             order: AtomicU64::new(0),
@@ -426,6 +445,10 @@ fn other(what: String) -> CardError {
 impl Card for EmulatedCard {
     fn facts(&self) -> &Facts {
         &self.facts
+    }
+
+    fn workspace(&self) -> Workspace {
+        self.workspace
     }
 
     fn memory(&self) -> Result<Memory, CardError> {

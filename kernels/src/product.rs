@@ -12,7 +12,7 @@ pub use checks::{dense_checks, quantised_checks};
 
 use super::acts::{ActKind, Acts};
 use super::buffer::{Buffer, View, ViewMut};
-use super::card::{Arg, Card, CardError, Gemm, Grid, Number, Pool, Queue};
+use super::card::{Arg, COUNTS, Card, CardError, Facts, Gemm, Grid, Number, Pool, Queue};
 use super::weights::{PlaneLayout, WeightKind, planes};
 use names::Tile;
 use std::sync::Arc;
@@ -106,9 +106,10 @@ impl Matrix {
         self.layout.bytes()
     }
 
-    /// The form in which [`multiply`] takes inputs.
-    pub fn input_kind(&self) -> ActKind {
-        self.kind.input_kind()
+    /// The form in which [`multiply`] takes `n` inputs.
+    pub fn input_kind(&self, card: &dyn Card, n: usize) -> ActKind {
+        let way = Way::choose(self.kind, self.rows, self.columns, n, card.facts());
+        way.inputs(self.kind)
     }
 
     /// Groups of 32 columns.
@@ -159,25 +160,46 @@ pub(crate) enum Way {
 }
 
 impl Way {
-    /// For a matrix, `n` inputs, and a card of so many multiprocessors.
-    pub(crate) fn choose(matrix: &Matrix, n: usize, multiprocessors: usize) -> Way {
-        let Matrix { kind, rows, columns, .. } = *matrix;
-        let warps = WARPS * multiprocessors;
+    /// For a matrix of `kind` and `n` inputs, on a card of which these are the facts.
+    pub(crate) fn choose(
+        kind: WeightKind,
+        rows: usize,
+        columns: usize,
+        n: usize,
+        facts: &Facts,
+    ) -> Way {
+        let warps = WARPS * facts.multiprocessors as usize;
+        let pieces = columns.div_ceil(128);
         match kind {
             WeightKind::F32 if n <= FEW => {
-                Way::Dense { split: split(rows.div_ceil(2), columns.div_ceil(128), 8, warps) }
+                Way::Dense { split: split(rows.div_ceil(2), pieces, 8, warps) }
             }
             WeightKind::F16 | WeightKind::BF16 if n <= FEW => {
-                Way::Dense { split: split(rows.div_ceil(16), columns.div_ceil(128), 8, warps) }
+                let split = split(rows.div_ceil(16), pieces, 8, warps);
+                Way::Dense { split: split.max(short_blocks(pieces)) }
             }
             WeightKind::F32 | WeightKind::F16 | WeightKind::BF16 => Way::Library,
             // Tiles copy the scales of two groups at a time.
             _ if n <= FEW || !(columns / 32).is_multiple_of(2) => {
                 Way::Vectors { split: split(rows.div_ceil(2), columns.div_ceil(1024), 4, warps) }
             }
-            _ => Way::Tiles(Tile::choose(rows, n, multiprocessors)),
+            _ => Way::Tiles(Tile::choose(rows, n, facts)),
         }
     }
+
+    /// The form of its inputs.
+    fn inputs(self, kind: WeightKind) -> ActKind {
+        match self {
+            Way::Tiles(tile) if !tile.shape().eights => ActKind::BF16,
+            _ => kind.input_kind(),
+        }
+    }
+}
+
+/// How many warps of 8 share 16 rows so that each still has four pieces of 512 bytes a row to do: a block then is soon
+/// done, and few multiprocessors wait for the last ones.
+fn short_blocks(pieces: usize) -> usize {
+    [8, 4, 2].into_iter().find(|split| split * 4 <= pieces).unwrap_or(1)
 }
 
 /// How many warps, a power of two up to `most`, share a set of rows: as many as it takes for `warps` warps, but
@@ -191,7 +213,7 @@ fn split(sets: usize, pieces: usize, most: usize, warps: usize) -> usize {
     split
 }
 
-/// `out = x * weights^T + bias`: `n` inputs of `matrix.columns()` numbers, in `matrix.input_kind()`.
+/// `out = x * weights^T + bias`: `n` inputs of `matrix.columns()` numbers, in [`Matrix::input_kind`].
 pub fn multiply(
     card: &dyn Card,
     matrix: &Matrix,
@@ -200,7 +222,7 @@ pub fn multiply(
     out: Output<'_>,
     bias: Option<View<'_, f32>>,
 ) -> Result<(), CardError> {
-    let way = Way::choose(matrix, n, card.facts().multiprocessors as usize);
+    let way = Way::choose(matrix.kind, matrix.rows, matrix.columns, n, card.facts());
     multiply_by(way, card, matrix, x, n, out, bias)
 }
 
@@ -214,7 +236,7 @@ pub(crate) fn multiply_by(
     out: Output<'_>,
     bias: Option<View<'_, f32>>,
 ) -> Result<(), CardError> {
-    check(matrix, &x, n, &out, bias.as_ref())?;
+    check(matrix, way.inputs(matrix.kind), &x, n, &out, bias.as_ref())?;
     if n == 0 {
         return Ok(());
     }
@@ -237,6 +259,7 @@ pub(crate) fn multiply_by(
 /// Whether everything fits together.
 fn check(
     matrix: &Matrix,
+    inputs: ActKind,
     x: &Acts<'_>,
     n: usize,
     out: &Output<'_>,
@@ -244,7 +267,7 @@ fn check(
 ) -> Result<(), CardError> {
     let Matrix { kind, rows, columns, .. } = *matrix;
     let shape = |what: String| Err(CardError::Shape(what));
-    if x.kind() != matrix.input_kind() {
+    if x.kind() != inputs {
         return shape(format!("weights in {kind:?} take no inputs in {:?}", x.kind()));
     }
     let counted = n.checked_mul(columns).is_some() && i32::try_from(n).is_ok();
@@ -335,16 +358,23 @@ impl Product<'_> {
         if down > 65535 {
             return Err(CardError::Shape(format!("{} rows are too many", self.matrix.rows)));
         }
-        let blocks = [self.n.div_ceil(shape.inputs) as u32, down as u32, 1];
-        let shared = shape.shared_bytes(kind) as u32;
-        let grid = Grid { blocks, threads: [shape.threads, 1, 1], shared };
+        let across = self.n.div_ceil(shape.inputs);
+        let (facts, workspace) = (card.facts(), card.workspace());
+        let room = if across * down <= COUNTS { workspace.room } else { 0 };
+        let multiprocessors = facts.multiprocessors as usize;
+        let shares = shape.shares(across * down, self.matrix.columns, multiprocessors, room);
+        let blocks = [across as u32, down as u32, shares as u32];
+        let grid = Grid::of(blocks, shape.threads).shared(shape.shared_bytes(kind)).late();
         let [low, high, scales, supers] = self.matrix.planes();
         let ([x, x_scales], [out, stride, bias]) = (self.x.args(), self.output());
         let groups = Arg::I32(self.matrix.groups() as i32);
         let n = Arg::I32(self.n as i32);
-        let args =
+        let product =
             [low, high, scales, supers, x, x_scales, self.rows(), groups, n, out, stride, bias];
-        // SAFETY: as above; rows and inputs beyond the last are neither read nor written.
+        let places = [Arg::Address(workspace.floats), Arg::Address(workspace.counts)];
+        let args = [&product[..], &places].concat();
+        // SAFETY: as above; rows and inputs beyond the last are neither read nor written, and the workspace has room
+        // for all shares of all tiles.
         unsafe { card.launch(name, grid, &args) }
     }
 
@@ -388,7 +418,7 @@ impl Product<'_> {
         let [out, stride, bias] = self.output();
         let args = [out, stride, bias, Arg::U64(rows as u64), Arg::U64(self.n as u64)];
         let blocks = [rows.div_ceil(256) as u32, self.n.min(1024) as u32, 1];
-        let grid = Grid { blocks, threads: [256, 1, 1], shared: 0 };
+        let grid = Grid::of(blocks, 256);
         // SAFETY: as above.
         unsafe { card.launch("product_bias", grid, &args) }
     }

@@ -157,11 +157,8 @@ pub fn prepare(
 /// A warp per head, its head in shared memory.
 fn grid(tokens: usize, all: usize, head_dim: usize) -> Grid {
     let warps = all.min(WARPS);
-    Grid {
-        blocks: [tokens as u32, all.div_ceil(WARPS) as u32, 1],
-        threads: [warps as u32 * 32, 1, 1],
-        shared: (warps * head_dim.next_multiple_of(4) * size_of::<f32>()) as u32,
-    }
+    let shared = warps * head_dim.next_multiple_of(4) * size_of::<f32>();
+    Grid::of([tokens as u32, all.div_ceil(WARPS) as u32, 1], warps as u32 * 32).shared(shared)
 }
 
 fn check_heads(heads: &Heads, all: usize, head_dim: usize, tokens: usize) -> Result<(), CardError> {

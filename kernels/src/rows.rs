@@ -148,7 +148,7 @@ fn chunked(n: usize, width: usize) -> Result<Grid, CardError> {
     let chunks = width.div_ceil(PER_BLOCK);
     require(chunks <= CHUNKS, || format!("rows of {width} numbers are too wide"))?;
     let threads = THREADS.min(width.div_ceil(4).next_multiple_of(32) as u32);
-    Ok(Grid { blocks: [n as u32, chunks as u32, 1], threads: [threads, 1, 1], shared: 0 })
+    Ok(Grid::of([n as u32, chunks as u32, 1], threads))
 }
 
 /// All forms of outputs.

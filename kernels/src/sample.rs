@@ -151,11 +151,7 @@ fn launch(card: &dyn Card, batch: SampleBatch<'_>, split: Split) -> Result<(), C
         Arg::U32(split.len as u32),
     ];
     let run = |kernel: &'static str, parts: usize| {
-        let grid = Grid {
-            blocks: [parts as u32, batch.n as u32, 1],
-            threads: [THREADS, 1, 1],
-            shared: SHARED as u32,
-        };
+        let grid = Grid::of([parts as u32, batch.n as u32, 1], THREADS).shared(SHARED);
         // SAFETY: `check` has seen that every array is as long as the kernels take it to be, and kernels
         // themselves look at what the rows say about the list of penalties.
         unsafe { card.launch(kernel, grid, &args) }

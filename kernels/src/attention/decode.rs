@@ -92,7 +92,7 @@ pub fn attend_decode(
     let rules = [Arg::F32(scale), Arg::F32(bend), spec.window_arg(), partials.arg()];
     let args = [&head[..], &cache_args(&kv, &rows), &rules, &out_args(&out)].concat();
     let blocks = [splits as u32, (kv.shape.kv_heads * parts) as u32, rows.count as u32];
-    let grid = Grid { blocks, threads: [THREADS, 1, 1], shared: shared_bytes(&kv) as u32 };
+    let grid = Grid::of(blocks, THREADS).shared(shared_bytes(&kv));
     // SAFETY: lengths were checked; the caller answers for rows and tables.
     unsafe { card.launch(kernel, grid, &args)? };
     if splits == 1 {
@@ -103,7 +103,7 @@ pub fn attend_decode(
     let blocks = [spec.heads as u32, rows.count as u32, 1];
     let threads = dim * (MERGE_THREADS / dim).clamp(1, splits);
     let shared = (splits + threads) * size_of::<f32>();
-    let grid = Grid { blocks, threads: [threads as u32, 1, 1], shared: shared as u32 };
+    let grid = Grid::of(blocks, threads as u32).shared(shared);
     // SAFETY: as above; `partials` holds what the first kernel wrote.
     unsafe { card.launch("attention_merge", grid, &args) }
 }

@@ -56,7 +56,7 @@ pub(super) fn launch(
     let blocks = [longest_len as u32, spec.heads.div_ceil(unit) as u32, rows.count as u32];
     // Query, outputs, sums of each warp; its largest score and sum, and a weight and a slot for each lane.
     let numbers = dim + unit * dim + WARPS * (dim + 2 + 2 * 32);
-    let grid = Grid { blocks, threads: [32 * WARPS as u32, 1, 1], shared: 4 * numbers as u32 };
+    let grid = Grid::of(blocks, 32 * WARPS as u32).shared(4 * numbers);
     // SAFETY: lengths were checked; the caller answers for rows and tables.
     unsafe { card.launch(kernel, grid, &args) }
 }

@@ -55,7 +55,7 @@ pub fn attend_prefill(
     let args = [&head[..], &cache_args(&kv, &rows), &rules, &out_args(&out)].concat();
     let tiles = (longest_len * (spec.heads / kv.shape.kv_heads)).div_ceil(TILE);
     let blocks = [tiles as u32, kv.shape.kv_heads as u32, rows.count as u32];
-    let grid = Grid { blocks, threads: [THREADS, 1, 1], shared: shared_bytes(&kv) as u32 };
+    let grid = Grid::of(blocks, THREADS).shared(shared_bytes(&kv));
     // SAFETY: lengths were checked; the caller answers for rows and tables.
     unsafe { card.launch(kernel, grid, &args) }
 }

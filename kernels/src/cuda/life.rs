@@ -6,7 +6,7 @@
 use super::driver::{Faults, Handle, has_cublas};
 use super::products::Products;
 use super::{CudaCard, images, start};
-use crate::card::{Card, CardError, Queue};
+use crate::card::{COUNTS, Card, CardError, Queue};
 use crate::nvml::Watch;
 use crate::open::OpenError;
 use cudarc::driver::result;
@@ -17,7 +17,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 /// What a card keeps for itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Options {
-    /// Bytes for cuBLAS to work in.
+    /// Bytes for cuBLAS and kernels to work in.
     pub workspace: usize,
     /// Let launches begin while the ones before them still run, on cards that can do so.
     pub overlap: bool,
@@ -66,7 +66,8 @@ impl CudaCard {
             graphs: Mutex::default(),
             timers: Mutex::default(),
             scratch: None,
-            workspace: 0,
+            workspace: (0, 0),
+            counts: 0,
             watch: found.bus.and_then(|bus| Watch::open(&bus).ok()),
         })
     }
@@ -85,9 +86,13 @@ impl CudaCard {
         self.kernels.load(&self.faults, &self.facts)?;
         let scratch = self.create_pool()?;
         self.scratch = Some(scratch);
-        self.workspace = self.allocate(scratch, options.workspace, Queue::Compute)?;
+        let bytes = options.workspace;
+        let workspace = self.allocate(scratch, bytes, Queue::Compute)?;
+        self.workspace = (workspace, bytes);
+        self.counts = self.allocate(scratch, COUNTS * size_of::<u32>(), Queue::Compute)?;
+        self.fill(self.counts, 0, COUNTS * size_of::<u32>(), Queue::Compute)?;
         let stream = self.stream(Queue::Compute);
-        let started = Products::start(stream, self.workspace, options.workspace);
+        let started = Products::start(stream, workspace, bytes);
         *self.products.get_mut() = Some(started?);
         self.synchronise(Queue::Compute)
     }
@@ -115,7 +120,8 @@ impl CudaCard {
                 products.close();
             }
             let freed = std::mem::take(&mut self.recording.get_mut().freed);
-            for address in freed.into_iter().chain(Some(self.workspace).filter(|at| *at != 0)) {
+            let own = [self.workspace.0, self.counts].into_iter().filter(|at| *at != 0);
+            for address in freed.into_iter().chain(own) {
                 let _ = self.free_now(address, Queue::Compute);
             }
             for stream in streams {

@@ -27,7 +27,7 @@ mod timers;
 
 use crate::card::{
     Arg, Card, CardError, Facts, Gemm, Graph, Grid, HostMemory, MOST_ARGS, Memory, Pool, PoolUsage,
-    Queue, Timer, check_grid,
+    Queue, Timer, Workspace, check_grid,
 };
 use crate::nvml::Watch;
 use crate::readings::Readings;
@@ -65,8 +65,9 @@ pub struct CudaCard {
     graphs: Mutex<Graphs>,
     timers: Mutex<Timers>,
     scratch: Option<Pool>,
-    /// cuBLAS's, in the scratch pool; 0 until it is there.
-    workspace: u64,
+    /// cuBLAS's and the kernels', in the scratch pool: its address, 0 until it is there, and its bytes; and counts.
+    workspace: (u64, usize),
+    counts: u64,
     watch: Option<Watch>,
 }
 
@@ -206,7 +207,7 @@ impl CudaCard {
     ) -> Result<(), result::DriverError> {
         let ([x, y, z], [tx, ty, tz]) = (grid.blocks, grid.threads);
         let stream = self.stream(Queue::Compute);
-        if !self.overlaps {
+        if !(self.overlaps && grid.early) {
             // SAFETY: the caller's.
             return unsafe {
                 result::launch_kernel(function, (x, y, z), (tx, ty, tz), grid.shared, stream, args)
@@ -256,6 +257,11 @@ impl Card for CudaCard {
         self.ready()?;
         let (free, total) = self.faults.check(result::mem_get_info(), "asking for free memory")?;
         Ok(Memory { free: free as u64, total: total as u64 })
+    }
+
+    fn workspace(&self) -> Workspace {
+        let (floats, bytes) = self.workspace;
+        Workspace { floats, room: bytes / size_of::<f32>(), counts: self.counts }
     }
 
     fn enter(&self) -> Result<(), CardError> {

@@ -1,15 +1,18 @@
-//! The kernels of products by name, and the shapes of their tiles, which product_tiles.cu has too.
+//! The kernels of products by name, and the shapes of their tiles, which product_tiles.cu and
+//! product_halves.cu have too.
 
-use crate::card::CardError;
+use crate::card::{CardError, Facts};
 use crate::weights::WeightKind;
 
-/// Tiles by the most inputs of one.
+/// Tiles by the form of their inputs, bf16 or 8 bits, and the most inputs of one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Tile {
-    Inputs16,
-    Inputs32,
-    Inputs64,
-    Inputs128,
+    Halves16,
+    Halves32,
+    Halves64,
+    Halves128,
+    Eights64,
+    Eights128,
 }
 
 /// What a block works on.
@@ -18,6 +21,8 @@ pub(crate) struct TileShape {
     pub rows: usize,
     pub inputs: usize,
     pub threads: u32,
+    /// Whether inputs have 8 bits.
+    pub eights: bool,
     /// Groups of 32 columns in one step.
     groups: usize,
     /// Steps in shared memory at once.
@@ -26,39 +31,69 @@ pub(crate) struct TileShape {
     splits: usize,
 }
 
-impl Tile {
-    pub(crate) const ALL: [Tile; 4] =
-        [Tile::Inputs16, Tile::Inputs32, Tile::Inputs64, Tile::Inputs128];
+/// Blocks that a multiprocessor should have.
+const BLOCKS_EACH: usize = 3;
+/// Most blocks that share a tile's columns, and steps that each has at least.
+const MOST_SHARES: usize = 16;
+const LEAST_STEPS: usize = 4;
 
-    /// The largest tiles of which every multiprocessor gets one.
-    pub(crate) fn choose(rows: usize, n: usize, multiprocessors: usize) -> Tile {
-        let busy = |tile: Tile| {
-            let TileShape { rows: m, inputs, .. } = tile.shape();
-            rows.div_ceil(m) * n.div_ceil(inputs) >= multiprocessors
-        };
+impl Tile {
+    pub(crate) const ALL: [Tile; 6] = [
+        Tile::Halves16,
+        Tile::Halves32,
+        Tile::Halves64,
+        Tile::Halves128,
+        Tile::Eights64,
+        Tile::Eights128,
+    ];
+
+    /// For more than 8 inputs. Up to 64 it is the instructions that turn packed weights into numbers which limit a
+    /// product, not the tensor cores; many inputs go through 8 bits on cards whose tensor cores are slow with halves.
+    pub(crate) fn choose(rows: usize, n: usize, facts: &Facts) -> Tile {
+        let TileShape { rows: m, inputs, .. } = Tile::Eights128.shape();
+        let busy = rows.div_ceil(m) * n.div_ceil(inputs) >= facts.multiprocessors as usize;
         match n {
-            0..=16 => Tile::Inputs16,
-            17..=32 => Tile::Inputs32,
-            65.. if busy(Tile::Inputs128) => Tile::Inputs128,
-            _ if busy(Tile::Inputs64) => Tile::Inputs64,
-            _ => Tile::Inputs32,
+            0..=16 => Tile::Halves16,
+            17..=32 => Tile::Halves32,
+            33..=64 => Tile::Halves64,
+            _ if facts.fast_halves() => Tile::Halves128,
+            _ if busy => Tile::Eights128,
+            _ => Tile::Eights64,
         }
     }
 
     pub(crate) fn shape(self) -> TileShape {
         let (rows, inputs, threads, groups, stages, splits) = match self {
-            Tile::Inputs16 => (32, 16, 128, 8, 3, 4),
-            Tile::Inputs32 => (32, 32, 128, 8, 3, 4),
-            Tile::Inputs64 => (64, 64, 128, 4, 3, 1),
-            Tile::Inputs128 => (128, 128, 256, 4, 2, 1),
+            Tile::Halves16 => (128, 16, 256, 4, 3, 2),
+            Tile::Halves32 => (128, 32, 256, 4, 3, 2),
+            Tile::Halves64 => (128, 64, 256, 4, 2, 1),
+            Tile::Halves128 => (128, 128, 256, 4, 2, 1),
+            Tile::Eights64 => (64, 64, 128, 4, 3, 1),
+            Tile::Eights128 => (128, 128, 256, 4, 2, 1),
         };
-        TileShape { rows, inputs, threads, groups, stages, splits }
+        let eights = matches!(self, Tile::Eights64 | Tile::Eights128);
+        TileShape { rows, inputs, threads, eights, groups, stages, splits }
     }
 }
 
 impl TileShape {
-    /// Shared memory of a block: stages of packed weights and inputs, a row of each 16 bytes longer than it has to
-    /// be, with the scales of both; and for each warp the scales of its 32 rows as pairs of floats.
+    /// Blocks that share the columns of each of so many tiles: as many as it takes for three blocks a multiprocessor,
+    /// but none without a few steps to do, and none that `room`, in numbers, has no place for.
+    pub(crate) fn shares(
+        self,
+        tiles: usize,
+        columns: usize,
+        multiprocessors: usize,
+        room: usize,
+    ) -> usize {
+        let steps = columns.div_ceil(32 * self.groups);
+        let fitting = room / (tiles * self.rows * self.inputs);
+        let wanted = BLOCKS_EACH * multiprocessors / tiles;
+        wanted.min(steps / LEAST_STEPS).min(fitting).clamp(1, MOST_SHARES)
+    }
+
+    /// Shared memory of a block: stages of packed weights, a row 16 bytes longer than it has to be, and of inputs,
+    /// with the scales of both; and for each warp the scales of its 32 rows as pairs.
     pub(crate) fn shared_bytes(self, kind: WeightKind) -> usize {
         let (low, high, scales) = match kind {
             WeightKind::Q8_0 => (32, 0, 2 * self.groups),
@@ -68,10 +103,10 @@ impl TileShape {
             _ => (16, 0, 2 * self.groups),
         };
         let row = |group: usize| if group == 0 { 0 } else { self.groups * group + 16 };
-        let weights = self.rows * (row(low) + row(high) + scales);
-        let inputs = self.inputs * (row(32) + self.groups * 8);
+        let input = if self.eights { row(32) + self.groups * 8 } else { self.groups * 64 };
+        let stage = self.rows * (row(low) + row(high) + scales) + self.inputs * input;
         let tables = self.threads as usize / 32 * (self.groups / self.splits) * 32 * 8;
-        (weights + inputs) * self.stages + tables
+        stage * self.stages + tables
     }
 }
 
@@ -90,13 +125,15 @@ macro_rules! to_8 {
     };
 }
 
-macro_rules! to_128 {
-    ($prefix:literal) => {
+macro_rules! of_tiles {
+    ($kind:literal) => {
         [
-            concat!($prefix, "16"),
-            concat!($prefix, "32"),
-            concat!($prefix, "64"),
-            concat!($prefix, "128"),
+            concat!("product_halves_", $kind, "_16"),
+            concat!("product_halves_", $kind, "_32"),
+            concat!("product_halves_", $kind, "_64"),
+            concat!("product_halves_", $kind, "_128"),
+            concat!("product_tiles_", $kind, "_64"),
+            concat!("product_tiles_", $kind, "_128"),
         ]
     };
 }
@@ -121,11 +158,11 @@ pub(super) fn vectors(kind: WeightKind, n: usize) -> Result<&'static str, CardEr
 /// Of products in tiles.
 pub(super) fn tiles(kind: WeightKind, tile: Tile) -> Result<&'static str, CardError> {
     let names = match kind {
-        WeightKind::Q8_0 => to_128!("product_tiles_q8_0_"),
-        WeightKind::Q4_0 => to_128!("product_tiles_q4_0_"),
-        WeightKind::Q4K => to_128!("product_tiles_q4_k_"),
-        WeightKind::Q5K => to_128!("product_tiles_q5_k_"),
-        WeightKind::Q6K => to_128!("product_tiles_q6_k_"),
+        WeightKind::Q8_0 => of_tiles!("q8_0"),
+        WeightKind::Q4_0 => of_tiles!("q4_0"),
+        WeightKind::Q4K => of_tiles!("q4_k"),
+        WeightKind::Q5K => of_tiles!("q5_k"),
+        WeightKind::Q6K => of_tiles!("q6_k"),
         _ => return Err(no_kernel(kind, tile.shape().inputs)),
     };
     Ok(names[tile as usize])

@@ -16,15 +16,33 @@ proptest! {
 
     #[test]
     fn tiles_are_small_for_few_inputs_and_fit_a_card(
-        rows in 1usize..200_000, n in 9usize..5000, multiprocessors in 1usize..200,
+        rows in 1usize..200_000, n in 9usize..5000, multiprocessors in 1u32..200, large in any::<bool>(),
     ) {
-        let shape = Tile::choose(rows, n, multiprocessors).shape();
+        let shared_per_block = if large { 227 << 10 } else { 99 << 10 };
+        let capability = if large { (9, 0) } else { (8, 9) };
+        let facts = Facts {
+            name: String::new(), capability, multiprocessors, shared_per_block, emulated: true,
+        };
+        let shape = Tile::choose(rows, n, &facts).shape();
         prop_assert!(n > 16 || shape.inputs == 16);
         prop_assert!(n > 32 || shape.inputs <= 32);
         prop_assert!(n > 64 || shape.inputs <= 64);
         for kind in WeightKind::ALL {
-            prop_assert!(shape.shared_bytes(kind) <= 99 << 10, "{:?}", kind);
+            prop_assert!(shape.shared_bytes(kind) <= shared_per_block as usize, "{:?}", kind);
         }
+    }
+
+    #[test]
+    fn tiles_are_shared_as_far_as_there_is_work_and_room(
+        which in 0..Tile::ALL.len(), tiles in 1usize..5000, columns in 64usize..40_000, sms in 1usize..200,
+        room in 0usize..10_000_000,
+    ) {
+        let shape = Tile::ALL[which].shape();
+        let shares = shape.shares(tiles, columns, sms, room);
+        prop_assert!(shares >= 1);
+        prop_assert!(shares == 1 || shares * tiles <= 3 * sms, "more than fill the card");
+        prop_assert!(shares == 1 || shares * tiles * shape.rows * shape.inputs <= room);
+        prop_assert!(shares == 1 || columns >= shares * 256);
     }
 }
 
@@ -43,6 +61,16 @@ mod emulated {
     #[test]
     fn answers_of_quantised_products_are_known() {
         prove(quantised_checks);
+    }
+
+    #[test]
+    fn they_are_on_a_card_with_room_for_the_largest_tiles() {
+        let card: Arc<dyn Card> = Arc::new(EmulatedCard::large(64 << 20));
+        let pool = card.create_pool().unwrap();
+        let bench = crate::check::Bench { card, pool };
+        let answers = quantised_checks(&bench, crate::check::Size::Full).unwrap();
+        assert!(answers.iter().any(|answer| answer.case.contains("Halves128")));
+        answers.iter().for_each(|answer| assert!(answer.holds(), "{answer}"));
     }
 
     fn card() -> (Arc<dyn Card>, Pool) {
@@ -103,13 +131,13 @@ mod emulated {
                     &card,
                     pool,
                     n * 1024,
-                    &[matrix.input_kind()],
+                    &[matrix.input_kind(&*card, n)],
                     Queue::Compute,
                 )
                 .unwrap();
-                fill(&card, acts.get_mut(matrix.input_kind(), n * 1024));
+                fill(&card, acts.get_mut(matrix.input_kind(&*card, n), n * 1024));
                 let mut out = Buffer::<f32>::new(&card, pool, n * 20).unwrap();
-                let x = acts.get(matrix.input_kind(), n * 1024);
+                let x = acts.get(matrix.input_kind(&*card, n), n * 1024);
                 let to = Output::of(out.view_mut(), 20);
                 multiply(&*card, &matrix, x, n, to, None).unwrap();
                 out.to_vec().unwrap()[..20].iter().map(|v| v.to_bits()).collect()

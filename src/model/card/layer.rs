@@ -58,9 +58,9 @@ impl Projection {
         self.parts.iter().map(Matrix::rows).sum()
     }
 
-    /// The form that all parts take their inputs in.
-    pub fn input_kind(&self) -> ActKind {
-        self.parts.first().map_or(ActKind::F32, Matrix::input_kind)
+    /// The form that all parts take `n` inputs in.
+    pub fn input_kind(&self, card: &dyn Card, n: usize) -> ActKind {
+        self.parts.first().map_or(ActKind::F32, |part| part.input_kind(card, n))
     }
 
     /// `[n][inputs]` to `[n][outputs of all parts, side by side]`; the bias only if `with_bias`.
@@ -95,7 +95,7 @@ impl Layer {
     ) -> Result<(), CardError> {
         let (card, n) = (step.card, step.width.tokens);
         let (inputs, outputs) = (self.attention_norm.len(), self.qkv.outputs());
-        let x = room.acts.get(self.qkv.input_kind(), n * inputs);
+        let x = room.acts.get(self.qkv.input_kind(card, n), n * inputs);
         self.qkv.apply(card, x, n, room.wide.first_mut(n * outputs), false)?;
         let heads = rope::Heads {
             count: self.spec.heads,
@@ -111,9 +111,9 @@ impl Layer {
         rope::prepare(card, &heads, qkv, step.index.slots(n), cache.view_mut())?;
         self.mix(step, cache, room, outputs)?;
         let mixed = self.spec.heads * cache.shape().head_dim;
-        let x = room.acts.get(self.out.input_kind(), n * mixed);
+        let x = room.acts.get(self.out.input_kind(card, n), n * mixed);
         self.out.apply(card, x, n, room.branch.first_mut(n * self.out.outputs()), true)?;
-        let (kind, post) = (self.gate_up.input_kind(), self.attention_post_norm.as_ref());
+        let (kind, post) = (self.gate_up.input_kind(card, n), self.attention_post_norm.as_ref());
         join(step, post, &self.mlp_norm, kind, room)
     }
 
@@ -128,7 +128,7 @@ impl Layer {
         let Width { tokens, rows, longest, decode } = step.width;
         let mixed = self.spec.heads * cache.shape().head_dim;
         let qkv = room.wide.first(tokens * outputs);
-        let out = room.acts.get_mut(self.out.input_kind(), tokens * mixed);
+        let out = room.acts.get_mut(self.out.input_kind(step.card, tokens), tokens * mixed);
         let (index, kv) = (step.index.rows(rows), cache.view());
         if decode {
             let partials = room.partials.view_mut();
@@ -155,20 +155,22 @@ impl Layer {
     ) -> Result<(), CardError> {
         let (card, n) = (step.card, step.width.tokens);
         let (outputs, hidden) = (self.gate_up.outputs(), self.mlp_norm.len());
-        let x = room.acts.get(self.gate_up.input_kind(), n * hidden);
+        let x = room.acts.get(self.gate_up.input_kind(card, n), n * hidden);
         self.gate_up.apply(card, x, n, room.wide.first_mut(n * outputs), true)?;
         let width = outputs / 2;
         let gate = match self.activation {
             Activation::Silu => Gate::Silu,
             Activation::GeluTanh => Gate::GeluTanh,
         };
-        let out = room.acts.get_mut(self.down.input_kind(), n * width);
+        let out = room.acts.get_mut(self.down.input_kind(card, n), n * width);
         gated(card, gate, room.wide.first(n * outputs), n, width, out)?;
-        let x = room.acts.get(self.down.input_kind(), n * width);
+        let x = room.acts.get(self.down.input_kind(card, n), n * width);
         self.down.apply(card, x, n, room.branch.first_mut(n * hidden), true)?;
         let post = self.mlp_post_norm.as_ref();
         match next {
-            Some(next) => join(step, post, &next.attention_norm, next.qkv.input_kind(), room),
+            Some(next) => {
+                join(step, post, &next.attention_norm, next.qkv.input_kind(card, n), room)
+            }
             None => {
                 let (x, branch) = (room.x.first_mut(n * hidden), room.branch.first(n * hidden));
                 norm::add(card, x, branch, post.map(|norm| norm.on(step.eps)), n, hidden)

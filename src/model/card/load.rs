@@ -352,14 +352,18 @@ impl Loader<'_> {
     }
 }
 
-/// All forms in which products of the model take their inputs.
+/// All forms in which products of the model take their inputs, few or many.
 fn input_kinds(layers: &[Layer], head: &Matrix) -> Vec<ActKind> {
     let of = |layer: &Layer| {
-        [&layer.qkv, &layer.out, &layer.gate_up, &layer.down].map(Projection::input_kind)
+        let parts = [&layer.qkv, &layer.out, &layer.gate_up, &layer.down];
+        parts.map(|projection| projection.parts.iter().map(Matrix::kind).collect::<Vec<_>>())
     };
-    let mut kinds: Vec<ActKind> = layers.iter().flat_map(of).collect();
-    kinds.push(head.input_kind());
-    kinds
+    let kinds = layers.iter().flat_map(of).flatten().chain([head.kind()]);
+    let mut forms: Vec<ActKind> = kinds.map(Kind::input_kind).collect();
+    if forms.contains(&ActKind::Q8) {
+        forms.push(ActKind::BF16);
+    }
+    forms
 }
 
 /// Numbers as f32, or else as f16.

@@ -229,7 +229,7 @@ impl Model {
         }
         if let Some(first) = self.layers.first() {
             let norm = &first.attention_norm;
-            let kind = first.qkv.input_kind();
+            let kind = first.qkv.input_kind(card, tokens);
             let out = self.room.acts.get_mut(kind, tokens * norm.len());
             let x = self.room.x.first(tokens * norm.len());
             norm::rms_norm(card, x, None, tokens, norm.on(self.config.norm.eps), out)?;
@@ -254,9 +254,9 @@ impl Model {
         let Model { config, index, room, head, norm, .. } = self;
         let (hidden, vocab) = (config.hidden, config.vocab);
         let x = room.x.view();
-        let states = room.acts.get_mut(head.input_kind(), n * hidden);
+        let states = room.acts.get_mut(head.input_kind(card, n), n * hidden);
         norm::rms_norm(card, x, Some(index.picks(first, n)), n, norm.on(config.norm.eps), states)?;
-        let states = room.acts.get(head.input_kind(), n * hidden);
+        let states = room.acts.get(head.input_kind(card, n), n * hidden);
         let logits = room.logits.first_mut(n * vocab);
         multiply(card, head, states, n, Output::of(logits, vocab), None)?;
         match config.logit_cap {
