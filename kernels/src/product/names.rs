@@ -29,10 +29,10 @@ pub(crate) struct TileShape {
     stages: usize,
     /// Warps that share a step's groups.
     splits: usize,
+    /// Blocks that a large card's multiprocessor has room for.
+    pub resident: usize,
 }
 
-/// Blocks that a multiprocessor should have.
-const BLOCKS_EACH: usize = 3;
 /// Most blocks that share a tile's columns, and steps that each has at least.
 const MOST_SHARES: usize = 16;
 const LEAST_STEPS: usize = 4;
@@ -63,21 +63,21 @@ impl Tile {
     }
 
     pub(crate) fn shape(self) -> TileShape {
-        let (rows, inputs, threads, groups, stages, splits) = match self {
-            Tile::Halves16 => (128, 16, 256, 4, 3, 2),
-            Tile::Halves32 => (128, 32, 256, 4, 3, 2),
-            Tile::Halves64 => (128, 64, 256, 4, 2, 1),
-            Tile::Halves128 => (128, 128, 256, 4, 2, 1),
-            Tile::Eights64 => (64, 64, 128, 4, 3, 1),
-            Tile::Eights128 => (128, 128, 256, 4, 2, 1),
+        let (rows, inputs, threads, groups, stages, splits, resident) = match self {
+            Tile::Halves16 => (128, 16, 256, 4, 4, 2, 2),
+            Tile::Halves32 => (128, 32, 256, 4, 3, 2, 2),
+            Tile::Halves64 => (128, 64, 256, 4, 2, 1, 2),
+            Tile::Halves128 => (128, 128, 256, 4, 2, 1, 2),
+            Tile::Eights64 => (64, 64, 128, 4, 3, 1, 2),
+            Tile::Eights128 => (128, 128, 256, 4, 2, 1, 1),
         };
         let eights = matches!(self, Tile::Eights64 | Tile::Eights128);
-        TileShape { rows, inputs, threads, eights, groups, stages, splits }
+        TileShape { rows, inputs, threads, eights, groups, stages, splits, resident }
     }
 }
 
 impl TileShape {
-    /// Blocks that share the columns of each of so many tiles: as many as it takes for three blocks a multiprocessor,
+    /// Blocks that share the columns of each of so many tiles: as many as fill the multiprocessors,
     /// but none without a few steps to do, and none that `room`, in numbers, has no place for.
     pub(crate) fn shares(
         self,
@@ -88,7 +88,7 @@ impl TileShape {
     ) -> usize {
         let steps = columns.div_ceil(32 * self.groups);
         let fitting = room / (tiles * self.rows * self.inputs);
-        let wanted = BLOCKS_EACH * multiprocessors / tiles;
+        let wanted = self.resident * multiprocessors / tiles;
         wanted.min(steps / LEAST_STEPS).min(fitting).clamp(1, MOST_SHARES)
     }
 

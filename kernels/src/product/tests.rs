@@ -40,7 +40,7 @@ proptest! {
         let shape = Tile::ALL[which].shape();
         let shares = shape.shares(tiles, columns, sms, room);
         prop_assert!(shares >= 1);
-        prop_assert!(shares == 1 || shares * tiles <= 3 * sms, "more than fill the card");
+        prop_assert!(shares == 1 || shares * tiles <= shape.resident * sms, "more than fill the card");
         prop_assert!(shares == 1 || shares * tiles * shape.rows * shape.inputs <= room);
         prop_assert!(shares == 1 || columns >= shares * 256);
     }
