@@ -218,8 +218,15 @@ struct Fragments {
     uint32_t a[4], b[2];
 };
 
+// A lane's numbers, register by register.
+struct Floats {
+    float a[8], b[4];
+};
+
 template <class T> void mma_half(float c[4], const uint32_t a[4], const uint32_t b[2]) {
-    Fragments mine = {{a[0], a[1], a[2], a[3]}, {b[0], b[1]}}, all[32];
+    Floats mine, all[32];
+    for (int i = 0; i < 8; i++) mine.a[i] = half_at<T>(a[i / 2], i % 2);
+    for (int i = 0; i < 4; i++) mine.b[i] = half_at<T>(b[i / 2], i % 2);
     warp_gather(kAll, &mine, sizeof mine, all);
     unsigned g = lane() / 4, t = lane() % 4;
     for (int i = 0; i < 4; i++) {
@@ -227,8 +234,8 @@ template <class T> void mma_half(float c[4], const uint32_t a[4], const uint32_t
         float x[16], y[16];
         for (unsigned k = 0; k < 16; k++) {
             unsigned register_a = row / 8 + k / 8 * 2;
-            x[k] = half_at<T>(all[row % 8 * 4 + k % 8 / 2].a[register_a], k % 2);
-            y[k] = half_at<T>(all[col * 4 + k % 8 / 2].b[k / 8], k % 2);
+            x[k] = all[row % 8 * 4 + k % 8 / 2].a[register_a * 2 + k % 2];
+            y[k] = all[col * 4 + k % 8 / 2].b[k / 8 * 2 + k % 2];
         }
         c[i] = tensor_sum(c[i], x, y);
     }

@@ -12,6 +12,7 @@ pub mod hub;
 pub mod ledger;
 pub mod metrics;
 pub mod model;
+mod outbound;
 pub mod plain;
 pub mod progress;
 pub mod rollout;

@@ -305,21 +305,28 @@ void fail(const char *what) {
     std::abort();
 }
 
+// Of a number that is not 0: products of floats are far from a double's denormals.
+static int exponent(double v) {
+    uint64_t bits;
+    std::memcpy(&bits, &v, 8);
+    return int(bits >> 52 & 0x7ff) - 1023;
+}
+
 // Tensor cores align all addends with the largest and cut off what lies below its last bits, one or two of them
 // kept beyond a float's 24 (Fasi et al., "Numerical behavior of NVIDIA tensor cores", PeerJ CS 2021). Here one is.
 float tensor_sum(float c, const float x[16], const float y[16]) {
     double addends[17], sum = 0;
     addends[16] = c;
-    int largest = -400;
-    for (int k = 0; k < 17; k++) {
-        if (k < 16) addends[k] = double(x[k]) * double(y[k]);
-        if (addends[k] != 0 && std::isfinite(addends[k])) largest = std::max(largest, std::ilogb(addends[k]));
-    }
+    for (int k = 0; k < 16; k++) addends[k] = double(x[k]) * double(y[k]);
     if (!truncating) {
         for (int k = 0; k < 16; k++) sum += addends[k];
         return float(addends[16] + sum);
     }
-    for (double addend : addends) sum += std::ldexp(std::trunc(std::ldexp(addend, 24 - largest)), largest - 24);
+    int largest = -400;
+    for (double addend : addends)
+        if (addend != 0 && std::isfinite(addend)) largest = std::max(largest, exponent(addend));
+    const double up = std::ldexp(1.0, 24 - largest), down = std::ldexp(1.0, largest - 24);
+    for (double addend : addends) sum += std::trunc(addend * up) * down;
     float rounded = float(sum);
     return std::fabs(double(rounded)) > std::fabs(sum) ? std::nextafter(rounded, 0.0f) : rounded;
 }

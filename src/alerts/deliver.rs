@@ -9,6 +9,7 @@ use super::payload;
 use super::queue::{Item, Next, Queue};
 use super::wire::{Post, Wire};
 use super::{Alert, AlertsError};
+use crate::outbound;
 use parking_lot::Mutex;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -273,6 +274,9 @@ impl Lane {
 /// The client for these webhooks; certificates are looked for only if one of them is https.
 pub(super) fn wire_for(webhooks: &[WebhookConfig], limit: Duration) -> Result<Wire, AlertsError> {
     let https = webhooks.iter().any(WebhookConfig::is_https);
-    let roots = if https { super::wire::system_roots()? } else { rustls::RootCertStore::empty() };
+    let roots = match https {
+        true => outbound::system_roots().map_err(|what| AlertsError::NoRoots { what })?,
+        false => rustls::RootCertStore::empty(),
+    };
     Wire::new(roots, limit)
 }

@@ -2,7 +2,8 @@
 
 use super::CliError;
 use crate::http::admin_wire::StatusWire;
-use crate::plain;
+use crate::{outbound, plain};
+use rustls::RootCertStore;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -22,7 +23,13 @@ impl Client {
             true => base.to_owned(),
             false => format!("http://{base}"),
         };
-        Client { base, http: reqwest::Client::new() }
+        // Authorities are looked for only if somebody has to be trusted.
+        let roots = match base.starts_with("https://") {
+            true => outbound::system_roots().unwrap_or_else(|_| RootCertStore::empty()),
+            false => RootCertStore::empty(),
+        };
+        let http = outbound::client(roots).and_then(|c| c.build().map_err(outbound::chain));
+        Client { base, http: http.expect("settings that do not depend on the machine") }
     }
 
     pub fn http(&self) -> &reqwest::Client {

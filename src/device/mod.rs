@@ -10,7 +10,6 @@ pub mod batch;
 pub mod card;
 pub mod choose;
 pub mod cpu;
-pub mod dense;
 pub mod end;
 pub mod exit;
 pub mod files;
@@ -29,6 +28,5 @@ pub use cpu::{
     Activation, Isa, KvCache, KvKind, KvShape, Pool, QMatrix, Scratch, WeightStore, Workbench,
     all_finite, attend, dequantise, matmul_many, ops,
 };
-pub use dense::with_f32;
 pub use kind::{Kind, Stored};
 pub use rope::{Angles, LongRope, Rope};

@@ -10,7 +10,7 @@ use super::runner::Runner;
 use super::scheduler::SchedulerConfig;
 use super::turns;
 use super::work::CostModel;
-use crate::device::{Arena, arena};
+use crate::device::Arena;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, TryRecvError};
 use std::time::{Duration, Instant};
@@ -112,7 +112,6 @@ impl Executor {
 
     /// Runs until every handle is gone.
     pub fn run(mut self) {
-        arena::outside(warm_up);
         while self.take_commands() {
             self.step_next();
             self.drop_drained(Instant::now());
@@ -302,24 +301,6 @@ impl Executor {
     fn drop_drained(&mut self, now: Instant) {
         while let Some(index) = self.lanes.iter().position(|lane| lane.drained(now)) {
             self.lanes.remove(index).unload(Instant::now);
-        }
-    }
-}
-
-/// Makes candle's matrix product allocate its per-thread workspace now, outside every arena: it is kept
-/// for the life of the thread and would otherwise count against whichever model ran first. Whether a
-/// product packs (and so needs the workspace) depends on its shape, so several are run.
-fn warm_up() {
-    use candle_core::{DType, Device, Result, Tensor};
-    let product = |rows: usize| -> Result<f32> {
-        let (left, right) = ((rows, 256), (1024, 256));
-        let left = Tensor::ones(left, DType::F32, &Device::Cpu)?;
-        let right = Tensor::ones(right, DType::F32, &Device::Cpu)?;
-        left.matmul(&right.t()?)?.sum_all()?.to_scalar()
-    };
-    for rows in [1, 2, 4, 8, 16, 32, 64, 512] {
-        if let Err(error) = product(rows) {
-            tracing::warn!(%error, "the warm-up product failed");
         }
     }
 }

@@ -209,14 +209,19 @@ impl Lane {
         self.scheduler.is_idle()
     }
 
-    /// Measures what its steps cost. For before it has anything to do: blocks are written to.
+    /// Measures what its steps cost, within `budget` of the device's time and of the host's, which may be much longer:
+    /// launching takes time as well. For before it has anything to do: blocks are written to.
     pub fn measure(&mut self, budget: Duration, now: impl Fn() -> Instant) {
         if !self.runner.can_be_measured() {
             return;
         }
         let (capacity, config) = (self.runner.capacity(), *self.scheduler.config());
+        let until = now() + budget;
         self.costs = calibration::measure(&capacity, &config, budget, |batch, draws| {
             let begun = now();
+            if begun >= until {
+                return None;
+            }
             let finished = run(&mut *self.runner, &self.arena, batch, draws).ok()?.ok()?;
             Some(finished.device_time.unwrap_or_else(|| now().saturating_duration_since(begun)))
         });

@@ -7,10 +7,10 @@
 use super::cache::{is_hex, parent};
 use super::wire::Ask;
 use super::{Hub, HubError, Reference};
+use crate::outbound;
 use crate::progress::Progress;
-use http_body_util::BodyExt;
-use hyper::header::{CONTENT_LENGTH, CONTENT_RANGE, ETAG, HeaderMap};
-use hyper::{Method, StatusCode};
+use reqwest::header::{CONTENT_LENGTH, CONTENT_RANGE, ETAG, HeaderMap};
+use reqwest::{Method, StatusCode};
 use sha2::{Digest, Sha256};
 use std::fs::{File, OpenOptions};
 use std::io::{Read, Write};
@@ -125,7 +125,7 @@ impl Hub {
             follow: true,
             what: &download.what,
         };
-        let answer = self.wire.send(&ask).await?;
+        let mut answer = self.wire.send(&ask).await?;
         let continues = answer.status() == StatusCode::PARTIAL_CONTENT
             && text(answer.headers(), CONTENT_RANGE.as_str())
                 .is_some_and(|range| range.starts_with(&format!("bytes {have}-")));
@@ -134,13 +134,11 @@ impl Hub {
         if answer.status() == StatusCode::RANGE_NOT_SATISFIABLE {
             return Err(Stop::Broken("it was longer than the hub's".into()));
         }
-        let mut body = answer.into_body();
         loop {
-            let frame = tokio::time::timeout(STALL, body.frame()).await;
-            let frame = frame.map_err(|_| Stop::Broken("nothing came for a minute".into()))?;
-            let Some(frame) = frame else { break };
-            let frame = frame.map_err(|e| Stop::Broken(e.to_string()))?;
-            let data = frame.into_data().unwrap_or_default();
+            let data = tokio::time::timeout(STALL, answer.chunk()).await;
+            let data = data.map_err(|_| Stop::Broken("nothing came for a minute".into()))?;
+            let data = data.map_err(|e| Stop::Broken(outbound::chain(e)))?;
+            let Some(data) = data else { break };
             file.write_all(&data).map_err(|source| download.unwritten(source))?;
             download.progress.add(data.len() as u64);
         }

@@ -1,31 +1,27 @@
-//! One request to the hub: GET or HEAD, redirects followed by hand.
+//! One request to the hub: GET or HEAD.
 //!
-//! By hand because the token belongs to the endpoint alone: storage hosts that it sends to must not see
-//! it. Status codes become errors here, with what was asked for in them.
+//! The token belongs to the endpoint alone: the client drops it with the first redirect to another host. Nobody is led
+//! from a protected connection to an open one. Status codes become errors here, with what was asked for in them.
 
 use super::HubError;
-use http_body_util::{BodyExt, Empty, Limited};
-use hyper::body::{Bytes, Incoming};
-use hyper::header::{AUTHORIZATION, LOCATION, RANGE, USER_AGENT};
-use hyper::{Method, Request, Response, Uri};
-use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
-use hyper_util::client::legacy::Client;
-use hyper_util::client::legacy::connect::HttpConnector;
-use hyper_util::rt::TokioExecutor;
-use rustls::{ClientConfig, RootCertStore};
-use std::error::Error;
-use std::sync::Arc;
+use crate::outbound;
+use reqwest::header::RANGE;
+use reqwest::redirect::{Attempt, Policy};
+use reqwest::{Client, Method, Response, Url};
 use std::time::Duration;
 
 const REDIRECTS: usize = 5;
 /// For a connection, and for the head of an answer.
 const WAIT: Duration = Duration::from_secs(30);
-/// Largest listing.
+/// Largest listing, in bytes.
 const LISTING: usize = 16 << 20;
 
 pub(super) struct Wire {
-    client: Client<HttpsConnector<HttpConnector>, Empty<Bytes>>,
-    endpoint: Uri,
+    /// Goes where it is sent.
+    follows: Client,
+    /// Stops at a redirect to another host.
+    stays: Client,
+    endpoint: String,
 }
 
 /// What to ask for.
@@ -45,26 +41,19 @@ pub(super) struct Ask<'a> {
 impl Wire {
     pub(super) fn new(endpoint: &str) -> Result<Wire, HubError> {
         let odd = |what: String| HubError::Protocol { endpoint: endpoint.to_owned(), what };
-        let uri: Uri = endpoint.parse().map_err(|_| odd("it is no address".into()))?;
-        let mut roots = RootCertStore::empty();
-        // Without any, https fails by name when it is tried; a plain endpoint needs none.
-        roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let tls = ClientConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()
-            .map_err(|e| odd(e.to_string()))?
-            .with_root_certificates(roots)
-            .with_no_client_auth();
-        let mut http = HttpConnector::new();
-        http.enforce_http(false);
-        http.set_connect_timeout(Some(WAIT));
-        let connector = HttpsConnectorBuilder::new()
-            .with_tls_config(tls)
-            .https_or_http()
-            .enable_http1()
-            .wrap_connector(http);
-        let client = Client::builder(TokioExecutor::new()).build(connector);
-        Ok(Wire { client, endpoint: uri })
+        let _: Url = endpoint.parse().map_err(|_| odd("it is no address".into()))?;
+        let client = |policy: Policy| {
+            // Without any authority, https fails by name when it is tried; a plain endpoint needs none.
+            let roots = outbound::system_roots().unwrap_or_else(|_| rustls::RootCertStore::empty());
+            let client = outbound::client(roots).map_err(odd)?;
+            let client = client.redirect(policy).connect_timeout(WAIT).build();
+            client.map_err(|e| odd(outbound::chain(e)))
+        };
+        Ok(Wire {
+            follows: client(Policy::custom(|attempt| redirected(attempt, true)))?,
+            stays: client(Policy::custom(|attempt| redirected(attempt, false)))?,
+            endpoint: endpoint.to_owned(),
+        })
     }
 
     /// A small answer as text.
@@ -75,62 +64,54 @@ impl Wire {
         what: &str,
     ) -> Result<String, HubError> {
         let ask = Ask { method: Method::GET, url, token, from: 0, follow: true, what };
-        let body = Limited::new(self.send(&ask).await?.into_body(), LISTING);
-        let bytes = tokio::time::timeout(WAIT, body.collect()).await;
-        let bytes = bytes.map_err(|_| self.unreachable("the listing took too long".into()))?;
-        let bytes = bytes.map_err(|e| self.unreachable(e.to_string()))?.to_bytes();
+        let mut answer = self.send(&ask).await?;
+        let mut bytes = Vec::new();
+        let read = async {
+            while let Some(data) = answer.chunk().await? {
+                bytes.extend_from_slice(&data);
+                if bytes.len() > LISTING {
+                    break;
+                }
+            }
+            Ok::<(), reqwest::Error>(())
+        };
+        let read = tokio::time::timeout(WAIT, read).await;
+        let read = read.map_err(|_| self.unreachable("the listing took too long".into()))?;
+        read.map_err(|e| self.unreachable(outbound::chain(e)))?;
+        if bytes.len() > LISTING {
+            return Err(self.unreachable(format!("a listing of more than {LISTING} bytes")));
+        }
         Ok(String::from_utf8_lossy(&bytes).into_owned())
     }
 
     /// Asks, goes where it is sent, and refuses whatever is not a success.
-    pub(super) async fn send(&self, ask: &Ask<'_>) -> Result<Response<Incoming>, HubError> {
-        let odd = |what: &str| HubError::Protocol {
-            endpoint: self.endpoint.to_string(),
-            what: what.to_owned(),
-        };
-        let mut at: Uri = ask.url.parse().map_err(|_| odd("an address that is none"))?;
-        for _ in 0..=REDIRECTS {
-            let answer = self.once(ask, &at).await?;
-            if !answer.status().is_redirection() {
-                return self.success(ask, answer);
-            }
-            let to = answer.headers().get(LOCATION).and_then(|to| to.to_str().ok());
-            let to =
-                to.and_then(|to| resolve(&at, to)).ok_or_else(|| odd("a redirect to nowhere"))?;
-            if !ask.follow && to.authority() != at.authority() {
-                return Ok(answer);
-            }
-            at = to;
-        }
-        Err(odd("redirects in a circle"))
-    }
-
-    async fn once(&self, ask: &Ask<'_>, at: &Uri) -> Result<Response<Incoming>, HubError> {
-        let mut request = Request::builder()
-            .method(ask.method.clone())
-            .uri(at.clone())
-            .header(USER_AGENT, concat!("serin/", env!("CARGO_PKG_VERSION")));
-        if let Some(token) = ask.token.filter(|_| at.authority() == self.endpoint.authority()) {
-            request = request.header(AUTHORIZATION, format!("Bearer {token}"));
+    pub(super) async fn send(&self, ask: &Ask<'_>) -> Result<Response, HubError> {
+        let client = if ask.follow { &self.follows } else { &self.stays };
+        let mut request = client.request(ask.method.clone(), ask.url);
+        if let Some(token) = ask.token {
+            request = request.bearer_auth(token);
         }
         if ask.from > 0 {
             request = request.header(RANGE, format!("bytes={}-", ask.from));
         }
-        let request = request.body(Empty::new()).map_err(|e| self.unreachable(e.to_string()))?;
-        let answer = tokio::time::timeout(WAIT, self.client.request(request)).await;
+        let answer = tokio::time::timeout(WAIT, request.send()).await;
         let answer = answer.map_err(|_| self.unreachable("no answer in time".into()))?;
-        answer.map_err(|e| self.unreachable(chain(&e)))
+        let answer = answer.map_err(|e| match e.is_redirect() {
+            true => {
+                HubError::Protocol { endpoint: self.endpoint.clone(), what: outbound::chain(e) }
+            }
+            false => self.unreachable(outbound::chain(e)),
+        })?;
+        self.success(ask, answer)
     }
 
-    fn success(
-        &self,
-        ask: &Ask<'_>,
-        answer: Response<Incoming>,
-    ) -> Result<Response<Incoming>, HubError> {
-        let (what, endpoint) = (ask.what.to_owned(), self.endpoint.to_string());
+    fn success(&self, ask: &Ask<'_>, answer: Response) -> Result<Response, HubError> {
+        let (what, endpoint) = (ask.what.to_owned(), self.endpoint.clone());
         let has_token = ask.token.is_some();
         match answer.status().as_u16() {
             200..=299 | 416 => Ok(answer),
+            // Where the client was not to go.
+            300..=399 if !ask.follow => Ok(answer),
             // Without a token, what is private looks as if it did not exist.
             401 | 403 => Err(HubError::Refused { what, endpoint, has_token }),
             404 => Err(HubError::NotFound { what, endpoint, private: has_token }),
@@ -139,29 +120,25 @@ impl Wire {
     }
 
     fn unreachable(&self, what: String) -> HubError {
-        HubError::Unreachable { endpoint: self.endpoint.to_string(), what }
+        HubError::Unreachable { endpoint: self.endpoint.clone(), what }
     }
 }
 
-/// Where a redirect points, seen from where it came.
-fn resolve(from: &Uri, to: &str) -> Option<Uri> {
-    if to.starts_with("http://") || to.starts_with("https://") {
-        // Nobody is led from a protected connection to an open one.
-        let to: Uri = to.parse().ok()?;
-        return (from.scheme_str() != Some("https") || to.scheme_str() == Some("https"))
-            .then_some(to);
+/// What to do with a redirect.
+fn redirected(attempt: Attempt<'_>, follow: bool) -> reqwest::redirect::Action {
+    let Some(from) = attempt.previous().last() else { return attempt.follow() };
+    let to = attempt.url();
+    let same = |a: &Url, b: &Url| {
+        (a.host_str(), a.port_or_known_default()) == (b.host_str(), b.port_or_known_default())
+    };
+    if from.scheme() == "https" && to.scheme() != "https" {
+        return attempt.error("a redirect from https to http");
     }
-    let path = to.strip_prefix('/')?;
-    format!("{}://{}/{path}", from.scheme_str()?, from.authority()?).parse().ok()
-}
-
-/// An error and what caused it.
-fn chain(error: &dyn Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text = format!("{text}: {error}");
-        cause = error.source();
+    if attempt.previous().len() > REDIRECTS {
+        return attempt.error("redirects in a circle");
     }
-    text
+    match follow || same(from, to) {
+        true => attempt.follow(),
+        false => attempt.stop(),
+    }
 }

@@ -95,7 +95,7 @@ fn vectors(size: Size) -> Vec<(usize, usize, usize, usize)> {
 /// Inputs, rows, columns.
 fn tiles(tile: Tile, size: Size) -> Vec<(usize, usize, usize)> {
     if size == Size::Quick {
-        return vec![(9, 5, 512)];
+        return vec![(9, 5, 256)];
     }
     let mut all = vec![(9, 1, BLOCK), (16, 3, 256), (17, 35, 96), (1, 2, 1024)];
     all.push(match tile {
