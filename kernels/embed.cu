@@ -79,9 +79,5 @@ EMBED_DENSE(bf16, bf16)
         embed::quantised<quant::kind>({low, high, scales, supers}, tokens, rows, groups, scale, out);                \
     }                                                                                                                \
     EXPORT(embed_##name)
-EMBED(q8_0, Q8_0)
-EMBED(q4_0, Q4_0)
-EMBED(q4_k, Q4_K)
-EMBED(q5_k, Q5_K)
-EMBED(q6_k, Q6_K)
+EACH_KIND(EMBED)
 #undef EMBED

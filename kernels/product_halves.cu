@@ -158,11 +158,7 @@ template <Kind K, class T> struct Warp : Place<K, T> {
     PRODUCT(name, kind, 64, , 2)                                                                                     \
     PRODUCT(name, kind, 128)
 
-PRODUCTS(q8_0, Q8_0)
-PRODUCTS(q4_0, Q4_0)
-PRODUCTS(q4_k, Q4_K)
-PRODUCTS(q5_k, Q5_K)
-PRODUCTS(q6_k, Q6_K)
+EACH_KIND(PRODUCTS)
 
 #undef PRODUCTS
 #undef PRODUCT

@@ -129,11 +129,7 @@ __device__ void run(Planes planes, const int8_t *RESTRICT x, const float2 *RESTR
     PRODUCT(name, kind, 7)                                                                                           \
     PRODUCT(name, kind, 8)
 
-PRODUCTS(q8_0, Q8_0)
-PRODUCTS(q4_0, Q4_0)
-PRODUCTS(q4_k, Q4_K)
-PRODUCTS(q5_k, Q5_K)
-PRODUCTS(q6_k, Q6_K)
+EACH_KIND(PRODUCTS)
 
 #undef PRODUCTS
 #undef PRODUCT

@@ -100,10 +100,6 @@ template <Kind K, class T> struct Warp : Place<K, T> {
     TILED(product_tiles_##name##_64, kind, product_tiles::Shape64, product_tiles::Warp, __launch_bounds__(128))      \
     TILED(product_tiles_##name##_128, kind, product_tiles::Shape128, product_tiles::Warp, __launch_bounds__(256))
 
-PRODUCTS(q8_0, Q8_0)
-PRODUCTS(q4_0, Q4_0)
-PRODUCTS(q4_k, Q4_K)
-PRODUCTS(q5_k, Q5_K)
-PRODUCTS(q6_k, Q6_K)
+EACH_KIND(PRODUCTS)
 
 #undef PRODUCTS

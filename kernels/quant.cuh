@@ -131,3 +131,6 @@ template <Kind K> __device__ inline void words(const RawBits<K> &raw, int out[8]
 }
 
 } // namespace quant
+
+// `one(name, kind)` for every kind: how kernels are made of a template.
+#define EACH_KIND(one) one(q8_0, Q8_0) one(q4_0, Q4_0) one(q4_k, Q4_K) one(q5_k, Q5_K) one(q6_k, Q6_K)

@@ -16,47 +16,16 @@ import gguf
 import llama_cpp
 import numpy as np
 
+from make_random_gguf import write_metadata
+
 FULL = dict(name="qwen3-0.6b-random", hidden=1024, layers=28, heads=16, kv=8, dim=128, width=3072,
-            vocab=151936, context=40960)
+            vocab=151936, context=40960, eps=1e-6, theta=1e6)
 TINY = dict(name="qwen3-tiny-random", hidden=256, layers=2, heads=4, kv=2, dim=64, width=512,
-            vocab=1024, context=4096)
+            vocab=1024, context=4096, eps=1e-6, theta=1e6)
 FORMS = {"Q4_K_M": llama_cpp.LLAMA_FTYPE_MOSTLY_Q4_K_M, "Q8_0": llama_cpp.LLAMA_FTYPE_MOSTLY_Q8_0,
          "Q5_K_M": llama_cpp.LLAMA_FTYPE_MOSTLY_Q5_K_M, "Q6_K": llama_cpp.LLAMA_FTYPE_MOSTLY_Q6_K,
          "Q4_0": llama_cpp.LLAMA_FTYPE_MOSTLY_Q4_0, "BF16": llama_cpp.LLAMA_FTYPE_MOSTLY_BF16}
 MARKERS = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
-
-
-def byte_tokens():
-    """The 256 bytes as GPT-2 spells them."""
-    plain = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
-    others = [b for b in range(256) if b not in plain]
-    return [chr(b) for b in plain] + [chr(256 + i) for i in range(len(others))]
-
-
-def write_metadata(writer, shape):
-    writer.add_name(shape["name"])
-    writer.add_context_length(shape["context"])
-    writer.add_embedding_length(shape["hidden"])
-    writer.add_block_count(shape["layers"])
-    writer.add_feed_forward_length(shape["width"])
-    writer.add_head_count(shape["heads"])
-    writer.add_head_count_kv(shape["kv"])
-    writer.add_key_length(shape["dim"])
-    writer.add_value_length(shape["dim"])
-    writer.add_layer_norm_rms_eps(1e-6)
-    writer.add_rope_freq_base(1e6)
-    pieces = byte_tokens()
-    pair = pieces[0] * 2  # a merge must be there, and its token with it
-    count = shape["vocab"] - len(pieces) - 1 - len(MARKERS)
-    tokens = [*pieces, pair, *(f"filler{i}" for i in range(count)), *MARKERS]
-    types = [gguf.TokenType.NORMAL] * (len(tokens) - len(MARKERS)) + [gguf.TokenType.CONTROL] * len(MARKERS)
-    writer.add_tokenizer_model("gpt2")
-    writer.add_tokenizer_pre("qwen2")
-    writer.add_token_list(tokens)
-    writer.add_token_types(types)
-    writer.add_token_merges([f"{pieces[0]} {pieces[0]}"])
-    writer.add_eos_token_id(len(tokens) - 1)
-    writer.add_add_bos_token(False)
 
 
 def write_tensors(writer, shape, rng):
@@ -96,7 +65,7 @@ def main():
     args.folder.mkdir(parents=True, exist_ok=True)
     base = args.folder / f"{shape['name']}-f16.gguf"
     writer = gguf.GGUFWriter(str(base), "qwen3")
-    write_metadata(writer, shape)
+    write_metadata(writer, shape, MARKERS, "qwen2")
     write_tensors(writer, shape, np.random.default_rng(1))
     writer.write_header_to_file()
     writer.write_kv_data_to_file()

@@ -14,42 +14,43 @@ import argparse
 import gguf
 import numpy as np
 
-FULL = dict(hidden=4096, layers=32, heads=32, kv=8, dim=128, width=14336, vocab=128256)
-TINY = dict(hidden=256, layers=2, heads=4, kv=2, dim=64, width=512, vocab=1024)
+COMMON = dict(name="8b-random", context=8192, eps=1e-5, theta=500000.0)
+FULL = COMMON | dict(hidden=4096, layers=32, heads=32, kv=8, dim=128, width=14336, vocab=128256)
+TINY = COMMON | dict(hidden=256, layers=2, heads=4, kv=2, dim=64, width=512, vocab=1024)
 BLOCK = 256
 MARKERS = ["<|begin_of_text|>", "<|end_of_text|>"]
 
 
-def tokens_of(count):
-    """The 256 bytes as GPT-2 spells them, a pair with its merge, fillers, and the markers at the end."""
+def byte_tokens():
+    """The 256 bytes as GPT-2 spells them."""
     plain = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     others = [b for b in range(256) if b not in plain]
-    pieces = [chr(b) for b in plain] + [chr(256 + i) for i in range(len(others))]
-    fillers = [f"filler{i}" for i in range(count - len(pieces) - 1 - len(MARKERS))]
-    return [*pieces, pieces[0] * 2, *fillers, *MARKERS], f"{pieces[0]} {pieces[0]}"
+    return [chr(b) for b in plain] + [chr(256 + i) for i in range(len(others))]
 
 
-def write_metadata(writer, shape):
-    writer.add_name("8b-random")
-    writer.add_context_length(8192)
+def write_metadata(writer, shape, markers, pre):
+    """A model's sizes, and a vocabulary of bytes, one merge, fillers, and `markers` at the end."""
+    writer.add_name(shape["name"])
+    writer.add_context_length(shape["context"])
     writer.add_embedding_length(shape["hidden"])
     writer.add_block_count(shape["layers"])
     writer.add_feed_forward_length(shape["width"])
     writer.add_head_count(shape["heads"])
     writer.add_head_count_kv(shape["kv"])
-    writer.add_rope_dimension_count(shape["dim"])
-    writer.add_layer_norm_rms_eps(1e-5)
-    writer.add_rope_freq_base(500000.0)
-    writer.add_vocab_size(shape["vocab"])
-    writer.add_file_type(gguf.LlamaFileType.MOSTLY_Q4_K_M)
-    tokens, merge = tokens_of(shape["vocab"])
-    types = [gguf.TokenType.NORMAL] * (len(tokens) - 2) + [gguf.TokenType.CONTROL] * 2
+    writer.add_key_length(shape["dim"])
+    writer.add_value_length(shape["dim"])
+    writer.add_layer_norm_rms_eps(shape["eps"])
+    writer.add_rope_freq_base(shape["theta"])
+    pieces = byte_tokens()
+    pair = pieces[0] * 2  # a merge must be there, and its token with it
+    count = shape["vocab"] - len(pieces) - 1 - len(markers)
+    tokens = [*pieces, pair, *(f"filler{i}" for i in range(count)), *markers]
+    types = [gguf.TokenType.NORMAL] * (len(tokens) - len(markers)) + [gguf.TokenType.CONTROL] * len(markers)
     writer.add_tokenizer_model("gpt2")
-    writer.add_tokenizer_pre("llama-bpe")
+    writer.add_tokenizer_pre(pre)
     writer.add_token_list(tokens)
     writer.add_token_types(types)
-    writer.add_token_merges([merge])
-    writer.add_bos_token_id(len(tokens) - 2)
+    writer.add_token_merges([f"{pieces[0]} {pieces[0]}"])
     writer.add_eos_token_id(len(tokens) - 1)
     writer.add_add_bos_token(False)
 
@@ -109,7 +110,10 @@ def main():
     args = parser.parse_args()
     shape = TINY if args.tiny else FULL
     writer = gguf.GGUFWriter(args.file, "llama")
-    write_metadata(writer, shape)
+    write_metadata(writer, shape, MARKERS, "llama-bpe")
+    writer.add_rope_dimension_count(shape["dim"])
+    writer.add_vocab_size(shape["vocab"])
+    writer.add_file_type(gguf.LlamaFileType.MOSTLY_Q4_K_M)
     write_tensors(writer, shape, Blocks(np.random.default_rng(1), shape["hidden"]))
     writer.write_header_to_file()
     writer.write_kv_data_to_file()

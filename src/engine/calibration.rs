@@ -9,6 +9,7 @@ use super::scheduler::SchedulerConfig;
 use super::work::{CostModel, Load};
 use crate::device::{Batch, Row};
 use crate::model::{Draw, SamplingParams};
+use std::ops::Range;
 use std::time::Duration;
 
 /// Tokens of a short prompt, and of a long one.
@@ -70,10 +71,10 @@ impl<F: FnMut(&Batch, &[Draw<'_>]) -> Option<Duration>> Run<'_, F> {
             return None;
         }
         for row in 0..rows {
-            self.time(&self.batch(row..row + 1, 0, prompt))?;
+            self.time(&self.batch(row..row + 1, prompt, 0..prompt))?;
         }
         for _ in 0..REPEATS {
-            self.time(&self.batch(0..rows, prompt, 1))?;
+            self.time(&self.batch(0..rows, prompt, prompt..prompt + 1))?;
         }
         Some(())
     }
@@ -84,8 +85,8 @@ impl<F: FnMut(&Batch, &[Draw<'_>]) -> Option<Duration>> Run<'_, F> {
         let room = (rows + 1) * self.blocks_of(prompt) <= self.capacity.blocks
             && rows + prompt <= self.config.max_batch_tokens
             && rows < self.config.max_running;
-        let mut batch = self.batch(0..rows, prompt, 1);
-        self.add(&mut batch, rows, 0, prompt);
+        let mut batch = self.batch(0..rows, prompt, prompt..prompt + 1);
+        self.add(&mut batch, rows, prompt, 0..prompt);
         for _ in 0..if room { REPEATS } else { 0 } {
             self.time(&batch)?;
         }
@@ -105,21 +106,22 @@ impl<F: FnMut(&Batch, &[Draw<'_>]) -> Option<Duration>> Run<'_, F> {
         (took < SLOW).then_some(())
     }
 
-    /// The tokens `from..from + len` of each of these sequences, which have blocks of their own.
-    fn batch(&self, rows: std::ops::Range<usize>, from: usize, len: usize) -> Batch {
+    /// The tokens at `span` of each of these sequences, whose prompts are `prompt` tokens long.
+    fn batch(&self, rows: Range<usize>, prompt: usize, span: Range<usize>) -> Batch {
         let mut batch = Batch::default();
-        rows.for_each(|row| self.add(&mut batch, row, from, len));
+        rows.for_each(|row| self.add(&mut batch, row, prompt, span.clone()));
         batch
     }
 
-    fn add(&self, batch: &mut Batch, row: usize, from: usize, len: usize) {
-        let (own, size) = (self.blocks_of(from + len), self.capacity.block_size);
+    /// One more row: a sequence has blocks of its own, the same in every batch of a prompt's length.
+    fn add(&self, batch: &mut Batch, row: usize, prompt: usize, span: Range<usize>) {
+        let (own, size) = (self.blocks_of(prompt), self.capacity.block_size);
         let first = row * own;
         batch.rows.push(Row {
             start: batch.tokens.len(),
-            len,
-            context: from + len,
-            total: from + len,
+            len: span.len(),
+            context: span.end,
+            total: span.end,
             table: batch.tables.len(),
             table_len: own,
             // A prompt's last step gives a token as well.
@@ -127,15 +129,16 @@ impl<F: FnMut(&Batch, &[Draw<'_>]) -> Option<Duration>> Run<'_, F> {
             scored: 0,
         });
         batch.tables.extend((first..first + own).map(|block| block as u32));
-        for position in from..from + len {
+        for position in span {
             batch.tokens.push(((row * 31 + position) % self.capacity.vocab) as u32);
             batch.positions.push(position as u32);
             batch.slots.push((first * size + position) as u32);
         }
     }
 
-    fn blocks_of(&self, tokens: usize) -> usize {
-        (tokens + 1).div_ceil(self.capacity.block_size)
+    /// Blocks of a prompt and the token after it.
+    fn blocks_of(&self, prompt: usize) -> usize {
+        (prompt + 1).div_ceil(self.capacity.block_size)
     }
 }
 
@@ -144,7 +147,11 @@ mod tests {
     use super::*;
 
     fn capacity(blocks: usize) -> Capacity {
-        Capacity { blocks, block_size: 16, vocab: 100, max_len: 4096, rope_switch: None }
+        in_blocks_of(16, blocks)
+    }
+
+    fn in_blocks_of(block_size: usize, blocks: usize) -> Capacity {
+        Capacity { blocks, block_size, vocab: 100, max_len: 4096, rope_switch: None }
     }
 
     fn took(batch: &Batch, each: Duration) -> Option<Duration> {
@@ -152,8 +159,14 @@ mod tests {
     }
 
     #[test]
-    fn every_batch_is_sound_and_no_two_sequences_share_a_block() {
-        let (capacity, mut seen) = (capacity(512), 0);
+    fn every_batch_is_sound_in_blocks_of_any_size_and_no_two_sequences_share_a_block() {
+        for size in [1, 3, 8, 9, 16, 100, 128, 129, 1000] {
+            every_batch_is_sound(in_blocks_of(size, 8192 / size + 64), size);
+        }
+    }
+
+    fn every_batch_is_sound(capacity: Capacity, size: usize) {
+        let (mut seen, mut both) = (0, 0);
         let config = SchedulerConfig::default();
         let model = measure(&capacity, &config, Duration::from_secs(9), |batch, draws| {
             crate::engine::runner::check(batch, &capacity).expect("within bounds");
@@ -167,15 +180,19 @@ mod tests {
                 let span = row.start..row.start + row.len;
                 for (slot, position) in batch.slots[span.clone()].iter().zip(&batch.positions[span])
                 {
-                    assert_eq!(slot / 16, table[*position as usize / 16]);
-                    assert_eq!(slot % 16, position % 16);
+                    assert_eq!(*slot as usize / size, table[*position as usize / size] as usize);
+                    assert_eq!(*slot as usize % size, *position as usize % size);
                 }
             }
             seen = seen.max(batch.rows.len());
+            both += usize::from(
+                batch.rows.iter().any(|row| row.len == 1)
+                    && batch.rows.iter().any(|row| row.len > 1),
+            );
             took(batch, Duration::from_micros(100))
         });
         assert!(model.is_some());
-        assert_eq!(seen, 64);
+        assert_eq!((seen, both), (64, REPEATS), "blocks of {size}");
     }
 
     #[test]

@@ -94,10 +94,7 @@ impl CostModel {
         model.prefill = ((first.1 - slope * first.0.prefill as f64).max(0.0), slope);
         let mixed = least(&|load| load.decodes > 0 && load.prefill > 0);
         let over = mixed.iter().map(|(load, took)| took - model.cost(*load));
-        model.mixed = over.fold(f64::INFINITY, f64::min).max(0.0);
-        if mixed.is_empty() {
-            model.mixed = 0.0;
-        }
+        model.mixed = over.reduce(f64::min).unwrap_or(0.0).max(0.0);
         Some(model)
     }
 
