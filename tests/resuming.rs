@@ -66,8 +66,8 @@ async fn what_raises_is_refused_until_the_rollout_is_taken_up() {
     let (gateway, take_up) = interrupted(dir.path(), 25).await;
     let control = gateway.control();
     let raises = [
-        Operator::Promote { now: true },
-        Operator::Promote { now: false },
+        Operator::PromoteNow,
+        Operator::Promote,
         Operator::Resume,
         Operator::Confirm,
         Operator::Undo,

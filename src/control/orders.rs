@@ -358,7 +358,11 @@ fn could_raise(command: Operator, weight: Weight) -> bool {
     match command {
         Operator::Pause | Operator::Rollback => false,
         Operator::SetWeight(to) => to > weight,
-        Operator::Resume | Operator::Promote { .. } | Operator::Undo | Operator::Confirm => true,
+        Operator::Resume
+        | Operator::Promote
+        | Operator::PromoteNow
+        | Operator::Undo
+        | Operator::Confirm => true,
     }
 }
 

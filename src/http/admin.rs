@@ -74,7 +74,8 @@ async fn rollback(
 
 async fn promote(State(state): State<AppState>, body: Body) -> Result<Json<StatusWire>, ApiError> {
     let PromoteAsk { now, by, reason, expect } = ask(body).await?;
-    order(&state, Operator::Promote { now }, OrderAsk { by, reason, expect }).await
+    let promote = if now { Operator::PromoteNow } else { Operator::Promote };
+    order(&state, promote, OrderAsk { by, reason, expect }).await
 }
 
 async fn pause(State(state): State<AppState>, body: Body) -> Result<Json<StatusWire>, ApiError> {

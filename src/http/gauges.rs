@@ -58,8 +58,8 @@ fn gone(status: &Status, version: &str) {
 fn gauge(gate: &Gate, decides_in: Option<f64>) -> GateGauge {
     let state = match gate.state {
         GateState::Pass => 1,
-        GateState::Inconclusive { .. } | GateState::NotJudged { .. } => 0,
-        GateState::Fail { .. } => -1,
+        GateState::Inconclusive(_) | GateState::NotJudged(_) => 0,
+        GateState::Fail(_) => -1,
     };
     let Gate { name, value, evidence, .. } = gate;
     GateGauge { name: name.as_str(), state, value: *value, evidence: *evidence, decides_in }

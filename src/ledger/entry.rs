@@ -8,7 +8,6 @@ use serde::{Deserialize, Serialize};
 use super::chain::Hash;
 use super::ends::HowEnded;
 use super::state::State;
-use super::wire::mirror;
 use crate::rollout::{Arm, Decision, Order, Policy, Weight};
 
 /// When: by the wall for people, by the rollout's clock for the machine.
@@ -37,7 +36,6 @@ pub struct Opening {
     /// Its id.
     pub rollout: String,
     /// The policy in force, whole.
-    #[serde(with = "mirror")]
     pub policy: Policy,
     /// The machine's stage epoch before the start.
     pub epoch: u64,
@@ -63,7 +61,6 @@ pub enum Entry {
     /// A rollout of an earlier process goes on.
     RolloutResumed {
         /// The weight that it goes on at.
-        #[serde(with = "mirror")]
         weight: Weight,
         /// Its stage epoch.
         stage: u64,
@@ -76,11 +73,10 @@ pub enum Entry {
         why: String,
     },
     /// The rollout decided, with the verdict and all its figures.
-    Decision(#[serde(with = "mirror")] Box<Decision>),
+    Decision(Box<Decision>),
     /// An operator ordered something.
     Order {
         /// What, who, why.
-        #[serde(with = "mirror")]
         order: Order,
         /// Why it was not granted, if it was not.
         refused: Option<String>,
@@ -103,7 +99,6 @@ pub enum Entry {
     /// A model was loaded.
     ModelLoaded {
         /// For which arm.
-        #[serde(with = "mirror")]
         arm: Arm,
         /// Which.
         model: Model,
@@ -129,7 +124,6 @@ pub enum Entry {
     /// Requests are routed by this weight from now on.
     WeightChanged {
         /// The canary's share.
-        #[serde(with = "mirror")]
         weight: Weight,
         /// The stage epoch.
         stage: u64,
@@ -137,7 +131,6 @@ pub enum Entry {
     /// An engine, device or load fault.
     Fault {
         /// Whose.
-        #[serde(with = "mirror")]
         arm: Arm,
         /// What.
         what: String,

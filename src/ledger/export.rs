@@ -13,7 +13,6 @@ use super::chain::{Hash, JOURNAL, to_hex};
 use super::codec;
 use super::error::LedgerError;
 use super::read::{Reader, unsigned};
-use super::wire::Mirrored;
 use crate::rollout::{Event, Outcome};
 
 /// What becomes of the journal's batches.
@@ -83,7 +82,7 @@ fn expanded(number: u64, at: Duration, event: &Event) -> Value {
         Event::Fault { arm, what } => ("fault", json!({"arm": arm.as_str(), "what": what})),
         Event::Throttled { time } => ("throttled", json!({"time": time.as_secs_f64()})),
         Event::Tick => ("tick", Value::Null),
-        Event::Operator(order) => ("operator", json!(order.to_wire())),
+        Event::Operator(order) => ("operator", json!(order)),
     };
     json!({"number": number, "at": at.as_secs_f64(), kind: fields})
 }

@@ -10,10 +10,10 @@
 //! the machine's insides, and could not be judged again. Why a hash chain: decisions about what users
 //! were served should not be editable in silence.
 //!
-//! Reading order: [`entry`](Entry) (what is said), `state` (where that leads), `wire` and `codec` (how
-//! it is written), `chain` (how rows hold together), `store` (the file), `queue` and `writer` (how
-//! others reach it), `ends` (what an unclean end means), [`resume`](Resume) and `replay` (what it is good for), `read`, `verify`, `prune`,
-//! `export`.
+//! Reading order: [`entry`](Entry) (what is said), `state` (where that leads), `codec` (how events are
+//! written), `chain` (how rows hold together), `store` (the file), `queue` and `writer` (how others reach
+//! it), `ends` (what an unclean end means), [`resume`](Resume) and `replay` (what it is good for), `read`,
+//! `verify`, `prune`, `export`.
 //!
 //! The rule for its users: commit before raising, after lowering. A weight that the ledger does not
 //! have yet must not be served above the one it has; a weight that goes down must not wait for a disk.
@@ -32,7 +32,6 @@ mod resume;
 mod state;
 mod store;
 mod verify;
-mod wire;
 mod writer;
 
 #[cfg(test)]

@@ -9,7 +9,6 @@ use serde::{Deserialize, Serialize};
 
 use super::ends::HowEnded;
 use super::entry::{Entry, Model, Opening};
-use super::wire::mirror;
 use crate::rollout::{Decision, DecisionKind, Weight};
 
 /// Rejected models that are remembered; the oldest go first.
@@ -54,7 +53,6 @@ pub struct Running {
     /// The row of its opening.
     pub opened: u64,
     /// The canary's share.
-    #[serde(with = "mirror")]
     pub weight: Weight,
     /// The stage epoch.
     pub stage: u64,

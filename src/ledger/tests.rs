@@ -10,7 +10,6 @@ use std::time::Duration;
 use proptest::prelude::*;
 
 use super::testing::*;
-use super::wire::Mirrored;
 use super::*;
 use crate::rollout::{
     Advance, Cause, ConfirmAt, Decision, DecisionKind, EvidenceRule, GateName, GateState, Mode,
@@ -126,10 +125,55 @@ proptest! {
             confirm: vec![ConfirmAt::Promote, ConfirmAt::Before(Weight::FULL)],
             ..Policy::default()
         };
-        let text = serde_json::to_string(&policy.to_wire()).expect("JSON");
-        let read = serde_json::from_str(&text).map(Policy::from_wire).expect("it reads");
+        let text = serde_json::to_string(&policy).expect("JSON");
+        let read = serde_json::from_str::<Policy>(&text);
         // The texts too, since -0.0 equals 0.0.
         prop_assert_eq!(format!("{:?}", read.as_ref().ok()), format!("{:?}", Some(&policy)));
+    }
+}
+
+/// What is in ledgers of builds before: names on disk do not change with names in the code.
+#[test]
+fn what_was_written_before_is_read() {
+    let decision = r#"{"decided":{"rolled_back":{"cause":"errors"}},"text":"t","weight":0,"stage":3,
+        "at":{"secs":9,"nanos":1},"rollout":"r","gates":[
+        {"gate":"errors","state":{"fail":"2x"},"text":"2x","value":2.0,"threshold":1.5,"evidence":21.0,
+         "interval":[1.5,3.0],"samples":[10,20]},
+        {"gate":"bake","state":"pass","text":"","value":null,"threshold":null,"samples":[0,0]},
+        {"gate":"feedback","state":{"not_judged":"none"},"text":"","value":null,"threshold":null,"samples":[0,0]}],
+        "counts":[{"requests":10,"votes_down":1},{"requests":20,"errors":4}]}"#;
+    let Entry::Decision(decision) = Entry::from_columns("decision", decision).expect("it reads")
+    else {
+        panic!("a decision")
+    };
+    assert_eq!(decision.kind, DecisionKind::RolledBack { cause: Cause::Errors });
+    assert_eq!(decision.at, Duration::new(9, 1));
+    assert_eq!(decision.verdict.gates[0].interval, Some((1.5, 3.0)));
+    assert_eq!(decision.verdict.gates[2].state, GateState::NotJudged("none".to_owned()));
+    assert_eq!((decision.verdict.counts[0].votes_down, decision.verdict.counts[1].errors), (1, 4));
+    for (text, kind) in [
+        (r#"{"ready":{"to":25}}"#, DecisionKind::Ready { to: Weight::new(25) }),
+        (r#"{"awaiting_confirm":{"to":null}}"#, DecisionKind::AwaitingConfirm { to: None }),
+        (r#""would_roll_back""#, DecisionKind::WouldRollBack),
+        (r#""self_test_done""#, DecisionKind::SelfTestDone),
+    ] {
+        assert_eq!(serde_json::from_str::<DecisionKind>(text).expect("it reads"), kind);
+    }
+    let policy = r#"{"steps":[5,100],"bake":{"secs":9,"nanos":0},"advance":"dry_run","confirm":[5,null],
+        "mode":"best_effort","evidence":"e_value","alpha":0.1}"#;
+    let policy: Policy = serde_json::from_str(policy).expect("it reads");
+    let confirm = [ConfirmAt::Before(Weight::new(5).expect("at most 100")), ConfirmAt::Promote];
+    assert_eq!((policy.confirm.as_slice(), policy.advance), (&confirm[..], Advance::DryRun));
+    assert_eq!(policy.min_requests, Policy::default().min_requests);
+    for (text, command) in [
+        (r#"{"command":{"set_weight":25},"by":"me"}"#, "set_weight"),
+        (r#"{"command":"promote_now","by":"me","reason":"why"}"#, "promote_now"),
+    ] {
+        let order: crate::rollout::Order = serde_json::from_str(text).expect("it reads");
+        assert_eq!((order.command.as_str(), order.by.as_str()), (command, "me"));
+    }
+    for bad in [r#"{"command":{"set_weight":101},"by":"me"}"#, r#"{"command":"fly","by":"me"}"#] {
+        assert!(serde_json::from_str::<crate::rollout::Order>(bad).is_err());
     }
 }
 
@@ -167,9 +211,9 @@ fn decisions_return_exactly() {
     let text = || "a \"text\"\n".to_owned();
     let states = [
         GateState::Pass,
-        GateState::Fail { reason: text() },
-        GateState::Inconclusive { missing: text() },
-        GateState::NotJudged { why: text() },
+        GateState::Fail(text()),
+        GateState::Inconclusive(text()),
+        GateState::NotJudged(text()),
     ];
     for (number, kind) in kinds.into_iter().enumerate() {
         let mut decision = Decision { kind, ..(*decision).clone() };

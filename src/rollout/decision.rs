@@ -4,16 +4,19 @@
 
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use super::{Verdict, Weight};
 
 /// One decision with all that it rests on.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Decision {
     /// When, since the caller's origin.
     pub at: Duration,
     /// The rollout it belongs to.
     pub rollout: String,
     /// What was decided.
+    #[serde(rename = "decided")]
     pub kind: DecisionKind,
     /// The weight after the decision.
     pub weight: Weight,
@@ -22,11 +25,13 @@ pub struct Decision {
     /// One line for people, with figures.
     pub text: String,
     /// The verdict at that moment, on the stage that the decision ended or left standing.
+    #[serde(flatten)]
     pub verdict: Verdict,
 }
 
 /// The kinds of decision.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum DecisionKind {
     /// A rollout began at its first step.
     Started,
@@ -133,7 +138,8 @@ impl DecisionKind {
 }
 
 /// Why a canary was rolled back.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Cause {
     /// Its error rate against stable's.
     Errors,

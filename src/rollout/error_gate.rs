@@ -56,7 +56,7 @@ fn beside_gate(
             evidence: Some(e),
             interval: high.map(|high| (low, high)),
             samples: (strata.requests[0], strata.requests[1]),
-            ..Gate::bare(GateName::Errors, GateState::Fail { reason: text })
+            ..Gate::bare(GateName::Errors, GateState::Fail(text))
         };
     } else if stable.requests == 0 {
         Some("no counted stable request to compare with".to_string())
@@ -71,7 +71,7 @@ fn beside_gate(
     } else {
         None
     };
-    let state = missing.map_or(GateState::Pass, |missing| GateState::Inconclusive { missing });
+    let state = missing.map_or(GateState::Pass, |missing| GateState::Inconclusive(missing));
     Gate {
         value: ratio.value(),
         threshold: Some(limit),
@@ -116,7 +116,7 @@ fn alone_gate(
 ) -> Gate {
     let Some(alone) = &evidence.alone else {
         let missing = "no reference of stable's error rate from below 100 %".to_string();
-        return Gate::bare(GateName::Errors, GateState::Inconclusive { missing });
+        return Gate::bare(GateName::Errors, GateState::Inconclusive(missing));
     };
     let rate = canary.error_rate();
     let e = e_value(alone.log_e());
@@ -129,11 +129,11 @@ fn alone_gate(
         1.0 / policy.alpha,
     );
     let state = if regressed {
-        GateState::Fail { reason: text.clone() }
+        GateState::Fail(text.clone())
     } else if evidence.rests_on_one_key(policy) {
-        GateState::Inconclusive { missing: format!("{text}; it rests on one API key alone") }
+        GateState::Inconclusive(format!("{text}; it rests on one API key alone"))
     } else if rate.is_some_and(|rate| rate >= alone.allowed) {
-        GateState::Inconclusive { missing: format!("{text}; too high, but it may be chance") }
+        GateState::Inconclusive(format!("{text}; too high, but it may be chance"))
     } else {
         GateState::Pass
     };
@@ -157,16 +157,16 @@ fn plain_gate(policy: &Policy, stable: &Counts, canary: &Counts) -> Gate {
     let least = policy.rollback_min_requests;
     let state = if stable.requests == 0 {
         let missing = "no counted stable request to compare with".to_string();
-        GateState::Inconclusive { missing }
+        GateState::Inconclusive(missing)
     } else if canary.requests < least {
         let missing = format!("{} of {least} counted canary requests", canary.requests);
-        GateState::Inconclusive { missing }
+        GateState::Inconclusive(missing)
     } else if plain_regressed(policy, stable, canary) {
-        GateState::Fail { reason: text.clone() }
+        GateState::Fail(text.clone())
     } else if plain_reaches(limit, stable, canary) {
         let least = policy.rollback_min_errors;
         let missing = format!("{text}; only {} of {least} errors needed to judge", canary.errors);
-        GateState::Inconclusive { missing }
+        GateState::Inconclusive(missing)
     } else {
         GateState::Pass
     };
@@ -206,7 +206,7 @@ mod tests {
         let evidence = Evidence::new(&policy);
         let weight = Weight::new(5).expect("at most 100");
         let gate = gate(&evidence, &policy, weight, (&stable, &canary));
-        let failed = matches!(gate.state, GateState::Fail { .. });
+        let failed = matches!(gate.state, GateState::Fail(_));
         let regressed = evidence.regression(&policy, &stable, &canary).is_some();
         assert_eq!(failed, regressed, "{}", gate.text);
         assert!(gate.value.is_none_or(f64::is_finite));
@@ -216,7 +216,7 @@ mod tests {
     #[test]
     fn the_limit_itself_fails() {
         let stable = counts(10, 1000);
-        assert!(matches!(state(stable, counts(3, 200)), GateState::Fail { .. }));
+        assert!(matches!(state(stable, counts(3, 200)), GateState::Fail(_)));
         assert_eq!(state(stable, counts(3, 201)), GateState::Pass);
     }
 
@@ -224,16 +224,16 @@ mod tests {
     fn a_stable_arm_without_errors_is_no_special_case() {
         let stable = counts(0, 1000);
         assert_eq!(state(stable, counts(0, 50)), GateState::Pass);
-        assert!(matches!(state(stable, counts(2, 50)), GateState::Inconclusive { .. }));
-        assert!(matches!(state(stable, counts(3, 50)), GateState::Fail { .. }));
+        assert!(matches!(state(stable, counts(2, 50)), GateState::Inconclusive(_)));
+        assert!(matches!(state(stable, counts(3, 50)), GateState::Fail(_)));
     }
 
     #[test]
     fn minimums_keep_it_inconclusive() {
         let stable = counts(1, 1000);
-        assert!(matches!(state(stable, counts(49, 49)), GateState::Inconclusive { .. }));
-        assert!(matches!(state(stable, counts(2, 100)), GateState::Inconclusive { .. }));
-        assert!(matches!(state(counts(0, 0), counts(60, 60)), GateState::Inconclusive { .. }));
-        assert!(matches!(state(counts(0, 0), counts(0, 0)), GateState::Inconclusive { .. }));
+        assert!(matches!(state(stable, counts(49, 49)), GateState::Inconclusive(_)));
+        assert!(matches!(state(stable, counts(2, 100)), GateState::Inconclusive(_)));
+        assert!(matches!(state(counts(0, 0), counts(60, 60)), GateState::Inconclusive(_)));
+        assert!(matches!(state(counts(0, 0), counts(0, 0)), GateState::Inconclusive(_)));
     }
 }

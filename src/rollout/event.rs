@@ -6,6 +6,8 @@
 
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use super::{Arm, Decision, Outcome, Weight};
 
 /// Something that happened and that the rollout has to know of.
@@ -56,13 +58,15 @@ pub enum Event {
 }
 
 /// An operator's command, with who gave it and why.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Order {
     /// What.
     pub command: Operator,
     /// Who: a name fit for a ledger.
     pub by: String,
     /// Why, in the operator's words.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
 }
 
@@ -77,7 +81,8 @@ impl Order {
 }
 
 /// What an operator may order while a rollout runs; [`Operator::Undo`] after it was promoted.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Operator {
     /// Raise no more until resumed. Errors and faults still roll back. Twice is the same as once.
     Pause,
@@ -86,12 +91,11 @@ pub enum Operator {
     /// Begin a new stage, with fresh counts, at this weight; paused stays paused. Zero holds the
     /// canary without traffic. The next automatic raise goes to the first step above this weight.
     SetWeight(Weight),
-    /// Promote the canary, skipping the steps that remain.
-    Promote {
-        /// `true`: at once, whatever the gates say, paused or not. `false`: as soon as the gates of
-        /// the current stage pass, which may be at once; refused while paused or without traffic.
-        now: bool,
-    },
+    /// Promote the canary, skipping the steps that remain, as soon as the gates of the current stage
+    /// pass, which may be at once; refused while paused or without traffic.
+    Promote,
+    /// Promote the canary at once, whatever the gates say, paused or not.
+    PromoteNow,
     /// Take the canary out.
     Rollback,
     /// After a promotion: put the former stable back into service.
@@ -107,8 +111,8 @@ impl Operator {
             Operator::Pause => "pause",
             Operator::Resume => "resume",
             Operator::SetWeight(_) => "set_weight",
-            Operator::Promote { now: false } => "promote",
-            Operator::Promote { now: true } => "promote_now",
+            Operator::Promote => "promote",
+            Operator::PromoteNow => "promote_now",
             Operator::Rollback => "rollback",
             Operator::Undo => "undo",
             Operator::Confirm => "confirm",

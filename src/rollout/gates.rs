@@ -66,7 +66,7 @@ fn bake(stand: &Stand<'_>) -> Gate {
     let state = if age >= bake {
         GateState::Pass
     } else {
-        GateState::Inconclusive { missing: format!("{} to go", span(bake - age)) }
+        GateState::Inconclusive(format!("{} to go", span(bake - age)))
     };
     let (value, threshold) = (Some(age.as_secs_f64()), Some(bake.as_secs_f64()));
     Gate { value, threshold, text, ..Gate::bare(GateName::Bake, state) }
@@ -79,7 +79,7 @@ fn requests(stand: &Stand<'_>) -> Gate {
     let state = if canary >= least {
         GateState::Pass
     } else {
-        GateState::Inconclusive { missing: format!("{} more canary requests", least - canary) }
+        GateState::Inconclusive(format!("{} more canary requests", least - canary))
     };
     let (value, threshold) = (Some(canary as f64), Some(least as f64));
     let samples = (stable, canary);
@@ -148,9 +148,9 @@ fn rated(
         e_text(e),
     );
     let state = if signal.log_e() >= stand.policy.log_limit() {
-        GateState::Fail { reason: text.clone() }
+        GateState::Fail(text.clone())
     } else if let Some(why) = nothing {
-        return Gate::bare(name, GateState::NotJudged { why: why.to_string() });
+        return Gate::bare(name, GateState::NotJudged(why.to_string()));
     } else {
         GateState::Pass
     };

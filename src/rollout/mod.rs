@@ -60,6 +60,8 @@ mod tests;
 
 use std::fmt;
 
+use serde::{Deserialize, Serialize};
+
 pub use decision::{Cause, Decision, DecisionKind, Phase};
 pub use event::{Action, Event, Operator, Order};
 pub use forecast::{Forecast, requests_to_detect};
@@ -72,7 +74,8 @@ pub use view::{ArmView, Latency, View};
 pub use window::Counts;
 
 /// One of the two models that a request can be answered by.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Arm {
     /// The version in service.
     Stable,
@@ -116,7 +119,8 @@ impl fmt::Display for Arm {
 }
 
 /// The canary's share of the traffic in whole percent, 0 to 100.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "u8", into = "u8")]
 pub struct Weight(u8);
 
 impl Weight {
@@ -138,6 +142,20 @@ impl Weight {
     /// The share as a fraction, 0.0 to 1.0.
     pub fn fraction(self) -> f64 {
         f64::from(self.0) / 100.0
+    }
+}
+
+impl TryFrom<u8> for Weight {
+    type Error = String;
+
+    fn try_from(percent: u8) -> Result<Weight, String> {
+        Weight::new(percent).ok_or_else(|| format!("a weight of {percent} %"))
+    }
+}
+
+impl From<Weight> for u8 {
+    fn from(weight: Weight) -> u8 {
+        weight.percent()
     }
 }
 

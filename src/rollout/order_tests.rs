@@ -74,7 +74,7 @@ fn a_confirmation_is_asked_for_once_and_lets_one_raise_go() {
 fn a_promotion_can_be_undone_once() {
     let mut trial = with(|_| ());
     assert_eq!(trial.order(Operator::Undo), Err(StepError::NothingToUndo));
-    trial.order(Operator::Promote { now: true }).expect("running");
+    trial.order(Operator::PromoteNow).expect("running");
     let stage = trial.rollout.stage();
     let undone = trial.order(Operator::Undo).expect("promoted");
     let off = Action::SetWeight { weight: Weight::ZERO, stage: stage + 1 };
@@ -95,7 +95,7 @@ fn decisions_say_who_and_why() {
     assert_eq!(text(&resumed), "resumed at 5 % by bo");
     let set = trial.order(Operator::SetWeight(percent(30))).expect("running");
     assert_eq!(text(&set), "weight set from 5 % to 30 % by ann: a drill");
-    let ordered = trial.order(Operator::Promote { now: false }).expect("running");
+    let ordered = trial.order(Operator::Promote).expect("running");
     assert!(text(&ordered).starts_with("to be promoted by ann: a drill, as soon as"));
     assert!(text(&trial.bake_well()).starts_with("promoted from 30 % by ann: a drill: "));
 }
@@ -105,7 +105,7 @@ fn a_self_test_goes_to_its_end_and_changes_nothing() {
     let mut trial = with(|_| ());
     trial.order(Operator::Rollback).expect("running");
     trial.step(Event::Start { rollout: "aa".to_string(), self_test: true });
-    assert_eq!(trial.order(Operator::Promote { now: true }), Err(StepError::SelfTest));
+    assert_eq!(trial.order(Operator::PromoteNow), Err(StepError::SelfTest));
     let slow = Outcome { ttft: Some(Duration::from_millis(150)), ..trial.ok(Arm::Canary) };
     assert_eq!(kinds(&trial.bake(slow)), [raised(5, 25)], "whatever the gates say");
     trial.oks(Arm::Stable, 100);

@@ -63,10 +63,12 @@ impl Rollout {
             Operator::Pause => Ok(self.set_paused(now, true, order)),
             Operator::Resume => Ok(self.set_paused(now, false, order)),
             Operator::SetWeight(weight) => Ok(self.set_weight(now, weight, order)),
-            Operator::Promote { .. } if self.self_test.is_some() => Err(StepError::SelfTest),
-            Operator::Promote { now: true } => Ok(self.promote_by_order(now, order)),
-            Operator::Promote { now: false } if paused => Err(StepError::Paused),
-            Operator::Promote { now: false } => self.order_promotion(now, order),
+            Operator::Promote | Operator::PromoteNow if self.self_test.is_some() => {
+                Err(StepError::SelfTest)
+            }
+            Operator::PromoteNow => Ok(self.promote_by_order(now, order)),
+            Operator::Promote if paused => Err(StepError::Paused),
+            Operator::Promote => self.order_promotion(now, order),
             Operator::Rollback | Operator::Undo => {
                 Ok(self.roll_back(now, Cause::Operator, order.signature()))
             }

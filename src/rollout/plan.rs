@@ -8,10 +8,13 @@
 use std::fmt;
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use super::Weight;
 
 /// How errors become a rollback.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum EvidenceRule {
     /// Ratio and e-value: at most [`Policy::alpha`] of equal canaries are ever rolled back.
     EValue,
@@ -20,7 +23,8 @@ pub enum EvidenceRule {
 }
 
 /// What a gate asks for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Mode {
     /// Nothing speaks against the canary.
     BestEffort,
@@ -29,7 +33,8 @@ pub enum Mode {
 }
 
 /// Who raises the weight.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Advance {
     /// The gates.
     Auto,
@@ -40,7 +45,8 @@ pub enum Advance {
 }
 
 /// A point at which a person has to agree.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(from = "Option<Weight>", into = "Option<Weight>")]
 pub enum ConfirmAt {
     /// Before the weight rises to this one.
     Before(Weight),
@@ -48,8 +54,24 @@ pub enum ConfirmAt {
     Promote,
 }
 
+impl From<Option<Weight>> for ConfirmAt {
+    fn from(before: Option<Weight>) -> ConfirmAt {
+        before.map_or(ConfirmAt::Promote, ConfirmAt::Before)
+    }
+}
+
+impl From<ConfirmAt> for Option<Weight> {
+    fn from(at: ConfirmAt) -> Option<Weight> {
+        match at {
+            ConfirmAt::Before(weight) => Some(weight),
+            ConfirmAt::Promote => None,
+        }
+    }
+}
+
 /// How a canary is judged. Defaults are those of the evidence document.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
 pub struct Policy {
     /// The canary's weights in order; strictly rising, at least one below 100 %, the last 100 %.
     pub steps: Vec<Weight>,
@@ -188,7 +210,7 @@ impl Policy {
 
     /// Whether a person has to agree before the weight rises to `to`, or before promotion.
     pub(crate) fn asks_before(&self, to: Option<Weight>) -> bool {
-        self.confirm.contains(&to.map_or(ConfirmAt::Promote, ConfirmAt::Before))
+        self.confirm.contains(&to.into())
     }
 
     /// The first step above `weight`, if any.

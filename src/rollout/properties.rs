@@ -121,7 +121,7 @@ fn operator() -> impl Strategy<Value = Operator> {
         4 => Just(Operator::Pause),
         8 => Just(Operator::Resume),
         4 => (0u8..=100).prop_map(|percent| Operator::SetWeight(Weight(percent))),
-        1 => any::<bool>().prop_map(|now| Operator::Promote { now }),
+        1 => any::<bool>().prop_map(|now| if now { Operator::PromoteNow } else { Operator::Promote }),
         1 => Just(Operator::Rollback),
         1 => Just(Operator::Confirm),
         1 => Just(Operator::Undo),

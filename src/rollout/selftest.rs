@@ -50,9 +50,9 @@ impl SelfTest {
         self.stages += 1;
         for (at, gate) in verdict.gates.iter().enumerate().take(GATES) {
             match gate.state {
-                GateState::Fail { .. } => self.failed[at] += 1,
-                GateState::Inconclusive { .. } => self.lacked[at] += 1,
-                GateState::Pass | GateState::NotJudged { .. } => {}
+                GateState::Fail(_) => self.failed[at] += 1,
+                GateState::Inconclusive(_) => self.lacked[at] += 1,
+                GateState::Pass | GateState::NotJudged(_) => {}
             }
         }
         for (range, ratio) in self.noise.iter_mut().zip(noise) {

@@ -62,12 +62,12 @@ impl Pair<'_> {
         let least = least(self.policy);
         if (stable, canary) == (0, 0) && self.full {
             let why = "no request on either arm has a sample".to_string();
-            return Some(GateState::NotJudged { why });
+            return Some(GateState::NotJudged(why));
         }
         (stable < least || canary < least).then(|| {
             let missing =
                 format!("{canary} canary and {stable} stable samples, {least} needed of each");
-            GateState::Inconclusive { missing }
+            GateState::Inconclusive(missing)
         })
     }
 
@@ -85,7 +85,7 @@ pub(crate) fn latency(name: GateName, pair: &Pair<'_>) -> Gate {
     }
     let (Some(stable), Some(canary)) = (pair.stable.quantile(0.99), pair.canary.quantile(0.99))
     else {
-        return pair.gate(name, limit, GateState::Inconclusive { missing: "no samples".into() });
+        return pair.gate(name, limit, GateState::Inconclusive("no samples".into()));
     };
     let ratio = canary.as_secs_f64() / stable.as_secs_f64();
     let accuse = Exceedance::new(pair, upper(pair.stable, pair.policy.alpha).0);
@@ -100,14 +100,14 @@ pub(crate) fn latency(name: GateName, pair: &Pair<'_>) -> Gate {
         judged.text()
     );
     let state = if accuse.rejected {
-        GateState::Fail { reason: text.clone() }
+        GateState::Fail(text.clone())
     } else if pair.policy.mode == Mode::BestEffort || certify.certified {
         GateState::Pass
     } else if pair.stable.count() < BOUNDED {
         let missing = format!("{} of {BOUNDED} stable samples", pair.stable.count());
-        GateState::Inconclusive { missing }
+        GateState::Inconclusive(missing)
     } else {
-        GateState::Inconclusive { missing: format!("{text}; not yet certain") }
+        GateState::Inconclusive(format!("{text}; not yet certain"))
     };
     let interval = ratio_interval(pair);
     Gate { value: Some(ratio), text, interval, ..pair.gate(name, limit, state) }
@@ -192,11 +192,11 @@ pub(crate) fn throughput(pair: &Pair<'_>) -> Gate {
         canary.1, stable.1
     );
     let state = if high < limit {
-        GateState::Fail { reason: text.clone() }
+        GateState::Fail(text.clone())
     } else if pair.policy.mode == Mode::BestEffort || low >= limit {
         GateState::Pass
     } else {
-        GateState::Inconclusive { missing: format!("{text}; not yet certain") }
+        GateState::Inconclusive(format!("{text}; not yet certain"))
     };
     let interval = Some((low, high));
     Gate { value: Some(ratio), text, interval, ..pair.gate(name, limit, state) }

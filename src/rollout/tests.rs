@@ -282,7 +282,7 @@ fn worse_feedback_holds_and_absent_feedback_does_not() {
     trial.votes(Arm::Stable, 0, 60);
     assert_eq!(kinds(&trial.step(Event::Tick)), [raised(5, 25)], "stable's caught up");
     let why = trial.gate(GateName::Feedback).state;
-    assert_eq!(why, GateState::NotJudged { why: "no feedback".to_string() });
+    assert_eq!(why, GateState::NotJudged("no feedback".to_string()));
 }
 
 #[test]
@@ -343,7 +343,7 @@ fn paused_it_never_rises_but_still_rolls_back() {
     assert_eq!(kinds(&trial.order(Operator::Pause).expect("running")), [DecisionKind::Paused]);
     assert_eq!(trial.order(Operator::Pause), Ok(Vec::new()), "twice is once");
     assert!(trial.bake_well().is_empty());
-    assert_eq!(trial.order(Operator::Promote { now: false }), Err(StepError::Paused));
+    assert_eq!(trial.order(Operator::Promote), Err(StepError::Paused));
     let mut other = trial.clone();
     let resumed = trial.order(Operator::Resume).expect("running");
     assert_eq!(kinds(&resumed), [DecisionKind::Resumed]);
@@ -367,7 +367,7 @@ fn a_weight_of_zero_by_hand_stays_until_changed() {
     let mut trial = Trial::warm();
     trial.order(Operator::SetWeight(Weight::ZERO)).expect("running");
     assert!(trial.bake_well().is_empty());
-    assert_eq!(trial.order(Operator::Promote { now: false }), Err(StepError::NoTraffic));
+    assert_eq!(trial.order(Operator::Promote), Err(StepError::NoTraffic));
     assert_eq!(*trial.rollout.phase(), Phase::Running { paused: false });
     trial.order(Operator::SetWeight(percent(5))).expect("running");
     assert_eq!(kinds(&trial.bake_well()), [raised(5, 25)]);
@@ -377,15 +377,15 @@ fn a_weight_of_zero_by_hand_stays_until_changed() {
 fn promotion_by_order_is_at_once_or_when_the_gates_pass() {
     let mut at_once = Trial::warm();
     at_once.order(Operator::Pause).expect("running");
-    let actions = at_once.order(Operator::Promote { now: true }).expect("running");
+    let actions = at_once.order(Operator::PromoteNow).expect("running");
     assert_eq!(kinds(&actions), [DecisionKind::Promoted]);
     assert_eq!(actions[0], Action::Promote);
 
     let mut by_gates = Trial::warm();
-    let ordered = by_gates.order(Operator::Promote { now: false }).expect("running");
+    let ordered = by_gates.order(Operator::Promote).expect("running");
     assert_eq!(kinds(&ordered), [DecisionKind::PromotionOrdered]);
     assert!(by_gates.view().promotion_ordered);
-    assert_eq!(by_gates.order(Operator::Promote { now: false }), Ok(Vec::new()));
+    assert_eq!(by_gates.order(Operator::Promote), Ok(Vec::new()));
     assert_eq!(kinds(&by_gates.bake_well()), [DecisionKind::Promoted], "from 5 %");
     assert!(!by_gates.view().promotion_ordered);
 }

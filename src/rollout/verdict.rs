@@ -6,6 +6,8 @@
 
 use std::fmt;
 
+use serde::{Deserialize, Serialize};
+
 use super::Counts;
 
 /// What all gates together amount to.
@@ -31,7 +33,7 @@ impl Overall {
 }
 
 /// The judgement of one stage at one moment.
-#[derive(Debug, Clone, PartialEq, Default)]
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 pub struct Verdict {
     /// One entry per gate, in the order of [`GateName`]; empty when no rollout runs.
     pub gates: Vec<Gate>,
@@ -44,9 +46,9 @@ impl Verdict {
     /// The gates combined: one failure fails, one lack is inconclusive, no gates are inconclusive.
     pub fn overall(&self) -> Overall {
         let has = |test: fn(&GateState) -> bool| self.gates.iter().any(|gate| test(&gate.state));
-        if has(|state| matches!(state, GateState::Fail { .. })) {
+        if has(|state| matches!(state, GateState::Fail(_))) {
             Overall::Fail
-        } else if has(|state| matches!(state, GateState::Inconclusive { .. })) {
+        } else if has(|state| matches!(state, GateState::Inconclusive(_))) {
             Overall::Inconclusive
         } else if has(|state| matches!(state, GateState::Pass)) {
             Overall::Pass
@@ -74,7 +76,8 @@ impl Verdict {
 }
 
 /// The gates, all of which must pass before the weight rises.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum GateName {
     /// Time at this weight.
     Bake,
@@ -117,25 +120,17 @@ impl fmt::Display for GateName {
 }
 
 /// What one gate says.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum GateState {
     /// Met.
     Pass,
-    /// Not met.
-    Fail {
-        /// With figures.
-        reason: String,
-    },
-    /// Cannot be said yet; holds the weight.
-    Inconclusive {
-        /// What is missing.
-        missing: String,
-    },
-    /// There is nothing to judge; does not hold the weight.
-    NotJudged {
-        /// Why not.
-        why: String,
-    },
+    /// Not met: why, with figures.
+    Fail(String),
+    /// Cannot be said yet, which holds the weight: what is missing.
+    Inconclusive(String),
+    /// There is nothing to judge, which does not hold the weight: why not.
+    NotJudged(String),
 }
 
 impl GateState {
@@ -143,17 +138,19 @@ impl GateState {
     pub const fn as_str(&self) -> &'static str {
         match self {
             GateState::Pass => "pass",
-            GateState::Fail { .. } => "fail",
-            GateState::Inconclusive { .. } => "inconclusive",
-            GateState::NotJudged { .. } => "not_judged",
+            GateState::Fail(_) => "fail",
+            GateState::Inconclusive(_) => "inconclusive",
+            GateState::NotJudged(_) => "not_judged",
         }
     }
 }
 
 /// One gate with its figures.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Gate {
     /// Which.
+    #[serde(rename = "gate")]
     pub name: GateName,
     /// What it says.
     pub state: GateState,
@@ -163,9 +160,11 @@ pub struct Gate {
     /// What the figure is held against, in the same unit.
     pub threshold: Option<f64>,
     /// The e-value behind the state, held against 1/alpha; `None` for gates that have none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub evidence: Option<f64>,
     /// What the data do not speak against, in the unit of `value`: lower and upper end. `None` when
     /// an end is unknown or infinite (the text says which).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub interval: Option<(f64, f64)>,
     /// One line for people, with figures and units.
     pub text: String,
@@ -178,9 +177,9 @@ impl Gate {
     pub(crate) fn bare(name: GateName, state: GateState) -> Gate {
         let text = match &state {
             GateState::Pass => String::new(),
-            GateState::Fail { reason: text }
-            | GateState::Inconclusive { missing: text }
-            | GateState::NotJudged { why: text } => text.clone(),
+            GateState::Fail(text) | GateState::Inconclusive(text) | GateState::NotJudged(text) => {
+                text.clone()
+            }
         };
         Gate {
             name,
@@ -196,10 +195,10 @@ impl Gate {
 
     fn blocking(&self) -> Option<String> {
         match &self.state {
-            GateState::Fail { reason: what } | GateState::Inconclusive { missing: what } => {
+            GateState::Fail(what) | GateState::Inconclusive(what) => {
                 Some(format!("{}: {what}", self.name))
             }
-            GateState::Pass | GateState::NotJudged { .. } => None,
+            GateState::Pass | GateState::NotJudged(_) => None,
         }
     }
 }
@@ -215,9 +214,9 @@ mod tests {
 
     #[test]
     fn failure_outranks_lack_outranks_pass() {
-        let fail = GateState::Fail { reason: "slow".into() };
-        let lack = GateState::Inconclusive { missing: "more".into() };
-        let not = GateState::NotJudged { why: "none".into() };
+        let fail = GateState::Fail("slow".into());
+        let lack = GateState::Inconclusive("more".into());
+        let not = GateState::NotJudged("none".into());
         let pass = GateState::Pass;
         let overall = |states: &[GateState]| verdict(states).overall();
         assert_eq!(overall(&[pass.clone(), lack.clone(), fail.clone()]), Overall::Fail);

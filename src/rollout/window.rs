@@ -7,11 +7,14 @@
 use std::collections::{HashMap, VecDeque};
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use super::latency::Histogram;
 use super::{Arm, Class, Outcome};
 
 /// What was counted on one arm, and what was not and why.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
 pub struct Counts {
     /// Judged requests that succeeded or erred: the error rate's denominator.
     pub requests: u64,

@@ -252,7 +252,8 @@ fn write_order(out: &mut Writer, context: &mut Context, at: Duration, order: &Or
         Operator::Pause => (0, None),
         Operator::Resume => (1, None),
         Operator::SetWeight(weight) => (2, Some(weight.percent())),
-        Operator::Promote { now } => (3, Some(u8::from(now))),
+        Operator::Promote => (3, Some(0)),
+        Operator::PromoteNow => (3, Some(1)),
         Operator::Rollback => (4, None),
         Operator::Undo => (5, None),
         Operator::Confirm => (6, None),
@@ -355,7 +356,8 @@ fn read_order(input: &mut Reader<'_>, fields: u8) -> Result<Order, CodecError> {
             Operator::SetWeight(weight)
         }
         3 => match input.byte()? {
-            now @ (0 | 1) => Operator::Promote { now: now == 1 },
+            0 => Operator::Promote,
+            1 => Operator::PromoteNow,
             _ => return Err(CodecError::Invalid("command")),
         },
         4 => Operator::Rollback,
