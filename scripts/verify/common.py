@@ -76,6 +76,12 @@ def percentile(values, percent):
     return ordered[max(0, -(-len(ordered) * percent // 100) - 1)]
 
 
+def resident_of(pid):
+    """Bytes of memory that a process has."""
+    text = pathlib.Path(f"/proc/{pid}/status").read_text()
+    return int(re.search(r"VmRSS:\s+(\d+)", text)[1]) * 1024
+
+
 class Server:
     """A `serin serve` process with a config of its own."""
 
@@ -133,8 +139,7 @@ class Server:
 
     def resident(self):
         """Bytes of memory that it has."""
-        text = pathlib.Path(f"/proc/{self.process.pid}/status").read_text()
-        return int(re.search(r"VmRSS:\s+(\d+)", text)[1]) * 1024
+        return resident_of(self.process.pid)
 
     def processor_time(self):
         """Seconds of processor time that it has used."""

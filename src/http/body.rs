@@ -6,10 +6,10 @@ use super::wire::fields::Fields;
 use axum::body::{Body, HttpBody};
 use http_body_util::BodyExt;
 use serde::de::DeserializeOwned;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock, mpsc};
 use std::time::Duration;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 use tokio::time::{Instant, timeout, timeout_at};
 
 /// How long a body may take to arrive.
@@ -32,6 +32,8 @@ const TURN: Duration = Duration::from_secs(10);
 /// The room of a large body is free again so much later for each step. Without it, clients that send megabytes and
 /// leave take the processors from those who wait for a token.
 const PACE: Duration = Duration::from_micros(2500);
+/// Niceness of the thread that reads large bodies: whoever waits for a token goes first.
+const READER_NICENESS: i32 = 10;
 
 /// Memory for large bodies that are being received, in all. They have it in turn, each for the whole of its length:
 /// given out bit by bit, it could be held by many of which none gets on.
@@ -40,13 +42,18 @@ pub struct Intake {
     room: Arc<Semaphore>,
     steps: usize,
     large: Arc<AtomicBool>,
+    reader: Arc<OnceLock<mpsc::Sender<Unread>>>,
 }
+
+/// A large body on its way to the thread that reads it, and where its fields are waited for.
+type Unread = (Received, oneshot::Sender<Result<Fields, WireError>>);
 
 impl Intake {
     /// Room for `bytes` of large bodies.
     pub fn new(bytes: usize) -> Intake {
         let steps = bytes.div_ceil(STEP).clamp(1, u32::MAX as usize);
-        Intake { room: Arc::new(Semaphore::new(steps)), steps, large: Arc::default() }
+        let room = Arc::new(Semaphore::new(steps));
+        Intake { room, steps, large: Arc::default(), reader: Arc::default() }
     }
 
     /// Room for a body of so many bytes; one that is larger than all of it has to itself what there is.
@@ -58,9 +65,42 @@ impl Intake {
         Ok(Room { late: PACE * steps, room: Some(room) })
     }
 
+    /// Reads a large body on a thread of low priority, one after the other. A body whose client has gone by its turn is
+    /// not read.
+    async fn read(&self, body: Received) -> Result<Fields, WireError> {
+        let reader = self.reader.get_or_init(|| {
+            let (sender, bodies) = mpsc::channel();
+            let read = move || read_each(&bodies);
+            std::thread::Builder::new()
+                .name("serin-bodies".to_owned())
+                .spawn(read)
+                .map(|_| sender)
+                .unwrap_or_else(|_| mpsc::channel().0)
+        });
+        let (answer, fields) = oneshot::channel();
+        match reader.send((body, answer)) {
+            Ok(()) => fields.await.unwrap_or(Err(WireError::Broken)),
+            // There is no such thread.
+            Err(mpsc::SendError((body, _))) => Fields::parse(&body.bytes),
+        }
+    }
+
     /// Whether there was a large body since this was last asked: the allocator may hold on to what it took.
     pub fn had_large(&self) -> bool {
         self.large.swap(false, Ordering::Relaxed)
+    }
+}
+
+/// Reads bodies as they come, until nobody can send any more. Their room is free once their bytes are.
+fn read_each(bodies: &mpsc::Receiver<Unread>) {
+    // Refused, it reads at the priority of the others.
+    let _ = rustix::process::setpriority_process(Some(rustix::thread::gettid()), READER_NICENESS);
+    for (body, answer) in bodies {
+        if !answer.is_closed() {
+            let fields = Fields::parse(&body.bytes);
+            drop(body);
+            let _ = answer.send(fields);
+        }
     }
 }
 
@@ -144,22 +184,19 @@ async fn refuse(mut body: Body, limit: usize) -> WireError {
 
 impl Received {
     /// Reads a JSON object, to be taken apart field by field; one that takes long not on an async thread.
-    pub async fn fields(self) -> Result<Fields, WireError> {
+    pub async fn fields(self, intake: &Intake) -> Result<Fields, WireError> {
         if self.bytes.len() <= SMALL {
             return Fields::parse(&self.bytes);
         }
-        let parsed = tokio::task::spawn_blocking(move || {
-            // With its room, which is free once the bytes are.
-            let received = self;
-            Fields::parse(&received.bytes)
-        });
-        parsed.await.unwrap_or(Err(WireError::Broken))
+        // Whoever has gone since is noticed when the connection is next looked at.
+        tokio::task::yield_now().await;
+        intake.read(self).await
     }
 }
 
 /// Receives a JSON object, to be taken apart field by field.
 pub async fn fields(state: &AppState, body: Body) -> Result<Fields, WireError> {
-    receive(body, state.body_limit, &state.intake).await?.fields().await
+    receive(body, state.body_limit, &state.intake).await?.fields(&state.intake).await
 }
 
 /// Receives a JSON object of a known type; an empty body is an empty object.
@@ -215,6 +252,20 @@ mod tests {
             drop(first);
             assert_eq!(second.await.unwrap().bytes.len(), LIMIT);
         }
+    }
+
+    #[tokio::test]
+    async fn large_bodies_are_read_in_turn_and_not_for_those_who_have_left() {
+        let (sender, bodies) = mpsc::channel();
+        let body = |text: &str| Received { bytes: text.as_bytes().to_vec(), _room: None };
+        let [(first, one), (left, gone), (broken, two)] = [(); 3].map(|()| oneshot::channel());
+        sender.send((body(r#"{"a": 1}"#), first)).unwrap();
+        sender.send((body(r#"{"b": 2}"#), left)).unwrap();
+        sender.send((body("{"), broken)).unwrap();
+        drop((gone, sender));
+        std::thread::spawn(move || read_each(&bodies)).join().unwrap();
+        assert!(one.await.unwrap().unwrap().peek("a").is_some());
+        assert!(matches!(two.await.unwrap(), Err(WireError::Malformed { .. })));
     }
 
     #[tokio::test]
