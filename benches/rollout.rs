@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use criterion::{Criterion, criterion_group, criterion_main};
 use serin::rollout::*;
-use serin::router::{RouteInput, pick};
+use serin::routing::{RouteInput, pick};
 
 fn outcome(i: u64, stage: u64) -> Outcome {
     let arm = if i.is_multiple_of(20) { Arm::Canary } else { Arm::Stable };

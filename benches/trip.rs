@@ -4,9 +4,9 @@
 //! canary of its own: `cargo bench --bench trip`.
 
 use serin::control::{LoadAsked, Start};
-use serin::gateway::testing::FakeServer;
 use serin::ledger::{Ledger, Options, Stamp};
 use serin::rollout::{Arm, Class, Outcome, Weight};
+use serin::serving::testing::FakeServer;
 use std::path::Path;
 use std::time::{Duration, Instant};
 

@@ -9,7 +9,7 @@ use serin::config::Config;
 use serin::control::{Control, ControlConfig, LoadAsked, Start, folder_loader};
 use serin::device::Device;
 use serin::engine::EngineHandle;
-use serin::gateway::{Gateway, GatewayError, GenerateRequest, Piece, Prompt, SamplingPatch};
+use serin::serving::{Gateway, GatewayError, GenerateRequest, Piece, Prompt, SamplingPatch};
 use serin_kernels::emulated::EmulatedCard;
 use std::fs;
 use std::path::Path;
@@ -38,7 +38,11 @@ async fn start() -> Server {
     let (engine, faults) = EngineHandle::start().expect("an engine");
     let card = Arc::new(EmulatedCard::start(256 << 20));
     let loader = folder_loader(engine.clone(), config.engine, Device::Card(card.clone()));
-    let settings = ControlConfig { name: config.model, policy: config.policy, care: config.care };
+    let settings = ControlConfig {
+        name: config.model,
+        policy: config.policy,
+        deployments: config.deployments,
+    };
     let control = Control::start(settings, engine, loader, faults, Start::default());
     control.load_stable(&config.stable).await.expect("stable");
     let gateway = Gateway::new(control, config.limits, config.timeouts);

@@ -5,13 +5,14 @@ mod process_support;
 
 use process_support::*;
 use serin::alerts::{Alerts, AlertsConfig};
-use serin::cli::serve::{Ended, Running};
+use serin::cli::ended::Ended;
+use serin::cli::serve::Running;
 use serin::config::Config;
 use serin::control::{Control, ControlError, LoadAsked, Start};
-use serin::gateway::testing::FakeServer;
-use serin::gateway::{Gateway, GatewayError, GenerateRequest, Piece, Prompt, SamplingPatch};
 use serin::ledger::{Ledger, Options, Stamp};
 use serin::rollout::{Arm, Policy};
+use serin::serving::testing::FakeServer;
+use serin::serving::{Gateway, GatewayError, GenerateRequest, Piece, Prompt, SamplingPatch};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;

@@ -7,8 +7,8 @@ use axum::http::{Request, StatusCode};
 use futures_util::StreamExt;
 use http_support::*;
 use serde_json::{Value, json};
-use serin::gateway::testing::FakeServer;
 use serin::http::admin_wire::{ArmWire, RolledBackWire, StatusWire};
+use serin::serving::testing::FakeServer;
 use serin_kernels::{MemoryReading, Readings};
 use std::time::Duration;
 
@@ -202,7 +202,7 @@ async fn a_rejected_version_needs_to_be_asked_for() {
 
 #[tokio::test]
 async fn a_promotion_can_be_undone_while_the_former_stable_is_kept() {
-    let keep = |server: &mut FakeServer| server.care.keep_previous = Duration::from_secs(60);
+    let keep = |server: &mut FakeServer| server.deployments.keep_previous = Duration::from_secs(60);
     let app = api(gateway_saying(REPLY, keep).await);
     order_ok(&app, "/admin/canary/load", json!({"path": "canary"})).await;
     order_ok(&app, "/admin/promote", json!({"now": true})).await;

@@ -7,8 +7,8 @@ use axum::http::{Request, StatusCode, header};
 use http_support::*;
 use serde_json::{Value, json};
 use serin::engine::SchedulerConfig;
-use serin::gateway::testing::FakeServer;
 use serin::http::client_app;
+use serin::serving::testing::FakeServer;
 use serin::text::Codec;
 use std::time::Duration;
 

@@ -15,13 +15,13 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 use serin::control::{Life, LoadAsked, Start, TakeUp, effective_stable, same_place};
 use serin::engine::fake::FakeScript;
-use serin::gateway::Gateway;
-use serin::gateway::testing::FakeServer;
 use serin::http::{
     AppState, Bounds, Intake, Lifecycle, Operators, Phase, client_app, operator_app, serve,
 };
 use serin::ledger::{Ledger, Options, Stamp};
 use serin::rollout::Policy;
+use serin::serving::Gateway;
+use serin::serving::testing::FakeServer;
 use serin::text::Codec;
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -87,8 +87,8 @@ fn scripted(settings: &Settings) -> FakeServer {
     let beside = settings.stable.parent().expect("a folder");
     server.models = names().map(|name| (beside.join(name), script.clone())).into();
     server.policy = Policy { bake: Duration::from_secs(3600), ..Policy::default() };
-    server.care.well_after = settings.well_after;
-    server.care.keep_previous = Duration::from_secs(3600);
+    server.deployments.well_after = settings.well_after;
+    server.deployments.keep_previous = Duration::from_secs(3600);
     server.load_time = LOAD_TIME;
     server.when_opened = |path| dies(path, "opened");
     server.when_loaded = |path| dies(path, "loaded");

@@ -5,10 +5,10 @@ mod process_support;
 
 use process_support::once_free;
 use serin::control::{Asked, Control, ControlError, Life, LoadAsked, Start, TakeUp};
-use serin::gateway::Gateway;
-use serin::gateway::testing::FakeServer;
 use serin::ledger::{Entry, Ledger, Options, Reader, Stamp};
 use serin::rollout::{Operator, Order, Phase, Policy, Weight};
+use serin::serving::Gateway;
+use serin::serving::testing::FakeServer;
 use std::path::Path;
 use std::time::Duration;
 use tempfile::TempDir;

@@ -4,9 +4,9 @@
 use serde_json::json;
 use serin::control::{Asked, Control, LoadAsked};
 use serin::engine::SchedulerConfig;
-use serin::gateway::testing::FakeServer;
-use serin::gateway::{Gateway, GenerateRequest, Piece, Prompt, SamplingPatch};
 use serin::rollout::{Arm, Operator, Order, Policy, Weight};
+use serin::serving::testing::FakeServer;
+use serin::serving::{Gateway, GenerateRequest, Piece, Prompt, SamplingPatch};
 use std::collections::HashSet;
 use std::path::Path;
 use std::sync::atomic::Ordering;
@@ -173,7 +173,7 @@ async fn two_hundred_clients_that_leave_cost_nothing() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_shadow_compares_in_pairs_and_keeps_out_of_the_way() {
     let mut server = server();
-    server.care.shadow = 1.0;
+    server.deployments.shadow = 1.0;
     let script = server.model("canary").unwrap();
     script.step_time = Duration::from_millis(3);
     script.reply.truncate(2);

@@ -4,8 +4,8 @@
 //! Included by the fuzz targets and by `tests/fuzz_corpus.rs`. Uses the crate's public side only.
 
 use serde_json::{Map, Value, json};
-use serin::gateway::Prompt;
 use serin::model::{LoadFormat, Weights};
+use serin::serving::Prompt;
 use serin::text::{Chat, Codec, Ending, GgufVocabulary, StopStrings, StreamDecoder};
 use std::path::Path;
 use std::sync::{Arc, LazyLock};

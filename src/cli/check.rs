@@ -3,8 +3,8 @@
 //! By the same code as `serve`, chat templates included: they are tried in a process of their own.
 
 use super::CliError;
-use crate::config::{Config, ConfigError, EngineConfig};
-use crate::control::look_with;
+use crate::config::{Config, ConfigError};
+use crate::control::{EngineConfig, look_with};
 use crate::device::Isa;
 use crate::hub;
 use crate::model::decoder;

@@ -1,12 +1,13 @@
 //! The command line: what can be typed, and one file per command.
 //!
-//! Errors are one line on standard error and exit code 1; `serve` has more ([`serve::Ended`]). Knows how to
+//! Errors are one line on standard error and exit code 1; `serve` has more ([`ended::Ended`]). Knows how to
 //! put the other rooms together (`serve`) and how to keep them up (`supervise`, by the rule in `restarts`);
 //! decides nothing about routing or rollouts.
 
 mod check;
 mod client;
 mod demo;
+pub mod ended;
 mod ledger;
 mod listeners;
 mod logging;

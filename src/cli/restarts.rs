@@ -5,7 +5,7 @@
 //! work, and has a back-off of its own. What a canary brought down is counted apart: it is loaded again once at
 //! most, and stable must not be given up for it.
 
-use super::serve::Ended;
+use super::ended::Ended;
 use std::time::Duration;
 
 /// The pause after the first quick end; it doubles with each further one.

@@ -3,6 +3,7 @@
 //! The port is bound first, so that a wrong address is known before minutes of loading, and served while
 //! models load. The demo starts the same server on a port of the system's choice.
 
+use super::ended::Ended;
 use super::listeners::{self, Listeners};
 use super::logging::{self, LogFormat};
 use super::signals::{self, Signals, Told};
@@ -15,11 +16,11 @@ use crate::control::{
 };
 use crate::device::{Device, DeviceChoice, exit, memory};
 use crate::engine::EngineHandle;
-use crate::gateway::Gateway;
 use crate::http::{AppState, Intake, Lifecycle, Operators, Phase, client_app, operator_app};
 use crate::ledger::{Ledger, Options, Stamp};
 use crate::metrics;
 use crate::model::LoadFormat;
+use crate::serving::Gateway;
 use clap::Args;
 use metrics_exporter_prometheus::PrometheusHandle;
 use std::io::Write;
@@ -74,27 +75,6 @@ const ENDINGS_WITHIN: Duration = Duration::from_secs(1);
 const BODIES: usize = 16 << 20;
 const LONGEST_BODIES: usize = 2;
 
-/// Why a server that had begun does not run any more.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Ended {
-    /// By a signal.
-    Told,
-    ByItself,
-    /// Nothing that is on the device runs again. The process must end without waiting for what is there.
-    DeviceLost,
-}
-
-impl Ended {
-    /// The exit code that says so; 1 is for what could not begin.
-    pub fn code(self) -> u8 {
-        match self {
-            Ended::Told => 0,
-            Ended::ByItself => 70,
-            Ended::DeviceLost => 75,
-        }
-    }
-}
-
 /// A server whose port is open; models may still be loading.
 pub struct Running {
     pub addr: SocketAddr,
@@ -125,7 +105,7 @@ impl Running {
         let settings = ControlConfig {
             name: config.model.clone(),
             policy: config.policy.clone(),
-            care: config.care,
+            deployments: config.deployments,
         };
         let alerts = Alerts::start(config.alerts.clone()).map_err(CliError::from_text)?;
         let (start, take_up, last) = open_ledger(config, alerts)?;
@@ -205,7 +185,7 @@ impl Running {
                 signals.end_at_next(move || ended.end_in_order());
                 // Somebody at a terminal is no balancer.
                 let lame_duck = if told == Told::Terminate { config.sockets.lame_duck } else { Duration::ZERO };
-                self.wind_down(lame_duck, config.care.drain).await;
+                self.wind_down(lame_duck, config.deployments.drain).await;
                 return Ok(Ended::Told);
             }
             fault = control.device_lost() => {
@@ -310,7 +290,7 @@ fn open_ledger(
     let (ledger, resume) = opened.map_err(CliError::from_text)?;
     // Kills that never count would let a canary end one process after the other, so that they are to count as
     // the server's own.
-    let watched = !config.care.well_after.is_zero();
+    let watched = !config.deployments.well_after.is_zero();
     let supervisor = watched.then(supervise::supervisor).flatten();
     let (life, last) = Life::begin(path, supervisor);
     let (start, take_up) = Start::from_ledger(ledger, resume, Some(alerts));

@@ -5,15 +5,14 @@
 
 mod raw;
 mod rollout;
+mod values;
 
 use crate::alerts::AlertsConfig;
+use crate::control::{DeploymentPolicy, EngineConfig};
 use crate::device::DeviceChoice;
-use crate::engine::SchedulerConfig;
-use crate::gateway::{Limits, Timeouts};
 use crate::ledger::Retention;
-use crate::model::{KvChoice, LoadFormat};
 use crate::rollout::Policy;
-use crate::text::TextOptions;
+use crate::serving::{Limits, Timeouts};
 use ipnet::IpNet;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -44,7 +43,7 @@ pub struct Config {
     /// What models are loaded onto.
     pub device: DeviceChoice,
     pub policy: Policy,
-    pub care: Care,
+    pub deployments: DeploymentPolicy,
     /// `None`: decisions are not kept.
     pub ledger: Option<LedgerConfig>,
     pub alerts: AlertsConfig,
@@ -72,47 +71,11 @@ pub struct SocketConfig {
     pub trusted_proxies: Vec<IpNet>,
 }
 
-/// How models come and go around a rollout.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Care {
-    /// How long running requests may finish before an unloaded model is dropped.
-    pub drain: Duration,
-    /// How long running requests of a former stable may finish, which nothing forces to leave.
-    pub finish: Duration,
-    /// How long the former stable stays loaded after a promotion, so that it can be undone.
-    pub keep_previous: Duration,
-    /// A conversation asked again within this time counts against the arm that answered it.
-    pub retry_window: Duration,
-    /// A canary that was in force for so long is well: a kill before no longer counts against it. Zero: kills
-    /// never do.
-    pub well_after: Duration,
-    /// The share of stable's requests that are copied to an idle canary, 0 to 1.
-    pub shadow: f64,
-    /// Turns that the canary gets on the device for each one of stable's while both have work, up to 1.
-    pub canary_priority: f64,
-}
-
 /// Where decisions are kept, and how many.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LedgerConfig {
     pub path: PathBuf,
     pub retention: Retention,
-}
-
-/// How models are run.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct EngineConfig {
-    pub scheduler: SchedulerConfig,
-    /// Tokens per KV block.
-    pub block_size: usize,
-    /// Most bytes that one model's KV cache may take.
-    pub kv_memory: u64,
-    /// How the KV cache keeps its values.
-    pub kv_cache: KvChoice,
-    /// Where weights come from.
-    pub load_format: LoadFormat,
-    /// How texts are handled.
-    pub text: TextOptions,
 }
 
 /// Why a configuration cannot be used. One line each.

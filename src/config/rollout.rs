@@ -4,7 +4,7 @@
 //! [`Policy::validate`]; here only what a key may look like.
 
 use super::ConfigError;
-use super::raw::{Time, value};
+use super::values::{Time, value};
 use crate::rollout::{Advance, ConfirmAt, EvidenceRule, Mode, Policy, Weight};
 use serde::Deserialize;
 
@@ -14,10 +14,10 @@ pub(super) struct RawRollout {
     steps: Option<Steps>,
     bake: Option<Time>,
     min_requests: Option<u64>,
-    advance: Option<RawAdvance>,
+    advance: Option<Advance>,
     confirm: Option<Vec<String>>,
-    mode: Option<RawMode>,
-    evidence: Option<RawEvidence>,
+    mode: Option<Mode>,
+    evidence: Option<EvidenceRule>,
     alpha: Option<f64>,
     alone_allowance: Option<f64>,
     max_key_share: Option<f64>,
@@ -50,28 +50,6 @@ enum NamedSteps {
     Double,
 }
 
-#[derive(Debug, Clone, Copy, Deserialize)]
-#[serde(rename_all = "snake_case")]
-enum RawAdvance {
-    Auto,
-    Manual,
-    DryRun,
-}
-
-#[derive(Debug, Clone, Copy, Deserialize)]
-#[serde(rename_all = "snake_case")]
-enum RawMode {
-    BestEffort,
-    Strict,
-}
-
-#[derive(Debug, Clone, Copy, Deserialize)]
-#[serde(rename_all = "snake_case")]
-enum RawEvidence {
-    EValue,
-    None,
-}
-
 fn set<T>(slot: &mut T, given: Option<T>) {
     if let Some(given) = given {
         *slot = given;
@@ -93,9 +71,9 @@ impl RawRollout {
         if let Some(points) = &self.confirm {
             policy.confirm = points.iter().map(|p| confirm_at(p)).collect::<Result<_, _>>()?;
         }
-        set(&mut policy.advance, self.advance.map(Advance::from));
-        set(&mut policy.mode, self.mode.map(Mode::from));
-        set(&mut policy.evidence, self.evidence.map(EvidenceRule::from));
+        set(&mut policy.advance, self.advance);
+        set(&mut policy.mode, self.mode);
+        set(&mut policy.evidence, self.evidence);
         set(&mut policy.bake, self.bake.map(|t| t.0));
         set(&mut policy.dedup_window, self.dedup_window.map(|t| t.0));
         set(&mut policy.stall_after, self.stall_after.map(|t| t.0));
@@ -112,34 +90,6 @@ impl RawRollout {
         set(&mut policy.fault_streak, self.fault_streak);
         policy.validate().map_err(|e| value("rollout", e.to_string()))?;
         Ok(policy)
-    }
-}
-
-impl From<RawAdvance> for Advance {
-    fn from(raw: RawAdvance) -> Advance {
-        match raw {
-            RawAdvance::Auto => Advance::Auto,
-            RawAdvance::Manual => Advance::Manual,
-            RawAdvance::DryRun => Advance::DryRun,
-        }
-    }
-}
-
-impl From<RawMode> for Mode {
-    fn from(raw: RawMode) -> Mode {
-        match raw {
-            RawMode::BestEffort => Mode::BestEffort,
-            RawMode::Strict => Mode::Strict,
-        }
-    }
-}
-
-impl From<RawEvidence> for EvidenceRule {
-    fn from(raw: RawEvidence) -> EvidenceRule {
-        match raw {
-            RawEvidence::EValue => EvidenceRule::EValue,
-            RawEvidence::None => EvidenceRule::None,
-        }
     }
 }
 

@@ -1,6 +1,6 @@
 //! What is typed and what is meant.
 
-use super::raw::parse_bytes;
+use super::values::parse_bytes;
 use super::*;
 use crate::rollout::{Advance, ConfirmAt, EvidenceRule, Mode, Weight};
 

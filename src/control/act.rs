@@ -122,11 +122,11 @@ impl Control {
         self.life.on_trial(None);
         self.share_turns();
         let Some(deployment) = former else { return };
-        self.give_share(&deployment, self.care.canary_priority);
-        if self.care.keep_previous.is_zero() {
-            self.retire(deployment, "replaced", self.care.finish);
+        self.give_share(&deployment, self.deployments.canary_priority);
+        if self.deployments.keep_previous.is_zero() {
+            self.retire(deployment, "replaced", self.deployments.finish);
         } else {
-            let until = Instant::now() + self.care.keep_previous;
+            let until = Instant::now() + self.deployments.keep_previous;
             brain.previous = Some(Previous { deployment, until });
         }
     }
@@ -138,7 +138,7 @@ impl Control {
         if let Some(stable) = &routes.stable {
             let _ = self.engine.set_reference(stable.lane);
         }
-        let shares = [(&routes.stable, 1.0), (&routes.canary, self.care.canary_priority)];
+        let shares = [(&routes.stable, 1.0), (&routes.canary, self.deployments.canary_priority)];
         for (deployment, share) in shares {
             deployment.iter().for_each(|deployment| self.give_share(deployment, share));
         }
@@ -155,7 +155,7 @@ impl Control {
         let promoted = self.routes.write().stable.replace(deployment);
         self.share_turns();
         if let Some(promoted) = promoted {
-            self.retire(promoted, "undone", self.care.drain);
+            self.retire(promoted, "undone", self.deployments.drain);
         }
     }
 
@@ -163,7 +163,7 @@ impl Control {
     pub(super) fn retire_canary(&self, reason: &'static str) {
         let canary = self.routes.write().canary.take();
         if let Some(deployment) = canary {
-            self.retire(deployment, reason, self.care.drain);
+            self.retire(deployment, reason, self.deployments.drain);
         }
     }
 

@@ -4,73 +4,36 @@
 //! requests may hold them a little longer than the model lives. Knows no arms: which role a deployment
 //! plays is the routes' business.
 
-use super::intake::{self, OpenedModel};
-use crate::config::EngineConfig;
+use super::intake::{self, DeployError, OpenedModel};
 use crate::device::fit::FitAsk;
 use crate::device::{Device, ModelPool, memory};
-use crate::engine::{
-    Capacity, CardRunner, EngineError, EngineHandle, LaneId, LaneStats, ModelRunner, Runner,
-    SchedulerConfig,
-};
-use crate::hub::HubError;
+use crate::engine::{CardRunner, EngineHandle, ModelRunner, Runner, SchedulerConfig};
 use crate::model::{
-    CardDecoder, CardPlan, Decoder, KvChoice, KvPlan, LoadError, Weights, card, decoder,
+    CardDecoder, CardPlan, Decoder, KvChoice, KvPlan, LoadError, LoadFormat, Weights, card, decoder,
 };
+use crate::routing::Deployment;
+use crate::text::TextOptions;
 use crate::text::apart::Cancel;
-use crate::text::{Codec, TextError};
 use futures_util::future::BoxFuture;
 use serin_kernels::Card;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-/// One loaded model version.
-#[derive(Debug)]
-pub struct Deployment {
-    /// Name of the model's folder or file.
-    pub version: Arc<str>,
-    /// Version and the start of the digest.
-    pub fingerprint: Arc<str>,
-    /// SHA-256 of config and weights, in hex.
-    pub digest: String,
-    pub path: PathBuf,
-    pub lane: LaneId,
-    pub capacity: Capacity,
-    pub stats: Arc<LaneStats>,
-    pub codec: Arc<Codec>,
-    /// Seconds since 1970 when loading finished.
-    pub loaded_unix: u64,
-}
-
-impl Deployment {
-    /// Longest sequence, prompt and reply together, in tokens.
-    pub fn max_len(&self) -> usize {
-        self.capacity.longest()
-    }
-}
-
-/// Why a deployment could not be made. One line, naming file and remedy.
-#[derive(Debug, thiserror::Error)]
-pub enum DeployError {
-    #[error(transparent)]
-    Engine(#[from] EngineError),
-    #[error(transparent)]
-    Text(#[from] TextError),
-    #[error(transparent)]
-    Hub(#[from] HubError),
-    #[error("{} does not exist; give a model folder, a GGUF file, or hf:ORGANISATION/REPOSITORY", path.display())]
-    NoModel { path: PathBuf },
-    #[error("loading was interrupted: {0}")]
-    Interrupted(String),
-    #[error("{}: {why}", path.display())]
-    Vetoed { path: PathBuf, why: String },
-}
-
-impl DeployError {
-    /// Whether the device was found to have failed for good.
-    pub fn is_device_lost(&self) -> bool {
-        matches!(self, DeployError::Engine(EngineError::Load(LoadError::DeviceLost(_))))
-    }
+/// How models are run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct EngineConfig {
+    pub scheduler: SchedulerConfig,
+    /// Tokens per KV block.
+    pub block_size: usize,
+    /// Most bytes that one model's KV cache may take.
+    pub kv_memory: u64,
+    /// How the KV cache keeps its values.
+    pub kv_cache: KvChoice,
+    /// Where weights come from.
+    pub load_format: LoadFormat,
+    /// How texts are handled.
+    pub text: TextOptions,
 }
 
 /// How deployments are made; the seam at which tests put in fake models. The [`Vet`] is asked once the

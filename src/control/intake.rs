@@ -3,14 +3,37 @@
 //! The one place that knows where a tokenizer is to be found for each form of weights, and that a reference
 //! has to be downloaded first. Loads nothing onto the device.
 
-use super::deploy::DeployError;
 use crate::engine::EngineError;
-use crate::hub::{self, Hub, Reference};
+use crate::hub::{self, Hub, HubError, Reference};
 use crate::model::gguf::header::Fault;
-use crate::model::{Gguf, LoadFormat, Weights};
+use crate::model::{Gguf, LoadError, LoadFormat, Weights};
 use crate::text::apart::Cancellable;
-use crate::text::{Codec, GgufVocabulary, TextOptions};
+use crate::text::{Codec, GgufVocabulary, TextError, TextOptions};
 use std::path::{Path, PathBuf};
+
+/// Why a deployment could not be made. One line, naming file and remedy.
+#[derive(Debug, thiserror::Error)]
+pub enum DeployError {
+    #[error(transparent)]
+    Engine(#[from] EngineError),
+    #[error(transparent)]
+    Text(#[from] TextError),
+    #[error(transparent)]
+    Hub(#[from] HubError),
+    #[error("{} does not exist; give a model folder, a GGUF file, or hf:ORGANISATION/REPOSITORY", path.display())]
+    NoModel { path: PathBuf },
+    #[error("loading was interrupted: {0}")]
+    Interrupted(String),
+    #[error("{}: {why}", path.display())]
+    Vetoed { path: PathBuf, why: String },
+}
+
+impl DeployError {
+    /// Whether the device was found to have failed for good.
+    pub fn is_device_lost(&self) -> bool {
+        matches!(self, DeployError::Engine(EngineError::Load(LoadError::DeviceLost(_))))
+    }
+}
 
 /// An opened model.
 pub struct OpenedModel {

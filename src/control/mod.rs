@@ -6,10 +6,10 @@
 //! a model, goes to a task (`unload`). Locks are taken in the order brain, routes; neither is held across
 //! an await. The clock of the rollout is read here and nowhere else.
 //!
-//! Reading order: `routes` (who serves), `intake` and `deploy` (how a model gets
-//! loaded), `orders` (what people want),
-//! `act` (what the rollout wants), `loss` (a device that has failed), `unload`, `book` and `notes` (who is told), `resume` (after a restart), `life` (what the next process will know of this one's end),
-//! `feedback` and `retries` (who wrote what), `readings` (the device's state), `status`.
+//! Reading order: `intake` and `deploy` (how a model gets loaded), `orders` (what operators want), `act` (what the
+//! rollout wants), `loss` (a device that has failed), `unload`, `book`, `alerting` and `notes` (who is told), `resume`
+//! (after a restart), `life` (what the next process will know of this one's end), `feedback` and `retries` (who wrote
+//! what), `readings` (the device's state), `status`.
 
 mod act;
 mod alerting;
@@ -24,26 +24,24 @@ mod orders;
 mod readings;
 mod resume;
 mod retries;
-mod routes;
 mod status;
 mod unload;
 
-pub use deploy::{DeployError, Deployment, Loader, Vet, any_digest, folder_loader};
-pub use intake::{OpenedModel, look, look_with};
+pub use deploy::{EngineConfig, Loader, Vet, any_digest, folder_loader};
+pub use intake::{DeployError, OpenedModel, look, look_with};
 pub use life::{LastEnd, Life, Trial};
 pub use notes::{Listener, Note};
 pub use orders::{Asked, LoadAsked, same_place};
 pub use readings::ReadDevice;
 pub use resume::{Resuming, Start, TakeUp, effective_stable};
-pub use routes::{Assignment, NoRoute};
 pub use status::{LedgerView, ModelsView, Status, UnloadRecord};
 
 use crate::alerts::Alerts;
-use crate::config::Care;
 use crate::engine::{EngineFault, EngineHandle, LaneId};
 use crate::ledger::{Entry, Model};
 use crate::metrics;
 use crate::rollout::{Arm, Class, Decision, Event, Outcome, Phase, Policy, Rollout};
+use crate::routing::{Assignment, Deployment, NoRoute, Routes};
 use act::Commit;
 use book::Book;
 use feedback::{Author, Authors, Vote};
@@ -52,7 +50,6 @@ use notes::Notes;
 use parking_lot::{Mutex, RwLock};
 use readings::Watched;
 use retries::Retries;
-use routes::Routes;
 use serde_json::json;
 use std::collections::VecDeque;
 use std::path::Path;
@@ -117,12 +114,32 @@ pub enum ControlError {
     NotDurable { seconds: u64, why: String },
 }
 
+/// How models come and go around a rollout.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct DeploymentPolicy {
+    /// How long running requests may finish before an unloaded model is dropped.
+    pub drain: Duration,
+    /// How long running requests of a former stable may finish, which nothing forces to leave.
+    pub finish: Duration,
+    /// How long the former stable stays loaded after a promotion, so that it can be undone.
+    pub keep_previous: Duration,
+    /// A reply regenerated within this time counts against the arm that gave it.
+    pub retry_window: Duration,
+    /// A canary that has had traffic for this long is healthy: kills before no longer count against it. Zero:
+    /// kills never do.
+    pub well_after: Duration,
+    /// The share of stable's requests that are copied to an idle canary, 0 to 1.
+    pub shadow: f64,
+    /// Turns that the canary gets on the device for each one of stable's while both have work, up to 1.
+    pub canary_priority: f64,
+}
+
 /// Settings that do not change while the server runs.
 pub struct ControlConfig {
     /// Public model name.
     pub name: String,
     pub policy: Policy,
-    pub care: Care,
+    pub deployments: DeploymentPolicy,
 }
 
 /// The shared state of a server: who serves, and the rollout that decides it.
@@ -130,7 +147,7 @@ pub struct Control {
     name: Arc<str>,
     engine: EngineHandle,
     loader: Loader,
-    care: Care,
+    deployments: DeploymentPolicy,
     policy: Policy,
     origin: Instant,
     /// What the rollout's clock showed at `origin`; more than zero after a restart.
@@ -207,7 +224,7 @@ impl Control {
             name: config.name.into(),
             engine,
             loader,
-            care: config.care,
+            deployments: config.deployments,
             origin: Instant::now(),
             clock,
             idle,
@@ -254,9 +271,9 @@ impl Control {
         &self.name
     }
 
-    /// How models come and go.
-    pub fn care(&self) -> Care {
-        self.care
+    /// How models come and go around a rollout.
+    pub fn deployments(&self) -> DeploymentPolicy {
+        self.deployments
     }
 
     pub fn engine(&self) -> &EngineHandle {
@@ -305,7 +322,7 @@ impl Control {
     /// Charges an answer whose conversation is asked again so soon.
     pub fn asked(&self, conversation: u64) {
         let now = self.now();
-        let again = self.retries.lock().asked(conversation, self.care.retry_window, now);
+        let again = self.retries.lock().asked(conversation, self.deployments.retry_window, now);
         if let Some(Author { arm, stage, judged }) = again {
             metrics::retry(arm);
             if judged {

@@ -139,7 +139,7 @@ impl Control {
         let previous = self.brain.lock().previous.take();
         if let Some(previous) = previous {
             let lane = previous.deployment.lane;
-            self.retire(previous.deployment, "replaced", self.care.drain);
+            self.retire(previous.deployment, "replaced", self.deployments.drain);
             self.unload_of(lane).await;
         }
     }
@@ -274,7 +274,7 @@ impl Control {
                 }
             }
         };
-        let limit = self.care.drain + Duration::from_secs(30);
+        let limit = self.deployments.drain + Duration::from_secs(30);
         tokio::time::timeout(limit, wait).await.unwrap_or(None)
     }
 

@@ -143,7 +143,7 @@ impl Control {
         };
         let canary = trial.filter(|trial| trial.loading || weighs(trial)).map(|trial| trial.model);
         let earlier = canary.as_ref().map_or(0, |one| self.earlier_ends(one));
-        let forgiving = self.care.well_after.is_zero();
+        let forgiving = self.deployments.well_after.is_zero();
         let course = course(how, canary.is_some(), earlier, forgiving);
         let body = json!({
             "how": how.to_string(), "canary": canary.as_ref().map(|one| &one.version),
@@ -336,8 +336,8 @@ impl Control {
         let now = self.origin.elapsed();
         let begun = brain.in_force.as_ref().filter(|(one, _, _)| *one == canary).cloned();
         let (_, since, told) = begun.unwrap_or((canary.clone(), now, false));
-        let well = !told && now.saturating_sub(since) >= self.care.well_after;
-        if well && !self.care.well_after.is_zero() {
+        let well = !told && now.saturating_sub(since) >= self.deployments.well_after;
+        if well && !self.deployments.well_after.is_zero() {
             self.note_well(&canary);
         }
         brain.in_force = Some((canary, since, told || well));

@@ -50,7 +50,7 @@ impl Control {
         let mut brain = self.brain.lock();
         if let Some(previous) = brain.previous.take_if(|previous| previous.until <= Instant::now())
         {
-            self.retire(previous.deployment, "replaced", self.care.finish);
+            self.retire(previous.deployment, "replaced", self.deployments.finish);
         }
     }
 

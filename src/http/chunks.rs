@@ -9,7 +9,7 @@ use super::wire::Shape;
 use super::wire::reply::{
     Answer, ChatDelta, Delta, FunctionCall, Head, TextChoice, ToolCall, UsageWire,
 };
-use crate::gateway::{Finish, GatewayError, Piece, Served, TokenLogprob, Usage};
+use crate::serving::{Finish, GatewayError, Piece, Served, TokenLogprob, Usage};
 use crate::text::tools::{ToolCallParser, ToolPiece};
 use serde::Serialize;
 use std::sync::Arc;

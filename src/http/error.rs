@@ -7,7 +7,7 @@
 
 use super::wire::WireError;
 use crate::control::ControlError;
-use crate::gateway::GatewayError;
+use crate::serving::GatewayError;
 use axum::Json;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};

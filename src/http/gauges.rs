@@ -2,9 +2,10 @@
 //!
 //! A function of the status; remembers nothing.
 
-use crate::control::{Deployment, Status};
+use crate::control::Status;
 use crate::metrics::{self, GateGauge, RolloutGauges, Who};
 use crate::rollout::{Arm, Gate, GateState};
+use crate::routing::Deployment;
 use std::time::Duration;
 
 /// Brings all gauges up to date.

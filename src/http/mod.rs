@@ -36,7 +36,7 @@ pub use lifecycle::{Lifecycle, Phase};
 pub use operators::Operators;
 pub use sockets::{Bounds, Peer, Spare, serve};
 
-use crate::gateway::{Gateway, GenerateRequest, Limits};
+use crate::serving::{Gateway, GenerateRequest, Limits};
 use axum::Router;
 use axum::extract::Request;
 use axum::http::{Method, Uri, header};

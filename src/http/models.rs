@@ -3,8 +3,9 @@
 use super::AppState;
 use super::error::ApiError;
 use super::wire::WireError;
-use crate::control::{Deployment, ModelsView};
+use crate::control::ModelsView;
 use crate::rollout::Arm;
+use crate::routing::Deployment;
 use axum::Json;
 use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, State};

@@ -4,7 +4,7 @@
 //! are one answer whose choices are numbered through. One failure fails the answer, and dropping
 //! [`Replies`] drops, and so cancels, all that still runs.
 
-use crate::gateway::{GatewayError, GenerateRequest, Generation, Piece, Served, Usage};
+use crate::serving::{GatewayError, GenerateRequest, Generation, Piece, Served, Usage};
 use futures_util::future::poll_fn;
 use std::task::{Context, Poll};
 use tokio::sync::mpsc::Receiver;

@@ -4,7 +4,7 @@ use super::error::ApiError;
 use super::wire::fields::Fields;
 use super::wire::{Shape, WireError, chat, common, completion};
 use super::{AppState, body};
-use crate::gateway::{GatewayError, Prompt};
+use crate::serving::{GatewayError, Prompt};
 use axum::Json;
 use axum::body::Body;
 use axum::extract::State;

@@ -4,7 +4,7 @@
 
 use super::wire::Shape;
 use super::wire::reply::{Answer, ChatChoice, FunctionCall, Head, Message, TextChoice, ToolCall};
-use crate::gateway::{GatewayError, Piece, Served, TokenLogprob, Usage};
+use crate::serving::{GatewayError, Piece, Served, TokenLogprob, Usage};
 use crate::text::tools::{ToolCallParser, ToolPiece};
 use serde_json::Value;
 

@@ -7,8 +7,9 @@ use serde::{Deserialize, Serialize};
 
 use super::chain::Hash;
 use super::ends::HowEnded;
+use super::opening::{Model, Opening};
 use super::state::State;
-use crate::rollout::{Arm, Decision, Order, Policy, Weight};
+use crate::rollout::{Arm, Decision, Order, Weight};
 
 /// When: by the wall for people, by the rollout's clock for the machine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -17,32 +18,6 @@ pub struct Stamp {
     pub unix_ms: i64,
     /// The rollout's clock.
     pub rollout: std::time::Duration,
-}
-
-/// A model as it is on disk.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Model {
-    /// Where it was loaded from.
-    pub path: String,
-    /// The name that it answers under.
-    pub version: String,
-    /// SHA-256 of its content, in hex.
-    pub digest: String,
-}
-
-/// How a rollout began: all that is needed to judge it again.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Opening {
-    /// Its id.
-    pub rollout: String,
-    /// The policy in force, whole.
-    pub policy: Policy,
-    /// The machine's stage epoch before the start.
-    pub epoch: u64,
-    /// The model in service.
-    pub stable: Model,
-    /// The model on trial.
-    pub canary: Model,
 }
 
 /// One thing that happened.

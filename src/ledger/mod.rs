@@ -10,8 +10,8 @@
 //! the machine's insides, and could not be judged again. Why a hash chain: decisions about what users
 //! were served should not be editable in silence.
 //!
-//! Reading order: [`entry`](Entry) (what is said), `state` (where that leads), `codec` (how events are
-//! written), `chain` (how rows hold together), `store` (the file), `queue` and `writer` (how others reach
+//! Reading order: [`entry`](Entry) and `opening` (what is said), `state` and `fold` (where that leads), `codec` (how events are
+//! written), `chain` (how rows hold together), `connection` and `store` (the file), `queue` and `writer` (how others reach
 //! it), `ends` (what an unclean end means), [`resume`](Resume) and `replay` (what it is good for), `read`,
 //! `verify`, `prune`, `export`.
 //!
@@ -20,10 +20,13 @@
 
 mod chain;
 pub mod codec;
+mod connection;
 mod ends;
 mod entry;
 mod error;
 mod export;
+mod fold;
+mod opening;
 mod prune;
 mod queue;
 mod read;
@@ -43,9 +46,10 @@ mod tests;
 
 pub use chain::{Hash, Head, from_hex, to_hex};
 pub use ends::{Course, HowEnded, course};
-pub use entry::{Entry, Gap, Model, Opening, Pruned, Stamp};
+pub use entry::{Entry, Gap, Pruned, Stamp};
 pub use error::LedgerError;
 pub use export::{Bodies, export};
+pub use opening::{Model, Opening};
 pub use prune::Retention;
 pub use read::{Journal, Kept, Reader, Recorded};
 pub use replay::{Comparison, Difference, Replayed, compare, rejudge, replay};

@@ -8,7 +8,7 @@ use super::chain::Head;
 use super::codec::Batch;
 use super::entry::{Entry, Stamp};
 use super::error::LedgerError;
-use super::state::{Fate, fate};
+use super::fold::{Effect, effect};
 use super::store::{Content, Draft};
 use crate::rollout::Event;
 
@@ -149,20 +149,20 @@ impl Queue {
             self.journal = Some(OpenJournal::new(&opening.rollout, 0, 0, false));
             self.rollout.clone_from(&opening.rollout);
         }
-        let fate = match &entry {
-            Entry::Decision(decision) => fate(decision.kind),
-            Entry::RolloutAbandoned { .. } => Fate::Over,
-            _ => Fate::GoesOn,
+        let effect = match &entry {
+            Entry::Decision(decision) => effect(decision.kind),
+            Entry::RolloutAbandoned { .. } => Effect::Over,
+            _ => Effect::GoesOn,
         };
         self.push(at.unix_ms, entry);
-        match fate {
-            Fate::GoesOn => {}
-            Fate::Promoted => {
+        match effect {
+            Effect::GoesOn => {}
+            Effect::Promoted => {
                 if let Some(journal) = &mut self.journal {
                     journal.settled = true;
                 }
             }
-            Fate::RolledBack | Fate::Undone | Fate::Over => {
+            Effect::RolledBack | Effect::Undone | Effect::Over => {
                 self.journal = None;
                 self.rollout.clear();
             }

@@ -11,10 +11,12 @@ use rusqlite::{Connection, OptionalExtension, Row, params};
 
 use super::chain::{Hash, Head, JOURNAL};
 use super::codec;
-use super::entry::{Entry, Opening};
+use super::connection::connect_to_read;
+use super::entry::Entry;
 use super::error::LedgerError;
-use super::state::{Fate, State, fate};
-use super::store::connect_to_read;
+use super::fold::{Effect, effect};
+use super::opening::Opening;
+use super::state::State;
 use crate::rollout::{Decision, Event};
 
 /// A ledger opened for reading.
@@ -57,7 +59,7 @@ pub struct Recorded {
 impl Recorded {
     /// Whether its last decision ended it.
     pub fn ended(&self) -> bool {
-        self.decisions.iter().any(|decision| fate(decision.kind) != Fate::GoesOn)
+        self.decisions.iter().any(|decision| effect(decision.kind) != Effect::GoesOn)
     }
 }
 

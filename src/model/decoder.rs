@@ -6,8 +6,8 @@
 //! go where) and no family.
 
 use super::config::{LayerKind, ModelConfig};
-use super::families::{self, Layout};
-use super::intake::LoadError;
+use super::error::LoadError;
+use super::layout::{self, Layout};
 use super::linear::{Packer, Projection};
 use super::names::Names;
 use super::weights::Weights;
@@ -58,7 +58,7 @@ impl KvChoice {
 
     /// What it comes to for a model on the CPU, which keeps 16 bits where 8 are asked for.
     pub fn kind(self, source: &Weights) -> KvKind {
-        match (self, source.kind(families::EMBEDDING)) {
+        match (self, source.kind(layout::EMBEDDING)) {
             (KvChoice::As(kind), _) => kind,
             (KvChoice::Auto, Ok(Kind::F32)) => KvKind::F32,
             (KvChoice::Auto | KvChoice::Int8, _) => KvKind::F16,
@@ -134,7 +134,7 @@ impl Decoder {
     /// Takes the weights from `source` and makes a KV cache.
     pub fn load(source: &Weights, kv: KvPlan) -> std::result::Result<Decoder, LoadError> {
         let config = source.config().clone();
-        let tied = config.tied_embeddings || !source.has(families::HEAD);
+        let tied = config.tied_embeddings || !source.has(layout::HEAD);
         let (embedding, head) = (Names::embedding(&config), Names::head(&config));
         let of_layers = (0..config.layers)
             .flat_map(|index| Names { config: &config, index }.projections().into_iter().flatten());
@@ -153,7 +153,7 @@ impl Decoder {
             .collect::<std::result::Result<_, _>>()?;
         let head = if tied { embedding.clone() } else { packer.matrix(&head)? };
         Ok(Decoder {
-            norm: Norm::load(&packer, families::NORM, config.hidden, &config)?,
+            norm: Norm::load(&packer, layout::NORM, config.hidden, &config)?,
             cache: KvCache::with_kind(kv_shape(&config, kv.blocks, kv.block_size), kv.kind),
             angles: vec![Angles::default(); config.ropes.len()],
             bench: Workbench::shared(),
@@ -345,7 +345,7 @@ impl LayerLoader<'_, '_> {
     }
 
     fn norm(&self, name: &str, len: usize) -> std::result::Result<Norm, LoadError> {
-        let name = families::in_layer(self.names.index, &format!("{name}.weight"));
+        let name = layout::in_layer(self.names.index, &format!("{name}.weight"));
         Norm::load(self.packer, &name, len, self.config)
     }
 }

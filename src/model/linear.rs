@@ -5,7 +5,7 @@
 //! and a bias. All of a model's weights lie in one allocation, whose size a [`Packer`] asks for up front.
 //! Knows no family and no file.
 
-use super::intake::LoadError;
+use super::error::LoadError;
 use super::names::Wanted;
 use super::weights::Weights;
 use crate::device::{Pool, QMatrix, Scratch, WeightStore, matmul_many, ops};

@@ -1,7 +1,7 @@
 //! Names and shapes of a model's matrices, as its family's layout and its config say. Reads nothing.
 
 use super::config::ModelConfig;
-use super::families;
+use super::layout;
 
 /// One weight matrix as a decoder wants it: its name, and `[outputs, inputs]`.
 pub type Wanted = (String, [usize; 2]);
@@ -15,11 +15,11 @@ pub(super) struct Names<'a> {
 
 impl Names<'_> {
     pub fn embedding(config: &ModelConfig) -> Wanted {
-        (families::EMBEDDING.to_owned(), [config.vocab, config.hidden])
+        (layout::EMBEDDING.to_owned(), [config.vocab, config.hidden])
     }
 
     pub fn head(config: &ModelConfig) -> Wanted {
-        (families::HEAD.to_owned(), [config.vocab, config.hidden])
+        (layout::HEAD.to_owned(), [config.vocab, config.hidden])
     }
 
     /// All of the layer's matrices, those that share their input together.
@@ -52,7 +52,7 @@ impl Names<'_> {
     fn wanted(self, names: &[&str], outputs: &[usize], inputs: usize) -> Vec<Wanted> {
         let all = [outputs.iter().sum()];
         let outputs = if names.len() == 1 { &all } else { outputs };
-        let name = |name: &&str| families::in_layer(self.index, &format!("{name}.weight"));
+        let name = |name: &&str| layout::in_layer(self.index, &format!("{name}.weight"));
         names.iter().map(name).zip(outputs).map(|(name, n)| (name, [*n, inputs])).collect()
     }
 }

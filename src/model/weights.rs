@@ -6,8 +6,9 @@
 
 use super::config::ModelConfig;
 use super::dummy::{Dummy, Scheme};
+use super::error::LoadError;
 use super::gguf::Gguf;
-use super::intake::{Checkpoint, LoadError, digest_files};
+use super::intake::{Checkpoint, digest_files};
 use crate::device::{Kind, QMatrix, QuantError, Stored, all_finite, dequantise};
 use crate::progress::Progress;
 use std::path::{Path, PathBuf};

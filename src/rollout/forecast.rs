@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use super::evalue::{bets_above, log_e_of};
 use super::gates::Stand;
-use super::speed::{BOUNDED, least};
+use super::latency_gate::{BOUNDED, least};
 use super::stats::{csm_least, csm_rejects};
 use super::{GateName, Mode, Weight};
 

@@ -10,8 +10,8 @@ use std::time::Duration;
 use super::error_gate;
 use super::evalue::{e_text, e_value};
 use super::evidence::Evidence;
+use super::latency_gate::{self, Pair};
 use super::signal::Signal;
-use super::speed::{self, Pair};
 use super::verdict::{Gate, GateName, GateState, Verdict};
 use super::window::ArmWindow;
 use super::{Policy, Weight};
@@ -33,14 +33,14 @@ pub(crate) struct Stand<'a> {
 /// The verdict: every gate, in the order of [`GateName`].
 pub(crate) fn judge(stand: &Stand<'_>) -> Verdict {
     let Stand { policy, stable, canary, .. } = stand;
-    let matched = canary.by_matched(stable, speed::least(policy));
+    let matched = canary.by_matched(stable, latency_gate::least(policy));
     let (stable_ttft, stable_tpot) = stable.latencies(matched);
     let (canary_ttft, canary_tpot) = canary.latencies(matched);
-    let full = stable.counts.requests >= speed::least(policy)
+    let full = stable.counts.requests >= latency_gate::least(policy)
         && canary.counts.requests >= policy.min_requests;
     let tail = match stand.weight {
-        Weight::FULL => (speed::TAIL * policy.alone_allowance).min(0.5),
-        _ => speed::TAIL,
+        Weight::FULL => (latency_gate::TAIL * policy.alone_allowance).min(0.5),
+        _ => latency_gate::TAIL,
     };
     let ttft = Pair { policy, stable: stable_ttft, canary: canary_ttft, tail, full };
     let tpot = Pair { policy, stable: stable_tpot, canary: canary_tpot, tail, full };
@@ -50,9 +50,9 @@ pub(crate) fn judge(stand: &Stand<'_>) -> Verdict {
             bake(stand),
             requests(stand),
             error_gate::gate(stand.evidence, policy, stand.weight, counts),
-            speed::latency(GateName::Ttft, &ttft),
-            speed::latency(GateName::Tpot, &tpot),
-            speed::throughput(&tpot),
+            latency_gate::latency(GateName::Ttft, &ttft),
+            latency_gate::latency(GateName::Tpot, &tpot),
+            latency_gate::throughput(&tpot),
             feedback(stand),
             retries(stand),
         ],

@@ -10,9 +10,9 @@
 //! tested when nothing here waits or reads anything by itself.
 //!
 //! Reading order: [`plan`](Policy) (what is wanted), [`outcome`](Outcome) and [`event`](Event) (what
-//! is seen), `window`, `latency` and `keys` (what is remembered of it), `evalue`, `strata` and
+//! is seen), `window`, `histogram` and `keys` (what is remembered of it), `evalue`, `strata` and
 //! `alone` (evidence that grows), `evidence` (when the errors count as a regression), `stats`,
-//! `speed`, `gates` and [`verdict`](Verdict) (what it amounts to), `machine`, `orders` and `moves`
+//! `latency_gate`, `gates` and [`verdict`](Verdict) (what it amounts to), `machine`, `orders` and `moves`
 //! (what follows), [`forecast`](Forecast) and [`view`](View) (what is shown).
 //!
 //! Three rules hold throughout. Errors and faults of the canary roll back and nothing else does:
@@ -29,8 +29,9 @@ mod event;
 mod evidence;
 mod forecast;
 mod gates;
+mod histogram;
 mod keys;
-mod latency;
+mod latency_gate;
 mod machine;
 mod moves;
 mod orders;
@@ -38,7 +39,6 @@ mod outcome;
 mod plan;
 mod selftest;
 mod signal;
-mod speed;
 mod stage;
 mod stats;
 mod step_error;
@@ -65,12 +65,13 @@ use serde::{Deserialize, Serialize};
 pub use decision::{Cause, Decision, DecisionKind, Phase};
 pub use event::{Action, Event, Operator, Order};
 pub use forecast::{Forecast, requests_to_detect};
+pub use histogram::Latency;
 pub use machine::Rollout;
 pub use outcome::{Class, Outcome};
 pub use plan::{Advance, ConfirmAt, EvidenceRule, Mode, Policy, PolicyError};
 pub use step_error::StepError;
 pub use verdict::{Gate, GateName, GateState, Overall, Verdict};
-pub use view::{ArmView, Latency, View};
+pub use view::{ArmView, View};
 pub use window::Counts;
 
 /// One of the two models that a request can be answered by.

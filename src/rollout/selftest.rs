@@ -6,7 +6,7 @@
 
 use super::verdict::{GateState, Verdict};
 use super::window::ArmWindow;
-use super::{Policy, speed};
+use super::{Policy, latency_gate};
 
 /// Gates of a verdict, at most.
 const GATES: usize = 8;
@@ -30,9 +30,9 @@ pub(crate) struct SelfTest {
 
 /// The ratios of one stage.
 pub(crate) fn noise(policy: &Policy, stable: &ArmWindow, canary: &ArmWindow) -> Noise {
-    let matched = canary.by_matched(stable, speed::least(policy));
+    let matched = canary.by_matched(stable, latency_gate::least(policy));
     let (stable, canary) = (stable.latencies(matched), canary.latencies(matched));
-    let ratio = |q, stable: &super::latency::Histogram, canary: &super::latency::Histogram| {
+    let ratio = |q, stable: &super::histogram::Histogram, canary: &super::histogram::Histogram| {
         let (stable, canary) = (stable.quantile(q)?, canary.quantile(q)?);
         Some(canary.as_secs_f64() / stable.as_secs_f64())
     };

@@ -5,6 +5,7 @@
 
 use std::time::Duration;
 
+use super::histogram::Latency;
 use super::window::ArmWindow;
 use super::{Arm, Counts, Decision, Forecast, Phase, Verdict, Weight};
 
@@ -93,15 +94,4 @@ impl ArmView {
             mean_output_tokens: counts.mean_output_tokens(),
         }
     }
-}
-
-/// A latency distribution in three figures; quantiles are at most 0.4 % above the sample's own.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Latency {
-    /// Samples.
-    pub count: u64,
-    /// Median.
-    pub p50: Duration,
-    /// 99th percentile.
-    pub p99: Duration,
 }

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::latency::Histogram;
+use super::histogram::Histogram;
 use super::{Arm, Class, Outcome};
 
 /// What was counted on one arm, and what was not and why.

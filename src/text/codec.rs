@@ -15,6 +15,7 @@ use super::abilities::Abilities;
 use super::apart::Cancellable;
 use super::content::{ContentTokens, Marks};
 use super::conversation::Chat;
+use super::encode::{encode, failed};
 use super::folder::{self, Folder};
 use super::gguf::{self, GgufVocabulary};
 use super::renderer::{Renderer, Templates};
@@ -237,19 +238,6 @@ impl Codec {
             |token: String| self.tokenizer.get_added_vocabulary().is_special_token(&token);
         self.tokenizer.id_to_token(id).is_some_and(|token| !special(token))
     }
-}
-
-pub(super) fn encode(
-    tokenizer: &Tokenizer,
-    text: &str,
-    add_special_tokens: bool,
-) -> Result<Vec<u32>, TextError> {
-    let encoding = tokenizer.encode_fast(text, add_special_tokens);
-    encoding.map(|e| e.get_ids().to_vec()).map_err(|e| failed("encode", &*e))
-}
-
-fn failed(action: &'static str, error: &(dyn std::error::Error + Send + Sync)) -> TextError {
-    TextError::Tokenizer { action, what: error.to_string() }
 }
 
 fn read_tokenizer(path: &Path) -> Result<Tokenizer, TextError> {

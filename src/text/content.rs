@@ -17,7 +17,7 @@
 //! `'<|' + role + '|>'` does; the word is then an ordinary one.
 
 use super::template::Job;
-use super::{TextError, codec};
+use super::{TextError, encode};
 use serde_json::{Map, Value};
 use std::borrow::Cow;
 use std::collections::{HashMap, HashSet};
@@ -206,7 +206,7 @@ impl Marks {
         add_special_tokens: bool,
     ) -> Result<Vec<u32>, TextError> {
         if !text.contains(self.mark.as_str()) {
-            return codec::encode(tokenizer, text, add_special_tokens);
+            return encode::encode(tokenizer, text, add_special_tokens);
         }
         let encoded = self.encode_marked(tokenizer, text, add_special_tokens);
         encoded.map_err(|e| TextError::Tokenizer { action: "encode", what: e.to_string() })

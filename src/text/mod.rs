@@ -21,6 +21,7 @@ mod codec;
 mod content;
 mod conversation;
 mod date;
+mod encode;
 mod error;
 mod folder;
 mod gguf;

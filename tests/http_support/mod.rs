@@ -6,9 +6,9 @@ use axum::body::Body;
 use axum::http::{Request, Response, StatusCode};
 use axum::routing::any;
 use serde_json::{Value, json};
-use serin::gateway::Gateway;
-use serin::gateway::testing::FakeServer;
 use serin::http::{AppState, Intake, Operators, Peer, client_app, operator_app};
+use serin::serving::Gateway;
+use serin::serving::testing::FakeServer;
 use std::path::Path;
 use tower::ServiceExt;
 

@@ -52,9 +52,9 @@ pub(super) async fn run(args: DemoArgs) -> Result<ExitCode, CliError> {
     config.listen = ([127, 0, 0, 1], 0).into();
     config.device = args.device;
     config.policy = scaled_policy();
-    config.care.drain = Duration::from_secs(5);
+    config.deployments.drain = Duration::from_secs(5);
     // The former stable leaves at once, so that its memory can be seen to come back.
-    config.care.keep_previous = Duration::ZERO;
+    config.deployments.keep_previous = Duration::ZERO;
     config.engine.text.templates = super::templates_apart();
     let mut running = Running::start(&config).await?;
     running.load(&config).await?;

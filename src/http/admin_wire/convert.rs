@@ -5,10 +5,11 @@ use super::{
     ArmWire, CardUnloadWire, DecisionWire, DeviceWire, FiguresWire, ForecastWire, GateWire,
     LaneWire, LedgerWire, LoadedWire, ShadowWire, StatusWire, UnloadWire, WaitWire,
 };
-use crate::control::{Deployment, Status, UnloadRecord};
+use crate::control::{Status, UnloadRecord};
 use crate::engine::{CardReport, LaneStats, UnloadReport};
-use crate::gateway::{Gateway, ShadowReport};
 use crate::rollout::{Arm, ArmView, Decision, Forecast, Gate, GateName, Latency, Phase, View};
+use crate::routing::Deployment;
+use crate::serving::{Gateway, ShadowReport};
 use serin_kernels::Readings;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;

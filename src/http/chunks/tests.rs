@@ -1,8 +1,8 @@
 //! Event streams to the letter.
 
 use super::*;
-use crate::gateway::LikelyToken;
 use crate::rollout::Arm;
+use crate::serving::LikelyToken;
 use serde_json::{Value, json};
 use std::time::Duration;
 

@@ -1,7 +1,7 @@
 //! When headers go out, and what a silent stream says.
 
 use super::*;
-use crate::gateway::{Finish, GatewayError, GenerateRequest, Generation, Prompt, Usage};
+use crate::serving::{Finish, GatewayError, GenerateRequest, Generation, Prompt, Usage};
 use axum::http::StatusCode;
 use futures_util::StreamExt;
 use std::cell::RefCell;

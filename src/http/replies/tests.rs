@@ -1,8 +1,8 @@
 //! Several generations as one.
 
 use super::*;
-use crate::gateway::{Finish, Prompt};
 use crate::rollout::Arm;
+use crate::serving::{Finish, Prompt};
 use std::cell::RefCell;
 use std::time::Instant;
 use tokio::sync::mpsc::{Sender, channel};

@@ -1,8 +1,8 @@
 //! Whole answers.
 
 use super::*;
-use crate::gateway::{Finish, LikelyToken};
 use crate::rollout::Arm;
+use crate::serving::{Finish, LikelyToken};
 use serde_json::json;
 
 fn head(shape: Shape, tools: bool) -> Head {

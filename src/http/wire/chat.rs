@@ -6,7 +6,7 @@
 use super::common::{Envelope, Rules, ask};
 use super::fields::{Fields, wrong};
 use super::{Ask, WireError};
-use crate::gateway::{MOST_TOP_LOGPROBS as MOST_TOP, Prompt};
+use crate::serving::{MOST_TOP_LOGPROBS as MOST_TOP, Prompt};
 use crate::text::Ending;
 use serde_json::Value;
 

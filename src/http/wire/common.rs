@@ -6,8 +6,8 @@
 
 use super::fields::{Fields, Range, wrong};
 use super::{Ask, WireError};
-use crate::gateway::{GenerateRequest, Limits, Prompt, SamplingPatch};
 use crate::rollout::Arm;
+use crate::serving::{GenerateRequest, Limits, Prompt, SamplingPatch};
 use serde_json::Value;
 use std::time::Instant;
 

@@ -4,7 +4,7 @@ use super::chat::response_format;
 use super::common::{Envelope, Rules, ask, is_true, refuse};
 use super::fields::{Fields, whole, wrong};
 use super::{Ask, WireError};
-use crate::gateway::Prompt;
+use crate::serving::Prompt;
 use serde_json::Value;
 
 /// Most prompts in one request.

@@ -3,7 +3,7 @@
 //! The same facts in two shapes: a chat lists objects, a plain completion has parallel lists. A token that
 //! is no whole character has U+FFFD in its text; its bytes are exact, where the shape has room for them.
 
-use crate::gateway::{LikelyToken, TokenLogprob};
+use crate::serving::{LikelyToken, TokenLogprob};
 use serde::Serialize;
 use serde_json::{Map, Value};
 

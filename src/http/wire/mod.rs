@@ -17,7 +17,7 @@ pub mod fields;
 pub mod likely;
 pub mod reply;
 
-use crate::gateway::GenerateRequest;
+use crate::serving::GenerateRequest;
 
 /// Which of the two generation endpoints a request came to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -4,7 +4,7 @@
 
 use super::Shape;
 use super::likely::{ChatLogprobs, TextLogprobs};
-use crate::gateway::Usage;
+use crate::serving::Usage;
 use serde::Serialize;
 
 /// What all objects of one answer share.

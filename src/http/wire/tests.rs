@@ -3,8 +3,8 @@
 use super::common::{Envelope, Rules, Streaming};
 use super::fields::Fields;
 use super::{Ask, Shape, WireError};
-use crate::gateway::{GenerateRequest, Limits, Prompt};
 use crate::rollout::Arm;
+use crate::serving::{GenerateRequest, Limits, Prompt};
 use crate::text::Ending;
 use proptest::prelude::*;
 use serde_json::{Value, json};

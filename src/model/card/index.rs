@@ -5,7 +5,7 @@
 //! and fetched from there by the step's first kernel. Knows no tensor.
 
 use super::super::config::ModelConfig;
-use super::load::CardPlan;
+use super::plan::CardPlan;
 use crate::device::{Batch, ModelPool};
 use serin_kernels::rope::NO_SLOT;
 use serin_kernels::sample::{PenaltyEntry, RowParams};

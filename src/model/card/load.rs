@@ -5,19 +5,20 @@
 //! one form: where a file mixes forms that do not go together, the odd ones are kept as f16.
 
 use super::super::config::{LayerKind, ModelConfig};
-use super::super::families;
-use super::super::intake::LoadError;
+use super::super::error::LoadError;
+use super::super::layout;
 use super::super::names::{Names, Wanted};
 use super::super::weights::Weights;
 use super::index::{self, Index};
 use super::layer::{Layer, NormWeight, Projection};
+use super::plan::CardPlan;
 use super::room::{Room, Sizes};
 use super::{CardDecoder, Frequencies, Model, Recorded};
 use crate::device::{Kind, ModelPool, Rope, dequantise};
 use serin_kernels::attention::AttentionSpec;
 use serin_kernels::product::Matrix;
 use serin_kernels::weights::PlaneLayout;
-use serin_kernels::{ActKind, Buffer, CardError, KvKind, KvLayer, KvShape, Queue, Timer, norm};
+use serin_kernels::{ActKind, Buffer, CardError, KvLayer, Queue, Timer, norm};
 use std::collections::HashMap;
 use std::sync::Arc;
 
@@ -25,77 +26,8 @@ use std::sync::Arc;
 const PIECE: usize = 4 << 20;
 /// Widest head that the attention kernels take.
 const WIDEST_HEAD: usize = 256;
-/// Rows of logits that a card holds at least.
-const LEAST_HEAD_ROWS: usize = 16;
-/// Penalised tokens for each row of a step that the card has room for; rows beyond are drawn on the host.
-const PENALTIES_PER_ROW: usize = 2048;
-
-/// How large a model's room on a card is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct CardPlan {
-    /// Tokens in a step.
-    pub tokens: usize,
-    /// Sequences in a step.
-    pub rows: usize,
-    /// Rows of logits at once.
-    pub head_rows: usize,
-    /// Penalised tokens of a step.
-    pub penalties: usize,
-    pub blocks: usize,
-    /// Tokens per block.
-    pub block_size: usize,
-    pub kv: KvKind,
-    /// Longest sequence, in tokens.
-    pub longest: usize,
-    pub kv_heads: usize,
-    pub multiprocessors: usize,
-    /// Whether decoding steps may be recorded.
-    pub record: bool,
-    /// Keep all weights, and so all inputs of products, in f32: to compare with references.
-    pub exact: bool,
-}
 
 impl CardPlan {
-    /// For steps of at most `tokens` tokens in `rows` sequences.
-    pub fn new(
-        config: &ModelConfig,
-        (tokens, rows): (usize, usize),
-        (blocks, block_size): (usize, usize),
-        kv: KvKind,
-        multiprocessors: usize,
-    ) -> CardPlan {
-        CardPlan {
-            tokens: tokens.max(rows),
-            rows,
-            head_rows: rows.max(LEAST_HEAD_ROWS),
-            penalties: rows * PENALTIES_PER_ROW,
-            blocks,
-            block_size,
-            kv,
-            longest: config.max_len.min(blocks * block_size),
-            kv_heads: config.kv_heads,
-            multiprocessors,
-            record: true,
-            exact: false,
-        }
-    }
-
-    /// The shape of one layer's cache.
-    fn kv_shape(&self, config: &ModelConfig) -> KvShape {
-        KvShape {
-            blocks: self.blocks,
-            block_size: self.block_size,
-            kv_heads: config.kv_heads,
-            head_dim: config.head_dim,
-        }
-    }
-
-    /// Bytes of one KV block over all layers.
-    pub fn block_bytes(&self, config: &ModelConfig) -> u64 {
-        let one = KvShape { blocks: 1, ..self.kv_shape(config) };
-        (config.layers * one.layer_bytes(self.kv)) as u64
-    }
-
     /// Bytes of all that a step needs beside weights and cache.
     pub fn scratch_bytes(&self, config: &ModelConfig) -> u64 {
         let halves: usize = config.ropes.iter().map(|rope| 4 * rope.inv_freq.len()).sum();
@@ -162,7 +94,7 @@ fn refuse_what_does_not_fit(source: &Weights) -> Result<(), LoadError> {
 }
 
 fn tied(source: &Weights) -> bool {
-    source.config().tied_embeddings || !source.has(families::HEAD)
+    source.config().tied_embeddings || !source.has(layout::HEAD)
 }
 
 fn unfit(source: &Weights, name: &str, kind: Kind, columns: usize) -> LoadError {
@@ -207,7 +139,7 @@ impl Loader<'_> {
         Ok(Model {
             card: card.clone(),
             timer: Timer::new(card)?,
-            norm: self.norm(families::NORM, config.hidden)?,
+            norm: self.norm(layout::NORM, config.hidden)?,
             cache: cache.collect::<Result<_, CardError>>()?,
             ropes: config.ropes.iter().map(|r| self.rope(r)).collect::<Result<_, _>>()?,
             index: Index::new(self.plan, self.pool)?,
@@ -229,7 +161,7 @@ impl Loader<'_> {
         let config = self.source.config();
         let (layout, names) = (config.layout, Names { config, index });
         let norm = |name: &str, len: usize| {
-            self.norm(&families::in_layer(index, &format!("{name}.weight")), len)
+            self.norm(&layout::in_layer(index, &format!("{name}.weight")), len)
         };
         let post = |name: Option<&str>| name.map(|name| norm(name, config.hidden)).transpose();
         let heads = layout.head_norms.map(|[query, key]| {

@@ -10,17 +10,18 @@
 mod index;
 mod layer;
 mod load;
+mod plan;
 mod room;
 
 pub use index::Width;
-pub use load::{CardPlan, weight_bytes};
+pub use load::weight_bytes;
+pub use plan::CardPlan;
 
 use super::config::ModelConfig;
 use crate::device::{Batch, CardReport, CardUsage, ModelPool};
 use index::{Index, Told};
 use layer::{Layer, NormWeight};
 use room::Room;
-use serin_kernels::attention::plan_splits;
 use serin_kernels::product::{Matrix, Output, multiply};
 use serin_kernels::sample::{PenaltyEntry, RowParams, SampleBatch, sample};
 use serin_kernels::{Buffer, Card, CardError, Graph, KvLayer, Queue, Timer};
@@ -360,21 +361,5 @@ impl Frequencies {
         let half = self.inv_freq.len();
         let numbers = tokens * half;
         rope::Angles { half, cos: self.cos.first(numbers), sin: self.sin.first(numbers) }
-    }
-}
-
-impl CardPlan {
-    /// Widths that decoding steps are recorded at.
-    const BUCKETS: [usize; 7] = [1, 2, 4, 8, 16, 32, 64];
-
-    /// The width at which so many rows are recorded; `None` for more than are.
-    fn bucket(&self, rows: usize) -> Option<usize> {
-        let fits = |bucket: &&usize| **bucket >= rows && **bucket <= self.rows;
-        Self::BUCKETS.iter().find(fits).copied()
-    }
-
-    /// Shares that the cache is cut into by decoding so many rows.
-    fn splits(&self, rows: usize) -> usize {
-        plan_splits(rows, self.kv_heads, self.longest, self.multiprocessors)
     }
 }

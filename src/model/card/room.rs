@@ -4,7 +4,7 @@
 //! its second; `acts` holds whatever the next product takes in. What each is for is said by who uses it.
 
 use super::super::config::ModelConfig;
-use super::load::CardPlan;
+use super::plan::CardPlan;
 use crate::device::ModelPool;
 use serin_kernels::attention::partials_len;
 use serin_kernels::sample::scratch_len;

@@ -10,6 +10,7 @@ mod gemma;
 mod llama;
 mod phi;
 mod qwen;
+mod read;
 mod rope;
 
 pub(super) use fields::Fields;
@@ -18,11 +19,8 @@ pub(super) use llama::{llama, mistral};
 pub(super) use phi::phi3;
 pub(super) use qwen::{qwen2, qwen3};
 
-use super::families::{self, Layout};
-use super::intake::LoadError;
+use super::layout::Layout;
 use crate::device::{Activation, Rope};
-use serde_json::Value;
-use std::path::Path;
 
 /// Positions up to here are exact in f32, which the rotation computes in; longer promises are cut.
 const MOST_POSITIONS: usize = 1 << 24;
@@ -93,31 +91,6 @@ pub struct LayerKind {
 }
 
 impl ModelConfig {
-    /// Reads and checks `dir/config.json`.
-    pub fn read(dir: &Path) -> Result<ModelConfig, LoadError> {
-        let path = dir.join("config.json");
-        let text = std::fs::read_to_string(&path)
-            .map_err(|source| LoadError::Read { path: path.clone(), source })?;
-        let bad = |what: String| LoadError::Config { path: path.clone(), what };
-        let raw: Value =
-            serde_json::from_str(&text).map_err(|e| bad(format!("it is not valid JSON: {e}")))?;
-        ModelConfig::from_json(&raw).map_err(bad)
-    }
-
-    /// Reads and checks the content of a `config.json`; the error is one line for whoever typed it.
-    pub fn from_json(raw: &Value) -> Result<ModelConfig, String> {
-        let family = families::named(raw["architectures"][0].as_str().unwrap_or("(none)"))?;
-        if raw.get("quantization_config").is_some_and(|q| !q.is_null()) {
-            return Err(
-                "quantized safetensors are not supported; use an f32, f16 or bf16 checkpoint"
-                    .into(),
-            );
-        }
-        let config = (family.read)(&Fields::new(raw), family)?;
-        config.check()?;
-        Ok(config)
-    }
-
     /// Tokens beyond which a sequence's cached keys must be computed anew (see [`crate::device::LongRope`]).
     pub fn rope_switch(&self) -> Option<usize> {
         self.ropes.iter().filter_map(|rope| rope.long.as_ref()).map(|long| long.beyond).min()

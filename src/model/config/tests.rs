@@ -1,7 +1,8 @@
 //! Configs as they are published, broken ones, and hostile ones.
 
+use super::super::error::LoadError;
 use super::*;
-use serde_json::json;
+use serde_json::{Value, json};
 
 fn read(config: &Value) -> Result<ModelConfig, LoadError> {
     let dir = tempfile::tempdir().unwrap();

@@ -11,7 +11,7 @@ mod blocks;
 mod layout;
 
 use super::config::ModelConfig;
-use super::intake::LoadError;
+use super::error::LoadError;
 use crate::device::{Kind, Stored};
 use layout::Role;
 use serde_json::Value;

@@ -12,7 +12,7 @@ pub mod header;
 mod meta;
 mod names;
 
-use super::intake::LoadError;
+use super::error::LoadError;
 
 use crate::device::{Kind, Stored, dequantise, files};
 use arch::{Architecture, FromTensors};

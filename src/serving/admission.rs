@@ -5,8 +5,8 @@
 //! too long. A request whose client leaves while it waits here is gone. Knows no arm and no wire format.
 
 use super::types::{GatewayError, GenerateRequest, Prompt};
-use crate::control::Deployment;
 use crate::rollout::Weight;
+use crate::routing::Deployment;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use tokio::sync::Semaphore;

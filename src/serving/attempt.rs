@@ -6,13 +6,12 @@
 use super::likely::Waiting;
 use super::prepare::Prepared;
 use super::types::{Finish, GenerateRequest, Piece, Served, Timeouts, Usage};
-use crate::control::Assignment;
 use crate::engine::{
     EngineHandle, Fault, FinishReason, Refusal, SeqEvent, SeqRequest, Timings, Work,
 };
 use crate::metrics;
 use crate::model::Logprobs;
-use crate::rollout::{Class, Outcome};
+use crate::routing::Assignment;
 use crate::text::{Emit, StopStrings, StreamDecoder};
 use std::time::{Duration, Instant};
 use tokio::sync::mpsc::{Sender, unbounded_channel};
@@ -27,6 +26,27 @@ pub(super) enum Ended {
     Undecodable(String),
     Refused(Refusal),
     TimedOut { what: &'static str, limit: Duration },
+}
+
+/// An attempt that has ended, with all that anybody asks of it.
+#[derive(Debug)]
+pub(super) struct Played {
+    pub assignment: Assignment,
+    pub served: Served,
+    pub ended: Ended,
+    /// Whether the client has been told who answers.
+    pub started: bool,
+    /// As the client saw them.
+    pub timings: Timings,
+    pub usage: Usage,
+    /// Ids of the first reply.
+    pub tokens: Vec<u32>,
+    /// What the prompt cost the device.
+    pub ttft: Option<Duration>,
+    /// What a token after the first cost the device: a matched step's time if there was one, else the mean.
+    pub tpot: Option<Duration>,
+    /// Whether `tpot` is of a step that was matched with one of the other arm.
+    pub matched: bool,
 }
 
 /// One of the `n` replies.
@@ -49,8 +69,9 @@ struct Mark {
     work: Work,
 }
 
+/// A request under way on one arm.
 pub(super) struct Attempt {
-    pub assignment: Assignment,
+    assignment: Assignment,
     pub served: Served,
     prompt_tokens: usize,
     arrived: Instant,
@@ -59,7 +80,7 @@ pub(super) struct Attempt {
     events: StreamMap<u32, UnboundedReceiverStream<SeqEvent>>,
     replies: Vec<Reply>,
     /// Whether the client has been told who answers; from then on no other arm can take over.
-    pub started: bool,
+    started: bool,
     /// Queue and prefill time, as the engine reported them.
     engine: Timings,
     /// Prompt tokens that were cached, once the engine has said so.
@@ -264,12 +285,27 @@ impl Attempt {
         send(out, Piece::Start(self.served.clone())).await
     }
 
-    /// The first reply's ids; they are not there afterwards.
-    pub fn take_tokens(&mut self) -> Vec<u32> {
-        self.replies.first_mut().map(|reply| std::mem::take(&mut reply.ids)).unwrap_or_default()
+    /// What it came to, by the engine's time marks; `now` counts only where no token came.
+    pub fn close(mut self, ended: Ended, now: Instant) -> Played {
+        let (timings, usage) = (self.timings(now), self.usage());
+        let (ttft, matched) = (self.own_first_token(), self.matched());
+        let tpot = matched.or_else(|| self.own_per_token());
+        let tokens = self.replies.first_mut().map(|reply| std::mem::take(&mut reply.ids));
+        Played {
+            assignment: self.assignment,
+            served: self.served,
+            ended,
+            started: self.started,
+            timings,
+            usage,
+            tokens: tokens.unwrap_or_default(),
+            ttft,
+            tpot,
+            matched: matched.is_some(),
+        }
     }
 
-    pub fn usage(&self) -> Usage {
+    fn usage(&self) -> Usage {
         Usage {
             prompt_tokens: self.prompt_tokens,
             completion_tokens: self.replies.iter().map(|reply| reply.ids.len()).sum(),
@@ -278,7 +314,7 @@ impl Attempt {
     }
 
     /// Where the time went, over all replies.
-    pub fn timings(&self, now: Instant) -> Timings {
+    fn timings(&self, now: Instant) -> Timings {
         let first = self.first().map(|mark| mark.at);
         let last = self.replies.iter().filter_map(|reply| reply.last).map(|mark| mark.at).max();
         let since = |at: Instant| at.saturating_duration_since(self.arrived);
@@ -294,37 +330,13 @@ impl Attempt {
         }
     }
 
-    /// The outcome for the rollout.
-    pub fn outcome(
-        &self,
-        class: Class,
-        session: Option<u64>,
-        key: Option<u64>,
-        now: Instant,
-    ) -> Outcome {
-        let timings = self.timings(now);
-        Outcome {
-            arm: self.assignment.arm,
-            class,
-            stage: self.assignment.stage,
-            judged: self.assignment.judged,
-            session,
-            key,
-            ttft: self.own_first_token(),
-            tpot: self.own_per_token(),
-            e2e: timings.total,
-            matched: self.matched().is_some(),
-            output_tokens: u32::try_from(timings.output_tokens).unwrap_or(u32::MAX),
-        }
-    }
-
     /// The first token of all replies.
     fn first(&self) -> Option<Mark> {
         self.replies.iter().filter_map(|reply| reply.first).min_by_key(|mark| mark.at)
     }
 
-    /// What the prompt cost the device: TTFT without the wait for a place and for other sequences, of this model and
-    /// of others. Those tell of the traffic that an arm has, and not of the model.
+    /// What the prompt cost the device: TTFT without the wait for a place and for other sequences, of this
+    /// model and of others. Waiting depends on an arm's traffic, not on its model.
     fn own_first_token(&self) -> Option<Duration> {
         self.first().map(|mark| mark.work.prefill)
     }
@@ -334,12 +346,8 @@ impl Attempt {
         self.replies.iter().find_map(|reply| reply.last?.work.matched)
     }
 
-    /// A matched step's time, if there was one. Else what a token cost the device on average, over all replies;
-    /// `None` if there was no step that only decoded.
+    /// What a token cost the device on average, over all replies; `None` if no step only decoded.
     fn own_per_token(&self) -> Option<Duration> {
-        if let Some(matched) = self.matched() {
-            return Some(matched);
-        }
         let last = self.replies.iter().filter_map(|reply| reply.last);
         let (time, decodes) = last.fold((Duration::ZERO, 0), |(time, decodes), mark| {
             (time + mark.work.decode, decodes + mark.work.decodes)

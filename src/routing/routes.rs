@@ -3,18 +3,19 @@
 //! A small value behind a read-write lock; a request holds the lock for a hash and an `Arc` clone.
 //! Knows nothing of why the weight is what it is.
 
-use super::deploy::Deployment;
+use super::deployment::Deployment;
+use super::pick::{NoCanary, RouteInput, pick};
 use crate::rollout::{Arm, Weight};
-use crate::router::{self, NoCanary, RouteInput};
 use std::sync::Arc;
 
 /// The pointers and the weight.
 #[derive(Debug, Clone)]
-pub(super) struct Routes {
+pub struct Routes {
     /// Id of the running rollout; part of the sticky hash.
     pub rollout: Arc<str>,
     /// Stage epoch, so that an outcome can be told from one of an earlier weight.
     pub stage: u64,
+    /// The canary's share.
     pub weight: Weight,
     pub stable: Option<Arc<Deployment>>,
     pub canary: Option<Arc<Deployment>>,
@@ -49,6 +50,7 @@ impl Routes {
         Routes { rollout: "".into(), stage: 0, weight: Weight::ZERO, stable, canary }
     }
 
+    /// The arm for a request: by pin, key or `draw`, uniform in [0, 1).
     pub fn assign(
         &self,
         key: Option<&str>,
@@ -63,11 +65,11 @@ impl Routes {
             weight: self.weight,
             canary_up: self.canary.is_some(),
         };
-        let route = router::pick(&input).map_err(|NoCanary| NoRoute::NoCanary)?;
+        let route = pick(&input).map_err(|NoCanary| NoRoute::NoCanary)?;
         self.to(route.arm, !route.pinned)
     }
 
-    /// Stable, for a request that the canary failed.
+    /// That arm, whatever the weight.
     pub fn to(&self, arm: Arm, judged: bool) -> Result<Assignment, NoRoute> {
         let (deployment, missing) = match arm {
             Arm::Stable => (&self.stable, NoRoute::NotLoaded),

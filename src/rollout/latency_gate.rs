@@ -19,7 +19,7 @@
 
 use std::time::Duration;
 
-use super::latency::Histogram;
+use super::histogram::Histogram;
 use super::stats::{csm_rejects, median_ranks, tail_above, tail_below};
 use super::verdict::{Gate, GateName, GateState};
 use super::{Mode, Policy};

@@ -2,17 +2,18 @@
 //!
 //! Nobody is shown what comes of it, and no verdict counts it. A copy begins only when no request is being
 //! answered, and is cancelled within one step of the model when one comes; it is then tried again a few
-//! times. Knows the engine; which requests are copied is `drive`'s business.
+//! times. Knows the engine; which requests are copied is `rescue`'s business.
 
 use super::admission::Admission;
-use super::drive::no_route;
+use super::class::no_route;
 use super::paired::{Answer, Differences, Paired};
 use super::prepare::{Prepared, prepare};
 use super::types::{GatewayError, GenerateRequest};
-use crate::control::{Assignment, Control};
+use crate::control::Control;
 use crate::engine::{SeqEvent, SeqRequest};
 use crate::model::SamplingParams;
 use crate::rollout::Arm;
+use crate::routing::{Assignment, NoRoute};
 use parking_lot::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
@@ -233,5 +234,5 @@ async fn hear(
             }
         }
     }
-    Err(no_route(crate::control::NoRoute::NoCanary))
+    Err(no_route(NoRoute::NoCanary))
 }

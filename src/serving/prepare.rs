@@ -3,9 +3,9 @@
 
 use super::admission::{self, Admission};
 use super::types::{GatewayError, GenerateRequest, Prompt, SamplingPatch};
-use crate::control::Deployment;
 use crate::model::SamplingParams;
 use crate::rollout::Weight;
+use crate::routing::Deployment;
 use crate::text::{Chat, Codec, GenerationDefaults, TextError};
 use std::sync::Arc;
 use std::time::SystemTime;

@@ -3,12 +3,12 @@
 //! The text side is a real one (a model folder's tokenizer and template); only the tensors are faked.
 
 use super::{Gateway, Limits, Timeouts};
-use crate::config::Care;
-use crate::control::{Control, ControlConfig, DeployError, Deployment, Loader, Start};
+use crate::control::{Control, ControlConfig, DeployError, DeploymentPolicy, Loader, Start};
 use crate::engine::fake::{FakeRunner, FakeScript};
 use crate::engine::{Capacity, EngineError, EngineHandle, Runner, SchedulerConfig};
 use crate::model::LoadError;
 use crate::rollout::Policy;
+use crate::routing::Deployment;
 use crate::text::Codec;
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -35,7 +35,7 @@ pub struct FakeServer {
     pub when_loaded: fn(&Path),
     /// Bytes that each fake model holds while loaded.
     pub memory: usize,
-    pub care: Care,
+    pub deployments: DeploymentPolicy,
     pub start: Start,
 }
 
@@ -70,7 +70,7 @@ impl FakeServer {
             when_opened: |_| {},
             when_loaded: |_| {},
             memory: 1 << 20,
-            care: Care {
+            deployments: DeploymentPolicy {
                 drain: Duration::from_secs(5),
                 finish: Duration::from_secs(60),
                 keep_previous: Duration::ZERO,
@@ -101,8 +101,11 @@ impl FakeServer {
         let (engine, faults) = EngineHandle::start()?;
         let codec = Arc::new(Codec::load(&self.text_from, self.vocab)?);
         let (limits, timeouts) = (Limits { max_n: 8, max_stop: 16 }, self.timeouts);
-        let config =
-            ControlConfig { name: "fake".to_owned(), policy: self.policy.clone(), care: self.care };
+        let config = ControlConfig {
+            name: "fake".to_owned(),
+            policy: self.policy.clone(),
+            deployments: self.deployments,
+        };
         let start = std::mem::take(&mut self.start);
         let loader = loader(engine.clone(), codec, self);
         let control = Control::start(config, engine, loader, faults, start);

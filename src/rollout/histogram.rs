@@ -8,8 +8,6 @@
 
 use std::time::Duration;
 
-use super::view::Latency;
-
 const PARTS_BITS: u32 = 8;
 const PARTS: usize = 1 << PARTS_BITS;
 /// 10 us lies in the octave that starts at 2^13 ns, 1000 s in the one that starts at 2^39 ns.
@@ -105,6 +103,17 @@ fn take(counts: &[u64], left: &mut u64) -> usize {
         *left -= count;
     }
     counts.len().saturating_sub(1)
+}
+
+/// A latency distribution in three figures; quantiles are at most 0.4 % above the sample's own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Latency {
+    /// Samples.
+    pub count: u64,
+    /// Median.
+    pub p50: Duration,
+    /// 99th percentile.
+    pub p99: Duration,
 }
 
 #[cfg(test)]

@@ -1,0 +1,30 @@
+//! What a rollout begins with: the two models, by content, and the policy.
+
+use crate::rollout::Policy;
+use serde::{Deserialize, Serialize};
+
+/// A model as it is on disk.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Model {
+    /// Where it was loaded from.
+    pub path: String,
+    /// The name that it answers under.
+    pub version: String,
+    /// SHA-256 of its content, in hex.
+    pub digest: String,
+}
+
+/// How a rollout began: all that is needed to judge it again.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Opening {
+    /// Its id.
+    pub rollout: String,
+    /// The policy in force, whole.
+    pub policy: Policy,
+    /// The machine's stage epoch before the start.
+    pub epoch: u64,
+    /// The model in service.
+    pub stable: Model,
+    /// The model on trial.
+    pub canary: Model,
+}

@@ -1,0 +1,38 @@
+//! What a checkpoint's tensors are called: the names of one layer's, and of those outside the layers.
+//!
+//! The names are those of Hugging Face checkpoints; every other format is translated into them where it is read.
+//! It knows no shapes.
+
+/// The tensors of one layer, named from behind `model.layers.N.` and before `.weight`.
+#[derive(Debug, Clone, Copy)]
+pub struct Layout {
+    pub attention_norm: &'static str,
+    /// One fused tensor, or queries, keys and values.
+    pub qkv: &'static [&'static str],
+    /// Norms over each query head and each key head.
+    pub head_norms: Option<[&'static str; 2]>,
+    pub out: &'static str,
+    /// Before the attention's output joins the residual stream.
+    pub attention_post_norm: Option<&'static str>,
+    pub mlp_norm: &'static str,
+    pub mlp: MlpNames,
+    pub mlp_post_norm: Option<&'static str>,
+}
+
+/// The tensors of a gated feed-forward part.
+#[derive(Debug, Clone, Copy)]
+pub struct MlpNames {
+    /// One fused tensor, or gate and up.
+    pub gate_up: &'static [&'static str],
+    pub down: &'static str,
+}
+
+/// Names outside the layers; the same in every family.
+pub const EMBEDDING: &str = "model.embed_tokens.weight";
+pub const NORM: &str = "model.norm.weight";
+pub const HEAD: &str = "lm_head.weight";
+
+/// Name of a tensor of layer `layer`, given what stands behind `model.layers.N.`
+pub fn in_layer(layer: usize, name: &str) -> String {
+    format!("model.layers.{layer}.{name}")
+}

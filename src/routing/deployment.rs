@@ -1,0 +1,33 @@
+//! A loaded model version, as requests see it: where its sequences go, what they may be, how its text is made.
+//!
+//! It does not know how it was loaded, or which arm it is.
+
+use crate::engine::{Capacity, LaneId, LaneStats};
+use crate::text::Codec;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+/// One loaded model version.
+#[derive(Debug)]
+pub struct Deployment {
+    /// Name of the model's folder or file.
+    pub version: Arc<str>,
+    /// Version and the start of the digest.
+    pub fingerprint: Arc<str>,
+    /// SHA-256 of config and weights, in hex.
+    pub digest: String,
+    pub path: PathBuf,
+    pub lane: LaneId,
+    pub capacity: Capacity,
+    pub stats: Arc<LaneStats>,
+    pub codec: Arc<Codec>,
+    /// Seconds since 1970 when loading finished.
+    pub loaded_unix: u64,
+}
+
+impl Deployment {
+    /// Longest sequence, prompt and reply together, in tokens.
+    pub fn max_len(&self) -> usize {
+        self.capacity.longest()
+    }
+}

@@ -1,0 +1,143 @@
+//! The way in: what a front end calls.
+//!
+//! [`Gateway::generate`] routes a request, has it prepared and submitted, and leaves it to a task (`rescue`) that
+//! follows it to its outcome whether or not the client stays. It knows neither endings nor statistics.
+
+use super::admission::{self, Admission};
+use super::attempt::Attempt;
+use super::class::no_route;
+use super::prepare::{check_ids, encode, invalid, prepare, text_error};
+use super::record;
+use super::shadow::{Shadow, ShadowReport};
+use super::types::{GatewayError, GenerateRequest, Generation, Limits, Prompt, Timeouts};
+use crate::control::Control;
+use crate::routing::Assignment;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Instant, SystemTime};
+use tokio::sync::mpsc::channel;
+
+/// Pieces that wait for a slow client; beyond, the task waits and the engine's events queue up, which are
+/// bounded by the reply's length.
+const PIECES: usize = 64;
+
+/// The way from a parsed request to its reply. Cheap to clone.
+#[derive(Clone)]
+pub struct Gateway {
+    pub(super) control: Arc<Control>,
+    pub(super) timeouts: Timeouts,
+    pub(super) shadow: Arc<Shadow>,
+    limits: Limits,
+    admission: Admission,
+}
+
+impl Gateway {
+    /// A gateway that copies a share of stable's requests to an idle canary, as `control` was told. Must
+    /// be called within a tokio runtime.
+    pub fn new(control: Arc<Control>, limits: Limits, timeouts: Timeouts) -> Gateway {
+        let admission = Admission::new();
+        let shadow = Shadow::start(control.deployments().shadow, &control, admission.clone());
+        Gateway { control, limits, timeouts, shadow, admission }
+    }
+
+    /// What copied requests have shown; `None` when none are copied.
+    pub fn shadow(&self) -> Option<ShadowReport> {
+        self.shadow.report()
+    }
+
+    /// The control plane that routes its requests.
+    pub fn control(&self) -> &Arc<Control> {
+        &self.control
+    }
+
+    /// Bounds on one request.
+    pub fn limits(&self) -> Limits {
+        self.limits
+    }
+
+    /// Routes and submits a request. Errors here are known before any model ran; later ones arrive as
+    /// `Piece::Failed`.
+    pub async fn generate(&self, request: GenerateRequest) -> Result<Generation, GatewayError> {
+        let live = self.shadow.live();
+        let draw = rand::random::<f64>();
+        let route = self.control.route(request.key.as_deref(), request.pin, draw);
+        let assignment = route.map_err(no_route)?;
+        let attempt = match self.attempt(&request, assignment.clone(), false).await {
+            Ok(attempt) => attempt,
+            Err(error) => self.not_begun(&request, &assignment, error).await?,
+        };
+        let conversation = record::conversation(&request);
+        self.control.asked(conversation);
+        let (out, pieces) = channel(PIECES);
+        let routed = attempt.served.clone();
+        let this = self.clone();
+        tokio::spawn(async move {
+            this.follow(request, conversation, attempt, out).await;
+            drop(live);
+        });
+        Ok(Generation { routed, pieces })
+    }
+
+    /// Prepares a request for an arm and submits it there.
+    pub(super) async fn attempt(
+        &self,
+        request: &GenerateRequest,
+        assignment: Assignment,
+        rescued: bool,
+    ) -> Result<Attempt, GatewayError> {
+        if request.n == 0 || request.n > self.limits.max_n {
+            let text = format!("n is {}; it must be from 1 to {}", request.n, self.limits.max_n);
+            return Err(invalid("n", text));
+        }
+        let (deployment, beside) = (&assignment.deployment, assignment.beside.as_ref());
+        let today = SystemTime::now();
+        let prepared = prepare(request, deployment, beside, &self.admission, today).await?;
+        let (engine, model) = (self.control.engine(), self.control.name());
+        let now = Instant::now();
+        Ok(Attempt::submit(engine, model, request, assignment, &prepared, rescued, now))
+    }
+
+    /// Refuses a request that would be refused whatever it holds, since all queues are full; to be asked before
+    /// its body is parsed.
+    pub fn check_room(&self) -> Result<(), GatewayError> {
+        let Some(stable) = self.control.models().stable else { return Ok(()) };
+        admission::check_queue(&stable).inspect_err(|_| record::refused(&self.control, &stable))
+    }
+
+    /// Refuses more sequences in one request than may ever wait together.
+    pub fn check_sequences(&self, count: usize) -> Result<(), GatewayError> {
+        let stable = self.control.models().stable;
+        let most = stable.map_or(0, |stable| stable.stats.waiting_most.load(Ordering::Relaxed));
+        if most == 0 || count as u64 <= most {
+            return Ok(());
+        }
+        Err(invalid(
+            "n",
+            format!(
+                "{count} replies (prompts times n) are more than the {most} that may wait at a time (engine.max_waiting); send them in parts"
+            ),
+        ))
+    }
+
+    /// Token ids that stable would see for a prompt; `add_special` overrides whether the tokenizer adds
+    /// special tokens of its own.
+    pub async fn tokenize(
+        &self,
+        prompt: Prompt,
+        add_special: Option<bool>,
+    ) -> Result<Vec<u32>, GatewayError> {
+        let stable = self.control.fallback().map_err(no_route)?;
+        admission::check_bytes(&prompt, &stable.deployment)?;
+        let (text, codec) = (prompt.clone(), stable.deployment.codec.clone());
+        let encoded = move || encode(&text, &codec, add_special, SystemTime::now());
+        self.admission.encode(&prompt, encoded).await?
+    }
+
+    /// Text of token ids, by stable's tokenizer.
+    pub fn detokenize(&self, ids: &[u32]) -> Result<String, GatewayError> {
+        let stable = self.control.fallback().map_err(no_route)?;
+        check_ids(ids, stable.deployment.capacity.vocab, "tokens")?;
+        let codec = &stable.deployment.codec;
+        codec.decode(ids, false).map_err(|error| text_error("tokens", &error))
+    }
+}

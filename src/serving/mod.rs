@@ -1,0 +1,29 @@
+//! One request's life, without wire formats: route, encode, submit, decode, rescue, record.
+//!
+//! In the order of a request: `types` is what a front end (HTTP) exchanges with [`Gateway`] (`gateway`); `admission`
+//! bounds what is done for a request before a model has it; `prepare` turns it into token ids for the arm it was
+//! routed to; `attempt` follows that arm's reply; `rescue` has stable take over what a canary failed; `class` says
+//! what an ending counts as, and `record` keeps it. `likely` holds log-probabilities back until their text is sent;
+//! `shadow` and `paired` put copies of requests to the canary while the device is idle. It knows no HTTP and no
+//! statistics.
+
+mod admission;
+mod attempt;
+mod class;
+mod gateway;
+mod likely;
+mod paired;
+mod prepare;
+mod record;
+mod rescue;
+mod shadow;
+pub mod testing;
+mod types;
+
+pub use gateway::Gateway;
+pub use paired::Differences;
+pub use shadow::ShadowReport;
+pub use types::{
+    Finish, GatewayError, GenerateRequest, Generation, LikelyToken, Limits, MOST_TOP_LOGPROBS,
+    Piece, Prompt, SamplingPatch, Served, Timeouts, TokenLogprob, Usage,
+};
