@@ -1,9 +1,8 @@
-//! Where things stand, as the entries tell it.
+//! The current state, derived from the entries.
 //!
-//! [`State::apply`] folds one entry in; the state after any row is the fold of all entries up to it,
-//! so that it can always be checked against them. It knows nothing of files. Why it is kept beside
-//! the entries at all: a start must not read years of them, and pruning must not forget which models
-//! were rejected.
+//! [`State::apply`] folds one entry in. The state after any row is the fold of all entries up to it, so it
+//! can always be checked against them. It does not know about files. It is stored next to the entries because
+//! a start must not read years of them, and because pruning must not forget which models were rejected.
 
 use serde::{Deserialize, Serialize};
 
@@ -11,27 +10,27 @@ use super::ends::HowEnded;
 use super::entry::{Entry, Model, Opening};
 use crate::rollout::{Decision, DecisionKind, Weight};
 
-/// Rejected models that are remembered; the oldest go first.
+/// Number of rejected models that are remembered; the oldest are forgotten first.
 pub const MAX_REJECTED: usize = 500;
 
-/// What a server needs to know at its start.
+/// What a server needs to know at startup.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 pub struct State {
-    /// What the configuration of the last server named as stable.
+    /// The model that the configuration of the last server named as stable.
     #[serde(default)]
     pub configured: Option<String>,
     /// The model in service.
     pub stable: Option<Model>,
-    /// The rollout that runs.
+    /// The running rollout.
     pub running: Option<Running>,
-    /// The last rollout, if it was promoted: an operator may still undo that.
+    /// The last rollout, if it was promoted: an operator may still undo the promotion.
     pub promoted: Option<Running>,
     /// Models that failed, oldest first, each once.
     pub rejected: Vec<Rejection>,
     /// Versions under which the process was killed without an explanation, oldest first, each once.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub suspects: Vec<Suspect>,
-    /// The process whose unclean end was written down last.
+    /// The last process whose unclean end was recorded.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub last_end: String,
 }
@@ -41,11 +40,11 @@ pub struct State {
 pub struct Suspect {
     /// Its digest.
     pub digest: String,
-    /// How often since it was last well.
+    /// Number of kills since it was last healthy.
     pub ends: u32,
 }
 
-/// A rollout under way, as of its last committed decision.
+/// A running rollout, as of its last committed decision.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Running {
     /// How it began.
@@ -56,7 +55,7 @@ pub struct Running {
     pub weight: Weight,
     /// The stage epoch.
     pub stage: u64,
-    /// Why its events are recorded no further, if they are not.
+    /// Why its events are no longer recorded, if so.
     pub journal_ended: Option<String>,
 }
 
@@ -67,30 +66,30 @@ pub struct Rejection {
     pub digest: String,
     /// Why.
     pub reason: String,
-    /// A short name: the cause of the rollback, or `order` when it was rejected outright.
+    /// A short name: the cause of the rollback, or `order` if it was rejected by an order.
     pub cause: String,
-    /// The rollout that it failed in, or none.
+    /// The rollout in which it failed, or empty.
     pub rollout: String,
     /// When, in milliseconds since 1970 UTC.
     pub at_unix_ms: i64,
 }
 
-/// What a decision means for the rollout that it belongs to.
+/// What a decision means for its rollout.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Fate {
-    /// It goes on.
+    /// It continues.
     GoesOn,
     /// It ends with the canary in service.
     Promoted,
-    /// It ends with the canary taken out.
+    /// It ends with the canary rolled back.
     RolledBack,
-    /// Its promotion is taken back: the former stable is in service again.
+    /// Its promotion is undone: the former stable is in service again.
     Undone,
-    /// It ends and nothing is said of the canary.
+    /// It ends without a verdict on the canary.
     Over,
 }
 
-/// The one place that says which decisions end a rollout.
+/// The only place that says which decisions end a rollout.
 pub(super) fn fate(kind: DecisionKind) -> Fate {
     match kind {
         DecisionKind::Started
@@ -116,7 +115,7 @@ pub(super) fn fate(kind: DecisionKind) -> Fate {
 }
 
 impl State {
-    /// Folds in the entry in row `seq`.
+    /// Applies the entry in row `seq`.
     pub fn apply(&mut self, seq: u64, at_unix_ms: i64, entry: &Entry) {
         match entry {
             Entry::RolloutOpened(opening) => {
@@ -172,14 +171,14 @@ impl State {
         }
     }
 
-    /// Unexplained ends that a version has had since it was last well.
+    /// Number of unexplained kills under a version since it was last healthy.
     pub fn unexplained_ends(&self, digest: &str) -> u32 {
         self.suspects.iter().find(|one| one.digest == digest).map_or(0, |one| one.ends)
     }
 
     fn suspect(&mut self, digest: &str) {
         if digest.is_empty() {
-            // It ended before the content was known.
+            // The process died before the content was known.
             return;
         }
         let ends = self.unexplained_ends(digest).saturating_add(1);
@@ -219,7 +218,7 @@ impl State {
         }
     }
 
-    /// Stable's own content, as a self-test has it, is never among those that failed.
+    /// Stable's own content, which a self-test loads as canary, is never recorded as failed.
     fn failed(&mut self, at_unix_ms: i64, decision: &Decision, canary: Model) {
         if self.stable.as_ref().is_some_and(|stable| stable.digest == canary.digest) {
             return;
@@ -238,7 +237,7 @@ impl State {
     }
 
     fn reject(&mut self, rejection: Rejection) {
-        // A rejection says more; tried again, the version begins with a clean slate.
+        // The rejection replaces the kill count. When tried again, the version starts from zero.
         self.acquit(&rejection.digest);
         self.rejected.retain(|one| one.digest != rejection.digest);
         self.rejected.push(rejection);
