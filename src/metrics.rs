@@ -1,8 +1,8 @@
 //! Every metric: name, unit, help text, buckets, and the one function that records it.
 //!
-//! Names and labels follow vLLM's where it has a counterpart, so that existing dashboards work, always
-//! with `arm` and `version` added; serin's own begin with `serin_`. Labels come from bounded sets. Knows
-//! nothing above it but plain figures.
+//! Names and labels follow vLLM's where vLLM has the same metric, so that existing dashboards work; `arm` and
+//! `version` are always added. serin's own metrics begin with `serin_`. Label values come from bounded sets.
+//! This file knows only plain figures.
 
 use crate::engine::{LaneStats, Timings, UnloadReport};
 use crate::rollout::Arm;
@@ -63,17 +63,17 @@ const LEAKED: &str = "serin_unload_leaked_bytes_total";
 const LOG_DROPPED: &str = "serin_log_lines_dropped_total";
 const TURNED_AWAY: &str = "serin_connections_closed_total";
 
-/// Seconds. vLLM's own, for whole requests and their phases.
+/// Seconds. vLLM's buckets for whole requests and their phases.
 const REQUEST_BUCKETS: [f64; 20] = [
     0.3, 0.5, 0.8, 1.0, 1.5, 2.0, 2.5, 5.0, 10.0, 15.0, 20.0, 30.0, 40.0, 50.0, 60.0, 120.0, 240.0,
     480.0, 960.0, 1920.0,
 ];
-/// Seconds. vLLM's for TTFT.
+/// Seconds. vLLM's buckets for TTFT.
 const TTFT_BUCKETS: [f64; 22] = [
     0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0,
     20.0, 40.0, 80.0, 160.0, 640.0, 2560.0,
 ];
-/// Seconds. vLLM's for time per token, finer below 10 ms.
+/// Seconds. vLLM's buckets for time per token, finer below 10 ms.
 const TOKEN_BUCKETS: [f64; 24] = [
     0.001, 0.002, 0.003, 0.004, 0.005, 0.006, 0.008, 0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3,
     0.4, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0, 20.0,
@@ -153,7 +153,8 @@ pub fn log_lines_dropped(count: u64) {
     counter!(LOG_DROPPED).absolute(count);
 }
 
-/// A connection was closed for lack of room: `silent` for a newcomer's sake, `full` as the newcomer itself.
+/// A connection was closed because the limit was reached. `silent`: to make room for a new one; `full`: the
+/// new connection itself.
 pub fn connection_closed(reason: &'static str) {
     counter!(TURNED_AWAY, "reason" => reason).increment(1);
 }
@@ -176,7 +177,7 @@ impl Who<'_> {
     }
 }
 
-/// One finished request: its outcome class and, where tokens came, its timings.
+/// One finished request: its outcome class and, if it produced tokens, its timings.
 pub fn request(who: Who<'_>, class: &'static str, timings: &Timings) {
     let mut labels = who.labels().to_vec();
     labels.push(("class", class.to_owned()));
@@ -198,10 +199,10 @@ pub fn request(who: Who<'_>, class: &'static str, timings: &Timings) {
     counter!(OUTPUT_TOKENS, &labels).increment(timings.output_tokens as u64);
 }
 
-/// Takes gaps between tokens, in seconds.
+/// Records gaps between tokens, in seconds.
 pub type TokenGaps = metrics::Histogram;
 
-/// Recorder for gaps between tokens; made once per request.
+/// Recorder for gaps between tokens; created once per request.
 pub fn token_gaps(who: Who<'_>) -> metrics::Histogram {
     histogram!(ITL, &who.labels())
 }
@@ -250,12 +251,12 @@ pub fn lane(who: Who<'_>, stats: &LaneStats) {
     gauge!(CARD_RESERVED, &labels).set(get(&stats.card_reserved));
 }
 
-/// A lane that is gone: its gauges read zero from now on.
+/// A lane that was unloaded: its gauges read zero from now on.
 pub fn lane_gone(who: Who<'_>) {
     lane(who, &LaneStats::default());
 }
 
-/// One gate, as gauges show it.
+/// One gate, as shown in gauges.
 #[derive(Debug, Clone, Copy)]
 pub struct GateGauge {
     pub name: &'static str,
@@ -263,7 +264,7 @@ pub struct GateGauge {
     pub state: i8,
     pub value: Option<f64>,
     pub evidence: Option<f64>,
-    /// Seconds until it can decide, at today's traffic; none when it can or will not.
+    /// Seconds until it can decide, at the current traffic; none if it already can or never will.
     pub decides_in: Option<f64>,
 }
 
@@ -279,7 +280,7 @@ pub struct RolloutGauges {
     pub ledger_failing: bool,
 }
 
-/// Called when metrics are scraped. What is unknown reads NaN, as Prometheus has it.
+/// Called when metrics are scraped. Unknown values read NaN, as is usual in Prometheus.
 pub fn rollout(gauges: &RolloutGauges) {
     let or_nan = |value: Option<f64>| value.unwrap_or(f64::NAN);
     gauge!(WEIGHT).set(gauges.weight);
@@ -295,7 +296,7 @@ pub fn rollout(gauges: &RolloutGauges) {
     }
 }
 
-/// What the device says of itself. Called when metrics are scraped; what it does not tell reads NaN.
+/// The device's own readings. Called when metrics are scraped; missing readings read NaN.
 pub fn device(readings: &Readings) {
     let set = |name: &'static str, value: Option<f64>| gauge!(name).set(value.unwrap_or(f64::NAN));
     let memory = readings.memory;
@@ -311,7 +312,7 @@ pub fn device(readings: &Readings) {
     }
 }
 
-/// What became of a webhook's alerts since the start.
+/// What has happened to a webhook's alerts since the start.
 pub fn alerts(webhook: &str, fates: &[(&'static str, u64)]) {
     for (fate, count) in fates {
         gauge!(ALERTS, "webhook" => webhook.to_owned(), "fate" => *fate).set(*count as f64);

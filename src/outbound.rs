@@ -1,14 +1,15 @@
-//! The HTTP client for what leaves this process on its own: webhooks, and downloads of models.
+//! The HTTP client for requests that this process makes: webhooks, model downloads and operators' commands.
 //!
-//! One place says what both rest on: TLS with this system's certificate authorities, no proxies from the environment,
-//! no process-wide TLS default. Redirects are each caller's. Knows neither alerts nor models.
+//! It sets what all of them have in common: TLS with this system's certificate authorities, no proxies from
+//! the environment, no process-wide TLS default. Each caller handles redirects itself. It does not know about
+//! alerts or models.
 
 use reqwest::{Client, ClientBuilder};
 use rustls::{ClientConfig, RootCertStore};
 use std::error::Error;
 use std::sync::Arc;
 
-/// The certificate authorities that this system trusts; what was wrong with them if there are none.
+/// The certificate authorities that this system trusts; if there are none, the reason.
 pub(crate) fn system_roots() -> Result<RootCertStore, String> {
     let found = rustls_native_certs::load_native_certs();
     let mut roots = RootCertStore::empty();
@@ -32,7 +33,7 @@ pub(crate) fn client(roots: RootCertStore) -> Result<ClientBuilder, String> {
     Ok(client.user_agent(concat!("serin/", env!("CARGO_PKG_VERSION"))))
 }
 
-/// An error and what caused it, each once, without the URL: it may hold a secret.
+/// An error and its causes, each once, without the URL, which may contain a secret.
 pub(crate) fn chain(error: reqwest::Error) -> String {
     let error = error.without_url();
     let (mut text, mut cause) = (error.to_string(), error.source());

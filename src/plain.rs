@@ -1,8 +1,9 @@
-//! Words of others as they may be shown: what could command a terminal or turn the text around is replaced.
+//! Makes text from outside safe to show: characters that could control a terminal or change the direction of
+//! the text are replaced.
 //!
-//! The record keeps them as they were given.
+//! The ledger keeps the original text.
 
-/// What stands in the place of a character that is not shown.
+/// The replacement for a character that is not shown.
 const GONE: char = '\u{FFFD}';
 
 /// The text on one line.
@@ -10,13 +11,13 @@ pub fn line(text: &str) -> String {
     text.chars().map(|c| if is_odd(c) { GONE } else { c }).collect()
 }
 
-/// The text with its lines.
+/// The text with its line breaks.
 pub fn lines(text: &str) -> String {
     text.chars().map(|c| if c != '\n' && is_odd(c) { GONE } else { c }).collect()
 }
 
-/// Control characters, marks that change the direction of writing, and separators that only some programs
-/// take for a line's end.
+/// Control characters, marks that change the writing direction, and separators that only some programs treat
+/// as line ends.
 fn is_odd(c: char) -> bool {
     let turns = matches!(c, '\u{61C}' | '\u{200E}' | '\u{200F}' | '\u{202A}'..='\u{202E}' | '\u{2066}'..='\u{2069}');
     let hidden = matches!(c, '\u{2028}' | '\u{2029}' | '\u{FEFF}' | '\u{E0000}'..='\u{E007F}');

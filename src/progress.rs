@@ -1,20 +1,20 @@
-//! How far something long has come: a bar on a terminal, a log line every few seconds elsewhere.
+//! Progress of a long operation: a bar on a terminal, otherwise a log line every few seconds.
 //!
-//! What is over within a second says nothing. The words are a pure function of bytes and time, so that
-//! they can be tested; only the shell around it reads a clock. Knows neither models nor downloads.
+//! An operation that takes less than a second shows nothing. The text is a pure function of bytes and time,
+//! so that it can be tested; only the outer part reads a clock. It does not know about models or downloads.
 
 use parking_lot::Mutex;
 use std::io::{IsTerminal, Write};
 use std::time::{Duration, Instant};
 
-/// Nothing is said before.
+/// Nothing is shown before this time.
 const PATIENCE: Duration = Duration::from_secs(1);
-/// Between two log lines, and between two looks of the bar.
+/// Time between two log lines, and between two updates of the bar.
 const LINES: Duration = Duration::from_secs(3);
 const LOOKS: Duration = Duration::from_millis(200);
 const WIDTH: usize = 30;
 
-/// One long undertaking.
+/// One long operation.
 #[derive(Debug)]
 pub struct Progress {
     what: String,
@@ -28,26 +28,26 @@ struct State {
     started: Instant,
     said: Option<Instant>,
     done: u64,
-    /// What was there at the start: it counts for how far, not for how fast.
+    /// Bytes that were there at the start: they count for the progress, but not for the speed.
     before: u64,
     ended: bool,
 }
 
 impl Progress {
-    /// Begins now. `total` 0 means that it is not known.
+    /// Begins now. `total` 0 means unknown.
     pub fn start(what: impl Into<String>, total: u64) -> Progress {
         let terminal = std::io::stderr().is_terminal();
         let state = State { started: Instant::now(), said: None, done: 0, before: 0, ended: false };
         Progress { what: what.into(), total, terminal, state: Mutex::new(state) }
     }
 
-    /// This much is there already.
+    /// This many bytes are there already.
     pub fn resume_at(&self, bytes: u64) {
         let mut state = self.state.lock();
         (state.done, state.before) = (bytes, bytes);
     }
 
-    /// This much more is done.
+    /// This many more bytes are done.
     pub fn add(&self, bytes: u64) {
         let now = Instant::now();
         let mut state = self.state.lock();
@@ -61,7 +61,7 @@ impl Progress {
         self.say(&line(&self.what, state.done, state.before, self.total, now - state.started));
     }
 
-    /// It is over. Said only if it took its time.
+    /// The operation is over. Reported only if it took long.
     pub fn end(&self) {
         let mut state = self.state.lock();
         let took = state.started.elapsed();
@@ -77,7 +77,7 @@ impl Progress {
     fn say(&self, text: &str) {
         if self.terminal {
             eprint!("\r\x1b[K{text}");
-            // A bar that cannot be drawn is no failure.
+            // Failing to draw the bar is not an error.
             let _ = std::io::stderr().flush();
         } else {
             tracing::info!("{text}");
@@ -111,7 +111,7 @@ fn rate(bytes: u64, took: Duration) -> String {
     format!("{}/s", size((bytes as f64 / seconds) as u64))
 }
 
-/// Bytes in words: `1.5 GiB`.
+/// Bytes for people: `1.5 GiB`.
 pub fn size(bytes: u64) -> String {
     let units = ["B", "KiB", "MiB", "GiB", "TiB"];
     let mut value = bytes as f64;

@@ -1,26 +1,27 @@
-//! What follows from one try: done, never again, or once more and when.
+//! What to do after one delivery attempt: done, give up, or try again and when.
 //!
-//! Pure: the draw and the time are arguments. The rules are those of the Standard Webhooks specification
-//! 1.0.0 ("Delivery success and failure", "Deliverability and reliability"), with one difference: it
-//! would retry every status, but a receiver that says 400 or 404 says the same tomorrow, so only what can
-//! pass by itself is retried. Why full jitter (a draw between nothing and the whole delay) and not a few
-//! percent: it spreads many senders after a common outage best.
+//! Pure: the random draw and the time are arguments. The rules are those of the Standard Webhooks
+//! specification 1.0.0 ("Delivery success and failure", "Deliverability and reliability"), with one
+//! difference. The specification retries every status, but a receiver that answers 400 or 404 will answer the
+//! same tomorrow, so only errors that can resolve by themselves are retried. The delay uses full jitter (a
+//! draw between nothing and the whole delay) and not a few percent, because that spreads many senders best
+//! after a common outage.
 
 use super::wire::{Reply, WireError};
 use std::time::Duration;
 
-/// When failed tries are repeated.
+/// When failed attempts are repeated.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Schedule {
-    /// The longest wait after the first, second, ... failed try; each wait is drawn between zero and
-    /// this. One more try than delays is made.
+    /// The longest wait after the first, second, ... failed attempt; each wait is drawn between zero and
+    /// this. There is one more attempt than delays.
     pub delays: Vec<Duration>,
-    /// The longest that a receiver's `Retry-After` is honoured.
+    /// The longest `Retry-After` of a receiver that is honoured.
     pub longest_retry_after: Duration,
 }
 
 impl Default for Schedule {
-    /// 1 s, 5 s, 30 s, 2 min, 10 min: six tries.
+    /// 1 s, 5 s, 30 s, 2 min, 10 min: six attempts.
     fn default() -> Schedule {
         Schedule {
             delays: [1, 5, 30, 120, 600].map(Duration::from_secs).to_vec(),
@@ -30,8 +31,8 @@ impl Default for Schedule {
 }
 
 impl Schedule {
-    /// How long to wait after the `tries`-th failed try, or `None` if that was the last. `draw` is
-    /// uniform in [0, 1); a receiver's wish is a lower bound.
+    /// How long to wait after the `tries`-th failed attempt, or `None` if that was the last. `draw` is
+    /// uniform in [0, 1); a delay requested by the receiver is a lower bound.
     fn wait(&self, tries: u32, wish: Option<Duration>, draw: f64) -> Option<Duration> {
         let longest = self.delays.get(tries.checked_sub(1)? as usize)?;
         let drawn = longest.mul_f64(draw.clamp(0.0, 1.0));
@@ -39,20 +40,20 @@ impl Schedule {
     }
 }
 
-/// What becomes of an alert after a try.
+/// The result of an attempt.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Fate {
-    /// The receiver has it.
+    /// The receiver accepted it.
     Delivered,
-    /// No further try would help, or none is left.
+    /// No further attempt would help, or none is left.
     Failed { why: String },
-    /// The receiver wants nothing any more, neither this nor another alert.
+    /// The receiver wants neither this nor any other alert.
     Gone,
-    /// Try again after `after`; if the receiver asked for quiet, try nothing else before either.
+    /// Try again after `after`. If the receiver asked for quiet, send nothing else before that either.
     Again { after: Duration, quiet: bool, why: String },
 }
 
-/// Judges the `tries`-th try. `now_unix` is the wall clock, for a `Retry-After` that names a date.
+/// Judges the `tries`-th attempt. `now_unix` is the wall clock, for a `Retry-After` that contains a date.
 pub(super) fn judge(
     result: &Result<Reply, WireError>,
     tries: u32,
@@ -82,7 +83,8 @@ pub(super) fn judge(
     }
 }
 
-/// A reply as a log line names it. Its text is somebody else's: quoted, and short since it was read.
+/// A reply as shown in a log line. Its text comes from outside, so it is quoted; it was cut to a short length
+/// when read.
 fn said(reply: &Reply) -> String {
     match reply.text.trim() {
         "" => format!("status {}", reply.status),

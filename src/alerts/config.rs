@@ -1,7 +1,8 @@
-//! To whom alerts go: a webhook as it is typed, checked once, and as it is meant.
+//! Where alerts go: a webhook as typed, validated once, and in its resolved form.
 //!
-//! Knows no file and no other section of the config. Errors name the key and the remedy, and never repeat
-//! a URL or a secret: a chat service's webhook URL is itself the credential, and log lines travel.
+//! It does not know about the file or other sections of the config. Errors name the key and the remedy, and
+//! never repeat a URL or a secret: a chat service's webhook URL is itself a credential, and log lines are
+//! copied around.
 
 use super::signature::Secret;
 use super::{AlertsError, Kind, Schedule};
@@ -10,61 +11,61 @@ use serde::Deserialize;
 use std::fmt;
 use std::time::Duration;
 
-/// Webhooks served at most.
+/// Maximum number of webhooks.
 const MOST: usize = 16;
-/// A URL's greatest length in bytes.
+/// Maximum length of a URL in bytes.
 const LONGEST_URL: usize = 2048;
 
-/// A webhook as it is typed: one `[[alerts.webhooks]]` table.
+/// A webhook as typed: one `[[alerts.webhooks]]` table.
 #[derive(Clone, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct RawWebhook {
-    /// Where to POST; needed.
+    /// Where to POST; required.
     pub url: Option<String>,
     /// `whsec_` and base64; only for the standard format.
     pub secret: Option<String>,
     /// "standard" (the default) or "slack".
     pub format: Option<String>,
-    /// Names of kinds; all if left out.
+    /// Names of kinds; default: all.
     pub kinds: Option<Vec<String>>,
 }
 
-/// What a webhook's receiver understands.
+/// The format that a webhook's receiver understands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Format {
     /// The Standard Webhooks specification 1.0.0.
     Standard,
-    /// Slack's incoming webhooks, which other chat services take as well.
+    /// Slack's incoming webhooks, which other chat services also accept.
     Slack,
 }
 
-/// A webhook as it is meant.
+/// A webhook in its resolved form.
 #[derive(Clone)]
 pub struct WebhookConfig {
-    /// Its place in the list and its host, fit for logs and labels: "0 hooks.example.com".
+    /// Its index in the list and its host, for logs and labels: "0 hooks.example.com".
     pub name: String,
     /// Where to POST. May itself be a credential.
     pub(super) url: Uri,
-    /// What deliveries are signed with.
+    /// The secret that deliveries are signed with.
     pub(super) secret: Option<Secret>,
     /// What the receiver understands.
     pub format: Format,
-    /// The kinds it is told of; all if `None`.
+    /// The kinds of alerts that it receives; all if `None`.
     pub kinds: Option<Vec<Kind>>,
 }
 
-/// All there is to set.
+/// All settings for alerts.
 #[derive(Debug, Clone)]
 pub struct AlertsConfig {
-    /// The webhooks; none is fine, alerts are then only logged.
+    /// The webhooks; without any, alerts are only logged.
     pub webhooks: Vec<WebhookConfig>,
-    /// How long an alert like one that went out is kept back.
+    /// How long a repeated alert is suppressed.
     pub repeat_window: Duration,
-    /// Alerts that may wait at each webhook.
+    /// Maximum number of alerts that wait for each webhook.
     pub capacity: usize,
-    /// How long one try may take, connecting and reading the reply included.
+    /// How long one attempt may take, including connecting and reading the reply.
     pub timeout: Duration,
-    /// When failed tries are repeated.
+    /// When failed attempts are repeated.
     pub schedule: Schedule,
 }
 
@@ -81,7 +82,7 @@ impl Default for AlertsConfig {
 }
 
 impl WebhookConfig {
-    /// Checks the webhooks of a config, in their order.
+    /// Checks the webhooks of a config, in order.
     pub fn parse_all(raw: Vec<RawWebhook>) -> Result<Vec<WebhookConfig>, AlertsError> {
         if raw.len() > MOST {
             return Err(AlertsError::TooMany { given: raw.len(), most: MOST });
@@ -109,12 +110,12 @@ impl WebhookConfig {
         Ok(WebhookConfig { name: format!("{index} {host}"), url, secret, format, kinds })
     }
 
-    /// Whether its receiver is told of this kind.
+    /// Whether its receiver wants this kind.
     pub(super) fn wants(&self, kind: Kind) -> bool {
         self.kinds.as_ref().is_none_or(|kinds| kinds.contains(&kind))
     }
 
-    /// Whether it is reached over TLS.
+    /// Whether it uses TLS.
     pub(super) fn is_https(&self) -> bool {
         self.url.scheme_str() == Some("https")
     }

@@ -1,27 +1,27 @@
-//! What is not said twice: the same kind of alert of the same rollout and stage within a window.
+//! Suppresses repeated alerts: the same kind, rollout and stage within a window.
 //!
-//! Pure: the time is an argument, a `Duration` since an origin that the caller chooses. Why the first one
-//! goes out and the later ones are counted, and not one summary at the window's end: a rollback has to be
-//! known now, and a summary would need a clock of its own. Sent means handed to the webhooks: one whose
-//! deliveries all failed keeps its like back as well, since those would fail too.
+//! Pure: the time is an argument, a `Duration` since an origin that the caller chooses. The first alert is
+//! sent and later ones are counted, instead of one summary at the end of the window: a rollback must be known
+//! now, and a summary would need its own clock. Sent means handed to the webhooks. If all deliveries of an
+//! alert failed, repeats of it are suppressed as well, since those would fail too.
 
 use super::{Alert, Kind};
 use std::collections::VecDeque;
 use std::time::Duration;
 
-/// Keys remembered; the oldest makes room for a new one.
+/// Number of remembered keys; the oldest is forgotten first.
 const KEPT: usize = 256;
 
-/// Whether an alert goes out.
+/// Whether to send an alert.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Admission {
-    /// It does; so many like it were kept back since the last one that did.
+    /// Send it; `repeats` alerts like it were suppressed since the last one that was sent.
     Send { repeats: u64 },
-    /// It does not: one like it went out within the window.
+    /// Suppress it: one like it was sent within the window.
     Repeat,
 }
 
-/// The alerts that went out lately.
+/// The alerts that were sent recently.
 #[derive(Debug)]
 pub(super) struct Dedup {
     window: Duration,
@@ -42,7 +42,7 @@ impl Dedup {
         Dedup { window, seen: VecDeque::new() }
     }
 
-    /// Decides on one alert and remembers it.
+    /// Decides about one alert and remembers it.
     pub(super) fn admit(&mut self, alert: &Alert, now: Duration) -> Admission {
         let same = |seen: &Seen| {
             seen.kind == alert.kind && seen.stage == alert.stage && seen.rollout == alert.rollout

@@ -1,7 +1,7 @@
-//! The task of one webhook: takes what is due from its queue, tries it, and does what follows.
+//! The task of one webhook: takes the next due alert from its queue, sends it, and handles the result.
 //!
-//! Knows the clock; the queue, the words and the judgement are others'. One try at a time for each
-//! webhook, so a receiver that is slow is not also flooded. The lock is never held across an await.
+//! It reads the clock; the queue, the texts and the judgement are in other files. There is one attempt at a
+//! time per webhook, so a slow receiver is not flooded as well. The lock is never held across an await.
 
 use super::backoff::{Fate, Schedule, judge};
 use super::config::{Format, WebhookConfig};
@@ -15,7 +15,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use tokio::sync::Notify;
 
-/// Time since the start, for queues and windows, and the time of day, for signatures.
+/// Time since the start, for queues and windows, and the wall-clock time, for signatures.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Clock {
     origin: Instant,
@@ -35,27 +35,27 @@ impl Clock {
     }
 }
 
-/// What became of the alerts for one webhook so far.
+/// What has happened to the alerts for one webhook so far.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct WebhookCounts {
-    /// The webhook's place in the list and its host.
+    /// The webhook's index in the list and its host.
     pub name: String,
     /// Delivered.
     pub sent: u64,
-    /// Tries that failed and were followed by another.
+    /// Attempts that failed and were followed by another.
     pub retried: u64,
-    /// Given up: refused, or failed at the last try.
+    /// Given up: refused, or failed at the last attempt.
     pub failed: u64,
-    /// Not tried to the end: the queue was full, the webhook is gone, or the process ended.
+    /// Dropped before the last attempt: the queue was full, the webhook is gone, or the process ended.
     pub dropped: u64,
-    /// On their way, the one that is being tried included.
+    /// Not done yet, including the one that is being sent.
     pub waiting: u64,
-    /// Whether the receiver said 410 Gone; it is sent nothing until the next start.
+    /// Whether the receiver answered 410 Gone; nothing is sent to it until the next start.
     pub gone: bool,
 }
 
 impl WebhookCounts {
-    /// Each fate's name and how many alerts met it.
+    /// The name of each result and how many alerts had it.
     pub fn fates(&self) -> [(&'static str, u64); 5] {
         [
             ("sent", self.sent),
@@ -67,13 +67,13 @@ impl WebhookCounts {
     }
 }
 
-/// Whether alerts come in.
+/// Whether alerts are accepted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Door {
     Open,
-    /// None come in; what waits is tried once more.
+    /// No new alerts are accepted; waiting ones are tried once more.
     Closing,
-    /// None come in and none go out.
+    /// No alerts are accepted or sent.
     Shut,
 }
 
@@ -83,7 +83,7 @@ struct Inbox {
     counts: WebhookCounts,
 }
 
-/// One webhook with all that waits for it.
+/// One webhook with everything that waits for it.
 pub(super) struct Lane {
     config: WebhookConfig,
     schedule: Schedule,
@@ -94,7 +94,7 @@ pub(super) struct Lane {
 
 /// What the task does next.
 enum Step {
-    /// Try it; if `last`, there is no time for another.
+    /// Send it; if `last`, there is no time for another attempt.
     Try(Item, bool),
     Sleep(Duration),
     Idle,
@@ -117,7 +117,7 @@ impl Lane {
         self.inbox.lock().counts.clone()
     }
 
-    /// Takes an alert in, if its receiver wants the kind. Never waits.
+    /// Accepts an alert if its receiver wants the kind. Never blocks.
     pub(super) fn offer(&self, alert: &Arc<Alert>, repeats: u64) {
         if !self.config.wants(alert.kind) {
             return;
@@ -144,7 +144,7 @@ impl Lane {
         self.wake.notify_one();
     }
 
-    /// Lets nothing more in and makes all that waits due for one last try.
+    /// Accepts no more alerts, and makes all waiting ones due for a last attempt.
     pub(super) fn close(&self) {
         let mut inbox = self.inbox.lock();
         if inbox.door == Door::Open {
@@ -155,7 +155,7 @@ impl Lane {
         self.wake.notify_one();
     }
 
-    /// Gives up what still waits, and says how many that is.
+    /// Gives up the alerts that still wait, and returns their number.
     pub(super) fn abandon(&self) -> u64 {
         let mut inbox = self.inbox.lock();
         inbox.door = Door::Shut;
@@ -171,7 +171,7 @@ impl Lane {
             match self.step() {
                 Step::Try(item, last) => self.attempt(&wire, item, last).await,
                 Step::Sleep(time) => {
-                    // Woken or not, the next step looks afresh.
+                    // Woken or not, the next step checks everything again.
                     let _ = tokio::time::timeout(time, self.wake.notified()).await;
                 }
                 Step::Idle => self.wake.notified().await,
@@ -200,7 +200,7 @@ impl Lane {
         self.settle(item, fate, last);
     }
 
-    /// The request of one try. The time is the try's, the id the alert's: see the specification's
+    /// The request of one attempt. It has the attempt's time and the alert's id: see the specification's
     /// "Webhook metadata".
     fn post(&self, item: &Item, unix: u64) -> Post {
         let agent = concat!("serin/", env!("CARGO_PKG_VERSION")).to_owned();
@@ -221,7 +221,7 @@ impl Lane {
         Post { url: self.config.url.clone(), headers, body }
     }
 
-    /// Does what follows from a try, and says so in the log.
+    /// Handles the result of an attempt, and logs it.
     fn settle(&self, item: Item, fate: Fate, last: bool) {
         let (webhook, id, tries) = (self.config.name.as_str(), item.alert.id.clone(), item.tries);
         match fate {
@@ -249,7 +249,7 @@ impl Lane {
         }
     }
 
-    /// Books the end of one alert's way.
+    /// Counts the end of one alert.
     fn done(&self, book: impl FnOnce(&mut WebhookCounts)) {
         let mut inbox = self.inbox.lock();
         inbox.counts.waiting = inbox.counts.waiting.saturating_sub(1);
@@ -271,7 +271,7 @@ impl Lane {
     }
 }
 
-/// The client for these webhooks; certificates are looked for only if one of them is https.
+/// The client for these webhooks; certificates are loaded only if one of them uses https.
 pub(super) fn wire_for(webhooks: &[WebhookConfig], limit: Duration) -> Result<Wire, AlertsError> {
     let https = webhooks.iter().any(WebhookConfig::is_https);
     let roots = match https {

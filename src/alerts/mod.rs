@@ -1,17 +1,17 @@
-//! Telling people what the rollout did: a log line, and webhooks that are tried until they take it.
+//! Notifies people of what the rollout did: a log line, and webhooks that are retried until they succeed.
 //!
-//! What it is: [`Alerts::send`] takes an [`Alert`] - what happened, why with figures, what was done about
-//! it - writes it to the log and hands it to a queue for each webhook. It never waits and never fails; the
-//! rollout must not depend on somebody's chat server. What it does not know: rollouts, engines, config
-//! files, metrics. The caller builds the alert, and reads [`Alerts::counts`] for its gauges.
+//! [`Alerts::send`] takes an [`Alert`] (what happened, why with figures, what was done about it), writes it
+//! to the log and adds it to a queue for each webhook. It never blocks and never fails, because the rollout
+//! must not depend on a chat server. It does not know about rollouts, engines, config files or metrics. The
+//! caller builds the alert, and reads [`Alerts::counts`] for its gauges.
 //!
-//! Why a queue and a task for each webhook and not one list with a pool: an endpoint that is slow or gone
-//! then delays nobody but itself, and its bound, its back-off and its end are its own.
+//! There is one queue and one task per webhook, and not one list with a pool: a slow or dead endpoint then
+//! delays only itself, and has its own limit, back-off and end.
 //!
-//! Reading order: [`Alert`] (what is said), `config` (to whom), `payload` and `signature` (in which
-//! words), `dedup` (what is not said twice), `queue` and `backoff` (what is tried when) - all of these are
-//! pure, time and chance are arguments - then `wire` (one POST), `deliver` (the task of one webhook) and
-//! `send` (all of them together).
+//! Reading order: [`Alert`] (the content), `config` (the receivers), `payload` and `signature` (the format),
+//! `dedup` (suppressing repeats), `queue` and `backoff` (the schedule). All of these are pure; time and
+//! randomness are arguments. Then `wire` (one POST), `deliver` (the task of one webhook) and `send` (all of
+//! them together).
 
 mod backoff;
 mod config;
@@ -35,51 +35,51 @@ pub use config::{AlertsConfig, Format, RawWebhook, WebhookConfig};
 pub use deliver::WebhookCounts;
 pub use send::{Alerts, Counts};
 
-/// Why alerts cannot be set up. Texts are fit for operators and never show a secret or a whole URL.
+/// Why alerts cannot be set up. The texts are meant for operators and never show a secret or a whole URL.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum AlertsError {
-    /// A value in a webhook's table is not usable.
+    /// An unusable value in a webhook's table.
     #[error("alerts.webhooks[{index}].{key}: {what}")]
     Webhook {
-        /// The webhook's place in the list, from 0.
+        /// The webhook's index in the list, from 0.
         index: usize,
         /// The key within its table.
         key: &'static str,
-        /// What is wrong and what to give instead.
+        /// What is wrong and what to write instead.
         what: String,
     },
-    /// More webhooks than are served.
+    /// Too many webhooks.
     #[error("alerts.webhooks: {given} webhooks are given, at most {most} are served")]
     TooMany {
         /// How many were given.
         given: usize,
-        /// How many may be.
+        /// The maximum.
         most: usize,
     },
-    /// An https webhook is given and no certificate authority is trusted here.
+    /// There is an https webhook, but this system trusts no certificate authority.
     #[error(
         "alerts.webhooks: https needs trusted certificates and none were found ({what}); install the \
          package ca-certificates, or let SSL_CERT_FILE name a PEM bundle"
     )]
     NoRoots {
-        /// What the search for certificates met.
+        /// The error when loading certificates.
         what: String,
     },
-    /// The TLS library refused its settings.
+    /// The TLS library rejected its settings.
     #[error("alerts: TLS cannot be set up: {0}")]
     Tls(String),
 }
 
-/// An alert's name, `msg_` and 32 hexadecimal digits: the same on every try and at every webhook, so that
-/// a receiver can tell a repeated delivery from a new alert.
+/// An alert's id, `msg_` and 32 hexadecimal digits. It is the same on every attempt and at every webhook, so
+/// that a receiver can tell a repeated delivery from a new alert.
 ///
-/// Why a type: the Standard Webhooks specification wants ids without a full stop ("Signature scheme"), and
-/// they travel in a header; from bits there is no other kind.
+/// It is a type of its own because the Standard Webhooks specification forbids a full stop in ids ("Signature
+/// scheme") and because they are sent in a header; an id made from bits is always valid.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct AlertId(String);
 
 impl AlertId {
-    /// The id of these bits: random ones, or a digest of the event if a later run must say the same id.
+    /// The id of these bits: random ones, or a digest of the event if a later run must use the same id.
     pub fn from_bits(bits: u128) -> AlertId {
         AlertId(format!("msg_{bits:032x}"))
     }
@@ -99,23 +99,23 @@ impl fmt::Display for AlertId {
 /// What an alert is about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Kind {
-    /// The canary was taken out.
+    /// The canary was rolled back.
     RolledBack,
     /// The canary became stable.
     Promoted,
-    /// The rollout is held for longer than it should be.
+    /// The rollout has been held for too long.
     Stalled,
     /// The canary's engine or device failed.
     Fault,
     /// Stable's engine or device failed.
     StableFault,
-    /// The process came back after a crash and took up what it had committed.
+    /// The process was restarted after a crash and resumed what it had committed.
     ResumedAfterCrash,
-    /// A decision could not be written down.
+    /// A decision could not be written to the ledger.
     LedgerFailed,
-    /// The rollout waits for a person's word.
+    /// The rollout waits for a person's confirmation.
     AwaitingConfirmation,
-    /// An earlier step was taken back.
+    /// A promotion was undone.
     Undone,
 }
 
@@ -153,7 +153,7 @@ impl Kind {
         Kind::ALL.into_iter().find(|kind| kind.as_str() == name)
     }
 
-    /// How much it matters, unless the caller knows better.
+    /// The severity, unless the caller sets another.
     pub const fn severity(self) -> Severity {
         match self {
             Kind::Promoted | Kind::Undone => Severity::Info,
@@ -173,14 +173,14 @@ impl fmt::Display for Kind {
     }
 }
 
-/// How much an alert matters.
+/// How serious an alert is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Severity {
     /// Good to know.
     Info,
-    /// Somebody should look today.
+    /// Someone should look today.
     Warning,
-    /// Somebody should look now.
+    /// Someone should look now.
     Critical,
 }
 
@@ -195,7 +195,7 @@ impl Severity {
     }
 }
 
-/// One version of a model, as people tell versions apart.
+/// One version of a model, as shown to people.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ModelVersion {
     /// Its name.
@@ -213,16 +213,16 @@ impl fmt::Display for ModelVersion {
 /// The canary's share of the traffic in percent, before and after.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct WeightChange {
-    /// Before what the alert tells of.
+    /// Before the event.
     pub before: u8,
-    /// After it.
+    /// After the event.
     pub after: u8,
 }
 
-/// Something that people should be told. A plain value, built by whoever saw it happen.
+/// A notification for people. A plain value, built by the code that detected the event.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Alert {
-    /// Its name, for good.
+    /// Its permanent id.
     pub id: AlertId,
     /// When it happened, in seconds since 1970 UTC.
     pub at_unix: u64,
@@ -234,17 +234,17 @@ pub struct Alert {
     pub model: String,
     /// The rollout's id, if there is one.
     pub rollout: Option<String>,
-    /// The stage epoch: kind, rollout and stage together tell a repetition from something new.
+    /// The stage epoch: kind, rollout and stage together distinguish a repetition from something new.
     pub stage: u64,
     /// The version in service.
     pub stable: Option<ModelVersion>,
     /// The version on trial.
     pub canary: Option<ModelVersion>,
-    /// What became of the canary's share.
+    /// The change of the canary's share.
     pub weight: Option<WeightChange>,
     /// What happened, in one line.
     pub what: String,
-    /// Why, with the figures it rests on.
+    /// Why, with the figures.
     pub why: String,
     /// What was done about it, or what a person has to do.
     pub done: String,

@@ -1,21 +1,21 @@
-//! An alert in the words of its receiver: the body of a Standard Webhooks delivery, or of Slack's.
+//! An alert in the receiver's format: the body of a Standard Webhooks delivery, or Slack's.
 //!
-//! Pure, and bounded: texts come from engines and operators and are cut to what receivers take. Why the
-//! whole message stands in Slack's `text` as well as in its `blocks`: the services that take the same
-//! format show only the one, and Slack's own notifications only the other.
+//! Pure and bounded: texts come from engines and operators, and are cut to what receivers accept. Slack's
+//! `text` contains the whole message as well as its `blocks`, because services with the same format show only
+//! the text, and Slack's own notifications do too.
 
 use super::{Alert, ModelVersion};
 use serde_json::{Value, json};
 use std::fmt::Write as _;
 use std::time::{Duration, UNIX_EPOCH};
 
-/// The longest text in a standard body, in bytes; the specification wants bodies below 20 kB.
+/// The longest text in a standard body, in bytes; the specification recommends bodies below 20 kB.
 const LONGEST: usize = 2000;
-/// The longest escaped text in a Slack body, in bytes; Slack takes 3000 characters in a section.
+/// The longest escaped text in a Slack body, in bytes; Slack accepts 3000 characters in a section.
 const LONGEST_SLACK: usize = 700;
 
-/// The body by the Standard Webhooks specification 1.0.0 ("Payload structure"). `repeats` alerts like it
-/// were kept back since the last one.
+/// The body by the Standard Webhooks specification 1.0.0 ("Payload structure"). `repeats` alerts like it were
+/// suppressed since the last one.
 pub(super) fn standard(alert: &Alert, repeats: u64) -> Value {
     let cut = |text: &str| shortened(text, LONGEST, push_plain);
     let version = |v: &ModelVersion| json!({"version": cut(&v.version), "digest": cut(&v.digest)});
@@ -41,7 +41,7 @@ pub(super) fn standard(alert: &Alert, repeats: u64) -> Value {
     })
 }
 
-/// The body of a Slack incoming webhook: `text` for those who show no more, `blocks` for those who do.
+/// The body of a Slack incoming webhook: `text` for receivers that show only that, `blocks` for the others.
 pub(super) fn slack(alert: &Alert, repeats: u64) -> Value {
     let escape = |text: &str| shortened(text, LONGEST_SLACK, push_escaped);
     let severity = alert.severity.as_str();
@@ -62,7 +62,7 @@ pub(super) fn slack(alert: &Alert, repeats: u64) -> Value {
     })
 }
 
-/// Who and where, in one line.
+/// The rollout and its versions, in one line.
 fn details(alert: &Alert, repeats: u64) -> String {
     let mut parts = vec![alert.kind.to_string()];
     parts.extend(alert.rollout.as_ref().map(|rollout| format!("rollout {rollout}")));
@@ -76,14 +76,14 @@ fn details(alert: &Alert, repeats: u64) -> String {
     parts.join(", ")
 }
 
-/// Seconds since 1970 as RFC 3339 in UTC; the last second of the year 9999 for all that come after.
+/// Seconds since 1970 as RFC 3339 in UTC; later times give the last second of the year 9999.
 fn rfc3339(unix: u64) -> String {
     const LAST: u64 = 253_402_300_799;
     let at = UNIX_EPOCH + Duration::from_secs(unix.min(LAST));
     humantime::format_rfc3339_seconds(at).to_string()
 }
 
-/// `text`, each character written by `push`, cut before it grows longer than `most` bytes.
+/// `text`, each character written by `push`, cut before it exceeds `most` bytes.
 fn shortened(text: &str, most: usize, push: fn(&mut String, char)) -> String {
     let mut out = String::new();
     for c in text.chars() {
@@ -102,7 +102,7 @@ fn push_plain(out: &mut String, c: char) {
     out.push(c);
 }
 
-/// Slack's three control characters as entities; nothing else is to be escaped
+/// Escapes Slack's three control characters as entities; nothing else needs escaping
 /// (<https://docs.slack.dev/messaging/formatting-message-text#escaping>).
 fn push_escaped(out: &mut String, c: char) {
     match c {

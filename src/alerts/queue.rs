@@ -1,43 +1,43 @@
-//! What one webhook has still to be told, and which of it comes next.
+//! The alerts that one webhook still has to receive, and which of them comes next.
 //!
-//! Pure: times are `Duration`s since an origin of the caller's. Each alert is due by itself, so one that
-//! is being retried does not stand in the way of the next. Why it is not a channel: a full channel can
-//! refuse the newest or block, but not drop the oldest, and it cannot hold what is due later.
+//! Pure: times are `Duration`s since an origin of the caller's choice. Each alert has its own due time, so a
+//! retry does not block the next alert. Why not a channel: a full channel can refuse the newest item or
+//! block, but not drop the oldest, and it cannot hold items that are due later.
 
 use super::Alert;
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// One alert on its way to one webhook.
+/// One alert for one webhook.
 #[derive(Debug, Clone)]
 pub(super) struct Item {
     pub(super) alert: Arc<Alert>,
-    /// Alerts like it that were kept back before.
+    /// Number of alerts like it that were suppressed before.
     pub(super) repeats: u64,
-    /// Tries so far.
+    /// Attempts so far.
     pub(super) tries: u32,
-    /// Not to be tried before.
+    /// Not to be tried before this time.
     pub(super) due: Duration,
 }
 
 /// What to do now.
 #[derive(Debug)]
 pub(super) enum Next {
-    /// Try this one; it is no longer in the queue.
+    /// Send this one; it is no longer in the queue.
     Try(Item),
-    /// Nothing is due before.
+    /// Nothing is due before this time.
     Wait(Duration),
     /// Nothing is waiting.
     Empty,
 }
 
-/// Alerts that wait, oldest first, at most `capacity` and the one that is being tried.
+/// Waiting alerts, oldest first, at most `capacity` plus the one that is being sent.
 #[derive(Debug)]
 pub(super) struct Queue {
     capacity: usize,
     items: VecDeque<Item>,
-    /// Nothing is tried before: the receiver asked for quiet.
+    /// Nothing is sent before this time: the receiver asked for quiet.
     quiet_until: Duration,
 }
 
@@ -47,8 +47,8 @@ impl Queue {
         Queue { capacity: capacity.max(1), items: VecDeque::new(), quiet_until: Duration::ZERO }
     }
 
-    /// Adds a new alert. When full, the oldest that was not tried yet makes room and is returned, or, if
-    /// all were tried, the one that failed most often.
+    /// Adds a new alert. When full, the oldest alert that was never tried is removed and returned; if all
+    /// were tried, the one with the most attempts is.
     pub(super) fn push(&mut self, item: Item) -> Option<Item> {
         let full = self.items.len() >= self.capacity;
         let dropped = if full { self.items.remove(self.expendable()) } else { None };
@@ -65,30 +65,30 @@ impl Queue {
         untried.unwrap_or_else(tired)
     }
 
-    /// Returns an alert whose try failed. It had its place before and keeps it, whatever came meanwhile.
+    /// Puts back an alert whose attempt failed. It keeps its place, whatever has been added since.
     pub(super) fn put_back(&mut self, item: Item) {
         self.items.push_back(item);
     }
 
-    /// Tries nothing before `until`.
+    /// Sends nothing before `until`.
     pub(super) fn quiet(&mut self, until: Duration) {
         self.quiet_until = self.quiet_until.max(until);
     }
 
-    /// Makes all of it due at once: there is no later.
+    /// Makes all alerts due at once: there will be no later attempt.
     pub(super) fn hurry(&mut self) {
         self.quiet_until = Duration::ZERO;
         self.items.iter_mut().for_each(|item| item.due = Duration::ZERO);
     }
 
-    /// Empties the queue and says how many were in it.
+    /// Empties the queue and returns how many alerts were in it.
     pub(super) fn clear(&mut self) -> usize {
         let count = self.items.len();
         self.items.clear();
         count
     }
 
-    /// The alert that has been due longest, or until when to wait.
+    /// The alert that has been due longest, or the time to wait until.
     pub(super) fn next(&mut self, now: Duration) -> Next {
         let first = self.items.iter().enumerate().min_by_key(|(_, item)| item.due);
         let Some((at, due)) = first.map(|(at, item)| (at, item.due)) else { return Next::Empty };

@@ -1,6 +1,6 @@
-//! All webhooks together: what is sent goes to the log and to each queue, and at the end is waited for.
+//! All webhooks together: an alert goes to the log and to each queue; at shutdown, deliveries are awaited.
 //!
-//! Knows no clock of its own and no HTTP.
+//! It has no clock of its own and does not know HTTP.
 
 use super::config::AlertsConfig;
 use super::dedup::{Admission, Dedup};
@@ -12,16 +12,16 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::task::JoinSet;
 
-/// Delivery so far, for metrics.
+/// Delivery counts so far, for metrics.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Counts {
-    /// Alerts that were kept back because one like them went out shortly before.
+    /// Alerts that were suppressed because one like them was sent shortly before.
     pub repeats: u64,
-    /// Each webhook's own, in the order of the config.
+    /// Each webhook's counts, in the order of the config.
     pub webhooks: Vec<WebhookCounts>,
 }
 
-/// Sends alerts. Dropping it ends the deliveries; [`Alerts::flush`] first tries what waits.
+/// Sends alerts. Dropping it ends the deliveries; [`Alerts::flush`] first sends what waits.
 pub struct Alerts {
     clock: Clock,
     seen: Mutex<Seen>,
@@ -54,8 +54,8 @@ impl Alerts {
         Alerts { clock, seen: Mutex::new(seen), lanes, tasks: Mutex::new(tasks) }
     }
 
-    /// Logs an alert and hands it to the webhooks that want it. Returns at once, whatever they do; what
-    /// cannot be delivered is counted and logged. One like it within the window is only counted.
+    /// Logs an alert and queues it for the webhooks that want it. Returns at once. Failed deliveries are
+    /// counted and logged. A repeat within the window is only counted.
     pub fn send(&self, alert: Alert) {
         let repeats = {
             let mut seen = self.seen.lock();
@@ -76,19 +76,19 @@ impl Alerts {
         }
     }
 
-    /// What was delivered so far and what was not.
+    /// What has been delivered so far and what has not.
     pub fn counts(&self) -> Counts {
         let repeats = self.seen.lock().repeats;
         Counts { repeats, webhooks: self.lanes.iter().map(|lane| lane.counts()).collect() }
     }
 
-    /// The end: lets nothing more in, tries each alert that waits once more without waiting its turn, and
-    /// gives up what is not through within `limit`. Says how many that were.
+    /// Shutdown: accepts no more alerts, tries each waiting alert once more right away, and gives up what is
+    /// not delivered within `limit`. Returns the number given up.
     pub async fn flush(&self, limit: Duration) -> u64 {
         self.lanes.iter().for_each(|lane| lane.close());
         let mut tasks = std::mem::take(&mut *self.tasks.lock());
         let all = async { while tasks.join_next().await.is_some() {} };
-        // Whether they ended or the time is up shows in what they left behind.
+        // Whether they ended or timed out shows in what is left.
         let _ = tokio::time::timeout(limit, all).await;
         tasks.shutdown().await;
         let left: u64 = self.lanes.iter().map(|lane| lane.abandon()).sum();
@@ -99,7 +99,7 @@ impl Alerts {
     }
 }
 
-/// The alert as a line of the log, which is there when no webhook is.
+/// The alert as a log line, which exists even without webhooks.
 fn log(alert: &Alert, repeats: u64) {
     let (kind, id, severity) = (alert.kind.as_str(), alert.id.as_str(), alert.severity.as_str());
     let (model, stage) = (alert.model.as_str(), alert.stage);

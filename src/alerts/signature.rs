@@ -1,8 +1,8 @@
 //! The symmetric signature of the Standard Webhooks specification 1.0.0 ("Signature scheme", "Webhook
-//! headers"): HMAC-SHA256 over `id.timestamp.body`, in base64 behind `v1,`.
+//! headers"): HMAC-SHA256 over `id.timestamp.body`, in base64 after `v1,`.
 //!
-//! Pure: knows no clock and no HTTP. Why the symmetric scheme and not `v1a` (ed25519): every receiving
-//! library takes it, and here the operator owns both ends.
+//! Pure: it knows neither a clock nor HTTP. It uses the symmetric scheme and not `v1a` (ed25519) because
+//! every receiving library supports it, and because here the operator owns both ends.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -10,17 +10,17 @@ use hmac::{Hmac, KeyInit, Mac};
 use sha2::Sha256;
 use std::fmt;
 
-/// What a serialised secret begins with.
+/// The prefix of a serialised secret.
 const PREFIX: &str = "whsec_";
-/// A secret's length in bytes, by the specification 192 to 512 bits.
+/// A secret's length in bytes; the specification says 192 to 512 bits.
 const LENGTH: std::ops::RangeInclusive<usize> = 24..=64;
 
-/// The key that a webhook's deliveries are signed with. Never shown, not even by `Debug`.
+/// The key for signing a webhook's deliveries. Never shown, not even by `Debug`.
 #[derive(Clone)]
 pub(super) struct Secret(Hmac<Sha256>);
 
 impl Secret {
-    /// Reads `whsec_` and base64. The error says what to give instead and does not repeat the text.
+    /// Parses `whsec_` and base64. The error says what to write instead and does not repeat the text.
     pub(super) fn parse(text: &str) -> Result<Secret, String> {
         let hint = "give whsec_ and 24 to 64 random bytes in base64, as from: \
                     echo \"whsec_$(openssl rand -base64 32)\"";
@@ -34,7 +34,7 @@ impl Secret {
         Hmac::new_from_slice(&bytes).map(Secret).map_err(|e| format!("{e}; {hint}"))
     }
 
-    /// The value of the header `webhook-signature` for one try.
+    /// The value of the header `webhook-signature` for one attempt.
     pub(super) fn sign(&self, id: &str, timestamp: u64, body: &[u8]) -> String {
         let mut mac = self.0.clone();
         mac.update(format!("{id}.{timestamp}.").as_bytes());
@@ -53,7 +53,7 @@ impl fmt::Debug for Secret {
 mod tests {
     use super::*;
 
-    /// The vector of the reference libraries' own tests.
+    /// The test vector of the reference libraries.
     #[test]
     fn agrees_with_the_reference_vector() {
         let secret = Secret::parse("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw").unwrap();
@@ -62,7 +62,7 @@ mod tests {
         assert_eq!(signature, "v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE=");
     }
 
-    /// From Python's `hmac`, with a key as long as allowed and a body that is not ASCII.
+    /// From Python's `hmac`, with a key of the maximum length and a body that is not ASCII.
     #[test]
     fn agrees_with_another_implementation() {
         let key: Vec<u8> = (0..64).collect();

@@ -1,4 +1,4 @@
-//! For tests of this room: an alert to send, and a receiver on a port of its own that answers by a script.
+//! Test helpers: an alert to send, and a receiver on its own port that answers from a script.
 
 use super::{Alert, AlertId, Kind, ModelVersion, WeightChange};
 use std::collections::HashMap;
@@ -10,7 +10,7 @@ use tokio::net::TcpListener;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio_rustls::TlsAcceptor;
 
-/// An alert of this kind; rolled back from 5 % in its words.
+/// An alert of this kind; its texts describe a rollback from 5 %.
 pub fn alert(kind: Kind) -> Alert {
     let version = |version: &str, digest: &str| {
         Some(ModelVersion { version: version.to_owned(), digest: digest.to_owned() })
@@ -32,19 +32,19 @@ pub fn alert(kind: Kind) -> Alert {
     }
 }
 
-/// The `n`-th of several alerts: another stage, so not a repetition, and another id.
+/// The `n`-th of several alerts: another stage, so it is not a repetition, and another id.
 pub fn nth(n: u64) -> Alert {
     Alert { id: AlertId::from_bits(n.into()), stage: n, ..alert(Kind::RolledBack) }
 }
 
-/// What a receiver says to one request.
+/// What a receiver answers to one request.
 #[derive(Debug, Clone)]
 pub enum Answer {
     /// A status, more header lines (each ending in CRLF) and a body.
     Reply(u16, String, String),
-    /// A status and the beginning of a body, then nothing, for ever.
+    /// A status and the beginning of a body, then nothing for ever.
     Unfinished(u16, String),
-    /// Nothing, for ever.
+    /// No answer at all.
     Silence,
 }
 
@@ -54,7 +54,7 @@ impl Answer {
     }
 }
 
-/// A request as it came in.
+/// A request as received.
 #[derive(Debug, Clone)]
 pub struct Seen {
     pub line: String,
@@ -84,7 +84,8 @@ pub struct Receiver {
 }
 
 impl Receiver {
-    /// Answers the first request by the first answer and so on; the last answer holds for all that follow.
+    /// Answers the first request with the first answer and so on; the last answer is used for all further
+    /// requests.
     pub async fn start(script: Vec<Answer>) -> Receiver {
         Receiver::listen(script, None).await
     }
@@ -136,7 +137,7 @@ impl Receiver {
         wait.await.expect("a request comes").expect("the receiver lives")
     }
 
-    /// The requests that came and were not looked at yet.
+    /// The requests that have arrived and were not read yet.
     pub fn rest(&mut self) -> Vec<Seen> {
         std::iter::from_fn(|| self.seen.try_recv().ok()).collect()
     }
@@ -191,7 +192,7 @@ pub fn der(base64: &str) -> Vec<u8> {
     base64::engine::general_purpose::STANDARD.decode(base64).unwrap()
 }
 
-/// Self-signed for 127.0.0.1 and localhost, valid until 2120; made with openssl, used nowhere else.
+/// Self-signed for 127.0.0.1 and localhost, valid until 2120; made with openssl, and used nowhere else.
 pub const CERTIFICATE: &str = concat!(
     "MIIBRTCB66ADAgECAgEHMAoGCCqGSM49BAMCMBQxEjAQBgNVBAMMCWxvY2FsaG9zdDAgFw0yMDAxMDEwMDAwMDBa",
     "GA8yMTIwMDEwMTAwMDAwMFowFDESMBAGA1UEAwwJbG9jYWxob3N0MFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAE",

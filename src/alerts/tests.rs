@@ -1,4 +1,4 @@
-//! Alerts over real sockets: to receivers of this process that answer by a script.
+//! Alerts over real sockets, to receivers in this process that answer from a script.
 
 use super::testing::{Answer, CERTIFICATE, Receiver, Seen, alert, der, nth};
 use super::wire::Wire;
@@ -16,7 +16,7 @@ fn webhook(url: String) -> RawWebhook {
     RawWebhook { url: Some(url), ..RawWebhook::default() }
 }
 
-/// Retries within milliseconds, all else as by default.
+/// Retries within milliseconds, defaults for everything else.
 fn config(raw: Vec<RawWebhook>) -> AlertsConfig {
     let delays = vec![Duration::from_millis(20); 5];
     AlertsConfig {
@@ -26,7 +26,7 @@ fn config(raw: Vec<RawWebhook>) -> AlertsConfig {
     }
 }
 
-/// Retries an hour later, so only what comes at once is seen.
+/// Retries after an hour, so only immediate deliveries are seen.
 fn patient(raw: Vec<RawWebhook>) -> AlertsConfig {
     let delays = vec![Duration::from_secs(360_000); 5];
     AlertsConfig { schedule: Schedule { delays, ..Schedule::default() }, ..config(raw) }
@@ -36,7 +36,7 @@ fn start_to(receiver: &Receiver) -> Alerts {
     Alerts::start(config(vec![webhook(receiver.url())])).unwrap()
 }
 
-/// Waits until the first webhook's counts are so.
+/// Waits until the first webhook's counts satisfy `so`.
 async fn until(alerts: &Alerts, so: impl Fn(&WebhookCounts) -> bool) -> WebhookCounts {
     let begun = Instant::now();
     loop {
@@ -49,7 +49,7 @@ async fn until(alerts: &Alerts, so: impl Fn(&WebhookCounts) -> bool) -> WebhookC
     }
 }
 
-/// HMAC by the text of RFC 2104, not by the library that the code under test uses.
+/// HMAC written from RFC 2104, independent of the library that the code under test uses.
 fn hmac_sha256(key: &[u8], message: &[u8]) -> Vec<u8> {
     assert!(key.len() <= 64, "a longer key would have to be hashed first");
     let pad = |with: u8| {
@@ -375,7 +375,7 @@ impl std::io::Write for Sink {
 }
 
 impl Sink {
-    /// Collects all that this thread logs from now on, as JSON lines.
+    /// Collects everything that this thread logs from now on, as JSON lines.
     fn listen() -> (Sink, tracing::subscriber::DefaultGuard) {
         let sink = Sink::default();
         let writer = sink.clone();

@@ -1,6 +1,6 @@
 //! One POST to one webhook, over http or https, within a time limit.
 //!
-//! Knows bytes, headers and statuses; no alerts, no retries.
+//! It knows bytes, headers and statuses, but not alerts or retries.
 
 use super::AlertsError;
 use crate::outbound;
@@ -11,27 +11,27 @@ use reqwest::{Client, Response};
 use rustls::RootCertStore;
 use std::time::Duration;
 
-/// What is read of a refusal's text, in bytes, and for how long.
+/// How much of a refusal's text is read, in bytes, and for how long.
 const LONGEST_TEXT: usize = 200;
 const TEXT_WAIT: Duration = Duration::from_secs(1);
 
-/// What came back.
+/// The response.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Reply {
     pub(super) status: u16,
-    /// The header `retry-after` as it came.
+    /// The `retry-after` header as received.
     pub(super) retry_after: Option<String>,
-    /// The beginning of the body, if the status is no success.
+    /// The beginning of the body, if the status is not a success.
     pub(super) text: String,
 }
 
-/// Why nothing came back.
+/// Why there is no response.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(super) enum WireError {
-    /// No connection, no trust in it, or it broke.
+    /// No connection, no trusted certificate, or the connection broke.
     #[error("{0}")]
     Connection(String),
-    /// The time was up.
+    /// Timed out.
     #[error("no answer within {0:?}")]
     Timeout(Duration),
 }
@@ -53,7 +53,7 @@ pub(super) struct Wire {
 impl Wire {
     /// A client that trusts `roots` over https and gives each POST `limit`.
     pub(super) fn new(roots: RootCertStore, limit: Duration) -> Result<Wire, AlertsError> {
-        // Alerts are rare: a connection kept open would be dead by the next one.
+        // Alerts are rare: a kept-alive connection would be dead by the time of the next one.
         let client = outbound::client(roots).map_err(AlertsError::Tls)?;
         let client = client.redirect(Policy::none()).pool_max_idle_per_host(0).build();
         Ok(Wire { client: client.map_err(|e| AlertsError::Tls(outbound::chain(e)))?, limit })
@@ -80,7 +80,7 @@ impl Wire {
     }
 }
 
-/// The first bytes of a body as text; what came in time, if it breaks or takes too long.
+/// The first bytes of a body as text; if it breaks or takes too long, what arrived in time.
 async fn beginning(mut reply: Response) -> String {
     let mut bytes: Vec<u8> = Vec::new();
     let read = async {
@@ -89,7 +89,7 @@ async fn beginning(mut reply: Response) -> String {
             bytes.extend(data.iter().take(LONGEST_TEXT - bytes.len()));
         }
     };
-    // Out of time or not: what was read is what there is.
+    // Timed out or not: use what was read.
     let _ = tokio::time::timeout(TEXT_WAIT, read).await;
     String::from_utf8_lossy(&bytes).into_owned()
 }

@@ -1,9 +1,8 @@
-//! The hash chain: each row's hash covers the row and the hash before it.
+//! The hash chain: each row's hash covers the row and the previous hash.
 //!
-//! It knows the encoding of a row for hashing, nothing of SQLite. The chain shows any change to a
-//! file by somebody who does not rewrite all that follows. Somebody who does, to the very end, makes
-//! a file that is consistent in itself: against that, keep the head's hash elsewhere and hand it to
-//! the verification.
+//! It knows how a row is encoded for hashing, but not SQLite. The chain reveals any change to the file unless
+//! all following rows are rewritten too. If someone rewrites everything to the end, the file is consistent in
+//! itself. To detect that, keep the head's hash elsewhere and pass it to the verification.
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -31,14 +30,14 @@ impl Head {
     /// The end of an empty chain.
     pub(super) const EMPTY: Head = Head { seq: 0, hash: GENESIS };
 
-    /// The end after one more row.
+    /// The end of the chain after one more row.
     pub(super) fn link(&self, row: &Linked<'_>) -> Head {
         let seq = self.seq + 1;
         Head { seq, hash: row.hash(&self.hash, seq) }
     }
 }
 
-/// What a row's hash covers.
+/// The data that a row's hash covers.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Linked<'a> {
     pub(super) at_unix_ms: i64,
@@ -48,7 +47,7 @@ pub(super) struct Linked<'a> {
 }
 
 impl Linked<'_> {
-    /// Lengths stand before what they measure, so that no two rows have the same encoding.
+    /// Each field is preceded by its length, so that no two rows have the same encoding.
     pub(super) fn hash(&self, before: &Hash, seq: u64) -> Hash {
         let mut hash = Sha256::new();
         hash.update(b"serin ledger row 1\0");
@@ -72,7 +71,7 @@ fn digit(value: u8) -> char {
     char::from_digit(u32::from(value), 16).unwrap_or('?')
 }
 
-/// The hash that 64 hex digits stand for.
+/// The hash of 64 hex digits.
 pub fn from_hex(text: &str) -> Option<Hash> {
     let digits: Vec<u8> =
         text.chars().map(|c| c.to_digit(16).map(|d| d as u8)).collect::<Option<_>>()?;

@@ -24,7 +24,7 @@ const CREATE: &str = "
     CREATE INDEX entries ON ledger (seq, kind) WHERE kind <> 'journal';
     CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;";
 
-/// Opens the file to write, and creates the tables if it is new.
+/// Opens the file for writing, and creates the tables if it is new.
 pub(super) fn connect(path: &Path) -> Result<Connection, LedgerError> {
     let sqlite = |error| LedgerError::sqlite(path, error);
     let mut conn = Connection::open(path).map_err(sqlite)?;
@@ -33,7 +33,7 @@ pub(super) fn connect(path: &Path) -> Result<Connection, LedgerError> {
         .query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))
         .map_err(sqlite)?;
     if tables == 0 {
-        // Both only take effect before the first table.
+        // Both take effect only before the first table is created.
         conn.pragma_update(None, "auto_vacuum", "INCREMENTAL").map_err(sqlite)?;
         conn.pragma_update(None, "journal_mode", "WAL").map_err(sqlite)?;
         create(&mut conn).map_err(sqlite)?;

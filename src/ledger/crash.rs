@@ -1,8 +1,8 @@
-//! Killed at any moment, the ledger keeps what it said was durable.
+//! A ledger that is killed at any moment keeps everything it reported as durable.
 //!
-//! The test runs itself again as a child that commits as fast as it can and prints each commit that
-//! was acknowledged; the parent kills it and looks. `SERIN_LEDGER_KILLS` says how often, 40 if not
-//! set. This shows what a killed process leaves; what a power cut leaves is up to fsync and the disk.
+//! The test runs itself again as a child process, which commits as fast as it can and prints each
+//! acknowledged commit. The parent kills it and checks the file. `SERIN_LEDGER_KILLS` sets the number of
+//! kills (default 40). This tests a killed process; after a power cut it depends on fsync and the disk.
 
 use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
@@ -53,14 +53,15 @@ fn child() {
     }
 }
 
-/// The last commit that the child said was durable.
+/// The last commit that the child reported as durable.
 struct Acknowledged {
     head: Head,
     weight: u8,
     stage: u64,
 }
 
-/// Kills a child `after` its first acknowledged commit, or after its start if it is not to be waited for.
+/// Kills a child `after` its first acknowledged commit, or after its start if it should not wait for a
+/// commit.
 fn run_and_kill(path: &Path, after: Duration, wait: bool) -> Option<Acknowledged> {
     let mut child = Command::new(std::env::current_exe().expect("this test"))
         .args(["--exact", "ledger::crash::child", "--nocapture", "--test-threads=1"])
@@ -72,10 +73,10 @@ fn run_and_kill(path: &Path, after: Duration, wait: bool) -> Option<Acknowledged
     let out = child.stdout.take().expect("piped");
     let (first, begun) = std::sync::mpsc::channel();
     let lines = std::thread::spawn(move || {
-        // Names of tests may stand before the first.
+        // Names of tests may be printed before the first one.
         let lines = BufReader::new(out).lines().map_while(Result::ok);
         let acks = lines.filter_map(|line| line.split_once("ack ").map(|(_, ack)| ack.to_owned()));
-        // Nobody may be waiting.
+        // The receiver may be gone.
         let told = acks.inspect(|_| {
             let _ = first.send(());
         });
@@ -105,7 +106,7 @@ fn what_was_acknowledged_survives_kill() {
     let path = dir.path().join("ledger.db");
     let mut acknowledged = 0;
     for number in 0..kills {
-        // Every fourth may also die while it opens the ledger and takes up what was there.
+        // Every fourth child may also die while it opens the ledger and replays what is there.
         let wait = !number.is_multiple_of(4);
         let after = Duration::from_micros(number * 7919 % 80_000);
         let Some(last) = run_and_kill(&path, after, wait) else { continue };
@@ -126,7 +127,7 @@ fn what_was_acknowledged_survives_kill() {
     );
 }
 
-/// If nothing was committed after the acknowledged commit, the state is the acknowledged one.
+/// If nothing was committed after the acknowledged commit, the state must be the acknowledged one.
 fn check_against(reader: &Reader, last: &Acknowledged, head: Head) {
     assert!(head.seq >= last.head.seq);
     let later = reader.entries(last.head.seq, usize::MAX).expect("it reads");

@@ -1,40 +1,41 @@
-//! How the process before ended, and what that means for the version that was on trial in it.
+//! How the previous process ended, and what that means for the version on trial.
 //!
-//! Pure: facts come in, one of three courses comes out. Why a kill that nothing explains is forgiven once: it
-//! may be an operator's `kill -9` or another program's doing, but the same version under two of them in a row
-//! is no accident any more. Why a signal of the process's own is not: nobody but the code that ran did that,
-//! and what is new there is the canary.
+//! A pure function: it takes how the process ended and returns one of three courses of action.
+//!
+//! An unexplained kill is forgiven once: it may be an operator's `kill -9` or caused by another program. The
+//! same version under two of them in a row is no longer an accident. A signal raised by the process itself is
+//! not forgiven: only its own code can have caused it, and the new part of that code is the canary.
 
 use serde::{Deserialize, Serialize};
 
-/// How a process ended that did not end in order.
+/// How a process ended without an orderly shutdown.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum HowEnded {
-    /// By a fatal signal of its own: an abort, or an access that failed.
+    /// By a fatal signal of its own: an abort, or an invalid memory access.
     Signal(u8),
-    /// The kernel killed a process of its memory cgroup for want of memory.
+    /// The kernel killed a process of its memory cgroup because it ran out of memory.
     OutOfMemory,
-    /// Killed, and nothing says by whom.
+    /// Killed, with no sign of by whom.
     Unexplained,
-    /// With the machine: another boot came after it.
+    /// The machine went down: it has been booted since.
     OtherBoot,
 }
 
-/// What is to be done about the version that was on trial.
+/// What to do about the version that was on trial.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Course {
-    /// Nothing: its rollout goes on.
+    /// Nothing: its rollout continues.
     GoOn,
-    /// Its rollout goes on, and the end is counted against it.
+    /// Its rollout continues, but the kill counts against it.
     Count,
     /// It is not loaded again: stable serves alone.
     Refuse,
 }
 
-/// The course after an end. `in_force`: a canary was being loaded or had a weight above 0. `earlier`: kills
-/// without an explanation that this version has had since it was last well. `forgiving`: such kills are never
-/// held against it.
+/// The course of action after an end. `in_force`: a canary was being loaded or had a weight above 0.
+/// `earlier`: the number of unexplained kills under this version since it was last healthy. `forgiving`: such
+/// kills never count against it.
 pub fn course(how: HowEnded, in_force: bool, earlier: u32, forgiving: bool) -> Course {
     match how {
         _ if !in_force => Course::GoOn,
@@ -72,7 +73,8 @@ mod tests {
     fn the_table() {
         use Course::{Count, GoOn, Refuse};
         use HowEnded::{OtherBoot, OutOfMemory, Signal, Unexplained};
-        // How it ended; nothing in force; in force, and unexplained kills of that version before: 0, 1, 2.
+        // How it ended; the course without a canary; the course with one, after 0, 1 and 2 earlier
+        // unexplained kills.
         let table = [
             (Signal(4), GoOn, [Refuse, Refuse, Refuse]),
             (Signal(6), GoOn, [Refuse, Refuse, Refuse]),
@@ -101,8 +103,8 @@ mod tests {
     }
 
     proptest! {
-        /// However ends follow on each other while one version is in force and never well, it is refused at
-        /// the second that counts at the latest; and never when none of them counts.
+        /// However the process ends, a version that never becomes healthy is refused at the second counted
+        /// end at the latest. It is never refused if no end counts.
         #[test]
         fn a_version_survives_one_counted_end_at_most(ends in prop::collection::vec(any_end(), 0..12)) {
             let (mut earlier, mut counted, mut refused) = (0, 0, false);
@@ -121,7 +123,7 @@ mod tests {
             prop_assert!(!refused || counted > 0);
         }
 
-        /// What was not in force is never blamed, and forgiving only ever helps.
+        /// A version that was not in use is never blamed, and `forgiving` never makes the course harsher.
         #[test]
         fn nobody_is_blamed_without_need(how in any_end(), earlier in 0u32..9, forgiving: bool) {
             prop_assert_eq!(course(how, false, earlier, forgiving), Course::GoOn);

@@ -1,7 +1,7 @@
-//! What the ledger says besides the journal: one entry per thing that somebody may ask about later.
+//! The entries of the ledger: one for each event, besides the journal, that someone may ask about later.
 //!
-//! Plain data and its JSON. It does not know where an entry is kept. Why models appear by content
-//! digest and not by name alone: the name of a folder says nothing about what was in it that day.
+//! Plain data and its JSON. It does not know where an entry is stored. Models are identified by a digest of
+//! their content and not only by name, because a folder's name does not tell what was in it on that day.
 
 use serde::{Deserialize, Serialize};
 
@@ -11,7 +11,7 @@ use super::opening::{Model, Opening};
 use super::state::State;
 use crate::rollout::{Arm, Decision, Order, Weight};
 
-/// When: by the wall for people, by the rollout's clock for the machine.
+/// A point in time: wall-clock time for people, the rollout's clock for the machine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Stamp {
     /// Milliseconds since 1970 UTC.
@@ -20,11 +20,11 @@ pub struct Stamp {
     pub rollout: std::time::Duration,
 }
 
-/// One thing that happened.
+/// Something that happened.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Entry {
-    /// A server began to use the ledger.
+    /// A server opened the ledger.
     ServerStarted {
         /// Its version.
         version: String,
@@ -33,27 +33,27 @@ pub enum Entry {
     },
     /// A rollout begins; its journal follows.
     RolloutOpened(Box<Opening>),
-    /// A rollout of an earlier process goes on.
+    /// A rollout of an earlier process continues.
     RolloutResumed {
-        /// The weight that it goes on at.
+        /// The weight at which it continues.
         weight: Weight,
         /// Its stage epoch.
         stage: u64,
         /// Events that were replayed.
         events: u64,
     },
-    /// A rollout of an earlier process does not go on.
+    /// A rollout of an earlier process does not continue.
     RolloutAbandoned {
         /// Why.
         why: String,
     },
     /// The rollout decided, with the verdict and all its figures.
     Decision(Box<Decision>),
-    /// An operator ordered something.
+    /// An operator gave an order.
     Order {
-        /// What, who, why.
+        /// The command, author and reason.
         order: Order,
-        /// Why it was not granted, if it was not.
+        /// Why it was refused, if it was.
         refused: Option<String>,
     },
     /// An operator, or the configuration, asked for a canary.
@@ -64,29 +64,29 @@ pub enum Entry {
         by: String,
         /// Why.
         reason: Option<String>,
-        /// Also if its content was rejected before.
+        /// Load it even if its content was rejected before.
         retry: bool,
-        /// Stable once more, to be judged against itself.
+        /// Load stable a second time, to be judged against itself.
         self_test: bool,
-        /// Why it was not granted, if it was not.
+        /// Why it was refused, if it was.
         refused: Option<String>,
     },
     /// A model was loaded.
     ModelLoaded {
         /// For which arm.
         arm: Arm,
-        /// Which.
+        /// The model.
         model: Model,
     },
     /// A model was unloaded.
     ModelUnloaded {
-        /// Which.
+        /// The model.
         model: Model,
         /// Why.
         why: String,
-        /// Bytes of memory that came back.
+        /// Bytes of memory that were freed.
         freed: u64,
-        /// Bytes that did not; zero unless something leaks.
+        /// Bytes that were not freed; zero unless something leaks.
         kept: u64,
     },
     /// The canary became stable.
@@ -105,18 +105,18 @@ pub enum Entry {
     },
     /// An engine, device or load fault.
     Fault {
-        /// Whose.
+        /// The arm at fault.
         arm: Arm,
-        /// What.
+        /// What happened.
         what: String,
     },
-    /// An alert was sent, or could not be.
+    /// An alert was sent, or sending failed.
     AlertSent {
-        /// To whom.
+        /// The receiver.
         to: String,
-        /// What it said.
+        /// Its text.
         text: String,
-        /// Why it did not arrive.
+        /// Why it was not delivered.
         error: Option<String>,
     },
     /// A model must not be tried again.
@@ -126,55 +126,55 @@ pub enum Entry {
         /// Why.
         reason: String,
     },
-    /// A model may be tried again after all.
+    /// A rejected model may be tried again.
     Pardoned {
         /// Its digest.
         digest: String,
-        /// Who said so.
+        /// Who allowed it.
         by: String,
         /// Why.
         reason: String,
     },
-    /// The running rollout's events are recorded no further: a replay ends here.
+    /// The running rollout's events are no longer recorded: a replay ends here.
     JournalEnded {
         /// Why.
         why: String,
-        /// Events recorded until then.
+        /// Number of events recorded until then.
         events: u64,
     },
-    /// The process before did not end in order.
+    /// The previous process did not shut down in an orderly way.
     UncleanEnd {
-        /// Which process that was.
+        /// The id of that process.
         #[serde(default, skip_serializing_if = "String::is_empty")]
         id: String,
-        /// How, as far as it can be known.
+        /// How it ended, as far as is known.
         how: HowEnded,
-        /// The version that was in force, if one was.
+        /// The version on trial, if there was one.
         canary: Option<Model>,
     },
-    /// A version has been in force for so long that ends before no longer count against it.
+    /// A version has served long enough that earlier kills no longer count against it.
     CanaryWell {
         /// Its digest.
         digest: String,
     },
-    /// Old rows were dropped.
+    /// Old rows were deleted.
     Pruned(Box<Pruned>),
 }
 
-/// What a pruning dropped, and what is needed to follow the chain across it.
+/// What a pruning deleted, and what is needed to follow the chain across the gap.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Pruned {
-    /// Rollouts whose journals were dropped; their entries remain unless they are in `forgotten`.
+    /// Rollouts whose journals were deleted; their entries remain unless they are in `forgotten`.
     pub journals: Vec<String>,
-    /// Rollouts of which nothing remains.
+    /// Rollouts that were deleted completely.
     pub forgotten: Vec<String>,
-    /// The rows that are gone.
+    /// The deleted rows.
     pub gaps: Vec<Gap>,
     /// The state after the last row of the gap that begins at row 1, if there is one.
     pub state: Option<State>,
 }
 
-/// A stretch of rows that is gone.
+/// A range of rows that was deleted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Gap {
     /// The first row's number.
@@ -187,7 +187,7 @@ pub struct Gap {
 }
 
 impl Entry {
-    /// The entry's kind and body, as two columns hold them.
+    /// The entry's kind and body, as stored in two columns.
     pub(super) fn to_columns(&self) -> Result<(String, String), serde_json::Error> {
         let whole = serde_json::to_value(self)?;
         let one = whole.as_object().and_then(|object| object.iter().next());
@@ -197,7 +197,7 @@ impl Entry {
         }
     }
 
-    /// The entry that two columns hold.
+    /// The entry stored in two columns.
     pub(super) fn from_columns(kind: &str, body: &str) -> Result<Entry, serde_json::Error> {
         let body: serde_json::Value = serde_json::from_str(body)?;
         let whole = serde_json::Map::from_iter([(kind.to_owned(), body)]);

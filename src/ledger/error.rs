@@ -1,7 +1,7 @@
-//! What can go wrong with a ledger, in words that name the file and what to do about it.
+//! What can go wrong with a ledger; the messages name the file and the remedy.
 //!
-//! It knows SQLite's result codes, so that nobody else has to. Why one enum with whole sentences:
-//! most of these reach an operator at a start that did not happen, who has the text and nothing else.
+//! Only this file knows SQLite's result codes. It is one enum with whole sentences because most of these
+//! errors reach an operator whose server did not start, and who has nothing but the text.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -19,7 +19,7 @@ pub enum LedgerError {
     NotALedger {
         /// The file.
         path: PathBuf,
-        /// How that was seen.
+        /// How this was detected.
         why: String,
     },
     /// A newer serin wrote it.
@@ -36,7 +36,7 @@ pub enum LedgerError {
         /// The newest schema that this build reads.
         known: i64,
     },
-    /// Another process writes it.
+    /// Another process has it open for writing.
     #[error(
         "{} is in use by another serin{}: stop that one, or give each server a ledger of its own",
         path.display(), holder.as_ref().map(|pid| format!(" (process {pid})")).unwrap_or_default()
@@ -44,7 +44,7 @@ pub enum LedgerError {
     InUse {
         /// The ledger.
         path: PathBuf,
-        /// The other's process id, if it left it.
+        /// The other's process id, if it is known.
         holder: Option<String>,
     },
     /// The place cannot be written to.
@@ -56,7 +56,7 @@ pub enum LedgerError {
     CannotWrite {
         /// The file.
         path: PathBuf,
-        /// The system's reason.
+        /// The operating system's reason.
         why: String,
     },
     /// There is no ledger there.
@@ -84,7 +84,7 @@ pub enum LedgerError {
     Damaged {
         /// The ledger.
         path: PathBuf,
-        /// What was seen.
+        /// What was found.
         why: String,
     },
     /// SQLite failed in some other way.
@@ -92,7 +92,7 @@ pub enum LedgerError {
     Sqlite {
         /// The ledger.
         path: PathBuf,
-        /// SQLite's own words.
+        /// SQLite's own message.
         source: rusqlite::Error,
     },
     /// There is no such rollout in the ledger.
@@ -103,16 +103,16 @@ pub enum LedgerError {
     NoRollout {
         /// The ledger.
         path: PathBuf,
-        /// The id asked for.
+        /// The requested id.
         rollout: String,
     },
-    /// The export could not be written out.
+    /// The export could not be written completely.
     #[error("the export was cut short: {why}")]
     NotExported {
         /// Why.
         why: String,
     },
-    /// What was to be committed is not, and will not be.
+    /// The commit failed and will not be retried.
     #[error("not written to the ledger: {why}")]
     NotWritten {
         /// Why.
@@ -121,7 +121,7 @@ pub enum LedgerError {
 }
 
 impl LedgerError {
-    /// What SQLite said about the ledger at `path`, in our words where there are better ones.
+    /// An SQLite error about the ledger at `path`, with a better message where there is one.
     pub(super) fn sqlite(path: &Path, source: rusqlite::Error) -> LedgerError {
         let path = path.to_owned();
         match source.sqlite_error_code() {
@@ -142,7 +142,7 @@ impl LedgerError {
         }
     }
 
-    /// What the file system said about a file of the ledger.
+    /// A file system error about a file of the ledger.
     pub(super) fn io(path: &Path, source: &io::Error) -> LedgerError {
         let path = path.to_owned();
         match source.kind() {

@@ -1,7 +1,7 @@
-//! Export: the ledger as JSON Lines, one row a line, for other tools and other places.
+//! Export: the ledger as JSON Lines, one row per line, for other tools.
 //!
-//! Each line has the row's hash, so that an exported file is as good a witness as the ledger. Batches
-//! of the journal are left out, given as hex, or taken apart into events.
+//! Each line has the row's hash, so an exported file proves as much as the ledger itself. Batches of the
+//! journal are left out, exported as hex, or decoded into events.
 
 use std::io::Write;
 use std::time::Duration;
@@ -15,18 +15,18 @@ use super::error::LedgerError;
 use super::read::{Reader, unsigned};
 use crate::rollout::{Event, Outcome};
 
-/// What becomes of the journal's batches.
+/// How the journal's batches are exported.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Bodies {
     /// Left out.
     Entries,
-    /// As stored, in hex: the hashes can be computed again.
+    /// As stored, in hex: the hashes can be recomputed.
     Raw,
-    /// Taken apart into events.
+    /// Decoded into events.
     Expanded,
 }
 
-/// Writes the rows in order; returns how many.
+/// Writes the rows in order; returns their number.
 pub fn export(reader: &Reader, bodies: Bodies, out: &mut impl Write) -> Result<u64, LedgerError> {
     let view = reader.view();
     let sqlite = |error| view.sqlite(error);
@@ -89,7 +89,7 @@ fn expanded(number: u64, at: Duration, event: &Event) -> Value {
 
 fn outcome_fields(outcome: &Outcome) -> Value {
     let seconds = |time: Option<Duration>| time.map(|time| time.as_secs_f64());
-    // As text: JSON's readers keep 53 bits of a number.
+    // As text: JSON readers keep only 53 bits of a number.
     let hash = |hash: Option<u64>| hash.map(|hash| format!("{hash:016x}"));
     json!({
         "arm": outcome.arm.as_str(),

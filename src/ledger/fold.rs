@@ -9,22 +9,22 @@ use super::opening::Model;
 use super::state::{MAX_REJECTED, Rejection, Running, State, Suspect};
 use crate::rollout::{Arm, Decision, DecisionKind, Weight};
 
-/// What a decision means for the rollout that it belongs to.
+/// What a decision means for its rollout.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Effect {
-    /// It goes on.
+    /// It continues.
     GoesOn,
     /// It ends with the canary in service.
     Promoted,
-    /// It ends with the canary taken out.
+    /// It ends with the canary rolled back.
     RolledBack,
-    /// Its promotion is taken back: the former stable is in service again.
+    /// Its promotion is undone: the former stable is in service again.
     Undone,
-    /// It ends and nothing is said of the canary.
+    /// It ends without a verdict on the canary.
     Over,
 }
 
-/// The one place that says which decisions end a rollout.
+/// The only place that says which decisions end a rollout.
 pub(super) fn effect(kind: DecisionKind) -> Effect {
     match kind {
         DecisionKind::Started
@@ -50,7 +50,7 @@ pub(super) fn effect(kind: DecisionKind) -> Effect {
 }
 
 impl State {
-    /// Folds in the entry in row `seq`.
+    /// Applies the entry in row `seq`.
     pub fn apply(&mut self, seq: u64, at_unix_ms: i64, entry: &Entry) {
         match entry {
             Entry::RolloutOpened(opening) => {
@@ -106,14 +106,14 @@ impl State {
         }
     }
 
-    /// Unexplained ends that a version has had since it was last well.
+    /// Number of unexplained kills under a version since it was last healthy.
     pub fn unexplained_ends(&self, digest: &str) -> u32 {
         self.suspects.iter().find(|one| one.digest == digest).map_or(0, |one| one.ends)
     }
 
     fn suspect(&mut self, digest: &str) {
         if digest.is_empty() {
-            // It ended before the content was known.
+            // The process died before the content was known.
             return;
         }
         let ends = self.unexplained_ends(digest).saturating_add(1);
@@ -153,7 +153,7 @@ impl State {
         }
     }
 
-    /// Stable's own content, as a self-test has it, is never among those that failed.
+    /// Stable's own content, which a self-test loads as canary, is never recorded as failed.
     fn failed(&mut self, at_unix_ms: i64, decision: &Decision, canary: Model) {
         if self.stable.as_ref().is_some_and(|stable| stable.digest == canary.digest) {
             return;
@@ -172,7 +172,7 @@ impl State {
     }
 
     fn reject(&mut self, rejection: Rejection) {
-        // A rejection says more; tried again, the version begins with a clean slate.
+        // The rejection replaces the kill count. When tried again, the version starts from zero.
         self.acquit(&rejection.digest);
         self.rejected.retain(|one| one.digest != rejection.digest);
         self.rejected.push(rejection);

@@ -8,18 +8,18 @@ use serde::{Deserialize, Serialize};
 pub struct Model {
     /// Where it was loaded from.
     pub path: String,
-    /// The name that it answers under.
+    /// The name that it is served under.
     pub version: String,
     /// SHA-256 of its content, in hex.
     pub digest: String,
 }
 
-/// How a rollout began: all that is needed to judge it again.
+/// How a rollout began: everything that is needed to replay it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Opening {
     /// Its id.
     pub rollout: String,
-    /// The policy in force, whole.
+    /// The complete policy.
     pub policy: Policy,
     /// The machine's stage epoch before the start.
     pub epoch: u64,

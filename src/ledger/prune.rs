@@ -1,11 +1,10 @@
-//! Retention: what is dropped when the file grows past its bounds.
+//! Retention: what is deleted when the file exceeds its limits.
 //!
-//! First the journals of the oldest finished rollouts, then all of the oldest finished rollouts; the
-//! running one, and
-//! one whose promotion can still be undone, are never touched. Every stretch that goes is announced by an entry that keeps its last
-//! hash, and the state before the oldest remaining row goes into that entry too, so the chain can
-//! still be followed and the state still be checked. Why journals first: they are nearly all of the
-//! bytes, while the decisions are what somebody will ask about in a year.
+//! The journals of the oldest finished rollouts go first, then all rows of the oldest finished rollouts. The
+//! running rollout, and one whose promotion can still be undone, are never touched. Every deleted range is
+//! announced by an entry that keeps its last hash. The state before the oldest remaining row goes into that
+//! entry too, so the chain can still be followed and the state still be checked. Journals go first because
+//! they are nearly all of the bytes, while the decisions are what people will ask about in a year.
 
 use rusqlite::{Connection, params};
 
@@ -31,7 +30,7 @@ impl Default for Retention {
     }
 }
 
-/// Drops what is too much; returns whether anything was.
+/// Deletes what exceeds the limits; returns whether anything was deleted.
 pub(super) fn prune(
     store: &mut Store,
     retention: &Retention,
@@ -57,7 +56,7 @@ pub(super) fn prune(
     }
 }
 
-/// Drops the journal of the oldest finished rollout that still has one.
+/// Deletes the journal of the oldest finished rollout that still has one.
 fn drop_a_journal(
     store: &mut Store,
     finished: &[&Recorded],
@@ -77,7 +76,7 @@ fn drop_a_journal(
     Ok(false)
 }
 
-/// Drops everything up to the end of the last of these rollouts, which are the oldest.
+/// Deletes everything up to the end of the last of these rollouts, which are the oldest.
 fn forget(store: &mut Store, oldest: &[&Recorded], at_unix_ms: i64) -> Result<(), LedgerError> {
     let Some(newest) = oldest.last() else { return Ok(()) };
     let row = row_up_to(&store.conn, newest.last).map_err(|error| store.view().sqlite(error))?;
@@ -104,7 +103,7 @@ fn drop_rows(store: &mut Store, pruned: Pruned, at_unix_ms: i64) -> Result<(), L
     vacuum.map_err(|error| store.view().sqlite(error))
 }
 
-/// The state after row `last`, from the entries and from the pruning before them, if any.
+/// The state after row `last`, computed from the entries and from an earlier pruning, if any.
 fn state_after(store: &Store, last: u64) -> Result<State, LedgerError> {
     let view = store.view();
     let (mut state, mut from) = (State::default(), 0);
@@ -123,13 +122,13 @@ fn state_after(store: &Store, last: u64) -> Result<State, LedgerError> {
     Ok(state)
 }
 
-/// The last row that is there up to `seq`. Those after it, if any, are in a gap announced before.
+/// The last existing row up to `seq`. Rows between it and `seq`, if any, are in a gap announced before.
 fn row_up_to(conn: &Connection, seq: u64) -> rusqlite::Result<(u64, Hash)> {
     let query = "SELECT seq, hash FROM ledger WHERE seq <= ?1 ORDER BY seq DESC LIMIT 1";
     conn.query_row(query, [signed(seq)], |row| Ok((unsigned(row, 0)?, row.get(1)?)))
 }
 
-/// The stretches of journal rows between two rows.
+/// The ranges of journal rows between two rows.
 fn runs(conn: &Connection, first: u64, last: u64) -> rusqlite::Result<Vec<Gap>> {
     let query = "SELECT seq, hash FROM ledger
         WHERE seq BETWEEN ?1 AND ?2 AND kind = ?3 ORDER BY seq";

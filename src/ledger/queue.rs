@@ -1,6 +1,7 @@
-//! What waits to be written, in order, and never more than is allowed.
+//! The data that waits to be written, in order and within limits.
 //!
-//! It knows batches, entries and bounds; it knows neither the file nor the thread that empties it.
+//! It knows batches, entries and limits. It does not know about the file or the thread that empties the
+//! queue.
 
 use tokio::sync::oneshot;
 
@@ -12,7 +13,7 @@ use super::fold::{Effect, effect};
 use super::store::{Content, Draft};
 use crate::rollout::Event;
 
-/// A batch of this size is handed over without waiting for the time.
+/// A batch of this size is handed over without waiting for the flush interval.
 const FULL_BATCH: usize = 64 << 10;
 /// Entries that may wait.
 const MAX_ENTRIES: usize = 4096;
@@ -26,7 +27,7 @@ pub(super) struct Bounds {
 
 type Sender = oneshot::Sender<Result<Head, LedgerError>>;
 
-/// Rows for one transaction, and who waits for them.
+/// Rows for one transaction, and the callers that wait for them.
 #[derive(Debug, Default)]
 pub(super) struct Work {
     pub(super) drafts: Vec<Draft>,
@@ -36,28 +37,28 @@ pub(super) struct Work {
     entries: usize,
 }
 
-/// The journal of the rollout that runs.
+/// The journal of the running rollout.
 #[derive(Debug)]
 pub(super) struct OpenJournal {
     rollout: String,
     batch: Batch,
-    /// When the batch's last event was.
+    /// Time of the batch's last event.
     at_unix_ms: i64,
     /// Bytes in earlier batches.
     bytes: u64,
-    /// Promoted: only an order that undoes it is still of interest.
+    /// Promoted: only an order that undoes the promotion still matters.
     settled: bool,
 }
 
 impl OpenJournal {
-    /// The journal of `rollout` from event `next` on, after so many bytes.
+    /// The journal of `rollout` from event `next` on, after `bytes` bytes.
     pub(super) fn new(rollout: &str, next: u64, bytes: u64, settled: bool) -> OpenJournal {
         let rollout = rollout.to_owned();
         OpenJournal { rollout, batch: Batch::new(next), at_unix_ms: 0, bytes, settled }
     }
 }
 
-/// The buffer between those who record and the one who writes.
+/// The buffer between the recording threads and the writer.
 #[derive(Debug)]
 pub(super) struct Queue {
     bounds: Bounds,
@@ -69,13 +70,13 @@ pub(super) struct Queue {
 }
 
 impl Queue {
-    /// An empty queue, with the journal and the id of a rollout that goes on.
+    /// An empty queue, with the journal and the id of a rollout that continues.
     pub(super) fn new(bounds: Bounds, journal: Option<OpenJournal>) -> Queue {
         let rollout = journal.as_ref().map(|one| one.rollout.clone()).unwrap_or_default();
         Queue { bounds, journal, rollout, work: Work::default(), closing: false }
     }
 
-    /// Whether the writer should not wait for the time.
+    /// Whether the writer should not wait for the flush interval.
     pub(super) fn urgent(&self) -> bool {
         self.closing || !self.work.drafts.is_empty()
     }
@@ -85,7 +86,7 @@ impl Queue {
         self.work.drafts.is_empty() && !open
     }
 
-    /// All that waits.
+    /// Everything that waits.
     pub(super) fn take(&mut self) -> Work {
         self.seal();
         std::mem::take(&mut self.work)
@@ -110,7 +111,7 @@ impl Queue {
         true
     }
 
-    /// Adds an event and the entries that it led to; returns how many entries had to be refused.
+    /// Adds an event and the entries that followed from it; returns how many entries had to be refused.
     pub(super) fn commit(
         &mut self,
         at: Stamp,
@@ -120,7 +121,7 @@ impl Queue {
     ) -> u64 {
         let count = entries.len();
         if self.work.entries + count > MAX_ENTRIES {
-            // Without these entries the journal would lead to decisions that nobody finds.
+            // Without these entries, the journal would lead to decisions that are not in the ledger.
             self.end_journal("too many entries were waiting to be written", at.unix_ms);
             let why = "too many entries are waiting for a disk that does not take them".to_owned();
             let _ = ticket.send(Err(LedgerError::NotWritten { why }));
@@ -175,7 +176,7 @@ impl Queue {
         self.work.entries += 1;
     }
 
-    /// Makes a row of the events gathered so far, and ends the journal when it is past a bound.
+    /// Makes a row of the events collected so far, and ends the journal when it exceeds a limit.
     fn seal(&mut self) {
         let Some(journal) = &mut self.journal else { return };
         if journal.batch.is_empty() {

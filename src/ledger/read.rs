@@ -1,7 +1,7 @@
 //! Reading: entries, rollouts and their journals, from any connection to the file.
 //!
-//! [`Reader`] looks at a ledger that a server may be writing at the same time; what it sees is always
-//! whole transactions. It changes nothing, so it cannot be in the server's way.
+//! A [`Reader`] can read a ledger while a server writes it, and always sees whole transactions. It changes
+//! nothing and never blocks the server.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -35,7 +35,7 @@ pub struct Kept {
     pub at_unix_ms: i64,
     /// The rollout that it belongs to, or an empty text.
     pub rollout: String,
-    /// What it says.
+    /// The entry itself.
     pub entry: Entry,
 }
 
@@ -52,7 +52,7 @@ pub struct Recorded {
     pub last: u64,
     /// Its decisions in order.
     pub decisions: Vec<Decision>,
-    /// Why its events were recorded no further than they were, if so.
+    /// Why its events were not recorded to the end, if so.
     pub journal_ended: Option<String>,
 }
 
@@ -73,7 +73,7 @@ impl Reader {
         View { conn: &self.conn, path: &self.path }
     }
 
-    /// Where the chain ends: the figure to keep elsewhere.
+    /// The end of the chain: this is the hash to keep elsewhere.
     pub fn head(&self) -> Result<Head, LedgerError> {
         Ok(self.view().end()?.0)
     }
@@ -132,13 +132,13 @@ impl<'a> View<'a> {
         text.map(read).transpose()
     }
 
-    /// The chain's end and the state there.
+    /// The end of the chain and the state there.
     pub(super) fn end(&self) -> Result<(Head, State), LedgerError> {
         let head = self.meta("head")?.unwrap_or(Head::EMPTY);
         Ok((head, self.meta("state")?.unwrap_or_default()))
     }
 
-    /// Whether the last row is the one that it should be; a whole verification takes longer.
+    /// Whether the last row is the expected one. A full verification takes longer.
     pub(super) fn check_end(&self, head: &Head) -> Result<(), LedgerError> {
         let last: Option<(u64, Hash)> = self
             .conn
@@ -290,7 +290,7 @@ impl Iterator for Journal<'_> {
                 Ok(true) => {}
                 Ok(false) => return None,
                 Err(error) => {
-                    // Nothing after a damaged batch can be relied on.
+                    // Nothing after a damaged batch can be trusted.
                     self.after = self.last;
                     return Some(Err(error));
                 }
@@ -299,7 +299,7 @@ impl Iterator for Journal<'_> {
     }
 }
 
-/// Bytes of the file in use, in the write-ahead log or not.
+/// Bytes of the file in use, including those in the write-ahead log.
 pub(super) fn page_bytes(conn: &Connection) -> rusqlite::Result<u64> {
     let pragma = |name: &str| conn.pragma_query_value(None, name, |row| unsigned(row, 0));
     Ok((pragma("page_count")? - pragma("freelist_count")?) * pragma("page_size")?)
@@ -311,7 +311,7 @@ pub(super) fn unsigned(row: &Row<'_>, column: usize) -> rusqlite::Result<u64> {
     u64::try_from(value).map_err(|_| rusqlite::Error::IntegralValueOutOfRange(column, value))
 }
 
-/// A row number as SQLite has it.
+/// A row number as SQLite stores it.
 pub(super) fn signed(value: u64) -> i64 {
     i64::try_from(value).unwrap_or(i64::MAX)
 }

@@ -1,10 +1,11 @@
 //! Judging a recorded rollout again: by its own policy, or by another.
 //!
-//! By its own, with exactly the recorded events, it must come to the recorded decisions to the last
-//! bit; the same code resumes a rollout after a restart. By another policy the events are those that
-//! were recorded, while ticks are made on a grid, since the recorded ones are only those that led to
-//! something. What such a what-if can say is how the same traffic would have been judged. The share
-//! of it that the canary got is as recorded: other weights would have brought other traffic.
+//! By its own policy, and with exactly the recorded events, a replay must reach the recorded decisions, bit
+//! for bit. The same code resumes a rollout after a restart.
+//!
+//! With another policy, the events are the recorded ones, but ticks are generated on a grid, because only
+//! ticks with a consequence were recorded. Such a what-if shows how the same traffic would have been judged.
+//! The canary's share of the traffic is the recorded one; other weights would have led to other traffic.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -14,7 +15,7 @@ use super::error::LedgerError;
 use super::read::{Reader, Recorded};
 use crate::rollout::{Action, Decision, Event, Outcome, Phase, Policy, Rollout};
 
-/// A machine after all events, and what it decided on the way.
+/// A machine after all events, and the decisions that it took.
 #[derive(Debug, Clone)]
 pub struct Replayed {
     /// The machine.
@@ -23,27 +24,27 @@ pub struct Replayed {
     pub decisions: Vec<Decision>,
     /// The time of the last event.
     pub clock: Duration,
-    /// Events taken in.
+    /// Number of events processed.
     pub events: u64,
-    /// Of these, those that the machine refused: orders that make no sense to it.
+    /// Of these, the number that the machine refused: orders that make no sense to it.
     pub refused: u64,
 }
 
-/// Recorded decisions beside replayed ones.
+/// Recorded decisions compared with replayed ones.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Comparison {
-    /// Recorded.
+    /// Number of recorded decisions.
     pub recorded: usize,
-    /// Replayed.
+    /// Number of replayed decisions.
     pub replayed: usize,
-    /// The first that differ; `None` when all agree to the last bit.
+    /// The first pair that differs; `None` if all agree bit for bit.
     pub difference: Option<Difference>,
 }
 
 /// Two decisions that differ.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Difference {
-    /// Their place, from 0.
+    /// Their index, from 0.
     pub index: usize,
     /// As recorded, if there is one.
     pub recorded: Option<Box<Decision>>,
@@ -88,7 +89,7 @@ fn decision(action: Action) -> Option<Decision> {
     }
 }
 
-/// A decision as JSON, in which two are compared to the last bit: -0.0 is not 0.0.
+/// A decision as JSON, for a bitwise comparison: -0.0 is not 0.0.
 fn exact(decision: &Decision) -> Option<String> {
     serde_json::to_string(decision).ok()
 }
@@ -111,7 +112,7 @@ pub fn compare(recorded: &[Decision], replayed: &[Decision]) -> Comparison {
 }
 
 impl Reader {
-    /// Replays a rollout by its own policy, and compares what it decides with what it decided.
+    /// Replays a rollout by its own policy, and compares the decisions.
     pub fn replay(&self, of: &Recorded) -> Result<(Replayed, Comparison), LedgerError> {
         let machine = Rollout::after_epoch(of.opening.policy.clone(), of.opening.epoch);
         let replayed = replay(machine, self.journal(of))?;
@@ -132,8 +133,8 @@ impl Reader {
     }
 }
 
-/// Feeds the recorded events to a machine of another policy, while the one of the recorded policy goes
-/// along to say which stage was in force.
+/// Feeds the recorded events to a machine with another policy. A second machine with the recorded policy runs
+/// along, to tell which stage was current.
 pub fn rejudge(
     recorded: Rollout,
     judged: Rollout,
@@ -150,14 +151,14 @@ pub fn rejudge(
     Ok(what_if.judged)
 }
 
-/// Stages that are remembered: a reply may begin under one and end under a later one.
+/// Number of stages that are remembered: a reply may begin in one stage and end in a later one.
 const STAGES: usize = 64;
 
 struct WhatIf {
-    /// As it went; says which stage was in force.
+    /// The rollout as it was recorded; tells which stage was current.
     recorded: Rollout,
     judged: Replayed,
-    /// When each of the judged machine's latest stages began.
+    /// When each of the judged machine's recent stages began.
     stages: VecDeque<(Duration, u64)>,
     ticked: Option<Duration>,
 }
@@ -175,7 +176,7 @@ impl WhatIf {
         WhatIf { recorded, judged, stages, ticked: None }
     }
 
-    /// Ticks on the grid, counted from the first event, before the event at `at`.
+    /// Ticks on the grid, counted from the first event, up to the event at `at`.
     fn tick_up_to(&mut self, at: Duration, grid: Duration) {
         let Some(mut due) = self.ticked else {
             self.ticked = Some(at);
@@ -183,7 +184,7 @@ impl WhatIf {
         };
         while let Some(next) = due.checked_add(grid).filter(|next| *next < at) {
             if !matches!(self.judged.rollout.phase(), Phase::Running { .. }) {
-                // Nothing moves any more; the grid goes on from here.
+                // Nothing can change any more; the grid continues from here.
                 due = at;
                 break;
             }
@@ -195,7 +196,7 @@ impl WhatIf {
 
     fn event(&mut self, at: Duration, event: Event) {
         let in_force = self.recorded.stage();
-        // An order that the recorded machine refused was not recorded, so this refuses nothing.
+        // An order that the recorded machine refused was not recorded, so nothing is refused here.
         let _ = self.recorded.step(at, event.clone());
         let translated = |stage: u64| match stage == in_force {
             true => self.judged.rollout.stage(),
@@ -236,7 +237,7 @@ impl WhatIf {
         }
     }
 
-    /// The judged machine's stage at a time, which is the one that a request routed then belongs to.
+    /// The judged machine's stage at a given time; a request routed at that time belongs to it.
     fn stage_at(&self, at: Duration) -> u64 {
         let begun = self.stages.iter().rev().find(|(since, _)| *since <= at);
         begun.map_or(u64::MAX, |(_, stage)| *stage)

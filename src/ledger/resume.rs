@@ -1,8 +1,8 @@
-//! What a server needs to know when it starts: where things stood when the last one stopped.
+//! What a server needs to know at startup: the state when the last server stopped.
 //!
-//! A rollout that was under way is replayed from its journal into a machine that has the very counts
-//! and evidence it had; the decisions on the way must be the committed ones, or it is not taken up.
-//! What becomes of a rollout that cannot go on is not decided here.
+//! A rollout that was running is replayed from its journal into a machine with exactly the same counts and
+//! evidence. The decisions on the way must match the committed ones; otherwise the rollout is not resumed.
+//! What happens to a rollout that cannot be resumed is decided elsewhere.
 
 use std::fmt;
 use std::time::Duration;
@@ -15,39 +15,39 @@ use super::state::{Rejection, Running, State};
 use super::store::Store;
 use crate::rollout::Rollout;
 
-/// Where things stood.
+/// The state at the last stop.
 #[derive(Debug)]
 pub struct Resume {
-    /// As of the last committed entry: stable, the rollout under way, rejected models.
+    /// The state after the last committed entry: stable, the running rollout, rejected models.
     pub state: State,
-    /// The rollout under way, and whether it can go on.
+    /// The interrupted rollout, and whether it can continue.
     pub interrupted: Option<Interrupted>,
-    /// Otherwise the last rollout, if its promotion can still be undone; its machine can do that.
+    /// Otherwise, the last rollout if its promotion can still be undone, with the machine that can do so.
     pub promoted: Option<Interrupted>,
 }
 
-/// A rollout that was under way.
+/// A rollout that was running.
 #[derive(Debug)]
 pub struct Interrupted {
-    /// As of its last committed decision.
+    /// The state after its last committed decision.
     pub running: Running,
-    /// The machine to go on with, or why there is none.
+    /// The machine to continue with, or why there is none.
     pub machine: Result<Continued, CannotContinue>,
 }
 
-/// A machine as it was, up to the events that had not reached the disk.
+/// A machine as it was, except for events that had not reached the disk.
 #[derive(Debug)]
 pub struct Continued {
     /// The machine; its weight and stage are the last committed ones.
     pub rollout: Rollout,
-    /// What the rollout's clock must go on from: the time that nobody served does not count.
+    /// The time at which the rollout's clock continues: the time while no server ran does not count.
     pub clock: Duration,
-    /// Events that were replayed.
+    /// Number of replayed events.
     pub events: u64,
     journal_bytes: u64,
 }
 
-/// Why a rollout cannot go on as it was. Its weight and stage are still known.
+/// Why a rollout cannot continue. Its weight and stage are still known.
 #[derive(Debug, Clone, PartialEq)]
 pub enum CannotContinue {
     /// Its events were not recorded to the end.
@@ -55,7 +55,7 @@ pub enum CannotContinue {
         /// Why not.
         why: String,
     },
-    /// Replayed, it does not come to the committed decisions: another version of serin judged it.
+    /// The replay does not reach the committed decisions: another version of serin judged it.
     Diverged(Difference),
     /// The journal cannot be read.
     Damaged {
@@ -84,7 +84,7 @@ impl Resume {
         self.state.rejected.iter().find(|one| one.digest == digest)
     }
 
-    /// The journal to go on with.
+    /// The journal to continue.
     pub(super) fn journal(&self) -> Option<OpenJournal> {
         let settled = self.interrupted.is_none();
         let found = self.interrupted.as_ref().or(self.promoted.as_ref())?;
@@ -95,7 +95,7 @@ impl Resume {
     }
 }
 
-/// Reads the state, and replays what was under way.
+/// Reads the state, and replays the interrupted rollout.
 pub(super) fn resume(store: &Store) -> Result<Resume, LedgerError> {
     let state = store.state().clone();
     let interrupted = |running: &Option<Running>| -> Result<Option<Interrupted>, LedgerError> {

@@ -1,34 +1,34 @@
-//! Where things stand, as the entries tell it.
+//! The current state, derived from the entries.
 //!
-//! Plain data; `fold` says how an entry changes it. It is kept beside the entries so that a start need not read years of
-//! them, and pruning does not forget which models were rejected.
+//! Plain data; `fold` applies entries to it. It is stored next to the entries because a start must not read years of
+//! them, and because pruning must not forget which models were rejected.
 
 use serde::{Deserialize, Serialize};
 
 use super::opening::{Model, Opening};
 use crate::rollout::Weight;
 
-/// Rejected models that are remembered; the oldest go first.
+/// Number of rejected models that are remembered; the oldest are forgotten first.
 pub const MAX_REJECTED: usize = 500;
 
-/// What a server needs to know at its start.
+/// What a server needs to know at startup.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 pub struct State {
-    /// What the configuration of the last server named as stable.
+    /// The model that the configuration of the last server named as stable.
     #[serde(default)]
     pub configured: Option<String>,
     /// The model in service.
     pub stable: Option<Model>,
-    /// The rollout that runs.
+    /// The running rollout.
     pub running: Option<Running>,
-    /// The last rollout, if it was promoted: an operator may still undo that.
+    /// The last rollout, if it was promoted: an operator may still undo the promotion.
     pub promoted: Option<Running>,
     /// Models that failed, oldest first, each once.
     pub rejected: Vec<Rejection>,
     /// Versions under which the process was killed without an explanation, oldest first, each once.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub suspects: Vec<Suspect>,
-    /// The process whose unclean end was written down last.
+    /// The last process whose unclean end was recorded.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub last_end: String,
 }
@@ -38,11 +38,11 @@ pub struct State {
 pub struct Suspect {
     /// Its digest.
     pub digest: String,
-    /// How often since it was last well.
+    /// Number of kills since it was last healthy.
     pub ends: u32,
 }
 
-/// A rollout under way, as of its last committed decision.
+/// A running rollout, as of its last committed decision.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Running {
     /// How it began.
@@ -53,7 +53,7 @@ pub struct Running {
     pub weight: Weight,
     /// The stage epoch.
     pub stage: u64,
-    /// Why its events are recorded no further, if they are not.
+    /// Why its events are no longer recorded, if so.
     pub journal_ended: Option<String>,
 }
 
@@ -64,9 +64,9 @@ pub struct Rejection {
     pub digest: String,
     /// Why.
     pub reason: String,
-    /// A short name: the cause of the rollback, or `order` when it was rejected outright.
+    /// A short name: the cause of the rollback, or `order` if it was rejected by an order.
     pub cause: String,
-    /// The rollout that it failed in, or none.
+    /// The rollout in which it failed, or empty.
     pub rollout: String,
     /// When, in milliseconds since 1970 UTC.
     pub at_unix_ms: i64,

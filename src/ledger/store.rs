@@ -1,9 +1,9 @@
-//! The file: opening it, and appending rows to it in whole transactions.
+//! The file: opening it, and appending rows in whole transactions.
 //!
-//! It knows SQLite and the one table; it does not know threads, clocks or when to write. Why SQLite
-//! and not a file of lines: a transaction that survives the power going is exactly what it is for.
-//! Why a lock file beside it and not SQLite's exclusive mode: a reader (an export, a verification)
-//! must be able to look while the server runs, and a second server must not start at all.
+//! It knows SQLite and the single table. It does not know about threads, clocks or when to write. Why SQLite
+//! and not a file of lines: transactions that survive a power cut are what it is made for. There is a
+//! separate lock file instead of SQLite's exclusive mode, because readers (an export, a verification) must
+//! work while the server runs, and a second server must not start.
 
 use std::fs::{File, TryLockError};
 use std::io::{Read, Write};
@@ -32,7 +32,7 @@ pub(super) struct Draft {
     pub(super) content: Content,
 }
 
-/// What a row says.
+/// The content of a row.
 #[derive(Debug, Clone)]
 pub(super) enum Content {
     /// A batch of events, encoded.
@@ -48,13 +48,14 @@ pub(super) struct Store {
     pub(super) conn: Connection,
     head: Head,
     state: State,
-    /// The end that a failed transaction would have had; it may have reached the disk all the same.
+    /// The end that a failed transaction would have produced; the transaction may have reached the disk
+    /// nevertheless.
     doubtful: Option<(Head, State)>,
     _lock: Lock,
 }
 
 impl Store {
-    /// Opens the ledger, or makes one where there is nothing.
+    /// Opens the ledger, or creates one if there is none.
     pub(super) fn open(path: &Path) -> Result<Store, LedgerError> {
         let lock = lock(path)?;
         let conn = connect(path)?;
@@ -81,15 +82,15 @@ impl Store {
         page_bytes(&self.conn).map_err(|error| self.sqlite(error))
     }
 
-    /// Appends the rows, all or none, and returns when they are on the disk.
+    /// Appends the rows, all or none, and returns when they are on disk.
     ///
-    /// A commit that failed may have been durable all the same; the same rows handed in again are
-    /// then found there and not written twice.
+    /// A commit that failed may be durable nevertheless. If the same rows are passed in again, they are found
+    /// and not written twice.
     pub(super) fn append(&mut self, drafts: &[Draft]) -> Result<Head, LedgerError> {
         self.transact(drafts, |_| Ok(()))
     }
 
-    /// As [`Store::append`], doing `also` in the same transaction, before the rows.
+    /// Like [`Store::append`], but runs `also` first, in the same transaction.
     pub(super) fn transact(
         &mut self,
         drafts: &[Draft],
@@ -123,7 +124,7 @@ impl Store {
         }
     }
 
-    /// Whether the transaction that failed last, if one did, reached the disk.
+    /// Whether the last failed transaction, if any, reached the disk.
     fn settle(&mut self) -> Result<bool, LedgerError> {
         let Some((head, state)) = &self.doubtful else { return Ok(false) };
         let durable = self.view().end()?.0 == *head;
@@ -199,7 +200,7 @@ fn json(error: serde_json::Error) -> rusqlite::Error {
     rusqlite::Error::ToSqlConversionFailure(Box::new(error))
 }
 
-/// Takes the lock that keeps a second server off; it goes with the process, however that ends.
+/// Takes the lock that prevents a second server. It is released when the process ends, in whatever way.
 fn lock(path: &Path) -> Result<Lock, LedgerError> {
     let mut name = path.as_os_str().to_owned();
     name.push(".lock");
@@ -232,8 +233,8 @@ fn lock(path: &Path) -> Result<Lock, LedgerError> {
 struct Lock(File);
 
 impl Drop for Lock {
-    /// Closing alone would leave the lock to a process that is being started at this moment, which has
-    /// a copy of the handle until it is under way.
+    /// Closing alone is not enough: a process that is being spawned at this moment has a copy of the handle
+    /// until it calls exec, and would keep the lock.
     fn drop(&mut self) {
         let _ = self.0.unlock();
     }
@@ -248,7 +249,7 @@ mod tests {
         Draft { at_unix_ms: number, rollout: String::new(), content: Content::Entry(entry) }
     }
 
-    /// The store as it is when a commit reached the disk and its answer said that it did not.
+    /// The store after a commit that reached the disk although it reported an error.
     fn doubtful(store: &mut Store, rows: &[Draft]) {
         let before = (store.head, store.state.clone());
         let head = store.append(rows).expect("it is written");
@@ -264,7 +265,7 @@ mod tests {
         doubtful(&mut store, &[draft(2), draft(3)]);
         let head = store.append(&[draft(2), draft(3)]).expect("it is there");
         assert_eq!(head.seq, 3);
-        // Others than those in doubt are written after them.
+        // Rows other than those in doubt are written after them.
         doubtful(&mut store, &[draft(4)]);
         assert_eq!(store.append(&[draft(5)]).expect("it is written").seq, 5);
         let entries = store.view().entries(0, u64::MAX, 99).expect("it reads");

@@ -1,4 +1,4 @@
-//! For this room's tests: a server reduced to what the ledger sees of it, and ways to damage a file.
+//! Test helpers: a server reduced to what the ledger sees of it, and ways to damage a file.
 
 use std::path::Path;
 use std::time::Duration;
@@ -39,7 +39,7 @@ pub(super) fn open(path: &Path) -> (Ledger, Resume) {
     Ledger::open(path, options(), at(0), "test", "v1").expect("the ledger opens")
 }
 
-/// A machine beside its ledger, with a clock that the test turns.
+/// A machine and its ledger, with a clock that the test controls.
 pub(super) struct Served {
     pub(super) rollout: Rollout,
     pub(super) now: Duration,
@@ -51,7 +51,7 @@ impl Served {
         Served { rollout: Rollout::new(policy()), now: Duration::from_secs(1), sent: 0 }
     }
 
-    /// One whose canary stays at its first weight however long it runs.
+    /// A server whose canary stays at its first weight, however long it runs.
     pub(super) fn patient() -> Served {
         let policy = Policy { bake: Duration::from_secs(1 << 20), ..policy() };
         Served { rollout: Rollout::new(policy), ..Served::new() }
@@ -80,7 +80,7 @@ impl Served {
         ledger.commit(self.stamp(), Some(&event), entries)
     }
 
-    /// Steps the machine and hands on what follows, as control does.
+    /// Steps the machine and records the results, as control does.
     pub(super) fn feed(&mut self, ledger: &Ledger, event: Event) -> Option<Ticket> {
         let actions = self.rollout.step(self.now, event.clone()).expect("the event makes sense");
         let entries = decisions(actions);
@@ -98,7 +98,7 @@ impl Served {
         self.feed(ledger, Event::Operator(order))
     }
 
-    /// Traffic on both arms, a tick between; returns the last commit, if any.
+    /// Traffic on both arms with a tick in between; returns the last commit, if any.
     pub(super) fn traffic(&mut self, ledger: &Ledger, count: u64) -> Option<Ticket> {
         let mut last = None;
         for _ in 0..count {
@@ -121,7 +121,7 @@ pub(super) fn decisions(actions: Vec<Action>) -> Vec<Entry> {
     actions.into_iter().filter_map(decision).collect()
 }
 
-/// A good reply with odd figures.
+/// A successful reply with unusual figures.
 pub(super) fn outcome(arm: Arm, stage: u64, number: u64) -> Outcome {
     let noise = number.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 40;
     let (ttft, tpot) = (Duration::from_nanos(90_000_000 + noise), Duration::from_nanos(9_000_000));
@@ -141,7 +141,7 @@ pub(super) fn outcome(arm: Arm, stage: u64, number: u64) -> Outcome {
     }
 }
 
-/// A finished ledger with one whole rollout and the beginning of another.
+/// A complete ledger with one whole rollout and the beginning of another.
 pub(super) fn written(path: &Path) -> Head {
     let (ledger, _) = open(path);
     let mut served = Served::new();
@@ -154,7 +154,7 @@ pub(super) fn written(path: &Path) -> Head {
     ticket.wait().expect("durable")
 }
 
-/// Changes the file behind the ledger's back.
+/// Changes the file without going through the ledger.
 pub(super) fn tamper(path: &Path, sql: &str) {
     let conn = Connection::open(path).expect("it opens");
     let changed = conn

@@ -1,4 +1,4 @@
-//! The ledger through its front door, over real files.
+//! Tests of the ledger's public interface, with real files.
 
 mod damage;
 mod full;
@@ -127,12 +127,12 @@ proptest! {
         };
         let text = serde_json::to_string(&policy).expect("JSON");
         let read = serde_json::from_str::<Policy>(&text);
-        // The texts too, since -0.0 equals 0.0.
+        // The texts are compared too, since -0.0 equals 0.0.
         prop_assert_eq!(format!("{:?}", read.as_ref().ok()), format!("{:?}", Some(&policy)));
     }
 }
 
-/// What is in ledgers of builds before: names on disk do not change with names in the code.
+/// Ledgers of earlier builds contain these: names on disk do not change when names in the code do.
 #[test]
 fn what_was_written_before_is_read() {
     let decision = r#"{"decided":{"rolled_back":{"cause":"errors"}},"text":"t","weight":0,"stage":3,

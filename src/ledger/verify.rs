@@ -1,9 +1,9 @@
-//! Verification: whether the file still says what was written to it.
+//! Verification: whether the file still contains what was written to it.
 //!
-//! Every row's hash is computed anew, gaps are crossed only where a pruning in the chain announces
-//! them, the entries are folded and compared with the stored state, and the end is compared with what
-//! was noted apart from the rows. It says which row is the first that cannot be trusted. It does not
-//! judge decisions; that is what a replay is for.
+//! Every row's hash is recomputed, and gaps are accepted only where a pruning in the chain announces them.
+//! The entries are folded and compared with the stored state, and the end is compared with the head stored
+//! separately from the rows. The result names the first row that cannot be trusted. Verification does not
+//! check decisions; that is what a replay is for.
 
 use std::collections::BTreeMap;
 
@@ -18,33 +18,33 @@ use super::state::State;
 /// What a verification found.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Verification {
-    /// Rows that are there.
+    /// Number of rows in the file.
     pub rows: u64,
     /// Of these, batches of the journal.
     pub batches: u64,
-    /// Rows that were pruned.
+    /// Number of pruned rows.
     pub pruned: u64,
     /// The end of the chain, as computed from the rows.
     pub head: Head,
-    /// The first thing that is wrong, if anything is.
+    /// The first problem, if any.
     pub problem: Option<Problem>,
 }
 
-/// Something that is not as it was written.
+/// Something that differs from what was written.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Problem {
-    /// The row, or the one after which something is missing.
+    /// The row, or the row after which something is missing.
     pub seq: u64,
-    /// What.
+    /// The problem.
     pub what: String,
 }
 
 impl Reader {
-    /// Verifies the whole ledger; with `expected`, also that it still has that head, noted at some
-    /// time before and kept elsewhere.
+    /// Verifies the whole ledger. With `expected`, also checks that the chain contains that head, which was
+    /// noted earlier and kept elsewhere.
     pub fn verify(&self, expected: Option<&Head>) -> Result<Verification, LedgerError> {
         let view = self.view();
-        // One read transaction, so that a server that writes meanwhile does not confuse it.
+        // One read transaction, so that a server that writes at the same time does not disturb it.
         let transaction = view.conn.unchecked_transaction().map_err(|e| view.sqlite(e))?;
         let found = verify(view, expected);
         transaction.finish().map_err(|e| view.sqlite(e))?;
@@ -63,7 +63,7 @@ fn verify(view: View<'_>, expected: Option<&Head>) -> Result<Verification, Ledge
     Ok(walk.found)
 }
 
-/// What is wrong at the end, the rows themselves being in order.
+/// Problems at the end of the chain, when the rows themselves are in order.
 fn ending(
     head: Head,
     noted: Head,
@@ -90,7 +90,7 @@ fn ending(
     problem(what)
 }
 
-/// All announced gaps by their first row, the longest of each; and the state after the first one.
+/// All announced gaps by their first row, the longest for each; and the state after the first gap.
 fn gaps(view: View<'_>) -> Result<BTreeMap<u64, (Gap, Option<State>)>, LedgerError> {
     let mut gaps: BTreeMap<u64, (Gap, Option<State>)> = BTreeMap::new();
     for kept in view.entries_of_kind("pruned")? {
@@ -98,7 +98,7 @@ fn gaps(view: View<'_>) -> Result<BTreeMap<u64, (Gap, Option<State>)>, LedgerErr
         let Pruned { gaps: announced, state, .. } = *pruned;
         for gap in announced {
             let longer = gaps.get(&gap.first).is_none_or(|(known, _)| known.last <= gap.last);
-            // A gap announces rows before it, never rows to come.
+            // A gap announces earlier rows, never later ones.
             if longer && gap.last < kept.seq {
                 gaps.insert(gap.first, (gap, state.clone().filter(|_| gap.first == 1)));
             }
@@ -110,7 +110,7 @@ fn gaps(view: View<'_>) -> Result<BTreeMap<u64, (Gap, Option<State>)>, LedgerErr
 struct Walk {
     gaps: BTreeMap<u64, (Gap, Option<State>)>,
     state: State,
-    /// A head known from elsewhere that has not been passed yet.
+    /// The externally known head, until its row is reached.
     expected: Option<Head>,
     found: Verification,
 }
@@ -166,7 +166,7 @@ impl Walk {
         Ok(())
     }
 
-    /// Follows announced gaps up to the row before `seq`.
+    /// Crosses announced gaps up to the row before `seq`.
     fn cross(&mut self, seq: u64) -> Result<(), String> {
         let due = self.found.head.seq + 1;
         if due == seq {
@@ -187,7 +187,7 @@ impl Walk {
         self.cross(seq)
     }
 
-    /// Compares with the head known from elsewhere when its row is reached.
+    /// Compares with the externally known head when its row is reached.
     fn pass(&mut self) -> Result<(), String> {
         match self.expected {
             Some(expected) if expected.seq == self.found.head.seq => {

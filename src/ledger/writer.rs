@@ -1,17 +1,17 @@
-//! The writer: one thread that owns the file, and the handle by which everybody else reaches it.
+//! The writer: one thread that owns the file, and the handle through which all other threads use it.
 //!
-//! Recording an event is a push into a buffer under a lock. The buffer goes to the file every quarter
-//! of a second, or at once with the next commit, in one transaction each and in the order in which
-//! things were handed in. It knows no async runtime; a [`Ticket`] can be awaited or waited for. No
-//! clock is read: rows bear the times that they are handed in with.
+//! Recording an event pushes it to a buffer under a lock. The buffer is written every quarter of a second, or
+//! at once with the next commit, each time in one transaction and in the order in which events were recorded.
+//! It does not know an async runtime; a [`Ticket`] can be awaited or blocked on. It reads no clock: rows
+//! carry the times that they are passed in with.
 //!
-//! Why a commit takes the deciding event along: the journal must never be ahead of the decisions. A
-//! replay that saw the tick which raised the weight, but no committed raise, would resume higher than
-//! the last committed weight.
+//! A commit includes the event that led to it, because the journal must never be ahead of the decisions. If a
+//! replay saw the tick that raised the weight, but no committed raise, it would resume above the last
+//! committed weight.
 //!
-//! A write that fails is tried again with the same rows until it succeeds; [`Health`] tells of it and
-//! tickets stay open meanwhile, so that a raise waits for a disk that works. What waits is bounded: past
-//! the bound the journal ends, and then entries are refused and counted.
+//! A failed write is retried with the same rows until it succeeds. [`Health`] reports the failure and tickets
+//! stay open meanwhile, so that a raise waits for a working disk. The backlog is bounded: at the limit, first
+//! the journal ends, and then entries are refused and counted.
 
 use std::future::Future;
 use std::path::{Path, PathBuf};
@@ -34,20 +34,20 @@ use super::resume::{Resume, resume};
 use super::store::Store;
 use crate::rollout::Event;
 
-/// How the ledger is kept.
+/// Settings of the ledger.
 #[derive(Debug, Clone)]
 pub struct Options {
     /// Events reach the disk at least this often.
     pub flush_every: Duration,
-    /// A write that failed is tried again after this time.
+    /// A failed write is retried after this time.
     pub retry_after: Duration,
     /// What is kept.
     pub retention: Retention,
-    /// Bytes of journal that one rollout may have; past them it ends.
+    /// Maximum bytes of journal per rollout; beyond it, the journal ends.
     pub max_journal: u64,
-    /// Bytes that may wait in memory for a disk that does not take them.
+    /// Maximum bytes that may wait in memory while the disk does not accept writes.
     pub max_backlog: usize,
-    /// Pages that the file may have, as a full disk would have it; 0 for no limit.
+    /// Maximum pages of the file, to simulate a full disk; 0 for no limit.
     #[cfg(test)]
     pub(super) most_pages: Arc<std::sync::atomic::AtomicU32>,
 }
@@ -67,18 +67,18 @@ impl Default for Options {
 }
 
 impl Options {
-    /// The defaults, with this much kept.
+    /// The defaults, with this retention.
     pub fn keeping(retention: Retention) -> Options {
         Options { retention, ..Options::default() }
     }
 }
 
-/// Whether what is handed in reaches the disk.
+/// Whether the data reaches the disk.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Health {
-    /// Why the last write failed, with what to do; `None` when it succeeded.
+    /// Why the last write failed, with the remedy; `None` if it succeeded.
     pub failing: Option<String>,
-    /// Entries that were refused because too much was waiting.
+    /// Entries that were refused because the backlog was full.
     pub lost: u64,
 }
 
@@ -89,7 +89,7 @@ impl Health {
     }
 }
 
-/// The durable, append-only memory of a server. Dropping it writes what is still to be written.
+/// The durable, append-only record of a server. Dropping it writes what is still pending.
 #[derive(Debug)]
 pub struct Ledger {
     path: PathBuf,
@@ -105,10 +105,10 @@ struct Shared {
 }
 
 impl Ledger {
-    /// Opens the ledger at `path`, makes it if there is none, and says where things stood.
+    /// Opens the ledger at `path`, creates it if there is none, and returns the state at the last stop.
     ///
-    /// Replays the journal of a rollout that was under way, so it takes as long as that is long. If
-    /// the rollout can go on, the journal goes on too, in the same rollout.
+    /// It replays the journal of a rollout that was running, so it takes time in proportion to the journal's
+    /// length. If the rollout can continue, its journal continues too.
     pub fn open(
         path: &Path,
         options: Options,
@@ -133,8 +133,8 @@ impl Ledger {
         Ok((ledger, resume))
     }
 
-    /// Records an event that the rollout took in and that led to no entry. Idle ticks need not be
-    /// recorded: they change nothing. Does nothing unless a rollout's journal is open.
+    /// Records an event that the rollout processed and that led to no entry. Idle ticks need not be recorded,
+    /// because they change nothing. Does nothing unless a rollout's journal is open.
     pub fn record(&self, at: Stamp, event: &Event) {
         let full = self.shared.queue.lock().record(at, event);
         if full {
@@ -142,11 +142,11 @@ impl Ledger {
         }
     }
 
-    /// Writes entries, together with the event that led to them and with all that was recorded before,
-    /// in one transaction. The ticket resolves when that is on the disk.
+    /// Writes entries in one transaction, together with the event that led to them and everything recorded
+    /// before. The ticket resolves when the transaction is on disk.
     ///
-    /// [`Entry::RolloutOpened`] opens the rollout's journal, with `event` as its first; a decision that
-    /// ends the rollout closes it.
+    /// [`Entry::RolloutOpened`] opens the rollout's journal, with `event` as its first; a decision that ends
+    /// the rollout closes it.
     pub fn commit(&self, at: Stamp, event: Option<&Event>, entries: Vec<Entry>) -> Ticket {
         let (sender, receiver) = oneshot::channel();
         let refused = self.shared.queue.lock().commit(at, event, entries, sender);
@@ -157,7 +157,7 @@ impl Ledger {
         Ticket(receiver)
     }
 
-    /// Whether what is handed in reaches the disk.
+    /// Whether the data reaches the disk.
     pub fn health(&self) -> Health {
         let mut health = self.shared.health.borrow().clone();
         if self.thread.as_ref().is_none_or(JoinHandle::is_finished) {
@@ -166,17 +166,17 @@ impl Ledger {
         health
     }
 
-    /// To be told when the health changes.
+    /// Notifies when the health changes.
     pub fn watch(&self) -> watch::Receiver<Health> {
         self.shared.health.subscribe()
     }
 
-    /// The same ledger, to be read.
+    /// The same ledger, opened for reading.
     pub fn reader(&self) -> Result<Reader, LedgerError> {
         Reader::open(&self.path)
     }
 
-    /// Where it is.
+    /// The path of the file.
     pub fn path(&self) -> &Path {
         &self.path
     }
@@ -187,24 +187,24 @@ impl Drop for Ledger {
         self.shared.queue.lock().closing = true;
         self.shared.wake.notify_one();
         if let Some(thread) = self.thread.take() {
-            // A panic there has been told by its hook already.
+            // A panic there has already been reported by the panic hook.
             let _ = thread.join();
         }
     }
 }
 
-/// A commit on its way. Awaiting it takes as long as the disk does; dropping it cancels nothing.
+/// A pending commit. Awaiting it takes as long as the disk takes; dropping it cancels nothing.
 #[derive(Debug)]
 #[must_use = "a decision is only durable when its ticket says so"]
 pub struct Ticket(oneshot::Receiver<Result<Head, LedgerError>>);
 
 impl Ticket {
-    /// Waits for it. Must not be called from async code: await it there.
+    /// Blocks until it is done. Must not be called from async code: await it there.
     pub fn wait(self) -> Result<Head, LedgerError> {
         self.0.blocking_recv().unwrap_or_else(|_| Err(gone()))
     }
 
-    /// The answer, if it is there.
+    /// The result, if it is available.
     #[cfg(test)]
     pub(super) fn answer(&mut self) -> Option<Result<Head, LedgerError>> {
         self.0.try_recv().ok()
@@ -223,7 +223,7 @@ fn gone() -> LedgerError {
     LedgerError::NotWritten { why: "the ledger was closed before it could be written".to_owned() }
 }
 
-/// What runs on the thread.
+/// The state of the writer thread.
 struct Worker {
     store: Store,
     shared: Arc<Shared>,
@@ -243,7 +243,7 @@ impl Worker {
         }
     }
 
-    /// Waits until there is a commit, or a full batch, or it is time to flush.
+    /// Waits until there is a commit or a full batch, or until it is time to flush.
     fn next(&self) -> (Work, bool) {
         let mut queue = self.shared.queue.lock();
         if !queue.urgent() {
@@ -252,7 +252,7 @@ impl Worker {
         (queue.take(), queue.closing)
     }
 
-    /// Writes the rows, trying until it succeeds; `false` when the ledger closes before that.
+    /// Writes the rows, retrying until it succeeds; `false` if the ledger closes before that.
     fn write(&mut self, work: Work) -> bool {
         let before = self.rollout();
         loop {
@@ -287,7 +287,7 @@ impl Worker {
     fn limit_pages(&self) {
         let pages = self.options.most_pages.load(std::sync::atomic::Ordering::Relaxed);
         let pages = if pages == 0 { i64::from(u32::MAX) - 1 } else { i64::from(pages) };
-        // SQLite never limits below what the file has already.
+        // SQLite never sets the limit below the current size of the file.
         let set = format!("PRAGMA max_page_count = {pages}");
         self.store.conn.query_row(&set, [], |_| Ok(())).expect("the pragma is known");
     }
@@ -297,7 +297,7 @@ impl Worker {
         state.running.as_ref().or(state.promoted.as_ref()).map(|running| running.opened)
     }
 
-    /// Publishes how the last write went; a change is logged once.
+    /// Publishes the result of the last write; a change is logged once.
     fn tell(&self, failing: Option<String>) {
         self.shared.health.send_if_modified(|health| {
             if health.failing == failing {

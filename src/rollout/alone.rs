@@ -1,12 +1,14 @@
-//! The canary at 100 %: no stable beside it, so nothing to be exact against.
+//! The error test for a canary at 100 %, when stable serves no traffic next to it.
 //!
-//! With w = 1 an error is always the canary's and says nothing of a ratio. What remains is stable's
-//! error rate from the last stage below 100 %. A base rate that drifts must not condemn a healthy
-//! canary, and no statistics can tell a drift from a regression when nothing runs beside; so the
-//! test is a coarse one: the canary's rate must not exceed `allowance` (default 4) times an upper
-//! bound (99 %) of that reference. Bernoulli bets on 1.5 to 10 times the allowed rate, restarted
-//! with every bake interval, on the capital that the restarts of the concurrent test left over: all
-//! components together still stake at most one, so the bound of alpha covers the whole ramp.
+//! With w = 1, every error is the canary's and says nothing about a ratio. The only comparison left is
+//! stable's error rate in the last stage below 100 %. No statistics can tell a drift of the base rate from a
+//! regression when nothing runs concurrently, and a drift must not condemn a healthy canary. So the test is
+//! coarse: the canary's rate must not exceed `allowance` (default 4) times an upper bound (99 %) of that
+//! reference.
+//!
+//! It places Bernoulli bets on 1.5 to 10 times the allowed rate and restarts with every bake interval. Its
+//! capital is what the restarts of the concurrent test left over. All components together still stake at most
+//! one, so the bound of alpha covers the whole ramp.
 
 use super::Policy;
 use super::evalue::Capital;
@@ -16,15 +18,15 @@ use super::strata::Share;
 
 /// Bets, relative to the allowed rate.
 const TIMES: [f64; 5] = [1.5, 2.0, 3.0, 5.0, 10.0];
-/// How often the reference's upper bound may be wrong.
+/// The probability with which the reference's upper bound may be wrong.
 const DELTA: f64 = 0.01;
 
-/// The test of one stay at 100 %.
+/// The test of one stage at 100 %.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Alone {
     /// The highest error rate allowed.
     pub(crate) allowed: f64,
-    /// Stable's errors and requests that it comes from.
+    /// Stable's errors and requests that the reference comes from.
     pub(crate) reference: (u64, u64),
     capital: Capital<5>,
     share: Share,
@@ -63,8 +65,8 @@ impl Alone {
         self.capital.log_e()
     }
 
-    /// ln of the e-value without any one key that has too large a share of the errors while others
-    /// are active.
+    /// ln of the smallest e-value that remains when any one key is left out. Only keys with too large a share
+    /// of the errors are left out, and only while other keys are active.
     pub(crate) fn log_e_without_any(&self, seen: &Seen, policy: &Policy) -> f64 {
         self.capital.log_e_without(|slot| {
             self.share.exceeds(slot, policy.max_key_share) && seen.others_than(slot)

@@ -1,6 +1,6 @@
-//! Decisions and where they lead: kinds, causes, phases.
+//! Decisions and their results: kinds, causes, phases.
 //!
-//! Plain data and the short names that labels and ledgers use; who decides is `machine`.
+//! Plain data, and the short names that labels and the ledger use. `machine` makes the decisions.
 
 use std::time::Duration;
 
@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Verdict, Weight};
 
-/// One decision with all that it rests on.
+/// One decision and the data that it is based on.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Decision {
     /// When, since the caller's origin.
@@ -24,7 +24,7 @@ pub struct Decision {
     pub stage: u64,
     /// One line for people, with figures.
     pub text: String,
-    /// The verdict at that moment, on the stage that the decision ended or left standing.
+    /// The verdict at that moment, on the stage that the decision ended or left unchanged.
     #[serde(flatten)]
     pub verdict: Verdict,
 }
@@ -49,9 +49,9 @@ pub enum DecisionKind {
     },
     /// The canary became stable.
     Promoted,
-    /// The bake time is over and the gates do not pass: said once per stage.
+    /// The bake time is over and the gates do not pass. Reported once per stage.
     Held,
-    /// Still held `stall_after` past the bake time: said once per stage, worth an alert.
+    /// Still held `stall_after` past the bake time. Reported once per stage, and alerts.
     Stalled,
     /// An operator paused the rollout.
     Paused,
@@ -66,34 +66,34 @@ pub enum DecisionKind {
     },
     /// An operator asked for promotion as soon as the current stage's gates pass.
     PromotionOrdered,
-    /// Stable is at fault: an alert, nothing is changed.
+    /// Stable is at fault: raises an alert and changes nothing.
     StableFault,
-    /// In manual mode: the gates pass, an operator may raise. Said once per stage.
+    /// In manual mode: the gates pass, and an operator may raise the weight. Reported once per stage.
     Ready {
-        /// The weight that a raise would go to; `None` for a promotion.
+        /// The weight of the possible raise; `None` for a promotion.
         to: Option<Weight>,
     },
-    /// The gates pass and a confirmation is asked for. Said once per stage.
+    /// The gates pass, but the policy requires a confirmation. Reported once per stage.
     AwaitingConfirm {
-        /// The weight that waits for it; `None` for the promotion.
+        /// The weight that waits for confirmation; `None` for the promotion.
         to: Option<Weight>,
     },
     /// An operator gave the confirmation.
     Confirmed,
-    /// In a dry run: the weight would have risen. Said once per stage.
+    /// In a dry run: the weight would have risen. Reported once per stage.
     WouldRaise {
-        /// The weight in force.
+        /// The current weight.
         from: Weight,
         /// The weight that it would have risen to.
         to: Weight,
     },
-    /// In a dry run: the canary would have been promoted. Said once per stage.
+    /// In a dry run: the canary would have been promoted. Reported once per stage.
     WouldPromote,
-    /// In a dry run: the canary would have been rolled back. Said once per stage.
+    /// In a dry run: the canary would have been rolled back. Reported once per stage.
     WouldRollBack,
-    /// An operator took a promotion back.
+    /// An operator reversed a promotion.
     Undone,
-    /// A self-test came to its end; the text is its report.
+    /// A self-test finished; the text is its report.
     SelfTestDone,
 }
 
@@ -123,8 +123,7 @@ impl DecisionKind {
         }
     }
 
-    /// Whether somebody should be woken or told: rollback (done, undone or only due), stall, a
-    /// fault of stable.
+    /// Whether people should be notified: a rollback (done, undone or only due), a stall, a fault of stable.
     pub const fn is_alert(self) -> bool {
         matches!(
             self,
@@ -143,7 +142,7 @@ impl DecisionKind {
 pub enum Cause {
     /// Its error rate against stable's.
     Errors,
-    /// A fault reported by the engine, or a streak of errors while stable succeeded.
+    /// A fault reported by the engine, or a streak of canary errors while stable succeeded.
     Fault,
     /// An operator's command.
     Operator,
@@ -160,7 +159,7 @@ impl Cause {
     }
 }
 
-/// Where a rollout stands.
+/// The state of a rollout.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Phase {
     /// No rollout yet.
@@ -170,14 +169,14 @@ pub enum Phase {
         /// Whether raising is suspended by an operator.
         paused: bool,
     },
-    /// The last rollout ended with the canary taken out.
+    /// The last rollout ended with a rollback.
     RolledBack {
         /// Why, in words.
         reason: String,
     },
     /// The last rollout ended with the canary as the new stable.
     Promoted,
-    /// The last rollout was a self-test and came to its end; nothing was changed.
+    /// The last rollout was a self-test, and it finished; nothing was changed.
     SelfTested {
         /// How often each gate would have raised an alarm, and the noise.
         report: String,

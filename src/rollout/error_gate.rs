@@ -1,8 +1,9 @@
-//! The error gate: what the evidence amounts to, in figures.
+//! The error gate: turns the evidence about errors into a gate with figures.
 //!
-//! It fails exactly when [`Evidence::regression`] says that the canary has to go. It passes when
-//! the e-value is below 1/alpha and the ratio over the whole rollout below the limit; in strict mode
-//! only once the errors of this very stage show the ratio to be below it. Anything between holds.
+//! It fails exactly when [`Evidence::regression`] says that the canary must be rolled back. It passes when
+//! the e-value is below 1/alpha and the ratio over the whole rollout is below the limit. In strict mode, the
+//! errors of the current stage must also show that the ratio is below the limit. Anything in between holds
+//! the weight.
 
 use super::evalue::{e_text, e_value, ratio_interval};
 use super::evidence::{Evidence, Regression, plain_reaches, plain_regressed};
@@ -10,7 +11,7 @@ use super::strata::Ratio;
 use super::verdict::{Gate, GateName, GateState};
 use super::{Counts, EvidenceRule, Mode, Policy, Weight};
 
-/// The gate at this weight, over this stage's counts (at 100 %: stable's are the reference's).
+/// The gate at this weight, from this stage's counts (at 100 %, stable's counts are the reference's).
 pub(crate) fn gate(
     evidence: &Evidence,
     policy: &Policy,

@@ -1,30 +1,30 @@
-//! E-values: capital that grows only if the canary errs more often than it is allowed to.
+//! E-values: capital that grows only if the canary has more errors than it is allowed to.
 //!
-//! With lambda the ratio of the two error rates and a request sent to the canary with known
-//! probability w, an error is the canary's with probability theta(w, lambda), whatever the base
-//! rate is and however it drifts. A bet on `l` times the allowed ratio multiplies its stake by the
-//! likelihood ratio; all stakes together are a supermartingale as long as the canary is no worse,
-//! so they ever reach 1/alpha with probability alpha at most (Ville), at any number of looks
-//! (Lindon and Malek, NeurIPS 2022). It does not know what an error is, nor the time.
+//! Let lambda be the ratio of the two error rates, and let a request go to the canary with known probability
+//! w. An error then belongs to the canary with probability theta(w, lambda), whatever the base rate is and
+//! however it drifts. A bet on `l` times the allowed ratio multiplies its stake by the likelihood ratio. As
+//! long as the canary is no worse than allowed, the sum of all stakes is a supermartingale. The probability
+//! that it ever reaches 1/alpha is then at most alpha (Ville), however often it is checked (Lindon and Malek,
+//! NeurIPS 2022). This file does not know what an error is, nor the time.
 //!
-//! Restarts: component k begins with 1/(k(k+1)) of the capital. All components that have begun bet
-//! alike on the same `l`, so their stakes can be kept as ONE sum per `l`: the mixture over any
-//! number of restarts is exact in eight numbers, and nothing has to be merged or dropped.
+//! Restarts: component k begins with 1/(k(k+1)) of the capital. All components that have begun place the same
+//! bets on the same `l`, so one sum per `l` holds all their stakes. The mixture over any number of restarts
+//! is exact in eight numbers, and nothing has to be merged or dropped.
 //!
-//! Why logarithms: after a million errors a stake is far below what a float holds.
+//! Logarithms are used because after a million errors a stake is far below the range of a float.
 
 use super::Weight;
 
-/// The ratios bet on, relative to the allowed one.
+/// The ratios to bet on, relative to the allowed ratio.
 pub(crate) const LADDER: [f64; 8] = [1.25, 1.5, 2.0, 3.0, 5.0, 10.0, 30.0, f64::INFINITY];
 /// Rungs of the ladder.
 pub(crate) const RUNGS: usize = LADDER.len();
-/// A bet never puts everything on one side.
+/// A bet never puts everything on one outcome.
 const CLIP: f64 = 1.0 - 1e-6;
-/// Parties that can be left out: keys share a slot by their hash.
+/// Number of slots. A key belongs to a slot by its hash, and the keys of one slot are left out together.
 pub(crate) const SLOTS: usize = 64;
 
-/// Log factors of each bet: on an error of the canary and on one of stable's.
+/// Log factors of each bet: for an error of the canary and for one of stable.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Bets<const J: usize> {
     pub(crate) hit: [f64; J],
@@ -40,7 +40,7 @@ fn theta(w: f64, lambda: f64) -> f64 {
     (odds / (odds + 1.0 - w)).clamp(1.0 - CLIP, CLIP)
 }
 
-/// The bets that the ratio exceeds `allowed`; `None` at 0 and 100 %, where an error tells nothing.
+/// The bets that the ratio exceeds `allowed`; `None` at 0 and 100 %, where an error carries no information.
 pub(crate) fn bets_above(weight: Weight, allowed: f64) -> Option<Bets<RUNGS>> {
     bets(weight, allowed, LADDER)
 }
@@ -77,7 +77,7 @@ pub(crate) fn e_value(log: f64) -> f64 {
     log.min(690.0).exp()
 }
 
-/// An e-value for people: two decimals where they say something.
+/// An e-value formatted for people: two decimals where they matter.
 pub(crate) fn e_text(e: f64) -> String {
     match e {
         ..0.01 => "below 0.01".to_string(),
@@ -86,8 +86,8 @@ pub(crate) fn e_text(e: f64) -> String {
     }
 }
 
-/// The e-value (its logarithm) of errors by weight, `[stable, canary]` each, without restarts. It
-/// is a function of the counts alone: the order of the errors does not matter.
+/// The logarithm of the e-value for errors by weight, `[stable, canary]` each, without restarts. It depends
+/// on the counts only; the order of the errors does not matter.
 pub(crate) fn log_e_of(
     errors: &[(Weight, [f64; 2])],
     bets: impl Fn(Weight) -> Option<Bets<RUNGS>>,
@@ -103,8 +103,8 @@ pub(crate) fn log_e_of(
     ln_sum(&logs)
 }
 
-/// The ratios that the errors do not speak against at level `alpha` on either side, at whatever
-/// moment one looks; `None` where nothing bounds them within 1/1000 to 1000.
+/// The ratios that the errors do not contradict at level `alpha` on either side, valid at any time. `None` if
+/// nothing bounds them within 1/1000 to 1000.
 pub(crate) fn ratio_interval(errors: &[(Weight, [f64; 2])], alpha: f64) -> (f64, Option<f64>) {
     let limit = -alpha.ln();
     let rejected_above = |ln: f64| log_e_of(errors, |w| bets_above(w, ln.exp())) >= limit;
@@ -118,7 +118,7 @@ pub(crate) fn ratio_interval(errors: &[(Weight, [f64; 2])], alpha: f64) -> (f64,
     (low, high)
 }
 
-/// The border between `from`, where the test holds, and `to`, on the side where it holds.
+/// The boundary between `from`, where the test holds, and `to`; the result is on the side where it holds.
 fn bisect(mut from: f64, mut to: f64, holds: impl Fn(f64) -> bool) -> f64 {
     for _ in 0..14 {
         let middle = 0.5 * (from + to);
@@ -127,12 +127,12 @@ fn bisect(mut from: f64, mut to: f64, holds: impl Fn(f64) -> bool) -> f64 {
     from
 }
 
-/// The stakes on each bet, with everything seen and with each slot of parties left out.
+/// The stakes on each bet: from everything seen, and with each slot left out.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Capital<const J: usize> {
     all: [f64; J],
     total: f64,
-    /// By slot that anything was seen of; without any other slot the stakes are `all`.
+    /// By slot that has been seen. Leaving out any other slot gives `all`.
     without: Vec<(usize, [f64; J])>,
 }
 
@@ -156,7 +156,7 @@ impl<const J: usize> Capital<J> {
         self.total = ln_sum(&self.all);
     }
 
-    /// Settles all bets, except in the world in which this slot's parties do not exist.
+    /// Settles all bets. The stakes without this slot are not changed.
     pub(crate) fn settle(&mut self, factors: &[f64; J], slot: Option<usize>) {
         if let Some(slot) = slot
             && self.without.iter().all(|(known, _)| *known != slot)
@@ -177,7 +177,7 @@ impl<const J: usize> Capital<J> {
         self.total
     }
 
-    /// ln of the least e-value that remains when any one slot of those asked for is left out.
+    /// ln of the smallest e-value that remains when any one of the selected slots is left out.
     pub(crate) fn log_e_without(&self, matters: impl Fn(usize) -> bool) -> f64 {
         self.without
             .iter()
@@ -201,7 +201,7 @@ mod tests {
         Weight::new(percent).expect("at most 100")
     }
 
-    /// The document's formula, multiplied out.
+    /// The published formula, multiplied out.
     fn direct(w: f64, errors: &[bool]) -> f64 {
         let at = |l: f64| {
             let q = if l.is_finite() { (w * l / (w * l + 1.0 - w)).min(CLIP) } else { CLIP };

@@ -1,8 +1,8 @@
-//! What goes into the rollout and what comes out: events, operators' orders, actions.
+//! The inputs and outputs of the rollout: events, operators' orders, actions.
 //!
-//! Plain data. It knows neither who asked over which wire nor how an action is carried out. Why an
-//! order carries a name and a reason: a decision that a person took must say whose it was, in the
-//! ledger and in the alert, long after the request is forgotten.
+//! Plain data. It does not know who sent an order over which protocol, or how an action is carried out. An
+//! order carries a name and a reason because the ledger and the alert must say who took a decision long after
+//! the request is gone.
 
 use std::time::Duration;
 
@@ -10,15 +10,15 @@ use serde::{Deserialize, Serialize};
 
 use super::{Arm, Decision, Outcome, Weight};
 
-/// Something that happened and that the rollout has to know of.
+/// An event that the rollout has to process.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Event {
     /// The canary is loaded and ready: begin at the first step.
     Start {
         /// The rollout's id, part of every sticky assignment and every decision.
         rollout: String,
-        /// The canary is a second copy of stable: judge as ever, but neither promote nor roll back,
-        /// and report at the end how often each gate would have raised an alarm.
+        /// The canary is a second copy of stable. It is judged as usual, but never promoted or rolled back.
+        /// The final report says how often each gate would have raised an alarm.
         self_test: bool,
     },
     /// A request ended.
@@ -27,45 +27,46 @@ pub enum Event {
     Feedback {
         /// The arm that gave the answer.
         arm: Arm,
-        /// The stage epoch in force when the request was routed.
+        /// The stage epoch when the request was routed.
         stage: u64,
         /// Thumbs up (`true`) or down.
         positive: bool,
     },
-    /// A user asked for the answer again: charged to the arm that gave the one before.
+    /// A user regenerated an answer. It is charged to the arm that gave the earlier answer.
     Retry {
-        /// The arm that answered before.
+        /// The arm that gave the earlier answer.
         arm: Arm,
-        /// The stage epoch in force when that answer's request was routed.
+        /// The stage epoch when the earlier request was routed.
         stage: u64,
     },
-    /// Engine dead, device error, load failure: the canary rolls back at once, stable only alerts.
+    /// Engine dead, device error, load failure. For the canary this is an immediate rollback; for stable only
+    /// an alert.
     Fault {
         /// The arm at fault.
         arm: Arm,
         /// What went wrong, for the decision's text.
         what: String,
     },
-    /// Heat or a limit on its power slowed the device down: what was measured meanwhile says less.
+    /// Heat or a power limit slowed the device down, so figures measured in that time are less reliable.
     Throttled {
-        /// For how long, until now.
+        /// How long it lasted, up to now.
         time: Duration,
     },
-    /// Time passed. Weights rise, holds and stalls are noticed only at ticks; once a second is ample.
+    /// Time passed. Raises, holds and stalls are noticed only at ticks; once a second is ample.
     Tick,
     /// An operator's order.
     Operator(Order),
 }
 
-/// An operator's command, with who gave it and why.
+/// An operator's command, with its author and reason.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Order {
-    /// What.
+    /// The command.
     pub command: Operator,
-    /// Who: a name fit for a ledger.
+    /// The author, as written to the ledger.
     pub by: String,
-    /// Why, in the operator's words.
+    /// The reason, in the operator's words.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
 }
@@ -80,32 +81,32 @@ impl Order {
     }
 }
 
-/// What an operator may order while a rollout runs; [`Operator::Undo`] after it was promoted.
+/// The commands that are allowed while a rollout runs. [`Operator::Undo`] is allowed after a promotion.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Operator {
-    /// Raise no more until resumed. Errors and faults still roll back. Twice is the same as once.
+    /// Raise no more until resumed. Errors and faults still roll back. Pausing twice is the same as once.
     Pause,
-    /// Take up a paused rollout; nothing if it is not paused.
+    /// Resume a paused rollout; does nothing if it is not paused.
     Resume,
-    /// Begin a new stage, with fresh counts, at this weight; paused stays paused. Zero holds the
-    /// canary without traffic. The next automatic raise goes to the first step above this weight.
+    /// Begin a new stage, with fresh counts, at this weight. A paused rollout stays paused. Zero keeps the
+    /// canary loaded without traffic. The next automatic raise goes to the first step above this weight.
     SetWeight(Weight),
-    /// Promote the canary, skipping the steps that remain, as soon as the gates of the current stage
-    /// pass, which may be at once; refused while paused or without traffic.
+    /// Promote the canary as soon as the gates of the current stage pass, which may be at once, and skip the
+    /// remaining steps. Refused while paused or without traffic.
     Promote,
-    /// Promote the canary at once, whatever the gates say, paused or not.
+    /// Promote the canary at once, whatever the gates say, even if paused.
     PromoteNow,
-    /// Take the canary out.
+    /// Roll the canary back.
     Rollback,
-    /// After a promotion: put the former stable back into service.
+    /// After a promotion: return the former stable to service.
     Undo,
-    /// Let the next raise, or the promotion, of this stage go if the policy asks for a confirmation.
+    /// Approve the next raise, or the promotion, of this stage if the policy requires a confirmation.
     Confirm,
 }
 
 impl Operator {
-    /// The order's name, as the ledger writes it.
+    /// The command's name, as the ledger writes it.
     pub fn as_str(self) -> &'static str {
         match self {
             Operator::Pause => "pause",
@@ -119,7 +120,7 @@ impl Operator {
         }
     }
 
-    /// The weight that is asked for, in percent.
+    /// The requested weight, in percent.
     pub fn percent(self) -> Option<u8> {
         match self {
             Operator::SetWeight(weight) => Some(weight.percent()),
@@ -128,25 +129,25 @@ impl Operator {
     }
 }
 
-/// What the caller has to carry out, in the order given.
+/// What the caller has to carry out, in this order.
 ///
-/// In a rollback `SetWeight` stands first, so that no further request reaches the canary. In a
-/// promotion it follows `Promote`, so that none falls back to the former stable in between.
+/// In a rollback, `SetWeight` comes first, so that no further request reaches the canary. In a promotion it
+/// follows `Promote`, so that no request goes to the former stable in between.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Action {
-    /// Route by this weight from now on.
+    /// Use this weight for routing from now on.
     SetWeight {
         /// The canary's new share.
         weight: Weight,
         /// The new stage epoch, to be stamped on every request routed from now on.
         stage: u64,
     },
-    /// Swap the pointers: the canary becomes stable; the former stable is then unloaded.
+    /// Swap the pointers: the canary becomes stable, and the former stable is then unloaded.
     Promote,
-    /// Swap the pointers back: the former stable serves again; the promoted version leaves.
+    /// Swap the pointers back: the former stable serves again, and the promoted version is unloaded.
     Undo,
     /// Drain the canary and unload it.
     UnloadCanary,
-    /// For log, ledger and alert.
+    /// A decision for the log, the ledger and alerts.
     Decision(Decision),
 }

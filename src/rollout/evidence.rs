@@ -1,17 +1,19 @@
-//! When the canary's errors count as a regression: the one rule that can take a canary out.
+//! When the canary's errors count as a regression: the only statistical rule that can roll a canary back.
 //!
-//! Default rule: roll back when the Mantel-Haenszel ratio reaches `max_error_ratio` AND the e-value
-//! for "the canary errs more than stable" (lambda0 = 1) reaches 1/alpha. If one key has more than
-//! `max_key_share` of the canary's errors in there, the e-value must reach it without that key too.
-//! The ratio is the mission's trigger; the e-value is what makes it true: the ratio alone, looked
-//! at after every request, condemns most equal canaries. lambda0 = 1 and not 1.5 because the two
-//! conditions have two duties: the ratio says how bad is too bad, the e-value that it is real.
-//! The ratio is taken over the strata since the restart that holds most of the evidence, so that a
-//! healthy past shields nothing. Without stable errors the ratio is infinite and the evidence alone
-//! decides. At 100 % see [`Alone`].
+//! Default rule: roll back when the Mantel-Haenszel ratio reaches `max_error_ratio` AND the e-value for "the
+//! canary errs more than stable" (lambda0 = 1) reaches 1/alpha. If one key has more than `max_key_share` of
+//! the canary's errors, the e-value must also reach 1/alpha without that key.
 //!
-//! It does not know weights' order, latencies or what a rollback is. Why an enum and not a trait
-//! object: the rules are few, known here and nowhere else, and a rollout stays `Clone` and
+//! The ratio says how bad is too bad; the e-value says that the difference is real. The ratio alone, checked
+//! after every request, would condemn most equally good canaries. Since the two conditions have separate
+//! jobs, lambda0 is 1 and not 1.5.
+//!
+//! The ratio is taken over the strata since the restart that holds most of the evidence, so that a healthy
+//! past does not hide a regression. Without errors on stable, the ratio is infinite and the evidence alone
+//! decides. For 100 % see [`Alone`].
+//!
+//! This file does not know the order of weights, latencies, or what a rollback is. It is an enum and not a
+//! trait object because the rules are few and only used here, and because a rollout must stay `Clone` and
 //! comparable.
 
 use std::time::Duration;
@@ -23,7 +25,7 @@ use super::strata::{Ratio, Share, Strata};
 use super::window::rate_reaches;
 use super::{Arm, Counts, EvidenceRule, Outcome, Policy, Weight};
 
-/// All that was seen of errors in one rollout.
+/// All error evidence of one rollout.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Evidence {
     rule: EvidenceRule,
@@ -32,14 +34,14 @@ pub(crate) struct Evidence {
     pub(crate) strata: Strata,
     pub(crate) alone: Option<Alone>,
     seen: Seen,
-    /// Keys take part in the leaving-out only if the policy caps them.
+    /// Whether evidence is also kept per key; only if the policy caps keys.
     by_key: bool,
 }
 
-/// Why the canary has to go.
+/// The reason for a rollback.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) enum Regression {
-    /// The bare ratio of the stage.
+    /// The plain ratio of the stage.
     Plain,
     /// Ratio and e-value over strata.
     Beside(Ratio),
@@ -48,7 +50,7 @@ pub(crate) enum Regression {
 }
 
 impl Evidence {
-    /// The rule that the policy asks for, with nothing seen yet.
+    /// The rule of this policy, with no data yet.
     pub(crate) fn new(policy: &Policy) -> Evidence {
         Evidence {
             rule: policy.evidence,
@@ -77,7 +79,7 @@ impl Evidence {
         self.restart(k, (epoch, weight));
     }
 
-    /// Component `k` begins: at 100 % its capital goes to the test of the canary alone.
+    /// Component `k` begins. At 100 %, its capital goes to the test of the canary alone.
     fn restart(&mut self, k: u32, (epoch, weight): (u64, Weight)) {
         match &mut self.alone {
             Some(alone) => alone.restart(k),
@@ -86,8 +88,8 @@ impl Evidence {
         self.strata.begin(epoch, weight, k);
     }
 
-    /// One counted outcome (judged, past the warm-up, no copy) of any stage of this rollout;
-    /// `current` is the stage in force. Says whether its stage is known.
+    /// One counted outcome (judged, past the warm-up, not a duplicate) of any stage of this rollout;
+    /// `current` is the current stage. Returns whether the outcome's stage is known.
     pub(crate) fn observe(
         &mut self,
         now: Duration,
@@ -115,8 +117,8 @@ impl Evidence {
         true
     }
 
-    /// Whether the canary has to go, now, and by what. Asked at every outcome: as long as the
-    /// evidence is short of the limit it costs a comparison.
+    /// Whether the canary must be rolled back now, and why. Called at every outcome: while the evidence is
+    /// below the limit it costs one comparison.
     pub(crate) fn regression(
         &self,
         policy: &Policy,
@@ -138,15 +140,15 @@ impl Evidence {
         (alone.log_e_without_any(&self.seen, policy) >= limit).then_some(Regression::Alone)
     }
 
-    /// ln of the e-value without any one key that has too large a share of the canary's errors
-    /// while others are active.
+    /// ln of the smallest e-value that remains when any one key is left out. Only keys with too large a share
+    /// of the canary's errors are left out, and only while other keys are active.
     fn without_any_key(&self, share: &Share, policy: &Policy) -> f64 {
         self.errors.log_e_without(|slot| {
             share.exceeds(slot, policy.max_key_share) && self.seen.others_than(slot)
         })
     }
 
-    /// Whether the evidence reaches the limit and falls short of it without some one key.
+    /// Whether the evidence reaches the limit, but not without one of the keys.
     pub(crate) fn rests_on_one_key(&self, policy: &Policy) -> bool {
         let limit = policy.log_limit();
         if self.errors.log_e() >= limit {
@@ -163,7 +165,7 @@ impl Evidence {
     }
 }
 
-/// The bare rule: the ratio of the stage's error rates, with minimums of requests and errors.
+/// The plain rule: the ratio of the stage's error rates, with minimums of requests and errors.
 pub(crate) fn plain_regressed(policy: &Policy, stable: &Counts, canary: &Counts) -> bool {
     canary.requests >= policy.rollback_min_requests
         && canary.errors >= policy.rollback_min_errors

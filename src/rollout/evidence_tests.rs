@@ -1,4 +1,4 @@
-//! The error evidence by example and by seeded chance: what rolls back, what must not.
+//! The error evidence, tested on examples and on seeded random data: what must roll back and what must not.
 
 use std::time::Duration;
 
@@ -29,7 +29,7 @@ fn manual(percent_: u8, change: impl FnOnce(&mut Policy)) -> Trial {
     Trial::start(policy)
 }
 
-/// Tosses requests until a rollback, at most so many; the number it took.
+/// Sends requests until a rollback, up to a limit. Returns the number of requests.
 fn until_back(trial: &mut Trial, coin: &mut Coin, rates: [f64; 2], most: u64) -> Option<u64> {
     (1..=most).find(|_| {
         trial.now += Duration::from_millis(1);
@@ -99,7 +99,7 @@ fn outcomes_of_an_earlier_rollout_count_nowhere() {
 
 #[test]
 fn a_drifting_base_rate_is_no_regression() {
-    // 0.2, 1, then 3 % on both arms alike, at 5, 25 and 50 %.
+    // 0.2, 1, then 3 % on both arms, at 5, 25 and 50 %.
     let mut trial = Trial::warm();
     for (errors, of) in [(2, 1000), (10, 1000), (30, 1000)] {
         for arm in Arm::BOTH {

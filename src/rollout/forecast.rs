@@ -1,8 +1,8 @@
-//! Time to a verdict: what can be told apart with the data so far, and when each gate can decide.
+//! Time to a verdict: what differences the data so far can show, and when each gate can decide.
 //!
-//! Expectations at today's traffic, not promises: half of all verdicts take longer. It decides
-//! nothing. Why it is shown at all: at 5 % of little traffic a doubled error rate takes days to
-//! prove, and whoever waits for the canary must know that beforehand.
+//! These are expectations at the current traffic, not promises: half of all verdicts take longer. Nothing is
+//! decided here. The forecast is shown because at 5 % of little traffic, proving a doubled error rate takes
+//! days, and operators need to know that beforehand.
 
 use std::time::Duration;
 
@@ -12,37 +12,38 @@ use super::latency_gate::{BOUNDED, least};
 use super::stats::{csm_least, csm_rejects};
 use super::{GateName, Mode, Weight};
 
-/// The e-value of real counts swings around that of the expected ones, and the first crossing is
-/// what counts: half of all runs are there when the expectation is this far from it (fitted to the
-/// simulated medians).
+/// The e-value of real counts fluctuates around that of the expected counts, and the first crossing of the
+/// limit is what matters. Half of all runs have crossed it when the expectation is this far from it (fitted
+/// to the simulated medians).
 const LUCK: f64 = 1.0;
 
-/// What today's traffic lets one see, and when.
+/// What the current traffic can show, and when.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Forecast {
     /// Finished requests per second at this weight so far: stable's, the canary's. `None` in the
     /// first second.
     pub requests_per_second: Option<[f64; 2]>,
-    /// Stable's error rate that the figures below assume, 0.0 to 1.0; half an error more than seen.
+    /// Stable's error rate that the figures below assume, 0.0 to 1.0; half an error more than observed.
     pub base_error_rate: f64,
-    /// The smallest ratio of error rates that the requests of this stage would by now have proved;
-    /// `None` when not even a hundredfold one.
+    /// The smallest ratio of error rates that the requests of this stage so far could have proved; `None` if
+    /// they could not even prove a ratio of 100.
     pub detectable_error_ratio: Option<f64>,
-    /// The smallest share of canary replies above stable's p99 (and 10 %) that would by now have
-    /// failed a latency gate; equal models show 0.01. `None` when no share would.
+    /// The smallest share of canary replies above stable's p99 (and 10 %) that would so far have failed a
+    /// latency gate; equal models show 0.01. `None` if no share would.
     pub detectable_exceedance: Option<f64>,
-    /// How long until a canary that errs twice as often as stable is proved to, from the stage's
-    /// beginning; `None` without traffic on both arms.
+    /// How long it takes, from the beginning of the stage, to prove that a canary has twice stable's error
+    /// rate; `None` without traffic on both arms.
     pub until_doubled_errors: Option<Duration>,
-    /// When each gate can decide, from now; `None` when today's traffic never lets it. Gates that
-    /// are absent can decide at any time.
+    /// When each gate can decide, from now; `None` if it never can at the current traffic. Gates that are
+    /// absent can decide at any time.
     pub gates: Vec<(GateName, Option<Duration>)>,
 }
 
-/// Total requests until a canary with `ratio` times stable's error rate is expected to be proved to
-/// err more, at level `alpha`; `None` at 0 and 100 %, for ratios up to 1, or beyond 10^12 requests.
+/// Total requests until a canary with `ratio` times stable's error rate is expected to be proved worse, at
+/// level `alpha`. `None` at 0 and 100 %, for ratios up to 1, or beyond 10^12 requests.
 ///
-/// From the e-value of the expected counts; within a third of the simulated medians for 2 to 5 times.
+/// Computed from the e-value of the expected counts. For ratios of 2 to 5 it is within a third of the
+/// simulated medians.
 pub fn requests_to_detect(weight: Weight, base_rate: f64, ratio: f64, alpha: f64) -> Option<u64> {
     let proved = |requests: f64| expected(weight, requests, base_rate, ratio) >= -alpha.ln();
     if !proved(1e12) {
@@ -56,7 +57,7 @@ pub fn requests_to_detect(weight: Weight, base_rate: f64, ratio: f64, alpha: f64
     Some(10f64.powf(high).ceil() as u64)
 }
 
-/// ln of the e-value of the expected errors among so many requests, first component only.
+/// ln of the e-value of the expected errors among `requests` requests, first component only.
 fn expected(weight: Weight, requests: f64, base_rate: f64, ratio: f64) -> f64 {
     let w = weight.fraction();
     let canary = requests * w * (base_rate * ratio).min(1.0);
@@ -79,7 +80,7 @@ fn detectable_ratio(weight: Weight, requests: f64, base_rate: f64, alpha: f64) -
 
 pub(crate) fn forecast(stand: &Stand<'_>) -> Forecast {
     let counts = [stand.stable.counts, stand.canary.counts];
-    // At 100 % stable's figures are the reference's, of another stage.
+    // At 100 %, stable's figures are the reference's, from another stage.
     let beside = stand.weight != Weight::FULL;
     let seconds = stand.age.as_secs_f64();
     let rates = (seconds >= 1.0).then(|| {
@@ -136,7 +137,7 @@ fn gates(stand: &Stand<'_>, rates: Option<[f64; 2]>) -> Vec<(GateName, Option<Du
     gates
 }
 
-/// Canary samples after which a tail without any exceedance is certain to be within 1 %.
+/// Number of canary samples after which a tail without any exceedance is certain to be within 1 %.
 fn certain(alpha: f64) -> u64 {
     (1..100_000).find(|n| csm_rejects(*n, 0, 0.01, alpha)).unwrap_or(100_000)
 }

@@ -1,9 +1,9 @@
-//! The gates of one stage, computed from its two windows: what has to hold before a weight rises.
+//! The gates of one stage, computed from its two windows: what has to hold before the weight rises.
 //!
-//! Pure functions of a [`Stand`]; they decide nothing and remember nothing. Each is judged on the
-//! counts as they are now and not on the worst that they ever were: a gate only holds, and a hold
-//! that is no longer supported should end. Latency is compared as time to first token and time per
-//! token, never end to end alone: a more verbose canary is not a slower one.
+//! Pure functions of a [`Stand`]; they decide nothing and keep no state. Each gate is judged on the current
+//! counts, not on the worst so far: a gate only holds, and a hold that the data no longer support should end.
+//! Latency is compared as time to first token and time per token, never as end-to-end time alone: a more
+//! verbose canary is not slower.
 
 use std::time::Duration;
 
@@ -16,7 +16,7 @@ use super::verdict::{Gate, GateName, GateState, Verdict};
 use super::window::ArmWindow;
 use super::{Policy, Weight};
 
-/// What a verdict is formed from.
+/// The input of a verdict.
 pub(crate) struct Stand<'a> {
     pub(crate) policy: &'a Policy,
     pub(crate) evidence: &'a Evidence,
@@ -25,7 +25,7 @@ pub(crate) struct Stand<'a> {
     pub(crate) weight: Weight,
     /// Time at this weight.
     pub(crate) age: Duration,
-    /// Stable beside the canary, or its frozen reference at 100 %.
+    /// Stable next to the canary, or its frozen reference at 100 %.
     pub(crate) stable: &'a ArmWindow,
     pub(crate) canary: &'a ArmWindow,
 }
@@ -113,15 +113,15 @@ fn retries(stand: &Stand<'_>) -> Gate {
     rated(stand, GateName::Retries, stand.retries, &rate, nothing)
 }
 
-/// How often something unwelcome happened: (times, of).
+/// How often something bad happened: (times, of).
 struct Rate {
     what: &'static str,
     stable: (u64, u64),
     canary: (u64, u64),
 }
 
-/// A gate on evidence alone: it fails while the e-value is at 1/alpha or above, whatever this
-/// stage has seen, and holds; nothing seen in this stage is not judged.
+/// A gate on evidence alone. It fails while the e-value is at least 1/alpha, whatever this stage has seen. If
+/// this stage has seen nothing, the gate is not judged.
 fn rated(
     stand: &Stand<'_>,
     name: GateName,
@@ -158,7 +158,7 @@ fn rated(
     Gate { value, evidence: Some(e), text, samples, ..Gate::bare(name, state) }
 }
 
-/// A span of time for people: `2 h 05 min`, `14 min 20 s`, `3.5 s`.
+/// A duration for people: `2 h 05 min`, `14 min 20 s`, `3.5 s`.
 pub(crate) fn span(time: Duration) -> String {
     let s = time.as_secs();
     match s {

@@ -1,23 +1,25 @@
-//! A histogram of durations in constant memory, recorded in constant time.
+//! A histogram of durations with constant memory and constant-time recording.
 //!
-//! 10 us to 1000 s in log-linear buckets: each power of two of nanoseconds is cut into 256 equal
-//! parts, so a bucket is 0.20 to 0.39 % wide; what lies outside goes to the first or last bucket.
-//! It knows nothing of what is measured. Why not a sorted sample or a t-digest: a rollout may see
-//! millions of requests, recording must cost nanoseconds, and integer buckets give the same answer
-//! on every replay, which floating-point sketches and `ln` need not.
+//! It covers 10 us to 1000 s in log-linear buckets: each power of two of nanoseconds is divided into 256
+//! equal parts, so a bucket is 0.20 to 0.39 % wide. Values outside go to the first or last bucket. It does
+//! not know what is measured.
+//!
+//! Why not a sorted sample or a t-digest: a rollout may see millions of requests, and recording must take
+//! nanoseconds. Integer buckets also give the same answer on every replay, which floating-point sketches and
+//! `ln` need not do.
 
 use std::time::Duration;
 
 const PARTS_BITS: u32 = 8;
 const PARTS: usize = 1 << PARTS_BITS;
-/// 10 us lies in the octave that starts at 2^13 ns, 1000 s in the one that starts at 2^39 ns.
+/// 10 us is in the octave that starts at 2^13 ns, 1000 s in the one that starts at 2^39 ns.
 const FIRST_OCTAVE: u32 = 13;
 const OCTAVES: usize = 27;
 const MIN_NS: u64 = 10_000;
 const MAX_NS: u64 = 1_000_000_000_000;
 
-/// Durations by bucket. Counts by octave stand beside the buckets so that a quantile looks at
-/// 27 + 256 numbers instead of all 6,912.
+/// Durations by bucket. Counts by octave are kept as well, so that a quantile reads 27 + 256 numbers instead
+/// of all 6,912.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Histogram {
     octaves: [u64; OCTAVES],
@@ -44,7 +46,7 @@ impl Histogram {
         self.count += 1;
     }
 
-    /// Takes in all samples of another.
+    /// Adds all samples of another histogram.
     pub(crate) fn absorb(&mut self, other: &Histogram) {
         let add = |to: &mut [u64], from: &[u64]| to.iter_mut().zip(from).for_each(|(a, b)| *a += b);
         add(&mut self.octaves, &other.octaves);
@@ -52,19 +54,19 @@ impl Histogram {
         self.count += other.count;
     }
 
-    /// An upper bound of the sample's `q`-quantile: the upper edge of the bucket that holds the
-    /// order statistic of rank ceil(q * n), at most 0.39 % above it (and never above 1000 s).
-    /// `None` without samples.
+    /// An upper bound of the sample's `q`-quantile: the upper edge of the bucket that contains the order
+    /// statistic of rank ceil(q * n). It is at most 0.39 % above it (and never above 1000 s). `None` without
+    /// samples.
     pub(crate) fn quantile(&self, q: f64) -> Option<Duration> {
         if self.count == 0 {
             return None;
         }
-        // The small step down keeps 0.99 * 100 at rank 99 whatever the rounding.
+        // The small subtraction keeps 0.99 * 100 at rank 99 despite rounding.
         self.at_rank((q * self.count as f64 - 1e-9).ceil().max(1.0) as u64)
     }
 
-    /// The upper edge of the bucket that holds the order statistic of this rank, from 1; ranks
-    /// beyond the ends are those of the ends. `None` without samples.
+    /// The upper edge of the bucket that contains the order statistic of this rank, from 1. Ranks outside the
+    /// range are clamped. `None` without samples.
     pub(crate) fn at_rank(&self, rank: u64) -> Option<Duration> {
         if self.count == 0 {
             return None;
@@ -77,8 +79,8 @@ impl Histogram {
         Some(Duration::from_nanos(ns.min(MAX_NS)))
     }
 
-    /// How many samples lie in buckets wholly above `line`: at most those above it, short by what
-    /// shares the line's own bucket.
+    /// How many samples are in buckets entirely above `line`. Samples above the line but in the line's own
+    /// bucket are not counted.
     pub(crate) fn count_above(&self, line: Duration) -> u64 {
         let ns = u64::try_from(line.as_nanos()).unwrap_or(MAX_NS).clamp(MIN_NS, MAX_NS);
         let log2 = ns.ilog2();
@@ -94,7 +96,7 @@ impl Histogram {
     }
 }
 
-/// The index of the count in which the `left`-th sample lies; `left` becomes its rank in there.
+/// The index of the count that contains the `left`-th sample; `left` becomes its rank within that count.
 fn take(counts: &[u64], left: &mut u64) -> usize {
     for (index, count) in counts.iter().enumerate() {
         if *left <= *count {

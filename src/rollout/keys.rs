@@ -1,13 +1,16 @@
-//! How much of a sample one API key, or one session, may be.
+//! Limits how much of a sample one API key, or one session, may contribute.
 //!
-//! Two means against a client that drives the verdict alone. The SAMPLE of a stage (requests,
-//! latencies) admits a key's outcomes only while its share of that arm's sample stays below the
-//! cap; the choice looks at the past and the key alone, never at how the request ended, so it
-//! biases no rate. The EVIDENCE is settled a second time without each slot of keys
-//! (`evalue::Capital`), and a rollback must stand without any one key that has more than the capped
-//! share of the canary's errors: a cap on the sample would not help there, since at 5 % two errors
-//! on the canary can be proof enough. Keys share
-//! slots by hash: memory is bounded whatever clients send, and what is left out with a slot is the
+//! There are two measures against a client that would drive the verdict alone.
+//!
+//! The SAMPLE of a stage (requests, latencies) admits a key's outcomes only while the key's share of that
+//! arm's sample is below the cap. The choice depends on the past and on the key, never on how the request
+//! ended, so it does not bias any rate.
+//!
+//! The EVIDENCE is also computed without each slot of keys (`evalue::Capital`). A rollback must hold without
+//! any one key that has more than the capped share of the canary's errors. A cap on the sample would not help
+//! there: at 5 %, two errors on the canary can be proof enough.
+//!
+//! Keys share slots by hash, so memory is bounded whatever clients send. Leaving out a slot leaves out the
 //! key and perhaps some others, never less than the key.
 
 use super::Arm;
@@ -15,22 +18,22 @@ use super::evalue::SLOTS;
 
 /// Slots of the sample's cap.
 const CAP_SLOTS: usize = 256;
-/// A sample's first outcomes are admitted whoever sends them.
+/// A sample's first outcomes are admitted, whichever key they come from.
 const SLACK: f64 = 10.0;
-/// From this many outcomes of others on, a key is not alone.
+/// With at least this many outcomes from others, a key is not alone.
 pub(crate) const OTHERS: u64 = 10;
 
 fn slot_of(key: u64, slots: usize) -> usize {
-    // Keys come hashed; the multiplication keeps a poor hash from filling one slot.
+    // Keys arrive hashed; the multiplication keeps a poor hash from filling one slot.
     (key.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 32) as usize % slots
 }
 
-/// The slot that a key is left out of the evidence with.
+/// The slot of a key; it is left out of the evidence together with that slot.
 pub(crate) fn slot(key: u64) -> usize {
     slot_of(key, SLOTS)
 }
 
-/// Outcomes seen in all and by slot.
+/// Outcomes seen, in total and by slot.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Seen {
     total: u64,
@@ -42,7 +45,7 @@ impl Seen {
         Seen { total: 0, slots: [0; SLOTS] }
     }
 
-    /// An outcome of this party; `None` is nobody in particular.
+    /// Counts an outcome of this party; `None` if the party is unknown.
     pub(crate) fn count(&mut self, party: Option<u64>) {
         self.total += 1;
         if let Some(party) = party {
@@ -50,13 +53,13 @@ impl Seen {
         }
     }
 
-    /// Whether anybody else than this slot's parties is active.
+    /// Whether anyone outside this slot is active.
     pub(crate) fn others_than(&self, slot: usize) -> bool {
         self.total - self.slots[slot] >= OTHERS
     }
 }
 
-/// What was admitted to one arm's sample and what was seen, by slot of keys.
+/// What was seen and what was admitted to one arm's sample, by slot of keys.
 #[derive(Debug, Clone, PartialEq)]
 struct Share {
     admitted: [u32; CAP_SLOTS],
@@ -82,8 +85,8 @@ impl KeyCap {
 
     /// Whether an outcome of this key on this arm enters the sample; it is counted either way.
     ///
-    /// It does if the key is alone on the arm, or if its outcomes would remain at most `cap` of the
-    /// arm's sample, ten outcomes aside. Outcomes without a key are always admitted.
+    /// It does if the key is alone on the arm, or if its outcomes would stay at or below `cap` of the arm's
+    /// sample, apart from ten outcomes of slack. Outcomes without a key are always admitted.
     pub(crate) fn admit(&mut self, arm: Arm, key: Option<u64>, cap: f64) -> bool {
         let share = &mut *self.arms[arm.index()];
         share.seen_total += 1;
@@ -124,7 +127,7 @@ mod tests {
             admitted[usize::from(mine)] += u32::from(cap.admit(Arm::Canary, Some(key), 0.5));
         }
         assert!(admitted[0] >= 980, "the others are in, but for those of its slot: {admitted:?}");
-        // The slack, and what came in before the others were ten.
+        // The slack, and the outcomes that arrived before there were ten others.
         assert!((1000..1150).contains(&admitted[1]), "{admitted:?}");
     }
 

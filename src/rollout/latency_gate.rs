@@ -1,21 +1,22 @@
-//! The latency and throughput gates: is the canary's tail within 10 % of stable's, its median rate
-//! no lower than 0.9 of it?
+//! The latency and throughput gates: is the canary's tail within 10 % of stable's, and its median rate at
+//! least 0.9 of stable's?
 //!
-//! A ratio of two sample p99s is mostly noise, so the p99 is judged by exceedance: tau is the
-//! allowed ratio times stable's p99, and the canary is within it iff at most 1 % of its replies lie
-//! above tau, decided by the Confidence Sequence Method. Stable's p99 is not known either: to
-//! accuse the canary an upper bound of it is used, to certify the canary a lower one. Below 299
-//! samples of stable there is no upper bound and its largest sample stands in (for n samples 1 in
-//! n + 1 of equal replies lies above that, so the test still has its meaning); certifying waits.
+//! A ratio of two sample p99s is mostly noise, so the p99 is judged by exceedance. tau is the allowed ratio
+//! times stable's p99. The canary is within it iff at most 1 % of its replies are above tau, decided by the
+//! Confidence Sequence Method. Stable's p99 is not known exactly either: to fail the canary an upper bound of
+//! it is used, to certify the canary a lower one. With fewer than 299 samples of stable there is no upper
+//! bound, and its largest sample is used instead. (With n samples, 1 in n + 1 of equal replies is above that,
+//! so the test is still valid.) Certifying waits until there are enough samples.
 //!
-//! Why tau is taken from all of stable's samples of the stage at each judgement, and not frozen
-//! after the first few hundred: both arms share one device, so a slow minute slows both, and against
-//! a frozen line every later slow minute would be held against the canary. The samples compared are
-//! always concurrent (same stage), and like with like (matched steps or not). The gate can only
-//! hold, never roll back, so a hold that later samples no longer support simply ends.
+//! tau is computed from all of stable's samples of the stage at each judgement, and not frozen after the
+//! first few hundred. Both arms share one device, so a slow minute slows both; with a frozen limit, every
+//! later slow minute would count against the canary. The samples compared are always concurrent (same stage)
+//! and of the same kind (matched steps or not). The gate can only hold, never roll back, so a hold that later
+//! samples no longer support simply ends.
 //!
-//! At 100 % nothing is concurrent: stable's samples are those of all stages below, and as for errors
-//! `alone_allowance` times as many replies may lie above tau, or one slow hour would hold for ever.
+//! At 100 % nothing is concurrent: stable's samples are those of all stages below. As for errors,
+//! `alone_allowance` times as many replies may be above tau. Otherwise one slow hour would hold the rollout
+//! for ever.
 
 use std::time::Duration;
 
@@ -24,26 +25,26 @@ use super::stats::{csm_rejects, median_ranks, tail_above, tail_below};
 use super::verdict::{Gate, GateName, GateState};
 use super::{Mode, Policy};
 
-/// Below this many samples on either arm nothing is said. A policy that raises on fewer requests
-/// judges latency on as few.
+/// Below this many samples on either arm nothing is judged. If the policy raises on fewer requests, latency
+/// is judged on that number.
 const LEAST: u64 = 100;
-/// From here on a p99 has an honest upper bound at 5 %.
+/// From this many samples on, a p99 has a true upper bound at 5 %.
 pub(crate) const BOUNDED: u64 = 299;
-/// The share of replies that lie above a p99.
+/// The share of replies that are above a p99.
 pub(crate) const TAIL: f64 = 0.01;
 
-/// Both arms' samples of one measure, and whether the stage is otherwise full.
+/// Both arms' samples of one measure, and whether the stage otherwise has enough data.
 pub(crate) struct Pair<'a> {
     pub(crate) policy: &'a Policy,
     pub(crate) stable: &'a Histogram,
     pub(crate) canary: &'a Histogram,
-    /// The share of canary replies that may lie above tau: 1 %, at 100 % more.
+    /// The share of canary replies that may be above tau: 1 %, at 100 % more.
     pub(crate) tail: f64,
-    /// Both arms have the requests that the policy asks for: samples that are absent stay absent.
+    /// Both arms have the requests that the policy requires: missing samples will not come.
     pub(crate) full: bool,
 }
 
-/// The least samples of each arm that latency is judged on.
+/// The minimum samples of each arm for judging latency.
 pub(crate) fn least(policy: &Policy) -> u64 {
     LEAST.min(policy.min_requests).max(1)
 }
@@ -53,10 +54,10 @@ impl Pair<'_> {
         (self.stable.count(), self.canary.count())
     }
 
-    /// The state that stands in for a comparison when there are too few samples.
+    /// The state when there are too few samples to compare.
     ///
-    /// When no request of a full stage has such a sample on either arm (answers of one token have
-    /// no time per token) there is nothing to judge. When only one arm lacks them, that holds.
+    /// If no request of a full stage has such a sample on either arm (answers of one token have no time per
+    /// token), there is nothing to judge. If only one arm lacks them, the weight is held.
     fn lacking(&self) -> Option<GateState> {
         let (stable, canary) = self.samples();
         let least = least(self.policy);
@@ -113,7 +114,7 @@ pub(crate) fn latency(name: GateName, pair: &Pair<'_>) -> Gate {
     Gate { value: Some(ratio), text, interval, ..pair.gate(name, limit, state) }
 }
 
-/// The canary's replies above a line that 1 % may lie above.
+/// The canary's replies above a line that 1 % may exceed.
 struct Exceedance {
     line: Duration,
     above: u64,
@@ -146,7 +147,7 @@ impl Exceedance {
     }
 }
 
-/// An upper bound of the p99, and whether it is an honest one (or only the largest sample).
+/// An upper bound of the p99, and whether it is a true bound (or only the largest sample).
 fn upper(samples: &Histogram, delta: f64) -> (Duration, bool) {
     let above = tail_above(samples.count(), TAIL, delta);
     let bound = samples.at_rank(samples.count() - above.unwrap_or(0));
@@ -158,7 +159,7 @@ fn lower(samples: &Histogram, delta: f64) -> Duration {
     samples.at_rank(samples.count().saturating_sub(above)).unwrap_or_default()
 }
 
-/// What the ratio of the p99s may be: both arms' bounds against each other; `None` when one arm has
+/// The possible range of the ratio of the p99s: both arms' bounds against each other. `None` if one arm has
 /// too few samples for an upper bound.
 fn ratio_interval(pair: &Pair<'_>) -> Option<(f64, f64)> {
     let delta = pair.policy.alpha;
@@ -240,7 +241,7 @@ mod tests {
 
     #[test]
     fn stables_own_tail_is_allowed_for() {
-        // 1 % of stable's are slow: the upper bound of its p99 lies among them.
+        // 1 % of stable's samples are slow: the upper bound of its p99 is among them.
         let stable = samples(1000, 100, 10, 150);
         assert_eq!(state(Mode::BestEffort, &stable, &samples(300, 100, 14, 150)), "pass");
         assert_eq!(state(Mode::BestEffort, &stable, &samples(300, 100, 14, 170)), "fail");

@@ -1,9 +1,8 @@
-//! The machine: which event, in which phase, leads to which actions.
+//! The state machine: which event, in which phase, leads to which actions.
 //!
-//! It owns the present stage, asks `gates` for verdicts and `evidence` whether the canary has to
-//! go, and turns the answers into [`Action`]s; `orders` is what operators may do to it, `moves`
-//! what follows from a verdict. It does not know how an action is carried out, nor what a quantile
-//! is. The transitions:
+//! It owns the current stage, asks `gates` for verdicts and `evidence` whether the canary must be rolled back,
+//! and turns the answers into [`Action`]s. `orders` handles operators' commands, and `moves` the consequences of a
+//! verdict. It does not know how an action is carried out, or what a quantile is. The transitions:
 //!
 //! ```text
 //! Idle, RolledBack, Promoted, SelfTested --Start--> Running at the first step
@@ -14,10 +13,10 @@
 //! Promoted --operator's undo--> RolledBack
 //! ```
 //!
-//! Why weights rise only at ticks while rollbacks come with any event: a verdict with all its
-//! quantiles costs microseconds and nothing is lost by raising a second later; the error rule costs
-//! nanoseconds and a second of a bad canary is lost to users. A tick that returns no action leaves
-//! the machine exactly as it was, so that a journal need not record idle ticks.
+//! Weights rise only at ticks, while rollbacks happen at any event. A verdict with all its quantiles costs
+//! microseconds, and raising a second later loses nothing. The error rule costs nanoseconds, and every second of
+//! a bad canary costs users. A tick that returns no action leaves the machine unchanged, so that a journal need
+//! not record idle ticks.
 
 use std::time::Duration;
 
@@ -35,8 +34,8 @@ use super::{
     Outcome, Overall, Phase, Policy, StepError, Verdict, Weight,
 };
 
-/// One canary's way up, or out. A new [`Event::Start`] begins the next one on the same machine;
-/// stage epochs rise through all of them and never repeat.
+/// The life of one canary: up the steps, or out. A new [`Event::Start`] begins the next one on the same
+/// machine. Stage epochs rise through all of them and never repeat.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Rollout {
     pub(super) policy: Policy,
@@ -47,22 +46,22 @@ pub struct Rollout {
     /// Thumbs down.
     pub(super) votes: Signal,
     pub(super) retries: Signal,
-    /// Stable as it was before the canary took all traffic: counts of the last stage that had
-    /// enough, latencies of all stages.
+    /// Stable as it was before the canary took all traffic: counts of the last stage with enough data,
+    /// latencies of all stages.
     pub(super) reference: Option<ArmWindow>,
     /// Counts of this rollout's earlier stages, by [`Arm::index`].
     pub(super) past: [Counts; 2],
     pub(super) charged: Charged,
-    /// Outcomes of this canary so far, up to the policy's warm-up.
+    /// Outcomes of this canary so far, counted up to the policy's warm-up.
     pub(super) warmed: u64,
-    /// What a self-test has noted so far; `None` in a rollout that is meant.
+    /// What a self-test has recorded so far; `None` in a real rollout.
     pub(super) self_test: Option<SelfTest>,
     pub(super) last_decision: Option<Decision>,
 }
 
 impl Rollout {
-    /// Idle: no canary, weight zero. A policy that does not [`validate`](Policy::validate) is
-    /// refused at [`Event::Start`].
+    /// Idle: no canary, weight zero. An invalid policy (see [`validate`](Policy::validate)) is refused at
+    /// [`Event::Start`].
     pub fn new(policy: Policy) -> Rollout {
         Rollout {
             evidence: Evidence::new(&policy),
@@ -81,19 +80,19 @@ impl Rollout {
         }
     }
 
-    /// As [`Rollout::new`], with stage epochs that go on from `epoch`: for the rollout after another one
-    /// whose outcomes may still come in, and for judging a recorded one again.
+    /// Like [`Rollout::new`], with stage epochs that continue from `epoch`. Used for the rollout after
+    /// another one whose outcomes may still arrive, and for replaying a recorded one.
     pub fn after_epoch(policy: Policy, epoch: u64) -> Rollout {
         let stage = Stage::new(epoch, Weight::ZERO, Duration::ZERO);
         Rollout { stage, ..Rollout::new(policy) }
     }
 
-    /// Takes in one event at time `now` since the caller's origin; the actions are to be carried
-    /// out in the order given.
+    /// Processes one event at time `now` since the caller's origin. The actions have to be carried out in the
+    /// order given.
     ///
-    /// Outcomes, votes, retries, faults, throttling and ticks never err, and do nothing unless a rollout runs.
-    /// `now` may jump: going back reads as no time passed. Errors leave everything as it was, and
-    /// so does a tick that returns no action.
+    /// Outcomes, votes, retries, faults, throttling and ticks never return an error, and do nothing unless a
+    /// rollout runs. If `now` goes back, no time has passed. An error leaves the state unchanged, and so does
+    /// a tick that returns no action.
     pub fn step(&mut self, now: Duration, event: Event) -> Result<Vec<Action>, StepError> {
         let running = matches!(self.phase, Phase::Running { .. });
         match event {
@@ -129,22 +128,22 @@ impl Rollout {
         self.stage.weight
     }
 
-    /// The stage epoch in force, to be stamped on every request when it is routed.
+    /// The current stage epoch, to be stamped on every request when it is routed.
     pub fn stage(&self) -> u64 {
         self.stage.epoch
     }
 
-    /// Where the rollout stands.
+    /// The state of the rollout.
     pub fn phase(&self) -> &Phase {
         &self.phase
     }
 
-    /// The policy it was made with.
+    /// The policy of this rollout.
     pub fn policy(&self) -> &Policy {
         &self.policy
     }
 
-    /// Everything there is to show at time `now`.
+    /// Everything that can be shown at time `now`.
     pub fn view(&self, now: Duration) -> View {
         let idle = self.phase == Phase::Idle;
         let view = |arm: Arm| {
@@ -179,7 +178,7 @@ impl Rollout {
     }
 }
 
-/// What is seen.
+/// Processing of events.
 impl Rollout {
     fn outcome(&mut self, now: Duration, outcome: &Outcome) -> Vec<Action> {
         let current = outcome.stage == self.stage.epoch;
@@ -208,8 +207,8 @@ impl Rollout {
         self.check_errors(now)
     }
 
-    /// Whether the outcome falls into the canary's warm-up. Pinned and synthetic requests warm it
-    /// as well as any other; what never ran, or ran only in part, does not.
+    /// Whether the outcome falls into the canary's warm-up. Pinned and synthetic requests also warm it up;
+    /// requests that never ran, or ran only in part, do not.
     fn is_cold(&mut self, outcome: &Outcome) -> bool {
         if outcome.arm != Arm::Canary || self.warmed >= self.policy.warmup_requests {
             return false;
@@ -297,9 +296,9 @@ impl Rollout {
     }
 }
 
-/// What is known.
+/// Derived state.
 impl Rollout {
-    /// What the canary is compared with: stable beside it, or at 100 % stable as it was before.
+    /// What the canary is compared with: stable next to it, or at 100 % stable as it was before.
     fn baseline(&self) -> &ArmWindow {
         let reference = self.reference.as_ref().filter(|_| self.weight() == Weight::FULL);
         reference.unwrap_or_else(|| self.stage.arm(Arm::Stable))
@@ -322,7 +321,7 @@ impl Rollout {
         gates::judge(&self.stand(now))
     }
 
-    /// A text about the present stage, with what makes its figures worth less.
+    /// A text about the current stage, with a note if its figures are less reliable.
     pub(super) fn noted(&self, text: String) -> String {
         match self.stage.throttled {
             Duration::ZERO => text,

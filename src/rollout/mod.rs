@@ -1,25 +1,29 @@
 //! The rollout as a pure state machine: events and a time go in, actions come out.
 //!
-//! What it is: the rules by which a canary's share of the traffic rises, holds or falls to zero.
-//! [`Rollout::step`] takes one [`Event`] and returns the [`Action`]s that follow from it; somebody
-//! else carries them out. What it does not know: clocks, sockets, engines, text, storage. Time is
-//! an argument, a `Duration` since an origin that the caller chooses.
+//! These are the rules by which a canary's share of the traffic rises, holds or falls to zero.
+//! [`Rollout::step`] takes one [`Event`] and returns the [`Action`]s that follow from it; the caller carries
+//! them out. The rollout does not know about clocks, sockets, engines, text or storage. Time is an argument,
+//! a `Duration` since an origin that the caller chooses.
 //!
-//! Why a state machine and not a task that sleeps and looks: a rollback has to come from the very
-//! outcome that proves it, every decision has to be replayable from a ledger, and both can only be
-//! tested when nothing here waits or reads anything by itself.
+//! Why a state machine and not a task that sleeps and polls: the outcome that proves a regression has to
+//! trigger the rollback itself, and every decision has to be replayable from a ledger. Both can be tested
+//! only if nothing here waits or reads anything by itself.
 //!
-//! Reading order: [`plan`](Policy) (what is wanted), [`outcome`](Outcome) and [`event`](Event) (what
-//! is seen), `window`, `histogram` and `keys` (what is remembered of it), `evalue`, `strata` and
-//! `alone` (evidence that grows), `evidence` (when the errors count as a regression), `stats`,
-//! `latency_gate`, `gates` and [`verdict`](Verdict) (what it amounts to), `machine`, `orders` and `moves`
-//! (what follows), [`forecast`](Forecast) and [`view`](View) (what is shown).
+//! Reading order:
+//! - input: [`plan`](Policy) (the policy), [`outcome`](Outcome) and [`event`](Event);
+//! - state: `window`, `histogram` and `keys`;
+//! - evidence that grows: `evalue`, `strata` and `alone`; `evidence` (when errors count as a regression);
+//! - judgement: `stats`, `latency_gate`, `gates` and [`verdict`](Verdict);
+//! - consequences: `machine`, `orders` and `moves`;
+//! - display: [`forecast`](Forecast) and [`view`](View).
 //!
-//! Three rules hold throughout. Errors and faults of the canary roll back and nothing else does:
-//! a slow canary is held. Rollback is decided at every event; raising only at a [`Event::Tick`] or
-//! an operator's word. Counts and latencies do not cross a stage: each weight gets its own, under an
-//! epoch that the outcomes carry from the moment they were routed. Evidence does, each error with
-//! the weight that it was routed under.
+//! Three rules hold throughout:
+//! - Only errors and faults of the canary roll back. A slow canary is held.
+//! - A rollback is decided at any event. A raise is decided only at a [`Event::Tick`] or by an operator's
+//!   order.
+//! - Counts and latencies belong to one stage: each weight has its own, under an epoch that outcomes carry
+//!   from the moment they were routed. Evidence spans all stages; each error counts with the weight that it
+//!   was routed under.
 
 mod alone;
 mod decision;
@@ -74,7 +78,7 @@ pub use verdict::{Gate, GateName, GateState, Overall, Verdict};
 pub use view::{ArmView, View};
 pub use window::Counts;
 
-/// One of the two models that a request can be answered by.
+/// One of the two models that can answer a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Arm {
@@ -104,7 +108,7 @@ impl Arm {
         }
     }
 
-    /// The arm's place in a `[T; 2]` kept per arm; see [`Arm::BOTH`].
+    /// The arm's index in a `[T; 2]` kept per arm; see [`Arm::BOTH`].
     pub const fn index(self) -> usize {
         match self {
             Arm::Stable => 0,

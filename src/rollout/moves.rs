@@ -1,7 +1,7 @@
-//! What follows from a verdict: up a step, out at the top, held, or back.
+//! What follows from a verdict: raise a step, promote, hold, or roll back.
 //!
-//! The only place where the weight changes. It does not judge: the verdict comes with the call and
-//! goes into the decision.
+//! This is the only place where the weight changes. It does not judge: the verdict is an argument and becomes
+//! part of the decision.
 
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use super::window::ArmWindow;
 use super::{Action, Advance, Arm, Cause, DecisionKind, Phase, Verdict, Weight};
 
 impl Rollout {
-    /// All gates pass: to the next step, or out at the top, if nobody else has a say in it.
+    /// All gates pass: go to the next step or promote, unless an operator has to act first.
     pub(super) fn advance(&mut self, now: Duration, verdict: Verdict) -> Vec<Action> {
         let from = self.weight();
         if let Some(signature) = &self.stage.promote_on_pass {
@@ -48,7 +48,7 @@ impl Rollout {
         vec![action, self.decide(now, DecisionKind::Raised { from, to }, text, verdict)]
     }
 
-    /// Whether the next raise, or the promotion, needs a person's word and has not got it.
+    /// Whether the next raise, or the promotion, still needs a person's confirmation.
     pub(super) fn awaits_confirm(&self) -> bool {
         let asked = self.policy.asks_before(self.policy.next_step(self.weight()));
         asked && !self.stage.confirmed && self.self_test.is_none()
@@ -68,7 +68,7 @@ impl Rollout {
         vec![self.decide(now, kind, text, verdict)]
     }
 
-    /// A self-test notes what the gates say of the stage and goes on whatever that is.
+    /// A self-test records what the gates say of the stage and continues in any case.
     pub(super) fn advance_test(&mut self, now: Duration, verdict: Verdict) -> Vec<Action> {
         let (stable, canary) = (self.stage.arm(Arm::Stable), self.stage.arm(Arm::Canary));
         let ratios = super::selftest::noise(&self.policy, stable, canary);
@@ -92,7 +92,7 @@ impl Rollout {
         vec![routing, Action::UnloadCanary, decision]
     }
 
-    /// Past the bake time and not all gates pass: say so once, and once more when it lasts.
+    /// Past the bake time, and not all gates pass: report it, and report it again if it lasts.
     pub(super) fn hold(&mut self, now: Duration, verdict: Verdict) -> Vec<Action> {
         let patience = self.policy.bake.saturating_add(self.policy.stall_after);
         let stalls = self.stage.age(now) >= patience;
@@ -143,8 +143,8 @@ impl Rollout {
         self.routing()
     }
 
-    /// What stable did below 100 % becomes the reference: its latencies in all stages together, its
-    /// counts in the last one, unless they are too few to replace those there are.
+    /// Stable's data below 100 % become the reference: its latencies from all stages together, and its counts
+    /// from the last stage, unless these are too few to replace the earlier ones.
     fn refer_to(&mut self, mut stable: ArmWindow) {
         let seen = stable.counts.requests;
         match &mut self.reference {
@@ -158,7 +158,7 @@ impl Rollout {
         }
     }
 
-    /// A component of every kind of evidence begins with the stage.
+    /// With each stage, a new component of every kind of evidence begins.
     pub(super) fn begin_evidence(&mut self, now: Duration) {
         let stage = (self.stage.epoch, self.stage.weight);
         let reference = self.reference.as_ref().map(|window| &window.counts);
@@ -167,7 +167,7 @@ impl Rollout {
         self.retries.begin(now);
     }
 
-    /// Ends the rollout: no traffic under a new epoch, the last stage's counts left to be seen.
+    /// Ends the rollout: no traffic, a new epoch, and the last stage's counts kept for display.
     pub(super) fn close(&mut self, now: Duration) -> Action {
         self.stage.epoch += 1;
         self.stage.weight = Weight::ZERO;

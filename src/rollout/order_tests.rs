@@ -1,4 +1,4 @@
-//! Plans and orders by example: manual, dry run, confirmations, undo, self-test.
+//! Policies and operators' orders by example: manual, dry run, confirmations, undo, self-test.
 
 use std::time::Duration;
 

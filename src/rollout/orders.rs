@@ -1,7 +1,7 @@
-//! What an operator may order, and what becomes of it.
+//! Operators' orders and their effects.
 //!
-//! Every decision that follows carries who ordered it and why. Orders that make no sense are
-//! refused with a text that says what to do, and change nothing.
+//! Every decision that follows says who ordered it and why. An order that makes no sense is refused with a
+//! text that says what to do, and changes nothing.
 
 use std::time::Duration;
 
@@ -138,7 +138,7 @@ impl Rollout {
         Ok(vec![self.decide(now, DecisionKind::Confirmed, text, verdict)])
     }
 
-    /// The former stable serves again. The promotion's epoch had no canary traffic, so nothing is
+    /// The former stable serves again. During the promotion's epoch the canary had no traffic, so nothing is
     /// judged on the way.
     fn undo(&mut self, now: Duration, order: &Order) -> Vec<Action> {
         let reason = format!("promotion undone {}", order.signature());

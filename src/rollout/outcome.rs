@@ -1,9 +1,10 @@
-//! What is known of one finished request.
+//! The data of one finished request.
 //!
-//! One request is one outcome, fixed at the END of its stream: a 200 header says nothing about a
-//! reply that dies at token 40. Plain data; it knows neither HTTP statuses nor engine errors, the
-//! edges translate those into a [`Class`]. Why six classes and not a boolean: a client that goes
-//! away and a full queue are not the model's doing and must not move its error rate either way.
+//! One request is one outcome, determined at the END of its stream: a 200 header says nothing about a reply
+//! that fails at token 40. This is plain data. It knows neither HTTP statuses nor engine errors; the modules
+//! at the edges translate those into a [`Class`]. There are six classes and not a boolean because a client
+//! that disconnects or a full queue are not the model's fault, and must not move its error rate in either
+//! direction.
 
 use std::time::Duration;
 
@@ -16,13 +17,13 @@ pub enum Class {
     Ok,
     /// NaN logits, device out of memory, engine panic, undecodable or invalid constrained output.
     ModelError,
-    /// The server's own deadline for the first token, the next token or the whole request.
+    /// The server's own deadline for the first token, the next token or the whole request was exceeded.
     Timeout,
-    /// The client went away. Neither success nor error.
+    /// The client disconnected. Neither success nor error.
     ClientCancel,
     /// Queue full, draining or loading. Neither success nor error.
     Rejected,
-    /// The request itself was at fault. Neither success nor error.
+    /// The request itself was invalid. Neither success nor error.
     InvalidRequest,
 }
 
@@ -39,12 +40,12 @@ impl Class {
         }
     }
 
-    /// Whether it is charged to the arm.
+    /// Whether it counts against the arm.
     pub const fn is_error(self) -> bool {
         matches!(self, Class::ModelError | Class::Timeout)
     }
 
-    /// Whether it belongs to the error rate at all: a success or an error.
+    /// Whether it is part of the error rate: a success or an error.
     pub const fn counts(self) -> bool {
         matches!(self, Class::Ok) || self.is_error()
     }
@@ -53,34 +54,35 @@ impl Class {
 /// One finished request, as the executor saw it.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Outcome {
-    /// The arm that is charged with it.
+    /// The arm that the outcome is attributed to.
     pub arm: Arm,
     /// How it ended.
     pub class: Class,
-    /// The stage epoch in force when the request was ROUTED. Outcomes of another epoch stay out of
-    /// the current stage's counts and latencies and are counted as such; those of an earlier stage
-    /// of the same rollout still count as evidence of errors, with the weight of their stage.
+    /// The stage epoch when the request was ROUTED. Outcomes of another epoch are not part of the current
+    /// stage's counts and latencies; they are counted separately. Those of an earlier stage of the same
+    /// rollout still count as evidence of errors, with the weight of their stage.
     pub stage: u64,
-    /// `false` for pinned and synthetic requests and for replays of rescued ones: no verdict.
+    /// `false` for pinned and synthetic requests, and for the second run of rescued ones: not part of any
+    /// verdict.
     pub judged: bool,
-    /// Hash of the session key. Errors are counted once per session and class inside
+    /// Hash of the session key. Errors count once per session and class within
     /// [`Policy::dedup_window`](super::Policy::dedup_window).
     pub session: Option<u64>,
-    /// Hash of the API key. No key may be more than
-    /// [`Policy::max_key_share`](super::Policy::max_key_share) of a sample while others are active.
+    /// Hash of the API key. While others are active, no key may exceed
+    /// [`Policy::max_key_share`](super::Policy::max_key_share) of a sample.
     pub key: Option<u64>,
-    /// What its prompt cost the device up to the first token, free of queues and of other sequences; `None` when
-    /// there was none.
+    /// What the prompt cost the device up to the first token, without queueing and without other sequences;
+    /// `None` if there was no first token.
     pub ttft: Option<Duration>,
-    /// Time of a step that gave a token after the first, or their mean cost, likewise; `None` with fewer than two
-    /// tokens.
+    /// Time of a step that produced a token after the first, or the mean cost of such tokens; again without
+    /// queueing and other sequences. `None` with fewer than two tokens.
     pub tpot: Option<Duration>,
     /// From arrival to the end.
     pub e2e: Duration,
     /// Tokens generated.
     pub output_tokens: u32,
-    /// Whether `tpot` is of a step that was matched with one of the other arm's: of as many sequences, right beside
-    /// it. Such replies are compared with their like only.
+    /// Whether `tpot` comes from a matched step: one with the same number of sequences as a step of the other
+    /// arm right next to it. Such replies are compared only with each other.
     pub matched: bool,
 }
 

@@ -1,9 +1,9 @@
-//! What the operator wants of a rollout: the steps, the thresholds, the minimums.
+//! The rollout policy: the steps, the thresholds, the minimums.
 //!
-//! Plain, public fields, so that the config layer can fill them one by one; [`Policy::validate`]
-//! says which of them make no sense. It knows nothing of files or of how a value was typed. Why
-//! one check and not checked constructors for each field: the rules worth checking are about
-//! fields together and about plain ranges, and a machine given a bad policy refuses to start.
+//! The fields are plain and public, so that the config layer can fill them one by one. [`Policy::validate`]
+//! reports values that make no sense. This file does not know about config files or how a value was typed.
+//! There is one check and not a checked constructor per field because most rules concern several fields or
+//! plain ranges, and a machine with an invalid policy refuses to start.
 
 use std::fmt;
 use std::time::Duration;
@@ -16,19 +16,20 @@ use super::Weight;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum EvidenceRule {
-    /// Ratio and e-value: at most [`Policy::alpha`] of equal canaries are ever rolled back.
+    /// Ratio and e-value: at most [`Policy::alpha`] of equally good canaries are ever rolled back.
     EValue,
-    /// The bare ratio with minimums of requests and errors. It rolls back equal canaries often.
+    /// The plain ratio with minimums of requests and errors. It often rolls back canaries that are as good as
+    /// stable.
     None,
 }
 
-/// What a gate asks for.
+/// What a gate requires.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Mode {
-    /// Nothing speaks against the canary.
+    /// No evidence against the canary.
     BestEffort,
-    /// The canary is shown to be within the limits; takes many more requests.
+    /// Evidence that the canary is within the limits; takes many more requests.
     Strict,
 }
 
@@ -38,13 +39,13 @@ pub enum Mode {
 pub enum Advance {
     /// The gates.
     Auto,
-    /// An operator; the gates judge, say once per stage that they pass, and roll back.
+    /// An operator. The gates are still judged, report once per stage that they pass, and roll back.
     Manual,
-    /// Nobody: it judges and says what it would do. Only faults and operators act.
+    /// Nobody: decisions are only reported. Only faults and operators act.
     DryRun,
 }
 
-/// A point at which a person has to agree.
+/// A point at which a person has to confirm.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(from = "Option<Weight>", into = "Option<Weight>")]
 pub enum ConfirmAt {
@@ -69,49 +70,49 @@ impl From<ConfirmAt> for Option<Weight> {
     }
 }
 
-/// How a canary is judged. Defaults are those of the evidence document.
+/// How a canary is judged.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Policy {
     /// The canary's weights in order; strictly rising, at least one below 100 %, the last 100 %.
     pub steps: Vec<Weight>,
-    /// Least time at each weight before it is raised, and at 100 % before promotion.
+    /// Minimum time at each weight before it is raised, and at 100 % before promotion.
     pub bake: Duration,
-    /// Least counted canary requests at each weight before it is raised.
+    /// Minimum number of counted canary requests at each weight before it is raised.
     pub min_requests: u64,
     /// Who raises the weight.
     pub advance: Advance,
-    /// Where a person has to agree before the gates may go on.
+    /// Where a person has to confirm before the rollout continues.
     pub confirm: Vec<ConfirmAt>,
-    /// What the gates ask for.
+    /// What the gates require.
     pub mode: Mode,
     /// How errors become a rollback.
     pub evidence: EvidenceRule,
-    /// The share of equal canaries that may ever be rolled back, and the level of every other test;
-    /// e-values are held against 1/alpha.
+    /// The share of equally good canaries that may ever be rolled back, and the level of every other test;
+    /// e-values are compared with 1/alpha.
     pub alpha: f64,
-    /// At 100 %: the canary's error rate may be this many times an upper bound of what stable's was.
+    /// At 100 %: the canary's error rate may be this multiple of an upper bound of stable's earlier rate.
     pub alone_allowance: f64,
-    /// The largest part of an arm's sample that one API key may be while others are active. Below 1
-    /// a rollback has to stand without any one key, too.
+    /// The largest share of an arm's sample that one API key may have while others are active. Below 1, a
+    /// rollback must also hold without any one key.
     pub max_key_share: f64,
-    /// Only with [`EvidenceRule::None`]: least counted canary requests at a weight before errors can
-    /// roll back.
+    /// Only with [`EvidenceRule::None`]: minimum counted canary requests at a weight before errors can roll
+    /// back.
     pub rollback_min_requests: u64,
-    /// Only with [`EvidenceRule::None`]: least counted canary errors at a weight before errors can
-    /// roll back.
+    /// Only with [`EvidenceRule::None`]: minimum counted canary errors at a weight before errors can roll
+    /// back.
     pub rollback_min_errors: u64,
-    /// Roll back when the canary's error rate reaches this many times stable's.
+    /// Roll back when the canary's error rate reaches this multiple of stable's.
     pub max_error_ratio: f64,
-    /// Hold when the canary's p99 of TTFT or time per token exceeds this many times stable's.
+    /// Hold when the canary's p99 TTFT or time per token exceeds this multiple of stable's.
     pub max_latency_ratio: f64,
     /// Hold when the canary's median tokens/s falls below this share of stable's.
     pub min_throughput_ratio: f64,
-    /// First outcomes of a freshly loaded canary that stay out of every verdict.
+    /// Number of first outcomes of a freshly loaded canary that are left out of every verdict.
     pub warmup_requests: u64,
-    /// This many canary errors in a row while stable succeeds are a fault.
+    /// This many canary errors in a row while stable succeeds count as a fault.
     pub fault_streak: u32,
-    /// Within this time after a counted error, the same session's errors of that class are copies.
+    /// Within this time after a counted error, further errors of the same session and class are duplicates.
     pub dedup_window: Duration,
     /// Held this long past the bake time: one alert per stage.
     pub stall_after: Duration,
@@ -144,7 +145,7 @@ impl Default for Policy {
 }
 
 impl Policy {
-    /// Checks the fields against each other and against their ranges; names the first bad one.
+    /// Checks the fields against each other and against their ranges; the error names the first invalid one.
     pub fn validate(&self) -> Result<(), PolicyError> {
         self.validate_steps()?;
         for (field, value) in [
@@ -203,12 +204,12 @@ impl Policy {
         [5, 10, 20, 40, 80, 100].map(Weight).to_vec()
     }
 
-    /// What e-values are held against: ln(1/alpha).
+    /// What e-values are compared with: ln(1/alpha).
     pub(crate) fn log_limit(&self) -> f64 {
         -self.alpha.ln()
     }
 
-    /// Whether a person has to agree before the weight rises to `to`, or before promotion.
+    /// Whether a person has to confirm before the weight rises to `to`, or before promotion.
     pub(crate) fn asks_before(&self, to: Option<Weight>) -> bool {
         self.confirm.contains(&to.into())
     }
@@ -219,7 +220,7 @@ impl Policy {
     }
 }
 
-/// Why a policy makes no sense.
+/// Why a policy is invalid.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum PolicyError {
     /// There is no step, or the first is 0 %.
@@ -233,7 +234,7 @@ pub enum PolicyError {
     },
     /// The last step is not 100 %.
     LastStepNotFull,
-    /// 100 % is the only step: stable would never be measured beside the canary.
+    /// 100 % is the only step: stable would never be measured next to the canary.
     NoStepToCompare,
     /// A count that must be at least one is zero.
     Zero {
@@ -247,7 +248,7 @@ pub enum PolicyError {
         /// Its value.
         value: f64,
     },
-    /// A share that must be above zero and at most so much is not.
+    /// A share that must be above zero and at most `most` is not.
     ShareOutOfRange {
         /// The field's name.
         field: &'static str,
@@ -256,7 +257,7 @@ pub enum PolicyError {
         /// The most allowed.
         most: f64,
     },
-    /// A confirmation is asked for before a weight that is no step.
+    /// A confirmation is configured for a weight that is not a step.
     ConfirmNoStep {
         /// That weight.
         weight: Weight,

@@ -1,4 +1,4 @@
-//! What holds for every sequence of events, however long and however odd its clock.
+//! Properties that hold for every sequence of events, however long and with any clock.
 //!
 //! Two million steps: `SERIN_CASES=4200 cargo test --release --lib properties -- --nocapture`.
 
@@ -11,7 +11,7 @@ use proptest::test_runner::TestRunner;
 use super::testing::percent;
 use super::*;
 
-/// A small policy, so that a few hundred events can go all the way.
+/// A small policy, so that a few hundred events can complete a rollout.
 fn policy() -> Policy {
     Policy {
         bake: Duration::from_secs(10),
@@ -23,7 +23,7 @@ fn policy() -> Policy {
     }
 }
 
-/// The same in every mode that there is.
+/// The same policy in each mode.
 fn variant(which: u8) -> Policy {
     let some = percent(25);
     match which {
@@ -36,10 +36,10 @@ fn variant(which: u8) -> Policy {
     }
 }
 
-/// An event still to be fitted to the stage in force, after the clock has moved.
+/// An event that still has to be adapted to the current stage, after the clock has moved.
 #[derive(Debug, Clone)]
 enum Plan {
-    /// An outcome; its stage is the one in force minus this many.
+    /// An outcome; its stage is the current one minus this number.
     Outcome(Outcome, u64),
     /// This many good outcomes on each arm.
     Good(usize),
@@ -171,7 +171,7 @@ fn good(arm: Arm, stage: u64) -> Outcome {
     }
 }
 
-/// The plan as events of the stage in force.
+/// The plan as events of the current stage.
 fn events(plan: &Plan, stage: u64) -> Vec<Event> {
     match plan {
         Plan::Outcome(outcome, behind) => {
@@ -188,7 +188,7 @@ fn events(plan: &Plan, stage: u64) -> Vec<Event> {
 
 type Step = (Duration, Event, Result<Vec<Action>, StepError>);
 
-/// Runs the plans, checking each step against what must always hold; returns all steps.
+/// Runs the plans and checks each step against the invariants; returns all steps.
 fn run(policy: &Policy, plans: &[(Clock, Plan)]) -> Result<Vec<Step>, TestCaseError> {
     let mut rollout = Rollout::new(policy.clone());
     let mut now = Duration::from_secs(1000);
@@ -258,7 +258,7 @@ fn check(
     check_figures(policy, after)
 }
 
-/// An automatic raise: at a tick, not paused, baked, everything passed, exactly one step up.
+/// Checks an automatic raise: at a tick, not paused, baked, all gates passed, exactly one step up.
 fn check_raise(
     policy: &Policy,
     before: &View,
@@ -278,7 +278,7 @@ fn check_raise(
     Ok(())
 }
 
-/// The actions say all that changed: every new epoch comes with its weight, and only then.
+/// The actions report every change: each new epoch comes with its weight, and only then.
 fn check_actions(before: &View, actions: &[Action], after: &View) -> Result<(), TestCaseError> {
     let routed = actions.iter().find_map(|action| match action {
         Action::SetWeight { weight, stage } => Some((*weight, *stage)),
@@ -327,7 +327,7 @@ fn check_figures(policy: &Policy, view: &View) -> Result<(), TestCaseError> {
     Ok(())
 }
 
-/// How many sequences each property is tried on; `SERIN_CASES` sets it.
+/// How many sequences each property is tested with; `SERIN_CASES` sets it.
 fn cases() -> ProptestConfig {
     let given = std::env::var("SERIN_CASES").ok();
     let cases = given.map_or(64, |text| text.parse().expect("a number"));
@@ -379,7 +379,7 @@ proptest! {
     }
 }
 
-/// The generator is only worth something if it reaches every kind of ending.
+/// The generator is useful only if it reaches every kind of ending.
 #[test]
 fn the_sequences_go_everywhere() {
     let mut runner = TestRunner::deterministic();

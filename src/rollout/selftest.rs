@@ -1,8 +1,8 @@
 //! The A/A self-test: a rollout of stable against a second copy of itself.
 //!
-//! Everything is judged as ever and nothing is done about it; what would have been done is counted.
-//! It tells an operator how noisy this machine and this traffic are, before a real canary is judged
-//! on them. It does not know how the second copy came to be loaded.
+//! Everything is judged as usual, but no decision is carried out; the decisions are only counted. This tells
+//! an operator how noisy this machine and its traffic are, before a real canary is judged on them. It does
+//! not know how the second copy was loaded.
 
 use super::verdict::{GateState, Verdict};
 use super::window::ArmWindow;
@@ -15,16 +15,16 @@ const GATES: usize = 8;
 pub(crate) type Noise = [Option<f64>; 4];
 const MEASURES: [&str; 4] = ["ttft p50", "ttft p99", "tpot p50", "tpot p99"];
 
-/// What was noted so far.
+/// The results so far.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub(crate) struct SelfTest {
     stages: u32,
-    /// Stages at which each gate failed, and at which it lacked something, in the gates' order.
+    /// Number of stages at which each gate failed, and at which it was inconclusive, in the gates' order.
     failed: [u32; GATES],
     lacked: [u32; GATES],
-    /// The errors would have rolled back: a real rollout would have ended there.
+    /// The errors would have caused a rollback: a real rollout would have ended there.
     pub(crate) rolled_back: bool,
-    /// The least and the greatest ratio of each measure.
+    /// The smallest and the largest ratio of each measure.
     noise: [Option<(f64, f64)>; 4],
 }
 
@@ -45,7 +45,7 @@ pub(crate) fn noise(policy: &Policy, stable: &ArmWindow, canary: &ArmWindow) -> 
 }
 
 impl SelfTest {
-    /// One stage judged.
+    /// Records one judged stage.
     pub(crate) fn note(&mut self, verdict: &Verdict, noise: Noise) {
         self.stages += 1;
         for (at, gate) in verdict.gates.iter().enumerate().take(GATES) {
@@ -62,7 +62,7 @@ impl SelfTest {
         }
     }
 
-    /// In words and figures.
+    /// The report in words and figures.
     pub(crate) fn report(&self) -> String {
         use super::GateName::*;
         let names = [Bake, Requests, Errors, Ttft, Tpot, Throughput, Feedback, Retries];

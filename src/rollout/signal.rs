@@ -1,10 +1,9 @@
 //! Evidence over the stages of one rollout for one kind of bad event: errors, votes, retries.
 //!
-//! It keeps which weight was in force in which stage, so that an event that comes late still counts
-//! with the weight that its request was routed under, and begins a new component of the capital
-//! with every stage and every bake interval. Intervals without any event need none: a restart
-//! happens at the first event after the interval, so that idle time changes nothing. It does not
-//! know what a bad event is.
+//! It remembers the weight of each stage, so that a late event still counts with the weight that its request
+//! was routed under. It begins a new component of the capital with every stage and every bake interval. An
+//! interval without events needs no component: the restart happens at the first event after the interval, so
+//! idle time changes nothing. It does not know what a bad event is.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -12,7 +11,7 @@ use std::time::Duration;
 use super::evalue::{Bets, Capital, RUNGS, bets_above};
 use super::{Arm, Weight};
 
-/// Stages whose weight is remembered; what comes later than that is excluded.
+/// Number of stages whose weight is remembered; events of older stages are excluded.
 const STAGES: usize = 64;
 
 /// A stage's weight and the bets at it.
@@ -41,18 +40,18 @@ impl Stages {
         self.known.iter().rev().find(|known| known.epoch == epoch)
     }
 
-    /// The weight in force in that stage, if it is one of this rollout's latest.
+    /// The weight of that stage, if it is one of this rollout's recent stages.
     pub(crate) fn weight(&self, epoch: u64) -> Option<Weight> {
         self.find(epoch).map(|known| known.weight)
     }
 
-    /// The bets at a weight that was in force.
+    /// The bets at a weight that was used.
     pub(crate) fn bets(&self, weight: Weight) -> Option<Bets<RUNGS>> {
         self.known.iter().find(|known| known.weight == weight).and_then(|known| known.bets.clone())
     }
 }
 
-/// When components of the capital begin.
+/// Decides when components of the capital begin.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub(crate) struct Restarts {
     count: u32,
@@ -60,21 +59,21 @@ pub(crate) struct Restarts {
 }
 
 impl Restarts {
-    /// The number of the component that begins now, with a stage.
+    /// Begins a component with a stage; returns its number.
     pub(crate) fn begin(&mut self, now: Duration) -> u32 {
         self.count = self.count.saturating_add(1);
         self.since = now;
         self.count
     }
 
-    /// The number of the component that begins now, if the last began an `interval` ago. A clock
-    /// that went back reads as no time passed.
+    /// Begins a component if the last one began at least `interval` ago; returns its number. If the clock
+    /// went back, no time has passed.
     pub(crate) fn due(&mut self, now: Duration, interval: Duration) -> Option<u32> {
         (now.saturating_sub(self.since) >= interval && !interval.is_zero()).then(|| self.begin(now))
     }
 }
 
-/// Bad events of one kind, bet upon being more frequent on the canary.
+/// Bad events of one kind, with a bet that they are more frequent on the canary.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Signal {
     pub(crate) restarts: Restarts,
@@ -92,19 +91,19 @@ impl Signal {
         self.capital.restart(k);
     }
 
-    /// Begins a component if the last began an `interval` ago.
+    /// Begins a component if the last one began at least `interval` ago.
     pub(crate) fn begin_if_due(&mut self, now: Duration, interval: Duration) {
         if let Some(k) = self.restarts.due(now, interval) {
             self.capital.restart(k);
         }
     }
 
-    /// Begins component `k` of a count that is kept elsewhere.
+    /// Begins component `k`, for a counter that is kept elsewhere.
     pub(crate) fn restart(&mut self, k: u32) {
         self.capital.restart(k);
     }
 
-    /// One bad event of a request routed in stage `epoch`; nothing if the stage is unknown.
+    /// One bad event of a request routed in stage `epoch`; ignored if the stage is unknown.
     pub(crate) fn observe(&mut self, stages: &Stages, epoch: u64, arm: Arm, slot: Option<usize>) {
         if let Some(Known { bets: Some(bets), .. }) = stages.find(epoch) {
             let factors = if arm == Arm::Canary { &bets.hit } else { &bets.miss };
@@ -116,7 +115,7 @@ impl Signal {
         self.capital.log_e()
     }
 
-    /// ln of the least e-value that remains without any one slot of keys of those that matter.
+    /// ln of the smallest e-value that remains when any one of the selected slots of keys is left out.
     pub(crate) fn log_e_without(&self, matters: impl Fn(usize) -> bool) -> f64 {
         self.capital.log_e_without(matters)
     }

@@ -1,9 +1,8 @@
-//! One stage: a weight, its epoch, and what was seen at it.
+//! One stage: a weight, its epoch, and what was observed at it.
 //!
-//! It sorts outcomes and votes into what is counted and what is excluded and why; whether they
-//! amount to anything is for others to say. Why an epoch and not a comparison of weights or times:
-//! a reply may take minutes, so outcomes of the old weight keep coming after a change, and the same
-//! weight may be set twice.
+//! It sorts outcomes and votes into counted and excluded ones, with the reason; other files judge them. Why
+//! an epoch and not a comparison of weights or times: a reply may take minutes, so outcomes of the old weight
+//! keep arriving after a change, and the same weight may be set twice.
 
 use std::time::Duration;
 
@@ -11,20 +10,20 @@ use super::keys::{KeyCap, Seen, slot};
 use super::window::ArmWindow;
 use super::{Arm, Class, Outcome, Weight};
 
-/// What has been told of a stage, each once.
+/// What has been reported about a stage, each once.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) struct Told {
     /// Past the bake time and not all gates pass.
     pub(crate) held: bool,
-    /// The same, for long.
+    /// The same, for a long time.
     pub(crate) stalled: bool,
-    /// All gates pass, and somebody else has to act on it.
+    /// All gates pass, and an operator has to act on it.
     pub(crate) ready: bool,
-    /// A regression that leads to no rollback (dry run, self-test).
+    /// A regression without a rollback (dry run, self-test).
     pub(crate) regression: bool,
 }
 
-/// One weight's worth of a rollout.
+/// The part of a rollout at one weight.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Stage {
     pub(crate) epoch: u64,
@@ -34,16 +33,16 @@ pub(crate) struct Stage {
     /// Indexed by [`Arm::index`].
     pub(crate) arms: [ArmWindow; 2],
     pub(crate) streak: Streak,
-    /// The cap on any one key's part of the sample.
+    /// The cap on any one key's share of the sample.
     pub(crate) cap: KeyCap,
-    /// Who is active: keys, or sessions where there are none.
+    /// Who is active: keys, or sessions if there are no keys.
     parties: Seen,
-    /// An operator wants promotion as soon as the gates of this stage pass: by whom and why.
+    /// An operator wants promotion as soon as the gates of this stage pass: author and reason.
     pub(crate) promote_on_pass: Option<String>,
-    /// An operator agreed to the next raise.
+    /// An operator confirmed the next raise.
     pub(crate) confirmed: bool,
     pub(crate) told: Told,
-    /// Time of this stage in which the device was slowed down.
+    /// Time in this stage during which the device was throttled.
     pub(crate) throttled: Duration,
 }
 
@@ -72,18 +71,19 @@ impl Stage {
         &mut self.arms[arm.index()]
     }
 
-    /// Time at this weight; a clock that went back reads as none.
+    /// Time at this weight; zero if the clock went back.
     pub(crate) fn age(&self, now: Duration) -> Duration {
         now.saturating_sub(self.since)
     }
 
-    /// The device was slowed down for `time` until `now`, which may have begun before this stage did.
+    /// The device was throttled for `time` until `now`; this may have begun before the stage did.
     pub(crate) fn slowed(&mut self, now: Duration, time: Duration) {
         self.throttled = self.throttled.saturating_add(time).min(self.age(now)).max(self.throttled);
     }
 
-    /// Takes in a judged outcome of this stage that is no copy; `cold` ones are not in the sample,
-    /// but a canary that fails every one of its first requests is broken, not cold.
+    /// Records a judged outcome of this stage that is not a duplicate. `cold` outcomes are not in the sample,
+    /// but they do count for the fault streak: a canary that fails all of its first requests is broken, not
+    /// cold.
     pub(crate) fn take(&mut self, outcome: &Outcome, cold: bool, key_share: f64) {
         if outcome.class.counts() {
             self.parties.count(party(outcome));
@@ -100,11 +100,11 @@ impl Stage {
         }
     }
 
-    /// Whether at least `limit` canary errors came in a row while stable mostly succeeded. At 100 %
-    /// stable has no traffic to succeed with, and the streak alone is enough.
+    /// Whether at least `limit` canary errors came in a row while stable mostly succeeded. At 100 % stable
+    /// has no traffic, and the streak alone is enough.
     ///
-    /// A streak of one key (or, without keys, one session) counts only if nobody else is active:
-    /// one client with a poison prompt is not a broken model.
+    /// A streak of one key (or, without keys, one session) counts only if no other client is active: one
+    /// client with a poison prompt does not mean a broken model.
     pub(crate) fn is_fault(&self, limit: u32) -> bool {
         let Streak { errors, stable_ok, stable_errors, party, mixed } = self.streak;
         if errors < limit {
@@ -135,20 +135,20 @@ impl Stage {
     }
 }
 
-/// Whose request it was: the key's, or the session's where there is no key.
+/// Which party the request belongs to: its key, or its session if there is no key.
 fn party(outcome: &Outcome) -> Option<u64> {
     outcome.key.or(outcome.session)
 }
 
-/// Canary errors without a success in between, and how stable fared meanwhile.
+/// Canary errors without a success in between, and stable's results in the same time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) struct Streak {
     errors: u32,
     stable_ok: u64,
     stable_errors: u64,
-    /// Whose the first error was.
+    /// The party of the first error.
     party: Option<u64>,
-    /// The errors are not all of one known party.
+    /// The errors do not all belong to one known party.
     mixed: bool,
 }
 

@@ -1,11 +1,11 @@
-//! The few exact bounds that the gates rest on: order statistics, the Confidence Sequence Method.
+//! The few exact bounds that the gates rely on: order statistics and the Confidence Sequence Method.
 //!
-//! Pure numbers in, numbers out; it knows no arms, weights or histograms. Why exact binomial sums
-//! and not normal approximations everywhere: the counts that matter are small (three of sixty
-//! replies above a line), which is where an approximation errs. Where the sums would cost too much
-//! (some 60,000 samples for a tail of 1 %) the approximation is good to a rank or two.
+//! Numbers in, numbers out; it does not know about arms, weights or histograms. It uses exact binomial sums
+//! and not normal approximations because the counts that matter are small (three of sixty replies above a
+//! line), where an approximation is poor. Where the sums would cost too much (some 60,000 samples for a tail
+//! of 1 %), the approximation is accurate to a rank or two.
 
-/// Whether the binomial can be summed from its first term: a float still holds that.
+/// Whether the binomial can be summed from its first term without underflow.
 fn summable(n: u64, p: f64) -> bool {
     -(n as f64) * (-p).ln_1p() < 650.0
 }
@@ -24,10 +24,10 @@ pub(crate) fn ln_factorial(n: u64) -> f64 {
     (x - 0.5) * x.ln() - x + 0.918_938_533_204_672_7 + series - shift
 }
 
-/// Whether `s` of `n` speak against a share of `p` at level `alpha`, at whatever moment one looks:
-/// (n + 1) C(n, s) p^s (1 - p)^(n - s) < alpha (Ding, Gandy and Hahn, arXiv:1611.01675).
+/// Whether `s` of `n` contradict a share of `p` at level `alpha`, valid at any time: (n + 1) C(n, s) p^s (1 -
+/// p)^(n - s) < alpha (Ding, Gandy and Hahn, arXiv:1611.01675).
 ///
-/// It says that the share is not `p`; on which side it lies is for the caller to see from s / n.
+/// It says that the share is not `p`. The caller sees from s / n on which side it is.
 pub(crate) fn csm_rejects(n: u64, s: u64, p: f64, alpha: f64) -> bool {
     if n == 0 {
         return false;
@@ -38,7 +38,7 @@ pub(crate) fn csm_rejects(n: u64, s: u64, p: f64, alpha: f64) -> bool {
     ((n + 1) as f64).ln() + mass < alpha.ln()
 }
 
-/// The least count of `n` that speaks against a share of at most `p`; `None` if not even all do.
+/// The smallest count of `n` that contradicts a share of at most `p`; `None` if not even n does.
 pub(crate) fn csm_least(n: u64, p: f64, alpha: f64) -> Option<u64> {
     let mut low = (n as f64 * p).ceil() as u64;
     let mut high = n;
@@ -52,12 +52,12 @@ pub(crate) fn csm_least(n: u64, p: f64, alpha: f64) -> Option<u64> {
     Some(low)
 }
 
-/// How many of `n` samples may lie above the order statistic that bounds the quantile with tail
-/// share `p` from above with probability 1 - `delta`; `None` when even the largest does not (for
-/// p = 1 % and 5 % below n = 299).
+/// How many of `n` samples may be above the order statistic that bounds the quantile with tail share `p` from
+/// above with probability 1 - `delta`. `None` if not even the largest sample does (for p = 1 % and 5 %, below
+/// n = 299).
 ///
-/// The order statistic with m samples above it lies below the quantile iff at most m samples lie
-/// above the quantile, so m is the largest with P(Bin(n, p) <= m) <= delta.
+/// The order statistic with m samples above it is below the quantile iff at most m samples are above the
+/// quantile. So m is the largest with P(Bin(n, p) <= m) <= delta.
 pub(crate) fn tail_above(n: u64, p: f64, delta: f64) -> Option<u64> {
     if !summable(n, p) {
         return Some(normal_below(n, p));
@@ -78,8 +78,8 @@ pub(crate) fn tail_above(n: u64, p: f64, delta: f64) -> Option<u64> {
     }
 }
 
-/// How many of `n` samples may lie above the order statistic that bounds the same quantile from
-/// below: the least m with P(Bin(n, p) >= m + 1) <= delta, at most n - 1.
+/// How many of `n` samples may be above the order statistic that bounds the same quantile from below: the
+/// smallest m with P(Bin(n, p) >= m + 1) <= delta, at most n - 1.
 pub(crate) fn tail_below(n: u64, p: f64, delta: f64) -> u64 {
     if !summable(n, p) {
         let mean = n as f64 * p;
@@ -102,16 +102,16 @@ fn normal_below(n: u64, p: f64) -> u64 {
     (mean - 1.645 * (mean * (1.0 - p)).sqrt() - 1.0).max(0.0) as u64
 }
 
-/// The ranks, from 1, of the order statistics that enclose the median with 95 % (normal
-/// approximation with a step outwards; below six samples the extremes, which enclose it with less).
+/// The ranks, from 1, of the order statistics that enclose the median with 95 % confidence (normal
+/// approximation, rounded outwards; below six samples the extremes, with less confidence).
 pub(crate) fn median_ranks(n: u64) -> (u64, u64) {
     let half = 0.98 * (n as f64).sqrt();
     let low = ((n as f64 / 2.0 - half).floor() as u64).max(1);
     (low.min(n), (n + 1).saturating_sub(low).max(1))
 }
 
-/// An upper bound of a share of which `k` of `n` were seen, wrong with probability `delta` at most:
-/// the u with n KL(k/n, u) = ln(1/delta) (Chernoff's bound). 1 without samples.
+/// An upper bound of a share, given that `k` of `n` were observed; wrong with probability at most `delta`. It
+/// is the u with n KL(k/n, u) = ln(1/delta) (Chernoff's bound). 1 without samples.
 pub(crate) fn share_upper(k: u64, n: u64, delta: f64) -> f64 {
     if n == 0 {
         return 1.0;

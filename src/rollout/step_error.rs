@@ -1,15 +1,15 @@
-//! Why a command was refused, in words that say what to do instead.
+//! Why an order was refused, with a text that says what to do instead.
 //!
-//! One enum for the whole machine; which HTTP status it becomes is for the edge to know.
+//! One enum for the whole machine. The HTTP layer decides on the status.
 
 use std::fmt;
 
 use super::{Phase, PolicyError};
 
-/// Why an operator's command, or a start, makes no sense now; the text says what to do.
+/// Why an operator's order, or a start, is not possible now; the text says what to do.
 #[derive(Debug, Clone, PartialEq)]
 pub enum StepError {
-    /// A rollout runs already.
+    /// A rollout is already running.
     AlreadyRunning {
         /// Its id.
         rollout: String,
@@ -18,18 +18,18 @@ pub enum StepError {
     Policy(PolicyError),
     /// No rollout runs: none yet, or the last one has ended.
     NotRunning {
-        /// Where the last rollout stands.
+        /// The state of the last rollout.
         phase: Phase,
     },
-    /// Promotion by the gates was asked for while paused.
+    /// Promotion by the gates was requested while paused.
     Paused,
-    /// Promotion by the gates was asked for at a weight of zero.
+    /// Promotion by the gates was requested at a weight of zero.
     NoTraffic,
-    /// A confirmation was given where the policy asks for none.
+    /// A confirmation was given, but the policy requires none.
     NothingToConfirm,
-    /// There is no promotion to take back.
+    /// There is no promotion to undo.
     NothingToUndo,
-    /// Promotion was asked for in a self-test.
+    /// Promotion was requested in a self-test.
     SelfTest,
 }
 

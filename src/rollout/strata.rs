@@ -1,18 +1,18 @@
 //! Errors and requests by stratum, one per bake interval of a stage, and the ratio over them.
 //!
-//! Counts of different weights or hours are never added up: with a base rate that drifts during a
-//! ramp two equal models show a ratio of 2 (Simpson). The ratio is Mantel and Haenszel's,
-//! sum(a n_s / N) / sum(b n_c / N). It may be asked for over all strata or from one on: a canary
-//! that broke after eight healthy intervals must not be shielded by them, so a rollback looks at
-//! the strata since the restart that the evidence speaks loudest from. Memory is bounded: the
-//! oldest strata are folded into sums, which the ratio over all needs and no restart can ask for.
+//! Counts of different weights or hours are never pooled: with a base rate that drifts during a ramp, two
+//! equal models would show a ratio of 2 (Simpson's paradox). The ratio is that of Mantel and Haenszel, sum(a
+//! n_s / N) / sum(b n_c / N). It can be computed over all strata or from a given one on. A rollback uses the
+//! strata since the restart with most of the evidence, because eight healthy intervals must not hide a canary
+//! that broke afterwards. Memory is bounded: the oldest strata are merged into sums, which are enough for the
+//! ratio over all strata.
 
 use std::collections::VecDeque;
 
 use super::evalue::{Bets, RUNGS, SLOTS, ln_sum};
 use super::{Arm, Weight};
 
-/// Strata kept one by one.
+/// Number of strata kept individually.
 const KEPT: usize = 64;
 
 /// One bake interval at one weight; arrays by [`Arm::index`].
@@ -20,7 +20,7 @@ const KEPT: usize = 64;
 struct Stratum {
     epoch: u64,
     weight: Weight,
-    /// The restart of the evidence that began with it.
+    /// The restart of the evidence that began with this stratum.
     restart: u32,
     requests: [u64; 2],
     errors: [u64; 2],
@@ -28,7 +28,7 @@ struct Stratum {
     by_slot: Box<[u32; SLOTS]>,
 }
 
-/// The strata that the evidence speaks from.
+/// The strata that contribute to the evidence.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Span {
     pub(crate) ratio: Ratio,
@@ -54,7 +54,7 @@ impl Share {
         }
     }
 
-    /// Whether more than `most` of the errors are this slot's.
+    /// Whether this slot has more than the share `most` of the errors.
     pub(crate) fn exceeds(&self, slot: usize, most: f64) -> bool {
         f64::from(self.by_slot[slot]) > most * self.errors as f64
     }
@@ -75,17 +75,17 @@ pub(crate) struct Ratio {
 }
 
 impl Ratio {
-    /// The ratio; `None` without stable errors to divide by.
+    /// The ratio; `None` if stable has no errors.
     pub(crate) fn value(&self) -> Option<f64> {
         (self.stable > 0.0).then(|| self.canary / self.stable)
     }
 
-    /// Whether it is at least `limit`; an infinite one is.
+    /// Whether it is at least `limit`; an infinite ratio is.
     pub(crate) fn reaches(&self, limit: f64) -> bool {
         self.canary > 0.0 && self.canary >= limit * self.stable
     }
 
-    /// Canary errors against none of stable's.
+    /// The canary has errors and stable has none.
     pub(crate) fn is_infinite(&self) -> bool {
         self.canary > 0.0 && self.stable == 0.0
     }
@@ -108,7 +108,7 @@ pub(crate) struct Strata {
     /// Requests and errors over the whole rollout, by [`Arm::index`].
     pub(crate) requests: [u64; 2],
     pub(crate) errors: [u64; 2],
-    /// Errors by weight, `[stable, canary]`; as many entries as weights were used.
+    /// Errors by weight, `[stable, canary]`; one entry per weight that was used.
     pub(crate) by_weight: Vec<(Weight, [f64; 2])>,
 }
 
@@ -123,8 +123,8 @@ impl Strata {
         self.kept.push_back(Stratum { epoch, weight, restart, requests, errors, by_slot });
     }
 
-    /// Counts an outcome in the latest stratum of its stage. One whose stage has been folded away
-    /// counts in the totals only.
+    /// Counts an outcome in the latest stratum of its stage. If that stage has been merged away, the outcome
+    /// counts only in the totals.
     pub(crate) fn count(
         &mut self,
         (epoch, weight): (u64, Weight),
@@ -207,7 +207,7 @@ mod tests {
 
     #[test]
     fn strata_are_never_pooled() {
-        // Equal models, 0.2 % at 5 %, 3 % at 50 %: pooled 31 in 1,100 against 34 in 2,900 is 2.4.
+        // Equal models, 0.2 % at 5 %, 3 % at 50 %: pooled, 31 in 1,100 against 34 in 2,900 is 2.4.
         let mut strata = Strata::default();
         strata.begin(1, weight(5), 1);
         add(&mut strata, 1, weight(5), Arm::Stable, 4, 2000);

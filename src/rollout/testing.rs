@@ -1,4 +1,4 @@
-//! A rollout with a clock that tests turn, and short words for what they look at.
+//! A rollout with a clock that tests control, and short helpers for what they check.
 
 use std::time::Duration;
 
@@ -6,7 +6,7 @@ use super::*;
 
 pub(super) const SECOND: Duration = Duration::from_secs(1);
 
-/// A machine with a clock that the test turns.
+/// A machine with a clock that the test controls.
 #[derive(Clone)]
 pub(super) struct Trial {
     pub(super) rollout: Rollout,
@@ -27,7 +27,7 @@ impl Trial {
         Trial::start(Policy { warmup_requests: 0, ..Policy::default() })
     }
 
-    /// The same under the bare rule.
+    /// The same with the plain rule.
     pub(super) fn bare() -> Trial {
         let evidence = EvidenceRule::None;
         Trial::start(Policy { warmup_requests: 0, evidence, ..Policy::default() })
@@ -78,8 +78,8 @@ impl Trial {
         }
     }
 
-    /// Bakes to the end with a full sample of both arms, `canary` being what the canary answers
-    /// with, and ticks.
+    /// Bakes to the end with a full sample of both arms, then ticks; `canary` is the outcome of every canary
+    /// request.
     pub(super) fn bake(&mut self, canary: Outcome) -> Vec<Action> {
         self.oks(Arm::Stable, 300);
         self.send(300, canary);
@@ -92,13 +92,13 @@ impl Trial {
         self.bake(canary)
     }
 
-    /// One second of `rate` requests, split by the weight in force, and the tick that ends it.
+    /// One second of `rate` requests, split by the current weight, and the tick that ends it.
     pub(super) fn second(&mut self, rate: u64) -> Vec<Action> {
         self.now += SECOND;
         let mut actions = Vec::new();
         for _ in 0..rate {
             self.sent += 1;
-            // 37 and 100 share no factor: every 100 requests meet every point once.
+            // 37 and 100 are coprime: every 100 requests hit every point once.
             let canary = self.sent * 37 % 100 < u64::from(self.rollout.weight().percent());
             let arm = if canary { Arm::Canary } else { Arm::Stable };
             actions.extend(self.oks(arm, 1));

@@ -1,4 +1,4 @@
-//! Whole rollouts by example: a trial feeds a machine and keeps what came out.
+//! Whole rollouts by example: a trial feeds a machine and keeps the resulting actions.
 
 use std::time::Duration;
 
@@ -37,7 +37,7 @@ fn a_good_canary_rises_with_the_bake_time_and_is_promoted() {
 fn with_little_traffic_the_requests_decide_when() {
     let mut trial = Trial::start(Policy::default());
     let started = trial.now;
-    // 5 % of 4 a second: 310 canary requests, ten of them warm-up, take 1,550 s.
+    // 5 % of 4 per second: 310 canary requests, ten of them warm-up, take 1,550 s.
     let mut held = None;
     while trial.weight() == 5 {
         let actions = trial.second(4);

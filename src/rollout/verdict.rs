@@ -1,8 +1,8 @@
-//! The shape of a verdict: eight gates, three values, every figure beside its threshold.
+//! The form of a verdict: eight gates, four states, every figure with its threshold.
 //!
-//! Plain data and how the gates combine; how each gate is computed is in `gates`. Why three values
-//! and not two: "not enough seen yet" must neither promote nor accuse. A gate that has nothing to
-//! judge says so (`NotJudged`) and does not block.
+//! Plain data, and the rule that combines the gates; `gates` computes each of them. There is a third result
+//! besides pass and fail because "not enough data yet" must neither promote nor accuse. A gate that has
+//! nothing to judge says so (`NotJudged`) and does not block.
 
 use std::fmt;
 
@@ -10,14 +10,14 @@ use serde::{Deserialize, Serialize};
 
 use super::Counts;
 
-/// What all gates together amount to.
+/// The combined result of all gates.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Overall {
     /// Every gate that is judged passes.
     Pass,
     /// At least one gate fails.
     Fail,
-    /// None fails, at least one lacks something; or nothing is judged at all.
+    /// No gate fails, but at least one lacks data; or no gate is judged.
     Inconclusive,
 }
 
@@ -37,13 +37,14 @@ impl Overall {
 pub struct Verdict {
     /// One entry per gate, in the order of [`GateName`]; empty when no rollout runs.
     pub gates: Vec<Gate>,
-    /// What the stage counted on each arm, and what it left out and why; by
+    /// What the stage counted on each arm, and what it excluded and why; by
     /// [`Arm::index`](super::Arm::index).
     pub counts: Box<[Counts; 2]>,
 }
 
 impl Verdict {
-    /// The gates combined: one failure fails, one lack is inconclusive, no gates are inconclusive.
+    /// The gates combined: any failure fails, any gate without enough data is inconclusive, no gates are
+    /// inconclusive.
     pub fn overall(&self) -> Overall {
         let has = |test: fn(&GateState) -> bool| self.gates.iter().any(|gate| test(&gate.state));
         if has(|state| matches!(state, GateState::Fail(_))) {
@@ -62,7 +63,7 @@ impl Verdict {
         self.gates.iter().find(|gate| gate.name == name)
     }
 
-    /// What stands in the way, one text per gate that fails or lacks something, joined by `; `.
+    /// What blocks a raise: one text per gate that fails or lacks data, joined by `; `.
     pub fn blocking(&self) -> String {
         let texts: Vec<String> = self.gates.iter().filter_map(Gate::blocking).collect();
         texts.join("; ")
@@ -93,7 +94,7 @@ pub enum GateName {
     Throughput,
     /// Thumbs-down rate against stable's.
     Feedback,
-    /// How often users ask for an answer again, against stable's.
+    /// How often users regenerate an answer, compared with stable.
     Retries,
 }
 
@@ -119,17 +120,17 @@ impl fmt::Display for GateName {
     }
 }
 
-/// What one gate says.
+/// The result of one gate.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum GateState {
     /// Met.
     Pass,
-    /// Not met: why, with figures.
+    /// Not met: the reason, with figures.
     Fail(String),
-    /// Cannot be said yet, which holds the weight: what is missing.
+    /// Not known yet, which holds the weight: what is missing.
     Inconclusive(String),
-    /// There is nothing to judge, which does not hold the weight: why not.
+    /// Nothing to judge, which does not hold the weight: the reason.
     NotJudged(String),
 }
 
@@ -149,21 +150,21 @@ impl GateState {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Gate {
-    /// Which.
+    /// Its name.
     #[serde(rename = "gate")]
     pub name: GateName,
-    /// What it says.
+    /// Its result.
     pub state: GateState,
     /// The figure judged: seconds for `bake`, a count for `requests`, otherwise the ratio canary /
     /// stable. `None` when it cannot be formed or is infinite (the text says which); never NaN.
     pub value: Option<f64>,
-    /// What the figure is held against, in the same unit.
+    /// The limit for the figure, in the same unit.
     pub threshold: Option<f64>,
-    /// The e-value behind the state, held against 1/alpha; `None` for gates that have none.
+    /// The e-value behind the state, compared with 1/alpha; `None` for gates without one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub evidence: Option<f64>,
-    /// What the data do not speak against, in the unit of `value`: lower and upper end. `None` when
-    /// an end is unknown or infinite (the text says which).
+    /// The range of values that the data do not contradict, in the unit of `value`: lower and upper end.
+    /// `None` if an end is unknown or infinite (the text says which).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub interval: Option<(f64, f64)>,
     /// One line for people, with figures and units.
@@ -173,7 +174,7 @@ pub struct Gate {
 }
 
 impl Gate {
-    /// A gate without figures beyond its state.
+    /// A gate with a state but no figures.
     pub(crate) fn bare(name: GateName, state: GateState) -> Gate {
         let text = match &state {
             GateState::Pass => String::new(),

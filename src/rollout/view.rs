@@ -1,7 +1,7 @@
-//! Everything that a status page or a terminal view shows of a rollout, in one plain value.
+//! Everything that a status page or a terminal shows of a rollout, as one plain value.
 //!
-//! It knows neither colours nor wire formats. Why a copy and not getters on the machine: the view
-//! crosses threads and must be of one moment.
+//! It knows neither colours nor wire formats. It is a copy, and not a set of getters on the machine, because
+//! the view crosses threads and must be consistent.
 
 use std::time::Duration;
 
@@ -9,41 +9,41 @@ use super::histogram::Latency;
 use super::window::ArmWindow;
 use super::{Arm, Counts, Decision, Forecast, Phase, Verdict, Weight};
 
-/// A rollout at one moment.
+/// A rollout at one point in time.
 #[derive(Debug, Clone, PartialEq)]
 pub struct View {
-    /// Where it stands.
+    /// Its state.
     pub phase: Phase,
-    /// The id of the rollout that runs or ran last.
+    /// The id of the current or last rollout.
     pub rollout: Option<String>,
     /// Whether it is, or was, a self-test.
     pub self_test: bool,
     /// The canary's share.
     pub weight: Weight,
-    /// The stage epoch in force.
+    /// The current stage epoch.
     pub stage: u64,
-    /// The index into `steps` of the present weight; `None` when no step has it.
+    /// The index in `steps` of the current weight; `None` if no step has it.
     pub step: Option<usize>,
     /// The planned weights.
     pub steps: Vec<Weight>,
     /// Time at this weight; in a terminal phase, time since the end; zero when idle.
     pub stage_age: Duration,
-    /// Time at this weight in which the device was slowed down.
+    /// Time at this weight during which the device was throttled.
     pub throttled: Duration,
-    /// The bake time asked for.
+    /// The required bake time.
     pub bake: Duration,
     /// Whether an operator ordered promotion as soon as this stage's gates pass.
     pub promotion_ordered: bool,
-    /// Whether the next raise, or the promotion, needs an operator's confirmation and has not got it.
+    /// Whether the next raise, or the promotion, still needs an operator's confirmation.
     pub awaiting_confirm: bool,
     /// Both arms, indexed by [`Arm::index`]; in a terminal phase, those of the last stage.
     pub arms: [ArmView; 2],
-    /// At 100 % there is no concurrent stable traffic: the frozen figures of stable, from the last
-    /// stage below, that the canary is compared with. `None` below 100 %.
+    /// At 100 % there is no concurrent stable traffic. These are stable's frozen figures from the last stage
+    /// below, which the canary is compared with. `None` below 100 %.
     pub reference: Option<ArmView>,
-    /// What can be told by now, and when the gates can decide; `None` unless a rollout runs.
+    /// What the data can show so far, and when the gates can decide; `None` unless a rollout runs.
     pub forecast: Option<Forecast>,
-    /// The judgement; in a terminal phase the one that the last decision rests on.
+    /// The verdict; in a terminal phase, the one that the last decision is based on.
     pub verdict: Verdict,
     /// The last decision taken.
     pub last_decision: Option<Decision>,
@@ -59,9 +59,9 @@ impl View {
 /// One arm in the current stage.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ArmView {
-    /// Which.
+    /// The arm.
     pub arm: Arm,
-    /// What was counted, and what was not and why, in the current stage.
+    /// What was counted in the current stage, and what was excluded and why.
     pub counts: Counts,
     /// The same over the whole rollout.
     pub total: Counts,

@@ -1,8 +1,8 @@
-//! What is remembered of a stage: counts and latencies per arm, and the errors already charged.
+//! The data of a stage: counts and latencies per arm, and the errors already charged.
 //!
-//! It decides nothing; `gates` and `evidence` read it. Why one window per stage and not a sliding
-//! one: a verdict is about one weight, and counts pooled over weights compare different hours of
-//! traffic as if they were one.
+//! It decides nothing; `gates` and `evidence` read it. There is one window per stage and not a sliding one
+//! because a verdict is about one weight. Counts pooled over weights would compare different hours of traffic
+//! as if they were one.
 
 use std::collections::{HashMap, VecDeque};
 use std::time::Duration;
@@ -12,21 +12,21 @@ use serde::{Deserialize, Serialize};
 use super::histogram::Histogram;
 use super::{Arm, Class, Outcome};
 
-/// What was counted on one arm, and what was not and why.
+/// What was counted on one arm, and what was excluded and why.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Counts {
     /// Judged requests that succeeded or erred: the error rate's denominator.
     pub requests: u64,
-    /// Those that erred.
+    /// Those that ended in an error.
     pub errors: u64,
-    /// Copies of an error already counted for the same session and class; in no rate.
+    /// Duplicates of an error already counted for the same session and class; in no rate.
     pub deduplicated: u64,
-    /// Judged requests whose client went away; in no rate.
+    /// Judged requests whose client disconnected; in no rate.
     pub cancels: u64,
-    /// Judged requests refused for lack of room or readiness; in no rate.
+    /// Judged requests refused because the server was full or not ready; in no rate.
     pub rejected: u64,
-    /// Judged requests that were at fault themselves; in no rate.
+    /// Judged requests that were invalid; in no rate.
     pub invalid: u64,
     /// Outcomes, votes and retries of another stage's epoch: in no count here.
     pub other_stage: u64,
@@ -34,9 +34,9 @@ pub struct Counts {
     pub unjudged: u64,
     /// Judged requests of a freshly loaded canary, excluded.
     pub warmup: u64,
-    /// Judged requests of a key that is too large a part of the sample, excluded from it.
+    /// Judged requests of a key with too large a share of the sample, excluded from it.
     pub over_share: u64,
-    /// Answers that a user asked for again.
+    /// Answers that a user regenerated.
     pub retries: u64,
     /// Tokens of the successful answers.
     pub output_tokens: u64,
@@ -99,8 +99,8 @@ impl Counts {
 
 /// Whether the canary's rate is at least `limit` times stable's, each given as (part, whole).
 ///
-/// Multiplied out, so that nothing is divided by: a stable rate of zero makes any canary rate
-/// infinitely worse, and with nothing on either side there is nothing to compare.
+/// The comparison is multiplied out to avoid a division. If stable's rate is zero, any canary rate is
+/// infinitely worse; if there is nothing on either side, there is nothing to compare.
 pub(crate) fn rate_reaches(limit: f64, stable: (u64, u64), canary: (u64, u64)) -> bool {
     let cross = |part: u64, whole: u64| part as f64 * whole as f64;
     stable.1 > 0 && canary.0 > 0 && cross(canary.0, stable.1) >= limit * cross(stable.0, canary.1)
@@ -147,20 +147,20 @@ impl ArmWindow {
         }
     }
 
-    /// Whether this canary is to be compared with `stable` by replies with a matched step: both have enough of
-    /// them, or most of the canary's are such.
+    /// Whether to compare this canary with `stable` by replies with a matched step: if both have enough of
+    /// them, or if most of the canary's replies have one.
     ///
-    /// Matched steps can be compared whatever the traffic of each arm is. Where there is too little of it for both to
-    /// run at once, each runs alone, and that is alike too.
+    /// Matched steps can be compared whatever the traffic of each arm. With too little traffic for both to
+    /// run at once, each arm runs alone, and the replies can be compared directly.
     pub(crate) fn by_matched(&self, stable: &ArmWindow, enough: u64) -> bool {
         let enough = self.matched_tpot.count().min(stable.matched_tpot.count()) >= enough;
         enough || 2 * self.matched_tpot.count() > self.tpot.count()
     }
 
-    /// Takes in a judged outcome of this stage that is no copy of an earlier error.
+    /// Records a judged outcome of this stage that is not a duplicate of an earlier error.
     ///
-    /// Latencies are taken whatever the class: a client that gives up on a slow reply must not
-    /// make the arm look faster. Requests that never ran have none.
+    /// Latencies are recorded whatever the class: a client that gives up on a slow reply must not make the
+    /// arm look faster. Requests that never ran have none.
     pub(crate) fn record(&mut self, outcome: &Outcome) {
         let counts = &mut self.counts;
         match outcome.class {
@@ -193,7 +193,7 @@ impl ArmWindow {
         }
     }
 
-    /// Takes in the latencies of another stage, and not its counts.
+    /// Adds the latencies of another stage, but not its counts.
     pub(crate) fn absorb_latencies(&mut self, other: &ArmWindow) {
         self.ttft.absorb(&other.ttft);
         self.tpot.absorb(&other.tpot);
@@ -202,20 +202,21 @@ impl ArmWindow {
         self.matched_tpot.absorb(&other.matched_tpot);
     }
 
-    /// The median decode rate in tokens per second, a lower bound within 0.4 %: the reciprocal of
-    /// the median time per token, which is never zero.
+    /// The median decode rate in tokens per second, a lower bound within 0.4 %: the reciprocal of the median
+    /// time per token, which is never zero.
     pub(crate) fn tokens_per_second(&self) -> Option<f64> {
         tokens_per_second(&self.tpot)
     }
 }
 
-/// How many charged errors are remembered. When full the oldest is forgotten first, so that a copy
-/// of it would be counted again: wrong towards caution, and only above 8,192 errors a window.
+/// How many charged errors are remembered. When the list is full, the oldest is forgotten, so a duplicate of
+/// it would be counted again. This errs on the side of caution, and happens only above 8,192 errors per
+/// window.
 const REMEMBERED_ERRORS: usize = 8192;
 
 type ErrorKey = (Arm, u64, Class);
 
-/// The errors charged lately, so that one poison prompt retried is one error.
+/// The errors charged recently, so that a poison prompt that is retried counts as one error.
 ///
 /// Kept over the whole rollout: a retry does not become a new error because the weight rose.
 #[derive(Debug, Clone, PartialEq, Default)]
@@ -225,8 +226,8 @@ pub(crate) struct Charged {
 }
 
 impl Charged {
-    /// Whether this error is a copy of one charged less than `window` ago. If not it is charged
-    /// now; a copy does not prolong the window. A clock that went back reads as no time passed.
+    /// Whether this error duplicates one charged less than `window` ago. If not, it is charged now. A
+    /// duplicate does not extend the window. If the clock went back, no time has passed.
     pub(crate) fn is_copy(&mut self, now: Duration, window: Duration, key: ErrorKey) -> bool {
         let fresh = |at: Duration| now.saturating_sub(at) < window;
         if self.at.get(&key).is_some_and(|at| fresh(*at)) {

@@ -1,10 +1,12 @@
 //! Which arm answers a request: a deterministic function of (rollout, key, weight).
 //!
-//! No I/O, no state, no randomness of its own: whoever calls brings the key or the draw. A sticky
-//! key is hashed together with the rollout's id to a point in [0, 1) and goes to the canary when
-//! the point lies below the weight. Why a threshold on a fixed point and not a table of sessions
-//! or a fresh draw: raising the weight only ever adds sessions to the canary, nothing has to be
-//! remembered, a replay routes alike, and another rollout picks other sessions first.
+//! No I/O, no state, no randomness of its own: the caller provides the key or the random draw. A sticky key
+//! is hashed together with the rollout's id to a point in [0, 1), and goes to the canary if the point is
+//! below the weight.
+//!
+//! Why a threshold on a fixed point and not a table of sessions or a fresh draw: raising the weight only ever
+//! adds sessions to the canary, nothing has to be remembered, a replay routes in the same way, and another
+//! rollout picks other sessions first.
 
 use std::fmt;
 
@@ -12,35 +14,35 @@ use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
 
 use crate::rollout::{Arm, Weight};
 
-/// What the choice depends on.
+/// The input of the choice.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct RouteInput<'a> {
     /// The rollout's id.
     pub rollout: &'a str,
     /// The session key. `None` and the empty key mean no session: `draw` decides.
     pub key: Option<&'a str>,
-    /// An arm that the client asks for by name.
+    /// An arm that the client requests by name.
     pub pin: Option<Arm>,
     /// Uniform in [0, 1), used when there is no key.
     pub draw: f64,
-    /// The canary's share in force.
+    /// The canary's current share.
     pub weight: Weight,
     /// Whether the canary is loaded and takes requests.
     pub canary_up: bool,
 }
 
-/// Where a request goes and what decided it.
+/// Where a request goes and why.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Route {
     /// The arm that answers.
     pub arm: Arm,
-    /// Whether the session key decides: the same key meets the same arm while the weight stays.
+    /// Whether the session key decided: while the weight stays, the same key gets the same arm.
     pub sticky: bool,
-    /// Whether the client asked for the arm; its outcome then takes part in no verdict.
+    /// Whether the client requested the arm; its outcome is then not part of any verdict.
     pub pinned: bool,
 }
 
-/// The canary was asked for by name and there is none to answer.
+/// The canary was requested by name, but there is none.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct NoCanary;
 
@@ -64,7 +66,7 @@ pub fn pick(input: &RouteInput<'_>) -> Result<Route, NoCanary> {
     }
     let key = input.key.filter(|key| !key.is_empty());
     let point = key.map_or(input.draw, |key| point(input.rollout, key));
-    // A draw that is no number compares as false and goes to stable.
+    // A NaN draw compares as false and goes to stable.
     let arm =
         if input.canary_up && point < input.weight.fraction() { Arm::Canary } else { Arm::Stable };
     Ok(Route { arm, sticky: key.is_some(), pinned: false })
@@ -75,7 +77,7 @@ pub fn session_hash(key: &str) -> u64 {
     xxh3_64(key.as_bytes())
 }
 
-/// Where a key lies in [0, 1) under a rollout: 53 bits of a hash, so that every value is exact.
+/// The point of a key in [0, 1) for a rollout: 53 bits of a hash, so that every value is exact.
 fn point(rollout: &str, key: &str) -> f64 {
     let hash = xxh3_64_with_seed(key.as_bytes(), xxh3_64(rollout.as_bytes()));
     (hash >> 11) as f64 / (1u64 << 53) as f64
@@ -95,14 +97,14 @@ mod tests {
         pick(input).expect("nothing is pinned").arm
     }
 
-    /// Within four standard deviations of a binomial share; the inputs are fixed, so is the answer.
+    /// Within four standard deviations of a binomial share; the inputs are fixed, and so is the result.
     fn assert_share(hits: u64, of: u64, share: f64) {
         let (of, hits) = (of as f64, hits as f64);
         let sigma = (of * share * (1.0 - share)).sqrt();
         assert!((hits - of * share).abs() <= 4.0 * sigma, "{hits} of {of}, share {share}");
     }
 
-    /// A plain generator for draws (splitmix64), so that the tests need no other.
+    /// A simple generator for draws (splitmix64), so that the tests need no dependency.
     fn draws(seed: u64) -> impl Iterator<Item = f64> {
         (1u64..).map(move |i| {
             let mut z = seed.wrapping_add(i.wrapping_mul(0x9E37_79B9_7F4A_7C15));

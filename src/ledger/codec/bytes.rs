@@ -1,11 +1,11 @@
-//! Bytes in and out: single, fixed, varints of up to 128 bits, texts.
+//! Reading and writing bytes: single bytes, fixed arrays, varints of up to 128 bits, texts.
 //!
-//! It knows nothing of events. Varints are LEB128, seven bits a byte, lowest first; signed ones are
-//! folded so that small differences of either sign stay short.
+//! It does not know about events. Varints are LEB128: seven bits per byte, lowest first. Signed ones are
+//! zigzag-encoded, so that small differences of either sign stay short.
 
 use super::CodecError;
 
-/// Grows a buffer.
+/// Writes to a buffer.
 #[derive(Debug)]
 pub(super) struct Writer(Vec<u8>);
 
@@ -52,7 +52,7 @@ impl Writer {
     }
 }
 
-/// Takes a buffer apart.
+/// Reads from a buffer.
 #[derive(Debug)]
 pub(super) struct Reader<'a>(&'a [u8]);
 
@@ -88,7 +88,7 @@ impl<'a> Reader<'a> {
         for shift in (0..128).step_by(7) {
             let byte = self.byte()?;
             let bits = u128::from(byte & 0x7f);
-            // Too large, or longer than it need be.
+            // Too large, or longer than necessary.
             if bits << shift >> shift != bits || (byte == 0 && shift > 0) {
                 break;
             }

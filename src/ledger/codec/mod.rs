@@ -1,13 +1,14 @@
-//! The journal's binary form: events with their times, a batch at a time, exactly.
+//! The journal's binary format: batches of events with their times, without loss.
 //!
-//! It knows the rollout's events and bytes, nothing of files. Times are nanoseconds, each the
-//! difference to the one before, so that a replay sees the very numbers that the machine saw. Why
-//! not JSON or a general format: the journal holds every request of a rollout, and at some 25 bytes
-//! each a day of traffic is worth keeping. Why the decoder trusts nothing: the file may be damaged,
-//! and a damaged journal must be an error, not a panic and not a gigabyte.
+//! It knows the rollout's events and bytes, but not files. Times are nanoseconds, stored as the difference to
+//! the previous event, so that a replay sees exactly the numbers that the machine saw.
 //!
-//! A batch is: version, index of its first event in the rollout, count, events. An event is a tag
-//! byte whose high bits hold small fields, the time's difference, then what the kind needs.
+//! Why not JSON or a general format: the journal holds every request of a rollout, and at about 25 bytes each
+//! a day of traffic is worth keeping. The decoder trusts nothing, because the file may be damaged: a damaged
+//! journal must be an error, not a panic and not a gigabyte of memory.
+//!
+//! A batch is: version, index of its first event in the rollout, count, events. An event is a tag byte whose
+//! high bits hold small fields, the time difference, then the fields of its kind.
 
 mod bytes;
 
@@ -19,22 +20,22 @@ use std::time::Duration;
 use crate::rollout::{Arm, Class, Event, Operator, Order, Outcome, Weight};
 use bytes::{Reader, Writer};
 
-/// The form that [`Batch`] writes.
+/// The format that [`Batch`] writes.
 const VERSION: u8 = 1;
 
-/// Why bytes are no batch.
+/// Why bytes are not a valid batch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum CodecError {
-    /// The form is not one that this build reads.
+    /// This build does not know the format version.
     #[error("batch version {0} is not known to this build")]
     Version(u8),
-    /// The bytes end too soon.
+    /// The bytes end too early.
     #[error("the batch ends in the middle of an event")]
     Short,
     /// A value that no encoder writes.
     #[error("the batch has no valid {0}")]
     Invalid(&'static str),
-    /// More bytes than events.
+    /// There are bytes after the last event.
     #[error("{0} bytes follow the batch's last event")]
     Trailing(usize),
 }
@@ -57,14 +58,14 @@ const KEY: u8 = 1 << 5;
 const KEY_IS_SESSION: u8 = 1 << 6;
 const SAME_STAGE: u8 = 1 << 7;
 
-/// What each event is written relative to.
+/// The state that the next event is encoded relative to.
 #[derive(Debug, Clone, Copy, Default)]
 struct Context {
     at: Duration,
     stage: u64,
 }
 
-/// Events being gathered; one row of the journal when done.
+/// Events being collected; they become one row of the journal.
 #[derive(Debug)]
 pub struct Batch {
     first: u64,
@@ -74,7 +75,7 @@ pub struct Batch {
 }
 
 impl Batch {
-    /// An empty batch whose first event is number `first` of its rollout, counted from 0.
+    /// An empty batch whose first event has number `first` in its rollout, counted from 0.
     pub fn new(first: u64) -> Batch {
         let events = Writer::with_capacity(4096);
         Batch { first, count: 0, context: Context::default(), events }
@@ -95,7 +96,7 @@ impl Batch {
         self.count == 0
     }
 
-    /// The number of the event that comes after this batch.
+    /// The number of the first event after this batch.
     pub fn next(&self) -> u64 {
         self.first + self.count
     }
@@ -132,7 +133,7 @@ impl Batch {
         self.count += 1;
     }
 
-    /// The batch as it is stored.
+    /// The batch in its stored form.
     pub fn into_bytes(self) -> Vec<u8> {
         let mut out = Writer::with_capacity(self.events.len() + 24);
         out.byte(VERSION);
@@ -152,7 +153,7 @@ pub struct Events {
     pub events: Vec<(Duration, Event)>,
 }
 
-/// Reads what [`Batch::into_bytes`] wrote; anything else is an error.
+/// Reads the output of [`Batch::into_bytes`]; anything else is an error.
 pub fn decode(bytes: &[u8]) -> Result<Events, CodecError> {
     let mut input = Reader::new(bytes);
     match input.byte()? {
@@ -161,7 +162,7 @@ pub fn decode(bytes: &[u8]) -> Result<Events, CodecError> {
     }
     let first = input.u64("index")?;
     let count = input.u64("count")?;
-    // No event is shorter than two bytes, so a false count cannot ask for much memory.
+    // No event is shorter than two bytes, so a false count cannot request much memory.
     if count > input.left() as u64 / 2 {
         return Err(CodecError::Short);
     }
@@ -182,7 +183,7 @@ fn head(out: &mut Writer, context: &mut Context, at: Duration, tag: u8, fields: 
     context.at = at;
 }
 
-/// Fits with room to spare: the longest duration is below 2^94 nanoseconds.
+/// Fits easily: the longest duration is below 2^94 nanoseconds.
 fn nanos(duration: Duration) -> i128 {
     duration.as_nanos() as i128
 }
@@ -241,7 +242,7 @@ fn class_of(code: u8) -> Result<Class, CodecError> {
     })
 }
 
-/// The end as the other figures foretell it; what is stored is the difference.
+/// The end as predicted from the other figures; only the difference is stored.
 fn expected(ttft: Option<Duration>, tpot: Option<Duration>, tokens: u32) -> i128 {
     let rest = tpot.map_or(0, nanos) * i128::from(tokens.saturating_sub(1));
     ttft.map_or(0, nanos) + rest

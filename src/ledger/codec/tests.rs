@@ -1,4 +1,4 @@
-//! What is written is read back to the last bit, and anything else is an error.
+//! Encoding and decoding give back the same bits; anything else is an error.
 
 use proptest::prelude::*;
 
@@ -95,7 +95,7 @@ proptest! {
 
     #[test]
     fn hostile_bytes_do_no_harm(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
-        // The version and a small count, so that it gets past the front often.
+        // The version and a small count, so that random bytes often get past the header.
         let framed: Vec<u8> = [VERSION, 0, 5].into_iter().chain(bytes.iter().copied()).collect();
         for bytes in [&bytes, &framed] {
             if let Ok(read) = decode(bytes) {
@@ -126,7 +126,7 @@ fn a_false_count_asks_for_no_memory() {
     assert_eq!(decode(&[9]), Err(CodecError::Version(9)));
 }
 
-/// What is on people's disks must stay readable: this form may gain a successor, but not change.
+/// Files on users' disks must stay readable: this format may get a successor, but must not change.
 #[test]
 fn the_form_is_fixed() {
     let outcome = Outcome {

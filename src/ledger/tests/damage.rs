@@ -1,8 +1,8 @@
-//! What was changed behind the ledger's back is found, at the row where it was.
+//! Changes made to the file behind the ledger's back are found, at the right row.
 
 use super::*;
 
-/// Writes a ledger, changes it, and says where the verification stops.
+/// Writes a ledger, changes it, and returns where the verification stops.
 fn found(change: impl FnOnce(&std::path::Path)) -> (Head, Option<Problem>) {
     let dir = tempfile::tempdir().expect("a directory");
     let path = dir.path().join("ledger.db");
@@ -39,7 +39,7 @@ fn what_is_missing_or_moved_is_found() {
         "UPDATE ledger SET seq = -3 WHERE seq = 3; UPDATE ledger SET seq = 3 WHERE seq = 4;
          UPDATE ledger SET seq = 4 WHERE seq = -3",
     );
-    // The last but one may take the last one's number.
+    // The last row but one takes the last one's number.
     assert_found(
         3,
         "DELETE FROM ledger WHERE seq = 3; UPDATE ledger SET seq = seq - 1 WHERE seq = 4",
@@ -74,7 +74,7 @@ fn a_cut_tail_with_a_matching_head_is_found_by_a_head_kept_elsewhere() {
     let head = written(&path);
     let reader = Reader::open(&path).expect("it opens");
     assert_eq!(reader.verify(Some(&head)).expect("reads").problem, None);
-    // Cut the last row, a pause, which left no trace in the state.
+    // Delete the last row, a pause, which left no trace in the state.
     tamper(&path, "DELETE FROM ledger WHERE seq = (SELECT max(seq) FROM ledger)");
     let conn = rusqlite::Connection::open(&path).expect("it opens");
     let query = "SELECT seq, hash FROM ledger ORDER BY seq DESC LIMIT 1";

@@ -1,4 +1,4 @@
-//! A disk that takes nothing: serving goes on, nothing is lost or written twice, and it shows.
+//! A full disk: serving continues, nothing is lost or written twice, and the failure is reported.
 
 use std::sync::atomic::Ordering;
 

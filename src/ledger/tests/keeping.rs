@@ -1,4 +1,4 @@
-//! Old rollouts go, the newest and what must not be forgotten stay, and the chain holds.
+//! Old rollouts are deleted, the newest and what must not be forgotten stay, and the chain stays valid.
 
 use super::*;
 use crate::rollout::Operator;
@@ -38,12 +38,12 @@ fn the_oldest_rollouts_go_by_number() {
         assert!(replayed.events > 60);
     }
     drop(reader);
-    // Once more over what is pruned already.
+    // Prune once more what is already pruned.
     let retention = Retention { keep_rollouts: 1, ..Retention::default() };
     rollouts_after(&path, retention);
 }
 
-/// Ends the rollout under way and runs two more.
+/// Ends the running rollout and runs two more.
 fn rollouts_after(path: &std::path::Path, retention: Retention) {
     let (ledger, _) = open(path);
     let entry = Entry::RolloutAbandoned { why: "test".to_owned() };
@@ -93,7 +93,7 @@ fn a_bound_that_cannot_be_met_drops_all_but_the_running_one() {
 #[test]
 fn a_gap_that_nobody_announced_is_found() {
     for (number, sql) in [
-        // Between pruned stretches and in the kept part.
+        // A row between pruned ranges and one in the kept part.
         "DELETE FROM ledger WHERE seq = (SELECT min(seq) FROM ledger)",
         "DELETE FROM ledger WHERE seq = (SELECT max(seq) FROM ledger WHERE kind = 'pruned')",
         "UPDATE ledger SET body = replace(body, '\"last\":', '\"last\":1') WHERE kind = 'pruned'",

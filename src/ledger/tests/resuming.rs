@@ -1,4 +1,4 @@
-//! A server that comes back has the machine that it had, and recorded rollouts can be judged again.
+//! After a restart a server has the same machine as before, and recorded rollouts can be judged again.
 
 use super::*;
 use crate::rollout::{Arm, Event, Operator, Phase, Rollout};
@@ -129,7 +129,7 @@ fn a_machine_that_judges_otherwise_is_not_taken_up() {
     let mut served = Served::new();
     drop(served.start(&ledger, "r1"));
     let _ = served.traffic(&ledger, 300);
-    // A decision that the machine did not take, as another version of it might have.
+    // A decision that this machine did not take, but another version of it might have.
     let event = Event::Tick;
     let mut other = Rollout::new(policy());
     let start = Event::Start { rollout: "r1".to_owned(), self_test: false };
@@ -183,7 +183,7 @@ fn a_promotion_can_be_undone_after_a_restart() {
     while *served.rollout.phase() != Phase::Promoted {
         let _ = served.traffic(&ledger, 100);
     }
-    // Of no interest any more, and not recorded.
+    // No longer relevant, and not recorded.
     let _ = served.traffic(&ledger, 50);
     drop(ledger);
     let (ledger, resume) = open(&path);
