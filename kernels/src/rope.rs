@@ -77,7 +77,7 @@ impl Angles {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::device::Row;
+    use crate::batch::Row;
 
     fn batch(positions: &[u32], total: usize) -> Batch {
         let row = Row {

@@ -19,7 +19,7 @@ use crate::model::{
 use crate::text::apart::Cancel;
 use crate::text::{Codec, TextError};
 use futures_util::future::BoxFuture;
-use serin_kernels::Card;
+use serin_kernels::cuda::Card;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};

@@ -1,8 +1,8 @@
-//! Weights as they come out of a file.
+//! Weights as they come out of a file: a kind, a shape and bytes.
 //!
-//! What kinds of storage there are is said once, beside the kernels that read them on a card.
+//! Knows no file format. What the kinds are is said in `serin-kernels`, beside what reads them.
 
-pub use serin_kernels::WeightKind as Kind;
+use super::Kind;
 use std::borrow::Cow;
 
 /// Weights as they are stored: rows of whole blocks, row by row.

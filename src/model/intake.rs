@@ -11,7 +11,7 @@ use crate::device::{Kind, Stored, files};
 use crate::progress::Progress;
 use candle_core::safetensors::MmapedSafetensors;
 use safetensors::tensor::{Dtype, TensorView};
-use serin_kernels::CardError;
+use serin_kernels::cuda::CardError;
 use sha2::{Digest, Sha256};
 use std::borrow::Cow;
 use std::path::{Path, PathBuf};

@@ -323,20 +323,20 @@ macro_rules! dispatch {
     ($(#[$meta:meta])* $name:ident = $kernel:ident ( $($arg:ident : $type:ty),* $(,)? ) $(-> $ret:ty)?) => {
         $(#[$meta])*
         #[allow(clippy::too_many_arguments, reason = "kernels take their shapes one by one")]
-        pub(crate) unsafe fn $name(isa: $crate::device::cpu::isa::Isa, $($arg: $type),*) $(-> $ret)? {
+        pub(crate) unsafe fn $name(isa: $crate::cpu::isa::Isa, $($arg: $type),*) $(-> $ret)? {
             #[cfg(target_arch = "x86_64")]
             {
                 #[allow(clippy::too_many_arguments, reason = "as above")]
                 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c")]
                 unsafe fn avx512($($arg: $type),*) $(-> $ret)? {
                     // SAFETY: the features are enabled here; the rest is the caller's promise.
-                    unsafe { $kernel::<$crate::device::cpu::simd::Avx512>($($arg),*) }
+                    unsafe { $kernel::<$crate::cpu::simd::Avx512>($($arg),*) }
                 }
                 #[allow(clippy::too_many_arguments, reason = "as above")]
                 #[target_feature(enable = "avx2,fma,f16c")]
                 unsafe fn avx2($($arg: $type),*) $(-> $ret)? {
                     // SAFETY: the features are enabled here; the rest is the caller's promise.
-                    unsafe { $kernel::<$crate::device::cpu::simd::Avx2>($($arg),*) }
+                    unsafe { $kernel::<$crate::cpu::simd::Avx2>($($arg),*) }
                 }
                 if isa.has_avx512() {
                     // SAFETY: `isa` says that this machine has the features.
@@ -349,7 +349,7 @@ macro_rules! dispatch {
             }
             let _ = isa;
             // SAFETY: plain arrays need no features; the rest is the caller's promise.
-            unsafe { $kernel::<$crate::device::cpu::simd::Plain>($($arg),*) }
+            unsafe { $kernel::<$crate::cpu::simd::Plain>($($arg),*) }
         }
     };
 }
@@ -358,7 +358,7 @@ pub(crate) use dispatch;
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::device::cpu::isa::Isa;
+    use crate::cpu::isa::Isa;
 
     #[inline(always)]
     unsafe fn exp_all<L: Lanes>(values: &mut [f32; 16]) -> (f32, f32) {

@@ -124,21 +124,21 @@ pub type Family = fn(&Bench, Size) -> Result<Vec<Check>, CardError>;
 
 /// Every kernel family's cases.
 pub const FAMILIES: &[(&str, Family)] = &[
-    ("attention", crate::attention::checks),
-    ("embedding", crate::embed::checks),
-    ("inputs of steps", crate::inputs::checks),
-    ("norms", crate::norm::checks),
-    ("products of floats", crate::product::dense_checks),
-    ("products of quantised weights", crate::product::quantised_checks),
-    ("rotations", crate::rope::checks),
-    ("rows", crate::rows::checks),
-    ("sampling", crate::sample::checks),
+    ("attention", crate::cuda::attention::checks),
+    ("embedding", crate::cuda::embed::checks),
+    ("inputs of steps", crate::cuda::inputs::checks),
+    ("norms", crate::cuda::norm::checks),
+    ("products of floats", crate::cuda::product::dense_checks),
+    ("products of quantised weights", crate::cuda::product::quantised_checks),
+    ("rotations", crate::cuda::rope::checks),
+    ("rows", crate::cuda::rows::checks),
+    ("sampling", crate::cuda::sample::checks),
 ];
 
 /// Runs every family on the emulated card in several orders of threads, and demands every answer.
 #[cfg(all(test, feature = "emulator"))]
 pub(crate) fn prove(family: Family) {
-    use crate::emulated::{EmulatedCard, Pace};
+    use crate::cuda::emulated::{EmulatedCard, Pace};
     let pessimistic = EmulatedCard::pessimistic(64 << 20, Pace::default());
     let cards = [0, 1, 12345].map(|order| (order, EmulatedCard::start(64 << 20)));
     for (order, card) in cards.into_iter().chain([(54321, pessimistic)]) {

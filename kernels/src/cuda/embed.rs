@@ -107,13 +107,13 @@ fn check(bench: &Bench, kind: WeightKind, rows: usize, columns: usize) -> Result
 #[cfg(all(test, feature = "emulator"))]
 mod tests {
     use super::*;
-    use crate::card::Queue;
-    use crate::emulated::EmulatedCard;
+    use crate::cuda::card::Queue;
+    use crate::cuda::emulated::EmulatedCard;
     use std::sync::Arc;
 
     #[test]
     fn answers_are_known() {
-        crate::check::prove(checks);
+        crate::cuda::check::prove(checks);
     }
 
     #[test]

@@ -129,11 +129,11 @@ fn check(bench: &Bench, rooms: [usize; SECTIONS]) -> Result<Check, CardError> {
 #[cfg(all(test, feature = "emulator"))]
 mod tests {
     use super::*;
-    use crate::emulated::EmulatedCard;
+    use crate::cuda::emulated::EmulatedCard;
 
     #[test]
     fn answers_are_known() {
-        crate::check::prove(checks);
+        crate::cuda::check::prove(checks);
     }
 
     #[test]
@@ -149,7 +149,7 @@ mod tests {
         let mut got = [0u64];
         let view: View<'_, u64> = inputs.section(1);
         assert_eq!(view.len(), 1);
-        let place = crate::buffer::bytes_of_mut(&mut got);
+        let place = crate::cuda::buffer::bytes_of_mut(&mut got);
         card.download(view.address(), place, Queue::Compute).unwrap();
         assert_eq!(got, [7]);
     }

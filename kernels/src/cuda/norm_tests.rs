@@ -1,5 +1,7 @@
+//! Known answers of norms in several orders of threads, and the shapes that are refused.
+
 use super::*;
-use crate::emulated::EmulatedCard;
+use crate::cuda::emulated::EmulatedCard;
 use proptest::prelude::*;
 use std::sync::Arc;
 
@@ -18,7 +20,7 @@ fn refused(result: Result<(), CardError>, part: &str) {
 
 #[test]
 fn answers_are_known() {
-    crate::check::prove(checks);
+    crate::cuda::check::prove(checks);
 }
 
 #[test]

@@ -69,7 +69,7 @@ pub fn open(name: &str) -> Result<Arc<dyn Card>, OpenError> {
 
 #[cfg(feature = "cuda")]
 fn cuda(ordinal: usize) -> Result<Arc<dyn Card>, OpenError> {
-    Ok(crate::cuda::CudaCard::open(ordinal, crate::cuda::Options::default())?)
+    Ok(super::device::CudaCard::open(ordinal, super::device::Options::default())?)
 }
 
 #[cfg(not(feature = "cuda"))]
@@ -84,7 +84,7 @@ const EMULATED_BYTES: u64 = 256 << 20;
 
 #[cfg(feature = "emulator")]
 fn emulated(name: &str) -> Result<Arc<dyn Card>, OpenError> {
-    use crate::emulated::{EmulatedCard, Pace};
+    use crate::cuda::emulated::{EmulatedCard, Pace};
     Ok(Arc::new(match name {
         "pessimistic" => EmulatedCard::pessimistic(EMULATED_BYTES, Pace::default()),
         _ => EmulatedCard::start(EMULATED_BYTES),

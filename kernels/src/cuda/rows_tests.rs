@@ -1,5 +1,7 @@
+//! Known answers of row operations in several orders of threads, and the shapes that are refused.
+
 use super::*;
-use crate::emulated::EmulatedCard;
+use crate::cuda::emulated::EmulatedCard;
 use std::sync::Arc;
 
 fn bench() -> Bench {
@@ -17,7 +19,7 @@ fn refused(result: Result<(), CardError>, part: &str) {
 
 #[test]
 fn answers_are_known() {
-    crate::check::prove(checks);
+    crate::cuda::check::prove(checks);
 }
 
 #[test]

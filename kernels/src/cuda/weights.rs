@@ -19,7 +19,7 @@
 //! shared memory does that as well, and rows can be loaded (and embedded) one by one.
 
 use super::acts::ActKind;
-pub use super::kind::WeightKind;
+pub use crate::kind::WeightKind;
 use half::{bf16, f16};
 use std::ops::Range;
 

@@ -9,7 +9,7 @@ use crate::control::{Deployment, Status, UnloadRecord};
 use crate::engine::{CardReport, LaneStats, UnloadReport};
 use crate::gateway::{Gateway, ShadowReport};
 use crate::rollout::{Arm, ArmView, Decision, Forecast, Gate, GateName, Latency, Phase, View};
-use serin_kernels::Readings;
+use serin_kernels::cuda::Readings;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 

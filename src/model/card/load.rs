@@ -14,10 +14,12 @@ use super::layer::{Layer, NormWeight, Projection};
 use super::room::{Room, Sizes};
 use super::{CardDecoder, Frequencies, Model, Recorded};
 use crate::device::{Kind, ModelPool, Rope, dequantise};
-use serin_kernels::attention::AttentionSpec;
-use serin_kernels::product::Matrix;
-use serin_kernels::weights::PlaneLayout;
-use serin_kernels::{ActKind, Buffer, CardError, KvKind, KvLayer, KvShape, Queue, Timer, norm};
+use serin_kernels::cuda::attention::AttentionSpec;
+use serin_kernels::cuda::product::Matrix;
+use serin_kernels::cuda::weights::PlaneLayout;
+use serin_kernels::cuda::{
+    ActKind, Buffer, CardError, KvKind, KvLayer, KvShape, Queue, Timer, norm,
+};
 use std::collections::HashMap;
 use std::sync::Arc;
 

@@ -6,9 +6,9 @@
 
 #![allow(clippy::needless_range_loop, reason = "kernels walk several arrays by one index")]
 
-use crate::device::cpu::cache::KEY_TILE;
-use crate::device::cpu::ops::cap_16_of;
-use crate::device::cpu::simd::{Lanes, dispatch};
+use crate::cpu::cache::KEY_TILE;
+use crate::cpu::ops::cap_16_of;
+use crate::cpu::simd::{Lanes, dispatch};
 
 /// Keys per chunk.
 pub const CHUNK: usize = 64;

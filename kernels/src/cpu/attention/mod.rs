@@ -15,9 +15,9 @@ use super::cache::{KEY_TILE, KvCache, Values};
 use super::isa::Isa;
 use super::ops::rms_norm_row;
 use super::pool::{Disjoint, Pool};
-use crate::device::attention::AttentionSpec;
-use crate::device::batch::{Batch, Row};
-use crate::device::rope::Angles;
+use crate::attention::AttentionSpec;
+use crate::batch::{Batch, Row};
+use crate::rope::Angles;
 use kernel::{CHUNK, Chunk, Queries, Rules};
 use std::sync::{Mutex, MutexGuard, PoisonError, TryLockError};
 

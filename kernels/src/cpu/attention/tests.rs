@@ -2,8 +2,8 @@
 
 use super::super::cache::{KvKind, KvShape};
 use super::*;
-use crate::device::attention::HeadNorm;
-use crate::device::rope::Rope;
+use crate::attention::HeadNorm;
+use crate::rope::Rope;
 use proptest::prelude::*;
 
 fn noise(len: usize, seed: u32) -> Vec<f32> {

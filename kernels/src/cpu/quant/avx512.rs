@@ -12,7 +12,7 @@
 
 use super::input::Panel;
 use super::tile::{data_at, meta_at, nibbles_at};
-use crate::device::kind::Kind;
+use crate::kind::WeightKind as Kind;
 use std::arch::x86_64::*;
 
 #[inline]

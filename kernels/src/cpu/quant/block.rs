@@ -3,8 +3,8 @@
 //! Knows the bytes of a row and nothing of tiles or products. The layouts are ggml's file format: facts
 //! that every reader of GGUF shares. Works on bytes, since rows in a mapped file are aligned to nothing.
 
-use crate::device::cpu::half::{bf16_to_f32, f16_to_f32};
-use crate::device::kind::Kind;
+use crate::cpu::half::{bf16_to_f32, f16_to_f32};
+use crate::kind::WeightKind as Kind;
 use rayon::prelude::*;
 
 /// Values in the largest block.

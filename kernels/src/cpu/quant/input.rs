@@ -7,9 +7,9 @@
 //!
 //! A value that is not finite makes its block's scale NaN, so that it reaches every output it would have.
 
-use crate::device::cpu::isa::Isa;
-use crate::device::cpu::pool::{Disjoint, Pool};
-use crate::device::kind::Kind;
+use crate::cpu::isa::Isa;
+use crate::cpu::pool::{Disjoint, Pool};
+use crate::kind::WeightKind as Kind;
 
 /// Values below which the input is made ready on the calling thread.
 const PARALLEL_FROM: usize = 1 << 16;

@@ -23,8 +23,8 @@ pub use block::{all_finite, dequantise, dequantise_row};
 pub use product::{Scratch, matmul_many};
 pub use store::WeightStore;
 
-use crate::device::cpu::pool::{Disjoint, Pool};
-use crate::device::kind::Kind;
+use crate::cpu::pool::{Disjoint, Pool};
+use crate::kind::WeightKind as Kind;
 use store::Piece;
 use tile::{TILE, pack_tile, tile_bytes, unpack_row};
 

@@ -8,9 +8,9 @@ use super::QMatrix;
 use super::input::{FORMS, Form, Groups, Input, Panel};
 use super::scalar;
 use super::tile::{TILE, tile_bytes};
-use crate::device::cpu::isa::Isa;
-use crate::device::cpu::pool::{Disjoint, Pool};
-use crate::device::kind::Kind;
+use crate::cpu::isa::Isa;
+use crate::cpu::pool::{Disjoint, Pool};
+use crate::kind::WeightKind as Kind;
 use std::sync::Arc;
 
 #[cfg(target_arch = "x86_64")]

@@ -6,8 +6,8 @@
 use super::block::{Block, MAX_BLOCK};
 use super::input::{Form, Panel};
 use super::tile::{TILE, get_block, tile_bytes, unpack_column};
-use crate::device::cpu::half::f16_to_f32;
-use crate::device::kind::Kind;
+use crate::cpu::half::f16_to_f32;
+use crate::kind::WeightKind as Kind;
 
 /// One tile times one group of `W` vectors, into `out`, `[W][16]`.
 ///

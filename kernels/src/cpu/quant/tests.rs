@@ -2,7 +2,7 @@
 //! against ggml's own dequantisation.
 
 use super::*;
-use crate::device::cpu::isa::Isa;
+use crate::cpu::isa::Isa;
 use proptest::prelude::*;
 use std::sync::Arc;
 
@@ -41,7 +41,7 @@ fn stored(kind: Kind, rows: usize, cols: usize, seed: u64) -> Vec<u8> {
 fn inputs(len: usize, seed: u64) -> Vec<f32> {
     stored(Kind::F16, 1, len, seed ^ 0x5555)
         .chunks_exact(2)
-        .map(|b| 300.0 * crate::device::cpu::half::f16_to_f32(u16::from_le_bytes([b[0], b[1]])))
+        .map(|b| 300.0 * crate::cpu::half::f16_to_f32(u16::from_le_bytes([b[0], b[1]])))
         .collect()
 }
 

@@ -19,8 +19,8 @@
 //! (neighbouring sub-blocks side by side, for multiply-add of pairs), f16 `d[16]`, f16 `dmin[16]`.
 
 use super::block::Block;
-use crate::device::cpu::half::{bf16_to_f32, f16_to_f32};
-use crate::device::kind::Kind;
+use crate::cpu::half::{bf16_to_f32, f16_to_f32};
+use crate::kind::WeightKind as Kind;
 
 /// Rows per tile.
 pub const TILE: usize = 16;

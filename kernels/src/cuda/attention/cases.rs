@@ -4,11 +4,11 @@
 //! table names a block of poison there), the gaps between tables. Reading any of it shows as not-a-number.
 
 use super::{AttentionSpec, attend_decode, attend_exact, attend_prefill, partials_len};
-use crate::acts::{ActBuffer, ActKind, Acts};
-use crate::buffer::{Buffer, Plain, bytes_of};
-use crate::card::{Card, CardError, Queue};
-use crate::check::{Bench, Check, Numbers, Size};
-use crate::kv::{KvKind, KvLayer, KvShape, Rows};
+use crate::cuda::acts::{ActBuffer, ActKind, Acts};
+use crate::cuda::buffer::{Buffer, Plain, bytes_of};
+use crate::cuda::card::{Card, CardError, Queue};
+use crate::cuda::check::{Bench, Check, Numbers, Size};
+use crate::cuda::kv::{KvKind, KvLayer, KvShape, Rows};
 use half::{bf16, f16};
 use std::fmt;
 

@@ -1,10 +1,10 @@
 //! Rows with one query token each: the cached tokens of a row are cut into shares, one block each.
 
 use super::{AttentionSpec, cache_args, check, exact, kernel_for, out_args, tile_bytes};
-use crate::acts::ActsMut;
-use crate::buffer::{View, ViewMut};
-use crate::card::{Arg, Card, CardError, Grid};
-use crate::kv::{KvView, Rows};
+use crate::cuda::acts::ActsMut;
+use crate::cuda::buffer::{View, ViewMut};
+use crate::cuda::card::{Arg, Card, CardError, Grid};
+use crate::cuda::kv::{KvView, Rows};
 
 const KERNELS: [[&str; 4]; 2] = [
     [

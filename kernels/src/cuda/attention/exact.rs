@@ -1,10 +1,10 @@
 //! Attention in f32 throughout, for any cache and any even head.
 
 use super::{AttentionSpec, Sizes, cache_args, check, out_args};
-use crate::acts::{ActsMut, Q8_BLOCK};
-use crate::buffer::View;
-use crate::card::{Arg, Card, CardError, Grid};
-use crate::kv::{KvKind, KvView, Rows};
+use crate::cuda::acts::{ActsMut, Q8_BLOCK};
+use crate::cuda::buffer::View;
+use crate::cuda::card::{Arg, Card, CardError, Grid};
+use crate::cuda::kv::{KvKind, KvView, Rows};
 
 const WARPS: usize = 4;
 

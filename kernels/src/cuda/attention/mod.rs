@@ -18,10 +18,10 @@ pub use decode::{attend_decode, partials_len, plan_splits};
 pub use exact::attend_exact;
 pub use prefill::attend_prefill;
 
-use crate::acts::{ActKind, ActsMut};
-use crate::buffer::View;
-use crate::card::{Arg, CardError};
-use crate::kv::{KvKind, KvView, Rows};
+use crate::cuda::acts::{ActKind, ActsMut};
+use crate::cuda::buffer::View;
+use crate::cuda::card::{Arg, CardError};
+use crate::cuda::kv::{KvKind, KvView, Rows};
 use std::f32::consts::LOG2_E;
 
 /// One layer's attention.

@@ -1,10 +1,10 @@
 //! Rows with any number of query tokens: chunks of prompts, and what decodes beside them.
 
 use super::{AttentionSpec, cache_args, check, exact, kernel_for, out_args, tile_bytes};
-use crate::acts::ActsMut;
-use crate::buffer::View;
-use crate::card::{Arg, Card, CardError, Grid};
-use crate::kv::{KvView, Rows};
+use crate::cuda::acts::ActsMut;
+use crate::cuda::buffer::View;
+use crate::cuda::card::{Arg, Card, CardError, Grid};
+use crate::cuda::kv::{KvView, Rows};
 
 const KERNELS: [[&str; 4]; 2] = [
     [

@@ -1,16 +1,16 @@
 //! Known answers on the emulated card, and shapes that do not fit.
 
 use super::*;
-use crate::acts::ActBuffer;
-use crate::buffer::Buffer;
-use crate::card::{Card, Pool, Queue};
-use crate::emulated::EmulatedCard;
-use crate::kv::{KvLayer, KvShape};
+use crate::cuda::acts::ActBuffer;
+use crate::cuda::buffer::Buffer;
+use crate::cuda::card::{Card, Pool, Queue};
+use crate::cuda::emulated::EmulatedCard;
+use crate::cuda::kv::{KvLayer, KvShape};
 use std::sync::Arc;
 
 #[test]
 fn answers_are_known() {
-    crate::check::prove(super::checks);
+    crate::cuda::check::prove(super::checks);
 }
 
 /// What a call is made of; every field of the usual one fits.

@@ -1,6 +1,6 @@
 //! What stands between the driver's answers and the card's: its handles, its libraries, its errors.
 
-use crate::card::CardError;
+use crate::cuda::card::CardError;
 use cudarc::driver::{result::DriverError, sys};
 use std::sync::OnceLock;
 

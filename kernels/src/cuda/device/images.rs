@@ -1,7 +1,7 @@
 //! The kernels' machine code in this program, and the functions in it by name.
 
 use super::driver::{Faults, Handle};
-use crate::card::{CardError, Facts};
+use crate::cuda::card::{CardError, Facts};
 use cudarc::driver::{result, sys};
 use parking_lot::Mutex;
 use std::collections::HashMap;

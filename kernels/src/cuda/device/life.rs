@@ -4,11 +4,11 @@
 //! thread that happens, and releases the context. The context is never reset: it may be somebody else's, too.
 
 use super::driver::{Faults, Handle, has_cublas};
+use super::nvml::Watch;
 use super::products::Products;
 use super::{CudaCard, images, start};
-use crate::card::{COUNTS, Card, CardError, Queue};
-use crate::nvml::Watch;
-use crate::open::OpenError;
+use crate::cuda::card::{COUNTS, Card, CardError, Queue};
+use crate::cuda::open::OpenError;
 use cudarc::driver::result;
 use parking_lot::Mutex;
 use std::sync::Arc;

@@ -20,20 +20,21 @@
 mod driver;
 mod images;
 mod life;
+mod nvml;
 mod products;
 mod staging;
 mod start;
 mod timers;
 
-use crate::card::{
+use crate::cuda::card::{
     Arg, Card, CardError, Facts, Gemm, Graph, Grid, HostMemory, MOST_ARGS, Memory, Pool, PoolUsage,
     Queue, Timer, Workspace, check_grid,
 };
-use crate::nvml::Watch;
-use crate::readings::Readings;
+use crate::cuda::readings::Readings;
 use cudarc::driver::{result, sys};
 use driver::{Faults, Handle};
 pub use life::Options;
+use nvml::Watch;
 use parking_lot::{Mutex, MutexGuard};
 use products::Products;
 use staging::Staging;

@@ -4,7 +4,7 @@
 //! something (many do not tell all), that reading is absent. Knows no CUDA context: it may be read from any
 //! thread, while the card is busy, and after the card has failed.
 
-use super::readings::{MemoryReading, Readings};
+use crate::cuda::readings::{MemoryReading, Readings};
 use nvml_wrapper::Nvml;
 use nvml_wrapper::bitmasks::device::ThrottleReasons;
 use nvml_wrapper::enum_wrappers::device::{Clock, TemperatureSensor};

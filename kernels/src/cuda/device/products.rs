@@ -5,7 +5,7 @@
 //! true ones (no TF32), since greedy tokens are held against the processor's.
 
 use super::driver::Handle;
-use crate::card::{CardError, Gemm, Number};
+use crate::cuda::card::{CardError, Gemm, Number};
 use cudarc::cublas::{result, result::CublasError, sys};
 use cudarc::driver::sys::{CUdeviceptr, CUstream};
 use std::ffi::c_int;

@@ -6,7 +6,7 @@
 //! and kept, since pinning takes longer than a copy.
 
 use super::driver::{Faults, Handle};
-use crate::card::{CardError, HostMemory};
+use crate::cuda::card::{CardError, HostMemory};
 use cudarc::driver::{result, sys};
 use std::ffi::c_void;
 

@@ -2,8 +2,8 @@
 
 use super::driver::has_driver;
 use super::images;
-use crate::card::Facts;
-use crate::open::OpenError;
+use crate::cuda::card::Facts;
+use crate::cuda::open::OpenError;
 use cudarc::driver::{result, result::DriverError, sys};
 use std::ffi::{CStr, c_char, c_int};
 

@@ -2,7 +2,7 @@
 
 use super::driver::{Faults, Handle};
 use super::other;
-use crate::card::{CardError, Timer};
+use crate::cuda::card::{CardError, Timer};
 use cudarc::driver::{result, sys};
 use std::collections::HashMap;
 use std::time::Duration;

@@ -1,11 +1,11 @@
 //! What the pessimistic card is strict about, and its clock.
 
 use super::*;
-use crate::buffer::Buffer;
-use crate::card::Number;
-use crate::check::Bench;
-use crate::product::dense_checks;
-use crate::timer;
+use crate::cuda::buffer::Buffer;
+use crate::cuda::card::Number;
+use crate::cuda::check::Bench;
+use crate::cuda::product::dense_checks;
+use crate::cuda::timer;
 use std::sync::Arc;
 
 const PACE: Pace = Pace { start: Duration::from_micros(10), thread: 0, multiply: 0, byte: 1000 };
@@ -112,9 +112,9 @@ fn a_recording_has_the_executors_queue_for_itself_and_the_loaders_goes_on() {
 fn sums_are_near_and_not_the_same() {
     let run = |card: Arc<dyn Card>| {
         let pool = card.create_pool().unwrap();
-        let checks = dense_checks(&Bench { card, pool }, crate::check::Size::Full).unwrap();
+        let checks = dense_checks(&Bench { card, pool }, crate::cuda::check::Size::Full).unwrap();
         let errors: Vec<f64> = checks.iter().map(|check| check.error).collect();
-        assert!(checks.iter().all(crate::check::Check::holds));
+        assert!(checks.iter().all(crate::cuda::check::Check::holds));
         errors
     };
     let prompt = run(Arc::new(EmulatedCard::start(64 << 20)));

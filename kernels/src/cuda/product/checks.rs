@@ -5,11 +5,11 @@
 
 use super::names::Tile;
 use super::{Matrix, Output, Way, multiply_by};
-use crate::acts::{ActKind, Acts};
-use crate::buffer::Buffer;
-use crate::card::{CardError, Queue};
-use crate::check::{Bench, Check, Numbers, Size};
-use crate::weights::{WeightKind, dequantise_reference};
+use crate::cuda::acts::{ActKind, Acts};
+use crate::cuda::buffer::Buffer;
+use crate::cuda::card::{CardError, Queue};
+use crate::cuda::check::{Bench, Check, Numbers, Size};
+use crate::cuda::weights::{WeightKind, dequantise_reference};
 use half::{bf16, f16};
 
 const QUANTISED: [WeightKind; 5] =

@@ -1,8 +1,8 @@
 //! The kernels of products by name, and the shapes of their tiles, which product_tiles.cu and
 //! product_halves.cu have too.
 
-use crate::card::{CardError, Facts};
-use crate::weights::WeightKind;
+use crate::cuda::card::{CardError, Facts};
+use crate::cuda::weights::WeightKind;
 
 /// Tiles by the form of their inputs, bf16 or 8 bits, and the most inputs of one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -49,9 +49,9 @@ proptest! {
 #[cfg(feature = "emulator")]
 mod emulated {
     use super::*;
-    use crate::buffer::Buffer;
-    use crate::check::prove;
-    use crate::emulated::EmulatedCard;
+    use crate::cuda::buffer::Buffer;
+    use crate::cuda::check::prove;
+    use crate::cuda::emulated::EmulatedCard;
 
     #[test]
     fn answers_of_dense_products_are_known() {
@@ -67,8 +67,8 @@ mod emulated {
     fn they_are_on_a_card_with_room_for_the_largest_tiles() {
         let card: Arc<dyn Card> = Arc::new(EmulatedCard::large(64 << 20));
         let pool = card.create_pool().unwrap();
-        let bench = crate::check::Bench { card, pool };
-        let answers = quantised_checks(&bench, crate::check::Size::Full).unwrap();
+        let bench = crate::cuda::check::Bench { card, pool };
+        let answers = quantised_checks(&bench, crate::cuda::check::Size::Full).unwrap();
         assert!(answers.iter().any(|answer| answer.case.contains("Halves128")));
         answers.iter().for_each(|answer| assert!(answer.holds(), "{answer}"));
     }
@@ -122,12 +122,12 @@ mod emulated {
     #[test]
     fn company_changes_no_bit() {
         let (card, pool) = card();
-        let bench = crate::check::Bench { card: card.clone(), pool };
+        let bench = crate::cuda::check::Bench { card: card.clone(), pool };
         for kind in WeightKind::ALL {
-            let mut numbers = crate::check::Numbers::new(7);
+            let mut numbers = crate::cuda::check::Numbers::new(7);
             let (matrix, _) = checks::matrix(&bench, kind, 20, 1024, &mut numbers).unwrap();
             let same = |n: usize| -> Vec<u32> {
-                let mut acts = crate::acts::ActBuffer::new(
+                let mut acts = crate::cuda::acts::ActBuffer::new(
                     &card,
                     pool,
                     n * 1024,
@@ -150,11 +150,11 @@ mod emulated {
     }
 
     /// Inputs that are the same for the first row whatever the number of rows.
-    fn fill(card: &Arc<dyn Card>, acts: crate::acts::ActsMut<'_>) {
-        use crate::acts::ActsMut;
-        use crate::buffer::bytes_of;
+    fn fill(card: &Arc<dyn Card>, acts: crate::cuda::acts::ActsMut<'_>) {
+        use crate::cuda::acts::ActsMut;
+        use crate::cuda::buffer::bytes_of;
         let put = |address: u64, bytes: &[u8]| card.upload(address, bytes, Queue::Compute).unwrap();
-        let mut numbers = crate::check::Numbers::new(3);
+        let mut numbers = crate::cuda::check::Numbers::new(3);
         match acts {
             ActsMut::F32(v) => put(v.address(), bytes_of(&numbers.numbers(v.len()))),
             ActsMut::F16(v) => {
@@ -170,7 +170,7 @@ mod emulated {
             ActsMut::Q8 { values, scales } => {
                 let q: Vec<i8> = (0..values.len()).map(|_| numbers.bits() as i8 / 2).collect();
                 put(values.address(), bytes_of(&q));
-                let mut numbers = crate::check::Numbers::new(4);
+                let mut numbers = crate::cuda::check::Numbers::new(4);
                 put(scales.address(), bytes_of(&numbers.numbers(scales.len())));
             }
         }

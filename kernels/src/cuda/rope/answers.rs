@@ -1,11 +1,11 @@
 //! Known answers of what is done to heads, from plain loops in f64.
 
 use super::*;
-use crate::buffer::Buffer;
-use crate::card::Queue;
-use crate::check::Numbers;
-use crate::kv::KvLayer;
-use crate::rows::Input;
+use crate::cuda::buffer::Buffer;
+use crate::cuda::card::Queue;
+use crate::cuda::check::Numbers;
+use crate::cuda::kv::KvLayer;
+use crate::cuda::rows::Input;
 
 pub(super) fn checks(bench: &Bench, size: Size) -> Result<Vec<Check>, CardError> {
     let mut all = Vec::new();
@@ -337,7 +337,7 @@ fn poison(bench: &Bench, kv: KvViewMut) -> Result<(), CardError> {
     Ok(())
 }
 
-fn read<T: crate::buffer::Plain>(bench: &Bench, view: View<T>) -> Result<Vec<u8>, CardError> {
+fn read<T: crate::cuda::buffer::Plain>(bench: &Bench, view: View<T>) -> Result<Vec<u8>, CardError> {
     let mut bytes = vec![0; view.len() * size_of::<T>()];
     if !bytes.is_empty() {
         bench.card.download(view.address(), &mut bytes, Queue::Compute)?;

@@ -1,9 +1,11 @@
+//! Known answers of rotations in several orders of threads, and the shapes that are refused.
+
 use super::*;
-use crate::buffer::Buffer;
-use crate::card::Queue;
-use crate::emulated::EmulatedCard;
-use crate::kv::KvLayer;
-use crate::rows::Input;
+use crate::cuda::buffer::Buffer;
+use crate::cuda::card::Queue;
+use crate::cuda::emulated::EmulatedCard;
+use crate::cuda::kv::KvLayer;
+use crate::cuda::rows::Input;
 use proptest::prelude::*;
 use std::sync::Arc;
 
@@ -22,7 +24,7 @@ fn refused(result: Result<(), CardError>, part: &str) {
 
 #[test]
 fn answers_are_known() {
-    crate::check::prove(checks);
+    crate::cuda::check::prove(checks);
 }
 
 #[test]
@@ -132,7 +134,7 @@ fn a_value_that_is_not_a_number_stays_one() {
     let view = kv.view();
     let mut scales = [[0u8; 4]; 2];
     for (scale, of) in scales.iter_mut().zip([view.key_scales, view.value_scales]) {
-        let queue = crate::card::Queue::Compute;
+        let queue = crate::cuda::card::Queue::Compute;
         bench.card.download(of.part(5, 1).address(), scale, queue).unwrap();
     }
     let [key, value] = scales.map(f32::from_le_bytes);

@@ -40,7 +40,7 @@ fn uniforms_keep_53_bits() {
 #[cfg(feature = "emulator")]
 mod emulated {
     use super::*;
-    use crate::emulated::EmulatedCard;
+    use crate::cuda::emulated::EmulatedCard;
     use std::sync::Arc;
 
     fn bench() -> Bench {
@@ -51,7 +51,7 @@ mod emulated {
 
     #[test]
     fn answers_are_known() {
-        crate::check::prove(checks);
+        crate::cuda::check::prove(checks);
     }
 
     /// Thousands of rows; a pick may differ only where it hangs on rounding, and that has to be rare.

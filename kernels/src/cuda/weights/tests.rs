@@ -4,7 +4,7 @@ use super::*;
 use proptest::prelude::*;
 
 /// Rows and values that ggml has quantised and turned back; see scripts/quant_golden.py.
-const GOLDEN: &[u8] = include_bytes!("../../../src/device/cpu/quant/golden.bin");
+const GOLDEN: &[u8] = include_bytes!("../../cpu/quant/golden.bin");
 
 #[test]
 fn the_reference_is_what_ggml_gives() {
@@ -44,7 +44,7 @@ proptest! {
     ) {
         let (rows, columns) = (counts.iter().sum(), blocks * kind.block());
         let row = kind.row_bytes(columns).unwrap();
-        let mut numbers = crate::check::Numbers::new(seed);
+        let mut numbers = crate::cuda::check::Numbers::new(seed);
         let stored: Vec<u8> = (0..rows * row).map(|_| numbers.bits() as u8).collect();
         let layout = PlaneLayout::new(kind, rows, columns).unwrap();
         prop_assert_eq!(layout.bytes(), stored.len());
@@ -69,7 +69,7 @@ proptest! {
     #[test]
     fn a_bit_that_changes_changes_one_bit(kind in kinds(), seed: u64) {
         let size = kind.block_bytes();
-        let mut numbers = crate::check::Numbers::new(seed);
+        let mut numbers = crate::cuda::check::Numbers::new(seed);
         let mut stored: Vec<u8> = (0..size).map(|_| numbers.bits() as u8).collect();
         let bit = numbers.below(size * 8);
         let (mut before, mut after) = (vec![0; size], vec![0; size]);

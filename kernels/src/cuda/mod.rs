@@ -1,0 +1,45 @@
+//! Kernels for CUDA, and the card they run on.
+//!
+//! The kernels are the `.cu` files of this crate, one family each. Here, in reading order: `card` (what a card can
+//! be asked: pools, memory, launches), `readings` (what it says of its state), `buffer` (its memory as values that
+//! give themselves back), `timer`, `acts` (inputs of products), `check` (known answers, for tests and for the
+//! self-test at start), then one file per kernel family: a typed function that checks shapes and launches, and its
+//! known answers. `emulated` is a card made of this machine's processor, which runs the very same sources; `device`
+//! is a real one; `open` has them by name.
+
+pub mod acts;
+pub mod attention;
+pub mod buffer;
+pub mod card;
+pub mod check;
+#[cfg(feature = "cuda")]
+pub mod device;
+pub mod embed;
+#[cfg(feature = "emulator")]
+pub mod emulated;
+pub mod inputs;
+pub mod kv;
+pub mod norm;
+pub mod open;
+pub mod product;
+pub mod readings;
+pub mod rope;
+pub mod rows;
+pub mod sample;
+pub mod timer;
+pub mod weights;
+
+pub use acts::{ActBuffer, ActKind, Acts, ActsMut};
+pub use buffer::{Buffer, Mapped, View, ViewMut};
+pub use card::{
+    Arg, Card, CardError, Facts, Gemm, Graph, Grid, HostMemory, Memory, Number, Pool, PoolUsage,
+    Queue,
+};
+pub use check::{Check, Size};
+pub use embed::embed;
+pub use inputs::StepInputs;
+pub use kv::{KvKind, KvLayer, KvShape, KvView, KvViewMut, Rows};
+pub use open::{OpenError, open};
+pub use product::{Matrix, Output, multiply};
+pub use readings::{MemoryReading, Readings};
+pub use timer::Timer;
