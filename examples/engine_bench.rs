@@ -23,8 +23,8 @@ use serin::model::{
     CardDecoder, CardPlan, Decoder, KvChoice, KvPlan, LoadError, LoadFormat, SamplingParams,
     Weights,
 };
-use serin_kernels::weights::PlaneLayout;
-use serin_kernels::{Buffer, Card, CardError, Queue};
+use serin_kernels::cuda::weights::PlaneLayout;
+use serin_kernels::cuda::{Buffer, Card, CardError, Queue};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;

@@ -515,7 +515,8 @@ fn any_event(coin: &mut Coin, stage: u64, i: u64) -> Event {
     let stage = stage.saturating_sub(u64::from(coin.toss(0.05)));
     let command = match coin.next() % 12 {
         0 => Operator::Pause,
-        1 => Operator::Promote { now: coin.toss(0.2) },
+        1 if coin.toss(0.2) => Operator::PromoteNow,
+        1 => Operator::Promote,
         2 => Operator::Rollback,
         3 => Operator::SetWeight(weight((coin.next() % 101) as u8)),
         4 => Operator::Undo,

@@ -8,7 +8,7 @@ use crate::engine::{LaneStats, Timings, UnloadReport};
 use crate::rollout::Arm;
 use metrics::{counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram};
 use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle};
-use serin_kernels::Readings;
+use serin_kernels::cuda::Readings;
 use std::sync::OnceLock;
 use std::sync::atomic::Ordering;
 use std::time::Duration;

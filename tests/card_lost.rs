@@ -10,7 +10,7 @@ use serin::control::{Control, ControlConfig, LoadAsked, Start, folder_loader};
 use serin::device::Device;
 use serin::engine::EngineHandle;
 use serin::serving::{Gateway, GatewayError, GenerateRequest, Piece, Prompt, SamplingPatch};
-use serin_kernels::emulated::EmulatedCard;
+use serin_kernels::cuda::emulated::EmulatedCard;
 use std::fs;
 use std::path::Path;
 use std::sync::Arc;

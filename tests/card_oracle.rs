@@ -16,8 +16,8 @@ use serin::engine::{
 use serin::model::{
     CardDecoder, CardPlan, Decoder, KvPlan, LoadFormat, Logprobs, SamplingParams, Weights, logprobs,
 };
-use serin_kernels::emulated::EmulatedCard;
-use serin_kernels::{Card, KvKind};
+use serin_kernels::cuda::emulated::EmulatedCard;
+use serin_kernels::cuda::{Card, KvKind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -72,7 +72,7 @@ fn open(path: &str) -> Weights {
 /// The emulated card, or the one that `SERIN_CARD` names.
 fn card() -> Arc<dyn Card> {
     match std::env::var("SERIN_CARD") {
-        Ok(name) => serin_kernels::open(&name).unwrap(),
+        Ok(name) => serin_kernels::cuda::open(&name).unwrap(),
         Err(_) => Arc::new(EmulatedCard::start(256 << 20)),
     }
 }

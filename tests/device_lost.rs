@@ -191,7 +191,7 @@ fn a_process_that_loses_its_device() {
         running.run(&config).await.expect("it begins")
     });
     assert_eq!(ended, Ended::DeviceLost);
-    serin::device::exit::at_once(ended.code());
+    serin::device::end::at_once(ended.code());
 }
 
 #[test]

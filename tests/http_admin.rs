@@ -9,7 +9,7 @@ use http_support::*;
 use serde_json::{Value, json};
 use serin::http::admin_wire::{ArmWire, RolledBackWire, StatusWire};
 use serin::serving::testing::FakeServer;
-use serin_kernels::{MemoryReading, Readings};
+use serin_kernels::cuda::{MemoryReading, Readings};
 use std::time::Duration;
 
 async fn status(app: &Router) -> StatusWire {

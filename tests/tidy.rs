@@ -8,11 +8,11 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 fn sources() -> Vec<(String, String)> {
-    sources_of("src")
+    sources_in("src")
 }
 
 /// All files below a folder with their texts, named from there.
-fn sources_of(top: &str) -> Vec<(String, String)> {
+fn sources_in(top: &str) -> Vec<(String, String)> {
     fn walk(dir: &Path, out: &mut Vec<PathBuf>) {
         for entry in std::fs::read_dir(dir).unwrap() {
             let path = entry.unwrap().path();
@@ -128,7 +128,7 @@ fn there_are_no_circles_between_rooms() {
 #[test]
 fn there_are_no_circles_between_files() {
     for top in ["src", "kernels/src"] {
-        let files = sources_of(top).into_iter().filter(|(file, _)| !is_test(file));
+        let files = sources_in(top).into_iter().filter(|(file, _)| !is_test(file));
         let files: Vec<_> = files.map(|(file, text)| (file, code(&text))).collect();
         let found = circles::circle(&circles::uses(&files));
         assert_eq!(found, None, "files of {top} need a third one for what they share");
@@ -146,7 +146,7 @@ fn the_check_itself_sees_what_it_should() {
 
 #[test]
 fn each_file_says_what_it_is() {
-    for (file, text) in sources() {
+    for (file, text) in sources().into_iter().chain(sources_in("kernels/src")) {
         assert!(text.starts_with("//! "), "{file} does not open with a //! line");
     }
 }
@@ -161,10 +161,34 @@ fn uses_unsafe(code: &str) -> bool {
 }
 
 #[test]
-fn unsafe_lives_in_device_only() {
+fn unsafe_lives_in_kernels_and_three_files_of_device() {
+    const ALLOWED: [&str; 3] = [
+        // The global allocator.
+        "device/arena.rs",
+        // The handlers of fatal signals, and an exit that runs nothing on its way.
+        "device/end.rs",
+        // Mapped files.
+        "device/files.rs",
+    ];
     for (file, text) in sources() {
-        let uses = uses_unsafe(&code(&text));
-        assert!(!uses || room(&file) == "device", "{file} uses unsafe; that belongs in device/");
+        let (uses, allowed) = (uses_unsafe(&code(&text)), ALLOWED.contains(&file.as_str()));
+        assert!(!uses || allowed, "{file} uses unsafe; that belongs in kernels/");
+        assert!(uses || !allowed, "{file} uses no unsafe: it need not be allowed");
+    }
+}
+
+#[test]
+fn kernels_for_the_cpu_and_for_cuda_know_nothing_of_each_other() {
+    let kernels = sources_in("kernels/src");
+    for (file, text) in kernels.iter().filter(|(file, _)| !is_test(file)) {
+        let used = rooms_used(&code(text));
+        let uses = |room: &str| used.iter().any(|used| used == room);
+        match room(file) {
+            "cpu" => assert!(!uses("cuda"), "{file} uses crate::cuda"),
+            "cuda" => assert!(!uses("cpu"), "{file} uses crate::cpu"),
+            "lib" => {}
+            _ => assert!(!uses("cpu") && !uses("cuda"), "{file} is for both, and uses one"),
+        }
     }
 }
 

@@ -1,51 +1,12 @@
-//! serin's kernels and the card they run on.
+//! serin's kernels: what a decoder step is made of, for the CPU (`cpu`) and for CUDA cards (`cuda`).
 //!
-//! The kernels are the `.cu` files beside this folder, one family each. Here, in reading order: `card` (what a
-//! card can be asked: pools, memory, launches), `readings` (what it says of its state), `buffer` (its memory as
-//! values that give themselves back), `timer`, `acts` (inputs of products), `check` (known answers, for tests and for the
-//! self-test at start), then one file per kernel family: a typed function that checks shapes and launches, and
-//! its known answers. `emulated` is a card made of this machine's processor, which runs the very same sources;
-//! `cuda` is a real one, which `nvml` watches; `open` has them by name.
-//!
-//! Knows numbers, shapes and one step's index lists; no model, no sequence, no request.
+//! What both take lies beside them: the kinds in which weights are stored (`kind`), a step's work (`batch`), what a
+//! layer's attention is (`attention`), and the angles of rotary embeddings (`rope`). The two know nothing of each
+//! other. Knows numbers, shapes and one step's index lists; no model, no sequence, no request.
 
-pub mod acts;
 pub mod attention;
-pub mod buffer;
-pub mod card;
-pub mod check;
-#[cfg(feature = "cuda")]
+pub mod batch;
+pub mod cpu;
 pub mod cuda;
-pub mod embed;
-#[cfg(feature = "emulator")]
-pub mod emulated;
-pub mod inputs;
 pub mod kind;
-pub mod kv;
-pub mod norm;
-#[cfg(feature = "cuda")]
-pub mod nvml;
-pub mod open;
-pub mod product;
-pub mod readings;
 pub mod rope;
-pub mod rows;
-pub mod sample;
-pub mod timer;
-pub mod weights;
-
-pub use acts::{ActBuffer, ActKind, Acts, ActsMut};
-pub use buffer::{Buffer, Mapped, View, ViewMut};
-pub use card::{
-    Arg, Card, CardError, Facts, Gemm, Graph, Grid, HostMemory, Memory, Number, Pool, PoolUsage,
-    Queue,
-};
-pub use check::{Check, Size};
-pub use embed::embed;
-pub use inputs::StepInputs;
-pub use kind::WeightKind;
-pub use kv::{KvKind, KvLayer, KvShape, KvView, KvViewMut, Rows};
-pub use open::{OpenError, open};
-pub use product::{Matrix, Output, multiply};
-pub use readings::{MemoryReading, Readings};
-pub use timer::Timer;

@@ -1,207 +1,125 @@
-//! Queries, keys and values between their projection and attention: angles once per step, then bias, head
-//! norms, rotation and the cache in one launch per layer (`rope.cu`).
+//! Rotary position embedding: which angle each pair of a head is turned by (RoFormer, arXiv:2104.09864).
 //!
-//! Frequencies come ready-made; which sequences are long ones, and which slot of the cache a token has, the
-//! step's lists say.
+//! The cosines and sines of a step's own tokens are computed once per step and kind of layer, not kept in
+//! a table over all positions: a config may promise ten million positions, a step has a few hundred
+//! tokens, and for these the work is far below that of one projection. Pairs are laid out as in the
+//! Hugging Face checkpoints: value `i` turns with value `i + half`. Knows no scaling recipe; frequencies
+//! come ready-made from the model's config.
 
-use super::buffer::{View, ViewMut};
-use super::card::{Arg, Card, CardError, Grid};
-use super::check::{Bench, Check, Size};
-use super::kv::{KvKind, KvShape, KvViewMut};
-use super::rows::{fits, require, whole};
-
-mod answers;
+use super::batch::Batch;
 
 /// Frequencies of one kind of layer.
-#[derive(Debug, Clone, Copy)]
-pub struct Frequencies<'a> {
-    /// Radians per position; `half` of them.
-    pub inv_freq: View<'a, f32>,
-    /// What tokens of long sequences use instead; as many.
-    pub long_inv_freq: Option<View<'a, f32>>,
-    /// Multiplies cosines and sines.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Rope {
+    /// `[rotary_dim / 2]`, radians per position. Values of a head beyond `rotary_dim` are not turned.
+    pub inv_freq: Vec<f32>,
+    /// Multiplies the turned queries and keys; 1 unless a scaling recipe asks for it.
     pub factor: f32,
+    /// What long sequences use instead (LongRoPE, arXiv:2402.13753).
+    pub long: Option<LongRope>,
 }
 
-/// Cosines and sines of a step's tokens, `[tokens][half]` each. Value `i` of a head turns with value
-/// `i + half`; those from `2 * half` on are not turned.
-#[derive(Debug, Clone, Copy)]
-pub struct Angles<'a> {
-    pub half: usize,
-    pub cos: View<'a, f32>,
-    pub sin: View<'a, f32>,
+/// Frequencies for sequences of more than `beyond` tokens, for all of their positions.
+#[derive(Debug, Clone, PartialEq)]
+pub struct LongRope {
+    pub beyond: usize,
+    /// As many as the short ones.
+    pub inv_freq: Vec<f32>,
 }
 
-/// Weights, `[head_dim]` each, that every head of queries and of keys is RMS-normed with.
-#[derive(Debug, Clone, Copy)]
-pub struct HeadNorms<'a> {
-    pub query: View<'a, f32>,
-    pub key: View<'a, f32>,
-    pub eps: f32,
-}
-
-/// What a layer does to heads.
-#[derive(Debug, Clone, Copy)]
-pub struct Heads<'a> {
-    /// Of queries; heads of keys and values, and their length, are the cache's.
-    pub count: usize,
-    /// `[(count + 2 * kv_heads) * head_dim]`.
-    pub bias: Option<View<'a, f32>>,
-    pub norms: Option<HeadNorms<'a>>,
-    pub angles: Angles<'a>,
-}
-
-/// Longest head.
-pub const LONGEST_HEAD: usize = 512;
-/// The slot of a token that is padding.
-pub const NO_SLOT: u32 = u32::MAX;
-
-/// Warps, so heads, of a block (`rope.cu`).
-const WARPS: usize = 4;
-
-/// Computes cosines and sines, `[tokens][half]`, of the tokens at `positions`; those whose entry in `longs` is
-/// not 0 use the long frequencies, if there are any.
-pub fn angles(
-    card: &dyn Card,
-    positions: View<u32>,
-    longs: View<u32>,
-    frequencies: &Frequencies,
-    cos: ViewMut<f32>,
-    sin: ViewMut<f32>,
-) -> Result<(), CardError> {
-    let Frequencies { inv_freq, long_inv_freq, factor } = *frequencies;
-    let (tokens, half) = (positions.len(), inv_freq.len());
-    require(longs.len() >= tokens, || {
-        format!("angles: {} marks of long sequences for {tokens} tokens", longs.len())
-    })?;
-    if let Some(long) = long_inv_freq {
-        require(long.len() == half, || {
-            format!("angles: {} frequencies, and {} long ones", half, long.len())
-        })?;
+impl Rope {
+    /// Values of each head that are turned.
+    pub fn rotary_dim(&self) -> usize {
+        2 * self.inv_freq.len()
     }
-    fits("angles: cosines", cos.len(), tokens, half)?;
-    fits("angles: sines", sin.len(), tokens, half)?;
-    let total = tokens * half;
-    if total == 0 {
-        return Ok(());
+
+    /// Computes the angles of a step's tokens into `out`.
+    pub fn fill(&self, batch: &Batch, out: &mut Angles) {
+        out.half = self.inv_freq.len();
+        out.cos.clear();
+        out.sin.clear();
+        for row in &batch.rows {
+            let long = self.long.as_ref().filter(|long| row.total > long.beyond);
+            let frequencies = long.map_or(&self.inv_freq, |long| &long.inv_freq);
+            for &position in &batch.positions[row.start..row.start + row.len] {
+                for frequency in frequencies {
+                    let (sin, cos) = (position as f32 * frequency).sin_cos();
+                    out.cos.push(cos * self.factor);
+                    out.sin.push(sin * self.factor);
+                }
+            }
+        }
     }
-    let args = [
-        positions.arg(),
-        longs.arg(),
-        inv_freq.arg(),
-        long_inv_freq.map_or(Arg::Address(0), |long| long.arg()),
-        Arg::I32(half as i32),
-        Arg::F32(factor),
-        Arg::U64(total as u64),
-        cos.arg(),
-        sin.arg(),
-    ];
-    let blocks = total.div_ceil(128);
-    require(blocks <= i32::MAX as usize, || format!("angles: {total} are too many"))?;
-    // SAFETY: the arguments are the kernel's; the lengths were checked.
-    unsafe { card.launch("rope_angles", Grid::line(blocks, 128), &args) }
 }
 
-/// Makes a step's heads ready for attention. `qkv`: `[tokens][(count + 2 * kv_heads) * head_dim]`; adds the
-/// bias, norms and turns queries and keys. Queries are left in `qkv`, keys and values written to the cache
-/// only, at the tokens' slots (block * block_size + offset). A token whose slot is [`NO_SLOT`], or none of the
-/// cache's, is left alone.
-pub fn prepare(
-    card: &dyn Card,
-    heads: &Heads,
-    qkv: ViewMut<f32>,
-    slots: View<u32>,
-    kv: KvViewMut,
-) -> Result<(), CardError> {
-    let KvShape { blocks, block_size, kv_heads, head_dim } = kv.shape;
-    let (tokens, all) = (slots.len(), heads.count + 2 * kv_heads);
-    check_heads(heads, all, head_dim, tokens)?;
-    check_cache(&kv)?;
-    fits("prepare: qkv", qkv.len(), tokens, all * head_dim)?;
-    if tokens == 0 || all == 0 {
-        return Ok(());
+/// Cosines and sines for the tokens of one step, `[tokens][half]` each.
+#[derive(Debug, Clone, Default)]
+pub struct Angles {
+    half: usize,
+    cos: Vec<f32>,
+    sin: Vec<f32>,
+}
+
+impl Angles {
+    /// Turns one head's vector, `[head_dim]`, in place by the angles of the step's token `token`.
+    pub fn rotate(&self, head: &mut [f32], token: usize) {
+        let at = token * self.half;
+        let (cos, sin) = (&self.cos[at..at + self.half], &self.sin[at..at + self.half]);
+        let (low, high) = head.split_at_mut(self.half);
+        for i in 0..self.half {
+            let (a, b) = (low[i], high[i]);
+            low[i] = a * cos[i] - b * sin[i];
+            high[i] = b * cos[i] + a * sin[i];
+        }
     }
-    let null = Arg::Address(0);
-    let bias = heads.bias.map_or(null, |bias| bias.arg());
-    let (query, key, eps) =
-        heads.norms.map_or((null, null, 0.0), |n| (n.query.arg(), n.key.arg(), n.eps));
-    let args = [
-        qkv.arg(),
-        bias,
-        query,
-        key,
-        Arg::F32(eps),
-        heads.angles.cos.arg(),
-        heads.angles.sin.arg(),
-        Arg::I32(heads.angles.half as i32),
-        slots.arg(),
-        Arg::U32((blocks * block_size) as u32),
-        Arg::U32(block_size as u32),
-        Arg::I32(heads.count as i32),
-        Arg::I32(kv_heads as i32),
-        Arg::I32(head_dim as i32),
-        whole(head_dim, &[qkv.arg(), bias, query, key, kv.keys.arg(), kv.values.arg()]),
-        kv.keys.arg(),
-        kv.values.arg(),
-        kv.scales.arg(),
-    ];
-    let kernel = match kv.kind {
-        KvKind::F32 => "rope_prepare_f32",
-        KvKind::F16 => "rope_prepare_f16",
-        KvKind::I8 => "rope_prepare_i8",
-    };
-    // SAFETY: the arguments are the kernel's; what they hold was checked, and the kernel looks at the slots.
-    unsafe { card.launch(kernel, grid(tokens, all, head_dim), &args) }
 }
 
-/// A warp per head, its head in shared memory.
-fn grid(tokens: usize, all: usize, head_dim: usize) -> Grid {
-    let warps = all.min(WARPS);
-    let shared = warps * head_dim.next_multiple_of(4) * size_of::<f32>();
-    Grid::of([tokens as u32, all.div_ceil(WARPS) as u32, 1], warps as u32 * 32).shared(shared)
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::batch::Row;
 
-fn check_heads(heads: &Heads, all: usize, head_dim: usize, tokens: usize) -> Result<(), CardError> {
-    let Angles { half, cos, sin } = heads.angles;
-    require(head_dim <= LONGEST_HEAD && head_dim.is_multiple_of(2), || {
-        format!("prepare: heads of {head_dim}; even ones of at most {LONGEST_HEAD} can be turned")
-    })?;
-    require(all <= 65_535, || format!("prepare: {all} heads are too many"))?;
-    require(2 * half <= head_dim, || format!("prepare: {half} angles for heads of {head_dim}"))?;
-    fits("prepare: cosines", cos.len(), tokens, half)?;
-    fits("prepare: sines", sin.len(), tokens, half)?;
-    if let Some(bias) = heads.bias {
-        require(bias.len() == all * head_dim, || {
-            format!("prepare: {} biases for {all} heads of {head_dim}", bias.len())
-        })?;
+    fn batch(positions: &[u32], total: usize) -> Batch {
+        let row = Row {
+            start: 0,
+            len: positions.len(),
+            context: positions.len(),
+            total,
+            table: 0,
+            table_len: 0,
+            scored: 0,
+            sample: true,
+        };
+        let tokens = vec![0; positions.len()];
+        Batch { tokens, positions: positions.to_vec(), rows: vec![row], ..Batch::default() }
     }
-    if let Some(HeadNorms { query, key, .. }) = heads.norms {
-        require(query.len() == head_dim && key.len() == head_dim, || {
-            format!("prepare: {} and {} weights for heads of {head_dim}", query.len(), key.len())
-        })?;
+
+    #[test]
+    fn a_turn_keeps_the_length_and_leaves_the_rest_of_the_head() {
+        let rope = Rope { inv_freq: vec![1.0, 0.5], factor: 1.0, long: None };
+        let mut angles = Angles::default();
+        rope.fill(&batch(&[0, 3], 4), &mut angles);
+        let head = [1.0, 2.0, 3.0, 4.0, 5.0, 6.0];
+        let (mut still, mut turned) = (head, head);
+        angles.rotate(&mut still, 0);
+        angles.rotate(&mut turned, 1);
+        assert_eq!(still, head, "position 0 is not turned");
+        let (sin, cos) = 3f32.sin_cos();
+        assert!((turned[0] - (cos - 3.0 * sin)).abs() < 1e-6);
+        assert!((turned[2] - (3.0 * cos + sin)).abs() < 1e-6);
+        let length = |a: f32, b: f32| a * a + b * b;
+        assert!((length(turned[1], turned[3]) - length(2.0, 4.0)).abs() < 1e-5);
+        assert_eq!(turned[4..], head[4..], "beyond the rotary part");
     }
-    Ok(())
-}
 
-fn check_cache(kv: &KvViewMut) -> Result<(), CardError> {
-    let (shape, bytes) = (kv.shape, kv.kind.bytes());
-    let slots = shape.blocks.checked_mul(shape.block_size);
-    require(slots.is_some_and(|slots| slots < NO_SLOT as usize), || {
-        format!("prepare: a cache of {} blocks of {}", shape.blocks, shape.block_size)
-    })?;
-    let needed = shape.heads() * shape.head_dim * bytes;
-    let scales = if kv.kind == KvKind::I8 { 2 * shape.heads() } else { 0 };
-    let fits = kv.keys.len() >= needed && kv.values.len() >= needed && kv.scales.len() == scales;
-    require(fits, || {
-        let (keys, values, scales) = (kv.keys.len(), kv.values.len(), kv.scales.len());
-        format!("prepare: {keys} and {values} bytes and {scales} scales are no cache of {shape:?}")
-    })
+    #[test]
+    fn long_sequences_use_their_own_frequencies_at_every_position() {
+        let long = LongRope { beyond: 4, inv_freq: vec![0.25] };
+        let rope = Rope { inv_freq: vec![1.0], factor: 2.0, long: Some(long) };
+        let mut angles = Angles::default();
+        for (total, frequency) in [(4, 1.0f32), (5, 0.25)] {
+            rope.fill(&batch(&[1], total), &mut angles);
+            assert_eq!(angles.cos, [2.0 * frequency.cos()], "{total} tokens");
+        }
+    }
 }
-
-/// Known answers.
-pub fn checks(bench: &Bench, size: Size) -> Result<Vec<Check>, CardError> {
-    answers::checks(bench, size)
-}
-
-#[cfg(all(test, feature = "emulator"))]
-mod tests;

@@ -4,8 +4,8 @@
 #![cfg(any(feature = "cuda", feature = "emulator"))]
 
 use parking_lot::{Mutex, MutexGuard};
-use serin_kernels::check::{Bench, FAMILIES, Numbers};
-use serin_kernels::{Buffer, Card, CardError, Gemm, Memory, Number, Pool, Queue, Size};
+use serin_kernels::cuda::check::{Bench, FAMILIES, Numbers};
+use serin_kernels::cuda::{Buffer, Card, CardError, Gemm, Memory, Number, Pool, Queue, Size};
 use std::sync::Arc;
 
 const MIB: usize = 1 << 20;
@@ -28,7 +28,7 @@ fn cards() -> Vec<Arc<dyn Card>> {
     let named = std::env::var("SERIN_CARD").ok().filter(|_| !stand_in::is_here());
     match named {
         Some(name) if name.starts_with("cuda") => real(&name).into_iter().collect(),
-        Some(name) => vec![serin_kernels::open(&name).unwrap()],
+        Some(name) => vec![serin_kernels::cuda::open(&name).unwrap()],
         None => real("cuda").into_iter().chain(emulated()).collect(),
     }
 }
@@ -36,7 +36,7 @@ fn cards() -> Vec<Arc<dyn Card>> {
 fn emulated() -> Vec<Arc<dyn Card>> {
     let wanted = cfg!(feature = "emulator") && !stand_in::is_here();
     let names = ["emulated", "pessimistic"].iter().filter(|_| wanted);
-    names.map(|name| serin_kernels::open(name).unwrap()).collect()
+    names.map(|name| serin_kernels::cuda::open(name).unwrap()).collect()
 }
 
 #[cfg(not(feature = "cuda"))]
@@ -48,7 +48,7 @@ fn real(_name: &str) -> Option<Arc<dyn Card>> {
 fn real(name: &str) -> Option<Arc<dyn Card>> {
     #[cfg(feature = "emulator")]
     stand_in::start();
-    match serin_kernels::open(name) {
+    match serin_kernels::cuda::open(name) {
         Ok(card) => {
             println!("on {} ({:?})", card.facts().name, card.readings());
             Some(card)
@@ -315,7 +315,7 @@ fn what_was_recorded_gives_what_was_run() {
 
 #[test]
 fn a_timer_takes_the_cards_own_time_and_mapped_memory_is_read_where_it_lies() {
-    use serin_kernels::{Mapped, StepInputs, Timer};
+    use serin_kernels::cuda::{Mapped, StepInputs, Timer};
     each(|card| {
         let pool = card.create_pool().unwrap();
         let mut timer = Timer::new(card).unwrap();
@@ -440,7 +440,7 @@ fn a_hundred_loads_and_unloads_leave_nothing() {
 
 #[test]
 fn launches_that_no_card_takes_are_refused() {
-    use serin_kernels::Grid;
+    use serin_kernels::cuda::Grid;
     each(|card| {
         // SAFETY: there is no such kernel.
         let launch = |grid| unsafe { card.launch("absent", grid, &[]) };
@@ -484,7 +484,7 @@ mod stand_in {
 #[cfg(all(feature = "cuda", feature = "emulator"))]
 mod stand_in {
     use super::*;
-    use serin_kernels::OpenError;
+    use serin_kernels::cuda::OpenError;
     use std::ffi::{CString, c_char, c_int, c_void};
     use std::path::{Path, PathBuf};
     use std::process::Command;
@@ -588,7 +588,7 @@ mod stand_in {
     }
 
     fn card() -> Arc<dyn Card> {
-        serin_kernels::open("cuda").unwrap()
+        serin_kernels::cuda::open("cuda").unwrap()
     }
 
     #[test]
@@ -649,7 +649,7 @@ mod stand_in {
         only(|stand_in| {
             for call in CALLS {
                 stand_in.fail(call, 1);
-                let error = serin_kernels::open("cuda").map(drop).unwrap_err().to_string();
+                let error = serin_kernels::cuda::open("cuda").map(drop).unwrap_err().to_string();
                 assert!(!error.contains('\n'), "{call}: {error}");
                 // The stand-in counts a retained context even where it says that it failed.
                 let retained = usize::from(call == "cuDevicePrimaryCtxRetain");
@@ -662,7 +662,7 @@ mod stand_in {
     #[test]
     fn cards_and_drivers_that_will_not_do_are_told_apart() {
         only(|stand_in| {
-            let refused = || serin_kernels::open("cuda").map(drop).unwrap_err();
+            let refused = || serin_kernels::cuda::open("cuda").map(drop).unwrap_err();
             (stand_in.is)(13000, 0, 86);
             assert_eq!(refused(), OpenError::NoCard { asked: 0, count: 0 });
             (stand_in.is)(11080, 1, 86);
@@ -670,7 +670,7 @@ mod stand_in {
             (stand_in.is)(13000, 1, 75);
             assert!(matches!(refused(), OpenError::OldCard { .. }));
             (stand_in.is)(13000, 1, 86);
-            let second = serin_kernels::open("cuda:1").map(drop);
+            let second = serin_kernels::cuda::open("cuda:1").map(drop);
             assert_eq!(second, Err(OpenError::NoCard { asked: 1, count: 1 }));
             stand_in.fail("cuInit", 34);
             assert!(refused().to_string().contains("stub"));
@@ -701,7 +701,8 @@ mod stand_in {
             assert_eq!(card.begin_recording(), Err(dead.clone()));
             assert_eq!(card.end_recording(), Err(dead.clone()));
             // SAFETY: the card is not asked.
-            let launched = unsafe { card.launch("any", serin_kernels::Grid::line(1, 32), &[]) };
+            let launched =
+                unsafe { card.launch("any", serin_kernels::cuda::Grid::line(1, 32), &[]) };
             assert_eq!(launched, Err(dead));
             drop((buffer, card));
         });
@@ -715,7 +716,8 @@ mod stand_in {
             }
             let card = card();
             // SAFETY: the stand-in's emulator has no such kernel, and fails as a card does: later.
-            let launched = unsafe { card.launch("nowhere", serin_kernels::Grid::line(1, 32), &[]) };
+            let launched =
+                unsafe { card.launch("nowhere", serin_kernels::cuda::Grid::line(1, 32), &[]) };
             assert_eq!(launched, Ok(()));
             assert_eq!(card.health(), Ok(()));
             let noticed = card.synchronise(Queue::Compute).unwrap_err();
@@ -800,7 +802,7 @@ mod stand_in {
 
     #[test]
     fn more_shared_memory_is_asked_for_before_it_is_used() {
-        use serin_kernels::Grid;
+        use serin_kernels::cuda::Grid;
         only(|stand_in| {
             if FAMILIES.is_empty() {
                 return;

@@ -14,7 +14,7 @@ use crate::control::{
     Control, ControlConfig, LastEnd, Life, LoadAsked, Start, TakeUp, effective_stable,
     folder_loader, same_place,
 };
-use crate::device::{Device, DeviceChoice, exit, memory};
+use crate::device::{Device, DeviceChoice, arena, end};
 use crate::engine::EngineHandle;
 use crate::http::{AppState, Intake, Lifecycle, Operators, Phase, client_app, operator_app};
 use crate::ledger::{Ledger, Options, Stamp};
@@ -261,7 +261,7 @@ async fn trim_after_large(intake: Intake) {
         tokio::time::sleep(TRIM).await;
         if intake.had_large() {
             // It takes a while and waits for allocations elsewhere.
-            let _ = tokio::task::spawn_blocking(memory::trim_heap).await;
+            let _ = tokio::task::spawn_blocking(arena::trim_heap).await;
         }
     }
 }
@@ -328,7 +328,7 @@ pub(super) async fn run(args: ServeArgs) -> Result<ExitCode, CliError> {
     let ended = running.run_until(signals, &config).await?;
     if ended == Ended::DeviceLost {
         logging::finish();
-        exit::at_once(ended.code());
+        end::at_once(ended.code());
     }
     Ok(ExitCode::from(ended.code()))
 }

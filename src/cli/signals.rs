@@ -6,7 +6,7 @@
 
 use super::logging;
 use crate::config::Config;
-use crate::device::exit;
+use crate::device::end;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use std::io;
 use std::path::{Path, PathBuf};
@@ -51,7 +51,7 @@ impl Signals {
         tokio::spawn(async move {
             self.next().await;
             last();
-            exit::at_once(CUT_SHORT);
+            end::at_once(CUT_SHORT);
         });
     }
 }

@@ -15,7 +15,7 @@ use crate::routing::Deployment;
 use crate::text::TextOptions;
 use crate::text::apart::Cancel;
 use futures_util::future::BoxFuture;
-use serin_kernels::Card;
+use serin_kernels::cuda::Card;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};

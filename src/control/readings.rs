@@ -6,7 +6,7 @@
 
 use super::Control;
 use crate::rollout::Event;
-use serin_kernels::Readings;
+use serin_kernels::cuda::Readings;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 

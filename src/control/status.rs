@@ -6,7 +6,7 @@ use crate::device::memory;
 use crate::engine::UnloadReport;
 use crate::rollout::{Decision, Gate, Verdict, View, Weight};
 use serde_json::{Value, json};
-use serin_kernels::Readings;
+use serin_kernels::cuda::Readings;
 use std::sync::Arc;
 use std::time::Duration;
 

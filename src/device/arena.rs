@@ -343,6 +343,15 @@ fn arena_alloc(layout: Layout) -> Option<(*mut u8, bool)> {
     Some((block as *mut u8, zeroed))
 }
 
+/// Hands free pages of the system heap back, so that the resident set tells what is really held.
+pub fn trim_heap() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: malloc_trim takes no pointer and may be called at any time from any thread.
+    unsafe {
+        libc::malloc_trim(0);
+    }
+}
+
 // SAFETY: blocks come from the system allocator or from a slot that hands each address out once until it
 // is freed; a block's origin is decided by its address alone, so `dealloc` always reaches its allocator.
 unsafe impl GlobalAlloc for ArenaAlloc {

@@ -3,8 +3,8 @@
 //! The counterpart of `arena` for devices with memory of their own. Knows no model; the card is
 //! `serin-kernels`' (a real one, or in tests one made of the processor).
 
-pub use serin_kernels::PoolUsage as CardUsage;
-use serin_kernels::{Card, CardError, Pool};
+pub use serin_kernels::cuda::PoolUsage as CardUsage;
+use serin_kernels::cuda::{Card, CardError, Pool};
 use std::sync::Arc;
 
 /// What an unload gave back to the card. Bytes.
@@ -86,8 +86,8 @@ impl Drop for ModelPool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serin_kernels::Buffer;
-    use serin_kernels::emulated::EmulatedCard;
+    use serin_kernels::cuda::Buffer;
+    use serin_kernels::cuda::emulated::EmulatedCard;
 
     #[test]
     fn a_pool_is_closed_with_everything_given_back_or_says_what_is_left() {

@@ -3,8 +3,8 @@
 //! A card is taken only after every kernel gave its known answers on that very card: a build for another
 //! architecture would otherwise give wrong numbers in silence.
 
-use serin_kernels::check::{Bench, FAMILIES};
-use serin_kernels::{Card, CardError, OpenError, Size, open};
+use serin_kernels::cuda::check::{Bench, FAMILIES};
+use serin_kernels::cuda::{Card, CardError, OpenError, Size, open};
 use std::fmt;
 use std::sync::Arc;
 

@@ -1,6 +1,7 @@
-//! The end of a process that its own code brings about: the signal's number is written down on the way out.
+//! The end of a process that its own code brings about: the signal's number is written down on the way out. And the
+//! end of one whose device no longer answers.
 //!
-//! A handler may call next to nothing, so all it does is write two digits into a file that was opened
+//! `unsafe` because signal handlers and `_exit` are the C library's. A handler may call next to nothing, so all it does is write two digits into a file that was opened
 //! beforehand, and let the signal take its course. Rust's own handler for overflown stacks comes after it: that
 //! one says what happened, and ends in an abort. A process that is killed from outside gets no handler; that
 //! there is none of its digits then says so.
@@ -23,6 +24,13 @@ static NOTE: AtomicI32 = AtomicI32::new(-1);
 static WRITTEN: AtomicBool = AtomicBool::new(false);
 /// What handled each of [`FATAL`] before.
 static BEFORE: [OnceLock<libc::sigaction>; FATAL.len()] = [const { OnceLock::new() }; FATAL.len()];
+
+/// Ends the process with this code, and runs nothing on the way: neither what is dropped, nor what a driver
+/// has registered for an orderly exit, either of which may wait for the device for ever.
+pub fn at_once(code: u8) -> ! {
+    // SAFETY: takes a number and does not return.
+    unsafe { libc::_exit(i32::from(code)) }
+}
 
 /// From now on the number of a fatal signal is written into `note`, which stays open for the life of the
 /// process. Once: a later file takes the place of the one before.

@@ -9,7 +9,7 @@ use std::path::Path;
 pub fn resident_bytes() -> Option<u64> {
     let statm = std::fs::read_to_string("/proc/self/statm").ok()?;
     let pages: u64 = statm.split_ascii_whitespace().nth(1)?.parse().ok()?;
-    Some(pages * page_size())
+    Some(pages * rustix::param::page_size() as u64)
 }
 
 /// Bytes of memory that a new allocation could get without swapping: what the machine has left (`MemAvailable`),
@@ -53,21 +53,6 @@ fn of_group(folder: &Path) -> Option<u64> {
     });
     let used = number("memory.current").unwrap_or(0).saturating_sub(inactive.unwrap_or(0));
     Some(limit.saturating_sub(used))
-}
-
-/// Hands free heap pages back to the system, so that the resident set tells what is really held.
-pub fn trim_heap() {
-    #[cfg(target_env = "gnu")]
-    // SAFETY: malloc_trim takes no pointer and may be called at any time from any thread.
-    unsafe {
-        libc::malloc_trim(0);
-    }
-}
-
-fn page_size() -> u64 {
-    // SAFETY: sysconf with a constant name has no preconditions.
-    let size = unsafe { libc::sysconf(libc::_SC_PAGESIZE) };
-    u64::try_from(size).unwrap_or(4096)
 }
 
 #[cfg(test)]

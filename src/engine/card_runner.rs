@@ -10,8 +10,8 @@ use super::runner::{
 };
 use crate::device::{Batch, CardReport, CardUsage};
 use crate::model::{CardDecoder, Draw, SamplingParams, sampler};
-use serin_kernels::CardError;
-use serin_kernels::sample::{NON_FINITE, PenaltyEntry, RowParams};
+use serin_kernels::cuda::CardError;
+use serin_kernels::cuda::sample::{NON_FINITE, PenaltyEntry, RowParams};
 
 /// The runner over a [`CardDecoder`].
 pub struct CardRunner {

@@ -9,7 +9,7 @@ use super::runner::{Finished, RunError, Runner};
 use super::scheduler::{Scheduler, SchedulerConfig};
 use super::turns::Place;
 use super::work::{CostModel, Step};
-use crate::device::{Arena, ArenaUsage, Batch, CardReport, memory};
+use crate::device::{Arena, ArenaUsage, Batch, CardReport, arena, memory};
 use crate::model::Draw;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -339,7 +339,7 @@ impl Lane {
         let card = catch_unwind(AssertUnwindSafe(move || runner.unload())).unwrap_or_default();
         drop((self.batch, self.scheduler));
         let after = self.arena.close();
-        memory::trim_heap();
+        arena::trim_heap();
         let resident_after = memory::resident_bytes().unwrap_or(0);
         let Some(draining) = self.draining.take() else {
             return;

@@ -66,11 +66,11 @@ impl KvChoice {
     }
 
     /// What it comes to for a model on a card.
-    pub fn on_card(self, source: &Weights) -> serin_kernels::KvKind {
+    pub fn on_card(self, source: &Weights) -> serin_kernels::cuda::KvKind {
         match (self, self.kind(source)) {
-            (KvChoice::Int8, _) => serin_kernels::KvKind::I8,
-            (_, KvKind::F32) => serin_kernels::KvKind::F32,
-            (_, KvKind::F16) => serin_kernels::KvKind::F16,
+            (KvChoice::Int8, _) => serin_kernels::cuda::KvKind::I8,
+            (_, KvKind::F32) => serin_kernels::cuda::KvKind::F32,
+            (_, KvKind::F16) => serin_kernels::cuda::KvKind::F16,
         }
     }
 }

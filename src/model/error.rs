@@ -1,6 +1,6 @@
 //! Why a model cannot be loaded: one line each, naming the file and what to do.
 
-use serin_kernels::CardError;
+use serin_kernels::cuda::CardError;
 use std::path::PathBuf;
 
 /// Why a model could not be loaded.

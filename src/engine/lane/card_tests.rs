@@ -6,8 +6,8 @@ use crate::device::ModelPool;
 use crate::engine::CardRunner;
 use crate::model::{CardDecoder, CardPlan, LoadFormat, SamplingParams, Weights};
 use serde_json::json;
-use serin_kernels::emulated::{EmulatedCard, Pace as CardPace};
-use serin_kernels::{Card, KvKind, Queue};
+use serin_kernels::cuda::emulated::{EmulatedCard, Pace as CardPace};
+use serin_kernels::cuda::{Card, KvKind, Queue};
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
 const PROMPT: usize = 2048;
@@ -112,8 +112,10 @@ const LOADS: usize = 1000;
 
 #[test]
 fn a_canary_is_loaded_and_dropped_while_a_graph_is_recorded() {
-    let card: Arc<dyn Card> =
-        Arc::new(EmulatedCard::pessimistic(64 << 20, serin_kernels::emulated::Pace::default()));
+    let card: Arc<dyn Card> = Arc::new(EmulatedCard::pessimistic(
+        64 << 20,
+        serin_kernels::cuda::emulated::Pace::default(),
+    ));
     let weights = weights();
     let free = card.memory().unwrap().free;
     for _ in 0..LOADS {

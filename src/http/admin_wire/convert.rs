@@ -10,7 +10,7 @@ use crate::engine::{CardReport, LaneStats, UnloadReport};
 use crate::rollout::{Arm, ArmView, Decision, Forecast, Gate, GateName, Latency, Phase, View};
 use crate::routing::Deployment;
 use crate::serving::{Gateway, ShadowReport};
-use serin_kernels::Readings;
+use serin_kernels::cuda::Readings;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 

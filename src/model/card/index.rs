@@ -7,9 +7,9 @@
 use super::super::config::ModelConfig;
 use super::plan::CardPlan;
 use crate::device::{Batch, ModelPool};
-use serin_kernels::rope::NO_SLOT;
-use serin_kernels::sample::{PenaltyEntry, RowParams};
-use serin_kernels::{Card, CardError, Rows, StepInputs, View};
+use serin_kernels::cuda::rope::NO_SLOT;
+use serin_kernels::cuda::sample::{PenaltyEntry, RowParams};
+use serin_kernels::cuda::{Card, CardError, Rows, StepInputs, View};
 
 /// How large a step is, padding included.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

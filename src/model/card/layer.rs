@@ -4,10 +4,10 @@ use super::Frequencies;
 use super::index::{Index, Width};
 use super::room::Room;
 use crate::device::Activation;
-use serin_kernels::attention::{AttentionSpec, attend_decode, attend_prefill};
-use serin_kernels::product::{Matrix, Output, multiply};
-use serin_kernels::rows::{Activation as Gate, gated};
-use serin_kernels::{ActKind, Acts, Buffer, Card, CardError, KvLayer, ViewMut, norm, rope};
+use serin_kernels::cuda::attention::{AttentionSpec, attend_decode, attend_prefill};
+use serin_kernels::cuda::product::{Matrix, Output, multiply};
+use serin_kernels::cuda::rows::{Activation as Gate, gated};
+use serin_kernels::cuda::{ActKind, Acts, Buffer, Card, CardError, KvLayer, ViewMut, norm, rope};
 
 pub(super) struct Layer {
     pub attention_norm: NormWeight,

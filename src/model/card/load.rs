@@ -15,10 +15,10 @@ use super::plan::CardPlan;
 use super::room::{Room, Sizes};
 use super::{CardDecoder, Frequencies, Model, Recorded};
 use crate::device::{Kind, ModelPool, Rope, dequantise};
-use serin_kernels::attention::AttentionSpec;
-use serin_kernels::product::Matrix;
-use serin_kernels::weights::PlaneLayout;
-use serin_kernels::{ActKind, Buffer, CardError, KvLayer, Queue, Timer, norm};
+use serin_kernels::cuda::attention::AttentionSpec;
+use serin_kernels::cuda::product::Matrix;
+use serin_kernels::cuda::weights::PlaneLayout;
+use serin_kernels::cuda::{ActKind, Buffer, CardError, KvLayer, Queue, Timer, norm};
 use std::collections::HashMap;
 use std::sync::Arc;
 

@@ -3,8 +3,8 @@
 //! Pure numbers, decided before anything is allocated.
 
 use super::super::config::ModelConfig;
-use serin_kernels::attention::plan_splits;
-use serin_kernels::{KvKind, KvShape};
+use serin_kernels::cuda::attention::plan_splits;
+use serin_kernels::cuda::{KvKind, KvShape};
 
 /// Rows of logits that a card holds at least.
 const LEAST_HEAD_ROWS: usize = 16;

@@ -6,9 +6,9 @@
 use super::super::config::ModelConfig;
 use super::plan::CardPlan;
 use crate::device::ModelPool;
-use serin_kernels::attention::partials_len;
-use serin_kernels::sample::scratch_len;
-use serin_kernels::{ActBuffer, ActKind, Buffer, CardError, Queue};
+use serin_kernels::cuda::attention::partials_len;
+use serin_kernels::cuda::sample::scratch_len;
+use serin_kernels::cuda::{ActBuffer, ActKind, Buffer, CardError, Queue};
 
 pub(super) struct Room {
     /// The residual stream, `[tokens][hidden]`.

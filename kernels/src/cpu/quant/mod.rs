@@ -1,0 +1,140 @@
+//! Weight matrices as stored (quantised or plain floats) and their products with f32 inputs.
+//!
+//! Rows are repacked once at load time into tiles (`tile`); a product makes its input ready once
+//! (`input`), then threads take runs of tiles. Knows no model: a matrix is a kind, a shape and bytes. Why
+//! not keep ggml's row layout: it needs a sum across lanes for every block and row, and shuffles to line
+//! up two rows; repacking costs a second at load time and the same memory.
+
+mod block;
+mod input;
+mod product;
+mod scalar;
+pub mod store;
+mod tile;
+
+#[cfg(target_arch = "x86_64")]
+mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod avx512;
+#[cfg(test)]
+mod tests;
+
+pub use block::{all_finite, dequantise, dequantise_row};
+pub use product::{Scratch, matmul_many};
+pub use store::WeightStore;
+
+use crate::cpu::pool::{Disjoint, Pool};
+use crate::kind::WeightKind as Kind;
+use store::Piece;
+use tile::{TILE, pack_tile, tile_bytes, unpack_row};
+
+/// Why a matrix cannot be made.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum QuantError {
+    #[error("a row of {cols} values is not a whole number of {kind:?} blocks of {}", kind.block())]
+    Columns { kind: Kind, cols: usize },
+    #[error("{rows} x {cols} values of {kind:?} take {expected} bytes, but there are {found}")]
+    Bytes { kind: Kind, rows: usize, cols: usize, expected: usize, found: usize },
+    #[error("{rows} x {cols} values of {kind:?} are more than this machine can address")]
+    TooLarge { kind: Kind, rows: usize, cols: usize },
+    #[error("no memory for {bytes} bytes of weights")]
+    Memory { bytes: usize },
+    #[error("the weight store has {left} bytes left, {wanted} are wanted")]
+    StoreFull { wanted: usize, left: usize },
+}
+
+/// A weight matrix, `[rows][cols]`, ready for products.
+#[derive(Clone)]
+pub struct QMatrix {
+    kind: Kind,
+    rows: usize,
+    cols: usize,
+    tiles: Piece,
+}
+
+impl QMatrix {
+    /// Packs rows as stored in a file, end to end in `bytes`, into memory of its own.
+    pub fn new(kind: Kind, rows: usize, cols: usize, bytes: &[u8]) -> Result<QMatrix, QuantError> {
+        let mut store = WeightStore::new(Self::packed_bytes(kind, rows, cols)?)?;
+        Self::new_in(&mut store, &Pool::new(1), kind, rows, cols, bytes)
+    }
+
+    /// Packs rows as stored in a file into a model's store, on all threads of the pool.
+    pub fn new_in(
+        store: &mut WeightStore,
+        pool: &Pool,
+        kind: Kind,
+        rows: usize,
+        cols: usize,
+        bytes: &[u8],
+    ) -> Result<QMatrix, QuantError> {
+        let packed = Self::packed_bytes(kind, rows, cols)?;
+        let row_bytes = kind.row_bytes(cols).ok_or(QuantError::Columns { kind, cols })?;
+        let expected = row_bytes * rows;
+        if bytes.len() != expected {
+            return Err(QuantError::Bytes { kind, rows, cols, expected, found: bytes.len() });
+        }
+        let mut piece = store.take(packed)?;
+        let size = tile_bytes(kind, cols);
+        let tiles = Disjoint::new(piece.bytes());
+        pool.run(rows.div_ceil(TILE), &|t| {
+            // SAFETY: each task has a tile of its own.
+            let tile = unsafe { tiles.part(t * size, size) };
+            let end = expected.min((t + 1) * TILE * row_bytes);
+            pack_tile(kind, cols, &bytes[t * TILE * row_bytes..end], tile);
+        });
+        Ok(QMatrix { kind, rows, cols, tiles: piece.finish() })
+    }
+
+    /// Bytes that a matrix takes once packed: as much as stored, up to 3 % more for the six-bit scales of
+    /// Q4_K and Q5_K, and rows filled up to a multiple of 16.
+    pub fn packed_bytes(kind: Kind, rows: usize, cols: usize) -> Result<usize, QuantError> {
+        let too_large = QuantError::TooLarge { kind, rows, cols };
+        if !cols.is_multiple_of(kind.block()) {
+            return Err(QuantError::Columns { kind, cols });
+        }
+        // No kind takes more than 4 bytes a value, nor 64 more a tile for alignment.
+        let wide = cols.checked_add(64);
+        let values =
+            rows.checked_next_multiple_of(TILE).zip(wide).and_then(|(r, c)| r.checked_mul(c));
+        let fits = values.and_then(|v| v.checked_mul(8)).is_some_and(|b| b < isize::MAX as usize);
+        if fits { Ok(rows.div_ceil(TILE) * tile_bytes(kind, cols)) } else { Err(too_large) }
+    }
+
+    pub fn kind(&self) -> Kind {
+        self.kind
+    }
+
+    pub fn rows(&self) -> usize {
+        self.rows
+    }
+
+    pub fn cols(&self) -> usize {
+        self.cols
+    }
+
+    /// Bytes of packed weights.
+    pub fn bytes(&self) -> usize {
+        self.tiles.bytes().len()
+    }
+
+    /// Writes row `index`, `[cols]`, to `out` (an embedding lookup). Panics when out of range.
+    pub fn row(&self, index: usize, out: &mut [f32]) {
+        assert!(index < self.rows && out.len() == self.cols, "no such row, or another width");
+        unpack_row(self.kind, self.tile(index / TILE), index % TILE, out);
+    }
+
+    /// `out[i][r] = x[i] . row r`, with `x` `[n][cols]` and `out` `[n][rows]`. Panics on other lengths.
+    pub fn matmul(&self, x: &[f32], n: usize, out: &mut [f32], scratch: &mut Scratch) {
+        matmul_many(std::slice::from_ref(self), x, n, out, scratch);
+    }
+
+    fn tile_count(&self) -> usize {
+        self.rows.div_ceil(TILE)
+    }
+
+    fn tile(&self, index: usize) -> &[u8] {
+        let size = tile_bytes(self.kind, self.cols);
+        &self.tiles.bytes()[index * size..(index + 1) * size]
+    }
+}

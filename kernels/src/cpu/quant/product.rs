@@ -1,0 +1,215 @@
+//! Products of matrices with one input: the input made ready once, then runs of tiles over the threads.
+//!
+//! Chooses the kernel for the instruction set and the width; knows no format's bits. Decoding is bound by
+//! streaming the weights, so a run is a contiguous piece of them; with many vectors the inputs are cut
+//! into blocks that stay in the second-level cache while all tiles pass by.
+
+use super::QMatrix;
+use super::input::{FORMS, Form, Groups, Input, Panel};
+use super::scalar;
+use super::tile::{TILE, tile_bytes};
+use crate::cpu::isa::Isa;
+use crate::cpu::pool::{Disjoint, Pool};
+use crate::kind::WeightKind as Kind;
+use std::sync::Arc;
+
+#[cfg(target_arch = "x86_64")]
+use super::{avx2, avx512};
+
+/// Bytes of weights in one task with few vectors.
+const TASK_BYTES: usize = 64 << 10;
+/// Tasks below which the calling thread does them alone: waking others would take as long.
+const PARALLEL_FROM: usize = 4;
+/// Bytes of input that stay in a core's second-level cache beside the weights that pass by.
+const INPUT_BYTES: usize = 512 << 10;
+/// Widest group of vectors that a kernel takes.
+const MAX_WIDTH: usize = 8;
+
+/// Multiplies one tile by one group; see `scalar::tile` for the promise.
+type Kernel = unsafe fn(*const u8, usize, &Panel, *mut f32);
+
+/// What products need besides their operands: threads, the instruction set, and buffers that grow to the
+/// largest input seen and are then reused. One per thread that computes.
+pub struct Scratch {
+    pool: Arc<Pool>,
+    isa: Isa,
+    inputs: [Input; FORMS],
+}
+
+impl Scratch {
+    pub fn new(pool: Arc<Pool>, isa: Isa) -> Scratch {
+        Scratch { pool, isa, inputs: Default::default() }
+    }
+
+    /// What operations other than products run with.
+    pub fn near(&self) -> (&Pool, Isa) {
+        (&self.pool, self.isa)
+    }
+
+    pub fn isa(&self) -> Isa {
+        self.isa
+    }
+}
+
+/// Several matrices of equal `cols` times the same input, `[n][cols]`, in one job; the results lie side
+/// by side in `out`, `[n][rows of all]`. Panics on other lengths.
+pub fn matmul_many(
+    matrices: &[QMatrix],
+    x: &[f32],
+    n: usize,
+    out: &mut [f32],
+    scratch: &mut Scratch,
+) {
+    let Some(cols) = matrices.first().map(|m| m.cols) else { return };
+    let rows: usize = matrices.iter().map(|m| m.rows).sum();
+    assert!(matrices.iter().all(|m| m.cols == cols), "matrices of different widths");
+    assert!(x.len() == n * cols && out.len() == n * rows, "lengths do not fit the shapes");
+    let Scratch { pool, isa, inputs } = scratch;
+    let groups = Groups { n, width: width(*isa) };
+    for form in [Form::Dense, Form::B32, Form::K256] {
+        if matrices.iter().any(|m| Form::of(m.kind) == form) {
+            inputs[form as usize].fill(form, x, cols, groups, *isa, pool);
+        }
+    }
+    let job = Job { matrices, inputs, groups, isa: *isa, rows, out: Disjoint::new(out) };
+    let plan = Plan::new(matrices, cols, groups);
+    pool.run_if(plan.tasks() >= PARALLEL_FROM, plan.tasks(), &|task| plan.run(task, &job));
+}
+
+/// How a job is cut into tasks: runs of tiles times blocks of input groups.
+struct Plan {
+    tiles: usize,
+    tiles_per_task: usize,
+    groups: usize,
+    groups_per_task: usize,
+}
+
+impl Plan {
+    fn new(matrices: &[QMatrix], cols: usize, groups: Groups) -> Plan {
+        let tiles = matrices.iter().map(|m| m.tile_count()).sum();
+        let size = matrices.iter().map(|m| tile_bytes(m.kind, cols)).max().unwrap_or(1).max(1);
+        let groups_per_task = (INPUT_BYTES / (groups.width * cols).max(1)).max(1);
+        let count = groups.count();
+        let reuse = count.min(groups_per_task).max(1);
+        let tiles_per_task = (TASK_BYTES / size.saturating_mul(reuse)).max(1);
+        Plan { tiles, tiles_per_task, groups: count, groups_per_task }
+    }
+
+    fn runs(&self) -> usize {
+        self.tiles.div_ceil(self.tiles_per_task)
+    }
+
+    fn tasks(&self) -> usize {
+        self.runs() * self.groups.div_ceil(self.groups_per_task)
+    }
+
+    fn run(&self, task: usize, job: &Job<'_>) {
+        let (block, run) = (task / self.runs(), task % self.runs());
+        let first = block * self.groups_per_task;
+        let groups = first..(first + self.groups_per_task).min(self.groups);
+        let first = run * self.tiles_per_task;
+        let tiles = first..(first + self.tiles_per_task).min(self.tiles);
+        // Which matrix a tile belongs to: there are few, so a walk along them finds it.
+        let (mut tile_from, mut row_from) = (0, 0);
+        for matrix in job.matrices {
+            let end = tile_from + matrix.tile_count();
+            for tile in tiles.start.max(tile_from)..tiles.end.min(end) {
+                job.tile(matrix, tile - tile_from, row_from, groups.clone());
+            }
+            (tile_from, row_from) = (end, row_from + matrix.rows);
+        }
+    }
+}
+
+struct Job<'a> {
+    matrices: &'a [QMatrix],
+    inputs: &'a [Input; FORMS],
+    groups: Groups,
+    isa: Isa,
+    rows: usize,
+    out: Disjoint<'a, f32>,
+}
+
+impl Job<'_> {
+    /// One tile times some groups; the matrix's rows begin at `row_from` of the output's.
+    fn tile(&self, matrix: &QMatrix, tile: usize, row_from: usize, groups: std::ops::Range<usize>) {
+        let kernels = kernels(self.isa, matrix.kind);
+        let form = Form::of(matrix.kind);
+        let bytes = matrix.tile(tile);
+        let rows = TILE.min(matrix.rows - tile * TILE);
+        let mut sums = [0.0f32; MAX_WIDTH * TILE];
+        for g in groups {
+            let (used, width) = self.groups.of(g);
+            let panel = self.inputs[form as usize].panel(form, self.groups, g);
+            let kernel = kernels[width.trailing_zeros() as usize];
+            // SAFETY: `bytes` is a whole tile of this kind and width; the form's input was made ready for
+            // these groups; `sums` holds the widest group; the kernels are of an instruction set that
+            // `isa` vouches for.
+            unsafe { kernel(bytes.as_ptr(), matrix.cols, &panel, sums.as_mut_ptr()) };
+            for (c, sums) in sums.chunks_exact(TILE).enumerate().take(used) {
+                let vector = g * self.groups.width + c;
+                let at = vector * self.rows + row_from + tile * TILE;
+                // SAFETY: no other task has this tile's rows of these vectors.
+                unsafe { self.out.part(at, rows) }.copy_from_slice(&sums[..rows]);
+            }
+        }
+    }
+}
+
+/// Widest group that an instruction set's registers hold.
+fn width(isa: Isa) -> usize {
+    if isa.has_avx2() && !isa.has_avx512() { 4 } else { MAX_WIDTH }
+}
+
+/// A kernel for each width: 1, 2, 4, 8.
+macro_rules! by_width {
+    ($($name:ident)::+ $(, $kind:ident)?) => {{
+        const KERNELS: [Kernel; 4] = [
+            $($name)::+::<$({ Kind::$kind as u8 },)? 1>,
+            $($name)::+::<$({ Kind::$kind as u8 },)? 2>,
+            $($name)::+::<$({ Kind::$kind as u8 },)? 4>,
+            $($name)::+::<$({ Kind::$kind as u8 },)? 8>,
+        ];
+        &KERNELS
+    }};
+}
+
+fn kernels(isa: Isa, kind: Kind) -> &'static [Kernel; 4] {
+    #[cfg(target_arch = "x86_64")]
+    if isa.has_avx512() {
+        return match kind {
+            Kind::F32 => by_width!(avx512::dense, F32),
+            Kind::F16 => by_width!(avx512::dense, F16),
+            Kind::BF16 => by_width!(avx512::dense, BF16),
+            Kind::Q8_0 => by_width!(avx512::b32, Q8_0),
+            Kind::Q4_0 => by_width!(avx512::b32, Q4_0),
+            Kind::Q4K => by_width!(avx512::k45, Q4K),
+            Kind::Q5K => by_width!(avx512::k45, Q5K),
+            Kind::Q6K => by_width!(avx512::k6),
+        };
+    }
+    #[cfg(target_arch = "x86_64")]
+    if isa.has_avx2() {
+        return match kind {
+            Kind::F32 => by_width!(avx2::dense, F32),
+            Kind::F16 => by_width!(avx2::dense, F16),
+            Kind::BF16 => by_width!(avx2::dense, BF16),
+            Kind::Q8_0 => by_width!(avx2::q8_0),
+            Kind::Q4_0 => by_width!(avx2::q4_0),
+            Kind::Q4K => by_width!(avx2::k45, Q4K),
+            Kind::Q5K => by_width!(avx2::k45, Q5K),
+            Kind::Q6K => by_width!(avx2::k6),
+        };
+    }
+    let _ = isa;
+    match kind {
+        Kind::F32 => by_width!(scalar::tile, F32),
+        Kind::F16 => by_width!(scalar::tile, F16),
+        Kind::BF16 => by_width!(scalar::tile, BF16),
+        Kind::Q8_0 => by_width!(scalar::tile, Q8_0),
+        Kind::Q4_0 => by_width!(scalar::tile, Q4_0),
+        Kind::Q4K => by_width!(scalar::tile, Q4K),
+        Kind::Q5K => by_width!(scalar::tile, Q5K),
+        Kind::Q6K => by_width!(scalar::tile, Q6K),
+    }
+}

@@ -1,0 +1,168 @@
+//! Rows with one query token each: the cached tokens of a row are cut into shares, one block each.
+
+use super::{AttentionSpec, cache_args, check, exact, kernel_for, out_args, tile_bytes};
+use crate::cuda::acts::ActsMut;
+use crate::cuda::buffer::{View, ViewMut};
+use crate::cuda::card::{Arg, Card, CardError, Grid};
+use crate::cuda::kv::{KvView, Rows};
+
+const KERNELS: [[&str; 4]; 2] = [
+    [
+        "attention_decode_f16_64",
+        "attention_decode_f16_96",
+        "attention_decode_f16_128",
+        "attention_decode_f16_256",
+    ],
+    [
+        "attention_decode_i8_64",
+        "attention_decode_i8_96",
+        "attention_decode_i8_128",
+        "attention_decode_i8_256",
+    ],
+];
+const THREADS: u32 = 128;
+/// Warps of a block, and query heads that it takes.
+const WARPS: usize = 4;
+const HEADS: usize = 8;
+/// Most threads of a block that puts shares together; it has a multiple of the head's size.
+const MERGE_THREADS: usize = 512;
+/// Blocks that a multiprocessor should have: two are resident for any cache but f16 heads of 256.
+const BLOCKS_EACH: usize = 2;
+/// Tokens below which a share is not worth its start.
+const LEAST_SHARE: usize = 128;
+/// Most shares of a row.
+const MOST_SPLITS: usize = 128;
+
+/// Into how many shares to cut each row, for `rows` rows of at most `longest_context` tokens.
+///
+/// As many as one wave of blocks has room for (a second, short wave would leave most of the card idle), and no
+/// more than give each share work.
+pub fn plan_splits(
+    rows: usize,
+    kv_heads: usize,
+    longest_context: usize,
+    multiprocessors: usize,
+) -> usize {
+    let blocks = rows.max(1).saturating_mul(kv_heads.max(1));
+    let room = BLOCKS_EACH * multiprocessors / blocks;
+    room.min(longest_context.div_ceil(LEAST_SHARE)).clamp(1, MOST_SPLITS)
+}
+
+/// Numbers of scratch that [`attend_decode`] takes: largest score, sum and undivided outputs of every share.
+/// None where there is one share.
+pub fn partials_len(rows: usize, heads: usize, splits: usize, head_dim: usize) -> usize {
+    if splits <= 1 { 0 } else { rows * heads * splits * (head_dim + 2) }
+}
+
+/// Attention of rows with exactly one query token each, written to `out`, `[tokens][heads * head_dim]`, at the
+/// rows' first tokens. Rows of padding (no context) give zeros at their first token and read nothing.
+///
+/// `qkv`: `[tokens][(heads + 2 * kv_heads) * head_dim]`, queries first. Keys and values of the rows' own tokens
+/// are in the cache already. `splits`: see [`plan_splits`]; any number is right. `partials`: see
+/// [`partials_len`]. The rows' first tokens are below `rows.count`, and the tables name blocks of the cache.
+#[allow(clippy::too_many_arguments, reason = "parts of a step belong to different owners")]
+pub fn attend_decode(
+    card: &dyn Card,
+    spec: &AttentionSpec,
+    qkv: View<'_, f32>,
+    kv: KvView<'_>,
+    rows: Rows<'_>,
+    splits: usize,
+    partials: ViewMut<'_, f32>,
+    out: ActsMut<'_>,
+) -> Result<(), CardError> {
+    let sizes = check(spec, qkv, &kv, &rows, rows.count, &out)?;
+    let dim = kv.shape.head_dim;
+    if splits == 0 || splits > i32::MAX as usize {
+        return Err(CardError::Shape(format!("{splits} shares")));
+    }
+    if partials.len() < partials_len(rows.count, spec.heads, splits, dim) {
+        let what = format!("{} partial sums for {splits} shares", partials.len());
+        return Err(CardError::Shape(what));
+    }
+    if rows.count == 0 {
+        return Ok(());
+    }
+    let Some(kernel) = kernel_for(&KERNELS, &kv) else {
+        return exact::launch(card, spec, qkv, &kv, &rows, &out, (sizes, 1, true));
+    };
+    let parts = (spec.heads / kv.shape.kv_heads).div_ceil(HEADS);
+    let (scale, bend) = spec.folded();
+    let head = [qkv.arg(), Arg::I32(sizes.stride as i32), Arg::I32(spec.heads as i32)];
+    let rules = [Arg::F32(scale), Arg::F32(bend), spec.window_arg(), partials.arg()];
+    let args = [&head[..], &cache_args(&kv, &rows), &rules, &out_args(&out)].concat();
+    let blocks = [splits as u32, (kv.shape.kv_heads * parts) as u32, rows.count as u32];
+    let grid = Grid::of(blocks, THREADS).shared(shared_bytes(&kv));
+    // SAFETY: lengths were checked; the caller answers for rows and tables.
+    unsafe { card.launch(kernel, grid, &args)? };
+    if splits == 1 {
+        return Ok(());
+    }
+    let shape = [Arg::I32(splits as i32), Arg::I32(spec.heads as i32), Arg::I32(dim as i32)];
+    let args = [&[partials.arg()][..], &shape, &[rows.rows.arg()], &out_args(&out)].concat();
+    let blocks = [spec.heads as u32, rows.count as u32, 1];
+    let threads = dim * (MERGE_THREADS / dim).clamp(1, splits);
+    let shared = (splits + threads) * size_of::<f32>();
+    let grid = Grid::of(blocks, threads as u32).shared(shared);
+    // SAFETY: as above; `partials` holds what the first kernel wrote.
+    unsafe { card.launch("attention_merge", grid, &args) }
+}
+
+/// `attention_decode::Plan::kShared`.
+fn shared_bytes(kv: &KvView<'_>) -> usize {
+    let keys = if kv.shape.head_dim <= 64 { 32 } else { 16 };
+    let (step, tile) = tile_bytes(kv, keys);
+    16 * step + WARPS * tile + 2 * 4 * WARPS * HEADS
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn a_lone_row_fills_the_card() {
+        assert_eq!(plan_splits(1, 8, 100_000, 128), 32);
+        assert_eq!(plan_splits(1, 2, 100_000, 128), 128);
+        assert_eq!(plan_splits(1, 1, 1_000_000, 200), 128);
+    }
+
+    #[test]
+    fn many_rows_and_short_ones_are_not_cut() {
+        assert_eq!(plan_splits(64, 8, 100_000, 128), 1);
+        assert_eq!(plan_splits(1, 8, 100, 128), 1);
+        assert_eq!(plan_splits(0, 0, 0, 0), 1);
+    }
+
+    #[test]
+    fn no_rows_are_planned_as_one() {
+        assert_eq!(plan_splits(0, 2, 14_849, 1), plan_splits(1, 2, 14_849, 1));
+        assert_eq!(plan_splits(0, 8, 100_000, 128), 32);
+    }
+
+    #[test]
+    fn one_share_takes_no_scratch() {
+        assert_eq!(partials_len(7, 8, 1, 64), 0);
+        assert_eq!(partials_len(7, 8, 3, 64), 7 * 8 * 3 * 66);
+    }
+
+    proptest! {
+        #[test]
+        fn shares_fit_one_wave_and_have_work(
+            rows in 0usize..5000, heads in 1usize..64, context in 0usize..1 << 20, sms in 0usize..400
+        ) {
+            let splits = plan_splits(rows, heads, context, sms);
+            prop_assert!((1..=MOST_SPLITS).contains(&splits));
+            prop_assert!(splits == 1 || splits * rows.max(1) * heads <= BLOCKS_EACH * sms);
+            prop_assert!(splits == 1 || context > (splits - 1) * LEAST_SHARE);
+        }
+
+        #[test]
+        fn longer_contexts_are_cut_no_less(
+            rows in 1usize..64, heads in 1usize..64, context in 0usize..1 << 20, sms in 1usize..400
+        ) {
+            let now = plan_splits(rows, heads, context, sms);
+            prop_assert!(now <= plan_splits(rows, heads, context + 1000, sms));
+        }
+    }
+}

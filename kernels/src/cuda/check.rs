@@ -1,0 +1,157 @@
+//! Known answers: what a kernel gave on a card, beside what it should have given.
+//!
+//! Each kernel family lists its cases once. Tests run them all on the emulated card, in several orders of
+//! threads; a server runs the quick ones on its very card before it trusts it. References are plain loops in
+//! f64 that share no code with the kernels.
+
+#[cfg(all(test, feature = "emulator"))]
+use super::card::Queue;
+use super::card::{Card, CardError, Pool};
+use std::fmt;
+use std::sync::Arc;
+
+/// How many cases are wanted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Size {
+    /// A few per kernel, every kernel once: milliseconds on a card.
+    Quick,
+    /// Every size class, odd ones too.
+    Full,
+}
+
+/// One case's outcome.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Check {
+    pub kernel: &'static str,
+    pub case: String,
+    /// Largest error of all outputs, relative to the largest expected magnitude (infinite for what is not a
+    /// number where one was expected).
+    pub error: f64,
+    pub limit: f64,
+}
+
+impl Check {
+    /// Compares outputs with what they should be. Outputs are to be poisoned before the launch.
+    pub fn compare(
+        kernel: &'static str,
+        case: impl Into<String>,
+        got: &[f32],
+        expected: &[f64],
+        limit: f64,
+    ) -> Check {
+        Check { kernel, case: case.into(), error: relative_error(got, expected), limit }
+    }
+
+    /// For whole numbers, which have to be equal.
+    pub fn equal<T: PartialEq + fmt::Debug>(
+        kernel: &'static str,
+        case: impl Into<String>,
+        got: &[T],
+        expected: &[T],
+    ) -> Check {
+        let error = if got == expected { 0.0 } else { f64::INFINITY };
+        let mut case = case.into();
+        if let Some(at) = got.iter().zip(expected).position(|(a, b)| a != b) {
+            case = format!("{case}: at {at} {:?} instead of {:?}", got[at], expected[at]);
+        }
+        Check { kernel, case, error, limit: 0.0 }
+    }
+
+    pub fn holds(&self) -> bool {
+        self.error <= self.limit
+    }
+}
+
+impl fmt::Display for Check {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Check { kernel, case, error, limit } = self;
+        write!(f, "{kernel}, {case}: error {error:.2e}, limit {limit:.0e}")
+    }
+}
+
+/// The largest difference over the largest expected magnitude.
+pub fn relative_error(got: &[f32], expected: &[f64]) -> f64 {
+    if got.len() != expected.len() {
+        return f64::INFINITY;
+    }
+    let scale = expected.iter().fold(0.0f64, |most, v| most.max(v.abs())).max(1e-30);
+    let differences = got.iter().zip(expected).map(|(got, want)| (f64::from(*got) - want).abs());
+    differences.fold(0.0, |most, d| if d.is_nan() { f64::INFINITY } else { f64::max(most, d) })
+        / scale
+}
+
+/// Numbers for cases: seeded, the same everywhere (SplitMix64).
+#[derive(Debug, Clone)]
+pub struct Numbers(u64);
+
+impl Numbers {
+    pub fn new(seed: u64) -> Numbers {
+        Numbers(seed)
+    }
+
+    pub fn bits(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    /// Below `limit`.
+    pub fn below(&mut self, limit: usize) -> usize {
+        (self.bits() % limit.max(1) as u64) as usize
+    }
+
+    /// In -1..1.
+    pub fn number(&mut self) -> f32 {
+        (self.bits() >> 40) as f32 / (1u32 << 23) as f32 - 1.0
+    }
+
+    pub fn numbers(&mut self, count: usize) -> Vec<f32> {
+        (0..count).map(|_| self.number()).collect()
+    }
+}
+
+/// Where cases run: a card and a pool to take memory from.
+#[derive(Debug, Clone)]
+pub struct Bench {
+    pub card: Arc<dyn Card>,
+    pub pool: Pool,
+}
+
+/// One family's cases.
+pub type Family = fn(&Bench, Size) -> Result<Vec<Check>, CardError>;
+
+/// Every kernel family's cases.
+pub const FAMILIES: &[(&str, Family)] = &[
+    ("attention", crate::cuda::attention::checks),
+    ("embedding", crate::cuda::embed::checks),
+    ("inputs of steps", crate::cuda::inputs::checks),
+    ("norms", crate::cuda::norm::checks),
+    ("products of floats", crate::cuda::product::dense_checks),
+    ("products of quantised weights", crate::cuda::product::quantised_checks),
+    ("rotations", crate::cuda::rope::checks),
+    ("rows", crate::cuda::rows::checks),
+    ("sampling", crate::cuda::sample::checks),
+];
+
+/// Runs every family on the emulated card in several orders of threads, and demands every answer.
+#[cfg(all(test, feature = "emulator"))]
+pub(crate) fn prove(family: Family) {
+    use crate::cuda::emulated::{EmulatedCard, Pace};
+    let pessimistic = EmulatedCard::pessimistic(64 << 20, Pace::default());
+    let cards = [0, 1, 12345].map(|order| (order, EmulatedCard::start(64 << 20)));
+    for (order, card) in cards.into_iter().chain([(54321, pessimistic)]) {
+        card.set_order(order);
+        let card: Arc<dyn Card> = Arc::new(card);
+        let pool = card.create_pool().unwrap();
+        let bench = Bench { card: card.clone(), pool };
+        let checks = family(&bench, Size::Full).unwrap();
+        assert!(!checks.is_empty());
+        for check in checks {
+            assert!(check.holds(), "{check} (threads in order {order}, {})", card.facts().name);
+        }
+        [Queue::Compute, Queue::Load].iter().for_each(|queue| card.synchronise(*queue).unwrap());
+        assert_eq!(card.pool_usage(pool).unwrap().used, 0, "a case keeps memory");
+    }
+}

@@ -1,0 +1,142 @@
+//! Embedding: rows of a matrix in any kind, picked by token, as floats.
+//!
+//! Knows no vocabulary; tokens are checked by whoever made them, and one that the matrix does not have gives a row
+//! that is not a number.
+
+use super::buffer::{Buffer, View, ViewMut};
+use super::card::{Arg, Card, CardError, Grid};
+use super::check::{Bench, Check, Numbers, Size};
+use super::product::{Matrix, test_matrix};
+use super::weights::WeightKind;
+
+/// `out[i] = scale * weights[tokens[i]]`, for the first `n` tokens: `[n][columns]`.
+pub fn embed(
+    card: &dyn Card,
+    weights: &Matrix,
+    tokens: View<'_, u32>,
+    n: usize,
+    scale: f32,
+    out: ViewMut<'_, f32>,
+) -> Result<(), CardError> {
+    let columns = weights.columns();
+    if tokens.len() < n || n > i32::MAX as usize {
+        return Err(CardError::Shape(format!("there are {} tokens, not {n}", tokens.len())));
+    }
+    if n.checked_mul(columns).is_none_or(|all| all > out.len()) {
+        let len = out.len();
+        let what = format!("{n} rows of {columns} numbers do not fit into {len}");
+        return Err(CardError::Shape(what));
+    }
+    if !out.address().is_multiple_of(16) {
+        return Err(CardError::Shape("rows do not start on 16 bytes".into()));
+    }
+    if n == 0 {
+        return Ok(());
+    }
+    let quantised = weights.kind().is_quantised();
+    // Numbers, or words of eight.
+    let items = if quantised { columns / 8 } else { columns };
+    let grid = Grid::of([n as u32, items.div_ceil(256).min(64) as u32, 1], 256);
+    let [low, high, scales, supers] = weights.planes();
+    let (tokens, scale, out) = (tokens.arg(), Arg::F32(scale), out.arg());
+    let rows = Arg::I32(weights.rows() as i32);
+    let name = kernel(weights.kind());
+    let groups = Arg::I32(weights.groups() as i32);
+    let columns = Arg::I32(columns as i32);
+    // SAFETY: the kernels' arguments; all lengths have been checked, and a token beyond the matrix reads nothing.
+    unsafe {
+        match quantised {
+            true => {
+                let args = [low, high, scales, supers, tokens, rows, groups, scale, out];
+                card.launch(name, grid, &args)
+            }
+            false => card.launch(name, grid, &[low, tokens, rows, columns, scale, out]),
+        }
+    }
+}
+
+fn kernel(kind: WeightKind) -> &'static str {
+    match kind {
+        WeightKind::F32 => "embed_f32",
+        WeightKind::F16 => "embed_f16",
+        WeightKind::BF16 => "embed_bf16",
+        WeightKind::Q8_0 => "embed_q8_0",
+        WeightKind::Q4_0 => "embed_q4_0",
+        WeightKind::Q4K => "embed_q4_k",
+        WeightKind::Q5K => "embed_q5_k",
+        WeightKind::Q6K => "embed_q6_k",
+    }
+}
+
+/// Rows of every kind, the first, the last and one twice among them.
+pub fn checks(bench: &Bench, size: Size) -> Result<Vec<Check>, CardError> {
+    let shapes: &[(usize, usize)] = match size {
+        Size::Quick => &[(3, 256)],
+        Size::Full => &[(1, 32), (5, 96), (130, 768), (7, 2304)],
+    };
+    let mut checks = Vec::new();
+    for kind in WeightKind::ALL {
+        for (rows, columns) in shapes {
+            let columns = columns.next_multiple_of(kind.block());
+            checks.push(check(bench, kind, *rows, columns)?);
+        }
+        if !kind.is_quantised() && size == Size::Full {
+            checks.push(check(bench, kind, 4, 33)?);
+        }
+    }
+    Ok(checks)
+}
+
+fn check(bench: &Bench, kind: WeightKind, rows: usize, columns: usize) -> Result<Check, CardError> {
+    let mut numbers = Numbers::new((rows + columns) as u64);
+    let (matrix, values) = test_matrix(bench, kind, rows, columns, &mut numbers)?;
+    let last = rows as u32 - 1;
+    let picked = [last, 0, numbers.below(rows) as u32, last, last / 2];
+    let tokens = Buffer::of(&bench.card, bench.pool, &picked)?;
+    let mut out = Buffer::new(&bench.card, bench.pool, picked.len() * columns)?;
+    out.fill(0xff)?;
+    let scale = 1.75;
+    embed(&*bench.card, &matrix, tokens.view(), picked.len(), scale, out.view_mut())?;
+    let row = |token: &u32| &values[*token as usize * columns..][..columns];
+    let expected: Vec<f64> =
+        picked.iter().flat_map(row).map(|v| f64::from(scale) * f64::from(*v)).collect();
+    let case = format!("{kind:?}, {rows} x {columns}");
+    Ok(Check::compare(kernel(kind), case, &out.to_vec()?, &expected, 1e-6))
+}
+
+#[cfg(all(test, feature = "emulator"))]
+mod tests {
+    use super::*;
+    use crate::cuda::card::Queue;
+    use crate::cuda::emulated::EmulatedCard;
+    use std::sync::Arc;
+
+    #[test]
+    fn answers_are_known() {
+        crate::cuda::check::prove(checks);
+    }
+
+    #[test]
+    fn a_token_that_is_not_there_gives_no_number_and_shapes_are_checked() {
+        let card: Arc<dyn Card> = Arc::new(EmulatedCard::start(1 << 20));
+        let pool = card.create_pool().unwrap();
+        for kind in WeightKind::ALL {
+            let mut matrix = Matrix::new(&card, pool, kind, 2, 256).unwrap();
+            let stored = vec![0; 2 * matrix.row_bytes()];
+            matrix.write_rows(0, &stored, Queue::Load).unwrap();
+            let tokens = Buffer::of(&card, pool, &[1, 2, u32::MAX]).unwrap();
+            let mut out = Buffer::new(&card, pool, 3 * 256).unwrap();
+            embed(&*card, &matrix, tokens.view(), 3, 1.0, out.view_mut()).unwrap();
+            let out = out.to_vec().unwrap();
+            assert!(out[..256].iter().all(|v| *v == 0.0));
+            assert!(out[256..].iter().all(|v| v.is_nan()));
+        }
+        let matrix = Matrix::new(&card, pool, WeightKind::F32, 2, 4).unwrap();
+        let tokens = Buffer::of(&card, pool, &[1, 0]).unwrap();
+        let mut out = Buffer::<f32>::new(&card, pool, 9).unwrap();
+        let mut run =
+            |n, at| embed(&*card, &matrix, tokens.view(), n, 1.0, out.view_mut().part(at, 8));
+        assert!(run(2, 0).is_ok() && run(0, 0).is_ok());
+        assert!(run(3, 0).is_err() && run(2, 1).is_err());
+    }
+}

@@ -1,0 +1,156 @@
+//! What the host tells a step's kernels: up to three sections of words, written into the host's own memory and
+//! fetched by a kernel, the first of the step.
+//!
+//! Writing waits for nothing, and so a step never waits behind a loader's copies. The host may write a section
+//! again once the kernel that fetches it is done. Knows no section's meaning.
+
+use super::buffer::{Buffer, Mapped, Plain, View};
+use super::card::{Arg, Card, CardError, Grid, Pool, Queue};
+use super::check::{Bench, Check, Numbers, Size};
+use std::ops::Range;
+use std::sync::Arc;
+
+/// Sections that there may be.
+pub const SECTIONS: usize = 3;
+/// Words before the first section: each section's length, filled up to 16 bytes.
+const HEAD: usize = 4;
+/// Threads that fetch a section, 16 bytes each at a time.
+const THREADS: u32 = 1024;
+
+/// The sections, here and on the card.
+pub struct StepInputs {
+    host: Mapped<u32>,
+    card: Buffer<u32>,
+    /// Where each section starts, and what it has room for, in words.
+    starts: [usize; SECTIONS],
+    rooms: [usize; SECTIONS],
+}
+
+impl StepInputs {
+    /// Room for so many words of each section, in the order of [`Queue::Load`].
+    pub fn new(
+        card: &Arc<dyn Card>,
+        pool: Pool,
+        rooms: [usize; SECTIONS],
+    ) -> Result<StepInputs, CardError> {
+        let mut starts = [HEAD; SECTIONS];
+        for i in 1..SECTIONS {
+            starts[i] = starts[i - 1] + rooms[i - 1].next_multiple_of(4);
+        }
+        let words = starts[SECTIONS - 1] + rooms[SECTIONS - 1].next_multiple_of(4);
+        if u32::try_from(words).is_err() {
+            return Err(CardError::Shape(format!("{words} words of inputs are too many")));
+        }
+        Ok(StepInputs {
+            host: Mapped::new(card, words)?,
+            card: Buffer::on(card, pool, words, Queue::Load)?,
+            starts,
+            rooms,
+        })
+    }
+
+    /// Words on the card for sections of these rooms.
+    pub fn words(rooms: [usize; SECTIONS]) -> usize {
+        HEAD + rooms.iter().map(|room| room.next_multiple_of(4)).sum::<usize>()
+    }
+
+    /// Writes a section, numbers of 32 or 64 bits.
+    pub fn write<T: Plain>(&mut self, section: usize, values: &[T]) -> Result<(), CardError> {
+        let (start, room) = (self.starts[section], self.rooms[section]);
+        let words = size_of_val(values) / 4;
+        if words > room || !size_of::<T>().is_multiple_of(4) {
+            let what = format!("{words} words do not fit into the {room} of input {section}");
+            return Err(CardError::Shape(what));
+        }
+        self.host.write(start, values)?;
+        self.host.write(section, &[words as u32])
+    }
+
+    /// Fetches sections onto the card.
+    pub fn fetch(&mut self, card: &dyn Card, sections: Range<usize>) -> Result<(), CardError> {
+        if sections.is_empty() || sections.end > SECTIONS {
+            return Err(CardError::Shape(format!("there are no inputs {sections:?}")));
+        }
+        let grid = Grid::line(sections.len(), THREADS).shared(16);
+        let [a, b, c] = self.starts.map(|start| Arg::U32(start as u32));
+        let (host, to) = (self.host.view().arg(), self.card.view().arg());
+        // SAFETY: the kernel's arguments; both sides have every section's room, whatever the lengths say.
+        unsafe {
+            card.launch("step_inputs", grid, &[host, to, Arg::I32(sections.start as i32), a, b, c])
+        }
+    }
+
+    /// A section's room on the card.
+    pub fn section<T: Plain>(&self, section: usize) -> View<'_, T> {
+        self.card.view().part(self.starts[section], self.rooms[section]).cast()
+    }
+}
+
+/// Sections of every length class, written twice; what lies between them stays.
+pub fn checks(bench: &Bench, size: Size) -> Result<Vec<Check>, CardError> {
+    let cases: &[[usize; SECTIONS]] = match size {
+        Size::Quick => &[[70, 8, 2]],
+        Size::Full => &[[1, 1, 1], [70, 8, 2], [5000, 12, 3000], [3, 20_000, 4]],
+    };
+    cases.iter().map(|rooms| check(bench, *rooms)).collect()
+}
+
+fn check(bench: &Bench, rooms: [usize; SECTIONS]) -> Result<Check, CardError> {
+    let Bench { card, pool } = bench;
+    let mut inputs = StepInputs::new(card, *pool, rooms)?;
+    card.synchronise(Queue::Load)?;
+    inputs.card.fill(0xff)?;
+    let mut numbers = Numbers::new(rooms.iter().sum::<usize>() as u64);
+    let mut expected = vec![u32::MAX; inputs.card.len()];
+    for (round, fetched) in [0..1, 1..3, 0..3].into_iter().enumerate() {
+        for section in fetched.clone() {
+            let len = rooms[section].min(rooms[section] * (3 - round) / 3 + 1);
+            let words: Vec<u32> = (0..len).map(|_| numbers.bits() as u32).collect();
+            inputs.write(section, &words)?;
+            expected[inputs.starts[section]..][..len].copy_from_slice(&words);
+        }
+        inputs.fetch(&**card, fetched)?;
+        card.synchronise(Queue::Compute)?;
+    }
+    let mut got = inputs.card.to_vec()?;
+    // Up to three words behind a section belong to nothing.
+    for (start, room) in inputs.starts.iter().zip(rooms) {
+        got[start + room..start + room.next_multiple_of(4)].fill(u32::MAX);
+    }
+    // Sections are copied by 16 bytes: what an earlier, longer round left behind the last words may be anything.
+    for i in 0..got.len() {
+        if expected[i] == u32::MAX {
+            got[i] = u32::MAX;
+        }
+    }
+    Ok(Check::equal("step_inputs", format!("sections of {rooms:?} words"), &got, &expected))
+}
+
+#[cfg(all(test, feature = "emulator"))]
+mod tests {
+    use super::*;
+    use crate::cuda::emulated::EmulatedCard;
+
+    #[test]
+    fn answers_are_known() {
+        crate::cuda::check::prove(checks);
+    }
+
+    #[test]
+    fn what_does_not_fit_is_refused() {
+        let card: Arc<dyn Card> = Arc::new(EmulatedCard::start(1 << 20));
+        let pool = card.create_pool().unwrap();
+        let mut inputs = StepInputs::new(&card, pool, [4, 2, 0]).unwrap();
+        assert!(inputs.write(0, &[0u32; 5]).is_err() && inputs.write(1, &[0u64; 2]).is_err());
+        assert!(inputs.write(0, &[0u8; 4]).is_err() && inputs.write(2, &[1u32]).is_err());
+        assert!(inputs.fetch(&*card, 1..4).is_err() && inputs.fetch(&*card, 1..1).is_err());
+        inputs.write(1, &[7u64]).unwrap();
+        inputs.fetch(&*card, 0..2).unwrap();
+        let mut got = [0u64];
+        let view: View<'_, u64> = inputs.section(1);
+        assert_eq!(view.len(), 1);
+        let place = crate::cuda::buffer::bytes_of_mut(&mut got);
+        card.download(view.address(), place, Queue::Compute).unwrap();
+        assert_eq!(got, [7]);
+    }
+}

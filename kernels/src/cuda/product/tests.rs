@@ -1,0 +1,178 @@
+//! Products' answers on the emulated card, refusals, and the choice of kernels.
+
+use super::names::Tile;
+use super::*;
+use proptest::prelude::*;
+
+proptest! {
+    #[test]
+    fn rows_are_split_only_as_far_as_there_are_pieces(
+        sets in 1usize..100_000, pieces in 1usize..64, warps in 1usize..4000,
+    ) {
+        let split = split(sets, pieces, 8, warps);
+        prop_assert!(split.is_power_of_two() && split <= 8 && split <= pieces.max(1));
+        prop_assert!(split == 1 || sets * split / 2 < warps, "more than it takes");
+    }
+
+    #[test]
+    fn tiles_are_small_for_few_inputs_and_fit_a_card(
+        rows in 1usize..200_000, n in 9usize..5000, multiprocessors in 1u32..200, large in any::<bool>(),
+    ) {
+        let shared_per_block = if large { 227 << 10 } else { 99 << 10 };
+        let capability = if large { (9, 0) } else { (8, 9) };
+        let facts = Facts {
+            name: String::new(), capability, multiprocessors, shared_per_block, emulated: true,
+        };
+        let shape = Tile::choose(rows, n, &facts).shape();
+        prop_assert!(n > 16 || shape.inputs == 16);
+        prop_assert!(n > 32 || shape.inputs <= 32);
+        prop_assert!(n > 64 || shape.inputs <= 64);
+        for kind in WeightKind::ALL {
+            prop_assert!(shape.shared_bytes(kind) <= shared_per_block as usize, "{:?}", kind);
+        }
+    }
+
+    #[test]
+    fn tiles_are_shared_as_far_as_there_is_work_and_room(
+        which in 0..Tile::ALL.len(), tiles in 1usize..5000, columns in 64usize..40_000, sms in 1usize..200,
+        room in 0usize..10_000_000,
+    ) {
+        let shape = Tile::ALL[which].shape();
+        let shares = shape.shares(tiles, columns, sms, room);
+        prop_assert!(shares >= 1);
+        prop_assert!(shares == 1 || shares * tiles <= shape.resident * sms, "more than fill the card");
+        prop_assert!(shares == 1 || shares * tiles * shape.rows * shape.inputs <= room);
+        prop_assert!(shares == 1 || columns >= shares * 256);
+    }
+}
+
+#[cfg(feature = "emulator")]
+mod emulated {
+    use super::*;
+    use crate::cuda::buffer::Buffer;
+    use crate::cuda::check::prove;
+    use crate::cuda::emulated::EmulatedCard;
+
+    #[test]
+    fn answers_of_dense_products_are_known() {
+        prove(dense_checks);
+    }
+
+    #[test]
+    fn answers_of_quantised_products_are_known() {
+        prove(quantised_checks);
+    }
+
+    #[test]
+    fn they_are_on_a_card_with_room_for_the_largest_tiles() {
+        let card: Arc<dyn Card> = Arc::new(EmulatedCard::large(64 << 20));
+        let pool = card.create_pool().unwrap();
+        let bench = crate::cuda::check::Bench { card, pool };
+        let answers = quantised_checks(&bench, crate::cuda::check::Size::Full).unwrap();
+        assert!(answers.iter().any(|answer| answer.case.contains("Halves128")));
+        answers.iter().for_each(|answer| assert!(answer.holds(), "{answer}"));
+    }
+
+    fn card() -> (Arc<dyn Card>, Pool) {
+        let card: Arc<dyn Card> = Arc::new(EmulatedCard::start(64 << 20));
+        let pool = card.create_pool().unwrap();
+        (card, pool)
+    }
+
+    fn refused(result: Result<(), CardError>) {
+        assert!(matches!(result, Err(CardError::Shape(_))), "{result:?}");
+    }
+
+    #[test]
+    fn shapes_that_do_not_fit_are_refused() {
+        let (card, pool) = card();
+        assert!(Matrix::new(&card, pool, WeightKind::Q4K, 4, 128).is_err());
+        assert!(Matrix::new(&card, pool, WeightKind::F32, 0, 128).is_err());
+        let matrix = Matrix::new(&card, pool, WeightKind::F32, 4, 8).unwrap();
+        let x = Buffer::<f32>::new(&card, pool, 16).unwrap();
+        let bias = Buffer::<f32>::new(&card, pool, 4).unwrap();
+        let mut out = Buffer::<f32>::new(&card, pool, 12).unwrap();
+        let mut run = |x: Acts<'_>, n, stride, offset, bias: Option<View<'_, f32>>| {
+            let out = Output { values: out.view_mut(), stride, offset };
+            multiply(&*card, &matrix, x, n, out, bias)
+        };
+        let floats = Acts::F32(x.view());
+        run(floats, 2, 6, 2, Some(bias.view())).unwrap();
+        run(floats, 0, 6, 2, None).unwrap();
+        refused(run(floats, 3, 4, 0, None));
+        refused(run(floats, 2, 6, 3, None));
+        refused(run(floats, 2, 9, 0, None));
+        refused(run(floats, 2, 6, 2, Some(bias.first(3))));
+        refused(run(floats, usize::MAX, 6, 2, None));
+        refused(run(Acts::F32(x.view().part(1, 8)), 1, 6, 2, None));
+        refused(run(Acts::F16(x.view().cast()), 1, 6, 2, None));
+    }
+
+    #[test]
+    fn rows_that_are_not_there_are_not_written() {
+        let (card, pool) = card();
+        let mut matrix = Matrix::new(&card, pool, WeightKind::Q8_0, 4, 32).unwrap();
+        matrix.write_rows(3, &[0; 34], Queue::Load).unwrap();
+        refused(matrix.write_rows(3, &[0; 68], Queue::Load));
+        refused(matrix.write_rows(0, &[0; 33], Queue::Load));
+        refused(matrix.write_rows(usize::MAX, &[0; 34], Queue::Load));
+    }
+
+    /// An answer does not depend on how many others are asked for with it, up to 8.
+    #[test]
+    fn company_changes_no_bit() {
+        let (card, pool) = card();
+        let bench = crate::cuda::check::Bench { card: card.clone(), pool };
+        for kind in WeightKind::ALL {
+            let mut numbers = crate::cuda::check::Numbers::new(7);
+            let (matrix, _) = checks::matrix(&bench, kind, 20, 1024, &mut numbers).unwrap();
+            let same = |n: usize| -> Vec<u32> {
+                let mut acts = crate::cuda::acts::ActBuffer::new(
+                    &card,
+                    pool,
+                    n * 1024,
+                    &[matrix.input_kind(&*card, n)],
+                    Queue::Compute,
+                )
+                .unwrap();
+                fill(&card, acts.get_mut(matrix.input_kind(&*card, n), n * 1024));
+                let mut out = Buffer::<f32>::new(&card, pool, n * 20).unwrap();
+                let x = acts.get(matrix.input_kind(&*card, n), n * 1024);
+                let to = Output::of(out.view_mut(), 20);
+                multiply(&*card, &matrix, x, n, to, None).unwrap();
+                out.to_vec().unwrap()[..20].iter().map(|v| v.to_bits()).collect()
+            };
+            let alone = same(1);
+            for n in 2..=8 {
+                assert_eq!(same(n), alone, "{kind:?} among {n}");
+            }
+        }
+    }
+
+    /// Inputs that are the same for the first row whatever the number of rows.
+    fn fill(card: &Arc<dyn Card>, acts: crate::cuda::acts::ActsMut<'_>) {
+        use crate::cuda::acts::ActsMut;
+        use crate::cuda::buffer::bytes_of;
+        let put = |address: u64, bytes: &[u8]| card.upload(address, bytes, Queue::Compute).unwrap();
+        let mut numbers = crate::cuda::check::Numbers::new(3);
+        match acts {
+            ActsMut::F32(v) => put(v.address(), bytes_of(&numbers.numbers(v.len()))),
+            ActsMut::F16(v) => {
+                let values: Vec<_> =
+                    numbers.numbers(v.len()).into_iter().map(half::f16::from_f32).collect();
+                put(v.address(), bytes_of(&values));
+            }
+            ActsMut::BF16(v) => {
+                let values: Vec<_> =
+                    numbers.numbers(v.len()).into_iter().map(half::bf16::from_f32).collect();
+                put(v.address(), bytes_of(&values));
+            }
+            ActsMut::Q8 { values, scales } => {
+                let q: Vec<i8> = (0..values.len()).map(|_| numbers.bits() as i8 / 2).collect();
+                put(values.address(), bytes_of(&q));
+                let mut numbers = crate::cuda::check::Numbers::new(4);
+                put(scales.address(), bytes_of(&numbers.numbers(scales.len())));
+            }
+        }
+    }
+}

@@ -1,0 +1,155 @@
+//! Known answers of rotations in several orders of threads, and the shapes that are refused.
+
+use super::*;
+use crate::cuda::buffer::Buffer;
+use crate::cuda::card::Queue;
+use crate::cuda::emulated::EmulatedCard;
+use crate::cuda::kv::KvLayer;
+use crate::cuda::rows::Input;
+use proptest::prelude::*;
+use std::sync::Arc;
+
+fn bench() -> Bench {
+    let card: Arc<dyn Card> = Arc::new(EmulatedCard::start(16 << 20));
+    let pool = card.create_pool().unwrap();
+    Bench { card, pool }
+}
+
+fn refused(result: Result<(), CardError>, part: &str) {
+    match result {
+        Err(CardError::Shape(what)) => assert!(what.contains(part), "{what}"),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn answers_are_known() {
+    crate::cuda::check::prove(checks);
+}
+
+#[test]
+fn angles_are_the_hosts() {
+    let bench = bench();
+    let positions: Vec<u32> = (0..2000).map(|i| i * 524).collect();
+    let at = Buffer::of(&bench.card, bench.pool, &positions).unwrap();
+    let frequency = 0.7;
+    let inv = Input::new(&bench, 0, &[frequency]).unwrap();
+    let frequencies = Frequencies { inv_freq: inv.view(), long_inv_freq: None, factor: 1.0 };
+    let mut cos = Buffer::<f32>::new(&bench.card, bench.pool, positions.len()).unwrap();
+    let mut sin = Buffer::<f32>::new(&bench.card, bench.pool, positions.len()).unwrap();
+    let (card, to) = (&*bench.card, (cos.view_mut(), sin.view_mut()));
+    angles(card, at.view(), at.view(), &frequencies, to.0, to.1).unwrap();
+    let (cos, sin) = (cos.to_vec().unwrap(), sin.to_vec().unwrap());
+    for (i, position) in positions.iter().enumerate() {
+        let (s, c) = (*position as f32 * frequency).sin_cos();
+        assert!((s - sin[i]).abs() < 1e-6 && (c - cos[i]).abs() < 1e-6, "position {position}");
+    }
+}
+
+#[test]
+fn angles_that_do_not_fit_are_refused() {
+    let bench = bench();
+    let card = &*bench.card;
+    let at = Buffer::of(&bench.card, bench.pool, &[0u32, 1, 2]).unwrap();
+    let inv = Input::new(&bench, 0, &[1.0, 0.5]).unwrap();
+    let mut cos = Input::new(&bench, 0, &[0.0; 6]).unwrap();
+    let mut sin = Input::new(&bench, 0, &[0.0; 5]).unwrap();
+    let (long_inv_freq, inv_freq) = (Some(inv.view().part(0, 1)), inv.view());
+    let fine = Frequencies { inv_freq, long_inv_freq: None, factor: 1.0 };
+    let uneven = Frequencies { inv_freq, long_inv_freq, factor: 1.0 };
+    let (all, two) = (at.view(), at.first(2));
+    let (c, s) = (cos.view_mut(), sin.view_mut());
+    refused(angles(card, all, two, &fine, c, s), "2 marks");
+    let (c, s) = (cos.view_mut(), sin.view_mut());
+    refused(angles(card, two, two, &uneven, c, s), "2 frequencies, and 1 long");
+    let (c, s) = (cos.view_mut(), sin.view_mut());
+    refused(angles(card, all, all, &fine, c, s), "angles: sines");
+    let (c, s) = (cos.view_mut(), sin.view_mut());
+    refused(angles(card, all, all, &fine, s, c), "angles: cosines");
+}
+
+fn layer(bench: &Bench, head_dim: usize) -> KvLayer {
+    let shape = KvShape { blocks: 2, block_size: 4, kv_heads: 1, head_dim };
+    KvLayer::new(&bench.card, bench.pool, shape, KvKind::I8, Queue::Compute).unwrap()
+}
+
+#[test]
+fn heads_that_do_not_fit_are_refused() {
+    let bench = bench();
+    let card = &*bench.card;
+    let mut kv = layer(&bench, 8);
+    let slots = Buffer::of(&bench.card, bench.pool, &[0u32, 1]).unwrap();
+    let mut qkv = Input::new(&bench, 0, &[0.0; 64]).unwrap();
+    let other = Input::new(&bench, 0, &[0.0; 32]).unwrap();
+    let part = |len: usize| other.view().part(0, len);
+    let angles = Angles { half: 4, cos: part(8), sin: part(8) };
+    let fine = Heads { count: 2, bias: None, norms: None, angles };
+    let mut ask = |heads: Heads, slots, kv: &mut KvLayer| {
+        prepare(card, &heads, qkv.view_mut(), slots, kv.view_mut())
+    };
+    ask(fine, slots.view(), &mut kv).unwrap();
+    refused(ask(Heads { count: 3, ..fine }, slots.view(), &mut kv), "prepare: qkv");
+    refused(ask(Heads { bias: Some(part(31)), ..fine }, slots.view(), &mut kv), "31 biases");
+    let norms = Some(HeadNorms { query: part(8), key: part(7), eps: 0.0 });
+    refused(ask(Heads { norms, ..fine }, slots.view(), &mut kv), "8 and 7 weights");
+    let angles = Angles { half: 5, cos: part(10), sin: part(10) };
+    refused(ask(Heads { angles, ..fine }, slots.view(), &mut kv), "5 angles for heads of 8");
+    let angles = Angles { half: 4, cos: part(8), sin: part(7) };
+    refused(ask(Heads { angles, ..fine }, slots.view(), &mut kv), "prepare: sines");
+    let angles = Angles { half: 4, cos: part(7), sin: part(8) };
+    refused(ask(Heads { angles, ..fine }, slots.view(), &mut kv), "prepare: cosines");
+    for (odd, what) in [(7, "heads of 7"), (514, "heads of 514")] {
+        refused(ask(fine, slots.view(), &mut layer(&bench, odd)), what);
+    }
+}
+
+#[test]
+fn a_cache_that_is_none_is_refused() {
+    let bench = bench();
+    let (mut kv, slots) = (layer(&bench, 8), Buffer::of(&bench.card, bench.pool, &[0u32]).unwrap());
+    let mut qkv = Input::new(&bench, 0, &[0.0; 64]).unwrap();
+    let angles = Angles { half: 0, cos: View::none(), sin: View::none() };
+    let heads = Heads { count: 2, bias: None, norms: None, angles };
+    let mut ask = |change: &dyn Fn(&mut KvViewMut)| {
+        let mut view = kv.view_mut();
+        change(&mut view);
+        prepare(&*bench.card, &heads, qkv.view_mut(), slots.view(), view)
+    };
+    ask(&|_| ()).unwrap();
+    refused(ask(&|kv| kv.shape.blocks = 3), "are no cache of");
+    refused(ask(&|kv| kv.kind = KvKind::F16), "are no cache of");
+    refused(ask(&|kv| kv.shape.blocks = 1 << 30), "a cache of 1073741824 blocks");
+}
+
+#[test]
+fn a_value_that_is_not_a_number_stays_one() {
+    let bench = bench();
+    let (mut kv, slots) = (layer(&bench, 8), Buffer::of(&bench.card, bench.pool, &[5u32]).unwrap());
+    let mut values = [1.0; 24];
+    values[18] = f32::NAN;
+    let mut qkv = Input::new(&bench, 0, &values).unwrap();
+    let angles = Angles { half: 0, cos: View::none(), sin: View::none() };
+    let heads = Heads { count: 1, bias: None, norms: None, angles };
+    prepare(&*bench.card, &heads, qkv.view_mut(), slots.view(), kv.view_mut()).unwrap();
+    let view = kv.view();
+    let mut scales = [[0u8; 4]; 2];
+    for (scale, of) in scales.iter_mut().zip([view.key_scales, view.value_scales]) {
+        let queue = crate::cuda::card::Queue::Compute;
+        bench.card.download(of.part(5, 1).address(), scale, queue).unwrap();
+    }
+    let [key, value] = scales.map(f32::from_le_bytes);
+    assert!((key - 1.0 / 127.0).abs() < 1e-8 && value.is_nan(), "{key} {value}");
+}
+
+proptest! {
+    #[test]
+    fn every_head_has_a_warp(tokens in 1usize..5000, all in 3usize..300, half_dim in 1usize..=256) {
+        let grid = grid(tokens, all, 2 * half_dim);
+        let warps = grid.threads[0] as usize / 32;
+        prop_assert_eq!(grid.blocks[0] as usize, tokens);
+        prop_assert!(warps <= WARPS && grid.blocks[1] as usize * WARPS >= all);
+        prop_assert!((grid.blocks[1] as usize - 1) * WARPS < all);
+        prop_assert!(grid.shared as usize >= warps * 2 * half_dim * 4);
+        prop_assert!(grid.shared <= 8192 && grid.threads[0] <= 128);
+    }
+}

@@ -1,0 +1,93 @@
+//! Planes are whole whatever the pieces, lose no bit, and the reference reads what ggml writes.
+
+use super::*;
+use proptest::prelude::*;
+
+/// Rows and values that ggml has quantised and turned back; see scripts/quant_golden.py.
+const GOLDEN: &[u8] = include_bytes!("../../cpu/quant/golden.bin");
+
+#[test]
+fn the_reference_is_what_ggml_gives() {
+    let (mut rest, count) = (GOLDEN, 2 * 512);
+    for kind in &WeightKind::ALL[1..] {
+        let (stored, after) = rest.split_at(2 * kind.row_bytes(512).unwrap());
+        let (values, after) = after.split_at(count * 4);
+        rest = after;
+        let mut got = vec![0.0; count];
+        dequantise_reference(*kind, stored, &mut got);
+        let values: Vec<f32> =
+            values.as_chunks::<4>().0.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect();
+        for (got, want) in got.iter().zip(&values) {
+            assert!((got - want).abs() <= 1e-6 * want.abs(), "{kind:?}: {got} instead of {want}");
+        }
+    }
+    assert!(rest.is_empty());
+}
+
+#[test]
+fn rows_that_are_no_whole_blocks_are_refused() {
+    assert_eq!(PlaneLayout::new(WeightKind::Q4K, 3, 128), None);
+    assert_eq!(PlaneLayout::new(WeightKind::Q8_0, 3, 33), None);
+    assert_eq!(PlaneLayout::new(WeightKind::F32, usize::MAX, 8), None);
+}
+
+fn kinds() -> impl Strategy<Value = WeightKind> {
+    prop::sample::select(WeightKind::ALL.to_vec())
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    #[test]
+    fn pieces_make_the_same_matrix_as_all_at_once(
+        kind in kinds(), blocks in 1usize..4, counts in prop::collection::vec(1usize..5, 1..5), seed: u64,
+    ) {
+        let (rows, columns) = (counts.iter().sum(), blocks * kind.block());
+        let row = kind.row_bytes(columns).unwrap();
+        let mut numbers = crate::cuda::check::Numbers::new(seed);
+        let stored: Vec<u8> = (0..rows * row).map(|_| numbers.bits() as u8).collect();
+        let layout = PlaneLayout::new(kind, rows, columns).unwrap();
+        prop_assert_eq!(layout.bytes(), stored.len());
+        let mut whole = vec![0; layout.bytes()];
+        planes(kind, rows, columns, &stored, &mut whole);
+        let (mut pieced, mut written) = (vec![0; layout.bytes()], 0);
+        let mut first = 0;
+        for count in counts {
+            let mut out = vec![0; count * row];
+            planes(kind, count, columns, &stored[first * row..(first + count) * row], &mut out);
+            for piece in layout.pieces(first, count) {
+                written += piece.from.len();
+                pieced[piece.at..piece.at + piece.from.len()].copy_from_slice(&out[piece.from]);
+            }
+            first += count;
+        }
+        prop_assert_eq!(written, whole.len());
+        prop_assert_eq!(pieced, whole);
+    }
+
+    /// Each bit of a block is one bit of the planes: no two blocks look the same.
+    #[test]
+    fn a_bit_that_changes_changes_one_bit(kind in kinds(), seed: u64) {
+        let size = kind.block_bytes();
+        let mut numbers = crate::cuda::check::Numbers::new(seed);
+        let mut stored: Vec<u8> = (0..size).map(|_| numbers.bits() as u8).collect();
+        let bit = numbers.below(size * 8);
+        let (mut before, mut after) = (vec![0; size], vec![0; size]);
+        planes(kind, 1, kind.block(), &stored, &mut before);
+        stored[bit / 8] ^= 1 << (bit % 8);
+        planes(kind, 1, kind.block(), &stored, &mut after);
+        let changed: u32 = before.iter().zip(&after).map(|(a, b)| (a ^ b).count_ones()).sum();
+        prop_assert_eq!(changed, 1);
+    }
+
+    #[test]
+    fn every_plane_but_the_last_starts_on_16_bytes(
+        kind in kinds(), rows in 1usize..300, blocks in 1usize..40,
+    ) {
+        let layout = PlaneLayout::new(kind, rows, blocks * kind.block().max(8)).unwrap();
+        for plane in 1..4 {
+            let used = layout.len(plane) > 0;
+            prop_assert!(!used || layout.offset(plane).is_multiple_of(16));
+        }
+    }
+}
