@@ -51,7 +51,7 @@ async fn main() {
         let by = "a bench".to_owned();
         let asked = LoadAsked { path: "canary".into(), by, reason: None, retry: true };
         control.load_canary(asked).await.expect("a canary");
-        let stage = control.status().view.stage;
+        let stage = control.view().stage;
         for n in 0..2_000 {
             let arm = if n % 20 == 0 { Arm::Canary } else { Arm::Stable };
             control.record(outcome(arm, Class::Ok, stage));
@@ -66,12 +66,14 @@ async fn main() {
                 to_zero.push(took);
             }
         }
-        assert_eq!(control.status().view.weight, Weight::ZERO);
+        assert_eq!(control.view().weight, Weight::ZERO);
         while control.status().unloads.len() <= trip.min(99) {
             tokio::time::sleep(Duration::from_micros(200)).await;
         }
         let unloads = control.status().unloads;
-        to_memory.push(unloads.last().expect("an unload").since_decision);
+        to_memory.push(Duration::from_secs_f64(
+            unloads.last().expect("an unload").since_decision_ms / 1e3,
+        ));
     }
     spread("from the outcome that trips to weight 0 and the next request routed", to_zero);
     spread("from the decision to the memory being back", to_memory);

@@ -257,9 +257,9 @@ pub fn lane_gone(who: Who<'_>) {
 }
 
 /// One gate, as shown in gauges.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct GateGauge {
-    pub name: &'static str,
+    pub name: String,
     /// 1 pass, 0 inconclusive or not judged, -1 fail.
     pub state: i8,
     pub value: Option<f64>,
@@ -289,10 +289,10 @@ pub fn rollout(gauges: &RolloutGauges) {
     gauge!(DETECTABLE_SHARE).set(or_nan(gauges.detectable_share));
     gauge!(LEDGER_FAILING).set(f64::from(u8::from(gauges.ledger_failing)));
     for gate in &gauges.gates {
-        gauge!(GATE, "gate" => gate.name).set(f64::from(gate.state));
-        gauge!(GATE_VALUE, "gate" => gate.name).set(or_nan(gate.value));
-        gauge!(EVIDENCE, "gate" => gate.name).set(or_nan(gate.evidence));
-        gauge!(UNTIL, "gate" => gate.name).set(or_nan(gate.decides_in));
+        gauge!(GATE, "gate" => gate.name.clone()).set(f64::from(gate.state));
+        gauge!(GATE_VALUE, "gate" => gate.name.clone()).set(or_nan(gate.value));
+        gauge!(EVIDENCE, "gate" => gate.name.clone()).set(or_nan(gate.evidence));
+        gauge!(UNTIL, "gate" => gate.name.clone()).set(or_nan(gate.decides_in));
     }
 }
 

@@ -99,8 +99,8 @@ async fn a_card_that_dies_under_a_reply_ends_it_and_the_canary_is_blamed() {
     assert_eq!(last, Some(Piece::Failed(lost)));
     is_lost(&control).await;
     let status = control.status();
-    assert_eq!(status.view.phase.as_str(), "rolled_back");
-    assert!(status.models.canary.is_none() && status.unloads.is_empty());
+    assert_eq!(status.phase.as_str(), "rolled_back");
+    assert!(control.models().canary.is_none() && status.unloads.is_empty());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

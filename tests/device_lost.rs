@@ -117,7 +117,7 @@ async fn a_canary_that_costs_the_device_is_refused_ever_after() {
     let control = gateway.control().clone();
     is_settled(&control).await;
     let status = control.status();
-    assert_eq!(status.view.phase.as_str(), "rolled_back");
+    assert_eq!(status.phase.as_str(), "rolled_back");
     let last = status.decisions.last().expect("a decision").text.clone();
     assert!(
         last.contains("(fault): the device failed in a step of the canary: scripted"),

@@ -7,12 +7,13 @@ use axum::http::{Request, StatusCode};
 use futures_util::StreamExt;
 use http_support::*;
 use serde_json::{Value, json};
-use serin::http::admin_wire::{ArmWire, RolledBackWire, StatusWire};
+use serin::control::{ArmStatus, Status};
+use serin::http::orders::RolledBack;
 use serin::serving::testing::FakeServer;
 use serin_kernels::cuda::{MemoryReading, Readings};
 use std::time::Duration;
 
-async fn status(app: &Router) -> StatusWire {
+async fn status(app: &Router) -> Status {
     let body = ok(app, local(get("/admin/status"))).await;
     serde_json::from_value(body).expect("a status")
 }
@@ -31,7 +32,7 @@ async fn order_ok(app: &Router, path: &str, body: Value) -> Value {
     body
 }
 
-fn arm<'a>(status: &'a StatusWire, name: &str) -> &'a ArmWire {
+fn arm<'a>(status: &'a Status, name: &str) -> &'a ArmStatus {
     status.arms.iter().find(|arm| arm.arm == name).expect("an arm")
 }
 
@@ -89,7 +90,7 @@ async fn a_canary_is_loaded_steered_and_rolled_back() {
     assert_eq!(order_ok(&app, "/admin/resume", json!({})).await["paused"], false);
 
     let back = order_ok(&app, "/admin/rollback", json!({"reason": "a test", "by": "me"})).await;
-    let back: RolledBackWire = serde_json::from_value(back).unwrap();
+    let back: RolledBack = serde_json::from_value(back).unwrap();
     let unload = back.unload.expect("a report");
     assert_eq!((back.version.as_deref(), unload.version.as_str()), (Some("canary"), "canary"));
     assert_eq!((unload.used_after, unload.reserved_after, unload.blocks_leaked), (0, 0, 0));

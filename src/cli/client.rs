@@ -1,7 +1,7 @@
 //! A running server as the commands see it: orders out, answers or one-line errors back.
 
 use super::CliError;
-use crate::http::admin_wire::StatusWire;
+use crate::control::Status;
 use crate::{outbound, plain};
 use rustls::RootCertStore;
 use serde::Serialize;
@@ -40,7 +40,7 @@ impl Client {
         format!("{}{path}", self.base)
     }
 
-    pub async fn status(&self) -> Result<StatusWire, CliError> {
+    pub async fn status(&self) -> Result<Status, CliError> {
         self.finish(self.http.get(self.url("/admin/status"))).await
     }
 

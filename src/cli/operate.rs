@@ -5,10 +5,8 @@
 
 use super::CliError;
 use super::client::Client;
-use crate::http::admin_wire::{
-    ArmWire, DeviceWire, ForecastWire, LoadAsk, LoadedWire, OrderAsk, PromoteAsk, RolledBackWire,
-    ShadowWire, StatusWire, UnloadWire, WeightAsk,
-};
+use crate::control::{ArmStatus, DeviceStatus, ForecastStatus, ShadowStatus, Status, Unload};
+use crate::http::orders::{LoadAsk, Loaded, OrderAsk, PromoteAsk, RolledBack, WeightAsk};
 use crate::hub;
 use crate::plain;
 use clap::Args;
@@ -65,7 +63,7 @@ pub(super) async fn load(args: &OrderArgs, path: &Path, retry: bool) -> Result<(
     };
     let (by, reason) = (Some(args.by.clone()), args.reason.clone());
     let ask = LoadAsk { path: path.display().to_string(), retry, by, reason };
-    let loaded: LoadedWire = args.client().order("/admin/canary/load", &ask).await?;
+    let loaded: Loaded = args.client().order("/admin/canary/load", &ask).await?;
     println!("canary {} is loaded and its rollout has begun", plain::line(&loaded.version));
     Ok(())
 }
@@ -84,7 +82,7 @@ pub(super) async fn promote(args: &OrderArgs, now: bool) -> Result<(), CliError>
 pub(super) async fn rollback(args: &OrderArgs) -> Result<(), CliError> {
     let (by, reason) = (Some(args.by.clone()), args.reason.clone());
     let ask = OrderAsk { by, reason, expect: args.expect };
-    let done: RolledBackWire = args.client().order("/admin/rollback", &ask).await?;
+    let done: RolledBack = args.client().order("/admin/rollback", &ask).await?;
     match &done.unload {
         Some(unload) => println!("rolled back; {}", plain::line(&unload_text(unload))),
         None if done.version.is_none() => println!("rolled back; its canary is not loaded again"),
@@ -106,12 +104,12 @@ pub(super) async fn weight(args: &OrderArgs, percent: u8) -> Result<(), CliError
     let client = args.client();
     let OrderAsk { by, reason, expect } = args.ask(&client).await?;
     let ask = WeightAsk { percent, by, reason, expect };
-    let status: StatusWire = client.order("/admin/weight", &ask).await?;
+    let status: Status = client.order("/admin/weight", &ask).await?;
     println!("the canary's weight is {}", weight_text(&status));
     Ok(())
 }
 
-fn status_text(status: &StatusWire) -> String {
+fn status_text(status: &Status) -> String {
     let mut out = format!(
         "{}: {}{}, canary weight {}, revision {}, resident {:.1} MiB\n",
         status.model,
@@ -166,13 +164,13 @@ fn status_text(status: &StatusWire) -> String {
 }
 
 /// The weight in force, and the one that is wanted where that is another.
-fn weight_text(status: &StatusWire) -> String {
+fn weight_text(status: &Status) -> String {
     let wanted = status.weight_wanted.map_or_else(String::new, |to| format!(" ({to} % wanted)"));
     format!("{} %{wanted}", status.weight)
 }
 
 /// What the device tells, and nothing of what it does not.
-fn device_text(device: &DeviceWire) -> String {
+fn device_text(device: &DeviceStatus) -> String {
     let gib = |bytes: u64| bytes as f64 / f64::from(1 << 30);
     let memory = device.memory_used.zip(device.memory_total);
     let parts = [
@@ -192,7 +190,7 @@ fn device_text(device: &DeviceWire) -> String {
     }
 }
 
-fn forecast_text(forecast: &ForecastWire) -> String {
+fn forecast_text(forecast: &ForecastStatus) -> String {
     let ratio = forecast.detectable_error_ratio.map_or_else(
         || "no ratio of error rates".to_owned(),
         |ratio| format!("an error rate {ratio:.1} times stable's"),
@@ -214,7 +212,7 @@ fn forecast_text(forecast: &ForecastWire) -> String {
     out
 }
 
-fn shadow_text(shadow: &ShadowWire) -> String {
+fn shadow_text(shadow: &ShadowStatus) -> String {
     let identical = shadow.identical.map(|share| 100.0 * share);
     format!(
         "  shadow  {} pairs: TTFT x {}, per token x {}, length x {}, {} % identical, first difference at token {}, log-probability {} per token; {} gave way, {} dropped, {} failed\n",
@@ -236,7 +234,7 @@ fn span(seconds: f64) -> String {
     humantime::format_duration(time).to_string()
 }
 
-fn arm_text(arm: &ArmWire) -> String {
+fn arm_text(arm: &ArmStatus) -> String {
     let Some(version) = &arm.version else {
         return format!("  {:<7} none\n", arm.arm);
     };
@@ -262,7 +260,7 @@ fn arm_text(arm: &ArmWire) -> String {
 }
 
 /// One unload in words, with its memory figures.
-pub(super) fn unload_text(unload: &UnloadWire) -> String {
+pub(super) fn unload_text(unload: &Unload) -> String {
     let card = unload.card.as_ref().map_or_else(String::new, |card| {
         format!(
             "card's pool {:.1} MiB used -> {} B used, {} B reserved, free on the card {:.1} MiB before its load, {:.1} after; ",
@@ -303,15 +301,15 @@ mod tests {
 
     #[test]
     fn a_device_is_shown_by_what_it_tells() {
-        assert_eq!(device_text(&DeviceWire::default()), "");
-        let told = DeviceWire {
+        assert_eq!(device_text(&DeviceStatus::default()), "");
+        let told = DeviceStatus {
             memory_used: Some(20 << 30),
             memory_total: Some(80 << 30),
             utilisation: Some(0.97),
             power_watts: Some(431.2),
             throttled: Some("power limit".to_owned()),
             throttled_s: 35.0,
-            ..DeviceWire::default()
+            ..DeviceStatus::default()
         };
         let text = "  device  20.0 of 80.0 GiB used, 97 % busy, 431 W, THROTTLED (power limit), throttled for 35s of this stage\n";
         assert_eq!(device_text(&told), text);

@@ -34,7 +34,10 @@ pub use notes::{Listener, Note};
 pub use orders::{Asked, LoadAsked, same_place};
 pub use readings::ReadDevice;
 pub use resume::{Resuming, Start, TakeUp, effective_stable};
-pub use status::{LedgerView, ModelsView, Status, UnloadRecord};
+pub use status::{
+    ArmFigures, ArmStatus, DeviceStatus, ForecastStatus, GateStatus, LaneStatus, ModelsView,
+    ShadowStatus, Status, Unload,
+};
 
 use crate::alerts::Alerts;
 use crate::engine::{EngineFault, EngineHandle, LaneId};
@@ -175,7 +178,7 @@ struct Brain {
     /// Rises with everything that changes what an operator may have seen.
     revision: u64,
     decisions: VecDeque<Decision>,
-    unloads: VecDeque<UnloadRecord>,
+    unloads: VecDeque<(LaneId, Unload)>,
     loading: Option<String>,
     /// Digest of the canary that is being loaded, until its rollout has begun.
     candidate: Option<String>,

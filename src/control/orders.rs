@@ -8,8 +8,8 @@
 use super::act::Done;
 use super::book::{self, model};
 use super::life::Trial;
-use super::{Brain, Control, ControlError, Deployment, Vet};
-use crate::engine::UnloadReport;
+use super::{Brain, Control, ControlError, Deployment, Unload, Vet};
+use crate::engine::LaneId;
 use crate::ledger::{Entry, Model, Opening, Rejection};
 use crate::rollout::{Arm, Event, Operator, Order, Rollout, Weight};
 use serde_json::json;
@@ -242,7 +242,7 @@ impl Control {
         by: String,
         reason: Option<String>,
         expect: Option<u64>,
-    ) -> Result<Option<UnloadReport>, ControlError> {
+    ) -> Result<Option<Unload>, ControlError> {
         let resuming = self.brain.lock().resuming.is_some();
         let canary = self.routes.read().canary.clone();
         let order = Order { command: Operator::Rollback, by, reason };
@@ -254,17 +254,17 @@ impl Control {
             return Ok(None);
         };
         let done = self.give(Asked { order, expect })?;
-        let report = self.unload_of(canary.lane).await;
+        let unload = self.unload_of(canary.lane).await;
         self.wait(done).await?;
-        Ok(report)
+        Ok(unload)
     }
 
     /// The unload of a lane that is on its way out; `None` if it takes too long.
-    async fn unload_of(&self, lane: crate::engine::LaneId) -> Option<UnloadReport> {
+    async fn unload_of(&self, lane: LaneId) -> Option<Unload> {
         let mut unloads = self.unloads.subscribe();
         let find = || {
             let brain = self.brain.lock();
-            brain.unloads.iter().map(|u| u.report).find(|report| report.lane == lane)
+            brain.unloads.iter().find(|one| one.0 == lane).map(|one| one.1.clone())
         };
         let wait = async {
             loop {

@@ -57,7 +57,8 @@ impl Control {
         }
     }
 
-    pub(super) fn readings(&self) -> Option<Readings> {
+    /// What the device last said of itself; `None` if it never did.
+    pub fn readings(&self) -> Option<Readings> {
         self.watched.lock().latest.clone()
     }
 }

@@ -4,7 +4,7 @@
 //! what was promised (the former stable for a while) is kept.
 
 use super::book::model;
-use super::{Control, Deployment, UnloadRecord, keep};
+use super::{Control, Deployment, Unload, keep};
 use crate::engine::UnloadReport;
 use crate::ledger::Entry;
 use crate::metrics;
@@ -57,32 +57,10 @@ impl Control {
     fn unloaded(&self, chore: &Chore, report: UnloadReport) {
         let Chore { deployment, reason, decided, .. } = chore;
         metrics::unloaded(&report);
-        let record = UnloadRecord {
-            version: deployment.version.clone(),
-            reason,
-            since_decision: decided.elapsed(),
-            report,
-        };
+        let unload = Unload::new(&deployment.version, reason, decided.elapsed(), &report);
         let card_left = report.card.map_or(0, |card| card.after.used);
         let leaked = report.after.used > 0 || report.blocks_leaked > 0 || card_left > 0;
-        let card = report.card.map(|card| {
-            json!({
-                "used_before": card.before.used, "used_after": card.after.used,
-                "reserved_before": card.before.reserved, "reserved_after": card.after.reserved,
-                "free_at_load": card.free_at_load, "free_after": card.free_after,
-            })
-        });
-        let body = json!({
-            "version": &*record.version, "reason": reason,
-            "took_ms": report.took.as_secs_f64() * 1e3,
-            "since_decision_ms": record.since_decision.as_secs_f64() * 1e3,
-            "used_before": report.before.used, "used_after": report.after.used,
-            "reserved_after": report.after.reserved, "blocks_leaked": report.blocks_leaked,
-            "resident_at_load": report.resident_at_load,
-            "resident_before": report.resident_before, "resident_after": report.resident_after,
-            "card": card,
-        });
-        self.notes.tell("unloaded", leaked, body);
+        self.notes.tell("unloaded", leaked, json!(unload));
         let (mut freed, mut kept) =
             (report.before.reserved.saturating_sub(report.after.reserved), report.after.reserved);
         if let Some(card) = report.card {
@@ -97,7 +75,7 @@ impl Control {
             kept,
         };
         self.book.note(self.now(), entry);
-        keep(&mut self.brain.lock().unloads, record);
+        keep(&mut self.brain.lock().unloads, (report.lane, unload));
         self.unloads.send_modify(|n| *n += 1);
     }
 }

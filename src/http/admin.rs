@@ -1,13 +1,11 @@
 //! The operator's commands. Who may give them is decided in [`super::operators`] and nowhere else.
 
-use super::admin_wire::{
-    LoadAsk, LoadedWire, OrderAsk, PromoteAsk, RolledBackWire, StatusWire, UnloadWire, WeightAsk,
-};
 use super::error::ApiError;
 use super::events;
+use super::orders::{LoadAsk, Loaded, OrderAsk, PromoteAsk, RolledBack, WeightAsk};
 use super::wire::WireError;
 use super::{AppState, body};
-use crate::control::{Asked, LoadAsked};
+use crate::control::{Asked, LoadAsked, Status};
 use crate::rollout::{Operator, Order, Weight};
 use axum::body::Body;
 use axum::extract::State;
@@ -36,65 +34,57 @@ pub fn routes() -> Router<AppState> {
         .route("/admin/events", get(events::stream))
 }
 
-async fn status(State(state): State<AppState>) -> Json<StatusWire> {
-    Json(StatusWire::of(&state.gateway))
+async fn status(State(state): State<AppState>) -> Json<Status> {
+    Json(state.gateway.status())
 }
 
-async fn load(State(state): State<AppState>, body: Body) -> Result<Json<LoadedWire>, ApiError> {
+async fn load(State(state): State<AppState>, body: Body) -> Result<Json<Loaded>, ApiError> {
     let LoadAsk { path, retry, by, reason } = ask(body).await?;
     if path.is_empty() {
         return Err(WireError::bad("path", "it is empty").into());
     }
     let asked = LoadAsked { path: path.into(), by: name(by)?, reason: said(reason)?, retry };
     let deployment = state.gateway.control().load_canary(asked).await?;
-    Ok(Json(LoadedWire::from(&*deployment)))
+    Ok(Json(Loaded::from(&*deployment)))
 }
 
-async fn self_test(
-    State(state): State<AppState>,
-    body: Body,
-) -> Result<Json<LoadedWire>, ApiError> {
+async fn self_test(State(state): State<AppState>, body: Body) -> Result<Json<Loaded>, ApiError> {
     let OrderAsk { by, reason, .. } = ask(body).await?;
     let deployment = state.gateway.control().self_test(name(by)?, said(reason)?).await?;
-    Ok(Json(LoadedWire::from(&*deployment)))
+    Ok(Json(Loaded::from(&*deployment)))
 }
 
-async fn rollback(
-    State(state): State<AppState>,
-    body: Body,
-) -> Result<Json<RolledBackWire>, ApiError> {
+async fn rollback(State(state): State<AppState>, body: Body) -> Result<Json<RolledBack>, ApiError> {
     let OrderAsk { by, reason, expect } = ask(body).await?;
     let control = state.gateway.control();
     let version = control.models().canary.map(|canary| canary.version.to_string());
-    let report = control.rollback(name(by)?, said(reason)?, expect).await?;
-    let name = version.clone().unwrap_or_default();
-    let unload = report.map(|report| UnloadWire::new(&name, "rolled back", &report));
-    Ok(Json(RolledBackWire { version, unload }))
+    let unload = control.rollback(name(by)?, said(reason)?, expect).await?;
+    Ok(Json(RolledBack { version, unload }))
 }
 
-async fn promote(State(state): State<AppState>, body: Body) -> Result<Json<StatusWire>, ApiError> {
+async fn promote(State(state): State<AppState>, body: Body) -> Result<Json<Status>, ApiError> {
     let PromoteAsk { now, by, reason, expect } = ask(body).await?;
     let promote = if now { Operator::PromoteNow } else { Operator::Promote };
     order(&state, promote, OrderAsk { by, reason, expect }).await
 }
 
-async fn pause(State(state): State<AppState>, body: Body) -> Result<Json<StatusWire>, ApiError> {
+async fn pause(State(state): State<AppState>, body: Body) -> Result<Json<Status>, ApiError> {
     order(&state, Operator::Pause, ask(body).await?).await
 }
 
-async fn resume(State(state): State<AppState>, body: Body) -> Result<Json<StatusWire>, ApiError> {
+async fn resume(State(state): State<AppState>, body: Body) -> Result<Json<Status>, ApiError> {
     order(&state, Operator::Resume, ask(body).await?).await
 }
 
-async fn confirm(State(state): State<AppState>, body: Body) -> Result<Json<StatusWire>, ApiError> {
+async fn confirm(State(state): State<AppState>, body: Body) -> Result<Json<Status>, ApiError> {
     order(&state, Operator::Confirm, ask(body).await?).await
 }
 
-async fn undo(State(state): State<AppState>, body: Body) -> Result<Json<StatusWire>, ApiError> {
+async fn undo(State(state): State<AppState>, body: Body) -> Result<Json<Status>, ApiError> {
     order(&state, Operator::Undo, ask(body).await?).await
 }
 
-async fn weight(State(state): State<AppState>, body: Body) -> Result<Json<StatusWire>, ApiError> {
+async fn weight(State(state): State<AppState>, body: Body) -> Result<Json<Status>, ApiError> {
     let WeightAsk { percent, by, reason, expect } = ask(body).await?;
     let bad = || WireError::bad("percent", format!("it must be 0 to 100, this is {percent}"));
     let weight = Weight::new(percent).ok_or_else(bad)?;
@@ -106,11 +96,11 @@ async fn order(
     state: &AppState,
     command: Operator,
     ask: OrderAsk,
-) -> Result<Json<StatusWire>, ApiError> {
+) -> Result<Json<Status>, ApiError> {
     let OrderAsk { by, reason, expect } = ask;
     let order = Order { command, by: name(by)?, reason: said(reason)? };
     state.gateway.control().order(Asked { order, expect }).await?;
-    Ok(Json(StatusWire::of(&state.gateway)))
+    Ok(Json(state.gateway.status()))
 }
 
 /// Who gives an order.

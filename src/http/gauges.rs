@@ -1,41 +1,37 @@
 //! The gauges that are set when somebody looks: what `/metrics` says of lanes, gates and memory.
 //!
-//! A function of the status; remembers nothing.
+//! Read from the status at that moment; it remembers nothing.
 
-use crate::control::Status;
+use crate::control::{Control, GateStatus, ModelsView};
 use crate::metrics::{self, GateGauge, RolloutGauges, Who};
-use crate::rollout::{Arm, Gate, GateState};
+use crate::rollout::Arm;
 use crate::routing::Deployment;
-use std::time::Duration;
 
 /// Brings all gauges up to date.
-pub fn refresh(status: &Status) {
-    let models = &status.models;
+pub fn refresh(control: &Control) {
+    let (status, models) = (control.status(), control.models());
     lane(&models.name, Arm::Stable, models.stable.as_deref());
     lane(&models.name, Arm::Canary, models.canary.as_deref());
     for unload in &status.unloads {
-        gone(status, &unload.version);
+        gone(&models, &unload.version);
     }
-    let forecast = status.view.forecast.as_ref();
-    let wait = |gate: &Gate| {
-        let found = forecast?.gates.iter().find(|(name, _)| *name == gate.name);
-        Some(match found {
-            None => 0.0,
-            Some((_, time)) => time.map_or(-1.0, |time: Duration| time.as_secs_f64()),
-        })
+    let forecast = status.forecast.as_ref();
+    let wait = |gate: &GateStatus| {
+        let found = forecast?.gates.iter().find(|wait| wait.gate == gate.name);
+        Some(found.map_or(0.0, |wait| wait.seconds.unwrap_or(-1.0)))
     };
     metrics::rollout(&RolloutGauges {
-        weight: status.routed.fraction(),
-        gates: status.view.verdict.gates.iter().map(|gate| gauge(gate, wait(gate))).collect(),
+        weight: f64::from(status.weight) / 100.0,
+        gates: status.gates.iter().map(|gate| gauge(gate, wait(gate))).collect(),
         detectable_ratio: forecast.and_then(|f| f.detectable_error_ratio),
         detectable_share: forecast.and_then(|f| f.detectable_exceedance),
         resident_bytes: status.resident_bytes,
         ledger_failing: status.ledger.as_ref().is_some_and(|ledger| ledger.failing.is_some()),
     });
-    if let Some(readings) = &status.device {
-        metrics::device(readings);
+    if let Some(readings) = control.readings() {
+        metrics::device(&readings);
     }
-    for webhook in status.alerts.iter().flat_map(|alerts| &alerts.webhooks) {
+    for webhook in control.alert_counts().iter().flat_map(|alerts| &alerts.webhooks) {
         metrics::alerts(&webhook.name, &webhook.fates());
     }
 }
@@ -47,8 +43,7 @@ fn lane(model: &str, arm: Arm, deployment: Option<&Deployment>) {
 }
 
 /// A version that was unloaded and serves in no role reads zero.
-fn gone(status: &Status, version: &str) {
-    let models = &status.models;
+fn gone(models: &ModelsView, version: &str) {
     for (arm, loaded) in [(Arm::Stable, &models.stable), (Arm::Canary, &models.canary)] {
         if loaded.as_ref().is_none_or(|loaded| &*loaded.version != version) {
             metrics::lane_gone(Who { model: &models.name, arm, version });
@@ -56,12 +51,12 @@ fn gone(status: &Status, version: &str) {
     }
 }
 
-fn gauge(gate: &Gate, decides_in: Option<f64>) -> GateGauge {
-    let state = match gate.state {
-        GateState::Pass => 1,
-        GateState::Inconclusive(_) | GateState::NotJudged(_) => 0,
-        GateState::Fail(_) => -1,
+fn gauge(gate: &GateStatus, decides_in: Option<f64>) -> GateGauge {
+    let state = match gate.state.as_str() {
+        "pass" => 1,
+        "fail" => -1,
+        _ => 0,
     };
-    let Gate { name, value, evidence, .. } = gate;
-    GateGauge { name: name.as_str(), state, value: *value, evidence: *evidence, decides_in }
+    let (name, value, evidence) = (gate.name.clone(), gate.value, gate.evidence);
+    GateGauge { name, state, value, evidence, decides_in }
 }

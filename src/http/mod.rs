@@ -4,14 +4,13 @@
 //! and served by [`serve()`]. Reading order: `wire` (what clients write and read), `generate` with `replies`,
 //! `chunks` and `whole` (a request's way to its answer), `error` (the only place that knows which error has
 //! which status), `models`, `tokens`, `feedback`, `probes` with `gauges`, then `operators` (who may operate),
-//! `admin` with [`admin_wire`] and `events`, `cors` (web pages), then `sockets` (and their bounds) and
+//! `admin` with [`orders`] and `events`, `cors` (web pages), then `sockets` (and their bounds) and
 //! `lifecycle` (the phases of the end).
 //!
 //! Knows the gateway and the control room by their public types and nothing of what lies behind
 //! them. Wire types live here and go no further in.
 
 mod admin;
-pub mod admin_wire;
 mod body;
 mod chunks;
 mod cors;
@@ -23,6 +22,7 @@ mod generate;
 mod lifecycle;
 mod models;
 mod operators;
+pub mod orders;
 mod probes;
 mod replies;
 mod sockets;

@@ -45,7 +45,7 @@ pub async fn version() -> Json<Version> {
 
 /// `GET /metrics`, in Prometheus' text format; empty when nothing is recorded.
 pub async fn metrics(State(state): State<AppState>) -> impl IntoResponse {
-    gauges::refresh(&state.gateway.control().status());
+    gauges::refresh(state.gateway.control());
     let text = state.metrics.as_ref().map(PrometheusHandle::render).unwrap_or_default();
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text)
 }

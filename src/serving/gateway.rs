@@ -8,9 +8,9 @@ use super::attempt::Attempt;
 use super::class::no_route;
 use super::prepare::{check_ids, encode, invalid, prepare, text_error};
 use super::record;
-use super::shadow::{Shadow, ShadowReport};
+use super::shadow::Shadow;
 use super::types::{GatewayError, GenerateRequest, Generation, Limits, Prompt, Timeouts};
-use crate::control::Control;
+use crate::control::{Control, ShadowStatus, Status};
 use crate::routing::Assignment;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -41,8 +41,13 @@ impl Gateway {
     }
 
     /// What copied requests have shown; `None` when none are copied.
-    pub fn shadow(&self) -> Option<ShadowReport> {
+    pub fn shadow(&self) -> Option<ShadowStatus> {
         self.shadow.report()
+    }
+
+    /// Everything that an operator may want to see.
+    pub fn status(&self) -> Status {
+        Status { shadow: self.shadow(), ..self.control.status() }
     }
 
     /// The control plane that routes its requests.

@@ -21,8 +21,6 @@ pub mod testing;
 mod types;
 
 pub use gateway::Gateway;
-pub use paired::Differences;
-pub use shadow::ShadowReport;
 pub use types::{
     Finish, GatewayError, GenerateRequest, Generation, LikelyToken, Limits, MOST_TOP_LOGPROBS,
     Piece, Prompt, SamplingPatch, Served, Timeouts, TokenLogprob, Usage,

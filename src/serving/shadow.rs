@@ -6,10 +6,10 @@
 
 use super::admission::Admission;
 use super::class::no_route;
-use super::paired::{Answer, Differences, Paired};
+use super::paired::{Answer, Paired};
 use super::prepare::{Prepared, prepare};
 use super::types::{GatewayError, GenerateRequest};
-use crate::control::Control;
+use crate::control::{Control, ShadowStatus};
 use crate::engine::{SeqEvent, SeqRequest};
 use crate::model::SamplingParams;
 use crate::rollout::Arm;
@@ -50,19 +50,6 @@ pub(super) struct Shadow {
 /// A request that is being answered; the shadow keeps out of its way until it is dropped.
 pub(super) struct Live(Arc<Shadow>);
 
-/// What the shadow has seen.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct ShadowReport {
-    /// `None` before the first pair.
-    pub differences: Option<Differences>,
-    /// Times that a copy gave way to a request.
-    pub preempted: u64,
-    /// Copies that were never answered: too many waited, or they gave way too often.
-    pub dropped: u64,
-    /// Copies that the canary failed.
-    pub failed: u64,
-}
-
 impl Shadow {
     /// Starts the task that puts copies to the canary. Must be called within a tokio runtime.
     pub fn start(share: f64, control: &Arc<Control>, admission: Admission) -> Arc<Shadow> {
@@ -97,13 +84,20 @@ impl Shadow {
     }
 
     /// What was seen; `None` when nothing is copied.
-    pub fn report(&self) -> Option<ShadowReport> {
+    pub fn report(&self) -> Option<ShadowStatus> {
         let read = |count: &AtomicU64| count.load(Ordering::Relaxed);
-        (self.share > 0.0).then(|| ShadowReport {
-            differences: self.paired.lock().differences(),
+        let found = self.paired.lock().differences();
+        (self.share > 0.0).then(|| ShadowStatus {
+            pairs: found.map_or(0, |found| found.total),
             preempted: read(&self.preempted),
             dropped: read(&self.dropped),
             failed: read(&self.failed),
+            ttft_ratio: found.map(|found| found.ttft_ratio),
+            tpot_ratio: found.and_then(|found| found.per_token_ratio),
+            length_ratio: found.map(|found| found.length_ratio),
+            identical: found.map(|found| found.identical),
+            divergence: found.and_then(|found| found.divergence),
+            log_probability: found.and_then(|found| found.log_probability),
         })
     }
 }

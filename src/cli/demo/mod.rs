@@ -12,8 +12,9 @@ use super::CliError;
 use super::client::Client;
 use super::serve::Running;
 use crate::config::{Config, demo_models};
+use crate::control::Status;
 use crate::device::DeviceChoice;
-use crate::http::admin_wire::{LoadAsk, LoadedWire, StatusWire};
+use crate::http::orders::{LoadAsk, Loaded};
 use crate::rollout::Policy;
 use clap::Args;
 use load::Load;
@@ -70,7 +71,7 @@ pub(super) async fn run(args: DemoArgs) -> Result<ExitCode, CliError> {
     tokio::time::sleep(WARM).await;
     let canary = models.join(if args.bad { "tiny-v3" } else { "tiny-v2" });
     let ask = LoadAsk { path: canary.display().to_string(), ..LoadAsk::default() };
-    let _: LoadedWire = client.order("/admin/canary/load", &ask).await?;
+    let _: Loaded = client.order("/admin/canary/load", &ask).await?;
     let mut screen = Screen::open(args.plain);
     let last = loop {
         tokio::time::sleep(FRAME).await;
@@ -100,6 +101,6 @@ fn scaled_policy() -> Policy {
 }
 
 /// Promoted or rolled back, and the memory of the one that left is back.
-fn decided(status: &StatusWire) -> bool {
+fn decided(status: &Status) -> bool {
     matches!(status.phase.as_str(), "promoted" | "rolled_back") && !status.unloads.is_empty()
 }

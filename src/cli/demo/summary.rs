@@ -2,10 +2,10 @@
 
 use super::super::operate::unload_text;
 use super::load::Tally;
-use crate::http::admin_wire::StatusWire;
+use crate::control::Status;
 use std::time::Duration;
 
-pub(super) fn text(status: &StatusWire, tally: &Tally, took: Duration) -> String {
+pub(super) fn text(status: &Status, tally: &Tally, took: Duration) -> String {
     let mut out =
         format!("\nserin demo: {} after {:.0} s\n\n", verdict(status), took.as_secs_f64());
     for decision in &status.decisions {
@@ -50,7 +50,7 @@ fn wrapped(text: &str) -> String {
     out + "\n"
 }
 
-fn verdict(status: &StatusWire) -> String {
+fn verdict(status: &Status) -> String {
     match status.phase.as_str() {
         "promoted" => "the canary was promoted".to_owned(),
         "rolled_back" => "the canary was rolled back and unloaded".to_owned(),

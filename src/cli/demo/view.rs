@@ -5,7 +5,7 @@
 
 use super::super::operate::{mib, number};
 use super::load::Tally;
-use crate::http::admin_wire::{ArmWire, StatusWire};
+use crate::control::{ArmStatus, Status};
 use ratatui::crossterm::event::{self, Event, KeyCode, KeyModifiers};
 use ratatui::layout::{Constraint, Layout};
 use ratatui::style::{Color, Modifier, Style};
@@ -33,7 +33,7 @@ impl Screen {
     }
 
     /// Shows the status; true when the person wants to leave.
-    pub fn show(&mut self, status: &StatusWire, tally: &Tally, elapsed: Duration) -> bool {
+    pub fn show(&mut self, status: &Status, tally: &Tally, elapsed: Duration) -> bool {
         match self {
             Screen::Live(terminal) => {
                 let _ = terminal.draw(|frame| draw(frame, status, tally));
@@ -73,7 +73,7 @@ fn wants_to_leave() -> bool {
 }
 
 /// One compact line.
-fn line(status: &StatusWire, tally: &Tally, elapsed: Duration) -> String {
+fn line(status: &Status, tally: &Tally, elapsed: Duration) -> String {
     let arm = |i: usize| match status.arms.get(i) {
         Some(arm) if arm.loaded => {
             let f = &arm.figures;
@@ -107,7 +107,7 @@ fn line(status: &StatusWire, tally: &Tally, elapsed: Duration) -> String {
 }
 
 /// The whole screen.
-pub(super) fn draw(frame: &mut Frame<'_>, status: &StatusWire, tally: &Tally) {
+pub(super) fn draw(frame: &mut Frame<'_>, status: &Status, tally: &Tally) {
     let gates = status.gates.len() as u16 + 2;
     let rows = Layout::vertical([
         Constraint::Length(3),
@@ -135,7 +135,7 @@ pub(super) fn draw(frame: &mut Frame<'_>, status: &StatusWire, tally: &Tally) {
     frame.render_widget(Paragraph::new(lines).block(Block::bordered().title(title)), foot);
 }
 
-fn weight_bar(status: &StatusWire) -> Gauge<'static> {
+fn weight_bar(status: &Status) -> Gauge<'static> {
     let title = format!(
         " {} - {} - {:.0} of {:.0} s at this weight ",
         status.model, status.phase, status.stage_age_s, status.bake_s
@@ -148,7 +148,7 @@ fn weight_bar(status: &StatusWire) -> Gauge<'static> {
         .label(label)
 }
 
-fn arm_box(arm: &ArmWire, tally: &Tally, index: usize) -> Paragraph<'static> {
+fn arm_box(arm: &ArmStatus, tally: &Tally, index: usize) -> Paragraph<'static> {
     let f = &arm.figures;
     let right = match tally.answered[index] {
         0 => "-".to_owned(),
@@ -216,7 +216,7 @@ mod tests {
         })
     }
 
-    fn status() -> StatusWire {
+    fn status() -> Status {
         let status = json!({
             "model": "tiny", "revision": 3, "self_test": false, "awaiting_confirm": false,
             "previous": null, "ledger": null, "forecast": null, "shadow": null, "phase": "running", "reason": null, "paused": false, "rollout": "r",

@@ -1,80 +1,112 @@
-//! From what the rooms inside say of themselves to what operators are shown. One way, and nothing is lost
-//! but names of types.
+//! Where each field of the status comes from. All of one moment: the rollout is locked meanwhile.
 
 use super::{
-    ArmWire, CardUnloadWire, DecisionWire, DeviceWire, FiguresWire, ForecastWire, GateWire,
-    LaneWire, LedgerWire, LoadedWire, ShadowWire, StatusWire, UnloadWire, WaitWire,
+    ArmFigures, ArmStatus, CardUnload, DecisionStatus, DeviceStatus, ForecastStatus, GateStatus,
+    GateWait, LaneStatus, LedgerStatus, ModelsView, Status, Unload,
 };
-use crate::control::{Status, UnloadRecord};
+use crate::alerts::{Alerts, Counts};
+use crate::control::{Brain, Control};
+use crate::device::memory;
 use crate::engine::{CardReport, LaneStats, UnloadReport};
-use crate::rollout::{Arm, ArmView, Decision, Forecast, Gate, GateName, Latency, Phase, View};
+use crate::rollout::{
+    Arm, ArmView, Decision, Forecast, Gate, GateName, Latency, Phase, Verdict, View, Weight,
+};
 use crate::routing::Deployment;
-use crate::serving::{Gateway, ShadowReport};
+use serde_json::{Value, json};
 use serin_kernels::cuda::Readings;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-impl StatusWire {
-    /// Everything that a server can say of itself.
-    pub fn of(gateway: &Gateway) -> StatusWire {
-        let shadow = gateway.shadow().map(ShadowWire::from);
-        StatusWire { shadow, ..StatusWire::from(&gateway.control().status()) }
+impl Control {
+    /// The versions that are loaded.
+    pub fn models(&self) -> ModelsView {
+        let routes = self.routes.read();
+        ModelsView {
+            name: self.name.clone(),
+            stable: routes.stable.clone(),
+            canary: routes.canary.clone(),
+        }
     }
-}
 
-impl From<&Status> for StatusWire {
-    fn from(status: &Status) -> StatusWire {
-        let (view, models) = (&status.view, &status.models);
-        let arm = |arm: Arm| {
-            let deployment = match arm {
-                Arm::Stable => models.stable.as_deref(),
-                Arm::Canary => models.canary.as_deref(),
-            };
-            ArmWire::new(view.arm(arm), deployment)
-        };
-        StatusWire {
+    /// The rollout at this moment.
+    pub fn view(&self) -> View {
+        self.brain.lock().rollout.view(self.now())
+    }
+
+    /// What became of the alerts; `None` if none are sent.
+    pub fn alert_counts(&self) -> Option<Counts> {
+        self.alerts.as_ref().map(Alerts::counts)
+    }
+
+    /// Everything that an operator may want to see; copied requests (`shadow`) are not known here.
+    pub fn status(&self) -> Status {
+        let brain = self.brain.lock();
+        let view = brain.rollout.view(self.now());
+        let models = self.models();
+        let routed = self.routed();
+        let arms = [(Arm::Stable, &models.stable), (Arm::Canary, &models.canary)];
+        Status {
             model: models.name.to_string(),
-            revision: status.revision,
+            revision: brain.revision,
             phase: view.phase.as_str().to_owned(),
             reason: reason(&view.phase),
             self_test: view.self_test,
             awaiting_confirm: view.awaiting_confirm,
-            previous: status.previous.as_ref().map(ToString::to_string),
-            ledger: status.ledger.as_ref().map(|ledger| LedgerWire {
-                path: ledger.path.clone(),
-                failing: ledger.failing.clone(),
-            }),
+            previous: brain.previous.as_ref().map(|one| one.deployment.version.to_string()),
+            ledger: self
+                .book
+                .health()
+                .map(|(path, health)| LedgerStatus { path, failing: health.failing }),
             paused: matches!(view.phase, Phase::Running { paused: true }),
             rollout: view.rollout.clone(),
-            weight: status.routed.percent(),
-            weight_wanted: (view.weight != status.routed).then(|| view.weight.percent()),
-            remarks: status.remarks.clone(),
+            weight: routed.percent(),
+            weight_wanted: (view.weight != routed).then(|| view.weight.percent()),
+            remarks: brain.remarks(),
             steps: view.steps.iter().map(|step| step.percent()).collect(),
             step: view.step,
             stage: view.stage,
             stage_age_s: view.stage_age.as_secs_f64(),
             bake_s: view.bake.as_secs_f64(),
             promotion_ordered: view.promotion_ordered,
-            uptime_s: status.uptime.as_secs_f64(),
-            resident_bytes: status.resident_bytes,
-            loading: status.loading.clone(),
-            arms: Arm::BOTH.into_iter().map(arm).collect(),
-            reference: view.reference.as_ref().map(FiguresWire::from),
+            uptime_s: self.origin.elapsed().as_secs_f64(),
+            resident_bytes: memory::resident_bytes().unwrap_or(0),
+            loading: brain.loading.clone(),
+            arms: arms.map(|(arm, loaded)| ArmStatus::new(view.arm(arm), loaded.as_deref())).into(),
+            reference: view.reference.as_ref().map(ArmFigures::from),
             overall: view.verdict.overall().as_str().to_owned(),
-            gates: gates(view),
-            forecast: view.forecast.as_ref().map(ForecastWire::from),
+            gates: view.verdict.gates.iter().map(GateStatus::from).collect(),
+            forecast: view.forecast.as_ref().map(ForecastStatus::from),
             shadow: None,
-            device: status.device.as_ref().map(|device| DeviceWire::new(device, view.throttled)),
-            decisions: status.decisions.iter().map(DecisionWire::from).collect(),
-            unloads: status.unloads.iter().map(UnloadWire::from).collect(),
+            device: self.readings().map(|device| DeviceStatus::new(&device, view.throttled)),
+            decisions: brain.decisions.iter().map(DecisionStatus::from).collect(),
+            unloads: brain.unloads.iter().map(|(_, unload)| unload.clone()).collect(),
         }
+    }
+
+    /// The canary's share of the requests now; the rollout may want another.
+    fn routed(&self) -> Weight {
+        let routes = self.routes.read();
+        routes.canary.as_ref().map_or(Weight::ZERO, |_| routes.weight)
     }
 }
 
-impl DeviceWire {
+impl Brain {
+    /// What stands out: what waits, and what was refused at the start. One line each.
+    fn remarks(&self) -> Vec<String> {
+        let resuming = self.resuming.as_ref().map(|resuming| {
+            let version = &resuming.running.opening.canary.version;
+            let remark =
+                resuming.remark.as_ref().map_or_else(String::new, |remark| format!(": {remark}"));
+            format!("the rollout of {version} is being taken up after a restart{remark}")
+        });
+        [self.remark.clone(), resuming, self.held.clone()].into_iter().flatten().collect()
+    }
+}
+
+impl DeviceStatus {
     /// `throttled`: time of the present stage.
-    pub fn new(readings: &Readings, throttled: Duration) -> DeviceWire {
-        DeviceWire {
+    pub fn new(readings: &Readings, throttled: Duration) -> DeviceStatus {
+        DeviceStatus {
             memory_used: readings.memory.map(|memory| memory.used),
             memory_total: readings.memory.map(|memory| memory.total),
             utilisation: readings.utilisation.map(|percent| f64::from(percent) / 100.0),
@@ -95,46 +127,29 @@ fn reason(phase: &Phase) -> Option<String> {
     }
 }
 
-fn gates(view: &View) -> Vec<GateWire> {
-    let gate = |gate: &Gate| GateWire {
-        name: gate.name.as_str().to_owned(),
-        state: gate.state.as_str().to_owned(),
-        value: gate.value,
-        threshold: gate.threshold,
-        evidence: gate.evidence,
-        interval: gate.interval,
-        samples: gate.samples,
-        text: gate.text.clone(),
-    };
-    view.verdict.gates.iter().map(gate).collect()
-}
-
-impl From<ShadowReport> for ShadowWire {
-    fn from(report: ShadowReport) -> ShadowWire {
-        let found = report.differences;
-        ShadowWire {
-            pairs: found.map_or(0, |found| found.total),
-            preempted: report.preempted,
-            dropped: report.dropped,
-            failed: report.failed,
-            ttft_ratio: found.map(|found| found.ttft_ratio),
-            tpot_ratio: found.and_then(|found| found.per_token_ratio),
-            length_ratio: found.map(|found| found.length_ratio),
-            identical: found.map(|found| found.identical),
-            divergence: found.and_then(|found| found.divergence),
-            log_probability: found.and_then(|found| found.log_probability),
+impl From<&Gate> for GateStatus {
+    fn from(gate: &Gate) -> GateStatus {
+        GateStatus {
+            name: gate.name.as_str().to_owned(),
+            state: gate.state.as_str().to_owned(),
+            value: gate.value,
+            threshold: gate.threshold,
+            evidence: gate.evidence,
+            interval: gate.interval,
+            samples: gate.samples,
+            text: gate.text.clone(),
         }
     }
 }
 
-impl From<&Forecast> for ForecastWire {
-    fn from(forecast: &Forecast) -> ForecastWire {
+impl From<&Forecast> for ForecastStatus {
+    fn from(forecast: &Forecast) -> ForecastStatus {
         let seconds = |time: Option<Duration>| time.map(|time| time.as_secs_f64());
-        let wait = |(name, time): &(GateName, Option<Duration>)| WaitWire {
+        let wait = |(name, time): &(GateName, Option<Duration>)| GateWait {
             gate: name.as_str().to_owned(),
             seconds: seconds(*time),
         };
-        ForecastWire {
+        ForecastStatus {
             requests_per_second: forecast.requests_per_second,
             base_error_rate: forecast.base_error_rate,
             detectable_error_ratio: forecast.detectable_error_ratio,
@@ -145,27 +160,27 @@ impl From<&Forecast> for ForecastWire {
     }
 }
 
-impl ArmWire {
-    fn new(view: &ArmView, deployment: Option<&Deployment>) -> ArmWire {
-        ArmWire {
+impl ArmStatus {
+    fn new(view: &ArmView, deployment: Option<&Deployment>) -> ArmStatus {
+        ArmStatus {
             arm: view.arm.as_str().to_owned(),
             loaded: deployment.is_some(),
             version: deployment.map(|d| d.version.to_string()),
             digest: deployment.map(|d| d.digest.clone()),
             path: deployment.map(|d| d.path.display().to_string()),
             max_model_len: deployment.map(Deployment::max_len),
-            figures: FiguresWire::from(view),
-            lane: deployment.map(|d| LaneWire::from(&*d.stats)),
+            figures: ArmFigures::from(view),
+            lane: deployment.map(|d| LaneStatus::from(&*d.stats)),
         }
     }
 }
 
-impl From<&ArmView> for FiguresWire {
-    fn from(view: &ArmView) -> FiguresWire {
+impl From<&ArmView> for ArmFigures {
+    fn from(view: &ArmView) -> ArmFigures {
         let counts = &view.counts;
         let (ttft_p50_ms, ttft_p99_ms) = quantiles(view.ttft);
         let (tpot_p50_ms, tpot_p99_ms) = quantiles(view.tpot);
-        FiguresWire {
+        ArmFigures {
             requests: counts.requests,
             errors: counts.errors,
             error_rate: view.error_rate,
@@ -197,10 +212,10 @@ fn millis(time: Duration) -> f64 {
     time.as_secs_f64() * 1e3
 }
 
-impl From<&LaneStats> for LaneWire {
-    fn from(stats: &LaneStats) -> LaneWire {
+impl From<&LaneStats> for LaneStatus {
+    fn from(stats: &LaneStats) -> LaneStatus {
         let read = |figure: &AtomicU64| figure.load(Ordering::Relaxed);
-        LaneWire {
+        LaneStatus {
             running: read(&stats.running),
             waiting: read(&stats.waiting),
             blocks_used: read(&stats.blocks_used),
@@ -222,9 +237,9 @@ impl From<&LaneStats> for LaneWire {
     }
 }
 
-impl From<&Decision> for DecisionWire {
-    fn from(decision: &Decision) -> DecisionWire {
-        DecisionWire {
+impl From<&Decision> for DecisionStatus {
+    fn from(decision: &Decision) -> DecisionStatus {
+        DecisionStatus {
             at_s: decision.at.as_secs_f64(),
             kind: decision.kind.as_str().to_owned(),
             weight: decision.weight.percent(),
@@ -233,20 +248,15 @@ impl From<&Decision> for DecisionWire {
     }
 }
 
-impl From<&UnloadRecord> for UnloadWire {
-    fn from(record: &UnloadRecord) -> UnloadWire {
-        let UnloadRecord { version, reason, since_decision, report } = record;
-        UnloadWire {
-            since_decision_ms: millis(*since_decision),
-            ..UnloadWire::new(version, reason, report)
-        }
-    }
-}
-
-impl UnloadWire {
-    /// An unload's report beside the name of what was unloaded and why.
-    pub fn new(version: &str, reason: &str, report: &UnloadReport) -> UnloadWire {
-        UnloadWire {
+impl Unload {
+    /// An unload's report with the version's name, why it went, and the time since that was decided.
+    pub fn new(
+        version: &str,
+        reason: &str,
+        since_decision: Duration,
+        report: &UnloadReport,
+    ) -> Unload {
+        Unload {
             version: version.to_owned(),
             reason: reason.to_owned(),
             used_before: report.before.used as u64,
@@ -258,16 +268,16 @@ impl UnloadWire {
             resident_after: report.resident_after,
             blocks_leaked: report.blocks_leaked as u64,
             evicted: report.evicted as u64,
-            card: report.card.as_ref().map(CardUnloadWire::from),
+            card: report.card.as_ref().map(CardUnload::from),
             took_ms: millis(report.took),
-            since_decision_ms: millis(report.took),
+            since_decision_ms: millis(since_decision),
         }
     }
 }
 
-impl From<&CardReport> for CardUnloadWire {
-    fn from(report: &CardReport) -> CardUnloadWire {
-        CardUnloadWire {
+impl From<&CardReport> for CardUnload {
+    fn from(report: &CardReport) -> CardUnload {
+        CardUnload {
             used_before: report.before.used,
             used_after: report.after.used,
             reserved_before: report.before.reserved,
@@ -278,13 +288,13 @@ impl From<&CardReport> for CardUnloadWire {
     }
 }
 
-impl From<&Deployment> for LoadedWire {
-    fn from(deployment: &Deployment) -> LoadedWire {
-        LoadedWire {
-            version: deployment.version.to_string(),
-            digest: deployment.digest.clone(),
-            path: deployment.path.display().to_string(),
-            max_model_len: deployment.max_len(),
-        }
-    }
+/// The gates' figures, for notes.
+pub(in crate::control) fn gates(verdict: &Verdict) -> Value {
+    let one = |gate: &Gate| {
+        json!({
+            "gate": gate.name.as_str(), "state": gate.state.as_str(), "value": gate.value,
+            "threshold": gate.threshold, "text": gate.text,
+        })
+    };
+    verdict.gates.iter().map(one).collect()
 }

@@ -1,81 +1,28 @@
-//! What operators send and are shown, as JSON: for the command line and the terminal view.
+//! The server's status: what operators, the command line, the demo's view and the gauges see of it.
 //!
-//! Both ends use these types, so they derive both ways. Times are seconds or milliseconds as their
-//! names say, sizes bytes, shares 0 to 1, weights percent.
+//! Every field is defined here and nowhere else; `fill` says where it comes from. Sizes are bytes, times seconds or
+//! milliseconds as their names say, shares 0 to 1, weights percent.
 
-mod convert;
+mod fill;
 
+pub(super) use fill::gates;
+
+use crate::routing::Deployment;
 use serde::{Deserialize, Serialize};
+use std::sync::Arc;
 
-/// `POST /admin/canary/load`.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct LoadAsk {
-    /// Folder of the model, as the server sees it.
-    pub path: String,
-    /// Also if this content was rejected before.
-    #[serde(default)]
-    pub retry: bool,
-    pub by: Option<String>,
-    pub reason: Option<String>,
-}
-
-/// Answer to [`LoadAsk`].
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct LoadedWire {
-    pub version: String,
-    pub digest: String,
-    pub path: String,
-    pub max_model_len: usize,
-}
-
-/// Answer to `POST /admin/rollback`.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct RolledBackWire {
-    pub version: Option<String>,
-    /// `null` when the memory was not back in time; see the status later.
-    pub unload: Option<UnloadWire>,
-}
-
-/// `POST /admin/promote`.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct PromoteAsk {
-    /// At once, whatever the gates say; otherwise as soon as they pass.
-    #[serde(default)]
-    pub now: bool,
-    pub by: Option<String>,
-    pub reason: Option<String>,
-    pub expect: Option<u64>,
-}
-
-/// `POST /admin/weight`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct WeightAsk {
-    /// 0 to 100.
-    pub percent: u8,
-    pub by: Option<String>,
-    pub reason: Option<String>,
-    pub expect: Option<u64>,
-}
-
-/// `POST /admin/{pause,resume,rollback,confirm,undo,self-test}`.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct OrderAsk {
-    /// Who gives the order; kept in the ledger.
-    pub by: Option<String>,
-    /// Why; kept in the ledger.
-    pub reason: Option<String>,
-    /// The revision of the status that the order is based on. Needed by every order that could raise
-    /// something; the order is refused if things have changed since.
-    pub expect: Option<u64>,
+/// The versions that are loaded.
+#[derive(Debug, Clone)]
+pub struct ModelsView {
+    /// Public model name.
+    pub name: Arc<str>,
+    pub stable: Option<Arc<Deployment>>,
+    pub canary: Option<Arc<Deployment>>,
 }
 
 /// `GET /admin/status`, and the answer to every order that has no other.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct StatusWire {
+pub struct Status {
     /// Public name of the model.
     pub model: String,
     /// Rises with every change; orders name it.
@@ -89,7 +36,7 @@ pub struct StatusWire {
     /// Version of the former stable, while its promotion can be undone.
     pub previous: Option<String>,
     /// Where decisions are kept; `null` when they are not.
-    pub ledger: Option<LedgerWire>,
+    pub ledger: Option<LedgerStatus>,
     pub paused: bool,
     /// Id of the rollout that runs or ran last.
     pub rollout: Option<String>,
@@ -115,28 +62,28 @@ pub struct StatusWire {
     /// Path of the model that is being loaded.
     pub loading: Option<String>,
     /// Stable, then canary.
-    pub arms: Vec<ArmWire>,
+    pub arms: Vec<ArmStatus>,
     /// Stable's frozen figures, which the canary is held against at 100 %.
-    pub reference: Option<FiguresWire>,
+    pub reference: Option<ArmFigures>,
     /// `pass`, `fail` or `inconclusive`.
     pub overall: String,
-    pub gates: Vec<GateWire>,
+    pub gates: Vec<GateStatus>,
     /// What today's traffic lets one see, and when; `null` unless a rollout runs.
-    pub forecast: Option<ForecastWire>,
+    pub forecast: Option<ForecastStatus>,
     /// What copied requests have shown; `null` when none are copied.
-    pub shadow: Option<ShadowWire>,
+    pub shadow: Option<ShadowStatus>,
     /// What the device says of its state; left out when it says nothing.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub device: Option<DeviceWire>,
+    pub device: Option<DeviceStatus>,
     /// Oldest first.
-    pub decisions: Vec<DecisionWire>,
+    pub decisions: Vec<DecisionStatus>,
     /// Oldest first.
-    pub unloads: Vec<UnloadWire>,
+    pub unloads: Vec<Unload>,
 }
 
 /// The ledger.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct LedgerWire {
+pub struct LedgerStatus {
     pub path: String,
     /// Why it is not being written, if it is not.
     pub failing: Option<String>,
@@ -144,7 +91,7 @@ pub struct LedgerWire {
 
 /// The device's state; `null` is what it does not tell.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-pub struct DeviceWire {
+pub struct DeviceStatus {
     /// Bytes, all programs counted.
     pub memory_used: Option<u64>,
     pub memory_total: Option<u64>,
@@ -162,7 +109,7 @@ pub struct DeviceWire {
 
 /// Time to a verdict, at today's traffic.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct ForecastWire {
+pub struct ForecastStatus {
     /// Stable's, the canary's.
     pub requests_per_second: Option<[f64; 2]>,
     /// Stable's error rate that is assumed, 0 to 1.
@@ -174,12 +121,12 @@ pub struct ForecastWire {
     /// Seconds from the stage's beginning until a doubled error rate is proved.
     pub until_doubled_errors_s: Option<f64>,
     /// Gates that cannot decide yet.
-    pub gates: Vec<WaitWire>,
+    pub gates: Vec<GateWait>,
 }
 
 /// Requests copied to the canary while the device was idle; ratios are the canary's over stable's.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-pub struct ShadowWire {
+pub struct ShadowStatus {
     pub pairs: u64,
     pub preempted: u64,
     pub dropped: u64,
@@ -197,7 +144,7 @@ pub struct ShadowWire {
 
 /// A gate that waits.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct WaitWire {
+pub struct GateWait {
     pub gate: String,
     /// `null`: never, at today's traffic.
     pub seconds: Option<f64>,
@@ -205,7 +152,7 @@ pub struct WaitWire {
 
 /// One arm: what is loaded there and how it does.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct ArmWire {
+pub struct ArmStatus {
     /// `stable` or `canary`.
     pub arm: String,
     pub loaded: bool,
@@ -213,13 +160,13 @@ pub struct ArmWire {
     pub digest: Option<String>,
     pub path: Option<String>,
     pub max_model_len: Option<usize>,
-    pub figures: FiguresWire,
-    pub lane: Option<LaneWire>,
+    pub figures: ArmFigures,
+    pub lane: Option<LaneStatus>,
 }
 
 /// An arm's figures in the present stage, or in the last one.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct FiguresWire {
+pub struct ArmFigures {
     /// Judged requests.
     pub requests: u64,
     pub errors: u64,
@@ -249,7 +196,7 @@ pub struct FiguresWire {
 
 /// What an arm's lane in the engine is doing.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct LaneWire {
+pub struct LaneStatus {
     pub running: u64,
     pub waiting: u64,
     pub blocks_used: u64,
@@ -277,7 +224,7 @@ pub struct LaneWire {
 
 /// One gate.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct GateWire {
+pub struct GateStatus {
     pub name: String,
     /// `pass`, `fail`, `inconclusive` or `not_judged`.
     pub state: String,
@@ -294,7 +241,7 @@ pub struct GateWire {
 
 /// One decision.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct DecisionWire {
+pub struct DecisionStatus {
     /// Since the server started.
     pub at_s: f64,
     pub kind: String,
@@ -305,7 +252,7 @@ pub struct DecisionWire {
 
 /// One finished unload.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct UnloadWire {
+pub struct Unload {
     pub version: String,
     pub reason: String,
     pub used_before: u64,
@@ -319,7 +266,7 @@ pub struct UnloadWire {
     pub evicted: u64,
     /// What the model's pool on a card gave back, if it had one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub card: Option<CardUnloadWire>,
+    pub card: Option<CardUnload>,
     pub took_ms: f64,
     /// From the decision that it should go to its memory being back.
     pub since_decision_ms: f64,
@@ -327,7 +274,7 @@ pub struct UnloadWire {
 
 /// A card's memory around an unload, in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct CardUnloadWire {
+pub struct CardUnload {
     pub used_before: u64,
     pub used_after: u64,
     pub reserved_before: u64,

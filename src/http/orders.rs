@@ -1,0 +1,84 @@
+//! Operators' orders as JSON, and the answers that are no status: for the server and the command line.
+//!
+//! Both ends use these types, so they derive both ways.
+
+use crate::control::Unload;
+use crate::routing::Deployment;
+use serde::{Deserialize, Serialize};
+
+/// `POST /admin/canary/load`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LoadAsk {
+    /// Folder of the model, as the server sees it.
+    pub path: String,
+    /// Also if this content was rejected before.
+    #[serde(default)]
+    pub retry: bool,
+    pub by: Option<String>,
+    pub reason: Option<String>,
+}
+
+/// Answer to [`LoadAsk`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Loaded {
+    pub version: String,
+    pub digest: String,
+    pub path: String,
+    pub max_model_len: usize,
+}
+
+/// Answer to `POST /admin/rollback`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct RolledBack {
+    pub version: Option<String>,
+    /// `null` when the memory was not back in time; see the status later.
+    pub unload: Option<Unload>,
+}
+
+/// `POST /admin/promote`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PromoteAsk {
+    /// At once, whatever the gates say; otherwise as soon as they pass.
+    #[serde(default)]
+    pub now: bool,
+    pub by: Option<String>,
+    pub reason: Option<String>,
+    pub expect: Option<u64>,
+}
+
+/// `POST /admin/weight`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct WeightAsk {
+    /// 0 to 100.
+    pub percent: u8,
+    pub by: Option<String>,
+    pub reason: Option<String>,
+    pub expect: Option<u64>,
+}
+
+/// `POST /admin/{pause,resume,rollback,confirm,undo,self-test}`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct OrderAsk {
+    /// Who gives the order; kept in the ledger.
+    pub by: Option<String>,
+    /// Why; kept in the ledger.
+    pub reason: Option<String>,
+    /// The revision of the status that the order is based on. Needed by every order that could raise
+    /// something; the order is refused if things have changed since.
+    pub expect: Option<u64>,
+}
+
+impl From<&Deployment> for Loaded {
+    fn from(deployment: &Deployment) -> Loaded {
+        Loaded {
+            version: deployment.version.to_string(),
+            digest: deployment.digest.clone(),
+            path: deployment.path.display().to_string(),
+            max_model_len: deployment.max_len(),
+        }
+    }
+}
