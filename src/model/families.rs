@@ -1,21 +1,20 @@
-//! The families that the decoder can run: what `config.json` calls each, who reads it, and which tensors
-//! a layer has under which names.
+//! The supported model families: their name in `config.json`, their config reader, and the names of a layer's
+//! tensors.
 //!
-//! A family is this short description and nothing else. The names are those of the Hugging Face
-//! checkpoints; every other format is translated into them where it is read. Knows no shapes and no
-//! numbers. Mixtures of experts will add a second kind of [`MlpNames`].
+//! This short description is all that defines a family. The names are those of Hugging Face checkpoints;
+//! other formats are translated when they are read. It does not know shapes or numbers.
 
 use super::config::{self, Fields, ModelConfig};
 
 /// One supported architecture.
 pub struct Family {
-    /// As `config.json` lists it under `architectures`.
+    /// As listed under `architectures` in `config.json`.
     pub architecture: &'static str,
     pub read: fn(&Fields<'_>, &'static Family) -> Result<ModelConfig, String>,
     pub layout: &'static Layout,
 }
 
-/// The tensors of one layer, named from behind `model.layers.N.` and before `.weight`.
+/// The tensors of one layer, without the prefix `model.layers.N.` and the suffix `.weight`.
 #[derive(Debug, Clone, Copy)]
 pub struct Layout {
     pub attention_norm: &'static str,
@@ -44,7 +43,7 @@ pub const EMBEDDING: &str = "model.embed_tokens.weight";
 pub const NORM: &str = "model.norm.weight";
 pub const HEAD: &str = "lm_head.weight";
 
-/// Name of a tensor of layer `layer`, given what stands behind `model.layers.N.`
+/// The name of a tensor of layer `layer`, given the part after `model.layers.N.`
 pub fn in_layer(layer: usize, name: &str) -> String {
     format!("model.layers.{layer}.{name}")
 }
@@ -63,7 +62,7 @@ const PLAIN: Layout = Layout {
     mlp_post_norm: None,
 };
 
-/// As plain, with head norms.
+/// Like plain, with head norms.
 const QWEN3: Layout = Layout { head_norms: HEAD_NORMS, ..PLAIN };
 
 /// Each part between two norms.
@@ -76,7 +75,7 @@ const GEMMA2: Layout = Layout {
 
 const GEMMA3: Layout = Layout { head_norms: HEAD_NORMS, ..GEMMA2 };
 
-/// As plain, with projections of the same input fused.
+/// Like plain, with projections of the same input fused.
 const PHI3: Layout = Layout {
     qkv: &["self_attn.qkv_proj"],
     mlp: MlpNames { gate_up: &["mlp.gate_up_proj"], down: "mlp.down_proj" },
@@ -92,7 +91,7 @@ static FAMILIES: [Family; 8] = [
     Family { architecture: "Qwen3ForCausalLM", read: config::qwen3, layout: &QWEN3 },
     Family { architecture: "Gemma2ForCausalLM", read: config::gemma2, layout: &GEMMA2 },
     Family { architecture: "Gemma3ForCausalLM", read: config::gemma3, layout: &GEMMA3 },
-    // The larger Gemma 3 come with a vision part, which is left out: text in, text out.
+    // The larger Gemma 3 models have a vision part, which is ignored: text in, text out.
     Family {
         architecture: "Gemma3ForConditionalGeneration",
         read: config::gemma3_text_part,
@@ -101,12 +100,12 @@ static FAMILIES: [Family; 8] = [
     Family { architecture: "Phi3ForCausalLM", read: config::phi3, layout: &PHI3 },
 ];
 
-/// The architectures that can be loaded, as `config.json` names them.
+/// The architectures that can be loaded, as named in `config.json`.
 pub fn supported() -> impl Iterator<Item = &'static str> {
     FAMILIES.iter().map(|family| family.architecture)
 }
 
-/// The family of an architecture, or a refusal that lists the supported ones.
+/// The family of an architecture, or an error that lists the supported ones.
 pub fn named(architecture: &str) -> Result<&'static Family, String> {
     FAMILIES.iter().find(|family| family.architecture == architecture).ok_or_else(|| {
         let all: Vec<&str> = supported().collect();

@@ -1,9 +1,10 @@
-//! What a model is, as plain facts: shapes, norms, rotations, windows, caps.
+//! The properties of a model: shapes, norms, rotary embeddings, windows, caps.
 //!
 //! A family's reader (`llama`, `qwen`, `gemma`, `phi`) turns a Hugging Face `config.json` into one
-//! [`ModelConfig`]; it is checked once here and never changes. Whatever a family does differently is a
-//! field, so that the decoder asks for facts and never for names. Why not candle-transformers' config
-//! types: they know one family each, read only the older spellings, and check nothing. Reads no weights.
+//! [`ModelConfig`], which is checked once here and never changes. Each difference between families is a
+//! field, so that the decoder checks properties and never names. Why not candle-transformers' config types:
+//! each of them knows one family, reads only the older spellings, and checks nothing. It does not read
+//! weights.
 
 mod fields;
 mod gemma;
@@ -51,14 +52,14 @@ pub struct ModelConfig {
     pub bias: Bias,
     /// Multiplies each attention score.
     pub scale: f32,
-    /// Bends attention scores into `-cap..cap`.
+    /// Limits attention scores smoothly to `-cap..cap`.
     pub score_cap: Option<f32>,
-    /// Bends logits into `-cap..cap`.
+    /// Limits logits smoothly to `-cap..cap`.
     pub logit_cap: Option<f32>,
     /// Multiplies the embedding.
     pub embedding_scale: Option<f32>,
     pub tied_embeddings: bool,
-    /// The rotations that layers choose from.
+    /// The rotary embeddings that layers choose from.
     pub ropes: Vec<Rope>,
     /// One entry per layer.
     pub kinds: Vec<LayerKind>,
@@ -71,7 +72,7 @@ pub struct ModelConfig {
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Norm {
     pub eps: f32,
-    /// Added to every norm weight: 1 where the file stores the weight less one (Gemma).
+    /// Added to every norm weight: 1 where the file stores the weight minus one (Gemma).
     pub offset: f32,
 }
 
@@ -83,10 +84,10 @@ pub struct Bias {
     pub mlp: bool,
 }
 
-/// What sets one layer apart from the others.
+/// The properties that differ between layers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LayerKind {
-    /// Positions that a token sees, its own included; `None` sees all.
+    /// Number of positions that a token attends to, including its own; `None`: all.
     pub window: Option<usize>,
     /// Index into [`ModelConfig::ropes`].
     pub rope: usize,
@@ -104,7 +105,7 @@ impl ModelConfig {
         ModelConfig::from_json(&raw).map_err(bad)
     }
 
-    /// Reads and checks the content of a `config.json`; the error is one line for whoever typed it.
+    /// Reads and checks the content of a `config.json`; the error is one line for the operator.
     pub fn from_json(raw: &Value) -> Result<ModelConfig, String> {
         let family = families::named(raw["architectures"][0].as_str().unwrap_or("(none)"))?;
         if raw.get("quantization_config").is_some_and(|q| !q.is_null()) {
@@ -118,7 +119,8 @@ impl ModelConfig {
         Ok(config)
     }
 
-    /// Tokens beyond which a sequence's cached keys must be computed anew (see [`crate::device::LongRope`]).
+    /// Number of tokens beyond which a sequence's cached keys must be recomputed (see
+    /// [`crate::device::LongRope`]).
     pub fn rope_switch(&self) -> Option<usize> {
         self.ropes.iter().filter_map(|rope| rope.long.as_ref()).map(|long| long.beyond).min()
     }
