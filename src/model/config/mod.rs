@@ -25,9 +25,10 @@ use crate::device::{Activation, Rope};
 use serde_json::Value;
 use std::path::Path;
 
-/// Positions up to here are exact in f32, which the rotation computes in; longer promises are cut.
+/// Positions up to here are exact in f32, which the rotary embedding computes in; larger limits are reduced
+/// to this.
 const MOST_POSITIONS: usize = 1 << 24;
-/// Far above any real model; keeps a hostile config from sizing our own lists.
+/// Far above any real model; prevents a hostile config from making our own lists too long.
 pub(super) const MOST_LAYERS: usize = 4096;
 const MOST_SIZE: usize = 1 << 24;
 const MOST_HEAD_DIM: usize = 4096;
@@ -35,9 +36,9 @@ const MOST_HEAD_DIM: usize = 4096;
 /// A validated model.
 #[derive(Debug, Clone)]
 pub struct ModelConfig {
-    /// As `config.json` names it.
+    /// As in `config.json`.
     pub architecture: &'static str,
-    /// Which tensors a layer has, and what they are called.
+    /// The tensors of a layer and their names.
     pub layout: &'static Layout,
     pub hidden: usize,
     pub intermediate: usize,
