@@ -1,13 +1,13 @@
-//! The gauges that are set when somebody looks: what `/metrics` says of lanes, gates and memory.
+//! Gauges that are set when metrics are scraped: lanes, gates and memory.
 //!
-//! A function of the status; remembers nothing.
+//! A function of the status; keeps no state.
 
 use crate::control::{Deployment, Status};
 use crate::metrics::{self, GateGauge, RolloutGauges, Who};
 use crate::rollout::{Arm, Gate, GateState};
 use std::time::Duration;
 
-/// Brings all gauges up to date.
+/// Updates all gauges.
 pub fn refresh(status: &Status) {
     let models = &status.models;
     lane(&models.name, Arm::Stable, models.stable.as_deref());
@@ -45,7 +45,7 @@ fn lane(model: &str, arm: Arm, deployment: Option<&Deployment>) {
     }
 }
 
-/// A version that was unloaded and serves in no role reads zero.
+/// A version that was unloaded and has no role reads zero.
 fn gone(status: &Status, version: &str) {
     let models = &status.models;
     for (arm, loaded) in [(Arm::Stable, &models.stable), (Arm::Canary, &models.canary)] {
