@@ -31,7 +31,7 @@ pub struct Envelope {
     pub variant: Option<Arm>,
     /// Hash of the API key.
     pub api_key: Option<u64>,
-    /// Hash of the client's address and headers, which distinguishes clients without their help.
+    /// Hash of the API key and address: it distinguishes clients that send no session key.
     pub client: u64,
 }
 
