@@ -1,15 +1,15 @@
-//! How fast the engine itself is on a given GGUF file: handle, scheduler, sampling and decoder together, as
-//! the server uses them, without HTTP and text.
+//! Measures the speed of the engine on a GGUF file: handle, scheduler, sampling and decoder together, as the
+//! server uses them, but without HTTP and text.
 //!
 //! `SERIN_THREADS=2 RAYON_NUM_THREADS=2 cargo run --release --example engine_bench -- FILE.gguf`
 //!
-//! Measures prefill of 512 tokens, decoding by 1, 8 and 16 sequences, and the time to the first token of a
-//! second turn against that of a prompt of the same length which was never seen. Prompts are random ids, so no
-//! tokenizer is needed, and differ each time, so no cache helps where none is meant to.
+//! It measures prefill of 512 tokens, decoding of 1, 8 and 16 sequences, and the TTFT of a second turn
+//! compared with that of an unseen prompt of the same length. Prompts are random ids, so no tokenizer is
+//! needed. They differ each time, so that the prefix cache helps only where it should.
 //!
-//! Prints each figure when it is known, as a line with a JSON object of its own; all of them together are the
-//! result. So what was measured stays when the program is ended early. `scripts/bench_cpu.py` runs this in turn
-//! with llama.cpp, `scripts/gpu_check` on a card; which of them it is it does not know.
+//! Each figure is printed as soon as it is known, as a line with its own JSON object; together they are the
+//! result. So the results so far are kept if the program is ended early. `scripts/bench_cpu.py` runs this in
+//! turn with llama.cpp, and `scripts/gpu_check` on a GPU.
 
 use clap::Parser;
 use serde_json::{Value, json};
