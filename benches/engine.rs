@@ -1,7 +1,7 @@
-//! The engine's hot parts, each alone: a step of the scheduler without tensors, the sampler, paged attention.
+//! Microbenchmarks of the engine's hot paths: a scheduler step without tensors, the sampler, paged attention.
 //!
-//! Shapes are those of Qwen3-0.6B. Bound to keep: a scheduler step with 64 decoding sequences below 20 us.
-//! Figures are in `benches/runs/hot-parts.md`.
+//! Shapes are those of Qwen3-0.6B. Target: a scheduler step with 64 decoding sequences below 20 us. Figures
+//! are in `benches/runs/hot-parts.md`.
 
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
 use serin::device::{
@@ -17,10 +17,10 @@ use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
 const VOCAB: usize = 151_936;
 const BLOCK: usize = 16;
-/// Sequences of a scheduler bench begin at one length and are replaced at the other.
+/// Sequences of a scheduler bench begin at the first length and are replaced at the second.
 const LENGTHS: [usize; 2] = [256, 768];
 
-/// A scheduler whose sequences have all decoded their first token, and who listens to them.
+/// A scheduler whose sequences have all decoded their first token, and the receivers of their events.
 struct Running {
     scheduler: Scheduler,
     batch: Batch,
@@ -61,7 +61,7 @@ impl Running {
         running
     }
 
-    /// Everything of a step but the model; how many tokens it yielded.
+    /// Everything of a step except the model; returns the number of tokens.
     fn step(&mut self) -> usize {
         self.scheduler.schedule(&mut self.batch, self.now);
         let yields = self.scheduler.draws().len();
@@ -72,12 +72,12 @@ impl Running {
         yields
     }
 
-    /// Reads what the sequences' callers were told, which is other threads' work.
+    /// Reads the sequences' events, which is normally the work of other threads.
     fn drain(&mut self) {
         self.inboxes.iter_mut().for_each(|inbox| while inbox.try_recv().is_ok() {});
     }
 
-    /// Time of so many steps, none of it spent on setting up.
+    /// Time for this number of steps, without the setup.
     fn timed(sequences: usize, steps: u64) -> Duration {
         let (mut took, mut left) = (Duration::ZERO, steps);
         while left > 0 {
@@ -110,7 +110,7 @@ fn noise(i: u64) -> f32 {
     ((z ^ (z >> 29)).wrapping_mul(0xbf58_476d_1ce4_e5b9) >> 40) as f32 / (1u64 << 24) as f32
 }
 
-/// Logits that look like a model's: a wide heap, and a few that stand out.
+/// Logits that look like a model's: a wide distribution, and a few that stand out.
 fn logits() -> Vec<f32> {
     let heap = (0..VOCAB as u64).map(|i| (0..6).map(|k| noise(6 * i + k) - 0.5).sum::<f32>() * 3.0);
     let mut logits: Vec<f32> = heap.collect();
@@ -154,7 +154,7 @@ fn step(rows: usize, before: usize, len: usize) -> Batch {
     let blocks = (before + len).div_ceil(BLOCK);
     for row in 0..rows {
         let (start, table) = (batch.tokens.len(), batch.tables.len());
-        // Blocks as they lie after a while: not in order.
+        // Blocks as they are after a while: not in order.
         let block = |i: usize| ((i * 389 + row * blocks * 389) % SHAPE.blocks) as u32;
         batch.tables.extend((0..blocks).map(block));
         for position in before..before + len {

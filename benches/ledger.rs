@@ -1,7 +1,7 @@
-//! What the ledger costs: recording an event, committing a decision, and replaying a journal.
+//! The cost of the ledger: recording an event, committing a decision, and replaying a journal.
 //!
-//! Prints figures and judges none. The disk is the one that holds the directory in the first argument,
-//! or the temporary one; commits are as fast as its fsync.
+//! It prints figures without judging them. The first argument is the directory to use (default: the temporary
+//! one); commits are as fast as its disk's fsync.
 
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -34,7 +34,7 @@ fn open(path: &Path) -> Ledger {
     Ledger::open(path, options, stamp(0), "bench", "v1").expect("the ledger opens").0
 }
 
-/// A mixed outcome with a session, as the gateway makes them.
+/// An outcome with a session, as the gateway creates them.
 fn outcome(number: u64, stage: u64) -> Event {
     let noise = number.wrapping_mul(0x9e37_79b9_7f4a_7c15);
     let ttft = Duration::from_nanos(80_000_000 + (noise >> 38));
@@ -93,7 +93,7 @@ fn record(path: &Path) -> u64 {
             ledger.record(stamp(number * 9_999_991), &events[(number % 1000) as usize]);
         }
         took.push(begun.elapsed() / 100);
-        // A thousandth of the time is spent recording: far from saturation, as in service.
+        // A thousandth of the time is spent recording: far from saturation, as in production.
         if group.is_multiple_of(100) {
             std::thread::sleep(Duration::from_millis(10));
         }

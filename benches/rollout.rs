@@ -1,7 +1,6 @@
-//! What the rollout costs: a route for every request, an outcome recorded on the way of every reply, a verdict
-//! at every tick.
+//! The cost of the rollout: a route for every request, an outcome for every reply, a verdict at every tick.
 //!
-//! Bounds to keep: an outcome below 1 us, a verdict below 50 us.
+//! Targets: an outcome below 1 us, a verdict below 50 us.
 
 use std::hint::black_box;
 use std::time::Duration;
@@ -12,7 +11,7 @@ use serin::routing::{RouteInput, pick};
 
 fn outcome(i: u64, stage: u64) -> Outcome {
     let arm = if i.is_multiple_of(20) { Arm::Canary } else { Arm::Stable };
-    // One in a hundred errs, on either arm alike.
+    // One in a hundred fails, on either arm.
     let class = if i % 101 == 100 { Class::ModelError } else { Class::Ok };
     Outcome {
         arm,
@@ -29,7 +28,7 @@ fn outcome(i: u64, stage: u64) -> Outcome {
     }
 }
 
-/// A rollout in its third hour at 5 %, a hundred requests a second.
+/// A rollout in its third hour at 5 %, with a hundred requests per second.
 fn seasoned(advance: Advance) -> (Rollout, Duration, u64) {
     let mut rollout = Rollout::new(Policy { advance, ..Policy::default() });
     let start = Event::Start { rollout: "bench".into(), self_test: false };

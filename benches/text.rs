@@ -1,4 +1,4 @@
-//! What a reply's text costs: a token through the streaming detokenizer, and through the stop strings after it.
+//! The cost of a reply's text: a token in the streaming detokenizer, and in the stop strings after it.
 //!
 //! Figures are in `benches/runs/hot-parts.md`.
 
@@ -9,10 +9,10 @@ use std::sync::Arc;
 
 const PROSE: &str = "The serin is a small finch. It sings from the top of a tree, a fast, high \
     twitter, and eats seeds of birch, alder and many weeds. ";
-/// Characters that are spread over several tokens by a tokenizer that has only bytes.
+/// Characters that a byte-only tokenizer splits into several tokens.
 const SIGNS: &str = "金丝雀是一种小鸟。Größe, naïve, 👍🏽 🐦 — 1234567890 ";
 
-/// Ids of a text of some length.
+/// Ids of a text of a certain length.
 fn ids(codec: &Codec, text: &str) -> Vec<u32> {
     codec.encode(&text.repeat(8), false).expect("text encodes")
 }

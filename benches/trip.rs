@@ -1,7 +1,7 @@
-//! How long the outcome that proves a regression takes until the weight is 0, and until the memory is back.
+//! The time from the outcome that proves a regression until the weight is 0, and until the memory is freed.
 //!
-//! A whole server's inside over scripted models, with a ledger on this machine's disk. Every trip is a
-//! canary of its own: `cargo bench --bench trip`.
+//! A whole server except HTTP, with scripted models and a ledger on this machine's disk. Each measurement
+//! uses a new canary: `cargo bench --bench trip`.
 
 use serin::control::{LoadAsked, Start};
 use serin::ledger::{Ledger, Options, Stamp};

@@ -1,15 +1,15 @@
-//! How fast the engine itself is on a given GGUF file: handle, scheduler, sampling and decoder together, as
-//! the server uses them, without HTTP and text.
+//! Measures the speed of the engine on a GGUF file: handle, scheduler, sampling and decoder together, as the
+//! server uses them, but without HTTP and text.
 //!
 //! `SERIN_THREADS=2 RAYON_NUM_THREADS=2 cargo run --release --example engine_bench -- FILE.gguf`
 //!
-//! Measures prefill of 512 tokens, decoding by 1, 8 and 16 sequences, and the time to the first token of a
-//! second turn against that of a prompt of the same length which was never seen. Prompts are random ids, so no
-//! tokenizer is needed, and differ each time, so no cache helps where none is meant to.
+//! It measures prefill of 512 tokens, decoding of 1, 8 and 16 sequences, and the TTFT of a second turn
+//! compared with that of an unseen prompt of the same length. Prompts are random ids, so no tokenizer is
+//! needed. They differ each time, so that the prefix cache helps only where it should.
 //!
-//! Prints each figure when it is known, as a line with a JSON object of its own; all of them together are the
-//! result. So what was measured stays when the program is ended early. `scripts/bench_cpu.py` runs this in turn
-//! with llama.cpp, `scripts/gpu_check` on a card; which of them it is it does not know.
+//! Each figure is printed as soon as it is known, as a line with its own JSON object; together they are the
+//! result. So the results so far are kept if the program is ended early. `scripts/bench_cpu.py` runs this in
+//! turn with llama.cpp, and `scripts/gpu_check` on a GPU.
 
 use clap::Parser;
 use serde_json::{Value, json};
@@ -38,27 +38,27 @@ struct Args {
     /// `cpu`, `cuda`, `cuda:N`.
     #[arg(long, default_value = "cpu", value_parser = DeviceChoice::parse)]
     device: DeviceChoice,
-    /// `auto`, or `dummy:FORM` for random weights at the shape of a config.json.
+    /// `auto`, or `dummy:FORM` for random weights of the shape in a config.json.
     #[arg(long, default_value = "auto", value_parser = LoadFormat::parse)]
     load_format: LoadFormat,
-    /// Times that each figure is taken, after one that is not counted.
+    /// Number of times each figure is measured, after one uncounted warm-up.
     #[arg(long, default_value_t = 3)]
     repeats: usize,
-    /// Tokens that the KV cache holds.
+    /// Size of the KV cache in tokens.
     #[arg(long, default_value_t = 5120)]
     kv_tokens: usize,
-    /// Only these, in this order, separated by commas: prefill, decode, turn.
+    /// Which measurements to run, in this order, separated by commas: prefill, decode, turn.
     #[arg(long, value_delimiter = ',', default_value = "prefill,decode,turn")]
     only: Vec<String>,
-    /// Tokens of each prompt when decoding, and of each reply.
+    /// Prompt length for decoding, and length of each reply, in tokens.
     #[arg(long, default_value_t = 128)]
     prompt: usize,
     #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u16).range(2..))]
     new: u16,
-    /// Tokens of the prompts whose prefill is timed.
+    /// Lengths of the prompts whose prefill is timed, in tokens.
     #[arg(long, value_delimiter = ',', default_value = "512")]
     prefill: Vec<usize>,
-    /// Sequences at once when decoding.
+    /// Numbers of concurrent sequences for decoding.
     #[arg(long, value_delimiter = ',', default_value = "1,8,16")]
     sequences: Vec<usize>,
 }
@@ -66,14 +66,14 @@ struct Args {
 type Error = Box<dyn std::error::Error>;
 
 const BLOCK: usize = 16;
-/// A conversation's first turn, its reply, and what the user says next.
+/// A conversation's first turn, its reply, and the user's next message, in tokens.
 const TURN: [usize; 3] = [1000, 16, 24];
 
-/// What became of one sequence.
+/// The result of one sequence.
 struct Trace {
     submitted: Instant,
     ids: Vec<u32>,
-    /// When each of its tokens was made.
+    /// When each of its tokens was generated.
     at: Vec<Instant>,
     timings: Timings,
 }
@@ -88,9 +88,9 @@ struct Bench {
     engine: EngineHandle,
     lane: LaneId,
     vocab: usize,
-    /// On a card: bytes that a token of one sequence reads, and bytes per second that a copy moves.
+    /// On a GPU: bytes read per token of one sequence, and bytes per second of a copy.
     card: Option<(u64, f64)>,
-    /// State of the generator of random ids.
+    /// State of the random id generator.
     random: u64,
 }
 
@@ -156,14 +156,14 @@ impl Bench {
         traces
     }
 
-    /// Tokens of prompt per second, up to the first token of the reply.
+    /// Prompt tokens per second, up to the first token of the reply.
     async fn prefill(&mut self, tokens: usize) -> f64 {
         let prompt = self.prompt(tokens);
         let trace = self.run(vec![prompt], 1).await.remove(0);
         tokens as f64 / trace.first_token().as_secs_f64()
     }
 
-    /// Tokens per second of all sequences together: while all of them decode, and from end to end.
+    /// Tokens per second of all sequences together: while all of them decode, and from start to finish.
     async fn decode(&mut self, sequences: usize, prompt: usize, new: usize) -> [f64; 2] {
         let prompts = (0..sequences).map(|_| self.prompt(prompt)).collect();
         let traces = self.run(prompts, new).await;
@@ -179,7 +179,8 @@ impl Bench {
         ]
     }
 
-    /// A second turn after its first, and a prompt of the same length alone; how many tokens were cached.
+    /// A second turn after its first, and an unseen prompt of the same length; also the number of cached
+    /// tokens.
     async fn second_turn(&mut self) -> (Duration, Duration, usize) {
         let mut turn = self.prompt(TURN[0]);
         let first = self.run(vec![turn.clone()], TURN[1]).await.remove(0);
@@ -210,8 +211,8 @@ fn runner(weights: &Weights, blocks: usize, device: Device) -> Result<Box<dyn Ru
     Ok(Box::new(CardRunner::new(decoder)))
 }
 
-/// Says what the card is and what the model takes there; bytes that a token of one sequence reads, and bytes per
-/// second that a copy moves.
+/// Describes the GPU and the model's memory there; returns the bytes read per token of one sequence, and the
+/// bytes per second of a copy.
 fn about_card(card: &Arc<dyn Card>, weights: &Weights) -> Result<(u64, f64), Error> {
     let copied = copied_per_second(card)?;
     let facts = card.facts();
@@ -230,8 +231,8 @@ fn about_card(card: &Arc<dyn Card>, weights: &Weights) -> Result<(u64, f64), Err
     Ok((read, copied))
 }
 
-/// Bytes of weights that decoding does not read: of an embedding which is not the head as well it takes one row
-/// for a token.
+/// Bytes of weights that decoding does not read: of an embedding that is not also the head, only one row per
+/// token is read.
 fn bytes_not_read(weights: &Weights) -> Result<u64, Error> {
     const EMBEDDING: &str = "model.embed_tokens.weight";
     let config = weights.config();
@@ -242,7 +243,7 @@ fn bytes_not_read(weights: &Weights) -> Result<u64, Error> {
     Ok(layout.map_or(0, |layout| layout.bytes() as u64))
 }
 
-/// Bytes per second, read and written, of the best of several large copies on the card.
+/// Bytes per second, read and written, of the fastest of several large copies on the GPU.
 fn copied_per_second(card: &Arc<dyn Card>) -> Result<f64, CardError> {
     let bytes = if card.facts().emulated { 1 << 22 } else { 1 << 30 };
     card.enter()?;
@@ -275,7 +276,7 @@ fn rate(values: &[f64]) -> Value {
     json!({"all": values, "median": sorted[sorted.len() / 2], "best": sorted.last()})
 }
 
-/// One line of the result.
+/// Prints one line of the result.
 fn say(figures: &Value) {
     println!("{figures}");
 }

@@ -1,8 +1,8 @@
-//! Chat templates on conversations, for `scripts/check_templates.py`: reads one JSON object a line, with a
-//! template and conversations, and writes one a line, with what the template is given and what it makes of it.
+//! Renders chat templates for `scripts/check_templates.py`. Reads one JSON object per line, with a template
+//! and conversations; writes one per line, with the template's input and its output.
 //!
-//! With `--bench`, says how long rendering takes instead: in this process, and in one of its own if
-//! `--serin PATH` names the program for that.
+//! With `--bench`, measures the rendering time instead: in this process, and in a subprocess if `--serin
+//! PATH` names the program for it.
 
 use serde_json::{Map, Value, json};
 use serin::text::{Chat, Ending, Outcome, Templates, Tried};
@@ -78,7 +78,7 @@ fn in_words(outcome: &Outcome) -> &'static str {
     }
 }
 
-/// Medians of many renderings of a short and of a long conversation.
+/// Median times for rendering a short and a long conversation.
 fn bench(serin: Option<&str>) -> Result<(), Box<dyn std::error::Error>> {
     let template = std::fs::read_to_string("tests/fixtures/text/templates/qwen25.jinja")?;
     let mut places = vec![("in this process", Templates::Here)];

@@ -1,16 +1,16 @@
-//! Thousands of seeded rollouts through the state machine: how often equal models are condemned, how
-//! soon a worse one is found. Prints one report; nothing but `serin::rollout` and a generator of
-//! its own takes part, so it runs anywhere and gives the same figures every time.
+//! Thousands of seeded rollouts through the state machine: how often equally good models are rolled back, and
+//! how soon a worse one is found. Prints one report. It uses only `serin::rollout` and its own random
+//! generator, so it runs anywhere and always gives the same figures.
 //!
-//! `cargo run --release --example rollout_simulation [SHARE [SECTION]]`; SHARE (default 1) scales
-//! the number of repetitions; one SECTION may be named to be run alone.
+//! `cargo run --release --example rollout_simulation [SHARE [SECTION]]`; SHARE (default 1) scales the number
+//! of repetitions; SECTION runs only one section.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 use serin::rollout::*;
 
-/// splitmix64: small, seedable, good enough to toss coins with.
+/// splitmix64: small, seedable, good enough for coin tosses.
 struct Coin(u64);
 
 impl Coin {
@@ -30,7 +30,7 @@ impl Coin {
         self.unit() < p
     }
 
-    /// Log-normal around `median` ms; heavy enough a tail that a p99 is twice the median.
+    /// Log-normal around `median` ms, with a heavy tail: the p99 is twice the median.
     fn latency(&mut self, median: f64) -> Duration {
         let (u, v) = (1.0 - self.unit(), self.unit());
         let normal = (-2.0 * u.ln()).sqrt() * (std::f64::consts::TAU * v).cos();
@@ -60,14 +60,14 @@ fn outcome(arm: Arm, stage: u64, error: bool) -> Outcome {
     }
 }
 
-/// A canary at one weight that rises by nobody's doing.
+/// A canary that stays at one weight.
 struct Fixed {
     rollout: Rollout,
     now: Duration,
 }
 
 impl Fixed {
-    /// `bake`: how many requests an interval of evidence takes, at one request per millisecond.
+    /// `bake`: number of requests per interval of evidence, at one request per millisecond.
     fn new(percent: u8, bake: u64, policy: Policy) -> Fixed {
         let steps = vec![weight(percent), Weight::FULL];
         let bake = Duration::from_millis(bake);
@@ -99,7 +99,7 @@ fn median(values: &mut [u64]) -> u64 {
     values.get(values.len() / 2).copied().unwrap_or(0)
 }
 
-/// How the base error rate moves over a ramp, from 0 to 1.
+/// How the base error rate changes over a ramp, from 0 to 1.
 #[derive(Clone, Copy)]
 enum Base {
     Fixed(f64),
@@ -120,27 +120,27 @@ impl Base {
     }
 }
 
-/// How one ramp of equal models ended.
+/// How a ramp of equal models ended.
 #[derive(PartialEq)]
 enum End {
     Promoted,
     RolledBack(u8),
-    /// Still held at this weight after twenty times the time it needs.
+    /// Still held at this weight after twenty times the required time.
     Held,
 }
 
-/// What latencies a ramp tosses.
+/// The latencies of a ramp.
 #[derive(Clone, Copy, PartialEq)]
 enum Speed {
     None,
     /// Independent.
     Even,
-    /// Three times as slow for some 100 requests on end, on both arms, a twentieth of the time.
+    /// Three times as slow for about 100 consecutive requests, on both arms, a twentieth of the time.
     Bursts,
 }
 
-/// The whole ramp 5, 25, 50, 100 of equal models: 6,500 requests a stage and more, so that 5 %
-/// are some 300.
+/// The whole ramp 5, 25, 50, 100 of equal models: at least 6,500 requests per stage, so that 5 % are about
+/// 300.
 fn ramp(seed: u64, base: Base, evidence: EvidenceRule, speed: Speed) -> (End, u32) {
     const STAGE: u64 = 6_500;
     let mut coin = Coin(seed);
@@ -364,8 +364,8 @@ fn latency(runs: u64) {
     }
 }
 
-/// The canary request at which the TTFT gate first fails, looked at after every tenth (every one
-/// among the first hundred); 5,000 of stable's are known.
+/// The canary request at which the TTFT gate first fails, checked after every tenth (after each of the first
+/// hundred); 5,000 samples of stable are known.
 fn first_alarm(seed: u64, share: f64) -> Option<u64> {
     let mut coin = Coin(seed);
     let policy = Policy { min_requests: 1, ..Policy::default() };
@@ -376,7 +376,7 @@ fn first_alarm(seed: u64, share: f64) -> Option<u64> {
         ..outcome(arm, stage, false)
     };
     for i in 0..5_000u64 {
-        // 1 % of stable's lie above 100 ms, evenly up to 101: tau is 110 ms.
+        // 1 % of stable's samples are above 100 ms, uniformly up to 101: tau is 110 ms.
         let ms = if i % 100 == 0 { 100.0 + coin.unit() } else { 50.0 };
         fixed.send(reply(Arm::Stable, ms));
     }
@@ -394,7 +394,7 @@ fn first_alarm(seed: u64, share: f64) -> Option<u64> {
     None
 }
 
-/// One key among ten sends only failing prompts, on sessions that it knows to be the canary's.
+/// One key among ten sends only failing prompts, in sessions that it knows to be on the canary.
 fn poison_key(runs: u64) {
     println!(
         "\n## A key that sends only failing prompts to the canary, equal models at 5 %: {runs} runs\n"
@@ -440,7 +440,7 @@ fn poison_key(runs: u64) {
     );
 }
 
-/// Prompts that fail on either model, each retried on its sticky session.
+/// Prompts that fail on either model, each retried in its sticky session.
 fn copies(runs: u64) {
     println!(
         "\n## Each failing prompt retried three times on its sticky session, equal models at 5 %: {runs} runs\n"
@@ -465,7 +465,7 @@ fn copies(runs: u64) {
     }
 }
 
-/// A million steps and more of anything at all: what must never happen does not.
+/// At least a million steps of arbitrary events: the invariants hold.
 fn anything(steps: u64) {
     let mut coin = Coin(9);
     let policy = Policy {
@@ -542,7 +542,7 @@ fn any_event(coin: &mut Coin, stage: u64, i: u64) -> Event {
     }
 }
 
-/// Equal models on a machine with slow spells.
+/// Equal models on a machine with slow periods.
 fn bursts(runs: u64) {
     let (mut held, mut alarms) = (0, 0);
     for seed in 0..runs {
@@ -559,7 +559,7 @@ fn bursts(runs: u64) {
     );
 }
 
-/// A name, what prints the section, and its repetitions.
+/// A section's name, its function, and its repetitions.
 type Section = (&'static str, fn(u64), f64);
 
 const SECTIONS: [Section; 10] = [

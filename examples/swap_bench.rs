@@ -1,17 +1,17 @@
-//! What a canary's coming and going costs stable: loads and unloads one model again and again beside another that
-//! answers all the while, on the CPU or on a card.
+//! What loading and unloading a canary costs stable: one model is loaded and unloaded repeatedly while
+//! another one serves, on the CPU or on a GPU.
 //!
 //! `cargo run --release --example swap_bench -- STABLE CANARY --device cuda --cycles 100`
 //!
-//! Measures stable's time between tokens while nothing happens, while the canary loads and while it is unloaded;
-//! whether its greedy tokens stayed what they were; and on a card its free memory after the first cycle and after
-//! the last. Models may be folders, GGUF files, or (with --load-format) shapes.
+//! It measures stable's inter-token latency while nothing happens, while the canary loads and while it is
+//! unloaded. It checks whether stable's greedy tokens stay the same and, on a GPU, compares the free memory
+//! after the first and the last cycle. Models may be folders, GGUF files, or (with --load-format) shapes.
 //!
-//! Prints a line with a JSON object for each cycle when it is over, and a last one with the rest.
+//! Prints a JSON object per cycle, and a final one with the rest.
 //!
-//! Tokens stay the same bit for bit only where the work does. Several sequences share their steps as they happen
-//! to meet, and what a card sums up in which order depends on how many rows a step has: then a reply may differ
-//! from where two tokens were about equally good. Whether they were is asked of the model.
+//! Tokens stay the same bit for bit only if the steps do. Several sequences share steps depending on timing,
+//! and on a GPU the order of sums depends on the number of rows in a step. A reply may then differ where two
+//! tokens were about equally good. Whether they were is checked with the model.
 
 use clap::Parser;
 use serde_json::{Value, json};
@@ -38,13 +38,13 @@ struct Args {
     load_format: LoadFormat,
     #[arg(long, default_value_t = 20)]
     cycles: usize,
-    /// Seconds after which no further cycle is begun.
+    /// Seconds after which no new cycle is started.
     #[arg(long, default_value_t = 3600)]
     at_most: u64,
     /// Tokens of each reply.
     #[arg(long, default_value_t = 48)]
     new: usize,
-    /// Sequences that stable decodes at once.
+    /// Number of sequences that stable decodes at once.
     #[arg(long, default_value_t = 4)]
     sequences: usize,
     /// Bytes of KV cache for each model.
@@ -55,10 +55,10 @@ struct Args {
 type Error = Box<dyn std::error::Error + Send + Sync>;
 
 const PROMPT: [u32; 6] = [11, 12, 13, 14, 15, 16];
-/// Tokens that are looked at for being about as good as the best.
+/// Number of most likely tokens that are checked for being about as good as the best.
 const LIKELIEST: u8 = 20;
 
-/// What stable's tokens looked like from begin to end of a phase.
+/// Stable's token times in a phase.
 #[derive(Default)]
 struct Gaps(Vec<f64>);
 
@@ -73,13 +73,13 @@ impl Gaps {
     }
 }
 
-/// Replies of stable's, one after the other, until told to stop: when each token came, and each reply's ids.
+/// Replies of stable, one after the other, until stopped: the time of each token, and each reply's ids.
 struct Stream {
     stop: Arc<std::sync::atomic::AtomicBool>,
     done: JoinHandle<Replies>,
 }
 
-/// When each token of each reply came, and each reply's ids.
+/// The time of each token of each reply, and each reply's ids.
 type Replies = (Vec<Vec<Instant>>, Vec<Vec<u32>>);
 
 impl Stream {
@@ -104,7 +104,7 @@ impl Stream {
     }
 }
 
-/// A greedy reply: when each token came, and which.
+/// A greedy reply: the time and the id of each token.
 async fn reply(engine: &EngineHandle, lane: LaneId, new: usize) -> (Vec<Instant>, Vec<u32>) {
     let tokens = ask(engine, lane, PROMPT.to_vec(), new, SamplingParams::greedy()).await;
     tokens.into_iter().map(|token| (token.at, token.id)).unzip()
@@ -147,7 +147,7 @@ async fn ask(
     tokens
 }
 
-/// The likeliest tokens after the prompt and `reply`, with their log-probabilities.
+/// The most likely tokens after the prompt and `reply`, with their log-probabilities.
 type Likeliest = Vec<(u32, f32)>;
 
 async fn likeliest(
@@ -162,8 +162,8 @@ async fn likeliest(
     tokens.into_iter().map(|token| token.logprobs.map_or(Vec::new(), |found| found.top)).collect()
 }
 
-/// How much a log-probability depends on the order of sums: the most that decoding a reply differs from computing
-/// each of its beginnings as a prompt.
+/// How much a log-probability depends on the order of sums: the largest difference between decoding a reply
+/// and computing each of its prefixes as a prompt.
 async fn noise(engine: &EngineHandle, lane: LaneId, reply: &[u32]) -> f32 {
     let decoded = likeliest(engine, lane, &[], reply.len()).await;
     let mut most = 0f32;
@@ -177,11 +177,12 @@ async fn noise(engine: &EngineHandle, lane: LaneId, reply: &[u32]) -> f32 {
     most
 }
 
-/// Whether two replies part at tokens that are equally good.
+/// Whether two replies differ first at tokens that are equally good.
 ///
-/// What is best by one computation is below the best of another by at most twice as much as they differ: it was
-/// seen so much too high, and the best so much too low. Three orders may meet here, each as far from the middle as
-/// `noise`: so they differ by twice that at most.
+/// If two computations differ by at most some amount, the best token by one is at most twice that amount
+/// below the best by the other: it was computed that much too high, and the best that much too low. Here
+/// three orders of sums may be involved, each within `noise` of the middle, so they differ by at most twice
+/// that.
 async fn part_at_equals(
     engine: &EngineHandle,
     lane: LaneId,
@@ -197,10 +198,11 @@ async fn part_at_equals(
     [a, b].iter().all(|id| cost(id).is_some_and(|cost| cost <= 4.0 * noise))
 }
 
-/// What was going on, from when to when.
+/// A phase: its name, begin and end.
 type Phase = (&'static str, Instant, Instant);
 
-/// Runs cycles beside stable's streams; the phases with their times, and free bytes after each cycle.
+/// Runs cycles while stable's streams run; returns the phases with their times, and the free bytes after each
+/// cycle.
 async fn cycles(
     args: &Args,
     engine: &EngineHandle,
@@ -277,7 +279,7 @@ async fn measure(args: &Args) -> Result<Value, Error> {
     let (mut changed, mut wrong) = (0, 0);
     for ids in replies.iter().filter(|ids| **ids != before) {
         changed += 1;
-        // One sequence has every step to itself, and so the same work each time.
+        // A single sequence has every step to itself, and therefore the same work each time.
         let explained =
             args.sequences > 1 && part_at_equals(&engine, stable.lane, noise, [&before, ids]).await;
         wrong += usize::from(!explained);

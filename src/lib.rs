@@ -1,5 +1,5 @@
-//! serin: two versions of a language model in one process, requests split between them by weight, and a
-//! rollout that promotes or withdraws the new one on figures from the generation loop.
+//! serin: two versions of a language model in one process. Requests are split between them by weight, and a
+//! rollout promotes or withdraws the new version, based on figures from the generation loop.
 pub mod alerts;
 pub mod cli;
 pub mod config;

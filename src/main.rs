@@ -1,4 +1,4 @@
-//! The `serin` program: parse the command line, run the command, tell the exit code.
+//! The `serin` program: parses the command line, runs the command, returns the exit code.
 
 use std::process::ExitCode;
 

@@ -97,9 +97,9 @@ pub fn install() -> Result<PrometheusHandle, BuildError> {
 }
 
 fn describe() {
-    describe_histogram!(TTFT, "Time to first token, from arrival, taken in the generation loop.");
+    describe_histogram!(TTFT, "Time from arrival to the first token, in the generation loop.");
     describe_histogram!(TPOT, "Mean time per output token after the first, per request.");
-    describe_histogram!(ITL, "Time between two output tokens, taken in the generation loop.");
+    describe_histogram!(ITL, "Time between two output tokens, as the generation loop sees it.");
     describe_histogram!(E2E, "Time from arrival to the end of generation.");
     describe_histogram!(QUEUE, "Time from arrival to the first step.");
     describe_histogram!(PREFILL, "Time from the first step to the first token.");
@@ -113,39 +113,39 @@ fn describe() {
     describe_gauge!(PREFIX_LOOKUPS, "Prompt tokens looked up in the prefix cache since the load.");
     describe_gauge!(PREFIX_HITS, "Prompt tokens found in the prefix cache since the load.");
     describe_gauge!(KV_CACHED, "KV blocks whose prefix can be reused, in use or not.");
-    describe_gauge!(KV_EVICTIONS, "Cached KV blocks that gave way to new ones since the load.");
+    describe_gauge!(KV_EVICTIONS, "Cached KV blocks evicted since the model was loaded.");
     describe_counter!(REQUESTS, "Finished requests by outcome class.");
     describe_counter!(RESCUED, "Requests that the canary failed and stable answered.");
     describe_counter!(FEEDBACK, "Votes on replies.");
-    describe_counter!(RETRIES, "Replies whose conversation was asked again soon after.");
+    describe_counter!(RETRIES, "Replies that a user regenerated soon after.");
     describe_counter!(DECISIONS, "Decisions of the rollout by kind.");
     describe_gauge!(WEIGHT, "The canary's share of the traffic, 0 to 1.");
     describe_gauge!(GATE, "State of each gate: 1 pass, 0 inconclusive or not judged, -1 fail.");
-    describe_gauge!(GATE_VALUE, "The figure that each gate judges, where it has one.");
-    describe_gauge!(EVIDENCE, "E-value of each gate that has one; held against 1/alpha.");
-    describe_gauge!(DETECTABLE_RATIO, "Smallest ratio of error rates that would show by now.");
-    describe_gauge!(DETECTABLE_SHARE, "Smallest share of slow replies that would show by now.");
+    describe_gauge!(GATE_VALUE, "The value that each gate judges, if it has one.");
+    describe_gauge!(EVIDENCE, "E-value of each gate that has one; compared with 1/alpha.");
+    describe_gauge!(DETECTABLE_RATIO, "Smallest ratio of error rates that data so far can show.");
+    describe_gauge!(DETECTABLE_SHARE, "Smallest share of slow replies that data so far can show.");
     describe_gauge!(UNTIL, "Expected time until each gate can decide; -1: never at this traffic.");
     describe_gauge!(LEDGER_FAILING, "1 while the ledger cannot be written.");
-    describe_gauge!(ALERTS, "Alerts per webhook and fate since the start.");
+    describe_gauge!(ALERTS, "Alerts per webhook and result since the start.");
     describe_gauge!(ARENA_USED, "Bytes in live allocations of the model's arena.");
-    describe_gauge!(ARENA_RESERVED, "Bytes that the model's arena holds of the system's memory.");
-    describe_gauge!(CARD_USED, "Bytes in live allocations of the model's pool on the card.");
-    describe_gauge!(CARD_RESERVED, "Bytes that the model's pool holds of the card's memory.");
+    describe_gauge!(ARENA_RESERVED, "Bytes that the model's arena has reserved from the system.");
+    describe_gauge!(CARD_USED, "Bytes in live allocations of the model's memory pool on the GPU.");
+    describe_gauge!(CARD_RESERVED, "Bytes that the model's memory pool has reserved on the GPU.");
     describe_gauge!(RESIDENT, "Resident set of the process.");
-    describe_gauge!(DEVICE_USED, "Memory of the device in use, all programs counted.");
-    describe_gauge!(DEVICE_FREE, "Free memory of the device, all programs counted.");
-    describe_gauge!(DEVICE_BUSY, "Share of the last moments in which the device worked, 0 to 1.");
+    describe_gauge!(DEVICE_USED, "Memory of the device in use, by all programs.");
+    describe_gauge!(DEVICE_FREE, "Free memory of the device.");
+    describe_gauge!(DEVICE_BUSY, "Share of recent time in which the device was busy, 0 to 1.");
     describe_gauge!(DEVICE_POWER, "Power that the device draws.");
     describe_gauge!(DEVICE_HEAT, "The device's temperature.");
     describe_gauge!(DEVICE_CLOCK, "The device's clocks.");
     describe_gauge!(DEVICE_THROTTLED, "1 while heat or a power limit slows the device down.");
-    describe_histogram!(UNLOAD_SECONDS, "Time from an unload's start until its memory was back.");
-    describe_counter!(LEAKED, "Bytes that unloads could not give back.");
+    describe_histogram!(UNLOAD_SECONDS, "Time from an unload's start until its memory was freed.");
+    describe_counter!(LEAKED, "Bytes that unloads could not free.");
     describe_gauge!(STEPS, "Steps of a model since it was loaded.");
     describe_gauge!(STEP_SECONDS, "Time that a model's steps took on the device.");
     describe_counter!(LOG_DROPPED, "Log lines dropped because standard error was not read.");
-    describe_counter!(TURNED_AWAY, "Connections closed by the server for lack of room, by reason.");
+    describe_counter!(TURNED_AWAY, "Connections closed because the limit was reached, by reason.");
 }
 
 /// Log lines dropped since the start.

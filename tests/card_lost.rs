@@ -1,5 +1,5 @@
-//! Real models on a card that dies - the emulated one, which can be told to: in the middle of a reply, and
-//! before a canary is loaded onto it.
+//! Real models on a GPU that fails (the emulated one, which can be told to fail): in the middle of a reply,
+//! and before a canary is loaded to it.
 
 mod process_support;
 
@@ -24,7 +24,7 @@ struct Server {
     _dir: TempDir,
 }
 
-/// A server whose stable lies on a card of its own.
+/// A server whose stable is on its own GPU.
 async fn start() -> Server {
     let dir = TempDir::new().expect("a folder");
     let path = dir.path().join("serin.toml");

@@ -1,8 +1,8 @@
-//! The decoder on a card against its references: transformers' logits for every family, llama.cpp's replies for
-//! every kind of weight, and the decoder on the CPU for everything an engine does with it.
+//! The decoder on a GPU compared with its references: transformers' logits for every family, llama.cpp's
+//! replies for every weight type, and the decoder on the CPU for everything that an engine does with it.
 //!
-//! The card is the emulated one, the kernels' own sources on this machine's processor, unless `SERIN_CARD` names
-//! another: `scripts/gpu_check` runs the same on a real one.
+//! The GPU is the emulated one, which runs the kernels' sources on this machine's processor, unless
+//! `SERIN_CARD` names another: `scripts/gpu_check` runs the same tests on a real one.
 
 mod gguf_support;
 
@@ -38,13 +38,13 @@ const FAMILIES: [&str; 12] = [
     "heads-64",
     "heads-128",
 ];
-/// Families whose heads are so wide that the attention kernels of real models take them, and those kernels.
+/// Families with heads as wide as those of real models, and the attention kernels that these use.
 const WIDE_HEADS: [(&str, [&str; 2]); 2] = [
     ("heads-64", ["attention_prefill_f16_64", "attention_decode_f16_64"]),
     ("heads-128", ["attention_prefill_f16_128", "attention_decode_f16_128"]),
 ];
-/// Largest error of a logit, relative to the largest of its row: in f32, and with weights and inputs of products
-/// as stored, in 16 bits.
+/// Largest error of a logit, relative to the largest of its row: in f32; and with weights and inputs of
+/// matrix products as stored, in 16 bits.
 const TOLERANCE: [f32; 2] = [1e-3, 5e-2];
 const NEW_TOKENS: usize = 12;
 
@@ -52,14 +52,14 @@ unsafe extern "C" {
     fn serin_emulator_launches(name: *const std::ffi::c_char) -> u64;
 }
 
-/// How often this process has launched a kernel on emulated cards.
+/// Number of times that this process has launched a kernel on emulated GPUs.
 fn launches(kernel: &str) -> u64 {
     let name = std::ffi::CString::new(kernel).unwrap();
     // SAFETY: the emulator's own function, which reads the name.
     unsafe { serin_emulator_launches(name.as_ptr()) }
 }
 
-/// The checkout: where it was built, or where `SERIN_ROOT` says it was carried to.
+/// The checkout: where it was built, or where `SERIN_ROOT` says that it was moved to.
 fn root() -> PathBuf {
     let carried = std::env::var_os("SERIN_ROOT").map(PathBuf::from);
     carried.unwrap_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).to_owned())
@@ -69,7 +69,7 @@ fn open(path: &str) -> Weights {
     Weights::open(&root().join(path), LoadFormat::Auto).unwrap()
 }
 
-/// The emulated card, or the one that `SERIN_CARD` names.
+/// The emulated GPU, or the one that `SERIN_CARD` names.
 fn card() -> Arc<dyn Card> {
     match std::env::var("SERIN_CARD") {
         Ok(name) => serin_kernels::cuda::open(&name).unwrap(),
@@ -89,7 +89,7 @@ fn load(
     CardDecoder::load(weights, plan, ModelPool::open(card.clone()).unwrap()).unwrap()
 }
 
-/// As [`load`], everything in f32, as references compute.
+/// Like [`load`], but everything in f32, as the references compute.
 fn load_exact(
     weights: &Weights,
     card: &Arc<dyn Card>,
@@ -101,7 +101,7 @@ fn load_exact(
     CardDecoder::load(weights, plan, ModelPool::open(card.clone()).unwrap()).unwrap()
 }
 
-/// Small steps, so that prompts are cut and rows wait.
+/// Small steps, so that prompts are split and rows wait.
 const STEP: SchedulerConfig =
     SchedulerConfig { max_running: 8, max_batch_tokens: 96, max_waiting: 256, prefix_cache: true };
 
@@ -111,8 +111,8 @@ struct Golden {
     positions: Vec<Vec<usize>>,
 }
 
-/// Logits of every position of a prompt that is computed `chunk` tokens at a time, through a table of blocks
-/// of 4 that is not in order.
+/// Logits of every position of a prompt that is computed `chunk` tokens at a time, with an unordered table of
+/// blocks of 4.
 fn logits(decoder: &mut CardDecoder, prompt: &[u32], chunk: usize) -> Vec<Vec<f32>> {
     let table: Vec<u32> = (0..decoder.plan().blocks as u32).rev().collect();
     let vocab = decoder.config().vocab;
@@ -171,7 +171,8 @@ fn logits_of_every_family_are_those_of_transformers() {
         let mut plain = load(&weights, &card, 64, (blocks, 4), KvKind::F16);
         let mut worst = [0f32; 2];
         let wide = WIDE_HEADS.iter().find(|(name, _)| *name == family);
-        // The prompt that is cut up as well: a short one, or with wide heads one that is longer than a tile.
+        // The prompt that is also computed in chunks: a short one, or with wide heads one that is longer than
+        // a tile.
         let cut = usize::from(wide.is_some());
         for (i, prompt) in golden.prompts.iter().enumerate() {
             let wanted = tensors[&format!("logits.{i}")].to_vec2::<f32>().unwrap();
@@ -217,7 +218,7 @@ impl Lane {
         self.submit_all(&[prompt.to_vec()], |_| params.clone()).remove(0)
     }
 
-    /// Hands all prompts over at once.
+    /// Submits all prompts at once.
     fn submit_all(
         &self,
         prompts: &[Vec<u32>],
@@ -243,7 +244,7 @@ impl Lane {
         inboxes
     }
 
-    /// Replies to all prompts, `at_once` of them running together.
+    /// Replies to all prompts, with `at_once` of them running together.
     async fn replies(
         &self,
         prompts: &[Vec<u32>],
@@ -303,10 +304,11 @@ fn greedy(_: usize) -> SamplingParams {
     SamplingParams::greedy()
 }
 
-/// Families with much of their own: both sides compute in f32, the same up to the order of sums.
+/// Families with many special properties: both sides compute in f32, so they agree up to the order of sums.
 const EXACT: [&str; 2] = ["gemma2", "phi3"];
-/// Lead in log-probability beyond which no order of sums in f32 makes another greedy token: either side's logits
-/// are within [`TOLERANCE`] of transformers', relative to the largest, and a lead is the difference of two.
+/// Margin in log-probability above which no order of sums in f32 changes a greedy token. The logits of both
+/// sides are within [`TOLERANCE`] of transformers', relative to the largest, and a margin is the difference
+/// of two logits.
 fn lead(family: &str) -> f32 {
     let file = root().join("tests/fixtures/families").join(family).join("golden.safetensors");
     let tensors = candle_core::safetensors::load(file, &Place::Cpu).unwrap();
@@ -315,7 +317,7 @@ fn lead(family: &str) -> f32 {
     2.0 * TOLERANCE[0] * largest
 }
 
-/// Eight prompts on whose replies the CPU's tokens all have that lead, and these replies.
+/// Eight prompts for whose replies all of the CPU's tokens have that margin, and these replies.
 async fn without_near_ties(cpu: &Lane, vocab: usize, lead: f32) -> (Vec<Vec<u32>>, Vec<Reply>) {
     let top_two = |_| SamplingParams { logprobs: Some(2), ..SamplingParams::greedy() };
     let prompts = prompts(24, vocab);
@@ -355,7 +357,7 @@ async fn replies_are_the_cpus_alone_mixed_chunked_and_preempted() {
     }
 }
 
-/// Every way of choosing, each with a seed of its own; the last asks for log-probabilities.
+/// Every sampling method, each with its own seed; the last one requests log-probabilities.
 fn choosing(i: usize) -> SamplingParams {
     let plain = SamplingParams { seed: 1000 + i as u64, ..SamplingParams::default() };
     match i % 7 {
@@ -388,8 +390,8 @@ async fn draws_are_the_cpus() {
     }
 }
 
-/// Replies to prompts of 11 tokens that come all at once, so that the steps follow from their number alone: a first
-/// one for all prompts, then one for each token.
+/// Replies to prompts of 11 tokens that arrive all at once, so that the steps depend only on their number:
+/// first one step for all prompts, then one for each token.
 async fn in_step(
     weights: &Weights,
     record: bool,
@@ -411,11 +413,12 @@ fn equal_prompts(count: usize, vocab: usize) -> Vec<Vec<u32>> {
     (0..count).map(|i| (0..11).map(|j| id(i, j)).collect()).collect()
 }
 
-/// As many rows as a recording has: the same kernels at the same shapes, and so the same tokens however drawn.
+/// As many rows as in a captured graph: the same kernels with the same shapes, and so the same tokens with
+/// every sampling method.
 #[tokio::test]
 async fn a_recorded_step_gives_what_a_launched_one_gives() {
     let weights = open("models/tiny-v1");
-    // A step is not recorded while one of its rows wants log-probabilities.
+    // A step is not captured while one of its rows needs log-probabilities.
     let drawn = |i: usize| choosing(if i % 7 == 6 { i + 1 } else { i });
     for rows in [1, 2, 4, 8] {
         let recorded = in_step(&weights, true, rows, drawn).await;
@@ -423,12 +426,13 @@ async fn a_recorded_step_gives_what_a_launched_one_gives() {
     }
 }
 
-/// Fewer rows than the recording has: more rows are multiplied than there are, which may change the order of sums.
+/// Fewer rows than in the captured graph: padding rows are multiplied too, which may change the order of
+/// sums.
 ///
-/// Sums in another order round some numbers the other way: off by up to a whole unit in the last place where one
-/// is off by half of one at most. So the recorded logits are within twice the error of launched ones, `e`, of the
-/// exact ones, and choices from them cost at most `4 * e`: the best was seen up to `2 * e` too low, and what was
-/// chosen up to `2 * e` too high.
+/// Sums in another order round some numbers the other way: off by up to a whole unit in the last place,
+/// instead of half a unit at most. So the logits of a replayed graph are within twice the error of launched
+/// ones, `e`, of the exact ones. Choices from them cost at most `4 * e`: the best token was computed up to `2
+/// * e` too low, and the chosen one up to `2 * e` too high.
 #[tokio::test]
 async fn a_recorded_step_with_rows_to_spare_chooses_as_well() {
     let (weights, card) = (open("models/tiny-v1"), card());
@@ -458,14 +462,14 @@ async fn a_recorded_step_with_rows_to_spare_chooses_as_well() {
     assert!(cost <= 4.0 * error, "a choice costs {cost} of the largest logit, errors are {error}");
 }
 
-/// How far below the best a token's logit is, relative to the largest.
+/// How far a token's logit is below the best, relative to the largest.
 fn regret(logits: &[f32], id: u32) -> f32 {
     let best = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
     let largest = logits.iter().fold(0f32, |max, logit| max.max(logit.abs()));
     (best - logits[id as usize]) / largest
 }
 
-/// A random model in every form; the bounds are llama.cpp's own rounding.
+/// A random model in every format; the bounds are llama.cpp's own rounding.
 #[tokio::test]
 async fn every_kind_of_weight_and_cache_says_what_llama_cpp_says() {
     let (library, dir) = (Library::read(), tempfile::tempdir().unwrap());
@@ -476,7 +480,8 @@ async fn every_kind_of_weight_and_cache_says_what_llama_cpp_says() {
         let weights = Weights::open(&path, LoadFormat::Auto).unwrap();
         let eight_bits = ["BF16", "Q4_K_M"].contains(&form.as_str()).then_some(KvKind::I8);
         for kv in std::iter::once(KvKind::F16).chain(eight_bits) {
-            // Stored as F32, weights and inputs of products would be rounded to 16 bits, which llama.cpp does not.
+            // For files in F32, weights and inputs of matrix products would be rounded to 16 bits, which
+            // llama.cpp does not do.
             let load = || match form.as_str() {
                 "F32" => load_exact(&weights, &card(), (32, 4)),
                 _ => load(&weights, &card(), 96, (32, 4), kv),
@@ -526,7 +531,7 @@ async fn a_hundred_loads_and_unloads_leave_the_card_as_it_was() {
         let loaded = engine.load(SchedulerConfig::default(), make).await.unwrap();
         let lane = Lane { engine: engine.clone(), lane: loaded.lane, stats: loaded.stats };
         if cycle % 25 == 0 {
-            // A reply that is cut off by the unload, with its steps recorded.
+            // A reply that is cut off by the unload, with its steps captured as graphs.
             let inbox = lane.submit(&[5, 6, 7], &SamplingParams::greedy());
             drop(inbox);
         }
@@ -534,7 +539,8 @@ async fn a_hundred_loads_and_unloads_leave_the_card_as_it_was() {
         let on_card = report.card.expect("it was on a card");
         assert!(on_card.before.used > 1 << 20, "weights and cache were in the pool");
         assert_eq!((on_card.after.used, on_card.after.reserved), (0, 0), "cycle {cycle}");
-        // Others may use a real card meanwhile, and its driver takes some memory for itself at first.
+        // Other programs may use a real GPU at the same time, and its driver takes some memory for itself at
+        // first.
         let spare = if card.facts().emulated { 0 } else { 16 << 20 };
         assert!(on_card.free_after.abs_diff(free) <= spare, "cycle {cycle}: {on_card:?}");
     }

@@ -1,6 +1,6 @@
-//! A real process whose models lie on a card - the emulated one, prompt and pessimistic: it chats, takes a canary
-//! in beside stable, gives the canary's memory back to the last byte while stable goes on, and refuses what does
-//! not fit.
+//! A real process whose models are on an emulated GPU, prompt and pessimistic. It chats, loads a canary next
+//! to stable, frees the canary's memory to the last byte while stable keeps serving, and refuses a model that
+//! does not fit.
 
 mod process_support;
 
@@ -10,7 +10,7 @@ use std::fs;
 use std::path::Path;
 use tempfile::TempDir;
 
-/// Small steps: the card is made of the processor.
+/// Small steps: the GPU is emulated on the processor.
 const SMALL: &str = "max_running = 4\nmax_batch_tokens = 64\nkv_memory = \"4MiB\"\n";
 
 fn config(dir: &Path, device: &str, engine: &str) -> String {
@@ -70,7 +70,7 @@ fn chat_and_give_back(device: &str) {
 #[test]
 fn a_canary_that_does_not_fit_is_refused_with_the_plan() {
     let dir = TempDir::new().expect("a folder");
-    // Stable's cache takes all of the card but the reserve.
+    // Stable's cache takes all of the GPU's memory except the reserve.
     let engine = "max_running = 512\nmax_batch_tokens = 512\nkv_memory = \"1GiB\"\n";
     let server = Process::serve(&["--config", &config(dir.path(), "emulated", engine)]);
     let canary = models().join("tiny-v2");

@@ -1,5 +1,5 @@
-//! The command line as a real process: what goes wrong is one line on standard error that names the
-//! thing, and a non-zero exit code.
+//! The command line as a real process: an error is one line on standard error that names the cause, and a
+//! non-zero exit code.
 
 mod process_support;
 
@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::process::Output;
 use tempfile::TempDir;
 
-/// The one line of a failure.
+/// The single line of a failure.
 fn failure(output: &Output) -> String {
     let text = String::from_utf8(output.stderr.clone()).expect("text");
     let lines: Vec<&str> = text.lines().filter(|line| !line.contains(" INFO ")).collect();
@@ -28,7 +28,8 @@ fn config(dir: &Path, text: &str) -> PathBuf {
     path
 }
 
-/// `check` and `serve` on a copy of tiny-v1 that `spoil` has changed; both must refuse alike.
+/// Runs `check` and `serve` on a copy of tiny-v1 that `spoil` has changed; both must refuse it in the same
+/// way.
 fn refusal(spoil: impl FnOnce(&Path)) -> String {
     let dir = TempDir::new().expect("a folder");
     let model = dir.path().join("spoilt");

@@ -1,8 +1,8 @@
-//! The batched, paged decoder against candle-transformers' own Llama on the same checkpoint: greedy
-//! tokens must be equal, however the work was cut, mixed or interrupted.
+//! The batched, paged decoder compared with candle-transformers' own Llama on the same checkpoint: greedy
+//! tokens must be equal, however the work was split, mixed or interrupted.
 //!
-//! Both compute in f32 and differ in the order of their sums alone, which depends on the instruction set. So
-//! replies are compared on whose way candle's margins are all wider than such differences can be.
+//! Both compute in f32 and differ only in the order of their sums, which depends on the instruction set. So
+//! only those replies are compared for which all of candle's margins are wider than such differences can be.
 
 use candle_core::{DType, Device, Tensor};
 use candle_nn::VarBuilder;
@@ -20,8 +20,8 @@ use std::time::{Duration, Instant};
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
 const MAX_NEW: usize = 40;
-/// Narrowest margin at which tokens have to be equal, relative to the largest logit: twice what a logit may be
-/// off by (`TOLERANCE` of the families' oracle).
+/// Smallest margin at which tokens have to be equal, relative to the largest logit: twice the possible error
+/// of a logit (`TOLERANCE` in `family_oracle`).
 const MARGIN: f32 = 2e-3;
 
 fn folder() -> PathBuf {
@@ -57,8 +57,8 @@ fn prompts(codec: &Codec) -> Vec<Vec<u32>> {
         .collect()
 }
 
-/// Greedy replies by candle-transformers, one sequence at a time with a contiguous cache, and the narrowest
-/// margin on the way.
+/// Greedy replies from candle-transformers, one sequence at a time with a contiguous cache, and the smallest
+/// margin.
 fn oracle(prompts: &[Vec<u32>], eos: &[u32]) -> Vec<(Vec<u32>, f32)> {
     let text = std::fs::read_to_string(folder().join("config.json")).unwrap();
     let config: Config = serde_json::from_str::<LlamaConfig>(&text).unwrap().into_config(false);
@@ -197,7 +197,7 @@ async fn greedy_tokens_equal_candle_transformers() {
     assert_eq!(pieces.unload_clean().await, 0);
 
     for (name, scheduler) in [("whole", wide), ("chunked", chunked)] {
-        // Room for little more than the longest sequence: the others must be preempted.
+        // Room for little more than the longest sequence, so that others must be preempted.
         let tight = load(scheduler, longest.div_ceil(4) + 4, 4).await;
         assert_eq!(tight.groups(&prompts, eos, 8).await, expected, "preempted, {name}");
         let preemptions = tight.unload_clean().await;

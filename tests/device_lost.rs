@@ -1,5 +1,5 @@
-//! A device that fails for good: everybody is told at once, the canary is refused from then on, and the
-//! process ends although what is on the device would keep it for ever.
+//! A device that fails for good: all clients get an error at once, the canary is refused from then on, and
+//! the process exits although work on the device would block it for ever.
 
 mod process_support;
 
@@ -20,10 +20,10 @@ use std::time::{Duration, Instant};
 use tempfile::TempDir;
 use tokio::time::timeout;
 
-/// A prompt with this id costs the device.
+/// A prompt with this id makes the device fail.
 const FATAL: u32 = 900;
 
-/// A fake server over the ledger in `dir`, which may have been another server's before.
+/// A fake server with the ledger in `dir`, which another server may have used before.
 async fn start(dir: &Path, change: impl FnOnce(&mut FakeServer)) -> Gateway {
     let folder = models().join("tiny-v1");
     let mut server = FakeServer::replying(&folder, 1024, "The canary sings.").expect("a server");
@@ -79,7 +79,7 @@ async fn end(gateway: &Gateway, ask: GenerateRequest) -> Piece {
     last.expect("a piece")
 }
 
-/// Loses the device in a step of `arm` while stable talks to somebody else.
+/// Makes the device fail in a step of `arm` while stable serves another request.
 async fn lose_in_a_step_of(gateway: &Gateway, arm: Arm) {
     let mut talk = gateway.generate(request(vec![5, 6], Arm::Stable)).await.expect("it begins");
     while !matches!(talk.pieces.recv().await, Some(Piece::Text { .. })) {}
@@ -99,7 +99,7 @@ async fn is_settled(control: &Control) {
     assert_eq!(control.ready(), Err(fault));
 }
 
-/// The next server refuses the canary, and says why; it can still be asked for.
+/// The next server refuses the canary and says why; it can still be loaded on request.
 async fn is_refused_afterwards(dir: &Path, why: &str) {
     let gateway = start(dir, |_| {}).await;
     let refused = gateway.control().load_canary(canary(false)).await.expect_err("a refusal");
@@ -163,11 +163,11 @@ async fn without_a_canary_nobody_is_blamed() {
     gateway.control().load_canary(canary(false)).await.expect("a canary");
 }
 
-/// Set for the process that [`a_process_that_loses_its_device`] is to be.
+/// Set for the process that runs [`a_process_that_loses_its_device`].
 const ROLE: &str = "SERIN_TEST_LOSE_DEVICE";
 
-/// Not a test by itself: the server of the test below, in a process of its own. Tells of a lost device as
-/// soon as the canary is there; meanwhile a thread of the runtime hangs for good.
+/// Not a test by itself: the server of the test below, as a separate process. Its device fails as soon as the
+/// canary is loaded; meanwhile a thread of the runtime hangs for good.
 #[test]
 fn a_process_that_loses_its_device() {
     let Ok(path) = std::env::var(ROLE) else { return };

@@ -1,5 +1,5 @@
-//! A server that dies with a canary in force, as real processes: by signals of its own, by kills, for want of
-//! memory. What the next start does about it, and that stable answers after each.
+//! A server that dies while a canary is loaded, as real processes: by its own signals, by kills, by running
+//! out of memory. Tests what the next start does about it, and that stable answers each time.
 
 mod process_support;
 
@@ -48,7 +48,7 @@ fn shown(dir: &Path) -> String {
     String::from_utf8_lossy(&show.stdout).into_owned()
 }
 
-/// Stable serves alone, the version is rejected, and everybody is told why.
+/// Stable serves alone, the version is rejected, and the alert and the status say why.
 fn is_refused(server: &Process, dir: &Path, why: &str) {
     answers(server);
     let status = server.status();
@@ -76,7 +76,7 @@ fn a_signal_of_its_own_refuses_the_canary_at_once() {
         let server = serve(&config);
         is_refused(&server, dir.path(), name);
         assert!(shown(dir.path()).contains("unclean_end"));
-        // It can still be asked for, and goes on after an end that is in order.
+        // It can still be loaded on request, and is kept after an orderly shutdown.
         server.operate(&["canary", "load", &canary(), "--retry"]);
         server.signal("TERM");
         assert_eq!(server.end().code(), Some(0));
@@ -100,7 +100,7 @@ fn a_kill_is_forgiven_once_and_a_second_one_is_not() {
     end_by(server, "KILL");
     let server = serve(&config);
     is_refused(&server, dir.path(), "(2 times)");
-    // Without a canary a server may be killed as often as one likes.
+    // Without a canary, a server may be killed any number of times.
     end_by(server, "KILL");
     let server = serve(&config);
     answers(&server);
@@ -142,7 +142,7 @@ fn another_boot_and_a_weight_of_zero_blame_nobody() {
     assert_eq!((&status["phase"], &status["arms"][1]["loaded"]), (&json!("running"), &json!(true)));
 }
 
-/// A real kill by the kernel, where a memory cgroup can be made.
+/// A real OOM kill, where a memory cgroup can be created.
 #[test]
 fn a_real_kill_for_want_of_memory_is_known_as_one() {
     let Some(group) = Group::make() else {
@@ -186,7 +186,7 @@ fn a_canary_that_the_configuration_names_is_refused_too() {
 
 const OVERFLOWING: &str = "SERIN_OVERFLOWING";
 
-/// Not a test when run by itself: a process that takes the place of the server before and overflows a stack.
+/// Not a test when run by itself: a process that replaces the previous server and overflows a stack.
 #[test]
 fn overflows() {
     let Some(ledger) = std::env::var_os(OVERFLOWING).map(PathBuf::from) else { return };

@@ -1,8 +1,8 @@
-//! Every model family against transformers: tiny random checkpoints, their logits and greedy tokens
-//! computed by `scripts/make_family_goldens.py` and kept under `tests/fixtures/families/`.
+//! Every model family compared with transformers: tiny random checkpoints, with logits and greedy tokens
+//! computed by `scripts/make_family_goldens.py` and stored in `tests/fixtures/families/`.
 //!
-//! Logits are compared by themselves (whole and in chunks); greedy tokens, log-probabilities and scores
-//! through the engine: alone, mixed, chunked, and with too few KV blocks.
+//! Logits are compared directly (whole and in chunks). Greedy tokens, log-probabilities and scores are
+//! compared through the engine: alone, mixed, chunked, and with too few KV blocks.
 
 use candle_core::Device;
 use serde::Deserialize;
@@ -16,8 +16,8 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
-/// Largest error of a logit, relative to the largest logit of its row. The script takes prompts on whose
-/// replies every margin is above twice this, so that no order of sums in f32 makes another greedy token.
+/// Largest error of a logit, relative to the largest logit of its row. The script chooses prompts for whose
+/// replies every margin is above twice this, so that no order of sums in f32 changes a greedy token.
 const TOLERANCE: f32 = 1e-3;
 const NEW_TOKENS: usize = 32;
 const SCORED: usize = 7;
@@ -40,10 +40,10 @@ const FAMILIES: [&str; 12] = [
 #[derive(Deserialize)]
 struct Golden {
     prompts: Vec<Vec<u32>>,
-    /// Positions whose logits are kept, per prompt.
+    /// Positions whose logits are stored, per prompt.
     positions: Vec<Vec<usize>>,
     greedy: Vec<Vec<u32>>,
-    /// Per prompt and kept position.
+    /// Per prompt and stored position.
     #[serde(skip)]
     logits: Vec<Vec<Vec<f32>>>,
 }
@@ -64,7 +64,7 @@ fn golden(family: &str) -> Golden {
 }
 
 impl Golden {
-    /// Blocks of 4 that the longest prompt and its reply take.
+    /// Blocks of 4 for the longest prompt and its reply.
     fn blocks(&self) -> usize {
         let longest = self.prompts.iter().map(Vec::len).max().unwrap();
         (longest + NEW_TOKENS).div_ceil(4)
@@ -86,7 +86,7 @@ fn decoder(family: &str, blocks: usize, block_size: usize) -> Decoder {
 /// Logits of every position of a prompt that is computed `chunk` tokens at a time.
 fn logits(decoder: &mut Decoder, prompt: &[u32], chunk: usize) -> Vec<Vec<f32>> {
     let blocks = decoder.kv_shape().blocks as u32;
-    // A table that is not in order, so that slot and position differ.
+    // An unordered table, so that slot and position differ.
     let table: Vec<u32> = (0..blocks).rev().collect();
     let mut all = Vec::new();
     for from in (0..prompt.len()).step_by(chunk) {
@@ -153,7 +153,7 @@ struct Lane {
     stats: std::sync::Arc<serin::engine::LaneStats>,
 }
 
-/// What came back for one sequence.
+/// The results of one sequence.
 #[derive(Default)]
 struct Reply {
     ids: Vec<u32>,
@@ -223,7 +223,7 @@ fn watching() -> SamplingParams {
     SamplingParams { logprobs: Some(5), score_last: SCORED, ..SamplingParams::greedy() }
 }
 
-/// Against the golden logits: the first token's log-probabilities, and the scores of the prompt's end.
+/// Compared with the golden logits: the first token's log-probabilities, and the scores of the prompt's end.
 fn check_logprobs(golden: &Golden, which: usize, reply: &Reply) {
     let (prompt, kept) = (&golden.prompts[which], &golden.positions[which]);
     let row = |position: usize| {
@@ -282,7 +282,7 @@ async fn greedy_tokens_are_those_of_transformers() {
         chunked.mixed(&golden).await;
         assert_eq!(chunked.unload_clean().await, 0);
         for max_batch_tokens in [512, 11] {
-            // Room for one of the longest sequences and a little: the others must be preempted.
+            // Room for one of the longest sequences and a little more: the others must be preempted.
             let tight = Lane::load(family, max_batch_tokens, blocks + 2).await;
             tight.mixed(&golden).await;
             assert!(tight.unload_clean().await > 0, "{family}: nothing was preempted");
@@ -290,7 +290,7 @@ async fn greedy_tokens_are_those_of_transformers() {
     }
 }
 
-/// Gemma 3 as its larger versions are published: the text model under a name of its own, beside others.
+/// Gemma 3 as its larger versions are published: the text model under its own prefix, next to other parts.
 #[test]
 fn a_text_model_is_found_beside_a_vision_part() {
     let golden = golden("gemma3");
@@ -320,7 +320,7 @@ fn a_text_model_is_found_beside_a_vision_part() {
     }
 }
 
-/// The same weights under a config that lacks one feature must not pass for the same.
+/// The same weights with a config that lacks one feature must give different results.
 #[test]
 fn the_oracle_notices_each_feature() {
     let without = [

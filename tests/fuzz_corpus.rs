@@ -1,5 +1,5 @@
-//! The kept corpora of `fuzz/`, replayed through the entries that the fuzzers run, so that what they once
-//! found stays found. Without the fuzzers' count of memory; see `hostile_files` for that.
+//! Replays the stored corpora of `fuzz/` through the entries that the fuzzers run, so that bugs found earlier
+//! stay fixed. Without the fuzzers' memory limit; see `hostile_files` for that.
 
 #[path = "../fuzz/src/entries.rs"]
 mod entries;
@@ -12,7 +12,7 @@ fn replay(corpus: &str, entry: fn(&[u8]) -> usize) {
     let mut count = 0;
     for file in std::fs::read_dir(&dir).unwrap() {
         let path = file.unwrap().path();
-        // Named first, so that a crash says which file it was; seen only if there is one.
+        // Printed first, so that a crash names the file; shown only if there is one.
         println!("{}", path.display());
         entry(&std::fs::read(&path).unwrap());
         count += 1;

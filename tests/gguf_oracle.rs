@@ -1,9 +1,9 @@
-//! GGUF files of every architecture and kind against llama.cpp, by its goldens (`gguf_support`).
+//! GGUF files of every architecture and weight type compared with llama.cpp, by its goldens (`gguf_support`).
 //!
-//! llama.cpp's replies are forced on the decoder, so that every position is compared whatever was chosen before
-//! it; twice, since prompts and single tokens take different kernels. Then the engine generates by itself, and
-//! is compared up to the first token that differs. `--nocapture` prints the figures of each file;
-//! `scripts/oracle_table` makes a table of them for every instruction set.
+//! llama.cpp's replies are forced on the decoder, so that every position is compared whatever was chosen
+//! before it. This is done twice, since prompts and single tokens use different kernels. Then the engine
+//! generates by itself, and is compared up to the first token that differs. `--nocapture` prints the figures
+//! of each file; `scripts/oracle_table` makes a table of them for every instruction set.
 
 mod gguf_support;
 
@@ -28,9 +28,9 @@ fn load(path: &Path) -> Decoder {
     Decoder::load(&weights, KvPlan { blocks: BLOCKS, block_size: BLOCK_SIZE, kind }).unwrap()
 }
 
-/// Logits at the last token of every step, the steps of one sequence being as long as `steps` says.
+/// Logits at the last token of every step; `steps` are the lengths of a sequence's steps.
 fn logits(decoder: &mut Decoder, tokens: &[u32], steps: &[usize]) -> Vec<Vec<f32>> {
-    // Blocks that are not in order, so that slot and position differ.
+    // Unordered blocks, so that slot and position differ.
     let table: Vec<u32> = (0..BLOCKS as u32).rev().collect();
     let slot = |p: usize| table[p / BLOCK_SIZE] * BLOCK_SIZE as u32 + (p % BLOCK_SIZE) as u32;
     let (mut from, mut all) = (0, Vec::new());
@@ -61,7 +61,8 @@ fn logits(decoder: &mut Decoder, tokens: &[u32], steps: &[usize]) -> Vec<Vec<f32
     all
 }
 
-/// llama.cpp's replies forced on a decoder: the prompt in one step and then token by token, or all in one.
+/// llama.cpp's replies forced on a decoder: the prompt in one step and then token by token, or everything in
+/// one step.
 fn forced(decoder: &mut Decoder, said: &Said, whole: bool) -> Score {
     let mut score = Score::default();
     for reply in &said.replies {
@@ -76,7 +77,7 @@ fn forced(decoder: &mut Decoder, said: &Said, whole: bool) -> Score {
     score
 }
 
-/// What an engine says by itself: tokens, and log-probabilities of the likeliest.
+/// What an engine generates by itself: tokens, and log-probabilities of the most likely ones.
 async fn generated(decoder: Decoder, said: &Said) -> Vec<Vec<(u32, Logprobs)>> {
     let (engine, _faults) = EngineHandle::start().unwrap();
     let make = move || Ok(Box::new(ModelRunner::new(decoder)) as Box<dyn Runner>);
@@ -110,7 +111,7 @@ async fn generated(decoder: Decoder, said: &Said) -> Vec<Vec<(u32, Logprobs)>> {
     replies
 }
 
-/// Panics if any way of running a file leaves the bounds.
+/// Panics if any way of running a file exceeds the bounds.
 async fn check(path: &Path, name: &str, said: &Said) {
     let (bounds, mut decoder) = (said.bounds(), load(path));
     let whole = forced(&mut decoder, said, true);
@@ -160,7 +161,7 @@ async fn every_family_and_form_says_what_llama_cpp_says() {
     }
 }
 
-/// Random models have many near-ties; a trained one has few, so that most of its tokens have to be equal.
+/// Random models have many near-ties; a trained one has few, so most of its tokens have to be equal.
 #[tokio::test]
 async fn a_trained_model_says_what_llama_cpp_says() {
     let trained = trained();
@@ -189,7 +190,7 @@ fn damaged(family: &str, form: &str, library: &Library, damage: &Damage<'_>) -> 
     (figures, facts.said.bounds())
 }
 
-/// The same file without one of its facts must not pass for the same.
+/// The same file with one property removed must give different results.
 #[test]
 fn the_oracle_notices_what_a_file_says() {
     let library = Library::read();
@@ -218,7 +219,8 @@ fn often(said: &Said) -> usize {
     times.into_iter().max_by_key(|(_, count)| *count).unwrap().0
 }
 
-/// Kernels that are wrong by little, as files whose numbers are: the bounds have to be tight enough.
+/// Kernels with small errors, simulated by files with wrong values: the bounds have to be tight enough to
+/// notice.
 #[test]
 fn the_oracle_notices_wrong_numerics() {
     let library = Library::read();
@@ -245,7 +247,7 @@ fn the_oracle_notices_wrong_numerics() {
                 }
             });
         }
-        // As much rounding as inputs of 7 bits would make.
+        // As much rounding as 7-bit inputs would cause.
         notices(family, "Q8_0", "weights of 7 bits", &|_, kind, rows| {
             let blocks = rows.chunks_exact_mut(kind.block_bytes());
             blocks.for_each(|block| block[2..].iter_mut().for_each(|q| *q &= !1));

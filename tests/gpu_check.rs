@@ -1,16 +1,17 @@
-//! The rehearsal of `scripts/gpu_check`: packed, carried elsewhere and run there on the pessimistic card, with the
-//! checkout hidden from it and no program on the path, within the limits of a lent machine; and once more on the
-//! emulated one, killed half-way.
+//! The rehearsal of `scripts/gpu_check`. The archive is packed, moved, and run on the pessimistic emulated
+//! GPU, with the checkout hidden, no program on the path, and within the limits of a rented machine. It is
+//! also run on the emulated GPU and killed half-way.
 //!
-//! It takes about three minutes of a processor, most of them the model's checks: few enough for every `cargo test`.
-//! What it cannot show: that the programs find a real card's libraries, and that limits in seconds suit it.
+//! It takes about three minutes of processor time, mostly for the model's checks; this is short enough for
+//! every `cargo test`. It cannot show that the programs find a real GPU's libraries, or that the time limits
+//! are right there.
 
 use serde_json::Value;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::time::{Duration, Instant};
 
-/// What may be carried, and how long one command may take.
+/// Maximum archive size, and maximum time for one command.
 const MOST_BYTES: u64 = 40 << 20;
 const MOST_TIME: Duration = Duration::from_secs(600);
 
@@ -25,7 +26,7 @@ fn ran(command: &mut Command) -> Output {
     output
 }
 
-/// Packs, and unpacks in a folder elsewhere; the pack's folder.
+/// Packs, and unpacks in another folder; returns the archive's folder.
 fn packed(elsewhere: &Path) -> PathBuf {
     let script = root().join("scripts/gpu_check");
     ran(Command::new("python3")
@@ -41,7 +42,7 @@ fn packed(elsewhere: &Path) -> PathBuf {
 }
 
 /// A command that runs `packed` where the checkout is an empty folder and no program is on the path, if this
-/// machine lets a process have mounts of its own; else one with an empty path alone.
+/// machine allows a process its own mounts; otherwise with an empty path only.
 fn away(pack: &Path, card: &str, rows: &Path) -> Command {
     const HIDE: &str = "mount -t tmpfs none \"$0\" && test ! -e \"$0/Cargo.toml\"";
     let python =
@@ -70,7 +71,7 @@ fn away(pack: &Path, card: &str, rows: &Path) -> Command {
     command
 }
 
-/// The rows that are in a file, each a whole line.
+/// The rows in a file, each a whole line.
 fn rows_in(file: &Path) -> Vec<Value> {
     let text = std::fs::read_to_string(file).unwrap();
     text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
@@ -80,7 +81,7 @@ fn names(rows: &[Value]) -> Vec<String> {
     rows.iter().map(|row| format!("{}: {}", row["stage"], row["what"]).replace('"', "")).collect()
 }
 
-/// Every row that a run has to have, in order.
+/// Every row that a run must have, in order.
 fn expected(pack: &Path) -> Vec<String> {
     let mut all = vec!["start: machine".to_owned(), "bench: copy bandwidth".to_owned()];
     for size in ["0.6B", "8B"] {
@@ -113,19 +114,19 @@ fn expected(pack: &Path) -> Vec<String> {
     all
 }
 
-/// Of an embedding that is not the head as well, decoding reads next to nothing; of one that is, all.
+/// Decoding reads almost nothing of an embedding that is not also the head, and all of one that is.
 fn check_bytes_read(rows: &[Value]) {
     for (size, tied) in [("0.6B", true), ("8B", false)] {
         let name = format!("weights read for a token, small for {size}, bf16");
         let raw = &rows.iter().find(|row| row["what"] == name.as_str()).unwrap()["raw"];
         let [all, read] = ["weight_bytes", "bytes_per_token"].map(|key| raw[key].as_u64().unwrap());
-        // 512 tokens of 256 numbers of two bytes.
+        // 512 tokens of 256 two-byte values.
         let embedding = if tied { 0 } else { 512 * 256 * 2 };
         assert_eq!(all - read, embedding, "{size}");
     }
 }
 
-/// Programs of the pack's that still run.
+/// Programs from the archive that still run.
 fn left_running(pack: &Path) -> Vec<PathBuf> {
     let processes = std::fs::read_dir("/proc").unwrap().flatten();
     let programs =
@@ -150,7 +151,7 @@ fn what_is_packed_runs_far_from_here_and_leaves_its_rows_when_it_is_killed() {
     assert!(rows.iter().all(|row| table.contains(row["what"].as_str().unwrap())), "{table}");
     check_bytes_read(&rows);
 
-    // Half of what came before the model's checks, which take most of the time.
+    // Half of what runs before the model's checks, which take most of the time.
     let kernels =
         rows.iter().filter(|row| row["stage"] == "kernels").map(|row| row["at_s"].as_f64());
     let half = kernels.flatten().fold(0.0, f64::max) / 2.0;

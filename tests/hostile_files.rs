@@ -1,19 +1,19 @@
-//! Model files made to hurt: each is refused, or read, by a process that may have 100 bytes of memory for
-//! each byte of the file and no more. A process of its own, so that the limit is the system's and holds
-//! whatever allocates.
+//! Hostile model files: each must be refused, or read, by a process that may use 100 bytes of memory per byte
+//! of the file and no more. It is a separate process, so that the operating system enforces the limit for
+//! every allocation.
 #![cfg(target_os = "linux")]
 
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::Command;
 
-/// What the program takes for itself, compiled patterns of a tokenizer included.
+/// What the program needs for itself, including a tokenizer's compiled patterns.
 const OWN: u64 = 48 << 20;
 const FACTOR: u64 = 100;
-/// About how long the files are for which it matters.
+/// Approximate length of the files for which this matters.
 const LONG: usize = 1 << 20;
 
-/// What `check` says of the model at `path` within its memory, and whether it is pleased.
+/// The output of `check` for the model at `path` within its memory limit, and whether it succeeded.
 fn check(path: &Path, len: u64) -> (bool, String) {
     let config = path.with_extension("toml");
     std::fs::write(&config, format!("[model]\nstable = {:?}\n", path.display().to_string()))
@@ -29,7 +29,7 @@ fn check(path: &Path, len: u64) -> (bool, String) {
             _ => Err(std::io::Error::last_os_error()),
         }
     };
-    // SAFETY: as said there.
+    // SAFETY: as explained there.
     let output = unsafe { command.pre_exec(limit) }.output().unwrap();
     let error = String::from_utf8(output.stderr).unwrap();
     let code = output.status.code();
@@ -38,7 +38,7 @@ fn check(path: &Path, len: u64) -> (bool, String) {
     (code == Some(0), error)
 }
 
-/// As [`check`], of a GGUF file that must be refused by name.
+/// Like [`check`], for a GGUF file that must be refused with an error that names it.
 fn refused(name: &str, bytes: &[u8]) -> String {
     let (pleased, error) = read(name, bytes);
     assert!(!pleased, "{name} was taken for a model");
@@ -83,7 +83,7 @@ fn entry(key: &str, value: &Value<'_>) -> Vec<u8> {
     [text(key), value].concat()
 }
 
-/// A GGUF file of f32 tensors, full of ones.
+/// A GGUF file with f32 tensors, filled with ones.
 fn gguf(entries: &[(&str, Value<'_>)], tensors: &[(String, Vec<u64>)]) -> Vec<u8> {
     let mut file = b"GGUF\x03\0\0\0".to_vec();
     file.extend((tensors.len() as u64).to_le_bytes());
@@ -149,7 +149,7 @@ fn counts_in_metadata_size_nothing() {
     let mut wide = model("llama", 1);
     wide[3].1 = Value::Count(u32::MAX);
     assert!(refused("wide", &gguf(&wide, &[embedding(8)])).contains("hidden_size"));
-    // One head as large as all of it, in a family with two sets of frequencies for a head.
+    // One head that takes up everything, in a family with two sets of frequencies per head.
     let mut one = model("gemma3", 1);
     (one[3].1, one[5].1) = (Value::Count(1 << 24), Value::Count(1));
     assert!(refused("head", &gguf(&one, &[embedding(8)])).contains("1 heads of size 16777216"));
@@ -204,7 +204,7 @@ fn heads_full_of_small_things() {
     assert!(refused("tensors", &gguf(&model("llama", 1), &list)).contains("vocab_size"));
 }
 
-/// A model folder with this head in its safetensors file, and this configuration beside it.
+/// A model folder with this header in its safetensors file, and this configuration.
 fn folder(config: &str, weights: &[u8]) -> String {
     let dir = tempfile::tempdir().unwrap();
     let model = dir.path().join("model");
@@ -226,7 +226,7 @@ fn safetensors_that_claim_or_list_too_much() {
     assert!(folder(CONFIG, &claim).contains("claims 61000000000 bytes"));
     let empty = r#"{"dtype":"U8","shape":[0],"data_offsets":[0,0]}"#;
     let list: Vec<String> = (0..LONG / 64).map(|n| format!("\"{n}\":{empty}")).collect();
-    // Whole, but without a tokenizer.
+    // Valid, but without a tokenizer.
     assert!(folder(CONFIG, &head(&format!("{{{}}}", list.join(",")))).contains("tokenizer"));
     let vast = r#"{"a":{"dtype":"F32","shape":[4000000000,4000000000],"data_offsets":[0,0]}}"#;
     assert!(folder(CONFIG, &head(vast)).contains("tensor `a`"));

@@ -1,7 +1,8 @@
-//! Hostile chat templates, by the same entry as a load: each is an error that says what it ran into, and takes
-//! neither this process nor its memory along.
+//! Hostile chat templates, through the same entry point as a load: each must give an error that names the
+//! exceeded limit, and must not harm this process or its memory.
 //!
-//! Two ways each: one that is hostile at once, which a load finds, and one that waits for a word in a request.
+//! Each template comes in two variants: one is hostile at once, which a load finds; the other waits for a
+//! word in a request.
 
 use serde_json::json;
 use serin::text::apart::Cancel;
@@ -12,17 +13,17 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
-/// One test at a time: they look at this process's memory, and at its children.
+/// One test at a time, because they measure this process's memory and its children.
 static ALONE: Mutex<()> = Mutex::new(());
 
 fn alone() -> MutexGuard<'static, ()> {
     ALONE.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Far above what a bound of two seconds of processor time leads to on a busy machine.
+/// Far above the time that a limit of two seconds of processor time means on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(25);
 
-/// What each does, and words of the bound that it runs into.
+/// What each template does, and words from the error about its limit.
 const HOSTILE: [(&str, &str); 23] = [
     (
         "{% set ns = namespace(s=[]) %}{% for i in range(90000) %}{% set ns.s = [ns.s] %}{% endfor %}{{ ns.s }}",
@@ -104,7 +105,7 @@ fn say(codec: &Codec, word: &str) -> Result<Vec<u32>, TextError> {
     codec.encode_chat(&Chat { messages: &messages, ..Chat::default() }, false)
 }
 
-/// Kilobytes of memory that this process holds.
+/// Resident memory of this process in kilobytes.
 fn resident() -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").expect("a status");
     let line = status.lines().find(|line| line.starts_with("VmRSS:")).expect("a line");
@@ -183,7 +184,7 @@ fn a_trial_ends_when_its_load_is_dropped() {
         Codec::load_with(dir.path(), 1024, options, Some(&handle)).map(|_| ())
     });
     drop(cancel);
-    // Killed, and not run into a bound of its own.
+    // Killed from outside; it did not exceed a limit of its own.
     let error = trial.join().expect("no panic").expect_err("it was cancelled");
     assert!(matches!(error, TextError::NoRenderer { .. }), "{error}");
 }

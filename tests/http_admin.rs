@@ -1,4 +1,4 @@
-//! The operator's commands over scripted models.
+//! Operators' commands, with scripted models.
 
 mod http_support;
 
@@ -18,7 +18,7 @@ async fn status(app: &Router) -> Status {
     serde_json::from_value(body).expect("a status")
 }
 
-/// An order based on the present state.
+/// An order based on the current state.
 async fn order(app: &Router, path: &str, mut body: Value) -> (StatusCode, Value) {
     if path != "/admin/canary/load" {
         body["expect"] = json!(status(app).await.revision);
@@ -155,7 +155,7 @@ async fn figures_follow_the_traffic() {
     ok(&app, post("/v1/chat/completions", &body)).await;
     let stable = arm(&status(&app).await, "stable").clone();
     assert_eq!((stable.figures.requests, stable.figures.excluded), (0, 1), "pinned is not judged");
-    // The reply's last event leaves the engine just before the lane's figures are written.
+    // The reply's last event leaves the engine shortly before the lane's figures are updated.
     let done = async {
         loop {
             let lane = arm(&status(&app).await, "stable").lane.clone().unwrap();

@@ -1,4 +1,4 @@
-//! The API as clients meet it: routes, shapes, statuses, over scripted models.
+//! The API as seen by clients: routes, formats, statuses, with scripted models.
 
 mod http_support;
 
@@ -15,7 +15,7 @@ use std::time::Duration;
 const CHAT: &str = "/v1/chat/completions";
 const PLAIN: &str = "/v1/completions";
 
-/// The ids that [`REPLY`] is made of.
+/// The ids of [`REPLY`].
 fn reply_ids() -> Vec<u32> {
     let codec = Codec::load(text_from(), 1024).expect("a codec");
     codec.encode(REPLY, false).expect("ids")
@@ -139,7 +139,7 @@ async fn a_plain_stream_of_a_batch_has_each_choice() {
     assert!(stream.ends_with("data: [DONE]\n\n"));
 }
 
-/// A body at fault, and the status, `param` and `code` that it deserves.
+/// An invalid body, and the expected status, `param` and `code`.
 type Case = (Value, u16, Option<&'static str>, &'static str);
 
 async fn check(path: &str, cases: Vec<Case>) {
@@ -323,7 +323,7 @@ async fn a_full_queue_is_busy_and_says_when_to_come_back() {
     assert_eq!(body["error"]["type"], "rate_limit_error");
     assert_eq!(first.await.unwrap(), StatusCode::OK, "who came first is served");
 
-    // What could never wait together is no matter of being busy.
+    // Requests that could never wait together are an error of their own, not a busy server.
     let (status, body) =
         ask(&app, post(PLAIN, &plain(json!({"prompt": vec!["a"; 3], "n": 3})))).await;
     assert_eq!(status, StatusCode::BAD_REQUEST);
@@ -495,7 +495,7 @@ const CLIENT_ROUTES: [(&str, &str); 7] = [
 ];
 const PAGE: &str = "https://chat.example.com";
 
-/// A page that may call the API is told so by every route, and by errors; any other page by none.
+/// Every route and every error tells an allowed page that it may call the API, and no other page.
 #[tokio::test]
 async fn pages_of_listed_origins_may_call_every_route() {
     let gateway = gateway_saying(REPLY, |_| {}).await;
@@ -530,7 +530,7 @@ async fn pages_of_listed_origins_may_call_every_route() {
     }
 }
 
-/// What a browser sends for a page without asking first never reaches a model.
+/// Requests that a browser sends for a page without a preflight never reach a model.
 #[tokio::test]
 async fn pages_have_to_send_json() {
     let app = plain_api().await;

@@ -1,6 +1,6 @@
-//! The API over real sockets: peers, deadlines, bounds, disconnects, shutdown.
+//! The API over real sockets: addresses, deadlines, limits, disconnects, shutdown.
 //!
-//! Clients are plain blocking sockets: the runtime has threads of its own for the server.
+//! Clients are plain blocking sockets; the server runs on the runtime's own threads.
 
 mod http_support;
 
@@ -48,7 +48,7 @@ fn wide_api(gateway: Gateway) -> Router {
     api_of(AppState { body_limit: 16 << 20, intake: Intake::new(16 << 20), ..state(gateway) })
 }
 
-/// A stable model that talks slowly and for long.
+/// A stable model that generates slowly and for long.
 fn slow(server: &mut FakeServer) {
     let script = server.model("stable").expect("stable");
     script.step_time = Duration::from_millis(20);
@@ -76,7 +76,7 @@ fn read_all(mut stream: TcpStream) -> String {
     String::from_utf8_lossy(&all).into_owned()
 }
 
-/// Waits until `check` holds, within a bound.
+/// Waits until `check` holds, for a limited time.
 async fn until(what: &str, check: impl Fn() -> bool) {
     let wait = async {
         while !check() {
@@ -128,7 +128,7 @@ async fn a_stream_outlives_the_deadline_for_headers() {
     assert!(answer.contains("data: [DONE]"), "{answer}");
 }
 
-/// The answer is far longer than what the system's buffers take off the server.
+/// The answer is far longer than what the system's buffers take from the server.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_client_that_does_not_read_is_let_go() {
     let bounds = Bounds { unread: Duration::from_millis(300), ..Bounds::default() };
@@ -144,14 +144,14 @@ async fn a_client_that_does_not_read_is_let_go() {
     assert!(got.len() < expected, "all {expected} bytes were delivered");
 }
 
-/// The id that spells the longest text.
+/// The id with the longest text.
 fn longest_token() -> u32 {
     let codec = Codec::load(text_from(), 1024).expect("a tokenizer");
     let length = |id: &u32| codec.decode(&[*id], false).map_or(0, |text| text.len());
     (0..1024).max_by_key(length).expect("a vocabulary")
 }
 
-/// Beyond the bound, those who look after the server get through and clients are told to come back.
+/// Beyond the limit, probes and operators get through, and clients are told to come back later.
 #[tokio::test(flavor = "multi_thread")]
 async fn beyond_the_bound_there_is_room_for_care_only() {
     let server = start(Bounds { connections: 1, ..Bounds::default() }, slow).await;
@@ -185,7 +185,8 @@ async fn a_shutdown_lets_replies_finish() {
     assert!(TcpStream::connect(server.at).is_err(), "the port is closed");
 }
 
-/// Cut off: a stream ends with an error and no `[DONE]`, a whole reply is a 503, and nobody is waited for.
+/// Cut off: a stream ends with an error and no `[DONE]`, a non-streamed reply is a 503, and nothing is waited
+/// for.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_the_end_cuts_off_is_told_so() {
     let server = start(Bounds::default(), slow).await;
@@ -204,7 +205,7 @@ async fn what_the_end_cuts_off_is_told_so() {
     until("cancelled", || server.stable.running.load(Ordering::Relaxed) == 0).await;
 }
 
-/// Far more silent connections than there is room for, beside probes and honest requests.
+/// Far more silent connections than the limit, together with probes and honest requests.
 #[tokio::test(flavor = "multi_thread")]
 async fn silence_takes_nobodys_room() {
     let server = start(Bounds { connections: 64, ..Bounds::default() }, |_| {}).await;
@@ -217,7 +218,7 @@ async fn silence_takes_nobodys_room() {
     assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
 }
 
-/// Bodies that come a byte at a time hold connections, and give them up when others need them.
+/// Bodies that arrive one byte at a time hold connections, and lose them when others need them.
 #[tokio::test(flavor = "multi_thread")]
 async fn slow_bodies_take_nobodys_room() {
     let server = start(Bounds { connections: 64, ..Bounds::default() }, |_| {}).await;
@@ -235,8 +236,7 @@ async fn slow_bodies_take_nobodys_room() {
     assert!(told.starts_with("HTTP/1.1 408"), "too slow: {told}");
 }
 
-/// Requests that are sent at once, all together and far more than there is room for, are all answered: by what was
-/// asked for or by "come back".
+/// Far more simultaneous requests than the limit are all answered: with a result or with "come back later".
 #[tokio::test(flavor = "multi_thread")]
 async fn a_burst_of_requests_is_answered_to_the_last() {
     let bounds = Bounds { connections: 16, pending_per_client: 8, ..Bounds::default() };

@@ -1,9 +1,10 @@
-//! Random interleavings of ends and orders over one ledger, with a scripted engine: canaries that abort, OOM kills,
-//! `kill -9`, power cuts, orderly ends, at rest, during orders and during starts. After each end: stable answers in
-//! time, no acknowledged order is lost, and a version that ends servers is refused after two ends at most.
+//! Random interleavings of process deaths and orders with one ledger and a scripted engine: canaries that
+//! abort, OOM kills, `kill -9`, power cuts, orderly shutdowns; at rest, during orders and during starts.
+//! After each: stable answers in time, no acknowledged order is lost, and a version that kills servers is
+//! refused after at most two deaths.
 //!
-//! The processes are real ones: this test runs itself again as a server whose engine is scripted. `SERIN_INTERLEAVINGS`
-//! says how many lives; the default suits a test run.
+//! The processes are real: this test runs itself again as a server with a scripted engine.
+//! `SERIN_INTERLEAVINGS` sets the number of processes; the default suits a test run.
 
 mod lives_support;
 mod process_support;
@@ -32,12 +33,12 @@ use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 
 const SERVER: &str = "SERIN_SCRIPTED_SERVER";
-/// What a canary dies of: the first token of this.
+/// A prompt with the first token of this word kills a canary.
 const POISON: &str = "zebra";
-/// Until a model's content is known, and again until it is loaded, half of this goes by.
+/// Half of this time passes until a model's content is known, and the other half until it is loaded.
 const LOAD_TIME: Duration = Duration::from_millis(20);
 
-/// What the server is told.
+/// The server's settings.
 #[derive(Serialize, Deserialize)]
 struct Settings {
     dir: PathBuf,
@@ -65,7 +66,7 @@ fn launch(launch: &Launch<'_>) -> Command {
     command
 }
 
-/// Not a test when run by itself: the body of a server's process.
+/// Not a test when run by itself: the body of a server process.
 #[test]
 fn server() {
     let Ok(settings) = std::env::var(SERVER) else { return };
@@ -110,7 +111,7 @@ fn names() -> [&'static str; 3] {
     ["v1", "v2", "v3"]
 }
 
-/// As `serin serve` does it.
+/// Does the same as `serin serve`.
 async fn run(settings: Settings) {
     let listener = TcpListener::bind(&settings.addr).await.expect("the address");
     let beside = operators_beside(&settings.addr);
@@ -143,7 +144,7 @@ async fn run(settings: Settings) {
     let mut told = signal(SignalKind::terminate()).expect("a handler");
     tokio::select! {
         () = load(&gateway, &settings, stable, take_up, refused) => {
-            // The harness has begun a line.
+            // The test harness has begun a line.
             let _ = writeln!(
                 std::io::stdout(),
                 "\nserin serves fake on http://{}\noperators: http://{beside}",
@@ -201,7 +202,7 @@ fn no_interleaving_loses_an_order_or_keeps_stable_from_answering() {
     println!("{}", drive::lives(&mut world(), seed, lives));
 }
 
-/// Even where a version does not come to be read: then its place is refused.
+/// Even if a version kills the process before it is read: then its path is refused.
 #[test]
 fn a_version_that_ends_every_server_that_loads_it_is_refused() {
     let table = [
@@ -226,7 +227,7 @@ fn a_version_that_ends_every_server_that_loads_it_is_refused() {
         world.stable_answers(&server, Instant::now());
         server.signal("TERM");
         server.end();
-        // The next one knows it still, and an operator is told.
+        // The next process still knows about it, and the operator is told.
         let mut server = world.spawn(Some(3), false);
         server.greeted();
         let mut ask = json!({"path": world.model(3), "by": "a test"});

@@ -1,5 +1,5 @@
-//! As `interleavings`, with `serin serve` and real models: random ends, signals and OOM kills among them, and orders
-//! in flight over HTTP. `SERIN_LIVES` says how many lives; the default suits a test run.
+//! Like `interleavings`, with `serin serve` and real models: random deaths, including signals and OOM kills,
+//! and orders in flight over HTTP. `SERIN_LIVES` sets the number of processes; the default suits a test run.
 
 mod lives_support;
 mod process_support;

@@ -1,7 +1,7 @@
-//! How much memory a load takes at its peak: what it makes, and little more. Mapped pages are counted
-//! apart; they belong to the system's cache and are let go of as they are consumed.
+//! The peak memory of a load: its result, and little more. Mapped pages are counted separately; they belong
+//! to the system's cache and are released as they are read.
 //!
-//! In a program of its own, since it measures the whole process.
+//! It is a separate program, since it measures the whole process.
 #![cfg(target_os = "linux")]
 
 use candle_core::Tensor;
@@ -111,7 +111,7 @@ fn status(key: &str) -> u64 {
     line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() * 1024
 }
 
-/// Growth of private and of mapped memory at the peak of `load`, which returns what it keeps.
+/// Growth of private and of mapped memory at the peak of `load`; `load` returns the size of its result.
 fn peak(load: impl FnOnce() -> u64) -> (u64, u64, u64) {
     let (anon, mapped) = (status("RssAnon"), status("RssFile"));
     let most = Arc::new((AtomicU64::new(0), AtomicU64::new(0), AtomicBool::new(false)));

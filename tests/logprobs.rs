@@ -1,4 +1,4 @@
-//! Log-probabilities as clients get them: whole and streamed, of several replies, around stop strings and
+//! Log-probabilities as clients get them: streamed and not, for several replies, around stop strings and
 //! characters of several tokens; and those of a real model.
 
 mod http_support;
@@ -13,7 +13,7 @@ const PLAIN: &str = "/v1/completions";
 /// Characters of several tokens, and words.
 const WORDS: &str = "Grüße, 世界! The end 👍 of it.";
 
-/// What the scripted models say of a token; see `engine::fake`.
+/// The scripted models' log-probability of a token; see `engine::fake`.
 fn scripted(id: u32) -> f64 {
     f64::from(-(id as f32 + 1.0) / 100.0)
 }
@@ -67,7 +67,7 @@ async fn each_chunk_carries_the_tokens_of_its_text() {
             let choice = &event["choices"][0];
             let content = choice["delta"]["content"].as_str().unwrap_or_default();
             let tokens = choice["logprobs"]["content"].as_array().cloned().unwrap_or_default();
-            // Every text here ends with a token, so that the tokens spell the text exactly.
+            // Every text here ends at a token boundary, so the tokens spell the text exactly.
             assert_eq!(String::from_utf8(bytes(&tokens)).unwrap(), content, "{event}");
             all += tokens.len();
         }
@@ -101,7 +101,7 @@ async fn a_stop_string_takes_its_tokens_along() {
             }
         };
         assert_eq!(said, "Grüße, 世界! The");
-        // The tokens that begin in the text: they spell it, and may go on into the stop string.
+        // The tokens that begin in the text: they spell it, and may extend into the stop string.
         let spelt = String::from_utf8(bytes(&tokens)).unwrap();
         assert!(spelt.starts_with(&said) && WORDS.starts_with(&spelt), "{spelt}");
         let last = bytes(&tokens[tokens.len() - 1..]).len();
@@ -187,7 +187,7 @@ fn a_real_models_probabilities_make_sense() {
         assert!(logprobs.iter().all(|l| *l <= 0.0) && logprobs.is_sorted_by(|a, b| a >= b));
         let sum: f64 = logprobs.iter().map(|l| l.exp()).sum();
         assert!(sum > 0.1 && sum <= 1.0 + 1e-5, "{sum}");
-        // Greedy: the token that was chosen is the likeliest.
+        // Greedy: the chosen token is the most likely one.
         assert_eq!((&token["logprob"], &token["token"]), (&top[0]["logprob"], &top[0]["token"]));
     }
 }

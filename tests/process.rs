@@ -1,5 +1,5 @@
-//! One real process on real models: operators' commands, clients that leave, and unloads that give
-//! the memory back while stable goes on.
+//! A real process with real models: operators' commands, clients that disconnect, and unloads that free the
+//! memory while stable keeps serving.
 
 mod process_support;
 
@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::Duration;
 use tempfile::TempDir;
-/// Weights of about 150 MiB in memory around tiny-v1's tokenizer: small random numbers.
+/// About 150 MiB of random weights with tiny-v1's tokenizer.
 fn random_model(dir: &Path) {
     copy_model(&models().join("tiny-v1"), dir);
     let text = fs::read_to_string(dir.join("config.json")).expect("a config");
@@ -63,7 +63,7 @@ fn random_model(dir: &Path) {
 
 const REST: &str = "[server]\ndrain = \"5s\"\nlame_duck = \"0s\"\n[rollout]\nbake = \"10m\"\n";
 
-/// Numbers of about 0.02 either side of zero.
+/// Values of about plus or minus 0.02.
 fn bf16(count: usize) -> Vec<u8> {
     let mut state = 0x9e37_79b9_7f4a_7c15_u64;
     let mut bytes = Vec::with_capacity(count * 2);
@@ -76,7 +76,7 @@ fn bf16(count: usize) -> Vec<u8> {
     bytes
 }
 
-/// Clients that chat until told to stop; every reply must be whole.
+/// Clients that chat until stopped; every reply must be complete.
 struct Chatter {
     replies: AtomicU64,
     failures: AtomicU64,
@@ -102,13 +102,13 @@ impl Chatter {
             }
             let counter = if whole { &self.replies } else { &self.failures };
             counter.fetch_add(1, Ordering::Relaxed);
-            // What the server remembers of each reply should not drown what a canary leaves behind.
+            // What the server remembers of each reply should not hide what a canary leaves behind.
             thread::sleep(Duration::from_millis(20));
         }
     }
 }
 
-/// Lowers the flag also when the test panics, so that no client goes on for ever.
+/// Clears the flag even if the test panics, so that no client runs for ever.
 struct StopOnDrop<'a>(&'a AtomicBool);
 
 impl Drop for StopOnDrop<'_> {
@@ -121,8 +121,8 @@ fn mib(bytes: &Value) -> f64 {
     bytes.as_f64().expect("a number") / f64::from(1 << 20)
 }
 
-/// Twenty canaries come and go under chat load: the routed share, the arenas and the resident memory
-/// all come back, and no request of stable is lost.
+/// Twenty canaries are loaded and unloaded during chat load: the routed share, the arenas and the resident
+/// memory all return to their values, and no request of stable is lost.
 #[test]
 fn unloads_give_the_memory_back_and_stable_goes_on() {
     const CYCLES: usize = 20;
@@ -130,7 +130,7 @@ fn unloads_give_the_memory_back_and_stable_goes_on() {
     let canary = dir.path().join("canary");
     random_model(&canary);
     let file = std::fs::metadata(canary.join("model.safetensors")).expect("weights");
-    // A tenth is room for what the system counts late.
+    // A tenth is tolerance for what the system counts late.
     let weights = 0.9 * file.len() as f64 / f64::from(1 << 20);
     let server = Process::serve(&["--config", &config(dir.path(), REST)]);
     let chatter = Chatter::new();
@@ -144,7 +144,7 @@ fn unloads_give_the_memory_back_and_stable_goes_on() {
         thread::sleep(Duration::from_secs(2));
         (0..CYCLES).map(|cycle| one_cycle(&server, &canary, cycle)).collect::<Vec<Value>>()
     });
-    // The first canaries also bring in code and buffers that stay for good.
+    // The first canaries also load code and buffers that stay for good.
     let settled = mib(&reports[CYCLES / 4]["resident_at_load"]);
     for (cycle, report) in reports.iter().enumerate() {
         let (level, peak) = (mib(&report["resident_at_load"]), mib(&report["resident_before"]));
@@ -169,9 +169,9 @@ fn unloads_give_the_memory_back_and_stable_goes_on() {
     assert!(replies as usize > CYCLES, "there was no load to speak of: {replies} replies");
 }
 
-/// Loads the canary, gives it half of the traffic, takes it out; the unload's report.
+/// Loads the canary, gives it half of the traffic, rolls it back; returns the unload's report.
 fn one_cycle(server: &Process, canary: &Path, cycle: usize) -> Value {
-    // The version was rolled back in the cycle before, so it has to be asked for.
+    // The version was rolled back in the previous cycle, so it has to be requested explicitly.
     server.operate(&["canary", "load", "--retry", canary.to_str().expect("text")]);
     server.operate(&["weight", "50"]);
     let ask = chat("What does the serin eat?", false, 4);
@@ -188,7 +188,7 @@ fn one_cycle(server: &Process, canary: &Path, cycle: usize) -> Value {
     status["unloads"][cycle].clone()
 }
 
-/// Two hundred clients leave at random moments: every KV block comes back and nobody is blamed.
+/// Two hundred clients disconnect at random moments: every KV block is freed and no arm is blamed.
 #[test]
 fn clients_that_leave_cost_nothing() {
     let dir = TempDir::new().expect("a folder");
@@ -203,7 +203,7 @@ fn clients_that_leave_cost_nothing() {
         let stay = Duration::from_millis(client * 7 % 61);
         stream.set_read_timeout(Some(stay.max(Duration::from_millis(1)))).expect("a timeout");
         let _ = stream.read(&mut [0; 64]);
-        // Some close at once with data unread, which resets the connection; others in order.
+        // Some close at once with unread data, which resets the connection; others close normally.
         if client % 3 == 0 {
             let _ = stream.shutdown(std::net::Shutdown::Both);
         }
@@ -235,7 +235,7 @@ fn with(mut body: Value, more: Value) -> Value {
     body
 }
 
-/// Every operator's command does what it says, as `serin status` then shows.
+/// Every operator's command has the effect that `serin status` then shows.
 #[test]
 fn operators_steer_a_live_rollout() {
     let dir = TempDir::new().expect("a folder");
@@ -275,7 +275,7 @@ fn operators_steer_a_live_rollout() {
     for told in ["it is better", "promoted: ", "undone: ", "tiny-v2"] {
         assert!(shown.contains(told), "no {told:?} in\n{shown}");
     }
-    // Who asked for the canary and why; and what was not granted, with the answer.
+    // Who asked for the canary and why; and the refused order, with the response.
     let line = |who: &str| {
         let found = shown.lines().find(|line| line.contains(who));
         found.unwrap_or_else(|| panic!("nothing of {who} in\n{shown}"))

@@ -1,8 +1,8 @@
-//! A server that is killed in the middle of a rollout: what was acknowledged is there afterwards, the
-//! weight is never above the last one that was written, and the ledger verifies. It is killed far more often than
-//! a canary would be forgiven, so kills do not count here (`well_after`).
+//! A server that is killed in the middle of a rollout: acknowledged orders are still there afterwards, the
+//! weight is never above the last one written, and the ledger verifies. It is killed far more often than a
+//! canary would be forgiven, so kills do not count here (`well_after`).
 //!
-//! `SERIN_KILLS` sets how often the process is killed; the default suits a test run.
+//! `SERIN_KILLS` sets the number of kills; the default suits a test run.
 
 mod process_support;
 
@@ -16,14 +16,13 @@ use tempfile::TempDir;
 /// What one process acknowledged before it was killed.
 #[derive(Default)]
 struct Acknowledged {
-    /// Weights in order, the loading of a canary as its first step.
+    /// Weights in order; the loading of a canary is the first step.
     weights: Vec<u64>,
-    /// The last order was under way when the process died: it may or may not be there.
+    /// The last order was in progress when the process died: it may or may not have been carried out.
     pending: Option<u64>,
 }
 
-/// Orders one weight after the other until the process is gone; raises `begun` with the first that was
-/// acknowledged.
+/// Sets one weight after the other until the process is gone; sets `begun` at the first acknowledged one.
 fn operate(server: &Process, seed: u64, begun: &AtomicBool) -> Acknowledged {
     let mut done = Acknowledged::default();
     for number in 0.. {
@@ -49,7 +48,7 @@ fn operate(server: &Process, seed: u64, begun: &AtomicBool) -> Acknowledged {
     done
 }
 
-/// Chats until told to stop; whether it is answered does not matter here.
+/// Chats until stopped; whether it is answered does not matter here.
 fn chatter(server: &Process, stop: &AtomicBool) {
     let body = chat("What is 7 plus 5?", false, 8);
     while !stop.load(Ordering::Relaxed) {
@@ -59,8 +58,8 @@ fn chatter(server: &Process, stop: &AtomicBool) {
     }
 }
 
-/// Runs one process and kills it at a moment that the seed decides: in one life of four that may be before
-/// anything was ordered.
+/// Runs one process and kills it at a moment that the seed determines; in one of four lives, this may be
+/// before the first order.
 fn one_life(config: &str, first: bool, seed: u64) -> Acknowledged {
     let server = Process::serve(&["--config", config]);
     if first {
@@ -129,7 +128,7 @@ fn a_promotion_outlives_a_restart() {
     let status = server.status();
     assert_eq!(status["arms"][0]["version"], "tiny-v2", "{status:#}");
     drop(server);
-    // A configuration that names another model wins.
+    // A configuration that names another model takes precedence.
     let text = fs::read_to_string(&config).expect("a config").replace("tiny-v1", "tiny-v3");
     fs::write(&config, text).expect("written");
     let server = Process::serve(&["--config", &config]);
@@ -153,7 +152,7 @@ fn a_canary_that_changed_on_disk_is_given_up() {
     let (code, text) = server.http("POST", "/v1/chat/completions", Some(&chat("Hi!", false, 8)));
     assert_eq!(code, 200, "{text}");
     let ledger = dir.path().join("serin.ledger");
-    // Notes reach the disk a little later than they are true.
+    // Entries reach the disk a little after they take effect.
     wait_for("the reason in the ledger", || {
         let show = serin(&["ledger", "show", ledger.to_str().expect("text")]);
         String::from_utf8_lossy(&show.stdout).contains("is not what it was").then_some(())

@@ -1,5 +1,5 @@
-//! After a restart, before a rollout is taken up: orders that stop are taken, what raises is refused. And a raise
-//! that the ledger refuses does not happen until the ledger takes it.
+//! After a restart, before a rollout is resumed: orders that stop are accepted, and orders that raise are
+//! refused. And a raise that the ledger refuses to record is not carried out until the ledger accepts it.
 
 mod process_support;
 
@@ -17,7 +17,7 @@ fn folder() -> &'static Path {
     Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/models/tiny-v1"))
 }
 
-/// A server over the ledger in `dir`; a rollout that was under way is not taken up yet.
+/// A server with the ledger in `dir`; an interrupted rollout is not resumed yet.
 async fn start(dir: &Path) -> (Gateway, TakeUp) {
     let mut server = FakeServer::replying(folder(), 1024, "Hello.").expect("a server");
     server.policy = Policy { bake: Duration::from_secs(3600), ..Policy::default() };
@@ -82,7 +82,7 @@ async fn what_raises_is_refused_until_the_rollout_is_taken_up() {
     let (status, clock) = (control.status(), control.now());
     assert_eq!((status.weight, status.weight_wanted.unwrap_or(status.weight)), (0, 25));
     assert!(status.remarks[0].contains("is being taken up"), "{:?}", status.remarks);
-    // Lowered and paused meanwhile, it goes on as that.
+    // Lowered and paused in the meantime, it resumes in that state.
     give(control, set(10)).await.expect("granted");
     give(control, Operator::Pause).await.expect("granted");
     tokio::time::sleep(Duration::from_millis(250)).await;
@@ -129,7 +129,7 @@ async fn a_raise_that_the_ledger_refuses_waits_until_it_takes_it() {
     let other = rusqlite::Connection::open(&path).expect("it opens");
     other.busy_timeout(Duration::from_secs(10)).expect("set");
     other.execute_batch("BEGIN IMMEDIATE").expect("the file is held");
-    // Each refused order is an entry; in the end no more are taken.
+    // Each refused order is an entry; in the end no more are accepted.
     for _ in 0..9000 {
         assert!(give(&control, Operator::Undo).await.is_err());
     }
@@ -166,7 +166,8 @@ async fn a_raise_that_the_ledger_refuses_waits_until_it_takes_it() {
     assert_eq!(state.running.expect("a rollout").weight.percent(), 50);
 }
 
-/// A canary that is being rolled back may end the process while that is not written down: it did it all the same.
+/// A canary that is being rolled back may kill the process before the rollback is recorded: the crash still
+/// counts against it.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_rolled_back_is_on_trial_until_the_ledger_has_it() {
     let dir = TempDir::new().unwrap();
@@ -197,7 +198,8 @@ async fn what_is_rolled_back_is_on_trial_until_the_ledger_has_it() {
     assert!(!on_trial());
 }
 
-/// A process that is killed before it has settled with the end before draws from it neither not at all nor twice.
+/// If a process is killed before it has recorded how the previous one ended, that end still counts exactly
+/// once.
 #[tokio::test]
 async fn an_end_counts_once_however_often_the_start_after_it_is_interrupted() {
     let dir = TempDir::new().unwrap();
@@ -208,7 +210,7 @@ async fn an_end_counts_once_however_often_the_start_after_it_is_interrupted() {
     let mut gateway = gateway;
     for start in 0..3 {
         drop(gateway);
-        // As if the process had not come to settle.
+        // As if the process had not yet recorded it.
         std::fs::write(&life, &left).expect("written");
         let (_, last) = Life::begin(&dir.path().join("serin.ledger"), None);
         gateway = self::start(dir.path()).await.0;

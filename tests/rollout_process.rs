@@ -1,5 +1,5 @@
-//! A rollout on a real process with real models: what goes wrong with a canary, who is told, and what the
-//! metrics say of it.
+//! A rollout in a real process with real models: failures of a canary, the notifications about them, and the
+//! metrics.
 
 mod process_support;
 
@@ -35,7 +35,7 @@ fn a_canary_that_cannot_even_begin_is_rescued_charged_and_rolled_back() {
     let mut config: Value =
         serde_json::from_str(&fs::read_to_string(&path).expect("a file")).expect("JSON");
     let template = config["chat_template"].as_str().expect("a template");
-    // Fails on system messages only, which stable takes.
+    // Fails only on system messages, which stable supports.
     let template =
         format!("{{% if messages[0].role == 'system' %}}{{{{ 1 // 0 }}}}{{% endif %}}{template}");
     config["chat_template"] = json!(template);
@@ -57,7 +57,7 @@ fn a_canary_that_cannot_even_begin_is_rescued_charged_and_rolled_back() {
     assert_eq!(status["arms"][0]["figures"]["total_errors"], 0, "{status:#}");
 }
 
-/// tiny-v3 yields NaN on some birds. It is taken out, and whoever asked to be told is told, signed.
+/// tiny-v3 yields NaN on some birds. It is rolled back, and the configured webhook gets a signed alert.
 #[test]
 fn a_bad_canary_is_rolled_back_and_the_webhook_says_why() {
     let dir = TempDir::new().expect("a folder");
@@ -104,7 +104,7 @@ fn metrics_show_both_arms_the_weight_and_the_gates() {
     for _ in 0..20 {
         server.http("POST", "/v1/chat/completions", Some(&body));
     }
-    // A reply that a stop string ended is let go in the step after.
+    // A reply that ended at a stop string is removed in the following step.
     server.until("idle", |status| {
         let arms = status["arms"].as_array().expect("arms");
         arms.iter().all(|arm| arm["lane"]["running"] == 0)
@@ -134,7 +134,7 @@ fn metrics_show_both_arms_the_weight_and_the_gates() {
     assert!(gone.is_some_and(|line| line.ends_with(" 0")), "{gone:?}");
 }
 
-/// A canary that the configuration names and that cannot be loaded is no reason for stable to stop.
+/// If the configured canary cannot be loaded, stable still serves.
 #[test]
 fn a_canary_that_cannot_be_loaded_leaves_stable_serving() {
     let dir = TempDir::new().expect("a folder");

@@ -1,5 +1,5 @@
-//! Routing through the whole inside (control, gateway, engine) over scripted models: shares, stickiness,
-//! rescue, clients that leave.
+//! Routing through control, gateway and engine with scripted models: shares, stickiness, rescue, clients that
+//! disconnect.
 
 use serde_json::json;
 use serin::control::{Asked, Control, LoadAsked};
@@ -53,7 +53,7 @@ async fn set_weight(control: &Control, percent: u8) {
     control.order(Asked { order, expect }).await.unwrap();
 }
 
-/// Runs a request to its end: who answered, and the text.
+/// Runs a request to its end: the answering arm and the text.
 async fn answer(gateway: &Gateway, request: GenerateRequest) -> (Arm, String) {
     let mut generation = gateway.generate(request).await.unwrap();
     let (mut arm, mut text) = (None, String::new());
@@ -169,7 +169,7 @@ async fn two_hundred_clients_that_leave_cost_nothing() {
     assert_eq!(gateway.control().view().arms[0].total.errors, 0);
 }
 
-/// Copies run while nobody else wants the device, are seen by nobody and count for no verdict.
+/// Shadow copies run only while the device is idle, are shown to no client, and count in no verdict.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_shadow_compares_in_pairs_and_keeps_out_of_the_way() {
     let mut server = server();
@@ -184,7 +184,7 @@ async fn a_shadow_compares_in_pairs_and_keeps_out_of_the_way() {
     for id in 0..20 {
         let (arm, text) = answer(&gateway, request(id, None)).await;
         assert_eq!((arm, text.as_str()), (Arm::Stable, "The canary sings."));
-        // Now and then the device is idle for long enough.
+        // From time to time the device is idle for long enough.
         tokio::time::sleep(Duration::from_millis(id as u64 % 4 * 10)).await;
     }
     let seen = || gateway.shadow().unwrap().pairs;

@@ -1,4 +1,4 @@
-//! How a server ends when it is told to, and what it does with its log and its config meanwhile: as real processes.
+//! How a server shuts down, and what it does with its log and its config until then; as real processes.
 
 mod process_support;
 
@@ -8,12 +8,12 @@ use std::io::{Read, Write};
 use std::path::Path;
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
-/// The rest of a config with these settings of the server.
+/// The rest of a config with these server settings.
 fn server(settings: &str) -> String {
     format!("[server]\n{settings}\n")
 }
 
-/// A stream of about 250 tokens: tiny-v1 goes on for ever when it may not end.
+/// A stream of about 250 tokens: with `ignore_eos`, tiny-v1 does not stop by itself.
 fn stream(server: &Process) -> std::net::TcpStream {
     let mut body = chat("Tell me a story.", true, 250);
     body["ignore_eos"] = true.into();
@@ -89,7 +89,8 @@ fn a_second_signal_ends_it_at_once_and_is_nothing_against_the_canary() {
 fn a_server_that_loads_ends_when_it_is_told_to() {
     let dir = TempDir::new().expect("a folder");
     let server = Process::serve(&["--config", &config(dir.path(), &server(""))]);
-    // A canary of 256 GiB, nearly all of it a hole in the file: reading it for its digest takes a minute or more.
+    // A canary of 256 GiB, nearly all of it a hole in the file: reading it for its digest takes a minute or
+    // more.
     let slow = dir.path().join("slow");
     copy_model(&models().join("tiny-v2"), &slow);
     lengthen(&slow.join("model.safetensors"), 256 << 30);
@@ -102,7 +103,7 @@ fn a_server_that_loads_ends_when_it_is_told_to() {
     assert!(begun.elapsed() < Duration::from_secs(20), "{:?}", begun.elapsed());
 }
 
-/// Adds a tensor to a file, which nobody looks for, of this many bytes that are nowhere on the disk.
+/// Adds an unused tensor of this many bytes to a file, as a hole that takes no disk space.
 fn lengthen(path: &Path, bytes: u64) {
     let old = fs::read(path).expect("a file");
     let length = u64::from_le_bytes(old[..8].try_into().expect("eight bytes")) as usize;
@@ -118,7 +119,7 @@ fn lengthen(path: &Path, bytes: u64) {
     file.set_len(new.len() as u64 + bytes).expect("a long file");
 }
 
-/// Nobody reads its log, and everything is logged: far more than a pipe holds.
+/// The log is not read, and everything is logged: far more than a pipe holds.
 #[test]
 fn a_log_that_nobody_reads_stops_nothing() {
     let dir = TempDir::new().expect("a folder");

@@ -1,4 +1,5 @@
-//! `serin serve --supervise` as real processes: what dies is started again, what is told to stop stops.
+//! `serin serve --supervise` with real processes: a server that dies is restarted, and one that is told to
+//! stop stays stopped.
 
 mod process_support;
 
@@ -6,7 +7,7 @@ use process_support::*;
 use std::fs;
 use std::net::TcpStream;
 use tempfile::TempDir;
-/// The one child of a process.
+/// The only child of a process.
 fn child_of(parent: u32) -> u32 {
     wait_for("a child", || {
         let all = fs::read_dir("/proc").expect("processes");
@@ -17,7 +18,7 @@ fn child_of(parent: u32) -> u32 {
 
 fn parent_of(pid: u32) -> Option<u32> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    // The name before may hold anything; the state and the parent's number follow it.
+    // The name before it may contain anything; the state and the parent's pid follow.
     stat.rsplit_once(") ")?.1.split(' ').nth(1)?.parse().ok()
 }
 
@@ -33,7 +34,7 @@ fn a_server_that_is_killed_comes_back_and_both_end_when_told() {
     answers(&server);
     let canary = models().join("tiny-v2");
     server.operate(&["canary", "load", canary.to_str().expect("text")]);
-    // Killed once, the rollout goes on; twice, and stable serves alone.
+    // Killed once, the rollout continues; killed twice, stable serves alone.
     for phase in ["running", "rolled_back", "idle"] {
         let child = child_of(server.id());
         send_signal(child, "KILL");
@@ -89,7 +90,7 @@ fn a_server_without_a_canary_lets_an_unfinished_rollout_go() {
     let status = server.status();
     assert_eq!((&status["phase"], &status["arms"][1]["loaded"]), (&"idle".into(), &false.into()));
     let ledger = dir.path().join("serin.ledger");
-    // Notes reach the disk a little later than they are true.
+    // Entries reach the disk a little after they take effect.
     wait_for("the reason in the ledger", || {
         let show = serin(&["ledger", "show", ledger.to_str().expect("text")]);
         String::from_utf8_lossy(&show.stdout).contains("--no-canary").then_some(())

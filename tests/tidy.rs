@@ -1,5 +1,5 @@
-//! The tree's own rules: who may know whom, where `unsafe` and clocks may be, and that each file says
-//! what it is. ARCHITECTURE.md states them, and its code map is what is checked.
+//! The rules of the source tree: which module may use which, where `unsafe` and clocks are allowed, and that
+//! each file says what it is. ARCHITECTURE.md states them, and its code map is checked here.
 
 #[path = "tidy_support/circles.rs"]
 mod circles;
@@ -35,7 +35,7 @@ fn room(file: &str) -> &str {
     file.split('/').next().unwrap_or(file).trim_end_matches(".rs")
 }
 
-/// Files that exist for tests only, by the names under which rooms include them.
+/// Files that exist only for tests, by the names under which they are included.
 fn is_test(file: &str) -> bool {
     let name = file.rsplit('/').next().unwrap_or(file);
     let tests = ["tests.rs", "testing.rs", "properties.rs", "crash.rs"];
@@ -63,7 +63,7 @@ fn code(text: &str) -> String {
     out.join("\n")
 }
 
-/// The code map of ARCHITECTURE.md: each room and the rooms that it may use.
+/// The code map in ARCHITECTURE.md: each room (top-level module) and the rooms that it may use.
 fn may_know() -> BTreeMap<String, Vec<String>> {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("ARCHITECTURE.md");
     let text = std::fs::read_to_string(path).unwrap();
@@ -82,7 +82,7 @@ fn may_know() -> BTreeMap<String, Vec<String>> {
     map
 }
 
-/// The rooms that some code names after `crate::`, braces included.
+/// The rooms that the code names after `crate::`, including in braces.
 fn rooms_used(code: &str) -> Vec<String> {
     let mut used = Vec::new();
     for (at, _) in code.match_indices("crate::") {

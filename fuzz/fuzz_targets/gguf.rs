@@ -1,4 +1,4 @@
-//! Runs `entries::gguf` on whatever the fuzzer comes up with.
+//! Runs `entries::gguf` on the fuzzer's inputs.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;

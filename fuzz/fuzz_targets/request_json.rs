@@ -1,4 +1,4 @@
-//! Runs `entries::request_json` on whatever the fuzzer comes up with.
+//! Runs `entries::request_json` on the fuzzer's inputs.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;

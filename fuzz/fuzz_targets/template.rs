@@ -1,4 +1,4 @@
-//! Runs `entries::template` on whatever the fuzzer comes up with.
+//! Runs `entries::template` on the fuzzer's inputs.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;

@@ -1,7 +1,7 @@
-//! One function for each way by which foreign bytes come in. An entry panics where a property does not
-//! hold; a refusal is as good as a success, as long as it says what it refuses.
+//! One function for each way in which untrusted bytes enter. An entry panics if a property does not hold. An
+//! error is as good as a success, as long as it says what is wrong.
 //!
-//! Included by the fuzz targets and by `tests/fuzz_corpus.rs`. Uses the crate's public side only.
+//! Included by the fuzz targets and by `tests/fuzz_corpus.rs`. Uses only the crate's public interface.
 
 use serde_json::{Map, Value, json};
 use serin::model::{LoadFormat, Weights};
@@ -12,12 +12,12 @@ use std::sync::{Arc, LazyLock};
 use std::time::{Instant, SystemTime};
 
 const MIB: usize = 1 << 20;
-/// Tensors fetched from one input.
+/// Number of tensors fetched from one input.
 const FETCHED: usize = 16;
-/// A hundredth of what a template may spend in service, so that more of them are tried.
+/// A hundredth of a template's limit in production, so that more templates are tried.
 const FUEL: u64 = 20_000;
 
-/// Input up to the first zero byte, and the rest.
+/// The input up to the first zero byte, and the rest.
 fn halves(data: &[u8]) -> (&[u8], &[u8]) {
     match data.iter().position(|byte| *byte == 0) {
         Some(at) => (&data[..at], &data[at + 1..]),
@@ -25,7 +25,7 @@ fn halves(data: &[u8]) -> (&[u8], &[u8]) {
     }
 }
 
-/// A folder in memory where there is one.
+/// A folder in memory, if there is one.
 fn scratch() -> tempfile::TempDir {
     let shm = Path::new("/dev/shm");
     let made = if shm.is_dir() { tempfile::tempdir_in(shm) } else { tempfile::tempdir() };
@@ -36,13 +36,13 @@ fn write(path: &Path, bytes: &[u8]) {
     std::fs::write(path, bytes).expect("a temporary file can be written");
 }
 
-/// A refusal says which file it is about.
+/// Checks that an error names the file.
 fn names_the_file(error: &str, dir: &Path) {
     let dir = dir.to_string_lossy();
     assert!(error.contains(&*dir), "the error names no file: {error}");
 }
 
-/// Fetches tensors as the decoder would: by name, in the shape that the configuration asks for.
+/// Fetches tensors as the decoder would: by name, in the shape from the configuration.
 fn fetch(weights: &Weights, dir: &Path) {
     let config = weights.config();
     let (hidden, vocab, wide) = (config.hidden, config.vocab, config.intermediate);
@@ -88,7 +88,7 @@ pub fn safetensors(data: &[u8]) -> usize {
     2 * MIB
 }
 
-/// A GGUF file: head, configuration, tokenizer, template, tensors.
+/// A GGUF file: header, configuration, tokenizer, template, tensors.
 pub fn gguf(data: &[u8]) -> usize {
     let dir = scratch();
     let path = dir.path().join("model.gguf");
@@ -109,7 +109,7 @@ pub fn gguf(data: &[u8]) -> usize {
         }
         Err(error) => names_the_file(&error.to_string(), dir.path()),
     }
-    // Splitters of byte-level tokenizers are patterns from a table, and take long to compile.
+    // The splitters of byte-level tokenizers are patterns from a table, and take long to compile.
     let splits = data.windows(4).any(|window| window == b"gpt2");
     if splits && !data.len().is_multiple_of(16) {
         return 2 * MIB;
@@ -118,18 +118,18 @@ pub fn gguf(data: &[u8]) -> usize {
         Ok((weights, codec)) => round_trip(&codec, weights.config().vocab),
         Err(error) => names_the_file(&error.to_string(), dir.path()),
     }
-    // The compiled patterns; a template's trial run.
+    // For the compiled patterns, or a template's trial run.
     if splits { 192 * MIB } else { 8 * MIB }
 }
 
-/// Every id that a tokenizer gives has a row in the embedding.
+/// Checks that every id from a tokenizer has a row in the embedding.
 fn round_trip(codec: &Codec, vocab: usize) {
     let Ok(ids) = codec.encode("Hello, wörld 世界 12345\n", true) else { return };
     assert!(ids.iter().all(|id| (*id as usize) < vocab), "{ids:?} of {vocab}");
     let _ = codec.decode(&ids, true);
 }
 
-/// A chat template, a zero byte, and a request's body with messages, tools and the like.
+/// A chat template, a zero byte, and a request body with messages, tools and so on.
 pub fn template(data: &[u8]) -> usize {
     let (template, body) = halves(data);
     let Ok(template) = std::str::from_utf8(template) else { return MIB };
@@ -153,11 +153,11 @@ pub fn template(data: &[u8]) -> usize {
         Ok(text) => assert!(text.len() <= 32 * MIB),
         Err(error) => assert!(!error.to_string().is_empty()),
     }
-    // The fuel pays for 64 bytes a unit; what stands beside them is many times as much, but bounded.
+    // One unit of fuel covers 64 bytes. Other memory is many times that, but bounded.
     64 * MIB
 }
 
-/// A request's body; the first byte says which endpoint it came to.
+/// A request body; the first byte selects the endpoint.
 pub fn request_json(data: &[u8]) -> usize {
     let Some((first, body)) = data.split_first() else { return MIB };
     match serin::http::understand(first % 2 == 0, body, Instant::now()) {
@@ -187,7 +187,7 @@ static BYTE_LEVEL: LazyLock<Arc<Codec>> = LazyLock::new(|| {
     Arc::new(Codec::from_gguf(&vocabulary, 512).expect("the stand-in is whole"))
 });
 
-/// A small SentencePiece vocabulary: bytes, some words, some beginnings.
+/// A small SentencePiece vocabulary: bytes, some words, some prefixes.
 static SENTENCE_PIECE: LazyLock<Arc<Codec>> = LazyLock::new(|| {
     let mut tokens: Vec<String> = ["<unk>", "<s>", "</s>"].map(String::from).to_vec();
     tokens.extend((0..=255u8).map(|byte| format!("<0x{byte:02X}>")));
@@ -208,7 +208,8 @@ static SENTENCE_PIECE: LazyLock<Arc<Codec>> = LazyLock::new(|| {
     Arc::new(Codec::from_gguf(&vocabulary, 1 << 16).expect("the vocabulary is whole"))
 });
 
-/// First byte: which tokenizer. Then either text to be encoded (second byte even) or ids, two bytes each.
+/// The first byte selects the tokenizer. Then follows either text to encode (second byte even) or ids, two
+/// bytes each.
 pub fn detokenizer(data: &[u8]) -> usize {
     let [which, how, rest @ ..] = data else { return MIB };
     let codec = if which % 2 == 0 { &*BYTE_LEVEL } else { &*SENTENCE_PIECE };
@@ -232,7 +233,7 @@ pub fn detokenizer(data: &[u8]) -> usize {
     before_stop += &stops.finish();
     whole += &piece;
     let at_once = codec.decode(&ids, true).expect("ids decode");
-    // Ids that spell no valid text may be replaced in other places; nothing else may differ.
+    // Ids that spell no valid text may be replaced in different places; nothing else may differ.
     if !at_once.contains('\u{FFFD}') {
         assert_eq!(whole, at_once, "of {ids:?}");
     }
@@ -242,6 +243,6 @@ pub fn detokenizer(data: &[u8]) -> usize {
         .filter_map(|s| whole.find(s).map(|at| (at + s.len(), at)));
     let end = stop.min().map_or(whole.len(), |(_, at)| at);
     assert_eq!(before_stop, whole[..end], "of {ids:?}");
-    // The tokenizers are built at the first call, and remember words.
+    // The tokenizers are built at the first call, and cache words.
     24 * MIB
 }

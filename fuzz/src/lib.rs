@@ -1,7 +1,7 @@
-//! What the fuzz targets run, and what the main crate's tests replay the kept corpora through.
+//! The code that the fuzz targets run, and with which the main crate's tests replay the stored corpora.
 //!
-//! Each entry takes raw bytes and returns how many bytes of memory it may take whatever its input
-//! (compiled patterns, lists by a config's counts); beyond that, memory is bounded by the input.
+//! Each entry takes raw bytes and returns how many bytes of memory it may use regardless of its input
+//! (compiled patterns, lists sized by a config); beyond that, memory must be bounded by the input.
 
 #[path = "entries.rs"]
 mod all;

@@ -1,8 +1,7 @@
-//! How much memory an entry takes at its peak, counted by the sanitizer's hooks on the heap.
+//! Measures an entry's peak memory with the sanitizer's heap hooks.
 //!
-//! The program has its allocator already (`serin::device`), so a counting one cannot be put in its place;
-//! the sanitizer sees every block whoever asks for it. Only for the fuzz targets: outside of the sanitizer
-//! these hooks do not exist.
+//! The program already has its own allocator (`serin::device`), so a counting one cannot replace it; the
+//! sanitizer sees every block. Only for the fuzz targets: without the sanitizer these hooks do not exist.
 
 use std::ffi::{c_int, c_void};
 use std::sync::Once;
@@ -16,7 +15,7 @@ unsafe extern "C" {
     fn __sanitizer_get_allocated_size(block: *const c_void) -> usize;
 }
 
-/// Bytes of memory that an entry may take for each byte of its input.
+/// Bytes of memory that an entry may use for each byte of its input.
 const FACTOR: i64 = 100;
 
 static ON: AtomicBool = AtomicBool::new(false);
@@ -38,7 +37,7 @@ extern "C" fn given_back(block: *const c_void) {
     }
 }
 
-/// Runs `entry` and holds its peak against the input's length and what it says it needs in any case.
+/// Runs `entry` and compares its peak memory with the input's length and its declared fixed need.
 pub fn within(input: usize, entry: impl FnOnce() -> usize) {
     static HOOKS: Once = Once::new();
     // SAFETY: both functions live as long as the program and allocate nothing.

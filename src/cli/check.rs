@@ -1,6 +1,6 @@
-//! `serin check`: is this config file usable, and what does it mean? What would `serve` say to this model?
+//! `serin check`: is this config file valid, and what does it mean? Can `serve` use this model?
 //!
-//! By the same code as `serve`, chat templates included: they are tried in a process of their own.
+//! It uses the same code as `serve`, including the trial of chat templates in a subprocess.
 
 use super::CliError;
 use crate::config::{Config, ConfigError};
@@ -11,7 +11,7 @@ use crate::model::decoder;
 use crate::text::{Codec, Outcome};
 use std::path::Path;
 
-/// Checks a config file and the models that it names.
+/// Checks a config file and the models in it.
 pub(super) fn config(path: Option<&Path>) -> Result<(), CliError> {
     let config = read(path)?;
     println!("listen    {}", config.listen);
@@ -43,7 +43,7 @@ pub(super) fn config(path: Option<&Path>) -> Result<(), CliError> {
     Ok(())
 }
 
-/// Checks one model, by a config file's settings if there is one.
+/// Checks one model, with the settings of a config file if there is one.
 pub(super) fn model(path: Option<&Path>, model: &Path) -> Result<(), CliError> {
     let config = match path {
         Some(path) => read(Some(path))?,
@@ -67,7 +67,7 @@ fn apart(config: Result<Config, ConfigError>) -> Result<Config, CliError> {
     Ok(config)
 }
 
-/// A config file that names nothing but this model.
+/// A config file that contains only this model.
 fn alone(model: &Path) -> String {
     let path = toml::Value::from(model.to_string_lossy().into_owned());
     format!("[model]\nname = \"model\"\nstable = {path}\n")
@@ -100,7 +100,7 @@ fn describe(role: &str, path: &Path, engine: &EngineConfig) -> Result<(), CliErr
     Ok(())
 }
 
-/// What the model's chat template does not do.
+/// What the model's chat template does not support.
 fn template(codec: &Codec) -> Vec<String> {
     let Some(abilities) = codec.abilities() else {
         return vec!["no chat template: plain completions only".into()];
@@ -114,7 +114,7 @@ fn template(codec: &Codec) -> Vec<String> {
     abilities.iter().filter_map(|(shape, outcome)| line(outcome, shape.words())).collect()
 }
 
-/// The first words of what a template says, which may be long.
+/// The first words of a template's message, which may be long.
 fn short(why: &str) -> String {
     let line = why.lines().next().unwrap_or_default();
     line.chars().take(100).collect()

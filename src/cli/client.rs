@@ -1,4 +1,4 @@
-//! A running server as the commands see it: orders out, answers or one-line errors back.
+//! The commands' client for a running server: sends orders, returns answers or one-line errors.
 
 use super::CliError;
 use crate::control::Status;
@@ -8,7 +8,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-/// Talks to the admin routes of one server.
+/// A client for the admin routes of one server.
 #[derive(Debug, Clone)]
 pub(super) struct Client {
     base: String,
@@ -16,14 +16,14 @@ pub(super) struct Client {
 }
 
 impl Client {
-    /// A client of the server at `base`; an address without a scheme is one of http.
+    /// A client for the server at `base`; an address without a scheme means http.
     pub fn new(base: &str) -> Client {
         let base = base.trim_end_matches('/');
         let base = match base.contains("://") {
             true => base.to_owned(),
             false => format!("http://{base}"),
         };
-        // Authorities are looked for only if somebody has to be trusted.
+        // Certificate authorities are loaded only for https.
         let roots = match base.starts_with("https://") {
             true => outbound::system_roots().unwrap_or_else(|_| RootCertStore::empty()),
             false => RootCertStore::empty(),
@@ -66,7 +66,7 @@ impl Client {
         let body: Value = response.json().await.map_err(|_| {
             CliError(format!("{} answered {status}, and not as serin does", self.base))
         })?;
-        // An order that still waits for the ledger is accepted, and says so as an error does.
+        // An order that still waits for the ledger is accepted; its response also contains an error.
         if !status.is_success() || body["error"].is_object() {
             let text = body["error"]["message"].as_str().unwrap_or("no reason given");
             return Err(CliError::from_text(plain::lines(text)));

@@ -1,17 +1,17 @@
 //! Why a server ended, and the exit code that says so.
 
-/// Why a server that had begun does not run any more.
+/// Why a server that had started no longer runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Ended {
     /// By a signal.
     Told,
     ByItself,
-    /// Nothing that is on the device runs again. The process must end without waiting for what is there.
+    /// Nothing on the device can run again. The process must exit without waiting for the device.
     DeviceLost,
 }
 
 impl Ended {
-    /// The exit code that says so; 1 is for what could not begin.
+    /// The exit code; 1 is for a server that could not start.
     pub fn code(self) -> u8 {
         match self {
             Ended::Told => 0,

@@ -1,6 +1,6 @@
-//! `serin ledger` and `serin replay`: reads a ledger, also while a server writes it.
+//! `serin ledger` and `serin replay`: read a ledger, even while a server writes it.
 //!
-//! Verdicts here come from the same machine that served; nothing is judged a second way.
+//! Verdicts here come from the same state machine that served; there is no second implementation.
 
 use super::CliError;
 use crate::config::Config;
@@ -13,21 +13,21 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, UNIX_EPOCH};
 
-/// Entries that are shown unless more are asked for.
+/// Number of entries shown by default.
 const SHOWN: usize = 200;
-/// How often a policy that did not judge the rollout itself gets to look.
+/// Time between two ticks, for a policy that did not judge the rollout itself.
 const GRID: Duration = Duration::from_millis(100);
 
 #[derive(Debug, Subcommand)]
 pub(super) enum LedgerCommand {
-    /// Print what happened, one line each.
+    /// Print the entries, one line each.
     Show {
         #[command(flatten)]
         ledger: LedgerArg,
         /// Only this rollout.
         #[arg(long)]
         rollout: Option<String>,
-        /// The last so many entries.
+        /// The last N entries.
         #[arg(long, default_value_t = SHOWN)]
         last: usize,
     },
@@ -35,18 +35,18 @@ pub(super) enum LedgerCommand {
     Verify {
         #[command(flatten)]
         ledger: LedgerArg,
-        /// SEQ:HASH, noted earlier and kept elsewhere, that must still be there.
+        /// SEQ:HASH, noted earlier and kept elsewhere, that must be part of the chain.
         #[arg(long)]
         head: Option<String>,
     },
-    /// Write it as JSON Lines to standard output.
+    /// Write the ledger as JSON Lines to standard output.
     Export {
         #[command(flatten)]
         ledger: LedgerArg,
-        /// With every event of every rollout.
+        /// Include every event of every rollout.
         #[arg(long, conflicts_with = "raw")]
         events: bool,
-        /// With the journal as stored, in hex, so that the hashes can be computed again.
+        /// Include the journal as stored, in hex, so that the hashes can be recomputed.
         #[arg(long)]
         raw: bool,
     },
@@ -54,7 +54,7 @@ pub(super) enum LedgerCommand {
 
 #[derive(Debug, Clone, Args)]
 pub(super) struct LedgerArg {
-    /// The ledger's file.
+    /// The ledger file.
     #[arg(default_value = "serin.ledger")]
     path: PathBuf,
 }
@@ -63,10 +63,10 @@ pub(super) struct LedgerArg {
 pub(super) struct ReplayArgs {
     #[command(flatten)]
     ledger: LedgerArg,
-    /// The rollout; the last one if left out.
+    /// The rollout; default: the last one.
     #[arg(long)]
     rollout: Option<String>,
-    /// A config file whose table `rollout` judges it instead of the policy that did.
+    /// Judge by the `[rollout]` table of this config file instead of the recorded policy.
     #[arg(long)]
     policy: Option<PathBuf>,
 }
@@ -172,7 +172,7 @@ pub(super) fn replay(args: &ReplayArgs) -> Result<ExitCode, CliError> {
     }
 }
 
-/// By its own policy the same decisions must come out, to the last bit.
+/// By its own policy, the decisions must be equal, bit for bit.
 fn replay_own(reader: &Reader, recorded: &Recorded) -> Result<ExitCode, CliError> {
     let (replayed, comparison) = reader.replay(recorded).map_err(CliError::from_text)?;
     print(&replayed.decisions);

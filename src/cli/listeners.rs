@@ -1,4 +1,4 @@
-//! The server's two doors: one for clients, one for operators on this machine.
+//! The server's two listeners: one for clients, one for operators on this machine.
 
 use super::{CliError, signals};
 use crate::config::{Config, OperatorListen};
@@ -9,14 +9,15 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 
-/// Descriptors that are not for clients' connections: files, operators, last chances of those that leave.
+/// File descriptors not available for clients' connections: files, operators, connections that are being
+/// closed.
 const DESCRIPTORS_ASIDE: usize = 768;
-/// Connections of the operators' listener.
+/// Maximum connections of the operators' listener.
 const OPERATORS: usize = 64;
-/// Where operators look when nobody says otherwise.
+/// The operators' default address.
 pub(super) const USUAL: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 8081);
 
-/// Bound and not yet served.
+/// Bound, but not served yet.
 pub(super) struct Listeners {
     clients: TcpListener,
     pub addr: SocketAddr,
@@ -46,7 +47,7 @@ impl Listeners {
         lifecycle: &Lifecycle,
     ) -> (JoinHandle<()>, Option<JoinHandle<()>>) {
         let bounds = bounds(config);
-        // Open until the very end, so that the end can be watched.
+        // Open until the very end, so that the shutdown can be observed.
         let few = Bounds { connections: OPERATORS, until: Phase::CutOff, ..bounds.clone() };
         let operator = self
             .operator
@@ -55,7 +56,7 @@ impl Listeners {
     }
 }
 
-/// Bounds on clients' connections.
+/// Limits on clients' connections.
 fn bounds(config: &Config) -> Bounds {
     let room = signals::raise_descriptors().saturating_sub(DESCRIPTORS_ASIDE).max(16);
     if room < config.max_connections {
@@ -82,7 +83,8 @@ async fn bind(addr: SocketAddr, option: &str) -> Result<TcpListener, CliError> {
     })
 }
 
-/// The operators' listener where nobody said where: at the port after the clients', or any if that is taken.
+/// The operators' listener if none is configured: on the port after the clients', or on any port if that is
+/// taken.
 async fn bind_beside(clients: SocketAddr) -> Result<TcpListener, CliError> {
     let port = if clients.port() == 0 { 0 } else { clients.port().checked_add(1).unwrap_or(0) };
     let at = SocketAddr::new(USUAL.ip(), port);

@@ -1,9 +1,10 @@
-//! The log: lines on standard error, written by a thread of its own.
+//! The log: lines on standard error, written by a dedicated thread.
 //!
-//! Whoever reads standard error may stop reading, and a pipe holds 64 KiB. A log that is written where it is made
-//! would then stop the request, and with it everything that waits for the request's locks. So lines go through a
-//! bounded queue to a writer thread; when the queue is full they are dropped and counted ([`dropped`]). A panic is
-//! logged in the same way: the standard hook would write to the pipe itself. What users wrote is not logged.
+//! The reader of standard error may stop reading, and a pipe holds only 64 KiB. A thread that wrote its own
+//! log lines would then block, and so would every thread that waits for its locks. So lines go through a
+//! bounded queue to a writer thread. When the queue is full they are dropped and counted ([`dropped`]).
+//! Panics are logged in the same way, because the standard hook would write to the pipe itself. User text is
+//! not logged.
 
 use std::borrow::Cow;
 use std::io::IsTerminal;
@@ -20,9 +21,9 @@ pub(super) enum LogFormat {
     Json,
 }
 
-/// Lines that may wait for the writer.
+/// Maximum number of lines that wait for the writer.
 const WAITING: usize = 4 << 10;
-/// What is logged unless the environment (`RUST_LOG`) or the config says otherwise.
+/// The filter, unless the environment (`RUST_LOG`) or the config sets one.
 const DEFAULT: &str = "info";
 
 struct Log {
@@ -55,18 +56,18 @@ pub(super) fn init(format: LogFormat) {
     std::panic::set_hook(Box::new(note_panic));
 }
 
-/// Lines that were dropped because nobody took them.
+/// Number of lines that were dropped because the queue was full.
 pub(super) fn dropped() -> u64 {
     LOG.get().map_or(0, |log| log.dropped.dropped_lines() as u64)
 }
 
-/// Writes what waits, within about a second, and ends the log. For an end that runs no destructors.
+/// Writes what waits, within about a second, and ends the log. For exits that run no destructors.
 pub(super) fn finish() {
     let writer = |log: &Log| log.writer.lock().unwrap_or_else(PoisonError::into_inner).take();
     drop(LOG.get().and_then(writer));
 }
 
-/// Logs what `said` asks for, unless the environment does; whether anything changed.
+/// Applies the filter `said`, unless the environment sets one; returns whether anything changed.
 pub(super) fn apply(said: Option<&str>) -> Result<bool, String> {
     let Some(log) = LOG.get().filter(|_| std::env::var_os(EnvFilter::DEFAULT_ENV).is_none()) else {
         return Ok(false);
@@ -88,8 +89,8 @@ fn note_panic(panic: &PanicHookInfo<'_>) {
     tracing::error!(at, thread = thread.name(), "panicked: {what}");
 }
 
-/// A panic's message without the values that it quotes: a slice beside a character's bounds quotes all of the text
-/// that was sliced, which may be a user's.
+/// A panic's message without the values that it quotes: an error about slicing inside a character quotes the
+/// whole text, which may be a user's.
 fn without_quotes(message: &str) -> Cow<'_, str> {
     match message.find(['`', '"']) {
         None => message.into(),

@@ -1,8 +1,8 @@
-//! The command line: what can be typed, and one file per command.
+//! The command line: all commands, one file each.
 //!
-//! Errors are one line on standard error and exit code 1; `serve` has more ([`ended::Ended`]). Knows how to
-//! put the other rooms together (`serve`) and how to keep them up (`supervise`, by the rule in `restarts`);
-//! decides nothing about routing or rollouts.
+//! Errors are one line on standard error and exit code 1; `serve` has more exit codes ([`ended::Ended`]).
+//! This module assembles the server (`serve`) and keeps it running (`supervise`, by the rule in `restarts`).
+//! It decides nothing about routing or rollouts.
 
 mod check;
 mod client;
@@ -26,7 +26,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
-/// Two versions of a language model in one process, with a canary rollout between them.
+/// Serve two versions of a language model in one process, with a canary rollout between them.
 #[derive(Debug, Parser)]
 #[command(name = "serin", version, about)]
 struct Cli {
@@ -63,15 +63,15 @@ enum Command {
         #[arg(long)]
         now: bool,
     },
-    /// Take the canary out of service and unload it.
+    /// Roll back: take the canary out of service and unload it.
     Rollback(OrderArgs),
     /// Stop raising the weight; errors still roll back.
     Pause(OrderArgs),
-    /// Go on after a pause.
+    /// Resume a paused rollout.
     Resume(OrderArgs),
-    /// Let a step go that the policy wants a person to confirm.
+    /// Approve a step that the policy wants a person to confirm.
     Confirm(OrderArgs),
-    /// Take back a promotion: the former stable serves again.
+    /// Undo a promotion: the former stable serves again.
     Undo(OrderArgs),
     /// Set the canary's share of the traffic by hand.
     Weight {
@@ -81,28 +81,28 @@ enum Command {
         #[arg(value_parser = clap::value_parser!(u8).range(0..=100))]
         percent: u8,
     },
-    /// Judge stable against a second copy of itself: how noisy are this machine and traffic?
+    /// Judge stable against a second copy of itself: how noisy are this machine and its traffic?
     SelfTest(OrderArgs),
-    /// Read what was decided, or check that nobody changed it.
+    /// Show the recorded decisions, or check that nobody changed them.
     Ledger {
         #[command(subcommand)]
         command: LedgerCommand,
     },
     /// Judge a recorded rollout again, by its own policy or by another.
     Replay(ReplayArgs),
-    /// Render one model's chat templates for the server that started this (see `text::apart`).
+    /// Render one model's chat templates for the server that started this process (see `text::apart`).
     #[command(hide = true)]
     RenderTemplates,
 }
 
 #[derive(Debug, Subcommand)]
 enum CanaryCommand {
-    /// Load a model folder as canary and start its rollout.
+    /// Load a model as canary and start its rollout.
     Load {
         #[command(flatten)]
         order: OrderArgs,
         path: PathBuf,
-        /// Also if this content was rolled back before.
+        /// Load it even if this content was rolled back before.
         #[arg(long)]
         retry: bool,
     },
@@ -113,7 +113,7 @@ struct CheckArgs {
     /// Config file (TOML).
     #[arg(long)]
     config: Option<PathBuf>,
-    /// A model's folder or file: what `serve` would say to it.
+    /// A model's folder or file: check whether `serve` can use it.
     model: Option<PathBuf>,
 }
 
@@ -124,7 +124,7 @@ struct ServerArg {
     server: String,
 }
 
-/// What a command fails with: one line that names the thing and the remedy.
+/// The error of a command: one line that names the cause and the remedy.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 pub struct CliError(pub String);
@@ -137,15 +137,15 @@ impl CliError {
     }
 }
 
-/// Chat templates run in processes of this very program. On Linux it is named so that it is found even after
-/// its file was replaced by a newer one.
+/// Chat templates run in subprocesses of this same program. On Linux, this path finds it even after its file
+/// was replaced by a newer one.
 fn templates_apart() -> Templates {
     let this = PathBuf::from("/proc/self/exe");
     let this = if this.exists() { Ok(this) } else { std::env::current_exe() };
     this.map_or(Templates::Here, |this| Templates::Apart(Box::leak(this.into_boxed_path())))
 }
 
-/// How long the end waits for work on threads that nobody will use.
+/// How long the exit waits for work on threads whose results are no longer needed.
 const LEFTOVERS_WITHIN: Duration = Duration::from_secs(1);
 
 /// Parses the command line and runs the command.
@@ -162,7 +162,7 @@ pub fn main() -> ExitCode {
         Ok(code) => code,
         Err(error) => fail(&error),
     };
-    // What is still encoded, hashed or loaded on a thread is not waited for.
+    // Encoding, hashing and loading on other threads are not waited for.
     runtime.shutdown_timeout(LEFTOVERS_WITHIN);
     logging::finish();
     code
@@ -203,7 +203,7 @@ async fn run(command: Command) -> Result<ExitCode, CliError> {
         }
         Command::Ledger { command } => return ledger::run(command),
         Command::Replay(args) => return ledger::replay(&args),
-        // Was done before there was a runtime, which it has no use for.
+        // Handled earlier, because it needs no runtime.
         Command::RenderTemplates => {}
     }
     Ok(ExitCode::SUCCESS)

@@ -1,21 +1,22 @@
-//! Whether a server that has ended is started again, and when: the rule of `serve --supervise`.
+//! The restart rule of `serve --supervise`: whether a server that has ended is started again, and when.
 //!
-//! Pure: how it ended and how long it lived come in, what to do comes out. Why a bound on quick ends and not
-//! trying for ever: whoever started the supervisor (a container's runtime, say) can then see that it does not
-//! work, and has a back-off of its own. What a canary brought down is counted apart: it is loaded again once at
-//! most, and stable must not be given up for it.
+//! Pure: its input is how the server ended and how long it lived; its output is what to do. There is a limit
+//! on quick failures instead of endless restarts, so that whatever started the supervisor (a container
+//! runtime, for example) sees the failure and can apply its own back-off. Deaths by a signal while a canary
+//! is loaded are counted separately: a canary that killed the server is loaded again at most once, and stable
+//! must not be given up because of it.
 
 use super::ended::Ended;
 use std::time::Duration;
 
-/// The pause after the first quick end; it doubles with each further one.
+/// The pause after the first quick failure; it doubles with each further one.
 const FIRST_PAUSE: Duration = Duration::from_millis(500);
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
-/// A server that lived for so long was well.
+/// A server that lived this long was healthy.
 const WELL_AFTER: Duration = Duration::from_secs(60);
-/// So many quick ends in a row are the last.
+/// After this many quick failures in a row, the supervisor gives up.
 const MOST_QUICK: u32 = 10;
-/// Exit code of what could not begin: a configuration that is wrong, a port in use, a model that is not there.
+/// Exit code of a server that could not start: an invalid configuration, a port in use, a missing model.
 const COULD_NOT_BEGIN: u8 = 1;
 
 /// How a process ended.
@@ -26,7 +27,7 @@ pub(super) enum End {
 }
 
 impl End {
-    /// The code by which a shell would tell it.
+    /// The exit code that a shell would report.
     pub fn code(self) -> u8 {
         match self {
             End::Code(code) => code,
@@ -44,38 +45,39 @@ impl std::fmt::Display for End {
     }
 }
 
-/// What to do about it.
+/// What to do next.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Next {
-    /// End as well, with this code.
+    /// Exit as well, with this code.
     Stop(u8),
     Again {
         after: Duration,
-        /// With no canary: one of them may have cost the device.
+        /// Without a canary, because one of them may have caused the device failure.
         stable_only: bool,
     },
 }
 
-/// What is known of the servers before.
+/// What is known about earlier servers.
 #[derive(Debug, Default)]
 pub(super) struct Restarts {
-    /// One has ended already.
+    /// At least one server has ended.
     any: bool,
-    /// Ends in a row of servers that had not been well.
+    /// Consecutive failures of servers that had not become healthy.
     quick: u32,
-    /// Ends in a row that were a canary's.
+    /// Consecutive deaths by a signal with a canary.
     canaries: u32,
     stable_only: bool,
 }
 
 impl Restarts {
-    /// A canary was dropped that had brought the server down: what comes next is a server without it.
+    /// A server dropped the canary that had killed earlier ones; the next server runs without it.
     pub fn dropped(&mut self) {
         (self.quick, self.canaries) = (0, 0);
     }
 
-    /// A server has ended that lived for `lived`; `canary`: a canary was in force or being loaded. One that could not begin is not tried again if it was the
-    /// first: later, what it needs may still be held by the one before it.
+    /// A server has ended after living for `lived`; `canary`: a canary was loaded or being loaded. If the
+    /// first server could not start, it is not tried again. Later ones are, because their predecessor may
+    /// still hold what they need.
     pub fn ended(&mut self, end: End, lived: Duration, canary: bool) -> Next {
         let first = !std::mem::replace(&mut self.any, true);
         let code = end.code();
@@ -169,7 +171,7 @@ mod tests {
             restarts.dropped();
             assert_eq!(restarts.ended(KILLED, QUICK, false), again(500, false), "it starts anew");
         }
-        // Left to itself, even that has an end.
+        // Without intervention, even that has an end.
         let ends: Vec<Next> = (0..10).map(|_| restarts.ended(KILLED, QUICK, true)).collect();
         assert_eq!(ends[9], Next::Stop(137));
     }

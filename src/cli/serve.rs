@@ -1,7 +1,7 @@
-//! `serin serve`: puts engine, control, gateway and HTTP together and runs them until told to stop.
+//! `serin serve`: assembles engine, control, gateway and HTTP, and runs them until told to stop.
 //!
-//! The port is bound first, so that a wrong address is known before minutes of loading, and served while
-//! models load. The demo starts the same server on a port of the system's choice.
+//! The port is bound first, so that a wrong address is reported before minutes of loading, and requests are
+//! accepted while models load. The demo starts the same server on a port chosen by the system.
 
 use super::ended::Ended;
 use super::listeners::{self, Listeners};
@@ -33,7 +33,7 @@ use tokio::task::JoinHandle;
 
 #[derive(Debug, Args)]
 pub struct ServeArgs {
-    /// Config file (TOML); without it, the demo models.
+    /// Config file (TOML); default: the demo models.
     #[arg(long)]
     config: Option<PathBuf>,
     /// Overrides server.listen.
@@ -42,7 +42,7 @@ pub struct ServeArgs {
     /// Overrides model.canary: load this folder as canary once stable is ready.
     #[arg(long)]
     canary: Option<PathBuf>,
-    /// Overrides model.load_format: `auto`, or `dummy:FORM` for random weights at the real shape.
+    /// Overrides model.load_format: `auto`, or `dummy:FORM` for random weights of the real shape.
     #[arg(long, value_parser = LoadFormat::parse)]
     load_format: Option<LoadFormat>,
     /// Overrides engine.device: `auto`, `cpu`, `cuda`, `cuda:N`.
@@ -50,28 +50,28 @@ pub struct ServeArgs {
     device: Option<DeviceChoice>,
     #[arg(long, value_enum, default_value = "text")]
     log_format: LogFormat,
-    /// Serve stable alone: load no canary, whatever names one, and let go of a rollout that the last process
-    /// left unfinished. `serin canary load` still works.
+    /// Serve stable alone: load no canary, even if one is configured, and abandon a rollout that the last
+    /// process left unfinished. `serin canary load` still works.
     #[arg(long)]
     no_canary: bool,
-    /// Start the server as a child process, and again whenever it dies; after a failure of the device with
+    /// Run the server as a child process and restart it whenever it dies; after a device failure, with
     /// --no-canary.
     #[arg(long)]
     supervise: bool,
-    /// Given by a supervisor to its child.
+    /// Set by a supervisor for its child.
     #[arg(long, hide = true, conflicts_with = "supervise")]
     supervised: bool,
 }
 
-/// How often the heap is trimmed while large bodies come.
+/// How often the heap is trimmed while large bodies arrive.
 const TRIM: Duration = Duration::from_millis(250);
-/// How often the recorder folds its samples.
+/// How often the metrics recorder aggregates its samples.
 const UPKEEP: Duration = Duration::from_secs(5);
-/// How long the end waits for alerts that are on their way.
+/// How long the shutdown waits for alerts that are being sent.
 const ALERTS_WITHIN: Duration = Duration::from_secs(5);
-/// How long replies that the device's failure has ended may take to reach their clients.
+/// How long replies that a device failure has ended may take to reach their clients.
 const ENDINGS_WITHIN: Duration = Duration::from_secs(1);
-/// Memory for request bodies while they arrive, at least, and in longest bodies.
+/// Memory for request bodies while they arrive: the minimum, and as a number of maximum-size bodies.
 const BODIES: usize = 16 << 20;
 const LONGEST_BODIES: usize = 2;
 
@@ -83,7 +83,7 @@ pub struct Running {
     pub control: Arc<Control>,
     stable: PathBuf,
     take_up: TakeUp,
-    /// The version under which the process before died; it is not loaded by itself.
+    /// The version that killed the previous process; it is not loaded automatically.
     refused: Option<PathBuf>,
     lifecycle: Lifecycle,
     server: JoinHandle<()>,
@@ -91,7 +91,7 @@ pub struct Running {
 }
 
 impl Running {
-    /// Binds and serves; loads nothing yet.
+    /// Binds and serves; loads no model yet.
     pub async fn start(config: &Config) -> Result<Running, CliError> {
         let listeners = Listeners::bind(config).await?;
         let (addr, operators) = (listeners.addr, listeners.operators);
@@ -140,8 +140,8 @@ impl Running {
         Ok(running)
     }
 
-    /// Loads stable, goes on with the rollout that a restart interrupted, or else loads the canary if the
-    /// configuration names one. Stable serves on if the canary cannot be loaded.
+    /// Loads stable. Then continues the rollout that a restart interrupted, or otherwise loads the configured
+    /// canary, if any. If the canary cannot be loaded, stable still serves.
     pub async fn load(&mut self, config: &Config) -> Result<(), CliError> {
         if self.stable != config.stable {
             let (stable, configured) = (self.stable.display(), config.stable.display());
@@ -164,13 +164,13 @@ impl Running {
         Ok(())
     }
 
-    /// Serves stable alone: a rollout that the last process left unfinished is let go.
+    /// Serves stable alone: abandons a rollout that the last process left unfinished.
     pub fn forgo_canary(&mut self) {
         self.take_up.forgo("the server was started without a canary (--no-canary)");
     }
 
-    /// Loads, says so, and serves until told to stop or until that is no longer possible. An error means that
-    /// it could not begin.
+    /// Loads the models, prints the addresses, and serves until told to stop or until that is no longer
+    /// possible. An error means that the server could not start.
     pub async fn run(self, config: &Config) -> Result<Ended, CliError> {
         let signals = Signals::listen().map_err(CliError::from_text)?;
         self.run_until(signals, config).await
@@ -183,7 +183,7 @@ impl Running {
             told = signals.next() => {
                 let ended = control.clone();
                 signals.end_at_next(move || ended.end_in_order());
-                // Somebody at a terminal is no balancer.
+                // With SIGINT from a terminal, there is no load balancer to wait for.
                 let lame_duck = if told == Told::Terminate { config.sockets.lame_duck } else { Duration::ZERO };
                 self.wind_down(lame_duck, config.deployments.drain).await;
                 return Ok(Ended::Told);
@@ -206,10 +206,11 @@ impl Running {
         Ok(Ended::ByItself)
     }
 
-    /// The end in its order: readiness fails while requests are still taken, so that balancers look elsewhere; then
-    /// nothing new is taken and running requests may finish; then those are cut off.
+    /// The shutdown in order. First readiness fails while requests are still accepted, so that load balancers
+    /// choose other servers. Then no new requests are accepted and running ones may finish. Then the rest is
+    /// cut off.
     async fn wind_down(self, lame_duck: Duration, drain: Duration) {
-        // Nobody is sent to a server that was not ready.
+        // A server that was not ready gets no traffic from a load balancer.
         if !lame_duck.is_zero() && self.control.ready().is_ok() {
             tracing::info!(
                 "stopping; no longer ready, requests are taken for another {lame_duck:?}"
@@ -221,7 +222,7 @@ impl Running {
         self.stop(drain).await;
     }
 
-    /// Accepts nothing more, waits for running requests and alerts within bounds, and cuts off what is left.
+    /// Accepts nothing more, waits for running requests and alerts within limits, and cuts off the rest.
     pub async fn stop(mut self, drain: Duration) {
         self.lifecycle.enter(Phase::Draining);
         if tokio::time::timeout(drain, &mut self.server).await.is_err() {
@@ -237,8 +238,8 @@ impl Running {
         }
     }
 
-    /// The end when the device has failed: people are told and replies end with their error, both within
-    /// bounds. Waits for nothing that the device would have to do.
+    /// The exit after a device failure: alerts are sent and replies end with an error, both within limits. It
+    /// never waits for the device.
     async fn give_up(self) {
         self.control.flush_alerts(ALERTS_WITHIN).await;
         self.lifecycle.enter(Phase::Draining);
@@ -246,7 +247,7 @@ impl Running {
     }
 }
 
-/// What has to be done now and then.
+/// Periodic tasks.
 async fn upkeep(recorder: PrometheusHandle) {
     loop {
         tokio::time::sleep(UPKEEP).await;
@@ -255,25 +256,26 @@ async fn upkeep(recorder: PrometheusHandle) {
     }
 }
 
-/// Gives back what large bodies took, which the allocator would keep.
+/// Returns the memory of large bodies to the system, which the allocator would keep.
 async fn trim_after_large(intake: Intake) {
     loop {
         tokio::time::sleep(TRIM).await;
         if intake.had_large() {
-            // It takes a while and waits for allocations elsewhere.
+            // It takes a while and blocks allocations on other threads.
             let _ = tokio::task::spawn_blocking(arena::trim_heap).await;
         }
     }
 }
 
-/// Opens the device that was asked for. It may take seconds to prove itself.
+/// Opens the requested device. Its self-check may take seconds.
 async fn open_device(choice: &DeviceChoice) -> Result<Device, CliError> {
     let choice = choice.clone();
     let opened = tokio::task::spawn_blocking(move || choice.open()).await;
     opened.map_err(CliError::from_text)?.map_err(CliError::from_text)
 }
 
-/// Opens the ledger, if decisions are to be kept; and how the process before ended, if not in order.
+/// Opens the ledger, if configured; also returns how the previous process ended, if it was not an orderly
+/// shutdown.
 fn open_ledger(
     config: &Config,
     alerts: Alerts,
@@ -288,8 +290,8 @@ fn open_ledger(
     let configured = config.stable.display().to_string();
     let opened = Ledger::open(path, options, at, env!("CARGO_PKG_VERSION"), &configured);
     let (ledger, resume) = opened.map_err(CliError::from_text)?;
-    // Kills that never count would let a canary end one process after the other, so that they are to count as
-    // the server's own.
+    // If kills never count, a canary could kill one server after another; so the supervisor counts them as
+    // the server's own failures.
     let watched = !config.deployments.well_after.is_zero();
     let supervisor = watched.then(supervise::supervisor).flatten();
     let (life, last) = Life::begin(path, supervisor);
@@ -319,7 +321,7 @@ pub(super) async fn run(args: ServeArgs) -> Result<ExitCode, CliError> {
     config.device = args.device.unwrap_or(config.device);
     config.engine.load_format = args.load_format.unwrap_or(config.engine.load_format);
     config.engine.text.templates = super::templates_apart();
-    // From here on a signal waits for the server to be able to end in order.
+    // From here on, a signal waits until the server can shut down in an orderly way.
     let signals = Signals::listen().map_err(CliError::from_text)?;
     let mut running = Running::start(&config).await?;
     if args.no_canary {
@@ -333,7 +335,7 @@ pub(super) async fn run(args: ServeArgs) -> Result<ExitCode, CliError> {
     Ok(ExitCode::from(ended.code()))
 }
 
-/// Says where the server is and how to try it. Nobody may be reading, which is no reason to stop.
+/// Prints the server's address and how to try it. If nobody reads the output, the server runs anyway.
 fn greet(model: &str, addr: SocketAddr, operators: Option<SocketAddr>) {
     let mut out = std::io::stdout();
     let _ = writeln!(out, "serin serves {model} on http://{addr}");

@@ -1,8 +1,8 @@
-//! What the system tells a server: signals, and the limit on descriptors.
+//! The server's interface to the operating system: signals, and the limit on file descriptors.
 //!
-//! SIGTERM and SIGINT ask for an orderly end; the second of them, whichever, ends the process at once, with code 130.
-//! SIGHUP reads the config again. Of that, the log's filter can change while the server runs; what else has changed
-//! is named, and takes a restart.
+//! SIGTERM and SIGINT request a graceful shutdown; a second one of either ends the process at once, with code
+//! 130. SIGHUP rereads the config. Of the config, only the log filter can change while the server runs. Other
+//! changed keys are listed; they take effect after a restart.
 
 use super::logging;
 use crate::config::Config;
@@ -13,21 +13,21 @@ use std::path::{Path, PathBuf};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use toml::{Table, Value};
 
-/// The code of an end that did not wait for anything.
+/// Exit code of a shutdown that did not wait for anything.
 const CUT_SHORT: u8 = 130;
-/// What a running server can change.
+/// The key that can change in a running server.
 const CHANGEABLE: &str = "server.log";
 
-/// How the end was asked for.
+/// How the shutdown was requested.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Told {
     /// By a supervisor: SIGTERM.
     Terminate,
-    /// By somebody at a terminal: SIGINT.
+    /// By a user at a terminal: SIGINT.
     Interrupt,
 }
 
-/// The signals that ask for the end.
+/// The signals that request a shutdown.
 pub(super) struct Signals {
     terminate: Signal,
     interrupt: Signal,
@@ -46,7 +46,7 @@ impl Signals {
         }
     }
 
-    /// From now on a signal ends the process at once, after `last`, which must not wait.
+    /// From now on a signal ends the process at once, after `last`, which must not block.
     pub fn end_at_next(mut self, last: impl FnOnce() + Send + 'static) {
         tokio::spawn(async move {
             self.next().await;
@@ -56,7 +56,7 @@ impl Signals {
     }
 }
 
-/// Reads the config again whenever SIGHUP comes, which would otherwise end the process.
+/// Rereads the config on SIGHUP, which would otherwise end the process.
 pub(super) fn reread_on_hangup(path: Option<PathBuf>) -> io::Result<()> {
     let mut hangup = signal(SignalKind::hangup())?;
     let mut table = path.as_deref().and_then(|path| read(path).ok()).unwrap_or_default();
@@ -76,7 +76,7 @@ pub(super) fn reread_on_hangup(path: Option<PathBuf>) -> io::Result<()> {
     Ok(())
 }
 
-/// Takes over what can change and names what cannot; the file as it is now.
+/// Applies what can change and logs what cannot; returns the current file.
 fn reread(path: &Path, before: &Table) -> Result<Table, String> {
     let config = Config::read(path).map_err(|error| error.to_string())?;
     let now = read(path)?;
@@ -95,7 +95,7 @@ fn reread(path: &Path, before: &Table) -> Result<Table, String> {
     if !taken && fixed.is_empty() {
         tracing::info!("SIGHUP: nothing has changed");
     }
-    // What takes a restart differs from what is in force until there is one.
+    // Keys that need a restart keep their old values until then.
     let mut in_force = before.clone();
     take(&mut in_force, &now, CHANGEABLE);
     Ok(in_force)
@@ -118,7 +118,7 @@ fn take(into: &mut Table, from: &Table, key: &str) {
     };
 }
 
-/// Keys, as `table.key`, that are not the same in both.
+/// Keys, as `table.key`, that differ between the two.
 fn changes(before: &Table, now: &Table) -> Vec<String> {
     let keys = |table: &Table| flat(table).into_iter().map(|(key, _)| key).collect::<Vec<_>>();
     let (a, b) = (flat(before), flat(now));
@@ -142,7 +142,7 @@ fn flat(table: &Table) -> Vec<(String, Value)> {
     table.iter().flat_map(one).collect()
 }
 
-/// Raises the limit on open descriptors as far as this process may; what it is then.
+/// Raises the limit on open file descriptors as far as this process may; returns the new limit.
 pub(super) fn raise_descriptors() -> usize {
     let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
     let raised = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum });

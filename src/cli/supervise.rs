@@ -1,8 +1,8 @@
-//! `serin serve --supervise`: this program once more as a child, started again when it dies.
+//! `serin serve --supervise`: runs this program as a child process, and restarts it when it dies.
 //!
-//! For containers without a supervisor. The parent holds no model, no port and no ledger; it passes signals
-//! on and follows the rule in `restarts`. Why a process and not a thread: what a device's failure leaves
-//! behind is gone with the process only.
+//! For containers without a supervisor. The parent has no model, no port and no ledger; it forwards signals
+//! and follows the rule in `restarts`. It is a process and not a thread because only the end of a process
+//! clears up after a device failure.
 
 use super::CliError;
 use super::restarts::{End, Next, Restarts};
@@ -20,13 +20,13 @@ use std::time::{Duration, Instant};
 use tokio::process::{Child, Command};
 use tokio::signal::unix::{self, SignalKind, signal};
 
-/// What turns this on.
+/// The flag that turns this on.
 pub(super) const FLAG: &str = "--supervise";
-/// What the child gets in its place.
+/// The flag that the child gets instead.
 pub(super) const CHILD: &str = "--supervised";
 pub(super) const NO_CANARY: &str = "--no-canary";
 
-/// How often a child's line is read.
+/// How often the child's messages are read.
 const LISTEN_EVERY: Duration = Duration::from_secs(1);
 
 pub(super) async fn run() -> Result<ExitCode, CliError> {
@@ -64,7 +64,7 @@ pub(super) async fn run() -> Result<ExitCode, CliError> {
     }
 }
 
-/// Starts the child; its standard input is a line on which it says whether a canary is in force.
+/// Starts the child. Its standard input is a socket, on which it reports whether a canary is loaded.
 fn start(program: &Path, alone: bool) -> Result<(Child, Line), CliError> {
     let args = child_args(std::env::args_os().skip(1), alone);
     let (own, other) = UnixStream::pair().map_err(CliError::from_text)?;
@@ -77,7 +77,7 @@ fn start(program: &Path, alone: bool) -> Result<(Child, Line), CliError> {
     Ok((child, line))
 }
 
-/// The parent's arguments, for its child.
+/// The child's arguments, derived from the parent's.
 fn child_args(own: impl Iterator<Item = OsString>, alone: bool) -> Vec<OsString> {
     let mut args: Vec<OsString> = own.filter(|arg| arg != FLAG).collect();
     args.push(CHILD.into());
@@ -87,7 +87,7 @@ fn child_args(own: impl Iterator<Item = OsString>, alone: bool) -> Vec<OsString>
     args
 }
 
-/// Waits for the child's end and passes signals on; also whether it was told to stop.
+/// Waits for the child's end and forwards signals; also returns whether it was told to stop.
 async fn follow(
     child: &mut Child,
     told: &mut Told,
@@ -99,12 +99,12 @@ async fn follow(
             status = child.wait() => {
                 return Ok((end_of(status.map_err(CliError::from_text)?), stop));
             }
-            // Read now and then, so that it never fills.
+            // Read regularly, so that the socket never fills up.
             () = tokio::time::sleep(LISTEN_EVERY) => line.listen(),
             signal = told.next() => {
                 stop |= signal != Signal::HUP;
                 let pid = child.id().and_then(|id| Pid::from_raw(i32::try_from(id).ok()?));
-                // One that is already gone is noticed by `wait`.
+                // If the child is already gone, `wait` will notice.
                 let _ = pid.map(|pid| kill_process(pid, signal));
             }
         }
@@ -118,12 +118,12 @@ fn end_of(status: ExitStatus) -> End {
     }
 }
 
-/// What a child says of itself.
+/// What a child reports about itself.
 struct Line {
     own: UnixStream,
-    /// A canary is in force or being loaded.
+    /// A canary is loaded or being loaded.
     canary: bool,
-    /// One was dropped that had brought the server down.
+    /// The child dropped a canary that had killed the server.
     dropped: bool,
 }
 
@@ -133,7 +133,7 @@ impl Line {
         Ok(Line { own, canary: false, dropped: false })
     }
 
-    /// Takes in all that was said so far.
+    /// Reads everything that has been sent so far.
     fn listen(&mut self) {
         let mut said = [0; 64];
         while let Ok(n @ 1..) = self.own.read(&mut said) {
@@ -157,19 +157,20 @@ pub(super) fn tell_parent() {
     SUPERVISED.store(true, Ordering::Relaxed);
 }
 
-/// For the child: the line to its supervisor. Standard input, since that is the one handle that a child is given
+/// For the child: the socket to its supervisor. It is standard input, the one handle that a child is given
 /// and a server does not use.
 pub(super) fn supervisor() -> Option<UnixStream> {
     if !SUPERVISED.load(Ordering::Relaxed) {
         return None;
     }
     let line = UnixStream::from(std::io::stdin().as_fd().try_clone_to_owned().ok()?);
-    // Waiting for a supervisor that does not listen would stop the server. What is no socket is nobody's line.
+    // Blocking on a supervisor that does not read would stop the server. If it is not a socket, it is not
+    // from a supervisor.
     let is_line = line.local_addr().is_ok() && line.set_nonblocking(true).is_ok();
     is_line.then_some(line)
 }
 
-/// The signals that are for the server.
+/// The signals to forward to the server.
 struct Told {
     terminate: unix::Signal,
     interrupt: unix::Signal,
@@ -196,8 +197,8 @@ impl Told {
     }
 }
 
-/// For the child: it is told to stop when its parent dies, whatever of. It would otherwise serve on,
-/// unwatched, and hold the port.
+/// For the child: it gets SIGTERM when its parent dies for any reason. Otherwise it would keep serving
+/// unsupervised, and hold the port.
 pub(super) fn end_with_parent() {
     if let Err(error) = set_parent_process_death_signal(Some(Signal::TERM)) {
         tracing::warn!(%error, "this server will outlive its supervisor");

@@ -1,13 +1,15 @@
-//! A lane's KV blocks, with every block accounted for: lent, idle or free.
+//! A lane's KV blocks. Each block is referenced, cached or free.
 //!
-//! A block is *lent* while sequences hold it, and several may hold one: full blocks are shared, and nobody
-//! writes to a full block. It is *idle* when nobody holds it but the prefix in it is still known, and *free*
-//! otherwise. Idle blocks count as free: when no other is left, the one that was idle for longest is
-//! evicted. A table is given back from its end, and whoever holds a block holds those before it too, so a
-//! prefix loses its tail first and never a block from its middle.
+//! A block is *referenced* while it is in the table of at least one sequence. Several sequences may share a
+//! full block, and nobody writes to a full block. A block is *cached* (evictable) when no sequence references
+//! it but its prefix can still be found, and *free* otherwise. Cached blocks count as available: when no free
+//! block is left, the least recently used one is evicted. A table is released from its end, and a sequence
+//! that references a block also references all blocks before it. So a prefix is evicted from its end, never
+//! from its middle.
 //!
-//! Knows numbers, not memory, and no sequence. Giving back a block that was not lent is a bug and asserted
-//! in debug builds; the count of lent blocks is what leak tests look at.
+//! It knows block numbers, but not memory or sequences. Releasing a block that is not referenced is a bug,
+//! and is asserted in debug builds. Leak tests check the number of referenced blocks. In the code, referenced
+//! blocks are `lent` and cached ones are `idle`.
 
 mod lru;
 mod prefix;
@@ -16,17 +18,17 @@ use lru::Lru;
 pub use prefix::{Chain, Origin, Prefix};
 use prefix::{Parent, PrefixIndex};
 
-/// Hands out block numbers `0..total`.
+/// Allocates block numbers `0..total`.
 #[derive(Debug)]
 pub struct BlockPool {
     /// Tokens per block.
     block_size: usize,
-    /// Whether prefixes are kept at all.
+    /// Whether prefixes are cached.
     caching: bool,
     free: Vec<u32>,
-    /// Tables that each block is in.
+    /// For each block, the number of tables that contain it.
     holders: Vec<u32>,
-    /// Blocks in no table whose prefix is known.
+    /// Cached blocks that no table contains.
     idle: Lru,
     index: PrefixIndex,
     evictions: u64,
@@ -59,28 +61,28 @@ impl BlockPool {
         self.holders.len()
     }
 
-    /// Blocks that can be lent now, idle ones included.
+    /// Blocks that can be allocated now, including cached ones.
     pub fn free(&self) -> usize {
         self.free.len() + self.idle.len()
     }
 
-    /// Blocks lent to sequences.
+    /// Blocks that are referenced by sequences.
     pub fn used(&self) -> usize {
         self.total() - self.free()
     }
 
-    /// Blocks whose prefix can be found, lent or idle.
+    /// Blocks whose prefix can be found, referenced or not.
     pub fn cached(&self) -> usize {
         self.index.len()
     }
 
-    /// Blocks whose prefix had to give way to something new.
+    /// Number of cached blocks that were evicted.
     pub fn evictions(&self) -> u64 {
         self.evictions
     }
 
-    /// Fills an empty table with `blocks` blocks, those that hold `prefix` first. Returns how many these
-    /// are; `None`, and the table as it was, if there are too few blocks.
+    /// Fills an empty table with `blocks` blocks, beginning with those that hold `prefix`. Returns the number
+    /// of cached blocks used. If there are too few blocks, returns `None` and leaves the table empty.
     pub fn acquire(
         &mut self,
         table: &mut Vec<u32>,
@@ -103,7 +105,7 @@ impl BlockPool {
         Some(hits)
     }
 
-    /// Extends `table` to `blocks` entries, or leaves it as it was and returns false.
+    /// Extends `table` to `blocks` entries, or returns false and leaves it unchanged.
     pub fn grow(&mut self, table: &mut Vec<u32>, blocks: usize) -> bool {
         let needed = blocks.saturating_sub(table.len());
         if needed > self.free() {
@@ -117,9 +119,9 @@ impl BlockPool {
         true
     }
 
-    /// Makes the full block at `table[at]` known by its prefix. If that prefix is in another block already,
-    /// the table gets that one instead: one copy is enough. Nothing happens if the block before it is not
-    /// known, since nobody could find the way to it.
+    /// Registers the full block at `table[at]` under its prefix. If another block already holds that prefix,
+    /// the table gets that block instead, since one copy is enough. Does nothing if the previous block is not
+    /// registered, because then no lookup could reach this one.
     pub fn register(&mut self, table: &mut [u32], at: usize, prefix: &Prefix<'_>) {
         let parent = match at.checked_sub(1) {
             None => Parent::Origin(prefix.origin),
@@ -149,13 +151,13 @@ impl BlockPool {
         }
     }
 
-    /// Makes a table's blocks unknown: what they hold must not be used again. Those who share them keep
-    /// them.
+    /// Removes a table's blocks from the prefix cache: their contents must not be reused. Sequences that
+    /// share them keep them.
     pub fn forget(&mut self, table: &[u32]) {
         table.iter().for_each(|block| self.index.remove(*block));
     }
 
-    /// Takes all of a table's blocks back, the last first.
+    /// Releases all blocks of a table, the last one first.
     pub fn release(&mut self, table: &mut Vec<u32>) {
         for block in table.drain(..).rev() {
             self.give_back(block);
@@ -183,7 +185,7 @@ impl BlockPool {
         }
     }
 
-    /// The block that has been idle for longest, with its prefix forgotten.
+    /// Evicts the least recently used cached block.
     fn evict(&mut self) -> Option<u32> {
         let block = self.idle.pop()?;
         self.index.remove(block);
@@ -191,7 +193,7 @@ impl BlockPool {
         Some(block)
     }
 
-    /// A block's prefix is known no more: an idle one is free from now on.
+    /// Removes a block from the prefix cache. If no table contains it, it becomes free.
     fn unknown(&mut self, block: u32) {
         if self.holders[block as usize] == 0 {
             self.idle.remove(block);

@@ -1,8 +1,9 @@
-//! Measures what steps of a model cost, before it serves anybody: a few decodes of 1 to 64 sequences, short and long
-//! ones, and a few prompts. The blocks that it writes to are nobody's yet.
+//! Measures the cost of a model's steps before it serves: some decodes of 1 to 64 sequences, with short and
+//! long contexts, and some prompts. No sequence uses the KV blocks yet.
 //!
-//! Bounded: it ends within its budget, a slow model is measured at fewer sizes, and the smaller ones come first. Knows
-//! how steps are laid out and neither models nor clocks; what comes of the times is [`super::work`]'s.
+//! The time is bounded: measuring ends within its budget, a slow model is measured at fewer sizes, and
+//! smaller sizes come first. It knows how steps are laid out, but not models or clocks. [`super::work`]
+//! evaluates the times.
 
 use super::runner::Capacity;
 use super::scheduler::SchedulerConfig;
@@ -15,17 +16,17 @@ use std::time::Duration;
 /// Tokens of a short prompt, and of a long one.
 const SHORT: usize = 8;
 const LONG: usize = 128;
-/// Sequences with long prompts.
+/// Number of sequences with long prompts.
 const FAR: usize = 2;
-/// Most sequences; costs of more are on the line through the last two.
+/// The most sequences measured; costs of more are on the line through the last two points.
 const MOST: usize = 64;
 /// How often each decode is timed.
 const REPEATS: usize = 4;
-/// No size beyond one whose step took so long.
+/// No larger size is measured after a step that took this long.
 const SLOW: Duration = Duration::from_millis(250);
 
-/// Measures within about `budget`. `step` runs a batch and says how long that took; `None` ends it all, and what was
-/// measured until then counts.
+/// Measures for about `budget`. `step` runs a batch and returns its duration; `None` stops the measurement,
+/// and the results so far are used.
 pub(super) fn measure(
     capacity: &Capacity,
     config: &SchedulerConfig,
@@ -46,7 +47,7 @@ struct Run<'a, F> {
 }
 
 impl<F: FnMut(&Batch, &[Draw<'_>]) -> Option<Duration>> Run<'_, F> {
-    /// Until everything is measured, or something ends it.
+    /// Measures everything, or until something stops it.
     fn all(&mut self) -> Option<()> {
         self.decode(1, SHORT)?;
         self.decode(2, SHORT)?;
@@ -63,7 +64,7 @@ impl<F: FnMut(&Batch, &[Draw<'_>]) -> Option<Duration>> Run<'_, F> {
         Some(())
     }
 
-    /// Prompts of so many sequences, one after the other, and their next token a few times.
+    /// Prompts of `rows` sequences, one after the other, and then their next token several times.
     fn decode(&mut self, rows: usize, prompt: usize) -> Option<()> {
         let longest = self.capacity.longest().min(self.config.max_batch_tokens);
         let fits = rows * self.blocks_of(prompt) <= self.capacity.blocks && prompt < longest;
@@ -79,8 +80,8 @@ impl<F: FnMut(&Batch, &[Draw<'_>]) -> Option<Duration>> Run<'_, F> {
         Some(())
     }
 
-    /// A prompt beside the next token of so many others, which have theirs from [`Run::decode`], a few times. Nothing
-    /// is measured where there is no room for one more.
+    /// A prompt together with the next token of `rows` other sequences, whose prompts [`Run::decode`] has
+    /// computed; several times. Not measured if there is no room for one more sequence.
     fn mixed(&mut self, rows: usize, prompt: usize) -> Option<()> {
         let room = (rows + 1) * self.blocks_of(prompt) <= self.capacity.blocks
             && rows + prompt <= self.config.max_batch_tokens
@@ -94,7 +95,7 @@ impl<F: FnMut(&Batch, &[Draw<'_>]) -> Option<Duration>> Run<'_, F> {
     }
 
     fn time(&mut self, batch: &Batch) -> Option<()> {
-        // As most requests ask for: a draw costs more than the largest of the logits.
+        // As most requests sample: drawing costs more than taking the largest logit.
         let params = SamplingParams { temperature: 1.0, ..SamplingParams::default() };
         let tokens = vec![0; batch.rows.first()?.total];
         let draw = Draw { params: &params, tokens: &tokens, prompt_len: tokens.len() };
@@ -106,14 +107,15 @@ impl<F: FnMut(&Batch, &[Draw<'_>]) -> Option<Duration>> Run<'_, F> {
         (took < SLOW).then_some(())
     }
 
-    /// The tokens at `span` of each of these sequences, whose prompts are `prompt` tokens long.
+    /// The tokens in `span` of each of these sequences, whose prompts are `prompt` tokens long.
     fn batch(&self, rows: Range<usize>, prompt: usize, span: Range<usize>) -> Batch {
         let mut batch = Batch::default();
         rows.for_each(|row| self.add(&mut batch, row, prompt, span.clone()));
         batch
     }
 
-    /// One more row: a sequence has blocks of its own, the same in every batch of a prompt's length.
+    /// Adds a row. Each sequence has its own blocks, which are the same in every batch with this prompt
+    /// length.
     fn add(&self, batch: &mut Batch, row: usize, prompt: usize, span: Range<usize>) {
         let (own, size) = (self.blocks_of(prompt), self.capacity.block_size);
         let first = row * own;
@@ -124,7 +126,7 @@ impl<F: FnMut(&Batch, &[Draw<'_>]) -> Option<Duration>> Run<'_, F> {
             total: span.end,
             table: batch.tables.len(),
             table_len: own,
-            // A prompt's last step gives a token as well.
+            // A prompt's last step also yields a token.
             sample: true,
             scored: 0,
         });
@@ -136,7 +138,7 @@ impl<F: FnMut(&Batch, &[Draw<'_>]) -> Option<Duration>> Run<'_, F> {
         }
     }
 
-    /// Blocks of a prompt and the token after it.
+    /// Number of blocks for a prompt and the token after it.
     fn blocks_of(&self, prompt: usize) -> usize {
         (prompt + 1).div_ceil(self.capacity.block_size)
     }

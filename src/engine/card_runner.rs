@@ -1,9 +1,10 @@
-//! The runner over a decoder on a card: ids in, ids out; logits stay on the card.
+//! The runner for a decoder on a GPU: token ids in, token ids out; the logits stay on the GPU.
 //!
-//! What a row wants that the card does not do - scores of known tokens, log-probabilities, penalties on more
-//! tokens than it has room for - is done here on a copy of that row's logits alone. Steps in which every row
-//! decodes one token and wants nothing of that kind are replayed from recordings. A step's time is the card's own,
-//! from its first launch to its last: the host's would say how long it took to tell the card what to do.
+//! Some rows need results that the GPU kernels do not compute: scores of given tokens, log-probabilities, or
+//! penalties on more tokens than the device buffer holds. For such a row, only its logits are copied and the
+//! host does the rest. Steps in which every row decodes one token without such needs are replayed as CUDA
+//! graphs. The time of a step is measured on the GPU, from the first launch to the last. The host's time
+//! would only show how long launching took.
 
 use super::runner::{
     Capacity, Finished, Progress, Results, RunError, Runner, Sampled, Ticket, Wish, check, wishes,
@@ -75,7 +76,7 @@ fn failed(error: CardError) -> RunError {
 }
 
 impl CardRunner {
-    /// Launches all of a step that needs no answer from the card.
+    /// Launches the part of a step that needs no result from the GPU.
     fn begin(&mut self, batch: &Batch, draws: &[Draw<'_>]) -> Result<Progress, CardError> {
         self.decoder.enter()?;
         self.decoder.start_timer()?;
@@ -92,7 +93,8 @@ impl CardRunner {
         Ok(progress)
     }
 
-    /// Takes what the card has drawn, or serves what rows want in as many pieces as there is room for.
+    /// Reads the tokens that the GPU sampled, or processes the logits of all rows in pieces that fit the
+    /// buffer.
     fn end(
         &mut self,
         progress: Progress,
@@ -122,7 +124,7 @@ impl CardRunner {
         Ok(results.done)
     }
 
-    /// Whether each row has one token, and wants one that the card can draw.
+    /// Whether each row decodes one token, and the GPU can sample it.
     fn is_plain_decode(&self, batch: &Batch, wishes: &[Wish<'_>]) -> bool {
         let mut room = self.decoder.penalty_room();
         wishes.len() == batch.rows.len()
@@ -130,7 +132,7 @@ impl CardRunner {
             && wishes.iter().all(|wish| draws_on_card(wish, &mut room))
     }
 
-    /// Serves wishes from the rows of logits that the card holds.
+    /// Processes the rows of logits that are on the GPU.
     fn take(&mut self, wishes: Vec<Wish<'_>>, results: &mut Results) -> Result<(), CardError> {
         let mut copies = Vec::with_capacity(wishes.len());
         let (mut room, vocab) = (self.decoder.penalty_room(), self.decoder.config().vocab);
@@ -161,7 +163,8 @@ impl CardRunner {
         Ok(())
     }
 
-    /// What the card draws by, for each row; rows that are drawn here get what costs the card least.
+    /// The sampling parameters of each row for the GPU; rows that are sampled on the host get the cheapest
+    /// ones.
     fn tell(&mut self, wishes: &[Wish<'_>]) {
         self.params.clear();
         self.penalties.clear();
@@ -177,13 +180,13 @@ impl CardRunner {
     }
 }
 
-/// What the rows of a step want of their logits, in order.
+/// What the rows of a step need from their logits, in order.
 fn all_wishes<'a>(batch: &'a Batch, draws: &'a [Draw<'a>]) -> Vec<Wish<'a>> {
     let rows = batch.rows.iter().filter(|row| row.wanted() > 0).zip(draws);
     rows.flat_map(|(row, draw)| wishes(row, draw)).collect()
 }
 
-/// Whether the card draws this, given how many penalised tokens it still has room for.
+/// Whether the GPU can sample this row, given the room left for penalised tokens.
 fn draws_on_card(wish: &Wish<'_>, room: &mut usize) -> bool {
     let Wish::Sample(draw) = wish else { return false };
     // An upper bound: a token that occurs twice is listed once.
@@ -201,7 +204,7 @@ fn penalises(params: &SamplingParams) -> bool {
         || params.presence_penalty != 0.0
 }
 
-/// A draw as the card takes it; its penalised tokens are added to the list.
+/// Sampling parameters as the GPU kernel reads them; the penalised tokens are appended to the list.
 fn row_params(draw: &Draw<'_>, penalties: &mut Vec<PenaltyEntry>) -> RowParams {
     let params = draw.params;
     let first = penalties.len();

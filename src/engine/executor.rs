@@ -1,7 +1,7 @@
-//! The one thread that owns the device: messages in, one step per lane in turn, events out.
+//! The only thread that uses the device: commands in, one step per lane in turn, events out.
 //!
-//! Commands are taken between steps only, so a lane can be added or dropped without a lock. The thread
-//! sleeps when no lane has work. The engine's clock is read here and in no other file of this room.
+//! Commands are handled only between steps, so a lane can be added or dropped without a lock. The thread
+//! sleeps when no lane has work. This is the only file of the engine that reads a clock.
 
 use super::UnloadReport;
 use super::lane::{Draining, Lane, LaneId, LaneStats, StepFault};
@@ -16,17 +16,17 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, TryRecvError};
 use std::time::{Duration, Instant};
 use tokio::sync::{mpsc::UnboundedSender, oneshot};
 
-/// What went wrong beyond one request.
+/// A fault that concerns more than one request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum EngineFault {
     /// A step of this lane panicked.
     Lane { lane: LaneId, what: String },
-    /// The device has failed: nothing that is on it runs again, and every lane is given up. `lane`: in whose
-    /// step it showed, if it was in a step.
+    /// The device has failed: nothing on it can run again, and all lanes are abandoned. `lane`: the lane in
+    /// whose step the failure appeared, if it was in a step.
     Device { lane: Option<LaneId>, what: String },
 }
 
-/// What the executor can be asked.
+/// The executor's commands.
 pub(super) enum Command {
     Install(Box<Install>),
     Submit {
@@ -38,22 +38,22 @@ pub(super) enum Command {
         grace: Duration,
         reply: oneshot::Sender<UnloadReport>,
     },
-    /// How many turns the lane gets for each of one whose share is 1.
+    /// Sets the lane's turns per turn of a lane with share 1.
     SetShare {
         lane: LaneId,
         share: f64,
     },
-    /// The costs of this lane's steps are those by which the sequences of all lanes are charged.
+    /// From now on, the sequences of all lanes are charged by the step costs of this lane.
     SetReference {
         lane: LaneId,
     },
-    /// The device was found to have failed outside of any step.
+    /// The device was found to have failed outside any step.
     LoseDevice {
         what: String,
     },
 }
 
-/// A model that a loader thread has made ready.
+/// A model that a loader thread has prepared.
 pub(super) struct Install {
     pub lane: LaneId,
     pub runner: Box<dyn Runner>,
@@ -63,17 +63,18 @@ pub(super) struct Install {
     pub reply: oneshot::Sender<Arc<LaneStats>>,
 }
 
-/// How often a draining lane's deadline is looked at while nothing else happens.
+/// How often a draining lane's deadline is checked while nothing else happens.
 const IDLE_TICK: Duration = Duration::from_millis(20);
 
-/// How long a model may be measured before it serves: alone, and beside one that serves already.
+/// How long a model may be measured before it serves: alone, and next to a model that already serves.
 const MEASURE: Duration = Duration::from_secs(1);
 const MEASURE_BESIDE: Duration = Duration::from_millis(100);
 
-/// Least turns from one match to the next. Steps of fewer sequences than there are cost something.
+/// Minimum number of turns from one matched step to the next. Steps with fewer sequences than are available
+/// cost throughput.
 const MATCH_EVERY: usize = 8;
 
-/// Matches shorter than this are of models that caches hold a good part of.
+/// If matched steps are shorter than this, a good part of the model fits in the CPU caches.
 const CACHES_MATTER: Duration = Duration::from_millis(20);
 
 pub(super) struct Executor {
@@ -82,15 +83,16 @@ pub(super) struct Executor {
     lanes: Vec<Lane>,
     /// Index of the lane that had the last turn.
     last: usize,
-    /// By what sequences are charged for steps, and whose it was at first.
+    /// The cost model by which sequences are charged; at first, that of the first model.
     costs: Option<CostModel>,
     reference: Option<LaneId>,
-    /// Turns since steps were last matched, and how often they have been.
+    /// Turns since the last matched step, and the number of matched steps.
     unmatched: usize,
     matches: usize,
-    /// What the last match took.
+    /// How long the last matched step took.
     match_took: Duration,
-    /// The device has failed. From then on nothing is run and nothing is freed: both could wait for ever.
+    /// The device has failed. From then on nothing is run and nothing is freed, because both could block for
+    /// ever.
     lost: bool,
 }
 
@@ -110,7 +112,7 @@ impl Executor {
         }
     }
 
-    /// Runs until every handle is gone.
+    /// Runs until every handle has been dropped.
     pub fn run(mut self) {
         while self.take_commands() {
             self.step_next();
@@ -125,8 +127,9 @@ impl Executor {
         }
     }
 
-    /// Gives the next lane with work one step. Commands are taken before every step, not once a round:
-    /// otherwise a request would wait the longer the later its lane comes, and the canary's comes last.
+    /// Runs one step of the next lane with work. Commands are handled before every step and not once per
+    /// round. Otherwise a request would wait longer the later its lane comes, and the canary's lane comes
+    /// last.
     fn step_next(&mut self) {
         if self.match_steps() {
             return;
@@ -140,10 +143,11 @@ impl Executor {
         self.take_turn(index, |lane, costs| lane.step(busy > 1, costs, Instant::now));
     }
 
-    /// Once in a while, two models that both decode run steps of as many sequences each in strict turn: times that can
-    /// be compared whatever else the two are doing. Compared as they come, steps of one model are larger, follow each
-    /// other, or find caches warm, as its share of the traffic has it. Where steps are short, a first round
-    /// brings both into the same state: each has had a small step, and then the other one had.
+    /// From time to time, two models that both decode alternate strictly and run steps with the same number
+    /// of sequences. Such times can be compared whatever else the two models do. Ordinary steps cannot:
+    /// depending on its share of the traffic, a model runs larger steps, several steps in a row, or steps
+    /// with warm caches. Where steps are short, a first round brings both models into the same state: each
+    /// has run a small step, followed by one of the other model.
     fn match_steps(&mut self) -> bool {
         let busy = self.lanes.iter().enumerate().filter(|(_, lane)| !lane.is_idle());
         let mut pair: Vec<usize> = busy.map(|(index, _)| index).collect();
@@ -168,12 +172,12 @@ impl Executor {
         true
     }
 
-    /// Sequences that every one of these lanes has for a matched step.
+    /// The number of sequences that each of these lanes can contribute to a matched step.
     fn matchable(&self, pair: &[usize]) -> usize {
         pair.iter().map(|index| self.lanes[*index].matchable()).min().unwrap_or(0)
     }
 
-    /// A step of each of these lanes, of as many sequences.
+    /// Runs a step of each of these lanes with the same number of sequences.
     fn steps_of_each(&mut self, pair: &[usize], matched: bool) {
         let rows = self.matchable(pair);
         for index in pair.iter().filter(|_| rows > 0) {
@@ -181,7 +185,7 @@ impl Executor {
         }
     }
 
-    /// One turn of a lane, and what goes wrong with it.
+    /// One turn of a lane, and the handling of its faults.
     fn take_turn(
         &mut self,
         index: usize,
@@ -202,7 +206,7 @@ impl Executor {
         }
     }
 
-    /// Gives every lane up, and whoever waits for one to be unloaded.
+    /// Abandons every lane, and releases the callers that wait for an unload.
     fn lose_device(&mut self, lane: Option<LaneId>, what: String) {
         if std::mem::replace(&mut self.lost, true) {
             return;
@@ -215,7 +219,8 @@ impl Executor {
         }
     }
 
-    /// Takes all waiting commands; sleeps first if there is no work. False when every handle is gone.
+    /// Handles all waiting commands; sleeps first if there is no work. Returns false when every handle has
+    /// been dropped.
     fn take_commands(&mut self) -> bool {
         if self.lanes.iter().all(Lane::is_idle) {
             let tick = self.lanes.iter().any(|l| l.draining.is_some()).then_some(IDLE_TICK);
@@ -257,7 +262,7 @@ impl Executor {
             Command::SetReference { lane } => {
                 self.reference = Some(lane);
                 let costs = self.lanes.iter().find(|l| l.id == lane).and_then(|l| l.costs.clone());
-                // Better another model's than none: versions of one model are much alike.
+                // Another model's costs are better than none: versions of one model are much alike.
                 self.costs = costs.or(self.costs.take());
             }
             Command::Unload { lane, grace, reply } => {
@@ -272,12 +277,13 @@ impl Executor {
     fn install(&mut self, install: Install) {
         let Install { lane, runner, config, arena, resident_at_load, reply } = install;
         let mut lane = Lane::new(lane, runner, config, arena, resident_at_load);
-        // Nobody has to wait for it: a model that serves is measured around for a moment only, or not at all.
+        // If no lane has work, nobody waits. Next to a model that is serving, the new model is measured only
+        // briefly or not at all.
         if self.lanes.iter().all(Lane::is_idle) {
             let alone = self.lanes.is_empty();
             lane.measure(if alone { MEASURE } else { MEASURE_BESIDE }, Instant::now);
         }
-        // The caller may have given up while the model was loading; then nobody could ever unload it.
+        // The caller may have given up while the model was loading. Then nothing could ever unload it.
         if reply.send(lane.stats.clone()).is_ok() {
             self.lanes.push(lane);
         } else {

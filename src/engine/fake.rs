@@ -1,7 +1,7 @@
-//! A scripted runner: the whole server, router and rollout can be tested with it, fast and exactly.
+//! A scripted runner, with which the whole server, router and rollout can be tested quickly and exactly.
 //!
-//! Generates the tokens it is told to, takes the time it is told to, and fails where it is told to. Sees
-//! the same batches as a real runner, holds no weights.
+//! It generates the scripted tokens, takes the scripted time, and fails where the script says so. It gets the
+//! same batches as a real runner, but holds no weights.
 
 use super::runner::{Capacity, RunError, Runner, Sampled, Ticket};
 use crate::device::{Batch, Row};
@@ -12,20 +12,20 @@ use std::time::Duration;
 #[derive(Debug, Clone)]
 pub struct FakeScript {
     pub capacity: Capacity,
-    /// Reply tokens, in order; `eos` follows the last.
+    /// Reply tokens, in order, followed by `eos`.
     pub reply: Vec<u32>,
     pub eos: u32,
     /// Time that each step takes.
     pub step_time: Duration,
-    /// A prompt that holds this id yields NaN logits.
+    /// A prompt with this id yields NaN logits.
     pub nan_on: Option<u32>,
-    /// A step with a prompt that holds this id fails as a whole.
+    /// A step with a prompt with this id fails as a whole.
     pub fail_on: Option<u32>,
-    /// A step with a prompt that holds this id panics.
+    /// A step with a prompt with this id panics.
     pub panic_on: Option<u32>,
-    /// A step with a prompt that holds this id aborts the process.
+    /// A step with a prompt with this id aborts the process.
     pub abort_on: Option<u32>,
-    /// A step with a prompt that holds this id finds the device gone.
+    /// In a step with a prompt with this id, the device fails.
     pub lose_device_on: Option<u32>,
     /// Share of sequences (by seed) whose logits are NaN from the first token on.
     pub nan_share: f64,
@@ -48,7 +48,7 @@ impl FakeScript {
         }
     }
 
-    /// Token `id` has the log-probability `-(id + 1) / 100`, wherever it stands.
+    /// Token `id` has the log-probability `-(id + 1) / 100` at every position.
     fn results(&self, row: &Row, draw: &Draw<'_>) -> Vec<Sampled> {
         let from = (row.context + 1 - row.wanted()).min(draw.tokens.len());
         let known = draw.tokens[from..].iter().take(row.scored);
@@ -74,10 +74,10 @@ fn logprob(id: u32) -> f32 {
     -(id as f32 + 1.0) / 100.0
 }
 
-/// Plays a [`FakeScript`].
+/// Runs a [`FakeScript`].
 pub struct FakeRunner {
     script: FakeScript,
-    /// Stands in for weights and KV cache, so that memory figures are not trivially zero.
+    /// Stands for weights and KV cache, so that memory figures are not trivially zero.
     _memory: Vec<u8>,
 }
 
@@ -93,7 +93,7 @@ impl Runner for FakeRunner {
         self.script.capacity
     }
 
-    /// A script is for the requests of its test.
+    /// Calibration steps would disturb the script.
     fn can_be_measured(&self) -> bool {
         false
     }
@@ -128,7 +128,7 @@ mod tests {
     use std::time::Instant;
     use tokio::sync::mpsc::unbounded_channel;
 
-    /// All events of a prompt of ten tokens, three at a time, with two of reply.
+    /// All events of a prompt of ten tokens, processed three at a time, with two reply tokens.
     async fn events(params: SamplingParams) -> Vec<SeqEvent> {
         let (engine, _faults) = EngineHandle::start().unwrap();
         let capacity =

@@ -1,7 +1,7 @@
-//! The engine's front door: start it, load models into it, submit sequences, unload.
+//! The engine's public interface: start it, load models, submit sequences, unload.
 //!
-//! Cheap to clone, usable from any thread. Loading runs on a thread of its own, so that the lanes already
-//! there go on; the finished model is handed to the executor between two steps.
+//! It is cheap to clone and can be used from any thread. Models are loaded on a separate thread, so that
+//! existing lanes keep running. The finished model is handed to the executor between two steps.
 
 use super::executor::{Command, EngineFault, Executor, Install};
 use super::lane::{LaneId, LaneStats, UnloadReport, panic_text};
@@ -17,7 +17,7 @@ use std::time::Duration;
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use tokio::sync::oneshot;
 
-/// Why the engine could not do as asked.
+/// Why the engine could not do what was requested.
 #[derive(Debug, thiserror::Error)]
 pub enum EngineError {
     #[error(transparent)]
@@ -47,7 +47,7 @@ pub struct Loaded {
 pub struct EngineHandle {
     commands: mpsc::Sender<Command>,
     next_lane: Arc<AtomicU64>,
-    /// Held by the executor's thread for as long as it lives.
+    /// Held by the executor thread while it runs.
     alive: Weak<()>,
 }
 
@@ -66,13 +66,13 @@ impl EngineHandle {
         Ok((EngineHandle { commands, next_lane, alive }, fault_inbox))
     }
 
-    /// Whether the executor runs.
+    /// Whether the executor is running.
     pub fn is_alive(&self) -> bool {
         self.alive.strong_count() > 0
     }
 
-    /// Runs `make` on a loader thread with its large allocations in a fresh arena, then installs the
-    /// runner as a new lane. A failure leaves nothing behind.
+    /// Runs `make` on a loader thread, with its large allocations in a new arena, then installs the runner as
+    /// a new lane. After a failure nothing is left behind.
     pub async fn load<F>(&self, config: SchedulerConfig, make: F) -> Result<Loaded, EngineError>
     where
         F: FnOnce() -> Result<Box<dyn Runner>, LoadError> + Send + 'static,
@@ -97,24 +97,24 @@ impl EngineHandle {
         Ok(Loaded { lane, capacity, stats })
     }
 
-    /// Queues sequences on a lane. What becomes of each comes back as its events, refusals included.
+    /// Queues sequences on a lane. Results, including refusals, arrive as events of each sequence.
     pub fn submit(&self, lane: LaneId, requests: Vec<SeqRequest>) -> Result<(), EngineError> {
         self.send(Command::Submit { lane, requests })
     }
 
-    /// Sets how many turns the lane gets for each of one whose share is 1, while both have work: 1 at first, and
+    /// Sets the lane's turns per turn of a lane with share 1, while both have work. It starts at 1 and is
     /// never less than a twentieth.
     pub fn set_share(&self, lane: LaneId, share: f64) -> Result<(), EngineError> {
         self.send(Command::SetShare { lane, share })
     }
 
-    /// Charges the sequences of all lanes by what this one's steps were measured to cost, so that what they are
-    /// charged can be compared between lanes.
+    /// Charges the sequences of all lanes by the measured step costs of this one, so that charges can be
+    /// compared between lanes.
     pub fn set_reference(&self, lane: LaneId) -> Result<(), EngineError> {
         self.send(Command::SetReference { lane })
     }
 
-    /// Admits nothing more, lets what runs finish for at most `grace`, drops the model and returns its
+    /// Admits no more sequences, lets running ones finish for at most `grace`, drops the model and frees its
     /// memory.
     pub async fn unload(&self, lane: LaneId, grace: Duration) -> Result<UnloadReport, EngineError> {
         let (reply, report) = oneshot::channel();
@@ -122,7 +122,8 @@ impl EngineHandle {
         report.await.map_err(|_| EngineError::NoLane)
     }
 
-    /// Says that the device has failed, for whoever learns of it outside of a step. Every lane is given up.
+    /// Reports that the device has failed; for callers that notice it outside a step. Every lane is
+    /// abandoned.
     pub fn lose_device(&self, what: String) -> Result<(), EngineError> {
         self.send(Command::LoseDevice { what })
     }

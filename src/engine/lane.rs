@@ -1,7 +1,7 @@
 //! A lane: one loaded model with its scheduler and its memory.
 //!
-//! Lives on the executor thread and is dropped there. Knows neither other lanes nor what its model is
-//! for. `LaneStats` are the figures that other threads may read while it runs.
+//! It lives on the executor thread and is dropped there. It does not know about other lanes or what its model
+//! is used for. Other threads may read its `LaneStats` while it runs.
 
 use super::calibration;
 use super::request::{Fault, Refusal, SeqEvent, SeqRequest};
@@ -16,22 +16,22 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-/// Names a lane for the life of the process; never reused.
+/// A lane's id, unique for the life of the process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct LaneId(pub u64);
 
-/// A lane's figures, written by the executor after each step.
+/// A lane's figures, updated by the executor after each step.
 #[derive(Debug, Default)]
 pub struct LaneStats {
     pub waiting: AtomicU64,
-    /// Sequences that may wait; 0 before the lane is there.
+    /// Maximum number of waiting sequences; 0 before the lane exists.
     pub waiting_most: AtomicU64,
     pub running: AtomicU64,
     pub blocks_used: AtomicU64,
     pub blocks_total: AtomicU64,
-    /// Blocks whose prefix can be found, whether lent at the moment or not.
+    /// Blocks whose prefix can be found, referenced or not.
     pub blocks_cached: AtomicU64,
-    /// Cached blocks that had to give way since the model was loaded.
+    /// Cached blocks evicted since the model was loaded.
     pub blocks_evicted: AtomicU64,
     /// Prompt tokens looked up in the prefix cache since the model was loaded, and those found.
     pub prefix_lookup_tokens: AtomicU64,
@@ -45,14 +45,14 @@ pub struct LaneStats {
     pub step_micros: AtomicU64,
     pub arena_used: AtomicU64,
     pub arena_reserved: AtomicU64,
-    /// In the model's pool on a card; 0 without one.
+    /// In the model's memory pool on a GPU; 0 without one.
     pub card_used: AtomicU64,
     pub card_reserved: AtomicU64,
-    /// The lane has been given up: it refuses everything.
+    /// The lane has been shut down after a fault, and refuses everything.
     pub failed: AtomicBool,
 }
 
-/// What an unload gave back. Bytes, unless said otherwise.
+/// The memory that an unload freed. In bytes, unless stated otherwise.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct UnloadReport {
     pub lane: LaneId,
@@ -60,17 +60,17 @@ pub struct UnloadReport {
     pub before: ArenaUsage,
     /// Left in the arena afterwards: zero, or a leak.
     pub after: ArenaUsage,
-    /// The same of its pool on a card, if it had one.
+    /// The same for its memory pool on a GPU, if it had one.
     pub card: Option<CardReport>,
     /// Resident set of the process: before this model was loaded, before it was unloaded, and after.
     pub resident_at_load: u64,
     pub resident_before: u64,
     pub resident_after: u64,
-    /// KV blocks still lent out when the lane was dropped: zero, or a leak.
+    /// KV blocks still referenced when the lane was dropped: zero, or a leak.
     pub blocks_leaked: usize,
-    /// Sequences that were cut off because they outlasted the grace period.
+    /// Sequences that were cut off because they exceeded the grace period.
     pub evicted: usize,
-    /// From the request to unload until the memory was back.
+    /// Time from the unload request until the memory was freed.
     pub took: Duration,
 }
 
@@ -82,31 +82,31 @@ pub(super) struct Lane {
     batch: Batch,
     arena: Arena,
     resident_at_load: u64,
-    /// Steps in a row that panicked.
+    /// Number of consecutive steps that panicked.
     panics: u32,
-    /// Given up: after too many panics in a row, or with the device. Such a lane runs nothing more.
+    /// Shut down, after too many consecutive panics or with the device. Such a lane runs nothing more.
     failed: bool,
     pace: Pace,
     pub place: Place,
-    /// What its steps cost, if that could be measured.
+    /// The measured cost of its steps, if it could be measured.
     pub costs: Option<CostModel>,
     pub draining: Option<Draining>,
 }
 
-/// How long a step may take while another lane waits for its turn: about as long as a reader notices.
+/// How long a step may take while another lane waits for its turn: about as long as a reader would notice.
 const SHARED_STEP: Duration = Duration::from_millis(30);
-/// Tokens that a shared step may have in any case, so that long prompts get on.
+/// Number of prefill tokens that such a step may always have, so that long prompts make progress.
 const LEAST_SHARED_TOKENS: usize = 32;
 
 /// How fast a lane computes tokens, from its own steps.
 #[derive(Debug, Default)]
 struct Pace {
-    /// Seconds per token of a step; 0 until one was seen.
+    /// Seconds per token of a step; 0 before the first step.
     per_token: f64,
 }
 
 impl Pace {
-    /// Takes in a step of so many tokens. Small steps say little of what more tokens would cost.
+    /// Records a step of `tokens` tokens. Small steps say little about the cost of more tokens.
     fn note(&mut self, tokens: usize, took: Duration) {
         if tokens < LEAST_SHARED_TOKENS {
             return;
@@ -116,7 +116,7 @@ impl Pace {
             if self.per_token == 0.0 { seen } else { 0.8 * self.per_token + 0.2 * seen };
     }
 
-    /// Tokens that fit into a shared step; the least until the pace is known.
+    /// Number of tokens that fit into a step while another lane waits; the minimum until the speed is known.
     fn shared_tokens(&self) -> usize {
         match self.per_token {
             0.0 => LEAST_SHARED_TOKENS,
@@ -125,15 +125,15 @@ impl Pace {
     }
 }
 
-/// What went wrong with a step beyond its sequences.
+/// A fault in a step that concerns more than its sequences.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum StepFault {
     Panic(String),
-    /// The lane has ended nothing yet: it is for the executor to give all lanes up.
+    /// The lane has not ended any sequence yet; the executor has to abandon all lanes.
     DeviceLost(String),
 }
 
-/// Panics in a row after which a lane is given up.
+/// Number of consecutive panics after which a lane is shut down.
 const PANICS_TO_FAIL: u32 = 3;
 
 pub(super) struct Draining {
@@ -143,7 +143,7 @@ pub(super) struct Draining {
 }
 
 impl LaneStats {
-    /// Share of the prompt tokens that the prefix cache had; `None` before the first lookup.
+    /// Share of the prompt tokens that were in the prefix cache; `None` before the first lookup.
     pub fn prefix_hit_rate(&self) -> Option<f64> {
         let [hit, lookup] = [&self.prefix_hit_tokens, &self.prefix_lookup_tokens]
             .map(|tokens| tokens.load(Ordering::Relaxed) as f64);
@@ -183,7 +183,7 @@ impl Lane {
         lane
     }
 
-    /// It took so long a turn.
+    /// Records the duration of a turn.
     pub fn note_turn(&self, took: Duration) {
         let micros = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
         self.stats.step_micros.fetch_add(micros, Ordering::Relaxed);
@@ -209,8 +209,9 @@ impl Lane {
         self.scheduler.is_idle()
     }
 
-    /// Measures what its steps cost, within `budget` of the device's time and of the host's, which may be much longer:
-    /// launching takes time as well. For before it has anything to do: blocks are written to.
+    /// Measures the cost of its steps, within `budget` of the device's time and of the host's. The host's
+    /// time may be much longer, because launching takes time as well. Must be called before the lane has
+    /// work, because it writes to KV blocks.
     pub fn measure(&mut self, budget: Duration, now: impl Fn() -> Instant) {
         if !self.runner.can_be_measured() {
             return;
@@ -227,8 +228,8 @@ impl Lane {
         });
     }
 
-    /// One step: schedule, run, post-process. `shared`: another lane has work in this round. `costs`: by which
-    /// sequences are charged.
+    /// One step: schedule, run, post-process. `shared`: another lane has work in this round. `costs`: the
+    /// cost model by which sequences are charged.
     pub fn step(
         &mut self,
         shared: bool,
@@ -245,7 +246,8 @@ impl Lane {
         self.run_scheduled(begun, false, costs, now)
     }
 
-    /// A step of so many decodes alone. `matched`: its time is to be compared with that of another lane's.
+    /// A step of exactly this number of decodes. `matched`: its time will be compared with that of another
+    /// lane.
     pub fn step_of(
         &mut self,
         rows: usize,
@@ -261,7 +263,7 @@ impl Lane {
         self.run_scheduled(begun, matched, costs, now)
     }
 
-    /// Sequences that could take part in a matched step: none of a lane that is on its way out.
+    /// Number of sequences that could take part in a matched step; none for a lane that is draining.
     pub fn matchable(&self) -> usize {
         if self.failed || self.draining.is_some() { 0 } else { self.scheduler.matchable() }
     }
@@ -303,7 +305,8 @@ impl Lane {
         panic
     }
 
-    /// Ends the sequences of a panicked step. The others go on, unless the model does nothing but panic.
+    /// Ends the sequences of a step that panicked. Other sequences continue, unless the model panics in every
+    /// step.
     fn fail_after_panic(&mut self, panic: &str, at: Instant) {
         let fault = Fault::Panic(panic.to_owned());
         self.panics += 1;
@@ -327,14 +330,14 @@ impl Lane {
         self.draining.as_ref().is_some_and(|d| self.failed || self.is_idle() || now >= d.deadline)
     }
 
-    /// Drops the model on this thread and gives its memory back.
+    /// Drops the model on this thread and frees its memory.
     pub fn unload(mut self, now: impl Fn() -> Instant) {
         let evicted = self.scheduler.waiting() + self.scheduler.running();
         self.scheduler.fail_all(&Fault::Unloaded, now());
         let before = self.arena.usage();
         let resident_before = memory::resident_bytes().unwrap_or(0);
         let blocks_leaked = self.scheduler.blocks().used();
-        // A model whose step panicked may panic again when dropped; stable must not care.
+        // A model whose step panicked may panic again when dropped; this must not affect stable.
         let runner = self.runner;
         let card = catch_unwind(AssertUnwindSafe(move || runner.unload())).unwrap_or_default();
         drop((self.batch, self.scheduler));
@@ -377,7 +380,7 @@ impl Lane {
         set(&stats.arena_used, usage.used as u64);
         set(&stats.arena_reserved, usage.reserved as u64);
         if self.failed {
-            // What has failed may not answer.
+            // A failed device may not answer.
             return;
         }
         let card = self.runner.card_usage().unwrap_or_default();
@@ -386,7 +389,7 @@ impl Lane {
     }
 }
 
-/// The device part of a step, waited for, with panics caught: outer error.
+/// The device part of a step, including the wait; panics are caught and become the outer error.
 fn run(
     runner: &mut dyn Runner,
     arena: &Arena,

@@ -1,13 +1,13 @@
-//! The engine: token ids in, token ids out, timed where they are made.
+//! The engine: token ids in, token ids out, timed where they are generated.
 //!
-//! One OS thread (`executor`) owns the device and every loaded model; each model is a *lane* with its own
-//! weights, KV blocks, scheduler and memory arena. The loop gives each lane with work one step in turn.
+//! One OS thread (`executor`) owns the device and every loaded model. Each model is a *lane* with its own
+//! weights, KV blocks, scheduler and memory arena. The loop runs one step of each lane with work in turn.
 //! Callers hold an [`EngineHandle`] and exchange messages; there is no lock around a model.
 //!
-//! Reading order: `request` (what goes in and comes out), `blocks`, `sequence`, `scheduler` (who runs next;
-//! touches no tensor), `runner` (the seam to tensors: enqueue a step, finish it), `lane`, `turns` (whose step is
-//! next), `work` and `calibration` (what a step's time says of one sequence in it), `executor`, `handle`.
-//! Knows no HTTP, no arms, no rollout and no text.
+//! Reading order: `request` (inputs and events), `blocks`, `sequence`, `scheduler` (which sequences run next;
+//! touches no tensor), `runner` (the interface to tensors: enqueue a step, finish it), `lane`, `turns` (which
+//! lane runs next), `work` and `calibration` (what a step's time says about one of its sequences),
+//! `executor`, `handle`. It does not know about HTTP, arms, the rollout or text.
 
 pub mod blocks;
 mod calibration;

@@ -1,7 +1,7 @@
-//! What a caller hands to the engine, and the events it gets back.
+//! The input of the engine, and the events it returns.
 //!
-//! Times are taken by the executor as it works, not by whoever receives the events: a slow reader does not
-//! make a model look slow.
+//! Times are measured by the executor, not by the receiver of the events, so a slow reader does not make a
+//! model look slow.
 
 use super::work::Work;
 use crate::model::{Logprobs, SamplingParams};
@@ -15,13 +15,13 @@ pub struct SeqRequest {
     pub tag: u32,
     pub prompt: Vec<u32>,
     pub params: SamplingParams,
-    /// Most tokens to generate, at least 1.
+    /// Maximum number of tokens to generate, at least 1.
     pub max_new_tokens: usize,
-    /// Ids that end the reply (they are reported as the reason, not as tokens).
+    /// Ids that end the reply. They are reported as the finish reason, not as tokens.
     pub stop_ids: Vec<u32>,
-    /// Computed prefixes are shared only between sequences of the same salt.
+    /// Cached prefixes are shared only between sequences with the same salt.
     pub cache_salt: u64,
-    /// Where events go: one per token, one before the first and one at the end.
+    /// Receives the events: one before the first token, one per token and one at the end.
     pub events: UnboundedSender<SeqEvent>,
     /// When the request reached the server; queue time counts from here.
     pub arrived: Instant,
@@ -30,8 +30,8 @@ pub struct SeqRequest {
 /// What happened to a sequence.
 #[derive(Debug, Clone, PartialEq)]
 pub enum SeqEvent {
-    /// The first token is about to come: how long the sequence queued, how long its prompt took, and how
-    /// much of it was cached.
+    /// The first token is about to be generated. Contains the queue time, the prefill time, and the number of
+    /// cached prompt tokens.
     Started {
         tag: u32,
         queued: Duration,
@@ -43,13 +43,13 @@ pub enum SeqEvent {
         tag: u32,
         id: u32,
         at: Instant,
-        /// What the sequence has cost the device so far, made comparable.
+        /// The device cost of the sequence so far, in comparable form.
         work: Work,
         /// If the request asked for them.
         logprobs: Option<Box<Logprobs>>,
     },
-    /// The log-probabilities of the last tokens of the prompt, as many as were asked for
-    /// (`SamplingParams::score_last`), each given all tokens before it. Comes before the first token.
+    /// The log-probabilities of the last tokens of the prompt, as many as requested
+    /// (`SamplingParams::score_last`), each given all tokens before it. Sent before the first token.
     Scored {
         tag: u32,
         logprobs: Vec<f32>,
@@ -75,11 +75,11 @@ pub enum SeqEvent {
 pub enum FinishReason {
     /// One of `stop_ids`.
     Stop,
-    /// `max_new_tokens`, or the longest sequence that the lane can hold.
+    /// `max_new_tokens`, or the longest sequence that fits in the lane.
     Length,
 }
 
-/// Why a sequence died. Each is the model's or the engine's doing, never the client's.
+/// Why a sequence failed. The cause is always the model or the engine, never the client.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Fault {
     #[error("the model produced NaN or infinite logits")]
@@ -90,7 +90,7 @@ pub enum Fault {
     Step(String),
     #[error("the engine panicked: {0}")]
     Panic(String),
-    /// The device cannot be used by this process any more.
+    /// This process can no longer use the device.
     #[error("the device has failed: {0}")]
     DeviceLost(String),
     /// The lane was unloaded before the sequence ended.
@@ -117,7 +117,7 @@ pub enum Refusal {
     EmptyPrompt,
 }
 
-/// Where a sequence's time went, as the executor saw it.
+/// The timings of a sequence, measured by the executor.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Timings {
     /// From arrival to the first step it took part in.
@@ -131,7 +131,7 @@ pub struct Timings {
     /// From arrival to the end.
     pub total: Duration,
     pub prompt_tokens: usize,
-    /// Prompt tokens whose keys and values were found in the cache at the first admission.
+    /// Prompt tokens whose keys and values were cached at the first admission.
     pub cached_tokens: usize,
     pub output_tokens: usize,
     /// Times the sequence lost its KV blocks and was recomputed.

@@ -1,22 +1,22 @@
-//! The seam between scheduling and tensors: a step is enqueued and finished; and the real implementation over
-//! the decoder on the CPU.
+//! The interface between scheduling and tensors: a step is enqueued and later finished. Also the
+//! implementation for the decoder on the CPU.
 //!
-//! The scripted counterpart for tests is in `fake`. A runner is driven from one thread only.
+//! `fake` has the scripted implementation for tests. A runner is used from one thread only.
 
 use crate::device::{Batch, CardReport, CardUsage, Row};
 use crate::model::{Decoder, Draw, Logprobs, logprobs, sampler};
 use std::time::Duration;
 
-/// What a runner can hold.
+/// The limits of a runner.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Capacity {
     pub blocks: usize,
     /// Tokens per block.
     pub block_size: usize,
     pub vocab: usize,
-    /// Longest sequence that the model was made for, in tokens.
+    /// The model's maximum sequence length, in tokens.
     pub max_len: usize,
-    /// A sequence that grows beyond so many tokens must be computed anew from its first
+    /// A sequence that grows beyond this length must be recomputed from its first token
     /// (`ModelConfig::rope_switch`).
     pub rope_switch: Option<usize>,
 }
@@ -33,12 +33,12 @@ impl Capacity {
 pub enum Sampled {
     Token {
         id: u32,
-        /// If the draw asked for them.
+        /// If the draw requested them.
         logprobs: Option<Box<Logprobs>>,
     },
-    /// Log-probabilities of the known tokens after the row's scored ones, in order.
+    /// Log-probabilities of the given tokens after the row's scored ones, in order.
     Scores(Vec<f32>),
-    /// In place of either.
+    /// Returned instead of either.
     NonFinite,
 }
 
@@ -49,58 +49,58 @@ impl Sampled {
     }
 }
 
-/// A step that failed as a whole. The lane goes on with other sequences.
+/// A step that failed as a whole. The lane continues with other sequences.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum RunError {
     #[error("out of memory")]
     OutOfMemory,
     #[error("{0}")]
     Step(String),
-    /// The device cannot be used by this process any more: nothing that is on it runs again.
+    /// This process can no longer use the device: nothing on it can run again.
     #[error("the device has failed: {0}")]
     DeviceLost(String),
 }
 
-/// A step that has been enqueued and not finished.
+/// A step that has been enqueued but not finished.
 #[derive(Debug)]
 pub struct Ticket(pub(super) Progress);
 
-/// How far a step is when [`Runner::enqueue`] returns.
+/// The state of a step when [`Runner::enqueue`] returns.
 #[derive(Debug)]
 pub(super) enum Progress {
-    /// Everything is computed.
+    /// Everything has been computed.
     Done(Vec<Sampled>),
-    /// The device computes everything, the draws of so many rows among it.
+    /// The device computes everything, including the sampling of this many rows.
     Draws(usize),
     /// The device computes up to the last layer.
     Layers,
 }
 
 impl Ticket {
-    /// Of a runner that has computed the step already.
+    /// For a runner that has already computed the step.
     pub fn done(results: Vec<Sampled>) -> Ticket {
         Ticket(Progress::Done(results))
     }
 }
 
-/// What a step gave.
+/// The result of a step.
 #[derive(Debug, PartialEq)]
 pub struct Finished {
     pub results: Vec<Sampled>,
-    /// The device's own time for the step, if it takes it; else whoever waited knows.
+    /// The time that the device measured for the step, if it does; otherwise the caller measures the wait.
     pub device_time: Option<Duration>,
 }
 
-/// Runs steps of one loaded model: one at a time, each finished before the next is enqueued.
+/// Runs the steps of one loaded model: one at a time, each finished before the next is enqueued.
 pub trait Runner: Send {
     fn capacity(&self) -> Capacity;
 
-    /// Begins to compute the batch; on a device with a queue of its own it returns long before that is done.
-    /// `draws` has one entry for each row that yields anything.
+    /// Begins to compute the batch. A device with its own queue returns long before the step is done. `draws`
+    /// has one entry for each row that yields a result.
     fn enqueue(&mut self, batch: &Batch, draws: &[Draw<'_>]) -> Result<Ticket, RunError>;
 
-    /// Waits for the step, which is given again as it was enqueued: whatever went wrong with it shows here at the
-    /// latest. In row order, a row with `scored` tokens yields one `Scores`, and a row with `sample` one `Token`
+    /// Waits for the step; the arguments are the same as for `enqueue`. Any error shows here at the latest.
+    /// In row order, a row with `scored` tokens yields one `Scores`, and a row with `sample` one `Token`
     /// (after its scores, if it has both).
     fn finish(
         &mut self,
@@ -114,23 +114,23 @@ pub trait Runner: Send {
         }
     }
 
-    /// Whether the times of its steps mean anything before there is traffic.
+    /// Whether its step times mean anything before there is traffic.
     fn can_be_measured(&self) -> bool {
         true
     }
 
-    /// What the model holds of a card's memory; `None` where it lives in the process's own.
+    /// The model's memory on a GPU; `None` if it is in host memory.
     fn card_usage(&self) -> Option<CardUsage> {
         None
     }
 
-    /// Drops the model, and says what that gave back to a card.
+    /// Drops the model, and reports the GPU memory that this freed.
     fn unload(self: Box<Self>) -> Option<CardReport> {
         None
     }
 }
 
-/// The real runner: a decoder, and sampling on its logits.
+/// The real runner on the CPU: a decoder, and sampling from its logits.
 pub struct ModelRunner {
     decoder: Decoder,
 }
@@ -171,13 +171,13 @@ impl Runner for ModelRunner {
     }
 }
 
-/// Rows of logits held at once: scoring a long text must not need them all in memory.
+/// Rows of logits held at once. Scoring a long text must not need all of them in memory.
 const HEAD_ROWS: usize = 64;
 
-/// What one row of logits is for.
+/// What one row of logits is used for.
 pub(super) enum Wish<'a> {
     Sample(&'a Draw<'a>),
-    /// The token that is known to follow; `last`: no more tokens of this row are scored.
+    /// The score of the given next token; `last`: no more tokens of this row are scored.
     Score {
         token: Option<u32>,
         last: bool,
@@ -193,11 +193,11 @@ pub(super) fn wishes<'a>(row: &Row, draw: &'a Draw<'a>) -> impl Iterator<Item = 
     (0..scored).map(score).chain(row.sample.then_some(Wish::Sample(draw)))
 }
 
-/// Results of a step as they come in, one row of logits at a time.
+/// Results of a step, collected one row of logits at a time.
 #[derive(Default)]
 pub(super) struct Results {
     pub done: Vec<Sampled>,
-    /// Of the row being scored; `None` once a score was no number.
+    /// Scores of the current row; `None` once a score was NaN.
     scores: Vec<Option<f32>>,
 }
 
@@ -220,7 +220,7 @@ impl Results {
     }
 }
 
-/// An index out of range would be a fault that no device survives; it is stopped here.
+/// An index out of range would be a fault that no device survives; it is caught here.
 pub(super) fn check(batch: &Batch, capacity: &Capacity) -> Result<(), RunError> {
     let slots = (capacity.blocks * capacity.block_size) as u32;
     let bad =

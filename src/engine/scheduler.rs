@@ -1,13 +1,15 @@
-//! Who runs in the next step: continuous batching with chunked prefill and preemption by recompute.
+//! Which sequences run in the next step: continuous batching with chunked prefill and preemption by
+//! recomputation.
 //!
-//! Every running decode is in every step; unfinished prefills and then admissions get what the token budget has
-//! left, less while another lane waits for its turn. A sequence is admitted when its whole prompt fits; when a
-//! decode needs a block and none is free, the youngest running sequence gives its blocks up and starts over from
-//! its tokens. Never touches a tensor, reads no clock.
+//! Every running decode is in every step. Unfinished prefills, and then new sequences, get the rest of the
+//! token budget, which is smaller while another lane waits for its turn. A sequence is admitted when its
+//! whole prompt fits. When a decode needs a block and none is free, the youngest running sequence releases
+//! its blocks and is later recomputed from its tokens. The scheduler never touches a tensor and reads no
+//! clock.
 //!
-//! What a sequence has in common with earlier ones is taken from the prefix cache when it is admitted. A
-//! block gets into that cache when a step that filled it has succeeded, and leaves it when a sequence that
-//! holds it ends in logits that are no numbers.
+//! On admission, a sequence reuses the cached blocks of its prefix. A block enters the prefix cache when the
+//! step that filled it has succeeded. It leaves the cache when a sequence that references it ends with NaN
+//! logits.
 //!
 //! (Orca, OSDI 2022; PagedAttention, arXiv:2309.06180; chunked prefill as in Sarathi, arXiv:2308.16369.)
 
@@ -21,16 +23,16 @@ use crate::model::Draw;
 use std::collections::VecDeque;
 use std::time::Instant;
 
-/// Bounds of one lane.
+/// Limits of one lane.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SchedulerConfig {
     /// Sequences in a step.
     pub max_running: usize,
-    /// Tokens in a step; at least `max_running`, so that every decode has its place.
+    /// Tokens in a step; at least `max_running`, so that every decode fits.
     pub max_batch_tokens: usize,
     /// Sequences waiting; more are refused.
     pub max_waiting: usize,
-    /// Whether computed prefixes are kept for later sequences.
+    /// Whether computed prefixes are cached for later sequences.
     pub prefix_cache: bool,
 }
 
@@ -52,8 +54,8 @@ pub struct Totals {
     pub cancelled: u64,
     pub tokens_generated: u64,
     pub tokens_prefilled: u64,
-    /// Prompt tokens of admitted sequences while prefixes are cached, and how many of them were. A sequence
-    /// that comes again after a preemption is not counted again.
+    /// Prompt tokens of admitted sequences while caching is on, and how many of them were cached. A sequence
+    /// that is readmitted after a preemption is not counted again.
     pub prefix_lookup_tokens: u64,
     pub prefix_hit_tokens: u64,
 }
@@ -62,12 +64,12 @@ pub struct Totals {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Fate {
     GoesOn,
-    /// It has to be computed anew from its first token.
+    /// It has to be recomputed from its first token.
     StartsOver,
     Ended,
-    /// Ended in logits that are no numbers.
+    /// Ended with NaN logits.
     Spoilt,
-    /// Ended since the step did not yield what it should have.
+    /// Ended because the step did not yield the expected result.
     Lost,
 }
 
@@ -80,11 +82,11 @@ pub struct Scheduler {
     waiting: VecDeque<Sequence>,
     /// In order of admission.
     running: Vec<Sequence>,
-    /// The step under way: indices into `running` and tokens computed.
+    /// The current step: indices into `running` and number of tokens computed.
     step: Vec<(usize, usize)>,
     /// Whether another lane has work in this round.
     shared: bool,
-    /// Most prefill tokens of a step in a round that is shared.
+    /// Maximum prefill tokens of a step in a round in which another lane has work.
     shared_tokens: usize,
     totals: Totals,
 }
@@ -155,13 +157,13 @@ impl Scheduler {
         Ok(())
     }
 
-    /// Says whether another lane has work in this round; tokens are tagged with it.
+    /// Sets whether another lane has work in this round; tokens are tagged with it.
     pub fn set_shared(&mut self, shared: bool) {
         self.shared = shared;
     }
 
-    /// Bounds the prefill tokens of a step while another lane waits for its turn. Decodes are never held back:
-    /// theirs is the time that a reader notices.
+    /// Limits the prefill tokens of a step while another lane waits for its turn. Decodes are never held
+    /// back, because readers would notice.
     pub fn set_shared_tokens(&mut self, most: usize) {
         self.shared_tokens = most.max(1);
     }
@@ -181,13 +183,14 @@ impl Scheduler {
         !batch.is_empty()
     }
 
-    /// Sequences that decode and had no matched step yet.
+    /// Number of sequences that decode and have had no matched step yet.
     pub fn matchable(&self) -> usize {
         self.running.iter().filter(|sequence| sequence.matchable()).count()
     }
 
-    /// Fills `batch` with a step of exactly so many decodes that had no matched step yet, the oldest first, and
-    /// nothing else. Returns false, with an empty batch, if there are fewer, or no room for their next tokens.
+    /// Fills `batch` with a step of exactly this number of decodes that have had no matched step yet, the
+    /// oldest first, and nothing else. If there are fewer, or no room for their next tokens, returns false
+    /// with an empty batch.
     pub fn schedule_some(&mut self, batch: &mut Batch, rows: usize) -> bool {
         batch.clear();
         self.step.clear();
@@ -201,13 +204,13 @@ impl Scheduler {
         true
     }
 
-    /// Sampling instructions for the rows of the step under way that yield a token or scores.
+    /// Sampling instructions for the rows of the current step that yield a token or scores.
     pub fn draws(&self) -> Vec<Draw<'_>> {
         let wanted = self.step.iter().map(|(i, len)| (&self.running[*i], *len));
         wanted.filter(|(s, len)| s.results(*len) > 0).map(|(s, _)| s.draw()).collect()
     }
 
-    /// What the step under way consists of.
+    /// The composition of the current step.
     pub fn load(&self) -> Load {
         let rows = self.step.iter().map(|(i, len)| {
             let sequence = &self.running[*i];
@@ -216,8 +219,8 @@ impl Scheduler {
         rows.fold(Load::default(), Load::and)
     }
 
-    /// Books the step's results: scores and new tokens to their callers, ended sequences out. Each sequence is
-    /// charged its part of the step.
+    /// Processes the step's results: sends scores and new tokens to the callers, and removes ended sequences.
+    /// Each sequence is charged its part of the step.
     pub fn complete(&mut self, results: Vec<Sampled>, now: Instant, step: &Step<'_>) {
         let mut results = results.into_iter();
         let mut ended = Vec::new();
@@ -239,7 +242,7 @@ impl Scheduler {
         self.remove(ended);
     }
 
-    /// Does with a sequence's blocks what its fate asks for; whether the sequence has ended.
+    /// Handles a sequence's blocks according to `fate`; returns whether the sequence has ended.
     fn settle(&mut self, index: usize, fate: Fate) -> bool {
         let (sequence, pool) = (&mut self.running[index], &mut self.blocks);
         match fate {
@@ -254,7 +257,7 @@ impl Scheduler {
         matches!(fate, Fate::Ended | Fate::Spoilt | Fate::Lost)
     }
 
-    /// Books one result of a sequence.
+    /// Processes one result of a sequence.
     fn book(&mut self, index: usize, result: Option<Sampled>, now: Instant) -> Fate {
         let (longest, switch) = (self.capacity.longest(), self.capacity.rope_switch);
         let sequence = &mut self.running[index];
@@ -301,7 +304,7 @@ impl Scheduler {
         }
     }
 
-    /// Lets go of sequences whose caller has gone.
+    /// Removes sequences whose caller has disconnected.
     fn sweep(&mut self) {
         let before = self.waiting.len() + self.running.len();
         self.waiting.retain(|s| !s.cancelled());
@@ -316,12 +319,12 @@ impl Scheduler {
         self.totals.cancelled += (before - self.waiting.len() - self.running.len()) as u64;
     }
 
-    /// Returns whether anything had to be preempted.
+    /// Returns whether any sequence had to be preempted.
     fn schedule_decodes(&mut self, batch: &mut Batch) -> bool {
         let mut preempted = false;
         let mut index = 0;
         while index < self.running.len() {
-            // A prefill has its room since it was admitted, unless it was restarted on its way.
+            // A prefill has had its blocks since its admission, unless it was restarted in between.
             while !self.make_room(index) {
                 self.preempt_youngest();
                 preempted = true;

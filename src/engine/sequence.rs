@@ -1,7 +1,7 @@
-//! One sequence on its way: its tokens, its blocks, its clock marks.
+//! One sequence: its tokens, its blocks, its timestamps.
 //!
-//! Time is passed in. Knows how to tell its caller what happened and how to take, share and give back its
-//! blocks; decides nothing about who runs.
+//! Time is an argument. It sends events to its caller and allocates, shares and releases its blocks. It does
+//! not decide which sequences run.
 
 use super::blocks::{BlockPool, Chain, Origin};
 use super::request::{Fault, FinishReason, SeqEvent, SeqRequest, Timings};
@@ -14,19 +14,19 @@ use std::time::{Duration, Instant};
 pub struct Sequence {
     request: SeqRequest,
     prompt_len: usize,
-    /// Prompt and reply so far.
+    /// The prompt and the reply so far.
     pub tokens: Vec<u32>,
     /// Tokens whose keys and values are in the cache.
     pub computed: usize,
     pub blocks: Vec<u32>,
     /// The hashes of its full blocks.
     chain: Chain,
-    /// Blocks from the beginning that were found in the prefix cache or have been offered to it.
+    /// Number of blocks, from the beginning, that were found in the prefix cache or registered in it.
     registered: usize,
     /// Prompt tokens found in the prefix cache when the sequence was first admitted.
     cached: usize,
-    /// Log-probabilities of prompt tokens, as far as they have come in; `None` when none are asked for or
-    /// the caller has them.
+    /// Log-probabilities of prompt tokens, as far as they are known; `None` when none are requested or the
+    /// caller has them.
     scores: Option<Vec<f32>>,
     started: Option<Instant>,
     first_token: Option<Instant>,
@@ -62,7 +62,7 @@ impl Sequence {
         self.tokens.len() - self.computed
     }
 
-    /// Whether the caller has gone.
+    /// Whether the caller has disconnected.
     pub fn cancelled(&self) -> bool {
         self.request.events.is_closed()
     }
@@ -72,7 +72,7 @@ impl Sequence {
         Draw { params: &self.request.params, tokens: &self.tokens, prompt_len: self.prompt_len }
     }
 
-    /// How many of the next `len` tokens are followed by a prompt token whose log-probability is asked for.
+    /// How many of the next `len` tokens are followed by a prompt token whose log-probability was requested.
     pub fn scored(&self, len: usize) -> usize {
         if self.scores.is_none() {
             return 0;
@@ -87,7 +87,7 @@ impl Sequence {
         usize::from(self.scored(len) > 0) + usize::from(self.pending() == len)
     }
 
-    /// Takes scores; tells the caller once they are complete.
+    /// Adds scores, and sends them to the caller once they are complete.
     pub fn push_scores(&mut self, scores: &[f32]) {
         let Some(known) = &mut self.scores else { return };
         known.extend_from_slice(scores);
@@ -107,8 +107,8 @@ impl Sequence {
         first
     }
 
-    /// Has blocks for all its tokens, or as many as before and returns false. A sequence without blocks
-    /// first takes those of its prefix that are cached, and counts their tokens as computed.
+    /// Allocates blocks for all its tokens, or returns false and leaves its blocks unchanged. A sequence
+    /// without blocks first takes the cached blocks of its prefix and counts their tokens as computed.
     /// `rope_switch`: the lane's (`Capacity::rope_switch`).
     pub fn acquire(&mut self, pool: &mut BlockPool, rope_switch: Option<usize>) -> bool {
         let blocks = self.tokens.len().div_ceil(pool.block_size());
@@ -127,8 +127,8 @@ impl Sequence {
         true
     }
 
-    /// Tokens that may come from the cache: not the last, whose logits are wanted in any case, and none
-    /// from the first on that is to be scored.
+    /// Number of tokens that may come from the cache: not the last one, whose logits are always needed, and
+    /// none from the first scored token on.
     fn reusable(&self) -> usize {
         let last = self.tokens.len() - 1;
         match self.scores {
@@ -137,18 +137,19 @@ impl Sequence {
         }
     }
 
-    /// Charges its part of a step in which the next `len` of its tokens were computed.
+    /// Charges the sequence its part of a step in which its next `len` tokens were computed.
     pub(super) fn charge(&mut self, step: &Step<'_>, len: usize) {
         let own = Load::of_row(len, self.computed + len);
         self.work.add(step, own, self.first_token.is_none());
     }
 
-    /// It decodes and had no matched step yet: every reply has one at most, so that both arms have as many.
+    /// Whether it decodes and has had no matched step yet. Every reply has at most one, so that both arms
+    /// have the same number.
     pub fn matchable(&self) -> bool {
         self.pending() == 1 && self.first_token.is_some() && self.work.matched.is_none()
     }
 
-    /// Offers the blocks that have become full to the prefix cache.
+    /// Registers the blocks that have become full in the prefix cache.
     pub fn register(&mut self, pool: &mut BlockPool) {
         let (size, full) = (pool.block_size(), self.computed / pool.block_size());
         if self.registered >= full || !pool.caching() {
@@ -162,20 +163,21 @@ impl Sequence {
         self.registered = full;
     }
 
-    /// Loses its blocks to others, for now.
+    /// Loses its blocks to other sequences, for now.
     pub fn preempt(&mut self, pool: &mut BlockPool) {
         self.restart(pool);
         self.preemptions += 1;
     }
 
-    /// Gives its blocks back and starts over from its tokens.
+    /// Releases its blocks and starts over from its tokens.
     pub fn restart(&mut self, pool: &mut BlockPool) {
         pool.release(&mut self.blocks);
         self.computed = 0;
         self.scores.iter_mut().for_each(Vec::clear);
     }
 
-    /// Takes a sampled token and tells the caller. Returns the reason if the sequence has ended.
+    /// Appends a sampled token and sends it to the caller. Returns the finish reason if the sequence has
+    /// ended.
     pub fn push(
         &mut self,
         id: u32,
@@ -208,7 +210,7 @@ impl Sequence {
         let _ = self.request.events.send(SeqEvent::Finished { tag, reason, timings });
     }
 
-    /// Tells the caller that there will be no more.
+    /// Tells the caller that the sequence failed.
     pub fn fail(&self, fault: Fault, now: Instant) {
         let (tag, timings) = (self.request.tag, self.timings(now));
         let _ = self.request.events.send(SeqEvent::Failed { tag, fault, timings });

@@ -1,16 +1,17 @@
-//! Whose step is next: lanes with work take turns, a lane of a smaller share fewer of them.
+//! Which lane runs the next step: lanes with work take turns, and a lane with a smaller share gets fewer.
 //!
-//! Stride scheduling (Waldspurger and Weihl, 1995): each step moves a lane on by the inverse of its share, and the
-//! lane that is furthest behind goes next. Lanes of equal shares alternate. A lane that had no work comes back
-//! where the others are: it has no turns to catch up on, nor any to make up for. Knows no model and no time.
+//! Stride scheduling (Waldspurger and Weihl, 1995): each step advances a lane by the inverse of its share,
+//! and the lane that is furthest behind runs next. Lanes with equal shares alternate. A lane that had no work
+//! rejoins at the others' position: it neither has turns to catch up on nor owes any. It does not know about
+//! models or time.
 
-/// A lane's place among the others.
+/// A lane's position relative to the others.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) struct Place {
-    /// Turns taken, each counted as long as the lane's share makes it.
+    /// Turns taken, each weighted by the inverse of the lane's share.
     at: f64,
     share: f64,
-    /// Whether it had work when it was last looked at.
+    /// Whether it had work at the last check.
     busy: bool,
 }
 
@@ -20,22 +21,23 @@ impl Default for Place {
     }
 }
 
-/// Least share: a lane with work always gets on.
+/// Minimum share: a lane with work always makes progress.
 pub(crate) const LEAST_SHARE: f64 = 0.05;
 
 impl Place {
-    /// Turns for each one of a lane whose share is 1; from [`LEAST_SHARE`] to 1.
+    /// Turns per turn of a lane with share 1; from [`LEAST_SHARE`] to 1.
     pub fn set_share(&mut self, share: f64) {
         self.share = share.clamp(LEAST_SHARE, 1.0);
     }
 
-    /// It has taken a turn.
+    /// The lane has taken a turn.
     pub fn stepped(&mut self) {
         self.at += 1.0 / self.share;
     }
 }
 
-/// Which of the places that have work is next: the one furthest behind, and of several the first after `last`.
+/// Which of the lanes with work runs next: the one furthest behind, and if several are, the first after
+/// `last`.
 pub(super) fn next<'a>(
     places: impl Iterator<Item = (&'a mut Place, bool)>,
     last: usize,
@@ -60,7 +62,7 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    /// Who gets each of `steps` turns, given who has work at each.
+    /// Which lane gets each of `steps` turns, given which lanes have work at each.
     fn turns(shares: &[f64], steps: usize, has_work: impl Fn(usize, usize) -> bool) -> Vec<usize> {
         let mut places = vec![Place::default(); shares.len()];
         places.iter_mut().zip(shares).for_each(|(place, share)| place.set_share(*share));
@@ -92,7 +94,8 @@ mod tests {
     }
 
     proptest! {
-        /// Shares are kept, and no lane with work waits longer than its share says, whoever comes and goes.
+        /// Shares are kept, and no lane with work waits longer than its share implies, whatever other lanes
+        /// do.
         #[test]
         fn every_lane_gets_its_share(
             shares in prop::collection::vec(LEAST_SHARE..=1.0, 2..4),
@@ -105,7 +108,8 @@ mod tests {
             let taken = turns(&shares, steps, |lane, step| !away(lane, step));
             let whole: f64 = shares.iter().sum();
             for lane in 0..shares.len() {
-                // It is at most one stride ahead of the others, who come back at most one of theirs behind.
+                // It is at most one stride ahead of the others, who rejoin at most one of their own strides
+                // behind.
                 let stride = 1.0 / shares[lane];
                 let others: f64 = whole - shares[lane];
                 let bound = (2.0 * stride * others).ceil() as usize + 2 * shares.len();

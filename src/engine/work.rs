@@ -1,12 +1,16 @@
-//! What a step's time says of one sequence in it, so that times from steps of different sizes can be compared.
+//! Derives from a step's time the cost of one of its sequences, so that times from steps of different sizes
+//! can be compared.
 //!
-//! Two equal models that serve different shares of the traffic run steps of different sizes, and larger steps take
-//! longer: raw step times would compare traffic, not models. So a sequence is charged the part of a step's time that
-//! the step would have taken with this sequence alone, by a cost model that is measured when a model is loaded
-//! ([`super::calibration`]). Both arms of a rollout are measured by the same model, stable's. Why a ratio and not the
-//! predicted time: a machine that has become slower or busier slows both alike, and cancels out. Why the model is not
-//! corrected by the steps that follow: the number of sequences changes when replies end and requests come, which is
-//! when the rest of the server is busy; learnt from such steps, the growth came out too flat. Pure.
+//! Two equal models with different shares of the traffic run steps of different sizes, and larger steps take
+//! longer. Raw step times would therefore compare traffic, not models. So a sequence is charged the part of
+//! the step's time that the step would have taken with this sequence alone. A cost model gives that part; it
+//! is measured when a model is loaded ([`super::calibration`]). Both arms of a rollout use the same cost
+//! model, stable's.
+//!
+//! Why a ratio and not the predicted time: a machine that has become slower or busier slows both arms
+//! equally, and this cancels out. Why the cost model is not updated from later steps: the number of sequences
+//! changes when replies end and requests arrive, which is when the rest of the server is busy. Learnt from
+//! such steps, the growth with the number of sequences came out too flat. Pure.
 
 use std::time::Duration;
 
@@ -15,14 +19,14 @@ use std::time::Duration;
 pub struct Load {
     /// Sequences that decode.
     pub decodes: usize,
-    /// Tokens that those attend to.
+    /// Number of tokens that these attend to.
     pub context: usize,
     /// Prompt tokens.
     pub prefill: usize,
 }
 
 impl Load {
-    /// One sequence's `len` tokens, `context` with those before.
+    /// One row of `len` tokens; `context` includes the tokens before them.
     pub fn of_row(len: usize, context: usize) -> Load {
         match len {
             1 => Load { decodes: 1, context, prefill: 0 },
@@ -39,23 +43,23 @@ impl Load {
     }
 }
 
-/// What steps of a model cost, in seconds on the machine as it was when they were measured.
+/// The cost of a model's steps, in seconds, on the machine as it was when they were measured.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct CostModel {
-    /// Steps of so many decodes and next to no context, by rising numbers.
+    /// Steps of a given number of decodes with almost no context, in rising order.
     decodes: Vec<(usize, f64)>,
-    /// A token more of context, for one decode.
+    /// One more token of context, for one decode.
     context: f64,
-    /// A step that only prefills: whatever it holds, and each token more.
+    /// A step that only prefills: the fixed cost, and the cost per token.
     prefill: (f64, f64),
-    /// What a step that does both takes on top of its decodes and its prompt tokens. On a GPU such a step is
-    /// launched kernel by kernel, where one that only decodes is replayed whole.
+    /// The extra cost of a step that both decodes and prefills, beyond its decodes and its prompt tokens. On
+    /// a GPU such a step is launched kernel by kernel, while a step that only decodes is replayed as a whole.
     mixed: f64,
 }
 
 impl CostModel {
-    /// From steps that were timed; `None` if they do not say enough. The least time of each load counts, since
-    /// everything that disturbs a step makes it longer.
+    /// Fits the model to timed steps; `None` if they are not enough. The shortest time of each load is used,
+    /// because any disturbance makes a step longer.
     pub fn fit(steps: &[(Load, Duration)]) -> Option<CostModel> {
         let least = |wanted: &dyn Fn(&Load) -> bool| {
             let mut kept: Vec<(Load, f64)> = Vec::new();
@@ -115,7 +119,7 @@ impl CostModel {
         decodes + base + token * load.prefill as f64
     }
 
-    /// Between two measured numbers on the line through both, beyond the largest on the last line.
+    /// Interpolates between two measured numbers; beyond the largest, continues the last line.
     fn of_decodes(&self, count: usize) -> f64 {
         let Some(upper) = self.decodes.iter().position(|(known, _)| *known >= count) else {
             let [.., a, b] = &self.decodes[..] else { return 0.0 };
@@ -129,7 +133,7 @@ impl CostModel {
     }
 }
 
-/// Tokens of context for each decode below which it does not matter.
+/// Tokens of context per decode below which the context does not matter.
 const SHORT: usize = 32;
 
 fn line(a: (usize, f64), b: (usize, f64), at: usize) -> f64 {
@@ -137,21 +141,22 @@ fn line(a: (usize, f64), b: (usize, f64), at: usize) -> f64 {
     a.1 + slope * (at as f64 - a.0 as f64)
 }
 
-/// Time that a model spent on one sequence, made comparable.
+/// Device time spent on one sequence, in comparable form.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Work {
     /// On its prompt, up to the step that gave the first token.
     pub prefill: Duration,
-    /// On its decodes, in steps that only decode, and how many those were. What a decode costs beside a prompt is
-    /// not known well enough.
+    /// On its decodes in steps that only decode, and the number of these. The cost of a decode in a mixed
+    /// step is not known precisely enough.
     pub decode: Duration,
     pub decodes: u32,
-    /// What its first matched step took: one that was run beside a step of as many sequences of another model.
+    /// The time of its first matched step: a step that was run next to a step of another model with the same
+    /// number of sequences.
     pub matched: Option<Duration>,
 }
 
 impl Work {
-    /// Adds its part of a step. `first`: it has no token yet, so that even one row more is its prompt's.
+    /// Adds its part of a step. `first`: it has no token yet, so even a single row belongs to its prompt.
     pub(super) fn add(&mut self, step: &Step<'_>, own: Load, first: bool) {
         let part = step.took.mul_f64(step.model.map_or(1.0, |model| model.part(own, step.all)));
         if first {
@@ -164,7 +169,7 @@ impl Work {
     }
 }
 
-/// A step that is over.
+/// A finished step.
 #[derive(Debug, Clone, Copy)]
 pub struct Step<'a> {
     pub took: Duration,
@@ -178,7 +183,7 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    /// A machine whose steps take what this says.
+    /// A machine whose steps take these times.
     fn real(load: Load) -> f64 {
         let rows = if load.decodes > 0 { 4e-3 + 1e-3 * load.decodes as f64 } else { 0.0 };
         let base = match (load.decodes, load.prefill) {
@@ -231,8 +236,8 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever else is in the step and however fast the machine is just now: a sequence is charged what it
-        /// would have cost alone.
+        /// Whatever else is in the step, and however fast the machine is at the moment, a sequence is charged
+        /// what it would have cost alone.
         #[test]
         fn a_sequence_is_charged_what_it_costs_alone(
             others in 0usize..60, each in 1usize..2000, own in 1usize..2000, prefill in 0usize..300,

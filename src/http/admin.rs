@@ -1,4 +1,4 @@
-//! The operator's commands. Who may give them is decided in [`super::operators`] and nowhere else.
+//! The operators' commands. [`super::operators`] alone decides who may use them.
 
 use super::error::ApiError;
 use super::events;
@@ -13,12 +13,12 @@ use axum::routing::{get, post};
 use axum::{Json, Router};
 use serde::de::DeserializeOwned;
 
-/// Longest body of an order in bytes.
+/// Maximum body of an order, in bytes.
 const BODY_LIMIT: usize = 64 << 10;
-/// Longest name of an operator, and longest reason, in bytes.
+/// Maximum length of an operator's name, and of a reason, in bytes.
 const MAX_NAME: usize = 128;
 const MAX_REASON: usize = 2048;
-/// All routes of this room.
+/// All routes for operators.
 pub fn routes() -> Router<AppState> {
     Router::new()
         .route("/admin/status", get(status))
@@ -91,7 +91,7 @@ async fn weight(State(state): State<AppState>, body: Body) -> Result<Json<Status
     order(&state, Operator::SetWeight(weight), OrderAsk { by, reason, expect }).await
 }
 
-/// Gives an order; the state that it led to.
+/// Carries out an order; returns the resulting state.
 async fn order(
     state: &AppState,
     command: Operator,
@@ -103,17 +103,17 @@ async fn order(
     Ok(Json(state.gateway.status()))
 }
 
-/// Who gives an order.
+/// The author of an order.
 fn name(by: Option<String>) -> Result<String, WireError> {
     Ok(short("by", by, MAX_NAME)?.unwrap_or_else(|| "operator".to_owned()))
 }
 
-/// Why an order is given.
+/// The reason for an order.
 fn said(reason: Option<String>) -> Result<Option<String>, WireError> {
     short("reason", reason, MAX_REASON)
 }
 
-/// A text for the ledger: one line, not too long, not empty.
+/// A text for the ledger: one line, of limited length, not empty.
 fn short(
     param: &'static str,
     text: Option<String>,

@@ -1,4 +1,4 @@
-//! Request bodies: received within a size and a time, then read as JSON.
+//! Request bodies: received within limits on size and time, then parsed as JSON.
 
 use super::AppState;
 use super::wire::WireError;
@@ -12,31 +12,32 @@ use std::time::Duration;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 use tokio::time::{Instant, timeout, timeout_at};
 
-/// How long a body may take to arrive.
+/// Maximum time for a body to arrive.
 const PATIENCE: Duration = Duration::from_secs(60);
-/// After this time a body has to have come at its least rate.
+/// After this time, a body must have arrived at its minimum rate.
 const GRACE: Duration = Duration::from_secs(5);
-/// Bytes per second of a small body, and of one that others may have to wait for.
+/// Minimum rate in bytes per second: of a small body, and of a large one, which others may have to wait for.
 const LEAST_RATE: u64 = 1 << 10;
 const LEAST_RATE_LARGE: u64 = 64 << 10;
-/// How long, and for how many bytes, a client may go on to write a body that is refused. It would otherwise
-/// find its connection broken and never read why.
+/// How long, and for how many bytes, a client may continue to send a body that has been refused. Otherwise it
+/// would find its connection closed and never read the reason.
 const LINGER: Duration = Duration::from_secs(5);
 const LINGER_BYTES: u64 = 256 << 20;
-/// A body up to this length is small: it waits for no others.
+/// A body up to this length is small and does not wait for others.
 const SMALL: usize = 64 << 10;
-/// In what steps room for large ones is counted.
+/// Granularity of the memory for large bodies.
 const STEP: usize = 64 << 10;
-/// How long a large body waits for its turn while others take all the room.
+/// How long a large body waits for its turn while others use all the memory.
 const TURN: Duration = Duration::from_secs(10);
-/// The room of a large body is free again so much later for each step. Without it, clients that send megabytes and
-/// leave take the processors from those who wait for a token.
+/// After a large body, its memory stays reserved for this long per step. Otherwise, clients that send
+/// megabytes and leave would take processor time from requests that wait for tokens.
 const PACE: Duration = Duration::from_micros(2500);
-/// Niceness of the thread that reads large bodies: whoever waits for a token goes first.
+/// Niceness of the thread that parses large bodies: requests that wait for tokens have priority.
 const READER_NICENESS: i32 = 10;
 
-/// Memory for large bodies that are being received, in all. They have it in turn, each for the whole of its length:
-/// given out bit by bit, it could be held by many of which none gets on.
+/// The memory for all large bodies that are being received. Bodies take turns, and each reserves memory for
+/// its whole length. If memory were given out piece by piece, many bodies could hold some and none could
+/// finish.
 #[derive(Debug, Clone)]
 pub struct Intake {
     room: Arc<Semaphore>,
@@ -45,18 +46,18 @@ pub struct Intake {
     reader: Arc<OnceLock<mpsc::Sender<Unread>>>,
 }
 
-/// A large body on its way to the thread that reads it, and where its fields are waited for.
+/// A large body for the parsing thread, and the channel for its fields.
 type Unread = (Received, oneshot::Sender<Result<Fields, WireError>>);
 
 impl Intake {
-    /// Room for `bytes` of large bodies.
+    /// Memory of `bytes` for large bodies.
     pub fn new(bytes: usize) -> Intake {
         let steps = bytes.div_ceil(STEP).clamp(1, u32::MAX as usize);
         let room = Arc::new(Semaphore::new(steps));
         Intake { room, steps, large: Arc::default(), reader: Arc::default() }
     }
 
-    /// Room for a body of so many bytes; one that is larger than all of it has to itself what there is.
+    /// Reserves memory for a body of this length; a body larger than the total reserves all of it.
     async fn take(&self, bytes: usize) -> Result<Room, WireError> {
         self.large.store(true, Ordering::Relaxed);
         let steps = bytes.div_ceil(STEP).min(self.steps) as u32;
@@ -65,8 +66,8 @@ impl Intake {
         Ok(Room { late: PACE * steps, room: Some(room) })
     }
 
-    /// Reads a large body on a thread of low priority, one after the other. A body whose client has gone by its turn is
-    /// not read.
+    /// Parses large bodies one after the other, on a thread of low priority. If the client has disconnected
+    /// by then, the body is not parsed.
     async fn read(&self, body: Received) -> Result<Fields, WireError> {
         let reader = self.reader.get_or_init(|| {
             let (sender, bodies) = mpsc::channel();
@@ -80,20 +81,20 @@ impl Intake {
         let (answer, fields) = oneshot::channel();
         match reader.send((body, answer)) {
             Ok(()) => fields.await.unwrap_or(Err(WireError::Broken)),
-            // There is no such thread.
+            // The thread could not be started.
             Err(mpsc::SendError((body, _))) => Fields::parse(&body.bytes),
         }
     }
 
-    /// Whether there was a large body since this was last asked: the allocator may hold on to what it took.
+    /// Whether there was a large body since the last call. If so, the allocator may hold on to memory.
     pub fn had_large(&self) -> bool {
         self.large.swap(false, Ordering::Relaxed)
     }
 }
 
-/// Reads bodies as they come, until nobody can send any more. Their room is free once their bytes are.
+/// Parses bodies as they come, until all senders are gone. Their memory is released with their bytes.
 fn read_each(bodies: &mpsc::Receiver<Unread>) {
-    // Refused, it reads at the priority of the others.
+    // If this fails, the thread runs at normal priority.
     let _ = rustix::process::setpriority_process(Some(rustix::thread::gettid()), READER_NICENESS);
     for (body, answer) in bodies {
         if !answer.is_closed() {
@@ -104,7 +105,7 @@ fn read_each(bodies: &mpsc::Receiver<Unread>) {
     }
 }
 
-/// The room of a large body.
+/// The memory reserved for a large body.
 #[derive(Debug)]
 struct Room {
     room: Option<OwnedSemaphorePermit>,
@@ -123,7 +124,7 @@ impl Drop for Room {
     }
 }
 
-/// A body, and its room until it is dropped.
+/// A body, with its reserved memory until it is dropped.
 #[derive(Debug)]
 pub struct Received {
     pub bytes: Vec<u8>,
@@ -156,7 +157,8 @@ pub async fn receive(mut body: Body, limit: usize, intake: &Intake) -> Result<Re
                     return Err(refuse(body, limit).await);
                 }
                 if room.is_none() && length > SMALL {
-                    // Of unknown length. Waiting for others is not the client's slowness.
+                    // Of unknown length. The time spent waiting for other bodies does not count against the
+                    // client.
                     let asked = Instant::now();
                     room = Some(intake.take(limit).await?);
                     begun += asked.elapsed();
@@ -167,7 +169,7 @@ pub async fn receive(mut body: Body, limit: usize, intake: &Intake) -> Result<Re
     }
 }
 
-/// Takes the rest of a body that is too long, within bounds, and throws it away.
+/// Reads and discards the rest of a body that is too long, within limits.
 async fn refuse(mut body: Body, limit: usize) -> WireError {
     let rest = async {
         let mut taken = 0;
@@ -183,25 +185,25 @@ async fn refuse(mut body: Body, limit: usize) -> WireError {
 }
 
 impl Received {
-    /// Reads a JSON object, to be taken apart field by field; one that takes long not on an async thread.
+    /// Parses a JSON object, to be read field by field; a large one is not parsed on an async thread.
     pub async fn fields(self, intake: &Intake) -> Result<Fields, WireError> {
         if self.bytes.len() <= SMALL {
             return Fields::parse(&self.bytes);
         }
-        // Whoever has gone since is noticed when the connection is next looked at.
+        // If the client has disconnected in the meantime, this is noticed when the connection is polled next.
         tokio::task::yield_now().await;
         intake.read(self).await
     }
 }
 
-/// Receives a JSON object, to be taken apart field by field.
+/// Receives a JSON object, to be read field by field.
 pub async fn fields(state: &AppState, body: Body) -> Result<Fields, WireError> {
     receive(body, state.body_limit, &state.intake).await?.fields(&state.intake).await
 }
 
 /// Receives a JSON object of a known type; an empty body is an empty object.
 pub async fn typed<T: DeserializeOwned>(body: Body, limit: usize) -> Result<T, WireError> {
-    // An operator's word is short, and waits for nobody.
+    // Operators' orders are short and wait for nothing.
     let Received { bytes, .. } = receive(body, limit.min(SMALL), &Intake::new(0)).await?;
     let bytes: &[u8] = if bytes.trim_ascii().is_empty() { b"{}" } else { &bytes };
     serde_json::from_slice(bytes).map_err(|error| WireError::Malformed { what: error.to_string() })

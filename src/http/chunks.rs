@@ -1,8 +1,8 @@
-//! Pieces of a reply become the text of an event stream.
+//! Converts pieces of a reply to the text of an event stream.
 //!
-//! Pure: a piece goes in, complete events come out, ready to be written. Text that may turn out to
-//! be a tool call is withheld by its parser, so that a piece may well lead to no event at all; who
-//! writes the stream keeps the connection alive meanwhile.
+//! Pure: a piece goes in, and complete events come out, ready to be written. The parser holds back text that
+//! may become a tool call, so a piece may lead to no event; meanwhile, the stream's writer keeps the
+//! connection alive.
 
 use super::error::ApiError;
 use super::wire::Shape;
@@ -14,7 +14,7 @@ use crate::text::tools::{ToolCallParser, ToolPiece};
 use serde::Serialize;
 use std::sync::Arc;
 
-/// What keeps a connection alive that has nothing to say.
+/// Keeps a connection alive while there is nothing to send.
 pub const KEEP_ALIVE: &str = ": keep-alive\n\n";
 
 /// Writes the events of one answer.
@@ -24,12 +24,12 @@ pub struct Chunks {
     fingerprint: Arc<str>,
     /// One per choice, if tools may be called.
     parsers: Vec<ToolCallParser>,
-    /// Of each choice, log-probabilities that the choice's next event will carry.
+    /// For each choice, log-probabilities to send with the choice's next event.
     tokens: Vec<Vec<TokenLogprob>>,
 }
 
 impl Chunks {
-    /// Begins an answer that `routed` is expected to give.
+    /// Begins an answer; `routed` says who is expected to give it.
     pub fn new(head: Head, routed: &Served) -> Chunks {
         let parsers = if head.tools { head.choices } else { 0 };
         Chunks {
@@ -109,7 +109,7 @@ impl Chunks {
         out
     }
 
-    /// The log-probabilities that go with an event of this choice.
+    /// The log-probabilities to send with an event of this choice.
     fn logprobs<T: From<Vec<TokenLogprob>>>(&mut self, index: u32) -> Option<T> {
         let waiting = self.tokens.get_mut(index as usize).filter(|tokens| !tokens.is_empty())?;
         self.head.logprobs.then(|| std::mem::take(waiting).into())
@@ -144,7 +144,7 @@ impl Chunks {
         }
     }
 
-    /// Text in the form of the endpoint.
+    /// Text in the endpoint's format.
     fn plain(&mut self, out: &mut String, index: u32, text: String, finish: Option<&'static str>) {
         match self.head.shape {
             Shape::Chat => {
@@ -165,7 +165,7 @@ impl Chunks {
         self.event(out, vec![choice], self.no_usage());
     }
 
-    /// With a usage chunk to come, every other chunk says that it is not the one.
+    /// If a usage chunk will follow, every other chunk has an empty usage field.
     fn no_usage(&self) -> Option<Option<UsageWire>> {
         self.head.include_usage.then_some(None)
     }

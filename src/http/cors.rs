@@ -1,18 +1,18 @@
-//! Browsers: which web pages may call the API from another origin.
+//! CORS: which web pages may call the API from another origin.
 //!
-//! Off unless origins are configured. Covers the API that clients use and never the operator's routes or
-//! the probes: a page that somebody happens to look at must not be able to steer a rollout. Preflights are
-//! answered here, whatever headers the page wants to send, since client libraries add their own.
+//! Off unless origins are configured. It covers the API for clients and never the operators' routes or the
+//! probes: a page that a user happens to open must not be able to control a rollout. Preflights are answered
+//! here and allow any request header, since client libraries add their own.
 
 use super::generate::{ARM, REQUEST_ID, VERSION};
 use axum::http::{HeaderValue, Method, header};
 use std::time::Duration;
 use tower_http::cors::{AllowHeaders, AllowOrigin, CorsLayer};
 
-/// How long a browser need not ask again.
+/// How long a browser may cache a preflight.
 const MAX_AGE: Duration = Duration::from_secs(3600);
 
-/// The layer for pages of these origins (`*`: of any); `None` without any.
+/// The layer for pages of these origins (`*`: any); `None` without origins.
 pub fn layer(origins: &[String]) -> Option<CorsLayer> {
     if origins.is_empty() {
         return None;

@@ -1,9 +1,9 @@
-//! The only place where an error gets an HTTP status and the public API's error form.
+//! The only place that maps errors to HTTP statuses and to the public API's error format.
 //!
-//! Every layer has errors of its own and none of them knows HTTP; here each variant is given its
-//! status, type, `param` and `code`. Messages are taken over only from errors whose texts are meant
-//! for whoever asked. Refusals for lack of room carry `Retry-After` with jitter, because public
-//! client libraries retry at once otherwise, all together.
+//! Each layer has its own errors, and none of them knows HTTP. Here each variant gets its status, type,
+//! `param` and `code`. A message is passed on only if it is meant for the client. Refusals because of
+//! overload carry `Retry-After` with jitter, because public client libraries would otherwise all retry at
+//! once.
 
 use super::wire::WireError;
 use crate::control::ControlError;
@@ -21,7 +21,7 @@ const SERVER: &str = "server_error";
 pub struct ApiError {
     status: StatusCode,
     retry: bool,
-    /// The connection ends with it.
+    /// The connection is closed after it.
     last: bool,
     detail: ErrorDetail,
 }
@@ -36,14 +36,14 @@ pub struct ErrorBody {
 /// What went wrong, in the public API's four fields.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ErrorDetail {
-    /// For people.
+    /// A message for people.
     pub message: String,
     /// The class of error.
     #[serde(rename = "type")]
     pub kind: String,
     /// The field at fault, if one is.
     pub param: Option<String>,
-    /// For programs.
+    /// A code for programs.
     pub code: Option<String>,
 }
 
@@ -72,7 +72,7 @@ impl ApiError {
         ApiError { last: true, ..self }
     }
 
-    /// An error of a generation whose prompt is in the field `prompt`.
+    /// An error of a generation; `prompt` names the field with the prompt.
     pub fn gateway(error: &GatewayError, prompt: &str) -> ApiError {
         let new = |status, kind| ApiError::new(status, kind, error);
         match error {
@@ -115,31 +115,31 @@ impl ApiError {
         full.code("too_busy").retry().last()
     }
 
-    /// The server ends.
+    /// The server is shutting down.
     pub fn stopping() -> ApiError {
         let reason = "This server is shutting down; try again in a moment.";
         ApiError::new(StatusCode::SERVICE_UNAVAILABLE, SERVER, reason).code("shutting_down").retry()
     }
 
-    /// A request to a room that is closed to whoever asks.
+    /// A request to a route that is closed to the caller.
     pub fn forbidden(reason: &str) -> ApiError {
         ApiError::new(StatusCode::FORBIDDEN, "permission_error", reason).code("forbidden")
     }
 
-    /// Something that should not have happened; what it was goes to the log and not to the client.
+    /// An unexpected error; its details go to the log and not to the client.
     pub fn internal(what: &dyn std::fmt::Display) -> ApiError {
         tracing::error!(%what, "a request failed inside the server");
         let text = "The server failed on this request.";
         ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, SERVER, text).code("internal_error")
     }
 
-    /// A path that leads nowhere.
+    /// An unknown path.
     pub fn no_route(method: &str, path: &str) -> ApiError {
         let text = format!("Unknown request URL: {method} {path}.");
         ApiError::new(StatusCode::NOT_FOUND, INVALID, text).code("unknown_url")
     }
 
-    /// An operator's path, on the clients' listener.
+    /// A path for operators, on the clients' listener.
     pub fn operators_elsewhere(path: &str) -> ApiError {
         let text = format!(
             "{path} is not on this listener: operators have one of their own. `serin serve` says at its start \
@@ -148,25 +148,25 @@ impl ApiError {
         ApiError::new(StatusCode::NOT_FOUND, INVALID, text).code("unknown_url")
     }
 
-    /// A web page's request that is not marked as JSON.
+    /// A request from a web page that is not marked as JSON.
     pub fn not_json() -> ApiError {
         let text =
             "Requests of web pages have to be JSON: set the header content-type: application/json.";
         ApiError::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, INVALID, text).code("not_json").last()
     }
 
-    /// A path that does not take this method.
+    /// A path that does not support this method.
     pub fn bad_method(method: &str, path: &str) -> ApiError {
         let text = format!("{path} does not take {method} requests.");
         ApiError::new(StatusCode::METHOD_NOT_ALLOWED, INVALID, text).code("method_not_allowed")
     }
 
-    /// With which status it is sent.
+    /// The HTTP status.
     pub fn status(&self) -> StatusCode {
         self.status
     }
 
-    /// What is sent.
+    /// The response body.
     pub fn body(&self) -> ErrorBody {
         ErrorBody { error: self.detail.clone() }
     }
@@ -246,7 +246,7 @@ impl IntoResponse for ApiError {
     }
 }
 
-/// 1 to 3 seconds, by a draw of any distribution that fills the low bits.
+/// 1 to 3 seconds, by a random number of any distribution that fills the low bits.
 fn retry_after(draw: u128) -> u16 {
     1 + (draw % 3) as u16
 }

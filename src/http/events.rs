@@ -1,8 +1,8 @@
-//! `GET /admin/events`: what happens, as server-sent events, for whoever watches a rollout.
+//! `GET /admin/events`: the rollout's events as server-sent events.
 //!
-//! A listener that comes back names the last event that it saw (`Last-Event-ID`) and gets what is still
-//! kept of what followed. One that is too slow is told how many it missed and goes on. The stream ends with the
-//! server.
+//! A listener that reconnects sends the id of the last event it received (`Last-Event-ID`), and gets the
+//! later events that are still kept. A listener that is too slow is told how many events it missed, and
+//! continues. The stream ends with the server.
 
 use super::{AppState, Lifecycle, Phase};
 use crate::control::{Listener, Note};
@@ -30,7 +30,7 @@ pub(super) async fn stream(
     headers: HeaderMap,
 ) -> Response {
     let seen = headers.get(LAST_EVENT_ID).and_then(|id| id.to_str().ok());
-    // Without an id a new listener wants what happens from now on, and the little that is kept.
+    // Without an id, a new listener gets the few events that are kept, and everything from now on.
     let seen = seen.and_then(|id| id.parse().ok()).unwrap_or(0);
     let Listener { earlier, later } = state.gateway.control().listen(seen);
     let feed = (VecDeque::from(earlier), later);
@@ -50,7 +50,7 @@ pub(super) async fn stream(
     response
 }
 
-/// What is to be sent next; nothing when there is nobody left to tell anything.
+/// The next event to send; nothing if the server is shutting down.
 async fn next(later: &mut Receiver<Arc<Note>>) -> Option<String> {
     match tokio::time::timeout(PATIENCE, later.recv()).await {
         Err(_) => Some(": keep-alive\n\n".to_owned()),

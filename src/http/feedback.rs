@@ -11,7 +11,7 @@ use axum::extract::State;
 use serde::Serialize;
 use serde_json::Value;
 
-/// The vote was taken.
+/// The vote was accepted.
 #[derive(Serialize)]
 pub struct Recorded {
     object: &'static str,

@@ -1,6 +1,6 @@
-//! The gauges that are set when somebody looks: what `/metrics` says of lanes, gates and memory.
+//! Gauges that are set when metrics are scraped: lanes, gates and memory.
 //!
-//! Read from the status at that moment; it remembers nothing.
+//! A function of the status; keeps no state.
 
 use crate::control::{Control, GateStatus, ModelsView};
 use crate::metrics::{self, GateGauge, RolloutGauges, Who};

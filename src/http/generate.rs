@@ -1,9 +1,9 @@
-//! Chat and plain completions: from a body to an answer, streamed or whole.
+//! Chat and plain completions: from a request body to a response, streamed or not.
 //!
-//! The status of an answer is fixed by its first piece: what fails before the first token gets the
-//! status it deserves. But a client must not wait for headers for ever, so after [`PATIENCE`] they
-//! are sent anyway, and what fails later is told inside the stream. Dropping the handler's future
-//! or the response's body drops the generation, which cancels it; nothing here outlives its client.
+//! The first piece determines the status of a response: a failure before the first token gets the status that
+//! it deserves. But a client must not wait for headers for ever. After [`PATIENCE`] they are sent anyway, and
+//! a later failure is reported inside the stream. Dropping the handler's future or the response's body
+//! cancels the generation; nothing here outlives its client.
 
 use super::chunks::{Chunks, KEEP_ALIVE};
 use super::error::ApiError;
@@ -121,7 +121,7 @@ async fn generate(
     })
 }
 
-/// Waits for the first piece, but not for ever, and answers with a stream of events.
+/// Waits for the first piece, for a limited time, and answers with a stream of events.
 async fn streamed(
     head: Head,
     mut replies: Replies,
@@ -155,7 +155,7 @@ async fn streamed(
     named(response, &served)
 }
 
-/// Gathers the answer and sends it in one piece.
+/// Collects the answer and sends it as one response.
 async fn whole(head: Head, mut replies: Replies) -> Response {
     let prompt = head.shape.prompt_field();
     let mut whole = Whole::new(head, replies.routed().clone());
@@ -170,7 +170,7 @@ async fn whole(head: Head, mut replies: Replies) -> Response {
     named(response, &served)
 }
 
-/// A stream of events under way.
+/// A stream of events in progress.
 struct Feed {
     replies: Replies,
     chunks: Chunks,
@@ -178,12 +178,12 @@ struct Feed {
     /// How long the stream may be silent.
     patience: Duration,
     lifecycle: Lifecycle,
-    /// The end of the server has ended this.
+    /// The server's shutdown has cut this off.
     over: bool,
 }
 
 impl Feed {
-    /// The next bytes to write: events, or a comment after a while without any.
+    /// The next bytes to write: events, or a comment after a while without events.
     async fn next(&mut self) -> Option<Bytes> {
         if let Some(opening) = self.opening.take().filter(|opening| !opening.is_empty()) {
             return Some(opening.into());
@@ -196,7 +196,7 @@ impl Feed {
             bytes = self.events() => return bytes,
             () = lifecycle.reached(Phase::CutOff) => self.over = true,
         }
-        // A reply that had come to its end is not said to have failed.
+        // A reply that had already finished is not reported as failed.
         match self.events().now_or_never() {
             Some(None) => None,
             _ => Some(Chunks::error(&ApiError::stopping()).into()),
@@ -206,7 +206,7 @@ impl Feed {
     async fn events(&mut self) -> Option<Bytes> {
         let deadline = Deadline::now() + self.patience;
         loop {
-            // Pieces that lead to no event (a tool call under way) must not keep the stream silent.
+            // Pieces without an event (a tool call in progress) must not keep the stream silent.
             let Ok(piece) = timeout_at(deadline, self.replies.next()).await else {
                 return Some(Bytes::from_static(KEEP_ALIVE.as_bytes()));
             };
@@ -240,14 +240,14 @@ fn variant(name: &str) -> Result<Arm, WireError> {
     arm_named(name).ok_or_else(|| WireError::bad(VARIANT.as_str(), what()))
 }
 
-/// A header's text; an empty one counts as absent.
+/// A header's text; an empty one counts as missing.
 fn text<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Result<Option<&'a str>, WireError> {
     let Some(value) = headers.get(name) else { return Ok(None) };
     let bad = |_| WireError::bad(name.as_str(), "it must be plain ASCII text");
     value.to_str().map(|text| Some(text.trim()).filter(|text| !text.is_empty())).map_err(bad)
 }
 
-/// Adds who answers to the headers.
+/// Adds the answering arm and version to the headers.
 fn named(mut response: Response, served: &Served) -> Response {
     put(&mut response, ARM, served.arm.as_str());
     put(&mut response, VERSION, &served.version);
@@ -255,7 +255,7 @@ fn named(mut response: Response, served: &Served) -> Response {
 }
 
 fn put(response: &mut Response, name: HeaderName, value: &str) {
-    // A folder's name may hold what a header cannot; then the header is left out.
+    // If a folder's name contains characters that a header cannot, the header is left out.
     if let Ok(value) = HeaderValue::from_bytes(value.as_bytes()) {
         response.headers_mut().insert(name, value);
     }

@@ -1,21 +1,21 @@
-//! The phases of a server's end, seen by listeners, probes and replies alike.
+//! The phases of a server's shutdown, as seen by listeners, probes and replies.
 
 use std::sync::Arc;
 use tokio::sync::watch;
 
-/// How far the end has come.
+/// The phase of the shutdown.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Phase {
     Serving,
-    /// Not ready any more, so that balancers look elsewhere; requests are still taken.
+    /// Not ready any more, so that load balancers choose other servers; requests are still accepted.
     Leaving,
-    /// Nothing new is taken; what runs may finish.
+    /// No new requests are accepted; running ones may finish.
     Draining,
-    /// What still runs ends with an error.
+    /// Replies that still run end with an error.
     CutOff,
 }
 
-/// The phase of one server; clones share it. It only ever advances.
+/// The phase of one server; clones share it. It only advances.
 #[derive(Debug, Clone)]
 pub struct Lifecycle(Arc<watch::Sender<Phase>>);
 
@@ -42,7 +42,7 @@ impl Lifecycle {
         });
     }
 
-    /// Resolves once the end has come that far.
+    /// Resolves once this phase has been reached.
     pub async fn reached(&self, phase: Phase) {
         let mut watched = self.0.subscribe();
         let _ = watched.wait_for(|now| *now >= phase).await;

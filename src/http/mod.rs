@@ -1,14 +1,14 @@
-//! The HTTP edge: an OpenAI-compatible API, probes, metrics and the operator's commands.
+//! The HTTP layer: an OpenAI-compatible API, probes, metrics and the operators' commands.
 //!
-//! [`client_app`] and [`operator_app`] make routers out of [`AppState`], to be called with `oneshot` in tests
-//! and served by [`serve()`]. Reading order: `wire` (what clients write and read), `generate` with `replies`,
-//! `chunks` and `whole` (a request's way to its answer), `error` (the only place that knows which error has
-//! which status), `models`, `tokens`, `feedback`, `probes` with `gauges`, then `operators` (who may operate),
-//! `admin` with [`orders`] and `events`, `cors` (web pages), then `sockets` (and their bounds) and
-//! `lifecycle` (the phases of the end).
+//! [`client_app`] and [`operator_app`] build routers from [`AppState`], which tests call with `oneshot` and
+//! [`serve()`] serves. Reading order: `wire` (request and response formats), `generate` with `replies`,
+//! `chunks` and `whole` (from a request to its response), `error` (maps errors to statuses), `models`,
+//! `tokens`, `feedback`, `probes` with `gauges`, then `operators` (access check), `admin` with [`orders`]
+//! and `events`, `cors` (web pages), then `sockets` (and their limits) and `lifecycle` (the phases of
+//! shutdown).
 //!
-//! Knows the gateway and the control room by their public types and nothing of what lies behind
-//! them. Wire types live here and go no further in.
+//! It knows the gateway and the control module by their public types only. Wire types are used here and
+//! nowhere further in.
 
 mod admin;
 mod body;
@@ -53,19 +53,20 @@ use wire::fields::Fields;
 /// What handlers share.
 #[derive(Clone)]
 pub struct AppState {
-    /// Where requests go.
+    /// Handles requests.
     pub gateway: Gateway,
-    /// Renders the metrics, if they are recorded at all.
+    /// Renders the metrics, if they are recorded.
     pub metrics: Option<PrometheusHandle>,
-    /// Longest request body in bytes.
+    /// Maximum request body in bytes.
     pub body_limit: usize,
-    /// Memory for the bodies that are being received.
+    /// Memory for bodies that are being received.
     pub intake: Intake,
-    /// Who may operate.
+    /// Who may use the operators' routes.
     pub operators: Operators,
 }
 
-/// What clients use, and the probes. The routes for clients are open to web pages of these origins (`*`: of any).
+/// The routes for clients, and the probes. The routes for clients are open to web pages of these origins
+/// (`*`: any).
 pub fn client_app(state: AppState, origins: &[String]) -> Router {
     let clients = Router::new()
         .route("/v1/chat/completions", post(generate::chat))
@@ -80,7 +81,8 @@ pub fn client_app(state: AppState, origins: &[String]) -> Router {
         .fallback(lost)
         .method_not_allowed_fallback(bad_method)
         .with_state(state.clone());
-    // Around the whole of it, fallbacks included: those would else answer preflights, and 404s lack headers.
+    // Around everything, including fallbacks. Otherwise fallbacks would answer preflights, and 404s would
+    // lack headers.
     let clients = match cors::layer(origins) {
         Some(cors) => Router::new().fallback_service(cors.layer(clients)),
         None => clients,
@@ -88,8 +90,8 @@ pub fn client_app(state: AppState, origins: &[String]) -> Router {
     probes().method_not_allowed_fallback(bad_method).fallback_service(clients).with_state(state)
 }
 
-/// What operators use, and the probes, behind the operators' guard: for a listener that is theirs alone. A proxy in
-/// front of the clients' listener never leads here.
+/// The routes for operators, and the probes, behind the operators' access check; for a listener of their own.
+/// A proxy in front of the clients' listener cannot reach it.
 pub fn operator_app(state: AppState) -> Router {
     let guard = from_fn_with_state(state.operators.clone(), operators::guard);
     probes()
@@ -100,7 +102,7 @@ pub fn operator_app(state: AppState) -> Router {
         .with_state(state)
 }
 
-/// What supervisors and monitors ask.
+/// The routes for supervisors and monitors.
 fn probes() -> Router<AppState> {
     Router::new()
         .route("/livez", get(probes::live))
@@ -110,7 +112,7 @@ fn probes() -> Router<AppState> {
         .route("/metrics", get(probes::metrics))
 }
 
-/// Nowhere, for clients. Operators who came to the wrong door are told where theirs is.
+/// An unknown path on the clients' listener. Operators are told where their listener is.
 async fn lost(method: Method, uri: Uri) -> ApiError {
     match uri.path() == "/admin" || uri.path().starts_with("/admin/") {
         true => ApiError::operators_elsewhere(uri.path()),
@@ -122,8 +124,7 @@ async fn bad_method(method: Method, uri: Uri) -> ApiError {
     ApiError::bad_method(method.as_str(), uri.path())
 }
 
-/// What a body would be understood as, or the answer that its sender would get: for checks from outside,
-/// which have nobody to answer it.
+/// How a body would be parsed, or the error response to it; for external checks without a server.
 #[doc(hidden)]
 pub fn understand(
     chat: bool,
@@ -144,8 +145,8 @@ pub fn understand(
     })
 }
 
-/// Turns away what comes on a connection beyond the bound, so that probes and operators get through, and
-/// answers in place of what the end of the server cuts off.
+/// Refuses requests on a connection beyond the limit, except probes and operators' requests; and answers
+/// requests that the shutdown cuts off.
 async fn full(request: Request, next: Next) -> Response {
     if request.extensions().get::<Spare>().is_some() {
         return ApiError::full().into_response();
@@ -159,8 +160,8 @@ async fn full(request: Request, next: Next) -> Response {
     }
 }
 
-/// Refuses what a page of another origin can send without the browser asking first: anything that is not JSON. Pages
-/// that may call the API send JSON, for which they are asked about ([`cors`]).
+/// Refuses requests that a page of another origin can send without a preflight, which is everything that is
+/// not JSON. Allowed pages send JSON, and the browser sends a preflight for it ([`cors`]).
 async fn json_of_pages(request: Request, next: Next) -> Response {
     let headers = request.headers();
     let kind = headers.get(header::CONTENT_TYPE).map(|kind| kind.as_bytes().to_ascii_lowercase());

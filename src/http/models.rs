@@ -1,4 +1,4 @@
-//! Which models there are. Answers at any time, also while none is loaded.
+//! The list of models. Available at any time, even while no model is loaded.
 
 use super::AppState;
 use super::error::ApiError;
@@ -18,7 +18,7 @@ pub struct ModelList {
     data: Vec<Model>,
 }
 
-/// One name and what it stands for.
+/// One name and what it refers to.
 #[derive(Serialize)]
 pub struct Model {
     id: String,
@@ -49,7 +49,7 @@ pub async fn one(
     Ok(Json(found.ok_or(WireError::UnknownModel { asked: id, served })?))
 }
 
-/// The public name, which is always there, and one name for each arm that is loaded.
+/// The public name, which always exists, and one name for each loaded arm.
 fn models(view: &ModelsView) -> Vec<Model> {
     let arms = [(Arm::Stable, &view.stable), (Arm::Canary, &view.canary)];
     let loaded = arms.into_iter().filter_map(|(arm, deployment)| {

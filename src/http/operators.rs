@@ -1,9 +1,11 @@
-//! Who may operate: programs on this machine, and web pages of the operators' own listener that know its token.
+//! Who may use the operators' routes: programs on this machine, and web pages of the operators' own listener
+//! that have its token.
 //!
-//! Three ways in are closed. A page elsewhere can have a browser on this machine send requests here: browsers say so
-//! (`Origin`, `Sec-Fetch-Site`), and a page that has its own name resolve to loopback is betrayed by `Host`. A proxy
-//! on this machine would pass on what strangers send: it must not lead to this listener, and one that shows itself
-//! is refused. Other machines are refused by their address.
+//! Three kinds of requests are refused. A page from elsewhere can make a browser on this machine send
+//! requests here: browsers announce this (`Origin`, `Sec-Fetch-Site`), and if a page lets its own name
+//! resolve to loopback, `Host` reveals it. A proxy on this machine would forward requests from strangers: it
+//! must not lead to this listener, and a proxy that can be recognised is refused. Other machines are refused
+//! by their address.
 
 use super::Peer;
 use super::error::ApiError;
@@ -15,15 +17,15 @@ use axum::response::{IntoResponse, Response};
 use std::net::IpAddr;
 use std::sync::Arc;
 
-/// Who may operate.
+/// Who may use the operators' routes.
 #[derive(Debug, Clone, Default)]
 pub struct Operators {
-    /// What a page of this listener has to show; without one, no page may operate.
+    /// The token that a page of this listener has to send; without one, no page is allowed.
     token: Option<Arc<str>>,
 }
 
 impl Operators {
-    /// Programs, and pages that show this token as a bearer.
+    /// Allows programs, and pages that send this token as a bearer token.
     pub fn with_token(token: &str) -> Operators {
         Operators { token: Some(token.into()) }
     }
@@ -35,12 +37,12 @@ impl Operators {
     }
 }
 
-/// Takes as long for a guess that is nearly right as for any other of its length.
+/// Takes the same time for every guess of the same length.
 fn equal(a: &[u8], b: &[u8]) -> bool {
     a.len() == b.len() && a.iter().zip(b).fold(0, |differ, (a, b)| differ | (a ^ b)) == 0
 }
 
-/// Headers that only a proxy sends, and beginnings of such.
+/// Headers that only proxies send, and prefixes of such headers.
 const OF_PROXIES: [&str; 11] = [
     "forwarded",
     "via",
@@ -56,7 +58,7 @@ const OF_PROXIES: [&str; 11] = [
 ];
 const OF_PROXIES_BEGIN: [&str; 7] =
     ["x-forwarded", "x-envoy-", "x-original-", "x-azure-", "x-amzn-", "x-arr-", "cf-"];
-/// By which browsers say whose page sends a request.
+/// The header in which browsers say which site sends a request.
 const SEC_FETCH_SITE: &str = "sec-fetch-site";
 
 pub(super) async fn guard(
@@ -71,7 +73,7 @@ pub(super) async fn guard(
     }
 }
 
-/// Why a request may not operate; `None` if it may.
+/// Why a request is refused; `None` if it is allowed.
 fn refusal(
     operators: &Operators,
     peer: Option<IpAddr>,
@@ -100,7 +102,7 @@ fn of_browser(headers: &HeaderMap) -> bool {
     headers.contains_key(header::ORIGIN) || headers.contains_key(SEC_FETCH_SITE)
 }
 
-/// Sent by a page that came from here.
+/// Whether it was sent by a page of this listener.
 fn of_own_page(headers: &HeaderMap) -> bool {
     let host = headers.get(header::HOST).map(|host| host.as_bytes()).unwrap_or_default();
     let own = |origin: &[u8]| origin.strip_prefix(b"http://").is_some_and(|origin| origin == host);
@@ -108,7 +110,7 @@ fn of_own_page(headers: &HeaderMap) -> bool {
         && headers.get_all(SEC_FETCH_SITE).iter().all(|site| site == "same-origin")
 }
 
-/// A name that only this machine can be reached by.
+/// Whether it is a name that only this machine can use for itself.
 fn loopback_name(host: &[u8]) -> bool {
     let host = std::str::from_utf8(host).unwrap_or_default().parse::<Authority>();
     let Ok(host) = host.map(|host| host.host().to_owned()) else { return false };

@@ -1,4 +1,4 @@
-//! What supervisors and monitors ask: alive, ready, version, metrics.
+//! Endpoints for supervisors and monitors: alive, ready, version, metrics.
 
 use super::error::ApiError;
 use super::{AppState, Lifecycle, Phase, gauges};
@@ -9,7 +9,7 @@ use axum::{Extension, Json};
 use metrics_exporter_prometheus::PrometheusHandle;
 use serde::Serialize;
 
-/// Nothing is wrong.
+/// The healthy response.
 #[derive(Serialize)]
 pub struct Alive {
     status: &'static str,
@@ -26,7 +26,7 @@ pub async fn live() -> Json<Alive> {
     Json(Alive { status: "ok" })
 }
 
-/// `GET /readyz` and `GET /health`: requests can be served, or why not.
+/// `GET /readyz` and `GET /health`: whether requests can be served, or why not.
 pub async fn ready(
     State(state): State<AppState>,
     lifecycle: Option<Extension<Lifecycle>>,
@@ -43,7 +43,7 @@ pub async fn version() -> Json<Version> {
     Json(Version { version: env!("CARGO_PKG_VERSION") })
 }
 
-/// `GET /metrics`, in Prometheus' text format; empty when nothing is recorded.
+/// `GET /metrics`, in Prometheus' text format; empty if nothing is recorded.
 pub async fn metrics(State(state): State<AppState>) -> impl IntoResponse {
     gauges::refresh(state.gateway.control());
     let text = state.metrics.as_ref().map(PrometheusHandle::render).unwrap_or_default();

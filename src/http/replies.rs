@@ -1,15 +1,15 @@
-//! Several generations as one sequence of pieces.
+//! Merges several generations into one sequence of pieces.
 //!
-//! A plain completion may hold several prompts; each is a generation of its own, and together they
-//! are one answer whose choices are numbered through. One failure fails the answer, and dropping
-//! [`Replies`] drops, and so cancels, all that still runs.
+//! A plain completion may contain several prompts. Each is a generation of its own, and together they are one
+//! answer whose choices are numbered consecutively. One failure fails the whole answer. Dropping [`Replies`]
+//! cancels everything that still runs.
 
 use crate::serving::{GatewayError, GenerateRequest, Generation, Piece, Served, Usage};
 use futures_util::future::poll_fn;
 use std::task::{Context, Poll};
 use tokio::sync::mpsc::Receiver;
 
-/// What is still to come of an answer.
+/// The rest of an answer.
 #[derive(Debug)]
 pub struct Replies {
     routed: Served,
@@ -17,14 +17,14 @@ pub struct Replies {
     lanes: Vec<Option<Receiver<Piece>>>,
     /// Choices per prompt.
     n: u32,
-    /// The lane to look at first, so that none is favoured.
+    /// The lane to poll first, so that none is favoured.
     turn: usize,
     started: bool,
     usage: Usage,
 }
 
 impl Replies {
-    /// Puts all requests under way with `generate`; if one is refused, all are dropped.
+    /// Starts all requests with `generate`; if one is refused, all are dropped.
     pub async fn start<F>(
         requests: Vec<GenerateRequest>,
         n: u32,
@@ -46,13 +46,13 @@ impl Replies {
         Ok(Replies { routed, lanes, n, turn: 0, started: false, usage: Usage::default() })
     }
 
-    /// Who was going to answer the first prompt.
+    /// The arm that was going to answer the first prompt.
     pub fn routed(&self) -> &Served {
         &self.routed
     }
 
-    /// The next piece of any generation; `None` after `Done` or `Failed`. Nothing is lost when the
-    /// returned future is dropped.
+    /// The next piece of any generation; `None` after `Done` or `Failed`. Nothing is lost if the returned
+    /// future is dropped.
     pub async fn next(&mut self) -> Option<Piece> {
         while self.lanes.iter().any(Option::is_some) {
             let (lane, piece) = poll_fn(|context| self.poll(context)).await;
@@ -75,7 +75,7 @@ impl Replies {
         Poll::Pending
     }
 
-    /// What a generation's piece means for the whole, if anything.
+    /// What a generation's piece means for the whole answer, if anything.
     fn merge(&mut self, lane: usize, piece: Option<Piece>) -> Option<Piece> {
         let first = lane as u32 * self.n;
         match piece {

@@ -1,4 +1,4 @@
-//! Text to token ids and back, by stable's tokenizer; load generators ask for this.
+//! Tokenizing and detokenizing with stable's tokenizer; load generators use this.
 
 use super::error::ApiError;
 use super::wire::fields::Fields;
@@ -10,7 +10,7 @@ use axum::body::Body;
 use axum::extract::State;
 use serde::Serialize;
 
-/// A prompt as stable sees it.
+/// A prompt as token ids of stable's tokenizer.
 #[derive(Serialize)]
 pub struct Tokens {
     count: usize,
@@ -18,7 +18,7 @@ pub struct Tokens {
     tokens: Vec<u32>,
 }
 
-/// What ids spell.
+/// The text of token ids.
 #[derive(Serialize)]
 pub struct Text {
     prompt: String,
@@ -51,15 +51,14 @@ pub async fn detokenize(State(state): State<AppState>, body: Body) -> Result<Jso
     Ok(Json(Text { prompt: prompt.map_err(|error| ApiError::gateway(&error, "tokens"))? }))
 }
 
-/// Runs `work` off the async threads: texts may be as long as a body may be.
+/// Runs `work` off the async threads, because texts may be as long as a body.
 async fn apart<T: Send + 'static>(
     work: impl FnOnce() -> T + Send + 'static,
 ) -> Result<T, ApiError> {
     tokio::task::spawn_blocking(work).await.map_err(|error| ApiError::internal(&error))
 }
 
-/// The model may be left out here. Only stable's tokenizer is asked, so its name must not be the
-/// canary's.
+/// The model may be omitted here. Only stable's tokenizer is used, so the name must not be the canary's.
 fn check_model(fields: &mut Fields, served: &str) -> Result<(), WireError> {
     let Some(asked) = fields.string("model")? else { return Ok(()) };
     match common::model_arm(&asked, served)? {

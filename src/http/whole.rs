@@ -1,6 +1,6 @@
-//! Pieces of a reply are gathered into one JSON object, for clients that do not stream.
+//! Collects the pieces of a reply into one JSON object, for clients that do not stream.
 //!
-//! Pure, like `chunks`; bounded by what a model's context holds.
+//! Pure, like `chunks`; its size is limited by the model's context.
 
 use super::wire::Shape;
 use super::wire::reply::{Answer, ChatChoice, FunctionCall, Head, Message, TextChoice, ToolCall};
@@ -8,7 +8,7 @@ use crate::serving::{GatewayError, Piece, Served, TokenLogprob, Usage};
 use crate::text::tools::{ToolCallParser, ToolPiece};
 use serde_json::Value;
 
-/// An answer under way.
+/// An answer in progress.
 #[derive(Debug)]
 pub struct Whole {
     head: Head,
@@ -27,7 +27,7 @@ struct Choice {
 }
 
 impl Whole {
-    /// Begins an answer that `routed` is expected to give.
+    /// Begins an answer; `routed` says who is expected to give it.
     pub fn new(head: Head, routed: Served) -> Whole {
         let choice = |_| {
             let parser = head.tools.then(ToolCallParser::new);
@@ -37,7 +37,7 @@ impl Whole {
         Whole { head, served: routed, choices, usage: Usage::default() }
     }
 
-    /// Takes the next piece; a failure is handed back.
+    /// Processes the next piece; a failure is returned.
     pub fn take(&mut self, piece: Piece) -> Result<(), GatewayError> {
         match piece {
             Piece::Start(served) => self.served = served,

@@ -1,7 +1,8 @@
-//! Where downloads go: the layout of Hugging Face's own cache.
+//! Where downloads are stored: the layout of Hugging Face's own cache.
 //!
-//! `models--org--repo/` holds `blobs/` (contents by their etag), `snapshots/COMMIT/` (names, linked to
-//! blobs) and `refs/` (which commit a branch was). Only paths and links; downloads nothing.
+//! `models--org--repo/` contains `blobs/` (contents, named by etag), `snapshots/COMMIT/` (file names, linked
+//! to blobs) and `refs/` (the commit of a branch). This file handles only paths and links; it downloads
+//! nothing.
 
 use super::{HubError, Reference};
 use std::path::{Path, PathBuf};
@@ -10,7 +11,7 @@ pub(super) struct Cache {
     root: PathBuf,
 }
 
-/// Whether a text from outside is a hash and nothing else; it becomes a file's name.
+/// Whether a text from outside is a hash and nothing else; it becomes a file name.
 pub(super) fn is_hex(text: &str) -> bool {
     (32..=64).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_hexdigit())
 }
@@ -32,7 +33,7 @@ impl Cache {
         self.repo(reference).join("blobs").join(etag)
     }
 
-    /// Remembers which commit the revision is.
+    /// Stores which commit the revision is.
     pub(super) fn note(&self, reference: &Reference, commit: &str) -> Result<(), HubError> {
         if reference.revision == commit {
             return Ok(());
@@ -42,7 +43,7 @@ impl Cache {
         std::fs::write(&path, commit).map_err(|source| HubError::Write { path, source })
     }
 
-    /// Which commit the revision was when it was last asked for.
+    /// The revision's commit at the last request.
     pub(super) fn commit(&self, reference: &Reference) -> Option<String> {
         if self.snapshot(reference, &reference.revision).is_dir() {
             return Some(reference.revision.clone());
@@ -52,7 +53,7 @@ impl Cache {
         is_hex(&commit).then_some(commit)
     }
 
-    /// Files of a snapshot that are there, by their names in the repository.
+    /// The existing files of a snapshot, by their names in the repository.
     pub(super) fn names(&self, reference: &Reference, commit: &str) -> Vec<String> {
         let root = self.snapshot(reference, commit);
         let (mut names, mut folders) = (Vec::new(), vec![root.clone()]);
@@ -72,7 +73,7 @@ impl Cache {
         names
     }
 
-    /// Puts a name to a blob. Where links cannot be made, the blob itself moves there.
+    /// Links a name to a blob. Where links are not possible, the blob itself is moved there.
     pub(super) fn link(&self, blob: &Path, to: &Path) -> Result<(), HubError> {
         parent(to)?;
         let written = |source| HubError::Write { path: to.to_owned(), source };
@@ -90,7 +91,7 @@ impl Cache {
     }
 }
 
-/// Makes the folder that a file is to be in.
+/// Creates the folder for a file.
 pub(super) fn parent(path: &Path) -> Result<(), HubError> {
     let folder = path.parent().unwrap_or(path);
     std::fs::create_dir_all(folder)

@@ -1,7 +1,7 @@
-//! Which files of a repository are needed: one GGUF, or config, tokenizer and safetensors.
+//! Chooses the files of a repository that are needed: one GGUF, or config, tokenizer and safetensors.
 //!
-//! A pure function of names. Everything else that repositories carry (other formats, pictures, the same
-//! weights twice) stays where it is.
+//! A pure function of the names. Other files in repositories (other formats, pictures, the same weights
+//! twice) are not downloaded.
 
 use super::{HubError, Reference};
 
@@ -20,7 +20,7 @@ const SIDE_FILES: [&str; 8] = [
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Files {
     pub(super) names: Vec<String>,
-    /// The model is this one file and not the folder.
+    /// The model is this single file, not the folder.
     pub(super) single: Option<String>,
 }
 
@@ -41,7 +41,7 @@ pub(super) fn files(reference: &Reference, names: &[String]) -> Result<Files, Hu
     }
     if !found.is_empty() {
         let side = names.iter().filter(|name| SIDE_FILES.contains(&name.as_str()));
-        // Small files first: what is wrong with them is known before gigabytes are.
+        // Small files first, so that errors in them are found before gigabytes are downloaded.
         let names = side.cloned().chain(found).collect();
         return Ok(Files { names, single: None });
     }
@@ -52,7 +52,7 @@ pub(super) fn files(reference: &Reference, names: &[String]) -> Result<Files, Hu
     }
 }
 
-/// The file of exactly this name, or the one GGUF whose name contains it.
+/// The file with exactly this name, or the only GGUF whose name contains it.
 fn named(wanted: &str, names: &[String], ggufs: &[&String]) -> Result<String, String> {
     if let Some(exact) = names.iter().find(|name| *name == wanted) {
         return Ok(exact.clone());

@@ -1,8 +1,8 @@
-//! One file: asked for, continued where it broke off, checked, and given its name.
+//! Downloads one file: requests it, resumes after interruptions, checks it, and gives it its name.
 //!
-//! What arrives is kept as `ETAG.incomplete` until its length and, for large files, its SHA-256 are what the
-//! hub said they are; only then does it get a name that anybody loads. What is wrong is deleted, since
-//! going on from it could never become right.
+//! A partial download is stored as `ETAG.incomplete`. It gets a name that can be loaded only after its length
+//! and, for large files, its SHA-256 match what the hub announced. A file that does not match is deleted,
+//! because resuming it could never make it right.
 
 use super::cache::{is_hex, parent};
 use super::wire::Ask;
@@ -17,13 +17,13 @@ use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-/// Attempts in a row that bring no byte.
+/// Maximum number of consecutive attempts without a byte.
 const ATTEMPTS: u32 = 5;
-/// Between two pieces of a body.
+/// Maximum wait between two pieces of a body.
 const STALL: Duration = Duration::from_secs(60);
 const PAUSE: Duration = Duration::from_millis(500);
 
-/// What the hub says about a file before sending it.
+/// What the hub announces about a file before sending it.
 struct Facts {
     etag: String,
     size: Option<u64>,
@@ -31,7 +31,7 @@ struct Facts {
     sha256: Option<String>,
 }
 
-/// A file on its way.
+/// A download in progress.
 struct Download<'a> {
     url: String,
     /// `repo/name`, for errors.
@@ -42,7 +42,7 @@ struct Download<'a> {
 }
 
 impl Hub {
-    /// Has `name` of a repository in its snapshot, downloading it if it is not there.
+    /// Makes sure that `name` is in the repository's snapshot, downloading it if necessary.
     pub(super) async fn file(
         &self,
         reference: &Reference,
@@ -73,7 +73,7 @@ impl Hub {
 
     async fn facts(&self, url: &str, what: &str) -> Result<Facts, HubError> {
         let token = self.token.as_deref();
-        // The headers are the hub's own; storage behind a redirect does not know them.
+        // These headers come from the hub itself; storage behind a redirect does not send them.
         let ask = Ask { method: Method::HEAD, url, token, from: 0, follow: false, what };
         let answer = self.wire.send(&ask).await?;
         let headers = answer.headers();
@@ -91,7 +91,7 @@ impl Hub {
         Ok(Facts { sha256, size: size.and_then(|size| size.parse().ok()), etag })
     }
 
-    /// Downloads until it is all there, going on after breaks.
+    /// Downloads until the file is complete, resuming after interruptions.
     async fn download(&self, download: &Download<'_>) -> Result<(), HubError> {
         let mut failures = 0;
         loop {
@@ -151,7 +151,7 @@ impl Hub {
         }
     }
 
-    /// Length and hash; what is wrong is deleted.
+    /// Checks length and hash; a wrong file is deleted.
     async fn check(&self, download: &Download<'_>) -> Result<(), HubError> {
         let (found, what) = (length(&download.partial), download.what.clone());
         if let Some(expected) = download.facts.size.filter(|expected| *expected != found) {
@@ -173,7 +173,7 @@ impl Hub {
 
 /// Why an attempt ended.
 enum Stop {
-    /// Going on may help.
+    /// Resuming may help.
     Broken(String),
     Failed(HubError),
 }
@@ -218,7 +218,7 @@ fn text(headers: &HeaderMap, name: &str) -> Option<String> {
     Some(headers.get(name)?.to_str().ok()?.to_owned())
 }
 
-/// An etag without what is around it.
+/// An etag without quotes and prefix.
 fn clean(etag: &str) -> String {
     etag.trim_start_matches("W/").trim_matches('"').to_owned()
 }

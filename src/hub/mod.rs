@@ -1,11 +1,12 @@
 //! Models by reference: `hf:org/repo[:file][@revision]` becomes a folder or a file on this machine.
 //!
-//! Files go where Hugging Face's own tools put them, so that what either has downloaded serves both. Why
-//! not the `hf-hub` crate: its TLS would bring a second cryptographic library into the program; what is
-//! needed of it is a list of files and a GET that can go on where it broke off.
+//! Files are stored where Hugging Face's own tools store them, so both can use each other's downloads. Why
+//! not the `hf-hub` crate: its TLS would add a second cryptographic library to the program, and only a file
+//! list and a resumable GET are needed from it.
 //!
-//! In reading order: `reference` (what was typed), `choose` (which files of a repository are needed),
-//! `cache` (where they go), `wire` (one request), `fetch` (one file, resumed and checked). Knows no models.
+//! In reading order: `reference` (the text typed), `choose` (which files of a repository are needed), `cache`
+//! (where they are stored), `wire` (one request), `fetch` (one file, resumed and checked). It does not know
+//! about models.
 
 mod cache;
 mod choose;
@@ -20,10 +21,10 @@ use serde_json::Value;
 use std::path::{Path, PathBuf};
 use wire::Wire;
 
-/// Where files come from unless `HF_ENDPOINT` says otherwise.
+/// The source of files, unless `HF_ENDPOINT` is set.
 const ENDPOINT: &str = "https://huggingface.co";
 
-/// Why a model could not be had. One line, with the remedy.
+/// Why a model could not be fetched. One line, with the remedy.
 #[derive(Debug, thiserror::Error)]
 pub enum HubError {
     #[error(
@@ -85,7 +86,8 @@ pub struct Hub {
 }
 
 impl Hub {
-    /// As the environment says: `HF_ENDPOINT`, `HF_TOKEN`, `HF_HOME`, `HF_HUB_CACHE`, `HF_HUB_OFFLINE`.
+    /// Configured from the environment: `HF_ENDPOINT`, `HF_TOKEN`, `HF_HOME`, `HF_HUB_CACHE`,
+    /// `HF_HUB_OFFLINE`.
     pub fn from_env() -> Result<Hub, HubError> {
         let variable = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
         let home = variable("HF_HOME").map(PathBuf::from).or_else(|| {
@@ -117,7 +119,7 @@ impl Hub {
         Ok(Hub { endpoint, token, cache: Cache::new(cache), offline, wire })
     }
 
-    /// The folder, or the one file, that a reference means; downloaded as far as it is not there.
+    /// The folder, or the single file, of a reference; missing files are downloaded.
     pub async fn fetch(&self, reference: &Reference) -> Result<PathBuf, HubError> {
         let listing = match self.offline {
             true => None,
@@ -158,11 +160,11 @@ impl Hub {
         let commit = commit.ok_or_else(|| odd("a listing without a commit"))?.to_owned();
         let siblings = json["siblings"].as_array().ok_or_else(|| odd("a listing without files"))?;
         let names = siblings.iter().filter_map(|file| file["rfilename"].as_str());
-        // Names become paths here: whatever leaves the folder is not looked at.
+        // Names become paths here: any name that leaves the folder is ignored.
         Ok((commit, names.filter(|name| reference::is_inside(name)).map(str::to_owned).collect()))
     }
 
-    /// What is there without asking anybody.
+    /// What is in the cache, without any request.
     fn cached(&self, reference: &Reference) -> Result<PathBuf, HubError> {
         let missing = || HubError::Offline { what: reference.to_string() };
         let commit = self.cache.commit(reference).ok_or_else(missing)?;
@@ -177,7 +179,7 @@ impl Hub {
     }
 }
 
-/// A short name for a path inside the cache: the repository's, with the beginning of the commit.
+/// A short name for a path inside the cache: the repository's name and the beginning of the commit.
 pub fn name_of(path: &Path) -> Option<String> {
     let parts: Vec<_> = path.iter().filter_map(|part| part.to_str()).collect();
     let at = parts.iter().position(|part| part.starts_with("models--"))?;

@@ -1,7 +1,7 @@
-//! `hf:org/repo[:file][@revision]`, taken apart and checked.
+//! Parses and checks `hf:org/repo[:file][@revision]`.
 //!
-//! The parts become paths and addresses, so nothing that could leave its place gets through. Reads no
-//! files and asks nobody.
+//! The parts become paths and URLs, so anything that could leave its place is refused. Reads no files and
+//! makes no requests.
 
 use super::HubError;
 use std::fmt;
@@ -9,17 +9,17 @@ use std::path::Path;
 
 const SCHEME: &str = "hf:";
 
-/// What was typed.
+/// A parsed reference.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Reference {
     /// `org/repo`.
     pub repo: String,
-    /// One file, or a part of its name such as `Q4_K_M`.
+    /// One file, or part of its name such as `Q4_K_M`.
     pub file: Option<String>,
     pub revision: String,
 }
 
-/// Whether a path that was typed is a reference and not a path.
+/// Whether the given path is a reference.
 pub fn is_reference(path: &Path) -> bool {
     path.to_str().is_some_and(|text| text.starts_with(SCHEME))
 }
@@ -66,7 +66,7 @@ impl fmt::Display for Reference {
     }
 }
 
-/// Whether a name is a plain path below some folder, in characters that need no escaping in an address.
+/// Whether a name is a plain path below some folder, in characters that need no escaping in a URL.
 pub(super) fn is_inside(name: &str) -> bool {
     let plain =
         |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-' | '+' | '=' | ',');

@@ -1,4 +1,4 @@
-//! A stand-in for the hub: a few files behind its addresses, with the faults that networks have.
+//! A fake hub for tests: a few files behind its URLs, with network faults.
 
 use sha2::{Digest, Sha256};
 use std::collections::HashMap;
@@ -13,16 +13,16 @@ pub(super) const COMMIT: &str = "0123456789abcdef0123456789abcdef01234567";
 #[derive(Default)]
 pub(super) struct Files {
     pub(super) files: HashMap<String, Vec<u8>>,
-    /// Close the connection after this many bytes of a body, so many times.
+    /// Closes the connection after this many bytes of a body, a given number of times.
     pub(super) cut_after: usize,
     pub(super) cuts: AtomicUsize,
-    /// Say another hash than the content's.
+    /// Announces another hash than the content's.
     pub(super) lie: bool,
-    /// Only for who brings this token.
+    /// Requires this token.
     pub(super) token: Option<&'static str>,
-    /// Ranges are ignored: every answer is the whole.
+    /// Ignores ranges: every response is the whole file.
     pub(super) no_ranges: bool,
-    /// Large files are elsewhere.
+    /// Large files are stored elsewhere.
     pub(super) storage: Option<String>,
     pub(super) seen: parking_lot::Mutex<Vec<String>>,
 }
@@ -31,7 +31,7 @@ pub(super) fn sha256(bytes: &[u8]) -> String {
     Sha256::digest(bytes).iter().map(|b| format!("{b:02x}")).collect()
 }
 
-/// Serves; returns the address.
+/// Starts the server; returns its address.
 pub(super) async fn serve(files: Arc<Files>) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = format!("http://{}", listener.local_addr().unwrap());

@@ -1,4 +1,4 @@
-//! Tests: references, the choice of files, and downloads from a stand-in with faults.
+//! Tests: references, the choice of files, and downloads from a fake hub with faults.
 
 use super::testing::{COMMIT, Files, serve, sha256};
 use super::*;
@@ -108,7 +108,7 @@ async fn a_folder_is_downloaded_once_in_hugging_faces_layout() {
     let before = files.seen.lock().len();
     assert_eq!(hub.fetch(&wanted).await.unwrap(), path);
     assert_eq!(files.seen.lock().len(), before + 1, "only the listing is asked for again");
-    // Without a network, what is there is used; what is not there is named.
+    // Without a network, cached files are used, and missing ones are named.
     let offline = Hub::new("http://127.0.0.1:1".into(), None, dir.path().into(), true).unwrap();
     assert_eq!(offline.fetch(&wanted).await.unwrap(), path);
     let error = offline.fetch(&reference("hf:org/other")).await.unwrap_err();

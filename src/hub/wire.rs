@@ -1,7 +1,8 @@
 //! One request to the hub: GET or HEAD.
 //!
-//! The token belongs to the endpoint alone: the client drops it with the first redirect to another host. Nobody is led
-//! from a protected connection to an open one. Status codes become errors here, with what was asked for in them.
+//! The token is sent to the endpoint only: the client drops it at the first redirect to another host. A
+//! redirect from https to http is not followed. Status codes become errors here, and the errors name what was
+//! requested.
 
 use super::HubError;
 use crate::outbound;
@@ -11,30 +12,30 @@ use reqwest::{Client, Method, Response, Url};
 use std::time::Duration;
 
 const REDIRECTS: usize = 5;
-/// For a connection, and for the head of an answer.
+/// Timeout for a connection, and for the headers of a response.
 const WAIT: Duration = Duration::from_secs(30);
-/// Largest listing, in bytes.
+/// Maximum size of a listing, in bytes.
 const LISTING: usize = 16 << 20;
 
 pub(super) struct Wire {
-    /// Goes where it is sent.
+    /// Follows redirects.
     follows: Client,
     /// Stops at a redirect to another host.
     stays: Client,
     endpoint: String,
 }
 
-/// What to ask for.
+/// A request.
 #[derive(Clone)]
 pub(super) struct Ask<'a> {
     pub(super) method: Method,
     pub(super) url: &'a str,
     pub(super) token: Option<&'a str>,
-    /// From this byte on.
+    /// The first byte to send.
     pub(super) from: u64,
-    /// Whether to go where a redirect to another host points.
+    /// Whether to follow a redirect to another host.
     pub(super) follow: bool,
-    /// In words, for errors.
+    /// A description for errors.
     pub(super) what: &'a str,
 }
 
@@ -43,7 +44,8 @@ impl Wire {
         let odd = |what: String| HubError::Protocol { endpoint: endpoint.to_owned(), what };
         let _: Url = endpoint.parse().map_err(|_| odd("it is no address".into()))?;
         let client = |policy: Policy| {
-            // Without any authority, https fails by name when it is tried; a plain endpoint needs none.
+            // Without certificate authorities, https requests fail with a clear error; a plain endpoint needs
+            // none.
             let roots = outbound::system_roots().unwrap_or_else(|_| rustls::RootCertStore::empty());
             let client = outbound::client(roots).map_err(odd)?;
             let client = client.redirect(policy).connect_timeout(WAIT).build();
@@ -56,7 +58,7 @@ impl Wire {
         })
     }
 
-    /// A small answer as text.
+    /// A small response as text.
     pub(super) async fn text(
         &self,
         url: &str,
@@ -84,7 +86,7 @@ impl Wire {
         Ok(String::from_utf8_lossy(&bytes).into_owned())
     }
 
-    /// Asks, goes where it is sent, and refuses whatever is not a success.
+    /// Sends the request, follows redirects, and returns an error unless it succeeds.
     pub(super) async fn send(&self, ask: &Ask<'_>) -> Result<Response, HubError> {
         let client = if ask.follow { &self.follows } else { &self.stays };
         let mut request = client.request(ask.method.clone(), ask.url);
@@ -110,9 +112,9 @@ impl Wire {
         let has_token = ask.token.is_some();
         match answer.status().as_u16() {
             200..=299 | 416 => Ok(answer),
-            // Where the client was not to go.
+            // A redirect that the client was not to follow.
             300..=399 if !ask.follow => Ok(answer),
-            // Without a token, what is private looks as if it did not exist.
+            // Without a token, the hub answers as if a private repository did not exist.
             401 | 403 => Err(HubError::Refused { what, endpoint, has_token }),
             404 => Err(HubError::NotFound { what, endpoint, private: has_token }),
             status => Err(HubError::Status { what, endpoint, status }),

@@ -1,22 +1,22 @@
-//! The ledger: what happened, kept so that it survives a crash and can be held against anybody's word.
+//! The ledger: a durable, tamper-evident record of what happened.
 //!
-//! What it is: one append-only table in SQLite. Its rows are **entries** (decisions with all figures,
-//! orders, loads, faults) and the **journal** (every event that the rollout took in, with its time).
-//! Since the rollout is a pure machine, the journal gives back its exact counts and evidence: a
-//! restart and a what-if are both a replay. What it does not know: sockets, engines, when to raise a
-//! weight, what a gate is. Time is handed in.
+//! It is one append-only table in SQLite. Its rows are **entries** (decisions with all figures, orders,
+//! loads, faults) and the **journal** (every event that the rollout processed, with its time). Since the
+//! rollout is a pure state machine, the journal reproduces its exact counts and evidence: a restart and a
+//! what-if are both a replay. It does not know about sockets, engines, when to raise a weight, or what a gate
+//! is. Time is passed in.
 //!
-//! Why a journal and not a snapshot of the machine: a snapshot would have to follow every change of
-//! the machine's insides, and could not be judged again. Why a hash chain: decisions about what users
-//! were served should not be editable in silence.
+//! Why a journal and not a snapshot of the machine: a snapshot format would have to change with every change
+//! inside the machine, and could not be judged again. Why a hash chain: nobody should be able to edit
+//! decisions about what users were served without leaving a trace.
 //!
-//! Reading order: [`entry`](Entry) and `opening` (what is said), `state` and `fold` (where that leads), `codec` (how events are
-//! written), `chain` (how rows hold together), `connection` and `store` (the file), `queue` and `writer` (how others reach
-//! it), `ends` (what an unclean end means), [`resume`](Resume) and `replay` (what it is good for), `read`,
-//! `verify`, `prune`, `export`.
+//! Reading order: [`entry`](Entry) and `opening` (the entries), `state` and `fold` (the resulting state), `codec`
+//! (how events are encoded), `chain` (the hash chain), `connection` and `store` (the file), `queue` and `writer`
+//! (access from other threads), `ends` (what an unclean end means), [`resume`](Resume) and `replay` (uses of the
+//! journal), `read`, `verify`, `prune`, `export`.
 //!
-//! The rule for its users: commit before raising, after lowering. A weight that the ledger does not
-//! have yet must not be served above the one it has; a weight that goes down must not wait for a disk.
+//! The rule for its users: commit before raising, after lowering. The weight in effect must never be above
+//! the one in the ledger; lowering the weight must not wait for a disk.
 
 mod chain;
 pub mod codec;

@@ -1,9 +1,9 @@
-//! The decoder: one forward pass over a flat batch, writing and reading a paged KV cache.
+//! The decoder: one forward pass over a flat batch, which writes and reads a paged KV cache.
 //!
-//! A pre-norm transformer (arXiv:2302.13971) whose every variation is a fact of the config: a step that a
-//! family has not got is absent. Activations are plain rows of f32 in buffers that live as long as the
-//! model; products, norms and attention are the device's. Knows no sequences (the batch says which tokens
-//! go where) and no family.
+//! A pre-norm transformer (arXiv:2302.13971). Each variation is a property in the config, and operations that
+//! a family does not have are left out. Activations are plain rows of f32 in buffers that live as long as the
+//! model. Matrix products, norms and attention are in `device`. It does not know about sequences (the batch
+//! says which tokens go where) or families.
 
 use super::config::{LayerKind, ModelConfig};
 use super::error::LoadError;
@@ -17,7 +17,7 @@ use crate::device::{
 };
 use candle_core::Result;
 
-/// How large a KV cache is, and how it keeps its values.
+/// The size of a KV cache, and the type of its values.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct KvPlan {
     pub blocks: usize,
@@ -33,14 +33,14 @@ impl KvPlan {
     }
 }
 
-/// What is asked of a KV cache's precision.
+/// The requested precision of a KV cache.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum KvChoice {
     /// f16, unless the weights themselves are in f32.
     #[default]
     Auto,
     As(KvKind),
-    /// 8 bits, with a scale for every head of a token: on a card.
+    /// 8 bits, with a scale for each head of a token; on a GPU only.
     Int8,
 }
 
@@ -56,7 +56,7 @@ impl KvChoice {
         }
     }
 
-    /// What it comes to for a model on the CPU, which keeps 16 bits where 8 are asked for.
+    /// The type for a model on the CPU, which uses 16 bits if 8 are requested.
     pub fn kind(self, source: &Weights) -> KvKind {
         match (self, source.kind(layout::EMBEDDING)) {
             (KvChoice::As(kind), _) => kind,
@@ -65,7 +65,7 @@ impl KvChoice {
         }
     }
 
-    /// What it comes to for a model on a card.
+    /// The type for a model on a GPU.
     pub fn on_card(self, source: &Weights) -> serin_kernels::cuda::KvKind {
         match (self, self.kind(source)) {
             (KvChoice::Int8, _) => serin_kernels::cuda::KvKind::I8,
@@ -83,7 +83,7 @@ pub struct Decoder {
     norm: Norm,
     head: QMatrix,
     cache: KvCache,
-    /// One per rotation of the config, for the tokens of the current step.
+    /// One per rotary embedding of the config, for the tokens of the current step.
     angles: Vec<Angles>,
     bench: Workbench,
     rows: Rows,
@@ -93,7 +93,7 @@ struct Layer {
     attention_norm: Norm,
     qkv: Projection,
     attention: AttentionSpec,
-    /// Index of the layer's rotation.
+    /// Index of the layer's rotary embedding.
     rope: usize,
     out: Projection,
     attention_post_norm: Option<Norm>,
@@ -107,7 +107,7 @@ struct Norm {
     eps: f32,
 }
 
-/// The gated feed-forward part. A mixture of experts will be its sibling.
+/// The gated feed-forward part.
 struct Mlp {
     gate_up: Projection,
     activation: Activation,
@@ -115,7 +115,7 @@ struct Mlp {
     down: Projection,
 }
 
-/// Activations of a step, `[tokens][..]` each; they grow to the largest step and are used again.
+/// Activations of a step, `[tokens][..]` each; they grow to the largest step and are reused.
 #[derive(Default)]
 struct Rows {
     /// The residual stream.
@@ -123,7 +123,7 @@ struct Rows {
     normed: Vec<f32>,
     qkv: Vec<f32>,
     mixed: Vec<f32>,
-    /// What joins the residual stream next.
+    /// The next addition to the residual stream.
     branch: Vec<f32>,
     gate_up: Vec<f32>,
     gated: Vec<f32>,
@@ -131,7 +131,7 @@ struct Rows {
 }
 
 impl Decoder {
-    /// Takes the weights from `source` and makes a KV cache.
+    /// Takes the weights from `source` and allocates a KV cache.
     pub fn load(source: &Weights, kv: KvPlan) -> std::result::Result<Decoder, LoadError> {
         let config = source.config().clone();
         let tied = config.tied_embeddings || !source.has(layout::HEAD);
@@ -173,8 +173,8 @@ impl Decoder {
         self.cache.shape()
     }
 
-    /// Runs one step. Returns the final states of the tokens whose logits are wanted, `[wanted][hidden]`,
-    /// for [`Decoder::logits`]. Token ids, positions and slots must be in range; the caller checks (see
+    /// Runs one step. Returns the final states of the tokens whose logits are needed, `[wanted][hidden]`, for
+    /// [`Decoder::logits`]. Token ids, positions and slots must be in range; the caller checks them (see
     /// `engine::runner`).
     pub fn forward(&mut self, batch: &Batch) -> Result<Vec<f32>> {
         self.embed(&batch.tokens);
@@ -200,8 +200,8 @@ impl Decoder {
         Ok(wanted)
     }
 
-    /// Logits of final states, `[n][hidden]` to `[n][vocab]`. Apart from [`Decoder::forward`] so that a
-    /// caller who wants many rows can take them in pieces. They may be changed by whoever reads them.
+    /// Logits of final states, `[n][hidden]` to `[n][vocab]`. It is separate from [`Decoder::forward`] so
+    /// that a caller who needs many rows can compute them in pieces. The caller may modify them.
     pub fn logits(&mut self, states: &[f32]) -> Result<&mut [f32]> {
         let n = states.len() / self.config.hidden;
         let logits = &mut self.rows.logits;
@@ -226,7 +226,7 @@ impl Decoder {
 }
 
 impl Layer {
-    /// From the normed rows to the attention's branch.
+    /// From the normed rows to the output of attention.
     fn attend(
         &self,
         index: usize,
@@ -249,7 +249,7 @@ impl Layer {
         }
     }
 
-    /// From the normed rows to the feed-forward part's branch.
+    /// From the normed rows to the output of the feed-forward part.
     fn feed(&self, n: usize, rows: &mut Rows, bench: &mut Workbench) {
         let Rows { normed, gate_up, gated, branch, .. } = rows;
         let Mlp { gate_up: first, activation, width, down } = &self.mlp;
@@ -280,7 +280,7 @@ impl Norm {
         ops::rms_norm(x, &self.weight, self.eps, out, bench.products.near());
     }
 
-    /// Lets the branch join the residual stream, and norms what comes of it.
+    /// Adds the branch to the residual stream, and norms the result.
     fn of_sum(&self, rows: &mut Rows, bench: &Workbench) {
         let Rows { x, branch, normed, .. } = rows;
         normed.resize(x.len(), 0.0);
@@ -294,7 +294,7 @@ impl Norm {
     }
 }
 
-/// Fetches one layer's tensors.
+/// Reads one layer's tensors.
 struct LayerLoader<'a, 'b> {
     packer: &'a mut Packer<'b>,
     names: Names<'a>,

@@ -43,7 +43,7 @@ pub enum LoadError {
     CardFull { dir: PathBuf, why: String },
     #[error("loading onto the card failed: {0}")]
     Card(CardError),
-    /// The device cannot be used by this process any more.
+    /// This process can no longer use the device.
     #[error("the device has failed: {0}")]
     DeviceLost(String),
     #[error("loading failed on the device: {0}")]

@@ -1,16 +1,15 @@
-//! The families that the decoder can run: what `config.json` calls each, who reads it, and which tensors
-//! a layer has under which names.
+//! The supported model families: their name in `config.json`, their config reader, and the names of a layer's
+//! tensors.
 //!
-//! A family is this short description and nothing else. The names are those of the Hugging Face
-//! checkpoints; every other format is translated into them where it is read. Knows no shapes and no
-//! numbers. Mixtures of experts will add a second kind of [`MlpNames`].
+//! This short description is all that defines a family. The names are those of Hugging Face checkpoints;
+//! other formats are translated when they are read. It does not know shapes or numbers.
 
 use super::config::{self, Fields, ModelConfig};
 use super::layout::{Layout, MlpNames};
 
 /// One supported architecture.
 pub struct Family {
-    /// As `config.json` lists it under `architectures`.
+    /// As listed under `architectures` in `config.json`.
     pub architecture: &'static str,
     pub read: fn(&Fields<'_>, &'static Family) -> Result<ModelConfig, String>,
     pub layout: &'static Layout,
@@ -30,7 +29,7 @@ const PLAIN: Layout = Layout {
     mlp_post_norm: None,
 };
 
-/// As plain, with head norms.
+/// Like plain, with head norms.
 const QWEN3: Layout = Layout { head_norms: HEAD_NORMS, ..PLAIN };
 
 /// Each part between two norms.
@@ -43,7 +42,7 @@ const GEMMA2: Layout = Layout {
 
 const GEMMA3: Layout = Layout { head_norms: HEAD_NORMS, ..GEMMA2 };
 
-/// As plain, with projections of the same input fused.
+/// Like plain, with projections of the same input fused.
 const PHI3: Layout = Layout {
     qkv: &["self_attn.qkv_proj"],
     mlp: MlpNames { gate_up: &["mlp.gate_up_proj"], down: "mlp.down_proj" },
@@ -59,7 +58,7 @@ static FAMILIES: [Family; 8] = [
     Family { architecture: "Qwen3ForCausalLM", read: config::qwen3, layout: &QWEN3 },
     Family { architecture: "Gemma2ForCausalLM", read: config::gemma2, layout: &GEMMA2 },
     Family { architecture: "Gemma3ForCausalLM", read: config::gemma3, layout: &GEMMA3 },
-    // The larger Gemma 3 come with a vision part, which is left out: text in, text out.
+    // The larger Gemma 3 models have a vision part, which is ignored: text in, text out.
     Family {
         architecture: "Gemma3ForConditionalGeneration",
         read: config::gemma3_text_part,
@@ -68,12 +67,12 @@ static FAMILIES: [Family; 8] = [
     Family { architecture: "Phi3ForCausalLM", read: config::phi3, layout: &PHI3 },
 ];
 
-/// The architectures that can be loaded, as `config.json` names them.
+/// The architectures that can be loaded, as named in `config.json`.
 pub fn supported() -> impl Iterator<Item = &'static str> {
     FAMILIES.iter().map(|family| family.architecture)
 }
 
-/// The family of an architecture, or a refusal that lists the supported ones.
+/// The family of an architecture, or an error that lists the supported ones.
 pub fn named(architecture: &str) -> Result<&'static Family, String> {
     FAMILIES.iter().find(|family| family.architecture == architecture).ok_or_else(|| {
         let all: Vec<&str> = supported().collect();

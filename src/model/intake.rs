@@ -1,7 +1,7 @@
-//! A checkpoint folder's way in: find the files, check them, hand out tensors as they are stored.
+//! Opens a checkpoint folder: finds the files, checks them, and returns tensors as they are stored.
 //!
-//! Every refusal names the file, the tensor and the remedy. Nothing is copied here: what is handed out lies
-//! in the mapped files.
+//! Every error names the file, the tensor and the remedy. Nothing is copied here: the returned tensors are in
+//! the mapped files.
 
 mod damage;
 
@@ -22,11 +22,11 @@ pub struct Checkpoint {
     config: ModelConfig,
     files: Vec<PathBuf>,
     weights: MmapedSafetensors,
-    /// How tensors of the language model are called in the files.
+    /// The prefix of the language model's tensor names in the files.
     prefix: Prefix,
 }
 
-/// Checkpoints with parts beside the language model set its names apart.
+/// Checkpoints that contain more than the language model put a prefix before its names.
 #[derive(Clone, Copy)]
 enum Prefix {
     None,
@@ -69,7 +69,7 @@ impl Checkpoint {
         &self.config
     }
 
-    /// SHA-256 over config.json and the weight files, in hex: what a version is remembered by.
+    /// SHA-256 over config.json and the weight files, in hex. It identifies a version.
     pub fn digest(&self) -> Result<String, LoadError> {
         let config = std::iter::once(self.dir.join("config.json"));
         digest_files(&config.chain(self.files.iter().cloned()).collect::<Vec<_>>())
@@ -83,26 +83,26 @@ impl Checkpoint {
         self.weights.get(&self.prefix.apply(name)).is_ok()
     }
 
-    /// Kind and shape of one tensor.
+    /// Type and shape of one tensor.
     pub fn plan(&self, name: &str) -> Result<(Kind, Vec<usize>), LoadError> {
         self.view(name).map(|(kind, view)| (kind, view.shape().to_vec()))
     }
 
-    /// Kinds and shapes of all tensors that can be read.
+    /// Types and shapes of all tensors that can be read.
     pub fn tensors(&self) -> Vec<(Kind, Vec<usize>)> {
         let all = self.weights.tensors();
         let known = all.iter().filter_map(|(_, view)| Some((kind_of(view.dtype())?, view)));
         known.map(|(kind, view)| (kind, view.shape().to_vec())).collect()
     }
 
-    /// A tensor as it lies in the mapped file.
+    /// A tensor as it is in the mapped file.
     pub fn stored(&self, name: &str) -> Result<Stored<'_>, LoadError> {
         let (kind, view) = self.view(name)?;
         let (shape, bytes) = (view.shape().to_vec(), Cow::Borrowed(view.data()));
         Ok(Stored { kind, shape, bytes })
     }
 
-    /// Lets go of the memory that a tensor's pages take; they are read again if asked for.
+    /// Releases the memory of a tensor's pages; they are read again if needed.
     pub fn release(&self, name: &str) {
         files::release_tensor(&self.weights, &self.prefix.apply(name));
     }
@@ -122,7 +122,7 @@ impl Checkpoint {
     }
 }
 
-/// What a safetensors file calls its data types, as far as they can be read.
+/// The weight type for a safetensors data type, if it is supported.
 fn kind_of(dtype: Dtype) -> Option<Kind> {
     match dtype {
         Dtype::F32 => Some(Kind::F32),
@@ -134,7 +134,7 @@ fn kind_of(dtype: Dtype) -> Option<Kind> {
 
 /// SHA-256 over lengths and contents of files, in hex.
 pub(super) fn digest_files(paths: &[PathBuf]) -> Result<String, LoadError> {
-    /// Hashed, and let go of, at a time.
+    /// Bytes that are hashed, and then released, at a time.
     const PIECE: usize = 16 << 20;
     let total = paths.iter().map(|path| path.metadata().map_or(0, |m| m.len())).sum();
     let shown = paths.last().map(|path| path.display().to_string()).unwrap_or_default();

@@ -3,7 +3,7 @@
 //! The names are those of Hugging Face checkpoints; every other format is translated into them where it is read.
 //! It knows no shapes.
 
-/// The tensors of one layer, named from behind `model.layers.N.` and before `.weight`.
+/// The tensors of one layer, without the prefix `model.layers.N.` and the suffix `.weight`.
 #[derive(Debug, Clone, Copy)]
 pub struct Layout {
     pub attention_norm: &'static str,
@@ -32,7 +32,7 @@ pub const EMBEDDING: &str = "model.embed_tokens.weight";
 pub const NORM: &str = "model.norm.weight";
 pub const HEAD: &str = "lm_head.weight";
 
-/// Name of a tensor of layer `layer`, given what stands behind `model.layers.N.`
+/// The name of a tensor of layer `layer`, given the part after `model.layers.N.`
 pub fn in_layer(layer: usize, name: &str) -> String {
     format!("model.layers.{layer}.{name}")
 }

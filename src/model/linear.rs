@@ -1,9 +1,8 @@
-//! The matrix products of a decoder: weights taken from their source as they are stored, and multiplied by
-//! in that form.
+//! The matrix products of a decoder: weights are taken as stored, and used in that format.
 //!
-//! A [`Projection`] is one step of the decoder: one weight or several that share their input, side by side,
-//! and a bias. All of a model's weights lie in one allocation, whose size a [`Packer`] asks for up front.
-//! Knows no family and no file.
+//! A [`Projection`] is one operation of the decoder: one weight or several that share their input, side by
+//! side, with a bias. All weights of a model are in one allocation, whose size a [`Packer`] computes in
+//! advance. It does not know about families or files.
 
 use super::error::LoadError;
 use super::names::Wanted;
@@ -18,7 +17,7 @@ pub struct Packer<'a> {
 }
 
 impl<'a> Packer<'a> {
-    /// Makes room for all of `matrices`, none of which needs to have been read.
+    /// Allocates room for all of `matrices`; they need not have been read yet.
     pub fn new(
         source: &'a Weights,
         matrices: impl IntoIterator<Item = Wanted>,
@@ -30,7 +29,7 @@ impl<'a> Packer<'a> {
             total += bytes.map_err(|error| source.unfit(&name, &error))?.next_multiple_of(64);
         }
         let store = WeightStore::new(total).map_err(|error| source.unfit("all weights", &error))?;
-        // Not the shared pool: a model that serves meanwhile must not wait for a whole matrix.
+        // Not the shared pool: a serving model must not wait for a whole matrix.
         Ok(Packer { source, store, pool: Pool::new((Pool::cores() / 2).max(1)) })
     }
 

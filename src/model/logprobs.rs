@@ -1,19 +1,19 @@
-//! Log-probabilities: how likely the model itself held a token, and what it held likeliest.
+//! Log-probabilities of tokens under the model, and the most likely tokens.
 //!
-//! Of the model's own distribution, before penalties, temperature and filters, so that they say something
-//! of the model and not of the request (as vLLM reports them). Natural logarithms. Knows no sequences.
+//! They are taken from the model's own distribution, before penalties, temperature and filters, so that they
+//! describe the model and not the request (as in vLLM). Natural logarithms. It does not know about sequences.
 
 use std::cmp::Ordering;
 
-/// Most alternatives that can be asked for.
+/// Maximum number of alternatives that can be requested.
 pub const MOST_TOP: usize = 20;
 
-/// What a sampled token's position looked like.
+/// The log-probabilities at the position of a sampled token.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Logprobs {
-    /// The sampled token's.
+    /// The sampled token's log-probability.
     pub token: f32,
-    /// The likeliest tokens and theirs, likeliest first; as many as were asked for.
+    /// The most likely tokens with their log-probabilities, most likely first; as many as requested.
     pub top: Vec<(u32, f32)>,
 }
 
@@ -24,21 +24,21 @@ pub fn normaliser(logits: &[f32]) -> f64 {
     f64::from(max) + sum.ln()
 }
 
-/// The log-probability of `token`, or `None` if a logit is no number or the token is outside.
+/// The log-probability of `token`, or `None` if a logit is NaN or the token is out of range.
 pub fn of_token(logits: &[f32], token: u32) -> Option<f32> {
     let logit = f64::from(*logits.get(token as usize)?);
     let logprob = (logit - normaliser(logits)) as f32;
     logits.iter().all(|l| l.is_finite()).then_some(logprob)
 }
 
-/// What a position looks like at which `token` was sampled, from logits that are finite and have it.
+/// The log-probabilities at the position where `token` was sampled, from finite logits that include it.
 pub fn at(logits: &[f32], token: u32, k: usize) -> Logprobs {
     let normaliser = normaliser(logits);
     let token = (f64::from(logits[token as usize]) - normaliser) as f32;
     Logprobs { token, top: top_of(logits, k, normaliser) }
 }
 
-/// The `k` likeliest tokens with their log-probabilities, likeliest first, ties by id.
+/// The `k` most likely tokens with their log-probabilities, most likely first, ties by id.
 pub fn top(logits: &[f32], k: usize) -> Vec<(u32, f32)> {
     top_of(logits, k, normaliser(logits))
 }

@@ -1,10 +1,10 @@
 //! Models: from a checkpoint folder to logits, and from logits to a token.
 //!
-//! Reading order: `families` (what can be run, and what its tensors are called), `config` (what a model
-//! says it is), `intake` (safetensors in, or a clear refusal), `gguf` (the same for GGUF files), `dummy`
-//! (weights from nowhere), `weights` (whichever of them a path means), `linear` (weights as matrix
-//! products), `decoder` (the forward pass over a paged KV cache), `card` (the same on a card), `sampler` (one row of logits to one id),
-//! `logprobs`. Knows the device below it; knows no sequences, queues, text or arms above.
+//! Reading order: `families` (the supported families and their tensor names), `config` (a model's
+//! properties), `intake` (reads safetensors, or gives a clear error), `gguf` (the same for GGUF files),
+//! `dummy` (random weights), `weights` (chooses one of these by path), `linear` (weights as matrix products),
+//! `decoder` (the forward pass over a paged KV cache), `card` (the same on a GPU), `sampler` (one row of
+//! logits to one id), `logprobs`. It uses `device` and does not know about sequences, queues, text or arms.
 
 pub mod card;
 pub mod config;

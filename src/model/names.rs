@@ -1,9 +1,9 @@
-//! Names and shapes of a model's matrices, as its family's layout and its config say. Reads nothing.
+//! Names and shapes of a model's matrices, derived from its family's layout and its config. Reads no files.
 
 use super::config::ModelConfig;
 use super::layout;
 
-/// One weight matrix as a decoder wants it: its name, and `[outputs, inputs]`.
+/// One weight matrix that a decoder needs: its name, and `[outputs, inputs]`.
 pub type Wanted = (String, [usize; 2]);
 
 /// Names and shapes of one layer's matrices.
@@ -22,7 +22,7 @@ impl Names<'_> {
         (layout::HEAD.to_owned(), [config.vocab, config.hidden])
     }
 
-    /// All of the layer's matrices, those that share their input together.
+    /// All of the layer's matrices; those that share their input are grouped.
     pub fn projections(self) -> [Vec<Wanted>; 4] {
         [self.qkv(), self.out(), self.gate_up(), self.down()]
     }
@@ -48,7 +48,7 @@ impl Names<'_> {
         self.wanted(&[c.layout.mlp.down], &[c.hidden], c.intermediate)
     }
 
-    /// `names`: one per entry of `outputs`, or a single one that holds them all.
+    /// `names`: one per entry of `outputs`, or a single one that contains them all.
     fn wanted(self, names: &[&str], outputs: &[usize], inputs: usize) -> Vec<Wanted> {
         let all = [outputs.iter().sum()];
         let outputs = if names.len() == 1 { &all } else { outputs };

@@ -1,38 +1,40 @@
 //! From one row of logits to one token id.
 //!
-//! Order: penalties, temperature, top-k, top-p, min-p, then one draw (as vLLM orders them). A row takes a few
-//! passes over the vocabulary, and only as much of it is sorted as the filters need. Randomness is a function of (seed, position), so a
-//! sequence that is preempted, recomputed or batched differently still draws the same numbers. The draw
-//! walks the kept tokens by id, not by rank: how a device came to keep a set, and how it orders near-ties
-//! within it, then changes no token. Knows no tensors and no sequences.
+//! Order: penalties, temperature, top-k, top-p, min-p, then one draw (the same order as in vLLM). A row takes
+//! a few passes over the vocabulary, and only as much of it is sorted as the filters need.
+//!
+//! Randomness is a function of (seed, position), so a sequence that is preempted, recomputed or batched
+//! differently still draws the same numbers. The draw goes through the remaining tokens by id, not by rank.
+//! So it does not matter how a device filtered the set or ordered near-ties in it. It does not know about
+//! tensors or sequences.
 
 use super::logprobs::{self, Logprobs};
 use crate::device::{Isa, ops};
 
-/// How a request wants its tokens chosen. Ranges are checked where requests come in.
+/// A request's sampling parameters. Ranges are checked where requests come in.
 #[derive(Debug, Clone, PartialEq)]
 pub struct SamplingParams {
     /// 0 is greedy.
     pub temperature: f32,
-    /// Keep the k most likely; 0 keeps all.
+    /// Keep the k most likely tokens; 0 keeps all.
     pub top_k: u32,
-    /// Keep the smallest set whose probability reaches this; 1 keeps all.
+    /// Keep the smallest set of tokens whose probability reaches this; 1 keeps all.
     pub top_p: f32,
     /// Drop tokens less likely than this share of the most likely one; 0 keeps all.
     pub min_p: f32,
-    /// Divides (multiplies, when negative) the logits of tokens in prompt and reply; 1 is none
-    /// (CTRL, arXiv:1909.05858).
+    /// Divides (or, if negative, multiplies) the logits of tokens in prompt and reply; 1: none (CTRL,
+    /// arXiv:1909.05858).
     pub repetition_penalty: f32,
-    /// Subtracted per occurrence in the reply.
+    /// Subtracted for each occurrence in the reply.
     pub frequency_penalty: f32,
     /// Subtracted once for tokens in the reply.
     pub presence_penalty: f32,
     pub seed: u64,
-    /// Report each sampled token's log-probability, and those of so many likeliest tokens (at most
-    /// [`MOST_TOP`](super::logprobs::MOST_TOP)). `None` reports and costs nothing.
+    /// Report each sampled token's log-probability, and those of this many most likely tokens (at most
+    /// [`MOST_TOP`](super::logprobs::MOST_TOP)). `None` reports nothing and costs nothing.
     pub logprobs: Option<u8>,
     /// Report the log-probabilities of this many tokens at the end of the prompt, in one event before the
-    /// first token. The prompt's first token has none, so the most is one less than its length.
+    /// first token. The prompt's first token has none, so the maximum is one less than the prompt's length.
     pub score_last: usize,
 }
 
@@ -66,22 +68,22 @@ impl SamplingParams {
     }
 }
 
-/// One row's wish: how to sample, and the tokens so far.
+/// The sampling input of one row: parameters and the tokens so far.
 #[derive(Debug, Clone, Copy)]
 pub struct Draw<'a> {
     pub params: &'a SamplingParams,
     /// Prompt and reply so far.
     pub tokens: &'a [u32],
-    /// Tokens of `tokens` that are prompt.
+    /// How many of `tokens` are the prompt.
     pub prompt_len: usize,
 }
 
-/// The logits held a NaN or an infinity: the model failed on this sequence.
+/// The logits contain a NaN or an infinity: the model failed on this sequence.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("the model produced NaN or infinite logits")]
 pub struct NonFinite;
 
-/// As [`sample`], with the log-probabilities that the request asked for.
+/// Like [`sample`], with the requested log-probabilities.
 pub fn sample_with_logprobs(
     logits: &mut [f32],
     draw: &Draw<'_>,
@@ -110,7 +112,7 @@ pub fn sample(logits: &mut [f32], draw: &Draw<'_>) -> Result<u32, NonFinite> {
     Ok(choose(logits, largest, params, uniform))
 }
 
-/// The first id whose logit is `largest`. Looked for in runs, since a run is compared at once.
+/// The first id whose logit is `largest`. Searched in runs, because a run is compared at once.
 fn first_of(logits: &[f32], largest: f32) -> u32 {
     let within = |run: &[f32]| run.iter().fold(false, |found, logit| found | (*logit == largest));
     let run = logits.chunks(RUN).position(within).unwrap_or(0);
@@ -140,7 +142,7 @@ fn penalise(logits: &mut [f32], draw: &Draw<'_>) {
     }
 }
 
-/// Filters by top-k, top-p and min-p, and draws from what is left. `largest`: of the logits.
+/// Filters by top-k, top-p and min-p, and draws from the remaining tokens. `largest` is the largest logit.
 fn choose(logits: &mut [f32], largest: f32, params: &SamplingParams, uniform: f64) -> u32 {
     let (isa, factor) = (Isa::best(), params.temperature.recip());
     if params.top_k > 0 && (params.top_k as usize) < logits.len() {
@@ -156,7 +158,7 @@ fn choose(logits: &mut [f32], largest: f32, params: &SamplingParams, uniform: f6
     pick(logits, uniform) as u32
 }
 
-/// As [`choose`] with top-k, which leaves so few that they are better kept apart.
+/// Like [`choose`] with top-k, which leaves so few tokens that it is better to collect them.
 fn choose_of_few(logits: &[f32], largest: f32, params: &SamplingParams, uniform: f64) -> u32 {
     let mut ids = Vec::new();
     ops::top_k(logits, params.top_k as usize, &mut ids);
@@ -172,24 +174,26 @@ fn choose_of_few(logits: &[f32], largest: f32, params: &SamplingParams, uniform:
     draw_from(kept, uniform)
 }
 
-/// One of the kept tokens, as a function of which they are: neither order nor sum depends on their ranks.
+/// Draws one of the remaining tokens. The result depends only on the set: neither the order nor the sum
+/// depends on ranks.
 fn draw_from(mut kept: Vec<(u32, f32)>, uniform: f64) -> u32 {
     kept.sort_unstable_by_key(|(id, _)| *id);
     let weights: Vec<f32> = kept.iter().map(|(_, w)| *w).collect();
     kept[pick(&weights, uniform)].0
 }
 
-/// Grades of weights: eight to each halving, 32 halvings; the last takes all that is below.
+/// Grades of weights: eight per halving, 32 halvings; the last grade has all smaller weights.
 const GRADES: usize = 256;
 
-/// The grade of a weight between 0 and 1; larger weights have lower ones.
+/// The grade of a weight between 0 and 1; larger weights have lower grades.
 fn grade(weight: f32) -> usize {
-    // The bits of a positive float are in its order: the exponent, and here three bits of the fraction.
+    // The bits of positive floats sort like their values; here the exponent and three bits of the fraction
+    // are used.
     (1f32.to_bits().saturating_sub(weight.to_bits()) >> 20).min(GRADES as u32 - 1) as usize
 }
 
-/// Puts to 0 what is not in the smallest set of weights that reaches `share` of all, likeliest first, equal
-/// ones by id. Weights are summed by grade, so that only those of one grade need to be sorted.
+/// Sets all weights to 0 that are not in the smallest set reaching `share` of the total, most likely first,
+/// equal ones by id. Weights are summed by grade, so that only those of one grade have to be sorted.
 fn keep_nucleus(weights: &mut [f32], share: f32) {
     let mut masses = [0f64; GRADES];
     weights.iter().for_each(|w| masses[grade(*w)] += f64::from(*w));
@@ -212,7 +216,7 @@ fn keep_nucleus(weights: &mut [f32], share: f32) {
     }
 }
 
-/// How many of the ranked it takes to reach `target`; all of them if they do not.
+/// How many of the ranked weights are needed to reach `target`; all of them if they do not.
 fn reaching(ranked: &[(u32, f32)], target: f64) -> usize {
     let mut mass = 0.0;
     let reaches = |(_, weight): &(u32, f32)| {
@@ -222,11 +226,11 @@ fn reaching(ranked: &[(u32, f32)], target: f64) -> usize {
     ranked.iter().position(reaches).map_or(ranked.len(), |last| last + 1)
 }
 
-/// Values in a run whose sum is kept.
+/// Number of values in a run whose sum is kept.
 const RUN: usize = 1024;
 
-/// Draws an index in proportion to the weights, which stand in order of their ids: first a run of them by
-/// the runs' sums, then within it.
+/// Draws an index in proportion to the weights, which are in order of their ids: first a run by the runs'
+/// sums, then an index within it.
 fn pick(weights: &[f32], uniform: f64) -> usize {
     let sums: Vec<f64> = weights.chunks(RUN).map(mass).collect();
     let mut point = uniform * sums.iter().sum::<f64>();
@@ -245,7 +249,7 @@ fn pick(weights: &[f32], uniform: f64) -> usize {
     weights.iter().rposition(|weight| *weight > 0.0).unwrap_or(0)
 }
 
-/// The sum, in eight parts so that it need not wait for itself.
+/// The sum, in eight independent parts, so that additions do not wait for each other.
 fn mass(run: &[f32]) -> f64 {
     let (eights, rest) = run.as_chunks::<8>();
     let mut parts = [0f64; 8];
@@ -255,7 +259,7 @@ fn mass(run: &[f32]) -> f64 {
     parts.iter().sum::<f64>() + rest.iter().map(|w| f64::from(*w)).sum::<f64>()
 }
 
-/// Uniform in [0, 1), a function of its arguments alone (SplitMix64's finaliser, twice).
+/// Uniform in [0, 1), a function of its arguments only (SplitMix64's finaliser, twice).
 pub fn uniform(seed: u64, position: u64) -> f64 {
     let mix = |mut z: u64| {
         z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);

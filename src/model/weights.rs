@@ -1,8 +1,8 @@
-//! A model's weights, from wherever they come: a Hugging Face folder, a GGUF file, or nowhere.
+//! A model's weights from any source: a Hugging Face folder, a GGUF file, or random numbers.
 //!
-//! Finds out what a path is, and speaks for whatever it found in one language: `config.json`'s shape and
-//! Hugging Face's tensor names. Says how far it has come when a load takes its time, and lets go of the
-//! file's pages that were consumed, so that a load needs little more memory than what it makes.
+//! It finds out what a path is, and presents it in one form: the shape in `config.json` and Hugging Face's
+//! tensor names. It shows the progress of long loads, and releases file pages that have been read, so that a
+//! load needs little more memory than its result.
 
 use super::config::ModelConfig;
 use super::dummy::{Dummy, Scheme};
@@ -14,21 +14,21 @@ use crate::progress::Progress;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
-/// Seed of dummy weights: any, but always the same.
+/// Seed of dummy weights: arbitrary but fixed.
 const SEED: u64 = 1;
 
-/// Where weights come from.
+/// The source of the weights.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum LoadFormat {
-    /// From the files that are there.
+    /// The files at the path.
     #[default]
     Auto,
-    /// Made up, at the shape that `config.json` says.
+    /// Random weights with the shape in `config.json`.
     Dummy(Scheme),
 }
 
 impl LoadFormat {
-    /// `auto`, `dummy`, or `dummy:` and a form such as `q4_k_m`.
+    /// `auto`, `dummy`, or `dummy:` and a format such as `q4_k_m`.
     pub fn parse(text: &str) -> Result<LoadFormat, String> {
         match text.split_once(':') {
             None if text == "auto" => Ok(LoadFormat::Auto),
@@ -73,7 +73,7 @@ impl Weights {
         Ok(Weights { form, config, progress: OnceLock::new() })
     }
 
-    /// Where they came from: a folder or a file.
+    /// Their source: a folder or a file.
     pub fn path(&self) -> &Path {
         match &self.form {
             Form::Folder(checkpoint) => checkpoint.dir(),
@@ -82,7 +82,7 @@ impl Weights {
         }
     }
 
-    /// The GGUF file, if it is one: it has a tokenizer of its own.
+    /// The GGUF file, if it is one: it contains its own tokenizer.
     pub fn gguf(&self) -> Option<&Gguf> {
         match &self.form {
             Form::Gguf(gguf) => Some(gguf),
@@ -94,7 +94,7 @@ impl Weights {
         matches!(self.form, Form::Dummy(_))
     }
 
-    /// What a version is remembered by: SHA-256 over what was read, or that it is a dummy.
+    /// Identifies a version: SHA-256 over what was read, or a note that it is a dummy.
     pub fn digest(&self) -> Result<String, LoadError> {
         match &self.form {
             Form::Folder(checkpoint) => checkpoint.digest(),
@@ -103,7 +103,7 @@ impl Weights {
         }
     }
 
-    /// Bytes that the weights take once loaded.
+    /// Bytes of the weights once loaded.
     pub fn weight_bytes(&self) -> u64 {
         let bytes = |kind: Kind, shape: &[usize]| match shape {
             [rows, cols] => QMatrix::packed_bytes(kind, *rows, *cols).unwrap_or(0) as u64,
@@ -130,7 +130,7 @@ impl Weights {
         }
     }
 
-    /// How a tensor is stored.
+    /// The type of a tensor as stored.
     pub fn kind(&self, name: &str) -> Result<Kind, LoadError> {
         match &self.form {
             Form::Folder(checkpoint) => checkpoint.plan(name).map(|(kind, _)| kind),
@@ -139,8 +139,8 @@ impl Weights {
         }
     }
 
-    /// A tensor as it is stored, refusing other shapes and values that are not finite. Whoever has copied
-    /// it calls [`Weights::consumed`].
+    /// A tensor as stored. Other shapes and non-finite values are errors. The caller must call
+    /// [`Weights::consumed`] after copying it.
     pub fn stored(&self, name: &str, shape: &[usize]) -> Result<Stored<'_>, LoadError> {
         let stored = match &self.form {
             Form::Folder(checkpoint) => checkpoint.stored(name),
@@ -158,7 +158,7 @@ impl Weights {
         }
     }
 
-    /// A tensor in f32: for the small ones.
+    /// A tensor in f32; meant for small ones.
     pub fn values(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>, LoadError> {
         let stored = self.stored(name, shape)?;
         let mut out = vec![0.0; shape.iter().product()];
@@ -167,7 +167,7 @@ impl Weights {
         Ok(out)
     }
 
-    /// A tensor has been taken, as this many bytes: its pages in the file are not needed any more.
+    /// A tensor of this many bytes has been copied: its pages in the file are no longer needed.
     pub fn consumed(&self, name: &str, bytes: u64) {
         match &self.form {
             Form::Folder(checkpoint) => checkpoint.release(name),
@@ -179,14 +179,14 @@ impl Weights {
         self.progress.get_or_init(start).add(bytes);
     }
 
-    /// Why a tensor cannot be multiplied by.
+    /// Why a tensor cannot be used in a matrix product.
     pub(super) fn unfit(&self, tensor: &str, error: &QuantError) -> LoadError {
         let (dir, tensor) = (self.path().to_owned(), tensor.to_owned());
         LoadError::Unfit { dir, tensor, what: error.to_string() }
     }
 }
 
-/// The GGUF file that a path means; `None` for a folder without one, or with safetensors.
+/// The GGUF file that a path refers to; `None` for a folder without one, or with safetensors.
 fn gguf_at(path: &Path) -> Result<Option<PathBuf>, LoadError> {
     let is_gguf = |path: &Path| path.extension().is_some_and(|e| e.eq_ignore_ascii_case("gguf"));
     if path.is_file() {
@@ -218,7 +218,7 @@ fn gguf_at(path: &Path) -> Result<Option<PathBuf>, LoadError> {
     }
 }
 
-/// Files in download caches may have no ending.
+/// Files in download caches may have no extension.
 fn starts_as_gguf(path: &Path) -> bool {
     use std::io::Read;
     let mut magic = [0; 4];

@@ -1,15 +1,15 @@
-//! What a chat template can take: every shape of a conversation, tried once at load.
+//! What a chat template supports: each shape of conversation is tried once at load.
 //!
-//! A template meets shapes that its author never tried: a system message late, two users in a row, calls of
-//! tools. Which of them it takes is found out before traffic, as a plain value that is kept beside the
-//! template, for two uses. A request of a shape that the template cannot take is told so, by message and by
-//! shape, and is nobody's failure. And two versions can be compared before one replaces the other
-//! ([`Abilities::differences`]).
+//! A template may get shapes that its author never tried: a late system message, two user messages in a row,
+//! tool calls. Which of them it supports is found out before there is traffic, as a plain value that is
+//! stored with the template. It is used in two ways. If a request has a shape that the template does not
+//! support, the error names the message and the shape, and it counts as a client error. And two versions can
+//! be compared before one replaces the other ([`Abilities::differences`]).
 //!
-//! Where templates want the same thing in different forms, probing also finds the form ([`Wants`]): the plain
-//! form is tried first, and another is chosen only if it gets through where the plain one does not.
+//! Some templates need the same thing in another form, and probing also finds that form ([`Wants`]): the
+//! standard form is tried first, and another is chosen only if it works where the standard form does not.
 //!
-//! Pure: whatever renders is an argument.
+//! Pure: the renderer is an argument.
 
 use super::conversation::{Chat, Ending, canonical, cut_at_end};
 use super::message::{REASONING, Wants};
@@ -17,7 +17,7 @@ use super::template::{Job, Stop};
 use serde_json::{Value, json};
 use std::time::SystemTime;
 
-/// A shape that a conversation may have.
+/// A shape of conversation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Shape {
     User,
@@ -76,7 +76,7 @@ impl Shape {
         Shape::TextArguments,
     ];
 
-    /// What it is called where people read it.
+    /// Its name in messages for people.
     pub fn words(self) -> &'static str {
         match self {
             Shape::User => "a user message",
@@ -107,7 +107,7 @@ impl Shape {
         }
     }
 
-    /// A conversation of this shape.
+    /// A conversation with this shape.
     fn example(self) -> Example {
         let (user, again) = (say("user", USER), say("user", "And now?"));
         let (system, assistant) = (say("system", SYSTEM), say("assistant", ASSISTANT));
@@ -174,8 +174,8 @@ impl Shape {
         Example { messages, tools, ending, needles: self.needles() }
     }
 
-    /// Texts of the example that have to show in its rendering; where none does, the template leaves the shape
-    /// out.
+    /// Texts of the example that must appear in the rendered prompt; if none does, the template ignores the
+    /// shape.
     fn needles(self) -> &'static [&'static str] {
         match self {
             Shape::SystemFirst | Shape::SystemLater | Shape::SystemOnly | Shape::Developer => {
@@ -210,7 +210,7 @@ const TOOL: &str = "looks-things-up";
 const ARGUMENT: &str = "topic";
 const VALUE: &str = "finches-and-kin";
 
-/// A conversation that a template is tried on.
+/// A conversation for trying a template.
 struct Example {
     messages: Vec<Value>,
     tools: Option<Value>,
@@ -248,20 +248,20 @@ fn tools(kind: &Value) -> Value {
         "properties": {ARGUMENT: {"type": kind, "description": "of what"}}}}}])
 }
 
-/// What a template makes of a shape.
+/// The result of trying a shape.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Outcome {
     /// It is rendered.
     Taken,
-    /// It is rendered, but what makes it that shape does not show.
+    /// It is rendered, but the part that makes up the shape is missing.
     LeftOut,
-    /// The template says no to it, with this text.
+    /// The template rejects it, with this message.
     Refused(String),
-    /// The template fails on it, with this text.
+    /// The template fails on it, with this error.
     Failed(String),
 }
 
-/// What a template makes of each shape.
+/// The result of every shape.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Abilities {
     outcomes: Vec<(Shape, Outcome)>,
@@ -273,19 +273,19 @@ impl Abilities {
         found.map_or(&Outcome::Taken, |(_, outcome)| outcome)
     }
 
-    /// Each shape with what becomes of it.
+    /// Each shape with its result.
     pub fn iter(&self) -> impl Iterator<Item = (Shape, &Outcome)> {
         self.outcomes.iter().map(|(shape, outcome)| (*shape, outcome))
     }
 
-    /// Whether the template shows the tools that it is given. One that does not is served all the same, and
+    /// Whether the template shows the tools that it is given. A template that does not is still served, but
     /// then the tools have no effect.
     pub fn reads_tools(&self) -> bool {
         *self.of(Shape::ToolsOffered) == Outcome::Taken
     }
 
-    /// What `other` does not take that this one does, and what it takes that this one does not, in plain words;
-    /// nothing where they are alike. Meant for stable (`self`) and canary (`other`).
+    /// The shapes that only one of the two templates supports, in plain words; empty if they are alike. Meant
+    /// for stable (`self`) and canary (`other`).
     pub fn differences(&self, other: &Abilities) -> Vec<String> {
         let differs = |shape: Shape| {
             let (here, there) = (self.of(shape), other.of(shape));
@@ -311,8 +311,8 @@ impl Abilities {
         Shape::ALL.into_iter().filter_map(differs).collect()
     }
 
-    /// The first thing in a conversation that the template does not take: which message, if one is at fault,
-    /// which shape, and what the template says.
+    /// The first thing in a conversation that the template does not support: the message, if one is at fault,
+    /// the shape, and the template's error.
     pub(super) fn obstacle(&self, chat: &Chat<'_>) -> Option<(Option<usize>, Shape, &str)> {
         shapes_of(chat).into_iter().find_map(|(index, shape)| match self.of(shape) {
             Outcome::Refused(why) | Outcome::Failed(why) => Some((index, shape, why.as_str())),
@@ -321,8 +321,8 @@ impl Abilities {
     }
 }
 
-/// The shapes that a conversation has, with the first message of each. More particular shapes come later, so
-/// that what is named is no wider than it has to be.
+/// The shapes of a conversation, with the first message of each. More specific shapes come later, so that an
+/// error is as specific as possible.
 fn shapes_of(chat: &Chat<'_>) -> Vec<(Option<usize>, Shape)> {
     let mut found: Vec<(Option<usize>, Shape)> = Vec::new();
     let mut add = |index: Option<usize>, shape: Shape| {
@@ -440,16 +440,16 @@ fn has_type_list(value: &Value) -> bool {
     }
 }
 
-/// Renders jobs in turn, up to the first that runs into a bound.
+/// Renders jobs in order, up to the first that exceeds a limit.
 pub(super) type Render<'a> = dyn FnMut(&[Job]) -> Vec<Result<String, Stop>> + 'a;
 
-/// Makes one more thing wanted.
+/// Adds one thing that the template wants.
 type Change = fn(&mut Wants);
 
-/// What a template wants and can take. `text` is its source.
+/// What a template wants and supports. `text` is its source.
 ///
 /// # Errors
-/// The bound that it ran into, or why it could not be tried.
+/// The limit that it exceeded, or why it could not be tried.
 pub(super) fn probe(text: &str, render: &mut Render<'_>) -> Result<(Wants, Abilities), Stop> {
     let mut wants = Wants { developer: text.contains("developer"), ..Wants::default() };
     let forms: [(Shape, Change); 5] = [
@@ -508,7 +508,7 @@ fn outcome(example: &Example, result: Result<String, Stop>) -> Result<Outcome, S
         let why = "it leaves the last message's content out";
         return Ok(Outcome::Refused(why.into()));
     }
-    // A template that trims or wraps content still shows its words.
+    // Even a template that trims or wraps content shows its words.
     let shown = example.needles.iter().all(|needle| text.contains(needle));
     Ok(if shown { Outcome::Taken } else { Outcome::LeftOut })
 }

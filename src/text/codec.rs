@@ -1,15 +1,15 @@
-//! One model's text side: its tokenizer, its chat template, its special ids, checked together once.
+//! The text side of one model: its tokenizer, its chat template and its special ids, checked together once.
 //!
-//! Loading is where disagreement inside a model folder is found: an id that the embedding has no row
-//! for, an end-of-sequence id that can never be sampled, a template that does not parse or cannot
-//! render one user message. Each of them is refused by name at load, because the alternative is a
-//! device fault or an endless answer under traffic.
+//! Inconsistencies inside a model folder are found at load: an id for which the embedding has no row, an
+//! end-of-sequence id that can never be sampled, a template that does not parse or cannot render one user
+//! message. Each is an error at load, because the alternative is a device fault or an endless answer under
+//! traffic.
 //!
-//! A chat is encoded in three steps: its canonical form, its rendering, and the ids of that, in which only what
-//! the template wrote may be a control token (see `content`).
+//! A chat is encoded in three steps: its canonical form, the rendered prompt, and the ids of that prompt. In
+//! the last step only what the template wrote may become a control token (see `content`).
 //!
-//! Truncation and padding that a `tokenizer.json` carries from training are switched off: they would
-//! silently shorten or lengthen prompts. Immutable after loading, shared as `Arc<Codec>`.
+//! Truncation and padding settings that a `tokenizer.json` keeps from training are switched off, because they
+//! would silently shorten or lengthen prompts. Immutable after loading, and shared as `Arc<Codec>`.
 
 use super::abilities::Abilities;
 use super::apart::Cancellable;
@@ -24,7 +24,7 @@ use super::{GenerationDefaults, TextError};
 use std::path::Path;
 use tokenizers::Tokenizer;
 
-/// How models' texts are handled, whichever model it is.
+/// How models' texts are handled; the same for every model.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct TextOptions {
     /// Whether clients can write control tokens.
@@ -42,9 +42,9 @@ pub struct Codec {
     eos: Vec<u32>,
     defaults: GenerationDefaults,
     spelling: Spelling,
-    /// By id: whether the token shows when special tokens are skipped.
+    /// By id: whether the token is shown when special tokens are skipped.
     visible: Vec<bool>,
-    /// Bytes of the longest token's spelling.
+    /// Length of the longest token in bytes.
     longest: usize,
 }
 
@@ -61,12 +61,12 @@ impl Codec {
     /// Loads the text side of the model in `dir`, whose embedding has `vocab_size` rows.
     ///
     /// # Errors
-    /// Names the file that is missing, damaged or at odds with the model, and what to do about it.
+    /// Names the file that is missing, damaged or inconsistent with the model, and the remedy.
     pub fn load(dir: &Path, vocab_size: usize) -> Result<Self, TextError> {
         Self::load_with(dir, vocab_size, TextOptions::default(), None)
     }
 
-    /// As [`Codec::load`]; a `cancel` ends the trial of the template.
+    /// Like [`Codec::load`]; a `cancel` stops the trial of the template.
     ///
     /// # Errors
     /// As [`Codec::load`].
@@ -89,7 +89,7 @@ impl Codec {
         Self::from_gguf_with(vocabulary, vocab_size, TextOptions::default(), None)
     }
 
-    /// As [`Codec::load_with`], of a GGUF file.
+    /// Like [`Codec::load_with`], for a GGUF file.
     ///
     /// # Errors
     /// As [`Codec::load`].
@@ -103,7 +103,7 @@ impl Codec {
         Self::assemble(&vocabulary.path, tokenizer, folder, vocab_size, (options, cancel))
     }
 
-    /// Checks the parts against each other; `path` is where the tokenizer came from.
+    /// Checks the parts against each other; `path` is the source of the tokenizer.
     fn assemble(
         path: &Path,
         tokenizer: Tokenizer,
@@ -132,18 +132,18 @@ impl Codec {
         Ok(codec)
     }
 
-    /// No token stands for more bytes of text, unless the tokenizer drops some of it: a bound from above, since a
-    /// spelling may be longer than what it stands for.
+    /// An upper bound for the bytes of text of any token, unless the tokenizer drops some of the text. It is
+    /// only a bound, since a token's spelling may be longer than its text.
     pub fn longest_token(&self) -> usize {
         self.longest
     }
 
-    /// Turns text into ids; `add_special_tokens` lets the tokenizer add its own at the ends.
+    /// Converts text to ids; `add_special_tokens` lets the tokenizer add its own at the ends.
     pub fn encode(&self, text: &str, add_special_tokens: bool) -> Result<Vec<u32>, TextError> {
         encode(&self.tokenizer, text, add_special_tokens)
     }
 
-    /// Turns ids into text. Ids without a token give no text; broken UTF-8 gives U+FFFD.
+    /// Converts ids to text. Ids without a token give no text; broken UTF-8 gives U+FFFD.
     pub fn decode(&self, ids: &[u32], skip_special: bool) -> Result<String, TextError> {
         self.tokenizer.decode(ids, skip_special).map_err(|e| failed("decode", &*e))
     }
@@ -151,7 +151,7 @@ impl Codec {
     /// Renders a conversation with the model's chat template.
     ///
     /// # Errors
-    /// See [`TextError::is_client_fault`] for whose doing a failure is.
+    /// [`TextError::is_client_fault`] says who caused a failure.
     pub fn render(&self, chat: &Chat<'_>) -> Result<String, TextError> {
         let text = self.render_marked(chat)?;
         Ok(match &self.marks {
@@ -169,8 +169,8 @@ impl Codec {
         template.render(chat, job)
     }
 
-    /// Renders a conversation and encodes it. The template writes all special tokens itself, so the
-    /// tokenizer should rarely `add_special_tokens` of its own.
+    /// Renders a conversation and encodes it. The template writes all special tokens itself, so the tokenizer
+    /// should rarely `add_special_tokens` of its own.
     pub fn encode_chat(
         &self,
         chat: &Chat<'_>,
@@ -183,38 +183,37 @@ impl Codec {
         }
     }
 
-    /// What the chat template can take; `None` without one.
+    /// What the chat template supports; `None` without one.
     pub fn abilities(&self) -> Option<&Abilities> {
         self.template.as_ref().map(Renderer::abilities)
     }
 
-    /// The ids that end a generation, sorted; empty when the folder names none.
+    /// The ids that end a generation, sorted; empty if the folder has none.
     pub fn eos_ids(&self) -> &[u32] {
         &self.eos
     }
 
-    /// Whether [`Codec::render`] can work at all.
+    /// Whether the model has a template for [`Codec::render`].
     pub fn has_chat_template(&self) -> bool {
         self.template.is_some()
     }
 
-    /// Sampling settings that the model's makers recommend.
+    /// Sampling settings recommended by the model's makers.
     pub fn generation_defaults(&self) -> GenerationDefaults {
         self.defaults.clone()
     }
 
-    /// The id of a token given by its exact text, such as `<|im_end|>`.
+    /// The id of the token with this exact text, such as `<|im_end|>`.
     pub fn token_id(&self, token: &str) -> Option<u32> {
         self.tokenizer.token_to_id(token)
     }
 
-    /// A token's text as its vocabulary spells it, which is not what it decodes to.
+    /// A token's text as spelled in the vocabulary, which is not its decoded text.
     pub fn token(&self, id: u32) -> Option<String> {
         self.tokenizer.id_to_token(id)
     }
 
-    /// The bytes that a token stands for, which by themselves may be no whole character; none without a
-    /// token.
+    /// The bytes of a token, which may not be whole characters; empty for an id without a token.
     pub fn spelling(&self, id: u32) -> Vec<u8> {
         let Some(token) = self.tokenizer.id_to_token(id) else { return Vec::new() };
         match self.tokenizer.get_added_vocabulary().get_added_tokens_decoder().contains_key(&id) {
@@ -228,7 +227,7 @@ impl Codec {
         &self.tokenizer
     }
 
-    /// Whether an id contributes to text that skips special tokens.
+    /// Whether an id contributes to text without special tokens.
     pub(super) fn is_visible(&self, id: u32) -> bool {
         self.visible.get(id as usize).copied().unwrap_or(false)
     }
@@ -279,8 +278,8 @@ fn check_vocabulary(
     })
 }
 
-/// The union of what the configs name and the tokenizer's own `eos_token`: chat models often end
-/// turns with one token and documents with another, each named in a different file.
+/// The union of the ids in the configs and the tokenizer's own `eos_token`. Chat models often end turns with
+/// one token and documents with another, each named in a different file.
 fn eos_ids(
     tokenizer: &Tokenizer,
     folder: &Folder,

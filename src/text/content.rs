@@ -1,20 +1,20 @@
-//! What clients say is data: none of it becomes a control token.
+//! Text from clients is data: none of it becomes a control token.
 //!
-//! A prompt is one text in which `<|im_end|>` ends a turn. If a user's words hold that text, a tokenizer reads
-//! it as the end of the user's turn, and what follows may speak as the system. Only what the template itself
-//! writes may do that. So before rendering, every place in the client's strings where a control token could
-//! begin is parted by a mark, a run of digits that nobody can guess; no control token is found across it. The
-//! rendered text is split at the control tokens that are still found - the template's - and what lies between
-//! loses its marks and is encoded as the ordinary text that it is.
+//! A prompt is one text in which `<|im_end|>` ends a turn. If a user's message contains that text, a
+//! tokenizer reads it as the end of the user's turn, and the text after it may pose as the system. Only the
+//! template itself may write control tokens. So before rendering, a mark is inserted in the client's strings
+//! wherever a control token could begin. A mark is an unguessable run of digits, and no control token is
+//! recognised across it. The rendered text is split at the control tokens that are still recognised, which
+//! are the template's. The text in between loses its marks and is encoded as ordinary text.
 //!
-//! Marks go where two neighbouring characters begin a control token, and not only where a whole one stands: a
-//! template may drop a part out of the middle, and what is said in two strings may come to stand together. Tags
-//! that are no control tokens, `<think>` and the like, stay whole, since templates look for them in content.
-//! A string without such a place is left alone, so prompts without control tokens in their content are
-//! what they would be without all this.
+//! Marks are inserted wherever two neighbouring characters begin a control token, and not only at whole
+//! control tokens: a template may remove part of a string, and two strings may end up next to each other.
+//! Tags that are not control tokens, such as `<think>`, stay whole, since templates look for them in content.
+//! A string without such a place is unchanged, so prompts without control tokens in their content are not
+//! affected.
 //!
-//! Not held off: a template that builds a control token out of its own brackets and a client's bare word, as
-//! `'<|' + role + '|>'` does; the word is then an ordinary one.
+//! Not prevented: a template that builds a control token from its own brackets and a word of the client's, as
+//! `'<|' + role + '|>'` does; the word itself is an ordinary one.
 
 use super::template::Job;
 use super::{TextError, encode};
@@ -28,7 +28,7 @@ use tokenizers::tokenizer::{
     PreTokenizer, Token, normalizer::Range,
 };
 
-/// What a control token's text in a client's words is encoded as.
+/// How the text of a control token in a client's message is encoded.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum ContentTokens {
     /// As ordinary text.
@@ -49,22 +49,23 @@ impl ContentTokens {
     }
 }
 
-/// Keeps a tokenizer's control tokens out of content.
+/// Prevents control tokens of a tokenizer in content.
 pub(super) struct Marks {
     mark: String,
-    /// Control tokens of two characters and more.
+    /// Control tokens of two or more characters.
     tokens: Vec<String>,
     /// Their first characters.
     firsts: HashSet<char>,
-    /// Their first two.
+    /// Their first two characters.
     pairs: HashSet<(char, char)>,
-    /// What may follow their first characters, by its own first two; the second is absent in one of one.
+    /// The rest of each token after its first character, by the first two characters of that rest; the second
+    /// is absent if the rest has only one.
     tails: HashMap<(char, Option<char>), Vec<String>>,
-    /// Texts that begin like a control token and are none, which stay whole.
+    /// Texts that begin like a control token but are none; these stay whole.
     whole: Vec<String>,
-    /// Texts that the template may take out of what it is given.
+    /// Texts that the template may remove from its input.
     cuts: Vec<String>,
-    /// The added tokens without those that are control tokens.
+    /// The added tokens that are not control tokens.
     ordinary: AddedVocabulary,
 }
 
@@ -107,7 +108,7 @@ impl Marks {
         Marks { mark, tokens, firsts, pairs, tails, whole, cuts, ordinary }
     }
 
-    /// Marks everything that the client said.
+    /// Inserts marks into everything that the client sent.
     pub(super) fn apply(&self, job: &mut Job) {
         if self.tokens.is_empty() {
             return;
@@ -137,7 +138,7 @@ impl Marks {
         map.values_mut().for_each(|item| self.value(item));
     }
 
-    /// `text` with marks where a control token could begin, or where it could end one that began before.
+    /// `text` with marks wherever a control token could begin, or could end one that began before.
     fn text<'a>(&self, text: &'a str) -> Cow<'a, str> {
         let ends = self.ends_a_token(text);
         if !ends && !text.contains(|c| self.firsts.contains(&c)) {
@@ -174,7 +175,7 @@ impl Marks {
         }
     }
 
-    /// Whether `text` could be what ends a control token, or begin with it; a bare word is a word.
+    /// Whether `text` could end a control token, or begin with the end of one; a plain word does not count.
     fn ends_a_token(&self, text: &str) -> bool {
         let mut chars = text.chars();
         let Some(first) = chars.next() else { return false };
@@ -198,7 +199,7 @@ impl Marks {
         }
     }
 
-    /// Ids of a rendered text that may have marks.
+    /// The ids of a rendered text that may contain marks.
     pub(super) fn encode(
         &self,
         tokenizer: &Tokenizer,
@@ -212,7 +213,7 @@ impl Marks {
         encoded.map_err(|e| TextError::Tokenizer { action: "encode", what: e.to_string() })
     }
 
-    /// The tokenizer's own steps, with splits at control tokens that lie where no mark parts them.
+    /// The tokenizer's own steps, but split only at control tokens that contain no mark.
     fn encode_marked(
         &self,
         tokenizer: &Tokenizer,
@@ -238,7 +239,7 @@ impl Marks {
         Ok(encoding.get_ids().to_vec())
     }
 
-    /// The text without marks, and the control tokens that no mark parts, as (start, end, id) in it.
+    /// The text without marks, and the control tokens without marks inside, as (start, end, id) in it.
     fn controls(&self, tokenizer: &Tokenizer, text: &str) -> (String, Vec<Span>) {
         let known = tokenizer.get_added_vocabulary();
         let marks: Vec<usize> = text.match_indices(&self.mark).map(|(at, _)| at).collect();
@@ -264,7 +265,7 @@ fn found(vocabulary: &AddedVocabulary, tokenizer: &Tokenizer, text: &str) -> Vec
     splits.into_iter().filter_map(token).collect()
 }
 
-/// `text` cut into the tokens at `spans` and what lies between.
+/// `text` split into the tokens at `spans` and the parts in between.
 fn cut(text: &NormalizedString, spans: &[Span]) -> Vec<(NormalizedString, Option<Vec<Token>>)> {
     let mut out = Vec::with_capacity(2 * spans.len() + 1);
     let mut between = |start: usize, end: usize, token: Option<u32>| {
@@ -287,7 +288,7 @@ fn cut(text: &NormalizedString, spans: &[Span]) -> Vec<(NormalizedString, Option
     out
 }
 
-/// A token without its first character, its first two, and so on.
+/// A token without its first character, without its first two, and so on.
 fn tails_of(token: &str) -> impl Iterator<Item = &str> {
     token.char_indices().skip(1).map(|(at, _)| &token[at..])
 }
@@ -296,7 +297,7 @@ fn is_word(text: &str) -> bool {
     text.chars().all(|c| c.is_alphanumeric() || c == '_')
 }
 
-/// Texts in quotes in a template's source.
+/// Quoted texts in a template's source.
 fn literals(template: &str) -> impl Iterator<Item = String> + '_ {
     ['\'', '"'].into_iter().flat_map(move |quote| {
         let texts = template.split(quote).skip(1).filter(|text| text.len() < 64);

@@ -1,9 +1,9 @@
-//! A request's conversation becomes the one canonical form that every template is given.
+//! Converts a request's conversation to the canonical form that every template gets.
 //!
-//! Bounds on what the client sent are checked here, before any work. Then each message and tool is brought into
-//! form (see `message`), and what spans messages is settled: every call has an id, every result names the call
-//! that it answers, and where a template wants ids of its own form, the same id becomes the same id in call and
-//! result. Pure: what a template wants is an argument.
+//! Limits on the client's input are checked first, before any work. Then each message and tool is converted
+//! (see `message`), and what spans several messages is completed: every call gets an id, and every result
+//! names its call. If a template wants ids in its own form, the same id is converted in the same way in call
+//! and result. Pure: what a template wants is an argument.
 
 use super::TextError;
 use super::message::{self, Wants};
@@ -12,25 +12,25 @@ use serde_json::{Map, Value};
 use std::collections::VecDeque;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-/// Bytes that a conversation may hold, tools and extra variables included.
+/// Maximum bytes of a conversation, including tools and extra variables.
 pub(super) const MAX_INPUT: usize = 8 << 20;
-/// Messages that a conversation may hold.
+/// Maximum number of messages.
 pub(super) const MAX_MESSAGES: usize = 8192;
-/// Names that `extra` may not take.
+/// Names that are not allowed in `extra`.
 const RESERVED: [&str; 5] =
     ["messages", "tools", "add_generation_prompt", "raise_exception", "strftime_now"];
-/// Stands behind the last message's content while it is rendered, to find where it ended.
+/// Placed after the last message's content during rendering, to find where it ends.
 pub(super) const END_OF_CONTENT: &str = "CONTINUE_FINAL_MESSAGE_TAG ";
 
 /// How a prompt ends.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Ending {
-    /// With the opening of the assistant's turn (`add_generation_prompt`).
+    /// With the beginning of the assistant's turn (`add_generation_prompt`).
     #[default]
     Reply,
-    /// With what the last message ends with.
+    /// With the end of the last message's turn.
     Closed,
-    /// Inside the last message, so that the reply goes on from it (`continue_final_message`).
+    /// Inside the last message, so that the reply continues it (`continue_final_message`).
     Continue,
 }
 
@@ -73,7 +73,7 @@ pub(super) fn canonical(chat: &Chat<'_>, wants: Wants) -> Result<Job, TextError>
     })
 }
 
-/// Bounds on what the client sent, and shapes that never make sense.
+/// Limits on the client's input, and shapes that never make sense.
 fn check(chat: &Chat<'_>) -> Result<(), TextError> {
     let bad = |what: String| Err(TextError::BadChat { what });
     if chat.messages.is_empty() {
@@ -102,7 +102,7 @@ fn check(chat: &Chat<'_>) -> Result<(), TextError> {
     Ok(())
 }
 
-/// About how many bytes of JSON a value is.
+/// The approximate size of a value as JSON, in bytes.
 pub(super) fn size(value: &Value) -> usize {
     match value {
         Value::String(text) => text.len() + 2,
@@ -114,8 +114,8 @@ pub(super) fn size(value: &Value) -> usize {
     }
 }
 
-/// Gives ids to calls that have none, and to results that do not say which call they answer: the first that is
-/// not answered yet.
+/// Gives ids to calls without one, and to results that do not name a call: such a result belongs to the first
+/// unanswered call.
 fn settle_ids(messages: &mut [Value], short: bool) {
     let form = |id: &str| if short { nine(id) } else { id.to_owned() };
     let mut open: VecDeque<String> = VecDeque::new();
@@ -141,7 +141,7 @@ fn settle_ids(messages: &mut [Value], short: bool) {
     }
 }
 
-/// An id of nine letters and digits: itself if it is one, else a hash in base 62, which has 53 bits.
+/// An id of nine letters and digits: the id itself if it has that form, else a hash in base 62 with 53 bits.
 fn nine(id: &str) -> String {
     if id.len() == 9 && id.bytes().all(|b| b.is_ascii_alphanumeric()) {
         return id.to_owned();
@@ -156,7 +156,7 @@ fn nine(id: &str) -> String {
     (0..9).map(|_| digit()).collect()
 }
 
-/// Puts [`END_OF_CONTENT`] behind the content of the last message.
+/// Puts [`END_OF_CONTENT`] after the content of the last message.
 fn mark_end(messages: &mut [Value]) -> Result<(), TextError> {
     let index = messages.len() - 1;
     let last = &mut messages[index];
@@ -174,12 +174,12 @@ fn mark_end(messages: &mut [Value]) -> Result<(), TextError> {
     Ok(())
 }
 
-/// What was rendered up to the end of the last message's content; `None` if the template left it out.
+/// The rendered text up to the end of the last message's content; `None` if the template left it out.
 pub(super) fn cut_at_end(rendered: &str) -> Option<&str> {
     let at = rendered.rfind(END_OF_CONTENT.trim_end())?;
     match rendered[at..].starts_with(END_OF_CONTENT) {
         true => Some(&rendered[..at]),
-        // The template trims what it is given.
+        // The template trims its input.
         false => Some(rendered[..at].trim_end()),
     }
 }

@@ -1,8 +1,8 @@
 //! Dates for chat templates: `strftime_now`, in UTC, from a time that the caller passes in.
 //!
-//! Written out here because it is a page of arithmetic, and a calendar crate would bring time zones
-//! and a clock along. Understands the directives that templates use; the rest stay as written, as
-//! the C library does it. Names are English, as in Python's default locale.
+//! It is written here because it is one page of arithmetic, and a calendar crate would add time zones and a
+//! clock. It supports the directives that templates use; others are left as they are, as in the C library.
+//! Names are English, as in Python's default locale.
 
 use std::fmt::Write;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -25,7 +25,7 @@ const MONTHS: [&str; 12] = [
 ];
 const SECONDS_PER_DAY: i64 = 86_400;
 
-/// A moment taken apart.
+/// The parts of a point in time.
 struct Moment {
     year: i64,
     /// From 0.
@@ -41,7 +41,7 @@ struct Moment {
     second: i64,
 }
 
-/// Writes `now` as `format` says.
+/// Formats `now` according to `format`.
 pub(super) fn strftime(format: &str, now: SystemTime) -> String {
     let moment = Moment::at(now);
     let mut out = String::with_capacity(format.len() + 16);
@@ -115,7 +115,7 @@ impl Moment {
             'R' => self.compose(out, &[('H', ":"), ('M', "")]),
             'D' => self.compose(out, &[('m', "/"), ('d', "/"), ('y', "")]),
             '%' => out.push('%'),
-            // A time without a zone, as Python's: both are empty.
+            // A time without a zone, as in Python: both are empty.
             'Z' | 'z' => {}
             other => {
                 out.push_str(if flagged { "%-" } else { "%" });
@@ -144,7 +144,7 @@ fn days_before_year(year: i64) -> i64 {
 
 /// Year, month from 0 and day from 1, of a day counted from 1 January 1970.
 fn civil(days: i64) -> (i64, usize, i64) {
-    // A Gregorian year is 365.2425 days long; the guess is off by one at most.
+    // A Gregorian year is 365.2425 days long; the estimate is off by at most one.
     let mut year = 1970 + (days * 400).div_euclid(146_097);
     while days_before_year(year) > days {
         year -= 1;

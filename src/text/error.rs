@@ -1,8 +1,8 @@
-//! Every way in which text can go wrong, with the context needed to mend it.
+//! All errors of the text layer, with the context needed to fix them.
 //!
-//! Knows no HTTP status; it only says whose doing an error is, because that decides two things
-//! elsewhere: which status a client sees, and whether a canary is blamed for it. What a client can
-//! provoke by itself must never count against a model.
+//! It does not know HTTP statuses. It only says who caused an error, because two things elsewhere depend on
+//! that: the status that a client gets, and whether the error counts against a canary. An error that a client
+//! can provoke must never count against a model.
 
 use std::path::PathBuf;
 
@@ -14,22 +14,22 @@ pub enum TextError {
     Unreadable {
         /// The file.
         path: PathBuf,
-        /// What the operating system said.
+        /// The operating system's error.
         source: std::io::Error,
-        /// What to do about it.
+        /// The remedy.
         remedy: &'static str,
     },
-    /// A file of the model folder does not hold what it should.
+    /// The content of a file in the model folder is not valid.
     #[error("{} is not usable: {what}. {remedy}", path.display())]
     Invalid {
         /// The file.
         path: PathBuf,
         /// What is wrong with it.
         what: String,
-        /// What to do about it.
+        /// The remedy.
         remedy: &'static str,
     },
-    /// The tokenizer can produce an id that the model's embedding has no row for.
+    /// The tokenizer can produce an id for which the model's embedding has no row.
     #[error(
         "{} does not belong to this model: token {token:?} has id {max_id}, but the model's embedding \
          has only {vocab_size} rows. Use the tokenizer that came with these weights",
@@ -56,10 +56,10 @@ pub enum TextError {
         path: PathBuf,
         /// The line inside the template, from 1.
         line: usize,
-        /// What the parser said.
+        /// The parser's message.
         what: String,
     },
-    /// The chat template parses, but cannot render the simplest conversation, or ran into a bound.
+    /// The chat template parses, but cannot render the simplest conversation, or exceeded a limit.
     #[error(
         "the chat template in {} is not usable: {what}. Mend the template, or remove it to serve this \
          model without chat",
@@ -71,39 +71,39 @@ pub enum TextError {
         /// What went wrong.
         what: String,
     },
-    /// A chat was asked of a model that has no chat template.
+    /// A chat request for a model without a chat template.
     #[error(
         "this model has no chat template; use plain completions, or add chat_template.jinja to its folder"
     )]
     NoChatTemplate,
-    /// One message has a shape that no template can be given.
+    /// A message has a shape that no template supports.
     #[error("messages[{index}]: {what}")]
     BadMessage {
-        /// The message's place in the list.
+        /// The message's index in the list.
         index: usize,
         /// What is wrong with it.
         what: String,
     },
-    /// The request around the messages is at fault.
+    /// The request is invalid outside its messages.
     #[error("{what}")]
     BadChat {
         /// What is wrong with it.
         what: String,
     },
-    /// The template itself refused the conversation, by `raise_exception`.
+    /// The template itself rejected the conversation, by `raise_exception`.
     #[error("the model's chat template refuses this conversation: {0}")]
     TemplateRefused(String),
-    /// The conversation has a shape that this model's template does not take.
+    /// The conversation has a shape that this model's template does not support.
     #[error("{place}this model's chat template does not take {what}{}", said(why))]
     Untaken {
-        /// `messages[3]: `, or nothing where no one message is at fault.
+        /// `messages[3]: `, or empty if no single message is at fault.
         place: String,
         /// The shape.
         what: String,
-        /// What the template or its engine says.
+        /// The message of the template or its engine.
         why: String,
     },
-    /// The template failed on a conversation of a shape that it takes.
+    /// The template failed on a conversation with a shape that it supports.
     #[error("the chat template failed at line {line}: {what}")]
     TemplateFailed {
         /// The line inside the template, from 1; 0 when unknown.
@@ -111,31 +111,31 @@ pub enum TextError {
         /// What went wrong.
         what: String,
     },
-    /// The template wanted more work, depth or output than any honest template needs.
+    /// The template exceeded a limit on work, depth or output that no ordinary template needs.
     #[error("the chat template was stopped: {what}")]
     TemplateExhausted {
-        /// Which bound it ran into.
+        /// The limit.
         what: String,
     },
-    /// There was no process to render in, or it was ended from outside. Nobody's doing in the request or the
-    /// model.
+    /// There was no process to render in, or it was killed from outside. Neither the request nor the model is
+    /// at fault.
     #[error("no chat template can be rendered just now: {what}")]
     NoRenderer {
         /// What went wrong.
         what: String,
     },
-    /// The tokenizer failed to turn text into ids, or ids into text.
+    /// The tokenizer failed to encode or decode.
     #[error("the tokenizer failed to {action}: {what}")]
     Tokenizer {
         /// `encode` or `decode`.
         action: &'static str,
-        /// What it said.
+        /// Its message.
         what: String,
     },
 }
 
 impl TextError {
-    /// Whether the request is to blame. Everything else is the doing of the model's folder.
+    /// Whether the request caused the error. All other errors are caused by the model's folder.
     pub fn is_client_fault(&self) -> bool {
         matches!(
             self,
@@ -147,7 +147,7 @@ impl TextError {
     }
 }
 
-/// What was said, in brackets, if anything was.
+/// The message in brackets, if there is one.
 fn said(why: &str) -> String {
     if why.is_empty() { String::new() } else { format!(" ({why})") }
 }

@@ -1,12 +1,12 @@
-//! What a Hugging Face model folder says about text, as plain values.
+//! The text settings of a Hugging Face model folder, as plain values.
 //!
-//! Reads `tokenizer_config.json`, the files that a chat template may be in, `generation_config.json` and
-//! `config.json`; all of them may be absent. What is present must be readable: a damaged file is an error that names
-//! it, never a silent default, because a lost end-of-sequence id or template only shows later, as
-//! endless or strange answers. Fields are picked by hand out of loose JSON rather than by derive:
-//! each of them comes in several historic shapes.
+//! It reads `tokenizer_config.json`, the files that may contain a chat template, `generation_config.json` and
+//! `config.json`. All of them may be absent. A file that exists must be readable: a damaged file is an error
+//! that names it, never a silent default, because a lost end-of-sequence id or template would only show
+//! later, as endless or strange answers. Fields are read by hand and not by derive, because each of them has
+//! had several forms over time.
 //!
-//! Knows nothing of tokenizers or templates beyond the text they are stored as.
+//! It does not know tokenizers or templates beyond their stored text.
 
 use super::TextError;
 use serde_json::{Map, Value};
@@ -15,9 +15,9 @@ use std::path::{Path, PathBuf};
 
 const REMEDY: &str = "Copy the file again from where the model came from";
 
-/// Sampling settings that a model's makers recommend, from `generation_config.json`.
+/// Sampling settings recommended by a model's makers, from `generation_config.json`.
 ///
-/// `None` means that the file is silent; what then applies is for the caller to say.
+/// `None` means that the file does not set the value; the caller then decides.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct GenerationDefaults {
     /// Whether to sample at all; `Some(false)` asks for greedy decoding.
@@ -26,26 +26,26 @@ pub struct GenerationDefaults {
     pub temperature: Option<f32>,
     /// Nucleus mass.
     pub top_p: Option<f32>,
-    /// How many of the likeliest tokens to keep.
+    /// Number of most likely tokens to keep.
     pub top_k: Option<u32>,
-    /// Least probability, as a share of the likeliest token's.
+    /// Minimum probability, as a share of the most likely token's.
     pub min_p: Option<f32>,
     /// Divisor for logits of tokens seen before.
     pub repetition_penalty: Option<f32>,
-    /// How many tokens to generate when the request does not say.
+    /// Number of tokens to generate if the request does not say.
     pub max_new_tokens: Option<u32>,
 }
 
-/// A chat template's source and the file that it came from.
+/// A chat template's source and its file.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct TemplateSource {
     pub(super) path: PathBuf,
     pub(super) text: String,
-    /// The variant to use when the request brings tools, where the model has one.
+    /// The variant for requests with tools, if the model has one.
     pub(super) with_tools: Option<String>,
 }
 
-/// Everything read from a folder but the tokenizer itself.
+/// Everything read from a folder except the tokenizer itself.
 #[derive(Debug, Default)]
 pub(super) struct Folder {
     /// Named special tokens (`bos_token`, `eos_token`, ...) in the order of the file.
@@ -57,7 +57,7 @@ pub(super) struct Folder {
 }
 
 impl Folder {
-    /// Reads `dir`. Absent files are fine, damaged ones are not.
+    /// Reads `dir`. Missing files are fine, damaged ones are not.
     pub(super) fn read(dir: &Path) -> Result<Self, TextError> {
         let tokenizer = object(&dir.join("tokenizer_config.json"))?.unwrap_or_default();
         let generation = object(&dir.join("generation_config.json"))?.unwrap_or_default();
@@ -70,7 +70,7 @@ impl Folder {
     }
 }
 
-/// Reads a file's bytes; `Ok(None)` when there is none.
+/// Reads a file's bytes; `Ok(None)` if it does not exist.
 pub(super) fn bytes(path: &Path) -> Result<Option<Vec<u8>>, TextError> {
     match fs::read(path) {
         Ok(bytes) => Ok(Some(bytes)),
@@ -105,8 +105,8 @@ fn special_tokens(config: &Map<String, Value>) -> Vec<(String, String)> {
     config.iter().filter_map(named).collect()
 }
 
-/// The chat template where transformers looks for it: in a file of its own, then in the tokenizer's
-/// configuration, then where older processors of text and images kept it.
+/// The chat template, searched in the same order as transformers does: its own file, then the tokenizer's
+/// configuration, then the file that older multimodal processors used.
 fn template(dir: &Path, config: &Map<String, Value>) -> Result<Option<TemplateSource>, TextError> {
     let path = dir.join("chat_template.jinja");
     if let Some(text) = text(&path)? {
@@ -142,7 +142,7 @@ fn text(path: &Path) -> Result<Option<String>, TextError> {
     text.map(Some).map_err(|e| invalid(path, format!("it is not UTF-8 ({e})")))
 }
 
-/// `[{"name": "default", "template": ".."}, {"name": "tool_use", ..}]`; other names are never asked for.
+/// `[{"name": "default", "template": ".."}, {"name": "tool_use", ..}]`; other names are not used.
 fn named_templates(path: PathBuf, list: &[Value]) -> Result<TemplateSource, TextError> {
     let by_name = |name: &str| {
         let entry =
@@ -167,7 +167,7 @@ fn eos(
     }
     let path = dir.join("config.json");
     let config = object(&path)?.unwrap_or_default();
-    // Models that also see or hear keep their language half's settings one level down.
+    // Models that also process images or audio keep the settings of their language part one level down.
     let nested = config.get("text_config").and_then(|text| text.get("eos_token_id"));
     let ids = token_ids(&path, config.get("eos_token_id").filter(|ids| !ids.is_null()).or(nested))?;
     Ok(ids.map(|ids| (path, ids)))

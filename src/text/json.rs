@@ -1,25 +1,25 @@
-//! JSON inside chat templates: client JSON becomes template values, and template values become text
-//! exactly as Python's `json.dumps(x, ensure_ascii=False)` writes it.
+//! JSON inside chat templates: client JSON becomes template values, and template values become text exactly
+//! as Python's `json.dumps(x, ensure_ascii=False)` writes it.
 //!
-//! Models are trained on prompts that Python rendered, so a missing space after a comma is a prompt
-//! that the model has never seen. minijinja's own filter escapes for HTML and writes floats its own
-//! way; hence this one. Options are those that transformers' filter has: `ensure_ascii`, `indent`,
-//! `separators`, `sort_keys`.
+//! Models are trained on prompts that Python rendered, so a missing space after a comma gives a prompt that
+//! the model has never seen. minijinja's own filter escapes for HTML and formats floats differently, so this
+//! filter replaces it. It has the options of transformers' filter: `ensure_ascii`, `indent`, `separators`,
+//! `sort_keys`.
 //!
-//! Two differences remain: integers beyond 64 bits arrive as floats, since that is how the request's
-//! JSON was read, and nesting is bounded.
+//! Two differences remain: integers beyond 64 bits arrive as floats, because the request's JSON was parsed
+//! that way, and nesting is limited.
 
 use minijinja::value::{Kwargs, Rest, Value, ValueKind, ValueOrKwargs, from_args};
 use minijinja::{Error, ErrorKind, State};
 use std::fmt::Write;
 
-/// Nesting deeper than this is refused: request JSON cannot be deeper, so only a template that
-/// builds towers gets here, and each level costs stack.
+/// Deeper nesting is refused. A request's JSON cannot be deeper, so only a template that nests values itself
+/// gets here, and each level costs stack.
 const MAX_DEPTH: usize = 128;
-/// How many bytes of written JSON cost one unit of fuel, on top of what the engine charges for it.
+/// How many bytes of written JSON cost one unit of fuel, in addition to what the engine charges.
 const BYTES_PER_FUEL: usize = 4;
 
-/// A JSON value as templates see it, keys in their order.
+/// A JSON value as templates see it, with its keys in order.
 pub(super) fn to_template(value: &serde_json::Value) -> Value {
     match value {
         serde_json::Value::Null => Value::from(()),
@@ -58,7 +58,7 @@ pub(super) fn python(value: &serde_json::Value) -> String {
     }
 }
 
-/// How to lay JSON out.
+/// How to format JSON.
 struct Style {
     ensure_ascii: bool,
     indent: Option<String>,
@@ -81,7 +81,7 @@ impl Default for Style {
 }
 
 impl Style {
-    /// Reads the filter's arguments, by position or by name, in the order transformers defines.
+    /// Reads the filter's arguments, by position or by name, in transformers' order.
     fn from_args(args: &[Value]) -> Result<Self, Error> {
         let (by_place, by_name): (&[Value], Kwargs) = from_args(args)?;
         let option = |place: usize, name: &str| -> Result<Option<Value>, Error> {
@@ -104,7 +104,7 @@ impl Style {
     }
 }
 
-/// One level of indentation: a string as it is, a number as that many spaces.
+/// One level of indentation: a string as it is, or a number of spaces.
 fn indent_unit(value: Value) -> Result<String, Error> {
     if let Some(text) = value.as_str() {
         return Ok(text.to_owned());
@@ -182,7 +182,7 @@ impl Writer {
         Ok(())
     }
 
-    /// What stands before an item: a separator unless it is the first, and a new line if indented.
+    /// Writes what comes before an item: a separator unless it is the first, and a new line if indented.
     fn between(&mut self, first: &mut bool, depth: usize) {
         if !std::mem::take(first) {
             self.out.push_str(&self.style.item_separator);

@@ -1,25 +1,24 @@
-//! Messages and tools as clients send them become messages and tools as templates expect them.
+//! Converts messages and tools from the forms that clients send to the form that templates expect.
 //!
-//! One form for every template, so that no template meets a shape that its author did not think of: content
-//! is always there and is text, keys without a value are gone, arguments are an object, every tool has a
-//! description and parameters, reasoning has every name that is read. It is the form that vLLM gives to
-//! transformers, and a little more where templates would fail on that.
+//! There is one form for every template, so that no template meets a shape that its author did not think of:
+//! content is always present and is text, keys without a value are removed, arguments are an object, every
+//! tool has a description and parameters, and reasoning is present under every name that templates read. It
+//! is the form that vLLM passes to transformers, and a little more where templates would otherwise fail.
 //!
-//! What only some templates want - content as a list of parts, arguments as text, short call ids - they are
-//! found to want when they are probed ([`Wants`]). Shapes that no template could make sense of are refused with
-//! the message's index, as the client's doing; fields that are not known here pass through untouched, because
-//! a template may well read them.
+//! Some templates need a variation: content as a list of parts, arguments as text, short call ids. This is
+//! found by probing them ([`Wants`]). Shapes that no template could handle are refused with the message's
+//! index, as client errors. Unknown fields are passed on unchanged, because a template may read them.
 
 use super::TextError;
 use serde_json::{Map, Value, json};
 
-/// Names under which reasoning is passed; the first is the one that most templates read.
+/// Names under which reasoning is passed; most templates read the first.
 pub(super) const REASONING: [&str; 3] = ["reasoning_content", "thinking", "reasoning"];
 
-/// How a template wants conversations where templates differ.
+/// The form that a template needs, where templates differ.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct Wants {
-    /// The `developer` role as it is; others are given `system`.
+    /// Keep the `developer` role; other templates get `system`.
     pub(super) developer: bool,
     /// Content as a list of parts.
     pub(super) parts: bool,
@@ -31,7 +30,7 @@ pub(super) struct Wants {
     pub(super) one_type: bool,
 }
 
-/// Checks one message and brings it into the form that templates expect.
+/// Checks one message and converts it to the form that templates expect.
 pub(super) fn normalise(index: usize, message: &Value, wants: Wants) -> Result<Value, TextError> {
     let bad = |what: String| TextError::BadMessage { index, what };
     let Value::Object(message) = message else {
@@ -69,10 +68,10 @@ pub(super) fn normalise(index: usize, message: &Value, wants: Wants) -> Result<V
     Ok(Value::Object(message))
 }
 
-/// A tool with everything that templates read: a description, and parameters that are an object's schema.
+/// A tool with everything that templates read: a description, and parameters with an object schema.
 pub(super) fn normalise_tool(tool: &Value, wants: Wants) -> Value {
     let mut tool = tool.clone();
-    // Some clients leave the wrapper out.
+    // Some clients omit the wrapper.
     let function = match tool.get_mut("function") {
         Some(Value::Object(function)) => function,
         _ => return tool,
@@ -90,7 +89,7 @@ pub(super) fn normalise_tool(tool: &Value, wants: Wants) -> Value {
     tool
 }
 
-/// What kind of JSON value this is, in words for an error message.
+/// The kind of JSON value, for an error message.
 pub(super) fn kind(value: &Value) -> &'static str {
     match value {
         Value::Null => "null",
@@ -102,7 +101,7 @@ pub(super) fn kind(value: &Value) -> &'static str {
     }
 }
 
-/// Content as one string: text parts are joined by line breaks; none at all is an empty string.
+/// Content as one string: text parts are joined by line breaks; missing content is an empty string.
 fn joined(content: Option<Value>) -> Result<String, String> {
     let parts = match content {
         Some(Value::String(text)) => return Ok(text),
@@ -159,8 +158,8 @@ fn normalise_call(call: &mut Value, wants: Wants) -> Result<(), String> {
     Ok(())
 }
 
-/// Turns a call's arguments from a JSON string into the object it spells; none are an empty object. Text that
-/// is not an object stays as it is: it may be what the model itself wrote, and it must be able to see it.
+/// Parses a call's arguments from a JSON string to an object; missing arguments are an empty object. Text
+/// that is not an object is kept: the model itself may have written it, and must be able to see it.
 fn open_arguments(arguments: &mut Value) {
     match arguments {
         Value::Null => *arguments = Value::Object(Map::new()),
@@ -174,8 +173,8 @@ fn open_arguments(arguments: &mut Value) {
     }
 }
 
-/// In schemas, `"type": ["string", "null"]` becomes `"type": "string"` with `"nullable": true`. Lists of other
-/// types say what one type cannot, and stay.
+/// In schemas, `"type": ["string", "null"]` becomes `"type": "string"` with `"nullable": true`. Lists of
+/// other types cannot be expressed as one type, and are kept.
 fn choose_types(schema: &mut Value) {
     match schema {
         Value::Object(map) => {
@@ -198,7 +197,7 @@ fn choose_types(schema: &mut Value) {
     }
 }
 
-/// Reasoning reaches the template under each name that one reads, whichever name the client used.
+/// Reasoning is passed to the template under every name that templates read, whichever name the client used.
 fn name_reasoning(message: &mut Map<String, Value>) {
     let named = REASONING.iter().find_map(|name| message.get(*name));
     if let Some(reasoning) = named.cloned() {

@@ -1,19 +1,19 @@
-//! Text: everything between what a client writes and the token ids that a model reads, and back.
+//! Text: everything between a client's messages and the token ids that a model reads, and back.
 //!
-//! A [`Codec`] is one model's own tokenizer, chat template and special ids. Stable and canary each
-//! bring theirs, because a new version may well change its tokenizer or its template: text is the
-//! only thing that two versions share, ids never cross from one to the other.
+//! A [`Codec`] is one model's own tokenizer, chat template and special ids. Stable and canary each have their
+//! own, because a new version may change its tokenizer or its template. Only text is shared between two
+//! versions; ids never cross from one to the other.
 //!
-//! In reading order: `codec` (what a model folder says, loaded and checked once), `folder` (the
-//! files it is read from), `gguf` (the same out of a GGUF file), `conversation` with `message` (what a client
-//! sent becomes the one form that templates are given), `abilities` (which shapes a template takes), `renderer`
-//! with `template`, `json` and `date` (a conversation becomes a prompt, byte for byte as Python's transformers
-//! renders it), `apart` (in a process of its own), `content` (what clients say is data), `stream` (ids become text
-//! while they arrive), `spelling` (what one id spells), `stop` and [`tools`] (two readers of that text).
+//! In reading order: `codec` (a model folder's text side, loaded and checked once), `folder` (the files it is
+//! read from), `gguf` (the same from a GGUF file), `conversation` with `message` (converts a client's
+//! messages to the canonical form), `abilities` (which shapes a template supports), `renderer` with
+//! `template`, `json` and `date` (renders a conversation to a prompt, byte for byte as Python's transformers
+//! does), `apart` (in a subprocess), `content` (text from clients is data), `stream` (ids become text as they
+//! arrive), `spelling` (the bytes of one id), `stop` and [`tools`] (two readers of that text).
 //!
-//! It does not know HTTP, arms, models or devices; no clock is read here. Loading, and chats whose templates
-//! run apart, block; the rest is plain computation over memory. Errors say whose
-//! doing they are: [`TextError::is_client_fault`].
+//! It does not know about HTTP, arms, models or devices, and reads no clock. Loading, and rendering in a
+//! subprocess, block; everything else is computation in memory. Errors say who caused them:
+//! [`TextError::is_client_fault`].
 
 mod abilities;
 pub mod apart;

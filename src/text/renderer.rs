@@ -1,9 +1,9 @@
-//! A version's chat template as the rest of the server sees it: conversation in, prompt out.
+//! A version's chat template as the rest of the server uses it: conversation in, prompt out.
 //!
-//! Joins four things: the canonical form of a conversation, what this template was found to want and to take,
-//! the place where it runs, and whose doing it is when there is no text. A conversation of a shape that the
-//! template cannot take is the request's, told by message and shape; a template that fails on a conversation
-//! whose shape it takes is the model's.
+//! It combines four things: the canonical form of a conversation, what this template wants and supports,
+//! where it runs, and who is at fault if there is no result. If the template does not support a
+//! conversation's shape, the request is at fault, and the error names the message and the shape. If it
+//! supports the shape but fails, the model is at fault.
 
 use super::TextError;
 use super::abilities::{self, Abilities, Outcome, Shape};
@@ -18,14 +18,14 @@ use std::path::{Path, PathBuf};
 /// Where templates run.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Templates {
-    /// In this process, which a hostile template can take along: for tests and tools.
+    /// In this process, which a hostile template can crash; for tests and tools.
     #[default]
     Here,
-    /// In processes of their own, started from this program, which is to be `serin`.
+    /// In subprocesses started from this program, which must be `serin`.
     Apart(&'static Path),
 }
 
-/// A chat template that was tried.
+/// A chat template that has been tried.
 pub(super) struct Renderer {
     path: PathBuf,
     place: Place,
@@ -90,7 +90,7 @@ impl Renderer {
             Stop::Exhausted(what) => TextError::TemplateUnusable { path: path.clone(), what },
             other => other.of(&path),
         })?;
-        // A template may refuse a single user message, but must not fail on it.
+        // A template may reject a single user message, but must not fail on it.
         if let Outcome::Failed(what) = abilities.of(Shape::User) {
             let what = format!("cannot render a single user message: {what}");
             return Err(TextError::TemplateUnusable { path, what });
@@ -107,7 +107,7 @@ impl Renderer {
         canonical(chat, self.wants)
     }
 
-    /// Renders `job`, the form of `chat`.
+    /// Renders `job`, the canonical form of `chat`.
     pub(super) fn render(&self, chat: &Chat<'_>, job: Job) -> Result<String, TextError> {
         let mut text = self.place.render_one(job).map_err(|stop| self.blame(chat, stop))?;
         if chat.ending == Ending::Continue {
@@ -118,7 +118,7 @@ impl Renderer {
         Ok(text)
     }
 
-    /// Sorts a failure by whose doing it is.
+    /// Decides who caused a failure.
     fn blame(&self, chat: &Chat<'_>, stop: Stop) -> TextError {
         if !matches!(stop, Stop::Refused(_) | Stop::Failed { .. }) {
             return stop.of(&self.path);
@@ -146,8 +146,8 @@ impl Renderer {
         }
     }
 
-    /// What it is in a conversation that the template fails on whatever is said: with the client's tools, which
-    /// are schemas and not words, or by the sequence of roles alone.
+    /// What the template fails on regardless of the messages' text: either the client's tools, which are
+    /// schemas, or the sequence of roles.
     fn unnamed_shape(&self, chat: &Chat<'_>) -> Option<&'static str> {
         let messages: Vec<Value> = chat.messages.iter().map(neutral).collect();
         let fails = |tools| {
@@ -162,7 +162,7 @@ impl Renderer {
     }
 }
 
-/// A message of the same shape with nothing of what it says.
+/// A message of the same shape without its text.
 fn neutral(message: &Value) -> Value {
     let word = |value: &Value| match value {
         Value::String(text) if !text.is_empty() => "word",
@@ -177,12 +177,12 @@ fn neutral(message: &Value) -> Value {
     plain
 }
 
-/// A template that was tried as a load does: for checks from outside, which have no model folder.
+/// A template tried as at load, for external checks without a model folder.
 #[doc(hidden)]
 pub struct Tried(Renderer);
 
 impl Tried {
-    /// `special` are the named special tokens; `fuel` bounds the work, as a constant does in service.
+    /// `special` are the named special tokens; `fuel` limits the work, which is a constant in production.
     pub fn new(
         template: &str,
         special: &[(String, String)],
@@ -198,7 +198,7 @@ impl Tried {
         self.0.abilities()
     }
 
-    /// What the template is given, as JSON.
+    /// The template's input, as JSON.
     pub fn canonical(&self, chat: &Chat<'_>) -> Result<Value, TextError> {
         let job = self.0.canonical(chat)?;
         Ok(json!({"messages": job.messages, "tools": job.tools,

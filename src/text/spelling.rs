@@ -1,10 +1,10 @@
-//! Which bytes a token stands for.
+//! The bytes of a token.
 //!
-//! Decoding a token by itself would lose what only shows among others: half a character becomes U+FFFD, and
-//! a leading space may be stripped. A vocabulary has all of it, in one of two spellings: GPT-2's, where each
-//! byte is a printable character, or SentencePiece's, where `▁` is a space and `<0xNN>` a byte.
+//! Decoding a token by itself would lose information: part of a character becomes U+FFFD, and a leading space
+//! may be stripped. A vocabulary contains the exact bytes, in one of two spellings: GPT-2's, where each byte
+//! is a printable character, or SentencePiece's, where `▁` is a space and `<0xNN>` a byte.
 //!
-//! Knows the two spellings; which one a tokenizer uses, its decoder says.
+//! This file knows the two spellings; a tokenizer's decoder tells which one applies.
 
 use tokenizers::{DecoderWrapper, Tokenizer};
 
@@ -44,7 +44,7 @@ impl Spelling {
     }
 }
 
-/// GPT-2's alphabet backwards: printable bytes are themselves, the 68 others follow from U+0100 on.
+/// The inverse of GPT-2's alphabet: printable bytes are themselves, and the other 68 start at U+0100.
 fn byte_of(c: char) -> Option<u8> {
     match u32::from(c) {
         code @ (0x21..=0x7E | 0xA1..=0xAC | 0xAE..=0xFF) => u8::try_from(code).ok(),

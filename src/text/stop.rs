@@ -1,20 +1,20 @@
-//! Stop strings in text that arrives in pieces.
+//! Finds stop strings in text that arrives in pieces.
 //!
-//! Text may be sent on only once no stop string can begin in it, so what is held back is the longest
-//! suffix that is the beginning of one, and no more. The result does not depend on how the text was
-//! cut: the stop string that is complete first wins; of several complete at the same character, the
-//! longest. Searching is plain `find` over a piece and the held suffix: requests carry a handful of
-//! short stop strings, and an automaton would have to be built for each.
+//! Text may be sent only if no stop string can begin in it. So the longest suffix that is the beginning of a
+//! stop string is held back, and no more. The result does not depend on how the text was split: the stop
+//! string that is complete first wins; if several are complete at the same character, the longest wins. The
+//! search is a plain `find` over a piece and the held suffix. Requests have only a few short stop strings,
+//! and an automaton would have to be built for each request.
 //!
-//! Knows nothing of tokens: it reads text that is already valid UTF-8 and cuts at characters.
+//! It does not know about tokens: its input is valid UTF-8, and it splits at characters.
 
-/// What one piece of text led to.
+/// The result of one piece of text.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Emit {
     /// Text that is safe to send.
     pub text: String,
-    /// Which stop string was found, by its place in the list given to [`StopStrings::new`]; the text
-    /// ends right before it.
+    /// Which stop string was found, as an index in the list given to [`StopStrings::new`]; the text ends
+    /// right before it.
     pub hit: Option<usize>,
 }
 
@@ -32,7 +32,7 @@ impl StopStrings {
         Self { stops, held: String::new(), hit: None }
     }
 
-    /// Takes the next piece of text. After a hit, everything is swallowed.
+    /// Processes the next piece of text. After a hit, everything is discarded.
     pub fn push(&mut self, text: &str) -> Emit {
         if self.hit.is_some() {
             return Emit { text: String::new(), hit: self.hit };
@@ -71,7 +71,7 @@ impl StopStrings {
     }
 }
 
-/// The length of the longest end of `text` that is a beginning of `pattern`, but not all of it.
+/// The length of the longest suffix of `text` that is a proper prefix of `pattern`.
 pub(super) fn beginning_at_end(text: &str, pattern: &str) -> usize {
     let longest = text.len().min(pattern.len().saturating_sub(1));
     let fits = |&len: &usize| {

@@ -1,32 +1,31 @@
-//! Ids become text while they arrive.
+//! Converts ids to text as they arrive.
 //!
-//! One token is not one piece of text: a character may be spread over several tokens, and how a token
-//! reads can depend on its neighbours (a leading space that only shows in the middle). Decoding every
-//! time from the start would be right and quadratic. Decoding each token alone would be fast and
-//! wrong. So a small window of recent tokens is decoded, its first part being there for context only,
-//! and what goes beyond the text already given out is new. The window moves on whenever the text ends
-//! in a whole character, and is cut by force when it will not, so that a token costs the same on
-//! garbage as on prose.
+//! A token is not always a piece of text: a character may be spread over several tokens, and a token's text
+//! can depend on its neighbours (a leading space that only shows in the middle). Decoding everything again
+//! for each token would be correct but quadratic. Decoding each token alone would be fast but wrong. So a
+//! small window of recent tokens is decoded; its first part is only context, and what goes beyond the text
+//! already returned is new. The window moves on whenever the text ends in a whole character. If it does not
+//! for too long, the window is cut, so that a token costs the same for garbage as for prose.
 //!
-//! Knows nothing of stop strings, tools or transport.
+//! It does not know about stop strings, tools or transport.
 
 use super::{Codec, TextError};
 use std::sync::Arc;
 
-/// What broken or incomplete UTF-8 decodes to.
+/// The decoded form of broken or incomplete UTF-8.
 const REPLACEMENT: char = '\u{FFFD}';
-/// How many replacement characters at the end may still turn into something else. At most three bytes
-/// of a character wait for its fourth; decoders that judge a run of bytes as a whole, and strip a
-/// leading space from the text, may show one more.
+/// How many replacement characters at the end may still become something else. At most three bytes of a
+/// character wait for the fourth. Decoders that treat a run of bytes as a whole and strip a leading space may
+/// show one more.
 const MAX_PENDING: usize = 4;
-/// The window is cut back when it has grown this long without a clean end.
+/// The window is cut when it has reached this length without a clean end.
 const MAX_WINDOW: usize = 32;
-/// What is kept of it then: more tokens than a pending character has bytes, and some context.
+/// Number of tokens kept then: more than the bytes of an incomplete character, plus some context.
 const KEPT_WINDOW: usize = 8;
 
 /// Decodes one generation, token by token; special tokens are skipped.
 ///
-/// All outputs joined equal [`Codec::decode`] of all ids, where those ids spell valid text.
+/// All outputs joined equal [`Codec::decode`] of all ids, if those ids spell valid text.
 #[derive(Debug)]
 pub struct StreamDecoder {
     codec: Arc<Codec>,
@@ -34,7 +33,7 @@ pub struct StreamDecoder {
     window: Vec<u32>,
     /// How many tokens of the window are context.
     context: usize,
-    /// How the window's text begins, as far as it was given out.
+    /// The beginning of the window's text that has been returned.
     given: String,
 }
 
@@ -44,10 +43,10 @@ impl StreamDecoder {
         Self { codec, window: Vec::new(), context: 0, given: String::new() }
     }
 
-    /// Takes the next token and returns the text that is now certain, which may be none.
+    /// Processes the next token and returns the text that is now certain, which may be empty.
     ///
     /// # Errors
-    /// When the tokenizer's decoder fails; the token is then lost, the stream can go on.
+    /// If the tokenizer's decoder fails; that token is then lost, but the stream can continue.
     pub fn push(&mut self, id: u32) -> Result<String, TextError> {
         if !self.codec.is_visible(id) {
             return Ok(String::new());
@@ -65,7 +64,7 @@ impl StreamDecoder {
         let full = self.window.len() >= MAX_WINDOW;
         let new = match certain.strip_prefix(self.given.as_str()) {
             Some(new) => new.to_owned(),
-            // What was given out cannot be taken back: the new tokens speak for themselves.
+            // Returned text cannot be changed: the new tokens are decoded by themselves.
             None if clean || full => {
                 certain_part(&self.codec.decode(&self.window[self.context..], true)?).to_owned()
             }
@@ -81,7 +80,7 @@ impl StreamDecoder {
         Ok(new)
     }
 
-    /// Ends the generation and returns what was held back, broken characters as U+FFFD.
+    /// Ends the generation and returns what was held back, with broken characters as U+FFFD.
     pub fn finish(&mut self) -> String {
         let text = self.codec.decode(&self.window, true).unwrap_or_default();
         let rest = match text.strip_prefix(self.given.as_str()) {
@@ -94,7 +93,7 @@ impl StreamDecoder {
         rest
     }
 
-    /// The text ends in a whole character: what was new becomes the context of what comes.
+    /// The text ends in a whole character: the new tokens become the context.
     fn slide(&mut self) -> Result<(), TextError> {
         self.window.drain(..self.context);
         self.context = self.window.len();
@@ -102,8 +101,8 @@ impl StreamDecoder {
         Ok(())
     }
 
-    /// The text has not ended cleanly for long: drop the oldest tokens all the same. A cut inside a
-    /// character only changes how the window begins, and that part was given out before.
+    /// The text has not ended cleanly for too long, so the oldest tokens are dropped. A cut inside a
+    /// character changes only the beginning of the window, which has already been returned.
     fn cut(&mut self) -> Result<(), TextError> {
         self.window.drain(..self.window.len() - KEPT_WINDOW);
         self.context = self.window.len();
@@ -113,7 +112,7 @@ impl StreamDecoder {
     }
 }
 
-/// `text` without the replacement characters at its end that later tokens may still mend.
+/// `text` without the replacement characters at its end that later tokens may complete.
 fn certain_part(text: &str) -> &str {
     let mut certain = text;
     for _ in 0..MAX_PENDING {

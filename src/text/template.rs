@@ -1,17 +1,17 @@
-//! A chat template as an engine runs it: a canonical conversation becomes a prompt, byte for byte as Python's
-//! transformers renders it.
+//! A chat template in the template engine: renders a canonical conversation to a prompt, byte for byte as
+//! Python's transformers does.
 //!
-//! Templates are programs that come with model weights. Here work is bounded by fuel, depth, and size of the
-//! output, and the bounds leave room for the largest conversation, so that running into one is the template's
-//! doing and never the client's. These bounds hold off accidents, not malice: the engine neither charges fuel
-//! for a list that is added to itself dozens of times nor bounds how deep lists are nested in lists. What holds
-//! off the rest is that a server runs its templates in a process of their own (see `apart`).
+//! Templates are programs that come with model weights. Work is limited by fuel, nesting depth and output
+//! size. The limits have room for the largest allowed conversation, so exceeding one is the template's fault
+//! and never the client's. They protect against accidents, not against malice: the engine charges no fuel for
+//! a list that is added to itself dozens of times, and does not limit how deep lists are nested. Against the
+//! rest, a server runs its templates in a subprocess (see `apart`).
 //!
-//! One difference to Python is known: outside of `tojson`, floats that Python writes with an exponent are
-//! written another way.
+//! One difference from Python is known: outside `tojson`, floats that Python writes with an exponent are
+//! written differently.
 //!
-//! It does not know tokens, nor the time: `strftime_now` exists only in jobs that bring a time, and templates
-//! fall back to their own fixed date without it.
+//! It does not know about tokens or the time: `strftime_now` exists only in jobs that include a time; without
+//! it, templates use their own fixed date.
 
 use super::{TextError, date, json};
 use minijinja::syntax::SyntaxConfig;
@@ -24,20 +24,20 @@ use std::io;
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
-/// Work that one rendering may do. An honest template spends a few hundred units on a message.
+/// Work allowed per rendering. An ordinary template uses a few hundred units per message.
 pub(super) const FUEL: u64 = 2_000_000;
-/// Nested calls, loops and conditions. Honest templates stay below thirty.
+/// Nested calls, loops and conditions. Ordinary templates stay below thirty.
 const MAX_DEPTH: usize = 200;
-/// Bytes that one rendering may write.
+/// Maximum output of one rendering, in bytes.
 const MAX_OUTPUT: usize = 32 << 20;
 const DEFAULT: &str = "chat_template";
 const WITH_TOOLS: &str = "chat_template (tool_use)";
 
-/// A template's text and what it is given in every conversation.
+/// A template's text and the constants that every conversation gets.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(super) struct Program {
     pub(super) text: String,
-    /// The variant to use when the request brings tools, where the model has one.
+    /// The variant for requests with tools, if the model has one.
     pub(super) with_tools: Option<String>,
     /// The named special tokens.
     pub(super) special: Vec<(String, String)>,
@@ -48,26 +48,26 @@ pub(super) struct Program {
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub(super) struct Job {
     pub(super) messages: Vec<serde_json::Value>,
-    /// `None` or a list that is not empty.
+    /// `None` or a non-empty list.
     pub(super) tools: Option<serde_json::Value>,
     pub(super) add_generation_prompt: bool,
     pub(super) extra: Map<String, serde_json::Value>,
-    /// Seconds since 1970 in UTC, for `strftime_now`; without it the template does not have that function.
+    /// Seconds since 1970 in UTC, for `strftime_now`; without it, the template does not have that function.
     pub(super) today: Option<u64>,
 }
 
-/// Why a template gave no text.
+/// Why a template gave no result.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(super) enum Stop {
     /// It does not parse.
     Syntax { line: usize, what: String },
-    /// It said no by `raise_exception`.
+    /// It rejected the conversation by `raise_exception`.
     Refused(String),
     /// It failed.
     Failed { line: usize, what: String },
-    /// It ran into a bound.
+    /// It exceeded a limit.
     Exhausted(String),
-    /// There was nothing to run it in; not its doing.
+    /// There was no process to run it in; not the template's fault.
     NoRoom(String),
 }
 
@@ -93,7 +93,7 @@ pub(super) struct ChatTemplate {
     has_tool_variant: bool,
 }
 
-/// What a template said through `raise_exception`, carried through the engine's own error.
+/// The message of `raise_exception`, carried through the engine's own error.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 struct Refusal(String);
@@ -158,7 +158,7 @@ impl ChatTemplate {
     }
 }
 
-/// The engine, set up as transformers sets up its own.
+/// The engine, configured as in transformers.
 fn environment() -> Result<Environment<'static>, Error> {
     let mut environment = Environment::new();
     let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build()?;
@@ -167,7 +167,7 @@ fn environment() -> Result<Environment<'static>, Error> {
     environment.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
     environment.set_recursion_limit(MAX_DEPTH);
     environment.add_filter("tojson", json::tojson);
-    // The engine's own holds `none` for iterable, so that templates then loop over tools that are not there.
+    // The engine treats `none` as iterable, so templates would loop over tools that are not there.
     environment.add_test("iterable", |value: &Value| {
         !matches!(value.kind(), ValueKind::None) && value.try_iter().is_ok()
     });
@@ -177,8 +177,8 @@ fn environment() -> Result<Environment<'static>, Error> {
     Ok(environment)
 }
 
-/// Replaces `{% generation %}` blocks, which mark the assistant's words for training, by blocks that
-/// always render; lines stay where they are.
+/// Replaces `{% generation %}` blocks, which mark the assistant's text for training, by blocks that are
+/// always rendered; line numbers do not change.
 fn without_generation_tags(source: &str) -> Cow<'_, str> {
     if !source.contains("generation") {
         return Cow::Borrowed(source);
@@ -202,7 +202,7 @@ fn without_generation_tags(source: &str) -> Cow<'_, str> {
     Cow::Owned(out)
 }
 
-/// Sorts an engine error by whose doing it is.
+/// Classifies an engine error by its cause.
 fn failure(error: &Error) -> Stop {
     let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(error);
     while let Some(e) = cause {
@@ -223,7 +223,7 @@ fn describe(error: &Error) -> String {
     error.detail().map_or_else(|| kind.clone(), |detail| format!("{kind}: {detail}"))
 }
 
-/// A buffer that refuses to grow beyond [`MAX_OUTPUT`].
+/// A buffer that does not grow beyond [`MAX_OUTPUT`].
 struct Bounded {
     bytes: Vec<u8>,
     overflown: bool,

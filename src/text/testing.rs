@@ -1,8 +1,8 @@
-//! Small tokenizers and model folders, built on the spot, for the tests of this module.
+//! Small tokenizers and model folders for the tests of this module.
 //!
-//! The byte-level one has all 256 bytes as tokens and a few merges, so any text can be encoded and
-//! characters fall apart into several tokens; the other one mimics SentencePiece: `▁` for spaces,
-//! a stripped leading space, bytes as `<0xNN>` where a character has no token.
+//! The byte-level one has all 256 bytes as tokens and a few merges, so any text can be encoded and characters
+//! are split into several tokens. The other one mimics SentencePiece: `▁` for spaces, a stripped leading
+//! space, and bytes as `<0xNN>` for characters without a token.
 
 use super::Codec;
 use serde_json::{Value, json};
@@ -13,10 +13,11 @@ use tokenizers::models::bpe::BPE;
 use tokenizers::pre_tokenizers::byte_level::ByteLevel;
 use tokenizers::{AddedToken, Tokenizer};
 
-/// Text for the beginning of every fixture's special tokens.
+/// The first special token of every fixture.
 pub(super) const END_OF_TURN: &str = "<|im_end|>";
 
-/// A byte-level BPE tokenizer: 256 bytes, some merges, two special tokens and one that shows.
+/// A byte-level BPE tokenizer: 256 bytes, some merges, two special tokens and one added token that is
+/// visible.
 pub(super) fn byte_level() -> Tokenizer {
     let mut alphabet: Vec<char> = ByteLevel::alphabet().into_iter().collect();
     alphabet.sort_unstable();
@@ -70,7 +71,7 @@ pub(super) fn sentence_piece() -> Value {
     })
 }
 
-/// How many rows an embedding for [`byte_level`] has.
+/// Number of embedding rows for [`byte_level`].
 pub(super) fn byte_level_size() -> usize {
     byte_level().get_vocab_size(true)
 }

@@ -1,22 +1,22 @@
-//! Tool calls in what a model writes, Hermes style, while it is being written.
+//! Parses tool calls in a model's output, Hermes style, while it is being generated.
 //!
-//! Qwen, Hermes and their kin write `<tool_call>`, a JSON object with `name` and `arguments`, and
-//! `</tool_call>`. A call is given out when it is complete: its JSON can only be told from a malformed
-//! one at its end, and half a call is of no use to a client. Whatever is not a call is given out as
-//! the text it is; nothing is lost but white space around calls.
+//! Qwen, Hermes and similar models write `<tool_call>`, a JSON object with `name` and `arguments`, and
+//! `</tool_call>`. A call is returned when it is complete: only at the end is it known whether its JSON is
+//! valid, and half a call is of no use to a client. Everything that is not a call is returned as text; only
+//! white space around calls is dropped.
 //!
-//! A closing tag inside a JSON string is part of the arguments (code about tool calls exists), so a
-//! small scanner follows the quotes. Should a broken call leave a quote open, the end of the
-//! generation settles it: the call is given back as text and reading starts again behind it.
+//! A closing tag inside a JSON string is part of the arguments (code about tool calls exists), so a small
+//! scanner follows the quotes. If a broken call leaves a quote open, this shows at the end of the generation:
+//! the call is returned as text, and parsing continues after it.
 //!
-//! Knows nothing of the wire: ids for calls are made where responses are made.
+//! It does not know about the wire format: ids for calls are made where responses are built.
 
 use super::stop::beginning_at_end;
 use serde_json::Value;
 
 const OPEN: &str = "<tool_call>";
 const CLOSE: &str = "</tool_call>";
-/// A call longer than this is given back as text.
+/// A longer call is returned as text.
 const MAX_CALL: usize = 1 << 20;
 
 /// A piece of a model's answer.
@@ -26,21 +26,21 @@ pub enum ToolPiece {
     Text(String),
     /// A call begins.
     Begin {
-        /// Its place among the calls of this answer, from 0.
+        /// Its index among the calls of this answer, from 0.
         index: usize,
         /// The function's name.
         name: String,
     },
     /// More of a call's arguments.
     Arguments {
-        /// The call's place among the calls of this answer.
+        /// The call's index among the calls of this answer.
         index: usize,
-        /// The next stretch of the arguments' JSON text.
+        /// The next part of the arguments' JSON text.
         delta: String,
     },
 }
 
-/// Reads one answer for tool calls.
+/// Parses one answer for tool calls.
 #[derive(Debug, Default)]
 pub struct ToolCallParser {
     state: State,
@@ -49,7 +49,7 @@ pub struct ToolCallParser {
 
 #[derive(Debug)]
 enum State {
-    /// Outside of calls; what is held may begin a call, or be space next to one.
+    /// Outside calls; the held text may begin a call, or be white space next to one.
     Text(String),
     /// Inside a call.
     Call(Body),
@@ -61,7 +61,7 @@ impl Default for State {
     }
 }
 
-/// What stands behind an opening tag, and how far it was scanned.
+/// The text after an opening tag, and how far it has been scanned.
 #[derive(Debug, Default)]
 struct Body {
     text: String,
@@ -75,12 +75,12 @@ impl ToolCallParser {
         Self::default()
     }
 
-    /// How many calls were given out so far.
+    /// Number of calls returned so far.
     pub fn calls(&self) -> usize {
         self.calls
     }
 
-    /// Takes the next piece of text and returns what is now certain.
+    /// Processes the next piece of text and returns what is now certain.
     pub fn push(&mut self, text: &str) -> Vec<ToolPiece> {
         let mut pieces = Vec::new();
         match &mut self.state {
@@ -91,7 +91,7 @@ impl ToolCallParser {
         pieces
     }
 
-    /// Ends the answer: a call that lacks only its closing tag counts, anything else is text.
+    /// Ends the answer: a call that lacks only its closing tag is accepted; anything else is text.
     pub fn finish(&mut self) -> Vec<ToolPiece> {
         let mut pieces = Vec::new();
         loop {
@@ -106,7 +106,7 @@ impl ToolCallParser {
         }
     }
 
-    /// Moves over one boundary if it is in sight.
+    /// Moves past one boundary if it has been found.
     fn step(&mut self, pieces: &mut Vec<ToolPiece>) -> bool {
         match std::mem::take(&mut self.state) {
             State::Text(held) => self.step_text(pieces, held),
@@ -148,7 +148,7 @@ impl ToolCallParser {
         false
     }
 
-    /// Decides about a call that was not properly closed.
+    /// Handles a call that was not properly closed.
     fn settle(&mut self, pieces: &mut Vec<ToolPiece>, body: &str) {
         if self.call(pieces, body) {
             self.state = State::default();
@@ -157,21 +157,21 @@ impl ToolCallParser {
         }
     }
 
-    /// Gives a broken call back as text, up to its first closing tag, and goes on behind that.
+    /// Returns a broken call as text, up to its first closing tag, and continues after that.
     fn give_back(&mut self, pieces: &mut Vec<ToolPiece>, body: &str) {
         let end = body.find(CLOSE).map_or(body.len(), |at| at + CLOSE.len());
         pieces.push(ToolPiece::Text(format!("{OPEN}{}", &body[..end])));
         self.state = State::Text(body[end..].to_owned());
     }
 
-    /// Gives text out, unless it is only the space around calls.
+    /// Returns text, unless it is only white space around calls.
     fn text(&self, pieces: &mut Vec<ToolPiece>, text: String) {
         if !(text.is_empty() || self.calls > 0 && text.trim().is_empty()) {
             pieces.push(ToolPiece::Text(text));
         }
     }
 
-    /// Gives a call out if `body` is one.
+    /// Returns a call if `body` is one.
     fn call(&mut self, pieces: &mut Vec<ToolPiece>, body: &str) -> bool {
         let Some((name, arguments)) = parse(body) else { return false };
         let index = self.calls;
@@ -183,7 +183,7 @@ impl ToolCallParser {
 }
 
 impl Body {
-    /// Where the closing tag starts, if it is in sight and not inside a JSON string.
+    /// Where the closing tag starts, if it has been found outside a JSON string.
     fn find_close(&mut self) -> Option<usize> {
         let bytes = self.text.as_bytes();
         while let Some(&byte) = bytes.get(self.scanned) {
@@ -214,7 +214,7 @@ fn parse(body: &str) -> Option<(String, String)> {
     let name = call.get("name")?.as_str().filter(|name| !name.is_empty())?;
     let arguments = match call.get("arguments").or_else(|| call.get("parameters")) {
         None | Some(Value::Null) => "{}".to_owned(),
-        // Some models write the arguments as the string that the API wants.
+        // Some models write the arguments as a string, as in the API.
         Some(Value::String(text))
             if serde_json::from_str::<Value>(text).is_ok_and(|v| v.is_object()) =>
         {

@@ -1,8 +1,10 @@
-//! What llama.cpp made of GGUF files (`scripts/make_gguf_oracle.py`, `tests/fixtures/gguf/oracle/`): the files
-//! put together again, its replies, and how far another decoder's log-probabilities are from its own.
+//! llama.cpp's results for GGUF files (`scripts/make_gguf_oracle.py`, `tests/fixtures/gguf/oracle/`): it
+//! assembles the files again, has llama.cpp's replies, and compares another decoder's log-probabilities with
+//! them.
 //!
-//! Knows no decoder: a score is made from log-probabilities. The bounds come from llama.cpp's own rounding,
-//! never from what some machine gave, so that they hold for every instruction set and device.
+//! It does not know the decoder: a score is computed from log-probabilities. The bounds come from llama.cpp's
+//! own rounding, never from the results of some machine, so that they hold for every instruction set and
+//! device.
 #![allow(dead_code, reason = "each test that includes this uses a part")]
 
 use half::{bf16, f16};
@@ -15,7 +17,7 @@ use std::path::{Path, PathBuf};
 
 pub const FAMILIES: [&str; 7] =
     ["llama", "qwen2", "qwen3", "gemma2", "gemma3", "phi3", "phi3-long"];
-/// Rows of the library that are for embeddings and heads, and those for all other matrices.
+/// Rows of the library for embeddings and heads, and for all other matrices.
 const ROWS: [usize; 2] = [128, 256];
 const WIDTH: usize = 256;
 
@@ -24,7 +26,8 @@ const WIDTH: usize = 256;
 pub struct Golden {
     /// Key, type, value.
     metadata: Vec<(String, String, Value)>,
-    /// Name, shape with rows first, and what a vector holds: its values, or base and spread of a formula.
+    /// Name, shape with rows first, and the contents of a vector: its values, or base and spread of a
+    /// formula.
     tensors: Vec<(String, Vec<usize>, Option<Vec<f32>>)>,
     pub forms: BTreeMap<String, Form>,
 }
@@ -38,7 +41,7 @@ pub struct Form {
     pub said: Said,
 }
 
-/// The trained model, whose files are kept whole.
+/// The trained model, whose files are stored whole.
 #[derive(Deserialize)]
 pub struct Trained {
     pub forms: BTreeMap<String, Said>,
@@ -46,10 +49,10 @@ pub struct Trained {
 
 #[derive(Deserialize)]
 pub struct Said {
-    /// Every token within this of the likeliest is listed.
+    /// Every token within this distance of the most likely one is listed.
     near: f32,
     rounding: Rounding,
-    /// The same with a cache in 8 bits.
+    /// The same with an 8-bit cache.
     rounding_i8: Rounding,
     pub replies: Vec<Reply>,
 }
@@ -58,24 +61,24 @@ pub struct Said {
 pub struct Reply {
     pub prompt: Vec<u32>,
     pub tokens: Vec<u32>,
-    /// At every position, ids and log-probabilities, the likeliest first.
+    /// At every position, ids and log-probabilities, most likely first.
     pub top: Vec<Vec<(u32, f32)>>,
 }
 
-/// How far llama.cpp's log-probabilities are from its own on the same weights and a cache in F32: what it
-/// rounds inputs of products and the cache to is all that differs.
+/// How far llama.cpp's log-probabilities are from its own for the same weights and a cache in F32. The only
+/// difference is how it rounds inputs of matrix products and the cache.
 #[derive(Deserialize)]
 pub struct Rounding {
     mean: f32,
-    /// All but one in 200 of the differences are at most this.
+    /// All differences except one in 200 are at most this.
     #[serde(rename = "p99.5")]
     p99_5: f32,
-    /// Largest change of the distance between the likeliest and another listed token.
+    /// Largest change of the distance between the most likely and another listed token.
     margin: f32,
 }
 
-/// What two decoders in f32 may differ by that add in different orders: 1e-5 of the largest logit, of which
-/// there is none above 30 here, and the digits that the goldens are kept with.
+/// How much two decoders in f32 with different orders of sums may differ: 1e-5 of the largest logit, none of
+/// which is above 30 here, and the digits that the goldens are stored with.
 const SUMS: f32 = 3e-4;
 
 impl Rounding {
@@ -107,9 +110,10 @@ impl Rounding {
 pub struct Figures {
     /// Mean difference of the log-probabilities of listed tokens.
     pub mean: f32,
-    /// All but one in 100 of the differences are at most this.
+    /// All differences except one in 100 are at most this.
     pub p99: f32,
-    /// Most that llama.cpp holds against a choice that is not its own; infinite if it does not list it.
+    /// The largest regret, by llama.cpp's log-probabilities, of a choice that differs from its own; infinite
+    /// if llama.cpp does not list that choice.
     pub regret: f32,
 }
 
@@ -128,17 +132,17 @@ impl Figures {
     }
 }
 
-/// Figures in the making.
+/// Collects figures.
 #[derive(Default)]
 pub struct Score {
     differences: Vec<f32>,
     regret: f32,
-    /// Positions at which the choice was not llama.cpp's.
+    /// Positions at which the choice differs from llama.cpp's.
     pub others: usize,
 }
 
 impl Score {
-    /// Adds a position: what llama.cpp lists of it, and all logits there.
+    /// Adds a position: llama.cpp's list for it, and all logits there.
     pub fn position(&mut self, top: &[(u32, f32)], logits: &[f32]) {
         let normaliser = logprobs::normaliser(logits);
         let of = |id: u32| (f64::from(logits[id as usize]) - normaliser) as f32;
@@ -146,7 +150,7 @@ impl Score {
         self.choice(top, logprobs::top(logits, 1)[0].0);
     }
 
-    /// Adds differences of log-probabilities, where there are some.
+    /// Adds differences of log-probabilities, if there are any.
     pub fn logprobs(&mut self, top: &[(u32, f32)], of: impl Fn(u32) -> Option<f32>) {
         let far = |d: f32| if d.is_finite() { d } else { f32::INFINITY };
         let ours = top.iter().filter_map(|(id, theirs)| of(*id).map(|own| (own - theirs).abs()));
@@ -160,8 +164,9 @@ impl Score {
         self.others += usize::from(chosen != top[0].0);
     }
 
-    /// Adds what was generated after a reply's prompt (a token, and the likeliest with their log-probabilities)
-    /// up to the first token that is not llama.cpp's: what follows it has no golden. How many are the same.
+    /// Adds what was generated after a reply's prompt (each token, and the most likely ones with their
+    /// log-probabilities), up to the first token that differs from llama.cpp's, because there is no golden
+    /// for what follows. Returns the number of equal tokens.
     pub fn generated<'a>(
         &mut self,
         reply: &Reply,
@@ -188,17 +193,17 @@ impl Score {
 }
 
 impl Said {
-    /// What a decoder may be off by.
+    /// The allowed differences of a decoder.
     pub fn bounds(&self) -> Figures {
         self.reaching(self.rounding.bounds())
     }
 
-    /// What one may be off by whose cache is in 8 bits: it is held against llama.cpp with a cache in f16.
+    /// The allowed differences of a decoder with an 8-bit cache, compared with llama.cpp with an f16 cache.
     pub fn bounds_i8(&self) -> Figures {
         self.reaching(Rounding::between(&self.rounding_i8, &self.rounding))
     }
 
-    /// Takes bounds after a look at whether the lists reach as far.
+    /// Returns the bounds after checking that the lists reach that far.
     fn reaching(&self, bounds: Figures) -> Figures {
         assert!(bounds.regret <= self.near, "a choice within the bound may not be listed");
         for reply in &self.replies {
@@ -225,7 +230,7 @@ pub fn trained() -> Trained {
     serde_json::from_str(&text).unwrap()
 }
 
-/// The rows that all matrices are made of, in every kind.
+/// The rows that all matrices are made of, in every weight type.
 pub struct Library(BTreeMap<u32, Vec<u8>>);
 
 impl Library {
@@ -266,7 +271,7 @@ pub fn row_bytes(kind: Kind) -> usize {
     kind.row_bytes(WIDTH).unwrap()
 }
 
-/// FNV-1a; the script has the same.
+/// FNV-1a, as in the script.
 fn fnv(name: &str) -> u32 {
     name.bytes().fold(0x811c_9dc5, |hash, b| (hash ^ u32::from(b)).wrapping_mul(0x0100_0193))
 }
@@ -280,26 +285,26 @@ fn vector(name: &str, len: usize, fill: &[f32]) -> Vec<u8> {
     (0..len).flat_map(|i| value(i).to_le_bytes()).collect()
 }
 
-/// Changes the stored rows of a matrix, given its name and kind.
+/// Changes the stored rows of a matrix, given its name and type.
 pub type Change<'a> = dyn Fn(&str, Kind, &mut [u8]) + 'a;
 
-/// What is done to a file on the way, to see it noticed.
+/// A change to a file that the test must notice.
 pub enum Damage<'a> {
     None,
-    /// Metadata whose keys end like this is missing.
+    /// Removes metadata whose keys end like this.
     Without(&'a [&'a str]),
-    /// Every matrix passes through this.
+    /// Passes every matrix through this function.
     Rows(&'a Change<'a>),
 }
 
 impl Golden {
-    /// Name of the matrix that makes logits.
+    /// Name of the matrix that computes logits.
     pub fn head(&self) -> &str {
         let own = |(name, ..): &&(String, _, _)| name == "output.weight";
         self.tensors.iter().find(own).map_or("token_embd.weight", |(name, ..)| name)
     }
 
-    /// A file byte by byte, as the script had it but for the damage.
+    /// Builds a file byte by byte as the script had it, except for the damage.
     pub fn compose(&self, form: &Form, library: &Library, damage: &Damage<'_>) -> Vec<u8> {
         let absent = |key: &str| match damage {
             Damage::Without(keys) => keys.iter().any(|name| key.ends_with(name)),

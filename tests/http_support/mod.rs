@@ -1,4 +1,4 @@
-//! The whole API over scripted models: what the tests of the HTTP edge have in common.
+//! The whole API with scripted models; shared by the tests of the HTTP layer.
 #![allow(dead_code)]
 
 use axum::Router;
@@ -12,9 +12,9 @@ use serin::serving::testing::FakeServer;
 use std::path::Path;
 use tower::ServiceExt;
 
-/// What scripted models say.
+/// The reply of the scripted models.
 pub const REPLY: &str = "Hello there, my friend.";
-/// Longest body that the API accepts here.
+/// Maximum body size of the API here.
 pub const BODY_LIMIT: usize = 64 << 10;
 
 /// A folder with a real tokenizer and template.
@@ -22,20 +22,20 @@ pub fn text_from() -> &'static Path {
     Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/models/tiny-v1"))
 }
 
-/// A server whose models all reply `reply`, changed by `change` before its start.
+/// A server whose models all reply `reply`; `change` may change it before the start.
 pub async fn gateway_saying(reply: &str, change: impl FnOnce(&mut FakeServer)) -> Gateway {
     let mut server = FakeServer::replying(text_from(), 1024, reply).expect("a fake server");
     change(&mut server);
     server.start().await.expect("a started server")
 }
 
-/// What handlers share in front of `gateway`.
+/// The handlers' state for `gateway`.
 pub fn state(gateway: Gateway) -> AppState {
     let (intake, operators) = (Intake::new(BODY_LIMIT), Operators::default());
     AppState { gateway, metrics: None, body_limit: BODY_LIMIT, intake, operators }
 }
 
-/// The API in front of `gateway`, both listeners' in one.
+/// The API for `gateway`, with both listeners' routes in one.
 pub fn api(gateway: Gateway) -> Router {
     api_of(state(gateway))
 }
@@ -78,12 +78,12 @@ pub fn local(request: Request<Body>) -> Request<Body> {
     from("127.0.0.1:4000", request)
 }
 
-/// A chat body with `more` on top.
+/// A chat body with `more` added.
 pub fn chat(more: Value) -> Value {
     with(json!({"model": "fake", "messages": [{"role": "user", "content": "Hi"}]}), more)
 }
 
-/// A plain completion's body with `more` on top.
+/// A plain completion's body with `more` added.
 pub fn plain(more: Value) -> Value {
     with(json!({"model": "fake", "prompt": "Once upon", "max_tokens": 100}), more)
 }
@@ -121,7 +121,7 @@ pub async fn ok(app: &Router, request: Request<Body>) -> Value {
     body
 }
 
-/// The JSON of each event of a stream; what is no JSON comes as a string.
+/// The JSON of each event of a stream; anything that is not JSON as a string.
 pub fn events(stream: &str) -> Vec<Value> {
     let data = stream.split_terminator("\n\n").filter_map(|event| event.strip_prefix("data: "));
     data.map(|data| serde_json::from_str(data).unwrap_or_else(|_| Value::from(data))).collect()

@@ -1,5 +1,5 @@
-//! Lives a life with a real process: starts it, looks where it stands, gives its orders, ends it, and says where the
-//! next one may stand. Panics where a server is not as it must be.
+//! Runs one life of a server as a real process: starts it, checks its state, gives its orders, ends it, and
+//! computes the possible states of the next one. Panics if a server is not in an allowed state.
 
 use super::plan::{self, Draw, Life, Longest, Moment};
 use super::rule::{self, During, End, Order, Stand, Trial, Version};
@@ -15,12 +15,12 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
-/// How long after its own load time stable may take to answer.
+/// How long stable may take to answer, beyond its own load time.
 const WITHIN: Duration = Duration::from_secs(2);
-/// In lives of quick wellness, a canary is well after this time.
+/// In lives with a short `well_after`, a canary is healthy after this time.
 pub const QUICK: Duration = Duration::from_millis(60);
 
-/// What a server is started with.
+/// The settings that a server is started with.
 pub struct Launch<'a> {
     pub dir: &'a Path,
     pub addr: &'a str,
@@ -30,7 +30,7 @@ pub struct Launch<'a> {
     pub group: Option<&'a Group>,
 }
 
-/// The servers of a test, and the one ledger that they share.
+/// The servers of a test, and the ledger that they share.
 pub struct World {
     /// Public name of the model.
     pub name: &'static str,
@@ -41,22 +41,23 @@ pub struct World {
     load_time: Duration,
     longest: Longest,
     launch: fn(&Launch<'_>) -> Command,
-    /// What a canary dies of.
+    /// The word that kills a canary.
     poison: Option<&'static str>,
     group: Option<Group>,
     starving: bool,
-    /// Bytes of the ledger's log that hold all that was acknowledged, and the state of its main file then.
+    /// Number of bytes of the ledger's log that contain everything acknowledged, and the state of its main
+    /// file at that time.
     safe: (u64, Option<std::time::SystemTime>),
 }
 
-/// What was lived.
+/// What happened in the lives so far.
 #[derive(Debug, Default)]
 pub struct Tally {
     lives: u64,
     ends: BTreeMap<&'static str, u64>,
     moments: BTreeMap<&'static str, u64>,
     acknowledged: u64,
-    /// Orders whose answer did not come.
+    /// Orders without a response.
     pending: u64,
     refusals: Refusals,
     log_cut: u64,
@@ -84,7 +85,7 @@ impl std::fmt::Display for Tally {
     }
 }
 
-/// How a life went on to its end.
+/// How a life ended.
 struct Ended {
     from: Vec<Stand>,
     during: During,
@@ -92,7 +93,7 @@ struct Ended {
 }
 
 impl World {
-    /// A world of models that are each other's like in all but their content.
+    /// A world of models that are alike in everything except their content.
     pub fn new(
         name: &'static str,
         dir: TempDir,
@@ -100,7 +101,7 @@ impl World {
         launch: fn(&Launch<'_>) -> Command,
         longest: Longest,
     ) -> World {
-        // A loopback address of its own: the port is the same in all lives, and nobody else's.
+        // A loopback address of its own: the port is the same in all lives, and no other process uses it.
         static NEXT: AtomicU32 = AtomicU32::new(1);
         let (pid, next) = (std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
         let addr = format!("127.{}.{}.{next}:8080", 1 + pid / 250 % 250, 1 + pid % 250);
@@ -122,13 +123,13 @@ impl World {
         world
     }
 
-    /// A canary aborts when it is asked this.
+    /// A canary aborts when it gets this word in a prompt.
     pub fn with_poison(mut self, poison: &'static str) -> World {
         self.poison = Some(poison);
         self
     }
 
-    /// Servers run in a memory cgroup. `starving`: they run out of memory for real.
+    /// Servers run in a memory cgroup. `starving`: they really run out of memory.
     pub fn within(mut self, group: Option<Group>, starving: bool) -> World {
         if let Some(group) = group.as_ref().filter(|_| !starving) {
             group.sacrifice();
@@ -145,7 +146,7 @@ impl World {
         self.dir.path().join(format!("serin.ledger{what}"))
     }
 
-    /// Clean starts of each model alone: what it is, and how long its load takes.
+    /// Starts each model alone: finds its version, and how long its load takes.
     fn calibrate(&mut self) {
         let mut times = Vec::new();
         for version in [1, 2, 3, 1, 2, 3u8] {
@@ -209,7 +210,7 @@ impl World {
         })
     }
 
-    /// Waits until stable answers; how much longer than its load that took.
+    /// Waits until stable answers; returns how much longer than its load that took.
     pub fn stable_answers(&self, server: &Process, since: Instant) -> Duration {
         let chat = self.chat("@stable", "Hi!");
         self.until_answered(server, "POST", "/v1/chat/completions", Some(&chat));
@@ -218,7 +219,7 @@ impl World {
         excess
     }
 
-    /// Where a server shows that it stands.
+    /// The state that a server reports.
     fn look(&self, server: &Process) -> Stand {
         let status = server.status();
         let running = ["running", "paused"].contains(&status["phase"].as_str().expect("a phase"));
@@ -244,18 +245,18 @@ impl World {
             rejected,
             kills,
         };
-        // What is rejected has a clean slate once it is tried again.
+        // A rejected version starts from zero once it is tried again.
         stand.kills.retain(|version, _| !stand.rejected.contains(version));
         stand
     }
 
-    /// The version of a digest, or of what stands for one that is not known yet.
+    /// The version of a digest, or of the placeholder for a digest that is not known yet.
     fn known(&self, digest: &str) -> Option<Version> {
         let place = |one: &Version| digest.ends_with(self.model(*one).to_str().expect("text"));
         self.digests.get(digest).copied().or_else(|| (1..=3).find(place))
     }
 
-    /// Waits until a server stands where it may; notes reach the disk a little later than they are true.
+    /// Waits until a server is in an allowed state; entries reach the disk a little after they take effect.
     fn stands(&mut self, server: &Process, possible: &[Stand], what: &str) -> Stand {
         let begun = Instant::now();
         loop {
@@ -285,7 +286,7 @@ impl World {
         entries[from..].iter().map(|kept| brief(format!("{:?}", kept.entry)) + "\n").collect()
     }
 
-    /// All that is in the ledger's files now was acknowledged.
+    /// Notes that everything in the ledger's files now has been acknowledged.
     fn mark(&mut self) {
         let length = fs::metadata(self.beside("-wal")).map_or(0, |file| file.len());
         self.safe = (length, self.main_file());
@@ -296,7 +297,7 @@ impl World {
     }
 }
 
-/// What an order is over HTTP.
+/// The HTTP request for an order.
 fn request(world: &World, order: Order, revision: &Value) -> (&'static str, Value) {
     let with = |more: Value| {
         let mut body = json!({"by": "a test", "expect": revision});
@@ -318,7 +319,7 @@ fn request(world: &World, order: Order, revision: &Value) -> (&'static str, Valu
     }
 }
 
-/// Lives `lives` lives one after the other; what they were like.
+/// Runs `lives` lives one after the other; returns statistics.
 pub fn lives(world: &mut World, seed: u64, lives: u64) -> Tally {
     let mut draw = Draw::new(seed);
     let mut tally = Tally { load_time: world.load_time, ..Tally::default() };
@@ -406,7 +407,7 @@ fn one_life(
     Ended { from, during, end }
 }
 
-/// Gives an order and demands the answer that the rule says; where it stands then.
+/// Gives an order and checks the response against the rule; returns the new state.
 fn granted(
     world: &mut World,
     server: &Process,
@@ -424,7 +425,7 @@ fn granted(
     after.unwrap_or_else(|| stands.to_vec())
 }
 
-/// Ends a server while an order is under way.
+/// Ends a server while an order is in progress.
 fn under_way(
     world: &mut World,
     draw: &mut Draw,
@@ -461,7 +462,7 @@ fn under_way(
 }
 
 impl World {
-    /// Brings the end about.
+    /// Makes the server end in this way.
     fn strike(&self, server: &Process, life: Life, trial: Option<Trial>) {
         if let (true, Some(poison), Some(_)) = (life.by_canary, self.poison, trial) {
             let chat = self.chat("@canary", poison);
@@ -484,7 +485,7 @@ impl World {
         self.starving && self.group.is_some()
     }
 
-    /// Lets the kernel kill a server for want of memory.
+    /// Makes the kernel kill a server because it is out of memory.
     fn starve(&self, server: &Process) {
         let group = self.group.as_ref().expect("a memory cgroup");
         let before = group.kills();
@@ -495,11 +496,12 @@ impl World {
             let _ = server.try_http("POST", "/v1/completions", Some(&ask));
             (group.kills() > before).then_some(())
         });
-        // It may have been a process that renders templates.
+        // The kernel may have killed a process that renders templates.
         send_signal(server.id(), "KILL");
     }
 
-    /// Waits until a process is gone and does to its files what such an end does; how it ended, as can be known.
+    /// Waits until a process is gone and changes its files as such an end would; returns how it ended, as far
+    /// as can be known.
     fn gone(
         &mut self,
         draw: &mut Draw,
@@ -509,7 +511,8 @@ impl World {
         tally: &mut Tally,
     ) -> End {
         let again = match end {
-            // Before the server has a handler of its own, Rust's takes these for a fault that will come again.
+            // Before the server has installed its own handler, Rust's handler returns, and the fault happens
+            // again.
             End::Signal(number @ (7 | 11)) if moment == Moment::Start => Some(number),
             _ => None,
         };
@@ -520,13 +523,13 @@ impl World {
         let path = self.beside(".life");
         let found = fs::read(&path).ok();
         let Some(bytes) = found.filter(|found| left.as_ref() != Some(found)) else {
-            // It has not come to begin a file of its own.
+            // It had not yet created a file of its own.
             return end_without_a_file(end);
         };
         match end {
             End::OtherBoot => {
                 lose_life(draw, &path, &bytes);
-                // What a start has synced and builds upon is not known here.
+                // What a start has synced and relies on is not known here.
                 let cut = moment != Moment::Start && self.lose_log(draw);
                 tally.log_cut += u64::from(cut);
                 End::OtherBoot
@@ -544,7 +547,7 @@ impl World {
         }
     }
 
-    /// A power cut leaves of the log what was synced, and anything of what was not.
+    /// After a power cut, the log contains what was synced, and any part of what was not.
     fn lose_log(&self, draw: &mut Draw) -> bool {
         let path = self.beside("-wal");
         let length = fs::metadata(&path).map_or(0, |file| file.len());
@@ -559,7 +562,7 @@ impl World {
     }
 }
 
-/// A process that is killed before it has begun a file is a kill like any other; nothing tells of it.
+/// A process that is killed before it has created a file leaves no trace; it is like any other kill.
 fn end_without_a_file(end: End) -> End {
     match end {
         End::Orderly => End::Orderly,
@@ -567,7 +570,7 @@ fn end_without_a_file(end: End) -> End {
     }
 }
 
-/// What another boot finds of a file that was never synced: all of it, nothing in it, or nothing.
+/// What another boot finds of a file that was never synced: all of it, an empty file, or no file.
 fn lose_life(draw: &mut Draw, path: &Path, bytes: &[u8]) {
     match draw.below(3) {
         0 => fs::remove_file(path).expect("removed"),
@@ -580,7 +583,7 @@ fn lose_life(draw: &mut Draw, path: &Path, bytes: &[u8]) {
     }
 }
 
-/// The file as if its process had seen one kill of its memory cgroup less than there were.
+/// The file as if its process had seen one kill less in its memory cgroup than there were.
 fn killed_once_less(bytes: &[u8]) -> Option<String> {
     let text = String::from_utf8_lossy(bytes);
     let (signal, note) = text.split_once('\n')?;
@@ -590,11 +593,11 @@ fn killed_once_less(bytes: &[u8]) -> Option<String> {
     Some(format!("{signal}\n{note}\n"))
 }
 
-/// The chain holds.
+/// Checks that the chain is valid.
 fn intact(world: &World, what: &str) {
     let reader = match Reader::open(&world.ledger()) {
         Ok(reader) => reader,
-        // No server has come to make it yet.
+        // No server has created it yet.
         Err(_) if world.safe.1.is_none() => return,
         Err(error) => panic!("{what}: {error}"),
     };
@@ -602,7 +605,7 @@ fn intact(world: &World, what: &str) {
     assert_eq!(verification.problem, None, "{what}");
 }
 
-/// Every rollout comes to the decisions that are recorded.
+/// Checks that every rollout replays to the recorded decisions.
 fn replayed(world: &World) {
     let reader = Reader::open(&world.ledger()).expect("a ledger");
     for recorded in reader.rollouts().expect("they read") {
@@ -611,15 +614,16 @@ fn replayed(world: &World) {
     }
 }
 
-/// Counts the ends after which versions are refused, along the ledger; more than two must never be.
+/// Counts from the ledger how many deaths it took until versions were refused; it must never be more than
+/// two.
 #[derive(Debug, Default)]
 struct Refusals {
     seen: u64,
     ends: BTreeMap<Version, usize>,
-    /// Whose end the last one was.
+    /// The version blamed for the last death.
     last: Option<Version>,
     on_trial: Option<Version>,
-    /// Versions refused after one end, and after two.
+    /// Versions refused after one death, and after two.
     refused: [u64; 2],
 }
 

@@ -1,5 +1,6 @@
-//! Random lives of a server over one ledger: what is ordered in them, how they end, and what must be true in the
-//! next. `rule` says what must be true, pure; `plan` draws the lives; `drive` lives them with real processes.
+//! Random lives of a server with one ledger: the orders given, how each life ends, and what must hold in the
+//! next. `rule` says what must hold, and is pure; `plan` generates the lives; `drive` runs them with real
+//! processes.
 
 #![allow(dead_code, reason = "each test binary uses a part")]
 

@@ -1,9 +1,10 @@
-//! Draws lives: the same seed draws the same ones, but for what the servers themselves decide.
+//! Generates lives from a seed: the same seed gives the same lives, except for decisions of the servers
+//! themselves.
 
 use super::rule::{End, Order, Stand, Version};
 use std::time::Duration;
 
-/// A small generator (SplitMix64): tests want equal draws, not good ones.
+/// A small generator (SplitMix64): the tests need reproducible draws, not good ones.
 pub struct Draw(u64);
 
 impl Draw {
@@ -45,20 +46,20 @@ pub enum Moment {
 /// One life of a server.
 #[derive(Debug, Clone, Copy)]
 pub struct Life {
-    /// The canary that its configuration names.
+    /// The canary in its configuration.
     pub named: Option<Version>,
-    /// A canary is well after so short a time that it is waited for.
+    /// `well_after` is so short that the test waits for the canary to become healthy.
     pub quick: bool,
     pub orders: u64,
     pub end: End,
-    /// The canary itself aborts the process, where it can be made to.
+    /// The canary itself aborts the process, where this is possible.
     pub by_canary: bool,
     pub moment: Moment,
-    /// How far the start or the order has got when the end comes, in thousandths of [`Longest`].
+    /// How far the start or the order has progressed when the end comes, in thousandths of [`Longest`].
     pub gone: u32,
 }
 
-/// About how long things take, so that an end comes before, within or after.
+/// About how long things take, so that an end comes before, during or after them.
 pub struct Longest {
     pub start: Duration,
     pub load: Duration,
@@ -97,7 +98,7 @@ pub fn life(draw: &mut Draw) -> Life {
     Life { named, quick: draw.chance(15), orders: draw.below(5), end, by_canary, moment, gone }
 }
 
-/// An order that mostly makes sense.
+/// A random order that mostly makes sense.
 pub fn order(draw: &mut Draw, stand: &Stand) -> Order {
     let others: Vec<Version> = (1..=3).filter(|version| *version != stand.stable).collect();
     let load = |draw: &mut Draw| Order::Load { version: draw.of(&others), retry: draw.chance(60) };

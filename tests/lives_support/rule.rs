@@ -1,15 +1,15 @@
-//! What must be true of a server after its orders and its ends. Pure, and written without a look at how the server
-//! does it: plain sets and one table of ends.
+//! What must be true of a server after its orders and deaths. It is pure, and written independently of the
+//! server's code: plain sets and one table of ends.
 //!
-//! An order that was under way at an end may have been carried out or not, so there may be several possible
-//! [`Stand`]s; the next server shows which of them it is.
+//! An order that was in progress at an end may have been carried out or not, so there may be several possible
+//! [`Stand`]s; the next server shows which one it is.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 /// One of the test's models, 1 to 3.
 pub type Version = u8;
 
-/// What an operator asks for.
+/// An operator's order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Order {
     Load { version: Version, retry: bool },
@@ -22,16 +22,16 @@ pub enum Order {
     Confirm,
 }
 
-/// How a process ended, as it can be known afterwards.
+/// How a process ended, as far as can be known afterwards.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum End {
     Orderly,
-    /// With the machine.
+    /// The machine went down.
     OtherBoot,
     /// By a fatal signal of its own.
     Signal(u8),
     OutOfMemory,
-    /// Killed, and nothing says why.
+    /// Killed, without a known reason.
     Killed,
 }
 
@@ -47,7 +47,7 @@ impl End {
     }
 }
 
-/// A canary whose rollout is under way.
+/// A canary with a running rollout.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Trial {
     pub version: Version,
@@ -55,15 +55,15 @@ pub struct Trial {
     pub paused: bool,
 }
 
-/// Where a server stands.
+/// The state of a server.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Stand {
     pub stable: Version,
     pub trial: Option<Trial>,
-    /// The former stable, as long as its promotion can be undone.
+    /// The former stable, as long as the promotion can be undone.
     pub previous: Option<Version>,
     pub rejected: BTreeSet<Version>,
-    /// Kills without an explanation since a version was last well.
+    /// Number of unexplained kills since a version was last healthy.
     pub kills: BTreeMap<Version, u32>,
 }
 
@@ -76,7 +76,7 @@ impl Stand {
         Stand { stable, trial: None, previous: None, rejected, kills }
     }
 
-    /// Where it stands once an order is granted; `None`: it must be refused.
+    /// The state after an order is granted; `None`: it must be refused.
     pub fn after(&self, order: Order) -> Option<Stand> {
         let mut next = self.clone();
         match order {
@@ -106,7 +106,7 @@ impl Stand {
                 let promoted = std::mem::replace(&mut next.stable, former);
                 next.reject(promoted);
             }
-            // No step of these rollouts asks for it.
+            // No step of these rollouts requires it.
             Order::Confirm => return None,
         }
         Some(next)
@@ -117,12 +117,12 @@ impl Stand {
         self.kills.remove(&version);
     }
 
-    /// The version that an end is held against.
+    /// The version that a death counts against.
     fn in_force(&self) -> Option<Version> {
         self.trial.filter(|trial| trial.weight > 0).map(|trial| trial.version)
     }
 
-    /// Where the next server stands after an end while `blamed`, if anything, was in force or being loaded.
+    /// The state of the next server after a death while `blamed`, if anything, was serving or being loaded.
     fn ended(&self, end: End, blamed: Option<Version>) -> Stand {
         let mut next = Stand { previous: None, ..self.clone() };
         let Some(version) = blamed else { return next };
@@ -139,7 +139,7 @@ impl Stand {
         next
     }
 
-    /// It was in force for long enough, if it was in force.
+    /// The canary, if there was one, has served long enough to be healthy.
     fn well(&self) -> Stand {
         let mut next = self.clone();
         if let Some(version) = self.in_force() {
@@ -148,7 +148,7 @@ impl Stand {
         next
     }
 
-    /// At its start, a server loads the canary that its configuration names, unless there is a reason not to.
+    /// At its start, a server loads the canary from its configuration, unless there is a reason not to.
     pub fn named(&self, version: Version) -> Stand {
         let order = Order::Load { version, retry: false };
         let loaded = self.after(order).filter(|_| version != self.stable);
@@ -162,14 +162,14 @@ pub enum During {
     Nothing,
     /// An order that was not acknowledged.
     Order(Order),
-    /// Its start, with the canary that the configuration names.
+    /// Its start, with the canary from the configuration.
     Start {
         named: Option<Version>,
     },
 }
 
-/// All the places where the next server may stand. `quick`: a canary is well after so short a time that it may
-/// have become so unnoticed.
+/// All possible states of the next server. `quick`: `well_after` is so short that a canary may have become
+/// healthy unnoticed.
 pub fn after_end(from: &[Stand], end: End, during: During, quick: bool) -> Vec<Stand> {
     let mut possible = Vec::new();
     let mut add = |stand: &Stand, blamed: Option<Version>| {
@@ -189,7 +189,7 @@ pub fn after_end(from: &[Stand], end: End, during: During, quick: bool) -> Vec<S
                 }
             }
             During::Start { named } => {
-                // Stable is loaded first; then what was on trial, at whatever weight.
+                // Stable is loaded first; then the version on trial, whatever its weight.
                 add(stand, None);
                 let again = stand.trial.map(|trial| trial.version);
                 again.into_iter().for_each(|version| add(stand, Some(version)));
@@ -215,7 +215,7 @@ fn loading(stand: &Stand, order: Order) -> Option<Version> {
     }
 }
 
-/// All the places where a server may stand that has just started. `alone`: it may have had a rollout to take up, whose
+/// All possible states of a server that has just started. `alone`: it may have had a rollout to resume whose
 /// canary is refused; then stable serves alone.
 pub fn started(possible: &[Stand], named: Option<Version>, alone: bool) -> Vec<Stand> {
     let Some(named) = named else { return possible.to_vec() };
@@ -226,12 +226,12 @@ pub fn started(possible: &[Stand], named: Option<Version>, alone: bool) -> Vec<S
     all
 }
 
-/// The stands once a server of quick wellness is at rest.
+/// The states once a server with a short `well_after` is at rest.
 pub fn at_rest(from: &[Stand]) -> Vec<Stand> {
     from.iter().map(Stand::well).collect()
 }
 
-/// As long as nobody waits, either.
+/// The same, if nothing waits for it.
 pub fn maybe_well(from: &[Stand]) -> Vec<Stand> {
     let mut both = at_rest(from);
     both.extend_from_slice(from);

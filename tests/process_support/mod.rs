@@ -1,6 +1,6 @@
-//! A real `serin` process, its port and its answers, for tests that need one.
+//! A real `serin` process, its port and its responses, for tests that need one.
 //!
-//! Ports are the system's choice; a process is killed when its handle goes.
+//! The system chooses the ports; a process is killed when its handle is dropped.
 
 #![allow(dead_code, reason = "each test binary uses a part")]
 
@@ -15,14 +15,15 @@ use std::sync::mpsc::{Receiver, channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// Longest wait for anything; the machine may be busy.
+/// Maximum wait for anything; the machine may be busy.
 pub const LONG: Duration = Duration::from_secs(120);
 
 pub fn models() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("models")
 }
 
-/// A config file in this folder that serves tiny-v1, and `rest`, which may begin with more of `[engine]`; its path.
+/// A config file in this folder that serves tiny-v1; `rest` is appended and may begin with more keys of
+/// `[engine]`. Returns its path.
 pub fn config(dir: &Path, rest: &str) -> String {
     let (stable, path) = (models().join("tiny-v1"), dir.join("serin.toml"));
     let text = format!(
@@ -32,7 +33,7 @@ pub fn config(dir: &Path, rest: &str) -> String {
     path.to_str().expect("text").to_owned()
 }
 
-/// The rest of a config whose rollouts move by order only, for servers that end at once when told to.
+/// The rest of a config whose rollouts move only by order, for servers that exit at once when told to.
 pub const BY_ORDER: &str =
     "[server]\ndrain = \"1s\"\nlame_duck = \"0s\"\n[rollout]\nbake = \"1h\"\n";
 
@@ -41,7 +42,7 @@ pub fn serin(args: &[&str]) -> Output {
     serin_with(args, &[])
 }
 
-/// As [`serin`], with more in its environment.
+/// Like [`serin`], with more environment variables.
 pub fn serin_with(args: &[&str], environment: &[(&str, &str)]) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_serin"));
     command.args(args).env_remove("SERIN_SERVER").envs(environment.iter().copied());
@@ -53,7 +54,7 @@ pub struct Process {
     child: Child,
     out: BufReader<ChildStdout>,
     pub addr: String,
-    /// Where operators are served.
+    /// The operators' address.
     pub operators: String,
 }
 
@@ -63,14 +64,14 @@ impl Process {
         Process::start(Command::new(env!("CARGO_BIN_EXE_serin")), args)
     }
 
-    /// As [`Process::serve`], with more in its environment and a log that nobody reads.
+    /// Like [`Process::serve`], with more environment variables and a log that nobody reads.
     pub fn serve_unread(args: &[&str], environment: &[(&str, &str)]) -> Process {
         let mut command = Command::new(env!("CARGO_BIN_EXE_serin"));
         command.envs(environment.iter().copied());
         Process::start_logged(command, args, Stdio::piped())
     }
 
-    /// As [`Process::serve`], with its log in a file.
+    /// Like [`Process::serve`], with its log in a file.
     pub fn serve_logged(args: &[&str], log: &Path) -> Process {
         let command = Command::new(env!("CARGO_BIN_EXE_serin"));
         Process::start_logged(command, args, File::create(log).expect("a file").into())
@@ -87,7 +88,7 @@ impl Process {
         process
     }
 
-    /// Starts a server and waits for nothing; `addr` is where it will be, operators at the port after.
+    /// Starts a server without waiting; `addr` is where it will be, with operators on the next port.
     pub fn spawn(command: Command, addr: &str) -> Process {
         Process::spawn_logged(command, addr, Stdio::null())
     }
@@ -99,12 +100,12 @@ impl Process {
         Process { child, out, addr: addr.to_owned(), operators: operators_beside(addr) }
     }
 
-    /// Waits until a server says where it is, and takes note of it.
+    /// Waits until a server prints its address, and stores it.
     pub fn greeted(&mut self) {
         assert!(self.greets(), "it has ended");
     }
 
-    /// As [`Process::greeted`]; `false`: it has ended before.
+    /// Like [`Process::greeted`]; returns `false` if the process ended before.
     pub fn greets(&mut self) -> bool {
         let mut line = String::new();
         while !line.starts_with("serin serves ") {
@@ -122,7 +123,7 @@ impl Process {
         true
     }
 
-    /// The listener that serves a path.
+    /// The listener for a path.
     fn door(&self, path: &str) -> &str {
         if path.starts_with("/admin/") { &self.operators } else { &self.addr }
     }
@@ -132,12 +133,12 @@ impl Process {
         send_signal(self.id(), signal);
     }
 
-    /// Waits for its end.
+    /// Waits for its exit.
     pub fn end(mut self) -> ExitStatus {
         wait_for("its end", || self.child.try_wait().expect("a child"))
     }
 
-    /// As [`Process::end`]; one that a signal has not ended is sent it once more.
+    /// Like [`Process::end`]; if a signal has not ended it, the signal is sent once more.
     pub fn end_with(mut self, again: Option<u8>) {
         let mut looks = 0;
         wait_for("its end", || {
@@ -154,7 +155,7 @@ impl Process {
         format!("http://{}", self.operators)
     }
 
-    /// Runs an operator's command against this process; its standard output.
+    /// Runs an operator's command against this process; returns its standard output.
     pub fn operate(&self, args: &[&str]) -> String {
         let output = serin(&[args, &["--server", &self.server()]].concat());
         let error = String::from_utf8_lossy(&output.stderr).into_owned();
@@ -168,7 +169,7 @@ impl Process {
         serde_json::from_str(&body).expect("JSON")
     }
 
-    /// One request on a connection of its own: status code and body.
+    /// One request on its own connection: status code and body.
     pub fn http(&self, method: &str, path: &str, body: Option<&Value>) -> (u16, String) {
         let mut stream = self.send(method, path, body);
         let mut all = String::new();
@@ -178,12 +179,12 @@ impl Process {
         (code, body.to_owned())
     }
 
-    /// The process's number.
+    /// The process id.
     pub fn id(&self) -> u32 {
         self.child.id()
     }
 
-    /// As [`Process::http`]; nothing when the process goes away meanwhile.
+    /// Like [`Process::http`]; `None` if the process dies in the meantime.
     pub fn try_http(
         &self,
         method: &str,
@@ -201,7 +202,7 @@ impl Process {
         whole.then(|| Some((head.get(9..12)?.parse().ok()?, body.to_owned()))).flatten()
     }
 
-    /// Sends a request and leaves the answer to be read.
+    /// Sends a request without reading the response.
     pub fn send(&self, method: &str, path: &str, body: Option<&Value>) -> TcpStream {
         let mut stream = TcpStream::connect(self.door(path)).expect("a connection");
         stream.set_read_timeout(Some(LONG)).expect("a timeout");
@@ -209,7 +210,7 @@ impl Process {
         stream
     }
 
-    /// Waits until the status is as wanted.
+    /// Waits until the status satisfies `holds`.
     pub fn until(&self, what: &str, holds: impl Fn(&Value) -> bool) -> Value {
         let begun = Instant::now();
         loop {
@@ -223,7 +224,7 @@ impl Process {
     }
 }
 
-/// Where the operators of a server at `addr` are served unless its config says otherwise.
+/// The operators' address of a server at `addr`, unless its config says otherwise.
 pub fn operators_beside(addr: &str) -> String {
     match addr.rsplit_once(':').and_then(|(ip, port)| Some((ip, port.parse::<u16>().ok()?))) {
         Some((ip, port)) => format!("{ip}:{}", port + 1),
@@ -231,7 +232,7 @@ pub fn operators_beside(addr: &str) -> String {
     }
 }
 
-/// What `open` opens once whoever has it open has let go of it.
+/// What `open` opens, once its current holder has released it.
 pub async fn once_free<T, E: std::fmt::Debug>(open: impl Fn() -> Result<T, E>) -> T {
     let mut opened = open();
     for _ in 0..500 {
@@ -244,13 +245,13 @@ pub async fn once_free<T, E: std::fmt::Debug>(open: impl Fn() -> Result<T, E>) -
     opened.expect("it is free by now")
 }
 
-/// Sends any process a signal.
+/// Sends a signal to any process.
 pub fn send_signal(pid: u32, signal: &str) {
     let kill = Command::new("kill").args([format!("-{signal}"), pid.to_string()]).status();
     assert!(kill.expect("kill runs").success());
 }
 
-/// Asks until there is an answer.
+/// Repeats until there is a result.
 pub fn wait_for<T>(what: &str, mut ask: impl FnMut() -> Option<T>) -> T {
     let begun = Instant::now();
     loop {
@@ -277,7 +278,7 @@ fn request(method: &str, path: &str, body: Option<&Value>) -> String {
     )
 }
 
-/// Takes POSTs and passes their headers and bodies on.
+/// Accepts POSTs and returns their headers and bodies.
 pub fn endpoint() -> (String, Receiver<(String, Value)>) {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
     let url = format!("http://{}/hook", listener.local_addr().expect("an address"));
@@ -305,7 +306,7 @@ pub fn endpoint() -> (String, Receiver<(String, Value)>) {
     (url, inbox)
 }
 
-/// A chat of one question.
+/// A chat with one question.
 pub fn chat(question: &str, stream: bool, max_tokens: u32) -> Value {
     json!({
         "model": "tiny", "stream": stream, "max_tokens": max_tokens, "temperature": 0,
@@ -322,7 +323,7 @@ pub fn copy_model(from: &Path, to: &Path) {
     }
 }
 
-/// A memory cgroup of this test's own.
+/// A memory cgroup of this test.
 pub struct Group(PathBuf);
 
 impl Group {
@@ -346,7 +347,7 @@ impl Group {
         Process::start(self.command(Path::new(env!("CARGO_BIN_EXE_serin"))), &["--config", config])
     }
 
-    /// `program`, in this cgroup.
+    /// A command for `program` in this cgroup.
     pub fn command(&self, program: &Path) -> Command {
         let mut command = Command::new("sh");
         command.args(["-c", "echo $$ > \"$0\" && exec \"$@\""]);
@@ -354,14 +355,14 @@ impl Group {
         command
     }
 
-    /// Leaves a little more than what is in use.
+    /// Sets the limit to a little more than what is in use.
     pub fn starve(&self) {
         let used = fs::read_to_string(self.0.join("memory.usage_in_bytes")).expect("the usage");
         let limit = used.trim().parse::<u64>().expect("bytes") + (2 << 20);
         fs::write(self.0.join("memory.limit_in_bytes"), limit.to_string()).expect("limited");
     }
 
-    /// Has the kernel kill a process for want of memory, so that there is a count to begin with.
+    /// Makes the kernel kill one process in the cgroup, so that the kill count is not zero at the start.
     pub fn sacrifice(&self) {
         fs::write(self.0.join("memory.limit_in_bytes"), (8 << 20).to_string()).expect("limited");
         let mut command = Command::new("sh");

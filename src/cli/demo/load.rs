@@ -12,24 +12,24 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use tokio::task::JoinSet;
 
-/// A question and what a right model replies.
+/// A question and its right answer.
 #[derive(Debug, Clone, Deserialize)]
 struct Question {
     question: String,
     answer: String,
 }
 
-/// What the clients have seen, per arm (stable, canary).
+/// What the clients have observed, per arm (stable, canary).
 #[derive(Debug, Clone, Default)]
 pub(super) struct Tally {
     pub answered: [u64; 2],
     pub right: [u64; 2],
-    /// Requests that did not end in a reply.
+    /// Requests that failed.
     pub failed: u64,
     pub last_failure: Option<String>,
 }
 
-/// Clients at work.
+/// The running clients.
 pub(super) struct Load {
     tally: Arc<Mutex<Tally>>,
     stop: Arc<AtomicBool>,
@@ -89,7 +89,7 @@ struct Worker {
     number: u16,
 }
 
-/// What came of one chat.
+/// The result of one chat.
 struct Chat {
     id: String,
     canary: bool,
@@ -103,7 +103,7 @@ impl Worker {
         else {
             return;
         };
-        // Half of the clients come back under a session key for a few questions.
+        // Half of the clients keep a session key for a few questions.
         let session = (self.number.is_multiple_of(2))
             .then(|| format!("client-{}-{}", self.number, asked / 4));
         match self.chat(&question.question, session.as_deref()).await {
@@ -157,7 +157,7 @@ impl Worker {
     }
 }
 
-/// Reads server-sent events up to `[DONE]`; anything else at the end is a failure.
+/// Reads server-sent events up to `[DONE]`; any other end is a failure.
 async fn read_stream(response: reqwest::Response, chat: &mut Chat) -> Result<(), String> {
     let mut bytes = response.bytes_stream();
     let mut pending = Vec::new();

@@ -1,8 +1,8 @@
 //! `serin demo`: a whole rollout on the demo models, with minutes scaled to seconds.
 //!
-//! Starts the same server as `serin serve`, sends it real chat requests over HTTP, loads a canary through
-//! the admin API, and shows what the server says until it has decided. `load` is the traffic, `view` the
-//! screen, `summary` the last word.
+//! It starts the same server as `serin serve`, sends real chat requests over HTTP, loads a canary through the
+//! admin API, and shows the server's status until there is a decision. `load` generates the traffic, `view`
+//! draws the screen, and `summary` prints the result.
 
 mod load;
 mod summary;
@@ -38,9 +38,9 @@ pub(super) struct DemoArgs {
     plain: bool,
 }
 
-/// The demo ends by itself before this.
+/// The demo ends by itself after this time at the latest.
 const LIMIT: Duration = Duration::from_secs(115);
-/// Traffic on stable alone before the canary comes.
+/// Time with traffic on stable alone, before the canary is loaded.
 const WARM: Duration = Duration::from_secs(4);
 /// How long running requests may finish at the end.
 const DRAIN: Duration = Duration::from_secs(30);
@@ -54,7 +54,7 @@ pub(super) async fn run(args: DemoArgs) -> Result<ExitCode, CliError> {
     config.device = args.device;
     config.policy = scaled_policy();
     config.deployments.drain = Duration::from_secs(5);
-    // The former stable leaves at once, so that its memory can be seen to come back.
+    // The former stable is unloaded at once, so that its memory can be seen to be freed.
     config.deployments.keep_previous = Duration::ZERO;
     config.engine.text.templates = super::templates_apart();
     let mut running = Running::start(&config).await?;
@@ -88,7 +88,7 @@ pub(super) async fn run(args: DemoArgs) -> Result<ExitCode, CliError> {
     Ok(if decided(&last) { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-/// The default policy at one second for each minute, with samples that a small machine can fill.
+/// The default policy with one second for each minute, and with sample sizes that a small machine can reach.
 fn scaled_policy() -> Policy {
     let real = Policy::default();
     Policy {
@@ -100,7 +100,7 @@ fn scaled_policy() -> Policy {
     }
 }
 
-/// Promoted or rolled back, and the memory of the one that left is back.
+/// Promoted or rolled back, and the memory of the unloaded model is freed.
 fn decided(status: &Status) -> bool {
     matches!(status.phase.as_str(), "promoted" | "rolled_back") && !status.unloads.is_empty()
 }

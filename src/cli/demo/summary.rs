@@ -1,4 +1,4 @@
-//! The demo's last screen: what was decided, on which figures, and what it cost.
+//! The demo's last screen: the decision, its figures, and its cost.
 
 use super::super::operate::unload_text;
 use super::load::Tally;
@@ -30,7 +30,7 @@ pub(super) fn text(status: &Status, tally: &Tally, took: Duration) -> String {
     out
 }
 
-/// Columns of a line; longer ones go on under an indent.
+/// Width of a line; longer ones are wrapped with an indent.
 const COLUMNS: usize = 100;
 const INDENT: &str = "            ";
 

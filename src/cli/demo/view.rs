@@ -1,7 +1,7 @@
 //! The demo's screen: both arms side by side, the gates with their figures, the decisions.
 //!
-//! [`draw`] is a function of the status alone. On a terminal it fills the screen; elsewhere, one line a
-//! second says the same in short.
+//! [`draw`] is a function of the status only. On a terminal it fills the screen; elsewhere a short line is
+//! printed every second.
 
 use super::super::operate::{mib, number};
 use super::load::Tally;
@@ -15,7 +15,7 @@ use ratatui::{DefaultTerminal, Frame};
 use std::io::IsTerminal;
 use std::time::Duration;
 
-/// Where the status goes.
+/// Where the status is shown.
 pub(super) enum Screen {
     Live(Box<DefaultTerminal>),
     Lines { printed: Duration },
@@ -32,7 +32,7 @@ impl Screen {
         }
     }
 
-    /// Shows the status; true when the person wants to leave.
+    /// Shows the status; returns true when the user wants to quit.
     pub fn show(&mut self, status: &Status, tally: &Tally, elapsed: Duration) -> bool {
         match self {
             Screen::Live(terminal) => {
@@ -50,7 +50,7 @@ impl Screen {
     }
 }
 
-/// The terminal is given back however the demo ends; `try_init` sees to panics.
+/// Restores the terminal however the demo ends; `try_init` handles panics.
 impl Drop for Screen {
     fn drop(&mut self) {
         if let Screen::Live(_) = self {

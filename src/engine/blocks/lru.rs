@@ -1,7 +1,7 @@
-//! Block numbers in the order in which they came, each removable in constant time.
+//! Block numbers in least recently used order, each removable in constant time.
 //!
-//! A doubly linked ring through one array, made once: nothing is allocated while steps run. Knows nothing
-//! of what its numbers stand for.
+//! A doubly linked ring in one array that is allocated once, so nothing is allocated while steps run. It does
+//! not know what the numbers stand for.
 
 #[derive(Debug, Clone, Copy)]
 struct Link {
@@ -12,7 +12,8 @@ struct Link {
 /// Holds numbers below its capacity, each at most once.
 #[derive(Debug)]
 pub(super) struct Lru {
-    /// One for each number, and the ring's anchor at the end. A number that is not in links to itself.
+    /// One link per number, and the ring's anchor at the end. A number that is not in the ring links to
+    /// itself.
     links: Vec<Link>,
     len: usize,
 }
@@ -27,7 +28,7 @@ impl Lru {
         self.len
     }
 
-    /// Puts a number in as the newest.
+    /// Inserts a number as the newest.
     pub fn push(&mut self, number: u32) {
         debug_assert!(!self.contains(number), "{number} is in already");
         let anchor = self.anchor();
@@ -38,7 +39,7 @@ impl Lru {
         self.len += 1;
     }
 
-    /// Takes the oldest out.
+    /// Removes and returns the oldest.
     pub fn pop(&mut self) -> Option<u32> {
         let oldest = self.links[self.anchor() as usize].after;
         let found = oldest != self.anchor();
@@ -48,7 +49,7 @@ impl Lru {
         })
     }
 
-    /// Takes a number out, wherever it is.
+    /// Removes a number, wherever it is.
     pub fn remove(&mut self, number: u32) {
         debug_assert!(self.contains(number), "{number} is not in");
         let Link { before, after } = self.links[number as usize];

@@ -1,14 +1,15 @@
-//! Which block holds which prefix, and the chain of hashes by which prefixes are looked up.
+//! The prefix index: which block holds which prefix, and the hash chain for looking prefixes up.
 //!
-//! A full block is known by its own tokens, the block before it (or, for the first, the [`Origin`]), and a
-//! 64-bit hash over all of it that a sequence computes once. The hash only finds: a hit is one whose tokens,
-//! predecessor and origin are compared and equal. A wider hash instead of the comparison would not do,
-//! since xxh3 does not resist those who look for collisions and prompts come from strangers; so a collision
-//! costs a recomputation and never an answer from somebody else's tokens.
+//! A full block is identified by its own tokens, the block before it (or, for the first block, the
+//! [`Origin`]), and a 64-bit hash over all of this, which a sequence computes once. The hash only finds
+//! candidates: a hit requires equal tokens, predecessor and origin. A wider hash could not replace the
+//! comparison, because xxh3 does not resist deliberate collisions, and prompts come from untrusted clients.
+//! With the comparison, a collision costs a recomputation and never gives an answer from another client's
+//! tokens.
 //!
-//! Predecessors are named by a serial number that no two registrations share. What was computed on top of a
-//! block that is forgotten therefore stays out of reach, even when the same tokens are registered again.
-//! Knows neither who holds blocks nor when they go.
+//! Predecessors are identified by a serial number that is never reused. Blocks that were computed after a
+//! block that has been removed can therefore not be found, even when the same tokens are registered again. It
+//! does not know which sequences reference blocks or when blocks are evicted.
 
 use std::collections::HashMap;
 use xxhash_rust::xxh3::xxh3_64_with_seed;
@@ -16,9 +17,9 @@ use xxhash_rust::xxh3::xxh3_64_with_seed;
 /// What a prefix's keys and values depend on besides its tokens.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Origin {
-    /// Prefixes of different salts are never shared.
+    /// Prefixes with different salts are never shared.
     pub salt: u64,
-    /// Whether the sequence was beyond the length from which on it is computed with other frequencies
+    /// Whether the sequence had passed the length from which other RoPE frequencies apply
     /// (`Capacity::rope_switch`).
     pub long: bool,
 }
@@ -29,7 +30,7 @@ impl Origin {
     }
 }
 
-/// The hashes of a sequence's full blocks, each over all tokens up to its block's end.
+/// The hashes of a sequence's full blocks, each over all tokens up to the end of its block.
 #[derive(Debug, Default)]
 pub struct Chain {
     origin: Origin,
@@ -44,7 +45,7 @@ impl Chain {
         }
     }
 
-    /// Hashes the full blocks of `tokens` that are not hashed yet.
+    /// Hashes the full blocks of `tokens` that have no hash yet.
     pub fn extend(&mut self, tokens: &[u32], block_size: usize) {
         let mut last = self.hashes.last().copied().unwrap_or_else(|| self.origin.seed());
         for block in tokens.chunks_exact(block_size).skip(self.hashes.len()) {
@@ -53,14 +54,14 @@ impl Chain {
         }
     }
 
-    /// The first blocks of `tokens`, at most so many, as far as they are hashed.
+    /// The first `blocks` blocks of `tokens`, as far as they have been hashed.
     pub fn prefix<'a>(&'a self, tokens: &'a [u32], blocks: usize) -> Prefix<'a> {
         let hashes = &self.hashes[..blocks.min(self.hashes.len())];
         Prefix { origin: self.origin, hashes, tokens }
     }
 }
 
-/// A block's hash: over its tokens, seeded with that of the blocks before it.
+/// A block's hash: over its tokens, seeded with the hash of the blocks before it.
 fn chained(before: u64, tokens: &[u32]) -> u64 {
     const PIECE: usize = 32;
     tokens.chunks(PIECE).fold(before, |seed, piece| {
@@ -87,15 +88,15 @@ impl<'a> Prefix<'a> {
     }
 }
 
-/// What stands before a block.
+/// What precedes a block.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Parent {
     Origin(Origin),
-    /// The serial number of a known block.
+    /// The serial number of a registered block.
     Block(u64),
 }
 
-/// What a block is looked up by.
+/// The lookup key of a block.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Key<'a> {
     hash: u64,
@@ -103,7 +104,7 @@ pub(super) struct Key<'a> {
     tokens: &'a [u32],
 }
 
-/// A known block.
+/// A registered block.
 #[derive(Debug, Clone, Copy)]
 struct Node {
     serial: u64,
@@ -116,9 +117,9 @@ struct Node {
 pub(super) struct PrefixIndex {
     block_size: usize,
     by_hash: HashMap<u64, u32>,
-    /// One for each block.
+    /// One entry per block.
     nodes: Vec<Option<Node>>,
-    /// Each block's tokens, end to end; meaningless where the node is `None`.
+    /// The tokens of each block, concatenated; undefined where the node is `None`.
     tokens: Vec<u32>,
     last_serial: u64,
 }
@@ -138,19 +139,19 @@ impl PrefixIndex {
         self.by_hash.len()
     }
 
-    /// The number under which a block is known, if it is.
+    /// A block's serial number, if it is registered.
     pub fn serial(&self, block: u32) -> Option<u64> {
         Some(self.node(block)?.serial)
     }
 
-    /// The block that holds exactly this.
+    /// The block with exactly this key.
     pub fn find(&self, key: &Key<'_>) -> Option<u32> {
         let block = *self.by_hash.get(&key.hash)?;
         let same = self.node(block)?.parent == key.parent && self.tokens_of(block) == key.tokens;
         same.then_some(block)
     }
 
-    /// Appends the blocks that hold the prefix, as many as are known without a gap.
+    /// Appends the blocks that hold the prefix, up to the first one that is not registered.
     pub fn find_all(&self, prefix: &Prefix<'_>, table: &mut Vec<u32>) {
         let mut parent = Parent::Origin(prefix.origin);
         for at in 0..prefix.hashes.len() {
@@ -163,8 +164,8 @@ impl PrefixIndex {
         }
     }
 
-    /// Makes a block known. Returns one of the same hash that had to give way: the newer is the likelier to
-    /// be within reach.
+    /// Registers a block. Returns a block with the same hash that was removed for it: the newer one is more
+    /// likely to be found again.
     pub fn insert(&mut self, block: u32, key: &Key<'_>) -> Option<u32> {
         self.remove(block);
         let displaced = self.by_hash.get(&key.hash).copied();
@@ -180,7 +181,7 @@ impl PrefixIndex {
         displaced
     }
 
-    /// Makes a block unknown, if it was known.
+    /// Removes a block, if it was registered.
     pub fn remove(&mut self, block: u32) {
         if let Some(node) = self.nodes.get_mut(block as usize).and_then(Option::take) {
             self.by_hash.remove(&node.hash);
@@ -209,7 +210,7 @@ mod tests {
     }
 
     impl PrefixIndex {
-        /// Each known block with its serial number and its predecessor's.
+        /// Each registered block with its serial number and its predecessor's.
         pub fn known(&self) -> Vec<(u32, u64, Option<u64>)> {
             let known = (0u32..).zip(&self.nodes).filter_map(|(block, node)| {
                 let Node { serial, hash, parent } = (*node)?;

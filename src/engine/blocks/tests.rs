@@ -1,6 +1,6 @@
-//! The pool against a model of what was written where: whatever is admitted, computed, spoilt or cancelled,
-//! in whatever order, a hit holds the very tokens that were asked for, nobody writes to what others may
-//! read, and every block comes back.
+//! The pool compared with a model of what was written where. Whatever is admitted, computed, corrupted or
+//! cancelled, in any order: a hit contains exactly the requested tokens, no sequence writes to a block that
+//! others may read, and every block is freed in the end.
 
 use super::*;
 use proptest::prelude::*;
@@ -9,7 +9,7 @@ use std::collections::{HashMap, HashSet};
 const SIZE: usize = 4;
 
 impl BlockPool {
-    /// Tables that a block is in.
+    /// Number of tables that contain a block.
     pub(in crate::engine) fn holders(&self, block: u32) -> u32 {
         self.holders[block as usize]
     }
@@ -19,7 +19,7 @@ impl BlockPool {
         self.index.serial(block).is_some()
     }
 
-    /// Checks that each block is in one state, that the counts are those of `tables`, and that prefixes
+    /// Checks that each block is in exactly one state, that the counts match `tables`, and that prefixes
     /// would be evicted from their ends.
     pub(in crate::engine) fn audit<'a>(&self, tables: impl Iterator<Item = &'a [u32]>) {
         let mut holders = vec![0; self.total()];
@@ -49,10 +49,10 @@ impl BlockPool {
     }
 }
 
-/// What a block holds: the origin and all tokens up to its end. `None`: nothing that may be read.
+/// The contents of a block: the origin and all tokens up to its end. `None`: nothing that may be read.
 type Written = Option<(Origin, Vec<u32>)>;
 
-/// A sequence as the scheduler drives one.
+/// A sequence, driven as the scheduler would.
 struct Holder {
     origin: Origin,
     tokens: Vec<u32>,
@@ -76,7 +76,7 @@ impl World {
         World { pool, written: HashMap::new(), holders: Vec::new(), mask, hits: 0 }
     }
 
-    /// Admits a sequence if it fits; what it finds must be what it asked for.
+    /// Admits a sequence if it fits, and checks that the cached blocks it gets have the right contents.
     fn admit(&mut self, origin: Origin, tokens: Vec<u32>) {
         let mut chain = Chain::default();
         chain.set_origin(origin);
@@ -162,7 +162,7 @@ impl World {
     }
 }
 
-/// Tokens of which many sequences have the beginning in common.
+/// Tokens with a beginning that many sequences have in common.
 fn tokens(kind: u32, len: usize) -> Vec<u32> {
     (0..len as u32).map(|p| if p < 9 { p } else { p * (kind % 3) + 1 }).collect()
 }
@@ -226,7 +226,7 @@ proptest! {
     }
 }
 
-/// A sequence that was computed and has left.
+/// A sequence that was computed and has ended.
 fn computed(world: &mut World, tokens: Vec<u32>) -> Vec<u32> {
     world.admit(Origin::default(), tokens);
     let who = world.holders.len() - 1;
@@ -260,7 +260,7 @@ fn a_prefix_that_is_used_again_stays_longest() {
     let again = computed(&mut world, tokens(1, 9));
     assert_eq!(again[..2], first[..2], "shared, not copied");
     let mut table = Vec::new();
-    // The third block of the first was the one to give way to the tail of the third sequence.
+    // The third block of the first sequence was evicted for the tail of the third sequence.
     assert_eq!((again[2], world.pool.evictions(), world.pool.free()), (first[2], 1, 6));
     assert!(world.pool.grow(&mut table, 6));
     assert_eq!(table, [first[2], second[2], second[1], second[0], first[1], first[0]]);
@@ -290,7 +290,7 @@ fn what_stood_on_a_forgotten_block_stays_out_of_reach() {
     world.admit(Origin::default(), tokens(1, 5));
     assert_eq!(world.hits, 1, "it holds the first block alone");
     world.spoil(0, true);
-    // The same first block is computed again; the two behind the forgotten one must not be found.
+    // The same first block is computed again; the two after the removed one must not be found.
     computed(&mut world, tokens(1, 5));
     world.hits = 0;
     world.admit(Origin::default(), tokens(1, 13));
@@ -309,7 +309,7 @@ fn an_admission_that_does_not_fit_changes_nothing() {
     let table = computed(&mut world, tokens(1, 12));
     world.admit(Origin::default(), vec![60; 5]);
     let before = world.pool.idle.order();
-    // Three of its four blocks are idle here, but then only its own hits are left to take.
+    // Three of its four blocks are cached here, but then only its own hits are left to allocate.
     world.admit(Origin::default(), tokens(1, 16));
     assert_eq!((world.holders.len(), world.pool.idle.order()), (1, before));
     assert_eq!(world.pool.evictions(), 1);

@@ -1,4 +1,4 @@
-//! What becomes of all lanes when the device under them is lost.
+//! What happens to all lanes when the device is lost.
 
 use super::*;
 use crate::device::Batch;
@@ -11,10 +11,10 @@ use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
 const CAPACITY: Capacity =
     Capacity { blocks: 64, block_size: 4, vocab: 50, max_len: 128, rope_switch: None };
-/// A prompt with this id costs the device.
+/// A prompt with this id makes the device fail.
 const FATAL: u32 = 13;
 
-/// A fake model that counts what it is asked, and the end of its life.
+/// A fake model that counts its calls and whether it was dropped.
 struct Counted {
     inner: FakeRunner,
     steps: Arc<AtomicUsize>,

@@ -1,5 +1,6 @@
-//! Two lanes on one card whose calls return long before the work is done: what a reader of stable's waits for,
-//! on the card's own clock, while a canary takes in a long prompt; and a canary's load beside a recording.
+//! Two lanes on one emulated GPU whose calls return long before the work is done. One test measures how long
+//! a reader of stable waits, on the GPU's clock, while the canary processes a long prompt. Another loads a
+//! canary during a CUDA graph capture.
 
 use super::*;
 use crate::device::ModelPool;
@@ -11,11 +12,11 @@ use serin_kernels::cuda::{Card, KvKind, Queue};
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
 const PROMPT: usize = 2048;
-/// Longest a step may be beyond what was aimed at: its pace is that of the steps before, and a chunk costs more
-/// the more of the prompt there is behind it.
+/// How much a step may exceed its target time. The speed is estimated from earlier steps, and a chunk costs
+/// more the further it is into the prompt.
 const OVERSHOOT: f64 = 1.25;
 
-/// A model of random weights, small but for its context.
+/// A model with random weights; small except for its context.
 fn weights() -> Weights {
     let dir = tempfile::tempdir().unwrap();
     let config = json!({
@@ -64,7 +65,7 @@ fn tokens(inbox: &mut UnboundedReceiver<SeqEvent>) -> usize {
     count
 }
 
-/// As a 3060 is with 8 billion weights: about 0.5 ms for a token of a prompt.
+/// Like an RTX 3060 with 8 billion weights: about 0.5 ms per prompt token.
 fn slow() -> CardPace {
     CardPace { start: Duration::from_micros(4), thread: 300_000, multiply: 0, byte: 80 }
 }
@@ -80,7 +81,7 @@ fn stable_waits_no_longer_than_a_shared_step_for_a_canarys_long_prompt() {
     let now = || start + emulated.now();
     let (asked, mut reader) = request(20, 400);
     stable.submit(asked);
-    // The prompt, a launched step, a recorded one, and one that is replayed.
+    // The prompt, a launched step, a captured one, and one that is replayed.
     for _ in 0..4 {
         assert!(stable.step(false, None, now).is_none());
     }
@@ -103,11 +104,11 @@ fn stable_waits_no_longer_than_a_shared_step_for_a_canarys_long_prompt() {
     println!("{} rounds, {whole:?}, longest {longest:?}, stable's own step {own:?}", waits.len());
     assert!(whole > 4 * SHARED_STEP, "the prompt takes long enough to be cut up: {whole:?}");
     assert!(longest <= SHARED_STEP.mul_f64(OVERSHOOT) + own, "{longest:?} of {waits:?}");
-    // The canary gets on as well: its steps are not all of the least size.
+    // The canary makes progress as well: its steps are not all of the minimum size.
     assert!(waits.len() < PROMPT / LEAST_SHARED_TOKENS, "{} rounds", waits.len());
 }
 
-/// How many loads are tried while a graph is recorded.
+/// Number of loads that are tried during graph captures.
 const LOADS: usize = 1000;
 
 #[test]

@@ -1,5 +1,5 @@
-//! The prefix cache as the scheduler uses it: what is found, what is not, and that no failure, preemption
-//! or change of frequencies ever lets a sequence read what is not its own.
+//! The prefix cache as used by the scheduler: what is found and what is not. No failure, preemption or change
+//! of RoPE frequencies may ever let a sequence read data that is not its own.
 
 use super::tests::{EOS, next_token, of_no_time, reply_alone, score};
 use super::*;
@@ -15,7 +15,7 @@ const SIZE: usize = 4;
 /// What was written to a KV slot; `None`: by a step that failed.
 type Written = Option<(u32, u32, bool, u64)>;
 
-/// What a request asks for.
+/// The content of a request.
 #[derive(Debug, Clone)]
 struct Wish {
     prompt: Vec<u32>,
@@ -33,17 +33,17 @@ impl Wish {
 struct Client {
     wish: Wish,
     events: Option<UnboundedReceiver<SeqEvent>>,
-    /// Where its first row began: what the cache had.
+    /// Where its first row began, which is what was cached.
     began: Option<usize>,
 }
 
-/// How a step goes.
+/// The result of a step.
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Luck {
     Good,
     /// The step fails as a whole.
     Fails,
-    /// The sequence of so many-th result has logits that are no numbers.
+    /// The n-th result's sequence has NaN logits.
     NotANumber(usize),
     /// The last results are missing.
     TooFew,
@@ -79,7 +79,7 @@ impl World {
     fn submit(&mut self, wish: Wish) -> usize {
         let (events, inbox) = unbounded_channel();
         let tag = self.clients.len();
-        // The seed tells the rows of a step whose they are.
+        // The seed identifies the request of a row.
         let params = SamplingParams {
             score_last: wish.score_last,
             seed: tag as u64,
@@ -105,7 +105,7 @@ impl World {
         self.scheduler.blocks.audit(self.scheduler.running.iter().map(|s| s.blocks.as_slice()));
     }
 
-    /// One step, checked against what was really written. False when there was nothing to do.
+    /// One step, checked against what was really written. Returns false when there was nothing to do.
     fn step(&mut self, luck: Luck) -> bool {
         if !self.scheduler.schedule(&mut self.batch, self.now) {
             return false;
@@ -135,7 +135,7 @@ impl World {
         true
     }
 
-    /// Books a step in which one result is no number: none of that sequence's blocks can be found then.
+    /// Processes a step with one NaN result: none of that sequence's blocks can be found afterwards.
     fn complete_with_nan(&mut self, mut results: Vec<Sampled>, which: usize) {
         let which = which % results.len().max(1);
         let mut due = 0;
@@ -156,7 +156,7 @@ impl World {
         self.scheduler.step.iter().map(|s| running(s).draw().params.seed as usize).collect()
     }
 
-    /// Writes the batch's tokens; nobody else may be able to read where.
+    /// Writes the batch's tokens; no other sequence may be able to read the slots.
     fn write(&mut self) {
         for (row, owner) in self.batch.rows.iter().zip(self.owners()) {
             let (long, client) = (self.is_long(row), &mut self.clients[owner]);
@@ -211,7 +211,7 @@ impl World {
         while self.step(Luck::Good) {}
     }
 
-    /// Submits and runs to the end: the reply and the timings.
+    /// Submits a request and runs to the end: the reply and the timings.
     fn ask(&mut self, wish: Wish) -> (Vec<u32>, Timings) {
         let tag = self.submit(wish);
         self.run();
@@ -219,7 +219,8 @@ impl World {
         (reply, timings.expect("it has finished"))
     }
 
-    /// What a client got, checked against the reply of a model that is alone. `None`: it was failed.
+    /// What a client received, checked against the reply of a model that serves only this request. `None`:
+    /// the request failed.
     fn outcome(&mut self, tag: usize) -> (Vec<u32>, Option<Timings>) {
         let longest = self.scheduler.capacity.longest();
         let Client { wish, events, began } = &mut self.clients[tag];
@@ -248,13 +249,13 @@ impl World {
     }
 }
 
-/// Tokens of which many prompts have the beginning in common.
+/// Tokens with a beginning that many prompts have in common.
 fn prompt(kind: u32, len: usize) -> Vec<u32> {
     (0..len as u32).map(|p| if p < 10 { 5 + p } else { 1 + p * (kind + 2) % 96 }).collect()
 }
 
-/// A request at a step: which prompt, how long, how much to generate and to score, whether it goes on from
-/// the reply to the one before.
+/// A request at a step: which prompt, its length, the number of tokens to generate and to score, and whether
+/// it continues the previous reply.
 type Asked = (usize, u32, usize, usize, usize, bool);
 
 fn asked() -> impl Strategy<Value = Asked> {
@@ -389,7 +390,8 @@ fn the_sides_of_a_switch_of_frequencies_share_nothing() {
     assert_eq!(timings.cached_tokens, 0, "computed for the long side");
     let cached = [18, 24].map(|len| world.ask(Wish::of(&prompt(0, len), 1)).1.cached_tokens);
     assert_eq!(cached, [16, 20], "each side finds its own");
-    // One that crosses finds its short side at first, then what the long side knows of it.
+    // A sequence that crosses the switch first finds the cached blocks of the short side, then those of the
+    // long side.
     let before = world.computed;
     let (reply, timings) = world.ask(Wish::of(&prompt(0, 18), 5));
     assert!(reply.len() > 3, "it crosses: {reply:?}");

@@ -1,5 +1,5 @@
-//! The scheduler against a shadow cache: whatever is preempted, chunked or cancelled, each row must find
-//! exactly its own tokens in the blocks it is given, and every block must come back.
+//! The scheduler compared with a shadow cache. Whatever is preempted, chunked or cancelled, each row must
+//! find exactly its own tokens in its blocks, and every block must be freed in the end.
 
 use super::*;
 use crate::engine::request::{FinishReason, SeqEvent};
@@ -72,8 +72,8 @@ fn scoring_client(
     Client { prompt, score_last, max_new, events: Some(inbox) }
 }
 
-/// Checks the batch against the shadow cache (position, id, and whether its sequence was long by then) and
-/// "runs" it.
+/// Checks the batch against the shadow cache (position, id, and whether the sequence had passed the switch)
+/// and "runs" it.
 fn run_step(
     batch: &Batch,
     draws: &[Draw<'_>],
@@ -195,8 +195,8 @@ proptest! {
 }
 
 proptest! {
-    /// Whatever arrives, however tight the bound of a shared step: a sequence that decodes gets a token in every
-    /// step, and one whose prompt is being computed gets on in a bounded number of them.
+    /// Whatever requests arrive, and however small the limit of a shared step: a decoding sequence gets a
+    /// token in every step, and a prompt makes progress within a bounded number of steps.
     #[test]
     fn every_running_decode_advances_in_every_step(
         arrivals in proptest::collection::vec((0usize..60, 1usize..60, 1usize..30), 1..40),
@@ -205,7 +205,7 @@ proptest! {
         shared_tokens in 1usize..40,
         always_shared in any::<bool>(),
     ) {
-        // Room for all, so that nobody is preempted.
+        // Enough blocks for all, so that no sequence is preempted.
         let capacity = Capacity { blocks: 12 * 25, block_size: 4, vocab: 97, max_len: 96, rope_switch: None };
         let max_batch_tokens = max_running + spare;
         let config = SchedulerConfig { max_running, max_batch_tokens, max_waiting: 64, prefix_cache: false };

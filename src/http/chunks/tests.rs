@@ -1,4 +1,4 @@
-//! Event streams to the letter.
+//! Event streams, compared byte for byte.
 
 use super::*;
 use crate::rollout::Arm;

@@ -1,4 +1,4 @@
-//! Statuses and forms.
+//! Statuses and error formats.
 
 use super::*;
 use std::time::Duration;

@@ -1,4 +1,4 @@
-//! When headers go out, and what a silent stream says.
+//! When headers are sent, and what a silent stream sends.
 
 use super::*;
 use crate::serving::{Finish, GatewayError, GenerateRequest, Generation, Prompt, Usage};
@@ -29,7 +29,7 @@ fn served(arm: Arm) -> Served {
     Served { arm, version, fingerprint, rescued: false }
 }
 
-/// A generation routed to the canary and fed by hand.
+/// A generation routed to the canary, with pieces sent by the test.
 async fn start() -> (Replies, Sender<Piece>) {
     let request = GenerateRequest {
         id: "chatcmpl-1".to_owned(),

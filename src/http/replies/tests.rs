@@ -1,4 +1,4 @@
-//! Several generations as one.
+//! Several generations as one answer.
 
 use super::*;
 use crate::rollout::Arm;
@@ -29,7 +29,7 @@ fn request() -> GenerateRequest {
     }
 }
 
-/// As many generations as asked for, two replies each, fed by hand.
+/// Starts the requested number of generations, with two replies each and pieces sent by the test.
 async fn start(prompts: usize) -> (Replies, Vec<Sender<Piece>>) {
     let senders = RefCell::new(Vec::new());
     let generate = async |_| {

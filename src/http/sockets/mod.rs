@@ -1,11 +1,11 @@
-//! Sockets: accepted within bounds, served with deadlines, closed with grace.
+//! Sockets: accepted within limits, served with deadlines, closed gracefully.
 //!
-//! The accept loop is our own because the usual one sets no deadline for request headers, so that a client
-//! which sends a byte a minute would hold a connection for ever. When all connections are in use, one without a
-//! complete request makes room ([`room`]). When all are at work, a few more are accepted for probes, and
-//! everybody else is told to come back ([`Spare`]). A client that stops reading its reply is let go after a
-//! while. Handlers learn the peer's address from [`Peer`] and how far the end of the server has come from
-//! [`Lifecycle`].
+//! The accept loop is our own because the usual one has no deadline for request headers, so that a client
+//! that sends one byte per minute would hold a connection for ever. When all connections are in use, one
+//! without a complete request is closed ([`room`]). When all are serving requests, a few more are accepted
+//! for probes, and all other requests are told to come back later ([`Spare`]). If a client stops reading its
+//! reply, its connection is closed after a while. Handlers get the client's address from [`Peer`] and the
+//! server's phase from [`Lifecycle`].
 
 mod pending;
 mod room;
@@ -33,30 +33,30 @@ use tokio::task::JoinSet;
 use tokio_io_timeout::TimeoutStream;
 use tower::ServiceExt;
 
-/// The address of whoever sent a request; absent when no socket is involved.
+/// The address of a request's sender; absent if no socket is involved.
 #[derive(Debug, Clone, Copy)]
 pub struct Peer(pub SocketAddr);
 
-/// Marks a request on one of the connections beyond the bound.
+/// Marks a request on one of the connections beyond the limit.
 #[derive(Debug, Clone, Copy)]
 pub struct Spare;
 
-/// Bounds on connections.
+/// Limits on connections.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Bounds {
-    /// Most connections at a time.
+    /// Maximum number of connections.
     pub connections: usize,
-    /// Connections without a complete request that one client may hold.
+    /// Maximum number of connections per client without a complete request.
     pub pending_per_client: usize,
-    /// Addresses that stand for many clients, so that the bound per client is not for them.
+    /// Addresses that forward for many clients, to which the limit per client does not apply.
     pub trusted: Vec<IpNet>,
-    /// Longest time for the headers of a connection's first request.
+    /// Maximum time for the headers of a connection's first request.
     pub headers: Duration,
-    /// Longest time from the end of one request to the headers of the next.
+    /// Maximum time from the end of one request to the headers of the next.
     pub keep_alive: Duration,
-    /// Longest time that a client may leave a reply unread; then it counts as gone.
+    /// Maximum time that a client may not read its reply; then it counts as disconnected.
     pub unread: Duration,
-    /// The phase of the end in which the listener closes.
+    /// The phase of the shutdown in which the listener closes.
     pub until: Phase,
 }
 
@@ -74,22 +74,22 @@ impl Default for Bounds {
     }
 }
 
-/// Pause after the system refused to accept, which it does when descriptors run out.
+/// Pause after an accept error, which occurs when file descriptors run out.
 const RECOVERY: Duration = Duration::from_millis(100);
 /// How long replies that were cut off may take to reach their clients.
 const LAST_WORDS: Duration = Duration::from_secs(1);
-/// How long a connection that has to make room may take to show that its request was under way.
+/// How long a connection that is to be closed has to show that a request was on its way.
 const LAST_CHANCE: Duration = Duration::from_millis(100);
-/// Connections that may use their last chance at a time. Each holds a descriptor.
+/// Maximum number of connections in that state at a time. Each needs a file descriptor.
 const LAST_CHANCES: usize = 256;
-/// Most bytes of a connection that are read before anybody asks for them, a request's headers at most.
+/// Maximum number of bytes read from a connection before a handler reads them; at most a request's headers.
 const READ_AHEAD: usize = 64 << 10;
-/// Said to connections for which there is not even a spare place.
+/// Sent to connections for which there is not even a spare place.
 const FULL: &[u8] =
     b"HTTP/1.1 503 Service Unavailable\r\nconnection: close\r\nretry-after: 1\r\ncontent-length: 0\r\n\r\n";
 
-/// Serves `app` until the end has come as far as the bounds say, then lets running requests finish until they are
-/// cut off.
+/// Serves `app` until the shutdown reaches the phase in the limits, then lets running requests finish until
+/// they are cut off.
 pub async fn serve(listener: TcpListener, app: Router, bounds: Bounds, lifecycle: Lifecycle) {
     let room = Room::new(bounds);
     let chances = Arc::new(Semaphore::new(LAST_CHANCES));
@@ -109,7 +109,7 @@ pub async fn serve(listener: TcpListener, app: Router, bounds: Bounds, lifecycle
         while connections.try_join_next().is_some() {}
         let Some(place) = room.take(peer.ip()) else {
             metrics::connection_closed("full");
-            // As far as the socket takes it without waiting.
+            // As much as the socket accepts without waiting.
             let _ = stream.try_write(FULL);
             continue;
         };
@@ -127,7 +127,7 @@ pub async fn serve(listener: TcpListener, app: Router, bounds: Bounds, lifecycle
     connections.shutdown().await;
 }
 
-/// Serves one connection to its end, or until it has to make room.
+/// Serves one connection to its end, or until it has to close for another.
 async fn follow(
     connection: impl Future<Output = Result<(), hyper::Error>>,
     place: Arc<Place>,
@@ -139,7 +139,7 @@ async fn follow(
     let mut first = true;
     loop {
         tokio::select! {
-            // First of all: a request that has come is read before the place is given up.
+            // Polled first: a request that has arrived is read before the connection is closed.
             biased;
             ended = &mut connection => return note(ended),
             () = place.asked_to_leave() => {
@@ -168,7 +168,7 @@ fn note(ended: Result<(), hyper::Error>) {
     }
 }
 
-/// A client that left before it was accepted is no reason to wait; anything else is.
+/// A client that disconnected before it was accepted is no reason to wait; any other error is.
 async fn recover(error: &io::Error) {
     use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset, InvalidInput};
     let theirs = [ConnectionAborted, ConnectionRefused, ConnectionReset, InvalidInput];

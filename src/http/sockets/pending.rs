@@ -1,13 +1,14 @@
-//! Connections that have no complete request: who has to make room for a newcomer.
+//! Connections without a complete request: which of them is closed when the limit is reached.
 //!
-//! Silence must not take what honest clients need. A connection is *pending* from its start until a whole request
-//! has come, and again after the reply. Room is made by the client that holds the most pending connections, so that
-//! one with few never pays for one with many. Pure: no sockets, no clock.
+//! Silent connections must not use up what honest clients need. A connection is *pending* from its start
+//! until a whole request has arrived, and again after the reply. The client with the most pending connections
+//! loses one, so that a client with few never pays for one with many. Pure: no sockets, no clock.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::{IpAddr, Ipv6Addr};
 
-/// Whom a connection is counted for: an IPv4 address, or the 64 bits of an IPv6 network, which one client has whole.
+/// The client that a connection counts for: an IPv4 address, or the 64-bit prefix of an IPv6 address, since
+/// one client usually has a whole /64 network.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(super) struct Client(IpAddr);
 
@@ -20,13 +21,13 @@ impl Client {
     }
 }
 
-/// Pending connections. Those of nobody (`None`: behind a trusted proxy) make room after those of clients, and
-/// those that had a request before (idle ones) come last.
+/// Pending connections. Those behind a trusted proxy (`None`) are closed after those of clients, and idle
+/// ones, which have had a request before, are closed last.
 #[derive(Debug, Default)]
 pub(super) struct Pending {
-    /// By age, oldest first: those that wait for the rest of a request or for a first one.
+    /// By age, oldest first: connections that wait for a first request or for the rest of one.
     silent: HashMap<Option<Client>, BTreeMap<u64, u64>>,
-    /// How many silent ones each client has.
+    /// The number of silent connections of each client.
     ranking: BTreeSet<(usize, Client)>,
     idle: BTreeMap<u64, u64>,
     places: HashMap<u64, Place>,
@@ -41,7 +42,8 @@ struct Place {
 }
 
 impl Pending {
-    /// A connection waits for a request, or for the rest of one; `idle`: it waits for another after its last reply.
+    /// A connection waits for a request or for the rest of one; `idle`: it waits for another request after
+    /// its last reply.
     pub fn add(&mut self, id: u64, idle: bool, owner: Option<Client>) {
         self.remove(id);
         let age = self.next;
@@ -63,7 +65,7 @@ impl Pending {
         }
     }
 
-    /// The connection that has to make room first.
+    /// The connection to close first.
     pub fn first_to_go(&self) -> Option<u64> {
         let most = self.ranking.last().map(|(_, client)| Some(*client));
         let oldest = |owner: Option<Client>| self.silent.get(&owner)?.values().next().copied();
@@ -72,7 +74,7 @@ impl Pending {
             .or_else(|| self.idle.values().next().copied())
     }
 
-    /// The oldest silent one of a client that has `most` of them or more.
+    /// The oldest silent connection of a client that has at least `most` of them.
     pub fn beyond(&self, client: Client, most: usize) -> Option<u64> {
         let silent = self.silent.get(&Some(client)).filter(|silent| silent.len() >= most)?;
         silent.values().next().copied()
@@ -142,14 +144,15 @@ mod tests {
         assert_eq!(pending.beyond(client(2), 2), None);
     }
 
-    /// (id, what happens to it, whose)
+    /// (id, what happens to it, its client)
     fn steps() -> impl Strategy<Value = Vec<(u64, u8, u8)>> {
         prop::collection::vec((0u64..40, 0u8..4, 0u8..4), 0..200)
     }
 
     proptest! {
-        /// Whatever came before: nobody makes room who has fewer silent connections than somebody else, nobody
-        /// whose request is complete, and no idle connection while a silent one is there.
+        /// Whatever happened before, these are never closed: a connection of a client that has fewer silent
+        /// connections than another, a connection with a complete request, and an idle one while there is a
+        /// silent one.
         #[test]
         fn whoever_holds_most_makes_room(steps in steps()) {
             let mut pending = Pending::default();

@@ -1,7 +1,8 @@
-//! Room for connections: who is in, who has to leave for a newcomer, and what a connection's requests say about it.
+//! The connections of a listener: which are open, which is closed for a new one, and what their requests say
+//! about them.
 //!
-//! The choice itself is [`super::pending`]'s. Here it meets what happens on the connections, under one lock that is
-//! held for a few map operations only.
+//! [`super::pending`] makes the choice. This file applies it to the connections, under one lock that is held
+//! only for a few map operations.
 
 use super::Bounds;
 use super::pending::{Client, Pending};
@@ -16,10 +17,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
 use tokio::sync::Notify;
 
-/// Connections beyond the bound, for probes and for telling others to come back.
+/// Connections beyond the limit, for probes and for telling other clients to come back later.
 pub(super) const SPARE: usize = 32;
 
-/// Room for the connections of one listener.
+/// The connections of one listener.
 pub(super) struct Room {
     pub bounds: Bounds,
     inside: Mutex<Inside>,
@@ -32,23 +33,23 @@ struct Inside {
     next: u64,
 }
 
-/// Tells one connection that it has to leave.
+/// Tells one connection to close.
 #[derive(Default)]
 struct Leave(Notify);
 
-/// One connection's place in the room; it is free again when this is dropped.
+/// One connection's place; it becomes free when this is dropped.
 pub(super) struct Place {
     id: u64,
     owner: Option<Client>,
     leave: Arc<Leave>,
     room: Arc<Room>,
-    /// The headers of a request have come.
+    /// The headers of a request have arrived.
     begun: AtomicBool,
-    /// It is one beyond the bound.
+    /// It is beyond the limit.
     pub spare: bool,
 }
 
-/// What a connection that was chosen to make room has to do.
+/// What a connection that was chosen for closing has to do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Told {
     Stay,
@@ -60,7 +61,7 @@ impl Room {
         Arc::new(Room { bounds, inside: Mutex::default() })
     }
 
-    /// A place for a newcomer, for which another may have to leave; none if all are at work.
+    /// A place for a new connection; another one may be closed for it. `None` if all are serving requests.
     pub fn take(self: &Arc<Room>, address: IpAddr) -> Option<Arc<Place>> {
         let trusted = self.bounds.trusted.iter().any(|net| net.contains(&address.to_canonical()));
         let owner = (!trusted).then(|| Client::at(address));
@@ -88,12 +89,12 @@ impl Room {
 }
 
 impl Place {
-    /// Resolves when the connection was chosen to make room.
+    /// Resolves when the connection was chosen for closing.
     pub async fn asked_to_leave(&self) {
         self.leave.0.notified().await;
     }
 
-    /// Whether it still has to leave: a request that was under way may have come meanwhile.
+    /// Whether it still has to close: a request that was on its way may have arrived in the meantime.
     pub fn told(&self) -> Told {
         match self.room.inside.lock().open.contains_key(&self.id) {
             true => Told::Stay,
@@ -101,12 +102,12 @@ impl Place {
         }
     }
 
-    /// Whether the headers of any request have come.
+    /// Whether the headers of any request have arrived.
     pub fn begun(&self) -> bool {
         self.begun.load(Ordering::Relaxed)
     }
 
-    /// A request's headers have come, with all of it or with a body to follow.
+    /// A request's headers have arrived; `whole`: there is no body to follow.
     pub fn begin(&self, whole: bool) {
         self.begun.store(true, Ordering::Relaxed);
         if whole {
@@ -118,14 +119,15 @@ impl Place {
         }
     }
 
-    /// All of a request has come. A connection that had to leave stays: what is being served is not given up.
+    /// The whole request has arrived. A connection that was chosen for closing stays open: a request is never
+    /// cut off while it is served.
     fn complete(&self) {
         let mut inside = self.room.inside.lock();
         inside.open.insert(self.id, self.leave.clone());
         inside.pending.remove(self.id);
     }
 
-    /// The reply is over.
+    /// The reply is finished.
     fn rest(&self) {
         let mut inside = self.room.inside.lock();
         if inside.open.contains_key(&self.id) {
@@ -142,7 +144,7 @@ impl Drop for Place {
     }
 }
 
-/// A request's body; its end makes the request complete.
+/// A request's body; when it ends, the request is complete.
 pub(super) struct Arriving {
     pub body: Incoming,
     pub place: Arc<Place>,
@@ -172,7 +174,7 @@ impl HttpBody for Arriving {
     }
 }
 
-/// A reply's body; when it is gone, the connection waits for the next request.
+/// A reply's body; when it is dropped, the connection waits for the next request.
 pub(super) struct Answer {
     pub body: Body,
     pub place: Arc<Place>,

@@ -1,4 +1,4 @@
-//! Whole answers.
+//! Responses that are not streamed.
 
 use super::*;
 use crate::rollout::Arm;

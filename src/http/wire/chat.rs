@@ -1,7 +1,7 @@
 //! The body of a chat completion.
 //!
-//! Checks shapes only as far as every template needs them; messages then travel as the client wrote
-//! them, because which of their fields count is for the answering arm's own template to say.
+//! Checks shapes only as far as every template needs them. Messages are passed on as the client wrote them,
+//! because the answering arm's own template decides which of their fields matter.
 
 use super::common::{Envelope, Rules, ask};
 use super::fields::{Fields, wrong};
@@ -12,7 +12,7 @@ use serde_json::Value;
 
 const ROLES: [&str; 6] = ["system", "developer", "user", "assistant", "tool", "function"];
 
-/// Understands a chat completion's body.
+/// Parses a chat completion's body.
 pub fn chat(mut fields: Fields, envelope: Envelope, rules: Rules<'_>) -> Result<Ask, WireError> {
     response_format(&mut fields)?;
     let logprobs = logprobs(&mut fields)?;
@@ -38,8 +38,8 @@ pub fn prompt(fields: &mut Fields) -> Result<(Prompt, bool), WireError> {
     Ok((Prompt::Chat { messages, tools, template_kwargs, ending }, any))
 }
 
-/// How the prompt ends. A reply that continues the last message does not open one, so only asking for both in
-/// so many words is a contradiction.
+/// How the prompt ends. A reply that continues the last message does not open a new one, so it is an error
+/// only if the client explicitly asks for both.
 fn ending(fields: &mut Fields) -> Result<Ending, WireError> {
     let goes_on = fields.boolean("continue_final_message")?.unwrap_or(false);
     match (goes_on, fields.boolean("add_generation_prompt")?) {
@@ -53,7 +53,7 @@ fn ending(fields: &mut Fields) -> Result<Ending, WireError> {
     }
 }
 
-/// Of how many likeliest tokens the log-probabilities are wanted; `None` if of no token at all.
+/// How many most likely tokens to report log-probabilities for; `None`: report none.
 fn logprobs(fields: &mut Fields) -> Result<Option<u8>, WireError> {
     let wanted = fields.boolean("logprobs")?.unwrap_or(false);
     let top = fields.integer("top_logprobs", 0, MOST_TOP as i64)?.unwrap_or(0);
@@ -63,7 +63,7 @@ fn logprobs(fields: &mut Fields) -> Result<Option<u8>, WireError> {
     Ok(wanted.then_some(top as u8))
 }
 
-/// The younger name wins.
+/// The newer name takes precedence.
 fn max_tokens(fields: &mut Fields) -> Result<Option<usize>, WireError> {
     let old = fields.integer("max_tokens", 1, i64::MAX)?;
     let new = fields.integer("max_completion_tokens", 1, i64::MAX)?;
@@ -88,14 +88,14 @@ fn check(index: usize, message: &Value) -> Result<(), WireError> {
     match fields.get("content") {
         Some(Value::String(_)) => Ok(()),
         Some(Value::Array(parts)) => check_parts(parts, &at(".content")),
-        // A reply that was empty, a call, a tool that had nothing to say: as empty content.
+        // An empty reply, a call, or a tool without a result: treated as empty content.
         None | Some(Value::Null) if ["assistant", "tool", "function"].contains(&role) => Ok(()),
         None => Err(WireError::Missing { param: at(".content") }),
         Some(other) => Err(wrong(at(".content"), "a string or an array of parts", other)),
     }
 }
 
-/// The tool calls that a message may carry.
+/// The tool calls of a message.
 fn calls(value: Option<&Value>, param: &str) -> Result<(), WireError> {
     let calls = match value {
         None | Some(Value::Null) => return Ok(()),
@@ -132,7 +132,7 @@ fn check_parts(parts: &[Value], param: &str) -> Result<(), WireError> {
     Ok(())
 }
 
-/// The tools that the model may use: none when there are none, or when none may be chosen.
+/// The tools that the model may use; `None` if there are none or none may be chosen.
 fn tools(fields: &mut Fields) -> Result<Option<Value>, WireError> {
     let tools = fields.array("tools")?.unwrap_or_default();
     for (index, tool) in tools.iter().enumerate() {
@@ -150,7 +150,7 @@ fn tools(fields: &mut Fields) -> Result<Option<Value>, WireError> {
     Ok((wanted && !tools.is_empty()).then_some(Value::Array(tools)))
 }
 
-/// A tool and a call of one are alike in this: an object with a function that has a name.
+/// Tools and tool calls have this in common: an object with a function that has a name.
 fn function_name(holder: &Value, param: &str) -> Result<(), WireError> {
     let function = holder.get("function").filter(|function| !function.is_null());
     let Some(function) = function else {
@@ -165,7 +165,7 @@ fn function_name(holder: &Value, param: &str) -> Result<(), WireError> {
     }
 }
 
-/// Whether the model may call tools. It cannot be made to.
+/// Whether the model may call tools. It cannot be forced to.
 fn tool_choice(choice: Option<Value>) -> Result<bool, WireError> {
     let instead = "a model cannot be made to call a tool; use 'auto' or 'none'";
     match choice {
@@ -184,7 +184,7 @@ fn tool_choice(choice: Option<Value>) -> Result<bool, WireError> {
     }
 }
 
-/// Text is the only format.
+/// Text is the only supported format.
 pub fn response_format(fields: &mut Fields) -> Result<(), WireError> {
     let Some(format) = fields.object("response_format")? else { return Ok(()) };
     match format.get("type") {

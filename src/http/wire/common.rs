@@ -1,8 +1,8 @@
-//! What chat and plain completions have in common: model name, arm, session, sampling, stops.
+//! The fields that chat and plain completions share: model name, arm, session, sampling, stops.
 //!
-//! Ranges are those of the public API; where the sampler would divide by a number that is all but
-//! zero, it is raised to one that behaves the same, so that no client can make logits overflow and
-//! have the model blamed for it.
+//! Ranges are those of the public API. Where the sampler would divide by a number close to zero, the number
+//! is raised to one with the same effect. Otherwise a client could make logits overflow, and the model would
+//! be blamed.
 
 use super::fields::{Fields, Range, wrong};
 use super::{Ask, WireError};
@@ -13,34 +13,34 @@ use std::time::Instant;
 
 /// Temperatures below this are greedy: no two logits are that close.
 const COLDEST: f64 = 1e-3;
-/// The least repetition penalty that is told apart from none at all.
+/// The smallest repetition penalty that is distinguished from none.
 const LEAST_PENALTY: f64 = 1e-2;
-/// Longest session key in bytes.
+/// Maximum length of a session key in bytes.
 const MAX_KEY: usize = 512;
 
-/// What a request brings besides its body.
+/// The parts of a request outside its body.
 #[derive(Debug, Clone)]
 pub struct Envelope {
     /// The completion's id.
     pub id: String,
-    /// When the request came in.
+    /// When the request arrived.
     pub arrived: Instant,
-    /// Session key by header.
+    /// The session key from the header.
     pub session: Option<String>,
-    /// Arm by header.
+    /// The arm from the header.
     pub variant: Option<Arm>,
     /// Hash of the API key.
     pub api_key: Option<u64>,
-    /// Hash of what tells clients apart without their help.
+    /// Hash of the API key and address: it distinguishes clients that send no session key.
     pub client: u64,
 }
 
-/// What this server serves and allows.
+/// The model that this server serves, and its limits.
 #[derive(Debug, Clone, Copy)]
 pub struct Rules<'a> {
     /// The public name of the model.
     pub served: &'a str,
-    /// Bounds on one request.
+    /// Limits on one request.
     pub limits: Limits,
 }
 
@@ -53,7 +53,7 @@ pub struct Streaming {
     pub include_usage: bool,
 }
 
-/// The fields that refuse a request when set to anything but their neutral value.
+/// Fields for which the request is refused unless they have their neutral value.
 type Refused = (&'static str, fn(&Value) -> bool, &'static str);
 
 const REFUSED: [Refused; 10] = [
@@ -69,7 +69,7 @@ const REFUSED: [Refused; 10] = [
     ("prompt_logprobs", |value| *value != Value::Bool(false), "leave it out"),
 ];
 
-/// Everything that is common, with one [`GenerateRequest`] per prompt.
+/// Everything in common, with one [`GenerateRequest`] per prompt.
 pub fn ask(
     fields: &mut Fields,
     envelope: Envelope,
@@ -101,7 +101,7 @@ pub fn ask(
     Ok(Ask { model, requests, n, streaming, tools, one_call, logprobs })
 }
 
-/// Copies of `request`, one for each prompt; the first keeps the id, the others get it numbered.
+/// Copies of `request`, one for each prompt; the first keeps the id, and the others get a numbered one.
 fn each(request: &GenerateRequest, prompts: Vec<Prompt>) -> Vec<GenerateRequest> {
     let copy = |(index, prompt): (usize, Prompt)| {
         let id = if index == 0 { request.id.clone() } else { format!("{}-{index}", request.id) };
@@ -110,7 +110,7 @@ fn each(request: &GenerateRequest, prompts: Vec<Prompt>) -> Vec<GenerateRequest>
     prompts.into_iter().enumerate().map(copy).collect()
 }
 
-/// Refuses the first of `table` that is set to something that matters.
+/// Refuses the first field of `table` that has a value other than the neutral one.
 pub fn refuse(fields: &Fields, table: &[Refused]) -> Result<(), WireError> {
     let set = |(name, matters, _): &&Refused| fields.peek(name).is_some_and(matters);
     match table.iter().find(set) {
@@ -124,7 +124,7 @@ pub fn is_true(value: &Value) -> bool {
     *value == Value::Bool(true)
 }
 
-/// Whether a list or object has something in it; any other value counts as filled.
+/// Whether a list or object is non-empty; any other value counts as non-empty.
 pub fn is_filled(value: &Value) -> bool {
     match value {
         Value::Array(list) => !list.is_empty(),
@@ -133,7 +133,7 @@ pub fn is_filled(value: &Value) -> bool {
     }
 }
 
-/// The model as it was asked for, and the arm that the name pins.
+/// The model name as requested, and the arm that the name pins.
 pub fn model(fields: &mut Fields, served: &str) -> Result<(String, Option<Arm>), WireError> {
     let asked = fields.string("model")?;
     let asked = asked.ok_or_else(|| WireError::Missing { param: "model".into() })?;
@@ -170,8 +170,8 @@ fn pin(by_name: Option<Arm>, by_header: Option<Arm>) -> Result<Option<Arm>, Wire
     }
 }
 
-/// The session key: header, then the body's names for it, then what a batch falls back to, so that
-/// all of its prompts meet one model.
+/// The session key: from the header, then from the body's fields, then the fallback for a batch, so that all
+/// of its prompts go to the same model.
 fn key(
     fields: &mut Fields,
     header: Option<String>,

@@ -1,4 +1,4 @@
-//! The body of a plain completion: a prompt as text or token ids, or several of them.
+//! The body of a plain completion: a prompt as text or token ids, or several prompts.
 
 use super::chat::response_format;
 use super::common::{Envelope, Rules, ask, is_true, refuse};
@@ -7,14 +7,14 @@ use super::{Ask, WireError};
 use crate::serving::Prompt;
 use serde_json::Value;
 
-/// Most prompts in one request.
+/// Maximum number of prompts per request.
 pub const MAX_PROMPTS: usize = 128;
-/// The public API's own default.
+/// The public API's default.
 const DEFAULT_MAX_TOKENS: usize = 16;
-/// Most likeliest tokens that this endpoint reports, as the public API has it.
+/// Maximum number of most likely tokens that this endpoint reports, as in the public API.
 const MOST_TOP: i64 = 5;
 
-/// Understands a plain completion's body.
+/// Parses a plain completion's body.
 pub fn completion(
     mut fields: Fields,
     envelope: Envelope,
@@ -36,7 +36,7 @@ pub fn completion(
     Ok(ask(&mut fields, envelope, rules, prompts, Some(most))?.reporting(logprobs))
 }
 
-/// Of how many likeliest tokens the log-probabilities are wanted; `None` if of no token at all.
+/// How many most likely tokens to report log-probabilities for; `None`: report none.
 fn logprobs(fields: &mut Fields) -> Result<Option<u8>, WireError> {
     if fields.peek("logprobs") == Some(&Value::Bool(false)) {
         return Ok(None);
@@ -72,7 +72,7 @@ fn prompts(value: Option<Value>) -> Result<Vec<Prompt>, WireError> {
     list.into_iter().enumerate().map(one).collect()
 }
 
-/// Token ids; whether a model has them is for the arm to say.
+/// Token ids; the arm checks whether its model has them.
 pub fn ids(list: &[Value], param: &str) -> Result<Vec<u32>, WireError> {
     if list.is_empty() {
         return Err(WireError::bad(param, "there must be at least one token id"));

@@ -1,7 +1,7 @@
-//! One JSON object of a request, taken apart field by field with precise complaints.
+//! Reads one JSON object of a request field by field, with precise errors.
 //!
-//! A field that is absent and one that is `null` are the same. Knows JSON and nothing of what the
-//! fields mean; ranges come with the call.
+//! A missing field and `null` are the same. It knows JSON, but not what the fields mean; the caller passes
+//! the ranges.
 
 use super::WireError;
 use serde_json::{Map, Value};
@@ -11,10 +11,10 @@ use std::fmt;
 #[derive(Debug)]
 pub struct Fields(Map<String, Value>);
 
-/// The values that a number may have.
+/// The allowed values of a number.
 #[derive(Debug, Clone, Copy)]
 pub struct Range {
-    /// The least value, or the bound below it.
+    /// The minimum, or the bound below it.
     pub min: f64,
     /// Whether `min` itself is allowed.
     pub min_allowed: bool,
@@ -28,7 +28,7 @@ impl Range {
         Range { min, min_allowed: true, max }
     }
 
-    /// Above `min`, up to and with `max`.
+    /// Above `min`, up to and including `max`.
     pub const fn above(min: f64, max: f64) -> Range {
         Range { min, min_allowed: false, max }
     }
@@ -47,7 +47,7 @@ impl fmt::Display for Range {
 }
 
 impl Fields {
-    /// Reads a request body.
+    /// Parses a request body.
     pub fn parse(body: &[u8]) -> Result<Fields, WireError> {
         match serde_json::from_slice(body) {
             Ok(Value::Object(map)) => Ok(Fields(map)),
@@ -65,7 +65,7 @@ impl Fields {
         self.0.remove(name).filter(|value| !value.is_null())
     }
 
-    /// Looks at a field and leaves it.
+    /// Returns a field without taking it.
     pub fn peek(&self, name: &str) -> Option<&Value> {
         self.0.get(name).filter(|value| !value.is_null())
     }
@@ -116,7 +116,7 @@ impl Fields {
         Err(WireError::bad(name, format!("it must be {range}, this is {value}")))
     }
 
-    /// Takes a whole number within `min..=max`; `1.0` is one.
+    /// Takes an integer within `min..=max`; `1.0` is accepted.
     pub fn integer(&mut self, name: &str, min: i64, max: i64) -> Result<Option<i64>, WireError> {
         let Some(value) = self.take(name) else { return Ok(None) };
         let number = whole(&value).ok_or_else(|| wrong(name, "an integer", &value))?;
@@ -130,7 +130,7 @@ impl Fields {
     }
 }
 
-/// The field whose value is `NaN` or an infinity, which JSON has not but some clients write.
+/// The field with the value `NaN` or an infinity, which JSON does not allow but some clients write.
 fn not_a_number(body: &[u8], error: &serde_json::Error) -> Option<WireError> {
     let line = body.split(|byte| *byte == b'\n').nth(error.line().checked_sub(1)?)?;
     let (before, after) = line.split_at_checked(error.column().checked_sub(1)?)?;
@@ -142,7 +142,7 @@ fn not_a_number(body: &[u8], error: &serde_json::Error) -> Option<WireError> {
     Some(WireError::bad(name, what))
 }
 
-/// A whole number of up to 64 bits, signed or not.
+/// An integer of up to 64 bits, signed or unsigned.
 pub fn whole(value: &Value) -> Option<i128> {
     if let Some(number) = value.as_i64() {
         return Some(i128::from(number));
@@ -150,13 +150,13 @@ pub fn whole(value: &Value) -> Option<i128> {
     if let Some(number) = value.as_u64() {
         return Some(i128::from(number));
     }
-    // Up to here every whole number has one spelling as a double.
+    // Up to here, every integer has exactly one representation as a double.
     const EXACT: f64 = 9_007_199_254_740_992.0;
     let number = value.as_f64()?;
     (number.fract() == 0.0 && number.abs() <= EXACT).then_some(number as i128)
 }
 
-/// The complaint about a value of the wrong type.
+/// The error for a value of the wrong type.
 pub fn wrong(param: impl Into<String>, expected: &'static str, got: &Value) -> WireError {
     WireError::WrongType { param: param.into(), expected, got: kind(got) }
 }

@@ -1,13 +1,13 @@
-//! Log-probabilities as the two endpoints write them.
+//! Log-probabilities in the formats of the two endpoints.
 //!
-//! The same facts in two shapes: a chat lists objects, a plain completion has parallel lists. A token that
-//! is no whole character has U+FFFD in its text; its bytes are exact, where the shape has room for them.
+//! The same data in two formats: a chat lists objects, a plain completion has parallel lists. A token that is
+//! not a whole character has U+FFFD in its text; its bytes are exact, where the format has room for them.
 
 use crate::serving::{LikelyToken, TokenLogprob};
 use serde::Serialize;
 use serde_json::{Map, Value};
 
-/// The log-probabilities of a chat's choice, or of what a chunk adds to it.
+/// The log-probabilities of a chat's choice, or the part that a chunk adds.
 #[derive(Debug, Serialize)]
 pub struct ChatLogprobs {
     pub content: Vec<ChatToken>,
@@ -30,13 +30,13 @@ pub struct Likely {
     pub bytes: Vec<u8>,
 }
 
-/// The log-probabilities of a plain completion's choice, or of what a chunk adds to it: one entry per token
+/// The log-probabilities of a plain completion's choice, or the part that a chunk adds: one entry per token
 /// in each list.
 #[derive(Debug, Default, Serialize)]
 pub struct TextLogprobs {
     pub tokens: Vec<String>,
     pub token_logprobs: Vec<f32>,
-    /// By the token's text; the token that was chosen is always among them.
+    /// By the token's text; always includes the chosen token.
     pub top_logprobs: Vec<Map<String, Value>>,
     /// Characters of the reply before the token.
     pub text_offset: Vec<usize>,
@@ -70,7 +70,7 @@ impl From<Vec<TokenLogprob>> for TextLogprobs {
         let mut lists = TextLogprobs::default();
         for TokenLogprob { token, top, offset } in tokens {
             let mut likeliest = Map::new();
-            // Of two tokens that look alike the likelier one stays.
+            // If two tokens have the same text, the more likely one is kept.
             for one in top.iter().chain([&token]) {
                 likeliest.entry(text(one)).or_insert_with(|| one.logprob.into());
             }

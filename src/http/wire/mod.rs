@@ -1,14 +1,13 @@
-//! What clients write and read: request bodies become [`GenerateRequest`]s, replies become JSON.
+//! The formats of requests and responses: bodies become [`GenerateRequest`]s, replies become JSON.
 //!
-//! Reading order: [`fields`] (checked access to one JSON object), [`common`] (what chat and plain
-//! completions share), [`chat`], [`completion`], [`reply`] (the objects of answers) with
-//! [`likely`] (log-probabilities in them). All of it is
-//! plain computation; no clock is read and nothing is awaited here.
+//! Reading order: [`fields`] (checked access to one JSON object), [`common`] (what chat and plain completions
+//! share), [`chat`], [`completion`], [`reply`] (the response objects) with [`likely`] (log-probabilities in
+//! them). All of it is plain computation; no clock is read and nothing is awaited here.
 //!
-//! Why checked access by name and not derived types: the messages of derived types tell a line and
-//! a column but not the field, and clients are owed the field (`param`), what was expected of it
-//! and what came instead. Unknown fields are accepted, because clients send more than any one
-//! server knows; fields that would change the reply and cannot be honoured are refused by name.
+//! Fields are read by name and not with derived types, because the errors of derived types give a line and a
+//! column but not the field. Clients need the field (`param`), what was expected and what came instead.
+//! Unknown fields are accepted, because clients send more than any one server knows. Fields that would change
+//! the reply but are not supported are refused by name.
 
 pub mod chat;
 pub mod common;
@@ -19,7 +18,7 @@ pub mod reply;
 
 use crate::serving::GenerateRequest;
 
-/// Which of the two generation endpoints a request came to.
+/// The generation endpoint of a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Shape {
     /// `/v1/chat/completions`.
@@ -37,7 +36,7 @@ impl Shape {
         }
     }
 
-    /// What completion ids begin with.
+    /// The prefix of completion ids.
     pub const fn id_prefix(self) -> &'static str {
         match self {
             Shape::Chat => "chatcmpl-",
@@ -46,7 +45,7 @@ impl Shape {
     }
 }
 
-/// A request body, understood.
+/// A parsed request body.
 #[derive(Debug)]
 pub struct Ask {
     /// The model's name as the client wrote it.
@@ -55,18 +54,18 @@ pub struct Ask {
     pub requests: Vec<GenerateRequest>,
     /// Replies per prompt.
     pub n: u32,
-    /// Whether the reply is wanted as a stream, and how.
+    /// Whether and how the reply is streamed.
     pub streaming: common::Streaming,
-    /// Whether the reply is to be read for tool calls.
+    /// Whether the reply is parsed for tool calls.
     pub tools: bool,
-    /// Whether a reply may call one tool only.
+    /// Whether a reply may contain only one tool call.
     pub one_call: bool,
-    /// Whether log-probabilities are wanted.
+    /// Whether log-probabilities are reported.
     pub logprobs: bool,
 }
 
 impl Ask {
-    /// With log-probabilities reported for so many likeliest tokens, if any are wanted.
+    /// Reports log-probabilities for this many most likely tokens, if requested.
     fn reporting(mut self, logprobs: Option<u8>) -> Ask {
         self.requests.iter_mut().for_each(|request| request.sampling.logprobs = logprobs);
         self.logprobs = logprobs.is_some();
@@ -74,13 +73,13 @@ impl Ask {
     }
 }
 
-/// What is wrong with a request before any model sees it. Texts are fit for clients.
+/// What is wrong with a request, found before any model sees it. The texts are meant for clients.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum WireError {
-    /// The body is no JSON, or no JSON that fits.
+    /// The body is not valid JSON, or not of the expected form.
     #[error("The request body could not be read as JSON: {what}")]
     Malformed {
-        /// What the parser said, with line and column.
+        /// The parser's message, with line and column.
         what: String,
     },
     /// The body is longer than allowed.
@@ -95,29 +94,29 @@ pub enum WireError {
         /// How long the server waited.
         seconds: u64,
     },
-    /// Other bodies take all the memory that there is for bodies.
+    /// Other bodies use all the memory reserved for bodies.
     #[error("The server is receiving too many large requests; try again in a moment.")]
     Crowded,
-    /// The connection broke while the body arrived.
+    /// The connection broke while the body was arriving.
     #[error("The request body could not be received to its end.")]
     Broken,
-    /// A required field is absent or null.
+    /// A required field is missing or null.
     #[error("Missing required parameter: '{param}'.")]
     Missing {
         /// The field.
         param: String,
     },
-    /// A field is of the wrong JSON type.
+    /// A field has the wrong JSON type.
     #[error("Invalid type for '{param}': expected {expected}, but got {got} instead.")]
     WrongType {
         /// The field.
         param: String,
-        /// What it should be.
+        /// The expected type.
         expected: &'static str,
-        /// What it is.
+        /// The given type.
         got: &'static str,
     },
-    /// A field has a value that it cannot have.
+    /// A field has an invalid value.
     #[error("Invalid value for '{param}': {what}.")]
     BadValue {
         /// The field.
@@ -125,31 +124,31 @@ pub enum WireError {
         /// What is wrong with it.
         what: String,
     },
-    /// A field asks for something that this server does not do.
+    /// A field requests something that this server does not support.
     #[error("'{param}' is not supported yet: {what}.")]
     Unsupported {
         /// The field.
         param: String,
-        /// What can be done instead.
+        /// The alternative.
         what: String,
     },
     /// The model's name is none of those served.
     #[error("The model '{asked}' does not exist. Served here: {}.", served.join(", "))]
     UnknownModel {
-        /// The name that was asked for.
+        /// The requested name.
         asked: String,
-        /// The names that would do.
+        /// The valid names.
         served: Vec<String>,
     },
 }
 
 impl WireError {
-    /// A bad value of `param`, in words.
+    /// An invalid value of `param`, with an explanation.
     pub fn bad(param: impl Into<String>, what: impl Into<String>) -> WireError {
         WireError::BadValue { param: param.into(), what: what.into() }
     }
 
-    /// A refusal of `param`, with what can be done instead.
+    /// An unsupported value of `param`, with the alternative.
     pub fn unsupported(param: impl Into<String>, what: impl Into<String>) -> WireError {
         WireError::Unsupported { param: param.into(), what: what.into() }
     }

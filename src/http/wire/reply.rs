@@ -1,13 +1,13 @@
-//! The objects that answers are made of, field for field as the public API has them.
+//! The objects of responses, field for field as in the public API.
 //!
-//! Only shapes: what goes into them is decided by `chunks` (streamed) and `whole` (not streamed).
+//! Only their form: `chunks` (streamed) and `whole` (not streamed) decide on the content.
 
 use super::Shape;
 use super::likely::{ChatLogprobs, TextLogprobs};
 use crate::serving::Usage;
 use serde::Serialize;
 
-/// What all objects of one answer share.
+/// The data that all objects of one answer share.
 #[derive(Debug, Clone)]
 pub struct Head {
     /// The completion's id.
@@ -16,13 +16,13 @@ pub struct Head {
     pub created: u64,
     /// The model's name as the client wrote it.
     pub model: String,
-    /// Which endpoint answers.
+    /// The endpoint.
     pub shape: Shape,
-    /// How many choices there are.
+    /// Number of choices.
     pub choices: u32,
-    /// Whether replies are read for tool calls.
+    /// Whether replies are parsed for tool calls.
     pub tools: bool,
-    /// Whether calls after a reply's first are left out.
+    /// Whether tool calls after the first one of a reply are left out.
     pub one_call: bool,
     /// Whether log-probabilities are reported.
     pub logprobs: bool,
@@ -31,7 +31,7 @@ pub struct Head {
 }
 
 impl Head {
-    /// The object's type, whole or as a chunk of a stream.
+    /// The object's type, as a whole or as a chunk of a stream.
     pub fn object(&self, chunk: bool) -> &'static str {
         match (self.shape, chunk) {
             (Shape::Text, _) => "text_completion",
@@ -76,7 +76,7 @@ pub struct UsageWire {
     pub prompt_tokens_details: PromptDetails,
 }
 
-/// Where prompt tokens came from.
+/// How many prompt tokens came from the cache.
 #[derive(Debug, Clone, Copy, Serialize)]
 pub struct PromptDetails {
     pub cached_tokens: usize,
@@ -102,7 +102,7 @@ pub struct ChatChoice {
     pub finish_reason: &'static str,
 }
 
-/// What the model wrote.
+/// The model's message.
 #[derive(Debug, Serialize)]
 pub struct Message {
     pub role: &'static str,
@@ -113,7 +113,7 @@ pub struct Message {
     pub tool_calls: Vec<ToolCall>,
 }
 
-/// One call of a tool; as a delta it has only what is new.
+/// A tool call; as a delta it has only what is new.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct ToolCall {
     /// Only in deltas.
@@ -144,7 +144,7 @@ pub struct ChatDelta {
     pub finish_reason: Option<&'static str>,
 }
 
-/// What is new in a chunk.
+/// The new content of a chunk.
 #[derive(Debug, Default, Serialize)]
 pub struct Delta {
     #[serde(skip_serializing_if = "Option::is_none")]

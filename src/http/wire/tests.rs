@@ -1,4 +1,4 @@
-//! Request bodies: what is understood, and which complaint names which field.
+//! Request bodies: what is accepted, and which error names which field.
 
 use super::common::{Envelope, Rules, Streaming};
 use super::fields::Fields;
@@ -31,7 +31,7 @@ fn ask_with(shape: Shape, body: &Value, envelope: Envelope) -> Result<Ask, WireE
     }
 }
 
-/// The smallest valid body with `more` on top.
+/// The smallest valid body with `more` added.
 fn body(shape: Shape, more: Value) -> Value {
     let mut body = match shape {
         Shape::Chat => json!({"model": "fake", "messages": [{"role": "user", "content": "Hi"}]}),
@@ -52,7 +52,7 @@ fn first(ask: Result<Ask, WireError>) -> GenerateRequest {
     ask.expect("a valid body").requests.remove(0)
 }
 
-/// The kind of a complaint and the field that it names.
+/// The kind of an error and the field that it names.
 fn complaint(result: Result<Ask, WireError>) -> (&'static str, String) {
     match result.expect_err("a bad body") {
         WireError::Missing { param } => ("missing", param),
@@ -506,7 +506,7 @@ fn any_body() -> impl Strategy<Value = Value> {
 }
 
 proptest! {
-    /// Whatever comes is either refused or leads to a request within its ranges.
+    /// Any body is either refused or gives a request within its ranges.
     #[test]
     fn no_body_gets_past_the_ranges(more in any_body()) {
         for shape in [Shape::Chat, Shape::Text] {

@@ -1,8 +1,9 @@
-//! What a step's kernels are told: lists of whole numbers, and what the draws go by.
+//! The inputs of a step's kernels: lists of integers, and the sampling parameters.
 //!
-//! Lists lie at fixed places, so that a recorded step finds the next one's where its own were. Padding rows have
-//! no tokens and no context; padding tokens are written to no slot. Written by the host into memory of its own,
-//! and fetched from there by the step's first kernel. Knows no tensor.
+//! Each list has a fixed address, so that a CUDA graph finds the inputs of each replay in the same place.
+//! Padding rows have no tokens and no context, and padding tokens are written to no slot. The host writes
+//! everything to its own memory, and the step's first kernel reads it from there. It does not know about
+//! tensors.
 
 use super::super::config::ModelConfig;
 use super::plan::CardPlan;
@@ -11,12 +12,12 @@ use serin_kernels::cuda::rope::NO_SLOT;
 use serin_kernels::cuda::sample::{PenaltyEntry, RowParams};
 use serin_kernels::cuda::{Card, CardError, Rows, StepInputs, View};
 
-/// How large a step is, padding included.
+/// The size of a step, including padding.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Width {
     pub tokens: usize,
     pub rows: usize,
-    /// Most tokens of one row.
+    /// Most tokens in one row.
     pub longest: usize,
     /// Every row has exactly one token.
     pub decode: bool,
@@ -27,17 +28,17 @@ const LISTS: usize = 0;
 const PARAMS: usize = 1;
 const PENALTIES: usize = 2;
 
-/// What of it a step's first kernel fetches.
+/// Which part of it a step's first kernel reads.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Told {
     /// The lists.
     Lists,
-    /// What the draws go by.
+    /// The sampling parameters.
     Draws,
     Both,
 }
 
-/// The lists of a step, here and on the card.
+/// The lists of a step, on the host and on the GPU.
 pub(super) struct Index {
     tokens: usize,
     rows: usize,
@@ -52,7 +53,7 @@ impl Index {
         Ok(Index { tokens: plan.tokens, rows: plan.rows, words, inputs })
     }
 
-    /// Puts a step's lists together, with rows of one token each filled up to `padded`.
+    /// Fills a step's lists; rows of one token each are padded up to `padded`.
     pub fn fill(
         &mut self,
         batch: &Batch,
@@ -101,7 +102,7 @@ impl Index {
         Ok(Width { tokens, rows, longest, decode })
     }
 
-    /// What the draws of the next rows go by.
+    /// Sets the sampling parameters of the next rows.
     pub fn tell_draws(
         &mut self,
         params: &[RowParams],
@@ -111,7 +112,7 @@ impl Index {
         self.inputs.write(PENALTIES, penalties)
     }
 
-    /// Fetches what was written onto the card. It may be written again once that is done.
+    /// Copies what was written to the GPU. It may be overwritten once that is done.
     pub fn fetch(&mut self, card: &dyn Card, told: Told) -> Result<(), CardError> {
         let sections = match told {
             Told::Lists => LISTS..PARAMS,
@@ -141,7 +142,7 @@ impl Index {
         self.section(2, n)
     }
 
-    /// Non-zero for tokens of sequences that use a rotation's long frequencies.
+    /// Non-zero for tokens of sequences that use the long frequencies of a rotary embedding.
     pub fn longs(&self, n: usize) -> View<'_, u32> {
         self.section(3, n)
     }
@@ -155,7 +156,7 @@ impl Index {
         }
     }
 
-    /// The tokens whose logits are wanted, `first .. first + n` of them.
+    /// The tokens whose logits are needed, `first .. first + n` of them.
     pub fn picks(&self, first: usize, n: usize) -> View<'_, u32> {
         self.lists().part(4 * (self.tokens + self.rows) + first, n)
     }
@@ -177,7 +178,7 @@ impl Index {
     }
 }
 
-/// Bytes that all of it takes on the card.
+/// Bytes of all lists on the GPU.
 pub(super) fn bytes(plan: &CardPlan) -> usize {
     4 * StepInputs::words(rooms(plan))
 }

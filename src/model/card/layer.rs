@@ -1,4 +1,4 @@
-//! One layer on a card: its weights, and its two halves as launches.
+//! One layer on a GPU: its weights, and the kernel launches of its two halves.
 
 use super::Frequencies;
 use super::index::{Index, Width};
@@ -14,7 +14,7 @@ pub(super) struct Layer {
     pub qkv: Projection,
     pub spec: AttentionSpec,
     pub head_norm: Option<[NormWeight; 2]>,
-    /// Index of the layer's rotation.
+    /// Index of the layer's rotary embedding.
     pub rope: usize,
     pub out: Projection,
     pub attention_post_norm: Option<NormWeight>,
@@ -25,16 +25,16 @@ pub(super) struct Layer {
     pub mlp_post_norm: Option<NormWeight>,
 }
 
-/// A norm's weight, offset added.
+/// A norm's weight, with the offset added.
 pub(super) struct NormWeight(pub Buffer<f32>);
 
-/// One weight or several that share their input, side by side, and a bias.
+/// One weight, or several that share their input, side by side, with a bias.
 pub(super) struct Projection {
     pub parts: Vec<Matrix>,
     pub bias: Option<Buffer<f32>>,
 }
 
-/// What all of a step's launches go by.
+/// The context that all launches of a step share.
 pub(super) struct Step<'a> {
     pub card: &'a dyn Card,
     pub width: Width,
@@ -58,7 +58,7 @@ impl Projection {
         self.parts.iter().map(Matrix::rows).sum()
     }
 
-    /// The form that all parts take `n` inputs in.
+    /// The format in which all parts take `n` inputs.
     pub fn input_kind(&self, card: &dyn Card, n: usize) -> ActKind {
         self.parts.first().map_or(ActKind::F32, |part| part.input_kind(card, n))
     }
@@ -117,7 +117,7 @@ impl Layer {
         join(step, post, &self.mlp_norm, kind, room)
     }
 
-    /// Attention of the step's queries over the cache, into `acts`.
+    /// Attention of the step's queries over the cache, written to `acts`.
     fn mix(
         &self,
         step: &Step<'_>,
@@ -179,7 +179,7 @@ impl Layer {
     }
 }
 
-/// Lets the branch join the residual stream, and writes what comes of it, normed, to `acts`.
+/// Adds the branch to the residual stream, and writes the normed result to `acts`.
 fn join(
     step: &Step<'_>,
     post: Option<&NormWeight>,

@@ -1,8 +1,8 @@
-//! Weights onto a card: what of its memory they, the cache and a step take, and the copying itself.
+//! Loads weights to a GPU: plans the memory for weights, cache and steps, and copies.
 //!
-//! Runs on a loader's thread, on the card's loading queue, in pieces of a few MiB, so that a model that serves
-//! meanwhile hardly notices. Matrices that share their input are multiplied side by side and so must take it in
-//! one form: where a file mixes forms that do not go together, the odd ones are kept as f16.
+//! It runs on a loader thread and on the GPU's loading stream, in pieces of a few MiB, so that a serving
+//! model hardly notices. Matrices that share their input are multiplied together and so need the input in one
+//! format. If a file mixes types that need different formats, the odd ones are kept as f16.
 
 use super::super::config::{LayerKind, ModelConfig};
 use super::super::error::LoadError;
@@ -22,9 +22,9 @@ use serin_kernels::cuda::{ActKind, Buffer, CardError, KvLayer, Queue, Timer, nor
 use std::collections::HashMap;
 use std::sync::Arc;
 
-/// Bytes of a matrix that are rearranged and sent at a time.
+/// Bytes of a matrix that are rearranged and copied at a time.
 const PIECE: usize = 4 << 20;
-/// Widest head that the attention kernels take.
+/// Largest head size of the attention kernels.
 const WIDEST_HEAD: usize = 256;
 
 impl CardPlan {
@@ -36,7 +36,7 @@ impl CardPlan {
     }
 }
 
-/// Bytes that a model's weights take on a card.
+/// Bytes of a model's weights on a GPU.
 pub fn weight_bytes(source: &Weights) -> Result<u64, LoadError> {
     let config = source.config();
     let mut total = 0;
@@ -57,7 +57,7 @@ pub fn weight_bytes(source: &Weights) -> Result<u64, LoadError> {
 }
 
 impl CardDecoder {
-    /// Takes the weights from `source` into `pool`. A failure leaves nothing behind.
+    /// Copies the weights from `source` to `pool`. After a failure nothing is left behind.
     pub fn load(
         source: &Weights,
         plan: CardPlan,
@@ -71,7 +71,7 @@ impl CardDecoder {
     }
 }
 
-/// Shapes that no kernel takes, by name and before minutes of loading.
+/// Refuses shapes that no kernel supports, by name and before minutes of loading.
 fn refuse_what_does_not_fit(source: &Weights) -> Result<(), LoadError> {
     let config = source.config();
     let refuse = |what: String| {
@@ -105,7 +105,7 @@ fn unfit(source: &Weights, name: &str, kind: Kind, columns: usize) -> LoadError 
     }
 }
 
-/// How matrices that share their input are kept: as they are, unless they want their input in several forms.
+/// The types of matrices that share their input: as stored, unless they need the input in different formats.
 fn forms(source: &Weights, wanted: &[Wanted]) -> Result<Vec<Kind>, LoadError> {
     let own: Vec<Kind> =
         wanted.iter().map(|(name, _)| source.kind(name)).collect::<Result<_, _>>()?;
@@ -188,8 +188,8 @@ impl Loader<'_> {
         })
     }
 
-    /// A projection of `wanted`, whose names end in `.weight`, and their biases. Neighbours of one kind become one
-    /// matrix: one launch then multiplies all of them.
+    /// A projection of `wanted`, whose names end in `.weight`, and their biases. Neighbours of the same type
+    /// become one matrix, so that one launch multiplies all of them.
     fn projection(&self, wanted: &[Wanted], bias: bool) -> Result<Projection, LoadError> {
         let kinds = self.forms(wanted)?;
         let (mut parts, mut first) = (Vec::with_capacity(wanted.len()), 0);
@@ -218,7 +218,8 @@ impl Loader<'_> {
         }
     }
 
-    /// A matrix of `wanted`, whose rows are as long, one below the other; as `kind`, their own or wider.
+    /// The matrices of `wanted`, whose rows have the same length, one below the other; stored as `kind`,
+    /// which is their own type or a wider one.
     fn matrix(&self, wanted: &[Wanted], kind: Kind) -> Result<Matrix, LoadError> {
         let rows = wanted.iter().map(|(_, [rows, _])| rows).sum();
         let columns = wanted.first().map_or(0, |(_, [_, columns])| *columns);
@@ -231,7 +232,7 @@ impl Loader<'_> {
         Ok(matrix)
     }
 
-    /// Copies a weight to the rows from `to` on, piece by piece, in the matrix's kind.
+    /// Copies a weight to the rows from `to` on, piece by piece, converted to the matrix's type.
     fn copy_rows(
         &self,
         matrix: &mut Matrix,
@@ -284,7 +285,7 @@ impl Loader<'_> {
     }
 }
 
-/// All forms in which products of the model take their inputs, few or many.
+/// All formats in which the model's matrix products take their inputs, for few or many inputs.
 fn input_kinds(layers: &[Layer], head: &Matrix) -> Vec<ActKind> {
     let of = |layer: &Layer| {
         let parts = [&layer.qkv, &layer.out, &layer.gate_up, &layer.down];
@@ -298,7 +299,7 @@ fn input_kinds(layers: &[Layer], head: &Matrix) -> Vec<ActKind> {
     forms
 }
 
-/// Numbers as f32, or else as f16.
+/// Values as f32, or otherwise as f16.
 fn widened(kind: Kind, bytes: &[u8], count: usize, to: Kind) -> Vec<u8> {
     let mut values = vec![0.0; count];
     dequantise(kind, bytes, &mut values);

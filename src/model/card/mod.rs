@@ -1,11 +1,12 @@
-//! The decoder on a card: the same model as `decoder`, as launches of the kernels in `kernels/`.
+//! The decoder on a GPU: the same model as `decoder`, with the kernels in `kernels/`.
 //!
-//! Reading order: `load` (weights to the card), `index` (what a step's kernels are told), `room` (every buffer
-//! that a step needs, taken once), `layer`, and here the forward pass. Everything that a step uses is there
-//! before the first one, at addresses that never change: no step allocates, so none runs out of memory, and a
-//! decoding step can be recorded once and replayed. Decides nothing about families: facts of the config only.
-//! All of it lies in one pool of the card's, which goes when the model goes. What is launched is done later: what
-//! waits for it says so.
+//! Reading order: `load` (copies weights to the GPU), `index` (the inputs of a step's kernels), `room` (every
+//! buffer of a step, allocated once), `layer`, and here the forward pass.
+//!
+//! All buffers of a step are allocated before the first step and never move. So no step allocates or runs out
+//! of memory, and a decoding step can be captured once as a CUDA graph and replayed. The code never branches
+//! on the model family, only on properties in the config. All data are in one memory pool on the GPU, which
+//! is freed with the model. Launches return before the work is done; functions that wait say so.
 
 mod index;
 mod layer;
@@ -32,14 +33,14 @@ use std::time::Duration;
 
 /// A loaded model with its KV cache, and the pool that holds both.
 pub struct CardDecoder {
-    /// Before the pool: buffers go first.
+    /// Before the pool: buffers are dropped first.
     model: Model,
     pool: ModelPool,
-    /// What the pool holds: all that it ever will, since no step takes anything.
+    /// The contents of the pool. It never changes, since steps allocate nothing.
     usage: CardUsage,
 }
 
-/// What lies in the pool.
+/// The data in the pool.
 struct Model {
     card: Arc<dyn Card>,
     timer: Timer,
@@ -58,7 +59,7 @@ struct Model {
     stepped: bool,
 }
 
-/// One rotation's frequencies, and the angles of the current step.
+/// The frequencies of one rotary embedding, and the angles of the current step.
 struct Frequencies {
     inv_freq: Buffer<f32>,
     long: Option<Buffer<f32>>,
@@ -67,12 +68,13 @@ struct Frequencies {
     sin: Buffer<f32>,
 }
 
-/// Decoding steps that were recorded, by their width.
+/// Captured decoding steps, by their width.
 enum Recorded {
-    /// This card or model cannot be recorded: every step is launched anew.
+    /// This GPU or model does not support graph capture: every step is launched.
     Off,
-    /// `None`: steps of this width have been launched, and the next one is recorded. The driver loads a kernel
-    /// when it is first launched, which it may not do in a recording.
+    /// `None`: steps of this width have been launched, and the next one is captured. The first step is not
+    /// captured, because the driver loads a kernel at its first launch, which is not allowed during a
+    /// capture.
     Graphs(HashMap<usize, Option<Graph>>),
 }
 
@@ -93,63 +95,63 @@ impl CardDecoder {
         self.pool.card()
     }
 
-    /// Makes the card usable from the calling thread.
+    /// Makes the GPU usable from the calling thread.
     pub fn enter(&self) -> Result<(), CardError> {
         self.card().enter()
     }
 
-    /// Rows of logits that are held at once: wanted rows beyond have to be taken in pieces.
+    /// Rows of logits that are held at once. More rows have to be computed in several pieces.
     pub fn head_rows(&self) -> usize {
         self.model.plan.head_rows
     }
 
-    /// Penalised tokens of a step that the card can be told of.
+    /// Number of penalised tokens per step that the GPU has room for.
     pub fn penalty_room(&self) -> usize {
         self.model.plan.penalties
     }
 
-    /// Marks the beginning of a step on the card's clock.
+    /// Marks the beginning of a step on the GPU's clock.
     pub fn start_timer(&mut self) -> Result<(), CardError> {
         self.model.timer.start()
     }
 
-    /// Marks a step's end.
+    /// Marks the end of a step.
     pub fn stop_timer(&mut self) -> Result<(), CardError> {
         self.model.timer.stop()
     }
 
-    /// Waits for a step's end; the card's time since its beginning.
+    /// Waits for the end of a step; returns the GPU time since its beginning.
     pub fn read_timer(&self) -> Result<Duration, CardError> {
         self.model.timer.read()
     }
 
-    /// Waits for whatever was launched of a step that failed: the next one writes where it still reads. What goes
-    /// wrong meanwhile is the next step's to notice.
+    /// Waits for the launched part of a step that failed, because the next step overwrites data that it still
+    /// reads. If the wait fails, the next step will notice.
     pub fn wait(&self) {
         let _ = self.card().synchronise(Queue::Compute);
     }
 
-    /// Launches a step up to the last layer. Token ids, positions, slots and blocks must be in range; the caller
-    /// checks (see `engine::runner`), and has waited for the step before.
+    /// Launches a step up to the last layer. Token ids, positions, slots and blocks must be in range. The
+    /// caller checks them (see `engine::runner`), and must have waited for the previous step.
     pub fn forward(&mut self, batch: &Batch) -> Result<(), CardError> {
         let card = self.pool.card().clone();
         let width = self.model.index.fill(batch, &self.model.config, None)?;
         self.model.body(&*card, width, Told::Lists)
     }
 
-    /// Launches the logits of wanted rows `first .. first + n` of the last [`CardDecoder::forward`], into the place
-    /// that [`CardDecoder::sample`] and [`CardDecoder::read_logits`] look at.
+    /// Launches the logits of the needed rows `first .. first + n` of the last [`CardDecoder::forward`], into
+    /// the buffer that [`CardDecoder::sample`] and [`CardDecoder::read_logits`] use.
     pub fn head(&mut self, first: usize, n: usize) -> Result<(), CardError> {
         let card = self.pool.card().clone();
         self.model.head(&*card, first, n)
     }
 
-    /// Waits for row `row` of the logits, `[vocab]`.
+    /// Waits for row `row` of the logits, `[vocab]`, and copies it.
     pub fn read_logits(&self, row: usize, out: &mut [f32]) -> Result<(), CardError> {
         self.model.room.logits.read(row * self.model.config.vocab, out)
     }
 
-    /// Launches the draw of one token id for each row of the logits, which are used up.
+    /// Launches the sampling of one token id for each row of the logits. The logits are overwritten.
     pub fn sample(
         &mut self,
         params: &[RowParams],
@@ -161,15 +163,15 @@ impl CardDecoder {
         self.model.draw(&*card, params.len())
     }
 
-    /// Waits for the ids of the first `n` rows drawn; `u32::MAX` where logits were no numbers.
+    /// Waits for the ids of the first `n` sampled rows; `u32::MAX` for rows with NaN logits.
     pub fn ids(&self, n: usize) -> Result<Vec<u32>, CardError> {
         let mut ids = vec![0; n];
         self.model.room.ids.read(0, &mut ids)?;
         Ok(ids)
     }
 
-    /// Launches a whole decoding step, one token a row and one id for each, replayed from a recording of its width
-    /// if the card can do so; else launched.
+    /// Runs a whole decoding step, with one token and one sampled id per row. Replays a CUDA graph of this
+    /// width if possible; otherwise launches the kernels.
     pub fn decode(
         &mut self,
         batch: &Batch,
@@ -184,7 +186,7 @@ impl CardDecoder {
             return self.sample(params, penalties);
         };
         let width = model.index.fill(batch, &model.config, Some(padded))?;
-        // Padding rows draw as well: by what costs least, not by what happens to lie there.
+        // Padding rows are sampled as well: with the cheapest parameters, not with leftover ones.
         let mut params = params.to_vec();
         params.resize(padded, RowParams { repetition_penalty: 1.0, ..RowParams::default() });
         model.index.tell_draws(&params, penalties)?;
@@ -194,13 +196,13 @@ impl CardDecoder {
         }
     }
 
-    /// From now on every step is launched anew: what recorded steps are compared with.
+    /// From now on every step is launched; used to compare replayed steps with launched ones.
     pub fn without_recording(mut self) -> CardDecoder {
         self.model.recorded = Recorded::Off;
         self
     }
 
-    /// Drops the model and gives its memory back to the card.
+    /// Drops the model and frees its GPU memory.
     pub fn close(self) -> CardReport {
         let CardDecoder { model, pool, usage } = self;
         drop(model);
@@ -216,7 +218,7 @@ impl Model {
         self.draw(card, width.rows)
     }
 
-    /// From what the step is told to the residual stream after the last layer.
+    /// From the step's inputs to the residual stream after the last layer.
     fn body(&mut self, card: &dyn Card, width: Width, told: Told) -> Result<(), CardError> {
         self.stepped = true;
         self.index.fetch(card, told)?;
@@ -274,7 +276,7 @@ impl Model {
             logits: room.logits.first_mut(n * vocab),
             params: self.index.params(n),
             penalties: self.index.penalties(),
-            // Logits are capped where they are made.
+            // The logits are capped where they are computed.
             soft_cap: 0.0,
             scratch: room.draw.view_mut(),
             ids: room.ids.first_mut(n),
@@ -282,8 +284,8 @@ impl Model {
         sample(card, batch)
     }
 
-    /// Replays a decoding step of this width, recording it first if it has been launched before. False if it is
-    /// to be launched: for the first time, or since it cannot be recorded.
+    /// Replays a decoding step of this width, and captures it first if the width has been launched before.
+    /// Returns false if the step must be launched: the first time, or if it cannot be captured.
     fn replay(&mut self, card: &dyn Card, width: Width) -> Result<bool, CardError> {
         let Recorded::Graphs(graphs) = &mut self.recorded else { return Ok(false) };
         let graph = match graphs.get(&width.rows) {
@@ -320,11 +322,11 @@ impl Model {
         Ok(graph)
     }
 
-    /// Lets go of recordings, and makes no more.
+    /// Drops the captured graphs, and captures no more.
     fn forget(&mut self, card: &dyn Card) {
         if let Recorded::Graphs(graphs) = std::mem::replace(&mut self.recorded, Recorded::Off) {
             for graph in graphs.into_values().flatten() {
-                // A card that is dead has nothing to let go of.
+                // A failed GPU has nothing to free.
                 let _ = card.forget(graph);
             }
         }
@@ -332,7 +334,8 @@ impl Model {
 }
 
 impl Drop for Model {
-    /// Its memory is given back on the loading queue: what the executor's still does with it is waited for first.
+    /// The memory is freed on the loading stream, so the work on the executor's stream that uses it must
+    /// finish first.
     fn drop(&mut self) {
         if !self.stepped {
             return;

@@ -6,12 +6,12 @@ use super::super::config::ModelConfig;
 use serin_kernels::cuda::attention::plan_splits;
 use serin_kernels::cuda::{KvKind, KvShape};
 
-/// Rows of logits that a card holds at least.
+/// Minimum number of rows of logits on the GPU.
 const LEAST_HEAD_ROWS: usize = 16;
-/// Penalised tokens for each row of a step that the card has room for; rows beyond are drawn on the host.
+/// Number of penalised tokens per row that the GPU has room for; rows with more are sampled on the host.
 const PENALTIES_PER_ROW: usize = 2048;
 
-/// How large a model's room on a card is.
+/// The memory plan of a model on a GPU.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct CardPlan {
     /// Tokens in a step.
@@ -30,9 +30,9 @@ pub struct CardPlan {
     pub longest: usize,
     pub kv_heads: usize,
     pub multiprocessors: usize,
-    /// Whether decoding steps may be recorded.
+    /// Whether decoding steps may be captured as CUDA graphs.
     pub record: bool,
-    /// Keep all weights, and so all inputs of products, in f32: to compare with references.
+    /// Keep all weights, and so all inputs of matrix products, in f32, for comparison with references.
     pub exact: bool,
 }
 
@@ -77,16 +77,16 @@ impl CardPlan {
         (config.layers * one.layer_bytes(self.kv)) as u64
     }
 
-    /// Widths that decoding steps are recorded at.
+    /// Widths at which decoding steps are captured.
     const BUCKETS: [usize; 7] = [1, 2, 4, 8, 16, 32, 64];
 
-    /// The width at which so many rows are recorded; `None` for more than are.
+    /// The captured width for this number of rows; `None` if there are too many rows.
     pub(super) fn bucket(&self, rows: usize) -> Option<usize> {
         let fits = |bucket: &&usize| **bucket >= rows && **bucket <= self.rows;
         Self::BUCKETS.iter().find(fits).copied()
     }
 
-    /// Shares that the cache is cut into by decoding so many rows.
+    /// The number of parts into which the cache is split when this number of rows is decoded.
     pub(super) fn splits(&self, rows: usize) -> usize {
         plan_splits(rows, self.kv_heads, self.longest, self.multiprocessors)
     }

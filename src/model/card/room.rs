@@ -1,7 +1,7 @@
-//! Every buffer that a step needs beside weights and cache, as large as the largest step.
+//! Every buffer that a step needs besides weights and cache, sized for the largest step.
 //!
-//! Buffers serve several purposes in turn: `wide` holds the projections of a layer's first half, then those of
-//! its second; `acts` holds whatever the next product takes in. What each is for is said by who uses it.
+//! Buffers are reused: `wide` holds the projections of a layer's first half, then those of its second; `acts`
+//! holds the inputs of the next matrix product. The code that uses a buffer says what it contains.
 
 use super::super::config::ModelConfig;
 use super::plan::CardPlan;
@@ -13,17 +13,17 @@ use serin_kernels::cuda::{ActBuffer, ActKind, Buffer, CardError, Queue};
 pub(super) struct Room {
     /// The residual stream, `[tokens][hidden]`.
     pub x: Buffer<f32>,
-    /// What joins the residual stream next, `[tokens][hidden]`.
+    /// The next addition to the residual stream, `[tokens][hidden]`.
     pub branch: Buffer<f32>,
     /// Queries, keys and values; then gate and up.
     pub wide: Buffer<f32>,
-    /// Inputs of the next product.
+    /// Inputs of the next matrix product.
     pub acts: ActBuffer,
-    /// Of attention over a cache that is cut into shares.
+    /// Partial results of attention over a split cache.
     pub partials: Buffer<f32>,
     /// `[head_rows][vocab]`.
     pub logits: Buffer<f32>,
-    /// Of the draw.
+    /// Scratch memory for sampling.
     pub draw: Buffer<u64>,
     pub ids: Buffer<u32>,
 }
@@ -50,7 +50,7 @@ impl Room {
     }
 }
 
-/// Numbers in each buffer.
+/// Number of values in each buffer.
 pub(super) struct Sizes {
     hidden: usize,
     wide: usize,
@@ -75,11 +75,11 @@ impl Sizes {
         }
     }
 
-    /// Bytes of all buffers, generously: inputs of products in their widest form.
+    /// Bytes of all buffers, an upper bound: inputs of matrix products in their widest format.
     pub fn bytes(&self, plan: &CardPlan) -> u64 {
         let floats = 2 * self.hidden + self.wide + self.partials + self.logits;
         let rest = plan.head_rows * 4 + self.draw * 8;
-        // Eight bits come with a quarter of scales; floats have four bytes.
+        // 8-bit inputs have a quarter of their size in scales; floats have four bytes.
         (4 * (floats + self.acts) + self.acts / 4 + rest) as u64
     }
 }

@@ -1,7 +1,7 @@
 //! Typed access to a `config.json`, with errors that name the key.
 //!
-//! `null` and an absent key are the same unless a reader asks. Holds the part of a config that
-//! all families share; what differs is set by their readers. Knows no family.
+//! `null` and an absent key are the same unless a reader asks. This file reads the part of a config that all
+//! families share; the families' readers set the rest. It does not know any family.
 
 use super::{
     Bias, LayerKind, MOST_HEAD_DIM, MOST_LAYERS, MOST_POSITIONS, MOST_SIZE, ModelConfig, Norm,
@@ -14,14 +14,14 @@ use serde_json::Value;
 #[derive(Clone, Copy)]
 pub struct Fields<'a>(&'a Value);
 
-/// Defaults of the shared fields, where transformers has other ones for a family.
+/// Defaults of the shared fields, for families in which transformers has other ones.
 pub struct Defaults {
     pub hidden: Option<usize>,
     pub intermediate: Option<usize>,
     pub vocab: Option<usize>,
     pub layers: Option<usize>,
     pub heads: Option<usize>,
-    /// `None`: as many as there are heads.
+    /// `None`: the same as the number of heads.
     pub kv_heads: Option<usize>,
     /// `None`: `hidden / heads`.
     pub head_dim: Option<usize>,
@@ -31,7 +31,7 @@ pub struct Defaults {
 }
 
 impl Defaults {
-    /// Nothing but what every family falls back to.
+    /// The defaults for most families.
     pub const PLAIN: Defaults = Defaults {
         hidden: None,
         intermediate: None,
@@ -55,7 +55,7 @@ impl<'a> Fields<'a> {
         self.0.get(key).filter(|value| !value.is_null())
     }
 
-    /// Whether the key is there, be it `null`: for keys whose absence means something else.
+    /// Whether the key is present, even if it is `null`: for keys whose absence has a meaning.
     pub fn has(&self, key: &str) -> bool {
         self.0.get(key).is_some()
     }
@@ -79,7 +79,7 @@ impl<'a> Fields<'a> {
         }
     }
 
-    /// A whole number of any size.
+    /// A non-negative integer of any size.
     pub fn count(&self, key: &str) -> Result<Option<usize>, String> {
         let Some(value) = self.get(key) else { return Ok(None) };
         let number = value.as_u64().and_then(|n| usize::try_from(n).ok());
@@ -134,8 +134,8 @@ impl<'a> Fields<'a> {
         }
     }
 
-    /// The fields that all families share. One rotation-less kind of layer, SiLU, no biases, no caps and
-    /// the usual scale are filled in, for the family's reader to change.
+    /// The fields that all families share. The rest gets default values for the family's reader to change:
+    /// one kind of layer without a rotary embedding, SiLU, no biases, no caps and the usual scale.
     pub fn shared(
         &self,
         family: &'static Family,
@@ -183,7 +183,8 @@ impl<'a> Fields<'a> {
         })
     }
 
-    /// Refused here when it is absurd, and not with the rest of the config: frequencies are made for it first.
+    /// An absurd value is refused here and not with the rest of the config, because frequencies are computed
+    /// for it before that.
     fn head_dim(&self, hidden: usize, heads: usize, defaults: &Defaults) -> Result<usize, String> {
         let head_dim = match self.size("head_dim")?.or(defaults.head_dim) {
             Some(dim) => dim,
@@ -200,7 +201,7 @@ impl<'a> Fields<'a> {
         Ok(head_dim)
     }
 
-    /// Which layers have a window: `layer_types` if the config has it, else `by_index`.
+    /// Which layers have a window: from `layer_types` if the config has it, else from `by_index`.
     pub fn sliding(
         &self,
         layers: usize,
@@ -224,7 +225,7 @@ impl<'a> Fields<'a> {
     }
 }
 
-/// One rotation and, on the layers that `sliding` marks, one window.
+/// One rotary embedding and, on the layers that `sliding` marks, one window.
 pub fn with_windows(
     config: ModelConfig,
     rope: Rope,

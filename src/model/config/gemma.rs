@@ -1,14 +1,14 @@
 //! Gemma 2 (arXiv:2408.00118) and Gemma 3's text models (arXiv:2503.19786).
 //!
-//! Norms before and after each part with weights stored less one, a scaled embedding, GELU gates, and
-//! windows on most layers. Gemma 2 caps scores and logits; Gemma 3 norms heads instead and turns windowed
-//! layers by frequencies of their own.
+//! They have norms before and after each part, with weights stored minus one, a scaled embedding, GELU gates,
+//! and windows on most layers. Gemma 2 caps scores and logits. Gemma 3 norms heads instead, and its windowed
+//! layers have their own RoPE frequencies.
 
 use super::fields::{Defaults, Fields, with_windows};
 use super::{Bias, LayerKind, ModelConfig, Norm, rope};
 use crate::model::families::Family;
 
-/// What transformers assumes where a config is silent, as Gemma 3's published configs are.
+/// The defaults of transformers for missing keys; Gemma 3's published configs omit many.
 const DEFAULTS: Defaults = Defaults {
     hidden: Some(2304),
     intermediate: Some(9216),
@@ -58,7 +58,7 @@ pub fn gemma3(fields: &Fields<'_>, family: &'static Family) -> Result<ModelConfi
     })
 }
 
-/// The language model of a checkpoint that has a vision part too.
+/// The language model of a checkpoint that also has a vision part.
 pub fn gemma3_text_part(
     fields: &Fields<'_>,
     family: &'static Family,
@@ -70,7 +70,8 @@ pub fn gemma3_text_part(
     Ok(ModelConfig { eos_ids, tied_embeddings: tied, ..config })
 }
 
-/// The global layers' rotation, then the windowed layers'. `rope_scaling` is about the former only.
+/// The rotary embedding of the global layers, then that of the windowed layers. `rope_scaling` applies to the
+/// former only.
 fn gemma3_ropes(
     fields: &Fields<'_>,
     config: &ModelConfig,
@@ -91,7 +92,7 @@ fn gemma3_ropes(
 
 fn common(fields: &Fields<'_>, config: ModelConfig) -> Result<ModelConfig, String> {
     let attention = fields.flag("attention_bias")?.unwrap_or(false);
-    // Older files name the activation `hidden_act` and mean the tanh form in any case.
+    // Older files name the activation `hidden_act`, and mean the tanh form in any case.
     let activation = fields.activation("hidden_activation", "gelu_pytorch_tanh")?;
     let scalar = fields.number("query_pre_attn_scalar")?.unwrap_or(256.0);
     Ok(ModelConfig {

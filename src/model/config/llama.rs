@@ -1,5 +1,5 @@
-//! Llama 2 and 3 (arXiv:2302.13971, arXiv:2407.21783) and Mistral (arXiv:2310.06825): the plain
-//! pre-norm decoder that the other families are told apart from.
+//! Llama 2 and 3 (arXiv:2302.13971, arXiv:2407.21783) and Mistral (arXiv:2310.06825): the plain pre-norm
+//! decoder. The other families are variations of it.
 
 use super::fields::{Defaults, Fields, with_windows};
 use super::{Bias, ModelConfig, rope};

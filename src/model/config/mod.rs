@@ -1,9 +1,10 @@
-//! What a model is, as plain facts: shapes, norms, rotations, windows, caps.
+//! The properties of a model: shapes, norms, rotary embeddings, windows, caps.
 //!
 //! A family's reader (`llama`, `qwen`, `gemma`, `phi`) turns a Hugging Face `config.json` into one
-//! [`ModelConfig`]; it is checked once here and never changes. Whatever a family does differently is a
-//! field, so that the decoder asks for facts and never for names. Why not candle-transformers' config
-//! types: they know one family each, read only the older spellings, and check nothing. Reads no weights.
+//! [`ModelConfig`], which is checked once here and never changes. Each difference between families is a
+//! field, so that the decoder checks properties and never names. Why not candle-transformers' config types:
+//! each of them knows one family, reads only the older spellings, and checks nothing. It does not read
+//! weights.
 
 mod fields;
 mod gemma;
@@ -22,9 +23,10 @@ pub(super) use qwen::{qwen2, qwen3};
 use super::layout::Layout;
 use crate::device::{Activation, Rope};
 
-/// Positions up to here are exact in f32, which the rotation computes in; longer promises are cut.
+/// Positions up to here are exact in f32, which the rotary embedding computes in; larger limits are reduced
+/// to this.
 const MOST_POSITIONS: usize = 1 << 24;
-/// Far above any real model; keeps a hostile config from sizing our own lists.
+/// Far above any real model; prevents a hostile config from making our own lists too long.
 pub(super) const MOST_LAYERS: usize = 4096;
 const MOST_SIZE: usize = 1 << 24;
 const MOST_HEAD_DIM: usize = 4096;
@@ -32,9 +34,9 @@ const MOST_HEAD_DIM: usize = 4096;
 /// A validated model.
 #[derive(Debug, Clone)]
 pub struct ModelConfig {
-    /// As `config.json` names it.
+    /// As in `config.json`.
     pub architecture: &'static str,
-    /// Which tensors a layer has, and what they are called.
+    /// The tensors of a layer and their names.
     pub layout: &'static Layout,
     pub hidden: usize,
     pub intermediate: usize,
@@ -49,14 +51,14 @@ pub struct ModelConfig {
     pub bias: Bias,
     /// Multiplies each attention score.
     pub scale: f32,
-    /// Bends attention scores into `-cap..cap`.
+    /// Limits attention scores smoothly to `-cap..cap`.
     pub score_cap: Option<f32>,
-    /// Bends logits into `-cap..cap`.
+    /// Limits logits smoothly to `-cap..cap`.
     pub logit_cap: Option<f32>,
     /// Multiplies the embedding.
     pub embedding_scale: Option<f32>,
     pub tied_embeddings: bool,
-    /// The rotations that layers choose from.
+    /// The rotary embeddings that layers choose from.
     pub ropes: Vec<Rope>,
     /// One entry per layer.
     pub kinds: Vec<LayerKind>,
@@ -69,7 +71,7 @@ pub struct ModelConfig {
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Norm {
     pub eps: f32,
-    /// Added to every norm weight: 1 where the file stores the weight less one (Gemma).
+    /// Added to every norm weight: 1 where the file stores the weight minus one (Gemma).
     pub offset: f32,
 }
 
@@ -81,10 +83,10 @@ pub struct Bias {
     pub mlp: bool,
 }
 
-/// What sets one layer apart from the others.
+/// The properties that differ between layers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LayerKind {
-    /// Positions that a token sees, its own included; `None` sees all.
+    /// Number of positions that a token attends to, including its own; `None`: all.
     pub window: Option<usize>,
     /// Index into [`ModelConfig::ropes`].
     pub rope: usize,

@@ -1,5 +1,5 @@
-//! Phi-3 (arXiv:2404.14219) and Phi-4-mini (arXiv:2503.01743): fused projections, long rope, and in the
-//! latter a rotation of part of each head.
+//! Phi-3 (arXiv:2404.14219) and Phi-4-mini (arXiv:2503.01743): fused projections, LongRoPE, and in the latter
+//! a rotary embedding on part of each head.
 
 use super::fields::{Defaults, Fields, with_windows};
 use super::{ModelConfig, rope};

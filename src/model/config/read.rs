@@ -18,7 +18,7 @@ impl ModelConfig {
         ModelConfig::from_json(&raw).map_err(bad)
     }
 
-    /// Reads and checks the content of a `config.json`; the error is one line for whoever typed it.
+    /// Reads and checks the content of a `config.json`; the error is one line for the operator.
     pub fn from_json(raw: &Value) -> Result<ModelConfig, String> {
         let family = families::named(raw["architectures"][0].as_str().unwrap_or("(none)"))?;
         if raw.get("quantization_config").is_some_and(|q| !q.is_null()) {

@@ -1,28 +1,28 @@
-//! From a config's words about rotary embedding to frequencies.
+//! Computes RoPE frequencies from a config.
 //!
-//! Both spellings are read: `rope_theta` and `rope_scaling` at the top level (transformers 4), and
-//! `rope_parameters` with everything inside (transformers 5). Recipes: none, linear (position
+//! Both spellings are supported: `rope_theta` and `rope_scaling` at the top level (transformers 4), and
+//! `rope_parameters` with everything inside (transformers 5). Scaling methods: none, linear (position
 //! interpolation, arXiv:2306.15595), llama3 (arXiv:2407.21783), YaRN (arXiv:2309.00071) and LongRoPE
-//! (arXiv:2402.13753). Frequencies are computed in f32, as the reference does: at position 100,000 the
-//! last bit of a frequency is visible.
+//! (arXiv:2402.13753). Frequencies are computed in f32, as in the reference: at position 100,000 the last bit
+//! of a frequency matters.
 
 use super::{Fields, ModelConfig};
 use crate::device::{LongRope, Rope};
 
-/// What the recipes need to know.
+/// The inputs of the scaling methods.
 struct Asked<'a> {
     /// The object that describes the scaling, if there is one.
     params: Option<Fields<'a>>,
     theta: f64,
-    /// Values of a head that are turned.
+    /// Number of values of a head that are rotated.
     dim: usize,
-    /// Positions promised.
+    /// The maximum number of positions.
     max_len: usize,
-    /// Positions of pretraining.
+    /// Number of positions in pretraining.
     original: usize,
 }
 
-/// The object with rope parameters, in either spelling.
+/// The object with RoPE parameters, in either spelling.
 pub fn params<'a>(fields: &Fields<'a>) -> Result<Option<Fields<'a>>, String> {
     match fields.object("rope_scaling")? {
         Some(scaling) => Ok(Some(scaling)),
@@ -30,7 +30,7 @@ pub fn params<'a>(fields: &Fields<'a>) -> Result<Option<Fields<'a>>, String> {
     }
 }
 
-/// The rotation that `params` describe, with `theta` where they do not say.
+/// The rotary embedding that `params` describe; `theta` is the default base.
 pub fn read(
     fields: &Fields<'_>,
     config: &ModelConfig,
@@ -81,7 +81,7 @@ impl Asked<'_> {
             }
             "llama3" => self.llama3(),
             "yarn" => self.yarn(),
-            // Phi-3's first checkpoints say "su".
+            // Phi-3's first checkpoints call it "su".
             "longrope" | "su" => self.longrope(),
             other => Err(format!(
                 "rope type `{other}` is not supported; supported: default, linear, llama3, yarn, longrope"
@@ -108,7 +108,7 @@ impl Asked<'_> {
         number.ok_or_else(|| format!("the rope parameters have no `{key}` above 0"))
     }
 
-    /// Divides long wavelengths, leaves short ones, blends between.
+    /// Divides the frequencies of long wavelengths, keeps short ones, and blends in between.
     fn llama3(&self) -> Result<Rope, String> {
         let (factor, low, high) = (
             self.need("factor")? as f32,
@@ -130,7 +130,7 @@ impl Asked<'_> {
         Ok(plain(self.plain().into_iter().map(scaled).collect()))
     }
 
-    /// Interpolates the slow pairs, keeps the fast ones, ramps between; and sharpens attention a little.
+    /// Interpolates slow pairs, keeps fast ones, and ramps in between; also sharpens attention a little.
     fn yarn(&self) -> Result<Rope, String> {
         let factor = self.need("factor")?;
         let turns = |key: &str, default: f64| Ok(self.number(key)?.unwrap_or(default));
@@ -139,7 +139,7 @@ impl Asked<'_> {
             (Err(e), _) | (_, Err(e)) => return Err(e),
         };
         let dim = self.dim as f64;
-        // The pair that makes so many turns within the original context.
+        // The pair that makes this number of turns within the original context.
         let pair = |turns: f64| {
             let length = self.original as f64 / (turns * 2.0 * std::f64::consts::PI);
             dim * length.ln() / (2.0 * self.theta.ln())

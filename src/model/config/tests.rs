@@ -1,4 +1,4 @@
-//! Configs as they are published, broken ones, and hostile ones.
+//! Published configs, broken ones, and hostile ones.
 
 use super::super::error::LoadError;
 use super::*;
@@ -71,7 +71,7 @@ fn heads_need_not_divide_the_hidden_size_when_their_size_is_given() {
     assert!((config.scale - 1.0 / 20f32.sqrt()).abs() < 1e-7);
 }
 
-/// The published text config of Gemma 3 4B says little; the rest is the family's defaults.
+/// The published text config of Gemma 3 4B has few keys; the rest are the family's defaults.
 #[test]
 fn what_a_family_assumes_is_assumed() {
     let config = read(&json!({

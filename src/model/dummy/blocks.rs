@@ -1,15 +1,15 @@
-//! Random blocks of every kind, mean about 0 and standard deviation about [`SPREAD`].
+//! Random blocks of every weight type, with mean about 0 and standard deviation about [`SPREAD`].
 //!
-//! The digits are random, the scales constant: any digits under a finite scale are a valid block. A
-//! generator per chunk of blocks, seeded by its place, makes the result independent of threads.
+//! The digits are random and the scales constant: any digits with a finite scale are a valid block. Each
+//! chunk of blocks has its own generator, seeded by its position, so the result does not depend on threads.
 
 use crate::device::Kind;
 use half::{bf16, f16};
 use rayon::prelude::*;
 
-/// Of a freshly initialised model's weights.
+/// The standard deviation in a freshly initialised model.
 const SPREAD: f32 = 0.02;
-/// Blocks (or numbers) that one generator makes.
+/// Blocks (or values) per generator.
 const CHUNK: usize = 1024;
 
 /// A seed for one tensor.
@@ -17,7 +17,7 @@ pub(super) fn seed(seed: u64, name: &str) -> u64 {
     xxhash_rust::xxh3::xxh3_64_with_seed(name.as_bytes(), seed)
 }
 
-/// The same number everywhere, in f32.
+/// The same value everywhere, in f32.
 pub(super) fn constant(value: f32, out: &mut [u8]) {
     out.chunks_exact_mut(4).for_each(|x| x.copy_from_slice(&value.to_le_bytes()));
 }
@@ -44,7 +44,7 @@ fn numbers<const N: usize>(
     out: &mut [u8],
     as_bytes: impl Fn(f32) -> [u8; N],
 ) {
-    // Even numbers between -1 and 1 have the standard deviation 1/sqrt(3).
+    // Values uniform between -1 and 1 have the standard deviation 1/sqrt(3).
     let reach = SPREAD * 3f32.sqrt();
     for x in out.chunks_exact_mut(N) {
         let unit = (random.next() >> 40) as f32 / (1u64 << 23) as f32 - 1.0;
@@ -52,14 +52,14 @@ fn numbers<const N: usize>(
     }
 }
 
-/// Puts the scales into a block of random digits.
+/// Sets the scales in a block of random digits.
 fn scale(kind: Kind, block: &mut [u8]) {
-    // Standard deviations of even digits: 256, 16, 32 and 64 of them.
+    // Standard deviations of uniform digits with 256, 16, 32 and 64 values.
     let (eight, four, five, six) = (73.9, 4.61, 9.23, 18.5);
-    /// The sub-scale: 32 of 63, and of the sub-minimum the same.
+    /// The sub-scale: 32 of 63; the sub-minimum is the same.
     const SUB: f32 = 32.0;
     let half = |value: f32| f16::from_f32(value).to_le_bytes();
-    // Four bits go from -8 to 7: scales of either sign bring the mean back to 0.
+    // Four-bit digits range from -8 to 7; scales of both signs bring the mean to 0.
     let sign = if block[3] & 1 == 1 { -1.0 } else { 1.0 };
     match kind {
         Kind::Q8_0 => block[..2].copy_from_slice(&half(SPREAD / eight)),
@@ -81,7 +81,7 @@ fn scale(kind: Kind, block: &mut [u8]) {
     }
 }
 
-/// Sebastiano Vigna's splitmix64: eight good bytes in a few instructions.
+/// Sebastiano Vigna's splitmix64: eight good random bytes in a few instructions.
 struct SplitMix(u64);
 
 impl SplitMix {

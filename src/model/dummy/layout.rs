@@ -1,16 +1,17 @@
-//! The tensors of every family: names and shapes out of `config.json`.
+//! The tensors of every family: names and shapes derived from `config.json`.
 //!
-//! A list and not a model: it says what a checkpoint would hold. Tested against real checkpoints' lists.
+//! A list and not a model: it says what a checkpoint would contain. It is tested against the lists of real
+//! checkpoints.
 
 use serde_json::Value;
 
-/// What a tensor is for, as far as its kind depends on it.
+/// The role of a tensor, as far as its type depends on it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Role {
     Embedding,
     Head,
     Matrix,
-    /// A matrix that llama.cpp's mixtures keep in a finer kind.
+    /// A matrix that llama.cpp's mixtures keep in a more precise type.
     Important,
     Norm,
     Bias,
@@ -18,7 +19,7 @@ pub(super) enum Role {
 
 pub(super) type Listed = (String, Vec<usize>, Role);
 
-/// What a norm multiplies by, as stored: Gemma's is added to 1.
+/// The weight of a norm as stored: Gemma adds 1 to it.
 pub(super) fn norm(architecture: &str) -> f32 {
     if architecture.starts_with("Gemma") { 0.0 } else { 1.0 }
 }

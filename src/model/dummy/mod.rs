@@ -1,11 +1,12 @@
-//! Weights that nobody trained: a model's real shape with seeded random numbers, for measuring speed where
-//! no checkpoint can be had.
+//! Dummy weights: a model's real shape with seeded random numbers, for measuring speed without a checkpoint.
 //!
-//! Blocks of quantised kinds are made as blocks, not quantised: random digits under constant scales, such
-//! that weights have the spread of a freshly initialised model and logits stay finite. Each tensor is a
-//! function of seed and name alone, made in parallel, straight into the memory that is asked for.
+//! Blocks of quantised types are generated directly, not by quantising: random digits with constant scales,
+//! chosen so that weights have the spread of a freshly initialised model and logits stay finite. Each tensor
+//! is a function of seed and name only. Tensors are generated in parallel, directly into the memory where
+//! they are needed.
 //!
-//! Knows the tensors of every family by their Hugging Face names (`layout`), and no files but `config.json`.
+//! It knows the tensors of every family by their Hugging Face names (`layout`), and reads no file except
+//! `config.json`.
 
 mod blocks;
 mod layout;
@@ -19,11 +20,11 @@ use std::borrow::Cow;
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
-/// In what form the weights come: a kind, or one of llama.cpp's mixtures.
+/// The format of the weights: one type, or one of llama.cpp's mixtures.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Scheme {
     Plain(Kind),
-    /// Mostly the first, the more important half in Q6_K.
+    /// Mostly the first type, and the more important matrices in Q6_K.
     Mix(Kind),
 }
 
@@ -51,7 +52,7 @@ impl Scheme {
         Scheme::NAMES.iter().find(|(_, scheme)| *scheme == self).map_or("", |(name, _)| name)
     }
 
-    /// The kind of one matrix, as llama.cpp would choose it.
+    /// The type of one matrix, as llama.cpp would choose it.
     fn kind(self, role: Role, columns: usize, tied: bool) -> Kind {
         let wanted = match (self, role) {
             (_, Role::Norm | Role::Bias) => return Kind::F32,
@@ -109,7 +110,7 @@ impl Dummy {
         &self.dir
     }
 
-    /// Says what it is: nobody should take it for a model.
+    /// Says that it is a dummy, so that it is not mistaken for a real model.
     pub fn digest(&self) -> String {
         format!("dummy-{}-{}-{}", self.scheme.name(), self.seed, self.shape)
     }
@@ -118,17 +119,17 @@ impl Dummy {
         self.tensors.contains_key(name)
     }
 
-    /// Names, kinds and shapes of all tensors.
+    /// Names, types and shapes of all tensors.
     pub fn tensors(&self) -> impl Iterator<Item = (&str, Kind, &[usize])> {
         self.tensors.iter().map(|(name, made)| (name.as_str(), made.kind, made.shape.as_slice()))
     }
 
-    /// Kind and shape of one tensor, to make room for it.
+    /// Type and shape of one tensor, to allocate memory for it.
     pub fn plan(&self, name: &str) -> Result<(Kind, Vec<usize>), LoadError> {
         self.made(name).map(|made| (made.kind, made.shape.clone()))
     }
 
-    /// Writes a tensor's blocks into `out`, which has exactly their length.
+    /// Writes a tensor's blocks to `out`, which must have exactly their length.
     pub fn fill(&self, name: &str, out: &mut [u8]) -> Result<(), LoadError> {
         let made = self.made(name)?;
         match made.role {

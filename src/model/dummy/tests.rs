@@ -1,4 +1,4 @@
-//! Tests: the layout against real checkpoints, and what random blocks hold.
+//! Tests: the layout compared with real checkpoints, and the contents of random blocks.
 
 use super::*;
 use crate::device::dequantise;
@@ -81,7 +81,7 @@ fn mixtures_are_llama_cpps() {
         .collect();
     assert_eq!(fine, [0, 3, 6, 7]);
     assert_eq!(kind("model.layers.0.self_attn.q_proj.weight"), Kind::Q4K);
-    // Rows that are no whole blocks fall back.
+    // Rows that are not whole blocks fall back to another type.
     let dir = llama(96);
     let dummy = Dummy::open(dir.path(), Scheme::Mix(Kind::Q4K), 1).unwrap();
     assert_eq!(dummy.plan("lm_head.weight").unwrap().0, Kind::Q8_0);

@@ -1,9 +1,9 @@
-//! Metadata of a GGUF file into the `config.json` that Hugging Face would have.
+//! Converts the metadata of a GGUF file to the `config.json` that Hugging Face would have.
 //!
-//! One shape for all checkpoints: whoever reads `config.json` reads this too. Values that llama.cpp has
-//! in its code and not in the file (Gemma's scale of queries, its pattern of windows) are written out, as
-//! that code has them. Rope factors come from tensors of the file; where they are those of Llama 3, its
-//! formula is named, since that is what the original says; any others are given as they are, one per
+//! All checkpoints then have the same form, and the readers of `config.json` read this too. Some values are
+//! in llama.cpp's code and not in the file (Gemma's query scale, its pattern of windows); they are written
+//! out as that code has them. RoPE factors come from tensors of the file. If they are those of Llama 3, its
+//! formula is named, since the original config does that; any others are given as they are, one per
 //! frequency.
 
 use super::super::config::MOST_LAYERS;
@@ -13,7 +13,7 @@ use serde_json::{Map, Value, json};
 
 type Result<T> = std::result::Result<T, Fault>;
 
-/// Architectures that are read, as `general.architecture` names them.
+/// Supported architectures, as named in `general.architecture`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Architecture {
     Llama,
@@ -69,7 +69,7 @@ impl Architecture {
     }
 }
 
-/// What the tensors say beyond the metadata.
+/// Information from the tensors beyond the metadata.
 #[derive(Debug, Default)]
 pub(super) struct FromTensors {
     /// Rows of the token embedding.
@@ -81,7 +81,7 @@ pub(super) struct FromTensors {
     pub(super) rope_short: Option<Vec<f32>>,
 }
 
-/// Keys below the architecture's name.
+/// Keys with the architecture's name as prefix.
 struct Keys<'a> {
     meta: Metadata<'a>,
     arch: Architecture,
@@ -112,7 +112,8 @@ impl Keys<'_> {
     }
 }
 
-/// The shortest decimal that is the same f32: files hold f32, configurations the decimal that was meant.
+/// The shortest decimal with the same f32 value: files contain f32, configurations the decimal that was
+/// meant.
 fn tidy(x: f64) -> f64 {
     if f64::from(x as f32) == x { (x as f32).to_string().parse().unwrap_or(x) } else { x }
 }
@@ -187,7 +188,7 @@ fn end_of_text(meta: Metadata<'_>, map: &mut Map<String, Value>) -> Result<()> {
     Ok(())
 }
 
-/// Soft caps, windows and the scale of queries. The largest models scale queries by the model's width.
+/// Soft caps, windows and the query scale. The largest models scale queries by the model's width.
 fn gemma(
     keys: &Keys<'_>,
     map: &mut Map<String, Value>,
@@ -227,7 +228,7 @@ fn gemma(
     Ok(())
 }
 
-/// Long rope: a factor per frequency, for short and for long contexts.
+/// LongRoPE: a factor per frequency, for short and for long contexts.
 fn phi3(
     keys: &Keys<'_>,
     map: &mut Map<String, Value>,
@@ -282,7 +283,7 @@ fn rope_scaling(keys: &Keys<'_>, tensors: &FromTensors, head_dim: usize) -> Resu
     }
 }
 
-/// Llama 3's formula if it gives these factors, else the factors as they are.
+/// Llama 3's formula if it gives these factors, else the factors themselves.
 fn named_factors(factors: &[f32], theta: f64, head_dim: usize) -> Value {
     let (low, high, original) = (1.0, 4.0, 8192.0);
     let factor = f64::from(factors.iter().copied().fold(1.0, f32::max));

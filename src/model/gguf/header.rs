@@ -1,17 +1,18 @@
-//! The head of a GGUF file: metadata and the list of tensors, read with every size checked.
+//! The header of a GGUF file: metadata and the list of tensors, with every size checked.
 //!
-//! Why not candle's reader: it turns each array element into a value of 32 bytes and copies every tensor
-//! out of the file. Here strings and arrays stay where they are, as ranges of the mapped file, so that what
-//! a head costs in memory is bounded by its own length whatever it claims. Nothing is allocated by a count
-//! that the file names; counts are only compared with the bytes that are left.
+//! Why not candle's reader: it turns each array element into a value of 32 bytes and copies every tensor.
+//! Here, strings and arrays stay in the mapped file and are referenced as ranges. The memory for a header is
+//! therefore bounded by its own length, whatever it claims. Nothing is allocated from a count in the file;
+//! counts are only compared with the remaining bytes.
 //!
-//! Knows the container (ggml-org/ggml, docs/gguf.md, versions 2 and 3), no architecture and no names.
+//! It knows the container format (ggml-org/ggml, docs/gguf.md, versions 2 and 3), but no architecture and no
+//! names.
 
 use crate::device::Kind;
 use std::collections::HashMap;
 use std::ops::Range;
 
-/// Most entries of metadata, and most tensors. The largest models have about 2,000 tensors.
+/// Maximum number of metadata entries, and of tensors. The largest models have about 2,000 tensors.
 const MAX_ENTRIES: u64 = 65_536;
 const MAX_DIMS: u32 = 4;
 const MAX_NAME: usize = 255;
@@ -20,9 +21,9 @@ const DEFAULT_ALIGNMENT: u64 = 32;
 /// What is wrong with a file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Fault {
-    /// It breaks its own format: cut off, or damaged.
+    /// It violates its own format: truncated or damaged.
     Damaged(String),
-    /// It is whole, but of a sort that is not read.
+    /// It is valid, but not supported.
     Unsupported(String),
 }
 
@@ -32,7 +33,7 @@ fn damaged<T>(what: impl Into<String>) -> Result<T> {
     Err(Fault::Damaged(what.into()))
 }
 
-/// One entry of metadata. Text and arrays are ranges of the file.
+/// One metadata entry. Strings and arrays are ranges of the file.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Value {
     Unsigned(u64),
@@ -43,7 +44,7 @@ pub enum Value {
     Array { element: Element, len: usize, at: Range<usize> },
 }
 
-/// What an array holds.
+/// The element type of an array.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Element {
     U8,
@@ -60,7 +61,7 @@ pub enum Element {
     F64,
 }
 
-/// One tensor: where it is and what it is.
+/// One tensor: its position, type and shape.
 #[derive(Debug, Clone, PartialEq)]
 pub struct TensorInfo {
     pub kind: Kind,
@@ -70,7 +71,7 @@ pub struct TensorInfo {
     pub at: Range<usize>,
 }
 
-/// A checked head.
+/// A checked header.
 #[derive(Debug, Default)]
 pub struct Header {
     pub version: u32,
@@ -79,13 +80,13 @@ pub struct Header {
 }
 
 impl Header {
-    /// Reads the head of the file whose bytes are `file`.
+    /// Reads the header of the file with the bytes `file`.
     pub fn parse(file: &[u8]) -> Result<Header> {
         let mut cursor = Cursor { file, at: 0 };
         let version = version(&mut cursor)?;
         let tensors = cursor.u64("the number of tensors")?;
         let entries = cursor.u64("the number of metadata entries")?;
-        // The least a tensor takes: name length, dimensions, one of them, type, offset.
+        // The minimum size of a tensor entry: name length, number of dimensions, one dimension, type, offset.
         cursor.plausible(tensors, 8 + 4 + 8 + 4 + 8, "tensors")?;
         cursor.plausible(entries, 8 + 4 + 1, "metadata entries")?;
         let mut header = Header { version, ..Header::default() };
@@ -184,7 +185,7 @@ fn data_start(entries: &HashMap<String, Value>, end: usize) -> Result<u64> {
     Ok((end as u64).next_multiple_of(alignment(entries)?))
 }
 
-/// Checks where each tensor lies: aligned, inside the file, on nobody else's bytes.
+/// Checks the position of each tensor: aligned, inside the file, and not overlapping another.
 fn place(
     declared: Vec<Declared>,
     start: u64,
@@ -246,7 +247,7 @@ fn element(number: u32) -> Option<Element> {
 }
 
 impl Element {
-    /// Bytes of one; of a text, its length field.
+    /// Bytes of one element; for a string, of its length field.
     pub(super) fn size(self) -> usize {
         match self {
             Element::U8 | Element::I8 | Element::Bool => 1,
@@ -256,7 +257,7 @@ impl Element {
         }
     }
 
-    /// One element out of its bytes, of which there must be [`Element::size`]; `None` for a text.
+    /// Reads one element from its bytes, of which there must be [`Element::size`]; `None` for a string.
     pub(super) fn read(self, bytes: &[u8]) -> Option<Value> {
         Some(match self {
             Element::U8 => Value::Unsigned(u64::from(*bytes.first()?)),
@@ -308,7 +309,7 @@ fn array(cursor: &mut Cursor<'_>, key: &str) -> Result<Value> {
     Ok(Value::Array { element, len: len as usize, at: start..cursor.at })
 }
 
-/// A position in the file; every step checks that the bytes are there.
+/// A position in the file; every read checks that the bytes are there.
 struct Cursor<'a> {
     file: &'a [u8],
     at: usize,
@@ -362,7 +363,8 @@ impl Cursor<'_> {
         }
     }
 
-    /// A count is at most [`MAX_ENTRIES`] and fits into what is left, each taking at least `least` bytes.
+    /// Checks that a count is at most [`MAX_ENTRIES`] and fits in the remaining bytes, if each entry takes at
+    /// least `least` bytes.
     fn plausible(&self, count: u64, least: u64, what: &str) -> Result<()> {
         let room = self.left() as u64 / least;
         if count > room.min(MAX_ENTRIES) {

@@ -1,11 +1,11 @@
 //! Metadata of a GGUF file by key and type.
 //!
-//! A view over the head and the mapped bytes. What is absent is `None`; what is there in another type
-//! than asked for is an error that names the key, since a default in its place would change the numbers.
+//! A view of the header and the mapped bytes. An absent key is `None`. A key with another type than expected
+//! is an error that names the key, since a default in its place would change the results.
 
 use super::header::{Element, Fault, Header, Value};
 
-/// Metadata with the bytes that its ranges point into.
+/// Metadata, with the bytes that its ranges refer to.
 #[derive(Clone, Copy)]
 pub struct Metadata<'a> {
     pub(super) header: &'a Header,
@@ -41,7 +41,7 @@ impl<'a> Metadata<'a> {
         }
     }
 
-    /// Some files give a count per layer; usable only if all layers agree.
+    /// Some files have one count per layer; usable only if all layers have the same.
     fn same_count(&self, key: &str) -> Result<Option<u64>> {
         let all = self.numbers(key)?.unwrap_or_default();
         match all.first() {
@@ -70,7 +70,7 @@ impl<'a> Metadata<'a> {
         }
     }
 
-    /// A list of texts, borrowed from the file.
+    /// A list of strings, borrowed from the file.
     pub fn texts(&self, key: &str) -> Result<Option<Vec<&'a str>>> {
         let (len, at) = match self.header.entries.get(key) {
             None => return Ok(None),
@@ -78,7 +78,7 @@ impl<'a> Metadata<'a> {
             Some(_) => return wrong(key, "a list of texts"),
         };
         let mut rest = &self.file[at];
-        // The head was walked already: `len` is no more than there is.
+        // The header has been checked: `len` is no more than there is.
         let mut texts = Vec::with_capacity(len);
         while let Some((head, tail)) = rest.split_first_chunk::<8>() {
             let (text, tail) = tail.split_at(u64::from_le_bytes(*head) as usize);

@@ -1,8 +1,8 @@
-//! GGUF files: opened, checked, and handed out under Hugging Face's names.
+//! GGUF files: opened, checked, and presented under Hugging Face's names.
 //!
-//! The file is mapped and stays so; [`Gguf::stored`] gives out rows of blocks as they lie there, for kernels
-//! that multiply by them. Which architecture a file has, and how it spells
-//! things, ends here: above this room there are only `config.json` and Hugging Face's names.
+//! The file stays mapped. [`Gguf::stored`] returns rows of blocks as they are in the file, for kernels that
+//! use this format. The file's architecture and its names do not matter outside this module: everything above
+//! uses `config.json` and Hugging Face's names.
 //!
 //! In reading order: `header` (the container, every size checked), `meta` (typed access), `arch`
 //! (configuration), `names` (tensors).
@@ -23,7 +23,7 @@ use std::borrow::Cow;
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
-/// Rotary frequencies of the widest head there may be.
+/// Number of RoPE frequencies of the largest supported head.
 const MOST_FACTORS: usize = 2048;
 
 /// An opened GGUF file.
@@ -72,7 +72,7 @@ impl Gguf {
         Ok(Gguf { path: path.to_owned(), map, header, tensors, config })
     }
 
-    /// What `config.json` would say.
+    /// The equivalent of `config.json`.
     pub fn config(&self) -> &serde_json::Value {
         &self.config
     }
@@ -81,17 +81,17 @@ impl Gguf {
         &self.path
     }
 
-    /// The file's metadata, the tokenizer's among it.
+    /// The file's metadata, including the tokenizer's.
     pub fn metadata(&self) -> Metadata<'_> {
         Metadata { header: &self.header, file: &self.map }
     }
 
-    /// Puts the file's name to a fault of its metadata.
+    /// Adds the file's name to an error in its metadata.
     pub fn fault(&self, fault: Fault) -> LoadError {
         at(&self.path, fault)
     }
 
-    /// Names, kinds and shapes of all tensors.
+    /// Names, types and shapes of all tensors.
     pub fn tensors(&self) -> impl Iterator<Item = (&str, Kind, &[usize])> {
         self.tensors
             .iter()
@@ -107,7 +107,7 @@ impl Gguf {
         self.tensors.contains_key(name)
     }
 
-    /// A tensor as it is stored: blocks row by row. Copied only where rows have to be put in order.
+    /// A tensor as stored: blocks row by row. Copied only if its rows have to be reordered.
     pub fn stored(&self, name: &str) -> Result<Stored<'_>, LoadError> {
         let Placed { info, undo } = self.placed(name)?;
         let bytes = &self.map[info.at.clone()];
@@ -123,12 +123,12 @@ impl Gguf {
         Ok(Stored { kind: info.kind, shape: info.shape.clone(), bytes })
     }
 
-    /// Kind and shape of one tensor.
+    /// Type and shape of one tensor.
     pub fn plan(&self, name: &str) -> Result<(Kind, Vec<usize>), LoadError> {
         self.placed(name).map(|at| (at.info.kind, at.info.shape.clone()))
     }
 
-    /// Lets go of the memory that a tensor's pages take; they are read again if asked for.
+    /// Releases the memory of a tensor's pages; they are read again if needed.
     pub fn release(&self, name: &str) {
         if let Some(placed) = self.tensors.get(name) {
             files::release(&self.map, placed.info.at.clone());
@@ -148,7 +148,7 @@ impl Gguf {
         )
     }
 
-    /// A norm's weights as the original has them; norms are stored in F32.
+    /// A norm's weights as in the original model; norms are stored in F32.
     fn without_one(&self, name: &str, info: &TensorInfo) -> Result<Vec<u8>, LoadError> {
         if info.kind != Kind::F32 {
             let what =
@@ -194,7 +194,7 @@ fn from_tensors(header: &Header, file: &[u8]) -> Result<FromTensors, Fault> {
     })
 }
 
-/// Divisors of rotary frequencies. They become part of the configuration, so their number is bounded.
+/// Divisors of RoPE frequencies. They become part of the configuration, so their number is limited.
 fn rope_factors(name: &str, info: &TensorInfo, bytes: &[u8]) -> Result<Vec<f32>, Fault> {
     let &[count] = info.shape.as_slice() else {
         return Err(Fault::Damaged(format!("its tensor `{name}` is no list of factors")));

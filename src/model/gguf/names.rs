@@ -1,29 +1,28 @@
-//! llama.cpp's tensor names to Hugging Face's, and what a tensor went through on its way into the file.
+//! Translates llama.cpp's tensor names to Hugging Face's, and says how llama.cpp changed each tensor.
 //!
-//! Hugging Face's names are the common language of checkpoints here. Two things are undone: the rows of q
-//! and k of the llama architecture, which llama.cpp interleaves for its own rotary embedding, and the 1
-//! that it adds to Gemma's norms. A tensor whose meaning is not known is refused, since leaving it out
-//! would change the numbers in silence.
+//! All checkpoints use Hugging Face's names here. Two changes are undone: llama.cpp interleaves the rows of q
+//! and k of the llama architecture for its own rotary embedding, and it adds 1 to Gemma's norms. A tensor of
+//! unknown meaning is an error, because ignoring it would silently change the results.
 
 use super::arch::Architecture;
 
-/// What has to be undone when a tensor is read.
+/// The change to undo when a tensor is read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Undo {
     Nothing,
-    /// Rows of each head are pairs (0, d/2), (1, d/2 + 1), ..; wanted are two halves.
+    /// The rows of each head are stored as pairs (0, d/2), (1, d/2 + 1), .. instead of two halves.
     Interleaving {
         heads: usize,
     },
-    /// Stored is w + 1.
+    /// w + 1 is stored.
     PlusOne,
 }
 
-/// A name's translation.
+/// The result of translating a name.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Name {
     Weight(String, Undo),
-    /// Read with the configuration or not needed.
+    /// Read with the configuration, or not needed.
     Aside,
     Unknown,
 }
@@ -94,7 +93,7 @@ fn undo(part: &str, arch: Architecture, heads: usize, kv_heads: usize) -> Undo {
     }
 }
 
-/// Rows of `row` bytes, put from pairs back into halves, head by head. `None` if they do not divide.
+/// Reorders rows of `row` bytes from pairs back to halves, head by head. `None` if the numbers do not divide.
 pub(super) fn halves(bytes: &[u8], row: usize, heads: usize) -> Option<Vec<u8>> {
     let rows = bytes.len() / row.max(1);
     if heads == 0 || !rows.is_multiple_of(heads * 2) {

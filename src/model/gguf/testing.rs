@@ -1,4 +1,4 @@
-//! GGUF files made byte by byte, for tests: whole ones, and ones that lie.
+//! GGUF files built byte by byte, for tests: valid ones and hostile ones.
 
 use crate::device::Kind;
 
@@ -42,7 +42,7 @@ pub(super) fn floats(name: &str, dims: &[u64], values: &[f32]) -> Made {
     )
 }
 
-/// The head alone, and the whole file.
+/// The header alone, and the whole file.
 pub(super) fn file(version: u32, entries: &[Entry], tensors: &[Made]) -> (usize, Vec<u8>) {
     let mut out = b"GGUF".to_vec();
     out.extend(version.to_le_bytes());

@@ -1,5 +1,5 @@
-//! Tests: files by llama.cpp's own converter against their originals, blocks against the gguf package,
-//! and files that lie.
+//! Tests: files from llama.cpp's own converter compared with their originals, blocks compared with the gguf
+//! package, and hostile files.
 
 use super::header::{Fault, Header};
 use super::testing::{Entry, Made, entry_text, entry_u32, file, floats, llama};
@@ -60,7 +60,7 @@ fn every_tensor_of_every_family_is_the_originals() {
     }
 }
 
-/// Keys in which a configuration out of a GGUF must equal the original's, where the original has them.
+/// Keys whose values from a GGUF file must equal the original's, if the original has them.
 const SAME: [&str; 19] = [
     "architectures",
     "model_type",
@@ -126,7 +126,7 @@ fn configurations_are_the_originals() {
                 (Some(a), Some(b)) => (a - b).abs() < 1e-6,
                 _ => got["rope_scaling"][*key] == rope[*key],
             };
-            // Phi-3 lists its ratio of lengths too, which follows from two other entries.
+            // Phi-3 also lists its length ratio, which follows from two other entries.
             let derived = family == "phi3" && *key == "factor";
             assert!(same || derived, "{family} rope {key}: {} {}", got["rope_scaling"], rope);
         }
@@ -239,7 +239,7 @@ fn what_would_change_the_numbers_in_silence_is_refused() {
 
 #[test]
 fn lies_about_sizes_are_refused_without_allocating() {
-    // 24 bytes that ask for 2^60 tensors, or entries.
+    // 24 bytes that claim 2^60 tensors, or entries.
     for (tensors, entries) in
         [(1u64 << 60, 0u64), (0, 1 << 60), (u64::MAX, u64::MAX), (1, 0), (0, 1)]
     {
@@ -285,7 +285,7 @@ fn a_file_cut_anywhere_is_refused_and_never_panics() {
 fn overlapping_tensors_are_refused() {
     let (entries, tensors) = small();
     let (head, mut whole) = file(3, &entries, &tensors);
-    // The second tensor's offset is the last thing in the head.
+    // The second tensor's offset is at the end of the header.
     whole[head - 8..head].copy_from_slice(&32u64.to_le_bytes());
     assert!(refused(&whole).contains("overlap"));
     whole[head - 8..head].copy_from_slice(&7u64.to_le_bytes());
@@ -309,7 +309,7 @@ fn non_finite_weights_missing_tensors_and_other_shapes_are_named() {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 20_000, ..ProptestConfig::default() })]
 
-    /// Any bytes changed in the head: an error or a head whose tensors lie inside the file.
+    /// Any changed bytes in the header: either an error, or a header whose tensors are inside the file.
     #[test]
     fn changed_heads_never_lead_outside(changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..6),
                                         words in prop::collection::vec((any::<prop::sample::Index>(), any::<u64>()), 0..2)) {

@@ -1,19 +1,19 @@
-//! What is wrong with a safetensors file, said by tensor.
+//! Finds out which tensor of a damaged safetensors file is at fault.
 //!
-//! The `safetensors` crate refuses damaged files, but mostly without saying which tensor is at fault. This
-//! is asked only once it has refused, and looks for the first fault in the order of the file. It decides
-//! nothing: whoever calls it has an error already.
+//! The `safetensors` crate refuses damaged files, but mostly without naming the tensor. This code runs only
+//! after that, and looks for the first fault in file order. It decides nothing: its caller already has an
+//! error.
 
 use serde_json::{Map, Value};
 
-/// One tensor as the head lists it.
+/// One tensor as listed in the header.
 struct Listed<'a> {
     name: &'a str,
     from: u64,
     to: u64,
 }
 
-/// The first fault of the file whose bytes are `file`; `None` if it is of a sort not known here.
+/// The first fault of the file with the bytes `file`; `None` if it is of an unknown kind.
 pub(super) fn find(file: &[u8]) -> Option<String> {
     let Some((len, rest)) = file.split_first_chunk::<8>() else {
         return Some(format!("it is {} bytes long, too short for any head", file.len()));
@@ -35,7 +35,7 @@ pub(super) fn find(file: &[u8]) -> Option<String> {
     between(&tensors, data)
 }
 
-/// A tensor whose entry is right in itself, or what is wrong with it.
+/// A tensor whose entry is valid by itself, or what is wrong with it.
 fn listed<'a>(name: &'a str, info: &Value, data: u64) -> Result<Listed<'a>, String> {
     let dtype = info["dtype"].as_str().unwrap_or("(none)");
     let bits = bits(dtype).ok_or_else(|| format!("has the unknown data type {dtype}"))?;
@@ -58,7 +58,7 @@ fn listed<'a>(name: &'a str, info: &Value, data: u64) -> Result<Listed<'a>, Stri
     Ok(Listed { name, from, to })
 }
 
-/// Tensors, sorted, must lie one after the other and fill the file.
+/// The sorted tensors must follow each other without gaps and fill the file.
 fn between(tensors: &[Listed<'_>], data: u64) -> Option<String> {
     let mut end = 0;
     for tensor in tensors {
@@ -74,7 +74,7 @@ fn between(tensors: &[Listed<'_>], data: u64) -> Option<String> {
     (end < data).then(|| format!("{} bytes at its end belong to no tensor", data - end))
 }
 
-/// Bits of one number.
+/// Bits of one value.
 fn bits(dtype: &str) -> Option<u64> {
     Some(match dtype {
         "F4" => 4,

@@ -1,4 +1,4 @@
-//! Tests: folders that are incomplete, damaged, or of two minds.
+//! Tests: folders that are incomplete, damaged, or ambiguous.
 
 use super::*;
 use crate::model::{LoadFormat, Weights};
@@ -18,7 +18,7 @@ fn tensors() -> Vec<Made<'static>> {
     ]
 }
 
-/// The head as JSON, for tests to change, and the data.
+/// The header as JSON, for tests to change, and the data.
 fn parts(tensors: &[Made<'_>]) -> (Value, Vec<u8>) {
     let (mut head, mut data) = (serde_json::Map::new(), Vec::new());
     for (name, dtype, shape, bytes) in tensors {
@@ -51,7 +51,7 @@ fn folder(files: &[(&str, &[u8])]) -> tempfile::TempDir {
     dir
 }
 
-/// The refusal of a folder whose only weight file is `bytes`.
+/// The error for a folder whose only weight file is `bytes`.
 fn refused(bytes: &[u8]) -> String {
     let dir = folder(&[("model.safetensors", bytes)]);
     let error = Checkpoint::open(dir.path()).err().expect("it is refused").to_string();
@@ -68,7 +68,7 @@ fn a_file_cut_anywhere_is_refused() {
         let error = refused(&whole[..end]);
         assert!(error.contains("damaged"), "{end}: {error}");
     }
-    // Cut inside the last tensor, it is that tensor which is named.
+    // If the file is cut inside the last tensor, the error names that tensor.
     let error = refused(&whole[..whole.len() - 1]);
     assert!(error.contains("`model.norm.weight`") && error.contains("beyond the file"), "{error}");
     let more = refused(&[whole.as_slice(), b"tail"].concat());

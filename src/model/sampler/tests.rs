@@ -1,4 +1,4 @@
-//! The sampler against slow, obvious versions of the same rules.
+//! The sampler compared with slow, obvious versions of the same rules.
 
 use super::*;
 use proptest::prelude::*;
@@ -7,7 +7,7 @@ fn draw(params: &SamplingParams) -> Draw<'_> {
     Draw { params, tokens: &[], prompt_len: 0 }
 }
 
-/// Sort everything, apply each filter in turn.
+/// Sort everything, then apply each filter in turn.
 fn allowed(logits: &[f32], p: &SamplingParams) -> Vec<u32> {
     let max = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
     let weight = |l: f32| f64::from(((l - max) * (1.0 / p.temperature)).exp());
@@ -75,7 +75,7 @@ proptest! {
             }
         }
         prop_assert_eq!(choose(&mut logits.clone(), largest, &params, uniform), expected);
-        // The same set in another order, and among tokens that weigh nothing.
+        // The same set in another order, and among tokens with weight zero.
         prop_assert_eq!(draw_from(of_kept.iter().rev().copied().collect(), uniform), expected);
         let mut only = vec![0.0; weights.len()];
         of_kept.iter().for_each(|(id, weight)| only[*id as usize] = *weight);
@@ -120,7 +120,7 @@ fn a_long_row_is_drawn_from_as_a_short_one() {
     let weights: Vec<f32> = (0..5 * RUN + 7).map(|i| ((i * 7919) % 97) as f32).collect();
     let total: f64 = weights.iter().map(|w| f64::from(*w)).sum();
     for at in 0..1000 {
-        // Sums of whole numbers are exact in any order.
+        // Sums of integers are exact in any order.
         let uniform = f64::from(at) / 1000.0 + 0.0004;
         let mut point = uniform * total;
         let expected = weights.iter().position(|w| {
@@ -192,7 +192,7 @@ fn penalties_count_what_they_say_they_count() {
         ..SamplingParams::greedy()
     };
     let mut logits = [4.0f32, 4.0, -1.0, 1.9];
-    // Token 0 is prompt: repetition only. 1 stands twice in the reply, 2 once.
+    // Token 0 is in the prompt: repetition only. Token 1 occurs twice in the reply, 2 once.
     let id = sample(&mut logits, &Draw { params: &params, tokens: &tokens, prompt_len: 1 });
     assert_eq!(id, Ok(0));
     assert_eq!(logits, [2.0, 2.0 - 1.25, -2.0 - 0.75, 1.9]);

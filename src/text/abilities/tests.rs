@@ -1,5 +1,5 @@
-//! Tests: what templates are found to take, how a conversation is held against that, and how two versions
-//! differ.
+//! Tests: which shapes templates are found to support, how a conversation is checked against that, and how
+//! two versions differ.
 
 use super::*;
 use crate::text::template::{ChatTemplate, FUEL, Program};
@@ -12,7 +12,7 @@ fn tried(text: &str) -> Result<(Wants, Abilities), Stop> {
 }
 
 const PLAIN: &str = "{% for m in messages %}[{{ m.role }}] {{ m.content }}\n{% endfor %}";
-/// As Gemma's: no system, turns alternate.
+/// Like Gemma's: no system message, turns alternate.
 const STRICT: &str = "{% if messages[0].role == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}{% for m in messages %}{% if (m.role == 'user') != (loop.index0 % 2 == 0) %}{{ raise_exception('Roles must alternate') }}{% endif %}[{{ m.role }}] {{ m.content | trim }}\n{% endfor %}";
 const TOOLS: &str = "{% if tools %}{{ tools | tojson }}{% endif %}{% for m in messages %}[{{ m.role }}] {{ m.content }}{% for c in m.tool_calls %}{{ c.function.arguments | tojson }}{% endfor %}\n{% endfor %}";
 

@@ -1,8 +1,9 @@
-//! The process that renders one version's templates: reads jobs from its standard input, writes texts to its
-//! standard output, and ends when the input does.
+//! The subprocess that renders one version's templates: it reads jobs from standard input, writes texts to
+//! standard output, and exits when the input ends.
 //!
-//! It bounds itself before it reads a word: memory, stack and no core file once, processor time before every
-//! batch. Running out of one ends it, and its parent reads from how it ended which it was.
+//! It sets its own limits before it reads anything: memory, stack and no core file once, processor time
+//! before every batch. Exceeding a limit ends it, and the parent sees from the exit status which limit it
+//! was.
 
 use super::super::template::{ChatTemplate, Job, Program, Stop};
 use super::{CPU_SECONDS, END, MEMORY, OK, STACK, STOPPED, receive, send};
@@ -11,7 +12,7 @@ use rustix::time::{ClockId, clock_gettime};
 use std::io::{self, BufWriter, Read, Write};
 use std::process::ExitCode;
 
-/// Serves until the input ends. The whole of `serin render-templates`.
+/// Serves until the input ends. This is all that `serin render-templates` does.
 pub fn serve() -> ExitCode {
     bound(Resource::Core, 0);
     bound(Resource::Data, MEMORY);
@@ -19,7 +20,7 @@ pub fn serve() -> ExitCode {
     let served = room.spawn(run).map(std::thread::JoinHandle::join);
     match served {
         Ok(Ok(Ok(()))) => ExitCode::SUCCESS,
-        // What a panic leaves behind, too.
+        // The same status as after an uncaught panic.
         Ok(Err(_)) => ExitCode::from(101),
         Ok(Ok(Err(error))) | Err(error) => {
             eprintln!("{error}");
@@ -33,7 +34,7 @@ fn run() -> io::Result<()> {
     let mut output = BufWriter::new(io::stdout().lock());
     let program: Program = match receive(&mut input) {
         Ok(frame) => serde_json::from_slice(&frame)?,
-        // Given up before it was needed.
+        // Closed before it was needed.
         Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(()),
         Err(error) => return Err(error),
     };
@@ -61,7 +62,7 @@ fn run() -> io::Result<()> {
     Ok(())
 }
 
-/// The next batch; `None` when there is no more.
+/// The next batch; `None` at the end of the input.
 fn next(input: &mut impl Read) -> io::Result<Option<Vec<Job>>> {
     match receive(input) {
         Ok(frame) => Ok(Some(serde_json::from_slice(&frame)?)),
@@ -88,15 +89,15 @@ fn end(output: &mut impl Write) -> io::Result<()> {
     output.flush()
 }
 
-/// Lowers what this process may use; what the system has bounded further stays so.
+/// Lowers a limit of this process; a lower limit of the system stays.
 fn bound(resource: Resource, most: u64) {
     let now = getrlimit(resource);
     let most = now.maximum.map_or(most, |maximum| most.min(maximum));
-    // Lowering a bound of one's own cannot be refused.
+    // Lowering one's own limit is always allowed.
     let _ = setrlimit(resource, Rlimit { current: Some(most), maximum: now.maximum });
 }
 
-/// Grants the next batch its processor time, on top of what was used.
+/// Grants processor time for the next batch, on top of what has been used.
 fn allow_time() {
     let used = clock_gettime(ClockId::ProcessCPUTime).tv_sec.max(0) as u64;
     bound(Resource::Cpu, used + CPU_SECONDS);

@@ -1,15 +1,15 @@
-//! Templates in a process of their own: this same program, as `serin render-templates`.
+//! Chat templates in a subprocess: this same program, run as `serin render-templates`.
 //!
-//! A template is code that came with a model's weights. The engine that runs it counts work, but not all of it:
-//! values nested in values take stack until there is none, and a list that is added to itself grows for ever.
-//! Inside this process either would take stable along. A process has bounds that nothing gets around - memory,
-//! processor time, stack - and can be killed, which no thread can.
+//! A template is code that comes with a model's weights. The template engine limits work, but not all of it:
+//! values nested in values can exhaust the stack, and a list that is added to itself grows without limit. In
+//! this process, either would take stable down as well. A subprocess has limits that cannot be bypassed
+//! (memory, processor time, stack) and can be killed, which a thread cannot.
 //!
-//! A process belongs to one version's templates and stays, since starting one takes milliseconds and asking it
-//! takes tens of microseconds. There are two per version: long conversations have one of their own, so that
-//! nobody waits behind them, and it is given up afterwards with the memory that it took.
+//! A subprocess belongs to one version's templates and stays alive, since starting one takes milliseconds and
+//! asking it takes tens of microseconds. There are two per version. Long conversations have their own, so
+//! that other requests do not wait behind them; it is ended afterwards to free its memory.
 //!
-//! Blocking: callers are on threads where that is allowed.
+//! Blocking: callers must be on threads where that is allowed.
 
 mod child;
 
@@ -29,29 +29,30 @@ use std::time::Duration;
 
 /// The hidden command by which this program renders templates.
 pub const COMMAND: &str = "render-templates";
-/// Processor time that one batch of jobs may take, in whole seconds; up to one second less, since the system
-/// counts a process's whole seconds.
+/// Processor time for one batch of jobs, in whole seconds. It may be up to one second less, since the system
+/// counts a process's time in whole seconds.
 const CPU_SECONDS: u64 = 2;
-/// Memory that templates and their values may take.
+/// Memory for templates and their values.
 const MEMORY: u64 = 512 << 20;
-/// Stack, within that memory. Honest templates need a few hundred KiB.
+/// Stack, within that memory. Ordinary templates need a few hundred KiB.
 const STACK: usize = 16 << 20;
-/// Silence after which a process is given up. Far above [`CPU_SECONDS`], for machines that are busy.
+/// A process is killed after this time without a response. It is far above [`CPU_SECONDS`], for busy
+/// machines.
 const PATIENCE: Duration = Duration::from_secs(30);
-/// Requests of more bytes than this are long.
+/// Requests with more bytes than this are long.
 const LONG: usize = 256 << 10;
-/// What a process may say on its standard error.
+/// Maximum length of a process's standard error.
 const MAX_LAST_WORDS: u64 = 4096;
 
 const OK: u8 = 0;
 const STOPPED: u8 = 1;
 const END: u8 = 2;
 
-/// Ends what is running for its owner when asked to, or when dropped.
+/// Kills what is running for its owner when requested, or when dropped.
 #[derive(Debug, Default)]
 pub struct Cancel(Arc<Cancelled>);
 
-/// The other half of a [`Cancel`]: what may be cancelled.
+/// The other half of a [`Cancel`]: the processes that may be cancelled.
 #[derive(Debug, Default, Clone)]
 pub struct Cancellable(Arc<Cancelled>);
 
@@ -81,7 +82,7 @@ impl Cancellable {
         self.0.yes.load(Ordering::SeqCst)
     }
 
-    /// Has `child` killed at a cancel, also at one that came before.
+    /// Registers `child` to be killed at a cancel, including one that happened before.
     fn holds(&self, child: &Arc<Mutex<Child>>) {
         *self.0.running.lock() = Some(Arc::clone(child));
         if self.is_cancelled() {
@@ -103,14 +104,14 @@ pub(super) struct Apart {
 }
 
 impl Apart {
-    /// `serin` is the program that understands [`COMMAND`].
+    /// `serin` is the program that has the [`COMMAND`].
     pub(super) fn new(serin: &Path, program: &Program) -> Result<Apart, Stop> {
         let program = serde_json::to_vec(program).map_err(|e| Stop::NoRoom(e.to_string()))?;
         let (short, long) = (Mutex::new(None), Mutex::new(None));
         Ok(Apart { serin: serin.to_owned(), program, short, long })
     }
 
-    /// Renders `jobs` in turn, up to the first that runs into a bound.
+    /// Renders `jobs` in order, up to the first that exceeds a limit.
     pub(super) fn render(
         &self,
         jobs: &[Job],
@@ -145,7 +146,7 @@ impl Apart {
                 Err(error) => {
                     let cancelled = cancel.is_some_and(Cancellable::is_cancelled);
                     match worker.cause(&error) {
-                        // One that somebody ended while it was idle says nothing about the template.
+                        // If the process was killed while it was idle, this says nothing about the template.
                         Stop::NoRoom(_) if reused && !cancelled => {}
                         stop => {
                             results.push(Err(stop));
@@ -188,13 +189,14 @@ impl Worker {
             .stdin(Stdio::from(OwnedFd::from(theirs)))
             .stdout(Stdio::from(OwnedFd::from(also)))
             .stderr(Stdio::piped())
-            // A terminal's interrupt is for the server, which may want to render while it drains.
+            // A Ctrl-C in the terminal is meant for the server, which may still need to render while it
+            // drains.
             .process_group(0)
             .spawn()?;
         Ok(Worker { child: Arc::new(Mutex::new(child)), line })
     }
 
-    /// Sends one frame and reads the results that answer it.
+    /// Sends one frame and reads the results for it.
     fn ask(&mut self, frame: &[u8], results: &mut Vec<Result<String, Stop>>) -> io::Result<()> {
         send(&mut self.line, frame)?;
         loop {
@@ -214,14 +216,14 @@ impl Worker {
         }
     }
 
-    /// Why it did not answer, by how it ended.
+    /// Why it did not answer, from the way it ended.
     fn cause(&mut self, error: &io::Error) -> Stop {
         if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) {
             let waited = PATIENCE.as_secs();
             return Stop::NoRoom(format!("rendering did not end within {waited} s"));
         }
         let mut child = self.child.lock();
-        // The line is closed, so it is ending; what hangs all the same is ended here.
+        // The pipe is closed, so the process is ending; if it hangs, it is killed here.
         let words = child.stderr.take().map(last_words).unwrap_or_default();
         match child.wait() {
             Ok(status) => ended(status, &words),
@@ -244,7 +246,7 @@ fn last_words(stderr: std::process::ChildStderr) -> String {
     String::from_utf8_lossy(&words).into_owned()
 }
 
-/// What an end says about the template.
+/// What an exit status says about the template.
 fn ended(status: ExitStatus, words: &str) -> Stop {
     use rustix::process::Signal;
     let [aborted, bus, segment, cpu] =
@@ -287,7 +289,7 @@ fn receive(from: &mut impl Read) -> io::Result<Vec<u8>> {
     let mut length = [0; 4];
     from.read_exact(&mut length)?;
     let length = u32::from_le_bytes(length) as usize;
-    // Grows with what comes, whatever the length says.
+    // Grows as data arrive, whatever length was announced.
     let mut frame = Vec::new();
     let got = from.take(length as u64).read_to_end(&mut frame)?;
     if got < length {

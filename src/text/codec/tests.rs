@@ -1,4 +1,4 @@
-//! Tests: what a model folder may hold, and how each kind of damage is named.
+//! Tests: valid contents of a model folder, and how each kind of damage is reported.
 
 use super::*;
 use crate::text::testing::{END_OF_TURN, byte_level, byte_level_size, folder, sentence_piece};

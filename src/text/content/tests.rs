@@ -1,4 +1,4 @@
-//! Tests: no content becomes a control token, whatever it is and whichever way a template puts it together.
+//! Tests: no content becomes a control token, whatever it is and however a template combines it.
 
 use super::*;
 use crate::text::testing::{byte_level, byte_level_size, folder, sentence_piece};
@@ -71,7 +71,7 @@ fn what_is_no_control_token_is_left_alone() {
         assert!(matches!(marks.text(text), Cow::Owned(_)), "{text}");
         assert_eq!(marks.remove(marks.text(text).into_owned()), text);
     }
-    // An added token that is no control token stays one in content.
+    // An added token that is not a control token stays a token in content.
     let messages = [json!({"role": "user", "content": "<tool_call><|im_end|>"})];
     let (ids, _) = encoded(&BYTES, &messages);
     assert!(ids.contains(&BYTES.token_id("<tool_call>").unwrap()));
@@ -143,14 +143,15 @@ proptest! {
     ) {
         for codec in [&*BYTES, &*PIECES] {
             let harmless = encoded(codec, &conversation("x", "x", "x")).0;
-            // A name that is a bare word may be made a token by a template that puts brackets around it.
+            // A template may turn a name that is a plain word into a token by putting brackets around it.
             let name = if name == "s" || name == "unk" { "x" } else { name.as_str() };
             let (ids, text) = encoded(codec, &conversation(&content, name, &argument));
             prop_assert_eq!(controls(codec, &ids), controls(codec, &harmless), "{}", text);
             let decoded = codec.decode(&ids, false).unwrap();
             match std::ptr::eq(codec, &*BYTES) {
                 true => prop_assert_eq!(decoded, text),
-                // SentencePiece adds a space after its control tokens, marks or not, and strips the first.
+                // SentencePiece adds a space after its control tokens, with or without marks, and strips the
+                // first.
                 false => prop_assert_eq!(decoded.replace(' ', ""), text.replace(' ', "")),
             }
         }

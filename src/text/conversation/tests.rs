@@ -1,4 +1,4 @@
-//! Tests: ids across messages, how prompts end, and the bounds on what a client sends.
+//! Tests: ids across messages, how prompts end, and the limits on a client's input.
 
 use super::*;
 use serde_json::json;

@@ -1,4 +1,5 @@
-//! Tests: against what Python's `strftime` wrote, and the calendar against counting day by day.
+//! Tests: compared with the output of Python's `strftime`, and the calendar compared with counting day by
+//! day.
 
 use super::*;
 use std::time::Duration;

@@ -1,9 +1,9 @@
-//! Byte-level BPE out of a GGUF file: `tokenizer.ggml.model = gpt2`.
+//! Byte-level BPE from a GGUF file: `tokenizer.ggml.model = gpt2`.
 //!
-//! The vocabulary spells bytes as GPT-2 did; what differs between models is how text is split before
-//! merging, which the file only names (`tokenizer.ggml.pre`). The patterns are those of the models' own
-//! `tokenizer.json`. A name that is not in the table is refused: a near miss would give ids that are almost
-//! right, which nobody would notice.
+//! The vocabulary spells bytes as GPT-2 did. Models differ in how text is split before merging, and the file
+//! contains only the name of that method (`tokenizer.ggml.pre`). The patterns here are those of the models'
+//! own `tokenizer.json`. An unknown name is an error: a near match would give ids that are almost right,
+//! which nobody would notice.
 
 use super::{GgufVocabulary, TextError, merges, part};
 use serde_json::{Value, json};
@@ -15,7 +15,7 @@ const LLAMA3: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{
 const QWEN2: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
 const TEKKEN: &str = r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+";
 const GPT4O: &str = r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+(?i:'s|'t|'re|'ve|'m|'ll|'d)?|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*(?i:'s|'t|'re|'ve|'m|'ll|'d)?|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+";
-/// What llama.cpp does with files that name nothing: four patterns, one after the other.
+/// llama.cpp's default for files without a name: four patterns, one after the other.
 const DEFAULT: [&str; 4] = [r"[\p{P}\$\+<=>\^~\|]+", GPT2, r"\p{N}+", "[0-9][0-9][0-9]"];
 
 /// How text is prepared for merging.

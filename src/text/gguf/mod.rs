@@ -1,12 +1,12 @@
-//! A tokenizer out of the vocabulary that a GGUF file carries.
+//! Builds a tokenizer from the vocabulary in a GGUF file.
 //!
-//! The result is an ordinary `tokenizers::Tokenizer`, so that everything behind it - streaming, special
-//! tokens, templates - is the same for both formats. Two models of text exist in such files: `gpt2`
-//! (byte-level BPE, see `byte_level`) and `llama` (SentencePiece, see `sentence_piece`); any other is refused
-//! by name. Where llama.cpp and the original tokenizer disagree (NFC for Qwen, case classes for Tekken),
-//! the original is followed: it is what the model was trained with.
+//! The result is an ordinary `tokenizers::Tokenizer`, so everything after it (streaming, special tokens,
+//! templates) is the same for both formats. Such files have one of two tokenizer models: `gpt2` (byte-level
+//! BPE, see `byte_level`) or `llama` (SentencePiece, see `sentence_piece`); any other is an error that names
+//! it. Where llama.cpp and the original tokenizer disagree (NFC for Qwen, case classes for Tekken), the
+//! original is followed, because the model was trained with it.
 //!
-//! Knows the vocabulary as plain values; reading the file is not its business.
+//! The vocabulary is passed in as plain values; this module does not read files.
 
 mod byte_level;
 mod sentence_piece;
@@ -37,7 +37,7 @@ const ENDS: [&str; 12] = [
     "[EOS]",
 ];
 
-/// What a GGUF file says about text, entry by entry (`tokenizer.ggml.*`).
+/// The text-related entries of a GGUF file (`tokenizer.ggml.*`).
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct GgufVocabulary {
     /// The file, for messages.
@@ -48,7 +48,7 @@ pub struct GgufVocabulary {
     pub pre: Option<String>,
     pub tokens: Vec<String>,
     pub scores: Vec<f32>,
-    /// Token types by llama.cpp's numbers; empty means that all are normal.
+    /// Token types by llama.cpp's numbers; if empty, all are normal.
     pub types: Vec<u8>,
     pub merges: Vec<String>,
     /// Named special tokens, such as `("bos", 1)`: bos, eos, eot, eom, unk, pad.
@@ -72,8 +72,8 @@ const UNUSED: u8 = 5;
 const BYTE: u8 = 6;
 
 impl GgufVocabulary {
-    /// A vocabulary for models without one: bytes, and a word for every other id. For measuring, where
-    /// it matters that any text can be read and any id be written, and not how well.
+    /// A vocabulary for models without one: bytes, and a word for every other id. It is meant for benchmarks,
+    /// where any text must be encodable and any id decodable, but quality does not matter.
     pub fn stand_in(path: &Path, size: usize) -> GgufVocabulary {
         let mut alphabet: Vec<char> = ByteLevel::alphabet().into_iter().collect();
         alphabet.sort_unstable();
@@ -117,7 +117,7 @@ impl GgufVocabulary {
         Ok(vocab)
     }
 
-    /// Lengths and ids agree with each other.
+    /// Checks that lengths and ids are consistent.
     fn check(&self) -> Result<(), TextError> {
         let tokens = self.tokens.len();
         if tokens == 0 {
@@ -156,7 +156,7 @@ pub(super) fn tokenizer(from: &GgufVocabulary) -> Result<Tokenizer, TextError> {
     Ok(tokenizer)
 }
 
-/// The rest of what a folder would say.
+/// The other settings that a folder would have.
 pub(super) fn folder(from: &GgufVocabulary) -> Folder {
     let named = |(name, id): &(&str, u32)| {
         let token = from.tokens.get(*id as usize)?;
@@ -181,7 +181,7 @@ pub(super) fn folder(from: &GgufVocabulary) -> Folder {
     }
 }
 
-/// Tokens that are found in text as they are, before anything is split.
+/// Adds tokens that are matched in the text as they are, before it is split.
 fn add_tokens(from: &GgufVocabulary, tokenizer: &mut Tokenizer) -> Result<(), TextError> {
     let whole = |id: usize| matches!(from.kind(id), UNKNOWN | CONTROL | USER_DEFINED);
     let ids = (0..from.tokens.len()).filter(|&id| whole(id) && !from.tokens[id].is_empty());
@@ -194,7 +194,7 @@ fn add_tokens(from: &GgufVocabulary, tokenizer: &mut Tokenizer) -> Result<(), Te
     Ok(())
 }
 
-/// Lets the tokenizer put special tokens around a text.
+/// Lets the tokenizer add special tokens around a text.
 fn frame(
     from: &GgufVocabulary,
     tokenizer: &mut Tokenizer,
@@ -226,7 +226,7 @@ fn frame(
     Ok(())
 }
 
-/// A part of a tokenizer out of the JSON that a `tokenizer.json` would have for it.
+/// A part of a tokenizer, from the JSON that a `tokenizer.json` would have for it.
 fn part<T: serde::de::DeserializeOwned>(json: serde_json::Value) -> Result<T, String> {
     serde_json::from_value(json).map_err(|e| e.to_string())
 }
@@ -234,8 +234,8 @@ fn part<T: serde::de::DeserializeOwned>(json: serde_json::Value) -> Result<T, St
 /// Merges given as `left right`.
 fn merges(from: &GgufVocabulary) -> Result<Vec<(String, String)>, TextError> {
     let split = |merge: &String| {
-        // A token may begin with the space that stands for itself only in odd vocabularies; the first
-        // space behind the first character separates.
+        // Only in unusual vocabularies does a token begin with a literal space; so the first space after the
+        // first character is the separator.
         let skip = merge.chars().next().map_or(0, char::len_utf8);
         let at = skip + merge[skip..].find(' ')?;
         Some((merge[..at].to_owned(), merge[at + 1..].to_owned()))

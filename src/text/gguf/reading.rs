@@ -1,4 +1,5 @@
-//! Metadata of a whole, trusted GGUF file as JSON, for the tests of this module, which knows no formats.
+//! Reads the metadata of a trusted GGUF file as JSON, for the tests of this module, which does not know
+//! formats.
 
 use serde_json::{Map, Value, json};
 

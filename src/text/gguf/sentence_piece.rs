@@ -1,20 +1,20 @@
-//! SentencePiece out of a GGUF file: `tokenizer.ggml.model = llama`.
+//! SentencePiece from a GGUF file: `tokenizer.ggml.model = llama`.
 //!
-//! llama.cpp joins, again and again, the two neighbours whose union has the best score. That is BPE with
-//! the merges left implicit; here they are written out, each token with every pair of tokens that it falls
-//! into, best score first. Spaces become `▁`, characters without a token become bytes.
+//! llama.cpp repeatedly joins the two neighbours whose union has the best score. That is BPE with implicit
+//! merges. Here the merges are written out, each token with every pair of tokens that it splits into, best
+//! score first. Spaces become `▁`; characters without a token become bytes.
 
 use super::{BYTE, CONTROL, GgufVocabulary, TextError, UNKNOWN, UNUSED, USER_DEFINED, index, part};
 use serde_json::{Value, json};
 use tokenizers::models::bpe::BPE;
 use tokenizers::{DecoderWrapper, NormalizerWrapper, Tokenizer};
 
-/// What stands for a space.
+/// The character for a space.
 const SPACE: &str = "▁";
-/// Longer tokens are taken as they are: the pairs of one this long are never reached by merging.
+/// Longer tokens are not split: merging would never reach such a pair.
 const LONGEST: usize = 256;
-/// Pairs per token, on average. Real vocabularies have two to three; some that nobody trained would have
-/// hundreds, and cost memory out of all proportion to their file.
+/// Maximum pairs per token, on average. Real vocabularies have two to three. Artificial ones could have
+/// hundreds, and would need far more memory than their file.
 const MOST_PAIRS: usize = 8;
 
 pub(super) fn build(from: &GgufVocabulary) -> Result<Tokenizer, TextError> {
@@ -46,7 +46,7 @@ pub(super) fn build(from: &GgufVocabulary) -> Result<Tokenizer, TextError> {
     Ok(tokenizer)
 }
 
-/// All ways in which a token is two tokens, best score first; of one token, longest left part first.
+/// All ways to split a token into two tokens, best score first; for one token, longest left part first.
 fn pairs(from: &GgufVocabulary) -> Result<Vec<(String, String)>, TextError> {
     let known =
         index(from, |kind| !matches!(kind, UNKNOWN | CONTROL | USER_DEFINED | UNUSED | BYTE));

@@ -1,10 +1,10 @@
-//! Tests: ids of llama.cpp and transformers for the same vocabularies, and vocabularies that do not fit.
+//! Tests: ids from llama.cpp and transformers for the same vocabularies, and invalid vocabularies.
 
 use super::*;
 use crate::text::Codec;
 use serde_json::Value;
 
-/// A vocabulary out of a fixture. Text knows no files, so the test reads the container itself.
+/// A vocabulary from a fixture. The text module does not know files, so the test reads the container itself.
 fn vocabulary(name: &str) -> GgufVocabulary {
     let path =
         PathBuf::from(format!("{}/tests/fixtures/gguf/{name}.gguf", env!("CARGO_MANIFEST_DIR")));
@@ -75,8 +75,8 @@ fn what_is_encoded_decodes_to_itself() {
     for (name, size) in [("bpe", 905), ("spm", 903)] {
         let codec = Codec::from_gguf(&vocabulary(name), size).unwrap();
         for text in goldens["texts"].as_array().unwrap().iter().map(|t| t.as_str().unwrap()) {
-            // A SentencePiece `▁` is a space, and special tokens swallow the space that is put before
-            // what follows them.
+            // A SentencePiece `▁` is a space, and special tokens swallow the space that is added before the
+            // text after them.
             if name == "spm" && (text.contains('▁') || text.contains('<')) {
                 continue;
             }

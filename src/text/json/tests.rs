@@ -1,4 +1,4 @@
-//! Tests: floats as Python writes them, and values that are not JSON. Layout is tested by goldens.
+//! Tests: floats as Python writes them, and values that are not JSON. Formatting is tested with goldens.
 
 use super::*;
 use minijinja::{Environment, context};

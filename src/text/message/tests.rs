@@ -1,4 +1,4 @@
-//! Tests: each kind of shape in all its members, what is left alone, what is refused and how it is named.
+//! Tests: every variant of each shape, what is left unchanged, what is refused and how it is named.
 
 use super::*;
 
@@ -50,7 +50,7 @@ fn keys_without_a_value_are_gone_and_unknown_ones_stay() {
     let want =
         json!([{"index": 0, "function": {"name": "f", "arguments": {}}, "type": "function"}]);
     assert_eq!(message["tool_calls"], want);
-    // What is the client's own data keeps its nulls.
+    // The client's own data keep their nulls.
     let data = json!({"role": "assistant", "tool_calls": [{"function": {"name": "f", "arguments": {"a": null}}}]});
     assert_eq!(normal(data)["tool_calls"][0]["function"]["arguments"].to_string(), r#"{"a":null}"#);
 }

@@ -1,4 +1,4 @@
-//! Tests: goldens made by Python's transformers, whose doing a failure is, and bounds on templates.
+//! Tests: goldens made by Python's transformers, who is at fault for a failure, and limits on templates.
 
 use super::*;
 use crate::text::conversation::{MAX_INPUT, MAX_MESSAGES};
@@ -174,16 +174,17 @@ fn requests_that_make_no_sense_are_the_clients_doing() {
     }
 }
 
-/// Time that this thread has computed: what it waited for a processor is not the template's doing.
+/// Processor time of this thread: waiting for a processor does not count.
 fn computed() -> Duration {
     let stat = std::fs::read_to_string("/proc/thread-self/stat").unwrap();
     let (_, fields) = stat.rsplit_once(')').unwrap();
-    // In user mode and in the system, in hundredths of a second.
+    // In user mode and in the kernel, in hundredths of a second.
     let ticks = fields.split_whitespace().skip(11).take(2).map(|n| n.parse::<u64>().unwrap());
     Duration::from_millis(10 * ticks.sum::<u64>())
 }
 
-/// A hostile template on a thread with the stack of a server's worker; its error, and what it took.
+/// Runs a hostile template on a thread with the stack size of a server worker; returns its error and the
+/// time.
 fn survive(text: &str) -> (TextError, Duration) {
     let guarded = format!("{{% if messages[0].content == 'go' %}}{text}{{% endif %}}");
     let run = move || {
@@ -216,7 +217,7 @@ fn hostile_templates_end_soon() {
     ];
     for bomb in bombs {
         let (error, took) = survive(bomb);
-        // Half a second where nobody else is on the core and its memory.
+        // Half a second on an otherwise idle machine.
         assert!(took < Duration::from_secs(3), "{took:?} for {bomb}");
         assert!(!error.is_client_fault(), "{error} for {bomb}");
     }
@@ -252,7 +253,8 @@ fn a_shape_that_the_template_does_not_take_is_named_and_is_the_requests() {
     assert!(error.is_client_fault());
     let said = "messages[0]: this model's chat template does not take a system message (no system)";
     assert_eq!(error.to_string(), said);
-    // It takes each of these alone; what it cannot take is seen by what it does without the words.
+    // It supports each of these alone; the combination that it does not support is found by rendering without
+    // the messages' text.
     let three = "{% for m in messages %}{{ m.content }}{% if loop.index > 6 %}{{ nothing.at.all }}{% endif %}{% endfor %}";
     let many = vec![json!({"role": "user", "content": "x"}); 9];
     let error = render(three, &many).unwrap_err();

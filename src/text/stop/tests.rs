@@ -1,9 +1,9 @@
-//! Tests: against finding stop strings in the whole text, however the text is cut.
+//! Tests: compared with finding stop strings in the whole text, however the text is split.
 
 use super::*;
 use proptest::prelude::*;
 
-/// The whole text at once: the text to send and the stop string found.
+/// Processes the whole text at once: the text to send and the stop string found.
 fn oracle(text: &str, stops: &[String]) -> (String, Option<usize>) {
     let ends = text.char_indices().map(|(at, c)| at + c.len_utf8());
     for end in ends {
@@ -65,7 +65,7 @@ proptest! {
             seen.push_str(piece);
             sent.push_str(&watch.push(piece).text);
             if watch.hit().is_none() {
-                // Nothing is held back but the longest end that may begin a stop string.
+                // No more is held back than the longest suffix that may begin a stop string.
                 let starts = seen.char_indices().map(|(at, _)| at).chain([seen.len()]);
                 let expected = starts.into_iter().find(|&at| at == seen.len() || may_begin(&seen, at, &stops));
                 prop_assert_eq!(sent.len(), expected.unwrap());

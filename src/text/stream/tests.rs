@@ -1,4 +1,4 @@
-//! Tests: the stream against decoding everything at once, for text and for garbage.
+//! Tests: the stream compared with decoding everything at once, for text and for garbage.
 
 use super::*;
 use crate::text::testing::{END_OF_TURN, byte_level_codec, sentence_piece_codec};
@@ -8,7 +8,7 @@ use std::sync::LazyLock;
 static BYTE_LEVEL: LazyLock<Arc<Codec>> = LazyLock::new(byte_level_codec);
 static SENTENCE_PIECE: LazyLock<Arc<Codec>> = LazyLock::new(sentence_piece_codec);
 
-/// What each push gives, and last what the end gives; the window must stay small throughout.
+/// The result of each push, and finally that of the end; the window must stay small throughout.
 fn stream(codec: &Arc<Codec>, ids: &[u32]) -> Vec<String> {
     let mut decoder = StreamDecoder::new(Arc::clone(codec));
     let mut pieces = Vec::new();
@@ -76,7 +76,7 @@ fn a_broken_byte_after_a_whole_character_takes_nothing_back() {
     assert_eq!(stream(codec, &ids).concat(), "é\u{FFFD}a");
 }
 
-/// Byte tokens that spell `text`, then an ordinary token, so that runs of bytes are long.
+/// Byte tokens that spell `text`, then an ordinary token, so that there are long runs of bytes.
 fn as_bytes(codec: &Codec, text: &str) -> Vec<u32> {
     text.bytes().map(|byte| codec.token_id(&format!("<0x{byte:02X}>")).unwrap()).collect()
 }

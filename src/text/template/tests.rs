@@ -1,4 +1,5 @@
-//! Tests: what is done to a template's source, and what of Python's Jinja the engine has to be given.
+//! Tests: how a template's source is changed, and which features of Python's Jinja have to be added to the
+//! engine.
 
 use super::*;
 
@@ -20,6 +21,6 @@ fn render(text: &str, messages: &[serde_json::Value]) -> Result<String, Stop> {
 #[test]
 fn nothing_is_not_iterable_and_everything_that_python_walks_is() {
     let text = "{{ tools is iterable }} {{ missing is iterable }} {{ [] is iterable }} {{ 'x' is iterable }} {{ {} is iterable }} {{ 7 is iterable }}";
-    // As jinja2 3.1.6: an undefined value can be walked, and is empty.
+    // As in jinja2 3.1.6: an undefined value can be iterated, and is empty.
     assert_eq!(render(text, &[]).unwrap(), "False True True True True False");
 }

@@ -1,4 +1,4 @@
-//! Tests: calls whole, cut anywhere, broken, unclosed; nothing that is not a call is lost.
+//! Tests: calls that are whole, split anywhere, broken or unclosed; everything that is not a call is kept.
 
 use super::*;
 use proptest::prelude::*;
@@ -12,7 +12,7 @@ fn call(index: usize, name: &str, arguments: &str) -> [ToolPiece; 2] {
     [ToolPiece::Begin { index, name }, ToolPiece::Arguments { index, delta }]
 }
 
-/// Reads pieces to the end, with neighbouring text put together.
+/// Parses pieces to the end, with neighbouring text joined.
 fn read<'a>(pieces: impl IntoIterator<Item = &'a str>) -> Vec<ToolPiece> {
     let mut parser = ToolCallParser::new();
     let mut all: Vec<ToolPiece> = pieces.into_iter().flat_map(|piece| parser.push(piece)).collect();
