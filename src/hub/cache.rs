@@ -5,7 +5,12 @@
 //! nothing.
 
 use super::{HubError, Reference};
+use std::fs::{File, OpenOptions, TryLockError};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// Time between two attempts to take a lock.
+const LOCK_PAUSE: Duration = Duration::from_millis(200);
 
 pub(super) struct Cache {
     root: PathBuf,
@@ -22,7 +27,25 @@ impl Cache {
     }
 
     fn repo(&self, reference: &Reference) -> PathBuf {
-        self.root.join(format!("models--{}", reference.repo.replace('/', "--")))
+        self.root.join(folder(reference))
+    }
+
+    /// Waits until no other process downloads this content. It is the lock that Hugging Face's own tools take; it is
+    /// released when the file is closed. On a file system without locks there is nothing to wait for.
+    pub(super) async fn lock(&self, reference: &Reference, etag: &str) -> Result<File, HubError> {
+        let path = self.root.join(".locks").join(folder(reference)).join(format!("{etag}.lock"));
+        parent(&path)?;
+        let file = OpenOptions::new().create(true).truncate(false).write(true).open(&path);
+        let file = file.map_err(|source| HubError::Write { path: path.clone(), source })?;
+        let mut waited = false;
+        while let Err(TryLockError::WouldBlock) = file.try_lock() {
+            if !waited {
+                tracing::info!("another process is downloading {}; waiting for it", reference.repo);
+            }
+            waited = true;
+            tokio::time::sleep(LOCK_PAUSE).await;
+        }
+        Ok(file)
     }
 
     pub(super) fn snapshot(&self, reference: &Reference, commit: &str) -> PathBuf {
@@ -89,6 +112,11 @@ impl Cache {
         let linked = std::fs::rename(blob, to);
         linked.map_err(written)
     }
+}
+
+/// The name of a repository's folder.
+fn folder(reference: &Reference) -> String {
+    format!("models--{}", reference.repo.replace('/', "--"))
 }
 
 /// Creates the folder for a file.

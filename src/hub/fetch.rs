@@ -13,9 +13,10 @@ use reqwest::header::{CONTENT_LENGTH, CONTENT_RANGE, ETAG, HeaderMap};
 use reqwest::{Method, StatusCode};
 use sha2::{Digest, Sha256};
 use std::fs::{File, OpenOptions};
-use std::io::{Read, Write};
+use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
+use tokio::io::AsyncWriteExt;
 
 /// Maximum number of consecutive attempts without a byte.
 const ATTEMPTS: u32 = 5;
@@ -57,6 +58,11 @@ impl Hub {
         let url = format!("{}/{}/resolve/{commit}/{name}", self.endpoint, reference.repo);
         let facts = self.facts(&url, &what).await?;
         let blob = self.cache.blob(reference, &facts.etag);
+        let lock = match blob.is_file() {
+            true => None,
+            false => Some(self.cache.lock(reference, &facts.etag).await?),
+        };
+        // While this waited for the lock, another process may have downloaded it.
         if !blob.is_file() {
             parent(&blob)?;
             let partial = blob.with_file_name(format!("{}.incomplete", facts.etag));
@@ -68,6 +74,7 @@ impl Hub {
             std::fs::rename(&download.partial, &blob)
                 .map_err(|source| HubError::Write { path: blob.clone(), source })?;
         }
+        drop(lock);
         self.cache.link(&blob, &to)
     }
 
@@ -129,20 +136,24 @@ impl Hub {
         let continues = answer.status() == StatusCode::PARTIAL_CONTENT
             && text(answer.headers(), CONTENT_RANGE.as_str())
                 .is_some_and(|range| range.starts_with(&format!("bytes {have}-")));
-        let mut file = download.open(continues && have > 0)?;
+        let mut file = tokio::fs::File::from_std(download.open(continues && have > 0)?);
         download.progress.resume_at(if continues { have } else { 0 });
         if answer.status() == StatusCode::RANGE_NOT_SATISFIABLE {
             return Err(Stop::Broken("it was longer than the hub's".into()));
         }
         loop {
-            let data = tokio::time::timeout(STALL, answer.chunk()).await;
-            let data = data.map_err(|_| Stop::Broken("nothing came for a minute".into()))?;
-            let data = data.map_err(|e| Stop::Broken(outbound::chain(e)))?;
-            let Some(data) = data else { break };
-            file.write_all(&data).map_err(|source| download.unwritten(source))?;
+            let data = match tokio::time::timeout(STALL, answer.chunk()).await {
+                Ok(Ok(Some(data))) => data,
+                Ok(Ok(None)) => break,
+                Ok(Err(error)) => return flushed(file, outbound::chain(error)).await,
+                Err(_) => return flushed(file, "nothing came for a minute".to_owned()).await,
+            };
+            file.write_all(&data).await.map_err(|source| download.unwritten(source))?;
             download.progress.add(data.len() as u64);
         }
-        file.sync_all().map_err(|source| download.unwritten(source))?;
+        // A write is complete only once the next one, or this, has returned.
+        file.flush().await.map_err(|source| download.unwritten(source))?;
+        file.sync_all().await.map_err(|source| download.unwritten(source))?;
         match download.facts.size {
             Some(size) if length(&download.partial) < size => {
                 Err(Stop::Broken("the connection was closed early".into()))
@@ -169,6 +180,12 @@ impl Hub {
         download.delete();
         Err(HubError::Hash { what, expected, found })
     }
+}
+
+/// An attempt that broke off; what has come is in the file, to go on from there.
+async fn flushed(mut file: tokio::fs::File, why: String) -> Result<(), Stop> {
+    let _ = file.flush().await;
+    Err(Stop::Broken(why))
 }
 
 /// Why an attempt ended.

@@ -1,8 +1,8 @@
 //! Models by reference: `hf:org/repo[:file][@revision]` becomes a folder or a file on this machine.
 //!
 //! Files are stored where Hugging Face's own tools store them, so both can use each other's downloads. Why
-//! not the `hf-hub` crate: its TLS would add a second cryptographic library to the program, and only a file
-//! list and a resumable GET are needed from it.
+//! not the `hf-hub` crate (0.5): it does not check what it downloaded against the hub's SHA-256, and adds a second
+//! version of the HTTP client.
 //!
 //! In reading order: `reference` (the text typed), `choose` (which files of a repository are needed), `cache`
 //! (where they are stored), `wire` (one request), `fetch` (one file, resumed and checked). It does not know

@@ -198,3 +198,20 @@ async fn what_does_not_exist_is_named() {
     let error = hub.fetch(&reference("hf:org/repo:no.gguf")).await.unwrap_err().to_string();
     assert!(error.contains("no.gguf"), "{error}");
 }
+
+#[tokio::test]
+async fn two_downloads_of_one_file_do_not_write_into_each_other() {
+    let dir = tempfile::tempdir().unwrap();
+    let (hub, files) = hub(files(), dir.path()).await;
+    let reference = reference("hf:org/repo");
+    let sum = sha256(&weights());
+    let lock = hub.cache.lock(&reference, &sum).await.unwrap();
+    let wait = tokio::time::timeout(std::time::Duration::from_millis(300), hub.fetch(&reference));
+    assert!(wait.await.is_err(), "it waits for the other process");
+    assert!(requests(&files, "GET", "model.safetensors").is_empty());
+    std::fs::write(hub.cache.blob(&reference, &sum), weights()).unwrap();
+    drop(lock);
+    let folder = hub.fetch(&reference).await.unwrap();
+    assert_eq!(std::fs::read(folder.join("model.safetensors")).unwrap(), weights());
+    assert!(requests(&files, "GET", "model.safetensors").is_empty(), "the other one's is used");
+}
