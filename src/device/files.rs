@@ -3,20 +3,13 @@
 //! Lives here because mapping is `unsafe`: the file must not be cut short while it is mapped. Weights are
 //! copied out of the mapping during the load, so the window in which that could hurt is the load itself.
 
-use candle_core::safetensors::MmapedSafetensors;
-use std::path::{Path, PathBuf};
-
-/// Maps one or more safetensors files and reads their headers. The header's offsets are checked against
-/// the file's size by the safetensors crate.
-pub fn map_safetensors(paths: &[PathBuf]) -> Result<MmapedSafetensors, candle_core::Error> {
-    // SAFETY: the mapping is read-only and is dropped when the load ends; see the module's note.
-    unsafe { MmapedSafetensors::multi(paths) }
-}
+use safetensors::tensor::TensorView;
+use std::path::Path;
 
 /// Maps a file for reading from front to back (to hash it, say).
 pub fn map_bytes(path: &Path) -> std::io::Result<memmap2::Mmap> {
     let file = std::fs::File::open(path)?;
-    // SAFETY: as for `map_safetensors`.
+    // SAFETY: the mapping is read-only and is dropped when the load ends; see the module's note.
     unsafe { memmap2::Mmap::map(&file) }
 }
 
@@ -36,10 +29,9 @@ pub fn release(map: &memmap2::Mmap, range: std::ops::Range<usize>) {
     }
 }
 
-/// As [`release`], for one tensor of mapped safetensors.
-pub fn release_tensor(weights: &MmapedSafetensors, name: &str) {
+/// As [`release`], for a tensor of a mapped file.
+pub fn release_tensor(view: &TensorView<'_>) {
     const PAGE: usize = 4096;
-    let Ok(view) = weights.get(name) else { return };
     let bytes = view.data().as_ptr_range();
     let (from, to) =
         ((bytes.start as usize).next_multiple_of(PAGE), bytes.end as usize / PAGE * PAGE);

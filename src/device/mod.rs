@@ -10,6 +10,7 @@ pub mod end;
 pub mod files;
 pub mod fit;
 pub mod memory;
+pub mod safetensors;
 mod stored;
 mod workbench;
 

@@ -155,14 +155,13 @@ impl Runner for ModelRunner {
 
     fn enqueue(&mut self, batch: &Batch, draws: &[Draw<'_>]) -> Result<Ticket, RunError> {
         check(batch, &self.capacity())?;
-        let failed = |e: candle_core::Error| RunError::Step(e.to_string());
-        let states = self.decoder.forward(batch).map_err(failed)?;
+        let states = self.decoder.forward(batch);
         let mut results = Results::default();
         let (vocab, hidden) = (self.decoder.config().vocab, self.decoder.config().hidden);
         let rows = batch.rows.iter().filter(|row| row.wanted() > 0).zip(draws);
         let mut wishes = rows.flat_map(|(row, draw)| wishes(row, draw));
         for piece in states.chunks(HEAD_ROWS * hidden) {
-            let logits = self.decoder.logits(piece).map_err(failed)?;
+            let logits = self.decoder.logits(piece);
             for (logits, wish) in logits.chunks_exact_mut(vocab).zip(&mut wishes) {
                 results.take(logits, wish);
             }

@@ -15,7 +15,6 @@ use crate::device::{
     Activation, Angles, AttentionSpec, Batch, HeadNorm, Kind, KvCache, KvKind, KvShape, QMatrix,
     Workbench, attend, ops,
 };
-use candle_core::Result;
 
 /// The size of a KV cache, and the type of its values.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -46,7 +45,7 @@ pub enum KvChoice {
 
 impl KvChoice {
     /// `auto`, `f16`, `f32` or `i8`.
-    pub fn parse(text: &str) -> std::result::Result<KvChoice, String> {
+    pub fn parse(text: &str) -> Result<KvChoice, String> {
         match text {
             "auto" => Ok(KvChoice::Auto),
             "f16" => Ok(KvChoice::As(KvKind::F16)),
@@ -132,7 +131,7 @@ struct Rows {
 
 impl Decoder {
     /// Takes the weights from `source` and allocates a KV cache.
-    pub fn load(source: &Weights, kv: KvPlan) -> std::result::Result<Decoder, LoadError> {
+    pub fn load(source: &Weights, kv: KvPlan) -> Result<Decoder, LoadError> {
         let config = source.config().clone();
         let tied = config.tied_embeddings || !source.has(layout::HEAD);
         let (embedding, head) = (Names::embedding(&config), Names::head(&config));
@@ -145,12 +144,7 @@ impl Decoder {
             let names = Names { config: &config, index };
             LayerLoader { packer: &mut packer, names, config: &config }.layer(*kind)
         };
-        let layers = config
-            .kinds
-            .iter()
-            .enumerate()
-            .map(&mut load)
-            .collect::<std::result::Result<_, _>>()?;
+        let layers = config.kinds.iter().enumerate().map(&mut load).collect::<Result<_, _>>()?;
         let head = if tied { embedding.clone() } else { packer.matrix(&head)? };
         Ok(Decoder {
             norm: Norm::load(&packer, layout::NORM, config.hidden, &config)?,
@@ -176,7 +170,7 @@ impl Decoder {
     /// Runs one step. Returns the final states of the tokens whose logits are needed, `[wanted][hidden]`, for
     /// [`Decoder::logits`]. Token ids, positions and slots must be in range; the caller checks them (see
     /// `engine::runner`).
-    pub fn forward(&mut self, batch: &Batch) -> Result<Vec<f32>> {
+    pub fn forward(&mut self, batch: &Batch) -> Vec<f32> {
         self.embed(&batch.tokens);
         for (rope, angles) in self.config.ropes.iter().zip(&mut self.angles) {
             rope.fill(batch, angles);
@@ -197,12 +191,12 @@ impl Decoder {
         let row = |token: usize| &self.rows.x[token * self.config.hidden..][..self.config.hidden];
         let mut wanted: Vec<f32> = batch.wanted_tokens().flat_map(row).copied().collect();
         self.norm.apply(&mut wanted, &self.bench);
-        Ok(wanted)
+        wanted
     }
 
     /// Logits of final states, `[n][hidden]` to `[n][vocab]`. It is separate from [`Decoder::forward`] so
     /// that a caller who needs many rows can compute them in pieces. The caller may modify them.
-    pub fn logits(&mut self, states: &[f32]) -> Result<&mut [f32]> {
+    pub fn logits(&mut self, states: &[f32]) -> &mut [f32] {
         let n = states.len() / self.config.hidden;
         let logits = &mut self.rows.logits;
         logits.resize(n * self.config.vocab, 0.0);
@@ -210,7 +204,7 @@ impl Decoder {
         if let Some(cap) = self.config.logit_cap {
             ops::soft_cap(self.bench.products.isa(), logits, cap);
         }
-        Ok(logits)
+        logits
     }
 
     fn embed(&mut self, tokens: &[u32]) {
@@ -269,7 +263,7 @@ impl Norm {
         name: &str,
         len: usize,
         config: &ModelConfig,
-    ) -> std::result::Result<Norm, LoadError> {
+    ) -> Result<Norm, LoadError> {
         let mut weight = packer.vector(name, len)?;
         weight.iter_mut().for_each(|w| *w += config.norm.offset);
         Ok(Norm { weight, eps: config.norm.eps })
@@ -302,7 +296,7 @@ struct LayerLoader<'a, 'b> {
 }
 
 impl LayerLoader<'_, '_> {
-    fn layer(mut self, kind: LayerKind) -> std::result::Result<Layer, LoadError> {
+    fn layer(mut self, kind: LayerKind) -> Result<Layer, LoadError> {
         let (c, layout, names) = (self.config, self.config.layout, self.names);
         Ok(Layer {
             attention_norm: self.norm(layout.attention_norm, c.hidden)?,
@@ -323,7 +317,7 @@ impl LayerLoader<'_, '_> {
         })
     }
 
-    fn mlp(&mut self) -> std::result::Result<Mlp, LoadError> {
+    fn mlp(&mut self) -> Result<Mlp, LoadError> {
         let (c, names) = (self.config, self.names);
         Ok(Mlp {
             gate_up: self.packer.projection(&names.gate_up(), c.bias.mlp)?,
@@ -333,18 +327,18 @@ impl LayerLoader<'_, '_> {
         })
     }
 
-    fn head_norm(&self, layout: &Layout) -> std::result::Result<Option<HeadNorm>, LoadError> {
+    fn head_norm(&self, layout: &Layout) -> Result<Option<HeadNorm>, LoadError> {
         let Some([query, key]) = layout.head_norms else { return Ok(None) };
         let dim = self.config.head_dim;
         let (query, key) = (self.norm(query, dim)?, self.norm(key, dim)?);
         Ok(Some(HeadNorm { query: query.weight, key: key.weight, eps: key.eps }))
     }
 
-    fn optional_norm(&self, name: Option<&str>) -> std::result::Result<Option<Norm>, LoadError> {
+    fn optional_norm(&self, name: Option<&str>) -> Result<Option<Norm>, LoadError> {
         name.map(|name| self.norm(name, self.config.hidden)).transpose()
     }
 
-    fn norm(&self, name: &str, len: usize) -> std::result::Result<Norm, LoadError> {
+    fn norm(&self, name: &str, len: usize) -> Result<Norm, LoadError> {
         let name = layout::in_layer(self.names.index, &format!("{name}.weight"));
         Norm::load(self.packer, &name, len, self.config)
     }

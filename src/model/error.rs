@@ -46,8 +46,6 @@ pub enum LoadError {
     /// This process can no longer use the device.
     #[error("the device has failed: {0}")]
     DeviceLost(String),
-    #[error("loading failed on the device: {0}")]
-    Device(#[from] candle_core::Error),
 }
 
 impl From<CardError> for LoadError {

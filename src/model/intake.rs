@@ -8,9 +8,9 @@ mod damage;
 use super::config::ModelConfig;
 use super::error::LoadError;
 use super::layout::EMBEDDING;
+use crate::device::safetensors::Safetensors;
 use crate::device::{Kind, Stored, files};
 use crate::progress::Progress;
-use candle_core::safetensors::MmapedSafetensors;
 use safetensors::tensor::{Dtype, TensorView};
 use sha2::{Digest, Sha256};
 use std::borrow::Cow;
@@ -21,7 +21,7 @@ pub struct Checkpoint {
     dir: PathBuf,
     config: ModelConfig,
     files: Vec<PathBuf>,
-    weights: MmapedSafetensors,
+    weights: Safetensors,
     /// The prefix of the language model's tensor names in the files.
     prefix: Prefix,
 }
@@ -37,8 +37,8 @@ enum Prefix {
 }
 
 impl Prefix {
-    fn of(weights: &MmapedSafetensors) -> Prefix {
-        let has = |prefix: Prefix| weights.get(&prefix.apply(EMBEDDING)).is_ok();
+    fn of(weights: &Safetensors) -> Prefix {
+        let has = |prefix: Prefix| weights.get(&prefix.apply(EMBEDDING)).is_some();
         [Prefix::Outer, Prefix::Inner].into_iter().find(|p| has(*p)).unwrap_or(Prefix::None)
     }
 
@@ -58,9 +58,9 @@ impl Checkpoint {
         let files = weight_files(dir)?;
         for path in &files {
             let one = std::slice::from_ref(path);
-            files::map_safetensors(one).map_err(|e| damaged(path, &e))?;
+            Safetensors::open(one).map_err(|e| damaged(path, &e))?;
         }
-        let weights = files::map_safetensors(&files).map_err(|e| damaged(dir, &e))?;
+        let weights = Safetensors::open(&files).map_err(|e| damaged(dir, &e))?;
         let prefix = Prefix::of(&weights);
         Ok(Checkpoint { dir: dir.to_owned(), config, files, weights, prefix })
     }
@@ -80,7 +80,7 @@ impl Checkpoint {
     }
 
     pub fn has(&self, name: &str) -> bool {
-        self.weights.get(&self.prefix.apply(name)).is_ok()
+        self.weights.get(&self.prefix.apply(name)).is_some()
     }
 
     /// Type and shape of one tensor.
@@ -104,12 +104,14 @@ impl Checkpoint {
 
     /// Releases the memory of a tensor's pages; they are read again if needed.
     pub fn release(&self, name: &str) {
-        files::release_tensor(&self.weights, &self.prefix.apply(name));
+        if let Some(view) = self.weights.get(&self.prefix.apply(name)) {
+            files::release_tensor(&view);
+        }
     }
 
     fn view(&self, name: &str) -> Result<(Kind, TensorView<'_>), LoadError> {
         let (dir, tensor) = (self.dir.clone(), self.prefix.apply(name));
-        let Ok(view) = self.weights.get(&tensor) else {
+        let Some(view) = self.weights.get(&tensor) else {
             return Err(LoadError::Missing { dir, tensor });
         };
         match kind_of(view.dtype()) {
@@ -165,12 +167,9 @@ fn hex(hash: Sha256) -> String {
     hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-fn damaged(path: &Path, error: &candle_core::Error) -> LoadError {
+fn damaged(path: &Path, error: &str) -> LoadError {
     let found = files::map_bytes(path).ok().and_then(|bytes| damage::find(&bytes));
-    let what = found.unwrap_or_else(|| {
-        let text = error.to_string();
-        text.lines().next().unwrap_or("unreadable").to_owned()
-    });
+    let what = found.unwrap_or_else(|| error.lines().next().unwrap_or("unreadable").to_owned());
     LoadError::Damaged { path: path.to_owned(), what }
 }
 
