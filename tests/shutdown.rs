@@ -157,8 +157,8 @@ fn a_hangup_reads_the_log_filter_again_and_names_what_takes_a_restart() {
     let text = text.replace("log = \"info\"", "log = \"debug\"\nmax_n = 3");
     fs::write(&path, text).expect("written");
     server.signal("HUP");
-    said("the log's filter has changed");
-    said("in force after a restart only: server.max_n");
+    said("the log filter has changed");
+    said("take effect only after a restart: server.max_n");
     let mut file = fs::OpenOptions::new().append(true).open(&path).expect("a config");
     writeln!(file, "nonsense = 1").expect("written");
     server.signal("HUP");
