@@ -89,7 +89,7 @@ fn refusal(
         return Some("Operators' routes need a loopback name in Host, such as 127.0.0.1.");
     }
     if of_browser(headers) && !(of_own_page(headers) && operators.shown(headers)) {
-        return Some("Web pages may use operators' routes only from this listener and with its token.");
+        return Some("Web pages need this listener's origin and token to use operators' routes.");
     }
     None
 }
