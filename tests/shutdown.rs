@@ -89,8 +89,8 @@ fn a_second_signal_ends_it_at_once_and_is_nothing_against_the_canary() {
 fn a_server_that_loads_ends_when_it_is_told_to() {
     let dir = TempDir::new().expect("a folder");
     let server = Process::serve(&["--config", &config(dir.path(), &server(""))]);
-    // A canary of 256 GiB, nearly all of it a hole in the file: reading it for its digest takes a minute or
-    // more.
+    // A canary of 256 GiB, nearly all of it a hole in the file: reading it for its digest takes at least a
+    // minute.
     let slow = dir.path().join("slow");
     copy_model(&models().join("tiny-v2"), &slow);
     lengthen(&slow.join("model.safetensors"), 256 << 30);
