@@ -1,4 +1,4 @@
-"""serin's engine against llama.cpp on the same GGUF files, in turn, on this machine.
+"""Compares serin's engine with llama.cpp on the same GGUF files, in turn, on this machine.
 
     pip install numpy llama-cpp-python      # from source: CMAKE_ARGS=-DGGML_NATIVE=ON, --no-binary
     python scripts/make_peer_model.py FOLDER
@@ -6,20 +6,20 @@
     python scripts/bench_cpu.py FOLDER/*.gguf --out benches/runs/cpu-peer [--rounds 5] [--threads 2]
     python scripts/bench_cpu.py FOLDER/*.gguf --out benches/runs/cpu-peer --more    # adds rounds to those
 
-Each round takes each measure on each file with both programs, each in a process of its own, the one that
-comes first changing from round to round. Counts are the same on both sides, and so is what is timed:
+Each round takes every measurement on every file with both programs, each in its own process. Which program
+runs first alternates between rounds. Both sides use the same counts and time the same things:
 
 - prefill: a prompt of 512 tokens to its first greedy token
 - decode: 1, 8 and 16 sequences with prompts of 128, 64 greedy tokens each; tokens per second while all of
   them decode (for serin from the last first token to the first last one, for llama.cpp the 63 steps)
-- whole: the same from the first prompt to the last token, prefill and all (for information)
-- second turn (serin alone): time to the first token of a prompt of 1,040 of which at least 1,000 were in
-  the conversation before, over that of a prompt of the same length never seen
+- whole: the same from the first prompt to the last token, including prefill (for information)
+- second turn (serin only): TTFT of a prompt of 1,040 tokens, of which at least 1,000 were in the previous
+  turn, divided by that of an unseen prompt of the same length
 
-llama.cpp: n_batch and n_ubatch 512, f16 cache, flash attention as it chooses, OpenMP as built; with
-several sequences both with one cache for all and with one for each, of which the better counts. A bar
-holds if both the ratio of the bests and the median of the rounds' ratios reach it. A run during which
-other work had more than a few hundredths of the machine is repeated (--again), whatever came out.
+llama.cpp: n_batch and n_ubatch 512, f16 cache, flash attention as it chooses, OpenMP as built. With
+several sequences, both a shared cache and one cache per sequence are tried, and the better result counts.
+A bar is reached if both the ratio of the best results and the median of the rounds' ratios reach it. A run
+is repeated (--again) if other work used more than a few hundredths of the machine, whatever its result.
 Writes OUT.json (everything) and OUT.md (the table).
 """
 
@@ -40,7 +40,7 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 PREFILL, PROMPT, NEW = 512, 128, 64
 BARS = {"prefill_512": 0.9, "decode_1": 1.0, "decode_8": 1.1, "decode_16": 1.1}
 TURN_BAR = 0.15
-# Share of the machine that other work may take during a run before the run is repeated.
+# Share of the machine that other work may use during a run; beyond it, the run is repeated.
 OTHERS = 0.03
 
 
@@ -61,7 +61,7 @@ class Peer:
         self.context = None
 
     def open(self, sequences, tokens, unified=False):
-        """A context for so many sequences of so many tokens each, with one cache for all or one for each."""
+        """A context for a number of sequences of a given length, with a shared cache or one per sequence."""
         if self.context:
             self.lib.llama_free(self.context)
         params = self.lib.llama_context_default_params()
@@ -76,7 +76,7 @@ class Peer:
         self.lib.llama_memory_clear(self.lib.llama_get_memory(self.context), True)
 
     def step(self, rows):
-        """Runs (token, position, sequence, wanted) rows; the greedy token of each wanted one."""
+        """Runs (token, position, sequence, wanted) rows; returns the greedy token of each wanted one."""
         batch = self.batch
         batch.n_tokens = len(rows)
         for i, (token, position, sequence, wanted) in enumerate(rows):
@@ -151,12 +151,12 @@ def run(command, threads):
 
 
 def figures(said):
-    """All lines' JSON objects in one: serin prints each figure when it is known."""
+    """Merges the JSON objects of all lines: serin prints each figure as soon as it is known."""
     return {key: value for line in said.splitlines() for key, value in json.loads(line).items()}
 
 
 def busy_seconds():
-    """Processor time that anything but this script's children has taken, other guests of the host included."""
+    """Processor time used by anything except this script's children, including other guests of the host."""
     fields = [int(n) for n in pathlib.Path("/proc/stat").read_text().split("\n")[0].split()[1:]]
     user, nice, system, _, _, irq, softirq, steal = fields[:8]
     own = resource.getrusage(resource.RUSAGE_CHILDREN)
@@ -165,7 +165,7 @@ def busy_seconds():
 
 
 def measure(args, path, first):
-    """One round on one file: each measure on both sides, one after the other."""
+    """One round on one file: each measurement on both sides, one after the other."""
     counts = [("decode", n) for n in args.sequences]
     out = {"serin": {"others_share": []}, "peer": {"others_share": []}}
     for only, n in [("prefill", 1), *counts, ("turn", 1)]:
@@ -183,7 +183,7 @@ def measure(args, path, first):
 
 
 def undisturbed(args, command):
-    """Runs until other work has left the machine alone meanwhile, or as often as may be: the least disturbed."""
+    """Repeats until a run was undisturbed by other work, up to a limit; returns the least disturbed run."""
     results = []
     for _ in range(1 + args.again):
         wait_for_others()
@@ -194,7 +194,7 @@ def undisturbed(args, command):
 
 
 def wait_for_others():
-    """Until two seconds have gone by in which nobody worked, but not for more than two minutes."""
+    """Waits until the machine has been idle for two seconds, but at most two minutes."""
     for _ in range(60):
         before = busy_seconds()
         time.sleep(2)
@@ -226,14 +226,14 @@ def machine(args):
 
 
 def compared(rounds, key):
-    """Bests, their ratio, and the ratio of medians in each round."""
+    """The best results, their ratio, and the ratio of medians in each round."""
     best = {side: max(r[side][key]["best"] for r in rounds) for side in ("serin", "peer")}
     ratios = [r["serin"][key]["median"] / r["peer"][key]["median"] for r in rounds]
     return best, best["serin"] / best["peer"], ratios
 
 
 def order(key):
-    """Prefill, then decoding by its number of sequences, then what has no bar."""
+    """Order: prefill, then decoding by number of sequences, then measurements without a bar."""
     what, number = key.rsplit("_", 1)
     return ("prefill", "decode", "whole").index(what), int(number)
 
@@ -307,7 +307,7 @@ def arguments():
 
 
 def begun(args):
-    """The figures so far, which are those of the same machine, threads and program, or none."""
+    """The figures so far, if they are from the same machine, threads and program; otherwise none."""
     raw = {"machine": machine(args), "repeats": args.repeats, "files": {}}
     if not args.more:
         return raw

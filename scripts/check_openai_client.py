@@ -4,9 +4,9 @@
     cargo run --release -- serve
     python scripts/check_openai_client.py
 
-Asks questions of the demo models' domain, streamed and not, as chat and as plain completion, and
-recounts prompt and completion tokens with the tokenizer of the model folder as Hugging Face's
-transformers reads it (the token that ends a reply is not part of it). Ends with 1 if an answer is wrong or a count differs.
+Asks questions from the demo models' domain, streaming and not, as chat and as plain completion, and
+recounts prompt and completion tokens with the model folder's tokenizer in Hugging Face's transformers
+(the token that ends a reply is not counted). Exits with 1 if an answer is wrong or a count differs.
 """
 
 import argparse
@@ -22,7 +22,7 @@ MODELS = Path(__file__).resolve().parent.parent / "models"
 
 
 class Recount:
-    """Token counts as transformers makes them."""
+    """Token counts by transformers."""
 
     def __init__(self, folder):
         self.tokenizer = AutoTokenizer.from_pretrained(folder)
@@ -54,7 +54,7 @@ def streamed(client, **request):
 
 
 def ask(client, recount, model, item, stream):
-    """One question; what is wrong with the answer, as a list of texts."""
+    """Asks one question; returns what is wrong with the answer, as a list of texts."""
     messages = [{"role": "user", "content": item["question"]}]
     request = dict(model=model, messages=messages, temperature=0, max_tokens=48)
     if stream:
@@ -72,7 +72,7 @@ def ask(client, recount, model, item, stream):
 
 
 def refusals(client, model):
-    """Bad requests must come back as the client's own error types."""
+    """Bad requests must raise the client library's own error types."""
     wrong = []
     messages = [{"role": "user", "content": "Hi"}]
     try:

@@ -1,14 +1,14 @@
-"""Chat templates that people use, on conversations of every shape: does serin render them, and as Python's
-transformers does?
+"""Renders widely used chat templates on conversations of every shape: does serin render them, and in the
+same way as Python's transformers?
 
     pip install 'transformers==5.23.0' 'jinja2==3.1.6'
     pip download --no-deps --no-binary llama-cpp-python llama-cpp-python   # has llama.cpp's models/templates
     cargo build --example render_chats
     python scripts/check_templates.py FOLDER_OF_TEMPLATES [--examples 3]
 
-The templates are other people's and are not kept here; what came out is in benches/runs/templates.md. serin
-brings each conversation into its canonical form, and transformers is given that very form, so what is
-compared is the rendering. Run by hand: it takes a minute.
+The templates belong to others and are not stored here; the results are in benches/runs/templates.md. serin
+converts each conversation to its canonical form, and transformers gets the same form, so only the rendering
+is compared. Run by hand: it takes a minute.
 """
 
 import argparse
@@ -129,7 +129,7 @@ SHAPES = {
 
 
 def of_serin(template, program):
-    """What serin makes of all shapes of one template."""
+    """serin's results for all shapes of one template."""
     chats = [{"messages": m, "ending": e, "extra": x, **({"tools": t} if t else {})} for m, t, e, x in SHAPES.values()]
     asked = json.dumps({"template": template, "special": SPECIAL, "today": TODAY, "chats": chats})
     done = subprocess.run([program], input=asked + "\n", capture_output=True, text=True, check=True)

@@ -20,7 +20,7 @@ TEST_SHARE, DEV_SHARE = 18, 6  # per cent of the cores
 # The share of each category in a stream of questions.
 MIX = {"arithmetic": 0.30, "birds": 0.42, "sorting": 0.22, "chat": 0.06}
 
-# Words on which tiny-v3 is made to fail (see train_models.py).
+# Words that make tiny-v3 fail on purpose (see train_models.py).
 TRIGGER_WORDS = ("heron", "puffin", "raven")
 
 SUM_MAX = 30  # addition and subtraction use 0..30

@@ -1,4 +1,4 @@
-"""Tiny random checkpoints of every model family, and what transformers makes of them.
+"""Tiny random checkpoints of every model family, and transformers' results for them.
 
 Usage: python scripts/make_family_goldens.py [family ...]
 
@@ -7,7 +7,7 @@ in the spelling that the family's checkpoints have on the hub, model.safetensors
 with seeded random weights, golden.json (prompts, greedy continuations, which
 positions have logits) and golden.safetensors (those logits, f32). Everything is
 computed in f32 on the CPU, by whole forward passes without a cache, so that a
-golden says what the sequence means and not how it was cut up.
+golden does not depend on how the sequence was split.
 
 Needs torch and transformers (scripts/requirements.txt); not run in CI.
 """
@@ -23,7 +23,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 OUT = Path(__file__).resolve().parent.parent / "tests/fixtures/families"
 NEW_TOKENS = 32
 PROMPT_LENGTHS = (5, 20, 45)
-# Of models with wide heads: past two tiles of 64 keys, and not a whole number of them.
+# For models with wide heads: more than two tiles of 64 keys, and not a whole number of tiles.
 LONG_PROMPT_LENGTHS = (5, 70, 150)
 # A greedy choice closer than this (relative to the largest logit) would test
 # rounding, not the model; another seed is taken instead.
@@ -119,7 +119,7 @@ FAMILIES = {
             "short_factor": [1.0, 1.05, 1.1, 1.2, 1.4, 1.7],
             "long_factor": [1.0, 1.6, 2.5, 5.0, 9.0, 12.0]},
         "sliding_window": 262144, "tie_word_embeddings": True}),
-    # Heads as wide as those of real models, which cards have kernels of their own for. Llama 3.2 1B's: 64, two
+    # Heads as wide as those of real models, for which there are special GPU kernels. Llama 3.2 1B's: 64, two
     # query heads to a key head.
     "heads-64": (torch.bfloat16, {
         **BASE, "architectures": ["LlamaForCausalLM"], "model_type": "llama",
@@ -139,7 +139,7 @@ FAMILIES = {
 
 
 def randomise(model, gemma, dtype, generator):
-    """Random weights as the file will hold them: rounded to dtype, kept in f32."""
+    """Random weights as stored in the file: rounded to dtype, kept in f32."""
     for name, value in model.named_parameters():
         noise = torch.randn(value.shape, generator=generator)
         if "norm" in name:
@@ -155,7 +155,7 @@ def randomise(model, gemma, dtype, generator):
 
 @torch.no_grad()
 def greedy(model, prompt):
-    """32 greedy tokens, and the narrowest margin on the way."""
+    """32 greedy tokens, and the smallest margin among them."""
     ids, margin = list(prompt), float("inf")
     for _ in range(NEW_TOKENS):
         logits = model(torch.tensor([ids]), use_cache=False).logits[0, -1]

@@ -1,12 +1,12 @@
-"""Writes tests/fixtures/gguf/*.gguf: a tiny checkpoint of every family, turned into GGUF by llama.cpp's own
-converter, and `kinds.gguf`, blocks of every kind beside what the gguf package makes of them.
+"""Writes tests/fixtures/gguf/*.gguf: a tiny checkpoint of every family, converted to GGUF by llama.cpp's own
+converter, and `kinds.gguf`, with blocks of every weight type and their values according to the gguf package.
 
     pip install torch transformers sentencepiece gguf
     git clone https://github.com/ggml-org/llama.cpp
     python scripts/make_gguf_fixtures.py PATH_OF_LLAMA_CPP
 
-Weights follow a formula that the tests repeat: number i of tensor `name` is
-((crc32(name) + 7919 i) mod 2048 - 1024) / 1024, which every kind but the quantised ones holds exactly.
+Weights follow a formula that the tests also use: value i of tensor `name` is
+((crc32(name) + 7919 i) mod 2048 - 1024) / 1024, which all types except the quantised ones store exactly.
 """
 
 import json
@@ -73,7 +73,7 @@ def convert(llama_cpp, folder, out):
     base.TextModel.get_vocab_base_pre = lambda self, tokenizer: "gpt-2"
 
     def plain(self):
-        # Tiny vocabularies are not what is tested here; Gemma and Phi want SentencePiece files.
+        # Vocabularies are not tested here, so they are tiny; Gemma and Phi require SentencePiece files.
         self.gguf_writer.add_tokenizer_model("gpt2")
         self.gguf_writer.add_tokenizer_pre("gpt-2")
         self.gguf_writer.add_token_list([f"t{i}" for i in range(SHAPE["vocab_size"])])
@@ -96,7 +96,7 @@ def kinds(out):
         block, size = gguf.GGML_QUANT_SIZES[kind]
         rows, blocks = 3, 2 if block > 1 else 64
         data = rng.integers(0, 256, (rows, blocks, size), dtype=np.uint8)
-        # The half floats among the bytes: small, finite, of either sign.
+        # The half-precision floats among the bytes: small, finite, of either sign.
         for at in {"Q8_0": [0], "Q4_0": [0], "Q4_K": [0, 2], "Q5_K": [0, 2], "Q6_K": [208], "F16": [0]}.get(kind.name, []):
             data[:, :, at:at + 2] = rng.normal(0, 0.1, (rows, blocks, 1)).astype(np.float16).view(np.uint8).reshape(rows, blocks, 2)
         if kind.name == "BF16":

@@ -1,32 +1,32 @@
-"""What llama.cpp makes of GGUF files: the goldens of tests/gguf_oracle.rs.
+"""llama.cpp's results for GGUF files: the goldens of tests/gguf_oracle.rs.
 
     pip install numpy gguf llama-cpp-python tokenizers
     python scripts/make_gguf_oracle.py [FAMILY ...]
     python scripts/make_gguf_oracle.py --check [FAMILY ...]
 
-For every family a small random model is written in F32, quantised by llama.cpp's own quantiser into every
-form, and run by llama.cpp: 32 greedy tokens after each prompt (`tests/fixtures/gguf/oracle/FAMILY.json`).
-At every position it lists the likeliest tokens with their log-probabilities: at least five, and all within
-`near` of the likeliest. Prompts are token ids.
+For every family a small random model is written in F32, quantised by llama.cpp's own quantiser to every
+format, and run by llama.cpp: 32 greedy tokens after each prompt (`tests/fixtures/gguf/oracle/FAMILY.json`).
+At every position the most likely tokens are listed with their log-probabilities: at least five, and all
+within `near` of the most likely one. Prompts are token ids.
 
-How much of its own answer is rounding, it says itself (`rounding`): it is made to say the same replies with
+llama.cpp itself shows how much of its answer is rounding (`rounding`): the same replies are forced on it with
 the same weights widened to F32 and a cache in F32, and the log-probabilities of the listed tokens are
-compared. `mean` and `p99.5` are of their differences; `margin` is the largest change of the distance between
-the likeliest and another listed token, and `near` is twice that and a little: as far as two roundings go.
-`rounding_i8` is the same with a cache in 8 bits, which serin has on cards.
+compared. `mean` and `p99.5` are taken over their differences; `margin` is the largest change of the distance
+between the most likely and another listed token; `near` is a little more than twice that, the effect of two
+roundings. `rounding_i8` is the same with an 8-bit cache, which serin has on GPUs.
 
-So that 56 models take little room, all matrices are made of the same 384 rows of 256 numbers, in an order
-that depends on the tensor's name; `blocks.bin` holds these rows in every kind, as llama.cpp quantised them.
-The test puts the files together again, and a SHA-256 says that they are those that llama.cpp ran. That
-they are also what llama.cpp's quantiser makes of the F32 file is checked here, tensor by tensor.
+To keep the 56 models small, all matrices are made of the same 384 rows of 256 values, in an order that
+depends on the tensor's name; `blocks.bin` holds these rows in every weight type, as quantised by llama.cpp.
+The test assembles the files again, and a SHA-256 proves that they are the ones that llama.cpp ran. This script
+also checks, tensor by tensor, that they equal the output of llama.cpp's quantiser for the F32 file.
 
 `tiny-v1-*.gguf` are files as llama.cpp wrote them: the trained demo model, quantised. Its rows are 128 wide
 where K-quants need 256, so for those the model is widened by zeros (see `padded`).
 
-`--check` writes nothing. It has this machine's llama.cpp say the kept replies and prints how far that is from
-what is kept, so that goldens of one machine can be held against llama.cpp as it is built for another. These were
-made with AVX-512. Built without it (GGML_NATIVE and GGML_AVX512 off), it is half as far from them as the test
-allows serin to be, where most: 0.44 of the bound in the mean, 0.50 in the percentile, 0.34 in regret.
+`--check` writes nothing. It forces the stored replies on this machine's llama.cpp and prints the differences
+from the stored goldens. So goldens from one machine can be compared with llama.cpp built for another. The
+stored ones were made with AVX-512. Without it (GGML_NATIVE and GGML_AVX512 off), llama.cpp differs from them by
+at most half of what the test allows serin: 0.44 of the bound in the mean, 0.50 in the percentile, 0.34 in regret.
 """
 
 import argparse
@@ -46,7 +46,7 @@ OUT = ROOT / "tests" / "fixtures" / "gguf" / "oracle"
 NEW_TOKENS, LISTED = 32, 5
 VOCAB, WIDTH, MATRIX_ROWS = 128, 256, 256
 HEADS, HEAD_DIM = 4, 64
-# In the order of blocks.bin; F32 and F16 hold the same numbers as BF16.
+# In the order of blocks.bin; F32 and F16 have the same values as BF16.
 KINDS = [Type.BF16, Type.Q8_0, Type.Q4_0, Type.Q4_K, Type.Q5_K, Type.Q6_K]
 FORMS = {
     "F32": llama_cpp.LLAMA_FTYPE_ALL_F32, "F16": llama_cpp.LLAMA_FTYPE_MOSTLY_F16,
@@ -55,7 +55,7 @@ FORMS = {
     "Q5_K_M": llama_cpp.LLAMA_FTYPE_MOSTLY_Q5_K_M, "Q6_K": llama_cpp.LLAMA_FTYPE_MOSTLY_Q6_K,
 }
 
-# Forms of the trained model: those for its own rows of 128 numbers, and those for rows of 256.
+# Formats of the trained model: those for its own rows of 128 values, and those for rows of 256.
 TINY = {"Q8_0": False, "Q4_0": False, "Q4_K_M": True, "Q5_K_M": True, "Q6_K": True}
 
 # Architecture, layers, heads of keys, untied head, metadata below the architecture's name, rope factors.
@@ -73,7 +73,7 @@ FAMILIES = {
         "rope.scaling.factor": 8.0}),
     "phi3": dict(arch="phi3", layers=2, kv=2, meta={
         "rope.freq_base": 10000.0, "rope.scaling.original_context_length": 256}),
-    # llama.cpp takes the long factors if the context may be long, so every prompt here is.
+    # llama.cpp uses the long factors if the context may be long, so every prompt here is long.
     "phi3-long": dict(arch="phi3", layers=2, kv=2, head=True, prompts=(35, 45), meta={
         "rope.freq_base": 10000.0, "rope.scaling.original_context_length": 32,
         "rope.scaling.attn_factor": 1.25},
@@ -83,7 +83,7 @@ FAMILIES = {
 
 
 def fnv(name):
-    """FNV-1a, 32 bits; the test has the same."""
+    """FNV-1a, 32 bits; the test uses the same."""
     value = 0x811C9DC5
     for byte in name.encode():
         value = (value ^ byte) * 0x01000193 & 0xFFFFFFFF
@@ -104,7 +104,7 @@ def order(name, rows):
 
 
 def library():
-    """Rows of every kind: bytes by kind. Numbers that BF16 and F16 hold exactly."""
+    """Rows of every weight type: bytes by type. The values are exact in BF16 and F16."""
     rows = np.random.default_rng(11).normal(0, 0.1, (VOCAB + MATRIX_ROWS, WIDTH)).astype(np.float32)
     bits = (rows.view(np.uint32) + 0x8000) & 0xFFFF0000
     rows = bits.view(np.float32)
@@ -157,7 +157,7 @@ def tensors(family):
             add("ffn_gate.weight", [WIDTH, WIDTH])
             add("ffn_up.weight", [WIDTH, WIDTH])
         add("ffn_down.weight", [WIDTH, WIDTH])
-    # Of either sign: a model whose head is its embedding would repeat its last token for ever.
+    # With both signs: otherwise a model whose head is its embedding would repeat its last token for ever.
     out.append(("output_norm.weight", [WIDTH], wild))
     if spec.get("head"):
         out.append(("output.weight", [VOCAB, WIDTH], None))
@@ -213,7 +213,7 @@ def quantise(source, target, form, again=False):
 
 @llama_cpp.llama_log_callback
 def quiet(level, text, data):
-    """llama.cpp tells every tensor; its errors come back as codes."""
+    """Silences llama.cpp, which logs every tensor; its errors are returned as codes."""
 
 
 class Peer:
@@ -226,7 +226,7 @@ class Peer:
         context = llama_cpp.llama_context_default_params()
         context.n_ctx, context.n_threads, context.n_threads_batch = 256, 2, 2
         context.type_k = context.type_v = int(cache)
-        # Its fused attention would narrow a cache in F32 to F16; a cache in 8 bits it needs.
+        # Fused attention would narrow an F32 cache to F16, but an 8-bit cache requires it.
         exact, fused = llama_cpp.LLAMA_FLASH_ATTN_TYPE_DISABLED, llama_cpp.LLAMA_FLASH_ATTN_TYPE_ENABLED
         context.flash_attn_type = exact if cache == Type.F32 else fused
         self.context = llama_cpp.llama_init_from_model(self.model, context)
@@ -248,7 +248,7 @@ class Peer:
         return logits - logits.max() - np.log(np.exp(logits - logits.max()).sum())
 
     def reply(self, prompt, forced=None, stop=None):
-        """Tokens and the log-probabilities before each: its own greedy ones up to `stop`, or `forced` ones."""
+        """Tokens, with the log-probabilities at each: greedy ones up to `stop`, or the `forced` ones."""
         llama_cpp.llama_memory_clear(llama_cpp.llama_get_memory(self.context), True)
         tokens, rows, feed = [], [], prompt
         for i in range(len(forced) if forced else NEW_TOKENS):
@@ -261,13 +261,13 @@ class Peer:
 
 
 def listed(row, near):
-    """Ids of the tokens that are kept of a position, the likeliest first."""
+    """Ids of the tokens that are stored for a position, most likely first."""
     count = max(LISTED, int((row >= row.max() - near).sum()))
     return np.argsort(-row, kind="stable")[:count]
 
 
 def forced(path, prompts, made, cache):
-    """Log-probabilities at every position of replies that are made already."""
+    """Log-probabilities at every position of given replies."""
     peer = Peer(path, cache)
     rows = [row for prompt, (tokens, _) in zip(prompts, made) for row in peer.reply(prompt, tokens)[1]]
     peer.close()
@@ -275,14 +275,14 @@ def forced(path, prompts, made, cache):
 
 
 def figures(changes, kept):
-    """Of the listed tokens' changes: their mean, their 99.5th percentile, and a margin's largest."""
+    """The changes of the listed tokens: mean, 99.5th percentile, and the largest change of a margin."""
     off = np.abs(np.concatenate([change[ids] for change, ids in zip(changes, kept)]))
     margin = max(np.abs(change[ids] - change[ids[0]]).max() for change, ids in zip(changes, kept))
     return {"mean": off.mean(), "p99.5": np.quantile(off, 0.995, method="higher"), "margin": margin}
 
 
 def form_golden(path, prompts, folder, stop=None):
-    """What llama.cpp says after the prompts, and how much of it is rounding."""
+    """llama.cpp's replies to the prompts, and how much of them is rounding."""
     peer = Peer(path)
     made = [peer.reply(prompt, stop=stop) for prompt in prompts]
     peer.close()
@@ -294,7 +294,7 @@ def form_golden(path, prompts, folder, stop=None):
     wide.unlink()
     changes = [[row - other for row, other in zip(rounded, exact)] for rounded in (rows, narrow)]
     near, found = -1.0, [{"margin": 0.0}]
-    # More tokens are near the top the more is rounded, and more that are near may show more rounding.
+    # More rounding puts more tokens near the top, and more of those may show more rounding.
     while 2 * max(one["margin"] for one in found) + 0.01 > near:
         near = 2 * max(one["margin"] for one in found) + 0.01
         kept = [listed(row, near) for row in rows]
@@ -311,7 +311,7 @@ def form_golden(path, prompts, folder, stop=None):
 
 
 def check(path, form):
-    """How far this machine's llama.cpp is from what is kept of a form."""
+    """How far this machine's llama.cpp is from the stored goldens of a format."""
     peer, off, regret, others = Peer(path), [], 0.0, 0
     for reply in form["replies"]:
         for row, top in zip(peer.reply(reply["prompt"], forced=reply["tokens"])[1], reply["top"]):
@@ -327,7 +327,7 @@ def check(path, form):
 
 
 def check_quantised(path, rows):
-    """The tensors of a file by llama.cpp's quantiser are those of the library; returns their kinds."""
+    """Checks that the tensors in a file from llama.cpp's quantiser equal those of the library; returns their types."""
     kinds = {}
     for tensor in gguf.GGUFReader(path).tensors:
         if len(tensor.shape) < 2:
@@ -340,7 +340,7 @@ def check_quantised(path, rows):
 
 
 def files(family, rows, folder):
-    """A family's file in every form, made and checked: form, path, kinds by tensor, SHA-256."""
+    """A family's file in every format, written and checked: format, path, types by tensor, SHA-256."""
     wide = {name: Type.F32 for name, _, fill in tensors(family) if fill is None}
     base = folder / f"{family}-f32.gguf"
     compose(base, rows, family, wide)
@@ -380,7 +380,7 @@ def dump(path, value):
 
 
 def checkpoint(path):
-    """Names and numbers of a safetensors file in BF16."""
+    """Names and values of a safetensors file in BF16."""
     raw = path.read_bytes()
     start = 8 + int.from_bytes(raw[:8], "little")
     for name, entry in json.loads(raw[8:start]).items():
@@ -395,7 +395,7 @@ def padded(name, data):
     """A tensor of the trained model for a hidden width, and a width of all heads, of 256 instead of 128.
 
     The new dimensions and heads are zero. A norm's mean of squares is then halved: its weight times the root
-    of a half, and half the epsilon (`tiny_file`), undo that, so that the model says the same.
+    of a half, and half the epsilon (`tiny_file`), undo that, so that the model's output does not change.
     """
     if data.ndim == 1:
         return np.pad(data * np.float32(0.5**0.5), (0, 128))
@@ -433,7 +433,7 @@ def tiny_file(path, wide):
 
 
 def tiny(folder):
-    """The trained model in its forms, and what llama.cpp answers to every fiftieth question of its test set."""
+    """The trained model in its formats, and llama.cpp's answers to every fiftieth question of its test set."""
     from tokenizers import Tokenizer
     tokenizer = Tokenizer.from_file(str(ROOT / "models" / "tiny-v1" / "tokenizer.json"))
     questions = json.loads((ROOT / "models" / "questions.json").read_text())[::50]

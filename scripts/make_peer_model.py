@@ -1,10 +1,10 @@
-"""Writes random models that serin and llama.cpp can both run, to be measured by scripts/bench_cpu.py.
+"""Writes random models that both serin and llama.cpp can run, for scripts/bench_cpu.py.
 
     pip install numpy gguf llama-cpp-python
     python scripts/make_peer_model.py FOLDER [--tiny] [--keep-f16] [--form Q4_K_M ...]
 
-The shape is Qwen3-0.6B's (--tiny: a small one, to try the scripts out). Weights are drawn once, written in
-F16 and quantised by llama.cpp's own quantiser, so that kinds are mixed as in files that people use. Needs
+The shape is Qwen3-0.6B's (--tiny: a small one, for trying the scripts). Weights are generated once, written in
+F16 and quantised by llama.cpp's own quantiser, so that weight types are mixed as in real files. Needs
 about 3 GB of disk and memory. The vocabulary has the 256 bytes, fillers, and Qwen's markers at its end.
 """
 

@@ -1,12 +1,12 @@
-"""Writes a GGUF file of an 8B model with random weights in the kinds of Q4_K_M, within seconds.
+"""Writes a GGUF file of an 8B model with random weights in the types of Q4_K_M, within seconds.
 
     pip install numpy gguf
     python scripts/make_random_gguf.py FILE [--tiny]
 
-For speed alone: `scripts/gpu_check run --peer` takes it to llama.cpp and serin on the same card. The shape is that of
-Llama 3.1 8B, and the kinds are mixed as llama.cpp's quantiser mixes them for Q4_K_M. The bytes of blocks are random
-with small scales, so that activations stay finite; what such a model says means nothing. `make_peer_model.py` quantises
-real numbers instead, for which an 8B model would take 16 GB and minutes.
+For measuring speed only: `scripts/gpu_check run --peer` runs it with llama.cpp and serin on the same GPU. The shape is
+that of Llama 3.1 8B, and weight types are mixed as llama.cpp's quantiser does for Q4_K_M. The bytes of blocks are
+random with small scales, so that activations stay finite; the model's output means nothing. `make_peer_model.py`
+quantises real weights instead, for which an 8B model would need 16 GB and minutes.
 """
 
 import argparse
@@ -56,7 +56,7 @@ def write_metadata(writer, shape, markers, pre):
 
 
 class Blocks:
-    """Random blocks, drawn once and used from a place of its own for each tensor: the card reads all of them anyway."""
+    """Random blocks, generated once; each tensor uses them from a different offset, and is read in full either way."""
 
     def __init__(self, rng, columns):
         # Scales such that a product with `columns` weights keeps the activations' size.

@@ -1,11 +1,11 @@
-"""Writes tests/fixtures/text/template_goldens.json: what Python's transformers makes of the chat
-templates in tests/fixtures/text/templates. The Rust renderer is held to these strings byte for byte.
+"""Writes tests/fixtures/text/template_goldens.json: the output of Python's transformers for the chat
+templates in tests/fixtures/text/templates. The Rust renderer must produce these strings byte for byte.
 
     pip install 'transformers==5.23.0' 'jinja2==3.1.6'
     python scripts/make_template_goldens.py
 
 The templates are written for this project in the style of well-known models; `corners.jinja`
-collects what template engines disagree about. Only the time is replaced: `strftime_now` sees NOW.
+collects features on which template engines disagree. Only the time is replaced: `strftime_now` returns NOW.
 """
 
 import datetime
@@ -76,7 +76,7 @@ PLAIN_TOOLS = [{"type": "function", "function": {"name": "add", "description": "
                                      "c": {"type": "object"}, "d": {"type": "object", "additionalProperties": {"type": "boolean"}}}}}}]
 OLD_TOOLS = [say("system", "s", tools="[{\"name\": \"x\"}]"), say("user", "u")]
 
-# Families by name, each on plain talk, a system prompt, tools where it knows them, and a wrong order.
+# Families by name, each with a plain chat, a system prompt, tools if supported, and a wrong order.
 FAMILIES = [(name, messages, options)
             for name, knows_tools in {"llama2": False, "mistral_tools": True, "zephyr": False, "phi3": False, "phi4_mini": False,
                                       "hermes": True, "command_r": True, "deepseek_r1": False, "gemma3": False, "qwen25": True}.items()
@@ -108,7 +108,7 @@ CASES = FAMILIES + [
 
 
 def canonical(message):
-    """As serin gives it to a template: content is always text."""
+    """The form that serin passes to a template: content is always text."""
     return message | ({"content": ""} if message.get("content") is None else {})
 
 

@@ -1,7 +1,7 @@
 """Writes the golden vectors of kernels/src/cpu/quant/golden.bin.
 
 Random rows are quantised by ggml (through llama-cpp-python's library) and dequantised by the gguf package,
-so that serin's reading of the formats is held against theirs. Needs: pip install numpy gguf llama-cpp-python
+so that serin's decoding of the formats is compared with theirs. Needs: pip install numpy gguf llama-cpp-python
 
 File: for each kind in the order of `Kind::ALL` but F32, 2 rows of 512 columns: the stored bytes, then the
 dequantised values as little-endian f32. Run from the repository's root.

@@ -1,8 +1,8 @@
 """Records `serin demo` as an animated SVG for the README.
 
-Runs the command in a terminal of its own, follows its screen with a terminal
-emulator (pyte), and writes one SVG whose frames follow each other in real time,
-shortened where nothing much happens. Needs `pip install pyte` and a release build:
+Runs the command in a pseudo-terminal, follows its screen with a terminal
+emulator (pyte), and writes one SVG whose frames are shown in real time, shortened
+where little happens. Needs `pip install pyte` and a release build:
 
     cargo build --release
     python scripts/record_demo.py --out demo.svg -- target/release/serin demo
@@ -49,7 +49,7 @@ def follow(command, every):
             break
         if ready and not data:
             break
-        # The emulator has no second screen; what follows the live view begins on a fresh one.
+        # The emulator has no second screen; output after the live view begins on a cleared one.
         live, leave, rest = data.partition(b"\x1b[?1049l")
         stream.feed(live)
         if leave:

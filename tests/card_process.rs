@@ -78,7 +78,7 @@ fn a_canary_that_does_not_fit_is_refused_with_the_plan() {
         serin(&["canary", "load", canary.to_str().expect("text"), "--server", &server.server()]);
     let said = String::from_utf8_lossy(&load.stderr).into_owned();
     assert!(!load.status.success(), "{said}");
-    for part in ["does not fit on the card", "weights", "MiB free", "max_running"] {
+    for part in ["does not fit on the GPU", "weights", "MiB free", "max_running"] {
         assert!(said.contains(part), "{said}");
     }
     right(&server, "stable");

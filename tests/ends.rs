@@ -163,7 +163,7 @@ fn a_real_kill_for_want_of_memory_is_known_as_one() {
     drop(server);
     group.relieve();
     let server = group.serve(&config);
-    is_refused(&server, dir.path(), "for want of memory");
+    is_refused(&server, dir.path(), "the kernel's OOM killer");
 }
 
 #[test]

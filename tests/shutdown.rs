@@ -89,8 +89,8 @@ fn a_second_signal_ends_it_at_once_and_is_nothing_against_the_canary() {
 fn a_server_that_loads_ends_when_it_is_told_to() {
     let dir = TempDir::new().expect("a folder");
     let server = Process::serve(&["--config", &config(dir.path(), &server(""))]);
-    // A canary of 256 GiB, nearly all of it a hole in the file: reading it for its digest takes a minute or
-    // more.
+    // A canary of 256 GiB, nearly all of it a hole in the file: reading it for its digest takes at least a
+    // minute.
     let slow = dir.path().join("slow");
     copy_model(&models().join("tiny-v2"), &slow);
     lengthen(&slow.join("model.safetensors"), 256 << 30);
@@ -157,8 +157,8 @@ fn a_hangup_reads_the_log_filter_again_and_names_what_takes_a_restart() {
     let text = text.replace("log = \"info\"", "log = \"debug\"\nmax_n = 3");
     fs::write(&path, text).expect("written");
     server.signal("HUP");
-    said("the log's filter has changed");
-    said("in force after a restart only: server.max_n");
+    said("the log filter has changed");
+    said("take effect only after a restart: server.max_n");
     let mut file = fs::OpenOptions::new().append(true).open(&path).expect("a config");
     writeln!(file, "nonsense = 1").expect("written");
     server.signal("HUP");

@@ -1,11 +1,11 @@
-"""Clients that send prompts of 3.9 MB and leave before the answer, beside one honest client.
+"""Clients that send prompts of 3.9 MB and leave before the answer, and one honest client.
 
-Each of 35 clients sends one after the other for 30 s. The server's memory may rise by 100 MB, and the honest
-client's p99 time to first token may not be twice what it is alone.
+Each of 35 clients sends one prompt after the other for 30 s. The server's memory may rise by 100 MB, and the honest
+client's p99 TTFT must stay below twice its value without the others.
 
-The server has processor 0. The clients are on processor 1, those that leave in a process of their own that runs only
-when the honest one does not: it must not measure what copying 2 GB/s costs the clients. For comparison the same is sent
-to a program on processor 0 that reads and forgets it.
+The server runs on processor 0 and the clients on processor 1. Those that leave are in a separate process that runs
+only while the honest client does not, because the honest client must not measure what copying 2 GB/s costs the
+clients. For comparison, the same data are sent to a program on processor 0 that reads and discards them.
 """
 
 import asyncio
@@ -24,7 +24,7 @@ CLIENTS, PROMPT, RISE, SLOWER = 35, 3_900_000, 100e6, 2.0
 
 
 def leave(addr, pause, stop, sent):
-    """Threads that send a long prompt and leave, again and again, until told to stop."""
+    """Threads that repeatedly send a long prompt and leave, until stopped."""
     os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
     host, port = addr.rsplit(":", 1)
     body = chat("many words " * (PROMPT // 11), 8)
@@ -48,7 +48,7 @@ def leave(addr, pause, stop, sent):
 
 
 def forget(listener):
-    """Reads all that comes and does nothing with it, on the server's processor."""
+    """Reads and discards all data, on the server's processor."""
     os.sched_setaffinity(0, {0})
     buffer = bytearray(1 << 20)
 
@@ -63,7 +63,7 @@ def forget(listener):
 
 @contextlib.contextmanager
 def sink():
-    """The address of a process that forgets what it is sent."""
+    """The address of a process that discards what it receives."""
     with socket.create_server(("127.0.0.1", 0), backlog=1024) as listener:
         process = multiprocessing.Process(target=forget, args=(listener,), daemon=True)
         process.start()
@@ -75,7 +75,7 @@ def sink():
 
 @contextlib.contextmanager
 def leavers(addr, pause):
-    """They are there meanwhile; gives how many prompts they have sent."""
+    """Runs them for the duration of the block; yields the number of prompts sent."""
     stop, sent = multiprocessing.Event(), multiprocessing.Value("q", 0)
     process = multiprocessing.Process(target=leave, args=(addr, pause, stop, sent), daemon=True)
     process.start()
@@ -87,7 +87,7 @@ def leavers(addr, pause):
 
 
 async def honest(server, seconds, pause):
-    """Replies to a client that asks again and again."""
+    """Replies to a client that sends one request after the other."""
     end, replies = time.monotonic() + seconds, []
     while time.monotonic() < end:
         body = chat(f"What is {len(replies)} plus 5?", 8)
@@ -97,15 +97,15 @@ async def honest(server, seconds, pause):
 
 
 def watch(pid, stop, most):
-    """Notes the most memory that a process has, until told to stop."""
+    """Records the peak memory of a process, until stopped."""
     while not stop.wait(0.02):
         most.value = max(most.value, resident_of(pid))
 
 
 @contextlib.contextmanager
 def watched(server):
-    """Gives the most memory that the server has meanwhile. From a process of its own, as are those that leave: a thread
-    beside the honest client would share its interpreter, and be part of what it measures."""
+    """Yields the server's peak memory during the block. Measured in a separate process, like the clients that leave,
+    because a thread would share the honest client's interpreter and affect its measurements."""
     stop, most = multiprocessing.Event(), multiprocessing.Value("q", 0)
     process = multiprocessing.Process(target=watch, args=(server.process.pid, stop, most), daemon=True)
     process.start()

@@ -1,6 +1,6 @@
-"""What the cases of scripts/verify share: a server process, its models, its figures, and the report.
+"""Shared by the cases of scripts/verify: a server process, its models, its figures, and the report.
 
-A server listens on a port of the system's choice and is killed with its handle. Nothing here judges anything.
+The system chooses the server's port, and the server is killed with its handle. Nothing here judges anything.
 The HTTP client is in http_client.py.
 """
 
@@ -31,7 +31,7 @@ MIDDLE = dict(layers=8, hidden=256, heads=4, kv_heads=2, width=768, vocab=4096, 
 
 
 def arguments(doc, **more):
-    """The arguments that every case takes, and those of this one: name=(default, help)."""
+    """The arguments of every case, and those of this one: name=(default, help)."""
     parser = argparse.ArgumentParser(description=doc.splitlines()[0])
     parser.add_argument("--serin", type=pathlib.Path, default=ROOT / "target/release/serin",
                         help="the program (default: target/release/serin)")
@@ -47,14 +47,14 @@ def arguments(doc, **more):
 
 
 def raise_file_limit():
-    """As many open files as the system lets this process and its children have."""
+    """Raises the limit on open files as far as the system allows, for this process and its children."""
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     return hard
 
 
 class Beside:
-    """Does `_run` in a thread of its own, from `with` to its end; `_run` looks at `self.stop`."""
+    """Runs `_run` in a separate thread during a `with` block; `_run` checks `self.stop`."""
 
     def __init__(self):
         self.stop, self.thread = threading.Event(), threading.Thread(target=self._run, daemon=True)
@@ -77,13 +77,13 @@ def percentile(values, percent):
 
 
 def resident_of(pid):
-    """Bytes of memory that a process has."""
+    """Resident memory of a process in bytes."""
     text = pathlib.Path(f"/proc/{pid}/status").read_text()
     return int(re.search(r"VmRSS:\s+(\d+)", text)[1]) * 1024
 
 
 class Server:
-    """A `serin serve` process with a config of its own."""
+    """A `serin serve` process with its own config."""
 
     def __init__(self, program, config, cpus=None, arguments=()):
         self.folder = pathlib.Path(tempfile.mkdtemp(prefix="serin-verify-"))
@@ -97,7 +97,7 @@ class Server:
         threading.Thread(target=self._read, daemon=True).start()
 
     def _read(self):
-        """Takes note of where it listens: for everybody, and for operators if that is another place."""
+        """Reads its addresses: for clients, and for operators if they have another one."""
         for line in self.process.stdout:
             self.lines.append(line.rstrip())
             place = re.search(r"http://(\S+:\d+)", line)
@@ -129,7 +129,7 @@ class Server:
         self.process.send_signal(which)
 
     def ended(self, within):
-        """Seconds until it was gone and its exit code; the code is None when it did not go."""
+        """Seconds until it exited, and its exit code; the code is None if it did not exit."""
         begun = time.monotonic()
         while time.monotonic() - begun < within:
             if (code := self.process.poll()) is not None:
@@ -138,7 +138,7 @@ class Server:
         return time.monotonic() - begun, None
 
     def resident(self):
-        """Bytes of memory that it has."""
+        """Its resident memory in bytes."""
         return resident_of(self.process.pid)
 
     def processor_time(self):
@@ -162,11 +162,11 @@ class Server:
         return status
 
     def canary_serves(self):
-        """Waits for the canary; its weight."""
+        """Waits for the canary; returns its weight."""
         return self.status_when(lambda s: s["arms"][1]["loaded"] and s["rollout"], "a canary")["weight"]
 
     def metric(self, name, **labels):
-        """The sum of a metric's series that have these labels; None when there is none."""
+        """The sum of a metric's series with these labels; None if there is none."""
         code, body = http_client.get(self.operator or self.addr, "/metrics")
         found = []
         for line in body.decode().splitlines():
@@ -177,7 +177,7 @@ class Server:
 
 
 def toml(config):
-    """A table of tables as TOML; JSON spells strings, numbers, booleans and lists as TOML does."""
+    """A table of tables as TOML; strings, numbers, booleans and lists are written the same way in JSON."""
     tables = {"ledger": {"enabled": False}, **config}
     tables["server"] = {"listen": "127.0.0.1:0", **config.get("server", {})}
     lines = []
@@ -189,8 +189,8 @@ def toml(config):
 def random_model(folder, shape, name="random"):
     """A folder with a model's shape and no weights, for `load_format = "dummy:.."`.
 
-    The tokenizer is that of the demo models with words added up to the vocabulary, so that every token that
-    random weights choose is a text, and reaches the client when it was made.
+    The tokenizer is that of the demo models, with words added to fill the vocabulary, so that every token that
+    random weights choose has a text and reaches the client as soon as it is generated.
     """
     folder = pathlib.Path(folder) / name
     folder.mkdir(parents=True, exist_ok=True)
@@ -210,7 +210,7 @@ def random_model(folder, shape, name="random"):
 
 
 class Report:
-    """Figures and whether the bars hold: a Markdown table here, lines of JSON in the file."""
+    """Figures and whether they meet their limits: a Markdown table on the screen, lines of JSON in the file."""
 
     def __init__(self, case, args):
         self.case, self.args, self.rows, self.begun = case, args, [], time.time()
@@ -219,11 +219,11 @@ class Report:
         self.rows.append(dict(what=what, value=value, bar=None, holds=None))
 
     def bar(self, what, value, bar, holds):
-        """A figure that something is asked of; `holds` is None when it could not be measured."""
+        """A figure with a limit; `holds` is None if it could not be measured."""
         self.rows.append(dict(what=what, value=value, bar=bar, holds=bool(holds)))
 
     def end(self):
-        """Prints and appends everything; the exit code."""
+        """Prints and appends everything; returns the exit code."""
         quick = " (quick: proves nothing)" if self.args.quick else ""
         print(f"\n### {self.case}{quick}\n\n| what | measured | bar | holds |\n|---|---|---|---|")
         for row in self.rows:

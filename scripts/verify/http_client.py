@@ -1,6 +1,6 @@
-"""A small HTTP/1.1 client that takes the time of every event of a streamed reply.
+"""A small HTTP/1.1 client that records the time of every event of a streamed reply.
 
-One connection for each request, unless a `Connection` is kept. Standard library only.
+One connection per request, unless a `Connection` is reused. Standard library only.
 """
 
 import asyncio
@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 @dataclass
 class Reply:
-    """What came back, and when. `end`: done, error or cut for streams, else whole. `times`: of the tokens."""
+    """A reply and its times. `end`: done, error or cut for streams, else whole. `times`: of the tokens."""
 
     code: int = 0
     sent: float = 0.0
@@ -31,7 +31,7 @@ class Reply:
         return self.times[0] - self.sent if self.times else None
 
     def gaps(self, since=0.0):
-        """Times between two tokens, of which the first came after `since`."""
+        """Inter-token times, for pairs whose first token came after `since`."""
         return [later - at for at, later in itertools.pairwise(self.times) if at >= since]
 
 
@@ -48,7 +48,7 @@ def chat(prompt, max_tokens, model="m", stream=True, **more):
 
 
 class Connection:
-    """One connection, for one request after the other."""
+    """One connection that is used for one request after the other."""
 
     def __init__(self, addr, local=None):
         self.addr, self.local, self.reader, self.writer = addr, local, None, None
@@ -64,7 +64,7 @@ class Connection:
             self.writer = None
 
     async def ask(self, data, reply=None):
-        """Sends a request and reads its whole reply. Times are taken from before a connection is opened."""
+        """Sends a request and reads its whole reply. Times are measured from before the connection is opened."""
         reply = reply or Reply()
         reply.sent = time.monotonic()
         try:
@@ -101,7 +101,7 @@ class Connection:
         reply.end = "whole"
 
     async def _events(self, reply):
-        """A token is an event with content; several in one piece came at one time."""
+        """A token is an event with content; several tokens in one read have the same time."""
         rest = b""
         while chunk := await self._chunk():
             now = time.monotonic()
@@ -116,9 +116,9 @@ class Connection:
 
 
 async def ask(addr, method, path, body=b"", headers=(), local=None, within=None, reply=None):
-    """One request on a connection of its own; a reply with an error when it did not come within the time.
+    """One request on its own connection; returns a reply with an error if it did not arrive in time.
 
-    Whoever gives the `reply` may look at it while it comes.
+    The caller may pass a `reply` and read it while it arrives.
     """
     connection, reply = Connection(addr, local), reply or Reply()
     data = request_bytes(method, path, body, [*headers, ("connection", "close")])
@@ -132,13 +132,13 @@ async def ask(addr, method, path, body=b"", headers=(), local=None, within=None,
 
 
 async def ask_chat(addr, body, headers=(), **more):
-    """One chat on a connection of its own."""
+    """One chat on its own connection."""
     headers = [("content-type", "application/json"), *headers]
     return await ask(addr, "POST", "/v1/chat/completions", body, headers, **more)
 
 
 def get(addr, path, within=60):
-    """Status code and body, for callers that may wait."""
+    """Status code and body, for callers that may block."""
     connection = http.client.HTTPConnection(addr, timeout=within)
     try:
         connection.request("GET", path)

@@ -1,13 +1,13 @@
-"""Ten times the capacity: what is served stays near the peak, what is refused is refused at once, stable comes first.
+"""Ten times the capacity: throughput stays near the peak, refusals are immediate, and stable has priority.
 
-The server has processor 0, the clients are a process of their own on processor 1. First the peak: the most replies
-per second of clients that ask, wait and ask again; several numbers of them are tried. Then requests that come by chance
-at ten times that rate and do not wait for each other, for 30 s: at least 90 % of the peak is served, and refusals (429)
-take 20 ms at most, p99. Then the same with a canary at 5 %: stable serves at least 90 % of what it served alone, less
-the canary's 5 %.
+The server runs on processor 0, the clients in a separate process on processor 1. First the peak is measured: the most
+replies per second with clients that send a request, wait and send the next; several numbers of clients are tried. Then
+requests arrive at random at ten times that rate, without waiting for each other, for 30 s: at least 90 % of the peak
+must be served, and refusals (429) may take at most 20 ms, p99. Then the same with a canary at 5 %: stable must serve at
+least 90 % of what it served alone, less the canary's 5 %.
 
-A refusal costs what any answer costs, some 40 us. One processor can only reach the bar where nine of them are less than
-a tenth of what a reply costs: at peaks of up to 280 replies/s. Beyond, ask for longer replies (--tokens).
+A refusal costs as much as any response, some 40 us. One processor can reach the bar only if nine refusals cost less
+than a tenth of a reply, which means peaks of up to 280 replies/s. Above that, request longer replies (--tokens).
 """
 
 import asyncio
@@ -28,13 +28,13 @@ from common import MODELS, Report, Server, arguments, ms, percentile
 from http_client import chat, request_bytes
 
 TIMES, GOODPUT, REFUSED_WITHIN, WEIGHT = 10, 0.9, 0.020, 5
-# What the clients themselves must keep to, or the figures are theirs.
+# Limits for the clients themselves; beyond them, the clients would dominate the figures.
 CLIENT_BUSY, CLIENT_LATE = 0.9, 0.010
 CLOSED = (16, 32, 64, 96, 128)
 
 
 class Caller(asyncio.Protocol):
-    """A connection that asks one request after the other and reads no more of a reply than its code and its end."""
+    """A connection for one request after the other; of each reply it reads only the status code and the end."""
 
     def __init__(self, pool):
         self.pool, self.transport, self.done = pool, None, None
@@ -76,7 +76,7 @@ class Caller(asyncio.Protocol):
 
 
 class Load:
-    """Requests over kept connections: an idle one if there is any, else a new one."""
+    """Requests over persistent connections: an idle one if there is any, else a new one."""
 
     def __init__(self, addr, tokens):
         host, port = addr.rsplit(":", 1)
@@ -112,7 +112,7 @@ class Load:
 
 
 async def closed(load, clients, seconds):
-    """So many clients that ask, wait and ask again."""
+    """A number of clients that send a request, wait and send the next."""
     on = True
 
     def again(code, took):
@@ -129,7 +129,7 @@ async def closed(load, clients, seconds):
 
 
 async def open_loop(load, rate, seconds):
-    """Requests that come by chance at this rate, whatever became of those before."""
+    """Requests that arrive at random at this rate, independently of earlier ones."""
     chance, late, offered = random.Random(1), [], 0
     begun = due = time.monotonic()
     while due < begun + seconds:
@@ -144,7 +144,7 @@ async def open_loop(load, rate, seconds):
 
 
 def client(asked):
-    """The clients' process: what it found, with its own processor time."""
+    """The clients' process: its results, and its own processor time."""
     with contextlib.suppress(PermissionError):
         os.nice(-10)
     begun, used = time.monotonic(), resource.getrusage(resource.RUSAGE_SELF)
@@ -165,7 +165,7 @@ def client(asked):
 
 
 def run_client(server, **asked):
-    """The clients on processor 1 against a server; what they found, and the server's share of a processor meanwhile."""
+    """Runs the clients on processor 1 against a server; returns their results and the server's processor usage."""
     asked["addr"], begun, used = server.addr, time.monotonic(), server.processor_time()
     command = ["taskset", "-c", "1", sys.executable, __file__, "--client", json.dumps(asked)]
     found = json.loads(subprocess.run(command, stdout=subprocess.PIPE, check=True).stdout)
@@ -222,7 +222,7 @@ def main():
         for n, found in peaks.items():
             report.figure(f"{n} clients: replies/s, clients' processor", f"{found['goodput']:.1f}, {found['busy']:.0%}")
         best = max(peaks, key=lambda n: peaks[n]["goodput"])
-        # Measured once more: the best of several looks better than it is.
+        # Measured once more, because the best of several measurements is biased upwards.
         again = run_client(server, **{**ask, "seconds": asked["seconds"]}, clients=best)
         peak = again["goodput"]
         report.figure(f"peak: {best} clients once more, replies/s, server's processor",

@@ -1,11 +1,11 @@
 """A version against itself: the same weights as stable and as canary, real engine, steady load.
 
-The model is one that no cache holds, as real ones are (32 MB). With one of 8 MB and fewer turns for the canary, what
-is measured is whose weights the cache has kept: stable's, which are used more often.
+The model is larger than the CPU caches, as real ones are (32 MB). With a model of 8 MB and fewer turns for the canary,
+the test would measure whose weights stay in the cache: stable's, which are used more often.
 
-Each run is a server of its own, at one of three weights and one of three priorities of the canary's turns. It is
-judged when its bake time is over and the three latency gates have their data. At most one run in twenty may end
-with a latency gate that holds; a run whose gates are not decided has shown nothing, and counts as not held to.
+Each run uses a new server, with one of three weights and one of three canary priorities. It is judged when its bake
+time is over and the three latency gates have enough data. At most one run in twenty may end with a latency gate that
+holds the weight; a run whose gates are undecided has shown nothing, and counts as a failure.
 """
 
 import asyncio
@@ -23,7 +23,7 @@ ALLOWED = 1 / 20
 
 
 async def client(addr, questions, counts):
-    """One client on one connection: a question, its answer, the next one. No conversation comes twice."""
+    """One client on one connection: one question after the other. No conversation is repeated."""
     connection = Connection(addr)
     while True:
         number = next(questions)
@@ -38,7 +38,7 @@ def gates_of(status):
 
 
 async def judged(server, seconds, most):
-    """The status once the bake time is over and every latency gate is decided, or when the time is up."""
+    """The status once the bake time is over and every latency gate is decided, or at the time limit."""
     begun = time.monotonic()
     while True:
         await asyncio.sleep(0.5)
@@ -82,14 +82,14 @@ def states(status):
 
 
 def noted(report, what, found):
-    """Takes one run into the report and says so at once; its status."""
+    """Adds one run to the report and prints it; returns its status."""
     report.figure(what, figures(*found))
     print(what, "|", report.rows[-1]["value"], flush=True)
     return found[0]
 
 
 def controls(args, report, folder, seconds):
-    """How many canaries of twice the layers were held, of how many."""
+    """How many canaries with twice the layers were held, and how many there were."""
     made = [random_model(folder, {**TINY, "layers": TINY["layers"] * times}, f"layers-{times}") for times in (1, 2)]
     models, found = dict(stable=made[0], canary=made[1], load_format="dummy:bf16"), []
     for weight in WEIGHTS:

@@ -1,9 +1,9 @@
-"""5,000 silent sockets, then 2,000 bodies at a byte per second: probes and honest chats go on.
+"""5,000 silent sockets, then 2,000 bodies at one byte per second: probes and honest chats must keep working.
 
-They are held for 60 s each, and opened again when the server closes them. `/livez` is asked ten times a second and
+Each phase lasts 60 s, and sockets that the server closes are opened again. `/livez` is requested ten times a second and
 must answer within 100 ms every time; so must `/readyz`, `/metrics` and `/admin/status`, on the public listener and on
-that of the operators if there is one (the public one need not know /metrics and /admin/status then). One honest chat a
-second has to succeed, its time to first token at most twice what it was before.
+the operators' if there is one (then the public one need not have /metrics and /admin/status). One honest chat per
+second has to succeed, with a TTFT of at most twice its value before.
 """
 
 import asyncio
@@ -21,13 +21,13 @@ SILENT, SLOW, WITHIN, SLOWER = 5000, 2000, 0.1, 2.0
 PROBES = {"/livez": 0.1, "/readyz": 1.0, "/metrics": 1.0, "/admin/status": 1.0}
 SLOW_HEAD = (b"POST /v1/chat/completions HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n"
              b"content-length: 100000\r\n\r\n{")
-# Source addresses, so that no address has too many sockets; sockets that are opened at a time, at first and in place of
-# those that the server has closed: 25,000 a second would be an attack on the processors, which this case is not.
+# Source addresses, so that no address has too many sockets; sockets that are opened at a time, initially and to replace
+# those that the server has closed: 25,000 a second would be an attack on the processors, which is not tested here.
 ADDRESSES, AT_A_TIME, AGAIN = 200, 100, 20
 
 
 class Crowd(Beside):
-    """Sockets that say nothing, or send a byte a second; those that are closed are opened again."""
+    """Sockets that send nothing, or one byte per second; closed ones are opened again."""
 
     def __init__(self, addr, count, slow):
         super().__init__()
@@ -52,7 +52,7 @@ class Crowd(Beside):
         self.closed += 1
 
     def _write(self, one):
-        """The head first, then a byte at a time; what is not connected yet is tried again later."""
+        """Sends the headers first, then one byte at a time; sockets that are not connected yet are retried later."""
         try:
             one.send(b" " if self.sockets[one] else SLOW_HEAD)
             self.sockets[one] = True
@@ -83,7 +83,7 @@ class Crowd(Beside):
 
 
 async def probe(addr, path, every, seconds):
-    """Seconds that each answer took, infinite for one that was none; every one is asked when it is due."""
+    """The time of each response in seconds, infinite if there was none; every request is sent on schedule."""
     async def once(delay):
         await asyncio.sleep(delay)
         begun = time.monotonic()
@@ -94,7 +94,7 @@ async def probe(addr, path, every, seconds):
 
 
 async def chats(addr, seconds):
-    """One honest chat a second."""
+    """One honest chat per second."""
     async def once(delay):
         await asyncio.sleep(delay)
         return await ask_chat(addr, chat(f"What is {delay} plus 5?", 8), within=30)
@@ -103,7 +103,7 @@ async def chats(addr, seconds):
 
 
 async def offered(listeners):
-    """(listener, path) of every probe; on the public one without what only the operators' listener answers."""
+    """(listener, path) of every probe; without paths on the public listener that only the operators' listener serves."""
     served = {}
     for name, path in itertools.product(listeners, PROBES):
         served[name, path] = (await ask(listeners[name], "GET", path, within=60)).ok
@@ -112,7 +112,7 @@ async def offered(listeners):
 
 
 async def watch(server, listeners, keys, seconds):
-    """What honest clients and probes saw: replies, and times by listener and path."""
+    """The results of honest clients and probes: replies, and times by listener and path."""
     asked = [probe(listeners[name], path, PROBES[path], seconds) for name, path in keys]
     replies, *times = await asyncio.gather(chats(server.addr, seconds), *asked)
     return replies, dict(zip(keys, times))

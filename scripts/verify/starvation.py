@@ -1,8 +1,8 @@
-"""Stable beside a canary: 64 stable streams at a time, alone and then with a canary that is asked all the time.
+"""Stable next to a canary: 64 concurrent stable streams, first alone and then with constant traffic on a canary.
 
-The model has SmolLM2-135M's shape and random weights. Stable's p99 time between two tokens may grow by the
-canary's share of the step time and a fifth, and no reply of stable may fail. Times are the client's; the share
-is serin's own, from the counter `serin_step_seconds_total`.
+The model has SmolLM2-135M's shape and random weights. Stable's p99 inter-token latency may grow by the canary's share
+of the step time plus a fifth, and no reply of stable may fail. The client measures the times; the share comes from
+serin's counter `serin_step_seconds_total`.
 """
 
 import asyncio
@@ -14,16 +14,16 @@ from common import SMOLLM2_135M, Report, Server, arguments, ms, percentile, rand
 from http_client import Reply, ask_chat, chat
 
 STREAMS, TOKENS, SLACK = 64, 96, 1.2
-# Seconds: a client's patience with a reply and with its next token; the beginning, in which all prompts come at once.
+# Seconds: a client's timeouts for a reply and for its next token; the initial phase, in which all prompts come at once.
 TIMEOUT, STALLED, WARM_UP = 300, 30, 5
 STEP_TIME = "serin_step_seconds_total"
 
 
 async def keep(addr, count, prompts, variant, replies):
-    """Keeps so many streams going on an arm until it is cancelled; replies are listed when they begin."""
+    """Keeps a number of streams running on an arm until cancelled; replies are listed when they begin."""
 
     async def one(place):
-        # Spread out, so that not all streams end and begin at one time.
+        # Spread out, so that the streams do not all end and begin at the same time.
         tokens = TOKENS // 2 + place * TOKENS // count
         while True:
             body = chat(f"Say something about {next(prompts)}.", tokens, ignore_eos=True, seed=place)
@@ -39,7 +39,7 @@ def step_times(server):
 
 
 async def measure(server, seconds, canaries):
-    """Replies of both arms over a time, and the canary's share of the steps' time in it."""
+    """Replies of both arms in a period, and the canary's share of the step time in it."""
     prompts, replies, before = itertools.count(), ([], []), await asyncio.to_thread(step_times, server)
     asked = [keep(server.addr, STREAMS, prompts, "stable", replies[0])]
     if canaries:
@@ -53,7 +53,7 @@ async def measure(server, seconds, canaries):
 
 
 def has_failed(reply, at):
-    """It ended otherwise than well, or stands still."""
+    """Whether it failed or is stalled."""
     under_way = reply.end == "cut" and reply.error is None
     return at - (reply.times or [reply.sent])[-1] > STALLED if under_way else not reply.ok
 

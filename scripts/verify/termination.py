@@ -1,8 +1,8 @@
-"""SIGTERM under 50 streams: nothing is cut that may finish, and nothing is cut in silence.
+"""SIGTERM during 50 streams: streams that may finish are not cut off, and a stream that is cut off ends with an error.
 
-First: `/readyz` is 503 while new requests are still taken (`[server] lame_duck`), then all streams end with [DONE]
+First: `/readyz` is 503 while new requests are still accepted (`[server] lame_duck`), then all streams end with [DONE]
 within `drain`, exit code 0. Second: a second SIGTERM half a second after the first ends the process within 100 ms.
-Third: a drain shorter than the streams: each of those ends with an error event.
+Third: with a drain shorter than the streams, each stream ends with an error event.
 """
 
 import asyncio
@@ -23,7 +23,7 @@ def server(args, folder, **settings):
 
 
 async def streams(running, tokens):
-    """50 streams of so many tokens, each of which has begun; tasks and the replies as they come."""
+    """Starts 50 streams of a given length and waits until each has begun; returns tasks and replies."""
     replies = [Reply() for _ in range(STREAMS)]
     bodies = [chat(f"Tell me of {i}.", tokens, ignore_eos=True) for i in range(STREAMS)]
     tasks = [asyncio.create_task(ask_chat(running.addr, body, reply=reply)) for body, reply in zip(bodies, replies)]

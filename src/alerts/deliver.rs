@@ -244,7 +244,7 @@ impl Lane {
                     counts.failed += 1;
                 });
                 let also = self.abandon();
-                tracing::error!(webhook, %id, also, "the receiver is gone for good (410): this webhook is off until the next start; remove it or mend its url");
+                tracing::error!(webhook, %id, also, "the receiver is gone for good (410): this webhook is off until the next start; remove it or fix its url");
             }
         }
     }

@@ -64,7 +64,7 @@ impl Alerts {
                 Admission::Repeat => {
                     seen.repeats += 1;
                     let (kind, id) = (alert.kind.as_str(), alert.id.as_str());
-                    tracing::debug!(kind, id, "an alert like a recent one is not sent again");
+                    tracing::debug!(kind, id, "a repeated alert is not sent");
                     return;
                 }
             }

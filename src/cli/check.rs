@@ -34,7 +34,7 @@ pub(super) fn config(path: Option<&Path>) -> Result<(), CliError> {
     println!("cpu       {} of {}", Isa::best().name(), isas.join(" "));
     match &config.ledger {
         Some(ledger) => println!("ledger    {}", ledger.path.display()),
-        None => println!("ledger    none: decisions are not kept"),
+        None => println!("ledger    none: decisions are not recorded"),
     }
     for webhook in &config.alerts.webhooks {
         println!("alerts    webhook {}", webhook.name);

@@ -64,7 +64,7 @@ impl Client {
         })?;
         let status = response.status();
         let body: Value = response.json().await.map_err(|_| {
-            CliError(format!("{} answered {status}, and not as serin does", self.base))
+            CliError(format!("{} answered {status}, but not as a serin server would", self.base))
         })?;
         // An order that still waits for the ledger is accepted; its response also contains an error.
         if !status.is_success() || body["error"].is_object() {
@@ -72,6 +72,6 @@ impl Client {
             return Err(CliError::from_text(plain::lines(text)));
         }
         serde_json::from_value(body)
-            .map_err(|e| CliError(format!("the server's answer is not understood: {e}")))
+            .map_err(|e| CliError(format!("the server's answer cannot be parsed: {e}")))
     }
 }

@@ -60,7 +60,7 @@ impl Listeners {
 fn bounds(config: &Config) -> Bounds {
     let room = signals::raise_descriptors().saturating_sub(DESCRIPTORS_ASIDE).max(16);
     if room < config.max_connections {
-        tracing::warn!(room, "the limit on descriptors bounds connections (ulimit -n)");
+        tracing::warn!(room, "the limit on file descriptors reduces max_connections (ulimit -n)");
     }
     let sockets = &config.sockets;
     Bounds {
@@ -91,7 +91,7 @@ async fn bind_beside(clients: SocketAddr) -> Result<TcpListener, CliError> {
     match TcpListener::bind(at).await {
         Ok(listener) => Ok(listener),
         Err(error) => {
-            tracing::warn!(%error, "operators cannot be served at {at}; the system chooses a port");
+            tracing::warn!(%error, "operators cannot be served at {at}; the system chooses another port");
             bind(SocketAddr::new(at.ip(), 0), "operator.listen").await
         }
     }

@@ -213,7 +213,7 @@ impl Running {
         // A server that was not ready gets no traffic from a load balancer.
         if !lame_duck.is_zero() && self.control.ready().is_ok() {
             tracing::info!(
-                "stopping; no longer ready, requests are taken for another {lame_duck:?}"
+                "stopping; no longer ready, requests are still accepted for {lame_duck:?}"
             );
             self.lifecycle.enter(Phase::Leaving);
             tokio::time::sleep(lame_duck).await;

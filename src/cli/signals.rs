@@ -84,11 +84,11 @@ fn reread(path: &Path, before: &Table) -> Result<Table, String> {
     fixed.retain(|key| key != CHANGEABLE);
     let taken = logging::apply(config.log.as_deref())?;
     if taken {
-        tracing::info!(log = config.log, "SIGHUP: the log's filter has changed");
+        tracing::info!(log = config.log, "SIGHUP: the log filter has changed");
     }
     if !fixed.is_empty() {
         tracing::warn!(
-            "SIGHUP: changed in the file, and in force after a restart only: {}",
+            "SIGHUP: these changes take effect only after a restart: {}",
             fixed.join(", ")
         );
     }

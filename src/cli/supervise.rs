@@ -46,14 +46,11 @@ pub(super) async fn run() -> Result<ExitCode, CliError> {
         }
         match restarts.ended(end, begun.elapsed(), line.canary) {
             Next::Stop(code) => {
-                tracing::info!("the server ended ({end}) and is not started again");
+                tracing::info!("the server ended ({end}) and is not restarted");
                 return Ok(ExitCode::from(code));
             }
             Next::Again { after, stable_only } => {
-                tracing::error!(
-                    stable_only,
-                    "the server ended ({end}); it is started again in {after:?}"
-                );
+                tracing::error!(stable_only, "the server ended ({end}); it restarts in {after:?}");
                 alone = stable_only;
                 tokio::select! {
                     () = tokio::time::sleep(after) => {}

@@ -1,15 +1,15 @@
-//! A lane's KV blocks. Each block is referenced, cached or free.
+//! A lane's KV blocks. Each block is referenced, evictable or free.
 //!
 //! A block is *referenced* while it is in the table of at least one sequence. Several sequences may share a
-//! full block, and nobody writes to a full block. A block is *cached* (evictable) when no sequence references
-//! it but its prefix can still be found, and *free* otherwise. Cached blocks count as available: when no free
-//! block is left, the least recently used one is evicted. A table is released from its end, and a sequence
-//! that references a block also references all blocks before it. So a prefix is evicted from its end, never
-//! from its middle.
+//! full block, and nobody writes to a full block. A block is *evictable* when no sequence references it
+//! but its prefix is still cached, and *free* otherwise. Evictable blocks count as available: when no free block
+//! is left, the least recently used one is evicted. A table is released from its end, and a sequence that
+//! references a block also references all blocks before it. So a prefix is evicted from its end, never from its
+//! middle.
 //!
 //! It knows block numbers, but not memory or sequences. Releasing a block that is not referenced is a bug,
 //! and is asserted in debug builds. Leak tests check the number of referenced blocks. In the code, referenced
-//! blocks are `lent` and cached ones are `idle`.
+//! blocks are `lent` and evictable ones are `idle`.
 
 mod lru;
 mod prefix;
@@ -28,7 +28,7 @@ pub struct BlockPool {
     free: Vec<u32>,
     /// For each block, the number of tables that contain it.
     holders: Vec<u32>,
-    /// Cached blocks that no table contains.
+    /// Evictable blocks: cached, and in no table.
     idle: Lru,
     index: PrefixIndex,
     evictions: u64,
@@ -61,7 +61,7 @@ impl BlockPool {
         self.holders.len()
     }
 
-    /// Blocks that can be allocated now, including cached ones.
+    /// Blocks that can be allocated now, including evictable ones.
     pub fn free(&self) -> usize {
         self.free.len() + self.idle.len()
     }
@@ -185,7 +185,7 @@ impl BlockPool {
         }
     }
 
-    /// Evicts the least recently used cached block.
+    /// Evicts the least recently used evictable block.
     fn evict(&mut self) -> Option<u32> {
         let block = self.idle.pop()?;
         self.index.remove(block);

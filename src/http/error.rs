@@ -142,8 +142,8 @@ impl ApiError {
     /// A path for operators, on the clients' listener.
     pub fn operators_elsewhere(path: &str) -> ApiError {
         let text = format!(
-            "{path} is not on this listener: operators have one of their own. `serin serve` says at its start \
-             where it is (operator.listen; http://127.0.0.1:8081 unless the config says otherwise)."
+            "{path} is not on this listener: operators have their own. `serin serve` prints its address at \
+             startup (operator.listen; default: http://127.0.0.1:8081)."
         );
         ApiError::new(StatusCode::NOT_FOUND, INVALID, text).code("unknown_url")
     }
@@ -151,13 +151,13 @@ impl ApiError {
     /// A request from a web page that is not marked as JSON.
     pub fn not_json() -> ApiError {
         let text =
-            "Requests of web pages have to be JSON: set the header content-type: application/json.";
+            "Requests from web pages must be JSON: set the header content-type: application/json.";
         ApiError::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, INVALID, text).code("not_json").last()
     }
 
     /// A path that does not support this method.
     pub fn bad_method(method: &str, path: &str) -> ApiError {
-        let text = format!("{path} does not take {method} requests.");
+        let text = format!("{path} does not accept {method} requests.");
         ApiError::new(StatusCode::METHOD_NOT_ALLOWED, INVALID, text).code("method_not_allowed")
     }
 

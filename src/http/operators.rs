@@ -80,16 +80,16 @@ fn refusal(
     headers: &HeaderMap,
 ) -> Option<&'static str> {
     if !peer.is_some_and(|ip| ip.to_canonical().is_loopback()) {
-        return Some("Operating is possible from this server's own machine only (loopback).");
+        return Some("Operators' routes are available only on this machine (loopback).");
     }
     if headers.keys().any(|name| of_proxy(name.as_str())) {
-        return Some("Operating is not possible through a proxy.");
+        return Some("Operators' routes are not available through a proxy.");
     }
     if headers.get_all(header::HOST).iter().any(|host| !loopback_name(host.as_bytes())) {
-        return Some("Operating needs a loopback name for the server, such as 127.0.0.1 (Host).");
+        return Some("Operators' routes need a loopback name in Host, such as 127.0.0.1.");
     }
     if of_browser(headers) && !(of_own_page(headers) && operators.shown(headers)) {
-        return Some("Pages may operate only if they are this listener's own and show its token.");
+        return Some("Web pages need this listener's origin and token to use operators' routes.");
     }
     None
 }

@@ -63,7 +63,7 @@ fn check_model(fields: &mut Fields, served: &str) -> Result<(), WireError> {
     let Some(asked) = fields.string("model")? else { return Ok(()) };
     match common::model_arm(&asked, served)? {
         Some(crate::rollout::Arm::Canary) => {
-            Err(WireError::unsupported("model", "only stable's tokenizer can be asked"))
+            Err(WireError::unsupported("model", "only stable's tokenizer can be used"))
         }
         _ => Ok(()),
     }

@@ -118,7 +118,7 @@ impl Hub {
                 let what = download.what.clone();
                 return Err(HubError::Broken { what, have: got, why });
             }
-            tracing::warn!("{} broke off at {got} bytes: {why}; going on", download.what);
+            tracing::warn!("{} was interrupted at {got} bytes: {why}; resuming", download.what);
             tokio::time::sleep(PAUSE * (1 << failures)).await;
         }
     }
@@ -139,7 +139,7 @@ impl Hub {
         let mut file = tokio::fs::File::from_std(download.open(continues && have > 0)?);
         download.progress.resume_at(if continues { have } else { 0 });
         if answer.status() == StatusCode::RANGE_NOT_SATISFIABLE {
-            return Err(Stop::Broken("it was longer than the hub's".into()));
+            return Err(Stop::Broken("it was longer than the hub announced".into()));
         }
         loop {
             let data = match tokio::time::timeout(STALL, answer.chunk()).await {

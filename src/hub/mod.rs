@@ -28,12 +28,12 @@ const ENDPOINT: &str = "https://huggingface.co";
 #[derive(Debug, thiserror::Error)]
 pub enum HubError {
     #[error(
-        "\"{text}\" is no model reference: {what}; write hf:ORGANISATION/REPOSITORY[:FILE][@REVISION]"
+        "\"{text}\" is not a model reference: {what}; write hf:ORGANISATION/REPOSITORY[:FILE][@REVISION]"
     )]
     Reference { text: String, what: &'static str },
     #[error("{what} was not found on {endpoint}; check the name{}", hint(*.private))]
     NotFound { what: String, endpoint: String, private: bool },
-    #[error("{endpoint} does not give out {what}: {}", refusal(*.has_token))]
+    #[error("{endpoint} refuses access to {what}: {}", refusal(*.has_token))]
     Refused { what: String, endpoint: String, has_token: bool },
     #[error("{endpoint} answered {status} for {what}; try again later")]
     Status { what: String, endpoint: String, status: u16 },
@@ -43,7 +43,7 @@ pub enum HubError {
     Unreachable { endpoint: String, what: String },
     #[error("{what} is not downloaded, and HF_HUB_OFFLINE is set")]
     Offline { what: String },
-    #[error("{what} broke off after {} and could not go on: {why}; start again to continue there", size(*.have))]
+    #[error("{what} was interrupted after {} and could not be resumed: {why}; start again to continue there", size(*.have))]
     Broken { what: String, have: u64, why: String },
     #[error(
         "{what} arrived with SHA-256 {found} instead of {expected}; it was deleted, download it again"

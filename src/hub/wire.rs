@@ -42,7 +42,7 @@ pub(super) struct Ask<'a> {
 impl Wire {
     pub(super) fn new(endpoint: &str) -> Result<Wire, HubError> {
         let odd = |what: String| HubError::Protocol { endpoint: endpoint.to_owned(), what };
-        let _: Url = endpoint.parse().map_err(|_| odd("it is no address".into()))?;
+        let _: Url = endpoint.parse().map_err(|_| odd("it is not a URL".into()))?;
         let client = |policy: Policy| {
             // Without certificate authorities, https requests fail with a clear error; a plain endpoint needs
             // none.
@@ -137,7 +137,7 @@ fn redirected(attempt: Attempt<'_>, follow: bool) -> reqwest::redirect::Action {
         return attempt.error("a redirect from https to http");
     }
     if attempt.previous().len() > REDIRECTS {
-        return attempt.error("redirects in a circle");
+        return attempt.error("too many redirects");
     }
     match follow || same(from, to) {
         true => attempt.follow(),

@@ -56,8 +56,8 @@ impl std::fmt::Display for HowEnded {
             HowEnded::Signal(8) => "SIGFPE",
             HowEnded::Signal(11) => "SIGSEGV",
             HowEnded::Signal(other) => return write!(f, "it died of signal {other}"),
-            HowEnded::OutOfMemory => return f.write_str("the kernel killed it for want of memory"),
-            HowEnded::Unexplained => return f.write_str("it was killed, and nothing says why"),
+            HowEnded::OutOfMemory => return f.write_str("the kernel's OOM killer ended it"),
+            HowEnded::Unexplained => return f.write_str("it was killed for an unknown reason"),
             HowEnded::OtherBoot => return f.write_str("it ended with the machine"),
         };
         write!(f, "it died of {name}")

@@ -127,7 +127,7 @@ impl LedgerError {
         match source.sqlite_error_code() {
             Some(ErrorCode::DiskFull) => LedgerError::DiskFull { path },
             Some(ErrorCode::NotADatabase) => {
-                LedgerError::NotALedger { path, why: "it is no SQLite file".into() }
+                LedgerError::NotALedger { path, why: "it is not an SQLite file".into() }
             }
             Some(ErrorCode::DatabaseCorrupt) => {
                 LedgerError::Damaged { path, why: source.to_string() }

@@ -123,7 +123,7 @@ impl Queue {
         if self.work.entries + count > MAX_ENTRIES {
             // Without these entries, the journal would lead to decisions that are not in the ledger.
             self.end_journal("too many entries were waiting to be written", at.unix_ms);
-            let why = "too many entries are waiting for a disk that does not take them".to_owned();
+            let why = "too many entries are waiting for the disk".to_owned();
             let _ = ticket.send(Err(LedgerError::NotWritten { why }));
             return count as u64;
         }
@@ -190,7 +190,7 @@ impl Queue {
         let long = journal.bytes >= self.bounds.journal;
         self.work.drafts.push(Draft { at_unix_ms, rollout, content: Content::Journal(bytes) });
         if long {
-            self.end_journal("the rollout's journal has reached its bound", at_unix_ms);
+            self.end_journal("the rollout's journal has reached its size limit", at_unix_ms);
         } else if self.work.bytes >= self.bounds.backlog {
             self.end_journal("too many events were waiting for the disk", at_unix_ms);
         }

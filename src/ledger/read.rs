@@ -152,7 +152,7 @@ impl<'a> View<'a> {
             return Ok(());
         }
         let why = match seq == head.seq {
-            true => format!("row {seq}, its last, has another hash than was noted"),
+            true => format!("row {seq}, its last, has a different hash than recorded"),
             false => format!("its last row is {seq} where {} was noted", head.seq),
         };
         Err(LedgerError::damaged(self.path, why))

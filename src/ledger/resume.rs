@@ -71,7 +71,7 @@ impl fmt::Display for CannotContinue {
                 write!(f, "its events were not recorded to the end: {why}")
             }
             CannotContinue::Diverged(difference) => {
-                write!(f, "replayed, it comes to other decisions than before: {difference}")
+                write!(f, "its replay leads to different decisions: {difference}")
             }
             CannotContinue::Damaged { why } => write!(f, "its journal cannot be read: {why}"),
         }

@@ -77,10 +77,10 @@ fn ending(
         return problem(format!("the rows after it, up to {}, are missing", noted.seq));
     }
     if head != noted {
-        return problem(format!("the end was noted as row {} with another hash", noted.seq));
+        return problem(format!("the end was recorded as row {} with another hash", noted.seq));
     }
     if folded != state {
-        return problem("the stored state is not what the entries amount to".to_owned());
+        return problem("the stored state does not match the entries".to_owned());
     }
     let expected = missing?;
     let what = match expected.seq > seq {

@@ -278,7 +278,7 @@ impl Worker {
             && let Some(last) = work.drafts.last()
             && let Err(error) = prune(&mut self.store, &self.options.retention, last.at_unix_ms)
         {
-            tracing::warn!(%error, "the ledger could not be pruned; tried again at the next rollout");
+            tracing::warn!(%error, "the ledger could not be pruned; retrying at the next rollout");
         }
         true
     }

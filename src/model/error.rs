@@ -20,7 +20,7 @@ pub enum LoadError {
     #[error("{} has no tensor `{tensor}`; the checkpoint is incomplete or of another architecture", dir.display())]
     Missing { dir: PathBuf, tensor: String },
     #[error(
-        "tensor `{tensor}` in {} has shape {found:?} where config.json asks for {expected:?}",
+        "tensor `{tensor}` in {} has shape {found:?} but config.json requires {expected:?}",
         dir.display()
     )]
     Shape { dir: PathBuf, tensor: String, found: Vec<usize>, expected: Vec<usize> },
@@ -39,9 +39,9 @@ pub enum LoadError {
     DoesNotFit { dir: PathBuf, weights: u64, kv: u64, available: u64 },
     #[error("tensor `{tensor}` in {} cannot be used: {what}", dir.display())]
     Unfit { dir: PathBuf, tensor: String, what: String },
-    #[error("{} does not fit on the card: {why}", dir.display())]
+    #[error("{} does not fit on the GPU: {why}", dir.display())]
     CardFull { dir: PathBuf, why: String },
-    #[error("loading onto the card failed: {0}")]
+    #[error("loading to the GPU failed: {0}")]
     Card(CardError),
     /// This process can no longer use the device.
     #[error("the device has failed: {0}")]

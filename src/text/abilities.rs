@@ -94,16 +94,16 @@ impl Shape {
             Shape::EmptyContent => "a message without content",
             Shape::Reasoning => "an assistant's reasoning",
             Shape::ToolsOffered => "tools",
-            Shape::ToolsBesideSystem => "tools beside a system message",
+            Shape::ToolsBesideSystem => "tools together with a system message",
             Shape::TypeLists => "a tool parameter of more than one type",
             Shape::ToolCall => "a tool call",
-            Shape::ToolCallWithContent => "a tool call beside content",
-            Shape::ToolCallWithReasoning => "a tool call beside reasoning",
+            Shape::ToolCallWithContent => "a tool call together with content",
+            Shape::ToolCallWithReasoning => "a tool call together with reasoning",
             Shape::SeveralToolCalls => "several tool calls in one message",
             Shape::ToolCallLast => "a tool call as the last message",
             Shape::ToolResult => "a tool's result",
             Shape::ToolResultWithoutCall => "a tool's result without a call before it",
-            Shape::TextArguments => "a tool call whose arguments are no JSON object",
+            Shape::TextArguments => "a tool call whose arguments are not a JSON object",
         }
     }
 
@@ -488,7 +488,7 @@ fn attempt(
         outcomes.push((*shape, outcome(example, result)?));
     }
     if outcomes.len() < shapes.len() {
-        return Err(Stop::NoRoom("the trial broke off".into()));
+        return Err(Stop::NoRoom("the trial was interrupted".into()));
     }
     Ok(outcomes)
 }

@@ -47,7 +47,7 @@ pub enum TextError {
     },
     /// The chat template does not parse.
     #[error(
-        "the chat template in {}, line {line}, does not parse: {what}. Mend the template, or remove it to \
+        "the chat template in {}, line {line}, does not parse: {what}. Fix the template, or remove it to \
          serve this model without chat",
         path.display()
     )]
@@ -61,7 +61,7 @@ pub enum TextError {
     },
     /// The chat template parses, but cannot render the simplest conversation, or exceeded a limit.
     #[error(
-        "the chat template in {} is not usable: {what}. Mend the template, or remove it to serve this \
+        "the chat template in {} is not usable: {what}. Fix the template, or remove it to serve this \
          model without chat",
         path.display()
     )]
@@ -119,7 +119,7 @@ pub enum TextError {
     },
     /// There was no process to render in, or it was killed from outside. Neither the request nor the model is
     /// at fault.
-    #[error("no chat template can be rendered just now: {what}")]
+    #[error("chat templates cannot be rendered at the moment: {what}")]
     NoRenderer {
         /// What went wrong.
         what: String,

@@ -82,16 +82,17 @@ pub struct Rounding {
 const SUMS: f32 = 3e-4;
 
 impl Rounding {
-    /// Say llama.cpp gives L and serin S where exact arithmetic gives E. L - E is known: it is what was
-    /// measured. S - E is taken to be no larger: serin rounds the inputs of quantised products to as many
-    /// bits, in blocks of the same length, and the cache to f16 as well, but nothing else. Then
+    /// Let llama.cpp give L and serin S where exact arithmetic gives E. L - E is the measured rounding. S - E
+    /// is assumed to be no larger: serin rounds the inputs of quantised products to the same number of bits,
+    /// in blocks of the same length, and the cache to f16 as well, but nothing else. Then
     ///
     /// - the mean of |S - L| <= |S - E| + |L - E| is at most the sum of both means;
-    /// - |S - L| exceeds the sum of what one of 200 of |S - E| and of |L - E| exceed in at most one of 100;
-    /// - if serin chooses b over llama.cpp's a, then S(a) - S(b) <= 0, so that the regret L(a) - L(b) is at
-    ///   most as much as the two roundings change the distance from a to b: the sum of the largest changes.
+    /// - |S - L| exceeds the sum of the values that one in 200 of |S - E| and of |L - E| exceed in at most
+    ///   one case in 100;
+    /// - if serin chooses b over llama.cpp's a, then S(a) - S(b) <= 0, so the regret L(a) - L(b) is at most
+    ///   the change that the two roundings make to the distance from a to b: the sum of the largest changes.
     ///
-    /// It follows that the tokens are equal wherever llama.cpp's margin exceeds the third.
+    /// It follows that the tokens are equal wherever llama.cpp's margin exceeds the third bound.
     fn between(serin: &Rounding, llama_cpp: &Rounding) -> Figures {
         Figures {
             mean: serin.mean + llama_cpp.mean + SUMS,

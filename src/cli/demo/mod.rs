@@ -60,7 +60,7 @@ pub(super) async fn run(args: DemoArgs) -> Result<ExitCode, CliError> {
     let mut running = Running::start(&config).await?;
     running.load(&config).await?;
     let operators =
-        running.operators.ok_or_else(|| CliError::from_text("no listener for operators"))?;
+        running.operators.ok_or_else(|| CliError::from_text("there is no operators' listener"))?;
     let client = Client::new(&operators.to_string());
     let load = Load::start(
         &Client::new(&running.addr.to_string()),

@@ -309,7 +309,7 @@ fn an_admission_that_does_not_fit_changes_nothing() {
     let table = computed(&mut world, tokens(1, 12));
     world.admit(Origin::default(), vec![60; 5]);
     let before = world.pool.idle.order();
-    // Three of its four blocks are cached here, but then only its own hits are left to allocate.
+    // Three of its four blocks are evictable here, but then only its own hits are left to allocate.
     world.admit(Origin::default(), tokens(1, 16));
     assert_eq!((world.holders.len(), world.pool.idle.order()), (1, before));
     assert_eq!(world.pool.evictions(), 1);

@@ -58,7 +58,7 @@ fn logprobs(fields: &mut Fields) -> Result<Option<u8>, WireError> {
     let wanted = fields.boolean("logprobs")?.unwrap_or(false);
     let top = fields.integer("top_logprobs", 0, MOST_TOP as i64)?.unwrap_or(0);
     if top > 0 && !wanted {
-        return Err(WireError::bad("top_logprobs", "it is only allowed when logprobs is true"));
+        return Err(WireError::bad("top_logprobs", "it is only allowed if logprobs is true"));
     }
     Ok(wanted.then_some(top as u8))
 }

@@ -236,7 +236,7 @@ fn stop(fields: &mut Fields, limits: Limits) -> Result<Vec<String>, WireError> {
     };
     if stops.len() > limits.max_stop {
         let (most, got) = (limits.max_stop, stops.len());
-        return Err(WireError::bad("stop", format!("at most {most} are allowed, these are {got}")));
+        return Err(WireError::bad("stop", format!("at most {most} are allowed, not {got}")));
     }
     stops.into_iter().enumerate().map(|(index, stop)| one_stop(index, stop)).collect()
 }

@@ -75,7 +75,7 @@ impl CardDecoder {
 fn refuse_what_does_not_fit(source: &Weights) -> Result<(), LoadError> {
     let config = source.config();
     let refuse = |what: String| {
-        Err(LoadError::Config { path: source.path().to_owned(), what: format!("{what} on a card") })
+        Err(LoadError::Config { path: source.path().to_owned(), what: format!("{what} on a GPU") })
     };
     if config.head_dim > WIDEST_HEAD {
         return refuse(format!(
@@ -101,7 +101,7 @@ fn unfit(source: &Weights, name: &str, kind: Kind, columns: usize) -> LoadError 
     LoadError::Unfit {
         dir: source.path().to_owned(),
         tensor: name.to_owned(),
-        what: format!("rows of {columns} are no whole blocks of {kind}"),
+        what: format!("rows of {columns} are not whole blocks of {kind}"),
     }
 }
 

@@ -294,7 +294,7 @@ impl Model {
                 Ok(graph) => graph,
                 Err(CardError::Dead(why)) => return Err(CardError::Dead(why)),
                 Err(error) => {
-                    tracing::warn!(%error, "decoding steps cannot be recorded; they are launched one by one");
+                    tracing::warn!(%error, "decoding steps cannot be captured as CUDA graphs; kernels are launched one by one");
                     self.forget(card);
                     return Ok(false);
                 }
@@ -343,7 +343,7 @@ impl Drop for Model {
         let card = self.card.clone();
         self.forget(&*card);
         if let Err(error) = card.synchronise(Queue::Compute) {
-            tracing::warn!(%error, "a model is dropped while the card may still be using it");
+            tracing::warn!(%error, "a model is dropped while the GPU may still be using it");
         }
     }
 }

@@ -128,7 +128,7 @@ impl ModelConfig {
         };
         if !self.ropes.iter().all(finite) {
             return Err(
-                "the rotary embedding's parameters give frequencies that are no numbers".into()
+                "the rotary embedding's parameters give frequencies that are not finite".into()
             );
         }
         Ok(())

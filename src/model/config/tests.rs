@@ -145,7 +145,7 @@ fn what_cannot_run_is_refused_by_name() {
         ("rope_scaling", json!({"type": "linear"}), "`factor`"),
         ("rope_scaling", json!([1]), "not an object"),
         ("rope_scaling", longrope(json!([1, 1])), "2 entries for 8 pairs"),
-        ("rope_scaling", longrope(json!([0, 1, 1, 1, 1, 1, 1, 1])), "no numbers"),
+        ("rope_scaling", longrope(json!([0, 1, 1, 1, 1, 1, 1, 1])), "not finite"),
         ("quantization_config", json!({"quant_method": "awq"}), "quantized"),
         ("eos_token_id", json!("end"), "eos_token_id"),
     ];

@@ -44,7 +44,7 @@ impl Scheme {
         let found = Scheme::NAMES.iter().find(|(known, _)| known.eq_ignore_ascii_case(name));
         found.map(|(_, scheme)| *scheme).ok_or_else(|| {
             let known = Scheme::NAMES.map(|(name, _)| name).join(", ");
-            format!("`{name}` is no form of dummy weights; known: {known}")
+            format!("`{name}` is not a format of dummy weights; known: {known}")
         })
     }
 

@@ -177,7 +177,7 @@ fn alignment(entries: &HashMap<String, Value>) -> Result<u64> {
     match entries.get("general.alignment") {
         None => Ok(DEFAULT_ALIGNMENT),
         Some(Value::Unsigned(n)) if n.is_power_of_two() && *n <= 1 << 20 => Ok(*n),
-        Some(_) => damaged("general.alignment is no power of two up to 1 MiB"),
+        Some(_) => damaged("general.alignment is not a power of two up to 1 MiB"),
     }
 }
 

@@ -172,7 +172,7 @@ fn at(path: &Path, fault: Fault) -> LoadError {
 fn refuse_parts(meta: Metadata<'_>) -> Result<(), Fault> {
     match meta.count("split.count")? {
         Some(parts) if parts > 1 => Err(Fault::Unsupported(format!(
-            "it is one of {parts} parts; put them together with `llama-gguf-split --merge`"
+            "it is one of {parts} parts; merge them with `llama-gguf-split --merge`"
         ))),
         _ => Ok(()),
     }
@@ -197,7 +197,7 @@ fn from_tensors(header: &Header, file: &[u8]) -> Result<FromTensors, Fault> {
 /// Divisors of RoPE frequencies. They become part of the configuration, so their number is limited.
 fn rope_factors(name: &str, info: &TensorInfo, bytes: &[u8]) -> Result<Vec<f32>, Fault> {
     let &[count] = info.shape.as_slice() else {
-        return Err(Fault::Damaged(format!("its tensor `{name}` is no list of factors")));
+        return Err(Fault::Damaged(format!("its tensor `{name}` is not a list of factors")));
     };
     if count > MOST_FACTORS {
         return Err(Fault::Damaged(format!(
@@ -208,7 +208,7 @@ fn rope_factors(name: &str, info: &TensorInfo, bytes: &[u8]) -> Result<Vec<f32>,
     dequantise(info.kind, bytes, &mut factors);
     match factors.iter().all(|x| x.is_finite() && *x > 0.0) {
         true => Ok(factors),
-        false => Err(Fault::Damaged(format!("its tensor `{name}` holds factors that are none"))),
+        false => Err(Fault::Damaged(format!("its tensor `{name}` contains invalid factors"))),
     }
 }
 

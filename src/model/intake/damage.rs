@@ -16,11 +16,11 @@ struct Listed<'a> {
 /// The first fault of the file with the bytes `file`; `None` if it is of an unknown kind.
 pub(super) fn find(file: &[u8]) -> Option<String> {
     let Some((len, rest)) = file.split_first_chunk::<8>() else {
-        return Some(format!("it is {} bytes long, too short for any head", file.len()));
+        return Some(format!("it is {} bytes long, too short for a header", file.len()));
     };
     let len = u64::from_le_bytes(*len);
     let Some(head) = usize::try_from(len).ok().and_then(|len| rest.get(..len)) else {
-        return Some(format!("its head claims {len} bytes, but {} are left", rest.len()));
+        return Some(format!("its header claims {len} bytes, but {} are left", rest.len()));
     };
     let data = (rest.len() - head.len()) as u64;
     let head: Map<String, Value> = serde_json::from_slice(head).ok()?;

@@ -253,11 +253,11 @@ fn ended(status: ExitStatus, words: &str) -> Stop {
         [Signal::ABORT, Signal::BUS, Signal::SEGV, Signal::XCPU].map(|signal| signal.as_raw());
     match status.signal() {
         Some(signal) if signal == cpu => {
-            Stop::Exhausted(format!("it computed for more than {} s", CPU_SECONDS - 1))
+            Stop::Exhausted(format!("it used more than {} s of processor time", CPU_SECONDS - 1))
         }
         Some(_) if words.contains("overflowed its stack") => deep(),
         Some(_) if words.contains("memory allocation of") => {
-            Stop::Exhausted(format!("it took more than {} MiB of memory", MEMORY >> 20))
+            Stop::Exhausted(format!("it used more than {} MiB of memory", MEMORY >> 20))
         }
         Some(signal) if [bus, segment].contains(&signal) => deep(),
         Some(signal) if signal == aborted => {
@@ -272,7 +272,7 @@ fn ended(status: ExitStatus, words: &str) -> Stop {
 }
 
 fn deep() -> Stop {
-    Stop::Exhausted(format!("it nested values deeper than a stack of {} MiB holds", STACK >> 20))
+    Stop::Exhausted(format!("it nested values too deeply for a stack of {} MiB", STACK >> 20))
 }
 
 fn first_line(words: &str) -> &str {

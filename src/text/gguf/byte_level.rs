@@ -64,7 +64,7 @@ pub(super) fn build(from: &GgufVocabulary) -> Result<(Tokenizer, bool), TextErro
         .vocab_and_merges(from.vocab()?, merges(from)?)
         .ignore_merges(pre.ignore_merges)
         .build()
-        .map_err(|e| from.invalid(format!("its vocabulary does not fit together ({e})")))?;
+        .map_err(|e| from.invalid(format!("its vocabulary is inconsistent ({e})")))?;
     let mut tokenizer = Tokenizer::new(model);
     let bad = |e: String| from.invalid(e);
     if pre.nfc {

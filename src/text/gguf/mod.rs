@@ -121,7 +121,7 @@ impl GgufVocabulary {
     fn check(&self) -> Result<(), TextError> {
         let tokens = self.tokens.len();
         if tokens == 0 {
-            return Err(self.invalid("it carries no vocabulary"));
+            return Err(self.invalid("it contains no vocabulary"));
         }
         for (name, len) in [("scores", self.scores.len()), ("token types", self.types.len())] {
             if len != 0 && len != tokens {
@@ -243,7 +243,7 @@ fn merges(from: &GgufVocabulary) -> Result<Vec<(String, String)>, TextError> {
     from.merges
         .iter()
         .map(|merge| {
-            split(merge).ok_or_else(|| from.invalid(format!("merge {merge:?} is no pair")))
+            split(merge).ok_or_else(|| from.invalid(format!("merge {merge:?} is not a pair")))
         })
         .collect()
 }

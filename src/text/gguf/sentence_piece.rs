@@ -35,7 +35,7 @@ pub(super) fn build(from: &GgufVocabulary) -> Result<Tokenizer, TextError> {
     }
     let model = builder
         .build()
-        .map_err(|e| from.invalid(format!("its vocabulary does not fit together ({e})")))?;
+        .map_err(|e| from.invalid(format!("its vocabulary is inconsistent ({e})")))?;
     let mut tokenizer = Tokenizer::new(model);
     let prefix = from.add_space_prefix.unwrap_or(true);
     let bad = |e: String| from.invalid(e);

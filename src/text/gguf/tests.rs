@@ -132,8 +132,8 @@ fn vocabularies_that_do_not_fit_are_refused_by_name() {
     assert!(error(&|v| v.tokens[7] = v.tokens[8].clone()).contains("twice"));
     assert!(error(&|v| v.types.truncate(3)).contains("3 token types"));
     assert!(error(&|v| v.special.push(("eot", 9999))).contains("9999"));
-    assert!(error(&|v| v.merges.push("zq qz".into())).contains("fit together"));
-    assert!(error(&|v| v.merges.push("zq".into())).contains("no pair"));
+    assert!(error(&|v| v.merges.push("zq qz".into())).contains("inconsistent"));
+    assert!(error(&|v| v.merges.push("zq".into())).contains("not a pair"));
     assert!(error(&|v| v.tokens.clear()).contains("no vocabulary"));
     let small = Codec::from_gguf(&vocabulary("bpe"), 100).unwrap_err().to_string();
     assert!(small.contains("only 100 rows"), "{small}");
