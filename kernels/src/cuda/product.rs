@@ -4,11 +4,9 @@
 //! by reading the weights, many by arithmetic. Each way is right for every shape, so that checks can ask for any.
 //! Knows no layer: several matrices' results may be written side by side.
 
-mod checks;
+#[cfg(any(test, feature = "known-answers"))]
+pub(crate) mod answers;
 mod names;
-
-pub(crate) use checks::matrix as test_matrix;
-pub use checks::{dense_checks, quantised_checks};
 
 use super::acts::{ActKind, Acts};
 use super::buffer::{Buffer, View, ViewMut};

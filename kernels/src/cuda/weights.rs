@@ -20,7 +20,6 @@
 
 use super::acts::ActKind;
 pub use crate::kind::WeightKind;
-use half::{bf16, f16};
 use std::ops::Range;
 
 impl WeightKind {
@@ -233,7 +232,9 @@ fn group_scale(packed: &[u8], group: usize) -> (u8, u8) {
 
 /// The values of whole blocks as stored, written straight from the formats' definition: for checks. Panics if
 /// `out` has another length.
+#[cfg(any(test, feature = "known-answers"))]
 pub fn dequantise_reference(kind: WeightKind, bytes: &[u8], out: &mut [f32]) {
+    use half::{bf16, f16};
     let blocks = bytes.chunks_exact(kind.block_bytes());
     assert_eq!(out.len(), blocks.len() * kind.block(), "values of {} blocks", blocks.len());
     for (block, out) in blocks.zip(out.chunks_exact_mut(kind.block())) {

@@ -38,6 +38,7 @@ const MOST_SHARES: usize = 16;
 const LEAST_STEPS: usize = 4;
 
 impl Tile {
+    #[cfg(any(test, feature = "known-answers"))]
     pub(crate) const ALL: [Tile; 6] = [
         Tile::Halves16,
         Tile::Halves32,

@@ -48,6 +48,7 @@ proptest! {
 
 #[cfg(feature = "emulator")]
 mod emulated {
+    use super::super::answers::{dense_checks, matrix, quantised_checks};
     use super::*;
     use crate::cuda::buffer::Buffer;
     use crate::cuda::check::prove;
@@ -125,7 +126,7 @@ mod emulated {
         let bench = crate::cuda::check::Bench { card: card.clone(), pool };
         for kind in WeightKind::ALL {
             let mut numbers = crate::cuda::check::Numbers::new(7);
-            let (matrix, _) = checks::matrix(&bench, kind, 20, 1024, &mut numbers).unwrap();
+            let (matrix, _) = matrix(&bench, kind, 20, 1024, &mut numbers).unwrap();
             let same = |n: usize| -> Vec<u32> {
                 let mut acts = crate::cuda::acts::ActBuffer::new(
                     &card,
