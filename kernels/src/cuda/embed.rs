@@ -6,7 +6,6 @@
 use super::buffer::{View, ViewMut};
 use super::card::{Arg, Card, CardError, Grid};
 use super::product::Matrix;
-use super::weights::WeightKind;
 
 #[cfg(any(test, feature = "known-answers"))]
 pub(crate) mod answers;
@@ -42,7 +41,7 @@ pub fn embed(
     let [low, high, scales, supers] = weights.planes();
     let (tokens, scale, out) = (tokens.arg(), Arg::F32(scale), out.arg());
     let rows = Arg::I32(weights.rows() as i32);
-    let name = kernel(weights.kind());
+    let name = weights.kind().format().card.kernels.embed;
     let groups = Arg::I32(weights.groups() as i32);
     let columns = Arg::I32(columns as i32);
     // SAFETY: the kernels' arguments; all lengths have been checked, and a token beyond the matrix reads nothing.
@@ -57,25 +56,13 @@ pub fn embed(
     }
 }
 
-fn kernel(kind: WeightKind) -> &'static str {
-    match kind {
-        WeightKind::F32 => "embed_f32",
-        WeightKind::F16 => "embed_f16",
-        WeightKind::BF16 => "embed_bf16",
-        WeightKind::Q8_0 => "embed_q8_0",
-        WeightKind::Q4_0 => "embed_q4_0",
-        WeightKind::Q4K => "embed_q4_k",
-        WeightKind::Q5K => "embed_q5_k",
-        WeightKind::Q6K => "embed_q6_k",
-    }
-}
-
 #[cfg(all(test, feature = "emulator"))]
 mod tests {
     use super::*;
     use crate::cuda::buffer::Buffer;
     use crate::cuda::card::Queue;
     use crate::cuda::emulated::EmulatedCard;
+    use crate::quant::Kind;
     use std::sync::Arc;
 
     #[test]
@@ -87,7 +74,7 @@ mod tests {
     fn a_token_that_is_not_there_gives_no_number_and_shapes_are_checked() {
         let card: Arc<dyn Card> = Arc::new(EmulatedCard::start(1 << 20));
         let pool = card.create_pool().unwrap();
-        for kind in WeightKind::ALL {
+        for kind in Kind::ALL {
             let mut matrix = Matrix::new(&card, pool, kind, 2, 256).unwrap();
             let stored = vec![0; 2 * matrix.row_bytes()];
             matrix.write_rows(0, &stored, Queue::Load).unwrap();
@@ -98,7 +85,7 @@ mod tests {
             assert!(out[..256].iter().all(|v| *v == 0.0));
             assert!(out[256..].iter().all(|v| v.is_nan()));
         }
-        let matrix = Matrix::new(&card, pool, WeightKind::F32, 2, 4).unwrap();
+        let matrix = Matrix::new(&card, pool, Kind::F32, 2, 4).unwrap();
         let tokens = Buffer::of(&card, pool, &[1, 0]).unwrap();
         let mut out = Buffer::<f32>::new(&card, pool, 9).unwrap();
         let mut run =

@@ -4,6 +4,7 @@ use super::*;
 use crate::cuda::buffer::Buffer;
 use crate::cuda::check::{Bench, Check, Numbers, Size};
 use crate::cuda::product::answers::matrix;
+use crate::quant::Kind;
 
 /// Rows of every kind, the first, the last and one twice among them.
 pub(crate) fn checks(bench: &Bench, size: Size) -> Result<Vec<Check>, CardError> {
@@ -12,7 +13,7 @@ pub(crate) fn checks(bench: &Bench, size: Size) -> Result<Vec<Check>, CardError>
         Size::Full => &[(1, 32), (5, 96), (130, 768), (7, 2304)],
     };
     let mut checks = Vec::new();
-    for kind in WeightKind::ALL {
+    for kind in Kind::ALL {
         for (rows, columns) in shapes {
             let columns = columns.next_multiple_of(kind.block());
             checks.push(check(bench, kind, *rows, columns)?);
@@ -24,7 +25,7 @@ pub(crate) fn checks(bench: &Bench, size: Size) -> Result<Vec<Check>, CardError>
     Ok(checks)
 }
 
-fn check(bench: &Bench, kind: WeightKind, rows: usize, columns: usize) -> Result<Check, CardError> {
+fn check(bench: &Bench, kind: Kind, rows: usize, columns: usize) -> Result<Check, CardError> {
     let mut numbers = Numbers::new((rows + columns) as u64);
     let (matrix, values) = matrix(bench, kind, rows, columns, &mut numbers)?;
     let last = rows as u32 - 1;
@@ -38,5 +39,5 @@ fn check(bench: &Bench, kind: WeightKind, rows: usize, columns: usize) -> Result
     let expected: Vec<f64> =
         picked.iter().flat_map(row).map(|v| f64::from(scale) * f64::from(*v)).collect();
     let case = format!("{kind:?}, {rows} x {columns}");
-    Ok(Check::compare(kernel(kind), case, &out.to_vec()?, &expected, 1e-6))
+    Ok(Check::compare(kind.format().card.kernels.embed, case, &out.to_vec()?, &expected, 1e-6))
 }
