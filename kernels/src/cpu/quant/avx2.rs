@@ -9,14 +9,9 @@
 #![allow(clippy::needless_range_loop, reason = "kernels walk several arrays by one index")]
 
 use super::input::Panel;
-use super::tile::Layout;
+use super::tile::layout;
 use crate::quant::Kind;
 use std::arch::x86_64::*;
-
-/// How a kind lies in tiles. Called at compile time, so that offsets are constants.
-const fn layout(kind: u8) -> Layout {
-    Kind::ALL[kind as usize].format().layout
-}
 
 #[inline]
 #[target_feature(enable = "avx2")]

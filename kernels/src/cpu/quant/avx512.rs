@@ -11,14 +11,9 @@
 #![allow(clippy::needless_range_loop, reason = "kernels walk several arrays by one index")]
 
 use super::input::Panel;
-use super::tile::Layout;
+use super::tile::layout;
 use crate::quant::Kind;
 use std::arch::x86_64::*;
-
-/// How a kind lies in tiles. Called at compile time, so that offsets are constants.
-const fn layout(kind: u8) -> Layout {
-    Kind::ALL[kind as usize].format().layout
-}
 
 #[inline]
 #[target_feature(enable = "avx512f")]
@@ -207,6 +202,7 @@ unsafe fn sub_k6<const W: usize>(
 ) {
     // SAFETY: the caller passes a sub-block's bytes and scales, and where its words begin.
     unsafe {
+        let packed = data.add(const { layout(Kind::Q6K as u8).nibbles_at() });
         let (x, offsets) = (panel.q.add(at * 8), panel.sums.add(at * 2));
         for half in 0..2 {
             let scale = _mm512_cvtepi8_epi32(_mm_loadu_si128(scales.add(half * 16).cast()));
@@ -217,9 +213,7 @@ unsafe fn sub_k6<const W: usize>(
                 sums[c] = word(offsets.add(half * W + c));
             }
             for g in 0..4 {
-                let (low, high) = nibbles(load(
-                    data.add(const { layout(Kind::Q6K as u8).nibbles_at() } + g * 64),
-                ));
+                let (low, high) = nibbles(load(packed.add(g * 64)));
                 let nibble = if half == 0 { low } else { high };
                 let weights = _mm512_or_si512(nibble, two_bits(bits, g));
                 for c in 0..W {

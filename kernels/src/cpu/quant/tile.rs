@@ -32,6 +32,11 @@ pub(crate) struct Layout {
     bits: usize,
 }
 
+/// The layout of the kind of this number. Kernels ask at compile time, so that their offsets are constants.
+pub(super) const fn layout(kind: u8) -> Layout {
+    Kind::ALL[kind as usize].format().layout
+}
+
 impl Layout {
     /// Floats of so many bits, which have no scales: `[columns][16 rows]`.
     pub(crate) const fn floats(bits: usize) -> Layout {
@@ -40,11 +45,13 @@ impl Layout {
 
     /// Values in blocks of 32, with a scale of 2 bytes each.
     pub(crate) const fn blocks_of_32(bits: usize) -> Layout {
+        assert!(matches!(bits, 4 | 5 | 6 | 8), "values lie in tiles by these widths");
         Layout { block: 32, cols: 64, scales: 64, bits }
     }
 
     /// Values in blocks of 256, with scales of 20 bytes.
     pub(crate) const fn blocks_of_256(bits: usize) -> Layout {
+        assert!(matches!(bits, 4 | 5 | 6 | 8), "values lie in tiles by these widths");
         Layout { block: 256, cols: 256, scales: 320, bits }
     }
 
