@@ -1,6 +1,6 @@
 // Quantised weights as they lie on a card: planes of equal pieces, read by 16 bytes.
 //
-// src/cuda/weights.rs says what each plane holds and writes it. A group is 32 numbers of a row, the unit of all
+// The kinds' files in src/quant say what each plane holds and write it. A group is 32 numbers of a row, the unit of all
 // kernels here. Two products use these functions: dot products by dp4a, and tensor cores; both start their
 // whole-number sums at `kMagic`, whose bits read as a float are 1.5 * 2^23 + sum: turning a sum into a float then
 // is one subtraction at full rate, where a conversion runs at a quarter of it. It is exact while

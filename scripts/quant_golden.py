@@ -1,4 +1,4 @@
-"""Writes the golden vectors of kernels/src/cpu/quant/golden.bin.
+"""Writes the golden vectors of kernels/src/quant/golden.bin.
 
 Random rows are quantised by ggml (through llama-cpp-python's library) and dequantised by the gguf package,
 so that serin's decoding of the formats is compared with theirs. Needs: pip install numpy gguf llama-cpp-python
@@ -46,7 +46,7 @@ def main():
         assert values.shape == (ROWS, COLS)
         assert np.abs(values - rows).max() < 1.0
         parts += [stored.tobytes(), values.tobytes()]
-    out = Path("kernels/src/cpu/quant/golden.bin")
+    out = Path("kernels/src/quant/golden.bin")
     out.write_bytes(b"".join(parts))
     print(out, out.stat().st_size, "bytes")
 

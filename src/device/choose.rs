@@ -3,8 +3,7 @@
 //! A card is taken only after every kernel gave its known answers on that very card: a build for another
 //! architecture would otherwise give wrong numbers in silence.
 
-use serin_kernels::cuda::check::{Bench, FAMILIES};
-use serin_kernels::cuda::{Card, CardError, OpenError, Size, open};
+use serin_kernels::cuda::{Card, CardError, OpenError, SelfTestError, open, self_test};
 use std::fmt;
 use std::sync::Arc;
 
@@ -92,21 +91,13 @@ impl fmt::Display for DeviceChoice {
 /// Runs every kernel against its known answers.
 fn prove(card: &Arc<dyn Card>) -> Result<(), DeviceError> {
     let facts = card.facts();
-    let failed = |why: CardError| DeviceError::Failed { card: facts.name.clone(), why };
-    card.enter().map_err(failed)?;
-    let pool = card.create_pool().map_err(failed)?;
-    let bench = Bench { card: card.clone(), pool };
-    let mut checks = 0;
-    for (_, family) in FAMILIES {
-        let answers = family(&bench, Size::Quick).map_err(failed)?;
-        checks += answers.len();
-        if let Some(wrong) = answers.iter().find(|answer| !answer.holds()) {
+    let checks = self_test(card).map_err(|error| match error {
+        SelfTestError::Wrong(what) => {
             let (card, capability) = (facts.name.clone(), facts.capability);
-            return Err(DeviceError::Wrong { card, capability, what: wrong.to_string() });
+            DeviceError::Wrong { card, capability, what }
         }
-    }
-    let given_back = card.trim_pool(pool).and_then(|()| card.destroy_pool(pool));
-    given_back.map_err(failed)?;
+        SelfTestError::Card(why) => DeviceError::Failed { card: facts.name.clone(), why },
+    })?;
     tracing::info!(card = %facts.name, checks, "the card's kernels give their known answers");
     Ok(())
 }

@@ -21,10 +21,10 @@ pub use serin_kernels::attention::{AttentionSpec, HeadNorm};
 pub use serin_kernels::batch::{Batch, Row};
 pub use serin_kernels::cpu::quant::QuantError;
 pub use serin_kernels::cpu::{
-    Activation, Isa, KvCache, KvKind, KvShape, Pool, QMatrix, Scratch, WeightStore, all_finite,
-    attend, dequantise, matmul_many, ops,
+    Activation, Isa, KvCache, KvKind, KvShape, Pool, QMatrix, Scratch, WeightStore, attend,
+    matmul_many, ops,
 };
-pub use serin_kernels::kind::WeightKind as Kind;
+pub use serin_kernels::quant::{Kind, all_finite, dequantise};
 pub use serin_kernels::rope::{Angles, LongRope, Rope};
 pub use stored::Stored;
 pub use workbench::{THREADS_VARIABLE, Workbench, shared_pool};

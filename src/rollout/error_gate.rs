@@ -72,7 +72,7 @@ fn beside_gate(
     } else {
         None
     };
-    let state = missing.map_or(GateState::Pass, |missing| GateState::Inconclusive(missing));
+    let state = missing.map_or(GateState::Pass, GateState::Inconclusive);
     Gate {
         value: ratio.value(),
         threshold: Some(limit),

@@ -6,10 +6,10 @@
 //! of 16 are one narrower tile each and are read through a copy. f16 halves what attention streams, which
 //! is what long contexts wait for; f32 is exact.
 
-use super::half::f16_to_f32;
 use super::isa::Isa;
 use super::pool::Disjoint;
 use super::simd::{Lanes, dispatch};
+use crate::float16::f16_to_f32;
 
 /// Tokens per tile of keys.
 pub(crate) const KEY_TILE: usize = 16;

@@ -8,7 +8,6 @@
 
 pub mod attention;
 pub mod cache;
-pub mod half;
 pub mod isa;
 pub mod ops;
 pub mod pool;
@@ -20,4 +19,4 @@ pub use cache::{KvCache, KvKind, KvShape};
 pub use isa::Isa;
 pub use ops::Activation;
 pub use pool::Pool;
-pub use quant::{QMatrix, Scratch, WeightStore, all_finite, dequantise, matmul_many};
+pub use quant::{QMatrix, Scratch, WeightStore, matmul_many};

@@ -5,7 +5,7 @@
 //! the features (`dispatch!`), so that one text serves every instruction set and the plain arrays are its
 //! scalar twin. (The products of quantised weights are not written so: their instructions differ.)
 
-use super::half::{f16_to_f32, f32_to_f16};
+use crate::float16::{f16_to_f32, f32_to_f16};
 
 /// Sixteen lanes of f32.
 ///

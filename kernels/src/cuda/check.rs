@@ -124,15 +124,15 @@ pub type Family = fn(&Bench, Size) -> Result<Vec<Check>, CardError>;
 
 /// Every kernel family's cases.
 pub const FAMILIES: &[(&str, Family)] = &[
-    ("attention", crate::cuda::attention::checks),
-    ("embedding", crate::cuda::embed::checks),
-    ("inputs of steps", crate::cuda::inputs::checks),
-    ("norms", crate::cuda::norm::checks),
-    ("products of floats", crate::cuda::product::dense_checks),
-    ("products of quantised weights", crate::cuda::product::quantised_checks),
-    ("rotations", crate::cuda::rope::checks),
-    ("rows", crate::cuda::rows::checks),
-    ("sampling", crate::cuda::sample::checks),
+    ("attention", crate::cuda::attention::answers::checks),
+    ("embedding", crate::cuda::embed::answers::checks),
+    ("inputs of steps", crate::cuda::inputs::answers::checks),
+    ("norms", crate::cuda::norm::answers::checks),
+    ("products of floats", crate::cuda::product::answers::dense_checks),
+    ("products of quantised weights", crate::cuda::product::answers::quantised_checks),
+    ("rotations", crate::cuda::rope::answers::checks),
+    ("rows", crate::cuda::rows::answers::checks),
+    ("sampling", crate::cuda::sample::answers::checks),
 ];
 
 /// Runs every family on the emulated card in several orders of threads, and demands every answer.

@@ -3,11 +3,12 @@
 //! Knows no vocabulary; tokens are checked by whoever made them, and one that the matrix does not have gives a row
 //! that is not a number.
 
-use super::buffer::{Buffer, View, ViewMut};
+use super::buffer::{View, ViewMut};
 use super::card::{Arg, Card, CardError, Grid};
-use super::check::{Bench, Check, Numbers, Size};
-use super::product::{Matrix, test_matrix};
-use super::weights::WeightKind;
+use super::product::Matrix;
+
+#[cfg(any(test, feature = "known-answers"))]
+pub(crate) mod answers;
 
 /// `out[i] = scale * weights[tokens[i]]`, for the first `n` tokens: `[n][columns]`.
 pub fn embed(
@@ -40,7 +41,7 @@ pub fn embed(
     let [low, high, scales, supers] = weights.planes();
     let (tokens, scale, out) = (tokens.arg(), Arg::F32(scale), out.arg());
     let rows = Arg::I32(weights.rows() as i32);
-    let name = kernel(weights.kind());
+    let name = weights.kind().format().card.kernels.embed;
     let groups = Arg::I32(weights.groups() as i32);
     let columns = Arg::I32(columns as i32);
     // SAFETY: the kernels' arguments; all lengths have been checked, and a token beyond the matrix reads nothing.
@@ -55,72 +56,25 @@ pub fn embed(
     }
 }
 
-fn kernel(kind: WeightKind) -> &'static str {
-    match kind {
-        WeightKind::F32 => "embed_f32",
-        WeightKind::F16 => "embed_f16",
-        WeightKind::BF16 => "embed_bf16",
-        WeightKind::Q8_0 => "embed_q8_0",
-        WeightKind::Q4_0 => "embed_q4_0",
-        WeightKind::Q4K => "embed_q4_k",
-        WeightKind::Q5K => "embed_q5_k",
-        WeightKind::Q6K => "embed_q6_k",
-    }
-}
-
-/// Rows of every kind, the first, the last and one twice among them.
-pub fn checks(bench: &Bench, size: Size) -> Result<Vec<Check>, CardError> {
-    let shapes: &[(usize, usize)] = match size {
-        Size::Quick => &[(3, 256)],
-        Size::Full => &[(1, 32), (5, 96), (130, 768), (7, 2304)],
-    };
-    let mut checks = Vec::new();
-    for kind in WeightKind::ALL {
-        for (rows, columns) in shapes {
-            let columns = columns.next_multiple_of(kind.block());
-            checks.push(check(bench, kind, *rows, columns)?);
-        }
-        if !kind.is_quantised() && size == Size::Full {
-            checks.push(check(bench, kind, 4, 33)?);
-        }
-    }
-    Ok(checks)
-}
-
-fn check(bench: &Bench, kind: WeightKind, rows: usize, columns: usize) -> Result<Check, CardError> {
-    let mut numbers = Numbers::new((rows + columns) as u64);
-    let (matrix, values) = test_matrix(bench, kind, rows, columns, &mut numbers)?;
-    let last = rows as u32 - 1;
-    let picked = [last, 0, numbers.below(rows) as u32, last, last / 2];
-    let tokens = Buffer::of(&bench.card, bench.pool, &picked)?;
-    let mut out = Buffer::new(&bench.card, bench.pool, picked.len() * columns)?;
-    out.fill(0xff)?;
-    let scale = 1.75;
-    embed(&*bench.card, &matrix, tokens.view(), picked.len(), scale, out.view_mut())?;
-    let row = |token: &u32| &values[*token as usize * columns..][..columns];
-    let expected: Vec<f64> =
-        picked.iter().flat_map(row).map(|v| f64::from(scale) * f64::from(*v)).collect();
-    let case = format!("{kind:?}, {rows} x {columns}");
-    Ok(Check::compare(kernel(kind), case, &out.to_vec()?, &expected, 1e-6))
-}
-
 #[cfg(all(test, feature = "emulator"))]
 mod tests {
     use super::*;
+    use crate::cuda::buffer::Buffer;
     use crate::cuda::card::Queue;
     use crate::cuda::emulated::EmulatedCard;
+    use crate::quant::Kind;
     use std::sync::Arc;
 
     #[test]
     fn answers_are_known() {
-        crate::cuda::check::prove(checks);
+        crate::cuda::check::prove(answers::checks);
     }
 
     #[test]
     fn a_token_that_is_not_there_gives_no_number_and_shapes_are_checked() {
         let card: Arc<dyn Card> = Arc::new(EmulatedCard::start(1 << 20));
         let pool = card.create_pool().unwrap();
-        for kind in WeightKind::ALL {
+        for kind in Kind::ALL {
             let mut matrix = Matrix::new(&card, pool, kind, 2, 256).unwrap();
             let stored = vec![0; 2 * matrix.row_bytes()];
             matrix.write_rows(0, &stored, Queue::Load).unwrap();
@@ -131,7 +85,7 @@ mod tests {
             assert!(out[..256].iter().all(|v| *v == 0.0));
             assert!(out[256..].iter().all(|v| v.is_nan()));
         }
-        let matrix = Matrix::new(&card, pool, WeightKind::F32, 2, 4).unwrap();
+        let matrix = Matrix::new(&card, pool, Kind::F32, 2, 4).unwrap();
         let tokens = Buffer::of(&card, pool, &[1, 0]).unwrap();
         let mut out = Buffer::<f32>::new(&card, pool, 9).unwrap();
         let mut run =

@@ -2,15 +2,16 @@
 //!
 //! The kernels are the `.cu` files of this crate, one family each. Here, in reading order: `card` (what a card can
 //! be asked: pools, memory, launches), `readings` (what it says of its state), `buffer` (its memory as values that
-//! give themselves back), `timer`, `acts` (inputs of products), `check` (known answers, for tests and for the
-//! self-test at start), then one file per kernel family: a typed function that checks shapes and launches, and its
-//! known answers. `emulated` is a card made of this machine's processor, which runs the very same sources; `device`
-//! is a real one; `open` has them by name.
+//! give themselves back), `timer`, `acts` (inputs of products), then one file per kernel family: a typed function that
+//! checks shapes and launches. Beside each, `answers`: what its kernels should give (`check` runs them), for tests
+//! and for the `self_test` of a card; a build without any card goes without them. `emulated` is a card made of this
+//! machine's processor, which runs the very same sources; `device` is a real one; `open` has them by name.
 
 pub mod acts;
 pub mod attention;
 pub mod buffer;
 pub mod card;
+#[cfg(any(test, feature = "known-answers"))]
 pub mod check;
 #[cfg(feature = "cuda")]
 pub mod device;
@@ -26,6 +27,7 @@ pub mod readings;
 pub mod rope;
 pub mod rows;
 pub mod sample;
+mod self_test;
 pub mod timer;
 pub mod weights;
 
@@ -35,6 +37,7 @@ pub use card::{
     Arg, Card, CardError, Facts, Gemm, Graph, Grid, HostMemory, Memory, Number, Pool, PoolUsage,
     Queue,
 };
+#[cfg(any(test, feature = "known-answers"))]
 pub use check::{Check, Size};
 pub use embed::embed;
 pub use inputs::StepInputs;
@@ -42,4 +45,5 @@ pub use kv::{KvKind, KvLayer, KvShape, KvView, KvViewMut, Rows};
 pub use open::{OpenError, open};
 pub use product::{Matrix, Output, multiply};
 pub use readings::{MemoryReading, Readings};
+pub use self_test::{SelfTestError, self_test};
 pub use timer::Timer;

@@ -4,16 +4,15 @@
 //! by reading the weights, many by arithmetic. Each way is right for every shape, so that checks can ask for any.
 //! Knows no layer: several matrices' results may be written side by side.
 
-mod checks;
-mod names;
-
-pub(crate) use checks::matrix as test_matrix;
-pub use checks::{dense_checks, quantised_checks};
+#[cfg(any(test, feature = "known-answers"))]
+pub(crate) mod answers;
+pub(crate) mod names;
 
 use super::acts::{ActKind, Acts};
 use super::buffer::{Buffer, View, ViewMut};
 use super::card::{Arg, COUNTS, Card, CardError, Facts, Gemm, Grid, Number, Pool, Queue};
-use super::weights::{PlaneLayout, WeightKind, planes};
+use super::weights::{PlaneLayout, planes};
+use crate::quant::Kind;
 use names::Tile;
 use std::sync::Arc;
 
@@ -27,7 +26,7 @@ const WARPS: usize = 24;
 /// Weights on a card, `[rows][columns]`.
 #[derive(Debug)]
 pub struct Matrix {
-    pub(crate) kind: WeightKind,
+    pub(crate) kind: Kind,
     pub(crate) rows: usize,
     pub(crate) columns: usize,
     layout: PlaneLayout,
@@ -40,7 +39,7 @@ impl Matrix {
     pub fn new(
         card: &Arc<dyn Card>,
         pool: Pool,
-        kind: WeightKind,
+        kind: Kind,
         rows: usize,
         columns: usize,
     ) -> Result<Matrix, CardError> {
@@ -84,7 +83,7 @@ impl Matrix {
         Ok(())
     }
 
-    pub fn kind(&self) -> WeightKind {
+    pub fn kind(&self) -> Kind {
         self.kind
     }
 
@@ -161,24 +160,18 @@ pub(crate) enum Way {
 
 impl Way {
     /// For a matrix of `kind` and `n` inputs, on a card of which these are the facts.
-    pub(crate) fn choose(
-        kind: WeightKind,
-        rows: usize,
-        columns: usize,
-        n: usize,
-        facts: &Facts,
-    ) -> Way {
+    pub(crate) fn choose(kind: Kind, rows: usize, columns: usize, n: usize, facts: &Facts) -> Way {
         let warps = WARPS * facts.multiprocessors as usize;
         let pieces = columns.div_ceil(128);
         match kind {
-            WeightKind::F32 if n <= FEW => {
+            Kind::F32 if n <= FEW => {
                 Way::Dense { split: split(rows.div_ceil(2), pieces, 8, warps) }
             }
-            WeightKind::F16 | WeightKind::BF16 if n <= FEW => {
+            Kind::F16 | Kind::BF16 if n <= FEW => {
                 let split = split(rows.div_ceil(16), pieces, 8, warps);
                 Way::Dense { split: split.max(short_blocks(pieces)) }
             }
-            WeightKind::F32 | WeightKind::F16 | WeightKind::BF16 => Way::Library,
+            Kind::F32 | Kind::F16 | Kind::BF16 => Way::Library,
             // Tiles copy the scales of two groups at a time.
             _ if n <= FEW || !(columns / 32).is_multiple_of(2) => {
                 Way::Vectors { split: split(rows.div_ceil(2), columns.div_ceil(1024), 4, warps) }
@@ -188,7 +181,7 @@ impl Way {
     }
 
     /// The form of its inputs.
-    fn inputs(self, kind: WeightKind) -> ActKind {
+    fn inputs(self, kind: Kind) -> ActKind {
         match self {
             Way::Tiles(tile) if !tile.shape().eights => ActKind::BF16,
             _ => kind.input_kind(),
@@ -381,7 +374,7 @@ impl Product<'_> {
     fn dense(&self, card: &dyn Card, split: usize) -> Result<(), CardError> {
         let Matrix { kind, rows, columns, .. } = *self.matrix;
         let name = names::dense(kind, self.n)?;
-        let at_once = if kind == WeightKind::F32 { 2 } else { 16 };
+        let at_once = if kind == Kind::F32 { 2 } else { 16 };
         let blocks = rows.div_ceil(at_once).div_ceil(8 / split);
         let ([x, _], [out, stride, bias]) = (self.x.args(), self.output());
         let weights = Arg::Address(self.matrix.address());
@@ -395,9 +388,9 @@ impl Product<'_> {
     fn library(&self, card: &dyn Card) -> Result<(), CardError> {
         let Matrix { kind, rows, columns, .. } = *self.matrix;
         let number = match kind {
-            WeightKind::F32 => Number::F32,
-            WeightKind::F16 => Number::F16,
-            WeightKind::BF16 => Number::BF16,
+            Kind::F32 => Number::F32,
+            Kind::F16 => Number::F16,
+            Kind::BF16 => Number::BF16,
             _ => return Err(CardError::Shape(format!("the library cannot read {kind:?}"))),
         };
         let [Arg::Address(x), _] = self.x.args() else {

@@ -6,11 +6,11 @@
 
 use super::buffer::{View, ViewMut};
 use super::card::{Arg, Card, CardError, Grid};
-use super::check::{Bench, Check, Size};
 use super::kv::{KvKind, KvShape, KvViewMut};
 use super::rows::{fits, require, whole};
 
-mod answers;
+#[cfg(any(test, feature = "known-answers"))]
+pub(crate) mod answers;
 
 /// Frequencies of one kind of layer.
 #[derive(Debug, Clone, Copy)]
@@ -196,11 +196,6 @@ fn check_cache(kv: &KvViewMut) -> Result<(), CardError> {
         let (keys, values, scales) = (kv.keys.len(), kv.values.len(), kv.scales.len());
         format!("prepare: {keys} and {values} bytes and {scales} scales are no cache of {shape:?}")
     })
-}
-
-/// Known answers.
-pub fn checks(bench: &Bench, size: Size) -> Result<Vec<Check>, CardError> {
-    answers::checks(bench, size)
 }
 
 #[cfg(all(test, feature = "emulator"))]

@@ -2,6 +2,7 @@
 //!
 //! The digits are random and the scales constant: any digits with a finite scale are a valid block. Each
 //! chunk of blocks has its own generator, seeded by its position, so the result does not depend on threads.
+//! Each kind's file says what its scales are.
 
 use crate::device::Kind;
 use half::{bf16, f16};
@@ -33,7 +34,9 @@ pub(super) fn random(kind: Kind, seed: u64, out: &mut [u8]) {
             Kind::BF16 => numbers(&mut random, chunk, |x| bf16::from_f32(x).to_le_bytes()),
             _ => {
                 random.fill(chunk);
-                chunk.chunks_exact_mut(kind.block_bytes()).for_each(|block| scale(kind, block));
+                chunk
+                    .chunks_exact_mut(kind.block_bytes())
+                    .for_each(|block| kind.spread(block, SPREAD));
             }
         }
     });
@@ -49,35 +52,6 @@ fn numbers<const N: usize>(
     for x in out.chunks_exact_mut(N) {
         let unit = (random.next() >> 40) as f32 / (1u64 << 23) as f32 - 1.0;
         x.copy_from_slice(&as_bytes(unit * reach));
-    }
-}
-
-/// Sets the scales in a block of random digits.
-fn scale(kind: Kind, block: &mut [u8]) {
-    // Standard deviations of uniform digits with 256, 16, 32 and 64 values.
-    let (eight, four, five, six) = (73.9, 4.61, 9.23, 18.5);
-    /// The sub-scale: 32 of 63; the sub-minimum is the same.
-    const SUB: f32 = 32.0;
-    let half = |value: f32| f16::from_f32(value).to_le_bytes();
-    // Four-bit digits range from -8 to 7; scales of both signs bring the mean to 0.
-    let sign = if block[3] & 1 == 1 { -1.0 } else { 1.0 };
-    match kind {
-        Kind::Q8_0 => block[..2].copy_from_slice(&half(SPREAD / eight)),
-        Kind::Q4_0 => block[..2].copy_from_slice(&half(sign * SPREAD / four)),
-        Kind::Q4K | Kind::Q5K => {
-            let (deviation, middle) = if kind == Kind::Q4K { (four, 7.5) } else { (five, 15.5) };
-            let d = SPREAD / (deviation * SUB);
-            block[..2].copy_from_slice(&half(d));
-            block[2..4].copy_from_slice(&half(d * middle));
-            // Eight scales and eight minima of 32, six bits each.
-            block[4..12].fill(0xA0);
-            block[12..16].fill(0);
-        }
-        Kind::Q6K => {
-            block[192..208].fill(SUB as u8);
-            block[208..].copy_from_slice(&half(sign * SPREAD / (six * SUB)));
-        }
-        Kind::F32 | Kind::F16 | Kind::BF16 => {}
     }
 }
 

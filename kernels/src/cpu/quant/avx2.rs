@@ -9,8 +9,8 @@
 #![allow(clippy::needless_range_loop, reason = "kernels walk several arrays by one index")]
 
 use super::input::Panel;
-use super::tile::{data_at, meta_at, nibbles_at};
-use crate::kind::WeightKind as Kind;
+use super::tile::layout;
+use crate::quant::Kind;
 use std::arch::x86_64::*;
 
 #[inline]
@@ -98,16 +98,16 @@ pub unsafe fn k45<const KIND: u8, const W: usize>(
     panel: &Panel,
     out: *mut f32,
 ) {
-    let kind = const { Kind::ALL[KIND as usize] };
+    let layout = const { layout(KIND) };
     // SAFETY: every address lies in the tile or the panel, by their layouts.
     unsafe {
         for h in 0..2 {
             let mut total = [_mm256_setzero_ps(); W];
             for b in 0..cols / 256 {
-                let meta = tile.add(meta_at(kind, b));
+                let meta = tile.add(layout.meta_at(b));
                 let mut sums = [_mm256_setzero_si256(); W];
                 for sub in 0..8 {
-                    let data = tile.add(data_at(kind, b * 8 + sub) + h * 32);
+                    let data = tile.add(layout.data_at(b * 8 + sub) + h * 32);
                     let x = panel.q.add((b * 8 + sub) * 8 * W);
                     let scale = scale_pairs::<false>(meta.add(sub * 16 + h * 8));
                     sub_k45::<KIND, W>(data, x, scale, &mut sums);
@@ -147,7 +147,7 @@ unsafe fn sub_k45<const KIND: u8, const W: usize>(
     // SAFETY: the caller passes half a sub-block's bytes and its 8 groups of words.
     unsafe {
         let mut pairs = [_mm256_setzero_si256(); W];
-        let packed = data.add(const { nibbles_at(Kind::ALL[KIND as usize]) });
+        let packed = data.add(const { layout(KIND).nibbles_at() });
         for g in 0..8 {
             let mut weights = nibble(packed, g);
             if KIND == Kind::Q5K as u8 {
@@ -172,16 +172,16 @@ unsafe fn sub_k45<const KIND: u8, const W: usize>(
 /// See the file's head.
 #[target_feature(enable = "avx2,fma,f16c")]
 pub unsafe fn k6<const W: usize>(tile: *const u8, cols: usize, panel: &Panel, out: *mut f32) {
-    let kind = Kind::Q6K;
+    let layout = const { layout(Kind::Q6K as u8) };
     // SAFETY: every address lies in the tile or the panel, by their layouts.
     unsafe {
         for h in 0..2 {
             let mut total = [_mm256_setzero_ps(); W];
             for b in 0..cols / 256 {
-                let meta = tile.add(meta_at(kind, b));
+                let meta = tile.add(layout.meta_at(b));
                 let mut sums = [_mm256_setzero_si256(); W];
                 for half in 0..16 {
-                    let data = tile.add(data_at(kind, b * 8 + half / 2) + h * 32);
+                    let data = tile.add(layout.data_at(b * 8 + half / 2) + h * 32);
                     let scales = meta.add(half * 16 + h * 8);
                     sub_k6(data, scales, panel, b * 16 + half, &mut sums);
                 }
@@ -212,7 +212,7 @@ unsafe fn sub_k6<const W: usize>(
     unsafe {
         let x = panel.q.add(index * 4 * W);
         let bits = load(data.add(half * 64));
-        let packed = data.add(nibbles_at(Kind::Q6K));
+        let packed = data.add(const { layout(Kind::Q6K as u8).nibbles_at() });
         let scale = scale_pairs::<true>(scales);
         for two in 0..2 {
             let mut pairs = [_mm256_setzero_si256(); W];
@@ -240,12 +240,13 @@ unsafe fn sub_k6<const W: usize>(
 #[target_feature(enable = "avx2,fma,f16c")]
 pub unsafe fn q8_0<const W: usize>(tile: *const u8, cols: usize, panel: &Panel, out: *mut f32) {
     let (ones, offset) = (_mm256_set1_epi16(1), _mm256_set1_epi8(-128));
+    let layout = const { layout(Kind::Q8_0 as u8) };
     // SAFETY: every address lies in the tile or the panel, by their layouts.
     unsafe {
         for h in 0..2 {
             let mut total = [_mm256_setzero_ps(); W];
             for b in 0..cols / 32 {
-                let data = tile.add(data_at(Kind::Q8_0, b) + h * 32);
+                let data = tile.add(layout.data_at(b) + h * 32);
                 let x = panel.q.add(b * 8 * W);
                 let mut sums = [_mm256_setzero_si256(); W];
                 for g in 0..8 {
@@ -258,7 +259,7 @@ pub unsafe fn q8_0<const W: usize>(tile: *const u8, cols: usize, panel: &Panel, 
                         sums[c] = _mm256_add_epi32(sums[c], _mm256_madd_epi16(pairs, ones));
                     }
                 }
-                let meta = tile.add(meta_at(Kind::Q8_0, b) + h * 16);
+                let meta = tile.add(layout.meta_at(b) + h * 16);
                 add_scaled(&mut total, &sums, halves(meta), panel.d.add(b * W));
             }
             store(&total, h, out);
@@ -273,12 +274,13 @@ pub unsafe fn q8_0<const W: usize>(tile: *const u8, cols: usize, panel: &Panel, 
 #[target_feature(enable = "avx2,fma,f16c")]
 pub unsafe fn q4_0<const W: usize>(tile: *const u8, cols: usize, panel: &Panel, out: *mut f32) {
     let ones = _mm256_set1_epi16(1);
+    let layout = const { layout(Kind::Q4_0 as u8) };
     // SAFETY: every address lies in the tile or the panel, by their layouts.
     unsafe {
         for h in 0..2 {
             let mut total = [_mm256_setzero_ps(); W];
             for b in 0..cols / 32 {
-                let data = tile.add(data_at(Kind::Q4_0, b) + h * 32);
+                let data = tile.add(layout.data_at(b) + h * 32);
                 let x = panel.q.add(b * 8 * W);
                 let mut pairs = [_mm256_setzero_si256(); W];
                 for g in 0..8 {
@@ -289,7 +291,7 @@ pub unsafe fn q4_0<const W: usize>(tile: *const u8, cols: usize, panel: &Panel, 
                     sums[c] = _mm256_slli_epi32::<3>(word(panel.sums.add(b * W + c)));
                 }
                 widen(&mut sums, &pairs, ones);
-                let meta = tile.add(meta_at(Kind::Q4_0, b) + h * 16);
+                let meta = tile.add(layout.meta_at(b) + h * 16);
                 add_scaled(&mut total, &sums, halves(meta), panel.d.add(b * W));
             }
             store(&total, h, out);

@@ -11,8 +11,8 @@
 #![allow(clippy::needless_range_loop, reason = "kernels walk several arrays by one index")]
 
 use super::input::Panel;
-use super::tile::{data_at, meta_at, nibbles_at};
-use crate::kind::WeightKind as Kind;
+use super::tile::layout;
+use crate::quant::Kind;
 use std::arch::x86_64::*;
 
 #[inline]
@@ -84,16 +84,16 @@ pub unsafe fn k45<const KIND: u8, const W: usize>(
     panel: &Panel,
     out: *mut f32,
 ) {
-    let kind = const { Kind::ALL[KIND as usize] };
+    let layout = const { layout(KIND) };
     let mut total = [_mm512_setzero_ps(); W];
     // SAFETY: every address lies in the tile or the panel, by their layouts.
     unsafe {
         for b in 0..cols / 256 {
-            let meta = tile.add(meta_at(kind, b));
+            let meta = tile.add(layout.meta_at(b));
             let d = halves(meta.add(256));
             let mut sum = [_mm512_setzero_ps(); W];
             for sub in 0..8 {
-                let data = tile.add(data_at(kind, b * 8 + sub));
+                let data = tile.add(layout.data_at(b * 8 + sub));
                 let mut sums = [_mm512_setzero_si512(); W];
                 let x = panel.q.add((b * 8 + sub) * 8 * W);
                 sub_k45::<KIND, W>(data, x, &mut sums);
@@ -124,7 +124,7 @@ unsafe fn sub_k45<const KIND: u8, const W: usize>(
     let fifth = _mm512_set1_epi8(16);
     // SAFETY: the caller passes a sub-block's bytes and its 8 groups of words.
     unsafe {
-        let packed = data.add(const { nibbles_at(Kind::ALL[KIND as usize]) });
+        let packed = data.add(const { layout(KIND).nibbles_at() });
         for j in 0..4 {
             let (mut low, mut high) = nibbles(load(packed.add(j * 64)));
             if KIND == Kind::Q5K as u8 {
@@ -167,14 +167,15 @@ unsafe fn minima<const W: usize>(meta: *const u8, pairs: *const i32, sum: &mut [
 #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
 pub unsafe fn k6<const W: usize>(tile: *const u8, cols: usize, panel: &Panel, out: *mut f32) {
     let mut total = [_mm512_setzero_ps(); W];
+    let layout = const { layout(Kind::Q6K as u8) };
     // SAFETY: every address lies in the tile or the panel, by their layouts.
     unsafe {
         for b in 0..cols / 256 {
-            let meta = tile.add(meta_at(Kind::Q6K, b));
+            let meta = tile.add(layout.meta_at(b));
             let d = halves(meta.add(256));
             let mut sum = [_mm512_setzero_ps(); W];
             for sub in 0..8 {
-                let data = tile.add(data_at(Kind::Q6K, b * 8 + sub));
+                let data = tile.add(layout.data_at(b * 8 + sub));
                 let at = (b * 8 + sub) * W;
                 sub_k6(data, meta.add(sub * 32), panel, at, d, &mut sum);
             }
@@ -201,6 +202,7 @@ unsafe fn sub_k6<const W: usize>(
 ) {
     // SAFETY: the caller passes a sub-block's bytes and scales, and where its words begin.
     unsafe {
+        let packed = data.add(const { layout(Kind::Q6K as u8).nibbles_at() });
         let (x, offsets) = (panel.q.add(at * 8), panel.sums.add(at * 2));
         for half in 0..2 {
             let scale = _mm512_cvtepi8_epi32(_mm_loadu_si128(scales.add(half * 16).cast()));
@@ -211,7 +213,7 @@ unsafe fn sub_k6<const W: usize>(
                 sums[c] = word(offsets.add(half * W + c));
             }
             for g in 0..4 {
-                let (low, high) = nibbles(load(data.add(nibbles_at(Kind::Q6K) + g * 64)));
+                let (low, high) = nibbles(load(packed.add(g * 64)));
                 let nibble = if half == 0 { low } else { high };
                 let weights = _mm512_or_si512(nibble, two_bits(bits, g));
                 for c in 0..W {
@@ -250,12 +252,12 @@ pub unsafe fn b32<const KIND: u8, const W: usize>(
     panel: &Panel,
     out: *mut f32,
 ) {
-    let kind = const { Kind::ALL[KIND as usize] };
+    let layout = const { layout(KIND) };
     let mut total = [_mm512_setzero_ps(); W];
     // SAFETY: every address lies in the tile or the panel, by their layouts.
     unsafe {
         for b in 0..cols / 32 {
-            let data = tile.add(data_at(kind, b));
+            let data = tile.add(layout.data_at(b));
             let x = panel.q.add(b * 8 * W);
             let mut sums: [__m512i; W] = [_mm512_setzero_si512(); W];
             for c in 0..W {
@@ -272,7 +274,7 @@ pub unsafe fn b32<const KIND: u8, const W: usize>(
                 };
                 dot_pair(&mut sums, low, high, x.add(j * W));
             }
-            let d = halves(tile.add(meta_at(kind, b)));
+            let d = halves(tile.add(layout.meta_at(b)));
             for c in 0..W {
                 let scale = _mm512_mul_ps(d, _mm512_set1_ps(*panel.d.add(b * W + c)));
                 total[c] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(sums[c]), scale, total[c]);

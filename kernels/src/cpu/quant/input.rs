@@ -9,7 +9,6 @@
 
 use crate::cpu::isa::Isa;
 use crate::cpu::pool::{Disjoint, Pool};
-use crate::kind::WeightKind as Kind;
 
 /// Values below which the input is made ready on the calling thread.
 const PARALLEL_FROM: usize = 1 << 16;
@@ -28,14 +27,6 @@ pub enum Form {
 pub const FORMS: usize = 3;
 
 impl Form {
-    pub fn of(kind: Kind) -> Form {
-        match kind.block() {
-            1 => Form::Dense,
-            32 => Form::B32,
-            _ => Form::K256,
-        }
-    }
-
     /// Columns per scale.
     fn block(self) -> usize {
         match self {

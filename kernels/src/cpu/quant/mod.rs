@@ -5,28 +5,29 @@
 //! not keep ggml's row layout: it needs a sum across lanes for every block and row, and shuffles to line
 //! up two rows; repacking costs a second at load time and the same memory.
 
-mod block;
 mod input;
 mod product;
-mod scalar;
+pub(crate) mod scalar;
 pub mod store;
 mod tile;
 
 #[cfg(target_arch = "x86_64")]
-mod avx2;
+pub(crate) mod avx2;
 #[cfg(target_arch = "x86_64")]
-mod avx512;
+pub(crate) mod avx512;
 #[cfg(test)]
 mod tests;
 
-pub use block::{all_finite, dequantise, dequantise_row};
+pub(crate) use input::Form;
+pub(crate) use product::{Kernels, by_width, kernels};
 pub use product::{Scratch, matmul_many};
 pub use store::WeightStore;
+pub(crate) use tile::{Layout, TILE, get_half, put_half};
 
 use crate::cpu::pool::{Disjoint, Pool};
-use crate::kind::WeightKind as Kind;
+use crate::quant::Kind;
 use store::Piece;
-use tile::{TILE, pack_tile, tile_bytes, unpack_row};
+use tile::{pack_tile, unpack_row};
 
 /// Why a matrix cannot be made.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -75,7 +76,7 @@ impl QMatrix {
             return Err(QuantError::Bytes { kind, rows, cols, expected, found: bytes.len() });
         }
         let mut piece = store.take(packed)?;
-        let size = tile_bytes(kind, cols);
+        let size = kind.format().layout.tile_bytes(cols);
         let tiles = Disjoint::new(piece.bytes());
         pool.run(rows.div_ceil(TILE), &|t| {
             // SAFETY: each task has a tile of its own.
@@ -98,7 +99,11 @@ impl QMatrix {
         let values =
             rows.checked_next_multiple_of(TILE).zip(wide).and_then(|(r, c)| r.checked_mul(c));
         let fits = values.and_then(|v| v.checked_mul(8)).is_some_and(|b| b < isize::MAX as usize);
-        if fits { Ok(rows.div_ceil(TILE) * tile_bytes(kind, cols)) } else { Err(too_large) }
+        if fits {
+            Ok(rows.div_ceil(TILE) * kind.format().layout.tile_bytes(cols))
+        } else {
+            Err(too_large)
+        }
     }
 
     pub fn kind(&self) -> Kind {
@@ -133,8 +138,12 @@ impl QMatrix {
         self.rows.div_ceil(TILE)
     }
 
+    fn tile_bytes(&self) -> usize {
+        self.kind.format().layout.tile_bytes(self.cols)
+    }
+
     fn tile(&self, index: usize) -> &[u8] {
-        let size = tile_bytes(self.kind, self.cols);
+        let size = self.tile_bytes();
         &self.tiles.bytes()[index * size..(index + 1) * size]
     }
 }

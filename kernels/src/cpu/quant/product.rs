@@ -6,15 +6,10 @@
 
 use super::QMatrix;
 use super::input::{FORMS, Form, Groups, Input, Panel};
-use super::scalar;
-use super::tile::{TILE, tile_bytes};
+use super::tile::TILE;
 use crate::cpu::isa::Isa;
 use crate::cpu::pool::{Disjoint, Pool};
-use crate::kind::WeightKind as Kind;
 use std::sync::Arc;
-
-#[cfg(target_arch = "x86_64")]
-use super::{avx2, avx512};
 
 /// Bytes of weights in one task with few vectors.
 const TASK_BYTES: usize = 64 << 10;
@@ -26,7 +21,7 @@ const INPUT_BYTES: usize = 512 << 10;
 const MAX_WIDTH: usize = 8;
 
 /// Multiplies one tile by one group; see `scalar::tile` for the promise.
-type Kernel = unsafe fn(*const u8, usize, &Panel, *mut f32);
+pub(crate) type Kernel = unsafe fn(*const u8, usize, &Panel, *mut f32);
 
 /// What products need besides their operands: threads, the instruction set, and buffers that grow to the
 /// largest input seen and are then reused. One per thread that computes.
@@ -67,7 +62,7 @@ pub fn matmul_many(
     let Scratch { pool, isa, inputs } = scratch;
     let groups = Groups { n, width: width(*isa) };
     for form in [Form::Dense, Form::B32, Form::K256] {
-        if matrices.iter().any(|m| Form::of(m.kind) == form) {
+        if matrices.iter().any(|m| m.kind.format().form == form) {
             inputs[form as usize].fill(form, x, cols, groups, *isa, pool);
         }
     }
@@ -87,7 +82,7 @@ struct Plan {
 impl Plan {
     fn new(matrices: &[QMatrix], cols: usize, groups: Groups) -> Plan {
         let tiles = matrices.iter().map(|m| m.tile_count()).sum();
-        let size = matrices.iter().map(|m| tile_bytes(m.kind, cols)).max().unwrap_or(1).max(1);
+        let size = matrices.iter().map(|m| m.tile_bytes()).max().unwrap_or(1).max(1);
         let groups_per_task = (INPUT_BYTES / (groups.width * cols).max(1)).max(1);
         let count = groups.count();
         let reuse = count.min(groups_per_task).max(1);
@@ -133,8 +128,8 @@ struct Job<'a> {
 impl Job<'_> {
     /// One tile times some groups; the matrix's rows begin at `row_from` of the output's.
     fn tile(&self, matrix: &QMatrix, tile: usize, row_from: usize, groups: std::ops::Range<usize>) {
-        let kernels = kernels(self.isa, matrix.kind);
-        let form = Form::of(matrix.kind);
+        let format = matrix.kind.format();
+        let (kernels, form) = (format.kernels.of(self.isa), format.form);
         let bytes = matrix.tile(tile);
         let rows = TILE.min(matrix.rows - tile * TILE);
         let mut sums = [0.0f32; MAX_WIDTH * TILE];
@@ -161,55 +156,58 @@ fn width(isa: Isa) -> usize {
     if isa.has_avx2() && !isa.has_avx512() { 4 } else { MAX_WIDTH }
 }
 
-/// A kernel for each width: 1, 2, 4, 8.
-macro_rules! by_width {
-    ($($name:ident)::+ $(, $kind:ident)?) => {{
-        const KERNELS: [Kernel; 4] = [
-            $($name)::+::<$({ Kind::$kind as u8 },)? 1>,
-            $($name)::+::<$({ Kind::$kind as u8 },)? 2>,
-            $($name)::+::<$({ Kind::$kind as u8 },)? 4>,
-            $($name)::+::<$({ Kind::$kind as u8 },)? 8>,
-        ];
-        &KERNELS
+/// The kernels of a kind by instruction set, each for groups of 1, 2, 4 and 8 vectors.
+pub(crate) struct Kernels {
+    pub scalar: [Kernel; 4],
+    #[cfg(target_arch = "x86_64")]
+    pub avx2: [Kernel; 4],
+    #[cfg(target_arch = "x86_64")]
+    pub avx512: [Kernel; 4],
+}
+
+impl Kernels {
+    fn of(&self, isa: Isa) -> &[Kernel; 4] {
+        #[cfg(target_arch = "x86_64")]
+        if isa.has_avx512() {
+            return &self.avx512;
+        } else if isa.has_avx2() {
+            return &self.avx2;
+        }
+        let _ = isa;
+        &self.scalar
+    }
+}
+
+/// A kind's [`Kernels`], by the names of its vector kernels; of those that several kinds share, which it is.
+macro_rules! kernels {
+    ($kind:ident; avx2: $avx2:ident $(<$kind2:ident>)?, avx512: $avx512:ident $(<$kind512:ident>)?) => {{
+        use $crate::cpu::quant::{Kernels, by_width, scalar};
+        #[cfg(target_arch = "x86_64")]
+        use $crate::cpu::quant::{avx2, avx512};
+        Kernels {
+            scalar: by_width!(scalar::tile, $kind),
+            #[cfg(target_arch = "x86_64")]
+            avx2: by_width!(avx2::$avx2 $(, $kind2)?),
+            #[cfg(target_arch = "x86_64")]
+            avx512: by_width!(avx512::$avx512 $(, $kind512)?),
+        }
     }};
 }
 
-fn kernels(isa: Isa, kind: Kind) -> &'static [Kernel; 4] {
-    #[cfg(target_arch = "x86_64")]
-    if isa.has_avx512() {
-        return match kind {
-            Kind::F32 => by_width!(avx512::dense, F32),
-            Kind::F16 => by_width!(avx512::dense, F16),
-            Kind::BF16 => by_width!(avx512::dense, BF16),
-            Kind::Q8_0 => by_width!(avx512::b32, Q8_0),
-            Kind::Q4_0 => by_width!(avx512::b32, Q4_0),
-            Kind::Q4K => by_width!(avx512::k45, Q4K),
-            Kind::Q5K => by_width!(avx512::k45, Q5K),
-            Kind::Q6K => by_width!(avx512::k6),
-        };
-    }
-    #[cfg(target_arch = "x86_64")]
-    if isa.has_avx2() {
-        return match kind {
-            Kind::F32 => by_width!(avx2::dense, F32),
-            Kind::F16 => by_width!(avx2::dense, F16),
-            Kind::BF16 => by_width!(avx2::dense, BF16),
-            Kind::Q8_0 => by_width!(avx2::q8_0),
-            Kind::Q4_0 => by_width!(avx2::q4_0),
-            Kind::Q4K => by_width!(avx2::k45, Q4K),
-            Kind::Q5K => by_width!(avx2::k45, Q5K),
-            Kind::Q6K => by_width!(avx2::k6),
-        };
-    }
-    let _ = isa;
-    match kind {
-        Kind::F32 => by_width!(scalar::tile, F32),
-        Kind::F16 => by_width!(scalar::tile, F16),
-        Kind::BF16 => by_width!(scalar::tile, BF16),
-        Kind::Q8_0 => by_width!(scalar::tile, Q8_0),
-        Kind::Q4_0 => by_width!(scalar::tile, Q4_0),
-        Kind::Q4K => by_width!(scalar::tile, Q4K),
-        Kind::Q5K => by_width!(scalar::tile, Q5K),
-        Kind::Q6K => by_width!(scalar::tile, Q6K),
-    }
+/// A kernel for each width.
+macro_rules! by_width {
+    ($module:ident::$name:ident) => {
+        [$module::$name::<1>, $module::$name::<2>, $module::$name::<4>, $module::$name::<8>]
+    };
+    ($module:ident::$name:ident, $kind:ident) => {{
+        const KIND: u8 = $crate::quant::Kind::$kind as u8;
+        [
+            $module::$name::<KIND, 1>,
+            $module::$name::<KIND, 2>,
+            $module::$name::<KIND, 4>,
+            $module::$name::<KIND, 8>,
+        ]
+    }};
 }
+
+pub(crate) use {by_width, kernels};

@@ -3,11 +3,10 @@
 //! The reference for the vector kernels and the path for machines without them; knows nothing of threads
 //! or matrices. Clarity before speed, but a block is taken apart once for a whole group.
 
-use super::block::{Block, MAX_BLOCK};
 use super::input::{Form, Panel};
-use super::tile::{TILE, get_block, tile_bytes, unpack_column};
-use crate::cpu::half::f16_to_f32;
-use crate::kind::WeightKind as Kind;
+use super::tile::{TILE, get_block};
+use crate::float16::f16_to_f32;
+use crate::quant::{Block, Content, Kind, MAX_BLOCK};
 
 /// One tile times one group of `W` vectors, into `out`, `[W][16]`.
 ///
@@ -20,35 +19,38 @@ pub unsafe fn tile<const KIND: u8, const W: usize>(
     panel: &Panel,
     out: *mut f32,
 ) {
-    let kind = Kind::ALL[KIND as usize];
+    let kind = const { Kind::ALL[KIND as usize] };
     // SAFETY: the caller's promise.
     let (tile, out) = unsafe {
-        let tile = std::slice::from_raw_parts(tile, tile_bytes(kind, cols));
+        let tile = std::slice::from_raw_parts(tile, kind.format().layout.tile_bytes(cols));
         (tile, std::slice::from_raw_parts_mut(out, W * TILE))
     };
     out.fill(0.0);
-    if kind.is_quantised() {
-        for b in 0..cols / kind.block() {
-            // SAFETY: the panel has as many columns as the tile.
-            let inputs: [Bytes; W] =
-                std::array::from_fn(|c| unsafe { Bytes::of::<W>(kind, panel, b, c) });
-            for r in 0..TILE {
-                let block = get_block(kind, tile, r, b);
-                for (c, x) in inputs.iter().enumerate() {
-                    out[c * TILE + r] += dot(kind, &block, x);
+    match &kind.format().content {
+        Content::Blocks(blocks) => {
+            for b in 0..cols / kind.block() {
+                // SAFETY: the panel has as many columns as the tile.
+                let inputs: [Bytes; W] =
+                    std::array::from_fn(|c| unsafe { Bytes::of::<W>(kind, panel, b, c) });
+                for r in 0..TILE {
+                    let block = get_block(kind, blocks, tile, r, b);
+                    for (c, x) in inputs.iter().enumerate() {
+                        out[c * TILE + r] += dot(kind, &block, x);
+                    }
                 }
             }
         }
-        return;
-    }
-    let mut column = [0.0; TILE];
-    for k in 0..cols {
-        unpack_column(kind, tile, k, &mut column);
-        for (c, out) in out.chunks_exact_mut(TILE).enumerate() {
-            // SAFETY: `x` is `[cols][W]`.
-            let x = unsafe { *panel.x.add(k * W + c) };
-            for (out, weight) in out.iter_mut().zip(&column) {
-                *out += weight * x;
+        Content::Floats { widen, .. } => {
+            let mut column = [0.0; TILE];
+            for (k, bytes) in tile.chunks_exact(TILE * kind.block_bytes()).take(cols).enumerate() {
+                widen(bytes, &mut column);
+                for (c, out) in out.chunks_exact_mut(TILE).enumerate() {
+                    // SAFETY: `x` is `[cols][W]`.
+                    let x = unsafe { *panel.x.add(k * W + c) };
+                    for (out, weight) in out.iter_mut().zip(&column) {
+                        *out += weight * x;
+                    }
+                }
             }
         }
     }
@@ -93,6 +95,7 @@ fn dot(kind: Kind, block: &Block, x: &Bytes) -> f32 {
         total += i32::from(block.scale[sub]) * product;
         low += i32::from(block.min[sub]) * x.sums[sub];
     }
-    let low = if Form::of(kind) == Form::K256 { f16_to_f32(block.dmin) * low as f32 } else { 0.0 };
+    let low =
+        if kind.format().form == Form::K256 { f16_to_f32(block.dmin) * low as f32 } else { 0.0 };
     (f16_to_f32(block.d) * total as f32 - low) * x.d
 }

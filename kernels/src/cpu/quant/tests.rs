@@ -3,6 +3,7 @@
 
 use super::*;
 use crate::cpu::isa::Isa;
+use crate::quant::dequantise_row;
 use proptest::prelude::*;
 use std::sync::Arc;
 
@@ -27,12 +28,11 @@ fn stored(kind: Kind, rows: usize, cols: usize, seed: u64) -> Vec<u8> {
             }
             Kind::F16 => block.copy_from_slice(&half()),
             Kind::BF16 => block[1] = block[1] & 0x80 | 0x3e,
-            Kind::Q8_0 | Kind::Q4_0 => block[..2].copy_from_slice(&half()),
-            Kind::Q4K | Kind::Q5K => {
-                block[..2].copy_from_slice(&half());
-                block[2..4].copy_from_slice(&half());
+            _ => {
+                for (at, _) in kind.blocks().unwrap().scales {
+                    block[*at..at + 2].copy_from_slice(&half());
+                }
             }
-            Kind::Q6K => block[208..].copy_from_slice(&half()),
         }
     }
     bytes
@@ -41,7 +41,7 @@ fn stored(kind: Kind, rows: usize, cols: usize, seed: u64) -> Vec<u8> {
 fn inputs(len: usize, seed: u64) -> Vec<f32> {
     stored(Kind::F16, 1, len, seed ^ 0x5555)
         .chunks_exact(2)
-        .map(|b| 300.0 * crate::cpu::half::f16_to_f32(u16::from_le_bytes([b[0], b[1]])))
+        .map(|b| 300.0 * crate::float16::f16_to_f32(u16::from_le_bytes([b[0], b[1]])))
         .collect()
 }
 
@@ -122,10 +122,8 @@ fn extremes_do_not_saturate() {
         for (byte, sign) in [(0xff, 1.0), (0x7f, 1.0), (0x80, 1.0), (0x80, -1.0), (0xff, -1.0)] {
             let mut bytes = vec![byte; kind.row_bytes(512).unwrap() * 16];
             for block in bytes.chunks_exact_mut(kind.block_bytes()) {
-                let at = if kind == Kind::Q6K { 208 } else { 0 };
-                block[at..at + 2].copy_from_slice(&0x2c00u16.to_le_bytes());
-                if matches!(kind, Kind::Q4K | Kind::Q5K) {
-                    block[2..4].copy_from_slice(&0x2c00u16.to_le_bytes());
+                for (at, _) in kind.blocks().unwrap().scales {
+                    block[*at..at + 2].copy_from_slice(&0x2c00u16.to_le_bytes());
                 }
             }
             let matrix = QMatrix::new(kind, 16, 512, &bytes).unwrap();
@@ -212,7 +210,7 @@ fn bad_shapes_are_refused() {
 }
 
 /// ggml's quantisation, dequantised by the gguf package (scripts/quant_golden.py).
-const GOLDEN: &[u8] = include_bytes!("golden.bin");
+const GOLDEN: &[u8] = include_bytes!("../../quant/golden.bin");
 
 #[test]
 fn stored_rows_mean_what_ggml_means() {

@@ -8,12 +8,12 @@
 //! Here: what a layer's attention is, and the checks that all three share. Knows no model and no sequence; what
 //! lies on the card (rows, block tables) it cannot check and says so.
 
-mod cases;
+#[cfg(any(test, feature = "known-answers"))]
+pub(crate) mod answers;
 mod decode;
 mod exact;
 mod prefill;
 
-pub use cases::checks;
 pub use decode::{attend_decode, partials_len, plan_splits};
 pub use exact::attend_exact;
 pub use prefill::attend_prefill;

@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 #[test]
 fn answers_are_known() {
-    crate::cuda::check::prove(super::checks);
+    crate::cuda::check::prove(super::answers::checks);
 }
 
 /// What a call is made of; every field of the usual one fits.

@@ -4,7 +4,7 @@ use super::*;
 use crate::cuda::buffer::Buffer;
 use crate::cuda::card::Number;
 use crate::cuda::check::Bench;
-use crate::cuda::product::dense_checks;
+use crate::cuda::product::answers::dense_checks;
 use crate::cuda::timer;
 use std::sync::Arc;
 

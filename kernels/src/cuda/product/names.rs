@@ -2,7 +2,8 @@
 //! product_halves.cu have too.
 
 use crate::cuda::card::{CardError, Facts};
-use crate::cuda::weights::WeightKind;
+use crate::cuda::weights::OnCard;
+use crate::quant::Kind;
 
 /// Tiles by the form of their inputs, bf16 or 8 bits, and the most inputs of one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -38,6 +39,7 @@ const MOST_SHARES: usize = 16;
 const LEAST_STEPS: usize = 4;
 
 impl Tile {
+    #[cfg(any(test, feature = "known-answers"))]
     pub(crate) const ALL: [Tile; 6] = [
         Tile::Halves16,
         Tile::Halves32,
@@ -93,15 +95,14 @@ impl TileShape {
     }
 
     /// Shared memory of a block: stages of packed weights, a row 16 bytes longer than it has to be, and of inputs,
-    /// with the scales of both; and for each warp the scales of its 32 rows as pairs.
-    pub(crate) fn shared_bytes(self, kind: WeightKind) -> usize {
-        let (low, high, scales) = match kind {
-            WeightKind::Q8_0 => (32, 0, 2 * self.groups),
-            WeightKind::Q5K => (16, 4, 16),
-            WeightKind::Q6K => (16, 8, 2 * self.groups + 4),
-            WeightKind::Q4K => (16, 0, 16),
-            _ => (16, 0, 2 * self.groups),
-        };
+    /// with the scales of both; and for each warp the scales of its 32 rows as pairs. None for kinds without tiles.
+    pub(crate) fn shared_bytes(self, kind: Kind) -> usize {
+        let OnCard { shares, staged, kernels, .. } = &kind.format().card;
+        if kernels.tiles.is_none() {
+            return 0;
+        }
+        let [low, high] = [shares[0], shares[1]].map(|share| share * 32 / kind.block());
+        let scales = staged[0] * self.groups + staged[1];
         let row = |group: usize| if group == 0 { 0 } else { self.groups * group + 16 };
         let input = if self.eights { row(32) + self.groups * 8 } else { self.groups * 64 };
         let stage = self.rows * (row(low) + row(high) + scales) + self.inputs * input;
@@ -110,8 +111,19 @@ impl TileShape {
     }
 }
 
+/// The kernels of one kind of weights.
+pub(crate) struct KernelNames {
+    /// Picks rows.
+    pub embed: &'static str,
+    /// Products of 1 to 8 inputs in the kind's own form of them.
+    pub few: [&'static str; 8],
+    /// Products in tiles, in the order of [`Tile`].
+    pub tiles: Option<[&'static str; 6]>,
+}
+
+/// Names that end in the number of inputs.
 macro_rules! to_8 {
-    ($prefix:literal) => {
+    ($prefix:expr) => {
         [
             concat!($prefix, "1"),
             concat!($prefix, "2"),
@@ -125,56 +137,48 @@ macro_rules! to_8 {
     };
 }
 
-macro_rules! of_tiles {
+/// The [`KernelNames`] that `EACH_KIND` of quant.cuh makes.
+macro_rules! quantised {
     ($kind:literal) => {
-        [
-            concat!("product_halves_", $kind, "_16"),
-            concat!("product_halves_", $kind, "_32"),
-            concat!("product_halves_", $kind, "_64"),
-            concat!("product_halves_", $kind, "_128"),
-            concat!("product_tiles_", $kind, "_64"),
-            concat!("product_tiles_", $kind, "_128"),
-        ]
+        $crate::cuda::product::names::KernelNames {
+            embed: concat!("embed_", $kind),
+            few: $crate::cuda::product::names::to_8!(concat!("product_quant_", $kind, "_")),
+            tiles: Some([
+                concat!("product_halves_", $kind, "_16"),
+                concat!("product_halves_", $kind, "_32"),
+                concat!("product_halves_", $kind, "_64"),
+                concat!("product_halves_", $kind, "_128"),
+                concat!("product_tiles_", $kind, "_64"),
+                concat!("product_tiles_", $kind, "_128"),
+            ]),
+        }
     };
 }
 
-fn no_kernel(kind: WeightKind, n: usize) -> CardError {
+pub(crate) use {quantised, to_8};
+
+fn no_kernel(kind: Kind, n: usize) -> CardError {
     CardError::Shape(format!("no kernel of this kind multiplies {kind:?} with {n} inputs"))
 }
 
 /// Of products with up to 8 inputs in 8 bits.
-pub(super) fn vectors(kind: WeightKind, n: usize) -> Result<&'static str, CardError> {
-    let names = match kind {
-        WeightKind::Q8_0 => to_8!("product_quant_q8_0_"),
-        WeightKind::Q4_0 => to_8!("product_quant_q4_0_"),
-        WeightKind::Q4K => to_8!("product_quant_q4_k_"),
-        WeightKind::Q5K => to_8!("product_quant_q5_k_"),
-        WeightKind::Q6K => to_8!("product_quant_q6_k_"),
-        _ => return Err(no_kernel(kind, n)),
-    };
-    names.get(n.wrapping_sub(1)).copied().ok_or_else(|| no_kernel(kind, n))
-}
-
-/// Of products in tiles.
-pub(super) fn tiles(kind: WeightKind, tile: Tile) -> Result<&'static str, CardError> {
-    let names = match kind {
-        WeightKind::Q8_0 => of_tiles!("q8_0"),
-        WeightKind::Q4_0 => of_tiles!("q4_0"),
-        WeightKind::Q4K => of_tiles!("q4_k"),
-        WeightKind::Q5K => of_tiles!("q5_k"),
-        WeightKind::Q6K => of_tiles!("q6_k"),
-        _ => return Err(no_kernel(kind, tile.shape().inputs)),
-    };
-    Ok(names[tile as usize])
+pub(super) fn vectors(kind: Kind, n: usize) -> Result<&'static str, CardError> {
+    few(kind, n, kind.is_quantised())
 }
 
 /// Of products with up to 8 inputs in the weights' own floats.
-pub(super) fn dense(kind: WeightKind, n: usize) -> Result<&'static str, CardError> {
-    let name = match kind {
-        WeightKind::F32 => to_8!("product_dense_f32_").get(n.wrapping_sub(1)).copied(),
-        WeightKind::F16 => Some("product_dense_f16").filter(|_| n <= 8),
-        WeightKind::BF16 => Some("product_dense_bf16").filter(|_| n <= 8),
-        _ => None,
-    };
-    name.ok_or_else(|| no_kernel(kind, n))
+pub(super) fn dense(kind: Kind, n: usize) -> Result<&'static str, CardError> {
+    few(kind, n, !kind.is_quantised())
+}
+
+fn few(kind: Kind, n: usize, has: bool) -> Result<&'static str, CardError> {
+    let name = kind.format().card.kernels.few.get(n.wrapping_sub(1)).copied();
+    name.filter(|_| has).ok_or_else(|| no_kernel(kind, n))
+}
+
+/// Of products in tiles.
+pub(super) fn tiles(kind: Kind, tile: Tile) -> Result<&'static str, CardError> {
+    let names = kind.format().card.kernels.tiles.as_ref();
+    let names = names.ok_or_else(|| no_kernel(kind, tile.shape().inputs))?;
+    Ok(names[tile as usize])
 }

@@ -27,7 +27,7 @@ proptest! {
         prop_assert!(n > 16 || shape.inputs == 16);
         prop_assert!(n > 32 || shape.inputs <= 32);
         prop_assert!(n > 64 || shape.inputs <= 64);
-        for kind in WeightKind::ALL {
+        for kind in Kind::ALL {
             prop_assert!(shape.shared_bytes(kind) <= shared_per_block as usize, "{:?}", kind);
         }
     }
@@ -48,6 +48,7 @@ proptest! {
 
 #[cfg(feature = "emulator")]
 mod emulated {
+    use super::super::answers::{dense_checks, matrix, quantised_checks};
     use super::*;
     use crate::cuda::buffer::Buffer;
     use crate::cuda::check::prove;
@@ -86,9 +87,9 @@ mod emulated {
     #[test]
     fn shapes_that_do_not_fit_are_refused() {
         let (card, pool) = card();
-        assert!(Matrix::new(&card, pool, WeightKind::Q4K, 4, 128).is_err());
-        assert!(Matrix::new(&card, pool, WeightKind::F32, 0, 128).is_err());
-        let matrix = Matrix::new(&card, pool, WeightKind::F32, 4, 8).unwrap();
+        assert!(Matrix::new(&card, pool, Kind::Q4K, 4, 128).is_err());
+        assert!(Matrix::new(&card, pool, Kind::F32, 0, 128).is_err());
+        let matrix = Matrix::new(&card, pool, Kind::F32, 4, 8).unwrap();
         let x = Buffer::<f32>::new(&card, pool, 16).unwrap();
         let bias = Buffer::<f32>::new(&card, pool, 4).unwrap();
         let mut out = Buffer::<f32>::new(&card, pool, 12).unwrap();
@@ -111,7 +112,7 @@ mod emulated {
     #[test]
     fn rows_that_are_not_there_are_not_written() {
         let (card, pool) = card();
-        let mut matrix = Matrix::new(&card, pool, WeightKind::Q8_0, 4, 32).unwrap();
+        let mut matrix = Matrix::new(&card, pool, Kind::Q8_0, 4, 32).unwrap();
         matrix.write_rows(3, &[0; 34], Queue::Load).unwrap();
         refused(matrix.write_rows(3, &[0; 68], Queue::Load));
         refused(matrix.write_rows(0, &[0; 33], Queue::Load));
@@ -123,9 +124,9 @@ mod emulated {
     fn company_changes_no_bit() {
         let (card, pool) = card();
         let bench = crate::cuda::check::Bench { card: card.clone(), pool };
-        for kind in WeightKind::ALL {
+        for kind in Kind::ALL {
             let mut numbers = crate::cuda::check::Numbers::new(7);
-            let (matrix, _) = checks::matrix(&bench, kind, 20, 1024, &mut numbers).unwrap();
+            let (matrix, _) = matrix(&bench, kind, 20, 1024, &mut numbers).unwrap();
             let same = |n: usize| -> Vec<u32> {
                 let mut acts = crate::cuda::acts::ActBuffer::new(
                     &card,

@@ -3,11 +3,11 @@
 use super::*;
 use crate::cuda::buffer::Buffer;
 use crate::cuda::card::Queue;
-use crate::cuda::check::Numbers;
+use crate::cuda::check::{Bench, Check, Numbers, Size};
 use crate::cuda::kv::KvLayer;
-use crate::cuda::rows::Input;
+use crate::cuda::rows::answers::Input;
 
-pub(super) fn checks(bench: &Bench, size: Size) -> Result<Vec<Check>, CardError> {
+pub(crate) fn checks(bench: &Bench, size: Size) -> Result<Vec<Check>, CardError> {
     let mut all = Vec::new();
     for (seed, half) in [1, 3, 64].into_iter().enumerate() {
         for long in [false, true] {

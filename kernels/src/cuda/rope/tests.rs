@@ -3,9 +3,10 @@
 use super::*;
 use crate::cuda::buffer::Buffer;
 use crate::cuda::card::Queue;
+use crate::cuda::check::Bench;
 use crate::cuda::emulated::EmulatedCard;
 use crate::cuda::kv::KvLayer;
-use crate::cuda::rows::Input;
+use crate::cuda::rows::answers::Input;
 use proptest::prelude::*;
 use std::sync::Arc;
 
@@ -24,7 +25,7 @@ fn refused(result: Result<(), CardError>, part: &str) {
 
 #[test]
 fn answers_are_known() {
-    crate::cuda::check::prove(checks);
+    crate::cuda::check::prove(answers::checks);
 }
 
 #[test]

@@ -39,7 +39,10 @@ fn uniforms_keep_53_bits() {
 
 #[cfg(feature = "emulator")]
 mod emulated {
+    use super::super::answers::{Case, Nudge, Row, Wish, checks, mixed, normal, reference};
     use super::*;
+    use crate::cuda::buffer::Buffer;
+    use crate::cuda::check::{Bench, Numbers};
     use crate::cuda::emulated::EmulatedCard;
     use std::sync::Arc;
 

@@ -1,38 +1,17 @@
-//! Planes are whole whatever the pieces, lose no bit, and the reference reads what ggml writes.
+//! Planes are whole whatever the pieces, and lose no bit.
 
 use super::*;
 use proptest::prelude::*;
 
-/// Rows and values that ggml has quantised and turned back; see scripts/quant_golden.py.
-const GOLDEN: &[u8] = include_bytes!("../../cpu/quant/golden.bin");
-
-#[test]
-fn the_reference_is_what_ggml_gives() {
-    let (mut rest, count) = (GOLDEN, 2 * 512);
-    for kind in &WeightKind::ALL[1..] {
-        let (stored, after) = rest.split_at(2 * kind.row_bytes(512).unwrap());
-        let (values, after) = after.split_at(count * 4);
-        rest = after;
-        let mut got = vec![0.0; count];
-        dequantise_reference(*kind, stored, &mut got);
-        let values: Vec<f32> =
-            values.as_chunks::<4>().0.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect();
-        for (got, want) in got.iter().zip(&values) {
-            assert!((got - want).abs() <= 1e-6 * want.abs(), "{kind:?}: {got} instead of {want}");
-        }
-    }
-    assert!(rest.is_empty());
-}
-
 #[test]
 fn rows_that_are_no_whole_blocks_are_refused() {
-    assert_eq!(PlaneLayout::new(WeightKind::Q4K, 3, 128), None);
-    assert_eq!(PlaneLayout::new(WeightKind::Q8_0, 3, 33), None);
-    assert_eq!(PlaneLayout::new(WeightKind::F32, usize::MAX, 8), None);
+    assert_eq!(PlaneLayout::new(Kind::Q4K, 3, 128), None);
+    assert_eq!(PlaneLayout::new(Kind::Q8_0, 3, 33), None);
+    assert_eq!(PlaneLayout::new(Kind::F32, usize::MAX, 8), None);
 }
 
-fn kinds() -> impl Strategy<Value = WeightKind> {
-    prop::sample::select(WeightKind::ALL.to_vec())
+fn kinds() -> impl Strategy<Value = Kind> {
+    prop::sample::select(Kind::ALL.to_vec())
 }
 
 proptest! {

@@ -153,7 +153,7 @@ const FULL: &[Case] = &[
     case(Prefill, F32, (3, 1, 2), 1, &[(5, 5)]),
 ];
 
-pub fn checks(bench: &Bench, size: Size) -> Result<Vec<Check>, CardError> {
+pub(crate) fn checks(bench: &Bench, size: Size) -> Result<Vec<Check>, CardError> {
     let full = if size == Size::Full { FULL } else { &[] };
     QUICK.iter().chain(full).enumerate().map(|(i, case)| check(bench, case, i as u64)).collect()
 }

@@ -1,6 +1,8 @@
 //! Known answers of row operations in several orders of threads, and the shapes that are refused.
 
+use super::answers::{Input, Written, download};
 use super::*;
+use crate::cuda::check::Bench;
 use crate::cuda::emulated::EmulatedCard;
 use std::sync::Arc;
 
@@ -19,7 +21,7 @@ fn refused(result: Result<(), CardError>, part: &str) {
 
 #[test]
 fn answers_are_known() {
-    crate::cuda::check::prove(checks);
+    crate::cuda::check::prove(answers::checks);
 }
 
 #[test]

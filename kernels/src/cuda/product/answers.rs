@@ -9,19 +9,15 @@ use crate::cuda::acts::{ActKind, Acts};
 use crate::cuda::buffer::Buffer;
 use crate::cuda::card::{CardError, Queue};
 use crate::cuda::check::{Bench, Check, Numbers, Size};
-use crate::cuda::weights::{WeightKind, dequantise_reference};
+use crate::quant::{Kind, dequantise_row};
 use half::{bf16, f16};
-
-const QUANTISED: [WeightKind; 5] =
-    [WeightKind::Q8_0, WeightKind::Q4_0, WeightKind::Q4K, WeightKind::Q5K, WeightKind::Q6K];
-const DENSE: [WeightKind; 3] = [WeightKind::F32, WeightKind::F16, WeightKind::BF16];
 
 /// Columns by the name of what they show: those of one block, or a number of them.
 const BLOCK: usize = 0;
 
 #[derive(Debug, Clone, Copy)]
 struct Case {
-    kind: WeightKind,
+    kind: Kind,
     rows: usize,
     columns: usize,
     n: usize,
@@ -31,7 +27,7 @@ struct Case {
 /// Products of weights in f32, f16 and bf16.
 pub fn dense_checks(bench: &Bench, size: Size) -> Result<Vec<Check>, CardError> {
     let mut checks = Vec::new();
-    for kind in DENSE {
+    for kind in Kind::ALL.into_iter().filter(|kind| !kind.is_quantised()) {
         let mut shapes = vec![(3, 264, 1, 2), (17, 40, 8, 1)];
         if size == Size::Full {
             shapes = vec![(1, 8, 1, 1), (3, 2048, 1, 8), (64, 512, 2, 4), (130, 33, 3, 1)];
@@ -53,7 +49,7 @@ pub fn dense_checks(bench: &Bench, size: Size) -> Result<Vec<Check>, CardError> 
 /// Products of quantised weights.
 pub fn quantised_checks(bench: &Bench, size: Size) -> Result<Vec<Check>, CardError> {
     let mut checks = Vec::new();
-    for kind in QUANTISED {
+    for kind in Kind::ALL.into_iter().filter(|kind| kind.is_quantised()) {
         let vectors = vectors(size)
             .into_iter()
             .map(|(rows, columns, n, split)| (rows, columns, n, Way::Vectors { split }));
@@ -108,7 +104,7 @@ fn tiles(tile: Tile, size: Size) -> Vec<(usize, usize, usize)> {
 }
 
 /// Weights with random bits and scales of ordinary size, as stored.
-pub(crate) fn weights(kind: WeightKind, count: usize, numbers: &mut Numbers) -> Vec<u8> {
+pub(crate) fn weights(kind: Kind, count: usize, numbers: &mut Numbers) -> Vec<u8> {
     let mut bytes = vec![0u8; count / kind.block() * kind.block_bytes()];
     for block in bytes.chunks_exact_mut(kind.block_bytes()) {
         block.iter_mut().for_each(|byte| *byte = numbers.bits() as u8);
@@ -118,16 +114,12 @@ pub(crate) fn weights(kind: WeightKind, count: usize, numbers: &mut Numbers) -> 
             block[at..at + 2].copy_from_slice(&value.to_le_bytes());
         };
         match kind {
-            WeightKind::F32 => block.copy_from_slice(&number.to_le_bytes()),
-            WeightKind::F16 => block.copy_from_slice(&f16::from_f32(number).to_le_bytes()),
-            WeightKind::BF16 => block.copy_from_slice(&bf16::from_f32(number).to_le_bytes()),
-            WeightKind::Q8_0 => half(0, 0.01),
-            WeightKind::Q4_0 => half(0, -0.1),
-            WeightKind::Q4K | WeightKind::Q5K => {
-                half(0, 0.002);
-                half(2, 0.02);
-            }
-            WeightKind::Q6K => half(208, 0.0003),
+            Kind::F32 => block.copy_from_slice(&number.to_le_bytes()),
+            Kind::F16 => block.copy_from_slice(&f16::from_f32(number).to_le_bytes()),
+            Kind::BF16 => block.copy_from_slice(&bf16::from_f32(number).to_le_bytes()),
+            _ => kind.blocks().iter().for_each(|blocks| {
+                blocks.scales.iter().for_each(|(at, size)| half(*at, *size));
+            }),
         }
     }
     bytes
@@ -136,14 +128,14 @@ pub(crate) fn weights(kind: WeightKind, count: usize, numbers: &mut Numbers) -> 
 /// A matrix on the card, and its values.
 pub(crate) fn matrix(
     bench: &Bench,
-    kind: WeightKind,
+    kind: Kind,
     rows: usize,
     columns: usize,
     numbers: &mut Numbers,
 ) -> Result<(Matrix, Vec<f32>), CardError> {
     let stored = weights(kind, rows * columns, numbers);
     let mut values = vec![0.0; rows * columns];
-    dequantise_reference(kind, &stored, &mut values);
+    dequantise_row(kind, &stored, &mut values);
     let mut matrix = Matrix::new(&bench.card, bench.pool, kind, rows, columns)?;
     // In two pieces, the second first.
     let cut = rows / 2;
@@ -258,7 +250,7 @@ impl Case {
         let limit = match kind {
             _ if rounds && n * rows >= 16 => 6e-3,
             _ if rounds => 5e-2,
-            WeightKind::F16 | WeightKind::BF16 => 1e-3,
+            Kind::F16 | Kind::BF16 => 1e-3,
             _ => 1e-5,
         };
         let want = expected(&inputs.rounded, &values, columns, &bias);

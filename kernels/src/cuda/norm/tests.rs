@@ -1,7 +1,10 @@
 //! Known answers of norms in several orders of threads, and the shapes that are refused.
 
 use super::*;
+use crate::cuda::buffer::Buffer;
+use crate::cuda::check::Bench;
 use crate::cuda::emulated::EmulatedCard;
+use crate::cuda::rows::answers::{Input, Written};
 use proptest::prelude::*;
 use std::sync::Arc;
 
@@ -20,7 +23,7 @@ fn refused(result: Result<(), CardError>, part: &str) {
 
 #[test]
 fn answers_are_known() {
-    crate::cuda::check::prove(checks);
+    crate::cuda::check::prove(answers::checks);
 }
 
 #[test]

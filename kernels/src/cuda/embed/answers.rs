@@ -1,0 +1,43 @@
+//! Known answers of embedding: rows of every kind.
+
+use super::*;
+use crate::cuda::buffer::Buffer;
+use crate::cuda::check::{Bench, Check, Numbers, Size};
+use crate::cuda::product::answers::matrix;
+use crate::quant::Kind;
+
+/// Rows of every kind, the first, the last and one twice among them.
+pub(crate) fn checks(bench: &Bench, size: Size) -> Result<Vec<Check>, CardError> {
+    let shapes: &[(usize, usize)] = match size {
+        Size::Quick => &[(3, 256)],
+        Size::Full => &[(1, 32), (5, 96), (130, 768), (7, 2304)],
+    };
+    let mut checks = Vec::new();
+    for kind in Kind::ALL {
+        for (rows, columns) in shapes {
+            let columns = columns.next_multiple_of(kind.block());
+            checks.push(check(bench, kind, *rows, columns)?);
+        }
+        if !kind.is_quantised() && size == Size::Full {
+            checks.push(check(bench, kind, 4, 33)?);
+        }
+    }
+    Ok(checks)
+}
+
+fn check(bench: &Bench, kind: Kind, rows: usize, columns: usize) -> Result<Check, CardError> {
+    let mut numbers = Numbers::new((rows + columns) as u64);
+    let (matrix, values) = matrix(bench, kind, rows, columns, &mut numbers)?;
+    let last = rows as u32 - 1;
+    let picked = [last, 0, numbers.below(rows) as u32, last, last / 2];
+    let tokens = Buffer::of(&bench.card, bench.pool, &picked)?;
+    let mut out = Buffer::new(&bench.card, bench.pool, picked.len() * columns)?;
+    out.fill(0xff)?;
+    let scale = 1.75;
+    embed(&*bench.card, &matrix, tokens.view(), picked.len(), scale, out.view_mut())?;
+    let row = |token: &u32| &values[*token as usize * columns..][..columns];
+    let expected: Vec<f64> =
+        picked.iter().flat_map(row).map(|v| f64::from(scale) * f64::from(*v)).collect();
+    let case = format!("{kind:?}, {rows} x {columns}");
+    Ok(Check::compare(kind.format().card.kernels.embed, case, &out.to_vec()?, &expected, 1e-6))
+}

@@ -1,0 +1,41 @@
+//! A card proves its kernels before it is trusted: every family's quick cases, against their known answers.
+//!
+//! A build for another architecture would otherwise give wrong numbers in silence.
+
+use super::card::{Card, CardError};
+use std::sync::Arc;
+
+/// Why a card is not to be trusted.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+pub enum SelfTestError {
+    /// Which kernel gave what.
+    #[error("wrong answer: {0}")]
+    Wrong(String),
+    #[error(transparent)]
+    Card(#[from] CardError),
+}
+
+/// Runs every kernel against its known answers; how many there were. Keeps no memory of the card.
+#[cfg(any(test, feature = "known-answers"))]
+pub fn self_test(card: &Arc<dyn Card>) -> Result<usize, SelfTestError> {
+    use super::check::{Bench, FAMILIES, Size};
+    card.enter()?;
+    let pool = card.create_pool()?;
+    let bench = Bench { card: card.clone(), pool };
+    let mut checks = 0;
+    for (_, family) in FAMILIES {
+        let answers = family(&bench, Size::Quick)?;
+        checks += answers.len();
+        if let Some(wrong) = answers.iter().find(|answer| !answer.holds()) {
+            return Err(SelfTestError::Wrong(wrong.to_string()));
+        }
+    }
+    card.trim_pool(pool).and_then(|()| card.destroy_pool(pool))?;
+    Ok(checks)
+}
+
+/// A build that has no card has no answers either.
+#[cfg(not(any(test, feature = "known-answers")))]
+pub fn self_test(_card: &Arc<dyn Card>) -> Result<usize, SelfTestError> {
+    Err(CardError::Other("this build has no known answers".into()).into())
+}

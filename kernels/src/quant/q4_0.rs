@@ -1,0 +1,67 @@
+//! Q4_0: 32 numbers of 4 bits under one scale.
+//!
+//! - Stored: f16 `d`, then 16 bytes: number i in the low half of byte i, number 16 + i in the high half. A value is
+//!   `d * (q - 8)`.
+//! - In a tile of the CPU, for 32 columns: `[4][16 rows][4]` bytes, group g in the low, g + 4 in the high half;
+//!   scales f16 `d[16]`.
+//! - On a card: the 16 bytes in the plane of low bits, the sign bit of each number flipped; `d` in that of scales.
+
+use super::block::u16_at;
+use super::{Block, Blocks, Content, Format};
+use crate::cpu::quant::{Form, Layout, get_half, kernels, put_half};
+use crate::cuda::acts::ActKind;
+use crate::cuda::product::names::quantised;
+use crate::cuda::weights::{OnCard, Planes};
+use half::f16;
+
+pub(super) const FORMAT: Format = Format {
+    name: "Q4_0",
+    ggml: 2,
+    block: 32,
+    bytes: 18,
+    content: Content::Blocks(Blocks {
+        scales: &[(0, -0.1)],
+        parse,
+        put_scales: |meta, r, block| put_half(meta, 0, r, block.d),
+        get_scales: |meta, r| scaled(get_half(meta, 0, r)),
+        sort,
+        spread,
+    }),
+    form: Form::B32,
+    layout: Layout::blocks_of_32(4),
+    kernels: kernels!(Q4_0; avx2: q4_0, avx512: b32<Q4_0>),
+    card: OnCard {
+        input: ActKind::Q8,
+        shares: [16, 0, 2, 0],
+        staged: [2, 0],
+        kernels: quantised!("q4_0"),
+    },
+};
+
+/// A block under the scale `d`, without numbers.
+fn scaled(d: u16) -> Block {
+    Block { scale: [1; 16], d, zero: 8, ..Block::EMPTY }
+}
+
+fn parse(bytes: &[u8]) -> Block {
+    let mut block = scaled(u16_at(bytes, 0));
+    for (i, b) in bytes[2..18].iter().enumerate() {
+        block.q[i] = b & 15;
+        block.q[i + 16] = b >> 4;
+    }
+    block
+}
+
+fn sort(planes: Planes<'_>, block: &[u8]) {
+    planes.scales.copy_from_slice(&block[..2]);
+    for (to, from) in planes.low.iter_mut().zip(&block[2..]) {
+        *to = from ^ 0x88;
+    }
+}
+
+fn spread(block: &mut [u8], spread: f32) {
+    // Numbers go from -8 to 7: scales of either sign bring the mean back to 0. 4.61: the standard deviation of 16
+    // numbers of equal chance.
+    let sign = if block[3] & 1 == 1 { -1.0 } else { 1.0 };
+    block[..2].copy_from_slice(&f16::from_f32(sign * spread / 4.61).to_le_bytes());
+}

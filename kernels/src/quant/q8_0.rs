@@ -1,0 +1,60 @@
+//! Q8_0: 32 numbers of 8 bits under one scale.
+//!
+//! - Stored: f16 `d`, then 32 signed bytes `q`. A value is `d * q`.
+//! - In a tile of the CPU, for 32 columns: `[8 groups][16 rows][4]` bytes, offset by 128; scales f16 `d[16]`.
+//! - On a card: the 32 bytes in the plane of low bits, `d` in that of scales.
+
+use super::block::u16_at;
+use super::{Block, Blocks, Content, Format};
+use crate::cpu::quant::{Form, Layout, get_half, kernels, put_half};
+use crate::cuda::acts::ActKind;
+use crate::cuda::product::names::quantised;
+use crate::cuda::weights::{OnCard, Planes};
+use half::f16;
+
+pub(super) const FORMAT: Format = Format {
+    name: "Q8_0",
+    ggml: 8,
+    block: 32,
+    bytes: 34,
+    content: Content::Blocks(Blocks {
+        scales: &[(0, 0.01)],
+        parse,
+        put_scales: |meta, r, block| put_half(meta, 0, r, block.d),
+        get_scales: |meta, r| scaled(get_half(meta, 0, r)),
+        sort,
+        spread,
+    }),
+    form: Form::B32,
+    layout: Layout::blocks_of_32(8),
+    kernels: kernels!(Q8_0; avx2: q8_0, avx512: b32<Q8_0>),
+    card: OnCard {
+        input: ActKind::Q8,
+        shares: [32, 0, 2, 0],
+        staged: [2, 0],
+        kernels: quantised!("q8_0"),
+    },
+};
+
+/// A block under the scale `d`, without numbers.
+fn scaled(d: u16) -> Block {
+    Block { scale: [1; 16], d, zero: 128, ..Block::EMPTY }
+}
+
+fn parse(bytes: &[u8]) -> Block {
+    let mut block = scaled(u16_at(bytes, 0));
+    for (q, b) in block.q.iter_mut().zip(&bytes[2..34]) {
+        *q = b ^ 0x80;
+    }
+    block
+}
+
+fn sort(planes: Planes<'_>, block: &[u8]) {
+    planes.scales.copy_from_slice(&block[..2]);
+    planes.low.copy_from_slice(&block[2..]);
+}
+
+fn spread(block: &mut [u8], spread: f32) {
+    // 73.9: the standard deviation of 256 numbers of equal chance.
+    block[..2].copy_from_slice(&f16::from_f32(spread / 73.9).to_le_bytes());
+}
