@@ -43,8 +43,15 @@ pub(super) fn next<'a>(
     last: usize,
 ) -> Option<usize> {
     let mut places: Vec<(&mut Place, bool)> = places.collect();
-    let busy = places.iter().filter(|(place, has_work)| place.busy && *has_work);
-    let behind = busy.map(|(place, _)| place.at).fold(f64::INFINITY, f64::min);
+    let least = |of: fn(&Place) -> bool| {
+        let lanes = places.iter().filter(|(place, has_work)| *has_work && of(place));
+        lanes.map(|(place, _)| place.at).fold(f64::INFINITY, f64::min)
+    };
+    // After a time without any work all lanes with work rejoin, at the position of the one furthest behind.
+    let behind = match least(|place| place.busy) {
+        f64::INFINITY => least(|_| true),
+        behind => behind,
+    };
     for (place, has_work) in &mut places {
         if *has_work && !place.busy && behind.is_finite() {
             place.at = place.at.clamp(behind, behind + 1.0 / place.share);
@@ -91,6 +98,14 @@ mod tests {
         let late = &taken[100..];
         let of_second = late.iter().filter(|lane| **lane == 1).count();
         assert!((9..=11).contains(&of_second), "{late:?}");
+    }
+
+    #[test]
+    fn after_a_time_without_work_no_lane_has_turns_to_catch_up_on() {
+        // Lane 1 alone has work for 100 steps, then nobody, then both.
+        let taken = turns(&[1.0, 1.0], 220, |lane, step| step >= 120 || (lane == 1 && step < 100));
+        let of_second = taken[100..].iter().filter(|lane| **lane == 1).count();
+        assert!((49..=51).contains(&of_second), "{taken:?}");
     }
 
     proptest! {

@@ -107,7 +107,7 @@ fn a_journal_past_its_bound_ends_and_says_so() {
     let interrupted = resume.interrupted.expect("it runs");
     assert_eq!(interrupted.running.weight, weight);
     let why = interrupted.machine.map(drop).expect_err("it cannot go on as it was");
-    assert!(why.to_string().contains("bound"), "{why}");
+    assert!(why.to_string().contains("size limit"), "{why}");
     let reader = Reader::open(&path).expect("it opens");
     let recorded = reader.rollout("r1").expect("it is there");
     let ended = |kept: &Kept| match &kept.entry {
