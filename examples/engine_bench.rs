@@ -205,7 +205,7 @@ fn runner(weights: &Weights, blocks: usize, device: Device) -> Result<Box<dyn Ru
     };
     let SchedulerConfig { max_batch_tokens, max_running, .. } = SchedulerConfig::default();
     let (step, kv) = ((max_batch_tokens, max_running), KvChoice::Auto.on_card(weights));
-    let multiprocessors = card.facts().multiprocessors as usize;
+    let multiprocessors = card.properties().multiprocessors as usize;
     let plan = CardPlan::new(weights.config(), step, (blocks, BLOCK), kv, multiprocessors);
     let decoder = CardDecoder::load(weights, plan, ModelPool::open(card)?)?;
     Ok(Box::new(CardRunner::new(decoder)))
@@ -215,7 +215,7 @@ fn runner(weights: &Weights, blocks: usize, device: Device) -> Result<Box<dyn Ru
 /// bytes per second of a copy.
 fn about_card(card: &Arc<dyn Card>, weights: &Weights) -> Result<(u64, f64), Error> {
     let copied = copied_per_second(card)?;
-    let facts = card.facts();
+    let facts = card.properties();
     let capability = format!("{}.{}", facts.capability.0, facts.capability.1);
     say(&json!({"card": {
         "name": facts.name, "capability": capability, "multiprocessors": facts.multiprocessors,
@@ -245,7 +245,7 @@ fn bytes_not_read(weights: &Weights) -> Result<u64, Error> {
 
 /// Bytes per second, read and written, of the fastest of several large copies on the GPU.
 fn copied_per_second(card: &Arc<dyn Card>) -> Result<f64, CardError> {
-    let bytes = if card.facts().emulated { 1 << 22 } else { 1 << 30 };
+    let bytes = if card.properties().emulated { 1 << 22 } else { 1 << 30 };
     card.enter()?;
     let pool = card.create_pool()?;
     let from = Buffer::<u8>::new(card, pool, bytes)?;

@@ -15,8 +15,7 @@
 
 use clap::Parser;
 use serde_json::{Value, json};
-use serin::config::EngineConfig;
-use serin::control::{Loader, Vet, folder_loader};
+use serin::control::{DigestCheck, EngineConfig, Loader, folder_loader};
 use serin::device::{Device, DeviceChoice};
 use serin::engine::{EngineHandle, LaneId, SchedulerConfig, SeqEvent, SeqRequest};
 use serin::model::{KvChoice, LoadFormat, Logprobs, SamplingParams};
@@ -209,7 +208,7 @@ async fn cycles(
     loader: &Loader,
     device: &Device,
 ) -> Result<(Vec<Phase>, Vec<u64>), Error> {
-    let any: Vet = serin::control::any_digest();
+    let any: DigestCheck = serin::control::any_digest();
     let (mut phases, mut free) = (Vec::new(), Vec::new());
     let quiet = Instant::now();
     let end = quiet + Duration::from_secs(args.at_most);

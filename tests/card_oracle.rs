@@ -192,7 +192,7 @@ fn logits_of_every_family_are_those_of_transformers() {
             worst[0], worst[1]
         );
         for kernel in wide.iter().flat_map(|(_, kernels)| kernels) {
-            let seen = !card.facts().emulated || launches(kernel) > 0;
+            let seen = !card.properties().emulated || launches(kernel) > 0;
             assert!(seen, "{family}: {kernel} was not launched");
         }
         for report in [exact.close(), plain.close()] {
@@ -541,7 +541,7 @@ async fn a_hundred_loads_and_unloads_leave_the_card_as_it_was() {
         assert_eq!((on_card.after.used, on_card.after.reserved), (0, 0), "cycle {cycle}");
         // Other programs may use a real GPU at the same time, and its driver takes some memory for itself at
         // first.
-        let spare = if card.facts().emulated { 0 } else { 16 << 20 };
+        let spare = if card.properties().emulated { 0 } else { 16 << 20 };
         assert!(on_card.free_after.abs_diff(free) <= spare, "cycle {cycle}: {on_card:?}");
     }
 }

@@ -14,7 +14,7 @@ use lives_support::plan::Longest;
 use process_support::{Group, operators_beside, send_signal};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
-use serin::control::{Life, LoadAsked, Start, TakeUp, effective_stable, same_place};
+use serin::control::{Life, LoadAsked, ResumePlan, Start, effective_stable, same_place};
 use serin::engine::fake::FakeScript;
 use serin::http::{
     AppState, Bounds, Intake, Lifecycle, Operators, Phase, client_app, operator_app, serve,
@@ -128,7 +128,8 @@ async fn run(settings: Settings) {
     let stable = effective_stable(&start.state, &settings.stable);
     server.start = Start { life, ..start };
     let gateway = server.begin().expect("a server");
-    let refused = gateway.control().reckon(last).await.map(|canary| PathBuf::from(canary.path));
+    let refused =
+        gateway.control().settle_previous_exit(last).await.map(|canary| PathBuf::from(canary.path));
     let (intake, operators) = (Intake::new(1 << 20), Operators::default());
     let state = AppState {
         gateway: gateway.clone(),
@@ -163,7 +164,7 @@ async fn load(
     gateway: &Gateway,
     settings: &Settings,
     stable: PathBuf,
-    take_up: TakeUp,
+    take_up: ResumePlan,
     refused: Option<PathBuf>,
 ) {
     let control = gateway.control();

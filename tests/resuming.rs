@@ -4,7 +4,7 @@
 mod process_support;
 
 use process_support::once_free;
-use serin::control::{Asked, Control, ControlError, Life, LoadAsked, Start, TakeUp};
+use serin::control::{Asked, Control, ControlError, Life, LoadAsked, ResumePlan, Start};
 use serin::ledger::{Entry, Ledger, Options, Reader, Stamp};
 use serin::rollout::{Operator, Order, Policy, Weight};
 use serin::serving::Gateway;
@@ -18,7 +18,7 @@ fn folder() -> &'static Path {
 }
 
 /// A server with the ledger in `dir`; an interrupted rollout is not resumed yet.
-async fn start(dir: &Path) -> (Gateway, TakeUp) {
+async fn start(dir: &Path) -> (Gateway, ResumePlan) {
     let mut server = FakeServer::replying(folder(), 1024, "Hello.").expect("a server");
     server.policy = Policy { bake: Duration::from_secs(3600), ..Policy::default() };
     let at = Stamp { unix_ms: 0, rollout: Duration::ZERO };
@@ -30,7 +30,7 @@ async fn start(dir: &Path) -> (Gateway, TakeUp) {
     (server.start().await.expect("a started server"), take_up)
 }
 
-async fn interrupted(dir: &Path, percent: u8) -> (Gateway, TakeUp) {
+async fn interrupted(dir: &Path, percent: u8) -> (Gateway, ResumePlan) {
     let (gateway, _) = start(dir).await;
     let asked =
         LoadAsked { path: "canary".into(), by: "a test".to_owned(), reason: None, retry: false };
@@ -214,7 +214,7 @@ async fn an_end_counts_once_however_often_the_start_after_it_is_interrupted() {
         std::fs::write(&life, &left).expect("written");
         let (_, last) = Life::begin(&dir.path().join("serin.ledger"), None);
         gateway = self::start(dir.path()).await.0;
-        assert!(gateway.control().reckon(last).await.is_none(), "start {start}");
+        assert!(gateway.control().settle_previous_exit(last).await.is_none(), "start {start}");
         let state = Reader::open(&dir.path().join("serin.ledger")).expect("a ledger").state();
         let suspects = state.expect("a state").suspects;
         assert_eq!(suspects.iter().map(|one| one.ends).collect::<Vec<_>>(), [1], "start {start}");

@@ -229,3 +229,23 @@ fn rollout_uses_std_and_derives_of_serde() {
         }
     }
 }
+
+/// The duplicate versions in Cargo.lock are those that deny.toml knows, and no others: neither more nor fewer.
+#[test]
+fn duplicate_dependencies_are_known() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let read = |name: &str| {
+        let text = std::fs::read_to_string(root.join(name)).unwrap();
+        text.parse::<toml::Table>().unwrap()
+    };
+    let mut versions = BTreeMap::new();
+    for package in read("Cargo.lock")["package"].as_array().unwrap() {
+        *versions.entry(package["name"].as_str().unwrap().to_owned()).or_insert(0) += 1;
+    }
+    let found: Vec<&String> =
+        versions.iter().filter(|(_, n)| **n > 1).map(|(name, _)| name).collect();
+    let deny = read("deny.toml");
+    let skipped = deny["bans"]["skip"].as_array().unwrap().iter();
+    let known: Vec<&str> = skipped.map(|skip| skip["name"].as_str().unwrap()).collect();
+    assert_eq!(found, known, "deny.toml's `skip` lists other duplicates than Cargo.lock has");
+}

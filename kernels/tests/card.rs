@@ -50,7 +50,7 @@ fn real(name: &str) -> Option<Arc<dyn Card>> {
     stand_in::start();
     match serin_kernels::cuda::open(name) {
         Ok(card) => {
-            println!("on {} ({:?})", card.facts().name, card.readings());
+            println!("on {} ({:?})", card.properties().name, card.readings());
             Some(card)
         }
         Err(error) if error.is_absence() => {
@@ -332,7 +332,7 @@ fn a_timer_takes_the_cards_own_time_and_mapped_memory_is_read_where_it_lies() {
         timer.stop().unwrap();
         let many = timer.read().unwrap();
         assert!(one > std::time::Duration::ZERO && many > one, "{one:?}, {many:?}");
-        if !card.facts().emulated && !stand_in::is_here() {
+        if !card.properties().emulated && !stand_in::is_here() {
             assert!(many <= begun.elapsed(), "a part of the host's: {many:?}");
         }
 
@@ -407,7 +407,7 @@ fn memory_comes_back_from_threads_that_never_entered() {
 fn a_hundred_loads_and_unloads_leave_nothing() {
     each(|card| {
         let source = bytes(3 * MIB);
-        let size = if card.facts().emulated { 8 * MIB } else { 64 * MIB };
+        let size = if card.properties().emulated { 8 * MIB } else { 64 * MIB };
         let cycle = || {
             let pool = card.create_pool().unwrap();
             let mut weights: Buffer<u8> = Buffer::on(card, pool, size, Queue::Load).unwrap();
@@ -456,7 +456,7 @@ fn launches_that_no_card_takes_are_refused() {
 fn every_familys_answers_are_known() {
     each(|card| {
         // The emulated card is asked for all by each family's own tests, in several orders of threads.
-        let size = if card.facts().emulated { Size::Quick } else { Size::Full };
+        let size = if card.properties().emulated { Size::Quick } else { Size::Full };
         let pool = card.create_pool().unwrap();
         let bench = Bench { card: card.clone(), pool };
         for (name, family) in FAMILIES {

@@ -42,7 +42,7 @@ impl Schedule {
 
 /// The result of an attempt.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Fate {
+pub(super) enum AttemptResult {
     /// The receiver accepted it.
     Delivered,
     /// No further attempt would help, or none is left.
@@ -60,26 +60,26 @@ pub(super) fn judge(
     schedule: &Schedule,
     draw: f64,
     now_unix: u64,
-) -> Fate {
+) -> AttemptResult {
     let (why, wish) = match result {
         Ok(reply) => match reply.status {
-            200..=299 => return Fate::Delivered,
-            410 => return Fate::Gone,
+            200..=299 => return AttemptResult::Delivered,
+            410 => return AttemptResult::Gone,
             408 | 425 | 429 | 500.. => {
                 let wish = reply.retry_after.as_deref().and_then(|at| retry_after(at, now_unix));
                 (said(reply), wish)
             }
             300..=399 => {
                 let advice = "redirects are not followed; put the address it leads to into `url`";
-                return Fate::Failed { why: format!("{}; {advice}", said(reply)) };
+                return AttemptResult::Failed { why: format!("{}; {advice}", said(reply)) };
             }
-            _ => return Fate::Failed { why: said(reply) },
+            _ => return AttemptResult::Failed { why: said(reply) },
         },
         Err(error) => (error.to_string(), None),
     };
     match schedule.wait(tries, wish, draw) {
-        Some(after) => Fate::Again { after, quiet: wish.is_some(), why },
-        None => Fate::Failed { why },
+        Some(after) => AttemptResult::Again { after, quiet: wish.is_some(), why },
+        None => AttemptResult::Failed { why },
     }
 }
 
@@ -112,28 +112,30 @@ mod tests {
         Ok(Reply { status, retry_after: retry_after.map(str::to_owned), text: String::new() })
     }
 
-    fn fate(status: u16, tries: u32, draw: f64) -> Fate {
+    fn fate(status: u16, tries: u32, draw: f64) -> AttemptResult {
         judge(&reply(status, None), tries, &Schedule::default(), draw, NOW)
     }
 
-    fn wait(fate: Fate) -> Duration {
-        let Fate::Again { after, .. } = fate else { panic!("{fate:?} is no retry") };
+    fn wait(fate: AttemptResult) -> Duration {
+        let AttemptResult::Again { after, .. } = fate else { panic!("{fate:?} is no retry") };
         after
     }
 
     #[test]
     fn statuses_are_told_apart() {
         for status in [200, 201, 204, 299] {
-            assert_eq!(fate(status, 1, 0.5), Fate::Delivered, "{status}");
+            assert_eq!(fate(status, 1, 0.5), AttemptResult::Delivered, "{status}");
         }
-        assert_eq!(fate(410, 1, 0.5), Fate::Gone);
+        assert_eq!(fate(410, 1, 0.5), AttemptResult::Gone);
         for status in [408, 425, 429, 500, 502, 503, 504] {
-            assert!(matches!(fate(status, 1, 0.5), Fate::Again { .. }), "{status}");
+            assert!(matches!(fate(status, 1, 0.5), AttemptResult::Again { .. }), "{status}");
         }
         for status in [301, 307, 400, 401, 403, 404, 405, 409, 413, 422] {
-            assert!(matches!(fate(status, 1, 0.5), Fate::Failed { .. }), "{status}");
+            assert!(matches!(fate(status, 1, 0.5), AttemptResult::Failed { .. }), "{status}");
         }
-        let Fate::Failed { why } = fate(302, 1, 0.5) else { panic!("a redirect is a failure") };
+        let AttemptResult::Failed { why } = fate(302, 1, 0.5) else {
+            panic!("a redirect is a failure")
+        };
         assert!(why.contains("status 302") && why.contains("`url`"), "{why}");
     }
 
@@ -145,7 +147,7 @@ mod tests {
             assert_eq!(wait(fate(500, tries, 0.5)), Duration::from_millis(bound * 500));
             assert!(wait(fate(500, tries, 0.999)) < Duration::from_secs(bound));
         }
-        assert!(matches!(fate(500, 6, 0.0), Fate::Failed { .. }), "the sixth is the last");
+        assert!(matches!(fate(500, 6, 0.0), AttemptResult::Failed { .. }), "the sixth is the last");
     }
 
     #[test]
@@ -153,9 +155,12 @@ mod tests {
         let lost = Err(WireError::Connection("reset".to_owned()));
         let again = judge(&lost, 1, &Schedule::default(), 0.5, NOW);
         let why = "reset".to_owned();
-        assert_eq!(again, Fate::Again { after: Duration::from_millis(500), quiet: false, why });
+        assert_eq!(
+            again,
+            AttemptResult::Again { after: Duration::from_millis(500), quiet: false, why }
+        );
         let last = judge(&lost, 6, &Schedule::default(), 0.5, NOW);
-        assert_eq!(last, Fate::Failed { why: "reset".to_owned() });
+        assert_eq!(last, AttemptResult::Failed { why: "reset".to_owned() });
     }
 
     #[test]
@@ -169,8 +174,11 @@ mod tests {
         assert_eq!(after("Tue, 14 Nov 2023 22:00:00 GMT"), Duration::from_millis(500), "past");
         assert_eq!(after("soon"), Duration::from_millis(500));
         let fate = judge(&reply(503, Some("7")), 1, &schedule, 0.0, NOW);
-        assert!(matches!(fate, Fate::Again { quiet: true, .. }));
-        assert!(matches!(super::tests::fate(503, 1, 0.0), Fate::Again { quiet: false, .. }));
+        assert!(matches!(fate, AttemptResult::Again { quiet: true, .. }));
+        assert!(matches!(
+            super::tests::fate(503, 1, 0.0),
+            AttemptResult::Again { quiet: false, .. }
+        ));
     }
 
     #[test]
@@ -178,6 +186,9 @@ mod tests {
         let text = " bad\nline ".to_owned();
         let reply = Ok(Reply { status: 400, retry_after: None, text });
         let fate = judge(&reply, 1, &Schedule::default(), 0.0, NOW);
-        assert_eq!(fate, Fate::Failed { why: r#"status 400, saying "bad\nline""#.to_owned() });
+        assert_eq!(
+            fate,
+            AttemptResult::Failed { why: r#"status 400, saying "bad\nline""#.to_owned() }
+        );
     }
 }

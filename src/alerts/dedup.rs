@@ -25,11 +25,11 @@ pub(super) enum Admission {
 #[derive(Debug)]
 pub(super) struct Dedup {
     window: Duration,
-    seen: VecDeque<Seen>,
+    seen: VecDeque<Recent>,
 }
 
 #[derive(Debug)]
-struct Seen {
+struct Recent {
     kind: Kind,
     rollout: Option<String>,
     stage: u64,
@@ -44,7 +44,7 @@ impl Dedup {
 
     /// Decides about one alert and remembers it.
     pub(super) fn admit(&mut self, alert: &Alert, now: Duration) -> Admission {
-        let same = |seen: &Seen| {
+        let same = |seen: &Recent| {
             seen.kind == alert.kind && seen.stage == alert.stage && seen.rollout == alert.rollout
         };
         let found = self.seen.iter().position(same);
@@ -59,7 +59,7 @@ impl Dedup {
             self.seen.pop_front();
         }
         let (rollout, stage) = (alert.rollout.clone(), alert.stage);
-        self.seen.push_back(Seen { kind: alert.kind, rollout, stage, sent: now, repeats: 0 });
+        self.seen.push_back(Recent { kind: alert.kind, rollout, stage, sent: now, repeats: 0 });
         Admission::Send { repeats }
     }
 }

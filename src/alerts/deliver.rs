@@ -3,7 +3,7 @@
 //! It reads the clock; the queue, the texts and the judgement are in other files. There is one attempt at a
 //! time per webhook, so a slow receiver is not flooded as well. The lock is never held across an await.
 
-use super::backoff::{Fate, Schedule, judge};
+use super::backoff::{AttemptResult, Schedule, judge};
 use super::config::{Format, WebhookConfig};
 use super::payload;
 use super::queue::{Item, Next, Queue};
@@ -69,7 +69,7 @@ impl WebhookCounts {
 
 /// Whether alerts are accepted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Door {
+enum QueueState {
     Open,
     /// No new alerts are accepted; waiting ones are tried once more.
     Closing,
@@ -79,7 +79,7 @@ enum Door {
 
 struct Inbox {
     queue: Queue,
-    door: Door,
+    door: QueueState,
     counts: WebhookCounts,
 }
 
@@ -109,7 +109,7 @@ impl Lane {
         clock: Clock,
     ) -> Lane {
         let counts = WebhookCounts { name: config.name.clone(), ..WebhookCounts::default() };
-        let inbox = Inbox { queue: Queue::new(capacity), door: Door::Open, counts };
+        let inbox = Inbox { queue: Queue::new(capacity), door: QueueState::Open, counts };
         Lane { config, schedule, clock, inbox: Mutex::new(inbox), wake: Notify::new() }
     }
 
@@ -127,9 +127,9 @@ impl Lane {
         let (lost, why, dropped) = {
             let mut inbox = self.inbox.lock();
             let (lost, why) = match inbox.door {
-                Door::Open => (inbox.queue.push(item), "too many alerts wait"),
-                Door::Closing => (Some(item), "the process is ending"),
-                Door::Shut => (Some(item), "the webhook is closed"),
+                QueueState::Open => (inbox.queue.push(item), "too many alerts wait"),
+                QueueState::Closing => (Some(item), "the process is ending"),
+                QueueState::Shut => (Some(item), "the webhook is closed"),
             };
             match lost {
                 None => inbox.counts.waiting += 1,
@@ -147,8 +147,8 @@ impl Lane {
     /// Accepts no more alerts, and makes all waiting ones due for a last attempt.
     pub(super) fn close(&self) {
         let mut inbox = self.inbox.lock();
-        if inbox.door == Door::Open {
-            inbox.door = Door::Closing;
+        if inbox.door == QueueState::Open {
+            inbox.door = QueueState::Closing;
         }
         inbox.queue.hurry();
         drop(inbox);
@@ -158,7 +158,7 @@ impl Lane {
     /// Gives up the alerts that still wait, and returns their number.
     pub(super) fn abandon(&self) -> u64 {
         let mut inbox = self.inbox.lock();
-        inbox.door = Door::Shut;
+        inbox.door = QueueState::Shut;
         inbox.queue.clear();
         let left = std::mem::take(&mut inbox.counts.waiting);
         inbox.counts.dropped += left;
@@ -183,7 +183,7 @@ impl Lane {
     fn step(&self) -> Step {
         let now = self.clock.now();
         let mut inbox = self.inbox.lock();
-        let closing = inbox.door != Door::Open;
+        let closing = inbox.door != QueueState::Open;
         match inbox.queue.next(now) {
             Next::Try(item) => Step::Try(item, closing),
             Next::Wait(until) => Step::Sleep(until.saturating_sub(now)),
@@ -222,23 +222,23 @@ impl Lane {
     }
 
     /// Handles the result of an attempt, and logs it.
-    fn settle(&self, item: Item, fate: Fate, last: bool) {
+    fn settle(&self, item: Item, fate: AttemptResult, last: bool) {
         let (webhook, id, tries) = (self.config.name.as_str(), item.alert.id.clone(), item.tries);
         match fate {
-            Fate::Delivered => {
+            AttemptResult::Delivered => {
                 self.done(|counts| counts.sent += 1);
                 tracing::debug!(webhook, %id, tries, "alert delivered");
             }
-            Fate::Again { after, quiet, why } if !last => {
+            AttemptResult::Again { after, quiet, why } if !last => {
                 self.again(item, after, quiet);
                 let after = after.as_secs_f64();
                 tracing::warn!(webhook, %id, tries, after, "alert not delivered, will be retried: {why}");
             }
-            Fate::Again { why, .. } | Fate::Failed { why } => {
+            AttemptResult::Again { why, .. } | AttemptResult::Failed { why } => {
                 self.done(|counts| counts.failed += 1);
                 tracing::error!(webhook, %id, tries, "alert NOT delivered: {why}");
             }
-            Fate::Gone => {
+            AttemptResult::Gone => {
                 self.done(|counts| {
                     counts.gone = true;
                     counts.failed += 1;
@@ -265,7 +265,7 @@ impl Lane {
             inbox.queue.quiet(now + after);
         }
         inbox.queue.put_back(item);
-        if inbox.door == Door::Closing {
+        if inbox.door == QueueState::Closing {
             inbox.queue.hurry();
         }
     }

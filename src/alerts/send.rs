@@ -24,12 +24,12 @@ pub struct Counts {
 /// Sends alerts. Dropping it ends the deliveries; [`Alerts::flush`] first sends what waits.
 pub struct Alerts {
     clock: Clock,
-    seen: Mutex<Seen>,
+    seen: Mutex<DedupState>,
     lanes: Vec<Arc<Lane>>,
     tasks: Mutex<JoinSet<()>>,
 }
 
-struct Seen {
+struct DedupState {
     dedup: Dedup,
     repeats: u64,
 }
@@ -50,7 +50,7 @@ impl Alerts {
         for lane in &lanes {
             tasks.spawn(lane.clone().run(wire.clone()));
         }
-        let seen = Seen { dedup: Dedup::new(config.repeat_window), repeats: 0 };
+        let seen = DedupState { dedup: Dedup::new(config.repeat_window), repeats: 0 };
         Alerts { clock, seen: Mutex::new(seen), lanes, tasks: Mutex::new(tasks) }
     }
 

@@ -56,13 +56,13 @@ impl Answer {
 
 /// A request as received.
 #[derive(Debug, Clone)]
-pub struct Seen {
+pub struct ReceivedRequest {
     pub line: String,
     pub headers: HashMap<String, String>,
     pub body: Vec<u8>,
 }
 
-impl Seen {
+impl ReceivedRequest {
     pub fn header(&self, name: &str) -> &str {
         self.headers.get(name).map_or("", String::as_str)
     }
@@ -80,7 +80,7 @@ impl Seen {
 /// A running receiver.
 pub struct Receiver {
     pub address: SocketAddr,
-    seen: UnboundedReceiver<Seen>,
+    seen: UnboundedReceiver<ReceivedRequest>,
 }
 
 impl Receiver {
@@ -132,13 +132,13 @@ impl Receiver {
     }
 
     /// The next request; fails the test if none comes.
-    pub async fn next(&mut self) -> Seen {
+    pub async fn next(&mut self) -> ReceivedRequest {
         let wait = tokio::time::timeout(Duration::from_secs(20), self.seen.recv());
         wait.await.expect("a request comes").expect("the receiver lives")
     }
 
     /// The requests that have arrived and were not read yet.
-    pub fn rest(&mut self) -> Vec<Seen> {
+    pub fn rest(&mut self) -> Vec<ReceivedRequest> {
         std::iter::from_fn(|| self.seen.try_recv().ok()).collect()
     }
 }
@@ -146,7 +146,7 @@ impl Receiver {
 async fn serve(
     mut stream: impl AsyncRead + AsyncWrite + Unpin,
     answer: Answer,
-    sender: UnboundedSender<Seen>,
+    sender: UnboundedSender<ReceivedRequest>,
 ) -> Option<()> {
     let seen = read(&mut stream).await?;
     let _ = sender.send(seen);
@@ -167,7 +167,7 @@ async fn serve(
     stream.shutdown().await.ok()
 }
 
-async fn read(stream: &mut (impl AsyncRead + Unpin)) -> Option<Seen> {
+async fn read(stream: &mut (impl AsyncRead + Unpin)) -> Option<ReceivedRequest> {
     let mut bytes = Vec::new();
     loop {
         if stream.read_buf(&mut bytes).await.ok()? == 0 {
@@ -181,7 +181,7 @@ async fn read(stream: &mut (impl AsyncRead + Unpin)) -> Option<Seen> {
         let length: usize = headers.get("content-length").map_or(Some(0), |n| n.parse().ok())?;
         let body = &bytes[end + 4..];
         if body.len() >= length {
-            return Some(Seen { line: line.to_owned(), headers, body: body.to_vec() });
+            return Some(ReceivedRequest { line: line.to_owned(), headers, body: body.to_vec() });
         }
     }
 }

@@ -1,6 +1,6 @@
 //! Alerts over real sockets, to receivers in this process that answer from a script.
 
-use super::testing::{Answer, CERTIFICATE, Receiver, Seen, alert, der, nth};
+use super::testing::{Answer, CERTIFICATE, ReceivedRequest, Receiver, alert, der, nth};
 use super::wire::Wire;
 use super::*;
 use base64::Engine as _;
@@ -61,7 +61,7 @@ fn hmac_sha256(key: &[u8], message: &[u8]) -> Vec<u8> {
     Sha256::new().chain_update(pad(0x5c)).chain_update(inner).finalize().to_vec()
 }
 
-fn assert_signed(seen: &Seen, key: &[u8]) {
+fn assert_signed(seen: &ReceivedRequest, key: &[u8]) {
     let (id, time) = (seen.header("webhook-id"), seen.header("webhook-timestamp"));
     let message = [format!("{id}.{time}.").as_bytes(), &seen.body].concat();
     let expected = format!("v1,{}", STANDARD.encode(hmac_sha256(key, &message)));
@@ -198,7 +198,7 @@ async fn what_is_left_of_a_full_queue_is_the_newest() {
     // The task has not run yet: this test's runtime has one thread, and nothing here awaits.
     (1..=5).for_each(|n| alerts.send(nth(n)));
     until(&alerts, |c| c.sent == 2).await;
-    let stages: Vec<u64> = receiver.rest().iter().map(Seen::stage).collect();
+    let stages: Vec<u64> = receiver.rest().iter().map(ReceivedRequest::stage).collect();
     assert_eq!(stages, [4, 5]);
     assert_eq!(alerts.counts().webhooks[0].dropped, 3);
 }
@@ -261,7 +261,7 @@ async fn flush_tries_what_waits_at_once() {
     alerts.send(nth(2));
     until(&alerts, |c| c.sent == 1).await;
     assert_eq!(alerts.flush(LIMIT).await, 0);
-    let stages: Vec<u64> = receiver.rest().iter().map(Seen::stage).collect();
+    let stages: Vec<u64> = receiver.rest().iter().map(ReceivedRequest::stage).collect();
     assert_eq!(stages, [1, 2, 1], "the second did not wait for the first");
     let counts = alerts.counts().webhooks.remove(0);
     assert_eq!((counts.sent, counts.failed, counts.dropped, counts.waiting), (2, 0, 0, 0));
@@ -304,7 +304,7 @@ fn trusting(roots: RootCertStore) -> Wire {
     Wire::new(roots, Duration::from_secs(10)).unwrap()
 }
 
-async fn post_over_tls(wire: Wire) -> (Result<wire::Reply, wire::WireError>, Vec<Seen>) {
+async fn post_over_tls(wire: Wire) -> (Result<wire::Reply, wire::WireError>, Vec<ReceivedRequest>) {
     let mut receiver = Receiver::start_tls(vec![Answer::status(200)]).await;
     let url = format!("https://{}/", receiver.address).parse().unwrap();
     let result = wire.post(wire::Post { url, headers: vec![], body: b"{}".to_vec() }).await;

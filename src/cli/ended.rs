@@ -4,7 +4,7 @@
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Ended {
     /// By a signal.
-    Told,
+    BySignal,
     ByItself,
     /// Nothing on the device can run again. The process must exit without waiting for the device.
     DeviceLost,
@@ -14,7 +14,7 @@ impl Ended {
     /// The exit code; 1 is for a server that could not start.
     pub fn code(self) -> u8 {
         match self {
-            Ended::Told => 0,
+            Ended::BySignal => 0,
             Ended::ByItself => 70,
             Ended::DeviceLost => 75,
         }

@@ -81,7 +81,7 @@ impl Restarts {
     pub fn ended(&mut self, end: End, lived: Duration, canary: bool) -> Next {
         let first = !std::mem::replace(&mut self.any, true);
         let code = end.code();
-        if code == Ended::Told.code() || (first && end == End::Code(COULD_NOT_BEGIN)) {
+        if code == Ended::BySignal.code() || (first && end == End::Code(COULD_NOT_BEGIN)) {
             return Next::Stop(code);
         }
         if lived >= WELL_AFTER {

@@ -6,12 +6,12 @@
 use super::ended::Ended;
 use super::listeners::{self, Listeners};
 use super::logging::{self, LogFormat};
-use super::signals::{self, Signals, Told};
+use super::signals::{self, Signals, StopSignal};
 use super::{CliError, supervise};
 use crate::alerts::Alerts;
 use crate::config::{Config, LedgerConfig};
 use crate::control::{
-    Control, ControlConfig, LastEnd, Life, LoadAsked, Start, TakeUp, effective_stable,
+    Control, ControlConfig, Life, LoadAsked, PreviousExit, ResumePlan, Start, effective_stable,
     folder_loader, same_place,
 };
 use crate::device::{Device, DeviceChoice, arena, end};
@@ -82,7 +82,7 @@ pub struct Running {
     pub operators: Option<SocketAddr>,
     pub control: Arc<Control>,
     stable: PathBuf,
-    take_up: TakeUp,
+    take_up: ResumePlan,
     /// The version that killed the previous process; it is not loaded automatically.
     refused: Option<PathBuf>,
     lifecycle: Lifecycle,
@@ -111,7 +111,8 @@ impl Running {
         let (start, take_up, last) = open_ledger(config, alerts)?;
         let stable = effective_stable(&start.state, &config.stable);
         let control = Control::start(settings, engine, loader, faults, start);
-        let refused = control.reckon(last).await.map(|canary| PathBuf::from(canary.path));
+        let refused =
+            control.settle_previous_exit(last).await.map(|canary| PathBuf::from(canary.path));
         if let Device::Card(card) = device {
             let watched = control.watch_device(Box::new(move || card.readings()));
             watched.map_err(CliError::from_text)?;
@@ -165,8 +166,8 @@ impl Running {
     }
 
     /// Serves stable alone: abandons a rollout that the last process left unfinished.
-    pub fn forgo_canary(&mut self) {
-        self.take_up.forgo("the server was started without a canary (--no-canary)");
+    pub fn abandon_canary(&mut self) {
+        self.take_up.abandon("the server was started without a canary (--no-canary)");
     }
 
     /// Loads the models, prints the addresses, and serves until told to stop or until that is no longer
@@ -184,9 +185,9 @@ impl Running {
                 let ended = control.clone();
                 signals.end_at_next(move || ended.end_in_order());
                 // With SIGINT from a terminal, there is no load balancer to wait for.
-                let lame_duck = if told == Told::Terminate { config.sockets.lame_duck } else { Duration::ZERO };
+                let lame_duck = if told == StopSignal::Terminate { config.sockets.lame_duck } else { Duration::ZERO };
                 self.wind_down(lame_duck, config.deployments.drain).await;
-                return Ok(Ended::Told);
+                return Ok(Ended::BySignal);
             }
             fault = control.device_lost() => {
                 tracing::error!("{fault}; the process ends");
@@ -279,10 +280,10 @@ async fn open_device(choice: &DeviceChoice) -> Result<Device, CliError> {
 fn open_ledger(
     config: &Config,
     alerts: Alerts,
-) -> Result<(Start, TakeUp, Option<LastEnd>), CliError> {
+) -> Result<(Start, ResumePlan, Option<PreviousExit>), CliError> {
     let Some(LedgerConfig { path, retention }) = &config.ledger else {
         let start = Start { alerts: Some(alerts), ..Start::default() };
-        return Ok((start, TakeUp::default(), None));
+        return Ok((start, ResumePlan::default(), None));
     };
     let options = Options::keeping(*retention);
     let at = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis();
@@ -325,7 +326,7 @@ pub(super) async fn run(args: ServeArgs) -> Result<ExitCode, CliError> {
     let signals = Signals::listen().map_err(CliError::from_text)?;
     let mut running = Running::start(&config).await?;
     if args.no_canary {
-        running.forgo_canary();
+        running.abandon_canary();
     }
     let ended = running.run_until(signals, &config).await?;
     if ended == Ended::DeviceLost {

@@ -20,7 +20,7 @@ const CHANGEABLE: &str = "server.log";
 
 /// How the shutdown was requested.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Told {
+pub(super) enum StopSignal {
     /// By a supervisor: SIGTERM.
     Terminate,
     /// By a user at a terminal: SIGINT.
@@ -39,10 +39,10 @@ impl Signals {
         Ok(Signals { terminate, interrupt: signal(SignalKind::interrupt())? })
     }
 
-    pub async fn next(&mut self) -> Told {
+    pub async fn next(&mut self) -> StopSignal {
         tokio::select! {
-            _ = self.terminate.recv() => Told::Terminate,
-            _ = self.interrupt.recv() => Told::Interrupt,
+            _ = self.terminate.recv() => StopSignal::Terminate,
+            _ = self.interrupt.recv() => StopSignal::Interrupt,
         }
     }
 

@@ -31,7 +31,7 @@ const LISTEN_EVERY: Duration = Duration::from_secs(1);
 
 pub(super) async fn run() -> Result<ExitCode, CliError> {
     let program = std::env::current_exe().map_err(CliError::from_text)?;
-    let mut told = Told::listen().map_err(CliError::from_text)?;
+    let mut told = SignalStreams::listen().map_err(CliError::from_text)?;
     let (mut restarts, mut alone) = (Restarts::default(), false);
     loop {
         let begun = Instant::now();
@@ -87,7 +87,7 @@ fn child_args(own: impl Iterator<Item = OsString>, alone: bool) -> Vec<OsString>
 /// Waits for the child's end and forwards signals; also returns whether it was told to stop.
 async fn follow(
     child: &mut Child,
-    told: &mut Told,
+    told: &mut SignalStreams,
     line: &mut Line,
 ) -> Result<(End, bool), CliError> {
     let mut stop = false;
@@ -168,17 +168,17 @@ pub(super) fn supervisor() -> Option<UnixStream> {
 }
 
 /// The signals to forward to the server.
-struct Told {
+struct SignalStreams {
     terminate: unix::Signal,
     interrupt: unix::Signal,
     hangup: unix::Signal,
 }
 
-impl Told {
-    fn listen() -> std::io::Result<Told> {
+impl SignalStreams {
+    fn listen() -> std::io::Result<SignalStreams> {
         let terminate = signal(SignalKind::terminate())?;
         let interrupt = signal(SignalKind::interrupt())?;
-        Ok(Told { terminate, interrupt, hangup: signal(SignalKind::hangup())? })
+        Ok(SignalStreams { terminate, interrupt, hangup: signal(SignalKind::hangup())? })
     }
 
     async fn stopped(&mut self) {

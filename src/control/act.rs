@@ -4,9 +4,9 @@
 //! afterwards; a weight that rises, or a swap of models, waits until it is written. The stage epoch keeps
 //! a raise that had to wait from undoing a fall that came after it.
 
-use super::book::model;
+use super::ledger_handle::model;
 use super::unload::Previous;
-use super::{Brain, Control, Deployment, alerting, keep};
+use super::{Control, ControlState, Deployment, alerting, keep};
 use crate::ledger::{Entry, LedgerError, Ticket};
 use crate::metrics;
 use crate::rollout::{Action, Decision, Event, Weight};
@@ -35,23 +35,23 @@ impl Control {
     /// Carries out `actions`, which followed from `event` at `now`, and writes them down after `entries`.
     pub(super) fn act(
         &self,
-        brain: &mut Brain,
+        state: &mut ControlState,
         now: Duration,
         event: Option<&Event>,
         actions: Vec<Action>,
         mut entries: Vec<Entry>,
     ) -> Done {
-        brain.revision += 1;
-        entries.extend(actions.iter().filter_map(|action| self.entry_of(brain, action)));
+        state.revision += 1;
+        entries.extend(actions.iter().filter_map(|action| self.entry_of(state, action)));
         let waits = self.raises(&actions);
         let later = match waits {
             true => actions,
             false => {
-                actions.into_iter().for_each(|action| self.carry_out(brain, action));
+                actions.into_iter().for_each(|action| self.carry_out(state, action));
                 Vec::new()
             }
         };
-        let ticket = self.book.commit(now, event, entries.clone());
+        let ticket = self.ledger.commit(now, event, entries.clone());
         let (done, wait) = oneshot::channel();
         // The task ends with the process only.
         let _ = self.commits.send(Commit { ticket, entries, actions: later, done });
@@ -68,7 +68,7 @@ impl Control {
         })
     }
 
-    fn entry_of(&self, brain: &Brain, action: &Action) -> Option<Entry> {
+    fn entry_of(&self, state: &ControlState, action: &Action) -> Option<Entry> {
         let routes = self.routes.read();
         let swap = |to: &Option<Arc<Deployment>>| {
             let (to, from) = (to.as_deref()?, routes.stable.as_deref()?);
@@ -80,20 +80,20 @@ impl Control {
             }
             Action::Promote => swap(&routes.canary),
             Action::Undo => {
-                swap(&brain.previous.as_ref().map(|previous| previous.deployment.clone()))
+                swap(&state.previous.as_ref().map(|previous| previous.deployment.clone()))
             }
             Action::UnloadCanary => None,
             Action::Decision(decision) => Some(Entry::Decision(Box::new(decision.clone()))),
         }
     }
 
-    pub(super) fn carry_out(&self, brain: &mut Brain, action: Action) {
+    pub(super) fn carry_out(&self, state: &mut ControlState, action: Action) {
         match action {
             Action::SetWeight { weight, stage } => self.set_routing(weight, stage),
-            Action::Promote => self.swap(brain),
-            Action::Undo => self.swap_back(brain),
+            Action::Promote => self.swap(state),
+            Action::Undo => self.swap_back(state),
             Action::UnloadCanary => self.retire_canary("rolled back"),
-            Action::Decision(decision) => self.announce(brain, decision),
+            Action::Decision(decision) => self.announce(state, decision),
         }
     }
 
@@ -107,13 +107,17 @@ impl Control {
         routes.stage = stage;
         drop(routes);
         if changed {
-            self.notes.tell("weight", false, json!({"weight": weight.percent(), "stage": stage}));
+            self.notes.publish(
+                "weight",
+                false,
+                json!({"weight": weight.percent(), "stage": stage}),
+            );
         }
     }
 
     /// The canary becomes stable: one pointer moves, no weights do. The former stable waits for a while, in
     /// case that is taken back, and is then unloaded.
-    fn swap(&self, brain: &mut Brain) {
+    fn swap(&self, state: &mut ControlState) {
         let former = {
             let mut routes = self.routes.write();
             let Some(canary) = routes.canary.take() else { return };
@@ -127,7 +131,7 @@ impl Control {
             self.retire(deployment, "replaced", self.deployments.finish);
         } else {
             let until = Instant::now() + self.deployments.keep_previous;
-            brain.previous = Some(Previous { deployment, until });
+            state.previous = Some(Previous { deployment, until });
         }
     }
 
@@ -150,8 +154,8 @@ impl Control {
     }
 
     /// The former stable serves again; the promoted version leaves.
-    fn swap_back(&self, brain: &mut Brain) {
-        let Some(Previous { deployment, .. }) = brain.previous.take() else { return };
+    fn swap_back(&self, state: &mut ControlState) {
+        let Some(Previous { deployment, .. }) = state.previous.take() else { return };
         let promoted = self.routes.write().stable.replace(deployment);
         self.share_turns();
         if let Some(promoted) = promoted {
@@ -168,23 +172,23 @@ impl Control {
     }
 
     /// What is in force is what the ledger has: where that is no canary, none is on trial.
-    fn off_trial(&self, brain: &Brain) {
-        let idle = brain.loading.is_none() && brain.resuming.is_none();
+    fn off_trial(&self, state: &ControlState) {
+        let idle = state.loading.is_none() && state.resuming.is_none();
         if idle && self.routes.read().canary.is_none() {
             self.life.on_trial(None);
         }
     }
 
-    fn announce(&self, brain: &mut Brain, decision: Decision) {
+    fn announce(&self, state: &mut ControlState, decision: Decision) {
         let Decision { kind, rollout, weight, stage, text, .. } = &decision;
         metrics::decision(kind.as_str());
         let body = json!({
             "decision": kind.as_str(), "rollout": rollout, "weight": weight.percent(), "stage": stage,
             "text": text, "gates": super::status::gates(&decision.verdict),
         });
-        self.notes.tell("decision", kind.is_alert(), body);
-        alerting::of_decision(self, brain, &decision);
-        keep(&mut brain.decisions, decision);
+        self.notes.publish("decision", kind.is_alert(), body);
+        alerting::of_decision(self, state, &decision);
+        keep(&mut state.decisions, decision);
     }
 }
 
@@ -200,14 +204,14 @@ pub(super) async fn commit(control: Weak<Control>, mut inbox: UnboundedReceiver<
             }
             tokio::time::sleep(AGAIN_AFTER).await;
             let Some(control) = control.upgrade() else { return };
-            waiting = control.book.again(control.now(), entries.clone());
+            waiting = control.ledger.again(control.now(), entries.clone());
         }
         let Some(control) = control.upgrade() else { return };
         {
-            let mut brain = control.brain.lock();
-            brain.held = None;
-            actions.into_iter().for_each(|action| control.carry_out(&mut brain, action));
-            control.off_trial(&brain);
+            let mut state = control.state.lock();
+            state.held = None;
+            actions.into_iter().for_each(|action| control.carry_out(&mut state, action));
+            control.off_trial(&state);
         }
         // Nobody may be waiting.
         let _ = done.send(());
@@ -217,8 +221,8 @@ pub(super) async fn commit(control: Weak<Control>, mut inbox: UnboundedReceiver<
 impl Control {
     /// The ledger has refused what `actions` wait for: that is said, once.
     fn hold(&self, error: &LedgerError, actions: &[Action]) {
-        let mut brain = self.brain.lock();
-        if brain.held.is_some() {
+        let mut state = self.state.lock();
+        if state.held.is_some() {
             return;
         }
         let weight = actions.iter().find_map(|action| match action {
@@ -234,9 +238,9 @@ impl Control {
             None => "a decision waits".to_owned(),
         };
         let text = format!("{what} until the ledger takes it: {error}");
-        self.notes.tell("held", true, json!({"what": what, "why": error.to_string()}));
+        self.notes.publish("held", true, json!({"what": what, "why": error.to_string()}));
         alerting::held(self, &what, &error.to_string());
-        brain.held = Some(text);
-        brain.revision += 1;
+        state.held = Some(text);
+        state.revision += 1;
     }
 }

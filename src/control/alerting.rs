@@ -2,8 +2,8 @@
 //!
 //! Builds alerts; who gets them and how is the alerts' room.
 
-use super::book::unix_ms;
-use super::{Brain, Control, Deployment};
+use super::ledger_handle::unix_ms;
+use super::{Control, ControlState, Deployment};
 use crate::alerts::{Alert, AlertId, Kind, ModelVersion, WeightChange};
 use crate::ledger::{Health, Model, Running};
 use crate::plain;
@@ -19,26 +19,26 @@ const LOST: &str = "the server ends; started again it serves stable alone and re
 const NOT_LOADED: &str = "this version is not loaded again; stable serves alone";
 
 /// Sends what this decision is worth, if anything.
-pub(super) fn of_decision(control: &Control, brain: &Brain, decision: &Decision) {
+pub(super) fn of_decision(control: &Control, state: &ControlState, decision: &Decision) {
     let Some((kind, done)) = meaning(decision.kind) else { return };
     let rolled_back = matches!(decision.kind, DecisionKind::RolledBack { .. });
     let done = match rolled_back {
         true if control.device_fault().is_some() => LOST,
-        true if brain.resuming.is_some() => NOT_LOADED,
+        true if state.resuming.is_some() => NOT_LOADED,
         _ => done,
     };
     // Once the models have changed places, no canary has a share.
     let swapped = matches!(kind, Kind::Promoted | Kind::Undone);
     let weight = (!swapped).then(|| WeightChange {
-        before: brain.decisions.back().map_or(0, |decision| decision.weight.percent()),
+        before: state.decisions.back().map_or(0, |decision| decision.weight.percent()),
         after: decision.weight.percent(),
     });
     let (what, why) = decision.text.split_once(": ").unwrap_or((&decision.text, ""));
-    let about = About {
+    let about = AlertContext {
         rollout: Some(&decision.rollout),
         stage: decision.stage,
         weight,
-        canary: brain.trial.as_ref().map(short),
+        canary: state.trial.as_ref().map(short),
     };
     send(control, kind, about, [what, why, done]);
 }
@@ -83,7 +83,7 @@ fn meaning(kind: DecisionKind) -> Option<(Kind, &'static str)> {
 
 /// The device has failed and no rollout ran. `candidate`: a canary was being loaded.
 pub(super) fn device_lost(control: &Control, stage: u64, why: &str, candidate: bool) {
-    let about = About { stage, ..About::default() };
+    let about = AlertContext { stage, ..AlertContext::default() };
     let (kind, done) = match candidate {
         true => (Kind::Fault, LOST),
         false => (Kind::StableFault, "the server ends, to be started again"),
@@ -93,18 +93,18 @@ pub(super) fn device_lost(control: &Control, stage: u64, why: &str, candidate: b
 
 /// The process before ended under a version that is refused from now on; no rollout of it can be rolled back.
 pub(super) fn refused(control: &Control, canary: &Model, why: &str) {
-    let about = About { canary: Some(short(canary)), ..About::default() };
+    let about = AlertContext { canary: Some(short(canary)), ..AlertContext::default() };
     send(control, Kind::Fault, about, ["the server died with a canary in force", why, NOT_LOADED]);
 }
 
 /// Something waits because the ledger has refused it.
 pub(super) fn held(control: &Control, what: &str, why: &str) {
     let done = "serving goes on as it was; it is tried again until the ledger takes it";
-    send(control, Kind::LedgerFailed, About::default(), [what, why, done]);
+    send(control, Kind::LedgerFailed, AlertContext::default(), [what, why, done]);
 }
 
 /// Where a rollout stood that is taken up.
-pub(super) struct Stood<'a> {
+pub(super) struct ResumedAt<'a> {
     pub weight: Weight,
     pub stage: u64,
     /// What else is to be said of it.
@@ -113,8 +113,8 @@ pub(super) struct Stood<'a> {
 }
 
 /// A rollout of an earlier process goes on, or, for a reason, does not.
-pub(super) fn resumed(control: &Control, running: &Running, stood: Stood<'_>) {
-    let Stood { weight, stage, remark, why_not } = stood;
+pub(super) fn resumed(control: &Control, running: &Running, stood: ResumedAt<'_>) {
+    let ResumedAt { weight, stage, remark, why_not } = stood;
     let weight = weight.percent();
     let what = format!("the server was restarted in the middle of a rollout at {weight} %");
     let (why, done) = match why_not {
@@ -126,7 +126,7 @@ pub(super) fn resumed(control: &Control, running: &Running, stood: Stood<'_>) {
     };
     let after = if why_not.is_none() { weight } else { 0 };
     let change = WeightChange { before: weight, after };
-    let about = About {
+    let about = AlertContext {
         rollout: Some(&running.opening.rollout),
         stage,
         weight: Some(change),
@@ -143,21 +143,21 @@ pub(super) async fn watch_ledger(control: Weak<Control>, mut health: watch::Rece
         if let Some(why) = failing {
             let done = "serving goes on; no weight rises until it can be written again";
             let texts = ["the ledger cannot be written", why.as_str(), done];
-            send(&control, Kind::LedgerFailed, About::default(), texts);
+            send(&control, Kind::LedgerFailed, AlertContext::default(), texts);
         }
     }
 }
 
 /// What an alert belongs to.
 #[derive(Default)]
-struct About<'a> {
+struct AlertContext<'a> {
     rollout: Option<&'a str>,
     stage: u64,
     weight: Option<WeightChange>,
     canary: Option<ModelVersion>,
 }
 
-fn send(control: &Control, kind: Kind, about: About<'_>, [what, why, done]: [&str; 3]) {
+fn send(control: &Control, kind: Kind, about: AlertContext<'_>, [what, why, done]: [&str; 3]) {
     let Some(alerts) = &control.alerts else { return };
     let stable = control.routes.read().stable.as_deref().map(version);
     alerts.send(Alert {
@@ -178,7 +178,7 @@ fn send(control: &Control, kind: Kind, about: About<'_>, [what, why, done]: [&st
 }
 
 fn version(deployment: &Deployment) -> ModelVersion {
-    short(&super::book::model(deployment))
+    short(&super::ledger_handle::model(deployment))
 }
 
 fn short(model: &Model) -> ModelVersion {

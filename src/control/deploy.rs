@@ -36,24 +36,27 @@ pub struct EngineConfig {
     pub text: TextOptions,
 }
 
-/// How deployments are made; the seam at which tests put in fake models. The [`Vet`] is asked once the
+/// How deployments are made; the seam at which tests put in fake models. The [`DigestCheck`] is asked once the
 /// content is known and before it takes memory.
-pub type Loader =
-    Arc<dyn Fn(PathBuf, Vet) -> BoxFuture<'static, Result<Deployment, DeployError>> + Send + Sync>;
+pub type Loader = Arc<
+    dyn Fn(PathBuf, DigestCheck) -> BoxFuture<'static, Result<Deployment, DeployError>>
+        + Send
+        + Sync,
+>;
 
 /// Says, by a model's digest, why it must not be loaded; if it may, makes room for it.
-pub type Vet = Arc<dyn Fn(&str) -> BoxFuture<'static, Result<(), String>> + Send + Sync>;
+pub type DigestCheck = Arc<dyn Fn(&str) -> BoxFuture<'static, Result<(), String>> + Send + Sync>;
 
 /// Nothing is said against any model.
-pub fn any_digest() -> Vet {
+pub fn any_digest() -> DigestCheck {
     Arc::new(|_| Box::pin(std::future::ready(Ok(()))))
 }
 
 /// The real loader: folders, files and references into `engine`.
 pub fn folder_loader(engine: EngineHandle, config: EngineConfig, device: Device) -> Loader {
-    Arc::new(move |path, vet| {
+    Arc::new(move |path, check| {
         let (engine, device) = (engine.clone(), device.clone());
-        Box::pin(async move { load_folder(&engine, config, device, &path, vet).await })
+        Box::pin(async move { load_folder(&engine, config, device, &path, check).await })
     })
 }
 
@@ -62,7 +65,7 @@ async fn load_folder(
     config: EngineConfig,
     device: Device,
     path: &Path,
-    vet: Vet,
+    check: DigestCheck,
 ) -> Result<Deployment, DeployError> {
     let path = intake::resolve(path).await?;
     // Dropped with this future: a load that nobody waits for ends its template's trial.
@@ -73,7 +76,7 @@ async fn load_folder(
     });
     let opened = opened.await.map_err(|e| DeployError::Interrupted(e.to_string()))??;
     let OpenedModel { weights, codec, digest } = opened;
-    vet(&digest).await.map_err(|why| DeployError::Vetoed { path: path.clone(), why })?;
+    check(&digest).await.map_err(|why| DeployError::NotAllowed { path: path.clone(), why })?;
     let make = move || match device {
         Device::Cpu => on_cpu(&weights, &config),
         Device::Card(card) => on_card(&weights, &config, card),
@@ -127,7 +130,7 @@ fn plan_card(
     let SchedulerConfig { max_running, max_batch_tokens, .. } = config.scheduler;
     let plan = |blocks: usize| {
         let kv = config.kv_cache.on_card(weights);
-        let multiprocessors = pool.card().facts().multiprocessors as usize;
+        let multiprocessors = pool.card().properties().multiprocessors as usize;
         let step = (max_batch_tokens, max_running);
         CardPlan::new(model, step, (blocks, config.block_size), kv, multiprocessors)
     };

@@ -25,7 +25,7 @@ pub enum DeployError {
     #[error("loading was interrupted: {0}")]
     Interrupted(String),
     #[error("{}: {why}", path.display())]
-    Vetoed { path: PathBuf, why: String },
+    NotAllowed { path: PathBuf, why: String },
 }
 
 impl DeployError {

@@ -38,7 +38,7 @@ pub struct Trial {
 
 /// How the process before ended, if that was not in order.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct LastEnd {
+pub struct PreviousExit {
     /// Which process's it was, so that no end is drawn from twice; empty where that is not known.
     pub id: String,
     pub how: HowEnded,
@@ -81,7 +81,7 @@ struct Kept {
 impl Life {
     /// For the ledger at `ledger`, whose lock is held; and what the file of the process before says. If there is
     /// one, it stays until [`Life::settle`] or until something is on trial.
-    pub fn begin(ledger: &Path, supervisor: Option<UnixStream>) -> (Life, Option<LastEnd>) {
+    pub fn begin(ledger: &Path, supervisor: Option<UnixStream>) -> (Life, Option<PreviousExit>) {
         let mut path = ledger.as_os_str().to_owned();
         path.push(".life");
         let path = PathBuf::from(path);
@@ -90,7 +90,11 @@ impl Life {
         let note = Note { id, boot: boot.trim().to_owned(), kills: kills(), trial: None };
         let last = fs::read(&path).ok().map(|bytes| {
             let (signal, before) = parse(&bytes);
-            LastEnd { id: before.id.clone(), how: how(signal, &before, &note), trial: before.trial }
+            PreviousExit {
+                id: before.id.clone(),
+                how: how(signal, &before, &note),
+                trial: before.trial,
+            }
         });
         let mut kept = Kept { path, file: None, note, supervisor };
         if last.is_none() {

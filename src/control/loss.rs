@@ -5,7 +5,7 @@
 //! wait for a device that never answers. Ends no process itself; whoever runs the server does.
 
 use super::act::Done;
-use super::{Brain, Control, alerting};
+use super::{Control, ControlState, alerting};
 use crate::engine::LaneId;
 use crate::ledger::Entry;
 use crate::rollout::{Arm, Event, Phase};
@@ -18,16 +18,16 @@ use tokio::sync::watch;
 const RECORD_WITHIN: Duration = Duration::from_secs(3);
 
 /// Whether the device has failed.
-pub(super) struct Loss {
+pub(super) struct DeviceFailure {
     /// How, for operators.
     fault: OnceLock<String>,
     /// What follows from it is written down, or could not be in time.
     settled: watch::Sender<bool>,
 }
 
-impl Default for Loss {
-    fn default() -> Loss {
-        Loss { fault: OnceLock::new(), settled: watch::channel(false).0 }
+impl Default for DeviceFailure {
+    fn default() -> DeviceFailure {
+        DeviceFailure { fault: OnceLock::new(), settled: watch::channel(false).0 }
     }
 }
 
@@ -59,39 +59,39 @@ impl Control {
 
     /// `step`: whose step it was, if it was one; some lanes serve no arm any more.
     fn settle(&self, step: Option<Option<Arm>>, what: &str) -> Done {
-        let mut brain = self.brain.lock();
+        let mut state = self.state.lock();
         let now = self.now();
         let arm = step.flatten().unwrap_or(Arm::Stable);
-        self.notes.tell("device_lost", true, json!({"arm": arm.as_str(), "what": what}));
+        self.notes.publish("device_lost", true, json!({"arm": arm.as_str(), "what": what}));
         let fault = format!("the device has failed: {what}");
         let mut entries = vec![Entry::Fault { arm, what: fault }];
-        let candidate = brain.candidate.take();
+        let candidate = state.candidate.take();
         if let Some(digest) = &candidate {
             let reason = format!("the device failed while this version was being loaded: {what}");
             entries.push(Entry::Rejected { digest: digest.clone(), reason });
         }
-        if !matches!(brain.rollout.phase(), Phase::Running { .. }) {
-            alerting::device_lost(self, brain.rollout.stage(), what, candidate.is_some());
-            return self.act(&mut brain, now, None, Vec::new(), entries);
+        if !matches!(state.rollout.phase(), Phase::Running { .. }) {
+            alerting::device_lost(self, state.rollout.stage(), what, candidate.is_some());
+            return self.act(&mut state, now, None, Vec::new(), entries);
         }
         let what = format!("{}: {what}", suspicion(step));
-        self.roll_back_for(&mut brain, now, what, entries)
+        self.roll_back_for(&mut state, now, what, entries)
     }
 
     /// The canary is what is new here, so it is taken to have done it.
     pub(super) fn roll_back_for(
         &self,
-        brain: &mut Brain,
+        state: &mut ControlState,
         now: Duration,
         what: String,
         entries: Vec<Entry>,
     ) -> Done {
         let event = Event::Fault { arm: Arm::Canary, what };
-        match brain.rollout.step(now, event.clone()) {
-            Ok(actions) => self.act(brain, now, Some(&event), actions, entries),
+        match state.rollout.step(now, event.clone()) {
+            Ok(actions) => self.act(state, now, Some(&event), actions, entries),
             Err(error) => {
                 tracing::error!(%error, "the rollout refused an event");
-                self.act(brain, now, None, Vec::new(), entries)
+                self.act(state, now, None, Vec::new(), entries)
             }
         }
     }

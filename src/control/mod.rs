@@ -3,20 +3,20 @@
 //! [`Control`] owns the state machine and the routes. An outcome is stepped synchronously, and a weight
 //! that falls is in the routes before the call returns, so the very next request sees it. What rises -
 //! a weight, a promotion - waits until the ledger has it (`act`). What takes time, draining and unloading
-//! a model, goes to a task (`unload`). Locks are taken in the order brain, routes; neither is held across
+//! a model, goes to a task (`unload`). Locks are taken in the order state, routes; neither is held across
 //! an await. The clock of the rollout is read here and nowhere else.
 //!
 //! Reading order: `intake` and `deploy` (how a model gets loaded), `orders` (what operators want), `act` (what the
-//! rollout wants), `loss` (a device that has failed), `unload`, `book`, `alerting` and `notes` (who is told), `resume`
+//! rollout wants), `loss` (a device that has failed), `unload`, `ledger_handle`, `alerting` and `notes` (who is told), `resume`
 //! (after a restart), `life` (what the next process will know of this one's end), `feedback` and `retries` (who wrote
 //! what), `readings` (the device's state), `status`.
 
 mod act;
 mod alerting;
-mod book;
 mod deploy;
 mod feedback;
 mod intake;
+mod ledger_handle;
 pub mod life;
 mod loss;
 mod notes;
@@ -27,13 +27,13 @@ mod retries;
 mod status;
 mod unload;
 
-pub use deploy::{EngineConfig, Loader, Vet, any_digest, folder_loader};
+pub use deploy::{DigestCheck, EngineConfig, Loader, any_digest, folder_loader};
 pub use intake::{DeployError, OpenedModel, look, look_with};
-pub use life::{LastEnd, Life, Trial};
+pub use life::{Life, PreviousExit, Trial};
 pub use notes::{Listener, Note};
 pub use orders::{Asked, LoadAsked, same_place};
 pub use readings::ReadDevice;
-pub use resume::{Resuming, Start, TakeUp, effective_stable};
+pub use resume::{ResumePlan, Resuming, Start, effective_stable};
 pub use status::{
     ArmFigures, ArmStatus, DeviceStatus, ForecastStatus, GateStatus, LaneStatus, ModelsView,
     ShadowStatus, Status, Unload,
@@ -46,12 +46,12 @@ use crate::metrics;
 use crate::rollout::{Arm, Class, Decision, Event, Outcome, Phase, Policy, Rollout};
 use crate::routing::{Assignment, Deployment, NoRoute, Routes};
 use act::Commit;
-use book::Book;
 use feedback::{Author, Authors, Vote};
-use loss::Loss;
+use ledger_handle::LedgerHandle;
+use loss::DeviceFailure;
 use notes::Notes;
 use parking_lot::{Mutex, RwLock};
-use readings::Watched;
+use readings::DeviceMonitor;
 use retries::Retries;
 use serde_json::json;
 use std::collections::VecDeque;
@@ -61,7 +61,7 @@ use std::sync::{Arc, OnceLock, Weak};
 use std::time::{Duration, Instant};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::sync::watch;
-use unload::{Chore, Previous};
+use unload::{Previous, UnloadTask};
 
 /// Decisions and unloads kept for display.
 const KEPT: usize = 100;
@@ -157,23 +157,23 @@ pub struct Control {
     clock: Duration,
     /// How long after `origin` that clock began to run: once a rollout of the process before was taken up.
     idle: OnceLock<Duration>,
-    brain: Mutex<Brain>,
+    state: Mutex<ControlState>,
     routes: RwLock<Routes>,
     authors: Mutex<Authors>,
     retries: Mutex<Retries>,
-    book: Book,
+    ledger: LedgerHandle,
     notes: Notes,
     alerts: Option<Alerts>,
-    chores: UnboundedSender<Chore>,
+    unload_queue: UnboundedSender<UnloadTask>,
     commits: UnboundedSender<Commit>,
     /// Counts finished unloads, so that waiting for one is possible.
     unloads: watch::Sender<u64>,
-    loss: Loss,
+    loss: DeviceFailure,
     life: Life,
-    watched: Mutex<Watched>,
+    watched: Mutex<DeviceMonitor>,
 }
 
-struct Brain {
+struct ControlState {
     rollout: Rollout,
     /// Rises with everything that changes what an operator may have seen.
     revision: u64,
@@ -216,7 +216,7 @@ impl Control {
         faults: UnboundedReceiver<EngineFault>,
         start: Start,
     ) -> Arc<Control> {
-        let (chores, chore_inbox) = unbounded_channel();
+        let (unload_queue, unload_inbox) = unbounded_channel();
         let (commits, commit_inbox) = unbounded_channel();
         let Start { ledger, state, machine, clock, alerts, life, resuming } = start;
         let idle = OnceLock::new();
@@ -231,7 +231,7 @@ impl Control {
             origin: Instant::now(),
             clock,
             idle,
-            brain: Mutex::new(Brain {
+            state: Mutex::new(ControlState {
                 rollout: machine.unwrap_or_else(|| Rollout::new(config.policy.clone())),
                 revision: 1,
                 decisions: VecDeque::new(),
@@ -249,21 +249,21 @@ impl Control {
             routes: RwLock::new(Routes::empty()),
             authors: Mutex::default(),
             retries: Mutex::default(),
-            book: Book::new(ledger, state),
+            ledger: LedgerHandle::new(ledger, state),
             notes: Notes::new(),
             alerts,
-            chores,
+            unload_queue,
             commits,
             unloads: watch::channel(0).0,
-            loss: Loss::default(),
+            loss: DeviceFailure::default(),
             life,
             watched: Mutex::default(),
         });
         tokio::spawn(tick(Arc::downgrade(&control)));
         tokio::spawn(act::commit(Arc::downgrade(&control), commit_inbox));
-        tokio::spawn(unload::unload_models(Arc::downgrade(&control), chore_inbox));
+        tokio::spawn(unload::unload_models(Arc::downgrade(&control), unload_inbox));
         tokio::spawn(listen_for_faults(Arc::downgrade(&control), faults));
-        if let Some(health) = control.book.watch() {
+        if let Some(health) = control.ledger.watch() {
             tokio::spawn(alerting::watch_ledger(Arc::downgrade(&control), health));
         }
         control
@@ -362,7 +362,7 @@ impl Control {
         if vote.comment.is_some() || !vote.tags.is_empty() {
             let VoteGiven { id, comment, tags, .. } = vote;
             let body = json!({"id": id, "arm": arm.as_str(), "value": value, "comment": comment, "tags": tags});
-            self.notes.tell("feedback", false, body);
+            self.notes.publish("feedback", false, body);
         }
         if judged {
             self.feed(Event::Feedback { arm, stage, positive: value > 0.0 });
@@ -374,43 +374,43 @@ impl Control {
     pub async fn load_stable(&self, path: &Path) -> Result<Arc<Deployment>, ControlError> {
         let deployment = self.load(path, deploy::any_digest()).await?;
         self.routes.write().stable = Some(deployment.clone());
-        let model = book::model(&deployment);
-        self.book.note(self.now(), Entry::ModelLoaded { arm: Arm::Stable, model });
-        self.tell_loaded(Arm::Stable, &deployment);
+        let model = ledger_handle::model(&deployment);
+        self.ledger.note(self.now(), Entry::ModelLoaded { arm: Arm::Stable, model });
+        self.publish_loaded(Arm::Stable, &deployment);
         Ok(deployment)
     }
 
-    fn tell_loaded(&self, arm: Arm, deployment: &Deployment) {
+    fn publish_loaded(&self, arm: Arm, deployment: &Deployment) {
         let Deployment { version, digest, path, .. } = deployment;
         let body =
             json!({"arm": arm.as_str(), "version": &**version, "digest": digest, "path": path});
-        self.notes.tell("loaded", false, body);
+        self.notes.publish("loaded", false, body);
     }
 
-    /// Loads a model that `vet` has nothing against. One at a time.
-    async fn load(&self, path: &Path, vet: Vet) -> Result<Arc<Deployment>, ControlError> {
+    /// Loads a model that `check` has nothing against. One at a time.
+    async fn load(&self, path: &Path, check: DigestCheck) -> Result<Arc<Deployment>, ControlError> {
         if let Some(fault) = self.device_fault() {
             return Err(ControlError::Load(fault.to_owned()));
         }
         {
-            let mut brain = self.brain.lock();
-            if brain.loading.is_some() {
+            let mut state = self.state.lock();
+            if state.loading.is_some() {
                 return Err(ControlError::Loading);
             }
-            brain.loading = Some(path.display().to_string());
-            brain.candidate = None;
-            if brain.resuming.is_none() && self.routes.read().stable.is_some() {
+            state.loading = Some(path.display().to_string());
+            state.candidate = None;
+            if state.resuming.is_none() && self.routes.read().stable.is_some() {
                 // Opening it may be what ends the process.
-                let model = orders::unloaded(path, &book::unread(path));
+                let model = orders::unloaded(path, &ledger_handle::unread(path));
                 self.life.on_trial(Some(Trial { model, loading: true }));
             }
         }
-        let loaded = (self.loader)(path.to_owned(), vet).await;
+        let loaded = (self.loader)(path.to_owned(), check).await;
         {
-            let mut brain = self.brain.lock();
-            brain.loading = None;
+            let mut state = self.state.lock();
+            state.loading = None;
             if loaded.as_ref().is_err_and(|error| !error.is_device_lost()) {
-                brain.candidate = None;
+                state.candidate = None;
             }
         }
         loaded.map(Arc::new).map_err(|e| ControlError::Load(e.to_string()))
@@ -418,20 +418,20 @@ impl Control {
 
     /// Steps the machine. Nothing that an outcome or a tick leads to needs anybody to wait for it.
     fn feed(&self, event: Event) {
-        let mut brain = self.brain.lock();
-        if brain.resuming.is_some() && !matches!(event, Event::Fault { .. }) {
+        let mut state = self.state.lock();
+        if state.resuming.is_some() && !matches!(event, Event::Fault { .. }) {
             // Nothing is on trial yet, and time must not raise what is not there.
             return;
         }
         let now = self.now();
-        match brain.rollout.step(now, event.clone()) {
+        match state.rollout.step(now, event.clone()) {
             Ok(actions) if actions.is_empty() => {
                 // An idle tick changes nothing and would fill the journal.
                 if event != Event::Tick {
-                    self.book.record(now, &event);
+                    self.ledger.record(now, &event);
                 }
             }
-            Ok(actions) => drop(self.act(&mut brain, now, Some(&event), actions, Vec::new())),
+            Ok(actions) => drop(self.act(&mut state, now, Some(&event), actions, Vec::new())),
             Err(error) => tracing::error!(%error, "the rollout refused an event"),
         }
     }
@@ -449,8 +449,8 @@ impl Control {
 
     fn lane_failed(&self, lane: LaneId, what: String) {
         let Some(arm) = self.arm_of(lane) else { return };
-        self.book.note(self.now(), Entry::Fault { arm, what: what.clone() });
-        self.notes.tell("fault", true, json!({"arm": arm.as_str(), "what": what}));
+        self.ledger.note(self.now(), Entry::Fault { arm, what: what.clone() });
+        self.notes.publish("fault", true, json!({"arm": arm.as_str(), "what": what}));
         self.feed(Event::Fault { arm, what });
     }
 
@@ -473,7 +473,7 @@ impl Control {
 
     /// Whether a rollout is under way.
     pub fn running(&self) -> bool {
-        matches!(self.brain.lock().rollout.phase(), Phase::Running { .. })
+        matches!(self.state.lock().rollout.phase(), Phase::Running { .. })
     }
 
     /// Lets alerts that are on their way arrive.
@@ -505,7 +505,7 @@ async fn tick(control: Weak<Control>) {
         let Some(control) = control.upgrade() else { return };
         control.feed(Event::Tick);
         control.forget_previous();
-        control.note_wellness();
+        control.record_healthy();
         if ticks.is_multiple_of(REFRESH) {
             control.life.refresh();
         }

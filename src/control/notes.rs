@@ -3,7 +3,7 @@
 //! The last notes are kept for listeners that come back. Nothing here can fail or wait: a listener that
 //! is too slow misses notes and is told how many.
 
-use super::book::unix_ms;
+use super::ledger_handle::unix_ms;
 use parking_lot::Mutex;
 use serde_json::Value;
 use std::collections::VecDeque;
@@ -48,7 +48,7 @@ impl Notes {
     }
 
     /// Tells everybody, and the log.
-    pub fn tell(&self, kind: &'static str, alert: bool, body: Value) {
+    pub fn publish(&self, kind: &'static str, alert: bool, body: Value) {
         let note = self.keep(kind, body);
         let Note { id, body, .. } = &*note;
         let shown = (!OF_USERS.contains(&kind)).then_some(body);
@@ -89,9 +89,9 @@ mod tests {
     #[test]
     fn a_listener_that_comes_back_gets_what_it_missed_and_nothing_twice() {
         let notes = Notes::new();
-        (1..=5).for_each(|n| notes.tell("decision", false, json!(n)));
+        (1..=5).for_each(|n| notes.publish("decision", false, json!(n)));
         let mut listener = notes.listen(3);
-        notes.tell("weight", false, json!(6));
+        notes.publish("weight", false, json!(6));
         let ids: Vec<u64> = listener.earlier.iter().map(|note| note.id).collect();
         assert_eq!(ids, [4, 5]);
         assert_eq!(listener.later.try_recv().unwrap().id, 6);
@@ -118,8 +118,8 @@ mod tests {
         let writer = log.clone();
         let lines = tracing_subscriber::fmt().with_writer(move || writer.clone()).finish();
         tracing::subscriber::with_default(lines, || {
-            notes.tell("feedback", false, json!({"comment": "my doctor said"}));
-            notes.tell("weight", false, json!({"percent": 25}));
+            notes.publish("feedback", false, json!({"comment": "my doctor said"}));
+            notes.publish("weight", false, json!({"percent": 25}));
         });
         let text = String::from_utf8(log.0.lock().clone()).unwrap();
         assert!(!text.contains("doctor") && text.contains("feedback"), "{text}");
@@ -130,7 +130,7 @@ mod tests {
     #[test]
     fn memory_is_bounded() {
         let notes = Notes::new();
-        (0..2 * KEPT).for_each(|n| notes.tell("decision", false, json!(n)));
+        (0..2 * KEPT).for_each(|n| notes.publish("decision", false, json!(n)));
         assert_eq!(notes.listen(0).earlier.len(), KEPT);
     }
 }

@@ -6,9 +6,9 @@
 //! being late. Decides nothing about rollouts; the machine does.
 
 use super::act::Done;
-use super::book::{self, model};
+use super::ledger_handle::{self, model};
 use super::life::Trial;
-use super::{Brain, Control, ControlError, Deployment, Unload, Vet};
+use super::{Control, ControlError, ControlState, Deployment, DigestCheck, Unload};
 use crate::engine::LaneId;
 use crate::ledger::{Entry, Model, Opening, Rejection};
 use crate::rollout::{Arm, Event, Operator, Order, Rollout, Weight};
@@ -75,7 +75,7 @@ impl Control {
             }
             Err(error) => {
                 self.tell_load(&asked, self_test, Some(&error));
-                self.book.note(self.now(), load_ordered(&asked, self_test, Some(&error)));
+                self.ledger.note(self.now(), load_ordered(&asked, self_test, Some(&error)));
                 Err(error)
             }
         }
@@ -87,8 +87,8 @@ impl Control {
         self_test: bool,
     ) -> Result<(Arc<Deployment>, Done), ControlError> {
         {
-            let brain = self.brain.lock();
-            if brain.resuming.is_some() {
+            let state = self.state.lock();
+            if state.resuming.is_some() {
                 return Err(ControlError::Resuming);
             }
             let routes = self.routes.read();
@@ -99,12 +99,12 @@ impl Control {
                 return Err(ControlError::CanaryPresent { version: canary.version.to_string() });
             }
         }
-        let place = book::unread(&asked.path);
-        if let Some(rejection) = self.book.rejection(&place).filter(|_| !asked.retry) {
+        let place = ledger_handle::unread(&asked.path);
+        if let Some(rejection) = self.ledger.rejection(&place).filter(|_| !asked.retry) {
             return Err(ControlError::Load(rejected_before(&rejection)));
         }
-        let vet = self.vet(asked, self_test);
-        let deployment = match self.load(&asked.path, vet).await {
+        let check = self.digest_check(asked, self_test);
+        let deployment = match self.load(&asked.path, check).await {
             Ok(deployment) => deployment,
             Err(error) => {
                 if error != ControlError::Loading {
@@ -113,7 +113,7 @@ impl Control {
                 return Err(error);
             }
         };
-        self.tell_loaded(Arm::Canary, &deployment);
+        self.publish_loaded(Arm::Canary, &deployment);
         match self.begin(&deployment, asked, self_test) {
             Ok(done) => Ok((deployment, done)),
             Err(error) => {
@@ -131,12 +131,12 @@ impl Control {
             "command": command, "path": path, "retry": retry, "by": by, "reason": reason,
             "refused": refused.map(ToString::to_string),
         });
-        self.notes.tell("order", false, body);
+        self.notes.publish("order", false, body);
     }
 
     /// A former stable that is still kept makes room for the next canary.
     async fn make_room(&self) {
-        let previous = self.brain.lock().previous.take();
+        let previous = self.state.lock().previous.take();
         if let Some(previous) = previous {
             let lane = previous.deployment.lane;
             self.retire(previous.deployment, "replaced", self.deployments.drain);
@@ -147,17 +147,17 @@ impl Control {
     /// Refuses content that was rejected before, before it takes any memory, and makes room for any other:
     /// a model that cannot be loaded at all costs nobody the former stable. What is let in is known from then
     /// on to be what is being loaded.
-    fn vet(self: &Arc<Self>, asked: &LoadAsked, self_test: bool) -> Vet {
+    fn digest_check(self: &Arc<Self>, asked: &LoadAsked, self_test: bool) -> DigestCheck {
         let (control, retry, path) = (self.clone(), asked.retry, asked.path.clone());
         Arc::new(move |digest| {
-            let rejection = control.book.rejection(digest).filter(|_| !retry);
+            let rejection = control.ledger.rejection(digest).filter(|_| !retry);
             let (control, digest) = (control.clone(), digest.to_owned());
             let model = unloaded(&path, &digest);
             Box::pin(async move {
                 let Some(rejection) = rejection else {
                     control.life.on_trial(Some(Trial { model, loading: true }));
                     if !self_test {
-                        control.brain.lock().candidate = Some(digest);
+                        control.state.lock().candidate = Some(digest);
                     }
                     control.make_room().await;
                     return Ok(());
@@ -175,21 +175,21 @@ impl Control {
     ) -> Result<Done, ControlError> {
         let stable = self.routes.read().stable.clone().ok_or(ControlError::NoStable)?;
         let rollout = uuid::Uuid::new_v4().simple().to_string()[..12].to_owned();
-        let mut brain = self.brain.lock();
+        let mut state = self.state.lock();
         if let Some(fault) = self.device_fault() {
             return Err(ControlError::Load(fault.to_owned()));
         }
-        let epoch = brain.rollout.stage();
+        let epoch = state.rollout.stage();
         let mut machine = Rollout::after_epoch(self.policy.clone(), epoch);
         let event = Event::Start { rollout: rollout.clone(), self_test };
         let now = self.now();
         let actions = machine
             .step(now, event.clone())
             .map_err(|error| ControlError::Refused(error.to_string()))?;
-        brain.rollout = machine;
-        brain.trial = Some(model(deployment));
-        brain.remark = None;
-        brain.candidate = None;
+        state.rollout = machine;
+        state.trial = Some(model(deployment));
+        state.remark = None;
+        state.candidate = None;
         self.life.on_trial(Some(Trial { model: model(deployment), loading: false }));
         {
             let mut routes = self.routes.write();
@@ -210,13 +210,13 @@ impl Control {
         if asked.retry && !self_test {
             entries.extend(self.pardon(&deployment.digest, asked));
         }
-        Ok(self.act(&mut brain, now, Some(&event), actions, entries))
+        Ok(self.act(&mut state, now, Some(&event), actions, entries))
     }
 
     /// What was held against a version and its place is forgotten, if it was rejected.
     fn pardon(&self, digest: &str, asked: &LoadAsked) -> Vec<Entry> {
-        let both = [digest.to_owned(), book::unread(&asked.path)];
-        if both.iter().all(|one| self.book.rejection(one).is_none()) {
+        let both = [digest.to_owned(), ledger_handle::unread(&asked.path)];
+        if both.iter().all(|one| self.ledger.rejection(one).is_none()) {
             return Vec::new();
         }
         let pardoned = |digest: String| Entry::Pardoned {
@@ -225,7 +225,7 @@ impl Control {
             reason: asked.reason.clone().unwrap_or_default(),
         };
         let held = |one: &String| {
-            self.book.rejection(one).is_some() || self.book.unexplained_ends(one) > 0
+            self.ledger.rejection(one).is_some() || self.ledger.unexplained_ends(one) > 0
         };
         both.into_iter().filter(held).map(pardoned).collect()
     }
@@ -243,7 +243,7 @@ impl Control {
         reason: Option<String>,
         expect: Option<u64>,
     ) -> Result<Option<Unload>, ControlError> {
-        let resuming = self.brain.lock().resuming.is_some();
+        let resuming = self.state.lock().resuming.is_some();
         let canary = self.routes.read().canary.clone();
         let order = Order { command: Operator::Rollback, by, reason };
         let Some(canary) = canary else {
@@ -263,8 +263,8 @@ impl Control {
     async fn unload_of(&self, lane: LaneId) -> Option<Unload> {
         let mut unloads = self.unloads.subscribe();
         let find = || {
-            let brain = self.brain.lock();
-            brain.unloads.iter().find(|one| one.0 == lane).map(|one| one.1.clone())
+            let state = self.state.lock();
+            state.unloads.iter().find(|one| one.0 == lane).map(|one| one.1.clone())
         };
         let wait = async {
             loop {
@@ -282,25 +282,25 @@ impl Control {
         if tokio::time::timeout(DURABLE_WITHIN, done).await.is_ok() {
             return Ok(());
         }
-        let failing = self.book.health().and_then(|(_, health)| health.failing);
+        let failing = self.ledger.health().and_then(|(_, health)| health.failing);
         let why = failing.unwrap_or_else(|| "it is slow".to_owned());
         Err(ControlError::NotDurable { seconds: DURABLE_WITHIN.as_secs(), why })
     }
 
     fn give(&self, Asked { order, expect }: Asked) -> Result<Done, ControlError> {
-        let mut brain = self.brain.lock();
+        let mut state = self.state.lock();
         let now = self.now();
         let event = Event::Operator(order.clone());
-        let stepped = self.check(&brain, order.command, expect).and_then(|()| {
-            if brain.resuming.as_ref().is_some_and(|resuming| resuming.broken) {
+        let stepped = self.check(&state, order.command, expect).and_then(|()| {
+            if state.resuming.as_ref().is_some_and(|resuming| resuming.broken) {
                 // Without a machine: it will be given up in any case.
                 return Ok(Vec::new());
             }
-            let stepped = brain.rollout.step(now, event.clone());
+            let stepped = state.rollout.step(now, event.clone());
             stepped.map_err(|error| ControlError::Refused(error.to_string()))
         });
         let refused = stepped.as_ref().err().map(ToString::to_string);
-        self.notes.tell(
+        self.notes.publish(
             "order",
             false,
             json!({
@@ -308,15 +308,15 @@ impl Control {
                 "by": order.by, "reason": order.reason, "refused": refused,
             }),
         );
-        let rejected = rejected_by(&brain, &order).filter(|_| stepped.is_ok());
+        let rejected = rejected_by(&state, &order).filter(|_| stepped.is_ok());
         let entry = Entry::Order { order, refused: refused.clone() };
         match stepped {
             Ok(actions) => {
                 let entries = std::iter::once(entry).chain(rejected).collect();
-                Ok(self.act(&mut brain, now, Some(&event), actions, entries))
+                Ok(self.act(&mut state, now, Some(&event), actions, entries))
             }
             Err(error) => {
-                self.book.note(now, entry);
+                self.ledger.note(now, entry);
                 Err(error)
             }
         }
@@ -324,14 +324,14 @@ impl Control {
 
     fn check(
         &self,
-        brain: &Brain,
+        state: &ControlState,
         command: Operator,
         expect: Option<u64>,
     ) -> Result<(), ControlError> {
-        if brain.resuming.is_some() && could_raise(command, brain.rollout.weight()) {
+        if state.resuming.is_some() && could_raise(command, state.rollout.weight()) {
             return Err(ControlError::Resuming);
         }
-        let now = brain.revision;
+        let now = state.revision;
         match (command, expect) {
             (_, Some(expected)) if expected != now => {
                 return Err(ControlError::Stale { expected, now });
@@ -339,7 +339,7 @@ impl Control {
             (_, Some(_)) | (Operator::Pause | Operator::Rollback, None) => {}
             _ => return Err(ControlError::NoRevision { now }),
         }
-        if command == Operator::Undo && brain.previous.is_none() {
+        if command == Operator::Undo && state.previous.is_none() {
             return Err(ControlError::NoPrevious);
         }
         Ok(())
@@ -367,8 +367,8 @@ fn could_raise(command: Operator, weight: Weight) -> bool {
 }
 
 /// A rollback of a rollout that has no machine any more: what the machine's decision would have said.
-fn rejected_by(brain: &Brain, order: &Order) -> Option<Entry> {
-    let broken = brain.resuming.as_ref().filter(|resuming| resuming.broken)?;
+fn rejected_by(state: &ControlState, order: &Order) -> Option<Entry> {
+    let broken = state.resuming.as_ref().filter(|resuming| resuming.broken)?;
     let digest = broken.running.opening.canary.digest.clone();
     let stops = order.command == Operator::Rollback;
     stops.then(|| Entry::Rejected { digest, reason: format!("rolled back {}", order.signature()) })
@@ -395,5 +395,5 @@ pub fn same_place(one: &Path, other: &Path) -> bool {
 
 /// Whether a folder still holds what the ledger says was loaded from it.
 pub(super) fn is_still(deployment: &Deployment, recorded: &crate::ledger::Model) -> bool {
-    book::model(deployment).digest == recorded.digest
+    ledger_handle::model(deployment).digest == recorded.digest
 }

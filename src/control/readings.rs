@@ -17,12 +17,12 @@ const EVERY: Duration = Duration::from_secs(5);
 
 /// The last answer, and when it came on the rollout's clock.
 #[derive(Debug, Default)]
-pub(super) struct Watched {
+pub(super) struct DeviceMonitor {
     latest: Option<Readings>,
     at: Duration,
 }
 
-impl Watched {
+impl DeviceMonitor {
     /// Takes an answer in. A device that is slowed down is taken to have been so since the answer before:
     /// for how long. One that used to tell and does not any more is shown as telling nothing.
     fn take(&mut self, readings: Option<Readings>, now: Duration) -> Option<Duration> {
@@ -88,7 +88,7 @@ mod tests {
 
     #[test]
     fn a_throttled_device_has_been_so_since_the_last_look() {
-        let mut watched = Watched::default();
+        let mut watched = DeviceMonitor::default();
         let hot = || readings(Some("temperature"));
         assert_eq!(watched.take(hot(), at(100)), None, "nobody looked before");
         assert_eq!(watched.take(hot(), at(105)), Some(at(5)));
@@ -100,7 +100,7 @@ mod tests {
 
     #[test]
     fn a_device_that_tells_nothing_is_not_shown_and_one_that_stops_telling_is_shown_empty() {
-        let mut watched = Watched::default();
+        let mut watched = DeviceMonitor::default();
         assert_eq!((watched.take(None, at(1)), watched.latest.clone()), (None, None));
         watched.take(readings(Some("power limit")), at(6));
         assert_eq!(watched.take(None, at(11)), None);

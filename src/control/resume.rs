@@ -8,14 +8,14 @@
 //! is rolled back meanwhile is not loaded, or goes at once.
 
 use super::act::Done;
-use super::alerting::Stood;
-use super::book::{model, unread};
-use super::life::{LastEnd, Life, Trial};
+use super::alerting::ResumedAt;
+use super::ledger_handle::{model, unread};
+use super::life::{Life, PreviousExit, Trial};
 use super::orders::{is_still, same_place};
-use super::{Brain, Control, alerting};
+use super::{Control, ControlState, alerting};
 use crate::alerts::Alerts;
 use crate::ledger::{
-    Course, Entry, HowEnded, Interrupted, Ledger, Model, Resume, Running, State, course,
+    CrashPolicy, Entry, HowEnded, Interrupted, Ledger, Model, Resume, Running, State, after_crash,
 };
 use crate::rollout::{Phase, Rollout, Weight};
 use serde_json::json;
@@ -23,7 +23,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 /// How long stable waits until what the last end means is written down.
-const RECKONED_WITHIN: Duration = Duration::from_secs(1);
+const SETTLED_WITHIN: Duration = Duration::from_secs(1);
 
 /// What a control room begins with.
 #[derive(Default)]
@@ -54,12 +54,16 @@ pub struct Resuming {
 
 impl Start {
     /// From an opened ledger; the second part is for [`Control::take_up`].
-    pub fn from_ledger(ledger: Ledger, resume: Resume, alerts: Option<Alerts>) -> (Start, TakeUp) {
+    pub fn from_ledger(
+        ledger: Ledger,
+        resume: Resume,
+        alerts: Option<Alerts>,
+    ) -> (Start, ResumePlan) {
         let Resume { state, interrupted, promoted } = resume;
         let under_way = interrupted.is_some();
         let found = interrupted.or(promoted);
         let mut start = Start { ledger: Some(ledger), state, alerts, ..Start::default() };
-        let mut take_up = TakeUp::default();
+        let mut take_up = ResumePlan::default();
         if let Some(Interrupted { running, machine }) = found {
             let why = match machine {
                 Ok(continued) => {
@@ -83,15 +87,15 @@ impl Start {
 
 /// The rollout that was under way when the last server stopped.
 #[derive(Debug, Default)]
-pub struct TakeUp {
+pub struct ResumePlan {
     /// With why its machine cannot go on, if it cannot.
     running: Option<(Running, Option<String>)>,
     events: u64,
 }
 
-impl TakeUp {
+impl ResumePlan {
     /// Lets a rollout that was under way go, for a reason.
-    pub fn forgo(&mut self, reason: &str) {
+    pub fn abandon(&mut self, reason: &str) {
         if let Some((_, why)) = &mut self.running {
             why.get_or_insert_with(|| reason.to_owned());
         }
@@ -120,23 +124,23 @@ impl Control {
     /// Draws the consequence of how the process before ended, before anything is loaded. Returns the version
     /// that is refused from now on, if one is; by then that is written down, unless the disk is slow: stable
     /// must not wait for it.
-    pub async fn reckon(&self, last: Option<LastEnd>) -> Option<Model> {
+    pub async fn settle_previous_exit(&self, last: Option<PreviousExit>) -> Option<Model> {
         let last = last?;
-        if self.book.knows_end(&last.id) {
+        if self.ledger.knows_end(&last.id) {
             self.life.settle();
             return None;
         }
         let (refused, done) = self.draw(last);
-        match tokio::time::timeout(RECKONED_WITHIN, done).await {
+        match tokio::time::timeout(SETTLED_WITHIN, done).await {
             Ok(_) => self.life.settle(),
             Err(_) => tracing::warn!("how the last server ended is not written down yet"),
         }
         refused
     }
 
-    fn draw(&self, LastEnd { id, how, trial }: LastEnd) -> (Option<Model>, Done) {
-        let mut brain = self.brain.lock();
-        let running = brain.resuming.as_ref().map(|resuming| &resuming.running);
+    fn draw(&self, PreviousExit { id, how, trial }: PreviousExit) -> (Option<Model>, Done) {
+        let mut state = self.state.lock();
+        let running = state.resuming.as_ref().map(|resuming| &resuming.running);
         let weighs = |trial: &Trial| {
             let same = |one: &&Running| one.opening.canary.digest == trial.model.digest;
             running.filter(same).is_some_and(|running| running.weight > Weight::ZERO)
@@ -144,22 +148,22 @@ impl Control {
         let canary = trial.filter(|trial| trial.loading || weighs(trial)).map(|trial| trial.model);
         let earlier = canary.as_ref().map_or(0, |one| self.earlier_ends(one));
         let forgiving = self.deployments.well_after.is_zero();
-        let course = course(how, canary.is_some(), earlier, forgiving);
+        let course = after_crash(how, canary.is_some(), earlier, forgiving);
         let body = json!({
             "how": how.to_string(), "canary": canary.as_ref().map(|one| &one.version),
-            "refused": course == Course::Refuse,
+            "refused": course == CrashPolicy::Refuse,
         });
-        self.notes.tell("unclean_end", course != Course::GoOn, body);
+        self.notes.publish("unclean_end", course != CrashPolicy::GoOn, body);
         let entry = Entry::UncleanEnd { id, how, canary: canary.clone() };
         match (course, canary) {
-            (Course::Refuse, Some(canary)) => {
-                let done = self.refuse(&mut brain, &canary, how, earlier, entry);
+            (CrashPolicy::Refuse, Some(canary)) => {
+                let done = self.refuse(&mut state, &canary, how, earlier, entry);
                 (Some(canary), done)
             }
             (course, _) => {
                 let now = self.now();
-                let done = self.act(&mut brain, now, None, Vec::new(), vec![entry]);
-                if let (Course::Count, Some(resuming)) = (course, &mut brain.resuming) {
+                let done = self.act(&mut state, now, None, Vec::new(), vec![entry]);
+                if let (CrashPolicy::Count, Some(resuming)) = (course, &mut state.resuming) {
                     let remark =
                         format!("{how}; once more before it is well, and this version is refused");
                     resuming.remark = Some(remark);
@@ -172,15 +176,15 @@ impl Control {
     /// Kills that count against a version: with its content known, and while it was being opened.
     fn earlier_ends(&self, canary: &Model) -> u32 {
         let place = unread(Path::new(&canary.path));
-        let opening = if canary.digest == place { 0 } else { self.book.unexplained_ends(&place) };
-        self.book.unexplained_ends(&canary.digest) + opening
+        let opening = if canary.digest == place { 0 } else { self.ledger.unexplained_ends(&place) };
+        self.ledger.unexplained_ends(&canary.digest) + opening
     }
 
     /// The version under which the process before died is not loaded again: its rollout is rolled back, or,
     /// where none had begun or none can go on, it is rejected outright.
     fn refuse(
         &self,
-        brain: &mut Brain,
+        state: &mut ControlState,
         canary: &Model,
         how: HowEnded,
         earlier: u32,
@@ -190,39 +194,39 @@ impl Control {
         let why =
             format!("the server died while version {} was in force{times}: {how}", canary.version);
         let now = self.now();
-        brain.trial = Some(canary.clone());
-        brain.remark = Some(format!("{why}; it is refused"));
-        let done = if matches!(brain.rollout.phase(), Phase::Running { .. }) {
-            self.roll_back_for(brain, now, why, vec![end])
+        state.trial = Some(canary.clone());
+        state.remark = Some(format!("{why}; it is refused"));
+        let done = if matches!(state.rollout.phase(), Phase::Running { .. }) {
+            self.roll_back_for(state, now, why, vec![end])
         } else {
             let mut entries = vec![end];
-            if let Some(resuming) = &brain.resuming {
-                brain.rollout = Rollout::after_epoch(self.policy.clone(), resuming.running.stage);
+            if let Some(resuming) = &state.resuming {
+                state.rollout = Rollout::after_epoch(self.policy.clone(), resuming.running.stage);
                 entries.push(Entry::RolloutAbandoned { why: why.clone() });
             }
-            if !self.book.is_stable(&canary.digest) {
+            if !self.ledger.is_stable(&canary.digest) {
                 let (digest, reason) = (canary.digest.clone(), why.clone());
                 entries.push(Entry::Rejected { digest, reason });
             }
             alerting::refused(self, canary, &why);
-            self.act(brain, now, None, Vec::new(), entries)
+            self.act(state, now, None, Vec::new(), entries)
         };
-        self.taken_up(brain);
+        self.taken_up(state);
         self.life.dropped();
         done
     }
 
     /// From now on orders are as ever, and the rollout's clock runs.
-    fn taken_up(&self, brain: &mut Brain) {
-        brain.resuming = None;
+    fn taken_up(&self, state: &mut ControlState) {
+        state.resuming = None;
         // Set already where there was nothing to take up.
         let _ = self.idle.set(self.origin.elapsed());
     }
 
     /// Goes on with a rollout after a restart; stable is loaded already.
-    pub async fn take_up(&self, take_up: TakeUp) {
+    pub async fn take_up(&self, take_up: ResumePlan) {
         let Some((running, broken)) = take_up.running else { return };
-        if self.brain.lock().resuming.is_none() {
+        if self.state.lock().resuming.is_none() {
             return;
         }
         let outcome = match broken {
@@ -248,107 +252,107 @@ impl Control {
         }
         let path = Path::new(&opening.canary.path);
         self.life.on_trial(Some(Trial { model: opening.canary.clone(), loading: true }));
-        let vet = super::deploy::any_digest();
-        let canary = self.load(path, vet).await.map_err(|error| error.to_string())?;
+        let check = super::deploy::any_digest();
+        let canary = self.load(path, check).await.map_err(|error| error.to_string())?;
         if !is_still(&canary, &opening.canary) {
             self.retire(canary, "changed", Duration::ZERO);
             return Err(changed("canary", &opening.canary));
         }
-        let mut brain = self.brain.lock();
-        if !matches!(brain.rollout.phase(), Phase::Running { .. }) {
+        let mut state = self.state.lock();
+        if !matches!(state.rollout.phase(), Phase::Running { .. }) {
             self.life.on_trial(None);
             self.retire(canary, "rolled back", Duration::ZERO);
-            self.taken_up(&mut brain);
+            self.taken_up(&mut state);
             return Ok(());
         }
-        brain.trial = Some(opening.canary.clone());
+        state.trial = Some(opening.canary.clone());
         {
             let mut routes = self.routes.write();
             routes.rollout = opening.rollout.as_str().into();
-            routes.weight = brain.rollout.weight();
-            routes.stage = brain.rollout.stage();
+            routes.weight = state.rollout.weight();
+            routes.stage = state.rollout.stage();
             routes.canary = Some(canary);
         }
         self.life.on_trial(Some(Trial { model: opening.canary.clone(), loading: false }));
         self.share_turns();
-        self.went_on(&mut brain, running, events);
+        self.went_on(&mut state, running, events);
         Ok(())
     }
 
     /// Whether an order has ended the rollout before it was taken up; if so, there is nothing more to do.
     fn ended_meanwhile(&self) -> bool {
-        let mut brain = self.brain.lock();
-        let ended = !matches!(brain.rollout.phase(), Phase::Running { .. });
+        let mut state = self.state.lock();
+        let ended = !matches!(state.rollout.phase(), Phase::Running { .. });
         if ended {
-            self.taken_up(&mut brain);
+            self.taken_up(&mut state);
         }
         ended
     }
 
     /// Says at which weight it goes on: the one in force, which an order may have lowered meanwhile.
-    fn went_on(&self, brain: &mut Brain, running: &Running, events: u64) {
-        let (weight, stage) = (brain.rollout.weight(), brain.rollout.stage());
-        self.book.note(self.now(), Entry::RolloutResumed { weight, stage, events });
+    fn went_on(&self, state: &mut ControlState, running: &Running, events: u64) {
+        let (weight, stage) = (state.rollout.weight(), state.rollout.stage());
+        self.ledger.note(self.now(), Entry::RolloutResumed { weight, stage, events });
         let body = json!({
             "rollout": running.opening.rollout, "weight": weight.percent(), "stage": stage,
             "events": events,
         });
-        self.notes.tell("resumed", true, body);
-        let remark = brain.resuming.as_ref().and_then(|resuming| resuming.remark.clone());
+        self.notes.publish("resumed", true, body);
+        let remark = state.resuming.as_ref().and_then(|resuming| resuming.remark.clone());
         let remark = remark.as_deref();
-        alerting::resumed(self, running, Stood { weight, stage, remark, why_not: None });
-        brain.revision += 1;
-        self.taken_up(brain);
+        alerting::resumed(self, running, ResumedAt { weight, stage, remark, why_not: None });
+        state.revision += 1;
+        self.taken_up(state);
     }
 
     fn abandon(&self, running: &Running, why: String) {
-        let mut brain = self.brain.lock();
+        let mut state = self.state.lock();
         self.life.on_trial(None);
-        let broken = brain.resuming.as_ref().is_some_and(|resuming| resuming.broken);
-        self.taken_up(&mut brain);
-        if !broken && !matches!(brain.rollout.phase(), Phase::Running { .. }) {
+        let broken = state.resuming.as_ref().is_some_and(|resuming| resuming.broken);
+        self.taken_up(&mut state);
+        if !broken && !matches!(state.rollout.phase(), Phase::Running { .. }) {
             return;
         }
-        self.book.note(self.now(), Entry::RolloutAbandoned { why: why.clone() });
-        brain.rollout = Rollout::after_epoch(self.policy.clone(), running.stage);
-        brain.revision += 1;
+        self.ledger.note(self.now(), Entry::RolloutAbandoned { why: why.clone() });
+        state.rollout = Rollout::after_epoch(self.policy.clone(), running.stage);
+        state.revision += 1;
         let body = json!({"rollout": running.opening.rollout, "why": why});
-        self.notes.tell("abandoned", true, body);
+        self.notes.publish("abandoned", true, body);
         let (weight, stage) = (running.weight, running.stage);
         alerting::resumed(
             self,
             running,
-            Stood { weight, stage, remark: None, why_not: Some(&why) },
+            ResumedAt { weight, stage, remark: None, why_not: Some(&why) },
         );
     }
 
     /// A canary that has been in force for long enough is well: kills before do not count against it any more.
-    pub(super) fn note_wellness(&self) {
-        let mut brain = self.brain.lock();
+    pub(super) fn record_healthy(&self) {
+        let mut state = self.state.lock();
         let in_force = {
             let routes = self.routes.read();
             routes.canary.as_ref().filter(|_| routes.weight > Weight::ZERO).map(|one| model(one))
         };
         let Some(canary) = in_force else {
-            brain.in_force = None;
+            state.in_force = None;
             return;
         };
         let now = self.origin.elapsed();
-        let begun = brain.in_force.as_ref().filter(|(one, _, _)| *one == canary).cloned();
+        let begun = state.in_force.as_ref().filter(|(one, _, _)| *one == canary).cloned();
         let (_, since, told) = begun.unwrap_or((canary.clone(), now, false));
         let well = !told && now.saturating_sub(since) >= self.deployments.well_after;
         if well && !self.deployments.well_after.is_zero() {
-            self.note_well(&canary);
+            self.record_canary_well(&canary);
         }
-        brain.in_force = Some((canary, since, told || well));
+        state.in_force = Some((canary, since, told || well));
     }
 
-    fn note_well(&self, canary: &Model) {
+    fn record_canary_well(&self, canary: &Model) {
         let digest = canary.digest.clone();
-        self.book.note(self.now(), Entry::CanaryWell { digest });
+        self.ledger.note(self.now(), Entry::CanaryWell { digest });
         let digest = unread(Path::new(&canary.path));
-        if self.book.unexplained_ends(&digest) > 0 {
-            self.book.note(self.now(), Entry::CanaryWell { digest });
+        if self.ledger.unexplained_ends(&digest) > 0 {
+            self.ledger.note(self.now(), Entry::CanaryWell { digest });
         }
     }
 

@@ -3,7 +3,7 @@
 //! Knows why a model leaves only as a word. The engine does the work; here it is asked for, reported, and
 //! what was promised (the former stable for a while) is kept.
 
-use super::book::model;
+use super::ledger_handle::model;
 use super::{Control, Deployment, Unload, keep};
 use crate::engine::UnloadReport;
 use crate::ledger::Entry;
@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::mpsc::UnboundedReceiver;
 
 /// A model to drain and unload.
-pub(super) struct Chore {
+pub(super) struct UnloadTask {
     deployment: Arc<Deployment>,
     reason: &'static str,
     /// How long what runs may finish.
@@ -42,25 +42,30 @@ impl Control {
             return;
         }
         // The task ends with the process only.
-        let _ = self.chores.send(Chore { deployment, reason, grace, decided: Instant::now() });
+        let _ = self.unload_queue.send(UnloadTask {
+            deployment,
+            reason,
+            grace,
+            decided: Instant::now(),
+        });
     }
 
     /// Unloads the former stable once its time is over.
     pub(super) fn forget_previous(&self) {
-        let mut brain = self.brain.lock();
-        if let Some(previous) = brain.previous.take_if(|previous| previous.until <= Instant::now())
+        let mut state = self.state.lock();
+        if let Some(previous) = state.previous.take_if(|previous| previous.until <= Instant::now())
         {
             self.retire(previous.deployment, "replaced", self.deployments.finish);
         }
     }
 
-    fn unloaded(&self, chore: &Chore, report: UnloadReport) {
-        let Chore { deployment, reason, decided, .. } = chore;
+    fn unloaded(&self, task: &UnloadTask, report: UnloadReport) {
+        let UnloadTask { deployment, reason, decided, .. } = task;
         metrics::unloaded(&report);
         let unload = Unload::new(&deployment.version, reason, decided.elapsed(), &report);
         let card_left = report.card.map_or(0, |card| card.after.used);
         let leaked = report.after.used > 0 || report.blocks_leaked > 0 || card_left > 0;
-        self.notes.tell("unloaded", leaked, json!(unload));
+        self.notes.publish("unloaded", leaked, json!(unload));
         let (mut freed, mut kept) =
             (report.before.reserved.saturating_sub(report.after.reserved), report.after.reserved);
         if let Some(card) = report.card {
@@ -74,21 +79,24 @@ impl Control {
             freed,
             kept,
         };
-        self.book.note(self.now(), entry);
-        keep(&mut self.brain.lock().unloads, (report.lane, unload));
+        self.ledger.note(self.now(), entry);
+        keep(&mut self.state.lock().unloads, (report.lane, unload));
         self.unloads.send_modify(|n| *n += 1);
     }
 }
 
-/// Gives every chore a task of its own: one that drains for long must not delay the next.
-pub(super) async fn unload_models(control: Weak<Control>, mut chores: UnboundedReceiver<Chore>) {
-    while let Some(chore) = chores.recv().await {
+/// Gives every task a task of its own: one that drains for long must not delay the next.
+pub(super) async fn unload_models(
+    control: Weak<Control>,
+    mut unload_queue: UnboundedReceiver<UnloadTask>,
+) {
+    while let Some(task) = unload_queue.recv().await {
         let Some(control) = control.upgrade() else { return };
         tokio::spawn(async move {
-            match control.engine.unload(chore.deployment.lane, chore.grace).await {
-                Ok(report) => control.unloaded(&chore, report),
+            match control.engine.unload(task.deployment.lane, task.grace).await {
+                Ok(report) => control.unloaded(&task, report),
                 Err(error) => {
-                    tracing::error!(version = %chore.deployment.version, %error, "unload failed");
+                    tracing::error!(version = %task.deployment.version, %error, "unload failed");
                 }
             }
         });

@@ -90,7 +90,7 @@ impl fmt::Display for DeviceChoice {
 
 /// Runs every kernel against its known answers.
 fn prove(card: &Arc<dyn Card>) -> Result<(), DeviceError> {
-    let facts = card.facts();
+    let facts = card.properties();
     let checks = self_test(card).map_err(|error| match error {
         SelfTestError::Wrong(what) => {
             let (card, capability) = (facts.name.clone(), facts.capability);
@@ -106,7 +106,7 @@ impl fmt::Display for Device {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Device::Cpu => f.write_str("the CPU"),
-            Device::Card(card) => f.write_str(&card.facts().name),
+            Device::Card(card) => f.write_str(&card.properties().name),
         }
     }
 }

@@ -8,8 +8,7 @@
 //! middle.
 //!
 //! It knows block numbers, but not memory or sequences. Releasing a block that is not referenced is a bug,
-//! and is asserted in debug builds. Leak tests check the number of referenced blocks. In the code, referenced
-//! blocks are `lent` and evictable ones are `idle`.
+//! and is asserted in debug builds. Leak tests check the number of referenced blocks.
 
 mod lru;
 mod prefix;
@@ -29,7 +28,7 @@ pub struct BlockPool {
     /// For each block, the number of tables that contain it.
     holders: Vec<u32>,
     /// Evictable blocks: cached, and in no table.
-    idle: Lru,
+    evictable: Lru,
     index: PrefixIndex,
     evictions: u64,
 }
@@ -43,7 +42,7 @@ impl BlockPool {
             // Popped from the end: low numbers first, so that a small load touches few pages.
             free: (0..total as u32).rev().collect(),
             holders: vec![0; total],
-            idle: Lru::new(indexed),
+            evictable: Lru::new(indexed),
             index: PrefixIndex::new(indexed, block_size),
             evictions: 0,
         }
@@ -63,7 +62,7 @@ impl BlockPool {
 
     /// Blocks that can be allocated now, including evictable ones.
     pub fn free(&self) -> usize {
-        self.free.len() + self.idle.len()
+        self.free.len() + self.evictable.len()
     }
 
     /// Blocks that are referenced by sequences.
@@ -94,9 +93,9 @@ impl BlockPool {
             return None;
         }
         self.index.find_all(prefix, table);
-        let idle = table.iter().filter(|block| self.holders[**block as usize] == 0).count();
+        let evictable = table.iter().filter(|block| self.holders[**block as usize] == 0).count();
         let hits = table.len();
-        if blocks.saturating_sub(hits) > self.free() - idle {
+        if blocks.saturating_sub(hits) > self.free() - evictable {
             table.clear();
             return None;
         }
@@ -167,27 +166,27 @@ impl BlockPool {
     fn lend(&mut self, block: u32) {
         let holders = &mut self.holders[block as usize];
         if *holders == 0 {
-            self.idle.remove(block);
+            self.evictable.remove(block);
         }
         *holders += 1;
     }
 
     fn give_back(&mut self, block: u32) {
         let holders = &mut self.holders[block as usize];
-        debug_assert!(*holders > 0, "block {block} was not lent");
+        debug_assert!(*holders > 0, "block {block} was not referenced");
         *holders = holders.saturating_sub(1);
         if *holders > 0 {
             return;
         }
         match self.index.serial(block) {
-            Some(_) => self.idle.push(block),
+            Some(_) => self.evictable.push(block),
             None => self.free.push(block),
         }
     }
 
     /// Evicts the least recently used evictable block.
     fn evict(&mut self) -> Option<u32> {
-        let block = self.idle.pop()?;
+        let block = self.evictable.pop()?;
         self.index.remove(block);
         self.evictions += 1;
         Some(block)
@@ -196,7 +195,7 @@ impl BlockPool {
     /// Removes a block from the prefix cache. If no table contains it, it becomes free.
     fn unknown(&mut self, block: u32) {
         if self.holders[block as usize] == 0 {
-            self.idle.remove(block);
+            self.evictable.remove(block);
             self.free.push(block);
         }
     }

@@ -7,7 +7,8 @@
 //! would only show how long launching took.
 
 use super::runner::{
-    Capacity, Finished, Progress, Results, RunError, Runner, Sampled, Ticket, Wish, check, wishes,
+    Capacity, Finished, Progress, Results, RowTask, RunError, Runner, Sampled, Ticket, check,
+    row_tasks,
 };
 use crate::device::{Batch, CardReport, CardUsage};
 use crate::model::{CardDecoder, Draw, SamplingParams, sampler};
@@ -80,11 +81,11 @@ impl CardRunner {
     fn begin(&mut self, batch: &Batch, draws: &[Draw<'_>]) -> Result<Progress, CardError> {
         self.decoder.enter()?;
         self.decoder.start_timer()?;
-        let wishes = all_wishes(batch, draws);
-        let progress = if self.is_plain_decode(batch, &wishes) {
-            self.tell(&wishes);
+        let row_tasks = all_row_tasks(batch, draws);
+        let progress = if self.is_plain_decode(batch, &row_tasks) {
+            self.tell(&row_tasks);
             self.decoder.decode(batch, &self.params, &self.penalties)?;
-            Progress::Draws(wishes.len())
+            Progress::Draws(row_tasks.len())
         } else {
             self.decoder.forward(batch)?;
             Progress::Layers
@@ -109,14 +110,14 @@ impl CardRunner {
             }
             Progress::Layers => {}
         }
-        let mut wishes = all_wishes(batch, draws);
+        let mut row_tasks = all_row_tasks(batch, draws);
         let mut results = Results::default();
         let (mut first, at_once) = (0, self.decoder.head_rows());
-        while !wishes.is_empty() {
-            let rest = wishes.split_off(wishes.len().min(at_once));
-            self.decoder.head(first, wishes.len())?;
-            first += wishes.len();
-            self.take(std::mem::replace(&mut wishes, rest), &mut results)?;
+        while !row_tasks.is_empty() {
+            let rest = row_tasks.split_off(row_tasks.len().min(at_once));
+            self.decoder.head(first, row_tasks.len())?;
+            first += row_tasks.len();
+            self.take(std::mem::replace(&mut row_tasks, rest), &mut results)?;
         }
         if first > 0 {
             self.decoder.stop_timer()?;
@@ -125,19 +126,23 @@ impl CardRunner {
     }
 
     /// Whether each row decodes one token, and the GPU can sample it.
-    fn is_plain_decode(&self, batch: &Batch, wishes: &[Wish<'_>]) -> bool {
+    fn is_plain_decode(&self, batch: &Batch, row_tasks: &[RowTask<'_>]) -> bool {
         let mut room = self.decoder.penalty_room();
-        wishes.len() == batch.rows.len()
+        row_tasks.len() == batch.rows.len()
             && batch.rows.iter().enumerate().all(|(i, row)| row.len == 1 && row.start == i)
-            && wishes.iter().all(|wish| draws_on_card(wish, &mut room))
+            && row_tasks.iter().all(|task| draws_on_card(task, &mut room))
     }
 
     /// Processes the rows of logits that are on the GPU.
-    fn take(&mut self, wishes: Vec<Wish<'_>>, results: &mut Results) -> Result<(), CardError> {
-        let mut copies = Vec::with_capacity(wishes.len());
+    fn take(
+        &mut self,
+        row_tasks: Vec<RowTask<'_>>,
+        results: &mut Results,
+    ) -> Result<(), CardError> {
+        let mut copies = Vec::with_capacity(row_tasks.len());
         let (mut room, vocab) = (self.decoder.penalty_room(), self.decoder.config().vocab);
-        for (row, wish) in wishes.iter().enumerate() {
-            copies.push(match draws_on_card(wish, &mut room) {
+        for (row, task) in row_tasks.iter().enumerate() {
+            copies.push(match draws_on_card(task, &mut room) {
                 true => None,
                 false => {
                     let mut logits = vec![0.0; vocab];
@@ -146,17 +151,17 @@ impl CardRunner {
                 }
             });
         }
-        self.tell(&wishes);
+        self.tell(&row_tasks);
         let ids = match copies.iter().any(Option::is_none) {
             true => {
                 self.decoder.sample(&self.params, &self.penalties)?;
-                self.decoder.ids(wishes.len())?
+                self.decoder.ids(row_tasks.len())?
             }
-            false => vec![NON_FINITE; wishes.len()],
+            false => vec![NON_FINITE; row_tasks.len()],
         };
-        for ((wish, copy), id) in wishes.into_iter().zip(copies).zip(ids) {
+        for ((task, copy), id) in row_tasks.into_iter().zip(copies).zip(ids) {
             match copy {
-                Some(mut logits) => results.take(&mut logits, wish),
+                Some(mut logits) => results.take(&mut logits, task),
                 None => results.done.push(sampled(id)),
             }
         }
@@ -165,14 +170,14 @@ impl CardRunner {
 
     /// The sampling parameters of each row for the GPU; rows that are sampled on the host get the cheapest
     /// ones.
-    fn tell(&mut self, wishes: &[Wish<'_>]) {
+    fn tell(&mut self, row_tasks: &[RowTask<'_>]) {
         self.params.clear();
         self.penalties.clear();
         let mut room = self.decoder.penalty_room();
-        for wish in wishes {
-            let on_card = draws_on_card(wish, &mut room);
-            let params = match wish {
-                Wish::Sample(draw) if on_card => row_params(draw, &mut self.penalties),
+        for task in row_tasks {
+            let on_card = draws_on_card(task, &mut room);
+            let params = match task {
+                RowTask::Sample(draw) if on_card => row_params(draw, &mut self.penalties),
                 _ => RowParams { repetition_penalty: 1.0, ..RowParams::default() },
             };
             self.params.push(params);
@@ -181,14 +186,14 @@ impl CardRunner {
 }
 
 /// What the rows of a step need from their logits, in order.
-fn all_wishes<'a>(batch: &'a Batch, draws: &'a [Draw<'a>]) -> Vec<Wish<'a>> {
+fn all_row_tasks<'a>(batch: &'a Batch, draws: &'a [Draw<'a>]) -> Vec<RowTask<'a>> {
     let rows = batch.rows.iter().filter(|row| row.wanted() > 0).zip(draws);
-    rows.flat_map(|(row, draw)| wishes(row, draw)).collect()
+    rows.flat_map(|(row, draw)| row_tasks(row, draw)).collect()
 }
 
 /// Whether the GPU can sample this row, given the room left for penalised tokens.
-fn draws_on_card(wish: &Wish<'_>, room: &mut usize) -> bool {
-    let Wish::Sample(draw) = wish else { return false };
+fn draws_on_card(task: &RowTask<'_>, room: &mut usize) -> bool {
+    let RowTask::Sample(draw) = task else { return false };
     // An upper bound: a token that occurs twice is listed once.
     let listed = if penalises(draw.params) { draw.tokens.len() } else { 0 };
     let fits = draw.params.logprobs.is_none() && listed <= *room;

@@ -13,6 +13,7 @@ pub mod blocks;
 mod calibration;
 pub mod card_runner;
 pub mod executor;
+#[cfg(any(test, debug_assertions, feature = "testing"))]
 pub mod fake;
 pub mod handle;
 pub mod lane;

@@ -159,11 +159,11 @@ impl Runner for ModelRunner {
         let mut results = Results::default();
         let (vocab, hidden) = (self.decoder.config().vocab, self.decoder.config().hidden);
         let rows = batch.rows.iter().filter(|row| row.wanted() > 0).zip(draws);
-        let mut wishes = rows.flat_map(|(row, draw)| wishes(row, draw));
+        let mut row_tasks = rows.flat_map(|(row, draw)| row_tasks(row, draw));
         for piece in states.chunks(HEAD_ROWS * hidden) {
             let logits = self.decoder.logits(piece);
-            for (logits, wish) in logits.chunks_exact_mut(vocab).zip(&mut wishes) {
-                results.take(logits, wish);
+            for (logits, task) in logits.chunks_exact_mut(vocab).zip(&mut row_tasks) {
+                results.take(logits, task);
             }
         }
         Ok(Ticket::done(results.done))
@@ -174,7 +174,7 @@ impl Runner for ModelRunner {
 const HEAD_ROWS: usize = 64;
 
 /// What one row of logits is used for.
-pub(super) enum Wish<'a> {
+pub(super) enum RowTask<'a> {
     Sample(&'a Draw<'a>),
     /// The score of the given next token; `last`: no more tokens of this row are scored.
     Score {
@@ -183,13 +183,13 @@ pub(super) enum Wish<'a> {
     },
 }
 
-pub(super) fn wishes<'a>(row: &Row, draw: &'a Draw<'a>) -> impl Iterator<Item = Wish<'a>> {
+pub(super) fn row_tasks<'a>(row: &Row, draw: &'a Draw<'a>) -> impl Iterator<Item = RowTask<'a>> {
     let (scored, next) = (row.scored, row.context + 1 - row.wanted());
     let score = move |i: usize| {
         let token = draw.tokens.get(next + i).copied();
-        Wish::Score { token, last: i + 1 == scored }
+        RowTask::Score { token, last: i + 1 == scored }
     };
-    (0..scored).map(score).chain(row.sample.then_some(Wish::Sample(draw)))
+    (0..scored).map(score).chain(row.sample.then_some(RowTask::Sample(draw)))
 }
 
 /// Results of a step, collected one row of logits at a time.
@@ -201,14 +201,14 @@ pub(super) struct Results {
 }
 
 impl Results {
-    pub fn take(&mut self, logits: &mut [f32], wish: Wish<'_>) {
-        match wish {
-            Wish::Sample(draw) => {
+    pub fn take(&mut self, logits: &mut [f32], task: RowTask<'_>) {
+        match task {
+            RowTask::Sample(draw) => {
                 let sampled = sampler::sample_with_logprobs(logits, draw);
                 let token = |(id, logprobs)| Sampled::Token { id, logprobs };
                 self.done.push(sampled.map_or(Sampled::NonFinite, token));
             }
-            Wish::Score { token, last } => {
+            RowTask::Score { token, last } => {
                 self.scores.push(token.and_then(|token| logprobs::of_token(logits, token)));
                 if last {
                     let scores: Option<Vec<f32>> = self.scores.drain(..).collect();

@@ -62,7 +62,7 @@ pub struct Totals {
 
 /// What the results of a step mean for a sequence.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Fate {
+enum SequenceResult {
     GoesOn,
     /// It has to be recomputed from its first token.
     StartsOver,
@@ -229,9 +229,9 @@ impl Scheduler {
             self.running[index].charge(step, len);
             self.running[index].computed += len;
             self.totals.tokens_prefilled += if len > 1 { len as u64 } else { 0 };
-            let mut fate = Fate::GoesOn;
+            let mut fate = SequenceResult::GoesOn;
             for result in (0..due).map(|_| results.next()) {
-                if fate == Fate::GoesOn {
+                if fate == SequenceResult::GoesOn {
                     fate = self.book(index, result, now);
                 }
             }
@@ -243,22 +243,22 @@ impl Scheduler {
     }
 
     /// Handles a sequence's blocks according to `fate`; returns whether the sequence has ended.
-    fn settle(&mut self, index: usize, fate: Fate) -> bool {
+    fn settle(&mut self, index: usize, fate: SequenceResult) -> bool {
         let (sequence, pool) = (&mut self.running[index], &mut self.blocks);
         match fate {
-            Fate::GoesOn | Fate::Ended => sequence.register(pool),
-            Fate::StartsOver => {
+            SequenceResult::GoesOn | SequenceResult::Ended => sequence.register(pool),
+            SequenceResult::StartsOver => {
                 sequence.register(pool);
                 sequence.restart(pool);
             }
-            Fate::Spoilt => pool.forget(&sequence.blocks),
-            Fate::Lost => {}
+            SequenceResult::Spoilt => pool.forget(&sequence.blocks),
+            SequenceResult::Lost => {}
         }
-        matches!(fate, Fate::Ended | Fate::Spoilt | Fate::Lost)
+        matches!(fate, SequenceResult::Ended | SequenceResult::Spoilt | SequenceResult::Lost)
     }
 
     /// Processes one result of a sequence.
-    fn book(&mut self, index: usize, result: Option<Sampled>, now: Instant) -> Fate {
+    fn book(&mut self, index: usize, result: Option<Sampled>, now: Instant) -> SequenceResult {
         let (longest, switch) = (self.capacity.longest(), self.capacity.rope_switch);
         let sequence = &mut self.running[index];
         match result {
@@ -266,23 +266,23 @@ impl Scheduler {
                 self.totals.tokens_generated += 1;
                 if let Some(reason) = sequence.push(id, logprobs, longest, now) {
                     sequence.finish(reason, now);
-                    return Fate::Ended;
+                    return SequenceResult::Ended;
                 }
                 if switch.is_some_and(|switch| sequence.tokens.len() == switch + 1) {
-                    return Fate::StartsOver;
+                    return SequenceResult::StartsOver;
                 }
             }
             Some(Sampled::Scores(scores)) => sequence.push_scores(&scores),
             Some(Sampled::NonFinite) => {
                 sequence.fail(Fault::NonFiniteLogits, now);
-                return Fate::Spoilt;
+                return SequenceResult::Spoilt;
             }
             None => {
                 sequence.fail(Fault::Step("the model returned too few rows".into()), now);
-                return Fate::Lost;
+                return SequenceResult::Lost;
             }
         }
-        Fate::GoesOn
+        SequenceResult::GoesOn
     }
 
     /// Ends the sequences of a step that failed as a whole.

@@ -34,7 +34,7 @@ pub use body::Intake;
 pub use error::{ErrorBody, ErrorDetail};
 pub use lifecycle::{Lifecycle, Phase};
 pub use operators::Operators;
-pub use sockets::{Bounds, Peer, Spare, serve};
+pub use sockets::{Bounds, OverLimit, Peer, serve};
 
 use crate::serving::{Gateway, GenerateRequest, Limits};
 use axum::Router;
@@ -148,7 +148,7 @@ pub fn understand(
 /// Refuses requests on a connection beyond the limit, except probes and operators' requests; and answers
 /// requests that the shutdown cuts off.
 async fn full(request: Request, next: Next) -> Response {
-    if request.extensions().get::<Spare>().is_some() {
+    if request.extensions().get::<OverLimit>().is_some() {
         return ApiError::full().into_response();
     }
     let Some(lifecycle) = request.extensions().get::<Lifecycle>().cloned() else {

@@ -25,7 +25,7 @@ const STALL: Duration = Duration::from_secs(60);
 const PAUSE: Duration = Duration::from_millis(500);
 
 /// What the hub announces about a file before sending it.
-struct Facts {
+struct RemoteFile {
     etag: String,
     size: Option<u64>,
     /// Large files are named by their SHA-256.
@@ -37,7 +37,7 @@ struct Download<'a> {
     url: String,
     /// `repo/name`, for errors.
     what: String,
-    facts: Facts,
+    facts: RemoteFile,
     partial: PathBuf,
     progress: &'a Progress,
 }
@@ -78,7 +78,7 @@ impl Hub {
         self.cache.link(&blob, &to)
     }
 
-    async fn facts(&self, url: &str, what: &str) -> Result<Facts, HubError> {
+    async fn facts(&self, url: &str, what: &str) -> Result<RemoteFile, HubError> {
         let token = self.token.as_deref();
         // These headers come from the hub itself; storage behind a redirect does not send them.
         let ask = Ask { method: Method::HEAD, url, token, from: 0, follow: false, what };
@@ -95,7 +95,7 @@ impl Hub {
             let own = answer.status() == StatusCode::OK;
             own.then(|| text(headers, CONTENT_LENGTH.as_str())).flatten()
         });
-        Ok(Facts { sha256, size: size.and_then(|size| size.parse().ok()), etag })
+        Ok(RemoteFile { sha256, size: size.and_then(|size| size.parse().ok()), etag })
     }
 
     /// Downloads until the file is complete, resuming after interruptions.

@@ -24,7 +24,7 @@ pub enum HowEnded {
 
 /// What to do about the version that was on trial.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Course {
+pub enum CrashPolicy {
     /// Nothing: its rollout continues.
     GoOn,
     /// Its rollout continues, but the kill counts against it.
@@ -36,14 +36,14 @@ pub enum Course {
 /// The course of action after an end. `in_force`: a canary was being loaded or had a weight above 0.
 /// `earlier`: the number of unexplained kills under this version since it was last healthy. `forgiving`: such
 /// kills never count against it.
-pub fn course(how: HowEnded, in_force: bool, earlier: u32, forgiving: bool) -> Course {
+pub fn after_crash(how: HowEnded, in_force: bool, earlier: u32, forgiving: bool) -> CrashPolicy {
     match how {
-        _ if !in_force => Course::GoOn,
-        HowEnded::Signal(_) | HowEnded::OutOfMemory => Course::Refuse,
-        HowEnded::OtherBoot => Course::GoOn,
-        HowEnded::Unexplained if forgiving => Course::GoOn,
-        HowEnded::Unexplained if earlier == 0 => Course::Count,
-        HowEnded::Unexplained => Course::Refuse,
+        _ if !in_force => CrashPolicy::GoOn,
+        HowEnded::Signal(_) | HowEnded::OutOfMemory => CrashPolicy::Refuse,
+        HowEnded::OtherBoot => CrashPolicy::GoOn,
+        HowEnded::Unexplained if forgiving => CrashPolicy::GoOn,
+        HowEnded::Unexplained if earlier == 0 => CrashPolicy::Count,
+        HowEnded::Unexplained => CrashPolicy::Refuse,
     }
 }
 
@@ -71,7 +71,7 @@ mod tests {
 
     #[test]
     fn the_table() {
-        use Course::{Count, GoOn, Refuse};
+        use CrashPolicy::{Count, GoOn, Refuse};
         use HowEnded::{OtherBoot, OutOfMemory, Signal, Unexplained};
         // How it ended; the course without a canary; the course with one, after 0, 1 and 2 earlier
         // unexplained kills.
@@ -87,8 +87,8 @@ mod tests {
         ];
         for (how, without, with) in table {
             for (earlier, with) in (0..).zip(with) {
-                assert_eq!(course(how, false, earlier, false), without, "{how:?} {earlier}");
-                assert_eq!(course(how, true, earlier, false), with, "{how:?} {earlier}");
+                assert_eq!(after_crash(how, false, earlier, false), without, "{how:?} {earlier}");
+                assert_eq!(after_crash(how, true, earlier, false), with, "{how:?} {earlier}");
             }
         }
     }
@@ -110,10 +110,10 @@ mod tests {
             let (mut earlier, mut counted, mut refused) = (0, 0, false);
             for how in &ends {
                 counted += u32::from(*how != HowEnded::OtherBoot);
-                match course(*how, true, earlier, false) {
-                    Course::GoOn => {}
-                    Course::Count => earlier += 1,
-                    Course::Refuse => {
+                match after_crash(*how, true, earlier, false) {
+                    CrashPolicy::GoOn => {}
+                    CrashPolicy::Count => earlier += 1,
+                    CrashPolicy::Refuse => {
                         refused = true;
                         break;
                     }
@@ -126,10 +126,10 @@ mod tests {
         /// A version that was not in use is never blamed, and `forgiving` never makes the course harsher.
         #[test]
         fn nobody_is_blamed_without_need(how in any_end(), earlier in 0u32..9, forgiving: bool) {
-            prop_assert_eq!(course(how, false, earlier, forgiving), Course::GoOn);
-            let hard = course(how, true, earlier, false);
-            let soft = course(how, true, earlier, true);
-            prop_assert!(soft == hard || soft == Course::GoOn);
+            prop_assert_eq!(after_crash(how, false, earlier, forgiving), CrashPolicy::GoOn);
+            let hard = after_crash(how, true, earlier, false);
+            let soft = after_crash(how, true, earlier, true);
+            prop_assert!(soft == hard || soft == CrashPolicy::GoOn);
         }
     }
 }

@@ -6,7 +6,7 @@
 use super::ends::HowEnded;
 use super::entry::Entry;
 use super::opening::Model;
-use super::state::{MAX_REJECTED, Rejection, Running, State, Suspect};
+use super::state::{KillCount, MAX_REJECTED, Rejection, Running, State};
 use crate::rollout::{Arm, Decision, DecisionKind, Weight};
 
 /// What a decision means for its rollout.
@@ -79,15 +79,15 @@ impl State {
             }),
             Entry::Pardoned { digest, .. } => {
                 self.rejected.retain(|one| one.digest != *digest);
-                self.acquit(digest);
+                self.reset_kills(digest);
             }
             Entry::UncleanEnd { id, how, canary } => {
                 self.last_end.clone_from(id);
                 if let (HowEnded::Unexplained, Some(canary)) = (how, canary) {
-                    self.suspect(&canary.digest);
+                    self.count_kill(&canary.digest);
                 }
             }
-            Entry::CanaryWell { digest } => self.acquit(digest),
+            Entry::CanaryWell { digest } => self.reset_kills(digest),
             Entry::JournalEnded { why, .. } => {
                 if let Some(running) = self.running.as_mut().or(self.promoted.as_mut()) {
                     running.journal_ended = Some(why.clone());
@@ -111,19 +111,19 @@ impl State {
         self.suspects.iter().find(|one| one.digest == digest).map_or(0, |one| one.ends)
     }
 
-    fn suspect(&mut self, digest: &str) {
+    fn count_kill(&mut self, digest: &str) {
         if digest.is_empty() {
             // The process died before the content was known.
             return;
         }
         let ends = self.unexplained_ends(digest).saturating_add(1);
-        self.acquit(digest);
-        self.suspects.push(Suspect { digest: digest.to_owned(), ends });
+        self.reset_kills(digest);
+        self.suspects.push(KillCount { digest: digest.to_owned(), ends });
         let excess = self.suspects.len().saturating_sub(MAX_REJECTED);
         self.suspects.drain(..excess);
     }
 
-    fn acquit(&mut self, digest: &str) {
+    fn reset_kills(&mut self, digest: &str) {
         self.suspects.retain(|one| one.digest != digest);
     }
 
@@ -173,7 +173,7 @@ impl State {
 
     fn reject(&mut self, rejection: Rejection) {
         // The rejection replaces the kill count. When tried again, the version starts from zero.
-        self.acquit(&rejection.digest);
+        self.reset_kills(&rejection.digest);
         self.rejected.retain(|one| one.digest != rejection.digest);
         self.rejected.push(rejection);
         let excess = self.rejected.len().saturating_sub(MAX_REJECTED);

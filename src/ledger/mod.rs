@@ -45,7 +45,7 @@ mod testing;
 mod tests;
 
 pub use chain::{Hash, Head, from_hex, to_hex};
-pub use ends::{Course, HowEnded, course};
+pub use ends::{CrashPolicy, HowEnded, after_crash};
 pub use entry::{Entry, Gap, Pruned, Stamp};
 pub use error::LedgerError;
 pub use export::{Bodies, export};
@@ -54,6 +54,6 @@ pub use prune::Retention;
 pub use read::{Journal, Kept, Reader, Recorded};
 pub use replay::{Comparison, Difference, Replayed, compare, rejudge, replay};
 pub use resume::{CannotContinue, Continued, Interrupted, Resume};
-pub use state::{MAX_REJECTED, Rejection, Running, State, Suspect};
+pub use state::{KillCount, MAX_REJECTED, Rejection, Running, State};
 pub use verify::{Problem, Verification};
 pub use writer::{Health, Ledger, Options, Ticket};

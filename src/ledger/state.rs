@@ -27,7 +27,7 @@ pub struct State {
     pub rejected: Vec<Rejection>,
     /// Versions under which the process was killed without an explanation, oldest first, each once.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub suspects: Vec<Suspect>,
+    pub suspects: Vec<KillCount>,
     /// The last process whose unclean end was recorded.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub last_end: String,
@@ -35,7 +35,7 @@ pub struct State {
 
 /// A version under which the process was killed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Suspect {
+pub struct KillCount {
     /// Its digest.
     pub digest: String,
     /// Number of kills since it was last healthy.

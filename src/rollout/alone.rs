@@ -12,7 +12,7 @@
 
 use super::Policy;
 use super::evalue::Capital;
-use super::keys::Seen;
+use super::keys::SlotCounts;
 use super::stats::share_upper;
 use super::strata::Share;
 
@@ -23,7 +23,7 @@ const DELTA: f64 = 0.01;
 
 /// The test of one stage at 100 %.
 #[derive(Debug, Clone, PartialEq)]
-pub(crate) struct Alone {
+pub(crate) struct FullWeightTest {
     /// The highest error rate allowed.
     pub(crate) allowed: f64,
     /// Stable's errors and requests that the reference comes from.
@@ -34,13 +34,13 @@ pub(crate) struct Alone {
     on_success: [f64; 5],
 }
 
-impl Alone {
+impl FullWeightTest {
     /// `reference`: stable's errors and requests in the last stage below 100 %.
-    pub(crate) fn new(reference: (u64, u64), allowance: f64) -> Alone {
+    pub(crate) fn new(reference: (u64, u64), allowance: f64) -> FullWeightTest {
         let bound = share_upper(reference.0, reference.1, DELTA);
         let allowed = (allowance * bound).clamp(1e-4, 0.5);
         let rates = TIMES.map(|times| (times * allowed).min(0.99));
-        Alone {
+        FullWeightTest {
             allowed,
             reference,
             capital: Capital::new(),
@@ -67,7 +67,7 @@ impl Alone {
 
     /// ln of the smallest e-value that remains when any one key is left out. Only keys with too large a share
     /// of the errors are left out, and only while other keys are active.
-    pub(crate) fn log_e_without_any(&self, seen: &Seen, policy: &Policy) -> f64 {
+    pub(crate) fn log_e_without_any(&self, seen: &SlotCounts, policy: &Policy) -> f64 {
         self.capital.log_e_without(|slot| {
             self.share.exceeds(slot, policy.max_key_share) && seen.others_than(slot)
         })
@@ -79,7 +79,7 @@ mod tests {
     use super::*;
 
     fn errors_until_proof(reference: (u64, u64), every: u32) -> Option<u32> {
-        let mut alone = Alone::new(reference, 4.0);
+        let mut alone = FullWeightTest::new(reference, 4.0);
         alone.restart(5);
         (1..20_000).find(|i| {
             alone.observe(i % every == 0, None);

@@ -23,7 +23,7 @@ pub(crate) fn gate(
         EvidenceRule::EValue => evidence.regression(policy, stable, canary),
     };
     match (&regression, weight) {
-        (None | Some(Regression::Alone), Weight::FULL) => {
+        (None | Some(Regression::FullWeightTest), Weight::FULL) => {
             alone_gate(evidence, policy, regression.is_some(), (stable, canary))
         }
         _ => beside_gate(evidence, policy, weight, regression, (stable, canary)),

@@ -10,7 +10,7 @@
 //!
 //! The ratio is taken over the strata since the restart that holds most of the evidence, so that a healthy
 //! past does not hide a regression. Without errors on stable, the ratio is infinite and the evidence alone
-//! decides. For 100 % see [`Alone`].
+//! decides. For 100 % see [`FullWeightTest`].
 //!
 //! This file does not know the order of weights, latencies, or what a rollback is. It is an enum and not a
 //! trait object because the rules are few and only used here, and because a rollout must stay `Clone` and
@@ -18,8 +18,8 @@
 
 use std::time::Duration;
 
-use super::alone::Alone;
-use super::keys::{Seen, slot};
+use super::alone::FullWeightTest;
+use super::keys::{SlotCounts, slot};
 use super::signal::{Signal, Stages};
 use super::strata::{Ratio, Share, Strata};
 use super::window::rate_reaches;
@@ -32,8 +32,8 @@ pub(crate) struct Evidence {
     pub(crate) stages: Stages,
     pub(crate) errors: Signal,
     pub(crate) strata: Strata,
-    pub(crate) alone: Option<Alone>,
-    seen: Seen,
+    pub(crate) alone: Option<FullWeightTest>,
+    seen: SlotCounts,
     /// Whether evidence is also kept per key; only if the policy caps keys.
     by_key: bool,
 }
@@ -46,7 +46,7 @@ pub(crate) enum Regression {
     /// Ratio and e-value over strata.
     Beside(Ratio),
     /// The rate at 100 %.
-    Alone,
+    FullWeightTest,
 }
 
 impl Evidence {
@@ -58,7 +58,7 @@ impl Evidence {
             errors: Signal::new(),
             strata: Strata::default(),
             alone: None,
-            seen: Seen::new(),
+            seen: SlotCounts::new(),
             by_key: policy.max_key_share < 1.0,
         }
     }
@@ -73,8 +73,9 @@ impl Evidence {
     ) {
         self.stages.begin(epoch, weight);
         let reference = reference.filter(|counts| weight == Weight::FULL && counts.requests > 0);
-        self.alone = reference
-            .map(|counts| Alone::new((counts.errors, counts.requests), policy.alone_allowance));
+        self.alone = reference.map(|counts| {
+            FullWeightTest::new((counts.errors, counts.requests), policy.alone_allowance)
+        });
         let k = self.errors.restarts.begin(now);
         self.restart(k, (epoch, weight));
     }
@@ -137,7 +138,7 @@ impl Evidence {
             }
         }
         let alone = self.alone.as_ref().filter(|alone| alone.log_e() >= limit)?;
-        (alone.log_e_without_any(&self.seen, policy) >= limit).then_some(Regression::Alone)
+        (alone.log_e_without_any(&self.seen, policy) >= limit).then_some(Regression::FullWeightTest)
     }
 
     /// ln of the smallest e-value that remains when any one key is left out. Only keys with too large a share

@@ -7,7 +7,7 @@
 use std::time::Duration;
 
 use super::evalue::{bets_above, log_e_of};
-use super::gates::Stand;
+use super::gates::GateInput;
 use super::latency_gate::{BOUNDED, least};
 use super::stats::{csm_least, csm_rejects};
 use super::{GateName, Mode, Weight};
@@ -78,42 +78,42 @@ fn detectable_ratio(weight: Weight, requests: f64, base_rate: f64, alpha: f64) -
     Some(high.exp())
 }
 
-pub(crate) fn forecast(stand: &Stand<'_>) -> Forecast {
-    let counts = [stand.stable.counts, stand.canary.counts];
+pub(crate) fn forecast(input: &GateInput<'_>) -> Forecast {
+    let counts = [input.stable.counts, input.canary.counts];
     // At 100 %, stable's figures are the reference's, from another stage.
-    let beside = stand.weight != Weight::FULL;
-    let seconds = stand.age.as_secs_f64();
+    let beside = input.weight != Weight::FULL;
+    let seconds = input.age.as_secs_f64();
     let rates = (seconds >= 1.0).then(|| {
         let stable = if beside { counts[0].requests as f64 / seconds } else { 0.0 };
         [stable, counts[1].requests as f64 / seconds]
     });
     let requests: f64 = counts.map(|arm| arm.requests as f64).iter().sum();
     let base = (counts[0].errors as f64 + 0.5) / (counts[0].requests as f64 + 1.0);
-    let alpha = stand.policy.alpha;
+    let alpha = input.policy.alpha;
     let all = rates.map_or(0.0, |[stable, canary]| stable + canary);
-    let doubled = requests_to_detect(stand.weight, base, 2.0, alpha);
-    let samples = stand.canary.ttft.count();
+    let doubled = requests_to_detect(input.weight, base, 2.0, alpha);
+    let samples = input.canary.ttft.count();
     Forecast {
         requests_per_second: rates,
         base_error_rate: base,
-        detectable_error_ratio: detectable_ratio(stand.weight, requests, base, alpha),
+        detectable_error_ratio: detectable_ratio(input.weight, requests, base, alpha),
         detectable_exceedance: csm_least(samples, 0.01, alpha)
             .filter(|_| samples > 0)
             .map(|least| least as f64 / samples as f64),
         until_doubled_errors: doubled.and_then(|n| span(n as f64, all)),
-        gates: gates(stand, rates),
+        gates: gates(input, rates),
     }
 }
 
 /// When each gate that still waits for time or samples can decide.
-fn gates(stand: &Stand<'_>, rates: Option<[f64; 2]>) -> Vec<(GateName, Option<Duration>)> {
+fn gates(input: &GateInput<'_>, rates: Option<[f64; 2]>) -> Vec<(GateName, Option<Duration>)> {
     let [stable_rate, canary_rate] = rates.unwrap_or_default();
-    let policy = stand.policy;
+    let policy = input.policy;
     let mut gates = Vec::new();
-    if stand.age < policy.bake {
-        gates.push((GateName::Bake, Some(policy.bake - stand.age)));
+    if input.age < policy.bake {
+        gates.push((GateName::Bake, Some(policy.bake - input.age)));
     }
-    let canary = stand.canary.counts.requests;
+    let canary = input.canary.counts.requests;
     if canary < policy.min_requests {
         let missing = (policy.min_requests - canary) as f64;
         gates.push((GateName::Requests, span(missing, canary_rate)));
@@ -123,8 +123,8 @@ fn gates(stand: &Stand<'_>, rates: Option<[f64; 2]>) -> Vec<(GateName, Option<Du
         Mode::Strict => (BOUNDED, certain(policy.alpha)),
     };
     for (name, stable, canary) in [
-        (GateName::Ttft, &stand.stable.ttft, &stand.canary.ttft),
-        (GateName::Tpot, &stand.stable.tpot, &stand.canary.tpot),
+        (GateName::Ttft, &input.stable.ttft, &input.canary.ttft),
+        (GateName::Tpot, &input.stable.tpot, &input.canary.tpot),
     ] {
         let missing = |least: u64, have: u64| least.saturating_sub(have) as f64;
         let (stable, canary) =

@@ -1,6 +1,6 @@
 //! The gates of one stage, computed from its two windows: what has to hold before the weight rises.
 //!
-//! Pure functions of a [`Stand`]; they decide nothing and keep no state. Each gate is judged on the current
+//! Pure functions of a [`GateInput`]; they decide nothing and keep no state. Each gate is judged on the current
 //! counts, not on the worst so far: a gate only holds, and a hold that the data no longer support should end.
 //! Latency is compared as time to first token and time per token, never as end-to-end time alone: a more
 //! verbose canary is not slower.
@@ -17,7 +17,7 @@ use super::window::ArmWindow;
 use super::{Policy, Weight};
 
 /// The input of a verdict.
-pub(crate) struct Stand<'a> {
+pub(crate) struct GateInput<'a> {
     pub(crate) policy: &'a Policy,
     pub(crate) evidence: &'a Evidence,
     pub(crate) votes: &'a Signal,
@@ -31,14 +31,14 @@ pub(crate) struct Stand<'a> {
 }
 
 /// The verdict: every gate, in the order of [`GateName`].
-pub(crate) fn judge(stand: &Stand<'_>) -> Verdict {
-    let Stand { policy, stable, canary, .. } = stand;
+pub(crate) fn judge(input: &GateInput<'_>) -> Verdict {
+    let GateInput { policy, stable, canary, .. } = input;
     let matched = canary.by_matched(stable, latency_gate::least(policy));
     let (stable_ttft, stable_tpot) = stable.latencies(matched);
     let (canary_ttft, canary_tpot) = canary.latencies(matched);
     let full = stable.counts.requests >= latency_gate::least(policy)
         && canary.counts.requests >= policy.min_requests;
-    let tail = match stand.weight {
+    let tail = match input.weight {
         Weight::FULL => (latency_gate::TAIL * policy.alone_allowance).min(0.5),
         _ => latency_gate::TAIL,
     };
@@ -47,21 +47,21 @@ pub(crate) fn judge(stand: &Stand<'_>) -> Verdict {
     let counts = (&stable.counts, &canary.counts);
     Verdict {
         gates: vec![
-            bake(stand),
-            requests(stand),
-            error_gate::gate(stand.evidence, policy, stand.weight, counts),
+            bake(input),
+            requests(input),
+            error_gate::gate(input.evidence, policy, input.weight, counts),
             latency_gate::latency(GateName::Ttft, &ttft),
             latency_gate::latency(GateName::Tpot, &tpot),
             latency_gate::throughput(&tpot),
-            feedback(stand),
-            retries(stand),
+            feedback(input),
+            retries(input),
         ],
         counts: Box::new([stable.counts, canary.counts]),
     }
 }
 
-fn bake(stand: &Stand<'_>) -> Gate {
-    let (age, bake) = (stand.age, stand.policy.bake);
+fn bake(input: &GateInput<'_>) -> Gate {
+    let (age, bake) = (input.age, input.policy.bake);
     let text = format!("baked {} of {}", span(age), span(bake));
     let state = if age >= bake {
         GateState::Pass
@@ -72,9 +72,9 @@ fn bake(stand: &Stand<'_>) -> Gate {
     Gate { value, threshold, text, ..Gate::bare(GateName::Bake, state) }
 }
 
-fn requests(stand: &Stand<'_>) -> Gate {
-    let (stable, canary) = (stand.stable.counts.requests, stand.canary.counts.requests);
-    let least = stand.policy.min_requests;
+fn requests(input: &GateInput<'_>) -> Gate {
+    let (stable, canary) = (input.stable.counts.requests, input.canary.counts.requests);
+    let least = input.policy.min_requests;
     let text = format!("{canary} of {least} canary requests");
     let state = if canary >= least {
         GateState::Pass
@@ -86,8 +86,8 @@ fn requests(stand: &Stand<'_>) -> Gate {
     Gate { value, threshold, text, samples, ..Gate::bare(GateName::Requests, state) }
 }
 
-fn feedback(stand: &Stand<'_>) -> Gate {
-    let (stable, canary) = (&stand.stable.counts, &stand.canary.counts);
+fn feedback(input: &GateInput<'_>) -> Gate {
+    let (stable, canary) = (&input.stable.counts, &input.canary.counts);
     let rate = Rate {
         what: "thumbs down",
         stable: (stable.votes_down, stable.votes()),
@@ -99,18 +99,18 @@ fn feedback(stand: &Stand<'_>) -> Gate {
         (0, _) => Some("no feedback on stable"),
         _ => None,
     };
-    rated(stand, GateName::Feedback, stand.votes, &rate, nothing)
+    rated(input, GateName::Feedback, input.votes, &rate, nothing)
 }
 
-fn retries(stand: &Stand<'_>) -> Gate {
-    let (stable, canary) = (&stand.stable.counts, &stand.canary.counts);
+fn retries(input: &GateInput<'_>) -> Gate {
+    let (stable, canary) = (&input.stable.counts, &input.canary.counts);
     let rate = Rate {
         what: "asked for again",
         stable: (stable.retries, stable.requests),
         canary: (canary.retries, canary.requests),
     };
     let nothing = (stable.retries + canary.retries == 0).then_some("no retries");
-    rated(stand, GateName::Retries, stand.retries, &rate, nothing)
+    rated(input, GateName::Retries, input.retries, &rate, nothing)
 }
 
 /// How often something bad happened: (times, of).
@@ -123,7 +123,7 @@ struct Rate {
 /// A gate on evidence alone. It fails while the e-value is at least 1/alpha, whatever this stage has seen. If
 /// this stage has seen nothing, the gate is not judged.
 fn rated(
-    stand: &Stand<'_>,
+    input: &GateInput<'_>,
     name: GateName,
     signal: &Signal,
     rate: &Rate,
@@ -139,7 +139,7 @@ fn rated(
         format!("{:.1} % ({part} of {whole})", 100.0 * rate.unwrap_or(0.0))
     };
     let e = e_value(signal.log_e());
-    let limit = 1.0 / stand.policy.alpha;
+    let limit = 1.0 / input.policy.alpha;
     let text = format!(
         "{} {} against stable's {}; evidence {} of {limit:.0} over the rollout",
         rate.what,
@@ -147,7 +147,7 @@ fn rated(
         side(stable, rate.stable),
         e_text(e),
     );
-    let state = if signal.log_e() >= stand.policy.log_limit() {
+    let state = if signal.log_e() >= input.policy.log_limit() {
         GateState::Fail(text.clone())
     } else if let Some(why) = nothing {
         return Gate::bare(name, GateState::NotJudged(why.to_string()));
@@ -191,7 +191,7 @@ mod tests {
         let (none, weight) = (Signal::new(), Weight::new(5).expect("at most 100"));
         let (votes, retries, age) = (&none, &none, policy.bake);
         let (policy, evidence) = (&policy, &evidence);
-        judge(&Stand { policy, evidence, votes, retries, weight, age, stable, canary })
+        judge(&GateInput { policy, evidence, votes, retries, weight, age, stable, canary })
     }
 
     fn state(verdict: &Verdict, name: GateName) -> &'static str {

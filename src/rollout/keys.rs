@@ -35,14 +35,14 @@ pub(crate) fn slot(key: u64) -> usize {
 
 /// Outcomes seen, in total and by slot.
 #[derive(Debug, Clone, PartialEq)]
-pub(crate) struct Seen {
+pub(crate) struct SlotCounts {
     total: u64,
     slots: [u64; SLOTS],
 }
 
-impl Seen {
-    pub(crate) fn new() -> Seen {
-        Seen { total: 0, slots: [0; SLOTS] }
+impl SlotCounts {
+    pub(crate) fn new() -> SlotCounts {
+        SlotCounts { total: 0, slots: [0; SLOTS] }
     }
 
     /// Counts an outcome of this party; `None` if the party is unknown.
@@ -142,7 +142,7 @@ mod tests {
 
     #[test]
     fn others_are_those_of_other_slots() {
-        let mut seen = Seen::new();
+        let mut seen = SlotCounts::new();
         for _ in 0..100 {
             seen.count(Some(1));
         }

@@ -23,12 +23,12 @@ use std::time::Duration;
 use super::error_gate;
 use super::evidence::Evidence;
 use super::forecast;
-use super::gates::{self, Stand};
+use super::gates::{self, GateInput};
 use super::selftest::SelfTest;
 use super::signal::Signal;
 use super::stage::Stage;
 use super::view::{ArmView, View};
-use super::window::{ArmWindow, Charged};
+use super::window::{ArmWindow, ErrorDedup};
 use super::{
     Action, Advance, Arm, Cause, Counts, Decision, DecisionKind, Event, GateName, GateState,
     Outcome, Overall, Phase, Policy, StepError, Verdict, Weight,
@@ -51,7 +51,7 @@ pub struct Rollout {
     pub(super) reference: Option<ArmWindow>,
     /// Counts of this rollout's earlier stages, by [`Arm::index`].
     pub(super) past: [Counts; 2],
-    pub(super) charged: Charged,
+    pub(super) charged: ErrorDedup,
     /// Outcomes of this canary so far, counted up to the policy's warm-up.
     pub(super) warmed: u64,
     /// What a self-test has recorded so far; `None` in a real rollout.
@@ -73,7 +73,7 @@ impl Rollout {
             retries: Signal::new(),
             reference: None,
             past: [Counts::default(); 2],
-            charged: Charged::default(),
+            charged: ErrorDedup::default(),
             warmed: 0,
             self_test: None,
             last_decision: None,
@@ -167,7 +167,7 @@ impl Rollout {
             awaiting_confirm: running && self.awaits_confirm(),
             arms: Arm::BOTH.map(view),
             reference: reference.map(|window| ArmView::new(Arm::Stable, window, window.counts)),
-            forecast: running.then(|| forecast::forecast(&self.stand(now))),
+            forecast: running.then(|| forecast::forecast(&self.gate_input(now))),
             verdict: match &self.last_decision {
                 _ if running => self.verdict(now),
                 Some(decision) => decision.verdict.clone(),
@@ -304,8 +304,8 @@ impl Rollout {
         reference.unwrap_or_else(|| self.stage.arm(Arm::Stable))
     }
 
-    fn stand(&self, now: Duration) -> Stand<'_> {
-        Stand {
+    fn gate_input(&self, now: Duration) -> GateInput<'_> {
+        GateInput {
             policy: &self.policy,
             evidence: &self.evidence,
             votes: &self.votes,
@@ -318,7 +318,7 @@ impl Rollout {
     }
 
     pub(super) fn verdict(&self, now: Duration) -> Verdict {
-        gates::judge(&self.stand(now))
+        gates::judge(&self.gate_input(now))
     }
 
     /// A text about the current stage, with a note if its figures are less reliable.

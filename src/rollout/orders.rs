@@ -10,7 +10,7 @@ use super::machine::Rollout;
 use super::selftest::SelfTest;
 use super::signal::Signal;
 use super::stage::Stage;
-use super::window::Charged;
+use super::window::ErrorDedup;
 use super::{
     Action, Cause, Counts, DecisionKind, Operator, Order, Overall, Phase, StepError, Weight,
 };
@@ -34,7 +34,7 @@ impl Rollout {
         self.retries = Signal::new();
         self.reference = None;
         self.past = [Counts::default(); 2];
-        self.charged = Charged::default();
+        self.charged = ErrorDedup::default();
         self.warmed = 0;
         self.self_test = self_test.then(SelfTest::default);
         self.stage = Stage::new(self.stage.epoch + 1, first, now);
@@ -97,11 +97,11 @@ impl Rollout {
 
     fn promote_by_order(&mut self, now: Duration, order: &Order) -> Vec<Action> {
         let verdict = self.verdict(now);
-        let stand = match verdict.overall() {
+        let gates = match verdict.overall() {
             Overall::Pass => "all gates pass".to_string(),
             _ => format!("in spite of: {}", verdict.blocking()),
         };
-        let text = format!("promoted from {} {}; {stand}", self.weight(), order.signature());
+        let text = format!("promoted from {} {}; {gates}", self.weight(), order.signature());
         self.promote(now, text, verdict)
     }
 

@@ -6,13 +6,13 @@
 
 use std::time::Duration;
 
-use super::keys::{KeyCap, Seen, slot};
+use super::keys::{KeyCap, SlotCounts, slot};
 use super::window::ArmWindow;
 use super::{Arm, Class, Outcome, Weight};
 
 /// What has been reported about a stage, each once.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(crate) struct Told {
+pub(crate) struct Reported {
     /// Past the bake time and not all gates pass.
     pub(crate) held: bool,
     /// The same, for a long time.
@@ -36,12 +36,12 @@ pub(crate) struct Stage {
     /// The cap on any one key's share of the sample.
     pub(crate) cap: KeyCap,
     /// Who is active: keys, or sessions if there are no keys.
-    parties: Seen,
+    parties: SlotCounts,
     /// An operator wants promotion as soon as the gates of this stage pass: author and reason.
     pub(crate) promote_on_pass: Option<String>,
     /// An operator confirmed the next raise.
     pub(crate) confirmed: bool,
-    pub(crate) told: Told,
+    pub(crate) told: Reported,
     /// Time in this stage during which the device was throttled.
     pub(crate) throttled: Duration,
 }
@@ -55,10 +55,10 @@ impl Stage {
             arms: [ArmWindow::new(), ArmWindow::new()],
             streak: Streak::default(),
             cap: KeyCap::new(),
-            parties: Seen::new(),
+            parties: SlotCounts::new(),
             promote_on_pass: None,
             confirmed: false,
-            told: Told::default(),
+            told: Reported::default(),
             throttled: Duration::ZERO,
         }
     }

@@ -220,12 +220,12 @@ type ErrorKey = (Arm, u64, Class);
 ///
 /// Kept over the whole rollout: a retry does not become a new error because the weight rose.
 #[derive(Debug, Clone, PartialEq, Default)]
-pub(crate) struct Charged {
+pub(crate) struct ErrorDedup {
     at: HashMap<ErrorKey, Duration>,
     order: VecDeque<(Duration, ErrorKey)>,
 }
 
-impl Charged {
+impl ErrorDedup {
     /// Whether this error duplicates one charged less than `window` ago. If not, it is charged now. A
     /// duplicate does not extend the window. If the clock went back, no time has passed.
     pub(crate) fn is_copy(&mut self, now: Duration, window: Duration, key: ErrorKey) -> bool {
@@ -264,7 +264,7 @@ mod tests {
 
     #[test]
     fn a_copy_is_known_inside_the_window_only() {
-        let mut charged = Charged::default();
+        let mut charged = ErrorDedup::default();
         let s = Duration::from_secs;
         assert!(!charged.is_copy(s(100), MINUTE, key(1)));
         assert!(charged.is_copy(s(130), MINUTE, key(1)));
@@ -275,7 +275,7 @@ mod tests {
 
     #[test]
     fn session_class_and_arm_tell_errors_apart() {
-        let mut charged = Charged::default();
+        let mut charged = ErrorDedup::default();
         let now = Duration::ZERO;
         assert!(!charged.is_copy(now, MINUTE, (Arm::Canary, 1, Class::Timeout)));
         assert!(!charged.is_copy(now, MINUTE, (Arm::Canary, 2, Class::Timeout)));
@@ -286,7 +286,7 @@ mod tests {
 
     #[test]
     fn memory_is_bounded_and_expired_errors_leave() {
-        let mut charged = Charged::default();
+        let mut charged = ErrorDedup::default();
         for session in 0..20_000 {
             charged.is_copy(Duration::ZERO, MINUTE, key(session));
         }

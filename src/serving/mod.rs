@@ -17,6 +17,7 @@ mod prepare;
 mod record;
 mod rescue;
 mod shadow;
+#[cfg(any(test, debug_assertions, feature = "testing"))]
 pub mod testing;
 mod types;
 

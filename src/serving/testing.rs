@@ -115,7 +115,7 @@ impl FakeServer {
 
 fn loader(engine: EngineHandle, codec: Arc<Codec>, server: FakeServer) -> Loader {
     let server = Arc::new(server);
-    Arc::new(move |path, vet| {
+    Arc::new(move |path, check| {
         let (engine, codec, server) = (engine.clone(), codec.clone(), server.clone());
         Box::pin(async move {
             let Some(script) = server.models.get(&path).cloned() else {
@@ -125,7 +125,9 @@ fn loader(engine: EngineHandle, codec: Arc<Codec>, server: FakeServer) -> Loader
             (server.when_opened)(&path);
             // Each folder has a content of its own.
             let digest = format!("digest of {}", path.display());
-            vet(&digest).await.map_err(|why| DeployError::Vetoed { path: path.clone(), why })?;
+            check(&digest)
+                .await
+                .map_err(|why| DeployError::NotAllowed { path: path.clone(), why })?;
             tokio::time::sleep(server.load_time / 2).await;
             (server.when_loaded)(&path);
             let (memory, fatal) = (server.memory, server.fatal.as_ref() == Some(&path));

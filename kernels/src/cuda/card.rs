@@ -52,7 +52,7 @@ pub struct Memory {
 
 /// What a card is.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Facts {
+pub struct DeviceProperties {
     pub name: String,
     /// Compute capability, major and minor.
     pub capability: (u32, u32),
@@ -63,7 +63,7 @@ pub struct Facts {
     pub emulated: bool,
 }
 
-impl Facts {
+impl DeviceProperties {
     /// Whether its tensor cores multiply halves at half the rate of 8-bit numbers, and not at a quarter as GeForce's
     /// do, and blocks may have the shared memory that this takes: A100, H100, B200.
     pub(crate) fn fast_halves(&self) -> bool {
@@ -195,7 +195,7 @@ pub struct HostMemory {
 /// Whatever is enqueued may be done long after the call has returned: only [`Card::synchronise`],
 /// [`Card::download`] and [`Card::read_timer`] wait, and a fault shows there at the earliest.
 pub trait Card: Send + Sync + fmt::Debug {
-    fn facts(&self) -> &Facts;
+    fn properties(&self) -> &DeviceProperties;
     fn memory(&self) -> Result<Memory, CardError>;
     /// What launches have to work in.
     fn workspace(&self) -> Workspace;
@@ -285,7 +285,7 @@ pub(crate) fn check_grid(
     kernel: &str,
     grid: Grid,
     args: usize,
-    facts: &Facts,
+    facts: &DeviceProperties,
 ) -> Result<(), CardError> {
     let Grid { blocks, threads, shared, .. } = grid;
     let count: u64 = threads.iter().map(|side| u64::from(*side)).product();

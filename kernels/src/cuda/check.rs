@@ -149,7 +149,11 @@ pub(crate) fn prove(family: Family) {
         let checks = family(&bench, Size::Full).unwrap();
         assert!(!checks.is_empty());
         for check in checks {
-            assert!(check.holds(), "{check} (threads in order {order}, {})", card.facts().name);
+            assert!(
+                check.holds(),
+                "{check} (threads in order {order}, {})",
+                card.properties().name
+            );
         }
         [Queue::Compute, Queue::Load].iter().for_each(|queue| card.synchronise(*queue).unwrap());
         assert_eq!(card.pool_usage(pool).unwrap().used, 0, "a case keeps memory");

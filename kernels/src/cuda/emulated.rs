@@ -3,7 +3,7 @@
 //!
 //! For tests. Fresh memory is poisoned (0xFF: floats are NaN), every allocation lies between fences that are
 //! looked at when it is freed, kernels and copies are refused memory that is not allocated, and products are
-//! plain loops. It comes in two tempers ([`Temper`]): one that does everything at once, and one that is as
+//! plain loops. It comes in two tempers ([`EmulationMode`]): one that does everything at once, and one that is as
 //! unhelpful as a driver may be. Time is what a simple cost model says (`emulated/clock.rs`), so that tests of
 //! pace and fairness give the same figures everywhere. What it cannot show: races between blocks, the driver.
 
@@ -12,8 +12,8 @@ mod product;
 mod queues;
 
 use super::card::{
-    Arg, COUNTS, Card, CardError, Facts, Gemm, Graph, Grid, HostMemory, Memory, Pool, PoolUsage,
-    Queue, Timer, Workspace, check_grid,
+    Arg, COUNTS, Card, CardError, DeviceProperties, Gemm, Graph, Grid, HostMemory, Memory, Pool,
+    PoolUsage, Queue, Timer, Workspace, check_grid,
 };
 pub use clock::Pace;
 use clock::{Clock, Marks};
@@ -49,7 +49,7 @@ const TRUNCATE: u64 = 1 << 63;
 
 /// How helpful the card is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Temper {
+pub enum EmulationMode {
     /// Everything is done before the call returns, products are summed in one order, and tensor cores round.
     Prompt,
     /// Everything is done as late as the contract of [`Card`] allows, when somebody waits for it; the order of
@@ -61,10 +61,10 @@ pub enum Temper {
 /// The emulated card.
 #[derive(Debug)]
 pub struct EmulatedCard {
-    facts: Facts,
+    facts: DeviceProperties,
     workspace: Workspace,
     total: u64,
-    temper: Temper,
+    temper: EmulationMode,
     order: AtomicU64,
     state: Mutex<State>,
     /// Held by whoever does a queue's work, so that it is done in order.
@@ -109,7 +109,7 @@ struct Block {
 impl EmulatedCard {
     /// A prompt card with so many bytes of memory.
     pub fn start(total: u64) -> EmulatedCard {
-        EmulatedCard::with(total, Temper::Prompt, Pace::default())
+        EmulatedCard::with(total, EmulationMode::Prompt, Pace::default())
     }
 
     /// A prompt card that takes itself for one of a data centre's: larger blocks, and tensor cores that are fast with
@@ -123,15 +123,15 @@ impl EmulatedCard {
 
     /// A pessimistic card with so many bytes of memory, at this pace.
     pub fn pessimistic(total: u64, pace: Pace) -> EmulatedCard {
-        EmulatedCard::with(total, Temper::Pessimistic, pace)
+        EmulatedCard::with(total, EmulationMode::Pessimistic, pace)
     }
 
-    fn with(total: u64, temper: Temper, pace: Pace) -> EmulatedCard {
+    fn with(total: u64, temper: EmulationMode, pace: Pace) -> EmulatedCard {
         let name = match temper {
-            Temper::Prompt => "emulated card",
-            Temper::Pessimistic => "emulated card, pessimistic",
+            EmulationMode::Prompt => "emulated card",
+            EmulationMode::Pessimistic => "emulated card, pessimistic",
         };
-        let facts = Facts {
+        let facts = DeviceProperties {
             name: name.into(),
             capability: (8, 0),
             multiprocessors: 4,
@@ -215,8 +215,8 @@ impl EmulatedCard {
         state.queues.push(queue, work, at);
         drop(state);
         match self.temper {
-            Temper::Prompt => self.drain(queue),
-            Temper::Pessimistic => Ok(()),
+            EmulationMode::Prompt => self.drain(queue),
+            EmulationMode::Pessimistic => Ok(()),
         }
     }
 
@@ -243,7 +243,7 @@ impl EmulatedCard {
             };
             state.clock.end(queue, begun + cost, &work);
             if let Err(error) = done {
-                if self.temper == Temper::Pessimistic {
+                if self.temper == EmulationMode::Pessimistic {
                     state.dead = Some(error.to_string());
                 }
                 return Err(error);
@@ -277,7 +277,7 @@ impl EmulatedCard {
             values.iter_mut().map(|value| std::ptr::from_mut(value).cast()).collect();
         let name = CString::new(kernel).map_err(|e| other(e.to_string()))?;
         let mut error = [0u8; 256];
-        let truncate = if self.temper == Temper::Pessimistic { TRUNCATE } else { 0 };
+        let truncate = if self.temper == EmulationMode::Pessimistic { TRUNCATE } else { 0 };
         // SAFETY: the caller of `Card::launch` answers for the arguments; the arrays live through the call.
         let code = unsafe {
             serin_emulator_launch(
@@ -443,7 +443,7 @@ fn other(what: String) -> CardError {
 }
 
 impl Card for EmulatedCard {
-    fn facts(&self) -> &Facts {
+    fn properties(&self) -> &DeviceProperties {
         &self.facts
     }
 
@@ -512,7 +512,7 @@ impl Card for EmulatedCard {
         }
         usage.used += size;
         usage.reserved = usage.reserved.max(usage.used);
-        let pending = (self.temper == Temper::Pessimistic).then_some(queue);
+        let pending = (self.temper == EmulationMode::Pessimistic).then_some(queue);
         Ok(state.add(Some(pool), bytes, POISON, pending))
     }
 

@@ -34,8 +34,8 @@ pub mod weights;
 pub use acts::{ActBuffer, ActKind, Acts, ActsMut};
 pub use buffer::{Buffer, Mapped, View, ViewMut};
 pub use card::{
-    Arg, Card, CardError, Facts, Gemm, Graph, Grid, HostMemory, Memory, Number, Pool, PoolUsage,
-    Queue,
+    Arg, Card, CardError, DeviceProperties, Gemm, Graph, Grid, HostMemory, Memory, Number, Pool,
+    PoolUsage, Queue,
 };
 #[cfg(any(test, feature = "known-answers"))]
 pub use check::{Check, Size};

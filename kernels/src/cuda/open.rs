@@ -112,7 +112,7 @@ mod tests {
     fn emulated_cards_are_had_by_name() {
         for name in ["emulated", "pessimistic"] {
             let card = open(name).unwrap();
-            assert!(card.facts().emulated);
+            assert!(card.properties().emulated);
             assert_eq!(card.memory().unwrap().total, 256 << 20);
             assert_eq!(card.readings(), None);
         }

@@ -10,7 +10,9 @@ pub(crate) mod names;
 
 use super::acts::{ActKind, Acts};
 use super::buffer::{Buffer, View, ViewMut};
-use super::card::{Arg, COUNTS, Card, CardError, Facts, Gemm, Grid, Number, Pool, Queue};
+use super::card::{
+    Arg, COUNTS, Card, CardError, DeviceProperties, Gemm, Grid, Number, Pool, Queue,
+};
 use super::weights::{PlaneLayout, planes};
 use crate::quant::Kind;
 use names::Tile;
@@ -107,7 +109,7 @@ impl Matrix {
 
     /// The form in which [`multiply`] takes `n` inputs.
     pub fn input_kind(&self, card: &dyn Card, n: usize) -> ActKind {
-        let way = Way::choose(self.kind, self.rows, self.columns, n, card.facts());
+        let way = Way::choose(self.kind, self.rows, self.columns, n, card.properties());
         way.inputs(self.kind)
     }
 
@@ -160,7 +162,13 @@ pub(crate) enum Way {
 
 impl Way {
     /// For a matrix of `kind` and `n` inputs, on a card of which these are the facts.
-    pub(crate) fn choose(kind: Kind, rows: usize, columns: usize, n: usize, facts: &Facts) -> Way {
+    pub(crate) fn choose(
+        kind: Kind,
+        rows: usize,
+        columns: usize,
+        n: usize,
+        facts: &DeviceProperties,
+    ) -> Way {
         let warps = WARPS * facts.multiprocessors as usize;
         let pieces = columns.div_ceil(128);
         match kind {
@@ -215,7 +223,7 @@ pub fn multiply(
     out: Output<'_>,
     bias: Option<View<'_, f32>>,
 ) -> Result<(), CardError> {
-    let way = Way::choose(matrix.kind, matrix.rows, matrix.columns, n, card.facts());
+    let way = Way::choose(matrix.kind, matrix.rows, matrix.columns, n, card.properties());
     multiply_by(way, card, matrix, x, n, out, bias)
 }
 
@@ -352,7 +360,7 @@ impl Product<'_> {
             return Err(CardError::Shape(format!("{} rows are too many", self.matrix.rows)));
         }
         let across = self.n.div_ceil(shape.inputs);
-        let (facts, workspace) = (card.facts(), card.workspace());
+        let (facts, workspace) = (card.properties(), card.workspace());
         let room = if across * down <= COUNTS { workspace.room } else { 0 };
         let multiprocessors = facts.multiprocessors as usize;
         let shares = shape.shares(across * down, self.matrix.columns, multiprocessors, room);

@@ -5,7 +5,7 @@ use super::{
     GateWait, LaneStatus, LedgerStatus, ModelsView, Status, Unload,
 };
 use crate::alerts::{Alerts, Counts};
-use crate::control::{Brain, Control};
+use crate::control::{Control, ControlState};
 use crate::device::memory;
 use crate::engine::{CardReport, LaneStats, UnloadReport};
 use crate::rollout::{
@@ -30,7 +30,7 @@ impl Control {
 
     /// The rollout at this moment.
     pub fn view(&self) -> View {
-        self.brain.lock().rollout.view(self.now())
+        self.state.lock().rollout.view(self.now())
     }
 
     /// What became of the alerts; `None` if none are sent.
@@ -40,28 +40,28 @@ impl Control {
 
     /// Everything that an operator may want to see; copied requests (`shadow`) are not known here.
     pub fn status(&self) -> Status {
-        let brain = self.brain.lock();
-        let view = brain.rollout.view(self.now());
+        let state = self.state.lock();
+        let view = state.rollout.view(self.now());
         let models = self.models();
         let routed = self.routed();
         let arms = [(Arm::Stable, &models.stable), (Arm::Canary, &models.canary)];
         Status {
             model: models.name.to_string(),
-            revision: brain.revision,
+            revision: state.revision,
             phase: view.phase.as_str().to_owned(),
             reason: reason(&view.phase),
             self_test: view.self_test,
             awaiting_confirm: view.awaiting_confirm,
-            previous: brain.previous.as_ref().map(|one| one.deployment.version.to_string()),
+            previous: state.previous.as_ref().map(|one| one.deployment.version.to_string()),
             ledger: self
-                .book
+                .ledger
                 .health()
                 .map(|(path, health)| LedgerStatus { path, failing: health.failing }),
             paused: matches!(view.phase, Phase::Running { paused: true }),
             rollout: view.rollout.clone(),
             weight: routed.percent(),
             weight_wanted: (view.weight != routed).then(|| view.weight.percent()),
-            remarks: brain.remarks(),
+            remarks: state.remarks(),
             steps: view.steps.iter().map(|step| step.percent()).collect(),
             step: view.step,
             stage: view.stage,
@@ -70,7 +70,7 @@ impl Control {
             promotion_ordered: view.promotion_ordered,
             uptime_s: self.origin.elapsed().as_secs_f64(),
             resident_bytes: memory::resident_bytes().unwrap_or(0),
-            loading: brain.loading.clone(),
+            loading: state.loading.clone(),
             arms: arms.map(|(arm, loaded)| ArmStatus::new(view.arm(arm), loaded.as_deref())).into(),
             reference: view.reference.as_ref().map(ArmFigures::from),
             overall: view.verdict.overall().as_str().to_owned(),
@@ -78,8 +78,8 @@ impl Control {
             forecast: view.forecast.as_ref().map(ForecastStatus::from),
             shadow: None,
             device: self.readings().map(|device| DeviceStatus::new(&device, view.throttled)),
-            decisions: brain.decisions.iter().map(DecisionStatus::from).collect(),
-            unloads: brain.unloads.iter().map(|(_, unload)| unload.clone()).collect(),
+            decisions: state.decisions.iter().map(DecisionStatus::from).collect(),
+            unloads: state.unloads.iter().map(|(_, unload)| unload.clone()).collect(),
         }
     }
 
@@ -90,7 +90,7 @@ impl Control {
     }
 }
 
-impl Brain {
+impl ControlState {
     /// What stands out: what waits, and what was refused at the start. One line each.
     fn remarks(&self) -> Vec<String> {
         let resuming = self.resuming.as_ref().map(|resuming| {

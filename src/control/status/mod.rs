@@ -201,7 +201,7 @@ pub struct LaneStatus {
     pub waiting: u64,
     pub blocks_used: u64,
     pub blocks_total: u64,
-    /// Blocks whose prefix can be reused, lent or not.
+    /// Blocks whose prefix can be reused, referenced or not.
     pub blocks_cached: u64,
     pub blocks_evicted: u64,
     /// Prompt tokens since the load: looked up in the prefix cache, and found there.

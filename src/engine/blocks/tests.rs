@@ -25,22 +25,22 @@ impl BlockPool {
         let mut holders = vec![0; self.total()];
         tables.flatten().for_each(|block| holders[*block as usize] += 1);
         assert_eq!(holders, self.holders, "holders are those of the tables");
-        let idle = self.idle.order();
-        let mut unlent: HashSet<u32> = HashSet::new();
-        for block in idle.iter().chain(&self.free) {
-            assert!(unlent.insert(*block), "block {block} is in two places");
-            assert_eq!(self.holders(*block), 0, "block {block} is lent and free");
+        let evictable = self.evictable.order();
+        let mut unreferenced: HashSet<u32> = HashSet::new();
+        for block in evictable.iter().chain(&self.free) {
+            assert!(unreferenced.insert(*block), "block {block} is in two places");
+            assert_eq!(self.holders(*block), 0, "block {block} is referenced and free");
         }
         assert!(self.free.iter().all(|block| !self.is_known(*block)), "free blocks are unknown");
-        assert!(idle.iter().all(|block| self.is_known(*block)), "idle blocks are known");
-        let lent = holders.iter().filter(|count| **count > 0).count();
-        assert_eq!(lent + unlent.len(), self.total(), "no block is lost");
-        assert_eq!((self.used(), self.free()), (lent, unlent.len()));
+        assert!(evictable.iter().all(|block| self.is_known(*block)), "evictable blocks are known");
+        let referenced = holders.iter().filter(|count| **count > 0).count();
+        assert_eq!(referenced + unreferenced.len(), self.total(), "no block is lost");
+        assert_eq!((self.used(), self.free()), (referenced, unreferenced.len()));
         let known = self.index.known();
         let by_serial: HashMap<u64, u32> =
             known.iter().map(|(b, serial, _)| (*serial, *b)).collect();
         assert_eq!((known.len(), by_serial.len()), (self.cached(), self.cached()));
-        let age = |block: u32| idle.iter().position(|b| *b == block).unwrap_or(usize::MAX);
+        let age = |block: u32| evictable.iter().position(|b| *b == block).unwrap_or(usize::MAX);
         for (child, _, parent) in &known {
             let Some(parent) = parent.and_then(|serial| by_serial.get(&serial)) else { continue };
             let (child, parent) = (age(*child), age(*parent));
@@ -308,10 +308,10 @@ fn an_admission_that_does_not_fit_changes_nothing() {
     let mut world = World::new(4, u64::MAX);
     let table = computed(&mut world, tokens(1, 12));
     world.admit(Origin::default(), vec![60; 5]);
-    let before = world.pool.idle.order();
+    let before = world.pool.evictable.order();
     // Three of its four blocks are evictable here, but then only its own hits are left to allocate.
     world.admit(Origin::default(), tokens(1, 16));
-    assert_eq!((world.holders.len(), world.pool.idle.order()), (1, before));
+    assert_eq!((world.holders.len(), world.pool.evictable.order()), (1, before));
     assert_eq!(world.pool.evictions(), 1);
     assert!(world.pool.is_known(table[0]));
 }

@@ -17,21 +17,21 @@ type Written = Option<(u32, u32, bool, u64)>;
 
 /// The content of a request.
 #[derive(Debug, Clone)]
-struct Wish {
+struct RowTask {
     prompt: Vec<u32>,
     max_new: usize,
     score_last: usize,
     salt: u64,
 }
 
-impl Wish {
-    fn of(prompt: &[u32], max_new: usize) -> Wish {
-        Wish { prompt: prompt.to_vec(), max_new, score_last: 0, salt: 0 }
+impl RowTask {
+    fn of(prompt: &[u32], max_new: usize) -> RowTask {
+        RowTask { prompt: prompt.to_vec(), max_new, score_last: 0, salt: 0 }
     }
 }
 
 struct Client {
-    wish: Wish,
+    task: RowTask,
     events: Option<UnboundedReceiver<SeqEvent>>,
     /// Where its first row began, which is what was cached.
     began: Option<usize>,
@@ -76,28 +76,28 @@ fn world(config: SchedulerConfig, blocks: usize, rope_switch: Option<usize>) -> 
 }
 
 impl World {
-    fn submit(&mut self, wish: Wish) -> usize {
+    fn submit(&mut self, task: RowTask) -> usize {
         let (events, inbox) = unbounded_channel();
         let tag = self.clients.len();
         // The seed identifies the request of a row.
         let params = SamplingParams {
-            score_last: wish.score_last,
+            score_last: task.score_last,
             seed: tag as u64,
             ..SamplingParams::greedy()
         };
         let request = SeqRequest {
             tag: tag as u32,
-            prompt: wish.prompt.clone(),
+            prompt: task.prompt.clone(),
             params,
-            max_new_tokens: wish.max_new,
+            max_new_tokens: task.max_new,
             stop_ids: vec![EOS],
-            cache_salt: wish.salt,
+            cache_salt: task.salt,
             events,
             arrived: self.now,
         };
         self.scheduler.check(&request).unwrap();
         self.scheduler.admit(request);
-        self.clients.push(Client { wish, events: Some(inbox), began: None });
+        self.clients.push(Client { task, events: Some(inbox), began: None });
         tag
     }
 
@@ -167,7 +167,7 @@ impl World {
                 assert_eq!(self.scheduler.blocks.holders(block), 1, "a shared block is written");
                 assert!(!self.scheduler.blocks.is_known(block), "a known block is written");
                 let (position, id) = (self.batch.positions[i], self.batch.tokens[i]);
-                self.kv.insert(slot, Some((position, id, long, client.wish.salt)));
+                self.kv.insert(slot, Some((position, id, long, client.task.salt)));
             }
         }
     }
@@ -177,7 +177,7 @@ impl World {
         let (draws, owners) = (self.scheduler.draws(), self.owners());
         let (mut draws, mut results) = (draws.iter(), Vec::new());
         for (row, owner) in self.batch.rows.iter().zip(owners) {
-            let (table, salt) = (self.batch.table(row), self.clients[owner].wish.salt);
+            let (table, salt) = (self.batch.table(row), self.clients[owner].task.salt);
             let read = |p: usize| {
                 let slot = table[p / SIZE] * SIZE as u32 + (p % SIZE) as u32;
                 let Some(written) = self.kv[&slot] else { panic!("slot {slot} is spoilt") };
@@ -212,8 +212,8 @@ impl World {
     }
 
     /// Submits a request and runs to the end: the reply and the timings.
-    fn ask(&mut self, wish: Wish) -> (Vec<u32>, Timings) {
-        let tag = self.submit(wish);
+    fn ask(&mut self, task: RowTask) -> (Vec<u32>, Timings) {
+        let tag = self.submit(task);
         self.run();
         let (reply, timings) = self.outcome(tag);
         (reply, timings.expect("it has finished"))
@@ -223,7 +223,7 @@ impl World {
     /// the request failed.
     fn outcome(&mut self, tag: usize) -> (Vec<u32>, Option<Timings>) {
         let longest = self.scheduler.capacity.longest();
-        let Client { wish, events, began } = &mut self.clients[tag];
+        let Client { task, events, began } = &mut self.clients[tag];
         let (mut reply, mut scores, mut started) = (Vec::new(), Vec::new(), None);
         let events = events.as_mut().expect("it is still there");
         while let Ok(event) = events.try_recv() {
@@ -232,12 +232,12 @@ impl World {
                 SeqEvent::Token { id, .. } => reply.push(id),
                 SeqEvent::Scored { logprobs, .. } => scores = logprobs,
                 SeqEvent::Finished { timings, .. } => {
-                    assert_eq!(reply, reply_alone(&wish.prompt, wish.max_new, longest));
+                    assert_eq!(reply, reply_alone(&task.prompt, task.max_new, longest));
                     assert_eq!(Some(timings.cached_tokens), *began, "the first row begins there");
                     assert!(started.is_none_or(|cached| cached == timings.cached_tokens));
-                    let len = wish.prompt.len();
-                    let from = len - wish.score_last.min(len - 1);
-                    let known = (from..len).map(|p| score(&wish.prompt[..p], wish.prompt[p]));
+                    let len = task.prompt.len();
+                    let from = len - task.score_last.min(len - 1);
+                    let known = (from..len).map(|p| score(&task.prompt[..p], task.prompt[p]));
                     assert_eq!(scores, known.collect::<Vec<_>>());
                     return (reply, Some(timings));
                 }
@@ -297,14 +297,14 @@ proptest! {
         let mut asks = asks.into_iter().peekable();
         for step in 0..20_000 {
             while let Some((_, kind, len, max_new, score_last, on)) = asks.next_if(|a| a.0 <= step) {
-                let mut wish = Wish { score_last, salt: u64::from(kind == 2), ..Wish::of(&prompt(kind, len), max_new) };
+                let mut task = RowTask { score_last, salt: u64::from(kind == 2), ..RowTask::of(&prompt(kind, len), max_new) };
                 if let Some(before) = world.clients.last().filter(|_| on) {
-                    wish.prompt = before.wish.prompt.clone();
-                    wish.prompt.extend(reply_alone(&wish.prompt, before.wish.max_new, longest));
-                    wish.prompt.push(90);
+                    task.prompt = before.task.prompt.clone();
+                    task.prompt.extend(reply_alone(&task.prompt, before.task.max_new, longest));
+                    task.prompt.push(90);
                 }
-                wish.prompt.truncate(longest - 1);
-                world.submit(wish);
+                task.prompt.truncate(longest - 1);
+                world.submit(task);
             }
             for (who, _) in cancel.iter().filter(|(_, when)| *when == step) {
                 if let Some(client) = world.clients.get_mut(*who) {
@@ -329,13 +329,13 @@ proptest! {
 #[test]
 fn a_prompt_seen_before_is_computed_from_where_it_differs() {
     let mut world = world(config(), 32, None);
-    let (first, timings) = world.ask(Wish::of(&prompt(0, 23), 6));
+    let (first, timings) = world.ask(RowTask::of(&prompt(0, 23), 6));
     assert_eq!((timings.cached_tokens, first.is_empty()), (0, false));
     let before = world.computed;
-    let (again, timings) = world.ask(Wish::of(&prompt(0, 23), 6));
+    let (again, timings) = world.ask(RowTask::of(&prompt(0, 23), 6));
     assert_eq!((&again, timings.cached_tokens), (&first, 20));
     assert_eq!(world.computed - before, 3 + again.len() - 1, "the tail and the reply");
-    let (_, timings) = world.ask(Wish::of(&prompt(1, 23), 6));
+    let (_, timings) = world.ask(RowTask::of(&prompt(1, 23), 6));
     assert_eq!(timings.cached_tokens, 8, "the first ten tokens are the same");
     let totals = world.scheduler.totals();
     assert_eq!((totals.prefix_lookup_tokens, totals.prefix_hit_tokens), (69, 28));
@@ -344,13 +344,13 @@ fn a_prompt_seen_before_is_computed_from_where_it_differs() {
 #[test]
 fn a_second_turn_finds_the_first_ones_reply() {
     let mut world = world(config(), 32, None);
-    let (reply, _) = world.ask(Wish::of(&prompt(0, 9), 12));
+    let (reply, _) = world.ask(RowTask::of(&prompt(0, 9), 12));
     assert!(reply.len() >= 8, "{reply:?}");
     let mut second = prompt(0, 9);
     second.extend(&reply);
     let computed = second.len() - 1;
     second.extend([80, 81, 82, 83]);
-    let (_, timings) = world.ask(Wish::of(&second, 3));
+    let (_, timings) = world.ask(RowTask::of(&second, 3));
     assert_eq!(timings.cached_tokens, computed / SIZE * SIZE);
 }
 
@@ -358,7 +358,7 @@ fn a_second_turn_finds_the_first_ones_reply() {
 fn the_last_token_is_always_computed() {
     let mut world = world(config(), 32, None);
     for (len, cached) in [(16, 0), (16, 12), (17, 16), (4, 0), (5, 4), (1, 0)] {
-        let (_, timings) = world.ask(Wish::of(&prompt(0, len), 1));
+        let (_, timings) = world.ask(RowTask::of(&prompt(0, len), 1));
         assert_eq!(timings.cached_tokens, cached, "a prompt of {len}");
     }
 }
@@ -366,10 +366,10 @@ fn the_last_token_is_always_computed() {
 #[test]
 fn what_is_to_be_scored_is_computed() {
     let mut world = world(config(), 32, None);
-    world.ask(Wish::of(&prompt(0, 24), 1));
+    world.ask(RowTask::of(&prompt(0, 24), 1));
     for (score_last, cached) in [(1, 20), (3, 20), (4, 16), (11, 12), (12, 8), (23, 0), (99, 0)] {
-        let wish = Wish { score_last, ..Wish::of(&prompt(0, 24), 1) };
-        let (_, timings) = world.ask(wish);
+        let task = RowTask { score_last, ..RowTask::of(&prompt(0, 24), 1) };
+        let (_, timings) = world.ask(task);
         assert_eq!(timings.cached_tokens, cached, "with {score_last} scored");
     }
 }
@@ -377,7 +377,7 @@ fn what_is_to_be_scored_is_computed() {
 #[test]
 fn salts_share_nothing() {
     let mut world = world(config(), 32, None);
-    let salted = |salt| Wish { salt, ..Wish::of(&prompt(0, 20), 1) };
+    let salted = |salt| RowTask { salt, ..RowTask::of(&prompt(0, 20), 1) };
     let cached = [0, 1, 0, 1, 2].map(|salt| world.ask(salted(salt)).1.cached_tokens);
     assert_eq!(cached, [0, 0, 16, 16, 0]);
 }
@@ -385,15 +385,15 @@ fn salts_share_nothing() {
 #[test]
 fn the_sides_of_a_switch_of_frequencies_share_nothing() {
     let mut world = world(config(), 64, Some(20));
-    world.ask(Wish::of(&prompt(0, 18), 1));
-    let (_, timings) = world.ask(Wish::of(&prompt(0, 24), 1));
+    world.ask(RowTask::of(&prompt(0, 18), 1));
+    let (_, timings) = world.ask(RowTask::of(&prompt(0, 24), 1));
     assert_eq!(timings.cached_tokens, 0, "computed for the long side");
-    let cached = [18, 24].map(|len| world.ask(Wish::of(&prompt(0, len), 1)).1.cached_tokens);
+    let cached = [18, 24].map(|len| world.ask(RowTask::of(&prompt(0, len), 1)).1.cached_tokens);
     assert_eq!(cached, [16, 20], "each side finds its own");
     // A sequence that crosses the switch first finds the cached blocks of the short side, then those of the
     // long side.
     let before = world.computed;
-    let (reply, timings) = world.ask(Wish::of(&prompt(0, 18), 5));
+    let (reply, timings) = world.ask(RowTask::of(&prompt(0, 18), 5));
     assert!(reply.len() > 3, "it crosses: {reply:?}");
     assert_eq!(timings.cached_tokens, 16);
     assert_eq!(world.computed - before, 4 + 5 + reply.len() - 4, "short tail, long tail, decodes");
@@ -402,7 +402,8 @@ fn the_sides_of_a_switch_of_frequencies_share_nothing() {
 #[test]
 fn a_preempted_sequence_finds_its_own_blocks_again() {
     let mut world = world(config(), 7, None);
-    let tags = [world.submit(Wish::of(&prompt(0, 8), 9)), world.submit(Wish::of(&[60; 8], 9))];
+    let tags =
+        [world.submit(RowTask::of(&prompt(0, 8), 9)), world.submit(RowTask::of(&[60; 8], 9))];
     world.run();
     let timings = tags.map(|tag| world.outcome(tag).1.unwrap());
     assert_eq!(timings.map(|t| (t.preemptions, t.cached_tokens)), [(0, 0), (1, 0)]);
@@ -417,10 +418,10 @@ fn a_preempted_sequence_finds_its_own_blocks_again() {
 fn nothing_stays_of_a_step_that_failed_or_a_sequence_whose_logits_were_no_numbers() {
     for luck in [Luck::Fails, Luck::NotANumber(0), Luck::TooFew] {
         let mut world = world(config(), 32, None);
-        world.submit(Wish::of(&prompt(0, 20), 3));
+        world.submit(RowTask::of(&prompt(0, 20), 3));
         assert!(world.step(luck));
         assert_eq!((world.scheduler.blocks().cached(), world.scheduler.is_idle()), (0, true));
-        assert_eq!(world.ask(Wish::of(&prompt(0, 20), 3)).1.cached_tokens, 0, "{luck:?}");
+        assert_eq!(world.ask(RowTask::of(&prompt(0, 20), 3)).1.cached_tokens, 0, "{luck:?}");
     }
 }
 
@@ -429,10 +430,10 @@ fn what_good_steps_computed_outlives_a_bad_one_but_not_a_sequence_of_no_numbers(
     for (luck, cached) in [(Luck::Fails, 16), (Luck::NotANumber(0), 0)] {
         let config = SchedulerConfig { max_batch_tokens: 16, ..config() };
         let mut world = world(config, 32, None);
-        world.submit(Wish::of(&prompt(0, 20), 3));
+        world.submit(RowTask::of(&prompt(0, 20), 3));
         assert!(world.step(Luck::Good) && world.step(luck));
         assert!(world.scheduler.is_idle());
-        assert_eq!(world.ask(Wish::of(&prompt(0, 20), 3)).1.cached_tokens, cached, "{luck:?}");
+        assert_eq!(world.ask(RowTask::of(&prompt(0, 20), 3)).1.cached_tokens, cached, "{luck:?}");
     }
 }
 
@@ -441,7 +442,7 @@ fn without_the_cache_nothing_is_kept_or_counted() {
     let config = SchedulerConfig { prefix_cache: false, ..config() };
     let mut world = world(config, 32, None);
     for _ in 0..2 {
-        assert_eq!(world.ask(Wish::of(&prompt(0, 20), 3)).1.cached_tokens, 0);
+        assert_eq!(world.ask(RowTask::of(&prompt(0, 20), 3)).1.cached_tokens, 0);
     }
     let totals = world.scheduler.totals();
     assert_eq!((totals.prefix_lookup_tokens, world.scheduler.blocks().cached()), (0, 0));

@@ -3,7 +3,7 @@
 //! The accept loop is our own because the usual one has no deadline for request headers, so that a client
 //! that sends one byte per minute would hold a connection for ever. When all connections are in use, one
 //! without a complete request is closed ([`room`]). When all are serving requests, a few more are accepted
-//! for probes, and all other requests are told to come back later ([`Spare`]). If a client stops reading its
+//! for probes, and all other requests are told to come back later ([`OverLimit`]). If a client stops reading its
 //! reply, its connection is closed after a while. Handlers get the client's address from [`Peer`] and the
 //! server's phase from [`Lifecycle`].
 
@@ -21,7 +21,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::{GracefulConnection, GracefulShutdown};
 use ipnet::IpNet;
-use room::{Answer, Arriving, Place, Room, Told};
+use room::{Answer, Arriving, CloseOrder, Place, Room};
 use std::io;
 use std::net::SocketAddr;
 use std::pin::pin;
@@ -39,7 +39,7 @@ pub struct Peer(pub SocketAddr);
 
 /// Marks a request on one of the connections beyond the limit.
 #[derive(Debug, Clone, Copy)]
-pub struct Spare;
+pub struct OverLimit;
 
 /// Limits on connections.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -148,7 +148,7 @@ async fn follow(
                 {
                     return note(ended);
                 }
-                if place.told() == Told::Leave {
+                if place.told() == CloseOrder::Leave {
                     return metrics::connection_closed("silent");
                 }
             }
@@ -196,7 +196,7 @@ fn connection(
         request.extensions_mut().insert(peer);
         request.extensions_mut().insert(lifecycle.clone());
         if place.spare {
-            request.extensions_mut().insert(Spare);
+            request.extensions_mut().insert(OverLimit);
         }
         let answered = app.clone().oneshot(request);
         async move {

@@ -18,7 +18,7 @@ use std::task::{Context, Poll};
 use tokio::sync::Notify;
 
 /// Connections beyond the limit, for probes and for telling other clients to come back later.
-pub(super) const SPARE: usize = 32;
+pub(super) const EXTRA_CONNECTIONS: usize = 32;
 
 /// The connections of one listener.
 pub(super) struct Room {
@@ -51,7 +51,7 @@ pub(super) struct Place {
 
 /// What a connection that was chosen for closing has to do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Told {
+pub(super) enum CloseOrder {
     Stay,
     Leave,
 }
@@ -75,7 +75,7 @@ impl Room {
                 leave.0.notify_one();
             }
         }
-        if inside.open.len() >= self.bounds.connections + SPARE {
+        if inside.open.len() >= self.bounds.connections + EXTRA_CONNECTIONS {
             return None;
         }
         let spare = inside.open.len() >= self.bounds.connections;
@@ -95,10 +95,10 @@ impl Place {
     }
 
     /// Whether it still has to close: a request that was on its way may have arrived in the meantime.
-    pub fn told(&self) -> Told {
+    pub fn told(&self) -> CloseOrder {
         match self.room.inside.lock().open.contains_key(&self.id) {
-            true => Told::Stay,
-            false => Told::Leave,
+            true => CloseOrder::Stay,
+            false => CloseOrder::Leave,
         }
     }
 
@@ -223,11 +223,11 @@ mod tests {
     fn a_request_that_came_in_time_stays() {
         let room = room(1, 8);
         let (first, second) = (room.take(at(1)).unwrap(), room.take(at(2)).unwrap());
-        assert_eq!((first.told(), second.told()), (Told::Leave, Told::Stay));
+        assert_eq!((first.told(), second.told()), (CloseOrder::Leave, CloseOrder::Stay));
         first.begin(false);
-        assert_eq!(first.told(), Told::Leave, "headers alone are no request");
+        assert_eq!(first.told(), CloseOrder::Leave, "headers alone are no request");
         first.begin(true);
-        assert_eq!(first.told(), Told::Stay);
+        assert_eq!(first.told(), CloseOrder::Stay);
         assert!(
             room.take(at(3)).is_some_and(|third| third.spare),
             "one is at work, one over the bound"
@@ -239,11 +239,11 @@ mod tests {
         let room = room(2, 8);
         let at_work: Vec<_> = (0..2).map(|n| room.take(at(n)).unwrap()).collect();
         at_work.iter().for_each(|place| place.begin(true));
-        let spares: Vec<_> = (0..SPARE).map_while(|_| room.take(at(9))).collect();
+        let spares: Vec<_> = (0..EXTRA_CONNECTIONS).map_while(|_| room.take(at(9))).collect();
         spares.iter().for_each(|place| place.begin(true));
-        assert!(spares.len() == SPARE && spares.iter().all(|place| place.spare));
+        assert!(spares.len() == EXTRA_CONNECTIONS && spares.iter().all(|place| place.spare));
         assert!(room.take(at(10)).is_none());
-        assert!(at_work.iter().all(|place| place.told() == Told::Stay));
+        assert!(at_work.iter().all(|place| place.told() == CloseOrder::Stay));
         drop(spares);
         drop(at_work);
         assert!(room.take(at(10)).is_some_and(|place| !place.spare));
@@ -255,8 +255,8 @@ mod tests {
         let room = room(64, 8);
         let honest = room.take(at(1)).unwrap();
         let silent: Vec<_> = (0..100).map(|_| room.take(at(2)).unwrap()).collect();
-        assert_eq!(honest.told(), Told::Stay);
-        assert_eq!(silent.iter().filter(|place| place.told() == Told::Stay).count(), 8);
+        assert_eq!(honest.told(), CloseOrder::Stay);
+        assert_eq!(silent.iter().filter(|place| place.told() == CloseOrder::Stay).count(), 8);
     }
 
     #[test]
@@ -267,6 +267,6 @@ mod tests {
         idle.rest();
         let silent = room.take(at(2)).unwrap();
         let _newcomer = room.take(at(3)).unwrap();
-        assert_eq!((idle.told(), silent.told()), (Told::Stay, Told::Leave));
+        assert_eq!((idle.told(), silent.told()), (CloseOrder::Stay, CloseOrder::Leave));
     }
 }

@@ -30,7 +30,7 @@ const PENALTIES: usize = 2;
 
 /// Which part of it a step's first kernel reads.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Told {
+pub(super) enum InputPart {
     /// The lists.
     Lists,
     /// The sampling parameters.
@@ -113,11 +113,11 @@ impl Index {
     }
 
     /// Copies what was written to the GPU. It may be overwritten once that is done.
-    pub fn fetch(&mut self, card: &dyn Card, told: Told) -> Result<(), CardError> {
+    pub fn fetch(&mut self, card: &dyn Card, told: InputPart) -> Result<(), CardError> {
         let sections = match told {
-            Told::Lists => LISTS..PARAMS,
-            Told::Draws => PARAMS..PENALTIES + 1,
-            Told::Both => LISTS..PENALTIES + 1,
+            InputPart::Lists => LISTS..PARAMS,
+            InputPart::Draws => PARAMS..PENALTIES + 1,
+            InputPart::Both => LISTS..PENALTIES + 1,
         };
         self.inputs.fetch(card, sections)
     }

@@ -20,7 +20,7 @@ pub use plan::CardPlan;
 
 use super::config::ModelConfig;
 use crate::device::{Batch, CardReport, CardUsage, ModelPool};
-use index::{Index, Told};
+use index::{Index, InputPart};
 use layer::{Layer, NormWeight};
 use room::Room;
 use serin_kernels::cuda::product::{Matrix, Output, multiply};
@@ -136,7 +136,7 @@ impl CardDecoder {
     pub fn forward(&mut self, batch: &Batch) -> Result<(), CardError> {
         let card = self.pool.card().clone();
         let width = self.model.index.fill(batch, &self.model.config, None)?;
-        self.model.body(&*card, width, Told::Lists)
+        self.model.body(&*card, width, InputPart::Lists)
     }
 
     /// Launches the logits of the needed rows `first .. first + n` of the last [`CardDecoder::forward`], into
@@ -159,7 +159,7 @@ impl CardDecoder {
     ) -> Result<(), CardError> {
         let card = self.pool.card().clone();
         self.model.index.tell_draws(params, penalties)?;
-        self.model.index.fetch(&*card, Told::Draws)?;
+        self.model.index.fetch(&*card, InputPart::Draws)?;
         self.model.draw(&*card, params.len())
     }
 
@@ -213,13 +213,13 @@ impl CardDecoder {
 impl Model {
     /// All launches of a decoding step.
     fn whole_decode(&mut self, card: &dyn Card, width: Width) -> Result<(), CardError> {
-        self.body(card, width, Told::Both)?;
+        self.body(card, width, InputPart::Both)?;
         self.head(card, 0, width.rows)?;
         self.draw(card, width.rows)
     }
 
     /// From the step's inputs to the residual stream after the last layer.
-    fn body(&mut self, card: &dyn Card, width: Width, told: Told) -> Result<(), CardError> {
+    fn body(&mut self, card: &dyn Card, width: Width, told: InputPart) -> Result<(), CardError> {
         self.stepped = true;
         self.index.fetch(card, told)?;
         let Model { config, index, room, embedding, .. } = self;

@@ -1,7 +1,7 @@
 //! The kernels' machine code in this program, and the functions in it by name.
 
 use super::driver::{Faults, Handle};
-use crate::cuda::card::{CardError, Facts};
+use crate::cuda::card::{CardError, DeviceProperties};
 use cudarc::driver::{result, sys};
 use parking_lot::Mutex;
 use std::collections::HashMap;
@@ -33,7 +33,7 @@ struct Function {
 
 impl Kernels {
     /// Loads every image; the card's context is bound.
-    pub fn load(&mut self, faults: &Faults, facts: &Facts) -> Result<(), CardError> {
+    pub fn load(&mut self, faults: &Faults, facts: &DeviceProperties) -> Result<(), CardError> {
         if !has_code_for(ARCHS, facts.capability) {
             tracing::warn!("{}", compiling(facts));
         }
@@ -112,7 +112,7 @@ fn has_code_for(archs: &str, (major, minor): (u32, u32)) -> bool {
     })
 }
 
-fn compiling(facts: &Facts) -> String {
+fn compiling(facts: &DeviceProperties) -> String {
     format!(
         "this build has no machine code for {} (compute capability {}.{}; it has {ARCHS}): the driver compiles \
          the kernels for it now. That takes minutes, once: it keeps what it compiled. A build with \
@@ -133,7 +133,7 @@ fn is_mismatch(code: sys::CUresult) -> bool {
     )
 }
 
-fn mismatch(kernels: &str, code: sys::CUresult, facts: &Facts) -> CardError {
+fn mismatch(kernels: &str, code: sys::CUresult, facts: &DeviceProperties) -> CardError {
     CardError::Other(format!(
         "this build has no kernels that {} can run ({kernels}: {code:?}): the card is of compute capability \
          {}.{}, and the build was made with CUDA {}.{} for {ARCHS}",
@@ -164,8 +164,8 @@ mod tests {
         assert_eq!(images, sources);
     }
 
-    fn some_card(capability: (u32, u32)) -> Facts {
-        Facts {
+    fn some_card(capability: (u32, u32)) -> DeviceProperties {
+        DeviceProperties {
             name: "Some Card".into(),
             capability,
             multiprocessors: 1,

@@ -27,8 +27,8 @@ mod start;
 mod timers;
 
 use crate::cuda::card::{
-    Arg, Card, CardError, Facts, Gemm, Graph, Grid, HostMemory, MOST_ARGS, Memory, Pool, PoolUsage,
-    Queue, Timer, Workspace, check_grid,
+    Arg, Card, CardError, DeviceProperties, Gemm, Graph, Grid, HostMemory, MOST_ARGS, Memory, Pool,
+    PoolUsage, Queue, Timer, Workspace, check_grid,
 };
 use crate::cuda::readings::Readings;
 use cudarc::driver::{result, sys};
@@ -47,7 +47,7 @@ use timers::Timers;
 /// A card.
 #[derive(Debug)]
 pub struct CudaCard {
-    facts: Facts,
+    facts: DeviceProperties,
     /// Whether a launch may begin while the one before it still runs.
     overlaps: bool,
     device: sys::CUdevice,
@@ -250,7 +250,7 @@ impl CudaCard {
 }
 
 impl Card for CudaCard {
-    fn facts(&self) -> &Facts {
+    fn properties(&self) -> &DeviceProperties {
         &self.facts
     }
 

@@ -2,7 +2,7 @@
 
 use super::driver::has_driver;
 use super::images;
-use crate::cuda::card::Facts;
+use crate::cuda::card::DeviceProperties;
 use crate::cuda::open::OpenError;
 use cudarc::driver::{result, result::DriverError, sys};
 use std::ffi::{CStr, c_char, c_int};
@@ -12,7 +12,7 @@ const OLDEST_CARD: (u32, u32) = (8, 0);
 
 pub(super) struct Found {
     pub device: sys::CUdevice,
-    pub facts: Facts,
+    pub facts: DeviceProperties,
     /// As `0000:3b:00.0`.
     pub bus: Option<String>,
 }
@@ -76,14 +76,14 @@ fn check_driver(version: c_int, toolkit: (i32, i32)) -> Result<(), OpenError> {
     Err(OpenError::OldDriver { has, needs, release })
 }
 
-fn facts(device: sys::CUdevice) -> Result<Facts, OpenError> {
+fn facts(device: sys::CUdevice) -> Result<DeviceProperties, OpenError> {
     use sys::CUdevice_attribute::*;
     let number = |which| attribute(device, which);
     let capability = (
         number(CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR)?,
         number(CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR)?,
     );
-    Ok(Facts {
+    Ok(DeviceProperties {
         name: result::device::get_name(device).map_err(refused)?,
         capability,
         multiprocessors: number(CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)?,

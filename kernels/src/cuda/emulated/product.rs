@@ -1,11 +1,11 @@
 //! Dense products of an emulated card: plain loops.
 
 use super::super::card::{Gemm, Number};
-use super::Temper;
+use super::EmulationMode;
 
 /// # Safety
 /// The addresses hold what [`Gemm`] says.
-pub(super) unsafe fn multiply(gemm: &Gemm, temper: Temper) {
+pub(super) unsafe fn multiply(gemm: &Gemm, temper: EmulationMode) {
     let Gemm { number, rows, columns, n, weights, x, out, out_stride } = *gemm;
     let at = |address: u64, index: usize| -> f32 {
         // SAFETY: as the caller has promised.
@@ -23,8 +23,8 @@ pub(super) unsafe fn multiply(gemm: &Gemm, temper: Temper) {
             let products =
                 input.iter().enumerate().map(|(c, x)| at(weights, row * columns + c) * x);
             let sum = match temper {
-                Temper::Prompt => products.sum(),
-                Temper::Pessimistic => in_parts(products.collect(), n),
+                EmulationMode::Prompt => products.sum(),
+                EmulationMode::Pessimistic => in_parts(products.collect(), n),
             };
             // SAFETY: as above.
             unsafe { *(out as *mut f32).add(i * out_stride + row) = sum };

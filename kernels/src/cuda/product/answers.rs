@@ -58,7 +58,7 @@ pub fn quantised_checks(bench: &Bench, size: Size) -> Result<Vec<Check>, CardErr
         });
         let tiles = tiles.map(|(rows, columns, n, tile)| (rows, columns, n, Way::Tiles(tile)));
         // The largest tiles are for cards with the shared memory that they take.
-        let most = bench.card.facts().shared_per_block as usize;
+        let most = bench.card.properties().shared_per_block as usize;
         let fits = |way: Way| match way {
             Way::Tiles(tile) => tile.shape().shared_bytes(kind) <= most,
             _ => true,

@@ -1,7 +1,7 @@
 //! The kernels of products by name, and the shapes of their tiles, which product_tiles.cu and
 //! product_halves.cu have too.
 
-use crate::cuda::card::{CardError, Facts};
+use crate::cuda::card::{CardError, DeviceProperties};
 use crate::cuda::weights::OnCard;
 use crate::quant::Kind;
 
@@ -51,7 +51,7 @@ impl Tile {
 
     /// For more than 8 inputs. Up to 64 it is the instructions that turn packed weights into numbers which limit a
     /// product, not the tensor cores; many inputs go through 8 bits on cards whose tensor cores are slow with halves.
-    pub(crate) fn choose(rows: usize, n: usize, facts: &Facts) -> Tile {
+    pub(crate) fn choose(rows: usize, n: usize, facts: &DeviceProperties) -> Tile {
         let TileShape { rows: m, inputs, .. } = Tile::Eights128.shape();
         let busy = rows.div_ceil(m) * n.div_ceil(inputs) >= facts.multiprocessors as usize;
         match n {

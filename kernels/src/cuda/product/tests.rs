@@ -20,7 +20,7 @@ proptest! {
     ) {
         let shared_per_block = if large { 227 << 10 } else { 99 << 10 };
         let capability = if large { (9, 0) } else { (8, 9) };
-        let facts = Facts {
+        let facts = DeviceProperties {
             name: String::new(), capability, multiprocessors, shared_per_block, emulated: true,
         };
         let shape = Tile::choose(rows, n, &facts).shape();

@@ -6,7 +6,7 @@ use crate::cuda::check::{Bench, Check, Numbers, Size};
 
 /// One row of a case: how to choose, and the tokens so far.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Wish {
+pub(super) struct RowSpec {
     pub params: RowParams,
     pub prompt: Vec<u32>,
     pub reply: Vec<u32>,
@@ -14,14 +14,14 @@ pub(super) struct Wish {
 
 /// How far the reference's limits are moved, to see whether a pick hangs on rounding.
 #[derive(Debug, Clone, Copy, Default)]
-pub(super) struct Nudge {
+pub(super) struct Penalty {
     uniform: f64,
     top_p: f64,
     min_p: f64,
 }
 
 /// Logits as weights are made from: soft cap and penalties done, in the host sampler's arithmetic.
-fn adjusted(logits: &[f32], wish: &Wish, soft_cap: f32) -> Vec<f32> {
+fn adjusted(logits: &[f32], wish: &RowSpec, soft_cap: f32) -> Vec<f32> {
     let mut row = logits.to_vec();
     if soft_cap > 0.0 {
         row.iter_mut().for_each(|l| *l = soft_cap * (*l / soft_cap).tanh());
@@ -42,7 +42,7 @@ fn adjusted(logits: &[f32], wish: &Wish, soft_cap: f32) -> Vec<f32> {
 }
 
 /// Sorts everything, applies each filter in turn, and walks by id.
-pub(super) fn reference(logits: &[f32], wish: &Wish, soft_cap: f32, nudge: Nudge) -> u32 {
+pub(super) fn reference(logits: &[f32], wish: &RowSpec, soft_cap: f32, nudge: Penalty) -> u32 {
     if !logits.iter().all(|l| l.is_finite()) {
         return NON_FINITE;
     }
@@ -85,14 +85,14 @@ pub(super) fn reference(logits: &[f32], wish: &Wish, soft_cap: f32, nudge: Nudge
 }
 
 /// Whether `got` is the right pick once some limit moves by `slack` or less.
-fn hangs_on_rounding(logits: &[f32], wish: &Wish, soft_cap: f32, got: u32, slack: f64) -> bool {
+fn hangs_on_rounding(logits: &[f32], wish: &RowSpec, soft_cap: f32, got: u32, slack: f64) -> bool {
     let steps = [-slack, 0.0, slack];
     let nudges = steps.iter().flat_map(|uniform| {
         let rest = move |top_p: &f64| steps.map(|min_p| (*uniform, *top_p, min_p));
         steps.iter().flat_map(rest).collect::<Vec<_>>()
     });
     nudges
-        .map(|(uniform, top_p, min_p)| Nudge { uniform, top_p, min_p })
+        .map(|(uniform, top_p, min_p)| Penalty { uniform, top_p, min_p })
         .any(|nudge| reference(logits, wish, soft_cap, nudge) == got)
 }
 
@@ -103,7 +103,7 @@ pub(super) struct Case {
     pub vocab: usize,
     pub soft_cap: f32,
     pub logits: Vec<f32>,
-    pub wishes: Vec<Wish>,
+    pub wishes: Vec<RowSpec>,
 }
 
 impl Case {
@@ -146,7 +146,7 @@ impl Case {
         let rows = self.logits.chunks_exact(self.vocab).zip(&self.wishes).zip(got);
         let mut moved = 0;
         let expected = rows.map(|((row, wish), got)| {
-            let want = reference(row, wish, self.soft_cap, Nudge::default());
+            let want = reference(row, wish, self.soft_cap, Penalty::default());
             let rounding = want != *got && hangs_on_rounding(row, wish, self.soft_cap, *got, slack);
             moved += usize::from(rounding);
             if rounding { *got } else { want }
@@ -205,7 +205,7 @@ fn row(numbers: &mut Numbers, kind: Row, vocab: usize) -> Vec<f32> {
 }
 
 /// All combinations of filters, by number.
-fn wish(numbers: &mut Numbers, which: usize, vocab: usize) -> Wish {
+fn wish(numbers: &mut Numbers, which: usize, vocab: usize) -> RowSpec {
     let one_of = |numbers: &mut Numbers, all: &[f32]| all[numbers.below(all.len())];
     let on = |bit: usize| which >> bit & 1 == 1;
     let params = RowParams {
@@ -215,7 +215,7 @@ fn wish(numbers: &mut Numbers, which: usize, vocab: usize) -> Wish {
         min_p: if on(2) { one_of(numbers, &[0.01, 0.1, 0.8]) } else { 0.0 },
         ..RowParams::default()
     };
-    let mut wish = Wish { params, ..Wish::default() };
+    let mut wish = RowSpec { params, ..RowSpec::default() };
     if on(3) {
         wish.params.repetition_penalty = one_of(numbers, &[1.3, 0.8]);
         wish.params.frequency_penalty = one_of(numbers, &[0.3, -0.3]);

@@ -39,7 +39,7 @@ fn uniforms_keep_53_bits() {
 
 #[cfg(feature = "emulator")]
 mod emulated {
-    use super::super::answers::{Case, Nudge, Row, Wish, checks, mixed, normal, reference};
+    use super::super::answers::{Case, Penalty, Row, RowSpec, checks, mixed, normal, reference};
     use super::*;
     use crate::cuda::buffer::Buffer;
     use crate::cuda::check::{Bench, Numbers};
@@ -107,8 +107,8 @@ mod emulated {
                 (f64::from(i) + f64::from(numbers.number().abs()).min(0.999)) / f64::from(draws)
             };
             let uniforms: Vec<f64> = (0..draws).map(&mut uniform).collect();
-            let wish = |u| Wish { params: params.with_uniform(u), ..Wish::default() };
-            let wishes: Vec<Wish> = uniforms.into_iter().map(wish).collect();
+            let wish = |u| RowSpec { params: params.with_uniform(u), ..RowSpec::default() };
+            let wishes: Vec<RowSpec> = uniforms.into_iter().map(wish).collect();
             let logits = logits.repeat(draws as usize);
             let case = Case { name: String::new(), vocab, soft_cap: 0.0, logits, wishes };
             let mut seen = vec![0.0f64; vocab];
@@ -134,7 +134,7 @@ mod emulated {
         let mut wish = case.wishes[0].clone();
         for i in 0..steps {
             wish.params = wish.params.with_uniform((f64::from(i) + 0.5) / f64::from(steps));
-            let id = reference(&case.logits[..case.vocab], &wish, 0.0, Nudge::default());
+            let id = reference(&case.logits[..case.vocab], &wish, 0.0, Penalty::default());
             found[id as usize] += 1.0 / f64::from(steps);
         }
         found
@@ -150,8 +150,8 @@ mod emulated {
         let last = 1.0 - f64::EPSILON;
         let rows = [params(0.0, 0, 0.0), params(1.0, 5, last), params(1.0, 0, last)];
         let top_p = RowParams { top_p: 0.25, ..params(1.0, 0, last) };
-        let wish = |params| Wish { params, ..Wish::default() };
-        let wishes: Vec<Wish> = rows.into_iter().chain([top_p]).map(wish).collect();
+        let wish = |params| RowSpec { params, ..RowSpec::default() };
+        let wishes: Vec<RowSpec> = rows.into_iter().chain([top_p]).map(wish).collect();
         let vocab = 10_000;
         let logits = vec![2.5; vocab * wishes.len()];
         let case = Case { name: String::new(), vocab, soft_cap: 0.0, logits, wishes };
@@ -165,7 +165,7 @@ mod emulated {
     fn both_zeroes_are_one_logit() {
         let bench = bench();
         let logits = vec![-1.0, -0.0, 0.0, -2.0];
-        let wishes = vec![Wish::default()];
+        let wishes = vec![RowSpec::default()];
         let case = Case { name: String::new(), vocab: 4, soft_cap: 0.0, logits, wishes };
         assert_eq!(case.ids(&bench, split(1, 4)).unwrap(), [1]);
     }
@@ -230,8 +230,8 @@ mod emulated {
     }
 
     /// Without tokens to penalise.
-    fn plain(wishes: &[Wish]) -> Vec<Wish> {
-        wishes.iter().map(|w| Wish { params: w.params, ..Wish::default() }).collect()
+    fn plain(wishes: &[RowSpec]) -> Vec<RowSpec> {
+        wishes.iter().map(|w| RowSpec { params: w.params, ..RowSpec::default() }).collect()
     }
 
     #[test]

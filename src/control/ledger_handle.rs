@@ -11,15 +11,15 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tokio::sync::watch;
 
 /// The record of what was decided.
-pub(super) struct Book {
+pub(super) struct LedgerHandle {
     ledger: Option<Ledger>,
     state: Mutex<State>,
 }
 
-impl Book {
+impl LedgerHandle {
     /// A book over a ledger that was just opened, or over none.
-    pub fn new(ledger: Option<Ledger>, state: State) -> Book {
-        Book { ledger, state: Mutex::new(state) }
+    pub fn new(ledger: Option<Ledger>, state: State) -> LedgerHandle {
+        LedgerHandle { ledger, state: Mutex::new(state) }
     }
 
     /// An event that led to nothing.

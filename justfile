@@ -1,0 +1,43 @@
+# The steps of .ci/run by name, and what a day's work needs. `just` lists them.
+
+_default:
+    @just --list
+
+# Everything that must hold on every commit
+ci:
+    .ci/run
+
+fmt:
+    .ci/run fmt
+
+# All tests on the best instruction set of this machine
+test:
+    .ci/run test
+
+# What computes, on each of the other instruction sets
+isa:
+    .ci/run isa
+
+# Lints of all targets
+clippy:
+    .ci/run clippy
+
+# Lints, kernels and the driver's stand-in with CUDA; needs nvcc, no GPU
+cuda:
+    .ci/run cuda
+
+doc:
+    .ci/run doc
+
+# A whole rollout on the demo models
+demo *ARGS:
+    cargo demo {{ARGS}}
+
+# Promises to stable, against a real server on an idle machine
+verify *CASES:
+    cargo build --release
+    scripts/verify/run {{CASES}}
+
+# A pack of tests and benches to run on a machine with a GPU
+gpu-pack FOLDER:
+    scripts/gpu_check pack {{FOLDER}}
