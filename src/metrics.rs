@@ -162,8 +162,11 @@ pub fn connection_closed(reason: &'static str) {
 /// Labels of one arm's version.
 #[derive(Debug, Clone, Copy)]
 pub struct Who<'a> {
+    /// The public model name.
     pub model: &'a str,
+    /// The arm that the version serves as.
     pub arm: Arm,
+    /// Version name, e.g. `tiny-v2`.
     pub version: &'a str,
 }
 
@@ -212,19 +215,23 @@ pub fn rescued(version: &str) {
     counter!(RESCUED, "version" => version.to_owned()).increment(1);
 }
 
+/// Counts a vote on a reply of `arm`; `up`: the vote was above 0.
 pub fn feedback(arm: Arm, up: bool) {
     counter!(FEEDBACK, "arm" => arm.as_str(), "vote" => if up { "up" } else { "down" })
         .increment(1);
 }
 
+/// Counts a reply of `arm` that a user regenerated soon after.
 pub fn retry(arm: Arm) {
     counter!(RETRIES, "arm" => arm.as_str()).increment(1);
 }
 
+/// Counts a decision of the rollout; `kind` is its label.
 pub fn decision(kind: &'static str) {
     counter!(DECISIONS, "kind" => kind).increment(1);
 }
 
+/// Records how long an unload took, and the bytes of arena and GPU pool that it could not free.
 pub fn unloaded(report: &UnloadReport) {
     histogram!(UNLOAD_SECONDS).record(report.took.as_secs_f64());
     let on_card = report.card.map_or(0, |card| card.after.used);
@@ -259,10 +266,13 @@ pub fn lane_gone(who: Who<'_>) {
 /// One gate, as shown in gauges.
 #[derive(Debug, Clone)]
 pub struct GateGauge {
+    /// Value of the label `gate`.
     pub name: String,
     /// 1 pass, 0 inconclusive or not judged, -1 fail.
     pub state: i8,
+    /// What the gate judges, in its own unit; `None` if it has no value.
     pub value: Option<f64>,
+    /// Its e-value, compared with 1/alpha; `None` for gates without one.
     pub evidence: Option<f64>,
     /// Seconds until it can decide, at the current traffic; none if it already can or never will.
     pub decides_in: Option<f64>,
@@ -273,10 +283,15 @@ pub struct GateGauge {
 pub struct RolloutGauges {
     /// 0 to 1.
     pub weight: f64,
+    /// The gates of the running rollout, else those of the last decision; empty before the first.
     pub gates: Vec<GateGauge>,
+    /// Smallest ratio of error rates that the data so far can show; `None` above 100, or without a rollout.
     pub detectable_ratio: Option<f64>,
+    /// Smallest share of slow replies, 0 to 1, that data so far can show; `None` if none, or no rollout.
     pub detectable_share: Option<f64>,
+    /// Resident set of the process, in bytes.
     pub resident_bytes: u64,
+    /// Whether there is a ledger that cannot be written.
     pub ledger_failing: bool,
 }
 

@@ -23,7 +23,9 @@ pub struct AttentionSpec {
 pub struct HeadNorm {
     /// `[head_dim]` each.
     pub query: Vec<f32>,
+    /// The key heads' weights, likewise `[head_dim]`.
     pub key: Vec<f32>,
+    /// Added to the mean square before the root is taken, in both norms.
     pub eps: f32,
 }
 

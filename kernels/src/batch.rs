@@ -48,6 +48,7 @@ impl Row {
 }
 
 impl Batch {
+    /// Empties all vectors; their memory is kept for the next step.
     pub fn clear(&mut self) {
         self.tokens.clear();
         self.positions.clear();
@@ -56,6 +57,7 @@ impl Batch {
         self.tables.clear();
     }
 
+    /// Whether no sequence is in this step.
     pub fn is_empty(&self) -> bool {
         self.rows.is_empty()
     }

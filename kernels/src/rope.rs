@@ -22,6 +22,7 @@ pub struct Rope {
 /// Frequencies for sequences of more than `beyond` tokens, for all of their positions.
 #[derive(Debug, Clone, PartialEq)]
 pub struct LongRope {
+    /// Length of the longest sequence that still uses the short frequencies, in tokens.
     pub beyond: usize,
     /// As many as the short ones.
     pub inv_freq: Vec<f32>,

@@ -5,6 +5,7 @@
 pub enum Ended {
     /// By a signal.
     BySignal,
+    /// The HTTP server stopped without a signal.
     ByItself,
     /// Nothing on the device can run again. The process must exit without waiting for the device.
     DeviceLost,

@@ -31,6 +31,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tokio::task::JoinHandle;
 
+/// The arguments of `serin serve`.
 #[derive(Debug, Args)]
 pub struct ServeArgs {
     /// Config file (TOML); default: the demo models.
@@ -77,9 +78,11 @@ const LONGEST_BODIES: usize = 2;
 
 /// A server whose port is open; models may still be loading.
 pub struct Running {
+    /// The clients' listener, with the port that the system chose if 0 was asked for.
     pub addr: SocketAddr,
     /// The operators' listener, if there is one.
     pub operators: Option<SocketAddr>,
+    /// Who serves, and the rollout that decides it.
     pub control: Arc<Control>,
     stable: PathBuf,
     take_up: ResumePlan,

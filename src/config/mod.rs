@@ -21,31 +21,41 @@ use std::time::Duration;
 /// Everything that `serin serve` needs to know.
 #[derive(Debug, Clone)]
 pub struct Config {
+    /// Address and port of the clients' listener; port 0 lets the system choose.
     pub listen: SocketAddr,
     /// Where operators and probes have a listener of their own.
     pub operator: OperatorListen,
+    /// Time limits and bounds of connections.
     pub sockets: SocketConfig,
     /// What is logged, in the form of `RUST_LOG`, which goes before it.
     pub log: Option<String>,
     /// Largest request body in bytes.
     pub max_body: usize,
+    /// Maximum number of open client connections, at least 1; a low limit on file descriptors reduces it.
     pub max_connections: usize,
     /// Origins whose web pages may call the API; `*` means any.
     pub cors_origins: Vec<String>,
+    /// Bounds on one request: replies and stop strings.
     pub limits: Limits,
+    /// Deadlines for the first token, the next token and the whole reply.
     pub timeouts: Timeouts,
     /// The public model name; it stays when versions change.
     pub model: String,
+    /// Path or hub reference of the model that starts as stable.
     pub stable: PathBuf,
     /// Loaded as canary right after stable, which starts a rollout.
     pub canary: Option<PathBuf>,
+    /// How models are run: batch sizes, KV cache, format of weights.
     pub engine: EngineConfig,
     /// What models are loaded onto.
     pub device: DeviceChoice,
+    /// How a canary is judged and when its weight is raised.
     pub policy: Policy,
+    /// How long models stay loaded, drain and finish around a rollout.
     pub deployments: DeploymentPolicy,
     /// `None`: decisions are not kept.
     pub ledger: Option<LedgerConfig>,
+    /// The webhooks that alerts go to.
     pub alerts: AlertsConfig,
 }
 
@@ -54,7 +64,9 @@ pub struct Config {
 pub enum OperatorListen {
     /// On loopback, at the port after the clients' (8081), or at any other if that is taken.
     Default,
+    /// At this loopback address.
     At(SocketAddr),
+    /// Nowhere: there is no such listener.
     Off,
 }
 
@@ -74,25 +86,50 @@ pub struct SocketConfig {
 /// Where decisions are kept, and how many.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LedgerConfig {
+    /// The SQLite file.
     pub path: PathBuf,
+    /// How many bytes and finished rollouts are kept.
     pub retention: Retention,
 }
 
 /// Why a configuration cannot be used. One line each.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
+    /// The configuration file cannot be read.
     #[error("cannot read {}: {source}", path.display())]
-    Read { path: PathBuf, source: std::io::Error },
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// The system's error.
+        source: std::io::Error,
+    },
+    /// The text is not TOML, or has an unknown key or a value of the wrong type.
     #[error("{}: {what}", path.display())]
-    Syntax { path: PathBuf, what: String },
+    Syntax {
+        /// The file; `config` if the text came from elsewhere.
+        path: PathBuf,
+        /// What is wrong, after the line number if it is known.
+        what: String,
+    },
+    /// A value is out of range or does not fit the others.
     #[error("{key}: {what}")]
-    Value { key: &'static str, what: String },
+    Value {
+        /// The key in full, e.g. `server.max_body`.
+        key: &'static str,
+        /// What is wrong, and what is allowed.
+        what: String,
+    },
+    /// A webhook is invalid; contains the message.
     #[error("{0}")]
     Alerts(String),
+    /// No stable model is named, and no folder contains the demo models.
     #[error(
         "the demo models were not found (looked in {looked}); name a model in a config file: `model.stable = \"PATH\"`"
     )]
-    NoDemoModels { looked: String },
+    NoDemoModels {
+        /// The folders that were tried, separated by commas.
+        looked: String,
+    },
 }
 
 impl Config {

@@ -23,6 +23,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 /// How models are run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct EngineConfig {
+    /// Limits of each model's scheduler: sequences and tokens of a step, waiting sequences.
     pub scheduler: SchedulerConfig,
     /// Tokens per KV block.
     pub block_size: usize,

@@ -14,18 +14,32 @@ use std::path::{Path, PathBuf};
 /// Why a deployment could not be made. One line, naming file and remedy.
 #[derive(Debug, thiserror::Error)]
 pub enum DeployError {
+    /// The model could not be opened, or the engine could not load it.
     #[error(transparent)]
     Engine(#[from] EngineError),
+    /// The tokenizer or the chat template cannot be used.
     #[error(transparent)]
     Text(#[from] TextError),
+    /// The model could not be downloaded or found in the download cache.
     #[error(transparent)]
     Hub(#[from] HubError),
+    /// The path is not a reference, and nothing exists there.
     #[error("{} does not exist; give a model folder, a GGUF file, or hf:ORGANISATION/REPOSITORY", path.display())]
-    NoModel { path: PathBuf },
+    NoModel {
+        /// The path as given.
+        path: PathBuf,
+    },
+    /// The task that opens the model panicked or was cancelled; holds the reason.
     #[error("loading was interrupted: {0}")]
     Interrupted(String),
+    /// The digest was checked before loading and rejected.
     #[error("{}: {why}", path.display())]
-    NotAllowed { path: PathBuf, why: String },
+    NotAllowed {
+        /// The resolved folder or file.
+        path: PathBuf,
+        /// Why the content must not be loaded.
+        why: String,
+    },
 }
 
 impl DeployError {
@@ -37,8 +51,11 @@ impl DeployError {
 
 /// An opened model.
 pub struct OpenedModel {
+    /// The weights as stored; nothing is on the device yet.
     pub weights: Weights,
+    /// Tokenizer and chat template, checked against the vocabulary's size.
     pub codec: Codec,
+    /// Identifies the content: see [`Weights::digest`].
     pub digest: String,
 }
 

@@ -21,7 +21,9 @@ use std::path::{Path, PathBuf};
 
 /// What a supervisor is told, a byte each.
 pub const CANARY: u8 = b'c';
+/// No canary is on trial: an end from now on is not a canary's.
 pub const ALONE: u8 = b'a';
+/// The canary that may have ended the process before is not loaded again.
 pub const DROPPED: u8 = b'd';
 
 /// Where the text begins: after two digits and a line's end.
@@ -41,7 +43,9 @@ pub struct Trial {
 pub struct PreviousExit {
     /// Which process's it was, so that no end is drawn from twice; empty where that is not known.
     pub id: String,
+    /// The cause, as far as it can be told.
     pub how: HowEnded,
+    /// The version on trial at that time; `None` if stable served alone.
     pub trial: Option<Trial>,
 }
 

@@ -21,9 +21,11 @@ const OF_USERS: [&str; 1] = ["feedback"];
 pub struct Note {
     /// Rises by one from note to note, from 1 at the start of the process.
     pub id: u64,
+    /// When it happened by the wall clock, in milliseconds since 1970.
     pub at_unix_ms: i64,
     /// From a bounded set: `decision`, `weight`, `order`, `loaded`, `unloaded`, `fault`, `alert`, ...
     pub kind: &'static str,
+    /// What happened, as JSON; its form depends on `kind`.
     pub body: Value,
 }
 
@@ -39,6 +41,7 @@ pub(super) struct Notes {
 pub struct Listener {
     /// Kept notes after the one that the listener saw last.
     pub earlier: Vec<Arc<Note>>,
+    /// Notes that come from now on; a listener that is too slow misses the oldest.
     pub later: broadcast::Receiver<Arc<Note>>,
 }
 

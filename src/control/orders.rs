@@ -23,6 +23,7 @@ const DURABLE_WITHIN: Duration = Duration::from_secs(10);
 /// An order and what it was based on.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Asked {
+    /// The command, with its author and reason.
     pub order: Order,
     /// The revision that the status had when the order was thought of.
     pub expect: Option<u64>,
@@ -31,8 +32,11 @@ pub struct Asked {
 /// A canary to load.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LoadAsked {
+    /// A model folder, a GGUF file or an `hf:` reference.
     pub path: PathBuf,
+    /// The author, as written to the ledger.
     pub by: String,
+    /// In the operator's words; `None` if no reason was given.
     pub reason: Option<String>,
     /// Also if its content was rejected before.
     pub retry: bool,

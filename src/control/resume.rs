@@ -28,6 +28,7 @@ const SETTLED_WITHIN: Duration = Duration::from_secs(1);
 /// What a control room begins with.
 #[derive(Default)]
 pub struct Start {
+    /// Where decisions are recorded; `None` if none is kept.
     pub ledger: Option<Ledger>,
     /// As the ledger has it.
     pub state: State,
@@ -35,6 +36,7 @@ pub struct Start {
     pub machine: Option<Rollout>,
     /// What its clock showed.
     pub clock: Duration,
+    /// Sends alerts to the operators' webhooks; with `None`, none are sent.
     pub alerts: Option<Alerts>,
     /// What the next process will know of how this one ended.
     pub life: Life,
@@ -45,6 +47,7 @@ pub struct Start {
 /// A rollout of the process before that is not taken up yet.
 #[derive(Debug, Clone)]
 pub struct Resuming {
+    /// The rollout as of its last committed decision.
     pub running: Running,
     /// It has no machine: it will be given up.
     pub broken: bool,

@@ -50,15 +50,23 @@ thread_local! {
 /// What can go wrong when an arena is opened.
 #[derive(Debug, thiserror::Error)]
 pub enum ArenaError {
+    /// The system has refused the address space that all arenas share.
     #[error(
         "cannot reserve {} GiB of address space for model memory: {source}; raise the limit (ulimit -v unlimited)",
         (SLOT_BYTES * SLOTS) >> 30
     )]
-    Reserve { source: std::io::Error },
+    Reserve {
+        /// The system's error.
+        source: std::io::Error,
+    },
+    /// No arena is free; there is a fixed number of them.
     #[error(
         "all {SLOTS} model arenas are taken, {leaked} of them by memory that an earlier unload could not free; restart the server"
     )]
-    Full { leaked: usize },
+    Full {
+        /// Arenas retired because an unload left live allocations behind.
+        leaked: usize,
+    },
 }
 
 /// An arena's figures, in bytes.

@@ -10,11 +10,13 @@ use std::sync::Arc;
 /// What an unload gave back to the card. Bytes.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct CardReport {
+    /// What the pool held before the model was dropped.
     pub before: CardUsage,
     /// Zero, or a leak.
     pub after: CardUsage,
     /// Free on the card, all programs counted: before the model was loaded, and after it was unloaded.
     pub free_at_load: u64,
+    /// Free on the card after the unload; 0 if the card does not answer.
     pub free_after: u64,
 }
 
@@ -28,6 +30,7 @@ pub struct ModelPool {
 }
 
 impl ModelPool {
+    /// Creates the pool, and notes what the card has free before. Fails if the card does.
     pub fn open(card: Arc<dyn Card>) -> Result<ModelPool, CardError> {
         card.enter()?;
         let free_at_load = card.memory()?.free;
@@ -35,10 +38,12 @@ impl ModelPool {
         Ok(ModelPool { card, pool, free_at_load, closed: false })
     }
 
+    /// The card that the pool is on.
     pub fn card(&self) -> &Arc<dyn Card> {
         &self.card
     }
 
+    /// The pool, to allocate from.
     pub fn pool(&self) -> Pool {
         self.pool
     }
@@ -48,6 +53,7 @@ impl ModelPool {
         self.free_at_load
     }
 
+    /// What the pool holds now; zeros if the card does not answer.
     pub fn usage(&self) -> CardUsage {
         self.card.pool_usage(self.pool).unwrap_or_default()
     }

@@ -13,6 +13,7 @@ pub enum DeviceChoice {
     /// The first CUDA card if there is one and this build can use it, else the processor.
     #[default]
     Auto,
+    /// The processor, even if there is a card.
     Cpu,
     /// A card by its name: `cuda`, `cuda:1`.
     Card(String),
@@ -21,22 +22,39 @@ pub enum DeviceChoice {
 /// What models are loaded onto.
 #[derive(Debug, Clone)]
 pub enum Device {
+    /// The processor; weights and KV cache are in host memory.
     Cpu,
+    /// A card; [`DeviceChoice::open`] returns only those that have passed their self-test.
     Card(Arc<dyn Card>),
 }
 
 /// Why a device cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum DeviceError {
+    /// There is no such card, or this build, its driver or its libraries cannot use it.
     #[error(transparent)]
     Open(#[from] OpenError),
+    /// A kernel gave a wrong answer in the card's self-test.
     #[error(
         "{card} (compute capability {}.{}) does not compute what it should: {what}; this build does not fit it: build serin for this card, or use --device cpu",
         .capability.0, .capability.1
     )]
-    Wrong { card: String, capability: (u32, u32), what: String },
+    Wrong {
+        /// Name of the card.
+        card: String,
+        /// Its compute capability, major and minor.
+        capability: (u32, u32),
+        /// Which kernel gave what.
+        what: String,
+    },
+    /// The card failed before its self-test was over.
     #[error("{card} failed its self-test: {why}")]
-    Failed { card: String, why: CardError },
+    Failed {
+        /// Name of the card.
+        card: String,
+        /// Its own error.
+        why: CardError,
+    },
 }
 
 impl DeviceChoice {

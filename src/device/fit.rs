@@ -9,6 +9,7 @@ use std::fmt;
 /// What a model wants. Bytes, unless said otherwise.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct FitAsk {
+    /// The model's weights on the card.
     pub weights: u64,
     /// All that a step needs beside weights and cache.
     pub scratch: u64,
@@ -16,18 +17,22 @@ pub struct FitAsk {
     pub block: u64,
     /// KV blocks.
     pub blocks_wanted: u64,
+    /// KV blocks below which the model is refused; 0 counts as 1.
     pub blocks_least: u64,
     /// Free on the card now.
     pub free: u64,
+    /// The card's whole memory, free or not.
     pub total: u64,
 }
 
 /// How it fits. Bytes, unless said otherwise.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct FitPlan {
+    /// What was asked for.
     pub ask: FitAsk,
     /// KV blocks granted.
     pub blocks: u64,
+    /// Left free for the driver and for other programs.
     pub reserve: u64,
 }
 
@@ -61,6 +66,7 @@ impl FitAsk {
 }
 
 impl FitPlan {
+    /// Bytes of the KV blocks granted.
     pub fn cache(&self) -> u64 {
         self.blocks.saturating_mul(self.ask.block)
     }

@@ -8,6 +8,7 @@ use std::borrow::Cow;
 /// Weights as they are stored: rows of whole blocks, row by row.
 #[derive(Debug, Clone)]
 pub struct Stored<'a> {
+    /// The storage format of `bytes`.
     pub kind: Kind,
     /// Outermost first, as Hugging Face counts: `[rows, columns]` or `[columns]`.
     pub shape: Vec<usize>,

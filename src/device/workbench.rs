@@ -23,7 +23,9 @@ pub fn shared_pool() -> &'static Arc<Pool> {
 
 /// The buffers of one model's steps.
 pub struct Workbench {
+    /// For matrix products: the threads, the instruction set and the converted inputs.
     pub products: Scratch,
+    /// For attention: the tasks of a step and their partial results.
     pub attention: AttendScratch,
 }
 

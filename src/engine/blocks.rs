@@ -34,6 +34,7 @@ pub struct BlockPool {
 }
 
 impl BlockPool {
+    /// A pool of `total` free blocks of `block_size` tokens; prefixes are cached only with `caching`.
     pub fn new(total: usize, block_size: usize, caching: bool) -> BlockPool {
         let indexed = if caching { total } else { 0 };
         BlockPool {
@@ -48,14 +49,17 @@ impl BlockPool {
         }
     }
 
+    /// Tokens per block.
     pub fn block_size(&self) -> usize {
         self.block_size
     }
 
+    /// Whether prefixes are cached.
     pub fn caching(&self) -> bool {
         self.caching
     }
 
+    /// Number of blocks, whether referenced, evictable or free.
     pub fn total(&self) -> usize {
         self.holders.len()
     }

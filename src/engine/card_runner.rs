@@ -23,6 +23,7 @@ pub struct CardRunner {
 }
 
 impl CardRunner {
+    /// A runner for a decoder whose weights are already on the GPU.
     pub fn new(decoder: CardDecoder) -> CardRunner {
         CardRunner { decoder, params: Vec::new(), penalties: Vec::new() }
     }

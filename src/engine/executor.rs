@@ -20,10 +20,20 @@ use tokio::sync::{mpsc::UnboundedSender, oneshot};
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum EngineFault {
     /// A step of this lane panicked.
-    Lane { lane: LaneId, what: String },
+    Lane {
+        /// The lane; it goes on unless it is shut down after too many panics in a row.
+        lane: LaneId,
+        /// The panic's message.
+        what: String,
+    },
     /// The device has failed: nothing on it can run again, and all lanes are abandoned. `lane`: the lane in
     /// whose step the failure appeared, if it was in a step.
-    Device { lane: Option<LaneId>, what: String },
+    Device {
+        /// `None` if the failure appeared outside any step.
+        lane: Option<LaneId>,
+        /// The device's error.
+        what: String,
+    },
 }
 
 /// The executor's commands.

@@ -11,9 +11,11 @@ use std::time::Duration;
 /// What a fake model does.
 #[derive(Debug, Clone)]
 pub struct FakeScript {
+    /// The limits that the runner reports.
     pub capacity: Capacity,
     /// Reply tokens, in order, followed by `eos`.
     pub reply: Vec<u32>,
+    /// The token generated after the end of `reply`.
     pub eos: u32,
     /// Time that each step takes.
     pub step_time: Duration,

@@ -20,16 +20,22 @@ use tokio::sync::oneshot;
 /// Why the engine could not do what was requested.
 #[derive(Debug, thiserror::Error)]
 pub enum EngineError {
+    /// The model could not be loaded.
     #[error(transparent)]
     Load(#[from] LoadError),
+    /// There is no arena for the model's memory.
     #[error(transparent)]
     Arena(#[from] ArenaError),
+    /// The loader panicked; contains the panic's message.
     #[error("loading panicked: {0}")]
     Panicked(String),
+    /// The system refused the executor's or the loader's thread.
     #[error("a thread could not be started: {0}")]
     Thread(#[from] std::io::Error),
+    /// The executor's thread has ended.
     #[error("the engine has stopped")]
     Stopped,
+    /// No lane has this id, or it was unloaded already.
     #[error("the model is not loaded")]
     NoLane,
 }
@@ -37,8 +43,11 @@ pub enum EngineError {
 /// A lane that is ready for sequences.
 #[derive(Debug, Clone)]
 pub struct Loaded {
+    /// The lane's id, for submitting sequences and for unloading.
     pub lane: LaneId,
+    /// The limits of the model's runner: KV blocks, vocabulary, sequence length.
     pub capacity: Capacity,
+    /// The lane's figures, updated after each step.
     pub stats: Arc<LaneStats>,
 }
 

@@ -23,11 +23,15 @@ pub struct LaneId(pub u64);
 /// A lane's figures, updated by the executor after each step.
 #[derive(Debug, Default)]
 pub struct LaneStats {
+    /// Sequences that wait for admission, preempted ones included.
     pub waiting: AtomicU64,
     /// Maximum number of waiting sequences; 0 before the lane exists.
     pub waiting_most: AtomicU64,
+    /// Admitted sequences: in prefill or decoding.
     pub running: AtomicU64,
+    /// KV blocks that are referenced by sequences.
     pub blocks_used: AtomicU64,
+    /// All KV blocks of the lane.
     pub blocks_total: AtomicU64,
     /// Blocks whose prefix can be found, referenced or not.
     pub blocks_cached: AtomicU64,
@@ -35,18 +39,27 @@ pub struct LaneStats {
     pub blocks_evicted: AtomicU64,
     /// Prompt tokens looked up in the prefix cache since the model was loaded, and those found.
     pub prefix_lookup_tokens: AtomicU64,
+    /// Of `prefix_lookup_tokens`, those found in the cache.
     pub prefix_hit_tokens: AtomicU64,
+    /// Times that a running sequence lost its KV blocks to others, since the model was loaded.
     pub preemptions: AtomicU64,
+    /// Sequences whose caller disconnected before their end, since the model was loaded.
     pub cancelled: AtomicU64,
+    /// Sampled tokens since the model was loaded, end-of-sequence tokens included.
     pub tokens_generated: AtomicU64,
+    /// Tokens computed in prefill chunks of two or more, since the model was loaded.
     pub tokens_prefilled: AtomicU64,
+    /// Steps run since the model was loaded, failed ones included.
     pub steps: AtomicU64,
     /// Time that its turns on the device took, in microseconds.
     pub step_micros: AtomicU64,
+    /// Bytes in live allocations in the model's arena in main memory.
     pub arena_used: AtomicU64,
+    /// Bytes of the arena that were taken from the system and not yet given back.
     pub arena_reserved: AtomicU64,
     /// In the model's memory pool on a GPU; 0 without one.
     pub card_used: AtomicU64,
+    /// Bytes that this pool has taken from the GPU and not yet given back; 0 without one.
     pub card_reserved: AtomicU64,
     /// The lane has been shut down after a fault, and refuses everything.
     pub failed: AtomicBool,
@@ -55,6 +68,7 @@ pub struct LaneStats {
 /// The memory that an unload freed. In bytes, unless stated otherwise.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct UnloadReport {
+    /// The lane that was dropped.
     pub lane: LaneId,
     /// In the arena just before the model was dropped.
     pub before: ArenaUsage,
@@ -64,7 +78,9 @@ pub struct UnloadReport {
     pub card: Option<CardReport>,
     /// Resident set of the process: before this model was loaded, before it was unloaded, and after.
     pub resident_at_load: u64,
+    /// Read just before the model was dropped; 0 if the system does not tell.
     pub resident_before: u64,
+    /// Read once the memory was freed; 0 if the system does not tell.
     pub resident_after: u64,
     /// KV blocks still referenced when the lane was dropped: zero, or a leak.
     pub blocks_leaked: usize,

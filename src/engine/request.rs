@@ -13,7 +13,9 @@ use tokio::sync::mpsc::UnboundedSender;
 pub struct SeqRequest {
     /// The caller's number for this sequence, repeated in its events.
     pub tag: u32,
+    /// Token ids; at least one, and each in the model's vocabulary, or the request is refused.
     pub prompt: Vec<u32>,
+    /// Sampling parameters, already range-checked.
     pub params: SamplingParams,
     /// Maximum number of tokens to generate, at least 1.
     pub max_new_tokens: usize,
@@ -33,15 +35,22 @@ pub enum SeqEvent {
     /// The first token is about to be generated. Contains the queue time, the prefill time, and the number of
     /// cached prompt tokens.
     Started {
+        /// The request's own `tag`.
         tag: u32,
+        /// From arrival to the first step that the sequence took part in.
         queued: Duration,
+        /// From that step to the first token.
         prefill: Duration,
+        /// Prompt tokens whose keys and values were found in the prefix cache.
         cached_tokens: usize,
     },
     /// A token was generated at `at`.
     Token {
+        /// The request's own `tag`.
         tag: u32,
+        /// The token's id; never one of the request's `stop_ids`.
         id: u32,
+        /// When the executor received it from the model.
         at: Instant,
         /// The device cost of the sequence so far, in comparable form.
         work: Work,
@@ -51,26 +60,39 @@ pub enum SeqEvent {
     /// The log-probabilities of the last tokens of the prompt, as many as requested
     /// (`SamplingParams::score_last`), each given all tokens before it. Sent before the first token.
     Scored {
+        /// The request's own `tag`.
         tag: u32,
+        /// Natural logarithms, in the order of the prompt.
         logprobs: Vec<f32>,
     },
+    /// The reply is complete; no event follows.
     Finished {
+        /// The request's own `tag`.
         tag: u32,
+        /// What ended the reply.
         reason: FinishReason,
+        /// Where the time went, from arrival to the end.
         timings: Timings,
     },
+    /// The sequence was ended by a fault; no event follows.
     Failed {
+        /// The request's own `tag`.
         tag: u32,
+        /// What went wrong.
         fault: Fault,
+        /// Where the time went, from arrival to the fault.
         timings: Timings,
     },
     /// Never admitted.
     Refused {
+        /// The request's own `tag`.
         tag: u32,
+        /// Why not.
         why: Refusal,
     },
 }
 
+/// Why a reply is complete.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FinishReason {
     /// One of `stop_ids`.
@@ -82,12 +104,16 @@ pub enum FinishReason {
 /// Why a sequence failed. The cause is always the model or the engine, never the client.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Fault {
+    /// The logits of this sequence contain NaN or infinity; others in the step are not affected.
     #[error("the model produced NaN or infinite logits")]
     NonFiniteLogits,
+    /// A step could not allocate memory on the device.
     #[error("the device ran out of memory")]
     OutOfMemory,
+    /// A step failed as a whole, or the engine has stopped; contains the cause.
     #[error("a step failed: {0}")]
     Step(String),
+    /// The model panicked in a step; contains the panic's message.
     #[error("the engine panicked: {0}")]
     Panic(String),
     /// This process can no longer use the device.
@@ -101,18 +127,38 @@ pub enum Fault {
 /// Why a sequence was not admitted.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
+    /// `SchedulerConfig::max_waiting` sequences are waiting already.
     #[error("the queue is full ({waiting} requests are waiting)")]
-    QueueFull { waiting: usize },
+    QueueFull {
+        /// Sequences in the queue.
+        waiting: usize,
+    },
+    /// No lane has the given id, or it was unloaded.
     #[error("the model is not loaded")]
     NoLane,
+    /// The lane finishes what it has, and then is unloaded.
     #[error("the model is being unloaded")]
     Draining,
+    /// The lane gave up after repeated panics or because the device failed.
     #[error("the model has failed")]
     LaneFailed,
+    /// The prompt leaves no room for a token of the reply.
     #[error("the prompt has {len} tokens; at most {max} fit with at least one token of reply")]
-    TooLong { len: usize, max: usize },
+    TooLong {
+        /// Length of the prompt, in tokens.
+        len: usize,
+        /// Longest prompt that the lane takes, in tokens.
+        max: usize,
+    },
+    /// The prompt contains an id that the model has no token for.
     #[error("token id {id} is outside the model's vocabulary of {vocab}")]
-    BadToken { id: u32, vocab: usize },
+    BadToken {
+        /// The first such id in the prompt.
+        id: u32,
+        /// Size of the vocabulary; valid ids are below it.
+        vocab: usize,
+    },
+    /// The prompt has no tokens.
     #[error("the prompt is empty")]
     EmptyPrompt,
 }
@@ -130,9 +176,11 @@ pub struct Timings {
     pub decode: Duration,
     /// From arrival to the end.
     pub total: Duration,
+    /// Tokens of the prompt, cached ones included.
     pub prompt_tokens: usize,
     /// Prompt tokens whose keys and values were cached at the first admission.
     pub cached_tokens: usize,
+    /// Tokens generated, without the stop token.
     pub output_tokens: usize,
     /// Times the sequence lost its KV blocks and was recomputed.
     pub preemptions: u32,

@@ -10,9 +10,11 @@ use std::time::Duration;
 /// The limits of a runner.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Capacity {
+    /// Blocks of the KV cache, for all sequences together.
     pub blocks: usize,
     /// Tokens per block.
     pub block_size: usize,
+    /// Number of token ids, and of logits per token.
     pub vocab: usize,
     /// The model's maximum sequence length, in tokens.
     pub max_len: usize,
@@ -31,7 +33,9 @@ impl Capacity {
 /// One result of a step.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Sampled {
+    /// The token sampled for a row.
     Token {
+        /// Its id, below [`Capacity::vocab`].
         id: u32,
         /// If the draw requested them.
         logprobs: Option<Box<Logprobs>>,
@@ -52,8 +56,10 @@ impl Sampled {
 /// A step that failed as a whole. The lane continues with other sequences.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum RunError {
+    /// The device had too little memory for the step.
     #[error("out of memory")]
     OutOfMemory,
+    /// Any other failure of the step: what happened.
     #[error("{0}")]
     Step(String),
     /// This process can no longer use the device: nothing on it can run again.
@@ -86,6 +92,7 @@ impl Ticket {
 /// The result of a step.
 #[derive(Debug, PartialEq)]
 pub struct Finished {
+    /// In the order that [`Runner::finish`] describes.
     pub results: Vec<Sampled>,
     /// The time that the device measured for the step, if it does; otherwise the caller measures the wait.
     pub device_time: Option<Duration>,
@@ -93,6 +100,7 @@ pub struct Finished {
 
 /// Runs the steps of one loaded model: one at a time, each finished before the next is enqueued.
 pub trait Runner: Send {
+    /// The limits of the model and of its KV cache; they never change.
     fn capacity(&self) -> Capacity;
 
     /// Begins to compute the batch. A device with its own queue returns long before the step is done. `draws`
@@ -136,6 +144,7 @@ pub struct ModelRunner {
 }
 
 impl ModelRunner {
+    /// A runner that owns a loaded decoder.
     pub fn new(decoder: Decoder) -> ModelRunner {
         ModelRunner { decoder }
     }

@@ -50,13 +50,18 @@ impl Default for SchedulerConfig {
 /// Running totals, for metrics and leak checks.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Totals {
+    /// Times that a running sequence lost its blocks to others and had to start over.
     pub preemptions: u64,
+    /// Sequences removed because their caller had disconnected, waiting or running.
     pub cancelled: u64,
+    /// Sampled tokens, end-of-sequence tokens included.
     pub tokens_generated: u64,
+    /// Tokens computed in prefill chunks of two or more, recomputed ones included.
     pub tokens_prefilled: u64,
     /// Prompt tokens of admitted sequences while caching is on, and how many of them were cached. A sequence
     /// that is readmitted after a preemption is not counted again.
     pub prefix_lookup_tokens: u64,
+    /// Of `prefix_lookup_tokens`, those found in the cache.
     pub prefix_hit_tokens: u64,
 }
 
@@ -92,6 +97,7 @@ pub struct Scheduler {
 }
 
 impl Scheduler {
+    /// A scheduler without sequences. Raises `max_batch_tokens` to `max_running` if it is lower.
     pub fn new(config: SchedulerConfig, capacity: Capacity) -> Scheduler {
         let max_batch_tokens = config.max_batch_tokens.max(config.max_running);
         let config = SchedulerConfig { max_batch_tokens, ..config };
@@ -108,26 +114,32 @@ impl Scheduler {
         }
     }
 
+    /// The limits in effect; `max_batch_tokens` may be higher than requested.
     pub fn config(&self) -> &SchedulerConfig {
         &self.config
     }
 
+    /// The lane's pool of KV blocks.
     pub fn blocks(&self) -> &BlockPool {
         &self.blocks
     }
 
+    /// Counts since the scheduler was created.
     pub fn totals(&self) -> Totals {
         self.totals
     }
 
+    /// Number of sequences in the queue, preempted ones included.
     pub fn waiting(&self) -> usize {
         self.waiting.len()
     }
 
+    /// Number of admitted sequences: in prefill or decoding.
     pub fn running(&self) -> usize {
         self.running.len()
     }
 
+    /// Whether no sequence is waiting or running.
     pub fn is_idle(&self) -> bool {
         self.waiting.is_empty() && self.running.is_empty()
     }

@@ -18,6 +18,7 @@ pub struct Sequence {
     pub tokens: Vec<u32>,
     /// Tokens whose keys and values are in the cache.
     pub computed: usize,
+    /// Ids of its KV blocks, in the order of its tokens; empty while it has none.
     pub blocks: Vec<u32>,
     /// The hashes of its full blocks.
     chain: Chain,
@@ -36,6 +37,7 @@ pub struct Sequence {
 }
 
 impl Sequence {
+    /// A waiting sequence without blocks. Limits `score_last` to the prompt's tokens after the first.
     pub fn new(mut request: SeqRequest) -> Sequence {
         let tokens = std::mem::take(&mut request.prompt);
         request.params.score_last = request.params.score_last.min(tokens.len().saturating_sub(1));

@@ -34,6 +34,7 @@ impl Load {
         }
     }
 
+    /// Both loads in one step: each figure is the sum.
     pub fn and(self, other: Load) -> Load {
         Load {
             decodes: self.decodes + other.decodes,
@@ -149,6 +150,7 @@ pub struct Work {
     /// On its decodes in steps that only decode, and the number of these. The cost of a decode in a mixed
     /// step is not known precisely enough.
     pub decode: Duration,
+    /// Number of the decodes that `decode` is the time of.
     pub decodes: u32,
     /// The time of its first matched step: a step that was run next to a step of another model with the same
     /// number of sequences.
@@ -172,9 +174,13 @@ impl Work {
 /// A finished step.
 #[derive(Debug, Clone, Copy)]
 pub struct Step<'a> {
+    /// Its duration: the device's own measurement, or else the caller's wait.
     pub took: Duration,
+    /// The load of all its sequences together.
     pub all: Load,
+    /// The costs by which sequences are charged; with `None` each is charged the whole step.
     pub model: Option<&'a CostModel>,
+    /// Whether the step was sized to match one of another lane, so that their times can be compared.
     pub matched: bool,
 }
 

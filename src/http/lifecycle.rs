@@ -6,6 +6,7 @@ use tokio::sync::watch;
 /// The phase of the shutdown.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Phase {
+    /// Before any shutdown: requests are accepted.
     Serving,
     /// Not ready any more, so that load balancers choose other servers; requests are still accepted.
     Leaving,
@@ -26,14 +27,17 @@ impl Default for Lifecycle {
 }
 
 impl Lifecycle {
+    /// A lifecycle that begins in [`Phase::Serving`].
     pub fn new() -> Lifecycle {
         Lifecycle(Arc::new(watch::channel(Phase::Serving).0))
     }
 
+    /// The phase at this moment.
     pub fn phase(&self) -> Phase {
         *self.0.borrow()
     }
 
+    /// Advances to `phase`; does nothing if that or a later one has been reached.
     pub fn enter(&self, phase: Phase) {
         self.0.send_if_modified(|now| {
             let advances = phase > *now;

@@ -15,22 +15,29 @@ pub struct LoadAsk {
     /// Also if this content was rejected before.
     #[serde(default)]
     pub retry: bool,
+    /// Who gives the order, kept in the ledger; `operator` if absent.
     pub by: Option<String>,
+    /// Why, kept in the ledger.
     pub reason: Option<String>,
 }
 
 /// Answer to [`LoadAsk`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Loaded {
+    /// Version name of the canary: the name of its folder or file.
     pub version: String,
+    /// What identifies its content: SHA-256 of config and weights, in hex.
     pub digest: String,
+    /// Folder or file it was loaded from, as the server sees it.
     pub path: String,
+    /// Longest sequence, prompt and reply together, in tokens.
     pub max_model_len: usize,
 }
 
 /// Answer to `POST /admin/rollback`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct RolledBack {
+    /// The canary that was rolled back; `null` if none was loaded yet.
     pub version: Option<String>,
     /// `null` when the memory was not back in time; see the status later.
     pub unload: Option<Unload>,
@@ -43,8 +50,11 @@ pub struct PromoteAsk {
     /// At once, whatever the gates say; otherwise as soon as they pass.
     #[serde(default)]
     pub now: bool,
+    /// Who gives the order, kept in the ledger; `operator` if absent.
     pub by: Option<String>,
+    /// Why, kept in the ledger.
     pub reason: Option<String>,
+    /// The revision of the status that the order is based on; refused without it, or if it is outdated.
     pub expect: Option<u64>,
 }
 
@@ -54,8 +64,11 @@ pub struct PromoteAsk {
 pub struct WeightAsk {
     /// 0 to 100.
     pub percent: u8,
+    /// Who gives the order, kept in the ledger; `operator` if absent.
     pub by: Option<String>,
+    /// Why, kept in the ledger.
     pub reason: Option<String>,
+    /// The revision of the status that the order is based on; refused without it, or if it is outdated.
     pub expect: Option<u64>,
 }
 

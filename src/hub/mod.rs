@@ -27,40 +27,131 @@ const ENDPOINT: &str = "https://huggingface.co";
 /// Why a model could not be fetched. One line, with the remedy.
 #[derive(Debug, thiserror::Error)]
 pub enum HubError {
+    /// The text given is not a valid `hf:` reference.
     #[error(
         "\"{text}\" is not a model reference: {what}; write hf:ORGANISATION/REPOSITORY[:FILE][@REVISION]"
     )]
-    Reference { text: String, what: &'static str },
+    Reference {
+        /// The reference as typed.
+        text: String,
+        /// The rule that it violates.
+        what: &'static str,
+    },
+    /// The hub answered 404 for a repository, revision or file.
     #[error("{what} was not found on {endpoint}; check the name{}", hint(*.private))]
-    NotFound { what: String, endpoint: String, private: bool },
+    NotFound {
+        /// The repository with its revision, or `org/repo/file`.
+        what: String,
+        /// Base URL of the hub.
+        endpoint: String,
+        /// Whether a token was sent; if not, the message suggests setting one.
+        private: bool,
+    },
+    /// The hub answered 401 or 403.
     #[error("{endpoint} refuses access to {what}: {}", refusal(*.has_token))]
-    Refused { what: String, endpoint: String, has_token: bool },
+    Refused {
+        /// The repository with its revision, or `org/repo/file`.
+        what: String,
+        /// Base URL of the hub.
+        endpoint: String,
+        /// Whether a token was sent.
+        has_token: bool,
+    },
+    /// The hub answered with another HTTP error.
     #[error("{endpoint} answered {status} for {what}; try again later")]
-    Status { what: String, endpoint: String, status: u16 },
+    Status {
+        /// The repository with its revision, or `org/repo/file`.
+        what: String,
+        /// Base URL of the hub.
+        endpoint: String,
+        /// The HTTP status code.
+        status: u16,
+    },
+    /// A request got no usable answer: a network error, a timeout, or a listing that is too large.
     #[error(
         "cannot reach {endpoint}: {what}; check the network, or set HF_HUB_OFFLINE=1 to use only what is downloaded"
     )]
-    Unreachable { endpoint: String, what: String },
+    Unreachable {
+        /// Base URL of the hub.
+        endpoint: String,
+        /// The cause.
+        what: String,
+    },
+    /// Offline mode is on and the model is not completely in the cache.
     #[error("{what} is not downloaded, and HF_HUB_OFFLINE is set")]
-    Offline { what: String },
+    Offline {
+        /// The reference, in its `hf:` form.
+        what: String,
+    },
+    /// The download of a file broke off repeatedly without progress. The partial file is kept.
     #[error("{what} was interrupted after {} and could not be resumed: {why}; start again to continue there", size(*.have))]
-    Broken { what: String, have: u64, why: String },
+    Broken {
+        /// The file, as `org/repo/file`.
+        what: String,
+        /// Bytes received so far.
+        have: u64,
+        /// Why the last attempt ended.
+        why: String,
+    },
+    /// The SHA-256 of a downloaded file is not the one that the hub announced.
     #[error(
         "{what} arrived with SHA-256 {found} instead of {expected}; it was deleted, download it again"
     )]
-    Hash { what: String, expected: String, found: String },
+    Hash {
+        /// The file, as `org/repo/file`.
+        what: String,
+        /// The announced SHA-256, in hex.
+        expected: String,
+        /// SHA-256 of what was received, in hex.
+        found: String,
+    },
+    /// The length of a downloaded file is not the one that the hub announced.
     #[error(
         "{what} arrived with {found} bytes instead of {expected}; it was deleted, download it again"
     )]
-    Length { what: String, expected: u64, found: u64 },
+    Length {
+        /// The file, as `org/repo/file`.
+        what: String,
+        /// The announced length, in bytes.
+        expected: u64,
+        /// Bytes received.
+        found: u64,
+    },
+    /// The disk or the quota is exhausted while a file is written.
     #[error("the disk with {} is full; {what} needs {}", path.display(), size(*.needed))]
-    DiskFull { path: PathBuf, what: String, needed: u64 },
+    DiskFull {
+        /// The partial file being written.
+        path: PathBuf,
+        /// The file, as `org/repo/file`.
+        what: String,
+        /// Size of the whole file in bytes; 0 if the hub did not announce it.
+        needed: u64,
+    },
+    /// A file or folder of the cache cannot be created or written.
     #[error("cannot write {}: {source}", path.display())]
-    Write { path: PathBuf, source: std::io::Error },
+    Write {
+        /// The file or folder in the cache.
+        path: PathBuf,
+        /// The error of the operating system.
+        source: std::io::Error,
+    },
+    /// No client can be made for the endpoint, or its answer is not what a hub sends.
     #[error("{endpoint} sent something unexpected: {what}")]
-    Protocol { endpoint: String, what: String },
+    Protocol {
+        /// Base URL of the hub.
+        endpoint: String,
+        /// What is wrong with it.
+        what: String,
+    },
+    /// No file of the repository, or more than one, matches the reference.
     #[error("{repo} has no files to load: {what}")]
-    NoModel { repo: String, what: String },
+    NoModel {
+        /// The repository, as `org/repo`.
+        repo: String,
+        /// What is missing, or the files to choose from.
+        what: String,
+    },
+    /// None of `HF_HOME`, `XDG_CACHE_HOME` and `HOME` is set.
     #[error("no home folder for downloads; set HF_HOME")]
     NoHome,
 }

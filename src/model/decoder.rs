@@ -19,9 +19,11 @@ use crate::device::{
 /// The size of a KV cache, and the type of its values.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct KvPlan {
+    /// Number of blocks; each holds its tokens' keys and values of all layers.
     pub blocks: usize,
     /// Tokens per block.
     pub block_size: usize,
+    /// The type of cached keys and values.
     pub kind: KvKind,
 }
 
@@ -38,6 +40,7 @@ pub enum KvChoice {
     /// f16, unless the weights themselves are in f32.
     #[default]
     Auto,
+    /// Exactly this type.
     As(KvKind),
     /// 8 bits, with a scale for each head of a token; on a GPU only.
     Int8,
@@ -159,10 +162,12 @@ impl Decoder {
         })
     }
 
+    /// The model's config, as read from its source.
     pub fn config(&self) -> &ModelConfig {
         &self.config
     }
 
+    /// The KV cache's dimensions, as planned at load.
     pub fn kv_shape(&self) -> KvShape {
         self.cache.shape()
     }

@@ -11,7 +11,9 @@ use super::layout::{Layout, MlpNames};
 pub struct Family {
     /// As listed under `architectures` in `config.json`.
     pub architecture: &'static str,
+    /// Reads the fields of `config.json`; the error says which field is missing, invalid or unsupported.
     pub read: fn(&Fields<'_>, &'static Family) -> Result<ModelConfig, String>,
+    /// The names of a layer's tensors.
     pub layout: &'static Layout,
 }
 

@@ -65,6 +65,7 @@ impl Checkpoint {
         Ok(Checkpoint { dir: dir.to_owned(), config, files, weights, prefix })
     }
 
+    /// The content of `config.json`.
     pub fn config(&self) -> &ModelConfig {
         &self.config
     }
@@ -75,10 +76,12 @@ impl Checkpoint {
         digest_files(&config.chain(self.files.iter().cloned()).collect::<Vec<_>>())
     }
 
+    /// The folder as it was given to [`Checkpoint::open`].
     pub fn dir(&self) -> &Path {
         &self.dir
     }
 
+    /// Whether the files hold this tensor; `name` is without a checkpoint's extra prefix.
     pub fn has(&self, name: &str) -> bool {
         self.weights.get(&self.prefix.apply(name)).is_some()
     }

@@ -6,16 +6,21 @@
 /// The tensors of one layer, without the prefix `model.layers.N.` and the suffix `.weight`.
 #[derive(Debug, Clone, Copy)]
 pub struct Layout {
+    /// The norm before attention.
     pub attention_norm: &'static str,
     /// One fused tensor, or queries, keys and values.
     pub qkv: &'static [&'static str],
     /// Norms over each query head and each key head.
     pub head_norms: Option<[&'static str; 2]>,
+    /// The projection of the attention heads' output to the residual stream.
     pub out: &'static str,
     /// Before the attention's output joins the residual stream.
     pub attention_post_norm: Option<&'static str>,
+    /// The norm before the feed-forward part.
     pub mlp_norm: &'static str,
+    /// The feed-forward part.
     pub mlp: MlpNames,
+    /// Before the feed-forward output joins the residual stream; `None` in families without it.
     pub mlp_post_norm: Option<&'static str>,
 }
 
@@ -24,12 +29,15 @@ pub struct Layout {
 pub struct MlpNames {
     /// One fused tensor, or gate and up.
     pub gate_up: &'static [&'static str],
+    /// The projection back to the residual stream.
     pub down: &'static str,
 }
 
 /// Names outside the layers; the same in every family.
 pub const EMBEDDING: &str = "model.embed_tokens.weight";
+/// The norm after the last layer.
 pub const NORM: &str = "model.norm.weight";
+/// The projection to logits; absent if the checkpoint uses [`EMBEDDING`] for it.
 pub const HEAD: &str = "lm_head.weight";
 
 /// The name of a tensor of layer `layer`, given the part after `model.layers.N.`

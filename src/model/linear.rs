@@ -38,6 +38,8 @@ impl<'a> Packer<'a> {
         self.source.values(name, &[len])
     }
 
+    /// Packs the tensor `name`, `[outputs, inputs]`, behind those before it. Fails if the source has it
+    /// in another shape or not at all, a value is not finite, or there is no room left.
     pub fn matrix(&mut self, (name, shape): &Wanted) -> Result<QMatrix, LoadError> {
         let [outputs, inputs] = *shape;
         let stored = self.source.stored(name, shape)?;

@@ -29,6 +29,7 @@ pub struct SamplingParams {
     pub frequency_penalty: f32,
     /// Subtracted once for tokens in the reply.
     pub presence_penalty: f32,
+    /// With a token's position, determines the random number that it is drawn with.
     pub seed: u64,
     /// Report each sampled token's log-probability, and those of this many most likely tokens (at most
     /// [`MOST_TOP`](super::logprobs::MOST_TOP)). `None` reports nothing and costs nothing.
@@ -71,6 +72,7 @@ impl SamplingParams {
 /// The sampling input of one row: parameters and the tokens so far.
 #[derive(Debug, Clone, Copy)]
 pub struct Draw<'a> {
+    /// The sampling parameters of the row's request.
     pub params: &'a SamplingParams,
     /// Prompt and reply so far.
     pub tokens: &'a [u32],

@@ -90,6 +90,7 @@ impl Weights {
         }
     }
 
+    /// Whether they are random instead of read from files.
     pub fn is_dummy(&self) -> bool {
         matches!(self.form, Form::Dummy(_))
     }
@@ -118,10 +119,12 @@ impl Weights {
         }
     }
 
+    /// The model's shape and settings, as read when it was opened.
     pub fn config(&self) -> &ModelConfig {
         &self.config
     }
 
+    /// Whether there is a tensor with this name, as Hugging Face checkpoints name it.
     pub fn has(&self, name: &str) -> bool {
         match &self.form {
             Form::Folder(checkpoint) => checkpoint.has(name),

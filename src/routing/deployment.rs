@@ -16,10 +16,15 @@ pub struct Deployment {
     pub fingerprint: Arc<str>,
     /// SHA-256 of config and weights, in hex.
     pub digest: String,
+    /// Folder or file that it was loaded from; a reference has been resolved to one.
     pub path: PathBuf,
+    /// The engine's lane that runs its sequences.
     pub lane: LaneId,
+    /// Limits of the model and of its KV cache.
     pub capacity: Capacity,
+    /// The lane's figures, which the executor keeps up to date.
     pub stats: Arc<LaneStats>,
+    /// Its tokenizer and chat template.
     pub codec: Arc<Codec>,
     /// Seconds since 1970 when loading finished.
     pub loaded_unix: u64,

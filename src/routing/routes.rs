@@ -17,14 +17,18 @@ pub struct Routes {
     pub stage: u64,
     /// The canary's share.
     pub weight: Weight,
+    /// `None` until stable is loaded.
     pub stable: Option<Arc<Deployment>>,
+    /// `None` while no canary is in service.
     pub canary: Option<Arc<Deployment>>,
 }
 
 /// Where one request goes.
 #[derive(Debug, Clone)]
 pub struct Assignment {
+    /// The arm that serves the request.
     pub arm: Arm,
+    /// The version that was on this arm when the request was routed.
     pub deployment: Arc<Deployment>,
     /// Stage epoch in force now.
     pub stage: u64,

@@ -19,10 +19,15 @@ use std::time::Duration;
 pub struct FakeServer {
     /// Folder whose tokenizer and template all fake models use.
     pub text_from: PathBuf,
+    /// Rows of the embedding that the text side is checked against.
     pub vocab: usize,
+    /// What each model does, by the path that it is loaded from; there are no others.
     pub models: HashMap<PathBuf, FakeScript>,
+    /// The rules of its rollouts.
     pub policy: Policy,
+    /// Limits of each model's scheduler.
     pub scheduler: SchedulerConfig,
+    /// Deadlines of requests.
     pub timeouts: Timeouts,
     /// The one that is stable.
     pub stable: PathBuf,
@@ -32,10 +37,13 @@ pub struct FakeServer {
     pub load_time: Duration,
     /// Called at the end of each half.
     pub when_opened: fn(&Path),
+    /// The hook of the second half; the engine loads the model after it.
     pub when_loaded: fn(&Path),
     /// Bytes that each fake model holds while loaded.
     pub memory: usize,
+    /// How models are kept, drained and unloaded.
     pub deployments: DeploymentPolicy,
+    /// What the control begins with: by default no ledger, no alerts and nothing to resume.
     pub start: Start,
 }
 

@@ -12,12 +12,15 @@ use tokio::sync::mpsc::Receiver;
 pub struct GenerateRequest {
     /// The completion's id as the client will see it (`chatcmpl-..`); feedback refers to it.
     pub id: String,
+    /// What the reply continues; encoded by the answering arm's tokenizer.
     pub prompt: Prompt,
+    /// The client's sampling settings, already range-checked.
     pub sampling: SamplingPatch,
     /// Replies wanted, at least 1.
     pub n: u32,
     /// `None`: as many tokens as the context holds.
     pub max_tokens: Option<usize>,
+    /// Strings that end a reply and are not part of it; may be empty.
     pub stop: Vec<String>,
     /// Go on past the model's end-of-sequence token (load generators ask for this).
     pub ignore_eos: bool,
@@ -29,6 +32,7 @@ pub struct GenerateRequest {
     pub api_key: Option<u64>,
     /// Hash of what tells clients apart without their help; a conversation is one client's.
     pub client: u64,
+    /// When the request reached the server; TTFT and the deadline for the whole reply count from here.
     pub arrived: Instant,
 }
 
@@ -37,25 +41,39 @@ pub struct GenerateRequest {
 pub enum Prompt {
     /// Messages as the client sent them; the arm's own template renders them.
     Chat {
+        /// The `messages` of the request, at least one.
         messages: Vec<Value>,
+        /// The request's `tools`; `None` if it offers none.
         tools: Option<Value>,
+        /// More variables for the template (`chat_template_kwargs`).
         template_kwargs: Option<Map<String, Value>>,
+        /// Whether the prompt opens the assistant's turn, closes the last one, or continues it.
         ending: Ending,
     },
+    /// A text; its tokenizer adds its special tokens unless the request says otherwise.
     Text(String),
+    /// Token ids, used as they are; no special tokens are added.
     Tokens(Vec<u32>),
 }
 
 /// Sampling settings that the client gave; the rest are the model's own defaults.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct SamplingPatch {
+    /// 0 to 2; 0 is greedy.
     pub temperature: Option<f32>,
+    /// Keep the k most likely tokens; 0 keeps all.
     pub top_k: Option<u32>,
+    /// Keep the smallest set of tokens whose probability reaches this; above 0, up to 1.
     pub top_p: Option<f32>,
+    /// Drop tokens less likely than this share of the most likely one; 0 to 1.
     pub min_p: Option<f32>,
+    /// Divides (or, if negative, multiplies) the logits of tokens in prompt and reply; above 0, up to 2.
     pub repetition_penalty: Option<f32>,
+    /// Subtracted from a token's logit for each occurrence in the reply; -2 to 2.
     pub frequency_penalty: Option<f32>,
+    /// Subtracted once from the logits of tokens in the reply; -2 to 2.
     pub presence_penalty: Option<f32>,
+    /// Seed of the draws; `None`: derived from the completion's id, which is random.
     pub seed: Option<u64>,
     /// Report the log-probability of each token of the reply, and those of so many likeliest tokens.
     pub logprobs: Option<u8>,
@@ -64,6 +82,7 @@ pub struct SamplingPatch {
 /// Who answers.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Served {
+    /// Whether stable or the canary answers.
     pub arm: Arm,
     /// Version name of the model, e.g. `tiny-v2`.
     pub version: Arc<str>,
@@ -78,6 +97,7 @@ pub struct Served {
 pub struct Generation {
     /// Who was going to answer when the request was routed; `Piece::Start` says who does.
     pub routed: Served,
+    /// The pieces of the reply; nothing follows after `Done` or `Failed`.
     pub pieces: Receiver<Piece>,
 }
 
@@ -85,19 +105,28 @@ pub struct Generation {
 /// `n` replies, one `End`; at last `Done`. Or, at any point, one `Failed` and nothing more.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Piece {
+    /// The first token was generated; says who answers.
     Start(Served),
     /// `tokens` are those whose text begins here, if the request asked for their log-probabilities. Never
     /// is both empty; tokens that show no text come with the next that do, or alone at the end.
     Text {
+        /// Number of the reply, from 0.
         index: u32,
+        /// Text to append to what was sent of this reply; empty if only tokens are reported.
         text: String,
+        /// The tokens with their log-probabilities, in order; empty if none were requested.
         tokens: Vec<TokenLogprob>,
     },
+    /// One of the replies is complete.
     End {
+        /// Number of the reply, from 0.
         index: u32,
+        /// Why it ended.
         finish: Finish,
     },
+    /// All replies are complete; token counts over all of them.
     Done(Usage),
+    /// The generation failed; replies that have not ended stay incomplete.
     Failed(GatewayError),
 }
 
@@ -116,6 +145,7 @@ pub struct LikelyToken {
 /// A token of a reply beside those that were likeliest in its place.
 #[derive(Debug, Clone, PartialEq)]
 pub struct TokenLogprob {
+    /// The sampled token, whether or not it is among `top`.
     pub token: LikelyToken,
     /// Likeliest first; as many as were asked for.
     pub top: Vec<LikelyToken>,
@@ -126,11 +156,14 @@ pub struct TokenLogprob {
 /// Why a reply ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Finish {
+    /// An end-of-sequence token or a stop string.
     Stop,
+    /// `max_tokens`, or the end of the model's context.
     Length,
 }
 
 impl Finish {
+    /// The value of `finish_reason` in the API.
     pub fn as_str(self) -> &'static str {
         match self {
             Finish::Stop => "stop",
@@ -142,9 +175,11 @@ impl Finish {
 /// Token counts, by the answering arm's tokenizer.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Usage {
+    /// Tokens of the prompt, counted once for all `n` replies.
     pub prompt_tokens: usize,
     /// Over all `n` replies; the end-of-sequence token is not counted.
     pub completion_tokens: usize,
+    /// Prompt tokens found in the prefix cache; of several replies, the one with the fewest counts.
     pub cached_tokens: usize,
 }
 
@@ -153,40 +188,70 @@ pub struct Usage {
 pub enum GatewayError {
     /// The client's doing. `param` names the field.
     #[error("{message}")]
-    Invalid { param: &'static str, message: String },
+    Invalid {
+        /// The request's field that is wrong, e.g. `n`.
+        param: &'static str,
+        /// What is wrong with it.
+        message: String,
+    },
     /// The conversation has a shape that the model's chat template does not take; another's may.
     #[error("{0}")]
     Untaken(String),
+    /// Prompt and reply do not fit into the model's context together. All counts are in tokens.
     #[error(
         "this model's maximum context length is {max} tokens, but {asked} were requested ({prompt} in the prompt, {reply} in the reply); shorten the prompt or lower max_tokens"
     )]
-    ContextLength { max: usize, asked: usize, prompt: usize, reply: usize },
+    ContextLength {
+        /// Longest sequence that the model takes, prompt and reply together.
+        max: usize,
+        /// `prompt` and `reply` together.
+        asked: usize,
+        /// Length of the prompt, or a lower bound where it was refused by its bytes.
+        prompt: usize,
+        /// `max_tokens`, or 1 if there is none or the prompt was refused by its bytes.
+        reply: usize,
+    },
     /// Asked for by name or header, but no canary is loaded.
     #[error("no canary is loaded; drop the variant from the request, or load one")]
     NoCanary,
+    /// The queue is full, or the canary has its share of requests while stable's queue is long.
     #[error("the server is busy: {waiting} requests are waiting; retry shortly")]
-    Busy { waiting: usize },
+    Busy {
+        /// Requests in that queue.
+        waiting: usize,
+    },
     /// Loading, draining or failed.
     #[error("the model is not ready: {0}")]
     Unavailable(String),
     /// The model's doing: NaN, memory, panic.
     #[error("the model failed on this request ({0})")]
     Model(String),
+    /// One of the server's own deadlines passed.
     #[error("the {what} took longer than {} s", limit.as_secs_f64())]
-    Timeout { what: &'static str, limit: Duration },
+    Timeout {
+        /// Which one: `first token`, `next token` or `whole reply`.
+        what: &'static str,
+        /// Its length.
+        limit: Duration,
+    },
 }
 
 /// The server's own deadlines.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Timeouts {
+    /// From the submission to the engine to the first token of any reply.
     pub first_token: Duration,
+    /// From one token to the next, of whichever reply.
     pub next_token: Duration,
+    /// From the request's arrival to the end of all replies.
     pub request: Duration,
 }
 
 /// Bounds on one request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
+    /// Maximum `n`, at least 1.
     pub max_n: u32,
+    /// Maximum number of stop strings; 0 allows none.
     pub max_stop: usize,
 }

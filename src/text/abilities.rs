@@ -20,34 +20,60 @@ use std::time::SystemTime;
 /// A shape of conversation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Shape {
+    /// A single user message; a template that fails on it is not loaded.
     User,
+    /// A system message as the first message.
     SystemFirst,
+    /// A system message that is not the first message.
     SystemLater,
+    /// No user message; the example has only a system message.
     SystemOnly,
+    /// A message with the role `developer`.
     Developer,
+    /// Two adjacent user messages.
     UsersInARow,
+    /// An assistant message before any user message.
     AssistantFirst,
+    /// Two adjacent assistant messages.
     AssistantsInARow,
+    /// An assistant message; in the example, it is between two user messages.
     Turns,
+    /// An assistant message comes last, and a new reply is requested.
     AssistantLast,
+    /// Rendered without the opening of a reply (`add_generation_prompt` is false).
     Closed,
+    /// The last message is continued instead of answered (`continue_final_message`).
     Continued,
+    /// A user message whose content is empty.
     EmptyContent,
+    /// An assistant message with reasoning and without a tool call.
     Reasoning,
+    /// Tools are offered in the request.
     ToolsOffered,
+    /// Tools are offered, and there is a system or developer message.
     ToolsBesideSystem,
+    /// A parameter of an offered tool has a list of types, such as `["string", "null"]`.
     TypeLists,
+    /// An assistant message with a tool call; in the example, the tool's result follows.
     ToolCall,
+    /// A tool call in a message that also has content.
     ToolCallWithContent,
+    /// A tool call in a message that also has reasoning.
     ToolCallWithReasoning,
+    /// More than one tool call in the same assistant message.
     SeveralToolCalls,
+    /// The conversation ends with a tool call that has no result yet.
     ToolCallLast,
+    /// A tool's result after a tool call.
     ToolResult,
+    /// A tool's result without any tool call before it.
     ToolResultWithoutCall,
+    /// A tool call whose arguments are text that does not parse as a JSON object.
     TextArguments,
 }
 
 impl Shape {
+    /// Every shape, in order of declaration.
     pub const ALL: [Shape; 25] = [
         Shape::User,
         Shape::SystemFirst,
@@ -268,6 +294,7 @@ pub struct Abilities {
 }
 
 impl Abilities {
+    /// The result of one shape; [`Outcome::Taken`] for a shape that was not tried.
     pub fn of(&self, shape: Shape) -> &Outcome {
         let found = self.outcomes.iter().find(|(s, _)| *s == shape);
         found.map_or(&Outcome::Taken, |(_, outcome)| outcome)

@@ -17,18 +17,24 @@ pub(crate) const KEY_TILE: usize = 16;
 /// Shape of a KV cache.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct KvShape {
+    /// Layers, each with keys and values of its own.
     pub layers: usize,
+    /// Blocks per layer.
     pub blocks: usize,
     /// Tokens per block.
     pub block_size: usize,
+    /// Heads of keys, and as many of values, per token and layer.
     pub kv_heads: usize,
+    /// Values per head.
     pub head_dim: usize,
 }
 
 /// How cached values are stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum KvKind {
+    /// 32-bit floats, which lose nothing.
     F32,
+    /// IEEE half precision, in half the memory.
     F16,
 }
 
@@ -94,6 +100,7 @@ impl KvCache {
         KvCache::with_kind(shape, KvKind::F32)
     }
 
+    /// A cache of zeros whose values are stored as `kind`.
     pub fn with_kind(shape: KvShape, kind: KvKind) -> KvCache {
         let len = shape.blocks * shape.block_size * shape.row();
         let values = || match kind {
@@ -104,10 +111,12 @@ impl KvCache {
         KvCache { shape, kind, layers: (0..shape.layers).map(|_| layer()).collect() }
     }
 
+    /// The shape it was made with.
     pub fn shape(&self) -> KvShape {
         self.shape
     }
 
+    /// How its values are stored.
     pub fn kind(&self) -> KvKind {
         self.kind
     }

@@ -82,6 +82,7 @@ impl Isa {
         self.0 >= Level::Avx512
     }
 
+    /// `scalar`, `avx2` or `avx512`, as in [`ISA_VARIABLE`].
     pub fn name(self) -> &'static str {
         match self.0 {
             Level::Scalar => "scalar",

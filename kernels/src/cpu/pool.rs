@@ -227,6 +227,7 @@ pub struct Disjoint<'a, T> {
 unsafe impl<T: Send> Sync for Disjoint<'_, T> {}
 
 impl<'a, T> Disjoint<'a, T> {
+    /// Borrows the slice for as long as parts of it are handed out.
     pub fn new(slice: &'a mut [T]) -> Disjoint<'a, T> {
         Disjoint { start: slice.as_mut_ptr(), len: slice.len(), _slice: PhantomData }
     }

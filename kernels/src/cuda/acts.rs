@@ -11,8 +11,11 @@ use std::sync::Arc;
 /// How inputs are written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum ActKind {
+    /// 32-bit floats.
     F32,
+    /// IEEE half precision.
     F16,
+    /// bfloat16.
     BF16,
     /// Blocks of 32: whole numbers, and for each block (d, d * their sum) in f32.
     Q8,
@@ -21,12 +24,17 @@ pub enum ActKind {
 /// Inputs to be read, `[n][width]`.
 #[derive(Debug, Clone, Copy)]
 pub enum Acts<'a> {
+    /// 32-bit floats, `[n][width]`.
     F32(View<'a, f32>),
+    /// IEEE half precision, `[n][width]`.
     F16(View<'a, f16>),
+    /// bfloat16, `[n][width]`.
     BF16(View<'a, bf16>),
     /// `scales`: two numbers per block.
     Q8 {
+        /// `[n][width]`; `width` is a multiple of [`Q8_BLOCK`].
         values: View<'a, i8>,
+        /// `[n][width / Q8_BLOCK][2]`: d, and d times the sum of the block's numbers.
         scales: View<'a, f32>,
     },
 }
@@ -34,16 +42,26 @@ pub enum Acts<'a> {
 /// Inputs to be written, `[n][width]`.
 #[derive(Debug)]
 pub enum ActsMut<'a> {
+    /// 32-bit floats, `[n][width]`.
     F32(ViewMut<'a, f32>),
+    /// IEEE half precision, `[n][width]`.
     F16(ViewMut<'a, f16>),
+    /// bfloat16, `[n][width]`.
     BF16(ViewMut<'a, bf16>),
-    Q8 { values: ViewMut<'a, i8>, scales: ViewMut<'a, f32> },
+    /// Blocks of [`Q8_BLOCK`] numbers, as in [`Acts::Q8`].
+    Q8 {
+        /// `[n][width]`; `width` is a multiple of [`Q8_BLOCK`].
+        values: ViewMut<'a, i8>,
+        /// `[n][width / Q8_BLOCK][2]`: d, and d times the sum of the block's numbers.
+        scales: ViewMut<'a, f32>,
+    },
 }
 
 /// Numbers per block of [`ActKind::Q8`].
 pub const Q8_BLOCK: usize = 32;
 
 impl Acts<'_> {
+    /// The form that the inputs are written in.
     pub fn kind(&self) -> ActKind {
         match self {
             Acts::F32(_) => ActKind::F32,
@@ -80,6 +98,7 @@ impl Acts<'_> {
 }
 
 impl ActsMut<'_> {
+    /// The same memory, to be read.
     pub fn as_acts(&self) -> Acts<'_> {
         match self {
             ActsMut::F32(v) => Acts::F32(v.as_view()),
@@ -91,14 +110,17 @@ impl ActsMut<'_> {
         }
     }
 
+    /// The form that the inputs are to be written in.
     pub fn kind(&self) -> ActKind {
         self.as_acts().kind()
     }
 
+    /// Addresses of the numbers and of the scales (null without).
     pub fn args(&self) -> [Arg; 2] {
         self.as_acts().args()
     }
 
+    /// Whether it has room for `n` rows of `width` numbers (or more).
     pub fn holds(&self, n: usize, width: usize) -> bool {
         self.as_acts().holds(n, width)
     }

@@ -94,14 +94,17 @@ impl<T: Plain> Buffer<T> {
         Ok(buffer)
     }
 
+    /// Number of values, not of bytes.
     pub fn len(&self) -> usize {
         self.len
     }
 
+    /// Whether it has no numbers, and so no memory.
     pub fn is_empty(&self) -> bool {
         self.len == 0
     }
 
+    /// The card that it lies on.
     pub fn card(&self) -> &Arc<dyn Card> {
         &self.card
     }
@@ -111,6 +114,7 @@ impl<T: Plain> Buffer<T> {
         self.write_on(at, values, Queue::Compute)
     }
 
+    /// As [`Buffer::write`], in the order of `queue`. `Err(Shape)` if they do not fit.
     pub fn write_on(&mut self, at: usize, values: &[T], queue: Queue) -> Result<(), CardError> {
         let end = at.checked_add(values.len());
         if end.is_none_or(|end| end > self.len) {
@@ -163,10 +167,12 @@ impl<T: Plain> Buffer<T> {
         }
     }
 
+    /// All its numbers, to be read.
     pub fn view(&self) -> View<'_, T> {
         View { address: self.address, len: self.len, life: PhantomData }
     }
 
+    /// All its numbers, to be written.
     pub fn view_mut(&mut self) -> ViewMut<'_, T> {
         ViewMut { address: self.address, len: self.len, life: PhantomData }
     }
@@ -203,10 +209,12 @@ impl<'a, T: Plain> View<'a, T> {
         View { address: 0, len: 0, life: PhantomData }
     }
 
+    /// Number of values, not of bytes.
     pub fn len(&self) -> usize {
         self.len
     }
 
+    /// Whether it has no numbers, as [`View::none`].
     pub fn is_empty(&self) -> bool {
         self.len == 0
     }
@@ -223,20 +231,24 @@ impl<'a, T: Plain> View<'a, T> {
         View { address: self.address + (at * size_of::<T>()) as u64, len, life: PhantomData }
     }
 
+    /// Address of the first number on the card; 0 for a null pointer.
     pub fn address(&self) -> u64 {
         self.address
     }
 
+    /// Its address, as an argument of a kernel.
     pub fn arg(&self) -> Arg {
         Arg::Address(self.address)
     }
 }
 
 impl<'a, T: Plain> ViewMut<'a, T> {
+    /// Number of values, not of bytes.
     pub fn len(&self) -> usize {
         self.len
     }
 
+    /// Whether it has no numbers.
     pub fn is_empty(&self) -> bool {
         self.len == 0
     }
@@ -258,14 +270,17 @@ impl<'a, T: Plain> ViewMut<'a, T> {
         ViewMut { address: self.address, len: self.len, life: PhantomData }
     }
 
+    /// The same numbers, to be read.
     pub fn as_view(&self) -> View<'_, T> {
         View { address: self.address, len: self.len, life: PhantomData }
     }
 
+    /// Address of the first number on the card; 0 if it is of an empty buffer.
     pub fn address(&self) -> u64 {
         self.address
     }
 
+    /// Its address, as an argument of a kernel.
     pub fn arg(&self) -> Arg {
         Arg::Address(self.address)
     }
@@ -280,6 +295,8 @@ pub struct Mapped<T: Plain> {
 }
 
 impl<T: Plain> Mapped<T> {
+    /// Pins memory for `len` numbers. `Err(Shape)` if `len` is 0 or its bytes overflow; otherwise fails as
+    /// [`Card::map_host`] does.
     pub fn new(card: &Arc<dyn Card>, len: usize) -> Result<Mapped<T>, CardError> {
         let bytes = len.checked_mul(size_of::<T>()).filter(|bytes| *bytes > 0);
         let bytes = bytes.ok_or_else(|| CardError::Shape(format!("{len} values to be mapped")))?;
@@ -301,6 +318,7 @@ impl<T: Plain> Mapped<T> {
         Ok(())
     }
 
+    /// All its numbers, at the address where kernels find them.
     pub fn view(&self) -> View<'_, T> {
         View { address: self.memory.card, len: self.len, life: PhantomData }
     }

@@ -12,13 +12,17 @@ use std::time::Duration;
 pub enum CardError {
     /// This allocation failed (0 where the driver does not tell how much it wanted); the card goes on.
     #[error("the card has no {} left", amount(*bytes))]
-    OutOfMemory { bytes: usize },
+    OutOfMemory {
+        /// Bytes asked for; 0 where the driver does not tell.
+        bytes: usize,
+    },
     /// A fault that no later call on this process's context survives (an illegal address, a device assert).
     #[error("the card has failed and cannot be used by this process any more: {0}")]
     Dead(String),
     /// A launch or copy whose shapes do not fit; nothing was done.
     #[error("{0}")]
     Shape(String),
+    /// Any other refusal or failure, in words.
     #[error("{0}")]
     Other(String),
 }
@@ -46,16 +50,20 @@ pub struct PoolUsage {
 /// The card's memory, in bytes, all programs counted.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Memory {
+    /// Bytes that no program has taken.
     pub free: u64,
+    /// Bytes that the card has.
     pub total: u64,
 }
 
 /// What a card is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DeviceProperties {
+    /// Name of the card, for people to read.
     pub name: String,
     /// Compute capability, major and minor.
     pub capability: (u32, u32),
+    /// Multiprocessors that blocks are spread over.
     pub multiprocessors: u32,
     /// Most dynamic shared memory of one block, in bytes.
     pub shared_per_block: u32,
@@ -77,6 +85,7 @@ impl DeviceProperties {
 pub struct Workspace {
     /// Address of numbers whose content nobody relies on, and how many.
     pub floats: u64,
+    /// How many f32 there is room for at `floats`.
     pub room: usize,
     /// Address of [`COUNTS`] counts in 32 bits, which are zero between launches.
     pub counts: u64,
@@ -100,8 +109,11 @@ pub enum Queue {
 /// Blocks, threads of a block, and dynamic shared memory of a block in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Grid {
+    /// Blocks along x, y and z; none of them 0.
     pub blocks: [u32; 3],
+    /// Threads of a block along x, y and z; 1 to 1024 in all.
     pub threads: [u32; 3],
+    /// Dynamic shared memory of one block, in bytes.
     pub shared: u32,
     /// Whether the launch may begin while the one before it still runs, where the card can do so. One that fills the
     /// card is better off without: its blocks would be spread by what happens to be free.
@@ -124,6 +136,7 @@ impl Grid {
         Grid { early: false, ..self }
     }
 
+    /// The same grid with `bytes` bytes of dynamic shared memory per block.
     pub fn shared(self, bytes: usize) -> Grid {
         Grid { shared: bytes as u32, ..self }
     }
@@ -132,22 +145,31 @@ impl Grid {
 /// One argument of a kernel, by value. Pointers are addresses on the card; 0 is a null pointer.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Arg {
+    /// A pointer: an address on the card, or 0.
     Address(u64),
+    /// A signed 32-bit number.
     I32(i32),
+    /// An unsigned 32-bit number.
     U32(u32),
+    /// An unsigned 64-bit number.
     U64(u64),
+    /// A 32-bit float.
     F32(f32),
 }
 
 /// Numbers of a dense product.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Number {
+    /// 32-bit floats, multiplied as such (no TF32).
     F32,
+    /// 16-bit IEEE floats.
     F16,
+    /// bfloat16: the exponent of f32 and 8 bits of precision.
     BF16,
 }
 
 impl Number {
+    /// Size of one number in bytes.
     pub fn bytes(self) -> usize {
         match self {
             Number::F32 => 4,
@@ -160,13 +182,19 @@ impl Number {
 /// one kind of number, sums and `out` in f32.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Gemm {
+    /// The kind of number of `x` and of the weights.
     pub number: Number,
+    /// Rows of the weights: numbers in a row of `out`.
     pub rows: usize,
+    /// Columns of the weights: numbers in a row of `x`.
     pub columns: usize,
+    /// Rows of `x` and of `out`.
     pub n: usize,
     /// Addresses of `[rows][columns]`, `[n][columns]`, and `[n][out_stride]` of f32.
     pub weights: u64,
+    /// Address of the input, `[n][columns]` without gaps.
     pub x: u64,
+    /// Address of the output in f32, `n` rows that begin `out_stride` numbers apart.
     pub out: u64,
     /// Numbers from one row of `out` to the next, at least `rows`.
     pub out_stride: usize,
@@ -195,7 +223,9 @@ pub struct HostMemory {
 /// Whatever is enqueued may be done long after the call has returned: only [`Card::synchronise`],
 /// [`Card::download`] and [`Card::read_timer`] wait, and a fault shows there at the earliest.
 pub trait Card: Send + Sync + fmt::Debug {
+    /// What the card is; it never changes.
     fn properties(&self) -> &DeviceProperties;
+    /// The card's memory at this moment. Fails on a dead card.
     fn memory(&self) -> Result<Memory, CardError>;
     /// What launches have to work in.
     fn workspace(&self) -> Workspace;
@@ -208,7 +238,10 @@ pub trait Card: Send + Sync + fmt::Debug {
         None
     }
 
+    /// A new pool that holds nothing yet. Memory given back to it is kept for reuse until it is trimmed.
     fn create_pool(&self) -> Result<Pool, CardError>;
+    /// What the pool holds at this moment; memory counts as used until its queue has given it back.
+    /// Fails if there is no such pool.
     fn pool_usage(&self, pool: Pool) -> Result<PoolUsage, CardError>;
     /// Gives back what the pool keeps for reuse, once the queues have done what they have to do. While a graph is
     /// recorded [`Queue::Load`] alone is waited for: memory given back there is trimmed all the same.
@@ -235,6 +268,7 @@ pub trait Card: Send + Sync + fmt::Debug {
     fn download(&self, from: u64, to: &mut [u8], queue: Queue) -> Result<(), CardError>;
     /// Copies on the card itself; the ranges do not overlap.
     fn copy(&self, from: u64, to: u64, bytes: usize, queue: Queue) -> Result<(), CardError>;
+    /// Sets `bytes` bytes from `address` on to `byte`, in the order of `queue`.
     fn fill(&self, address: u64, byte: u8, bytes: usize, queue: Queue) -> Result<(), CardError>;
     /// Waits until the queue has done everything, and reports what went wrong meanwhile.
     fn synchronise(&self, queue: Queue) -> Result<(), CardError>;
@@ -257,21 +291,27 @@ pub trait Card: Send + Sync + fmt::Debug {
     /// The addresses hold what [`Gemm`] says.
     unsafe fn gemm(&self, gemm: Gemm) -> Result<(), CardError>;
 
+    /// A new timer without marks.
     fn create_timer(&self) -> Result<Timer, CardError>;
     /// Marks the beginning: once everything that was enqueued on [`Queue::Compute`] before is done.
     fn start_timer(&self, timer: Timer) -> Result<(), CardError>;
+    /// Marks the end: once everything that was enqueued on [`Queue::Compute`] before is done.
     fn stop_timer(&self, timer: Timer) -> Result<(), CardError>;
     /// Waits for the end that was marked last; the time since the beginning.
     fn read_timer(&self, timer: Timer) -> Result<Duration, CardError>;
+    /// Destroys the timer; one that is not known is ignored.
     fn forget_timer(&self, timer: Timer) -> Result<(), CardError>;
 
     /// From here on, launches and products are recorded instead of run. Meanwhile everything else on
     /// [`Queue::Compute`] is refused, from whichever thread it comes (what is given back there waits);
     /// [`Queue::Load`] goes on.
     fn begin_recording(&self) -> Result<(), CardError>;
+    /// Ends the recording and returns it, ready to be replayed. Fails if nothing was being recorded.
     fn end_recording(&self) -> Result<Graph, CardError>;
     /// Runs what was recorded, with the addresses and numbers of then.
     fn replay(&self, graph: Graph) -> Result<(), CardError>;
+    /// Waits for [`Queue::Compute`] and destroys the graph; one that is not known is ignored. Refused during
+    /// a recording.
     fn forget(&self, graph: Graph) -> Result<(), CardError>;
 }
 

@@ -12,8 +12,11 @@ use std::sync::Arc;
 /// How cached numbers are kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum KvKind {
+    /// 4 bytes a number.
     F32,
+    /// 2 bytes a number.
     F16,
+    /// 1 byte a number, and an f32 scale for every head of a token.
     I8,
 }
 
@@ -40,10 +43,13 @@ impl KvKind {
 /// Shape of one layer's cache.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct KvShape {
+    /// Blocks in the layer's cache.
     pub blocks: usize,
     /// Tokens per block.
     pub block_size: usize,
+    /// Heads of keys, and as many of values.
     pub kv_heads: usize,
+    /// Numbers in one head of a token.
     pub head_dim: usize,
 }
 
@@ -74,21 +80,30 @@ pub struct KvLayer {
 /// One layer to be read by a kernel.
 #[derive(Debug, Clone, Copy)]
 pub struct KvView<'a> {
+    /// The layer's dimensions.
     pub shape: KvShape,
+    /// How `keys` and `values` are kept.
     pub kind: KvKind,
+    /// Bytes of `[blocks][kv_heads][block_size][head_dim]` numbers.
     pub keys: View<'a, u8>,
+    /// Laid out as `keys`.
     pub values: View<'a, u8>,
     /// `[heads]` each; null unless in 8 bits.
     pub key_scales: View<'a, f32>,
+    /// Of `values`, like `key_scales`.
     pub value_scales: View<'a, f32>,
 }
 
 /// One layer to be written by a kernel.
 #[derive(Debug)]
 pub struct KvViewMut<'a> {
+    /// The layer's dimensions.
     pub shape: KvShape,
+    /// How `keys` and `values` are to be kept.
     pub kind: KvKind,
+    /// Bytes of `[blocks][kv_heads][block_size][head_dim]` numbers.
     pub keys: ViewMut<'a, u8>,
+    /// Laid out as `keys`.
     pub values: ViewMut<'a, u8>,
     /// Of keys, then of values, `[2][heads]`; empty unless in 8 bits.
     pub scales: ViewMut<'a, f32>,
@@ -114,10 +129,12 @@ impl KvLayer {
         })
     }
 
+    /// The dimensions that it was made with.
     pub fn shape(&self) -> KvShape {
         self.shape
     }
 
+    /// The layer for kernels that read it; scales are null unless in 8 bits.
     pub fn view(&self) -> KvView<'_> {
         let (key_scales, value_scales) = match self.scales.len() / 2 {
             0 => (View::none(), View::none()),
@@ -133,6 +150,7 @@ impl KvLayer {
         }
     }
 
+    /// The layer for a kernel that writes it.
     pub fn view_mut(&mut self) -> KvViewMut<'_> {
         KvViewMut {
             shape: self.shape,

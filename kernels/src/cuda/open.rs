@@ -6,37 +6,77 @@ use std::sync::Arc;
 /// Why there is no such card to be had; each says what would help.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum OpenError {
+    /// The name follows none of the known forms; contains the name.
     #[error("there is no card named {0}: the names are cuda, cuda:N, emulated and pessimistic")]
     Unknown(String),
+    /// The card's kind was left out of this build.
     #[error("this build has no {feature}: build it with --features {feature}{how}")]
-    NotBuilt { feature: &'static str, how: &'static str },
+    NotBuilt {
+        /// The Cargo feature that is missing: `cuda` or `emulator`.
+        feature: &'static str,
+        /// Rest of the message: how to set up that build, or empty.
+        how: &'static str,
+    },
+    /// libcuda.so.1 cannot be loaded.
     #[error(
         "no NVIDIA driver: libcuda.so.1 is not found. Install the driver, or, in a container, start it with \
          the card passed in (--gpus all)"
     )]
     NoDriver,
+    /// The driver refuses a call, or is only a toolkit's stub; contains its error.
     #[error("the NVIDIA driver does not start ({0}): nvidia-smi may tell more")]
     Driver(String),
+    /// The driver is older than the CUDA toolkit of this build.
     #[error(
         "the NVIDIA driver is of CUDA {has}, and this build takes {needs} or newer: update the driver{release}"
     )]
-    OldDriver { has: String, needs: String, release: &'static str },
+    OldDriver {
+        /// Newest CUDA version of the driver, as `major.minor`.
+        has: String,
+        /// Oldest CUDA version that will do, as `major.0`.
+        needs: String,
+        /// Rest of the message: the driver's release with that version, or empty if unknown.
+        release: &'static str,
+    },
+    /// The driver has no card of this ordinal.
     #[error(
         "there is no CUDA card {asked}: {}. nvidia-smi lists the cards, and CUDA_VISIBLE_DEVICES hides some",
         count_in_words(*.count)
     )]
-    NoCard { asked: usize, count: usize },
+    NoCard {
+        /// The ordinal, from 0.
+        asked: usize,
+        /// Cards that the driver shows.
+        count: usize,
+    },
+    /// The card's compute capability is too low for the kernels.
     #[error(
         "{card} cannot be used: it is of compute capability {has}, and {needs} or newer is needed"
     )]
-    OldCard { card: String, has: String, needs: &'static str },
+    OldCard {
+        /// The card's name, by the driver.
+        card: String,
+        /// Its compute capability, as `major.minor`.
+        has: String,
+        /// The lowest that will do, as `major.minor`.
+        needs: &'static str,
+    },
+    /// The card does not support stream-ordered memory pools.
     #[error("{card} cannot be used: it has no memory pools (a virtual card, or its driver's mode)")]
-    NoPools { card: String },
+    NoPools {
+        /// The card's name, by the driver.
+        card: String,
+    },
+    /// cuBLAS cannot be loaded.
     #[error(
         "cuBLAS is not found: libcublas.so.{major} comes with the CUDA toolkit and with the Python package \
          nvidia-cublas. Install one, and name its folder in LD_LIBRARY_PATH"
     )]
-    NoCublas { major: i32 },
+    NoCublas {
+        /// Major version of the CUDA toolkit of this build; in the library's name.
+        major: i32,
+    },
+    /// The card was found, but setting it up failed.
     #[error(transparent)]
     Card(#[from] CardError),
 }

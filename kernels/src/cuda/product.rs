@@ -85,14 +85,17 @@ impl Matrix {
         Ok(())
     }
 
+    /// The storage format of its numbers.
     pub fn kind(&self) -> Kind {
         self.kind
     }
 
+    /// Number of rows: results per input.
     pub fn rows(&self) -> usize {
         self.rows
     }
 
+    /// Numbers per row: the length of an input.
     pub fn columns(&self) -> usize {
         self.columns
     }
@@ -134,9 +137,11 @@ impl Matrix {
 /// Where results go: input i's are `values[i * stride + offset ..]`, one for each row of the weights.
 #[derive(Debug)]
 pub struct Output<'a> {
+    /// The buffer that the results are written to.
     pub values: ViewMut<'a, f32>,
     /// Numbers from one input's results to the next's.
     pub stride: usize,
+    /// Numbers before the first result of each input.
     pub offset: usize,
 }
 

@@ -27,16 +27,22 @@ pub struct Frequencies<'a> {
 /// `i + half`; those from `2 * half` on are not turned.
 #[derive(Debug, Clone, Copy)]
 pub struct Angles<'a> {
+    /// Angles per token: half of the values of a head that are turned.
     pub half: usize,
+    /// Cosines, already multiplied by the frequencies' factor.
     pub cos: View<'a, f32>,
+    /// Sines, already multiplied by the frequencies' factor.
     pub sin: View<'a, f32>,
 }
 
 /// Weights, `[head_dim]` each, that every head of queries and of keys is RMS-normed with.
 #[derive(Debug, Clone, Copy)]
 pub struct HeadNorms<'a> {
+    /// For heads of queries.
     pub query: View<'a, f32>,
+    /// For heads of keys.
     pub key: View<'a, f32>,
+    /// Added to the mean square, before the root.
     pub eps: f32,
 }
 
@@ -47,7 +53,9 @@ pub struct Heads<'a> {
     pub count: usize,
     /// `[(count + 2 * kv_heads) * head_dim]`.
     pub bias: Option<View<'a, f32>>,
+    /// Applied before turning; `None` for models without head norms.
     pub norms: Option<HeadNorms<'a>>,
+    /// The angles of the step's tokens, from [`angles()`].
     pub angles: Angles<'a>,
 }
 

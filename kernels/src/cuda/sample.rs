@@ -47,7 +47,9 @@ pub struct RowParams {
     pub presence_penalty: f32,
     /// The row's slice of the list of penalised tokens; entries beyond the list are none.
     pub first_penalty: u32,
+    /// Number of entries in that slice; 0 if nothing is penalised.
     pub penalties: u32,
+    /// Fills up to the alignment of `uniform`; never read.
     pub reserved: u32,
     /// The random number, in units of 2^-53: see [`RowParams::with_uniform`].
     pub uniform: u64,
@@ -68,6 +70,7 @@ impl RowParams {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[repr(C)]
 pub struct PenaltyEntry {
+    /// The penalised token.
     pub id: u32,
     /// Occurrences in the reply; 0 for tokens of the prompt alone.
     pub count: u32,
@@ -90,7 +93,9 @@ impl PenaltyEntry {
 /// Rows to draw from.
 #[derive(Debug)]
 pub struct SampleBatch<'a> {
+    /// Rows, at most 65535.
     pub n: usize,
+    /// Logits per row, 1 to [`MOST_TOKENS`].
     pub vocab: usize,
     /// `[n][vocab]`, overwritten.
     pub logits: ViewMut<'a, f32>,

@@ -11,6 +11,7 @@ pub enum SelfTestError {
     /// Which kernel gave what.
     #[error("wrong answer: {0}")]
     Wrong(String),
+    /// The card failed before all answers were there, or this build has none to compare with.
     #[error(transparent)]
     Card(#[from] CardError),
 }

@@ -12,6 +12,7 @@ pub struct Timer {
 }
 
 impl Timer {
+    /// A timer that has not been started. Fails if the card has failed or cannot create one.
     pub fn new(card: &Arc<dyn Card>) -> Result<Timer, CardError> {
         Ok(Timer { card: card.clone(), timer: card.create_timer()? })
     }
@@ -21,6 +22,7 @@ impl Timer {
         self.card.start_timer(self.timer)
     }
 
+    /// Marks the end, behind everything that was enqueued before. Does not wait for it.
     pub fn stop(&mut self) -> Result<(), CardError> {
         self.card.stop_timer(self.timer)
     }

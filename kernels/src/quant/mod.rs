@@ -25,14 +25,15 @@ use std::fmt;
 
 /// Makes the kinds of a list of their names and formats.
 macro_rules! table {
-    ($($kind:ident: $format:path),* $(,)?) => {
+    ($($(#[$doc:meta])* $kind:ident: $format:path),* $(,)?) => {
         /// A storage format of weights.
         #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
         pub enum Kind {
-            $($kind),*
+            $($(#[$doc])* $kind),*
         }
 
         impl Kind {
+            /// Every kind, in the order of their discriminants.
             pub const ALL: [Kind; [$(Kind::$kind),*].len()] = [$(Kind::$kind),*];
         }
 
@@ -41,13 +42,21 @@ macro_rules! table {
 }
 
 table! {
+    /// IEEE 754 floats of 32 bits.
     F32: floats::F32,
+    /// IEEE 754 floats of 16 bits.
     F16: floats::F16,
+    /// bfloat16: the upper 16 bits of an f32.
     BF16: floats::BF16,
+    /// Blocks of 34 bytes: 32 numbers of 8 bits under one f16 scale.
     Q8_0: q8_0::FORMAT,
+    /// Blocks of 18 bytes: 32 numbers of 4 bits under one f16 scale.
     Q4_0: q4_0::FORMAT,
+    /// Blocks of 144 bytes: 256 numbers of 4 bits, with a scale and a minimum for every 32.
     Q4K: q4_k::FORMAT,
+    /// Blocks of 176 bytes: 256 numbers of 5 bits, with a scale and a minimum for every 32.
     Q5K: q5_k::FORMAT,
+    /// Blocks of 210 bytes: 256 numbers of 6 bits, with a scale for every 16.
     Q6K: q6_k::FORMAT,
 }
 
@@ -128,6 +137,7 @@ impl Kind {
         whole.then(|| (columns / self.block()).checked_mul(self.block_bytes())).flatten()
     }
 
+    /// Whether numbers are stored in blocks with common scales; false for plain floats.
     pub const fn is_quantised(self) -> bool {
         self.block() > 1
     }

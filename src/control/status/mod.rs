@@ -16,7 +16,9 @@ use std::sync::Arc;
 pub struct ModelsView {
     /// Public model name.
     pub name: Arc<str>,
+    /// `None` until stable is loaded.
     pub stable: Option<Arc<Deployment>>,
+    /// `None` while no canary is in service.
     pub canary: Option<Arc<Deployment>>,
 }
 
@@ -31,12 +33,15 @@ pub struct Status {
     pub phase: String,
     /// Why it was rolled back, or what the self-test found.
     pub reason: Option<String>,
+    /// Whether the current or last rollout is a self-test: stable judged against a second copy of itself.
     pub self_test: bool,
+    /// Whether the next raise, or the promotion, needs an operator's confirmation first.
     pub awaiting_confirm: bool,
     /// Version of the former stable, while its promotion can be undone.
     pub previous: Option<String>,
     /// Where decisions are kept; `null` when they are not.
     pub ledger: Option<LedgerStatus>,
+    /// Whether the rollout runs and an operator has paused it.
     pub paused: bool,
     /// Id of the rollout that runs or ran last.
     pub rollout: Option<String>,
@@ -49,15 +54,21 @@ pub struct Status {
     /// What stands out: what waits, and what was refused at the start.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub remarks: Vec<String>,
+    /// Weights that the policy plans, in percent.
     pub steps: Vec<u8>,
     /// Place of the present weight in `steps`.
     pub step: Option<usize>,
     /// Number of the present stage; it grows with every change of weight.
     pub stage: u64,
+    /// Seconds at this weight; in a terminal phase, seconds since the rollout ended; 0 when idle.
     pub stage_age_s: f64,
+    /// Seconds that a stage must last before its gates can pass.
     pub bake_s: f64,
+    /// Whether an operator ordered promotion as soon as the present stage's gates pass.
     pub promotion_ordered: bool,
+    /// Seconds since the server started.
     pub uptime_s: f64,
+    /// Resident set of the server's process in bytes; 0 where the system does not tell.
     pub resident_bytes: u64,
     /// Path of the model that is being loaded.
     pub loading: Option<String>,
@@ -67,6 +78,8 @@ pub struct Status {
     pub reference: Option<ArmFigures>,
     /// `pass`, `fail` or `inconclusive`.
     pub overall: String,
+    /// One entry per gate, in a fixed order; in a terminal phase, those of the last decision. Empty while
+    /// there is nothing to judge.
     pub gates: Vec<GateStatus>,
     /// What today's traffic lets one see, and when; `null` unless a rollout runs.
     pub forecast: Option<ForecastStatus>,
@@ -94,12 +107,17 @@ pub struct LedgerStatus {
 pub struct DeviceStatus {
     /// Bytes, all programs counted.
     pub memory_used: Option<u64>,
+    /// Bytes that the device has.
     pub memory_total: Option<u64>,
     /// 0 to 1.
     pub utilisation: Option<f64>,
+    /// Power draw in watts.
     pub power_watts: Option<f64>,
+    /// Temperature in degrees Celsius.
     pub temperature_celsius: Option<u32>,
+    /// Present clock of the multiprocessors in MHz.
     pub sm_clock_mhz: Option<u32>,
+    /// Present clock of the device's memory in MHz.
     pub memory_clock_mhz: Option<u32>,
     /// Why it is slowed down at the moment, if it is.
     pub throttled: Option<String>,
@@ -127,12 +145,19 @@ pub struct ForecastStatus {
 /// Requests copied to the canary while the device was idle; ratios are the canary's over stable's.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct ShadowStatus {
+    /// Copies that the canary has answered, since the server started.
     pub pairs: u64,
+    /// Times that a copy was cut off because a real request came; one copy may be cut off several times.
     pub preempted: u64,
+    /// Copies given up: the queue was full, or they were cut off too often.
     pub dropped: u64,
+    /// Copies that the canary refused or failed to answer.
     pub failed: u64,
+    /// Median ratio of the times to first token; `None` before the first pair.
     pub ttft_ratio: Option<f64>,
+    /// Median ratio of the times per token after the first; `None` without a pair of two tokens or more each.
     pub tpot_ratio: Option<f64>,
+    /// Median ratio of the replies' lengths in tokens; `None` before the first pair.
     pub length_ratio: Option<f64>,
     /// Share of pairs with the very same tokens, 0 to 1.
     pub identical: Option<f64>,
@@ -155,12 +180,20 @@ pub struct GateWait {
 pub struct ArmStatus {
     /// `stable` or `canary`.
     pub arm: String,
+    /// Whether a version is in service on this arm; if not, its fields up to `max_model_len` and `lane`
+    /// are `None`.
     pub loaded: bool,
+    /// Name of the model's folder or file.
     pub version: Option<String>,
+    /// SHA-256 of config and weights, in hex.
     pub digest: Option<String>,
+    /// Folder or file that the model was loaded from.
     pub path: Option<String>,
+    /// Longest sequence that the arm serves, prompt and reply together, in tokens.
     pub max_model_len: Option<usize>,
+    /// What was counted and measured on this arm.
     pub figures: ArmFigures,
+    /// The lane that runs the model.
     pub lane: Option<LaneStatus>,
 }
 
@@ -169,10 +202,15 @@ pub struct ArmStatus {
 pub struct ArmFigures {
     /// Judged requests.
     pub requests: u64,
+    /// Judged requests that ended in an error of the model or exceeded a deadline of the server.
     pub errors: u64,
+    /// Errors by judged requests, 0 to 1; `None` without requests.
     pub error_rate: Option<f64>,
+    /// Judged requests whose client disconnected; in no rate.
     pub cancels: u64,
+    /// Judged requests refused because the server was full or not ready; in no rate.
     pub rejected: u64,
+    /// Judged requests that were invalid in themselves; in no rate.
     pub invalid: u64,
     /// Left out of the judgement, for whatever reason.
     pub excluded: u64,
@@ -180,44 +218,65 @@ pub struct ArmFigures {
     pub over_share: u64,
     /// Replies that were asked for again.
     pub retries: u64,
+    /// Median device time to the first token, without queueing; `None` without samples.
     pub ttft_p50_ms: Option<f64>,
+    /// 99th percentile of the same.
     pub ttft_p99_ms: Option<f64>,
+    /// Median device time per token after the first, without queueing; `None` without samples.
     pub tpot_p50_ms: Option<f64>,
+    /// 99th percentile of the same.
     pub tpot_p99_ms: Option<f64>,
     /// Median over requests.
     pub tokens_per_second: Option<f64>,
+    /// Mean length of successful replies in tokens; `None` without any.
     pub mean_output_tokens: Option<f64>,
+    /// Votes in favour of this arm's replies.
     pub feedback_up: u64,
+    /// Votes against this arm's replies.
     pub feedback_down: u64,
     /// Judged requests over the whole rollout.
     pub total_requests: u64,
+    /// Those of them that ended in an error, over the whole rollout.
     pub total_errors: u64,
 }
 
 /// What an arm's lane in the engine is doing.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct LaneStatus {
+    /// Sequences that are admitted and hold KV blocks.
     pub running: u64,
+    /// Sequences that wait to be admitted, preempted ones included.
     pub waiting: u64,
+    /// KV blocks that sequences refer to.
     pub blocks_used: u64,
+    /// KV blocks that the model has.
     pub blocks_total: u64,
     /// Blocks whose prefix can be reused, referenced or not.
     pub blocks_cached: u64,
+    /// Cached blocks that were evicted to make room, since the load.
     pub blocks_evicted: u64,
     /// Prompt tokens since the load: looked up in the prefix cache, and found there.
     pub prefix_lookup_tokens: u64,
+    /// Prompt tokens found in the prefix cache since the load.
     pub prefix_hit_tokens: u64,
     /// 0 to 1; none before the first lookup.
     pub prefix_hit_rate: Option<f64>,
+    /// Sequences sent back to wait because no KV block was free, counted since the load.
     pub preemptions: u64,
+    /// Sequences whose caller went away before their end, since the load.
     pub cancelled: u64,
+    /// Tokens sampled since the load.
     pub tokens_generated: u64,
+    /// Tokens computed in chunks of two or more since the load, recomputed ones included.
     pub tokens_prefilled: u64,
+    /// Bytes in live allocations of the model's arena in host memory.
     pub arena_used: u64,
+    /// Bytes that the arena has taken from the system and not given back, free blocks included.
     pub arena_reserved: u64,
     /// In the model's pool on a card; 0 without one.
     #[serde(default)]
     pub card_used: u64,
+    /// Bytes that this pool has taken from the card and not given back; 0 without one.
     #[serde(default)]
     pub card_reserved: u64,
 }
@@ -225,10 +284,14 @@ pub struct LaneStatus {
 /// One gate.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct GateStatus {
+    /// Short name from a fixed set, such as `errors` or `ttft`.
     pub name: String,
     /// `pass`, `fail`, `inconclusive` or `not_judged`.
     pub state: String,
+    /// The figure judged: seconds for `bake`, a count for `requests`, else the canary's over stable's.
+    /// `None` when it cannot be formed or is infinite.
     pub value: Option<f64>,
+    /// The limit that `value` is held against, in the same unit.
     pub threshold: Option<f64>,
     /// E-value; held against 1/alpha.
     pub evidence: Option<f64>,
@@ -236,6 +299,7 @@ pub struct GateStatus {
     pub interval: Option<(f64, f64)>,
     /// Stable's, the canary's.
     pub samples: (u64, u64),
+    /// One line for people, with figures and units.
     pub text: String,
 }
 
@@ -253,20 +317,32 @@ pub struct DecisionStatus {
 /// One finished unload.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Unload {
+    /// Version that was unloaded.
     pub version: String,
+    /// Why it left, in a word or two, such as `replaced` or `rolled back`.
     pub reason: String,
+    /// Bytes in live allocations of its arena, just before the model was dropped.
     pub used_before: u64,
+    /// The same afterwards: 0, or a leak.
     pub used_after: u64,
+    /// Bytes that its arena had taken from the system, just before the model was dropped.
     pub reserved_before: u64,
+    /// The same afterwards: 0, or a leak.
     pub reserved_after: u64,
+    /// Resident set of the process in bytes, before this model was loaded.
     pub resident_at_load: u64,
+    /// Resident set of the process in bytes, before it was unloaded.
     pub resident_before: u64,
+    /// Resident set of the process in bytes, after it was unloaded.
     pub resident_after: u64,
+    /// KV blocks that sequences still referred to when the lane was dropped: 0, or a leak.
     pub blocks_leaked: u64,
+    /// Sequences cut off because they exceeded the grace period.
     pub evicted: u64,
     /// What the model's pool on a card gave back, if it had one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub card: Option<CardUnload>,
+    /// Milliseconds from the order to the engine until the memory was free, draining included.
     pub took_ms: f64,
     /// From the decision that it should go to its memory being back.
     pub since_decision_ms: f64,

@@ -15,7 +15,9 @@ use serin_kernels::cuda::{Card, CardError, Rows, StepInputs, View};
 /// The size of a step, including padding.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Width {
+    /// Tokens, padding included.
     pub tokens: usize,
+    /// Sequences, padding included.
     pub rows: usize,
     /// Most tokens in one row.
     pub longest: usize,

@@ -79,14 +79,17 @@ enum Recorded {
 }
 
 impl CardDecoder {
+    /// The model's properties, as read from its files.
     pub fn config(&self) -> &ModelConfig {
         &self.model.config
     }
 
+    /// The sizes that its buffers and its KV cache were allocated with.
     pub fn plan(&self) -> &CardPlan {
         &self.model.plan
     }
 
+    /// Bytes of the pool once the model was loaded; steps do not change them.
     pub fn usage(&self) -> CardUsage {
         self.usage
     }

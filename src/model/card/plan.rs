@@ -22,13 +22,17 @@ pub struct CardPlan {
     pub head_rows: usize,
     /// Penalised tokens of a step.
     pub penalties: usize,
+    /// KV blocks per layer.
     pub blocks: usize,
     /// Tokens per block.
     pub block_size: usize,
+    /// How cached keys and values are stored.
     pub kv: KvKind,
     /// Longest sequence, in tokens.
     pub longest: usize,
+    /// Heads of keys, and as many of values, per layer.
     pub kv_heads: usize,
+    /// Multiprocessors of the GPU; they limit the parts into which decoding splits the cache.
     pub multiprocessors: usize,
     /// Whether decoding steps may be captured as CUDA graphs.
     pub record: bool,

@@ -38,16 +38,25 @@ pub struct ModelConfig {
     pub architecture: &'static str,
     /// The tensors of a layer and their names.
     pub layout: &'static Layout,
+    /// Width of a token's state between layers (`hidden_size`).
     pub hidden: usize,
+    /// Width of the MLP between its projections (`intermediate_size`).
     pub intermediate: usize,
+    /// Number of token ids, and of logits per token (`vocab_size`).
     pub vocab: usize,
+    /// Number of decoder layers (`num_hidden_layers`).
     pub layers: usize,
+    /// Query heads of a layer (`num_attention_heads`).
     pub heads: usize,
+    /// Key and value heads of a layer (`num_key_value_heads`); divides `heads`.
     pub kv_heads: usize,
     /// Need not be `hidden / heads`.
     pub head_dim: usize,
+    /// The constants of all RMS norms.
     pub norm: Norm,
+    /// The function applied to the MLP's gate.
     pub activation: Activation,
+    /// Which projections add a bias; the same in all layers.
     pub bias: Bias,
     /// Multiplies each attention score.
     pub scale: f32,
@@ -57,6 +66,7 @@ pub struct ModelConfig {
     pub logit_cap: Option<f32>,
     /// Multiplies the embedding.
     pub embedding_scale: Option<f32>,
+    /// Whether the embedding is also the output head (`tie_word_embeddings`).
     pub tied_embeddings: bool,
     /// The rotary embeddings that layers choose from.
     pub ropes: Vec<Rope>,
@@ -64,12 +74,14 @@ pub struct ModelConfig {
     pub kinds: Vec<LayerKind>,
     /// Longest sequence in tokens, prompt and reply together (`max_position_embeddings`).
     pub max_len: usize,
+    /// Token ids that end a sequence (`eos_token_id`); may be empty.
     pub eos_ids: Vec<u32>,
 }
 
 /// The RMS norms of a model.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Norm {
+    /// Added to the mean square before the root is taken (`rms_norm_eps`).
     pub eps: f32,
     /// Added to every norm weight: 1 where the file stores the weight minus one (Gemma).
     pub offset: f32,
@@ -78,8 +90,11 @@ pub struct Norm {
 /// Which projections add a bias.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Bias {
+    /// Those to queries, keys and values.
     pub qkv: bool,
+    /// That from the attention's heads back to the hidden width.
     pub out: bool,
+    /// All of the MLP: gate, up and down.
     pub mlp: bool,
 }
 

@@ -23,6 +23,7 @@ use std::path::{Path, PathBuf};
 /// The format of the weights: one type, or one of llama.cpp's mixtures.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Scheme {
+    /// All matrices in one type; norms and biases are F32.
     Plain(Kind),
     /// Mostly the first type, and the more important matrices in Q6_K.
     Mix(Kind),
@@ -40,6 +41,7 @@ impl Scheme {
         ("q5_k_m", Scheme::Mix(Kind::Q5K)),
     ];
 
+    /// The format with this name, in upper or lower case. The error lists the known names.
     pub fn parse(name: &str) -> Result<Scheme, String> {
         let found = Scheme::NAMES.iter().find(|(known, _)| known.eq_ignore_ascii_case(name));
         found.map(|(_, scheme)| *scheme).ok_or_else(|| {
@@ -48,6 +50,7 @@ impl Scheme {
         })
     }
 
+    /// The name that [`Scheme::parse`] knows it by; empty if there is none.
     pub fn name(self) -> &'static str {
         Scheme::NAMES.iter().find(|(_, scheme)| *scheme == self).map_or("", |(name, _)| name)
     }
@@ -102,10 +105,12 @@ impl Dummy {
         Ok(Dummy { dir: dir.to_owned(), config, scheme, seed, shape, tensors: made.collect() })
     }
 
+    /// The content of `config.json`.
     pub fn config(&self) -> &ModelConfig {
         &self.config
     }
 
+    /// The folder of `config.json`.
     pub fn dir(&self) -> &Path {
         &self.dir
     }
@@ -115,6 +120,7 @@ impl Dummy {
         format!("dummy-{}-{}-{}", self.scheme.name(), self.seed, self.shape)
     }
 
+    /// Whether the model has a tensor of this Hugging Face name.
     pub fn has(&self, name: &str) -> bool {
         self.tensors.contains_key(name)
     }
@@ -140,6 +146,7 @@ impl Dummy {
         Ok(())
     }
 
+    /// Generates one tensor into new memory. Fails if the model has none of this name.
     pub fn stored(&self, name: &str) -> Result<Stored<'static>, LoadError> {
         let Made { kind, shape, .. } = self.made(name)?;
         let mut bytes = vec![0; bytes_of(*kind, shape)];

@@ -36,34 +36,60 @@ fn damaged<T>(what: impl Into<String>) -> Result<T> {
 /// One metadata entry. Strings and arrays are ranges of the file.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Value {
+    /// An unsigned integer of 8 to 64 bits, widened.
     Unsigned(u64),
+    /// A signed integer of 8 to 64 bits, widened.
     Signed(i64),
+    /// A float of 32 or 64 bits, widened.
     Float(f64),
+    /// One byte in the file; true unless 0.
     Bool(bool),
+    /// A string: its bytes in the file, without the length field. Not checked to be UTF-8.
     Text(Range<usize>),
-    Array { element: Element, len: usize, at: Range<usize> },
+    /// A list of elements of one type; nested lists are rejected.
+    Array {
+        /// The type of every element.
+        element: Element,
+        /// Number of elements.
+        len: usize,
+        /// Its bytes in the file; those of strings include their length fields.
+        at: Range<usize>,
+    },
 }
 
 /// The element type of an array.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Element {
+    /// Unsigned integer, 1 byte.
     U8,
+    /// Signed integer, 1 byte.
     I8,
+    /// Unsigned integer, 2 bytes, little-endian.
     U16,
+    /// Signed integer, 2 bytes, little-endian.
     I16,
+    /// Unsigned integer, 4 bytes, little-endian.
     U32,
+    /// Signed integer, 4 bytes, little-endian.
     I32,
+    /// IEEE 754 float, 4 bytes, little-endian.
     F32,
+    /// One byte; true unless 0.
     Bool,
+    /// A string: its length as [`Element::U64`], then its bytes.
     Text,
+    /// Unsigned integer, 8 bytes, little-endian.
     U64,
+    /// Signed integer, 8 bytes, little-endian.
     I64,
+    /// IEEE 754 float, 8 bytes, little-endian.
     F64,
 }
 
 /// One tensor: its position, type and shape.
 #[derive(Debug, Clone, PartialEq)]
 pub struct TensorInfo {
+    /// The storage format of its numbers.
     pub kind: Kind,
     /// Outermost dimension first (the file has them innermost first).
     pub shape: Vec<usize>,
@@ -74,8 +100,11 @@ pub struct TensorInfo {
 /// A checked header.
 #[derive(Debug, Default)]
 pub struct Header {
+    /// The GGUF version: 2 or 3.
     pub version: u32,
+    /// Metadata by key, such as `general.architecture`.
     pub entries: HashMap<String, Value>,
+    /// Tensors by the name in the file; none overlap.
     pub tensors: HashMap<String, TensorInfo>,
 }
 

@@ -15,10 +15,12 @@ pub struct Metadata<'a> {
 type Result<T> = std::result::Result<T, Fault>;
 
 impl<'a> Metadata<'a> {
+    /// Whether there is an entry with this key, of any type.
     pub fn has(&self, key: &str) -> bool {
         self.header.entries.contains_key(key)
     }
 
+    /// A string, `None` if the key is absent. Fails if it has another type or is not UTF-8.
     pub fn text(&self, key: &str) -> Result<Option<&'a str>> {
         match self.header.entries.get(key) {
             None => Ok(None),
@@ -52,6 +54,7 @@ impl<'a> Metadata<'a> {
         }
     }
 
+    /// A number, `None` if the key is absent; integers are converted. Fails if it has another type.
     pub fn float(&self, key: &str) -> Result<Option<f64>> {
         match self.header.entries.get(key) {
             None => Ok(None),
@@ -62,6 +65,7 @@ impl<'a> Metadata<'a> {
         }
     }
 
+    /// A boolean, `None` if the key is absent. Fails if it has another type.
     pub fn flag(&self, key: &str) -> Result<Option<bool>> {
         match self.header.entries.get(key) {
             None => Ok(None),

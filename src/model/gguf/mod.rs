@@ -77,6 +77,7 @@ impl Gguf {
         &self.config
     }
 
+    /// The file that it was opened from.
     pub fn path(&self) -> &Path {
         &self.path
     }
@@ -103,6 +104,7 @@ impl Gguf {
         &self.map
     }
 
+    /// Whether there is a tensor of this name, in the names that safetensors use.
     pub fn has(&self, name: &str) -> bool {
         self.tensors.contains_key(name)
     }

@@ -63,6 +63,7 @@ struct Cancelled {
 }
 
 impl Cancel {
+    /// A handle for registering the process that is killed at a cancel.
     pub fn handle(&self) -> Cancellable {
         Cancellable(Arc::clone(&self.0))
     }

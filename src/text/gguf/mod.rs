@@ -46,16 +46,23 @@ pub struct GgufVocabulary {
     pub model: String,
     /// How text is split before merging, for `gpt2`.
     pub pre: Option<String>,
+    /// Texts of the tokens; the index is the id.
     pub tokens: Vec<String>,
+    /// Merge scores by id, the highest merged first; empty if absent. Required for `llama`.
     pub scores: Vec<f32>,
     /// Token types by llama.cpp's numbers; if empty, all are normal.
     pub types: Vec<u8>,
+    /// Merges as `left right`, the first with the highest priority; for `gpt2`.
     pub merges: Vec<String>,
     /// Named special tokens, such as `("bos", 1)`: bos, eos, eot, eom, unk, pad.
     pub special: Vec<(&'static str, u32)>,
+    /// Whether texts begin with the bos token; `None` leaves it to what `model` and `pre` imply.
     pub add_bos: Option<bool>,
+    /// Whether texts end with the eos token; `None` means no.
     pub add_eos: Option<bool>,
+    /// Whether a space is put before the text, for `llama`; `None` means yes.
     pub add_space_prefix: Option<bool>,
+    /// The Jinja source of the chat template (`tokenizer.chat_template`), if the file has one.
     pub chat_template: Option<String>,
     /// The variant for requests with tools (`tokenizer.chat_template.tool_use`).
     pub tool_template: Option<String>,

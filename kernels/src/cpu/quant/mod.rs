@@ -32,16 +32,52 @@ use tile::{pack_tile, unpack_row};
 /// Why a matrix cannot be made.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum QuantError {
+    /// A row does not divide into whole blocks of its format.
     #[error("a row of {cols} values is not a whole number of {kind:?} blocks of {}", kind.block())]
-    Columns { kind: Kind, cols: usize },
+    Columns {
+        /// Format of the weights.
+        kind: Kind,
+        /// Values in a row.
+        cols: usize,
+    },
+    /// The bytes are not as many as the shape takes.
     #[error("{rows} x {cols} values of {kind:?} take {expected} bytes, but there are {found}")]
-    Bytes { kind: Kind, rows: usize, cols: usize, expected: usize, found: usize },
+    Bytes {
+        /// Format of the weights.
+        kind: Kind,
+        /// Rows of the matrix.
+        rows: usize,
+        /// Values in a row.
+        cols: usize,
+        /// Bytes that the shape takes as stored.
+        expected: usize,
+        /// Bytes that were given.
+        found: usize,
+    },
+    /// The size of the packed matrix overflows.
     #[error("{rows} x {cols} values of {kind:?} are more than this machine can address")]
-    TooLarge { kind: Kind, rows: usize, cols: usize },
+    TooLarge {
+        /// Format of the weights.
+        kind: Kind,
+        /// Rows of the matrix.
+        rows: usize,
+        /// Values in a row.
+        cols: usize,
+    },
+    /// The system has refused the store's allocation.
     #[error("no memory for {bytes} bytes of weights")]
-    Memory { bytes: usize },
+    Memory {
+        /// Bytes asked for.
+        bytes: usize,
+    },
+    /// The store has too little room left for a matrix.
     #[error("the weight store has {left} bytes left, {wanted} are wanted")]
-    StoreFull { wanted: usize, left: usize },
+    StoreFull {
+        /// Bytes of the packed matrix.
+        wanted: usize,
+        /// Bytes not handed out yet.
+        left: usize,
+    },
 }
 
 /// A weight matrix, `[rows][cols]`, ready for products.
@@ -106,14 +142,17 @@ impl QMatrix {
         }
     }
 
+    /// Format that the weights were stored in.
     pub fn kind(&self) -> Kind {
         self.kind
     }
 
+    /// Rows: outputs of a product.
     pub fn rows(&self) -> usize {
         self.rows
     }
 
+    /// Values in a row: inputs of a product.
     pub fn cols(&self) -> usize {
         self.cols
     }

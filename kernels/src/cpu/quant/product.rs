@@ -32,6 +32,7 @@ pub struct Scratch {
 }
 
 impl Scratch {
+    /// Empty buffers, for products on the threads of `pool` with the kernels of `isa`.
     pub fn new(pool: Arc<Pool>, isa: Isa) -> Scratch {
         Scratch { pool, isa, inputs: Default::default() }
     }
@@ -41,6 +42,7 @@ impl Scratch {
         (&self.pool, self.isa)
     }
 
+    /// The instruction set that products are computed with.
     pub fn isa(&self) -> Isa {
         self.isa
     }

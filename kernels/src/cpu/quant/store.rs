@@ -78,18 +78,21 @@ impl WeightStore {
 }
 
 impl PieceMut {
+    /// The bytes to write, zeros at first; aligned to 64 bytes.
     pub fn bytes(&mut self) -> &mut [u8] {
         let Piece { memory, at, len } = &self.piece;
         // SAFETY: in the allocation, initialised by `take`, and this is the only holder.
         unsafe { std::slice::from_raw_parts_mut(memory.start.as_ptr().add(*at), *len) }
     }
 
+    /// Ends the writing; the piece can be read and shared from now on.
     pub fn finish(self) -> Piece {
         self.piece
     }
 }
 
 impl Piece {
+    /// The bytes as they were written; aligned to 64 bytes.
     pub fn bytes(&self) -> &[u8] {
         // SAFETY: in the allocation, initialised by `take`, and no longer written.
         unsafe { std::slice::from_raw_parts(self.memory.start.as_ptr().add(self.at), self.len) }
