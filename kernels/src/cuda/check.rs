@@ -22,11 +22,14 @@ pub enum Size {
 /// One case's outcome.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Check {
+    /// The kernel that was launched.
     pub kernel: &'static str,
+    /// What it was given, for people.
     pub case: String,
     /// Largest error of all outputs, relative to the largest expected magnitude (infinite for what is not a
     /// number where one was expected).
     pub error: f64,
+    /// The largest error that is allowed.
     pub limit: f64,
 }
 
@@ -57,6 +60,7 @@ impl Check {
         Check { kernel, case, error, limit: 0.0 }
     }
 
+    /// Whether the error is within the limit; NaN is not.
     pub fn holds(&self) -> bool {
         self.error <= self.limit
     }
@@ -85,10 +89,12 @@ pub fn relative_error(got: &[f32], expected: &[f64]) -> f64 {
 pub struct Numbers(u64);
 
 impl Numbers {
+    /// The same seed gives the same numbers.
     pub fn new(seed: u64) -> Numbers {
         Numbers(seed)
     }
 
+    /// 64 random bits.
     pub fn bits(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.0;
@@ -107,6 +113,7 @@ impl Numbers {
         (self.bits() >> 40) as f32 / (1u32 << 23) as f32 - 1.0
     }
 
+    /// So many numbers in -1..1.
     pub fn numbers(&mut self, count: usize) -> Vec<f32> {
         (0..count).map(|_| self.number()).collect()
     }
@@ -115,7 +122,9 @@ impl Numbers {
 /// Where cases run: a card and a pool to take memory from.
 #[derive(Debug, Clone)]
 pub struct Bench {
+    /// The device, real or emulated.
     pub card: Arc<dyn Card>,
+    /// The memory pool that buffers come from.
     pub pool: Pool,
 }
 

@@ -10,8 +10,9 @@ use std::time::Duration;
 pub struct Pace {
     /// Each launch, copy or product.
     pub start: Duration,
-    /// Picoseconds for each thread of a launch, and for each multiplication of a product.
+    /// Picoseconds for each thread of a launch.
     pub thread: u64,
+    /// Picoseconds for each multiplication of a product.
     pub multiply: u64,
     /// Picoseconds for each byte that is copied from or to the host.
     pub byte: u64,
