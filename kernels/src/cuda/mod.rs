@@ -21,6 +21,7 @@ pub mod emulated;
 pub mod inputs;
 pub mod kv;
 pub mod norm;
+pub(crate) mod on_card;
 pub mod open;
 pub mod product;
 pub mod readings;

@@ -11,20 +11,8 @@
 //! and rows can be loaded (and embedded) one by one.
 
 use super::acts::ActKind;
-use super::product::names::KernelNames;
 use crate::quant::Kind;
 use std::ops::Range;
-
-/// A kind of weights on a card.
-pub(crate) struct OnCard {
-    /// The form in which a product of a few inputs takes them.
-    pub input: ActKind,
-    /// Bytes of a block that go to each plane: low bits, further bits, scales, scales of scales.
-    pub shares: [usize; 4],
-    /// Bytes of scales that a product in tiles has in shared memory: for 32 columns of a row, and for a row.
-    pub staged: [usize; 2],
-    pub kernels: KernelNames,
-}
 
 impl Kind {
     /// The form in which a product with such weights takes a few inputs.

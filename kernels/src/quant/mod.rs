@@ -20,7 +20,8 @@ pub(crate) use block::{Block, MAX_BLOCK};
 pub use block::{all_finite, dequantise, dequantise_row};
 
 use crate::cpu::quant::{Form, Kernels, Layout};
-use crate::cuda::weights::{OnCard, Planes};
+use crate::cuda::on_card::OnCard;
+use crate::cuda::weights::Planes;
 use std::fmt;
 
 /// Makes the kinds of a list of their names and formats.

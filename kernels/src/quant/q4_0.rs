@@ -10,8 +10,9 @@ use super::block::u16_at;
 use super::{Block, Blocks, Content, Format};
 use crate::cpu::quant::{Form, Layout, get_half, kernels, put_half};
 use crate::cuda::acts::ActKind;
-use crate::cuda::product::names::quantised;
-use crate::cuda::weights::{OnCard, Planes};
+use crate::cuda::on_card::OnCard;
+use crate::cuda::on_card::quantised;
+use crate::cuda::weights::Planes;
 use half::f16;
 
 pub(super) const FORMAT: Format = Format {

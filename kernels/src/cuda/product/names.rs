@@ -2,7 +2,7 @@
 //! product_halves.cu have too.
 
 use crate::cuda::card::{CardError, DeviceProperties};
-use crate::cuda::weights::OnCard;
+use crate::cuda::on_card::OnCard;
 use crate::quant::Kind;
 
 /// Tiles by the form of their inputs, bf16 or 8 bits, and the most inputs of one.
@@ -110,52 +110,6 @@ impl TileShape {
         stage * self.stages + tables
     }
 }
-
-/// The kernels of one kind of weights.
-pub(crate) struct KernelNames {
-    /// Picks rows.
-    pub embed: &'static str,
-    /// Products of 1 to 8 inputs in the kind's own form of them.
-    pub few: [&'static str; 8],
-    /// Products in tiles, in the order of [`Tile`].
-    pub tiles: Option<[&'static str; 6]>,
-}
-
-/// Names that end in the number of inputs.
-macro_rules! to_8 {
-    ($prefix:expr) => {
-        [
-            concat!($prefix, "1"),
-            concat!($prefix, "2"),
-            concat!($prefix, "3"),
-            concat!($prefix, "4"),
-            concat!($prefix, "5"),
-            concat!($prefix, "6"),
-            concat!($prefix, "7"),
-            concat!($prefix, "8"),
-        ]
-    };
-}
-
-/// The [`KernelNames`] that `EACH_KIND` of quant.cuh makes.
-macro_rules! quantised {
-    ($kind:literal) => {
-        $crate::cuda::product::names::KernelNames {
-            embed: concat!("embed_", $kind),
-            few: $crate::cuda::product::names::to_8!(concat!("product_quant_", $kind, "_")),
-            tiles: Some([
-                concat!("product_halves_", $kind, "_16"),
-                concat!("product_halves_", $kind, "_32"),
-                concat!("product_halves_", $kind, "_64"),
-                concat!("product_halves_", $kind, "_128"),
-                concat!("product_tiles_", $kind, "_64"),
-                concat!("product_tiles_", $kind, "_128"),
-            ]),
-        }
-    };
-}
-
-pub(crate) use {quantised, to_8};
 
 fn no_kernel(kind: Kind, n: usize) -> CardError {
     CardError::Shape(format!("no kernel of this kind multiplies {kind:?} with {n} inputs"))

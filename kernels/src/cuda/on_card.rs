@@ -1,0 +1,62 @@
+//! What a kind of quantised block says of itself for GPUs: its planes' bytes, and the names of its kernels.
+//!
+//! Plain data, filled in by each kind's file in `quant`. `weights` lays planes out by it, `product` chooses kernels.
+
+use super::acts::ActKind;
+
+/// A kind of weights on a card.
+pub(crate) struct OnCard {
+    /// The form in which a product of a few inputs takes them.
+    pub input: ActKind,
+    /// Bytes of a block that go to each plane: low bits, further bits, scales, scales of scales.
+    pub shares: [usize; 4],
+    /// Bytes of scales that a product in tiles has in shared memory: for 32 columns of a row, and for a row.
+    pub staged: [usize; 2],
+    pub kernels: KernelNames,
+}
+
+/// The kernels of one kind of weights.
+pub(crate) struct KernelNames {
+    /// Picks rows.
+    pub embed: &'static str,
+    /// Products of 1 to 8 inputs in the kind's own form of them.
+    pub few: [&'static str; 8],
+    /// Products in tiles, in the order of [`Tile`].
+    pub tiles: Option<[&'static str; 6]>,
+}
+
+/// Names that end in the number of inputs.
+macro_rules! to_8 {
+    ($prefix:expr) => {
+        [
+            concat!($prefix, "1"),
+            concat!($prefix, "2"),
+            concat!($prefix, "3"),
+            concat!($prefix, "4"),
+            concat!($prefix, "5"),
+            concat!($prefix, "6"),
+            concat!($prefix, "7"),
+            concat!($prefix, "8"),
+        ]
+    };
+}
+
+/// The [`KernelNames`] that `EACH_KIND` of quant.cuh makes.
+macro_rules! quantised {
+    ($kind:literal) => {
+        $crate::cuda::on_card::KernelNames {
+            embed: concat!("embed_", $kind),
+            few: $crate::cuda::on_card::to_8!(concat!("product_quant_", $kind, "_")),
+            tiles: Some([
+                concat!("product_halves_", $kind, "_16"),
+                concat!("product_halves_", $kind, "_32"),
+                concat!("product_halves_", $kind, "_64"),
+                concat!("product_halves_", $kind, "_128"),
+                concat!("product_tiles_", $kind, "_64"),
+                concat!("product_tiles_", $kind, "_128"),
+            ]),
+        }
+    };
+}
+
+pub(crate) use {quantised, to_8};
