@@ -2,7 +2,7 @@
 
 use super::CliError;
 use crate::control::Status;
-use crate::{outbound, plain};
+use crate::{outbound, sanitize};
 use rustls::RootCertStore;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -69,7 +69,7 @@ impl Client {
         // An order that still waits for the ledger is accepted; its response also contains an error.
         if !status.is_success() || body["error"].is_object() {
             let text = body["error"]["message"].as_str().unwrap_or("no reason given");
-            return Err(CliError::from_text(plain::lines(text)));
+            return Err(CliError::from_text(sanitize::lines(text)));
         }
         serde_json::from_value(body)
             .map_err(|e| CliError(format!("the server's answer cannot be parsed: {e}")))

@@ -5,8 +5,8 @@
 use super::CliError;
 use crate::config::Config;
 use crate::ledger::{Bodies, Entry, Head, Kept, Reader, Recorded, export, from_hex, to_hex};
-use crate::plain;
 use crate::rollout::{Decision, Policy};
+use crate::sanitize;
 use clap::{Args, Subcommand};
 use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
@@ -117,7 +117,7 @@ fn line(kept: &Kept) -> Result<String, CliError> {
         Entry::Decision(decision) => format!("{}: {}", decision.kind.as_str(), decision.text),
         other => serde_json::to_string(other).map_err(CliError::from_text)?,
     };
-    Ok(format!("{:>6}  {at}  {:<12}  {}", kept.seq, kept.rollout, plain::line(&text)))
+    Ok(format!("{:>6}  {at}  {:<12}  {}", kept.seq, kept.rollout, sanitize::line(&text)))
 }
 
 fn verify(reader: &Reader, head: Option<&str>) -> Result<ExitCode, CliError> {
@@ -204,7 +204,7 @@ fn replay_other(
 fn print(decisions: &[Decision]) {
     for decision in decisions {
         let (at, kind) = (decision.at.as_secs_f64(), decision.kind.as_str());
-        let text = plain::line(&decision.text);
+        let text = sanitize::line(&decision.text);
         println!("  {at:>10.1} s  {:>4}  {kind:<18} {text}", decision.weight);
     }
 }

@@ -8,7 +8,7 @@ use super::client::Client;
 use crate::control::{ArmStatus, DeviceStatus, ForecastStatus, ShadowStatus, Status, Unload};
 use crate::http::orders::{LoadAsk, Loaded, OrderAsk, PromoteAsk, RolledBack, WeightAsk};
 use crate::hub;
-use crate::plain;
+use crate::sanitize;
 use clap::Args;
 use serde_json::Value;
 use std::path::Path;
@@ -49,9 +49,9 @@ pub(super) async fn status(server: &str, json: bool) -> Result<(), CliError> {
     let status = Client::new(server).status().await?;
     if json {
         let text = serde_json::to_string_pretty(&status).map_err(CliError::from_text)?;
-        println!("{}", plain::lines(&text));
+        println!("{}", sanitize::lines(&text));
     } else {
-        print!("{}", plain::lines(&status_text(&status)));
+        print!("{}", sanitize::lines(&status_text(&status)));
     }
     Ok(())
 }
@@ -64,7 +64,7 @@ pub(super) async fn load(args: &OrderArgs, path: &Path, retry: bool) -> Result<(
     let (by, reason) = (Some(args.by.clone()), args.reason.clone());
     let ask = LoadAsk { path: path.display().to_string(), retry, by, reason };
     let loaded: Loaded = args.client().order("/admin/canary/load", &ask).await?;
-    println!("canary {} is loaded and its rollout has begun", plain::line(&loaded.version));
+    println!("canary {} is loaded and its rollout has begun", sanitize::line(&loaded.version));
     Ok(())
 }
 
@@ -84,7 +84,7 @@ pub(super) async fn rollback(args: &OrderArgs) -> Result<(), CliError> {
     let ask = OrderAsk { by, reason, expect: args.expect };
     let done: RolledBack = args.client().order("/admin/rollback", &ask).await?;
     match &done.unload {
-        Some(unload) => println!("rolled back; {}", plain::line(&unload_text(unload))),
+        Some(unload) => println!("rolled back; {}", sanitize::line(&unload_text(unload))),
         None if done.version.is_none() => println!("rolled back; its canary is not loaded again"),
         None => println!("rolled back; the model is still draining (see serin status)"),
     }

@@ -6,8 +6,8 @@ use super::ledger_handle::unix_ms;
 use super::{Control, ControlState, Deployment};
 use crate::alerts::{Alert, AlertId, Kind, ModelVersion, WeightChange};
 use crate::ledger::{Health, Model, Running};
-use crate::plain;
 use crate::rollout::{Cause, Decision, DecisionKind, Weight};
+use crate::sanitize;
 use std::sync::Weak;
 use tokio::sync::watch;
 
@@ -171,9 +171,9 @@ fn send(control: &Control, kind: Kind, about: AlertContext<'_>, [what, why, done
         stable,
         canary: about.canary,
         weight: about.weight,
-        what: plain::line(what),
-        why: plain::line(why),
-        done: plain::line(done),
+        what: sanitize::line(what),
+        why: sanitize::line(why),
+        done: sanitize::line(done),
     });
 }
 

@@ -8,7 +8,7 @@
 //!
 //! Reading order: `intake` and `deploy` (how a model gets loaded), `orders` (what operators want), `act` (what the
 //! rollout wants), `loss` (a device that has failed), `unload`, `ledger_handle`, `alerting` and `notes` (who is told), `resume`
-//! (after a restart), `life` (what the next process will know of this one's end), `feedback` and `retries` (who wrote
+//! (after a restart), `life` (what the next process will know of this one's end), `feedback` and `regenerations` (who wrote
 //! what), `readings` (the device's state), `status`.
 
 mod act;
@@ -22,8 +22,8 @@ mod loss;
 mod notes;
 mod orders;
 mod readings;
+mod regenerations;
 mod resume;
-mod retries;
 mod status;
 mod unload;
 
@@ -52,7 +52,7 @@ use loss::DeviceFailure;
 use notes::Notes;
 use parking_lot::{Mutex, RwLock};
 use readings::DeviceMonitor;
-use retries::Retries;
+use regenerations::Retries;
 use serde_json::json;
 use std::collections::VecDeque;
 use std::path::Path;

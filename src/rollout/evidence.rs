@@ -18,7 +18,7 @@
 
 use std::time::Duration;
 
-use super::alone::FullWeightTest;
+use super::full_weight::FullWeightTest;
 use super::keys::{SlotCounts, slot};
 use super::signal::{Signal, Stages};
 use super::strata::{Ratio, Share, Strata};

@@ -12,7 +12,7 @@
 //! Reading order:
 //! - input: [`plan`](Policy) (the policy), [`outcome`](Outcome) and [`event`](Event);
 //! - state: `window`, `histogram` and `keys`;
-//! - evidence that grows: `evalue`, `strata` and `alone`; `evidence` (when errors count as a regression);
+//! - evidence that grows: `evalue`, `strata` and `full_weight`; `evidence` (when errors count as a regression);
 //! - judgement: `stats`, `latency_gate`, `gates` and [`verdict`](Verdict);
 //! - consequences: `machine`, `orders` and `moves`;
 //! - display: [`forecast`](Forecast) and [`view`](View).
@@ -25,13 +25,13 @@
 //!   from the moment they were routed. Evidence spans all stages; each error counts with the weight that it
 //!   was routed under.
 
-mod alone;
 mod decision;
 mod error_gate;
 mod evalue;
 mod event;
 mod evidence;
 mod forecast;
+mod full_weight;
 mod gates;
 mod histogram;
 mod keys;

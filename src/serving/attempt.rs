@@ -3,7 +3,7 @@
 //! Takes its figures from the engine's time marks, not from when a piece was delivered, so that a slow
 //! client does not make a model look slow. Does not know what happens after a failure.
 
-use super::likely::Waiting;
+use super::logprobs::Waiting;
 use super::prepare::Prepared;
 use super::types::{Finish, GenerateRequest, Piece, Served, Timeouts, Usage};
 use crate::engine::{

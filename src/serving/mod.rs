@@ -3,7 +3,7 @@
 //! In the order of a request: `types` is what a front end (HTTP) exchanges with [`Gateway`] (`gateway`); `admission`
 //! bounds what is done for a request before a model has it; `prepare` turns it into token ids for the arm it was
 //! routed to; `attempt` follows that arm's reply; `rescue` has stable take over what a canary failed; `class` says
-//! what an ending counts as, and `record` keeps it. `likely` holds log-probabilities back until their text is sent;
+//! what an ending counts as, and `record` keeps it. `logprobs` holds log-probabilities back until their text is sent;
 //! `shadow` and `paired` put copies of requests to the canary while the device is idle. It knows no HTTP and no
 //! statistics.
 
@@ -11,7 +11,7 @@ mod admission;
 mod attempt;
 mod class;
 mod gateway;
-mod likely;
+mod logprobs;
 mod paired;
 mod prepare;
 mod record;

@@ -1,7 +1,7 @@
 //! The formats of requests and responses: bodies become [`GenerateRequest`]s, replies become JSON.
 //!
 //! Reading order: [`fields`] (checked access to one JSON object), [`common`] (what chat and plain completions
-//! share), [`chat`], [`completion`], [`reply`] (the response objects) with [`likely`] (log-probabilities in
+//! share), [`chat`], [`completion`], [`reply`] (the response objects) with [`logprobs`] (log-probabilities in
 //! them). All of it is plain computation; no clock is read and nothing is awaited here.
 //!
 //! Fields are read by name and not with derived types, because the errors of derived types give a line and a
@@ -13,7 +13,7 @@ pub mod chat;
 pub mod common;
 pub mod completion;
 pub mod fields;
-pub mod likely;
+pub mod logprobs;
 pub mod reply;
 
 use crate::serving::GenerateRequest;

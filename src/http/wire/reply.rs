@@ -3,7 +3,7 @@
 //! Only their form: `chunks` (streamed) and `whole` (not streamed) decide on the content.
 
 use super::Shape;
-use super::likely::{ChatLogprobs, TextLogprobs};
+use super::logprobs::{ChatLogprobs, TextLogprobs};
 use crate::serving::Usage;
 use serde::Serialize;
 
