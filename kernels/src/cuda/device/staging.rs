@@ -99,8 +99,8 @@ impl Piece {
     ) -> Result<(), CardError> {
         if self.busy {
             // SAFETY: the event lives as long as the piece.
-            faults
-                .check(unsafe { result::event::synchronize(self.free.0) }, "waiting for a copy")?;
+            let waited = unsafe { result::event::synchronize(self.free.0) };
+            faults.check(waited, "waiting for a copy")?;
             self.busy = false;
         }
         assert!(bytes.len() <= PIECE);
