@@ -21,7 +21,7 @@ pub(crate) struct KernelNames {
     pub embed: &'static str,
     /// Products of 1 to 8 inputs in the kind's own form of them.
     pub few: [&'static str; 8],
-    /// Products in tiles, in the order of [`Tile`].
+    /// Products in tiles, in the order of `product::names::Tile`.
     pub tiles: Option<[&'static str; 6]>,
 }
 
