@@ -35,8 +35,8 @@ pub use orders::{Asked, LoadAsked, same_place};
 pub use readings::ReadDevice;
 pub use resume::{ResumePlan, Resuming, Start, effective_stable};
 pub use status::{
-    ArmFigures, ArmStatus, DeviceStatus, ForecastStatus, GateStatus, LaneStatus, ModelsView,
-    ShadowStatus, Status, Unload,
+    ArmFigures, ArmStatus, CardUnload, DecisionStatus, DeviceStatus, ForecastStatus, GateStatus,
+    GateWait, LaneStatus, LedgerStatus, ModelsView, ShadowStatus, Status, Unload,
 };
 
 use crate::alerts::Alerts;

@@ -168,3 +168,22 @@ pub(crate) fn prove(family: Family) {
         assert_eq!(card.pool_usage(pool).unwrap().used, 0, "a case keeps memory");
     }
 }
+
+#[cfg(all(test, feature = "emulator"))]
+impl Bench {
+    /// An emulated card with so many bytes of memory, and a pool of it.
+    pub(crate) fn emulated(bytes: u64) -> Bench {
+        let card: Arc<dyn Card> = Arc::new(crate::cuda::emulated::EmulatedCard::start(bytes));
+        let pool = card.create_pool().unwrap();
+        Bench { card, pool }
+    }
+}
+
+/// Demands that a shape is refused, by an error that says `part`.
+#[cfg(all(test, feature = "emulator"))]
+pub(crate) fn refused(result: Result<(), CardError>, part: &str) {
+    match result {
+        Err(CardError::Shape(what)) => assert!(what.contains(part), "{what}"),
+        other => panic!("{other:?}"),
+    }
+}

@@ -97,6 +97,7 @@ pub struct Status {
 /// The ledger.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LedgerStatus {
+    /// The ledger's file.
     pub path: String,
     /// Why it is not being written, if it is not.
     pub failing: Option<String>,
@@ -170,6 +171,7 @@ pub struct ShadowStatus {
 /// A gate that waits.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct GateWait {
+    /// Its name.
     pub gate: String,
     /// `null`: never, at today's traffic.
     pub seconds: Option<f64>,
@@ -216,7 +218,7 @@ pub struct ArmFigures {
     pub excluded: u64,
     /// Of these, requests of an API key that makes too large a part of the sample.
     pub over_share: u64,
-    /// Replies that were asked for again.
+    /// Replies that a user had regenerated.
     pub retries: u64,
     /// Median device time to the first token, without queueing; `None` without samples.
     pub ttft_p50_ms: Option<f64>,
@@ -255,7 +257,7 @@ pub struct LaneStatus {
     pub blocks_cached: u64,
     /// Cached blocks that were evicted to make room, since the load.
     pub blocks_evicted: u64,
-    /// Prompt tokens since the load: looked up in the prefix cache, and found there.
+    /// Prompt tokens looked up in the prefix cache since the load.
     pub prefix_lookup_tokens: u64,
     /// Prompt tokens found in the prefix cache since the load.
     pub prefix_hit_tokens: u64,
@@ -308,9 +310,11 @@ pub struct GateStatus {
 pub struct DecisionStatus {
     /// Since the server started.
     pub at_s: f64,
+    /// Short name from a fixed set, such as `raised` or `rolled_back`.
     pub kind: String,
     /// The weight after it.
     pub weight: u8,
+    /// One line for people, with figures.
     pub text: String,
 }
 
@@ -351,11 +355,16 @@ pub struct Unload {
 /// A card's memory around an unload, in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CardUnload {
+    /// In live allocations of the model's pool, before.
     pub used_before: u64,
+    /// The same afterwards: 0, or a leak.
     pub used_after: u64,
+    /// Taken from the device by the pool, before.
     pub reserved_before: u64,
+    /// The same afterwards: 0, or a leak.
     pub reserved_after: u64,
-    /// Free on the card, all programs counted: before the load, and after the unload.
+    /// Free on the device before the load, all programs counted.
     pub free_at_load: u64,
+    /// Free on the device after the unload, all programs counted.
     pub free_after: u64,
 }

@@ -2,24 +2,9 @@
 
 use super::*;
 use crate::cuda::buffer::Buffer;
-use crate::cuda::check::Bench;
-use crate::cuda::emulated::EmulatedCard;
+use crate::cuda::check::{Bench, refused};
 use crate::cuda::rows::answers::{Input, Written};
 use proptest::prelude::*;
-use std::sync::Arc;
-
-fn bench() -> Bench {
-    let card: Arc<dyn Card> = Arc::new(EmulatedCard::start(16 << 20));
-    let pool = card.create_pool().unwrap();
-    Bench { card, pool }
-}
-
-fn refused(result: Result<(), CardError>, part: &str) {
-    match result {
-        Err(CardError::Shape(what)) => assert!(what.contains(part), "{what}"),
-        other => panic!("{other:?}"),
-    }
-}
 
 #[test]
 fn answers_are_known() {
@@ -28,7 +13,7 @@ fn answers_are_known() {
 
 #[test]
 fn a_row_that_is_not_there_gives_nan() {
-    let bench = bench();
+    let bench = Bench::emulated(16 << 20);
     let x = Input::new(&bench, 0, &[1.0; 16]).unwrap();
     let weight = Input::new(&bench, 0, &[1.0; 8]).unwrap();
     let pick = Buffer::of(&bench.card, bench.pool, &[1, 2, u32::MAX]).unwrap();
@@ -43,7 +28,7 @@ fn a_row_that_is_not_there_gives_nan() {
 
 #[test]
 fn no_rows_are_no_launch() {
-    let bench = bench();
+    let bench = Bench::emulated(16 << 20);
     let weight = Input::new(&bench, 0, &[1.0; 8]).unwrap();
     let norm = Norm { weight: weight.view(), eps: 0.0 };
     let mut out = Written::new(&bench, ActKind::F16, 0).unwrap();
@@ -52,7 +37,7 @@ fn no_rows_are_no_launch() {
 
 #[test]
 fn shapes_that_do_not_fit_are_refused() {
-    let bench = bench();
+    let bench = Bench::emulated(16 << 20);
     let card = &*bench.card;
     let mut x = Input::new(&bench, 0, &[0.0; 64]).unwrap();
     let other = Input::new(&bench, 0, &[0.0; 64]).unwrap();

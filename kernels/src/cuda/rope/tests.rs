@@ -3,25 +3,10 @@
 use super::*;
 use crate::cuda::buffer::Buffer;
 use crate::cuda::card::Queue;
-use crate::cuda::check::Bench;
-use crate::cuda::emulated::EmulatedCard;
+use crate::cuda::check::{Bench, refused};
 use crate::cuda::kv::KvLayer;
 use crate::cuda::rows::answers::Input;
 use proptest::prelude::*;
-use std::sync::Arc;
-
-fn bench() -> Bench {
-    let card: Arc<dyn Card> = Arc::new(EmulatedCard::start(16 << 20));
-    let pool = card.create_pool().unwrap();
-    Bench { card, pool }
-}
-
-fn refused(result: Result<(), CardError>, part: &str) {
-    match result {
-        Err(CardError::Shape(what)) => assert!(what.contains(part), "{what}"),
-        other => panic!("{other:?}"),
-    }
-}
 
 #[test]
 fn answers_are_known() {
@@ -30,7 +15,7 @@ fn answers_are_known() {
 
 #[test]
 fn angles_are_the_hosts() {
-    let bench = bench();
+    let bench = Bench::emulated(16 << 20);
     let positions: Vec<u32> = (0..2000).map(|i| i * 524).collect();
     let at = Buffer::of(&bench.card, bench.pool, &positions).unwrap();
     let frequency = 0.7;
@@ -49,7 +34,7 @@ fn angles_are_the_hosts() {
 
 #[test]
 fn angles_that_do_not_fit_are_refused() {
-    let bench = bench();
+    let bench = Bench::emulated(16 << 20);
     let card = &*bench.card;
     let at = Buffer::of(&bench.card, bench.pool, &[0u32, 1, 2]).unwrap();
     let inv = Input::new(&bench, 0, &[1.0, 0.5]).unwrap();
@@ -76,7 +61,7 @@ fn layer(bench: &Bench, head_dim: usize) -> KvLayer {
 
 #[test]
 fn heads_that_do_not_fit_are_refused() {
-    let bench = bench();
+    let bench = Bench::emulated(16 << 20);
     let card = &*bench.card;
     let mut kv = layer(&bench, 8);
     let slots = Buffer::of(&bench.card, bench.pool, &[0u32, 1]).unwrap();
@@ -106,7 +91,7 @@ fn heads_that_do_not_fit_are_refused() {
 
 #[test]
 fn a_cache_that_is_none_is_refused() {
-    let bench = bench();
+    let bench = Bench::emulated(16 << 20);
     let (mut kv, slots) = (layer(&bench, 8), Buffer::of(&bench.card, bench.pool, &[0u32]).unwrap());
     let mut qkv = Input::new(&bench, 0, &[0.0; 64]).unwrap();
     let angles = Angles { half: 0, cos: View::none(), sin: View::none() };
@@ -124,7 +109,7 @@ fn a_cache_that_is_none_is_refused() {
 
 #[test]
 fn a_value_that_is_not_a_number_stays_one() {
-    let bench = bench();
+    let bench = Bench::emulated(16 << 20);
     let (mut kv, slots) = (layer(&bench, 8), Buffer::of(&bench.card, bench.pool, &[5u32]).unwrap());
     let mut values = [1.0; 24];
     values[18] = f32::NAN;

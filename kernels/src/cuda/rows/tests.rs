@@ -2,22 +2,7 @@
 
 use super::answers::{Input, Written, download};
 use super::*;
-use crate::cuda::check::Bench;
-use crate::cuda::emulated::EmulatedCard;
-use std::sync::Arc;
-
-fn bench() -> Bench {
-    let card: Arc<dyn Card> = Arc::new(EmulatedCard::start(16 << 20));
-    let pool = card.create_pool().unwrap();
-    Bench { card, pool }
-}
-
-fn refused(result: Result<(), CardError>, part: &str) {
-    match result {
-        Err(CardError::Shape(what)) => assert!(what.contains(part), "{what}"),
-        other => panic!("{other:?}"),
-    }
-}
+use crate::cuda::check::{Bench, refused};
 
 #[test]
 fn answers_are_known() {
@@ -26,7 +11,7 @@ fn answers_are_known() {
 
 #[test]
 fn a_block_without_a_number_says_so() {
-    let bench = bench();
+    let bench = Bench::emulated(16 << 20);
     let mut x = vec![1.0; 64];
     x[40] = f32::NAN;
     let input = Input::new(&bench, 0, &x).unwrap();
@@ -41,7 +26,7 @@ fn a_block_without_a_number_says_so() {
 
 #[test]
 fn shapes_that_do_not_fit_are_refused() {
-    let bench = bench();
+    let bench = Bench::emulated(16 << 20);
     let card = &*bench.card;
     let x = Input::new(&bench, 0, &[0.0; 64]).unwrap();
     let mut y = Input::new(&bench, 0, &[0.0; 64]).unwrap();

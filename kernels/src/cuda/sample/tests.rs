@@ -43,14 +43,6 @@ mod emulated {
     use super::*;
     use crate::cuda::buffer::Buffer;
     use crate::cuda::check::{Bench, Numbers};
-    use crate::cuda::emulated::EmulatedCard;
-    use std::sync::Arc;
-
-    fn bench() -> Bench {
-        let card: Arc<dyn Card> = Arc::new(EmulatedCard::start(512 << 20));
-        let pool = card.create_pool().unwrap();
-        Bench { card, pool }
-    }
 
     #[test]
     fn answers_are_known() {
@@ -60,7 +52,7 @@ mod emulated {
     /// Thousands of rows; a pick may differ only where it hangs on rounding, and that has to be rare.
     #[test]
     fn picks_are_those_of_the_slow_rules() {
-        let bench = bench();
+        let bench = Bench::emulated(512 << 20);
         let (mut rows, mut moved) = (0, 0);
         for seed in 0..25 {
             let kind = [Row::Model, Row::Steps, Row::Model, Row::Flat][seed % 4];
@@ -79,7 +71,7 @@ mod emulated {
     /// Sums are exact, so that a row's token does not depend on the rows beside it.
     #[test]
     fn picks_do_not_depend_on_how_rows_are_cut_up() {
-        let bench = bench();
+        let bench = Bench::emulated(512 << 20);
         for (seed, kind) in [Row::Model, Row::Steps, Row::Flat, Row::Equal].into_iter().enumerate()
         {
             let case = mixed(seed as u64, 8, 12_345, kind, 0.0);
@@ -95,7 +87,7 @@ mod emulated {
     /// probability, to within two draws, where random ones would need a chi-square test and far more of them.
     #[test]
     fn frequencies_follow_the_weights() {
-        let bench = bench();
+        let bench = Bench::emulated(512 << 20);
         let (draws, vocab) = (400, 40);
         let mut numbers = Numbers::new(77);
         let logits: Vec<f32> = (0..vocab).map(|_| normal(&mut numbers)).collect();
@@ -142,7 +134,7 @@ mod emulated {
 
     #[test]
     fn ties_go_to_the_lowest_ids() {
-        let bench = bench();
+        let bench = Bench::emulated(512 << 20);
         let params = |temperature, top_k, uniform: f64| {
             RowParams { temperature, top_k, top_p: 1.0, ..RowParams::default() }
                 .with_uniform(uniform)
@@ -163,7 +155,7 @@ mod emulated {
 
     #[test]
     fn both_zeroes_are_one_logit() {
-        let bench = bench();
+        let bench = Bench::emulated(512 << 20);
         let logits = vec![-1.0, -0.0, 0.0, -2.0];
         let wishes = vec![RowSpec::default()];
         let case = Case { name: String::new(), vocab: 4, soft_cap: 0.0, logits, wishes };
@@ -173,7 +165,7 @@ mod emulated {
     /// Wishes that no caller should let through still end in some token of the vocabulary.
     #[test]
     fn absurd_wishes_harm_nothing() {
-        let bench = bench();
+        let bench = Bench::emulated(512 << 20);
         let (vocab, odd) = (5000, [f32::NAN, f32::INFINITY, -1.0, 1e-42, 1e38, 7.0, -0.0]);
         let mut numbers = Numbers::new(3);
         let mut case = mixed(3, 49, vocab, Row::Model, 0.0);
@@ -192,7 +184,7 @@ mod emulated {
     /// A recorded step draws by what rows wish when it is replayed.
     #[test]
     fn graphs_outlive_wishes() {
-        let bench = bench();
+        let bench = Bench::emulated(512 << 20);
         let (card, pool) = (&bench.card, bench.pool);
         let (first, second) =
             (mixed(1, 8, 9000, Row::Model, 0.0), mixed(2, 8, 9000, Row::Model, 0.0));
@@ -236,7 +228,7 @@ mod emulated {
 
     #[test]
     fn shapes_that_do_not_fit_are_refused() {
-        let bench = bench();
+        let bench = Bench::emulated(512 << 20);
         let (card, pool) = (&bench.card, bench.pool);
         let mut logits = Buffer::<f32>::new(card, pool, 192).unwrap();
         logits.fill(0).unwrap();
