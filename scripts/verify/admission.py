@@ -5,22 +5,27 @@ client's p99 TTFT must stay below twice its value without the others.
 
 The server runs on processor 0 and the clients on processor 1. Those that leave are in a separate process that runs
 only while the honest client does not, because the honest client must not measure what copying 2 GB/s costs the
-clients. For comparison, the same data are sent to a program on processor 0 that reads and discards them.
+clients. For the same reason, a token's time is the time at which the kernel received it, not the time at which the
+honest client got to read it: its processor may be inside a long system call of another client. For comparison, the
+same data are sent to a program on processor 0 that reads and discards them.
 """
 
-import asyncio
 import contextlib
 import multiprocessing
 import os
 import socket
+import struct
 import sys
 import threading
 import time
 
 from common import MODELS, Report, Server, arguments, ms, percentile, resident_of
-from http_client import ask_chat, chat, request_bytes
+from http_client import Reply, chat, request_bytes
 
 CLIENTS, PROMPT, RISE, SLOWER = 35, 3_900_000, 100e6, 2.0
+# Linux, include/uapi/asm-generic/socket.h: receive the kernel's time stamps, as a `struct timespec`.
+SO_TIMESTAMPNS = 35
+JSON = [("content-type", "application/json"), ("connection", "close")]
 
 
 def leave(addr, pause, stop, sent):
@@ -28,7 +33,7 @@ def leave(addr, pause, stop, sent):
     os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
     host, port = addr.rsplit(":", 1)
     body = chat("many words " * (PROMPT // 11), 8)
-    data = request_bytes("POST", "/v1/chat/completions", body, [("content-type", "application/json")])
+    data = request_bytes("POST", "/v1/chat/completions", body, JSON)
 
     def one():
         while not stop.wait(pause):
@@ -86,13 +91,44 @@ def leavers(addr, pause):
         process.join(20)
 
 
-async def honest(server, seconds, pause):
+def stamped(stamps):
+    """Seconds since 1970. Linux begins to stamp packets shortly after the first socket asks for it."""
+    for _, _, stamp in stamps:
+        seconds, nanoseconds = struct.unpack("qq", stamp)
+        return seconds + nanoseconds * 1e-9
+    return time.clock_gettime(time.CLOCK_REALTIME)
+
+
+def ask(addr, body, within=60):
+    """One streamed chat. The time of its first token is that of the kernel's time stamp."""
+    host, port = addr.rsplit(":", 1)
+    data, got, reply = request_bytes("POST", "/v1/chat/completions", body, JSON), b"", Reply()
+    reply.sent = time.clock_gettime(time.CLOCK_REALTIME)
+    try:
+        with socket.create_connection((host, int(port)), timeout=within) as connection:
+            connection.setsockopt(socket.SOL_SOCKET, SO_TIMESTAMPNS, 1)
+            connection.sendall(data)
+            while True:
+                piece, stamps, *_ = connection.recvmsg(1 << 16, 64)
+                got += piece
+                if b'"content":"' in got.replace(b'"content":""', b"") and not reply.times:
+                    reply.times.append(stamped(stamps))
+                if b"data: [DONE]" in got:
+                    reply.code, reply.end = int(got[9:12]), "done"
+                    return reply
+                if not piece:
+                    raise ValueError("the reply ends early")
+    except (OSError, ValueError) as error:
+        reply.error = f"{error!r} {got[:300]}"
+        return reply
+
+
+def honest(server, seconds, pause):
     """Replies to a client that sends one request after the other."""
     end, replies = time.monotonic() + seconds, []
     while time.monotonic() < end:
-        body = chat(f"What is {len(replies)} plus 5?", 8)
-        replies.append(await ask_chat(server.addr, body, within=60))
-        await asyncio.sleep(pause)
+        replies.append(ask(server.addr, chat(f"What is {len(replies)} plus 5?", 8)))
+        time.sleep(pause)
     return replies
 
 
@@ -123,13 +159,13 @@ def main():
     config = {"model": {"name": "m", "stable": str(MODELS / "tiny-v1")}}
     os.sched_setaffinity(0, {1})
     with Server(args.serin, config, cpus={0}) as server:
-        asyncio.run(honest(server, 1, 0.02))
-        alone = asyncio.run(honest(server, seconds, 0.02))
+        honest(server, 1, 0.02)
+        alone = honest(server, seconds, 0.02)
         with sink() as addr, leavers(addr, args.pause):
-            control = asyncio.run(honest(server, seconds, 0.02))
+            control = honest(server, seconds, 0.02)
         before = server.resident()
         with watched(server) as most, leavers(server.addr, args.pause) as sent:
-            beside = asyncio.run(honest(server, seconds, 0.02))
+            beside = honest(server, seconds, 0.02)
             sent = sent.value
         after = server.resident()
     base, machine, p99 = (percentile([r.ttft for r in replies if r.times], 99) for replies in (alone, control, beside))

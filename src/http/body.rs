@@ -1,15 +1,16 @@
 //! Request bodies: received within limits on size and time, then parsed as JSON.
 
 use super::AppState;
+use super::bulk;
 use super::wire::WireError;
 use super::wire::fields::Fields;
 use axum::body::{Body, HttpBody};
 use http_body_util::BodyExt;
 use serde::de::DeserializeOwned;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, OnceLock, mpsc};
 use std::time::Duration;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, timeout, timeout_at};
 
 /// Maximum time for a body to arrive.
@@ -24,7 +25,7 @@ const LEAST_RATE_LARGE: u64 = 64 << 10;
 const LINGER: Duration = Duration::from_secs(5);
 const LINGER_BYTES: u64 = 256 << 20;
 /// A body up to this length is small and does not wait for others.
-const SMALL: usize = 64 << 10;
+pub(super) const SMALL: usize = 64 << 10;
 /// Granularity of the memory for large bodies.
 const STEP: usize = 64 << 10;
 /// How long a large body waits for its turn while others use all the memory.
@@ -32,8 +33,6 @@ const TURN: Duration = Duration::from_secs(10);
 /// After a large body, its memory stays reserved for this long per step. Otherwise, clients that send
 /// megabytes and leave would take processor time from requests that wait for tokens.
 const PACE: Duration = Duration::from_micros(2500);
-/// Niceness of the thread that parses large bodies: requests that wait for tokens have priority.
-const READER_NICENESS: i32 = 10;
 
 /// The memory for all large bodies that are being received. Bodies take turns, and each reserves memory for
 /// its whole length. If memory were given out piece by piece, many bodies could hold some and none could
@@ -43,18 +42,14 @@ pub struct Intake {
     room: Arc<Semaphore>,
     steps: usize,
     large: Arc<AtomicBool>,
-    reader: Arc<OnceLock<mpsc::Sender<Unread>>>,
 }
-
-/// A large body for the parsing thread, and the channel for its fields.
-type Unread = (Received, oneshot::Sender<Result<Fields, WireError>>);
 
 impl Intake {
     /// Memory of `bytes` for large bodies.
     pub fn new(bytes: usize) -> Intake {
         let steps = bytes.div_ceil(STEP).clamp(1, u32::MAX as usize);
         let room = Arc::new(Semaphore::new(steps));
-        Intake { room, steps, large: Arc::default(), reader: Arc::default() }
+        Intake { room, steps, large: Arc::default() }
     }
 
     /// Reserves memory for a body of this length; a body larger than the total reserves all of it.
@@ -66,42 +61,9 @@ impl Intake {
         Ok(Room { late: PACE * steps, room: Some(room) })
     }
 
-    /// Parses large bodies one after the other, on a thread of low priority. If the client has disconnected
-    /// by then, the body is not parsed.
-    async fn read(&self, body: Received) -> Result<Fields, WireError> {
-        let reader = self.reader.get_or_init(|| {
-            let (sender, bodies) = mpsc::channel();
-            let read = move || read_each(&bodies);
-            std::thread::Builder::new()
-                .name("serin-bodies".to_owned())
-                .spawn(read)
-                .map(|_| sender)
-                .unwrap_or_else(|_| mpsc::channel().0)
-        });
-        let (answer, fields) = oneshot::channel();
-        match reader.send((body, answer)) {
-            Ok(()) => fields.await.unwrap_or(Err(WireError::Broken)),
-            // The thread could not be started.
-            Err(mpsc::SendError((body, _))) => Fields::parse(&body.bytes),
-        }
-    }
-
     /// Whether there was a large body since the last call. If so, the allocator may hold on to memory.
     pub fn had_large(&self) -> bool {
         self.large.swap(false, Ordering::Relaxed)
-    }
-}
-
-/// Parses bodies as they come, until all senders are gone. Their memory is released with their bytes.
-fn read_each(bodies: &mpsc::Receiver<Unread>) {
-    // If this fails, the thread runs at normal priority.
-    let _ = rustix::process::setpriority_process(Some(rustix::thread::gettid()), READER_NICENESS);
-    for (body, answer) in bodies {
-        if !answer.is_closed() {
-            let fields = Fields::parse(&body.bytes);
-            drop(body);
-            let _ = answer.send(fields);
-        }
     }
 }
 
@@ -185,20 +147,20 @@ async fn refuse(mut body: Body, limit: usize) -> WireError {
 }
 
 impl Received {
-    /// Parses a JSON object, to be read field by field; a large one is not parsed on an async thread.
-    pub async fn fields(self, intake: &Intake) -> Result<Fields, WireError> {
+    /// Parses a JSON object, to be read field by field; a large one is parsed at low priority.
+    pub async fn fields(self) -> Result<Fields, WireError> {
         if self.bytes.len() <= SMALL {
             return Fields::parse(&self.bytes);
         }
         // If the client has disconnected in the meantime, this is noticed when the connection is polled next.
         tokio::task::yield_now().await;
-        intake.read(self).await
+        bulk::compute(move || Fields::parse(&self.bytes)).await.unwrap_or(Err(WireError::Broken))
     }
 }
 
 /// Receives a JSON object, to be read field by field.
 pub async fn fields(state: &AppState, body: Body) -> Result<Fields, WireError> {
-    receive(body, state.body_limit, &state.intake).await?.fields(&state.intake).await
+    receive(body, state.body_limit, &state.intake).await?.fields().await
 }
 
 /// Receives a JSON object of a known type; an empty body is an empty object.
@@ -254,20 +216,6 @@ mod tests {
             drop(first);
             assert_eq!(second.await.unwrap().bytes.len(), LIMIT);
         }
-    }
-
-    #[tokio::test]
-    async fn large_bodies_are_read_in_turn_and_not_for_those_who_have_left() {
-        let (sender, bodies) = mpsc::channel();
-        let body = |text: &str| Received { bytes: text.as_bytes().to_vec(), _room: None };
-        let [(first, one), (left, gone), (broken, two)] = [(); 3].map(|()| oneshot::channel());
-        sender.send((body(r#"{"a": 1}"#), first)).unwrap();
-        sender.send((body(r#"{"b": 2}"#), left)).unwrap();
-        sender.send((body("{"), broken)).unwrap();
-        drop((gone, sender));
-        std::thread::spawn(move || read_each(&bodies)).join().unwrap();
-        assert!(one.await.unwrap().unwrap().peek("a").is_some());
-        assert!(matches!(two.await.unwrap(), Err(WireError::Malformed { .. })));
     }
 
     #[tokio::test]

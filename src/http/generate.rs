@@ -76,7 +76,7 @@ async fn answer(
             .gateway
             .check_room()
             .map_err(|error| ApiError::gateway(&error, shape.prompt_field()))?;
-        let fields = received.fields(&state.intake).await?;
+        let fields = received.fields().await?;
         let envelope = envelope(headers, peer, id.clone(), arrived)?;
         let models = state.gateway.control().models();
         let rules = Rules { served: &models.name, limits: state.gateway.limits() };

@@ -12,6 +12,7 @@
 
 mod admin;
 mod body;
+mod bulk;
 mod chunks;
 mod cors;
 mod error;

@@ -10,6 +10,7 @@
 mod pending;
 mod room;
 
+use super::bulk;
 use super::lifecycle::{Lifecycle, Phase};
 use crate::metrics;
 use axum::Router;
@@ -114,7 +115,9 @@ pub async fn serve(listener: TcpListener, app: Router, bounds: Bounds, lifecycle
             continue;
         };
         let connection = connection(stream, app.clone(), Peer(peer), &place, &room, &lifecycle);
-        connections.spawn(follow(graceful.watch(connection), place, room.clone(), chances.clone()));
+        let (connection, bulky) = (graceful.watch(connection), place.bulky.clone());
+        let connection = follow(connection, place, room.clone(), chances.clone());
+        connections.spawn(bulk::drive(connection, bulky));
     }
     drop(listener);
     let mut finished = pin!(graceful.shutdown());
@@ -191,8 +194,7 @@ fn connection(
     let service = service_fn(move |request: hyper::Request<Incoming>| {
         place.begin(request.body().is_end_stream());
         let (arriving, answering) = (place.clone(), place.clone());
-        let mut request: Request =
-            request.map(|body| Body::new(Arriving { body, place: arriving }));
+        let mut request: Request = request.map(|body| Body::new(Arriving::new(body, arriving)));
         request.extensions_mut().insert(peer);
         request.extensions_mut().insert(lifecycle.clone());
         if place.spare {

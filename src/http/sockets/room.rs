@@ -4,6 +4,8 @@
 //! [`super::pending`] makes the choice. This file applies it to the connections, under one lock that is held
 //! only for a few map operations.
 
+use super::super::body::SMALL;
+use super::super::bulk::Bulky;
 use super::Bounds;
 use super::pending::{Client, Pending};
 use axum::body::{Body, Bytes};
@@ -45,6 +47,8 @@ pub(super) struct Place {
     room: Arc<Room>,
     /// The headers of a request have arrived.
     begun: AtomicBool,
+    /// Whether a large body is arriving.
+    pub bulky: Arc<Bulky>,
     /// It is beyond the limit.
     pub spare: bool,
 }
@@ -83,8 +87,8 @@ impl Room {
         inside.next += 1;
         inside.open.insert(id, leave.clone());
         inside.pending.add(id, false, owner);
-        let begun = AtomicBool::new(false);
-        Some(Arc::new(Place { id, owner, leave, room: self.clone(), begun, spare }))
+        let (begun, bulky) = (AtomicBool::new(false), Arc::default());
+        Some(Arc::new(Place { id, owner, leave, room: self.clone(), begun, bulky, spare }))
     }
 }
 
@@ -119,9 +123,15 @@ impl Place {
         }
     }
 
+    /// This many bytes of a body have arrived, or have been announced.
+    pub fn expect(&self, bytes: u64) {
+        self.bulky.set(bytes > SMALL as u64);
+    }
+
     /// The whole request has arrived. A connection that was chosen for closing stays open: a request is never
     /// cut off while it is served.
     fn complete(&self) {
+        self.bulky.set(false);
         let mut inside = self.room.inside.lock();
         inside.open.insert(self.id, self.leave.clone());
         inside.pending.remove(self.id);
@@ -146,8 +156,16 @@ impl Drop for Place {
 
 /// A request's body; when it ends, the request is complete.
 pub(super) struct Arriving {
-    pub body: Incoming,
-    pub place: Arc<Place>,
+    body: Incoming,
+    place: Arc<Place>,
+    arrived: u64,
+}
+
+impl Arriving {
+    pub fn new(body: Incoming, place: Arc<Place>) -> Arriving {
+        place.expect(body.size_hint().lower());
+        Arriving { body, place, arrived: 0 }
+    }
 }
 
 impl HttpBody for Arriving {
@@ -159,6 +177,10 @@ impl HttpBody for Arriving {
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
         let polled = Pin::new(&mut self.body).poll_frame(context);
+        if let Poll::Ready(Some(Ok(frame))) = &polled {
+            self.arrived += frame.data_ref().map_or(0, |data| data.len() as u64);
+            self.place.expect(self.arrived + self.body.size_hint().lower());
+        }
         if matches!(polled, Poll::Ready(None)) || self.body.is_end_stream() {
             self.place.complete();
         }
