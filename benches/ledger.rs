@@ -42,17 +42,17 @@ fn outcome(number: u64, stage: u64) -> Event {
     let output_tokens = 20 + (noise >> 55) as u32;
     let end = Duration::from_nanos(noise >> 48);
     Event::Outcome(Outcome {
-        arm: if number.is_multiple_of(4) { Arm::Canary } else { Arm::Stable },
-        class: Class::Ok,
-        stage,
-        judged: true,
-        session: Some(noise),
-        key: Some(noise),
+        origin: Origin { party: Some(noise), cluster: Some(noise), routed: None },
         ttft: Some(ttft),
         tpot: Some(tpot),
         e2e: ttft + tpot * (output_tokens - 1) + end,
         output_tokens,
         matched: number.is_multiple_of(2),
+        ..Outcome::new(
+            if number.is_multiple_of(4) { Arm::Canary } else { Arm::Stable },
+            Class::Ok,
+            stage,
+        )
     })
 }
 

@@ -14,17 +14,14 @@ fn outcome(i: u64, stage: u64) -> Outcome {
     // One in a hundred fails, on either arm.
     let class = if i % 101 == 100 { Class::ModelError } else { Class::Ok };
     Outcome {
-        arm,
-        class,
-        stage,
-        judged: true,
-        session: Some(i),
-        key: Some(i % 7),
+        origin: Origin { party: Some(i % 7), cluster: Some(i), routed: None },
+        prompt_tokens: 20 + (i * 31 % 500) as u32,
         ttft: Some(Duration::from_micros(80_000 + i * 7919 % 40_000)),
         tpot: Some(Duration::from_micros(8_000 + i * 104_729 % 4_000)),
         e2e: Duration::from_secs(1),
         output_tokens: 90,
         matched: true,
+        ..Outcome::new(arm, class, stage)
     }
 }
 

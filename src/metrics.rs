@@ -5,7 +5,7 @@
 //! This file knows only plain figures.
 
 use crate::engine::{LaneStats, Timings, UnloadReport};
-use crate::rollout::Arm;
+use crate::rollout::{Arm, Flags};
 use metrics::{counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram};
 use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle};
 use serin_kernels::cuda::Readings;
@@ -32,6 +32,7 @@ const KV_CACHED: &str = "serin_kv_blocks_cached";
 const KV_EVICTIONS: &str = "serin_kv_evictions_total";
 const REQUESTS: &str = "serin_requests_total";
 const RESCUED: &str = "serin_rescued_total";
+const REPLY_FLAGS: &str = "serin_reply_flags_total";
 const FEEDBACK: &str = "serin_feedback_total";
 const RETRIES: &str = "serin_retries_total";
 const DECISIONS: &str = "serin_rollout_decisions_total";
@@ -116,6 +117,7 @@ fn describe() {
     describe_gauge!(KV_EVICTIONS, "Cached KV blocks evicted since the model was loaded.");
     describe_counter!(REQUESTS, "Finished requests by outcome class.");
     describe_counter!(RESCUED, "Requests that the canary failed and stable answered.");
+    describe_counter!(REPLY_FLAGS, "Requests with a flag, by flag, while a canary is loaded.");
     describe_counter!(FEEDBACK, "Votes on replies.");
     describe_counter!(RETRIES, "Replies that a user regenerated soon after.");
     describe_counter!(DECISIONS, "Decisions of the rollout by kind.");
@@ -213,6 +215,15 @@ pub fn token_gaps(who: Who<'_>) -> metrics::Histogram {
 /// `version`: the one that answered.
 pub fn rescued(version: &str) {
     counter!(RESCUED, "version" => version.to_owned()).increment(1);
+}
+
+/// Counts each flag of one finished request.
+pub fn reply_flags(who: Who<'_>, flags: Flags) {
+    for flag in flags.iter() {
+        let mut labels = who.labels().to_vec();
+        labels.push(("flag", flag.as_str().to_owned()));
+        counter!(REPLY_FLAGS, &labels).increment(1);
+    }
 }
 
 /// Counts a vote on a reply of `arm`; `up`: the vote was above 0.

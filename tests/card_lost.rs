@@ -70,7 +70,7 @@ fn question() -> GenerateRequest {
         ignore_eos: true,
         key: None,
         pin: None,
-        api_key: None,
+        party: None,
         client: 0,
         arrived: Instant::now(),
     }

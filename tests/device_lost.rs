@@ -59,7 +59,7 @@ fn request(prompt: Vec<u32>, pin: Arm) -> GenerateRequest {
         ignore_eos: true,
         key: None,
         pin: Some(pin),
-        api_key: None,
+        party: None,
         client: 0,
         arrived: Instant::now(),
     }

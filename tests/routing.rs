@@ -36,7 +36,7 @@ fn request(id: usize, key: Option<String>) -> GenerateRequest {
         ignore_eos: false,
         key,
         pin: None,
-        api_key: None,
+        party: None,
         client: 0,
         arrived: Instant::now(),
     }

@@ -117,11 +117,13 @@ pub enum Kind {
     AwaitingConfirmation,
     /// A promotion was undone.
     Undone,
+    /// Something that the policy only wants reported is more frequent on the canary.
+    Noticed,
 }
 
 impl Kind {
     /// All kinds, in the order of their declaration.
-    pub const ALL: [Kind; 9] = [
+    pub const ALL: [Kind; 10] = [
         Kind::RolledBack,
         Kind::Promoted,
         Kind::Stalled,
@@ -131,6 +133,7 @@ impl Kind {
         Kind::LedgerFailed,
         Kind::AwaitingConfirmation,
         Kind::Undone,
+        Kind::Noticed,
     ];
 
     /// The name in config files, payloads and labels.
@@ -145,6 +148,7 @@ impl Kind {
             Kind::LedgerFailed => "ledger_failed",
             Kind::AwaitingConfirmation => "awaiting_confirmation",
             Kind::Undone => "undone",
+            Kind::Noticed => "noticed",
         }
     }
 
@@ -157,9 +161,10 @@ impl Kind {
     pub const fn severity(self) -> Severity {
         match self {
             Kind::Promoted | Kind::Undone => Severity::Info,
-            Kind::Stalled | Kind::ResumedAfterCrash | Kind::AwaitingConfirmation => {
-                Severity::Warning
-            }
+            Kind::Stalled
+            | Kind::ResumedAfterCrash
+            | Kind::AwaitingConfirmation
+            | Kind::Noticed => Severity::Warning,
             Kind::RolledBack | Kind::Fault | Kind::StableFault | Kind::LedgerFailed => {
                 Severity::Critical
             }

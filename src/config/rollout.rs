@@ -5,7 +5,7 @@
 
 use super::ConfigError;
 use super::values::{Time, value};
-use crate::rollout::{Advance, ConfirmAt, EvidenceRule, Mode, Policy, Weight};
+use crate::rollout::{Advance, ConfirmAt, EvidenceRule, Mode, Policy, QualityActions, Weight};
 use serde::Deserialize;
 
 #[derive(Debug, Default, Deserialize)]
@@ -18,6 +18,8 @@ pub(super) struct RawRollout {
     confirm: Option<Vec<String>>,
     mode: Option<Mode>,
     evidence: Option<EvidenceRule>,
+    holdback: Option<f64>,
+    quality: Option<QualityActions>,
     alpha: Option<f64>,
     alone_allowance: Option<f64>,
     max_key_share: Option<f64>,
@@ -74,6 +76,8 @@ impl RawRollout {
         set(&mut policy.advance, self.advance);
         set(&mut policy.mode, self.mode);
         set(&mut policy.evidence, self.evidence);
+        set(&mut policy.quality, self.quality);
+        set(&mut policy.holdback, self.holdback.map(share).transpose()?);
         set(&mut policy.bake, self.bake.map(|t| t.0));
         set(&mut policy.dedup_window, self.dedup_window.map(|t| t.0));
         set(&mut policy.stall_after, self.stall_after.map(|t| t.0));
@@ -103,6 +107,15 @@ fn confirm_at(text: &str) -> Result<ConfirmAt, ConfigError> {
         value(KEY, format!("\"{text}\" is neither \"promote\" nor a step such as \"50\""))
     })?;
     Ok(ConfirmAt::Before(weight(KEY, percent)?))
+}
+
+/// A share of 0 to 0.5, in whole percent.
+fn share(share: f64) -> Result<Weight, ConfigError> {
+    let percent = (share * 100.0).round();
+    let whole = (0.0..=50.0).contains(&percent).then_some(percent as u8).and_then(Weight::new);
+    whole.ok_or_else(|| {
+        value("rollout.holdback", format!("{share} is not a share of the traffic from 0 to 0.5"))
+    })
 }
 
 fn weight(key: &'static str, percent: i64) -> Result<Weight, ConfigError> {

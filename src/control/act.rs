@@ -75,7 +75,7 @@ impl Control {
             Some(Entry::ModelsSwapped { stable: model(to), former: model(from) })
         };
         match action {
-            Action::SetWeight { weight, stage } => {
+            Action::SetWeight { weight, stage, .. } => {
                 Some(Entry::WeightChanged { weight: *weight, stage: *stage })
             }
             Action::Promote => swap(&routes.canary),
@@ -89,7 +89,9 @@ impl Control {
 
     pub(super) fn carry_out(&self, state: &mut ControlState, action: Action) {
         match action {
-            Action::SetWeight { weight, stage } => self.set_routing(weight, stage),
+            Action::SetWeight { weight, routed, stage } => {
+                self.set_routing((weight, routed), stage);
+            }
             Action::Promote => self.swap(state),
             Action::Undo => self.swap_back(state),
             Action::UnloadCanary => self.retire_canary("rolled back"),
@@ -97,13 +99,14 @@ impl Control {
         }
     }
 
-    fn set_routing(&self, weight: Weight, stage: u64) {
+    fn set_routing(&self, (weight, routed): (Weight, Weight), stage: u64) {
         let mut routes = self.routes.write();
         if stage < routes.stage {
             return;
         }
         let changed = routes.weight != weight;
         routes.weight = weight;
+        routes.routed = routed;
         routes.stage = stage;
         drop(routes);
         if changed {

@@ -65,6 +65,7 @@ fn meaning(kind: DecisionKind) -> Option<(Kind, &'static str)> {
         DecisionKind::AwaitingConfirm { .. } => {
             (Kind::AwaitingConfirmation, "the weight is held until somebody confirms it")
         }
+        DecisionKind::Noticed { .. } => (Kind::Noticed, "nothing was changed; read some replies"),
         DecisionKind::Undone => (Kind::Undone, "the former stable serves again"),
         DecisionKind::Started
         | DecisionKind::Raised { .. }

@@ -2,7 +2,7 @@
 //!
 //! Bounded: the oldest reply is forgotten first. A second vote on the same reply is not counted again.
 
-use crate::rollout::Arm;
+use crate::rollout::{Arm, Origin};
 use std::collections::{HashMap, VecDeque};
 
 /// Replies remembered.
@@ -14,6 +14,7 @@ pub(super) struct Author {
     pub stage: u64,
     /// False for pinned and rescued requests: their votes are taken but not judged.
     pub judged: bool,
+    pub origin: Origin,
 }
 
 /// What became of a vote.
@@ -64,7 +65,8 @@ impl Authors {
 mod tests {
     use super::*;
 
-    const AUTHOR: Author = Author { arm: Arm::Canary, stage: 3, judged: true };
+    const ORIGIN: Origin = Origin { party: None, cluster: None, routed: None };
+    const AUTHOR: Author = Author { arm: Arm::Canary, stage: 3, judged: true, origin: ORIGIN };
 
     #[test]
     fn a_vote_counts_once_and_for_its_author() {

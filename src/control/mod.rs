@@ -44,7 +44,7 @@ use crate::engine::{EngineFault, EngineHandle, LaneId};
 use crate::ledger::{Entry, Model};
 use crate::metrics;
 use crate::rollout::{Arm, Class, Decision, Event, Outcome, Phase, Policy, Rollout};
-use crate::routing::{Assignment, Deployment, NoRoute, Routes};
+use crate::routing::{Assignment, Deployment, NoRoute, Recent, Routes, session_hash};
 use act::Commit;
 use feedback::{Author, Authors, Vote};
 use ledger_handle::LedgerHandle;
@@ -192,6 +192,7 @@ pub struct Control {
     state: Mutex<ControlState>,
     routes: RwLock<Routes>,
     authors: Mutex<Authors>,
+    recent: Mutex<Recent>,
     retries: Mutex<Retries>,
     ledger: LedgerHandle,
     notes: Notes,
@@ -282,6 +283,7 @@ impl Control {
             policy: config.policy,
             routes: RwLock::new(Routes::empty()),
             authors: Mutex::default(),
+            recent: Mutex::default(),
             retries: Mutex::default(),
             ledger: LedgerHandle::new(ledger, state),
             notes: Notes::new(),
@@ -331,7 +333,13 @@ impl Control {
         pin: Option<Arm>,
         draw: f64,
     ) -> Result<Assignment, NoRoute> {
-        self.routes.read().assign(key, pin, draw)
+        let cluster = key.map(session_hash);
+        let alone = cluster.is_some_and(|cluster| self.recent.lock().dominates(cluster));
+        let assignment = self.routes.read().assign(key.filter(|_| !alone), pin, draw)?;
+        if assignment.judged {
+            self.recent.lock().note(cluster, assignment.arm, alone);
+        }
+        Ok(assignment)
     }
 
     /// Stable, for a request that another model failed to serve. Never judged.
@@ -351,8 +359,8 @@ impl Control {
 
     /// Remembers who wrote a reply, for votes on it and for its conversation being asked again.
     pub fn remember_author(&self, id: String, conversation: u64, assignment: &Assignment) {
-        let Assignment { arm, stage, judged, .. } = *assignment;
-        let author = Author { arm, stage, judged };
+        let Assignment { arm, stage, judged, origin, .. } = *assignment;
+        let author = Author { arm, stage, judged, origin };
         self.authors.lock().remember(id, author);
         self.retries.lock().answered(conversation, author, self.now());
     }
@@ -361,10 +369,10 @@ impl Control {
     pub fn asked(&self, conversation: u64) {
         let now = self.now();
         let again = self.retries.lock().asked(conversation, self.deployments.retry_window, now);
-        if let Some(Author { arm, stage, judged }) = again {
+        if let Some(Author { arm, stage, judged, origin }) = again {
             metrics::retry(arm);
             if judged {
-                self.feed(Event::Retry { arm, stage });
+                self.feed(Event::Retry { arm, stage, origin });
             }
         }
     }
@@ -392,7 +400,7 @@ impl Control {
             Vote::Uncounted => return Ok(()),
             Vote::Counted(author) => author,
         };
-        let Author { arm, stage, judged } = author;
+        let Author { arm, stage, judged, origin } = author;
         metrics::feedback(arm, value > 0.0);
         if vote.comment.is_some() || !vote.tags.is_empty() {
             let VoteGiven { id, comment, tags, .. } = vote;
@@ -400,7 +408,7 @@ impl Control {
             self.notes.publish("feedback", false, body);
         }
         if judged {
-            self.feed(Event::Feedback { arm, stage, positive: value > 0.0 });
+            self.feed(Event::Feedback { arm, stage, positive: value > 0.0, origin });
         }
         Ok(())
     }

@@ -49,9 +49,10 @@ impl Retries {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::rollout::Arm;
+    use crate::rollout::{Arm, Origin};
 
-    const CANARY: Author = Author { arm: Arm::Canary, stage: 3, judged: true };
+    const ORIGIN: Origin = Origin { party: None, cluster: None, routed: None };
+    const CANARY: Author = Author { arm: Arm::Canary, stage: 3, judged: true, origin: ORIGIN };
     const STABLE: Author = Author { arm: Arm::Stable, ..CANARY };
     const WINDOW: Duration = Duration::from_secs(60);
 

@@ -273,6 +273,7 @@ impl Control {
             let mut routes = self.routes.write();
             routes.rollout = opening.rollout.as_str().into();
             routes.weight = state.rollout.weight();
+            routes.routed = state.rollout.routed();
             routes.stage = state.rollout.stage();
             routes.canary = Some(canary);
         }

@@ -22,6 +22,7 @@ use axum::response::{IntoResponse, Response};
 use axum::{Extension, Json};
 use futures_util::FutureExt;
 use std::convert::Infallible;
+use std::net::IpAddr;
 use std::time::{Duration, Instant};
 use tokio::time::{Instant as Deadline, timeout, timeout_at};
 use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
@@ -232,7 +233,17 @@ fn envelope(
     let key = headers.get(header::AUTHORIZATION).map(|key| xxh3_64(key.as_bytes()));
     let from = peer.map(|peer| peer.0.ip().to_string()).unwrap_or_default();
     let client = xxh3_64_with_seed(from.as_bytes(), key.unwrap_or_default());
-    Ok(Envelope { id, arrived, session, variant, api_key: key, client })
+    let party = peer.map(|peer| party(peer.0.ip()));
+    Ok(Envelope { id, arrived, session, variant, party, client })
+}
+
+/// Hash of what a sender cannot change at will. API keys are not verified, so they do not count; within its /64
+/// network, a sender has any number of IPv6 addresses.
+fn party(address: IpAddr) -> u64 {
+    match address.to_canonical() {
+        IpAddr::V4(ip) => xxh3_64(&ip.octets()),
+        IpAddr::V6(ip) => xxh3_64(&ip.octets()[..8]),
+    }
 }
 
 fn variant(name: &str) -> Result<Arm, WireError> {

@@ -132,9 +132,9 @@ pub fn understand(
     body: &[u8],
     arrived: Instant,
 ) -> Result<Vec<GenerateRequest>, (u16, ErrorBody)> {
-    let (session, variant, api_key, client) = (None, None, None, 0);
+    let (session, variant, party, client) = (None, None, None, 0);
     let id = "chatcmpl-0".to_owned();
-    let envelope = Envelope { id, arrived, session, variant, api_key, client };
+    let envelope = Envelope { id, arrived, session, variant, party, client };
     let rules = Rules { served: "serin", limits: Limits { max_n: 8, max_stop: 4 } };
     let understood = Fields::parse(body).and_then(|fields| match chat {
         true => wire::chat::chat(fields, envelope, rules),

@@ -13,7 +13,7 @@ use super::chain::{Hash, JOURNAL, to_hex};
 use super::codec;
 use super::error::LedgerError;
 use super::read::{Reader, unsigned};
-use crate::rollout::{Event, Outcome};
+use crate::rollout::{Event, Flag, Origin, Outcome, Weight};
 
 /// How the journal's batches are exported.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -75,10 +75,13 @@ fn expanded(number: u64, at: Duration, event: &Event) -> Value {
             ("start", json!({"rollout": rollout, "self_test": self_test}))
         }
         Event::Outcome(outcome) => ("outcome", outcome_fields(outcome)),
-        Event::Feedback { arm, stage, positive } => {
-            ("feedback", json!({"arm": arm.as_str(), "stage": stage, "positive": positive}))
+        Event::Feedback { arm, stage, positive, origin } => {
+            let fields = json!({"arm": arm.as_str(), "stage": stage, "positive": positive});
+            ("feedback", with_origin(fields, origin))
         }
-        Event::Retry { arm, stage } => ("retry", json!({"arm": arm.as_str(), "stage": stage})),
+        Event::Retry { arm, stage, origin } => {
+            ("retry", with_origin(json!({"arm": arm.as_str(), "stage": stage}), origin))
+        }
         Event::Fault { arm, what } => ("fault", json!({"arm": arm.as_str(), "what": what})),
         Event::Throttled { time } => ("throttled", json!({"time": time.as_secs_f64()})),
         Event::Tick => ("tick", Value::Null),
@@ -87,21 +90,31 @@ fn expanded(number: u64, at: Duration, event: &Event) -> Value {
     json!({"number": number, "at": at.as_secs_f64(), kind: fields})
 }
 
+/// Adds who sent a request and how it was routed; hashes as text, since JSON readers keep 53 bits of a number.
+fn with_origin(mut fields: Value, origin: &Origin) -> Value {
+    let hash = |hash: Option<u64>| hash.map(|hash| format!("{hash:016x}"));
+    fields["session"] = json!(hash(origin.cluster));
+    fields["key"] = json!(hash(origin.party));
+    fields["routed"] = json!(origin.routed.map(Weight::percent));
+    fields
+}
+
 fn outcome_fields(outcome: &Outcome) -> Value {
     let seconds = |time: Option<Duration>| time.map(|time| time.as_secs_f64());
-    // As text: JSON readers keep only 53 bits of a number.
-    let hash = |hash: Option<u64>| hash.map(|hash| format!("{hash:016x}"));
-    json!({
+    let fields = json!({
         "arm": outcome.arm.as_str(),
         "class": outcome.class.as_str(),
         "stage": outcome.stage,
         "judged": outcome.judged,
-        "session": hash(outcome.session),
-        "key": hash(outcome.key),
         "ttft": seconds(outcome.ttft),
         "tpot": seconds(outcome.tpot),
         "e2e": outcome.e2e.as_secs_f64(),
+        "censored": outcome.censored,
+        "prompt_tokens": outcome.prompt_tokens,
+        "cached_tokens": outcome.cached_tokens,
         "output_tokens": outcome.output_tokens,
+        "flags": outcome.flags.iter().map(Flag::as_str).collect::<Vec<_>>(),
         "matched": outcome.matched,
-    })
+    });
+    with_origin(fields, &outcome.origin)
 }

@@ -36,6 +36,7 @@ pub(super) fn effect(kind: DecisionKind) -> Effect {
         | DecisionKind::WeightSet { .. }
         | DecisionKind::PromotionOrdered
         | DecisionKind::StableFault
+        | DecisionKind::Noticed { .. }
         | DecisionKind::Ready { .. }
         | DecisionKind::AwaitingConfirm { .. }
         | DecisionKind::Confirmed

@@ -208,10 +208,12 @@ impl WhatIf {
                 let stage = self.stage_at(at.saturating_sub(outcome.e2e));
                 Event::Outcome(Outcome { stage, ..outcome })
             }
-            Event::Feedback { arm, stage, positive } => {
-                Event::Feedback { arm, stage: translated(stage), positive }
+            Event::Feedback { arm, stage, positive, origin } => {
+                Event::Feedback { arm, stage: translated(stage), positive, origin }
             }
-            Event::Retry { arm, stage } => Event::Retry { arm, stage: translated(stage) },
+            Event::Retry { arm, stage, origin } => {
+                Event::Retry { arm, stage: translated(stage), origin }
+            }
             other @ (Event::Fault { .. }
             | Event::Start { .. }
             | Event::Operator(_)

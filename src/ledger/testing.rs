@@ -6,15 +6,17 @@ use std::time::Duration;
 use rusqlite::Connection;
 
 use super::*;
-use crate::rollout::{Action, Arm, Class, Event, Operator, Order, Outcome, Policy, Rollout};
+use crate::rollout::{
+    Action, Arm, Class, Event, Operator, Order, Origin, Outcome, Policy, Rollout,
+};
 
 pub(super) const STEP: Duration = Duration::from_millis(40);
 
 pub(super) fn policy() -> Policy {
     Policy {
         bake: Duration::from_secs(10),
-        min_requests: 20,
-        rollback_min_requests: 10,
+        min_requests: 3,
+        rollback_min_requests: 3,
         warmup_requests: 2,
         ..Policy::default()
     }
@@ -103,7 +105,8 @@ impl Served {
         let mut last = None;
         for _ in 0..count {
             self.sent += 1;
-            let arm = if self.sent.is_multiple_of(3) { Arm::Canary } else { Arm::Stable };
+            let canary = self.sent * 37 % 100 < u64::from(self.rollout.routed().percent());
+            let arm = if canary { Arm::Canary } else { Arm::Stable };
             let outcome = outcome(arm, self.rollout.stage(), self.sent);
             self.now += STEP + Duration::from_nanos(self.sent * 7919 % 1_000_003);
             last = self.feed(ledger, Event::Outcome(outcome)).or(last);
@@ -127,17 +130,16 @@ pub(super) fn outcome(arm: Arm, stage: u64, number: u64) -> Outcome {
     let (ttft, tpot) = (Duration::from_nanos(90_000_000 + noise), Duration::from_nanos(9_000_000));
     let output_tokens = 50 + (noise % 200) as u32;
     Outcome {
-        arm,
-        class: Class::Ok,
-        stage,
-        judged: true,
-        session: Some(number.wrapping_mul(0xd134_2543_de82_ef95)),
-        key: None,
+        origin: Origin {
+            cluster: Some(number.wrapping_mul(0xd134_2543_de82_ef95)),
+            ..Origin::default()
+        },
         ttft: Some(ttft),
         tpot: Some(tpot),
         e2e: ttft + tpot * (output_tokens - 1) + Duration::from_nanos(noise % 50),
         output_tokens,
         matched: noise.is_multiple_of(2),
+        ..Outcome::new(arm, Class::Ok, stage)
     }
 }
 

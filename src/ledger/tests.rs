@@ -12,8 +12,8 @@ use proptest::prelude::*;
 use super::testing::*;
 use super::*;
 use crate::rollout::{
-    Advance, Cause, ConfirmAt, Decision, DecisionKind, EvidenceRule, GateName, GateState, Mode,
-    Policy, Weight,
+    Advance, Cause, ConfirmAt, Decision, DecisionKind, EvidenceRule, Flag, GateName, GateState,
+    Mode, Policy, Weight,
 };
 
 fn kinds(path: &std::path::Path) -> Vec<String> {
@@ -193,6 +193,7 @@ fn decisions_return_exactly() {
         DecisionKind::WeightSet { from, to },
         DecisionKind::PromotionOrdered,
         DecisionKind::StableFault,
+        DecisionKind::Noticed { flag: Flag::Script },
         DecisionKind::Ready { to: Some(to) },
         DecisionKind::AwaitingConfirm { to: None },
         DecisionKind::Confirmed,
@@ -202,7 +203,7 @@ fn decisions_return_exactly() {
         DecisionKind::Undone,
         DecisionKind::SelfTestDone,
     ];
-    let causes = [Cause::Errors, Cause::Fault, Cause::Operator];
+    let causes = [Cause::Errors, Cause::Quality, Cause::Fault, Cause::Operator];
     kinds.extend(causes.map(|cause| DecisionKind::RolledBack { cause }));
     let mut rollout = crate::rollout::Rollout::new(policy());
     let start = crate::rollout::Event::Start { rollout: "r".to_owned(), self_test: false };
@@ -214,6 +215,7 @@ fn decisions_return_exactly() {
         GateState::Fail(text()),
         GateState::Inconclusive(text()),
         GateState::NotJudged(text()),
+        GateState::Noted(text()),
     ];
     for (number, kind) in kinds.into_iter().enumerate() {
         let mut decision = Decision { kind, ..(*decision).clone() };
@@ -222,7 +224,7 @@ fn decisions_return_exactly() {
             gate.name = if number == 0 { GateName::Retries } else { gate.name };
             gate.value = Some(0.1 + number as f64 / 3.0);
         }
-        assert_eq!(decision.verdict.gates.len(), 8);
+        assert_eq!(decision.verdict.gates.len(), GateName::ALL.len());
         let entry = Entry::Decision(Box::new(decision));
         let (kind, body) = entry.to_columns().expect("JSON");
         assert_eq!(Entry::from_columns(&kind, &body).expect("it reads"), entry);

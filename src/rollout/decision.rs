@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::quality::Flag;
 use super::{Verdict, Weight};
 
 /// One decision and the data that it is based on.
@@ -91,6 +92,11 @@ pub enum DecisionKind {
     WouldPromote,
     /// In a dry run: the canary would have been rolled back. Reported once per stage.
     WouldRollBack,
+    /// A quality flag that is only reported is more frequent on the canary. Reported once per rollout.
+    Noticed {
+        /// The flag.
+        flag: Flag,
+    },
     /// An operator reversed a promotion.
     Undone,
     /// A self-test finished; the text is its report.
@@ -118,6 +124,7 @@ impl DecisionKind {
             DecisionKind::WouldRaise { .. } => "would_raise",
             DecisionKind::WouldPromote => "would_promote",
             DecisionKind::WouldRollBack => "would_roll_back",
+            DecisionKind::Noticed { .. } => "noticed",
             DecisionKind::Undone => "undone",
             DecisionKind::SelfTestDone => "self_test_done",
         }
@@ -129,6 +136,7 @@ impl DecisionKind {
             self,
             DecisionKind::RolledBack { .. }
                 | DecisionKind::WouldRollBack
+                | DecisionKind::Noticed { .. }
                 | DecisionKind::Undone
                 | DecisionKind::Stalled
                 | DecisionKind::StableFault
@@ -142,6 +150,8 @@ impl DecisionKind {
 pub enum Cause {
     /// Its error rate against stable's.
     Errors,
+    /// A quality flag is more frequent on it than on stable.
+    Quality,
     /// A fault reported by the engine, or a streak of canary errors while stable succeeded.
     Fault,
     /// An operator's command.
@@ -153,6 +163,7 @@ impl Cause {
     pub const fn as_str(self) -> &'static str {
         match self {
             Cause::Errors => "errors",
+            Cause::Quality => "quality",
             Cause::Fault => "fault",
             Cause::Operator => "operator",
         }

@@ -20,7 +20,7 @@ pub(crate) fn gate(
 ) -> Gate {
     let regression = match evidence.rule() {
         EvidenceRule::None => return plain_gate(policy, stable, canary),
-        EvidenceRule::EValue => evidence.regression(policy, stable, canary),
+        EvidenceRule::EValue | EvidenceRule::Exact => evidence.regression(policy, stable, canary),
     };
     match (&regression, weight) {
         (None | Some(Regression::FullWeightTest), Weight::FULL) => {

@@ -51,16 +51,19 @@ pub(crate) fn bets_below(weight: Weight, allowed: f64) -> Option<Bets<RUNGS>> {
 }
 
 fn bets(weight: Weight, allowed: f64, ladder: [f64; RUNGS]) -> Option<Bets<RUNGS>> {
-    if weight == Weight::ZERO || weight == Weight::FULL {
-        return None;
-    }
-    let w = weight.fraction();
-    let null = theta(w, allowed);
-    let rungs = ladder.map(|l| theta(w, allowed * l));
-    Some(Bets {
+    let between = weight != Weight::ZERO && weight != Weight::FULL;
+    between.then(|| bets_at(weight.fraction(), allowed, &ladder))
+}
+
+/// The bets on an event that lies on the canary with probability `p`, above 0 and below 1, if the arms are
+/// equal: that it is `allowed` times each of the ladder's ratios as frequent there, against `allowed` times.
+pub(crate) fn bets_at(p: f64, allowed: f64, ladder: &[f64; RUNGS]) -> Bets<RUNGS> {
+    let null = theta(p, allowed);
+    let rungs = ladder.map(|l| theta(p, allowed * l));
+    Bets {
         hit: rungs.map(|q| (q / null).ln()),
         miss: rungs.map(|q| ((1.0 - q) / (1.0 - null)).ln()),
-    })
+    }
 }
 
 /// ln of the sum of exponentials.
@@ -88,13 +91,13 @@ pub(crate) fn e_text(e: f64) -> String {
 
 /// The logarithm of the e-value for errors by weight, `[stable, canary]` each, without restarts. It depends
 /// on the counts only; the order of the errors does not matter.
-pub(crate) fn log_e_of(
-    errors: &[(Weight, [f64; 2])],
-    bets: impl Fn(Weight) -> Option<Bets<RUNGS>>,
+pub(crate) fn log_e_of<P: Copy>(
+    errors: &[(P, [f64; 2])],
+    bets: impl Fn(P) -> Option<Bets<RUNGS>>,
 ) -> f64 {
     let mut logs = [-(RUNGS as f64).ln(); RUNGS];
-    for (weight, [stable, canary]) in errors {
-        if let Some(bets) = bets(*weight) {
+    for (at, [stable, canary]) in errors {
+        if let Some(bets) = bets(*at) {
             for (j, log) in logs.iter_mut().enumerate() {
                 *log += canary * bets.hit[j] + stable * bets.miss[j];
             }
@@ -106,9 +109,25 @@ pub(crate) fn log_e_of(
 /// The ratios that the errors do not contradict at level `alpha` on either side, valid at any time. `None` if
 /// nothing bounds them within 1/1000 to 1000.
 pub(crate) fn ratio_interval(errors: &[(Weight, [f64; 2])], alpha: f64) -> (f64, Option<f64>) {
+    interval(errors, alpha, bets_above, bets_below)
+}
+
+/// The same for events by their exact probability.
+pub(crate) fn exact_interval(events: &[(f64, [f64; 2])], alpha: f64) -> (f64, Option<f64>) {
+    let above = |p, allowed| Some(bets_at(p, allowed, &LADDER));
+    let below = |p, allowed| Some(bets_at(p, allowed, &LADDER.map(|l| 1.0 / l)));
+    interval(events, alpha, above, below)
+}
+
+fn interval<P: Copy>(
+    errors: &[(P, [f64; 2])],
+    alpha: f64,
+    above: impl Fn(P, f64) -> Option<Bets<RUNGS>>,
+    below: impl Fn(P, f64) -> Option<Bets<RUNGS>>,
+) -> (f64, Option<f64>) {
     let limit = -alpha.ln();
-    let rejected_above = |ln: f64| log_e_of(errors, |w| bets_above(w, ln.exp())) >= limit;
-    let rejected_below = |ln: f64| log_e_of(errors, |w| bets_below(w, ln.exp())) >= limit;
+    let rejected_above = |ln: f64| log_e_of(errors, |at| above(at, ln.exp())) >= limit;
+    let rejected_below = |ln: f64| log_e_of(errors, |at| below(at, ln.exp())) >= limit;
     const END: f64 = 6.9;
     let low = match rejected_above(-END) {
         true => bisect(-END, END, rejected_above).exp(),

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Arm, Decision, Outcome, Weight};
+use super::{Arm, Decision, Origin, Outcome, Weight};
 
 /// An event that the rollout has to process.
 #[derive(Debug, Clone, PartialEq)]
@@ -31,6 +31,8 @@ pub enum Event {
         stage: u64,
         /// Thumbs up (`true`) or down.
         positive: bool,
+        /// Of the request that was answered.
+        origin: Origin,
     },
     /// A user regenerated an answer. It is charged to the arm that gave the earlier answer.
     Retry {
@@ -38,6 +40,8 @@ pub enum Event {
         arm: Arm,
         /// The stage epoch when the earlier request was routed.
         stage: u64,
+        /// Of the earlier request.
+        origin: Origin,
     },
     /// Engine dead, device error, load failure. For the canary this is an immediate rollback; for stable only
     /// an alert.
@@ -139,6 +143,8 @@ pub enum Action {
     SetWeight {
         /// The canary's new share.
         weight: Weight,
+        /// The share that is routed to it: less while a part of the traffic is held back on stable.
+        routed: Weight,
         /// The new stage epoch, to be stamped on every request routed from now on.
         stage: u64,
     },

@@ -103,7 +103,7 @@ impl Evidence {
             self.restart(k, current);
         }
         let (arm, error) = (outcome.arm, outcome.class.is_error());
-        let key = outcome.key.filter(|_| self.by_key);
+        let key = outcome.origin.party.filter(|_| self.by_key);
         self.seen.count(key);
         self.strata.count((outcome.stage, weight), arm, error, key.map(slot));
         if error {

@@ -1,4 +1,4 @@
-//! The error evidence, tested on examples and on seeded random data: what must roll back and what must not.
+//! The error evidence by the weight of the stage, the rule of earlier versions, tested on examples and on seeded random data: what must roll back and what must not.
 
 use std::time::Duration;
 
@@ -23,6 +23,7 @@ fn manual(percent_: u8, change: impl FnOnce(&mut Policy)) -> Trial {
         steps: vec![percent(percent_), Weight::FULL],
         warmup_requests: 0,
         advance: Advance::Manual,
+        evidence: EvidenceRule::EValue,
         ..Policy::default()
     };
     change(&mut policy);
@@ -76,7 +77,7 @@ fn a_worse_canary_is_found_in_time() {
 
 #[test]
 fn errors_of_an_earlier_stage_still_count_as_evidence() {
-    let mut trial = Trial::warm();
+    let mut trial = Trial::earlier();
     trial.bake_well();
     assert_eq!(trial.weight(), 25);
     let late = Outcome { stage: 1, class: Class::Timeout, ..trial.ok(Arm::Canary) };
@@ -86,7 +87,7 @@ fn errors_of_an_earlier_stage_still_count_as_evidence() {
 
 #[test]
 fn outcomes_of_an_earlier_rollout_count_nowhere() {
-    let mut trial = Trial::warm();
+    let mut trial = Trial::earlier();
     trial.oks(Arm::Stable, 300);
     trial.order(Operator::Rollback).expect("running");
     trial.step(start("r2"));
@@ -100,7 +101,7 @@ fn outcomes_of_an_earlier_rollout_count_nowhere() {
 #[test]
 fn a_drifting_base_rate_is_no_regression() {
     // 0.2, 1, then 3 % on both arms, at 5, 25 and 50 %.
-    let mut trial = Trial::warm();
+    let mut trial = Trial::earlier();
     for (errors, of) in [(2, 1000), (10, 1000), (30, 1000)] {
         for arm in Arm::BOTH {
             trial.oks(arm, of - errors);
@@ -117,7 +118,7 @@ fn a_drifting_base_rate_is_no_regression() {
 
 #[test]
 fn the_gate_shows_ratio_evidence_and_interval() {
-    let mut trial = Trial::warm();
+    let mut trial = Trial::earlier();
     trial.oks(Arm::Stable, 9900);
     trial.errors(Arm::Stable, 100);
     trial.oks(Arm::Canary, 495);
@@ -159,7 +160,7 @@ fn strict_asks_for_certainty() {
 fn a_key_that_only_fails_cannot_roll_back_alone_but_others_with_it_can() {
     let mut trial = manual(5, |p| p.fault_streak = 1000);
     let keyed = |trial: &mut Trial, key, class, arm| {
-        let one = Outcome { class, key: Some(key), ..trial.ok(arm) };
+        let one = Outcome { class, origin: from(Some(key), None), ..trial.ok(arm) };
         trial.step(Event::Outcome(one))
     };
     for key in 2..200 {
@@ -184,17 +185,18 @@ fn a_key_that_only_fails_cannot_roll_back_alone_but_others_with_it_can() {
 fn a_lone_key_can_roll_back() {
     let mut trial = manual(5, |_| ());
     let key = Some(1);
-    trial.send(300, Outcome { key, ..trial.ok(Arm::Stable) });
-    trial.send(30, Outcome { key, ..trial.ok(Arm::Canary) });
-    let bad = Outcome { key, class: Class::ModelError, ..trial.ok(Arm::Canary) };
+    trial.send(300, Outcome { origin: from(key, None), ..trial.ok(Arm::Stable) });
+    trial.send(30, Outcome { origin: from(key, None), ..trial.ok(Arm::Canary) });
+    let bad =
+        Outcome { origin: from(key, None), class: Class::ModelError, ..trial.ok(Arm::Canary) };
     assert!(rolled_back(&trial.send(9, bad), Cause::Errors));
 }
 
 #[test]
 fn a_key_is_not_more_than_its_share_of_the_sample() {
-    let mut trial = Trial::warm();
+    let mut trial = Trial::earlier();
     trial.oks(Arm::Canary, 50);
-    trial.send(500, Outcome { key: Some(1), ..trial.ok(Arm::Canary) });
+    trial.send(500, Outcome { origin: from(Some(1), None), ..trial.ok(Arm::Canary) });
     let counts = trial.view().arm(Arm::Canary).counts;
     assert!((100..=121).contains(&counts.requests), "{counts:?}");
     assert_eq!(counts.requests + counts.over_share, 550);
@@ -205,7 +207,11 @@ fn a_streak_of_one_key_or_session_is_no_fault_while_others_are_active() {
     for (key, session) in [(Some(7), None), (None, Some(7))] {
         let mut trial = Trial::bare();
         trial.oks(Arm::Stable, 100);
-        let bad = Outcome { key, session, class: Class::ModelError, ..trial.ok(Arm::Canary) };
+        let bad = Outcome {
+            origin: from(key, session),
+            class: Class::ModelError,
+            ..trial.ok(Arm::Canary)
+        };
         for _ in 0..40 {
             trial.now += Duration::from_secs(61);
             assert!(trial.send(1, bad.clone()).is_empty());
@@ -242,7 +248,7 @@ fn at_full_weight_a_dying_canary_goes_and_a_drift_stays() {
 
 #[test]
 fn the_view_says_how_long_it_takes() {
-    let mut trial = Trial::warm();
+    let mut trial = Trial::earlier();
     trial.oks(Arm::Stable, 1900);
     trial.oks(Arm::Canary, 100);
     trial.errors(Arm::Stable, 19);

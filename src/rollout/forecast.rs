@@ -81,7 +81,7 @@ fn detectable_ratio(weight: Weight, requests: f64, base_rate: f64, alpha: f64) -
 pub(crate) fn forecast(input: &GateInput<'_>) -> Forecast {
     let counts = [input.stable.counts, input.canary.counts];
     // At 100 %, stable's figures are the reference's, from another stage.
-    let beside = input.weight != Weight::FULL;
+    let beside = input.routed != Weight::FULL;
     let seconds = input.age.as_secs_f64();
     let rates = (seconds >= 1.0).then(|| {
         let stable = if beside { counts[0].requests as f64 / seconds } else { 0.0 };
@@ -91,12 +91,12 @@ pub(crate) fn forecast(input: &GateInput<'_>) -> Forecast {
     let base = (counts[0].errors as f64 + 0.5) / (counts[0].requests as f64 + 1.0);
     let alpha = input.policy.alpha;
     let all = rates.map_or(0.0, |[stable, canary]| stable + canary);
-    let doubled = requests_to_detect(input.weight, base, 2.0, alpha);
+    let doubled = requests_to_detect(input.routed, base, 2.0, alpha);
     let samples = input.canary.ttft.count();
     Forecast {
         requests_per_second: rates,
         base_error_rate: base,
-        detectable_error_ratio: detectable_ratio(input.weight, requests, base, alpha),
+        detectable_error_ratio: detectable_ratio(input.routed, requests, base, alpha),
         detectable_exceedance: csm_least(samples, 0.01, alpha)
             .filter(|_| samples > 0)
             .map(|least| least as f64 / samples as f64),

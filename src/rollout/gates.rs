@@ -10,6 +10,8 @@ use std::time::Duration;
 use super::error_gate;
 use super::evalue::{e_text, e_value};
 use super::evidence::Evidence;
+use super::exact::Exact;
+use super::exact::judge as exact;
 use super::latency_gate::{self, Pair};
 use super::signal::Signal;
 use super::verdict::{Gate, GateName, GateState, Verdict};
@@ -20,9 +22,13 @@ use super::{Policy, Weight};
 pub(crate) struct GateInput<'a> {
     pub(crate) policy: &'a Policy,
     pub(crate) evidence: &'a Evidence,
+    /// The evidence by exact probabilities, if the policy wants it.
+    pub(crate) exact: Option<&'a Exact>,
     pub(crate) votes: &'a Signal,
     pub(crate) retries: &'a Signal,
     pub(crate) weight: Weight,
+    /// The share that is routed to the canary.
+    pub(crate) routed: Weight,
     /// Time at this weight.
     pub(crate) age: Duration,
     /// Stable next to the canary, or its frozen reference at 100 %.
@@ -32,6 +38,9 @@ pub(crate) struct GateInput<'a> {
 
 /// The verdict: every gate, in the order of [`GateName`].
 pub(crate) fn judge(input: &GateInput<'_>) -> Verdict {
+    if let Some(exact) = input.exact {
+        return judge_exactly(input, exact);
+    }
     let GateInput { policy, stable, canary, .. } = input;
     let matched = canary.by_matched(stable, latency_gate::least(policy));
     let (stable_ttft, stable_tpot) = stable.latencies(matched);
@@ -58,6 +67,17 @@ pub(crate) fn judge(input: &GateInput<'_>) -> Verdict {
         ],
         counts: Box::new([stable.counts, canary.counts]),
     }
+}
+
+/// The verdict by exact probabilities.
+fn judge_exactly(input: &GateInput<'_>, evidence: &Exact) -> Verdict {
+    let GateInput { policy, stable, canary, .. } = *input;
+    let of = exact::Input { policy, exact: evidence, stable, canary };
+    let mut gates = vec![bake(input), requests(input), exact::errors(&of)];
+    gates.extend(exact::latency(&of));
+    gates.extend(exact::users(&of));
+    gates.extend(exact::quality(&of));
+    Verdict { gates, counts: Box::new([stable.counts, canary.counts]) }
 }
 
 fn bake(input: &GateInput<'_>) -> Gate {
@@ -191,7 +211,19 @@ mod tests {
         let (none, weight) = (Signal::new(), Weight::new(5).expect("at most 100"));
         let (votes, retries, age) = (&none, &none, policy.bake);
         let (policy, evidence) = (&policy, &evidence);
-        judge(&GateInput { policy, evidence, votes, retries, weight, age, stable, canary })
+        let exact = None;
+        judge(&GateInput {
+            policy,
+            evidence,
+            exact,
+            votes,
+            retries,
+            weight,
+            routed: weight,
+            age,
+            stable,
+            canary,
+        })
     }
 
     fn state(verdict: &Verdict, name: GateName) -> &'static str {

@@ -22,6 +22,7 @@ use std::time::Duration;
 
 use super::error_gate;
 use super::evidence::Evidence;
+use super::exact::{Draw, Exact, Moment, Regression};
 use super::forecast;
 use super::gates::{self, GateInput};
 use super::selftest::SelfTest;
@@ -30,9 +31,16 @@ use super::stage::Stage;
 use super::view::{ArmView, View};
 use super::window::{ArmWindow, ErrorDedup};
 use super::{
-    Action, Advance, Arm, Cause, Counts, Decision, DecisionKind, Event, GateName, GateState,
-    Outcome, Overall, Phase, Policy, StepError, Verdict, Weight,
+    Action, Advance, Arm, Cause, Counts, Decision, DecisionKind, Event, EvidenceRule, Flags,
+    GateName, GateState, Origin, Outcome, Overall, Phase, Policy, StepError, Verdict, Weight,
 };
+
+/// What a user holds against an answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Complaint {
+    Vote,
+    Retry,
+}
 
 /// The life of one canary: up the steps, or out. A new [`Event::Start`] begins the next one on the same
 /// machine. Stage epochs rise through all of them and never repeat.
@@ -43,6 +51,10 @@ pub struct Rollout {
     pub(super) rollout: Option<String>,
     pub(super) stage: Stage,
     pub(super) evidence: Evidence,
+    /// The evidence by exact probabilities, if the policy wants it.
+    pub(super) exact: Option<Exact>,
+    /// Quality flags that have been reported.
+    pub(super) noticed: Flags,
     /// Thumbs down.
     pub(super) votes: Signal,
     pub(super) retries: Signal,
@@ -65,10 +77,12 @@ impl Rollout {
     pub fn new(policy: Policy) -> Rollout {
         Rollout {
             evidence: Evidence::new(&policy),
+            exact: None,
+            noticed: Flags::NONE,
             policy,
             phase: Phase::Idle,
             rollout: None,
-            stage: Stage::new(0, Weight::ZERO, Duration::ZERO),
+            stage: Stage::new(0, (Weight::ZERO, Weight::ZERO), Duration::ZERO),
             votes: Signal::new(),
             retries: Signal::new(),
             reference: None,
@@ -83,7 +97,7 @@ impl Rollout {
     /// Like [`Rollout::new`], with stage epochs that continue from `epoch`. Used for the rollout after
     /// another one whose outcomes may still arrive, and for replaying a recorded one.
     pub fn after_epoch(policy: Policy, epoch: u64) -> Rollout {
-        let stage = Stage::new(epoch, Weight::ZERO, Duration::ZERO);
+        let stage = Stage::new(epoch, (Weight::ZERO, Weight::ZERO), Duration::ZERO);
         Rollout { stage, ..Rollout::new(policy) }
     }
 
@@ -100,18 +114,17 @@ impl Rollout {
             Event::Operator(order) => self.operate(now, &order),
             _ if !running => Ok(Vec::new()),
             Event::Outcome(outcome) => Ok(self.outcome(now, &outcome)),
-            Event::Feedback { arm, stage, positive } => {
+            Event::Feedback { arm, stage, positive, origin } => {
                 self.stage.vote(arm, stage, positive);
-                self.votes.begin_if_due(now, self.policy.bake);
-                if !positive {
-                    self.votes.observe(&self.evidence.stages, stage, arm, None);
+                match positive {
+                    true => self.votes.begin_if_due(now, self.policy.bake),
+                    false => self.complaint(now, (arm, stage), &origin, Complaint::Vote),
                 }
                 Ok(Vec::new())
             }
-            Event::Retry { arm, stage } => {
+            Event::Retry { arm, stage, origin } => {
                 self.stage.retry(arm, stage);
-                self.retries.begin_if_due(now, self.policy.bake);
-                self.retries.observe(&self.evidence.stages, stage, arm, None);
+                self.complaint(now, (arm, stage), &origin, Complaint::Retry);
                 Ok(Vec::new())
             }
             Event::Fault { arm, what } => Ok(self.fault(now, arm, what)),
@@ -126,6 +139,12 @@ impl Rollout {
     /// The canary's share of the traffic; zero unless a rollout runs.
     pub fn weight(&self) -> Weight {
         self.stage.weight
+    }
+
+    /// The share that is routed to the canary: less than [`weight`](Rollout::weight) while a part of the traffic
+    /// is held back on stable.
+    pub fn routed(&self) -> Weight {
+        self.stage.routed
     }
 
     /// The current stage epoch, to be stamped on every request when it is routed.
@@ -151,12 +170,14 @@ impl Rollout {
             ArmView::new(arm, window, self.past[arm.index()].plus(&window.counts))
         };
         let running = matches!(self.phase, Phase::Running { .. });
-        let reference = self.reference.as_ref().filter(|_| self.weight() == Weight::FULL);
+        let alone = self.stage.routed == Weight::FULL;
+        let reference = self.reference.as_ref().filter(|_| alone);
         View {
             phase: self.phase.clone(),
             rollout: self.rollout.clone(),
             self_test: self.self_test.is_some(),
             weight: self.weight(),
+            routed: self.stage.routed,
             stage: self.stage.epoch,
             step: self.policy.steps.iter().position(|step| *step == self.weight()),
             steps: self.policy.steps.clone(),
@@ -182,25 +203,25 @@ impl Rollout {
 impl Rollout {
     fn outcome(&mut self, now: Duration, outcome: &Outcome) -> Vec<Action> {
         let current = outcome.stage == self.stage.epoch;
-        if !current {
-            self.stage.arm_mut(outcome.arm).counts.other_stage += 1;
-            if self.evidence.stages.weight(outcome.stage).is_none() {
-                return Vec::new();
-            }
-        }
+        self.stage.arm_mut(outcome.arm).counts.other_stage += u64::from(!current);
+        let Some(weight) = self.evidence.stages.weight(outcome.stage) else { return Vec::new() };
         let cold = self.is_cold(outcome);
         if !outcome.judged {
             self.stage.arm_mut(outcome.arm).counts.unjudged += u64::from(current);
             return Vec::new();
         }
-        if self.is_copy(now, outcome) {
+        if self.exact.is_none() && self.is_copy(now, outcome) {
             self.stage.arm_mut(outcome.arm).counts.deduplicated += u64::from(current);
             return Vec::new();
         }
         if current {
             self.stage.take(outcome, cold, self.policy.max_key_share);
         }
-        if !cold && outcome.class.counts() {
+        if let Some(exact) = &mut self.exact {
+            let moment = Moment { now, policy: &self.policy, weight, current };
+            let cold = cold || self.warmed < self.policy.warmup_requests;
+            exact.observe(&moment, outcome, cold);
+        } else if !cold && outcome.class.counts() {
             let stage = (self.stage.epoch, self.stage.weight);
             self.evidence.observe(now, stage, outcome, &self.policy);
         }
@@ -218,7 +239,7 @@ impl Rollout {
     }
 
     fn is_copy(&mut self, now: Duration, outcome: &Outcome) -> bool {
-        match outcome.session {
+        match outcome.origin.cluster {
             Some(session) if outcome.class.is_error() => {
                 let key = (outcome.arm, session, outcome.class);
                 self.charged.is_copy(now, self.policy.dedup_window, key)
@@ -228,31 +249,88 @@ impl Rollout {
     }
 
     fn check_errors(&mut self, now: Duration) -> Vec<Action> {
-        if self.stage.is_fault(self.policy.fault_streak) {
+        if self.stage.is_fault(self.policy.fault_streak, self.exact.as_ref()) {
             let reason = self.stage.streak.text();
             return match self.self_test {
                 Some(_) => self.note_regression(),
                 None => self.roll_back(now, Cause::Fault, reason),
             };
         }
-        let (stable, canary) = (&self.baseline().counts, &self.stage.arm(Arm::Canary).counts);
-        if self.stage.told.regression
-            || self.evidence.regression(&self.policy, stable, canary).is_none()
-        {
+        if self.stage.told.regression {
             return Vec::new();
         }
+        let Some((cause, reason)) = self.regression(now) else { return Vec::new() };
         if self.self_test.is_some() {
             return self.note_regression();
         }
-        let counts = (stable, canary);
-        let reason = error_gate::gate(&self.evidence, &self.policy, self.weight(), counts).text;
         if self.policy.advance != Advance::DryRun {
-            return self.roll_back(now, Cause::Errors, reason);
+            return self.roll_back(now, cause, reason);
         }
         self.stage.told.regression = true;
         let verdict = self.verdict(now);
         let text = format!("a dry run: would roll back from {}: {reason}", self.weight());
         vec![self.decide(now, DecisionKind::WouldRollBack, text, verdict)]
+    }
+
+    /// Whether the canary must be rolled back, and why.
+    fn regression(&self, now: Duration) -> Option<(Cause, String)> {
+        let (stable, canary) = (&self.baseline().counts, &self.stage.arm(Arm::Canary).counts);
+        let Some(exact) = &self.exact else {
+            self.evidence.regression(&self.policy, stable, canary)?;
+            let counts = (stable, canary);
+            let gate = error_gate::gate(&self.evidence, &self.policy, self.weight(), counts);
+            return Some((Cause::Errors, gate.text));
+        };
+        let (cause, name) = match exact.regression(&self.policy)? {
+            Regression::Errors | Regression::Alone => (Cause::Errors, GateName::Errors),
+            Regression::Flag(flag) => (Cause::Quality, GateName::of(flag)),
+        };
+        let gate = self.verdict(now).gate(name).map(|gate| gate.text.clone());
+        Some((cause, gate.unwrap_or_default()))
+    }
+
+    /// A thumbs down, or a regenerated answer.
+    fn complaint(
+        &mut self,
+        now: Duration,
+        (arm, stage): (Arm, u64),
+        origin: &Origin,
+        what: Complaint,
+    ) {
+        let Some(exact) = &mut self.exact else {
+            let signal = match what {
+                Complaint::Vote => &mut self.votes,
+                Complaint::Retry => &mut self.retries,
+            };
+            signal.begin_if_due(now, self.policy.bake);
+            return signal.observe(&self.evidence.stages, stage, arm, None);
+        };
+        let Some(weight) = self.evidence.stages.weight(stage) else { return };
+        let current = stage == self.stage.epoch;
+        let moment = Moment { now, policy: &self.policy, weight, current };
+        let draw = Draw::of(arm, origin, weight);
+        match what {
+            Complaint::Vote => exact.vote(&moment, &draw),
+            Complaint::Retry => exact.retry(&moment, &draw),
+        }
+    }
+
+    /// Reports quality flags that the policy only wants reported, each once.
+    fn notices(&mut self, now: Duration) -> Vec<Action> {
+        let exact = self.exact.as_ref().filter(|_| self.self_test.is_none());
+        let new = exact
+            .and_then(|exact| exact.notices(&self.policy).find(|flag| !self.noticed.has(*flag)));
+        let Some(flag) = new else { return Vec::new() };
+        self.noticed = self.noticed.with(flag);
+        let verdict = self.verdict(now);
+        let gate = verdict.gate(GateName::of(flag)).map(|gate| gate.text.clone());
+        let text = format!("noticed, nothing is changed: {}", gate.unwrap_or_default());
+        vec![self.decide(now, DecisionKind::Noticed { flag }, text, verdict)]
+    }
+
+    /// Empty evidence by exact probabilities, if the policy wants it.
+    pub(super) fn new_exact(&self) -> Option<Exact> {
+        (self.policy.evidence == EvidenceRule::Exact).then(|| Exact::new(&self.policy))
     }
 
     fn note_regression(&mut self) -> Vec<Action> {
@@ -275,6 +353,10 @@ impl Rollout {
     }
 
     fn tick(&mut self, now: Duration) -> Vec<Action> {
+        let notices = self.notices(now);
+        if !notices.is_empty() {
+            return notices;
+        }
         let judged = self.phase == (Phase::Running { paused: false })
             && self.weight() != Weight::ZERO
             && self.stage.age(now) >= self.policy.bake;
@@ -300,7 +382,8 @@ impl Rollout {
 impl Rollout {
     /// What the canary is compared with: stable next to it, or at 100 % stable as it was before.
     fn baseline(&self) -> &ArmWindow {
-        let reference = self.reference.as_ref().filter(|_| self.weight() == Weight::FULL);
+        let alone = self.stage.routed == Weight::FULL;
+        let reference = self.reference.as_ref().filter(|_| alone);
         reference.unwrap_or_else(|| self.stage.arm(Arm::Stable))
     }
 
@@ -308,9 +391,11 @@ impl Rollout {
         GateInput {
             policy: &self.policy,
             evidence: &self.evidence,
+            exact: self.exact.as_ref(),
             votes: &self.votes,
             retries: &self.retries,
             weight: self.weight(),
+            routed: self.stage.routed,
             age: self.stage.age(now),
             stable: self.baseline(),
             canary: self.stage.arm(Arm::Canary),

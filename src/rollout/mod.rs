@@ -12,13 +12,15 @@
 //! Reading order:
 //! - input: [`plan`](Policy) (the policy), [`outcome`](Outcome) and [`event`](Event);
 //! - state: `window`, `histogram` and `keys`;
-//! - evidence that grows: `evalue`, `strata` and `full_weight`; `evidence` (when errors count as a regression);
+//! - evidence that grows: `exact` (by the exact probability of each event, the default); `evidence` with `strata`
+//!   (by the weight of the stage, the rule of earlier versions); both use `evalue` and `full_weight`;
 //! - judgement: `stats`, `latency_gate`, `gates` and [`verdict`](Verdict);
 //! - consequences: `machine`, `orders` and `moves`;
 //! - display: [`forecast`](Forecast) and [`view`](View).
 //!
 //! Three rules hold throughout:
-//! - Only errors and faults of the canary roll back. A slow canary is held.
+//! - Only errors and faults of the canary, and quality flags that the policy names, roll back. A slow canary is
+//!   held.
 //! - A rollback is decided at any event. A raise is decided only at a [`Event::Tick`] or by an operator's
 //!   order.
 //! - Counts and latencies belong to one stage: each weight has its own, under an epoch that outcomes carry
@@ -30,6 +32,7 @@ mod error_gate;
 mod evalue;
 mod event;
 mod evidence;
+mod exact;
 mod forecast;
 mod full_weight;
 mod gates;
@@ -41,6 +44,7 @@ mod moves;
 mod orders;
 mod outcome;
 mod plan;
+pub mod quality;
 mod selftest;
 mod signal;
 mod stage;
@@ -53,6 +57,8 @@ mod window;
 
 #[cfg(test)]
 mod evidence_tests;
+#[cfg(test)]
+mod exact_tests;
 #[cfg(test)]
 mod order_tests;
 #[cfg(test)]
@@ -71,8 +77,11 @@ pub use event::{Action, Event, Operator, Order};
 pub use forecast::{Forecast, requests_to_detect};
 pub use histogram::Latency;
 pub use machine::Rollout;
-pub use outcome::{Class, Outcome};
-pub use plan::{Advance, ConfirmAt, EvidenceRule, Mode, Policy, PolicyError};
+pub use outcome::{Class, Origin, Outcome};
+pub use plan::{
+    Advance, ConfirmAt, EvidenceRule, Mode, Policy, PolicyError, QualityActions, SignalAction,
+};
+pub use quality::{Flag, Flags};
 pub use step_error::StepError;
 pub use verdict::{Gate, GateName, GateState, Overall, Verdict};
 pub use view::{ArmView, View};

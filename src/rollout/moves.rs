@@ -129,7 +129,8 @@ impl Rollout {
 
     /// Begins a stage with fresh counts.
     pub(super) fn enter(&mut self, now: Duration, weight: Weight) -> Action {
-        let next = Stage::new(self.stage.epoch + 1, weight, now);
+        let share = (weight, self.policy.routed(weight));
+        let next = Stage::new(self.stage.epoch + 1, share, now);
         let ended = std::mem::replace(&mut self.stage, next);
         for arm in Arm::BOTH {
             let past = &mut self.past[arm.index()];
@@ -163,6 +164,10 @@ impl Rollout {
         let stage = (self.stage.epoch, self.stage.weight);
         let reference = self.reference.as_ref().map(|window| &window.counts);
         self.evidence.begin_stage(now, stage, &self.policy, reference);
+        if let Some(exact) = &mut self.exact {
+            let alone = reference.filter(|_| self.stage.routed == Weight::FULL);
+            exact.begin_stage(now, &self.policy, alone);
+        }
         self.votes.begin(now);
         self.retries.begin(now);
     }
@@ -171,12 +176,14 @@ impl Rollout {
     pub(super) fn close(&mut self, now: Duration) -> Action {
         self.stage.epoch += 1;
         self.stage.weight = Weight::ZERO;
+        self.stage.routed = Weight::ZERO;
         self.stage.since = now;
         self.stage.promote_on_pass = None;
         self.routing()
     }
 
     pub(super) fn routing(&self) -> Action {
-        Action::SetWeight { weight: self.weight(), stage: self.stage.epoch }
+        let Stage { weight, routed, epoch: stage, .. } = self.stage;
+        Action::SetWeight { weight, routed, stage }
     }
 }

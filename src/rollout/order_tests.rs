@@ -77,7 +77,7 @@ fn a_promotion_can_be_undone_once() {
     trial.order(Operator::PromoteNow).expect("running");
     let stage = trial.rollout.stage();
     let undone = trial.order(Operator::Undo).expect("promoted");
-    let off = Action::SetWeight { weight: Weight::ZERO, stage: stage + 1 };
+    let off = Action::SetWeight { weight: Weight::ZERO, routed: Weight::ZERO, stage: stage + 1 };
     assert_eq!(undone[..2], [Action::Undo, off]);
     assert_eq!(kinds(&undone), [DecisionKind::Undone]);
     let reason = "promotion undone by ann: a drill".to_string();
@@ -102,7 +102,7 @@ fn decisions_say_who_and_why() {
 
 #[test]
 fn a_self_test_goes_to_its_end_and_changes_nothing() {
-    let mut trial = with(|_| ());
+    let mut trial = with(|p| p.evidence = EvidenceRule::EValue);
     trial.order(Operator::Rollback).expect("running");
     trial.step(Event::Start { rollout: "aa".to_string(), self_test: true });
     assert_eq!(trial.order(Operator::PromoteNow), Err(StepError::SelfTest));
@@ -120,6 +120,10 @@ fn a_self_test_goes_to_its_end_and_changes_nothing() {
     {
         assert!(report.contains(part), "{part} in {report}");
     }
-    let off = Action::SetWeight { weight: Weight::ZERO, stage: trial.rollout.stage() };
+    let off = Action::SetWeight {
+        weight: Weight::ZERO,
+        routed: Weight::ZERO,
+        stage: trial.rollout.stage(),
+    };
     assert_eq!(done[..2], [off, Action::UnloadCanary]);
 }

@@ -12,7 +12,7 @@ use super::signal::Signal;
 use super::stage::Stage;
 use super::window::ErrorDedup;
 use super::{
-    Action, Cause, Counts, DecisionKind, Operator, Order, Overall, Phase, StepError, Weight,
+    Action, Cause, Counts, DecisionKind, Flags, Operator, Order, Overall, Phase, StepError, Weight,
 };
 
 impl Rollout {
@@ -35,9 +35,11 @@ impl Rollout {
         self.reference = None;
         self.past = [Counts::default(); 2];
         self.charged = ErrorDedup::default();
+        self.noticed = Flags::NONE;
         self.warmed = 0;
         self.self_test = self_test.then(SelfTest::default);
-        self.stage = Stage::new(self.stage.epoch + 1, first, now);
+        self.exact = self.new_exact();
+        self.stage = Stage::new(self.stage.epoch + 1, (first, self.policy.routed(first)), now);
         self.begin_evidence(now);
         let what = if self_test { "self-test" } else { "rollout" };
         let text = format!("{what} {rollout} starts at {first}");

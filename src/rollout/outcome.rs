@@ -8,7 +8,8 @@
 
 use std::time::Duration;
 
-use super::Arm;
+use super::quality::Flags;
+use super::{Arm, Weight};
 
 /// How a request ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -51,6 +52,19 @@ impl Class {
     }
 }
 
+/// Who sent a request, and how it was routed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Origin {
+    /// Hash of what its sender cannot change at will: a verified API key, or else the prefix of the address.
+    /// While others are active, no party decides a verdict.
+    pub party: Option<u64>,
+    /// Hash of the key that was routed as one: a session or a conversation. `None`: the request was drawn on
+    /// its own.
+    pub cluster: Option<u64>,
+    /// The canary's share of the traffic when it was routed; `None`: the weight of its stage.
+    pub routed: Option<Weight>,
+}
+
 /// One finished request, as the executor saw it.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Outcome {
@@ -65,25 +79,52 @@ pub struct Outcome {
     /// `false` for pinned and synthetic requests, and for the second run of rescued ones: not part of any
     /// verdict.
     pub judged: bool,
-    /// Hash of the session key. Errors count once per session and class within
-    /// [`Policy::dedup_window`](super::Policy::dedup_window).
-    pub session: Option<u64>,
-    /// Hash of the API key. While others are active, no key may exceed
+    /// Who sent it. While others are active, no party may exceed
     /// [`Policy::max_key_share`](super::Policy::max_key_share) of a sample.
-    pub key: Option<u64>,
+    pub origin: Origin,
     /// What the prompt cost the device up to the first token, without queueing and without other sequences;
     /// `None` if there was no first token.
     pub ttft: Option<Duration>,
+    /// There was no first token: the client left, and `ttft` is the time until then.
+    pub censored: bool,
     /// Time of a step that produced a token after the first, or the mean cost of such tokens; again without
     /// queueing and other sequences. `None` with fewer than two tokens.
     pub tpot: Option<Duration>,
     /// From arrival to the end.
     pub e2e: Duration,
+    /// Tokens of the prompt; 0 if it was not encoded.
+    pub prompt_tokens: u32,
+    /// Of these, the ones that were found in the prefix cache.
+    pub cached_tokens: u32,
     /// Tokens generated.
     pub output_tokens: u32,
+    /// What speaks against the reply's quality.
+    pub flags: Flags,
     /// Whether `tpot` comes from a matched step: one with the same number of sequences as a step of the other
     /// arm right next to it. Such replies are compared only with each other.
     pub matched: bool,
+}
+
+impl Outcome {
+    /// A judged outcome of a request that was drawn on its own and never ran.
+    pub fn new(arm: Arm, class: Class, stage: u64) -> Outcome {
+        Outcome {
+            arm,
+            class,
+            stage,
+            judged: true,
+            origin: Origin::default(),
+            ttft: None,
+            censored: false,
+            tpot: None,
+            e2e: Duration::ZERO,
+            prompt_tokens: 0,
+            cached_tokens: 0,
+            output_tokens: 0,
+            flags: Flags::NONE,
+            matched: false,
+        }
+    }
 }
 
 #[cfg(test)]

@@ -11,12 +11,17 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::Weight;
+use super::quality::Flag;
 
-/// How errors become a rollback.
+/// How events become a rollback or a hold.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum EvidenceRule {
-    /// Ratio and e-value: at most [`Policy::alpha`] of equally good canaries are ever rolled back.
+    /// Ratio and e-value by the exact probability of each event: errors, votes, retries, quality and latency. At
+    /// most [`Policy::alpha`] of equally good canaries are ever rolled back, whatever one session or party does.
+    Exact,
+    /// The rule of earlier versions, by which their rollouts are replayed. Ratio and e-value of errors by the
+    /// weight of the stage: at most [`Policy::alpha`] of equally good canaries are ever rolled back.
     EValue,
     /// The plain ratio with minimums of requests and errors. It often rolls back canaries that are as good as
     /// stable.
@@ -43,6 +48,79 @@ pub enum Advance {
     Manual,
     /// Nobody: decisions are only reported. Only faults and operators act.
     DryRun,
+}
+
+/// What follows when a quality flag is more frequent on the canary.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SignalAction {
+    /// Roll back, as for errors.
+    Rollback,
+    /// Hold the weight.
+    Hold,
+    /// Report it.
+    Notify,
+    /// Nothing.
+    Off,
+}
+
+/// What follows from each quality flag; see [`Flag`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct QualityActions {
+    /// [`Flag::Empty`].
+    pub empty: SignalAction,
+    /// [`Flag::Length`].
+    pub length: SignalAction,
+    /// [`Flag::Loop`].
+    #[serde(rename = "loop")]
+    pub looping: SignalAction,
+    /// [`Flag::Structure`].
+    pub structure: SignalAction,
+    /// [`Flag::UnknownTool`].
+    pub unknown_tool: SignalAction,
+    /// [`Flag::Script`].
+    pub script: SignalAction,
+    /// [`Flag::Refusal`].
+    pub refusal: SignalAction,
+    /// [`Flag::Cancelled`].
+    pub cancelled: SignalAction,
+    /// [`Flag::Rescued`].
+    pub rescued: SignalAction,
+}
+
+impl Default for QualityActions {
+    fn default() -> QualityActions {
+        use SignalAction::{Hold, Notify, Rollback};
+        QualityActions {
+            empty: Rollback,
+            length: Hold,
+            looping: Rollback,
+            structure: Rollback,
+            unknown_tool: Notify,
+            script: Hold,
+            refusal: Notify,
+            cancelled: Hold,
+            rescued: Hold,
+        }
+    }
+}
+
+impl QualityActions {
+    /// What follows from this flag.
+    pub fn action(&self, flag: Flag) -> SignalAction {
+        match flag {
+            Flag::Empty => self.empty,
+            Flag::Length => self.length,
+            Flag::Loop => self.looping,
+            Flag::Structure => self.structure,
+            Flag::UnknownTool => self.unknown_tool,
+            Flag::Script => self.script,
+            Flag::Refusal => self.refusal,
+            Flag::Cancelled => self.cancelled,
+            Flag::Rescued => self.rescued,
+        }
+    }
 }
 
 /// A point at which a person has to confirm.
@@ -86,15 +164,20 @@ pub struct Policy {
     pub confirm: Vec<ConfirmAt>,
     /// What the gates require.
     pub mode: Mode,
-    /// How errors become a rollback.
+    /// How events become a rollback or a hold.
     pub evidence: EvidenceRule,
     /// The share of equally good canaries that may ever be rolled back, and the level of every other test;
     /// e-values are compared with 1/alpha.
     pub alpha: f64,
+    /// The share of the traffic that stays on stable while the last step bakes, so that the canary is still
+    /// compared with it; 0 % sends it everything. Only with [`EvidenceRule::Exact`].
+    pub holdback: Weight,
+    /// What follows from each quality flag. Only with [`EvidenceRule::Exact`].
+    pub quality: QualityActions,
     /// At 100 %: the canary's error rate may be this multiple of an upper bound of stable's earlier rate.
     pub alone_allowance: f64,
-    /// The largest share of an arm's sample that one API key may have while others are active. Below 1, a
-    /// rollback must also hold without any one key.
+    /// The largest share of an arm's sample that one party may have while others are active. With
+    /// [`EvidenceRule::EValue`] and below 1, a rollback must also hold without any one party.
     pub max_key_share: f64,
     /// Only with [`EvidenceRule::None`]: minimum counted canary requests at a weight before errors can roll
     /// back.
@@ -112,7 +195,8 @@ pub struct Policy {
     pub warmup_requests: u64,
     /// This many canary errors in a row while stable succeeds count as a fault.
     pub fault_streak: u32,
-    /// Within this time after a counted error, further errors of the same session and class are duplicates.
+    /// Within this time after a counted error, further errors of the same session and class are duplicates. Not
+    /// with [`EvidenceRule::Exact`], which counts each session once at each weight.
     pub dedup_window: Duration,
     /// Held this long past the bake time: one alert per stage.
     pub stall_after: Duration,
@@ -127,7 +211,9 @@ impl Default for Policy {
             advance: Advance::Auto,
             confirm: Vec::new(),
             mode: Mode::BestEffort,
-            evidence: EvidenceRule::EValue,
+            evidence: EvidenceRule::Exact,
+            holdback: Weight(10),
+            quality: QualityActions::default(),
             alpha: 0.05,
             alone_allowance: 4.0,
             max_key_share: 0.5,
@@ -176,6 +262,9 @@ impl Policy {
                 return Err(PolicyError::ShareOutOfRange { field, value, most });
             }
         }
+        if self.holdback > Weight(50) {
+            return Err(PolicyError::Holdback { weight: self.holdback });
+        }
         let unknown = self.confirm.iter().find_map(|at| match at {
             ConfirmAt::Before(weight) if !self.steps.contains(weight) => Some(*weight),
             ConfirmAt::Before(_) | ConfirmAt::Promote => None,
@@ -212,6 +301,14 @@ impl Policy {
     /// Whether a person has to confirm before the weight rises to `to`, or before promotion.
     pub(crate) fn asks_before(&self, to: Option<Weight>) -> bool {
         self.confirm.contains(&to.into())
+    }
+
+    /// The share that is routed to the canary at this weight.
+    pub(crate) fn routed(&self, weight: Weight) -> Weight {
+        match (self.evidence, weight) {
+            (EvidenceRule::Exact, Weight::FULL) => Weight(100 - self.holdback.0.min(100)),
+            _ => weight,
+        }
     }
 
     /// The first step above `weight`, if any.
@@ -257,6 +354,11 @@ pub enum PolicyError {
         /// The most allowed.
         most: f64,
     },
+    /// More than half of the traffic would be held back at 100 %.
+    Holdback {
+        /// That share.
+        weight: Weight,
+    },
     /// A confirmation is configured for a weight that is not a step.
     ConfirmNoStep {
         /// That weight.
@@ -281,6 +383,9 @@ impl fmt::Display for PolicyError {
             }
             PolicyError::ShareOutOfRange { field, value, most } => {
                 write!(f, "{field}: must be above 0 and at most {most}, not {value}")
+            }
+            PolicyError::Holdback { weight } => {
+                write!(f, "holdback: must be at most 50 %, not {weight}")
             }
             PolicyError::ConfirmNoStep { weight } => {
                 write!(f, "confirm: {weight} is none of the steps")

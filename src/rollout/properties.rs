@@ -32,6 +32,7 @@ fn variant(which: u8) -> Policy {
         2 => Policy { advance: Advance::Manual, ..policy() },
         3 => Policy { advance: Advance::DryRun, ..policy() },
         4 => Policy { confirm: vec![ConfirmAt::Before(some), ConfirmAt::Promote], ..policy() },
+        5 => Policy { evidence: EvidenceRule::EValue, ..policy() },
         _ => Policy { evidence: EvidenceRule::None, max_key_share: 1.0, ..policy() },
     }
 }
@@ -102,17 +103,17 @@ fn outcome() -> impl Strategy<Value = Outcome> {
     let who = (session, key);
     let parts = (arm(), class, prop::bool::weighted(0.9), who, latency(), latency(), 0u32..999);
     parts.prop_map(|(arm, class, judged, (session, key), ttft, tpot, output_tokens)| Outcome {
-        arm,
-        class,
-        stage: 0,
         judged,
-        session,
-        key,
+        origin: Origin { party: key, cluster: session, routed: None },
         ttft,
+        censored: class == Class::ClientCancel && output_tokens % 3 == 0,
         tpot,
         e2e: Duration::from_secs(1),
+        prompt_tokens: output_tokens,
         output_tokens,
+        flags: Flags::from_bits(if output_tokens > 900 { output_tokens as u16 } else { 0 }),
         matched: output_tokens % 2 == 0,
+        ..Outcome::new(arm, class, 0)
     })
 }
 
@@ -136,14 +137,16 @@ fn plan() -> impl Strategy<Value = Plan> {
     let start = |self_test| Plan::Plain(Event::Start { rollout: "r".to_string(), self_test });
     let fault = |arm| Plan::Plain(Event::Fault { arm, what: "dead".to_string() });
     let throttled = |seconds| Plan::Plain(Event::Throttled { time: Duration::from_secs(seconds) });
-    let vote = |(arm, stage, positive)| Plan::Plain(Event::Feedback { arm, stage, positive });
+    let origin = Origin::default();
+    let vote =
+        move |(arm, stage, positive)| Plan::Plain(Event::Feedback { arm, stage, positive, origin });
     prop_oneof![
         60 => (outcome(), prop_oneof![12 => Just(0u64), 1 => 0u64..4])
             .prop_map(|(outcome, behind)| Plan::Outcome(outcome, behind)),
         20 => (1usize..10).prop_map(Plan::Good),
         30 => Just(Plan::Plain(Event::Tick)),
         6 => (arm(), 0u64..20, any::<bool>()).prop_map(vote),
-        3 => (arm(), 0u64..20).prop_map(|(arm, stage)| Plan::Plain(Event::Retry { arm, stage })),
+        3 => (arm(), 0u64..20).prop_map(|(arm, stage)| Plan::Plain(Event::Retry { arm, stage, origin: Origin::default() })),
         6 => operator().prop_map(order),
         8 => prop::bool::weighted(0.1).prop_map(start),
         1 => arm().prop_map(fault),
@@ -157,17 +160,11 @@ fn plans() -> impl Strategy<Value = Vec<(Clock, Plan)>> {
 
 fn good(arm: Arm, stage: u64) -> Outcome {
     Outcome {
-        arm,
-        class: Class::Ok,
-        stage,
-        judged: true,
-        session: None,
-        key: None,
         ttft: Some(Duration::from_millis(100)),
         tpot: Some(Duration::from_millis(100)),
         e2e: Duration::from_secs(1),
         output_tokens: 10,
-        matched: false,
+        ..Outcome::new(arm, Class::Ok, stage)
     }
 }
 
@@ -281,7 +278,7 @@ fn check_raise(
 /// The actions report every change: each new epoch comes with its weight, and only then.
 fn check_actions(before: &View, actions: &[Action], after: &View) -> Result<(), TestCaseError> {
     let routed = actions.iter().find_map(|action| match action {
-        Action::SetWeight { weight, stage } => Some((*weight, *stage)),
+        Action::SetWeight { weight, stage, .. } => Some((*weight, *stage)),
         _ => None,
     });
     match routed {
@@ -293,7 +290,8 @@ fn check_actions(before: &View, actions: &[Action], after: &View) -> Result<(), 
     }
     let rolled_back = matches!(after.phase, Phase::RolledBack { .. });
     if rolled_back && !actions.is_empty() {
-        let off = Action::SetWeight { weight: Weight::ZERO, stage: after.stage };
+        let off =
+            Action::SetWeight { weight: Weight::ZERO, routed: Weight::ZERO, stage: after.stage };
         let wanted = match before.phase {
             Phase::Promoted => [Action::Undo, off],
             _ => [off, Action::UnloadCanary],
@@ -338,7 +336,7 @@ fn cases() -> ProptestConfig {
 fn every_step_keeps_the_rules() {
     let steps = std::cell::Cell::new(0);
     let mut runner = TestRunner::new(cases());
-    let kept = runner.run(&(plans(), 0u8..6), |(plans, which)| {
+    let kept = runner.run(&(plans(), 0u8..7), |(plans, which)| {
         steps.set(steps.get() + run(&variant(which), &plans)?.len());
         Ok(())
     });
@@ -350,7 +348,7 @@ proptest! {
     #![proptest_config(cases())]
 
     #[test]
-    fn a_replay_gives_the_same_actions(plans in plans(), which in 0u8..6) {
+    fn a_replay_gives_the_same_actions(plans in plans(), which in 0u8..7) {
         let mut again = Rollout::new(variant(which));
         for (now, event, result) in run(&variant(which), &plans)? {
             prop_assert_eq!(again.step(now, event), result);

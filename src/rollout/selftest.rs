@@ -4,12 +4,12 @@
 //! an operator how noisy this machine and its traffic are, before a real canary is judged on them. It does
 //! not know how the second copy was loaded.
 
-use super::verdict::{GateState, Verdict};
+use super::verdict::{GateName, GateState, Verdict};
 use super::window::ArmWindow;
 use super::{Policy, latency_gate};
 
 /// Gates of a verdict, at most.
-const GATES: usize = 8;
+const GATES: usize = GateName::ALL.len();
 
 /// Canary over stable: p50 and p99 of TTFT, p50 and p99 of time per token.
 pub(crate) type Noise = [Option<f64>; 4];
@@ -48,11 +48,12 @@ impl SelfTest {
     /// Records one judged stage.
     pub(crate) fn note(&mut self, verdict: &Verdict, noise: Noise) {
         self.stages += 1;
-        for (at, gate) in verdict.gates.iter().enumerate().take(GATES) {
+        for gate in &verdict.gates {
+            let at = gate.name as usize;
             match gate.state {
                 GateState::Fail(_) => self.failed[at] += 1,
                 GateState::Inconclusive(_) => self.lacked[at] += 1,
-                GateState::Pass | GateState::NotJudged(_) => {}
+                GateState::Pass | GateState::NotJudged(_) | GateState::Noted(_) => {}
             }
         }
         for (range, ratio) in self.noise.iter_mut().zip(noise) {
@@ -64,9 +65,7 @@ impl SelfTest {
 
     /// The report in words and figures.
     pub(crate) fn report(&self) -> String {
-        use super::GateName::*;
-        let names = [Bake, Requests, Errors, Ttft, Tpot, Throughput, Feedback, Retries];
-        let alarms: Vec<String> = names
+        let alarms: Vec<String> = GateName::ALL
             .iter()
             .zip(self.failed.iter().zip(self.lacked))
             .filter(|(_, (failed, lacked))| **failed + lacked > 0)

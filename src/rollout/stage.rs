@@ -6,6 +6,8 @@
 
 use std::time::Duration;
 
+use super::evalue::SLOTS;
+use super::exact::Exact;
 use super::keys::{KeyCap, SlotCounts, slot};
 use super::window::ArmWindow;
 use super::{Arm, Class, Outcome, Weight};
@@ -28,6 +30,8 @@ pub(crate) struct Reported {
 pub(crate) struct Stage {
     pub(crate) epoch: u64,
     pub(crate) weight: Weight,
+    /// The share that is routed to the canary.
+    pub(crate) routed: Weight,
     /// When it began.
     pub(crate) since: Duration,
     /// Indexed by [`Arm::index`].
@@ -47,10 +51,11 @@ pub(crate) struct Stage {
 }
 
 impl Stage {
-    pub(crate) fn new(epoch: u64, weight: Weight, since: Duration) -> Stage {
+    pub(crate) fn new(epoch: u64, (weight, routed): (Weight, Weight), since: Duration) -> Stage {
         Stage {
             epoch,
             weight,
+            routed,
             since,
             arms: [ArmWindow::new(), ArmWindow::new()],
             streak: Streak::default(),
@@ -93,7 +98,7 @@ impl Stage {
         let arm = outcome.arm;
         if cold {
             self.arm_mut(arm).counts.warmup += 1;
-        } else if ran && !self.cap.admit(arm, outcome.key, key_share) {
+        } else if ran && !self.cap.admit(arm, outcome.origin.party, key_share) {
             self.arm_mut(arm).counts.over_share += 1;
         } else {
             self.arm_mut(arm).record(outcome);
@@ -105,14 +110,20 @@ impl Stage {
     ///
     /// A streak of one key (or, without keys, one session) counts only if no other client is active: one
     /// client with a poison prompt does not mean a broken model.
-    pub(crate) fn is_fault(&self, limit: u32) -> bool {
-        let Streak { errors, stable_ok, stable_errors, party, mixed } = self.streak;
+    /// With `exact` evidence, it knows who is active over the rollout, and of several parties' errors at most half
+    /// of `limit` count for each.
+    pub(crate) fn is_fault(&self, limit: u32, exact: Option<&Exact>) -> bool {
+        let Streak { errors, stable_ok, stable_errors, party, mixed, .. } = self.streak;
         if errors < limit {
             return false;
         }
-        let stable_fine = self.weight == Weight::FULL || stable_ok > stable_errors;
-        let others = party.is_some_and(|party| self.parties.others_than(slot(party)));
-        stable_fine && (mixed || !others)
+        let stable_fine = self.routed == Weight::FULL || stable_ok > stable_errors;
+        let others = party.is_some_and(|party| match exact {
+            Some(exact) => exact.can_do_without(party),
+            None => self.parties.others_than(slot(party)),
+        });
+        let fair = exact.is_none() || self.streak.fair(limit) >= limit;
+        stable_fine && if mixed { fair } else { !others }
     }
 
     pub(crate) fn vote(&mut self, arm: Arm, stage: u64, positive: bool) {
@@ -135,14 +146,16 @@ impl Stage {
     }
 }
 
-/// Which party the request belongs to: its key, or its session if there is no key.
+/// Whose request it is: its party's, or its session's if the party is unknown.
 fn party(outcome: &Outcome) -> Option<u64> {
-    outcome.key.or(outcome.session)
+    outcome.origin.party.or(outcome.origin.cluster)
 }
 
 /// Canary errors without a success in between, and stable's results in the same time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) struct Streak {
+    /// Those of known parties, by slot.
+    by_slot: Slots,
     errors: u32,
     stable_ok: u64,
     stable_errors: u64,
@@ -152,7 +165,25 @@ pub(crate) struct Streak {
     mixed: bool,
 }
 
+/// Errors by slot of parties.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Slots([u16; SLOTS]);
+
+impl Default for Slots {
+    fn default() -> Slots {
+        Slots([0; SLOTS])
+    }
+}
+
 impl Streak {
+    /// The errors, at most half of `limit` (rounded up) for each party.
+    fn fair(&self, limit: u32) -> u32 {
+        let most = limit.div_ceil(2);
+        let known: u32 = self.by_slot.0.iter().map(|errors| u32::from(*errors)).sum();
+        let capped: u32 = self.by_slot.0.iter().map(|errors| u32::from(*errors).min(most)).sum();
+        self.errors.saturating_sub(known).saturating_add(capped)
+    }
+
     fn note(&mut self, outcome: &Outcome) {
         let error = outcome.class.is_error();
         match outcome.arm {
@@ -161,6 +192,10 @@ impl Streak {
                 self.mixed |= party.is_none() || (self.errors > 0 && party != self.party);
                 self.party = party;
                 self.errors = self.errors.saturating_add(1);
+                if let Some(party) = party {
+                    let of = &mut self.by_slot.0[slot(party)];
+                    *of = of.saturating_add(1);
+                }
             }
             Arm::Canary if outcome.class == Class::Ok => *self = Streak::default(),
             Arm::Stable if self.errors > 0 && error => self.stable_errors += 1,

@@ -27,6 +27,12 @@ impl Trial {
         Trial::start(Policy { warmup_requests: 0, ..Policy::default() })
     }
 
+    /// The same with the rule of earlier versions.
+    pub(super) fn earlier() -> Trial {
+        let evidence = EvidenceRule::EValue;
+        Trial::start(Policy { warmup_requests: 0, evidence, ..Policy::default() })
+    }
+
     /// The same with the plain rule.
     pub(super) fn bare() -> Trial {
         let evidence = EvidenceRule::None;
@@ -45,17 +51,12 @@ impl Trial {
 
     pub(super) fn ok(&self, arm: Arm) -> Outcome {
         Outcome {
-            arm,
-            class: Class::Ok,
-            stage: self.rollout.stage(),
-            judged: true,
-            session: None,
-            key: None,
             ttft: Some(Duration::from_millis(100)),
             tpot: Some(Duration::from_millis(10)),
             e2e: SECOND,
+            prompt_tokens: 20,
             output_tokens: 90,
-            matched: false,
+            ..Outcome::new(arm, Class::Ok, self.rollout.stage())
         }
     }
 
@@ -74,7 +75,12 @@ impl Trial {
     pub(super) fn votes(&mut self, arm: Arm, up: u64, down: u64) {
         let stage = self.rollout.stage();
         for vote in 0..up + down {
-            self.step(Event::Feedback { arm, stage, positive: vote < up });
+            self.step(Event::Feedback {
+                arm,
+                stage,
+                positive: vote < up,
+                origin: Origin::default(),
+            });
         }
     }
 
@@ -99,7 +105,7 @@ impl Trial {
         for _ in 0..rate {
             self.sent += 1;
             // 37 and 100 are coprime: every 100 requests hit every point once.
-            let canary = self.sent * 37 % 100 < u64::from(self.rollout.weight().percent());
+            let canary = self.sent * 37 % 100 < u64::from(self.rollout.routed().percent());
             let arm = if canary { Arm::Canary } else { Arm::Stable };
             actions.extend(self.oks(arm, 1));
         }
@@ -118,6 +124,11 @@ impl Trial {
     pub(super) fn weight(&self) -> u8 {
         self.rollout.weight().percent()
     }
+}
+
+/// A request of this party and session.
+pub(super) fn from(party: Option<u64>, cluster: Option<u64>) -> Origin {
+    Origin { party, cluster, routed: None }
 }
 
 pub(super) fn kinds(actions: &[Action]) -> Vec<DecisionKind> {

@@ -28,7 +28,10 @@ fn a_good_canary_rises_with_the_bake_time_and_is_promoted() {
     assert_eq!(seen, expected);
     let stage = trial.rollout.stage();
     assert_eq!(stage, 5, "one epoch per weight, the last one for none");
-    assert_eq!(last[..2], [Action::Promote, Action::SetWeight { weight: Weight::ZERO, stage }]);
+    assert_eq!(
+        last[..2],
+        [Action::Promote, Action::SetWeight { weight: Weight::ZERO, routed: Weight::ZERO, stage }]
+    );
     assert_eq!(*trial.rollout.phase(), Phase::Promoted);
     assert_eq!(trial.weight(), 0);
 }
@@ -59,7 +62,10 @@ fn the_very_outcome_that_proves_it_rolls_back() {
     assert!(trial.errors(Arm::Canary, 2).is_empty(), "two errors are below the minimum");
     let actions = trial.errors(Arm::Canary, 1);
     assert!(rolled_back(&actions, Cause::Errors), "3 of 100 is 1.5 times 20 of 1000");
-    assert_eq!(actions[0], Action::SetWeight { weight: Weight::ZERO, stage: 2 });
+    assert_eq!(
+        actions[0],
+        Action::SetWeight { weight: Weight::ZERO, routed: Weight::ZERO, stage: 2 }
+    );
     assert_eq!((trial.weight(), trial.rollout.stage()), (0, 2));
     let decision = trial.view().last_decision.expect("a rollback");
     for figure in ["3.00 % (3 of 100)", "2.00 % (20 of 1000)", "ratio 1.50", "limit 1.50"] {
@@ -117,7 +123,12 @@ fn outcomes_and_votes_of_another_stage_are_excluded_and_counted() {
     trial.oks(Arm::Stable, 100);
     let late = Outcome { stage: 1, class: Class::Timeout, ..trial.ok(Arm::Canary) };
     assert!(trial.send(200, late).is_empty());
-    trial.step(Event::Feedback { arm: Arm::Canary, stage: 1, positive: false });
+    trial.step(Event::Feedback {
+        arm: Arm::Canary,
+        stage: 1,
+        positive: false,
+        origin: Origin::default(),
+    });
     let view = trial.view();
     let canary = view.arm(Arm::Canary);
     assert_eq!((canary.counts.requests, canary.counts.errors), (0, 0));
@@ -157,7 +168,8 @@ fn a_poison_prompt_retried_is_one_error() {
     let mut trial = Trial::bare();
     trial.oks(Arm::Stable, 100);
     trial.oks(Arm::Canary, 100);
-    let poison = Outcome { class: Class::ModelError, session: Some(7), ..trial.ok(Arm::Canary) };
+    let poison =
+        Outcome { class: Class::ModelError, origin: from(None, Some(7)), ..trial.ok(Arm::Canary) };
     assert!(trial.send(40, poison.clone()).is_empty());
     let counts = trial.view().arm(Arm::Canary).counts;
     assert_eq!((counts.requests, counts.errors, counts.deduplicated), (101, 1, 39));
@@ -176,7 +188,7 @@ fn a_poison_prompt_retried_is_one_error() {
 
 #[test]
 fn the_first_outcomes_of_a_canary_are_not_judged() {
-    let mut trial = Trial::start(Policy::default());
+    let mut trial = Trial::start(Policy { evidence: EvidenceRule::EValue, ..Policy::default() });
     trial.oks(Arm::Stable, 100);
     trial.errors(Arm::Canary, 9);
     trial.oks(Arm::Canary, 1);
@@ -198,7 +210,7 @@ fn synthetic_requests_warm_a_canary_too() {
 
 #[test]
 fn a_streak_of_errors_is_a_fault_while_stable_succeeds() {
-    let mut trial = Trial::start(Policy::default());
+    let mut trial = Trial::start(Policy { evidence: EvidenceRule::EValue, ..Policy::default() });
     trial.errors(Arm::Canary, 9);
     trial.oks(Arm::Stable, 5);
     assert!(rolled_back(&trial.errors(Arm::Canary, 1), Cause::Fault), "even in the warm-up");
@@ -241,7 +253,7 @@ fn a_fault_of_the_canary_rolls_back_and_one_of_stable_only_alerts() {
 #[test]
 fn a_worse_p99_holds_and_stalls_but_never_rolls_back() {
     for (ttft, tpot, name) in [(120, 10, GateName::Ttft), (100, 12, GateName::Tpot)] {
-        let mut trial = Trial::warm();
+        let mut trial = Trial::earlier();
         let slow = Outcome {
             ttft: Some(Duration::from_millis(ttft)),
             tpot: Some(Duration::from_millis(tpot)),
@@ -262,7 +274,7 @@ fn a_worse_p99_holds_and_stalls_but_never_rolls_back() {
 
 #[test]
 fn fewer_tokens_per_second_hold() {
-    let mut trial = Trial::warm();
+    let mut trial = Trial::earlier();
     let slow = Outcome { tpot: Some(Duration::from_micros(11_300)), ..trial.ok(Arm::Canary) };
     assert_eq!(kinds(&trial.bake(slow)), [DecisionKind::Held]);
     let gate = trial.gate(GateName::Throughput);
@@ -272,7 +284,7 @@ fn fewer_tokens_per_second_hold() {
 
 #[test]
 fn worse_feedback_holds_and_absent_feedback_does_not() {
-    let mut trial = Trial::warm();
+    let mut trial = Trial::earlier();
     trial.votes(Arm::Stable, 18, 2);
     trial.votes(Arm::Canary, 17, 3);
     assert_eq!(kinds(&trial.bake_well()), [DecisionKind::Held]);
@@ -291,7 +303,7 @@ fn answers_asked_for_again_hold() {
     let stage = trial.rollout.stage();
     assert_eq!(trial.gate(GateName::Retries).state.as_str(), "not_judged");
     for _ in 0..4 {
-        trial.step(Event::Retry { arm: Arm::Canary, stage });
+        trial.step(Event::Retry { arm: Arm::Canary, stage, origin: Origin::default() });
     }
     assert_eq!(kinds(&trial.bake_well()), [DecisionKind::Held]);
     assert_eq!(trial.gate(GateName::Retries).state.as_str(), "fail");
@@ -301,7 +313,7 @@ fn answers_asked_for_again_hold() {
 
 #[test]
 fn at_full_weight_the_canary_is_compared_with_stable_as_it_was() {
-    let mut trial = Trial::warm();
+    let mut trial = Trial::earlier();
     for _ in 0..3 {
         trial.errors(Arm::Stable, 3);
         trial.bake_well();
@@ -329,7 +341,7 @@ fn errors_at_full_weight_roll_back_against_the_reference() {
 
 #[test]
 fn a_scrap_of_stable_traffic_does_not_replace_a_good_reference() {
-    let mut trial = Trial::warm();
+    let mut trial = Trial::earlier();
     trial.oks(Arm::Stable, 5000);
     trial.order(Operator::SetWeight(percent(50))).expect("running");
     trial.oks(Arm::Stable, 2);
@@ -356,7 +368,10 @@ fn a_weight_set_by_hand_is_a_stage_of_its_own() {
     let mut trial = Trial::warm();
     trial.oks(Arm::Canary, 100);
     let actions = trial.order(Operator::SetWeight(percent(30))).expect("running");
-    assert_eq!(actions[0], Action::SetWeight { weight: percent(30), stage: 2 });
+    assert_eq!(
+        actions[0],
+        Action::SetWeight { weight: percent(30), routed: percent(30), stage: 2 }
+    );
     assert_eq!(trial.view().arm(Arm::Canary).counts.requests, 0);
     assert_eq!(trial.view().step, None);
     assert_eq!(kinds(&trial.bake_well()), [raised(30, 50)], "to the first step above");
@@ -410,7 +425,7 @@ fn a_new_rollout_begins_afresh_under_new_epochs() {
     assert_eq!(refused, StepError::AlreadyRunning { rollout: "r1".to_string() });
     trial.order(Operator::Rollback).expect("running");
     let actions = trial.step(running);
-    assert_eq!(actions[0], Action::SetWeight { weight: percent(5), stage: 3 });
+    assert_eq!(actions[0], Action::SetWeight { weight: percent(5), routed: percent(5), stage: 3 });
     let view = trial.view();
     assert_eq!(view.rollout.as_deref(), Some("r2"));
     assert_eq!(view.arm(Arm::Canary).total, Counts::default());

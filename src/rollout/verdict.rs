@@ -1,4 +1,4 @@
-//! The form of a verdict: eight gates, four states, every figure with its threshold.
+//! The form of a verdict: gates, five states, every figure with its threshold.
 //!
 //! Plain data, and the rule that combines the gates; `gates` computes each of them. There is a third result
 //! besides pass and fail because "not enough data yet" must neither promote nor accuse. A gate that has
@@ -9,6 +9,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use super::Counts;
+use super::quality::Flag;
 
 /// The combined result of all gates.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -96,9 +97,63 @@ pub enum GateName {
     Feedback,
     /// How often users regenerate an answer, compared with stable.
     Retries,
+    /// [`Flag::Empty`].
+    Empty,
+    /// [`Flag::Length`].
+    Length,
+    /// [`Flag::Loop`].
+    Loop,
+    /// [`Flag::Structure`].
+    Structure,
+    /// [`Flag::UnknownTool`].
+    UnknownTool,
+    /// [`Flag::Script`].
+    Script,
+    /// [`Flag::Refusal`].
+    Refusal,
+    /// [`Flag::Cancelled`].
+    Cancelled,
+    /// [`Flag::Rescued`].
+    Rescued,
 }
 
 impl GateName {
+    /// Every gate, in the order of a verdict.
+    pub const ALL: [GateName; 17] = [
+        GateName::Bake,
+        GateName::Requests,
+        GateName::Errors,
+        GateName::Ttft,
+        GateName::Tpot,
+        GateName::Throughput,
+        GateName::Feedback,
+        GateName::Retries,
+        GateName::Empty,
+        GateName::Length,
+        GateName::Loop,
+        GateName::Structure,
+        GateName::UnknownTool,
+        GateName::Script,
+        GateName::Refusal,
+        GateName::Cancelled,
+        GateName::Rescued,
+    ];
+
+    /// The gate of a quality flag.
+    pub const fn of(flag: Flag) -> GateName {
+        match flag {
+            Flag::Empty => GateName::Empty,
+            Flag::Length => GateName::Length,
+            Flag::Loop => GateName::Loop,
+            Flag::Structure => GateName::Structure,
+            Flag::UnknownTool => GateName::UnknownTool,
+            Flag::Script => GateName::Script,
+            Flag::Refusal => GateName::Refusal,
+            Flag::Cancelled => GateName::Cancelled,
+            Flag::Rescued => GateName::Rescued,
+        }
+    }
+
     /// A short name from a bounded set.
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -110,6 +165,15 @@ impl GateName {
             GateName::Throughput => "throughput",
             GateName::Feedback => "feedback",
             GateName::Retries => "retries",
+            GateName::Empty => Flag::Empty.as_str(),
+            GateName::Length => Flag::Length.as_str(),
+            GateName::Loop => Flag::Loop.as_str(),
+            GateName::Structure => Flag::Structure.as_str(),
+            GateName::UnknownTool => Flag::UnknownTool.as_str(),
+            GateName::Script => Flag::Script.as_str(),
+            GateName::Refusal => Flag::Refusal.as_str(),
+            GateName::Cancelled => Flag::Cancelled.as_str(),
+            GateName::Rescued => Flag::Rescued.as_str(),
         }
     }
 }
@@ -132,6 +196,8 @@ pub enum GateState {
     Inconclusive(String),
     /// Nothing to judge, which does not hold the weight: the reason.
     NotJudged(String),
+    /// Not met, but the policy only wants it reported: the figures.
+    Noted(String),
 }
 
 impl GateState {
@@ -142,6 +208,7 @@ impl GateState {
             GateState::Fail(_) => "fail",
             GateState::Inconclusive(_) => "inconclusive",
             GateState::NotJudged(_) => "not_judged",
+            GateState::Noted(_) => "noted",
         }
     }
 }
@@ -178,9 +245,10 @@ impl Gate {
     pub(crate) fn bare(name: GateName, state: GateState) -> Gate {
         let text = match &state {
             GateState::Pass => String::new(),
-            GateState::Fail(text) | GateState::Inconclusive(text) | GateState::NotJudged(text) => {
-                text.clone()
-            }
+            GateState::Fail(text)
+            | GateState::Inconclusive(text)
+            | GateState::NotJudged(text)
+            | GateState::Noted(text) => text.clone(),
         };
         Gate {
             name,
@@ -199,7 +267,7 @@ impl Gate {
             GateState::Fail(what) | GateState::Inconclusive(what) => {
                 Some(format!("{}: {what}", self.name))
             }
-            GateState::Pass | GateState::NotJudged(_) => None,
+            GateState::Pass | GateState::NotJudged(_) | GateState::Noted(_) => None,
         }
     }
 }

@@ -20,6 +20,8 @@ pub struct View {
     pub self_test: bool,
     /// The canary's share.
     pub weight: Weight,
+    /// The share that is routed to it: less while a part of the traffic is held back on stable.
+    pub routed: Weight,
     /// The current stage epoch.
     pub stage: u64,
     /// The index in `steps` of the current weight; `None` if no step has it.

@@ -4,8 +4,8 @@
 //! Knows nothing of why the weight is what it is.
 
 use super::deployment::Deployment;
-use super::pick::{NoCanary, RouteInput, pick};
-use crate::rollout::{Arm, Weight};
+use super::pick::{NoCanary, RouteInput, pick, session_hash};
+use crate::rollout::{Arm, Origin, Weight};
 use std::sync::Arc;
 
 /// The pointers and the weight.
@@ -15,8 +15,10 @@ pub struct Routes {
     pub rollout: Arc<str>,
     /// Stage epoch, so that an outcome can be told from one of an earlier weight.
     pub stage: u64,
-    /// The canary's share.
+    /// The canary's share, as the rollout has it.
     pub weight: Weight,
+    /// The share that is routed to it: less while a part of the traffic is held back on stable.
+    pub routed: Weight,
     /// `None` until stable is loaded.
     pub stable: Option<Arc<Deployment>>,
     /// `None` while no canary is in service.
@@ -34,6 +36,8 @@ pub struct Assignment {
     pub stage: u64,
     /// False for pinned requests, which no verdict may count.
     pub judged: bool,
+    /// How it was routed; the party is for the caller to fill in.
+    pub origin: Origin,
     /// Of a canary: stable, and the weight in force.
     pub beside: Option<(Arc<Deployment>, Weight)>,
 }
@@ -51,7 +55,14 @@ impl Routes {
     /// Nothing loaded yet.
     pub fn empty() -> Routes {
         let (stable, canary) = (None, None);
-        Routes { rollout: "".into(), stage: 0, weight: Weight::ZERO, stable, canary }
+        Routes {
+            rollout: "".into(),
+            stage: 0,
+            weight: Weight::ZERO,
+            routed: Weight::ZERO,
+            stable,
+            canary,
+        }
     }
 
     /// The arm for a request: by pin, key or `draw`, uniform in [0, 1).
@@ -66,11 +77,14 @@ impl Routes {
             key,
             pin,
             draw,
-            weight: self.weight,
+            weight: self.routed,
             canary_up: self.canary.is_some(),
         };
         let route = pick(&input).map_err(|NoCanary| NoRoute::NoCanary)?;
-        self.to(route.arm, !route.pinned)
+        let to = self.to(route.arm, !route.pinned)?;
+        let cluster = key.filter(|_| route.sticky).map(session_hash);
+        let origin = Origin { party: None, cluster, routed: Some(self.routed) };
+        Ok(Assignment { origin, ..to })
     }
 
     /// That arm, whatever the weight.
@@ -81,7 +95,8 @@ impl Routes {
         };
         let deployment = deployment.clone().ok_or(missing)?;
         let stable = self.stable.clone().filter(|_| arm == Arm::Canary);
-        let beside = stable.map(|stable| (stable, self.weight));
-        Ok(Assignment { arm, deployment, stage: self.stage, judged, beside })
+        let beside = stable.map(|stable| (stable, self.routed));
+        let origin = Origin { party: None, cluster: None, routed: Some(self.routed) };
+        Ok(Assignment { arm, deployment, stage: self.stage, judged, origin, beside })
     }
 }

@@ -5,6 +5,7 @@
 
 use super::logprobs::Waiting;
 use super::prepare::Prepared;
+use super::quality::Collected;
 use super::types::{Finish, GenerateRequest, Piece, Served, Timeouts, Usage};
 use crate::engine::{
     EngineHandle, Fault, FinishReason, Refusal, SeqEvent, SeqRequest, Timings, Work,
@@ -41,6 +42,11 @@ pub(super) struct Played {
     pub usage: Usage,
     /// Ids of the first reply.
     pub tokens: Vec<u32>,
+    /// From the submission to the end, without the wait in the queue: how long a client waited that left before
+    /// the first token.
+    pub waited: Duration,
+    /// Its text, and how it ended.
+    pub collected: Collected,
     /// What the prompt cost the device.
     pub ttft: Option<Duration>,
     /// What a token after the first cost the device: a matched step's time if there was one, else the mean.
@@ -86,6 +92,8 @@ pub(super) struct Attempt {
     /// Prompt tokens that were cached, once the engine has said so.
     cached: Option<usize>,
     gaps: metrics::TokenGaps,
+    /// Of the first reply.
+    collected: Collected,
 }
 
 impl Attempt {
@@ -141,6 +149,7 @@ impl Attempt {
             engine: Timings::default(),
             cached: None,
             gaps: metrics::token_gaps(who),
+            collected: Collected::default(),
             assignment,
         }
     }
@@ -258,6 +267,9 @@ impl Attempt {
         finish: Option<Finish>,
         out: &Sender<Piece>,
     ) -> Result<(), Ended> {
+        if tag == 0 {
+            self.collected.add(&emit, finish);
+        }
         let waiting = &mut self.replies[tag as usize].waiting;
         let tokens = match finish {
             // What a stop string cut off was never sent, and neither are its tokens.
@@ -290,6 +302,7 @@ impl Attempt {
         let (timings, usage) = (self.timings(now), self.usage());
         let (ttft, matched) = (self.own_first_token(), self.matched());
         let tpot = matched.or_else(|| self.own_per_token());
+        let waited = now.saturating_duration_since(self.submitted).saturating_sub(timings.queued);
         let tokens = self.replies.first_mut().map(|reply| std::mem::take(&mut reply.ids));
         Played {
             assignment: self.assignment,
@@ -299,6 +312,8 @@ impl Attempt {
             timings,
             usage,
             tokens: tokens.unwrap_or_default(),
+            waited,
+            collected: self.collected,
             ttft,
             tpot,
             matched: matched.is_some(),

@@ -6,6 +6,7 @@
 use super::admission::{self, Admission};
 use super::attempt::Attempt;
 use super::class::no_route;
+use super::conversation;
 use super::prepare::{check_ids, encode, invalid, prepare, text_error};
 use super::record;
 use super::shadow::Shadow;
@@ -64,14 +65,15 @@ impl Gateway {
     /// `Piece::Failed`.
     pub async fn generate(&self, request: GenerateRequest) -> Result<Generation, GatewayError> {
         let live = self.shadow.live();
-        let draw = rand::random::<f64>();
-        let route = self.control.route(request.key.as_deref(), request.pin, draw);
-        let assignment = route.map_err(no_route)?;
+        let (key, draw) = (conversation::routing_key(&request), rand::random::<f64>());
+        let route = self.control.route(key.as_deref(), request.pin, draw);
+        let mut assignment = route.map_err(no_route)?;
+        assignment.origin.party = request.party;
         let attempt = match self.attempt(&request, assignment.clone(), false).await {
             Ok(attempt) => attempt,
             Err(error) => self.not_begun(&request, &assignment, error).await?,
         };
-        let conversation = record::conversation(&request);
+        let conversation = conversation::asked_again(&request);
         self.control.asked(conversation);
         let (out, pieces) = channel(PIECES);
         let routed = attempt.served.clone();

@@ -3,17 +3,19 @@
 //! In the order of a request: `types` is what a front end (HTTP) exchanges with [`Gateway`] (`gateway`); `admission`
 //! bounds what is done for a request before a model has it; `prepare` turns it into token ids for the arm it was
 //! routed to; `attempt` follows that arm's reply; `rescue` has stable take over what a canary failed; `class` says
-//! what an ending counts as, and `record` keeps it. `logprobs` holds log-probabilities back until their text is sent;
-//! `shadow` and `paired` put copies of requests to the canary while the device is idle. It knows no HTTP and no
-//! statistics.
+//! what an ending counts as, `quality` what a reply shows of itself, and `record` keeps both. `logprobs` holds
+//! log-probabilities back until their text is sent; `shadow` and `paired` put copies of requests to the canary while
+//! the device is idle. It knows no HTTP and no statistics.
 
 mod admission;
 mod attempt;
 mod class;
+mod conversation;
 mod gateway;
 mod logprobs;
 mod paired;
 mod prepare;
+mod quality;
 mod record;
 mod rescue;
 mod shadow;

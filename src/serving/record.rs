@@ -1,37 +1,38 @@
-//! What is kept of a request: its metrics, its outcome for the rollout, and who wrote the reply.
+//! What is kept of a request: its metrics, its flags, its outcome for the rollout, and who wrote the reply.
 //!
-//! One call for each attempt, whatever its end. How an end is classed is `class`'s business.
+//! One call for each attempt, whatever its end. How an end is classed is `class`'s business, and what a reply shows
+//! of itself is `quality`'s.
 
 use super::attempt::Played;
-use super::types::{GenerateRequest, Prompt};
+use super::quality;
+use super::types::GenerateRequest;
 use crate::control::{Control, can_be_voted_on};
 use crate::metrics;
-use crate::rollout::{Arm, Class, Outcome};
-use crate::routing::{Assignment, Deployment, session_hash};
+use crate::rollout::{Arm, Class, Flags, Outcome};
+use crate::routing::{Assignment, Deployment};
 use std::time::Instant;
 
 /// A request that its arm could not even begin.
 pub(super) fn not_begun(
     control: &Control,
-    request: &GenerateRequest,
+    arrived: Instant,
     assignment: &Assignment,
     class: Class,
     now: Instant,
 ) {
     let who = who(control, assignment.arm, &assignment.deployment);
     metrics::request(who, class.as_str(), &Default::default());
+    let flags = match compared(control, assignment.arm) {
+        true => quality::unanswered(class, false),
+        false => Flags::NONE,
+    };
+    metrics::reply_flags(who, flags);
     control.record(Outcome {
-        arm: assignment.arm,
-        class,
-        stage: assignment.stage,
         judged: assignment.judged,
-        session: request.key.as_deref().map(session_hash),
-        key: request.api_key,
-        ttft: None,
-        tpot: None,
-        e2e: now.saturating_duration_since(request.arrived),
-        output_tokens: 0,
-        matched: false,
+        origin: assignment.origin,
+        e2e: now.saturating_duration_since(arrived),
+        flags,
+        ..Outcome::new(assignment.arm, class, assignment.stage)
     });
 }
 
@@ -49,41 +50,52 @@ pub(super) fn played(
     played: &Played,
     class: Class,
 ) {
-    let Assignment { arm, stage, judged, deployment, .. } = &played.assignment;
-    metrics::request(who(control, *arm, deployment), class.as_str(), &played.timings);
+    let Assignment { arm, stage, judged, origin, deployment, .. } = &played.assignment;
+    let who = who(control, *arm, deployment);
+    metrics::request(who, class.as_str(), &played.timings);
     if played.served.rescued && class == Class::Ok {
         metrics::rescued(&deployment.version);
     }
     if can_be_voted_on(class) {
         control.remember_author(request.id.clone(), conversation, &played.assignment);
     }
+    let count = |tokens: usize| u32::try_from(tokens).unwrap_or(u32::MAX);
+    let left = class == Class::ClientCancel && played.ttft.is_none();
+    let flags = flags(control, request, played, class);
+    metrics::reply_flags(who, flags);
     control.record(Outcome {
-        arm: *arm,
-        class,
-        stage: *stage,
         judged: *judged,
-        session: request.key.as_deref().map(session_hash),
-        key: request.api_key,
-        ttft: played.ttft,
+        origin: *origin,
+        ttft: played.ttft.or(left.then_some(played.waited)),
+        censored: left,
         tpot: played.tpot,
         e2e: played.timings.total,
+        prompt_tokens: count(played.timings.prompt_tokens),
+        cached_tokens: count(played.timings.cached_tokens),
+        output_tokens: count(played.timings.output_tokens),
         matched: played.matched,
-        output_tokens: u32::try_from(played.timings.output_tokens).unwrap_or(u32::MAX),
+        flags,
+        ..Outcome::new(*arm, class, *stage)
     });
+}
+
+/// The flags of an attempt; none while there is nothing to compare them with.
+fn flags(control: &Control, request: &GenerateRequest, played: &Played, class: Class) -> Flags {
+    let Assignment { arm, deployment, .. } = &played.assignment;
+    if !compared(control, *arm) {
+        return Flags::NONE;
+    }
+    match class {
+        Class::Ok => played.collected.flags(request, &played.tokens, &deployment.codec),
+        class => quality::unanswered(class, played.started),
+    }
+}
+
+/// Whether what this arm does is compared with another's: the canary's always, stable's while there is a canary.
+fn compared(control: &Control, arm: Arm) -> bool {
+    arm == Arm::Canary || control.models().canary.is_some()
 }
 
 fn who<'a>(control: &'a Control, arm: Arm, deployment: &'a Deployment) -> metrics::Who<'a> {
     metrics::Who { model: control.name(), arm, version: &deployment.version }
-}
-
-/// Equal when a client asks for a reply to the same conversation again: a hash of the client and of all that
-/// it said.
-pub(super) fn conversation(request: &GenerateRequest) -> u64 {
-    let said = match &request.prompt {
-        Prompt::Chat { messages, .. } => serde_json::to_vec(messages).unwrap_or_default(),
-        Prompt::Text(text) => text.clone().into_bytes(),
-        Prompt::Tokens(ids) => ids.iter().flat_map(|id| id.to_le_bytes()).collect(),
-    };
-    let client = request.key.as_deref().map_or(request.client, session_hash);
-    xxhash_rust::xxh3::xxh3_64_with_seed(&said, client)
 }

@@ -71,11 +71,11 @@ impl Gateway {
             let stable = self.control.fallback().map_err(no_route)?;
             let attempt = self.attempt(request, stable, true).await;
             let untaken = attempt.as_ref().err().map_or(Class::ModelError, class_of_error);
-            record::not_begun(&self.control, request, assignment, untaken, Instant::now());
+            record::not_begun(&self.control, request.arrived, assignment, untaken, Instant::now());
             return attempt;
         }
         let class = class_of_error(&error);
-        record::not_begun(&self.control, request, assignment, class, Instant::now());
+        record::not_begun(&self.control, request.arrived, assignment, class, Instant::now());
         if stays {
             return Err(error);
         }

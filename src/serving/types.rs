@@ -28,8 +28,8 @@ pub struct GenerateRequest {
     pub key: Option<String>,
     /// Asked for by header or model name; such requests stay out of verdicts.
     pub pin: Option<Arm>,
-    /// Hash of the API key, if there was one: no key may decide a verdict alone.
-    pub api_key: Option<u64>,
+    /// Hash of what the sender cannot change at will, its address: no party may decide a verdict alone.
+    pub party: Option<u64>,
     /// Hash of what tells clients apart without their help; a conversation is one client's.
     pub client: u64,
     /// When the request reached the server; TTFT and the deadline for the whole reply count from here.

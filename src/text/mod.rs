@@ -9,7 +9,8 @@
 //! messages to the canonical form), `abilities` (which shapes a template supports), `renderer` with
 //! `template`, `json` and `date` (renders a conversation to a prompt, byte for byte as Python's transformers
 //! does), `apart` (in a subprocess), `content` (text from clients is data), `stream` (ids become text as they
-//! arrive), `spelling` (the bytes of one id), `stop` and [`tools`] (two readers of that text).
+//! arrive), `spelling` (the bytes of one id), `stop` and [`tools`] (two readers of that text), [`quality`]
+//! (signs that a complete reply is poor).
 //!
 //! It does not know about HTTP, arms, models or devices, and reads no clock. Loading, and rendering in a
 //! subprocess, block; everything else is computation in memory. Errors say who caused them:
@@ -27,6 +28,7 @@ mod folder;
 mod gguf;
 mod json;
 mod message;
+pub mod quality;
 mod renderer;
 mod spelling;
 mod stop;

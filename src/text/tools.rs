@@ -14,7 +14,8 @@
 use super::stop::beginning_at_end;
 use serde_json::Value;
 
-const OPEN: &str = "<tool_call>";
+/// The tag that opens a call. A call that cannot be parsed comes back as one piece of text that starts with it.
+pub(super) const OPEN: &str = "<tool_call>";
 const CLOSE: &str = "</tool_call>";
 /// A longer call is returned as text.
 const MAX_CALL: usize = 1 << 20;

@@ -41,7 +41,7 @@ async fn start() -> (Replies, Sender<Piece>) {
         ignore_eos: false,
         key: None,
         pin: None,
-        api_key: None,
+        party: None,
         client: 0,
         arrived: Instant::now(),
     };

@@ -23,7 +23,7 @@ fn request() -> GenerateRequest {
         ignore_eos: false,
         key: None,
         pin: None,
-        api_key: None,
+        party: None,
         client: 0,
         arrived: Instant::now(),
     }

@@ -29,8 +29,8 @@ pub struct Envelope {
     pub session: Option<String>,
     /// The arm from the header.
     pub variant: Option<Arm>,
-    /// Hash of the API key.
-    pub api_key: Option<u64>,
+    /// Hash of the address: an IPv4 address, or the /64 network of an IPv6 one.
+    pub party: Option<u64>,
     /// Hash of the API key and address: it distinguishes clients that send no session key.
     pub client: u64,
 }
@@ -91,7 +91,7 @@ pub fn ask(
         ignore_eos: fields.boolean("ignore_eos")?.unwrap_or(false),
         key: key(fields, envelope.session, batch.then_some(&envelope.id))?,
         pin: pin(by_name, envelope.variant)?,
-        api_key: envelope.api_key,
+        party: envelope.party,
         client: envelope.client,
         arrived: envelope.arrived,
         id: envelope.id,

@@ -16,7 +16,7 @@ fn envelope() -> Envelope {
         arrived: Instant::now(),
         session: None,
         variant: None,
-        api_key: None,
+        party: None,
         client: 0,
     }
 }

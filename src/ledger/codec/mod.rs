@@ -17,11 +17,14 @@ mod tests;
 
 use std::time::Duration;
 
-use crate::rollout::{Arm, Class, Event, Operator, Order, Outcome, Weight};
+use crate::rollout::{Arm, Class, Event, Flags, Operator, Order, Origin, Outcome, Weight};
 use bytes::{Reader, Writer};
 
-/// The format that [`Batch`] writes.
-const VERSION: u8 = 1;
+/// The format that [`Batch`] writes. Version 1 has no origin of votes and retries, and of outcomes neither the
+/// routed share nor prompt tokens, quality flags and censored times.
+const VERSION: u8 = 2;
+/// The oldest format that is read.
+const OLDEST: u8 = 1;
 
 /// Why bytes are not a valid batch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -58,9 +61,21 @@ const KEY: u8 = 1 << 5;
 const KEY_IS_SESSION: u8 = 1 << 6;
 const SAME_STAGE: u8 = 1 << 7;
 
+// The second byte of flags of an outcome.
+const ROUTED: u8 = 1;
+const CENSORED: u8 = 1 << 1;
+const PROMPT: u8 = 1 << 2;
+const QUALITY: u8 = 1 << 3;
+
+// The flags of an origin.
+const ORIGIN_PARTY: u8 = 1;
+const ORIGIN_CLUSTER: u8 = 1 << 1;
+const ORIGIN_ROUTED: u8 = 1 << 2;
+
 /// The state that the next event is encoded relative to.
 #[derive(Debug, Clone, Copy, Default)]
 struct Context {
+    version: u8,
     at: Duration,
     stage: u64,
 }
@@ -78,7 +93,12 @@ impl Batch {
     /// An empty batch whose first event has number `first` in its rollout, counted from 0.
     pub fn new(first: u64) -> Batch {
         let events = Writer::with_capacity(4096);
-        Batch { first, count: 0, context: Context::default(), events }
+        Batch {
+            first,
+            count: 0,
+            context: Context { version: VERSION, ..Context::default() },
+            events,
+        }
     }
 
     /// Events so far.
@@ -106,14 +126,16 @@ impl Batch {
         let (out, context) = (&mut self.events, &mut self.context);
         match event {
             Event::Outcome(outcome) => write_outcome(out, context, at, outcome),
-            Event::Feedback { arm, stage, positive } => {
+            Event::Feedback { arm, stage, positive, origin } => {
                 let fields = arm.index() as u8 | u8::from(*positive) << 1;
                 head(out, context, at, FEEDBACK, fields);
                 out.varint(u128::from(*stage));
+                write_origin(out, origin);
             }
-            Event::Retry { arm, stage } => {
+            Event::Retry { arm, stage, origin } => {
                 head(out, context, at, RETRY, arm.index() as u8);
                 out.varint(u128::from(*stage));
+                write_origin(out, origin);
             }
             Event::Fault { arm, what } => {
                 head(out, context, at, FAULT, arm.index() as u8);
@@ -156,10 +178,10 @@ pub struct Events {
 /// Reads the output of [`Batch::into_bytes`]; anything else is an error.
 pub fn decode(bytes: &[u8]) -> Result<Events, CodecError> {
     let mut input = Reader::new(bytes);
-    match input.byte()? {
-        VERSION => {}
+    let version = match input.byte()? {
+        known @ OLDEST..=VERSION => known,
         other => return Err(CodecError::Version(other)),
-    }
+    };
     let first = input.u64("index")?;
     let count = input.u64("count")?;
     // No event is shorter than two bytes, so a false count cannot request much memory.
@@ -167,7 +189,7 @@ pub fn decode(bytes: &[u8]) -> Result<Events, CodecError> {
         return Err(CodecError::Short);
     }
     let mut events = Vec::with_capacity(count as usize);
-    let mut context = Context::default();
+    let mut context = Context { version, ..Context::default() };
     for _ in 0..count {
         events.push(read_event(&mut input, &mut context)?);
     }
@@ -190,15 +212,16 @@ fn nanos(duration: Duration) -> i128 {
 
 fn write_outcome(out: &mut Writer, context: &mut Context, at: Duration, outcome: &Outcome) {
     head(out, context, at, OUTCOME, outcome.arm.index() as u8 | class_code(outcome.class) << 1);
-    let key_is_session = outcome.key.is_some() && outcome.key == outcome.session;
+    let Origin { party, cluster, routed } = outcome.origin;
+    let key_is_session = party.is_some() && party == cluster;
     let mut flags = 0;
     for (flag, set) in [
         (JUDGED, outcome.judged),
-        (SESSION, outcome.session.is_some()),
+        (SESSION, cluster.is_some()),
         (TTFT, outcome.ttft.is_some()),
         (TPOT, outcome.tpot.is_some()),
         (MATCHED, outcome.matched),
-        (KEY, outcome.key.is_some()),
+        (KEY, party.is_some()),
         (KEY_IS_SESSION, key_is_session),
         (SAME_STAGE, outcome.stage == context.stage),
     ] {
@@ -209,7 +232,7 @@ fn write_outcome(out: &mut Writer, context: &mut Context, at: Duration, outcome:
         out.varint(u128::from(outcome.stage));
         context.stage = outcome.stage;
     }
-    for hash in [outcome.session, outcome.key.filter(|_| !key_is_session)].into_iter().flatten() {
+    for hash in [cluster, party.filter(|_| !key_is_session)].into_iter().flatten() {
         out.fixed(hash);
     }
     out.varint(u128::from(outcome.output_tokens));
@@ -217,6 +240,38 @@ fn write_outcome(out: &mut Writer, context: &mut Context, at: Duration, outcome:
         out.varint(time.as_nanos());
     }
     out.signed(nanos(outcome.e2e) - expected(outcome.ttft, outcome.tpot, outcome.output_tokens));
+    let (prompt, quality) = (outcome.prompt_tokens > 0, !outcome.flags.is_empty());
+    let more = [
+        (ROUTED, routed.is_some()),
+        (CENSORED, outcome.censored),
+        (PROMPT, prompt),
+        (QUALITY, quality),
+    ];
+    out.byte(more.into_iter().fold(0, |all, (flag, set)| if set { all | flag } else { all }));
+    if let Some(routed) = routed {
+        out.byte(routed.percent());
+    }
+    if prompt {
+        out.varint(u128::from(outcome.prompt_tokens));
+        out.varint(u128::from(outcome.cached_tokens));
+    }
+    if quality {
+        out.varint(u128::from(outcome.flags.bits()));
+    }
+}
+
+fn write_origin(out: &mut Writer, origin: &Origin) {
+    let Origin { party, cluster, routed } = *origin;
+    let flags = [
+        (ORIGIN_PARTY, party.is_some()),
+        (ORIGIN_CLUSTER, cluster.is_some()),
+        (ORIGIN_ROUTED, routed.is_some()),
+    ];
+    out.byte(flags.into_iter().fold(0, |all, (flag, set)| if set { all | flag } else { all }));
+    [party, cluster].into_iter().flatten().for_each(|hash| out.fixed(hash));
+    if let Some(routed) = routed {
+        out.byte(routed.percent());
+    }
 }
 
 fn class_code(class: Class) -> u8 {
@@ -290,10 +345,13 @@ fn read_event(
     let event = match tag {
         OUTCOME => Event::Outcome(read_outcome(input, context, arm, fields >> 1)?),
         FEEDBACK => {
-            let positive = fields & 2 != 0;
-            Event::Feedback { arm, stage: input.u64("stage")?, positive }
+            let (positive, stage) = (fields & 2 != 0, input.u64("stage")?);
+            Event::Feedback { arm, stage, positive, origin: read_origin(input, context)? }
         }
-        RETRY => Event::Retry { arm, stage: input.u64("stage")? },
+        RETRY => {
+            let stage = input.u64("stage")?;
+            Event::Retry { arm, stage, origin: read_origin(input, context)? }
+        }
         FAULT => Event::Fault { arm, what: input.text()? },
         THROTTLED => {
             let time = duration(i128::try_from(input.varint()?).ok(), "time")?;
@@ -319,10 +377,10 @@ fn read_outcome(
     if !has(SAME_STAGE) {
         context.stage = input.u64("stage")?;
     }
-    let session = if has(SESSION) { Some(input.fixed()?) } else { None };
-    let key = match (has(KEY), has(KEY_IS_SESSION)) {
+    let cluster = if has(SESSION) { Some(input.fixed()?) } else { None };
+    let party = match (has(KEY), has(KEY_IS_SESSION)) {
         (false, false) => None,
-        (true, true) if session.is_some() => session,
+        (true, true) if cluster.is_some() => cluster,
         (true, false) => Some(input.fixed()?),
         _ => return Err(CodecError::Invalid("key")),
     };
@@ -333,19 +391,67 @@ fn read_outcome(
     };
     let (ttft, tpot) = (time(TTFT)?, time(TPOT)?);
     let e2e = duration(expected(ttft, tpot, tokens).checked_add(input.signed()?), "latency")?;
-    Ok(Outcome {
-        arm,
-        class,
-        stage: context.stage,
+    let outcome = Outcome {
         judged: has(JUDGED),
-        session,
-        key,
+        origin: Origin { party, cluster, routed: None },
         ttft,
         tpot,
         e2e,
         output_tokens: tokens,
         matched: has(MATCHED),
-    })
+        ..Outcome::new(arm, class, context.stage)
+    };
+    if context.version == OLDEST { Ok(outcome) } else { read_more(input, outcome) }
+}
+
+/// The fields that version 1 does not have.
+fn read_more(input: &mut Reader<'_>, mut outcome: Outcome) -> Result<Outcome, CodecError> {
+    let flags = input.byte()?;
+    let has = |flag: u8| flags & flag != 0;
+    if flags & !(ROUTED | CENSORED | PROMPT | QUALITY) != 0 {
+        return Err(CodecError::Invalid("outcome flags"));
+    }
+    let mut count =
+        |what| input.varint().and_then(|n| u32::try_from(n).map_err(|_| CodecError::Invalid(what)));
+    outcome.censored = has(CENSORED);
+    if has(ROUTED) {
+        let percent = u8::try_from(count("share")?).ok().and_then(Weight::new);
+        outcome.origin.routed = Some(percent.ok_or(CodecError::Invalid("share"))?);
+    }
+    if has(PROMPT) {
+        outcome.prompt_tokens = count("token count")?;
+        outcome.cached_tokens = count("token count")?;
+    }
+    if has(QUALITY) {
+        let bits = count("quality flags")?;
+        let known = u16::try_from(bits).map(Flags::from_bits).unwrap_or_default();
+        if u32::from(known.bits()) != bits || known.is_empty() {
+            return Err(CodecError::Invalid("quality flags"));
+        }
+        outcome.flags = known;
+    }
+    if has(PROMPT) && outcome.prompt_tokens == 0 {
+        return Err(CodecError::Invalid("token count"));
+    }
+    Ok(outcome)
+}
+
+fn read_origin(input: &mut Reader<'_>, context: &Context) -> Result<Origin, CodecError> {
+    if context.version == OLDEST {
+        return Ok(Origin::default());
+    }
+    let flags = input.byte()?;
+    let has = |flag: u8| flags & flag != 0;
+    if flags & !(ORIGIN_PARTY | ORIGIN_CLUSTER | ORIGIN_ROUTED) != 0 {
+        return Err(CodecError::Invalid("origin"));
+    }
+    let party = if has(ORIGIN_PARTY) { Some(input.fixed()?) } else { None };
+    let cluster = if has(ORIGIN_CLUSTER) { Some(input.fixed()?) } else { None };
+    let routed = match has(ORIGIN_ROUTED) {
+        true => Some(Weight::new(input.byte()?).ok_or(CodecError::Invalid("share"))?),
+        false => None,
+    };
+    Ok(Origin { party, cluster, routed })
 }
 
 fn read_order(input: &mut Reader<'_>, fields: u8) -> Result<Order, CodecError> {

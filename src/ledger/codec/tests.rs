@@ -3,6 +3,7 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::rollout::Flag;
 
 fn arm() -> impl Strategy<Value = Arm> {
     prop_oneof![Just(Arm::Stable), Just(Arm::Canary)]
@@ -18,15 +19,39 @@ fn time() -> impl Strategy<Value = Duration> {
 }
 
 fn outcome() -> impl Strategy<Value = Outcome> {
-    let hash = || prop::option::of(prop_oneof![any::<u64>(), Just(7u64)]);
+    let tokens = || prop_oneof![4 => 0u32..300, 1 => any::<u32>()];
+    let flags = any::<u16>().prop_map(Flags::from_bits);
+    let more = (any::<bool>(), (origin(), tokens(), tokens(), flags));
     let class = (0u8..6).prop_map(|code| class_of(code).expect("a class"));
-    let who = (arm(), class, prop_oneof![0u64..3, any::<u64>()], any::<bool>(), hash(), hash());
+    let who = (arm(), class, prop_oneof![0u64..3, any::<u64>()], any::<bool>(), more);
     let times = (prop::option::of(time()), prop::option::of(time()), time());
     let rest = (prop_oneof![0u32..300, any::<u32>()], any::<bool>());
     (who, times, rest).prop_map(|(who, (ttft, tpot, e2e), (output_tokens, matched))| {
-        let (arm, class, stage, judged, session, key) = who;
-        Outcome { arm, class, stage, judged, session, key, ttft, tpot, e2e, output_tokens, matched }
+        let (arm, class, stage, judged, (censored, more)) = who;
+        let (origin, prompt_tokens, cached_tokens, flags) = more;
+        let outcome = Outcome {
+            judged,
+            origin,
+            ttft,
+            censored,
+            tpot,
+            e2e,
+            output_tokens,
+            matched,
+            ..Outcome::new(arm, class, stage)
+        };
+        // Without a prompt there is nothing that could be cached.
+        let cached_tokens = if prompt_tokens == 0 { 0 } else { cached_tokens };
+        Outcome { prompt_tokens, cached_tokens, flags, ..outcome }
     })
+}
+
+fn origin() -> impl Strategy<Value = Origin> {
+    let hash = || prop::option::of(prop_oneof![any::<u64>(), Just(7u64)]);
+    let share = prop::option::of(
+        (0u8..=100).prop_map(|percent| Weight::new(percent).expect("at most 100")),
+    );
+    (hash(), hash(), share).prop_map(|(party, cluster, routed)| Origin { party, cluster, routed })
 }
 
 fn order() -> impl Strategy<Value = Order> {
@@ -48,9 +73,11 @@ fn order() -> impl Strategy<Value = Order> {
 fn event() -> impl Strategy<Value = Event> {
     prop_oneof![
         8 => outcome().prop_map(Event::Outcome),
-        1 => (arm(), any::<u64>(), any::<bool>())
-            .prop_map(|(arm, stage, positive)| Event::Feedback { arm, stage, positive }),
-        1 => (arm(), any::<u64>()).prop_map(|(arm, stage)| Event::Retry { arm, stage }),
+        1 => (arm(), any::<u64>(), any::<bool>(), origin()).prop_map(
+            |(arm, stage, positive, origin)| Event::Feedback { arm, stage, positive, origin }
+        ),
+        1 => (arm(), any::<u64>(), origin())
+            .prop_map(|(arm, stage, origin)| Event::Retry { arm, stage, origin }),
         1 => (arm(), any::<String>()).prop_map(|(arm, what)| Event::Fault { arm, what }),
         1 => Just(Event::Tick),
         1 => time().prop_map(|time| Event::Throttled { time }),
@@ -129,22 +156,30 @@ fn a_false_count_asks_for_no_memory() {
 /// Files on users' disks must stay readable: this format may get a successor, but must not change.
 #[test]
 fn the_form_is_fixed() {
+    let hash = Some(0x0102_0304_0506_0708);
     let outcome = Outcome {
-        arm: Arm::Canary,
-        class: Class::Timeout,
-        stage: 3,
-        judged: true,
-        session: Some(0x0102_0304_0506_0708),
-        key: Some(0x0102_0304_0506_0708),
+        origin: Origin { party: hash, cluster: hash, routed: None },
         ttft: Some(Duration::from_nanos(300)),
-        tpot: None,
         e2e: Duration::from_nanos(301),
         output_tokens: 2,
-        matched: false,
+        ..Outcome::new(Arm::Canary, Class::Timeout, 3)
     };
-    let bytes = encode(1, &[(Duration::from_nanos(5), Event::Outcome(outcome))]);
-    let wanted = [1, 1, 1, 0x50, 10, 0x67, 3, 8, 7, 6, 5, 4, 3, 2, 1, 2, 0xac, 2, 2];
-    assert_eq!(bytes, wanted);
+    let at = Duration::from_nanos(5);
+    let old = [1, 1, 1, 0x50, 10, 0x67, 3, 8, 7, 6, 5, 4, 3, 2, 1, 2, 0xac, 2, 2];
+    let read = decode(&old).expect("version 1 is read");
+    assert_eq!(read.events, [(at, Event::Outcome(outcome.clone()))]);
+    let more = Outcome {
+        origin: Origin { routed: Weight::new(90), ..outcome.origin },
+        censored: true,
+        prompt_tokens: 300,
+        cached_tokens: 5,
+        flags: Flags::NONE.with(Flag::Loop),
+        ..outcome
+    };
+    let bytes = encode(1, &[(at, Event::Outcome(more))]);
+    let new =
+        [2, 1, 1, 0x50, 10, 0x67, 3, 8, 7, 6, 5, 4, 3, 2, 1, 2, 0xac, 2, 2, 0xf, 90, 0xac, 2, 5, 4];
+    assert_eq!(bytes, new);
 }
 
 #[test]
@@ -153,7 +188,7 @@ fn an_outcome_takes_some_twenty_bytes() {
     let count = 1000;
     for number in 0..count {
         let mut outcome = crate::ledger::testing::outcome(Arm::Stable, 1, number);
-        outcome.session = None;
+        outcome.origin = Origin::default();
         batch.push(Duration::from_nanos(number * 10_123_457), &Event::Outcome(outcome));
     }
     let each = batch.into_bytes().len() as u64 / count;

@@ -1,0 +1,67 @@
+//! Who the requests of a rollout come from, as far as a verdict must know it.
+//!
+//! A decision must hold without its most influential party while others are active. If nearly all requests are of
+//! one party (one user, one proxy), the decision stands, and the verdict names the party. Parties share slots by
+//! hash, so memory is bounded whatever clients send. It does not know what a party is.
+
+use crate::rollout::evalue::SLOTS;
+use crate::rollout::keys::slot;
+
+/// Others are active if they send at least this share of the requests.
+const SHARE: f64 = 0.1;
+/// So many standard deviations below that share count as chance: at first, everybody may just not have come yet.
+const CHANCE: f64 = 4.0;
+
+/// Requests by party.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Parties {
+    all: f64,
+    by_slot: [f64; SLOTS],
+    /// The latest party of each slot.
+    latest: [u64; SLOTS],
+}
+
+impl Parties {
+    pub(crate) fn new() -> Parties {
+        Parties { all: 0.0, by_slot: [0.0; SLOTS], latest: [0; SLOTS] }
+    }
+
+    /// Counts a request.
+    pub(crate) fn count(&mut self, party: Option<u64>) {
+        self.all += 1.0;
+        if let Some(party) = party {
+            let at = slot(party);
+            self.by_slot[at] += 1.0;
+            self.latest[at] = party;
+        }
+    }
+
+    /// Whether a decision must hold without this slot.
+    pub(crate) fn can_do_without(&self, slot: usize) -> bool {
+        let chance = CHANCE * (SHARE * (1.0 - SHARE) * self.all).sqrt();
+        self.all - self.by_slot[slot] >= SHARE * self.all - chance
+    }
+
+    /// The name of the party that nearly all requests come from, if there is one.
+    pub(crate) fn lone(&self) -> Option<String> {
+        let lone = (0..SLOTS).find(|slot| self.all > 0.0 && !self.can_do_without(*slot))?;
+        Some(format!("{:08x}", self.latest[lone] as u32))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_party_is_alone_when_it_is_certain_that_others_send_less_than_a_tenth() {
+        let mut parties = Parties::new();
+        (0..140).for_each(|_| parties.count(Some(1)));
+        assert!(parties.can_do_without(slot(1)), "the others may be late");
+        (0..20).for_each(|_| parties.count(Some(1)));
+        assert!(!parties.can_do_without(slot(1)) && parties.can_do_without(slot(2)));
+        assert_eq!(parties.lone().as_deref(), Some("00000001"));
+        (0..12).for_each(|_| parties.count(None));
+        assert!(parties.can_do_without(slot(1)) && parties.lone().is_none());
+    }
+}

@@ -1,0 +1,299 @@
+//! Whether one measure of latency is worse on the canary, at equal work.
+//!
+//! Replies are compared within strata: equal kinds of sample and equal work, by powers of two. A reply is slow if
+//! its time (the canary's divided by the allowed ratio) is above the quantile of stable's past in its stratum. Slow
+//! replies are then tested as errors are: by the exact probability that they lie on the canary. For the p99 only
+//! slow replies count. For the median both kinds count, since slow is half of everything. No limit is frozen and
+//! no rate is assumed, so that a drift of both arms is not held against the canary. The quantile is stable's alone
+//! because a slow canary would soon raise one of both arms; any limit from the past is valid.
+//!
+//! Which replies have a sample may depend on the arm: at 5 %, nearly all of the canary's replies run next to one of
+//! stable, but not the other way round. So the probability is corrected by how the samples of this stage and
+//! stratum are in fact spread, as far as the difference is more than chance. Slow replies are then compared with the
+//! others of the same stratum.
+//!
+//! If the client left before the first token, the time is a lower bound: slow if it is above the quantile already,
+//! else it says nothing. It does not know which measure it is.
+
+use std::time::Duration;
+
+use super::door::{Door, WhenFull};
+use super::parties::Parties;
+use super::quantile::{Quantile, bin};
+use super::signal::{Draw, Finding};
+use super::stakes::{Bet, Factors, Stakes, add};
+use crate::rollout::Arm;
+use crate::rollout::evalue::{RUNGS, ln_sum};
+use crate::rollout::keys::slot;
+use crate::rollout::signal::Restarts;
+
+/// Stable's samples of a stratum before its median, and its p99, are used.
+const LEAST: (u32, u32) = (20, 50);
+/// Number of strata, of equal weight; further kinds of work are counted with the last.
+const STRATA: usize = 12;
+
+/// One sample.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) struct Sample {
+    pub(crate) time: Duration,
+    /// The time is a lower bound.
+    pub(crate) censored: bool,
+    /// Samples are compared only with those of the same stratum.
+    pub(crate) stratum: u8,
+}
+
+/// The stratum of an amount of work: its power of two, and whether the sample comes from a matched step.
+pub(crate) fn stratum(work: u32, matched: bool) -> u8 {
+    let octave = (u32::BITS - work.leading_zeros()).min(30) as u8;
+    octave << 1 | u8::from(matched)
+}
+
+/// How the samples of one stage and stratum are spread over the arms.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+struct Spread {
+    canary: f64,
+    expected: f64,
+    variance: f64,
+    all: f64,
+}
+
+impl Spread {
+    fn add(&mut self, p: f64, arm: Arm) {
+        self.canary += f64::from(u8::from(arm == Arm::Canary));
+        self.expected += p;
+        self.variance += p * (1.0 - p);
+        self.all += 1.0;
+    }
+
+    /// What the odds of the canary have to be multiplied by, in steps of 10 %. One standard deviation of the
+    /// difference counts as chance.
+    fn correction(&self) -> f64 {
+        let off = self.canary - self.expected;
+        let beyond = off.signum() * (off.abs() - self.variance.sqrt()).max(0.0);
+        if beyond == 0.0 {
+            return 1.0;
+        }
+        let share = (self.expected + beyond + 1.0) / (self.expected + 1.0);
+        let rest = self.all - self.expected;
+        let odds = share / ((rest - beyond + 1.0) / (rest + 1.0));
+        let steps = (odds.clamp(0.05, 20.0).ln() / STEP).round();
+        (steps * STEP).exp()
+    }
+}
+
+/// ln of 1.1.
+const STEP: f64 = 0.095_310_179_804_324_87;
+
+/// The samples of equal work.
+#[derive(Debug, Clone, PartialEq)]
+struct Stratum {
+    key: u8,
+    median: Quantile,
+    p99: Quantile,
+    by_median: Stakes,
+    by_p99: Stakes,
+    spread: Spread,
+}
+
+/// Which part of a distribution a gate is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Part {
+    /// Median and p99.
+    Whole,
+    Median,
+    P99,
+}
+
+/// The evidence about one measure.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Timing {
+    /// The canary's times are divided by this.
+    allowed: f64,
+    door: Door,
+    restarts: Restarts,
+    factors: Factors,
+    by_median: Stakes,
+    by_p99: Stakes,
+    strata: Vec<Stratum>,
+    /// Log stakes on the canary being better than allowed, for the median and for the p99.
+    certain: [[f64; RUNGS]; 2],
+    /// Samples counted, by [`Arm::index`].
+    pub(crate) counted: [u64; 2],
+    /// Samples above the p99 of the past, by [`Arm::index`].
+    pub(crate) slow: [u64; 2],
+}
+
+impl Timing {
+    /// `allowed`: the canary may be this many times as slow.
+    pub(crate) fn new(allowed: f64) -> Timing {
+        Timing {
+            allowed,
+            door: Door::new(WhenFull::Forget),
+            restarts: Restarts::default(),
+            factors: Factors::default(),
+            by_median: Stakes::new(),
+            by_p99: Stakes::new(),
+            strata: Vec::new(),
+            certain: [[0.0; RUNGS]; 2],
+            counted: [0; 2],
+            slow: [0; 2],
+        }
+    }
+
+    /// A stage begins: a component of the capital, and new spreads, because they depend on the weight.
+    pub(crate) fn begin(&mut self, now: Duration) {
+        let k = self.restarts.begin(now);
+        self.restart(k);
+        self.strata.iter_mut().for_each(|stratum| stratum.spread = Spread::default());
+    }
+
+    fn restart(&mut self, k: u32) {
+        self.by_median.restart(k);
+        self.by_p99.restart(k);
+        for stratum in &mut self.strata {
+            stratum.by_median.restart(k);
+            stratum.by_p99.restart(k);
+        }
+    }
+
+    /// One sample.
+    pub(crate) fn observe(
+        &mut self,
+        now: Duration,
+        interval: Duration,
+        draw: &Draw,
+        sample: Sample,
+    ) {
+        let Some(p) = self.door.count(draw.cluster, draw.w, draw.arm) else { return };
+        if let Some(k) = self.restarts.due(now, interval) {
+            self.restart(k);
+        }
+        let canary = draw.arm == Arm::Canary;
+        let adjusted = if canary { sample.time.div_f64(self.allowed) } else { sample.time };
+        let (at, bin) = (self.stratum_at(sample.stratum), bin(adjusted));
+        let stratum = &self.strata[at];
+        let odds = p / (1.0 - p) * stratum.spread.correction();
+        let event = Event { p: odds / (1.0 + odds), canary, slot: draw.party.map(slot) };
+        let judged = |least, quantile: &Quantile| {
+            let slow = quantile.is_below(bin);
+            (quantile.count() >= least && (slow || !sample.censored)).then_some(slow)
+        };
+        let half = judged(LEAST.0, &stratum.median);
+        let tail = judged(LEAST.1, &stratum.p99);
+        if let Some(slow) = half {
+            self.bet_on_half(at, &event, slow);
+        }
+        if tail == Some(true) {
+            self.bet_on_tail(at, &event);
+            self.slow[draw.arm.index()] += 1;
+        }
+        if sample.censored {
+            return;
+        }
+        self.counted[draw.arm.index()] += 1;
+        let stratum = &mut self.strata[at];
+        stratum.spread.add(p, draw.arm);
+        if !canary {
+            stratum.median.add(bin);
+            stratum.p99.add(bin);
+        }
+    }
+
+    fn stratum_at(&mut self, key: u8) -> usize {
+        if let Some(at) = self.strata.iter().position(|stratum| stratum.key == key) {
+            return at;
+        }
+        if self.strata.len() < STRATA {
+            let mut stratum = Stratum {
+                key,
+                median: Quantile::new(2),
+                p99: Quantile::new(100),
+                by_median: Stakes::new(),
+                by_p99: Stakes::new(),
+                spread: Spread::default(),
+            };
+            // One component for all restarts so far, then one with each.
+            stratum.by_median.restart(1);
+            stratum.by_p99.restart(1);
+            self.strata.push(stratum);
+        }
+        self.strata.len() - 1
+    }
+
+    fn bet_on_half(&mut self, at: usize, event: &Event, slow: bool) {
+        let (bet, opposite) = match slow {
+            true => (Bet::BadHalf, Bet::GoodHalf),
+            false => (Bet::GoodHalf, Bet::BadHalf),
+        };
+        let factors = self.factors.of(event.p, bet, event.canary);
+        self.by_median.settle(&factors, event.slot);
+        self.strata[at].by_median.settle(&factors, event.slot);
+        add(&mut self.certain[0], &self.factors.of(event.p, opposite, event.canary));
+    }
+
+    fn bet_on_tail(&mut self, at: usize, event: &Event) {
+        let factors = self.factors.of(event.p, Bet::Seldom, event.canary);
+        self.by_p99.settle(&factors, event.slot);
+        self.strata[at].by_p99.settle(&factors, event.slot);
+        add(&mut self.certain[1], &self.factors.of(event.p, Bet::Rarer, event.canary));
+    }
+
+    /// ln of the e-value: the mean of the pooled one and of the mean over strata, for each quantile.
+    pub(crate) fn log_e(&self, part: Part) -> f64 {
+        self.mean(part, Stakes::log_e)
+    }
+
+    fn mean(&self, part: Part, log_e: impl Fn(&Stakes) -> f64) -> f64 {
+        let over = |pooled: &Stakes, one: fn(&Stratum) -> &Stakes| {
+            let mut logs = vec![log_e(pooled)];
+            logs.extend(self.strata.iter().map(|s| log_e(one(s)) - (STRATA as f64).ln()));
+            ln_total(&logs) - 2f64.ln()
+        };
+        let median = over(&self.by_median, |stratum| &stratum.by_median);
+        let p99 = over(&self.by_p99, |stratum| &stratum.by_p99);
+        match part {
+            Part::Median => median,
+            Part::P99 => p99,
+            Part::Whole => ln_total(&[median, p99]) - 2f64.ln(),
+        }
+    }
+
+    /// What the evidence amounts to at this limit, given as ln of the e-value that is needed.
+    pub(crate) fn finding(&self, part: Part, limit: f64, parties: &Parties) -> Finding {
+        if self.log_e(part) < limit {
+            return Finding::Below;
+        }
+        let mut slots: Vec<usize> = self.by_median.slots().chain(self.by_p99.slots()).collect();
+        slots.sort_unstable();
+        slots.dedup();
+        let holds = |slot: usize| self.mean(part, |stakes| stakes.log_e_without(slot)) >= limit;
+        let mut optional = slots.into_iter().filter(|slot| parties.can_do_without(*slot));
+        if optional.all(holds) { Finding::Proved } else { Finding::OneParty }
+    }
+
+    /// Whether it is certain, at this limit, that the canary is within what is allowed.
+    pub(crate) fn is_certain(&self, part: Part, limit: f64) -> bool {
+        let [median, p99] = self.certain.map(|logs| ln_sum(&logs) - (RUNGS as f64).ln());
+        match part {
+            Part::Median => median >= limit,
+            Part::P99 => p99 >= limit,
+            Part::Whole => median >= limit && p99 >= limit,
+        }
+    }
+}
+
+/// A sample as a bet sees it.
+struct Event {
+    p: f64,
+    canary: bool,
+    slot: Option<usize>,
+}
+
+/// ln of the sum of exponentials.
+fn ln_total(logs: &[f64]) -> f64 {
+    let top = logs.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+    if top == f64::NEG_INFINITY {
+        return top;
+    }
+    top + logs.iter().map(|log| (log - top).exp()).sum::<f64>().ln()
+}

@@ -1,0 +1,192 @@
+//! Signs that a reply is poor, read off the reply without knowing what the right one would be.
+//!
+//! Each sign is one small rule, and each may be wrong about a single reply: lists are repetitive, and some questions
+//! ask for a refusal. They are meant for comparing two models under the same traffic. So a rule is rather too lenient
+//! than too strict, and where a client's own request explains what it sees, it says nothing.
+//!
+//! In reading order: here the rules; `asked` (what the request asked for), `repeats` (loops), `json` and `script`.
+//! The work on one reply is bounded. It does not know arms, nor what follows from a sign.
+
+mod asked;
+mod json;
+mod repeats;
+mod script;
+
+pub use asked::Asked;
+
+use super::tools::{OPEN, ToolCallParser, ToolPiece};
+use std::borrow::Cow;
+
+/// Most bytes of a reply that need be kept for [`assess`].
+pub const MAX_TEXT: usize = 256 << 10;
+/// Bytes beyond which a reply is not searched for tool calls: many broken ones take quadratic time.
+const MAX_CALLS: usize = 64 << 10;
+/// Characters of a reply in which a refusal begins.
+const OPENING: usize = 80;
+/// How models that reason aloud end their thoughts.
+const END_OF_THOUGHTS: &str = "</think>";
+
+/// Beginnings of refusals, in lower case and with straight apostrophes.
+const REFUSALS: [&str; 23] = [
+    "i'm sorry, but i can't",
+    "i'm sorry, but i cannot",
+    "i'm sorry, i can't",
+    "i'm sorry, i cannot",
+    "i am sorry, but i can't",
+    "i am sorry, but i cannot",
+    "sorry, but i can't",
+    "sorry, i can't",
+    "i apologize, but i can",
+    "unfortunately, i can't",
+    "unfortunately, i cannot",
+    "i cannot",
+    "i can't assist",
+    "i can't help",
+    "i can't provide",
+    "i can't fulfill",
+    "i'm unable to",
+    "i am unable to",
+    "i'm not able to",
+    "i am not able to",
+    "i must decline",
+    "as an ai ",
+    "as an ai,",
+];
+
+/// How a reply ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum End {
+    /// The model ended it.
+    Token,
+    /// One of the client's stop strings.
+    StopString,
+    /// The maximum length.
+    Length,
+}
+
+/// A complete reply.
+pub struct Reply<'a> {
+    /// What the client saw, or the first part of it, up to [`MAX_TEXT`] bytes.
+    pub text: &'a str,
+    /// Whether `text` is all that the client saw.
+    pub whole: bool,
+    /// All its token ids, or only the last ones.
+    pub ids: &'a [u32],
+    /// How it ended.
+    pub end: End,
+    /// The text of some of its ids.
+    pub spell: &'a dyn Fn(&[u32]) -> String,
+}
+
+/// The signs of one reply.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Signs {
+    /// The model ended it without any text or tool call.
+    pub empty: bool,
+    /// It reached the maximum length.
+    pub length: bool,
+    /// It reached the maximum length in a loop that the prompt does not hold.
+    pub looping: bool,
+    /// JSON was asked for, and it is none; or a tool call in it cannot be parsed.
+    pub structure: bool,
+    /// It calls a tool that was not offered.
+    pub unknown_tool: bool,
+    /// It is in another script than the last user message.
+    pub script: bool,
+    /// It begins as refusals do.
+    pub refusal: bool,
+}
+
+/// The signs of `reply`, the answer to what was `asked`.
+pub fn assess(asked: &Asked<'_>, reply: &Reply<'_>) -> Signs {
+    let calls = Calls::of(asked, reply);
+    let answer = without_thoughts(&calls.text);
+    Signs {
+        empty: empty(asked, reply),
+        length: reply.end == End::Length && !asked.tiny(),
+        looping: looping(asked, reply),
+        structure: structure(asked, reply, &calls, answer),
+        unknown_tool: calls.names.iter().any(|name| !asked.tools.contains(&name.as_str())),
+        script: other_script(asked, answer),
+        refusal: !asked.raw && refusal(answer),
+    }
+}
+
+/// A reply taken apart: its text, and the tool calls in it.
+struct Calls<'a> {
+    text: Cow<'a, str>,
+    names: Vec<String>,
+    /// Whether one was begun that cannot be parsed.
+    broken: bool,
+}
+
+impl<'a> Calls<'a> {
+    fn of(asked: &Asked<'_>, reply: &Reply<'a>) -> Calls<'a> {
+        let mut calls = Calls { text: Cow::Borrowed(reply.text), names: Vec::new(), broken: false };
+        let readable = reply.whole && reply.text.len() <= MAX_CALLS;
+        if asked.tools.is_empty() || !readable || !reply.text.contains(OPEN) {
+            return calls;
+        }
+        let mut parser = ToolCallParser::new();
+        let mut pieces = parser.push(reply.text);
+        pieces.extend(parser.finish());
+        let mut text = String::new();
+        for piece in pieces {
+            match piece {
+                ToolPiece::Text(more) => {
+                    calls.broken |= more.starts_with(OPEN);
+                    text.push_str(&more);
+                }
+                ToolPiece::Begin { name, .. } => calls.names.push(name),
+                ToolPiece::Arguments { .. } => {}
+            }
+        }
+        calls.text = Cow::Owned(text);
+        calls
+    }
+}
+
+/// What comes after a model's thoughts, if it thinks aloud.
+fn without_thoughts(text: &str) -> &str {
+    text.split_once(END_OF_THOUGHTS).map_or(text, |(_, answer)| answer)
+}
+
+fn empty(asked: &Asked<'_>, reply: &Reply<'_>) -> bool {
+    let expected = asked.raw || asked.tiny();
+    reply.end == End::Token && !expected && reply.text.trim().is_empty()
+}
+
+fn looping(asked: &Asked<'_>, reply: &Reply<'_>) -> bool {
+    if reply.end != End::Length {
+        return false;
+    }
+    repeats::period(reply.ids).is_some_and(|period| {
+        let sample = repeats::sample(reply.ids, period);
+        let text = (reply.spell)(sample);
+        // A sample may begin or end inside a character.
+        !asked.holds(sample, text.trim_matches(char::REPLACEMENT_CHARACTER))
+    })
+}
+
+/// An empty reply has its own sign; one that was cut, by whatever, need not be complete.
+fn structure(asked: &Asked<'_>, reply: &Reply<'_>, calls: &Calls<'_>, answer: &str) -> bool {
+    if reply.end != End::Token || !reply.whole {
+        return false;
+    }
+    let wanted = asked.json && calls.names.is_empty() && !reply.text.trim().is_empty();
+    calls.broken || wanted && json::is_missing(answer)
+}
+
+fn other_script(asked: &Asked<'_>, answer: &str) -> bool {
+    asked.script.is_some_and(|wanted| script::dominant(answer).is_some_and(|found| found != wanted))
+}
+
+fn refusal(answer: &str) -> bool {
+    let straight = |c: char| if matches!(c, '’' | 'ʼ') { '\'' } else { c };
+    let opening: String = answer.trim_start().chars().take(OPENING).map(straight).collect();
+    let opening = opening.to_lowercase();
+    REFUSALS.iter().any(|refusal| opening.starts_with(refusal))
+}
+
+#[cfg(test)]
+mod tests;
