@@ -9,6 +9,7 @@ mod process_support;
 use process_support::*;
 use serde_json::{Value, json};
 use std::fs;
+use std::path::Path;
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -157,6 +158,72 @@ fn a_canary_that_changed_on_disk_is_given_up() {
         let show = serin(&["ledger", "show", ledger.to_str().expect("text")]);
         String::from_utf8_lossy(&show.stdout).contains("is not what it was").then_some(())
     });
+}
+
+/// Appends to a model's template, so that every reply is another.
+fn change_template(model: &Path) {
+    let path = model.join("tokenizer_config.json");
+    let text = fs::read_to_string(&path).expect("a file");
+    let mut config: Value = serde_json::from_str(&text).expect("JSON");
+    let template = config["chat_template"].as_str().expect("a template");
+    config["chat_template"] = [template, "Well: "].concat().into();
+    fs::write(&path, config.to_string()).expect("written");
+}
+
+#[test]
+fn a_template_that_changed_on_disk_ends_the_rollout() {
+    for changed in ["stable", "canary"] {
+        let dir = TempDir::new().expect("a folder");
+        let place = |name: &str| dir.path().join(name);
+        copy_model(&models().join("tiny-v1"), &place("stable"));
+        copy_model(&models().join("tiny-v2"), &place("canary"));
+        let config = config(dir.path(), &[BY_ORDER, "well_after = \"0s\"\n"].concat());
+        let text = fs::read_to_string(&config).expect("a config");
+        let text = text.replace(
+            models().join("tiny-v1").to_str().expect("text"),
+            place("stable").to_str().expect("text"),
+        );
+        fs::write(&config, text).expect("written");
+        {
+            let server = Process::serve(&["--config", &config]);
+            server.operate(&["canary", "load", place("canary").to_str().expect("text")]);
+        }
+        change_template(&place(changed));
+        let server = Process::serve(&["--config", &config]);
+        let status = server.status();
+        assert_eq!(
+            (&status["phase"], &status["weight"]),
+            (&json!("idle"), &json!(0)),
+            "{status:#}"
+        );
+        let ledger = dir.path().join("serin.ledger");
+        wait_for("the reason in the ledger", || {
+            let show = serin(&["ledger", "show", ledger.to_str().expect("text")]);
+            let show = String::from_utf8_lossy(&show.stdout).into_owned();
+            let why = format!("{changed} {changed} (");
+            (show.contains(&why) && show.contains("its weights are the same, but")).then_some(())
+        });
+    }
+}
+
+#[test]
+fn a_version_with_a_mended_template_is_not_the_one_that_was_rejected() {
+    let dir = TempDir::new().expect("a folder");
+    let config = config(dir.path(), BY_ORDER);
+    // The weights are those of stable: only the template makes it another version.
+    let canary = dir.path().join("canary");
+    copy_model(&models().join("tiny-v1"), &canary);
+    change_template(&canary);
+    let server = Process::serve(&["--config", &config]);
+    let load = ["canary", "load", canary.to_str().expect("text")];
+    server.operate(&load);
+    server.operate(&["rollback", "--reason", "a broken template"]);
+    let again = serin(&[&load[..], &["--server", &server.server()]].concat());
+    let error = String::from_utf8_lossy(&again.stderr).into_owned();
+    assert!(!again.status.success() && error.contains("a broken template"), "{error}");
+    change_template(&canary);
+    server.operate(&load);
+    assert_eq!(server.status()["phase"], "running");
 }
 
 #[test]

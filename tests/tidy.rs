@@ -221,6 +221,19 @@ fn clocks_are_read_only_where_allowed() {
     }
 }
 
+/// A version's digest is made from the record that `text/files.rs` keeps of what it reads.
+#[test]
+fn the_text_side_reads_files_in_one_place() {
+    const READS: [&str; 3] = ["fs::", "File::open", "Tokenizer::from_file"];
+    let here =
+        |file: &str| room(file) == "text" && !is_test(file) && file != "text/gguf/reading.rs";
+    for (file, text) in sources().iter().filter(|(file, _)| here(file)) {
+        let text = code(text);
+        let reads = READS.iter().any(|read| text.contains(read));
+        assert_eq!(reads, file == "text/files.rs", "{file} reads files; let text/files.rs do it");
+    }
+}
+
 #[test]
 fn rollout_uses_std_and_derives_of_serde() {
     let rollout = |file: &str| room(file) == "rollout" && !is_test(file);

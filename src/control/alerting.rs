@@ -3,7 +3,7 @@
 //! Builds alerts; who gets them and how is the alerts' room.
 
 use super::ledger_handle::unix_ms;
-use super::{Control, ControlState, Deployment};
+use super::{Control, ControlState, Deployment, identity};
 use crate::alerts::{Alert, AlertId, Kind, ModelVersion, WeightChange};
 use crate::ledger::{Health, Model, Running};
 use crate::rollout::{Cause, Decision, DecisionKind, Weight};
@@ -11,8 +11,6 @@ use crate::sanitize;
 use std::sync::Weak;
 use tokio::sync::watch;
 
-/// Digits of a digest that tell versions apart.
-const DIGITS: usize = 12;
 /// What is done about a device that has failed while a canary was on it.
 const LOST: &str = "the server ends; started again it serves stable alone and refuses this version";
 /// What is done about a version that is refused before it is there.
@@ -183,6 +181,6 @@ fn version(deployment: &Deployment) -> ModelVersion {
 }
 
 fn short(model: &Model) -> ModelVersion {
-    let digest = model.digest.chars().take(DIGITS).collect();
+    let digest = identity::short(&model.digest);
     ModelVersion { version: model.version.clone(), digest }
 }

@@ -4,6 +4,7 @@
 //! requests may hold them a little longer than the model lives. Knows no arms: which role a deployment
 //! plays is the routes' business.
 
+use super::identity;
 use super::intake::{self, DeployError, OpenedModel};
 use crate::device::fit::FitAsk;
 use crate::device::{Device, ModelPool, memory};
@@ -85,7 +86,7 @@ async fn load_folder(
     let loaded = engine.load(config.scheduler, make).await?;
     let version: Arc<str> = intake::name(&path).into();
     Ok(Deployment {
-        fingerprint: format!("{version}-{}", &digest[..12.min(digest.len())]).into(),
+        fingerprint: format!("{version}-{}", identity::short(&digest)).into(),
         version,
         digest,
         path,

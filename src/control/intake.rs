@@ -3,12 +3,13 @@
 //! The one place that knows where a tokenizer is to be found for each form of weights, and that a reference
 //! has to be downloaded first. Loads nothing onto the device.
 
+use super::identity;
 use crate::engine::EngineError;
 use crate::hub::{self, Hub, HubError, Reference};
 use crate::model::gguf::header::Fault;
 use crate::model::{Gguf, LoadError, LoadFormat, Weights};
 use crate::text::apart::Cancellable;
-use crate::text::{Codec, GgufVocabulary, TextError, TextOptions};
+use crate::text::{Codec, FileRead, GgufVocabulary, TextError, TextOptions};
 use std::path::{Path, PathBuf};
 
 /// Why a deployment could not be made. One line, naming file and remedy.
@@ -55,7 +56,7 @@ pub struct OpenedModel {
     pub weights: Weights,
     /// Tokenizer and chat template, checked against the vocabulary's size.
     pub codec: Codec,
-    /// Identifies the content: see [`Weights::digest`].
+    /// Identifies the version: covers every file that was read.
     pub digest: String,
 }
 
@@ -85,8 +86,15 @@ pub fn open(
     cancel: Option<&Cancellable>,
 ) -> Result<OpenedModel, DeployError> {
     let (weights, codec) = look_with(path, format, text, cancel)?;
-    let digest = weights.digest().map_err(EngineError::Load)?;
+    let of_weights = weights.digest().map_err(EngineError::Load)?;
+    let digest = identity::digest(&of_weights, &side_files(&weights, &codec));
     Ok(OpenedModel { weights, codec, digest })
+}
+
+/// What was read besides configuration and weights.
+fn side_files(weights: &Weights, codec: &Codec) -> Vec<FileRead> {
+    let index = weights.index().map(|(name, sha256)| FileRead { name: name.to_owned(), sha256 });
+    codec.files().iter().cloned().chain(index).collect()
 }
 
 /// As [`open`], without reading the weights.
@@ -198,14 +206,124 @@ mod tests {
         std::fs::write(dir.path().join("config.json"), config.to_string()).unwrap();
         let format = LoadFormat::parse("dummy:q8_0").unwrap();
         let opened = open(dir.path(), format, TextOptions::default(), None).unwrap();
-        assert!(opened.digest.starts_with("dummy-q8_0-"), "{}", opened.digest);
+        assert!(opened.digest.contains(":dummy-q8_0-"), "{}", opened.digest);
         let ids = opened.codec.encode("Grüße, 世界!", false).unwrap();
         assert_eq!(opened.codec.decode(&ids, true).unwrap(), "Grüße, 世界!");
         assert!(opened.codec.token(999).is_some() && opened.codec.has_chat_template());
+        std::fs::write(dir.path().join("chat_template.jinja"), "not read").unwrap();
+        let again = open(dir.path(), format, TextOptions::default(), None).unwrap();
+        assert!(again.codec.files().is_empty() && again.digest == opened.digest);
         assert!(
             open(dir.path(), LoadFormat::Auto, TextOptions::default(), None).is_err(),
             "there are no weights"
         );
+    }
+
+    fn opened(dir: &Path) -> Result<OpenedModel, DeployError> {
+        let format = LoadFormat::parse("dummy:q8_0").unwrap();
+        open(dir, format, TextOptions::default(), None)
+    }
+
+    /// A folder with every file that a text side can be read from, and some that none is read from.
+    fn whole_folder() -> tempfile::TempDir {
+        let dir = tempfile::tempdir().unwrap();
+        let from = Path::new(env!("CARGO_MANIFEST_DIR")).join("models/tiny-v1");
+        for name in ["config.json", "generation_config.json", "tokenizer.json"] {
+            std::fs::copy(from.join(name), dir.path().join(name)).unwrap();
+        }
+        std::fs::create_dir(dir.path().join("additional_chat_templates")).unwrap();
+        let template = "{% for m in messages %}{{ m.content }}{% endfor %}";
+        let processor = serde_json::json!({ "chat_template": template }).to_string();
+        for (name, content) in [
+            ("tokenizer_config.json", "{\"eos_token\": \"<|im_end|>\"}"),
+            ("chat_template.jinja", template),
+            ("additional_chat_templates/tool_use.jinja", template),
+            ("chat_template.json", &processor),
+            ("special_tokens_map.json", "{}"),
+            ("added_tokens.json", "{}"),
+            ("tokenizer.model", "x"),
+            ("README.md", "x"),
+        ] {
+            std::fs::write(dir.path().join(name), content).unwrap();
+        }
+        dir
+    }
+
+    /// Appends a byte to a file, and then flips single bits of it: what can still be opened is another version.
+    fn another_version_with_any_other_byte(dir: &Path, name: &str) {
+        let path = dir.join(name);
+        let (content, before) = (std::fs::read(&path).unwrap(), opened(dir).unwrap().digest);
+        let longer = [&content[..], b" "].concat();
+        let flipped = (0..content.len()).step_by(content.len().div_ceil(16)).map(|at| {
+            let mut bytes = content.clone();
+            bytes[at] ^= 1;
+            bytes
+        });
+        let mut seen = vec![before.clone()];
+        for bytes in std::iter::once(longer).chain(flipped) {
+            std::fs::write(&path, &bytes).unwrap();
+            let Ok(opened) = opened(dir) else { continue };
+            assert!(!seen.contains(&opened.digest), "{name}");
+            seen.push(opened.digest);
+        }
+        assert!(seen.len() > 1, "{name} could be opened with another content");
+        std::fs::write(&path, content).unwrap();
+        assert_eq!(opened(dir).unwrap().digest, before, "{name}");
+    }
+
+    fn same_version_without(dir: &Path, name: &str) {
+        let before = opened(dir).unwrap().digest;
+        std::fs::write(dir.join(name), "changed").unwrap();
+        assert_eq!(opened(dir).unwrap().digest, before, "{name}");
+        std::fs::remove_file(dir.join(name)).unwrap();
+        assert_eq!(opened(dir).unwrap().digest, before, "{name}");
+    }
+
+    #[test]
+    fn every_file_that_is_read_is_in_the_digest_and_no_other() {
+        let dir = whole_folder();
+        for name in [
+            "config.json",
+            "generation_config.json",
+            "tokenizer.json",
+            "tokenizer_config.json",
+            "chat_template.jinja",
+            "additional_chat_templates/tool_use.jinja",
+        ] {
+            another_version_with_any_other_byte(dir.path(), name);
+        }
+        for name in ["special_tokens_map.json", "added_tokens.json", "tokenizer.model", "README.md"]
+        {
+            same_version_without(dir.path(), name);
+        }
+        // The template of older processors is read where there is no other.
+        let first = opened(dir.path()).unwrap().digest;
+        std::fs::remove_file(dir.path().join("chat_template.jinja")).unwrap();
+        assert_ne!(opened(dir.path()).unwrap().digest, first);
+        another_version_with_any_other_byte(dir.path(), "chat_template.json");
+        same_version_without(dir.path(), "additional_chat_templates/tool_use.jinja");
+    }
+
+    #[test]
+    fn a_gguf_with_a_tokenizer_beside_it_is_a_version_together_with_that() {
+        let dir = whole_folder();
+        let path = dir.path().join("m.gguf");
+        std::fs::copy(fixture("oracle/tiny-v1-q8_0.gguf"), &path).unwrap();
+        let digest = || {
+            let opened = open(dir.path(), LoadFormat::Auto, TextOptions::default(), None).unwrap();
+            assert!(opened.digest.ends_with(&opened.weights.digest().unwrap()));
+            opened.digest
+        };
+        let first = digest();
+        std::fs::write(dir.path().join("chat_template.jinja"), "another").unwrap();
+        let second = digest();
+        assert_ne!(second, first);
+        let mut bytes = std::fs::read(&path).unwrap();
+        *bytes.last_mut().unwrap() ^= 1;
+        std::fs::write(&path, bytes).unwrap();
+        assert_ne!(digest(), second);
+        std::fs::write(dir.path().join("chat_template.jinja"), "a third").unwrap();
+        assert_ne!(digest(), second);
     }
 
     #[test]

@@ -3,6 +3,7 @@
 //! Folds every entry into the state that a restart would find, so that a rejected version is refused
 //! whether or not decisions are kept on disk. Reads the wall clock for the rows; decides nothing.
 
+use super::identity::same;
 use crate::ledger::{Entry, Health, Ledger, Model, Rejection, Stamp, State, Ticket};
 use crate::rollout::Event;
 use parking_lot::Mutex;
@@ -54,14 +55,29 @@ impl LedgerHandle {
         drop(self.commit(at, None, vec![entry]));
     }
 
-    /// Why a version must not be tried again, if it must not.
+    /// Why a version must not be tried again, if it must not. Its digest is the one that the ledger has, which
+    /// may be of an earlier form.
     pub fn rejection(&self, digest: &str) -> Option<Rejection> {
-        self.state.lock().rejected.iter().find(|one| one.digest == digest).cloned()
+        self.state.lock().rejected.iter().find(|one| same(&one.digest, digest)).cloned()
     }
 
     /// Kills without an explanation that a version has had since it was last well.
     pub fn unexplained_ends(&self, digest: &str) -> u32 {
-        self.state.lock().unexplained_ends(digest)
+        let state = self.state.lock();
+        let of = state.suspects.iter().filter(|one| same(&one.digest, digest));
+        of.map(|one| one.ends).sum()
+    }
+
+    /// The digests, as the ledger has them, under which something is held against a version.
+    pub fn held_against(&self, digest: &str) -> Vec<String> {
+        let state = self.state.lock();
+        let rejected = state.rejected.iter().map(|one| &one.digest);
+        let suspects = state.suspects.iter().map(|one| &one.digest);
+        let mut held: Vec<String> =
+            rejected.chain(suspects).filter(|one| same(one, digest)).cloned().collect();
+        held.sort_unstable();
+        held.dedup();
+        held
     }
 
     /// Whether it is known already how that process ended, and what followed from it.
@@ -71,7 +87,7 @@ impl LedgerHandle {
 
     /// Whether that is the content of the model in service, or its place.
     pub fn is_stable(&self, digest: &str) -> bool {
-        let is = |one: &Model| one.digest == digest || unread(Path::new(&one.path)) == digest;
+        let is = |one: &Model| same(&one.digest, digest) || unread(Path::new(&one.path)) == digest;
         self.state.lock().stable.as_ref().is_some_and(is)
     }
 
@@ -110,4 +126,57 @@ fn stamp(rollout: Duration) -> Stamp {
 pub(super) fn unix_ms() -> i64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ledger::KillCount;
+
+    const BROKEN: &str = "v2:aa:weights";
+    const MENDED: &str = "v2:bb:weights";
+
+    fn book(rejected: &str) -> LedgerHandle {
+        let rejection = Rejection {
+            digest: rejected.to_owned(),
+            reason: "errors".to_owned(),
+            cause: "order".to_owned(),
+            rollout: String::new(),
+            at_unix_ms: 0,
+        };
+        let kills = |digest: &str, ends| KillCount { digest: digest.to_owned(), ends };
+        LedgerHandle::new(
+            None,
+            State {
+                rejected: vec![rejection],
+                suspects: vec![kills("weights", 1), kills(BROKEN, 2), kills("other", 4)],
+                stable: Some(Model {
+                    path: "/nowhere".to_owned(),
+                    version: "v".to_owned(),
+                    digest: rejected.to_owned(),
+                }),
+                ..State::default()
+            },
+        )
+    }
+
+    #[test]
+    fn a_mended_template_is_not_what_was_rejected() {
+        let book = book(BROKEN);
+        assert!(book.rejection(BROKEN).is_some() && book.is_stable(BROKEN));
+        assert!(book.rejection(MENDED).is_none() && !book.is_stable(MENDED));
+        assert_eq!((book.unexplained_ends(BROKEN), book.unexplained_ends(MENDED)), (3, 1));
+    }
+
+    #[test]
+    fn what_an_earlier_serin_knew_by_its_weights_is_known_still() {
+        let book = book("weights");
+        for digest in [BROKEN, MENDED, "weights"] {
+            assert_eq!(book.rejection(digest).expect("it is known").digest, "weights");
+            assert!(book.is_stable(digest), "{digest}");
+        }
+        assert!(book.rejection("v2:aa:other").is_none() && !book.is_stable("v2:aa:other"));
+        assert_eq!(book.held_against(BROKEN), [BROKEN, "weights"], "what a pardon has to name");
+        assert_eq!(book.held_against(MENDED), ["weights"]);
+    }
 }

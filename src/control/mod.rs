@@ -6,7 +6,7 @@
 //! a model, goes to a task (`unload`). Locks are taken in the order state, routes; neither is held across
 //! an await. The clock of the rollout is read here and nowhere else.
 //!
-//! Reading order: `intake` and `deploy` (how a model gets loaded), `orders` (what operators want), `act` (what the
+//! Reading order: `intake`, `identity` and `deploy` (how a model gets loaded), `orders` (what operators want), `act` (what the
 //! rollout wants), `loss` (a device that has failed), `unload`, `ledger_handle`, `alerting` and `notes` (who is told), `resume`
 //! (after a restart), `life` (what the next process will know of this one's end), `feedback` and `regenerations` (who wrote
 //! what), `readings` (the device's state), `status`.
@@ -15,6 +15,7 @@ mod act;
 mod alerting;
 mod deploy;
 mod feedback;
+mod identity;
 mod intake;
 mod ledger_handle;
 pub mod life;

@@ -228,10 +228,7 @@ impl Control {
             by: asked.by.clone(),
             reason: asked.reason.clone().unwrap_or_default(),
         };
-        let held = |one: &String| {
-            self.ledger.rejection(one).is_some() || self.ledger.unexplained_ends(one) > 0
-        };
-        both.into_iter().filter(held).map(pardoned).collect()
+        both.iter().flat_map(|one| self.ledger.held_against(one)).map(pardoned).collect()
     }
 
     /// Carries out an order; returns when it is in force and written down.
@@ -395,9 +392,4 @@ fn load_ordered(asked: &LoadAsked, self_test: bool, refused: Option<&ControlErro
 pub fn same_place(one: &Path, other: &Path) -> bool {
     let real = |path: &Path| std::fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
     real(one) == real(other)
-}
-
-/// Whether a folder still holds what the ledger says was loaded from it.
-pub(super) fn is_still(deployment: &Deployment, recorded: &crate::ledger::Model) -> bool {
-    ledger_handle::model(deployment).digest == recorded.digest
 }

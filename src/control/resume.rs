@@ -11,8 +11,8 @@ use super::act::Done;
 use super::alerting::ResumedAt;
 use super::ledger_handle::{model, unread};
 use super::life::{Life, PreviousExit, Trial};
-use super::orders::{is_still, same_place};
-use super::{Control, ControlState, alerting};
+use super::orders::same_place;
+use super::{Control, ControlState, Deployment, alerting, identity};
 use crate::alerts::Alerts;
 use crate::ledger::{
     CrashPolicy, Entry, HowEnded, Interrupted, Ledger, Model, Resume, Running, State, after_crash,
@@ -242,14 +242,9 @@ impl Control {
     }
 
     async fn load_again(&self, running: &Running, events: u64) -> Result<(), String> {
-        let changed = |what: &str, model: &Model| {
-            format!("{what} {} ({}) is not what it was", model.version, model.path)
-        };
         let stable = self.routes.read().stable.clone();
         let opening = &running.opening;
-        if !stable.is_some_and(|stable| is_still(&stable, &opening.stable)) {
-            return Err(changed("stable", &opening.stable));
-        }
+        is_still("stable", stable.as_deref(), &opening.stable)?;
         if self.ended_meanwhile() {
             return Ok(());
         }
@@ -257,9 +252,9 @@ impl Control {
         self.life.on_trial(Some(Trial { model: opening.canary.clone(), loading: true }));
         let check = super::deploy::any_digest();
         let canary = self.load(path, check).await.map_err(|error| error.to_string())?;
-        if !is_still(&canary, &opening.canary) {
+        if let Err(why) = is_still("canary", Some(&canary), &opening.canary) {
             self.retire(canary, "changed", Duration::ZERO);
-            return Err(changed("canary", &opening.canary));
+            return Err(why);
         }
         let mut state = self.state.lock();
         if !matches!(state.rollout.phase(), Phase::Running { .. }) {
@@ -352,10 +347,10 @@ impl Control {
     }
 
     fn record_canary_well(&self, canary: &Model) {
-        let digest = canary.digest.clone();
-        self.ledger.note(self.now(), Entry::CanaryWell { digest });
-        let digest = unread(Path::new(&canary.path));
-        if self.ledger.unexplained_ends(&digest) > 0 {
+        let place = unread(Path::new(&canary.path));
+        let others = [&canary.digest, &place].map(|one| self.ledger.held_against(one)).concat();
+        let others = others.into_iter().filter(|one| *one != canary.digest);
+        for digest in std::iter::once(canary.digest.clone()).chain(others) {
             self.ledger.note(self.now(), Entry::CanaryWell { digest });
         }
     }
@@ -364,6 +359,16 @@ impl Control {
     pub fn end_in_order(&self) {
         self.life.end();
     }
+}
+
+/// Whether what is loaded is what the ledger says was loaded then, or how it differs.
+fn is_still(what: &str, found: Option<&Deployment>, recorded: &Model) -> Result<(), String> {
+    let why = match found {
+        Some(found) => identity::differs(&recorded.digest, &found.digest),
+        None => Some("it is not loaded"),
+    };
+    let Model { version, path, .. } = recorded;
+    why.map_or(Ok(()), |why| Err(format!("{what} {version} ({path}) is not what it was: {why}")))
 }
 
 #[cfg(test)]

@@ -26,7 +26,7 @@ pub struct LoadAsk {
 pub struct Loaded {
     /// Version name of the canary: the name of its folder or file.
     pub version: String,
-    /// What identifies its content: SHA-256 of config and weights, in hex.
+    /// What identifies its content: a digest of every file that it was read from.
     pub digest: String,
     /// Folder or file it was loaded from, as the server sees it.
     pub path: String,

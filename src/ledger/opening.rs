@@ -10,7 +10,7 @@ pub struct Model {
     pub path: String,
     /// The name that it is served under.
     pub version: String,
-    /// SHA-256 of its content, in hex.
+    /// What identifies its content: a digest of every file that it was read from.
     pub digest: String,
 }
 

@@ -16,11 +16,16 @@ use sha2::{Digest, Sha256};
 use std::borrow::Cow;
 use std::path::{Path, PathBuf};
 
+/// The list of the files of a sharded set.
+const INDEX: &str = "model.safetensors.index.json";
+
 /// An opened checkpoint: config read, weight files mapped, nothing copied yet.
 pub struct Checkpoint {
     dir: PathBuf,
     config: ModelConfig,
     files: Vec<PathBuf>,
+    /// SHA-256 of the index of a sharded set.
+    index: Option<[u8; 32]>,
     weights: Safetensors,
     /// The prefix of the language model's tensor names in the files.
     prefix: Prefix,
@@ -55,14 +60,14 @@ impl Checkpoint {
     /// Opens a Hugging Face folder with one `model.safetensors` or a sharded set.
     pub fn open(dir: &Path) -> Result<Checkpoint, LoadError> {
         let config = ModelConfig::read(dir)?;
-        let files = weight_files(dir)?;
+        let (files, index) = weight_files(dir)?;
         for path in &files {
             let one = std::slice::from_ref(path);
             Safetensors::open(one).map_err(|e| damaged(path, &e))?;
         }
         let weights = Safetensors::open(&files).map_err(|e| damaged(dir, &e))?;
         let prefix = Prefix::of(&weights);
-        Ok(Checkpoint { dir: dir.to_owned(), config, files, weights, prefix })
+        Ok(Checkpoint { dir: dir.to_owned(), config, files, index, weights, prefix })
     }
 
     /// The content of `config.json`.
@@ -70,10 +75,15 @@ impl Checkpoint {
         &self.config
     }
 
-    /// SHA-256 over config.json and the weight files, in hex. It identifies a version.
+    /// SHA-256 over config.json and the weight files, in hex.
     pub fn digest(&self) -> Result<String, LoadError> {
         let config = std::iter::once(self.dir.join("config.json"));
         digest_files(&config.chain(self.files.iter().cloned()).collect::<Vec<_>>())
+    }
+
+    /// Name and SHA-256 of the index that lists the weight files, if there is one.
+    pub fn index(&self) -> Option<(&'static str, [u8; 32])> {
+        self.index.map(|sha256| (INDEX, sha256))
     }
 
     /// The folder as it was given to [`Checkpoint::open`].
@@ -176,12 +186,13 @@ fn damaged(path: &Path, error: &str) -> LoadError {
     LoadError::Damaged { path: path.to_owned(), what }
 }
 
-fn weight_files(dir: &Path) -> Result<Vec<PathBuf>, LoadError> {
+/// The files, and the digest of the index that names them.
+fn weight_files(dir: &Path) -> Result<(Vec<PathBuf>, Option<[u8; 32]>), LoadError> {
     let single = dir.join("model.safetensors");
     if single.is_file() {
-        return Ok(vec![single]);
+        return Ok((vec![single], None));
     }
-    let index = dir.join("model.safetensors.index.json");
+    let index = dir.join(INDEX);
     if !index.is_file() {
         return Err(LoadError::NoWeights { dir: dir.to_owned() });
     }
@@ -201,7 +212,8 @@ fn weight_files(dir: &Path) -> Result<Vec<PathBuf>, LoadError> {
         let source = std::io::ErrorKind::NotFound.into();
         return Err(LoadError::Read { path: dir.join(absent), source });
     }
-    Ok(names.iter().map(|name| dir.join(name)).collect())
+    let files = names.iter().map(|name| dir.join(name)).collect();
+    Ok((files, Some(Sha256::digest(text.as_bytes()).into())))
 }
 
 #[cfg(test)]

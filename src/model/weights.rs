@@ -95,12 +95,20 @@ impl Weights {
         matches!(self.form, Form::Dummy(_))
     }
 
-    /// Identifies a version: SHA-256 over what was read, or a note that it is a dummy.
+    /// Identifies configuration and weights: SHA-256 over their files, or a note that it is a dummy.
     pub fn digest(&self) -> Result<String, LoadError> {
         match &self.form {
             Form::Folder(checkpoint) => checkpoint.digest(),
             Form::Gguf(gguf) => digest_files(std::slice::from_ref(&gguf.path().to_owned())),
             Form::Dummy(dummy) => Ok(dummy.digest()),
+        }
+    }
+
+    /// Name and SHA-256 of the index that lists the weight files, if there is one.
+    pub fn index(&self) -> Option<(&'static str, [u8; 32])> {
+        match &self.form {
+            Form::Folder(checkpoint) => checkpoint.index(),
+            Form::Gguf(_) | Form::Dummy(_) => None,
         }
     }
 

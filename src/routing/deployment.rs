@@ -14,7 +14,7 @@ pub struct Deployment {
     pub version: Arc<str>,
     /// Version and the start of the digest.
     pub fingerprint: Arc<str>,
-    /// SHA-256 of config and weights, in hex.
+    /// Identifies its content: a digest of every file that it was read from.
     pub digest: String,
     /// Folder or file that it was loaded from; a reference has been resolved to one.
     pub path: PathBuf,

@@ -16,13 +16,17 @@ use super::apart::Cancellable;
 use super::content::{ContentTokens, Marks};
 use super::conversation::Chat;
 use super::encode::{encode, failed};
-use super::folder::{self, Folder};
+use super::files::{FileRead, FolderReader};
+use super::folder::Folder;
 use super::gguf::{self, GgufVocabulary};
 use super::renderer::{Renderer, Templates};
 use super::spelling::Spelling;
 use super::{GenerationDefaults, TextError};
 use std::path::Path;
 use tokenizers::Tokenizer;
+
+/// The file of the tokenizer itself.
+const TOKENIZER: &str = "tokenizer.json";
 
 /// How models' texts are handled; the same for every model.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -46,6 +50,8 @@ pub struct Codec {
     visible: Vec<bool>,
     /// Length of the longest token in bytes.
     longest: usize,
+    /// The files that all of this was read from.
+    files: Vec<FileRead>,
 }
 
 impl std::fmt::Debug for Codec {
@@ -76,9 +82,12 @@ impl Codec {
         options: TextOptions,
         cancel: Option<&Cancellable>,
     ) -> Result<Self, TextError> {
-        let path = dir.join("tokenizer.json");
-        let (tokenizer, folder) = (read_tokenizer(&path)?, Folder::read(dir)?);
-        Self::assemble(&path, tokenizer, folder, vocab_size, (options, cancel))
+        let mut files = FolderReader::new(dir);
+        let tokenizer = read_tokenizer(&mut files)?;
+        let folder = Folder::read(&mut files)?;
+        let path = files.path(TOKENIZER);
+        let codec = Self::assemble(&path, tokenizer, folder, vocab_size, (options, cancel))?;
+        Ok(Self { files: files.into_read(), ..codec })
     }
 
     /// The text side of a GGUF file whose embedding has `vocab_size` rows.
@@ -125,11 +134,17 @@ impl Codec {
             .map(|source| Renderer::new(source, &folder.special, options.templates, cancel));
         let template = template.transpose()?;
         let (spelling, defaults) = (Spelling::of(&tokenizer), folder.defaults);
-        let visible = Vec::new();
+        let (visible, files) = (Vec::new(), Vec::new());
         let mut codec =
-            Self { visible, tokenizer, template, marks, eos, defaults, spelling, longest };
+            Self { visible, tokenizer, template, marks, eos, defaults, spelling, longest, files };
         codec.visible = (0..ids as u32).map(|id| codec.shows(id)).collect();
         Ok(codec)
+    }
+
+    /// The files of the folder that it was read from, by name, as they were; empty for a GGUF file's own
+    /// vocabulary. Everything in them may shape a reply.
+    pub fn files(&self) -> &[FileRead] {
+        &self.files
     }
 
     /// An upper bound for the bytes of text of any token, unless the tokenizer drops some of the text. It is
@@ -239,14 +254,15 @@ impl Codec {
     }
 }
 
-fn read_tokenizer(path: &Path) -> Result<Tokenizer, TextError> {
+fn read_tokenizer(files: &mut FolderReader) -> Result<Tokenizer, TextError> {
     let remedy = "Put the tokenizer.json of these weights into the model's folder";
-    let bytes = folder::bytes(path)?.ok_or_else(|| TextError::Unreadable {
-        path: path.into(),
+    let path = files.path(TOKENIZER);
+    let bytes = files.bytes(TOKENIZER)?.ok_or_else(|| TextError::Unreadable {
+        path: path.clone(),
         source: std::io::ErrorKind::NotFound.into(),
         remedy,
     })?;
-    let invalid = |what: String| TextError::Invalid { path: path.into(), what, remedy };
+    let invalid = |what: String| TextError::Invalid { path: path.clone(), what, remedy };
     let mut tokenizer =
         Tokenizer::from_bytes(&bytes).map_err(|e| invalid(format!("not a tokenizer ({e})")))?;
     tokenizer.with_padding(None);

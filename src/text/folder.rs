@@ -4,16 +4,17 @@
 //! `config.json`. All of them may be absent. A file that exists must be readable: a damaged file is an error
 //! that names it, never a silent default, because a lost end-of-sequence id or template would only show
 //! later, as endless or strange answers. Fields are read by hand and not by derive, because each of them has
-//! had several forms over time.
+//! had several forms over time. Which files are read depends on their content; `files` keeps the record.
 //!
 //! It does not know tokenizers or templates beyond their stored text.
 
 use super::TextError;
+use super::files::{FolderReader, invalid};
 use serde_json::{Map, Value};
-use std::fs;
 use std::path::{Path, PathBuf};
 
-const REMEDY: &str = "Copy the file again from where the model came from";
+const TOKENIZER: &str = "tokenizer_config.json";
+const GENERATION: &str = "generation_config.json";
 
 /// Sampling settings recommended by a model's makers, from `generation_config.json`.
 ///
@@ -57,43 +58,17 @@ pub(super) struct Folder {
 }
 
 impl Folder {
-    /// Reads `dir`. Missing files are fine, damaged ones are not.
-    pub(super) fn read(dir: &Path) -> Result<Self, TextError> {
-        let tokenizer = object(&dir.join("tokenizer_config.json"))?.unwrap_or_default();
-        let generation = object(&dir.join("generation_config.json"))?.unwrap_or_default();
+    /// Reads what `files` finds. Missing files are fine, damaged ones are not.
+    pub(super) fn read(files: &mut FolderReader) -> Result<Self, TextError> {
+        let tokenizer = files.object(TOKENIZER)?.unwrap_or_default();
+        let generation = files.object(GENERATION)?.unwrap_or_default();
         Ok(Self {
             special: special_tokens(&tokenizer),
-            template: template(dir, &tokenizer)?,
-            eos: eos(dir, &generation)?,
-            defaults: defaults(&dir.join("generation_config.json"), &generation)?,
+            template: template(files, &tokenizer)?,
+            eos: eos(files, &generation)?,
+            defaults: defaults(&files.path(GENERATION), &generation)?,
         })
     }
-}
-
-/// Reads a file's bytes; `Ok(None)` if it does not exist.
-pub(super) fn bytes(path: &Path) -> Result<Option<Vec<u8>>, TextError> {
-    match fs::read(path) {
-        Ok(bytes) => Ok(Some(bytes)),
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
-        Err(source) => Err(TextError::Unreadable {
-            path: path.into(),
-            source,
-            remedy: "Check its permissions",
-        }),
-    }
-}
-
-fn object(path: &Path) -> Result<Option<Map<String, Value>>, TextError> {
-    let Some(bytes) = bytes(path)? else { return Ok(None) };
-    match serde_json::from_slice(&bytes) {
-        Ok(Value::Object(map)) => Ok(Some(map)),
-        Ok(_) => Err(invalid(path, "it is JSON, but not an object".into())),
-        Err(e) => Err(invalid(path, format!("it is not JSON ({e})"))),
-    }
-}
-
-fn invalid(path: &Path, what: String) -> TextError {
-    TextError::Invalid { path: path.into(), what, remedy: REMEDY }
 }
 
 /// `"bos_token": "<s>"` or `"bos_token": {"content": "<s>", ..}`; null means none.
@@ -107,19 +82,22 @@ fn special_tokens(config: &Map<String, Value>) -> Vec<(String, String)> {
 
 /// The chat template, searched in the same order as transformers does: its own file, then the tokenizer's
 /// configuration, then the file that older multimodal processors used.
-fn template(dir: &Path, config: &Map<String, Value>) -> Result<Option<TemplateSource>, TextError> {
-    let path = dir.join("chat_template.jinja");
-    if let Some(text) = text(&path)? {
-        let with_tools = self::text(&dir.join("additional_chat_templates/tool_use.jinja"))?;
-        return Ok(Some(TemplateSource { path, text, with_tools }));
+fn template(
+    files: &mut FolderReader,
+    config: &Map<String, Value>,
+) -> Result<Option<TemplateSource>, TextError> {
+    let own = "chat_template.jinja";
+    if let Some(text) = files.text(own)? {
+        let with_tools = files.text("additional_chat_templates/tool_use.jinja")?;
+        return Ok(Some(TemplateSource { path: files.path(own), text, with_tools }));
     }
-    let own = template_in(dir.join("tokenizer_config.json"), config)?;
-    if own.is_some() {
-        return Ok(own);
+    let configured = template_in(files.path(TOKENIZER), config)?;
+    if configured.is_some() {
+        return Ok(configured);
     }
-    let path = dir.join("chat_template.json");
-    let processor = object(&path)?.unwrap_or_default();
-    template_in(path, &processor)
+    let older = "chat_template.json";
+    let processor = files.object(older)?.unwrap_or_default();
+    template_in(files.path(older), &processor)
 }
 
 fn template_in(
@@ -134,12 +112,6 @@ fn template_in(
         Some(Value::Array(list)) => named_templates(path, list).map(Some),
         Some(_) => Err(invalid(&path, "chat_template is neither a string nor a list".into())),
     }
-}
-
-fn text(path: &Path) -> Result<Option<String>, TextError> {
-    let Some(bytes) = bytes(path)? else { return Ok(None) };
-    let text = String::from_utf8(bytes);
-    text.map(Some).map_err(|e| invalid(path, format!("it is not UTF-8 ({e})")))
 }
 
 /// `[{"name": "default", "template": ".."}, {"name": "tool_use", ..}]`; other names are not used.
@@ -158,15 +130,15 @@ fn named_templates(path: PathBuf, list: &[Value]) -> Result<TemplateSource, Text
 }
 
 fn eos(
-    dir: &Path,
+    files: &mut FolderReader,
     generation: &Map<String, Value>,
 ) -> Result<Option<(PathBuf, Vec<u32>)>, TextError> {
-    let path = dir.join("generation_config.json");
+    let path = files.path(GENERATION);
     if let Some(ids) = token_ids(&path, generation.get("eos_token_id"))? {
         return Ok(Some((path, ids)));
     }
-    let path = dir.join("config.json");
-    let config = object(&path)?.unwrap_or_default();
+    let path = files.path("config.json");
+    let config = files.object("config.json")?.unwrap_or_default();
     // Models that also process images or audio keep the settings of their language part one level down.
     let nested = config.get("text_config").and_then(|text| text.get("eos_token_id"));
     let ids = token_ids(&path, config.get("eos_token_id").filter(|ids| !ids.is_null()).or(nested))?;

@@ -5,12 +5,12 @@
 //! versions; ids never cross from one to the other.
 //!
 //! In reading order: `codec` (a model folder's text side, loaded and checked once), `folder` (the files it is
-//! read from), `gguf` (the same from a GGUF file), `conversation` with `message` (converts a client's
-//! messages to the canonical form), `abilities` (which shapes a template supports), `renderer` with
-//! `template`, `json` and `date` (renders a conversation to a prompt, byte for byte as Python's transformers
-//! does), `apart` (in a subprocess), `content` (text from clients is data), `stream` (ids become text as they
-//! arrive), `spelling` (the bytes of one id), `stop` and [`tools`] (two readers of that text), [`quality`]
-//! (signs that a complete reply is poor).
+//! read from), `files` (reads them, and records which), `gguf` (the same from a GGUF file), `conversation`
+//! with `message` (converts a client's messages to the canonical form), `abilities` (which shapes a template
+//! supports), `renderer` with `template`, `json` and `date` (renders a conversation to a prompt, byte for byte
+//! as Python's transformers does), `apart` (in a subprocess), `content` (text from clients is data), `stream`
+//! (ids become text as they arrive), `spelling` (the bytes of one id), `stop` and [`tools`] (two readers of
+//! that text), [`quality`] (signs that a complete reply is poor).
 //!
 //! It does not know about HTTP, arms, models or devices, and reads no clock. Loading, and rendering in a
 //! subprocess, block; everything else is computation in memory. Errors say who caused them:
@@ -24,6 +24,7 @@ mod conversation;
 mod date;
 mod encode;
 mod error;
+mod files;
 mod folder;
 mod gguf;
 mod json;
@@ -43,6 +44,7 @@ pub use codec::{Codec, TextOptions};
 pub use content::ContentTokens;
 pub use conversation::{Chat, Ending};
 pub use error::TextError;
+pub use files::FileRead;
 pub use folder::GenerationDefaults;
 pub use gguf::GgufVocabulary;
 pub use renderer::{Templates, Tried, render_once};

@@ -187,7 +187,7 @@ pub struct ArmStatus {
     pub loaded: bool,
     /// Name of the model's folder or file.
     pub version: Option<String>,
-    /// SHA-256 of config and weights, in hex.
+    /// Identifies its content: a digest of every file that it was read from.
     pub digest: Option<String>,
     /// Folder or file that the model was loaded from.
     pub path: Option<String>,
