@@ -15,7 +15,7 @@
 
 use clap::Parser;
 use serde_json::{Value, json};
-use serin::control::{DigestCheck, EngineConfig, Loader, folder_loader};
+use serin::control::{EngineConfig, LoadCheck, Loader, folder_loader};
 use serin::device::{Device, DeviceChoice};
 use serin::engine::{EngineHandle, LaneId, SchedulerConfig, SeqEvent, SeqRequest};
 use serin::model::{KvChoice, LoadFormat, Logprobs, SamplingParams};
@@ -208,7 +208,7 @@ async fn cycles(
     loader: &Loader,
     device: &Device,
 ) -> Result<(Vec<Phase>, Vec<u64>), Error> {
-    let any: DigestCheck = serin::control::any_digest();
+    let any: LoadCheck = serin::control::any_model();
     let (mut phases, mut free) = (Vec::new(), Vec::new());
     let quiet = Instant::now();
     let end = quiet + Duration::from_secs(args.at_most);
@@ -263,7 +263,7 @@ async fn measure(args: &Args) -> Result<Value, Error> {
         text: serin::text::TextOptions::default(),
     };
     let loader = folder_loader(engine.clone(), config, device.clone());
-    let stable = loader(args.stable.clone(), serin::control::any_digest()).await?;
+    let stable = loader(args.stable.clone(), serin::control::any_model()).await?;
     let (_, before) = reply(&engine, stable.lane, args.new).await;
     let streams: Vec<Stream> =
         (0..args.sequences).map(|_| Stream::start(engine.clone(), stable.lane, args.new)).collect();

@@ -50,7 +50,13 @@ async fn start() -> Server {
 }
 
 fn canary(path: &Path) -> LoadAsked {
-    LoadAsked { path: path.to_owned(), by: "a test".to_owned(), reason: None, retry: false }
+    LoadAsked {
+        path: path.to_owned(),
+        by: "a test".to_owned(),
+        reason: None,
+        retry: false,
+        allow: false,
+    }
 }
 
 fn question() -> GenerateRequest {

@@ -134,6 +134,43 @@ fn commands_without_a_server_say_so() {
 }
 
 #[test]
+fn check_compares_the_canary_with_stable() {
+    let dir = TempDir::new().expect("a folder");
+    let canary = dir.path().join("canary");
+    copy_model(&models().join("tiny-v2"), &canary);
+    let text = format!(
+        "[model]\nstable = {:?}\ncanary = \"canary\"\n",
+        models().join("tiny-v1").to_str().expect("text")
+    );
+    let path = config(dir.path(), &text);
+    let check = || {
+        let output = serin(&["check", "--config", path.to_str().expect("text")]);
+        String::from_utf8(output.stdout).expect("text")
+    };
+    let text = check();
+    assert!(text.contains("compared  the canary can do all that stable can\n"), "{text}");
+    // Without a system message and with half the context.
+    let edit = |name: &str, change: &dyn Fn(&mut serde_json::Value)| {
+        let path = canary.join(name);
+        let mut json = serde_json::from_slice(&fs::read(&path).expect("a file")).expect("JSON");
+        change(&mut json);
+        fs::write(&path, json.to_string()).expect("written");
+    };
+    edit("tokenizer_config.json", &|json| {
+        let template = "{% for m in messages if m.role != 'system' %}{{ m.content }}{% endfor %}";
+        json["chat_template"] = template.into();
+    });
+    edit("config.json", &|json| {
+        let length = json["max_position_embeddings"].as_u64().expect("a number");
+        json["max_position_embeddings"] = (length / 2).into();
+    });
+    let text = check();
+    assert!(text.contains("can do less than stable and is not loaded"), "{text}");
+    assert!(text.contains("          its context is "), "{text}");
+    assert!(text.contains("          its chat template leaves out a system message\n"), "{text}");
+}
+
+#[test]
 fn check_explains_the_demo_models() {
     let output = serin(&["check"]);
     let text = String::from_utf8(output.stdout).expect("text");

@@ -66,7 +66,7 @@ fn request(prompt: Vec<u32>, pin: Arm) -> GenerateRequest {
 }
 
 fn canary(retry: bool) -> LoadAsked {
-    LoadAsked { path: "canary".into(), by: "a test".to_owned(), reason: None, retry }
+    LoadAsked { path: "canary".into(), by: "a test".to_owned(), reason: None, retry, allow: false }
 }
 
 /// How a request ended.

@@ -201,6 +201,57 @@ async fn a_rejected_version_needs_to_be_asked_for() {
     assert_eq!(status(&app).await.phase, "running");
 }
 
+/// A server whose canary has a shorter context: of its own, or because its KV cache is small.
+async fn with_lesser_canary(max_len: usize, blocks: usize) -> Router {
+    let change = |server: &mut FakeServer| {
+        server.deployments.keep_previous = Duration::from_secs(60);
+        let capacity = &mut server.model("canary").expect("a model").capacity;
+        (capacity.max_len, capacity.blocks) = (max_len, blocks);
+        let script = server.model("stable").expect("a model").clone();
+        server.models.insert("better".into(), script);
+    };
+    api(gateway_saying(REPLY, change).await)
+}
+
+#[tokio::test]
+async fn a_canary_that_can_do_less_needs_to_be_allowed() {
+    for (max_len, blocks, less) in [
+        (256, 4096, "its context is 256 tokens, stable's 512"),
+        (512, 8, "its context is 128 tokens (its KV cache holds no more), stable's 512"),
+    ] {
+        let app = with_lesser_canary(max_len, blocks).await;
+        let (code, body) = order(&app, "/admin/canary/load", json!({"path": "canary"})).await;
+        assert_eq!((code.as_u16(), &body["error"]["code"]), (409, &json!("canary_does_less")));
+        let text = body["error"]["message"].as_str().unwrap();
+        assert!(text.contains(less) && text.contains("--allow"), "{text}");
+        let shown = status(&app).await;
+        assert_eq!((shown.phase.as_str(), shown.less.len()), ("idle", 0));
+        assert!(!arm(&shown, "canary").loaded);
+        // That was no verdict on the version.
+        let allowed = json!({"path": "canary", "allow": true});
+        order_ok(&app, "/admin/canary/load", allowed).await;
+        let shown = status(&app).await;
+        assert_eq!((shown.phase.as_str(), shown.less), ("running", vec![less.to_owned()]));
+        order_ok(&app, "/admin/rollback", json!({})).await;
+        assert!(status(&app).await.less.is_empty(), "it is gone");
+    }
+}
+
+#[tokio::test]
+async fn a_refused_comparison_costs_nobody_the_former_stable() {
+    let app = with_lesser_canary(256, 4096).await;
+    order_ok(&app, "/admin/canary/load", json!({"path": "better"})).await;
+    order_ok(&app, "/admin/promote", json!({"now": true})).await;
+    let (code, _) = order(&app, "/admin/canary/load", json!({"path": "canary"})).await;
+    assert_eq!(code, StatusCode::CONFLICT);
+    assert_eq!(status(&app).await.previous.as_deref(), Some("stable"));
+    // What can do more is compared with what serves now.
+    order_ok(&app, "/admin/canary/load", json!({"path": "canary", "allow": true})).await;
+    order_ok(&app, "/admin/promote", json!({"now": true})).await;
+    order_ok(&app, "/admin/canary/load", json!({"path": "better"})).await;
+    assert_eq!(status(&app).await.phase, "running");
+}
+
 #[tokio::test]
 async fn a_promotion_can_be_undone_while_the_former_stable_is_kept() {
     let keep = |server: &mut FakeServer| server.deployments.keep_previous = Duration::from_secs(60);

@@ -32,8 +32,13 @@ async fn start(dir: &Path) -> (Gateway, ResumePlan) {
 
 async fn interrupted(dir: &Path, percent: u8) -> (Gateway, ResumePlan) {
     let (gateway, _) = start(dir).await;
-    let asked =
-        LoadAsked { path: "canary".into(), by: "a test".to_owned(), reason: None, retry: false };
+    let asked = LoadAsked {
+        path: "canary".into(),
+        by: "a test".to_owned(),
+        reason: None,
+        retry: false,
+        allow: false,
+    };
     gateway.control().load_canary(asked).await.expect("a canary");
     give(gateway.control(), set(percent)).await.expect("granted");
     drop(gateway);
@@ -76,8 +81,13 @@ async fn what_raises_is_refused_until_the_rollout_is_taken_up() {
     for command in raises {
         assert_eq!(give(control, command).await, Err(ControlError::Resuming), "{command:?}");
     }
-    let asked =
-        LoadAsked { path: "canary".into(), by: "a test".to_owned(), reason: None, retry: true };
+    let asked = LoadAsked {
+        path: "canary".into(),
+        by: "a test".to_owned(),
+        reason: None,
+        retry: true,
+        allow: false,
+    };
     assert_eq!(control.load_canary(asked).await.err(), Some(ControlError::Resuming));
     let (status, clock) = (control.status(), control.now());
     assert_eq!((status.weight, status.weight_wanted.unwrap_or(status.weight)), (0, 25));
@@ -110,8 +120,13 @@ async fn a_canary_that_is_rolled_back_before_it_is_there_is_not_loaded() {
     let status = control.status();
     assert_eq!(status.phase, "rolled_back");
     assert!(control.models().canary.is_none() && status.unloads.is_empty(), "it was never loaded");
-    let asked =
-        LoadAsked { path: "canary".into(), by: "a test".to_owned(), reason: None, retry: false };
+    let asked = LoadAsked {
+        path: "canary".into(),
+        by: "a test".to_owned(),
+        reason: None,
+        retry: false,
+        allow: false,
+    };
     let refused = control.load_canary(asked).await.expect_err("it is remembered");
     assert!(refused.to_string().contains("rejected before"), "{refused}");
     drop(gateway);

@@ -21,7 +21,12 @@ fn serve(dir: &Path, more: &str) -> Process {
 }
 
 fn load(server: &Process, canary: &Path) {
-    server.operate(&["canary", "load", canary.to_str().expect("text")]);
+    load_with(server, canary, &[]);
+}
+
+fn load_with(server: &Process, canary: &Path, more: &[&str]) {
+    let load = ["canary", "load", canary.to_str().expect("text")];
+    server.operate(&[&load, more].concat());
     server.operate(&["weight", "50"]);
 }
 
@@ -41,7 +46,10 @@ fn a_canary_that_cannot_even_begin_is_rescued_charged_and_rolled_back() {
     config["chat_template"] = json!(template);
     fs::write(&path, config.to_string()).expect("written");
     let server = serve(dir.path(), "");
-    load(&server, &canary);
+    load_with(&server, &canary, &["--allow"]);
+    let lost = server.status()["less"][0].as_str().expect("a line").to_owned();
+    assert!(lost.starts_with("its chat template no longer takes a system message"), "{lost}");
+    assert!(server.operate(&["status"]).contains(&lost), "operators see it");
     let mut body = chat("What is 7 plus 5?", false, 24);
     let system = json!({"role": "system", "content": "You are a bird."});
     body["messages"].as_array_mut().expect("messages").insert(0, system);

@@ -43,7 +43,13 @@ fn request(id: usize, key: Option<String>) -> GenerateRequest {
 }
 
 fn canary() -> LoadAsked {
-    LoadAsked { path: "canary".into(), by: "a test".to_owned(), reason: None, retry: false }
+    LoadAsked {
+        path: "canary".into(),
+        by: "a test".to_owned(),
+        reason: None,
+        retry: false,
+        allow: false,
+    }
 }
 
 async fn set_weight(control: &Control, percent: u8) {

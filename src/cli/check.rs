@@ -4,10 +4,10 @@
 
 use super::CliError;
 use crate::config::{Config, ConfigError};
-use crate::control::{EngineConfig, look_with};
+use crate::control::{EngineConfig, Offer, kv_tokens, look_with, losses};
 use crate::device::Isa;
 use crate::hub;
-use crate::model::decoder;
+use crate::model::{Weights, decoder};
 use crate::text::{Codec, Outcome};
 use std::path::Path;
 
@@ -16,9 +16,12 @@ pub(super) fn config(path: Option<&Path>) -> Result<(), CliError> {
     let config = read(path)?;
     println!("listen    {}", config.listen);
     println!("model     {}", config.model);
-    describe("stable", &config.stable, &config.engine)?;
+    let stable = describe("stable", &config.stable, &config.engine)?;
     if let Some(canary) = &config.canary {
-        describe("canary", canary, &config.engine)?;
+        let canary = describe("canary", canary, &config.engine)?;
+        if let (Some(stable), Some(canary)) = (&stable, &canary) {
+            compare(stable, canary, &config);
+        }
     }
     let policy = &config.policy;
     let steps: Vec<String> = policy.steps.iter().map(|w| w.percent().to_string()).collect();
@@ -73,10 +76,36 @@ fn alone(model: &Path) -> String {
     format!("[model]\nname = \"model\"\nstable = {path}\n")
 }
 
-fn describe(role: &str, path: &Path, engine: &EngineConfig) -> Result<(), CliError> {
+/// Prints what the canary can do less than stable.
+fn compare(stable: &(Weights, Codec), canary: &(Weights, Codec), config: &Config) {
+    let less = losses(&offer(stable, &config.engine), &offer(canary, &config.engine));
+    let consequence = match (less.is_empty(), config.allow_less) {
+        (true, _) => "the canary can do all that stable can",
+        (false, true) => "the canary can do less than stable, which rollout.allow_less allows:",
+        (false, false) => {
+            "the canary can do less than stable and is not loaded; rollout.allow_less = true allows it:"
+        }
+    };
+    println!("compared  {consequence}");
+    for line in less {
+        println!("          {line}");
+    }
+}
+
+fn offer<'a>((weights, codec): &'a (Weights, Codec), engine: &EngineConfig) -> Offer<'a> {
+    let kv_tokens = Some(kv_tokens(weights, engine));
+    Offer { max_len: weights.config().max_len, kv_tokens, codec }
+}
+
+/// Prints what a model is; a reference is not looked at.
+fn describe(
+    role: &str,
+    path: &Path,
+    engine: &EngineConfig,
+) -> Result<Option<(Weights, Codec)>, CliError> {
     if hub::is_reference(path) {
         println!("{role:<9} {} (downloaded when it is loaded)", path.display());
-        return Ok(());
+        return Ok(None);
     }
     let looked = look_with(path, engine.load_format, engine.text, None);
     let (weights, codec) = looked.map_err(CliError::from_text)?;
@@ -97,7 +126,7 @@ fn describe(role: &str, path: &Path, engine: &EngineConfig) -> Result<(), CliErr
     for line in template(&codec) {
         println!("          {line}");
     }
-    Ok(())
+    Ok(Some((weights, codec)))
 }
 
 /// What the model's chat template does not support.

@@ -105,6 +105,9 @@ enum CanaryCommand {
         /// Load it even if this content was rolled back before.
         #[arg(long)]
         retry: bool,
+        /// Load it even if it can do less than stable: a shorter context, or messages that it does not take.
+        #[arg(long)]
+        allow: bool,
     },
 }
 
@@ -185,8 +188,8 @@ async fn run(command: Command) -> Result<ExitCode, CliError> {
         }
         Command::Demo(args) => return demo::run(args).await,
         Command::Status { server, json } => operate::status(&server.server, json).await?,
-        Command::Canary { command: CanaryCommand::Load { order, path, retry } } => {
-            operate::load(&order, &path, retry).await?;
+        Command::Canary { command: CanaryCommand::Load { order, path, retry, allow } } => {
+            operate::load(&order, &path, (retry, allow)).await?;
         }
         Command::Promote { order, now } => operate::promote(&order, now).await?,
         Command::Rollback(order) => operate::rollback(&order).await?,

@@ -56,13 +56,18 @@ pub(super) async fn status(server: &str, json: bool) -> Result<(), CliError> {
     Ok(())
 }
 
-pub(super) async fn load(args: &OrderArgs, path: &Path, retry: bool) -> Result<(), CliError> {
+/// Loads a canary. `retry`: also if it was rejected before; `allow`: also if it can do less than stable.
+pub(super) async fn load(
+    args: &OrderArgs,
+    path: &Path,
+    (retry, allow): (bool, bool),
+) -> Result<(), CliError> {
     let path = match hub::is_reference(path) {
         true => path.to_owned(),
         false => std::path::absolute(path).map_err(CliError::from_text)?,
     };
     let (by, reason) = (Some(args.by.clone()), args.reason.clone());
-    let ask = LoadAsk { path: path.display().to_string(), retry, by, reason };
+    let ask = LoadAsk { path: path.display().to_string(), retry, allow, by, reason };
     let loaded: Loaded = args.client().order("/admin/canary/load", &ask).await?;
     println!("canary {} is loaded and its rollout has begun", sanitize::line(&loaded.version));
     Ok(())
@@ -124,6 +129,9 @@ fn status_text(status: &Status) -> String {
     }
     for remark in &status.remarks {
         out += &format!("  {remark}\n");
+    }
+    for less in &status.less {
+        out += &format!("  the canary can do less than stable: {less}\n");
     }
     if status.awaiting_confirm {
         out += "  the next step waits for `serin confirm`\n";

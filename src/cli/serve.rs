@@ -161,7 +161,8 @@ impl Running {
         let free = |path: &PathBuf| !taken.iter().flatten().any(|one| same_place(path, one));
         let Some(path) = config.canary.clone().filter(free) else { return Ok(()) };
         let by = "configuration".to_owned();
-        let asked = LoadAsked { path, by, reason: None, retry: false };
+        let allow = config.allow_less;
+        let asked = LoadAsked { path, by, reason: None, retry: false, allow };
         if let Err(error) = self.control.load_canary(asked).await {
             tracing::error!(alert = true, %error, "the canary is not loaded; stable serves alone");
         }

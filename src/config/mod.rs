@@ -45,6 +45,8 @@ pub struct Config {
     pub stable: PathBuf,
     /// Loaded as canary right after stable, which starts a rollout.
     pub canary: Option<PathBuf>,
+    /// Whether the configured canary is loaded even if it can do less than stable.
+    pub allow_less: bool,
     /// How models are run: batch sizes, KV cache, format of weights.
     pub engine: EngineConfig,
     /// What models are loaded onto.

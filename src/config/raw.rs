@@ -178,6 +178,7 @@ impl Raw {
             model: model_name(self.model.name, &stable)?,
             stable,
             canary: canary.transpose()?,
+            allow_less: self.rollout.allow_less.unwrap_or(false),
             device: self.engine.device()?,
             engine: self.engine.resolve(load_format, text)?,
             deployments,

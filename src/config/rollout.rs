@@ -36,6 +36,7 @@ pub(super) struct RawRollout {
     pub(super) retry_window: Option<Time>,
     pub(super) well_after: Option<Time>,
     pub(super) shadow: Option<f64>,
+    pub(super) allow_less: Option<bool>,
 }
 
 /// Percentages, or the name of a plan.

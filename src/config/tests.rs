@@ -50,7 +50,7 @@ fn an_empty_file_means_the_defaults() {
     assert_eq!(config.sockets.keep_alive, Duration::from_secs(75));
     assert_eq!(config.model, "my-model");
     assert_eq!(config.policy, Policy::default());
-    assert_eq!(config.canary, None);
+    assert_eq!((config.canary, config.allow_less), (None, false));
     assert!(config.engine.scheduler.prefix_cache);
 }
 
@@ -64,6 +64,14 @@ fn plans_are_lists_or_names() {
     let half = Weight::new(50).unwrap();
     let confirm = policy("confirm = [\"50\", \"promote\"]").unwrap().confirm;
     assert_eq!(confirm, [ConfirmAt::Before(half), ConfirmAt::Promote]);
+}
+
+#[test]
+fn a_lesser_canary_is_allowed_by_name() {
+    let allowed = |text: &str| parse(&format!("[rollout]\n{text}\n")).map(|c| c.allow_less);
+    assert!(allowed("allow_less = true").unwrap());
+    assert!(!allowed("allow_less = false").unwrap());
+    assert!(allowed("allow_less = \"yes\"").is_err());
 }
 
 #[test]

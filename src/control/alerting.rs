@@ -32,13 +32,24 @@ pub(super) fn of_decision(control: &Control, state: &ControlState, decision: &De
         after: decision.weight.percent(),
     });
     let (what, why) = decision.text.split_once(": ").unwrap_or((&decision.text, ""));
+    let why = with_losses(kind, why, &state.less);
     let about = AlertContext {
         rollout: Some(&decision.rollout),
         stage: decision.stage,
         weight,
         canary: state.trial.as_ref().map(short),
     };
-    send(control, kind, about, [what, why, done]);
+    send(control, kind, about, [what, &why, done]);
+}
+
+/// Who confirms or finds a promotion is told once more what was allowed at the load.
+fn with_losses(kind: Kind, why: &str, less: &[String]) -> String {
+    match kind {
+        Kind::AwaitingConfirmation | Kind::Promoted if !less.is_empty() => {
+            format!("{why}; it can do less than stable could: {}", less.join("; "))
+        }
+        _ => why.to_owned(),
+    }
 }
 
 /// The alert that a kind of decision is, and what was done about it.
@@ -183,4 +194,19 @@ fn version(deployment: &Deployment) -> ModelVersion {
 fn short(model: &Model) -> ModelVersion {
     let digest = identity::short(&model.digest);
     ModelVersion { version: model.version.clone(), digest }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_allowed_is_said_when_it_matters() {
+        let less = ["its context is 256 tokens, stable's 512".to_owned()];
+        for kind in [Kind::AwaitingConfirmation, Kind::Promoted] {
+            assert!(with_losses(kind, "gates pass", &less).ends_with(&less[0]), "{kind:?}");
+            assert_eq!(with_losses(kind, "gates pass", &[]), "gates pass");
+        }
+        assert_eq!(with_losses(Kind::RolledBack, "errors", &less), "errors");
+    }
 }

@@ -4,8 +4,9 @@
 //! requests may hold them a little longer than the model lives. Knows no arms: which role a deployment
 //! plays is the routes' business.
 
+use super::comparison::Offer;
 use super::identity;
-use super::intake::{self, DeployError, OpenedModel};
+use super::intake::{self, DeployError, Objection, OpenedModel};
 use crate::device::fit::FitAsk;
 use crate::device::{Device, ModelPool, memory};
 use crate::engine::{CardRunner, EngineHandle, ModelRunner, Runner, SchedulerConfig};
@@ -38,19 +39,27 @@ pub struct EngineConfig {
     pub text: TextOptions,
 }
 
-/// How deployments are made; the seam at which tests put in fake models. The [`DigestCheck`] is asked once the
+/// How deployments are made; the seam at which tests put in fake models. The [`LoadCheck`] is asked once the
 /// content is known and before it takes memory.
 pub type Loader = Arc<
-    dyn Fn(PathBuf, DigestCheck) -> BoxFuture<'static, Result<Deployment, DeployError>>
-        + Send
-        + Sync,
+    dyn Fn(PathBuf, LoadCheck) -> BoxFuture<'static, Result<Deployment, DeployError>> + Send + Sync,
 >;
 
-/// Says, by a model's digest, why it must not be loaded; if it may, makes room for it.
-pub type DigestCheck = Arc<dyn Fn(&str) -> BoxFuture<'static, Result<(), String>> + Send + Sync>;
+/// A model that is opened and not loaded yet.
+#[derive(Debug, Clone, Copy)]
+pub struct Candidate<'a> {
+    /// Identifies its content.
+    pub digest: &'a str,
+    /// What it offers; how much its KV cache will hold is not known yet.
+    pub offer: Offer<'a>,
+}
+
+/// Says why an opened model must not be loaded; if it may, makes room for it.
+pub type LoadCheck =
+    Arc<dyn Fn(Candidate<'_>) -> BoxFuture<'static, Result<(), Objection>> + Send + Sync>;
 
 /// Nothing is said against any model.
-pub fn any_digest() -> DigestCheck {
+pub fn any_model() -> LoadCheck {
     Arc::new(|_| Box::pin(std::future::ready(Ok(()))))
 }
 
@@ -67,7 +76,7 @@ async fn load_folder(
     config: EngineConfig,
     device: Device,
     path: &Path,
-    check: DigestCheck,
+    check: LoadCheck,
 ) -> Result<Deployment, DeployError> {
     let path = intake::resolve(path).await?;
     // Dropped with this future: a load that nobody waits for ends its template's trial.
@@ -78,7 +87,9 @@ async fn load_folder(
     });
     let opened = opened.await.map_err(|e| DeployError::Interrupted(e.to_string()))??;
     let OpenedModel { weights, codec, digest } = opened;
-    check(&digest).await.map_err(|why| DeployError::NotAllowed { path: path.clone(), why })?;
+    let offer = Offer { max_len: weights.config().max_len, kv_tokens: None, codec: &codec };
+    let checked = check(Candidate { digest: &digest, offer });
+    checked.await.map_err(|why| DeployError::NotAllowed { path: path.clone(), why })?;
     let make = move || match device {
         Device::Cpu => on_cpu(&weights, &config),
         Device::Card(card) => on_card(&weights, &config, card),
@@ -158,13 +169,22 @@ fn plan_card(
     }
 }
 
-/// How many KV blocks to give the model: enough for `max_running` full sequences, within `kv_memory`.
-fn plan_kv(source: &Weights, config: &EngineConfig) -> Result<KvPlan, LoadError> {
+/// Tokens that the model's KV cache holds within its configuration; where memory is short, it may be fewer.
+pub fn kv_tokens(source: &Weights, config: &EngineConfig) -> usize {
     let model = source.config();
     let kind = config.kv_cache.kind(source);
     let block = decoder::kv_shape(model, 1, config.block_size).block_bytes(kind) as u64;
     let wanted = config.scheduler.max_running * model.max_len.div_ceil(config.block_size);
     let blocks = (wanted as u64).min(config.kv_memory / block) as usize;
+    blocks * config.block_size
+}
+
+/// How many KV blocks to give the model: enough for `max_running` full sequences, within `kv_memory`.
+fn plan_kv(source: &Weights, config: &EngineConfig) -> Result<KvPlan, LoadError> {
+    let model = source.config();
+    let kind = config.kv_cache.kind(source);
+    let block = decoder::kv_shape(model, 1, config.block_size).block_bytes(kind) as u64;
+    let blocks = kv_tokens(source, config) / config.block_size;
     if blocks * config.block_size < 2 {
         return Err(LoadError::KvTooSmall { blocks, block_size: config.block_size });
     }

@@ -33,14 +33,25 @@ pub enum DeployError {
     /// The task that opens the model panicked or was cancelled; holds the reason.
     #[error("loading was interrupted: {0}")]
     Interrupted(String),
-    /// The digest was checked before loading and rejected.
+    /// The opened model was checked before loading, and refused.
     #[error("{}: {why}", path.display())]
     NotAllowed {
         /// The resolved folder or file.
         path: PathBuf,
-        /// Why the content must not be loaded.
-        why: String,
+        /// Why it must not be loaded.
+        why: Objection,
     },
+}
+
+/// Why an opened model must not be loaded.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Objection {
+    /// Its content was rejected before: when, and what to do.
+    #[error("{0}")]
+    Rejected(String),
+    /// It can do less than stable: what, one line each.
+    #[error("it can do less than stable: {}", .0.join("; "))]
+    Less(Vec<String>),
 }
 
 impl DeployError {

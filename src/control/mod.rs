@@ -6,13 +6,14 @@
 //! a model, goes to a task (`unload`). Locks are taken in the order state, routes; neither is held across
 //! an await. The clock of the rollout is read here and nowhere else.
 //!
-//! Reading order: `intake`, `identity` and `deploy` (how a model gets loaded), `orders` (what operators want), `act` (what the
+//! Reading order: `intake`, `identity`, `comparison` and `deploy` (how a model gets loaded), `orders` (what operators want), `act` (what the
 //! rollout wants), `loss` (a device that has failed), `unload`, `ledger_handle`, `alerting` and `notes` (who is told), `resume`
 //! (after a restart), `life` (what the next process will know of this one's end), `feedback` and `regenerations` (who wrote
 //! what), `readings` (the device's state), `status`.
 
 mod act;
 mod alerting;
+mod comparison;
 mod deploy;
 mod feedback;
 mod identity;
@@ -28,8 +29,9 @@ mod resume;
 mod status;
 mod unload;
 
-pub use deploy::{DigestCheck, EngineConfig, Loader, any_digest, folder_loader};
-pub use intake::{DeployError, OpenedModel, look, look_with};
+pub use comparison::{Offer, losses};
+pub use deploy::{Candidate, EngineConfig, LoadCheck, Loader, any_model, folder_loader, kv_tokens};
+pub use intake::{DeployError, Objection, OpenedModel, look, look_with};
 pub use life::{Life, PreviousExit, Trial};
 pub use notes::{Listener, Note};
 pub use orders::{Asked, LoadAsked, same_place};
@@ -127,6 +129,12 @@ pub enum ControlError {
     /// The model could not be loaded, or must not be: it was rejected before, or the device has failed.
     #[error("{0}")]
     Load(String),
+    /// The canary can do less than stable, and nobody has allowed that: what, one line each.
+    #[error(
+        "the canary can do less than stable: {}; say --allow (\"allow\": true, or rollout.allow_less = true for the configured canary) to load it all the same",
+        .0.join("; ")
+    )]
+    Less(Vec<String>),
     /// The vote's reply is not, or no longer, among those remembered.
     #[error("no such completion, or it was too long ago; feedback takes the id of a recent reply")]
     UnknownCompletion,
@@ -219,6 +227,8 @@ struct ControlState {
     previous: Option<Previous>,
     /// The canary of the rollout that runs or ran last, for those who are told of it.
     trial: Option<Model>,
+    /// What it can do less than stable, one line each.
+    less: Vec<String>,
     /// A rollout of the process before, until it is taken up.
     resuming: Option<Resuming>,
     /// The canary that has a weight, since when, and whether it was noted that it is well.
@@ -276,6 +286,7 @@ impl Control {
                 candidate: None,
                 previous: None,
                 trial: None,
+                less: Vec::new(),
                 resuming,
                 in_force: None,
                 held: None,
@@ -416,7 +427,7 @@ impl Control {
 
     /// Loads the stable model; the server is ready afterwards.
     pub async fn load_stable(&self, path: &Path) -> Result<Arc<Deployment>, ControlError> {
-        let deployment = self.load(path, deploy::any_digest()).await?;
+        let deployment = self.load(path, deploy::any_model()).await?;
         self.routes.write().stable = Some(deployment.clone());
         let model = ledger_handle::model(&deployment);
         self.ledger.note(self.now(), Entry::ModelLoaded { arm: Arm::Stable, model });
@@ -432,7 +443,7 @@ impl Control {
     }
 
     /// Loads a model that `check` has nothing against. One at a time.
-    async fn load(&self, path: &Path, check: DigestCheck) -> Result<Arc<Deployment>, ControlError> {
+    async fn load(&self, path: &Path, check: LoadCheck) -> Result<Arc<Deployment>, ControlError> {
         if let Some(fault) = self.device_fault() {
             return Err(ControlError::Load(fault.to_owned()));
         }
@@ -457,7 +468,10 @@ impl Control {
                 state.candidate = None;
             }
         }
-        loaded.map(Arc::new).map_err(|e| ControlError::Load(e.to_string()))
+        loaded.map(Arc::new).map_err(|error| match error {
+            DeployError::NotAllowed { why: Objection::Less(less), .. } => ControlError::Less(less),
+            error => ControlError::Load(error.to_string()),
+        })
     }
 
     /// Steps the machine. Nothing that an outcome or a tick leads to needs anybody to wait for it.

@@ -6,9 +6,12 @@
 //! being late. Decides nothing about rollouts; the machine does.
 
 use super::act::Done;
+use super::deploy::Candidate;
 use super::ledger_handle::{self, model};
 use super::life::Trial;
-use super::{Control, ControlError, ControlState, Deployment, DigestCheck, Unload};
+use super::{
+    Control, ControlError, ControlState, Deployment, LoadCheck, Objection, Offer, Unload, losses,
+};
 use crate::engine::LaneId;
 use crate::ledger::{Entry, Model, Opening, Rejection};
 use crate::rollout::{Arm, Event, Operator, Order, Rollout, Weight};
@@ -40,6 +43,8 @@ pub struct LoadAsked {
     pub reason: Option<String>,
     /// Also if its content was rejected before.
     pub retry: bool,
+    /// Also if it can do less than stable.
+    pub allow: bool,
 }
 
 impl Control {
@@ -61,7 +66,7 @@ impl Control {
     ) -> Result<Arc<Deployment>, ControlError> {
         let stable = self.routes.read().stable.clone().ok_or(ControlError::NoStable)?;
         let path = stable.path.clone();
-        let asked = LoadAsked { path, by, reason, retry: true };
+        let asked = LoadAsked { path, by, reason, retry: true, allow: true };
         let control = self.clone();
         let task = tokio::spawn(async move { control.load_and_start(asked, true).await });
         task.await.map_err(|e| ControlError::Engine(e.to_string()))?
@@ -78,8 +83,9 @@ impl Control {
                 Ok(deployment)
             }
             Err(error) => {
-                self.tell_load(&asked, self_test, Some(&error));
-                self.ledger.note(self.now(), load_ordered(&asked, self_test, Some(&error)));
+                self.tell_load(&asked, self_test, Err(&error));
+                let entry = load_ordered(&asked, self_test, Err(&error));
+                self.ledger.note(self.now(), entry);
                 Err(error)
             }
         }
@@ -107,7 +113,7 @@ impl Control {
         if let Some(rejection) = self.ledger.rejection(&place).filter(|_| !asked.retry) {
             return Err(ControlError::Load(rejected_before(&rejection)));
         }
-        let check = self.digest_check(asked, self_test);
+        let check = self.load_check(asked, self_test);
         let deployment = match self.load(&asked.path, check).await {
             Ok(deployment) => deployment,
             Err(error) => {
@@ -118,7 +124,12 @@ impl Control {
             }
         };
         self.publish_loaded(Arm::Canary, &deployment);
-        match self.begin(&deployment, asked, self_test) {
+        let less = self.less(&deployment);
+        let begun = match less.is_empty() || asked.allow {
+            true => self.begin(&deployment, asked, self_test, less),
+            false => Err(ControlError::Less(less)),
+        };
+        match begun {
             Ok(done) => Ok((deployment, done)),
             Err(error) => {
                 self.life.on_trial(None);
@@ -128,12 +139,25 @@ impl Control {
         }
     }
 
-    fn tell_load(&self, asked: &LoadAsked, self_test: bool, refused: Option<&ControlError>) {
-        let LoadAsked { path, by, reason, retry } = asked;
+    /// What a loaded canary can do less than stable.
+    pub(super) fn less(&self, canary: &Deployment) -> Vec<String> {
+        let stable = self.routes.read().stable.clone();
+        stable.map_or_else(Vec::new, |stable| losses(&Offer::of(&stable), &Offer::of(canary)))
+    }
+
+    /// `outcome`: what was allowed, or why it was refused.
+    fn tell_load(
+        &self,
+        asked: &LoadAsked,
+        self_test: bool,
+        outcome: Result<&[String], &ControlError>,
+    ) {
+        let LoadAsked { path, by, reason, retry, allow } = asked;
         let command = if self_test { "self_test" } else { "canary_load" };
         let body = json!({
-            "command": command, "path": path, "retry": retry, "by": by, "reason": reason,
-            "refused": refused.map(ToString::to_string),
+            "command": command, "path": path, "retry": retry, "allow": allow, "by": by,
+            "reason": reason, "less": outcome.unwrap_or_default(),
+            "refused": outcome.err().map(ToString::to_string),
         });
         self.notes.publish("order", false, body);
     }
@@ -148,27 +172,38 @@ impl Control {
         }
     }
 
-    /// Refuses content that was rejected before, before it takes any memory, and makes room for any other:
-    /// a model that cannot be loaded at all costs nobody the former stable. What is let in is known from then
-    /// on to be what is being loaded.
-    fn digest_check(self: &Arc<Self>, asked: &LoadAsked, self_test: bool) -> DigestCheck {
-        let (control, retry, path) = (self.clone(), asked.retry, asked.path.clone());
-        Arc::new(move |digest| {
-            let rejection = control.ledger.rejection(digest).filter(|_| !retry);
-            let (control, digest) = (control.clone(), digest.to_owned());
-            let model = unloaded(&path, &digest);
+    /// Refuses content that was rejected before and what can do less than stable, before it takes any memory,
+    /// and makes room for any other: a model that cannot be loaded at all costs nobody the former stable. What
+    /// is let in is known from then on to be what is being loaded.
+    fn load_check(self: &Arc<Self>, asked: &LoadAsked, self_test: bool) -> LoadCheck {
+        let (control, asked) = (self.clone(), asked.clone());
+        Arc::new(move |candidate| {
+            let objection = control.objection(&asked, candidate);
+            let (control, digest) = (control.clone(), candidate.digest.to_owned());
+            let model = unloaded(&asked.path, &digest);
             Box::pin(async move {
-                let Some(rejection) = rejection else {
-                    control.life.on_trial(Some(Trial { model, loading: true }));
-                    if !self_test {
-                        control.state.lock().candidate = Some(digest);
-                    }
-                    control.make_room().await;
-                    return Ok(());
-                };
-                Err(rejected_before(&rejection))
+                if let Some(objection) = objection {
+                    return Err(objection);
+                }
+                control.life.on_trial(Some(Trial { model, loading: true }));
+                if !self_test {
+                    control.state.lock().candidate = Some(digest);
+                }
+                control.make_room().await;
+                Ok(())
             })
         })
+    }
+
+    /// What speaks against an opened canary that the order does not override.
+    fn objection(&self, asked: &LoadAsked, candidate: Candidate<'_>) -> Option<Objection> {
+        let rejection = self.ledger.rejection(candidate.digest).filter(|_| !asked.retry);
+        if let Some(rejection) = rejection {
+            return Some(Objection::Rejected(rejected_before(&rejection)));
+        }
+        let stable = self.routes.read().stable.clone().filter(|_| !asked.allow)?;
+        let less = losses(&Offer::of(&stable), &candidate.offer);
+        (!less.is_empty()).then_some(Objection::Less(less))
     }
 
     fn begin(
@@ -176,6 +211,7 @@ impl Control {
         deployment: &Arc<Deployment>,
         asked: &LoadAsked,
         self_test: bool,
+        less: Vec<String>,
     ) -> Result<Done, ControlError> {
         let stable = self.routes.read().stable.clone().ok_or(ControlError::NoStable)?;
         let rollout = uuid::Uuid::new_v4().simple().to_string()[..12].to_owned();
@@ -208,8 +244,9 @@ impl Control {
             stable: model(&stable),
             canary: model(deployment),
         }))];
-        self.tell_load(asked, self_test, None);
-        entries.push(load_ordered(asked, self_test, None));
+        self.tell_load(asked, self_test, Ok(&less));
+        entries.push(load_ordered(asked, self_test, Ok(&less)));
+        state.less = less;
         entries.push(Entry::ModelLoaded { arm: Arm::Canary, model: model(deployment) });
         if asked.retry && !self_test {
             entries.extend(self.pardon(&deployment.digest, asked));
@@ -381,11 +418,16 @@ pub(super) fn unloaded(path: &Path, digest: &str) -> Model {
     Model { path: path.display().to_string(), version, digest: digest.to_owned() }
 }
 
-/// For the ledger: who asked for a canary, and why it was not granted, if it was not.
-fn load_ordered(asked: &LoadAsked, self_test: bool, refused: Option<&ControlError>) -> Entry {
-    let LoadAsked { path, by, reason, retry } = asked.clone();
-    let (path, refused) = (path.display().to_string(), refused.map(ToString::to_string));
-    Entry::LoadOrdered { path, by, reason, retry, self_test, refused }
+/// For the ledger: who asked for a canary, and what was allowed or why it was not granted.
+fn load_ordered(
+    asked: &LoadAsked,
+    self_test: bool,
+    outcome: Result<&[String], &ControlError>,
+) -> Entry {
+    let LoadAsked { path, by, reason, retry, .. } = asked.clone();
+    let (path, refused) = (path.display().to_string(), outcome.err().map(ToString::to_string));
+    let allowed = outcome.unwrap_or_default().to_vec();
+    Entry::LoadOrdered { path, by, reason, retry, self_test, allowed, refused }
 }
 
 /// The same file or folder, however it is spelt.

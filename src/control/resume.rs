@@ -250,12 +250,13 @@ impl Control {
         }
         let path = Path::new(&opening.canary.path);
         self.life.on_trial(Some(Trial { model: opening.canary.clone(), loading: true }));
-        let check = super::deploy::any_digest();
+        let check = super::deploy::any_model();
         let canary = self.load(path, check).await.map_err(|error| error.to_string())?;
         if let Err(why) = is_still("canary", Some(&canary), &opening.canary) {
             self.retire(canary, "changed", Duration::ZERO);
             return Err(why);
         }
+        let less = self.less(&canary);
         let mut state = self.state.lock();
         if !matches!(state.rollout.phase(), Phase::Running { .. }) {
             self.life.on_trial(None);
@@ -264,6 +265,7 @@ impl Control {
             return Ok(());
         }
         state.trial = Some(opening.canary.clone());
+        state.less = less;
         {
             let mut routes = self.routes.write();
             routes.rollout = opening.rollout.as_str().into();

@@ -206,6 +206,9 @@ impl From<ControlError> for ApiError {
             ControlError::CanaryPresent { .. } => new(StatusCode::CONFLICT).code("canary_present"),
             ControlError::Loading => new(StatusCode::CONFLICT).code("loading"),
             ControlError::Resuming => new(StatusCode::CONFLICT).code("resuming"),
+            ControlError::Less(_) => {
+                new(StatusCode::CONFLICT).param("allow").code("canary_does_less")
+            }
             ControlError::NoStable => new(StatusCode::CONFLICT).code("no_stable"),
             ControlError::NoPrevious => new(StatusCode::CONFLICT).code("no_previous"),
             ControlError::NoRevision { .. } => {

@@ -15,6 +15,9 @@ pub struct LoadAsk {
     /// Also if this content was rejected before.
     #[serde(default)]
     pub retry: bool,
+    /// Also if it can do less than stable.
+    #[serde(default)]
+    pub allow: bool,
     /// Who gives the order, kept in the ledger; `operator` if absent.
     pub by: Option<String>,
     /// Why, kept in the ledger.

@@ -68,6 +68,9 @@ pub enum Entry {
         retry: bool,
         /// Load stable a second time, to be judged against itself.
         self_test: bool,
+        /// What it can do less than stable, which was allowed.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        allowed: Vec<String>,
         /// Why it was refused, if it was.
         refused: Option<String>,
     },

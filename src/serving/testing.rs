@@ -3,7 +3,9 @@
 //! The text side is a real one (a model folder's tokenizer and template); only the tensors are faked.
 
 use super::{Gateway, Limits, Timeouts};
-use crate::control::{Control, ControlConfig, DeployError, DeploymentPolicy, Loader, Start};
+use crate::control::{
+    Candidate, Control, ControlConfig, DeployError, DeploymentPolicy, Loader, Offer, Start,
+};
 use crate::engine::fake::{FakeRunner, FakeScript};
 use crate::engine::{Capacity, EngineError, EngineHandle, Runner, SchedulerConfig};
 use crate::model::LoadError;
@@ -133,7 +135,8 @@ fn loader(engine: EngineHandle, codec: Arc<Codec>, server: FakeServer) -> Loader
             (server.when_opened)(&path);
             // Each folder has a content of its own.
             let digest = format!("digest of {}", path.display());
-            check(&digest)
+            let offer = Offer { max_len: script.capacity.max_len, kv_tokens: None, codec: &codec };
+            check(Candidate { digest: &digest, offer })
                 .await
                 .map_err(|why| DeployError::NotAllowed { path: path.clone(), why })?;
             tokio::time::sleep(server.load_time / 2).await;

@@ -4,7 +4,7 @@
 //! tool calls. Which of them it supports is found out before there is traffic, as a plain value that is
 //! stored with the template. It is used in two ways. If a request has a shape that the template does not
 //! support, the error names the message and the shape, and it counts as a client error. And two versions can
-//! be compared before one replaces the other ([`Abilities::differences`]).
+//! be compared before one replaces the other ([`Abilities::differences`], [`Abilities::losses`]).
 //!
 //! Some templates need the same thing in another form, and probing also finds that form ([`Wants`]): the
 //! standard form is tried first, and another is chosen only if it works where the standard form does not.
@@ -314,28 +314,38 @@ impl Abilities {
     /// The shapes that only one of the two templates supports, in plain words; empty if they are alike. Meant
     /// for stable (`self`) and canary (`other`).
     pub fn differences(&self, other: &Abilities) -> Vec<String> {
-        let differs = |shape: Shape| {
-            let (here, there) = (self.of(shape), other.of(shape));
+        self.compared(other).map(|(_, words)| words).collect()
+    }
+
+    /// Of these differences, those in which `other` does less.
+    pub fn losses(&self, other: &Abilities) -> Vec<String> {
+        self.compared(other).filter(|(less, _)| *less).map(|(_, words)| words).collect()
+    }
+
+    /// Each difference, and whether `other` does less.
+    fn compared(&self, other: &Abilities) -> impl Iterator<Item = (bool, String)> {
+        Shape::ALL.into_iter().filter_map(|shape| {
             let words = shape.words();
-            match (here, there) {
+            match (self.of(shape), other.of(shape)) {
                 (Outcome::Taken | Outcome::LeftOut, Outcome::Refused(why)) => {
-                    Some(format!("no longer takes {words}: refuses it ({why})"))
+                    Some((true, format!("no longer takes {words}: refuses it ({why})")))
                 }
                 (Outcome::Taken | Outcome::LeftOut, Outcome::Failed(why)) => {
-                    Some(format!("no longer takes {words}: fails on it ({why})"))
+                    Some((true, format!("no longer takes {words}: fails on it ({why})")))
                 }
+                (Outcome::Taken, Outcome::LeftOut) => Some((true, format!("leaves out {words}"))),
                 (Outcome::Refused(_) | Outcome::Failed(_), Outcome::Taken) => {
-                    Some(format!("newly takes {words}"))
+                    Some((false, format!("newly takes {words}")))
                 }
-                (Outcome::Taken, Outcome::LeftOut) => Some(format!("leaves out {words}")),
-                (Outcome::LeftOut, Outcome::Taken) => Some(format!("no longer leaves out {words}")),
+                (Outcome::LeftOut, Outcome::Taken) => {
+                    Some((false, format!("no longer leaves out {words}")))
+                }
                 (Outcome::Refused(_) | Outcome::Failed(_), Outcome::LeftOut) => {
-                    Some(format!("leaves out {words} instead of refusing it"))
+                    Some((false, format!("leaves out {words} instead of refusing it")))
                 }
                 _ => None,
             }
-        };
-        Shape::ALL.into_iter().filter_map(differs).collect()
+        })
     }
 
     /// The first thing in a conversation that the template does not support: the message, if one is at fault,

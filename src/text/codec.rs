@@ -218,6 +218,25 @@ impl Codec {
         self.defaults.clone()
     }
 
+    /// Number of ids that the tokenizer has, from 0.
+    pub fn tokens(&self) -> usize {
+        self.visible.len()
+    }
+
+    /// Texts of the special tokens, in the order of their ids.
+    pub fn special_tokens(&self) -> Vec<String> {
+        let added = self.tokenizer.get_added_vocabulary().get_added_tokens_decoder();
+        let special = added.iter().filter(|(_, token)| token.special);
+        let mut special: Vec<_> = special.map(|(id, token)| (*id, token.content.clone())).collect();
+        special.sort_unstable();
+        special.into_iter().map(|(_, text)| text).collect()
+    }
+
+    /// Whether this is the text of a special token.
+    pub fn is_special(&self, token: &str) -> bool {
+        self.tokenizer.get_added_vocabulary().is_special_token(token)
+    }
+
     /// The id of the token with this exact text, such as `<|im_end|>`.
     pub fn token_id(&self, token: &str) -> Option<u32> {
         self.tokenizer.token_to_id(token)

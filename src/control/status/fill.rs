@@ -62,6 +62,7 @@ impl Control {
             weight: routed.percent(),
             weight_wanted: (view.weight != routed).then(|| view.weight.percent()),
             remarks: state.remarks(),
+            less: models.canary.as_ref().map_or_else(Vec::new, |_| state.less.clone()),
             steps: view.steps.iter().map(|step| step.percent()).collect(),
             step: view.step,
             stage: view.stage,

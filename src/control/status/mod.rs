@@ -54,6 +54,9 @@ pub struct Status {
     /// What stands out: what waits, and what was refused at the start.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub remarks: Vec<String>,
+    /// What the canary can do less than stable, one line each; it was allowed at its load.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub less: Vec<String>,
     /// Weights that the policy plans, in percent.
     pub steps: Vec<u8>,
     /// Place of the present weight in `steps`.

@@ -105,4 +105,12 @@ fn two_versions_are_compared_in_plain_words() {
     assert!(won.iter().any(|line| line == "newly takes a system message"), "{won:?}");
     assert!(tools.differences(&plain).iter().any(|line| line == "leaves out tools"));
     assert!(plain.differences(&tools).iter().any(|line| line == "no longer leaves out tools"));
+    let losses = plain.losses(&strict);
+    assert!(losses.iter().any(|line| line == system), "{losses:?}");
+    assert!(losses.iter().all(|line| lost.contains(line)), "they are some of the differences");
+    assert!(!strict.losses(&plain).iter().any(|line| line.starts_with("newly")), "a gain is none");
+    let losses = tools.losses(&plain);
+    assert!(losses.iter().any(|line| line == "leaves out tools"), "{losses:?}");
+    assert!(losses.iter().all(|line| line.starts_with("leaves out ")), "{losses:?}");
+    assert!(plain.losses(&tools).is_empty(), "{:?}", plain.losses(&tools));
 }
