@@ -7,7 +7,7 @@ use axum::http::{Request, StatusCode};
 use futures_util::StreamExt;
 use http_support::*;
 use serde_json::{Value, json};
-use serin::control::{ArmStatus, Status};
+use serin::control::{ArmStatus, Preview, Status};
 use serin::http::orders::RolledBack;
 use serin::serving::testing::FakeServer;
 use serin_kernels::cuda::{MemoryReading, Readings};
@@ -250,6 +250,101 @@ async fn a_refused_comparison_costs_nobody_the_former_stable() {
     order_ok(&app, "/admin/promote", json!({"now": true})).await;
     order_ok(&app, "/admin/canary/load", json!({"path": "better"})).await;
     assert_eq!(status(&app).await.phase, "running");
+}
+
+/// A dry run without a revision.
+async fn preview(app: &Router, path: &str, mut body: Value) -> Preview {
+    body["dry_run"] = json!(true);
+    let body = ok(app, local(post(path, &body))).await;
+    serde_json::from_value(body).expect("a preview")
+}
+
+/// Everything of a status but what passes with time.
+async fn lasting(app: &Router) -> Value {
+    let mut body = ok(app, local(get("/admin/status"))).await;
+    for passing in ["stage_age_s", "uptime_s", "resident_bytes", "gates", "forecast", "arms"] {
+        body.as_object_mut().expect("an object").remove(passing);
+    }
+    body
+}
+
+fn becomes(preview: &Preview) -> Vec<(&str, &str)> {
+    preview.arms.iter().map(|arm| (arm.version.as_str(), arm.becomes.as_str())).collect()
+}
+
+#[tokio::test]
+async fn a_dry_run_says_what_an_order_would_do_and_changes_nothing() {
+    let keep = |server: &mut FakeServer| server.deployments.keep_previous = Duration::from_secs(60);
+    let app = api(gateway_saying(REPLY, keep).await);
+    order_ok(&app, "/admin/canary/load", json!({"path": "canary"})).await;
+    let before = lasting(&app).await;
+
+    let promoted = preview(&app, "/admin/promote", json!({"now": true, "by": "me"})).await;
+    assert_eq!((promoted.weight, promoted.weight_after), (5, 0));
+    assert_eq!(promoted.stable_after.as_deref(), Some("canary"));
+    assert_eq!(becomes(&promoted), [("stable", "kept"), ("canary", "becomes_stable")]);
+    assert!(promoted.text.starts_with("promoted from 5 % by me"), "{}", promoted.text);
+    assert!(promoted.memory_back >= 1 << 20, "what the former stable holds: {promoted:?}");
+    assert_eq!(promoted.memory_back, promoted.arms[0].memory);
+
+    let later = preview(&app, "/admin/promote", json!({})).await;
+    assert_eq!((later.weight_after, later.memory_back), (5, 0));
+    assert_eq!(becomes(&later), [("stable", "stays"), ("canary", "stays")]);
+    assert!(later.text.contains("as soon as these are met"), "{}", later.text);
+
+    let back = preview(&app, "/admin/rollback", json!({"reason": "a test"})).await;
+    assert_eq!((back.weight_after, back.stable_after.as_deref()), (0, Some("stable")));
+    assert_eq!(becomes(&back), [("stable", "stays"), ("canary", "unloaded")]);
+    assert_eq!((back.memory_back, back.arms[1].leaves_within_s), (back.arms[1].memory, Some(5.0)));
+    assert!(back.text.contains("a test"), "{}", back.text);
+
+    assert_eq!(lasting(&app).await, before, "nothing has changed");
+    // The order itself, based on the preview.
+    let body = json!({"now": true, "expect": promoted.revision});
+    ok(&app, local(post("/admin/promote", &body))).await;
+    assert_eq!(arm(&status(&app).await, "stable").version.as_deref(), Some("canary"));
+}
+
+#[tokio::test]
+async fn a_dry_run_counts_the_requests_that_an_order_would_meet() {
+    let slow = |server: &mut FakeServer| {
+        server.model("canary").expect("a model").step_time = Duration::from_millis(50);
+    };
+    let app = api(gateway_saying(&REPLY.repeat(20), slow).await);
+    order_ok(&app, "/admin/canary/load", json!({"path": "canary"})).await;
+    let body = chat(json!({"model": "fake@canary", "stream": true, "max_tokens": 200}));
+    let replies = [send(&app, post("/v1/chat/completions", &body)).await];
+    let met = async {
+        loop {
+            let back = preview(&app, "/admin/rollback", json!({})).await;
+            if back.arms[1].running == 1 {
+                return back;
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    let met = tokio::time::timeout(Duration::from_secs(10), met).await.expect("it is seen");
+    assert_eq!((met.arms[0].running, met.arms[0].waiting), (0, 0));
+    drop(replies);
+}
+
+#[tokio::test]
+async fn a_dry_run_is_refused_where_the_order_would_be() {
+    let app = plain_api().await;
+    let dry = |body: Value| {
+        let mut body = body;
+        body["dry_run"] = json!(true);
+        body
+    };
+    for (path, code) in [("/admin/rollback", "no_canary"), ("/admin/promote", "refused")] {
+        let (status, body) = ask(&app, local(post(path, &dry(json!({}))))).await;
+        assert_eq!((status.as_u16(), &body["error"]["code"]), (409, &json!(code)), "{body}");
+    }
+    order_ok(&app, "/admin/canary/load", json!({"path": "canary"})).await;
+    let (status, body) = ask(&app, local(post("/admin/promote", &dry(json!({"expect": 1}))))).await;
+    assert_eq!((status.as_u16(), &body["error"]["code"]), (412, &json!("stale_revision")));
+    let (status, _) = ask(&app, local(post("/admin/pause", &dry(json!({}))))).await;
+    assert_eq!(status, StatusCode::BAD_REQUEST, "pause has no dry run");
 }
 
 #[tokio::test]

@@ -257,6 +257,11 @@ fn operators_steer_a_live_rollout() {
     let twice = serin(&["canary", "load", "x", "--by", "carl", "--server", &server.server()]);
     assert!(!twice.status.success());
     assert!(String::from_utf8_lossy(&twice.stderr).contains("already loaded"));
+    for order in [&["promote", "--now", "--dry-run"][..], &["rollback", "--dry-run"]] {
+        let said = server.operate(order);
+        assert!(said.contains("nothing is changed") && said.contains("tiny-v2"), "{said}");
+        assert_eq!((weight(&server), &server.status()["phase"]), (37.into(), &"running".into()));
+    }
     server.operate(&["promote", "--now", "--reason", "it is better"]);
     let status = server.until("promoted", |s| s["phase"] == "promoted");
     assert_eq!(status["arms"][0]["version"], "tiny-v2", "{status:#}");

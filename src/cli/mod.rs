@@ -62,9 +62,18 @@ enum Command {
         /// Do not wait for the gates.
         #[arg(long)]
         now: bool,
+        /// Show what would happen, and change nothing.
+        #[arg(long)]
+        dry_run: bool,
     },
     /// Roll back: take the canary out of service and unload it.
-    Rollback(OrderArgs),
+    Rollback {
+        #[command(flatten)]
+        order: OrderArgs,
+        /// Show what would happen, and change nothing.
+        #[arg(long)]
+        dry_run: bool,
+    },
     /// Stop raising the weight; errors still roll back.
     Pause(OrderArgs),
     /// Resume a paused rollout.
@@ -191,8 +200,12 @@ async fn run(command: Command) -> Result<ExitCode, CliError> {
         Command::Canary { command: CanaryCommand::Load { order, path, retry, allow } } => {
             operate::load(&order, &path, (retry, allow)).await?;
         }
-        Command::Promote { order, now } => operate::promote(&order, now).await?,
-        Command::Rollback(order) => operate::rollback(&order).await?,
+        Command::Promote { order, now, dry_run: true } => {
+            operate::preview_promotion(&order, now).await?;
+        }
+        Command::Promote { order, now, .. } => operate::promote(&order, now).await?,
+        Command::Rollback { order, dry_run: true } => operate::preview_rollback(&order).await?,
+        Command::Rollback { order, .. } => operate::rollback(&order).await?,
         Command::Pause(order) => operate::plain(&order, "/admin/pause", "paused").await?,
         Command::Resume(order) => operate::plain(&order, "/admin/resume", "resumed").await?,
         Command::Confirm(order) => operate::plain(&order, "/admin/confirm", "confirmed").await?,
@@ -222,7 +235,10 @@ mod tests {
         Cli::command().debug_assert();
         assert!(Cli::try_parse_from(["serin", "weight", "100"]).is_ok());
         assert!(Cli::try_parse_from(["serin", "weight", "101"]).is_err());
-        assert!(Cli::try_parse_from(["serin", "canary", "load", "x"]).is_ok());
+        assert!(Cli::try_parse_from(["serin", "canary", "load", "x", "--allow"]).is_ok());
+        assert!(Cli::try_parse_from(["serin", "promote", "--now", "--dry-run"]).is_ok());
+        assert!(Cli::try_parse_from(["serin", "rollback", "--dry-run"]).is_ok());
+        assert!(Cli::try_parse_from(["serin", "pause", "--dry-run"]).is_err());
     }
 
     #[test]

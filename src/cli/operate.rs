@@ -5,8 +5,12 @@
 
 use super::CliError;
 use super::client::Client;
-use crate::control::{ArmStatus, DeviceStatus, ForecastStatus, ShadowStatus, Status, Unload};
-use crate::http::orders::{LoadAsk, Loaded, OrderAsk, PromoteAsk, RolledBack, WeightAsk};
+use crate::control::{
+    ArmPreview, ArmStatus, DeviceStatus, ForecastStatus, Preview, ShadowStatus, Status, Unload,
+};
+use crate::http::orders::{
+    LoadAsk, Loaded, OrderAsk, PromoteAsk, RollbackAsk, RolledBack, WeightAsk,
+};
 use crate::hub;
 use crate::sanitize;
 use clap::Args;
@@ -76,7 +80,7 @@ pub(super) async fn load(
 pub(super) async fn promote(args: &OrderArgs, now: bool) -> Result<(), CliError> {
     let client = args.client();
     let OrderAsk { by, reason, expect } = args.ask(&client).await?;
-    let ask = PromoteAsk { now, by, reason, expect };
+    let ask = PromoteAsk { now, dry_run: false, by, reason, expect };
     let _: Value = client.order("/admin/promote", &ask).await?;
     let text = if now { "is promoted" } else { "will be promoted when this weight's gates pass" };
     println!("the canary {text}");
@@ -86,7 +90,7 @@ pub(super) async fn promote(args: &OrderArgs, now: bool) -> Result<(), CliError>
 /// Needs no revision: stopping is never refused for being late.
 pub(super) async fn rollback(args: &OrderArgs) -> Result<(), CliError> {
     let (by, reason) = (Some(args.by.clone()), args.reason.clone());
-    let ask = OrderAsk { by, reason, expect: args.expect };
+    let ask = RollbackAsk { dry_run: false, by, reason, expect: args.expect };
     let done: RolledBack = args.client().order("/admin/rollback", &ask).await?;
     match &done.unload {
         Some(unload) => println!("rolled back; {}", sanitize::line(&unload_text(unload))),
@@ -94,6 +98,49 @@ pub(super) async fn rollback(args: &OrderArgs) -> Result<(), CliError> {
         None => println!("rolled back; the model is still draining (see serin status)"),
     }
     Ok(())
+}
+
+pub(super) async fn preview_promotion(args: &OrderArgs, now: bool) -> Result<(), CliError> {
+    let (by, reason, expect) = (Some(args.by.clone()), args.reason.clone(), args.expect);
+    let ask = PromoteAsk { now, dry_run: true, by, reason, expect };
+    let preview: Preview = args.client().order("/admin/promote", &ask).await?;
+    print!("{}", sanitize::lines(&preview_text(&preview)));
+    Ok(())
+}
+
+pub(super) async fn preview_rollback(args: &OrderArgs) -> Result<(), CliError> {
+    let (by, reason, expect) = (Some(args.by.clone()), args.reason.clone(), args.expect);
+    let ask = RollbackAsk { dry_run: true, by, reason, expect };
+    let preview: Preview = args.client().order("/admin/rollback", &ask).await?;
+    print!("{}", sanitize::lines(&preview_text(&preview)));
+    Ok(())
+}
+
+fn preview_text(preview: &Preview) -> String {
+    let Preview { revision, text, weight, weight_after, .. } = preview;
+    let mut out = format!("a dry run at revision {revision}, nothing is changed\n  {text}\n");
+    out += &format!("  canary weight {weight} % -> {weight_after} %\n");
+    if let Some(version) = &preview.stable_after {
+        out += &format!("  stable is then {version}\n");
+    }
+    preview.arms.iter().for_each(|arm| out += &leaving_text(arm));
+    out + &format!("  {:.1} MiB come back\n", mib(preview.memory_back))
+}
+
+/// What becomes of one version.
+fn leaving_text(arm: &ArmPreview) -> String {
+    let within = span(arm.leaves_within_s.unwrap_or_default());
+    let becomes = match arm.becomes.as_str() {
+        "becomes_stable" => "becomes stable".to_owned(),
+        "kept" => format!("kept for `serin undo`, and unloaded within {within}"),
+        "unloaded" => format!("unloaded; what runs may finish within {within}"),
+        _ => "stays".to_owned(),
+    };
+    let ArmPreview { arm, version, running, waiting, memory, .. } = arm;
+    let memory = mib(*memory);
+    format!(
+        "  {arm:<7} {version}: {running} running, {waiting} waiting, {memory:.1} MiB: {becomes}\n"
+    )
 }
 
 /// An order without further words; `done` is what to say when it is granted.
@@ -306,6 +353,43 @@ pub(super) fn mib(bytes: u64) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_preview_says_what_becomes_of_each_version() {
+        let arm = |arm: &str, becomes: &str, running, leaves_within_s| ArmPreview {
+            arm: arm.to_owned(),
+            version: format!("tiny-{arm}"),
+            becomes: becomes.to_owned(),
+            running,
+            waiting: 1,
+            memory: 3 << 19,
+            leaves_within_s,
+        };
+        let preview = Preview {
+            revision: 7,
+            text: "promoted from 25 % by me: all gates pass".to_owned(),
+            weight: 25,
+            weight_after: 0,
+            stable_after: Some("tiny-canary".to_owned()),
+            arms: vec![
+                arm("stable", "kept", 2, Some(660.0)),
+                arm("canary", "becomes_stable", 0, None),
+            ],
+            memory_back: 3 << 19,
+        };
+        let text = "a dry run at revision 7, nothing is changed
+  promoted from 25 % by me: all gates pass
+  canary weight 25 % -> 0 %
+  stable is then tiny-canary
+  stable  tiny-stable: 2 running, 1 waiting, 1.5 MiB: kept for `serin undo`, and unloaded within 11m
+  canary  tiny-canary: 0 running, 1 waiting, 1.5 MiB: becomes stable
+  1.5 MiB come back
+";
+        assert_eq!(preview_text(&preview), text);
+        let leaves = leaving_text(&arm("canary", "unloaded", 3, Some(30.0)));
+        assert!(leaves.ends_with("unloaded; what runs may finish within 30s\n"), "{leaves}");
+        assert!(leaving_text(&arm("stable", "stays", 0, None)).ends_with("MiB: stays\n"));
+    }
 
     #[test]
     fn a_device_is_shown_by_what_it_tells() {

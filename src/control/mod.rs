@@ -6,7 +6,8 @@
 //! a model, goes to a task (`unload`). Locks are taken in the order state, routes; neither is held across
 //! an await. The clock of the rollout is read here and nowhere else.
 //!
-//! Reading order: `intake`, `identity`, `comparison` and `deploy` (how a model gets loaded), `orders` (what operators want), `act` (what the
+//! Reading order: `intake`, `identity`, `comparison` and `deploy` (how a model gets loaded), `orders` (what operators want), `preview` (what an
+//! order would do), `act` (what the
 //! rollout wants), `loss` (a device that has failed), `unload`, `ledger_handle`, `alerting` and `notes` (who is told), `resume`
 //! (after a restart), `life` (what the next process will know of this one's end), `feedback` and `regenerations` (who wrote
 //! what), `readings` (the device's state), `status`.
@@ -23,6 +24,7 @@ pub mod life;
 mod loss;
 mod notes;
 mod orders;
+mod preview;
 mod readings;
 mod regenerations;
 mod resume;
@@ -35,6 +37,7 @@ pub use intake::{DeployError, Objection, OpenedModel, look, look_with};
 pub use life::{Life, PreviousExit, Trial};
 pub use notes::{Listener, Note};
 pub use orders::{Asked, LoadAsked, same_place};
+pub use preview::{ArmPreview, Preview};
 pub use readings::ReadDevice;
 pub use resume::{ResumePlan, Resuming, Start, effective_stable};
 pub use status::{

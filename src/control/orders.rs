@@ -330,8 +330,7 @@ impl Control {
         let now = self.now();
         let event = Event::Operator(order.clone());
         let stepped = self.check(&state, order.command, expect).and_then(|()| {
-            if state.resuming.as_ref().is_some_and(|resuming| resuming.broken) {
-                // Without a machine: it will be given up in any case.
+            if !state.has_machine() {
                 return Ok(Vec::new());
             }
             let stepped = state.rollout.step(now, event.clone());
@@ -360,7 +359,8 @@ impl Control {
         }
     }
 
-    fn check(
+    /// Whether an order fits what stands now; the machine has not been asked yet.
+    pub(super) fn check(
         &self,
         state: &ControlState,
         command: Operator,
@@ -381,6 +381,13 @@ impl Control {
             return Err(ControlError::NoPrevious);
         }
         Ok(())
+    }
+}
+
+impl ControlState {
+    /// A rollout that cannot go on has no machine for orders: it will be given up in any case.
+    pub(super) fn has_machine(&self) -> bool {
+        !self.resuming.as_ref().is_some_and(|resuming| resuming.broken)
     }
 }
 

@@ -2,13 +2,14 @@
 
 use super::error::ApiError;
 use super::events;
-use super::orders::{LoadAsk, Loaded, OrderAsk, PromoteAsk, RolledBack, WeightAsk};
+use super::orders::{LoadAsk, Loaded, OrderAsk, PromoteAsk, RollbackAsk, RolledBack, WeightAsk};
 use super::wire::WireError;
 use super::{AppState, body};
 use crate::control::{Asked, LoadAsked, Status};
 use crate::rollout::{Operator, Order, Weight};
 use axum::body::Body;
 use axum::extract::State;
+use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
 use serde::de::DeserializeOwned;
@@ -54,18 +55,33 @@ async fn self_test(State(state): State<AppState>, body: Body) -> Result<Json<Loa
     Ok(Json(Loaded::from(&*deployment)))
 }
 
-async fn rollback(State(state): State<AppState>, body: Body) -> Result<Json<RolledBack>, ApiError> {
-    let OrderAsk { by, reason, expect } = ask(body).await?;
+async fn rollback(State(state): State<AppState>, body: Body) -> Result<Response, ApiError> {
+    let RollbackAsk { dry_run, by, reason, expect } = ask(body).await?;
+    if dry_run {
+        return preview(&state, Operator::Rollback, OrderAsk { by, reason, expect });
+    }
     let control = state.gateway.control();
     let version = control.models().canary.map(|canary| canary.version.to_string());
     let unload = control.rollback(name(by)?, said(reason)?, expect).await?;
-    Ok(Json(RolledBack { version, unload }))
+    Ok(Json(RolledBack { version, unload }).into_response())
 }
 
-async fn promote(State(state): State<AppState>, body: Body) -> Result<Json<Status>, ApiError> {
-    let PromoteAsk { now, by, reason, expect } = ask(body).await?;
+async fn promote(State(state): State<AppState>, body: Body) -> Result<Response, ApiError> {
+    let PromoteAsk { now, dry_run, by, reason, expect } = ask(body).await?;
     let promote = if now { Operator::PromoteNow } else { Operator::Promote };
-    order(&state, promote, OrderAsk { by, reason, expect }).await
+    let ask = OrderAsk { by, reason, expect };
+    match dry_run {
+        true => preview(&state, promote, ask),
+        false => order(&state, promote, ask).await.map(IntoResponse::into_response),
+    }
+}
+
+/// What an order would do.
+fn preview(state: &AppState, command: Operator, ask: OrderAsk) -> Result<Response, ApiError> {
+    let OrderAsk { by, reason, expect } = ask;
+    let order = Order { command, by: name(by)?, reason: said(reason)? };
+    let preview = state.gateway.control().preview(Asked { order, expect })?;
+    Ok(Json(preview).into_response())
 }
 
 async fn pause(State(state): State<AppState>, body: Body) -> Result<Json<Status>, ApiError> {

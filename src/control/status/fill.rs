@@ -85,7 +85,7 @@ impl Control {
     }
 
     /// The canary's share of the requests now; the rollout may want another.
-    fn routed(&self) -> Weight {
+    pub(in crate::control) fn routed(&self) -> Weight {
         let routes = self.routes.read();
         routes.canary.as_ref().map_or(Weight::ZERO, |_| routes.weight)
     }

@@ -1,0 +1,140 @@
+//! What an order would do, without doing it.
+//!
+//! The order is given to a copy of the state machine, so that a preview cannot say anything else than what the
+//! order would decide at this moment. Nothing is written down and nobody is told. It decides nothing itself.
+
+use super::{Asked, Control, ControlError, ControlState, Deployment, DeploymentPolicy};
+use crate::rollout::{Action, Arm, Event, Operator};
+use serde::{Deserialize, Serialize};
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+/// What an order would do now.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Preview {
+    /// The revision that this is true for; the order itself can name it.
+    pub revision: u64,
+    /// What would be decided, in one line; it says so if nothing would change.
+    pub text: String,
+    /// The canary's share of the requests now, in percent.
+    pub weight: u8,
+    /// Its share afterwards; without a canary, 0.
+    pub weight_after: u8,
+    /// The version that would be stable afterwards; `null` if stable is not loaded.
+    pub stable_after: Option<String>,
+    /// The loaded versions: stable, then canary.
+    pub arms: Vec<ArmPreview>,
+    /// Bytes that would come back once everything that leaves is unloaded.
+    pub memory_back: u64,
+}
+
+/// What an order would do to one loaded version.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ArmPreview {
+    /// `stable` or `canary`, as of now.
+    pub arm: String,
+    /// Name of the model's folder or file.
+    pub version: String,
+    /// What becomes of it: `stays`, `becomes_stable`, `kept` (until it is unloaded, it can be put back) or
+    /// `unloaded`.
+    pub becomes: String,
+    /// Sequences that are running on it now.
+    pub running: u64,
+    /// Sequences that wait for it now.
+    pub waiting: u64,
+    /// Bytes that it holds, in main memory and on a card.
+    pub memory: u64,
+    /// For what leaves: seconds after which its running requests are cut off at the latest. A version that is
+    /// kept is kept for a part of them.
+    pub leaves_within_s: Option<f64>,
+}
+
+impl Control {
+    /// What an order would do now, or why it would be refused. A revision is not needed; one that is named must
+    /// be the present one.
+    pub fn preview(&self, Asked { order, expect }: Asked) -> Result<Preview, ControlError> {
+        let state = self.state.lock();
+        let no_canary = self.routes.read().canary.is_none() && state.resuming.is_none();
+        if order.command == Operator::Rollback && no_canary {
+            return Err(ControlError::NoCanary);
+        }
+        self.check(&state, order.command, expect.or(Some(state.revision)))?;
+        let actions = match state.has_machine() {
+            true => {
+                let stepped = state.rollout.clone().step(self.now(), Event::Operator(order));
+                stepped.map_err(|error| ControlError::Refused(error.to_string()))?
+            }
+            false => Vec::new(),
+        };
+        Ok(self.foreseen(&state, &actions))
+    }
+
+    fn foreseen(&self, state: &ControlState, actions: &[Action]) -> Preview {
+        let models = self.models();
+        let weight = self.routed().percent();
+        let promoted = actions.contains(&Action::Promote);
+        let becomes = |arm: Arm| match arm {
+            Arm::Stable if promoted && self.deployments.keep_previous.is_zero() => {
+                ("unloaded", Some(self.deployments.finish))
+            }
+            Arm::Stable if promoted => {
+                let DeploymentPolicy { keep_previous, finish, .. } = self.deployments;
+                ("kept", Some(keep_previous + finish))
+            }
+            Arm::Canary if promoted => ("becomes_stable", None),
+            Arm::Canary if actions.contains(&Action::UnloadCanary) => {
+                ("unloaded", Some(self.deployments.drain))
+            }
+            Arm::Stable | Arm::Canary => ("stays", None),
+        };
+        let loaded = [(Arm::Stable, &models.stable), (Arm::Canary, &models.canary)];
+        let arms: Vec<ArmPreview> = loaded
+            .into_iter()
+            .filter_map(|(arm, loaded)| {
+                loaded.as_deref().map(|loaded| ArmPreview::new(arm, loaded, becomes(arm)))
+            })
+            .collect();
+        let leaving = arms.iter().filter(|arm| arm.leaves_within_s.is_some());
+        let after = if promoted { &models.canary } else { &models.stable };
+        Preview {
+            revision: state.revision,
+            text: text(actions),
+            weight,
+            weight_after: weight_after(actions).unwrap_or(weight),
+            stable_after: after.as_ref().map(|model| model.version.to_string()),
+            memory_back: leaving.map(|arm| arm.memory).sum(),
+            arms,
+        }
+    }
+}
+
+impl ArmPreview {
+    fn new(arm: Arm, loaded: &Deployment, becomes: (&str, Option<Duration>)) -> ArmPreview {
+        let stats = &loaded.stats;
+        ArmPreview {
+            arm: arm.as_str().to_owned(),
+            version: loaded.version.to_string(),
+            becomes: becomes.0.to_owned(),
+            running: stats.running.load(Ordering::Relaxed),
+            waiting: stats.waiting.load(Ordering::Relaxed),
+            memory: stats.arena_reserved.load(Ordering::Relaxed)
+                + stats.card_reserved.load(Ordering::Relaxed),
+            leaves_within_s: becomes.1.map(|time| time.as_secs_f64()),
+        }
+    }
+}
+
+fn text(actions: &[Action]) -> String {
+    let decision = actions.iter().find_map(|action| match action {
+        Action::Decision(decision) => Some(decision.text.clone()),
+        _ => None,
+    });
+    decision.unwrap_or_else(|| "nothing would change".to_owned())
+}
+
+fn weight_after(actions: &[Action]) -> Option<u8> {
+    actions.iter().find_map(|action| match action {
+        Action::SetWeight { weight, .. } => Some(weight.percent()),
+        _ => None,
+    })
+}
