@@ -8,6 +8,8 @@ mod process_support;
 
 use process_support::*;
 use serde_json::{Value, json};
+use serin::ledger::{Entry, Ledger, Options, Reader, Stamp};
+use serin::model::{LoadFormat, Weights};
 use std::fs;
 use std::path::Path;
 use std::process::Command;
@@ -224,6 +226,33 @@ fn a_version_with_a_mended_template_is_not_the_one_that_was_rejected() {
     change_template(&canary);
     server.operate(&load);
     assert_eq!(server.status()["phase"], "running");
+}
+
+/// A ledger of a serin that identified versions by configuration and weights alone.
+#[tokio::test]
+async fn a_version_that_an_earlier_serin_rejected_is_known_still() {
+    let dir = TempDir::new().expect("a folder");
+    let config = config(dir.path(), BY_ORDER);
+    let canary = models().join("tiny-v2");
+    let digest = Weights::open(&canary, LoadFormat::Auto).expect("a model").digest();
+    let (digest, reason) = (digest.expect("a digest"), "errors, years ago".to_owned());
+    let at = Stamp { unix_ms: 0, rollout: Duration::ZERO };
+    let path = dir.path().join("serin.ledger");
+    let (ledger, _) = Ledger::open(&path, Options::default(), at, "0", "stable").expect("a ledger");
+    let rejected = Entry::Rejected { digest: digest.clone(), reason };
+    ledger.commit(at, None, vec![rejected]).await.expect("written");
+    drop(ledger);
+    let server = Process::serve(&["--config", &config]);
+    let load = ["canary", "load", canary.to_str().expect("text")];
+    let again = serin(&[&load[..], &["--server", &server.server()]].concat());
+    let error = String::from_utf8_lossy(&again.stderr).into_owned();
+    assert!(!again.status.success() && error.contains("errors, years ago"), "{error}");
+    server.operate(&[&load[..], &["--retry"]].concat());
+    let found = server.status()["arms"][1]["digest"].as_str().expect("one").to_owned();
+    assert!(found.starts_with("v2:") && found.ends_with(&digest), "{found}");
+    // The pardon names the digest that was rejected, so the version is free.
+    let state = || Reader::open(&path).expect("a ledger").state().expect("a state");
+    wait_for("the pardon", || state().rejected.is_empty().then_some(()));
 }
 
 #[test]
