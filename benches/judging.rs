@@ -672,6 +672,9 @@ fn attacks(rule: EvidenceRule, runs: u64) {
     }
 }
 
+/// Prints one table.
+type Table = fn(EvidenceRule, u64);
+
 fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).filter(|one| one != "--bench").collect();
     let value = |name: &str| {
@@ -683,7 +686,7 @@ fn main() {
         Some("e_value") => EvidenceRule::EValue,
         Some(other) => panic!("--rule is exact or e_value, not {other}"),
     };
-    let tables: [(&str, fn(EvidenceRule, u64)); 5] = [
+    let tables: [(&str, Table); 5] = [
         ("equal", equal),
         ("latency", latency),
         ("found", found),

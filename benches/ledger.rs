@@ -7,7 +7,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use serin::ledger::{Entry, Ledger, Model, Opening, Options, Reader, Stamp};
-use serin::rollout::{Action, Arm, Class, Event, Outcome, Policy, Rollout};
+use serin::rollout::{Action, Arm, Class, Event, Origin, Outcome, Policy, Rollout};
 
 const EVENTS: u64 = 1_000_000;
 const COMMITS: usize = 1000;

@@ -14,17 +14,12 @@ const TRIPS: usize = 100;
 
 fn outcome(arm: Arm, class: Class, stage: u64) -> Outcome {
     Outcome {
-        arm,
-        class,
-        stage,
-        judged: true,
-        session: None,
-        key: None,
         ttft: Some(Duration::from_millis(40)),
         tpot: Some(Duration::from_millis(9)),
         e2e: Duration::from_millis(400),
         output_tokens: 40,
         matched: true,
+        ..Outcome::new(arm, class, stage)
     }
 }
 
