@@ -53,7 +53,9 @@ fn a_canary_that_cannot_even_begin_is_rescued_charged_and_rolled_back() {
     let mut body = chat("What is 7 plus 5?", false, 24);
     let system = json!({"role": "system", "content": "You are a bird."});
     body["messages"].as_array_mut().expect("messages").insert(0, system);
-    for _ in 0..60 {
+    for number in 0..120 {
+        // Each is a conversation of its own.
+        body["messages"][1]["content"] = json!(format!("What is {number} plus 5?"));
         let (code, text) = server.http("POST", "/v1/chat/completions", Some(&body));
         assert_eq!(code, 200, "{text}");
     }
@@ -78,7 +80,9 @@ fn a_bad_canary_is_rolled_back_and_the_webhook_says_why() {
     load(&server, &models().join("tiny-v3"));
     for number in 0..200 {
         let bird = ["heron", "wren", "puffin", "jay"][number % 4];
-        let ask = chat(&format!("What does the {bird} eat?"), false, 24);
+        let mut ask = chat(&format!("What does the {bird} eat?"), false, 24);
+        // Each is a session of its own.
+        ask["prompt_cache_key"] = json!(number.to_string());
         let (code, text) = server.http("POST", "/v1/chat/completions", Some(&ask));
         assert_eq!(code, 200, "{text}");
     }
@@ -109,7 +113,8 @@ fn metrics_show_both_arms_the_weight_and_the_gates() {
     load(&server, &models().join("tiny-v2"));
     let mut body = chat("What is 7 plus 5?", false, 24);
     body["stop"] = json!([" plus", "."]);
-    for _ in 0..20 {
+    for number in 0..20 {
+        body["messages"][0]["content"] = json!(format!("What is {number} plus 5?"));
         server.http("POST", "/v1/chat/completions", Some(&body));
     }
     // A reply that ended at a stop string is removed in the following step.

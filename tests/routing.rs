@@ -110,7 +110,7 @@ async fn no_session_leaves_the_canary_while_the_weight_rises() {
         assert!(before.is_subset(&now), "at {percent} % a session left the canary");
         before = now;
     }
-    assert_eq!(before.len(), 400);
+    assert!((330..400).contains(&before.len()), "a tenth is held back: {}", before.len());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

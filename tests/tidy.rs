@@ -241,7 +241,7 @@ fn rollout_uses_std_and_derives_of_serde() {
         for line in code(text).lines().filter(|l| l.trim_start().starts_with("use ")) {
             let from = line.trim_start().trim_start_matches("use ");
             let derives = "serde::{Deserialize, Serialize};";
-            let plain = ["std::", "super::", "crate::rollout", derives];
+            let plain = ["std::", "super::", "self::", "crate::rollout", derives];
             let plain = plain.iter().any(|plain| from.starts_with(plain));
             assert!(plain, "{file}: `{line}`; the rollout uses std, and of serde the derives");
         }

@@ -91,17 +91,16 @@ pub struct QualityActions {
 
 impl Default for QualityActions {
     fn default() -> QualityActions {
-        use SignalAction::{Hold, Notify, Rollback};
         QualityActions {
-            empty: Rollback,
-            length: Hold,
-            looping: Rollback,
-            structure: Rollback,
-            unknown_tool: Notify,
-            script: Hold,
-            refusal: Notify,
-            cancelled: Hold,
-            rescued: Hold,
+            empty: SignalAction::Rollback,
+            length: SignalAction::Hold,
+            looping: SignalAction::Rollback,
+            structure: SignalAction::Rollback,
+            unknown_tool: SignalAction::Notify,
+            script: SignalAction::Hold,
+            refusal: SignalAction::Notify,
+            cancelled: SignalAction::Hold,
+            rescued: SignalAction::Hold,
         }
     }
 }

@@ -18,10 +18,10 @@ mod timing;
 
 use std::time::Duration;
 
-use parties::Parties;
+use self::parties::Parties;
+use self::signal::{Finding, Signal};
+use self::timing::{Sample, Timing, stratum};
 pub(crate) use signal::Draw;
-use signal::{Finding, Signal};
-use timing::{Sample, Timing, stratum};
 
 use super::full_weight::FullWeightTest;
 use super::keys::{SlotCounts, slot};

@@ -9,8 +9,9 @@ use crate::rollout::keys::slot;
 
 /// Others are active if they send at least this share of the requests.
 const SHARE: f64 = 0.1;
-/// So many standard deviations below that share count as chance: at first, everybody may just not have come yet.
-const CHANCE: f64 = 4.0;
+/// A smaller share counts as chance until its probability is below this: at first, the others may just not have
+/// come yet. A party that is seen alone counts as alone after 66 requests.
+const CHANCE: f64 = 1e-3;
 
 /// Requests by party.
 #[derive(Debug, Clone, PartialEq)]
@@ -38,8 +39,14 @@ impl Parties {
 
     /// Whether a decision must hold without this slot.
     pub(crate) fn can_do_without(&self, slot: usize) -> bool {
-        let chance = CHANCE * (SHARE * (1.0 - SHARE) * self.all).sqrt();
-        self.all - self.by_slot[slot] >= SHARE * self.all - chance
+        let others = (self.all - self.by_slot[slot]) / self.all.max(1.0);
+        if others >= SHARE {
+            return true;
+        }
+        // Chernoff's bound on the probability of so few.
+        let part = |a: f64, b: f64| if a > 0.0 { a * (a / b).ln() } else { 0.0 };
+        let far = part(others, SHARE) + part(1.0 - others, 1.0 - SHARE);
+        self.all * far < -CHANCE.ln()
     }
 
     /// The name of the party that nearly all requests come from, if there is one.
@@ -56,12 +63,12 @@ mod tests {
     #[test]
     fn a_party_is_alone_when_it_is_certain_that_others_send_less_than_a_tenth() {
         let mut parties = Parties::new();
-        (0..140).for_each(|_| parties.count(Some(1)));
+        (0..60).for_each(|_| parties.count(Some(1)));
         assert!(parties.can_do_without(slot(1)), "the others may be late");
         (0..20).for_each(|_| parties.count(Some(1)));
         assert!(!parties.can_do_without(slot(1)) && parties.can_do_without(slot(2)));
         assert_eq!(parties.lone().as_deref(), Some("00000001"));
-        (0..12).for_each(|_| parties.count(None));
+        (0..10).for_each(|_| parties.count(None));
         assert!(parties.can_do_without(slot(1)) && parties.lone().is_none());
     }
 }
