@@ -147,6 +147,9 @@ fn line(a: (usize, f64), b: (usize, f64), at: usize) -> f64 {
 pub struct Work {
     /// On its prompt, up to the step that gave the first token.
     pub prefill: Duration,
+    /// How much larger the largest of these steps was than this sequence alone, in half powers of two: 0 for a step
+    /// of its own, 2 for twice as large. The cost model is not exact, so costs are compared at like sizes.
+    pub crowd: u8,
     /// On its decodes in steps that only decode, and the number of these. The cost of a decode in a mixed
     /// step is not known precisely enough.
     pub decode: Duration,
@@ -160,9 +163,11 @@ pub struct Work {
 impl Work {
     /// Adds its part of a step. `first`: it has no token yet, so even a single row belongs to its prompt.
     pub(super) fn add(&mut self, step: &Step<'_>, own: Load, first: bool) {
-        let part = step.took.mul_f64(step.model.map_or(1.0, |model| model.part(own, step.all)));
+        let share = step.model.map_or(1.0, |model| model.part(own, step.all));
+        let part = step.took.mul_f64(share);
         if first {
             self.prefill += part;
+            self.crowd = self.crowd.max((2.0 * -share.max(1e-9).log2()).round() as u8);
         } else if own.prefill == 0 && step.all.prefill == 0 {
             self.decode += part;
             self.decodes += 1;
@@ -297,6 +302,9 @@ mod tests {
         work.add(&step(3, own), own, false);
         work.add(&step(9, prompt), prompt, false);
         let matched = Some(ms(3));
-        assert_eq!(work, Work { prefill: ms(8), decode: ms(3), decodes: 1, matched });
+        assert_eq!(
+            work,
+            Work { prefill: ms(8), crowd: work.crowd, decode: ms(3), decodes: 1, matched }
+        );
     }
 }

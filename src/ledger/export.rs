@@ -109,6 +109,7 @@ fn outcome_fields(outcome: &Outcome) -> Value {
         "ttft": seconds(outcome.ttft),
         "tpot": seconds(outcome.tpot),
         "e2e": outcome.e2e.as_secs_f64(),
+        "crowd": outcome.crowd,
         "censored": outcome.censored,
         "prompt_tokens": outcome.prompt_tokens,
         "cached_tokens": outcome.cached_tokens,

@@ -85,6 +85,9 @@ pub struct Outcome {
     /// What the prompt cost the device up to the first token, without queueing and without other sequences;
     /// `None` if there was no first token.
     pub ttft: Option<Duration>,
+    /// How much larger the steps of the prompt were than this request alone, in half powers of two. TTFTs are
+    /// compared at like sizes.
+    pub crowd: u8,
     /// There was no first token: the client left, and `ttft` is the time until then.
     pub censored: bool,
     /// Time of a step that produced a token after the first, or the mean cost of such tokens; again without
@@ -115,6 +118,7 @@ impl Outcome {
             judged: true,
             origin: Origin::default(),
             ttft: None,
+            crowd: 0,
             censored: false,
             tpot: None,
             e2e: Duration::ZERO,

@@ -70,10 +70,12 @@ impl Verdict {
         texts.join("; ")
     }
 
-    /// Every gate's figures on one line, joined by `; `.
+    /// The gates' figures on one line, joined by `; `; without quality flags that nobody has seen.
     pub fn figures(&self) -> String {
+        let shown =
+            |gate: &&Gate| !gate.name.is_flag() || !matches!(gate.state, GateState::NotJudged(_));
         let text = |gate: &Gate| format!("{}: {}", gate.name, gate.text);
-        self.gates.iter().map(text).collect::<Vec<_>>().join("; ")
+        self.gates.iter().filter(shown).map(text).collect::<Vec<_>>().join("; ")
     }
 }
 
@@ -138,6 +140,11 @@ impl GateName {
         GateName::Cancelled,
         GateName::Rescued,
     ];
+
+    /// Whether it is the gate of a quality flag.
+    pub fn is_flag(self) -> bool {
+        Flag::ALL.into_iter().any(|flag| GateName::of(flag) == self)
+    }
 
     /// The gate of a quality flag.
     pub const fn of(flag: Flag) -> GateName {

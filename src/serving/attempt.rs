@@ -49,6 +49,8 @@ pub(super) struct Played {
     pub collected: Collected,
     /// What the prompt cost the device.
     pub ttft: Option<Duration>,
+    /// How much larger the prompt's steps were; see [`Work::crowd`].
+    pub crowd: u8,
     /// What a token after the first cost the device: a matched step's time if there was one, else the mean.
     pub tpot: Option<Duration>,
     /// Whether `tpot` is of a step that was matched with one of the other arm.
@@ -302,6 +304,7 @@ impl Attempt {
         let (timings, usage) = (self.timings(now), self.usage());
         let (ttft, matched) = (self.own_first_token(), self.matched());
         let tpot = matched.or_else(|| self.own_per_token());
+        let crowd = self.first().map_or(0, |mark| mark.work.crowd);
         let waited = now.saturating_duration_since(self.submitted).saturating_sub(timings.queued);
         let tokens = self.replies.first_mut().map(|reply| std::mem::take(&mut reply.ids));
         Played {
@@ -313,6 +316,7 @@ impl Attempt {
             usage,
             tokens: tokens.unwrap_or_default(),
             waited,
+            crowd,
             collected: self.collected,
             ttft,
             tpot,

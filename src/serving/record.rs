@@ -67,6 +67,7 @@ pub(super) fn played(
         judged: *judged,
         origin: *origin,
         ttft: played.ttft.or(left.then_some(played.waited)),
+        crowd: played.crowd,
         censored: left,
         tpot: played.tpot,
         e2e: played.timings.total,

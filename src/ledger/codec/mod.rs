@@ -66,6 +66,7 @@ const ROUTED: u8 = 1;
 const CENSORED: u8 = 1 << 1;
 const PROMPT: u8 = 1 << 2;
 const QUALITY: u8 = 1 << 3;
+const CROWD: u8 = 1 << 4;
 
 // The flags of an origin.
 const ORIGIN_PARTY: u8 = 1;
@@ -246,6 +247,7 @@ fn write_outcome(out: &mut Writer, context: &mut Context, at: Duration, outcome:
         (CENSORED, outcome.censored),
         (PROMPT, prompt),
         (QUALITY, quality),
+        (CROWD, outcome.crowd > 0),
     ];
     out.byte(more.into_iter().fold(0, |all, (flag, set)| if set { all | flag } else { all }));
     if let Some(routed) = routed {
@@ -257,6 +259,9 @@ fn write_outcome(out: &mut Writer, context: &mut Context, at: Duration, outcome:
     }
     if quality {
         out.varint(u128::from(outcome.flags.bits()));
+    }
+    if outcome.crowd > 0 {
+        out.byte(outcome.crowd);
     }
 }
 
@@ -408,7 +413,7 @@ fn read_outcome(
 fn read_more(input: &mut Reader<'_>, mut outcome: Outcome) -> Result<Outcome, CodecError> {
     let flags = input.byte()?;
     let has = |flag: u8| flags & flag != 0;
-    if flags & !(ROUTED | CENSORED | PROMPT | QUALITY) != 0 {
+    if flags & !(ROUTED | CENSORED | PROMPT | QUALITY | CROWD) != 0 {
         return Err(CodecError::Invalid("outcome flags"));
     }
     let mut count =
@@ -429,6 +434,12 @@ fn read_more(input: &mut Reader<'_>, mut outcome: Outcome) -> Result<Outcome, Co
             return Err(CodecError::Invalid("quality flags"));
         }
         outcome.flags = known;
+    }
+    if has(CROWD) {
+        outcome.crowd = input.byte()?;
+    }
+    if has(CROWD) && outcome.crowd == 0 {
+        return Err(CodecError::Invalid("step size"));
     }
     if has(PROMPT) && outcome.prompt_tokens == 0 {
         return Err(CodecError::Invalid("token count"));

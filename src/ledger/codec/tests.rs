@@ -42,7 +42,8 @@ fn outcome() -> impl Strategy<Value = Outcome> {
         };
         // Without a prompt there is nothing that could be cached.
         let cached_tokens = if prompt_tokens == 0 { 0 } else { cached_tokens };
-        Outcome { prompt_tokens, cached_tokens, flags, ..outcome }
+        let crowd = (output_tokens % 7) as u8;
+        Outcome { prompt_tokens, cached_tokens, flags, crowd, ..outcome }
     })
 }
 
@@ -174,11 +175,14 @@ fn the_form_is_fixed() {
         prompt_tokens: 300,
         cached_tokens: 5,
         flags: Flags::NONE.with(Flag::Loop),
+        crowd: 3,
         ..outcome
     };
     let bytes = encode(1, &[(at, Event::Outcome(more))]);
-    let new =
-        [2, 1, 1, 0x50, 10, 0x67, 3, 8, 7, 6, 5, 4, 3, 2, 1, 2, 0xac, 2, 2, 0xf, 90, 0xac, 2, 5, 4];
+    let new = [
+        2, 1, 1, 0x50, 10, 0x67, 3, 8, 7, 6, 5, 4, 3, 2, 1, 2, 0xac, 2, 2, 0x1f, 90, 0xac, 2, 5, 4,
+        3,
+    ];
     assert_eq!(bytes, new);
 }
 

@@ -164,12 +164,11 @@ fn timing(input: &Input<'_>, name: GateName, timing: &Timing, part: Part) -> Gat
     let (value, shown, threshold) = figures(input, name);
     let e = timing.log_e(part);
     let text = format!(
-        "{shown}; {} of {} canary samples at equal work above the past p99; evidence {} of {:.0}{}",
+        "{shown}; {} of {} canary samples at equal work above the past p99; evidence {} of {:.0}",
         timing.slow[1],
         timing.counted[1],
         e_text(e_value(e)),
         limit.exp(),
-        input.party(),
     );
     let state = match timing.finding(part, limit, &input.exact.parties) {
         Finding::Proved => GateState::Fail(text.clone()),
@@ -266,11 +265,10 @@ fn held(
     let limit = input.limits().holds;
     let e = e_value(signal.log_e());
     let text = format!(
-        "{what}; {} over the rollout; evidence {} of {:.0}{}",
+        "{what}; {} over the rollout; evidence {} of {:.0}",
         ratio_text(&signal.ratio, signal),
         e_text(e),
         limit.exp(),
-        input.party(),
     );
     let state = match signal.finding(limit, &input.exact.parties) {
         Finding::Proved => GateState::Fail(text.clone()),

@@ -169,11 +169,11 @@ impl Exact {
         if let Some(time) = outcome.ttft {
             let work = outcome.prompt_tokens.saturating_sub(outcome.cached_tokens);
             let censored = outcome.censored;
-            let sample = Sample { time, censored, stratum: stratum(work, kind) };
+            let sample = Sample { time, censored, stratum: stratum(work, kind, outcome.crowd) };
             self.ttft.observe(at.now, bake, draw, sample);
         }
         if let Some(time) = outcome.tpot {
-            let stratum = stratum(outcome.prompt_tokens, kind);
+            let stratum = stratum(outcome.prompt_tokens, kind, 0);
             self.tpot.observe(at.now, bake, draw, Sample { time, censored: false, stratum });
         }
     }

@@ -29,8 +29,10 @@ use crate::rollout::signal::Restarts;
 
 /// Stable's samples of a stratum before its median, and its p99, are used.
 const LEAST: (u32, u32) = (20, 50);
-/// Number of strata, of equal weight; further kinds of work are counted with the last.
-const STRATA: usize = 12;
+/// Number of strata; further kinds of work are counted with the last.
+const STRATA: usize = 32;
+/// The first strata weigh as much together as all others: common kinds of work appear first.
+const COMMON: usize = 12;
 
 /// One sample.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -39,13 +41,14 @@ pub(crate) struct Sample {
     /// The time is a lower bound.
     pub(crate) censored: bool,
     /// Samples are compared only with those of the same stratum.
-    pub(crate) stratum: u8,
+    pub(crate) stratum: u16,
 }
 
-/// The stratum of an amount of work: its power of two, and whether the sample comes from a matched step.
-pub(crate) fn stratum(work: u32, matched: bool) -> u8 {
-    let octave = (u32::BITS - work.leading_zeros()).min(30) as u8;
-    octave << 1 | u8::from(matched)
+/// The stratum of an amount of work: its power of two, whether the sample comes from a matched step, and how much
+/// larger the step was, in half powers of two.
+pub(crate) fn stratum(work: u32, matched: bool, crowd: u8) -> u16 {
+    let octave = u32::BITS - work.leading_zeros();
+    u16::from(crowd) << 7 | (octave as u16) << 1 | u16::from(matched)
 }
 
 /// How the samples of one stage and stratum are spread over the arms.
@@ -87,7 +90,7 @@ const STEP: f64 = 0.095_310_179_804_324_87;
 /// The samples of equal work.
 #[derive(Debug, Clone, PartialEq)]
 struct Stratum {
-    key: u8,
+    key: u16,
     median: Quantile,
     p99: Quantile,
     by_median: Stakes,
@@ -199,7 +202,7 @@ impl Timing {
         }
     }
 
-    fn stratum_at(&mut self, key: u8) -> usize {
+    fn stratum_at(&mut self, key: u16) -> usize {
         if let Some(at) = self.strata.iter().position(|stratum| stratum.key == key) {
             return at;
         }
@@ -246,7 +249,10 @@ impl Timing {
     fn mean(&self, part: Part, log_e: impl Fn(&Stakes) -> f64) -> f64 {
         let over = |pooled: &Stakes, one: fn(&Stratum) -> &Stakes| {
             let mut logs = vec![log_e(pooled)];
-            logs.extend(self.strata.iter().map(|s| log_e(one(s)) - (STRATA as f64).ln()));
+            let weight =
+                |at: usize| 2.0 * if at < COMMON { COMMON } else { STRATA - COMMON } as f64;
+            let strata = self.strata.iter().enumerate();
+            logs.extend(strata.map(|(at, s)| log_e(one(s)) - weight(at).ln()));
             ln_total(&logs) - 2f64.ln()
         };
         let median = over(&self.by_median, |stratum| &stratum.by_median);
