@@ -10,6 +10,7 @@ use crate::rollout::Arm;
 use crate::serving::{GenerateRequest, Limits, Prompt, SamplingPatch};
 use serde_json::Value;
 use std::time::Instant;
+use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 /// Temperatures below this are greedy: no two logits are that close.
 const COLDEST: f64 = 1e-3;
@@ -92,7 +93,7 @@ pub fn ask(
         key: key(fields, envelope.session, batch.then_some(&envelope.id))?,
         pin: pin(by_name, envelope.variant)?,
         party: envelope.party,
-        client: envelope.client,
+        client: client(fields, envelope.client)?,
         arrived: envelope.arrived,
         id: envelope.id,
     };
@@ -178,14 +179,25 @@ fn key(
     batch: Option<&String>,
 ) -> Result<Option<String>, WireError> {
     let mut key = header;
-    for name in ["prompt_cache_key", "safety_identifier", "user"] {
-        let given = fields.string(name)?.filter(|given| !given.is_empty());
-        if given.as_ref().is_some_and(|given| given.len() > MAX_KEY) {
-            return Err(WireError::bad(name, format!("it is longer than {MAX_KEY} bytes")));
-        }
-        key = key.or(given);
-    }
+    key = key.or(short(fields, "prompt_cache_key")?);
     Ok(key.or_else(|| batch.cloned()))
+}
+
+/// The hash of a client, told apart by the user that it names. A user is no session: who counts once at each
+/// weight says little, and some clients name the same user in every request.
+fn client(fields: &mut Fields, client: u64) -> Result<u64, WireError> {
+    let safety = short(fields, "safety_identifier")?;
+    let user = short(fields, "user")?;
+    Ok(safety.or(user).map_or(client, |user| xxh3_64_with_seed(user.as_bytes(), client)))
+}
+
+/// A text of limited length; an empty one counts as absent.
+fn short(fields: &mut Fields, name: &'static str) -> Result<Option<String>, WireError> {
+    let given = fields.string(name)?.filter(|given| !given.is_empty());
+    if given.as_ref().is_some_and(|given| given.len() > MAX_KEY) {
+        return Err(WireError::bad(name, format!("it is longer than {MAX_KEY} bytes")));
+    }
+    Ok(given)
 }
 
 fn replies(fields: &mut Fields, limits: Limits) -> Result<u32, WireError> {
