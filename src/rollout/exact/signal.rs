@@ -23,6 +23,9 @@ const SEGMENTS: usize = 64;
 const PROBABILITIES: usize = 64;
 /// A slot with this share of stable's events, and this many of them, may hide a regression.
 const HIDES: (f64, f64) = (0.4, 3.0);
+/// A party with a smaller share of the canary's events in any segment cannot bring about a verdict by itself: the
+/// ratio would stay below 4/3, and below 1.5 at the default limit.
+const MATTERS: f64 = 0.25;
 
 /// Who sent a request, and how it was routed.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -83,6 +86,9 @@ struct Segment {
     restart: u32,
     logs: [f64; RUNGS],
     ratio: Ratio,
+    /// Canary events, and those of each slot of parties.
+    canary: u32,
+    by_slot: Box<[u32; SLOTS]>,
 }
 
 /// The evidence about one kind of event.
@@ -147,6 +153,8 @@ impl Signal {
             restart: k,
             logs: [0.0; RUNGS],
             ratio: Ratio::default(),
+            canary: 0,
+            by_slot: Box::new([0; SLOTS]),
         });
     }
 
@@ -165,6 +173,10 @@ impl Signal {
         if let Some(segment) = self.segments.back_mut() {
             add(&mut segment.logs, &factors);
             segment.ratio.add(p, hit);
+            segment.canary += u32::from(hit);
+            if let Some(at) = at.filter(|_| hit) {
+                segment.by_slot[at] += 1;
+            }
         }
         if let Some(at) = at.filter(|_| !hit) {
             self.stable_by_slot[at] += 1.0;
@@ -195,7 +207,8 @@ impl Signal {
         let without = |slot: usize| self.stakes.log_e_without(slot);
         let mut optional = self.stakes.slots().filter(|slot| parties.can_do_without(*slot));
         if self.log_e() >= limit {
-            return match optional.all(|slot| without(slot) >= limit) {
+            let mut matters = optional.filter(|slot| self.matters(*slot));
+            return match matters.all(|slot| without(slot) >= limit) {
                 true => Finding::Proved,
                 false => Finding::OneParty,
             };
@@ -206,6 +219,16 @@ impl Signal {
             events >= HIDES.1 && events > HIDES.0 * all && without(slot) >= limit
         };
         if optional.any(hides) { Finding::Hidden } else { Finding::Below }
+    }
+
+    /// Whether this slot has so many of the canary's events, since any restart, that they could be all there is.
+    fn matters(&self, slot: usize) -> bool {
+        let (mut mine, mut all) = (0.0, 0.0);
+        self.segments.iter().rev().any(|segment| {
+            mine += f64::from(segment.by_slot[slot]);
+            all += f64::from(segment.canary);
+            all > 0.0 && mine >= MATTERS * all
+        })
     }
 
     /// The ratio over the segments since the restart that holds most of the evidence.
@@ -237,6 +260,8 @@ fn merge_oldest(segments: &mut VecDeque<Segment>) {
     {
         add(&mut next.logs, &oldest.logs);
         next.ratio = next.ratio.plus(oldest.ratio);
+        next.canary += oldest.canary;
+        next.by_slot.iter_mut().zip(oldest.by_slot.iter()).for_each(|(sum, more)| *sum += more);
         next.restart = oldest.restart;
     }
 }
