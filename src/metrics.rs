@@ -37,6 +37,8 @@ const FEEDBACK: &str = "serin_feedback_total";
 const RETRIES: &str = "serin_retries_total";
 const DECISIONS: &str = "serin_rollout_decisions_total";
 const WEIGHT: &str = "serin_canary_weight";
+const ROUTED: &str = "serin_canary_routed";
+const SHARE: &str = "serin_canary_share";
 const GATE: &str = "serin_rollout_gate";
 const GATE_VALUE: &str = "serin_rollout_gate_value";
 const EVIDENCE: &str = "serin_rollout_evidence";
@@ -121,7 +123,9 @@ fn describe() {
     describe_counter!(FEEDBACK, "Votes on replies.");
     describe_counter!(RETRIES, "Replies that a user regenerated soon after.");
     describe_counter!(DECISIONS, "Decisions of the rollout by kind.");
-    describe_gauge!(WEIGHT, "The canary's share of the traffic, 0 to 1.");
+    describe_gauge!(WEIGHT, "The canary's weight, 0 to 1.");
+    describe_gauge!(ROUTED, "The share that is routed to the canary, 0 to 1.");
+    describe_gauge!(SHARE, "The canary's real share of the latest 1,000 requests, 0 to 1.");
     describe_gauge!(GATE, "State of each gate: 1 pass, 0 inconclusive or not judged, -1 fail.");
     describe_gauge!(GATE_VALUE, "The value that each gate judges, if it has one.");
     describe_gauge!(EVIDENCE, "E-value of each gate that has one; compared with 1/alpha.");
@@ -294,6 +298,10 @@ pub struct GateGauge {
 pub struct RolloutGauges {
     /// 0 to 1.
     pub weight: f64,
+    /// What is routed to the canary, 0 to 1.
+    pub routed: f64,
+    /// Its real share of the latest requests, 0 to 1.
+    pub share: f64,
     /// The gates of the running rollout, else those of the last decision; empty before the first.
     pub gates: Vec<GateGauge>,
     /// Smallest ratio of error rates that the data so far can show; `None` above 100, or without a rollout.
@@ -310,6 +318,8 @@ pub struct RolloutGauges {
 pub fn rollout(gauges: &RolloutGauges) {
     let or_nan = |value: Option<f64>| value.unwrap_or(f64::NAN);
     gauge!(WEIGHT).set(gauges.weight);
+    gauge!(ROUTED).set(gauges.routed);
+    gauge!(SHARE).set(gauges.share);
     gauge!(RESIDENT).set(gauges.resident_bytes as f64);
     gauge!(DETECTABLE_RATIO).set(or_nan(gauges.detectable_ratio));
     gauge!(DETECTABLE_SHARE).set(or_nan(gauges.detectable_share));

@@ -9,12 +9,11 @@ use serin::config::Config;
 use serin::control::{Control, ControlConfig, LoadAsked, Start, folder_loader};
 use serin::device::Device;
 use serin::engine::EngineHandle;
-use serin::serving::{Gateway, GatewayError, GenerateRequest, Piece, Prompt, SamplingPatch};
+use serin::serving::{Gateway, GatewayError, GenerateRequest, Piece, Prompt};
 use serin_kernels::cuda::emulated::EmulatedCard;
 use std::fs;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Instant;
 use tempfile::TempDir;
 use tokio::time::timeout;
 
@@ -62,23 +61,17 @@ fn canary(path: &Path) -> LoadAsked {
 fn question() -> GenerateRequest {
     let messages = vec![json!({"role": "user", "content": "What does the serin eat?"})];
     GenerateRequest {
-        id: "chatcmpl-1".to_owned(),
-        prompt: Prompt::Chat {
-            messages,
-            tools: None,
-            template_kwargs: None,
-            ending: Default::default(),
-        },
-        sampling: SamplingPatch::default(),
-        n: 1,
         max_tokens: Some(400),
-        stop: Vec::new(),
         ignore_eos: true,
-        key: None,
-        pin: None,
-        party: None,
-        client: 0,
-        arrived: Instant::now(),
+        ..GenerateRequest::of(
+            "chatcmpl-1",
+            Prompt::Chat {
+                messages,
+                tools: None,
+                template_kwargs: None,
+                ending: Default::default(),
+            },
+        )
     }
 }
 

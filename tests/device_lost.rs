@@ -12,11 +12,11 @@ use serin::control::{Control, ControlError, LoadAsked, Start};
 use serin::ledger::{Ledger, Options, Stamp};
 use serin::rollout::{Arm, Policy};
 use serin::serving::testing::FakeServer;
-use serin::serving::{Gateway, GatewayError, GenerateRequest, Piece, Prompt, SamplingPatch};
+use serin::serving::{Gateway, GatewayError, GenerateRequest, Piece, Prompt};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use tempfile::TempDir;
 use tokio::time::timeout;
 
@@ -50,18 +50,10 @@ fn stamp() -> Stamp {
 
 fn request(prompt: Vec<u32>, pin: Arm) -> GenerateRequest {
     GenerateRequest {
-        id: "cmpl-1".to_owned(),
-        prompt: Prompt::Tokens(prompt),
-        sampling: SamplingPatch::default(),
-        n: 1,
         max_tokens: Some(200),
-        stop: Vec::new(),
         ignore_eos: true,
-        key: None,
         pin: Some(pin),
-        party: None,
-        client: 0,
-        arrived: Instant::now(),
+        ..GenerateRequest::of("cmpl-1", Prompt::Tokens(prompt))
     }
 }
 

@@ -10,7 +10,7 @@ use serin::serving::{Gateway, GenerateRequest, Piece, Prompt, SamplingPatch};
 use std::collections::HashSet;
 use std::path::Path;
 use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 fn server() -> FakeServer {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("models/tiny-v1");
@@ -22,23 +22,18 @@ fn server() -> FakeServer {
 fn request(id: usize, key: Option<String>) -> GenerateRequest {
     let messages = vec![json!({"role": "user", "content": "What does the canary do?"})];
     GenerateRequest {
-        id: format!("chatcmpl-{id}"),
-        prompt: Prompt::Chat {
-            messages,
-            tools: None,
-            template_kwargs: None,
-            ending: Default::default(),
-        },
         sampling: SamplingPatch { seed: Some(id as u64), ..SamplingPatch::default() },
-        n: 1,
         max_tokens: Some(48),
-        stop: Vec::new(),
-        ignore_eos: false,
         key,
-        pin: None,
-        party: None,
-        client: 0,
-        arrived: Instant::now(),
+        ..GenerateRequest::of(
+            &format!("chatcmpl-{id}"),
+            Prompt::Chat {
+                messages,
+                tools: None,
+                template_kwargs: None,
+                ending: Default::default(),
+            },
+        )
     }
 }
 
@@ -111,6 +106,14 @@ async fn no_session_leaves_the_canary_while_the_weight_rises() {
         before = now;
     }
     assert!((330..400).contains(&before.len()), "a tenth is held back: {}", before.len());
+    let status = control.status();
+    assert_eq!((status.weight, status.routed), (100, 90));
+    assert!(
+        status.share_of == 1000 && status.share > 0.5,
+        "{} of {}",
+        status.share,
+        status.share_of
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -218,10 +218,16 @@ fn status_text(status: &Status) -> String {
     out
 }
 
-/// The weight in force, and the one that is wanted where that is another.
+/// The weight in force, with what is routed and what is wanted where these are others.
 fn weight_text(status: &Status) -> String {
-    let wanted = status.weight_wanted.map_or_else(String::new, |to| format!(" ({to} % wanted)"));
-    format!("{} %{wanted}", status.weight)
+    let mut text = format!("{} %", status.weight);
+    if status.routed != status.weight {
+        text += &format!(" ({} % routed, the rest is held back on stable)", status.routed);
+    }
+    if let Some(wanted) = status.weight_wanted {
+        text += &format!(" ({wanted} % wanted)");
+    }
+    text
 }
 
 /// What the device tells, and nothing of what it does not.

@@ -6,8 +6,8 @@
 //! a model, goes to a task (`unload`). Locks are taken in the order state, routes; neither is held across
 //! an await. The clock of the rollout is read here and nowhere else.
 //!
-//! Reading order: `intake`, `identity`, `comparison` and `deploy` (how a model gets loaded), `orders` (what operators want), `preview` (what an
-//! order would do), `act` (what the
+//! Reading order: `intake`, `identity`, `comparison` and `deploy` (how a model gets loaded), `orders` (what
+//! operators want), `preview` (what an order would do), `act` (what the
 //! rollout wants), `loss` (a device that has failed), `unload`, `ledger_handle`, `alerting` and `notes` (who is told), `resume`
 //! (after a restart), `life` (what the next process will know of this one's end), `feedback` and `regenerations` (who wrote
 //! what), `readings` (the device's state), `status`.
@@ -349,10 +349,11 @@ impl Control {
         draw: f64,
     ) -> Result<Assignment, NoRoute> {
         let cluster = key.map(session_hash);
-        let alone = cluster.is_some_and(|cluster| self.recent.lock().dominates(cluster));
+        let mut recent = self.recent.lock();
+        let alone = cluster.is_some_and(|cluster| recent.dominates(cluster));
         let assignment = self.routes.read().assign(key.filter(|_| !alone), pin, draw)?;
         if assignment.judged {
-            self.recent.lock().note(cluster, assignment.arm, alone);
+            recent.note(cluster, assignment.arm, alone);
         }
         Ok(assignment)
     }

@@ -71,7 +71,7 @@ impl Control {
 
     fn foreseen(&self, state: &ControlState, actions: &[Action]) -> Preview {
         let models = self.models();
-        let weight = self.routed().percent();
+        let weight = self.weights().0.percent();
         let promoted = actions.contains(&Action::Promote);
         let becomes = |arm: Arm| match arm {
             Arm::Stable if promoted && self.deployments.keep_previous.is_zero() => {

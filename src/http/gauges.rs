@@ -22,6 +22,8 @@ pub fn refresh(control: &Control) {
     };
     metrics::rollout(&RolloutGauges {
         weight: f64::from(status.weight) / 100.0,
+        routed: f64::from(status.routed) / 100.0,
+        share: status.share,
         gates: status.gates.iter().map(|gate| gauge(gate, wait(gate))).collect(),
         detectable_ratio: forecast.and_then(|f| f.detectable_error_ratio),
         detectable_share: forecast.and_then(|f| f.detectable_exceedance),

@@ -224,7 +224,7 @@ fn decisions_return_exactly() {
             gate.name = if number == 0 { GateName::Retries } else { gate.name };
             gate.value = Some(0.1 + number as f64 / 3.0);
         }
-        assert_eq!(decision.verdict.gates.len(), GateName::ALL.len());
+        assert_eq!(decision.verdict.gates.len(), GateName::all().count());
         let entry = Entry::Decision(Box::new(decision));
         let (kind, body) = entry.to_columns().expect("JSON");
         assert_eq!(Entry::from_columns(&kind, &body).expect("it reads"), entry);

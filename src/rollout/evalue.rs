@@ -146,75 +146,10 @@ fn bisect(mut from: f64, mut to: f64, holds: impl Fn(f64) -> bool) -> f64 {
     from
 }
 
-/// The stakes on each bet: from everything seen, and with each slot left out.
-#[derive(Debug, Clone, PartialEq)]
-pub(crate) struct Capital<const J: usize> {
-    all: [f64; J],
-    total: f64,
-    /// By slot that has been seen. Leaving out any other slot gives `all`.
-    without: Vec<(usize, [f64; J])>,
-}
-
-impl<const J: usize> Capital<J> {
-    /// No stakes: an e-value of zero until the first restart.
-    pub(crate) fn new() -> Capital<J> {
-        let none = f64::NEG_INFINITY;
-        Capital { all: [none; J], total: none, without: Vec::new() }
-    }
-
-    /// Begins component `k` (from 1) with 1/(k(k+1)) of the capital, spread evenly over the bets.
-    pub(crate) fn restart(&mut self, k: u32) {
-        let k = f64::from(k);
-        let stake = -(k * (k + 1.0)).ln() - (J as f64).ln();
-        let without = self.without.iter_mut().map(|(_, stakes)| stakes);
-        for stakes in without.chain([&mut self.all]) {
-            for log in stakes {
-                *log = ln_sum(&[*log, stake]);
-            }
-        }
-        self.total = ln_sum(&self.all);
-    }
-
-    /// Settles all bets. The stakes without this slot are not changed.
-    pub(crate) fn settle(&mut self, factors: &[f64; J], slot: Option<usize>) {
-        if let Some(slot) = slot
-            && self.without.iter().all(|(known, _)| *known != slot)
-        {
-            self.without.push((slot, self.all));
-        }
-        for (known, stakes) in &mut self.without {
-            if Some(*known) != slot {
-                add(stakes, factors);
-            }
-        }
-        add(&mut self.all, factors);
-        self.total = ln_sum(&self.all);
-    }
-
-    /// ln of the e-value.
-    pub(crate) fn log_e(&self) -> f64 {
-        self.total
-    }
-
-    /// ln of the smallest e-value that remains when any one of the selected slots is left out.
-    pub(crate) fn log_e_without(&self, matters: impl Fn(usize) -> bool) -> f64 {
-        self.without
-            .iter()
-            .filter(|(slot, _)| matters(*slot))
-            .map(|(_, stakes)| ln_sum(stakes))
-            .fold(self.total, f64::min)
-    }
-}
-
-fn add<const J: usize>(stakes: &mut [f64; J], factors: &[f64; J]) {
-    for (log, factor) in stakes.iter_mut().zip(factors) {
-        *log += factor;
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::rollout::capital::Capital;
 
     fn weight(percent: u8) -> Weight {
         Weight::new(percent).expect("at most 100")
@@ -286,23 +221,6 @@ mod tests {
             })
             .sum();
         assert!((capital.log_e() - mixture.ln()).abs() < 1e-9);
-    }
-
-    #[test]
-    fn what_a_slot_brought_can_be_left_out() {
-        let bets = bets_above(weight(5), 1.0).expect("5 %");
-        let mut capital = Capital::new();
-        capital.restart(1);
-        capital.settle(&bets.miss, None);
-        let before = capital.log_e();
-        for _ in 0..5 {
-            capital.settle(&bets.hit, Some(7));
-        }
-        assert!(capital.log_e() > before + 5.0);
-        assert_eq!(capital.log_e_without(|_| true), before);
-        assert_eq!(capital.log_e_without(|_| false), capital.log_e());
-        capital.settle(&bets.hit, Some(8));
-        assert!(capital.log_e_without(|_| true) > before);
     }
 
     #[test]

@@ -105,7 +105,7 @@ fn each_quality_flag_does_what_the_policy_says() {
         {
             let mut traffic = Traffic::begin(|p| set(&mut p.quality, flag, action));
             let actions = traffic.send(8000, flagged(flag, 0.3));
-            let gate = GateName::of(flag);
+            let gate = GateName::Quality(flag);
             match action {
                 SignalAction::Rollback => {
                     assert!(rolled_back(&actions, Cause::Quality), "{flag:?}");

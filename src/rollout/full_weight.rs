@@ -11,7 +11,7 @@
 //! one, so the bound of alpha covers the whole ramp.
 
 use super::Policy;
-use super::evalue::Capital;
+use super::capital::Capital;
 use super::keys::SlotCounts;
 use super::stats::share_upper;
 use super::strata::Share;

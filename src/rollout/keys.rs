@@ -6,7 +6,7 @@
 //! arm's sample is below the cap. The choice depends on the past and on the key, never on how the request
 //! ended, so it does not bias any rate.
 //!
-//! The EVIDENCE is also computed without each slot of keys (`evalue::Capital`). A rollback must hold without
+//! The EVIDENCE is also computed without each slot of keys (`capital`). A rollback must hold without
 //! any one key that has more than the capped share of the canary's errors. A cap on the sample would not help
 //! there: at 5 %, two errors on the canary can be proof enough.
 //!

@@ -283,7 +283,7 @@ impl Rollout {
         };
         let (cause, name) = match exact.regression(&self.policy)? {
             Regression::Errors | Regression::Alone => (Cause::Errors, GateName::Errors),
-            Regression::Flag(flag) => (Cause::Quality, GateName::of(flag)),
+            Regression::Flag(flag) => (Cause::Quality, GateName::Quality(flag)),
         };
         let gate = self.verdict(now).gate(name).map(|gate| gate.text.clone());
         Some((cause, gate.unwrap_or_default()))
@@ -323,7 +323,7 @@ impl Rollout {
         let Some(flag) = new else { return Vec::new() };
         self.noticed = self.noticed.with(flag);
         let verdict = self.verdict(now);
-        let gate = verdict.gate(GateName::of(flag)).map(|gate| gate.text.clone());
+        let gate = verdict.gate(GateName::Quality(flag)).map(|gate| gate.text.clone());
         let text = format!("noticed, nothing is changed: {}", gate.unwrap_or_default());
         vec![self.decide(now, DecisionKind::Noticed { flag }, text, verdict)]
     }

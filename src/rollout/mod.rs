@@ -13,7 +13,7 @@
 //! - input: [`plan`](Policy) (the policy), [`outcome`](Outcome) and [`event`](Event);
 //! - state: `window`, `histogram` and `keys`;
 //! - evidence that grows: `exact` (by the exact probability of each event, the default); `evidence` with `strata`
-//!   (by the weight of the stage, the rule of earlier versions); both use `evalue` and `full_weight`;
+//!   (by the weight of the stage, the rule of earlier versions); both use `evalue`, `capital` and `full_weight`;
 //! - judgement: `stats`, `latency_gate`, `gates` and [`verdict`](Verdict);
 //! - consequences: `machine`, `orders` and `moves`;
 //! - display: [`forecast`](Forecast) and [`view`](View).
@@ -27,6 +27,7 @@
 //!   from the moment they were routed. Evidence spans all stages; each error counts with the weight that it
 //!   was routed under.
 
+mod capital;
 mod decision;
 mod error_gate;
 mod evalue;

@@ -4,12 +4,13 @@
 //! an operator how noisy this machine and its traffic are, before a real canary is judged on them. It does
 //! not know how the second copy was loaded.
 
+use super::quality::Flag;
 use super::verdict::{GateName, GateState, Verdict};
 use super::window::ArmWindow;
 use super::{Policy, latency_gate};
 
 /// Gates of a verdict, at most.
-const GATES: usize = GateName::ALL.len();
+const GATES: usize = GateName::PLAIN.len() + Flag::ALL.len();
 
 /// Canary over stable: p50 and p99 of TTFT, p50 and p99 of time per token.
 pub(crate) type Noise = [Option<f64>; 4];
@@ -49,7 +50,7 @@ impl SelfTest {
     pub(crate) fn note(&mut self, verdict: &Verdict, noise: Noise) {
         self.stages += 1;
         for gate in &verdict.gates {
-            let at = gate.name as usize;
+            let Some(at) = GateName::all().position(|name| name == gate.name) else { continue };
             match gate.state {
                 GateState::Fail(_) => self.failed[at] += 1,
                 GateState::Inconclusive(_) => self.lacked[at] += 1,
@@ -65,8 +66,7 @@ impl SelfTest {
 
     /// The report in words and figures.
     pub(crate) fn report(&self) -> String {
-        let alarms: Vec<String> = GateName::ALL
-            .iter()
+        let alarms: Vec<String> = GateName::all()
             .zip(self.failed.iter().zip(self.lacked))
             .filter(|(_, (failed, lacked))| **failed + lacked > 0)
             .map(|(name, (failed, lacked))| {

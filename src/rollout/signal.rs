@@ -8,7 +8,8 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use super::evalue::{Bets, Capital, RUNGS, bets_above};
+use super::capital::Capital;
+use super::evalue::{Bets, RUNGS, bets_above};
 use super::{Arm, Weight};
 
 /// Number of stages whose weight is remembered; events of older stages are excluded.

@@ -90,6 +90,18 @@ impl Ratio {
         self.canary > 0.0 && self.stable == 0.0
     }
 
+    /// Adds one error whose probability of lying on the canary, if the arms are equal, is `p`.
+    pub(crate) fn weigh(&mut self, p: f64, canary: bool) {
+        match canary {
+            true => self.canary += 1.0 - p,
+            false => self.stable += p,
+        }
+    }
+
+    pub(crate) fn plus(self, other: Ratio) -> Ratio {
+        Ratio { canary: self.canary + other.canary, stable: self.stable + other.stable }
+    }
+
     fn add(&mut self, stratum: &Stratum) {
         let [stable, canary] = stratum.requests.map(|n| n as f64);
         let all = stable + canary;

@@ -72,8 +72,9 @@ impl Verdict {
 
     /// The gates' figures on one line, joined by `; `; without quality flags that nobody has seen.
     pub fn figures(&self) -> String {
-        let shown =
-            |gate: &&Gate| !gate.name.is_flag() || !matches!(gate.state, GateState::NotJudged(_));
+        let shown = |gate: &&Gate| {
+            !matches!((gate.name, &gate.state), (GateName::Quality(_), GateState::NotJudged(_)))
+        };
         let text = |gate: &Gate| format!("{}: {}", gate.name, gate.text);
         self.gates.iter().filter(shown).map(text).collect::<Vec<_>>().join("; ")
     }
@@ -99,29 +100,14 @@ pub enum GateName {
     Feedback,
     /// How often users regenerate an answer, compared with stable.
     Retries,
-    /// [`Flag::Empty`].
-    Empty,
-    /// [`Flag::Length`].
-    Length,
-    /// [`Flag::Loop`].
-    Loop,
-    /// [`Flag::Structure`].
-    Structure,
-    /// [`Flag::UnknownTool`].
-    UnknownTool,
-    /// [`Flag::Script`].
-    Script,
-    /// [`Flag::Refusal`].
-    Refusal,
-    /// [`Flag::Cancelled`].
-    Cancelled,
-    /// [`Flag::Rescued`].
-    Rescued,
+    /// How often a reply has this quality flag, compared with stable.
+    #[serde(untagged)]
+    Quality(Flag),
 }
 
 impl GateName {
-    /// Every gate, in the order of a verdict.
-    pub const ALL: [GateName; 17] = [
+    /// The gates that are no quality flags, in the order of a verdict; those of the flags follow.
+    pub const PLAIN: [GateName; 8] = [
         GateName::Bake,
         GateName::Requests,
         GateName::Errors,
@@ -130,35 +116,12 @@ impl GateName {
         GateName::Throughput,
         GateName::Feedback,
         GateName::Retries,
-        GateName::Empty,
-        GateName::Length,
-        GateName::Loop,
-        GateName::Structure,
-        GateName::UnknownTool,
-        GateName::Script,
-        GateName::Refusal,
-        GateName::Cancelled,
-        GateName::Rescued,
     ];
 
-    /// Whether it is the gate of a quality flag.
-    pub fn is_flag(self) -> bool {
-        Flag::ALL.into_iter().any(|flag| GateName::of(flag) == self)
-    }
-
-    /// The gate of a quality flag.
-    pub const fn of(flag: Flag) -> GateName {
-        match flag {
-            Flag::Empty => GateName::Empty,
-            Flag::Length => GateName::Length,
-            Flag::Loop => GateName::Loop,
-            Flag::Structure => GateName::Structure,
-            Flag::UnknownTool => GateName::UnknownTool,
-            Flag::Script => GateName::Script,
-            Flag::Refusal => GateName::Refusal,
-            Flag::Cancelled => GateName::Cancelled,
-            Flag::Rescued => GateName::Rescued,
-        }
+    /// Every gate, in the order of a verdict.
+    pub fn all() -> impl Iterator<Item = GateName> {
+        let flags = Flag::ALL.into_iter().map(GateName::Quality);
+        GateName::PLAIN.into_iter().chain(flags)
     }
 
     /// A short name from a bounded set.
@@ -172,15 +135,7 @@ impl GateName {
             GateName::Throughput => "throughput",
             GateName::Feedback => "feedback",
             GateName::Retries => "retries",
-            GateName::Empty => Flag::Empty.as_str(),
-            GateName::Length => Flag::Length.as_str(),
-            GateName::Loop => Flag::Loop.as_str(),
-            GateName::Structure => Flag::Structure.as_str(),
-            GateName::UnknownTool => Flag::UnknownTool.as_str(),
-            GateName::Script => Flag::Script.as_str(),
-            GateName::Refusal => Flag::Refusal.as_str(),
-            GateName::Cancelled => Flag::Cancelled.as_str(),
-            GateName::Rescued => Flag::Rescued.as_str(),
+            GateName::Quality(flag) => flag.as_str(),
         }
     }
 }

@@ -83,27 +83,13 @@ mod tests {
     use crate::text::{Ending, GgufVocabulary};
     use serde_json::json;
     use std::path::Path;
-    use std::time::Instant;
 
     fn codec() -> Codec {
         Codec::from_gguf(&GgufVocabulary::stand_in(Path::new("x"), 300), 300).unwrap()
     }
 
     fn request(prompt: Prompt) -> GenerateRequest {
-        GenerateRequest {
-            id: "id".to_owned(),
-            prompt,
-            sampling: Default::default(),
-            n: 1,
-            max_tokens: None,
-            stop: Vec::new(),
-            ignore_eos: false,
-            key: None,
-            pin: None,
-            party: None,
-            client: 0,
-            arrived: Instant::now(),
-        }
+        GenerateRequest::of("id", prompt)
     }
 
     fn chat(text: &str) -> GenerateRequest {

@@ -43,7 +43,8 @@ impl Control {
         let state = self.state.lock();
         let view = state.rollout.view(self.now());
         let models = self.models();
-        let routed = self.routed();
+        let (weight, routed) = self.weights();
+        let share = self.recent.lock().share();
         let arms = [(Arm::Stable, &models.stable), (Arm::Canary, &models.canary)];
         Status {
             model: models.name.to_string(),
@@ -59,8 +60,12 @@ impl Control {
                 .map(|(path, health)| LedgerStatus { path, failing: health.failing }),
             paused: matches!(view.phase, Phase::Running { paused: true }),
             rollout: view.rollout.clone(),
-            weight: routed.percent(),
-            weight_wanted: (view.weight != routed).then(|| view.weight.percent()),
+            weight: weight.percent(),
+            weight_wanted: (view.weight != weight).then(|| view.weight.percent()),
+            routed: routed.percent(),
+            share: share.canary,
+            share_of: share.requests,
+            drawn: share.drawn,
             remarks: state.remarks(),
             less: models.canary.as_ref().map_or_else(Vec::new, |_| state.less.clone()),
             steps: view.steps.iter().map(|step| step.percent()).collect(),
@@ -84,10 +89,11 @@ impl Control {
         }
     }
 
-    /// The canary's share of the requests now; the rollout may want another.
-    pub(in crate::control) fn routed(&self) -> Weight {
+    /// The canary's weight in force, and the share that is routed to it; the rollout may want another.
+    pub(in crate::control) fn weights(&self) -> (Weight, Weight) {
         let routes = self.routes.read();
-        routes.canary.as_ref().map_or(Weight::ZERO, |_| routes.weight)
+        let none = (Weight::ZERO, Weight::ZERO);
+        routes.canary.as_ref().map_or(none, |_| (routes.weight, routes.routed))
     }
 }
 

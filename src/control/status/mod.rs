@@ -47,6 +47,19 @@ pub struct Status {
     pub rollout: Option<String>,
     /// The canary's share of the requests now.
     pub weight: u8,
+    /// The share that is routed to it: less while a part of the traffic is held back on stable.
+    #[serde(default)]
+    pub routed: u8,
+    /// Its real share of the latest requests, 0 to 1, and how many those are (at most 1,000).
+    #[serde(default)]
+    pub share: f64,
+    /// See `share`.
+    #[serde(default)]
+    pub share_of: usize,
+    /// Requests since the start that were routed on their own, because their session or conversation was more than
+    /// 5 % of the traffic.
+    #[serde(default)]
+    pub drawn: u64,
     /// The share that the rollout wants, where that is another: it waits for the ledger, or for the canary to
     /// be loaded again.
     #[serde(default, skip_serializing_if = "Option::is_none")]

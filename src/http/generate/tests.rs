@@ -31,20 +31,7 @@ fn served(arm: Arm) -> Served {
 
 /// A generation routed to the canary, with pieces sent by the test.
 async fn start() -> (Replies, Sender<Piece>) {
-    let request = GenerateRequest {
-        id: "chatcmpl-1".to_owned(),
-        prompt: Prompt::Text("Hi".to_owned()),
-        sampling: Default::default(),
-        n: 1,
-        max_tokens: None,
-        stop: Vec::new(),
-        ignore_eos: false,
-        key: None,
-        pin: None,
-        party: None,
-        client: 0,
-        arrived: Instant::now(),
-    };
+    let request = GenerateRequest::of("chatcmpl-1", Prompt::Text("Hi".to_owned()));
     let (sender, pieces) = channel(16);
     let generation = RefCell::new(Some(Generation { routed: served(Arm::Canary), pieces }));
     let generate = async |_| Ok(generation.take().expect("one request"));

@@ -4,7 +4,6 @@ use super::*;
 use crate::rollout::Arm;
 use crate::serving::{Finish, Prompt};
 use std::cell::RefCell;
-use std::time::Instant;
 use tokio::sync::mpsc::{Sender, channel};
 
 fn served() -> Served {
@@ -13,20 +12,7 @@ fn served() -> Served {
 }
 
 fn request() -> GenerateRequest {
-    GenerateRequest {
-        id: "id".to_owned(),
-        prompt: Prompt::Text("Hi".to_owned()),
-        sampling: Default::default(),
-        n: 2,
-        max_tokens: None,
-        stop: Vec::new(),
-        ignore_eos: false,
-        key: None,
-        pin: None,
-        party: None,
-        client: 0,
-        arrived: Instant::now(),
-    }
+    GenerateRequest { n: 2, ..GenerateRequest::of("id", Prompt::Text("Hi".to_owned())) }
 }
 
 /// Starts the requested number of generations, with two replies each and pieces sent by the test.

@@ -297,7 +297,7 @@ fn flagged(input: &Input<'_>, flag: Flag, action: SignalAction) -> Gate {
         rate(input.exact.flagged[flag as usize][at], input.exact.requests[at])
     });
     let what = format!("{} {canary} against stable's {stable}", flag.phrase());
-    let name = GateName::of(flag);
+    let name = GateName::Quality(flag);
     if signal.counted == [0, 0] {
         let why = format!("no {} on either", flag.phrase());
         return Gate::bare(name, GateState::NotJudged(why));

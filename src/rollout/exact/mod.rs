@@ -8,12 +8,12 @@
 //! This file sorts outcomes into kinds and says what can roll back; `judge` makes gates of it. It does not know
 //! what a stage is besides its weight.
 
+mod bets;
 mod door;
 pub(crate) mod judge;
 mod parties;
 mod quantile;
 mod signal;
-mod stakes;
 mod timing;
 
 use std::time::Duration;

@@ -9,12 +9,14 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
+use super::bets::{Bet, Factors};
 use super::door::{Door, WhenFull};
 use super::parties::Parties;
-use super::stakes::{Bet, Factors, Stakes, add};
+use crate::rollout::capital::{Capital, add};
 use crate::rollout::evalue::{RUNGS, SLOTS, exact_interval, ln_sum};
 use crate::rollout::keys::slot;
 use crate::rollout::signal::Restarts;
+pub(crate) use crate::rollout::strata::Ratio;
 use crate::rollout::{Arm, Origin, Weight};
 
 /// Number of segments kept individually; older ones are merged.
@@ -45,41 +47,6 @@ impl Draw {
     }
 }
 
-/// The two sums of the ratio.
-#[derive(Debug, Clone, Copy, PartialEq, Default)]
-pub(crate) struct Ratio {
-    canary: f64,
-    stable: f64,
-}
-
-impl Ratio {
-    fn add(&mut self, p: f64, canary: bool) {
-        match canary {
-            true => self.canary += 1.0 - p,
-            false => self.stable += p,
-        }
-    }
-
-    fn plus(self, other: Ratio) -> Ratio {
-        Ratio { canary: self.canary + other.canary, stable: self.stable + other.stable }
-    }
-
-    /// The ratio; `None` if stable has no events.
-    pub(crate) fn value(&self) -> Option<f64> {
-        (self.stable > 0.0).then(|| self.canary / self.stable)
-    }
-
-    /// Whether it is at least `limit`; an infinite ratio is.
-    pub(crate) fn reaches(&self, limit: f64) -> bool {
-        self.canary > 0.0 && self.canary >= limit * self.stable
-    }
-
-    /// The canary has events and stable has none.
-    pub(crate) fn is_infinite(&self) -> bool {
-        self.canary > 0.0 && self.stable == 0.0
-    }
-}
-
 /// The events since one restart.
 #[derive(Debug, Clone, PartialEq)]
 struct Segment {
@@ -97,7 +64,7 @@ pub(crate) struct Signal {
     door: Door,
     restarts: Restarts,
     factors: Factors,
-    stakes: Stakes,
+    capital: Capital<RUNGS>,
     segments: VecDeque<Segment>,
     /// Over the whole rollout.
     pub(crate) ratio: Ratio,
@@ -127,7 +94,7 @@ impl Signal {
             door: Door::new(WhenFull::Refuse),
             restarts: Restarts::default(),
             factors: Factors::default(),
-            stakes: Stakes::new(),
+            capital: Capital::new(),
             segments: VecDeque::new(),
             ratio: Ratio::default(),
             counted: [0; 2],
@@ -143,7 +110,7 @@ impl Signal {
     }
 
     fn restart(&mut self, k: u32) {
-        self.stakes.restart(k);
+        self.capital.restart(k);
         // A segment without events is of no use; its restart goes to the next one.
         self.segments.retain(|segment| segment.logs != [0.0; RUNGS]);
         if self.segments.len() == SEGMENTS {
@@ -167,12 +134,12 @@ impl Signal {
         let hit = draw.arm == Arm::Canary;
         let at = draw.party.map(slot);
         let factors = self.factors.of(p, Bet::Seldom, hit);
-        self.stakes.settle(&factors, at);
-        self.ratio.add(p, hit);
+        self.capital.settle(&factors, at);
+        self.ratio.weigh(p, hit);
         self.counted[draw.arm.index()] += 1;
         if let Some(segment) = self.segments.back_mut() {
             add(&mut segment.logs, &factors);
-            segment.ratio.add(p, hit);
+            segment.ratio.weigh(p, hit);
             segment.canary += u32::from(hit);
             if let Some(at) = at.filter(|_| hit) {
                 segment.by_slot[at] += 1;
@@ -199,26 +166,25 @@ impl Signal {
 
     /// ln of the e-value.
     pub(crate) fn log_e(&self) -> f64 {
-        self.stakes.log_e()
+        self.capital.log_e()
     }
 
     /// What the evidence amounts to at this limit, given as ln of the e-value that is needed.
     pub(crate) fn finding(&self, limit: f64, parties: &Parties) -> Finding {
-        let without = |slot: usize| self.stakes.log_e_without(slot);
-        let mut optional = self.stakes.slots().filter(|slot| parties.can_do_without(*slot));
+        let optional = |slot| parties.can_do_without(slot);
         if self.log_e() >= limit {
-            let mut matters = optional.filter(|slot| self.matters(*slot));
-            return match matters.all(|slot| without(slot) >= limit) {
-                true => Finding::Proved,
-                false => Finding::OneParty,
-            };
+            let without = self.capital.log_e_without(|slot| self.matters(slot) && optional(slot));
+            return if without >= limit { Finding::Proved } else { Finding::OneParty };
         }
         let all = self.counted[Arm::Stable.index()] as f64;
         let hides = |slot: usize| {
             let events = self.stable_by_slot[slot];
-            events >= HIDES.1 && events > HIDES.0 * all && without(slot) >= limit
+            events >= HIDES.1 && events > HIDES.0 * all && optional(slot)
         };
-        if optional.any(hides) { Finding::Hidden } else { Finding::Below }
+        match self.capital.any_without(hides, limit) {
+            true => Finding::Hidden,
+            false => Finding::Below,
+        }
     }
 
     /// Whether this slot has so many of the canary's events, since any restart, that they could be all there is.

@@ -17,12 +17,13 @@
 
 use std::time::Duration;
 
+use super::bets::{Bet, Factors};
 use super::door::{Door, WhenFull};
 use super::parties::Parties;
 use super::quantile::{Quantile, bin};
 use super::signal::{Draw, Finding};
-use super::stakes::{Bet, Factors, Stakes, add};
 use crate::rollout::Arm;
+use crate::rollout::capital::{Stakes, add};
 use crate::rollout::evalue::{RUNGS, ln_sum};
 use crate::rollout::keys::slot;
 use crate::rollout::signal::Restarts;
@@ -93,8 +94,8 @@ struct Stratum {
     key: u16,
     median: Quantile,
     p99: Quantile,
-    by_median: Stakes,
-    by_p99: Stakes,
+    by_median: Stakes<RUNGS>,
+    by_p99: Stakes<RUNGS>,
     spread: Spread,
 }
 
@@ -115,8 +116,8 @@ pub(crate) struct Timing {
     door: Door,
     restarts: Restarts,
     factors: Factors,
-    by_median: Stakes,
-    by_p99: Stakes,
+    by_median: Stakes<RUNGS>,
+    by_p99: Stakes<RUNGS>,
     strata: Vec<Stratum>,
     /// Log stakes on the canary being better than allowed, for the median and for the p99.
     certain: [[f64; RUNGS]; 2],
@@ -246,8 +247,8 @@ impl Timing {
         self.mean(part, Stakes::log_e)
     }
 
-    fn mean(&self, part: Part, log_e: impl Fn(&Stakes) -> f64) -> f64 {
-        let over = |pooled: &Stakes, one: fn(&Stratum) -> &Stakes| {
+    fn mean(&self, part: Part, log_e: impl Fn(&Stakes<RUNGS>) -> f64) -> f64 {
+        let over = |pooled: &Stakes<RUNGS>, one: fn(&Stratum) -> &Stakes<RUNGS>| {
             let mut logs = vec![log_e(pooled)];
             let weight =
                 |at: usize| 2.0 * if at < COMMON { COMMON } else { STRATA - COMMON } as f64;
