@@ -64,6 +64,6 @@ async fn next(later: &mut Receiver<Arc<Note>>) -> Option<String> {
 
 fn event(note: &Arc<Note>) -> String {
     let Note { id, at_unix_ms, kind, body } = &**note;
-    let data = json!({"id": id, "at_unix_ms": at_unix_ms, "event": kind, "body": body});
+    let data = format!(r#"{{"id":{id},"at_unix_ms":{at_unix_ms},"event":"{kind}","body":{body}}}"#);
     format!("id: {id}\nevent: {kind}\ndata: {data}\n\n")
 }

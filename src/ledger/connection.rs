@@ -46,6 +46,8 @@ pub(super) fn connect(path: &Path) -> Result<Connection, LedgerError> {
     conn.pragma_update(None, "journal_mode", "WAL").map_err(sqlite)?;
     conn.pragma_update(None, "synchronous", "FULL").map_err(sqlite)?;
     conn.pragma_update(None, "journal_size_limit", 16 << 20).map_err(sqlite)?;
+    // In KiB. Rows are appended and rarely read again.
+    conn.pragma_update(None, "cache_size", -512).map_err(sqlite)?;
     Ok(conn)
 }
 
