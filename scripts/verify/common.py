@@ -6,6 +6,7 @@ The HTTP client is in http_client.py.
 
 import argparse
 import json
+import multiprocessing
 import os
 import pathlib
 import platform
@@ -54,18 +55,22 @@ def raise_file_limit():
 
 
 class Beside:
-    """Runs `_run` in a separate thread during a `with` block; `_run` checks `self.stop`."""
+    """Runs `_run` in a separate process during a `with` block, so that it does not delay those who measure time.
+
+    `_run` checks `self.stop`.
+    """
 
     def __init__(self):
-        self.stop, self.thread = threading.Event(), threading.Thread(target=self._run, daemon=True)
+        self.stop = multiprocessing.Event()
+        self.process = multiprocessing.Process(target=self._run, daemon=True)
 
     def __enter__(self):
-        self.thread.start()
+        self.process.start()
         return self
 
     def __exit__(self, *_):
         self.stop.set()
-        self.thread.join()
+        self.process.join()
 
 
 def percentile(values, percent):
