@@ -616,7 +616,7 @@ fn ratios(rule: EvidenceRule, runs: u64) {
     head("Error ratios", runs);
     for percent in [5, 25, 50] {
         for ratio in [2.0, 3.0, 5.0, 10.0] {
-            for users in [1, 10, 1000] {
+            for users in [1, 3, 10, 1000] {
                 let weight = Weight::new(percent).expect("at most 100");
                 let mut scene = Scene {
                     errors: [0.01, 0.01 * ratio],

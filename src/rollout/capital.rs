@@ -95,6 +95,16 @@ impl<const J: usize> Capital<J> {
         self.total
     }
 
+    /// As [`Stakes::slots`].
+    pub(crate) fn slots(&self) -> impl Iterator<Item = usize> {
+        self.stakes.slots()
+    }
+
+    /// ln of the e-value without the events of this slot.
+    pub(crate) fn log_e_without_slot(&self, slot: usize) -> f64 {
+        self.stakes.log_e_without(slot)
+    }
+
     /// ln of the smallest e-value that remains when any one of the selected slots is left out.
     pub(crate) fn log_e_without(&self, matters: impl Fn(usize) -> bool) -> f64 {
         let matter = self.stakes.slots().filter(|slot| matters(*slot));
@@ -132,8 +142,10 @@ mod tests {
         }
         assert!(capital.log_e() > before + 5.0);
         assert_eq!(capital.log_e_without(|_| true), before);
+        assert_eq!(capital.log_e_without_slot(7), before);
         assert_eq!(capital.log_e_without(|_| false), capital.log_e());
         capital.settle(&bets.hit, Some(8));
         assert!(capital.log_e_without(|_| true) > before);
+        assert!(capital.any_without(|slot| slot == 8, before + 5.0));
     }
 }

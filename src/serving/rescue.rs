@@ -56,9 +56,9 @@ impl Gateway {
         }
     }
 
-    /// Records a request that its arm could not even begin, and begins it on stable if that may help: a
-    /// canary may have a template that fails, or room for less. A conversation that the canary's template does
-    /// not take is charged to the canary if stable takes it, and else to the request.
+    /// Records a request that its arm could not even begin, and begins it on stable if that may help. What the
+    /// canary does not take, because of its template or its context, is charged to the canary if stable takes it,
+    /// and else to the request.
     pub(super) async fn not_begun(
         &self,
         request: &GenerateRequest,
@@ -67,11 +67,12 @@ impl Gateway {
     ) -> Result<Attempt, GatewayError> {
         let bad = matches!(error, GatewayError::Invalid { .. });
         let stays = assignment.arm == Arm::Stable || request.pin.is_some() || bad;
-        if !stays && matches!(error, GatewayError::Untaken(_)) {
+        let less = matches!(error, GatewayError::Untaken(_) | GatewayError::ContextLength { .. });
+        if !stays && less {
             let stable = self.control.fallback().map_err(no_route)?;
             let attempt = self.attempt(request, stable, true).await;
-            let untaken = attempt.as_ref().err().map_or(Class::ModelError, class_of_error);
-            record::not_begun(&self.control, request.arrived, assignment, untaken, Instant::now());
+            let class = attempt.as_ref().err().map_or(Class::ModelError, class_of_error);
+            record::not_begun(&self.control, request.arrived, assignment, class, Instant::now());
             return attempt;
         }
         let class = class_of_error(&error);

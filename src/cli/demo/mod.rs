@@ -1,9 +1,10 @@
 //! `serin demo`: a whole rollout on the demo models, with minutes scaled to seconds.
 //!
 //! It starts the same server as `serin serve`, sends real chat requests over HTTP, loads a canary through the
-//! admin API, and shows the server's status until there is a decision. `load` generates the traffic, `view`
-//! draws the screen, and `summary` prints the result.
+//! admin API, and shows the server's status until there is a decision. `load` generates the traffic, `fault` breaks
+//! the canary if that is wanted, `view` draws the screen, and `summary` prints the result.
 
+mod fault;
 mod load;
 mod summary;
 mod view;
@@ -14,19 +15,22 @@ use super::serve::Running;
 use crate::config::{Config, demo_models};
 use crate::control::Status;
 use crate::device::DeviceChoice;
-use crate::http::orders::{LoadAsk, Loaded};
+use crate::http::orders::{LoadAsk, Loaded, RollbackAsk};
 use crate::rollout::Policy;
 use clap::Args;
-use load::Load;
+use fault::Fault;
+use load::{Habits, Load};
+use serde_json::Value;
+use std::path::Path;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 use view::Screen;
 
 #[derive(Debug, Args)]
 pub(super) struct DemoArgs {
-    /// Roll out a broken model, to see it caught.
-    #[arg(long)]
-    bad: bool,
+    /// Roll out a model that is broken in this way, to see it caught.
+    #[arg(long, value_name = "FAULT", num_args = 0..=1, require_equals = true, default_missing_value = "nan")]
+    bad: Option<Fault>,
     /// Where the models run: `auto`, `cpu`, `cuda`, `cuda:N`.
     #[arg(long, default_value = "auto", value_parser = DeviceChoice::parse)]
     device: DeviceChoice,
@@ -44,6 +48,10 @@ const LIMIT: Duration = Duration::from_secs(115);
 const WARM: Duration = Duration::from_secs(4);
 /// How long running requests may finish at the end.
 const DRAIN: Duration = Duration::from_secs(30);
+/// How long clients wait for text from a canary that hangs.
+const PATIENCE: Duration = Duration::from_millis(250);
+/// Why a canary that was held is rolled back: serin leaves that to an operator.
+const ON_HOLD: &str = "it was held; the demo ends";
 const FRAME: Duration = Duration::from_millis(250);
 
 pub(super) async fn run(args: DemoArgs) -> Result<ExitCode, CliError> {
@@ -67,12 +75,12 @@ pub(super) async fn run(args: DemoArgs) -> Result<ExitCode, CliError> {
         &config.model,
         &models.join("questions.json"),
         args.clients,
+        args.bad.map_or_else(Habits::default, habits),
     )?;
     tokio::time::sleep(WARM).await;
-    let canary = models.join(if args.bad { "tiny-v3" } else { "tiny-v2" });
-    let ask = LoadAsk { path: canary.display().to_string(), ..LoadAsk::default() };
-    let _: Loaded = client.order("/admin/canary/load", &ask).await?;
-    let mut screen = Screen::open(args.plain);
+    let folder = tempfile::tempdir().map_err(CliError::from_text)?;
+    load_canary(&client, args.bad, &models, folder.path()).await?;
+    let (mut screen, mut rolled_back) = (Screen::open(args.plain), false);
     let last = loop {
         tokio::time::sleep(FRAME).await;
         let status = client.status().await?;
@@ -80,12 +88,46 @@ pub(super) async fn run(args: DemoArgs) -> Result<ExitCode, CliError> {
         if quit || decided(&status) || begun.elapsed() > LIMIT {
             break status;
         }
+        if args.bad.is_some() && !rolled_back && held(&status) {
+            let ask = RollbackAsk { reason: Some(ON_HOLD.to_owned()), ..RollbackAsk::default() };
+            let _: Value = client.order("/admin/rollback", &ask).await?;
+            rolled_back = true;
+        }
     };
     drop(screen);
     let tally = load.stop().await;
     print!("{}", summary::text(&last, &tally, begun.elapsed()));
     running.stop(DRAIN).await;
     Ok(if decided(&last) { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// The traffic in which a fault shows.
+fn habits(fault: Fault) -> Habits {
+    let patience = (fault == Fault::Hang).then_some(PATIENCE);
+    Habits { system: fault == Fault::Template, long: fault == Fault::Context, patience }
+}
+
+/// Loads the canary. What can do less than stable is refused at first, as for every operator.
+async fn load_canary(
+    client: &Client,
+    fault: Option<Fault>,
+    models: &Path,
+    folder: &Path,
+) -> Result<(), CliError> {
+    let canary = match fault {
+        None => models.join("tiny-v2"),
+        Some(fault) => fault.model(models, folder).map_err(CliError::from_text)?,
+    };
+    let mut ask = LoadAsk { path: canary.display().to_string(), ..LoadAsk::default() };
+    let loaded: Result<Loaded, CliError> = client.order("/admin/canary/load", &ask).await;
+    let Err(refused) = loaded else { return Ok(()) };
+    if fault.is_none() {
+        return Err(refused);
+    }
+    println!("{refused}\n\nIt is loaded all the same, as by `serin canary load --allow`.\n");
+    ask.allow = true;
+    let _: Loaded = client.order("/admin/canary/load", &ask).await?;
+    Ok(())
 }
 
 /// The default policy with one second for each minute, and with sample sizes that a small machine can reach.
@@ -98,6 +140,12 @@ fn scaled_policy() -> Policy {
         stall_after: Duration::from_secs(30),
         ..real
     }
+}
+
+/// Whether a gate has failed at the end of a step: the weight stays until an operator decides.
+fn held(status: &Status) -> bool {
+    status.decisions.last().is_some_and(|decision| decision.kind == "held")
+        && status.gates.iter().any(|gate| gate.state == "fail")
 }
 
 /// Promoted or rolled back, and the memory of the unloaded model is freed.

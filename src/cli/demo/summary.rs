@@ -21,6 +21,9 @@ pub(super) fn text(status: &Status, tally: &Tally, took: Duration) -> String {
         );
     }
     out += &format!("  clients saw {} failed requests\n", tally.failed);
+    if tally.left > 0 {
+        out += &format!("  clients left {} requests because no text came\n", tally.left);
+    }
     if let Some(what) = tally.last_failure.as_ref().filter(|_| tally.failed > 0) {
         out += &format!("  the last one: {what}\n");
     }

@@ -236,9 +236,9 @@ impl Exact {
     }
 }
 
-/// The e-values that are needed, as logarithms. The signals that roll back share alpha: errors have half of it,
-/// the others the rest. The gates that hold share another alpha equally, but for those of latency: a canary as fast
-/// as stable is well within what they allow.
+/// The e-values that are needed, as logarithms. The signals that roll back share alpha: errors have [`OF_ERRORS`] of
+/// it, the others the rest. The gates that hold share another alpha equally, but for those of latency: a canary as
+/// fast as stable is well within what they allow.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) struct Limits {
     pub(crate) errors: f64,
@@ -252,6 +252,8 @@ pub(crate) struct Limits {
     pub(crate) notices: f64,
 }
 
+/// The share of alpha that errors have while there are quality flags that roll back. Flags are found soon in any case.
+const OF_ERRORS: f64 = 0.8;
 /// Feedback and retries.
 const USER_GATES: usize = 2;
 
@@ -261,9 +263,10 @@ impl Limits {
             |action| Flag::ALL.iter().filter(|f| policy.quality.action(**f) == action).count();
         let (rollback, hold) = (with(SignalAction::Rollback), with(SignalAction::Hold));
         let shared = |among: usize| policy.log_limit() + (among.max(1) as f64).ln();
+        let errors = if rollback > 0 { OF_ERRORS } else { 1.0 };
         Limits {
-            errors: shared(if rollback > 0 { 2 } else { 1 }),
-            flags: shared(2 * rollback),
+            errors: policy.log_limit() - errors.ln(),
+            flags: shared(rollback) - (1.0 - OF_ERRORS).ln(),
             latency: policy.log_limit(),
             holds: shared(USER_GATES + hold),
             notices: policy.log_limit(),

@@ -25,9 +25,9 @@ const SEGMENTS: usize = 64;
 const PROBABILITIES: usize = 64;
 /// A slot with this share of stable's events, and this many of them, may hide a regression.
 const HIDES: (f64, f64) = (0.4, 3.0);
-/// A party with a smaller share of the canary's events in any segment cannot bring about a verdict by itself: the
-/// ratio would stay below 4/3, and below 1.5 at the default limit.
-const MATTERS: f64 = 0.25;
+/// A party counts with at most this share of the canary's events. By itself it then raises the ratio to at most 4/3,
+/// which is below the default limit of 1.5.
+const MOST: f64 = 0.25;
 
 /// Who sent a request, and how it was routed.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -56,6 +56,16 @@ struct Segment {
     /// Canary events, and those of each slot of parties.
     canary: u32,
     by_slot: Box<[u32; SLOTS]>,
+}
+
+/// The events since the restart that holds most of the evidence.
+#[derive(Debug, Clone)]
+struct Best {
+    /// ln of the evidence.
+    log: f64,
+    ratio: Ratio,
+    canary: u32,
+    by_slot: [u32; SLOTS],
 }
 
 /// The evidence about one kind of event.
@@ -173,8 +183,10 @@ impl Signal {
     pub(crate) fn finding(&self, limit: f64, parties: &Parties) -> Finding {
         let optional = |slot| parties.can_do_without(slot);
         if self.log_e() >= limit {
-            let without = self.capital.log_e_without(|slot| self.matters(slot) && optional(slot));
-            return if without >= limit { Finding::Proved } else { Finding::OneParty };
+            let best = self.best();
+            let mut optional = self.capital.slots().filter(|slot| optional(*slot));
+            let holds = optional.all(|slot| self.log_e_limited(slot, &best) >= limit);
+            return if holds { Finding::Proved } else { Finding::OneParty };
         }
         let all = self.counted[Arm::Stable.index()] as f64;
         let hides = |slot: usize| {
@@ -187,30 +199,46 @@ impl Signal {
         }
     }
 
-    /// Whether this slot has so many of the canary's events, since any restart, that they could be all there is.
-    fn matters(&self, slot: usize) -> bool {
-        let (mut mine, mut all) = (0.0, 0.0);
-        self.segments.iter().rev().any(|segment| {
-            mine += f64::from(segment.by_slot[slot]);
-            all += f64::from(segment.canary);
-            all > 0.0 && mine >= MATTERS * all
-        })
+    /// ln of the e-value if this slot had at most [`MOST`] of the canary's events. Between the e-values with all of
+    /// its events and with none, events are as good as equal, so it is linear in their number.
+    fn log_e_limited(&self, slot: usize, best: &Best) -> f64 {
+        let (mine, all) = (f64::from(best.by_slot[slot]), f64::from(best.canary));
+        let allowed = (all - mine) * MOST / (1.0 - MOST);
+        let all = self.log_e();
+        if mine <= allowed {
+            return all;
+        }
+        let without = self.capital.log_e_without_slot(slot);
+        all.min(without + (all - without) * allowed / mine)
     }
 
     /// The ratio over the segments since the restart that holds most of the evidence.
     pub(crate) fn ratio_of_evidence(&self) -> Ratio {
-        let (mut logs, mut ratio) = ([0.0; RUNGS], Ratio::default());
-        let mut best = (f64::NEG_INFINITY, Ratio::default());
+        self.best().ratio
+    }
+
+    /// The events since the restart that holds most of the evidence.
+    fn best(&self) -> Best {
+        let mut logs = [0.0; RUNGS];
+        let mut sum = Best {
+            log: f64::NEG_INFINITY,
+            ratio: Ratio::default(),
+            canary: 0,
+            by_slot: [0; SLOTS],
+        };
+        let mut best = sum.clone();
         for segment in self.segments.iter().rev() {
             add(&mut logs, &segment.logs);
-            ratio = ratio.plus(segment.ratio);
+            sum.ratio = sum.ratio.plus(segment.ratio);
+            sum.canary += segment.canary;
+            sum.by_slot.iter_mut().zip(segment.by_slot.iter()).for_each(|(sum, more)| *sum += more);
             let k = f64::from(segment.restart);
-            let log = ln_sum(&logs) - (k * (k + 1.0)).ln();
-            if log > best.0 {
-                best = (log, ratio);
+            sum.log = ln_sum(&logs) - (k * (k + 1.0)).ln();
+            if sum.log > best.log {
+                best = sum.clone();
             }
         }
-        best.1
+        best
     }
 
     /// The ratios that the events do not contradict at level `alpha` on either side.
