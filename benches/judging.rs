@@ -157,6 +157,8 @@ struct End {
     back: Option<String>,
     /// Gates that failed when the weight was held.
     held: Vec<&'static str>,
+    /// The reason of the last hold, whatever it was.
+    waits: String,
     /// Canary requests until the rollback or the hold.
     canary: u64,
     requests: u64,
@@ -240,6 +242,7 @@ impl<'a> Run<'a> {
                 DecisionKind::Held => {
                     let failed =
                         |gate: &&serin::rollout::Gate| matches!(gate.state, GateState::Fail(_));
+                    self.end.waits.clone_from(&decision.text);
                     self.end.held.extend(
                         decision.verdict.gates.iter().filter(failed).map(|gate| gate.name.as_str()),
                     );
@@ -264,7 +267,7 @@ impl<'a> Run<'a> {
             canary_up: true,
         };
         let arm = pick(&input).expect("nothing is pinned").arm;
-        self.recent.note(cluster, arm, alone);
+        self.recent.note(cluster, arm, weight.fraction(), alone);
         let cluster = cluster.filter(|_| !alone);
         (arm, Origin { party: Some(party), cluster, routed: Some(weight) })
     }
@@ -512,6 +515,10 @@ fn row(name: &str, ends: &[End]) {
         percent(promoted, ends.len()),
         median(found),
     );
+    let undecided = |end: &&End| !end.promoted && end.back.is_none() && end.held.is_empty();
+    if let Some(end) = ends.iter().find(undecided) {
+        eprintln!("{name}: undecided, {}", end.waits);
+    }
 }
 
 fn head(title: &str, runs: u64) {
@@ -661,8 +668,16 @@ fn attacks(rule: EvidenceRule, runs: u64) {
         for share in [0.3, 0.6, 0.9] {
             let attacker = Some((attack, share));
             let errors = [0.01, 0.01 * ratio];
-            let scene =
-                Scene { attack: attacker, errors, turns: 3, keyed: true, ..Scene::new(rule) };
+            // Repeated failures of one party count once a minute, so that steps take longer.
+            let seconds = if share > 0.8 { 12 * 3600 } else { 3 * 3600 };
+            let scene = Scene {
+                attack: attacker,
+                errors,
+                turns: 3,
+                keyed: true,
+                seconds,
+                ..Scene::new(rule)
+            };
             let name = format!(
                 "{attack:?} with {} % of the traffic, canary's errors {ratio} x",
                 share * 100.0

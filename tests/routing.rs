@@ -116,6 +116,37 @@ async fn no_session_leaves_the_canary_while_the_weight_rises() {
     );
 }
 
+/// A few sessions that are all on the canary are much of the traffic, each below what is drawn per request.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn operators_are_told_once_that_the_real_share_is_not_what_was_set() {
+    let mut server = server();
+    server.model("canary").unwrap();
+    let gateway = server.start().await.unwrap();
+    let control = gateway.control();
+    control.load_canary(canary()).await.unwrap();
+    set_weight(control, 50).await;
+    let arm = |key: &str| control.route(Some(key), None, 0.5).unwrap().arm;
+    let keys = (0..100).map(|session| format!("session-{session}"));
+    let on_canary: Vec<String> = keys.filter(|key| arm(key) == Arm::Canary).take(20).collect();
+    for key in on_canary.iter().cycle().take(45 * on_canary.len()) {
+        assert_eq!(arm(key), Arm::Canary);
+    }
+    let told = || {
+        let earlier = control.listen(0).earlier;
+        earlier.into_iter().filter(|note| note.kind == "parted").collect::<Vec<_>>()
+    };
+    for _ in 0..100 {
+        if !told().is_empty() {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    let told = told();
+    assert_eq!(told.len(), 1, "{told:?}");
+    assert!(told[0].body.contains("\"expected\":0.5"), "{}", told[0].body);
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_failing_canary_is_rescued_rolled_back_and_unloaded() {
     let mut server = server();

@@ -119,11 +119,13 @@ pub enum Kind {
     Undone,
     /// Something that the policy only wants reported is more frequent on the canary.
     Noticed,
+    /// The canary's real share of the traffic is far from what was set.
+    Parted,
 }
 
 impl Kind {
     /// All kinds, in the order of their declaration.
-    pub const ALL: [Kind; 10] = [
+    pub const ALL: [Kind; 11] = [
         Kind::RolledBack,
         Kind::Promoted,
         Kind::Stalled,
@@ -134,6 +136,7 @@ impl Kind {
         Kind::AwaitingConfirmation,
         Kind::Undone,
         Kind::Noticed,
+        Kind::Parted,
     ];
 
     /// The name in config files, payloads and labels.
@@ -149,6 +152,7 @@ impl Kind {
             Kind::AwaitingConfirmation => "awaiting_confirmation",
             Kind::Undone => "undone",
             Kind::Noticed => "noticed",
+            Kind::Parted => "parted",
         }
     }
 
@@ -164,7 +168,8 @@ impl Kind {
             Kind::Stalled
             | Kind::ResumedAfterCrash
             | Kind::AwaitingConfirmation
-            | Kind::Noticed => Severity::Warning,
+            | Kind::Noticed
+            | Kind::Parted => Severity::Warning,
             Kind::RolledBack | Kind::Fault | Kind::StableFault | Kind::LedgerFailed => {
                 Severity::Critical
             }

@@ -8,7 +8,9 @@ use crate::alerts::{Alert, AlertId, Kind, ModelVersion, WeightChange};
 use crate::ledger::{Health, Model, Running};
 use crate::rollout::{Cause, Decision, DecisionKind, Weight};
 use crate::sanitize;
+use serde_json::json;
 use std::sync::Weak;
+use std::sync::atomic::Ordering;
 use tokio::sync::watch;
 
 /// What is done about a device that has failed while a canary was on it.
@@ -89,6 +91,30 @@ fn meaning(kind: DecisionKind) -> Option<(Kind, &'static str)> {
         | DecisionKind::WouldPromote
         | DecisionKind::SelfTestDone => return None,
     })
+}
+
+/// Tells once that the canary's real share is far from what was set, until it is near again.
+pub(super) fn watch_share(control: &Control) {
+    let share = control.recent.lock().share();
+    let parted = share.has_parted();
+    if control.parted.swap(parted, Ordering::Relaxed) || !parted {
+        return;
+    }
+    let state = control.state.lock();
+    let Some(trial) = state.trial.as_ref() else { return };
+    let about = AlertContext { canary: Some(short(trial)), ..AlertContext::default() };
+    let percent = |share: f64| format!("{:.1} %", 100.0 * share);
+    let what = format!("the canary has {} of the latest requests", percent(share.canary));
+    let why = format!(
+        "{} were set; a few long sessions or conversations are much of the traffic",
+        percent(share.expected)
+    );
+    let done =
+        "nothing was changed; steps take longer or shorter than planned until it is near again";
+    let body =
+        json!({"share": share.canary, "expected": share.expected, "share_of": share.requests});
+    control.notes.publish("parted", false, body);
+    send(control, Kind::Parted, about, [&what, &why, done]);
 }
 
 /// The device has failed and no rollout ran. `candidate`: a canary was being loaded.

@@ -49,7 +49,7 @@ use crate::alerts::Alerts;
 use crate::engine::{EngineFault, EngineHandle, LaneId};
 use crate::ledger::{Entry, Model};
 use crate::metrics;
-use crate::rollout::{Arm, Class, Decision, Event, Outcome, Phase, Policy, Rollout};
+use crate::rollout::{Arm, Class, Decision, Event, Outcome, Phase, Policy, Rollout, Weight};
 use crate::routing::{Assignment, Deployment, NoRoute, Recent, Routes, session_hash};
 use act::Commit;
 use feedback::{Author, Authors, Vote};
@@ -62,7 +62,7 @@ use regenerations::Retries;
 use serde_json::json;
 use std::collections::VecDeque;
 use std::path::Path;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::{Duration, Instant};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
@@ -205,6 +205,8 @@ pub struct Control {
     routes: RwLock<Routes>,
     authors: Mutex<Authors>,
     recent: Mutex<Recent>,
+    /// Whether the canary's real share is far from what was set.
+    parted: AtomicBool,
     retries: Mutex<Retries>,
     ledger: LedgerHandle,
     notes: Notes,
@@ -299,6 +301,7 @@ impl Control {
             routes: RwLock::new(Routes::empty()),
             authors: Mutex::default(),
             recent: Mutex::default(),
+            parted: AtomicBool::new(false),
             retries: Mutex::default(),
             ledger: LedgerHandle::new(ledger, state),
             notes: Notes::new(),
@@ -353,7 +356,8 @@ impl Control {
         let alone = cluster.is_some_and(|cluster| recent.dominates(cluster));
         let assignment = self.routes.read().assign(key.filter(|_| !alone), pin, draw)?;
         if assignment.judged {
-            recent.note(cluster, assignment.arm, alone);
+            let w = assignment.origin.routed.map_or(0.0, Weight::fraction);
+            recent.note(cluster, assignment.arm, w, alone);
         }
         Ok(assignment)
     }
@@ -566,6 +570,7 @@ async fn tick(control: Weak<Control>) {
         interval.tick().await;
         let Some(control) = control.upgrade() else { return };
         control.feed(Event::Tick);
+        alerting::watch_share(&control);
         control.forget_previous();
         control.record_healthy();
         if ticks.is_multiple_of(REFRESH) {
