@@ -8,11 +8,14 @@ use crate::control::{EngineConfig, Offer, kv_tokens, look_with, losses};
 use crate::device::Isa;
 use crate::hub;
 use crate::model::{Weights, decoder};
+use crate::rollout::{Policy, alternatives, outlook};
 use crate::text::{Codec, Outcome};
 use std::path::Path;
+use std::time::Duration;
 
-/// Checks a config file and the models in it.
-pub(super) fn config(path: Option<&Path>) -> Result<(), CliError> {
+/// Checks a config file and the models in it. `traffic`: requests a day, and the share of them that fails on stable;
+/// what the rollout can see of it is printed.
+pub(super) fn config(path: Option<&Path>, traffic: Option<(f64, f64)>) -> Result<(), CliError> {
     let config = read(path)?;
     println!("listen    {}", config.listen);
     println!("model     {}", config.model);
@@ -32,6 +35,9 @@ pub(super) fn config(path: Option<&Path>) -> Result<(), CliError> {
         policy.min_requests,
         policy.max_error_ratio
     );
+    if let Some((per_day, errors)) = traffic {
+        print!("{}", traffic_text(policy, per_day, errors));
+    }
     println!("device    {}", config.device);
     let isas: Vec<&str> = Isa::available().into_iter().map(Isa::name).collect();
     println!("cpu       {} of {}", Isa::best().name(), isas.join(" "));
@@ -44,6 +50,49 @@ pub(super) fn config(path: Option<&Path>) -> Result<(), CliError> {
     }
     println!("ok");
     Ok(())
+}
+
+/// How long each step takes at this traffic, what it can see, and which settings would take less time.
+fn traffic_text(policy: &Policy, per_day: f64, errors: f64) -> String {
+    let (steps, all) = outlook(policy, per_day, errors);
+    let mut text =
+        format!("traffic   {per_day} requests a day, {} % fail on stable\n", 100.0 * errors);
+    for step in &steps {
+        let doubled = step.doubled_errors.map_or("years".to_owned(), days);
+        let ratio = step.ratio.map_or("no ratio below 100".to_owned(), |ratio| {
+            format!("a ratio of {ratio:.1} or more")
+        });
+        text += &format!(
+            "          {} %: {:.1} canary requests a day; takes {} and sees {ratio} of errors; \
+             a total failure is found in {}, twice the errors in {doubled}\n",
+            step.weight.percent(),
+            step.canary_per_day,
+            days(step.takes),
+            days(step.total_failure),
+        );
+    }
+    text += &format!("          the rollout takes {}\n", days(all));
+    for (change, policy) in alternatives(policy, per_day) {
+        let (steps, all) = outlook(&policy, per_day, errors);
+        let ratio = steps.iter().filter_map(|step| step.ratio).fold(f64::INFINITY, f64::min);
+        text += &format!(
+            "          with rollout.{change} it takes {} and sees a ratio of {ratio:.1} or more\n",
+            days(all)
+        );
+    }
+    text
+}
+
+/// A time span, rounded to what matters at its length.
+fn days(time: Duration) -> String {
+    let (seconds, days) = (time.as_secs(), time.as_secs_f64() / 86_400.0);
+    let rounded = match seconds {
+        0..3600 => seconds,
+        3600..172_800 => seconds / 60 * 60,
+        172_800..63_115_200 => return format!("{days:.0} days"),
+        _ => return format!("{:.1} years", days / 365.25),
+    };
+    humantime::format_duration(Duration::from_secs(rounded)).to_string()
 }
 
 /// Checks one model, with the settings of a config file if there is one.

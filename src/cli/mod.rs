@@ -126,7 +126,23 @@ struct CheckArgs {
     #[arg(long)]
     config: Option<PathBuf>,
     /// A model's folder or file: check whether `serve` can use it.
+    #[arg(conflicts_with = "requests_per_day")]
     model: Option<PathBuf>,
+    /// Also say how long each step takes at this traffic, and what it can see.
+    #[arg(long, value_name = "N")]
+    requests_per_day: Option<u32>,
+    /// Share of the requests that fail on stable, in percent, for --requests-per-day.
+    #[arg(long, value_name = "PERCENT", default_value_t = 1.0, value_parser = error_rate)]
+    errors: f64,
+}
+
+/// A share of failing requests, in percent.
+fn error_rate(text: &str) -> Result<f64, String> {
+    let rate: f64 = text.parse().map_err(|_| format!("`{text}` is not a number"))?;
+    match rate > 0.0 && rate <= 100.0 {
+        true => Ok(rate),
+        false => Err(format!("{rate} is not above 0 and at most 100")),
+    }
 }
 
 #[derive(Debug, Clone, Args)]
@@ -191,9 +207,12 @@ async fn run(command: Command) -> Result<ExitCode, CliError> {
     }
     match command {
         Command::Serve(args) => return serve::run(args).await,
-        Command::Check(CheckArgs { config, model: None }) => check::config(config.as_deref())?,
-        Command::Check(CheckArgs { config, model: Some(model) }) => {
+        Command::Check(CheckArgs { config, model: Some(model), .. }) => {
             check::model(config.as_deref(), &model)?;
+        }
+        Command::Check(CheckArgs { config, requests_per_day, errors, .. }) => {
+            let traffic = requests_per_day.map(|count| (f64::from(count), errors / 100.0));
+            check::config(config.as_deref(), traffic)?;
         }
         Command::Demo(args) => return demo::run(args).await,
         Command::Status { server, json } => operate::status(&server.server, json).await?,

@@ -7,10 +7,11 @@
 use std::time::Duration;
 
 use super::evalue::{bets_above, log_e_of};
+use super::exact::Limits;
 use super::gates::GateInput;
 use super::latency_gate::{BOUNDED, least};
 use super::stats::{csm_least, csm_rejects};
-use super::{GateName, Mode, Weight};
+use super::{EvidenceRule, GateName, Mode, Weight};
 
 /// The e-value of real counts fluctuates around that of the expected counts, and the first crossing of the
 /// limit is what matters. Half of all runs have crossed it when the expectation is this far from it (fitted
@@ -65,7 +66,12 @@ fn expected(weight: Weight, requests: f64, base_rate: f64, ratio: f64) -> f64 {
     log_e_of(&[(weight, [stable, canary])], |w| bets_above(w, 1.0)) - 2f64.ln() + LUCK
 }
 
-fn detectable_ratio(weight: Weight, requests: f64, base_rate: f64, alpha: f64) -> Option<f64> {
+pub(super) fn detectable_ratio(
+    weight: Weight,
+    requests: f64,
+    base_rate: f64,
+    alpha: f64,
+) -> Option<f64> {
     let proved = |ln: f64| expected(weight, requests, base_rate, ln.exp()) >= -alpha.ln();
     let (mut low, mut high) = (0.0, 100f64.ln());
     if !proved(high) {
@@ -89,7 +95,10 @@ pub(crate) fn forecast(input: &GateInput<'_>) -> Forecast {
     });
     let requests: f64 = counts.map(|arm| arm.requests as f64).iter().sum();
     let base = (counts[0].errors as f64 + 0.5) / (counts[0].requests as f64 + 1.0);
-    let alpha = input.policy.alpha;
+    let alpha = match input.policy.evidence {
+        EvidenceRule::Exact => (-Limits::of(input.policy).errors).exp(),
+        _ => input.policy.alpha,
+    };
     let all = rates.map_or(0.0, |[stable, canary]| stable + canary);
     let doubled = requests_to_detect(input.routed, base, 2.0, alpha);
     let samples = input.canary.ttft.count();
@@ -142,7 +151,7 @@ fn certain(alpha: f64) -> u64 {
     (1..100_000).find(|n| csm_rejects(*n, 0, 0.01, alpha)).unwrap_or(100_000)
 }
 
-fn span(count: f64, per_second: f64) -> Option<Duration> {
+pub(super) fn span(count: f64, per_second: f64) -> Option<Duration> {
     if count <= 0.0 {
         return Some(Duration::ZERO);
     }

@@ -44,6 +44,7 @@ mod machine;
 mod moves;
 mod orders;
 mod outcome;
+mod outlook;
 mod plan;
 pub mod quality;
 mod selftest;
@@ -79,6 +80,7 @@ pub use forecast::{Forecast, requests_to_detect};
 pub use histogram::Latency;
 pub use machine::Rollout;
 pub use outcome::{Class, Origin, Outcome};
+pub use outlook::{StepOutlook, alternatives, outlook};
 pub use plan::{
     Advance, ConfirmAt, EvidenceRule, Mode, Policy, PolicyError, QualityActions, SignalAction,
 };
