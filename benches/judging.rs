@@ -668,7 +668,7 @@ fn attacks(rule: EvidenceRule, runs: u64) {
         for share in [0.3, 0.6, 0.9] {
             let attacker = Some((attack, share));
             let errors = [0.01, 0.01 * ratio];
-            // Repeated failures of one party count once a minute, so that steps take longer.
+            // One party is at most half of a stage's sample (`max_key_share`), so that steps take longer.
             let seconds = if share > 0.8 { 12 * 3600 } else { 3 * 3600 };
             let scene = Scene {
                 attack: attacker,

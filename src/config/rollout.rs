@@ -32,6 +32,7 @@ pub(super) struct RawRollout {
     fault_streak: Option<u32>,
     dedup_window: Option<Time>,
     stall_after: Option<Time>,
+    ttft_floor: Option<Time>,
     pub(super) keep_previous: Option<Time>,
     pub(super) retry_window: Option<Time>,
     pub(super) well_after: Option<Time>,
@@ -82,6 +83,7 @@ impl RawRollout {
         set(&mut policy.bake, self.bake.map(|t| t.0));
         set(&mut policy.dedup_window, self.dedup_window.map(|t| t.0));
         set(&mut policy.stall_after, self.stall_after.map(|t| t.0));
+        set(&mut policy.ttft_floor, self.ttft_floor.map(|t| t.0));
         set(&mut policy.min_requests, self.min_requests);
         set(&mut policy.alpha, self.alpha);
         set(&mut policy.alone_allowance, self.alone_allowance);

@@ -162,6 +162,19 @@ fn a_slower_canary_is_held_and_an_equal_one_is_not() {
 }
 
 #[test]
+fn a_ttft_that_is_longer_by_less_than_the_floor_is_not_slower() {
+    for (longer, passes) in [(190, true), (400, false)] {
+        let mut traffic = Traffic::begin(|_| ());
+        traffic.send(8000, |one, _| {
+            let longer = if one.arm == Arm::Canary { longer } else { 0 };
+            one.ttft = one.ttft.map(|time| time / 250 + Duration::from_micros(longer));
+        });
+        let want = if passes { raised(5, 25) } else { DecisionKind::Held };
+        assert_eq!(kinds(&traffic.tick()), [want], "{}", traffic.trial.gate(GateName::Ttft).text);
+    }
+}
+
+#[test]
 fn clients_that_leave_a_silent_canary_are_evidence() {
     let mut traffic = Traffic::begin(|_| ());
     traffic.send(8000, |one, _| {

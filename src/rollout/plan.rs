@@ -188,6 +188,9 @@ pub struct Policy {
     pub max_error_ratio: f64,
     /// Hold when the canary's p99 TTFT or time per token exceeds this multiple of stable's.
     pub max_latency_ratio: f64,
+    /// A TTFT that is longer by less than this is not slower, whatever the ratio: a model that is seldom run begins
+    /// with cold caches. Only with [`EvidenceRule::Exact`].
+    pub ttft_floor: Duration,
     /// Hold when the canary's median tokens/s falls below this share of stable's.
     pub min_throughput_ratio: f64,
     /// Number of first outcomes of a freshly loaded canary that are left out of every verdict.
@@ -220,6 +223,7 @@ impl Default for Policy {
             rollback_min_errors: 3,
             max_error_ratio: 1.5,
             max_latency_ratio: 1.10,
+            ttft_floor: Duration::from_micros(200),
             min_throughput_ratio: 0.9,
             warmup_requests: 10,
             fault_streak: 10,

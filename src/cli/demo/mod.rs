@@ -124,9 +124,9 @@ async fn load_canary(
     if fault.is_none() {
         return Err(refused);
     }
-    println!("{refused}\n\nIt is loaded all the same, as by `serin canary load --allow`.\n");
     ask.allow = true;
     let _: Loaded = client.order("/admin/canary/load", &ask).await?;
+    println!("{refused}\n\nIt was loaded all the same, as by `serin canary load --allow`.\n");
     Ok(())
 }
 

@@ -1,8 +1,8 @@
 //! Whether one measure of latency is worse on the canary, at equal work.
 //!
 //! Replies are compared within strata: equal kinds of sample and equal work, by powers of two. A reply is slow if
-//! its time (the canary's divided by the allowed ratio) is above the quantile of stable's past in its stratum. Slow
-//! replies are then tested as errors are: by the exact probability that they lie on the canary. For the p99 only
+//! its time (the canary's, less the floor and divided by the allowed ratio) is above the quantile of stable's past in
+//! its stratum. Slow replies are then tested as errors are: by the exact probability that they lie on the canary. For the p99 only
 //! slow replies count. For the median both kinds count, since slow is half of everything. No limit is frozen and
 //! no rate is assumed, so that a drift of both arms is not held against the canary. The quantile is stable's alone
 //! because a slow canary would soon raise one of both arms; any limit from the past is valid.
@@ -113,6 +113,8 @@ pub(crate) enum Part {
 pub(crate) struct Timing {
     /// The canary's times are divided by this.
     allowed: f64,
+    /// What the canary may need longer in any case.
+    floor: Duration,
     door: Door,
     restarts: Restarts,
     factors: Factors,
@@ -128,10 +130,11 @@ pub(crate) struct Timing {
 }
 
 impl Timing {
-    /// `allowed`: the canary may be this many times as slow.
-    pub(crate) fn new(allowed: f64) -> Timing {
+    /// The canary may be `allowed` times as slow, and longer by `floor`.
+    pub(crate) fn new(allowed: f64, floor: Duration) -> Timing {
         Timing {
             allowed,
+            floor,
             door: Door::new(WhenFull::Forget),
             restarts: Restarts::default(),
             factors: Factors::default(),
@@ -173,7 +176,8 @@ impl Timing {
             self.restart(k);
         }
         let canary = draw.arm == Arm::Canary;
-        let adjusted = if canary { sample.time.div_f64(self.allowed) } else { sample.time };
+        let allowed = |time: Duration| time.saturating_sub(self.floor).div_f64(self.allowed);
+        let adjusted = if canary { allowed(sample.time) } else { sample.time };
         let (at, bin) = (self.stratum_at(sample.stratum), bin(adjusted));
         let stratum = &self.strata[at];
         let odds = p / (1.0 - p) * stratum.spread.correction();
