@@ -6,7 +6,7 @@ use serin::control::{Asked, Control, LoadAsked};
 use serin::engine::SchedulerConfig;
 use serin::rollout::{Arm, Operator, Order, Policy, Weight};
 use serin::serving::testing::FakeServer;
-use serin::serving::{Gateway, GenerateRequest, Piece, Prompt, SamplingPatch};
+use serin::serving::{Gateway, GatewayError, GenerateRequest, Piece, Prompt, SamplingPatch};
 use std::collections::HashSet;
 use std::path::Path;
 use std::sync::atomic::Ordering;
@@ -133,7 +133,7 @@ async fn operators_are_told_once_that_the_real_share_is_not_what_was_set() {
     }
     let told = || {
         let earlier = control.listen(0).earlier;
-        earlier.into_iter().filter(|note| note.kind == "parted").collect::<Vec<_>>()
+        earlier.into_iter().filter(|note| note.kind == "traffic_skew").collect::<Vec<_>>()
     };
     for _ in 0..100 {
         if !told().is_empty() {
@@ -171,6 +171,50 @@ async fn a_failing_canary_is_rescued_rolled_back_and_unloaded() {
     let report = control.status().unloads[0].clone();
     assert!(report.used_before >= 1 << 20, "the model held memory: {report:?}");
     assert_eq!((report.used_after, report.reserved_after, report.blocks_leaked), (0, 0, 0));
+}
+
+/// What stable would have taken is charged to the canary, and stable answers; what neither takes is charged to nobody.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_prompt_too_long_for_the_canary_is_judged_by_what_stable_can_do() {
+    const SHORT_CONTEXT: usize = 128;
+    let (answered, refused) = (true, false);
+    for (words, client, rolled_back) in
+        [(1, answered, false), (200, answered, true), (2000, refused, false)]
+    {
+        let mut server = server();
+        server.model("canary").unwrap().capacity.max_len = SHORT_CONTEXT;
+        let gateway = server.start().await.unwrap();
+        let control = gateway.control();
+        let refusal = control.load_canary(canary()).await.unwrap_err().to_string();
+        assert!(refusal.contains("context"), "{refusal}");
+        control.load_canary(LoadAsked { allow: true, ..canary() }).await.unwrap();
+        set_weight(control, 50).await;
+        for id in 0..100 {
+            let content = "bird ".repeat(words);
+            let messages = vec![json!({"role": "user", "content": content})];
+            let mut asked = request(id, None);
+            asked.prompt = Prompt::Chat {
+                messages,
+                tools: None,
+                template_kwargs: None,
+                ending: Default::default(),
+            };
+            match gateway.generate(asked).await {
+                Ok(mut generation) => {
+                    assert_eq!(client, answered, "{words} words");
+                    while let Some(piece) = generation.pieces.recv().await {
+                        assert!(!matches!(piece, Piece::Failed(_)), "{words} words: {piece:?}");
+                    }
+                }
+                Err(GatewayError::ContextLength { max, .. }) => {
+                    assert_eq!((client, max), (refused, 512), "{words} words");
+                }
+                Err(error) => panic!("{words} words: {error}"),
+            }
+        }
+        let status = control.status();
+        assert_eq!(status.phase == "rolled_back", rolled_back, "{words} words: {:?}", status.phase);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

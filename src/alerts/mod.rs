@@ -120,7 +120,7 @@ pub enum Kind {
     /// Something that the policy only wants reported is more frequent on the canary.
     Noticed,
     /// The canary's real share of the traffic is far from what was set.
-    Parted,
+    TrafficSkew,
 }
 
 impl Kind {
@@ -136,7 +136,7 @@ impl Kind {
         Kind::AwaitingConfirmation,
         Kind::Undone,
         Kind::Noticed,
-        Kind::Parted,
+        Kind::TrafficSkew,
     ];
 
     /// The name in config files, payloads and labels.
@@ -152,7 +152,7 @@ impl Kind {
             Kind::AwaitingConfirmation => "awaiting_confirmation",
             Kind::Undone => "undone",
             Kind::Noticed => "noticed",
-            Kind::Parted => "parted",
+            Kind::TrafficSkew => "traffic_skew",
         }
     }
 
@@ -169,7 +169,7 @@ impl Kind {
             | Kind::ResumedAfterCrash
             | Kind::AwaitingConfirmation
             | Kind::Noticed
-            | Kind::Parted => Severity::Warning,
+            | Kind::TrafficSkew => Severity::Warning,
             Kind::RolledBack | Kind::Fault | Kind::StableFault | Kind::LedgerFailed => {
                 Severity::Critical
             }

@@ -96,8 +96,8 @@ fn meaning(kind: DecisionKind) -> Option<(Kind, &'static str)> {
 /// Tells once that the canary's real share is far from what was set, until it is near again.
 pub(super) fn watch_share(control: &Control) {
     let share = control.recent.lock().share();
-    let parted = share.has_parted();
-    if control.parted.swap(parted, Ordering::Relaxed) || !parted {
+    let skewed = share.is_skewed();
+    if control.skewed.swap(skewed, Ordering::Relaxed) || !skewed {
         return;
     }
     let state = control.state.lock();
@@ -113,8 +113,8 @@ pub(super) fn watch_share(control: &Control) {
         "nothing was changed; steps take longer or shorter than planned until it is near again";
     let body =
         json!({"share": share.canary, "expected": share.expected, "share_of": share.requests});
-    control.notes.publish("parted", false, body);
-    send(control, Kind::Parted, about, [&what, &why, done]);
+    control.notes.publish("traffic_skew", false, body);
+    send(control, Kind::TrafficSkew, about, [&what, &why, done]);
 }
 
 /// The device has failed and no rollout ran. `candidate`: a canary was being loaded.

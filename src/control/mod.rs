@@ -206,7 +206,7 @@ pub struct Control {
     authors: Mutex<Authors>,
     recent: Mutex<Recent>,
     /// Whether the canary's real share is far from what was set.
-    parted: AtomicBool,
+    skewed: AtomicBool,
     retries: Mutex<Retries>,
     ledger: LedgerHandle,
     notes: Notes,
@@ -301,7 +301,7 @@ impl Control {
             routes: RwLock::new(Routes::empty()),
             authors: Mutex::default(),
             recent: Mutex::default(),
-            parted: AtomicBool::new(false),
+            skewed: AtomicBool::new(false),
             retries: Mutex::default(),
             ledger: LedgerHandle::new(ledger, state),
             notes: Notes::new(),

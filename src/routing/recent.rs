@@ -13,8 +13,8 @@ const KEPT: usize = 1000;
 const MOST: u32 = 50;
 /// From this number of requests on, the share says something.
 const ENOUGH: usize = 500;
-/// The share has parted from what was set if the odds are this many times smaller or larger.
-const PARTED: (f64, f64) = (0.25, 3.0);
+/// The traffic is skewed if the odds of the canary are smaller or larger than was set by these factors.
+const SKEWED: (f64, f64) = (0.25, 3.0);
 
 /// The latest requests.
 #[derive(Debug, Default)]
@@ -92,11 +92,11 @@ impl Recent {
 impl Share {
     /// Whether the canary has far less or far more of the traffic than was set. With sessions or conversations of
     /// many requests, chance alone can do that.
-    pub fn has_parted(&self) -> bool {
+    pub fn is_skewed(&self) -> bool {
         let odds = |share: f64| share / (1.0 - share);
         let (set, real) = (odds(self.expected), odds(self.canary));
         let between = self.expected > 0.0 && self.expected < 1.0;
-        self.requests >= ENOUGH && between && (real < PARTED.0 * set || real > PARTED.1 * set)
+        self.requests >= ENOUGH && between && (real < SKEWED.0 * set || real > SKEWED.1 * set)
     }
 }
 
@@ -130,10 +130,10 @@ mod tests {
     }
 
     #[test]
-    fn a_share_that_is_far_from_the_set_one_has_parted() {
+    fn a_share_that_is_far_from_the_set_one_is_skewed() {
         let share =
             |expected: f64, canary: f64| Share { requests: ENOUGH, canary, expected, drawn: 0 };
-        for (expected, canary, parted) in [
+        for (expected, canary, skewed) in [
             (0.05, 0.0, true),
             (0.05, 0.02, false),
             (0.05, 0.1, false),
@@ -145,8 +145,8 @@ mod tests {
             (0.0, 0.0, false),
             (1.0, 1.0, false),
         ] {
-            assert_eq!(share(expected, canary).has_parted(), parted, "{expected} {canary}");
+            assert_eq!(share(expected, canary).is_skewed(), skewed, "{expected} {canary}");
         }
-        assert!(!Share { requests: ENOUGH - 1, ..share(0.05, 0.5) }.has_parted());
+        assert!(!Share { requests: ENOUGH - 1, ..share(0.05, 0.5) }.is_skewed());
     }
 }
