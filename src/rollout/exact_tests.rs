@@ -162,6 +162,25 @@ fn a_slower_canary_is_held_and_an_equal_one_is_not() {
 }
 
 #[test]
+fn a_rare_kind_of_work_is_judged_before_it_has_a_p99_of_its_own() {
+    for (factor, passes) in [(1.0, true), (2.0, false)] {
+        let mut traffic = Traffic::begin(|policy| policy.steps = vec![Weight(50), Weight::FULL]);
+        let mut long = 0;
+        traffic.send(1200, |one, luck| {
+            if luck < 0.03 {
+                long += u32::from(one.arm == Arm::Stable);
+                let factor = if one.arm == Arm::Canary { factor } else { 1.0 };
+                one.prompt_tokens = 4000;
+                one.ttft = one.ttft.map(|time| time.mul_f64(20.0 * factor));
+            }
+        });
+        assert!(long < 30, "too few for a p99: {long}");
+        let want = if passes { raised(50, 100) } else { DecisionKind::Held };
+        assert_eq!(kinds(&traffic.tick()), [want], "{}", traffic.trial.gate(GateName::Ttft).text);
+    }
+}
+
+#[test]
 fn a_ttft_that_is_longer_by_less_than_the_floor_is_not_slower() {
     for (longer, passes) in [(190, true), (400, false)] {
         let mut traffic = Traffic::begin(|_| ());

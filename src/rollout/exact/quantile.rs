@@ -50,9 +50,9 @@ impl Quantile {
         self.count
     }
 
-    /// Whether this bin is above the quantile's.
-    pub(crate) fn is_below(&self, bin: usize) -> bool {
-        bin > self.at
+    /// The bin of the quantile.
+    pub(crate) fn bin(&self) -> usize {
+        self.at
     }
 
     /// Adds a sample.
@@ -98,7 +98,7 @@ mod tests {
         let mut median = Quantile::new(2);
         (0..20_000).for_each(|_| median.add(1000));
         (0..20_000).for_each(|_| median.add(1200));
-        assert!(!median.is_below(1200) && median.is_below(1201));
+        assert_eq!(median.bin(), 1200);
         assert!(median.count() < HALVED_AT);
     }
 

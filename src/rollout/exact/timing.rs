@@ -5,7 +5,8 @@
 //! its stratum. Slow replies are then tested as errors are: by the exact probability that they lie on the canary. For the p99 only
 //! slow replies count. For the median both kinds count, since slow is half of everything. No limit is frozen and
 //! no rate is assumed, so that a drift of both arms is not held against the canary. The quantile is stable's alone
-//! because a slow canary would soon raise one of both arms; any limit from the past is valid.
+//! because a slow canary would soon raise one of both arms; any limit from the past is valid. Rare kinds of work have
+//! too few samples for a p99 of their own: theirs is their median, times what p99 is of the median elsewhere.
 //!
 //! Which replies have a sample may depend on the arm: at 5 %, nearly all of the canary's replies run next to one of
 //! stable, but not the other way round. So the probability is corrected by how the samples of this stage and
@@ -29,7 +30,9 @@ use crate::rollout::keys::slot;
 use crate::rollout::signal::Restarts;
 
 /// Stable's samples of a stratum before its median, and its p99, are used.
-const LEAST: (u32, u32) = (20, 50);
+const LEAST: (u32, u32) = (8, 50);
+/// The bin of a sample that is exactly at its stratum's median.
+const LEVEL: usize = 512;
 /// Number of strata; further kinds of work are counted with the last.
 const STRATA: usize = 32;
 /// The first strata weigh as much together as all others: common kinds of work appear first.
@@ -99,6 +102,21 @@ struct Stratum {
     spread: Spread,
 }
 
+impl Stratum {
+    fn median_limit(&self) -> Option<usize> {
+        (self.median.count() >= LEAST.0).then(|| self.median.bin())
+    }
+
+    /// Of its own samples, or of its median and what others are above theirs.
+    fn p99_limit(&self, above_median: &Quantile) -> Option<usize> {
+        if self.p99.count() >= LEAST.1 {
+            return Some(self.p99.bin());
+        }
+        let median = self.median_limit()?;
+        (above_median.count() >= LEAST.1).then(|| (median + above_median.bin()).saturating_sub(LEVEL))
+    }
+}
+
 /// Which part of a distribution a gate is about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Part {
@@ -121,6 +139,8 @@ pub(crate) struct Timing {
     by_median: Stakes<RUNGS>,
     by_p99: Stakes<RUNGS>,
     strata: Vec<Stratum>,
+    /// How far stable's samples are above the median of their stratum, in bins above [`LEVEL`].
+    above_median: Quantile,
     /// Log stakes on the canary being better than allowed, for the median and for the p99.
     certain: [[f64; RUNGS]; 2],
     /// Samples counted, by [`Arm::index`].
@@ -141,6 +161,7 @@ impl Timing {
             by_median: Stakes::new(),
             by_p99: Stakes::new(),
             strata: Vec::new(),
+            above_median: Quantile::new(100),
             certain: [[0.0; RUNGS]; 2],
             counted: [0; 2],
             slow: [0; 2],
@@ -182,12 +203,12 @@ impl Timing {
         let stratum = &self.strata[at];
         let odds = p / (1.0 - p) * stratum.spread.correction();
         let event = Event { p: odds / (1.0 + odds), canary, slot: draw.party.map(slot) };
-        let judged = |least, quantile: &Quantile| {
-            let slow = quantile.is_below(bin);
-            (quantile.count() >= least && (slow || !sample.censored)).then_some(slow)
+        let judged = |limit: Option<usize>| {
+            let slow = bin > limit?;
+            (slow || !sample.censored).then_some(slow)
         };
-        let half = judged(LEAST.0, &stratum.median);
-        let tail = judged(LEAST.1, &stratum.p99);
+        let half = judged(stratum.median_limit());
+        let tail = judged(stratum.p99_limit(&self.above_median));
         if let Some(slow) = half {
             self.bet_on_half(at, &event, slow);
         }
@@ -202,6 +223,9 @@ impl Timing {
         let stratum = &mut self.strata[at];
         stratum.spread.add(p, draw.arm);
         if !canary {
+            if let Some(median) = stratum.median_limit() {
+                self.above_median.add((LEVEL + bin).saturating_sub(median).min(2 * LEVEL - 1));
+            }
             stratum.median.add(bin);
             stratum.p99.add(bin);
         }
