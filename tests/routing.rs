@@ -20,20 +20,12 @@ fn server() -> FakeServer {
 }
 
 fn request(id: usize, key: Option<String>) -> GenerateRequest {
-    let messages = vec![json!({"role": "user", "content": "What does the canary do?"})];
+    let prompt = chat("What does the canary do?".to_owned());
     GenerateRequest {
         sampling: SamplingPatch { seed: Some(id as u64), ..SamplingPatch::default() },
         max_tokens: Some(48),
         key,
-        ..GenerateRequest::of(
-            &format!("chatcmpl-{id}"),
-            Prompt::Chat {
-                messages,
-                tools: None,
-                template_kwargs: None,
-                ending: Default::default(),
-            },
-        )
+        ..GenerateRequest::of(&format!("chatcmpl-{id}"), prompt)
     }
 }
 
@@ -173,6 +165,36 @@ async fn a_failing_canary_is_rescued_rolled_back_and_unloaded() {
     assert_eq!((report.used_after, report.reserved_after, report.blocks_leaked), (0, 0, 0));
 }
 
+fn chat(content: String) -> Prompt {
+    let messages = vec![json!({"role": "user", "content": content})];
+    Prompt::Chat { messages, tools: None, template_kwargs: None, ending: Default::default() }
+}
+
+/// A conversation that grew on a canary with a longer context may be too long for what stays.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_refusal_for_length_names_the_version_that_took_it() {
+    let mut server = server();
+    server.model("canary").unwrap().capacity.max_len = 4096;
+    let gateway = server.start().await.unwrap();
+    let control = gateway.control();
+    let refusal = async |words: usize| {
+        let asked = GenerateRequest { prompt: chat("bird ".repeat(words)), ..request(words, None) };
+        match gateway.generate(asked).await {
+            Err(error) => error.to_string(),
+            Ok(_) => panic!("{words} words were taken"),
+        }
+    };
+    assert!(!refusal(1000).await.contains("in service"), "no version has left");
+    control.load_canary(canary()).await.unwrap();
+    let command = Operator::Rollback;
+    let order = Order { command, by: "a test".to_owned(), reason: None };
+    let expect = Some(control.status().revision);
+    control.order(Asked { order, expect }).await.unwrap();
+    let text = refusal(1000).await;
+    assert!(text.contains("which took up to 4096 tokens, is no longer in service"), "{text}");
+    assert!(!refusal(50_000).await.contains("in service"), "too long for both");
+}
+
 /// What stable would have taken is charged to the canary, and stable answers; what neither takes is charged to nobody.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_prompt_too_long_for_the_canary_is_judged_by_what_stable_can_do() {
@@ -190,15 +212,8 @@ async fn a_prompt_too_long_for_the_canary_is_judged_by_what_stable_can_do() {
         control.load_canary(LoadAsked { allow: true, ..canary() }).await.unwrap();
         set_weight(control, 50).await;
         for id in 0..100 {
-            let content = "bird ".repeat(words);
-            let messages = vec![json!({"role": "user", "content": content})];
-            let mut asked = request(id, None);
-            asked.prompt = Prompt::Chat {
-                messages,
-                tools: None,
-                template_kwargs: None,
-                ending: Default::default(),
-            };
+            let asked =
+                GenerateRequest { prompt: chat("bird ".repeat(words)), ..request(id, None) };
             match gateway.generate(asked).await {
                 Ok(mut generation) => {
                     assert_eq!(client, answered, "{words} words");

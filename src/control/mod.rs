@@ -50,7 +50,7 @@ use crate::engine::{EngineFault, EngineHandle, LaneId};
 use crate::ledger::{Entry, Model};
 use crate::metrics;
 use crate::rollout::{Arm, Class, Decision, Event, Outcome, Phase, Policy, Rollout, Weight};
-use crate::routing::{Assignment, Deployment, NoRoute, Recent, Routes, session_hash};
+use crate::routing::{Assignment, Deployment, NoRoute, Recent, Routes, Withdrawn, session_hash};
 use act::Commit;
 use feedback::{Author, Authors, Vote};
 use ledger_handle::LedgerHandle;
@@ -365,6 +365,11 @@ impl Control {
     /// Stable, for a request that another model failed to serve. Never judged.
     pub fn fallback(&self) -> Result<Assignment, NoRoute> {
         self.routes.read().to(Arm::Stable, false)
+    }
+
+    /// The version that left service last of those that took longer sequences than stable.
+    pub fn withdrawn(&self) -> Option<Withdrawn> {
+        self.routes.read().withdrawn.clone()
     }
 
     /// Books one request's outcome and acts on what follows from it before returning.

@@ -1,7 +1,7 @@
 //! Which model answers a request.
 //!
-//! `pick` is the pure choice by pin, key or draw; `recent` knows which keys are most of the traffic; `table` is the table that every request reads: the weight, and a
-//! [`Deployment`] for each arm. It does not know why the weight is what it is, or how models are loaded.
+//! `pick` is the pure choice by pin, key or draw; `recent` knows which keys are most of the traffic; `table` is the
+//! table that every request reads: the weight, and a [`Deployment`] for each arm. It does not know why the weight is what it is, or how models are loaded.
 
 mod deployment;
 mod pick;
@@ -11,4 +11,4 @@ mod table;
 pub use deployment::Deployment;
 pub use pick::{NoCanary, Route, RouteInput, pick, session_hash};
 pub use recent::{Recent, Share};
-pub use table::{Assignment, NoRoute, Routes};
+pub use table::{Assignment, NoRoute, Routes, Withdrawn};

@@ -23,6 +23,17 @@ pub struct Routes {
     pub stable: Option<Arc<Deployment>>,
     /// `None` while no canary is in service.
     pub canary: Option<Arc<Deployment>>,
+    /// The version that left service last of those that took longer sequences than what stayed.
+    pub withdrawn: Option<Withdrawn>,
+}
+
+/// A version that took longer sequences and serves no more.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Withdrawn {
+    /// Its name.
+    pub version: Arc<str>,
+    /// The longest sequence it took, in tokens.
+    pub max: usize,
 }
 
 /// Where one request goes.
@@ -54,14 +65,22 @@ pub enum NoRoute {
 impl Routes {
     /// Nothing loaded yet.
     pub fn empty() -> Routes {
-        let (stable, canary) = (None, None);
         Routes {
             rollout: "".into(),
             stage: 0,
             weight: Weight::ZERO,
             routed: Weight::ZERO,
-            stable,
-            canary,
+            stable: None,
+            canary: None,
+            withdrawn: None,
+        }
+    }
+
+    /// Remembers a version that has left service if it took longer sequences than stable does now.
+    pub fn withdraw(&mut self, left: &Deployment) {
+        let (max, stable) = (left.max_len(), self.stable.as_ref().map(|stable| stable.max_len()));
+        if stable.is_some_and(|stable| max > stable) {
+            self.withdrawn = Some(Withdrawn { version: left.version.clone(), max });
         }
     }
 

@@ -104,7 +104,8 @@ pub(super) fn check_bytes(prompt: &Prompt, deployment: &Deployment) -> Result<()
     let (tokens, max) = (bytes(prompt) / longest.max(1), deployment.max_len());
     match tokens >= max {
         true => {
-            Err(GatewayError::ContextLength { max, asked: tokens + 1, prompt: tokens, reply: 1 })
+            let (asked, prompt) = (tokens + 1, tokens);
+            Err(GatewayError::ContextLength { max, asked, prompt, reply: 1, withdrawn: None })
         }
         false => Ok(()),
     }

@@ -71,7 +71,10 @@ impl Gateway {
         assignment.origin.party = request.party;
         let attempt = match self.attempt(&request, assignment.clone(), false).await {
             Ok(attempt) => attempt,
-            Err(error) => self.not_begun(&request, &assignment, error).await?,
+            Err(error) => {
+                let attempt = self.not_begun(&request, &assignment, error).await;
+                attempt.map_err(|error| error.or_withdrawn(|| self.control.withdrawn()))?
+            }
         };
         let conversation = conversation::asked_again(&request);
         self.control.asked(conversation);

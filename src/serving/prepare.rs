@@ -107,7 +107,7 @@ fn reply_room(prompt: usize, wanted: Option<usize>, max: usize) -> Result<usize,
     let reply = wanted.unwrap_or(1);
     let asked = prompt.saturating_add(reply);
     if asked > max {
-        return Err(GatewayError::ContextLength { max, asked, prompt, reply });
+        return Err(GatewayError::ContextLength { max, asked, prompt, reply, withdrawn: None });
     }
     Ok(wanted.unwrap_or(max - prompt))
 }

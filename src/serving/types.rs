@@ -1,6 +1,7 @@
 //! What a front end hands in and what it gets back.
 
 use crate::rollout::Arm;
+use crate::routing::Withdrawn;
 use crate::text::Ending;
 use serde_json::{Map, Value};
 use std::sync::Arc;
@@ -199,7 +200,8 @@ pub enum GatewayError {
     Untaken(String),
     /// Prompt and reply do not fit into the model's context together. All counts are in tokens.
     #[error(
-        "this model's maximum context length is {max} tokens, but {asked} were requested ({prompt} in the prompt, {reply} in the reply); shorten the prompt or lower max_tokens"
+        "this model's maximum context length is {max} tokens, but {asked} were requested ({prompt} in the prompt, {reply} in the reply); shorten the prompt or lower max_tokens{}",
+        longer(withdrawn.as_ref())
     )]
     ContextLength {
         /// Longest sequence that the model takes, prompt and reply together.
@@ -210,6 +212,8 @@ pub enum GatewayError {
         prompt: usize,
         /// `max_tokens`, or 1 if there is none or the prompt was refused by its bytes.
         reply: usize,
+        /// A version that took it, and is no longer in service.
+        withdrawn: Option<Withdrawn>,
     },
     /// Asked for by name or header, but no canary is loaded.
     #[error("no canary is loaded; drop the variant from the request, or load one")]
@@ -234,6 +238,23 @@ pub enum GatewayError {
         /// Its length.
         limit: Duration,
     },
+}
+
+impl GatewayError {
+    /// The same refusal; if it is for a length that `version` took, it says so.
+    pub(super) fn or_withdrawn(mut self, version: impl FnOnce() -> Option<Withdrawn>) -> Self {
+        if let GatewayError::ContextLength { asked, withdrawn, .. } = &mut self {
+            *withdrawn = version().filter(|version| *asked <= version.max);
+        }
+        self
+    }
+}
+
+/// What a refusal for length adds if a version took longer sequences.
+fn longer(withdrawn: Option<&Withdrawn>) -> String {
+    withdrawn.map_or_else(String::new, |Withdrawn { version, max }| {
+        format!("; {version}, which took up to {max} tokens, is no longer in service")
+    })
 }
 
 /// The server's own deadlines.

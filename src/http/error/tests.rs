@@ -11,7 +11,8 @@ fn parts(error: &ApiError) -> (u16, &str, Option<&str>, Option<&str>) {
 #[test]
 fn every_gateway_error_has_its_status() {
     let limit = Duration::from_secs(1);
-    let length = GatewayError::ContextLength { max: 8, asked: 9, prompt: 8, reply: 1 };
+    let length =
+        GatewayError::ContextLength { max: 8, asked: 9, prompt: 8, reply: 1, withdrawn: None };
     let invalid = GatewayError::Invalid { param: "n", message: "no".into() };
     let unavailable = GatewayError::Unavailable("loading".into());
     let timeout = GatewayError::Timeout { what: "first token", limit };

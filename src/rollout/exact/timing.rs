@@ -113,7 +113,8 @@ impl Stratum {
             return Some(self.p99.bin());
         }
         let median = self.median_limit()?;
-        (above_median.count() >= LEAST.1).then(|| (median + above_median.bin()).saturating_sub(LEVEL))
+        (above_median.count() >= LEAST.1)
+            .then(|| (median + above_median.bin()).saturating_sub(LEVEL))
     }
 }
 
