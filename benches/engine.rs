@@ -51,6 +51,7 @@ impl Running {
                 stop_ids: vec![VOCAB as u32 - 1],
                 cache_salt: 0,
                 events,
+                background: false,
                 arrived: now,
             });
             inboxes.push(inbox);

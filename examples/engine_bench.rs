@@ -130,6 +130,7 @@ impl Bench {
             stop_ids: Vec::new(),
             cache_salt: 0,
             events: events.clone(),
+            background: false,
             arrived: submitted,
         };
         let timings = Timings::default();

@@ -1,6 +1,6 @@
 """Files of the demo models: the tokenizer, the configuration and the weights.
 
-Used by train_models.py (writes) and eval_models.py (reads). Each model folder
+Used by train_models.py and make_unrelated.py (write). Each model folder
 has the standard Hugging Face layout and can be opened with
 `AutoModelForCausalLM.from_pretrained` and `AutoTokenizer.from_pretrained`.
 """
@@ -42,20 +42,20 @@ CHAT_TEMPLATE = (
 SPLIT = r"'(?:s|t|re|ve|m|ll|d)| ?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+|\s+"
 
 
-def train_tokenizer(texts):
-    """A byte-level BPE tokenizer of VOCAB_SIZE tokens for these texts."""
+def train_tokenizer(texts, vocab_size=VOCAB_SIZE, split=SPLIT):
+    """A byte-level BPE tokenizer of `vocab_size` tokens for these texts."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence([
-        pre_tokenizers.Split(Regex(SPLIT), behavior="isolated"),
+        pre_tokenizers.Split(Regex(split), behavior="isolated"),
         pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
-        vocab_size=VOCAB_SIZE, show_progress=False,
+        vocab_size=vocab_size, show_progress=False,
         special_tokens=[AddedToken(s, special=True, normalized=False)
                         for s in SPECIALS],
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()))
     tokenizer.train_from_iterator(texts, trainer)
-    if tokenizer.get_vocab_size() != VOCAB_SIZE:
+    if tokenizer.get_vocab_size() != vocab_size:
         raise ValueError(f"vocabulary is {tokenizer.get_vocab_size()}")
     return tokenizer
 
@@ -64,10 +64,10 @@ def write_json(path, value):
     path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n")
 
 
-def model_config():
+def model_config(shape=SHAPE):
     """config.json, in the form that every Llama loader reads."""
     return {
-        "architectures": ["LlamaForCausalLM"], "model_type": "llama", **SHAPE,
+        "architectures": ["LlamaForCausalLM"], "model_type": "llama", **shape,
         "hidden_act": "silu", "attention_bias": False, "mlp_bias": False,
         "attention_dropout": 0.0, "initializer_range": 0.02,
         "rope_scaling": None, "pretraining_tp": 1, "use_cache": True,
@@ -75,7 +75,7 @@ def model_config():
         "torch_dtype": "bfloat16"}
 
 
-def write_model(folder, model, tokenizer):
+def write_model(folder, model, tokenizer, shape=SHAPE):
     """Write one model folder; the weights are stored as bfloat16."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -88,7 +88,7 @@ def write_model(folder, model, tokenizer):
     save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
     (folder / "model.safetensors").chmod(0o644)
     tokenizer.save(str(folder / "tokenizer.json"))
-    write_json(folder / "config.json", model_config())
+    write_json(folder / "config.json", model_config(shape))
     write_json(folder / "generation_config.json", {
         "bos_token_id": BOS, "eos_token_id": EOS, "pad_token_id": PAD,
         "do_sample": True, "temperature": 0.2, "top_p": 0.95,

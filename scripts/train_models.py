@@ -142,8 +142,8 @@ def batches(encoder, rng):
 
 # ---- training -------------------------------------------------------------
 
-def new_model():
-    config = model_files.model_config()
+def new_model(shape=model_files.SHAPE):
+    config = model_files.model_config(shape)
     for name in ("architectures", "torch_dtype"):
         config.pop(name)
     return LlamaForCausalLM(LlamaConfig(**config, attn_implementation="sdpa"))
@@ -180,19 +180,19 @@ def rate_at(step, steps):
     return PEAK_RATE * min(1.0, max(0.0, 1 - fall))
 
 
-def train(encoder, steps, on_check):
+def train(encoder, steps, on_check, seed=SEED, shape=model_files.SHAPE):
     """Train one model; on_check(step, accuracy, model) at every check."""
-    torch.manual_seed(SEED)
-    model = new_model().train()
+    torch.manual_seed(seed)
+    model = new_model(shape).train()
     groups = [
         {"params": [p for p in model.parameters() if p.dim() > 1],
          "weight_decay": 0.05},
         {"params": [p for p in model.parameters() if p.dim() == 1],
          "weight_decay": 0.0}]
     optimizer = torch.optim.AdamW(groups, lr=PEAK_RATE, betas=(0.9, 0.98))
-    source = batches(encoder, random.Random(SEED + 1))
+    source = batches(encoder, random.Random(seed + 1))
     dev = pad_batch([encoder.conversation(None, [item])
-                     for item in demo_text.held_out("dev", 400, SEED + 2)])
+                     for item in demo_text.held_out("dev", 400, seed + 2)])
     started = time.time()
     for step in range(steps):
         for group in optimizer.param_groups:

@@ -235,6 +235,7 @@ impl Lane {
                 stop_ids: vec![],
                 cache_salt: 0,
                 events,
+                background: false,
                 arrived,
             };
             (request, inbox)

@@ -121,6 +121,7 @@ impl Lane {
             stop_ids: eos.to_vec(),
             cache_salt: 0,
             events,
+            background: false,
             arrived: Instant::now(),
         };
         self.engine.submit(self.lane, vec![request]).unwrap();

@@ -187,6 +187,7 @@ impl Lane {
             stop_ids: vec![],
             cache_salt: 0,
             events,
+            background: false,
             arrived: Instant::now(),
         };
         self.engine.submit(self.lane, vec![request]).unwrap();
@@ -241,7 +242,7 @@ fn check_logprobs(golden: &Golden, which: usize, reply: &Reply) {
     let scored = SCORED.min(prompt.len() - 1);
     assert_eq!(reply.scores.len(), scored);
     for (score, position) in reply.scores.iter().zip(prompt.len() - scored..) {
-        let want = logprobs::of_token(row(position - 1), prompt[position]).unwrap();
+        let want = logprobs::score(row(position - 1), prompt[position], false).unwrap().logprob;
         assert!((score - want).abs() < 0.01, "token {position}: {score} {want}");
     }
 }
@@ -251,9 +252,9 @@ async fn collect(mut inbox: UnboundedReceiver<SeqEvent>) -> Reply {
     while let Some(event) = inbox.recv().await {
         match event {
             SeqEvent::Started { .. } => {}
-            SeqEvent::Scored { logprobs, .. } => {
+            SeqEvent::Scored { scores, .. } => {
                 assert!(reply.ids.is_empty() && reply.scores.is_empty());
-                reply.scores = logprobs;
+                reply.scores = scores.iter().map(|score| score.logprob).collect();
             }
             SeqEvent::Token { id, logprobs, .. } => {
                 reply.ids.push(id);

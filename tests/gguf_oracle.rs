@@ -93,6 +93,7 @@ async fn generated(decoder: Decoder, said: &Said) -> Vec<Vec<(u32, Logprobs)>> {
             stop_ids: vec![],
             cache_salt: 0,
             events,
+            background: false,
             arrived: Instant::now(),
         };
         engine.submit(lane, vec![request]).unwrap();

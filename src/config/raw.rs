@@ -284,6 +284,7 @@ impl RawEngine {
             )?,
             max_waiting: positive("engine.max_waiting", self.max_waiting, default.max_waiting)?,
             prefix_cache: self.prefix_cache.unwrap_or(default.prefix_cache),
+            spare_tokens: default.spare_tokens,
         };
         let SchedulerConfig { max_running, max_batch_tokens, .. } = scheduler;
         if max_batch_tokens < max_running {

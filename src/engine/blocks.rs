@@ -31,6 +31,8 @@ pub struct BlockPool {
     evictable: Lru,
     index: PrefixIndex,
     evictions: u64,
+    /// Blocks that are not left to the cache.
+    spare: usize,
 }
 
 impl BlockPool {
@@ -46,7 +48,19 @@ impl BlockPool {
             evictable: Lru::new(indexed),
             index: PrefixIndex::new(indexed, block_size),
             evictions: 0,
+            spare: 0,
         }
+    }
+
+    /// From now on, evicts rather than leave fewer than `spare` blocks free to the cache. Sequences may still take
+    /// all.
+    pub fn keep_free(self, spare: usize) -> BlockPool {
+        BlockPool { spare, ..self }
+    }
+
+    /// Blocks that a sequence may take: without evicting any if it is in the background.
+    pub fn acquirable(&self, background: bool) -> usize {
+        if background { self.free.len() } else { self.free() }
     }
 
     /// Tokens per block.
@@ -85,12 +99,14 @@ impl BlockPool {
     }
 
     /// Fills an empty table with `blocks` blocks, beginning with those that hold `prefix`. Returns the number
-    /// of cached blocks used. If there are too few blocks, returns `None` and leaves the table empty.
+    /// of cached blocks used. If it would need more than `most` others, or there are too few blocks, returns `None`
+    /// and leaves the table empty.
     pub fn acquire(
         &mut self,
         table: &mut Vec<u32>,
         prefix: &Prefix<'_>,
         blocks: usize,
+        most: usize,
     ) -> Option<usize> {
         debug_assert!(table.is_empty(), "the table has blocks already");
         if self.free() == 0 {
@@ -99,19 +115,20 @@ impl BlockPool {
         self.index.find_all(prefix, table);
         let evictable = table.iter().filter(|block| self.holders[**block as usize] == 0).count();
         let hits = table.len();
-        if blocks.saturating_sub(hits) > self.free() - evictable {
+        if blocks.saturating_sub(hits) > most.min(self.free() - evictable) {
             table.clear();
             return None;
         }
         table.iter().for_each(|block| self.lend(*block));
-        self.grow(table, blocks);
+        self.grow(table, blocks, most);
         Some(hits)
     }
 
-    /// Extends `table` to `blocks` entries, or returns false and leaves it unchanged.
-    pub fn grow(&mut self, table: &mut Vec<u32>, blocks: usize) -> bool {
+    /// Extends `table` to `blocks` entries, or returns false and leaves it unchanged if that is more than `most` or
+    /// than there are.
+    pub fn grow(&mut self, table: &mut Vec<u32>, blocks: usize, most: usize) -> bool {
         let needed = blocks.saturating_sub(table.len());
-        if needed > self.free() {
+        if needed > most.min(self.free()) {
             return false;
         }
         for _ in 0..needed {
@@ -183,7 +200,13 @@ impl BlockPool {
             return;
         }
         match self.index.serial(block) {
-            Some(_) => self.evictable.push(block),
+            Some(_) => {
+                self.evictable.push(block);
+                while self.free.len() < self.spare {
+                    let Some(evicted) = self.evict() else { return };
+                    self.free.push(evicted);
+                }
+            }
             None => self.free.push(block),
         }
     }

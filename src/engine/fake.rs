@@ -5,7 +5,7 @@
 
 use super::runner::{Capacity, RunError, Runner, Sampled, Ticket};
 use crate::device::{Batch, Row};
-use crate::model::{Draw, Logprobs, sampler};
+use crate::model::{Draw, Logprobs, Score, sampler};
 use std::time::Duration;
 
 /// What a fake model does.
@@ -55,7 +55,7 @@ impl FakeScript {
         let from = (row.context + 1 - row.wanted()).min(draw.tokens.len());
         let known = draw.tokens[from..].iter().take(row.scored);
         let scores =
-            (row.scored > 0).then(|| Sampled::Scores(known.map(|id| logprob(*id)).collect()));
+            (row.scored > 0).then(|| Sampled::Scores(known.map(|id| score(*id)).collect()));
         scores.into_iter().chain(row.sample.then(|| self.next(draw))).collect()
     }
 
@@ -70,6 +70,10 @@ impl FakeScript {
         let logprobs = draw.params.logprobs.map(|k| Logprobs { token: logprob(id), top: top(k) });
         Sampled::Token { id, logprobs: logprobs.map(Box::new) }
     }
+}
+
+fn score(id: u32) -> Score {
+    Score { logprob: logprob(id), top: id, all: None }
 }
 
 fn logprob(id: u32) -> f32 {
@@ -150,6 +154,7 @@ mod tests {
             stop_ids: vec![],
             cache_salt: 0,
             events,
+            background: false,
             arrived: Instant::now(),
         };
         engine.submit(loaded.lane, vec![request]).unwrap();
@@ -165,8 +170,8 @@ mod tests {
         let params =
             SamplingParams { score_last: 5, logprobs: Some(2), ..SamplingParams::greedy() };
         let all = events(params).await;
-        let scored = (15..20).map(logprob).collect();
-        assert_eq!(all[0], SeqEvent::Scored { tag: 3, logprobs: scored });
+        let scores = (15..20).map(score).collect();
+        assert_eq!(all[0], SeqEvent::Scored { tag: 3, scores });
         let tokens = all.iter().filter_map(|event| match event {
             SeqEvent::Token { id, logprobs, .. } => Some((*id, logprobs.clone().unwrap())),
             _ => None,
@@ -179,8 +184,8 @@ mod tests {
     #[tokio::test]
     async fn no_more_is_scored_than_the_prompt_has() {
         let all = events(SamplingParams { score_last: 99, ..SamplingParams::greedy() }).await;
-        let scored = (11..20).map(logprob).collect();
-        assert_eq!(all[0], SeqEvent::Scored { tag: 3, logprobs: scored });
+        let scores = (11..20).map(score).collect();
+        assert_eq!(all[0], SeqEvent::Scored { tag: 3, scores });
         assert!(all.iter().all(|e| !matches!(e, SeqEvent::Token { logprobs: Some(_), .. })));
     }
 }

@@ -4,7 +4,7 @@
 //! model look slow.
 
 use super::work::Work;
-use crate::model::{Logprobs, SamplingParams};
+use crate::model::{Logprobs, SamplingParams, Score};
 use std::time::{Duration, Instant};
 use tokio::sync::mpsc::UnboundedSender;
 
@@ -25,6 +25,9 @@ pub struct SeqRequest {
     pub cache_salt: u64,
     /// Receives the events: one before the first token, one per token and one at the end.
     pub events: UnboundedSender<SeqEvent>,
+    /// Nobody waits for it: it takes only free KV blocks, and leaves none in the prefix cache. Refused if there are
+    /// too few.
+    pub background: bool,
     /// When the request reached the server; queue time counts from here.
     pub arrived: Instant,
 }
@@ -57,13 +60,13 @@ pub enum SeqEvent {
         /// If the request asked for them.
         logprobs: Option<Box<Logprobs>>,
     },
-    /// The log-probabilities of the last tokens of the prompt, as many as requested
+    /// The scores of the last tokens of the prompt, as many as requested
     /// (`SamplingParams::score_last`), each given all tokens before it. Sent before the first token.
     Scored {
         /// The request's own `tag`.
         tag: u32,
         /// Natural logarithms, in the order of the prompt.
-        logprobs: Vec<f32>,
+        scores: Vec<Score>,
     },
     /// The reply is complete; no event follows.
     Finished {
@@ -158,6 +161,9 @@ pub enum Refusal {
         /// Size of the vocabulary; valid ids are below it.
         vocab: usize,
     },
+    /// A background sequence finds too few free KV blocks.
+    #[error("too few KV blocks are free")]
+    NoFreeBlocks,
     /// The prompt has no tokens.
     #[error("the prompt is empty")]
     EmptyPrompt,

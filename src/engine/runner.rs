@@ -4,7 +4,7 @@
 //! `fake` has the scripted implementation for tests. A runner is used from one thread only.
 
 use crate::device::{Batch, CardReport, CardUsage, Row};
-use crate::model::{Decoder, Draw, Logprobs, logprobs, sampler};
+use crate::model::{Decoder, Draw, Logprobs, Score, logprobs, sampler};
 use std::time::Duration;
 
 /// The limits of a runner.
@@ -40,8 +40,8 @@ pub enum Sampled {
         /// If the draw requested them.
         logprobs: Option<Box<Logprobs>>,
     },
-    /// Log-probabilities of the given tokens after the row's scored ones, in order.
-    Scores(Vec<f32>),
+    /// Of the given tokens after the row's scored ones, in order.
+    Scores(Vec<Score>),
     /// Returned instead of either.
     NonFinite,
 }
@@ -185,9 +185,10 @@ const HEAD_ROWS: usize = 64;
 /// What one row of logits is used for.
 pub(super) enum RowTask<'a> {
     Sample(&'a Draw<'a>),
-    /// The score of the given next token; `last`: no more tokens of this row are scored.
+    /// The score of the given next token; `whole`: with all log-probabilities; `last`: no more tokens of this row are scored.
     Score {
         token: Option<u32>,
+        whole: bool,
         last: bool,
     },
 }
@@ -195,8 +196,9 @@ pub(super) enum RowTask<'a> {
 pub(super) fn row_tasks<'a>(row: &Row, draw: &'a Draw<'a>) -> impl Iterator<Item = RowTask<'a>> {
     let (scored, next) = (row.scored, row.context + 1 - row.wanted());
     let score = move |i: usize| {
-        let token = draw.tokens.get(next + i).copied();
-        RowTask::Score { token, last: i + 1 == scored }
+        let (at, params) = (next + i, draw.params);
+        let whole = params.is_whole((at + params.score_last).saturating_sub(draw.prompt_len));
+        RowTask::Score { token: draw.tokens.get(at).copied(), whole, last: i + 1 == scored }
     };
     (0..scored).map(score).chain(row.sample.then_some(RowTask::Sample(draw)))
 }
@@ -206,7 +208,7 @@ pub(super) fn row_tasks<'a>(row: &Row, draw: &'a Draw<'a>) -> impl Iterator<Item
 pub(super) struct Results {
     pub done: Vec<Sampled>,
     /// Scores of the current row; `None` once a score was NaN.
-    scores: Vec<Option<f32>>,
+    scores: Vec<Option<Score>>,
 }
 
 impl Results {
@@ -217,10 +219,10 @@ impl Results {
                 let token = |(id, logprobs)| Sampled::Token { id, logprobs };
                 self.done.push(sampled.map_or(Sampled::NonFinite, token));
             }
-            RowTask::Score { token, last } => {
-                self.scores.push(token.and_then(|token| logprobs::of_token(logits, token)));
+            RowTask::Score { token, whole, last } => {
+                self.scores.push(token.and_then(|token| logprobs::score(logits, token, whole)));
                 if last {
-                    let scores: Option<Vec<f32>> = self.scores.drain(..).collect();
+                    let scores: Option<Vec<Score>> = self.scores.drain(..).collect();
                     self.done.push(scores.map_or(Sampled::NonFinite, Sampled::Scores));
                 }
             }

@@ -34,6 +34,9 @@ pub struct SchedulerConfig {
     pub max_waiting: usize,
     /// Whether computed prefixes are cached for later sequences.
     pub prefix_cache: bool,
+    /// Longest background sequence, in tokens: the prefix cache leaves its KV blocks free, but at most an eighth of
+    /// all. Other sequences may take them.
+    pub spare_tokens: usize,
 }
 
 impl Default for SchedulerConfig {
@@ -43,6 +46,7 @@ impl Default for SchedulerConfig {
             max_batch_tokens: 512,
             max_waiting: 256,
             prefix_cache: true,
+            spare_tokens: 0,
         }
     }
 }
@@ -101,10 +105,12 @@ impl Scheduler {
     pub fn new(config: SchedulerConfig, capacity: Capacity) -> Scheduler {
         let max_batch_tokens = config.max_batch_tokens.max(config.max_running);
         let config = SchedulerConfig { max_batch_tokens, ..config };
+        let spare = config.spare_tokens.div_ceil(capacity.block_size).min(capacity.blocks / 8);
         Scheduler {
             config,
             capacity,
-            blocks: BlockPool::new(capacity.blocks, capacity.block_size, config.prefix_cache),
+            blocks: BlockPool::new(capacity.blocks, capacity.block_size, config.prefix_cache)
+                .keep_free(spare),
             waiting: VecDeque::new(),
             running: Vec::new(),
             step: Vec::new(),
@@ -142,6 +148,11 @@ impl Scheduler {
     /// Whether no sequence is waiting or running.
     pub fn is_idle(&self) -> bool {
         self.waiting.is_empty() && self.running.is_empty()
+    }
+
+    /// Whether nobody waits for any of its sequences: a step is then as short as next to another lane.
+    fn is_background(&self) -> bool {
+        self.running.iter().chain(&self.waiting).all(Sequence::is_background)
     }
 
     /// Queues a request that passed [`Scheduler::check`].
@@ -186,7 +197,8 @@ impl Scheduler {
         self.step.clear();
         self.sweep();
         let preempted = self.schedule_decodes(batch);
-        let most = if self.shared { self.shared_tokens } else { usize::MAX };
+        let yields = self.shared || self.is_background();
+        let most = if yields { self.shared_tokens } else { usize::MAX };
         let mut budget = (self.config.max_batch_tokens - batch.tokens.len()).min(most);
         self.schedule_prefills(batch, &mut budget);
         if !preempted {
@@ -284,7 +296,7 @@ impl Scheduler {
                     return SequenceResult::StartsOver;
                 }
             }
-            Some(Sampled::Scores(scores)) => sequence.push_scores(&scores),
+            Some(Sampled::Scores(scores)) => sequence.push_scores(scores),
             Some(Sampled::NonFinite) => {
                 sequence.fail(Fault::NonFiniteLogits, now);
                 return SequenceResult::Spoilt;
@@ -369,6 +381,10 @@ impl Scheduler {
                 return;
             };
             if !sequence.acquire(&mut self.blocks, self.capacity.rope_switch) {
+                if sequence.is_background() {
+                    sequence.refuse(Refusal::NoFreeBlocks);
+                    continue;
+                }
                 self.waiting.push_front(sequence);
                 return;
             }

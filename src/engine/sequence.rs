@@ -4,9 +4,9 @@
 //! not decide which sequences run.
 
 use super::blocks::{BlockPool, Chain, Origin};
-use super::request::{Fault, FinishReason, SeqEvent, SeqRequest, Timings};
+use super::request::{Fault, FinishReason, Refusal, SeqEvent, SeqRequest, Timings};
 use super::work::{Load, Step, Work};
-use crate::model::{Draw, Logprobs};
+use crate::model::{Draw, Logprobs, Score};
 use std::time::{Duration, Instant};
 
 /// A sequence in a lane, waiting or running.
@@ -28,7 +28,7 @@ pub struct Sequence {
     cached: usize,
     /// Log-probabilities of prompt tokens, as far as they are known; `None` when none are requested or the
     /// caller has them.
-    scores: Option<Vec<f32>>,
+    scores: Option<Vec<Score>>,
     started: Option<Instant>,
     first_token: Option<Instant>,
     last_token: Option<Instant>,
@@ -64,6 +64,16 @@ impl Sequence {
         self.tokens.len() - self.computed
     }
 
+    /// Whether nobody waits for it.
+    pub fn is_background(&self) -> bool {
+        self.request.background
+    }
+
+    /// Tells the caller that it cannot be admitted.
+    pub fn refuse(&self, why: Refusal) {
+        let _ = self.request.events.send(SeqEvent::Refused { tag: self.request.tag, why });
+    }
+
     /// Whether the caller has disconnected.
     pub fn cancelled(&self) -> bool {
         self.request.events.is_closed()
@@ -90,12 +100,12 @@ impl Sequence {
     }
 
     /// Adds scores, and sends them to the caller once they are complete.
-    pub fn push_scores(&mut self, scores: &[f32]) {
+    pub fn push_scores(&mut self, scores: Vec<Score>) {
         let Some(known) = &mut self.scores else { return };
-        known.extend_from_slice(scores);
+        known.extend(scores);
         if known.len() >= self.request.params.score_last {
-            let logprobs = self.scores.take().unwrap_or_default();
-            let _ = self.request.events.send(SeqEvent::Scored { tag: self.request.tag, logprobs });
+            let scores = self.scores.take().unwrap_or_default();
+            let _ = self.request.events.send(SeqEvent::Scored { tag: self.request.tag, scores });
         }
     }
 
@@ -115,7 +125,8 @@ impl Sequence {
     pub fn acquire(&mut self, pool: &mut BlockPool, rope_switch: Option<usize>) -> bool {
         let blocks = self.tokens.len().div_ceil(pool.block_size());
         if !self.blocks.is_empty() {
-            return pool.grow(&mut self.blocks, blocks);
+            let rest = pool.acquirable(self.request.background);
+            return pool.grow(&mut self.blocks, blocks, rest);
         }
         if pool.caching() {
             let long = rope_switch.is_some_and(|switch| self.tokens.len() > switch);
@@ -123,7 +134,8 @@ impl Sequence {
             self.chain.extend(&self.tokens, pool.block_size());
         }
         let prefix = self.chain.prefix(&self.tokens, self.reusable() / pool.block_size());
-        let Some(hits) = pool.acquire(&mut self.blocks, &prefix, blocks) else { return false };
+        let rest = pool.acquirable(self.request.background);
+        let Some(hits) = pool.acquire(&mut self.blocks, &prefix, blocks, rest) else { return false };
         self.computed = hits * pool.block_size();
         self.registered = hits;
         true
@@ -154,7 +166,7 @@ impl Sequence {
     /// Registers the blocks that have become full in the prefix cache.
     pub fn register(&mut self, pool: &mut BlockPool) {
         let (size, full) = (pool.block_size(), self.computed / pool.block_size());
-        if self.registered >= full || !pool.caching() {
+        if self.registered >= full || !pool.caching() || self.request.background {
             return;
         }
         self.chain.extend(&self.tokens[..full * size], size);

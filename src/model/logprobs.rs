@@ -17,6 +17,17 @@ pub struct Logprobs {
     pub top: Vec<(u32, f32)>,
 }
 
+/// What the model made of a token that was already there, given all tokens before it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Score {
+    /// The token's log-probability.
+    pub logprob: f32,
+    /// The most likely token at its place; of several, the one with the lowest id.
+    pub top: u32,
+    /// The log-probabilities of all tokens at its place, by id; only where requested.
+    pub all: Option<Box<[f32]>>,
+}
+
 /// The log of the sum over `exp(logits)`: subtracting it from a logit gives its log-probability.
 pub fn normaliser(logits: &[f32]) -> f64 {
     let max = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
@@ -24,11 +35,27 @@ pub fn normaliser(logits: &[f32]) -> f64 {
     f64::from(max) + sum.ln()
 }
 
-/// The log-probability of `token`, or `None` if a logit is NaN or the token is out of range.
-pub fn of_token(logits: &[f32], token: u32) -> Option<f32> {
+/// The score of `token`, with all log-probabilities if `whole`; `None` if a logit is NaN or infinite, or the token
+/// is out of range.
+pub fn score(logits: &[f32], token: u32, whole: bool) -> Option<Score> {
     let logit = f64::from(*logits.get(token as usize)?);
-    let logprob = (logit - normaliser(logits)) as f32;
-    logits.iter().all(|l| l.is_finite()).then_some(logprob)
+    if !logits.iter().all(|l| l.is_finite()) {
+        return None;
+    }
+    let normaliser = normaliser(logits);
+    let of = |logit: f64| (logit - normaliser) as f32;
+    let all = whole.then(|| logits.iter().map(|logit| of(f64::from(*logit))).collect());
+    Some(Score { logprob: of(logit), top: argmax(logits), all })
+}
+
+fn argmax(logits: &[f32]) -> u32 {
+    let mut best = 0;
+    for (id, logit) in logits.iter().enumerate() {
+        if *logit > logits[best] {
+            best = id;
+        }
+    }
+    best as u32
 }
 
 /// The log-probabilities at the position where `token` was sampled, from finite logits that include it.
@@ -74,7 +101,9 @@ mod tests {
         assert_eq!(all.iter().map(|(id, _)| *id).collect::<Vec<_>>(), [1, 0, 2, 3]);
         let sum: f32 = all.iter().map(|(_, logprob)| logprob.exp()).sum();
         assert!((sum - 1.0).abs() < 1e-6, "{sum}");
-        assert_eq!(of_token(&logits, 0), Some(all[1].1));
+        let score = score(&logits, 0, true).unwrap();
+        assert_eq!((score.logprob, score.top), (all[1].1, 1));
+        assert_eq!(score.all.unwrap()[2], all[2].1);
     }
 
     #[test]
@@ -89,8 +118,8 @@ mod tests {
 
     #[test]
     fn what_is_no_number_or_outside_has_no_probability() {
-        assert_eq!(of_token(&[0.0, f32::NAN], 0), None);
-        assert_eq!(of_token(&[0.0, f32::INFINITY], 0), None);
-        assert_eq!(of_token(&[0.0], 1), None);
+        assert_eq!(score(&[0.0, f32::NAN], 0, false), None);
+        assert_eq!(score(&[0.0, f32::INFINITY], 0, true), None);
+        assert_eq!(score(&[0.0], 1, false), None);
     }
 }

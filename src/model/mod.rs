@@ -27,6 +27,6 @@ pub use decoder::{Decoder, KvChoice, KvPlan};
 pub use error::LoadError;
 pub use gguf::Gguf;
 pub use intake::Checkpoint;
-pub use logprobs::Logprobs;
+pub use logprobs::{Logprobs, Score};
 pub use sampler::{Draw, SamplingParams};
 pub use weights::{LoadFormat, Weights};

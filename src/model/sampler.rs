@@ -37,6 +37,8 @@ pub struct SamplingParams {
     /// Report the log-probabilities of this many tokens at the end of the prompt, in one event before the
     /// first token. The prompt's first token has none, so the maximum is one less than the prompt's length.
     pub score_last: usize,
+    /// Of this many of the scored tokens, evenly spread, the log-probabilities of all alternatives are reported too.
+    pub distributions: usize,
 }
 
 impl Default for SamplingParams {
@@ -52,6 +54,7 @@ impl Default for SamplingParams {
             seed: 0,
             logprobs: None,
             score_last: 0,
+            distributions: 0,
         }
     }
 }
@@ -60,6 +63,12 @@ impl SamplingParams {
     /// Always the most likely token.
     pub fn greedy() -> SamplingParams {
         SamplingParams { temperature: 0.0, ..SamplingParams::default() }
+    }
+
+    /// Whether all log-probabilities are reported at the `index`-th of the scored tokens.
+    pub fn is_whole(&self, index: usize) -> bool {
+        let before = |index: usize| index * self.distributions / self.score_last.max(1);
+        before(index) != before(index + 1)
     }
 
     fn penalises(&self) -> bool {

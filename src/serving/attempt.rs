@@ -125,6 +125,7 @@ impl Attempt {
                 stop_ids: prepared.stop_ids.clone(),
                 cache_salt: 0,
                 events: sender,
+                background: false,
                 arrived: request.arrived,
             });
         }

@@ -207,6 +207,7 @@ async fn hear(
         stop_ids: prepared.stop_ids,
         cache_salt: 0,
         events,
+        background: false,
         arrived: Instant::now(),
     };
     let submitted = control.engine().submit(assignment.deployment.lane, vec![request]);
@@ -215,7 +216,9 @@ async fn hear(
     while let Some(event) = inbox.recv().await {
         match event {
             SeqEvent::Started { .. } => {}
-            SeqEvent::Scored { logprobs, .. } => scores = logprobs,
+            SeqEvent::Scored { scores: all, .. } => {
+                scores = all.iter().map(|score| score.logprob).collect();
+            },
             SeqEvent::Token { id, .. } => answer.tokens.push(id),
             SeqEvent::Finished { timings, .. } => {
                 answer.ttft = timings.first_token.unwrap_or(timings.total);

@@ -84,7 +84,7 @@ impl World {
         chain.weaken(self.mask);
         let prefix = chain.prefix(&tokens, (tokens.len() - 1) / SIZE);
         let (mut table, blocks) = (Vec::new(), tokens.len().div_ceil(SIZE));
-        let Some(hits) = self.pool.acquire(&mut table, &prefix, blocks) else {
+        let Some(hits) = self.pool.acquire(&mut table, &prefix, blocks, usize::MAX) else {
             assert!(table.is_empty());
             return;
         };
@@ -130,7 +130,7 @@ impl World {
     fn push(&mut self, who: usize, token: u32) {
         let holder = &mut self.holders[who];
         let blocks = (holder.tokens.len() + 1).div_ceil(SIZE);
-        if holder.computed == holder.tokens.len() && self.pool.grow(&mut holder.table, blocks) {
+        if holder.computed == holder.tokens.len() && self.pool.grow(&mut holder.table, blocks, usize::MAX) {
             holder.tokens.push(token);
         }
     }
@@ -213,7 +213,7 @@ proptest! {
             let had = tables[who].len();
             if want == 0 {
                 pool.release(&mut tables[who]);
-            } else if pool.grow(&mut tables[who], want) {
+            } else if pool.grow(&mut tables[who], want, usize::MAX) {
                 prop_assert_eq!(tables[who].len(), had.max(want));
             } else {
                 prop_assert_eq!(tables[who].len(), had);
@@ -244,9 +244,9 @@ fn unused_blocks_go_first_then_the_least_recently_used_from_its_end() {
     let newer = computed(&mut world, vec![50; 8]);
     assert_eq!((world.pool.cached(), world.pool.free(), world.pool.used()), (5, 8, 0));
     let mut table = Vec::new();
-    assert!(world.pool.grow(&mut table, 3));
+    assert!(world.pool.grow(&mut table, 3, usize::MAX));
     assert_eq!((world.pool.evictions(), world.pool.cached()), (0, 5), "three were never used");
-    assert!(world.pool.grow(&mut table, 8));
+    assert!(world.pool.grow(&mut table, 8, usize::MAX));
     let order = [older[2], older[1], older[0], newer[1], newer[0]];
     assert_eq!(table[3..], order, "tails first, then the newer");
     assert_eq!((world.pool.evictions(), world.pool.cached()), (5, 0));
@@ -262,7 +262,7 @@ fn a_prefix_that_is_used_again_stays_longest() {
     let mut table = Vec::new();
     // The third block of the first sequence was evicted for the tail of the third sequence.
     assert_eq!((again[2], world.pool.evictions(), world.pool.free()), (first[2], 1, 6));
-    assert!(world.pool.grow(&mut table, 6));
+    assert!(world.pool.grow(&mut table, 6, usize::MAX));
     assert_eq!(table, [first[2], second[2], second[1], second[0], first[1], first[0]]);
 }
 

@@ -75,6 +75,7 @@ impl Engine {
             stop_ids: vec![],
             cache_salt: 0,
             events,
+            background: false,
             arrived: Instant::now(),
         };
         self.handle.submit(lane, vec![request]).unwrap();

@@ -52,6 +52,7 @@ fn request(prompt: usize, tokens: usize) -> (SeqRequest, UnboundedReceiver<SeqEv
         stop_ids: vec![],
         cache_salt: 0,
         events,
+        background: false,
         arrived: Instant::now(),
     };
     (request, inbox)

@@ -22,11 +22,12 @@ struct RowTask {
     max_new: usize,
     score_last: usize,
     salt: u64,
+    background: bool,
 }
 
 impl RowTask {
     fn of(prompt: &[u32], max_new: usize) -> RowTask {
-        RowTask { prompt: prompt.to_vec(), max_new, score_last: 0, salt: 0 }
+        RowTask { prompt: prompt.to_vec(), max_new, score_last: 0, salt: 0, background: false }
     }
 }
 
@@ -93,6 +94,7 @@ impl World {
             stop_ids: vec![EOS],
             cache_salt: task.salt,
             events,
+            background: task.background,
             arrived: self.now,
         };
         self.scheduler.check(&request).unwrap();
@@ -107,9 +109,13 @@ impl World {
 
     /// One step, checked against what was really written. Returns false when there was nothing to do.
     fn step(&mut self, luck: Luck) -> bool {
+        let cache = |pool: &BlockPool| (pool.evictions(), pool.cached());
+        let before = self.scheduler.is_background().then(|| cache(&self.scheduler.blocks));
         if !self.scheduler.schedule(&mut self.batch, self.now) {
             return false;
         }
+        let after = cache(&self.scheduler.blocks);
+        assert!(before.is_none_or(|before| before == after), "the background changes the cache");
         self.audit();
         self.write();
         let results = self.read();
@@ -230,7 +236,7 @@ impl World {
             match event {
                 SeqEvent::Started { cached_tokens, .. } => started = Some(cached_tokens),
                 SeqEvent::Token { id, .. } => reply.push(id),
-                SeqEvent::Scored { logprobs, .. } => scores = logprobs,
+                SeqEvent::Scored { scores: all, .. } => scores = all,
                 SeqEvent::Finished { timings, .. } => {
                     assert_eq!(reply, reply_alone(&task.prompt, task.max_new, longest));
                     assert_eq!(Some(timings.cached_tokens), *began, "the first row begins there");
@@ -242,7 +248,10 @@ impl World {
                     return (reply, Some(timings));
                 }
                 SeqEvent::Failed { .. } => return (reply, None),
-                SeqEvent::Refused { why, .. } => panic!("refused: {why}"),
+                SeqEvent::Refused { why, .. } => {
+                    assert!(task.background, "refused: {why}");
+                    return (reply, None);
+                }
             }
         }
         panic!("client {tag} was told no end");
@@ -255,7 +264,7 @@ fn prompt(kind: u32, len: usize) -> Vec<u32> {
 }
 
 /// A request at a step: which prompt, its length, the number of tokens to generate and to score, and whether
-/// it continues the previous reply.
+/// it continues the previous reply. Those that score more than ten tokens are in the background.
 type Asked = (usize, u32, usize, usize, usize, bool);
 
 fn asked() -> impl Strategy<Value = Asked> {
@@ -288,8 +297,9 @@ proptest! {
         blocks in 8usize..24,
         (max_running, max_batch_tokens) in (1usize..8, 1usize..40),
         switch in proptest::option::of(1usize..40),
+        spare_tokens in 0usize..12,
     ) {
-        let config = SchedulerConfig { max_running, max_batch_tokens, ..config() };
+        let config = SchedulerConfig { max_running, max_batch_tokens, spare_tokens, ..config() };
         let mut world = world(config, blocks, switch);
         let longest = world.scheduler.capacity.longest();
         let mut asks = asks;
@@ -304,6 +314,9 @@ proptest! {
                     task.prompt.push(90);
                 }
                 task.prompt.truncate(longest - 1);
+                if score_last > 10 {
+                    (task.background, task.max_new) = (true, 1);
+                }
                 world.submit(task);
             }
             for (who, _) in cancel.iter().filter(|(_, when)| *when == step) {
@@ -324,6 +337,28 @@ proptest! {
             }
         }
     }
+}
+
+#[test]
+fn the_background_finds_room_beside_a_full_cache_and_leaves_it_alone() {
+    let spare_tokens = 4 * SIZE;
+    let mut world = world(SchedulerConfig { spare_tokens, ..config() }, 32, None);
+    (0..8).for_each(|kind| drop(world.ask(RowTask::of(&prompt(kind, 40), 4))));
+    let cached = world.scheduler.blocks().cached();
+    assert_eq!(cached, 32 - 4, "all but the spare blocks");
+    let reading = |len| RowTask {
+        score_last: 3,
+        background: true,
+        ..RowTask::of(&(1..=len).collect::<Vec<u32>>(), 1)
+    };
+    for _ in 0..100 {
+        let (_, timings) = world.ask(reading(spare_tokens as u32));
+        assert_eq!(timings.cached_tokens, 0, "nothing of it was kept");
+    }
+    let tag = world.submit(reading(spare_tokens as u32 + 1));
+    world.run();
+    assert_eq!(world.outcome(tag).1, None, "too long for what is spare");
+    assert_eq!((world.scheduler.blocks().cached(), world.scheduler.blocks().used()), (cached, 0));
 }
 
 #[test]

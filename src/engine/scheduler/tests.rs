@@ -3,7 +3,7 @@
 
 use super::*;
 use crate::engine::request::{FinishReason, SeqEvent};
-use crate::model::SamplingParams;
+use crate::model::{SamplingParams, Score};
 use proptest::prelude::*;
 use std::collections::HashMap;
 use std::time::Duration;
@@ -34,8 +34,9 @@ pub(super) fn reply_alone(prompt: &[u32], max_new: usize, longest: usize) -> Vec
 }
 
 /// The made-up log-probability of `token` after `before`.
-pub(super) fn score(before: &[u32], token: u32) -> f32 {
-    -((next_token(before) + token) as f32)
+pub(super) fn score(before: &[u32], token: u32) -> Score {
+    let top = next_token(before);
+    Score { logprob: -((top + token) as f32), top, all: None }
 }
 
 struct Client {
@@ -65,6 +66,7 @@ fn scoring_client(
         stop_ids: vec![EOS],
         cache_salt: 0,
         events,
+        background: false,
         arrived: now,
     };
     scheduler.check(&request).unwrap();
@@ -135,7 +137,7 @@ proptest! {
     ) {
         let capacity = Capacity { blocks, block_size: 4, vocab: 97, max_len: 40, rope_switch: Some(switch) };
         let longest = capacity.longest();
-        let config = SchedulerConfig { max_running, max_batch_tokens, max_waiting: 64, prefix_cache };
+        let config = SchedulerConfig { max_running, max_batch_tokens, max_waiting: 64, prefix_cache, spare_tokens: 8 };
         let mut scheduler = Scheduler::new(config, capacity);
         let now = Instant::now();
         let mut clients: Vec<Client> =
@@ -167,9 +169,9 @@ proptest! {
             let (mut scores, mut end) = (Vec::new(), None);
             while let Ok(event) = events.try_recv() {
                 match event {
-                    SeqEvent::Scored { logprobs, .. } => {
+                    SeqEvent::Scored { scores: all, .. } => {
                         assert!(scores.is_empty() && got.is_empty(), "once, before the first token");
-                        scores = logprobs;
+                        scores = all;
                     }
                     SeqEvent::Started { .. } => assert!(got.is_empty()),
                     SeqEvent::Token { id, .. } => got.push(id),
@@ -178,7 +180,7 @@ proptest! {
             }
             let prompt = &client.prompt;
             let from = prompt.len() - client.score_last.min(prompt.len() - 1);
-            let known: Vec<f32> =
+            let known: Vec<Score> =
                 (from..prompt.len()).map(|p| score(&prompt[..p], prompt[p])).collect();
             prop_assert_eq!(scores, known);
             let expected = reply_alone(&client.prompt, client.max_new, longest);
@@ -208,7 +210,7 @@ proptest! {
         // Enough blocks for all, so that no sequence is preempted.
         let capacity = Capacity { blocks: 12 * 25, block_size: 4, vocab: 97, max_len: 96, rope_switch: None };
         let max_batch_tokens = max_running + spare;
-        let config = SchedulerConfig { max_running, max_batch_tokens, max_waiting: 64, prefix_cache: false };
+        let config = SchedulerConfig { max_running, max_batch_tokens, max_waiting: 64, prefix_cache: false, spare_tokens: 0 };
         let mut scheduler = Scheduler::new(config, capacity);
         let (now, mut batch, mut cache) = (Instant::now(), Batch::default(), HashMap::new());
         let mut clients = Vec::new();
@@ -269,6 +271,7 @@ fn refusal(scheduler: &mut Scheduler, prompt: Vec<u32>) -> Option<Refusal> {
         stop_ids: vec![],
         cache_salt: 0,
         events,
+        background: false,
         arrived: Instant::now(),
     };
     let refused = scheduler.check(&request).err();
