@@ -405,13 +405,17 @@ def padded(name, data):
     return np.pad(data, ((0, rows), (0, columns)))
 
 
-def tiny_file(path, wide):
-    """The demo model in F32 under llama.cpp's names."""
+def without_text(writer):
+    writer.add_tokenizer_model("none")
+
+
+def tiny_file(path, wide, add_text=without_text):
+    """The demo model in F32 under llama.cpp's names; `add_text` writes the tokenizer."""
     source, times = ROOT / "models" / "tiny-v1", 2 if wide else 1
     config = json.loads((source / "config.json").read_text())
     heads, kv_heads, dim = (config[k] for k in ("num_attention_heads", "num_key_value_heads", "head_dim"))
     writer = gguf.GGUFWriter(str(path), "llama")
-    writer.add_tokenizer_model("none")
+    add_text(writer)
     writer.add_vocab_size(config["vocab_size"])
     writer.add_context_length(config["max_position_embeddings"])
     writer.add_embedding_length(config["hidden_size"] * times)

@@ -1,7 +1,7 @@
 """Train one more small chat model, unrelated to tiny-v1.
 
     pip install -r scripts/requirements.txt
-    python scripts/make_unrelated.py OUT_FOLDER
+    python scripts/make_unrelated.py OUT_FOLDER    # 6 minutes on one core
 
 It learns the same text as the demo models (scripts/demo_text.py) and uses the
 same chat template, so it is a healthy model for the same questions. The rest

@@ -55,6 +55,7 @@ fn canary(path: &Path) -> LoadAsked {
         reason: None,
         retry: false,
         allow: false,
+        expect: None,
     }
 }
 

@@ -102,8 +102,13 @@ fn load_exact(
 }
 
 /// Small steps, so that prompts are split and rows wait.
-const STEP: SchedulerConfig =
-    SchedulerConfig { max_running: 8, max_batch_tokens: 96, max_waiting: 256, prefix_cache: true };
+const STEP: SchedulerConfig = SchedulerConfig {
+    max_running: 8,
+    max_batch_tokens: 96,
+    max_waiting: 256,
+    prefix_cache: true,
+    spare_tokens: 0,
+};
 
 #[derive(Deserialize)]
 struct Golden {

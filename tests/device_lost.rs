@@ -58,7 +58,14 @@ fn request(prompt: Vec<u32>, pin: Arm) -> GenerateRequest {
 }
 
 fn canary(retry: bool) -> LoadAsked {
-    LoadAsked { path: "canary".into(), by: "a test".to_owned(), reason: None, retry, allow: false }
+    LoadAsked {
+        path: "canary".into(),
+        by: "a test".to_owned(),
+        reason: None,
+        retry,
+        allow: false,
+        expect: None,
+    }
 }
 
 /// How a request ended.

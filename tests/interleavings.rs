@@ -177,7 +177,14 @@ async fn load(
     if let Some(path) = settings.canary.clone().filter(free) {
         let by = "configuration".to_owned();
         let _ = control
-            .load_canary(LoadAsked { path, by, reason: None, retry: false, allow: false })
+            .load_canary(LoadAsked {
+                path,
+                by,
+                reason: None,
+                retry: false,
+                allow: false,
+                expect: None,
+            })
             .await;
     }
 }

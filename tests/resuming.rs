@@ -38,6 +38,7 @@ async fn interrupted(dir: &Path, percent: u8) -> (Gateway, ResumePlan) {
         reason: None,
         retry: false,
         allow: false,
+        expect: None,
     };
     gateway.control().load_canary(asked).await.expect("a canary");
     give(gateway.control(), set(percent)).await.expect("granted");
@@ -87,6 +88,7 @@ async fn what_raises_is_refused_until_the_rollout_is_taken_up() {
         reason: None,
         retry: true,
         allow: false,
+        expect: None,
     };
     assert_eq!(control.load_canary(asked).await.err(), Some(ControlError::Resuming));
     let (status, clock) = (control.status(), control.now());
@@ -126,6 +128,7 @@ async fn a_canary_that_is_rolled_back_before_it_is_there_is_not_loaded() {
         reason: None,
         retry: false,
         allow: false,
+        expect: None,
     };
     let refused = control.load_canary(asked).await.expect_err("it is remembered");
     assert!(refused.to_string().contains("rejected before"), "{refused}");

@@ -36,6 +36,7 @@ fn canary() -> LoadAsked {
         reason: None,
         retry: false,
         allow: false,
+        expect: None,
     }
 }
 

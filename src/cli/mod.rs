@@ -18,6 +18,7 @@ mod signals;
 mod supervise;
 
 use crate::device::Isa;
+use crate::rollout::Expect;
 use crate::text::{Templates, apart};
 use clap::{Args, Parser, Subcommand};
 use ledger::{LedgerCommand, ReplayArgs};
@@ -117,6 +118,10 @@ enum CanaryCommand {
         /// Load it even if it can do less than stable: a shorter context, or messages that it does not take.
         #[arg(long)]
         allow: bool,
+        /// What kind of change it is: same (requantised, exported again), similar (a fine-tune, the next minor
+        /// version) or different (another model). Sets what each model may find in replies of the other.
+        #[arg(long, value_name = "same|similar|different")]
+        expect: Option<Expect>,
     },
 }
 
@@ -216,8 +221,8 @@ async fn run(command: Command) -> Result<ExitCode, CliError> {
         }
         Command::Demo(args) => return demo::run(args).await,
         Command::Status { server, json } => operate::status(&server.server, json).await?,
-        Command::Canary { command: CanaryCommand::Load { order, path, retry, allow } } => {
-            operate::load(&order, &path, (retry, allow)).await?;
+        Command::Canary { command: CanaryCommand::Load { order, path, retry, allow, expect } } => {
+            operate::load(&order, &path, (retry, allow), expect).await?;
         }
         Command::Promote { order, now, dry_run: true } => {
             operate::preview_promotion(&order, now).await?;

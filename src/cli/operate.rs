@@ -6,12 +6,14 @@
 use super::CliError;
 use super::client::Client;
 use crate::control::{
-    ArmPreview, ArmStatus, DeviceStatus, ForecastStatus, Preview, ShadowStatus, Status, Unload,
+    ArmPreview, ArmStatus, CrossReadStatus, DeviceStatus, ForecastStatus, Preview, ShadowStatus,
+    Status, Unload,
 };
 use crate::http::orders::{
     LoadAsk, Loaded, OrderAsk, PromoteAsk, RollbackAsk, RolledBack, WeightAsk,
 };
 use crate::hub;
+use crate::rollout::Expect;
 use crate::sanitize;
 use clap::Args;
 use serde_json::Value;
@@ -65,13 +67,14 @@ pub(super) async fn load(
     args: &OrderArgs,
     path: &Path,
     (retry, allow): (bool, bool),
+    expect: Option<Expect>,
 ) -> Result<(), CliError> {
     let path = match hub::is_reference(path) {
         true => path.to_owned(),
         false => std::path::absolute(path).map_err(CliError::from_text)?,
     };
     let (by, reason) = (Some(args.by.clone()), args.reason.clone());
-    let ask = LoadAsk { path: path.display().to_string(), retry, allow, by, reason };
+    let ask = LoadAsk { path: path.display().to_string(), retry, allow, expect, by, reason };
     let loaded: Loaded = args.client().order("/admin/canary/load", &ask).await?;
     println!("canary {} is loaded and its rollout has begun", sanitize::line(&loaded.version));
     Ok(())
@@ -198,6 +201,9 @@ fn status_text(status: &Status) -> String {
     if let Some(shadow) = &status.shadow {
         out += &shadow_text(shadow);
     }
+    if let Some(read) = status.cross_read.as_ref().filter(|read| read.sampled > 0) {
+        out += &cross_read_text(read);
+    }
     if let Some(device) = &status.device {
         out += &device_text(device);
     }
@@ -288,6 +294,18 @@ fn shadow_text(shadow: &ShadowStatus) -> String {
         shadow.dropped,
         shadow.failed
     )
+}
+
+fn cross_read_text(read: &CrossReadStatus) -> String {
+    let CrossReadStatus { sampled, preempted, dropped, too_long, failed, seconds, .. } = read;
+    let mut text = format!(
+        "  read    {} of {sampled} chosen replies by both models in {seconds:.1} s; {preempted} times gave way, {dropped} dropped, {too_long} too long, {failed} failed\n",
+        read.read
+    );
+    if let Some(difference) = &read.difference {
+        text += &format!("  read    the prompts differ {difference}\n");
+    }
+    text
 }
 
 fn span(seconds: f64) -> String {

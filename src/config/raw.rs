@@ -116,6 +116,8 @@ pub(super) fn parse(text: &str) -> Result<Raw, ConfigError> {
     })
 }
 
+/// Longest prompt and reply that both models read, in tokens.
+const READ_TOKENS: usize = 4096;
 /// The longest body that may be allowed.
 const MAX_BODY: u64 = 1 << 30;
 
@@ -151,6 +153,10 @@ impl Raw {
             shadow: shadow(self.rollout.shadow)?,
             canary_priority: canary_priority(self.engine.canary_priority)?,
         };
+        let allow_less = self.rollout.allow_less.unwrap_or(false);
+        let (policy, device) = (self.rollout.resolve()?, self.engine.device()?);
+        let mut engine = self.engine.resolve(load_format, text)?;
+        engine.scheduler.spare_tokens = if policy.reads() { READ_TOKENS } else { 0 };
         Ok(Config {
             listen,
             max_body: match server.max_body.map_or(4 << 20, |b| b.0) {
@@ -178,11 +184,11 @@ impl Raw {
             model: model_name(self.model.name, &stable)?,
             stable,
             canary: canary.transpose()?,
-            allow_less: self.rollout.allow_less.unwrap_or(false),
-            device: self.engine.device()?,
-            engine: self.engine.resolve(load_format, text)?,
+            allow_less,
+            device,
+            engine,
             deployments,
-            policy: self.rollout.resolve()?,
+            policy,
             ledger: self.ledger.resolve(base)?,
             alerts: self.alerts.resolve()?,
         })

@@ -5,7 +5,9 @@
 
 use super::ConfigError;
 use super::values::{Time, value};
-use crate::rollout::{Advance, ConfirmAt, EvidenceRule, Mode, Policy, QualityActions, Weight};
+use crate::rollout::{
+    Advance, ConfirmAt, EvidenceRule, Expect, Mode, Policy, QualityActions, SignalAction, Weight,
+};
 use serde::Deserialize;
 
 #[derive(Debug, Default, Deserialize)]
@@ -20,6 +22,13 @@ pub(super) struct RawRollout {
     evidence: Option<EvidenceRule>,
     holdback: Option<f64>,
     quality: Option<QualityActions>,
+    cross_read: Option<f64>,
+    expect: Option<Expect>,
+    on_disagreement: Option<SignalAction>,
+    max_kl: Option<f64>,
+    max_differing: Option<f64>,
+    max_excess: Option<f64>,
+    max_implausible: Option<f64>,
     alpha: Option<f64>,
     alone_allowance: Option<f64>,
     max_key_share: Option<f64>,
@@ -79,6 +88,14 @@ impl RawRollout {
         set(&mut policy.mode, self.mode);
         set(&mut policy.evidence, self.evidence);
         set(&mut policy.quality, self.quality);
+        let read = &mut policy.cross_read;
+        set(&mut read.share, self.cross_read);
+        set(&mut read.expect, self.expect);
+        set(&mut read.action, self.on_disagreement);
+        set(&mut read.max_kl, self.max_kl);
+        set(&mut read.max_differing, self.max_differing);
+        set(&mut read.max_excess, self.max_excess);
+        set(&mut read.max_implausible, self.max_implausible);
         set(&mut policy.holdback, self.holdback.map(share).transpose()?);
         set(&mut policy.bake, self.bake.map(|t| t.0));
         set(&mut policy.dedup_window, self.dedup_window.map(|t| t.0));

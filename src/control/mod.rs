@@ -41,15 +41,18 @@ pub use preview::{ArmPreview, Preview};
 pub use readings::ReadDevice;
 pub use resume::{ResumePlan, Resuming, Start, effective_stable};
 pub use status::{
-    ArmFigures, ArmStatus, CardUnload, DecisionStatus, DeviceStatus, ForecastStatus, GateStatus,
-    GateWait, LaneStatus, LedgerStatus, ModelsView, ShadowStatus, Status, Unload,
+    ArmFigures, ArmStatus, CardUnload, CrossReadStatus, DecisionStatus, DeviceStatus,
+    ForecastStatus, GateStatus, GateWait, LaneStatus, LedgerStatus, ModelsView, ShadowStatus,
+    Status, Unload,
 };
 
 use crate::alerts::Alerts;
 use crate::engine::{EngineFault, EngineHandle, LaneId};
 use crate::ledger::{Entry, Model};
 use crate::metrics;
-use crate::rollout::{Arm, Class, Decision, Event, Outcome, Phase, Policy, Rollout, Weight};
+use crate::rollout::{
+    Arm, Class, Decision, Event, Outcome, Phase, Policy, Reading, Rollout, Weight,
+};
 use crate::routing::{Assignment, Deployment, NoRoute, Recent, Routes, Withdrawn, session_hash};
 use act::Commit;
 use feedback::{Author, Authors, Vote};
@@ -365,6 +368,16 @@ impl Control {
     /// Stable, for a request that another model failed to serve. Never judged.
     pub fn fallback(&self) -> Result<Assignment, NoRoute> {
         self.routes.read().to(Arm::Stable, false)
+    }
+
+    /// The share of the replies that both models read.
+    pub fn read_share(&self) -> f64 {
+        if self.policy.reads() { self.policy.cross_read.share } else { 0.0 }
+    }
+
+    /// Books what both models have read.
+    pub fn read(&self, reading: Reading) {
+        self.feed(Event::Reading(reading));
     }
 
     /// The version that left service last of those that took longer sequences than stable.

@@ -14,7 +14,7 @@ use super::{
 };
 use crate::engine::LaneId;
 use crate::ledger::{Entry, Model, Opening, Rejection};
-use crate::rollout::{Arm, Event, Operator, Order, Rollout, Weight};
+use crate::rollout::{Arm, Event, Expect, Operator, Order, Rollout, Weight};
 use serde_json::json;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -45,6 +45,8 @@ pub struct LoadAsked {
     pub retry: bool,
     /// Also if it can do less than stable.
     pub allow: bool,
+    /// What kind of change it is; `None` as configured.
+    pub expect: Option<Expect>,
 }
 
 impl Control {
@@ -66,7 +68,8 @@ impl Control {
     ) -> Result<Arc<Deployment>, ControlError> {
         let stable = self.routes.read().stable.clone().ok_or(ControlError::NoStable)?;
         let path = stable.path.clone();
-        let asked = LoadAsked { path, by, reason, retry: true, allow: true };
+        let asked =
+            LoadAsked { path, by, reason, retry: true, allow: true, expect: Some(Expect::Same) };
         let control = self.clone();
         let task = tokio::spawn(async move { control.load_and_start(asked, true).await });
         task.await.map_err(|e| ControlError::Engine(e.to_string()))?
@@ -152,10 +155,10 @@ impl Control {
         self_test: bool,
         outcome: Result<&[String], &ControlError>,
     ) {
-        let LoadAsked { path, by, reason, retry, allow } = asked;
+        let LoadAsked { path, by, reason, retry, allow, expect } = asked;
         let command = if self_test { "self_test" } else { "canary_load" };
         let body = json!({
-            "command": command, "path": path, "retry": retry, "allow": allow, "by": by,
+            "command": command, "path": path, "retry": retry, "allow": allow, "expect": expect, "by": by,
             "reason": reason, "less": outcome.unwrap_or_default(),
             "refused": outcome.err().map(ToString::to_string),
         });
@@ -220,7 +223,9 @@ impl Control {
             return Err(ControlError::Load(fault.to_owned()));
         }
         let epoch = state.rollout.stage();
-        let mut machine = Rollout::after_epoch(self.policy.clone(), epoch);
+        let mut policy = self.policy.clone();
+        policy.cross_read.expect = asked.expect.unwrap_or(policy.cross_read.expect);
+        let mut machine = Rollout::after_epoch(policy.clone(), epoch);
         let event = Event::Start { rollout: rollout.clone(), self_test };
         let now = self.now();
         let actions = machine
@@ -239,7 +244,7 @@ impl Control {
         self.share_turns();
         let mut entries = vec![Entry::RolloutOpened(Box::new(Opening {
             rollout,
-            policy: self.policy.clone(),
+            policy,
             epoch,
             stable: model(&stable),
             canary: model(deployment),

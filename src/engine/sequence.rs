@@ -135,7 +135,9 @@ impl Sequence {
         }
         let prefix = self.chain.prefix(&self.tokens, self.reusable() / pool.block_size());
         let rest = pool.acquirable(self.request.background);
-        let Some(hits) = pool.acquire(&mut self.blocks, &prefix, blocks, rest) else { return false };
+        let Some(hits) = pool.acquire(&mut self.blocks, &prefix, blocks, rest) else {
+            return false;
+        };
         self.computed = hits * pool.block_size();
         self.registered = hits;
         true

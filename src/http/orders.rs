@@ -3,6 +3,7 @@
 //! Both ends use these types, so they derive both ways.
 
 use crate::control::Unload;
+use crate::rollout::Expect;
 use crate::routing::Deployment;
 use serde::{Deserialize, Serialize};
 
@@ -18,6 +19,9 @@ pub struct LoadAsk {
     /// Also if it can do less than stable.
     #[serde(default)]
     pub allow: bool,
+    /// What kind of change it is: `same`, `similar` or `different`; as configured if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expect: Option<Expect>,
     /// Who gives the order, kept in the ledger; `operator` if absent.
     pub by: Option<String>,
     /// Why, kept in the ledger.

@@ -82,6 +82,19 @@ fn expanded(number: u64, at: Duration, event: &Event) -> Value {
         Event::Retry { arm, stage, origin } => {
             ("retry", with_origin(json!({"arm": arm.as_str(), "stage": stage}), origin))
         }
+        Event::Reading(reading) => {
+            let read = reading.read.map(|read| json!([read.nats, read.implausible]));
+            let both = reading.agreement.map(|both| json!([both.kl, both.differing, both.sharper]));
+            let fields = json!({
+                "writer": reading.writer.as_str(),
+                "stage": reading.stage,
+                "by_stable": read[0],
+                "by_canary": read[1],
+                "agreement": both,
+                "asked_otherwise": reading.asked_otherwise,
+            });
+            ("reading", with_origin(fields, &reading.origin))
+        }
         Event::Fault { arm, what } => ("fault", json!({"arm": arm.as_str(), "what": what})),
         Event::Throttled { time } => ("throttled", json!({"time": time.as_secs_f64()})),
         Event::Tick => ("tick", Value::Null),

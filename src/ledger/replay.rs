@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use super::error::LedgerError;
 use super::read::{Reader, Recorded};
-use crate::rollout::{Action, Decision, Event, Outcome, Phase, Policy, Rollout};
+use crate::rollout::{Action, Decision, Event, Outcome, Phase, Policy, Reading, Rollout};
 
 /// A machine after all events, and the decisions that it took.
 #[derive(Debug, Clone)]
@@ -213,6 +213,9 @@ impl WhatIf {
             }
             Event::Retry { arm, stage, origin } => {
                 Event::Retry { arm, stage: translated(stage), origin }
+            }
+            Event::Reading(reading) => {
+                Event::Reading(Reading { stage: translated(reading.stage), ..reading })
             }
             other @ (Event::Fault { .. }
             | Event::Start { .. }

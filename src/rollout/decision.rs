@@ -6,8 +6,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::quality::Flag;
-use super::{Verdict, Weight};
+use super::{GateName, Verdict, Weight};
 
 /// One decision and the data that it is based on.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -92,10 +91,11 @@ pub enum DecisionKind {
     WouldPromote,
     /// In a dry run: the canary would have been rolled back. Reported once per stage.
     WouldRollBack,
-    /// A quality flag that is only reported is more frequent on the canary. Reported once per rollout.
+    /// A gate that is only reported would fail. Reported once per rollout.
     Noticed {
-        /// The flag.
-        flag: Flag,
+        /// The gate.
+        #[serde(rename = "flag")]
+        gate: GateName,
     },
     /// An operator reversed a promotion.
     Undone,

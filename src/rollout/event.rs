@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Arm, Decision, Origin, Outcome, Weight};
+use super::{Arm, Decision, Origin, Outcome, Reading, Weight};
 
 /// An event that the rollout has to process.
 #[derive(Debug, Clone, PartialEq)]
@@ -43,6 +43,8 @@ pub enum Event {
         /// Of the earlier request.
         origin: Origin,
     },
+    /// Both models have read a reply.
+    Reading(Reading),
     /// Engine dead, device error, load failure. For the canary this is an immediate rollback; for stable only
     /// an alert.
     Fault {

@@ -117,7 +117,7 @@ fn each_quality_flag_does_what_the_policy_says() {
                     assert_eq!(traffic.state(gate), "fail");
                 }
                 SignalAction::Notify => {
-                    let noticed = DecisionKind::Noticed { flag };
+                    let noticed = DecisionKind::Noticed { gate: GateName::Quality(flag) };
                     assert_eq!(kinds(&traffic.trial.step(Event::Tick)), [noticed]);
                     assert_eq!(traffic.state(gate), "noted");
                     assert_eq!(kinds(&traffic.tick()), [raised(5, 25)], "told once: {flag:?}");

@@ -76,6 +76,7 @@ fn judge_exactly(input: &GateInput<'_>, evidence: &Exact) -> Verdict {
     let mut gates = vec![bake(input), requests(input), exact::errors(&of)];
     gates.extend(exact::latency(&of));
     gates.extend(exact::users(&of));
+    gates.extend(exact::cross_read(&of));
     gates.extend(exact::quality(&of));
     Verdict { gates, counts: Box::new([stable.counts, canary.counts]) }
 }

@@ -31,8 +31,8 @@ use super::stage::Stage;
 use super::view::{ArmView, View};
 use super::window::{ArmWindow, ErrorDedup};
 use super::{
-    Action, Advance, Arm, Cause, Counts, Decision, DecisionKind, Event, EvidenceRule, Flags,
-    GateName, GateState, Origin, Outcome, Overall, Phase, Policy, StepError, Verdict, Weight,
+    Action, Advance, Arm, Cause, Counts, Decision, DecisionKind, Event, EvidenceRule, GateName,
+    GateState, Origin, Outcome, Overall, Phase, Policy, Reading, StepError, Verdict, Weight,
 };
 
 /// What a user holds against an answer.
@@ -53,8 +53,8 @@ pub struct Rollout {
     pub(super) evidence: Evidence,
     /// The evidence by exact probabilities, if the policy wants it.
     pub(super) exact: Option<Exact>,
-    /// Quality flags that have been reported.
-    pub(super) noticed: Flags,
+    /// Gates that have been reported.
+    pub(super) noticed: Vec<GateName>,
     /// Thumbs down.
     pub(super) votes: Signal,
     pub(super) retries: Signal,
@@ -78,7 +78,7 @@ impl Rollout {
         Rollout {
             evidence: Evidence::new(&policy),
             exact: None,
-            noticed: Flags::NONE,
+            noticed: Vec::new(),
             policy,
             phase: Phase::Idle,
             rollout: None,
@@ -127,6 +127,7 @@ impl Rollout {
                 self.complaint(now, (arm, stage), &origin, Complaint::Retry);
                 Ok(Vec::new())
             }
+            Event::Reading(reading) => Ok(self.read(now, &reading)),
             Event::Fault { arm, what } => Ok(self.fault(now, arm, what)),
             Event::Throttled { time } => {
                 self.stage.slowed(now, time);
@@ -284,9 +285,18 @@ impl Rollout {
         let (cause, name) = match exact.regression(&self.policy)? {
             Regression::Errors | Regression::Alone => (Cause::Errors, GateName::Errors),
             Regression::Flag(flag) => (Cause::Quality, GateName::Quality(flag)),
+            Regression::Reading => (Cause::Quality, GateName::CrossRead),
         };
         let gate = self.verdict(now).gate(name).map(|gate| gate.text.clone());
         Some((cause, gate.unwrap_or_default()))
+    }
+
+    /// A reply that both models have read.
+    fn read(&mut self, now: Duration, reading: &Reading) -> Vec<Action> {
+        let Some(weight) = self.evidence.stages.weight(reading.stage) else { return Vec::new() };
+        let Some(exact) = &mut self.exact else { return Vec::new() };
+        exact.read(&Draw::of(reading.writer, &reading.origin, weight), reading);
+        self.check_errors(now)
     }
 
     /// A thumbs down, or a regenerated answer.
@@ -315,17 +325,18 @@ impl Rollout {
         }
     }
 
-    /// Reports quality flags that the policy only wants reported, each once.
+    /// Reports gates that the policy only wants reported, each once.
     fn notices(&mut self, now: Duration) -> Vec<Action> {
         let exact = self.exact.as_ref().filter(|_| self.self_test.is_none());
-        let new = exact
-            .and_then(|exact| exact.notices(&self.policy).find(|flag| !self.noticed.has(*flag)));
-        let Some(flag) = new else { return Vec::new() };
-        self.noticed = self.noticed.with(flag);
+        let new = exact.and_then(|exact| {
+            exact.notices(&self.policy).find(|gate| !self.noticed.contains(gate))
+        });
+        let Some(gate) = new else { return Vec::new() };
+        self.noticed.push(gate);
         let verdict = self.verdict(now);
-        let gate = verdict.gate(GateName::Quality(flag)).map(|gate| gate.text.clone());
-        let text = format!("noticed, nothing is changed: {}", gate.unwrap_or_default());
-        vec![self.decide(now, DecisionKind::Noticed { flag }, text, verdict)]
+        let figures = verdict.gate(gate).map(|gate| gate.text.clone());
+        let text = format!("noticed, nothing is changed: {}", figures.unwrap_or_default());
+        vec![self.decide(now, DecisionKind::Noticed { gate }, text, verdict)]
     }
 
     /// Empty evidence by exact probabilities, if the policy wants it.

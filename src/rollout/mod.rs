@@ -47,6 +47,7 @@ mod outcome;
 mod outlook;
 mod plan;
 pub mod quality;
+pub mod reading;
 mod selftest;
 mod signal;
 mod stage;
@@ -82,9 +83,11 @@ pub use machine::Rollout;
 pub use outcome::{Class, Origin, Outcome};
 pub use outlook::{StepOutlook, alternatives, outlook};
 pub use plan::{
-    Advance, ConfirmAt, EvidenceRule, Mode, Policy, PolicyError, QualityActions, SignalAction,
+    Advance, ConfirmAt, CrossRead, EvidenceRule, Mode, Policy, PolicyError, QualityActions,
+    SignalAction,
 };
 pub use quality::{Flag, Flags};
+pub use reading::{Agreement, Expect, Read, Reading};
 pub use step_error::StepError;
 pub use verdict::{Gate, GateName, GateState, Overall, Verdict};
 pub use view::{ArmView, View};

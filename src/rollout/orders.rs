@@ -12,7 +12,7 @@ use super::signal::Signal;
 use super::stage::Stage;
 use super::window::ErrorDedup;
 use super::{
-    Action, Cause, Counts, DecisionKind, Flags, Operator, Order, Overall, Phase, StepError, Weight,
+    Action, Cause, Counts, DecisionKind, Operator, Order, Overall, Phase, StepError, Weight,
 };
 
 impl Rollout {
@@ -35,7 +35,7 @@ impl Rollout {
         self.reference = None;
         self.past = [Counts::default(); 2];
         self.charged = ErrorDedup::default();
-        self.noticed = Flags::NONE;
+        self.noticed = Vec::new();
         self.warmed = 0;
         self.self_test = self_test.then(SelfTest::default);
         self.exact = self.new_exact();

@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Weight;
 use super::quality::Flag;
+use super::reading::Expect;
 
 /// How events become a rollback or a hold.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -122,6 +123,62 @@ impl QualityActions {
     }
 }
 
+/// How replies are read by both models, and what follows.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct CrossRead {
+    /// The share of the replies that are read, 0 to 1; 0 switches it off.
+    pub share: f64,
+    /// What kind of change the canary is.
+    pub expect: Expect,
+    /// What follows if it is another.
+    pub action: SignalAction,
+    /// Of the same model: the largest mean KL divergence, in nats.
+    pub max_kl: f64,
+    /// Of the same model: the largest share of places where the most likely token differs.
+    pub max_differing: f64,
+    /// Of a similar one: how many more nats per byte stable may find in the canary's replies than in its own.
+    pub max_excess: f64,
+    /// Of a similar one: by how much the share of implausible tokens may be higher.
+    pub max_implausible: f64,
+}
+
+impl Default for CrossRead {
+    fn default() -> CrossRead {
+        CrossRead {
+            share: 0.1,
+            expect: Expect::Different,
+            action: SignalAction::Hold,
+            max_kl: 0.1,
+            max_differing: 0.15,
+            max_excess: 0.3,
+            max_implausible: 0.1,
+        }
+    }
+}
+
+impl CrossRead {
+    fn validate(&self) -> Result<(), PolicyError> {
+        if !(0.0..=1.0).contains(&self.share) {
+            return Err(PolicyError::OutOfRange {
+                field: "cross_read",
+                value: self.share,
+                most: 1.0,
+            });
+        }
+        let limits = [
+            ("max_kl", self.max_kl, f64::MAX),
+            ("max_differing", self.max_differing, 1.0),
+            ("max_excess", self.max_excess, f64::MAX),
+            ("max_implausible", self.max_implausible, 1.0),
+        ];
+        let bad = limits.into_iter().find(|(_, value, most)| !(*value > 0.0 && value <= most));
+        bad.map_or(Ok(()), |(field, value, most)| {
+            Err(PolicyError::ShareOutOfRange { field, value, most })
+        })
+    }
+}
+
 /// A point at which a person has to confirm.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(from = "Option<Weight>", into = "Option<Weight>")]
@@ -173,6 +230,8 @@ pub struct Policy {
     pub holdback: Weight,
     /// What follows from each quality flag. Only with [`EvidenceRule::Exact`].
     pub quality: QualityActions,
+    /// How replies are read by both models. Only with [`EvidenceRule::Exact`].
+    pub cross_read: CrossRead,
     /// At 100 %: the canary's error rate may be this multiple of an upper bound of stable's earlier rate.
     pub alone_allowance: f64,
     /// The largest share of an arm's sample that one party may have while others are active. With
@@ -216,6 +275,7 @@ impl Default for Policy {
             evidence: EvidenceRule::Exact,
             holdback: Weight(10),
             quality: QualityActions::default(),
+            cross_read: CrossRead::default(),
             alpha: 0.05,
             alone_allowance: 4.0,
             max_key_share: 0.5,
@@ -237,6 +297,7 @@ impl Policy {
     /// Checks the fields against each other and against their ranges; the error names the first invalid one.
     pub fn validate(&self) -> Result<(), PolicyError> {
         self.validate_steps()?;
+        self.cross_read.validate()?;
         for (field, value) in [
             ("min_requests", self.min_requests),
             ("rollback_min_requests", self.rollback_min_requests),
@@ -306,6 +367,12 @@ impl Policy {
         self.confirm.contains(&to.into())
     }
 
+    /// Whether replies are read by both models.
+    pub fn reads(&self) -> bool {
+        let CrossRead { share, action, .. } = self.cross_read;
+        self.evidence == EvidenceRule::Exact && action != SignalAction::Off && share > 0.0
+    }
+
     /// The share that is routed to the canary at this weight.
     pub(crate) fn routed(&self, weight: Weight) -> Weight {
         match (self.evidence, weight) {
@@ -357,6 +424,15 @@ pub enum PolicyError {
         /// The most allowed.
         most: f64,
     },
+    /// A share that must be at least zero and at most `most` is not.
+    OutOfRange {
+        /// The field's name.
+        field: &'static str,
+        /// Its value.
+        value: f64,
+        /// The most allowed.
+        most: f64,
+    },
     /// More than half of the traffic would be held back at 100 %.
     Holdback {
         /// That share.
@@ -386,6 +462,9 @@ impl fmt::Display for PolicyError {
             }
             PolicyError::ShareOutOfRange { field, value, most } => {
                 write!(f, "{field}: must be above 0 and at most {most}, not {value}")
+            }
+            PolicyError::OutOfRange { field, value, most } => {
+                write!(f, "{field}: must be from 0 to {most}, not {value}")
             }
             PolicyError::Holdback { weight } => {
                 write!(f, "holdback: must be at most 50 %, not {weight}")

@@ -100,6 +100,8 @@ pub enum GateName {
     Feedback,
     /// How often users regenerate an answer, compared with stable.
     Retries,
+    /// What each model finds in replies of the other, against what was expected.
+    CrossRead,
     /// How often a reply has this quality flag, compared with stable.
     #[serde(untagged)]
     Quality(Flag),
@@ -107,7 +109,7 @@ pub enum GateName {
 
 impl GateName {
     /// The gates that are no quality flags, in the order of a verdict; those of the flags follow.
-    pub const PLAIN: [GateName; 8] = [
+    pub const PLAIN: [GateName; 9] = [
         GateName::Bake,
         GateName::Requests,
         GateName::Errors,
@@ -116,6 +118,7 @@ impl GateName {
         GateName::Throughput,
         GateName::Feedback,
         GateName::Retries,
+        GateName::CrossRead,
     ];
 
     /// Every gate, in the order of a verdict.
@@ -135,6 +138,7 @@ impl GateName {
             GateName::Throughput => "throughput",
             GateName::Feedback => "feedback",
             GateName::Retries => "retries",
+            GateName::CrossRead => "cross_read",
             GateName::Quality(flag) => flag.as_str(),
         }
     }

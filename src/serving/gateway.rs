@@ -7,6 +7,8 @@ use super::admission::{self, Admission};
 use super::attempt::Attempt;
 use super::class::no_route;
 use super::conversation;
+use super::cross_read::CrossReader;
+use super::idle::Idle;
 use super::prepare::{check_ids, encode, invalid, prepare, text_error};
 use super::record;
 use super::shadow::Shadow;
@@ -28,6 +30,8 @@ pub struct Gateway {
     pub(super) control: Arc<Control>,
     pub(super) timeouts: Timeouts,
     pub(super) shadow: Arc<Shadow>,
+    pub(super) reader: Arc<CrossReader>,
+    idle: Idle,
     limits: Limits,
     admission: Admission,
 }
@@ -37,8 +41,11 @@ impl Gateway {
     /// be called within a tokio runtime.
     pub fn new(control: Arc<Control>, limits: Limits, timeouts: Timeouts) -> Gateway {
         let admission = Admission::new();
-        let shadow = Shadow::start(control.deployments().shadow, &control, admission.clone());
-        Gateway { control, limits, timeouts, shadow, admission }
+        let (idle, shadowed) = (Idle::new(), control.deployments().shadow);
+        let shadow = Shadow::start(shadowed, &control, admission.clone(), idle.clone());
+        let read = control.read_share();
+        let reader = CrossReader::start(read, &control, admission.clone(), idle.clone());
+        Gateway { control, limits, timeouts, shadow, reader, idle, admission }
     }
 
     /// What copied requests have shown; `None` when none are copied.
@@ -48,7 +55,8 @@ impl Gateway {
 
     /// Everything that an operator may want to see.
     pub fn status(&self) -> Status {
-        Status { shadow: self.shadow(), ..self.control.status() }
+        let cross_read = self.reader.report();
+        Status { shadow: self.shadow(), cross_read, ..self.control.status() }
     }
 
     /// The control plane that routes its requests.
@@ -64,7 +72,7 @@ impl Gateway {
     /// Routes and submits a request. Errors here are known before any model ran; later ones arrive as
     /// `Piece::Failed`.
     pub async fn generate(&self, request: GenerateRequest) -> Result<Generation, GatewayError> {
-        let live = self.shadow.live();
+        let live = self.idle.live();
         let (key, draw) = (conversation::routing_key(&request), rand::random::<f64>());
         let route = self.control.route(key.as_deref(), request.pin, draw);
         let mut assignment = route.map_err(no_route)?;

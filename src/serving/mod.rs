@@ -4,18 +4,22 @@
 //! bounds what is done for a request before a model has it; `prepare` turns it into token ids for the arm it was
 //! routed to; `attempt` follows that arm's reply; `rescue` has stable take over what a canary failed; `class` says
 //! what an ending counts as, `quality` what a reply shows of itself, and `record` keeps both. `logprobs` holds
-//! log-probabilities back until their text is sent; `shadow` and `paired` put copies of requests to the canary while
-//! the device is idle. It knows no HTTP and no statistics.
+//! log-probabilities back until their text is sent. While the device is idle (`idle`), `shadow` and `paired` put copies
+//! of requests to the canary, and `cross_read` and `reading` have both models read replies. It knows no HTTP and no
+//! statistics.
 
 mod admission;
 mod attempt;
 mod class;
 mod conversation;
+mod cross_read;
 mod gateway;
+mod idle;
 mod logprobs;
 mod paired;
 mod prepare;
 mod quality;
+pub mod reading;
 mod record;
 mod rescue;
 mod shadow;

@@ -247,6 +247,12 @@ impl Codec {
         self.tokenizer.id_to_token(id)
     }
 
+    /// Whether both have the same tokens under the same ids.
+    pub fn has_tokens_of(&self, other: &Codec) -> bool {
+        let ids = u32::try_from(self.tokens()).unwrap_or(u32::MAX);
+        self.tokens() == other.tokens() && (0..ids).all(|id| self.token(id) == other.token(id))
+    }
+
     /// The bytes of a token, which may not be whole characters; empty for an id without a token.
     pub fn spelling(&self, id: u32) -> Vec<u8> {
         let Some(token) = self.tokenizer.id_to_token(id) else { return Vec::new() };

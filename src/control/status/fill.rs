@@ -83,6 +83,7 @@ impl Control {
             gates: view.verdict.gates.iter().map(GateStatus::from).collect(),
             forecast: view.forecast.as_ref().map(ForecastStatus::from),
             shadow: None,
+            cross_read: None,
             device: self.readings().map(|device| DeviceStatus::new(&device, view.throttled)),
             decisions: state.decisions.iter().map(DecisionStatus::from).collect(),
             unloads: state.unloads.iter().map(|(_, unload)| unload.clone()).collect(),

@@ -101,6 +101,9 @@ pub struct Status {
     pub forecast: Option<ForecastStatus>,
     /// What copied requests have shown; `null` when none are copied.
     pub shadow: Option<ShadowStatus>,
+    /// How reading went; `null` when nothing is read.
+    #[serde(default)]
+    pub cross_read: Option<CrossReadStatus>,
     /// What the device says of its state; left out when it says nothing.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub device: Option<DeviceStatus>,
@@ -182,6 +185,27 @@ pub struct ShadowStatus {
     pub divergence: Option<f64>,
     /// Mean log-probability of stable's tokens to the canary, nats per token.
     pub log_probability: Option<f64>,
+}
+
+/// Replies that both models have read while the device was idle.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct CrossReadStatus {
+    /// Replies chosen to be read, since the server started.
+    pub sampled: u64,
+    /// Of these, read by both.
+    pub read: u64,
+    /// Times that a reading was cut off because a real request came; one reply may be cut off several times.
+    pub preempted: u64,
+    /// Given up: too many were waiting, they were cut off too often, or the canary was gone.
+    pub dropped: u64,
+    /// Longer than the KV blocks that are kept free for reading, or than a model's context.
+    pub too_long: u64,
+    /// A model refused or failed to read.
+    pub failed: u64,
+    /// Time that reading took, in seconds.
+    pub seconds: f64,
+    /// The latest difference between the prompts that the models were given for one request.
+    pub difference: Option<String>,
 }
 
 /// A gate that waits.

@@ -130,7 +130,9 @@ impl World {
     fn push(&mut self, who: usize, token: u32) {
         let holder = &mut self.holders[who];
         let blocks = (holder.tokens.len() + 1).div_ceil(SIZE);
-        if holder.computed == holder.tokens.len() && self.pool.grow(&mut holder.table, blocks, usize::MAX) {
+        if holder.computed == holder.tokens.len()
+            && self.pool.grow(&mut holder.table, blocks, usize::MAX)
+        {
             holder.tokens.push(token);
         }
     }

@@ -34,6 +34,10 @@ impl Writer {
         self.0.extend_from_slice(&value.to_le_bytes());
     }
 
+    pub(super) fn float(&mut self, value: f32) {
+        self.0.extend_from_slice(&value.to_le_bytes());
+    }
+
     pub(super) fn varint(&mut self, mut value: u128) {
         while value >= 0x80 {
             self.0.push(value as u8 | 0x80);
@@ -81,6 +85,14 @@ impl<'a> Reader<'a> {
         let mut bytes = [0; 8];
         bytes.copy_from_slice(self.take(8)?);
         Ok(u64::from_le_bytes(bytes))
+    }
+
+    /// A finite number.
+    pub(super) fn float(&mut self) -> Result<f32, CodecError> {
+        let mut bytes = [0; 4];
+        bytes.copy_from_slice(self.take(4)?);
+        let value = f32::from_le_bytes(bytes);
+        if value.is_finite() { Ok(value) } else { Err(CodecError::Invalid("figure")) }
     }
 
     pub(super) fn varint(&mut self) -> Result<u128, CodecError> {

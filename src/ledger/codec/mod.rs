@@ -17,7 +17,9 @@ mod tests;
 
 use std::time::Duration;
 
-use crate::rollout::{Arm, Class, Event, Flags, Operator, Order, Origin, Outcome, Weight};
+use crate::rollout::{
+    Agreement, Arm, Class, Event, Flags, Operator, Order, Origin, Outcome, Read, Reading, Weight,
+};
 use bytes::{Reader, Writer};
 
 /// The format that [`Batch`] writes. Version 1 has no origin of votes and retries, and of outcomes neither the
@@ -51,6 +53,7 @@ const TICK: u8 = 4;
 const START: u8 = 5;
 const OPERATOR: u8 = 6;
 const THROTTLED: u8 = 7;
+const READING: u8 = 8;
 
 const JUDGED: u8 = 1;
 const SESSION: u8 = 1 << 1;
@@ -72,6 +75,10 @@ const CROWD: u8 = 1 << 4;
 const ORIGIN_PARTY: u8 = 1;
 const ORIGIN_CLUSTER: u8 = 1 << 1;
 const ORIGIN_ROUTED: u8 = 1 << 2;
+
+// The flags of a reading; the first bit is the arm.
+const AGREEMENT: u8 = 1 << 1;
+const OTHERWISE: u8 = 1 << 2;
 
 /// The state that the next event is encoded relative to.
 #[derive(Debug, Clone, Copy, Default)]
@@ -146,6 +153,7 @@ impl Batch {
                 head(out, context, at, THROTTLED, 0);
                 out.varint(time.as_nanos());
             }
+            Event::Reading(reading) => write_reading(out, context, at, reading),
             Event::Tick => head(out, context, at, TICK, 0),
             Event::Start { rollout, self_test } => {
                 head(out, context, at, START, u8::from(*self_test));
@@ -279,6 +287,39 @@ fn write_origin(out: &mut Writer, origin: &Origin) {
     }
 }
 
+fn write_reading(out: &mut Writer, context: &mut Context, at: Duration, reading: &Reading) {
+    let Reading { writer, stage, origin, read, agreement, asked_otherwise } = reading;
+    let flags = [(AGREEMENT, agreement.is_some()), (OTHERWISE, *asked_otherwise)];
+    let flags = flags.into_iter().fold(0, |all, (flag, set)| if set { all | flag } else { all });
+    head(out, context, at, READING, writer.index() as u8 | flags);
+    out.varint(u128::from(*stage));
+    write_origin(out, origin);
+    let of_both = agreement.map(|both| [both.kl, both.differing, both.sharper]);
+    let of_each = read.iter().flat_map(|read| [read.nats, read.implausible]);
+    of_each.chain(of_both.into_iter().flatten()).for_each(|figure| out.float(figure));
+}
+
+fn read_reading(
+    input: &mut Reader<'_>,
+    context: &Context,
+    arm: Arm,
+    fields: u8,
+) -> Result<Reading, CodecError> {
+    let stage = input.u64("stage")?;
+    let origin = read_origin(input, context)?;
+    let mut one = || Ok(Read { nats: input.float()?, implausible: input.float()? });
+    let read = [one()?, one()?];
+    let agreement = match fields & AGREEMENT {
+        0 => None,
+        _ => {
+            let mut one = || input.float();
+            Some(Agreement { kl: one()?, differing: one()?, sharper: one()? })
+        }
+    };
+    let asked_otherwise = fields & OTHERWISE != 0;
+    Ok(Reading { writer: arm, stage, origin, read, agreement, asked_otherwise })
+}
+
 fn class_code(class: Class) -> u8 {
     match class {
         Class::Ok => 0,
@@ -340,6 +381,7 @@ fn read_event(
     let used = match tag {
         OUTCOME | OPERATOR => 0xf,
         FEEDBACK => 3,
+        READING => 7,
         TICK | THROTTLED => 0,
         _ => 1,
     };
@@ -357,6 +399,7 @@ fn read_event(
             let stage = input.u64("stage")?;
             Event::Retry { arm, stage, origin: read_origin(input, context)? }
         }
+        READING => Event::Reading(read_reading(input, context, arm, fields)?),
         FAULT => Event::Fault { arm, what: input.text()? },
         THROTTLED => {
             let time = duration(i128::try_from(input.varint()?).ok(), "time")?;

@@ -71,6 +71,26 @@ fn order() -> impl Strategy<Value = Order> {
         .prop_map(|(command, by, reason)| Order { command, by, reason })
 }
 
+fn reading() -> impl Strategy<Value = Reading> {
+    let figure = || -1e6f32..1e6;
+    let read =
+        move || (figure(), figure()).prop_map(|(nats, implausible)| Read { nats, implausible });
+    let both = (figure(), figure(), figure()).prop_map(|(kl, differing, sharper)| Agreement {
+        kl,
+        differing,
+        sharper,
+    });
+    (arm(), any::<u64>(), origin(), [read(), read()], prop::option::of(both), any::<bool>())
+        .prop_map(|(writer, stage, origin, read, agreement, asked_otherwise)| Reading {
+            writer,
+            stage,
+            origin,
+            read,
+            agreement,
+            asked_otherwise,
+        })
+}
+
 fn event() -> impl Strategy<Value = Event> {
     prop_oneof![
         8 => outcome().prop_map(Event::Outcome),
@@ -79,6 +99,7 @@ fn event() -> impl Strategy<Value = Event> {
         ),
         1 => (arm(), any::<u64>(), origin())
             .prop_map(|(arm, stage, origin)| Event::Retry { arm, stage, origin }),
+        2 => reading().prop_map(Event::Reading),
         1 => (arm(), any::<String>()).prop_map(|(arm, what)| Event::Fault { arm, what }),
         1 => Just(Event::Tick),
         1 => time().prop_map(|time| Event::Throttled { time }),

@@ -5,6 +5,7 @@
 
 use std::time::Duration;
 
+use super::reading::Readings;
 use super::signal::{Finding, Ratio, Signal};
 use super::timing::{Part, Timing};
 use super::{Exact, Limits};
@@ -280,6 +281,92 @@ fn held(
     let samples = (signal.counted[0], signal.counted[1]);
     let value = signal.ratio.value();
     Gate { value, evidence: Some(e), text, samples, ..Gate::bare(name, state) }
+}
+
+/// The gate of what both models read, if the policy wants it.
+pub(crate) fn cross_read(input: &Input<'_>) -> Option<Gate> {
+    let rule = &input.policy.cross_read;
+    if !input.policy.reads() {
+        return None;
+    }
+    let (readings, limit) = (&input.exact.readings, input.limits().holds);
+    let [(of_stable, ..), (of_canary, ..)] = readings.found;
+    let (name, samples) = (GateName::CrossRead, (of_stable, of_canary));
+    if of_stable + of_canary == 0 {
+        let why = "no reply was read by both models".to_string();
+        return Some(Gate::bare(name, GateState::NotJudged(why)));
+    }
+    let e = readings.log_e();
+    let text = format!(
+        "{}; expected: {}; evidence {} of {:.0}",
+        sentences(readings),
+        rule.expect.as_str(),
+        e_text(e_value(e)),
+        limit.exp(),
+    );
+    let state = match (rule.action, readings.finding(limit, &input.exact.parties)) {
+        (SignalAction::Notify, _) if e >= input.limits().notices => GateState::Noted(text.clone()),
+        (SignalAction::Notify, _) => GateState::NotJudged(format!("{text}; it is only reported")),
+        (_, Finding::Proved) => GateState::Fail(text.clone()),
+        _ => GateState::Pass,
+    };
+    let evidence = Some(e_value(e));
+    Some(Gate { value: readings.kl.mean(), evidence, samples, text, ..Gate::bare(name, state) })
+}
+
+/// What was read, in words.
+fn sentences(readings: &Readings) -> String {
+    let mut all = Vec::new();
+    if let Some((kl, low, high)) = readings.kl.interval() {
+        let same = 100.0 * (1.0 - readings.differing.mean().unwrap_or(0.0));
+        let like = requantisation(kl);
+        all.push(format!(
+            "replies agree {like}: KL {kl:.3} ({low:.3} to {high:.3}), same top {same:.1} %, {} replies read",
+            readings.kl.count
+        ));
+    }
+    let percent = |(replies, _, implausible): (u64, f64, f64)| match replies {
+        0 => "unknown".to_string(),
+        _ => format!("{:.1} %", 100.0 * implausible / replies as f64),
+    };
+    let nats = |(replies, nats, _): (u64, f64, f64)| nats / replies.max(1) as f64;
+    let [own, other] = readings.found;
+    all.push(format!(
+        "stable finds {} of the canary's tokens implausible (its own: {}), {:.2} nats per byte (its own: {:.2}), {} and {} replies read",
+        percent(other), percent(own), nats(other), nats(own), other.0, own.0
+    ));
+    let otherwise = readings.otherwise.mean().unwrap_or(0.0);
+    if otherwise > 0.0 {
+        let percent = 100.0 * otherwise;
+        all.push(format!(
+            "{percent:.0} % of the requests give the two another prompt or other sampling"
+        ));
+    }
+    all.join("; ")
+}
+
+/// Mean KL divergences of requantisations from the f16 model, on Wikitext: Llama 3 8B, as llama.cpp publishes them
+/// (tools/perplexity/README.md).
+const REQUANTISED: [(f64, &str); 6] = [
+    (0.0014, "Q8_0"),
+    (0.0055, "Q6_K"),
+    (0.0108, "Q5_K_M"),
+    (0.0313, "Q4_K_M"),
+    (0.1019, "Q3_K_M"),
+    (0.4451, "Q2_K"),
+];
+
+fn requantisation(kl: f64) -> String {
+    let far = |at: f64| (kl.max(1e-9) / at).ln().abs();
+    let nearest = REQUANTISED.iter().min_by(|a, b| far(a.0).total_cmp(&far(b.0)));
+    match nearest {
+        Some((least, _)) if kl < least / 4.0 => "almost exactly".to_string(),
+        Some((most, _)) if kl > 2.0 * most => {
+            "less than any requantisation of one model".to_string()
+        }
+        Some((_, name)) => format!("like a {name} of the same model"),
+        None => String::new(),
+    }
 }
 
 /// The gates of the quality flags that the policy does not switch off.

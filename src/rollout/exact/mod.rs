@@ -3,7 +3,7 @@
 //! Each request is routed by a hash or a draw that is compared with a known weight. So for every event its
 //! probability of lying on the canary, if the arms are equal, is known exactly ([`door`]), whatever the base rate
 //! is and however one session or party behaves. Every kind of event is tested in this way ([`signal`],
-//! [`timing`]), and a decision must hold without its most influential party ([`parties`]).
+//! [`timing`], [`reading`]), and a decision must hold without its most influential party ([`parties`]).
 //!
 //! This file sorts outcomes into kinds and says what can roll back; `judge` makes gates of it. It does not know
 //! what a stage is besides its weight.
@@ -13,12 +13,14 @@ mod door;
 pub(crate) mod judge;
 mod parties;
 mod quantile;
+mod reading;
 mod signal;
 mod timing;
 
 use std::time::Duration;
 
 use self::parties::Parties;
+use self::reading::Readings;
 use self::signal::{Finding, Signal};
 use self::timing::{Sample, Timing, stratum};
 pub(crate) use signal::Draw;
@@ -26,7 +28,7 @@ pub(crate) use signal::Draw;
 use super::full_weight::FullWeightTest;
 use super::keys::{SlotCounts, slot};
 use super::quality::Flag;
-use super::{Arm, Class, Counts, Outcome, Policy, SignalAction, Weight};
+use super::{Arm, Class, Counts, GateName, Outcome, Policy, Reading, SignalAction, Weight};
 
 /// Samples with a matched step, on each arm, from which on only those count.
 const MATCHED: u64 = 30;
@@ -41,6 +43,7 @@ pub(crate) struct Exact {
     flags: [Signal; Flag::ALL.len()],
     ttft: Timing,
     tpot: Timing,
+    readings: Readings,
     /// Counted requests and errors over the rollout, by [`Arm::index`].
     requests: [u64; 2],
     failed: [u64; 2],
@@ -76,6 +79,8 @@ pub(crate) enum Regression {
     Alone,
     /// A quality flag.
     Flag(Flag),
+    /// What both models have read.
+    Reading,
 }
 
 impl Exact {
@@ -88,6 +93,7 @@ impl Exact {
             flags: std::array::from_fn(|_| Signal::new()),
             ttft: Timing::new(policy.max_latency_ratio, policy.ttft_floor),
             tpot: Timing::new(policy.max_latency_ratio, Duration::ZERO),
+            readings: Readings::new(&policy.cross_read),
             requests: [0; 2],
             failed: [0; 2],
             flagged: [[0; 2]; Flag::ALL.len()],
@@ -110,6 +116,7 @@ impl Exact {
         fixed.into_iter().chain(&mut self.flags).for_each(|signal| signal.begin(now));
         self.ttft.begin(now);
         self.tpot.begin(now);
+        self.readings.begin(now);
         (self.timed, self.matched) = ([0; 2], [0; 2]);
         self.stages = self.stages.saturating_add(1);
         let stages = self.stages;
@@ -201,6 +208,11 @@ impl Exact {
         self.retries.observe(at.now, at.policy.bake, draw);
     }
 
+    /// A reply that both models have read.
+    pub(crate) fn read(&mut self, draw: &Draw, reading: &Reading) {
+        self.readings.observe(draw, reading);
+    }
+
     /// Whether the canary must be rolled back now, and why.
     pub(crate) fn regression(&self, policy: &Policy) -> Option<Regression> {
         let limits = Limits::of(policy);
@@ -221,18 +233,26 @@ impl Exact {
         if let Some(flag) = flag {
             return Some(Regression::Flag(flag));
         }
+        if policy.cross_read.action == SignalAction::Rollback
+            && self.readings.finding(limits.holds, &self.parties) == Finding::Proved
+        {
+            return Some(Regression::Reading);
+        }
         let alone = self.alone.as_ref().filter(|alone| alone.log_e() >= limits.errors)?;
         (alone.log_e_without_any(&self.seen, policy) >= limits.errors).then_some(Regression::Alone)
     }
 
-    /// Flags that are only reported and whose evidence reaches the limit.
-    pub(crate) fn notices(&self, policy: &Policy) -> impl Iterator<Item = Flag> {
+    /// Gates that are only reported and whose evidence reaches the limit.
+    pub(crate) fn notices(&self, policy: &Policy) -> impl Iterator<Item = GateName> {
         let limit = policy.log_limit();
+        let reads = policy.cross_read.action == SignalAction::Notify;
+        let read = (reads && self.readings.log_e() >= limit).then_some(GateName::CrossRead);
         let reached = |flag: &Flag| {
             policy.quality.action(*flag) == SignalAction::Notify
                 && self.flags[*flag as usize].log_e() >= limit
         };
-        Flag::ALL.into_iter().filter(reached).collect::<Vec<_>>().into_iter()
+        let flags = Flag::ALL.into_iter().filter(reached).map(GateName::Quality);
+        flags.chain(read).collect::<Vec<_>>().into_iter()
     }
 }
 

@@ -326,7 +326,7 @@ struct Event {
 }
 
 /// ln of the sum of exponentials.
-fn ln_total(logs: &[f64]) -> f64 {
+pub(super) fn ln_total(logs: &[f64]) -> f64 {
     let top = logs.iter().copied().fold(f64::NEG_INFINITY, f64::max);
     if top == f64::NEG_INFINITY {
         return top;

@@ -1,0 +1,289 @@
+//! Replies that both models read while nobody else wants the device.
+//!
+//! A share of the replies of both arms is read by stable and by the canary: each gets the prompt as its own template
+//! and tokenizer have it, and the reply, and scores the reply in one prefill. Both read, the writer too: so both
+//! figures come from the same computation, and the live path pays nothing. What was read goes to the rollout; the
+//! texts are not kept. It does not know what follows.
+
+use super::admission::Admission;
+use super::attempt::Played;
+use super::idle::{Idle, NotRun, Tally, run_sequence};
+use super::prepare::{Prepared, prepare};
+use super::reading::{PLACES, agreement, read};
+use super::types::{GatewayError, GenerateRequest};
+use crate::control::{Control, CrossReadStatus};
+use crate::engine::{LaneId, Refusal};
+use crate::model::{SamplingParams, Score};
+use crate::rollout::reading::chances;
+use crate::rollout::{Arm, Origin, Reading};
+use crate::routing::Deployment;
+use parking_lot::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
+use std::time::{Duration, Instant, SystemTime};
+use tokio::sync::mpsc::{Receiver, Sender, channel};
+
+/// Replies that may wait; more are dropped.
+const WAITING: usize = 256;
+/// The share of the time that reading may take, and what it may take at once.
+const MOST: f64 = 0.05;
+const AT_ONCE: Duration = Duration::from_secs(10);
+
+/// A reply to be read.
+pub(super) struct Written {
+    request: GenerateRequest,
+    writer: Arm,
+    stage: u64,
+    origin: Origin,
+    tokens: Vec<u32>,
+}
+
+/// The door to what is read, and its figures.
+pub(super) struct CrossReader {
+    /// The share of the replies to read, 0 to 1.
+    share: f64,
+    queue: Sender<Written>,
+    idle: Idle,
+    admission: Admission,
+    sampled: AtomicU64,
+    read: AtomicU64,
+    tally: Tally,
+    dropped: AtomicU64,
+    too_long: AtomicU64,
+    failed: AtomicU64,
+    /// The first difference between the prompts that the models were given for one request.
+    difference: Mutex<Option<String>>,
+}
+
+impl CrossReader {
+    /// Starts the task that has replies read. Must be called within a tokio runtime.
+    pub fn start(
+        share: f64,
+        control: &Arc<Control>,
+        admission: Admission,
+        idle: Idle,
+    ) -> Arc<CrossReader> {
+        let (queue, inbox) = channel(WAITING);
+        let none = || AtomicU64::new(0);
+        let reader = Arc::new(CrossReader {
+            share,
+            queue,
+            idle,
+            admission,
+            sampled: none(),
+            read: none(),
+            tally: Tally::default(),
+            dropped: none(),
+            too_long: none(),
+            failed: none(),
+            difference: Mutex::new(None),
+        });
+        if share > 0.0 {
+            tokio::spawn(run(Arc::downgrade(&reader), Arc::downgrade(control), inbox));
+        }
+        reader
+    }
+
+    /// Has a reply read if it is part of the sample; the chance depends on the arm and the weight alone.
+    pub fn offer(&self, request: GenerateRequest, played: &Played) {
+        let assignment = &played.assignment;
+        let Some(routed) = assignment.origin.routed.filter(|_| assignment.judged) else { return };
+        let chance = chances(self.share, routed)[assignment.arm.index()];
+        if request.n != 1 || played.tokens.is_empty() || rand::random::<f64>() >= chance {
+            return;
+        }
+        self.sampled.fetch_add(1, Ordering::Relaxed);
+        let written = Written {
+            request,
+            writer: assignment.arm,
+            stage: assignment.stage,
+            origin: assignment.origin,
+            tokens: played.tokens.clone(),
+        };
+        if self.queue.try_send(written).is_err() {
+            self.dropped.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// What was done; `None` when nothing is read.
+    pub fn report(&self) -> Option<CrossReadStatus> {
+        let count = |count: &AtomicU64| count.load(Ordering::Relaxed);
+        (self.share > 0.0).then(|| CrossReadStatus {
+            sampled: count(&self.sampled),
+            read: count(&self.read),
+            preempted: count(&self.tally.preempted),
+            dropped: count(&self.dropped),
+            too_long: count(&self.too_long),
+            failed: count(&self.failed),
+            seconds: count(&self.tally.micros) as f64 / 1e6,
+            difference: self.difference.lock().clone(),
+        })
+    }
+
+    /// How long to wait before the next reading, so that not more than the allowed share of `elapsed` is used.
+    fn wait(&self, elapsed: Duration) -> Duration {
+        let spent = Duration::from_micros(self.tally.micros.load(Ordering::Relaxed));
+        spent.saturating_sub(AT_ONCE).div_f64(MOST).saturating_sub(elapsed)
+    }
+
+    /// Counts how a reading ended, and hands it to the rollout.
+    fn note(
+        &self,
+        control: &Control,
+        done: Option<Result<Option<Both>, NotRun>>,
+        written: &Written,
+    ) {
+        let count = match done {
+            None => &self.dropped,
+            Some(Ok(None)) => &self.failed,
+            Some(Ok(Some(Both { reading, difference }))) => {
+                if difference.is_some() {
+                    *self.difference.lock() = difference;
+                }
+                control.read(reading);
+                &self.read
+            }
+            Some(Err(error)) => {
+                tracing::debug!(%error, writer = written.writer.as_str(), "a reply was not read");
+                match error {
+                    NotRun::Refused(Refusal::NoFreeBlocks | Refusal::TooLong { .. })
+                    | NotRun::Unprepared(GatewayError::ContextLength { .. }) => &self.too_long,
+                    _ => &self.failed,
+                }
+            }
+        };
+        count.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+async fn run(reader: Weak<CrossReader>, control: Weak<Control>, mut inbox: Receiver<Written>) {
+    let (begun, mut vocabularies) = (Instant::now(), Vocabularies::default());
+    while let Some(written) = inbox.recv().await {
+        let (Some(reader), Some(control)) = (reader.upgrade(), control.upgrade()) else { return };
+        tokio::time::sleep(reader.wait(begun.elapsed())).await;
+        let models = control.models();
+        // Without a canary there is nobody to compare with.
+        let (Some(stable), Some(canary)) = (models.stable, models.canary) else {
+            reader.dropped.fetch_add(1, Ordering::Relaxed);
+            continue;
+        };
+        let same = vocabularies.are_same(&stable, &canary);
+        let pair = Pair { models: [&stable, &canary], same };
+        let task = || both(&control, &reader.admission, &pair, &written);
+        let done = reader.idle.run(&reader.tally, task).await;
+        reader.note(&control, done, &written);
+    }
+}
+
+/// Whether the latest two models have the same vocabulary: comparing 100,000 tokens takes a while.
+#[derive(Default)]
+struct Vocabularies {
+    known: Option<([LaneId; 2], bool)>,
+}
+
+impl Vocabularies {
+    fn are_same(&mut self, stable: &Deployment, canary: &Deployment) -> bool {
+        let lanes = [stable.lane, canary.lane];
+        match self.known {
+            Some((of, same)) if of == lanes => same,
+            _ => {
+                let same = stable.codec.has_tokens_of(&canary.codec);
+                self.known = Some((lanes, same));
+                same
+            }
+        }
+    }
+}
+
+/// Stable and the canary, and whether their vocabularies are the same.
+struct Pair<'a> {
+    models: [&'a Deployment; 2],
+    same: bool,
+}
+
+/// What came of a reply that both have read. Its writer, stage and origin are to be filled in.
+struct Both {
+    reading: Reading,
+    difference: Option<String>,
+}
+
+/// Has both models read a reply, one after the other; `None` if there is no text to read. Dropping the future cancels
+/// whatever runs.
+async fn both(
+    control: &Control,
+    admission: &Admission,
+    pair: &Pair<'_>,
+    written: &Written,
+) -> Result<Option<Both>, NotRun> {
+    let codec = &pair.models[written.writer.index()].codec;
+    let text = codec.decode(&written.tokens, true).unwrap_or_default();
+    let mut prompts = Vec::new();
+    let mut all = Vec::new();
+    for deployment in pair.models {
+        let own = pair.same || std::ptr::eq(codec, &deployment.codec);
+        let reply = match own {
+            true => written.tokens.clone(),
+            false => deployment.codec.encode(&text, false).unwrap_or_default(),
+        };
+        let prompt =
+            prepare(&written.request, deployment, None, admission, SystemTime::now()).await?;
+        all.push(scores(control, deployment, &prompt, &reply, pair.same).await?);
+        prompts.push(prompt);
+    }
+    let read = [read(&all[0], text.len()), read(&all[1], text.len())];
+    let [Some(of_stable), Some(of_canary)] = read else { return Ok(None) };
+    let agreement = if pair.same { agreement(&all[0], &all[1]) } else { None };
+    let reading = Reading {
+        writer: written.writer,
+        stage: written.stage,
+        origin: written.origin,
+        read: [of_stable, of_canary],
+        agreement,
+        asked_otherwise: !pair.same || differ(&prompts[0], &prompts[1]),
+    };
+    Ok(Some(Both { reading, difference: difference(pair, &prompts) }))
+}
+
+/// The model's scores of a reply to a prompt, the whole distribution at some places if `whole`.
+async fn scores(
+    control: &Control,
+    deployment: &Deployment,
+    prompt: &Prepared,
+    reply: &[u32],
+    whole: bool,
+) -> Result<Vec<Score>, NotRun> {
+    let params = SamplingParams {
+        score_last: reply.len(),
+        distributions: if whole { PLACES } else { 0 },
+        ..SamplingParams::greedy()
+    };
+    let ids = [prompt.ids.as_slice(), reply].concat();
+    let scoring = Prepared { ids, params, max_new_tokens: 1, stop_ids: Vec::new() };
+    run_sequence(control, deployment, scoring, true).await.map(|(_, scores)| scores)
+}
+
+/// Whether two models with the same vocabulary were given different prompts, or would have sampled differently.
+fn differ(stable: &Prepared, canary: &Prepared) -> bool {
+    let sampling = |of: &Prepared| SamplingParams { seed: 0, ..of.params.clone() };
+    stable.ids != canary.ids || sampling(stable) != sampling(canary)
+}
+
+/// Characters shown around the first difference.
+const AROUND: usize = 40;
+
+/// The first difference between two prompts, as text.
+fn difference(pair: &Pair<'_>, prompts: &[Prepared]) -> Option<String> {
+    let text = |at: usize| pair.models[at].codec.decode(&prompts[at].ids, false).ok();
+    let (stable, canary) = (text(0)?, text(1)?);
+    let same = stable.chars().zip(canary.chars()).take_while(|(a, b)| a == b).count();
+    if stable == canary {
+        return None;
+    }
+    let from = same.saturating_sub(AROUND / 2);
+    let shown = |text: &str| text.chars().skip(from).take(AROUND).collect::<String>();
+    Some(format!(
+        "after {same} characters: {:?} to stable, {:?} to the canary",
+        shown(&stable),
+        shown(&canary)
+    ))
+}

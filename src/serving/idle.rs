@@ -1,0 +1,131 @@
+//! What is done with the models while nobody else wants the device.
+//!
+//! It begins only when no request is being answered, and is cancelled within one step of the model when one comes; it
+//! is then tried again a few times. It does not know what is done, or why.
+
+use super::paired::Answer;
+use super::prepare::Prepared;
+use super::types::GatewayError;
+use crate::control::Control;
+use crate::engine::{Fault, Refusal, SeqEvent, SeqRequest};
+use crate::model::Score;
+use crate::routing::Deployment;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
+use tokio::sync::mpsc::unbounded_channel;
+use tokio::sync::watch;
+
+/// Times that a task gives way before it is dropped.
+const TRIES: u32 = 5;
+
+/// Counts the requests that are being answered.
+#[derive(Clone)]
+pub(super) struct Idle(Arc<watch::Sender<usize>>);
+
+/// What became of tasks.
+#[derive(Debug, Default)]
+pub(super) struct Tally {
+    /// Times that one gave way.
+    pub preempted: AtomicU64,
+    /// How long they ran, in microseconds, those included that gave way.
+    pub micros: AtomicU64,
+}
+
+/// Why a sequence came to no end.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum NotRun {
+    #[error(transparent)]
+    Unprepared(#[from] GatewayError),
+    #[error(transparent)]
+    Refused(Refusal),
+    #[error(transparent)]
+    Failed(Fault),
+    #[error("the engine has stopped")]
+    Stopped,
+}
+
+/// A request that is being answered; others keep out of its way until it is dropped.
+pub(super) struct Live(Idle);
+
+impl Idle {
+    /// Nobody is there.
+    pub fn new() -> Idle {
+        Idle(Arc::new(watch::channel(0).0))
+    }
+
+    /// Notes that a request is being answered.
+    pub fn live(&self) -> Live {
+        self.0.send_modify(|live| *live += 1);
+        Live(self.clone())
+    }
+
+    /// Runs `task` while no request is being answered; `None` when it gave way too often. Giving way drops the
+    /// future, and is counted.
+    pub async fn run<F: Future>(&self, tally: &Tally, task: impl Fn() -> F) -> Option<F::Output> {
+        let mut live = self.0.subscribe();
+        for _ in 0..TRIES {
+            // The sender lives as long as this.
+            live.wait_for(|live| *live == 0).await.ok()?;
+            let begun = Instant::now();
+            let done = tokio::select! {
+                biased;
+                _ = live.wait_for(|live| *live > 0) => None,
+                done = task() => Some(done),
+            };
+            let micros = begun.elapsed().as_micros() as u64;
+            tally.micros.fetch_add(micros, Ordering::Relaxed);
+            if done.is_some() {
+                return done;
+            }
+            tally.preempted.fetch_add(1, Ordering::Relaxed);
+        }
+        None
+    }
+}
+
+impl Drop for Live {
+    fn drop(&mut self) {
+        self.0.0.send_modify(|live| *live -= 1);
+    }
+}
+
+/// Runs one sequence on `deployment` to its end: its tokens, and the scores if any were asked for. Dropping the future
+/// cancels the sequence.
+pub(super) async fn run_sequence(
+    control: &Control,
+    deployment: &Deployment,
+    prepared: Prepared,
+    background: bool,
+) -> Result<(Answer, Vec<Score>), NotRun> {
+    let (events, mut inbox) = unbounded_channel();
+    let request = SeqRequest {
+        tag: 0,
+        prompt: prepared.ids,
+        params: prepared.params,
+        max_new_tokens: prepared.max_new_tokens,
+        stop_ids: prepared.stop_ids,
+        cache_salt: 0,
+        events,
+        background,
+        arrived: Instant::now(),
+    };
+    let submitted = control.engine().submit(deployment.lane, vec![request]);
+    submitted.map_err(|_| NotRun::Stopped)?;
+    let (mut answer, mut scores) = (Answer::default(), Vec::new());
+    while let Some(event) = inbox.recv().await {
+        match event {
+            SeqEvent::Started { .. } => {}
+            SeqEvent::Scored { scores: all, .. } => scores = all,
+            SeqEvent::Token { id, .. } => answer.tokens.push(id),
+            SeqEvent::Finished { timings, .. } => {
+                answer.ttft = timings.first_token.unwrap_or(timings.total);
+                answer.per_token = timings.per_token();
+                return Ok((answer, scores));
+            }
+            SeqEvent::Failed { fault, .. } => return Err(NotRun::Failed(fault)),
+            SeqEvent::Refused { why, .. } => return Err(NotRun::Refused(why)),
+        }
+    }
+    Err(NotRun::Stopped)
+}

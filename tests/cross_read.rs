@@ -1,0 +1,118 @@
+//! Replies read by both models: through gateway, control and engine with scripted models and with the demo models.
+
+use serde_json::json;
+use serin::control::{Asked, Control, LoadAsked};
+use serin::rollout::{CrossRead, Expect, Operator, Order, Policy, Weight};
+use serin::serving::testing::FakeServer;
+use serin::serving::{Gateway, GenerateRequest, Piece, Prompt};
+use std::path::Path;
+use std::time::Duration;
+
+fn server() -> FakeServer {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("models/tiny-v1");
+    let mut server = FakeServer::replying(&folder, 1024, "The canary sings.").unwrap();
+    let cross_read = CrossRead { share: 1.0, ..CrossRead::default() };
+    server.policy = Policy { bake: Duration::from_secs(3600), cross_read, ..Policy::default() };
+    server
+}
+
+fn request(id: usize) -> GenerateRequest {
+    let messages = vec![json!({"role": "user", "content": format!("What does canary {id} do?")})];
+    let prompt =
+        Prompt::Chat { messages, tools: None, template_kwargs: None, ending: Default::default() };
+    GenerateRequest {
+        max_tokens: Some(48),
+        ..GenerateRequest::of(&format!("chatcmpl-{id}"), prompt)
+    }
+}
+
+fn canary(expect: Expect) -> LoadAsked {
+    LoadAsked {
+        path: "canary".into(),
+        by: "a test".to_owned(),
+        reason: None,
+        retry: true,
+        allow: false,
+        expect: Some(expect),
+    }
+}
+
+async fn order(control: &Control, command: Operator) {
+    let order = Order { command, by: "a test".to_owned(), reason: None };
+    let expect = Some(control.status().revision);
+    control.order(Asked { order, expect }).await.unwrap();
+}
+
+async fn answer(gateway: &Gateway, request: GenerateRequest) {
+    let mut generation = gateway.generate(request).await.unwrap();
+    while let Some(piece) = generation.pieces.recv().await {
+        assert!(!matches!(piece, Piece::Failed(_)), "{piece:?}");
+    }
+}
+
+/// Waits until nothing is left to read.
+async fn settled(gateway: &Gateway) -> serin::control::CrossReadStatus {
+    for _ in 0..1000 {
+        let read = gateway.status().cross_read.expect("reading is on");
+        if read.read + read.dropped + read.too_long + read.failed >= read.sampled {
+            return read;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    panic!("still reading: {:?}", gateway.status().cross_read);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn while_idle_nearly_all_of_the_sample_is_read_by_both() {
+    let gateway = server().start().await.unwrap();
+    let control = gateway.control();
+    control.load_canary(canary(Expect::Same)).await.unwrap();
+    order(control, Operator::SetWeight(Weight::new(50).unwrap())).await;
+    for id in 0..60 {
+        answer(&gateway, request(id)).await;
+    }
+    let read = settled(&gateway).await;
+    assert!(read.sampled >= 50, "all but chance: {read:?}");
+    assert!(10 * read.read >= 9 * read.sampled, "{read:?}");
+    assert_eq!(read.difference, None, "both have the same template");
+    let status = control.status();
+    let gate = status.gates.iter().find(|gate| gate.name == "cross_read").unwrap();
+    assert_eq!(gate.state, "pass", "{}", gate.text);
+    assert!(gate.text.contains("replies read") && gate.text.contains("expected: same"));
+}
+
+/// Disconnects, rollbacks and unloads at any moment of a reading leave no block behind, and stable goes on.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_reading_cut_off_at_any_moment_leaves_no_block_behind() {
+    let times: usize = std::env::var("SERIN_READINGS").map_or(40, |times| times.parse().unwrap());
+    let mut server = server();
+    server.model("canary").unwrap().step_time = Duration::from_micros(300);
+    let gateway = server.start().await.unwrap();
+    let control = gateway.control().clone();
+    for round in 0..times {
+        control.load_canary(canary(Expect::Different)).await.unwrap();
+        order(&control, Operator::SetWeight(Weight::new(50).unwrap())).await;
+        for id in 0..4 {
+            answer(&gateway, request(round * 10 + id)).await;
+        }
+        tokio::time::sleep(Duration::from_micros(137 * (round as u64 % 30))).await;
+        if round % 2 == 0 {
+            drop(gateway.generate(request(round * 10 + 5)).await.unwrap());
+        }
+        let before = control.status().unloads;
+        order(&control, Operator::Rollback).await;
+        let report = loop {
+            let unloads = control.status().unloads;
+            match unloads.last() {
+                Some(report) if unloads != before => break report.clone(),
+                _ => tokio::time::sleep(Duration::from_millis(1)).await,
+            }
+        };
+        assert_eq!(report.blocks_leaked, 0, "round {round}");
+    }
+    answer(&gateway, request(9_999_999)).await;
+    settled(&gateway).await;
+    let stable = control.models().stable.unwrap();
+    let used = stable.stats.blocks_used.load(std::sync::atomic::Ordering::Relaxed);
+    assert_eq!(used, 0, "blocks of stable are still referenced");
+}
