@@ -131,6 +131,7 @@ async fn ask(
         stop_ids: Vec::new(),
         cache_salt: 0,
         events,
+        background: false,
         arrived: Instant::now(),
     };
     engine.submit(lane, vec![request]).expect("the engine runs");

@@ -6,6 +6,7 @@
 
 mod check;
 mod client;
+mod compare;
 mod demo;
 pub mod ended;
 mod ledger;
@@ -98,6 +99,8 @@ enum Command {
         #[command(subcommand)]
         command: LedgerCommand,
     },
+    /// Have two models read each other's replies, without traffic, and print how far they agree.
+    Compare(compare::CompareArgs),
     /// Judge a recorded rollout again, by its own policy or by another.
     Replay(ReplayArgs),
     /// Render one model's chat templates for the server that started this process (see `text::apart`).
@@ -207,7 +210,10 @@ fn fail(error: &CliError) -> ExitCode {
 }
 
 async fn run(command: Command) -> Result<ExitCode, CliError> {
-    if matches!(command, Command::Serve(_) | Command::Check(_) | Command::Demo(_)) {
+    if matches!(
+        command,
+        Command::Serve(_) | Command::Check(_) | Command::Demo(_) | Command::Compare(_)
+    ) {
         Isa::from_environment().map_err(CliError::from_text)?;
     }
     match command {
@@ -242,6 +248,7 @@ async fn run(command: Command) -> Result<ExitCode, CliError> {
             operate::plain(&order, "/admin/self-test", done).await?;
         }
         Command::Ledger { command } => return ledger::run(command),
+        Command::Compare(args) => compare::run(&args).await?,
         Command::Replay(args) => return ledger::replay(&args),
         // Handled earlier, because it needs no runtime.
         Command::RenderTemplates => {}

@@ -273,7 +273,7 @@ async fn trim_after_large(intake: Intake) {
 }
 
 /// Opens the requested device. Its self-check may take seconds.
-async fn open_device(choice: &DeviceChoice) -> Result<Device, CliError> {
+pub(super) async fn open_device(choice: &DeviceChoice) -> Result<Device, CliError> {
     let choice = choice.clone();
     let opened = tokio::task::spawn_blocking(move || choice.open()).await;
     opened.map_err(CliError::from_text)?.map_err(CliError::from_text)

@@ -84,7 +84,9 @@ fn expanded(number: u64, at: Duration, event: &Event) -> Value {
         }
         Event::Reading(reading) => {
             let read = reading.read.map(|read| json!([read.nats, read.implausible]));
-            let both = reading.agreement.map(|both| json!([both.kl, both.differing, both.sharper]));
+            let both = reading
+                .agreement
+                .map(|both| json!([both.kl, both.differing, both.sharper, both.excess]));
             let fields = json!({
                 "writer": reading.writer.as_str(),
                 "stage": reading.stage,

@@ -149,7 +149,7 @@ fn plan() -> impl Strategy<Value = Plan> {
         3 => (arm(), 0u64..20).prop_map(|(arm, stage)| Plan::Plain(Event::Retry { arm, stage, origin: Origin::default() })),
         1 => (arm(), 0u64..20, 0.5f32..1.5).prop_map(move |(writer, stage, nats)| {
             let read = [Read { nats, implausible: 0.1 }, Read { nats: 1.0, implausible: 0.0 }];
-            let agreement = Some(Agreement { kl: nats, differing: 0.2, sharper: 0.0 });
+            let agreement = Some(Agreement { kl: nats, differing: 0.2, sharper: 0.0, excess: 0.1 });
             Plan::Plain(Event::Reading(Reading { writer, stage, origin, read, agreement, asked_otherwise: false }))
         }),
         6 => operator().prop_map(order),

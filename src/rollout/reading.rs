@@ -60,6 +60,9 @@ pub struct Agreement {
     /// By how much the canary's logits are further apart than stable's: ln of the ratio of their standard deviations,
     /// the mean over the sample. 0 if they are as far apart; ln 2 if all are doubled.
     pub sharper: f32,
+    /// How much less likely the reply is to the model that did not write it, in nats per token. Its mean over replies
+    /// that were sampled at temperature 1 is the KL divergence of the reader from the writer.
+    pub excess: f32,
 }
 
 /// One reply as both models read it.

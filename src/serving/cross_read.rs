@@ -1,26 +1,22 @@
 //! Replies that both models read while nobody else wants the device.
 //!
-//! A share of the replies of both arms is read by stable and by the canary: each gets the prompt as its own template
-//! and tokenizer have it, and the reply, and scores the reply in one prefill. Both read, the writer too: so both
-//! figures come from the same computation, and the live path pays nothing. What was read goes to the rollout; the
-//! texts are not kept. It does not know what follows.
+//! A share of the replies of both arms is read by stable and by the canary (`both`). What was read goes to the rollout;
+//! the texts are not kept. It does not know what follows.
 
 use super::admission::Admission;
 use super::attempt::Played;
-use super::idle::{Idle, NotRun, Tally, run_sequence};
-use super::prepare::{Prepared, prepare};
-use super::reading::{PLACES, agreement, read};
+use super::both::{Both, Pair, Reply};
+use super::idle::{Idle, NotRun, Tally};
 use super::types::{GatewayError, GenerateRequest};
 use crate::control::{Control, CrossReadStatus};
 use crate::engine::{LaneId, Refusal};
-use crate::model::{SamplingParams, Score};
 use crate::rollout::reading::chances;
-use crate::rollout::{Arm, Origin, Reading};
+use crate::rollout::{Arm, Origin};
 use crate::routing::Deployment;
 use parking_lot::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 use tokio::sync::mpsc::{Receiver, Sender, channel};
 
 /// Replies that may wait; more are dropped.
@@ -136,11 +132,12 @@ impl CrossReader {
         let count = match done {
             None => &self.dropped,
             Some(Ok(None)) => &self.failed,
-            Some(Ok(Some(Both { reading, difference }))) => {
-                if difference.is_some() {
-                    *self.difference.lock() = difference;
+            Some(Ok(Some(both))) => {
+                if both.difference.is_some() {
+                    self.difference.lock().clone_from(&both.difference);
                 }
-                control.read(reading);
+                let Written { writer, stage, origin, .. } = *written;
+                control.read(both.reading(writer, stage, origin));
                 &self.read
             }
             Some(Err(error)) => {
@@ -169,7 +166,9 @@ async fn run(reader: Weak<CrossReader>, control: Weak<Control>, mut inbox: Recei
         };
         let same = vocabularies.are_same(&stable, &canary);
         let pair = Pair { models: [&stable, &canary], same };
-        let task = || both(&control, &reader.admission, &pair, &written);
+        let with = (control.engine(), &reader.admission);
+        let reply = Reply { writer: written.writer, tokens: &written.tokens };
+        let task = || pair.read(with, &written.request, &reply);
         let done = reader.idle.run(&reader.tally, task).await;
         reader.note(&control, done, &written);
     }
@@ -193,97 +192,4 @@ impl Vocabularies {
             }
         }
     }
-}
-
-/// Stable and the canary, and whether their vocabularies are the same.
-struct Pair<'a> {
-    models: [&'a Deployment; 2],
-    same: bool,
-}
-
-/// What came of a reply that both have read. Its writer, stage and origin are to be filled in.
-struct Both {
-    reading: Reading,
-    difference: Option<String>,
-}
-
-/// Has both models read a reply, one after the other; `None` if there is no text to read. Dropping the future cancels
-/// whatever runs.
-async fn both(
-    control: &Control,
-    admission: &Admission,
-    pair: &Pair<'_>,
-    written: &Written,
-) -> Result<Option<Both>, NotRun> {
-    let codec = &pair.models[written.writer.index()].codec;
-    let text = codec.decode(&written.tokens, true).unwrap_or_default();
-    let mut prompts = Vec::new();
-    let mut all = Vec::new();
-    for deployment in pair.models {
-        let own = pair.same || std::ptr::eq(codec, &deployment.codec);
-        let reply = match own {
-            true => written.tokens.clone(),
-            false => deployment.codec.encode(&text, false).unwrap_or_default(),
-        };
-        let prompt =
-            prepare(&written.request, deployment, None, admission, SystemTime::now()).await?;
-        all.push(scores(control, deployment, &prompt, &reply, pair.same).await?);
-        prompts.push(prompt);
-    }
-    let read = [read(&all[0], text.len()), read(&all[1], text.len())];
-    let [Some(of_stable), Some(of_canary)] = read else { return Ok(None) };
-    let agreement = if pair.same { agreement(&all[0], &all[1]) } else { None };
-    let reading = Reading {
-        writer: written.writer,
-        stage: written.stage,
-        origin: written.origin,
-        read: [of_stable, of_canary],
-        agreement,
-        asked_otherwise: !pair.same || differ(&prompts[0], &prompts[1]),
-    };
-    Ok(Some(Both { reading, difference: difference(pair, &prompts) }))
-}
-
-/// The model's scores of a reply to a prompt, the whole distribution at some places if `whole`.
-async fn scores(
-    control: &Control,
-    deployment: &Deployment,
-    prompt: &Prepared,
-    reply: &[u32],
-    whole: bool,
-) -> Result<Vec<Score>, NotRun> {
-    let params = SamplingParams {
-        score_last: reply.len(),
-        distributions: if whole { PLACES } else { 0 },
-        ..SamplingParams::greedy()
-    };
-    let ids = [prompt.ids.as_slice(), reply].concat();
-    let scoring = Prepared { ids, params, max_new_tokens: 1, stop_ids: Vec::new() };
-    run_sequence(control, deployment, scoring, true).await.map(|(_, scores)| scores)
-}
-
-/// Whether two models with the same vocabulary were given different prompts, or would have sampled differently.
-fn differ(stable: &Prepared, canary: &Prepared) -> bool {
-    let sampling = |of: &Prepared| SamplingParams { seed: 0, ..of.params.clone() };
-    stable.ids != canary.ids || sampling(stable) != sampling(canary)
-}
-
-/// Characters shown around the first difference.
-const AROUND: usize = 40;
-
-/// The first difference between two prompts, as text.
-fn difference(pair: &Pair<'_>, prompts: &[Prepared]) -> Option<String> {
-    let text = |at: usize| pair.models[at].codec.decode(&prompts[at].ids, false).ok();
-    let (stable, canary) = (text(0)?, text(1)?);
-    let same = stable.chars().zip(canary.chars()).take_while(|(a, b)| a == b).count();
-    if stable == canary {
-        return None;
-    }
-    let from = same.saturating_sub(AROUND / 2);
-    let shown = |text: &str| text.chars().skip(from).take(AROUND).collect::<String>();
-    Some(format!(
-        "after {same} characters: {:?} to stable, {:?} to the canary",
-        shown(&stable),
-        shown(&canary)
-    ))
 }

@@ -6,8 +6,7 @@
 use super::paired::Answer;
 use super::prepare::Prepared;
 use super::types::GatewayError;
-use crate::control::Control;
-use crate::engine::{Fault, Refusal, SeqEvent, SeqRequest};
+use crate::engine::{EngineHandle, Fault, Refusal, SeqEvent, SeqRequest};
 use crate::model::Score;
 use crate::routing::Deployment;
 use std::sync::Arc;
@@ -93,7 +92,7 @@ impl Drop for Live {
 /// Runs one sequence on `deployment` to its end: its tokens, and the scores if any were asked for. Dropping the future
 /// cancels the sequence.
 pub(super) async fn run_sequence(
-    control: &Control,
+    engine: &EngineHandle,
     deployment: &Deployment,
     prepared: Prepared,
     background: bool,
@@ -110,7 +109,7 @@ pub(super) async fn run_sequence(
         background,
         arrived: Instant::now(),
     };
-    let submitted = control.engine().submit(deployment.lane, vec![request]);
+    let submitted = engine.submit(deployment.lane, vec![request]);
     submitted.map_err(|_| NotRun::Stopped)?;
     let (mut answer, mut scores) = (Answer::default(), Vec::new());
     while let Some(event) = inbox.recv().await {

@@ -3,7 +3,7 @@
 //! Pure. It does not know how the scores came about, nor what follows from them.
 
 use crate::model::Score;
-use crate::rollout::{Agreement, Read};
+use crate::rollout::{Agreement, Arm, Read};
 
 /// Places of a reply at which whole distributions are compared.
 pub const PLACES: usize = 16;
@@ -25,7 +25,7 @@ pub fn read(scores: &[Score], bytes: usize) -> Option<Read> {
 }
 
 /// How far two models with the same vocabulary agree on the same tokens; `None` if there is nothing to compare.
-pub fn agreement(stable: &[Score], canary: &[Score]) -> Option<Agreement> {
+pub fn agreement(stable: &[Score], canary: &[Score], writer: Arm) -> Option<Agreement> {
     let pairs = || stable.iter().zip(canary);
     let differing = pairs().filter(|(a, b)| a.top != b.top).count();
     let whole = pairs().filter_map(|(a, b)| Some((a.all.as_deref()?, b.all.as_deref()?)));
@@ -38,8 +38,12 @@ pub fn agreement(stable: &[Score], canary: &[Score]) -> Option<Agreement> {
     }
     let mean = |sum: f64| (sum / f64::from(places)) as f32;
     let differing = differing as f32 / stable.len().min(canary.len()) as f32;
-    let both = Agreement { kl: mean(kl).max(0.0), differing, sharper: mean(sharper) };
-    (places > 0 && both.kl.is_finite()).then_some(both)
+    let worse: f64 =
+        pairs().map(|(stable, canary)| f64::from(stable.logprob - canary.logprob)).sum();
+    let worse = if writer == Arm::Stable { worse } else { -worse };
+    let excess = (worse / stable.len() as f64) as f32;
+    let both = Agreement { kl: mean(kl).max(0.0), differing, sharper: mean(sharper), excess };
+    (places > 0 && both.kl.is_finite() && excess.is_finite()).then_some(both)
 }
 
 /// KL divergence of `other` from `base`, in nats, both given as log-probabilities by token id.
@@ -77,19 +81,23 @@ mod tests {
     #[test]
     fn agreement_is_that_of_the_distributions() {
         let base: [&[f32]; 2] = [&[1.0, 0.0, -1.0], &[0.0, 2.0, 0.5]];
-        let same = agreement(&scores(&base, 1), &scores(&base, 1)).unwrap();
-        assert_eq!(same, Agreement { kl: 0.0, differing: 0.0, sharper: 0.0 });
+        let same = agreement(&scores(&base, 1), &scores(&base, 1), Arm::Stable).unwrap();
+        assert_eq!(same, Agreement { kl: 0.0, differing: 0.0, sharper: 0.0, excess: 0.0 });
         let doubled: [&[f32]; 2] = [&[2.0, 0.0, -2.0], &[0.0, 4.0, 1.0]];
-        let found = agreement(&scores(&base, 1), &scores(&doubled, 1)).unwrap();
+        let read = |writer| agreement(&scores(&base, 1), &scores(&doubled, 1), writer).unwrap();
+        let found = read(Arm::Stable);
+        assert!((found.excess + read(Arm::Canary).excess).abs() < 1e-6);
         assert!((found.sharper - 2f32.ln()).abs() < 1e-5 && found.differing == 0.0);
         let [p, q] = [[1.0f64, 0.0, -1.0], [2.0, 0.0, -2.0]].map(|logits| {
             let sum: f64 = logits.iter().map(|x: &f64| x.exp()).sum();
             logits.map(|x| x.exp() / sum)
         });
         let kl: f64 = p.iter().zip(&q).map(|(p, q)| p * (p / q).ln()).sum();
-        let one = agreement(&scores(&base[..1], 1), &scores(&doubled[..1], 1)).unwrap();
+        let one =
+            agreement(&scores(&base[..1], 1), &scores(&doubled[..1], 1), Arm::Stable).unwrap();
         assert!((f64::from(one.kl) - kl).abs() < 1e-6, "{} {kl}", one.kl);
         let other: [&[f32]; 2] = [&[0.0, 1.0, -1.0], &[0.0, 2.0, 0.5]];
-        assert_eq!(agreement(&scores(&base, 1), &scores(&other, 1)).unwrap().differing, 0.5);
+        let found = agreement(&scores(&base, 1), &scores(&other, 1), Arm::Stable).unwrap();
+        assert_eq!(found.differing, 0.5);
     }
 }

@@ -128,13 +128,13 @@ async fn answer(
         && prepared.ids.len() + said < deployment.max_len()
         && speaks_alike((control, admission), assignment, copied, &prepared).await;
     let asked = [prepared.ids.as_slice(), &copied.stable.tokens].concat();
-    let (answer, _) = run_sequence(control, deployment, prepared.clone(), false).await?;
+    let (answer, _) = run_sequence(control.engine(), deployment, prepared.clone(), false).await?;
     if !comparable {
         return Ok((answer, None));
     }
     let params = SamplingParams { score_last: said, ..prepared.params };
     let scoring = Prepared { ids: asked, params, max_new_tokens: 1, ..prepared };
-    let (_, scores) = run_sequence(control, deployment, scoring, false).await?;
+    let (_, scores) = run_sequence(control.engine(), deployment, scoring, false).await?;
     let mean = scores.iter().map(|score| f64::from(score.logprob)).sum::<f64>()
         / scores.len().max(1) as f64;
     Ok((answer, (!scores.is_empty()).then_some(mean)))

@@ -294,7 +294,7 @@ fn write_reading(out: &mut Writer, context: &mut Context, at: Duration, reading:
     head(out, context, at, READING, writer.index() as u8 | flags);
     out.varint(u128::from(*stage));
     write_origin(out, origin);
-    let of_both = agreement.map(|both| [both.kl, both.differing, both.sharper]);
+    let of_both = agreement.map(|both| [both.kl, both.differing, both.sharper, both.excess]);
     let of_each = read.iter().flat_map(|read| [read.nats, read.implausible]);
     of_each.chain(of_both.into_iter().flatten()).for_each(|figure| out.float(figure));
 }
@@ -313,7 +313,7 @@ fn read_reading(
         0 => None,
         _ => {
             let mut one = || input.float();
-            Some(Agreement { kl: one()?, differing: one()?, sharper: one()? })
+            Some(Agreement { kl: one()?, differing: one()?, sharper: one()?, excess: one()? })
         }
     };
     let asked_otherwise = fields & OTHERWISE != 0;

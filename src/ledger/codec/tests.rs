@@ -75,11 +75,8 @@ fn reading() -> impl Strategy<Value = Reading> {
     let figure = || -1e6f32..1e6;
     let read =
         move || (figure(), figure()).prop_map(|(nats, implausible)| Read { nats, implausible });
-    let both = (figure(), figure(), figure()).prop_map(|(kl, differing, sharper)| Agreement {
-        kl,
-        differing,
-        sharper,
-    });
+    let both = (figure(), figure(), figure(), figure())
+        .prop_map(|(kl, differing, sharper, excess)| Agreement { kl, differing, sharper, excess });
     (arm(), any::<u64>(), origin(), [read(), read()], prop::option::of(both), any::<bool>())
         .prop_map(|(writer, stage, origin, read, agreement, asked_otherwise)| Reading {
             writer,

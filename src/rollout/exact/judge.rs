@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use super::reading::Readings;
-use super::signal::{Finding, Ratio, Signal};
+use super::signal::{Draw, Finding, Ratio, Signal};
 use super::timing::{Part, Timing};
 use super::{Exact, Limits};
 use crate::rollout::evalue::{e_text, e_value};
@@ -14,7 +14,7 @@ use crate::rollout::latency_gate::least;
 use crate::rollout::quality::Flag;
 use crate::rollout::verdict::{Gate, GateName, GateState};
 use crate::rollout::window::{ArmWindow, tokens_per_second};
-use crate::rollout::{Arm, Mode, Policy, SignalAction};
+use crate::rollout::{Arm, CrossRead, Mode, Policy, Reading, SignalAction};
 
 /// What the gates are computed from.
 pub(crate) struct Input<'a> {
@@ -289,7 +289,7 @@ pub(crate) fn cross_read(input: &Input<'_>) -> Option<Gate> {
     if !input.policy.reads() {
         return None;
     }
-    let (readings, limit) = (&input.exact.readings, input.limits().holds);
+    let (readings, limit) = (&input.exact.readings, input.policy.log_limit());
     let [(of_stable, ..), (of_canary, ..)] = readings.found;
     let (name, samples) = (GateName::CrossRead, (of_stable, of_canary));
     if of_stable + of_canary == 0 {
@@ -312,6 +312,16 @@ pub(crate) fn cross_read(input: &Input<'_>) -> Option<Gate> {
     };
     let evidence = Some(e_value(e));
     Some(Gate { value: readings.kl.mean(), evidence, samples, text, ..Gate::bare(name, state) })
+}
+
+/// What readings say, in words.
+pub fn readings_text(all: &[Reading]) -> String {
+    let mut readings = Readings::new(&CrossRead::default());
+    for reading in all {
+        readings
+            .observe(&Draw { arm: reading.writer, party: None, cluster: None, w: 0.5 }, reading);
+    }
+    sentences(&readings)
 }
 
 /// What was read, in words.

@@ -234,7 +234,7 @@ impl Exact {
             return Some(Regression::Flag(flag));
         }
         if policy.cross_read.action == SignalAction::Rollback
-            && self.readings.finding(limits.holds, &self.parties) == Finding::Proved
+            && self.readings.finding(policy.log_limit(), &self.parties) == Finding::Proved
         {
             return Some(Regression::Reading);
         }

@@ -1,6 +1,7 @@
 //! What the replies say that each model has read of the other.
 //!
-//! Three expectations, three tests. *Same*: the mean KL divergence, the share of places where the most likely token
+//! Three expectations, three tests. *Same*: the mean KL divergence (at some places of each
+//! reply, and by how likely each reply is to whoever did not write it), the share of places where the most likely token
 //! differs, how much sharper one distribution is than the other, and the share of requests that the models were asked
 //! otherwise stay below their limits. *Similar*: what
 //! stable finds in the canary's replies is not above what it finds in its own by more than a limit, or the canary
@@ -80,31 +81,49 @@ impl Mean {
     }
 }
 
-/// Whether a figure of the canary's replies is above that of stable's by more than a limit.
+/// Whether a figure of the canary's replies is above that of stable's by more than a limit: half of them, or more than
+/// a tenth.
 #[derive(Debug, Clone, PartialEq)]
 struct Excess {
     limit: f64,
     median: Quantile,
+    highest_tenth: Quantile,
     factors: Factors,
-    stakes: Stakes<RUNGS>,
+    by_median: Stakes<RUNGS>,
+    by_highest: Stakes<RUNGS>,
 }
 
 impl Excess {
     fn new(limit: f64) -> Excess {
-        let (median, factors) = (Quantile::new(2), Factors::default());
-        Excess { limit, median, factors, stakes: Stakes::new() }
+        Excess {
+            limit,
+            median: Quantile::new(2),
+            highest_tenth: Quantile::new(10),
+            factors: Factors::default(),
+            by_median: Stakes::new(),
+            by_highest: Stakes::new(),
+        }
+    }
+
+    fn restart(&mut self, k: u32) {
+        self.by_median.restart(k);
+        self.by_highest.restart(k);
     }
 
     fn observe(&mut self, x: f32, p: f64, draw: &Draw) {
         let canary = draw.arm == Arm::Canary;
         let at = level(f64::from(x) - if canary { self.limit } else { 0.0 });
+        let slot = draw.party.map(slot);
         if self.median.count() >= LEAST.0 {
             let bet = if at > self.median.bin() { Bet::BadHalf } else { Bet::GoodHalf };
-            let factors = self.factors.of(p, bet, canary);
-            self.stakes.settle(&factors, draw.party.map(slot));
+            self.by_median.settle(&self.factors.of(p, bet, canary), slot);
+        }
+        if self.highest_tenth.count() >= LEAST.1 && at > self.highest_tenth.bin() {
+            self.by_highest.settle(&self.factors.of(p, Bet::Seldom, canary), slot);
         }
         if !canary {
             self.median.add(at);
+            self.highest_tenth.add(at);
         }
     }
 }
@@ -119,6 +138,7 @@ pub(crate) struct Readings {
     pub(crate) kl: Mean,
     pub(crate) differing: Mean,
     sharper: Mean,
+    excess: Mean,
     pub(crate) otherwise: Mean,
     nats: Excess,
     implausible: Excess,
@@ -142,6 +162,7 @@ impl Readings {
             kl: Mean::new(rule.max_kl),
             differing: Mean::new(rule.max_differing),
             sharper: Mean::new(SHARPER),
+            excess: Mean::new(rule.max_kl),
             otherwise: Mean::new(OTHERWISE),
             nats: Excess::new(rule.max_excess),
             implausible: Excess::new(rule.max_implausible),
@@ -156,8 +177,8 @@ impl Readings {
     /// A stage begins.
     pub(crate) fn begin(&mut self, now: Duration) {
         let k = self.restarts.begin(now);
-        self.nats.stakes.restart(k);
-        self.implausible.stakes.restart(k);
+        self.nats.restart(k);
+        self.implausible.restart(k);
     }
 
     /// One reply that both have read.
@@ -170,6 +191,7 @@ impl Readings {
             self.kl.observe(f64::from(agreement.kl).max(0.0), slot);
             self.differing.observe(f64::from(agreement.differing), slot);
             self.sharper.observe(f64::from(agreement.sharper).abs(), slot);
+            self.excess.observe(f64::from(agreement.excess).max(0.0), slot);
         }
         if draw.arm == Arm::Stable {
             let worse = f64::from(by_canary.nats - by_stable.nats).max(0.0);
@@ -214,12 +236,15 @@ impl Readings {
     fn tests(&self) -> Vec<Vec<&Stakes<RUNGS>>> {
         match self.expect {
             Expect::Same => {
-                let tests = [&self.kl, &self.differing, &self.sharper, &self.otherwise];
+                let excess = &self.excess;
+                let tests = [&self.kl, excess, &self.differing, &self.sharper, &self.otherwise];
                 tests.map(|mean| vec![&mean.stakes]).to_vec()
             }
-            Expect::Similar => [&self.nats.stakes, &self.implausible.stakes]
+            Expect::Similar => [&self.nats, &self.implausible]
+                .iter()
+                .flat_map(|excess| [&excess.by_median, &excess.by_highest])
                 .map(|forwards| vec![forwards, &self.backwards.stakes])
-                .to_vec(),
+                .collect(),
             Expect::Different => vec![vec![&self.gross.stakes]],
         }
     }
@@ -276,7 +301,7 @@ mod tests {
     use super::*;
     use crate::rollout::{Agreement, Origin};
 
-    const LIMIT: f64 = 4.1;
+    const LIMIT: f64 = 3.0;
 
     /// Random figures with a seed.
     struct Luck(u64);
@@ -334,7 +359,7 @@ mod tests {
                 implausible: 0.0,
             });
             let kl = luck.near(pair.kl, 0.8) as f32;
-            let agreement = Agreement { kl, differing: 0.05, sharper: pair.sharper };
+            let agreement = Agreement { kl, differing: 0.05, sharper: pair.sharper, excess: kl };
             let reading = Reading {
                 writer: draw.arm,
                 stage: 1,
@@ -400,7 +425,7 @@ mod tests {
         (0..1000).for_each(|party| parties.count(Some(party)));
         readings.begin(Duration::ZERO);
         let draw = Draw { arm: Arm::Canary, party: Some(1), cluster: None, w: 0.5 };
-        let agreement = Some(Agreement { kl: 5.0, differing: 0.9, sharper: 0.0 });
+        let agreement = Some(Agreement { kl: 5.0, differing: 0.9, sharper: 0.0, excess: 0.0 });
         let (origin, read) = (Origin::default(), [Read::default(); 2]);
         let reading = Reading {
             writer: Arm::Canary,

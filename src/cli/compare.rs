@@ -1,0 +1,236 @@
+//! `serin compare`: two models read each other's replies, without traffic.
+//!
+//! It loads both as `serve` would, has each answer the same prompts, and prints what each finds in all of the replies:
+//! the figures that the gate `cross_read` rests on.
+
+use super::CliError;
+use super::serve::open_device;
+use crate::config::Config;
+use crate::control::{any_model, folder_loader};
+use crate::engine::EngineHandle;
+use crate::rollout::{Arm, Read, Reading, readings_text};
+use crate::routing::Deployment;
+use crate::serving::compare::{Compared, Comparison};
+use crate::serving::{GenerateRequest, Prompt, SamplingPatch};
+use clap::Args;
+use serde_json::{Value, json};
+use std::path::{Path, PathBuf};
+
+/// Prompts that any chat model can answer, one a line.
+const PROMPTS: &str = include_str!("compare/prompts.txt");
+/// Longest prompt and reply that are read, in tokens.
+const LONGEST: usize = 1 << 16;
+
+/// What to compare, and how.
+#[derive(Debug, Clone, Args)]
+pub(super) struct CompareArgs {
+    /// The model in stable's place: a folder, a GGUF file or an `hf:` reference.
+    stable: PathBuf,
+    /// The model in the canary's place.
+    canary: PathBuf,
+    /// Prompts: a file with one a line, or a JSON list of texts, of objects with `prompt`, `question` or `messages`.
+    #[arg(long, value_name = "FILE")]
+    prompts: Option<PathBuf>,
+    /// Replies that each model writes; the prompts are taken in turn.
+    #[arg(long, value_name = "N", default_value_t = 40, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    replies: u32,
+    /// Longest reply, in tokens.
+    #[arg(long, value_name = "N", default_value_t = 128)]
+    max_tokens: usize,
+    /// Temperature of the replies; as each model's makers recommend if not given.
+    #[arg(long)]
+    temperature: Option<f32>,
+    /// Seed of the first reply.
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    /// Print figures and replies as JSON.
+    #[arg(long)]
+    json: bool,
+    /// Config file (TOML): its `[engine]` and `[model]` tables are used.
+    #[arg(long)]
+    config: Option<PathBuf>,
+}
+
+/// Runs the comparison and prints it.
+pub(super) async fn run(args: &CompareArgs) -> Result<(), CliError> {
+    let prompts = prompts(args.prompts.as_deref())?;
+    let (engine, _faults) = EngineHandle::start().map_err(CliError::from_text)?;
+    let [stable, canary] = load(args, &engine).await?;
+    let comparison = Comparison::new(&engine, [&stable, &canary]);
+    let mut all = Vec::new();
+    for writer in Arm::BOTH {
+        for n in 0..args.replies {
+            let request = request(args, &prompts, u64::from(n));
+            match comparison.one(writer, &request).await {
+                Ok(compared) => all.extend(compared.map(|one| (n, one))),
+                Err(error) => return Err(failed(writer, &request, &error)),
+            }
+        }
+    }
+    if all.is_empty() {
+        return Err(CliError("neither model wrote any text".to_owned()));
+    }
+    let names = [&stable, &canary].map(|model| model.version.to_string());
+    match args.json {
+        true => println!("{:#}", as_json(&names, &comparison, &all)),
+        false => print!("{}", as_text(&names, &comparison, &all)),
+    }
+    Ok(())
+}
+
+fn failed(writer: Arm, request: &GenerateRequest, error: &str) -> CliError {
+    let who = writer.as_str();
+    CliError(format!("the {who} model's reply to {:?} could not be compared: {error}", request.id))
+}
+
+async fn load(args: &CompareArgs, engine: &EngineHandle) -> Result<[Deployment; 2], CliError> {
+    let config = match &args.config {
+        Some(path) => Config::read(path).map_err(CliError::from_text)?,
+        None => Config::parse("", Path::new(".")).map_err(CliError::from_text)?,
+    };
+    let mut settings = config.engine;
+    settings.scheduler.spare_tokens = LONGEST;
+    let device = open_device(&config.device).await?;
+    let loader = folder_loader(engine.clone(), settings, device);
+    let load = async |path: &PathBuf| {
+        let loaded = loader(path.clone(), any_model()).await;
+        loaded.map_err(CliError::from_text)
+    };
+    Ok([load(&args.stable).await?, load(&args.canary).await?])
+}
+
+fn request(args: &CompareArgs, prompts: &[Vec<Value>], n: u64) -> GenerateRequest {
+    let at = n as usize % prompts.len();
+    let messages = prompts[at].clone();
+    let prompt =
+        Prompt::Chat { messages, tools: None, template_kwargs: None, ending: Default::default() };
+    GenerateRequest {
+        sampling: SamplingPatch {
+            seed: Some(args.seed.wrapping_add(n)),
+            temperature: args.temperature,
+            ..SamplingPatch::default()
+        },
+        max_tokens: Some(args.max_tokens),
+        ..GenerateRequest::of(&format!("prompt {}", at + 1), prompt)
+    }
+}
+
+/// The messages of each prompt.
+fn prompts(path: Option<&Path>) -> Result<Vec<Vec<Value>>, CliError> {
+    let Some(path) = path else { return Ok(lines(PROMPTS)) };
+    let bad = |why: String| CliError(format!("{}: {why}", path.display()));
+    let text = std::fs::read_to_string(path).map_err(|error| bad(error.to_string()))?;
+    let found = match text.trim_start().starts_with('[') {
+        false => lines(&text),
+        true => {
+            let list: Vec<Value> =
+                serde_json::from_str(&text).map_err(|error| bad(error.to_string()))?;
+            let messages = list.iter().enumerate().map(|(at, one)| {
+                let why = "is neither a text nor an object with prompt, question or messages";
+                messages(one).ok_or_else(|| bad(format!("entry {} {why}", at + 1)))
+            });
+            messages.collect::<Result<_, _>>()?
+        }
+    };
+    if found.is_empty() { Err(bad("it has no prompts".to_owned())) } else { Ok(found) }
+}
+
+fn lines(text: &str) -> Vec<Vec<Value>> {
+    let lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
+    lines.map(user).collect()
+}
+
+fn user(text: &str) -> Vec<Value> {
+    vec![json!({"role": "user", "content": text})]
+}
+
+fn messages(one: &Value) -> Option<Vec<Value>> {
+    let text = [Some(one), one.get("prompt"), one.get("question")];
+    let text = text.into_iter().flatten().find_map(Value::as_str).map(user);
+    text.or_else(|| one.get("messages")?.as_array().cloned())
+}
+
+/// What one model finds in the replies of one writer: the means over replies.
+fn found(all: &[(u32, Compared)], writer: Arm, reader: Arm) -> Option<Read> {
+    let of = all.iter().filter(|(_, one)| one.reading.writer == writer);
+    let read: Vec<Read> = of.map(|(_, one)| one.reading.read[reader.index()]).collect();
+    let mean = |figure: fn(&Read) -> f32| {
+        (read.iter().map(|one| f64::from(figure(one))).sum::<f64>() / read.len() as f64) as f32
+    };
+    let read_by = Read { nats: mean(|read| read.nats), implausible: mean(|read| read.implausible) };
+    (!read.is_empty()).then_some(read_by)
+}
+
+fn as_text(names: &[String; 2], comparison: &Comparison<'_>, all: &[(u32, Compared)]) -> String {
+    let mut text = format!("stable  {}\ncanary  {}\n\n", names[0], names[1]);
+    text += "replies of   read by   nats per byte   implausible tokens\n";
+    for writer in Arm::BOTH {
+        for reader in Arm::BOTH {
+            let Some(Read { nats, implausible }) = found(all, writer, reader) else { continue };
+            let (writer, reader) = (writer.as_str(), reader.as_str());
+            let percent = 100.0 * implausible;
+            text += &format!("{writer:<12} {reader:<9} {nats:<15.4} {percent:.2} %\n");
+        }
+    }
+    let readings: Vec<Reading> = all.iter().map(|(_, one)| one.reading).collect();
+    text += &format!("\n{}\n", readings_text(&readings).replace("; ", "\n"));
+    if !comparison.same_vocabulary() {
+        text += "the vocabularies differ, so that the distributions cannot be compared\n";
+    }
+    if let Some(difference) = all.iter().find_map(|(_, one)| one.difference.as_ref()) {
+        text += &format!("the prompts differ {difference}\n");
+    }
+    text
+}
+
+fn as_json(names: &[String; 2], comparison: &Comparison<'_>, all: &[(u32, Compared)]) -> Value {
+    let reading = |(prompt, one): &(u32, Compared)| {
+        let Reading { writer, read, agreement, asked_otherwise, .. } = one.reading;
+        let of = |read: Read| json!({"nats": read.nats, "implausible": read.implausible});
+        json!({
+            "prompt": prompt, "writer": writer.as_str(), "text": one.text,
+            "by_stable": of(read[0]), "by_canary": of(read[1]),
+            "kl": agreement.map(|both| both.kl),
+            "differing": agreement.map(|both| both.differing),
+            "sharper": agreement.map(|both| both.sharper),
+            "excess": agreement.map(|both| both.excess),
+            "asked_otherwise": asked_otherwise,
+        })
+    };
+    let readings: Vec<Reading> = all.iter().map(|(_, one)| one.reading).collect();
+    json!({
+        "stable": names[0],
+        "canary": names[1],
+        "same_vocabulary": comparison.same_vocabulary(),
+        "summary": readings_text(&readings),
+        "difference": all.iter().find_map(|(_, one)| one.difference.as_ref()),
+        "readings": all.iter().map(reading).collect::<Vec<_>>(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn prompts_are_lines_or_a_list() {
+        assert!(prompts(None).unwrap().len() >= 20);
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("prompts");
+        for (text, count) in [
+            ("one\n\ntwo\n", 2),
+            (
+                r#"["a", {"prompt": "b"}, {"question": "c"}, {"messages": [{"role": "user", "content": "d"}]}]"#,
+                4,
+            ),
+        ] {
+            std::fs::write(&path, text).unwrap();
+            assert_eq!(prompts(Some(&path)).unwrap().len(), count, "{text}");
+        }
+        for (text, why) in [("[1]", "entry 1"), ("[", "EOF"), ("\n", "no prompts")] {
+            std::fs::write(&path, text).unwrap();
+            let error = prompts(Some(&path)).unwrap_err().to_string();
+            assert!(error.contains(why), "{error}");
+        }
+    }
+}

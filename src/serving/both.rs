@@ -1,0 +1,130 @@
+//! Two models that read the same reply.
+//!
+//! Each gets the prompt as its own template and tokenizer have it, and the reply, and scores the reply in one prefill
+//! (teacher forcing). The writer reads as well: so both figures come from the same computation, and writing a reply
+//! costs nothing more. It does not know which replies are read, or what follows.
+
+use super::admission::Admission;
+use super::idle::{NotRun, run_sequence};
+use super::prepare::{Prepared, prepare};
+use super::reading::{PLACES, agreement, read};
+use super::types::GenerateRequest;
+use crate::engine::EngineHandle;
+use crate::model::{SamplingParams, Score};
+use crate::rollout::{Agreement, Arm, Origin, Read, Reading};
+use crate::routing::Deployment;
+use crate::text::GenerationDefaults;
+use std::time::SystemTime;
+
+/// Stable and the canary, and whether their vocabularies are the same.
+pub(super) struct Pair<'a> {
+    pub models: [&'a Deployment; 2],
+    pub same: bool,
+}
+
+/// A reply to be read.
+pub(super) struct Reply<'a> {
+    pub writer: Arm,
+    /// Ids of the writer's vocabulary.
+    pub tokens: &'a [u32],
+}
+
+/// What both made of a reply.
+#[derive(Debug, Clone)]
+pub(super) struct Both {
+    /// By reader.
+    pub read: [Read; 2],
+    /// `None` if the vocabularies differ.
+    pub agreement: Option<Agreement>,
+    pub asked_otherwise: bool,
+    /// The first difference between their prompts, as text.
+    pub difference: Option<String>,
+}
+
+impl Both {
+    pub fn reading(&self, writer: Arm, stage: u64, origin: Origin) -> Reading {
+        let Both { read, agreement, asked_otherwise, .. } = *self;
+        Reading { writer, stage, origin, read, agreement, asked_otherwise }
+    }
+}
+
+impl Pair<'_> {
+    /// Has both models read a reply to `request`, one after the other; `None` if there is no text to read. Dropping the
+    /// future cancels whatever runs.
+    pub async fn read(
+        &self,
+        (engine, admission): (&EngineHandle, &Admission),
+        request: &GenerateRequest,
+        reply: &Reply<'_>,
+    ) -> Result<Option<Both>, NotRun> {
+        let codec = &self.models[reply.writer.index()].codec;
+        let text = codec.decode(reply.tokens, true).unwrap_or_default();
+        let (mut prompts, mut all) = (Vec::new(), Vec::new());
+        for deployment in self.models {
+            let own = self.same || std::ptr::eq(codec, &deployment.codec);
+            let ids = match own {
+                true => reply.tokens.to_vec(),
+                false => deployment.codec.encode(&text, false).unwrap_or_default(),
+            };
+            let today = SystemTime::now();
+            let prompt = prepare(request, deployment, None, admission, today).await?;
+            all.push(scores(engine, deployment, &prompt, &ids, self.same).await?);
+            prompts.push(prompt);
+        }
+        let read = [read(&all[0], text.len()), read(&all[1], text.len())];
+        let [Some(of_stable), Some(of_canary)] = read else { return Ok(None) };
+        Ok(Some(Both {
+            read: [of_stable, of_canary],
+            agreement: if self.same { agreement(&all[0], &all[1], reply.writer) } else { None },
+            asked_otherwise: !self.same || self.differ(&prompts),
+            difference: difference(self, &prompts),
+        }))
+    }
+
+    /// Whether two models with the same vocabulary were given different prompts, or would have sampled differently.
+    /// A canary that states no sampling defaults (a GGUF file) has none that could be wrong.
+    fn differ(&self, prompts: &[Prepared]) -> bool {
+        let (stable, canary) = (&prompts[0], &prompts[1]);
+        let sampling = |of: &Prepared| SamplingParams { seed: 0, ..of.params.clone() };
+        let states = self.models[1].codec.generation_defaults() != GenerationDefaults::default();
+        stable.ids != canary.ids || states && sampling(stable) != sampling(canary)
+    }
+}
+
+/// The model's scores of a reply to a prompt, the whole distribution at some places if `whole`.
+async fn scores(
+    engine: &EngineHandle,
+    deployment: &Deployment,
+    prompt: &Prepared,
+    reply: &[u32],
+    whole: bool,
+) -> Result<Vec<Score>, NotRun> {
+    let params = SamplingParams {
+        score_last: reply.len(),
+        distributions: if whole { PLACES } else { 0 },
+        ..SamplingParams::greedy()
+    };
+    let ids = [prompt.ids.as_slice(), reply].concat();
+    let scoring = Prepared { ids, params, max_new_tokens: 1, stop_ids: Vec::new() };
+    run_sequence(engine, deployment, scoring, true).await.map(|(_, scores)| scores)
+}
+
+/// Characters shown around the first difference.
+const AROUND: usize = 40;
+
+/// The first difference between two prompts, as text.
+fn difference(pair: &Pair<'_>, prompts: &[Prepared]) -> Option<String> {
+    let text = |at: usize| pair.models[at].codec.decode(&prompts[at].ids, false).ok();
+    let (stable, canary) = (text(0)?, text(1)?);
+    let same = stable.chars().zip(canary.chars()).take_while(|(a, b)| a == b).count();
+    if stable == canary {
+        return None;
+    }
+    let from = same.saturating_sub(AROUND / 2);
+    let shown = |text: &str| text.chars().skip(from).take(AROUND).collect::<String>();
+    Some(format!(
+        "after {same} characters: {:?} to stable, {:?} to the canary",
+        shown(&stable),
+        shown(&canary)
+    ))
+}
