@@ -14,8 +14,11 @@ use serin::engine::{
     CardRunner, EngineHandle, LaneId, ModelRunner, Runner, SchedulerConfig, SeqEvent, SeqRequest,
 };
 use serin::model::{
-    CardDecoder, CardPlan, Decoder, KvPlan, LoadFormat, Logprobs, SamplingParams, Weights, logprobs,
+    self as model, CardDecoder, CardPlan, Decoder, KvPlan, LoadFormat, Logprobs, SamplingParams,
+    Weights, logprobs,
 };
+use serin::rollout::Arm;
+use serin::serving::reading::agreement;
 use serin_kernels::cuda::emulated::EmulatedCard;
 use serin_kernels::cuda::{Card, KvKind};
 use std::path::{Path, PathBuf};
@@ -393,6 +396,39 @@ async fn draws_are_the_cpus() {
         for (got, want) in logprobs {
             assert!((got.token - want.token).abs() < 1e-3, "prompt {i}");
         }
+    }
+}
+
+/// Scores of the last tokens of a prompt, the whole distribution at a few places; in chunks, as a reading beside others.
+async fn scores(lane: &Lane, prompt: &[u32]) -> Vec<model::Score> {
+    let params = SamplingParams { score_last: prompt.len() - 2, distributions: 3, ..greedy(0) };
+    let mut inbox = lane.submit(prompt, &params);
+    while let Some(event) = inbox.recv().await {
+        if let SeqEvent::Scored { scores, .. } = event {
+            return scores;
+        }
+    }
+    panic!("no scores came");
+}
+
+#[tokio::test]
+async fn a_reading_is_the_cpus() {
+    let weights = open("tests/fixtures/families/llama3");
+    let config = SchedulerConfig { max_batch_tokens: 11, ..STEP };
+    let cpu = Lane::start(config, on_cpu(&weights, 64)).await;
+    let card = Lane::start(config, on_card(&weights, 64)).await;
+    for prompt in prompts(6, weights.config().vocab) {
+        let (want, got) = (scores(&cpu, &prompt).await, scores(&card, &prompt).await);
+        assert_eq!((want.len(), got.len()), (prompt.len() - 2, prompt.len() - 2));
+        assert_eq!(got.iter().filter(|score| score.all.is_some()).count(), want.len().min(3));
+        for (got, want) in got.iter().zip(&want) {
+            assert!((got.logprob - want.logprob).abs() < 1e-3);
+        }
+        let both = agreement(&want, &got, Arm::Stable).unwrap();
+        assert!(
+            both.kl < 1e-4 && both.excess.abs() < 1e-3 && both.sharper.abs() < 1e-2,
+            "{both:?}"
+        );
     }
 }
 

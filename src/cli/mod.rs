@@ -23,7 +23,7 @@ use crate::rollout::Expect;
 use crate::text::{Templates, apart};
 use clap::{Args, Parser, Subcommand};
 use ledger::{LedgerCommand, ReplayArgs};
-use operate::OrderArgs;
+use operate::{Author, OrderArgs};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -113,7 +113,7 @@ enum CanaryCommand {
     /// Load a model as canary and start its rollout.
     Load {
         #[command(flatten)]
-        order: OrderArgs,
+        author: Author,
         path: PathBuf,
         /// Load it even if this content was rolled back before.
         #[arg(long)]
@@ -227,8 +227,8 @@ async fn run(command: Command) -> Result<ExitCode, CliError> {
         }
         Command::Demo(args) => return demo::run(args).await,
         Command::Status { server, json } => operate::status(&server.server, json).await?,
-        Command::Canary { command: CanaryCommand::Load { order, path, retry, allow, expect } } => {
-            operate::load(&order, &path, (retry, allow), expect).await?;
+        Command::Canary { command: CanaryCommand::Load { author, path, retry, allow, expect } } => {
+            operate::load(&author, &path, (retry, allow), expect).await?;
         }
         Command::Promote { order, now, dry_run: true } => {
             operate::preview_promotion(&order, now).await?;
@@ -266,7 +266,11 @@ mod tests {
         Cli::command().debug_assert();
         assert!(Cli::try_parse_from(["serin", "weight", "100"]).is_ok());
         assert!(Cli::try_parse_from(["serin", "weight", "101"]).is_err());
-        assert!(Cli::try_parse_from(["serin", "canary", "load", "x", "--allow"]).is_ok());
+        let load =
+            |more: &[&str]| Cli::try_parse_from([&["serin", "canary", "load", "x"], more].concat());
+        assert!(load(&["--allow"]).is_ok() && load(&["--expect", "same"]).is_ok());
+        let wrong = load(&["--expect", "7"]).unwrap_err().to_string();
+        assert!(wrong.contains("must be same, similar or different"), "{wrong}");
         assert!(Cli::try_parse_from(["serin", "promote", "--now", "--dry-run"]).is_ok());
         assert!(Cli::try_parse_from(["serin", "rollback", "--dry-run"]).is_ok());
         assert!(Cli::try_parse_from(["serin", "pause", "--dry-run"]).is_err());

@@ -21,7 +21,7 @@ use std::path::Path;
 
 /// Which server, and who speaks.
 #[derive(Debug, Clone, Args)]
-pub(super) struct OrderArgs {
+pub(super) struct Author {
     #[command(flatten)]
     pub server: super::ServerArg,
     /// Who gives the order, for the record.
@@ -30,14 +30,27 @@ pub(super) struct OrderArgs {
     /// Why, for the record.
     #[arg(long)]
     pub reason: Option<String>,
+}
+
+/// An order that depends on what its author has seen.
+#[derive(Debug, Clone, Args)]
+pub(super) struct OrderArgs {
+    #[command(flatten)]
+    pub author: Author,
     /// The revision that this is based on (see `serin status`); the present one if left out.
     #[arg(long)]
     pub expect: Option<u64>,
 }
 
-impl OrderArgs {
+impl Author {
     fn client(&self) -> Client {
         Client::new(&self.server.server)
+    }
+}
+
+impl OrderArgs {
+    fn client(&self) -> Client {
+        self.author.client()
     }
 
     /// The order's common part, based on what stands now unless said otherwise.
@@ -46,7 +59,8 @@ impl OrderArgs {
             Some(expect) => expect,
             None => client.status().await?.revision,
         };
-        let (by, reason) = (Some(self.by.clone()), self.reason.clone());
+        let Author { by, reason, .. } = self.author.clone();
+        let by = Some(by);
         Ok(OrderAsk { by, reason, expect: Some(expect) })
     }
 }
@@ -64,7 +78,7 @@ pub(super) async fn status(server: &str, json: bool) -> Result<(), CliError> {
 
 /// Loads a canary. `retry`: also if it was rejected before; `allow`: also if it can do less than stable.
 pub(super) async fn load(
-    args: &OrderArgs,
+    args: &Author,
     path: &Path,
     (retry, allow): (bool, bool),
     expect: Option<Expect>,
@@ -92,7 +106,7 @@ pub(super) async fn promote(args: &OrderArgs, now: bool) -> Result<(), CliError>
 
 /// Needs no revision: stopping is never refused for being late.
 pub(super) async fn rollback(args: &OrderArgs) -> Result<(), CliError> {
-    let (by, reason) = (Some(args.by.clone()), args.reason.clone());
+    let (by, reason) = (Some(args.author.by.clone()), args.author.reason.clone());
     let ask = RollbackAsk { dry_run: false, by, reason, expect: args.expect };
     let done: RolledBack = args.client().order("/admin/rollback", &ask).await?;
     match &done.unload {
@@ -104,7 +118,8 @@ pub(super) async fn rollback(args: &OrderArgs) -> Result<(), CliError> {
 }
 
 pub(super) async fn preview_promotion(args: &OrderArgs, now: bool) -> Result<(), CliError> {
-    let (by, reason, expect) = (Some(args.by.clone()), args.reason.clone(), args.expect);
+    let (by, reason, expect) =
+        (Some(args.author.by.clone()), args.author.reason.clone(), args.expect);
     let ask = PromoteAsk { now, dry_run: true, by, reason, expect };
     let preview: Preview = args.client().order("/admin/promote", &ask).await?;
     print!("{}", sanitize::lines(&preview_text(&preview)));
@@ -112,7 +127,8 @@ pub(super) async fn preview_promotion(args: &OrderArgs, now: bool) -> Result<(),
 }
 
 pub(super) async fn preview_rollback(args: &OrderArgs) -> Result<(), CliError> {
-    let (by, reason, expect) = (Some(args.by.clone()), args.reason.clone(), args.expect);
+    let (by, reason, expect) =
+        (Some(args.author.by.clone()), args.author.reason.clone(), args.expect);
     let ask = RollbackAsk { dry_run: true, by, reason, expect };
     let preview: Preview = args.client().order("/admin/rollback", &ask).await?;
     print!("{}", sanitize::lines(&preview_text(&preview)));
@@ -127,6 +143,9 @@ fn preview_text(preview: &Preview) -> String {
         out += &format!("  stable is then {version}\n");
     }
     preview.arms.iter().for_each(|arm| out += &leaving_text(arm));
+    for difference in &preview.differences {
+        out += &format!("  differs: {difference}\n");
+    }
     out + &format!("  {:.1} MiB come back\n", mib(preview.memory_back))
 }
 
@@ -179,6 +198,9 @@ fn status_text(status: &Status) -> String {
     }
     for remark in &status.remarks {
         out += &format!("  {remark}\n");
+    }
+    for difference in &status.differences {
+        out += &format!("  differs: {difference}\n");
     }
     for less in &status.less {
         out += &format!("  the canary can do less than stable: {less}\n");
@@ -399,6 +421,7 @@ mod tests {
                 arm("stable", "kept", 2, Some(660.0)),
                 arm("canary", "becomes_stable", 0, None),
             ],
+            differences: vec!["top_p: none on stable, 0.9 here".to_owned()],
             memory_back: 3 << 19,
         };
         let text = "a dry run at revision 7, nothing is changed
@@ -407,6 +430,7 @@ mod tests {
   stable is then tiny-canary
   stable  tiny-stable: 2 running, 1 waiting, 1.5 MiB: kept for `serin undo`, and unloaded within 11m
   canary  tiny-canary: 0 running, 1 waiting, 1.5 MiB: becomes stable
+  differs: top_p: none on stable, 0.9 here
   1.5 MiB come back
 ";
         assert_eq!(preview_text(&preview), text);

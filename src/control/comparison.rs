@@ -7,7 +7,7 @@
 //! It compares two opened models and knows neither arms nor orders.
 
 use super::Deployment;
-use crate::text::Codec;
+use crate::text::{Codec, GenerationDefaults};
 
 /// Names and reasons that are shown at most.
 const MOST_NAMES: usize = 8;
@@ -50,6 +50,40 @@ pub fn losses(stable: &Offer<'_>, canary: &Offer<'_>) -> Vec<String> {
     lost.extend(special_tokens(here, there));
     lost.extend(template(here, there));
     lost
+}
+
+/// What shapes replies and is not the same, better or worse, one line each: sampling defaults, tokens that end a reply,
+/// context, vocabulary.
+pub fn differences(stable: &Offer<'_>, canary: &Offer<'_>) -> Vec<String> {
+    let (here, there) = (stable.codec, canary.codec);
+    let mut found = sampling(&here.generation_defaults(), &there.generation_defaults());
+    let (from, to) = (stable.context(), canary.context());
+    found.extend((from != to).then(|| format!("context: {from} tokens on stable, {to} here")));
+    let (from, to) = (here.tokens(), there.tokens());
+    found.extend((from != to).then(|| format!("vocabulary: {from} tokens on stable, {to} here")));
+    let ends = |codec: &Codec| {
+        let texts = codec.eos_ids().iter().filter_map(|id| codec.token(*id));
+        texts.take(MOST_NAMES).collect::<Vec<_>>().join(" ")
+    };
+    let (from, to) = (ends(here), ends(there));
+    found.extend((from != to).then(|| format!("a reply ends at: {from} on stable, {to} here")));
+    found
+}
+
+fn sampling(here: &GenerationDefaults, there: &GenerationDefaults) -> Vec<String> {
+    fn shown<T: std::fmt::Display>(value: &Option<T>) -> String {
+        value.as_ref().map_or("none".to_owned(), T::to_string)
+    }
+    let table = [
+        ("do_sample", shown(&here.do_sample), shown(&there.do_sample)),
+        ("temperature", shown(&here.temperature), shown(&there.temperature)),
+        ("top_p", shown(&here.top_p), shown(&there.top_p)),
+        ("top_k", shown(&here.top_k), shown(&there.top_k)),
+        ("min_p", shown(&here.min_p), shown(&there.min_p)),
+        ("repetition_penalty", shown(&here.repetition_penalty), shown(&there.repetition_penalty)),
+    ];
+    let differ = table.into_iter().filter(|(_, here, there)| here != there);
+    differ.map(|(name, here, there)| format!("{name}: {here} on stable, {there} here")).collect()
 }
 
 fn context(stable: &Offer<'_>, canary: &Offer<'_>) -> Option<String> {
@@ -198,6 +232,32 @@ mod tests {
         let reads_tools = codec(Some(&with_tools), end, same);
         let found = losses_of(&reads_tools, &stable);
         assert!(found.contains(&"its chat template leaves out tools".to_owned()), "{found:?}");
+    }
+
+    #[test]
+    fn differences_that_shape_replies_are_listed() {
+        let defaults = |json: Value| -> GenerationDefaults {
+            let number = |name: &str| json[name].as_f64().map(|x| x as f32);
+            GenerationDefaults {
+                temperature: number("temperature"),
+                repetition_penalty: number("repetition_penalty"),
+                ..GenerationDefaults::default()
+            }
+        };
+        let stable = defaults(json!({"temperature": 0.5}));
+        assert!(sampling(&stable, &stable).is_empty());
+        let penalty = defaults(json!({"temperature": 0.5, "repetition_penalty": 1.3}));
+        assert_eq!(sampling(&stable, &penalty), ["repetition_penalty: none on stable, 1.3 here"]);
+        let end = Some("<|im_end|>");
+        let (whole, endless) =
+            (codec(Some(TEMPLATE), end, same), codec(Some(TEMPLATE), None, same));
+        let offer = |max_len, codec| Offer { max_len, kv_tokens: None, codec };
+        let found = differences(&offer(512, &whole), &offer(1024, &endless));
+        let want = [
+            "context: 512 tokens on stable, 1024 here",
+            "a reply ends at: <|im_end|> on stable,  here",
+        ];
+        assert_eq!(found, want);
     }
 
     #[test]

@@ -24,6 +24,9 @@ pub struct Preview {
     pub stable_after: Option<String>,
     /// The loaded versions: stable, then canary.
     pub arms: Vec<ArmPreview>,
+    /// What shapes replies and is not the same on both, one line each.
+    #[serde(default)]
+    pub differences: Vec<String>,
     /// Bytes that would come back once everything that leaves is unloaded.
     pub memory_back: u64,
 }
@@ -102,6 +105,7 @@ impl Control {
             weight,
             weight_after: weight_after(actions).unwrap_or(weight),
             stable_after: after.as_ref().map(|model| model.version.to_string()),
+            differences: models.differences(),
             memory_back: leaving.map(|arm| arm.memory).sum(),
             arms,
         }

@@ -68,6 +68,7 @@ impl Control {
             drawn: share.drawn,
             remarks: state.remarks(),
             less: models.canary.as_ref().map_or_else(Vec::new, |_| state.less.clone()),
+            differences: models.differences(),
             steps: view.steps.iter().map(|step| step.percent()).collect(),
             step: view.step,
             stage: view.stage,

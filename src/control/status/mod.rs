@@ -7,6 +7,7 @@ mod fill;
 
 pub(super) use fill::gates;
 
+use super::comparison::{Offer, differences};
 use crate::routing::Deployment;
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
@@ -20,6 +21,14 @@ pub struct ModelsView {
     pub stable: Option<Arc<Deployment>>,
     /// `None` while no canary is in service.
     pub canary: Option<Arc<Deployment>>,
+}
+
+impl ModelsView {
+    /// What shapes replies and is not the same on both; empty without a canary.
+    pub fn differences(&self) -> Vec<String> {
+        let both = self.stable.as_ref().zip(self.canary.as_ref());
+        both.map_or_else(Vec::new, |(a, b)| differences(&Offer::of(a), &Offer::of(b)))
+    }
 }
 
 /// `GET /admin/status`, and the answer to every order that has no other.
@@ -70,6 +79,9 @@ pub struct Status {
     /// What the canary can do less than stable, one line each; it was allowed at its load.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub less: Vec<String>,
+    /// What shapes replies and is not the same on both, one line each: sampling defaults, ends, context, vocabulary.
+    #[serde(default)]
+    pub differences: Vec<String>,
     /// Weights that the policy plans, in percent.
     pub steps: Vec<u8>,
     /// Place of the present weight in `steps`.
