@@ -15,11 +15,10 @@ use crate::serving::{GenerateRequest, Prompt, SamplingPatch};
 use clap::Args;
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
+use std::time::{Instant, SystemTime};
 
 /// Prompts that any chat model can answer, one a line.
 const PROMPTS: &str = include_str!("compare/prompts.txt");
-/// Longest prompt and reply that are read, in tokens.
-const LONGEST: usize = 1 << 16;
 
 /// What to compare, and how.
 #[derive(Debug, Clone, Args)]
@@ -57,30 +56,31 @@ pub(super) async fn run(args: &CompareArgs) -> Result<(), CliError> {
     let (engine, _faults) = EngineHandle::start().map_err(CliError::from_text)?;
     let [stable, canary] = load(args, &engine).await?;
     let comparison = Comparison::new(&engine, [&stable, &canary]);
-    let mut all = Vec::new();
+    let (mut all, mut failed, today) = (Vec::new(), Vec::new(), SystemTime::now());
     for writer in Arm::BOTH {
         for n in 0..args.replies {
             let request = request(args, &prompts, u64::from(n));
-            match comparison.one(writer, &request).await {
+            match comparison.one(writer, &request, today).await {
                 Ok(compared) => all.extend(compared.map(|one| (n, one))),
-                Err(error) => return Err(failed(writer, &request, &error)),
+                Err(error) => {
+                    failed.push(format!("{} by {}: {error}", request.id, writer.as_str()))
+                }
             }
         }
     }
+    if let Some(first) = failed.first() {
+        let (count, of) = (failed.len(), 2 * args.replies);
+        eprintln!("serin: {count} of {of} replies could not be compared; the first: {first}");
+    }
     if all.is_empty() {
-        return Err(CliError("neither model wrote any text".to_owned()));
+        return Err(CliError("no reply with text could be compared".to_owned()));
     }
     let names = [&stable, &canary].map(|model| model.version.to_string());
     match args.json {
         true => println!("{:#}", as_json(&names, &comparison, &all)),
-        false => print!("{}", as_text(&names, &comparison, &all)),
+        false => print!("{}", as_text(&names, &all)),
     }
     Ok(())
-}
-
-fn failed(writer: Arm, request: &GenerateRequest, error: &str) -> CliError {
-    let who = writer.as_str();
-    CliError(format!("the {who} model's reply to {:?} could not be compared: {error}", request.id))
 }
 
 async fn load(args: &CompareArgs, engine: &EngineHandle) -> Result<[Deployment; 2], CliError> {
@@ -89,7 +89,8 @@ async fn load(args: &CompareArgs, engine: &EngineHandle) -> Result<[Deployment; 
         None => Config::parse("", Path::new(".")).map_err(CliError::from_text)?,
     };
     let mut settings = config.engine;
-    settings.scheduler.spare_tokens = LONGEST;
+    // Whatever is not in use is free for reading.
+    settings.scheduler.prefix_cache = false;
     let device = open_device(&config.device).await?;
     let loader = folder_loader(engine.clone(), settings, device);
     let load = async |path: &PathBuf| {
@@ -111,7 +112,16 @@ fn request(args: &CompareArgs, prompts: &[Vec<Value>], n: u64) -> GenerateReques
             ..SamplingPatch::default()
         },
         max_tokens: Some(args.max_tokens),
-        ..GenerateRequest::of(&format!("prompt {}", at + 1), prompt)
+        id: format!("prompt {}", at + 1),
+        prompt,
+        n: 1,
+        stop: Vec::new(),
+        ignore_eos: false,
+        key: None,
+        pin: None,
+        party: None,
+        client: 0,
+        arrived: Instant::now(),
     }
 }
 
@@ -161,7 +171,7 @@ fn found(all: &[(u32, Compared)], writer: Arm, reader: Arm) -> Option<Read> {
     (!read.is_empty()).then_some(read_by)
 }
 
-fn as_text(names: &[String; 2], comparison: &Comparison<'_>, all: &[(u32, Compared)]) -> String {
+fn as_text(names: &[String; 2], all: &[(u32, Compared)]) -> String {
     let mut text = format!("stable  {}\ncanary  {}\n\n", names[0], names[1]);
     text += "replies of   read by   nats per byte   implausible tokens\n";
     for writer in Arm::BOTH {
@@ -174,9 +184,6 @@ fn as_text(names: &[String; 2], comparison: &Comparison<'_>, all: &[(u32, Compar
     }
     let readings: Vec<Reading> = all.iter().map(|(_, one)| one.reading).collect();
     text += &format!("\n{}\n", readings_text(&readings).replace("; ", "\n"));
-    if !comparison.same_vocabulary() {
-        text += "the vocabularies differ, so that the distributions cannot be compared\n";
-    }
     if let Some(difference) = all.iter().find_map(|(_, one)| one.difference.as_ref()) {
         text += &format!("the prompts differ {difference}\n");
     }

@@ -388,7 +388,7 @@ impl Scheduler {
                 self.waiting.push_front(sequence);
                 return;
             }
-            if sequence.start(now) && self.config.prefix_cache {
+            if sequence.start(now) && self.config.prefix_cache && !sequence.is_background() {
                 self.totals.prefix_lookup_tokens += sequence.tokens.len() as u64;
                 self.totals.prefix_hit_tokens += sequence.computed as u64;
             }

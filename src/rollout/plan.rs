@@ -158,6 +158,10 @@ impl Default for CrossRead {
 }
 
 impl CrossRead {
+    fn none() -> CrossRead {
+        CrossRead { share: 0.0, ..CrossRead::default() }
+    }
+
     fn validate(&self) -> Result<(), PolicyError> {
         if !(0.0..=1.0).contains(&self.share) {
             return Err(PolicyError::OutOfRange {
@@ -230,7 +234,9 @@ pub struct Policy {
     pub holdback: Weight,
     /// What follows from each quality flag. Only with [`EvidenceRule::Exact`].
     pub quality: QualityActions,
-    /// How replies are read by both models. Only with [`EvidenceRule::Exact`].
+    /// How replies are read by both models. Only with [`EvidenceRule::Exact`]. A recorded policy that does not
+    /// say so had none read.
+    #[serde(default = "CrossRead::none")]
     pub cross_read: CrossRead,
     /// At 100 %: the canary's error rate may be this multiple of an upper bound of stable's earlier rate.
     pub alone_allowance: f64,
@@ -248,7 +254,8 @@ pub struct Policy {
     /// Hold when the canary's p99 TTFT or time per token exceeds this multiple of stable's.
     pub max_latency_ratio: f64,
     /// A TTFT that is longer by less than this is not slower, whatever the ratio: a model that is seldom run begins
-    /// with cold caches. Only with [`EvidenceRule::Exact`].
+    /// with cold caches. Only with [`EvidenceRule::Exact`]. A recorded policy that does not say so had none.
+    #[serde(default)]
     pub ttft_floor: Duration,
     /// Hold when the canary's median tokens/s falls below this share of stable's.
     pub min_throughput_ratio: f64,

@@ -49,13 +49,14 @@ impl Both {
 }
 
 impl Pair<'_> {
-    /// Has both models read a reply to `request`, one after the other; `None` if there is no text to read. Dropping the
-    /// future cancels whatever runs.
+    /// Has both models read a reply to `request`, one after the other; `None` if there is no text to read. `today` is what
+    /// templates print as the date. Dropping the future cancels whatever runs.
     pub async fn read(
         &self,
         (engine, admission): (&EngineHandle, &Admission),
         request: &GenerateRequest,
         reply: &Reply<'_>,
+        today: SystemTime,
     ) -> Result<Option<Both>, NotRun> {
         let codec = &self.models[reply.writer.index()].codec;
         let text = codec.decode(reply.tokens, true).unwrap_or_default();
@@ -66,7 +67,6 @@ impl Pair<'_> {
                 true => reply.tokens.to_vec(),
                 false => deployment.codec.encode(&text, false).unwrap_or_default(),
             };
-            let today = SystemTime::now();
             let prompt = prepare(request, deployment, None, admission, today).await?;
             all.push(scores(engine, deployment, &prompt, &ids, self.same).await?);
             prompts.push(prompt);

@@ -42,7 +42,8 @@ impl<'a> Comparison<'a> {
         self.pair.same
     }
 
-    /// Has `writer` answer, and both read the answer. `None` if the answer has no text.
+    /// Has `writer` answer, and both read the answer. `None` if the answer has no text. `today`: what templates print
+    /// as the date.
     ///
     /// # Errors
     ///
@@ -51,9 +52,9 @@ impl<'a> Comparison<'a> {
         &self,
         writer: Arm,
         request: &GenerateRequest,
+        today: SystemTime,
     ) -> Result<Option<Compared>, String> {
         let deployment = self.pair.models[writer.index()];
-        let today = SystemTime::now();
         let prepared = prepare(request, deployment, None, &self.admission, today).await;
         let prepared = prepared.map_err(|error| error.to_string())?;
         let written = run_sequence(self.engine, deployment, prepared, false).await;
@@ -63,7 +64,7 @@ impl<'a> Comparison<'a> {
         }
         let text = deployment.codec.decode(&answer.tokens, true).unwrap_or_default();
         let reply = Reply { writer, tokens: &answer.tokens };
-        let both = self.pair.read((self.engine, &self.admission), request, &reply).await;
+        let both = self.pair.read((self.engine, &self.admission), request, &reply, today).await;
         let both = both.map_err(|error| error.to_string())?;
         Ok(both.map(|both| Compared {
             reading: both.reading(writer, 0, Origin::default()),

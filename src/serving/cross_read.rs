@@ -1,7 +1,8 @@
 //! Replies that both models read while nobody else wants the device.
 //!
-//! A share of the replies of both arms is read by stable and by the canary (`both`). What was read goes to the rollout;
-//! the texts are not kept. It does not know what follows.
+//! A share of the replies of both arms is read by stable and by the canary (`both`). What was read goes to the rollout.
+//! The texts are not kept, but for a few characters around the first difference between two prompts. It does not know
+//! what follows.
 
 use super::admission::Admission;
 use super::attempt::Played;
@@ -16,7 +17,7 @@ use crate::routing::Deployment;
 use parking_lot::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 use tokio::sync::mpsc::{Receiver, Sender, channel};
 
 /// Replies that may wait; more are dropped.
@@ -25,6 +26,28 @@ const WAITING: usize = 256;
 const MOST: f64 = 0.05;
 const AT_ONCE: Duration = Duration::from_secs(10);
 
+/// What of [`MOST`] of the time is left, of which at most [`AT_ONCE`] is kept.
+#[derive(Debug, Default)]
+struct Budget {
+    /// The time at which everything is paid for, were nothing kept.
+    paid: Duration,
+}
+
+impl Budget {
+    fn kept() -> Duration {
+        AT_ONCE.div_f64(MOST)
+    }
+
+    /// How long to wait before the next reading.
+    fn wait(&self, elapsed: Duration) -> Duration {
+        self.paid.saturating_sub(elapsed + Budget::kept())
+    }
+
+    fn spend(&mut self, elapsed: Duration, spent: Duration) {
+        self.paid = self.paid.max(elapsed) + spent.div_f64(MOST);
+    }
+}
+
 /// A reply to be read.
 pub(super) struct Written {
     request: GenerateRequest,
@@ -32,6 +55,14 @@ pub(super) struct Written {
     stage: u64,
     origin: Origin,
     tokens: Vec<u32>,
+    /// Of the model that wrote it.
+    lane: LaneId,
+}
+
+impl Written {
+    fn is_by(&self, (stable, canary): &(Arc<Deployment>, Arc<Deployment>)) -> bool {
+        self.lane == [stable, canary][self.writer.index()].lane
+    }
 }
 
 /// The door to what is read, and its figures.
@@ -95,6 +126,7 @@ impl CrossReader {
             stage: assignment.stage,
             origin: assignment.origin,
             tokens: played.tokens.clone(),
+            lane: assignment.deployment.lane,
         };
         if self.queue.try_send(written).is_err() {
             self.dropped.fetch_add(1, Ordering::Relaxed);
@@ -114,12 +146,6 @@ impl CrossReader {
             seconds: count(&self.tally.micros) as f64 / 1e6,
             difference: self.difference.lock().clone(),
         })
-    }
-
-    /// How long to wait before the next reading, so that not more than the allowed share of `elapsed` is used.
-    fn wait(&self, elapsed: Duration) -> Duration {
-        let spent = Duration::from_micros(self.tally.micros.load(Ordering::Relaxed));
-        spent.saturating_sub(AT_ONCE).div_f64(MOST).saturating_sub(elapsed)
     }
 
     /// Counts how a reading ended, and hands it to the rollout.
@@ -154,13 +180,15 @@ impl CrossReader {
 }
 
 async fn run(reader: Weak<CrossReader>, control: Weak<Control>, mut inbox: Receiver<Written>) {
-    let (begun, mut vocabularies) = (Instant::now(), Vocabularies::default());
+    let (begun, mut budget) = (Instant::now(), Budget::default());
+    let mut vocabularies = Vocabularies::default();
     while let Some(written) = inbox.recv().await {
+        tokio::time::sleep(budget.wait(begun.elapsed())).await;
         let (Some(reader), Some(control)) = (reader.upgrade(), control.upgrade()) else { return };
-        tokio::time::sleep(reader.wait(begun.elapsed())).await;
         let models = control.models();
-        // Without a canary there is nobody to compare with.
-        let (Some(stable), Some(canary)) = (models.stable, models.canary) else {
+        let pair = models.stable.zip(models.canary);
+        // Both must still be there, and the writer be the one that wrote.
+        let Some((stable, canary)) = pair.filter(|pair| written.is_by(pair)) else {
             reader.dropped.fetch_add(1, Ordering::Relaxed);
             continue;
         };
@@ -168,8 +196,12 @@ async fn run(reader: Weak<CrossReader>, control: Weak<Control>, mut inbox: Recei
         let pair = Pair { models: [&stable, &canary], same };
         let with = (control.engine(), &reader.admission);
         let reply = Reply { writer: written.writer, tokens: &written.tokens };
-        let task = || pair.read(with, &written.request, &reply);
+        let today = SystemTime::now();
+        let task = || pair.read(with, &written.request, &reply, today);
+        let before = reader.tally.micros.load(Ordering::Relaxed);
         let done = reader.idle.run(&reader.tally, task).await;
+        let spent = reader.tally.micros.load(Ordering::Relaxed) - before;
+        budget.spend(begun.elapsed(), Duration::from_micros(spent));
         reader.note(&control, done, &written);
     }
 }
@@ -189,6 +221,37 @@ impl Vocabularies {
                 let same = stable.codec.has_tokens_of(&canary.codec);
                 self.known = Some((lanes, same));
                 same
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        /// Whatever the pauses and however long each reading takes: it is at most the share of the time, what may be
+        /// used at once, and the last reading.
+        #[test]
+        fn reading_takes_no_more_than_its_share(steps in prop::collection::vec((0u64..600_000, 0u64..5_000), 1..200)) {
+            let (mut budget, mut now) = (Budget::default(), Duration::ZERO);
+            let mut used: Vec<(Duration, Duration)> = Vec::new();
+            for (pause, took) in steps {
+                let took = Duration::from_millis(took);
+                now += Duration::from_millis(pause) + budget.wait(now + Duration::from_millis(pause));
+                used.push((now, took));
+                now += took;
+                budget.spend(now, took);
+            }
+            for (at, (since, _)) in used.iter().enumerate() {
+                let mut sum = Duration::ZERO;
+                for (begun, took) in &used[at..] {
+                    let allowed = (*begun - *since).mul_f64(MOST) + AT_ONCE + Duration::from_secs(5);
+                    prop_assert!(sum <= allowed, "{sum:?} of {allowed:?}");
+                    sum += *took;
+                }
             }
         }
     }

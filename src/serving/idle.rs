@@ -18,9 +18,12 @@ use tokio::sync::watch;
 /// Times that a task gives way before it is dropped.
 const TRIES: u32 = 5;
 
-/// Counts the requests that are being answered.
+/// Counts the requests that are being answered, and has one task run at a time.
 #[derive(Clone)]
-pub(super) struct Idle(Arc<watch::Sender<usize>>);
+pub(super) struct Idle {
+    live: Arc<watch::Sender<usize>>,
+    turn: Arc<tokio::sync::Mutex<()>>,
+}
 
 /// What became of tasks.
 #[derive(Debug, Default)]
@@ -50,20 +53,21 @@ pub(super) struct Live(Idle);
 impl Idle {
     /// Nobody is there.
     pub fn new() -> Idle {
-        Idle(Arc::new(watch::channel(0).0))
+        Idle { live: Arc::new(watch::channel(0).0), turn: Arc::default() }
     }
 
     /// Notes that a request is being answered.
     pub fn live(&self) -> Live {
-        self.0.send_modify(|live| *live += 1);
+        self.live.send_modify(|live| *live += 1);
         Live(self.clone())
     }
 
     /// Runs `task` while no request is being answered; `None` when it gave way too often. Giving way drops the
     /// future, and is counted.
     pub async fn run<F: Future>(&self, tally: &Tally, task: impl Fn() -> F) -> Option<F::Output> {
-        let mut live = self.0.subscribe();
+        let mut live = self.live.subscribe();
         for _ in 0..TRIES {
+            let _turn = self.turn.lock().await;
             // The sender lives as long as this.
             live.wait_for(|live| *live == 0).await.ok()?;
             let begun = Instant::now();
@@ -85,7 +89,7 @@ impl Idle {
 
 impl Drop for Live {
     fn drop(&mut self) {
-        self.0.0.send_modify(|live| *live -= 1);
+        self.0.live.send_modify(|live| *live -= 1);
     }
 }
 

@@ -31,6 +31,9 @@ pub fn agreement(stable: &[Score], canary: &[Score], writer: Arm) -> Option<Agre
     let whole = pairs().filter_map(|(a, b)| Some((a.all.as_deref()?, b.all.as_deref()?)));
     let (mut kl, mut sharper, mut places) = (0.0, 0.0, 0u32);
     for (stable, canary) in whole {
+        // One of them may have rows beyond its vocabulary.
+        let both = stable.len().min(canary.len());
+        let (stable, canary) = (&stable[..both], &canary[..both]);
         let spread = (deviation(canary) / deviation(stable)).ln();
         kl += divergence(stable, canary);
         sharper += if spread.is_finite() { spread } else { 0.0 };

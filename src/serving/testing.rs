@@ -2,7 +2,7 @@
 //!
 //! The text side is a real one (a model folder's tokenizer and template); only the tensors are faked.
 
-use super::{Gateway, Limits, Timeouts};
+use super::{Gateway, GenerateRequest, Limits, Prompt, SamplingPatch, Timeouts};
 use crate::control::{
     Candidate, Control, ControlConfig, DeployError, DeploymentPolicy, Loader, Offer, Start,
 };
@@ -15,7 +15,7 @@ use crate::text::Codec;
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Settings of a fake server; models are found by the name they are "loaded" from.
 pub struct FakeServer {
@@ -47,6 +47,26 @@ pub struct FakeServer {
     pub deployments: DeploymentPolicy,
     /// What the control begins with: by default no ledger, no alerts and nothing to resume.
     pub start: Start,
+}
+
+impl GenerateRequest {
+    /// One reply to `prompt`, with the model's own settings and no limits.
+    pub fn of(id: &str, prompt: Prompt) -> GenerateRequest {
+        GenerateRequest {
+            id: id.to_owned(),
+            prompt,
+            sampling: SamplingPatch::default(),
+            n: 1,
+            max_tokens: None,
+            stop: Vec::new(),
+            ignore_eos: false,
+            key: None,
+            pin: None,
+            party: None,
+            client: 0,
+            arrived: Instant::now(),
+        }
+    }
 }
 
 impl FakeServer {

@@ -289,7 +289,7 @@ pub(crate) fn cross_read(input: &Input<'_>) -> Option<Gate> {
     if !input.policy.reads() {
         return None;
     }
-    let (readings, limit) = (&input.exact.readings, input.policy.log_limit());
+    let (readings, limit) = (&input.exact.readings, input.limits().readings);
     let [(of_stable, ..), (of_canary, ..)] = readings.found;
     let (name, samples) = (GateName::CrossRead, (of_stable, of_canary));
     if of_stable + of_canary == 0 {
@@ -339,14 +339,19 @@ fn sentences(readings: &Readings) -> String {
         0 => "unknown".to_string(),
         _ => format!("{:.1} %", 100.0 * implausible / replies as f64),
     };
-    let nats = |(replies, nats, _): (u64, f64, f64)| nats / replies.max(1) as f64;
+    let nats = |(replies, nats, _): (u64, f64, f64)| match replies {
+        0 => "unknown".to_string(),
+        _ => format!("{:.2}", nats / replies as f64),
+    };
     let [own, other] = readings.found;
     all.push(format!(
-        "stable finds {} of the canary's tokens implausible (its own: {}), {:.2} nats per byte (its own: {:.2}), {} and {} replies read",
+        "stable finds {} of the canary's tokens implausible (its own: {}), {} nats per byte (its own: {}), {} and {} replies read",
         percent(other), percent(own), nats(other), nats(own), other.0, own.0
     ));
     let otherwise = readings.otherwise.mean().unwrap_or(0.0);
-    if otherwise > 0.0 {
+    if readings.kl.count == 0 {
+        all.push("the vocabularies differ, so the distributions cannot be compared".to_string());
+    } else if otherwise > 0.0 {
         let percent = 100.0 * otherwise;
         all.push(format!(
             "{percent:.0} % of the requests give the two another prompt or other sampling"

@@ -234,7 +234,7 @@ impl Exact {
             return Some(Regression::Flag(flag));
         }
         if policy.cross_read.action == SignalAction::Rollback
-            && self.readings.finding(policy.log_limit(), &self.parties) == Finding::Proved
+            && self.readings.finding(limits.readings, &self.parties) == Finding::Proved
         {
             return Some(Regression::Reading);
         }
@@ -266,6 +266,8 @@ pub(crate) struct Limits {
     pub(crate) flags: f64,
     /// Each gate of latency.
     pub(crate) latency: f64,
+    /// What both models read.
+    pub(crate) readings: f64,
     /// Each other gate that holds.
     pub(crate) holds: f64,
     /// Each flag that is only reported.
@@ -283,11 +285,17 @@ impl Limits {
             |action| Flag::ALL.iter().filter(|f| policy.quality.action(**f) == action).count();
         let (rollback, hold) = (with(SignalAction::Rollback), with(SignalAction::Hold));
         let shared = |among: usize| policy.log_limit() + (among.max(1) as f64).ln();
+        let reads = policy.reads() && policy.cross_read.action == SignalAction::Rollback;
+        let rollback = rollback + usize::from(reads);
         let errors = if rollback > 0 { OF_ERRORS } else { 1.0 };
         Limits {
             errors: policy.log_limit() - errors.ln(),
             flags: shared(rollback) - (1.0 - OF_ERRORS).ln(),
             latency: policy.log_limit(),
+            readings: match reads {
+                true => shared(rollback) - (1.0 - OF_ERRORS).ln(),
+                false => policy.log_limit(),
+            },
             holds: shared(USER_GATES + hold),
             notices: policy.log_limit(),
         }

@@ -19,7 +19,7 @@ use super::door::{Door, WhenFull};
 use super::parties::Parties;
 use super::quantile::{Quantile, bin};
 use super::signal::{Draw, Finding};
-use super::timing::ln_total;
+use super::timing::{Spread, ln_total};
 use crate::rollout::capital::Stakes;
 use crate::rollout::evalue::RUNGS;
 use crate::rollout::keys::slot;
@@ -31,11 +31,12 @@ use crate::rollout::{Arm, CrossRead, Weight};
 const SHARES: [f64; RUNGS] = [0.03, 0.07, 0.15, 0.25, 0.4, 0.55, 0.75, 0.95];
 /// A value counts as at most this multiple of its limit.
 const CAP: f64 = 20.0;
-/// The share of requests that may be asked otherwise of the same model, and of gross replies of another.
+/// The share of requests that may be asked otherwise of the same model.
 const OTHERWISE: f64 = 0.02;
+/// The share of another model's replies that may be gross.
+const GROSS: f64 = 0.2;
 /// How much sharper, or less sharp, the same model may be: ln of a ratio.
 const SHARPER: f64 = 0.15;
-const GROSS: f64 = 0.2;
 /// Stable's own replies that must have been read before others are compared with their median, and with the most and
 /// the least of them.
 const LEAST: (u32, u32) = (10, 20);
@@ -135,9 +136,11 @@ pub(crate) struct Readings {
     share: f64,
     door: Door,
     restarts: Restarts,
+    spread: Spread,
     pub(crate) kl: Mean,
     pub(crate) differing: Mean,
     sharper: Mean,
+    /// Replies that are more likely to whoever did not write them count as zero.
     excess: Mean,
     pub(crate) otherwise: Mean,
     nats: Excess,
@@ -159,6 +162,7 @@ impl Readings {
             share: rule.share,
             door: Door::new(WhenFull::Forget),
             restarts: Restarts::default(),
+            spread: Spread::default(),
             kl: Mean::new(rule.max_kl),
             differing: Mean::new(rule.max_differing),
             sharper: Mean::new(SHARPER),
@@ -177,6 +181,7 @@ impl Readings {
     /// A stage begins.
     pub(crate) fn begin(&mut self, now: Duration) {
         let k = self.restarts.begin(now);
+        self.spread = Spread::default();
         self.nats.restart(k);
         self.implausible.restart(k);
     }
@@ -216,6 +221,10 @@ impl Readings {
             // As many replies of one arm are read as of the other.
             let [stable, canary] = chances(self.share, weight(draw.w));
             let odds = p / (1.0 - p) * canary / stable;
+            let p = odds / (1.0 + odds);
+            // Which replies can be read, for their length, may depend on the arm.
+            let odds = odds * self.spread.correction();
+            self.spread.add(p, draw.arm);
             let p = odds / (1.0 + odds);
             self.nats.observe(by_stable.nats, p, draw);
             self.implausible.observe(by_stable.implausible, p, draw);

@@ -57,7 +57,7 @@ pub(crate) fn stratum(work: u32, matched: bool, crowd: u8) -> u16 {
 
 /// How the samples of one stage and stratum are spread over the arms.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
-struct Spread {
+pub(super) struct Spread {
     canary: f64,
     expected: f64,
     variance: f64,
@@ -65,7 +65,7 @@ struct Spread {
 }
 
 impl Spread {
-    fn add(&mut self, p: f64, arm: Arm) {
+    pub(super) fn add(&mut self, p: f64, arm: Arm) {
         self.canary += f64::from(u8::from(arm == Arm::Canary));
         self.expected += p;
         self.variance += p * (1.0 - p);
@@ -74,7 +74,7 @@ impl Spread {
 
     /// What the odds of the canary have to be multiplied by, in steps of 10 %. One standard deviation of the
     /// difference counts as chance.
-    fn correction(&self) -> f64 {
+    pub(super) fn correction(&self) -> f64 {
         let off = self.canary - self.expected;
         let beyond = off.signum() * (off.abs() - self.variance.sqrt()).max(0.0);
         if beyond == 0.0 {
