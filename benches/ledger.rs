@@ -59,7 +59,12 @@ fn outcome(number: u64, stage: u64) -> Event {
 fn start(ledger: &Ledger) -> (Rollout, Entry) {
     let policy = Policy { bake: Duration::from_secs(1 << 30), ..Policy::default() };
     let mut rollout = Rollout::new(policy.clone());
-    let name = |name: &str| Model { path: name.into(), version: name.into(), digest: name.into() };
+    let name = |name: &str| Model {
+        path: name.into(),
+        version: name.into(),
+        digest: name.into(),
+        inherited: None,
+    };
     let opening = Opening {
         rollout: "bench".into(),
         policy,

@@ -51,6 +51,7 @@ async fn main() {
             retry: true,
             allow: false,
             expect: None,
+            inherit: false,
         };
         control.load_canary(asked).await.expect("a canary");
         let stage = control.view().stage;

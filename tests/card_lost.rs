@@ -56,6 +56,7 @@ fn canary(path: &Path) -> LoadAsked {
         retry: false,
         allow: false,
         expect: None,
+        inherit: false,
     }
 }
 

@@ -34,6 +34,7 @@ fn canary(expect: Expect) -> LoadAsked {
         retry: true,
         allow: false,
         expect: Some(expect),
+        inherit: false,
     }
 }
 

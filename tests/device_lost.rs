@@ -65,6 +65,7 @@ fn canary(retry: bool) -> LoadAsked {
         retry,
         allow: false,
         expect: None,
+        inherit: false,
     }
 }
 

@@ -184,6 +184,7 @@ async fn load(
                 retry: false,
                 allow: false,
                 expect: None,
+                inherit: false,
             })
             .await;
     }

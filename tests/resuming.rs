@@ -9,6 +9,7 @@ use serin::ledger::{Entry, Ledger, Options, Reader, Stamp};
 use serin::rollout::{Operator, Order, Policy, Weight};
 use serin::serving::Gateway;
 use serin::serving::testing::FakeServer;
+use serin::text::GenerationDefaults;
 use std::path::Path;
 use std::time::Duration;
 use tempfile::TempDir;
@@ -39,6 +40,7 @@ async fn interrupted(dir: &Path, percent: u8) -> (Gateway, ResumePlan) {
         retry: false,
         allow: false,
         expect: None,
+        inherit: false,
     };
     gateway.control().load_canary(asked).await.expect("a canary");
     give(gateway.control(), set(percent)).await.expect("granted");
@@ -89,6 +91,7 @@ async fn what_raises_is_refused_until_the_rollout_is_taken_up() {
         retry: true,
         allow: false,
         expect: None,
+        inherit: false,
     };
     assert_eq!(control.load_canary(asked).await.err(), Some(ControlError::Resuming));
     let (status, clock) = (control.status(), control.now());
@@ -129,6 +132,7 @@ async fn a_canary_that_is_rolled_back_before_it_is_there_is_not_loaded() {
         retry: false,
         allow: false,
         expect: None,
+        inherit: false,
     };
     let refused = control.load_canary(asked).await.expect_err("it is remembered");
     assert!(refused.to_string().contains("rejected before"), "{refused}");
@@ -237,4 +241,52 @@ async fn an_end_counts_once_however_often_the_start_after_it_is_interrupted() {
         let suspects = state.expect("a state").suspects;
         assert_eq!(suspects.iter().map(|one| one.ends).collect::<Vec<_>>(), [1], "start {start}");
     }
+}
+
+/// A canary with other sampling defaults that was told to take stable's has them after a restart, as canary and as the
+/// promoted version.
+#[tokio::test]
+async fn inherited_sampling_defaults_survive_a_restart() {
+    let dir = TempDir::new().unwrap();
+    let own = GenerationDefaults { repetition_penalty: Some(1.3), ..GenerationDefaults::default() };
+    let start = async |stable: &str| {
+        let mut server = FakeServer::replying(folder(), 1024, "Hello.").expect("a server");
+        (server.stable, server.canary_defaults) = (stable.into(), Some(own.clone()));
+        let at = Stamp { unix_ms: 0, rollout: Duration::ZERO };
+        let path = dir.path().join("serin.ledger");
+        let open = || Ledger::open(&path, Options::default(), at, "0", "stable");
+        let (ledger, resume) = once_free(open).await;
+        let (life, _) = Life::begin(&path, None);
+        let (start, take_up) = Start::from_ledger(ledger, resume, None);
+        server.start = Start { life, ..start };
+        let gateway = server.start().await.expect("a started server");
+        gateway.control().take_up(take_up).await;
+        gateway
+    };
+    let gateway = start("stable").await;
+    let defaults = gateway.control().models().stable.unwrap().defaults.clone();
+    assert_ne!(defaults, own);
+    let asked = LoadAsked {
+        path: "canary".into(),
+        by: "a test".to_owned(),
+        reason: None,
+        retry: false,
+        allow: false,
+        expect: None,
+        inherit: true,
+    };
+    let canary = gateway.control().load_canary(asked).await.expect("a canary");
+    assert_eq!((&canary.defaults, canary.inherited), (&defaults, true));
+    assert!(gateway.control().status().differences.is_empty());
+    drop(gateway);
+
+    let gateway = start("stable").await;
+    let again = gateway.control().models().canary.expect("the rollout was taken up");
+    assert_eq!((&again.defaults, &again.digest), (&defaults, &canary.digest));
+    give(gateway.control(), Operator::PromoteNow).await.expect("promoted");
+    drop(gateway);
+
+    let gateway = start("canary").await;
+    let stable = gateway.control().models().stable.unwrap();
+    assert_eq!((&stable.defaults, &stable.digest), (&defaults, &canary.digest));
 }

@@ -37,6 +37,7 @@ fn canary() -> LoadAsked {
         retry: false,
         allow: false,
         expect: None,
+        inherit: false,
     }
 }
 

@@ -125,6 +125,9 @@ enum CanaryCommand {
         /// version) or different (another model). Sets what each model may find in replies of the other.
         #[arg(long, value_name = "same|similar|different")]
         expect: Option<Expect>,
+        /// It takes stable's sampling defaults (temperature, top_p, ...) instead of its own.
+        #[arg(long)]
+        inherit_defaults: bool,
     },
 }
 
@@ -227,8 +230,10 @@ async fn run(command: Command) -> Result<ExitCode, CliError> {
         }
         Command::Demo(args) => return demo::run(args).await,
         Command::Status { server, json } => operate::status(&server.server, json).await?,
-        Command::Canary { command: CanaryCommand::Load { author, path, retry, allow, expect } } => {
-            operate::load(&author, &path, (retry, allow), expect).await?;
+        Command::Canary {
+            command: CanaryCommand::Load { author, path, retry, allow, expect, inherit_defaults },
+        } => {
+            operate::load(&author, &path, (retry, allow), (expect, inherit_defaults)).await?;
         }
         Command::Promote { order, now, dry_run: true } => {
             operate::preview_promotion(&order, now).await?;

@@ -81,14 +81,22 @@ pub(super) async fn load(
     args: &Author,
     path: &Path,
     (retry, allow): (bool, bool),
-    expect: Option<Expect>,
+    (expect, inherit_defaults): (Option<Expect>, bool),
 ) -> Result<(), CliError> {
     let path = match hub::is_reference(path) {
         true => path.to_owned(),
         false => std::path::absolute(path).map_err(CliError::from_text)?,
     };
     let (by, reason) = (Some(args.by.clone()), args.reason.clone());
-    let ask = LoadAsk { path: path.display().to_string(), retry, allow, expect, by, reason };
+    let ask = LoadAsk {
+        path: path.display().to_string(),
+        retry,
+        allow,
+        expect,
+        inherit_defaults,
+        by,
+        reason,
+    };
     let loaded: Loaded = args.client().order("/admin/canary/load", &ask).await?;
     println!("canary {} is loaded and its rollout has begun", sanitize::line(&loaded.version));
     Ok(())

@@ -162,7 +162,8 @@ impl Running {
         let Some(path) = config.canary.clone().filter(free) else { return Ok(()) };
         let by = "configuration".to_owned();
         let allow = config.allow_less;
-        let asked = LoadAsked { path, by, reason: None, retry: false, allow, expect: None };
+        let asked =
+            LoadAsked { path, by, reason: None, retry: false, allow, expect: None, inherit: false };
         if let Err(error) = self.control.load_canary(asked).await {
             tracing::error!(alert = true, %error, "the canary is not loaded; stable serves alone");
         }

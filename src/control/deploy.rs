@@ -104,6 +104,8 @@ async fn load_folder(
         lane: loaded.lane,
         capacity: loaded.capacity,
         stats: loaded.stats,
+        defaults: codec.generation_defaults(),
+        inherited: false,
         codec: Arc::new(codec),
         loaded_unix: unix_now(),
     })

@@ -7,7 +7,7 @@
 //!
 //! It reads no files.
 
-use crate::text::FileRead;
+use crate::text::{FileRead, GenerationDefaults};
 use sha2::{Digest, Sha256};
 
 const FORM: &str = "v2:";
@@ -28,6 +28,21 @@ pub(super) fn digest(weights: &str, files: &[FileRead]) -> String {
     }
     let all: String = hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
     format!("{FORM}{all}:{weights}")
+}
+
+/// The digest of a version with sampling defaults that are not its own.
+pub(super) fn inheriting(own: &str, defaults: &GenerationDefaults) -> String {
+    let (all, weights) = parts(own);
+    let text = format!("{} inherits {}", all.unwrap_or_default(), as_json(defaults));
+    let all: String =
+        Sha256::digest(text.as_bytes()).iter().map(|byte| format!("{byte:02x}")).collect();
+    format!("{FORM}{all}:{weights}")
+}
+
+/// Sampling defaults as the ledger keeps them.
+pub(super) fn as_json(defaults: &GenerationDefaults) -> String {
+    // Numbers and flags: nothing that could not be written.
+    serde_json::to_string(defaults).unwrap_or_default()
 }
 
 /// The digest of everything, if it is known, and that of the weights.

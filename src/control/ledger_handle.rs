@@ -3,7 +3,7 @@
 //! Folds every entry into the state that a restart would find, so that a rejected version is refused
 //! whether or not decisions are kept on disk. Reads the wall clock for the rows; decides nothing.
 
-use super::identity::same;
+use super::identity::{self, same};
 use crate::ledger::{Entry, Health, Ledger, Model, Rejection, Stamp, State, Ticket};
 use crate::rollout::Event;
 use parking_lot::Mutex;
@@ -85,6 +85,11 @@ impl LedgerHandle {
         !id.is_empty() && self.state.lock().last_end == id
     }
 
+    /// The model that was in service last.
+    pub fn stable(&self) -> Option<Model> {
+        self.state.lock().stable.clone()
+    }
+
     /// Whether that is the content of the model in service, or its place.
     pub fn is_stable(&self, digest: &str) -> bool {
         let is = |one: &Model| same(&one.digest, digest) || unread(Path::new(&one.path)) == digest;
@@ -115,6 +120,7 @@ pub(super) fn model(deployment: &super::Deployment) -> Model {
         path: deployment.path.display().to_string(),
         version: deployment.version.to_string(),
         digest: deployment.digest.clone(),
+        inherited: deployment.inherited.then(|| identity::as_json(&deployment.defaults)),
     }
 }
 
@@ -154,6 +160,7 @@ mod tests {
                     path: "/nowhere".to_owned(),
                     version: "v".to_owned(),
                     digest: rejected.to_owned(),
+                    inherited: None,
                 }),
                 ..State::default()
             },

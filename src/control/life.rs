@@ -298,6 +298,7 @@ mod tests {
             path: format!("/models/{name}"),
             version: name.to_owned(),
             digest: "d".to_owned(),
+            inherited: None,
         };
         let trial = |name: &str, loading| Some(Trial { model: model(name), loading });
         life.on_trial(trial("a version with a long name", true));

@@ -54,6 +54,7 @@ use crate::rollout::{
     Arm, Class, Decision, Event, Outcome, Phase, Policy, Reading, Rollout, Weight,
 };
 use crate::routing::{Assignment, Deployment, NoRoute, Recent, Routes, Withdrawn, session_hash};
+use crate::text::GenerationDefaults;
 use act::Commit;
 use feedback::{Author, Authors, Vote};
 use ledger_handle::LedgerHandle;
@@ -453,7 +454,10 @@ impl Control {
 
     /// Loads the stable model; the server is ready afterwards.
     pub async fn load_stable(&self, path: &Path) -> Result<Arc<Deployment>, ControlError> {
-        let deployment = self.load(path, deploy::any_model()).await?;
+        let recorded =
+            self.ledger.stable().filter(|model| same_place(Path::new(&model.path), path));
+        let inherit = recorded.and_then(|model| inherited(&model));
+        let deployment = self.load(path, deploy::any_model(), inherit).await?;
         self.routes.write().stable = Some(deployment.clone());
         let model = ledger_handle::model(&deployment);
         self.ledger.note(self.now(), Entry::ModelLoaded { arm: Arm::Stable, model });
@@ -468,8 +472,14 @@ impl Control {
         self.notes.publish("loaded", false, body);
     }
 
-    /// Loads a model that `check` has nothing against. One at a time.
-    async fn load(&self, path: &Path, check: LoadCheck) -> Result<Arc<Deployment>, ControlError> {
+    /// Loads a model that `check` has nothing against, with other sampling defaults than its own if any are given. One
+    /// at a time.
+    async fn load(
+        &self,
+        path: &Path,
+        check: LoadCheck,
+        inherit: Option<GenerationDefaults>,
+    ) -> Result<Arc<Deployment>, ControlError> {
         if let Some(fault) = self.device_fault() {
             return Err(ControlError::Load(fault.to_owned()));
         }
@@ -494,7 +504,8 @@ impl Control {
                 state.candidate = None;
             }
         }
-        loaded.map(Arc::new).map_err(|error| match error {
+        let loaded = loaded.map(|own| Arc::new(with_defaults(own, inherit)));
+        loaded.map_err(|error| match error {
             DeployError::NotAllowed { why: Objection::Less(less), .. } => ControlError::Less(less),
             error => ControlError::Load(error.to_string()),
         })
@@ -566,6 +577,19 @@ impl Control {
             alerts.flush(limit).await;
         }
     }
+}
+
+/// The version with other sampling defaults than its own, which makes it another one.
+fn with_defaults(own: Deployment, inherit: Option<GenerationDefaults>) -> Deployment {
+    let Some(defaults) = inherit else { return own };
+    let digest = identity::inheriting(&own.digest, &defaults);
+    let fingerprint = format!("{}-{}", own.version, identity::short(&digest)).into();
+    Deployment { digest, fingerprint, defaults, inherited: true, ..own }
+}
+
+/// The sampling defaults that a recorded version was told to inherit.
+fn inherited(model: &Model) -> Option<GenerationDefaults> {
+    serde_json::from_str(model.inherited.as_ref()?).ok()
 }
 
 /// Whether a request of this class wrote something that a person could judge.

@@ -7,6 +7,7 @@
 
 use super::act::Done;
 use super::deploy::Candidate;
+use super::identity;
 use super::ledger_handle::{self, model};
 use super::life::Trial;
 use super::{
@@ -15,6 +16,7 @@ use super::{
 use crate::engine::LaneId;
 use crate::ledger::{Entry, Model, Opening, Rejection};
 use crate::rollout::{Arm, Event, Expect, Operator, Order, Rollout, Weight};
+use crate::text::GenerationDefaults;
 use serde_json::json;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -47,6 +49,8 @@ pub struct LoadAsked {
     pub allow: bool,
     /// What kind of change it is; `None` as configured.
     pub expect: Option<Expect>,
+    /// It takes stable's sampling defaults instead of its own.
+    pub inherit: bool,
 }
 
 impl Control {
@@ -67,9 +71,16 @@ impl Control {
         reason: Option<String>,
     ) -> Result<Arc<Deployment>, ControlError> {
         let stable = self.routes.read().stable.clone().ok_or(ControlError::NoStable)?;
-        let path = stable.path.clone();
-        let asked =
-            LoadAsked { path, by, reason, retry: true, allow: true, expect: Some(Expect::Same) };
+        let (path, inherit) = (stable.path.clone(), stable.inherited);
+        let asked = LoadAsked {
+            path,
+            by,
+            reason,
+            retry: true,
+            allow: true,
+            expect: Some(Expect::Same),
+            inherit,
+        };
         let control = self.clone();
         let task = tokio::spawn(async move { control.load_and_start(asked, true).await });
         task.await.map_err(|e| ControlError::Engine(e.to_string()))?
@@ -116,8 +127,10 @@ impl Control {
         if let Some(rejection) = self.ledger.rejection(&place).filter(|_| !asked.retry) {
             return Err(ControlError::Load(rejected_before(&rejection)));
         }
-        let check = self.load_check(asked, self_test);
-        let deployment = match self.load(&asked.path, check).await {
+        let stable = self.routes.read().stable.clone();
+        let inherit = stable.filter(|_| asked.inherit).map(|stable| stable.defaults.clone());
+        let check = self.load_check(asked, self_test, inherit.clone());
+        let deployment = match self.load(&asked.path, check, inherit).await {
             Ok(deployment) => deployment,
             Err(error) => {
                 if error != ControlError::Loading {
@@ -155,10 +168,10 @@ impl Control {
         self_test: bool,
         outcome: Result<&[String], &ControlError>,
     ) {
-        let LoadAsked { path, by, reason, retry, allow, expect } = asked;
+        let LoadAsked { path, by, reason, retry, allow, expect, inherit } = asked;
         let command = if self_test { "self_test" } else { "canary_load" };
         let body = json!({
-            "command": command, "path": path, "retry": retry, "allow": allow, "expect": expect, "by": by,
+            "command": command, "path": path, "retry": retry, "allow": allow, "expect": expect, "inherit_defaults": inherit, "by": by,
             "reason": reason, "less": outcome.unwrap_or_default(),
             "refused": outcome.err().map(ToString::to_string),
         });
@@ -178,11 +191,20 @@ impl Control {
     /// Refuses content that was rejected before and what can do less than stable, before it takes any memory,
     /// and makes room for any other: a model that cannot be loaded at all costs nobody the former stable. What
     /// is let in is known from then on to be what is being loaded.
-    fn load_check(self: &Arc<Self>, asked: &LoadAsked, self_test: bool) -> LoadCheck {
+    fn load_check(
+        self: &Arc<Self>,
+        asked: &LoadAsked,
+        self_test: bool,
+        inherit: Option<GenerationDefaults>,
+    ) -> LoadCheck {
         let (control, asked) = (self.clone(), asked.clone());
         Arc::new(move |candidate| {
-            let objection = control.objection(&asked, candidate);
-            let (control, digest) = (control.clone(), candidate.digest.to_owned());
+            let digest = match &inherit {
+                Some(defaults) => identity::inheriting(candidate.digest, defaults),
+                None => candidate.digest.to_owned(),
+            };
+            let objection = control.objection(&asked, Candidate { digest: &digest, ..candidate });
+            let control = control.clone();
             let model = unloaded(&asked.path, &digest);
             Box::pin(async move {
                 if let Some(objection) = objection {
@@ -427,7 +449,7 @@ fn rejected_by(state: &ControlState, order: &Order) -> Option<Entry> {
 /// A model that is being loaded.
 pub(super) fn unloaded(path: &Path, digest: &str) -> Model {
     let version = super::intake::name(path);
-    Model { path: path.display().to_string(), version, digest: digest.to_owned() }
+    Model { path: path.display().to_string(), version, digest: digest.to_owned(), inherited: None }
 }
 
 /// For the ledger: who asked for a canary, and what was allowed or why it was not granted.

@@ -251,7 +251,8 @@ impl Control {
         let path = Path::new(&opening.canary.path);
         self.life.on_trial(Some(Trial { model: opening.canary.clone(), loading: true }));
         let check = super::deploy::any_model();
-        let canary = self.load(path, check).await.map_err(|error| error.to_string())?;
+        let inherit = super::inherited(&opening.canary);
+        let canary = self.load(path, check, inherit).await.map_err(|error| error.to_string())?;
         if let Err(why) = is_still("canary", Some(&canary), &opening.canary) {
             self.retire(canary, "changed", Duration::ZERO);
             return Err(why);
@@ -382,6 +383,7 @@ mod tests {
             path: path.to_owned(),
             version: "v".to_owned(),
             digest: "d".to_owned(),
+            inherited: None,
         };
         State {
             configured: Some(configured.to_owned()),

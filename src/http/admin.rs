@@ -40,12 +40,20 @@ async fn status(State(state): State<AppState>) -> Json<Status> {
 }
 
 async fn load(State(state): State<AppState>, body: Body) -> Result<Json<Loaded>, ApiError> {
-    let LoadAsk { path, retry, allow, expect, by, reason } = ask(body).await?;
+    let LoadAsk { path, retry, allow, expect, inherit_defaults, by, reason } = ask(body).await?;
     if path.is_empty() {
         return Err(WireError::bad("path", "it is empty").into());
     }
     let (by, reason) = (name(by)?, said(reason)?);
-    let asked = LoadAsked { path: path.into(), by, reason, retry, allow, expect };
+    let asked = LoadAsked {
+        path: path.into(),
+        by,
+        reason,
+        retry,
+        allow,
+        expect,
+        inherit: inherit_defaults,
+    };
     let deployment = state.gateway.control().load_canary(asked).await?;
     Ok(Json(Loaded::from(&*deployment)))
 }

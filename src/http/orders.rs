@@ -22,6 +22,9 @@ pub struct LoadAsk {
     /// What kind of change it is: `same`, `similar` or `different`; as configured if absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub expect: Option<Expect>,
+    /// It takes stable's sampling defaults instead of its own.
+    #[serde(default)]
+    pub inherit_defaults: bool,
     /// Who gives the order, kept in the ledger; `operator` if absent.
     pub by: Option<String>,
     /// Why, kept in the ledger.

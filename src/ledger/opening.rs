@@ -12,6 +12,9 @@ pub struct Model {
     pub version: String,
     /// What identifies its content: a digest of every file that it was read from.
     pub digest: String,
+    /// Sampling defaults that it was told to inherit, as JSON; they are part of the digest.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub inherited: Option<String>,
 }
 
 /// How a rollout began: everything that is needed to replay it.

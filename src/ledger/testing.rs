@@ -24,7 +24,7 @@ pub(super) fn policy() -> Policy {
 
 pub(super) fn model(name: &str) -> Model {
     let (path, digest) = (format!("/models/{name}"), format!("digest-of-{name}"));
-    Model { path, version: name.to_owned(), digest }
+    Model { path, version: name.to_owned(), digest, inherited: None }
 }
 
 pub(super) fn at(seconds: u64) -> Stamp {

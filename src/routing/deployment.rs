@@ -3,7 +3,7 @@
 //! It does not know how it was loaded, or which arm it is.
 
 use crate::engine::{Capacity, LaneId, LaneStats};
-use crate::text::Codec;
+use crate::text::{Codec, GenerationDefaults};
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -26,6 +26,10 @@ pub struct Deployment {
     pub stats: Arc<LaneStats>,
     /// Its tokenizer and chat template.
     pub codec: Arc<Codec>,
+    /// Sampling settings of requests that do not say: its makers', or those it was told to inherit.
+    pub defaults: GenerationDefaults,
+    /// Whether they are inherited.
+    pub inherited: bool,
     /// Seconds since 1970 when loading finished.
     pub loaded_unix: u64,
 }

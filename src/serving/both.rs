@@ -86,7 +86,7 @@ impl Pair<'_> {
     fn differ(&self, prompts: &[Prepared]) -> bool {
         let (stable, canary) = (&prompts[0], &prompts[1]);
         let sampling = |of: &Prepared| SamplingParams { seed: 0, ..of.params.clone() };
-        let states = self.models[1].codec.generation_defaults() != GenerationDefaults::default();
+        let states = self.models[1].defaults != GenerationDefaults::default();
         stable.ids != canary.ids || states && sampling(stable) != sampling(canary)
     }
 }

@@ -41,7 +41,7 @@ pub(super) async fn prepare(
         true => Vec::new(),
         false => deployment.codec.eos_ids().to_vec(),
     };
-    let params = sampling(&request.sampling, &deployment.codec.generation_defaults(), &request.id);
+    let params = sampling(&request.sampling, &deployment.defaults, &request.id);
     Ok(Prepared { ids, params, max_new_tokens, stop_ids })
 }
 

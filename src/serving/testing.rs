@@ -11,7 +11,7 @@ use crate::engine::{Capacity, EngineError, EngineHandle, Runner, SchedulerConfig
 use crate::model::LoadError;
 use crate::rollout::Policy;
 use crate::routing::Deployment;
-use crate::text::Codec;
+use crate::text::{Codec, GenerationDefaults};
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -33,6 +33,8 @@ pub struct FakeServer {
     pub timeouts: Timeouts,
     /// The one that is stable.
     pub stable: PathBuf,
+    /// Sampling defaults of the model "at" `canary`; `None`: those of the folder that the text is from.
+    pub canary_defaults: Option<GenerationDefaults>,
     /// The model whose load finds the device gone.
     pub fatal: Option<PathBuf>,
     /// How long a load takes: half of it until the content is known, half of it afterwards.
@@ -95,6 +97,7 @@ impl FakeServer {
                 request: Duration::from_secs(60),
             },
             stable: "stable".into(),
+            canary_defaults: None,
             fatal: None,
             load_time: Duration::ZERO,
             when_opened: |_| {},
@@ -168,6 +171,8 @@ fn loader(engine: EngineHandle, codec: Arc<Codec>, server: FakeServer) -> Loader
             };
             let loaded = engine.load(server.scheduler, make).await.map_err(|e: EngineError| e)?;
             let version: Arc<str> = path.display().to_string().into();
+            let own = server.canary_defaults.clone().filter(|_| path == Path::new("canary"));
+            let defaults = own.unwrap_or_else(|| codec.generation_defaults());
             Ok(Deployment {
                 fingerprint: format!("{version}-fake").into(),
                 version,
@@ -176,6 +181,8 @@ fn loader(engine: EngineHandle, codec: Arc<Codec>, server: FakeServer) -> Loader
                 lane: loaded.lane,
                 capacity: loaded.capacity,
                 stats: loaded.stats,
+                defaults,
+                inherited: false,
                 codec,
                 loaded_unix: 0,
             })

@@ -10,6 +10,7 @@
 
 use super::TextError;
 use super::files::{FolderReader, invalid};
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use std::path::{Path, PathBuf};
 
@@ -19,7 +20,8 @@ const GENERATION: &str = "generation_config.json";
 /// Sampling settings recommended by a model's makers, from `generation_config.json`.
 ///
 /// `None` means that the file does not set the value; the caller then decides.
-#[derive(Debug, Clone, Default, PartialEq)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct GenerationDefaults {
     /// Whether to sample at all; `Some(false)` asks for greedy decoding.
     pub do_sample: Option<bool>,

@@ -7,7 +7,7 @@ mod fill;
 
 pub(super) use fill::gates;
 
-use super::comparison::{Offer, differences};
+use super::comparison::{Offer, differences, sampling};
 use crate::routing::Deployment;
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
@@ -27,7 +27,11 @@ impl ModelsView {
     /// What shapes replies and is not the same on both; empty without a canary.
     pub fn differences(&self) -> Vec<String> {
         let both = self.stable.as_ref().zip(self.canary.as_ref());
-        both.map_or_else(Vec::new, |(a, b)| differences(&Offer::of(a), &Offer::of(b)))
+        both.map_or_else(Vec::new, |(a, b)| {
+            let mut all = sampling(&a.defaults, &b.defaults);
+            all.extend(differences(&Offer::of(a), &Offer::of(b)));
+            all
+        })
     }
 }
 

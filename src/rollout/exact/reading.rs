@@ -1,12 +1,15 @@
 //! What the replies say that each model has read of the other.
 //!
-//! Three expectations, three tests. *Same*: the mean KL divergence (at some places of each
-//! reply, and by how likely each reply is to whoever did not write it), the share of places where the most likely token
-//! differs, how much sharper one distribution is than the other, and the share of requests that the models were asked
-//! otherwise stay below their limits. *Similar*: what
-//! stable finds in the canary's replies is not above what it finds in its own by more than a limit, or the canary
-//! does not find stable's replies worse than stable does. *Different*: no more than a fifth of the canary's replies
-//! are beyond anything that stable's own replies show.
+//! There are three expectations.
+//!
+//! *Same*: below their limits are the mean KL divergence (at some places of each reply, and by how likely each reply is
+//! to whoever did not write it), the share of places where the most likely token differs, how much sharper one
+//! distribution is than the other, and the share of requests that the models were asked otherwise.
+//!
+//! *Similar*: what stable finds in the canary's replies is not above what it finds in its own by more than a limit, or
+//! the canary does not find stable's replies worse than stable does. What follows holds as well.
+//!
+//! *Different*: no more than a fifth of the canary's replies are beyond anything that stable's own replies show.
 //!
 //! A mean is tested by betting (Waudby-Smith and Ramdas, arXiv:2010.09686): whoever bets on a value in [0, cap] being
 //! above `m` wins nothing in the long run if its mean is at most `m`. That one arm's replies are above a median is
@@ -253,6 +256,7 @@ impl Readings {
                 .iter()
                 .flat_map(|excess| [&excess.by_median, &excess.by_highest])
                 .map(|forwards| vec![forwards, &self.backwards.stakes])
+                .chain([vec![&self.gross.stakes]])
                 .collect(),
             Expect::Different => vec![vec![&self.gross.stakes]],
         }
