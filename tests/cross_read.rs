@@ -82,6 +82,42 @@ async fn while_idle_nearly_all_of_the_sample_is_read_by_both() {
     assert!(gate.text.contains("replies read") && gate.text.contains("expected: same"));
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_is_chosen_without_a_canary_and_nothing_large_is_kept() {
+    let gateway = server().start().await.unwrap();
+    let control = gateway.control();
+    for id in 0..20 {
+        answer(&gateway, request(id)).await;
+    }
+    assert_eq!(gateway.status().cross_read.unwrap().sampled, 0, "there is nobody to compare with");
+    control.load_canary(canary(Expect::Different)).await.unwrap();
+    order(control, Operator::SetWeight(Weight::new(50).unwrap())).await;
+    for id in 0..20 {
+        // The template shows no tools, so the prompt is short.
+        let many: serde_json::Map<_, _> =
+            (0..10_000).map(|i| (format!("p{i}"), json!(""))).collect();
+        let mut large = request(id);
+        if let Prompt::Chat { tools, .. } = &mut large.prompt {
+            *tools =
+                Some(json!([{"type": "function", "function": {"name": "f", "parameters": many}}]));
+        }
+        answer(&gateway, large).await;
+    }
+    let read = settled(&gateway).await;
+    assert!(read.sampled > 0 && read.too_long == read.sampled, "{read:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_expectation_that_nothing_would_test_is_refused() {
+    let mut server = server();
+    server.policy.cross_read.share = 0.0;
+    let gateway = server.start().await.unwrap();
+    let refused = gateway.control().load_canary(canary(Expect::Same)).await.unwrap_err();
+    assert!(refused.to_string().contains("rollout.cross_read is 0"), "{refused}");
+    let asked = LoadAsked { expect: None, ..canary(Expect::Same) };
+    gateway.control().load_canary(asked).await.unwrap();
+}
+
 /// Disconnects, rollbacks and unloads at any moment of a reading leave no block behind, and stable goes on.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_reading_cut_off_at_any_moment_leaves_no_block_behind() {

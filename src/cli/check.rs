@@ -35,6 +35,14 @@ pub(super) fn config(path: Option<&Path>, traffic: Option<(f64, f64)>) -> Result
         policy.min_requests,
         policy.max_error_ratio
     );
+    match policy.reads() {
+        true => println!(
+            "reads     {} % of the replies by both models; expects {}",
+            100.0 * policy.cross_read.share,
+            policy.cross_read.expect.as_str()
+        ),
+        false => println!("reads     no replies by both models"),
+    }
     if let Some((per_day, errors)) = traffic {
         print!("{}", traffic_text(policy, per_day, errors));
     }

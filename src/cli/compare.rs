@@ -8,7 +8,7 @@ use super::serve::open_device;
 use crate::config::Config;
 use crate::control::{any_model, folder_loader};
 use crate::engine::EngineHandle;
-use crate::rollout::{Arm, Read, Reading, readings_text};
+use crate::rollout::{Arm, Policy, Read, Reading, readings_text, readings_verdicts};
 use crate::routing::Deployment;
 use crate::serving::compare::{Compared, Comparison};
 use crate::serving::{GenerateRequest, Prompt, SamplingPatch};
@@ -27,17 +27,18 @@ pub(super) struct CompareArgs {
     stable: PathBuf,
     /// The model in the canary's place.
     canary: PathBuf,
-    /// Prompts: a file with one a line, or a JSON list of texts, of objects with `prompt`, `question` or `messages`.
+    /// Prompts: a file with one a line; or JSON, a list or one a line: texts, or objects with `prompt`, `question` or
+    /// `messages`.
     #[arg(long, value_name = "FILE")]
     prompts: Option<PathBuf>,
     /// Replies that each model writes; the prompts are taken in turn.
     #[arg(long, value_name = "N", default_value_t = 40, value_parser = clap::value_parser!(u32).range(1..=100_000))]
     replies: u32,
     /// Longest reply, in tokens.
-    #[arg(long, value_name = "N", default_value_t = 128)]
-    max_tokens: usize,
+    #[arg(long, value_name = "N", default_value_t = 128, value_parser = clap::value_parser!(u32).range(1..))]
+    max_tokens: u32,
     /// Temperature of the replies; as each model's makers recommend if not given.
-    #[arg(long)]
+    #[arg(long, value_parser = temperature)]
     temperature: Option<f32>,
     /// Seed of the first reply.
     #[arg(long, default_value_t = 1)]
@@ -48,6 +49,14 @@ pub(super) struct CompareArgs {
     /// Config file (TOML): its `[engine]` and `[model]` tables are used.
     #[arg(long)]
     config: Option<PathBuf>,
+}
+
+fn temperature(text: &str) -> Result<f32, String> {
+    let value: f32 = text.parse().map_err(|_| format!("`{text}` is not a number"))?;
+    match (0.0..=2.0).contains(&value) {
+        true => Ok(value),
+        false => Err(format!("{value} is not from 0 to 2")),
+    }
 }
 
 /// Runs the comparison and prints it.
@@ -111,7 +120,7 @@ fn request(args: &CompareArgs, prompts: &[Vec<Value>], n: u64) -> GenerateReques
             temperature: args.temperature,
             ..SamplingPatch::default()
         },
-        max_tokens: Some(args.max_tokens),
+        max_tokens: Some(args.max_tokens as usize),
         id: format!("prompt {}", at + 1),
         prompt,
         n: 1,
@@ -130,17 +139,25 @@ fn prompts(path: Option<&Path>) -> Result<Vec<Vec<Value>>, CliError> {
     let Some(path) = path else { return Ok(lines(PROMPTS)) };
     let bad = |why: String| CliError(format!("{}: {why}", path.display()));
     let text = std::fs::read_to_string(path).map_err(|error| bad(error.to_string()))?;
-    let found = match text.trim_start().starts_with('[') {
-        false => lines(&text),
-        true => {
-            let list: Vec<Value> =
-                serde_json::from_str(&text).map_err(|error| bad(error.to_string()))?;
+    let text = text.trim_start_matches('\u{feff}').trim();
+    let json = |error: serde_json::Error| bad(error.to_string());
+    let found = match text.chars().next() {
+        Some('{' | '[') => {
+            let list: Vec<Value> = match text.starts_with('[') {
+                true => serde_json::from_str(text).map_err(json)?,
+                // One object a line.
+                false => {
+                    let all = serde_json::Deserializer::from_str(text).into_iter();
+                    all.collect::<Result<_, _>>().map_err(json)?
+                }
+            };
             let messages = list.iter().enumerate().map(|(at, one)| {
                 let why = "is neither a text nor an object with prompt, question or messages";
                 messages(one).ok_or_else(|| bad(format!("entry {} {why}", at + 1)))
             });
             messages.collect::<Result<_, _>>()?
         }
+        _ => lines(text),
     };
     if found.is_empty() { Err(bad("it has no prompts".to_owned())) } else { Ok(found) }
 }
@@ -184,6 +201,9 @@ fn as_text(names: &[String; 2], all: &[(u32, Compared)]) -> String {
     }
     let readings: Vec<Reading> = all.iter().map(|(_, one)| one.reading).collect();
     text += &format!("\n{}\n", readings_text(&readings).replace("; ", "\n"));
+    for (expect, verdict) in readings_verdicts(&readings, Policy::default().alpha) {
+        text += &format!("as {:<10} {verdict}\n", expect.as_str());
+    }
     if let Some(difference) = all.iter().find_map(|(_, one)| one.difference.as_ref()) {
         text += &format!("the prompts differ {difference}\n");
     }
@@ -195,7 +215,7 @@ fn as_json(names: &[String; 2], comparison: &Comparison<'_>, all: &[(u32, Compar
         let Reading { writer, read, agreement, asked_otherwise, .. } = one.reading;
         let of = |read: Read| json!({"nats": read.nats, "implausible": read.implausible});
         json!({
-            "prompt": prompt, "writer": writer.as_str(), "text": one.text,
+            "reply": prompt, "writer": writer.as_str(), "text": one.text,
             "by_stable": of(read[0]), "by_canary": of(read[1]),
             "kl": agreement.map(|both| both.kl),
             "differing": agreement.map(|both| both.differing),
@@ -226,6 +246,7 @@ mod tests {
         let path = dir.path().join("prompts");
         for (text, count) in [
             ("one\n\ntwo\n", 2),
+            ("\u{feff}{\"prompt\": \"a\"}\n{\"question\": \"b\"}\n", 2),
             (
                 r#"["a", {"prompt": "b"}, {"question": "c"}, {"messages": [{"role": "user", "content": "d"}]}]"#,
                 4,
@@ -234,7 +255,12 @@ mod tests {
             std::fs::write(&path, text).unwrap();
             assert_eq!(prompts(Some(&path)).unwrap().len(), count, "{text}");
         }
-        for (text, why) in [("[1]", "entry 1"), ("[", "EOF"), ("\n", "no prompts")] {
+        for (text, why) in [
+            ("[1]", "entry 1"),
+            (r#"{"prompts": []}"#, "entry 1"),
+            ("[", "EOF"),
+            ("\n", "no prompts"),
+        ] {
             std::fs::write(&path, text).unwrap();
             let error = prompts(Some(&path)).unwrap_err().to_string();
             assert!(error.contains(why), "{error}");

@@ -136,6 +136,11 @@ pub enum ControlError {
     /// The model could not be loaded, or must not be: it was rejected before, or the device has failed.
     #[error("{0}")]
     Load(String),
+    /// The order says what both models should find in replies, but nothing is read.
+    #[error(
+        "`expect` says what the models should find in each other's replies, but none are read: rollout.cross_read is 0, rollout.on_disagreement is \"off\", or rollout.evidence is not \"exact\""
+    )]
+    NothingRead,
     /// The canary can do less than stable, and nobody has allowed that: what, one line each.
     #[error(
         "the canary can do less than stable: {}; say --allow (\"allow\": true, or rollout.allow_less = true for the configured canary) to load it all the same",

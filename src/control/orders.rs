@@ -123,6 +123,9 @@ impl Control {
                 return Err(ControlError::CanaryPresent { version: canary.version.to_string() });
             }
         }
+        if asked.expect.is_some() && !self_test && !self.policy.reads() {
+            return Err(ControlError::NothingRead);
+        }
         let place = ledger_handle::unread(&asked.path);
         if let Some(rejection) = self.ledger.rejection(&place).filter(|_| !asked.retry) {
             return Err(ControlError::Load(rejected_before(&rejection)));

@@ -209,6 +209,9 @@ impl From<ControlError> for ApiError {
             ControlError::Less(_) => {
                 new(StatusCode::CONFLICT).param("allow").code("canary_does_less")
             }
+            ControlError::NothingRead => {
+                new(StatusCode::CONFLICT).param("expect").code("nothing_is_read")
+            }
             ControlError::NoStable => new(StatusCode::CONFLICT).code("no_stable"),
             ControlError::NoPrevious => new(StatusCode::CONFLICT).code("no_previous"),
             ControlError::NoRevision { .. } => {

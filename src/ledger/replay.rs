@@ -120,13 +120,15 @@ impl Reader {
         Ok((replayed, comparison))
     }
 
-    /// Judges a rollout's traffic by another policy, with a tick every `grid`.
+    /// Judges a rollout's traffic by another policy, with a tick every `grid`. What kind of change the canary is, is
+    /// what its operator said then.
     pub fn rejudge(
         &self,
         of: &Recorded,
-        policy: Policy,
+        mut policy: Policy,
         grid: Duration,
     ) -> Result<Replayed, LedgerError> {
+        policy.cross_read.expect = of.opening.policy.cross_read.expect;
         let recorded = Rollout::after_epoch(of.opening.policy.clone(), of.opening.epoch);
         let judged = Rollout::after_epoch(policy, of.opening.epoch);
         rejudge(recorded, judged, grid, self.journal(of))

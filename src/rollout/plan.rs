@@ -177,8 +177,9 @@ impl CrossRead {
             ("max_implausible", self.max_implausible, 1.0),
         ];
         let bad = limits.into_iter().find(|(_, value, most)| !(*value > 0.0 && value <= most));
-        bad.map_or(Ok(()), |(field, value, most)| {
-            Err(PolicyError::ShareOutOfRange { field, value, most })
+        bad.map_or(Ok(()), |(field, value, most)| match most {
+            1.0 => Err(PolicyError::ShareOutOfRange { field, value, most }),
+            _ => Err(PolicyError::NotAboveZero { field, value }),
         })
     }
 }
@@ -431,6 +432,13 @@ pub enum PolicyError {
         /// The most allowed.
         most: f64,
     },
+    /// A number that must be above zero is not.
+    NotAboveZero {
+        /// The field's name.
+        field: &'static str,
+        /// Its value.
+        value: f64,
+    },
     /// A share that must be at least zero and at most `most` is not.
     OutOfRange {
         /// The field's name.
@@ -469,6 +477,9 @@ impl fmt::Display for PolicyError {
             }
             PolicyError::ShareOutOfRange { field, value, most } => {
                 write!(f, "{field}: must be above 0 and at most {most}, not {value}")
+            }
+            PolicyError::NotAboveZero { field, value } => {
+                write!(f, "{field}: must be a number above 0, not {value}")
             }
             PolicyError::OutOfRange { field, value, most } => {
                 write!(f, "{field}: must be from 0 to {most}, not {value}")

@@ -14,6 +14,7 @@ use crate::model::{SamplingParams, Score};
 use crate::rollout::{Agreement, Arm, Origin, Read, Reading};
 use crate::routing::Deployment;
 use crate::text::GenerationDefaults;
+use std::sync::Arc;
 use std::time::SystemTime;
 
 /// Stable and the canary, and whether their vocabularies are the same.
@@ -48,6 +49,14 @@ impl Both {
     }
 }
 
+/// Which model could not read, and why.
+#[derive(Debug, thiserror::Error)]
+#[error("{by} cannot read it: {why}")]
+pub(super) struct Unread {
+    pub by: Arc<str>,
+    pub why: NotRun,
+}
+
 impl Pair<'_> {
     /// Has both models read a reply to `request`, one after the other; `None` if there is no text to read. `today` is what
     /// templates print as the date. Dropping the future cancels whatever runs.
@@ -57,7 +66,7 @@ impl Pair<'_> {
         request: &GenerateRequest,
         reply: &Reply<'_>,
         today: SystemTime,
-    ) -> Result<Option<Both>, NotRun> {
+    ) -> Result<Option<Both>, Unread> {
         let codec = &self.models[reply.writer.index()].codec;
         let text = codec.decode(reply.tokens, true).unwrap_or_default();
         let (mut prompts, mut all) = (Vec::new(), Vec::new());
@@ -67,8 +76,11 @@ impl Pair<'_> {
                 true => reply.tokens.to_vec(),
                 false => deployment.codec.encode(&text, false).unwrap_or_default(),
             };
-            let prompt = prepare(request, deployment, None, admission, today).await?;
-            all.push(scores(engine, deployment, &prompt, &ids, self.same).await?);
+            let unread = |why: NotRun| Unread { by: deployment.version.clone(), why };
+            let prompt = prepare(request, deployment, None, admission, today).await;
+            let prompt = prompt.map_err(|why| unread(why.into()))?;
+            let scores = scores(engine, deployment, &prompt, &ids, self.same).await;
+            all.push(scores.map_err(unread)?);
             prompts.push(prompt);
         }
         let read = [read(&all[0], text.len()), read(&all[1], text.len())];

@@ -56,9 +56,11 @@ impl<'a> Comparison<'a> {
     ) -> Result<Option<Compared>, String> {
         let deployment = self.pair.models[writer.index()];
         let prepared = prepare(request, deployment, None, &self.admission, today).await;
-        let prepared = prepared.map_err(|error| error.to_string())?;
+        let name = &deployment.version;
+        let unwritten = |why: &dyn std::fmt::Display| format!("{name} cannot answer: {why}");
+        let prepared = prepared.map_err(|error| unwritten(&error))?;
         let written = run_sequence(self.engine, deployment, prepared, false).await;
-        let (answer, _) = written.map_err(|error| error.to_string())?;
+        let (answer, _) = written.map_err(|error| unwritten(&error))?;
         if answer.tokens.is_empty() {
             return Ok(None);
         }

@@ -6,22 +6,30 @@
 
 use super::admission::Admission;
 use super::attempt::Played;
-use super::both::{Both, Pair, Reply};
+use super::both::{Both, Pair, Reply, Unread};
 use super::idle::{Idle, NotRun, Tally};
-use super::types::{GatewayError, GenerateRequest};
+use super::types::{GatewayError, GenerateRequest, Prompt};
 use crate::control::{Control, CrossReadStatus};
 use crate::engine::{LaneId, Refusal};
 use crate::rollout::reading::chances;
-use crate::rollout::{Arm, Origin};
+use crate::rollout::{Arm, Origin, Weight};
 use crate::routing::Deployment;
 use parking_lot::Mutex;
-use std::sync::atomic::{AtomicU64, Ordering};
+use serde_json::Value;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant, SystemTime};
 use tokio::sync::mpsc::{Receiver, Sender, channel};
 
 /// Replies that may wait; more are dropped.
 const WAITING: usize = 256;
+/// Bytes that the waiting requests may hold, all together and each: a reply has at most some thousand tokens, but a
+/// request may hold much that its template leaves out.
+const WAITING_BYTES: usize = 16 << 20;
+const LARGEST: usize = 256 << 10;
+/// Times that a reading gives way before the reply is dropped. A reading is short, and each reply that is lost is one
+/// less of the sample.
+const TRIES: u32 = 100;
 /// The share of the time that reading may take, and what it may take at once.
 const MOST: f64 = 0.05;
 const AT_ONCE: Duration = Duration::from_secs(10);
@@ -51,6 +59,8 @@ impl Budget {
 /// A reply to be read.
 pub(super) struct Written {
     request: GenerateRequest,
+    /// That the request holds.
+    bytes: usize,
     writer: Arm,
     stage: u64,
     origin: Origin,
@@ -70,6 +80,8 @@ pub(super) struct CrossReader {
     /// The share of the replies to read, 0 to 1.
     share: f64,
     queue: Sender<Written>,
+    /// Bytes that the waiting requests hold.
+    bytes: AtomicUsize,
     idle: Idle,
     admission: Admission,
     sampled: AtomicU64,
@@ -78,8 +90,8 @@ pub(super) struct CrossReader {
     dropped: AtomicU64,
     too_long: AtomicU64,
     failed: AtomicU64,
-    /// The first difference between the prompts that the models were given for one request.
-    difference: Mutex<Option<String>>,
+    /// The first difference between the prompts that the models were given for one request, and that canary.
+    difference: Mutex<Option<(LaneId, String)>>,
 }
 
 impl CrossReader {
@@ -95,6 +107,7 @@ impl CrossReader {
         let reader = Arc::new(CrossReader {
             share,
             queue,
+            bytes: AtomicUsize::new(0),
             idle,
             admission,
             sampled: none(),
@@ -112,16 +125,30 @@ impl CrossReader {
     }
 
     /// Has a reply read if it is part of the sample; the chance depends on the arm and the weight alone.
-    pub fn offer(&self, request: GenerateRequest, played: &Played) {
+    pub fn offer(&self, request: &GenerateRequest, played: &Played) {
         let assignment = &played.assignment;
         let Some(routed) = assignment.origin.routed.filter(|_| assignment.judged) else { return };
+        if routed == Weight::ZERO || routed == Weight::FULL {
+            return;
+        }
         let chance = chances(self.share, routed)[assignment.arm.index()];
         if request.n != 1 || played.tokens.is_empty() || rand::random::<f64>() >= chance {
             return;
         }
         self.sampled.fetch_add(1, Ordering::Relaxed);
+        let bytes = held(&request.prompt);
+        if bytes > LARGEST {
+            self.too_long.fetch_add(1, Ordering::Relaxed);
+            return;
+        }
+        if self.bytes.fetch_add(bytes, Ordering::Relaxed) + bytes > WAITING_BYTES {
+            self.bytes.fetch_sub(bytes, Ordering::Relaxed);
+            self.dropped.fetch_add(1, Ordering::Relaxed);
+            return;
+        }
         let written = Written {
-            request,
+            request: request.clone(),
+            bytes,
             writer: assignment.arm,
             stage: assignment.stage,
             origin: assignment.origin,
@@ -129,12 +156,13 @@ impl CrossReader {
             lane: assignment.deployment.lane,
         };
         if self.queue.try_send(written).is_err() {
+            self.bytes.fetch_sub(bytes, Ordering::Relaxed);
             self.dropped.fetch_add(1, Ordering::Relaxed);
         }
     }
 
-    /// What was done; `None` when nothing is read.
-    pub fn report(&self) -> Option<CrossReadStatus> {
+    /// What was done; `None` when nothing is read. Of a difference, only what was found of `canary`.
+    pub fn report(&self, canary: Option<LaneId>) -> Option<CrossReadStatus> {
         let count = |count: &AtomicU64| count.load(Ordering::Relaxed);
         (self.share > 0.0).then(|| CrossReadStatus {
             sampled: count(&self.sampled),
@@ -144,31 +172,41 @@ impl CrossReader {
             too_long: count(&self.too_long),
             failed: count(&self.failed),
             seconds: count(&self.tally.micros) as f64 / 1e6,
-            difference: self.difference.lock().clone(),
+            difference: self.difference_of(canary),
         })
+    }
+
+    fn difference_of(&self, canary: Option<LaneId>) -> Option<String> {
+        let mut kept = self.difference.lock();
+        // A part of somebody's prompt is kept no longer than it is of use.
+        if kept.as_ref().is_some_and(|(of, _)| Some(*of) != canary) {
+            *kept = None;
+        }
+        kept.as_ref().map(|(_, difference)| difference.clone())
     }
 
     /// Counts how a reading ended, and hands it to the rollout.
     fn note(
         &self,
         control: &Control,
-        done: Option<Result<Option<Both>, NotRun>>,
+        done: Option<Result<Option<Both>, Unread>>,
         written: &Written,
+        canary: LaneId,
     ) {
         let count = match done {
             None => &self.dropped,
             Some(Ok(None)) => &self.failed,
             Some(Ok(Some(both))) => {
-                if both.difference.is_some() {
-                    self.difference.lock().clone_from(&both.difference);
-                }
                 let Written { writer, stage, origin, .. } = *written;
+                if let Some(difference) = &both.difference {
+                    *self.difference.lock() = Some((canary, difference.clone()));
+                }
                 control.read(both.reading(writer, stage, origin));
                 &self.read
             }
             Some(Err(error)) => {
                 tracing::debug!(%error, writer = written.writer.as_str(), "a reply was not read");
-                match error {
+                match error.why {
                     NotRun::Refused(Refusal::NoFreeBlocks | Refusal::TooLong { .. })
                     | NotRun::Unprepared(GatewayError::ContextLength { .. }) => &self.too_long,
                     _ => &self.failed,
@@ -185,6 +223,7 @@ async fn run(reader: Weak<CrossReader>, control: Weak<Control>, mut inbox: Recei
     while let Some(written) = inbox.recv().await {
         tokio::time::sleep(budget.wait(begun.elapsed())).await;
         let (Some(reader), Some(control)) = (reader.upgrade(), control.upgrade()) else { return };
+        reader.bytes.fetch_sub(written.bytes, Ordering::Relaxed);
         let models = control.models();
         let pair = models.stable.zip(models.canary);
         // Both must still be there, and the writer be the one that wrote.
@@ -199,10 +238,33 @@ async fn run(reader: Weak<CrossReader>, control: Weak<Control>, mut inbox: Recei
         let today = SystemTime::now();
         let task = || pair.read(with, &written.request, &reply, today);
         let before = reader.tally.micros.load(Ordering::Relaxed);
-        let done = reader.idle.run(&reader.tally, task).await;
+        let done = reader.idle.run(&reader.tally, TRIES, task).await;
         let spent = reader.tally.micros.load(Ordering::Relaxed) - before;
         budget.spend(begun.elapsed(), Duration::from_micros(spent));
-        reader.note(&control, done, &written);
+        reader.note(&control, done, &written, canary.lane);
+    }
+}
+
+/// Bytes of memory that a prompt holds, about.
+fn held(prompt: &Prompt) -> usize {
+    /// A value with its place in a list or a map.
+    const VALUE: usize = 160;
+    fn of(value: &Value) -> usize {
+        VALUE
+            + match value {
+                Value::String(text) => text.len(),
+                Value::Array(all) => all.iter().map(of).sum(),
+                Value::Object(all) => all.iter().map(|(name, one)| name.len() + of(one)).sum(),
+                _ => 0,
+            }
+    }
+    match prompt {
+        Prompt::Text(text) => text.len(),
+        Prompt::Tokens(ids) => std::mem::size_of_val(ids.as_slice()),
+        Prompt::Chat { messages, tools, template_kwargs, .. } => {
+            let more = template_kwargs.iter().flat_map(|all| all.values());
+            messages.iter().chain(tools).chain(more).map(of).sum()
+        }
     }
 }
 

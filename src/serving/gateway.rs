@@ -55,7 +55,8 @@ impl Gateway {
 
     /// Everything that an operator may want to see.
     pub fn status(&self) -> Status {
-        let cross_read = self.reader.report();
+        let canary = self.control.models().canary.map(|canary| canary.lane);
+        let cross_read = self.reader.report(canary);
         Status { shadow: self.shadow(), cross_read, ..self.control.status() }
     }
 

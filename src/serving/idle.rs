@@ -15,9 +15,6 @@ use std::time::Instant;
 use tokio::sync::mpsc::unbounded_channel;
 use tokio::sync::watch;
 
-/// Times that a task gives way before it is dropped.
-const TRIES: u32 = 5;
-
 /// Counts the requests that are being answered, and has one task run at a time.
 #[derive(Clone)]
 pub(super) struct Idle {
@@ -62,11 +59,16 @@ impl Idle {
         Live(self.clone())
     }
 
-    /// Runs `task` while no request is being answered; `None` when it gave way too often. Giving way drops the
+    /// Runs `task` while no request is being answered; `None` when it gave way `tries` times. Giving way drops the
     /// future, and is counted.
-    pub async fn run<F: Future>(&self, tally: &Tally, task: impl Fn() -> F) -> Option<F::Output> {
+    pub async fn run<F: Future>(
+        &self,
+        tally: &Tally,
+        tries: u32,
+        task: impl Fn() -> F,
+    ) -> Option<F::Output> {
         let mut live = self.live.subscribe();
-        for _ in 0..TRIES {
+        for _ in 0..tries {
             let _turn = self.turn.lock().await;
             // The sender lives as long as this.
             live.wait_for(|live| *live == 0).await.ok()?;

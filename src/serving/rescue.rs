@@ -36,7 +36,7 @@ impl Gateway {
             match played.ended {
                 Ended::Complete => {
                     let _ = out.send(Piece::Done(played.usage)).await;
-                    self.reader.offer(request.clone(), &played);
+                    self.reader.offer(&request, &played);
                     return self.copy(request, played);
                 }
                 Ended::ClientGone => return,

@@ -19,6 +19,8 @@ use tokio::sync::mpsc::{Receiver, Sender, channel};
 
 /// Copies that may wait; more are dropped.
 const WAITING: usize = 64;
+/// Times that a copy gives way before it is dropped.
+const TRIES: u32 = 5;
 
 /// A request that stable has answered, to be put to the canary.
 #[derive(Debug)]
@@ -97,7 +99,7 @@ async fn run(shadow: Weak<Shadow>, control: Weak<Control>, mut inbox: Receiver<C
         // Without a canary there is nobody to ask, and that is nobody's failure.
         let Ok(assignment) = control.route(None, Some(Arm::Canary), 0.0) else { continue };
         let task = || answer(&control, &shadow.admission, &assignment, &copied);
-        match shadow.idle.run(&shadow.tally, task).await {
+        match shadow.idle.run(&shadow.tally, TRIES, task).await {
             Some(Ok((canary, log_probability))) => {
                 shadow.paired.lock().add(&copied.stable, &canary, log_probability);
             }

@@ -14,7 +14,7 @@ use crate::rollout::latency_gate::least;
 use crate::rollout::quality::Flag;
 use crate::rollout::verdict::{Gate, GateName, GateState};
 use crate::rollout::window::{ArmWindow, tokens_per_second};
-use crate::rollout::{Arm, CrossRead, Mode, Policy, Reading, SignalAction};
+use crate::rollout::{Arm, CrossRead, Expect, Mode, Policy, Reading, SignalAction};
 
 /// What the gates are computed from.
 pub(crate) struct Input<'a> {
@@ -289,22 +289,33 @@ pub(crate) fn cross_read(input: &Input<'_>) -> Option<Gate> {
     if !input.policy.reads() {
         return None;
     }
-    let (readings, limit) = (&input.exact.readings, input.limits().readings);
+    let (readings, limit) = (&input.exact.readings, input.policy.log_limit());
     let [(of_stable, ..), (of_canary, ..)] = readings.found;
     let (name, samples) = (GateName::CrossRead, (of_stable, of_canary));
     if of_stable + of_canary == 0 {
-        let why = "no reply was read by both models".to_string();
+        let expect = rule.expect.as_str();
+        let why = format!("no reply was read by both models; expected: {expect}");
         return Some(Gate::bare(name, GateState::NotJudged(why)));
     }
     let e = readings.log_e();
+    let (finding, cause) = (readings.finding(limit, &input.exact.parties), readings.cause());
+    let rollback = match rule.action {
+        SignalAction::Rollback => format!(" ({:.0} to roll back)", input.limits().readings.exp()),
+        _ => String::new(),
+    };
+    let one_party = match finding {
+        Finding::OneParty => ", but not without one party",
+        _ => "",
+    };
     let text = format!(
-        "{}; expected: {}; evidence {} of {:.0}",
+        "{}{}; expected: {}; evidence {} of {:.0}{rollback}{one_party}",
+        if e >= limit { format!("{cause}; ") } else { String::new() },
         sentences(readings),
         rule.expect.as_str(),
         e_text(e_value(e)),
         limit.exp(),
     );
-    let state = match (rule.action, readings.finding(limit, &input.exact.parties)) {
+    let state = match (rule.action, finding) {
         (SignalAction::Notify, _) if e >= input.limits().notices => GateState::Noted(text.clone()),
         (SignalAction::Notify, _) => GateState::NotJudged(format!("{text}; it is only reported")),
         (_, Finding::Proved) => GateState::Fail(text.clone()),
@@ -324,6 +335,25 @@ pub fn readings_text(all: &[Reading]) -> String {
     sentences(&readings)
 }
 
+/// What the gate would say of these readings, for each kind of change that could be expected, in words.
+pub fn readings_verdicts(all: &[Reading], alpha: f64) -> Vec<(Expect, String)> {
+    let verdict = |expect: Expect| {
+        let mut readings = Readings::new(&CrossRead { expect, ..CrossRead::default() });
+        readings.begin(Duration::ZERO);
+        for reading in all {
+            let draw = Draw { arm: reading.writer, party: None, cluster: None, w: 0.5 };
+            readings.observe(&draw, reading);
+        }
+        let held = readings.log_e() >= -alpha.ln();
+        let text = match held {
+            true => format!("held: {}", readings.cause()),
+            false => format!("nothing against it in {} replies", all.len()),
+        };
+        (expect, text)
+    };
+    [Expect::Same, Expect::Similar, Expect::Different].map(verdict).into()
+}
+
 /// What was read, in words.
 fn sentences(readings: &Readings) -> String {
     let mut all = Vec::new();
@@ -335,14 +365,16 @@ fn sentences(readings: &Readings) -> String {
             readings.kl.count
         ));
     }
-    let percent = |(replies, _, implausible): (u64, f64, f64)| match replies {
-        0 => "unknown".to_string(),
-        _ => format!("{:.1} %", 100.0 * implausible / replies as f64),
+    if let [(0, ..), _] | [_, (0, ..)] = readings.found {
+        return all
+            .into_iter()
+            .next()
+            .unwrap_or_else(|| "replies of one arm only were read".to_string());
+    }
+    let percent = |(replies, _, implausible): (u64, f64, f64)| {
+        format!("{:.1} %", 100.0 * implausible / replies as f64)
     };
-    let nats = |(replies, nats, _): (u64, f64, f64)| match replies {
-        0 => "unknown".to_string(),
-        _ => format!("{:.2}", nats / replies as f64),
-    };
+    let nats = |(replies, nats, _): (u64, f64, f64)| format!("{:.2}", nats / replies as f64);
     let [own, other] = readings.found;
     all.push(format!(
         "stable finds {} of the canary's tokens implausible (its own: {}), {} nats per byte (its own: {}), {} and {} replies read",

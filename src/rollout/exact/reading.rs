@@ -132,6 +132,20 @@ impl Excess {
     }
 }
 
+/// One test of what is expected.
+struct Test<'a> {
+    /// What it is about, with its figure and its limit.
+    text: String,
+    /// All of these must say so.
+    parts: Vec<&'a Stakes<RUNGS>>,
+}
+
+impl Test<'_> {
+    fn log_e(&self, log_e: &impl Fn(&Stakes<RUNGS>) -> f64) -> f64 {
+        self.parts.iter().map(|part| log_e(part)).fold(f64::INFINITY, f64::min)
+    }
+}
+
 /// All that was read.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Readings {
@@ -191,6 +205,8 @@ impl Readings {
 
     /// One reply that both have read.
     pub(crate) fn observe(&mut self, draw: &Draw, reading: &Reading) {
+        // A conversation or a session counts once at each weight.
+        let Some(p) = self.door.count(draw.cluster, draw.w, draw.arm) else { return };
         let slot = draw.party.map(slot);
         let [by_stable, by_canary] = reading.read;
         self.note(draw.arm, by_stable);
@@ -208,7 +224,7 @@ impl Readings {
             let gross = self.is_gross(by_stable);
             self.gross.observe(f64::from(u8::from(gross)), slot);
         }
-        self.compare(draw, by_stable);
+        self.compare(p, draw, by_stable);
     }
 
     fn note(&mut self, writer: Arm, by_stable: Read) {
@@ -219,19 +235,17 @@ impl Readings {
     }
 
     /// What stable finds in it, next to what stable has found in its own.
-    fn compare(&mut self, draw: &Draw, by_stable: Read) {
-        if let Some(p) = self.door.count(draw.cluster, draw.w, draw.arm) {
-            // As many replies of one arm are read as of the other.
-            let [stable, canary] = chances(self.share, weight(draw.w));
-            let odds = p / (1.0 - p) * canary / stable;
-            let p = odds / (1.0 + odds);
-            // Which replies can be read, for their length, may depend on the arm.
-            let odds = odds * self.spread.correction();
-            self.spread.add(p, draw.arm);
-            let p = odds / (1.0 + odds);
-            self.nats.observe(by_stable.nats, p, draw);
-            self.implausible.observe(by_stable.implausible, p, draw);
-        }
+    fn compare(&mut self, p: f64, draw: &Draw, by_stable: Read) {
+        // As many replies of one arm are read as of the other.
+        let [stable, canary] = chances(self.share, weight(draw.w));
+        let odds = p / (1.0 - p) * canary / stable;
+        let p = odds / (1.0 + odds);
+        // Which replies can be read, for their length, may depend on the arm.
+        let odds = odds * self.spread.correction();
+        self.spread.add(p, draw.arm);
+        let p = odds / (1.0 + odds);
+        self.nats.observe(by_stable.nats, p, draw);
+        self.implausible.observe(by_stable.implausible, p, draw);
         if draw.arm == Arm::Stable {
             let at = level(f64::from(by_stable.nats));
             self.high.add(at);
@@ -245,21 +259,87 @@ impl Readings {
         nats > OVER * high || nats < UNDER * low
     }
 
-    fn tests(&self) -> Vec<Vec<&Stakes<RUNGS>>> {
+    /// The tests of what is expected: in words with figures, and the evidence of each part.
+    fn tests(&self) -> Vec<Test<'_>> {
+        let mean = |mean: &Mean| mean.mean().unwrap_or(0.0);
+        let test = |text: String, parts: Vec<_>| Test { text, parts };
+        let gross = test(
+            format!(
+                "{:.0} % of the canary's replies are beyond any of stable's own (limit {:.0} %)",
+                100.0 * mean(&self.gross),
+                100.0 * GROSS
+            ),
+            vec![&self.gross.stakes],
+        );
         match self.expect {
-            Expect::Same => {
-                let excess = &self.excess;
-                let tests = [&self.kl, excess, &self.differing, &self.sharper, &self.otherwise];
-                tests.map(|mean| vec![&mean.stakes]).to_vec()
+            Expect::Same => self.tests_of_same(),
+            Expect::Similar => {
+                let forwards =
+                    [("nats per byte", &self.nats), ("implausible tokens", &self.implausible)];
+                let by_each = forwards.into_iter().flat_map(|(what, excess)| {
+                    let text = format!(
+                        "stable finds more {what} in the canary's replies than in its own (limit {} more), and the canary \
+                         {:.2} more nats per byte in stable's than stable (limit {})",
+                        excess.limit,
+                        mean(&self.backwards),
+                        self.backwards.limit
+                    );
+                    [&excess.by_median, &excess.by_highest]
+                        .map(|part| test(text.clone(), vec![part, &self.backwards.stakes]))
+                });
+                by_each.chain([gross]).collect()
             }
-            Expect::Similar => [&self.nats, &self.implausible]
-                .iter()
-                .flat_map(|excess| [&excess.by_median, &excess.by_highest])
-                .map(|forwards| vec![forwards, &self.backwards.stakes])
-                .chain([vec![&self.gross.stakes]])
-                .collect(),
-            Expect::Different => vec![vec![&self.gross.stakes]],
+            Expect::Different => vec![gross],
         }
+    }
+
+    fn tests_of_same(&self) -> Vec<Test<'_>> {
+        let factor = self.sharper.mean().unwrap_or(0.0).exp();
+        let percent = |share: f64| format!("{:.0} %", 100.0 * share);
+        let of = |of: &Mean| of.mean().unwrap_or(0.0);
+        [
+            (&self.kl, format!("KL divergence {:.3} (limit {})", of(&self.kl), self.kl.limit)),
+            (
+                &self.excess,
+                format!(
+                    "replies are less likely to the other model by {:.3} nats per token (limit {})",
+                    of(&self.excess),
+                    self.excess.limit
+                ),
+            ),
+            (
+                &self.differing,
+                format!(
+                    "another most likely token at {} of the places (limit {})",
+                    percent(of(&self.differing)),
+                    percent(self.differing.limit)
+                ),
+            ),
+            (
+                &self.sharper,
+                format!(
+                    "logits are spread by a factor of {factor:.2} (limit {:.2})",
+                    SHARPER.exp()
+                ),
+            ),
+            (
+                &self.otherwise,
+                format!(
+                    "another prompt or other sampling in {} of the requests (limit {})",
+                    percent(of(&self.otherwise)),
+                    percent(OTHERWISE)
+                ),
+            ),
+        ]
+        .map(|(mean, text)| Test { text, parts: vec![&mean.stakes] })
+        .into()
+    }
+
+    /// The test with the most evidence, in words with figures.
+    pub(crate) fn cause(&self) -> String {
+        let tests = self.tests().into_iter();
+        let most = tests.max_by(|a, b| a.log_e(&Stakes::log_e).total_cmp(&b.log_e(&Stakes::log_e)));
+        most.map_or_else(String::new, |test| test.text)
     }
 
     /// ln of the e-value against what is expected: the mean over tests, and of a test with several parts the least.
@@ -269,10 +349,7 @@ impl Readings {
 
     fn by(&self, log_e: impl Fn(&Stakes<RUNGS>) -> f64) -> f64 {
         let tests = self.tests();
-        let logs: Vec<f64> = tests
-            .iter()
-            .map(|parts| parts.iter().map(|part| log_e(part)).fold(f64::INFINITY, f64::min))
-            .collect();
+        let logs: Vec<f64> = tests.iter().map(|test| test.log_e(&log_e)).collect();
         ln_total(&logs) - (logs.len() as f64).ln()
     }
 
@@ -282,7 +359,8 @@ impl Readings {
             return Finding::Below;
         }
         let tests = self.tests();
-        let mut slots: Vec<usize> = tests.iter().flatten().flat_map(|part| part.slots()).collect();
+        let parts = tests.iter().flat_map(|test| &test.parts);
+        let mut slots: Vec<usize> = parts.flat_map(|part| part.slots()).collect();
         slots.sort_unstable();
         slots.dedup();
         let holds = |slot: usize| self.by(|stakes| stakes.log_e_without(slot)) >= limit;
