@@ -55,7 +55,11 @@ impl Idle {
 
     /// Notes that a request is being answered.
     pub fn live(&self) -> Live {
-        self.live.send_modify(|live| *live += 1);
+        // Whoever waits is woken only where it matters to them: a busy server wakes nobody.
+        self.live.send_if_modified(|live| {
+            *live += 1;
+            *live == 1
+        });
         Live(self.clone())
     }
 
@@ -91,7 +95,10 @@ impl Idle {
 
 impl Drop for Live {
     fn drop(&mut self) {
-        self.0.live.send_modify(|live| *live -= 1);
+        self.0.live.send_if_modified(|live| {
+            *live -= 1;
+            *live == 0
+        });
     }
 }
 
