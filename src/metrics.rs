@@ -32,6 +32,7 @@ const KV_CACHED: &str = "serin_kv_blocks_cached";
 const KV_EVICTIONS: &str = "serin_kv_evictions_total";
 const REQUESTS: &str = "serin_requests_total";
 const RESCUED: &str = "serin_rescued_total";
+const CROSS_READ: &str = "serin_cross_read_replies_total";
 const REPLY_FLAGS: &str = "serin_reply_flags_total";
 const FEEDBACK: &str = "serin_feedback_total";
 const RETRIES: &str = "serin_retries_total";
@@ -119,6 +120,10 @@ fn describe() {
     describe_gauge!(KV_EVICTIONS, "Cached KV blocks evicted since the model was loaded.");
     describe_counter!(REQUESTS, "Finished requests by outcome class.");
     describe_counter!(RESCUED, "Requests that the canary failed and stable answered.");
+    describe_counter!(
+        CROSS_READ,
+        "Replies chosen to be read by both models, by what became of them."
+    );
     describe_counter!(REPLY_FLAGS, "Requests with a flag, by flag, while a canary is loaded.");
     describe_counter!(FEEDBACK, "Votes on replies.");
     describe_counter!(RETRIES, "Replies that a user regenerated soon after.");
@@ -219,6 +224,11 @@ pub fn token_gaps(who: Who<'_>) -> metrics::Histogram {
 /// `version`: the one that answered.
 pub fn rescued(version: &str) {
     counter!(RESCUED, "version" => version.to_owned()).increment(1);
+}
+
+/// A reply that was chosen to be read by both models; `result`: `read`, `dropped`, `too_long` or `failed`.
+pub fn cross_read(result: &'static str) {
+    counter!(CROSS_READ, "result" => result).increment(1);
 }
 
 /// Counts each flag of one finished request.

@@ -11,6 +11,7 @@ use super::idle::{Idle, NotRun, Tally};
 use super::types::{GatewayError, GenerateRequest, Prompt};
 use crate::control::{Control, CrossReadStatus};
 use crate::engine::{LaneId, Refusal};
+use crate::metrics;
 use crate::rollout::reading::chances;
 use crate::rollout::{Arm, Origin, Weight};
 use crate::routing::Deployment;
@@ -138,13 +139,11 @@ impl CrossReader {
         self.sampled.fetch_add(1, Ordering::Relaxed);
         let bytes = held(&request.prompt);
         if bytes > LARGEST {
-            self.too_long.fetch_add(1, Ordering::Relaxed);
-            return;
+            return count(&self.too_long, "too_long");
         }
         if self.bytes.fetch_add(bytes, Ordering::Relaxed) + bytes > WAITING_BYTES {
             self.bytes.fetch_sub(bytes, Ordering::Relaxed);
-            self.dropped.fetch_add(1, Ordering::Relaxed);
-            return;
+            return count(&self.dropped, "dropped");
         }
         let written = Written {
             request: request.clone(),
@@ -157,21 +156,21 @@ impl CrossReader {
         };
         if self.queue.try_send(written).is_err() {
             self.bytes.fetch_sub(bytes, Ordering::Relaxed);
-            self.dropped.fetch_add(1, Ordering::Relaxed);
+            count(&self.dropped, "dropped");
         }
     }
 
     /// What was done; `None` when nothing is read. Of a difference, only what was found of `canary`.
     pub fn report(&self, canary: Option<LaneId>) -> Option<CrossReadStatus> {
-        let count = |count: &AtomicU64| count.load(Ordering::Relaxed);
+        let read = |count: &AtomicU64| count.load(Ordering::Relaxed);
         (self.share > 0.0).then(|| CrossReadStatus {
-            sampled: count(&self.sampled),
-            read: count(&self.read),
-            preempted: count(&self.tally.preempted),
-            dropped: count(&self.dropped),
-            too_long: count(&self.too_long),
-            failed: count(&self.failed),
-            seconds: count(&self.tally.micros) as f64 / 1e6,
+            sampled: read(&self.sampled),
+            read: read(&self.read),
+            preempted: read(&self.tally.preempted),
+            dropped: read(&self.dropped),
+            too_long: read(&self.too_long),
+            failed: read(&self.failed),
+            seconds: read(&self.tally.micros) as f64 / 1e6,
             difference: self.difference_of(canary),
         })
     }
@@ -193,28 +192,36 @@ impl CrossReader {
         written: &Written,
         canary: LaneId,
     ) {
-        let count = match done {
-            None => &self.dropped,
-            Some(Ok(None)) => &self.failed,
+        let (counter, result) = match done {
+            None => (&self.dropped, "dropped"),
+            Some(Ok(None)) => (&self.failed, "failed"),
             Some(Ok(Some(both))) => {
                 let Written { writer, stage, origin, .. } = *written;
                 if let Some(difference) = &both.difference {
                     *self.difference.lock() = Some((canary, difference.clone()));
                 }
                 control.read(both.reading(writer, stage, origin));
-                &self.read
+                (&self.read, "read")
             }
             Some(Err(error)) => {
                 tracing::debug!(%error, writer = written.writer.as_str(), "a reply was not read");
                 match error.why {
                     NotRun::Refused(Refusal::NoFreeBlocks | Refusal::TooLong { .. })
-                    | NotRun::Unprepared(GatewayError::ContextLength { .. }) => &self.too_long,
-                    _ => &self.failed,
+                    | NotRun::Unprepared(GatewayError::ContextLength { .. }) => {
+                        (&self.too_long, "too_long")
+                    }
+                    _ => (&self.failed, "failed"),
                 }
             }
         };
-        count.fetch_add(1, Ordering::Relaxed);
+        count(counter, result);
     }
+}
+
+/// Counts a reply that was chosen by what became of it, here and in the metrics.
+fn count(counter: &AtomicU64, result: &'static str) {
+    counter.fetch_add(1, Ordering::Relaxed);
+    metrics::cross_read(result);
 }
 
 async fn run(reader: Weak<CrossReader>, control: Weak<Control>, mut inbox: Receiver<Written>) {
@@ -228,7 +235,7 @@ async fn run(reader: Weak<CrossReader>, control: Weak<Control>, mut inbox: Recei
         let pair = models.stable.zip(models.canary);
         // Both must still be there, and the writer be the one that wrote.
         let Some((stable, canary)) = pair.filter(|pair| written.is_by(pair)) else {
-            reader.dropped.fetch_add(1, Ordering::Relaxed);
+            count(&reader.dropped, "dropped");
             continue;
         };
         let same = vocabularies.are_same(&stable, &canary);
