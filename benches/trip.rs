@@ -44,15 +44,7 @@ async fn main() {
     let (mut to_zero, mut to_memory) = (Vec::new(), Vec::new());
     for trip in 0..TRIPS {
         let by = "a bench".to_owned();
-        let asked = LoadAsked {
-            path: "canary".into(),
-            by,
-            reason: None,
-            retry: true,
-            allow: false,
-            expect: None,
-            inherit: false,
-        };
+        let asked = LoadAsked { retry: true, ..LoadAsked::of("canary", by) };
         control.load_canary(asked).await.expect("a canary");
         let stage = control.view().stage;
         for n in 0..2_000 {

@@ -49,15 +49,7 @@ async fn start() -> Server {
 }
 
 fn canary(path: &Path) -> LoadAsked {
-    LoadAsked {
-        path: path.to_owned(),
-        by: "a test".to_owned(),
-        reason: None,
-        retry: false,
-        allow: false,
-        expect: None,
-        inherit: false,
-    }
+    LoadAsked::of(path, "a test")
 }
 
 fn question() -> GenerateRequest {

@@ -27,15 +27,7 @@ fn request(id: usize) -> GenerateRequest {
 }
 
 fn canary(expect: Expect) -> LoadAsked {
-    LoadAsked {
-        path: "canary".into(),
-        by: "a test".to_owned(),
-        reason: None,
-        retry: true,
-        allow: false,
-        expect: Some(expect),
-        inherit: false,
-    }
+    LoadAsked { retry: true, expect: Some(expect), ..LoadAsked::of("canary", "a test") }
 }
 
 async fn order(control: &Control, command: Operator) {

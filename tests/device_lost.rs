@@ -58,15 +58,7 @@ fn request(prompt: Vec<u32>, pin: Arm) -> GenerateRequest {
 }
 
 fn canary(retry: bool) -> LoadAsked {
-    LoadAsked {
-        path: "canary".into(),
-        by: "a test".to_owned(),
-        reason: None,
-        retry,
-        allow: false,
-        expect: None,
-        inherit: false,
-    }
+    LoadAsked { retry, ..LoadAsked::of("canary", "a test") }
 }
 
 /// How a request ended.

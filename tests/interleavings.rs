@@ -176,17 +176,7 @@ async fn load(
     let free = |path: &PathBuf| !taken.iter().flatten().any(|one| same_place(path, one));
     if let Some(path) = settings.canary.clone().filter(free) {
         let by = "configuration".to_owned();
-        let _ = control
-            .load_canary(LoadAsked {
-                path,
-                by,
-                reason: None,
-                retry: false,
-                allow: false,
-                expect: None,
-                inherit: false,
-            })
-            .await;
+        let _ = control.load_canary(LoadAsked::of(path, by)).await;
     }
 }
 

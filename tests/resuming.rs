@@ -33,15 +33,7 @@ async fn start(dir: &Path) -> (Gateway, ResumePlan) {
 
 async fn interrupted(dir: &Path, percent: u8) -> (Gateway, ResumePlan) {
     let (gateway, _) = start(dir).await;
-    let asked = LoadAsked {
-        path: "canary".into(),
-        by: "a test".to_owned(),
-        reason: None,
-        retry: false,
-        allow: false,
-        expect: None,
-        inherit: false,
-    };
+    let asked = LoadAsked::of("canary", "a test");
     gateway.control().load_canary(asked).await.expect("a canary");
     give(gateway.control(), set(percent)).await.expect("granted");
     drop(gateway);
@@ -84,15 +76,7 @@ async fn what_raises_is_refused_until_the_rollout_is_taken_up() {
     for command in raises {
         assert_eq!(give(control, command).await, Err(ControlError::Resuming), "{command:?}");
     }
-    let asked = LoadAsked {
-        path: "canary".into(),
-        by: "a test".to_owned(),
-        reason: None,
-        retry: true,
-        allow: false,
-        expect: None,
-        inherit: false,
-    };
+    let asked = LoadAsked { retry: true, ..LoadAsked::of("canary", "a test") };
     assert_eq!(control.load_canary(asked).await.err(), Some(ControlError::Resuming));
     let (status, clock) = (control.status(), control.now());
     assert_eq!((status.weight, status.weight_wanted.unwrap_or(status.weight)), (0, 25));
@@ -125,15 +109,7 @@ async fn a_canary_that_is_rolled_back_before_it_is_there_is_not_loaded() {
     let status = control.status();
     assert_eq!(status.phase, "rolled_back");
     assert!(control.models().canary.is_none() && status.unloads.is_empty(), "it was never loaded");
-    let asked = LoadAsked {
-        path: "canary".into(),
-        by: "a test".to_owned(),
-        reason: None,
-        retry: false,
-        allow: false,
-        expect: None,
-        inherit: false,
-    };
+    let asked = LoadAsked::of("canary", "a test");
     let refused = control.load_canary(asked).await.expect_err("it is remembered");
     assert!(refused.to_string().contains("rejected before"), "{refused}");
     drop(gateway);
@@ -266,15 +242,7 @@ async fn inherited_sampling_defaults_survive_a_restart() {
     let gateway = start("stable").await;
     let defaults = gateway.control().models().stable.unwrap().defaults.clone();
     assert_ne!(defaults, own);
-    let asked = LoadAsked {
-        path: "canary".into(),
-        by: "a test".to_owned(),
-        reason: None,
-        retry: false,
-        allow: false,
-        expect: None,
-        inherit: true,
-    };
+    let asked = LoadAsked { inherit: true, ..LoadAsked::of("canary", "a test") };
     let canary = gateway.control().load_canary(asked).await.expect("a canary");
     assert_eq!((&canary.defaults, canary.inherited), (&defaults, true));
     assert!(gateway.control().status().differences.is_empty());

@@ -30,15 +30,7 @@ fn request(id: usize, key: Option<String>) -> GenerateRequest {
 }
 
 fn canary() -> LoadAsked {
-    LoadAsked {
-        path: "canary".into(),
-        by: "a test".to_owned(),
-        reason: None,
-        retry: false,
-        allow: false,
-        expect: None,
-        inherit: false,
-    }
+    LoadAsked::of("canary", "a test")
 }
 
 async fn set_weight(control: &Control, percent: u8) {

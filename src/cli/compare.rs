@@ -121,16 +121,7 @@ fn request(args: &CompareArgs, prompts: &[Vec<Value>], n: u64) -> GenerateReques
             ..SamplingPatch::default()
         },
         max_tokens: Some(args.max_tokens as usize),
-        id: format!("prompt {}", at + 1),
-        prompt,
-        n: 1,
-        stop: Vec::new(),
-        ignore_eos: false,
-        key: None,
-        pin: None,
-        party: None,
-        client: 0,
-        arrived: Instant::now(),
+        ..GenerateRequest::new(format!("prompt {}", at + 1), prompt, Instant::now())
     }
 }
 

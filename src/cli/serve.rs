@@ -162,8 +162,7 @@ impl Running {
         let Some(path) = config.canary.clone().filter(free) else { return Ok(()) };
         let by = "configuration".to_owned();
         let allow = config.allow_less;
-        let asked =
-            LoadAsked { path, by, reason: None, retry: false, allow, expect: None, inherit: false };
+        let asked = LoadAsked { allow, ..LoadAsked::of(path, by) };
         if let Err(error) = self.control.load_canary(asked).await {
             tracing::error!(alert = true, %error, "the canary is not loaded; stable serves alone");
         }

@@ -124,9 +124,7 @@ impl Control {
         let former = {
             let mut routes = self.routes.write();
             let Some(canary) = routes.canary.take() else { return };
-            let former = routes.stable.replace(canary);
-            former.iter().for_each(|former| routes.withdraw(former));
-            former
+            routes.replace_stable(canary)
         };
         self.life.on_trial(None);
         self.share_turns();
@@ -161,12 +159,7 @@ impl Control {
     /// The former stable serves again; the promoted version leaves.
     fn swap_back(&self, state: &mut ControlState) {
         let Some(Previous { deployment, .. }) = state.previous.take() else { return };
-        let promoted = {
-            let mut routes = self.routes.write();
-            let promoted = routes.stable.replace(deployment);
-            promoted.iter().for_each(|promoted| routes.withdraw(promoted));
-            promoted
-        };
+        let promoted = self.routes.write().replace_stable(deployment);
         self.share_turns();
         if let Some(promoted) = promoted {
             self.retire(promoted, "undone", self.deployments.drain);
@@ -175,12 +168,7 @@ impl Control {
 
     /// Until that is written down, an end is still held against it (`commit`).
     pub(super) fn retire_canary(&self, reason: &'static str) {
-        let canary = {
-            let mut routes = self.routes.write();
-            let canary = routes.canary.take();
-            canary.iter().for_each(|canary| routes.withdraw(canary));
-            canary
-        };
+        let canary = self.routes.write().remove_canary();
         if let Some(deployment) = canary {
             self.retire(deployment, reason, self.deployments.drain);
         }

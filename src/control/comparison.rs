@@ -1,8 +1,9 @@
-//! What a canary can do less than stable, for its clients: context, vocabulary, tokens, chat template.
+//! What a canary can do less than stable, for its clients: context, vocabulary, tokens, chat template. And what shapes
+//! its replies otherwise than stable's.
 //!
 //! The gates measure how a canary answers. They do not see a request that it cannot take at all, because
 //! nobody has sent one yet. So the two are compared at load, and a canary that can do less is loaded only if a
-//! person allows it. What it can do more is not said.
+//! person allows it. What it can do more is no reason to refuse it.
 //!
 //! It compares two opened models and knows neither arms nor orders.
 
@@ -63,7 +64,8 @@ pub fn differences(stable: &Offer<'_>, canary: &Offer<'_>) -> Vec<String> {
     found.extend((from != to).then(|| format!("vocabulary: {from} tokens on stable, {to} here")));
     let ends = |codec: &Codec| {
         let texts = codec.eos_ids().iter().filter_map(|id| codec.token(*id));
-        texts.take(MOST_NAMES).collect::<Vec<_>>().join(" ")
+        let texts = texts.take(MOST_NAMES).collect::<Vec<_>>().join(" ");
+        if texts.is_empty() { "no token".to_owned() } else { texts }
     };
     let (from, to) = (ends(here), ends(there));
     found.extend((from != to).then(|| format!("a reply ends at: {from} on stable, {to} here")));
@@ -256,7 +258,7 @@ mod tests {
         let found = differences(&offer(512, &whole), &offer(1024, &endless));
         let want = [
             "context: 512 tokens on stable, 1024 here",
-            "a reply ends at: <|im_end|> on stable,  here",
+            "a reply ends at: <|im_end|> on stable, no token here",
         ];
         assert_eq!(found, want);
     }

@@ -53,6 +53,21 @@ pub struct LoadAsked {
     pub inherit: bool,
 }
 
+impl LoadAsked {
+    /// A load as configured, which overrides nothing.
+    pub fn of(path: impl Into<PathBuf>, by: impl Into<String>) -> LoadAsked {
+        LoadAsked {
+            path: path.into(),
+            by: by.into(),
+            reason: None,
+            retry: false,
+            allow: false,
+            expect: None,
+            inherit: false,
+        }
+    }
+}
+
 impl Control {
     /// Loads a canary and starts its rollout. Goes on to its end even if the caller stops waiting.
     pub async fn load_canary(

@@ -10,21 +10,18 @@ use super::*;
 /// Random traffic at the weight in force.
 struct Traffic {
     trial: Trial,
-    seed: u64,
+    luck: Luck,
 }
 
 impl Traffic {
     fn begin(change: impl FnOnce(&mut Policy)) -> Traffic {
         let mut policy = Policy { warmup_requests: 0, ..Policy::default() };
         change(&mut policy);
-        Traffic { trial: Trial::start(policy), seed: 7 }
+        Traffic { trial: Trial::start(policy), luck: Luck(7) }
     }
 
     fn unit(&mut self) -> f64 {
-        self.seed = self.seed.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let z = (self.seed ^ (self.seed >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        let z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        ((z ^ (z >> 31)) >> 11) as f64 / (1u64 << 53) as f64
+        self.luck.unit()
     }
 
     /// Requests of other parties each, until something follows; `change` makes the canary what it is.

@@ -5,7 +5,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Arm, Origin, Weight};
+use super::{Arm, Origin};
 
 /// What kind of change the canary is, as the operator says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -82,10 +82,10 @@ pub struct Reading {
     pub asked_otherwise: bool,
 }
 
-/// The shares of stable's and of the canary's replies that are read at this routed weight, by [`Arm::index`]: as many
-/// replies of one as of the other, and `share` of all replies.
-pub fn chances(share: f64, routed: Weight) -> [f64; 2] {
-    let (w, half) = (routed.fraction(), share / 2.0);
+/// The shares of stable's and of the canary's replies that are read if `w` of the requests are routed to the canary, by
+/// [`Arm::index`]: as many replies of one as of the other, and `share` of all replies.
+pub fn chances(share: f64, w: f64) -> [f64; 2] {
+    let half = share / 2.0;
     [1.0 - w, w].map(|of_all| if of_all > 0.0 { (half / of_all).min(1.0) } else { 0.0 })
 }
 
@@ -97,9 +97,8 @@ mod tests {
     proptest! {
         #[test]
         fn both_arms_are_read_alike_and_no_more_than_the_share(share in 0.0f64..=1.0, percent in 1u8..100) {
-            let weight = Weight::new(percent).expect("at most 100");
-            let [stable, canary] = chances(share, weight);
-            let w = weight.fraction();
+            let w = f64::from(percent) / 100.0;
+            let [stable, canary] = chances(share, w);
             prop_assert!((0.0..=1.0).contains(&stable) && (0.0..=1.0).contains(&canary));
             prop_assert!(w * canary + (1.0 - w) * stable <= share + 1e-12);
             if stable < 1.0 && canary < 1.0 {
@@ -110,7 +109,7 @@ mod tests {
 
     #[test]
     fn an_arm_without_traffic_is_not_read() {
-        assert_eq!(chances(0.1, Weight::FULL)[0], 0.0);
-        assert_eq!(chances(0.1, Weight::ZERO)[1], 0.0);
+        assert_eq!(chances(0.1, 1.0)[0], 0.0);
+        assert_eq!(chances(0.1, 0.0)[1], 0.0);
     }
 }

@@ -6,6 +6,25 @@ use super::*;
 
 pub(super) const SECOND: Duration = Duration::from_secs(1);
 
+/// Random figures with a seed (splitmix64).
+pub(super) struct Luck(pub(super) u64);
+
+impl Luck {
+    /// Uniform in [0, 1).
+    pub(super) fn unit(&mut self) -> f64 {
+        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        let z = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        let z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        ((z ^ (z >> 31)) >> 11) as f64 / (1u64 << 53) as f64
+    }
+
+    /// Log-normal about `median`.
+    pub(super) fn near(&mut self, median: f64, sd: f64) -> f64 {
+        let normal = (0..12).map(|_| self.unit()).sum::<f64>() - 6.0;
+        median * (sd * normal).exp()
+    }
+}
+
 /// A machine with a clock that the test controls.
 #[derive(Clone)]
 pub(super) struct Trial {

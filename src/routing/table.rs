@@ -76,12 +76,27 @@ impl Routes {
         }
     }
 
-    /// Remembers a version that has left service if it took longer sequences than stable does now.
-    pub fn withdraw(&mut self, left: &Deployment) {
-        let (max, stable) = (left.max_len(), self.stable.as_ref().map(|stable| stable.max_len()));
-        if stable.is_some_and(|stable| max > stable) {
-            self.withdrawn = Some(Withdrawn { version: left.version.clone(), max });
+    /// Takes the canary out of service, if there is one.
+    pub fn remove_canary(&mut self) -> Option<Arc<Deployment>> {
+        let canary = self.canary.take();
+        self.left(canary)
+    }
+
+    /// Puts a version into stable's place; returns the one that was there.
+    pub fn replace_stable(&mut self, stable: Arc<Deployment>) -> Option<Arc<Deployment>> {
+        let former = self.stable.replace(stable);
+        self.left(former)
+    }
+
+    /// A version has left service: remembered if it took longer sequences than stable does now.
+    fn left(&mut self, left: Option<Arc<Deployment>>) -> Option<Arc<Deployment>> {
+        if let (Some(left), Some(stable)) = (&left, &self.stable)
+            && left.max_len() > stable.max_len()
+        {
+            let (version, max) = (left.version.clone(), left.max_len());
+            self.withdrawn = Some(Withdrawn { version, max });
         }
+        left
     }
 
     /// The arm for a request: by pin, key or `draw`, uniform in [0, 1).

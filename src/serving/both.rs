@@ -16,6 +16,7 @@ use crate::routing::Deployment;
 use crate::text::GenerationDefaults;
 use std::sync::Arc;
 use std::time::SystemTime;
+use tokio::sync::OnceCell;
 
 /// Stable and the canary, and whether their vocabularies are the same.
 pub(super) struct Pair<'a> {
@@ -23,11 +24,19 @@ pub(super) struct Pair<'a> {
     pub same: bool,
 }
 
-/// A reply to be read.
+/// A reply to be read, and what has come of it.
 pub(super) struct Reply<'a> {
-    pub writer: Arm,
+    writer: Arm,
     /// Ids of the writer's vocabulary.
-    pub tokens: &'a [u32],
+    tokens: &'a [u32],
+    /// By reader. A reading that is cut off and tried again begins with the model that has not read yet.
+    done: [OnceCell<(Prepared, Vec<Score>)>; 2],
+}
+
+impl<'a> Reply<'a> {
+    pub fn new(writer: Arm, tokens: &'a [u32]) -> Reply<'a> {
+        Reply { writer, tokens, done: Default::default() }
+    }
 }
 
 /// What both made of a reply.
@@ -69,8 +78,7 @@ impl Pair<'_> {
     ) -> Result<Option<Both>, Unread> {
         let codec = &self.models[reply.writer.index()].codec;
         let text = codec.decode(reply.tokens, true).unwrap_or_default();
-        let (mut prompts, mut all) = (Vec::new(), Vec::new());
-        for deployment in self.models {
+        let one = async |deployment: &Deployment| {
             let own = self.same || std::ptr::eq(codec, &deployment.codec);
             let ids = match own {
                 true => reply.tokens.to_vec(),
@@ -80,23 +88,26 @@ impl Pair<'_> {
             let prompt = prepare(request, deployment, None, admission, today).await;
             let prompt = prompt.map_err(|why| unread(why.into()))?;
             let scores = scores(engine, deployment, &prompt, &ids, self.same).await;
-            all.push(scores.map_err(unread)?);
-            prompts.push(prompt);
-        }
-        let read = [read(&all[0], text.len()), read(&all[1], text.len())];
+            Ok((prompt, scores.map_err(unread)?))
+        };
+        let [stable, canary] = self.models;
+        let (prompt, by_stable) = reply.done[0].get_or_try_init(|| one(stable)).await?;
+        let (prompt_of_canary, by_canary) = reply.done[1].get_or_try_init(|| one(canary)).await?;
+        let prompts = [prompt, prompt_of_canary];
+        let read = [read(by_stable, text.len()), read(by_canary, text.len())];
         let [Some(of_stable), Some(of_canary)] = read else { return Ok(None) };
+        let agreement = self.same.then(|| agreement(by_stable, by_canary, reply.writer)).flatten();
         Ok(Some(Both {
             read: [of_stable, of_canary],
-            agreement: if self.same { agreement(&all[0], &all[1], reply.writer) } else { None },
-            asked_otherwise: !self.same || self.differ(&prompts),
-            difference: difference(self, &prompts),
+            agreement,
+            asked_otherwise: !self.same || self.differ(prompts),
+            difference: difference(self, prompts),
         }))
     }
 
     /// Whether two models with the same vocabulary were given different prompts, or would have sampled differently.
     /// A canary that states no sampling defaults (a GGUF file) has none that could be wrong.
-    fn differ(&self, prompts: &[Prepared]) -> bool {
-        let (stable, canary) = (&prompts[0], &prompts[1]);
+    fn differ(&self, [stable, canary]: [&Prepared; 2]) -> bool {
         let sampling = |of: &Prepared| SamplingParams { seed: 0, ..of.params.clone() };
         let states = self.models[1].defaults != GenerationDefaults::default();
         stable.ids != canary.ids || states && sampling(stable) != sampling(canary)
@@ -125,7 +136,7 @@ async fn scores(
 const AROUND: usize = 40;
 
 /// The first difference between two prompts, as text.
-fn difference(pair: &Pair<'_>, prompts: &[Prepared]) -> Option<String> {
+fn difference(pair: &Pair<'_>, prompts: [&Prepared; 2]) -> Option<String> {
     let text = |at: usize| pair.models[at].codec.decode(&prompts[at].ids, false).ok();
     let (stable, canary) = (text(0)?, text(1)?);
     let same = stable.chars().zip(canary.chars()).take_while(|(a, b)| a == b).count();

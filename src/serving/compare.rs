@@ -65,7 +65,7 @@ impl<'a> Comparison<'a> {
             return Ok(None);
         }
         let text = deployment.codec.decode(&answer.tokens, true).unwrap_or_default();
-        let reply = Reply { writer, tokens: &answer.tokens };
+        let reply = Reply::new(writer, &answer.tokens);
         let both = self.pair.read((self.engine, &self.admission), request, &reply, today).await;
         let both = both.map_err(|error| error.to_string())?;
         Ok(both.map(|both| Compared {

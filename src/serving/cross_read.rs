@@ -132,7 +132,7 @@ impl CrossReader {
         if routed == Weight::ZERO || routed == Weight::FULL {
             return;
         }
-        let chance = chances(self.share, routed)[assignment.arm.index()];
+        let chance = chances(self.share, routed.fraction())[assignment.arm.index()];
         if request.n != 1 || played.tokens.is_empty() || rand::random::<f64>() >= chance {
             return;
         }
@@ -241,7 +241,7 @@ async fn run(reader: Weak<CrossReader>, control: Weak<Control>, mut inbox: Recei
         let same = vocabularies.are_same(&stable, &canary);
         let pair = Pair { models: [&stable, &canary], same };
         let with = (control.engine(), &reader.admission);
-        let reply = Reply { writer: written.writer, tokens: &written.tokens };
+        let reply = Reply::new(written.writer, &written.tokens);
         let today = SystemTime::now();
         let task = || pair.read(with, &written.request, &reply, today);
         let before = reader.tally.micros.load(Ordering::Relaxed);

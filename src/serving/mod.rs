@@ -5,8 +5,8 @@
 //! routed to; `attempt` follows that arm's reply; `rescue` has stable take over what a canary failed; `class` says
 //! what an ending counts as, `quality` what a reply shows of itself, and `record` keeps both. `logprobs` holds
 //! log-probabilities back until their text is sent. While the device is idle (`idle`), `shadow` and `paired` put copies
-//! of requests to the canary, and `cross_read` has both models read replies (`both`, `reading`). `compare` does that without traffic. It knows no HTTP and no
-//! statistics.
+//! of requests to the canary, and `cross_read` has both models read replies (`both`, `reading`). `compare` does that
+//! without traffic. It knows no HTTP and no statistics.
 
 mod admission;
 mod attempt;

@@ -2,7 +2,7 @@
 //!
 //! The text side is a real one (a model folder's tokenizer and template); only the tensors are faked.
 
-use super::{Gateway, GenerateRequest, Limits, Prompt, SamplingPatch, Timeouts};
+use super::{Gateway, GenerateRequest, Limits, Prompt, Timeouts};
 use crate::control::{
     Candidate, Control, ControlConfig, DeployError, DeploymentPolicy, Loader, Offer, Start,
 };
@@ -52,22 +52,9 @@ pub struct FakeServer {
 }
 
 impl GenerateRequest {
-    /// One reply to `prompt`, with the model's own settings and no limits.
+    /// [`GenerateRequest::new`], arrived now.
     pub fn of(id: &str, prompt: Prompt) -> GenerateRequest {
-        GenerateRequest {
-            id: id.to_owned(),
-            prompt,
-            sampling: SamplingPatch::default(),
-            n: 1,
-            max_tokens: None,
-            stop: Vec::new(),
-            ignore_eos: false,
-            key: None,
-            pin: None,
-            party: None,
-            client: 0,
-            arrived: Instant::now(),
-        }
+        GenerateRequest::new(id.to_owned(), prompt, Instant::now())
     }
 }
 

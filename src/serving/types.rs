@@ -37,6 +37,26 @@ pub struct GenerateRequest {
     pub arrived: Instant,
 }
 
+impl GenerateRequest {
+    /// One reply to `prompt`, with the model's own settings and no limits.
+    pub fn new(id: String, prompt: Prompt, arrived: Instant) -> GenerateRequest {
+        GenerateRequest {
+            id,
+            prompt,
+            sampling: SamplingPatch::default(),
+            n: 1,
+            max_tokens: None,
+            stop: Vec::new(),
+            ignore_eos: false,
+            key: None,
+            pin: None,
+            party: None,
+            client: 0,
+            arrived,
+        }
+    }
+}
+
 /// What the model is to go on from.
 #[derive(Debug, Clone)]
 pub enum Prompt {

@@ -290,7 +290,7 @@ pub(crate) fn cross_read(input: &Input<'_>) -> Option<Gate> {
         return None;
     }
     let (readings, limit) = (&input.exact.readings, input.policy.log_limit());
-    let [(of_stable, ..), (of_canary, ..)] = readings.found;
+    let [of_stable, of_canary] = readings.found.map(|found| found.replies);
     let (name, samples) = (GateName::CrossRead, (of_stable, of_canary));
     if of_stable + of_canary == 0 {
         let expect = rule.expect.as_str();
@@ -365,20 +365,19 @@ fn sentences(readings: &Readings) -> String {
             readings.kl.count
         ));
     }
-    if let [(0, ..), _] | [_, (0, ..)] = readings.found {
-        return all
-            .into_iter()
-            .next()
-            .unwrap_or_else(|| "replies of one arm only were read".to_string());
-    }
-    let percent = |(replies, _, implausible): (u64, f64, f64)| {
-        format!("{:.1} %", 100.0 * implausible / replies as f64)
-    };
-    let nats = |(replies, nats, _): (u64, f64, f64)| format!("{:.2}", nats / replies as f64);
     let [own, other] = readings.found;
+    if own.replies == 0 || other.replies == 0 {
+        let only = "replies of one arm only were read".to_string();
+        return all.pop().unwrap_or(only);
+    }
     all.push(format!(
-        "stable finds {} of the canary's tokens implausible (its own: {}), {} nats per byte (its own: {}), {} and {} replies read",
-        percent(other), percent(own), nats(other), nats(own), other.0, own.0
+        "stable finds {:.1} % of the canary's tokens implausible (its own: {:.1} %), {:.2} nats per byte (its own: {:.2}), {} and {} replies read",
+        100.0 * other.implausible(),
+        100.0 * own.implausible(),
+        other.nats(),
+        own.nats(),
+        other.replies,
+        own.replies
     ));
     let otherwise = readings.otherwise.mean().unwrap_or(0.0);
     if readings.kl.count == 0 {

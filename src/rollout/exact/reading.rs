@@ -28,7 +28,7 @@ use crate::rollout::evalue::RUNGS;
 use crate::rollout::keys::slot;
 use crate::rollout::reading::{Expect, Read, Reading, chances};
 use crate::rollout::signal::Restarts;
-use crate::rollout::{Arm, CrossRead, Weight};
+use crate::rollout::{Arm, CrossRead};
 
 /// The share of the stake that each rung bets.
 const SHARES: [f64; RUNGS] = [0.03, 0.07, 0.15, 0.25, 0.4, 0.55, 0.75, 0.95];
@@ -146,6 +146,26 @@ impl Test<'_> {
     }
 }
 
+/// What stable finds in the replies of one arm, summed over replies.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub(crate) struct Found {
+    pub(crate) replies: u64,
+    nats: f64,
+    implausible: f64,
+}
+
+impl Found {
+    /// Mean nats per byte; `NaN` without replies.
+    pub(crate) fn nats(&self) -> f64 {
+        self.nats / self.replies as f64
+    }
+
+    /// Mean share of implausible tokens; `NaN` without replies.
+    pub(crate) fn implausible(&self) -> f64 {
+        self.implausible / self.replies as f64
+    }
+}
+
 /// All that was read.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Readings {
@@ -168,8 +188,8 @@ pub(crate) struct Readings {
     /// Of stable's own replies, in nats per byte to stable: the highest and the lowest of a hundred.
     high: Quantile,
     low: Quantile,
-    /// What stable finds in the replies of each arm: replies, nats per byte, and implausible tokens, summed.
-    pub(crate) found: [(u64, f64, f64); 2],
+    /// By writer: [`Arm::index`].
+    pub(crate) found: [Found; 2],
 }
 
 impl Readings {
@@ -191,7 +211,7 @@ impl Readings {
             gross: Mean::new(GROSS),
             high: Quantile::new(100),
             low: Quantile::new(100),
-            found: [(0, 0.0, 0.0); 2],
+            found: [Found::default(); 2],
         }
     }
 
@@ -228,16 +248,16 @@ impl Readings {
     }
 
     fn note(&mut self, writer: Arm, by_stable: Read) {
-        let (replies, nats, implausible) = &mut self.found[writer.index()];
-        *replies += 1;
-        *nats += f64::from(by_stable.nats);
-        *implausible += f64::from(by_stable.implausible);
+        let found = &mut self.found[writer.index()];
+        found.replies += 1;
+        found.nats += f64::from(by_stable.nats);
+        found.implausible += f64::from(by_stable.implausible);
     }
 
     /// What stable finds in it, next to what stable has found in its own.
     fn compare(&mut self, p: f64, draw: &Draw, by_stable: Read) {
         // As many replies of one arm are read as of the other.
-        let [stable, canary] = chances(self.share, weight(draw.w));
+        let [stable, canary] = chances(self.share, draw.w);
         let odds = p / (1.0 - p) * canary / stable;
         let p = odds / (1.0 + odds);
         // Which replies can be read, for their length, may depend on the arm.
@@ -369,11 +389,6 @@ impl Readings {
     }
 }
 
-/// A share that is a whole number of percents, as all weights are.
-fn weight(share: f64) -> Weight {
-    Weight::new((share * 100.0).round() as u8).unwrap_or(Weight::FULL)
-}
-
 /// The highest of [`level`].
 const HIGHEST: usize = 1983;
 
@@ -390,27 +405,10 @@ fn of_level(level: usize) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::rollout::testing::Luck;
     use crate::rollout::{Agreement, Origin};
 
     const LIMIT: f64 = 3.0;
-
-    /// Random figures with a seed.
-    struct Luck(u64);
-
-    impl Luck {
-        fn unit(&mut self) -> f64 {
-            self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
-            let z = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-            let z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-            ((z ^ (z >> 31)) >> 11) as f64 / (1u64 << 53) as f64
-        }
-
-        /// Log-normal about `median`.
-        fn near(&mut self, median: f64, sd: f64) -> f64 {
-            let normal = (0..12).map(|_| self.unit()).sum::<f64>() - 6.0;
-            median * (sd * normal).exp()
-        }
-    }
 
     /// What the arms' replies are like to both readers: nats per byte of each reader, and the KL divergence.
     #[derive(Debug, Clone, Copy)]
