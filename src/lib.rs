@@ -18,3 +18,4 @@ pub mod routing;
 pub mod sanitize;
 pub mod serving;
 pub mod text;
+pub mod web;
