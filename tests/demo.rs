@@ -21,7 +21,8 @@ const ROWS: [(&str, &str, &str); 7] = [
 fn every_fault_is_found_and_no_client_sees_it() {
     for (fault, follows, names) in ROWS {
         let mut command = Command::new(env!("CARGO_BIN_EXE_serin"));
-        let output = command.args(["demo", "--plain", &format!("--bad={fault}")]).output();
+        let output =
+            command.args(["demo", "--plain", "--full", &format!("--bad={fault}")]).output();
         let output = output.expect("it runs");
         let text = String::from_utf8_lossy(&output.stdout).into_owned();
         let error = String::from_utf8_lossy(&output.stderr);

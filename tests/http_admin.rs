@@ -343,8 +343,8 @@ async fn a_dry_run_is_refused_where_the_order_would_be() {
     order_ok(&app, "/admin/canary/load", json!({"path": "canary"})).await;
     let (status, body) = ask(&app, local(post("/admin/promote", &dry(json!({"expect": 1}))))).await;
     assert_eq!((status.as_u16(), &body["error"]["code"]), (412, &json!("stale_revision")));
-    let (status, _) = ask(&app, local(post("/admin/pause", &dry(json!({}))))).await;
-    assert_eq!(status, StatusCode::BAD_REQUEST, "pause has no dry run");
+    let (status, _) = ask(&app, local(post("/admin/self-test", &dry(json!({}))))).await;
+    assert_eq!(status, StatusCode::BAD_REQUEST, "a self-test has no dry run");
 }
 
 #[tokio::test]

@@ -17,7 +17,7 @@ use serde_json::json;
 use serin::control::{Life, LoadAsked, ResumePlan, Start, effective_stable, same_place};
 use serin::engine::fake::FakeScript;
 use serin::http::{
-    AppState, Bounds, Intake, Lifecycle, Operators, Phase, client_app, operator_app, serve,
+    AppState, Bounds, Intake, Lifecycle, Live, Operators, Phase, client_app, operator_app, serve,
 };
 use serin::ledger::{Ledger, Options, Stamp};
 use serin::rollout::Policy;
@@ -137,6 +137,7 @@ async fn run(settings: Settings) {
         body_limit: 1 << 20,
         intake,
         operators,
+        live: Live::default(),
     };
     let lifecycle = Lifecycle::new();
     let door = |listener, app| serve(listener, app, Bounds::default(), lifecycle.clone());

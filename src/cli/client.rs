@@ -2,6 +2,7 @@
 
 use super::CliError;
 use crate::control::Status;
+use crate::http::page::PageToken;
 use crate::{outbound, sanitize};
 use rustls::RootCertStore;
 use serde::Serialize;
@@ -42,6 +43,10 @@ impl Client {
 
     pub async fn status(&self) -> Result<Status, CliError> {
         self.finish(self.http.get(self.url("/admin/status"))).await
+    }
+
+    pub async fn page(&self) -> Result<PageToken, CliError> {
+        self.finish(self.http.get(self.url("/admin/page"))).await
     }
 
     pub async fn order<T: DeserializeOwned>(

@@ -51,6 +51,14 @@ enum Command {
         /// Print the raw JSON.
         #[arg(long)]
         json: bool,
+        /// Print all figures of every gate and decision.
+        #[arg(long)]
+        full: bool,
+    },
+    /// Print the address of a running server's page, with its token.
+    Page {
+        #[command(flatten)]
+        server: ServerArg,
     },
     /// Load a canary into a running server.
     Canary {
@@ -229,7 +237,10 @@ async fn run(command: Command) -> Result<ExitCode, CliError> {
             check::config(config.as_deref(), traffic)?;
         }
         Command::Demo(args) => return demo::run(args).await,
-        Command::Status { server, json } => operate::status(&server.server, json).await?,
+        Command::Status { server, json, full } => {
+            operate::status(&server.server, json, full).await?;
+        }
+        Command::Page { server } => operate::page(&server.server).await?,
         Command::Canary {
             command: CanaryCommand::Load { author, path, retry, allow, expect, inherit_defaults },
         } => {

@@ -5,6 +5,7 @@
 
 use super::CliError;
 use super::client::Client;
+use super::serve::page_address;
 use crate::control::{
     ArmPreview, ArmStatus, CrossReadStatus, DeviceStatus, ForecastStatus, Preview, ShadowStatus,
     Status, Unload,
@@ -12,6 +13,7 @@ use crate::control::{
 use crate::http::orders::{
     LoadAsk, Loaded, OrderAsk, PromoteAsk, RollbackAsk, RolledBack, WeightAsk,
 };
+use crate::http::page::PageToken;
 use crate::hub;
 use crate::rollout::Expect;
 use crate::sanitize;
@@ -61,18 +63,27 @@ impl OrderArgs {
         };
         let Author { by, reason, .. } = self.author.clone();
         let by = Some(by);
-        Ok(OrderAsk { by, reason, expect: Some(expect) })
+        Ok(OrderAsk { dry_run: false, by, reason, expect: Some(expect) })
     }
 }
 
-pub(super) async fn status(server: &str, json: bool) -> Result<(), CliError> {
+pub(super) async fn status(server: &str, json: bool, full: bool) -> Result<(), CliError> {
     let status = Client::new(server).status().await?;
     if json {
         let text = serde_json::to_string_pretty(&status).map_err(CliError::from_text)?;
         println!("{}", sanitize::lines(&text));
     } else {
-        print!("{}", sanitize::lines(&status_text(&status)));
+        print!("{}", sanitize::lines(&status_text(&status, full)));
     }
+    Ok(())
+}
+
+/// Prints the address of the server's page.
+pub(super) async fn page(server: &str) -> Result<(), CliError> {
+    let client = Client::new(server);
+    let PageToken { token } = client.page().await?;
+    let none = || CliError("this server has no page".to_owned());
+    println!("{}", page_address(&client.url(""), &token.ok_or_else(none)?));
     Ok(())
 }
 
@@ -104,7 +115,7 @@ pub(super) async fn load(
 
 pub(super) async fn promote(args: &OrderArgs, now: bool) -> Result<(), CliError> {
     let client = args.client();
-    let OrderAsk { by, reason, expect } = args.ask(&client).await?;
+    let OrderAsk { by, reason, expect, .. } = args.ask(&client).await?;
     let ask = PromoteAsk { now, dry_run: false, by, reason, expect };
     let _: Value = client.order("/admin/promote", &ask).await?;
     let text = if now { "is promoted" } else { "will be promoted when this weight's gates pass" };
@@ -184,16 +195,17 @@ pub(super) async fn plain(args: &OrderArgs, path: &str, done: &str) -> Result<()
 
 pub(super) async fn weight(args: &OrderArgs, percent: u8) -> Result<(), CliError> {
     let client = args.client();
-    let OrderAsk { by, reason, expect } = args.ask(&client).await?;
-    let ask = WeightAsk { percent, by, reason, expect };
+    let OrderAsk { dry_run, by, reason, expect } = args.ask(&client).await?;
+    let ask = WeightAsk { percent, dry_run, by, reason, expect };
     let status: Status = client.order("/admin/weight", &ask).await?;
     println!("the canary's weight is {}", weight_text(&status));
     Ok(())
 }
 
-fn status_text(status: &Status) -> String {
+fn status_text(status: &Status, full: bool) -> String {
     let mut out = format!(
-        "{}: {}{}, canary weight {}, revision {}, resident {:.1} MiB\n",
+        "{}\n{}: {}{}, canary weight {}, revision {}, resident {:.1} MiB\n",
+        status.headline,
         status.model,
         status.phase,
         if status.self_test { " (self-test)" } else { "" },
@@ -223,7 +235,8 @@ fn status_text(status: &Status) -> String {
         out += &format!("  former stable {previous} is kept: `serin undo` puts it back\n");
     }
     for gate in &status.gates {
-        out += &format!("  gate {:<11} {:<13} {}\n", gate.name, gate.state, gate.text);
+        let figures = if full { &gate.text } else { &gate.brief };
+        out += &format!("  {:<24} {:<13} {figures}\n", gate.title, gate.state);
     }
     if let Some(forecast) = &status.forecast {
         out += &forecast_text(forecast);
@@ -238,7 +251,8 @@ fn status_text(status: &Status) -> String {
         out += &device_text(device);
     }
     for decision in status.decisions.iter().rev().take(5).rev() {
-        out += &format!("  {:>8.1} s  {:<12} {}\n", decision.at_s, decision.kind, decision.text);
+        let text = if full { &decision.text } else { &decision.brief };
+        out += &format!("  {:>8.1} s  {:<12} {text}\n", decision.at_s, decision.kind);
     }
     if let Some(unload) = status.unloads.last() {
         out += &format!("  last unload: {}\n", unload_text(unload));

@@ -16,7 +16,7 @@ use crate::control::{
 };
 use crate::device::{Device, DeviceChoice, arena, end};
 use crate::engine::EngineHandle;
-use crate::http::{AppState, Intake, Lifecycle, Operators, Phase, client_app, operator_app};
+use crate::http::{AppState, Intake, Lifecycle, Live, Operators, Phase, client_app, operator_app};
 use crate::ledger::{Ledger, Options, Stamp};
 use crate::metrics;
 use crate::model::LoadFormat;
@@ -91,6 +91,8 @@ pub struct Running {
     lifecycle: Lifecycle,
     server: JoinHandle<()>,
     operator: Option<JoinHandle<()>>,
+    /// What a page has to send to the operators' listener; new at every start.
+    token: String,
 }
 
 impl Running {
@@ -120,12 +122,16 @@ impl Running {
             let watched = control.watch_device(Box::new(move || card.readings()));
             watched.map_err(CliError::from_text)?;
         }
+        let gateway = Gateway::new(control.clone(), config.limits, config.timeouts);
+        let (token, live) = (uuid::Uuid::new_v4().simple().to_string(), Live::default());
+        live.watch(gateway.clone());
         let state = AppState {
-            gateway: Gateway::new(control.clone(), config.limits, config.timeouts),
+            gateway,
             metrics: Some(recorder),
             body_limit: config.max_body,
             intake,
-            operators: Operators::default(),
+            operators: Operators::with_token(&token),
+            live,
         };
         let lifecycle = Lifecycle::new();
         let apps = (client_app(state.clone(), &config.cors_origins), operator_app(state));
@@ -140,8 +146,14 @@ impl Running {
             lifecycle,
             server,
             operator,
+            token,
         };
         Ok(running)
+    }
+
+    /// The address of the operators' page, with its token; `None` without an operators' listener.
+    pub fn page(&self) -> Option<String> {
+        self.operators.map(|at| page_address(&format!("http://{at}"), &self.token))
     }
 
     /// Loads stable. Then continues the rollout that a restart interrupted, or otherwise loads the configured
@@ -205,7 +217,7 @@ impl Running {
 
     async fn serve(&mut self, config: &Config) -> Result<Ended, CliError> {
         self.load(config).await?;
-        greet(&config.model, self.addr, self.operators);
+        greet(&config.model, self.addr, self.operators, self.page().as_deref());
         let ended = (&mut self.server).await;
         tracing::error!(?ended, "the server has stopped");
         Ok(Ended::ByItself)
@@ -340,8 +352,14 @@ pub(super) async fn run(args: ServeArgs) -> Result<ExitCode, CliError> {
     Ok(ExitCode::from(ended.code()))
 }
 
+/// The page of the operators' listener at `base`. Browsers keep what follows `#` to themselves: it is in no request
+/// and in no log.
+pub(super) fn page_address(base: &str, token: &str) -> String {
+    format!("{base}/#token={token}")
+}
+
 /// Prints the server's address and how to try it. If nobody reads the output, the server runs anyway.
-fn greet(model: &str, addr: SocketAddr, operators: Option<SocketAddr>) {
+fn greet(model: &str, addr: SocketAddr, operators: Option<SocketAddr>, page: Option<&str>) {
     let mut out = std::io::stdout();
     let _ = writeln!(out, "serin serves {model} on http://{addr}");
     let _ = match operators {
@@ -351,6 +369,9 @@ fn greet(model: &str, addr: SocketAddr, operators: Option<SocketAddr>) {
         Some(at) => writeln!(out, "operators: http://{at} (`serin status --server {at}`)"),
         None => writeln!(out, "operators: none (operator.listen is \"off\")"),
     };
+    if let Some(page) = page {
+        let _ = writeln!(out, "page: {page}");
+    }
     let _ = writeln!(
         out,
         "try: curl http://{addr}/v1/chat/completions -H 'content-type: application/json' -d '{{\"model\":\"{model}\",\"messages\":[{{\"role\":\"user\",\"content\":\"What is 7 plus 5?\"}}]}}'",

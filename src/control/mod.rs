@@ -42,8 +42,8 @@ pub use readings::ReadDevice;
 pub use resume::{ResumePlan, Resuming, Start, effective_stable};
 pub use status::{
     ArmFigures, ArmStatus, CardUnload, CrossReadStatus, DecisionStatus, DeviceStatus,
-    ForecastStatus, GateStatus, GateWait, LaneStatus, LedgerStatus, ModelsView, ShadowStatus,
-    Status, Unload,
+    ForecastStatus, GateStatus, GateWait, InFlightStatus, LaneStatus, LedgerStatus, ModelsView,
+    ShadowStatus, Status, TrafficStatus, Unload,
 };
 
 use crate::alerts::Alerts;
@@ -65,7 +65,7 @@ use readings::DeviceMonitor;
 use regenerations::Retries;
 use serde_json::json;
 use std::collections::VecDeque;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::{Duration, Instant};
@@ -571,6 +571,11 @@ impl Control {
         }
     }
 
+    /// Where decisions are kept; `None` if they are not.
+    pub fn ledger_path(&self) -> Option<PathBuf> {
+        self.ledger.health().map(|(path, _)| path.into())
+    }
+
     /// Whether a rollout is under way.
     pub fn running(&self) -> bool {
         matches!(self.state.lock().rollout.phase(), Phase::Running { .. })
@@ -596,6 +601,10 @@ fn with_defaults(own: Deployment, inherit: Option<GenerationDefaults>) -> Deploy
 fn inherited(model: &Model) -> Option<GenerationDefaults> {
     serde_json::from_str(model.inherited.as_ref()?).ok()
 }
+
+/// A status for tests, with changes to its JSON.
+#[cfg(test)]
+pub use status::testing::status as status_for_tests;
 
 /// Whether a request of this class wrote something that a person could judge.
 pub fn can_be_voted_on(class: Class) -> bool {

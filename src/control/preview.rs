@@ -76,6 +76,7 @@ impl Control {
         let models = self.models();
         let weight = self.weights().0.percent();
         let promoted = actions.contains(&Action::Promote);
+        let undone = actions.contains(&Action::Undo);
         let becomes = |arm: Arm| match arm {
             Arm::Stable if promoted && self.deployments.keep_previous.is_zero() => {
                 ("unloaded", Some(self.deployments.finish))
@@ -85,6 +86,7 @@ impl Control {
                 ("kept", Some(keep_previous + finish))
             }
             Arm::Canary if promoted => ("becomes_stable", None),
+            Arm::Stable if undone => ("unloaded", Some(self.deployments.drain)),
             Arm::Canary if actions.contains(&Action::UnloadCanary) => {
                 ("unloaded", Some(self.deployments.drain))
             }
@@ -98,13 +100,18 @@ impl Control {
             })
             .collect();
         let leaving = arms.iter().filter(|arm| arm.leaves_within_s.is_some());
-        let after = if promoted { &models.canary } else { &models.stable };
+        let former = state.previous.as_ref().map(|previous| &previous.deployment);
+        let after = match (promoted, undone) {
+            (true, _) => models.canary.as_ref(),
+            (_, true) => former,
+            _ => models.stable.as_ref(),
+        };
         Preview {
             revision: state.revision,
             text: text(actions),
             weight,
             weight_after: weight_after(actions).unwrap_or(weight),
-            stable_after: after.as_ref().map(|model| model.version.to_string()),
+            stable_after: after.map(|model| model.version.to_string()),
             differences: models.differences(),
             memory_back: leaving.map(|arm| arm.memory).sum(),
             arms,

@@ -41,6 +41,11 @@ impl Runner for CardRunner {
         }
     }
 
+    fn kv_bytes(&self) -> u64 {
+        let plan = self.decoder.plan();
+        plan.blocks as u64 * plan.block_bytes(self.decoder.config())
+    }
+
     fn enqueue(&mut self, batch: &Batch, draws: &[Draw<'_>]) -> Result<Ticket, RunError> {
         check(batch, &self.capacity())?;
         let begun = self.begin(batch, draws).inspect_err(|_| self.decoder.wait());

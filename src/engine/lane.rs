@@ -33,6 +33,8 @@ pub struct LaneStats {
     pub blocks_used: AtomicU64,
     /// All KV blocks of the lane.
     pub blocks_total: AtomicU64,
+    /// Bytes that these blocks take.
+    pub kv_bytes: AtomicU64,
     /// Blocks whose prefix can be found, referenced or not.
     pub blocks_cached: AtomicU64,
     /// Cached blocks evicted since the model was loaded.
@@ -385,6 +387,7 @@ impl Lane {
         set(&stats.running, self.scheduler.running() as u64);
         set(&stats.blocks_used, blocks.used() as u64);
         set(&stats.blocks_total, blocks.total() as u64);
+        set(&stats.kv_bytes, self.runner.kv_bytes());
         set(&stats.blocks_cached, blocks.cached() as u64);
         set(&stats.blocks_evicted, blocks.evictions());
         set(&stats.prefix_lookup_tokens, totals.prefix_lookup_tokens);

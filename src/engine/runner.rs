@@ -127,6 +127,11 @@ pub trait Runner: Send {
         true
     }
 
+    /// Bytes of the KV cache, all blocks together; part of the model's memory.
+    fn kv_bytes(&self) -> u64 {
+        0
+    }
+
     /// The model's memory on a GPU; `None` if it is in host memory.
     fn card_usage(&self) -> Option<CardUsage> {
         None
@@ -160,6 +165,10 @@ impl Runner for ModelRunner {
             max_len: config.max_len,
             rope_switch: config.rope_switch(),
         }
+    }
+
+    fn kv_bytes(&self) -> u64 {
+        self.decoder.kv_bytes() as u64
     }
 
     fn enqueue(&mut self, batch: &Batch, draws: &[Draw<'_>]) -> Result<Ticket, RunError> {

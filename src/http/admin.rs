@@ -1,10 +1,10 @@
 //! The operators' commands. [`super::operators`] alone decides who may use them.
 
 use super::error::ApiError;
-use super::events;
 use super::orders::{LoadAsk, Loaded, OrderAsk, PromoteAsk, RollbackAsk, RolledBack, WeightAsk};
 use super::wire::WireError;
 use super::{AppState, body};
+use super::{events, generate};
 use crate::control::{Asked, LoadAsked, Status};
 use crate::rollout::{Operator, Order, Weight};
 use axum::body::Body;
@@ -33,6 +33,8 @@ pub fn routes() -> Router<AppState> {
         .route("/admin/undo", post(undo))
         .route("/admin/self-test", post(self_test))
         .route("/admin/events", get(events::stream))
+        // A person's question to one model (`x-serin-variant`): pinned, so outside of verdicts.
+        .route("/admin/ask", post(generate::chat))
 }
 
 async fn status(State(state): State<AppState>) -> Json<Status> {
@@ -59,7 +61,10 @@ async fn load(State(state): State<AppState>, body: Body) -> Result<Json<Loaded>,
 }
 
 async fn self_test(State(state): State<AppState>, body: Body) -> Result<Json<Loaded>, ApiError> {
-    let OrderAsk { by, reason, .. } = ask(body).await?;
+    let OrderAsk { dry_run, by, reason, .. } = ask(body).await?;
+    if dry_run {
+        return Err(WireError::bad("dry_run", "a self-test cannot be previewed").into());
+    }
     let deployment = state.gateway.control().self_test(name(by)?, said(reason)?).await?;
     Ok(Json(Loaded::from(&*deployment)))
 }
@@ -67,7 +72,7 @@ async fn self_test(State(state): State<AppState>, body: Body) -> Result<Json<Loa
 async fn rollback(State(state): State<AppState>, body: Body) -> Result<Response, ApiError> {
     let RollbackAsk { dry_run, by, reason, expect } = ask(body).await?;
     if dry_run {
-        return preview(&state, Operator::Rollback, OrderAsk { by, reason, expect });
+        return preview(&state, Operator::Rollback, by, reason, expect);
     }
     let control = state.gateway.control();
     let version = control.models().canary.map(|canary| canary.version.to_string());
@@ -78,54 +83,54 @@ async fn rollback(State(state): State<AppState>, body: Body) -> Result<Response,
 async fn promote(State(state): State<AppState>, body: Body) -> Result<Response, ApiError> {
     let PromoteAsk { now, dry_run, by, reason, expect } = ask(body).await?;
     let promote = if now { Operator::PromoteNow } else { Operator::Promote };
-    let ask = OrderAsk { by, reason, expect };
-    match dry_run {
-        true => preview(&state, promote, ask),
-        false => order(&state, promote, ask).await.map(IntoResponse::into_response),
-    }
+    order(&state, promote, OrderAsk { dry_run, by, reason, expect }).await
+}
+
+async fn pause(State(state): State<AppState>, body: Body) -> Result<Response, ApiError> {
+    order(&state, Operator::Pause, ask(body).await?).await
+}
+
+async fn resume(State(state): State<AppState>, body: Body) -> Result<Response, ApiError> {
+    order(&state, Operator::Resume, ask(body).await?).await
+}
+
+async fn confirm(State(state): State<AppState>, body: Body) -> Result<Response, ApiError> {
+    order(&state, Operator::Confirm, ask(body).await?).await
+}
+
+async fn undo(State(state): State<AppState>, body: Body) -> Result<Response, ApiError> {
+    order(&state, Operator::Undo, ask(body).await?).await
+}
+
+async fn weight(State(state): State<AppState>, body: Body) -> Result<Response, ApiError> {
+    let WeightAsk { percent, dry_run, by, reason, expect } = ask(body).await?;
+    let bad = || WireError::bad("percent", format!("it must be 0 to 100, this is {percent}"));
+    let weight = Weight::new(percent).ok_or_else(bad)?;
+    order(&state, Operator::SetWeight(weight), OrderAsk { dry_run, by, reason, expect }).await
 }
 
 /// What an order would do.
-fn preview(state: &AppState, command: Operator, ask: OrderAsk) -> Result<Response, ApiError> {
-    let OrderAsk { by, reason, expect } = ask;
+fn preview(
+    state: &AppState,
+    command: Operator,
+    by: Option<String>,
+    reason: Option<String>,
+    expect: Option<u64>,
+) -> Result<Response, ApiError> {
     let order = Order { command, by: name(by)?, reason: said(reason)? };
     let preview = state.gateway.control().preview(Asked { order, expect })?;
     Ok(Json(preview).into_response())
 }
 
-async fn pause(State(state): State<AppState>, body: Body) -> Result<Json<Status>, ApiError> {
-    order(&state, Operator::Pause, ask(body).await?).await
-}
-
-async fn resume(State(state): State<AppState>, body: Body) -> Result<Json<Status>, ApiError> {
-    order(&state, Operator::Resume, ask(body).await?).await
-}
-
-async fn confirm(State(state): State<AppState>, body: Body) -> Result<Json<Status>, ApiError> {
-    order(&state, Operator::Confirm, ask(body).await?).await
-}
-
-async fn undo(State(state): State<AppState>, body: Body) -> Result<Json<Status>, ApiError> {
-    order(&state, Operator::Undo, ask(body).await?).await
-}
-
-async fn weight(State(state): State<AppState>, body: Body) -> Result<Json<Status>, ApiError> {
-    let WeightAsk { percent, by, reason, expect } = ask(body).await?;
-    let bad = || WireError::bad("percent", format!("it must be 0 to 100, this is {percent}"));
-    let weight = Weight::new(percent).ok_or_else(bad)?;
-    order(&state, Operator::SetWeight(weight), OrderAsk { by, reason, expect }).await
-}
-
-/// Carries out an order; returns the resulting state.
-async fn order(
-    state: &AppState,
-    command: Operator,
-    ask: OrderAsk,
-) -> Result<Json<Status>, ApiError> {
-    let OrderAsk { by, reason, expect } = ask;
+/// Carries out an order and returns the resulting state; a dry run only says what would happen.
+async fn order(state: &AppState, command: Operator, ask: OrderAsk) -> Result<Response, ApiError> {
+    let OrderAsk { dry_run, by, reason, expect } = ask;
+    if dry_run {
+        return preview(state, command, by, reason, expect);
+    }
     let order = Order { command, by: name(by)?, reason: said(reason)? };
     state.gateway.control().order(Asked { order, expect }).await?;
-    Ok(Json(state.gateway.status()))
+    Ok(Json(state.gateway.status()).into_response())
 }
 
 /// The author of an order.

@@ -4,7 +4,7 @@
 //! [`serve()`] serves. Reading order: `wire` (request and response formats), `generate` with `replies`,
 //! `chunks` and `whole` (from a request to its response), `error` (maps errors to statuses), `models`,
 //! `tokens`, `feedback`, `probes` with `gauges`, then `operators` (access check), `admin` with [`orders`]
-//! and `events`, `cors` (web pages), then `sockets` (and their limits) and `lifecycle` (the phases of
+//! and `events`, [`page`] (the operators' page and its figures), `cors` (web pages), then `sockets` (and their limits) and `lifecycle` (the phases of
 //! shutdown).
 //!
 //! It knows the gateway and the control module by their public types only. Wire types are used here and
@@ -24,6 +24,7 @@ mod lifecycle;
 mod models;
 mod operators;
 pub mod orders;
+pub mod page;
 mod probes;
 mod replies;
 mod sockets;
@@ -35,6 +36,7 @@ pub use body::Intake;
 pub use error::{ErrorBody, ErrorDetail};
 pub use lifecycle::{Lifecycle, Phase};
 pub use operators::Operators;
+pub use page::Live;
 pub use sockets::{Bounds, OverLimit, Peer, serve};
 
 use crate::serving::{Gateway, GenerateRequest, Limits};
@@ -64,12 +66,15 @@ pub struct AppState {
     pub intake: Intake,
     /// Who may use the operators' routes.
     pub operators: Operators,
+    /// The figures that the operators' page plots.
+    pub live: Live,
 }
 
 /// The routes for clients, and the probes. The routes for clients are open to web pages of these origins
 /// (`*`: any).
 pub fn client_app(state: AppState, origins: &[String]) -> Router {
     let clients = Router::new()
+        .route("/", get(page::pointer))
         .route("/v1/chat/completions", post(generate::chat))
         .route("/v1/completions", post(generate::completion))
         .route("/v1/models", get(models::list))
@@ -95,11 +100,14 @@ pub fn client_app(state: AppState, origins: &[String]) -> Router {
 /// A proxy in front of the clients' listener cannot reach it.
 pub fn operator_app(state: AppState) -> Router {
     let guard = from_fn_with_state(state.operators.clone(), operators::guard);
+    let files = page::files().layer(from_fn(operators::guard_files));
     probes()
         .merge(admin::routes())
+        .merge(page::data())
         .fallback(async |method: Method, uri: Uri| ApiError::no_route(method.as_str(), uri.path()))
         .method_not_allowed_fallback(bad_method)
         .layer(guard)
+        .merge(files)
         .with_state(state)
 }
 

@@ -30,6 +30,14 @@ impl Operators {
         Operators { token: Some(token.into()) }
     }
 
+    /// The token, for a program that prints the page's address. A page never gets it from here.
+    pub(super) fn token_for(&self, headers: &HeaderMap) -> Result<Option<String>, &'static str> {
+        match of_browser(headers) {
+            true => Err("Only programs are told the page's token."),
+            false => Ok(self.token.as_deref().map(str::to_owned)),
+        }
+    }
+
     fn shown(&self, headers: &HeaderMap) -> bool {
         let shown = headers.get(header::AUTHORIZATION).map(|value| value.as_bytes());
         let shown = shown.and_then(|value| value.strip_prefix(b"Bearer "));
@@ -61,6 +69,15 @@ const OF_PROXIES_BEGIN: [&str; 7] =
 /// The header in which browsers say which site sends a request.
 const SEC_FETCH_SITE: &str = "sec-fetch-site";
 
+/// For the page's files, which hold nothing: any browser on this machine may have them.
+pub(super) async fn guard_files(request: Request, next: Next) -> Response {
+    let peer = request.extensions().get::<Peer>().map(|peer| peer.0.ip());
+    match elsewhere(peer, request.headers()) {
+        None => next.run(request).await,
+        Some(reason) => ApiError::forbidden(reason).into_response(),
+    }
+}
+
 pub(super) async fn guard(
     State(operators): State<Operators>,
     request: Request,
@@ -79,6 +96,17 @@ fn refusal(
     peer: Option<IpAddr>,
     headers: &HeaderMap,
 ) -> Option<&'static str> {
+    if let Some(reason) = elsewhere(peer, headers) {
+        return Some(reason);
+    }
+    if of_browser(headers) && !(of_own_page(headers) && operators.shown(headers)) {
+        return Some("Web pages need this listener's origin and token to use operators' routes.");
+    }
+    None
+}
+
+/// Why a request does not come from this machine; `None` if it does.
+fn elsewhere(peer: Option<IpAddr>, headers: &HeaderMap) -> Option<&'static str> {
     if !peer.is_some_and(|ip| ip.to_canonical().is_loopback()) {
         return Some("Operators' routes are available only on this machine (loopback).");
     }
@@ -87,9 +115,6 @@ fn refusal(
     }
     if headers.get_all(header::HOST).iter().any(|host| !loopback_name(host.as_bytes())) {
         return Some("Operators' routes need a loopback name in Host, such as 127.0.0.1.");
-    }
-    if of_browser(headers) && !(of_own_page(headers) && operators.shown(headers)) {
-        return Some("Web pages need this listener's origin and token to use operators' routes.");
     }
     None
 }

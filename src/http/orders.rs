@@ -92,6 +92,9 @@ pub struct RollbackAsk {
 pub struct WeightAsk {
     /// 0 to 100.
     pub percent: u8,
+    /// Answer with what would happen, and change nothing.
+    #[serde(default)]
+    pub dry_run: bool,
     /// Who gives the order, kept in the ledger; `operator` if absent.
     pub by: Option<String>,
     /// Why, kept in the ledger.
@@ -104,6 +107,9 @@ pub struct WeightAsk {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct OrderAsk {
+    /// Answer with what would happen, and change nothing. A self-test cannot be previewed.
+    #[serde(default)]
+    pub dry_run: bool,
     /// Who gives the order; kept in the ledger.
     pub by: Option<String>,
     /// Why; kept in the ledger.

@@ -88,6 +88,11 @@ impl Reader {
         self.view().entries(after, u64::MAX, limit)
     }
 
+    /// The last `limit` entries before row `before`, in order.
+    pub fn last(&self, before: u64, limit: usize) -> Result<Vec<Kept>, LedgerError> {
+        self.view().last(before, limit)
+    }
+
     /// All rollouts, oldest first.
     pub fn rollouts(&self) -> Result<Vec<Recorded>, LedgerError> {
         self.view().rollouts()
@@ -168,6 +173,14 @@ impl<'a> View<'a> {
         let query = "SELECT seq, at_unix_ms, rollout, kind, body FROM ledger INDEXED BY entries
             WHERE seq > ?1 AND seq <= ?2 AND kind <> 'journal' ORDER BY seq LIMIT ?3";
         self.kept(query, params![signed(after), signed(until), signed(limit as u64)])
+    }
+
+    fn last(&self, before: u64, limit: usize) -> Result<Vec<Kept>, LedgerError> {
+        let query = "SELECT seq, at_unix_ms, rollout, kind, body FROM ledger INDEXED BY entries
+            WHERE seq < ?1 AND kind <> 'journal' ORDER BY seq DESC LIMIT ?2";
+        let mut kept = self.kept(query, params![signed(before), signed(limit as u64)])?;
+        kept.reverse();
+        Ok(kept)
     }
 
     /// All entries of one kind, in order.

@@ -172,6 +172,12 @@ impl Decoder {
         self.cache.shape()
     }
 
+    /// Bytes of the KV cache, all blocks together.
+    pub fn kv_bytes(&self) -> usize {
+        let shape = self.cache.shape();
+        shape.blocks * shape.block_bytes(self.cache.kind())
+    }
+
     /// Runs one step. Returns the final states of the tokens whose logits are needed, `[wanted][hidden]`, for
     /// [`Decoder::logits`]. Token ids, positions and slots must be in range; the caller checks them (see
     /// `engine::runner`).

@@ -60,6 +60,21 @@ impl Flag {
         }
     }
 
+    /// The same as a title of a few words.
+    pub const fn title(self) -> &'static str {
+        match self {
+            Flag::Empty => "empty replies",
+            Flag::Length => "replies cut by length",
+            Flag::Loop => "replies that loop",
+            Flag::Structure => "broken JSON or calls",
+            Flag::UnknownTool => "calls of unknown tools",
+            Flag::Script => "another script",
+            Flag::Refusal => "refusals",
+            Flag::Cancelled => "clients that left",
+            Flag::Rescued => "rescued by stable",
+        }
+    }
+
     /// Replies with this flag, in words.
     pub const fn phrase(self) -> &'static str {
         match self {

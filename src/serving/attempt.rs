@@ -3,6 +3,7 @@
 //! Takes its figures from the engine's time marks, not from when a piece was delivered, so that a slow
 //! client does not make a model look slow. Does not know what happens after a failure.
 
+use super::in_flight::Seat;
 use super::logprobs::Waiting;
 use super::prepare::Prepared;
 use super::quality::Collected;
@@ -96,18 +97,18 @@ pub(super) struct Attempt {
     gaps: metrics::TokenGaps,
     /// Of the first reply.
     collected: Collected,
+    seat: Seat,
 }
 
 impl Attempt {
     /// Submits the request's sequences to the assigned lane.
     pub fn submit(
-        engine: &EngineHandle,
-        model: &str,
+        (engine, model): (&EngineHandle, &str),
         request: &GenerateRequest,
         assignment: Assignment,
         prepared: &Prepared,
         rescued: bool,
-        now: Instant,
+        (now, seat): (Instant, Seat),
     ) -> Attempt {
         let deployment = &assignment.deployment;
         let mut events = StreamMap::new();
@@ -153,6 +154,7 @@ impl Attempt {
             cached: None,
             gaps: metrics::token_gaps(who),
             collected: Collected::default(),
+            seat,
             assignment,
         }
     }
@@ -228,6 +230,7 @@ impl Attempt {
             return Ok(());
         };
         reply.ids.push(id);
+        self.seat.token();
         if let Some(before) = reply.last {
             self.gaps.record(mark.at.saturating_duration_since(before.at).as_secs_f64());
         }

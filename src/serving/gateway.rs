@@ -9,11 +9,14 @@ use super::class::no_route;
 use super::conversation;
 use super::cross_read::CrossReader;
 use super::idle::Idle;
+use super::in_flight::InFlight;
 use super::prepare::{check_ids, encode, invalid, prepare, text_error};
 use super::record;
 use super::shadow::Shadow;
+use super::traffic::Traffic;
 use super::types::{GatewayError, GenerateRequest, Generation, Limits, Prompt, Timeouts};
-use crate::control::{Control, ShadowStatus, Status};
+use crate::control::{ArmStatus, Control, ShadowStatus, Status};
+use crate::rollout::Arm;
 use crate::routing::Assignment;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -23,6 +26,8 @@ use tokio::sync::mpsc::channel;
 /// Pieces that wait for a slow client; beyond, the task waits and the engine's events queue up, which are
 /// bounded by the reply's length.
 const PIECES: usize = 64;
+/// Requests in flight that a status lists.
+const SHOWN_IN_FLIGHT: usize = 64;
 
 /// The way from a parsed request to its reply. Cheap to clone.
 #[derive(Clone)]
@@ -31,6 +36,8 @@ pub struct Gateway {
     pub(super) timeouts: Timeouts,
     pub(super) shadow: Arc<Shadow>,
     pub(super) reader: Arc<CrossReader>,
+    pub(super) traffic: Arc<Traffic>,
+    in_flight: InFlight,
     idle: Idle,
     limits: Limits,
     admission: Admission,
@@ -45,7 +52,8 @@ impl Gateway {
         let shadow = Shadow::start(shadowed, &control, admission.clone(), idle.clone());
         let read = control.read_share();
         let reader = CrossReader::start(read, &control, admission.clone(), idle.clone());
-        Gateway { control, limits, timeouts, shadow, reader, idle, admission }
+        let (traffic, in_flight) = (Arc::default(), InFlight::default());
+        Gateway { control, limits, timeouts, shadow, reader, traffic, in_flight, idle, admission }
     }
 
     /// What copied requests have shown; `None` when none are copied.
@@ -55,9 +63,22 @@ impl Gateway {
 
     /// Everything that an operator may want to see.
     pub fn status(&self) -> Status {
-        let canary = self.control.models().canary.map(|canary| canary.lane);
-        let cross_read = self.reader.report(canary);
-        Status { shadow: self.shadow(), cross_read, ..self.control.status() }
+        let (models, now) = (self.control.models(), Instant::now());
+        let cross_read = self.reader.report(models.canary.as_ref().map(|canary| canary.lane));
+        let status = self.control.status();
+        let lanes = [models.stable, models.canary].map(|loaded| loaded.map(|one| one.lane));
+        let arms =
+            status.arms.into_iter().zip(Arm::BOTH).zip(lanes).map(|((status, arm), lane)| {
+                let traffic = lane.map(|lane| self.traffic.status(arm, lane, now));
+                ArmStatus { traffic, ..status }
+            });
+        Status {
+            shadow: self.shadow(),
+            cross_read,
+            in_flight: self.in_flight.status(now, SHOWN_IN_FLIGHT),
+            arms: arms.collect(),
+            ..status
+        }
     }
 
     /// The control plane that routes its requests.
@@ -113,14 +134,20 @@ impl Gateway {
         let prepared = prepare(request, deployment, beside, &self.admission, today).await?;
         let (engine, model) = (self.control.engine(), self.control.name());
         let now = Instant::now();
-        Ok(Attempt::submit(engine, model, request, assignment, &prepared, rescued, now))
+        let prompt_tokens = prepared.ids.len();
+        let seat =
+            self.in_flight.enter(&request.id, assignment.arm, request.arrived, prompt_tokens);
+        let to = (engine, &**model);
+        Ok(Attempt::submit(to, request, assignment, &prepared, rescued, (now, seat)))
     }
 
     /// Refuses a request that would be refused whatever it holds, since all queues are full; to be asked before
     /// its body is parsed.
     pub fn check_room(&self) -> Result<(), GatewayError> {
         let Some(stable) = self.control.models().stable else { return Ok(()) };
-        admission::check_queue(&stable).inspect_err(|_| record::refused(&self.control, &stable))
+        admission::check_queue(&stable).inspect_err(|_| {
+            record::refused(&self.control, &self.traffic, &stable, Instant::now());
+        })
     }
 
     /// Refuses more sequences in one request than may ever wait together.

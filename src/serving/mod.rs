@@ -3,7 +3,8 @@
 //! In the order of a request: `types` is what a front end (HTTP) exchanges with [`Gateway`] (`gateway`); `admission`
 //! bounds what is done for a request before a model has it; `prepare` turns it into token ids for the arm it was
 //! routed to; `attempt` follows that arm's reply; `rescue` has stable take over what a canary failed; `class` says
-//! what an ending counts as, `quality` what a reply shows of itself, and `record` keeps both. `logprobs` holds
+//! what an ending counts as, `quality` what a reply shows of itself, and `record` keeps both; `traffic` and `in_flight` show it to
+//! those who watch. `logprobs` holds
 //! log-probabilities back until their text is sent. While the device is idle (`idle`), `shadow` and `paired` put copies
 //! of requests to the canary, and `cross_read` has both models read replies (`both`, `reading`). `compare` does that
 //! without traffic. It knows no HTTP and no statistics.
@@ -17,6 +18,7 @@ mod conversation;
 mod cross_read;
 mod gateway;
 mod idle;
+mod in_flight;
 mod logprobs;
 mod paired;
 mod prepare;
@@ -27,6 +29,7 @@ mod rescue;
 mod shadow;
 #[cfg(any(test, debug_assertions, feature = "testing"))]
 pub mod testing;
+mod traffic;
 mod types;
 
 pub use gateway::Gateway;

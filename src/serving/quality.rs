@@ -32,6 +32,14 @@ impl Collected {
         };
     }
 
+    /// Why it ended; `None` before its end.
+    pub fn finish(&self) -> Option<Finish> {
+        self.end.map(|end| match end {
+            End::StopString | End::Token => Finish::Stop,
+            End::Length => Finish::Length,
+        })
+    }
+
     /// The flags of a reply that is complete: its token ids, and the codec that spells them.
     pub fn flags(&self, request: &GenerateRequest, ids: &[u32], codec: &Codec) -> Flags {
         let Some(end) = self.end else { return Flags::NONE };

@@ -5,6 +5,7 @@
 
 use super::attempt::Played;
 use super::quality;
+use super::traffic::{Seen, Traffic};
 use super::types::GenerateRequest;
 use crate::control::{Control, can_be_voted_on};
 use crate::metrics;
@@ -15,6 +16,7 @@ use std::time::Instant;
 /// A request that its arm could not even begin.
 pub(super) fn not_begun(
     control: &Control,
+    traffic: &Traffic,
     arrived: Instant,
     assignment: &Assignment,
     class: Class,
@@ -22,6 +24,7 @@ pub(super) fn not_begun(
 ) {
     let who = who(control, assignment.arm, &assignment.deployment);
     metrics::request(who, class.as_str(), &Default::default());
+    traffic.note(assignment.arm, assignment.deployment.lane, unread(class, now));
     let flags = match compared(control, assignment.arm) {
         true => quality::unanswered(class, false),
         false => Flags::NONE,
@@ -37,22 +40,40 @@ pub(super) fn not_begun(
 }
 
 /// A request that stable has no room for, refused before it was read.
-pub(super) fn refused(control: &Control, stable: &Deployment) {
+pub(super) fn refused(control: &Control, traffic: &Traffic, stable: &Deployment, now: Instant) {
     let who = who(control, Arm::Stable, stable);
     metrics::request(who, Class::Rejected.as_str(), &Default::default());
+    traffic.note(Arm::Stable, stable.lane, unread(Class::Rejected, now));
+}
+
+/// A request of which no token was computed.
+fn unread(class: Class, at: Instant) -> Seen {
+    Seen { at, class, finish: None, ttft: None, tpot: None, output_tokens: 0 }
 }
 
 /// An attempt that has ended. The rollout acts on it before this returns.
 pub(super) fn played(
     control: &Control,
+    traffic: &Traffic,
     request: &GenerateRequest,
     conversation: u64,
     played: &Played,
     class: Class,
+    now: Instant,
 ) {
     let Assignment { arm, stage, judged, origin, deployment, .. } = &played.assignment;
     let who = who(control, *arm, deployment);
     metrics::request(who, class.as_str(), &played.timings);
+    let Played { timings, collected, .. } = played;
+    let seen = Seen {
+        at: now,
+        class,
+        finish: collected.finish(),
+        ttft: timings.first_token,
+        tpot: timings.per_token(),
+        output_tokens: timings.output_tokens,
+    };
+    traffic.note(*arm, deployment.lane, seen);
     if played.served.rescued && class == Class::Ok {
         metrics::rescued(&deployment.version);
     }

@@ -30,9 +30,18 @@ impl Gateway {
         let mut attempt = first;
         for tried in 1..=ATTEMPTS {
             let ended = attempt.play(&out, &self.timeouts).await;
-            let played = attempt.close(ended, Instant::now());
+            let now = Instant::now();
+            let played = attempt.close(ended, now);
             let class = class_of(&played.ended);
-            record::played(&self.control, &request, conversation, &played, class);
+            record::played(
+                &self.control,
+                &self.traffic,
+                &request,
+                conversation,
+                &played,
+                class,
+                now,
+            );
             match played.ended {
                 Ended::Complete => {
                     let _ = out.send(Piece::Done(played.usage)).await;
@@ -73,16 +82,21 @@ impl Gateway {
             let stable = self.control.fallback().map_err(no_route)?;
             let attempt = self.attempt(request, stable, true).await;
             let class = attempt.as_ref().err().map_or(Class::ModelError, class_of_error);
-            record::not_begun(&self.control, request.arrived, assignment, class, Instant::now());
+            self.record_not_begun(request, assignment, class);
             return attempt;
         }
         let class = class_of_error(&error);
-        record::not_begun(&self.control, request.arrived, assignment, class, Instant::now());
+        self.record_not_begun(request, assignment, class);
         if stays {
             return Err(error);
         }
         let stable = self.control.fallback().map_err(no_route)?;
         self.attempt(request, stable, true).await
+    }
+
+    fn record_not_begun(&self, request: &GenerateRequest, assignment: &Assignment, class: Class) {
+        let (arrived, now) = (request.arrived, Instant::now());
+        record::not_begun(&self.control, &self.traffic, arrived, assignment, class, now);
     }
 
     /// Stable's attempt at a request that another model failed; `None` if there is no other stable.

@@ -6,7 +6,7 @@ use axum::body::Body;
 use axum::http::{Request, Response, StatusCode};
 use axum::routing::any;
 use serde_json::{Value, json};
-use serin::http::{AppState, Intake, Operators, Peer, client_app, operator_app};
+use serin::http::{AppState, Intake, Live, Operators, Peer, client_app, operator_app};
 use serin::serving::Gateway;
 use serin::serving::testing::FakeServer;
 use std::path::Path;
@@ -32,7 +32,14 @@ pub async fn gateway_saying(reply: &str, change: impl FnOnce(&mut FakeServer)) -
 /// The handlers' state for `gateway`.
 pub fn state(gateway: Gateway) -> AppState {
     let (intake, operators) = (Intake::new(BODY_LIMIT), Operators::default());
-    AppState { gateway, metrics: None, body_limit: BODY_LIMIT, intake, operators }
+    AppState {
+        gateway,
+        metrics: None,
+        body_limit: BODY_LIMIT,
+        intake,
+        operators,
+        live: Live::default(),
+    }
 }
 
 /// The API for `gateway`, with both listeners' routes in one.

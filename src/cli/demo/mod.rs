@@ -40,6 +40,12 @@ pub(super) struct DemoArgs {
     /// One line a second instead of a live screen.
     #[arg(long)]
     plain: bool,
+    /// At the end, print all figures of every decision.
+    #[arg(long)]
+    full: bool,
+    /// After the decision, keep serving until Ctrl-C.
+    #[arg(long)]
+    stay: bool,
 }
 
 /// The demo ends by itself after this time at the latest.
@@ -69,6 +75,7 @@ pub(super) async fn run(args: DemoArgs) -> Result<ExitCode, CliError> {
     running.load(&config).await?;
     let operators =
         running.operators.ok_or_else(|| CliError::from_text("there is no operators' listener"))?;
+    println!("The page of this demo: {}", running.page().unwrap_or_default());
     let client = Client::new(&operators.to_string());
     let load = Load::start(
         &Client::new(&running.addr.to_string()),
@@ -96,7 +103,14 @@ pub(super) async fn run(args: DemoArgs) -> Result<ExitCode, CliError> {
     };
     drop(screen);
     let tally = load.stop().await;
-    print!("{}", summary::text(&last, &tally, begun.elapsed()));
+    print!("{}", summary::text(&last, &tally, begun.elapsed(), args.full));
+    if args.stay {
+        println!(
+            "\nThe server stays up until Ctrl-C; its page: {}",
+            running.page().unwrap_or_default()
+        );
+        let _ = tokio::signal::ctrl_c().await;
+    }
     running.stop(DRAIN).await;
     Ok(if decided(&last) { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }

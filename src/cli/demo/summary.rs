@@ -1,15 +1,22 @@
-//! The demo's last screen: the decision, its figures, and its cost.
+//! The demo's last screen: the decision, a table of its steps, and what it cost.
 
-use super::super::operate::unload_text;
+use super::super::operate::{mib, unload_text};
 use super::load::Tally;
-use crate::control::Status;
+use crate::control::{DecisionStatus, Status, Unload};
 use std::time::Duration;
 
-pub(super) fn text(status: &Status, tally: &Tally, took: Duration) -> String {
+/// `full`: with the evidence of every decision.
+pub(super) fn text(status: &Status, tally: &Tally, took: Duration, full: bool) -> String {
     let mut out =
         format!("\nserin demo: {} after {:.0} s\n\n", verdict(status), took.as_secs_f64());
-    for decision in &status.decisions {
-        out += &wrapped(&format!("  {:>6.1} s  {}", decision.at_s, decision.text));
+    out += &table(&status.decisions);
+    if full {
+        out.push('\n');
+        for decision in &status.decisions {
+            out += &wrapped(&format!("  {:>6.1} s  {}", decision.at_s, decision.text));
+        }
+    } else if let Some(reason) = &status.reason {
+        out += &format!("\n{}", wrapped(&format!("  why: {reason}")));
     }
     out.push('\n');
     for (i, arm) in ["stable", "canary"].iter().enumerate() {
@@ -28,13 +35,51 @@ pub(super) fn text(status: &Status, tally: &Tally, took: Duration) -> String {
         out += &format!("  the last one: {what}\n");
     }
     for unload in &status.unloads {
-        out += &wrapped(&format!("  {}", unload_text(unload)));
+        let text = if full { unload_text(unload) } else { memory_back(unload) };
+        out += &wrapped(&format!("  {text}"));
+    }
+    if !full {
+        out += "  all figures of every decision: --full\n";
     }
     out
 }
 
+/// One line a decision.
+fn table(decisions: &[DecisionStatus]) -> String {
+    let mut out =
+        "      at  weight  decision          requests     errors    TTFT  per token\n".to_owned();
+    out += "                                  (stable/canary)           (p99, canary/stable)\n";
+    for decision in decisions {
+        let DecisionStatus { at_s, weight, kind, requests, errors, .. } = decision;
+        let ratio = |ratio: Option<f64>| ratio.map_or("-".to_owned(), |x| format!("{x:.2} x"));
+        let both = |(stable, canary): (u64, u64)| format!("{stable}/{canary}");
+        out += &format!(
+            "  {at_s:>4.1} s  {weight:>4} %  {:<14}  {:>10}  {:>9}  {:>6}  {:>9}\n",
+            kind.replace('_', " "),
+            both(*requests),
+            both(*errors),
+            ratio(decision.ttft_ratio),
+            ratio(decision.tpot_ratio),
+        );
+    }
+    out
+}
+
+fn memory_back(unload: &Unload) -> String {
+    let card = unload.card.as_ref();
+    let used = unload.used_before + card.map_or(0, |card| card.used_before);
+    let left = unload.used_after + card.map_or(0, |card| card.used_after);
+    format!(
+        "{} unloaded ({}): {:.1} MiB back, {left} B left, {:.0} ms after the decision",
+        unload.version,
+        unload.reason,
+        mib(used - left.min(used)),
+        unload.since_decision_ms
+    )
+}
+
 /// Width of a line; longer ones are wrapped with an indent.
-const COLUMNS: usize = 100;
+const COLUMNS: usize = 80;
 const INDENT: &str = "            ";
 
 fn wrapped(text: &str) -> String {
@@ -62,7 +107,7 @@ fn verdict(status: &Status) -> String {
                 .gates
                 .iter()
                 .filter(|gate| gate.state == "fail" || gate.state == "inconclusive")
-                .map(|gate| gate.text.as_str())
+                .map(|gate| gate.title.as_str())
                 .collect();
             format!("undecided ({other}); missing: {}", missing.join("; "))
         }
@@ -72,6 +117,8 @@ fn verdict(status: &Status) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::control::status_for_tests;
+    use serde_json::json;
 
     #[test]
     fn long_lines_go_on_under_an_indent_and_no_word_is_lost() {
@@ -87,5 +134,24 @@ mod tests {
     fn a_word_longer_than_a_line_stays_whole() {
         let long = "x".repeat(COLUMNS + 5);
         assert!(wrapped(&format!("a {long} b")).contains(&long));
+    }
+
+    #[test]
+    fn the_steps_are_a_table_of_80_columns_and_the_evidence_is_one_flag_away() {
+        let step = |at: f64, kind: &str, weight: u8| {
+            json!({
+                "at_s": at, "kind": kind, "weight": weight, "brief": kind,
+                "text": format!("{kind}: with all of the evidence"),
+                "requests": [12345, 6789], "errors": [1234, 0], "ttft_ratio": 1.024,
+                "tpot_ratio": null,
+            })
+        };
+        let steps = [step(4.0, "started", 5), step(119.1, "awaiting_confirm", 100)];
+        let status = status_for_tests(json!({"phase": "promoted", "decisions": steps}));
+        let of = |full| text(&status, &Tally::default(), Duration::from_secs(60), full);
+        let brief = of(false);
+        assert!(brief.lines().all(|line| line.chars().count() <= COLUMNS), "{brief}");
+        assert!(brief.contains("1.02 x") && brief.contains("12345/6789"), "{brief}");
+        assert!(!brief.contains("evidence") && of(true).contains("all of the evidence"));
     }
 }

@@ -5,7 +5,8 @@
 
 use super::super::operate::{mib, number};
 use super::load::Tally;
-use crate::control::{ArmStatus, Status};
+use crate::control::{ArmStatus, GateStatus, Status};
+use crate::rollout::GateName;
 use ratatui::crossterm::event::{self, Event, KeyCode, KeyModifiers};
 use ratatui::layout::{Constraint, Layout};
 use ratatui::style::{Color, Modifier, Style};
@@ -92,7 +93,7 @@ fn line(status: &Status, tally: &Tally, elapsed: Duration) -> String {
         .gates
         .iter()
         .filter(|g| g.state == "fail" || g.state == "inconclusive")
-        .map(|g| g.name.as_str())
+        .map(|g| g.title.as_str())
         .collect();
     format!(
         "{:5.1} s  {:<11} {:>3} %  | {} | {} | waits for: {} | failed for clients: {}",
@@ -108,11 +109,11 @@ fn line(status: &Status, tally: &Tally, elapsed: Duration) -> String {
 
 /// The whole screen.
 pub(super) fn draw(frame: &mut Frame<'_>, status: &Status, tally: &Tally) {
-    let gates = status.gates.len() as u16 + 2;
+    let gates: Vec<&GateStatus> = status.gates.iter().filter(|gate| is_shown(gate)).collect();
     let rows = Layout::vertical([
         Constraint::Length(3),
-        Constraint::Length(10),
-        Constraint::Length(gates),
+        Constraint::Length(9),
+        Constraint::Length(gates.len() as u16 + 2),
         Constraint::Min(3),
     ]);
     let [head, arms, middle, foot] = rows.areas(frame.area());
@@ -123,16 +124,22 @@ pub(super) fn draw(frame: &mut Frame<'_>, status: &Status, tally: &Tally) {
             frame.render_widget(arm_box(arm, tally, i), area);
         }
     }
-    let lines: Vec<Line<'_>> = status.gates.iter().map(|g| gate_line(&g.state, &g.text)).collect();
+    let lines: Vec<Line<'_>> = gates.into_iter().map(gate_line).collect();
     frame.render_widget(Paragraph::new(lines).block(Block::bordered().title(" gates ")), middle);
     let room = usize::from(foot.height.saturating_sub(2));
     let skip = status.decisions.len().saturating_sub(room);
     let lines: Vec<Line<'_>> = status.decisions[skip..]
         .iter()
-        .map(|d| Line::from(format!("{:>6.1} s  {}", d.at_s, d.text)))
+        .map(|d| Line::from(format!("{:>6.1} s  {}", d.at_s, d.brief)))
         .collect();
     let title = format!(" decisions - failed for clients: {} - q quits ", tally.failed);
     frame.render_widget(Paragraph::new(lines).block(Block::bordered().title(title)), foot);
+}
+
+/// Gates without anything to judge are not shown, and neither are signs of poor replies that nobody has seen.
+fn is_shown(gate: &GateStatus) -> bool {
+    let sign = !GateName::PLAIN.iter().any(|name| name.as_str() == gate.name);
+    !(gate.state == "not_judged" || (sign && gate.state == "pass"))
 }
 
 fn weight_bar(status: &Status) -> Gauge<'static> {
@@ -140,7 +147,8 @@ fn weight_bar(status: &Status) -> Gauge<'static> {
         " {} - {} - {:.0} of {:.0} s at this weight ",
         status.model, status.phase, status.stage_age_s, status.bake_s
     );
-    let label = format!("canary weight {} %   (5 > 25 > 50 > 100)", status.weight);
+    let steps: Vec<String> = status.steps.iter().map(u8::to_string).collect();
+    let label = format!("canary weight {} %   ({})", status.weight, steps.join(" > "));
     Gauge::default()
         .block(Block::bordered().title(title))
         .gauge_style(Style::default().fg(Color::Cyan))
@@ -156,112 +164,83 @@ fn arm_box(arm: &ArmStatus, tally: &Tally, index: usize) -> Paragraph<'static> {
     };
     let rate = f.error_rate.map_or_else(|| "-".to_owned(), |r| format!("{:.2} %", r * 100.0));
     let memory = arm.lane.as_ref().map_or(0, |lane| lane.arena_used);
+    let times = |p50, p99| format!("{} / {} ms", number(p50), number(p99));
     let lines = vec![
-        Line::from(format!(
-            "requests   {} at this weight, {} in all",
-            f.requests, f.total_requests
-        )),
-        Line::from(format!("errors     {} ({rate})", f.errors)),
-        Line::from(format!(
-            "TTFT       p50 {} / p99 {} ms",
-            number(f.ttft_p50_ms),
-            number(f.ttft_p99_ms)
-        )),
-        Line::from(format!(
-            "per token  p50 {} / p99 {} ms",
-            number(f.tpot_p50_ms),
-            number(f.tpot_p99_ms)
-        )),
-        Line::from(format!("tokens/s   {}", number(f.tokens_per_second))),
-        Line::from(format!("right      {right}")),
-        Line::from(format!("votes      {} up, {} down", f.feedback_up, f.feedback_down)),
-        Line::from(format!("memory     {:.1} MiB", mib(memory))),
+        Line::from(format!("requests  {} here, {} in all", f.requests, f.total_requests)),
+        Line::from(format!("errors    {} ({rate})", f.errors)),
+        Line::from(format!("TTFT      {}", times(f.ttft_p50_ms, f.ttft_p99_ms))),
+        Line::from(format!("per token {}", times(f.tpot_p50_ms, f.tpot_p99_ms))),
+        Line::from(format!("tokens/s  {}", number(f.tokens_per_second))),
+        Line::from(format!("right     {right}, votes +{} -{}", f.feedback_up, f.feedback_down)),
+        Line::from(format!("memory    {:.1} MiB", mib(memory))),
     ];
     let version = arm.version.as_deref().unwrap_or("none");
     let title = Span::styled(
-        format!(" {}: {version} ", arm.arm),
+        format!(" {}: {version} (p50 / p99) ", arm.arm),
         Style::default().add_modifier(Modifier::BOLD),
     );
     Paragraph::new(lines).block(Block::bordered().title(title))
 }
 
-fn gate_line(state: &str, text: &str) -> Line<'static> {
-    let (glyph, color) = match state {
+/// The state in letters as well as in colour, the gate's name, and its figure.
+fn gate_line(gate: &GateStatus) -> Line<'static> {
+    let (glyph, color) = match gate.state.as_str() {
         "pass" => ("ok  ", Color::Green),
         "fail" => ("FAIL", Color::Red),
         "inconclusive" => ("... ", Color::Yellow),
         _ => ("-   ", Color::DarkGray),
     };
-    Line::from(vec![Span::styled(glyph, Style::default().fg(color)), Span::raw(format!(" {text}"))])
+    let text = format!(" {:<24}  {}", gate.title, gate.brief);
+    Line::from(vec![Span::styled(glyph, Style::default().fg(color)), Span::raw(text)])
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::control::status_for_tests as status;
     use ratatui::Terminal;
     use ratatui::backend::TestBackend;
-    use serde_json::{Value, json};
-
-    fn arm(name: &str, version: Option<&str>) -> Value {
-        json!({
-            "arm": name, "loaded": version.is_some(), "version": version, "digest": null,
-            "path": null, "max_model_len": null, "lane": null,
-            "figures": {
-                "requests": 690, "errors": 3, "error_rate": 0.0043, "cancels": 0, "rejected": 0,
-                "invalid": 0, "excluded": 0, "over_share": 0, "retries": 0, "ttft_p50_ms": 2.5, "ttft_p99_ms": 9.75,
-                "tpot_p50_ms": 1.25, "tpot_p99_ms": 2.0, "tokens_per_second": 800.0,
-                "mean_output_tokens": 8.0, "feedback_up": 7, "feedback_down": 1,
-                "total_requests": 700, "total_errors": 3,
-            },
-        })
-    }
-
-    fn status() -> Status {
-        let status = json!({
-            "model": "tiny", "revision": 3, "self_test": false, "awaiting_confirm": false,
-            "previous": null, "ledger": null, "forecast": null, "shadow": null, "phase": "running", "reason": null, "paused": false, "rollout": "r",
-            "weight": 25, "steps": [5, 25, 50, 100], "step": 1, "stage": 2, "stage_age_s": 4.0,
-            "bake_s": 15.0, "promotion_ordered": false, "uptime_s": 30.0, "resident_bytes": 0,
-            "loading": null, "arms": [arm("stable", Some("tiny-v1")), arm("canary", None)],
-            "reference": null, "overall": "inconclusive",
-            "gates": [
-                {"name": "bake", "state": "inconclusive", "value": 4.0, "threshold": 15.0,
-                 "evidence": null, "interval": null, "samples": [0, 0],
-                 "text": "baked 4.0 s of 15.0 s"},
-                {"name": "errors", "state": "fail", "value": 2.0, "threshold": 1.5,
-                 "evidence": null, "interval": null, "samples": [0, 0],
-                 "text": "ratio 2.00, limit 1.50"},
-            ],
-            "decisions": [{"at_s": 19.1, "kind": "raised", "weight": 25, "text": "raised to 25 %"}],
-            "unloads": [],
-        });
-        serde_json::from_value(status).unwrap()
-    }
+    use serde_json::json;
 
     fn drawn(width: u16, height: u16) -> String {
         let mut terminal = Terminal::new(TestBackend::new(width, height)).unwrap();
-        terminal.draw(|frame| draw(frame, &status(), &Tally::default())).unwrap();
+        let status = status(json!({}));
+        terminal.draw(|frame| draw(frame, &status, &Tally::default())).unwrap();
         terminal.backend().to_string()
     }
 
     #[test]
-    fn the_screen_shows_both_arms_the_gates_and_the_decisions() {
-        let screen = drawn(100, 30);
+    fn the_screen_shows_both_arms_the_gates_and_the_decisions_in_80_columns() {
+        let screen = drawn(80, 30);
         for shown in [
-            "canary weight 25 %",
+            "canary weight 25 %   (5 > 25 > 50 > 100)",
             "4 of 15 s at this weight",
             "stable: tiny-v1",
-            "canary: none",
-            "690 at this weight, 700 in all",
+            "canary: tiny-v2",
+            "690 here, 700 in all",
             "3 (0.43 %)",
-            "p50 2.5 / p99 9.8 ms",
+            "2.5 / 9.8 ms",
             "800.0",
-            "FAIL ratio 2.00, limit 1.50",
-            "baked 4.0 s of 15.0 s",
+            "+7 -1",
+            "...  time at this weight       4s of 15s",
+            "ok   errors                    1.00 x stable's, limit 1.50",
             "19.1 s  raised to 25 %",
         ] {
             assert!(screen.contains(shown), "no {shown:?} in\n{screen}");
         }
+    }
+
+    #[test]
+    fn gates_without_anything_to_say_are_left_out() {
+        let gate = |name: &str, state: &str| {
+            let status = status(json!({"gates": [{
+                "name": name, "state": state, "value": null, "threshold": null, "evidence": null,
+                "interval": null, "samples": [0, 0], "text": "",
+            }]}));
+            is_shown(&status.gates[0])
+        };
+        assert!(gate("errors", "pass") && gate("empty", "fail") && gate("empty", "inconclusive"));
+        assert!(!gate("empty", "pass") && !gate("feedback", "not_judged"));
     }
 
     #[test]
@@ -273,9 +252,9 @@ mod tests {
 
     #[test]
     fn a_line_says_the_same_in_short() {
-        let line = line(&status(), &Tally::default(), Duration::from_secs(30));
+        let line = line(&status(json!({})), &Tally::default(), Duration::from_secs(30));
         assert!(line.contains("running") && line.contains(" 25 %"), "{line}");
         assert!(line.contains("stable 690 req 3 err") && line.ends_with("clients: 0"), "{line}");
-        assert!(line.contains("waits for: bake, errors"), "{line}");
+        assert!(line.contains("waits for: time at this weight"), "{line}");
     }
 }

@@ -2,14 +2,15 @@
 
 use super::{
     ArmFigures, ArmStatus, CardUnload, DecisionStatus, DeviceStatus, ForecastStatus, GateStatus,
-    GateWait, LaneStatus, LedgerStatus, ModelsView, Status, Unload,
+    GateWait, LaneStatus, LedgerStatus, ModelsView, Status, Unload, brief, headline,
 };
 use crate::alerts::{Alerts, Counts};
 use crate::control::{Control, ControlState};
 use crate::device::memory;
 use crate::engine::{CardReport, LaneStats, UnloadReport};
 use crate::rollout::{
-    Arm, ArmView, Decision, Forecast, Gate, GateName, Latency, Phase, Verdict, View, Weight,
+    Arm, ArmView, Counts as CountsOfAStep, Decision, Forecast, Gate, GateName, Latency, Phase,
+    Verdict, View, Weight,
 };
 use crate::routing::Deployment;
 use serde_json::{Value, json};
@@ -46,8 +47,9 @@ impl Control {
         let (weight, routed) = self.weights();
         let share = self.recent.lock().share();
         let arms = [(Arm::Stable, &models.stable), (Arm::Canary, &models.canary)];
-        Status {
+        let mut status = Status {
             model: models.name.to_string(),
+            headline: String::new(),
             revision: state.revision,
             phase: view.phase.as_str().to_owned(),
             reason: reason(&view.phase),
@@ -77,6 +79,7 @@ impl Control {
             promotion_ordered: view.promotion_ordered,
             uptime_s: self.origin.elapsed().as_secs_f64(),
             resident_bytes: memory::resident_bytes().unwrap_or(0),
+            available_bytes: memory::available_bytes().unwrap_or(0),
             loading: state.loading.clone(),
             arms: arms.map(|(arm, loaded)| ArmStatus::new(view.arm(arm), loaded.as_deref())).into(),
             reference: view.reference.as_ref().map(ArmFigures::from),
@@ -85,10 +88,13 @@ impl Control {
             forecast: view.forecast.as_ref().map(ForecastStatus::from),
             shadow: None,
             cross_read: None,
+            in_flight: Vec::new(),
             device: self.readings().map(|device| DeviceStatus::new(&device, view.throttled)),
             decisions: state.decisions.iter().map(DecisionStatus::from).collect(),
             unloads: state.unloads.iter().map(|(_, unload)| unload.clone()).collect(),
-        }
+        };
+        status.headline = headline::headline(&status);
+        status
     }
 
     /// The canary's weight in force, and the share that is routed to it; the rollout may want another.
@@ -146,6 +152,8 @@ impl From<&Gate> for GateStatus {
             evidence: gate.evidence,
             interval: gate.interval,
             samples: gate.samples,
+            title: brief::title(gate.name).to_owned(),
+            brief: brief::brief(gate),
             text: gate.text.clone(),
         }
     }
@@ -179,6 +187,7 @@ impl ArmStatus {
             path: deployment.map(|d| d.path.display().to_string()),
             max_model_len: deployment.map(Deployment::max_len),
             figures: ArmFigures::from(view),
+            traffic: None,
             lane: deployment.map(|d| LaneStatus::from(&*d.stats)),
         }
     }
@@ -229,6 +238,7 @@ impl From<&LaneStats> for LaneStatus {
             waiting: read(&stats.waiting),
             blocks_used: read(&stats.blocks_used),
             blocks_total: read(&stats.blocks_total),
+            kv_bytes: read(&stats.kv_bytes),
             blocks_cached: read(&stats.blocks_cached),
             blocks_evicted: read(&stats.blocks_evicted),
             prefix_lookup_tokens: read(&stats.prefix_lookup_tokens),
@@ -248,11 +258,21 @@ impl From<&LaneStats> for LaneStatus {
 
 impl From<&Decision> for DecisionStatus {
     fn from(decision: &Decision) -> DecisionStatus {
+        let both = |figure: fn(&CountsOfAStep) -> u64| {
+            let [stable, canary] = &*decision.verdict.counts;
+            (figure(stable), figure(canary))
+        };
+        let ratio = |name| decision.verdict.gate(name).and_then(|gate| gate.value);
         DecisionStatus {
             at_s: decision.at.as_secs_f64(),
             kind: decision.kind.as_str().to_owned(),
             weight: decision.weight.percent(),
+            brief: brief::of_decision(decision),
             text: decision.text.clone(),
+            requests: both(|counts| counts.requests),
+            errors: both(|counts| counts.errors),
+            ttft_ratio: ratio(GateName::Ttft),
+            tpot_ratio: ratio(GateName::Tpot),
         }
     }
 }

@@ -3,13 +3,18 @@
 //! Every field is defined here and nowhere else; `fill` says where it comes from. Sizes are bytes, times seconds or
 //! milliseconds as their names say, shares 0 to 1, weights percent.
 
+mod brief;
 mod fill;
+mod headline;
+#[cfg(test)]
+pub mod testing;
 
 pub(super) use fill::gates;
 
 use super::comparison::{Offer, differences, sampling};
 use crate::routing::Deployment;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 /// The versions that are loaded.
@@ -40,6 +45,9 @@ impl ModelsView {
 pub struct Status {
     /// Public name of the model.
     pub model: String,
+    /// State, share, what it waits for and until when, in one sentence.
+    #[serde(default)]
+    pub headline: String,
     /// Rises with every change; orders name it.
     pub revision: u64,
     /// `idle`, `running`, `paused`, `rolled_back`, `promoted` or `self_tested`.
@@ -102,6 +110,9 @@ pub struct Status {
     pub uptime_s: f64,
     /// Resident set of the server's process in bytes; 0 where the system does not tell.
     pub resident_bytes: u64,
+    /// Bytes of main memory that are left to this process; 0 where the system does not tell.
+    #[serde(default)]
+    pub available_bytes: u64,
     /// Path of the model that is being loaded.
     pub loading: Option<String>,
     /// Stable, then canary.
@@ -120,6 +131,9 @@ pub struct Status {
     /// How reading went; `null` when nothing is read.
     #[serde(default)]
     pub cross_read: Option<CrossReadStatus>,
+    /// The oldest requests that are being answered, at most 64.
+    #[serde(default)]
+    pub in_flight: Vec<InFlightStatus>,
     /// What the device says of its state; left out when it says nothing.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub device: Option<DeviceStatus>,
@@ -251,8 +265,52 @@ pub struct ArmStatus {
     pub max_model_len: Option<usize>,
     /// What was counted and measured on this arm.
     pub figures: ArmFigures,
+    /// All of its latest requests, judged or not; `None` without a version.
+    #[serde(default)]
+    pub traffic: Option<TrafficStatus>,
     /// The lane that runs the model.
     pub lane: Option<LaneStatus>,
+}
+
+/// What a version did lately, as its clients saw it. Times and rates are those of the latest requests, counts those
+/// since it was loaded.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct TrafficStatus {
+    /// Seconds that times and rates cover: 60, or fewer while more than 4,096 requests end in a minute.
+    pub window_s: f64,
+    /// Requests that ended in the window.
+    pub requests: u64,
+    /// The same per second.
+    pub requests_per_second: f64,
+    /// Output tokens of these requests per second.
+    pub tokens_per_second: f64,
+    /// Median time from arrival to the first token; `None` without samples.
+    pub ttft_p50_ms: Option<f64>,
+    /// 99th percentile of the same.
+    pub ttft_p99_ms: Option<f64>,
+    /// Median of the requests' mean time per token after the first; `None` without samples.
+    pub tpot_p50_ms: Option<f64>,
+    /// 99th percentile of the same.
+    pub tpot_p99_ms: Option<f64>,
+    /// Requests by class: `ok`, `model_error`, `timeout`, `client_cancel`, `rejected`, `invalid_request`.
+    pub classes: BTreeMap<String, u64>,
+    /// Replies by finish reason: `stop` or `length`.
+    pub finish_reasons: BTreeMap<String, u64>,
+}
+
+/// A request that is being answered.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct InFlightStatus {
+    /// Its id.
+    pub id: String,
+    /// `stable` or `canary`.
+    pub arm: String,
+    /// Since it arrived.
+    pub seconds: f64,
+    /// Tokens of its prompt.
+    pub prompt_tokens: u64,
+    /// Tokens that were generated for it, over all of its replies.
+    pub output_tokens: u64,
 }
 
 /// An arm's figures in the present stage, or in the last one.
@@ -309,6 +367,9 @@ pub struct LaneStatus {
     pub blocks_used: u64,
     /// KV blocks that the model has.
     pub blocks_total: u64,
+    /// Bytes that these take, of the model's arena or its pool on the GPU.
+    #[serde(default)]
+    pub kv_bytes: u64,
     /// Blocks whose prefix can be reused, referenced or not.
     pub blocks_cached: u64,
     /// Cached blocks that were evicted to make room, since the load.
@@ -357,7 +418,13 @@ pub struct GateStatus {
     pub interval: Option<(f64, f64)>,
     /// Stable's, the canary's.
     pub samples: (u64, u64),
-    /// One line for people, with figures and units.
+    /// What it judges, in a few words.
+    #[serde(default)]
+    pub title: String,
+    /// A few words for people: the figure and what it is held against.
+    #[serde(default)]
+    pub brief: String,
+    /// One line for people, with all figures and their units.
     pub text: String,
 }
 
@@ -370,8 +437,23 @@ pub struct DecisionStatus {
     pub kind: String,
     /// The weight after it.
     pub weight: u8,
-    /// One line for people, with figures.
+    /// A few words for people.
+    #[serde(default)]
+    pub brief: String,
+    /// One line for people, with all figures.
     pub text: String,
+    /// Requests of the step that counted: stable's, the canary's.
+    #[serde(default)]
+    pub requests: (u64, u64),
+    /// Of these, errors.
+    #[serde(default)]
+    pub errors: (u64, u64),
+    /// The p99 of TTFT, the canary's over stable's; `None` if it was not compared.
+    #[serde(default)]
+    pub ttft_ratio: Option<f64>,
+    /// The p99 of the time per token after the first, the canary's over stable's.
+    #[serde(default)]
+    pub tpot_ratio: Option<f64>,
 }
 
 /// One finished unload.

@@ -1,0 +1,145 @@
+//! The state of a server in one sentence: who serves, how much the canary gets, what it waits for and how long.
+//!
+//! A function of the status.
+
+use super::{GateStatus, Status};
+use std::time::Duration;
+
+/// Longest reason that is quoted, in characters.
+const REASON: usize = 160;
+
+/// One sentence.
+pub fn headline(status: &Status) -> String {
+    let version = |arm: usize| status.arms.get(arm).and_then(|arm| arm.version.as_deref());
+    let Some(stable) = version(0) else {
+        return format!("{} is not ready: stable is being loaded.", status.model);
+    };
+    let canary = version(1);
+    let trial = canary.unwrap_or("the canary");
+    match status.phase.as_str() {
+        "running" | "paused" => running(status, trial),
+        "rolled_back" => {
+            format!("Rolled back, {stable} serves everything: {}.", reason(status))
+        }
+        "promoted" => promoted(status, stable),
+        "self_tested" => format!("{stable} serves everything; the self-test is over."),
+        _ => match &status.loading {
+            Some(path) => format!("{stable} serves everything; {path} is being loaded."),
+            None => format!("{stable} serves everything; no rollout runs."),
+        },
+    }
+}
+
+fn promoted(status: &Status, stable: &str) -> String {
+    match &status.previous {
+        Some(former) => {
+            format!("Promoted: {stable} serves everything; {former} is kept and can be put back.")
+        }
+        None => format!("Promoted: {stable} serves everything."),
+    }
+}
+
+fn running(status: &Status, canary: &str) -> String {
+    let what = if status.self_test { "the second copy" } else { canary };
+    let share = match status.share_of {
+        0 => String::new(),
+        of => format!(" ({:.1} % of the last {of} requests)", 100.0 * status.share),
+    };
+    let gets = format!("{what} gets {} % of the requests{share}", status.weight);
+    let paused = if status.paused { "Paused: " } else { "" };
+    format!("{paused}{gets}; {}.", waits_for(status))
+}
+
+/// What keeps the weight from rising, and until when.
+fn waits_for(status: &Status) -> String {
+    if status.paused {
+        return "no step is taken until it is resumed".to_owned();
+    }
+    if status.awaiting_confirm {
+        return "the next step waits for an operator's approval".to_owned();
+    }
+    let state = |wanted: &str| -> Vec<&GateStatus> {
+        status.gates.iter().filter(|gate| gate.state == wanted).collect()
+    };
+    let titles = |gates: &[&GateStatus]| {
+        gates.iter().map(|gate| gate.title.as_str()).collect::<Vec<_>>().join("; ")
+    };
+    let (failing, undecided) = (state("fail"), state("inconclusive"));
+    if !failing.is_empty() {
+        return format!("it is held by {}", titles(&failing));
+    }
+    if undecided.is_empty() {
+        return "all gates pass".to_owned();
+    }
+    let waits = format!("waiting for {}", titles(&undecided));
+    format!("{waits}{}", until(status, &undecided))
+}
+
+/// When the last of these gates can decide, as far as that is foreseen.
+fn until(status: &Status, undecided: &[&GateStatus]) -> String {
+    let Some(forecast) = &status.forecast else { return String::new() };
+    let waits: Vec<Option<f64>> = forecast
+        .gates
+        .iter()
+        .filter(|wait| undecided.iter().any(|gate| gate.name == wait.gate))
+        .map(|wait| wait.seconds)
+        .collect();
+    if waits.contains(&None) {
+        return ", which takes more traffic than there is".to_owned();
+    }
+    match waits.into_iter().flatten().reduce(f64::max) {
+        Some(seconds) => {
+            let time = Duration::from_secs(seconds.clamp(0.0, 1e9).ceil() as u64);
+            format!(", in {} at the earliest", humantime::format_duration(time))
+        }
+        None => String::new(),
+    }
+}
+
+fn reason(status: &Status) -> String {
+    let whole = status.reason.as_deref().unwrap_or("an operator wanted it");
+    let first = whole.split(';').next().unwrap_or(whole).trim_end_matches('.');
+    match first.char_indices().nth(REASON) {
+        Some((end, _)) => format!("{} ...", &first[..end]),
+        None => first.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::status;
+    use super::*;
+    use serde_json::{Value, json};
+
+    fn said(change: Value) -> String {
+        headline(&status(change))
+    }
+
+    #[test]
+    fn the_sentence_says_who_serves_and_what_is_waited_for() {
+        assert_eq!(
+            said(json!({})),
+            "tiny-v2 gets 25 % of the requests (24.0 % of the last 500 requests); waiting for time at this weight, in 11s at the earliest."
+        );
+        let paused = said(json!({"paused": true}));
+        assert!(paused.starts_with("Paused: tiny-v2 gets 25 %"), "{paused}");
+        assert!(said(json!({"awaiting_confirm": true})).contains("operator's approval"));
+        let never = json!({"forecast": {
+            "requests_per_second": null, "base_error_rate": 0.01, "detectable_error_ratio": null,
+            "detectable_exceedance": null, "until_doubled_errors_s": null,
+            "gates": [{"gate": "bake", "seconds": null}],
+        }});
+        assert!(said(never).ends_with("more traffic than there is."));
+        let over = said(json!({"phase": "rolled_back", "reason": "errors ratio 3.2; evidence 80"}));
+        assert_eq!(over, "Rolled back, tiny-v1 serves everything: errors ratio 3.2.");
+        assert!(said(json!({"phase": "promoted", "previous": "old"})).contains("old is kept"));
+        assert!(said(json!({"phase": "idle"})).contains("no rollout runs"));
+    }
+
+    #[test]
+    fn a_reason_of_any_length_and_script_is_cut_between_characters() {
+        let reason = "ü".repeat(1000);
+        let text = said(json!({"phase": "rolled_back", "reason": reason}));
+        assert!(text.len() < 500 && text.ends_with(" ...."), "{text}");
+    }
+}

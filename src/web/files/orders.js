@@ -1,0 +1,104 @@
+// Orders: each is shown as a preview first, names the state that it is based on, and goes to the ledger with its
+// author and reason.
+
+import { json } from "./api.js";
+import { byId, bytes, make, say } from "./dom.js";
+
+/** What can be ordered: its route, its body, and in which states. */
+const ORDERS = {
+  pause: ["Pause", "/admin/pause", {}, ({ phase, paused }) => phase === "running" && !paused],
+  resume: ["Resume", "/admin/resume", {}, ({ paused }) => paused],
+  confirm: ["Approve the next step", "/admin/confirm", {}, ({ awaiting_confirm: waits }) => waits],
+  promote: ["Promote when the gates pass", "/admin/promote", {}, ({ phase }) => phase === "running" || phase === "paused"],
+  now: ["Promote now", "/admin/promote", { now: true }, ({ phase }) => phase === "running" || phase === "paused"],
+  rollback: ["Roll back", "/admin/rollback", {}, ({ arms }) => arms[1]?.loaded],
+  undo: ["Undo the promotion", "/admin/undo", {}, ({ previous }) => previous !== null],
+  weight: ["Set the weight", "/admin/weight", {}, ({ phase }) => phase === "running" || phase === "paused"],
+};
+let latest = null;
+let pending = null;
+
+function body(name) {
+  const [by, reason] = [byId("by").value.trim(), byId("reason").value.trim()];
+  const more = name === "weight" ? { percent: Number(byId("percent").value) } : {};
+  return { ...ORDERS[name][2], ...more, by: by || null, reason: reason || null, expect: latest.revision };
+}
+
+function result(text, bad = false) {
+  const element = byId("outcome");
+  element.classList.toggle("bad", bad);
+  say(element, text);
+}
+
+async function preview(name) {
+  const [title, path] = ORDERS[name];
+  try {
+    const given = body(name);
+    const seen = await json(path, { body: { ...given, dry_run: true } });
+    pending = { title, path, body: { ...given, expect: seen.revision } };
+    say(byId("preview-title"), title);
+    byId("preview-text").replaceChildren(...told(seen));
+    byId("preview").showModal();
+  } catch (error) {
+    result(`${title}: ${error.message}`, true);
+  }
+}
+
+const BECOMES = { stays: "stays", becomes_stable: "becomes stable", kept: "is kept, and can be put back", unloaded: "is unloaded" };
+
+function told({ text, weight, weight_after: after, stable_after: stable, arms, differences, memory_back: back }) {
+  const arm = ({ arm: name, version, becomes, running, waiting }) =>
+    make("li", {}, `${name}, ${version}: ${BECOMES[becomes] ?? becomes}; ${running} running, ${waiting} waiting`);
+  return [
+    make("p", {}, text),
+    make("p", {}, `Canary weight ${weight} % -> ${after} %; then stable is ${stable ?? "nothing"}.`),
+    make("ul", {}, arms.map(arm), differences.map((one) => make("li", {}, `differs: ${one}`))),
+    back > 0 ? make("p", {}, `${bytes(back)} come back.`) : null,
+  ].filter(Boolean);
+}
+
+async function give() {
+  byId("preview").close();
+  const { title, path, body: order } = pending;
+  try {
+    result(`${title}: under way`);
+    await json(path, { body: order });
+    result(`${title}: done`);
+    byId("reason").value = "";
+  } catch (error) {
+    result(`${title}: ${error.message}`, true);
+  }
+}
+
+async function load(event) {
+  event.preventDefault();
+  const given = { path: byId("path").value.trim(), retry: byId("retry").checked, allow: byId("allow").checked };
+  if (byId("expect").value) given.expect = byId("expect").value;
+  const { by, reason } = body("pause");
+  try {
+    result("Load: under way");
+    const { version } = await json("/admin/canary/load", { body: { ...given, by, reason } });
+    result(`Load: ${version} is loaded and its rollout has begun`);
+  } catch (error) {
+    result(`Load: ${error.message}`, true);
+  }
+}
+
+export function begin() {
+  const buttons = Object.entries(ORDERS).filter(([name]) => name !== "weight");
+  byId("buttons").append(...buttons.map(([name, [title]]) => make("button", { type: "button", "data-order": name }, title)));
+  for (const button of document.querySelectorAll("[data-order]")) {
+    button.addEventListener("click", () => preview(button.dataset.order));
+  }
+  byId("order").addEventListener("submit", (event) => event.preventDefault());
+  byId("load").addEventListener("submit", load);
+  byId("give").addEventListener("click", give);
+  byId("keep").addEventListener("click", () => byId("preview").close());
+}
+
+export function update(status) {
+  latest = status;
+  for (const button of document.querySelectorAll("[data-order]")) {
+    button.disabled = !ORDERS[button.dataset.order][3](status);
+  }
+}
