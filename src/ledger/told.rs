@@ -12,8 +12,10 @@ use crate::rollout::Operator;
 pub struct Told {
     /// From a bounded set: the entry's kind, for decisions with the decision's own after a dot.
     pub kind: String,
-    /// One line.
+    /// One line; of a decision, what was decided.
     pub text: String,
+    /// A decision with all of its figures, where there are any.
+    pub details: Option<String>,
     /// Who gave the order.
     pub by: Option<String>,
     /// The order's reason.
@@ -30,7 +32,11 @@ impl Entry {
             Entry::Pardoned { by, reason, .. } => (Some(by.clone()), Some(reason.clone())),
             _ => (None, None),
         };
-        Told { kind, text, by, reason }
+        let details = match self {
+            Entry::Decision(decision) => (decision.text != text).then(|| decision.text.clone()),
+            _ => None,
+        };
+        Told { kind, text, details, by, reason }
     }
 
     fn kind_and_text(&self) -> (String, String) {
@@ -52,7 +58,8 @@ impl Entry {
             Entry::RolloutAbandoned { why } => ("abandoned", format!("the rollout ends: {why}")),
             Entry::Decision(decision) => {
                 let kind = format!("decision.{}", decision.kind.as_str());
-                return (kind, decision.text.clone());
+                let text = decision.text.split([':', ';']).next().unwrap_or_default();
+                return (kind, text.to_owned());
             }
             Entry::Order { order, refused } => {
                 ("order", ordered(order.command, refused.as_deref()))

@@ -34,6 +34,9 @@ pub fn brief(gate: &Gate) -> String {
             format!("{value:.2} x stable's, at least {least:.2}")
         }
         (GateName::CrossRead, _) => format!("KL {value:.3} nats per token"),
+        (_, Some(limit)) if value > limit && gate.state == GateState::Pass => {
+            format!("{value:.2} x stable's, over {limit:.2} but not proved")
+        }
         (_, Some(limit)) => format!("{value:.2} x stable's, limit {limit:.2}"),
         (_, None) => format!("{value:.2} x stable's"),
     }
@@ -44,8 +47,8 @@ fn without_figure(gate: &Gate) -> String {
     match &gate.state {
         GateState::Fail(_) if gate.name == GateName::CrossRead => "the models disagree",
         GateState::Fail(_) => "none on stable",
-        GateState::Pass if gate.samples == (0, 0) => "none on either",
-        GateState::Pass => "nothing found",
+        GateState::Pass if gate.name == GateName::CrossRead => "nothing found",
+        GateState::Pass => "none on either",
         GateState::Noted(_) => "noted",
         _ => "not enough samples yet",
     }
@@ -102,6 +105,13 @@ mod tests {
             (GateName::CrossRead, Some(0.0123), None, Pass, "KL 0.012 nats per token"),
             (GateName::Errors, None, Some(1.5), Fail(why()), "none on stable"),
             (GateName::Errors, None, Some(1.5), Pass, "none on either"),
+            (
+                GateName::Ttft,
+                Some(1.2),
+                Some(1.1),
+                Pass,
+                "1.20 x stable's, over 1.10 but not proved",
+            ),
             (GateName::Ttft, None, Some(1.1), Inconclusive(why()), "not enough samples yet"),
             (GateName::Feedback, None, None, NotJudged("no feedback; later".into()), "no feedback"),
         ] {

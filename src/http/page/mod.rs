@@ -121,6 +121,7 @@ struct Line {
     rollout: String,
     kind: String,
     text: String,
+    details: Option<String>,
     by: Option<String>,
     reason: Option<String>,
 }
@@ -134,6 +135,7 @@ impl From<Kept> for Line {
             rollout: kept.rollout,
             kind: told.kind,
             text: told.text,
+            details: told.details,
             by: told.by,
             reason: told.reason,
         }

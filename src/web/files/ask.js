@@ -4,9 +4,11 @@ import { events, request } from "./api.js";
 import { byId, make, number, say } from "./dom.js";
 
 let stop = null;
+let [model, loaded] = ["", []];
 
 async function one(arm, body, element) {
   const [text, facts] = [element.querySelector(".text"), element.querySelector(".more")];
+  if (!loaded.includes(arm)) return say(facts, `no ${arm} is loaded`);
   const begun = performance.now();
   let [first, tokens, finish] = [null, 0, null];
   try {
@@ -40,7 +42,7 @@ async function ask(event) {
   stop = new AbortController();
   const value = (id) => byId(id).value;
   const body = {
-    messages: [{ role: "user", content: value("prompt") }], max_tokens: Number(value("most")) || 256,
+    model, messages: [{ role: "user", content: value("prompt") }], max_tokens: Number(value("most")) || 256,
     seed: Number(value("seed")) || 0, stream: true, stream_options: { include_usage: true },
   };
   if (value("temperature") !== "") body.temperature = Number(value("temperature"));
@@ -50,6 +52,11 @@ async function ask(event) {
   [byId("ask-now").disabled, byId("ask-stop").disabled] = [true, false];
   await Promise.all([one("stable", body, answers[0]), one("canary", body, answers[1])]);
   [byId("ask-now").disabled, byId("ask-stop").disabled] = [false, true];
+}
+
+export function update(status) {
+  model = status.model;
+  loaded = status.arms.filter((arm) => arm.loaded).map(({ arm }) => arm);
 }
 
 export function begin() {

@@ -15,13 +15,12 @@ const ORDERS = {
   undo: ["Undo the promotion", "/admin/undo", {}, ({ previous }) => previous !== null],
   weight: ["Set the weight", "/admin/weight", {}, ({ phase }) => phase === "running" || phase === "paused"],
 };
-let latest = null;
 let pending = null;
 
 function body(name) {
   const [by, reason] = [byId("by").value.trim(), byId("reason").value.trim()];
   const more = name === "weight" ? { percent: Number(byId("percent").value) } : {};
-  return { ...ORDERS[name][2], ...more, by: by || null, reason: reason || null, expect: latest.revision };
+  return { ...ORDERS[name][2], ...more, by: by || null, reason: reason || null };
 }
 
 function result(text, bad = false) {
@@ -97,7 +96,6 @@ export function begin() {
 }
 
 export function update(status) {
-  latest = status;
   for (const button of document.querySelectorAll("[data-order]")) {
     button.disabled = !ORDERS[button.dataset.order][3](status);
   }

@@ -43,6 +43,7 @@ function draw() {
   gates.update(status, series, arms.range());
   memory.update(status, series, arms.range());
   arms.inFlight(status);
+  ask.update(status);
   orders.update(status);
   timeline.update(status);
 }

@@ -52,6 +52,7 @@ export class Plot {
     if (!this.#columns || this.#width < 20) return;
     if (!this.#chart) this.rebuild();
     else this.#chart.setData(this.#columns);
+    if (this.#chart.cursor.left < 0 || this.#chart.cursor.left === undefined) this.#chart.setLegend({ idx: this.#columns[0].length - 1 });
     const { title, series, show } = this.#options;
     const last = series.map(({ label }, k) => `${label} ${show(this.#columns[k + 1].at(-1) ?? null)}`);
     this.#element.setAttribute("aria-label", `${title}: ${last.join(", ")}`);

@@ -11,13 +11,13 @@ let busy = false;
 const date = (at) => new Date(at).toLocaleString(undefined, { dateStyle: "short", timeStyle: "medium" });
 const alarming = (kind, text) => /fault|rejected|abandoned|ended|rolled_back|fail/.test(kind) || /REFUSED|NOT /.test(text);
 
-function line({ at_unix_ms: at, kind, text, by, reason }) {
+function line({ at_unix_ms: at, kind, text, details, by, reason }) {
   const who = [by && `by ${by}`, reason && `because: ${reason}`].filter(Boolean).join(", ");
   const name = kind.replace("decision.", "").replaceAll("_", " ");
   return make("li", {},
     make("time", { datetime: new Date(at).toISOString() }, date(at)),
     make("span", { class: alarming(kind, text) && "alarm" }, name),
-    make("span", {}, text, who && make("span", { class: "who" }, ` - ${who}`)));
+    make("div", {}, text, who ? make("span", { class: "who" }, ` - ${who}`) : null, details ? make("details", {}, make("summary", {}, "all figures"), details) : null));
 }
 
 function draw() {
@@ -45,7 +45,7 @@ export async function update(status) {
 
 function decisions({ decisions: all, uptime_s: uptime }) {
   const start = Date.now() - 1000 * uptime;
-  return all.map(({ at_s: at, kind, text }, seq) => ({ seq, at_unix_ms: start + 1000 * at, kind, text }));
+  return all.map(({ at_s: at, kind, brief, text }, seq) => ({ seq, at_unix_ms: start + 1000 * at, kind, text: brief, details: text === brief ? null : text }));
 }
 
 export function begin() {
