@@ -48,7 +48,7 @@ pub(super) fn text(status: &Status, tally: &Tally, took: Duration, full: bool) -
 fn table(decisions: &[DecisionStatus]) -> String {
     let mut out =
         "      at  weight  decision          requests     errors    TTFT  per token\n".to_owned();
-    out += "                                  (stable/canary)           (p99, canary/stable)\n";
+    out += "                         (counted: stable/canary)           (p99, canary/stable)\n";
     for decision in decisions {
         let DecisionStatus { at_s, weight, kind, requests, errors, .. } = decision;
         let ratio = |ratio: Option<f64>| ratio.map_or("-".to_owned(), |x| format!("{x:.2} x"));

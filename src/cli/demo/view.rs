@@ -73,36 +73,23 @@ fn wants_to_leave() -> bool {
     }
 }
 
-/// One compact line.
+/// One compact line: stable's figures, a slash, the canary's.
 fn line(status: &Status, tally: &Tally, elapsed: Duration) -> String {
-    let arm = |i: usize| match status.arms.get(i) {
-        Some(arm) if arm.loaded => {
-            let f = &arm.figures;
-            format!(
-                "{} {} req {} err ttft p99 {} ms {} tok/s",
-                arm.arm,
-                f.requests,
-                f.errors,
-                number(f.ttft_p99_ms),
-                number(f.tokens_per_second)
-            )
-        }
-        _ => "-".to_owned(),
+    let both = |figure: fn(&ArmStatus) -> String| {
+        let of = |arm: usize| match status.arms.get(arm) {
+            Some(arm) if arm.loaded => figure(arm),
+            _ => "-".to_owned(),
+        };
+        format!("{}/{}", of(0), of(1))
     };
-    let waiting: Vec<&str> = status
-        .gates
-        .iter()
-        .filter(|g| g.state == "fail" || g.state == "inconclusive")
-        .map(|g| g.title.as_str())
-        .collect();
     format!(
-        "{:5.1} s  {:<11} {:>3} %  | {} | {} | waits for: {} | failed for clients: {}",
+        "{:5.1} s {:>11} {:>3} %  req {}  err {}  TTFT p99 {} ms  failed {}",
         elapsed.as_secs_f64(),
         status.phase,
         status.weight,
-        arm(0),
-        arm(1),
-        waiting.join(", "),
+        both(|arm| arm.figures.requests.to_string()),
+        both(|arm| arm.figures.errors.to_string()),
+        both(|arm| number(arm.figures.ttft_p99_ms)),
         tally.failed
     )
 }
@@ -252,9 +239,11 @@ mod tests {
 
     #[test]
     fn a_line_says_the_same_in_short() {
-        let line = line(&status(json!({})), &Tally::default(), Duration::from_secs(30));
-        assert!(line.contains("running") && line.contains(" 25 %"), "{line}");
-        assert!(line.contains("stable 690 req 3 err") && line.ends_with("clients: 0"), "{line}");
-        assert!(line.contains("waits for: time at this weight"), "{line}");
+        let status = status(json!({"phase": "rolled_back"}));
+        let line = line(&status, &Tally::default(), Duration::from_secs(30));
+        let whole =
+            " 30.0 s rolled_back  25 %  req 690/690  err 3/3  TTFT p99 9.8/9.8 ms  failed 0";
+        assert_eq!(line, whole);
+        assert!(line.len() <= 80, "{line}");
     }
 }
