@@ -21,7 +21,7 @@ from html import escape
 
 import pyte
 
-COLUMNS, LINES = 112, 34
+COLUMNS, LINES = 80, 30
 CELL_W, CELL_H, PAD = 8.4, 17, 12
 COLOURS = {
     "default": "#d8dee9", "red": "#ef6b73", "green": "#8fd17f", "brown": "#ebcb8b",
