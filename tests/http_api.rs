@@ -106,6 +106,55 @@ async fn length_and_stop_strings_end_replies() {
 }
 
 #[tokio::test]
+async fn a_reply_is_as_long_as_the_context_leaves_if_more_was_asked_for() {
+    let app = plain_api().await;
+    let body = ok(&app, post(CHAT, &chat(json!({"max_tokens": 5000})))).await;
+    assert_eq!(body["choices"][0]["message"]["content"], REPLY);
+    let long = json!({"prompt": vec![5; 510], "max_tokens": 600, "ignore_eos": true});
+    let body = ok(&app, post(PLAIN, &plain(long))).await;
+    assert_eq!(body["choices"][0]["finish_reason"], "length");
+    assert_eq!(body["usage"]["total_tokens"], 512);
+}
+
+#[tokio::test]
+async fn a_prompt_is_cut_to_its_last_tokens_if_that_is_wanted() {
+    let app = plain_api().await;
+    for (most, left) in [(10, 10), (-1, 511), (5000, 511)] {
+        let cut = json!({"prompt": vec![5; 2000], "truncate_prompt_tokens": most});
+        let body = ok(&app, post(PLAIN, &plain(cut))).await;
+        assert_eq!(body["usage"]["prompt_tokens"], left, "{most}");
+    }
+    let text = json!({"prompt": "word ".repeat(4000), "truncate_prompt_tokens": 7});
+    let body = ok(&app, post(PLAIN, &plain(text))).await;
+    assert_eq!(body["usage"]["prompt_tokens"], 7);
+}
+
+#[tokio::test]
+async fn replies_end_where_the_request_says() {
+    let app = plain_api().await;
+    let content = async |app: &axum::Router, more: Value| {
+        let body = ok(app, post(CHAT, &chat(more))).await;
+        let choice = &body["choices"][0];
+        assert_eq!(choice["finish_reason"], "stop", "{body}");
+        choice["message"]["content"].as_str().unwrap().to_owned()
+    };
+    let kept = json!({"stop": "there", "include_stop_str_in_output": true});
+    assert_eq!(content(&app, kept).await, "Hello there");
+    let third = reply_ids()[2];
+    let cut = content(&app, json!({"stop_token_ids": [third]})).await;
+    assert!(REPLY.starts_with(&cut) && cut.len() < REPLY.len(), "{cut}");
+    let (status, body) = ask(&app, post(CHAT, &chat(json!({"stop_token_ids": [99999]})))).await;
+    assert_eq!((status.as_u16(), &body["error"]["param"]), (400, &json!("stop_token_ids")));
+    assert_eq!(content(&app, json!({"model": null})).await, REPLY);
+
+    let app = api(gateway_saying("Hello <|im_start|>my friend.", |_| {}).await);
+    assert_eq!(content(&app, json!({"stop": "<|im_start|>"})).await, "Hello ", "one special token");
+    let hidden = content(&app, json!({})).await;
+    let shown = content(&app, json!({"skip_special_tokens": false})).await;
+    assert!(!hidden.contains("im_start") && shown.contains("<|im_start|>"), "{hidden} {shown}");
+}
+
+#[tokio::test]
 async fn plain_completions_come_in_batches() {
     let app = plain_api().await;
     let one = ok(&app, post(PLAIN, &plain(json!({})))).await;
@@ -172,7 +221,6 @@ async fn bad_chats_are_refused_by_field() {
         CHAT,
         vec![
             (json!({"model": "fake"}), 400, Some("messages"), missing),
-            (json!({"messages": [{"role": "user", "content": "Hi"}]}), 400, Some("model"), missing),
             (chat(json!({"model": "gpt-4o"})), 404, Some("model"), "model_not_found"),
             (chat(json!({"model": "fake@canary"})), 404, Some("model"), "model_not_found"),
             (chat(json!({"messages": role})), 400, Some("messages[0].role"), "invalid_value"),
@@ -180,22 +228,27 @@ async fn bad_chats_are_refused_by_field() {
             kind("messages", json!("Hi")),
             value("temperature", json!(2.5)),
             kind("temperature", json!("hot")),
-            value("top_p", json!(0)),
+            value("top_p", json!(1.5)),
             value("top_k", json!(-2)),
             value("min_p", json!(2)),
             value("repetition_penalty", json!(0)),
             value("frequency_penalty", json!(3)),
             value("presence_penalty", json!(-3)),
             value("n", json!(9)),
-            value("max_tokens", json!(0)),
-            value("max_completion_tokens", json!(0)),
+            value("max_tokens", json!(-2)),
+            value("max_completion_tokens", json!(-2)),
             value("stop", json!(vec!["x"; 17])),
             kind("seed", json!("lucky")),
             value("stream_options", json!({"include_usage": true})),
             unsupported("tool_choice", json!("required")),
             unsupported("response_format", json!({"type": "json_object"})),
             unsupported("logit_bias", json!({"5": 1})),
-            (chat(json!({"max_tokens": 5000})), 400, Some("messages"), "context_length_exceeded"),
+            (
+                chat(json!({"messages": [{"role": "user", "content": "a ".repeat(600)}]})),
+                400,
+                Some("messages"),
+                "context_length_exceeded",
+            ),
         ],
     )
     .await;
@@ -212,8 +265,13 @@ async fn bad_plain_completions_are_refused_by_field() {
             (plain(json!({"best_of": 2})), 400, Some("best_of"), "unsupported_value"),
             (plain(json!({"echo": true})), 400, Some("echo"), "unsupported_value"),
             (plain(json!({"suffix": "x"})), 400, Some("suffix"), "unsupported_value"),
-            (plain(json!({"logprobs": 6})), 400, Some("logprobs"), "invalid_value"),
-            (plain(json!({"max_tokens": 600})), 400, Some("prompt"), "context_length_exceeded"),
+            (plain(json!({"logprobs": 21})), 400, Some("logprobs"), "invalid_value"),
+            (
+                plain(json!({"prompt": vec![5; 512]})),
+                400,
+                Some("prompt"),
+                "context_length_exceeded",
+            ),
         ],
     )
     .await;
@@ -248,7 +306,7 @@ async fn bodies_that_cannot_be_read_are_refused() {
 async fn unknown_routes_and_methods_answer_in_the_same_form() {
     let gateway = gateway_saying(REPLY, |_| {}).await;
     let app = client_app(state(gateway), &[]);
-    for path in ["/", "/v1/embeddings", "/admin", "/admin/status", "/admin/unknown"] {
+    for path in ["/v2", "/v1/embeddings", "/admin", "/admin/status", "/admin/unknown"] {
         let (status, body) = ask(&app, local(get(path))).await;
         assert_eq!((status.as_u16(), &body["error"]["code"]), (404, &json!("unknown_url")));
         let message = body["error"]["message"].as_str().unwrap();

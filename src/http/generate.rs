@@ -77,13 +77,13 @@ async fn answer(
             .gateway
             .check_room()
             .map_err(|error| ApiError::gateway(&error, shape.prompt_field()))?;
-        let fields = received.fields().await?;
+        let mut fields = received.fields().await?;
         let envelope = envelope(headers, peer, id.clone(), arrived)?;
         let models = state.gateway.control().models();
         let rules = Rules { served: &models.name, limits: state.gateway.limits() };
         let ask = match shape {
-            Shape::Chat => wire_chat::chat(fields, envelope, rules)?,
-            Shape::Text => wire_completion::completion(fields, envelope, rules)?,
+            Shape::Chat => wire_chat::chat(&mut fields, envelope, rules)?,
+            Shape::Text => wire_completion::completion(&mut fields, envelope, rules)?,
         };
         generate(state, shape, id, ask, lifecycle).await
     };

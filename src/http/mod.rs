@@ -144,9 +144,9 @@ pub fn understand(
     let id = "chatcmpl-0".to_owned();
     let envelope = Envelope { id, arrived, session, variant, party, client };
     let rules = Rules { served: "serin", limits: Limits { max_n: 8, max_stop: 4 } };
-    let understood = Fields::parse(body).and_then(|fields| match chat {
-        true => wire::chat::chat(fields, envelope, rules),
-        false => wire::completion::completion(fields, envelope, rules),
+    let understood = Fields::parse(body).and_then(|mut fields| match chat {
+        true => wire::chat::chat(&mut fields, envelope, rules),
+        false => wire::completion::completion(&mut fields, envelope, rules),
     });
     understood.map(|ask| ask.requests).map_err(|error| {
         let error = ApiError::from(error);

@@ -62,7 +62,9 @@ pub(super) fn check(
     deployment: &Deployment,
     beside: Option<&(Arc<Deployment>, Weight)>,
 ) -> Result<(), GatewayError> {
-    check_bytes(&request.prompt, deployment)?;
+    if request.truncate_prompt.is_none() {
+        check_bytes(&request.prompt, deployment)?;
+    }
     check_queue(deployment)?;
     let Some((stable, weight)) = beside else { return Ok(()) };
     let load = |deployment: &Deployment| {

@@ -134,8 +134,8 @@ impl Attempt {
         let _ = engine.submit(deployment.lane, sequences);
         let who = metrics::Who { model, arm: assignment.arm, version: &deployment.version };
         let reply = |_| Reply {
-            decoder: StreamDecoder::new(deployment.codec.clone()),
-            stops: StopStrings::new(request.stop.clone()),
+            decoder: StreamDecoder::showing(deployment.codec.clone(), request.show_special),
+            stops: StopStrings::including(request.stop.clone(), request.include_stop),
             waiting: Waiting::default(),
             ids: Vec::new(),
             first: None,

@@ -30,19 +30,35 @@ pub(super) async fn prepare(
 ) -> Result<Prepared, GatewayError> {
     admission::check(request, deployment, beside)?;
     let (prompt, codec) = (request.prompt.clone(), deployment.codec.clone());
-    let encoded = move || encode(&prompt, &codec, None, today);
-    let ids = admission.encode(&request.prompt, encoded).await??;
+    let add_special = request.add_special;
+    let encoded = move || encode(&prompt, &codec, add_special, today);
+    let mut ids = admission.encode(&request.prompt, encoded).await??;
+    if let Some(most) = request.truncate_prompt {
+        let most = most.min(deployment.max_len().saturating_sub(1));
+        ids.drain(..ids.len().saturating_sub(most));
+    }
     if ids.is_empty() {
         return Err(invalid("prompt", "the prompt is empty; give at least one token"));
     }
     check_ids(&ids, deployment.capacity.vocab, "prompt")?;
     let max_new_tokens = reply_room(ids.len(), request.max_tokens, deployment.max_len())?;
-    let stop_ids = match request.ignore_eos {
-        true => Vec::new(),
-        false => deployment.codec.eos_ids().to_vec(),
-    };
+    let stop_ids = stop_ids(request, deployment)?;
     let params = sampling(&request.sampling, &deployment.defaults, &request.id);
     Ok(Prepared { ids, params, max_new_tokens, stop_ids })
+}
+
+/// The ids that end a reply: the model's own, those of the request, and stop strings that are one special token, which
+/// no text of the reply would show.
+fn stop_ids(request: &GenerateRequest, deployment: &Deployment) -> Result<Vec<u32>, GatewayError> {
+    let codec = &deployment.codec;
+    check_ids(&request.stop_token_ids, deployment.capacity.vocab, "stop_token_ids")?;
+    let mut ids = request.stop_token_ids.clone();
+    if !request.ignore_eos {
+        ids.extend(codec.eos_ids());
+    }
+    let special = request.stop.iter().filter(|stop| codec.is_special(stop));
+    ids.extend(special.filter_map(|stop| codec.token_id(stop)));
+    Ok(ids)
 }
 
 /// Token ids of a prompt in `codec`'s vocabulary. Unless `add_special` says otherwise, a text gets the
@@ -102,14 +118,14 @@ pub(super) fn check_ids(
     }
 }
 
-/// Tokens that may be generated, or why what was asked cannot fit.
+/// Tokens that may be generated: what was asked for, as far as the context holds it. An error if it holds none.
 fn reply_room(prompt: usize, wanted: Option<usize>, max: usize) -> Result<usize, GatewayError> {
-    let reply = wanted.unwrap_or(1);
-    let asked = prompt.saturating_add(reply);
-    if asked > max {
-        return Err(GatewayError::ContextLength { max, asked, prompt, reply, withdrawn: None });
+    let left = max.saturating_sub(prompt);
+    if left == 0 {
+        let asked = prompt.saturating_add(1);
+        return Err(GatewayError::ContextLength { max, asked, prompt, reply: 1, withdrawn: None });
     }
-    Ok(wanted.unwrap_or(max - prompt))
+    Ok(wanted.map_or(left, |wanted| wanted.min(left)))
 }
 
 /// The client's wishes over the model's defaults. Without a seed, the completion's id (which is random)
@@ -146,7 +162,9 @@ mod tests {
         assert_eq!(reply_room(10, None, 16), Ok(6));
         assert_eq!(reply_room(10, Some(3), 16), Ok(3));
         assert_eq!(reply_room(15, None, 16), Ok(1));
-        for (prompt, wanted) in [(16, None), (10, Some(7)), (1, Some(usize::MAX))] {
+        assert_eq!(reply_room(10, Some(7), 16), Ok(6));
+        assert_eq!(reply_room(1, Some(usize::MAX), 16), Ok(15));
+        for (prompt, wanted) in [(16, None), (16, Some(1)), (usize::MAX, Some(usize::MAX))] {
             let error = reply_room(prompt, wanted, 16).unwrap_err();
             assert!(matches!(error, GatewayError::ContextLength { max: 16, .. }), "{error}");
         }

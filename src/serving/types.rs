@@ -23,6 +23,16 @@ pub struct GenerateRequest {
     pub max_tokens: Option<usize>,
     /// Strings that end a reply and are not part of it; may be empty.
     pub stop: Vec<String>,
+    /// Token ids that end a reply as well and are not part of it.
+    pub stop_token_ids: Vec<u32>,
+    /// A stop string that ends a reply is part of it.
+    pub include_stop: bool,
+    /// Special tokens of the reply are shown as text.
+    pub show_special: bool,
+    /// Whether the tokenizer adds its own special tokens; `None`: to a text, not to a conversation.
+    pub add_special: Option<bool>,
+    /// Keep so many tokens of the prompt, its last ones, and at most as many as fit.
+    pub truncate_prompt: Option<usize>,
     /// Go on past the model's end-of-sequence token (load generators ask for this).
     pub ignore_eos: bool,
     /// Session key; requests that share one stay on one arm.
@@ -47,6 +57,11 @@ impl GenerateRequest {
             n: 1,
             max_tokens: None,
             stop: Vec::new(),
+            stop_token_ids: Vec::new(),
+            include_stop: false,
+            show_special: false,
+            add_special: None,
+            truncate_prompt: None,
             ignore_eos: false,
             key: None,
             pin: None,

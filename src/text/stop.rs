@@ -14,7 +14,7 @@ pub struct Emit {
     /// Text that is safe to send.
     pub text: String,
     /// Which stop string was found, as an index in the list given to [`StopStrings::new`]; the text ends
-    /// right before it.
+    /// right before it, or after it if it is part of the text.
     pub hit: Option<usize>,
 }
 
@@ -22,6 +22,8 @@ pub struct Emit {
 #[derive(Debug, Clone)]
 pub struct StopStrings {
     stops: Vec<String>,
+    /// Whether a stop string is part of the text.
+    include: bool,
     held: String,
     hit: Option<usize>,
 }
@@ -29,7 +31,12 @@ pub struct StopStrings {
 impl StopStrings {
     /// Watches for `stops`; empty ones never match.
     pub fn new(stops: Vec<String>) -> Self {
-        Self { stops, held: String::new(), hit: None }
+        Self::including(stops, false)
+    }
+
+    /// [`StopStrings::new`]; if `include`, the text ends right after the stop string.
+    pub fn including(stops: Vec<String>, include: bool) -> Self {
+        Self { stops, include, held: String::new(), hit: None }
     }
 
     /// Processes the next piece of text. After a hit, everything is discarded.
@@ -42,7 +49,8 @@ impl StopStrings {
         }
         let mut text = std::mem::take(&mut self.held) + text;
         if let Some((start, index)) = self.first_match(&text) {
-            text.truncate(start);
+            let end = if self.include { start + self.stops[index].len() } else { start };
+            text.truncate(end);
             self.hit = Some(index);
         } else {
             let beginnings = self.stops.iter().map(|stop| beginning_at_end(&text, stop));

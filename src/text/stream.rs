@@ -23,12 +23,14 @@ const MAX_WINDOW: usize = 32;
 /// Number of tokens kept then: more than the bytes of an incomplete character, plus some context.
 const KEPT_WINDOW: usize = 8;
 
-/// Decodes one generation, token by token; special tokens are skipped.
+/// Decodes one generation, token by token.
 ///
 /// All outputs joined equal [`Codec::decode`] of all ids, if those ids spell valid text.
 #[derive(Debug)]
 pub struct StreamDecoder {
     codec: Arc<Codec>,
+    /// Whether special tokens are shown.
+    special: bool,
     /// Tokens still needed: context first, then those whose text may be incomplete.
     window: Vec<u32>,
     /// How many tokens of the window are context.
@@ -40,7 +42,16 @@ pub struct StreamDecoder {
 impl StreamDecoder {
     /// Starts at the beginning of a generation.
     pub fn new(codec: Arc<Codec>) -> Self {
-        Self { codec, window: Vec::new(), context: 0, given: String::new() }
+        Self::showing(codec, false)
+    }
+
+    /// [`StreamDecoder::new`], with special tokens as text if `special`.
+    pub fn showing(codec: Arc<Codec>, special: bool) -> Self {
+        Self { codec, special, window: Vec::new(), context: 0, given: String::new() }
+    }
+
+    fn decode(&self, ids: &[u32]) -> Result<String, TextError> {
+        self.codec.decode(ids, !self.special)
     }
 
     /// Processes the next token and returns the text that is now certain, which may be empty.
@@ -48,11 +59,11 @@ impl StreamDecoder {
     /// # Errors
     /// If the tokenizer's decoder fails; that token is then lost, but the stream can continue.
     pub fn push(&mut self, id: u32) -> Result<String, TextError> {
-        if !self.codec.is_visible(id) {
+        if !self.special && !self.codec.is_visible(id) {
             return Ok(String::new());
         }
         self.window.push(id);
-        let text = match self.codec.decode(&self.window, true) {
+        let text = match self.decode(&self.window) {
             Ok(text) => text,
             Err(e) => {
                 self.window.pop();
@@ -66,7 +77,7 @@ impl StreamDecoder {
             Some(new) => new.to_owned(),
             // Returned text cannot be changed: the new tokens are decoded by themselves.
             None if clean || full => {
-                certain_part(&self.codec.decode(&self.window[self.context..], true)?).to_owned()
+                certain_part(&self.decode(&self.window[self.context..])?).to_owned()
             }
             None => String::new(),
         };
@@ -82,10 +93,10 @@ impl StreamDecoder {
 
     /// Ends the generation and returns what was held back, with broken characters as U+FFFD.
     pub fn finish(&mut self) -> String {
-        let text = self.codec.decode(&self.window, true).unwrap_or_default();
+        let text = self.decode(&self.window).unwrap_or_default();
         let rest = match text.strip_prefix(self.given.as_str()) {
             Some(rest) => rest.to_owned(),
-            None => self.codec.decode(&self.window[self.context..], true).unwrap_or_default(),
+            None => self.decode(&self.window[self.context..]).unwrap_or_default(),
         };
         self.window.clear();
         self.context = 0;
@@ -97,7 +108,7 @@ impl StreamDecoder {
     fn slide(&mut self) -> Result<(), TextError> {
         self.window.drain(..self.context);
         self.context = self.window.len();
-        self.given = self.codec.decode(&self.window, true)?;
+        self.given = self.decode(&self.window)?;
         Ok(())
     }
 
@@ -106,7 +117,7 @@ impl StreamDecoder {
     fn cut(&mut self) -> Result<(), TextError> {
         self.window.drain(..self.window.len() - KEPT_WINDOW);
         self.context = self.window.len();
-        let text = self.codec.decode(&self.window, true)?;
+        let text = self.decode(&self.window)?;
         self.given = certain_part(&text).to_owned();
         Ok(())
     }

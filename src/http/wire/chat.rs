@@ -3,23 +3,25 @@
 //! Checks shapes only as far as every template needs them. Messages are passed on as the client wrote them,
 //! because the answering arm's own template decides which of their fields matter.
 
-use super::common::{Envelope, Rules, ask};
+use super::common::{Envelope, Rules, ask, max_tokens};
 use super::fields::{Fields, wrong};
-use super::{Ask, WireError};
+use super::table::refuse;
+use super::{Ask, Shape, WireError};
 use crate::serving::{MOST_TOP_LOGPROBS as MOST_TOP, Prompt};
 use crate::text::Ending;
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 const ROLES: [&str; 6] = ["system", "developer", "user", "assistant", "tool", "function"];
 
 /// Parses a chat completion's body.
-pub fn chat(mut fields: Fields, envelope: Envelope, rules: Rules<'_>) -> Result<Ask, WireError> {
-    response_format(&mut fields)?;
-    let logprobs = logprobs(&mut fields)?;
-    let (prompt, tools) = prompt(&mut fields)?;
+pub fn chat(fields: &mut Fields, envelope: Envelope, rules: Rules<'_>) -> Result<Ask, WireError> {
+    refuse(fields, Shape::Chat)?;
+    response_format(fields)?;
+    let logprobs = logprobs(fields)?;
+    let (prompt, tools) = prompt(fields)?;
     let one_call = fields.boolean("parallel_tool_calls")? == Some(false);
-    let max_tokens = max_tokens(&mut fields)?;
-    let ask = ask(&mut fields, envelope, rules, vec![prompt], max_tokens)?.reporting(logprobs);
+    let max_tokens = max_tokens(fields, 0)?.flatten();
+    let ask = ask(fields, envelope, rules, vec![prompt], max_tokens)?.reporting(logprobs);
     Ok(Ask { tools, one_call, ..ask })
 }
 
@@ -32,10 +34,24 @@ pub fn prompt(fields: &mut Fields) -> Result<(Prompt, bool), WireError> {
     }
     messages.iter().enumerate().try_for_each(|(index, message)| check(index, message))?;
     let tools = tools(fields)?;
-    let template_kwargs = fields.object("chat_template_kwargs")?;
+    let template_kwargs = template_kwargs(fields)?;
     let ending = ending(fields)?;
     let any = tools.is_some();
     Ok((Prompt::Chat { messages, tools, template_kwargs, ending }, any))
+}
+
+/// What the template is given besides the conversation. Two of these have names of their own in some APIs; a template
+/// that does not read them is not changed by them.
+fn template_kwargs(fields: &mut Fields) -> Result<Option<Map<String, Value>>, WireError> {
+    let mut given = fields.object("chat_template_kwargs")?;
+    let thinking = fields.boolean("enable_thinking")?.map(Value::Bool);
+    let effort = fields.string("reasoning_effort")?.map(Value::String);
+    for (name, value) in [("enable_thinking", thinking), ("reasoning_effort", effort)] {
+        if let Some(value) = value {
+            given.get_or_insert_default().entry(name).or_insert(value);
+        }
+    }
+    Ok(given)
 }
 
 /// How the prompt ends. A reply that continues the last message does not open a new one, so it is an error
@@ -61,13 +77,6 @@ fn logprobs(fields: &mut Fields) -> Result<Option<u8>, WireError> {
         return Err(WireError::bad("top_logprobs", "it is only allowed if logprobs is true"));
     }
     Ok(wanted.then_some(top as u8))
-}
-
-/// The newer name takes precedence.
-fn max_tokens(fields: &mut Fields) -> Result<Option<usize>, WireError> {
-    let old = fields.integer("max_tokens", 1, i64::MAX)?;
-    let new = fields.integer("max_completion_tokens", 1, i64::MAX)?;
-    Ok(new.or(old).and_then(|most| usize::try_from(most).ok()))
 }
 
 fn check(index: usize, message: &Value) -> Result<(), WireError> {

@@ -4,7 +4,7 @@
 //! is raised to one with the same effect. Otherwise a client could make logits overflow, and the model would
 //! be blamed.
 
-use super::fields::{Fields, Range, wrong};
+use super::fields::{Fields, Range, whole, wrong};
 use super::{Ask, WireError};
 use crate::rollout::Arm;
 use crate::serving::{GenerateRequest, Limits, Prompt, SamplingPatch};
@@ -54,22 +54,6 @@ pub struct Streaming {
     pub include_usage: bool,
 }
 
-/// Fields for which the request is refused unless they have their neutral value.
-type Refused = (&'static str, fn(&Value) -> bool, &'static str);
-
-const REFUSED: [Refused; 10] = [
-    ("logit_bias", is_filled, "leave it out"),
-    ("structured_outputs", |_| true, "constrained output is not available"),
-    ("guided_json", |_| true, "constrained output is not available"),
-    ("guided_regex", |_| true, "constrained output is not available"),
-    ("guided_choice", |_| true, "constrained output is not available"),
-    ("guided_grammar", |_| true, "constrained output is not available"),
-    ("functions", is_filled, "use tools instead"),
-    ("audio", |_| true, "this model writes text only"),
-    ("use_beam_search", is_true, "leave it out"),
-    ("prompt_logprobs", |value| *value != Value::Bool(false), "leave it out"),
-];
-
 /// Everything in common, with one [`GenerateRequest`] per prompt.
 pub fn ask(
     fields: &mut Fields,
@@ -78,7 +62,6 @@ pub fn ask(
     prompts: Vec<Prompt>,
     max_tokens: Option<usize>,
 ) -> Result<Ask, WireError> {
-    refuse(fields, &REFUSED)?;
     let (model, by_name) = model(fields, rules.served)?;
     let n = replies(fields, rules.limits)?;
     let streaming = streaming(fields)?;
@@ -89,6 +72,11 @@ pub fn ask(
         n,
         max_tokens,
         stop: stop(fields, rules.limits)?,
+        stop_token_ids: stop_token_ids(fields)?,
+        include_stop: fields.boolean("include_stop_str_in_output")?.unwrap_or(false),
+        show_special: fields.boolean("skip_special_tokens")? == Some(false),
+        add_special: fields.boolean("add_special_tokens")?,
+        truncate_prompt: truncate(fields)?,
         ignore_eos: fields.boolean("ignore_eos")?.unwrap_or(false),
         key: key(fields, envelope.session, batch.then_some(&envelope.id))?,
         pin: pin(by_name, envelope.variant)?,
@@ -111,33 +99,11 @@ fn each(request: &GenerateRequest, prompts: Vec<Prompt>) -> Vec<GenerateRequest>
     prompts.into_iter().enumerate().map(copy).collect()
 }
 
-/// Refuses the first field of `table` that has a value other than the neutral one.
-pub fn refuse(fields: &Fields, table: &[Refused]) -> Result<(), WireError> {
-    let set = |(name, matters, _): &&Refused| fields.peek(name).is_some_and(matters);
-    match table.iter().find(set) {
-        Some((name, _, what)) => Err(WireError::unsupported(*name, *what)),
-        None => Ok(()),
-    }
-}
-
-/// Whether a value is `true`.
-pub fn is_true(value: &Value) -> bool {
-    *value == Value::Bool(true)
-}
-
-/// Whether a list or object is non-empty; any other value counts as non-empty.
-pub fn is_filled(value: &Value) -> bool {
-    match value {
-        Value::Array(list) => !list.is_empty(),
-        Value::Object(map) => !map.is_empty(),
-        _ => true,
-    }
-}
-
 /// The model name as requested, and the arm that the name pins.
+/// Without one, it is the one that is served.
 pub fn model(fields: &mut Fields, served: &str) -> Result<(String, Option<Arm>), WireError> {
-    let asked = fields.string("model")?;
-    let asked = asked.ok_or_else(|| WireError::Missing { param: "model".into() })?;
+    let asked = fields.string("model")?.filter(|asked| !asked.is_empty());
+    let asked = asked.unwrap_or_else(|| served.to_owned());
     let pin = model_arm(&asked, served)?;
     Ok((asked, pin))
 }
@@ -208,8 +174,9 @@ fn replies(fields: &mut Fields, limits: Limits) -> Result<u32, WireError> {
 fn sampling(fields: &mut Fields) -> Result<SamplingPatch, WireError> {
     let penalty = Range::closed(-2.0, 2.0);
     let temperature = fields.number("temperature", Range::closed(0.0, 2.0))?;
-    let repetition = fields.number("repetition_penalty", Range::above(0.0, 2.0))?;
-    let top_p = fields.number("top_p", Range::above(0.0, 1.0))?;
+    let llama = fields.number("repeat_penalty", Range::above(0.0, 2.0))?;
+    let repetition = fields.number("repetition_penalty", Range::above(0.0, 2.0))?.or(llama);
+    let top_p = fields.number("top_p", Range::closed(0.0, 1.0))?;
     let narrow = |value: Option<f64>| value.map(|value| value as f32);
     Ok(SamplingPatch {
         temperature: narrow(temperature.map(|t| if t < COLDEST { 0.0 } else { t })),
@@ -230,13 +197,65 @@ fn top_k(fields: &mut Fields) -> Result<Option<u32>, WireError> {
     Ok(top_k.map(|k| u32::try_from(k).unwrap_or(0)))
 }
 
+/// -1 asks for a random one, as on other servers.
 fn seed(fields: &mut Fields) -> Result<Option<u64>, WireError> {
     let Some(value) = fields.take("seed") else { return Ok(None) };
-    match (value.as_i64(), value.as_u64()) {
-        (_, Some(seed)) => Ok(Some(seed)),
-        (Some(seed), None) => Ok(Some(seed as u64)),
-        (None, None) => Err(wrong("seed", "a 64-bit integer", &value)),
+    let seed = whole(&value).ok_or_else(|| wrong("seed", "a 64-bit integer", &value))?;
+    if seed == -1 {
+        return Ok(None);
     }
+    let bits = i64::try_from(seed).map(|seed| seed as u64).or_else(|_| u64::try_from(seed));
+    bits.map(Some).map_err(|_| wrong("seed", "a 64-bit integer", &value))
+}
+
+/// The longest reply: by its newest name first. `Some(None)` is no limit, `None` not said. `least`: whether 0 is a
+/// limit, or, as -1, none.
+pub fn max_tokens(fields: &mut Fields, least: i64) -> Result<Option<Option<usize>>, WireError> {
+    let mut said = None;
+    for name in ["n_predict", "max_tokens", "max_completion_tokens"] {
+        let most = fields.integer(name, -1, i64::MAX)?;
+        if most.is_some_and(|most| (0..least).contains(&most)) {
+            return Err(WireError::bad(
+                name,
+                format!("it must be at least {least}, or -1 for no limit"),
+            ));
+        }
+        said = most.or(said);
+    }
+    Ok(said.map(|most| usize::try_from(most).ok().filter(|most| *most > 0)))
+}
+
+/// Tokens of the prompt to keep, from its end; -1: as many as the context holds.
+fn truncate(fields: &mut Fields) -> Result<Option<usize>, WireError> {
+    let name = "truncate_prompt_tokens";
+    match fields.integer(name, -1, i64::MAX)? {
+        Some(0) => Err(WireError::bad(name, "it must be at least 1, or -1 for as many as fit")),
+        most => Ok(most.map(|most| usize::try_from(most).unwrap_or(usize::MAX))),
+    }
+}
+
+/// The most stop ids of a request.
+const MAX_STOP_IDS: usize = 256;
+
+fn stop_token_ids(fields: &mut Fields) -> Result<Vec<u32>, WireError> {
+    let list = fields.array("stop_token_ids")?.unwrap_or_default();
+    if list.len() > MAX_STOP_IDS {
+        let what = format!("at most {MAX_STOP_IDS} are allowed, not {}", list.len());
+        return Err(WireError::bad("stop_token_ids", what));
+    }
+    token_ids(&list, "stop_token_ids")
+}
+
+/// Token ids; the arm checks whether its model has them.
+pub fn token_ids(list: &[Value], param: &str) -> Result<Vec<u32>, WireError> {
+    let one = |(index, value): (usize, &Value)| {
+        let id = value.as_u64().and_then(|id| u32::try_from(id).ok());
+        id.ok_or_else(|| match value.is_number() {
+            true => WireError::bad(format!("{param}[{index}]"), format!("{value} is no token id")),
+            false => wrong(format!("{param}[{index}]"), "a token id", value),
+        })
+    };
+    list.iter().enumerate().map(one).collect()
 }
 
 fn stop(fields: &mut Fields, limits: Limits) -> Result<Vec<String>, WireError> {
@@ -250,15 +269,13 @@ fn stop(fields: &mut Fields, limits: Limits) -> Result<Vec<String>, WireError> {
         let (most, got) = (limits.max_stop, stops.len());
         return Err(WireError::bad("stop", format!("at most {most} are allowed, not {got}")));
     }
-    stops.into_iter().enumerate().map(|(index, stop)| one_stop(index, stop)).collect()
-}
-
-fn one_stop(index: usize, stop: Value) -> Result<String, WireError> {
-    match stop {
-        Value::String(text) if text.is_empty() => Err(WireError::bad("stop", "it is empty")),
-        Value::String(text) => Ok(text),
-        other => Err(wrong(format!("stop[{index}]"), "a string", &other)),
-    }
+    let one = |(index, stop): (usize, Value)| match stop {
+        // Empty fields of forms.
+        Value::String(text) if text.is_empty() => None,
+        Value::String(text) => Some(Ok(text)),
+        other => Some(Err(wrong(format!("stop[{index}]"), "a string", &other))),
+    };
+    stops.into_iter().enumerate().filter_map(one).collect()
 }
 
 fn streaming(fields: &mut Fields) -> Result<Streaming, WireError> {

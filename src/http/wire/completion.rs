@@ -1,39 +1,30 @@
 //! The body of a plain completion: a prompt as text or token ids, or several prompts.
 
 use super::chat::response_format;
-use super::common::{Envelope, Rules, ask, is_true, refuse};
-use super::fields::{Fields, whole, wrong};
-use super::{Ask, WireError};
-use crate::serving::Prompt;
+use super::common::{Envelope, Rules, ask, max_tokens, token_ids};
+use super::fields::{Fields, wrong};
+use super::table::refuse;
+use super::{Ask, Shape, WireError};
+use crate::serving::{MOST_TOP_LOGPROBS as MOST_TOP, Prompt};
 use serde_json::Value;
 
 /// Maximum number of prompts per request.
 pub const MAX_PROMPTS: usize = 128;
 /// The public API's default.
 const DEFAULT_MAX_TOKENS: usize = 16;
-/// Maximum number of most likely tokens that this endpoint reports, as in the public API.
-const MOST_TOP: i64 = 5;
 
 /// Parses a plain completion's body.
 pub fn completion(
-    mut fields: Fields,
+    fields: &mut Fields,
     envelope: Envelope,
     rules: Rules<'_>,
 ) -> Result<Ask, WireError> {
-    refuse(
-        &fields,
-        &[
-            ("best_of", |value| whole(value) != Some(1), "use n to get several replies"),
-            ("echo", is_true, "put the prompt before the reply yourself"),
-            ("suffix", |value| value.as_str() != Some(""), "leave it out"),
-        ],
-    )?;
-    response_format(&mut fields)?;
+    refuse(fields, Shape::Text)?;
+    response_format(fields)?;
     let prompts = prompts(fields.take("prompt"))?;
-    let most = fields.integer("max_tokens", 1, i64::MAX)?;
-    let most = most.and_then(|most| usize::try_from(most).ok()).unwrap_or(DEFAULT_MAX_TOKENS);
-    let logprobs = logprobs(&mut fields)?;
-    Ok(ask(&mut fields, envelope, rules, prompts, Some(most))?.reporting(logprobs))
+    let most = max_tokens(fields, 1)?.unwrap_or(Some(DEFAULT_MAX_TOKENS));
+    let logprobs = logprobs(fields)?;
+    Ok(ask(fields, envelope, rules, prompts, most)?.reporting(logprobs))
 }
 
 /// How many most likely tokens to report log-probabilities for; `None`: report none.
@@ -41,7 +32,7 @@ fn logprobs(fields: &mut Fields) -> Result<Option<u8>, WireError> {
     if fields.peek("logprobs") == Some(&Value::Bool(false)) {
         return Ok(None);
     }
-    let top = fields.integer("logprobs", 0, MOST_TOP)?;
+    let top = fields.integer("logprobs", 0, MOST_TOP as i64)?;
     Ok(top.and_then(|top| u8::try_from(top).ok()))
 }
 
@@ -77,12 +68,5 @@ pub fn ids(list: &[Value], param: &str) -> Result<Vec<u32>, WireError> {
     if list.is_empty() {
         return Err(WireError::bad(param, "there must be at least one token id"));
     }
-    let one = |(index, value): (usize, &Value)| {
-        let id = value.as_u64().and_then(|id| u32::try_from(id).ok());
-        id.ok_or_else(|| match value.is_number() {
-            true => WireError::bad(format!("{param}[{index}]"), format!("{value} is no token id")),
-            false => wrong(format!("{param}[{index}]"), "a token id", value),
-        })
-    };
-    list.iter().enumerate().map(one).collect()
+    token_ids(list, param)
 }

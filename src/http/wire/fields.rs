@@ -9,7 +9,11 @@ use std::fmt;
 
 /// The fields of one JSON object that have not been taken yet.
 #[derive(Debug)]
-pub struct Fields(Map<String, Value>);
+pub struct Fields {
+    left: Map<String, Value>,
+    #[cfg(test)]
+    asked_for: std::collections::BTreeSet<String>,
+}
 
 /// The allowed values of a number.
 #[derive(Debug, Clone, Copy)]
@@ -50,7 +54,11 @@ impl Fields {
     /// Parses a request body.
     pub fn parse(body: &[u8]) -> Result<Fields, WireError> {
         match serde_json::from_slice(body) {
-            Ok(Value::Object(map)) => Ok(Fields(map)),
+            Ok(Value::Object(left)) => Ok(Fields {
+                left,
+                #[cfg(test)]
+                asked_for: Default::default(),
+            }),
             Ok(other) => {
                 let what = format!("expected an object, but got {} instead", kind(&other));
                 Err(WireError::Malformed { what })
@@ -62,12 +70,26 @@ impl Fields {
 
     /// Takes a field as it is.
     pub fn take(&mut self, name: &str) -> Option<Value> {
-        self.0.remove(name).filter(|value| !value.is_null())
+        #[cfg(test)]
+        self.asked_for.insert(name.to_owned());
+        self.left.remove(name).filter(|value| !value.is_null())
     }
 
     /// Returns a field without taking it.
     pub fn peek(&self, name: &str) -> Option<&Value> {
-        self.0.get(name).filter(|value| !value.is_null())
+        self.left.get(name).filter(|value| !value.is_null())
+    }
+
+    /// The names of fields that were not taken.
+    #[cfg(test)]
+    pub fn left(&self) -> Vec<String> {
+        self.left.keys().cloned().collect()
+    }
+
+    /// The names that were asked for.
+    #[cfg(test)]
+    pub fn asked_for(&self) -> &std::collections::BTreeSet<String> {
+        &self.asked_for
     }
 
     /// Takes a string.

@@ -1,13 +1,12 @@
 //! The formats of requests and responses: bodies become [`GenerateRequest`]s, replies become JSON.
 //!
-//! Reading order: [`fields`] (checked access to one JSON object), [`common`] (what chat and plain completions
+//! Reading order: [`table`] (what is done with which field), [`fields`] (checked access to one JSON object), [`common`] (what chat and plain completions
 //! share), [`chat`], [`completion`], [`reply`] (the response objects) with [`logprobs`] (log-probabilities in
 //! them). All of it is plain computation; no clock is read and nothing is awaited here.
 //!
 //! Fields are read by name and not with derived types, because the errors of derived types give a line and a
 //! column but not the field. Clients need the field (`param`), what was expected and what came instead.
-//! Unknown fields are accepted, because clients send more than any one server knows. Fields that would change
-//! the reply but are not supported are refused by name.
+//! Which fields are honoured, change nothing or are refused by name is in one table ([`table`]).
 
 pub mod chat;
 pub mod common;
@@ -15,6 +14,7 @@ pub mod completion;
 pub mod fields;
 pub mod logprobs;
 pub mod reply;
+pub mod table;
 
 use crate::serving::GenerateRequest;
 

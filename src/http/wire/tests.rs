@@ -24,10 +24,10 @@ fn envelope() -> Envelope {
 fn ask_with(shape: Shape, body: &Value, envelope: Envelope) -> Result<Ask, WireError> {
     let limits = Limits { max_n: 4, max_stop: 2 };
     let rules = Rules { served: "fake", limits };
-    let fields = Fields::parse(body.to_string().as_bytes())?;
+    let mut fields = Fields::parse(body.to_string().as_bytes())?;
     match shape {
-        Shape::Chat => super::chat::chat(fields, envelope, rules),
-        Shape::Text => super::completion::completion(fields, envelope, rules),
+        Shape::Chat => super::chat::chat(&mut fields, envelope, rules),
+        Shape::Text => super::completion::completion(&mut fields, envelope, rules),
     }
 }
 
@@ -111,7 +111,6 @@ fn numbers_have_ranges() {
         for (field, value) in [
             ("temperature", json!(-0.1)),
             ("temperature", json!(2.1)),
-            ("top_p", json!(0)),
             ("top_p", json!(1.01)),
             ("top_k", json!(-2)),
             ("min_p", json!(1.5)),
@@ -121,8 +120,7 @@ fn numbers_have_ranges() {
             ("presence_penalty", json!(3)),
             ("n", json!(0)),
             ("n", json!(5)),
-            ("max_tokens", json!(0)),
-            ("max_tokens", json!(-1)),
+            ("max_tokens", json!(-2)),
         ] {
             refused(shape, json!({field: value}), "value", field);
         }
@@ -141,7 +139,7 @@ fn numbers_arrive_as_they_were_meant() {
     let request = first(ask(
         Shape::Chat,
         json!({
-            "temperature": 0.5, "top_p": 0.9, "top_k": 40, "min_p": 0.05, "seed": -1, "n": 2.0,
+            "temperature": 0.5, "top_p": 0.9, "top_k": 40, "min_p": 0.05, "seed": -2, "n": 2.0,
             "repetition_penalty": 1.1, "frequency_penalty": -2, "presence_penalty": 2,
             "max_tokens": 7, "max_completion_tokens": 9, "ignore_eos": true,
         }),
@@ -151,11 +149,43 @@ fn numbers_arrive_as_they_were_meant() {
     assert_eq!((sampling.top_k, sampling.min_p), (Some(40), Some(0.05)));
     assert_eq!(sampling.repetition_penalty, Some(1.1));
     assert_eq!((sampling.frequency_penalty, sampling.presence_penalty), (Some(-2.0), Some(2.0)));
-    assert_eq!((sampling.seed, request.n), (Some(u64::MAX), 2));
+    assert_eq!((sampling.seed, request.n), (Some(u64::MAX - 1), 2));
     assert_eq!((request.max_tokens, request.ignore_eos), (Some(9), true));
     for off in [-1, 0] {
         assert_eq!(first(ask(Shape::Chat, json!({"top_k": off}))).sampling.top_k, Some(0));
     }
+}
+
+#[test]
+fn what_forms_send_for_nothing_is_no_error() {
+    let of = |more: Value| first(ask(Shape::Chat, more));
+    assert_eq!(of(json!({"max_tokens": 0})).max_tokens, None);
+    assert_eq!(of(json!({"max_tokens": -1})).max_tokens, None);
+    assert_eq!(of(json!({"n_predict": 5})).max_tokens, Some(5));
+    assert_eq!(of(json!({"n_predict": 5, "max_tokens": 6})).max_tokens, Some(6));
+    assert_eq!(of(json!({"seed": -1})).sampling.seed, None);
+    assert_eq!(of(json!({"seed": 1.0})).sampling.seed, Some(1));
+    assert!(of(json!({"top_p": 0})).sampling.top_p.is_some_and(|p| p > 0.0 && p < 1e-30));
+    assert_eq!(of(json!({"repeat_penalty": 1.5})).sampling.repetition_penalty, Some(1.5));
+    let text = |more: Value| first(ask(Shape::Text, more)).max_tokens;
+    assert_eq!(text(json!({"max_tokens": -1})), None);
+    assert_eq!(text(json!({"max_completion_tokens": 3})), Some(3));
+    refused(Shape::Text, json!({"max_tokens": 0}), "value", "max_tokens");
+    refused(Shape::Text, json!({"truncate_prompt_tokens": 0}), "value", "truncate_prompt_tokens");
+}
+
+#[test]
+fn wishes_for_the_template_are_handed_on() {
+    let kwargs = |more: Value| match first(ask(Shape::Chat, more)).prompt {
+        Prompt::Chat { template_kwargs, .. } => Value::from(template_kwargs),
+        other => panic!("{other:?}"),
+    };
+    let both = json!({"enable_thinking": false, "reasoning_effort": "low"});
+    assert_eq!(kwargs(both.clone()), both);
+    let named =
+        json!({"enable_thinking": false, "chat_template_kwargs": {"enable_thinking": true}});
+    assert_eq!(kwargs(named), json!({"enable_thinking": true}), "the more precise name");
+    assert_eq!(kwargs(json!({})), Value::Null);
 }
 
 #[test]
@@ -334,11 +364,11 @@ fn log_probabilities_are_asked_for_in_two_ways() {
         (json!({"logprobs": false}), None),
         (json!({"logprobs": null}), None),
         (json!({"logprobs": 0}), Some(0)),
-        (json!({"logprobs": 5}), Some(5)),
+        (json!({"logprobs": 20}), Some(20)),
     ] {
         assert_eq!(wanted(Shape::Text, more), expected);
     }
-    refused(Shape::Text, json!({"logprobs": 6}), "value", "logprobs");
+    refused(Shape::Text, json!({"logprobs": 21}), "value", "logprobs");
     refused(Shape::Text, json!({"logprobs": -1}), "value", "logprobs");
     refused(Shape::Text, json!({"logprobs": true}), "type", "logprobs");
 }
@@ -350,7 +380,7 @@ fn stops_are_a_string_or_a_few() {
     assert_eq!(stop(json!(["a", "b"])), ["a", "b"]);
     assert!(stop(json!([])).is_empty());
     refused(Shape::Chat, json!({"stop": ["a", "b", "c"]}), "value", "stop");
-    refused(Shape::Chat, json!({"stop": ""}), "value", "stop");
+    assert!(stop(json!("")).is_empty() && stop(json!(["", "a"])) == ["a"]);
     refused(Shape::Chat, json!({"stop": [1]}), "type", "stop[0]");
     refused(Shape::Chat, json!({"stop": 1}), "type", "stop");
 }
@@ -378,12 +408,14 @@ fn the_model_is_named_with_or_without_its_arm() {
     assert_eq!(pin("fake"), Ok(None));
     assert_eq!(pin("fake@stable"), Ok(Some(Arm::Stable)));
     assert_eq!(pin("fake@canary"), Ok(Some(Arm::Canary)));
-    for unknown in ["gpt-4o", "fake@", "fake@green", "fakes", ""] {
+    for unknown in ["gpt-4o", "fake@", "fake@green", "fakes"] {
         let error = pin(unknown).unwrap_err();
         assert!(matches!(&error, WireError::UnknownModel { asked, .. } if asked == unknown));
         assert!(error.to_string().contains("fake, fake@stable, fake@canary"), "{error}");
     }
-    refused(Shape::Chat, json!({"model": null}), "missing", "model");
+    for absent in [json!(null), json!("")] {
+        assert_eq!(ask(Shape::Chat, json!({"model": absent})).unwrap().model, "fake");
+    }
     refused(Shape::Chat, json!({"model": 1}), "type", "model");
 }
 

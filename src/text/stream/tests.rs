@@ -42,6 +42,18 @@ fn special_tokens_give_nothing_and_break_nothing() {
 }
 
 #[test]
+fn special_tokens_are_shown_if_that_is_wanted() {
+    let special = BYTE_LEVEL.token_id(END_OF_TURN).unwrap();
+    let mut ids = BYTE_LEVEL.encode("a👍", false).unwrap();
+    ids.push(special);
+    let mut shown = StreamDecoder::showing(Arc::clone(&BYTE_LEVEL), true);
+    let mut text: String = ids.iter().map(|id| shown.push(*id).unwrap()).collect();
+    text += &shown.finish();
+    assert_eq!(text, BYTE_LEVEL.decode(&ids, false).unwrap());
+    assert!(text.ends_with(END_OF_TURN), "{text}");
+}
+
+#[test]
 fn an_unfinished_character_comes_at_the_end_as_it_decodes() {
     let ids = BYTE_LEVEL.encode("ok👍", false).unwrap();
     let cut = &ids[..ids.len() - 1];

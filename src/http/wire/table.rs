@@ -1,0 +1,220 @@
+//! One table of the fields that clients may send: which are honoured, which change nothing, which are refused.
+//!
+//! Its rows are the request fields of OpenAI's API, of vLLM and of llama-server (as of 2026), for chat and plain
+//! completions. A field that would change the reply is honoured or refused by name; none is accepted and ignored.
+//! Fields outside the table are accepted, because clients send more than any one server knows. `docs/api-fields.md` is
+//! generated from it. It does not read the fields.
+
+use super::fields::{Fields, whole};
+use super::{Shape, WireError};
+use serde_json::Value;
+
+/// What happens to a field. The notes are for people: only the document shows them.
+#[derive(Debug, Clone, Copy)]
+#[cfg_attr(not(test), allow(dead_code))]
+pub enum Treatment {
+    /// It does what its API says; how, if that needs to be said.
+    Honoured(&'static str),
+    /// It changes nothing here, and no reply is worse for it: why.
+    Neutral(&'static str),
+    /// The request is refused, unless the value asks for nothing; and what to do instead.
+    Refused(fn(&Value) -> bool, &'static str),
+}
+
+/// The routes that a row is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum On {
+    /// `/v1/chat/completions`.
+    Chat,
+    /// `/v1/completions`.
+    Text,
+    /// Both.
+    Both,
+}
+
+impl On {
+    /// Whether the row is about this route.
+    pub fn covers(self, shape: Shape) -> bool {
+        match self {
+            On::Both => true,
+            On::Chat => shape == Shape::Chat,
+            On::Text => shape == Shape::Text,
+        }
+    }
+}
+
+/// A row: the field's name, its routes, and what happens to it.
+pub type Row = (&'static str, On, Treatment);
+
+use On::{Both, Chat, Text};
+use Treatment::{Honoured, Neutral, Refused};
+
+const CONSTRAINED: &str = "constrained output is not available";
+const OWN_SAMPLER: &str = "use temperature, top_k, top_p, min_p and the penalties";
+const NO_PLACE: &str = "the server decides where a request runs";
+
+/// All rows, by name.
+pub const TABLE: &[Row] = &[
+    ("adapters", Both, Refused(is_filled, "load the adapted model as a version of its own")),
+    ("add_generation_prompt", Chat, Honoured("")),
+    ("add_special_tokens", Both, Honoured("default: true for a prompt, false for messages")),
+    ("allowed_token_ids", Both, Refused(is_filled, CONSTRAINED)),
+    ("audio", Chat, Refused(any, "this model writes text only")),
+    ("bad_words", Both, Refused(is_filled, "leave it out")),
+    ("best_of", Both, Refused(is_not_one, "use n to get several replies")),
+    ("cache_prompt", Both, Neutral("the server's prefix cache is on or off for all")),
+    ("cache_salt", Both, Refused(is_filled, "leave it out, or switch off engine.prefix_cache")),
+    ("chat_template", Chat, Refused(is_filled, "the model's own template is used")),
+    ("chat_template_kwargs", Chat, Honoured("")),
+    ("continue_final_message", Chat, Honoured("")),
+    ("documents", Chat, Refused(is_filled, "put them into a message")),
+    ("dry_multiplier", Both, Refused(is_not_zero, OWN_SAMPLER)),
+    ("dynatemp_range", Both, Refused(is_not_zero, OWN_SAMPLER)),
+    ("echo", Both, Refused(is_true, "put the prompt before the reply yourself")),
+    ("enable_thinking", Chat, Honoured("handed to the chat template")),
+    ("frequency_penalty", Both, Honoured("-2 to 2")),
+    ("function_call", Chat, Refused(is_call, "use tool_choice instead")),
+    ("functions", Chat, Refused(is_filled, "use tools instead")),
+    ("grammar", Both, Refused(is_filled, CONSTRAINED)),
+    ("guided_choice", Both, Refused(any, CONSTRAINED)),
+    ("guided_decoding_backend", Both, Neutral("of no use without a constraint, which is refused")),
+    ("guided_grammar", Both, Refused(any, CONSTRAINED)),
+    ("guided_json", Both, Refused(any, CONSTRAINED)),
+    ("guided_regex", Both, Refused(any, CONSTRAINED)),
+    ("id_slot", Both, Neutral(NO_PLACE)),
+    ("ignore_eos", Both, Honoured("")),
+    ("image_data", Both, Refused(is_filled, "this model reads text only")),
+    ("include_stop_str_in_output", Both, Honoured("of stop strings")),
+    ("input_extra", Text, Refused(is_filled, "infilling is not available")),
+    ("input_prefix", Text, Refused(is_filled, "infilling is not available")),
+    ("input_suffix", Text, Refused(is_filled, "infilling is not available")),
+    ("json_schema", Both, Refused(is_filled, CONSTRAINED)),
+    ("length_penalty", Both, Neutral("of no use without beam search, which is refused")),
+    ("logit_bias", Both, Refused(is_filled, "leave it out")),
+    ("logits_processors", Both, Refused(is_filled, "leave it out")),
+    ("logprobs", Both, Honoured("true for chat; 0 to 20 for a prompt")),
+    ("lora", Both, Refused(is_filled, "load the adapted model as a version of its own")),
+    ("max_completion_tokens", Both, Honoured("takes precedence over max_tokens")),
+    ("max_tokens", Both, Honoured("cut to what the context leaves; -1, and 0 for chat: no limit")),
+    ("messages", Chat, Honoured("")),
+    ("metadata", Both, Neutral("nothing is stored")),
+    ("min_keep", Both, Refused(is_not_zero, OWN_SAMPLER)),
+    ("min_p", Both, Honoured("0 to 1")),
+    ("min_tokens", Both, Refused(is_not_zero, "leave it out")),
+    ("mirostat", Both, Refused(is_not_zero, OWN_SAMPLER)),
+    ("modalities", Chat, Refused(is_more_than_text, "this model writes text only")),
+    ("model", Both, Honoured("may be left out; NAME@stable or NAME@canary pins a model")),
+    ("n", Both, Honoured("up to server.max_n")),
+    ("n_keep", Both, Neutral("a prompt that is too long is refused, not shifted")),
+    ("n_predict", Both, Honoured("as max_tokens, if that is not given")),
+    ("n_probs", Both, Refused(is_not_zero, "use logprobs instead")),
+    ("parallel_tool_calls", Chat, Honoured("")),
+    ("prediction", Chat, Neutral("a hint for speed; it changes no reply")),
+    ("presence_penalty", Both, Honoured("-2 to 2")),
+    ("priority", Both, Neutral("requests are served in the order of their arrival")),
+    ("prompt", Text, Honoured("a text, token ids, or several of either")),
+    ("prompt_cache_key", Both, Honoured("the session key, if no header gives one")),
+    ("prompt_cache_retention", Both, Neutral("the server's prefix cache decides")),
+    ("prompt_embeds", Text, Refused(is_filled, "send text or token ids")),
+    ("prompt_logprobs", Both, Refused(is_not_false, "leave it out")),
+    ("reasoning_effort", Chat, Honoured("handed to the chat template")),
+    ("repeat_last_n", Both, Neutral("the penalty covers prompt and reply")),
+    ("repeat_penalty", Both, Honoured("as repetition_penalty, if that is not given")),
+    ("repetition_penalty", Both, Honoured("above 0, up to 2")),
+    ("response_format", Both, Honoured("type text; the others are refused")),
+    ("return_progress", Both, Neutral("the stream begins with the first token")),
+    ("return_token_ids", Both, Refused(is_true, "use /tokenize")),
+    ("return_tokens", Both, Refused(is_true, "use /tokenize")),
+    ("return_tokens_as_token_ids", Both, Refused(is_true, "leave it out")),
+    ("safety_identifier", Both, Honoured("tells clients apart")),
+    ("samplers", Both, Refused(is_filled, OWN_SAMPLER)),
+    ("seed", Both, Honoured("-1: a random one")),
+    ("service_tier", Both, Neutral("there is one tier")),
+    ("skip_special_tokens", Both, Honoured("")),
+    ("spaces_between_special_tokens", Both, Neutral("texts are decoded as the tokenizer says")),
+    ("stop", Both, Honoured("up to server.max_stop; empty ones are ignored")),
+    ("stop_token_ids", Both, Honoured("")),
+    ("store", Both, Neutral("nothing is stored")),
+    ("stream", Both, Honoured("")),
+    ("stream_options", Both, Honoured("include_usage")),
+    ("structural_tag", Both, Refused(is_filled, CONSTRAINED)),
+    ("structured_outputs", Both, Refused(any, CONSTRAINED)),
+    ("suffix", Text, Refused(is_text, "infilling is not available")),
+    ("temperature", Both, Honoured("0 to 2; 0 is greedy")),
+    ("thinking_token_budget", Chat, Refused(any, "leave it out")),
+    ("timings_per_token", Both, Neutral("times are in the metrics and the status")),
+    ("tool_choice", Chat, Honoured("auto or none; the others are refused")),
+    ("tools", Chat, Honoured("")),
+    ("top_k", Both, Honoured("-1 or 0: all tokens")),
+    ("top_logprobs", Chat, Honoured("0 to 20")),
+    ("top_n_sigma", Both, Refused(is_positive, OWN_SAMPLER)),
+    ("top_p", Both, Honoured("0 to 1; 0 is greedy")),
+    ("truncate_prompt_tokens", Both, Honoured("keeps the last tokens; -1: as many as fit")),
+    ("typical_p", Both, Refused(is_not_one, OWN_SAMPLER)),
+    ("use_beam_search", Both, Refused(is_true, "leave it out")),
+    ("user", Both, Honoured("tells clients apart")),
+    ("verbosity", Chat, Neutral("a hint that only some models know")),
+    ("web_search_options", Chat, Refused(any, "put the results into a message")),
+    ("xtc_probability", Both, Refused(is_not_zero, OWN_SAMPLER)),
+];
+
+/// Refuses the first field that asks for something this server cannot do.
+pub fn refuse(fields: &Fields, shape: Shape) -> Result<(), WireError> {
+    for (name, on, treatment) in TABLE {
+        let Refused(asks, instead) = treatment else { continue };
+        if on.covers(shape) && fields.peek(name).is_some_and(asks) {
+            return Err(WireError::unsupported(*name, *instead));
+        }
+    }
+    Ok(())
+}
+
+fn any(_: &Value) -> bool {
+    true
+}
+
+fn is_true(value: &Value) -> bool {
+    *value == Value::Bool(true)
+}
+
+fn is_not_false(value: &Value) -> bool {
+    *value != Value::Bool(false)
+}
+
+/// A list, an object or a text that is not empty; any other value counts as not empty.
+fn is_filled(value: &Value) -> bool {
+    match value {
+        Value::Array(list) => !list.is_empty(),
+        Value::Object(map) => !map.is_empty(),
+        Value::String(text) => !text.is_empty(),
+        _ => true,
+    }
+}
+
+fn is_text(value: &Value) -> bool {
+    value.as_str() != Some("")
+}
+
+fn is_not_zero(value: &Value) -> bool {
+    value.as_f64() != Some(0.0)
+}
+
+fn is_positive(value: &Value) -> bool {
+    value.as_f64().is_none_or(|value| value > 0.0)
+}
+
+fn is_not_one(value: &Value) -> bool {
+    whole(value) != Some(1)
+}
+
+fn is_more_than_text(value: &Value) -> bool {
+    value.as_array().is_none_or(|list| list.iter().any(|one| one != "text"))
+}
+
+/// A function call other than the model's own choice, or none.
+fn is_call(value: &Value) -> bool {
+    !matches!(value.as_str(), Some("auto" | "none"))
+}
+
+#[cfg(test)]
+mod tests;
