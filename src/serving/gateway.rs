@@ -16,7 +16,6 @@ use super::shadow::Shadow;
 use super::traffic::Traffic;
 use super::types::{GatewayError, GenerateRequest, Generation, Limits, Prompt, Timeouts};
 use crate::control::{ArmStatus, Control, ShadowStatus, Status};
-use crate::rollout::Arm;
 use crate::routing::Assignment;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -67,11 +66,11 @@ impl Gateway {
         let cross_read = self.reader.report(models.canary.as_ref().map(|canary| canary.lane));
         let status = self.control.status();
         let lanes = [models.stable, models.canary].map(|loaded| loaded.map(|one| one.lane));
-        let arms =
-            status.arms.into_iter().zip(Arm::BOTH).zip(lanes).map(|((status, arm), lane)| {
-                let traffic = lane.map(|lane| self.traffic.status(arm, lane, now));
-                ArmStatus { traffic, ..status }
-            });
+        self.traffic.retain(&lanes.iter().flatten().copied().collect::<Vec<_>>());
+        let arms = status.arms.into_iter().zip(lanes).map(|(status, lane)| {
+            let traffic = lane.map(|lane| self.traffic.status(lane, now));
+            ArmStatus { traffic, ..status }
+        });
         Status {
             shadow: self.shadow(),
             cross_read,

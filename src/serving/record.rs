@@ -24,7 +24,7 @@ pub(super) fn not_begun(
 ) {
     let who = who(control, assignment.arm, &assignment.deployment);
     metrics::request(who, class.as_str(), &Default::default());
-    traffic.note(assignment.arm, assignment.deployment.lane, unread(class, now));
+    traffic.note(assignment.deployment.lane, unread(class, now));
     let flags = match compared(control, assignment.arm) {
         true => quality::unanswered(class, false),
         false => Flags::NONE,
@@ -43,7 +43,7 @@ pub(super) fn not_begun(
 pub(super) fn refused(control: &Control, traffic: &Traffic, stable: &Deployment, now: Instant) {
     let who = who(control, Arm::Stable, stable);
     metrics::request(who, Class::Rejected.as_str(), &Default::default());
-    traffic.note(Arm::Stable, stable.lane, unread(Class::Rejected, now));
+    traffic.note(stable.lane, unread(Class::Rejected, now));
 }
 
 /// A request of which no token was computed.
@@ -73,7 +73,7 @@ pub(super) fn played(
         tpot: timings.per_token(),
         output_tokens: timings.output_tokens,
     };
-    traffic.note(*arm, deployment.lane, seen);
+    traffic.note(deployment.lane, seen);
     if played.served.rescued && class == Class::Ok {
         metrics::rescued(&deployment.version);
     }

@@ -1,18 +1,19 @@
 //! What each model did lately, as its clients saw it: requests by class and finish reason, times, rates.
 //!
-//! Counts every request of an arm, judged or not, and begins anew with every version. Time is passed in. It does not
+//! Counts every request, judged or not. Time is passed in. It does not
 //! judge; for verdicts the rollout has figures of its own.
 
 use super::types::Finish;
 use crate::control::TrafficStatus;
 use crate::engine::LaneId;
-use crate::rollout::{Arm, Class};
+use crate::rollout::Class;
 use parking_lot::Mutex;
 use std::collections::{BTreeMap, VecDeque};
 use std::time::{Duration, Instant};
 
 /// How far back times and rates look, and how many requests they look at.
 const WINDOW: Duration = Duration::from_secs(60);
+const LEAST: Duration = Duration::from_secs(1);
 const MOST: usize = 4096;
 
 /// One request that has ended.
@@ -31,43 +32,49 @@ pub(super) struct Seen {
     pub output_tokens: usize,
 }
 
-/// The arms' latest requests, by [`Arm::index`].
+/// The latest requests of each version, by the lane that runs it: a version keeps its figures when it is promoted, and a
+/// late reply of one that leaves is not booked to another.
 #[derive(Debug, Default)]
 pub(super) struct Traffic {
-    arms: Mutex<[Lately; 2]>,
+    lanes: Mutex<BTreeMap<LaneId, Lately>>,
 }
 
 impl Traffic {
     /// A request of the version in `lane` has ended.
-    pub fn note(&self, arm: Arm, lane: LaneId, seen: Seen) {
-        let mut arms = self.arms.lock();
-        let arm = &mut arms[arm.index()];
-        if arm.lane != Some(lane) {
-            *arm = Lately { lane: Some(lane), ..Lately::default() };
-        }
-        arm.note(seen);
+    pub fn note(&self, lane: LaneId, seen: Seen) {
+        self.lanes.lock().entry(lane).or_insert_with(|| Lately::since(seen.at)).note(seen);
     }
 
     /// The figures of the version in `lane`; empty ones before its first request.
-    pub fn status(&self, arm: Arm, lane: LaneId, now: Instant) -> TrafficStatus {
-        let mut arms = self.arms.lock();
-        match &mut arms[arm.index()] {
-            arm if arm.lane == Some(lane) => arm.status(now),
-            _ => Lately::default().status(now),
+    pub fn status(&self, lane: LaneId, now: Instant) -> TrafficStatus {
+        match self.lanes.lock().get_mut(&lane) {
+            Some(lately) => lately.status(now),
+            None => Lately::since(now).status(now),
         }
+    }
+
+    /// Forgets versions that are not in these lanes.
+    pub fn retain(&self, loaded: &[LaneId]) {
+        self.lanes.lock().retain(|lane, _| loaded.contains(lane));
     }
 }
 
 /// One version's requests.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Lately {
-    lane: Option<LaneId>,
+    /// When the first one ended.
+    since: Instant,
     latest: VecDeque<Seen>,
     classes: BTreeMap<&'static str, u64>,
     finish_reasons: BTreeMap<&'static str, u64>,
 }
 
 impl Lately {
+    fn since(since: Instant) -> Lately {
+        let (latest, classes, finish_reasons) = Default::default();
+        Lately { since, latest, classes, finish_reasons }
+    }
+
     fn note(&mut self, seen: Seen) {
         *self.classes.entry(seen.class.as_str()).or_default() += 1;
         if let Some(finish) = seen.finish {
@@ -84,10 +91,11 @@ impl Lately {
         while self.latest.front().is_some_and(old) {
             self.latest.pop_front();
         }
-        // With as many requests as are kept, the window is as long as they took.
+        // As long as the version has had requests; with as many requests as are kept, as long as they took.
         let oldest = self.latest.front().filter(|_| self.latest.len() == MOST);
-        let window = oldest.map_or(WINDOW, |seen| now.saturating_duration_since(seen.at));
-        let seconds = window.as_secs_f64().max(1e-3);
+        let begun = oldest.map_or(self.since, |seen| seen.at);
+        let window = now.saturating_duration_since(begun).clamp(LEAST, WINDOW);
+        let seconds = window.as_secs_f64();
         let tokens: usize = self.latest.iter().map(|seen| seen.output_tokens).sum();
         let times = |time: fn(&Seen) -> Option<Duration>| {
             let mut all: Vec<Duration> = self.latest.iter().filter_map(time).collect();
@@ -125,6 +133,7 @@ mod tests {
     use super::*;
 
     const LANE: LaneId = LaneId(7);
+    const SECOND: Duration = Duration::from_secs(1);
 
     fn seen(at: Instant, class: Class, millis: u64) -> Seen {
         let answered = class == Class::Ok;
@@ -141,10 +150,10 @@ mod tests {
     #[test]
     fn times_and_rates_are_those_of_the_window_and_counts_those_since_the_load() {
         let (traffic, begin) = (Traffic::default(), Instant::now());
-        traffic.note(Arm::Canary, LANE, seen(begin, Class::ModelError, 0));
+        traffic.note(LANE, seen(begin, Class::ModelError, 0));
         let later = begin + 2 * WINDOW;
-        (1..=100).for_each(|ms| traffic.note(Arm::Canary, LANE, seen(later, Class::Ok, ms)));
-        let status = traffic.status(Arm::Canary, LANE, later + Duration::from_secs(1));
+        (1..=100).for_each(|ms| traffic.note(LANE, seen(later, Class::Ok, ms)));
+        let status = traffic.status(LANE, later + SECOND);
         assert_eq!(status.requests, 100);
         assert_eq!((status.ttft_p50_ms, status.ttft_p99_ms), (Some(50.0), Some(99.0)));
         assert_eq!(status.tpot_p50_ms, None);
@@ -152,31 +161,41 @@ mod tests {
         assert_eq!(status.tokens_per_second, 10.0);
         assert_eq!(status.classes.get("model_error"), Some(&1));
         assert_eq!(status.finish_reasons.get("stop"), Some(&100));
-        let gone = traffic.status(Arm::Canary, LANE, later + 2 * WINDOW);
+        let gone = traffic.status(LANE, later + 2 * WINDOW);
         assert_eq!((gone.requests, gone.ttft_p50_ms), (0, None));
         assert_eq!(gone.classes.get("ok"), Some(&100));
     }
 
     #[test]
-    fn another_version_begins_with_nothing() {
+    fn each_version_has_its_own_until_it_is_gone() {
         let (traffic, now) = (Traffic::default(), Instant::now());
-        traffic.note(Arm::Stable, LANE, seen(now, Class::Ok, 1));
-        assert_eq!(traffic.status(Arm::Stable, LaneId(8), now).requests, 0);
-        assert_eq!(traffic.status(Arm::Canary, LANE, now).requests, 0);
-        traffic.note(Arm::Stable, LaneId(8), seen(now, Class::Timeout, 1));
-        let status = traffic.status(Arm::Stable, LaneId(8), now);
-        assert_eq!((status.classes.len(), status.classes.get("timeout")), (1, Some(&1)));
+        traffic.note(LANE, seen(now, Class::Ok, 1));
+        assert_eq!(traffic.status(LaneId(8), now).requests, 0);
+        traffic.note(LaneId(8), seen(now, Class::Timeout, 1));
+        traffic.note(LANE, seen(now, Class::Ok, 1));
+        assert_eq!(traffic.status(LaneId(8), now).classes.get("timeout"), Some(&1));
+        assert_eq!(traffic.status(LANE, now).requests, 2);
+        traffic.retain(&[LANE]);
+        assert_eq!(traffic.status(LaneId(8), now).classes.len(), 0);
+        assert_eq!(traffic.status(LANE, now).requests, 2);
+    }
+
+    #[test]
+    fn a_version_is_as_old_as_its_first_request() {
+        let (traffic, begin) = (Traffic::default(), Instant::now());
+        (0..50).for_each(|n| traffic.note(LANE, seen(begin + n * SECOND / 10, Class::Ok, 1)));
+        let rate = traffic.status(LANE, begin + 5 * SECOND).requests_per_second;
+        assert!((rate - 10.0).abs() < 0.01, "{rate}");
     }
 
     #[test]
     fn of_very_many_requests_the_rate_is_that_of_those_that_are_kept() {
         let (traffic, begin) = (Traffic::default(), Instant::now());
         for n in 0..3 * MOST as u64 {
-            let at = begin + Duration::from_millis(n);
-            traffic.note(Arm::Stable, LANE, seen(at, Class::Ok, 1));
+            traffic.note(LANE, seen(begin + Duration::from_millis(n), Class::Ok, 1));
         }
-        let status =
-            traffic.status(Arm::Stable, LANE, begin + Duration::from_millis(3 * MOST as u64));
+        let end = begin + Duration::from_millis(3 * MOST as u64);
+        let status = traffic.status(LANE, end);
         assert_eq!(status.requests, MOST as u64);
         assert!((status.requests_per_second - 1000.0).abs() < 1.0, "{status:?}");
     }

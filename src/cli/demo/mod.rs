@@ -75,7 +75,7 @@ pub(super) async fn run(args: DemoArgs) -> Result<ExitCode, CliError> {
     running.load(&config).await?;
     let operators =
         running.operators.ok_or_else(|| CliError::from_text("there is no operators' listener"))?;
-    println!("The page of this demo: {}", running.page().unwrap_or_default());
+    println!("page: {}", running.page().unwrap_or_default());
     let client = Client::new(&operators.to_string());
     let load = Load::start(
         &Client::new(&running.addr.to_string()),
@@ -87,7 +87,8 @@ pub(super) async fn run(args: DemoArgs) -> Result<ExitCode, CliError> {
     tokio::time::sleep(WARM).await;
     let folder = tempfile::tempdir().map_err(CliError::from_text)?;
     load_canary(&client, args.bad, &models, folder.path()).await?;
-    let (mut screen, mut rolled_back) = (Screen::open(args.plain), false);
+    let (mut screen, mut rolled_back) =
+        (Screen::open(args.plain, running.page().unwrap_or_default()), false);
     let last = loop {
         tokio::time::sleep(FRAME).await;
         let status = client.status().await?;

@@ -18,17 +18,18 @@ use std::time::Duration;
 
 /// Where the status is shown.
 pub(super) enum Screen {
-    Live(Box<DefaultTerminal>),
+    Live { terminal: Box<DefaultTerminal>, page: String },
     Lines { printed: Duration },
 }
 
 impl Screen {
-    pub fn open(plain: bool) -> Screen {
+    /// `page`: the address of the server's page, shown all the time.
+    pub fn open(plain: bool, page: String) -> Screen {
         if plain || !std::io::stdout().is_terminal() {
             return Screen::Lines { printed: Duration::ZERO };
         }
         match ratatui::try_init() {
-            Ok(terminal) => Screen::Live(Box::new(terminal)),
+            Ok(terminal) => Screen::Live { terminal: Box::new(terminal), page },
             Err(_) => Screen::Lines { printed: Duration::ZERO },
         }
     }
@@ -36,8 +37,8 @@ impl Screen {
     /// Shows the status; returns true when the user wants to quit.
     pub fn show(&mut self, status: &Status, tally: &Tally, elapsed: Duration) -> bool {
         match self {
-            Screen::Live(terminal) => {
-                let _ = terminal.draw(|frame| draw(frame, status, tally));
+            Screen::Live { terminal, page } => {
+                let _ = terminal.draw(|frame| draw(frame, status, tally, page));
                 wants_to_leave()
             }
             Screen::Lines { printed } => {
@@ -54,7 +55,7 @@ impl Screen {
 /// Restores the terminal however the demo ends; `try_init` handles panics.
 impl Drop for Screen {
     fn drop(&mut self) {
-        if let Screen::Live(_) = self {
+        if let Screen::Live { .. } = self {
             ratatui::restore();
         }
     }
@@ -95,23 +96,23 @@ fn line(status: &Status, tally: &Tally, elapsed: Duration) -> String {
 }
 
 /// The whole screen.
-pub(super) fn draw(frame: &mut Frame<'_>, status: &Status, tally: &Tally) {
-    let gates: Vec<&GateStatus> = status.gates.iter().filter(|gate| is_shown(gate)).collect();
+pub(super) fn draw(frame: &mut Frame<'_>, status: &Status, tally: &Tally, page: &str) {
+    let gates = shown(&status.gates);
     let rows = Layout::vertical([
         Constraint::Length(3),
-        Constraint::Length(9),
-        Constraint::Length(gates.len() as u16 + 2),
+        Constraint::Length(8),
+        Constraint::Max(gates.len() as u16 + 2),
         Constraint::Min(3),
     ]);
     let [head, arms, middle, foot] = rows.areas(frame.area());
-    frame.render_widget(weight_bar(status), head);
+    frame.render_widget(weight_bar(status, page), head);
     let [left, right] = Layout::horizontal([Constraint::Percentage(50); 2]).areas(arms);
     for (i, area) in [left, right].into_iter().enumerate() {
         if let Some(arm) = status.arms.get(i) {
             frame.render_widget(arm_box(arm, tally, i), area);
         }
     }
-    let lines: Vec<Line<'_>> = gates.into_iter().map(gate_line).collect();
+    let lines = gate_lines(&gates, usize::from(middle.height.saturating_sub(2)));
     frame.render_widget(Paragraph::new(lines).block(Block::bordered().title(" gates ")), middle);
     let room = usize::from(foot.height.saturating_sub(2));
     let skip = status.decisions.len().saturating_sub(room);
@@ -123,21 +124,40 @@ pub(super) fn draw(frame: &mut Frame<'_>, status: &Status, tally: &Tally) {
     frame.render_widget(Paragraph::new(lines).block(Block::bordered().title(title)), foot);
 }
 
+/// The gates that are shown: those that hold the weight first.
+fn shown(gates: &[GateStatus]) -> Vec<&GateStatus> {
+    let mut shown: Vec<&GateStatus> = gates.iter().filter(|gate| is_shown(gate)).collect();
+    shown.sort_by_key(|gate| match gate.state.as_str() {
+        "fail" => 0,
+        "inconclusive" => 1,
+        _ => 2,
+    });
+    shown
+}
+
+/// One line a gate; where there is no room for all, the last line says how many more there are.
+fn gate_lines(gates: &[&GateStatus], room: usize) -> Vec<Line<'static>> {
+    let fits = if gates.len() <= room { gates.len() } else { room.saturating_sub(1) };
+    let more = gates.len() - fits;
+    let rest = (more > 0).then(|| Line::from(format!("     {more} more")));
+    gates[..fits].iter().map(|gate| gate_line(gate)).chain(rest).collect()
+}
+
 /// Gates without anything to judge are not shown, and neither are signs of poor replies that nobody has seen.
 fn is_shown(gate: &GateStatus) -> bool {
     let sign = !GateName::PLAIN.iter().any(|name| name.as_str() == gate.name);
     !(gate.state == "not_judged" || (sign && gate.state == "pass"))
 }
 
-fn weight_bar(status: &Status) -> Gauge<'static> {
+fn weight_bar(status: &Status, page: &str) -> Gauge<'static> {
     let title = format!(
-        " {} - {} - {:.0} of {:.0} s at this weight ",
+        " {} - {} - {:.0} s at this weight, at least {:.0} ",
         status.model, status.phase, status.stage_age_s, status.bake_s
     );
     let steps: Vec<String> = status.steps.iter().map(u8::to_string).collect();
     let label = format!("canary weight {} %   ({})", status.weight, steps.join(" > "));
     Gauge::default()
-        .block(Block::bordered().title(title))
+        .block(Block::bordered().title(title).title_bottom(format!(" {page} ")))
         .gauge_style(Style::default().fg(Color::Cyan))
         .percent(u16::from(status.weight.min(100)))
         .label(label)
@@ -157,9 +177,8 @@ fn arm_box(arm: &ArmStatus, tally: &Tally, index: usize) -> Paragraph<'static> {
         Line::from(format!("errors    {} ({rate})", f.errors)),
         Line::from(format!("TTFT      {}", times(f.ttft_p50_ms, f.ttft_p99_ms))),
         Line::from(format!("per token {}", times(f.tpot_p50_ms, f.tpot_p99_ms))),
-        Line::from(format!("tokens/s  {}", number(f.tokens_per_second))),
+        Line::from(format!("tokens/s  {}, {:.1} MiB", number(f.tokens_per_second), mib(memory))),
         Line::from(format!("right     {right}, votes +{} -{}", f.feedback_up, f.feedback_down)),
-        Line::from(format!("memory    {:.1} MiB", mib(memory))),
     ];
     let version = arm.version.as_deref().unwrap_or("none");
     let title = Span::styled(
@@ -189,25 +208,28 @@ mod tests {
     use ratatui::backend::TestBackend;
     use serde_json::json;
 
+    const PAGE: &str = "http://127.0.0.1:45678/#token=0123456789abcdef0123456789abcdef";
+
     fn drawn(width: u16, height: u16) -> String {
         let mut terminal = Terminal::new(TestBackend::new(width, height)).unwrap();
         let status = status(json!({}));
-        terminal.draw(|frame| draw(frame, &status, &Tally::default())).unwrap();
+        terminal.draw(|frame| draw(frame, &status, &Tally::default(), PAGE)).unwrap();
         terminal.backend().to_string()
     }
 
     #[test]
     fn the_screen_shows_both_arms_the_gates_and_the_decisions_in_80_columns() {
-        let screen = drawn(80, 30);
+        let screen = drawn(80, 24);
         for shown in [
             "canary weight 25 %   (5 > 25 > 50 > 100)",
-            "4 of 15 s at this weight",
+            "4 s at this weight, at least 15",
+            PAGE,
             "stable: tiny-v1",
             "canary: tiny-v2",
             "690 here, 700 in all",
             "3 (0.43 %)",
             "2.5 / 9.8 ms",
-            "800.0",
+            "800.0, 0.0 MiB",
             "+7 -1",
             "...  time at this weight       4s of 15s",
             "ok   errors                    1.00 x stable's, limit 1.50",
@@ -215,6 +237,26 @@ mod tests {
         ] {
             assert!(screen.contains(shown), "no {shown:?} in\n{screen}");
         }
+    }
+
+    #[test]
+    fn what_holds_the_weight_is_on_the_smallest_screen() {
+        let gate = |n: usize, state: &str| {
+            json!({
+                "name": "errors", "title": format!("gate {n}"), "state": state, "value": null,
+                "threshold": null, "evidence": null, "interval": null, "samples": [0, 0],
+                "brief": "", "text": "",
+            })
+        };
+        let mut gates: Vec<_> = (0..12).map(|n| gate(n, "pass")).collect();
+        gates.push(gate(12, "fail"));
+        let status = status(json!({"gates": gates}));
+        let mut terminal = Terminal::new(TestBackend::new(80, 24)).unwrap();
+        terminal.draw(|frame| draw(frame, &status, &Tally::default(), PAGE)).unwrap();
+        let screen = terminal.backend().to_string();
+        assert!(screen.contains("FAIL gate 12") && screen.contains(" more"), "{screen}");
+        let shown = (0..13).filter(|n| screen.contains(&format!(" gate {n} "))).count();
+        assert!(screen.contains(&format!("{} more", 13 - shown)), "{screen}");
     }
 
     #[test]

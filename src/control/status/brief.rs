@@ -11,7 +11,7 @@ pub fn title(name: GateName) -> &'static str {
         GateName::Bake => "time at this weight",
         GateName::Requests => "canary requests",
         GateName::Errors => "errors",
-        GateName::Ttft => "TTFT, p99",
+        GateName::Ttft => "TTFT p99, without queue",
         GateName::Tpot => "time per token, p99",
         GateName::Throughput => "tokens/s, median",
         GateName::Feedback => "thumbs down",

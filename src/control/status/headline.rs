@@ -16,34 +16,48 @@ pub fn headline(status: &Status) -> String {
     };
     let canary = version(1);
     let trial = canary.unwrap_or("the canary");
-    match status.phase.as_str() {
-        "running" | "paused" => running(status, trial),
-        "rolled_back" => {
-            format!("Rolled back, {stable} serves everything: {}.", reason(status))
-        }
+    let sentence = match status.phase.as_str() {
+        "running" | "paused" => return running(status, trial),
+        "rolled_back" => rolled_back(status, stable),
         "promoted" => promoted(status, stable),
-        "self_tested" => format!("{stable} serves everything; the self-test is over."),
-        _ => match &status.loading {
-            Some(path) => format!("{stable} serves everything; {path} is being loaded."),
-            None => format!("{stable} serves everything; no rollout runs."),
-        },
+        "self_tested" => format!("{stable} serves everything; the self-test is over"),
+        _ if status.loading.is_some() => format!("{stable} serves everything"),
+        _ => format!("{stable} serves everything; no rollout runs"),
+    };
+    match &status.loading {
+        Some(path) => format!("{sentence}; {path} is being loaded."),
+        None => format!("{sentence}."),
+    }
+}
+
+fn rolled_back(status: &Status, stable: &str) -> String {
+    let reason = reason(status);
+    match reason.starts_with("by ") {
+        true => format!("Rolled back {reason}, {stable} serves everything"),
+        false => format!("Rolled back, {stable} serves everything: {reason}"),
     }
 }
 
 fn promoted(status: &Status, stable: &str) -> String {
     match &status.previous {
         Some(former) => {
-            format!("Promoted: {stable} serves everything; {former} is kept and can be put back.")
+            format!("Promoted: {stable} serves everything; {former} is kept and can be put back")
         }
-        None => format!("Promoted: {stable} serves everything."),
+        None => format!("Promoted: {stable} serves everything"),
     }
 }
 
 fn running(status: &Status, canary: &str) -> String {
     let what = if status.self_test { "the second copy" } else { canary };
+    // The latest requests tell of this weight only if all of them came at it.
+    let counted: u64 = status.arms.iter().map(|arm| arm.figures.requests).sum();
     let share = match status.share_of {
-        0 => String::new(),
+        of if of == 0 || counted < of as u64 => String::new(),
         of => format!(" ({:.1} % of the last {of} requests)", 100.0 * status.share),
+    };
+    let share = match status.weight.saturating_sub(status.routed) {
+        0 => share,
+        percent => format!("{share}, of which {percent} % are held back on stable to compare"),
     };
     let gets = format!("{what} gets {} % of the requests{share}", status.weight);
     let paused = if status.paused { "Paused: " } else { "" };
@@ -84,7 +98,12 @@ fn until(status: &Status, undecided: &[&GateStatus]) -> String {
         .filter(|wait| undecided.iter().any(|gate| gate.name == wait.gate))
         .map(|wait| wait.seconds)
         .collect();
+    // A rate is known once some of the time is over.
+    let known = forecast.requests_per_second.is_some() && 4.0 * status.stage_age_s >= status.bake_s;
     if waits.contains(&None) {
+        if !known {
+            return String::new();
+        }
         return ", which takes more traffic than there is".to_owned();
     }
     match waits.into_iter().flatten().reduce(f64::max) {
@@ -129,7 +148,17 @@ mod tests {
             "detectable_exceedance": null, "until_doubled_errors_s": null,
             "gates": [{"gate": "bake", "seconds": null}],
         }});
+        let mut never = never;
+        assert!(said(never.clone()).ends_with("weight."), "no rate is known");
+        never["forecast"]["requests_per_second"] = json!([1.0, 0.0]);
         assert!(said(never).ends_with("more traffic than there is."));
+        assert!(!said(json!({"share_of": 10_000})).contains("last"), "of another weight");
+        let back = said(json!({"weight": 100, "routed": 90}));
+        assert!(back.contains("10 % are held back on stable"), "{back}");
+        let by = said(json!({"phase": "rolled_back", "reason": "by ann: seen enough"}));
+        assert_eq!(by, "Rolled back by ann: seen enough, tiny-v1 serves everything.");
+        let loads = said(json!({"phase": "promoted", "loading": "v3"}));
+        assert!(loads.ends_with("; v3 is being loaded."), "{loads}");
         let over = said(json!({"phase": "rolled_back", "reason": "errors ratio 3.2; evidence 80"}));
         assert_eq!(over, "Rolled back, tiny-v1 serves everything: errors ratio 3.2.");
         assert!(said(json!({"phase": "promoted", "previous": "old"})).contains("old is kept"));

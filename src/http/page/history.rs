@@ -85,16 +85,33 @@ pub(super) fn values(now: &Status, before: Option<&Status>, seconds: f64) -> Vec
         let earlier = before.and_then(|before| before.arms.get(arm));
         values.extend(of_arm(now.arms.get(arm), earlier, seconds));
     }
+    // The curve of a rollout begins with it and ends with it.
+    let running = matches!(now.phase.as_str(), "running" | "paused");
+    let same = before.is_none_or(|before| before.rollout == now.rollout);
     for name in GateName::all() {
         let gate = now.gates.iter().find(|gate| gate.name == name.as_str());
-        values.push(of_device(gate.and_then(|gate| gate.value)));
+        let value = gate.and_then(|gate| gate.value).filter(|_| running && same);
+        values.push(of_device(value));
     }
-    values
+    values.into_iter().map(short).collect()
+}
+
+/// To four digits, which is finer than any plot, and half as long to send.
+fn short(value: f32) -> f32 {
+    if value == 0.0 || !value.is_finite() {
+        return value;
+    }
+    let unit = 10f64.powi(f64::from(value.abs()).log10().floor() as i32 - 3);
+    ((f64::from(value) / unit).round() * unit) as f32
 }
 
 fn of_arm(now: Option<&ArmStatus>, before: Option<&ArmStatus>, seconds: f64) -> [f32; 12] {
     let Some(arm) = now.filter(|arm| arm.loaded) else { return [f32::NAN; 12] };
-    let before = before.filter(|before| before.digest == arm.digest && before.loaded);
+    // Of another version: the curve has a gap.
+    if before.is_some_and(|before| before.loaded && before.digest != arm.digest) {
+        return [f32::NAN; 12];
+    }
+    let before = before.filter(|before| before.loaded);
     let rate = |count: fn(&ArmStatus) -> Option<u64>| {
         let risen = before.and_then(count).zip(count(arm)).map(|(old, new)| new.checked_sub(old));
         risen.flatten().map_or(f32::NAN, |risen| (risen as f64 / seconds.max(1e-3)) as f32)
@@ -152,12 +169,11 @@ impl History {
         point
     }
 
-    /// The fine points after `seen`, and all coarse ones that are older than the fine ones.
+    /// The coarse points after `seen`, and the fine ones.
     pub fn since(&self, seen: u64) -> (Columns, Columns) {
         let fine: Vec<&Point> = self.fine.iter().filter(|point| point.number > seen).collect();
-        let first = self.fine.front().map_or(u64::MAX, |point| point.number);
-        let older = |point: &&Point| point.number > seen && point.number < first;
-        (columns(self.coarse.iter().filter(older).collect()), columns(fine))
+        let coarse = self.coarse.iter().filter(|point| point.number > seen).collect();
+        (columns(coarse), columns(fine))
     }
 
     /// Points since the start.
@@ -201,13 +217,24 @@ mod tests {
             (1..=points).for_each(|at| point(&mut history, at));
             let (coarse, fine) = history.since(seen);
             prop_assert!(history.fine.len() <= FINE && history.coarse.len() <= COARSE);
-            let all: Vec<u64> = coarse.at.iter().chain(&fine.at).copied().collect();
-            prop_assert!(all.is_sorted_by(|a, b| a < b));
-            prop_assert!(all.iter().all(|at| *at > seen));
+            for column in [&coarse.at, &fine.at] {
+                prop_assert!(column.is_sorted_by(|a, b| a < b));
+                prop_assert!(column.iter().all(|at| *at > seen));
+            }
+            let strided = (seen + 1..=points).filter(|at| at.is_multiple_of(STRIDE)).count();
+            prop_assert_eq!(coarse.at.len(), strided, "none is missing when the fine ones are gone");
             let latest = points.saturating_sub(seen).min(FINE as u64);
             prop_assert_eq!(fine.at.len() as u64, latest);
             prop_assert_eq!(fine.values.len(), names().len());
         }
+    }
+
+    #[test]
+    fn values_are_kept_to_four_digits() {
+        for (value, kept) in [(33_554_432.0, 33_550_000.0), (0.0123456, 0.01235), (-7.0, -7.0)] {
+            assert_eq!(short(value), kept);
+        }
+        assert!(short(f32::NAN).is_nan() && short(0.0) == 0.0);
     }
 
     #[test]
@@ -272,7 +299,9 @@ mod tests {
             assert!(found[at(name)].is_nan(), "{name}");
         }
         let other = values(&now, Some(&arm(100, 10, "another")), 2.0);
-        assert!(other[at("stable.tokens_per_second")].is_nan(), "another version");
+        assert!(other[at("stable.ttft_p99")].is_nan(), "another version");
+        let ended = values(&status(json!({"phase": "promoted"})), None, 1.0);
+        assert!(ended[at("gate.errors")].is_nan(), "no gate is judged");
         assert!(serde_json::to_string(&found).unwrap().contains("null"));
     }
 }

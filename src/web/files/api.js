@@ -3,20 +3,26 @@
 const KEY = "serin-token";
 let token = null;
 
-/** Takes the token out of the address, where it stays in no history, or from this tab's memory. */
+/** Takes the token out of the address, where it stays in no history. Whether there was one. */
 export function takeToken() {
-  const given = /[#&]token=([\w-]+)/.exec(location.hash);
-  if (given) {
-    sessionStorage.setItem(KEY, given[1]);
-    history.replaceState(null, "", location.pathname);
-  }
+  if (!location.hash.includes("token=") || !setToken(location.hash)) return false;
+  history.replaceState(null, "", location.pathname);
+  return true;
+}
+
+/** This tab's token from before a reload. Whether there is one. */
+export function keptToken() {
   token = sessionStorage.getItem(KEY);
   return token !== null;
 }
 
-export function setToken(value) {
-  sessionStorage.setItem(KEY, value);
-  token = value;
+/** Takes a token, or an address with one. Whether it was one. */
+export function setToken(text) {
+  const found = /^(?:.*token=)?([\w-]+)$/.exec(text.trim());
+  if (!found) return false;
+  token = found[1];
+  sessionStorage.setItem(KEY, token);
+  return true;
 }
 
 /** A response of the server; throws only if there is none. */
@@ -27,9 +33,12 @@ export function request(path, { body, headers = {}, signal } = {}) {
   return fetch(path, { method: "POST", headers: all, body: JSON.stringify(body), signal, cache: "no-store" });
 }
 
-/** A response's JSON; throws an error with the server's own words if it refuses. */
-export async function json(path, options) {
-  const response = await request(path, options);
+/** A response's JSON; throws an error with the server's own words if it refuses, or if it does not answer within `ms`. */
+export async function json(path, { within = 10_000, ...options } = {}) {
+  const signal = AbortSignal.timeout(within);
+  const response = await request(path, { ...options, signal }).catch((error) => {
+    throw new Error(error.name === "TimeoutError" ? `the server has not answered for ${within / 1000} s` : "the server cannot be reached");
+  });
   const body = await response.json().catch(() => null);
   const error = body?.error?.message;
   if (!response.ok || error) throw new Error(error ?? `the server answered ${response.status}`);
@@ -37,12 +46,13 @@ export async function json(path, options) {
 }
 
 /** Calls `each(event, data, id)` for every server-sent event of a response, to its end. */
-export async function events(response, each) {
+export async function events(response, each, chunk = () => {}) {
   const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
   let rest = "";
   for (;;) {
     const { done, value } = await reader.read();
     if (done) return;
+    chunk();
     rest += value;
     let end;
     while ((end = rest.indexOf("\n\n")) >= 0) {

@@ -10,6 +10,10 @@ const counts = (of) => Object.entries(of ?? {}).map(([name, times]) => `${name.r
 const errors = ({ classes }) => ({ model_error: classes.model_error ?? 0, timeout: classes.timeout ?? 0 });
 const others = ({ classes }) => Object.fromEntries(Object.entries(classes).filter(([name]) => !["ok", "model_error", "timeout"].includes(name)));
 
+/** Figures of a rollout; after a promotion they are those of the versions before. */
+const OF_A_ROLLOUT = ["requests in this step", "errors in this step", "tokens/s of a request, median", "feedback"];
+const judged = ({ phase }) => ["running", "paused", "rolled_back"].includes(phase);
+
 /** Each row: its title, and its text for an arm that has a version. */
 const ROWS = [
   ["version", (arm) => arm.version],
@@ -19,7 +23,7 @@ const ROWS = [
   ["errors since the load", ({ traffic }) => traffic && counts(errors(traffic))],
   ["other ends", ({ traffic }) => traffic && counts(others(traffic))],
   ["requests/s, last minute", ({ traffic }) => traffic && number(traffic.requests_per_second, 2)],
-  ["TTFT p50 / p99", ({ traffic }) => traffic && pair(traffic.ttft_p50_ms, traffic.ttft_p99_ms)],
+  ["TTFT p50 / p99, from arrival", ({ traffic }) => traffic && pair(traffic.ttft_p50_ms, traffic.ttft_p99_ms)],
   ["time per token p50 / p99", ({ traffic }) => traffic && pair(traffic.tpot_p50_ms, traffic.tpot_p99_ms)],
   ["tokens/s of a request, median", ({ figures }) => number(figures.tokens_per_second)],
   ["tokens/s, all requests", ({ traffic }) => traffic && number(traffic.tokens_per_second)],
@@ -67,15 +71,17 @@ export function plot(series) {
   for (const one of plots) one.update(series.columns(one.names, seconds));
 }
 
-export function table({ arms }) {
+export function table(status) {
+  const { arms } = status;
   const element = byId("figures");
   if (!element.tHead) {
     const head = ["figure", "stable", "canary"].map((name) => make("th", { scope: "col", class: name }, name));
     const rows = ROWS.map(([title]) => make("tr", {}, make("th", { scope: "row" }, title), make("td"), make("td")));
     element.append(make("thead", {}, make("tr", {}, head)), make("tbody", {}, rows));
   }
-  ROWS.forEach(([, text], row) => {
-    arms.forEach((arm, column) => say(element.tBodies[0].rows[row].cells[column + 1], arm.loaded ? text(arm) ?? "-" : "-"));
+  ROWS.forEach(([title, text], row) => {
+    const known = judged(status) || !OF_A_ROLLOUT.includes(title);
+    arms.forEach((arm, column) => say(element.tBodies[0].rows[row].cells[column + 1], arm.loaded && known ? text(arm) ?? "-" : "-"));
   });
 }
 

@@ -10,7 +10,7 @@ async function one(arm, body, element) {
   const [text, facts] = [element.querySelector(".text"), element.querySelector(".more")];
   if (!loaded.includes(arm)) return say(facts, `no ${arm} is loaded`);
   const begun = performance.now();
-  let [first, tokens, finish] = [null, 0, null];
+  let [first, tokens, finish, pieces] = [null, 0, null, 0];
   try {
     const headers = { "x-serin-variant": arm };
     const response = await request("/admin/ask", { body, headers, signal: stop.signal });
@@ -22,13 +22,17 @@ async function one(arm, body, element) {
       if (chunk.error) throw new Error(chunk.error.message);
       const choice = chunk.choices?.[0];
       const piece = `${choice?.delta?.reasoning_content ?? ""}${choice?.delta?.content ?? ""}`;
-      if (piece) first ??= performance.now();
+      if (piece) {
+        first ??= performance.now();
+        pieces += 1;
+      }
       text.append(piece);
       finish = choice?.finish_reason ?? finish;
       tokens = chunk.usage?.completion_tokens ?? tokens;
     });
     const seconds = (performance.now() - (first ?? begun)) / 1000;
-    const rate = tokens > 1 && seconds > 0 ? `, ${number((tokens - 1) / seconds)} tokens/s` : "";
+    // What came in one piece has no rate.
+    const rate = pieces > 2 && tokens > 1 && seconds > 0.02 ? `, ${number((tokens - 1) / seconds)} tokens/s` : "";
     say(facts, `first text after ${number((first ?? performance.now()) - begun, 0)} ms, ${tokens} tokens${rate}, ended by ${finish ?? "nothing"}`);
   } catch (error) {
     say(facts, error.name === "AbortError" ? "stopped" : `failed: ${error.message}`);

@@ -13,10 +13,11 @@ function parts({ arms, device, resident_bytes: resident, available_bytes: availa
   const kv = lanes.map((lane) => Math.min(lane?.kv_bytes ?? 0, held(lane)));
   const weights = lanes.map((lane, at) => held(lane) - kv[at]);
   const ours = weights[0] + weights[1] + kv[0] + kv[1];
-  const rest = onCard ? device.memory_used - ours : resident - ours;
+  // In main memory, a cache takes its pages only as they are used.
+  const rest = onCard ? device.memory_used - ours : resident - weights[0] - weights[1];
   const free = onCard ? device.memory_total - device.memory_used : available;
   return [
-    ["stable", weights[0], "of-stable"], ["canary", weights[1], "of-canary"], ["KV cache", kv[0] + kv[1], "of-kv"],
+    ["stable", weights[0], "of-stable"], ["canary", weights[1], "of-canary"], [onCard ? "KV cache" : "KV cache, reserved", kv[0] + kv[1], "of-kv"],
     [onCard ? "other" : "rest of the process", Math.max(0, rest), "of-rest"], ["free", free, "of-free"],
   ];
 }

@@ -16,10 +16,14 @@ const ORDERS = {
   weight: ["Set the weight", "/admin/weight", {}, ({ phase }) => phase === "running" || phase === "paused"],
 };
 let pending = null;
+/** Counts what was asked for, so that a late answer is dropped. */
+let asked = 0;
 
 function body(name) {
   const [by, reason] = [byId("by").value.trim(), byId("reason").value.trim()];
-  const more = name === "weight" ? { percent: Number(byId("percent").value) } : {};
+  const percent = byId("percent");
+  if (name === "weight" && (percent.value === "" || !percent.checkValidity())) throw new Error("it must be a whole number from 0 to 100");
+  const more = name === "weight" ? { percent: Number(percent.value) } : {};
   return { ...ORDERS[name][2], ...more, by: by || null, reason: reason || null };
 }
 
@@ -29,17 +33,26 @@ function result(text, bad = false) {
   say(element, text);
 }
 
+/** Shows the dialog; until it is answered, nothing else is shown. */
+function propose(title, path, order, lines, within) {
+  pending = { title, path, order, within };
+  result("");
+  say(byId("preview-title"), title);
+  byId("preview-text").replaceChildren(...lines);
+  byId("preview").showModal();
+}
+
 async function preview(name) {
   const [title, path] = ORDERS[name];
+  const mine = (asked += 1);
   try {
     const given = body(name);
+    result(`${title}: asking the server what it would do`);
     const seen = await json(path, { body: { ...given, dry_run: true } });
-    pending = { title, path, body: { ...given, expect: seen.revision } };
-    say(byId("preview-title"), title);
-    byId("preview-text").replaceChildren(...told(seen));
-    byId("preview").showModal();
+    if (mine !== asked || byId("preview").open) return;
+    propose(title, path, { ...given, expect: seen.revision }, told(seen), 90_000);
   } catch (error) {
-    result(`${title}: ${error.message}`, true);
+    if (mine === asked) result(`${title}: ${error.message}`, true);
   }
 }
 
@@ -57,11 +70,14 @@ function told({ text, weight, weight_after: after, stable_after: stable, arms, d
 }
 
 async function give() {
+  if (!pending) return;
+  const { title, path, order, within } = pending;
+  pending = null;
   byId("preview").close();
-  const { title, path, body: order } = pending;
+  byId("outcome").focus();
   try {
     result(`${title}: under way`);
-    await json(path, { body: order });
+    await json(path, { body: order, within });
     result(`${title}: done`);
     byId("reason").value = "";
   } catch (error) {
@@ -69,18 +85,15 @@ async function give() {
   }
 }
 
-async function load(event) {
+function load(event) {
   event.preventDefault();
-  const given = { path: byId("path").value.trim(), retry: byId("retry").checked, allow: byId("allow").checked };
-  if (byId("expect").value) given.expect = byId("expect").value;
+  if (byId("preview").open) return;
+  asked += 1;
   const { by, reason } = body("pause");
-  try {
-    result("Load: under way");
-    const { version } = await json("/admin/canary/load", { body: { ...given, by, reason } });
-    result(`Load: ${version} is loaded and its rollout has begun`);
-  } catch (error) {
-    result(`Load: ${error.message}`, true);
-  }
+  const order = { path: byId("path").value.trim(), retry: byId("retry").checked, allow: byId("allow").checked, by, reason };
+  if (byId("expect").value) order.expect = byId("expect").value;
+  const line = `${order.path} is loaded as the canary, and its rollout begins with its first share of the requests.`;
+  propose("Load", "/admin/canary/load", order, [make("p", {}, line)], 1_800_000);
 }
 
 export function begin() {
@@ -93,6 +106,7 @@ export function begin() {
   byId("load").addEventListener("submit", load);
   byId("give").addEventListener("click", give);
   byId("keep").addEventListener("click", () => byId("preview").close());
+  byId("preview").addEventListener("close", () => { pending = null; });
 }
 
 export function update(status) {

@@ -1,6 +1,6 @@
 // The page: takes the token, follows the live stream, and hands each sample to the sections.
 
-import { setToken, takeToken } from "./api.js";
+import { keptToken, setToken, takeToken } from "./api.js";
 import * as arms from "./arms.js";
 import * as ask from "./ask.js";
 import { byId, make, say, show } from "./dom.js";
@@ -66,20 +66,40 @@ const live = {
     draw();
   },
   live: () => connection("live", "live"),
-  stale: (since) => connection("stale", `stale since ${new Date(since).toLocaleTimeString()}`),
+  stale: (since) => connection("stale", `stale since ${since.toLocaleTimeString()}`),
+  unseen() {
+    connection("", "paused while this tab is hidden");
+    document.title = `(paused) ${document.title.replace("(paused) ", "")}`;
+  },
   denied() {
     connection("stale", "not allowed");
-    byId("token").showModal();
+    byId("unlock").hidden = false;
+    if (!byId("token").open) byId("token").showModal();
   },
 };
 
-byId("token-form").addEventListener("submit", () => {
-  setToken(byId("token-value").value.trim());
+function unlocked() {
+  byId("unlock").hidden = true;
+  byId("token").close();
   follow(live);
+}
+
+// The address of a server that was started again, in the tab of the one before.
+addEventListener("hashchange", () => {
+  if (takeToken()) location.reload();
+});
+byId("unlock").addEventListener("click", () => byId("token").showModal());
+byId("token-form").addEventListener("submit", (event) => {
+  event.preventDefault();
+  const field = byId("token-value");
+  const good = setToken(field.value);
+  say(byId("token-problem"), good ? "" : "This is neither a token nor an address with one.");
+  field.value = "";
+  if (good) unlocked();
 });
 for (const section of [ask, memory, orders, timeline]) section.begin();
 arms.begin(draw);
 // For tests: what is kept.
 window.serin = { points: () => series.size };
-if (takeToken()) follow(live);
+if (takeToken() || keptToken()) follow(live);
 else live.denied();

@@ -52,6 +52,7 @@ export class Series {
       }
     };
     const sparse = 3 * STRIDE * 1000;
+    // The server's coarse points reach into the time of the fine ones, for when those are gone.
     put(this.#coarse, at.length ? at[0] : Infinity, sparse);
     put(this.#fine, Infinity, GAP, sparse);
     return out;
