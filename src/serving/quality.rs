@@ -32,6 +32,14 @@ impl Collected {
         };
     }
 
+    /// Why the reply ended, as in the API; `None` while it goes on.
+    pub fn finish_reason(&self) -> Option<&'static str> {
+        self.end.map(|end| match end {
+            End::Token | End::StopString => Finish::Stop.as_str(),
+            End::Length => Finish::Length.as_str(),
+        })
+    }
+
     /// The flags of a reply that is complete: its token ids, and the codec that spells them.
     pub fn flags(&self, request: &GenerateRequest, ids: &[u32], codec: &Codec) -> Flags {
         let Some(end) = self.end else { return Flags::NONE };

@@ -54,7 +54,10 @@ pub(super) fn played(
     let who = who(control, *arm, deployment);
     metrics::request(who, class.as_str(), &played.timings);
     if played.served.rescued && class == Class::Ok {
-        metrics::rescued(&deployment.version);
+        metrics::rescued(who);
+    }
+    if let Some(reason) = played.collected.finish_reason().filter(|_| class == Class::Ok) {
+        metrics::finished(who, reason);
     }
     if can_be_voted_on(class) {
         control.remember_author(request.id.clone(), conversation, &played.assignment);
