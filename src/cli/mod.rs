@@ -13,6 +13,7 @@ pub mod ended;
 mod ledger;
 mod listeners;
 mod logging;
+mod notify;
 mod operate;
 mod restarts;
 pub mod serve;

@@ -7,7 +7,7 @@ use super::ended::Ended;
 use super::listeners::{self, Listeners};
 use super::logging::{self, LogFormat};
 use super::signals::{self, Signals, StopSignal};
-use super::{CliError, supervise};
+use super::{CliError, notify, supervise};
 use crate::alerts::Alerts;
 use crate::config::{Config, LedgerConfig};
 use crate::control::{
@@ -186,6 +186,7 @@ impl Running {
         let ended = tokio::select! {
             ended = self.serve(config) => ended,
             told = signals.next() => {
+                notify::stopping();
                 let ended = control.clone();
                 signals.end_at_next(move || ended.end_in_order());
                 // With SIGINT from a terminal, there is no load balancer to wait for.
@@ -206,6 +207,7 @@ impl Running {
     async fn serve(&mut self, config: &Config) -> Result<Ended, CliError> {
         self.load(config).await?;
         greet(&config.model, self.addr, self.operators);
+        notify::ready();
         let ended = (&mut self.server).await;
         tracing::error!(?ended, "the server has stopped");
         Ok(Ended::ByItself)
