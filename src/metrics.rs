@@ -1,16 +1,23 @@
 //! Every metric: name, unit, help text, buckets, and the one function that records it.
 //!
 //! Names and labels follow vLLM's where vLLM has the same metric, so that existing dashboards work; `arm` and
-//! `version` are always added. serin's own metrics begin with `serin_`. Label values come from bounded sets.
-//! This file knows only plain figures.
+//! `version` are always added. serin's own metrics begin with `serin_`. Label values come from bounded sets, and
+//! each series of such a set is there with 0 before anything is counted: otherwise `rate()` would miss the first event.
+//! This file knows only plain figures. `docs/metrics.md` lists [`TABLE`], which a test compares.
+
+mod expiry;
+#[cfg(test)]
+mod tests;
+
+pub use expiry::Expiry;
 
 use crate::engine::{LaneStats, Timings, UnloadReport};
-use crate::rollout::{Arm, Flags};
+use crate::rollout::{Arm, Class, Flag, Flags};
 use metrics::{counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram};
 use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle};
 use serin_kernels::cuda::Readings;
 use std::sync::OnceLock;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 const TTFT: &str = "vllm:time_to_first_token_seconds";
@@ -25,6 +32,7 @@ const OUTPUT_TOKENS: &str = "vllm:generation_tokens_total";
 const RUNNING: &str = "vllm:num_requests_running";
 const WAITING: &str = "vllm:num_requests_waiting";
 const KV_USAGE: &str = "vllm:kv_cache_usage_perc";
+const FINISHED: &str = "vllm:request_success_total";
 const PREEMPTIONS: &str = "vllm:num_preemptions_total";
 const PREFIX_LOOKUPS: &str = "vllm:prefix_cache_queries_total";
 const PREFIX_HITS: &str = "vllm:prefix_cache_hits_total";
@@ -37,17 +45,23 @@ const REPLY_FLAGS: &str = "serin_reply_flags_total";
 const FEEDBACK: &str = "serin_feedback_total";
 const RETRIES: &str = "serin_retries_total";
 const DECISIONS: &str = "serin_rollout_decisions_total";
-const WEIGHT: &str = "serin_canary_weight";
-const ROUTED: &str = "serin_canary_routed";
-const SHARE: &str = "serin_canary_share";
+const WEIGHT: &str = "serin_canary_weight_ratio";
+const ROUTED: &str = "serin_canary_routed_ratio";
+const SHARE: &str = "serin_canary_share_ratio";
 const GATE: &str = "serin_rollout_gate";
 const GATE_VALUE: &str = "serin_rollout_gate_value";
+const GATE_LIMIT: &str = "serin_rollout_gate_limit";
 const EVIDENCE: &str = "serin_rollout_evidence";
+const EVIDENCE_LIMIT: &str = "serin_rollout_evidence_limit";
+const PHASE: &str = "serin_rollout_phase";
 const DETECTABLE_RATIO: &str = "serin_rollout_detectable_error_ratio";
 const DETECTABLE_SHARE: &str = "serin_rollout_detectable_exceedance";
 const UNTIL: &str = "serin_rollout_gate_decides_in_seconds";
 const LEDGER_FAILING: &str = "serin_ledger_failing";
-const ALERTS: &str = "serin_alerts";
+const ALERTS: &str = "serin_alerts_total";
+const ALERTS_WAITING: &str = "serin_alerts_waiting";
+const BUILD: &str = "serin_build_info";
+const UPTIME: &str = "serin_uptime_seconds";
 const ARENA_USED: &str = "serin_arena_used_bytes";
 const ARENA_RESERVED: &str = "serin_arena_reserved_bytes";
 const CARD_USED: &str = "serin_card_pool_used_bytes";
@@ -55,7 +69,7 @@ const CARD_RESERVED: &str = "serin_card_pool_reserved_bytes";
 const RESIDENT: &str = "serin_resident_bytes";
 const DEVICE_USED: &str = "serin_device_memory_used_bytes";
 const DEVICE_FREE: &str = "serin_device_memory_free_bytes";
-const DEVICE_BUSY: &str = "serin_device_utilisation";
+const DEVICE_BUSY: &str = "serin_device_utilisation_ratio";
 const DEVICE_POWER: &str = "serin_device_power_watts";
 const DEVICE_HEAT: &str = "serin_device_temperature_celsius";
 const DEVICE_CLOCK: &str = "serin_device_clock_hertz";
@@ -89,74 +103,197 @@ pub fn install() -> Result<PrometheusHandle, BuildError> {
     if let Some(handle) = HANDLE.get() {
         return Ok(handle.clone());
     }
+    let handle = builder()?.install_recorder()?;
+    describe();
+    begin_process();
+    Ok(HANDLE.get_or_init(|| handle).clone())
+}
+
+fn builder() -> Result<PrometheusBuilder, BuildError> {
     let mut builder = PrometheusBuilder::new();
     let finer = [(TTFT, &TTFT_BUCKETS[..]), (TPOT, &TOKEN_BUCKETS), (ITL, &TOKEN_BUCKETS)];
     let coarse = [E2E, QUEUE, PREFILL, DECODE, UNLOAD_SECONDS].map(|n| (n, &REQUEST_BUCKETS[..]));
     for (name, buckets) in finer.into_iter().chain(coarse) {
         builder = builder.set_buckets_for_metric(Matcher::Full(name.to_owned()), buckets)?;
     }
-    let handle = builder.install_recorder()?;
-    describe();
-    Ok(HANDLE.get_or_init(|| handle).clone())
+    Ok(builder)
 }
 
+/// Every series in Prometheus' text format. The recorder's counters are whole numbers, so the one counter of seconds is
+/// kept as a gauge, and its type is corrected here.
+pub fn render(handle: &PrometheusHandle) -> String {
+    let kept = format!("# TYPE {STEP_SECONDS} gauge\n");
+    handle.render().replacen(&kept, &format!("# TYPE {STEP_SECONDS} counter\n"), 1)
+}
+
+/// What a metric is to Prometheus.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Counter,
+    Gauge,
+    Histogram,
+}
+
+use Kind::{Counter, Gauge, Histogram};
+
+/// Name, kind, labels and help text of one metric.
+type Row = (&'static str, Kind, &'static [&'static str], &'static str);
+
+/// The labels of one arm's version.
+const ARM: &[&str] = &["model_name", "arm", "version"];
+const ARM_CLASS: &[&str] = &["model_name", "arm", "version", "class"];
+const ARM_FLAG: &[&str] = &["model_name", "arm", "version", "flag"];
+const ARM_REASON: &[&str] = &["model_name", "arm", "version", "finished_reason"];
+const PER_GATE: &[&str] = &["gate"];
+const NONE: &[&str] = &[];
+
+/// Every metric.
+#[rustfmt::skip]
+const TABLE: &[Row] = &[
+    (TTFT, Histogram, ARM, "Time from arrival to the first token, in the generation loop."),
+    (TPOT, Histogram, ARM, "Mean time per output token after the first, per request."),
+    (ITL, Histogram, ARM, "Time between two output tokens, as the generation loop sees it."),
+    (E2E, Histogram, ARM, "Time from arrival to the end of generation."),
+    (QUEUE, Histogram, ARM, "Time from arrival to the first step."),
+    (PREFILL, Histogram, ARM, "Time from the first step to the first token."),
+    (DECODE, Histogram, ARM, "Time from the first to the last token."),
+    (PROMPT_TOKENS, Counter, ARM, "Prompt tokens of answered requests."),
+    (OUTPUT_TOKENS, Counter, ARM, "Tokens generated for answered requests."),
+    (FINISHED, Counter, ARM_REASON, "Answered requests, by why the first reply ended: stop or length."),
+    (RUNNING, Gauge, ARM, "Sequences in the running batch."),
+    (WAITING, Gauge, ARM, "Sequences waiting for admission."),
+    (KV_USAGE, Gauge, ARM, "Share of KV blocks in use, 0 to 1."),
+    (PREEMPTIONS, Counter, ARM, "Times that a running sequence lost its KV blocks to others."),
+    (PREFIX_LOOKUPS, Counter, ARM, "Prompt tokens looked up in the prefix cache."),
+    (PREFIX_HITS, Counter, ARM, "Prompt tokens found in the prefix cache."),
+    (KV_CACHED, Gauge, ARM, "KV blocks whose prefix can be reused, in use or not."),
+    (KV_EVICTIONS, Counter, ARM, "Cached KV blocks evicted."),
+    (STEPS, Counter, ARM, "Steps of a model."),
+    (STEP_SECONDS, Counter, ARM, "Time that a model's steps took on the device."),
+    (REQUESTS, Counter, ARM_CLASS, "Finished requests by outcome class."),
+    (RESCUED, Counter, ARM, "Requests that the canary failed and this version answered."),
+    (REPLY_FLAGS, Counter, ARM_FLAG, "Requests with a flag, by flag, while a canary is loaded."),
+    (CROSS_READ, Counter, &["result"], "Replies chosen to be read by both models, by what became of them."),
+    (FEEDBACK, Counter, &["arm", "vote"], "Votes on replies."),
+    (RETRIES, Counter, &["arm"], "Replies that a user regenerated soon after."),
+    (DECISIONS, Counter, &["kind"], "Decisions of the rollout by kind."),
+    (PHASE, Gauge, &["phase"], "1 for the phase that the rollout is in, 0 for the others."),
+    (WEIGHT, Gauge, NONE, "The canary's weight, 0 to 1."),
+    (ROUTED, Gauge, NONE, "The share that is routed to the canary, 0 to 1."),
+    (SHARE, Gauge, NONE, "The canary's real share of the latest 1,000 requests, 0 to 1."),
+    (GATE, Gauge, PER_GATE, "State of each gate: 1 pass, 0 inconclusive or not judged, -1 fail."),
+    (GATE_VALUE, Gauge, PER_GATE, "The value that each gate judges, in the unit of the gate; NaN if it has none."),
+    (GATE_LIMIT, Gauge, PER_GATE, "The limit of that value, in the same unit; NaN if there is none."),
+    (EVIDENCE, Gauge, PER_GATE, "E-value of each gate that has one; else NaN."),
+    (EVIDENCE_LIMIT, Gauge, PER_GATE, "The e-value at which a gate acts: 1/alpha, or more where gates share alpha; NaN if it has none."),
+    (DETECTABLE_RATIO, Gauge, NONE, "Smallest ratio of error rates that data so far can show."),
+    (DETECTABLE_SHARE, Gauge, NONE, "Smallest share of slow replies that data so far can show."),
+    (UNTIL, Gauge, PER_GATE, "Expected time until each gate can decide; -1: never at this traffic."),
+    (LEDGER_FAILING, Gauge, NONE, "1 while the ledger cannot be written."),
+    (ALERTS, Counter, &["webhook", "fate"], "Alerts per webhook and result: sent, retried, failed or dropped."),
+    (ALERTS_WAITING, Gauge, &["webhook"], "Alerts that are still to be sent to a webhook."),
+    (ARENA_USED, Gauge, ARM, "Bytes in live allocations of the model's arena."),
+    (ARENA_RESERVED, Gauge, ARM, "Bytes that the model's arena has reserved from the system."),
+    (CARD_USED, Gauge, ARM, "Bytes in live allocations of the model's memory pool on the GPU; 0 without one."),
+    (CARD_RESERVED, Gauge, ARM, "Bytes that the model's memory pool has reserved on the GPU; 0 without one."),
+    (RESIDENT, Gauge, NONE, "Resident set of the process."),
+    (DEVICE_USED, Gauge, NONE, "Memory of the GPU in use, by all programs."),
+    (DEVICE_FREE, Gauge, NONE, "Free memory of the GPU."),
+    (DEVICE_BUSY, Gauge, NONE, "Share of recent time in which the GPU was busy, 0 to 1."),
+    (DEVICE_POWER, Gauge, NONE, "Power that the GPU draws."),
+    (DEVICE_HEAT, Gauge, NONE, "The GPU's temperature."),
+    (DEVICE_CLOCK, Gauge, &["clock"], "The GPU's clocks: sm and memory."),
+    (DEVICE_THROTTLED, Gauge, NONE, "1 while heat or a power limit slows the GPU down."),
+    (UNLOAD_SECONDS, Histogram, NONE, "Time from an unload's start until its memory was freed."),
+    (LEAKED, Counter, NONE, "Bytes that unloads could not free."),
+    (LOG_DROPPED, Counter, NONE, "Log lines dropped because standard error was not read."),
+    (TURNED_AWAY, Counter, &["reason"], "Connections closed because the limit was reached, by reason."),
+    (UPTIME, Gauge, NONE, "Time since the process started."),
+    (BUILD, Gauge, &["version", "arch", "cuda"], "1; its labels say what was built: version, processor, with CUDA or not."),
+];
+
 fn describe() {
-    describe_histogram!(TTFT, "Time from arrival to the first token, in the generation loop.");
-    describe_histogram!(TPOT, "Mean time per output token after the first, per request.");
-    describe_histogram!(ITL, "Time between two output tokens, as the generation loop sees it.");
-    describe_histogram!(E2E, "Time from arrival to the end of generation.");
-    describe_histogram!(QUEUE, "Time from arrival to the first step.");
-    describe_histogram!(PREFILL, "Time from the first step to the first token.");
-    describe_histogram!(DECODE, "Time from the first to the last token.");
-    describe_counter!(PROMPT_TOKENS, "Prompt tokens of answered requests.");
-    describe_counter!(OUTPUT_TOKENS, "Tokens generated for answered requests.");
-    describe_gauge!(RUNNING, "Sequences in the running batch.");
-    describe_gauge!(WAITING, "Sequences waiting for admission.");
-    describe_gauge!(KV_USAGE, "Share of KV blocks in use, 0 to 1.");
-    describe_gauge!(PREEMPTIONS, "Preemptions since the model was loaded.");
-    describe_gauge!(PREFIX_LOOKUPS, "Prompt tokens looked up in the prefix cache since the load.");
-    describe_gauge!(PREFIX_HITS, "Prompt tokens found in the prefix cache since the load.");
-    describe_gauge!(KV_CACHED, "KV blocks whose prefix can be reused, in use or not.");
-    describe_gauge!(KV_EVICTIONS, "Cached KV blocks evicted since the model was loaded.");
-    describe_counter!(REQUESTS, "Finished requests by outcome class.");
-    describe_counter!(RESCUED, "Requests that the canary failed and stable answered.");
-    describe_counter!(
-        CROSS_READ,
-        "Replies chosen to be read by both models, by what became of them."
-    );
-    describe_counter!(REPLY_FLAGS, "Requests with a flag, by flag, while a canary is loaded.");
-    describe_counter!(FEEDBACK, "Votes on replies.");
-    describe_counter!(RETRIES, "Replies that a user regenerated soon after.");
-    describe_counter!(DECISIONS, "Decisions of the rollout by kind.");
-    describe_gauge!(WEIGHT, "The canary's weight, 0 to 1.");
-    describe_gauge!(ROUTED, "The share that is routed to the canary, 0 to 1.");
-    describe_gauge!(SHARE, "The canary's real share of the latest 1,000 requests, 0 to 1.");
-    describe_gauge!(GATE, "State of each gate: 1 pass, 0 inconclusive or not judged, -1 fail.");
-    describe_gauge!(GATE_VALUE, "The value that each gate judges, if it has one.");
-    describe_gauge!(EVIDENCE, "E-value of each gate that has one; compared with 1/alpha.");
-    describe_gauge!(DETECTABLE_RATIO, "Smallest ratio of error rates that data so far can show.");
-    describe_gauge!(DETECTABLE_SHARE, "Smallest share of slow replies that data so far can show.");
-    describe_gauge!(UNTIL, "Expected time until each gate can decide; -1: never at this traffic.");
-    describe_gauge!(LEDGER_FAILING, "1 while the ledger cannot be written.");
-    describe_gauge!(ALERTS, "Alerts per webhook and result since the start.");
-    describe_gauge!(ARENA_USED, "Bytes in live allocations of the model's arena.");
-    describe_gauge!(ARENA_RESERVED, "Bytes that the model's arena has reserved from the system.");
-    describe_gauge!(CARD_USED, "Bytes in live allocations of the model's memory pool on the GPU.");
-    describe_gauge!(CARD_RESERVED, "Bytes that the model's memory pool has reserved on the GPU.");
-    describe_gauge!(RESIDENT, "Resident set of the process.");
-    describe_gauge!(DEVICE_USED, "Memory of the device in use, by all programs.");
-    describe_gauge!(DEVICE_FREE, "Free memory of the device.");
-    describe_gauge!(DEVICE_BUSY, "Share of recent time in which the device was busy, 0 to 1.");
-    describe_gauge!(DEVICE_POWER, "Power that the device draws.");
-    describe_gauge!(DEVICE_HEAT, "The device's temperature.");
-    describe_gauge!(DEVICE_CLOCK, "The device's clocks.");
-    describe_gauge!(DEVICE_THROTTLED, "1 while heat or a power limit slows the device down.");
-    describe_histogram!(UNLOAD_SECONDS, "Time from an unload's start until its memory was freed.");
-    describe_counter!(LEAKED, "Bytes that unloads could not free.");
-    describe_gauge!(STEPS, "Steps of a model since it was loaded.");
-    describe_gauge!(STEP_SECONDS, "Time that a model's steps took on the device.");
-    describe_counter!(LOG_DROPPED, "Log lines dropped because standard error was not read.");
-    describe_counter!(TURNED_AWAY, "Connections closed because the limit was reached, by reason.");
+    for (name, kind, _, help) in TABLE {
+        match kind {
+            Counter => describe_counter!(*name, *help),
+            Gauge => describe_gauge!(*name, *help),
+            Histogram => describe_histogram!(*name, *help),
+        }
+    }
+}
+
+/// Kinds of decisions, ends of replies and other label values that no type lists.
+const DECISION_KINDS: [&str; 20] = [
+    "started",
+    "raised",
+    "rolled_back",
+    "promoted",
+    "held",
+    "stalled",
+    "paused",
+    "resumed",
+    "weight_set",
+    "promotion_ordered",
+    "stable_fault",
+    "ready",
+    "awaiting_confirm",
+    "confirmed",
+    "would_raise",
+    "would_promote",
+    "would_roll_back",
+    "noticed",
+    "undone",
+    "self_test_done",
+];
+const FINISH_REASONS: [&str; 2] = ["stop", "length"];
+const READ_RESULTS: [&str; 4] = ["read", "dropped", "too_long", "failed"];
+const CLOSED_REASONS: [&str; 3] = ["silent", "full", "late"];
+const PHASES: [&str; 6] = ["idle", "running", "paused", "rolled_back", "promoted", "self_tested"];
+
+/// Series that exist from the start, with 0.
+fn begin_process() {
+    for arm in ["stable", "canary"] {
+        counter!(RETRIES, "arm" => arm).increment(0);
+        for vote in ["up", "down"] {
+            counter!(FEEDBACK, "arm" => arm, "vote" => vote).increment(0);
+        }
+    }
+    for kind in DECISION_KINDS {
+        counter!(DECISIONS, "kind" => kind).increment(0);
+    }
+    for result in READ_RESULTS {
+        counter!(CROSS_READ, "result" => result).increment(0);
+    }
+    for reason in CLOSED_REASONS {
+        counter!(TURNED_AWAY, "reason" => reason).increment(0);
+    }
+    counter!(LEAKED).increment(0);
+    counter!(LOG_DROPPED).increment(0);
+    // A histogram without samples is shown as soon as it is registered.
+    let _ = histogram!(UNLOAD_SECONDS);
+    let cuda = if cfg!(feature = "cuda") { "yes" } else { "no" };
+    let labels =
+        [("version", env!("CARGO_PKG_VERSION")), ("arch", std::env::consts::ARCH), ("cuda", cuda)];
+    gauge!(BUILD, &labels).set(1.0);
+}
+
+/// The series of a version that serves, with 0 where nothing has been counted yet.
+pub fn serving(who: Who<'_>) {
+    let labels = who.labels();
+    let with = |name: &'static str, label: &'static str, value: &'static str| {
+        let mut labels = labels.to_vec();
+        labels.push((label, value.to_owned()));
+        counter!(name, &labels).increment(0);
+    };
+    Class::ALL.iter().for_each(|class| with(REQUESTS, "class", class.as_str()));
+    Flag::ALL.iter().for_each(|flag| with(REPLY_FLAGS, "flag", flag.as_str()));
+    FINISH_REASONS.iter().for_each(|reason| with(FINISHED, "finished_reason", reason));
+    for name in [PROMPT_TOKENS, OUTPUT_TOKENS, RESCUED] {
+        counter!(name, &labels).increment(0);
+    }
+    for name in [TTFT, TPOT, ITL, E2E, QUEUE, PREFILL, DECODE] {
+        let _ = histogram!(name, &labels);
+    }
 }
 
 /// Log lines dropped since the start.
@@ -221,9 +358,16 @@ pub fn token_gaps(who: Who<'_>) -> metrics::Histogram {
     histogram!(ITL, &who.labels())
 }
 
-/// `version`: the one that answered.
-pub fn rescued(version: &str) {
-    counter!(RESCUED, "version" => version.to_owned()).increment(1);
+/// A request that the canary had failed was answered; `who`: by whom.
+pub fn rescued(who: Who<'_>) {
+    counter!(RESCUED, &who.labels()).increment(1);
+}
+
+/// A request was answered; `reason`: why its first reply ended, as in the API.
+pub fn finished(who: Who<'_>, reason: &'static str) {
+    let mut labels = who.labels().to_vec();
+    labels.push(("finished_reason", reason.to_owned()));
+    counter!(FINISHED, &labels).increment(1);
 }
 
 /// A reply that was chosen to be read by both models; `result`: `read`, `dropped`, `too_long` or `failed`.
@@ -263,29 +407,76 @@ pub fn unloaded(report: &UnloadReport) {
     counter!(LEAKED).increment(report.after.used as u64 + on_card);
 }
 
-/// Gauges of one lane; called when metrics are scraped.
-pub fn lane(who: Who<'_>, stats: &LaneStats) {
-    let get = |gauge: &std::sync::atomic::AtomicU64| gauge.load(Ordering::Relaxed) as f64;
+/// What a lane has counted since its model was loaded.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Totals {
+    preemptions: u64,
+    prefix_lookups: u64,
+    prefix_hits: u64,
+    evictions: u64,
+    steps: u64,
+    step_micros: u64,
+}
+
+impl Totals {
+    /// The counts of now.
+    pub fn of(stats: &LaneStats) -> Totals {
+        Totals {
+            preemptions: stats.preemptions.load(Ordering::Relaxed),
+            prefix_lookups: stats.prefix_lookup_tokens.load(Ordering::Relaxed),
+            prefix_hits: stats.prefix_hit_tokens.load(Ordering::Relaxed),
+            evictions: stats.blocks_evicted.load(Ordering::Relaxed),
+            steps: stats.steps.load(Ordering::Relaxed),
+            step_micros: stats.step_micros.load(Ordering::Relaxed),
+        }
+    }
+
+    /// Both together: a version that was loaded twice.
+    pub fn plus(self, other: Totals) -> Totals {
+        Totals {
+            preemptions: self.preemptions + other.preemptions,
+            prefix_lookups: self.prefix_lookups + other.prefix_lookups,
+            prefix_hits: self.prefix_hits + other.prefix_hits,
+            evictions: self.evictions + other.evictions,
+            steps: self.steps + other.steps,
+            step_micros: self.step_micros + other.step_micros,
+        }
+    }
+}
+
+/// One lane; called when metrics are scraped. `earlier`: what this version counted on this arm before its present load.
+pub fn lane(who: Who<'_>, stats: &LaneStats, earlier: Totals) {
+    let labels = who.labels();
+    let total = earlier.plus(Totals::of(stats));
+    for (name, count) in [
+        (PREEMPTIONS, total.preemptions),
+        (PREFIX_LOOKUPS, total.prefix_lookups),
+        (PREFIX_HITS, total.prefix_hits),
+        (KV_EVICTIONS, total.evictions),
+        (STEPS, total.steps),
+    ] {
+        counter!(name, &labels).absolute(count);
+    }
+    gauge!(STEP_SECONDS, &labels).set(total.step_micros as f64 / 1e6);
+    lane_gauges(who, stats);
+}
+
+/// A version that no longer serves on this arm: its gauges read zero from now on, its counters stay.
+pub fn lane_gone(who: Who<'_>) {
+    lane_gauges(who, &LaneStats::default());
+}
+
+fn lane_gauges(who: Who<'_>, stats: &LaneStats) {
+    let get = |gauge: &AtomicU64| gauge.load(Ordering::Relaxed) as f64;
     let labels = who.labels();
     gauge!(RUNNING, &labels).set(get(&stats.running));
     gauge!(WAITING, &labels).set(get(&stats.waiting));
     gauge!(KV_USAGE, &labels).set(get(&stats.blocks_used) / get(&stats.blocks_total).max(1.0));
-    gauge!(PREEMPTIONS, &labels).set(get(&stats.preemptions));
-    gauge!(STEPS, &labels).set(get(&stats.steps));
-    gauge!(STEP_SECONDS, &labels).set(get(&stats.step_micros) / 1e6);
-    gauge!(PREFIX_LOOKUPS, &labels).set(get(&stats.prefix_lookup_tokens));
-    gauge!(PREFIX_HITS, &labels).set(get(&stats.prefix_hit_tokens));
     gauge!(KV_CACHED, &labels).set(get(&stats.blocks_cached));
-    gauge!(KV_EVICTIONS, &labels).set(get(&stats.blocks_evicted));
     gauge!(ARENA_USED, &labels).set(get(&stats.arena_used));
     gauge!(ARENA_RESERVED, &labels).set(get(&stats.arena_reserved));
     gauge!(CARD_USED, &labels).set(get(&stats.card_used));
     gauge!(CARD_RESERVED, &labels).set(get(&stats.card_reserved));
-}
-
-/// A lane that was unloaded: its gauges read zero from now on.
-pub fn lane_gone(who: Who<'_>) {
-    lane(who, &LaneStats::default());
 }
 
 /// One gate, as shown in gauges.
@@ -297,8 +488,12 @@ pub struct GateGauge {
     pub state: i8,
     /// What the gate judges, in its own unit; `None` if it has no value.
     pub value: Option<f64>,
-    /// Its e-value, compared with 1/alpha; `None` for gates without one.
+    /// The limit of that value, in the same unit; `None` if there is none.
+    pub limit: Option<f64>,
+    /// Its e-value; `None` for gates without one.
     pub evidence: Option<f64>,
+    /// The e-value at which it acts; `None` for gates without one.
+    pub evidence_limit: Option<f64>,
     /// Seconds until it can decide, at the current traffic; none if it already can or never will.
     pub decides_in: Option<f64>,
 }
@@ -306,6 +501,10 @@ pub struct GateGauge {
 /// The rollout's gauges.
 #[derive(Debug, Clone, Default)]
 pub struct RolloutGauges {
+    /// Its phase, as in the status.
+    pub phase: String,
+    /// Time since the process started, in seconds.
+    pub uptime: f64,
     /// 0 to 1.
     pub weight: f64,
     /// What is routed to the canary, 0 to 1.
@@ -327,6 +526,10 @@ pub struct RolloutGauges {
 /// Called when metrics are scraped. Unknown values read NaN, as is usual in Prometheus.
 pub fn rollout(gauges: &RolloutGauges) {
     let or_nan = |value: Option<f64>| value.unwrap_or(f64::NAN);
+    for phase in PHASES {
+        gauge!(PHASE, "phase" => phase).set(f64::from(u8::from(phase == gauges.phase)));
+    }
+    gauge!(UPTIME).set(gauges.uptime);
     gauge!(WEIGHT).set(gauges.weight);
     gauge!(ROUTED).set(gauges.routed);
     gauge!(SHARE).set(gauges.share);
@@ -337,7 +540,9 @@ pub fn rollout(gauges: &RolloutGauges) {
     for gate in &gauges.gates {
         gauge!(GATE, "gate" => gate.name.clone()).set(f64::from(gate.state));
         gauge!(GATE_VALUE, "gate" => gate.name.clone()).set(or_nan(gate.value));
+        gauge!(GATE_LIMIT, "gate" => gate.name.clone()).set(or_nan(gate.limit));
         gauge!(EVIDENCE, "gate" => gate.name.clone()).set(or_nan(gate.evidence));
+        gauge!(EVIDENCE_LIMIT, "gate" => gate.name.clone()).set(or_nan(gate.evidence_limit));
         gauge!(UNTIL, "gate" => gate.name.clone()).set(or_nan(gate.decides_in));
     }
 }
@@ -358,9 +563,10 @@ pub fn device(readings: &Readings) {
     }
 }
 
-/// What has happened to a webhook's alerts since the start.
-pub fn alerts(webhook: &str, fates: &[(&'static str, u64)]) {
+/// What has happened to a webhook's alerts since the start; `waiting`: those still to be sent.
+pub fn alerts(webhook: &str, fates: &[(&'static str, u64)], waiting: u64) {
     for (fate, count) in fates {
-        gauge!(ALERTS, "webhook" => webhook.to_owned(), "fate" => *fate).set(*count as f64);
+        counter!(ALERTS, "webhook" => webhook.to_owned(), "fate" => *fate).absolute(*count);
     }
+    gauge!(ALERTS_WAITING, "webhook" => webhook.to_owned()).set(waiting as f64);
 }

@@ -8,7 +8,7 @@ use serin::rollout::Arm;
 use serin::serving::reading::agreement;
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 use tokio::sync::mpsc::unbounded_channel;
 
 #[derive(Deserialize)]
@@ -70,6 +70,9 @@ async fn scores(model: &str, texts: &[Text]) -> Vec<Vec<Score>> {
         assert_eq!(scores.len(), count);
         all.push(scores);
     }
+    // Whoever holds scores does not hold the model's memory.
+    let unloaded = engine.unload(lane, Duration::ZERO).await.unwrap();
+    assert_eq!(unloaded.after.used, 0, "{model}: {unloaded:?}");
     all
 }
 

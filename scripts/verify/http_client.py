@@ -13,7 +13,8 @@ from dataclasses import dataclass, field
 
 @dataclass
 class Reply:
-    """A reply and its times. `end`: done, error or cut for streams, else whole. `times`: of the tokens."""
+    """A reply and its times. `end`: done, error or cut for streams, else whole. `times`: of the tokens. `head`:
+    status line and headers in small letters."""
 
     code: int = 0
     sent: float = 0.0
@@ -21,6 +22,7 @@ class Reply:
     end: str = "cut"
     body: bytes = b""
     error: str | None = None
+    head: str = ""
 
     @property
     def ok(self):
@@ -79,7 +81,7 @@ class Connection:
 
     async def _read(self, reply):
         head = (await self.reader.readuntil(b"\r\n\r\n")).decode("latin-1").lower()
-        reply.code = int(head[9:12])
+        reply.code, reply.head = int(head[9:12]), head
         if "transfer-encoding: chunked" in head:
             await self._events(reply) if "text/event-stream" in head else await self._chunks(reply)
         else:

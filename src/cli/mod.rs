@@ -7,11 +7,13 @@
 mod check;
 mod client;
 mod compare;
+mod completions;
 mod demo;
 pub mod ended;
 mod ledger;
 mod listeners;
 mod logging;
+mod notify;
 mod operate;
 mod restarts;
 pub mod serve;
@@ -21,7 +23,7 @@ mod supervise;
 use crate::device::Isa;
 use crate::rollout::Expect;
 use crate::text::{Templates, apart};
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory, Parser, Subcommand};
 use ledger::{LedgerCommand, ReplayArgs};
 use operate::{Author, OrderArgs};
 use std::path::PathBuf;
@@ -111,6 +113,17 @@ enum Command {
     Compare(compare::CompareArgs),
     /// Judge a recorded rollout again, by its own policy or by another.
     Replay(ReplayArgs),
+    /// Print completions for a shell, e.g. `serin completions bash > /etc/bash_completion.d/serin`.
+    Completions {
+        /// The shell.
+        shell: clap_complete::Shell,
+    },
+    /// Write the manual pages to a folder; for packages.
+    #[command(hide = true)]
+    Man {
+        /// The folder.
+        folder: PathBuf,
+    },
     /// Render one model's chat templates for the server that started this process (see `text::apart`).
     #[command(hide = true)]
     RenderTemplates,
@@ -266,6 +279,8 @@ async fn run(command: Command) -> Result<ExitCode, CliError> {
         Command::Ledger { command } => return ledger::run(command),
         Command::Compare(args) => compare::run(&args).await?,
         Command::Replay(args) => return ledger::replay(&args),
+        Command::Completions { shell } => completions::completions(Cli::command(), shell),
+        Command::Man { folder } => completions::man(Cli::command(), &folder)?,
         // Handled earlier, because it needs no runtime.
         Command::RenderTemplates => {}
     }
@@ -275,7 +290,6 @@ async fn run(command: Command) -> Result<ExitCode, CliError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use clap::CommandFactory;
 
     #[test]
     fn the_command_line_is_sound_and_weights_are_bounded() {

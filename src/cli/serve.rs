@@ -7,7 +7,7 @@ use super::ended::Ended;
 use super::listeners::{self, Listeners};
 use super::logging::{self, LogFormat};
 use super::signals::{self, Signals, StopSignal};
-use super::{CliError, supervise};
+use super::{CliError, notify, supervise};
 use crate::alerts::Alerts;
 use crate::config::{Config, LedgerConfig};
 use crate::control::{
@@ -198,6 +198,7 @@ impl Running {
         let ended = tokio::select! {
             ended = self.serve(config) => ended,
             told = signals.next() => {
+                notify::stopping();
                 let ended = control.clone();
                 signals.end_at_next(move || ended.end_in_order());
                 // With SIGINT from a terminal, there is no load balancer to wait for.
@@ -218,6 +219,7 @@ impl Running {
     async fn serve(&mut self, config: &Config) -> Result<Ended, CliError> {
         self.load(config).await?;
         greet(&config.model, self.addr, self.operators, self.page().as_deref());
+        notify::ready();
         let ended = (&mut self.server).await;
         tracing::error!(?ended, "the server has stopped");
         Ok(Ended::ByItself)

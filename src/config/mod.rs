@@ -163,10 +163,16 @@ impl Config {
 /// The folder with the demo models: `models/` here, beside the program, or in the source tree it was built
 /// from.
 pub fn demo_models() -> Result<PathBuf, ConfigError> {
-    let beside = std::env::current_exe().ok().and_then(|exe| Some(exe.parent()?.join("models")));
+    let exe = std::env::current_exe().ok();
+    let folder = exe.as_deref().and_then(Path::parent);
+    let beside = folder.map(|folder| folder.join("models"));
+    let shared = folder.map(|folder| folder.join("../share/serin/models"));
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("models");
-    let places: Vec<PathBuf> =
-        std::iter::once(PathBuf::from("models")).chain(beside).chain([source]).collect();
+    let places: Vec<PathBuf> = std::iter::once(PathBuf::from("models"))
+        .chain(beside)
+        .chain(shared)
+        .chain([source])
+        .collect();
     let found = places.iter().find(|place| place.join("tiny-v1/config.json").is_file());
     found.cloned().ok_or_else(|| {
         let looked: Vec<String> = places.iter().map(|p| p.display().to_string()).collect();

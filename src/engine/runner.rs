@@ -3,7 +3,7 @@
 //!
 //! `fake` has the scripted implementation for tests. A runner is used from one thread only.
 
-use crate::device::{Batch, CardReport, CardUsage, Row};
+use crate::device::{Batch, CardReport, CardUsage, Row, arena};
 use crate::model::{Decoder, Draw, Logprobs, Score, logprobs, sampler};
 use std::time::Duration;
 
@@ -228,13 +228,14 @@ impl Results {
                 let token = |(id, logprobs)| Sampled::Token { id, logprobs };
                 self.done.push(sampled.map_or(Sampled::NonFinite, token));
             }
-            RowTask::Score { token, whole, last } => {
+            // Scores are kept by whoever asked for them, maybe for longer than the model lives: they are not its memory.
+            RowTask::Score { token, whole, last } => arena::outside(|| {
                 self.scores.push(token.and_then(|token| logprobs::score(logits, token, whole)));
                 if last {
                     let scores: Option<Vec<Score>> = self.scores.drain(..).collect();
                     self.done.push(scores.map_or(Sampled::NonFinite, Sampled::Scores));
                 }
-            }
+            }),
         }
     }
 }

@@ -6,7 +6,6 @@ use axum::extract::State;
 use axum::http::header;
 use axum::response::IntoResponse;
 use axum::{Extension, Json};
-use metrics_exporter_prometheus::PrometheusHandle;
 use serde::Serialize;
 
 /// The healthy response.
@@ -45,7 +44,7 @@ pub async fn version() -> Json<Version> {
 
 /// `GET /metrics`, in Prometheus' text format; empty if nothing is recorded.
 pub async fn metrics(State(state): State<AppState>) -> impl IntoResponse {
-    gauges::refresh(state.gateway.control());
-    let text = state.metrics.as_ref().map(PrometheusHandle::render).unwrap_or_default();
+    let page = |recorder| gauges::page(state.gateway.control(), recorder);
+    let text = state.metrics.as_ref().map(page).unwrap_or_default();
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text)
 }

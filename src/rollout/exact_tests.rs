@@ -290,3 +290,13 @@ fn strict_mode_waits_for_certainty() {
     let text = faster.trial.gate(GateName::Ttft).text;
     assert_eq!(faster.state(GateName::Ttft), "pass", "{text}");
 }
+
+#[test]
+fn a_gate_acts_at_the_evidence_that_its_text_names() {
+    let limit = |gate| Policy::default().evidence_limit(gate).map(f64::round);
+    assert_eq!(limit(GateName::Errors), Some(25.0), "1/alpha, of which errors have four fifths");
+    assert_eq!(limit(GateName::Ttft), Some(20.0));
+    assert_eq!(limit(GateName::Bake), None);
+    let plain = Policy { evidence: EvidenceRule::None, ..Policy::default() };
+    assert_eq!(plain.evidence_limit(GateName::Errors), None);
+}

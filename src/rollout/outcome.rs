@@ -29,6 +29,16 @@ pub enum Class {
 }
 
 impl Class {
+    /// Every class.
+    pub const ALL: [Class; 6] = [
+        Class::Ok,
+        Class::ModelError,
+        Class::Timeout,
+        Class::ClientCancel,
+        Class::Rejected,
+        Class::InvalidRequest,
+    ];
+
     /// The name used in labels and texts.
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -145,6 +155,7 @@ mod tests {
             (Class::Rejected, false, false),
             (Class::InvalidRequest, false, false),
         ];
+        assert_eq!(all.map(|(class, ..)| class), Class::ALL);
         for (class, counts, error) in all {
             assert_eq!(class.counts(), counts, "{}", class.as_str());
             assert_eq!(class.is_error(), error, "{}", class.as_str());

@@ -6,7 +6,7 @@
 use super::attempt::Played;
 use super::quality;
 use super::traffic::{Seen, Traffic};
-use super::types::GenerateRequest;
+use super::types::{Finish, GenerateRequest};
 use crate::control::{Control, can_be_voted_on};
 use crate::metrics;
 use crate::rollout::{Arm, Class, Flags, Outcome};
@@ -75,7 +75,12 @@ pub(super) fn played(
     };
     traffic.note(deployment.lane, seen);
     if played.served.rescued && class == Class::Ok {
-        metrics::rescued(&deployment.version);
+        metrics::rescued(who);
+    }
+    if let Some(reason) =
+        played.collected.finish().map(Finish::as_str).filter(|_| class == Class::Ok)
+    {
+        metrics::finished(who, reason);
     }
     if can_be_voted_on(class) {
         control.remember_author(request.id.clone(), conversation, &played.assignment);

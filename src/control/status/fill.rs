@@ -34,6 +34,12 @@ impl Control {
         self.state.lock().rollout.view(self.now())
     }
 
+    /// The e-value at which each gate acts, for gates that have one.
+    pub fn evidence_limits(&self) -> Vec<(GateName, f64)> {
+        let limit = |gate| self.policy.evidence_limit(gate).map(|limit| (gate, limit));
+        GateName::all().filter_map(limit).collect()
+    }
+
     /// What became of the alerts; `None` if none are sent.
     pub fn alert_counts(&self) -> Option<Counts> {
         self.alerts.as_ref().map(Alerts::counts)

@@ -28,7 +28,9 @@ pub(crate) use signal::Draw;
 use super::full_weight::FullWeightTest;
 use super::keys::{SlotCounts, slot};
 use super::quality::Flag;
-use super::{Arm, Class, Counts, GateName, Outcome, Policy, Reading, SignalAction, Weight};
+use super::{
+    Arm, Class, Counts, EvidenceRule, GateName, Outcome, Policy, Reading, SignalAction, Weight,
+};
 
 /// Samples with a matched step, on each arm, from which on only those count.
 const MATCHED: u64 = 30;
@@ -299,5 +301,31 @@ impl Limits {
             holds: shared(USER_GATES + hold),
             notices: policy.log_limit(),
         }
+    }
+}
+
+impl Policy {
+    /// The e-value at which a gate acts; `None` for gates without one.
+    pub fn evidence_limit(&self, gate: GateName) -> Option<f64> {
+        if self.evidence == EvidenceRule::None {
+            return None;
+        }
+        let limits = Limits::of(self);
+        let exactly = self.evidence == EvidenceRule::Exact;
+        let log_limit = match gate {
+            GateName::Bake | GateName::Requests => return None,
+            _ if !exactly => self.log_limit(),
+            GateName::Errors => limits.errors,
+            GateName::Ttft | GateName::Tpot | GateName::Throughput => limits.latency,
+            GateName::Feedback | GateName::Retries => limits.holds,
+            GateName::CrossRead => limits.readings,
+            GateName::Quality(flag) => match self.quality.action(flag) {
+                SignalAction::Rollback => limits.flags,
+                SignalAction::Hold => limits.holds,
+                SignalAction::Notify => limits.notices,
+                SignalAction::Off => return None,
+            },
+        };
+        Some(log_limit.exp())
     }
 }
