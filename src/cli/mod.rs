@@ -4,6 +4,7 @@
 //! This module assembles the server (`serve`) and keeps it running (`supervise`, by the rule in `restarts`).
 //! It decides nothing about routing or rollouts.
 
+mod bench;
 mod check;
 mod client;
 mod compare;
@@ -13,6 +14,7 @@ mod ledger;
 mod listeners;
 mod logging;
 mod operate;
+mod prompts;
 mod restarts;
 pub mod serve;
 mod signals;
@@ -101,6 +103,8 @@ enum Command {
     },
     /// Have two models read each other's replies, without traffic, and print how far they agree.
     Compare(compare::CompareArgs),
+    /// Measure a model, or compare two: latency, throughput, memory, and what changed in the replies.
+    Bench(Box<bench::BenchArgs>),
     /// Judge a recorded rollout again, by its own policy or by another.
     Replay(ReplayArgs),
     /// Render one model's chat templates for the server that started this process (see `text::apart`).
@@ -215,7 +219,11 @@ fn fail(error: &CliError) -> ExitCode {
 async fn run(command: Command) -> Result<ExitCode, CliError> {
     if matches!(
         command,
-        Command::Serve(_) | Command::Check(_) | Command::Demo(_) | Command::Compare(_)
+        Command::Serve(_)
+            | Command::Check(_)
+            | Command::Demo(_)
+            | Command::Compare(_)
+            | Command::Bench(_)
     ) {
         Isa::from_environment().map_err(CliError::from_text)?;
     }
@@ -254,6 +262,7 @@ async fn run(command: Command) -> Result<ExitCode, CliError> {
         }
         Command::Ledger { command } => return ledger::run(command),
         Command::Compare(args) => compare::run(&args).await?,
+        Command::Bench(args) => return bench::run(*args).await,
         Command::Replay(args) => return ledger::replay(&args),
         // Handled earlier, because it needs no runtime.
         Command::RenderTemplates => {}
