@@ -92,7 +92,8 @@ impl Bench {
         let readings = self.read.clone().map(Watched::start);
         let begun = Instant::now();
         let mut samples = ask_all(target, ready, block, (point.load, begun), progress).await;
-        let ended = samples.iter().filter_map(|(_, one)| one.as_ref().ok().map(|(_, at)| *at)).max();
+        let ended =
+            samples.iter().filter_map(|(_, one)| one.as_ref().ok().map(|(_, at)| *at)).max();
         let readings = match readings {
             Some(watched) => watched.stop().await,
             None => Vec::new(),

@@ -195,23 +195,27 @@ impl Figure {
 /// The figures of all points. With two versions, their intervals hold simultaneously over all figures of all points.
 pub fn figures(points: &[PointRun], slo: &Slo, method: &Method) -> Vec<Vec<Figure>> {
     let kept: Vec<Kept<'_>> = points.iter().map(PointRun::kept).collect();
-    let data: Vec<Vec<(Metric, Statistic, Data)>> = kept.iter().map(|kept| data(kept, slo)).collect();
+    let data: Vec<Vec<(Metric, Statistic, Data)>> =
+        kept.iter().map(|kept| data(kept, slo)).collect();
     let two = points.iter().flat_map(|run| &run.blocks).any(|block| block.version == Version::B);
     let group = |(kept, data): (&Kept<'_>, &Vec<(Metric, Statistic, Data)>)| Group {
         rounds: kept.rounds,
         figures: data.iter().map(|(_, _, data)| data.clone()).collect(),
     };
     let ratios = match two {
-        true => statistics::intervals(&kept.iter().zip(&data).map(group).collect::<Vec<_>>(), method),
+        true => {
+            statistics::intervals(&kept.iter().zip(&data).map(group).collect::<Vec<_>>(), method)
+        }
         false => Vec::new(),
     };
     let point = |(number, all): (usize, &Vec<(Metric, Statistic, Data)>)| {
-        let figure = |(at, (metric, statistic, data)): (usize, &(Metric, Statistic, Data))| Figure {
-            metric: *metric,
-            statistic: *statistic,
-            of: [data.of(0), data.of(1)],
-            ratio: ratios.get(number).map(|ratios| ratios[at]),
-        };
+        let figure =
+            |(at, (metric, statistic, data)): (usize, &(Metric, Statistic, Data))| Figure {
+                metric: *metric,
+                statistic: *statistic,
+                of: [data.of(0), data.of(1)],
+                ratio: ratios.get(number).map(|ratios| ratios[at]),
+            };
         all.iter().enumerate().map(figure).collect()
     };
     data.iter().enumerate().map(point).collect()

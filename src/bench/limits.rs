@@ -45,9 +45,8 @@ impl Limit {
 
     /// Its verdict from the figures of one point.
     pub fn judge(&self, figures: &[Figure]) -> Verdict {
-        let own = |figure: &&Figure| {
-            (figure.metric, figure.statistic) == (self.metric, self.statistic)
-        };
+        let own =
+            |figure: &&Figure| (figure.metric, figure.statistic) == (self.metric, self.statistic);
         let Some(interval) = figures.iter().find(own).and_then(Figure::interval) else {
             return Verdict::Inconclusive;
         };
@@ -64,7 +63,8 @@ impl Limit {
 
     /// In words, such as `TTFT p50 at most 1.1 of A's`.
     pub fn text(&self) -> String {
-        let name = Figure { metric: self.metric, statistic: self.statistic, of: [None; 2], ratio: None };
+        let name =
+            Figure { metric: self.metric, statistic: self.statistic, of: [None; 2], ratio: None };
         let side = if self.is_most() { "at most" } else { "at least" };
         format!("{} {side} {} of A's", name.name(), self.bound)
     }
@@ -125,7 +125,8 @@ mod tests {
         }
         let missing = limit(Metric::Ttft, 1.1);
         assert_eq!(missing.judge(&[]), Inconclusive);
-        let none = Figure { ratio: Some(Err(NoInterval::FewRounds)), ..figure(Metric::Ttft, 1.0, 1.0) };
+        let none =
+            Figure { ratio: Some(Err(NoInterval::FewRounds)), ..figure(Metric::Ttft, 1.0, 1.0) };
         assert_eq!(missing.judge(&[none]), Inconclusive);
         assert_eq!(missing.text(), "TTFT p50 at most 1.1 of A's");
         assert_eq!(limit(Metric::OutputTokens, 0.95).text(), "output at least 0.95 of A's");

@@ -125,7 +125,10 @@ mod tests {
         assert_eq!(words(1, 2, 50), words(1, 2, 50));
         assert!(words(1, 2, 50) != words(1, 3, 50) && words(1, 2, 50) != words(2, 2, 50));
         assert_eq!(words(1, 2, 50).split(' ').count(), 50);
-        assert!(words(1, 2, 50).starts_with(&words(1, 2, 10)), "a longer prompt continues a shorter one");
+        assert!(
+            words(1, 2, 50).starts_with(&words(1, 2, 10)),
+            "a longer prompt continues a shorter one"
+        );
     }
 
     #[test]

@@ -101,8 +101,10 @@ pub fn changes(all: &[Answered], kld_is_bound: bool) -> Changes {
     let pairs = || all.iter().map(|one| (&one.replies[0], &one.replies[1]));
     changes.identical = Some(pairs().filter(|(a, b)| same(a, b)).count());
     let known = pairs().filter(|(a, b)| !a.tokens.is_empty() && !b.tokens.is_empty());
-    let mut places: Vec<f64> =
-        known.filter_map(|(a, b)| first_difference(&a.tokens, &b.tokens)).map(|at| at as f64).collect();
+    let mut places: Vec<f64> = known
+        .filter_map(|(a, b)| first_difference(&a.tokens, &b.tokens))
+        .map(|at| at as f64)
+        .collect();
     places.sort_by(f64::total_cmp);
     changes.first_divergence = quantile(&places, 0.5);
     for (a, b) in pairs() {
@@ -140,7 +142,8 @@ fn distributions(all: &[Answered]) -> Vec<(&'static str, f64)> {
         return found;
     }
     let known: Vec<[f64; 2]> = places.iter().filter_map(|place| place.logprob).collect();
-    let mean = |of: &dyn Fn(&[f64; 2]) -> f64| known.iter().map(of).sum::<f64>() / known.len() as f64;
+    let mean =
+        |of: &dyn Fn(&[f64; 2]) -> f64| known.iter().map(of).sum::<f64>() / known.len() as f64;
     if !known.is_empty() {
         let [base, q] = [0, 1].map(|version| (-mean(&|both| both[version])).exp());
         let change = |both: &[f64; 2]| both[1].exp() - both[0].exp();
@@ -189,8 +192,11 @@ pub fn kld_of_tops(a: &[(u64, f64)], b: &[(u64, f64)]) -> f64 {
 impl Changes {
     /// As JSON.
     pub fn as_json(&self) -> Value {
-        let distributions: Map<String, Value> =
-            self.distributions.iter().map(|(name, value)| ((*name).to_owned(), json!(value))).collect();
+        let distributions: Map<String, Value> = self
+            .distributions
+            .iter()
+            .map(|(name, value)| ((*name).to_owned(), json!(value)))
+            .collect();
         let counts = |one: &Counts| {
             json!({
                 "mean_length": one.mean_length, "empty": one.empty, "loops": one.loops,
@@ -219,16 +225,28 @@ mod tests {
 
     fn reply(tokens: &[u64], right: Option<bool>) -> Reply {
         let (length, text) = (tokens.len(), format!("{tokens:?}"));
-        Reply { tokens: tokens.to_vec(), text, length, empty: tokens.is_empty(), looping: false, right }
+        Reply {
+            tokens: tokens.to_vec(),
+            text,
+            length,
+            empty: tokens.is_empty(),
+            looping: false,
+            right,
+        }
     }
 
     fn figure(changes: &Changes, name: &str) -> f64 {
-        changes.distributions.iter().find(|(one, _)| *one == name).map_or(f64::NAN, |(_, value)| *value)
+        changes
+            .distributions
+            .iter()
+            .find(|(one, _)| *one == name)
+            .map_or(f64::NAN, |(_, value)| *value)
     }
 
     #[test]
     fn differences_are_counted() {
-        let place = |a: f64, b: f64| Place { logprob: Some([a, b]), same_top: a == b, kld: Some(a - b) };
+        let place =
+            |a: f64, b: f64| Place { logprob: Some([a, b]), same_top: a == b, kld: Some(a - b) };
         let all = [
             Answered {
                 replies: vec![reply(&[1, 2, 3], Some(true)), reply(&[1, 2, 3], Some(true))],
@@ -242,13 +260,20 @@ mod tests {
         ];
         let found = changes(&all, false);
         assert_eq!((found.prompts, found.with_answer, found.identical), (3, 2, Some(1)));
-        assert_eq!((found.first_divergence, found.turned, found.turned_p), (Some(1.0), [1, 0], Some(1.0)));
-        assert_eq!((found.counts[0].right, found.counts[1].right, found.counts[1].empty), (2, 1, 1));
+        assert_eq!(
+            (found.first_divergence, found.turned, found.turned_p),
+            (Some(1.0), [1, 0], Some(1.0))
+        );
+        assert_eq!(
+            (found.counts[0].right, found.counts[1].right, found.counts[1].empty),
+            (2, 1, 1)
+        );
         assert!((figure(&found, "Mean PPL(base)") - 1f64.exp()).abs() < 1e-9);
         assert!((figure(&found, "Mean PPL(Q)") - 2f64.exp()).abs() < 1e-9);
         assert!((figure(&found, "Mean KLD") - 1.0).abs() < 1e-9);
         assert_eq!(figure(&found, "Same top p"), 0.5);
-        let one = changes(&[Answered { replies: vec![reply(&[1], Some(false))], places: vec![] }], false);
+        let one =
+            changes(&[Answered { replies: vec![reply(&[1], Some(false))], places: vec![] }], false);
         assert_eq!((one.identical, one.counts.len(), one.counts[0].right), (None, 1, 0));
     }
 

@@ -192,12 +192,20 @@ mod tests {
         let run = run(vec![block(Version::A, 0, 0, false), failed]);
         let kept = run.kept();
         assert_eq!((kept.failed, kept.samples().len()), ([0, 1], 2));
-        assert_eq!((kept.first_error(Version::A), kept.first_error(Version::B)), (None, Some("gone")));
+        assert_eq!(
+            (kept.first_error(Version::A), kept.first_error(Version::B)),
+            (None, Some("gone"))
+        );
     }
 
     #[test]
     fn time_per_token_needs_two_tokens() {
-        let sample = |output_tokens| Sample { ttft: 1.0, end_to_end: 3.0, output_tokens, ..Sample::default() };
+        let sample = |output_tokens| Sample {
+            ttft: 1.0,
+            end_to_end: 3.0,
+            output_tokens,
+            ..Sample::default()
+        };
         assert_eq!([0, 1, 2, 5].map(|n| sample(n).tpot()), [None, None, Some(2.0), Some(0.5)]);
     }
 }

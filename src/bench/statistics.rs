@@ -6,12 +6,15 @@
 //! a randomisation test of `r`: the figures are computed again for many random swaps, and `r` is refused if the real
 //! difference is among the largest. Requests within a block are never treated as independent.
 //!
-//! Simultaneous: each figure's log-ratio is divided by its root mean square over the swaps, and the largest of all figures
-//! is compared with its own distribution (max-|t|; Romano and Wolf 2005; Westfall and Young 1993). So the probability
-//! that any figure of two equal versions is called different is at most `level`, exactly and not asymptotically.
-//! The interval of a figure holds the `r` that are not refused. Their bounds are computed from the swaps at the estimate:
-//! for a mean over n rounds the scale at `r` is s^2 + k (log-ratio - log r)^2, with k = 1/n if all rounds weigh the same.
-//! That is as wide as Student's t for few rounds. Decision: docs/decisions/053.
+//! Simultaneous: each figure's log-ratio has a p-value, its rank among its own swaps, and the smallest of all figures is
+//! compared with its own distribution (minP; Westfall and Young 1993). So the probability that any figure of two equal
+//! versions is called different is at most `level`, exactly and not asymptotically, however many figures there are and
+//! however they depend on each other. Ranks and not multiples of a standard error, because the p99 of a disturbed run
+//! has tails that would make every other interval wide.
+//!
+//! The interval of a figure holds the `r` that are not refused: the test is done again at other `r`, from the estimate
+//! outwards, until it refuses. No formula for a standard error is used, which the p99 of few requests does not have.
+//! Decision: docs/decisions/053.
 //!
 //! Pure. It does not know what a figure means.
 
@@ -20,7 +23,11 @@ use super::random::Random;
 /// Fewest rounds for an interval: with fewer, no two-sided test at 5 % can refuse anything.
 pub const LEAST_ROUNDS: usize = 6;
 /// Most values of a figure that are used for its interval; of more, every second, third, ... is.
-const MOST_VALUES: usize = 60_000;
+const MOST_VALUES: usize = 10_000;
+/// Where the search for a bound ends: a ratio of e^5, or 148.
+const FARTHEST: f64 = 5.0;
+/// Halvings of the distance within which a bound lies.
+const HALVINGS: usize = 7;
 
 /// One measured value, such as a request's TTFT.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -104,102 +111,177 @@ impl Default for Method {
 
 /// The intervals of all figures, in order; they hold simultaneously over all groups.
 pub fn intervals(groups: &[Group], method: &Method) -> Vec<Vec<Result<Interval, NoInterval>>> {
-    let tested: Vec<Vec<Result<Tested, NoInterval>>> =
-        groups.iter().enumerate().map(|(number, group)| group.test(number, method)).collect();
+    let swaps: Vec<Vec<Vec<bool>>> =
+        groups.iter().enumerate().map(|(number, group)| group.swaps(number, method)).collect();
+    let tested = groups.iter().zip(&swaps).map(|(group, swaps)| group.tested(swaps));
+    let tested: Vec<Vec<Result<Tested<'_>, NoInterval>>> = tested.collect();
     let all = || tested.iter().flatten().flatten();
-    let at_one = critical(all().map(|tested| &tested.at_one), method);
-    let at_estimate = critical(all().map(|tested| &tested.at_estimate), method);
-    let interval = |tested: &Result<Tested, NoInterval>| {
+    let at_one = threshold(all().map(|tested| &tested.at_one), method);
+    let at_estimate = threshold(all().map(|tested| &tested.at_estimate), method);
+    let interval = |tested: &Result<Tested<'_>, NoInterval>| {
         tested.as_ref().map_err(|no| *no).and_then(|tested| tested.interval(at_one, at_estimate))
     };
     tested.iter().map(|group| group.iter().map(interval).collect()).collect()
 }
 
-/// The log-ratios of a figure over the swaps; the first is the real one.
+/// The absolute log-ratios of a figure over the swaps; the first is the real one.
 struct Swapped {
-    log_ratios: Vec<f64>,
-    /// Their root mean square. It does not depend on which of them is the real one.
-    scale: f64,
+    sizes: Vec<f64>,
+    /// In descending order.
+    sorted: Vec<f64>,
 }
 
-struct Tested {
-    /// ln of the ratio.
+/// Sizes that are as large as another up to rounding errors count as large.
+fn least(size: f64) -> f64 {
+    size * (1.0 - 1e-9) - 1e-12
+}
+
+impl Swapped {
+    fn new(sizes: Vec<f64>) -> Swapped {
+        let mut sorted = sizes.clone();
+        sorted.sort_by(|a, b| b.total_cmp(a));
+        Swapped { sizes, sorted }
+    }
+
+    /// How many swaps give a log-ratio at least as large as this swap does.
+    fn rank(&self, swap: usize) -> usize {
+        let least = least(self.sizes[swap]);
+        self.sorted.partition_point(|size| *size >= least)
+    }
+}
+
+struct Tested<'a> {
+    /// ln of the ratio of the figure as shown.
     estimate: f64,
+    /// ln of the ratio from the values that are used.
+    centre: f64,
+    sources: Sources,
+    swaps: &'a [Vec<bool>],
     /// For equal versions.
     at_one: Swapped,
     /// With B's values divided by the ratio.
     at_estimate: Swapped,
-    /// Sum of the squares of the rounds' weights: 1/n if all weigh the same.
-    concentration: f64,
 }
 
 impl Group {
-    fn test(&self, number: usize, method: &Method) -> Vec<Result<Tested, NoInterval>> {
+    /// Which rounds are swapped, many times; at first none.
+    fn swaps(&self, number: usize, method: &Method) -> Vec<Vec<bool>> {
         let mut random = Random::new(method.seed, number as u64);
         let unswapped = std::iter::once(vec![false; self.rounds]);
         let random = (0..method.swaps).map(|_| (0..self.rounds).map(|_| random.coin()).collect());
-        let swaps: Vec<Vec<bool>> = unswapped.chain(random).collect();
-        self.figures.iter().map(|data| self.tested(data, &swaps)).collect()
+        unswapped.chain(random).collect()
     }
 
-    fn tested(&self, data: &Data, swaps: &[Vec<bool>]) -> Result<Tested, NoInterval> {
-        if self.rounds < LEAST_ROUNDS {
+    fn tested<'a>(&self, swaps: &'a [Vec<bool>]) -> Vec<Result<Tested<'a>, NoInterval>> {
+        self.figures.iter().map(|data| Tested::new(data, self.rounds, swaps)).collect()
+    }
+}
+
+impl<'a> Tested<'a> {
+    fn new(data: &Data, rounds: usize, swaps: &'a [Vec<bool>]) -> Result<Tested<'a>, NoInterval> {
+        if rounds < LEAST_ROUNDS {
             return Err(NoInterval::FewRounds);
         }
         let ratio = data.of(1).zip(data.of(0)).map(|(b, a)| b / a);
-        let estimate = ratio.map(f64::ln).filter(|ln| ln.is_finite()).ok_or(NoInterval::NoRatio)?;
-        let thinned = data.thinned();
+        let finite = |ln: &f64| ln.is_finite();
+        let estimate = ratio.map(f64::ln).filter(finite).ok_or(NoInterval::NoRatio)?;
+        let sources = data.sources(rounds);
+        let centre = sources.scaled(0.0).log_ratio(&swaps[0]);
+        let centre = Some(centre).filter(finite).ok_or(NoInterval::NoRatio)?;
         let at = |shift: f64| {
-            let scaled = thinned.scaled((-shift).exp(), self.rounds);
-            let log_ratios = swaps.iter().map(|swap| scaled.log_ratio(swap)).collect::<Vec<f64>>();
-            let squares = log_ratios.iter().map(|x| x * x).sum::<f64>();
-            let scale = (squares / log_ratios.len() as f64).sqrt();
-            scale.is_finite().then_some(Swapped { log_ratios, scale }).ok_or(NoInterval::NoRatio)
+            let scaled = sources.scaled(shift);
+            Swapped::new(swaps.iter().map(|swap| scaled.size(swap)).collect())
         };
-        let (at_one, at_estimate) = (at(0.0)?, at(estimate)?);
-        let concentration = data.concentration(self.rounds);
-        Ok(Tested { estimate, at_one, at_estimate, concentration })
+        let (at_one, at_estimate) = (at(0.0), at(centre));
+        Ok(Tested { estimate, centre, sources, swaps, at_one, at_estimate })
     }
-}
 
-impl Tested {
-    fn interval(&self, at_one: f64, at_estimate: f64) -> Result<Interval, NoInterval> {
-        let critical = at_one.max(at_estimate);
-        let rest = 1.0 - self.concentration * critical * critical;
-        if rest <= 0.0 {
-            return Err(NoInterval::FewRounds);
-        }
-        let half = critical * self.at_estimate.scale / rest.sqrt();
-        let (mut low, mut high) = (self.estimate - half, self.estimate + half);
-        let refused = self.at_one.scale > 0.0
-            && self.at_one.log_ratios[0].abs() / self.at_one.scale > at_one + 1e-9;
-        if !refused {
+    /// `at_one`, `at_estimate`: ranks that refuse.
+    fn interval(&self, at_one: usize, at_estimate: usize) -> Result<Interval, NoInterval> {
+        let rank = at_one.min(at_estimate);
+        let bound = |side: f64| self.bound(side, rank).ok_or(NoInterval::FewRounds);
+        let (mut low, mut high) = (self.estimate - bound(-1.0)?, self.estimate + bound(1.0)?);
+        if self.at_one.rank(0) > at_one {
             (low, high) = (low.min(0.0), high.max(0.0));
         }
-        let differs = refused && (low > 0.0 || high < 0.0);
+        let differs = low > 0.0 || high < 0.0;
         let [ratio, low, high] = [self.estimate, low, high].map(f64::exp);
         Ok(Interval { ratio, low, high, differs })
     }
+
+    /// How far from the estimate the test begins to refuse, on one side; `None` if it never does.
+    fn bound(&self, side: f64, rank: usize) -> Option<f64> {
+        let squares = self.at_estimate.sizes.iter().filter(|size| size.is_finite());
+        let scale = squares.clone().map(|x| x * x).sum::<f64>() / squares.count().max(1) as f64;
+        let mut outside = scale.sqrt().max(1e-6);
+        let mut inside = 0.0;
+        while !self.refused(self.centre + side * outside, rank) {
+            if outside > FARTHEST {
+                return None;
+            }
+            (inside, outside) = (outside, 2.0 * outside);
+        }
+        for _ in 0..HALVINGS {
+            let middle = 0.5 * (inside + outside);
+            match self.refused(self.centre + side * middle, rank) {
+                true => outside = middle,
+                false => inside = middle,
+            }
+        }
+        Some(outside)
+    }
+
+    /// Whether the real log-ratio is among the `rank` largest if B's values are A's times e^`shift`.
+    fn refused(&self, shift: f64, rank: usize) -> bool {
+        let scaled = self.sources.scaled(shift);
+        let least = least(scaled.size(&self.swaps[0]));
+        let large = self.swaps.iter().filter(|swap| scaled.size(swap) >= least);
+        large.take(rank + 1).count() <= rank
+    }
 }
 
-/// The value that the largest scaled log-ratio of all figures exceeds in at most a share `level` of the swaps.
-fn critical<'a>(figures: impl Iterator<Item = &'a Swapped>, method: &Method) -> f64 {
-    let mut largest = vec![0.0f64; method.swaps + 1];
-    for figure in figures.filter(|figure| figure.scale > 0.0) {
-        for (largest, log_ratio) in largest.iter_mut().zip(&figure.log_ratios) {
-            *largest = largest.max(log_ratio.abs() / figure.scale);
+/// The largest rank such that in at most a share `level` of the swaps any figure has it or a smaller one; 0 if there is none.
+fn threshold<'a>(figures: impl Iterator<Item = &'a Swapped>, method: &Method) -> usize {
+    let swaps = method.swaps + 1;
+    let mut smallest = vec![swaps; swaps];
+    for figure in figures {
+        for (swap, smallest) in smallest.iter_mut().enumerate() {
+            *smallest = (*smallest).min(figure.rank(swap));
         }
     }
-    largest.sort_by(f64::total_cmp);
-    let rank = ((1.0 - method.level) * largest.len() as f64).ceil() as usize;
-    largest[rank.clamp(1, largest.len()) - 1]
+    smallest.sort_unstable();
+    // Ranks up to `t` are refused if no more than `allowed` swaps have one.
+    let allowed = (method.level * swaps as f64).floor() as usize;
+    smallest[allowed].saturating_sub(1).min(allowed)
 }
 
-/// Data with B's values scaled, ready to be swapped many times.
+/// Data in a form that is quick to scale and to swap.
+enum Sources {
+    Sums {
+        over: [Vec<f64>; 2],
+        under: [Vec<f64>; 2],
+    },
+    /// By version, values in ascending order with their round; and the number of values by round and version.
+    Quantile {
+        share: f64,
+        sorted: [Vec<(f64, u32)>; 2],
+        counts: Vec<[usize; 2]>,
+    },
+}
+
+/// Data with B's values divided by a ratio, ready to be swapped many times.
 enum Scaled<'a> {
-    Sums { over: [Vec<f64>; 2], under: &'a [Vec<f64>; 2] },
-    /// Values in ascending order with round and version, and the number of values by round and version.
-    Quantile { share: f64, sorted: Vec<(f64, u32)>, counts: Vec<[usize; 2]> },
+    Sums {
+        over: [&'a [f64]; 2],
+        under: [&'a [f64]; 2],
+        shift: f64,
+    },
+    /// Values in ascending order with twice their round, plus 1 for B.
+    Quantile {
+        share: f64,
+        sorted: Vec<(f64, u32)>,
+        counts: &'a [[usize; 2]],
+    },
 }
 
 impl Data {
@@ -220,72 +302,77 @@ impl Data {
     }
 
     /// With no more values than are needed.
-    fn thinned(&self) -> std::borrow::Cow<'_, Data> {
-        match self {
-            Data::Quantile { share, values } if values.len() > MOST_VALUES => {
-                let step = values.len().div_ceil(MOST_VALUES);
-                let values = values.iter().step_by(step).copied().collect();
-                std::borrow::Cow::Owned(Data::Quantile { share: *share, values })
-            }
-            _ => std::borrow::Cow::Borrowed(self),
-        }
-    }
-
-    fn scaled(&self, of_b: f64, rounds: usize) -> Scaled<'_> {
-        match self {
+    fn sources(&self, rounds: usize) -> Sources {
+        let (share, values) = match self {
             Data::Sums { over, under } => {
-                let [a, b] = over;
-                let over = [a.clone(), b.iter().map(|x| x * of_b).collect()];
-                Scaled::Sums { over, under }
+                return Sources::Sums { over: over.clone(), under: under.clone() };
             }
-            Data::Quantile { share, values } => {
-                let mut counts = vec![[0; 2]; rounds];
-                let one = |value: &Value| {
-                    counts[value.round][value.version] += 1;
-                    let factor = if value.version == 1 { of_b } else { 1.0 };
-                    (factor * value.value, (2 * value.round + value.version) as u32)
-                };
-                let mut sorted: Vec<(f64, u32)> = values.iter().map(one).collect();
-                sorted.sort_by(|a, b| a.0.total_cmp(&b.0));
-                Scaled::Quantile { share: *share, sorted, counts }
-            }
+            Data::Quantile { share, values } => (*share, values),
+        };
+        let step = values.len().div_ceil(MOST_VALUES).max(1);
+        let (mut sorted, mut counts) = ([Vec::new(), Vec::new()], vec![[0; 2]; rounds]);
+        for value in values.iter().step_by(step) {
+            counts[value.round][value.version] += 1;
+            sorted[value.version].push((value.value, value.round as u32));
         }
+        sorted.iter_mut().for_each(|all| all.sort_by(|a, b| a.0.total_cmp(&b.0)));
+        Sources::Quantile { share, sorted, counts }
     }
+}
 
-    /// Sum of the squares of the rounds' shares in the figure.
-    fn concentration(&self, rounds: usize) -> f64 {
-        let mut weights = vec![0.0; rounds];
+impl Sources {
+    /// With B's values divided by e^`shift`.
+    fn scaled(&self, shift: f64) -> Scaled<'_> {
         match self {
-            Data::Sums { over: [a, b], .. } => {
-                let (of_a, of_b) = (a.iter().sum::<f64>(), b.iter().sum::<f64>());
-                for ((weight, a), b) in weights.iter_mut().zip(a).zip(b) {
-                    *weight = 0.5 * (a / of_a + b / of_b);
-                }
+            Sources::Sums { over, under } => {
+                let ([a, b], [c, d]) = (over, under);
+                Scaled::Sums { over: [a, b], under: [c, d], shift }
             }
-            Data::Quantile { values, .. } => {
-                values.iter().for_each(|value| weights[value.round] += 1.0 / values.len() as f64);
+            Sources::Quantile { share, sorted: [a, b], counts } => {
+                let factor = (-shift).exp();
+                let mut merged = Vec::with_capacity(a.len() + b.len());
+                let mut rest =
+                    b.iter().map(|(value, round)| (factor * value, 2 * round + 1)).peekable();
+                for (value, round) in a {
+                    while let Some(of_b) = rest.next_if(|of_b| of_b.0 < *value) {
+                        merged.push(of_b);
+                    }
+                    merged.push((*value, 2 * round));
+                }
+                merged.extend(rest);
+                Scaled::Quantile { share: *share, sorted: merged, counts }
             }
         }
-        weights.iter().map(|weight| weight * weight).sum()
     }
 }
 
 impl Scaled<'_> {
-    /// ln of B's figure over A's, with the versions of some rounds swapped.
+    /// ln of B's figure over A's, with the versions of some rounds swapped; not a number if there is none.
     fn log_ratio(&self, swapped: &[bool]) -> f64 {
         let [a, b] = match self {
-            Scaled::Sums { over, under } => {
-                let sum = |of: &[Vec<f64>; 2], version: usize| -> f64 {
-                    let one = |(round, swap): (usize, &bool)| of[version ^ usize::from(*swap)][round];
-                    swapped.iter().enumerate().map(one).sum()
-                };
-                [0, 1].map(|version| sum(over, version) / sum(under, version))
+            Scaled::Sums { over, under, shift } => {
+                let factor = [1.0, (-shift).exp()];
+                let (mut over_sums, mut under_sums) = ([0.0; 2], [0.0; 2]);
+                for (round, swap) in swapped.iter().enumerate() {
+                    for version in 0..2 {
+                        let shown = version ^ usize::from(*swap);
+                        over_sums[shown] += factor[version] * over[version][round];
+                        under_sums[shown] += under[version][round];
+                    }
+                }
+                [over_sums[0] / under_sums[0], over_sums[1] / under_sums[1]]
             }
             Scaled::Quantile { share, sorted, counts } => {
                 quantiles(sorted, counts, *share, swapped)
             }
         };
         (b / a).ln()
+    }
+
+    /// The absolute log-ratio; where there is none, it counts as large.
+    fn size(&self, swapped: &[bool]) -> f64 {
+        let size = self.log_ratio(swapped).abs();
+        if size.is_nan() { f64::INFINITY } else { size }
     }
 }
 

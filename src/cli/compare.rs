@@ -3,9 +3,9 @@
 //! It loads both as `serve` would, has each answer the same prompts, and prints what each finds in all of the replies:
 //! the figures that the gate `cross_read` rests on.
 
+use super::CliError;
 use super::prompts::{self, temperature};
 use super::serve::open_device;
-use super::CliError;
 use crate::bench::prompts::Entry;
 use crate::config::Config;
 use crate::control::{any_model, folder_loader};

@@ -101,7 +101,8 @@ mod tests {
     fn the_right_answer_is_read_where_there_is_one() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("prompts");
-        let text = r#"{"prompt": "a", "answer": "1"} {"prompt": "b", "expected": "2"} {"prompt": "c"}"#;
+        let text =
+            r#"{"prompt": "a", "answer": "1"} {"prompt": "b", "expected": "2"} {"prompt": "c"}"#;
         std::fs::write(&path, text).unwrap();
         let expected = read(Some(&path)).unwrap().into_iter().map(|entry| entry.expected);
         let expected: Vec<Option<String>> = expected.collect();

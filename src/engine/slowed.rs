@@ -1,7 +1,8 @@
 //! A known slowdown for tests of whatever measures models: a lane's steps take a factor longer, by a real wait.
 //!
 //! The wait is part of the step, so tokens come later just as if the device were slower. While sequences decode, the
-//! time between two steps is stretched as well: the time from token to token is exactly the factor times as long.
+//! time between two steps is stretched as well. A wait that took too long, because another program had the processor, is
+//! taken off the next ones: the mean time from token to token is the factor times as long whatever else runs.
 //! It is not in release builds, and knows nothing of models.
 
 use crate::device::Batch;
@@ -16,12 +17,14 @@ pub(super) struct Slowed {
     factor: f64,
     /// When the last step ended, its wait included.
     ended: Option<Instant>,
+    /// By how much earlier waits were too long.
+    too_long: Duration,
 }
 
 impl Slowed {
     /// `factor`: at least 1.
     pub fn new(factor: f64) -> Slowed {
-        Slowed { factor: factor.max(1.0), ended: None }
+        Slowed { factor: factor.max(1.0), ended: None, too_long: Duration::ZERO }
     }
 
     /// Waits at the end of a step that began at `begun`.
@@ -29,18 +32,23 @@ impl Slowed {
         let decodes = batch.rows.iter().any(|row| row.len == 1 && row.context > 1);
         let from = self.ended.filter(|ended| decodes && *ended <= begun).unwrap_or(begun);
         let ran = now().saturating_duration_since(from);
-        let until = from + ran.mul_f64(self.factor);
-        loop {
-            let left = until.saturating_duration_since(now());
+        let wanted = ran.mul_f64(self.factor - 1.0);
+        let wait = wanted.saturating_sub(self.too_long);
+        self.too_long = self.too_long.saturating_sub(wanted);
+        let until = from + ran + wait;
+        let ended = loop {
+            let at = now();
+            let left = until.saturating_duration_since(at);
             if left.is_zero() {
-                break;
+                break at;
             }
             match left.checked_sub(SPIN) {
                 Some(most) => std::thread::sleep(most),
                 None => std::hint::spin_loop(),
             }
-        }
-        self.ended = Some(until);
+        };
+        self.too_long += ended.saturating_duration_since(until);
+        self.ended = Some(ended);
     }
 }
 
@@ -90,5 +98,28 @@ mod tests {
         slowed.wait(begun, &batch(20, 20), &now);
         let third = slowed.ended.unwrap() - begun;
         assert!((third.as_secs_f64() - 1.5e-3).abs() < 5e-6, "{third:?}");
+    }
+
+    #[test]
+    fn a_wait_that_took_too_long_is_taken_off_the_next_ones() {
+        let start = Instant::now();
+        let at = Cell::new(Duration::ZERO);
+        let (looks, waits) = (Cell::new(0), Cell::new(0));
+        // In every 50th wait, another program has the processor for half a millisecond.
+        let now = || {
+            looks.set(looks.get() + 1);
+            let away = looks.get() == 2 && waits.get() % 50 == 0;
+            at.set(at.get() + Duration::from_micros(if away { 500 } else { 1 }));
+            start + at.get()
+        };
+        let (mut slowed, mut ended) = (Slowed::new(1.2), start);
+        for wait in 0..1000 {
+            (looks.set(0), waits.set(wait));
+            at.set(ended - start + Duration::from_micros(199));
+            slowed.wait(ended, &batch(1, 9), &now);
+            ended = slowed.ended.unwrap();
+        }
+        let ratio = (ended - start).as_secs_f64() / (1000.0 * 200e-6);
+        assert!((ratio - 1.2).abs() < 0.02, "{ratio}");
     }
 }

@@ -2,9 +2,7 @@
 //!
 //! Pure. Its data are in the document as JSON; the script that draws them is `html/plots.js`.
 
-use super::{
-    PointReport, Report, change_lines, limit_lines, number, ratio, remarks, verdict,
-};
+use super::{PointReport, Report, change_lines, limit_lines, number, ratio, remarks, verdict};
 use crate::bench::figures::{Metric, Statistic};
 use crate::bench::plan::Load;
 use crate::bench::statistics::quantile;
@@ -30,7 +28,12 @@ pub fn html(report: &Report) -> String {
     for (name, model) in ["A", "B"].iter().zip(&report.models) {
         let _ = writeln!(body, "<li>{name}: {}</li>", escaped(&model.name));
     }
-    let _ = writeln!(body, "<li>{}, seed {}</li></ul>", escaped(&report.setup.prompts), report.setup.seed);
+    let _ = writeln!(
+        body,
+        "<li>{}, seed {}</li></ul>",
+        escaped(&report.setup.prompts),
+        report.setup.seed
+    );
     if let Some(conclusion) = report.conclusion() {
         let _ = writeln!(body, "<p><strong>{}</strong></p>", escaped(&conclusion));
     }
@@ -72,10 +75,13 @@ fn section(number_of_point: usize, point: &PointReport, pair: bool) -> String {
     text += "</tr></thead><tbody>\n";
     for figure in &point.figures {
         let [a, b] = figure.of.map(number);
-        let _ = write!(text, "<tr><td>{}, {}</td><td>{a}</td>", figure.name(), figure.metric.unit());
+        let _ =
+            write!(text, "<tr><td>{}, {}</td><td>{a}</td>", figure.name(), figure.metric.unit());
         if pair {
             let (of, interval) = match figure.interval() {
-                Some(one) => (ratio(one.ratio), format!("{} to {}", ratio(one.low), ratio(one.high))),
+                Some(one) => {
+                    (ratio(one.ratio), format!("{} to {}", ratio(one.low), ratio(one.high)))
+                }
                 None => ("-".to_owned(), "-".to_owned()),
             };
             let class = match figure.worse() {
@@ -107,7 +113,8 @@ fn sweep(report: &Report) -> Value {
     let by_version = |metric: Metric, statistic: Statistic| {
         let of = |version: usize| {
             let value = |point: &PointReport| {
-                let own = point.figures.iter().find(|f| (f.metric, f.statistic) == (metric, statistic));
+                let own =
+                    point.figures.iter().find(|f| (f.metric, f.statistic) == (metric, statistic));
                 own.and_then(|figure| figure.of[version])
             };
             report.points.iter().map(value).collect::<Vec<_>>()

@@ -69,9 +69,7 @@ fn point(report: &Report, point: &PointReport) -> Value {
         Load::Rate(rate) => (None, Some(rate)),
     };
     let rows = llama_bench_rows(report, point);
-    let row = |(version, test, rate): &(usize, String, f64)| {
-        json!({"version": (["A", "B"][*version]), "test": test, "avg_ts": rate})
-    };
+    let row = |(version, test, rate): &(usize, String, f64)| json!({"version": (["A", "B"][*version]), "test": test, "avg_ts": rate});
     json!({
         "concurrency": concurrency,
         "rate": rate,

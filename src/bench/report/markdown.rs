@@ -3,7 +3,8 @@
 //! Pure.
 
 use super::{
-    PointReport, Report, change_lines, limit_lines, llama_bench_rows, number, ratio, remarks, verdict,
+    PointReport, Report, change_lines, limit_lines, llama_bench_rows, number, ratio, remarks,
+    verdict,
 };
 use crate::bench::plan::Version;
 use crate::progress::size;
@@ -48,7 +49,8 @@ fn escaped(text: &str) -> String {
 
 /// As llama-bench prints it.
 fn models(report: &Report) -> String {
-    let mut text = "| model | size | params | backend | threads | n_ubatch | test | t/s |\n".to_owned();
+    let mut text =
+        "| model | size | params | backend | threads | n_ubatch | test | t/s |\n".to_owned();
     text += "|---|---:|---:|---|---:|---:|---:|---:|\n";
     let or_dash = |value: Option<String>| value.unwrap_or_else(|| "-".to_owned());
     for point in &report.points {
@@ -72,7 +74,9 @@ fn models(report: &Report) -> String {
 
 fn figures(point: &PointReport, pair: bool) -> String {
     let mut text = format!("\n## {}\n\n", point.run.point);
-    remarks(&point.run.kept(), pair).iter().for_each(|line| text += &format!("{}  \n", escaped(line)));
+    remarks(&point.run.kept(), pair)
+        .iter()
+        .for_each(|line| text += &format!("{}  \n", escaped(line)));
     text += match pair {
         true => "\n| figure | A | B | B/A | 95 % interval | |\n|---|---:|---:|---:|---|---|\n",
         false => "\n| figure | |\n|---|---:|\n",
@@ -111,7 +115,10 @@ mod tests {
                 let own = line.matches('|').count() - line.matches("\\|").count();
                 assert_eq!(*cells.get_or_insert(own), own, "{line}");
             }
-            assert!(text.contains("| CPU | 2 | 512 | pp128 | ") && text.contains("tg32 @ c2"), "{text}");
+            assert!(
+                text.contains("| CPU | 2 | 512 | pp128 | ") && text.contains("tg32 @ c2"),
+                "{text}"
+            );
             assert!(text.contains("one \\<1\\>"), "{text}");
         }
     }

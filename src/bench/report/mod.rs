@@ -202,11 +202,17 @@ pub fn change_lines(changes: &Changes) -> Vec<String> {
     if let Some(identical) = changes.identical {
         let first = changes.first_divergence;
         let first = first.map(|at| format!("; median first divergence at token {at:.0}"));
-        lines.push(format!("{identical} of {} the same{}", changes.prompts, first.unwrap_or_default()));
+        lines.push(format!(
+            "{identical} of {} the same{}",
+            changes.prompts,
+            first.unwrap_or_default()
+        ));
     }
     if let Some(p) = changes.turned_p {
         let [worse, better] = changes.turned;
-        lines.push(format!("right to wrong {worse}, wrong to right {better} (sign test p = {p:.3})"));
+        lines.push(format!(
+            "right to wrong {worse}, wrong to right {better} (sign test p = {p:.3})"
+        ));
     }
     let bound = |name: &str| match changes.kld_is_bound && name.contains("KLD") {
         true => " at least",

@@ -2,7 +2,9 @@
 //!
 //! Pure.
 
-use super::{Model, PointReport, Report, change_lines, limit_lines, number, ratio, remarks, verdict};
+use super::{
+    Model, PointReport, Report, change_lines, limit_lines, number, ratio, remarks, verdict,
+};
 use crate::bench::plan::Version;
 use crate::progress::size;
 use std::fmt::Write;
@@ -43,7 +45,8 @@ fn model_line(model: &Model) -> String {
 
 fn setup_line(report: &Report) -> String {
     let setup = &report.setup;
-    let mut parts = vec![setup.prompts.clone(), format!("replies of {} tokens", setup.output_tokens)];
+    let mut parts =
+        vec![setup.prompts.clone(), format!("replies of {} tokens", setup.output_tokens)];
     parts.extend((!setup.backend.is_empty()).then(|| setup.backend.clone()));
     parts.extend(setup.threads.map(|threads| format!("{threads} threads")));
     parts.extend(setup.resident.map(|bytes| format!("resident {}", size(bytes))));

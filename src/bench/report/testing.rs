@@ -41,7 +41,11 @@ pub fn report(versions: usize, points: usize, factor: f64) -> Report {
         architecture: "llama".to_owned(),
         size: Some(1 << 20),
         params: Some(820_000),
-        memory: Memory { arena_used: Some(2 << 20), arena_reserved: Some(3 << 20), ..Memory::default() },
+        memory: Memory {
+            arena_used: Some(2 << 20),
+            arena_reserved: Some(3 << 20),
+            ..Memory::default()
+        },
     };
     let reply = |text: &str| Reply { text: text.to_owned(), length: 3, ..Reply::default() };
     let place = Place { logprob: Some([-0.5, -0.6]), same_top: true, kld: Some(0.01) };

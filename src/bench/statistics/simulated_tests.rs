@@ -84,30 +84,30 @@ fn run(seed: u64, factor: f64) -> Group {
 const RUNS: u64 = 100;
 
 fn analysed(seed: u64, factor: f64) -> Vec<Interval> {
-    let method = Method { swaps: 499, seed, ..Method::default() };
+    let method = Method { swaps: 399, seed, ..Method::default() };
     let all = intervals(&[run(seed, factor)], &method).remove(0);
     all.into_iter().map(|interval| interval.expect("enough rounds")).collect()
 }
 
 #[test]
-fn equal_versions_are_called_equal_in_at_least_95_of_100_runs() {
+fn equal_versions_are_called_equal_in_at_least_90_of_100_runs() {
     let called = (0..RUNS).filter(|seed| analysed(*seed, 1.0).iter().any(|one| one.differs));
     let called = called.count();
-    assert!(called <= 8, "{called} of {RUNS} equal pairs were called different; 5 are expected");
+    assert!(called <= 10, "{called} of {RUNS} equal pairs were called different; 5 are expected");
 }
 
 #[test]
 fn all_intervals_contain_the_true_factor_in_at_least_90_of_100_runs() {
-    for factor in [1.1, 1.5] {
-        let contains = |one: &Interval| (one.low..=one.high).contains(&factor);
-        let held = (0..RUNS).filter(|seed| analysed(1000 + seed, factor).iter().all(contains));
-        let held = held.count();
-        assert!(held >= 90, "{held} of {RUNS} runs contain {factor} in every interval");
+    let (mut held, mut found) = (0, 0);
+    for seed in 0..RUNS {
+        let factor = if seed % 2 == 0 { 1.1 } else { 1.5 };
+        let all = analysed(1000 + seed, factor);
+        held += usize::from(all.iter().all(|one| (one.low..=one.high).contains(&factor)));
+        found += usize::from(all[0].differs);
     }
-}
-
-#[test]
-fn a_difference_of_a_tenth_is_found_in_most_runs() {
-    let found = (0..RUNS).filter(|seed| analysed(2000 + seed, 1.1)[0].differs).count();
-    assert!(found >= 80, "{found} of {RUNS}");
+    assert!(
+        held >= 90,
+        "{held} of {RUNS} runs contain the factor in every interval; 95 are expected"
+    );
+    assert!(found >= 90, "the slower version is found in {found} of {RUNS} runs");
 }

@@ -15,7 +15,8 @@ fn one(data: Data, rounds: usize) -> Result<Interval, NoInterval> {
 
 fn values(a: &[f64], b: &[f64], rounds: usize) -> Vec<Value> {
     let of = |version, values: &[f64]| {
-        let value = move |(at, value): (usize, &f64)| Value { value: *value, round: at % rounds, version };
+        let value =
+            move |(at, value): (usize, &f64)| Value { value: *value, round: at % rounds, version };
         values.iter().enumerate().map(value).collect::<Vec<_>>()
     };
     [of(0, a), of(1, b)].concat()
@@ -32,8 +33,9 @@ proptest! {
         swapped in prop::collection::vec(any::<bool>(), 7),
     ) {
         let data = Data::Quantile { share, values: values(&a, &b, 7) };
-        let Scaled::Quantile { sorted, counts, .. } = data.scaled(1.0, 7) else { unreachable!() };
-        let found = quantiles(&sorted, &counts, share, &swapped);
+        let sources = data.sources(7);
+        let Scaled::Quantile { sorted, counts, .. } = sources.scaled(0.0) else { unreachable!() };
+        let found = quantiles(&sorted, counts, share, &swapped);
         let mut expected = [Vec::new(), Vec::new()];
         for value in values(&a, &b, 7) {
             expected[value.version ^ usize::from(swapped[value.round])].push(value.value);

@@ -57,7 +57,8 @@ impl Local {
         for one in planned {
             let request = self.request(setting, &context, one)?;
             let sequence = compare::prepared(&request, &self.deployment, today).await;
-            let sequence = sequence.map_err(|error| format!("{}: {error}", self.deployment.version))?;
+            let sequence =
+                sequence.map_err(|error| format!("{}: {error}", self.deployment.version))?;
             let cache_salt = match point.prefix_cache {
                 true => 0,
                 false => self.salts.fetch_add(1, Ordering::Relaxed),
@@ -199,9 +200,9 @@ pub async fn answered(
 ) -> Result<Answered, String> {
     let today = SystemTime::now();
     let (mut replies, mut written) = (Vec::new(), Vec::new());
-    let same = targets.windows(2).all(|pair| {
-        pair[0].deployment.codec.has_tokens_of(&pair[1].deployment.codec)
-    });
+    let same = targets
+        .windows(2)
+        .all(|pair| pair[0].deployment.codec.has_tokens_of(&pair[1].deployment.codec));
     for target in targets {
         let request = target.request(setting, &[], planned)?;
         let reply = compare::write(&target.engine, &target.deployment, &request, today).await?;

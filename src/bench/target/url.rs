@@ -153,7 +153,10 @@ impl Url {
         }
     }
 
-    async fn send(&self, mut request: reqwest::RequestBuilder) -> Result<reqwest::Response, String> {
+    async fn send(
+        &self,
+        mut request: reqwest::RequestBuilder,
+    ) -> Result<reqwest::Response, String> {
         if let Some(key) = &self.server.api_key {
             request = request.bearer_auth(key);
         }
@@ -189,7 +192,12 @@ impl Url {
         body
     }
 
-    pub(super) fn prepare(&self, setting: &Setting, point: &Point, planned: &[Planned]) -> Vec<Ready> {
+    pub(super) fn prepare(
+        &self,
+        setting: &Setting,
+        point: &Point,
+        planned: &[Planned],
+    ) -> Vec<Ready> {
         let one = |planned: &Planned| {
             let context = prompts::context(setting.seed, self.words(point.depth, 0.0));
             let number = self.numbers.fetch_add(1, Ordering::Relaxed);
@@ -207,7 +215,13 @@ impl Url {
         ((tokens as f64 - other) / self.tokens[0]).round().max(0.0) as usize
     }
 
-    fn request(&self, setting: &Setting, context: &str, planned: &Planned, streamed: bool) -> Value {
+    fn request(
+        &self,
+        setting: &Setting,
+        context: &str,
+        planned: &Planned,
+        streamed: bool,
+    ) -> Value {
         let messages = match setting.source.entry(planned.prompt) {
             Some(entry) => entry.after(context),
             None => {

@@ -45,7 +45,13 @@ pub(in crate::cli) struct BenchArgs {
     #[arg(long, default_value = "chat", requires = "url", help_heading = "Servers")]
     endpoint: Endpoint,
     /// API key of the servers.
-    #[arg(long, value_name = "KEY", env = "OPENAI_API_KEY", hide_env_values = true, help_heading = "Servers")]
+    #[arg(
+        long,
+        value_name = "KEY",
+        env = "OPENAI_API_KEY",
+        hide_env_values = true,
+        help_heading = "Servers"
+    )]
     api_key: Option<String>,
 
     /// Prompts from a file: one a line; or JSON, a list or one a line: texts, or objects with `prompt`, `question` or
@@ -75,7 +81,13 @@ pub(in crate::cli) struct BenchArgs {
     #[arg(long, value_name = "R,..", value_delimiter = ',', value_parser = rate, help_heading = "Load")]
     rate: Vec<f64>,
     /// Tokens of context before each prompt, one or several: `0,4096`.
-    #[arg(long, value_name = "N,..", value_delimiter = ',', default_value = "0", help_heading = "Load")]
+    #[arg(
+        long,
+        value_name = "N,..",
+        value_delimiter = ',',
+        default_value = "0",
+        help_heading = "Load"
+    )]
     depth: Vec<u32>,
     /// Whether tokens may be found in the prefix cache.
     #[arg(long, value_enum, default_value = "off", help_heading = "Load")]
@@ -199,7 +211,8 @@ impl BenchArgs {
             return Err("--ci needs a limit, such as --max-ttft 1.1".to_owned());
         }
         if pair && self.url == self.url_b && self.url.is_some() && self.model == self.model_b {
-            let why = "--url and --url-b are the same server and model; for its canary use --canary";
+            let why =
+                "--url and --url-b are the same server and model; for its canary use --canary";
             return Err(why.to_owned());
         }
         let loads: Vec<Load> = match self.rate.is_empty() {
@@ -255,9 +268,9 @@ fn bound(text: &str) -> Result<f64, String> {
 fn slo(text: &str) -> Result<Slo, String> {
     let mut slo = Slo::default();
     for part in text.split(',') {
-        let (name, limit) = part.split_once('=').ok_or_else(|| {
-            format!("`{part}` is not NAME=MS, such as ttft=200")
-        })?;
+        let (name, limit) = part
+            .split_once('=')
+            .ok_or_else(|| format!("`{part}` is not NAME=MS, such as ttft=200"))?;
         let limit = Some(above_zero(limit)? / 1e3);
         match name {
             "ttft" => slo.ttft = limit,
