@@ -34,12 +34,17 @@ def installed(folder):
 
 
 def prompts(folder, count, words, output_tokens):
-    """The same prompts for both tools. guidellm takes the length of a reply from the file."""
+    """The same prompts and lengths of replies for both tools, each with its own name for the length.
+
+    Lengths differ, so that the requests of a closed loop do not begin all at the same time: whether they do would decide
+    the TTFT, and it depends on the client's own delay.
+    """
     path = pathlib.Path(folder) / "prompts.jsonl"
     lines = []
     for number in range(count):
         text = " ".join(WORDS[(number * 7 + at * (at + number % 13)) % len(WORDS)] for at in range(words))
-        lines.append(json.dumps({"prompt": f"{number:05} {text}", "output_tokens_count": output_tokens}))
+        length = output_tokens // 2 + number * 29 % (output_tokens + 1)
+        lines.append(json.dumps({"prompt": f"{number:05} {text}", "output_tokens_count": length, "max_tokens": length}))
     path.write_text("\n".join(lines) + "\n")
     return path
 

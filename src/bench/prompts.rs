@@ -12,6 +12,8 @@ pub struct Entry {
     pub messages: Vec<Value>,
     /// The right answer, if the file has one.
     pub expected: Option<String>,
+    /// Most tokens of the reply, if the file says.
+    pub max_tokens: Option<usize>,
 }
 
 /// Where prompts come from.
@@ -47,7 +49,8 @@ draw left late run while press close night real life few stop";
 impl Entry {
     /// One message of a user.
     pub fn user(text: &str) -> Entry {
-        Entry { messages: vec![json!({"role": "user", "content": text})], expected: None }
+        let messages = vec![json!({"role": "user", "content": text})];
+        Entry { messages, expected: None, max_tokens: None }
     }
 
     /// The conversation with `context` before the first message that has a text.

@@ -69,13 +69,15 @@ pub(super) async fn run(args: BenchArgs) -> Result<ExitCode, CliError> {
         prompt_tokens: args.prompts.is_none().then_some(args.prompt_tokens as usize),
         output_tokens: args.output_tokens as usize,
         seed: args.seed,
+        noise_threshold: args.noise_threshold,
         ..setup
     };
     let url = args.is_url();
     let bench = Bench { targets, setting, size, read };
     let runs = bench.run(&plan).await.map_err(|error| CliError::from_text(&error))?;
     let answered = bench.replies(replies).await.map_err(|error| CliError::from_text(&error))?;
-    let method = Method { seed: args.seed, ..Method::default() };
+    let allowance = args.noise_threshold / 100.0;
+    let method = Method { seed: args.seed, allowance, ..Method::default() };
     let figures = figures(&runs, &args.slo.unwrap_or_default(), &method);
     let judged = limits::judge(&args.limits(), &figures);
     let models = models.into_iter().zip(&bench.targets);

@@ -1,7 +1,7 @@
 //! Prompts for the commands that ask models themselves, from a file or built in.
 //!
 //! A file has one prompt a line; or it is JSON, a list or one value a line: texts, or objects with `prompt`, `question` or
-//! `messages`, and the right answer as `answer` or `expected` if there is one. It does not know what is asked of whom.
+//! `messages`; the right answer is `answer` or `expected`, the length of the reply `max_tokens`. It does not know what is asked of whom.
 
 use super::CliError;
 use crate::bench::prompts::Entry;
@@ -58,11 +58,13 @@ fn entry(one: &Value) -> Option<Entry> {
     let text = text.into_iter().flatten().find_map(Value::as_str).map(Entry::user);
     let chat = || {
         let messages = one.get("messages")?.as_array().cloned()?;
-        Some(Entry { messages, expected: None })
+        Some(Entry { messages, expected: None, max_tokens: None })
     };
     let expected = [one.get("answer"), one.get("expected")].into_iter().flatten();
     let expected = expected.into_iter().find_map(Value::as_str).map(str::to_owned);
-    text.or_else(chat).map(|entry| Entry { expected, ..entry })
+    let max_tokens = one.get("max_tokens").and_then(Value::as_u64).filter(|most| *most > 0);
+    let max_tokens = max_tokens.and_then(|most| usize::try_from(most).ok());
+    text.or_else(chat).map(|entry| Entry { expected, max_tokens, ..entry })
 }
 
 #[cfg(test)]
@@ -101,11 +103,15 @@ mod tests {
     fn the_right_answer_is_read_where_there_is_one() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("prompts");
-        let text =
-            r#"{"prompt": "a", "answer": "1"} {"prompt": "b", "expected": "2"} {"prompt": "c"}"#;
+        let text = r#"{"prompt": "a", "answer": "1"} {"prompt": "b", "expected": "2"}
+            {"prompt": "c", "max_tokens": 7}"#;
         std::fs::write(&path, text).unwrap();
-        let expected = read(Some(&path)).unwrap().into_iter().map(|entry| entry.expected);
-        let expected: Vec<Option<String>> = expected.collect();
-        assert_eq!(expected, [Some("1".to_owned()), Some("2".to_owned()), None]);
+        let found = read(Some(&path)).unwrap();
+        let expected: Vec<Option<&str>> = found.iter().map(|one| one.expected.as_deref()).collect();
+        assert_eq!(expected, [Some("1"), Some("2"), None]);
+        assert_eq!(
+            found.iter().map(|one| one.max_tokens).collect::<Vec<_>>(),
+            [None, None, Some(7)]
+        );
     }
 }

@@ -22,6 +22,7 @@ pub fn json(report: &Report) -> Value {
         "n_prompt": setup.prompt_tokens,
         "n_gen": setup.output_tokens,
         "seed": setup.seed,
+        "noise_threshold_percent": setup.noise_threshold,
         "resident_bytes": setup.resident,
         "points": report.points.iter().map(|one| point(report, one)).collect::<Vec<_>>(),
         "replies": report.changes.as_ref().map(|changes| changes.as_json()),

@@ -46,6 +46,8 @@ pub struct Setup {
     pub output_tokens: usize,
     /// Of everything random.
     pub seed: u64,
+    /// Per cent by which intervals are widened.
+    pub noise_threshold: f64,
     /// Resident memory of the process at the end, in bytes.
     pub resident: Option<u64>,
 }

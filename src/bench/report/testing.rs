@@ -60,6 +60,7 @@ pub fn report(versions: usize, points: usize, factor: f64) -> Report {
             prompt_tokens: Some(128),
             output_tokens: 32,
             seed: 1,
+            noise_threshold: 2.0,
             resident: Some(50 << 20),
         },
         points: points.collect(),

@@ -84,7 +84,7 @@ fn run(seed: u64, factor: f64) -> Group {
 const RUNS: u64 = 100;
 
 fn analysed(seed: u64, factor: f64) -> Vec<Interval> {
-    let method = Method { swaps: 399, seed, ..Method::default() };
+    let method = Method { swaps: 399, seed, allowance: 0.0, ..Method::default() };
     let all = intervals(&[run(seed, factor)], &method).remove(0);
     all.into_iter().map(|interval| interval.expect("enough rounds")).collect()
 }

@@ -9,7 +9,7 @@ fn sums(a: &[f64], b: &[f64]) -> Data {
 }
 
 fn one(data: Data, rounds: usize) -> Result<Interval, NoInterval> {
-    let method = Method { swaps: 499, ..Method::default() };
+    let method = Method { swaps: 499, allowance: 0.0, ..Method::default() };
     intervals(&[Group { rounds, figures: vec![data] }], &method)[0][0]
 }
 
@@ -72,7 +72,7 @@ proptest! {
         prop_assert!(found.low <= found.ratio && found.ratio <= found.high);
         prop_assert_eq!(found.differs, !(found.low..=found.high).contains(&1.0));
         let alone = found;
-        let method = Method { swaps: 499, ..Method::default() };
+        let method = Method { swaps: 499, allowance: 0.0, ..Method::default() };
         let more = [sums(&a, &b), sums(&b, &a), sums(&[1.0; 12], &a)];
         let both = intervals(&[Group { rounds: 12, figures: more.to_vec() }], &method)[0][0];
         if let Ok(both) = both {
@@ -90,6 +90,19 @@ fn a_constant_factor_is_found_exactly() {
     assert!((found.low - 1.25).abs() < 1e-6 && (found.high - 1.25).abs() < 1e-6, "{found:?}");
     let same = one(sums(&a, &a), 16).unwrap();
     assert_eq!((same.ratio, same.low, same.high, same.differs), (1.0, 1.0, 1.0, false));
+}
+
+#[test]
+fn the_allowance_widens_every_interval() {
+    let a: Vec<f64> = (0..16).map(|x| 1.0 + 0.1 * f64::from(x)).collect();
+    let of = |factor: f64| {
+        let b: Vec<f64> = a.iter().map(|x| factor * x).collect();
+        let method = Method { allowance: 0.02, ..Method::default() };
+        intervals(&[Group { rounds: 16, figures: vec![sums(&a, &b)] }], &method)[0][0].unwrap()
+    };
+    let found = of(1.25);
+    assert!((found.high / found.low - 1.02f64.powi(2)).abs() < 1e-4 && found.differs, "{found:?}");
+    assert!(!of(1.019).differs && of(1.021).differs && of(0.97).differs);
 }
 
 #[test]

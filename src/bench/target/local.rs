@@ -90,7 +90,7 @@ impl Local {
                 temperature: setting.temperature,
                 ..SamplingPatch::default()
             },
-            max_tokens: Some(setting.output_tokens),
+            max_tokens: Some(setting.reply_tokens(planned.prompt)),
             ignore_eos: setting.ignore_eos,
             ..GenerateRequest::new(format!("prompt {}", planned.prompt), prompt, Instant::now())
         })

@@ -30,6 +30,14 @@ pub struct Setting {
     pub seed: u64,
 }
 
+impl Setting {
+    /// Most tokens of the reply to a prompt.
+    fn reply_tokens(&self, prompt: usize) -> usize {
+        let own = self.source.entry(prompt).and_then(|entry| entry.max_tokens);
+        own.unwrap_or(self.output_tokens)
+    }
+}
+
 /// A request that can be sent at once.
 pub enum Ready {
     /// To a model in this process.

@@ -230,7 +230,7 @@ impl Url {
                 vec![message(format!("{context} {words}").trim())]
             }
         };
-        let mut body = self.body(messages, setting.output_tokens, streamed);
+        let mut body = self.body(messages, setting.reply_tokens(planned.prompt), streamed);
         // JSON numbers beyond 53 bits are not safe everywhere.
         body["seed"] = json!(planned.seed >> 33);
         if let Some(temperature) = setting.temperature {

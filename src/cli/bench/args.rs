@@ -6,6 +6,7 @@ use super::super::prompts::temperature;
 use crate::bench::figures::{Metric, Slo, Statistic};
 use crate::bench::limits::Limit;
 use crate::bench::plan::{Load, Point, points};
+use crate::bench::statistics::ALLOWANCE;
 use crate::bench::target::{Endpoint, Server};
 use crate::model::LoadFormat;
 use clap::{Args, ValueEnum};
@@ -55,7 +56,7 @@ pub(in crate::cli) struct BenchArgs {
     api_key: Option<String>,
 
     /// Prompts from a file: one a line; or JSON, a list or one a line: texts, or objects with `prompt`, `question` or
-    /// `messages`, and `answer` or `expected`.
+    /// `messages`, and `answer` or `expected`, and `max_tokens`.
     #[arg(long, value_name = "FILE", help_heading = "Prompts")]
     pub prompts: Option<PathBuf>,
     /// Tokens of a synthetic prompt.
@@ -98,6 +99,9 @@ pub(in crate::cli) struct BenchArgs {
     /// Requests of a block; default: twice the concurrency and at least 4, or those of 4 s at --rate.
     #[arg(long, value_name = "N", value_parser = count(), help_heading = "Load")]
     pub requests: Option<u32>,
+    /// By how many per cent two loaded copies of one model may differ: intervals are widened by it.
+    #[arg(long, value_name = "PERCENT", default_value_t = 100.0 * ALLOWANCE, value_parser = percent, help_heading = "Load")]
+    pub noise_threshold: f64,
     /// Limits of a good request for goodput, in ms: `ttft=200,tpot=50,e2e=5000`.
     #[arg(long, value_name = "LIMITS", value_parser = slo, help_heading = "Load")]
     pub slo: Option<Slo>,
@@ -261,6 +265,14 @@ fn rate(text: &str) -> Result<f64, String> {
     }
 }
 
+fn percent(text: &str) -> Result<f64, String> {
+    let value: f64 = text.parse().map_err(|_| format!("`{text}` is not a number"))?;
+    match (0.0..=50.0).contains(&value) {
+        true => Ok(value),
+        false => Err(format!("{value} is not from 0 to 50")),
+    }
+}
+
 fn bound(text: &str) -> Result<f64, String> {
     above_zero(text)
 }
@@ -346,6 +358,7 @@ mod tests {
             ("--url http://x --url-b http://y --canary", "--canary"),
             ("--url http://x --endpoint responses", "chat or completions"),
             ("a --rounds 0", "0 is not in 1.."),
+            ("a b --noise-threshold 60", "not from 0 to 50"),
         ] {
             let error = parse(line).expect_err(line);
             assert!(error.contains(why), "{line}: {error}");
