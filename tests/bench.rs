@@ -79,7 +79,7 @@ fn a_model_against_itself_in_all_forms() {
     let version = &found["versions"][1];
     assert_eq!(
         (&version["model_type"], &version["memory_bytes"]["arena_used"].is_u64()),
-        (&"llama".into(), &true)
+        (&"LlamaForCausalLM".into(), &true)
     );
     assert!(version["model_n_params"].as_u64() > Some(100_000), "{version}");
     let text = fs::read_to_string(md).expect("Markdown");
@@ -116,10 +116,16 @@ fn answers_replies_and_a_prefix_cache_that_finds_what_it_had() {
         "--json",
     ]));
     let replies = &found["replies"];
-    assert_eq!((&replies["prompts"], &replies["with_answer"]), (&12.into(), &12.into()));
+    // tiny-v3 is broken: it also fails on some prompts.
+    let [prompts, failed] =
+        ["prompts", "failed"].map(|name| replies[name].as_u64().expect("a number"));
+    assert!(prompts + failed == 12 && prompts >= 3, "{replies}");
+    assert_eq!(replies["with_answer"], prompts);
     let right = |version: usize| replies["versions"][version]["right"].as_u64().expect("a number");
     assert!(right(0) > right(1), "tiny-v3 is broken: {replies}");
-    assert!(replies["identical"].as_u64() < Some(12) && !replies["first_divergence"].is_null());
+    assert!(
+        replies["identical"].as_u64() < Some(prompts) && !replies["first_divergence"].is_null()
+    );
     for name in ["Mean PPL(Q)", "Mean PPL(base)", "Mean KLD", "Same top p", "Mean Δp"] {
         assert!(replies["distributions"][name].is_number(), "{name}: {replies}");
     }
@@ -169,7 +175,8 @@ fn a_server_is_measured_over_its_api() {
         for request in requests {
             assert_eq!(request["output_tokens"], 4, "{request}");
             let prompt = request["prompt_tokens"].as_f64().expect("a number");
-            assert!((30.0..=50.0).contains(&prompt), "close to 40 tokens: {request}");
+            // Of this tokenizer, words have 1 to 5 tokens.
+            assert!((24.0..=60.0).contains(&prompt), "about 40 tokens: {request}");
         }
         assert!(found["versions"][0]["name"].as_str().expect("a name").starts_with("tiny at http"));
     }

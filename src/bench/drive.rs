@@ -116,21 +116,18 @@ impl Bench {
         })
     }
 
-    /// Has all versions answer the first `count` prompts, one after the other.
-    ///
-    /// # Errors
-    ///
-    /// Which version could not answer, and why.
-    pub async fn replies(&self, count: usize) -> Result<Vec<Answered>, String> {
+    /// Has all versions answer the first `count` prompts, one after the other. An error says which version could not
+    /// answer a prompt, and why.
+    pub async fn replies(&self, count: usize) -> Vec<Result<Answered, String>> {
         let progress = Progress::counting("replies", count as u64, "prompts");
         let mut all = Vec::new();
         for number in 0..count {
             let planned = plan::compared(number, self.size.seed);
-            all.push(answered(&self.targets, &self.setting, &planned).await?);
+            all.push(answered(&self.targets, &self.setting, &planned).await);
             progress.add(1);
         }
         progress.end();
-        Ok(all)
+        all
     }
 
     /// The versions, in order.

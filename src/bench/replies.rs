@@ -61,6 +61,8 @@ pub struct Counts {
 pub struct Changes {
     /// Prompts.
     pub prompts: usize,
+    /// Prompts that a version could not answer, of which nothing is counted, and why it could not answer the first.
+    pub failed: (usize, Option<String>),
     /// Prompts with a right answer.
     pub with_answer: usize,
     /// By version; one if there is one version.
@@ -205,6 +207,8 @@ impl Changes {
         };
         json!({
             "prompts": self.prompts,
+            "failed": self.failed.0,
+            "first_failure": self.failed.1,
             "with_answer": self.with_answer,
             "versions": self.counts.iter().map(counts).collect::<Vec<_>>(),
             "identical": self.identical,

@@ -15,7 +15,7 @@ use crate::bench::figures::figures;
 use crate::bench::limits::{self, Verdict};
 use crate::bench::plan::Size;
 use crate::bench::prompts::{Entry, Source};
-use crate::bench::replies::changes;
+use crate::bench::replies::{Answered, Changes, changes};
 use crate::bench::report::{Model, PointReport, Report, Setup, html, json, markdown, table};
 use crate::bench::statistics::Method;
 use crate::bench::target::{Local, Setting, Target, Url};
@@ -75,7 +75,7 @@ pub(super) async fn run(args: BenchArgs) -> Result<ExitCode, CliError> {
     let url = args.is_url();
     let bench = Bench { targets, setting, size, read };
     let runs = bench.run(&plan).await.map_err(|error| CliError::from_text(&error))?;
-    let answered = bench.replies(replies).await.map_err(|error| CliError::from_text(&error))?;
+    let changes = changed(bench.replies(replies).await, url);
     let allowance = args.noise_threshold / 100.0;
     let method = Method { seed: args.seed, allowance, ..Method::default() };
     let figures = figures(&runs, &args.slo.unwrap_or_default(), &method);
@@ -89,11 +89,20 @@ pub(super) async fn run(args: BenchArgs) -> Result<ExitCode, CliError> {
             .zip(figures)
             .map(|(run, figures)| PointReport { run, figures })
             .collect(),
-        changes: (!answered.is_empty()).then(|| changes(&answered, url)),
+        changes,
         limits: judged,
     };
     write(&args, &report)?;
     Ok(exit(&args, &report))
+}
+
+/// What changed in the replies; `None` if none were compared.
+fn changed(all: Vec<Result<Answered, String>>, url: bool) -> Option<Changes> {
+    let count = all.len();
+    let first = all.iter().find_map(|one| one.as_ref().err().cloned());
+    let answered: Vec<Answered> = all.into_iter().flatten().collect();
+    let failed = (count - answered.len(), first);
+    (count > 0).then(|| Changes { failed, ..changes(&answered, url) })
 }
 
 /// Prompts whose replies are compared, if the command line does not say.

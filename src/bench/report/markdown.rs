@@ -56,9 +56,13 @@ fn models(report: &Report) -> String {
     for point in &report.points {
         for (version, test, rate) in llama_bench_rows(report, point) {
             let (model, setup) = (&report.models[version], &report.setup);
+            let letter = match report.is_pair() {
+                true => format!("{} ", Version::BOTH[version].as_str()),
+                false => String::new(),
+            };
             let _ = writeln!(
                 text,
-                "| {} | {} | {} | {} | {} | {} | {test} | {} |",
+                "| {letter}{} | {} | {} | {} | {} | {} | {test} | {} |",
                 escaped(&model.name),
                 or_dash(model.size.map(size)),
                 or_dash(model.params.map(|params| format!("{:.2} M", params as f64 / 1e6))),

@@ -187,6 +187,10 @@ pub fn limit_lines(report: &Report) -> Vec<String> {
 /// What changed in the replies, one line each.
 pub fn change_lines(changes: &Changes) -> Vec<String> {
     let mut lines = Vec::new();
+    if let (failed, Some(first)) = &changes.failed {
+        lines.push(format!("{failed} more could not be answered by both"));
+        lines.push(format!("the first: {first}"));
+    }
     let name = |at: usize| Version::BOTH[at].as_str();
     for (at, counts) in changes.counts.iter().enumerate() {
         let right = match changes.with_answer {

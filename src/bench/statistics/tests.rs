@@ -89,7 +89,8 @@ fn a_constant_factor_is_found_exactly() {
     assert!(found.differs && (found.ratio - 1.25).abs() < 1e-12, "{found:?}");
     assert!((found.low - 1.25).abs() < 1e-6 && (found.high - 1.25).abs() < 1e-6, "{found:?}");
     let same = one(sums(&a, &a), 16).unwrap();
-    assert_eq!((same.ratio, same.low, same.high, same.differs), (1.0, 1.0, 1.0, false));
+    assert!(same.ratio == 1.0 && !same.differs, "{same:?}");
+    assert!(same.low > 1.0 - 1e-6 && same.high < 1.0 + 1e-6, "{same:?}");
 }
 
 #[test]

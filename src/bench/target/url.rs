@@ -20,8 +20,8 @@ use xxhash_rust::xxh3::xxh3_64;
 
 /// How long the client waits for the headers, and for the next bytes.
 const PATIENCE: Duration = Duration::from_secs(300);
-/// Words of the two requests that find out how many tokens a word has.
-const PROBES: [usize; 2] = [40, 140];
+/// Words of the two requests that find out how many tokens a word has; one word is taken to be one token.
+const PROBES: [usize; 2] = [1, 140];
 /// Most likely tokens that are asked for when replies are compared.
 const TOPS: usize = 20;
 
@@ -113,7 +113,7 @@ impl Url {
     async fn calibrate(&mut self) -> Result<(), String> {
         let mut counts = [None; 2];
         for (count, words) in counts.iter_mut().zip(PROBES) {
-            let body = self.body(vec![message(&prompts::words(0, words, words))], 1, false);
+            let body = self.body(vec![message(&prompts::words(0, 0, words))], 1, false);
             let answer = self.whole(self.post(&body)).await?;
             *count = sse::usage(&answer).map(|[prompt, ..]| prompt as f64);
         }

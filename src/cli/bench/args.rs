@@ -333,7 +333,7 @@ mod tests {
     #[test]
     fn wrong_arguments_are_named() {
         for (line, why) in [
-            ("", "<A|"),
+            ("", "<A>"),
             ("a --url http://x", "--url"),
             ("a b c", "unexpected argument 'c'"),
             ("a b --rate 1 --concurrency 2", "--concurrency"),

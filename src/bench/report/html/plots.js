@@ -12,7 +12,7 @@ const names = DATA.versions.map((_, at) => ["A", "B"][at]);
 function plot(id, title, x, y, data, all) {
   const place = document.getElementById(id);
   if (!place || data[0].length === 0) return;
-  const options = { ...size, title, scales, axes: [axis(x), axis(y)], series: [{ label: x }, ...all] };
+  const options = { ...size, title, scales, axes: [axis(x), { ...axis(y), size: 70 }], series: [{ label: x }, ...all] };
   new uPlot(options, data, place);
 }
 
