@@ -80,8 +80,8 @@ def by_guidellm(args, program, server, model, path, requests, folder):
 
 
 def main():
-    args = arguments(__doc__, turns=(3, "turns of both tools"), clients=(2, "requests under way at a time"),
-                     requests=(60, "requests of a turn"), words=(400, "words of a prompt"),
+    args = arguments(__doc__, turns=(3, "turns of both tools"), clients=(1, "requests under way at a time"),
+                     requests=(40, "requests of a turn"), words=(1800, "words of a prompt"),
                      output_tokens=(64, "tokens of a reply"),
                      venv=(pathlib.Path(tempfile.gettempdir()) / "serin-verify-guidellm", "where guidellm is installed"))
     report, program = Report("bench_agrees", args), installed(args.venv)

@@ -208,6 +208,11 @@ impl BenchArgs {
     /// All load points; an error says which arguments do not fit together.
     pub fn plan(&self) -> Result<Vec<Point>, String> {
         let pair = self.b.is_some() || self.url_b.is_some() || self.canary;
+        // `requires` says nothing where the required argument conflicts with one that is there.
+        let of_servers = self.url_b.is_some() || self.canary || self.model.is_some();
+        if of_servers && self.url.is_none() {
+            return Err("--url-b, --canary and --model are for servers: they need --url".to_owned());
+        }
         if self.ci && !pair {
             return Err("--ci compares two versions: name a second one".to_owned());
         }
