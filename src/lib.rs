@@ -1,6 +1,7 @@
 //! serin: two versions of a language model in one process. Requests are split between them by weight, and a
 //! rollout promotes or withdraws the new version, based on figures from the generation loop.
 pub mod alerts;
+pub mod bench;
 pub mod cli;
 pub mod config;
 pub mod control;

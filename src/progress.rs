@@ -19,6 +19,8 @@ const WIDTH: usize = 30;
 pub struct Progress {
     what: String,
     total: u64,
+    /// What is counted; `None`: bytes.
+    unit: Option<&'static str>,
     terminal: bool,
     state: Mutex<State>,
 }
@@ -34,11 +36,21 @@ struct State {
 }
 
 impl Progress {
-    /// Begins now. `total` 0 means unknown.
+    /// Begins now; counts bytes. `total` 0 means unknown.
     pub fn start(what: impl Into<String>, total: u64) -> Progress {
+        Progress::counting(what, total, None)
+    }
+
+    /// Begins now; counts what `unit` names, such as requests.
+    pub fn counting(
+        what: impl Into<String>,
+        total: u64,
+        unit: impl Into<Option<&'static str>>,
+    ) -> Progress {
+        let unit = unit.into();
         let terminal = std::io::stderr().is_terminal();
         let state = State { started: Instant::now(), said: None, done: 0, before: 0, ended: false };
-        Progress { what: what.into(), total, terminal, state: Mutex::new(state) }
+        Progress { what: what.into(), total, unit, terminal, state: Mutex::new(state) }
     }
 
     /// This many bytes are there already.
@@ -58,7 +70,11 @@ impl Progress {
             return;
         }
         state.said = Some(now);
-        self.say(&line(&self.what, state.done, state.before, self.total, now - state.started));
+        let (done, before, took) = (state.done, state.before, now - state.started);
+        self.say(&match self.unit {
+            None => line(&self.what, done, before, self.total, took),
+            Some(unit) => counted(&self.what, done, (self.total, unit), took),
+        });
     }
 
     /// The operation is over. Reported only if it took long.
@@ -66,7 +82,12 @@ impl Progress {
         let mut state = self.state.lock();
         let took = state.started.elapsed();
         if !std::mem::replace(&mut state.ended, true) && took >= PATIENCE {
-            let text = ended(&self.what, state.done, state.before, took);
+            let text = match self.unit {
+                None => ended(&self.what, state.done, state.before, took),
+                Some(unit) => {
+                    format!("{}: {} {unit} in {:.1} s", self.what, state.done, took.as_secs_f64())
+                }
+            };
             if self.terminal && state.said.is_some() {
                 eprint!("\r\x1b[K");
             }
@@ -96,10 +117,22 @@ fn line(what: &str, done: u64, before: u64, total: u64, took: Duration) -> Strin
     if total == 0 {
         return format!("{what}: {} at {rate}", size(done));
     }
+    let (bar, percent) = bar(done, total);
+    format!("{what}: [{bar}] {percent:.0} % of {} at {rate}", size(total))
+}
+
+fn bar(done: u64, total: u64) -> (String, f64) {
     let share = (done as f64 / total as f64).min(1.0);
     let full = (share * WIDTH as f64) as usize;
-    let bar = format!("{}{}", "#".repeat(full), "-".repeat(WIDTH - full));
-    format!("{what}: [{bar}] {:.0} % of {} at {rate}", share * 100.0, size(total))
+    (format!("{}{}", "#".repeat(full), "-".repeat(WIDTH - full)), 100.0 * share)
+}
+
+/// How much of `total` is done, and how long the rest will take at this speed.
+fn counted(what: &str, done: u64, (total, unit): (u64, &str), took: Duration) -> String {
+    let (bar, percent) = bar(done, total.max(1));
+    let left = took.as_secs_f64() / done.max(1) as f64 * total.saturating_sub(done) as f64;
+    let left = format!("{}:{:02}", left as u64 / 60, left as u64 % 60);
+    format!("{what}: [{bar}] {percent:.0} % of {total} {unit}, {left} left")
 }
 
 fn ended(what: &str, done: u64, before: u64, took: Duration) -> String {
@@ -135,6 +168,11 @@ mod tests {
             "loading x: [###############---------------] 50 % of 6.0 MiB at 1.0 MiB/s"
         );
         assert_eq!(line("x", 512, 0, 0, Duration::from_secs(1)), "x: 512 B at 512 B/s");
+        let counted = counted("bench", 64, (256, "requests"), Duration::from_secs(30));
+        assert_eq!(
+            counted,
+            "bench: [#######-----------------------] 25 % of 256 requests, 1:30 left"
+        );
         let more = line("x", 9, 0, 6, Duration::from_secs(3));
         assert!(more.contains("100 %"), "{more}");
         assert_eq!(

@@ -4,7 +4,9 @@
 //! the figures that the gate `cross_read` rests on.
 
 use super::CliError;
+use super::prompts::{self, temperature};
 use super::serve::open_device;
+use crate::bench::prompts::Entry;
 use crate::config::Config;
 use crate::control::{any_model, folder_loader};
 use crate::engine::EngineHandle;
@@ -16,9 +18,6 @@ use clap::Args;
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 use std::time::{Instant, SystemTime};
-
-/// Prompts that any chat model can answer, one a line.
-const PROMPTS: &str = include_str!("compare/prompts.txt");
 
 /// What to compare, and how.
 #[derive(Debug, Clone, Args)]
@@ -51,17 +50,9 @@ pub(super) struct CompareArgs {
     config: Option<PathBuf>,
 }
 
-fn temperature(text: &str) -> Result<f32, String> {
-    let value: f32 = text.parse().map_err(|_| format!("`{text}` is not a number"))?;
-    match (0.0..=2.0).contains(&value) {
-        true => Ok(value),
-        false => Err(format!("{value} is not from 0 to 2")),
-    }
-}
-
 /// Runs the comparison and prints it.
 pub(super) async fn run(args: &CompareArgs) -> Result<(), CliError> {
-    let prompts = prompts(args.prompts.as_deref())?;
+    let prompts = prompts::read(args.prompts.as_deref())?;
     let (engine, _faults) = EngineHandle::start().map_err(CliError::from_text)?;
     let [stable, canary] = load(args, &engine).await?;
     let comparison = Comparison::new(&engine, [&stable, &canary]);
@@ -109,9 +100,9 @@ async fn load(args: &CompareArgs, engine: &EngineHandle) -> Result<[Deployment; 
     Ok([load(&args.stable).await?, load(&args.canary).await?])
 }
 
-fn request(args: &CompareArgs, prompts: &[Vec<Value>], n: u64) -> GenerateRequest {
+fn request(args: &CompareArgs, prompts: &[Entry], n: u64) -> GenerateRequest {
     let at = n as usize % prompts.len();
-    let messages = prompts[at].clone();
+    let messages = prompts[at].messages.clone();
     let prompt =
         Prompt::Chat { messages, tools: None, template_kwargs: None, ending: Default::default() };
     GenerateRequest {
@@ -123,49 +114,6 @@ fn request(args: &CompareArgs, prompts: &[Vec<Value>], n: u64) -> GenerateReques
         max_tokens: Some(args.max_tokens as usize),
         ..GenerateRequest::new(format!("prompt {}", at + 1), prompt, Instant::now())
     }
-}
-
-/// The messages of each prompt.
-fn prompts(path: Option<&Path>) -> Result<Vec<Vec<Value>>, CliError> {
-    let Some(path) = path else { return Ok(lines(PROMPTS)) };
-    let bad = |why: String| CliError(format!("{}: {why}", path.display()));
-    let text = std::fs::read_to_string(path).map_err(|error| bad(error.to_string()))?;
-    let text = text.trim_start_matches('\u{feff}').trim();
-    let json = |error: serde_json::Error| bad(error.to_string());
-    let found = match text.chars().next() {
-        Some('{' | '[') => {
-            let list: Vec<Value> = match text.starts_with('[') {
-                true => serde_json::from_str(text).map_err(json)?,
-                // One object a line.
-                false => {
-                    let all = serde_json::Deserializer::from_str(text).into_iter();
-                    all.collect::<Result<_, _>>().map_err(json)?
-                }
-            };
-            let messages = list.iter().enumerate().map(|(at, one)| {
-                let why = "is neither a text nor an object with prompt, question or messages";
-                messages(one).ok_or_else(|| bad(format!("entry {} {why}", at + 1)))
-            });
-            messages.collect::<Result<_, _>>()?
-        }
-        _ => lines(text),
-    };
-    if found.is_empty() { Err(bad("it has no prompts".to_owned())) } else { Ok(found) }
-}
-
-fn lines(text: &str) -> Vec<Vec<Value>> {
-    let lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
-    lines.map(user).collect()
-}
-
-fn user(text: &str) -> Vec<Value> {
-    vec![json!({"role": "user", "content": text})]
-}
-
-fn messages(one: &Value) -> Option<Vec<Value>> {
-    let text = [Some(one), one.get("prompt"), one.get("question")];
-    let text = text.into_iter().flatten().find_map(Value::as_str).map(user);
-    text.or_else(|| one.get("messages")?.as_array().cloned())
 }
 
 /// What one model finds in the replies of one writer: the means over replies.
@@ -224,37 +172,4 @@ fn as_json(names: &[String; 2], comparison: &Comparison<'_>, all: &[(u32, Compar
         "difference": all.iter().find_map(|(_, one)| one.difference.as_ref()),
         "readings": all.iter().map(reading).collect::<Vec<_>>(),
     })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn prompts_are_lines_or_a_list() {
-        assert!(prompts(None).unwrap().len() >= 20);
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("prompts");
-        for (text, count) in [
-            ("one\n\ntwo\n", 2),
-            ("\u{feff}{\"prompt\": \"a\"}\n{\"question\": \"b\"}\n", 2),
-            (
-                r#"["a", {"prompt": "b"}, {"question": "c"}, {"messages": [{"role": "user", "content": "d"}]}]"#,
-                4,
-            ),
-        ] {
-            std::fs::write(&path, text).unwrap();
-            assert_eq!(prompts(Some(&path)).unwrap().len(), count, "{text}");
-        }
-        for (text, why) in [
-            ("[1]", "entry 1"),
-            (r#"{"prompts": []}"#, "entry 1"),
-            ("[", "EOF"),
-            ("\n", "no prompts"),
-        ] {
-            std::fs::write(&path, text).unwrap();
-            let error = prompts(Some(&path)).unwrap_err().to_string();
-            assert!(error.contains(why), "{error}");
-        }
-    }
 }

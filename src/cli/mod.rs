@@ -4,6 +4,7 @@
 //! This module assembles the server (`serve`) and keeps it running (`supervise`, by the rule in `restarts`).
 //! It decides nothing about routing or rollouts.
 
+mod bench;
 mod check;
 mod client;
 mod compare;
@@ -15,6 +16,7 @@ mod listeners;
 mod logging;
 mod notify;
 mod operate;
+mod prompts;
 mod restarts;
 pub mod serve;
 mod signals;
@@ -111,6 +113,8 @@ enum Command {
     },
     /// Have two models read each other's replies, without traffic, and print how far they agree.
     Compare(compare::CompareArgs),
+    /// Measure a model, or compare two: latency, throughput, memory, and what changed in the replies.
+    Bench(Box<bench::BenchArgs>),
     /// Judge a recorded rollout again, by its own policy or by another.
     Replay(ReplayArgs),
     /// Print completions for a shell, e.g. `serin completions bash > /etc/bash_completion.d/serin`.
@@ -236,7 +240,11 @@ fn fail(error: &CliError) -> ExitCode {
 async fn run(command: Command) -> Result<ExitCode, CliError> {
     if matches!(
         command,
-        Command::Serve(_) | Command::Check(_) | Command::Demo(_) | Command::Compare(_)
+        Command::Serve(_)
+            | Command::Check(_)
+            | Command::Demo(_)
+            | Command::Compare(_)
+            | Command::Bench(_)
     ) {
         Isa::from_environment().map_err(CliError::from_text)?;
     }
@@ -278,6 +286,7 @@ async fn run(command: Command) -> Result<ExitCode, CliError> {
         }
         Command::Ledger { command } => return ledger::run(command),
         Command::Compare(args) => compare::run(&args).await?,
+        Command::Bench(args) => return bench::run(*args).await,
         Command::Replay(args) => return ledger::replay(&args),
         Command::Completions { shell } => completions::completions(Cli::command(), shell),
         Command::Man { folder } => completions::man(Cli::command(), &folder)?,

@@ -61,6 +61,12 @@ pub(super) enum Command {
     LoseDevice {
         what: String,
     },
+    /// Makes the lane's steps take longer.
+    #[cfg(any(test, debug_assertions, feature = "testing"))]
+    SlowDown {
+        lane: LaneId,
+        factor: f64,
+    },
 }
 
 /// A model that a loader thread has prepared.
@@ -274,6 +280,12 @@ impl Executor {
                 let costs = self.lanes.iter().find(|l| l.id == lane).and_then(|l| l.costs.clone());
                 // Another model's costs are better than none: versions of one model are much alike.
                 self.costs = costs.or(self.costs.take());
+            }
+            #[cfg(any(test, debug_assertions, feature = "testing"))]
+            Command::SlowDown { lane, factor } => {
+                if let Some(lane) = self.lanes.iter_mut().find(|l| l.id == lane) {
+                    lane.slow_down(factor);
+                }
             }
             Command::Unload { lane, grace, reply } => {
                 let since = Instant::now();

@@ -123,6 +123,13 @@ impl EngineHandle {
         self.send(Command::SetReference { lane })
     }
 
+    /// Makes each step of this lane take `factor` times as long, by a real wait: a known difference for tests of whatever
+    /// measures models.
+    #[cfg(any(test, debug_assertions, feature = "testing"))]
+    pub fn slow_down(&self, lane: LaneId, factor: f64) -> Result<(), EngineError> {
+        self.send(Command::SlowDown { lane, factor })
+    }
+
     /// Admits no more sequences, lets running ones finish for at most `grace`, drops the model and frees its
     /// memory.
     pub async fn unload(&self, lane: LaneId, grace: Duration) -> Result<UnloadReport, EngineError> {

@@ -96,6 +96,8 @@ pub(super) struct Lane {
     pub id: LaneId,
     pub stats: Arc<LaneStats>,
     runner: Box<dyn Runner>,
+    #[cfg(any(test, debug_assertions, feature = "testing"))]
+    slowed: Option<super::slowed::Slowed>,
     scheduler: Scheduler,
     batch: Batch,
     arena: Arena,
@@ -186,6 +188,8 @@ impl Lane {
                 ..LaneStats::default()
             }),
             runner,
+            #[cfg(any(test, debug_assertions, feature = "testing"))]
+            slowed: None,
             scheduler,
             batch: Batch::default(),
             arena,
@@ -221,6 +225,12 @@ impl Lane {
                 let _ = request.events.send(SeqEvent::Refused { tag: request.tag, why });
             }
         }
+    }
+
+    /// See `EngineHandle::slow_down`.
+    #[cfg(any(test, debug_assertions, feature = "testing"))]
+    pub fn slow_down(&mut self, factor: f64) {
+        self.slowed = Some(super::slowed::Slowed::new(factor));
     }
 
     pub fn is_idle(&self) -> bool {
@@ -294,6 +304,10 @@ impl Lane {
         now: impl Fn() -> Instant,
     ) -> Option<StepFault> {
         let outcome = run(&mut *self.runner, &self.arena, &self.batch, &self.scheduler.draws());
+        #[cfg(any(test, debug_assertions, feature = "testing"))]
+        if let Some(slowed) = &mut self.slowed {
+            slowed.wait(begun, &self.batch, &now);
+        }
         let at = now();
         if let Ok(Err(Fault::DeviceLost(what))) = outcome {
             return Some(StepFault::DeviceLost(what));

@@ -21,6 +21,8 @@ pub mod request;
 pub mod runner;
 pub mod scheduler;
 pub mod sequence;
+#[cfg(any(test, debug_assertions, feature = "testing"))]
+mod slowed;
 mod turns;
 mod work;
 

@@ -127,6 +127,18 @@ impl Weights {
         }
     }
 
+    /// Number of parameters: the elements of all tensors.
+    pub fn parameters(&self) -> u64 {
+        let elements = |shape: &[usize]| shape.iter().map(|n| *n as u64).product::<u64>();
+        match &self.form {
+            Form::Folder(checkpoint) => {
+                checkpoint.tensors().iter().map(|(_, shape)| elements(shape)).sum()
+            }
+            Form::Gguf(gguf) => gguf.tensors().map(|(_, _, shape)| elements(shape)).sum(),
+            Form::Dummy(dummy) => dummy.tensors().map(|(_, _, shape)| elements(shape)).sum(),
+        }
+    }
+
     /// The model's shape and settings, as read when it was opened.
     pub fn config(&self) -> &ModelConfig {
         &self.config

@@ -37,6 +37,12 @@ impl<'a> Reply<'a> {
     pub fn new(writer: Arm, tokens: &'a [u32]) -> Reply<'a> {
         Reply { writer, tokens, done: Default::default() }
     }
+
+    /// The scores of both readers, once both have read it.
+    pub fn scores(&self) -> Option<[&[Score]; 2]> {
+        let [stable, canary] = &self.done;
+        Some([&stable.get()?.1, &canary.get()?.1])
+    }
 }
 
 /// What both made of a reply.

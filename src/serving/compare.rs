@@ -5,11 +5,15 @@
 use super::admission::Admission;
 use super::both::{Pair, Reply};
 use super::idle::run_sequence;
+pub use super::prepare::Prepared;
 use super::prepare::prepare;
-use super::types::GenerateRequest;
+use super::quality::asked;
+use super::types::{GatewayError, GenerateRequest};
 use crate::engine::EngineHandle;
+use crate::model::Score;
 use crate::rollout::{Arm, Origin, Reading};
 use crate::routing::Deployment;
+use crate::text::quality::{End, Reply as Assessed, Signs, assess};
 use std::time::SystemTime;
 
 /// Two loaded models.
@@ -28,6 +32,57 @@ pub struct Compared {
     pub text: String,
     /// The first difference between the prompts that the models were given.
     pub difference: Option<String>,
+}
+
+/// A reply that one model has written.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Written {
+    /// Ids of its tokens, in the writer's vocabulary.
+    pub tokens: Vec<u32>,
+    /// Its text.
+    pub text: String,
+    /// Signs that it is poor.
+    pub signs: Signs,
+}
+
+/// A request made ready for one model, for a caller that submits sequences to the engine itself. `today`: what templates
+/// print as the date.
+///
+/// # Errors
+///
+/// What is wrong with the request, or why this model cannot take it.
+pub async fn prepared(
+    request: &GenerateRequest,
+    deployment: &Deployment,
+    today: SystemTime,
+) -> Result<Prepared, GatewayError> {
+    prepare(request, deployment, None, &Admission::new(), today).await
+}
+
+/// Has a loaded model answer. `today`: what templates print as the date.
+///
+/// # Errors
+///
+/// Why it could not.
+pub async fn write(
+    engine: &EngineHandle,
+    deployment: &Deployment,
+    request: &GenerateRequest,
+    today: SystemTime,
+) -> Result<Written, String> {
+    let unwritten =
+        |why: &dyn std::fmt::Display| format!("{} cannot answer: {why}", deployment.version);
+    let prepared = prepared(request, deployment, today).await.map_err(|error| unwritten(&error))?;
+    let most = prepared.max_new_tokens;
+    let written = run_sequence(engine, deployment, prepared, false).await;
+    let (answer, _) = written.map_err(|error| unwritten(&error))?;
+    let spell = |ids: &[u32]| deployment.codec.decode(ids, true).unwrap_or_default();
+    let text = spell(&answer.tokens);
+    let end = if answer.tokens.len() >= most { End::Length } else { End::Token };
+    let ids = &answer.tokens;
+    let reply = Assessed { text: &text, whole: true, ids, end, spell: &spell };
+    let signs = assess(&asked(request), &reply);
+    Ok(Written { tokens: answer.tokens, text, signs })
 }
 
 impl<'a> Comparison<'a> {
@@ -73,5 +128,27 @@ impl<'a> Comparison<'a> {
             text,
             difference: both.difference,
         }))
+    }
+
+    /// What both models make of each token of a reply that `writer` gave to `request`: by reader, in order of the reply's
+    /// tokens. `None` if there is nothing to read, or the vocabularies differ.
+    ///
+    /// # Errors
+    ///
+    /// Why a model could not read.
+    pub async fn scores(
+        &self,
+        writer: Arm,
+        request: &GenerateRequest,
+        tokens: &[u32],
+        today: SystemTime,
+    ) -> Result<Option<[Vec<Score>; 2]>, String> {
+        if !self.pair.same || tokens.is_empty() {
+            return Ok(None);
+        }
+        let reply = Reply::new(writer, tokens);
+        let both = self.pair.read((self.engine, &self.admission), request, &reply, today).await;
+        both.map_err(|error| error.to_string())?;
+        Ok(reply.scores().map(|scores| scores.map(<[Score]>::to_vec)))
     }
 }

@@ -12,10 +12,14 @@ use std::time::SystemTime;
 
 /// What one arm is given to run.
 #[derive(Debug, Clone)]
-pub(super) struct Prepared {
+pub struct Prepared {
+    /// The prompt, at least one token.
     pub ids: Vec<u32>,
+    /// The client's settings over the model's own.
     pub params: SamplingParams,
+    /// Most tokens of the reply, at least 1.
     pub max_new_tokens: usize,
+    /// Ids that end the reply.
     pub stop_ids: Vec<u32>,
 }
 

@@ -58,7 +58,8 @@ pub(super) fn unanswered(class: Class, started: bool) -> Flags {
     }
 }
 
-fn asked(request: &GenerateRequest) -> Asked<'_> {
+/// What the request asked for.
+pub(super) fn asked(request: &GenerateRequest) -> Asked<'_> {
     let max_tokens = request.max_tokens;
     match &request.prompt {
         Prompt::Chat { messages, tools, ending, .. } => {

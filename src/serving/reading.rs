@@ -49,8 +49,9 @@ pub fn agreement(stable: &[Score], canary: &[Score], writer: Arm) -> Option<Agre
     (places > 0 && both.kl.is_finite() && excess.is_finite()).then_some(both)
 }
 
-/// KL divergence of `other` from `base`, in nats, both given as log-probabilities by token id.
-fn divergence(base: &[f32], other: &[f32]) -> f64 {
+/// KL divergence of `other` from `base`, in nats, both given as log-probabilities by token id; beyond the shorter one,
+/// nothing is compared.
+pub fn divergence(base: &[f32], other: &[f32]) -> f64 {
     let one = |(p, q): (&f32, &f32)| f64::from(*p).exp() * f64::from(p - q);
     base.iter().zip(other).map(one).sum()
 }
