@@ -114,7 +114,8 @@ mod tests {
         };
         let (mut slowed, mut ended) = (Slowed::new(1.2), start);
         for wait in 0..1000 {
-            (looks.set(0), waits.set(wait));
+            looks.set(0);
+            waits.set(wait);
             at.set(ended - start + Duration::from_micros(199));
             slowed.wait(ended, &batch(1, 9), &now);
             ended = slowed.ended.unwrap();
