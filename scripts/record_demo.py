@@ -50,6 +50,10 @@ def follow(command, every):
         if ready and not data:
             break
         # The emulator has no second screen; output after the live view begins on a cleared one.
+        _, enter, after = data.partition(b"\x1b[?1049h")
+        if enter:
+            screen.reset()
+            data = after
         live, leave, rest = data.partition(b"\x1b[?1049l")
         stream.feed(live)
         if leave:

@@ -144,6 +144,8 @@ def rollout(report, browser, program, folder, axe):
                 watched.page.set_viewport_size({"width": 1280, "height": 2600})
                 time.sleep(4)
                 picture(watched, folder, "rollout")
+                # The picture of docs/page.md and the README.
+                picture(watched, folder, "page", clip={"x": 0, "y": 0, "width": 1280, "height": 1900})
                 watched.page.set_viewport_size({"width": 1280, "height": 900})
 
         said = watch(watched, demo, "Promoted", 130, each)
