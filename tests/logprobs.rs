@@ -153,7 +153,7 @@ async fn what_cannot_be_reported_is_refused_by_field() {
         (CHAT, chat(json!({"top_logprobs": 2})), "top_logprobs"),
         (CHAT, chat(json!({"logprobs": true, "top_logprobs": 21})), "top_logprobs"),
         (CHAT, chat(json!({"logprobs": 5})), "logprobs"),
-        (PLAIN, plain(json!({"logprobs": 6})), "logprobs"),
+        (PLAIN, plain(json!({"logprobs": 21})), "logprobs"),
         (PLAIN, plain(json!({"logprobs": true})), "logprobs"),
     ] {
         let (status, answer) = ask(&app, post(path, &body)).await;
