@@ -62,6 +62,8 @@ def build(args, folder):
     """The package: the named one, or one that is built with the program under test."""
     if args.package:
         return pathlib.Path(args.package)
+    if not shutil.which("cargo-deb"):
+        raise SystemExit("NOT TESTED: needs cargo-deb (cargo install cargo-deb --locked), or a package by --package")
     command = [ROOT / "scripts/make_deb", "--out", folder, "--no-build"]
     target = args.serin.resolve().parents[1]
     subprocess.run(command, check=True, env={**os.environ, "CARGO_TARGET_DIR": str(target)}, stdout=sys.stderr)
