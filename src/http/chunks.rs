@@ -7,7 +7,7 @@
 use super::error::ApiError;
 use super::wire::Shape;
 use super::wire::reply::{
-    Answer, ChatDelta, Delta, FunctionCall, Head, TextChoice, ToolCall, UsageWire,
+    Answer, ChatDelta, Delta, FunctionCall, Head, TextChoice, ToolCall, UsageWire, finish_reason,
 };
 use crate::serving::{Finish, GatewayError, Piece, Served, TokenLogprob, Usage};
 use crate::text::tools::{ToolCallParser, ToolPiece};
@@ -76,14 +76,13 @@ impl Chunks {
     }
 
     fn end(&mut self, out: &mut String, index: u32, finish: Finish) {
-        let mut reason = finish.as_str();
+        let mut calls = false;
         if let Some(parser) = self.parsers.get_mut(index as usize) {
             let rest = parser.finish();
-            if parser.calls() > 0 {
-                reason = "tool_calls";
-            }
+            calls = parser.calls() > 0;
             self.tool_pieces(out, index, rest);
         }
+        let reason = finish_reason(finish, calls);
         match self.head.shape {
             Shape::Chat => self.delta(out, index, Delta::default(), Some(reason)),
             Shape::Text => self.plain(out, index, String::new(), Some(reason)),

@@ -4,13 +4,13 @@
 //! later events that are still kept. A listener that is too slow is told how many events it missed, and
 //! continues. The stream ends with the server.
 
-use super::{AppState, Lifecycle, Phase};
+use super::{AppState, Lifecycle, Phase, sse};
 use crate::control::{Listener, Note};
 use axum::Extension;
-use axum::body::{Body, Bytes};
+use axum::body::Bytes;
 use axum::extract::State;
-use axum::http::{HeaderMap, HeaderName, HeaderValue, header};
-use axum::response::{IntoResponse, Response};
+use axum::http::{HeaderMap, HeaderName};
+use axum::response::Response;
 use futures_util::StreamExt;
 use serde_json::json;
 use std::collections::VecDeque;
@@ -43,11 +43,7 @@ pub(super) async fn stream(
     });
     let lifecycle = lifecycle.map(|lifecycle| lifecycle.0).unwrap_or_default();
     let events = events.take_until(async move { lifecycle.reached(Phase::CutOff).await });
-    let mut response = Body::from_stream(events).into_response();
-    let headers = response.headers_mut();
-    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
-    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache"));
-    response
+    sse::response(events)
 }
 
 /// The next event to send; nothing if the server is shutting down.

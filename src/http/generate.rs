@@ -12,7 +12,7 @@ use super::whole::Whole;
 use super::wire::common::{Envelope, Rules, arm_named};
 use super::wire::reply::Head;
 use super::wire::{Ask, Shape, WireError, chat as wire_chat, completion as wire_completion};
-use super::{AppState, Lifecycle, Peer, Phase, body, unix_now};
+use super::{AppState, Lifecycle, Peer, Phase, body, sse, unix_now};
 use crate::rollout::Arm;
 use crate::serving::{Piece, Served};
 use axum::body::{Body, Bytes};
@@ -148,11 +148,8 @@ async fn streamed(
         let bytes = feed.next().await?;
         Some((Ok::<Bytes, Infallible>(bytes), feed))
     });
-    let mut response = Body::from_stream(events).into_response();
-    let headers = response.headers_mut();
-    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
-    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache"));
-    headers.insert(ACCEL_BUFFERING, HeaderValue::from_static("no"));
+    let mut response = sse::response(events);
+    response.headers_mut().insert(ACCEL_BUFFERING, HeaderValue::from_static("no"));
     named(response, &served)
 }
 

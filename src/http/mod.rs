@@ -28,6 +28,7 @@ pub mod page;
 mod probes;
 mod replies;
 mod sockets;
+mod sse;
 mod tokens;
 mod whole;
 mod wire;

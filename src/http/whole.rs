@@ -3,8 +3,10 @@
 //! Pure, like `chunks`; its size is limited by the model's context.
 
 use super::wire::Shape;
-use super::wire::reply::{Answer, ChatChoice, FunctionCall, Head, Message, TextChoice, ToolCall};
-use crate::serving::{GatewayError, Piece, Served, TokenLogprob, Usage};
+use super::wire::reply::{
+    Answer, ChatChoice, FunctionCall, Head, Message, TextChoice, ToolCall, finish_reason,
+};
+use crate::serving::{Finish, GatewayError, Piece, Served, TokenLogprob, Usage};
 use crate::text::tools::{ToolCallParser, ToolPiece};
 use serde_json::Value;
 
@@ -49,7 +51,7 @@ impl Whole {
             }
             Piece::End { index, finish } => {
                 if let Some(choice) = self.choices.get_mut(index as usize) {
-                    choice.end(finish.as_str());
+                    choice.end(finish);
                 }
             }
             Piece::Done(usage) => self.usage = usage,
@@ -105,11 +107,11 @@ impl Choice {
         }
     }
 
-    fn end(&mut self, finish: &'static str) {
+    fn end(&mut self, finish: Finish) {
         if let Some(rest) = self.parser.as_mut().map(ToolCallParser::finish) {
             self.pieces(rest);
         }
-        self.finish = if self.calls.is_empty() { finish } else { "tool_calls" };
+        self.finish = finish_reason(finish, !self.calls.is_empty());
     }
 
     fn pieces(&mut self, pieces: Vec<ToolPiece>) {

@@ -130,6 +130,17 @@ fn a_failure_ends_the_stream_without_done() {
 }
 
 #[test]
+fn a_stream_that_was_cut_says_so_even_if_it_has_calls() {
+    let call = r#"<tool_call>{"name": "add", "arguments": {"a": 1}}</tool_call>"#;
+    for (finish, reason) in [(Finish::Stop, "tool_calls"), (Finish::Length, "length")] {
+        let end = Piece::End { index: 0, finish };
+        let pieces = [Piece::Start(served("f")), text(0, call), end];
+        let events = events(&stream(Head { tools: true, ..head(Shape::Chat) }, pieces));
+        assert_eq!(events.last().unwrap()["choices"][0]["finish_reason"], reason);
+    }
+}
+
+#[test]
 fn tool_calls_become_deltas() {
     let call = r#"<tool_call>{"name": "add", "arguments": {"a": 1}}</tool_call>"#;
     let (one, two) = call.split_at(20);

@@ -4,15 +4,15 @@
 //! those after it. Each later event, `sample`, has one point and the whole status. A listener that cannot keep up is
 //! disconnected and comes back. Nothing here can delay the server.
 
-use super::super::{AppState, Lifecycle, Phase};
+use super::super::{AppState, Lifecycle, Phase, sse};
 use super::history::{History, Point, names, values};
 use crate::control::Status;
 use crate::serving::Gateway;
 use axum::Extension;
-use axum::body::{Body, Bytes};
+use axum::body::Bytes;
 use axum::extract::State;
-use axum::http::{HeaderMap, HeaderName, HeaderValue, header};
-use axum::response::{IntoResponse, Response};
+use axum::http::{HeaderMap, HeaderName};
+use axum::response::Response;
 use futures_util::StreamExt;
 use futures_util::stream::once;
 use parking_lot::Mutex;
@@ -128,11 +128,7 @@ pub(super) async fn stream(
     let events = once(std::future::ready(first)).chain(later).map(Ok::<Bytes, Infallible>);
     let lifecycle = lifecycle.map(|lifecycle| lifecycle.0).unwrap_or_default();
     let events = events.take_until(async move { lifecycle.reached(Phase::CutOff).await });
-    let mut response = Body::from_stream(events).into_response();
-    let headers = response.headers_mut();
-    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
-    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache"));
-    response
+    sse::response(events)
 }
 
 #[cfg(test)]

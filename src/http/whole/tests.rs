@@ -76,6 +76,16 @@ fn a_plain_completion_to_the_letter() {
 }
 
 #[test]
+fn a_reply_that_was_cut_says_so_even_if_it_has_calls() {
+    let call = r#"<tool_call>{"name": "add", "arguments": {"a": 1}}</tool_call>"#;
+    for (finish, reason) in [(Finish::Stop, "tool_calls"), (Finish::Length, "length")] {
+        let answer = whole(Shape::Chat, true, reply(call, finish));
+        assert_eq!(answer["choices"][0]["finish_reason"], reason);
+        assert!(answer["choices"][0]["message"]["tool_calls"].is_array());
+    }
+}
+
+#[test]
 fn calls_alone_leave_no_content() {
     let call = r#"<tool_call>{"name": "add", "arguments": {"a": 1}}</tool_call>"#;
     let answer = whole(Shape::Chat, true, reply(call, Finish::Stop));

@@ -4,8 +4,16 @@
 
 use super::Shape;
 use super::logprobs::{ChatLogprobs, TextLogprobs};
-use crate::serving::Usage;
+use crate::serving::{Finish, Usage};
 use serde::Serialize;
+
+/// The value of `finish_reason`; `calls`: the reply has tool calls. One that was cut says so: its last call may be a part.
+pub fn finish_reason(finish: Finish, calls: bool) -> &'static str {
+    match (finish, calls) {
+        (Finish::Stop, true) => "tool_calls",
+        (finish, _) => finish.as_str(),
+    }
+}
 
 /// The data that all objects of one answer share.
 #[derive(Debug, Clone)]

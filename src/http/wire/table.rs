@@ -1,7 +1,7 @@
 //! One table of the fields that clients may send: which are honoured, which change nothing, which are refused.
 //!
-//! Its rows are the request fields of OpenAI's API, of vLLM and of llama-server (as of 2026), for chat and plain
-//! completions. A field that would change the reply is honoured or refused by name; none is accepted and ignored.
+//! Its rows are request fields of OpenAI's API, of vLLM and of llama-server (as of 2026), for chat and plain
+//! completions: those that shape a reply, and those that clients are known to send. A field that would change the reply is honoured or refused by name; none is accepted and ignored.
 //! Fields outside the table are accepted, because clients send more than any one server knows. `docs/api-fields.md` is
 //! generated from it. It does not read the fields.
 
@@ -50,6 +50,7 @@ use On::{Both, Chat, Text};
 use Treatment::{Honoured, Neutral, Refused};
 
 const CONSTRAINED: &str = "constrained output is not available";
+const UNUSED_SAMPLER: &str = "of no use without its sampler, which is refused";
 const OWN_SAMPLER: &str = "use temperature, top_k, top_p, min_p and the penalties";
 const NO_PLACE: &str = "the server decides where a request runs";
 
@@ -68,7 +69,12 @@ pub const TABLE: &[Row] = &[
     ("chat_template_kwargs", Chat, Honoured("")),
     ("continue_final_message", Chat, Honoured("")),
     ("documents", Chat, Refused(is_filled, "put them into a message")),
+    ("dry_allowed_length", Both, Neutral(UNUSED_SAMPLER)),
+    ("dry_base", Both, Neutral(UNUSED_SAMPLER)),
     ("dry_multiplier", Both, Refused(is_not_zero, OWN_SAMPLER)),
+    ("dry_penalty_last_n", Both, Neutral(UNUSED_SAMPLER)),
+    ("dry_sequence_breakers", Both, Neutral(UNUSED_SAMPLER)),
+    ("dynatemp_exponent", Both, Neutral(UNUSED_SAMPLER)),
     ("dynatemp_range", Both, Refused(is_not_zero, OWN_SAMPLER)),
     ("echo", Both, Refused(is_true, "put the prompt before the reply yourself")),
     ("enable_thinking", Chat, Honoured("handed to the chat template")),
@@ -81,14 +87,21 @@ pub const TABLE: &[Row] = &[
     ("guided_grammar", Both, Refused(any, CONSTRAINED)),
     ("guided_json", Both, Refused(any, CONSTRAINED)),
     ("guided_regex", Both, Refused(any, CONSTRAINED)),
+    (
+        "guided_whitespace_pattern",
+        Both,
+        Neutral("of no use without a constraint, which is refused"),
+    ),
     ("id_slot", Both, Neutral(NO_PLACE)),
     ("ignore_eos", Both, Honoured("")),
     ("image_data", Both, Refused(is_filled, "this model reads text only")),
+    ("include_reasoning", Chat, Refused(is_false, "leave it out")),
     ("include_stop_str_in_output", Both, Honoured("of stop strings")),
     ("input_extra", Text, Refused(is_filled, "infilling is not available")),
     ("input_prefix", Text, Refused(is_filled, "infilling is not available")),
     ("input_suffix", Text, Refused(is_filled, "infilling is not available")),
     ("json_schema", Both, Refused(is_filled, CONSTRAINED)),
+    ("kv_transfer_params", Both, Refused(is_filled, "there is one server")),
     ("length_penalty", Both, Neutral("of no use without beam search, which is refused")),
     ("logit_bias", Both, Refused(is_filled, "leave it out")),
     ("logits_processors", Both, Refused(is_filled, "leave it out")),
@@ -96,19 +109,26 @@ pub const TABLE: &[Row] = &[
     ("lora", Both, Refused(is_filled, "load the adapted model as a version of its own")),
     ("max_completion_tokens", Both, Honoured("takes precedence over max_tokens")),
     ("max_tokens", Both, Honoured("cut to what the context leaves; -1, and 0 for chat: no limit")),
+    ("media_io_kwargs", Chat, Neutral("of no use for text")),
     ("messages", Chat, Honoured("")),
     ("metadata", Both, Neutral("nothing is stored")),
     ("min_keep", Both, Refused(is_not_zero, OWN_SAMPLER)),
     ("min_p", Both, Honoured("0 to 1")),
     ("min_tokens", Both, Refused(is_not_zero, "leave it out")),
     ("mirostat", Both, Refused(is_not_zero, OWN_SAMPLER)),
+    ("mirostat_eta", Both, Neutral(UNUSED_SAMPLER)),
+    ("mirostat_tau", Both, Neutral(UNUSED_SAMPLER)),
+    ("mm_processor_kwargs", Chat, Neutral("of no use for text")),
     ("modalities", Chat, Refused(is_more_than_text, "this model writes text only")),
     ("model", Both, Honoured("may be left out; NAME@stable or NAME@canary pins a model")),
     ("n", Both, Honoured("up to server.max_n")),
+    ("n_discard", Both, Neutral("a prompt that is too long is refused, not shifted")),
+    ("n_indent", Both, Refused(is_not_zero, "infilling is not available")),
     ("n_keep", Both, Neutral("a prompt that is too long is refused, not shifted")),
     ("n_predict", Both, Honoured("as max_tokens, if that is not given")),
     ("n_probs", Both, Refused(is_not_zero, "use logprobs instead")),
     ("parallel_tool_calls", Chat, Honoured("")),
+    ("post_sampling_probs", Both, Refused(is_true, "use logprobs instead")),
     ("prediction", Chat, Neutral("a hint for speed; it changes no reply")),
     ("presence_penalty", Both, Honoured("-2 to 2")),
     ("priority", Both, Neutral("requests are served in the order of their arrival")),
@@ -120,7 +140,10 @@ pub const TABLE: &[Row] = &[
     ("reasoning_effort", Chat, Honoured("handed to the chat template")),
     ("repeat_last_n", Both, Neutral("the penalty covers prompt and reply")),
     ("repeat_penalty", Both, Honoured("as repetition_penalty, if that is not given")),
+    ("repetition_detection", Both, Refused(is_filled, "leave it out")),
     ("repetition_penalty", Both, Honoured("above 0, up to 2")),
+    ("request_id", Both, Neutral("the server gives the id")),
+    ("response_fields", Both, Refused(is_filled, "leave it out")),
     ("response_format", Both, Honoured("type text; the others are refused")),
     ("return_progress", Both, Neutral("the stream begins with the first token")),
     ("return_token_ids", Both, Refused(is_true, "use /tokenize")),
@@ -132,15 +155,24 @@ pub const TABLE: &[Row] = &[
     ("service_tier", Both, Neutral("there is one tier")),
     ("skip_special_tokens", Both, Honoured("")),
     ("spaces_between_special_tokens", Both, Neutral("texts are decoded as the tokenizer says")),
+    ("speculative.n_max", Both, Neutral("a hint for speed; it changes no reply")),
+    ("speculative.n_min", Both, Neutral("a hint for speed; it changes no reply")),
+    ("speculative.p_min", Both, Neutral("a hint for speed; it changes no reply")),
     ("stop", Both, Honoured("up to server.max_stop; empty ones are ignored")),
     ("stop_token_ids", Both, Honoured("")),
     ("store", Both, Neutral("nothing is stored")),
     ("stream", Both, Honoured("")),
-    ("stream_options", Both, Honoured("include_usage")),
+    (
+        "stream_options",
+        Both,
+        Honoured("include_usage; the usage comes at the end, also with continuous_usage_stats"),
+    ),
     ("structural_tag", Both, Refused(is_filled, CONSTRAINED)),
     ("structured_outputs", Both, Refused(any, CONSTRAINED)),
     ("suffix", Text, Refused(is_text, "infilling is not available")),
+    ("t_max_predict_ms", Both, Refused(is_positive, "close the connection to end a reply")),
     ("temperature", Both, Honoured("0 to 2; 0 is greedy")),
+    ("thinking_forced_open", Chat, Refused(is_true, "use chat_template_kwargs")),
     ("thinking_token_budget", Chat, Refused(any, "leave it out")),
     ("timings_per_token", Both, Neutral("times are in the metrics and the status")),
     ("tool_choice", Chat, Honoured("auto or none; the others are refused")),
@@ -154,8 +186,10 @@ pub const TABLE: &[Row] = &[
     ("use_beam_search", Both, Refused(is_true, "leave it out")),
     ("user", Both, Honoured("tells clients apart")),
     ("verbosity", Chat, Neutral("a hint that only some models know")),
+    ("vllm_xargs", Both, Refused(is_filled, "leave it out")),
     ("web_search_options", Chat, Refused(any, "put the results into a message")),
     ("xtc_probability", Both, Refused(is_not_zero, OWN_SAMPLER)),
+    ("xtc_threshold", Both, Neutral(UNUSED_SAMPLER)),
 ];
 
 /// Refuses the first field that asks for something this server cannot do.
@@ -175,6 +209,10 @@ fn any(_: &Value) -> bool {
 
 fn is_true(value: &Value) -> bool {
     *value == Value::Bool(true)
+}
+
+fn is_false(value: &Value) -> bool {
+    *value == Value::Bool(false)
 }
 
 fn is_not_false(value: &Value) -> bool {

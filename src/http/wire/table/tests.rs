@@ -77,7 +77,7 @@ fn all_that_is_called_honoured_is_read_and_nothing_else_is() {
 
 #[test]
 fn what_is_refused_is_refused_by_name_and_its_empty_value_is_not() {
-    let asks = [json!(2), json!(true), json!("x"), json!(["x"]), json!({"x": 1})];
+    let asks = [json!(2), json!(true), json!(false), json!("x"), json!(["x"]), json!({"x": 1})];
     let empty =
         [json!(0), json!(1), json!(false), json!(""), json!([]), json!({}), json!(["text"])];
     for shape in [Shape::Chat, Shape::Text] {
