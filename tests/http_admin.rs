@@ -383,7 +383,7 @@ async fn events_tell_what_happened_to_those_who_come_late_too() {
     let mut request = local(get("/admin/events"));
     request.headers_mut().insert("last-event-id", "1".parse().unwrap());
     let response = send(&app, request).await;
-    assert_eq!(response.headers()["content-type"], "text/event-stream");
+    assert_eq!(response.headers()["content-type"], "text/event-stream; charset=utf-8");
     let mut stream = response.into_body().into_data_stream();
     let mut text = String::new();
     while !text.contains("\"paused\"") {

@@ -62,7 +62,7 @@ async fn a_chat_stream() {
     let body = chat(json!({"stream": true, "stream_options": {"include_usage": true}}));
     let response = send(&app, post(CHAT, &body)).await;
     assert_eq!(response.status(), StatusCode::OK);
-    assert_eq!(response.headers()[header::CONTENT_TYPE], "text/event-stream");
+    assert_eq!(response.headers()[header::CONTENT_TYPE], "text/event-stream; charset=utf-8");
     assert_eq!(response.headers()[header::CACHE_CONTROL], "no-cache");
     assert_eq!(response.headers()["x-accel-buffering"], "no");
     assert_eq!(response.headers()["x-serin-arm"], "stable");

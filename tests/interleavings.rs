@@ -14,6 +14,7 @@ use lives_support::plan::Longest;
 use process_support::{Group, operators_beside, send_signal};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
+use serin::access::Access;
 use serin::control::{Life, LoadAsked, ResumePlan, Start, effective_stable, same_place};
 use serin::engine::fake::FakeScript;
 use serin::http::{
@@ -138,6 +139,8 @@ async fn run(settings: Settings) {
         intake,
         operators,
         live: Live::default(),
+        access: Access::open(),
+        log_requests: false,
     };
     let lifecycle = Lifecycle::new();
     let door = |listener, app| serve(listener, app, Bounds::default(), lifecycle.clone());

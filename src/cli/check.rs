@@ -17,7 +17,12 @@ use std::time::Duration;
 /// what the rollout can see of it is printed.
 pub(super) fn config(path: Option<&Path>, traffic: Option<(f64, f64)>) -> Result<(), CliError> {
     let config = read(path)?;
+    config.check_exposure().map_err(CliError::from_text)?;
     println!("listen    {}", config.listen);
+    match &config.access.keys {
+        Some(path) => println!("keys      {} in {}", super::keys::count(path)?, path.display()),
+        None => println!("keys      none: nobody is asked for one"),
+    }
     println!("model     {}", config.model);
     let stable = describe("stable", &config.stable, &config.engine)?;
     if let Some(canary) = &config.canary {

@@ -11,6 +11,8 @@ mod compare;
 mod completions;
 mod demo;
 pub mod ended;
+mod key;
+mod keys;
 mod ledger;
 mod listeners;
 mod logging;
@@ -106,6 +108,8 @@ enum Command {
     },
     /// Judge stable against a second copy of itself: how noisy are this machine and its traffic?
     SelfTest(OrderArgs),
+    /// Make, list and revoke API keys.
+    Key(key::KeyArgs),
     /// Show the recorded decisions, or check that nobody changed them.
     Ledger {
         #[command(subcommand)]
@@ -284,6 +288,7 @@ async fn run(command: Command) -> Result<ExitCode, CliError> {
             let done = "stable is loaded a second time and judged against itself; see serin status";
             operate::plain(&order, "/admin/self-test", done).await?;
         }
+        Command::Key(args) => key::run(&args)?,
         Command::Ledger { command } => return ledger::run(command),
         Command::Compare(args) => compare::run(&args).await?,
         Command::Bench(args) => return bench::run(*args).await,

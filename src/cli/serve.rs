@@ -7,7 +7,7 @@ use super::ended::Ended;
 use super::listeners::{self, Listeners};
 use super::logging::{self, LogFormat};
 use super::signals::{self, Signals, StopSignal};
-use super::{CliError, notify, supervise};
+use super::{CliError, keys, notify, supervise};
 use crate::alerts::Alerts;
 use crate::config::{Config, LedgerConfig};
 use crate::control::{
@@ -98,6 +98,8 @@ pub struct Running {
 impl Running {
     /// Binds and serves; loads no model yet.
     pub async fn start(config: &Config) -> Result<Running, CliError> {
+        config.check_exposure().map_err(CliError::from_text)?;
+        let access = keys::open(&config.access)?;
         let listeners = Listeners::bind(config).await?;
         let (addr, operators) = (listeners.addr, listeners.operators);
         let recorder = metrics::install().map_err(CliError::from_text)?;
@@ -132,6 +134,8 @@ impl Running {
             intake,
             operators: Operators::with_token(&token),
             live,
+            access,
+            log_requests: config.log_requests,
         };
         let lifecycle = Lifecycle::new();
         let apps = (client_app(state.clone(), &config.cors_origins), operator_app(state));

@@ -25,10 +25,14 @@ pub struct Config {
     pub listen: SocketAddr,
     /// Where operators and probes have a listener of their own.
     pub operator: OperatorListen,
+    /// Who may use the server.
+    pub access: AccessConfig,
     /// Time limits and bounds of connections.
     pub sockets: SocketConfig,
     /// What is logged, in the form of `RUST_LOG`, which goes before it.
     pub log: Option<String>,
+    /// Whether the log has a line for each request.
+    pub log_requests: bool,
     /// Largest request body in bytes.
     pub max_body: usize,
     /// Maximum number of open client connections, at least 1; a low limit on file descriptors reduces it.
@@ -66,10 +70,19 @@ pub struct Config {
 pub enum OperatorListen {
     /// On loopback, at the port after the clients' (8081), or at any other if that is taken.
     Default,
-    /// At this loopback address.
+    /// At this address: on loopback, or anywhere if there are keys.
     At(SocketAddr),
     /// Nowhere: there is no such listener.
     Off,
+}
+
+/// Who may use the server.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct AccessConfig {
+    /// The keys file; `None`: nobody is asked for a key.
+    pub keys: Option<PathBuf>,
+    /// Whether the clients' listener may be open to other machines without keys.
+    pub allow_open: bool,
 }
 
 /// What connections may do.
@@ -151,6 +164,21 @@ impl Config {
     /// Parses TOML text; `base` is what relative model paths are relative to.
     pub fn parse(text: &str, base: &Path) -> Result<Config, ConfigError> {
         raw::parse(text)?.resolve(base)
+    }
+
+    /// Refuses a listener that anybody could use: open to other machines, and no keys.
+    pub fn check_exposure(&self) -> Result<(), ConfigError> {
+        let AccessConfig { keys, allow_open } = &self.access;
+        if self.listen.ip().is_loopback() || keys.is_some() || *allow_open {
+            return Ok(());
+        }
+        let what = format!(
+            "{} is open to other machines, and no keys are asked for; make keys (`serin key new --keys keys.toml \
+             --name NAME --scope inference`, and [access] keys = \"keys.toml\"), or set [access] allow_open = true \
+             if something in front of it decides who gets through",
+            self.listen
+        );
+        Err(ConfigError::Value { key: "server.listen", what })
     }
 
     /// The demo: `tiny-v1` as stable, everything else at its default, and nothing kept on disk.

@@ -4,7 +4,7 @@
 
 use super::rollout::RawRollout;
 use super::values::{Bytes, Time, positive, time, value};
-use super::{Config, ConfigError, LedgerConfig, OperatorListen, SocketConfig, demo_models};
+use super::{AccessConfig, Config, ConfigError, LedgerConfig, OperatorListen, SocketConfig, demo_models};
 use crate::alerts::{AlertsConfig, RawWebhook, WebhookConfig};
 use crate::control::{DeploymentPolicy, EngineConfig};
 use crate::device::DeviceChoice;
@@ -31,6 +31,14 @@ pub(super) struct Raw {
     ledger: RawLedger,
     alerts: RawAlerts,
     operator: RawOperator,
+    access: RawAccess,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct RawAccess {
+    keys: Option<PathBuf>,
+    allow_open: bool,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -57,6 +65,7 @@ struct RawServer {
     max_pending_per_client: Option<usize>,
     trusted_proxies: Vec<String>,
     log: Option<String>,
+    log_requests: bool,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -164,9 +173,14 @@ impl Raw {
                 _ => return Err(value("server.max_body", "must be from 1 KiB to 1 GiB")),
             },
             max_connections: positive("server.max_connections", server.max_connections, 1024)?,
-            operator: self.operator.resolve()?,
+            operator: self.operator.resolve(self.access.keys.is_some())?,
+            access: AccessConfig {
+                keys: self.access.keys.map(|path| base.join(path)),
+                allow_open: self.access.allow_open,
+            },
             sockets: server.sockets()?,
             log: server.log,
+            log_requests: server.log_requests,
             cors_origins: server.cors_origins.into_iter().map(origin).collect::<Result<_, _>>()?,
             limits: Limits {
                 max_n: positive("server.max_n", server.max_n.map(|n| n as usize), 8)? as u32,
@@ -218,16 +232,23 @@ fn network(text: &str) -> Result<IpNet, ConfigError> {
 }
 
 impl RawOperator {
-    fn resolve(self) -> Result<OperatorListen, ConfigError> {
+    /// Without keys, the address of the sender decides, so the listener must be on loopback.
+    fn resolve(self, keys: bool) -> Result<OperatorListen, ConfigError> {
         let Some(text) = self.listen else { return Ok(OperatorListen::Default) };
         if text == "off" {
             return Ok(OperatorListen::Off);
         }
-        let what =
-            format!("\"{text}\" is no loopback ADDRESS:PORT such as 127.0.0.1:8081, nor \"off\"");
         match text.parse::<SocketAddr>() {
-            Ok(at) if at.ip().is_loopback() => Ok(OperatorListen::At(at)),
-            _ => Err(value("operator.listen", what)),
+            Ok(at) if at.ip().is_loopback() || keys => Ok(OperatorListen::At(at)),
+            Ok(_) => {
+                let what = format!("\"{text}\" is not on loopback; that needs keys ([access] keys)");
+                Err(value("operator.listen", what))
+            }
+            Err(_) => {
+                let what =
+                    format!("\"{text}\" is no ADDRESS:PORT such as 127.0.0.1:8081, nor \"off\"");
+                Err(value("operator.listen", what))
+            }
         }
     }
 }

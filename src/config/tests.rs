@@ -115,6 +115,7 @@ fn each_mistake_is_named() {
         ("[server]\ntrusted_proxies = [\"10.0.0.0/33\"]", "server.trusted_proxies"),
         ("[server]\nkeep_alive = \"0s\"", "server.keep_alive"),
         ("[operator]\nlisten = \"0.0.0.0:8081\"", "operator.listen"),
+        ("[access]\nkey = \"keys.toml\"", "key"),
         ("[model]\nname = \"a@b\"", "model.name"),
         ("[model]\nstabel = \"x\"", "line 2: unknown field `stabel`"),
         ("\n\n[rollout]\n\nbake = 15", "line 5"),
@@ -136,4 +137,26 @@ fn sizes_know_decimal_and_binary_units() {
     for bad in ["", "MB", "1 XB", "-1", "1e99 GB"] {
         assert_eq!(parse_bytes(bad), None, "{bad}");
     }
+}
+
+#[test]
+fn a_listener_that_is_open_to_others_needs_keys_or_a_word() {
+    let check = |text: &str| parse(text).unwrap().check_exposure().map_err(|e| e.to_string());
+    for near in ["127.0.0.1:8080", "127.8.8.8:1", "[::1]:8080"] {
+        assert!(check(&format!("[server]\nlisten = \"{near}\"")).is_ok(), "{near}");
+    }
+    for far in ["0.0.0.0:8080", "[::]:8080", "10.0.0.1:80"] {
+        let listen = format!("[server]\nlisten = \"{far}\"\n");
+        let error = check(&listen).unwrap_err();
+        for way in ["server.listen", "serin key new", "allow_open = true"] {
+            assert!(error.contains(way), "{error}");
+        }
+        assert!(check(&format!("{listen}[access]\nkeys = \"keys.toml\"")).is_ok());
+        assert!(check(&format!("{listen}[access]\nallow_open = true")).is_ok());
+    }
+    let keys = "[operator]\nlisten = \"0.0.0.0:8081\"\n[access]\nkeys = \"k.toml\"";
+    let config = parse(keys).unwrap();
+    assert_eq!(config.access.keys.as_deref(), Some(Path::new("/base/k.toml")));
+    assert_eq!(config.operator, OperatorListen::At("0.0.0.0:8081".parse().unwrap()));
+    assert!(parse("[operator]\nlisten = \"0.0.0.0:8081\"\n[access]\nallow_open = true").is_err());
 }

@@ -42,7 +42,7 @@ pub use readings::ReadDevice;
 pub use resume::{ResumePlan, Resuming, Start, effective_stable};
 pub use status::{
     ArmFigures, ArmStatus, CardUnload, CrossReadStatus, DecisionStatus, DeviceStatus,
-    ForecastStatus, GateStatus, GateWait, InFlightStatus, LaneStatus, LedgerStatus, ModelsView,
+    ForecastStatus, GateStatus, GateWait, InFlightStatus, KeysStatus, LaneStatus, LedgerStatus, ModelsView,
     ShadowStatus, Status, TrafficStatus, Unload,
 };
 

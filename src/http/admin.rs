@@ -5,7 +5,7 @@ use super::orders::{LoadAsk, Loaded, OrderAsk, PromoteAsk, RollbackAsk, RolledBa
 use super::wire::WireError;
 use super::{AppState, body};
 use super::{events, generate};
-use crate::control::{Asked, LoadAsked, Status};
+use crate::control::{Asked, KeysStatus, LoadAsked, Status};
 use crate::rollout::{Operator, Order, Weight};
 use axum::body::Body;
 use axum::extract::State;
@@ -38,7 +38,8 @@ pub fn routes() -> Router<AppState> {
 }
 
 async fn status(State(state): State<AppState>) -> Json<Status> {
-    Json(state.gateway.status())
+    let keys = state.access.status().map(|keys| KeysStatus { count: keys.keys, problem: keys.problem });
+    Json(Status { keys, ..state.gateway.status() })
 }
 
 async fn load(State(state): State<AppState>, body: Body) -> Result<Json<Loaded>, ApiError> {

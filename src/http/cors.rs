@@ -1,11 +1,13 @@
 //! CORS: which web pages may call the API from another origin.
 //!
-//! Off unless origins are configured. It covers the API for clients and never the operators' routes or the
-//! probes: a page that a user happens to open must not be able to control a rollout. Preflights are answered
-//! here and allow any request header, since client libraries add their own.
+//! Off unless origins are configured. It covers every route and every error of the clients' listener, and never the
+//! operators' routes: a page that a user happens to open must not be able to control a rollout. Preflights are
+//! answered here, before keys are asked for, since browsers send none with them; they allow any request header,
+//! since client libraries add their own.
 
+use super::gate::LIMIT_HEADERS;
 use super::generate::{ARM, REQUEST_ID, VERSION};
-use axum::http::{HeaderValue, Method, header};
+use axum::http::{HeaderName, HeaderValue, Method, header};
 use std::time::Duration;
 use tower_http::cors::{AllowHeaders, AllowOrigin, CorsLayer};
 
@@ -21,11 +23,14 @@ pub fn layer(origins: &[String]) -> Option<CorsLayer> {
         true => AllowOrigin::any(),
         false => AllowOrigin::list(origins.iter().filter_map(|o| HeaderValue::from_str(o).ok())),
     };
+    let limits = LIMIT_HEADERS.into_iter().flat_map(|(requests, tokens)| [requests, tokens]);
+    let shown = [ARM, VERSION, REQUEST_ID, header::RETRY_AFTER, header::WWW_AUTHENTICATE];
+    let shown = shown.into_iter().chain(limits.map(HeaderName::from_static));
     let layer = CorsLayer::new()
         .allow_origin(origins)
         .allow_methods([Method::GET, Method::POST])
         .allow_headers(AllowHeaders::mirror_request())
-        .expose_headers([ARM, VERSION, REQUEST_ID, header::RETRY_AFTER])
+        .expose_headers(shown.collect::<Vec<_>>())
         .max_age(MAX_AGE);
     Some(layer)
 }

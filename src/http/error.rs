@@ -1,11 +1,12 @@
 //! The only place that maps errors to HTTP statuses and to the public API's error format.
 //!
 //! Each layer has its own errors, and none of them knows HTTP. Here each variant gets its status, type,
-//! `param` and `code`. A message is passed on only if it is meant for the client. Refusals because of
-//! overload carry `Retry-After` with jitter, because public client libraries would otherwise all retry at
-//! once.
+//! `param` and `code`. A message is passed on only if it is meant for the client. `Retry-After` is on errors where
+//! waiting helps and on no others: exact where the time is known, with jitter where it is not, because public client
+//! libraries would otherwise all retry at once.
 
 use super::wire::WireError;
+use crate::access::{Exceeded, Scope};
 use crate::control::ControlError;
 use crate::serving::GatewayError;
 use axum::Json;
@@ -20,10 +21,23 @@ const SERVER: &str = "server_error";
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ApiError {
     status: StatusCode,
-    retry: bool,
+    retry: Retry,
+    /// The client is asked to show a key.
+    challenge: bool,
     /// The connection is closed after it.
     last: bool,
     detail: ErrorDetail,
+}
+
+/// Whether, and when, the same request may succeed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Retry {
+    /// Waiting does not help.
+    Never,
+    /// In a moment; nobody knows when.
+    Soon,
+    /// After so many seconds.
+    After(u64),
 }
 
 /// The body of every error answer: `{"error": {..}}`.
@@ -51,7 +65,7 @@ impl ApiError {
     fn new(status: StatusCode, kind: &str, message: impl ToString) -> ApiError {
         let (message, kind) = (message.to_string(), kind.to_owned());
         let detail = ErrorDetail { message, kind, param: None, code: None };
-        ApiError { status, retry: false, last: false, detail }
+        ApiError { status, retry: Retry::Never, challenge: false, last: false, detail }
     }
 
     fn code(mut self, code: &str) -> ApiError {
@@ -65,7 +79,7 @@ impl ApiError {
     }
 
     fn retry(self) -> ApiError {
-        ApiError { retry: true, ..self }
+        ApiError { retry: Retry::Soon, ..self }
     }
 
     fn last(self) -> ApiError {
@@ -97,6 +111,7 @@ impl ApiError {
             GatewayError::Model(_) => {
                 new(StatusCode::INTERNAL_SERVER_ERROR, SERVER).code("model_error")
             }
+            // Waiting does not help a reply that is too long for the server's deadlines.
             GatewayError::Timeout { .. } => {
                 new(StatusCode::GATEWAY_TIMEOUT, SERVER).code("timeout")
             }
@@ -126,6 +141,45 @@ impl ApiError {
         ApiError::new(StatusCode::FORBIDDEN, "permission_error", reason).code("forbidden")
     }
 
+    /// A request without a valid key; `wrong`: it shows one that is not valid.
+    pub fn unauthorized(wrong: bool) -> ApiError {
+        let text = match wrong {
+            true => "This API key is not valid here: it is unknown, revoked or expired.",
+            false => "This server needs an API key: set the header `Authorization: Bearer KEY` or `x-api-key: KEY`.",
+        };
+        let error = ApiError::new(StatusCode::UNAUTHORIZED, INVALID, text).code("invalid_api_key");
+        ApiError { challenge: true, ..error }
+    }
+
+    /// A request with a key that is not for this.
+    pub fn lacks_scope(scope: Scope) -> ApiError {
+        let text = format!("This API key does not have the scope \"{scope}\", which this route needs.");
+        ApiError::new(StatusCode::FORBIDDEN, "permission_error", text).code("missing_scope")
+    }
+
+    /// A request that exceeds a limit of its key.
+    pub fn exceeded(exceeded: &Exceeded) -> ApiError {
+        let seconds = exceeded.wait().as_nanos().div_ceil(1_000_000_000).max(1);
+        let seconds = u64::try_from(seconds).unwrap_or(u64::MAX);
+        let (kind, what) = match exceeded {
+            Exceeded::Requests { limit, .. } => ("requests", format!("{limit} requests per minute")),
+            Exceeded::Tokens { limit, .. } => ("tokens", format!("{limit} tokens per minute")),
+            Exceeded::Concurrency { limit } => ("requests", format!("{limit} requests at a time")),
+        };
+        let text = format!("This API key has reached its limit of {what}; try again in {seconds} s.");
+        let error = ApiError::new(StatusCode::TOO_MANY_REQUESTS, kind, text);
+        ApiError { retry: Retry::After(seconds), ..error.code("rate_limit_exceeded") }
+    }
+
+    /// A body with a content coding.
+    pub fn encoded(coding: &str) -> ApiError {
+        let text = format!(
+            "Bodies with the content coding '{coding}' are not accepted: send the JSON as it is, without content-encoding."
+        );
+        let error = ApiError::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, INVALID, text);
+        error.code("unsupported_encoding")
+    }
+
     /// An unexpected error; its details go to the log and not to the client.
     pub fn internal(what: &dyn std::fmt::Display) -> ApiError {
         tracing::error!(%what, "a request failed inside the server");
@@ -153,6 +207,15 @@ impl ApiError {
         let text =
             "Requests from web pages must be JSON: set the header content-type: application/json.";
         ApiError::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, INVALID, text).code("not_json").last()
+    }
+
+    /// A preflight on a server that is not open to web pages of other origins.
+    pub fn no_pages(path: &str) -> ApiError {
+        let text = format!(
+            "{path} is not open to web pages of other origins: the server's operator can allow them with \
+             server.cors_origins."
+        );
+        ApiError::new(StatusCode::METHOD_NOT_ALLOWED, INVALID, text).code("cors_not_allowed")
     }
 
     /// A path that does not support this method.
@@ -204,8 +267,8 @@ impl From<ControlError> for ApiError {
         match &error {
             ControlError::NoCanary => new(StatusCode::CONFLICT).code("no_canary"),
             ControlError::CanaryPresent { .. } => new(StatusCode::CONFLICT).code("canary_present"),
-            ControlError::Loading => new(StatusCode::CONFLICT).code("loading"),
-            ControlError::Resuming => new(StatusCode::CONFLICT).code("resuming"),
+            ControlError::Loading => new(StatusCode::CONFLICT).code("loading").retry(),
+            ControlError::Resuming => new(StatusCode::CONFLICT).code("resuming").retry(),
             ControlError::Less(_) => {
                 new(StatusCode::CONFLICT).param("allow").code("canary_does_less")
             }
@@ -244,9 +307,17 @@ impl IntoResponse for ApiError {
         if self.last {
             response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
         }
-        if self.retry {
-            let after = retry_after(uuid::Uuid::new_v4().as_u128());
+        let after = match self.retry {
+            Retry::Never => None,
+            Retry::Soon => Some(u64::from(retry_after(uuid::Uuid::new_v4().as_u128()))),
+            Retry::After(seconds) => Some(seconds),
+        };
+        if let Some(after) = after {
             response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(after));
+        }
+        if self.challenge {
+            let bearer = HeaderValue::from_static("Bearer realm=\"serin\"");
+            response.headers_mut().insert(header::WWW_AUTHENTICATE, bearer);
         }
         response
     }

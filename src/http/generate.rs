@@ -12,7 +12,8 @@ use super::whole::Whole;
 use super::wire::common::{Envelope, Rules, arm_named};
 use super::wire::reply::Head;
 use super::wire::{Ask, Shape, WireError, chat as wire_chat, completion as wire_completion};
-use super::{AppState, Lifecycle, Peer, Phase, body, sse, unix_now};
+use super::caller::Caller;
+use super::{AppState, Lifecycle, Phase, body, sse, unix_now};
 use crate::rollout::Arm;
 use crate::serving::{Piece, Served};
 use axum::body::{Body, Bytes};
@@ -40,29 +41,29 @@ const ACCEL_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering")
 /// `POST /v1/chat/completions`.
 pub async fn chat(
     State(state): State<AppState>,
-    peer: Option<Extension<Peer>>,
+    caller: Caller,
     lifecycle: Option<Extension<Lifecycle>>,
     headers: HeaderMap,
     body: Body,
 ) -> Response {
-    answer(&state, Shape::Chat, peer.map(|peer| peer.0), lifecycle, &headers, body).await
+    answer(&state, Shape::Chat, &caller, lifecycle, &headers, body).await
 }
 
 /// `POST /v1/completions`.
 pub async fn completion(
     State(state): State<AppState>,
-    peer: Option<Extension<Peer>>,
+    caller: Caller,
     lifecycle: Option<Extension<Lifecycle>>,
     headers: HeaderMap,
     body: Body,
 ) -> Response {
-    answer(&state, Shape::Text, peer.map(|peer| peer.0), lifecycle, &headers, body).await
+    answer(&state, Shape::Text, &caller, lifecycle, &headers, body).await
 }
 
 async fn answer(
     state: &AppState,
     shape: Shape,
-    peer: Option<Peer>,
+    caller: &Caller,
     lifecycle: Option<Extension<Lifecycle>>,
     headers: &HeaderMap,
     body: Body,
@@ -78,13 +79,14 @@ async fn answer(
             .check_room()
             .map_err(|error| ApiError::gateway(&error, shape.prompt_field()))?;
         let mut fields = received.fields().await?;
-        let envelope = envelope(headers, peer, id.clone(), arrived)?;
+        let envelope = envelope(headers, caller, id.clone(), arrived)?;
         let models = state.gateway.control().models();
         let rules = Rules { served: &models.name, limits: state.gateway.limits() };
-        let ask = match shape {
+        let mut ask = match shape {
             Shape::Chat => wire_chat::chat(&mut fields, envelope, rules)?,
             Shape::Text => wire_completion::completion(&mut fields, envelope, rules)?,
         };
+        ask.requests.iter_mut().for_each(|request| request.meter = Some(caller.spent.meter()));
         generate(state, shape, id, ask, lifecycle).await
     };
     let mut response = answered.await.unwrap_or_else(ApiError::into_response);
@@ -221,21 +223,28 @@ impl Feed {
 
 fn envelope(
     headers: &HeaderMap,
-    peer: Option<Peer>,
+    caller: &Caller,
     id: String,
     arrived: Instant,
 ) -> Result<Envelope, WireError> {
     let session = text(headers, &SESSION)?.map(str::to_owned);
     let variant = text(headers, &VARIANT)?.map(variant).transpose()?;
-    let key = headers.get(header::AUTHORIZATION).map(|key| xxh3_64(key.as_bytes()));
-    let from = peer.map(|peer| peer.0.ip().to_string()).unwrap_or_default();
-    let client = xxh3_64_with_seed(from.as_bytes(), key.unwrap_or_default());
-    let party = peer.map(|peer| party(peer.0.ip()));
-    Ok(Envelope { id, arrived, session, variant, party, client })
+    let peer = caller.peer.map(|peer| peer.0.ip());
+    let key = caller.key.as_ref().map(|key| key.id.clone());
+    let (party, client) = match &key {
+        // A verified key is one party wherever it comes from.
+        Some(key) => (Some(xxh3_64(key.as_bytes())), xxh3_64(key.as_bytes())),
+        None => {
+            let shown = headers.get(header::AUTHORIZATION).map(|shown| xxh3_64(shown.as_bytes()));
+            let from = peer.map(|ip| ip.to_string()).unwrap_or_default();
+            (peer.map(party), xxh3_64_with_seed(from.as_bytes(), shown.unwrap_or_default()))
+        }
+    };
+    Ok(Envelope { id, arrived, session, variant, party, client, key })
 }
 
-/// Hash of what a sender cannot change at will. API keys are not verified, so they do not count; within its /64
-/// network, a sender has any number of IPv6 addresses.
+/// Hash of what a sender without a verified key cannot change at will. What it shows as a key does not count; within
+/// its /64 network, a sender has any number of IPv6 addresses.
 fn party(address: IpAddr) -> u64 {
     match address.to_canonical() {
         IpAddr::V4(ip) => xxh3_64(&ip.octets()),

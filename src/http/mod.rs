@@ -3,7 +3,8 @@
 //! [`client_app`] and [`operator_app`] build routers from [`AppState`], which tests call with `oneshot` and
 //! [`serve()`] serves. Reading order: `wire` (request and response formats), `generate` with `replies`,
 //! `chunks` and `whole` (from a request to its response), `error` (maps errors to statuses), `models`,
-//! `tokens`, `feedback`, `probes` with `gauges`, then `operators` (access check), `admin` with [`orders`]
+//! `tokens`, `feedback`, `probes` with `gauges`, then `caller` (who asks), `gate` (which route needs which key),
+//! `requests` (ids and the log of requests), `operators` (access check), `admin` with [`orders`]
 //! and `events`, [`page`] (the operators' page and its figures), `cors` (web pages), then `sockets` (and their limits) and `lifecycle` (the phases of
 //! shutdown).
 //!
@@ -13,11 +14,13 @@
 mod admin;
 mod body;
 mod bulk;
+mod caller;
 mod chunks;
 mod cors;
 mod error;
 mod events;
 mod feedback;
+mod gate;
 mod gauges;
 mod generate;
 mod lifecycle;
@@ -27,6 +30,7 @@ pub mod orders;
 pub mod page;
 mod probes;
 mod replies;
+mod requests;
 mod sockets;
 mod sse;
 mod tokens;
@@ -34,17 +38,19 @@ mod whole;
 mod wire;
 
 pub use body::Intake;
+pub use gate::{CLIENTS, LIMIT_HEADERS, Needs, OPERATORS};
 pub use error::{ErrorBody, ErrorDetail};
 pub use lifecycle::{Lifecycle, Phase};
 pub use operators::Operators;
 pub use page::Live;
 pub use sockets::{Bounds, OverLimit, Peer, serve};
 
+use crate::access::Access;
 use crate::serving::{Gateway, GenerateRequest, Limits};
 use axum::Router;
 use axum::extract::Request;
-use axum::http::{Method, Uri, header};
-use axum::middleware::{Next, from_fn, from_fn_with_state};
+use axum::http::{HeaderMap, Method, Uri, header};
+use axum::middleware::{Next, from_fn, from_fn_with_state, map_request};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use error::ApiError;
@@ -69,9 +75,13 @@ pub struct AppState {
     pub operators: Operators,
     /// The figures that the operators' page plots.
     pub live: Live,
+    /// The keys, if they are asked for.
+    pub access: Access,
+    /// Whether the log has a line for each request.
+    pub log_requests: bool,
 }
 
-/// The routes for clients, and the probes. The routes for clients are open to web pages of these origins
+/// The routes for clients, and the probes, behind the check of keys. They are open to web pages of these origins
 /// (`*`: any).
 pub fn client_app(state: AppState, origins: &[String]) -> Router {
     let clients = Router::new()
@@ -84,32 +94,48 @@ pub fn client_app(state: AppState, origins: &[String]) -> Router {
         .route("/tokenize", post(tokens::tokenize))
         .route("/detokenize", post(tokens::detokenize))
         .layer(from_fn(full))
-        .layer(from_fn(json_of_pages))
+        .layer(from_fn(gate::plain_bodies))
+        .layer(from_fn(json_of_pages));
+    let (access, log) = (state.access.clone(), state.log_requests);
+    let routes = clients
+        .merge(probes())
+        .layer(from_fn_with_state(access, gate::clients))
         .fallback(lost)
         .method_not_allowed_fallback(bad_method)
-        .with_state(state.clone());
+        .with_state(state);
     // Around everything, including fallbacks. Otherwise fallbacks would answer preflights, and 404s would
     // lack headers.
-    let clients = match cors::layer(origins) {
-        Some(cors) => Router::new().fallback_service(cors.layer(clients)),
-        None => clients,
+    let routes = match cors::layer(origins) {
+        Some(cors) => Router::new().fallback_service(cors.layer(routes)),
+        None => routes,
     };
-    probes().method_not_allowed_fallback(bad_method).fallback_service(clients).with_state(state)
+    around(routes, log)
+}
+
+/// What is done for every request of either listener, before its route is looked for.
+fn around(routes: Router, log: bool) -> Router {
+    Router::new()
+        .fallback_service(routes)
+        .layer(map_request(gate::plain_path))
+        .layer(from_fn_with_state(log, requests::follow))
 }
 
 /// The routes for operators, and the probes, behind the operators' access check; for a listener of their own.
 /// A proxy in front of the clients' listener cannot reach it.
 pub fn operator_app(state: AppState) -> Router {
-    let guard = from_fn_with_state(state.operators.clone(), operators::guard);
-    let files = page::files().layer(from_fn(operators::guard_files));
-    probes()
+    let (who, log) = ((state.operators.clone(), state.access.clone()), state.log_requests);
+    let guard = from_fn_with_state(who.clone(), operators::guard);
+    let files = page::files().layer(from_fn_with_state(who, operators::guard_files));
+    let routes = probes()
         .merge(admin::routes())
         .merge(page::data())
         .fallback(async |method: Method, uri: Uri| ApiError::no_route(method.as_str(), uri.path()))
         .method_not_allowed_fallback(bad_method)
+        .layer(from_fn(gate::plain_bodies))
         .layer(guard)
         .merge(files)
-        .with_state(state)
+        .with_state(state);
+    around(routes, log)
 }
 
 /// The routes for supervisors and monitors.
@@ -130,7 +156,11 @@ async fn lost(method: Method, uri: Uri) -> ApiError {
     }
 }
 
-async fn bad_method(method: Method, uri: Uri) -> ApiError {
+/// A method that the route does not have. Of a preflight, it says what lets web pages in.
+async fn bad_method(method: Method, uri: Uri, headers: HeaderMap) -> ApiError {
+    if method == Method::OPTIONS && headers.contains_key(header::ACCESS_CONTROL_REQUEST_METHOD) {
+        return ApiError::no_pages(uri.path());
+    }
     ApiError::bad_method(method.as_str(), uri.path())
 }
 
@@ -141,9 +171,9 @@ pub fn understand(
     body: &[u8],
     arrived: Instant,
 ) -> Result<Vec<GenerateRequest>, (u16, ErrorBody)> {
-    let (session, variant, party, client) = (None, None, None, 0);
+    let (session, variant, party, client, key) = (None, None, None, 0, None);
     let id = "chatcmpl-0".to_owned();
-    let envelope = Envelope { id, arrived, session, variant, party, client };
+    let envelope = Envelope { id, arrived, session, variant, party, client, key };
     let rules = Rules { served: "serin", limits: Limits { max_n: 8, max_stop: 4 } };
     let understood = Fields::parse(body).and_then(|mut fields| match chat {
         true => wire::chat::chat(&mut fields, envelope, rules),

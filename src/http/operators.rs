@@ -6,10 +6,14 @@
 //! resolve to loopback, `Host` reveals it. A proxy on this machine would forward requests from strangers: it
 //! must not lead to this listener, and a proxy that can be recognised is refused. Other machines are refused
 //! by their address.
+//!
+//! If keys are asked for, a key with the scope `admin` opens the routes to programs on other machines and behind
+//! proxies too, and to the page if it was loaded from where it sends its requests ([`gate`](super::gate)).
 
-use super::Peer;
 use super::error::ApiError;
-use axum::extract::{Request, State};
+use super::{Peer, gate};
+use crate::access::Access;
+use axum::extract::{MatchedPath, Request, State};
 use axum::http::uri::Authority;
 use axum::http::{HeaderMap, header};
 use axum::middleware::Next;
@@ -69,25 +73,63 @@ const OF_PROXIES_BEGIN: [&str; 7] =
 /// The header in which browsers say which site sends a request.
 const SEC_FETCH_SITE: &str = "sec-fetch-site";
 
-/// For the page's files, which hold nothing: any browser on this machine may have them.
-pub(super) async fn guard_files(request: Request, next: Next) -> Response {
-    let peer = request.extensions().get::<Peer>().map(|peer| peer.0.ip());
-    match elsewhere(peer, request.headers()) {
-        None => next.run(request).await,
-        Some(reason) => ApiError::forbidden(reason).into_response(),
-    }
-}
+/// Who may, and the keys that others need.
+type Who = (Operators, Access);
 
-pub(super) async fn guard(
-    State(operators): State<Operators>,
+/// For the page's files, which hold nothing: any browser on this machine may have them.
+pub(super) async fn guard_files(
+    State((_, access)): State<Who>,
     request: Request,
     next: Next,
 ) -> Response {
     let peer = request.extensions().get::<Peer>().map(|peer| peer.0.ip());
-    match refusal(&operators, peer, request.headers()) {
+    let near = elsewhere(peer, request.headers());
+    decide(near, &access, request, next).await
+}
+
+pub(super) async fn guard(
+    State((operators, access)): State<Who>,
+    request: Request,
+    next: Next,
+) -> Response {
+    let peer = request.extensions().get::<Peer>().map(|peer| peer.0.ip());
+    let near = refusal(&operators, peer, request.headers());
+    decide(near, &access, request, next).await
+}
+
+/// Lets a request through that this machine may send, or that shows the key that its route needs. `near`: why it
+/// is not one of this machine's.
+async fn decide(
+    near: Option<&'static str>,
+    access: &Access,
+    request: Request,
+    next: Next,
+) -> Response {
+    let route = request.extensions().get::<MatchedPath>().map(|path| path.as_str().to_owned());
+    let refused = near.and_then(|reason| by_key(reason, access, route.as_deref(), request.headers()));
+    let mut response = match refused {
         None => next.run(request).await,
-        Some(reason) => ApiError::forbidden(reason).into_response(),
+        Some(error) => error.into_response(),
+    };
+    response.extensions_mut().insert(gate::Route(route.unwrap_or_default()));
+    response
+}
+
+/// Why the key of a request does not open the route; `None` if it does.
+fn by_key(
+    reason: &'static str,
+    access: &Access,
+    route: Option<&str>,
+    headers: &HeaderMap,
+) -> Option<ApiError> {
+    if !access.asks() {
+        return Some(ApiError::forbidden(reason));
     }
+    // No page of another origin may use a key, wherever it has it from.
+    if of_browser(headers) && !of_same_origin(headers) {
+        return Some(ApiError::forbidden("Web pages of other origins may not use operators' routes."));
+    }
+    gate::check(access, gate::OPERATORS, route, headers, super::unix_now()).err()
 }
 
 /// Why a request is refused; `None` if it is allowed.
@@ -133,6 +175,18 @@ fn of_own_page(headers: &HeaderMap) -> bool {
     let own = |origin: &[u8]| origin.strip_prefix(b"http://").is_some_and(|origin| origin == host);
     headers.get_all(header::ORIGIN).iter().all(|origin| own(origin.as_bytes()))
         && headers.get_all(SEC_FETCH_SITE).iter().all(|site| site == "same-origin")
+}
+
+/// Whether it was sent by a page that was loaded from the name and port that it sends the request to, or by a user
+/// who opened the address. A proxy may have taken the TLS away.
+fn of_same_origin(headers: &HeaderMap) -> bool {
+    let host = headers.get(header::HOST).map(|host| host.as_bytes()).unwrap_or_default();
+    let own = |origin: &[u8]| {
+        let from = origin.strip_prefix(b"https://").or_else(|| origin.strip_prefix(b"http://"));
+        from.is_some_and(|from| from == host)
+    };
+    headers.get_all(header::ORIGIN).iter().all(|origin| own(origin.as_bytes()))
+        && headers.get_all(SEC_FETCH_SITE).iter().all(|site| site == "same-origin" || site == "none")
 }
 
 /// Whether it is a name that only this machine can use for itself.

@@ -7,7 +7,7 @@ use super::in_flight::Seat;
 use super::logprobs::Waiting;
 use super::prepare::Prepared;
 use super::quality::Collected;
-use super::types::{Finish, GenerateRequest, Piece, Served, Timeouts, Usage};
+use super::types::{Finish, GenerateRequest, Meter, Piece, Served, Timeouts, Usage};
 use crate::engine::{
     EngineHandle, Fault, FinishReason, Refusal, SeqEvent, SeqRequest, Timings, Work,
 };
@@ -15,6 +15,7 @@ use crate::metrics;
 use crate::model::Logprobs;
 use crate::routing::Assignment;
 use crate::text::{Emit, StopStrings, StreamDecoder};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::mpsc::{Sender, unbounded_channel};
 use tokio_stream::{StreamExt, StreamMap, wrappers::UnboundedReceiverStream};
@@ -98,6 +99,7 @@ pub(super) struct Attempt {
     /// Of the first reply.
     collected: Collected,
     seat: Seat,
+    meter: Option<Arc<Meter>>,
 }
 
 impl Attempt {
@@ -124,11 +126,14 @@ impl Attempt {
                 params,
                 max_new_tokens: prepared.max_new_tokens,
                 stop_ids: prepared.stop_ids.clone(),
-                cache_salt: 0,
+                cache_salt: request.cache_salt,
                 events: sender,
                 background: false,
                 arrived: request.arrived,
             });
+        }
+        if let Some(meter) = &request.meter {
+            meter.set_prompt(prepared.ids.len());
         }
         // If the engine has stopped, the senders are dropped and `play` sees the streams end.
         let _ = engine.submit(deployment.lane, sequences);
@@ -155,6 +160,7 @@ impl Attempt {
             gaps: metrics::token_gaps(who),
             collected: Collected::default(),
             seat,
+            meter: request.meter.clone(),
             assignment,
         }
     }
@@ -209,7 +215,12 @@ impl Attempt {
                 self.finished(tag, reason, out).await
             }
             SeqEvent::Failed { fault, .. } => Err(Ended::Failed(fault)),
-            SeqEvent::Refused { why, .. } => Err(Ended::Refused(why)),
+            SeqEvent::Refused { why, .. } => {
+                if let Some(meter) = &self.meter {
+                    meter.set_prompt(0);
+                }
+                Err(Ended::Refused(why))
+            }
         }
     }
 
@@ -231,6 +242,9 @@ impl Attempt {
         };
         reply.ids.push(id);
         self.seat.token();
+        if let Some(meter) = &self.meter {
+            meter.count_token();
+        }
         if let Some(before) = reply.last {
             self.gaps.record(mark.at.saturating_duration_since(before.at).as_secs_f64());
         }

@@ -5,6 +5,7 @@ use crate::routing::Withdrawn;
 use crate::text::Ending;
 use serde_json::{Map, Value};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 use tokio::sync::mpsc::Receiver;
 
@@ -43,8 +44,41 @@ pub struct GenerateRequest {
     pub party: Option<u64>,
     /// Hash of what tells clients apart without their help; a conversation is one client's.
     pub client: u64,
+    /// Cached prefixes are shared only between requests with the same salt.
+    pub cache_salt: u64,
+    /// Counts what the request uses while it runs.
+    pub meter: Option<Arc<Meter>>,
     /// When the request reached the server; TTFT and the deadline for the whole reply count from here.
     pub arrived: Instant,
+}
+
+/// The tokens that a request has used so far, to be read at any time, also after its client has left.
+#[derive(Debug, Default)]
+pub struct Meter {
+    prompt: AtomicU64,
+    completion: AtomicU64,
+}
+
+impl Meter {
+    /// Tokens of the prompt, once they were handed to a model.
+    pub fn prompt(&self) -> u64 {
+        self.prompt.load(Ordering::Relaxed)
+    }
+
+    /// Tokens generated so far, over all replies.
+    pub fn completion(&self) -> u64 {
+        self.completion.load(Ordering::Relaxed)
+    }
+
+    /// A model has taken a prompt of this many tokens; 0: none has.
+    pub fn set_prompt(&self, tokens: usize) {
+        self.prompt.store(tokens as u64, Ordering::Relaxed);
+    }
+
+    /// One more token was generated.
+    pub fn count_token(&self) {
+        self.completion.fetch_add(1, Ordering::Relaxed);
+    }
 }
 
 impl GenerateRequest {
@@ -67,6 +101,8 @@ impl GenerateRequest {
             pin: None,
             party: None,
             client: 0,
+            cache_salt: 0,
+            meter: None,
             arrived,
         }
     }

@@ -6,6 +6,7 @@ use axum::body::Body;
 use axum::http::{Request, Response, StatusCode};
 use axum::routing::any;
 use serde_json::{Value, json};
+use serin::access::Access;
 use serin::http::{AppState, Intake, Live, Operators, Peer, client_app, operator_app};
 use serin::serving::Gateway;
 use serin::serving::testing::FakeServer;
@@ -39,6 +40,8 @@ pub fn state(gateway: Gateway) -> AppState {
         intake,
         operators,
         live: Live::default(),
+        access: Access::open(),
+        log_requests: false,
     }
 }
 

@@ -62,6 +62,7 @@ impl Control {
             self_test: view.self_test,
             awaiting_confirm: view.awaiting_confirm,
             previous: state.previous.as_ref().map(|one| one.deployment.version.to_string()),
+            keys: None,
             ledger: self
                 .ledger
                 .health()

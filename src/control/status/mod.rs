@@ -40,6 +40,15 @@ impl ModelsView {
     }
 }
 
+/// The API keys.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KeysStatus {
+    /// How many are in force, expired ones included.
+    pub count: usize,
+    /// Why the keys file, as it is now, is not in force; the keys from before are.
+    pub problem: Option<String>,
+}
+
 /// `GET /admin/status`, and the answer to every order that has no other.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Status {
@@ -66,6 +75,9 @@ pub struct Status {
     pub paused: bool,
     /// Id of the rollout that runs or ran last.
     pub rollout: Option<String>,
+    /// The keys that clients need; `null` when nobody is asked for one.
+    #[serde(default)]
+    pub keys: Option<KeysStatus>,
     /// The canary's share of the requests now.
     pub weight: u8,
     /// The share that is routed to it: less while a part of the traffic is held back on stable.

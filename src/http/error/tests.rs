@@ -46,16 +46,80 @@ fn orders_refused_by_state_are_conflicts() {
     assert_eq!(status(ControlError::Engine("stopped".into())), 500);
 }
 
+/// Every error of every layer, and whether it goes away by waiting.
 #[test]
-fn only_refusals_for_lack_of_room_ask_for_a_retry() {
-    let after = |error: &GatewayError| {
-        let response = ApiError::gateway(error, "prompt").into_response();
-        response.headers().get(header::RETRY_AFTER).cloned()
+fn errors_that_go_away_by_waiting_say_so_and_no_others_do() {
+    let limit = Duration::from_secs(1);
+    let text = || "x".to_owned();
+    let gateway = |error: GatewayError| ApiError::gateway(&error, "prompt");
+    let control = |error: ControlError| ApiError::from(error);
+    let wire = |error: WireError| ApiError::from(error);
+    let soon = [
+        gateway(GatewayError::Busy { waiting: 1 }),
+        gateway(GatewayError::Unavailable("loading".into())),
+        ApiError::not_ready("loading"),
+        ApiError::full(),
+        ApiError::stopping(),
+        wire(WireError::Crowded),
+        control(ControlError::Loading),
+        control(ControlError::Resuming),
+    ];
+    let length = GatewayError::ContextLength { max: 8, asked: 9, prompt: 8, reply: 1, withdrawn: None };
+    let never = [
+        gateway(GatewayError::Invalid { param: "n", message: text() }),
+        gateway(GatewayError::Untaken(text())),
+        gateway(length),
+        gateway(GatewayError::NoCanary),
+        gateway(GatewayError::Model(text())),
+        gateway(GatewayError::Timeout { what: "first token", limit }),
+        ApiError::forbidden("no"),
+        ApiError::internal(&"no"),
+        ApiError::no_route("GET", "/x"),
+        ApiError::operators_elsewhere("/admin"),
+        ApiError::not_json(),
+        ApiError::bad_method("GET", "/x"),
+        ApiError::unauthorized(true),
+        ApiError::unauthorized(false),
+        ApiError::lacks_scope(Scope::Admin),
+        ApiError::encoded("gzip"),
+        wire(WireError::Malformed { what: text() }),
+        wire(WireError::Broken),
+        wire(WireError::TooLarge { limit: 1 }),
+        wire(WireError::Slow { seconds: 1 }),
+        wire(WireError::Missing { param: text() }),
+        wire(WireError::WrongType { param: text(), expected: "a", got: "b" }),
+        wire(WireError::BadValue { param: text(), what: text() }),
+        wire(WireError::Unsupported { param: text(), instead: text() }),
+        wire(WireError::UnknownModel { asked: text(), served: Vec::new() }),
+        control(ControlError::NoCanary),
+        control(ControlError::CanaryPresent { version: text() }),
+        control(ControlError::NoStable),
+        control(ControlError::NoPrevious),
+        control(ControlError::NothingRead),
+        control(ControlError::Refused(text())),
+        control(ControlError::Load(text())),
+        control(ControlError::UnknownCompletion),
+        control(ControlError::BadFeedback(text())),
+        control(ControlError::Engine(text())),
+    ];
+    let after = |error: &ApiError| {
+        let response = error.clone().into_response();
+        let after = response.headers().get(header::RETRY_AFTER)?;
+        Some(after.to_str().unwrap().parse::<u64>().unwrap())
     };
-    let busy = after(&GatewayError::Busy { waiting: 1 }).expect("a Retry-After");
-    assert!(["1", "2", "3"].contains(&busy.to_str().unwrap()));
-    assert!(after(&GatewayError::Unavailable("loading".into())).is_some());
-    assert!(after(&GatewayError::Model("NaN".into())).is_none());
+    for error in &soon {
+        assert!((1..=3).contains(&after(error).expect("a Retry-After")), "{error:?}");
+    }
+    for error in &never {
+        assert_eq!(after(error), None, "{error:?}");
+    }
+    for (millis, seconds) in [(0, 1), (1, 1), (1000, 1), (1001, 2), (59_500, 60)] {
+        let wait = Duration::from_millis(millis);
+        for exceeded in [Exceeded::Requests { limit: 1, wait }, Exceeded::Tokens { limit: 1, wait }] {
+            assert_eq!(after(&ApiError::exceeded(&exceeded)), Some(seconds), "{millis} ms");
+        }
+    }
+    assert_eq!(after(&ApiError::exceeded(&Exceeded::Concurrency { limit: 1 })), Some(1));
     let all: Vec<u16> = (0..3).map(retry_after).collect();
     assert_eq!(all, [1, 2, 3]);
 }

@@ -65,7 +65,7 @@ async fn headers_name_who_answers_and_not_who_was_to() {
     assert_eq!(response.headers()[ARM], "stable");
     assert_eq!(response.headers()[ACCEL_BUFFERING], "no");
     assert_eq!(response.headers()[header::CACHE_CONTROL], "no-cache");
-    assert_eq!(response.headers()[header::CONTENT_TYPE], "text/event-stream");
+    assert_eq!(response.headers()[header::CONTENT_TYPE], "text/event-stream; charset=utf-8");
 }
 
 #[tokio::test]

@@ -9,6 +9,8 @@ use super::{Ask, WireError};
 use crate::rollout::Arm;
 use crate::serving::{GenerateRequest, Limits, Prompt, SamplingPatch};
 use serde_json::Value;
+use sha2::{Digest, Sha256};
+use std::sync::Arc;
 use std::time::Instant;
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
@@ -30,10 +32,13 @@ pub struct Envelope {
     pub session: Option<String>,
     /// The arm from the header.
     pub variant: Option<Arm>,
-    /// Hash of the address: an IPv4 address, or the /64 network of an IPv6 one.
+    /// Hash of the verified key's id; without one, of the address: an IPv4 address, or an IPv6 one's /64 network.
     pub party: Option<u64>,
-    /// Hash of the API key and address: it distinguishes clients that send no session key.
+    /// Hash of the verified key's id, or of what is shown as a key and the address: it distinguishes clients that
+    /// send no session key.
     pub client: u64,
+    /// The id of the verified key.
+    pub key: Option<Arc<str>>,
 }
 
 /// The model that this server serves, and its limits.
@@ -82,6 +87,8 @@ pub fn ask(
         pin: pin(by_name, envelope.variant)?,
         party: envelope.party,
         client: client(fields, envelope.client)?,
+        cache_salt: cache_salt(envelope.key.as_deref(), short(fields, "cache_salt")?.as_deref()),
+        meter: None,
         arrived: envelope.arrived,
         id: envelope.id,
     };
@@ -155,6 +162,21 @@ fn client(fields: &mut Fields, client: u64) -> Result<u64, WireError> {
     let safety = short(fields, "safety_identifier")?;
     let user = short(fields, "user")?;
     Ok(safety.or(user).map_or(client, |user| xxh3_64_with_seed(user.as_bytes(), client)))
+}
+
+/// Prefixes are shared only between requests of one key that name the same salt; 0 without both. Clients choose what
+/// they name, so the hash must be one for which nobody can find another with the same value.
+fn cache_salt(key: Option<&str>, named: Option<&str>) -> u64 {
+    if key.is_none() && named.is_none() {
+        return 0;
+    }
+    let mut hash = Sha256::new();
+    for part in [key, named] {
+        hash.update((part.map_or(u64::MAX, |part| part.len() as u64)).to_le_bytes());
+        hash.update(part.unwrap_or_default());
+    }
+    let hash: [u8; 32] = hash.finalize().into();
+    hash.iter().take(8).fold(0, |salt, byte| salt << 8 | u64::from(*byte))
 }
 
 /// A text of limited length; an empty one counts as absent.

@@ -18,6 +18,7 @@ fn envelope() -> Envelope {
         variant: None,
         party: None,
         client: 0,
+        key: None,
     }
 }
 

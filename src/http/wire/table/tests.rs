@@ -21,7 +21,7 @@ fn example(name: &str, shape: Shape) -> Value {
         "stream_options" => json!({"include_usage": true}),
         "stop" => json!(["x"]),
         "stop_token_ids" => json!([3]),
-        "user" | "safety_identifier" | "prompt_cache_key" => json!("someone"),
+        "user" | "safety_identifier" | "prompt_cache_key" | "cache_salt" => json!("someone"),
         "reasoning_effort" => json!("low"),
         "logprobs" if shape == Shape::Chat => json!(true),
         "logprobs" | "top_logprobs" | "n" | "max_tokens" | "max_completion_tokens" => json!(2),
@@ -37,9 +37,9 @@ fn example(name: &str, shape: Shape) -> Value {
 }
 
 fn parse(shape: Shape, fields: &mut Fields) -> Result<Ask, WireError> {
-    let (session, variant, party, client) = (None, None, None, 0);
-    let envelope =
-        Envelope { id: "id".to_owned(), arrived: Instant::now(), session, variant, party, client };
+    let (session, variant, party, client, key) = (None, None, None, 0, None);
+    let (id, arrived) = ("id".to_owned(), Instant::now());
+    let envelope = Envelope { id, arrived, session, variant, party, client, key };
     let rules = Rules { served: "fake", limits: Limits { max_n: 4, max_stop: 2 } };
     match shape {
         Shape::Chat => chat::chat(fields, envelope, rules),

@@ -1,0 +1,314 @@
+//! The check of keys: one table says what each route of both listeners needs, and one middleware asks for it.
+//!
+//! A route without a row is closed, so a route that is added later is not open by accident. Paths that are no route
+//! are answered as such, whoever asks. Limits per key are counted here too: a request that exceeds one is refused
+//! before it costs anything, and what an admitted one has used is charged when its response has been sent.
+
+use super::caller::{Spent, Verified, discard, until_sent};
+use super::error::ApiError;
+use crate::access::{Access, Allowance, Key, Scope, Share};
+use axum::body::Body;
+use axum::extract::{MatchedPath, Request, State};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// What a route needs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Needs {
+    /// No key.
+    Nothing,
+    /// A key with this scope, if keys are asked for.
+    Key(Scope),
+}
+
+use Needs::Nothing;
+const INFERENCE: Needs = Needs::Key(Scope::Inference);
+const METRICS: Needs = Needs::Key(Scope::Metrics);
+const ADMIN: Needs = Needs::Key(Scope::Admin);
+
+/// The routes of the clients' listener.
+pub const CLIENTS: &[(&str, Needs)] = &[
+    ("/", INFERENCE),
+    ("/apply-template", INFERENCE),
+    ("/audio/{*rest}", INFERENCE),
+    ("/chat/completions", INFERENCE),
+    ("/completions", INFERENCE),
+    ("/detokenize", INFERENCE),
+    ("/docs", INFERENCE),
+    ("/embeddings", INFERENCE),
+    ("/health", Nothing),
+    ("/images/{*rest}", INFERENCE),
+    ("/infill", INFERENCE),
+    ("/livez", Nothing),
+    ("/messages", INFERENCE),
+    ("/messages/count_tokens", INFERENCE),
+    ("/metrics", METRICS),
+    ("/models", INFERENCE),
+    ("/models/{*id}", INFERENCE),
+    ("/moderations", INFERENCE),
+    ("/openapi.json", INFERENCE),
+    ("/readyz", Nothing),
+    ("/rerank", INFERENCE),
+    ("/responses", INFERENCE),
+    ("/responses/{id}", INFERENCE),
+    ("/tokenize", INFERENCE),
+    ("/v1/audio/{*rest}", INFERENCE),
+    ("/v1/chat/completions", INFERENCE),
+    ("/v1/completions", INFERENCE),
+    ("/v1/embeddings", INFERENCE),
+    ("/v1/feedback", INFERENCE),
+    ("/v1/images/{*rest}", INFERENCE),
+    ("/v1/messages", INFERENCE),
+    ("/v1/messages/count_tokens", INFERENCE),
+    ("/v1/models", INFERENCE),
+    ("/v1/models/{*id}", INFERENCE),
+    ("/v1/moderations", INFERENCE),
+    ("/v1/rerank", INFERENCE),
+    ("/v1/responses", INFERENCE),
+    ("/v1/responses/{id}", INFERENCE),
+    ("/version", INFERENCE),
+];
+
+/// The routes of the operators' listener, for requests that do not come from this machine.
+pub const OPERATORS: &[(&str, Needs)] = &[
+    // The page's files hold nothing; all that they show is behind the routes below.
+    ("/", Nothing),
+    ("/admin/ask", ADMIN),
+    ("/admin/canary/load", ADMIN),
+    ("/admin/confirm", ADMIN),
+    ("/admin/events", ADMIN),
+    ("/admin/ledger", ADMIN),
+    ("/admin/live", ADMIN),
+    ("/admin/page", ADMIN),
+    ("/admin/pause", ADMIN),
+    ("/admin/promote", ADMIN),
+    ("/admin/resume", ADMIN),
+    ("/admin/rollback", ADMIN),
+    ("/admin/self-test", ADMIN),
+    ("/admin/status", ADMIN),
+    ("/admin/undo", ADMIN),
+    ("/admin/weight", ADMIN),
+    ("/health", Nothing),
+    ("/livez", Nothing),
+    ("/metrics", METRICS),
+    ("/readyz", Nothing),
+    ("/ui", Nothing),
+    ("/ui/{*name}", Nothing),
+    ("/version", ADMIN),
+];
+
+/// The header in which Anthropic's clients send a key.
+const X_API_KEY: HeaderName = HeaderName::from_static("x-api-key");
+/// How long, and for how many bytes, the body of a refused request is read.
+const LINGER: Duration = Duration::from_secs(5);
+const LINGER_BYTES: u64 = 4 << 20;
+
+/// The route of a request, for the log; of a response.
+#[derive(Debug, Clone)]
+pub struct Route(pub String);
+
+/// Why a route is closed to a request; `Ok`: it is open, to the owner of a key or to anybody.
+pub fn check(
+    access: &Access,
+    table: &[(&str, Needs)],
+    route: Option<&str>,
+    headers: &HeaderMap,
+    unix_now: u64,
+) -> Result<Option<Arc<Key>>, ApiError> {
+    let Some(route) = route else { return Ok(None) };
+    let scope = match table.iter().find(|(path, _)| *path == route) {
+        Some((_, Nothing)) => return Ok(None),
+        Some((_, Needs::Key(scope))) => *scope,
+        None => return Err(ApiError::forbidden("This route is closed: nobody may use it.")),
+    };
+    let shown: Vec<&[u8]> = shown(headers).collect();
+    let now = i64::try_from(unix_now).unwrap_or(i64::MAX);
+    match shown.iter().find_map(|secret| access.identify(secret, now)) {
+        Some(key) if key.may(scope) => Ok(Some(key)),
+        Some(_) => Err(ApiError::lacks_scope(scope)),
+        None => Err(ApiError::unauthorized(!shown.is_empty())),
+    }
+}
+
+/// The secrets that a request shows.
+fn shown(headers: &HeaderMap) -> impl Iterator<Item = &[u8]> {
+    let bearer = headers.get_all(header::AUTHORIZATION).iter().filter_map(|value| {
+        let (scheme, secret) = value.as_bytes().split_at_checked(b"Bearer ".len())?;
+        scheme.eq_ignore_ascii_case(b"Bearer ").then_some(secret)
+    });
+    let plain = headers.get_all(X_API_KEY).iter().map(HeaderValue::as_bytes);
+    bearer.chain(plain).map(<[u8]>::trim_ascii)
+}
+
+/// The check around the clients' routes.
+pub async fn clients(State(access): State<Access>, mut request: Request, next: Next) -> Response {
+    let route = request.extensions().get::<MatchedPath>().map(|path| path.as_str().to_owned());
+    let noted = |mut response: Response| {
+        response.extensions_mut().insert(Route(route.clone().unwrap_or_default()));
+        response
+    };
+    if !access.asks() {
+        return noted(next.run(request).await);
+    }
+    let headers = request.headers();
+    match check(&access, CLIENTS, route.as_deref(), headers, super::unix_now()) {
+        Err(error) => noted(refuse(request, error).await),
+        Ok(None) => noted(next.run(request).await),
+        Ok(Some(key)) => {
+            request.extensions_mut().insert(Verified(key.clone()));
+            let limited = key.limits.any() && key.may(Scope::Inference);
+            let mut response = match limited {
+                true => within_limits(&access, &key, request, next).await,
+                false => next.run(request).await,
+            };
+            response.extensions_mut().insert(Verified(key));
+            noted(response)
+        }
+    }
+}
+
+/// Answers with an error once the body has been read, within limits: a client that is still sending would find its
+/// connection closed, and never read the reason.
+async fn refuse(request: Request, error: ApiError) -> Response {
+    // Who waits for a go-ahead does not send its body.
+    if !request.headers().contains_key(header::EXPECT) {
+        let rest = discard(request.into_body(), LINGER_BYTES);
+        let _ = tokio::time::timeout(LINGER, rest).await;
+    }
+    error.into_response()
+}
+
+/// Runs a request if its key's limits allow it; charges it in the end.
+async fn within_limits(
+    access: &Access,
+    key: &Arc<Key>,
+    request: Request,
+    next: Next,
+) -> Response {
+    let counts = request.method() == Method::POST;
+    if counts && let Err(exceeded) = access.admit(key, Instant::now()) {
+        let allowance = access.allowance(key, Instant::now());
+        let mut response = refuse(request, ApiError::exceeded(&exceeded)).await;
+        tell(response.headers_mut(), &allowance);
+        return response;
+    }
+    let spent = request.extensions().get::<Spent>().cloned().unwrap_or_default();
+    let charge = counts.then(|| Charge {
+        access: access.clone(),
+        key: key.clone(),
+        spent,
+        refused: false,
+    });
+    let allowance = access.allowance(key, Instant::now());
+    let mut response = next.run(request).await;
+    tell(response.headers_mut(), &allowance);
+    let Some(mut charge) = charge else { return response };
+    let busy = [StatusCode::TOO_MANY_REQUESTS, StatusCode::SERVICE_UNAVAILABLE];
+    charge.refused = busy.contains(&response.status());
+    until_sent(response, charge)
+}
+
+/// Charges an admitted request when it is dropped.
+struct Charge {
+    access: Access,
+    key: Arc<Key>,
+    spent: Spent,
+    /// For lack of room: then it costs nothing.
+    refused: bool,
+}
+
+impl Drop for Charge {
+    fn drop(&mut self) {
+        match self.refused {
+            true => self.access.undo(&self.key),
+            false => {
+                let (prompt, completion) = self.spent.tokens().unwrap_or_default();
+                self.access.end(&self.key, prompt + completion);
+            }
+        }
+    }
+}
+
+/// OpenAI's headers about limits.
+fn tell(headers: &mut HeaderMap, allowance: &Allowance) {
+    let Allowance { requests, tokens } = allowance;
+    let mut put = |name: [HeaderName; 3], share: &Option<Share>| {
+        let Some(share) = share else { return };
+        let texts = [share.limit.to_string(), share.remaining.to_string(), span(share.reset)];
+        for (name, text) in name.into_iter().zip(texts) {
+            if let Ok(value) = HeaderValue::from_str(&text) {
+                headers.insert(name, value);
+            }
+        }
+    };
+    let [limit, remaining, reset] = LIMIT_HEADERS;
+    put([limit.0, remaining.0, reset.0].map(HeaderName::from_static), requests);
+    put([limit.1, remaining.1, reset.1].map(HeaderName::from_static), tokens);
+}
+
+/// The names of those headers, for requests and for tokens.
+pub const LIMIT_HEADERS: [(&str, &str); 3] = [
+    ("x-ratelimit-limit-requests", "x-ratelimit-limit-tokens"),
+    ("x-ratelimit-remaining-requests", "x-ratelimit-remaining-tokens"),
+    ("x-ratelimit-reset-requests", "x-ratelimit-reset-tokens"),
+];
+
+/// A time as OpenAI writes it: `120ms`, `2s`, `1m30s`.
+fn span(time: Duration) -> String {
+    let millis = time.as_nanos().div_ceil(1_000_000);
+    let (minutes, rest) = (millis / 60_000, millis % 60_000);
+    let seconds = |rest: u128| match rest % 1000 {
+        0 => format!("{}s", rest / 1000),
+        _ => format!("{}s", format!("{:.3}", rest as f64 / 1000.0).trim_end_matches('0')),
+    };
+    match (minutes, rest) {
+        (0, 0) => "0s".to_owned(),
+        (0, rest) if rest < 1000 => format!("{rest}ms"),
+        (0, rest) => seconds(rest),
+        (minutes, rest) => format!("{minutes}m{}", seconds(rest)),
+    }
+}
+
+/// Refuses bodies with a content coding: none is decoded here.
+pub async fn plain_bodies(request: Request, next: Next) -> Response {
+    let coded = request.headers().get_all(header::CONTENT_ENCODING).iter().find(|coding| {
+        let plain = coding.as_bytes().trim_ascii();
+        !plain.is_empty() && !plain.eq_ignore_ascii_case(b"identity")
+    });
+    let Some(coding) = coded else { return next.run(request).await };
+    let error = ApiError::encoded(&String::from_utf8_lossy(coding.as_bytes()));
+    let mut response = refuse(request, error).await;
+    response.headers_mut().insert(header::ACCEPT_ENCODING, HeaderValue::from_static("identity"));
+    response
+}
+
+/// A request whose path has no trailing and no double slashes.
+pub async fn plain_path(mut request: Request<Body>) -> Request<Body> {
+    let path = request.uri().path();
+    if let Some(plain) = without_extra_slashes(path) {
+        let query = request.uri().query().map(|query| format!("?{query}")).unwrap_or_default();
+        let mut parts = request.uri().clone().into_parts();
+        if let Ok(path) = format!("{plain}{query}").parse() {
+            parts.path_and_query = Some(path);
+            if let Ok(uri) = parts.try_into() {
+                *request.uri_mut() = uri;
+            }
+        }
+    }
+    request
+}
+
+/// The path with single slashes and none at its end; `None` if it is already like that.
+fn without_extra_slashes(path: &str) -> Option<String> {
+    let extra = path.contains("//") || (path.len() > 1 && path.ends_with('/'));
+    extra.then(|| {
+        let parts = path.split('/').filter(|part| !part.is_empty());
+        format!("/{}", parts.collect::<Vec<_>>().join("/"))
+    })
+}
+
+#[cfg(test)]
+mod tests;
