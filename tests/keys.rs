@@ -54,11 +54,29 @@ fn keys_are_made_listed_and_revoked() {
         (vec!["key", "new", "--keys", path, "--name", "x", "--scope", "root"], "is not a scope"),
         (vec!["key", "new", "--keys", path, "--name", "x"], "--scope"),
         (vec!["key", "new", "--keys", path, "--name", "", "--scope", "admin"], "a name is"),
-        (vec!["key", "new", "--keys", path, "--name", "x", "--scope", "admin", "--expires", "soon"], "--expires"),
+        (
+            vec![
+                "key",
+                "new",
+                "--keys",
+                path,
+                "--name",
+                "x",
+                "--scope",
+                "admin",
+                "--expires",
+                "soon",
+            ],
+            "--expires",
+        ),
         (vec!["key", "list", "--keys", "/nowhere/keys.toml"], "there is no keys file"),
     ] {
         let refused = serin(&args);
-        assert!(!refused.status.success() && said(&refused).contains(what), "{args:?}: {}", said(&refused));
+        assert!(
+            !refused.status.success() && said(&refused).contains(what),
+            "{args:?}: {}",
+            said(&refused)
+        );
     }
     fs::set_permissions(&file, fs::Permissions::from_mode(0o644)).unwrap();
     let refused = said(&serin(&["key", "list", "--keys", path]));

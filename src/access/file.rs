@@ -9,7 +9,7 @@ use jiff::Timestamp;
 use serde::Deserialize;
 use std::collections::HashSet;
 use std::sync::Arc;
-use toml_edit::{ArrayOfTables, DocumentMut, Item, Table, value};
+use toml_edit::{DocumentMut, Item, Table, value};
 
 /// What a new file begins with.
 const HEADER: &str = "\
@@ -74,11 +74,8 @@ impl Keyring {
             let at = line.map(|line| format!("line {line}: ")).unwrap_or_default();
             FileError::Syntax(format!("{at}{}", error.message().replace('\n', " ")))
         })?;
-        let keys: Vec<Arc<Key>> = raw
-            .key
-            .into_iter()
-            .map(|raw| raw.resolve().map(Arc::new))
-            .collect::<Result<_, _>>()?;
+        let keys: Vec<Arc<Key>> =
+            raw.key.into_iter().map(|raw| raw.resolve().map(Arc::new)).collect::<Result<_, _>>()?;
         let (mut ids, mut hashes) = (HashSet::new(), HashSet::new());
         for key in &keys {
             if !ids.insert(&key.id) {
@@ -180,12 +177,7 @@ fn wrong(id: &str, what: impl Into<String>) -> FileError {
 pub(super) fn with(text: &str, key: &Key) -> Result<String, FileError> {
     Keyring::parse(text)?;
     let text = if text.trim().is_empty() { HEADER } else { text };
-    let mut document = document(text)?;
-    let keys = document.entry("key").or_insert(Item::ArrayOfTables(ArrayOfTables::new()));
-    let keys = keys.as_array_of_tables_mut();
-    let keys = keys.ok_or_else(|| FileError::Syntax("`key` is not a list of [[key]]".into()))?;
-    keys.push(entry(key));
-    let text = document.to_string();
+    let text = format!("{}\n\n[[key]]\n{}", text.trim_end(), entry(key));
     Keyring::parse(&text)?;
     Ok(text)
 }
@@ -199,8 +191,16 @@ pub(super) fn without(text: &str, id: &str) -> Result<String, FileError> {
     let keys = keys.ok_or_else(unknown)?;
     let of = |table: &Table| table.get("id").and_then(Item::as_str) == Some(id);
     let at = keys.iter().position(of).ok_or_else(unknown)?;
+    // A comment just above a key goes with it; what begins the file stays.
+    let before = keys.get(at).and_then(|key| key.decor().prefix()?.as_str()).filter(|_| at == 0);
+    let head =
+        before.and_then(|before| before.rsplit_once("\n\n")).map(|(head, _)| head.to_owned());
     keys.remove(at);
-    let text = document.to_string();
+    let rest = document.to_string();
+    let text = match head {
+        Some(head) => format!("{head}\n\n{}", rest.trim_start()),
+        None => rest,
+    };
     Keyring::parse(&text)?;
     Ok(text)
 }
@@ -214,7 +214,8 @@ fn entry(key: &Key) -> Table {
     table["id"] = value(&*key.id);
     table["name"] = value(&key.name);
     table["sha256"] = value(key.hash.hex());
-    table["scopes"] = value(key.scopes.iter().map(|scope| scope.as_str()).collect::<toml_edit::Array>());
+    table["scopes"] =
+        value(key.scopes.iter().map(|scope| scope.as_str()).collect::<toml_edit::Array>());
     let limits = [
         ("requests_per_minute", key.limits.requests_per_minute),
         ("tokens_per_minute", key.limits.tokens_per_minute),

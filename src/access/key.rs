@@ -169,6 +169,8 @@ pub fn parse_expiry(text: &str, now: Timestamp) -> Result<Timestamp, String> {
     let later = humantime::parse_duration(text).ok();
     let later = later.and_then(|later| SignedDuration::try_from(later).ok());
     later.and_then(|later| now.checked_add(later).ok()).ok_or_else(|| {
-        format!("\"{text}\" is no time: 2027-01-31, 2027-01-31T12:00:00Z, or a duration such as 90d")
+        format!(
+            "\"{text}\" is no time: 2027-01-31, 2027-01-31T12:00:00Z, or a duration such as 90d"
+        )
     })
 }

@@ -60,7 +60,9 @@ impl Access {
     }
 
     fn new(keys: Option<RwLock<Arc<Keyring>>>) -> Access {
-        Access { shared: Arc::new(Shared { keys, problem: Mutex::default(), used: Mutex::default() }) }
+        Access {
+            shared: Arc::new(Shared { keys, problem: Mutex::default(), used: Mutex::default() }),
+        }
     }
 
     /// Whether keys are asked for.

@@ -33,7 +33,8 @@ fn a_key_that_is_made_is_found_by_its_secret_and_by_nothing_else() {
     let keys = file.read().unwrap();
     assert_eq!(*keys.find(secret.reveal().as_bytes()).unwrap(), key);
     let shown = secret.reveal();
-    for wrong in ["", "sk-serin-", &shown[1..], &shown[..50], &shown.to_uppercase(), &key.hash.hex()]
+    for wrong in
+        ["", "sk-serin-", &shown[1..], &shown[..50], &shown.to_uppercase(), &key.hash.hex()]
     {
         assert!(keys.find(wrong.as_bytes()).is_none(), "{wrong}");
     }
@@ -50,8 +51,13 @@ fn comments_and_other_keys_survive_new_keys_and_revoked_ones() {
     file.add(asked("two"), ([2; 4], [2; 32]), now()).unwrap();
     file.add(asked("three"), ([3; 4], [3; 32]), now()).unwrap();
     file.remove("02020202").unwrap();
+    file.add(asked("four"), ([4; 4], [4; 32]), now()).unwrap();
+    file.remove("04040404").unwrap();
     let text = fs::read_to_string(file.path()).unwrap();
-    assert!(text.starts_with("# API keys of serin.") && text.contains("# of the web team"), "{text}");
+    assert!(
+        text.starts_with("# API keys of serin.") && text.contains("# of the web team"),
+        "{text}"
+    );
     let names: Vec<_> = file.read().unwrap().iter().map(|key| key.name.clone()).collect();
     assert_eq!(names, ["one", "three"]);
     let error = file.remove("02020202").unwrap_err().to_string();
@@ -59,6 +65,12 @@ fn comments_and_other_keys_survive_new_keys_and_revoked_ones() {
     let twice = file.add(asked("again"), ([4; 4], [3; 32]), now()).unwrap_err().to_string();
     assert!(twice.contains("same sha256"), "{twice}");
     assert_eq!(file.read().unwrap().len(), 2, "a refused change changes nothing");
+    for id in ["01010101", "03030303"] {
+        file.remove(id).unwrap();
+        let text = fs::read_to_string(file.path()).unwrap();
+        assert!(text.starts_with("# API keys of serin."), "{text}");
+    }
+    assert!(file.read().unwrap().is_empty());
 }
 
 #[test]
@@ -202,7 +214,11 @@ fn what_a_key_has_used_survives_a_reload_and_new_limits_apply_at_once() {
         access.admit(&key, now).unwrap();
     }
     let fewer = Key {
-        limits: KeyLimits { requests_per_minute: Some(2), tokens_per_minute: Some(5), concurrency: None },
+        limits: KeyLimits {
+            requests_per_minute: Some(2),
+            tokens_per_minute: Some(5),
+            concurrency: None,
+        },
         ..(*key).clone()
     };
     access.take_up(Keyring::parse(&file::with("", &fewer).unwrap()).map_err(|e| e.to_string()));

@@ -71,7 +71,8 @@ impl WhichFile {
             return Ok(KeysFile::at(path.clone()));
         }
         let Some(config) = &self.config else {
-            let text = "which keys file? name it with --keys keys.toml, or with --config serin.toml";
+            let text =
+                "which keys file? name it with --keys keys.toml, or with --config serin.toml";
             return Err(CliError(text.to_owned()));
         };
         let named = Config::read(config).map_err(CliError::from_text)?.access.keys;

@@ -220,7 +220,9 @@ fn status_text(status: &Status, full: bool) -> String {
         out += &format!("  {remark}\n");
     }
     if let Some(problem) = status.keys.as_ref().and_then(|keys| keys.problem.as_ref()) {
-        out += &format!("  the keys file cannot be used, the keys from before are in force: {problem}\n");
+        out += &format!(
+            "  the keys file cannot be used, the keys from before are in force: {problem}\n"
+        );
     }
     for difference in &status.differences {
         out += &format!("  differs: {difference}\n");

@@ -4,7 +4,9 @@
 
 use super::rollout::RawRollout;
 use super::values::{Bytes, Time, positive, time, value};
-use super::{AccessConfig, Config, ConfigError, LedgerConfig, OperatorListen, SocketConfig, demo_models};
+use super::{
+    AccessConfig, Config, ConfigError, LedgerConfig, OperatorListen, SocketConfig, demo_models,
+};
 use crate::alerts::{AlertsConfig, RawWebhook, WebhookConfig};
 use crate::control::{DeploymentPolicy, EngineConfig};
 use crate::device::DeviceChoice;
@@ -241,7 +243,8 @@ impl RawOperator {
         match text.parse::<SocketAddr>() {
             Ok(at) if at.ip().is_loopback() || keys => Ok(OperatorListen::At(at)),
             Ok(_) => {
-                let what = format!("\"{text}\" is not on loopback; that needs keys ([access] keys)");
+                let what =
+                    format!("\"{text}\" is not on loopback; that needs keys ([access] keys)");
                 Err(value("operator.listen", what))
             }
             Err(_) => {

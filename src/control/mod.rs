@@ -42,8 +42,8 @@ pub use readings::ReadDevice;
 pub use resume::{ResumePlan, Resuming, Start, effective_stable};
 pub use status::{
     ArmFigures, ArmStatus, CardUnload, CrossReadStatus, DecisionStatus, DeviceStatus,
-    ForecastStatus, GateStatus, GateWait, InFlightStatus, KeysStatus, LaneStatus, LedgerStatus, ModelsView,
-    ShadowStatus, Status, TrafficStatus, Unload,
+    ForecastStatus, GateStatus, GateWait, InFlightStatus, KeysStatus, LaneStatus, LedgerStatus,
+    ModelsView, ShadowStatus, Status, TrafficStatus, Unload,
 };
 
 use crate::alerts::Alerts;

@@ -38,7 +38,8 @@ pub fn routes() -> Router<AppState> {
 }
 
 async fn status(State(state): State<AppState>) -> Json<Status> {
-    let keys = state.access.status().map(|keys| KeysStatus { count: keys.keys, problem: keys.problem });
+    let keys =
+        state.access.status().map(|keys| KeysStatus { count: keys.keys, problem: keys.problem });
     Json(Status { keys, ..state.gateway.status() })
 }
 

@@ -145,7 +145,9 @@ impl ApiError {
     pub fn unauthorized(wrong: bool) -> ApiError {
         let text = match wrong {
             true => "This API key is not valid here: it is unknown, revoked or expired.",
-            false => "This server needs an API key: set the header `Authorization: Bearer KEY` or `x-api-key: KEY`.",
+            false => {
+                "This server needs an API key: set the header `Authorization: Bearer KEY` or `x-api-key: KEY`."
+            }
         };
         let error = ApiError::new(StatusCode::UNAUTHORIZED, INVALID, text).code("invalid_api_key");
         ApiError { challenge: true, ..error }
@@ -153,7 +155,8 @@ impl ApiError {
 
     /// A request with a key that is not for this.
     pub fn lacks_scope(scope: Scope) -> ApiError {
-        let text = format!("This API key does not have the scope \"{scope}\", which this route needs.");
+        let text =
+            format!("This API key does not have the scope \"{scope}\", which this route needs.");
         ApiError::new(StatusCode::FORBIDDEN, "permission_error", text).code("missing_scope")
     }
 
@@ -162,11 +165,14 @@ impl ApiError {
         let seconds = exceeded.wait().as_nanos().div_ceil(1_000_000_000).max(1);
         let seconds = u64::try_from(seconds).unwrap_or(u64::MAX);
         let (kind, what) = match exceeded {
-            Exceeded::Requests { limit, .. } => ("requests", format!("{limit} requests per minute")),
+            Exceeded::Requests { limit, .. } => {
+                ("requests", format!("{limit} requests per minute"))
+            }
             Exceeded::Tokens { limit, .. } => ("tokens", format!("{limit} tokens per minute")),
             Exceeded::Concurrency { limit } => ("requests", format!("{limit} requests at a time")),
         };
-        let text = format!("This API key has reached its limit of {what}; try again in {seconds} s.");
+        let text =
+            format!("This API key has reached its limit of {what}; try again in {seconds} s.");
         let error = ApiError::new(StatusCode::TOO_MANY_REQUESTS, kind, text);
         ApiError { retry: Retry::After(seconds), ..error.code("rate_limit_exceeded") }
     }

@@ -182,12 +182,7 @@ async fn refuse(request: Request, error: ApiError) -> Response {
 }
 
 /// Runs a request if its key's limits allow it; charges it in the end.
-async fn within_limits(
-    access: &Access,
-    key: &Arc<Key>,
-    request: Request,
-    next: Next,
-) -> Response {
+async fn within_limits(access: &Access, key: &Arc<Key>, request: Request, next: Next) -> Response {
     let counts = request.method() == Method::POST;
     if counts && let Err(exceeded) = access.admit(key, Instant::now()) {
         let allowance = access.allowance(key, Instant::now());
@@ -196,12 +191,8 @@ async fn within_limits(
         return response;
     }
     let spent = request.extensions().get::<Spent>().cloned().unwrap_or_default();
-    let charge = counts.then(|| Charge {
-        access: access.clone(),
-        key: key.clone(),
-        spent,
-        refused: false,
-    });
+    let charge =
+        counts.then(|| Charge { access: access.clone(), key: key.clone(), spent, refused: false });
     let allowance = access.allowance(key, Instant::now());
     let mut response = next.run(request).await;
     tell(response.headers_mut(), &allowance);

@@ -5,6 +5,7 @@
 //! a later failure is reported inside the stream. Dropping the handler's future or the response's body
 //! cancels the generation; nothing here outlives its client.
 
+use super::caller::Caller;
 use super::chunks::{Chunks, KEEP_ALIVE};
 use super::error::ApiError;
 use super::replies::Replies;
@@ -12,7 +13,6 @@ use super::whole::Whole;
 use super::wire::common::{Envelope, Rules, arm_named};
 use super::wire::reply::Head;
 use super::wire::{Ask, Shape, WireError, chat as wire_chat, completion as wire_completion};
-use super::caller::Caller;
 use super::{AppState, Lifecycle, Phase, body, sse, unix_now};
 use crate::rollout::Arm;
 use crate::serving::{Piece, Served};

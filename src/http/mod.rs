@@ -38,8 +38,8 @@ mod whole;
 mod wire;
 
 pub use body::Intake;
-pub use gate::{CLIENTS, LIMIT_HEADERS, Needs, OPERATORS};
 pub use error::{ErrorBody, ErrorDetail};
+pub use gate::{CLIENTS, LIMIT_HEADERS, Needs, OPERATORS};
 pub use lifecycle::{Lifecycle, Phase};
 pub use operators::Operators;
 pub use page::Live;

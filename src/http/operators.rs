@@ -106,7 +106,8 @@ async fn decide(
     next: Next,
 ) -> Response {
     let route = request.extensions().get::<MatchedPath>().map(|path| path.as_str().to_owned());
-    let refused = near.and_then(|reason| by_key(reason, access, route.as_deref(), request.headers()));
+    let refused =
+        near.and_then(|reason| by_key(reason, access, route.as_deref(), request.headers()));
     let mut response = match refused {
         None => next.run(request).await,
         Some(error) => error.into_response(),
@@ -127,7 +128,9 @@ fn by_key(
     }
     // No page of another origin may use a key, wherever it has it from.
     if of_browser(headers) && !of_same_origin(headers) {
-        return Some(ApiError::forbidden("Web pages of other origins may not use operators' routes."));
+        return Some(ApiError::forbidden(
+            "Web pages of other origins may not use operators' routes.",
+        ));
     }
     gate::check(access, gate::OPERATORS, route, headers, super::unix_now()).err()
 }
@@ -186,7 +189,10 @@ fn of_same_origin(headers: &HeaderMap) -> bool {
         from.is_some_and(|from| from == host)
     };
     headers.get_all(header::ORIGIN).iter().all(|origin| own(origin.as_bytes()))
-        && headers.get_all(SEC_FETCH_SITE).iter().all(|site| site == "same-origin" || site == "none")
+        && headers
+            .get_all(SEC_FETCH_SITE)
+            .iter()
+            .all(|site| site == "same-origin" || site == "none")
 }
 
 /// Whether it is a name that only this machine can use for itself.

@@ -39,7 +39,8 @@ pub async fn follow(State(log): State<bool>, mut request: Request, next: Next) -
 
 /// The client's id of a request, if it is short and of plain characters.
 fn given_id(headers: &HeaderMap) -> Option<String> {
-    let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.' | b':');
+    let plain =
+        |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.' | b':');
     let given = headers.get(REQUEST_ID)?.as_bytes();
     let sound = (1..=MAX_ID).contains(&given.len()) && given.iter().all(|byte| plain(*byte));
     sound.then(|| String::from_utf8_lossy(given).into_owned())

@@ -34,6 +34,6 @@ mod types;
 
 pub use gateway::Gateway;
 pub use types::{
-    Finish, GatewayError, GenerateRequest, Generation, LikelyToken, Limits, MOST_TOP_LOGPROBS, Meter,
-    Piece, Prompt, SamplingPatch, Served, Timeouts, TokenLogprob, Usage,
+    Finish, GatewayError, GenerateRequest, Generation, LikelyToken, Limits, MOST_TOP_LOGPROBS,
+    Meter, Piece, Prompt, SamplingPatch, Served, Timeouts, TokenLogprob, Usage,
 };

@@ -64,7 +64,8 @@ fn errors_that_go_away_by_waiting_say_so_and_no_others_do() {
         control(ControlError::Loading),
         control(ControlError::Resuming),
     ];
-    let length = GatewayError::ContextLength { max: 8, asked: 9, prompt: 8, reply: 1, withdrawn: None };
+    let length =
+        GatewayError::ContextLength { max: 8, asked: 9, prompt: 8, reply: 1, withdrawn: None };
     let never = [
         gateway(GatewayError::Invalid { param: "n", message: text() }),
         gateway(GatewayError::Untaken(text())),
@@ -89,7 +90,7 @@ fn errors_that_go_away_by_waiting_say_so_and_no_others_do() {
         wire(WireError::Missing { param: text() }),
         wire(WireError::WrongType { param: text(), expected: "a", got: "b" }),
         wire(WireError::BadValue { param: text(), what: text() }),
-        wire(WireError::Unsupported { param: text(), instead: text() }),
+        wire(WireError::Unsupported { param: text(), what: text() }),
         wire(WireError::UnknownModel { asked: text(), served: Vec::new() }),
         control(ControlError::NoCanary),
         control(ControlError::CanaryPresent { version: text() }),
@@ -115,7 +116,8 @@ fn errors_that_go_away_by_waiting_say_so_and_no_others_do() {
     }
     for (millis, seconds) in [(0, 1), (1, 1), (1000, 1), (1001, 2), (59_500, 60)] {
         let wait = Duration::from_millis(millis);
-        for exceeded in [Exceeded::Requests { limit: 1, wait }, Exceeded::Tokens { limit: 1, wait }] {
+        for exceeded in [Exceeded::Requests { limit: 1, wait }, Exceeded::Tokens { limit: 1, wait }]
+        {
             assert_eq!(after(&ApiError::exceeded(&exceeded)), Some(seconds), "{millis} ms");
         }
     }

@@ -1,10 +1,13 @@
 //! When headers are sent, and what a silent stream sends.
 
+use super::super::Peer;
 use super::*;
+use crate::access::{Key, KeyLimits, NewKey, Scope};
 use crate::serving::{Finish, GatewayError, GenerateRequest, Generation, Prompt, Usage};
 use axum::http::StatusCode;
 use futures_util::StreamExt;
 use std::cell::RefCell;
+use std::sync::Arc;
 use tokio::sync::mpsc::{Sender, channel};
 
 const SHORT: Duration = Duration::from_millis(20);
@@ -131,4 +134,31 @@ async fn dropping_the_body_drops_the_generation() {
     assert!(!sender.is_closed());
     drop(response);
     assert!(sender.is_closed());
+}
+
+#[test]
+fn a_verified_key_is_one_party_from_anywhere_and_an_address_is_one_without() {
+    let key = |id: u8| {
+        let asked = NewKey {
+            name: "x".to_owned(),
+            scopes: vec![Scope::Inference],
+            limits: KeyLimits::default(),
+            expires: None,
+        };
+        Some(Arc::new(asked.make([id; 4], [id; 32], Default::default()).0))
+    };
+    let headers =
+        HeaderMap::from_iter([(header::AUTHORIZATION, HeaderValue::from_static("Bearer k"))]);
+    let of = |peer: &str, key: Option<Arc<Key>>| {
+        let peer = Some(Peer(format!("{peer}:1").parse().expect("an address")));
+        let caller = Caller { peer, key, ..Caller::default() };
+        let made = envelope(&headers, &caller, "id".to_owned(), Instant::now()).expect("sound");
+        (made.party, made.client, made.key)
+    };
+    assert_eq!(of("10.0.0.1", key(1)), of("10.0.0.2", key(1)));
+    assert_ne!(of("10.0.0.1", key(1)).0, of("10.0.0.1", key(2)).0);
+    assert_ne!(of("10.0.0.1", key(1)).1, of("10.0.0.1", key(2)).1);
+    assert_eq!(of("10.0.0.1", None).0, Some(xxh3_64(&[10, 0, 0, 1])), "as without keys");
+    assert_ne!(of("10.0.0.1", None).0, of("10.0.0.2", None).0);
+    assert_eq!(of("10.0.0.1", None).2, None);
 }

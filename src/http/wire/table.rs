@@ -64,7 +64,11 @@ pub const TABLE: &[Row] = &[
     ("bad_words", Both, Refused(is_filled, "leave it out")),
     ("best_of", Both, Refused(is_not_one, "use n to get several replies")),
     ("cache_prompt", Both, Neutral("the server's prefix cache is on or off for all")),
-    ("cache_salt", Both, Honoured("prefixes are reused only for requests with the same salt and key")),
+    (
+        "cache_salt",
+        Both,
+        Honoured("prefixes are reused only for requests with the same salt and key"),
+    ),
     ("chat_template", Chat, Refused(is_filled, "the model's own template is used")),
     ("chat_template_kwargs", Chat, Honoured("")),
     ("continue_final_message", Chat, Honoured("")),

@@ -574,3 +574,32 @@ fn a_number_that_json_has_not_is_named() {
     }
     assert!(matches!(parse(r#"{"temperature": nope}"#), Err(WireError::Malformed { .. })));
 }
+
+#[test]
+fn the_cache_is_salted_by_key_and_by_request() {
+    let salt = |key: Option<&str>, named: Value| {
+        let envelope = Envelope { key: key.map(Into::into), ..envelope() };
+        let body = body(Shape::Text, json!({"cache_salt": named}));
+        ask_with(Shape::Text, &body, envelope).map(|ask| ask.requests[0].cache_salt)
+    };
+    assert_eq!(salt(None, Value::Null), Ok(0), "without either, nothing changes");
+    assert_eq!(salt(None, json!("")), Ok(0));
+    let all = [
+        salt(None, Value::Null),
+        salt(Some("a"), Value::Null),
+        salt(Some("b"), Value::Null),
+        salt(None, json!("a")),
+        salt(None, json!("b")),
+        salt(Some("a"), json!("b")),
+        salt(Some("ab"), Value::Null),
+        salt(None, json!("ab")),
+    ];
+    let distinct: std::collections::HashSet<u64> =
+        all.iter().map(|salt| *salt.as_ref().expect("sound")).collect();
+    assert_eq!(distinct.len(), all.len());
+    assert_eq!(salt(Some("a"), json!("b")), salt(Some("a"), json!("b")));
+    assert!(
+        matches!(salt(None, json!(5)), Err(WireError::WrongType { param, .. }) if param == "cache_salt")
+    );
+    assert!(salt(None, json!("x".repeat(513))).is_err());
+}
