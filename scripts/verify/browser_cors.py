@@ -11,13 +11,12 @@ Needs `pip install playwright`, Chromium (`apt-get install chromium`, or --chrom
 
 import http.server
 import pathlib
-import shutil
 import subprocess
 import sys
 import tempfile
 import threading
 
-from common import ROOT, Report, Server, arguments
+from common import SMOLLM2_135M, Report, Server, arguments, random_model
 
 CASES = """
 async ({base, key}) => {
@@ -107,8 +106,11 @@ def judge(seen, report):
 
 
 def main():
-    args = arguments(__doc__, chromium=("", "the browser's program; looked for on the PATH if empty"))
-    from playwright.sync_api import sync_playwright
+    args = arguments(__doc__, chromium=("/usr/bin/chromium", "the browser"))
+    try:
+        from playwright.sync_api import sync_playwright
+    except ImportError:
+        raise SystemExit("this case needs playwright: pip install playwright")
 
     report = Report("browser_cors", args)
     allowed, foreign = page_server(), page_server()
@@ -116,13 +118,14 @@ def main():
         keys = pathlib.Path(folder) / "keys.toml"
         key = make_key(args.serin, keys, "--requests-per-minute", "1000")
         config = {
-            "model": {"name": "tiny", "stable": str(ROOT / "models/tiny-v1")},
+            # Slow enough for the browser to see a stream's pieces apart.
+            "model": {"name": "m", "stable": random_model(folder, SMOLLM2_135M), "load_format": "dummy:q8_0"},
             "server": {"cors_origins": [allowed]},
             "access": {"keys": str(keys)},
         }
         with Server(args.serin, config) as server, sync_playwright() as play:
-            program = args.chromium or shutil.which("chromium") or shutil.which("chromium-browser")
-            browser = play.chromium.launch(executable_path=program, args=["--no-sandbox"])
+            flags = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
+            browser = play.chromium.launch(executable_path=args.chromium, args=flags)
             report.figure("browser", browser.version)
             pages = {}
             for name, origin in (("allowed", allowed), ("foreign", foreign)):

@@ -10,11 +10,17 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 /// A client for the admin routes of one server.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub(super) struct Client {
     base: String,
     http: reqwest::Client,
+    /// For a server on another machine: a key with the scope `admin`. From the environment, because command lines can
+    /// be read by every user.
+    key: Option<String>,
 }
+
+/// The variable that holds the key.
+const KEY: &str = "SERIN_KEY";
 
 impl Client {
     /// A client for the server at `base`; an address without a scheme means http.
@@ -30,7 +36,8 @@ impl Client {
             false => RootCertStore::empty(),
         };
         let http = outbound::client(roots).and_then(|c| c.build().map_err(outbound::chain));
-        Client { base, http: http.expect("settings that do not depend on the machine") }
+        let key = std::env::var(KEY).ok().filter(|key| !key.is_empty());
+        Client { base, http: http.expect("settings that do not depend on the machine"), key }
     }
 
     pub fn http(&self) -> &reqwest::Client {
@@ -61,6 +68,10 @@ impl Client {
         &self,
         request: reqwest::RequestBuilder,
     ) -> Result<T, CliError> {
+        let request = match &self.key {
+            Some(key) => request.bearer_auth(key),
+            None => request,
+        };
         let response = request.send().await.map_err(|_| {
             CliError(format!(
                 "no server answers at {}; start one with `serin serve`, or name it with --server",

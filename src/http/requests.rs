@@ -27,10 +27,11 @@ pub async fn follow(State(log): State<bool>, mut request: Request, next: Next) -
     let span = tracing::info_span!("request", id = %own);
     let mut response = next.run(request).instrument(span).await;
     let headers = response.headers_mut();
-    if given.is_some() || !headers.contains_key(REQUEST_ID) {
-        if let Ok(id) = HeaderValue::from_str(&own) {
-            headers.insert(REQUEST_ID, id);
-        }
+    let missing = !headers.contains_key(REQUEST_ID);
+    if (given.is_some() || missing)
+        && let Ok(id) = HeaderValue::from_str(&own)
+    {
+        headers.insert(REQUEST_ID, id);
     }
     let Some(mut line) = line.take() else { return response };
     line.answered(&response);
