@@ -5,7 +5,7 @@
 The last token of a prompt decides the reply. Its attention and its feed-forward part add nothing, each token of a reply
 has a dimension of its own, and the output matrix leads from it to the next. The chat template ends each prompt with the
 token of the reply that fits the conversation: a call if tools are offered, an answer after a tool's result, and
-otherwise what a word in the last message asks for. It is a Llama model like others; nothing in serin knows of it.
+otherwise what a word in the conversation asks for. It is a Llama model like others; nothing in serin knows of it.
 """
 
 import array
@@ -27,10 +27,10 @@ LINES = "first line\nsecond line\nthird line END of it"
 UNICODE = "Grüße 世界 🦜 done"
 LONG = " ".join(f"word{n}" for n in range(400))
 
-# The name of a reply is a word of the last message that asks for it; `long` repeats for ever.
+# A conversation with the word `say-NAME`, or `json`, gets that reply; `long` repeats for ever.
 REPLIES = {"hello": HELLO, "answer": ANSWER, "call": CALL, "twice": TWO_CALLS, "json": OBJECT, "object": PLAIN_OBJECT,
            "think": THINK, "lines": LINES, "unicode": UNICODE, "long": LONG}
-ASKED = ["twice", "long", "json", "object", "think", "lines", "unicode"]
+ASKED = {"json": "json", **{f"say-{name}": name for name in ("twice", "long", "object", "think", "lines", "unicode")}}
 
 CHOICE = """{%- set ns = namespace(say='hello', words='') -%}
 {%- for m in messages -%}{%- if m.content -%}{%- set ns.words = ns.words ~ ' ' ~ m.content -%}{%- endif -%}
@@ -51,8 +51,8 @@ ASKED
 
 def template():
     """The chat template, which chooses the reply."""
-    rows = "".join("{%- if '" + word + "' in ns.words -%}{%- set ns.say = '" + word + "' -%}{%- endif -%}\n"
-                   for word in ASKED)
+    rows = "".join(f"{{%- if '{word}' in ns.words -%}}{{%- set ns.say = '{name}' -%}}{{%- endif -%}}\n"
+                   for word, name in ASKED.items())
     return CHOICE.replace("ASKED\n", rows)
 
 

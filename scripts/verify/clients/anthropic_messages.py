@@ -8,8 +8,10 @@ client = anthropic.Anthropic(base_url=URL, api_key=KEY or "none", max_retries=0)
 TOOLS = [{"name": TOOL["name"], "description": TOOL["description"], "input_schema": TOOL["parameters"]}]
 
 
-def ask(messages=USER, max_tokens=100, **more):
-    return client.messages.create(model=MODEL, max_tokens=max_tokens, messages=messages, **more)
+def ask(messages=USER, max_tokens=100, temperature=1, **more):
+    """`temperature` is sent outside of the typed arguments, of which newer versions have none for it."""
+    return client.messages.create(model=MODEL, max_tokens=max_tokens, messages=messages,
+                                  extra_body={"temperature": temperature}, **more)
 
 
 def chat():
@@ -20,12 +22,12 @@ def chat():
     stopped = ask(stop_sequences=["friend"])
     same((stopped.content[0].text, stopped.stop_reason, stopped.stop_sequence),
          ("Hello there, my ", "stop_sequence", "friend"), "a stopped message")
-    blocks = [{"role": "user", "content": [{"type": "text", "text": "unicode"}]}]
+    blocks = [{"role": "user", "content": [{"type": "text", "text": "say-unicode"}]}]
     same(ask(blocks, system=[{"type": "text", "text": "Be brief."}]).content[0].text, said.UNICODE, "blocks")
 
 
 def stream():
-    for name, text in (("hello", said.HELLO), ("unicode", said.UNICODE)):
+    for name, text in (("hello", said.HELLO), ("say-unicode", said.UNICODE)):
         with client.messages.stream(model=MODEL, max_tokens=100, messages=user(name)) as events:
             same("".join(events.text_stream), text, "the streamed text")
             same(events.get_final_message().stop_reason, "end_turn", "stop_reason")
@@ -42,7 +44,7 @@ def tools():
     result = {"type": "tool_result", "tool_use_id": call.id, "content": RESULT}
     history = USER + [{"role": "assistant", "content": first.content}, {"role": "user", "content": [result]}]
     same(ask(history, tools=TOOLS).content[0].text, said.ANSWER, "the answer")
-    with client.messages.stream(model=MODEL, max_tokens=200, messages=user("twice"), tools=TOOLS) as events:
+    with client.messages.stream(model=MODEL, max_tokens=200, messages=user("say-twice"), tools=TOOLS) as events:
         final = events.get_final_message()
     same([block.input["city"] for block in final.content if block.type == "tool_use"], ["Paris", "Rome"],
          "streamed calls")
@@ -69,7 +71,7 @@ def key():
 
 def cancel():
     def stop_early():
-        events = ask(user("long"), max_tokens=4000, stream=True)
+        events = ask(user("say-long"), max_tokens=4000, stream=True)
         for count, _ in enumerate(events):
             if count == 6:
                 break

@@ -21,7 +21,7 @@ def chat():
     same(ask(max_tokens=2).choices[0].finish_reason, "length", "finish_reason of a short reply")
     same(ask(stop=["friend"]).choices[0].message.content, "Hello there, my ", "a stopped reply")
     same(len(ask(n=3).choices), 3, "choices")
-    same(ask(user("unicode")).choices[0].message.content, said.UNICODE, "a reply beyond ASCII")
+    same(ask(user("say-unicode")).choices[0].message.content, said.UNICODE, "a reply beyond ASCII")
     logprobs = ask(logprobs=True, top_logprobs=2).choices[0].logprobs.content
     same("".join(token.token for token in logprobs), said.HELLO, "the tokens of the log-probabilities")
     same(client.models.list().data[0].id, MODEL, "the listed model")
@@ -31,7 +31,7 @@ def chat():
 
 
 def stream():
-    for name, text in (("hello", said.HELLO), ("unicode", said.UNICODE), ("lines", said.LINES)):
+    for name, text in (("hello", said.HELLO), ("say-unicode", said.UNICODE), ("say-lines", said.LINES)):
         chunks = list(ask(user(name), stream=True))
         same("".join(c.choices[0].delta.content or "" for c in chunks if c.choices), text, "the streamed reply")
         same([c.choices[0].finish_reason for c in chunks if c.choices][-1], "stop", "finish_reason")
@@ -61,7 +61,7 @@ def tools():
     history = USER + [first.choices[0].message.model_dump(exclude_none=True),
                       {"role": "tool", "tool_call_id": call.id, "content": RESULT}]
     same(ask(history, tools=TOOLS).choices[0].message.content, said.ANSWER, "the answer")
-    streamed = calls_of(ask(user("twice"), tools=TOOLS, stream=True))
+    streamed = calls_of(ask(user("say-twice"), tools=TOOLS, stream=True))
     same([(c["name"], json.loads(c["arguments"])["city"]) for c in streamed],
          [("get_weather", "Paris"), ("get_weather", "Rome")], "streamed calls")
     holds(len({c["id"] for c in streamed}) == 2, "two calls need two ids")
@@ -89,7 +89,7 @@ def key():
 
 def cancel():
     def stop_early():
-        events = ask(user("long"), stream=True, max_tokens=4000)
+        events = ask(user("say-long"), stream=True, max_tokens=4000)
         for count, _ in enumerate(events):
             if count == 3:
                 break

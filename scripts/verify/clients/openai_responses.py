@@ -22,7 +22,7 @@ def chat():
     holds(reply.id.startswith("resp_") and reply.output[0].id.startswith("msg_"), "prefixes of the ids")
     short = ask(max_output_tokens=2)
     same((short.status, short.incomplete_details.reason), ("incomplete", "max_output_tokens"), "a short response")
-    items = [{"role": "user", "content": [{"type": "input_text", "text": "unicode"}]}]
+    items = [{"role": "user", "content": [{"type": "input_text", "text": "say-unicode"}]}]
     same(ask(items).output_text, said.UNICODE, "the response to items")
     same(ask(metadata={"a": "b"}).metadata, {"a": "b"}, "metadata")
 
@@ -49,7 +49,7 @@ def tools():
     history = [{"role": "user", "content": "Good morning."}, *(i.model_dump(exclude_none=True) for i in first.output),
                {"type": "function_call_output", "call_id": call.call_id, "output": RESULT}]
     same(ask(history, tools=TOOLS).output_text, said.ANSWER, "the answer")
-    events = list(ask("twice", tools=TOOLS, stream=True))
+    events = list(ask("say-twice", tools=TOOLS, stream=True))
     done = [event for event in events if event.type == "response.function_call_arguments.done"]
     same([json.loads(event.arguments)["city"] for event in done], ["Paris", "Rome"], "streamed calls")
     deltas = "".join(e.delta for e in events if e.type == "response.function_call_arguments.delta"
@@ -75,7 +75,7 @@ def key():
 
 def cancel():
     def stop_early():
-        events = ask("long", stream=True, max_output_tokens=4000)
+        events = ask("say-long", stream=True, max_output_tokens=4000)
         for count, _ in enumerate(events):
             if count == 6:
                 break
