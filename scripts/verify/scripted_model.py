@@ -164,8 +164,8 @@ def write_safetensors(path, named):
     path.write_bytes(struct.pack("<Q", len(text)) + text + b"".join(data))
 
 
-def write(folder, chat_template=None, context=4096):
-    """Writes the model; returns the folder's name."""
+def write(folder, chat_template=None, context=4096, begins=False):
+    """Writes the model; returns the folder's name. `begins`: texts begin with a special token."""
     folder = pathlib.Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     ids, specials, starts, replies = vocabulary()
@@ -180,8 +180,14 @@ def write(folder, chat_template=None, context=4096):
                   rope_theta=10000.0, tie_word_embeddings=False, hidden_act="silu", attention_bias=False,
                   mlp_bias=False, bos_token_id=1, eos_token_id=2, pad_token_id=0, torch_dtype="float32")
     (folder / "config.json").write_text(json.dumps(config))
-    (folder / "tokenizer.json").write_text(json.dumps(tokenizer(ids, specials, starts)))
-    text = dict(bos_token="<|im_start|>", eos_token="<|im_end|>", pad_token="<|endoftext|>", add_bos_token=False,
+    words = tokenizer(ids, specials, starts)
+    if begins:
+        start, text = {"SpecialToken": {"id": specials[1], "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}
+        special = {specials[1]: dict(id=specials[1], ids=[1], tokens=[specials[1]])}
+        words["post_processor"] = dict(type="TemplateProcessing", single=[start, text], pair=[start, text],
+                                       special_tokens=special)
+    (folder / "tokenizer.json").write_text(json.dumps(words))
+    text = dict(bos_token="<|im_start|>", eos_token="<|im_end|>", pad_token="<|endoftext|>", add_bos_token=begins,
                 tokenizer_class="PreTrainedTokenizerFast", clean_up_tokenization_spaces=False,
                 model_max_length=context, chat_template=chat_template or template())
     (folder / "tokenizer_config.json").write_text(json.dumps(text))

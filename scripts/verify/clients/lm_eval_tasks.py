@@ -6,7 +6,7 @@ import pathlib
 import subprocess
 import tempfile
 
-from case import KEY, MODEL, V1, NotTried, Refused, holds, run, said, same
+from case import KEY, MODEL, V1, NotTried, Refused, holds, post, run, said, same
 
 GENERATE = """task: serin_generate
 dataset_path: json
@@ -57,13 +57,13 @@ def chat():
 
 
 def usage():
-    try:
-        result = evaluate("serin_choose", CHOOSE, "local-completions", "/completions")
-    except RuntimeError as error:
-        if "echo" in str(error):
-            raise Refused("log-likelihoods need `echo` with `logprobs`, which is a 400 that names the field") from None
-        raise
-    holds(result["acc,none"] >= 0, "no accuracy")
+    """The log-likelihoods; without `echo` there are none."""
+    body = {"model": MODEL, "prompt": "a", "max_tokens": 1, "logprobs": 1, "echo": True}
+    code, reply = post("/v1/completions", body)
+    if code == 400 and reply["error"]["param"] == "echo":
+        raise Refused("log-likelihoods need `echo` with `logprobs`, which is a 400 that names the field")
+    result = evaluate("serin_choose", CHOOSE, "local-completions", "/completions")
+    holds(0 <= result["acc,none"] <= 1, "no accuracy")
 
 
 def cancel():
