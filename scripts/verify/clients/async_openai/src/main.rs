@@ -36,7 +36,8 @@ fn parameters() -> Value {
 }
 
 fn chat_request(more: Value) -> Result<CreateChatCompletionRequest, serde_json::Error> {
-    let mut body = json!({"model": "scripted", "messages": [{"role": "user", "content": "Good morning."}]});
+    let mut body =
+        json!({"model": "scripted", "messages": [{"role": "user", "content": "Good morning."}]});
     for (name, value) in more.as_object().into_iter().flatten() {
         body[name] = value.clone();
     }
@@ -62,7 +63,9 @@ fn failed<T>(reply: Result<T, OpenAIError>, word: &str) -> Outcome {
 async fn cancelled() -> Result<f64, reqwest::Error> {
     let url = std::env::var("SERIN_METRICS").unwrap_or_default();
     let text = reqwest::get(url).await?.text().await?;
-    let lines = text.lines().filter(|l| l.starts_with("serin_requests_total") && l.contains("client_cancel"));
+    let lines = text
+        .lines()
+        .filter(|l| l.starts_with("serin_requests_total") && l.contains("client_cancel"));
     Ok(lines.filter_map(|l| l.rsplit(' ').next()?.parse::<f64>().ok()).sum())
 }
 
@@ -81,29 +84,48 @@ async fn chat_row(row: &str) -> Outcome {
     match row {
         "chat" => same(text(&ask(json!({})).await?), HELLO, "the reply"),
         "stream" => {
-            let mut stream = default_client().chat().create_stream(chat_request(json!({}))?).await?;
+            let mut stream =
+                default_client().chat().create_stream(chat_request(json!({}))?).await?;
             let mut all = String::new();
             while let Some(chunk) = stream.next().await {
-                all += chunk?.choices.first().and_then(|c| c.delta.content.clone()).as_deref().unwrap_or("");
+                all += chunk?
+                    .choices
+                    .first()
+                    .and_then(|c| c.delta.content.clone())
+                    .as_deref()
+                    .unwrap_or("");
             }
             same(all.as_str(), HELLO, "the streamed reply")
         }
         "tools" => {
-            let first = serde_json::to_value(ask(json!({"tools": tools})).await?)?["choices"][0]["message"].clone();
+            let first =
+                serde_json::to_value(ask(json!({"tools": tools})).await?)?["choices"][0]["message"]
+                    .clone();
             let call = first["tool_calls"][0].clone();
             same(call["function"]["name"].as_str(), Some("get_weather"), "the call")?;
             let said = json!({"role": "assistant", "tool_calls": [call]});
             let result = json!({"role": "tool", "tool_call_id": call["id"], "content": "sunny"});
             let messages = json!([{"role": "user", "content": "x"}, said, result]);
-            same(text(&ask(json!({"tools": tools, "messages": messages})).await?), ANSWER, "the answer")
+            same(
+                text(&ask(json!({"tools": tools, "messages": messages})).await?),
+                ANSWER,
+                "the answer",
+            )
         }
         "errors" => {
-            failed(default_client().chat().create(chat_request(json!({"top_p": 5}))?).await, "top_p")?;
-            failed(default_client().chat().create(chat_request(json!({"model": "no-such"}))?).await, "no-such")
+            failed(
+                default_client().chat().create(chat_request(json!({"top_p": 5}))?).await,
+                "top_p",
+            )?;
+            failed(
+                default_client().chat().create(chat_request(json!({"model": "no-such"}))?).await,
+                "no-such",
+            )
         }
         "cancel" => {
             let before = cancelled().await?;
-            let long = json!({"messages": [{"role": "user", "content": "say-long"}], "max_tokens": 4000});
+            let long =
+                json!({"messages": [{"role": "user", "content": "say-long"}], "max_tokens": 4000});
             let mut stream = default_client().chat().create_stream(chat_request(long)?).await?;
             for _ in 0..4 {
                 stream.next().await;
@@ -132,7 +154,8 @@ async fn respond(more: Value) -> Result<Response, Box<dyn std::error::Error>> {
 
 fn output(reply: &Response) -> String {
     let value = serde_json::to_value(&reply.output).unwrap_or_default();
-    let parts = value.as_array().into_iter().flatten().flat_map(|item| item["content"].as_array().cloned());
+    let parts =
+        value.as_array().into_iter().flatten().flat_map(|item| item["content"].as_array().cloned());
     parts.flatten().filter_map(|part| part["text"].as_str().map(str::to_owned)).collect()
 }
 
@@ -141,7 +164,8 @@ async fn responses_row(row: &str) -> Outcome {
     match row {
         "chat" => same(output(&respond(json!({})).await?).as_str(), HELLO, "the response"),
         "stream" => {
-            let mut stream = default_client().responses().create_stream(response_request(json!({}))?).await?;
+            let mut stream =
+                default_client().responses().create_stream(response_request(json!({}))?).await?;
             let mut all = String::new();
             while let Some(event) = stream.next().await {
                 if let ResponseStreamEvent::ResponseOutputTextDelta(part) = event? {
@@ -156,16 +180,30 @@ async fn responses_row(row: &str) -> Outcome {
             let call = serde_json::to_value(call.ok_or("no call")?)?;
             let result = json!({"type": "function_call_output", "call_id": call["call_id"], "output": "sunny"});
             let input = json!([{"role": "user", "content": "x"}, call, result]);
-            same(output(&respond(json!({"tools": tools, "input": input})).await?).as_str(), ANSWER, "the answer")
+            same(
+                output(&respond(json!({"tools": tools, "input": input})).await?).as_str(),
+                ANSWER,
+                "the answer",
+            )
         }
         "errors" => {
-            failed(default_client().responses().create(response_request(json!({"top_p": 5}))?).await, "top_p")?;
-            failed(default_client().responses().create(response_request(json!({"model": "no-such"}))?).await, "no-such")
+            failed(
+                default_client().responses().create(response_request(json!({"top_p": 5}))?).await,
+                "top_p",
+            )?;
+            failed(
+                default_client()
+                    .responses()
+                    .create(response_request(json!({"model": "no-such"}))?)
+                    .await,
+                "no-such",
+            )
         }
         "cancel" => {
             let before = cancelled().await?;
             let long = json!({"input": "say-long", "max_output_tokens": 4000});
-            let mut stream = default_client().responses().create_stream(response_request(long)?).await?;
+            let mut stream =
+                default_client().responses().create_stream(response_request(long)?).await?;
             for _ in 0..7 {
                 stream.next().await;
             }
