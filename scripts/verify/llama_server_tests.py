@@ -1,8 +1,8 @@
 """What llama-server's own tests check of a server, against serin: passed, failed, or left out for a reason.
 
-The cases are in scripts/verify/llama_server, written anew after the tests in llama.cpp's tools/server/tests that need no
-particular model. Native routes of llama-server (/completion) are asked in their OpenAI form (/v1/completions), which has
-the same fields. Writes docs/llama-server-tests.md. Needs `pip install openai`.
+The cases are in scripts/verify/llama_server, written anew after the tests in llama.cpp's tools/server/tests that need
+no particular model. Native routes of llama-server (/completion) are asked in their OpenAI form (/v1/completions), which
+has the same fields. Writes docs/llama-server-tests.md. Needs `pip install openai`.
 """
 
 import collections
@@ -43,8 +43,11 @@ def lines(results, version):
         found.append(f"| {name} | {counts['pass']} | {counts['fail']} | {counts['not for serin']} |")
     for state, title in (("fail", "Failed"), ("not for serin", "Not for serin")):
         found += ["", f"## {title}", "", "| cases | case | why |", "|---|---|---|"]
-        found += [f"| {group} | {name} | {why} |".replace("<|", "<").replace("|>", ">")
-                  for group, name, ended, why in results if ended == state]
+        found += [
+            f"| {group} | {name} | {why} |".replace("<|", "<").replace("|>", ">")
+            for group, name, ended, why in results
+            if ended == state
+        ]
     return found
 
 
@@ -55,9 +58,12 @@ def write(text):
 
 
 def main():
-    args = arguments(__doc__, only=("", "a part of the name of groups or cases"),
-                     write=("yes", f"no: leave {DOCUMENT.name} alone"),
-                     json=(str(ROOT / "target/llama-server-tests.json"), "the results for programs"))
+    args = arguments(
+        __doc__,
+        only=("", "a part of the name of groups or cases"),
+        write=("yes", f"no: leave {DOCUMENT.name} alone"),
+        json=(str(ROOT / "target/llama-server-tests.json"), "the results for programs"),
+    )
     report, results = Report("llama_server_tests", args), []
     with tempfile.TemporaryDirectory() as folder:
         servers = Servers(args.serin, folder)

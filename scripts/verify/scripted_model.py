@@ -28,8 +28,18 @@ UNICODE = "Grüße 世界 🦜 done"
 LONG = " ".join(f"word{n}" for n in range(400))
 
 # A conversation with the word `say-NAME`, or `json`, gets that reply; `long` repeats for ever.
-REPLIES = {"hello": HELLO, "answer": ANSWER, "call": CALL, "twice": TWO_CALLS, "json": OBJECT, "object": PLAIN_OBJECT,
-           "think": THINK, "lines": LINES, "unicode": UNICODE, "long": LONG}
+REPLIES = {
+    "hello": HELLO,
+    "answer": ANSWER,
+    "call": CALL,
+    "twice": TWO_CALLS,
+    "json": OBJECT,
+    "object": PLAIN_OBJECT,
+    "think": THINK,
+    "lines": LINES,
+    "unicode": UNICODE,
+    "long": LONG,
+}
 ASKED = {"json": "json", **{f"say-{name}": name for name in ("twice", "long", "object", "think", "lines", "unicode")}}
 
 CHOICE = """{%- set ns = namespace(say='hello', words='') -%}
@@ -39,7 +49,8 @@ CHOICE = """{%- set ns = namespace(say='hello', words='') -%}
 {{- '<tool_call>' + (c.function | tojson) + '</tool_call>' -}}{%- endfor -%}{%- endif -%}
 {{- '<|im_end|>\\n' -}}{%- endfor -%}
 {%- set last = messages[-1] if messages else none -%}
-{%- if tools -%}{{- '<|im_start|>system\\n' + (tools | tojson) + '<|im_end|>\\n' -}}{%- set ns.say = 'call' -%}{%- endif -%}
+{%- if tools -%}{{- '<|im_start|>system\\n' + (tools | tojson) + '<|im_end|>\\n' -}}
+{%- set ns.say = 'call' -%}{%- endif -%}
 ASKED
 {%- if last and last.role == 'tool' -%}{%- set ns.say = 'answer' -%}{%- endif -%}
 {%- if add_generation_prompt -%}
@@ -51,8 +62,10 @@ ASKED
 
 def template():
     """The chat template, which chooses the reply."""
-    rows = "".join(f"{{%- if '{word}' in ns.words -%}}{{%- set ns.say = '{name}' -%}}{{%- endif -%}}\n"
-                   for word, name in ASKED.items())
+    rows = "".join(
+        f"{{%- if '{word}' in ns.words -%}}{{%- set ns.say = '{name}' -%}}{{%- endif -%}}\n"
+        for word, name in ASKED.items()
+    )
     return CHOICE.replace("ASKED\n", rows)
 
 
@@ -103,16 +116,34 @@ def tokenizer(ids, specials, starts):
     added = specials + [f"<|say:{name}|>" for name in starts]
     flags = dict(single_word=False, lstrip=False, rstrip=False, normalized=False, special=True)
     byte_level = dict(type="ByteLevel", add_prefix_space=False, trim_offsets=True, use_regex=False)
-    model = dict(type="BPE", dropout=None, unk_token=None, continuing_subword_prefix=None, end_of_word_suffix=None,
-                 fuse_unk=False, byte_fallback=False, ignore_merges=False, vocab=ids, merges=[])
-    return dict(version="1.0", truncation=None, padding=None, normalizer=None, pre_tokenizer=byte_level,
-                added_tokens=[dict(id=ids[text], content=text, **flags) for text in added],
-                post_processor=None, decoder=byte_level, model=model)
+    model = dict(
+        type="BPE",
+        dropout=None,
+        unk_token=None,
+        continuing_subword_prefix=None,
+        end_of_word_suffix=None,
+        fuse_unk=False,
+        byte_fallback=False,
+        ignore_merges=False,
+        vocab=ids,
+        merges=[],
+    )
+    return dict(
+        version="1.0",
+        truncation=None,
+        padding=None,
+        normalizer=None,
+        pre_tokenizer=byte_level,
+        added_tokens=[dict(id=ids[text], content=text, **flags) for text in added],
+        post_processor=None,
+        decoder=byte_level,
+        model=model,
+    )
 
 
 def weights(count, hidden, starts, replies):
     """Embedding and output matrix. Dimension 0 is that of all tokens outside of replies, which lead to `hello`."""
-    strength = 60 / hidden ** 0.5
+    strength = 60 / hidden**0.5
     embedding, output = array.array("f", bytes(4 * count * hidden)), array.array("f", bytes(4 * count * hidden))
     used = 1
 
@@ -129,13 +160,14 @@ def weights(count, hidden, starts, replies):
         lead(starts[name], path, path[0] if name == "long" else 2)
     output[replies["hello"][0] * hidden] = strength
     for token in range(count):
-        if not any(embedding[token * hidden:(token + 1) * hidden]):
+        if not any(embedding[token * hidden : (token + 1) * hidden]):
             embedding[token * hidden] = 1
     return embedding, output
 
 
 def tensors(count, hidden, width, embedding, output):
     """Every tensor of a Llama model with one layer, by name: shape and values."""
+
     def none(*shape):
         size = 1
         for part in shape:
@@ -143,9 +175,13 @@ def tensors(count, hidden, width, embedding, output):
         return list(shape), array.array("f", bytes(4 * size))
 
     ones, layer = ([hidden], array.array("f", [1.0] * hidden)), "model.layers.0."
-    found = {"model.embed_tokens.weight": ([count, hidden], embedding), "lm_head.weight": ([count, hidden], output),
-             "model.norm.weight": ones, layer + "input_layernorm.weight": ones,
-             layer + "post_attention_layernorm.weight": ones}
+    found = {
+        "model.embed_tokens.weight": ([count, hidden], embedding),
+        "lm_head.weight": ([count, hidden], output),
+        "model.norm.weight": ones,
+        layer + "input_layernorm.weight": ones,
+        layer + "post_attention_layernorm.weight": ones,
+    }
     for name in ("q_proj", "k_proj", "v_proj", "o_proj"):
         found[f"{layer}self_attn.{name}.weight"] = none(hidden, hidden)
     for name, shape in (("gate_proj", (width, hidden)), ("up_proj", (width, hidden)), ("down_proj", (hidden, width))):
@@ -172,24 +208,50 @@ def write(folder, chat_template=None, context=4096, begins=False):
     count = -(-len(ids) // 64) * 64
     tokens = 1 + len(starts) + sum(len(path) for path in replies.values())
     hidden, width = -(-tokens // 64) * 64, 64
-    write_safetensors(folder / "model.safetensors",
-                      tensors(count, hidden, width, *weights(count, hidden, starts, replies)))
-    config = dict(architectures=["LlamaForCausalLM"], model_type="llama", vocab_size=count, hidden_size=hidden,
-                  intermediate_size=width, num_hidden_layers=1, num_attention_heads=hidden // 64,
-                  num_key_value_heads=hidden // 64, head_dim=64, max_position_embeddings=context, rms_norm_eps=1e-6,
-                  rope_theta=10000.0, tie_word_embeddings=False, hidden_act="silu", attention_bias=False,
-                  mlp_bias=False, bos_token_id=1, eos_token_id=2, pad_token_id=0, torch_dtype="float32")
+    write_safetensors(
+        folder / "model.safetensors", tensors(count, hidden, width, *weights(count, hidden, starts, replies))
+    )
+    config = dict(
+        architectures=["LlamaForCausalLM"],
+        model_type="llama",
+        vocab_size=count,
+        hidden_size=hidden,
+        intermediate_size=width,
+        num_hidden_layers=1,
+        num_attention_heads=hidden // 64,
+        num_key_value_heads=hidden // 64,
+        head_dim=64,
+        max_position_embeddings=context,
+        rms_norm_eps=1e-6,
+        rope_theta=10000.0,
+        tie_word_embeddings=False,
+        hidden_act="silu",
+        attention_bias=False,
+        mlp_bias=False,
+        bos_token_id=1,
+        eos_token_id=2,
+        pad_token_id=0,
+        torch_dtype="float32",
+    )
     (folder / "config.json").write_text(json.dumps(config))
     words = tokenizer(ids, specials, starts)
     if begins:
         start, text = {"SpecialToken": {"id": specials[1], "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}
         special = {specials[1]: dict(id=specials[1], ids=[1], tokens=[specials[1]])}
-        words["post_processor"] = dict(type="TemplateProcessing", single=[start, text], pair=[start, text],
-                                       special_tokens=special)
+        words["post_processor"] = dict(
+            type="TemplateProcessing", single=[start, text], pair=[start, text], special_tokens=special
+        )
     (folder / "tokenizer.json").write_text(json.dumps(words))
-    text = dict(bos_token="<|im_start|>", eos_token="<|im_end|>", pad_token="<|endoftext|>", add_bos_token=begins,
-                tokenizer_class="PreTrainedTokenizerFast", clean_up_tokenization_spaces=False,
-                model_max_length=context, chat_template=chat_template or template())
+    text = dict(
+        bos_token="<|im_start|>",
+        eos_token="<|im_end|>",
+        pad_token="<|endoftext|>",
+        add_bos_token=begins,
+        tokenizer_class="PreTrainedTokenizerFast",
+        clean_up_tokenization_spaces=False,
+        model_max_length=context,
+        chat_template=chat_template or template(),
+    )
     (folder / "tokenizer_config.json").write_text(json.dumps(text))
     return str(folder)
 

@@ -14,11 +14,33 @@ COUNT = 30
 def profile(*more):
     model = pathlib.Path(os.environ["SERIN_MODEL_FOLDER"])
     with tempfile.TemporaryDirectory() as folder:
-        command = ["aiperf", "profile", "--model", MODEL, "--url", URL, "--tokenizer", str(model),
-                   "--request-count", str(COUNT), "--concurrency", "3", "--synthetic-input-tokens-mean", "60",
-                   "--output-tokens-mean", "8", "--artifact-dir", folder, "--ui", "simple", *more]
+        command = [
+            "aiperf",
+            "profile",
+            "--model",
+            MODEL,
+            "--url",
+            URL,
+            "--tokenizer",
+            str(model),
+            "--request-count",
+            str(COUNT),
+            "--concurrency",
+            "3",
+            "--synthetic-input-tokens-mean",
+            "60",
+            "--output-tokens-mean",
+            "8",
+            "--artifact-dir",
+            folder,
+            "--ui",
+            "simple",
+            *more,
+        ]
         command += ["--api-key", KEY] if KEY else []
-        done = subprocess.run([os.environ["SERIN_TOOL_BIN"] + "/" + command[0], *command[1:]], capture_output=True, text=True, timeout=300)
+        done = subprocess.run(
+            [os.environ["SERIN_TOOL_BIN"] + "/" + command[0], *command[1:]], capture_output=True, text=True, timeout=300
+        )
         found = list(pathlib.Path(folder).rglob("profile_export_aiperf.json"))
         if done.returncode or not found:
             raise RuntimeError((done.stdout + done.stderr)[-550:])

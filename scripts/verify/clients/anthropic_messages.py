@@ -2,7 +2,7 @@
 
 import anthropic
 
-from case import (KEY, KEYED, MODEL, RESULT, TOOL, URL, USER, holds, keyed, raises, run, said, same, sees_cancel, user)
+from case import KEY, KEYED, MODEL, RESULT, TOOL, URL, USER, holds, keyed, raises, run, said, same, sees_cancel, user
 
 client = anthropic.Anthropic(base_url=URL, api_key=KEY or "none", max_retries=0)
 TOOLS = [{"name": TOOL["name"], "description": TOOL["description"], "input_schema": TOOL["parameters"]}]
@@ -10,8 +10,9 @@ TOOLS = [{"name": TOOL["name"], "description": TOOL["description"], "input_schem
 
 def ask(messages=USER, max_tokens=100, temperature=1, **more):
     """`temperature` is sent outside of the typed arguments, of which newer versions have none for it."""
-    return client.messages.create(model=MODEL, max_tokens=max_tokens, messages=messages,
-                                  extra_body={"temperature": temperature}, **more)
+    return client.messages.create(
+        model=MODEL, max_tokens=max_tokens, messages=messages, extra_body={"temperature": temperature}, **more
+    )
 
 
 def chat():
@@ -20,8 +21,11 @@ def chat():
     holds(reply.id.startswith("msg_"), f"the id {reply.id} does not begin with msg_")
     same(ask(max_tokens=2).stop_reason, "max_tokens", "stop_reason of a short message")
     stopped = ask(stop_sequences=["friend"])
-    same((stopped.content[0].text, stopped.stop_reason, stopped.stop_sequence),
-         ("Hello there, my ", "stop_sequence", "friend"), "a stopped message")
+    same(
+        (stopped.content[0].text, stopped.stop_reason, stopped.stop_sequence),
+        ("Hello there, my ", "stop_sequence", "friend"),
+        "a stopped message",
+    )
     blocks = [{"role": "user", "content": [{"type": "text", "text": "say-unicode"}]}]
     same(ask(blocks, system=[{"type": "text", "text": "Be brief."}]).content[0].text, said.UNICODE, "blocks")
 
@@ -32,8 +36,11 @@ def stream():
             same("".join(events.text_stream), text, "the streamed text")
             same(events.get_final_message().stop_reason, "end_turn", "stop_reason")
     kinds = [event.type for event in ask(stream=True) if event.type != "ping"]
-    same((kinds[:2], kinds[-3:]), (["message_start", "content_block_start"],
-                                   ["content_block_stop", "message_delta", "message_stop"]), "the events")
+    same(
+        (kinds[:2], kinds[-3:]),
+        (["message_start", "content_block_start"], ["content_block_stop", "message_delta", "message_stop"]),
+        "the events",
+    )
 
 
 def tools():
@@ -46,8 +53,11 @@ def tools():
     same(ask(history, tools=TOOLS).content[0].text, said.ANSWER, "the answer")
     with client.messages.stream(model=MODEL, max_tokens=200, messages=user("say-twice"), tools=TOOLS) as events:
         final = events.get_final_message()
-    same([block.input["city"] for block in final.content if block.type == "tool_use"], ["Paris", "Rome"],
-         "streamed calls")
+    same(
+        [block.input["city"] for block in final.content if block.type == "tool_use"],
+        ["Paris", "Rome"],
+        "streamed calls",
+    )
 
 
 def errors():
@@ -56,8 +66,12 @@ def errors():
     same(lost.body["type"], "error", "the form of the error")
     same(lost.body["error"]["type"], "not_found_error", "the type of the error")
     raises(anthropic.BadRequestError, lambda: ask(user("word " * 20000)))
-    with_image = [{"role": "user", "content": [{"type": "image", "source": {
-        "type": "base64", "media_type": "image/png", "data": "AAAA"}}]}]
+    with_image = [
+        {
+            "role": "user",
+            "content": [{"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": "AAAA"}}],
+        }
+    ]
     raises(anthropic.BadRequestError, lambda: ask(with_image), "image")
 
 
@@ -76,6 +90,7 @@ def cancel():
             if count == 6:
                 break
         events.close()
+
     sees_cancel(stop_early)
 
 

@@ -73,8 +73,11 @@ def cancelled():
     """How many requests the server has counted as cancelled by their client."""
     with urllib.request.urlopen(METRICS, timeout=10) as reply:
         lines = reply.read().decode().splitlines()
-    return sum(float(line.rpartition(" ")[2]) for line in lines
-               if line.startswith("serin_requests_total") and 'class="client_cancel"' in line)
+    return sum(
+        float(line.rpartition(" ")[2])
+        for line in lines
+        if line.startswith("serin_requests_total") and 'class="client_cancel"' in line
+    )
 
 
 def sees_cancel(start_and_stop, within=5):
@@ -91,8 +94,9 @@ def sees_cancel(start_and_stop, within=5):
 
 def post(path, body, headers=()):
     """Status and JSON of a request without a client library."""
-    request = urllib.request.Request(URL + path, json.dumps(body).encode(),
-                                     {"content-type": "application/json", **dict(headers)})
+    request = urllib.request.Request(
+        URL + path, json.dumps(body).encode(), {"content-type": "application/json", **dict(headers)}
+    )
     try:
         with urllib.request.urlopen(request, timeout=60) as reply:
             return reply.status, json.loads(reply.read())
@@ -118,6 +122,7 @@ def one(function):
 def run(functions, *packages):
     """Runs a client's rows and prints them with the packages' versions."""
     from importlib.metadata import version
+
     cells = {}
     for row in ROWS:
         if row in functions:

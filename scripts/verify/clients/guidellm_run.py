@@ -15,15 +15,31 @@ def benchmark(request_format):
     with tempfile.TemporaryDirectory() as folder:
         report = pathlib.Path(folder) / "report.json"
         tokenizer = os.environ["SERIN_MODEL_FOLDER"]
-        command = ["guidellm", "run", "--backend", f"kind=openai_http,target={URL},model={MODEL},"
-                   f"request_format={request_format}", "--profile", "kind=concurrent,streams=3",
-                   "--constraint", f"kind=max_requests,count={COUNT}", "--tokenizer",
-                   f"kind=huggingface_auto,model={tokenizer}", "--data",
-                   "kind=synthetic_text,prompt_tokens=60,output_tokens=8", "--output", f"kind=json,path={report}",
-                   "--disable-console-interactive"]
+        command = [
+            "guidellm",
+            "run",
+            "--backend",
+            f"kind=openai_http,target={URL},model={MODEL},request_format={request_format}",
+            "--profile",
+            "kind=concurrent,streams=3",
+            "--constraint",
+            f"kind=max_requests,count={COUNT}",
+            "--tokenizer",
+            f"kind=huggingface_auto,model={tokenizer}",
+            "--data",
+            "kind=synthetic_text,prompt_tokens=60,output_tokens=8",
+            "--output",
+            f"kind=json,path={report}",
+            "--disable-console-interactive",
+        ]
         environment = dict(os.environ, HF_HUB_OFFLINE="1")
-        done = subprocess.run([os.environ["SERIN_TOOL_BIN"] + "/" + command[0], *command[1:]], env=environment,
-                              capture_output=True, text=True, timeout=300)
+        done = subprocess.run(
+            [os.environ["SERIN_TOOL_BIN"] + "/" + command[0], *command[1:]],
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=300,
+        )
         if done.returncode or not report.is_file():
             raise RuntimeError((done.stdout + done.stderr)[-550:])
         return json.loads(report.read_text())["benchmarks"][0]

@@ -19,8 +19,9 @@ def client(url=V1, key=KEY or "none", mode=instructor.Mode.MD_JSON):
 
 
 def ask(of=None, model=MODEL, **more):
-    return (of or client()).chat.completions.create(model=model, messages=user("Who is it? Answer as json."),
-                                                    response_model=Person, max_retries=1, **more)
+    return (of or client()).chat.completions.create(
+        model=model, messages=user("Who is it? Answer as json."), response_model=Person, max_retries=1, **more
+    )
 
 
 def chat():
@@ -28,8 +29,11 @@ def chat():
 
 
 def stream():
-    parts = list(client().chat.completions.create_partial(model=MODEL, messages=user("Who is it? Answer as json."),
-                                                          response_model=Person))
+    parts = list(
+        client().chat.completions.create_partial(
+            model=MODEL, messages=user("Who is it? Answer as json."), response_model=Person
+        )
+    )
     same((parts[-1].name, parts[-1].age), ("Ada", 36), "the last partial object")
 
 
@@ -55,7 +59,8 @@ def cancel():
 
 def usage():
     _, raw = client().chat.completions.create_with_completion(
-        model=MODEL, messages=user("Who is it? Answer as json."), response_model=Person)
+        model=MODEL, messages=user("Who is it? Answer as json."), response_model=Person
+    )
     same(raw.usage.total_tokens, raw.usage.prompt_tokens + raw.usage.completion_tokens, "total_tokens")
 
 

@@ -58,14 +58,18 @@ def cancel():
             if count == 3:
                 break
         events.close()
+
     sees_cancel(stop_early)
 
 
 def usage():
     whole = model().invoke("Good morning.").usage_metadata
     last = [chunk.usage_metadata for chunk in model(stream_usage=True).stream("Good morning.") if chunk.usage_metadata]
-    same((last[-1]["input_tokens"], last[-1]["output_tokens"]), (whole["input_tokens"], whole["output_tokens"]),
-         "the usage of a stream")
+    same(
+        (last[-1]["input_tokens"], last[-1]["output_tokens"]),
+        (whole["input_tokens"], whole["output_tokens"]),
+        "the usage of a stream",
+    )
 
 
 if __name__ == "__main__":

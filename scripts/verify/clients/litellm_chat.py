@@ -11,8 +11,9 @@ TOOLS = [{"type": "function", "function": TOOL}]
 
 
 def ask(messages=USER, model=MODEL, url=V1, key=KEY or "none", **more):
-    return litellm.completion(model=f"openai/{model}", messages=messages, api_base=url, api_key=key, num_retries=0,
-                              max_retries=0, **more)
+    return litellm.completion(
+        model=f"openai/{model}", messages=messages, api_base=url, api_key=key, num_retries=0, max_retries=0, **more
+    )
 
 
 def chat():
@@ -32,8 +33,11 @@ def tools():
     history = USER + [first.model_dump(), {"role": "tool", "tool_call_id": call.id, "content": RESULT}]
     same(ask(history, tools=TOOLS).choices[0].message.content, said.ANSWER, "the answer")
     whole = litellm.stream_chunk_builder(list(ask(user("say-twice"), tools=TOOLS, stream=True)))
-    same([json.loads(c.function.arguments)["city"] for c in whole.choices[0].message.tool_calls], ["Paris", "Rome"],
-         "streamed calls")
+    same(
+        [json.loads(c.function.arguments)["city"] for c in whole.choices[0].message.tool_calls],
+        ["Paris", "Rome"],
+        "streamed calls",
+    )
 
 
 def errors():
@@ -55,14 +59,18 @@ def cancel():
             if count == 3:
                 break
         events.completion_stream.close()
+
     sees_cancel(stop_early)
 
 
 def usage():
     whole = ask().usage
     last = list(ask(stream=True, stream_options={"include_usage": True}))[-1].usage
-    same((last.prompt_tokens, last.completion_tokens), (whole.prompt_tokens, whole.completion_tokens),
-         "the usage of a stream")
+    same(
+        (last.prompt_tokens, last.completion_tokens),
+        (whole.prompt_tokens, whole.completion_tokens),
+        "the usage of a stream",
+    )
 
 
 if __name__ == "__main__":

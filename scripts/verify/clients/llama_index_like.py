@@ -11,8 +11,16 @@ MESSAGES = [ChatMessage(role="user", content="Good morning.")]
 
 
 def model(name=MODEL, url=V1, key=KEY or "none", **more):
-    return OpenAILike(model=name, api_base=url, api_key=key, is_chat_model=True, is_function_calling_model=True,
-                      context_window=4096, max_retries=0, **more)
+    return OpenAILike(
+        model=name,
+        api_base=url,
+        api_key=key,
+        is_chat_model=True,
+        is_function_calling_model=True,
+        context_window=4096,
+        max_retries=0,
+        **more,
+    )
 
 
 def get_weather(city: str) -> str:

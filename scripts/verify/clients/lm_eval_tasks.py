@@ -1,4 +1,4 @@
-"""lm-eval: a generative task over chat completions, and one of log-likelihoods over completions, with data made here."""
+"""lm-eval: a generative task over chat completions, and one of log-likelihoods over completions; own data."""
 
 import json
 import os
@@ -38,13 +38,31 @@ def evaluate(task, text, kind, route):
         (at / "data.jsonl").write_text("\n".join(rows))
         (at / "task.yaml").write_text(text.replace("DATA", str(at / "data.jsonl")))
         tokenizer = os.environ["SERIN_MODEL_FOLDER"]
-        args = (f"model={MODEL},base_url={V1}{route},num_concurrent=4,max_retries=1,tokenizer_backend=huggingface,"
-                f"tokenizer={tokenizer},tokenized_requests=False")
-        command = ["lm_eval", "--model", kind, "--model_args", args, "--tasks", task, "--include_path", folder,
-                   "--output_path", folder + "/out"] + ["--apply_chat_template"] * ("chat" in kind)
+        args = (
+            f"model={MODEL},base_url={V1}{route},num_concurrent=4,max_retries=1,tokenizer_backend=huggingface,"
+            f"tokenizer={tokenizer},tokenized_requests=False"
+        )
+        command = [
+            "lm_eval",
+            "--model",
+            kind,
+            "--model_args",
+            args,
+            "--tasks",
+            task,
+            "--include_path",
+            folder,
+            "--output_path",
+            folder + "/out",
+        ] + ["--apply_chat_template"] * ("chat" in kind)
         environment = dict(os.environ, OPENAI_API_KEY=KEY or "none", HF_HUB_OFFLINE="1", HF_HOME=folder + "/hf")
-        done = subprocess.run([os.environ["SERIN_TOOL_BIN"] + "/" + command[0], *command[1:]], env=environment,
-                              capture_output=True, text=True, timeout=300)
+        done = subprocess.run(
+            [os.environ["SERIN_TOOL_BIN"] + "/" + command[0], *command[1:]],
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=300,
+        )
         found = list(at.glob("out/**/results*.json"))
         if done.returncode or not found:
             raise RuntimeError((done.stdout + done.stderr)[-550:])

@@ -4,8 +4,15 @@ import asyncio
 import sys
 
 import openai
-from agents import (Agent, ModelSettings, OpenAIChatCompletionsModel, OpenAIResponsesModel, Runner, function_tool,
-                    set_tracing_disabled)
+from agents import (
+    Agent,
+    ModelSettings,
+    OpenAIChatCompletionsModel,
+    OpenAIResponsesModel,
+    Runner,
+    function_tool,
+    set_tracing_disabled,
+)
 
 from case import KEY, MODEL, RESULT, V1, holds, keyed, raises, run, said, same, sees_cancel
 
@@ -21,8 +28,13 @@ def get_weather(city: str) -> str:
 
 def agent(model=MODEL, url=V1, key=KEY or "none", tools=(), **settings):
     client = openai.AsyncOpenAI(base_url=url, api_key=key, max_retries=0)
-    return Agent(name="A", instructions="Be brief.", model=API(model=model, openai_client=client), tools=list(tools),
-                 model_settings=ModelSettings(**settings))
+    return Agent(
+        name="A",
+        instructions="Be brief.",
+        model=API(model=model, openai_client=client),
+        tools=list(tools),
+        model_settings=ModelSettings(**settings),
+    )
 
 
 def chat():
@@ -46,6 +58,7 @@ def tools():
         async for _ in result.stream_events():
             pass
         return result.final_output
+
     same(asyncio.run(streamed()), said.ANSWER, "the streamed answer")
 
 
@@ -67,6 +80,7 @@ def cancel():
             seen += 1
             if seen == 6:
                 result.cancel()
+
     sees_cancel(lambda: asyncio.run(leave()))
 
 

@@ -4,7 +4,7 @@ import json
 
 import openai
 
-from case import (KEY, MODEL, RESULT, TOOL, USER, V1, holds, keyed, raises, run, said, same, sees_cancel, user)
+from case import KEY, MODEL, RESULT, TOOL, USER, V1, holds, keyed, raises, run, said, same, sees_cancel, user
 
 client = openai.OpenAI(base_url=V1, api_key=KEY or "none", max_retries=0)
 TOOLS = [{"type": "function", "function": TOOL}]
@@ -58,12 +58,17 @@ def tools():
     same(first.choices[0].finish_reason, "tool_calls", "finish_reason")
     (call,) = first.choices[0].message.tool_calls
     same((call.function.name, json.loads(call.function.arguments)), ("get_weather", {"city": "Paris"}), "the call")
-    history = USER + [first.choices[0].message.model_dump(exclude_none=True),
-                      {"role": "tool", "tool_call_id": call.id, "content": RESULT}]
+    history = USER + [
+        first.choices[0].message.model_dump(exclude_none=True),
+        {"role": "tool", "tool_call_id": call.id, "content": RESULT},
+    ]
     same(ask(history, tools=TOOLS).choices[0].message.content, said.ANSWER, "the answer")
     streamed = calls_of(ask(user("say-twice"), tools=TOOLS, stream=True))
-    same([(c["name"], json.loads(c["arguments"])["city"]) for c in streamed],
-         [("get_weather", "Paris"), ("get_weather", "Rome")], "streamed calls")
+    same(
+        [(c["name"], json.loads(c["arguments"])["city"]) for c in streamed],
+        [("get_weather", "Paris"), ("get_weather", "Rome")],
+        "streamed calls",
+    )
     holds(len({c["id"] for c in streamed}) == 2, "two calls need two ids")
     parts = ask(history, tools=TOOLS, stream=True)
     same("".join(c.choices[0].delta.content or "" for c in parts if c.choices), said.ANSWER, "the streamed answer")
@@ -94,6 +99,7 @@ def cancel():
             if count == 3:
                 break
         events.close()
+
     sees_cancel(stop_early)
 
 
@@ -102,8 +108,11 @@ def usage():
     same(whole.total_tokens, whole.prompt_tokens + whole.completion_tokens, "total_tokens")
     holds(whole.prompt_tokens_details.cached_tokens >= 0, "cached_tokens")
     last = list(ask(stream=True, stream_options={"include_usage": True}))[-1]
-    same((last.usage.prompt_tokens, last.usage.completion_tokens), (whole.prompt_tokens, whole.completion_tokens),
-         "the usage of a stream")
+    same(
+        (last.usage.prompt_tokens, last.usage.completion_tokens),
+        (whole.prompt_tokens, whole.completion_tokens),
+        "the usage of a stream",
+    )
     same(last.choices, [], "choices of the event with the usage")
 
 

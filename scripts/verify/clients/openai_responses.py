@@ -4,7 +4,7 @@ import json
 
 import openai
 
-from case import (KEY, MODEL, RESULT, TOOL, V1, holds, keyed, raises, run, said, same, sees_cancel)
+from case import KEY, MODEL, RESULT, TOOL, V1, holds, keyed, raises, run, said, same, sees_cancel
 
 client = openai.OpenAI(base_url=V1, api_key=KEY or "none", max_retries=0)
 TOOLS = [{"type": "function", "strict": False, **TOOL}]
@@ -46,14 +46,18 @@ def tools():
     first = ask(tools=TOOLS)
     call = next(item for item in first.output if item.type == "function_call")
     same((call.name, json.loads(call.arguments)), ("get_weather", {"city": "Paris"}), "the call")
-    history = [{"role": "user", "content": "Good morning."}, *(i.model_dump(exclude_none=True) for i in first.output),
-               {"type": "function_call_output", "call_id": call.call_id, "output": RESULT}]
+    history = [
+        {"role": "user", "content": "Good morning."},
+        *(i.model_dump(exclude_none=True) for i in first.output),
+        {"type": "function_call_output", "call_id": call.call_id, "output": RESULT},
+    ]
     same(ask(history, tools=TOOLS).output_text, said.ANSWER, "the answer")
     events = list(ask("say-twice", tools=TOOLS, stream=True))
     done = [event for event in events if event.type == "response.function_call_arguments.done"]
     same([json.loads(event.arguments)["city"] for event in done], ["Paris", "Rome"], "streamed calls")
-    deltas = "".join(e.delta for e in events if e.type == "response.function_call_arguments.delta"
-                     and e.item_id == done[0].item_id)
+    deltas = "".join(
+        e.delta for e in events if e.type == "response.function_call_arguments.delta" and e.item_id == done[0].item_id
+    )
     same(deltas, done[0].arguments, "deltas of the arguments")
 
 
@@ -80,14 +84,17 @@ def cancel():
             if count == 6:
                 break
         events.close()
+
     sees_cancel(stop_early)
 
 
 def usage():
     whole = ask().usage
     same(whole.total_tokens, whole.input_tokens + whole.output_tokens, "total_tokens")
-    holds(whole.input_tokens_details.cached_tokens >= 0 and whole.output_tokens_details.reasoning_tokens == 0,
-          "the details")
+    holds(
+        whole.input_tokens_details.cached_tokens >= 0 and whole.output_tokens_details.reasoning_tokens == 0,
+        "the details",
+    )
     last = list(ask(stream=True))[-1].response.usage
     same((last.input_tokens, last.output_tokens), (whole.input_tokens, whole.output_tokens), "the usage of a stream")
 

@@ -63,6 +63,7 @@ def cancel():
             asyncio.run(leave())
         except KeyError:
             pass
+
     sees_cancel(stop_early)
 
 

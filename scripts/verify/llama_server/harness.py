@@ -1,7 +1,7 @@
 """What the cases of llama_server_tests.py share: servers by name, requests, and the outcome of one case.
 
-A case is a function that takes the servers. It returns if it passes, and raises otherwise. The cases check what the tests
-of llama-server check, with other prompts and models, and they are written anew.
+A case is a function that takes the servers. It returns if it passes, and raises otherwise. The cases check what the
+tests of llama-server check, with other prompts and models, and they are written anew.
 """
 
 import concurrent.futures
@@ -63,8 +63,9 @@ class At:
 
     def send(self, method, path, data=None, headers=None, within=60):
         body = None if data is None else json.dumps(data).encode()
-        request = urllib.request.Request(f"http://{self.addr}{path}", body, {**ENCODING, **self.headers, **(headers or {})},
-                                         method=method)
+        request = urllib.request.Request(
+            f"http://{self.addr}{path}", body, {**ENCODING, **self.headers, **(headers or {})}, method=method
+        )
         try:
             with urllib.request.urlopen(request, timeout=within) as reply:
                 return Reply(reply.status, dict(reply.headers), reply.read())
@@ -133,6 +134,7 @@ class Servers:
 def client(at, key="none"):
     """OpenAI's library, as llama-server's tests use it."""
     import openai
+
     return openai.OpenAI(base_url=f"http://{at.addr}/v1", api_key=key, max_retries=0)
 
 

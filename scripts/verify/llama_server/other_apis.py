@@ -3,8 +3,11 @@
 from .harness import NotForSerin, client, holds, refused, said, same
 
 CASES = []
-TOOL = {"name": "get_weather", "description": "The weather", "input_schema": {
-    "type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}}
+TOOL = {
+    "name": "get_weather",
+    "description": "The weather",
+    "input_schema": {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]},
+}
 CALL = {"type": "tool_use", "id": "test123", "name": "get_weather", "input": {"city": "Paris"}}
 RESULT = {"type": "tool_result", "tool_use_id": "test123", "content": "Sunny, 25°C"}
 BOOK = [{"role": "system", "content": "Book"}, {"role": "user", "content": "What is the best book"}]
@@ -12,11 +15,13 @@ BOOK = [{"role": "system", "content": "Book"}, {"role": "user", "content": "What
 
 def case(group, *values):
     """Registers a case, or one for each of the values."""
+
     def register(function):
         for value in values or [None]:
             name = function.__name__ + ("" if value is None else f" {value!r}"[:70])
             CASES.append((group, name, (lambda s, v=value: function(s, v)) if values else function))
         return function
+
     return register
 
 
@@ -40,18 +45,42 @@ def basic(s):
     holds(usage["output_tokens"] > 0 and "timings" not in reply, "output tokens, or timings")
 
 
-@case("messages", "system", "system blocks", "parts", "turns", "stop_sequences", "temperature", "top_p", "top_k",
-      "metadata", "thinking", "last turn of the assistant")
+@case(
+    "messages",
+    "system",
+    "system blocks",
+    "parts",
+    "turns",
+    "stop_sequences",
+    "temperature",
+    "top_p",
+    "top_k",
+    "metadata",
+    "thinking",
+    "last turn of the assistant",
+)
 def accepted(s, what):
-    more = {"system": {"system": "You help."}, "system blocks": {"system": [{"type": "text", "text": "You help."}]},
-            "parts": body([{"type": "text", "text": "What is"}, {"type": "text", "text": " the answer?"}]),
-            "turns": {"messages": [{"role": "user", "content": "Hello"}, {"role": "assistant", "content": "Hi there!"},
-                                   {"role": "user", "content": "How are you?"}]},
-            "stop_sequences": {"stop_sequences": ["\n", "END"]}, "temperature": {"temperature": 0.5},
-            "top_p": {"top_p": 0.9}, "top_k": {"top_k": 40}, "metadata": {"metadata": {"user_id": "u1"}},
-            "thinking": {"thinking": {"type": "enabled", "budget_tokens": 1024}, "max_tokens": 2000},
-            "last turn of the assistant": {"messages": [{"role": "user", "content": "Hello"},
-                                                        {"role": "assistant", "content": "Hi"}]}}[what]
+    more = {
+        "system": {"system": "You help."},
+        "system blocks": {"system": [{"type": "text", "text": "You help."}]},
+        "parts": body([{"type": "text", "text": "What is"}, {"type": "text", "text": " the answer?"}]),
+        "turns": {
+            "messages": [
+                {"role": "user", "content": "Hello"},
+                {"role": "assistant", "content": "Hi there!"},
+                {"role": "user", "content": "How are you?"},
+            ]
+        },
+        "stop_sequences": {"stop_sequences": ["\n", "END"]},
+        "temperature": {"temperature": 0.5},
+        "top_p": {"top_p": 0.9},
+        "top_k": {"top_k": 40},
+        "metadata": {"metadata": {"user_id": "u1"}},
+        "thinking": {"thinking": {"type": "enabled", "budget_tokens": 1024}, "max_tokens": 2000},
+        "last turn of the assistant": {
+            "messages": [{"role": "user", "content": "Hello"}, {"role": "assistant", "content": "Hi"}]
+        },
+    }[what]
     holds(len(message(s, **more)["content"]) > 0, "no content")
 
 
@@ -63,8 +92,11 @@ def stream(s, **more):
 def streaming(s):
     events = [event for event in stream(s) if event["type"] != "ping"]
     kinds = [event["type"] for event in events]
-    same((kinds[:2], kinds[-3:]), (["message_start", "content_block_start"],
-                                   ["content_block_stop", "message_delta", "message_stop"]), "the order")
+    same(
+        (kinds[:2], kinds[-3:]),
+        (["message_start", "content_block_start"], ["content_block_stop", "message_delta", "message_stop"]),
+        "the order",
+    )
     start = events[0]["message"]
     same((start["type"], start["role"], start["content"]), ("message", "assistant", []), "the start")
     holds(start["usage"]["input_tokens"] > 0, "no input tokens at the start")
@@ -95,11 +127,17 @@ def tool_use(s):
 
 @case("messages", "alone", "with text", "an error", "as blocks")
 def tool_result(s, what):
-    content = {"alone": [RESULT], "with text": [{"type": "text", "text": "Here it is:"}, RESULT],
-               "an error": [{**RESULT, "is_error": True, "content": "City not found"}],
-               "as blocks": [{**RESULT, "content": [{"type": "text", "text": "Sunny"}]}]}[what]
-    history = [{"role": "user", "content": "The weather?"}, {"role": "assistant", "content": [CALL]},
-               {"role": "user", "content": content}]
+    content = {
+        "alone": [RESULT],
+        "with text": [{"type": "text", "text": "Here it is:"}, RESULT],
+        "an error": [{**RESULT, "is_error": True, "content": "City not found"}],
+        "as blocks": [{**RESULT, "content": [{"type": "text", "text": "Sunny"}]}],
+    }[what]
+    history = [
+        {"role": "user", "content": "The weather?"},
+        {"role": "assistant", "content": [CALL]},
+        {"role": "user", "content": content},
+    ]
     holds(message(s, messages=history)["content"][0]["type"] == "text", "no text")
 
 
@@ -149,8 +187,9 @@ def other_form_than_chat(s):
 
 @case("messages", False, True)
 def thinking(s, streamed):
-    asked = dict(thinking={"type": "enabled", "budget_tokens": 1024}, max_tokens=2000,
-                 messages=body("say-think")["messages"])
+    asked = dict(
+        thinking={"type": "enabled", "budget_tokens": 1024}, max_tokens=2000, messages=body("say-think")["messages"]
+    )
     if streamed:
         events = stream(s, **asked)
         kinds = [e["content_block"]["type"] for e in events if e["type"] == "content_block_start"]
@@ -163,8 +202,13 @@ def thinking(s, streamed):
     same(kinds, ["thinking", "text"], "the blocks")
 
 
-@case("responses", {"type": "json_schema", "name": "test", "schema": {"const": "f"}}, {"type": "json_object"},
-      {"type": "text"}, {"type": "json_schema", "name": "test"})
+@case(
+    "responses",
+    {"type": "json_schema", "name": "test", "schema": {"const": "f"}},
+    {"type": "json_object"},
+    {"type": "text"},
+    {"type": "json_schema", "name": "test"},
+)
 def text_format(s, form):
     reply = s.scripted().post("/v1/responses", {"input": "Write", "max_output_tokens": 20, "text": {"format": form}})
     if form["type"] == "text":
@@ -177,8 +221,9 @@ def text_format(s, form):
 
 @case("responses", False, True)
 def with_openai_library(s, streamed):
-    reply = client(s.scripted()).responses.create(model="m", input=BOOK, max_output_tokens=50, temperature=0.8,
-                                                  stream=streamed)
+    reply = client(s.scripted()).responses.create(
+        model="m", input=BOOK, max_output_tokens=50, temperature=0.8, stream=streamed
+    )
     if not streamed:
         holds(reply.id.startswith("resp_") and reply.output[0].id.startswith("msg_"), "prefixes of the ids")
         return same(reply.output_text, said.HELLO, "the text")

@@ -17,11 +17,13 @@ LONG = "The serin is a small bird. It eats seeds and lives in Europe. " * 60
 
 def case(group, *values):
     """Registers a case, or one for each of the values."""
+
     def register(function):
         for value in values or [None]:
             name = function.__name__ + ("" if value is None else f" {value!r}"[:70])
             CASES.append((group, name, (lambda s, v=value: function(s, v)) if values else function))
         return function
+
     return register
 
 
@@ -111,7 +113,8 @@ def with_openai_library(s, stream):
 @case("completion")
 def stop_strings_of_several_tokens_in_a_stream(s):
     parts = client(s.scripted()).chat.completions.create(
-        model="m", messages=[{"role": "user", "content": "say-lines"}], stop=["END of", "third\n"], stream=True)
+        model="m", messages=[{"role": "user", "content": "say-lines"}], stop=["END of", "third\n"], stream=True
+    )
     text = "".join(part.choices[0].delta.content or "" for part in parts if part.choices)
     same(text, said.LINES.partition("END of")[0], "the text before the stop string")
 
@@ -167,8 +170,9 @@ def prompt_as_tokens_and_several(s):
 def in_parallel(s, value):
     running, count = value
     at = s.tiny(engine={"max_running": running})
-    replies = at_once([lambda n=n: at.complete(f"{n} {PROMPT}", seed=42, max_tokens=40, ignore_eos=True)
-                       for n in range(count)])
+    replies = at_once(
+        [lambda n=n: at.complete(f"{n} {PROMPT}", seed=42, max_tokens=40, ignore_eos=True) for n in range(count)]
+    )
     same([reply["usage"]["completion_tokens"] for reply in replies], [40] * count, "tokens of the replies")
 
 
@@ -221,7 +225,9 @@ def leave(at, path, body):
     data = json.dumps(body).encode()
     host, port = at.addr.split(":")
     with socket.create_connection((host, int(port)), timeout=10) as line:
-        head = f"POST {path} HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: {len(data)}\r\n\r\n"
+        head = (
+            f"POST {path} HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: {len(data)}\r\n\r\n"
+        )
         line.sendall(head.encode() + data)
         if body.get("stream"):
             line.recv(4096)
@@ -306,10 +312,14 @@ def reused_prompts_are_counted(s):
     first = at.complete(PROMPT + " Cached one.", max_tokens=2)
     again = at.complete(PROMPT + " Cached one.", max_tokens=2)
     holds(again["usage"]["prompt_tokens_details"]["cached_tokens"] > 0, f"{first['usage']} then {again['usage']}")
-    holds("serin_prefix" in at.get("/metrics").text or "cached" in at.get("/metrics").text, "no metric of reused tokens")
+    holds(
+        "serin_prefix" in at.get("/metrics").text or "cached" in at.get("/metrics").text, "no metric of reused tokens"
+    )
 
 
-@case("cache", "save and restore", "older file", "file of another version", "cut file", "wrong size", "too long", "erase")
+@case(
+    "cache", "save and restore", "older file", "file of another version", "cut file", "wrong size", "too long", "erase"
+)
 def saved_slots(s, _):
     left_out(s.tiny().post("/slots/1?action=save", {"filename": "x"}), "no slots; prefixes are reused by themselves")
     raise AssertionError("the route answers, but the case is not written")
@@ -332,8 +342,11 @@ def infill(s):
 
 @case("501", "scale", "one request", "kept prompts")
 def adapters(s, _):
-    refused(s.tiny().post("/v1/completions", {"prompt": PROMPT, "lora": [{"id": 0, "scale": 1.0}]}), "lora",
-            "an adapted model is a version of its own")
+    refused(
+        s.tiny().post("/v1/completions", {"prompt": PROMPT, "lora": [{"id": 0, "scale": 1.0}]}),
+        "lora",
+        "an adapted model is a version of its own",
+    )
     raise AssertionError("it is not refused")
 
 
@@ -359,8 +372,11 @@ def keyed(s):
         if subprocess.run([str(s.program), "key", "--help"], capture_output=True).returncode:
             raise AssertionError("this build has no keys (`serin key`)")
         keys = pathlib.Path(tempfile.mkdtemp(prefix="serin-keys-")) / "keys.toml"
-        made = subprocess.run([str(s.program), "key", "new", "--keys", str(keys), "--name", "t", "--scope", "inference"],
-                              capture_output=True, text=True)
+        made = subprocess.run(
+            [str(s.program), "key", "new", "--keys", str(keys), "--name", "t", "--scope", "inference"],
+            capture_output=True,
+            text=True,
+        )
         key = re.search(r"sk-serin-\S+", made.stdout)
         holds(key, f"no key was made: {made.stdout}{made.stderr}")
         s.keyed = s.scripted(access={"keys": str(keys)}), key[0]
@@ -406,8 +422,11 @@ def right_key_with_openai_library(s):
 def preflight(s, which):
     origin = {"localhost": "http://localhost:3000"}.get(which, "https://web.example.com")
     at = s.tiny(server={"cors_origins": ["http://localhost:3000", "https://web.example.com"]})
-    asked = {"origin": origin, "access-control-request-method": "POST",
-             "access-control-request-headers": "authorization, content-type"}
+    asked = {
+        "origin": origin,
+        "access-control-request-method": "POST",
+        "access-control-request-headers": "authorization, content-type",
+    }
     reply = At(at.addr).send("OPTIONS", "/v1/completions", headers=asked)
     holds(reply.code in (200, 204), f"status {reply.code}")
     same(reply.headers.get("access-control-allow-origin"), origin, "allowed origin")
@@ -421,7 +440,8 @@ def preflight(s, which):
 @case("pictures", "file off", "file", "file twice", "missing file", "file outside", "address", "data", "malformed")
 def pictures(s, kind):
     url = {"address": "https://example.com/a.png", "data": "data:image/png;base64,AAAA", "malformed": "x"}.get(
-        kind, "file://picture.jpeg")
+        kind, "file://picture.jpeg"
+    )
     content = [{"type": "text", "text": "What?"}, {"type": "image_url", "image_url": {"url": url}}]
     reply = s.scripted().chat(messages=[{"role": "user", "content": content}])
     reply.error(400, word="image")
