@@ -3,8 +3,8 @@
 Each client is a program in scripts/verify/clients, in the language of its library, against a server whose model replies
 with given texts (scripted_model.py), so that tool calls and their answers can be checked word for word. Rows: a chat,
 a stream, tools in three turns (call, result, answer), errors (400, 404), a wrong key (401), a stream that the client
-leaves (the server must count it as cancelled), and the usage. The libraries are installed from PyPI, npm and crates.io in the
-versions that are pinned beside the clients, under --venv; the first run takes minutes and several GB.
+leaves (the server must count it as cancelled), and the usage. The libraries are installed from PyPI, npm and crates.io
+in the versions that are pinned beside the clients, under --venv; the first run takes minutes and several GB.
 
 `--only NAME,..` runs some clients and leaves the document alone; with `--write no` it is never written.
 """
