@@ -6,7 +6,7 @@ use super::types::{GatewayError, GenerateRequest, Prompt, SamplingPatch};
 use crate::model::SamplingParams;
 use crate::rollout::Weight;
 use crate::routing::Deployment;
-use crate::text::{Chat, Codec, GenerationDefaults, TextError};
+use crate::text::{Abilities, Chat, Codec, GenerationDefaults, TextError};
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -84,6 +84,11 @@ pub(super) fn encode(
             Ok((ids, None))
         }
         Prompt::Chat { messages, tools, template_kwargs, ending } => {
+            if tools.is_some() && codec.abilities().is_some_and(Abilities::hides_tools) {
+                let hidden =
+                    "this model's chat template does not show tools to the model; leave tools out";
+                return Err(GatewayError::Untaken(hidden.to_owned()));
+            }
             let chat = Chat {
                 messages,
                 tools: tools.as_ref(),
