@@ -52,7 +52,7 @@ fn prompts(codec: &Codec) -> Vec<Vec<u32>> {
                 extra: None,
                 today: None,
             };
-            codec.encode_chat(&chat, false).unwrap()
+            codec.encode_chat(&chat, false).unwrap().0
         })
         .collect()
 }

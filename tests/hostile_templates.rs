@@ -102,7 +102,7 @@ fn load(template: &str) -> Result<Codec, TextError> {
 
 fn say(codec: &Codec, word: &str) -> Result<Vec<u32>, TextError> {
     let messages = [json!({"role": "user", "content": word})];
-    codec.encode_chat(&Chat { messages: &messages, ..Chat::default() }, false)
+    codec.encode_chat(&Chat { messages: &messages, ..Chat::default() }, false).map(|(ids, _)| ids)
 }
 
 /// Resident memory of this process in kilobytes.

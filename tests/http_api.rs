@@ -392,13 +392,13 @@ async fn a_full_queue_is_busy_and_says_when_to_come_back() {
 #[tokio::test]
 async fn tool_calls_are_found_when_there_are_tools() {
     let call = r#"<tool_call>{"name": "add", "arguments": {"a": 1}}</tool_call>"#;
-    let app = api(gateway_saying(call, |_| {}).await);
+    let app = api(gateway_with(&with_template("qwen25"), call, |_| {}).await);
     let tools = json!([{"type": "function", "function": {"name": "add"}}]);
     let body = ok(&app, post(CHAT, &chat(json!({"tools": tools})))).await;
     let choice = &body["choices"][0];
     assert_eq!(choice["finish_reason"], "tool_calls");
     assert_eq!(choice["message"]["content"], Value::Null);
-    let function = json!({"name": "add", "arguments": "{\"a\":1}"});
+    let function = json!({"name": "add", "arguments": "{\"a\": 1}"});
     assert_eq!(choice["message"]["tool_calls"][0]["function"], function);
     let body = chat(json!({"tools": tools, "stream": true}));
     let stream = text(send(&app, post(CHAT, &body)).await).await;
@@ -412,12 +412,64 @@ async fn tool_calls_are_found_when_there_are_tools() {
         (&calls[0]["function"]["name"], &calls[0]["type"]),
         (&json!("add"), &json!("function"))
     );
-    assert_eq!(calls[1]["function"], json!({"arguments": "{\"a\":1}"}));
+    let arguments = calls[1..].iter().map(|call| call["function"]["arguments"].as_str().unwrap());
+    assert_eq!(arguments.collect::<String>(), "{\"a\": 1}");
     assert_eq!(events[events.len() - 2]["choices"][0]["finish_reason"], "tool_calls");
     for off in [json!({}), json!({"tools": tools, "tool_choice": "none"})] {
         let body = ok(&app, post(CHAT, &chat(off))).await;
         assert_eq!(body["choices"][0]["message"]["content"], call);
     }
+}
+
+#[tokio::test]
+async fn calls_are_found_in_the_syntax_of_the_models_own_template() {
+    let tools = json!([{"type": "function", "function": {"name": "add"}}]);
+    let llama = r#"{"name": "add", "parameters": {"a": 1}}"#;
+    let mistral = r#"[TOOL_CALLS][{"name": "add", "arguments": {"a": 1}}]"#;
+    for (template, reply) in [("mistral_tools", mistral), ("llama3", llama)] {
+        let app = api(gateway_with(&with_template(template), reply, |_| {}).await);
+        let body = ok(&app, post(CHAT, &chat(json!({"tools": tools})))).await;
+        let function = &body["choices"][0]["message"]["tool_calls"][0]["function"];
+        assert_eq!(function, &json!({"name": "add", "arguments": "{\"a\": 1}"}), "{template}");
+    }
+    // The tiny model's template does not show tools: the request is not answered without them.
+    let app = plain_api().await;
+    let (status, body) = ask(&app, post(CHAT, &chat(json!({"tools": tools})))).await;
+    assert_eq!(status, StatusCode::BAD_REQUEST);
+    assert_eq!(body["error"]["code"], "unsupported_conversation");
+    assert!(body["error"]["message"].as_str().unwrap().contains("does not show tools"));
+}
+
+#[tokio::test]
+async fn reasoning_is_told_from_the_answer_unless_the_client_says_otherwise() {
+    let said = "<think>\nSmall.\n</think>\n\nBig.";
+    let app = api(gateway_saying(said, |_| {}).await);
+    let cases = [
+        (json!({}), json!("Small."), "Big."),
+        (json!({"reasoning_format": "deepseek"}), json!("Small."), "Big."),
+        (json!({"include_reasoning": false}), Value::Null, "Big."),
+        (json!({"reasoning_format": "none"}), Value::Null, said),
+    ];
+    for (more, reasoning, content) in cases {
+        let body = ok(&app, post(CHAT, &chat(more.clone()))).await;
+        let message = &body["choices"][0]["message"];
+        assert_eq!(
+            (&message["reasoning_content"], &message["content"]),
+            (&reasoning, &json!(content))
+        );
+        let mut more = more;
+        more["stream"] = json!(true);
+        let stream = text(send(&app, post(CHAT, &chat(more))).await).await;
+        let joined = |name: &str| -> String {
+            let events = events(&stream);
+            let deltas = events.iter().map(|event| event["choices"][0]["delta"][name].clone());
+            deltas.filter_map(|delta| delta.as_str().map(str::to_owned)).collect()
+        };
+        assert_eq!(joined("content"), content);
+        assert_eq!(joined("reasoning_content"), reasoning.as_str().unwrap_or_default());
+    }
+    let (status, _) = ask(&app, post(CHAT, &chat(json!({"reasoning_format": "x"})))).await;
+    assert_eq!(status, StatusCode::BAD_REQUEST);
 }
 
 async fn load_canary(app: &axum::Router) {

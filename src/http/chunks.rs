@@ -1,16 +1,15 @@
-//! Converts pieces of a reply to the text of an event stream.
+//! Converts the parts of a reply to the text of an event stream, for chat and plain completions.
 //!
-//! Pure: a piece goes in, and complete events come out, ready to be written. The parser holds back text that
-//! may become a tool call, so a piece may lead to no event; meanwhile, the stream's writer keeps the
-//! connection alive.
+//! Pure: a piece goes in, and complete events come out, ready to be written. A piece may lead to no event;
+//! meanwhile, the stream's writer keeps the connection alive.
 
 use super::error::ApiError;
+use super::parts::{Part, Parts};
 use super::wire::Shape;
 use super::wire::reply::{
     Answer, ChatDelta, Delta, FunctionCall, Head, TextChoice, ToolCall, UsageWire, finish_reason,
 };
 use crate::serving::{Finish, GatewayError, Piece, Served, TokenLogprob, Usage};
-use crate::text::tools::{ToolCallParser, ToolPiece};
 use serde::Serialize;
 use std::sync::Arc;
 
@@ -22,8 +21,7 @@ pub const KEEP_ALIVE: &str = ": keep-alive\n\n";
 pub struct Chunks {
     head: Head,
     fingerprint: Arc<str>,
-    /// One per choice, if tools may be called.
-    parsers: Vec<ToolCallParser>,
+    parts: Parts,
     /// For each choice, log-probabilities to send with the choice's next event.
     tokens: Vec<Vec<TokenLogprob>>,
 }
@@ -31,10 +29,9 @@ pub struct Chunks {
 impl Chunks {
     /// Begins an answer; `routed` says who is expected to give it.
     pub fn new(head: Head, routed: &Served) -> Chunks {
-        let parsers = if head.tools { head.choices } else { 0 };
         Chunks {
             fingerprint: routed.fingerprint.clone(),
-            parsers: (0..parsers).map(|_| ToolCallParser::new()).collect(),
+            parts: Parts::new(head.choices, head.look.clone(), head.one_call),
             tokens: (0..head.choices).map(|_| Vec::new()).collect(),
             head,
         }
@@ -43,19 +40,42 @@ impl Chunks {
     /// The events that follow from a piece; possibly none.
     pub fn events(&mut self, piece: Piece) -> String {
         let mut out = String::new();
-        match piece {
-            Piece::Start(served) => self.start(&mut out, &served),
-            Piece::Text { index, text, tokens } => {
-                if let Some(waiting) = self.tokens.get_mut(index as usize) {
-                    waiting.extend(tokens);
-                }
-                self.text(&mut out, index, text);
-            }
-            Piece::End { index, finish } => self.end(&mut out, index, finish),
-            Piece::Done(usage) => self.done(&mut out, usage),
-            Piece::Failed(error) => self.failed(&mut out, &error),
+        for part in self.parts.of(piece) {
+            self.part(&mut out, part);
         }
         out
+    }
+
+    fn part(&mut self, out: &mut String, part: Part) {
+        match part {
+            Part::Start(served) => self.start(out, &served),
+            Part::Text { index, text, tokens } => self.text(out, index, text, tokens),
+            Part::Reasoning { index, text } => {
+                let delta = Delta { reasoning_content: Some(text), ..Delta::default() };
+                self.delta(out, index, delta, None);
+            }
+            Part::CallBegin { index, call, name } => {
+                let call = ToolCall {
+                    index: Some(call),
+                    id: Some(self.head.call_id(index, call)),
+                    kind: Some("function"),
+                    function: FunctionCall { name: Some(name), arguments: String::new() },
+                };
+                self.call(out, index, call);
+            }
+            Part::CallArguments { index, call, delta } => {
+                let call = ToolCall {
+                    index: Some(call),
+                    id: None,
+                    kind: None,
+                    function: FunctionCall { name: None, arguments: delta },
+                };
+                self.call(out, index, call);
+            }
+            Part::End { index, finish, calls } => self.end(out, index, finish, calls),
+            Part::Done(usage) => self.done(out, usage),
+            Part::Failed(error) => self.failed(out, &error),
+        }
     }
 
     fn start(&mut self, out: &mut String, served: &Served) {
@@ -68,20 +88,21 @@ impl Chunks {
         }
     }
 
-    fn text(&mut self, out: &mut String, index: u32, text: String) {
-        match self.parsers.get_mut(index as usize).map(|parser| parser.push(&text)) {
-            Some(pieces) => self.tool_pieces(out, index, pieces),
-            None => self.plain(out, index, text, None),
+    /// Tokens without text are sent with the choice's next event: there is one more, its end.
+    fn text(&mut self, out: &mut String, index: u32, text: String, tokens: Vec<TokenLogprob>) {
+        if let Some(waiting) = self.tokens.get_mut(index as usize) {
+            waiting.extend(tokens);
+        }
+        if !text.is_empty() {
+            self.plain(out, index, text, None);
         }
     }
 
-    fn end(&mut self, out: &mut String, index: u32, finish: Finish) {
-        let mut calls = false;
-        if let Some(parser) = self.parsers.get_mut(index as usize) {
-            let rest = parser.finish();
-            calls = parser.calls() > 0;
-            self.tool_pieces(out, index, rest);
-        }
+    fn call(&mut self, out: &mut String, index: u32, call: ToolCall) {
+        self.delta(out, index, Delta { tool_calls: vec![call], ..Delta::default() }, None);
+    }
+
+    fn end(&mut self, out: &mut String, index: u32, finish: Finish, calls: bool) {
         let reason = finish_reason(finish, calls);
         match self.head.shape {
             Shape::Chat => self.delta(out, index, Delta::default(), Some(reason)),
@@ -112,35 +133,6 @@ impl Chunks {
     fn logprobs<T: From<Vec<TokenLogprob>>>(&mut self, index: u32) -> Option<T> {
         let waiting = self.tokens.get_mut(index as usize).filter(|tokens| !tokens.is_empty())?;
         self.head.logprobs.then(|| std::mem::take(waiting).into())
-    }
-
-    fn tool_pieces(&mut self, out: &mut String, index: u32, pieces: Vec<ToolPiece>) {
-        for piece in pieces {
-            let call = match piece {
-                ToolPiece::Text(text) => {
-                    self.plain(out, index, text, None);
-                    continue;
-                }
-                ToolPiece::Begin { index: call, .. } | ToolPiece::Arguments { index: call, .. }
-                    if !self.head.passes(call) =>
-                {
-                    continue;
-                }
-                ToolPiece::Begin { index: call, name } => ToolCall {
-                    index: Some(call),
-                    id: Some(self.head.call_id(index, call)),
-                    kind: Some("function"),
-                    function: FunctionCall { name: Some(name), arguments: String::new() },
-                },
-                ToolPiece::Arguments { index: call, delta } => ToolCall {
-                    index: Some(call),
-                    id: None,
-                    kind: None,
-                    function: FunctionCall { name: None, arguments: delta },
-                },
-            };
-            self.delta(out, index, Delta { tool_calls: vec![call], ..Delta::default() }, None);
-        }
     }
 
     /// Text in the endpoint's format.

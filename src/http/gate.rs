@@ -35,6 +35,7 @@ pub const CLIENTS: &[(&str, Needs)] = &[
     ("/apply-template", INFERENCE),
     ("/audio/{*rest}", INFERENCE),
     ("/chat/completions", INFERENCE),
+    ("/completion", INFERENCE),
     ("/completions", INFERENCE),
     ("/detokenize", INFERENCE),
     ("/docs", INFERENCE),

@@ -101,14 +101,14 @@ async fn generate(
     ask: Ask,
     lifecycle: Lifecycle,
 ) -> Result<Response, ApiError> {
-    let Ask { model, requests, n, streaming, tools, one_call, logprobs } = ask;
+    let Ask { model, requests, n, streaming, look, one_call, logprobs } = ask;
     let head = Head {
         id,
         created: unix_now(),
         model,
         shape,
         choices: n * requests.len() as u32,
-        tools,
+        look,
         one_call,
         logprobs,
         include_usage: streaming.include_usage,

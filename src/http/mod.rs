@@ -2,7 +2,7 @@
 //!
 //! [`client_app`] and [`operator_app`] build routers from [`AppState`], which tests call with `oneshot` and
 //! [`serve()`] serves. Reading order: `wire` (request and response formats), `generate` with `replies`,
-//! `chunks` and `whole` (from a request to its response), `error` (maps errors to statuses), `models`,
+//! `parts`, `chunks` and `whole` (from a request to its response), `error` (maps errors to statuses), `models`,
 //! `tokens`, `feedback`, `probes` with `gauges`, then `caller` (who asks), `gate` (which route needs which key),
 //! `requests` (ids and the log of requests), `operators` (access check), `admin` with [`orders`]
 //! and `events`, [`page`] (the operators' page and its figures), `cors` (web pages), then `sockets` (and their limits) and `lifecycle` (the phases of
@@ -28,6 +28,7 @@ mod models;
 mod operators;
 pub mod orders;
 pub mod page;
+mod parts;
 mod probes;
 mod replies;
 mod requests;

@@ -72,7 +72,7 @@ fn check_model(fields: &mut Fields, served: &str) -> Result<(), WireError> {
 fn prompt(fields: &mut Fields) -> Result<(Prompt, Shape), WireError> {
     match fields.string("prompt")? {
         Some(text) => Ok((Prompt::Text(text), Shape::Text)),
-        None if fields.peek("messages").is_some() => Ok((chat::prompt(fields)?.0, Shape::Chat)),
+        None if fields.peek("messages").is_some() => Ok((chat::prompt(fields)?, Shape::Chat)),
         None => Err(WireError::Missing { param: "prompt".to_owned() }),
     }
 }

@@ -1,13 +1,13 @@
-//! Collects the pieces of a reply into one JSON object, for clients that do not stream.
+//! Collects the parts of a reply into one JSON object, for clients of chat and plain completions that do not stream.
 //!
 //! Pure, like `chunks`; its size is limited by the model's context.
 
+use super::parts::{Part, Parts};
 use super::wire::Shape;
 use super::wire::reply::{
     Answer, ChatChoice, FunctionCall, Head, Message, TextChoice, ToolCall, finish_reason,
 };
-use crate::serving::{Finish, GatewayError, Piece, Served, TokenLogprob, Usage};
-use crate::text::tools::{ToolCallParser, ToolPiece};
+use crate::serving::{GatewayError, Piece, Served, TokenLogprob, Usage};
 use serde_json::Value;
 
 /// An answer in progress.
@@ -15,6 +15,7 @@ use serde_json::Value;
 pub struct Whole {
     head: Head,
     served: Served,
+    parts: Parts,
     choices: Vec<Choice>,
     usage: Usage,
 }
@@ -22,7 +23,7 @@ pub struct Whole {
 #[derive(Debug, Default)]
 struct Choice {
     text: String,
-    parser: Option<ToolCallParser>,
+    reasoning: Option<String>,
     calls: Vec<FunctionCall>,
     tokens: Vec<TokenLogprob>,
     finish: &'static str,
@@ -31,33 +32,55 @@ struct Choice {
 impl Whole {
     /// Begins an answer; `routed` says who is expected to give it.
     pub fn new(head: Head, routed: Served) -> Whole {
-        let choice = |_| {
-            let parser = head.tools.then(ToolCallParser::new);
-            Choice { parser, finish: "stop", ..Choice::default() }
-        };
+        let parts = Parts::new(head.choices, head.look.clone(), head.one_call);
+        let choice = |_| Choice { finish: "stop", ..Choice::default() };
         let choices = (0..head.choices).map(choice).collect();
-        Whole { head, served: routed, choices, usage: Usage::default() }
+        Whole { head, served: routed, parts, choices, usage: Usage::default() }
     }
 
     /// Processes the next piece; a failure is returned.
     pub fn take(&mut self, piece: Piece) -> Result<(), GatewayError> {
-        match piece {
-            Piece::Start(served) => self.served = served,
-            Piece::Text { index, text, tokens } => {
-                if let Some(choice) = self.choices.get_mut(index as usize) {
-                    choice.text(text);
+        self.parts.of(piece).into_iter().try_for_each(|part| self.part(part))
+    }
+
+    fn part(&mut self, part: Part) -> Result<(), GatewayError> {
+        match part {
+            Part::Start(served) => self.served = served,
+            Part::Text { index, text, tokens } => {
+                if let Some(choice) = self.choice(index) {
+                    choice.text.push_str(&text);
                     choice.tokens.extend(tokens);
                 }
             }
-            Piece::End { index, finish } => {
-                if let Some(choice) = self.choices.get_mut(index as usize) {
-                    choice.end(finish);
+            Part::Reasoning { index, text } => {
+                if let Some(choice) = self.choice(index) {
+                    choice.reasoning.get_or_insert_default().push_str(&text);
                 }
             }
-            Piece::Done(usage) => self.usage = usage,
-            Piece::Failed(error) => return Err(error),
+            Part::CallBegin { index, name, .. } => {
+                if let Some(choice) = self.choice(index) {
+                    let call = FunctionCall { name: Some(name), arguments: String::new() };
+                    choice.calls.push(call);
+                }
+            }
+            Part::CallArguments { index, call, delta } => {
+                if let Some(call) = self.choice(index).and_then(|c| c.calls.get_mut(call)) {
+                    call.arguments.push_str(&delta);
+                }
+            }
+            Part::End { index, finish, calls } => {
+                if let Some(choice) = self.choice(index) {
+                    choice.finish = finish_reason(finish, calls);
+                }
+            }
+            Part::Done(usage) => self.usage = usage,
+            Part::Failed(error) => return Err(error),
         }
         Ok(())
+    }
+
+    fn choice(&mut self, index: u32) -> Option<&mut Choice> {
+        self.choices.get_mut(index as usize)
     }
 
     /// Who answered, as far as is known.
@@ -67,7 +90,7 @@ impl Whole {
 
     /// The answer as JSON.
     pub fn json(self) -> Result<Value, serde_json::Error> {
-        let Whole { head, served, choices, usage } = self;
+        let Whole { head, served, choices, usage, .. } = self;
         let numbered = (0u32..).zip(choices);
         match head.shape {
             Shape::Chat => {
@@ -100,39 +123,8 @@ fn answer<C: serde::Serialize>(
 }
 
 impl Choice {
-    fn text(&mut self, text: String) {
-        match self.parser.as_mut().map(|parser| parser.push(&text)) {
-            Some(pieces) => self.pieces(pieces),
-            None => self.text.push_str(&text),
-        }
-    }
-
-    fn end(&mut self, finish: Finish) {
-        if let Some(rest) = self.parser.as_mut().map(ToolCallParser::finish) {
-            self.pieces(rest);
-        }
-        self.finish = finish_reason(finish, !self.calls.is_empty());
-    }
-
-    fn pieces(&mut self, pieces: Vec<ToolPiece>) {
-        for piece in pieces {
-            match piece {
-                ToolPiece::Text(text) => self.text.push_str(&text),
-                ToolPiece::Begin { name, .. } => {
-                    self.calls.push(FunctionCall { name: Some(name), arguments: String::new() });
-                }
-                ToolPiece::Arguments { index, delta } => {
-                    if let Some(call) = self.calls.get_mut(index) {
-                        call.arguments.push_str(&delta);
-                    }
-                }
-            }
-        }
-    }
-
     fn chat(self, head: &Head, index: u32) -> ChatChoice {
         let silent = self.text.is_empty() && !self.calls.is_empty();
-        let passed = self.calls.into_iter().enumerate().filter(|(place, _)| head.passes(*place));
         let call = |(place, function): (usize, FunctionCall)| ToolCall {
             index: None,
             id: Some(head.call_id(index, place)),
@@ -144,8 +136,9 @@ impl Choice {
             message: Message {
                 role: "assistant",
                 content: (!silent).then_some(self.text),
+                reasoning_content: self.reasoning,
                 refusal: None,
-                tool_calls: passed.map(call).collect(),
+                tool_calls: self.calls.into_iter().enumerate().map(call).collect(),
             },
             logprobs: head.logprobs.then(|| self.tokens.into()),
             finish_reason: self.finish,

@@ -14,6 +14,7 @@ use crate::engine::{
 use crate::metrics;
 use crate::model::Logprobs;
 use crate::routing::Assignment;
+use crate::text::reply::Manner;
 use crate::text::{Emit, StopStrings, StreamDecoder};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -139,7 +140,7 @@ impl Attempt {
         let _ = engine.submit(deployment.lane, sequences);
         let who = metrics::Who { model, arm: assignment.arm, version: &deployment.version };
         let reply = |_| Reply {
-            decoder: StreamDecoder::showing(deployment.codec.clone(), request.show_special),
+            decoder: StreamDecoder::showing(deployment.codec.clone(), request.shown()),
             stops: StopStrings::including(request.stop.clone(), request.include_stop),
             waiting: Waiting::default(),
             ids: Vec::new(),
@@ -148,7 +149,13 @@ impl Attempt {
             ended: false,
         };
         Attempt {
-            served: served(&assignment, rescued),
+            served: Served {
+                manner: Manner {
+                    calls: deployment.codec.calls().clone(),
+                    thinking: prepared.thinking,
+                },
+                ..served(&assignment, rescued)
+            },
             prompt_tokens: prepared.ids.len(),
             arrived: request.arrived,
             submitted: now,
@@ -399,6 +406,7 @@ pub(super) fn served(assignment: &Assignment, rescued: bool) -> Served {
         version: assignment.deployment.version.clone(),
         fingerprint: assignment.deployment.fingerprint.clone(),
         rescued,
+        manner: Manner::default(),
     }
 }
 

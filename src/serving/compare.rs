@@ -14,6 +14,7 @@ use crate::model::Score;
 use crate::rollout::{Arm, Origin, Reading};
 use crate::routing::Deployment;
 use crate::text::quality::{End, Reply as Assessed, Signs, assess};
+use crate::text::reply::Manner;
 use std::time::SystemTime;
 
 /// Two loaded models.
@@ -80,7 +81,8 @@ pub async fn write(
     let text = spell(&answer.tokens);
     let end = if answer.tokens.len() >= most { End::Length } else { End::Token };
     let ids = &answer.tokens;
-    let reply = Assessed { text: &text, whole: true, ids, end, spell: &spell };
+    let manner = Manner { calls: deployment.codec.calls().clone(), thinking: None };
+    let reply = Assessed { text: &text, whole: true, ids, end, manner: &manner, spell: &spell };
     let signs = assess(&asked(request), &reply);
     Ok(Written { tokens: answer.tokens, text, signs })
 }

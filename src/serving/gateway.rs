@@ -175,7 +175,7 @@ impl Gateway {
         admission::check_bytes(&prompt, &stable.deployment)?;
         let (text, codec) = (prompt.clone(), stable.deployment.codec.clone());
         let encoded = move || encode(&text, &codec, add_special, SystemTime::now());
-        self.admission.encode(&prompt, encoded).await?
+        Ok(self.admission.encode(&prompt, encoded).await??.0)
     }
 
     /// Text of token ids, by stable's tokenizer.

@@ -6,7 +6,7 @@ use super::types::{GatewayError, GenerateRequest, Prompt, SamplingPatch};
 use crate::model::SamplingParams;
 use crate::rollout::Weight;
 use crate::routing::Deployment;
-use crate::text::{Chat, Codec, GenerationDefaults, TextError};
+use crate::text::{Abilities, Chat, Codec, GenerationDefaults, TextError};
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -21,6 +21,8 @@ pub struct Prepared {
     pub max_new_tokens: usize,
     /// Ids that end the reply.
     pub stop_ids: Vec<u32>,
+    /// The prompt ends inside of reasoning, which this marker ends.
+    pub thinking: Option<&'static str>,
 }
 
 /// Encodes and completes `request` for `deployment`; `beside`: of a canary, stable and the weight; `today` is what
@@ -36,7 +38,7 @@ pub(super) async fn prepare(
     let (prompt, codec) = (request.prompt.clone(), deployment.codec.clone());
     let add_special = request.add_special;
     let encoded = move || encode(&prompt, &codec, add_special, today);
-    let mut ids = admission.encode(&request.prompt, encoded).await??;
+    let (mut ids, thinking) = admission.encode(&request.prompt, encoded).await??;
     if let Some(most) = request.truncate_prompt {
         let most = most.min(deployment.max_len().saturating_sub(1));
         ids.drain(..ids.len().saturating_sub(most));
@@ -48,7 +50,7 @@ pub(super) async fn prepare(
     let max_new_tokens = reply_room(ids.len(), request.max_tokens, deployment.max_len())?;
     let stop_ids = stop_ids(request, deployment)?;
     let params = sampling(&request.sampling, &deployment.defaults, &request.id);
-    Ok(Prepared { ids, params, max_new_tokens, stop_ids })
+    Ok(Prepared { ids, params, max_new_tokens, stop_ids, thinking })
 }
 
 /// The ids that end a reply: the model's own, those of the request, and stop strings that are one special token, which
@@ -66,20 +68,27 @@ fn stop_ids(request: &GenerateRequest, deployment: &Deployment) -> Result<Vec<u3
 }
 
 /// Token ids of a prompt in `codec`'s vocabulary. Unless `add_special` says otherwise, a text gets the
-/// special tokens that its tokenizer adds, and a conversation those that its template writes, no others.
+/// special tokens that its tokenizer adds, and a conversation those that its template writes, no others. Also returns
+/// the marker that will end the reasoning, if a conversation's prompt ends inside of it.
 pub(super) fn encode(
     prompt: &Prompt,
     codec: &Codec,
     add_special: Option<bool>,
     today: SystemTime,
-) -> Result<Vec<u32>, GatewayError> {
+) -> Result<(Vec<u32>, Option<&'static str>), GatewayError> {
     match prompt {
-        Prompt::Tokens(ids) => Ok(ids.clone()),
+        Prompt::Tokens(ids) => Ok((ids.clone(), None)),
         Prompt::Text(text) => {
             let special = add_special.unwrap_or(true);
-            codec.encode(text, special).map_err(|e| text_error("prompt", &e))
+            let ids = codec.encode(text, special).map_err(|e| text_error("prompt", &e))?;
+            Ok((ids, None))
         }
         Prompt::Chat { messages, tools, template_kwargs, ending } => {
+            if tools.is_some() && codec.abilities().is_some_and(Abilities::hides_tools) {
+                let hidden =
+                    "this model's chat template does not show tools to the model; leave tools out";
+                return Err(GatewayError::Untaken(hidden.to_owned()));
+            }
             let chat = Chat {
                 messages,
                 tools: tools.as_ref(),

@@ -6,6 +6,7 @@
 use super::types::{Finish, GenerateRequest, Prompt};
 use crate::rollout::{Class, Flag, Flags};
 use crate::text::quality::{Asked, End, MAX_TEXT, Reply, Signs, assess};
+use crate::text::reply::Manner;
 use crate::text::{Chat, Codec, Emit};
 
 /// The first reply of a request as the client saw it.
@@ -44,7 +45,9 @@ impl Collected {
     pub fn flags(&self, request: &GenerateRequest, ids: &[u32], codec: &Codec) -> Flags {
         let Some(end) = self.end else { return Flags::NONE };
         let spell = |ids: &[u32]| codec.decode(ids, true).unwrap_or_default();
-        let reply = Reply { text: &self.text, whole: !self.cut, ids, end, spell: &spell };
+        let manner = Manner { calls: codec.calls().clone(), thinking: None };
+        let reply =
+            Reply { text: &self.text, whole: !self.cut, ids, end, manner: &manner, spell: &spell };
         flags_of(assess(&asked(request), &reply))
     }
 }

@@ -2,7 +2,8 @@
 
 use crate::rollout::Arm;
 use crate::routing::Withdrawn;
-use crate::text::Ending;
+use crate::text::reply::Manner;
+use crate::text::{Ending, Shown};
 use serde_json::{Map, Value};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -82,6 +83,15 @@ impl Meter {
 }
 
 impl GenerateRequest {
+    /// Which special tokens of the reply are shown. Those that mark its parts are shown where replies are parsed.
+    pub fn shown(&self) -> Shown {
+        match &self.prompt {
+            _ if self.show_special => Shown::Special,
+            Prompt::Chat { tools, .. } => Shown::Markers { tools: tools.is_some() },
+            _ => Shown::Text,
+        }
+    }
+
     /// One reply to `prompt`, with the model's own settings and no limits.
     pub fn new(id: String, prompt: Prompt, arrived: Instant) -> GenerateRequest {
         GenerateRequest {
@@ -162,6 +172,8 @@ pub struct Served {
     pub fingerprint: Arc<str>,
     /// The canary failed first and stable took over; the client need not know.
     pub rescued: bool,
+    /// How its model writes tool calls and reasoning.
+    pub manner: Manner,
 }
 
 /// A request under way. Dropping it (or `pieces`) cancels the generation within one step.

@@ -13,6 +13,7 @@
 
 use super::conversation::{Chat, Ending, canonical, cut_at_end};
 use super::message::{REASONING, Wants};
+use super::reply::{CallSyntax, Samples};
 use super::template::{Job, Stop};
 use serde_json::{Value, json};
 use std::time::SystemTime;
@@ -137,7 +138,7 @@ impl Shape {
     fn example(self) -> Example {
         let (user, again) = (say("user", USER), say("user", "And now?"));
         let (system, assistant) = (say("system", SYSTEM), say("assistant", ASSISTANT));
-        let one = || calls(&[("probe", json!({ARGUMENT: VALUE}))], "");
+        let one = || calls(&[(NAME, json!({ARGUMENT: VALUE}))], "");
         let result = say("tool", RESULT);
         let messages = match self {
             Shape::User | Shape::Closed | Shape::ToolsOffered | Shape::TypeLists => vec![user],
@@ -160,7 +161,7 @@ impl Shape {
             }
             Shape::ToolCall => vec![user, one(), result, assistant, again],
             Shape::ToolCallWithContent => {
-                let call = calls(&[("probe", json!({ARGUMENT: VALUE}))], "One moment.");
+                let call = calls(&[(NAME, json!({ARGUMENT: VALUE}))], "One moment.");
                 vec![user, call, result, assistant, again]
             }
             Shape::ToolCallWithReasoning => {
@@ -169,14 +170,14 @@ impl Shape {
                 vec![user, call, result, assistant, again]
             }
             Shape::SeveralToolCalls => {
-                let both = [("probe", json!({ARGUMENT: VALUE})), ("probe", json!({}))];
+                let both = [(NAME, json!({ARGUMENT: VALUE})), (NAME, json!({}))];
                 vec![user, calls(&both, ""), result, say("tool", "second"), assistant, again]
             }
             Shape::ToolCallLast => vec![user, one()],
             Shape::ToolResult => vec![user, one(), result],
             Shape::ToolResultWithoutCall => vec![user, result],
             Shape::TextArguments => {
-                vec![user, calls(&[("probe", json!("not an object"))], ""), result]
+                vec![user, calls(&[(NAME, json!("not an object"))], ""), result]
             }
         };
         let ending = match self {
@@ -232,6 +233,7 @@ const SYSTEM: &str = "Speak as a finch would.";
 const ASSISTANT: &str = "Seeds of birch and alder.";
 const THOUGHT: &str = "It is a small bird.";
 const RESULT: &str = "seeds-of-thistle";
+const NAME: &str = "probe";
 const TOOL: &str = "looks-things-up";
 const ARGUMENT: &str = "topic";
 const VALUE: &str = "finches-and-kin";
@@ -268,8 +270,32 @@ fn calls(functions: &[(&str, Value)], content: &str) -> Value {
     json!({"role": "assistant", "content": content, "tool_calls": calls.collect::<Value>()})
 }
 
+/// Renders a conversation that ends with a text, with one call and with two, and finds how calls are written.
+pub(super) fn call_syntax(source: &str, wants: Wants, render: &mut Render<'_>) -> CallSyntax {
+    let call = (NAME, json!({ARGUMENT: VALUE}));
+    let ends = [
+        say("assistant", ASSISTANT),
+        calls(std::slice::from_ref(&call), ""),
+        calls(&[call.clone(), call], ""),
+    ];
+    let rendered = ends.map(|end| {
+        let (messages, tools) = ([say("user", USER), end], tools(&json!("string")));
+        let chat = Chat {
+            messages: &messages,
+            tools: Some(&tools),
+            ending: Ending::Closed,
+            extra: None,
+            today: Some(SystemTime::UNIX_EPOCH),
+        };
+        render(&[canonical(&chat, wants).ok()?]).pop()?.ok()
+    });
+    let [Some(said), Some(one), two] = &rendered else { return CallSyntax::default() };
+    let samples = Samples { said, one, two: two.as_deref(), name: NAME, source };
+    CallSyntax::of(samples).unwrap_or_default()
+}
+
 fn tools(kind: &Value) -> Value {
-    json!([{"type": "function", "function": {"name": "probe", "description": TOOL, "parameters": {
+    json!([{"type": "function", "function": {"name": NAME, "description": TOOL, "parameters": {
         "type": "object", "required": [ARGUMENT],
         "properties": {ARGUMENT: {"type": kind, "description": "of what"}}}}}])
 }
@@ -309,6 +335,11 @@ impl Abilities {
     /// then the tools have no effect.
     pub fn reads_tools(&self) -> bool {
         *self.of(Shape::ToolsOffered) == Outcome::Taken
+    }
+
+    /// Whether the template leaves out the tools that it is given. Then the model cannot call them.
+    pub fn hides_tools(&self) -> bool {
+        *self.of(Shape::ToolsOffered) == Outcome::LeftOut
     }
 
     /// The shapes that only one of the two templates supports, in plain words; empty if they are alike. Meant

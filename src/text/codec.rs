@@ -20,9 +20,11 @@ use super::files::{FileRead, FolderReader};
 use super::folder::Folder;
 use super::gguf::{self, GgufVocabulary};
 use super::renderer::{Renderer, Templates};
+use super::reply::{CallSyntax, reasoning};
 use super::spelling::Spelling;
 use super::{GenerationDefaults, TextError};
 use std::path::Path;
+use std::sync::Arc;
 use tokenizers::Tokenizer;
 
 /// The file of the tokenizer itself.
@@ -37,6 +39,14 @@ pub struct TextOptions {
     pub templates: Templates,
 }
 
+/// How a model writes the parts of a reply, and the special tokens among their markers.
+#[derive(Debug, Default)]
+struct Marking {
+    syntax: Arc<CallSyntax>,
+    calls: Vec<u32>,
+    reasoning: Vec<u32>,
+}
+
 /// One model's tokenizer, chat template and special ids.
 pub struct Codec {
     tokenizer: Tokenizer,
@@ -48,6 +58,8 @@ pub struct Codec {
     spelling: Spelling,
     /// By id: whether the token is shown when special tokens are skipped.
     visible: Vec<bool>,
+    /// Special tokens that mark parts of a reply: tool calls, and reasoning.
+    marking: Marking,
     /// Length of the longest token in bytes.
     longest: usize,
     /// The files that all of this was read from.
@@ -134,10 +146,22 @@ impl Codec {
             .map(|source| Renderer::new(source, &folder.special, options.templates, cancel));
         let template = template.transpose()?;
         let (spelling, defaults) = (Spelling::of(&tokenizer), folder.defaults);
+        let calls = template.as_ref().map(|template| template.calls().clone()).unwrap_or_default();
         let (visible, files) = (Vec::new(), Vec::new());
-        let mut codec =
-            Self { visible, tokenizer, template, marks, eos, defaults, spelling, longest, files };
+        let mut codec = Self {
+            visible,
+            marking: Marking::default(),
+            tokenizer,
+            template,
+            marks,
+            eos,
+            defaults,
+            spelling,
+            longest,
+            files,
+        };
         codec.visible = (0..ids as u32).map(|id| codec.shows(id)).collect();
+        codec.marking = codec.marking(calls);
         Ok(codec)
     }
 
@@ -185,17 +209,39 @@ impl Codec {
     }
 
     /// Renders a conversation and encodes it. The template writes all special tokens itself, so the tokenizer
-    /// should rarely `add_special_tokens` of its own.
+    /// should rarely `add_special_tokens` of its own. Also returns the marker that will end the reasoning, if
+    /// the prompt ends inside of it.
     pub fn encode_chat(
         &self,
         chat: &Chat<'_>,
         add_special_tokens: bool,
-    ) -> Result<Vec<u32>, TextError> {
+    ) -> Result<(Vec<u32>, Option<&'static str>), TextError> {
         let text = self.render_marked(chat)?;
-        match &self.marks {
+        let ids = match &self.marks {
             Some(marks) => marks.encode(&self.tokenizer, &text, add_special_tokens),
             None => self.encode(&text, add_special_tokens),
-        }
+        };
+        Ok((ids?, reasoning::opened_by(&text)))
+    }
+
+    /// How this model writes tool calls.
+    pub fn calls(&self) -> &Arc<CallSyntax> {
+        &self.marking.syntax
+    }
+
+    /// Whether a special token marks a part of a reply: reasoning, or, with `tools`, a tool call.
+    pub(super) fn is_marker(&self, id: u32, tools: bool) -> bool {
+        self.marking.reasoning.contains(&id) || tools && self.marking.calls.contains(&id)
+    }
+
+    fn marking(&self, syntax: Arc<CallSyntax>) -> Marking {
+        let special = |is: &dyn Fn(&str) -> bool| {
+            let texts = self.special_tokens().into_iter().filter(|text| is(text));
+            texts.filter_map(|text| self.token_id(&text)).collect()
+        };
+        let calls = special(&|text| syntax.holds(text));
+        let reasoning = special(&reasoning::is_marker);
+        Marking { syntax, calls, reasoning }
     }
 
     /// What the chat template supports; `None` without one.

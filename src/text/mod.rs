@@ -9,8 +9,8 @@
 //! with `message` (converts a client's messages to the canonical form), `abilities` (which shapes a template
 //! supports), `renderer` with `template`, `json` and `date` (renders a conversation to a prompt, byte for byte
 //! as Python's transformers does), `apart` (in a subprocess), `content` (text from clients is data), `stream`
-//! (ids become text as they arrive), `spelling` (the bytes of one id), `stop` and [`tools`] (two readers of
-//! that text), [`quality`] (signs that a complete reply is poor).
+//! (ids become text as they arrive), `spelling` (the bytes of one id), `stop` and [`mod@reply`] (two
+//! readers of that text), [`quality`] (signs that a complete reply is poor).
 //!
 //! It does not know about HTTP, arms, models or devices, and reads no clock. Loading, and rendering in a
 //! subprocess, block; everything else is computation in memory. Errors say who caused them:
@@ -31,13 +31,13 @@ mod json;
 mod message;
 pub mod quality;
 mod renderer;
+pub mod reply;
 mod spelling;
 mod stop;
 mod stream;
 mod template;
 #[cfg(test)]
 mod testing;
-pub mod tools;
 
 pub use abilities::{Abilities, Outcome, Shape};
 pub use codec::{Codec, TextOptions};
@@ -49,4 +49,4 @@ pub use folder::GenerationDefaults;
 pub use gguf::GgufVocabulary;
 pub use renderer::{Templates, Tried, render_once};
 pub use stop::{Emit, StopStrings};
-pub use stream::StreamDecoder;
+pub use stream::{Shown, StreamDecoder};

@@ -14,7 +14,7 @@ mod script;
 
 pub use asked::Asked;
 
-use super::tools::{OPEN, ToolCallParser, ToolPiece};
+use super::reply::{Look, Manner, Reasoning, ReplyParser, ReplyPiece};
 use std::borrow::Cow;
 
 /// Most bytes of a reply that need be kept for [`assess`].
@@ -74,6 +74,8 @@ pub struct Reply<'a> {
     pub ids: &'a [u32],
     /// How it ended.
     pub end: End,
+    /// How its model writes.
+    pub manner: &'a Manner,
     /// The text of some of its ids.
     pub spell: &'a dyn Fn(&[u32]) -> String,
 }
@@ -124,23 +126,23 @@ impl<'a> Calls<'a> {
     fn of(asked: &Asked<'_>, reply: &Reply<'a>) -> Calls<'a> {
         let mut calls = Calls { text: Cow::Borrowed(reply.text), names: Vec::new(), broken: false };
         let readable = reply.whole && reply.text.len() <= MAX_CALLS;
-        if asked.tools.is_empty() || !readable || !reply.text.contains(OPEN) {
+        if asked.tools.is_empty() || !readable {
             return calls;
         }
-        let mut parser = ToolCallParser::new();
+        let tools = asked.tools.iter().map(|name| (*name).to_owned()).collect();
+        let look = Look { tools: Some(tools), reasoning: Reasoning::LeftOut };
+        let mut parser = ReplyParser::new(&look, reply.manner);
         let mut pieces = parser.push(reply.text);
         pieces.extend(parser.finish());
         let mut text = String::new();
         for piece in pieces {
             match piece {
-                ToolPiece::Text(more) => {
-                    calls.broken |= more.starts_with(OPEN);
-                    text.push_str(&more);
-                }
-                ToolPiece::Begin { name, .. } => calls.names.push(name),
-                ToolPiece::Arguments { .. } => {}
+                ReplyPiece::Text(more) => text.push_str(&more),
+                ReplyPiece::Begin { name, .. } => calls.names.push(name),
+                ReplyPiece::Reasoning(_) | ReplyPiece::Arguments { .. } => {}
             }
         }
+        calls.broken = parser.broken();
         calls.text = Cow::Owned(text);
         calls
     }

@@ -11,9 +11,11 @@ use super::apart::{Apart, Cancellable};
 use super::conversation::{Chat, Ending, canonical, cut_at_end};
 use super::folder::TemplateSource;
 use super::message::Wants;
+use super::reply::CallSyntax;
 use super::template::{ChatTemplate, FUEL, Job, Program, Stop};
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// Where templates run.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -31,6 +33,7 @@ pub(super) struct Renderer {
     place: Place,
     wants: Wants,
     abilities: Abilities,
+    calls: Arc<CallSyntax>,
 }
 
 enum Place {
@@ -95,11 +98,18 @@ impl Renderer {
             let what = format!("cannot render a single user message: {what}");
             return Err(TextError::TemplateUnusable { path, what });
         }
-        Ok(Self { path, place, wants, abilities })
+        let render = &mut |jobs: &[Job]| place.render(jobs, cancel);
+        let calls = Arc::new(abilities::call_syntax(&both, wants, render));
+        Ok(Self { path, place, wants, abilities, calls })
     }
 
     pub(super) fn abilities(&self) -> &Abilities {
         &self.abilities
+    }
+
+    /// How this template writes tool calls.
+    pub(super) fn calls(&self) -> &Arc<CallSyntax> {
+        &self.calls
     }
 
     /// The canonical form of a conversation for this template.
@@ -196,6 +206,11 @@ impl Tried {
 
     pub fn abilities(&self) -> &Abilities {
         self.0.abilities()
+    }
+
+    /// How it writes tool calls.
+    pub fn calls(&self) -> &CallSyntax {
+        &self.0.calls
     }
 
     /// The template's input, as JSON.

@@ -23,14 +23,28 @@ const MAX_WINDOW: usize = 32;
 /// Number of tokens kept then: more than the bytes of an incomplete character, plus some context.
 const KEPT_WINDOW: usize = 8;
 
+/// Which special tokens are shown as text.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Shown {
+    /// None.
+    #[default]
+    Text,
+    /// Those that mark parts of a reply: reasoning and, with `tools`, tool calls.
+    Markers {
+        /// Whether the reply may call tools.
+        tools: bool,
+    },
+    /// All.
+    Special,
+}
+
 /// Decodes one generation, token by token.
 ///
 /// All outputs joined equal [`Codec::decode`] of all ids, if those ids spell valid text.
 #[derive(Debug)]
 pub struct StreamDecoder {
     codec: Arc<Codec>,
-    /// Whether special tokens are shown.
-    special: bool,
+    shown: Shown,
     /// Tokens still needed: context first, then those whose text may be incomplete.
     window: Vec<u32>,
     /// How many tokens of the window are context.
@@ -42,16 +56,16 @@ pub struct StreamDecoder {
 impl StreamDecoder {
     /// Starts at the beginning of a generation.
     pub fn new(codec: Arc<Codec>) -> Self {
-        Self::showing(codec, false)
+        Self::showing(codec, Shown::Text)
     }
 
-    /// [`StreamDecoder::new`], with special tokens as text if `special`.
-    pub fn showing(codec: Arc<Codec>, special: bool) -> Self {
-        Self { codec, special, window: Vec::new(), context: 0, given: String::new() }
+    /// [`StreamDecoder::new`], with these special tokens as text.
+    pub fn showing(codec: Arc<Codec>, shown: Shown) -> Self {
+        Self { codec, shown, window: Vec::new(), context: 0, given: String::new() }
     }
 
     fn decode(&self, ids: &[u32]) -> Result<String, TextError> {
-        self.codec.decode(ids, !self.special)
+        self.codec.decode(ids, self.shown != Shown::Special)
     }
 
     /// Processes the next token and returns the text that is now certain, which may be empty.
@@ -59,8 +73,13 @@ impl StreamDecoder {
     /// # Errors
     /// If the tokenizer's decoder fails; that token is then lost, but the stream can continue.
     pub fn push(&mut self, id: u32) -> Result<String, TextError> {
-        if !self.special && !self.codec.is_visible(id) {
-            return Ok(String::new());
+        if self.shown != Shown::Special && !self.codec.is_visible(id) {
+            return Ok(match self.shown {
+                Shown::Markers { tools } if self.codec.is_marker(id, tools) => {
+                    self.finish() + &self.codec.token(id).unwrap_or_default()
+                }
+                _ => String::new(),
+            });
         }
         self.window.push(id);
         let text = match self.decode(&self.window) {

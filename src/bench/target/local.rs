@@ -132,7 +132,7 @@ impl Local {
 
     pub(super) async fn ask(&self, ready: Prepared) -> Result<(Sample, Instant), String> {
         let (events, mut inbox) = unbounded_channel();
-        let compare::Prepared { ids, params, max_new_tokens, stop_ids } = ready.sequence;
+        let compare::Prepared { ids, params, max_new_tokens, stop_ids, .. } = ready.sequence;
         let arrived = Instant::now();
         let mut sample = Sample { prompt_tokens: ids.len(), ..Sample::default() };
         let request = SeqRequest {

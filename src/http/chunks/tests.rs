@@ -3,8 +3,14 @@
 use super::*;
 use crate::rollout::Arm;
 use crate::serving::LikelyToken;
+use crate::text::reply::Look;
 use serde_json::{Value, json};
 use std::time::Duration;
+
+/// Looks for tool calls.
+fn calling() -> Look {
+    Look { tools: Some(Vec::new().into()), ..Look::default() }
+}
 
 fn head(shape: Shape) -> Head {
     Head {
@@ -13,7 +19,7 @@ fn head(shape: Shape) -> Head {
         model: "fake".to_owned(),
         shape,
         choices: 1,
-        tools: false,
+        look: Look::default(),
         one_call: false,
         logprobs: false,
         include_usage: false,
@@ -22,7 +28,13 @@ fn head(shape: Shape) -> Head {
 
 fn served(fingerprint: &str) -> Served {
     let version = "v1".into();
-    Served { arm: Arm::Stable, version, fingerprint: fingerprint.into(), rescued: false }
+    Served {
+        arm: Arm::Stable,
+        version,
+        fingerprint: fingerprint.into(),
+        rescued: false,
+        manner: Default::default(),
+    }
 }
 
 const USAGE: Usage = Usage { prompt_tokens: 7, completion_tokens: 2, cached_tokens: 4 };
@@ -135,7 +147,7 @@ fn a_stream_that_was_cut_says_so_even_if_it_has_calls() {
     for (finish, reason) in [(Finish::Stop, "tool_calls"), (Finish::Length, "length")] {
         let end = Piece::End { index: 0, finish };
         let pieces = [Piece::Start(served("f")), text(0, call), end];
-        let events = events(&stream(Head { tools: true, ..head(Shape::Chat) }, pieces));
+        let events = events(&stream(Head { look: calling(), ..head(Shape::Chat) }, pieces));
         assert_eq!(events.last().unwrap()["choices"][0]["finish_reason"], reason);
     }
 }
@@ -145,7 +157,7 @@ fn tool_calls_become_deltas() {
     let call = r#"<tool_call>{"name": "add", "arguments": {"a": 1}}</tool_call>"#;
     let (one, two) = call.split_at(20);
     let pieces = [Piece::Start(served("f")), text(0, "Sure. "), text(0, one), text(0, two), end(0)];
-    let events = events(&stream(Head { tools: true, ..head(Shape::Chat) }, pieces));
+    let events = events(&stream(Head { look: calling(), ..head(Shape::Chat) }, pieces));
     let deltas: Vec<&Value> = events.iter().map(|event| &event["choices"][0]["delta"]).collect();
     assert_eq!(deltas.len(), 5);
     assert_eq!(deltas[1], &json!({"content": "Sure. "}));
@@ -154,7 +166,7 @@ fn tool_calls_become_deltas() {
         "function": {"name": "add", "arguments": ""},
     }]});
     assert_eq!(deltas[2], &begin);
-    let rest = json!({"tool_calls": [{"index": 0, "function": {"arguments": "{\"a\":1}"}}]});
+    let rest = json!({"tool_calls": [{"index": 0, "function": {"arguments": "{\"a\": 1}"}}]});
     assert_eq!(deltas[3], &rest);
     assert_eq!(deltas[4], &json!({}));
     assert_eq!(events[4]["choices"][0]["finish_reason"], "tool_calls");
@@ -162,7 +174,7 @@ fn tool_calls_become_deltas() {
 
 #[test]
 fn text_that_may_be_a_call_is_withheld_and_not_lost() {
-    let mut chunks = Chunks::new(Head { tools: true, ..head(Shape::Chat) }, &served("f"));
+    let mut chunks = Chunks::new(Head { look: calling(), ..head(Shape::Chat) }, &served("f"));
     assert_eq!(chunks.events(text(0, "<tool_")), "");
     let events = events(&chunks.events(end(0)));
     assert_eq!(events[0]["choices"][0]["delta"], json!({"content": "<tool_"}));
@@ -227,7 +239,7 @@ fn log_probabilities_of_a_tool_call_come_with_it() {
         carrying(after, vec![token("y", -0.5, 20)]),
         end(0),
     ];
-    let head = Head { logprobs: true, tools: true, ..head(Shape::Chat) };
+    let head = Head { logprobs: true, look: calling(), ..head(Shape::Chat) };
     let events = events(&stream(head, pieces));
     let count = |event: &Value| event["choices"][0]["logprobs"]["content"].as_array().map(Vec::len);
     assert_eq!(events.iter().filter_map(count).sum::<usize>(), 2);
@@ -239,7 +251,7 @@ fn a_stream_leaves_out_calls_after_the_first_when_one_is_wanted() {
     let call = |name: &str| format!("<tool_call>{{\"name\": \"{name}\"}}</tool_call>");
     let both = call("first") + &call("second");
     let pieces = [Piece::Start(served("f")), text(0, &both), end(0)];
-    let head = Head { one_call: true, tools: true, ..head(Shape::Chat) };
+    let head = Head { one_call: true, look: calling(), ..head(Shape::Chat) };
     let written = stream(head, pieces);
     assert!(written.contains("first") && !written.contains("second"), "{written}");
     assert!(written.contains("\"finish_reason\":\"tool_calls\""), "{written}");

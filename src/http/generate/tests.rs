@@ -4,6 +4,7 @@ use super::super::Peer;
 use super::*;
 use crate::access::{Key, KeyLimits, NewKey, Scope};
 use crate::serving::{Finish, GatewayError, GenerateRequest, Generation, Prompt, Usage};
+use crate::text::reply::Look;
 use axum::http::StatusCode;
 use futures_util::StreamExt;
 use std::cell::RefCell;
@@ -20,7 +21,7 @@ fn head(tools: bool) -> Head {
         model: "fake".to_owned(),
         shape: Shape::Chat,
         choices: 1,
-        tools,
+        look: Look { tools: tools.then(|| Vec::new().into()), ..Look::default() },
         one_call: false,
         logprobs: false,
         include_usage: false,
@@ -29,7 +30,7 @@ fn head(tools: bool) -> Head {
 
 fn served(arm: Arm) -> Served {
     let (version, fingerprint) = (arm.as_str().into(), "f".into());
-    Served { arm, version, fingerprint, rescued: false }
+    Served { arm, version, fingerprint, rescued: false, manner: Default::default() }
 }
 
 /// A generation routed to the canary, with pieces sent by the test.
@@ -115,7 +116,7 @@ async fn a_tool_call_under_way_is_silence_too() {
     let response = streamed(head(true), replies, SHORT, Lifecycle::new()).await;
     let mut events = response.into_body().into_data_stream();
     events.next().await.unwrap().unwrap();
-    sender.send(text("<tool_call>")).await.unwrap();
+    sender.send(text("<tool_call>{\"name\": \"")).await.unwrap();
     let writer = tokio::spawn(async move {
         while sender.send(text("x")).await.is_ok() {
             tokio::time::sleep(SHORT / 10).await;

@@ -8,7 +8,7 @@ use tokio::sync::mpsc::{Sender, channel};
 
 fn served() -> Served {
     let (version, fingerprint) = ("v1".into(), "f".into());
-    Served { arm: Arm::Stable, version, fingerprint, rescued: false }
+    Served { arm: Arm::Stable, version, fingerprint, rescued: false, manner: Default::default() }
 }
 
 fn request() -> GenerateRequest {

@@ -3,6 +3,7 @@
 use super::*;
 use crate::rollout::Arm;
 use crate::serving::{Finish, LikelyToken};
+use crate::text::reply::Look;
 use serde_json::json;
 
 fn head(shape: Shape, tools: bool) -> Head {
@@ -12,7 +13,7 @@ fn head(shape: Shape, tools: bool) -> Head {
         model: "fake".to_owned(),
         shape,
         choices: 1,
-        tools,
+        look: Look { tools: tools.then(|| Vec::new().into()), ..Look::default() },
         one_call: false,
         logprobs: false,
         include_usage: false,
@@ -29,7 +30,13 @@ fn whole(shape: Shape, tools: bool, pieces: impl IntoIterator<Item = Piece>) -> 
 
 fn served(fingerprint: &str) -> Served {
     let version = "v1".into();
-    Served { arm: Arm::Stable, version, fingerprint: fingerprint.into(), rescued: false }
+    Served {
+        arm: Arm::Stable,
+        version,
+        fingerprint: fingerprint.into(),
+        rescued: false,
+        manner: Default::default(),
+    }
 }
 
 fn reply(text: &str, finish: Finish) -> Vec<Piece> {
@@ -94,7 +101,7 @@ fn calls_alone_leave_no_content() {
     assert_eq!(choice["message"]["content"], Value::Null);
     let expected = json!([{
         "id": "call_0123456789abcdef01230000", "type": "function",
-        "function": {"name": "add", "arguments": "{\"a\":1}"},
+        "function": {"name": "add", "arguments": "{\"a\": 1}"},
     }]);
     assert_eq!(choice["message"]["tool_calls"], expected);
 }

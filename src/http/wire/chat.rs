@@ -9,7 +9,9 @@ use super::table::refuse;
 use super::{Ask, Shape, WireError};
 use crate::serving::{MOST_TOP_LOGPROBS as MOST_TOP, Prompt};
 use crate::text::Ending;
+use crate::text::reply::{Look, Reasoning};
 use serde_json::{Map, Value};
+use std::sync::Arc;
 
 const ROLES: [&str; 6] = ["system", "developer", "user", "assistant", "tool", "function"];
 
@@ -18,15 +20,40 @@ pub fn chat(fields: &mut Fields, envelope: Envelope, rules: Rules<'_>) -> Result
     refuse(fields, Shape::Chat)?;
     response_format(fields)?;
     let logprobs = logprobs(fields)?;
-    let (prompt, tools) = prompt(fields)?;
+    let prompt = prompt(fields)?;
+    let look = Look { tools: offered(&prompt), reasoning: reasoning(fields)? };
     let one_call = fields.boolean("parallel_tool_calls")? == Some(false);
     let max_tokens = max_tokens(fields, 0)?.flatten();
     let ask = ask(fields, envelope, rules, vec![prompt], max_tokens)?.reporting(logprobs);
-    Ok(Ask { tools, one_call, ..ask })
+    Ok(Ask { look, one_call, ..ask })
 }
 
-/// The conversation with its tools, and whether there are any.
-pub fn prompt(fields: &mut Fields) -> Result<(Prompt, bool), WireError> {
+/// The names of the tools on offer; `None` if there are none.
+pub fn offered(prompt: &Prompt) -> Option<Arc<[String]>> {
+    let Prompt::Chat { tools: Some(tools), .. } = prompt else { return None };
+    let names = tools.as_array()?.iter().filter_map(|tool| tool["function"]["name"].as_str());
+    Some(names.map(str::to_owned).collect())
+}
+
+/// What becomes of the model's reasoning. By default it is told from the answer.
+fn reasoning(fields: &mut Fields) -> Result<Reasoning, WireError> {
+    let apart = match fields.string("reasoning_format")?.as_deref() {
+        None | Some("auto" | "deepseek") => true,
+        Some("none") => false,
+        Some(other) => {
+            let what = format!("it must be auto, deepseek or none, this is {other}");
+            return Err(WireError::bad("reasoning_format", what));
+        }
+    };
+    Ok(match fields.boolean("include_reasoning")? {
+        Some(false) => Reasoning::LeftOut,
+        _ if apart => Reasoning::Apart,
+        _ => Reasoning::InText,
+    })
+}
+
+/// The conversation with its tools.
+pub fn prompt(fields: &mut Fields) -> Result<Prompt, WireError> {
     let messages = fields.array("messages")?;
     let messages = messages.ok_or_else(|| WireError::Missing { param: "messages".into() })?;
     if messages.is_empty() {
@@ -36,8 +63,7 @@ pub fn prompt(fields: &mut Fields) -> Result<(Prompt, bool), WireError> {
     let tools = tools(fields)?;
     let template_kwargs = template_kwargs(fields)?;
     let ending = ending(fields)?;
-    let any = tools.is_some();
-    Ok((Prompt::Chat { messages, tools, template_kwargs, ending }, any))
+    Ok(Prompt::Chat { messages, tools, template_kwargs, ending })
 }
 
 /// What the template is given besides the conversation. Two of these have names of their own in some APIs; a template

@@ -8,6 +8,7 @@ use super::fields::{Fields, Range, whole, wrong};
 use super::{Ask, WireError};
 use crate::rollout::Arm;
 use crate::serving::{GenerateRequest, Limits, Prompt, SamplingPatch};
+use crate::text::reply::Look;
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 use std::sync::Arc;
@@ -93,8 +94,8 @@ pub fn ask(
         id: envelope.id,
     };
     let requests = each(&request, prompts);
-    let (tools, one_call, logprobs) = (false, false, false);
-    Ok(Ask { model, requests, n, streaming, tools, one_call, logprobs })
+    let (look, one_call, logprobs) = (Look::default(), false, false);
+    Ok(Ask { model, requests, n, streaming, look, one_call, logprobs })
 }
 
 /// Copies of `request`, one for each prompt; the first keeps the id, and the others get a numbered one.

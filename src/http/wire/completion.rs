@@ -36,7 +36,7 @@ fn logprobs(fields: &mut Fields) -> Result<Option<u8>, WireError> {
     Ok(top.and_then(|top| u8::try_from(top).ok()))
 }
 
-/// A string, an array of strings, an array of ids, or an array of such arrays.
+/// A string, an array of ids, or an array of both.
 fn prompts(value: Option<Value>) -> Result<Vec<Prompt>, WireError> {
     let list = match value {
         None => return Err(WireError::Missing { param: "prompt".into() }),
@@ -51,14 +51,12 @@ fn prompts(value: Option<Value>) -> Result<Vec<Prompt>, WireError> {
         let what = format!("there must be 1 to {MAX_PROMPTS} prompts, these are {}", list.len());
         return Err(WireError::bad("prompt", what));
     }
-    let texts = list.first().is_some_and(Value::is_string);
     let one = |(index, item): (usize, Value)| match item {
-        Value::String(text) if texts => Ok(Prompt::Text(text)),
-        Value::Array(list) if !texts => {
-            Ok(Prompt::Tokens(ids(&list, &format!("prompt[{index}]"))?))
+        Value::String(text) => Ok(Prompt::Text(text)),
+        Value::Array(list) => Ok(Prompt::Tokens(ids(&list, &format!("prompt[{index}]"))?)),
+        other => {
+            Err(wrong(format!("prompt[{index}]"), "a string or an array of token ids", &other))
         }
-        other if texts => Err(wrong(format!("prompt[{index}]"), "a string", &other)),
-        other => Err(wrong(format!("prompt[{index}]"), "an array of token ids", &other)),
     };
     list.into_iter().enumerate().map(one).collect()
 }

@@ -17,6 +17,7 @@ pub mod reply;
 pub mod table;
 
 use crate::serving::GenerateRequest;
+use crate::text::reply::Look;
 
 /// The generation endpoint of a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -56,8 +57,8 @@ pub struct Ask {
     pub n: u32,
     /// Whether and how the reply is streamed.
     pub streaming: common::Streaming,
-    /// Whether the reply is parsed for tool calls.
-    pub tools: bool,
+    /// What replies are parsed for.
+    pub look: Look,
     /// Whether a reply may contain only one tool call.
     pub one_call: bool,
     /// Whether log-probabilities are reported.

@@ -5,6 +5,7 @@
 use super::Shape;
 use super::logprobs::{ChatLogprobs, TextLogprobs};
 use crate::serving::{Finish, Usage};
+use crate::text::reply::Look;
 use serde::Serialize;
 
 /// The value of `finish_reason`; `calls`: the reply has tool calls. One that was cut says so: its last call may be a part.
@@ -28,8 +29,8 @@ pub struct Head {
     pub shape: Shape,
     /// Number of choices.
     pub choices: u32,
-    /// Whether replies are parsed for tool calls.
-    pub tools: bool,
+    /// What replies are parsed for.
+    pub look: Look,
     /// Whether tool calls after the first one of a reply are left out.
     pub one_call: bool,
     /// Whether log-probabilities are reported.
@@ -46,11 +47,6 @@ impl Head {
             (Shape::Chat, false) => "chat.completion",
             (Shape::Chat, true) => "chat.completion.chunk",
         }
-    }
-
-    /// Whether the `call`-th tool call of a reply is passed on.
-    pub fn passes(&self, call: usize) -> bool {
-        call == 0 || !self.one_call
     }
 
     /// The id of the `call`-th tool call of a choice.
@@ -116,6 +112,8 @@ pub struct Message {
     pub role: &'static str,
     /// `null` when there are only tool calls.
     pub content: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reasoning_content: Option<String>,
     pub refusal: Option<()>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub tool_calls: Vec<ToolCall>,
@@ -159,6 +157,8 @@ pub struct Delta {
     pub role: Option<&'static str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub content: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reasoning_content: Option<String>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub tool_calls: Vec<ToolCall>,
 }

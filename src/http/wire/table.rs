@@ -99,7 +99,7 @@ pub const TABLE: &[Row] = &[
     ("id_slot", Both, Neutral(NO_PLACE)),
     ("ignore_eos", Both, Honoured("")),
     ("image_data", Both, Refused(is_filled, "this model reads text only")),
-    ("include_reasoning", Chat, Refused(is_false, "leave it out")),
+    ("include_reasoning", Chat, Honoured("false leaves reasoning out")),
     ("include_stop_str_in_output", Both, Honoured("of stop strings")),
     ("input_extra", Text, Refused(is_filled, "infilling is not available")),
     ("input_prefix", Text, Refused(is_filled, "infilling is not available")),
@@ -142,6 +142,7 @@ pub const TABLE: &[Row] = &[
     ("prompt_embeds", Text, Refused(is_filled, "send text or token ids")),
     ("prompt_logprobs", Both, Refused(is_not_false, "leave it out")),
     ("reasoning_effort", Chat, Honoured("handed to the chat template")),
+    ("reasoning_format", Chat, Honoured("auto or deepseek: reasoning_content; none: in the text")),
     ("repeat_last_n", Both, Neutral("the penalty covers prompt and reply")),
     ("repeat_penalty", Both, Honoured("as repetition_penalty, if that is not given")),
     ("repetition_detection", Both, Refused(is_filled, "leave it out")),
@@ -213,10 +214,6 @@ fn any(_: &Value) -> bool {
 
 fn is_true(value: &Value) -> bool {
     *value == Value::Bool(true)
-}
-
-fn is_false(value: &Value) -> bool {
-    *value == Value::Bool(false)
 }
 
 fn is_not_false(value: &Value) -> bool {

@@ -77,7 +77,10 @@ fn kind_name(kind: &str) -> &'static str {
 #[test]
 fn the_smallest_bodies_leave_everything_to_the_model() {
     let chat = ask(Shape::Chat, json!({})).unwrap();
-    assert_eq!((chat.n, chat.tools, chat.streaming), (1, false, Streaming::default()));
+    assert_eq!(
+        (chat.n, chat.look.tools.is_some(), chat.streaming),
+        (1, false, Streaming::default())
+    );
     let request = first(Ok(chat));
     assert_eq!(request.sampling, Default::default());
     assert_eq!((request.max_tokens, request.key, request.pin), (None, None, None));
@@ -278,10 +281,10 @@ fn tools_are_given_unless_none_may_be_chosen() {
     let tools = json!([{"type": "function", "function": {"name": "f", "parameters": {}}}]);
     let with = |choice: Value| ask(Shape::Chat, json!({"tools": tools, "tool_choice": choice}));
     for choice in [json!(null), json!("auto")] {
-        assert!(with(choice).unwrap().tools);
+        assert!(with(choice).unwrap().look.tools.is_some());
     }
-    assert!(!with(json!("none")).unwrap().tools);
-    assert!(!ask(Shape::Chat, json!({"tools": []})).unwrap().tools);
+    assert!(with(json!("none")).unwrap().look.tools.is_none());
+    assert!(ask(Shape::Chat, json!({"tools": []})).unwrap().look.tools.is_none());
     let named = json!({"type": "function", "function": {"name": "f"}});
     for choice in [json!("required"), named] {
         assert_eq!(complaint(with(choice)), ("unsupported", "tool_choice".to_owned()));
@@ -461,6 +464,10 @@ fn prompts_come_in_four_forms() {
     assert!(matches!(&prompts(json!([1, 2]))[..], [Prompt::Tokens(ids)] if ids == &[1, 2]));
     let texts = prompts(json!(["a", "b"]));
     assert!(matches!(&texts[..], [Prompt::Text(a), Prompt::Text(b)] if a == "a" && b == "b"));
+    let mixed = prompts(json!(["a", [2, 3]]));
+    assert!(
+        matches!(&mixed[..], [Prompt::Text(a), Prompt::Tokens(ids)] if a == "a" && ids == &[2, 3])
+    );
     let ids = prompts(json!([[1], [2, 3]]));
     assert!(
         matches!(&ids[..], [Prompt::Tokens(a), Prompt::Tokens(b)] if a == &[1] && b == &[2, 3])
@@ -471,7 +478,7 @@ fn prompts_come_in_four_forms() {
         (json!([]), "value", "prompt"),
         (json!(["a", 1]), "type", "prompt[1]"),
         (json!([1, "a"]), "type", "prompt[1]"),
-        (json!([[1], "a"]), "type", "prompt[1]"),
+        (json!([[1], 2]), "type", "prompt[1]"),
         (json!([[]]), "value", "prompt[0]"),
         (json!([1, -1]), "value", "prompt[1]"),
         (json!([4294967296u64]), "value", "prompt[0]"),

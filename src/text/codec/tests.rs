@@ -32,7 +32,7 @@ fn a_chat_is_rendered_and_encoded_without_more_special_tokens() {
     ]);
     let codec = Codec::load(dir.path(), 1000).unwrap();
     let messages = [json!({"role": "user", "content": "a"})];
-    let ids = codec.encode_chat(&hello(&messages), false).unwrap();
+    let ids = codec.encode_chat(&hello(&messages), false).unwrap().0;
     assert_eq!(ids.iter().filter(|&&id| id == 1).count(), 1, "{ids:?}");
     assert_eq!(codec.encode("a", true).unwrap()[0], 1);
     assert_eq!(codec.encode("a", false).unwrap().first(), codec.token_id("▁a").as_ref());
@@ -42,7 +42,7 @@ fn a_chat_is_rendered_and_encoded_without_more_special_tokens() {
 fn special_tokens_in_a_chat_become_single_ids() {
     let codec = load(&[("tokenizer_config.json", json!({"chat_template": CHATML}))]).unwrap();
     let messages = [json!({"role": "user", "content": "hello"})];
-    let ids = codec.encode_chat(&hello(&messages), false).unwrap();
+    let ids = codec.encode_chat(&hello(&messages), false).unwrap().0;
     assert_eq!(ids[0], codec.token_id("<|im_start|>").unwrap());
     assert!(ids.contains(&codec.token_id(END_OF_TURN).unwrap()));
     let rendered = codec.render(&hello(&messages)).unwrap();

@@ -44,7 +44,7 @@ fn conversation(content: &str, name: &str, argument: &str) -> Vec<Value> {
 
 fn encoded(codec: &Codec, messages: &[Value]) -> (Vec<u32>, String) {
     let chat = Chat { messages, ..Chat::default() };
-    (codec.encode_chat(&chat, false).unwrap(), codec.render(&chat).unwrap())
+    (codec.encode_chat(&chat, false).unwrap().0, codec.render(&chat).unwrap())
 }
 
 #[test]

@@ -6,6 +6,8 @@ use proptest::prelude::*;
 use serde_json::{Value, json};
 
 /// In these tests a token is the code point of one character.
+static HERMES: std::sync::LazyLock<Manner> = std::sync::LazyLock::new(Manner::default);
+
 fn spell(ids: &[u32]) -> String {
     ids.iter().filter_map(|id| char::from_u32(*id)).collect()
 }
@@ -15,7 +17,7 @@ fn ids(text: &str) -> Vec<u32> {
 }
 
 fn reply<'a>(text: &'a str, ids: &'a [u32], end: End) -> Reply<'a> {
-    Reply { text, whole: true, ids, end, spell: &spell }
+    Reply { text, whole: true, ids, end, manner: &HERMES, spell: &spell }
 }
 
 fn user(text: &str) -> Vec<Value> {

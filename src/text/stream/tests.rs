@@ -46,7 +46,7 @@ fn special_tokens_are_shown_if_that_is_wanted() {
     let special = BYTE_LEVEL.token_id(END_OF_TURN).unwrap();
     let mut ids = BYTE_LEVEL.encode("a👍", false).unwrap();
     ids.push(special);
-    let mut shown = StreamDecoder::showing(Arc::clone(&BYTE_LEVEL), true);
+    let mut shown = StreamDecoder::showing(Arc::clone(&BYTE_LEVEL), Shown::Special);
     let mut text: String = ids.iter().map(|id| shown.push(*id).unwrap()).collect();
     text += &shown.finish();
     assert_eq!(text, BYTE_LEVEL.decode(&ids, false).unwrap());

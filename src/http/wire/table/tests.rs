@@ -31,7 +31,8 @@ fn example(name: &str, shape: Shape) -> Value {
         "continue_final_message" => json!(false),
         "add_generation_prompt" | "stream" | "ignore_eos" | "parallel_tool_calls" => json!(true),
         "include_stop_str_in_output" | "skip_special_tokens" | "add_special_tokens" => json!(true),
-        "enable_thinking" => json!(true),
+        "enable_thinking" | "include_reasoning" => json!(true),
+        "reasoning_format" => json!("auto"),
         other => panic!("no example of {other}"),
     }
 }

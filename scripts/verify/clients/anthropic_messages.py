@@ -1,0 +1,107 @@
+"""anthropic (Python), the Messages API: blocks, the streaming helper, tools, token counts and its errors."""
+
+import anthropic
+
+from case import KEY, KEYED, MODEL, RESULT, TOOL, URL, USER, holds, keyed, raises, run, said, same, sees_cancel, user
+
+client = anthropic.Anthropic(base_url=URL, api_key=KEY or "none", max_retries=0)
+TOOLS = [{"name": TOOL["name"], "description": TOOL["description"], "input_schema": TOOL["parameters"]}]
+
+
+def ask(messages=USER, max_tokens=100, temperature=1, **more):
+    """`temperature` is sent outside of the typed arguments, of which newer versions have none for it."""
+    return client.messages.create(
+        model=MODEL, max_tokens=max_tokens, messages=messages, extra_body={"temperature": temperature}, **more
+    )
+
+
+def chat():
+    reply = ask(system="Be brief.", temperature=0, metadata={"user_id": "u"})
+    same((reply.content[0].text, reply.stop_reason, reply.role), (said.HELLO, "end_turn", "assistant"), "the message")
+    holds(reply.id.startswith("msg_"), f"the id {reply.id} does not begin with msg_")
+    same(ask(max_tokens=2).stop_reason, "max_tokens", "stop_reason of a short message")
+    stopped = ask(stop_sequences=["friend"])
+    same(
+        (stopped.content[0].text, stopped.stop_reason, stopped.stop_sequence),
+        ("Hello there, my ", "stop_sequence", "friend"),
+        "a stopped message",
+    )
+    blocks = [{"role": "user", "content": [{"type": "text", "text": "say-unicode"}]}]
+    same(ask(blocks, system=[{"type": "text", "text": "Be brief."}]).content[0].text, said.UNICODE, "blocks")
+
+
+def stream():
+    for name, text in (("hello", said.HELLO), ("say-unicode", said.UNICODE)):
+        with client.messages.stream(model=MODEL, max_tokens=100, messages=user(name)) as events:
+            same("".join(events.text_stream), text, "the streamed text")
+            same(events.get_final_message().stop_reason, "end_turn", "stop_reason")
+    kinds = [event.type for event in ask(stream=True) if event.type != "ping"]
+    same(
+        (kinds[:2], kinds[-3:]),
+        (["message_start", "content_block_start"], ["content_block_stop", "message_delta", "message_stop"]),
+        "the events",
+    )
+
+
+def tools():
+    first = ask(tools=TOOLS)
+    same(first.stop_reason, "tool_use", "stop_reason")
+    call = next(block for block in first.content if block.type == "tool_use")
+    same((call.name, call.input), ("get_weather", {"city": "Paris"}), "the call")
+    result = {"type": "tool_result", "tool_use_id": call.id, "content": RESULT}
+    history = USER + [{"role": "assistant", "content": first.content}, {"role": "user", "content": [result]}]
+    same(ask(history, tools=TOOLS).content[0].text, said.ANSWER, "the answer")
+    with client.messages.stream(model=MODEL, max_tokens=200, messages=user("say-twice"), tools=TOOLS) as events:
+        final = events.get_final_message()
+    same(
+        [block.input["city"] for block in final.content if block.type == "tool_use"],
+        ["Paris", "Rome"],
+        "streamed calls",
+    )
+
+
+def errors():
+    raises(anthropic.BadRequestError, lambda: ask(temperature=5), "temperature")
+    lost = raises(anthropic.NotFoundError, lambda: client.messages.create(model="no-such", max_tokens=5, messages=USER))
+    same(lost.body["type"], "error", "the form of the error")
+    same(lost.body["error"]["type"], "not_found_error", "the type of the error")
+    raises(anthropic.BadRequestError, lambda: ask(user("word " * 20000)))
+    with_image = [
+        {
+            "role": "user",
+            "content": [{"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": "AAAA"}}],
+        }
+    ]
+    raises(anthropic.BadRequestError, lambda: ask(with_image), "image")
+
+
+def key():
+    keyed()
+    with_key = anthropic.Anthropic(base_url=KEYED, api_key=KEY, max_retries=0)
+    same(with_key.messages.create(model=MODEL, max_tokens=50, messages=USER).content[0].text, said.HELLO, "the reply")
+    wrong = anthropic.Anthropic(base_url=KEYED, api_key="sk-wrong", max_retries=0)
+    raises(anthropic.AuthenticationError, lambda: wrong.messages.create(model=MODEL, max_tokens=5, messages=USER))
+
+
+def cancel():
+    def stop_early():
+        events = ask(user("say-long"), max_tokens=4000, stream=True)
+        for count, _ in enumerate(events):
+            if count == 6:
+                break
+        events.close()
+
+    sees_cancel(stop_early)
+
+
+def usage():
+    whole = ask().usage
+    counted = client.messages.count_tokens(model=MODEL, messages=USER).input_tokens
+    same(whole.input_tokens + (whole.cache_read_input_tokens or 0), counted, "input tokens against count_tokens")
+    holds(whole.output_tokens > 0, "output_tokens")
+    with client.messages.stream(model=MODEL, max_tokens=100, messages=USER) as events:
+        same(events.get_final_message().usage.output_tokens, whole.output_tokens, "the usage of a stream")
+
+
+if __name__ == "__main__":
+    run(globals(), "anthropic")

@@ -1,0 +1,73 @@
+"""guidellm: a short concurrent run over chat completions, and over completions."""
+
+import json
+import os
+import pathlib
+import subprocess
+import tempfile
+
+from case import MODEL, URL, NotTried, holds, run, same
+
+COUNT = 30
+
+
+def benchmark(request_format):
+    with tempfile.TemporaryDirectory() as folder:
+        report = pathlib.Path(folder) / "report.json"
+        tokenizer = os.environ["SERIN_MODEL_FOLDER"]
+        command = [
+            "guidellm",
+            "run",
+            "--backend",
+            f"kind=openai_http,target={URL},model={MODEL},request_format={request_format}",
+            "--profile",
+            "kind=concurrent,streams=3",
+            "--constraint",
+            f"kind=max_requests,count={COUNT}",
+            "--tokenizer",
+            f"kind=huggingface_auto,model={tokenizer}",
+            "--data",
+            "kind=synthetic_text,prompt_tokens=60,output_tokens=8",
+            "--output",
+            f"kind=json,path={report}",
+            "--disable-console-interactive",
+        ]
+        environment = dict(os.environ, HF_HUB_OFFLINE="1")
+        done = subprocess.run(
+            [os.environ["SERIN_TOOL_BIN"] + "/" + command[0], *command[1:]],
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=300,
+        )
+        if done.returncode or not report.is_file():
+            raise RuntimeError((done.stdout + done.stderr)[-550:])
+        return json.loads(report.read_text())["benchmarks"][0]
+
+
+def whole(result):
+    totals = result["metrics"]["request_totals"]
+    same((totals["successful"], totals["errored"]), (COUNT, 0), "requests that succeeded and failed")
+    return result["metrics"]
+
+
+def stream():
+    metrics = whole(benchmark("/v1/chat/completions"))
+    holds(metrics["time_to_first_token_ms"]["successful"]["mean"] > 0, "no time to the first token")
+
+
+def chat():
+    whole(benchmark("/v1/completions"))
+
+
+def usage():
+    metrics = whole(benchmark("/v1/chat/completions"))
+    holds(metrics["output_token_count"]["successful"]["mean"] > 0, "no output tokens")
+
+
+def cancel():
+    raise NotTried("it cancels nothing")
+
+
+if __name__ == "__main__":
+    run(globals(), "guidellm")

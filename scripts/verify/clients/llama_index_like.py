@@ -1,0 +1,69 @@
+"""llama-index, OpenAILike: chat, stream_chat, function calls and their results."""
+
+import openai
+from llama_index.core.llms import ChatMessage
+from llama_index.core.tools import FunctionTool
+from llama_index.llms.openai_like import OpenAILike
+
+from case import KEY, MODEL, RESULT, V1, NotTried, holds, keyed, raises, run, said, same
+
+MESSAGES = [ChatMessage(role="user", content="Good morning.")]
+
+
+def model(name=MODEL, url=V1, key=KEY or "none", **more):
+    return OpenAILike(
+        model=name,
+        api_base=url,
+        api_key=key,
+        is_chat_model=True,
+        is_function_calling_model=True,
+        context_window=4096,
+        max_retries=0,
+        **more,
+    )
+
+
+def get_weather(city: str) -> str:
+    """The weather of a city."""
+    return RESULT
+
+
+def chat():
+    same(model().chat(MESSAGES).message.content, said.HELLO, "the reply")
+
+
+def stream():
+    same("".join(part.delta or "" for part in model().stream_chat(MESSAGES)), said.HELLO, "the streamed reply")
+
+
+def tools():
+    tool = FunctionTool.from_defaults(fn=get_weather)
+    first = model().chat_with_tools([tool], chat_history=MESSAGES)
+    (call,) = model().get_tool_calls_from_response(first)
+    same((call.tool_name, call.tool_kwargs), ("get_weather", {"city": "Paris"}), "the call")
+    result = ChatMessage(role="tool", content=RESULT, additional_kwargs={"tool_call_id": call.tool_id})
+    last = model().chat_with_tools([tool], chat_history=[*MESSAGES, first.message, result])
+    same(last.message.content, said.ANSWER, "the answer")
+
+
+def errors():
+    raises(openai.BadRequestError, lambda: model(additional_kwargs={"top_p": 5}).chat(MESSAGES), "top_p")
+    raises(openai.NotFoundError, lambda: model("no-such").chat(MESSAGES))
+
+
+def key():
+    url, right = keyed()
+    same(model(url=url, key=right).chat(MESSAGES).message.content, said.HELLO, "the reply")
+    raises(openai.AuthenticationError, lambda: model(url=url, key="sk-wrong").chat(MESSAGES))
+
+
+def cancel():
+    raise NotTried("closing its generator leaves the connection open until the reply has ended")
+
+
+def usage():
+    holds(model().chat(MESSAGES).raw.usage.total_tokens > 0, "no usage")
+
+
+if __name__ == "__main__":
+    run(globals(), "llama-index-llms-openai-like")

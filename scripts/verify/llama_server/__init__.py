@@ -1,0 +1,1 @@
+"""Cases of llama_server_tests.py; see harness.py."""

@@ -1,0 +1,413 @@
+//! Parses tool calls in a model's output, in its family's syntax, while it is being generated.
+//!
+//! Text outside calls is returned as text; only white space around calls is dropped. A call is returned as soon as it is
+//! certain that it is one, which is when its name is known and its arguments begin; its arguments follow as they grow. What
+//! begins as a call and is none comes back as text, up to the first closing marker.
+//!
+//! It does not know about the wire format: ids for calls are made where responses are built.
+
+use super::object::{Object, Read, escape};
+use super::scan::{Scanner, Step};
+use super::syntax::CallSyntax;
+use std::sync::Arc;
+
+/// The longest name of a function.
+const MAX_NAME: usize = 256;
+
+/// A piece of a model's answer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ReplyPiece {
+    /// Text for the reader.
+    Text(String),
+    /// What the model thinks before it answers.
+    Reasoning(String),
+    /// A call begins.
+    Begin {
+        /// Its index among the calls of this answer, from 0.
+        index: usize,
+        /// The function's name.
+        name: String,
+    },
+    /// More of a call's arguments.
+    Arguments {
+        /// The call's index among the calls of this answer.
+        index: usize,
+        /// The next part of the arguments' JSON text.
+        delta: String,
+    },
+}
+
+/// Parses one answer for tool calls.
+#[derive(Debug)]
+pub(super) struct CallParser {
+    syntax: CallSyntax,
+    /// The tools on offer: without a marker, only they can be called.
+    names: Arc<[String]>,
+    state: State,
+    /// What has been read since a call's opening, to be given back if it is none.
+    raw: String,
+    /// Whether the call was opened without a marker, and whether inside a list.
+    bare: bool,
+    list: bool,
+    /// Whether text has been returned.
+    said: bool,
+    calls: usize,
+    broken: bool,
+}
+
+#[derive(Debug)]
+enum State {
+    /// Outside calls; the held text may begin a marker, or be white space next to a call.
+    Text(String),
+    /// After a marker.
+    Opened,
+    /// A name stands before the arguments.
+    Name(String),
+    Object(Box<Object>),
+    /// Arguments after a name.
+    Arguments(Scanner),
+    /// After a call: a marker may follow.
+    After(String),
+    /// A call broke after it was begun: nothing up to its closing marker is of use.
+    Broken(String),
+}
+
+impl CallParser {
+    pub(super) fn new(syntax: CallSyntax, names: Arc<[String]>) -> CallParser {
+        CallParser {
+            syntax,
+            names,
+            state: State::Text(String::new()),
+            raw: String::new(),
+            bare: false,
+            list: false,
+            said: false,
+            calls: 0,
+            broken: false,
+        }
+    }
+
+    /// Number of calls returned so far.
+    pub(super) fn calls(&self) -> usize {
+        self.calls
+    }
+
+    /// Whether something began as a call and was none.
+    pub(super) fn broken(&self) -> bool {
+        self.broken
+    }
+
+    /// Takes more text.
+    pub(super) fn push(&mut self, text: &str, out: &mut Vec<ReplyPiece>) {
+        let mut todo = vec![text.to_owned()];
+        while let Some(text) = todo.pop() {
+            for (at, c) in text.char_indices() {
+                if let Some(again) = self.step(c, out) {
+                    todo.push(text[at + c.len_utf8()..].to_owned());
+                    todo.push(again);
+                    break;
+                }
+            }
+        }
+    }
+
+    /// Ends the answer: a call that lacks only its closing marker is accepted; anything else is text.
+    pub(super) fn finish(&mut self, out: &mut Vec<ReplyPiece>) {
+        loop {
+            match std::mem::replace(&mut self.state, State::Text(String::new())) {
+                State::Text(held) => return self.say(&held, out),
+                State::Broken(_) | State::Arguments(_) => {
+                    self.broken = true;
+                    return;
+                }
+                State::Object(object) if object.is_begun() => {
+                    self.broken = true;
+                    return;
+                }
+                State::After(held) => {
+                    let marker = self.syntax.after().any(|marker| marker.starts_with(&held));
+                    if !marker {
+                        self.say(&held, out);
+                    }
+                    return;
+                }
+                State::Opened | State::Name(_) | State::Object(_) => {
+                    let rest = self.give_back(out);
+                    self.push(&rest, out);
+                }
+            }
+        }
+    }
+
+    /// Takes a character; returns text that is to be taken again.
+    fn step(&mut self, c: char, out: &mut Vec<ReplyPiece>) -> Option<String> {
+        match std::mem::replace(&mut self.state, State::Opened) {
+            State::Text(held) => self.outside(held, c, out),
+            State::Opened => return self.opened(c, out),
+            State::Name(name) => return self.name(name, c, out),
+            State::Object(object) => return self.object(object, c, out),
+            State::Arguments(scanner) => self.arguments(scanner, c, out),
+            State::After(held) => return self.after(held, c),
+            State::Broken(held) => self.skip(held, c),
+        }
+        None
+    }
+
+    fn outside(&mut self, mut held: String, c: char, out: &mut Vec<ReplyPiece>) {
+        held.push(c);
+        if c == '{' && self.syntax.is_bare() && !self.said && self.calls == 0 && held.trim() == "{"
+        {
+            self.open(true);
+            return self.begin_object();
+        }
+        // White space between calls and before anything else is held.
+        loop {
+            let from = held.len() - held.trim_start().len();
+            let word = &held[from..];
+            if word.is_empty() && !self.said {
+                break;
+            }
+            let opened = self.syntax.openers().find(|marker| *marker == word).map(str::to_owned);
+            if let Some(marker) = opened {
+                self.say(&held[..from], out);
+                self.open(false);
+                self.raw = marker;
+                return;
+            }
+            if !word.is_empty() && self.syntax.openers().any(|marker| marker.starts_with(word)) {
+                break;
+            }
+            if held.is_empty() {
+                break;
+            }
+            // The first character, and white space before it, cannot begin a marker.
+            let first = word.chars().next().map_or(held.len(), |c| from + c.len_utf8());
+            let rest = held.split_off(first);
+            self.say(&held, out);
+            held = rest;
+        }
+        self.state = State::Text(held);
+    }
+
+    fn open(&mut self, bare: bool) {
+        (self.bare, self.list) = (bare, false);
+        self.raw.clear();
+        self.state = State::Opened;
+    }
+
+    fn begin_object(&mut self) {
+        let mut object = Object::new();
+        object.push('{');
+        self.raw.push('{');
+        self.state = State::Object(Box::new(object));
+    }
+
+    fn opened(&mut self, c: char, out: &mut Vec<ReplyPiece>) -> Option<String> {
+        match c {
+            '{' => {
+                self.begin_object();
+                return None;
+            }
+            '[' if !self.list => self.list = true,
+            c if c.is_whitespace() => {}
+            c if is_of_name(c) && self.syntax.is_named() && !self.list => {
+                self.raw.push(c);
+                self.state = State::Name(c.to_string());
+                return None;
+            }
+            _ => {
+                self.raw.push(c);
+                return Some(self.give_back(out));
+            }
+        }
+        self.raw.push(c);
+        None
+    }
+
+    fn name(&mut self, mut name: String, c: char, out: &mut Vec<ReplyPiece>) -> Option<String> {
+        self.raw.push(c);
+        let separator = self.syntax.separator();
+        if c == '{' {
+            let end = name.find(|c| !is_of_name(c)).unwrap_or(name.len());
+            // Before the separator may stand a call's id.
+            if !name[end..].trim().ends_with(separator) {
+                return Some(self.give_back(out));
+            }
+            let word = &name[..end];
+            let mut scanner = Scanner::new();
+            scanner.push('{');
+            self.begin(word.to_owned(), "{".into(), out);
+            self.state = State::Arguments(scanner);
+            return None;
+        }
+        name.push(c);
+        let between = name.trim_start_matches(is_of_name).trim();
+        if name.len() > MAX_NAME || separator.is_empty() && !between.is_empty() {
+            return Some(self.give_back(out));
+        }
+        self.state = State::Name(name);
+        None
+    }
+
+    fn object(
+        &mut self,
+        mut object: Box<Object>,
+        c: char,
+        out: &mut Vec<ReplyPiece>,
+    ) -> Option<String> {
+        self.raw.push(c);
+        match object.push(c) {
+            Read::More => {}
+            Read::Begin { name, arguments } if self.may_call(&name) => {
+                self.begin(name, arguments, out);
+            }
+            Read::Whole { name, arguments } if self.may_call(&name) => {
+                self.begin(name, arguments, out);
+                self.state = State::After(String::new());
+                return None;
+            }
+            Read::Arguments(c, inside) => self.more(c, inside, out),
+            Read::End => {
+                self.state = State::After(String::new());
+                return None;
+            }
+            Read::Broken if object.is_begun() => {
+                self.broken = true;
+                self.state = State::Broken(c.to_string());
+                return None;
+            }
+            Read::Broken | Read::Begin { .. } | Read::Whole { .. } => {
+                return Some(self.give_back(out));
+            }
+        }
+        self.state = State::Object(object);
+        None
+    }
+
+    fn may_call(&self, name: &str) -> bool {
+        !self.bare || self.names.iter().any(|known| known == name)
+    }
+
+    fn arguments(&mut self, mut scanner: Scanner, c: char, out: &mut Vec<ReplyPiece>) {
+        let inside = scanner.in_string();
+        match scanner.push(c) {
+            Step::Invalid => {
+                self.broken = true;
+                self.state = State::Broken(c.to_string());
+            }
+            step => {
+                self.more(c, inside, out);
+                self.state = match step {
+                    Step::Done => State::After(String::new()),
+                    _ => State::Arguments(scanner),
+                };
+            }
+        }
+    }
+
+    fn after(&mut self, mut held: String, c: char) -> Option<String> {
+        let loose = self.list || self.bare;
+        if held.is_empty() {
+            match c {
+                c if c.is_whitespace() => {
+                    self.state = State::After(held);
+                    return None;
+                }
+                ']' if self.list => {
+                    self.list = false;
+                    self.state = State::After(held);
+                    return None;
+                }
+                ',' | ';' if loose => {
+                    self.state = State::After(held);
+                    return None;
+                }
+                '{' if loose => {
+                    self.raw.clear();
+                    self.begin_object();
+                    return None;
+                }
+                _ => {}
+            }
+        }
+        held.push(c);
+        if self.syntax.after().any(|marker| marker.len() > held.len() && marker.starts_with(&held))
+        {
+            self.state = State::After(held);
+            return None;
+        }
+        let mut markers: Vec<&str> = self.syntax.after().filter(|m| held.starts_with(m)).collect();
+        markers.sort_by_key(|marker| marker.len());
+        let Some(marker) = markers.pop().map(str::to_owned) else {
+            self.state = State::Text(String::new());
+            return Some(held);
+        };
+        let rest = held.split_off(marker.len());
+        if self.syntax.openers().any(|opener| opener == marker) {
+            self.open(false);
+            self.raw = marker;
+        } else {
+            self.state = State::After(String::new());
+        }
+        Some(rest)
+    }
+
+    fn skip(&mut self, mut held: String, c: char) {
+        held.push(c);
+        self.state = match self.syntax.closers().any(|closer| held.ends_with(closer)) {
+            true => State::Text(String::new()),
+            false => State::Broken(held),
+        };
+    }
+
+    fn begin(&mut self, name: String, arguments: String, out: &mut Vec<ReplyPiece>) {
+        let index = self.calls;
+        self.calls += 1;
+        out.push(ReplyPiece::Begin { index, name });
+        out.push(ReplyPiece::Arguments { index, delta: arguments });
+    }
+
+    fn more(&mut self, c: char, inside: bool, out: &mut Vec<ReplyPiece>) {
+        let index = self.calls.saturating_sub(1);
+        match out.last_mut() {
+            Some(ReplyPiece::Arguments { index: last, delta }) if *last == index => {
+                escape(delta, c, inside);
+            }
+            _ => {
+                let mut delta = String::new();
+                escape(&mut delta, c, inside);
+                out.push(ReplyPiece::Arguments { index, delta });
+            }
+        }
+    }
+
+    /// Returns what was no call as text, up to its first closing marker; the rest is to be taken again.
+    fn give_back(&mut self, out: &mut Vec<ReplyPiece>) -> String {
+        self.broken |= !self.bare;
+        let raw = std::mem::take(&mut self.raw);
+        let end =
+            self.syntax.closers().filter_map(|closer| raw.find(closer).map(|at| at + closer.len()));
+        let end = end.min().unwrap_or(raw.len());
+        self.say(&raw[..end], out);
+        self.said = true;
+        self.state = State::Text(String::new());
+        raw[end..].to_owned()
+    }
+
+    /// Returns text, unless it is only white space around calls.
+    fn say(&mut self, text: &str, out: &mut Vec<ReplyPiece>) {
+        let blank = text.trim().is_empty();
+        if text.is_empty() || self.calls > 0 && blank {
+            return;
+        }
+        self.said |= !blank;
+        match out.last_mut() {
+            Some(ReplyPiece::Text(last)) => last.push_str(text),
+            _ => out.push(ReplyPiece::Text(text.to_owned())),
+        }
+    }
+}
+
+fn is_of_name(c: char) -> bool {
+    c.is_alphanumeric() || matches!(c, '_' | '-' | '.')
+}

@@ -1,0 +1,115 @@
+//! Parses a model's reply while it is being generated: reasoning, tool calls, and text.
+//!
+//! Reading order: [`reasoning`] (tells reasoning from the answer), [`syntax`] (how a family writes tool calls, found out from
+//! its chat template), [`calls`] (the parser), `object` (one call's JSON), `scan` (JSON, character by character).
+//! It does not know about wire formats or tokens.
+
+mod calls;
+mod object;
+pub mod reasoning;
+mod scan;
+mod syntax;
+
+pub use calls::ReplyPiece;
+pub use syntax::CallSyntax;
+pub(super) use syntax::Samples;
+
+use calls::CallParser;
+use reasoning::{Part, Splitter};
+use std::sync::Arc;
+
+/// What to look for in a reply.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Look {
+    /// The tools on offer; `None`: no tools, and no calls.
+    pub tools: Option<Arc<[String]>>,
+    /// What becomes of reasoning.
+    pub reasoning: Reasoning,
+}
+
+/// What becomes of a model's reasoning.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Reasoning {
+    /// It is part of the text, as the model wrote it.
+    #[default]
+    InText,
+    /// It is told from the answer.
+    Apart,
+    /// It is left out.
+    LeftOut,
+}
+
+/// How the model that answers writes.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Manner {
+    /// Its tool calls.
+    pub calls: Arc<CallSyntax>,
+    /// The prompt ends inside of reasoning, which this marker ends.
+    pub thinking: Option<&'static str>,
+}
+
+/// Parses one reply.
+#[derive(Debug)]
+pub struct ReplyParser {
+    splitter: Option<Splitter>,
+    left_out: bool,
+    calls: Option<CallParser>,
+}
+
+impl ReplyParser {
+    /// Starts at the beginning of a reply.
+    pub fn new(look: &Look, manner: &Manner) -> ReplyParser {
+        let calls = look.tools.as_ref();
+        ReplyParser {
+            splitter: (look.reasoning != Reasoning::InText).then(|| Splitter::new(manner.thinking)),
+            left_out: look.reasoning == Reasoning::LeftOut,
+            calls: calls.map(|names| CallParser::new((*manner.calls).clone(), names.clone())),
+        }
+    }
+
+    /// Number of calls returned so far.
+    pub fn calls(&self) -> usize {
+        self.calls.as_ref().map_or(0, CallParser::calls)
+    }
+
+    /// Whether something began as a call and was none.
+    pub fn broken(&self) -> bool {
+        self.calls.as_ref().is_some_and(CallParser::broken)
+    }
+
+    /// Takes more text and returns what is now certain.
+    pub fn push(&mut self, text: &str) -> Vec<ReplyPiece> {
+        let mut out = Vec::new();
+        let parts = match &mut self.splitter {
+            Some(splitter) => splitter.push(text),
+            None => vec![Part::Answer(text.to_owned())],
+        };
+        parts.into_iter().for_each(|part| self.part(part, &mut out));
+        out
+    }
+
+    /// Ends the reply and returns what was held back.
+    pub fn finish(&mut self) -> Vec<ReplyPiece> {
+        let mut out = Vec::new();
+        if let Some(part) = self.splitter.as_mut().and_then(Splitter::finish) {
+            self.part(part, &mut out);
+        }
+        if let Some(calls) = &mut self.calls {
+            calls.finish(&mut out);
+        }
+        out
+    }
+
+    fn part(&mut self, part: Part, out: &mut Vec<ReplyPiece>) {
+        match (part, &mut self.calls) {
+            (Part::Reasoning(_), _) if self.left_out => {}
+            (Part::Reasoning(text), _) => out.push(ReplyPiece::Reasoning(text)),
+            (Part::Answer(text), Some(calls)) => calls.push(&text, out),
+            (Part::Answer(text), None) if text.is_empty() => {}
+            (Part::Answer(text), None) => out.push(ReplyPiece::Text(text)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,368 @@
+//! Tests: replies in every family's syntax, whole, split anywhere, broken or unclosed; what is no call is kept.
+
+use super::*;
+use proptest::prelude::*;
+
+fn text(text: &str) -> ReplyPiece {
+    ReplyPiece::Text(text.into())
+}
+
+fn thought(text: &str) -> ReplyPiece {
+    ReplyPiece::Reasoning(text.into())
+}
+
+fn call(index: usize, name: &str, arguments: &str) -> [ReplyPiece; 2] {
+    let (name, delta) = (name.into(), arguments.into());
+    [ReplyPiece::Begin { index, name }, ReplyPiece::Arguments { index, delta }]
+}
+
+fn look() -> Look {
+    let names: Vec<String> = ["f", "g"].map(String::from).to_vec();
+    Look { tools: Some(names.into()), reasoning: Reasoning::Apart }
+}
+
+/// Parses pieces to the end, with neighbours joined.
+fn parsed<'a>(manner: &Manner, pieces: impl IntoIterator<Item = &'a str>) -> Vec<ReplyPiece> {
+    let mut parser = ReplyParser::new(&look(), manner);
+    let mut all: Vec<ReplyPiece> =
+        pieces.into_iter().flat_map(|piece| parser.push(piece)).collect();
+    all.extend(parser.finish());
+    let mut joined: Vec<ReplyPiece> = Vec::new();
+    for piece in all {
+        match (joined.last_mut(), piece) {
+            (Some(ReplyPiece::Text(before)), ReplyPiece::Text(more)) => before.push_str(&more),
+            (Some(ReplyPiece::Reasoning(before)), ReplyPiece::Reasoning(more)) => {
+                before.push_str(&more)
+            }
+            (
+                Some(ReplyPiece::Arguments { index, delta }),
+                ReplyPiece::Arguments { index: other, delta: more },
+            ) if *index == other => delta.push_str(&more),
+            (_, piece) => joined.push(piece),
+        }
+    }
+    joined
+}
+
+fn read<'a>(pieces: impl IntoIterator<Item = &'a str>) -> Vec<ReplyPiece> {
+    parsed(&Manner::default(), pieces)
+}
+
+/// A family: how its template renders an assistant's turn with a text, one call of f with `{"a": 1}`, and two.
+struct Family {
+    name: &'static str,
+    said: &'static str,
+    one: &'static str,
+    two: Option<&'static str>,
+    /// Replies with a call of f, and then one of g if the family can.
+    replies: &'static [&'static str],
+}
+
+const FAMILIES: [Family; 10] = [
+    Family {
+        name: "Hermes, Qwen",
+        said: "<|im_start|>assistant\nSeeds.<|im_end|>\n",
+        one: "<|im_start|>assistant\n<tool_call>\n{\"name\": \"probe\", \"arguments\": {\"a\": 1}}\n</tool_call><|im_end|>\n",
+        two: Some(
+            "<|im_start|>assistant\n<tool_call>\n{\"name\": \"probe\", \"arguments\": {\"a\": 1}}\n</tool_call>\n<tool_call>\n{\"name\": \"probe\", \"arguments\": {\"a\": 1}}\n</tool_call><|im_end|>\n",
+        ),
+        replies: &[
+            "<tool_call>\n{\"name\": \"f\", \"arguments\": {\"a\": 1}}\n</tool_call>\n<tool_call>{\"name\": \"g\", \"arguments\": {}}</tool_call>",
+        ],
+    },
+    Family {
+        name: "Mistral, a list",
+        said: "[INST] x[/INST] Seeds.</s>",
+        one: "[INST] x[/INST] [TOOL_CALLS] [{\"name\": \"probe\", \"arguments\": {\"a\": 1}, \"id\": \"000000000\"}]</s>",
+        two: Some(
+            "[INST] x[/INST] [TOOL_CALLS] [{\"name\": \"probe\", \"arguments\": {\"a\": 1}, \"id\": \"000000000\"}, {\"name\": \"probe\", \"arguments\": {\"a\": 1}, \"id\": \"000000001\"}]</s>",
+        ),
+        replies: &[
+            "[TOOL_CALLS][{\"name\": \"f\", \"arguments\": {\"a\": 1}, \"id\": \"abc\"}, {\"name\": \"g\", \"arguments\": {}}]",
+        ],
+    },
+    Family {
+        name: "Mistral, name before arguments",
+        said: "[INST]x[/INST]Seeds.</s>",
+        one: "[INST]x[/INST][TOOL_CALLS]probe[ARGS]{\"a\": 1}</s>",
+        two: Some(
+            "[INST]x[/INST][TOOL_CALLS]probe[ARGS]{\"a\": 1}[TOOL_CALLS]probe[ARGS]{\"a\": 1}</s>",
+        ),
+        replies: &["[TOOL_CALLS]f[ARGS]{\"a\": 1}[TOOL_CALLS]g[ARGS]{}"],
+    },
+    Family {
+        name: "Llama 3",
+        said: "<|start_header_id|>assistant<|end_header_id|>\n\nSeeds.<|eot_id|>",
+        one: "<|start_header_id|>assistant<|end_header_id|>\n\n{\"name\": \"probe\", \"parameters\": {\"a\": 1}}<|eot_id|>",
+        two: None,
+        replies: &[
+            "{\"name\": \"f\", \"parameters\": {\"a\": 1}}; {\"name\": \"g\", \"parameters\": {}}",
+            "{\"type\": \"function\", \"name\": \"f\", \"parameters\": {\"a\": 1}}\n{\"name\": \"g\"}",
+            "{\"type\": \"function\", \"function\": {\"name\": \"f\", \"parameters\": {\"a\": 1}}}, {\"name\": \"g\"}",
+        ],
+    },
+    Family {
+        name: "Phi-4-mini",
+        said: "<|assistant|>Seeds.<|end|>",
+        one: "<|assistant|><|tool_call|>[{\"name\": \"probe\", \"arguments\": {\"a\": 1}}]<|/tool_call|><|end|>",
+        two: Some(
+            "<|assistant|><|tool_call|>[{\"name\": \"probe\", \"arguments\": {\"a\": 1}}, {\"name\": \"probe\", \"arguments\": {\"a\": 1}}]<|/tool_call|><|end|>",
+        ),
+        replies: &[
+            "<|tool_call|>[{\"name\": \"f\", \"arguments\": {\"a\": 1}}, {\"name\": \"g\", \"arguments\": {}}]<|/tool_call|>",
+        ],
+    },
+    Family {
+        name: "DeepSeek",
+        said: "<｜Assistant｜>Seeds.<｜end▁of▁sentence｜>",
+        one: "<｜Assistant｜><｜tool▁calls▁begin｜><｜tool▁call▁begin｜>function<｜tool▁sep｜>probe\n```json\n{\"a\": 1}\n```<｜tool▁call▁end｜><｜tool▁calls▁end｜><｜end▁of▁sentence｜>",
+        two: Some(
+            "<｜Assistant｜><｜tool▁calls▁begin｜><｜tool▁call▁begin｜>function<｜tool▁sep｜>probe\n```json\n{\"a\": 1}\n```<｜tool▁call▁end｜>\n<｜tool▁call▁begin｜>function<｜tool▁sep｜>probe\n```json\n{\"a\": 1}\n```<｜tool▁call▁end｜><｜tool▁calls▁end｜><｜end▁of▁sentence｜>",
+        ),
+        replies: &[
+            "<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>function<｜tool▁sep｜>f\n```json\n{\"a\": 1}\n```<｜tool▁call▁end｜>\n<｜tool▁call▁begin｜>function<｜tool▁sep｜>g\n```json\n{}\n```<｜tool▁call▁end｜><｜tool▁calls▁end｜>",
+        ],
+    },
+    Family {
+        name: "Mistral, with ids",
+        said: "[INST]x[/INST]Seeds.</s>",
+        one: "[INST]x[/INST][TOOL_CALLS]probe[CALL_ID]92xxtPcKQ[ARGS]{\"a\": 1}</s>",
+        two: Some(
+            "[INST]x[/INST][TOOL_CALLS]probe[CALL_ID]92xxtPcKQ[ARGS]{\"a\": 1}[TOOL_CALLS]probe[CALL_ID]00xxtPcKQ[ARGS]{\"a\": 1}</s>",
+        ),
+        replies: &["[TOOL_CALLS]f[CALL_ID]abc[ARGS]{\"a\": 1}[TOOL_CALLS]g[CALL_ID]abd[ARGS]{}"],
+    },
+    Family {
+        name: "Command R7B: markers of text and calls begin and end alike",
+        said: "<|CHATBOT|><|START_RESPONSE|>Seeds.<|END_RESPONSE|><|END_OF_TURN|>",
+        one: "<|CHATBOT|><|START_ACTION|>[\n  {\"id\": \"0\", \"name\": \"probe\", \"parameters\": {\"a\": 1}}\n]<|END_ACTION|><|END_OF_TURN|>",
+        two: Some(
+            "<|CHATBOT|><|START_ACTION|>[\n  {\"id\": \"0\", \"name\": \"probe\", \"parameters\": {\"a\": 1}},\n  {\"id\": \"1\", \"name\": \"probe\", \"parameters\": {\"a\": 1}}\n]<|END_ACTION|><|END_OF_TURN|>",
+        ),
+        replies: &[
+            "<|START_ACTION|>[\n  {\"id\": \"0\", \"name\": \"f\", \"parameters\": {\"a\": 1}},\n  {\"name\": \"g\", \"parameters\": {}}\n]<|END_ACTION|>",
+        ],
+    },
+    Family {
+        name: "Kimi K2",
+        said: "<|im_assistant|>assistant<|im_middle|>Seeds.<|im_end|>",
+        one: "<|im_assistant|>assistant<|im_middle|><|tool_calls_section_begin|><|tool_call_begin|>functions.probe:0<|tool_call_argument_begin|>{\"a\": 1}<|tool_call_end|><|tool_calls_section_end|><|im_end|>",
+        two: Some(
+            "<|im_assistant|>assistant<|im_middle|><|tool_calls_section_begin|><|tool_call_begin|>functions.probe:0<|tool_call_argument_begin|>{\"a\": 1}<|tool_call_end|><|tool_call_begin|>functions.probe:1<|tool_call_argument_begin|>{\"a\": 1}<|tool_call_end|><|tool_calls_section_end|><|im_end|>",
+        ),
+        replies: &[
+            "<|tool_calls_section_begin|><|tool_call_begin|>functions.f:0<|tool_call_argument_begin|>{\"a\": 1}<|tool_call_end|><|tool_call_begin|>functions.g:1<|tool_call_argument_begin|>{}<|tool_call_end|><|tool_calls_section_end|>",
+        ],
+    },
+    Family {
+        name: "one marker, nothing after a call",
+        said: "A: Seeds.$",
+        one: "A: <call> {\"name\": \"probe\", \"arguments\": {\"a\": 1}}$",
+        two: Some(
+            "A: <call> {\"name\": \"probe\", \"arguments\": {\"a\": 1}} <call> {\"name\": \"probe\", \"arguments\": {\"a\": 1}}$",
+        ),
+        replies: &[
+            "<call> {\"name\": \"f\", \"arguments\": {\"a\": 1}}<call>{\"name\": \"g\", \"arguments\": {}}",
+        ],
+    },
+];
+
+impl Family {
+    fn manner(&self) -> Manner {
+        let Family { said, one, two, .. } = *self;
+        let found = CallSyntax::of(Samples { said, one, two, name: "probe", source: "" });
+        let calls = found.unwrap_or_else(|| panic!("{}: no syntax", self.name));
+        Manner { calls: calls.into(), thinking: None }
+    }
+}
+
+#[test]
+fn every_familys_calls_are_found_by_what_its_template_writes() {
+    for family in FAMILIES {
+        let manner = family.manner();
+        let mut want = call(0, "f", r#"{"a": 1}"#).to_vec();
+        want.extend(call(1, "g", "{}"));
+        for reply in family.replies {
+            assert_eq!(parsed(&manner, [*reply]), want, "{}: {reply} by {manner:?}", family.name);
+            let letters: Vec<String> = reply.chars().map(String::from).collect();
+            let letters = letters.iter().map(String::as_str);
+            assert_eq!(parsed(&manner, letters), want, "{}: letter by letter", family.name);
+        }
+    }
+}
+
+#[test]
+fn plain_text_is_plain_text_in_every_family() {
+    let plain = [
+        "Seeds of birch.",
+        "{\"name\": \"h\", \"parameters\": {}}",
+        "{\"a\": [1, 2]}",
+        "{ not json }",
+        "[1, 2]",
+        "Use {\"name\": \"f\", \"parameters\": {}} for it.",
+        "a < b, [TOOL, ```json\n{}\n```",
+        " \n",
+        "{\"name\": \"f\", \"para",
+    ];
+    for family in FAMILIES {
+        for plain in plain {
+            assert_eq!(
+                parsed(&family.manner(), [plain]),
+                [text(plain)],
+                "{}: {plain}",
+                family.name
+            );
+        }
+    }
+}
+
+const TWO: &str = "Let me see.\n<tool_call>\n{\"name\": \"f\", \"arguments\": {\"b\": 1.0, \"a\": [\"é\", null]}}\n</tool_call>\n<tool_call>{\"name\":\"g\",\"arguments\":{}}</tool_call>\n";
+
+#[test]
+fn calls_come_with_index_name_and_arguments_in_their_order() {
+    let mut want = vec![text("Let me see.\n")];
+    want.extend(call(0, "f", r#"{"b": 1.0, "a": ["é", null]}"#));
+    want.extend(call(1, "g", "{}"));
+    assert_eq!(read([TWO]), want);
+}
+
+#[test]
+fn text_and_arguments_flow_as_they_come() {
+    let mut parser = ReplyParser::new(&look(), &Manner::default());
+    assert_eq!(parser.push("a <to"), [text("a ")]);
+    assert_eq!(parser.push("y> <tool_call"), [text("<toy> ")]);
+    assert_eq!(parser.push(">{\"name\": \"f\", \"arguments\": "), []);
+    assert_eq!(parser.push("{\"a\": \"x"), call(0, "f", "{\"a\": \"x"));
+    assert_eq!(parser.push("\ny"), [ReplyPiece::Arguments { index: 0, delta: "\\ny".into() }]);
+    assert_eq!(parser.push("\"}}"), [ReplyPiece::Arguments { index: 0, delta: "\"}".into() }]);
+    assert_eq!(parser.push("</tool_call>\n"), []);
+    assert_eq!((parser.calls(), parser.broken()), (1, false));
+    assert_eq!(parser.push("after"), [text("after")]);
+}
+
+#[test]
+fn a_name_may_come_last_and_arguments_as_text() {
+    let late = "<tool_call>{\"arguments\": {\"a\": 1}, \"name\": \"f\"}</tool_call>";
+    assert_eq!(read([late]), call(0, "f", r#"{"a": 1}"#));
+    let quoted = "<tool_call>{\"name\": \"f\", \"arguments\": \"{\\\"a\\\": 1}\"}</tool_call>";
+    assert_eq!(read([quoted]), call(0, "f", r#"{"a": 1}"#));
+    for none in
+        ["<tool_call>{\"name\": \"f\"}", "<tool_call>{\"name\": \"f\", \"arguments\": null}"]
+    {
+        assert_eq!(read([none]), call(0, "f", "{}"));
+    }
+}
+
+#[test]
+fn a_closing_tag_inside_a_string_belongs_to_the_arguments() {
+    let arguments = r#"{"code":"print(\"</tool_call>\\\")"}"#;
+    let whole = format!("<tool_call>{{\"name\": \"f\", \"arguments\": {arguments}}}</tool_call>!");
+    let mut want = call(0, "f", arguments).to_vec();
+    want.push(text("!"));
+    assert_eq!(read([whole.as_str()]), want);
+}
+
+#[test]
+fn what_is_not_a_call_is_given_back_as_it_is() {
+    let broken = [
+        "<tool_call>not json</tool_call>",
+        "<tool_call>{\"name\": 7, \"arguments\": {}}</tool_call> then",
+        "<tool_call>{\"name\": \"\", \"arguments\": {}}</tool_call>",
+        "<tool_call>{\"name\": \"f\", \"arguments\": [1]}</tool_call>",
+        "<tool_call>{\"name\": \"f\", \"arguments\": \"text\"}</tool_call>",
+        "<tool_call>[]</tool_call>",
+        "<tool_call>{\"name\": \"f\", \"argu",
+        "<tool_call>",
+        "<tool_call></tool_call>",
+        "</tool_call> alone",
+        "a < b <tool",
+    ];
+    for whole in broken {
+        assert_eq!(read([whole]), [text(whole)], "{whole}");
+    }
+}
+
+#[test]
+fn a_call_that_breaks_after_it_was_begun_ends_there() {
+    let mut want = call(0, "f", r#"{"a": "#).to_vec();
+    want.push(text("so"));
+    let broken = "<tool_call>{\"name\": \"f\", \"arguments\": {\"a\": oops}}</tool_call>so";
+    assert_eq!(read([broken]), want);
+    let mut parser = ReplyParser::new(&look(), &Manner::default());
+    parser.push(broken);
+    assert!(parser.broken());
+}
+
+#[test]
+fn a_call_after_a_broken_one_is_still_found() {
+    let broken = "<tool_call>{\"name\": \"never closed</tool_call>";
+    let good = "<tool_call>{\"name\": \"g\", \"arguments\": \"{\\\"a\\\": 1}\"}</tool_call>";
+    let mut want = vec![text(broken)];
+    want.extend(call(0, "g", r#"{"a": 1}"#));
+    assert_eq!(read([broken, good]), want);
+}
+
+#[test]
+fn a_call_without_end_is_bounded() {
+    let mut parser = ReplyParser::new(&look(), &Manner::default());
+    parser.push("<tool_call>{\"name\": \"");
+    let mut given = 0;
+    for _ in 0..20 {
+        for piece in parser.push(&"x".repeat(1 << 16)) {
+            let ReplyPiece::Text(text) = piece else { panic!("not a call") };
+            given += text.len();
+        }
+    }
+    assert!(given > 1 << 20);
+}
+
+#[test]
+fn reasoning_is_told_from_the_answer() {
+    let cases: [(&str, Option<&'static str>, Vec<ReplyPiece>); 9] = [
+        ("<think>\nSmall.\n</think>\n\nBig.", None, vec![thought("Small."), text("Big.")]),
+        ("\n<think></think>Big.", None, vec![text("Big.")]),
+        ("[THINK]Small.[/THINK]Big.", None, vec![thought("Small."), text("Big.")]),
+        ("Small.</think>Big.", Some("</think>"), vec![thought("Small."), text("Big.")]),
+        ("Small.</think>Big.", None, vec![text("Small.</think>Big.")]),
+        ("Big. <think>no</think>", None, vec![text("Big. <think>no</think>")]),
+        ("<think>never ends </th", None, vec![thought("never ends </th")]),
+        ("<thin", None, vec![text("<thin")]),
+        ("<think>a < b\n\nc</think>", None, vec![thought("a < b\n\nc")]),
+    ];
+    for (reply, thinking, want) in cases {
+        let manner = Manner { thinking, ..Manner::default() };
+        assert_eq!(parsed(&manner, [reply]), want, "{reply}");
+    }
+    assert_eq!(reasoning::opened_by("<|assistant|>\n<think>\n"), Some("</think>"));
+    assert_eq!(reasoning::opened_by("<|assistant|>\n<think>\n\n</think>\n\n"), None);
+}
+
+#[test]
+fn a_call_in_reasoning_is_none() {
+    let inner = "<tool_call>{\"name\": \"f\"}</tool_call>";
+    let reply = format!("<think>{inner}</think>{inner}");
+    let mut want = vec![thought(inner)];
+    want.extend(call(0, "f", "{}"));
+    assert_eq!(read([reply.as_str()]), want);
+}
+
+proptest! {
+    #[test]
+    fn cutting_changes_nothing(cuts in prop::collection::vec(0..400usize, 0..20), which in 0..5usize, family in 0..10usize) {
+        let broken = "x <tool_call>{\"name\": \"é</tool_call> \n<tool_call>{\"name\": \"g\"}</tool_call> \n y <";
+        let thinking = "<think>\n a <b \n</thin </think>\n\n [TOOL_CALLS][{\"name\": \"f\", \"arguments\": {\"x\": \"\n\"}} z";
+        let whole = [TWO, broken, "<tool_call>\n<tool_call>{\"name\":\"g\"}</tool_call></tool_call>", thinking, FAMILIES[family].replies[0]][which];
+        let mut cuts: Vec<usize> = cuts.into_iter().filter(|&at| at <= whole.len() && whole.is_char_boundary(at)).collect();
+        cuts.extend([0, whole.len()]);
+        cuts.sort_unstable();
+        let manner = FAMILIES[family].manner();
+        prop_assert_eq!(parsed(&manner, cuts.windows(2).map(|w| &whole[w[0]..w[1]])), parsed(&manner, [whole]));
+    }
+
+    #[test]
+    fn text_without_calls_is_never_changed(pieces in prop::collection::vec("[<>/_a-z {}\"\\\\]{0,8}|<tool_call>|</tool_call>", 0..12)) {
+        let whole = pieces.concat();
+        let want = if whole.is_empty() { vec![] } else { vec![text(&whole)] };
+        prop_assert_eq!(read(pieces.iter().map(String::as_str)), want);
+    }
+}
