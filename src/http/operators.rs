@@ -8,7 +8,7 @@
 //! by their address.
 //!
 //! If keys are asked for, a key with the scope `admin` opens the routes to programs on other machines and behind
-//! proxies too, and to the page if it was loaded from where it sends its requests ([`gate`](super::gate)).
+//! proxies too, and to the page if it was loaded from where it sends its requests ([`super::gate`]).
 
 use super::error::ApiError;
 use super::{Peer, gate};
