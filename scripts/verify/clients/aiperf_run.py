@@ -1,12 +1,10 @@
 """aiperf: a short streamed run over chat completions, and over completions."""
 
-import json
 import os
 import pathlib
-import subprocess
 import tempfile
 
-from case import KEY, MODEL, URL, NotTried, holds, run, same
+from case import KEY, MODEL, URL, NotTried, holds, report_of, run, run_tool, same
 
 COUNT = 30
 
@@ -38,13 +36,8 @@ def profile(*more):
             *more,
         ]
         command += ["--api-key", KEY] if KEY else []
-        done = subprocess.run(
-            [os.environ["SERIN_TOOL_BIN"] + "/" + command[0], *command[1:]], capture_output=True, text=True, timeout=300
-        )
-        found = list(pathlib.Path(folder).rglob("profile_export_aiperf.json"))
-        if done.returncode or not found:
-            raise RuntimeError((done.stdout + done.stderr)[-550:])
-        return json.loads(found[0].read_text())
+        run_tool(command)
+        return report_of(folder, "**/profile_export_aiperf.json")
 
 
 def whole(result):

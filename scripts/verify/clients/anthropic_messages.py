@@ -2,7 +2,7 @@
 
 import anthropic
 
-from case import KEY, KEYED, MODEL, RESULT, TOOL, URL, USER, holds, keyed, raises, run, said, same, sees_cancel, user
+from case import KEY, KEYED, MODEL, RESULT, TOOL, URL, USER, holds, keyed, raises, run, said, same, sees_stream_left, user
 
 client = anthropic.Anthropic(base_url=URL, api_key=KEY or "none", max_retries=0)
 TOOLS = [{"name": TOOL["name"], "description": TOOL["description"], "input_schema": TOOL["parameters"]}]
@@ -84,14 +84,7 @@ def key():
 
 
 def cancel():
-    def stop_early():
-        events = ask(user("say-long"), max_tokens=4000, stream=True)
-        for count, _ in enumerate(events):
-            if count == 6:
-                break
-        events.close()
-
-    sees_cancel(stop_early)
+    sees_stream_left(lambda: ask(user("say-long"), max_tokens=4000, stream=True))
 
 
 def usage():

@@ -8,6 +8,7 @@ import inspect
 import json
 import os
 import pathlib
+import subprocess
 import sys
 import time
 import urllib.error
@@ -90,6 +91,38 @@ def sees_cancel(start_and_stop, within=5):
             return
         time.sleep(0.05)
     raise AssertionError(f"the server counts {cancelled() - before:g} cancelled requests, not 1, {within} s later")
+
+
+def sees_stream_left(start):
+    """The same of a stream of events that is closed after a few of them."""
+
+    def leave():
+        events = start()
+        for count, _ in enumerate(events):
+            if count == 6:
+                break
+        events.close()
+
+    sees_cancel(leave)
+
+
+def run_tool(command, within=300, **environment):
+    """Runs a program of this client's environment; what it said, if it fails."""
+    done = subprocess.run(
+        [os.environ["SERIN_TOOL_BIN"] + "/" + command[0], *command[1:]],
+        env=dict(os.environ, **environment),
+        capture_output=True,
+        text=True,
+        timeout=within,
+    )
+    holds(done.returncode == 0, (done.stdout + done.stderr)[-550:])
+
+
+def report_of(folder, pattern):
+    """The one report that a program has written, as JSON."""
+    found = list(pathlib.Path(folder).glob(pattern))
+    holds(found, f"no {pattern} was written")
+    return json.loads(found[0].read_text())
 
 
 def post(path, body, headers=()):

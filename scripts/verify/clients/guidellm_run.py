@@ -1,12 +1,10 @@
 """guidellm: a short concurrent run over chat completions, and over completions."""
 
-import json
 import os
 import pathlib
-import subprocess
 import tempfile
 
-from case import MODEL, URL, NotTried, holds, run, same
+from case import MODEL, URL, NotTried, holds, report_of, run, run_tool, same
 
 COUNT = 30
 
@@ -32,17 +30,8 @@ def benchmark(request_format):
             f"kind=json,path={report}",
             "--disable-console-interactive",
         ]
-        environment = dict(os.environ, HF_HUB_OFFLINE="1")
-        done = subprocess.run(
-            [os.environ["SERIN_TOOL_BIN"] + "/" + command[0], *command[1:]],
-            env=environment,
-            capture_output=True,
-            text=True,
-            timeout=300,
-        )
-        if done.returncode or not report.is_file():
-            raise RuntimeError((done.stdout + done.stderr)[-550:])
-        return json.loads(report.read_text())["benchmarks"][0]
+        run_tool(command, HF_HUB_OFFLINE="1")
+        return report_of(folder, report.name)["benchmarks"][0]
 
 
 def whole(result):

@@ -5,7 +5,7 @@ from langchain_core.messages import HumanMessage, ToolMessage
 from langchain_core.tools import tool
 from langchain_openai import ChatOpenAI
 
-from case import KEY, MODEL, RESULT, V1, keyed, raises, run, said, same, sees_cancel
+from case import KEY, MODEL, RESULT, V1, keyed, raises, run, said, same, sees_stream_left
 
 
 def model(name=MODEL, url=V1, key=KEY or "none", **more):
@@ -52,14 +52,7 @@ def key():
 
 
 def cancel():
-    def stop_early():
-        events = model(max_tokens=4000).stream("say-long")
-        for count, _ in enumerate(events):
-            if count == 3:
-                break
-        events.close()
-
-    sees_cancel(stop_early)
+    sees_stream_left(lambda: model(max_tokens=4000).stream("say-long"))
 
 
 def usage():

@@ -3,10 +3,9 @@
 import json
 import os
 import pathlib
-import subprocess
 import tempfile
 
-from case import KEY, MODEL, V1, NotTried, Refused, holds, post, run, said, same
+from case import KEY, MODEL, V1, NotTried, Refused, holds, post, report_of, run, run_tool, said, same
 
 GENERATE = """task: serin_generate
 dataset_path: json
@@ -55,18 +54,8 @@ def evaluate(task, text, kind, route):
             "--output_path",
             folder + "/out",
         ] + ["--apply_chat_template"] * ("chat" in kind)
-        environment = dict(os.environ, OPENAI_API_KEY=KEY or "none", HF_HUB_OFFLINE="1", HF_HOME=folder + "/hf")
-        done = subprocess.run(
-            [os.environ["SERIN_TOOL_BIN"] + "/" + command[0], *command[1:]],
-            env=environment,
-            capture_output=True,
-            text=True,
-            timeout=300,
-        )
-        found = list(at.glob("out/**/results*.json"))
-        if done.returncode or not found:
-            raise RuntimeError((done.stdout + done.stderr)[-550:])
-        return json.loads(found[0].read_text())["results"][task]
+        run_tool(command, OPENAI_API_KEY=KEY or "none", HF_HUB_OFFLINE="1", HF_HOME=folder + "/hf")
+        return report_of(folder, "out/**/results*.json")["results"][task]
 
 
 def chat():

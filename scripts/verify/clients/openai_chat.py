@@ -4,7 +4,7 @@ import json
 
 import openai
 
-from case import KEY, MODEL, RESULT, TOOL, USER, V1, holds, keyed, raises, run, said, same, sees_cancel, user
+from case import KEY, MODEL, RESULT, TOOL, USER, V1, holds, keyed, raises, run, said, same, sees_stream_left, user
 
 client = openai.OpenAI(base_url=V1, api_key=KEY or "none", max_retries=0)
 TOOLS = [{"type": "function", "function": TOOL}]
@@ -93,14 +93,7 @@ def key():
 
 
 def cancel():
-    def stop_early():
-        events = ask(user("say-long"), stream=True, max_tokens=4000)
-        for count, _ in enumerate(events):
-            if count == 3:
-                break
-        events.close()
-
-    sees_cancel(stop_early)
+    sees_stream_left(lambda: ask(user("say-long"), stream=True, max_tokens=4000))
 
 
 def usage():

@@ -4,7 +4,7 @@ import json
 
 import openai
 
-from case import KEY, MODEL, RESULT, TOOL, V1, holds, keyed, raises, run, said, same, sees_cancel
+from case import KEY, MODEL, RESULT, TOOL, V1, holds, keyed, raises, run, said, same, sees_stream_left
 
 client = openai.OpenAI(base_url=V1, api_key=KEY or "none", max_retries=0)
 TOOLS = [{"type": "function", "strict": False, **TOOL}]
@@ -78,14 +78,7 @@ def key():
 
 
 def cancel():
-    def stop_early():
-        events = ask("say-long", stream=True, max_output_tokens=4000)
-        for count, _ in enumerate(events):
-            if count == 6:
-                break
-        events.close()
-
-    sees_cancel(stop_early)
+    sees_stream_left(lambda: ask("say-long", stream=True, max_output_tokens=4000))
 
 
 def usage():

@@ -3,9 +3,10 @@
 import datetime
 import json
 
-from .harness import NotForSerin, client, holds, refused, said, same
+from .harness import client, holds, NotForSerin, refused, registrar, said, same
 
 CASES = []
+case = registrar(CASES)
 SYSTEM = {"role": "system", "content": "Book"}
 BEST = [SYSTEM, {"role": "user", "content": "What is the best book"}]
 TOOL = {
@@ -43,18 +44,6 @@ THINKING = {
         "<|START_THINKING|><|END_THINKING|>{% endif %}",
     ),
 }
-
-
-def case(group, *values):
-    """Registers a case, or one for each of the values."""
-
-    def register(function):
-        for value in values or [None]:
-            name = function.__name__ + ("" if value is None else f" {value!r}"[:70])
-            CASES.append((group, name, (lambda s, v=value: function(s, v)) if values else function))
-        return function
-
-    return register
 
 
 def message(reply):
@@ -373,6 +362,8 @@ def answer_after_a_result(s, stream):
 )
 def no_call(s, value):
     tools, stream = value
+    if tools == "tiny":
+        refused(s.tiny().chat(tools=[TOOL], stream=stream), "tools", "tools for a template that does not show them")
     at = s.tiny() if tools.startswith("tiny") else s.scripted()
     more = {"none": {"tools": None}, "empty": {"tools": []}, "unused": {}, "tiny": {"tools": [TOOL]}}.get(
         tools, {"tools": [TOOL], "tool_choice": "none"}

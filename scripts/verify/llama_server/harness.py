@@ -156,3 +156,18 @@ def left_out(reply, reason):
     if reply.code in (404, 501):
         reply.error(404, 501)
         raise NotForSerin(reason)
+
+
+def registrar(cases):
+    """The decorator that adds a case to this list, or one for each of the values."""
+
+    def case(group, *values):
+        def register(function):
+            for value in values or [None]:
+                name = function.__name__ + ("" if value is None else f" {value!r}"[:70])
+                cases.append((group, name, (lambda s, v=value: function(s, v)) if values else function))
+            return function
+
+        return register
+
+    return case

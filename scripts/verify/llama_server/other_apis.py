@@ -1,8 +1,9 @@
 """Cases over the Messages API and the Responses API."""
 
-from .harness import NotForSerin, client, holds, refused, said, same
+from .harness import client, holds, NotForSerin, refused, registrar, said, same
 
 CASES = []
+case = registrar(CASES)
 TOOL = {
     "name": "get_weather",
     "description": "The weather",
@@ -11,18 +12,6 @@ TOOL = {
 CALL = {"type": "tool_use", "id": "test123", "name": "get_weather", "input": {"city": "Paris"}}
 RESULT = {"type": "tool_result", "tool_use_id": "test123", "content": "Sunny, 25°C"}
 BOOK = [{"role": "system", "content": "Book"}, {"role": "user", "content": "What is the best book"}]
-
-
-def case(group, *values):
-    """Registers a case, or one for each of the values."""
-
-    def register(function):
-        for value in values or [None]:
-            name = function.__name__ + ("" if value is None else f" {value!r}"[:70])
-            CASES.append((group, name, (lambda s, v=value: function(s, v)) if values else function))
-        return function
-
-    return register
 
 
 def body(content="Say hello", **more):

@@ -9,22 +9,11 @@ import tempfile
 import time
 
 
-from .harness import At, NotForSerin, PROMPT, at_once, client, holds, left_out, refused, said, same
+from .harness import At, at_once, client, holds, left_out, NotForSerin, PROMPT, refused, registrar, said, same
 
 CASES = []
+case = registrar(CASES)
 LONG = "The serin is a small bird. It eats seeds and lives in Europe. " * 60
-
-
-def case(group, *values):
-    """Registers a case, or one for each of the values."""
-
-    def register(function):
-        for value in values or [None]:
-            name = function.__name__ + ("" if value is None else f" {value!r}"[:70])
-            CASES.append((group, name, (lambda s, v=value: function(s, v)) if values else function))
-        return function
-
-    return register
 
 
 @case("basic")
