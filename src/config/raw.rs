@@ -136,13 +136,7 @@ impl Raw {
     /// Fills in defaults and checks every value.
     pub(super) fn resolve(self, base: &Path) -> Result<Config, ConfigError> {
         let server = self.server;
-        let listen = server.listen.as_deref().unwrap_or("127.0.0.1:8080");
-        let listen: SocketAddr = listen.parse().map_err(|_| {
-            value(
-                "server.listen",
-                format!("\"{listen}\" is not ADDRESS:PORT, such as 127.0.0.1:8080"),
-            )
-        })?;
+        let (listen, timeouts) = (server.listen()?, server.timeouts()?);
         let stable = match self.model.stable {
             Some(path) => place("model.stable", base, path)?,
             None => demo_models()?.join("tiny-v1"),
@@ -154,9 +148,8 @@ impl Raw {
         let tokens = ContentTokens::parse(tokens).map_err(|e| value("model.content_tokens", e))?;
         let text = TextOptions { content_tokens: tokens, ..TextOptions::default() };
         let secs = Duration::from_secs;
-        let request_timeout = time("server.request_timeout", server.request_timeout, secs(1800))?;
         let deployments = DeploymentPolicy {
-            finish: request_timeout,
+            finish: timeouts.request,
             drain: server.drain.map_or(secs(30), |t| t.0),
             keep_previous: self.rollout.keep_previous.map_or(secs(600), |t| t.0),
             retry_window: self.rollout.retry_window.map_or(secs(120), |t| t.0),
@@ -188,15 +181,7 @@ impl Raw {
                 max_n: positive("server.max_n", server.max_n.map(|n| n as usize), 8)? as u32,
                 max_stop: server.max_stop.unwrap_or(16),
             },
-            timeouts: Timeouts {
-                first_token: time(
-                    "server.first_token_timeout",
-                    server.first_token_timeout,
-                    secs(120),
-                )?,
-                next_token: time("server.next_token_timeout", server.next_token_timeout, secs(30))?,
-                request: request_timeout,
-            },
+            timeouts,
             model: model_name(self.model.name, &stable)?,
             stable,
             canary: canary.transpose()?,
@@ -212,6 +197,22 @@ impl Raw {
 }
 
 impl RawServer {
+    fn listen(&self) -> Result<SocketAddr, ConfigError> {
+        let text = self.listen.as_deref().unwrap_or("127.0.0.1:8080");
+        let what = || format!("\"{text}\" is not ADDRESS:PORT, such as 127.0.0.1:8080");
+        text.parse().map_err(|_| value("server.listen", what()))
+    }
+
+    fn timeouts(&self) -> Result<Timeouts, ConfigError> {
+        let secs = Duration::from_secs;
+        let (first, next) = (self.first_token_timeout, self.next_token_timeout);
+        Ok(Timeouts {
+            first_token: time("server.first_token_timeout", first, secs(120))?,
+            next_token: time("server.next_token_timeout", next, secs(30))?,
+            request: time("server.request_timeout", self.request_timeout, secs(1800))?,
+        })
+    }
+
     fn sockets(&self) -> Result<SocketConfig, ConfigError> {
         let pending = ("server.max_pending_per_client", self.max_pending_per_client);
         let trusted_proxies = self.trusted_proxies.iter().map(|text| network(text));

@@ -1,9 +1,9 @@
 //! Request bodies: received within limits on size and time, then parsed as JSON.
 
-use super::AppState;
-use super::bulk;
+use super::bodies::discard;
 use super::wire::WireError;
 use super::wire::fields::Fields;
+use super::{AppState, bulk};
 use axum::body::{Body, HttpBody};
 use http_body_util::BodyExt;
 use serde::de::DeserializeOwned;
@@ -20,9 +20,7 @@ const GRACE: Duration = Duration::from_secs(5);
 /// Minimum rate in bytes per second: of a small body, and of a large one, which others may have to wait for.
 const LEAST_RATE: u64 = 1 << 10;
 const LEAST_RATE_LARGE: u64 = 64 << 10;
-/// How long, and for how many bytes, a client may continue to send a body that has been refused. Otherwise it
-/// would find its connection closed and never read the reason.
-const LINGER: Duration = Duration::from_secs(5);
+/// For how many bytes a client may continue to send a body that is too long.
 const LINGER_BYTES: u64 = 256 << 20;
 /// A body up to this length is small and does not wait for others.
 pub(super) const SMALL: usize = 64 << 10;
@@ -131,18 +129,9 @@ pub async fn receive(mut body: Body, limit: usize, intake: &Intake) -> Result<Re
     }
 }
 
-/// Reads and discards the rest of a body that is too long, within limits.
-async fn refuse(mut body: Body, limit: usize) -> WireError {
-    let rest = async {
-        let mut taken = 0;
-        while let Some(Ok(frame)) = body.frame().await {
-            taken += frame.data_ref().map_or(0, |data| data.len() as u64);
-            if taken > LINGER_BYTES {
-                break;
-            }
-        }
-    };
-    let _ = tokio::time::timeout(LINGER, rest).await;
+/// Discards the rest of a body that is too long.
+async fn refuse(body: Body, limit: usize) -> WireError {
+    discard(body, LINGER_BYTES).await;
     WireError::TooLarge { limit }
 }
 

@@ -5,17 +5,11 @@
 use super::Peer;
 use crate::access::Key;
 use crate::serving::Meter;
-use axum::body::{Body, Bytes, HttpBody};
 use axum::extract::FromRequestParts;
 use axum::http::request::Parts;
-use axum::response::Response;
-use http_body_util::BodyExt;
-use hyper::body::{Frame, SizeHint};
 use parking_lot::Mutex;
 use std::convert::Infallible;
-use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
 
 /// The sender of a request.
 #[derive(Debug, Clone, Default)]
@@ -64,46 +58,5 @@ impl Spent {
         let meters = self.meters.lock();
         let sum = |of: fn(&Meter) -> u64| meters.iter().map(|meter| of(meter)).sum::<u64>();
         (!meters.is_empty()).then(|| (sum(Meter::prompt), sum(Meter::completion)))
-    }
-}
-
-/// Keeps `kept` until the response has been sent to its end, or is dropped.
-pub fn until_sent<T: Send + Unpin + 'static>(response: Response, kept: T) -> Response {
-    response.map(|body| Body::new(Holding { body, _kept: kept }))
-}
-
-struct Holding<T> {
-    body: Body,
-    _kept: T,
-}
-
-impl<T: Unpin> HttpBody for Holding<T> {
-    type Data = Bytes;
-    type Error = axum::Error;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
-        Pin::new(&mut self.body).poll_frame(context)
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
-    }
-}
-
-/// Reads and discards a body of at most `most` bytes, so that its sender gets to read a refusal.
-pub async fn discard(mut body: Body, most: u64) {
-    let mut taken = 0;
-    while let Some(Ok(frame)) = body.frame().await {
-        taken += frame.data_ref().map_or(0, |data| data.len() as u64);
-        if taken > most {
-            return;
-        }
     }
 }

@@ -4,14 +4,14 @@
 //! are answered as such, whoever asks. Limits per key are counted here too: a request that exceeds one is refused
 //! before it costs anything, and what an admitted one has used is charged when its response has been sent.
 
-use super::caller::{Spent, Verified, discard, until_sent};
+use super::bodies::{refuse, until_sent};
+use super::caller::{Spent, Verified};
 use super::error::ApiError;
 use crate::access::{Access, Allowance, Key, Scope, Share};
-use axum::body::Body;
 use axum::extract::{MatchedPath, Request, State};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 use axum::middleware::Next;
-use axum::response::{IntoResponse, Response};
+use axum::response::Response;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -103,10 +103,6 @@ pub const OPERATORS: &[(&str, Needs)] = &[
 
 /// The header in which Anthropic's clients send a key.
 const X_API_KEY: HeaderName = HeaderName::from_static("x-api-key");
-/// How long, and for how many bytes, the body of a refused request is read.
-const LINGER: Duration = Duration::from_secs(5);
-const LINGER_BYTES: u64 = 4 << 20;
-
 /// The route of a request, for the log; of a response.
 #[derive(Debug, Clone)]
 pub struct Route(pub String);
@@ -169,17 +165,6 @@ pub async fn clients(State(access): State<Access>, mut request: Request, next: N
             noted(response)
         }
     }
-}
-
-/// Answers with an error once the body has been read, within limits: a client that is still sending would find its
-/// connection closed, and never read the reason.
-async fn refuse(request: Request, error: ApiError) -> Response {
-    // Who waits for a go-ahead does not send its body.
-    if !request.headers().contains_key(header::EXPECT) {
-        let rest = discard(request.into_body(), LINGER_BYTES);
-        let _ = tokio::time::timeout(LINGER, rest).await;
-    }
-    error.into_response()
 }
 
 /// Runs a request if its key's limits allow it; charges it in the end.
@@ -262,44 +247,6 @@ fn span(time: Duration) -> String {
         (0, rest) => seconds(rest),
         (minutes, rest) => format!("{minutes}m{}", seconds(rest)),
     }
-}
-
-/// Refuses bodies with a content coding: none is decoded here.
-pub async fn plain_bodies(request: Request, next: Next) -> Response {
-    let coded = request.headers().get_all(header::CONTENT_ENCODING).iter().find(|coding| {
-        let plain = coding.as_bytes().trim_ascii();
-        !plain.is_empty() && !plain.eq_ignore_ascii_case(b"identity")
-    });
-    let Some(coding) = coded else { return next.run(request).await };
-    let error = ApiError::encoded(&String::from_utf8_lossy(coding.as_bytes()));
-    let mut response = refuse(request, error).await;
-    response.headers_mut().insert(header::ACCEPT_ENCODING, HeaderValue::from_static("identity"));
-    response
-}
-
-/// A request whose path has no trailing and no double slashes.
-pub async fn plain_path(mut request: Request<Body>) -> Request<Body> {
-    let path = request.uri().path();
-    if let Some(plain) = without_extra_slashes(path) {
-        let query = request.uri().query().map(|query| format!("?{query}")).unwrap_or_default();
-        let mut parts = request.uri().clone().into_parts();
-        if let Ok(path) = format!("{plain}{query}").parse() {
-            parts.path_and_query = Some(path);
-            if let Ok(uri) = parts.try_into() {
-                *request.uri_mut() = uri;
-            }
-        }
-    }
-    request
-}
-
-/// The path with single slashes and none at its end; `None` if it is already like that.
-fn without_extra_slashes(path: &str) -> Option<String> {
-    let extra = path.contains("//") || (path.len() > 1 && path.ends_with('/'));
-    extra.then(|| {
-        let parts = path.split('/').filter(|part| !part.is_empty());
-        format!("/{}", parts.collect::<Vec<_>>().join("/"))
-    })
 }
 
 #[cfg(test)]

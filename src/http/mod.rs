@@ -4,7 +4,7 @@
 //! [`serve()`] serves. Reading order: `wire` (request and response formats), `generate` with `replies`,
 //! `parts`, `chunks` and `whole` (from a request to its response), `error` (maps errors to statuses), `models`,
 //! `tokens`, `feedback`, `probes` with `gauges`, then `caller` (who asks), `gate` (which route needs which key),
-//! `requests` (ids and the log of requests), `operators` (access check), `admin` with [`orders`]
+//! `requests` (ids and the log of requests), `plain` (slashes and content codings), `operators` (access check), `admin` with [`orders`]
 //! and `events`, [`page`] (the operators' page and its figures), `cors` (web pages), then `sockets` (and their limits) and `lifecycle` (the phases of
 //! shutdown).
 //!
@@ -12,6 +12,7 @@
 //! nowhere further in.
 
 mod admin;
+mod bodies;
 mod body;
 mod bulk;
 mod caller;
@@ -29,6 +30,7 @@ mod operators;
 pub mod orders;
 pub mod page;
 mod parts;
+mod plain;
 mod probes;
 mod replies;
 mod requests;
@@ -95,7 +97,7 @@ pub fn client_app(state: AppState, origins: &[String]) -> Router {
         .route("/tokenize", post(tokens::tokenize))
         .route("/detokenize", post(tokens::detokenize))
         .layer(from_fn(full))
-        .layer(from_fn(gate::plain_bodies))
+        .layer(from_fn(plain::bodies))
         .layer(from_fn(json_of_pages));
     let (access, log) = (state.access.clone(), state.log_requests);
     let routes = clients
@@ -117,7 +119,7 @@ pub fn client_app(state: AppState, origins: &[String]) -> Router {
 fn around(routes: Router, log: bool) -> Router {
     Router::new()
         .fallback_service(routes)
-        .layer(map_request(gate::plain_path))
+        .layer(map_request(plain::path))
         .layer(from_fn_with_state(log, requests::follow))
 }
 
@@ -132,7 +134,7 @@ pub fn operator_app(state: AppState) -> Router {
         .merge(page::data())
         .fallback(async |method: Method, uri: Uri| ApiError::no_route(method.as_str(), uri.path()))
         .method_not_allowed_fallback(bad_method)
-        .layer(from_fn(gate::plain_bodies))
+        .layer(from_fn(plain::bodies))
         .layer(guard)
         .merge(files)
         .with_state(state);

@@ -97,18 +97,3 @@ fn spans_are_written_as_openai_does() {
     }
     assert_eq!(span(Duration::from_nanos(1)), "1ms", "rounded up");
 }
-
-#[test]
-fn slashes_that_say_nothing_are_left_out() {
-    for (path, plain) in [
-        ("/", None),
-        ("/v1/models", None),
-        ("/v1/models/", Some("/v1/models")),
-        ("//v1//models", Some("/v1/models")),
-        ("//", Some("/")),
-        ("///v1/models/a/b///", Some("/v1/models/a/b")),
-        ("/v1/../metrics/", Some("/v1/../metrics")),
-    ] {
-        assert_eq!(without_extra_slashes(path).as_deref(), plain, "{path}");
-    }
-}

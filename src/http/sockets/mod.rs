@@ -10,6 +10,7 @@
 mod pending;
 mod room;
 
+use super::bodies::until_sent;
 use super::bulk;
 use super::lifecycle::{Lifecycle, Phase};
 use crate::metrics;
@@ -22,7 +23,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::{GracefulConnection, GracefulShutdown};
 use ipnet::IpNet;
-use room::{Answer, Arriving, CloseOrder, Place, Room};
+use room::{Answering, Arriving, CloseOrder, Place, Room};
 use std::io;
 use std::net::SocketAddr;
 use std::pin::pin;
@@ -203,7 +204,7 @@ fn connection(
         let answered = app.clone().oneshot(request);
         async move {
             let answer = answered.await?;
-            Ok::<_, std::convert::Infallible>(answer.map(|body| Answer { body, place: answering }))
+            Ok::<_, std::convert::Infallible>(until_sent(answer, Answering(answering)))
         }
     });
     let mut stream = TimeoutStream::new(stream);

@@ -8,7 +8,7 @@ use super::super::body::SMALL;
 use super::super::bulk::Bulky;
 use super::Bounds;
 use super::pending::{Client, Pending};
-use axum::body::{Body, Bytes};
+use axum::body::Bytes;
 use hyper::body::{Body as HttpBody, Frame, Incoming, SizeHint};
 use parking_lot::Mutex;
 use std::collections::HashMap;
@@ -196,35 +196,12 @@ impl HttpBody for Arriving {
     }
 }
 
-/// A reply's body; when it is dropped, the connection waits for the next request.
-pub(super) struct Answer {
-    pub body: Body,
-    pub place: Arc<Place>,
-}
+/// Kept by a reply's body: when that is dropped, the connection waits for the next request.
+pub(super) struct Answering(pub Arc<Place>);
 
-impl Drop for Answer {
+impl Drop for Answering {
     fn drop(&mut self) {
-        self.place.rest();
-    }
-}
-
-impl HttpBody for Answer {
-    type Data = Bytes;
-    type Error = axum::Error;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
-        Pin::new(&mut self.body).poll_frame(context)
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
+        self.0.rest();
     }
 }
 
