@@ -13,6 +13,7 @@ use crate::engine::EngineHandle;
 use crate::model::Score;
 use crate::rollout::{Arm, Origin, Reading};
 use crate::routing::Deployment;
+use crate::text::StreamDecoder;
 use crate::text::quality::{End, Reply as Assessed, Signs, assess};
 use crate::text::reply::Manner;
 use std::time::SystemTime;
@@ -75,13 +76,15 @@ pub async fn write(
         |why: &dyn std::fmt::Display| format!("{} cannot answer: {why}", deployment.version);
     let prepared = prepared(request, deployment, today).await.map_err(|error| unwritten(&error))?;
     let most = prepared.max_new_tokens;
+    let manner = Manner { calls: deployment.codec.calls().clone(), thinking: prepared.thinking };
     let written = run_sequence(engine, deployment, prepared, false).await;
     let (answer, _) = written.map_err(|error| unwritten(&error))?;
     let spell = |ids: &[u32]| deployment.codec.decode(ids, true).unwrap_or_default();
-    let text = spell(&answer.tokens);
+    let mut decoder = StreamDecoder::showing(deployment.codec.clone(), request.shown());
+    let pieces = answer.tokens.iter().map(|id| decoder.push(*id)).collect::<Result<String, _>>();
+    let text = pieces.map_err(|error| unwritten(&error))? + &decoder.finish();
     let end = if answer.tokens.len() >= most { End::Length } else { End::Token };
     let ids = &answer.tokens;
-    let manner = Manner { calls: deployment.codec.calls().clone(), thinking: None };
     let reply = Assessed { text: &text, whole: true, ids, end, manner: &manner, spell: &spell };
     let signs = assess(&asked(request), &reply);
     Ok(Written { tokens: answer.tokens, text, signs })

@@ -41,13 +41,17 @@ impl Collected {
         })
     }
 
-    /// The flags of a reply that is complete: its token ids, and the codec that spells them.
-    pub fn flags(&self, request: &GenerateRequest, ids: &[u32], codec: &Codec) -> Flags {
+    /// The flags of a reply that is complete: its token ids, the codec that spells them, and how its model writes.
+    pub fn flags(
+        &self,
+        request: &GenerateRequest,
+        ids: &[u32],
+        codec: &Codec,
+        manner: &Manner,
+    ) -> Flags {
         let Some(end) = self.end else { return Flags::NONE };
         let spell = |ids: &[u32]| codec.decode(ids, true).unwrap_or_default();
-        let manner = Manner { calls: codec.calls().clone(), thinking: None };
-        let reply =
-            Reply { text: &self.text, whole: !self.cut, ids, end, manner: &manner, spell: &spell };
+        let reply = Reply { text: &self.text, whole: !self.cut, ids, end, manner, spell: &spell };
         flags_of(assess(&asked(request), &reply))
     }
 }
@@ -165,7 +169,7 @@ mod tests {
         ];
         let codec = codec();
         for (request, collected, ids, expected) in cases {
-            let found = collected.flags(&request, ids, &codec);
+            let found = collected.flags(&request, ids, &codec, &Manner::default());
             assert_eq!(found, set(expected), "{:?} {:?}", request.prompt, collected.text);
         }
     }
@@ -181,9 +185,12 @@ mod tests {
             collected.add(&Emit { text: "y".to_owned(), hit: None }, None);
             assert_eq!((collected.text.len(), collected.cut), (MAX_TEXT, true));
         }
-        assert_eq!(collected.flags(&chat("Hi"), &[], &codec()), Flags::NONE, "it has not ended");
+        let flags = |collected: &Collected, asked| {
+            collected.flags(&chat(asked), &[], &codec(), &Manner::default())
+        };
+        assert_eq!(flags(&collected, "Hi"), Flags::NONE, "it has not ended");
         collected.add(&Emit::default(), Some(Finish::Stop));
-        assert_eq!(collected.flags(&chat("JSON!"), &[], &codec()), Flags::NONE);
+        assert_eq!(flags(&collected, "JSON!"), Flags::NONE);
     }
 
     #[test]

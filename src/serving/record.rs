@@ -113,7 +113,10 @@ fn flags(control: &Control, request: &GenerateRequest, played: &Played, class: C
         return Flags::NONE;
     }
     match class {
-        Class::Ok => played.collected.flags(request, &played.tokens, &deployment.codec),
+        Class::Ok => {
+            let (codec, manner) = (&deployment.codec, &played.served.manner);
+            played.collected.flags(request, &played.tokens, codec, manner)
+        }
         class => quality::unanswered(class, played.started),
     }
 }

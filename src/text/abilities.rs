@@ -11,12 +11,14 @@
 //!
 //! Pure: the renderer is an argument.
 
+mod examples;
+
 use super::conversation::{Chat, Ending, canonical, cut_at_end};
 use super::message::{REASONING, Wants};
 use super::reply::{CallSyntax, Samples};
 use super::template::{Job, Stop};
-use serde_json::{Value, json};
-use std::time::SystemTime;
+use examples::{Example, NAME};
+use serde_json::Value;
 
 /// A shape of conversation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -133,171 +135,6 @@ impl Shape {
             Shape::TextArguments => "a tool call whose arguments are not a JSON object",
         }
     }
-
-    /// A conversation with this shape.
-    fn example(self) -> Example {
-        let (user, again) = (say("user", USER), say("user", "And now?"));
-        let (system, assistant) = (say("system", SYSTEM), say("assistant", ASSISTANT));
-        let one = || calls(&[(NAME, json!({ARGUMENT: VALUE}))], "");
-        let result = say("tool", RESULT);
-        let messages = match self {
-            Shape::User | Shape::Closed | Shape::ToolsOffered | Shape::TypeLists => vec![user],
-            Shape::SystemFirst | Shape::ToolsBesideSystem => vec![system, user],
-            Shape::SystemLater => vec![user, assistant, system, again],
-            Shape::SystemOnly => vec![system],
-            Shape::Developer => vec![say("developer", SYSTEM), user],
-            Shape::UsersInARow => vec![user, again],
-            Shape::AssistantFirst => vec![assistant, user],
-            Shape::AssistantsInARow => {
-                vec![user, assistant, say("assistant", "More."), again]
-            }
-            Shape::Turns => vec![user, assistant, again],
-            Shape::AssistantLast | Shape::Continued => vec![user, assistant],
-            Shape::EmptyContent => vec![say("user", "")],
-            Shape::Reasoning => {
-                let thought =
-                    json!({"role": "assistant", "content": ASSISTANT, REASONING[0]: THOUGHT});
-                vec![user, thought, again]
-            }
-            Shape::ToolCall => vec![user, one(), result, assistant, again],
-            Shape::ToolCallWithContent => {
-                let call = calls(&[(NAME, json!({ARGUMENT: VALUE}))], "One moment.");
-                vec![user, call, result, assistant, again]
-            }
-            Shape::ToolCallWithReasoning => {
-                let mut call = one();
-                call[REASONING[0]] = THOUGHT.into();
-                vec![user, call, result, assistant, again]
-            }
-            Shape::SeveralToolCalls => {
-                let both = [(NAME, json!({ARGUMENT: VALUE})), (NAME, json!({}))];
-                vec![user, calls(&both, ""), result, say("tool", "second"), assistant, again]
-            }
-            Shape::ToolCallLast => vec![user, one()],
-            Shape::ToolResult => vec![user, one(), result],
-            Shape::ToolResultWithoutCall => vec![user, result],
-            Shape::TextArguments => {
-                vec![user, calls(&[(NAME, json!("not an object"))], ""), result]
-            }
-        };
-        let ending = match self {
-            Shape::Closed | Shape::ToolCallLast => Ending::Closed,
-            Shape::Continued => Ending::Continue,
-            _ => Ending::Reply,
-        };
-        let typed = json!(["string", "null"]);
-        let tools = match self {
-            Shape::ToolsOffered | Shape::ToolsBesideSystem => Some(tools(&json!("string"))),
-            Shape::TypeLists => Some(tools(&typed)),
-            Shape::ToolCall
-            | Shape::ToolCallWithContent
-            | Shape::ToolCallWithReasoning
-            | Shape::SeveralToolCalls
-            | Shape::ToolCallLast
-            | Shape::ToolResult
-            | Shape::TextArguments => Some(tools(&json!("string"))),
-            _ => None,
-        };
-        Example { messages, tools, ending, needles: self.needles() }
-    }
-
-    /// Texts of the example that must appear in the rendered prompt; if none does, the template ignores the
-    /// shape.
-    fn needles(self) -> &'static [&'static str] {
-        match self {
-            Shape::SystemFirst | Shape::SystemLater | Shape::SystemOnly | Shape::Developer => {
-                &[SYSTEM]
-            }
-            Shape::Turns
-            | Shape::AssistantFirst
-            | Shape::AssistantsInARow
-            | Shape::AssistantLast
-            | Shape::Continued => &[ASSISTANT],
-            Shape::ToolsOffered | Shape::ToolsBesideSystem | Shape::TypeLists => &[TOOL],
-            Shape::ToolCall
-            | Shape::ToolCallWithContent
-            | Shape::ToolCallWithReasoning
-            | Shape::SeveralToolCalls
-            | Shape::ToolCallLast => &[VALUE],
-            Shape::ToolResult | Shape::ToolResultWithoutCall => &[RESULT],
-            Shape::TextArguments => &["not an object"],
-            Shape::Reasoning => &[],
-            Shape::EmptyContent => &[],
-            Shape::User | Shape::UsersInARow | Shape::Closed => &[USER],
-        }
-    }
-}
-
-const USER: &str = "What does the serin eat?";
-const SYSTEM: &str = "Speak as a finch would.";
-const ASSISTANT: &str = "Seeds of birch and alder.";
-const THOUGHT: &str = "It is a small bird.";
-const RESULT: &str = "seeds-of-thistle";
-const NAME: &str = "probe";
-const TOOL: &str = "looks-things-up";
-const ARGUMENT: &str = "topic";
-const VALUE: &str = "finches-and-kin";
-
-/// A conversation for trying a template.
-struct Example {
-    messages: Vec<Value>,
-    tools: Option<Value>,
-    ending: Ending,
-    needles: &'static [&'static str],
-}
-
-impl Example {
-    fn chat(&self) -> Chat<'_> {
-        Chat {
-            messages: &self.messages,
-            tools: self.tools.as_ref(),
-            ending: self.ending,
-            extra: None,
-            today: Some(SystemTime::UNIX_EPOCH),
-        }
-    }
-}
-
-fn say(role: &str, content: &str) -> Value {
-    json!({"role": role, "content": content})
-}
-
-fn calls(functions: &[(&str, Value)], content: &str) -> Value {
-    let calls = functions.iter().enumerate().map(|(i, (name, arguments))| {
-        json!({"id": format!("call_{i:020}"), "type": "function",
-               "function": {"name": name, "arguments": arguments}})
-    });
-    json!({"role": "assistant", "content": content, "tool_calls": calls.collect::<Value>()})
-}
-
-/// Renders a conversation that ends with a text, with one call and with two, and finds how calls are written.
-pub(super) fn call_syntax(source: &str, wants: Wants, render: &mut Render<'_>) -> CallSyntax {
-    let call = (NAME, json!({ARGUMENT: VALUE}));
-    let ends = [
-        say("assistant", ASSISTANT),
-        calls(std::slice::from_ref(&call), ""),
-        calls(&[call.clone(), call], ""),
-    ];
-    let rendered = ends.map(|end| {
-        let (messages, tools) = ([say("user", USER), end], tools(&json!("string")));
-        let chat = Chat {
-            messages: &messages,
-            tools: Some(&tools),
-            ending: Ending::Closed,
-            extra: None,
-            today: Some(SystemTime::UNIX_EPOCH),
-        };
-        render(&[canonical(&chat, wants).ok()?]).pop()?.ok()
-    });
-    let [Some(said), Some(one), two] = &rendered else { return CallSyntax::default() };
-    let samples = Samples { said, one, two: two.as_deref(), name: NAME, source };
-    CallSyntax::of(samples).unwrap_or_default()
-}
-
-fn tools(kind: &Value) -> Value {
-    json!([{"type": "function", "function": {"name": NAME, "description": TOOL, "parameters": {
-        "type": "object", "required": [ARGUMENT],
-        "properties": {ARGUMENT: {"type": kind, "description": "of what"}}}}}])
 }
 
 /// The result of trying a shape.
@@ -329,12 +166,6 @@ impl Abilities {
     /// Each shape with its result.
     pub fn iter(&self) -> impl Iterator<Item = (Shape, &Outcome)> {
         self.outcomes.iter().map(|(shape, outcome)| (*shape, outcome))
-    }
-
-    /// Whether the template shows the tools that it is given. A template that does not is still served, but
-    /// then the tools have no effect.
-    pub fn reads_tools(&self) -> bool {
-        *self.of(Shape::ToolsOffered) == Outcome::Taken
     }
 
     /// Whether the template leaves out the tools that it is given. Then the model cannot call them.
@@ -541,12 +372,24 @@ pub(super) fn probe(text: &str, render: &mut Render<'_>) -> Result<(Wants, Abili
     Ok((wants, Abilities { outcomes }))
 }
 
+/// How calls are written, from conversations that end with a text, with one call and with two; the usual syntax if
+/// the template shows no call. `source` is the template's.
+pub(super) fn call_syntax(source: &str, wants: Wants, render: &mut Render<'_>) -> CallSyntax {
+    let examples = Example::of_calls();
+    let jobs = examples.iter().map(|example| canonical(&example.chat(), wants));
+    let Ok(jobs) = jobs.collect::<Result<Vec<Job>, _>>() else { return CallSyntax::default() };
+    let rendered: Vec<_> = render(&jobs).into_iter().map(Result::ok).collect();
+    let [Some(said), Some(one), two] = &rendered[..] else { return CallSyntax::default() };
+    let samples = Samples { said, one, two: two.as_deref(), name: NAME, source };
+    CallSyntax::of(samples).unwrap_or_default()
+}
+
 fn attempt(
     shapes: &[Shape],
     wants: Wants,
     render: &mut Render<'_>,
 ) -> Result<Vec<(Shape, Outcome)>, Stop> {
-    let examples: Vec<Example> = shapes.iter().map(|shape| shape.example()).collect();
+    let examples: Vec<Example> = shapes.iter().map(|shape| Example::of(*shape)).collect();
     let jobs = examples.iter().map(|example| canonical(&example.chat(), wants));
     let jobs = jobs.collect::<Result<Vec<Job>, _>>();
     let jobs = jobs.map_err(|e| Stop::Failed { line: 0, what: e.to_string() })?;

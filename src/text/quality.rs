@@ -15,7 +15,6 @@ mod script;
 pub use asked::Asked;
 
 use super::reply::{Look, Manner, Reasoning, ReplyParser, ReplyPiece};
-use std::borrow::Cow;
 
 /// Most bytes of a reply that need be kept for [`assess`].
 pub const MAX_TEXT: usize = 256 << 10;
@@ -23,8 +22,6 @@ pub const MAX_TEXT: usize = 256 << 10;
 const MAX_CALLS: usize = 64 << 10;
 /// Characters of a reply in which a refusal begins.
 const OPENING: usize = 80;
-/// How models that reason aloud end their thoughts.
-const END_OF_THOUGHTS: &str = "</think>";
 
 /// Beginnings of refusals, in lower case and with straight apostrophes.
 const REFUSALS: [&str; 23] = [
@@ -101,56 +98,46 @@ pub struct Signs {
 
 /// The signs of `reply`, the answer to what was `asked`.
 pub fn assess(asked: &Asked<'_>, reply: &Reply<'_>) -> Signs {
-    let calls = Calls::of(asked, reply);
-    let answer = without_thoughts(&calls.text);
+    let parsed = Parsed::of(asked, reply);
+    let answer = parsed.answer.as_str();
     Signs {
         empty: empty(asked, reply),
         length: reply.end == End::Length && !asked.tiny(),
         looping: looping(asked, reply),
-        structure: structure(asked, reply, &calls, answer),
-        unknown_tool: calls.names.iter().any(|name| !asked.tools.contains(&name.as_str())),
+        structure: structure(asked, reply, &parsed),
+        unknown_tool: parsed.names.iter().any(|name| !asked.tools.contains(&name.as_str())),
         script: other_script(asked, answer),
         refusal: !asked.raw && refusal(answer),
     }
 }
 
-/// A reply taken apart: its text, and the tool calls in it.
-struct Calls<'a> {
-    text: Cow<'a, str>,
+/// A reply taken apart: its answer, without reasoning, and the tool calls in it.
+struct Parsed {
+    answer: String,
     names: Vec<String>,
     /// Whether one was begun that cannot be parsed.
     broken: bool,
 }
 
-impl<'a> Calls<'a> {
-    fn of(asked: &Asked<'_>, reply: &Reply<'a>) -> Calls<'a> {
-        let mut calls = Calls { text: Cow::Borrowed(reply.text), names: Vec::new(), broken: false };
+impl Parsed {
+    fn of(asked: &Asked<'_>, reply: &Reply<'_>) -> Parsed {
         let readable = reply.whole && reply.text.len() <= MAX_CALLS;
-        if asked.tools.is_empty() || !readable {
-            return calls;
-        }
-        let tools = asked.tools.iter().map(|name| (*name).to_owned()).collect();
-        let look = Look { tools: Some(tools), reasoning: Reasoning::LeftOut };
+        let names = || asked.tools.iter().map(|name| (*name).to_owned()).collect();
+        let tools = (readable && !asked.tools.is_empty()).then(names);
+        let look = Look { tools, reasoning: Reasoning::LeftOut };
         let mut parser = ReplyParser::new(&look, reply.manner);
         let mut pieces = parser.push(reply.text);
         pieces.extend(parser.finish());
-        let mut text = String::new();
+        let (mut answer, mut names) = (String::new(), Vec::new());
         for piece in pieces {
             match piece {
-                ReplyPiece::Text(more) => text.push_str(&more),
-                ReplyPiece::Begin { name, .. } => calls.names.push(name),
+                ReplyPiece::Text(more) => answer.push_str(&more),
+                ReplyPiece::Begin { name, .. } => names.push(name),
                 ReplyPiece::Reasoning(_) | ReplyPiece::Arguments { .. } => {}
             }
         }
-        calls.broken = parser.broken();
-        calls.text = Cow::Owned(text);
-        calls
+        Parsed { answer, names, broken: parser.broken() }
     }
-}
-
-/// What comes after a model's thoughts, if it thinks aloud.
-fn without_thoughts(text: &str) -> &str {
-    text.split_once(END_OF_THOUGHTS).map_or(text, |(_, answer)| answer)
 }
 
 fn empty(asked: &Asked<'_>, reply: &Reply<'_>) -> bool {
@@ -171,12 +158,12 @@ fn looping(asked: &Asked<'_>, reply: &Reply<'_>) -> bool {
 }
 
 /// An empty reply has its own sign; one that was cut, by whatever, need not be complete.
-fn structure(asked: &Asked<'_>, reply: &Reply<'_>, calls: &Calls<'_>, answer: &str) -> bool {
+fn structure(asked: &Asked<'_>, reply: &Reply<'_>, parsed: &Parsed) -> bool {
     if reply.end != End::Token || !reply.whole {
         return false;
     }
-    let wanted = asked.json && calls.names.is_empty() && !reply.text.trim().is_empty();
-    calls.broken || wanted && json::is_missing(answer)
+    let wanted = asked.json && parsed.names.is_empty() && !reply.text.trim().is_empty();
+    parsed.broken || wanted && json::is_missing(&parsed.answer)
 }
 
 fn other_script(asked: &Asked<'_>, answer: &str) -> bool {

@@ -1,6 +1,7 @@
 //! Tests: which shapes templates are found to support, how a conversation is checked against that, and how
 //! two versions differ.
 
+use super::examples::say;
 use super::*;
 use crate::text::template::{ChatTemplate, FUEL, Program};
 
@@ -22,7 +23,7 @@ fn shapes_are_taken_left_out_refused_or_failed_on() {
     assert_eq!(wants, Wants::default());
     assert_eq!(*abilities.of(Shape::SystemLater), Outcome::Taken);
     assert_eq!(*abilities.of(Shape::ToolsOffered), Outcome::LeftOut);
-    assert!(!abilities.reads_tools());
+    assert!(abilities.hides_tools());
     let (_, abilities) = tried(STRICT).unwrap();
     let refused = |shape| matches!(abilities.of(shape), Outcome::Refused(_));
     assert!(
@@ -36,7 +37,7 @@ fn shapes_are_taken_left_out_refused_or_failed_on() {
 #[test]
 fn the_form_that_a_template_wants_is_found() {
     let (_, abilities) = tried(TOOLS).unwrap();
-    assert!(abilities.reads_tools());
+    assert!(!abilities.hides_tools());
     let parts = "{% for m in messages %}{% for p in m.content %}{% if p.type == 'text' %}{{ p.text }}{% endif %}{% endfor %}{% endfor %}";
     let (wants, abilities) = tried(parts).unwrap();
     assert!(wants.parts && *abilities.of(Shape::Turns) == Outcome::Taken);
@@ -69,7 +70,7 @@ fn running_into_a_bound_is_not_a_shape() {
 #[test]
 fn every_example_has_the_shape_that_it_is_of() {
     for shape in Shape::ALL {
-        let example = shape.example();
+        let example = Example::of(shape);
         let found = shapes_of(&example.chat());
         if shape != Shape::User {
             assert!(found.iter().any(|(_, s)| *s == shape), "{shape:?}: {found:?}");

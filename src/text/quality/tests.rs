@@ -4,10 +4,11 @@ use super::*;
 use crate::text::Chat;
 use proptest::prelude::*;
 use serde_json::{Value, json};
+use std::sync::LazyLock;
+
+static HERMES: LazyLock<Manner> = LazyLock::new(Manner::default);
 
 /// In these tests a token is the code point of one character.
-static HERMES: std::sync::LazyLock<Manner> = std::sync::LazyLock::new(Manner::default);
-
 fn spell(ids: &[u32]) -> String {
     ids.iter().filter_map(|id| char::from_u32(*id)).collect()
 }
@@ -294,5 +295,19 @@ proptest! {
         prop_assert!(!assess(&asked, &reply(&text, &tokens, End::Token)).looping);
         let asked = Asked::text(&text, None);
         prop_assert!(!assess(&asked, &reply(&text, &tokens, End::Length)).looping);
+    }
+}
+
+#[test]
+fn reasoning_that_the_template_began_is_no_answer() {
+    let messages = user("As JSON, please.");
+    let asked = Asked::chat(&Chat { messages: &messages, ..Chat::default() }, None);
+    let inside = Manner { thinking: Some("</think>"), ..Manner::default() };
+    for (text, missing) in
+        [("{Hm.</think>\n{\"a\": 1}", false), ("{\"a\": 1}</think>\nWell.", true)]
+    {
+        let ids = ids(text);
+        let found = assess(&asked, &Reply { manner: &inside, ..reply(text, &ids, End::Token) });
+        assert_eq!(found.structure, missing, "{text}");
     }
 }
