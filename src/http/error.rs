@@ -144,7 +144,8 @@ impl ApiError {
     /// A request without a valid key; `wrong`: it shows one that is not valid.
     pub fn unauthorized(wrong: bool) -> ApiError {
         let text = match wrong {
-            true => "This API key is not valid here: it is unknown, revoked or expired.",
+            // Clients such as litellm tell this error from other invalid requests by OpenAI's first words.
+            true => "Incorrect API key provided: it is unknown, revoked or expired.",
             false => {
                 "This server needs an API key: set the header `Authorization: Bearer KEY` or `x-api-key: KEY`."
             }
