@@ -2,7 +2,8 @@
 //!
 //! [`client_app`] and [`operator_app`] build routers from [`AppState`], which tests call with `oneshot` and
 //! [`serve()`] serves. Reading order: `wire` (request and response formats), `generate` with `replies`,
-//! `parts`, `chunks` and `whole` (from a request to its response), `error` (maps errors to statuses), `models`,
+//! `parts`, `format`, then
+//! `completions` with `chunks` and `whole`, `responses`, `messages` (the endpoints), `error` (maps errors to statuses), `models`,
 //! `tokens`, `feedback`, `probes` with `gauges`, then `operators` (access check), `admin` with [`orders`]
 //! and `events`, [`page`] (the operators' page and its figures), `cors` (web pages), then `sockets` (and their limits) and `lifecycle` (the phases of
 //! shutdown).
@@ -14,13 +15,17 @@ mod admin;
 mod body;
 mod bulk;
 mod chunks;
+mod completions;
 mod cors;
 mod error;
 mod events;
 mod feedback;
+mod format;
 mod gauges;
 mod generate;
 mod lifecycle;
+mod messages;
+mod missing;
 mod models;
 mod operators;
 pub mod orders;
@@ -28,6 +33,7 @@ pub mod page;
 mod parts;
 mod probes;
 mod replies;
+mod responses;
 mod sockets;
 mod sse;
 mod tokens;
@@ -47,7 +53,7 @@ use axum::extract::Request;
 use axum::http::{Method, Uri, header};
 use axum::middleware::{Next, from_fn, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post};
+use axum::routing::{MethodRouter, get, post};
 use error::ApiError;
 use metrics_exporter_prometheus::PrometheusHandle;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
@@ -77,15 +83,16 @@ pub struct AppState {
 pub fn client_app(state: AppState, origins: &[String]) -> Router {
     let clients = Router::new()
         .route("/", get(page::pointer))
-        .route("/v1/chat/completions", post(generate::chat))
-        .route("/v1/completions", post(generate::completion))
-        .route("/v1/models", get(models::list))
-        .route("/v1/models/{*id}", get(models::one))
+        .merge(public("/v1"))
+        .merge(public(""))
         .route("/v1/feedback", post(feedback::record))
         .route("/tokenize", post(tokens::tokenize))
         .route("/detokenize", post(tokens::detokenize))
+        .route("/apply-template", post(tokens::apply_template))
+        .merge(missing::routes())
         .layer(from_fn(full))
         .layer(from_fn(json_of_pages))
+        .layer(from_fn(messages::in_form))
         .fallback(lost)
         .method_not_allowed_fallback(bad_method)
         .with_state(state.clone());
@@ -96,6 +103,27 @@ pub fn client_app(state: AppState, origins: &[String]) -> Router {
         None => clients,
     };
     probes().method_not_allowed_fallback(bad_method).fallback_service(clients).with_state(state)
+}
+
+/// The routes of the public APIs, which clients find below `/v1` and, as on other servers, also without it.
+fn public(prefix: &str) -> Router<AppState> {
+    let by_id = get(responses::not_stored).delete(responses::not_stored);
+    let routes: [(&str, MethodRouter<AppState>); 11] = [
+        ("/chat/completions", generate::route(&completions::CHAT)),
+        ("/completions", generate::route(&completions::TEXT)),
+        ("/responses", generate::route(&responses::ENDPOINT)),
+        ("/responses/input_tokens", post(responses::input_tokens)),
+        ("/responses/{id}", by_id),
+        ("/responses/{id}/cancel", post(responses::not_stored)),
+        ("/responses/{id}/input_items", get(responses::not_stored)),
+        ("/messages", generate::route(&messages::ENDPOINT)),
+        ("/messages/count_tokens", post(messages::count_tokens)),
+        ("/models", get(models::list)),
+        ("/models/{*id}", get(models::one)),
+    ];
+    let add =
+        |router: Router<AppState>, (path, route)| router.route(&format!("{prefix}{path}"), route);
+    routes.into_iter().fold(Router::new(), add)
 }
 
 /// The routes for operators, and the probes, behind the operators' access check; for a listener of their own.
