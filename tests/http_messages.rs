@@ -362,6 +362,7 @@ async fn what_cannot_be_done_is_refused_by_name() {
     ];
     for (more, param) in cases {
         let (status, answer) = ask(&app, post(PATH, &body(more.clone()))).await;
+        assert_eq!(status.as_u16(), 400, "{more}");
         let (kind, message) = error(&answer);
         assert_eq!((status.as_u16(), kind), (400, "invalid_request_error"), "{more}: {answer}");
         assert!(message.contains(&format!("'{param}'")), "{more}: {message}");

@@ -9,7 +9,6 @@ use super::wire::fields::Fields;
 use super::wire::reply::Head;
 use super::wire::{Ask, Shape, WireError, chat, completion};
 use crate::serving::{GatewayError, Piece, Served};
-use serde_json::Value;
 
 /// `/v1/chat/completions`.
 pub const CHAT: Endpoint = Endpoint {
@@ -77,7 +76,7 @@ impl Gathered for Whole {
         Whole::served(self)
     }
 
-    fn json(self: Box<Self>) -> Result<Value, serde_json::Error> {
-        Whole::json(*self)
+    fn json(self: Box<Self>) -> Result<String, serde_json::Error> {
+        Whole::json(*self).map(|json| json.to_string())
     }
 }

@@ -8,7 +8,6 @@ use super::wire::WireError;
 use super::wire::common::{Envelope, Rules};
 use super::wire::fields::Fields;
 use crate::serving::{GatewayError, GenerateRequest, Piece, Served};
-use serde_json::Value;
 
 /// Keeps a connection alive while there is nothing to send. A comment, which every client ignores.
 pub const KEEP_ALIVE: &str = ": keep-alive\n\n";
@@ -64,6 +63,6 @@ pub trait Gathered: Send {
     fn take(&mut self, piece: Piece) -> Result<(), GatewayError>;
     /// Who answers, as far as is known.
     fn served(&self) -> &Served;
-    /// The answer.
-    fn json(self: Box<Self>) -> Result<Value, serde_json::Error>;
+    /// The answer, as JSON text.
+    fn json(self: Box<Self>) -> Result<String, serde_json::Error>;
 }

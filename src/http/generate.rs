@@ -13,12 +13,12 @@ use super::wire::common::{Envelope, Rules, arm_named};
 use super::{AppState, Lifecycle, Peer, Phase, body, sse, unix_now};
 use crate::rollout::Arm;
 use crate::serving::{Piece, Served};
+use axum::Extension;
 use axum::body::{Body, Bytes};
 use axum::extract::State;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodRouter, post};
-use axum::{Extension, Json};
 use futures_util::FutureExt;
 use std::convert::Infallible;
 use std::net::IpAddr;
@@ -136,8 +136,9 @@ async fn whole(format: Box<dyn Format>, mut replies: Replies) -> Response {
         }
     }
     let served = whole.served().clone();
+    let kind = [(header::CONTENT_TYPE, HeaderValue::from_static("application/json"))];
     let json = whole.json().map_err(|error| ApiError::internal(&error));
-    let response = json.map_or_else(ApiError::into_response, |json| Json(json).into_response());
+    let response = json.map_or_else(ApiError::into_response, |json| (kind, json).into_response());
     named(response, &served)
 }
 

@@ -5,7 +5,7 @@
 //! `parts`, `format`, then
 //! `completions` with `chunks` and `whole`, `responses`, `messages` (the endpoints), `error` (maps errors to statuses), `models`,
 //! `tokens`, `feedback`, `probes` with `gauges`, then `operators` (access check), `admin` with [`orders`]
-//! and `events`, [`page`] (the operators' page and its figures), `cors` (web pages), then `sockets` (and their limits) and `lifecycle` (the phases of
+//! and `events`, [`page`] (the operators' page and its figures), `cors` (web pages), then `openapi` (the description of the routes), `sockets` (and their limits) and `lifecycle` (the phases of
 //! shutdown).
 //!
 //! It knows the gateway and the control module by their public types only. Wire types are used here and
@@ -27,6 +27,7 @@ mod lifecycle;
 mod messages;
 mod missing;
 mod models;
+mod openapi;
 mod operators;
 pub mod orders;
 pub mod page;
@@ -83,6 +84,8 @@ pub struct AppState {
 pub fn client_app(state: AppState, origins: &[String]) -> Router {
     let clients = Router::new()
         .route("/", get(page::pointer))
+        .route("/docs", get(openapi::page))
+        .route("/openapi.json", get(openapi::json))
         .merge(public("/v1"))
         .merge(public(""))
         .route("/v1/feedback", post(feedback::record))
@@ -92,9 +95,9 @@ pub fn client_app(state: AppState, origins: &[String]) -> Router {
         .merge(missing::routes())
         .layer(from_fn(full))
         .layer(from_fn(json_of_pages))
-        .layer(from_fn(messages::in_form))
         .fallback(lost)
         .method_not_allowed_fallback(bad_method)
+        .layer(from_fn(messages::in_form))
         .with_state(state.clone());
     // Around everything, including fallbacks. Otherwise fallbacks would answer preflights, and 404s would
     // lack headers.

@@ -14,6 +14,7 @@ use serde::Serialize;
 
 /// A prompt as token ids of stable's tokenizer.
 #[derive(Serialize, JsonSchema)]
+#[schemars(rename = "Tokenized")]
 pub struct Tokens {
     count: usize,
     max_model_len: usize,
@@ -32,6 +33,7 @@ enum TokenList {
 
 /// A token and what it spells.
 #[derive(Serialize, JsonSchema)]
+#[schemars(rename = "TokenPiece")]
 struct Piece {
     id: u32,
     piece: Spelling,
@@ -39,6 +41,7 @@ struct Piece {
 
 /// A text, or the bytes of a token that is no whole character.
 #[derive(Serialize, JsonSchema)]
+#[schemars(rename = "TokenSpelling")]
 #[serde(untagged)]
 enum Spelling {
     Text(String),
@@ -47,6 +50,7 @@ enum Spelling {
 
 /// The text of token ids, under the names of both forms.
 #[derive(Serialize, JsonSchema)]
+#[schemars(rename = "Detokenized")]
 pub struct Text {
     prompt: String,
     content: String,

@@ -20,6 +20,7 @@ const OVERLOADED: u16 = 529;
 
 /// An error's body.
 #[derive(Debug, Serialize, JsonSchema)]
+#[schemars(rename = "MessagesError")]
 pub struct Body {
     #[serde(rename = "type")]
     kind: &'static str,
@@ -28,6 +29,7 @@ pub struct Body {
 }
 
 #[derive(Debug, Serialize, JsonSchema)]
+#[schemars(rename = "MessagesErrorDetail")]
 struct Detail {
     #[serde(rename = "type")]
     kind: &'static str,

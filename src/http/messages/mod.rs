@@ -9,7 +9,8 @@ mod events;
 mod reply;
 mod request;
 
-pub use errors::in_form;
+pub use errors::{Body as ErrorForm, in_form};
+pub use reply::Message;
 
 pub use request::FIELDS;
 
@@ -27,7 +28,6 @@ use events::Events;
 use reply::{About, Reply};
 use schemars::JsonSchema;
 use serde::Serialize;
-use serde_json::Value;
 
 /// The prefix of ids.
 const PREFIX: &str = "msg_";
@@ -78,13 +78,14 @@ impl Gathered for Reply {
         Reply::served(self)
     }
 
-    fn json(self: Box<Self>) -> Result<Value, serde_json::Error> {
-        serde_json::to_value(self.message())
+    fn json(self: Box<Self>) -> Result<String, serde_json::Error> {
+        serde_json::to_string(&self.message())
     }
 }
 
 /// How long the prompt of a request is.
 #[derive(Debug, Serialize, JsonSchema)]
+#[schemars(rename = "MessagesCount")]
 pub struct Count {
     input_tokens: usize,
 }

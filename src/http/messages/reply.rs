@@ -27,6 +27,7 @@ pub struct About {
 
 /// A block of content.
 #[derive(Debug, Clone, PartialEq, Serialize, JsonSchema)]
+#[schemars(rename = "MessagesBlock")]
 #[serde(tag = "type", rename_all = "snake_case")]
 pub enum Block {
     /// What the model thought. It is not signed.
@@ -202,6 +203,7 @@ impl Reply {
 
 /// A message, whole or so far.
 #[derive(Debug, Serialize, JsonSchema)]
+#[schemars(rename = "MessagesMessage")]
 pub struct Message<'a> {
     id: &'a str,
     #[serde(rename = "type")]
@@ -216,6 +218,7 @@ pub struct Message<'a> {
 
 /// Token counts.
 #[derive(Debug, Clone, Copy, Serialize, JsonSchema)]
+#[schemars(rename = "MessagesUsage")]
 pub struct Tokens {
     /// Tokens of the prompt that were not in the cache. In a stream they are known at its end.
     input_tokens: usize,

@@ -102,7 +102,7 @@ fn events<'a>(reply: &'a Reply, change: &'a Change) -> Vec<Event<'a>> {
             let kind = if cut { "response.incomplete" } else { "response.completed" };
             vec![whole(kind, true)]
         }
-        Change::Failed(_) => vec![whole("response.failed", true)],
+        Change::Failed => vec![whole("response.failed", true)],
     }
 }
 

@@ -8,7 +8,7 @@ mod items;
 mod reply;
 mod request;
 
-pub use reply::{Content, Item, Response};
+pub use reply::Response;
 pub use request::FIELDS;
 
 use super::error::ApiError;
@@ -26,7 +26,6 @@ use events::Events;
 use reply::{About, Reply};
 use schemars::JsonSchema;
 use serde::Serialize;
-use serde_json::Value;
 
 /// The prefix of ids.
 const PREFIX: &str = "resp_";
@@ -76,8 +75,8 @@ impl Gathered for Reply {
         Reply::served(self)
     }
 
-    fn json(self: Box<Self>) -> Result<Value, serde_json::Error> {
-        serde_json::to_value(self.response(true))
+    fn json(self: Box<Self>) -> Result<String, serde_json::Error> {
+        serde_json::to_string(&self.response(true))
     }
 }
 

@@ -34,6 +34,7 @@ pub struct About {
 
 /// How far a response or an item is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, JsonSchema)]
+#[schemars(rename = "ResponseStatus")]
 #[serde(rename_all = "snake_case")]
 pub enum Status {
     InProgress,
@@ -44,6 +45,7 @@ pub enum Status {
 
 /// An item of the output.
 #[derive(Debug, Clone, Serialize, JsonSchema)]
+#[schemars(rename = "ResponseItem")]
 #[serde(tag = "type", rename_all = "snake_case")]
 pub enum Item {
     /// What the model thought.
@@ -56,6 +58,7 @@ pub enum Item {
 
 /// A part of an item's content.
 #[derive(Debug, Clone, Serialize, JsonSchema)]
+#[schemars(rename = "ResponseContent")]
 #[serde(tag = "type", rename_all = "snake_case")]
 pub enum Content {
     /// Text for the reader. There are never annotations.
@@ -143,7 +146,7 @@ pub enum Change {
     Arguments(usize, String),
     Finished(usize),
     Ended,
-    Failed(ApiError),
+    Failed,
 }
 
 /// The answer so far.
@@ -291,8 +294,8 @@ impl Reply {
 
     /// The answer ends with an error.
     pub fn failure(&mut self, error: ApiError) -> Change {
-        self.failed = Some(error.clone());
-        Change::Failed(error)
+        self.failed = Some(error);
+        Change::Failed
     }
 
     /// An id that starts with `prefix`, of this response's `n`-th thing of its kind.
@@ -394,6 +397,7 @@ impl Response<'_> {
 }
 
 #[derive(Debug, Serialize, JsonSchema)]
+#[schemars(rename = "ResponseError")]
 struct Failure {
     code: &'static str,
     message: String,
@@ -408,22 +412,26 @@ impl From<&ApiError> for Failure {
 }
 
 #[derive(Debug, Serialize, JsonSchema)]
+#[schemars(rename = "ResponseIncomplete")]
 struct Incomplete {
     reason: &'static str,
 }
 
 #[derive(Debug, Serialize, JsonSchema)]
+#[schemars(rename = "ResponseReasoning")]
 struct Effort<'a> {
     effort: Option<&'a str>,
     summary: Option<&'a str>,
 }
 
 #[derive(Debug, Serialize, JsonSchema)]
+#[schemars(rename = "ResponseText")]
 struct Text {
     format: TextFormat,
 }
 
 #[derive(Debug, Serialize, JsonSchema)]
+#[schemars(rename = "ResponseTextFormat")]
 struct TextFormat {
     #[serde(rename = "type")]
     kind: &'static str,
@@ -431,6 +439,7 @@ struct TextFormat {
 
 /// Token counts.
 #[derive(Debug, Serialize, JsonSchema)]
+#[schemars(rename = "ResponseUsage")]
 struct Tokens {
     input_tokens: usize,
     input_tokens_details: InputDetails,

@@ -74,6 +74,7 @@ pub struct Answer<'a, C> {
 
 /// Token counts.
 #[derive(Debug, Clone, Copy, Serialize, JsonSchema)]
+#[schemars(rename = "Usage")]
 pub struct UsageWire {
     pub prompt_tokens: usize,
     pub completion_tokens: usize,

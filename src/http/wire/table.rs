@@ -1,4 +1,4 @@
-//! One table of the fields that clients may send: which are honoured, which change nothing, which are refused.
+//! The table of the fields that clients may send: which are honoured, which change nothing, which are refused.
 //!
 //! Its rows are request fields of OpenAI's API, of vLLM and of llama-server (as of 2026), for chat and plain
 //! completions: those that shape a reply, and those that clients are known to send. A field that would change the reply is honoured or refused by name; none is accepted and ignored.
@@ -9,9 +9,8 @@ use super::fields::{Fields, whole};
 use super::{Shape, WireError};
 use serde_json::Value;
 
-/// What happens to a field. The notes are for people: only the document shows them.
+/// What happens to a field. The notes are for people: only documents show them.
 #[derive(Debug, Clone, Copy)]
-#[cfg_attr(not(test), allow(dead_code))]
 pub enum Treatment {
     /// It does what its API says; how, if that needs to be said.
     Honoured(&'static str),
@@ -194,6 +193,19 @@ pub const TABLE: &[Row] = &[
     ("xtc_threshold", All, Neutral(UNUSED_SAMPLER)),
 ];
 
+/// The fields of a route, and what happens to them.
+pub fn rows(shape: Shape) -> Vec<OwnRow> {
+    let rows = TABLE.iter().filter(|(_, on, _)| on.covers(shape));
+    rows.map(|(name, _, treatment)| (*name, *treatment)).collect()
+}
+
+/// As [`rows`], for a route with a table of its own.
+pub fn rows_by(own: &[OwnRow]) -> Vec<OwnRow> {
+    let shared = TABLE.iter().filter(|(_, on, _)| *on == All);
+    let shared = shared.map(|(name, _, treatment)| (*name, *treatment));
+    own.iter().copied().chain(shared).collect()
+}
+
 /// Refuses the first field that asks for something this server cannot do.
 pub fn refuse(fields: &Fields, shape: Shape) -> Result<(), WireError> {
     for (name, on, treatment) in TABLE {
@@ -207,7 +219,8 @@ pub fn refuse(fields: &Fields, shape: Shape) -> Result<(), WireError> {
 
 /// As [`refuse`], for a route with a table of its own.
 pub fn refuse_by(fields: &Fields, own: &[OwnRow]) -> Result<(), WireError> {
-    let shared = TABLE.iter().filter(|(_, on, _)| *on == All).map(|(name, _, does)| (name, does));
+    let shared = TABLE.iter().filter(|(_, on, _)| *on == All);
+    let shared = shared.map(|(name, _, treatment)| (name, treatment));
     for (name, treatment) in own.iter().map(|(name, does)| (name, does)).chain(shared) {
         let Refused(asks, instead) = treatment else { continue };
         if fields.peek(name).is_some_and(asks) {

@@ -31,22 +31,12 @@ impl Route {
         }
     }
 
-    /// The names of its fields, and what happens to them.
-    fn rows(self) -> Vec<(&'static str, Treatment)> {
-        let of = |shape| {
-            let rows = TABLE.iter().filter(move |(_, on, _)| on.covers(shape));
-            rows.map(|(name, _, treatment)| (*name, *treatment)).collect()
-        };
-        let own = |rows: &[OwnRow]| {
-            let shared = TABLE.iter().filter(|(_, on, _)| *on == All);
-            let shared = shared.map(|(name, _, treatment)| (*name, *treatment));
-            rows.iter().copied().chain(shared).collect()
-        };
+    fn rows(self) -> Vec<OwnRow> {
         match self {
-            OfChat => of(Shape::Chat),
-            OfText => of(Shape::Text),
-            OfResponses => own(responses::FIELDS),
-            OfMessages => own(messages::FIELDS),
+            OfChat => rows(Shape::Chat),
+            OfText => rows(Shape::Text),
+            OfResponses => rows_by(responses::FIELDS),
+            OfMessages => rows_by(messages::FIELDS),
         }
     }
 
