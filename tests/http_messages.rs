@@ -341,7 +341,7 @@ async fn what_cannot_be_done_is_refused_by_name() {
         (json!({"system": 5}), "system"),
         (json!({"temperature": 1.5}), "temperature"),
         (json!({"top_p": 2}), "top_p"),
-        (json!({"stop_sequences": "x"}), "stop_sequences"),
+        (json!({"stop_sequences": 5}), "stop_sequences"),
         (json!({"stop_sequences": vec!["x"; 17]}), "stop_sequences"),
         (json!({"tool_choice": {"type": "any"}}), "tool_choice"),
         (json!({"tool_choice": {"type": "tool", "name": "f"}}), "tool_choice"),

@@ -60,7 +60,7 @@ const KINDS: &[(&str, Kind)] = &[
     ("seed", Integer(-1, i64::MAX)),
     ("skip_special_tokens", Flag),
     ("stop", Schema(text_or_texts)),
-    ("stop_sequences", Schema(texts)),
+    ("stop_sequences", Schema(text_or_texts)),
     ("stop_token_ids", Schema(ids)),
     ("stream", Flag),
     ("stream_options", Object),

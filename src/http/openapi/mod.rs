@@ -38,7 +38,8 @@ struct Generates {
     endpoint: &'static Endpoint,
     summary: &'static str,
     rows: Vec<OwnRow>,
-    required: &'static [&'static str],
+    /// The fields that must be given besides the prompt.
+    more_required: &'static [&'static str],
     answer: fn(&mut SchemaGenerator) -> Schema,
 }
 
@@ -49,7 +50,7 @@ fn generating() -> [Generates; 4] {
             endpoint: &completions::CHAT,
             summary: "Continue a chat",
             rows: rows(Shape::Chat),
-            required: &["messages"],
+            more_required: &[],
             answer: SchemaGenerator::subschema_for::<Answer<'static, ChatChoice>>,
         },
         Generates {
@@ -57,7 +58,7 @@ fn generating() -> [Generates; 4] {
             endpoint: &completions::TEXT,
             summary: "Continue a text",
             rows: rows(Shape::Text),
-            required: &["prompt"],
+            more_required: &[],
             answer: SchemaGenerator::subschema_for::<Answer<'static, TextChoice>>,
         },
         Generates {
@@ -65,7 +66,7 @@ fn generating() -> [Generates; 4] {
             endpoint: &responses::ENDPOINT,
             summary: "Create a response (OpenAI's Responses API)",
             rows: rows_by(responses::FIELDS),
-            required: &["input"],
+            more_required: &[],
             answer: SchemaGenerator::subschema_for::<responses::Response<'static>>,
         },
         Generates {
@@ -73,7 +74,7 @@ fn generating() -> [Generates; 4] {
             endpoint: &messages::ENDPOINT,
             summary: "Create a message (Anthropic's Messages API)",
             rows: rows_by(messages::FIELDS),
-            required: &["messages", "max_tokens"],
+            more_required: &["max_tokens"],
             answer: SchemaGenerator::subschema_for::<messages::Message<'static>>,
         },
     ]
@@ -128,7 +129,8 @@ fn document() -> Value {
 
 fn generates(one: &Generates, schemas: &mut SchemaGenerator) -> Value {
     let whole = (one.answer)(schemas);
-    let body = fields::body(one.path, &one.rows, one.required);
+    let required = [&[one.endpoint.prompt], one.more_required].concat();
+    let body = fields::body(one.path, &one.rows, &required);
     let mut responses = errors(schemas, one.path.starts_with("/messages"));
     responses["200"] = json!({
         "description": "The answer, as a whole or, with `stream`, as server-sent events.",

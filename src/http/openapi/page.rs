@@ -56,7 +56,7 @@ fn takes(schema: &Value) -> String {
             None => "anything".to_owned(),
         },
     };
-    let bound = |name: &str| schema.get(name).map(Value::to_string);
+    let bound = |name: &str| Some(schema.get(name)?.as_f64()?.to_string());
     match (bound("minimum"), bound("exclusiveMinimum"), bound("maximum")) {
         (Some(least), _, Some(most)) => format!("{kind}, {least} to {most}"),
         (Some(least), _, None) => format!("{kind}, at least {least}"),
