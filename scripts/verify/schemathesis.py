@@ -30,7 +30,7 @@ def installed(folder):
 
 
 def run(program, address, folder, checks, examples, seed, more):
-    """One run; returns its number of cases and its failures by check."""
+    """One run; returns its number of cases, its failures by check, its answers by status, and what was printed."""
     report = folder / "report.ndjson"
     command = [str(program), "run", f"http://{address}/openapi.json", "--checks", ",".join(checks), "--report", "ndjson",
                "--report-ndjson-path", str(report), "--max-examples", str(examples), "--seed", str(seed), "--no-color",
@@ -42,14 +42,12 @@ def run(program, address, folder, checks, examples, seed, more):
     cases, failures, statuses = 0, {}, {}
     for line in report.read_text().splitlines():
         found = json.loads(line).get("ScenarioFinished")
-        if not found:
-            continue
-        recorder = found["recorder"]
-        cases += len(recorder["cases"])
-        for interaction in recorder["interactions"].values():
+        recorder = found["recorder"] if found else {}
+        cases += len(recorder.get("cases", {}))
+        for interaction in recorder.get("interactions", {}).values():
             status = (interaction.get("response") or {}).get("status_code")
             statuses[status] = statuses.get(status, 0) + 1
-        for nodes in recorder["checks"].values():
+        for nodes in recorder.get("checks", {}).values():
             for node in nodes:
                 if node["status"] != "success":
                     failures.setdefault(node["name"], []).append((recorder["label"], node))

@@ -10,6 +10,18 @@ use serde::Serialize;
 /// What that API sends while there is nothing to say.
 const PING: &str = "event: ping\ndata: {\"type\":\"ping\"}\n\n";
 
+/// The names of all events.
+pub const NAMES: &[&str] = &[
+    "content_block_delta",
+    "content_block_start",
+    "content_block_stop",
+    "error",
+    "message_delta",
+    "message_start",
+    "message_stop",
+    "ping",
+];
+
 /// Writes the events of one answer.
 #[derive(Debug)]
 pub struct Events {

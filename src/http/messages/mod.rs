@@ -10,6 +10,7 @@ mod reply;
 mod request;
 
 pub use errors::{Body as ErrorForm, in_form};
+pub use events::NAMES as EVENTS;
 pub use reply::Message;
 
 pub use request::FIELDS;
@@ -102,3 +103,6 @@ pub async fn count_tokens(
     let ids = ids.map_err(|error| ApiError::gateway(&error, ENDPOINT.prompt))?;
     Ok(Json(Count { input_tokens: ids.len() }))
 }
+
+#[cfg(test)]
+mod tests;

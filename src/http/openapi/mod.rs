@@ -41,6 +41,8 @@ struct Generates {
     /// The fields that must be given besides the prompt.
     more_required: &'static [&'static str],
     answer: fn(&mut SchemaGenerator) -> Schema,
+    /// The names of a stream's events; none if they have no names.
+    events: &'static [&'static str],
 }
 
 fn generating() -> [Generates; 4] {
@@ -52,6 +54,7 @@ fn generating() -> [Generates; 4] {
             rows: rows(Shape::Chat),
             more_required: &[],
             answer: SchemaGenerator::subschema_for::<Answer<'static, ChatChoice>>,
+            events: &[],
         },
         Generates {
             path: "/completions",
@@ -60,6 +63,7 @@ fn generating() -> [Generates; 4] {
             rows: rows(Shape::Text),
             more_required: &[],
             answer: SchemaGenerator::subschema_for::<Answer<'static, TextChoice>>,
+            events: &[],
         },
         Generates {
             path: "/responses",
@@ -68,6 +72,7 @@ fn generating() -> [Generates; 4] {
             rows: rows_by(responses::FIELDS),
             more_required: &[],
             answer: SchemaGenerator::subschema_for::<responses::Response<'static>>,
+            events: responses::EVENTS,
         },
         Generates {
             path: "/messages",
@@ -76,6 +81,7 @@ fn generating() -> [Generates; 4] {
             rows: rows_by(messages::FIELDS),
             more_required: &["max_tokens"],
             answer: SchemaGenerator::subschema_for::<messages::Message<'static>>,
+            events: messages::EVENTS,
         },
     ]
 }
@@ -139,7 +145,7 @@ fn generates(one: &Generates, schemas: &mut SchemaGenerator) -> Value {
         },
         "content": {
             "application/json": {"schema": whole},
-            "text/event-stream": {"schema": {"type": "string"}},
+            "text/event-stream": {"schema": event(one.events)},
         },
     });
     json!({
@@ -150,6 +156,16 @@ fn generates(one: &Generates, schemas: &mut SchemaGenerator) -> Value {
         ],
         "requestBody": request(body),
         "responses": responses,
+    })
+}
+
+/// One event of a stream. Events without a name are called `message`.
+fn event(names: &[&str]) -> Value {
+    let names = if names.is_empty() { &["message"] } else { names };
+    let data = json!({"type": "string", "contentMediaType": "application/json"});
+    json!({
+        "type": "object", "required": ["data"],
+        "properties": {"event": {"enum": names}, "data": data},
     })
 }
 
@@ -321,7 +337,8 @@ fn tokens(schemas: &mut SchemaGenerator) -> Vec<(String, Value)> {
         either.insert(name.to_owned(), flag());
     }
     either.insert("parse_special".to_owned(), json!({"enum": [true, null]}));
-    let either = json!({"type": "object", "properties": either});
+    let one_of = ["prompt", "content", "messages"].map(|name| json!({"required": [name]}));
+    let either = json!({"type": "object", "properties": either, "anyOf": one_of});
     let chat = json!({"type": "object", "properties": chat, "required": ["messages"]});
     let ids =
         json!({"type": "array", "items": {"type": "integer", "minimum": 0, "maximum": u32::MAX}});

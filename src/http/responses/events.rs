@@ -7,6 +7,25 @@ use crate::http::wire::logprobs::ChatToken;
 use crate::serving::Piece;
 use serde::Serialize;
 
+/// The names of all events.
+pub const NAMES: &[&str] = &[
+    "response.completed",
+    "response.content_part.added",
+    "response.content_part.done",
+    "response.created",
+    "response.failed",
+    "response.function_call_arguments.delta",
+    "response.function_call_arguments.done",
+    "response.in_progress",
+    "response.incomplete",
+    "response.output_item.added",
+    "response.output_item.done",
+    "response.output_text.delta",
+    "response.output_text.done",
+    "response.reasoning_text.delta",
+    "response.reasoning_text.done",
+];
+
 /// Writes the events of one answer.
 #[derive(Debug)]
 pub struct Events {

@@ -8,6 +8,7 @@ mod items;
 mod reply;
 mod request;
 
+pub use events::NAMES as EVENTS;
 pub use reply::Response;
 pub use request::FIELDS;
 
@@ -105,3 +106,6 @@ pub async fn not_stored(uri: Uri) -> ApiError {
     let rest = uri.path().rsplit_once("/responses/").map_or("", |(_, rest)| rest);
     ApiError::not_stored(rest.split('/').next().unwrap_or_default())
 }
+
+#[cfg(test)]
+mod tests;
