@@ -43,12 +43,16 @@ enum Event<'a> {
 
 /// More of a block.
 #[derive(Debug, Serialize)]
-#[serde(tag = "type", rename_all = "snake_case")]
+#[serde(tag = "type")]
 enum Delta<'a> {
-    TextDelta { text: &'a str },
-    ThinkingDelta { thinking: &'a str },
-    SignatureDelta { signature: &'a str },
-    InputJsonDelta { partial_json: &'a str },
+    #[serde(rename = "text_delta")]
+    Text { text: &'a str },
+    #[serde(rename = "thinking_delta")]
+    Thinking { thinking: &'a str },
+    #[serde(rename = "signature_delta")]
+    Signature { signature: &'a str },
+    #[serde(rename = "input_json_delta")]
+    Input { partial_json: &'a str },
 }
 
 /// Why the message ended.
@@ -108,16 +112,16 @@ impl Events {
             Change::Begun(index, block) => {
                 send(out, &Event::ContentBlockStart { index: *index, content_block: block });
             }
-            Change::Text(index, text) => delta(out, *index, Delta::TextDelta { text }),
+            Change::Text(index, text) => delta(out, *index, Delta::Text { text }),
             Change::Thinking(index, thinking) => {
-                delta(out, *index, Delta::ThinkingDelta { thinking });
+                delta(out, *index, Delta::Thinking { thinking });
             }
             Change::Input(index, partial_json) => {
-                delta(out, *index, Delta::InputJsonDelta { partial_json });
+                delta(out, *index, Delta::Input { partial_json });
             }
             Change::Finished(index) => {
                 if self.reply.is_thinking(*index) {
-                    delta(out, *index, Delta::SignatureDelta { signature: "" });
+                    delta(out, *index, Delta::Signature { signature: "" });
                 }
                 send(out, &Event::ContentBlockStop { index: *index });
             }

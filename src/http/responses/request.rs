@@ -13,6 +13,9 @@ use serde_json::{Map, Value, json};
 
 use Treatment::{Honoured, Neutral, Refused};
 
+/// Variables for the chat template.
+type Kwargs = Option<Map<String, Value>>;
+
 const STATELESS: &str = "nothing is stored here; send the whole conversation as input";
 const LOGPROBS: &str = "message.output_text.logprobs";
 
@@ -143,9 +146,7 @@ fn tools(fields: &mut Fields) -> Result<(Vec<Value>, Vec<Value>), WireError> {
 }
 
 /// What the template is given besides the conversation, and the effort that was asked for.
-fn template_kwargs(
-    fields: &mut Fields,
-) -> Result<(Option<Map<String, Value>>, Option<String>), WireError> {
+fn template_kwargs(fields: &mut Fields) -> Result<(Kwargs, Option<String>), WireError> {
     let mut given = fields.object("chat_template_kwargs")?;
     let Some(reasoning) = fields.object("reasoning")? else { return Ok((given, None)) };
     let effort = match reasoning.get("effort") {
