@@ -45,7 +45,8 @@ fn answer(asked: &Value) -> Value {
         .iter()
         .map(|(shape, outcome)| (shape.words().to_owned(), in_words(outcome).into()))
         .collect();
-    json!({"abilities": abilities, "results": results})
+    let calls = format!("{:?}", tried.calls());
+    json!({"abilities": abilities, "calls": calls, "results": results})
 }
 
 fn one(tried: &Tried, asked: &Value, today: Option<SystemTime>) -> Value {

@@ -85,13 +85,12 @@ async fn nothing_is_chosen_without_a_canary_and_nothing_large_is_kept() {
     control.load_canary(canary(Expect::Different)).await.unwrap();
     order(control, Operator::SetWeight(Weight::new(50).unwrap())).await;
     for id in 0..20 {
-        // The template shows no tools, so the prompt is short.
+        // The template does not read these, so the prompt is short.
         let many: serde_json::Map<_, _> =
             (0..10_000).map(|i| (format!("p{i}"), json!(""))).collect();
         let mut large = request(id);
-        if let Prompt::Chat { tools, .. } = &mut large.prompt {
-            *tools =
-                Some(json!([{"type": "function", "function": {"name": "f", "parameters": many}}]));
+        if let Prompt::Chat { template_kwargs, .. } = &mut large.prompt {
+            *template_kwargs = Some([("unread".to_owned(), many.into())].into_iter().collect());
         }
         answer(&gateway, large).await;
     }

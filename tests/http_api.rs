@@ -392,7 +392,7 @@ async fn a_full_queue_is_busy_and_says_when_to_come_back() {
 #[tokio::test]
 async fn tool_calls_are_found_when_there_are_tools() {
     let call = r#"<tool_call>{"name": "add", "arguments": {"a": 1}}</tool_call>"#;
-    let app = api(gateway_saying(call, |_| {}).await);
+    let app = api(gateway_with(&with_template("qwen25"), call, |_| {}).await);
     let tools = json!([{"type": "function", "function": {"name": "add"}}]);
     let body = ok(&app, post(CHAT, &chat(json!({"tools": tools})))).await;
     let choice = &body["choices"][0];
@@ -419,6 +419,25 @@ async fn tool_calls_are_found_when_there_are_tools() {
         let body = ok(&app, post(CHAT, &chat(off))).await;
         assert_eq!(body["choices"][0]["message"]["content"], call);
     }
+}
+
+#[tokio::test]
+async fn calls_are_found_in_the_syntax_of_the_models_own_template() {
+    let tools = json!([{"type": "function", "function": {"name": "add"}}]);
+    let llama = r#"{"name": "add", "parameters": {"a": 1}}"#;
+    let mistral = r#"[TOOL_CALLS][{"name": "add", "arguments": {"a": 1}}]"#;
+    for (template, reply) in [("mistral_tools", mistral), ("llama3", llama)] {
+        let app = api(gateway_with(&with_template(template), reply, |_| {}).await);
+        let body = ok(&app, post(CHAT, &chat(json!({"tools": tools})))).await;
+        let function = &body["choices"][0]["message"]["tool_calls"][0]["function"];
+        assert_eq!(function, &json!({"name": "add", "arguments": "{\"a\": 1}"}), "{template}");
+    }
+    // The tiny model's template does not show tools: the request is not answered without them.
+    let app = plain_api().await;
+    let (status, body) = ask(&app, post(CHAT, &chat(json!({"tools": tools})))).await;
+    assert_eq!(status, StatusCode::BAD_REQUEST);
+    assert_eq!(body["error"]["code"], "unsupported_conversation");
+    assert!(body["error"]["message"].as_str().unwrap().contains("does not show tools"));
 }
 
 #[tokio::test]

@@ -6,7 +6,7 @@ use super::types::{GatewayError, GenerateRequest, Prompt, SamplingPatch};
 use crate::model::SamplingParams;
 use crate::rollout::Weight;
 use crate::routing::Deployment;
-use crate::text::{Chat, Codec, Ending, GenerationDefaults, TextError};
+use crate::text::{Abilities, Chat, Codec, Ending, GenerationDefaults, TextError};
 use serde_json::{Map, Value};
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -86,6 +86,7 @@ pub(super) fn encode(
         }
         Prompt::Chat { messages, tools, template_kwargs, ending } => {
             let chat = chat(messages, tools.as_ref(), template_kwargs.as_ref(), *ending, today);
+            shown(tools.as_ref(), codec)?;
             let special = add_special.unwrap_or(false);
             codec.encode_chat(&chat, special).map_err(|e| text_error("messages", &e))
         }
@@ -105,9 +106,20 @@ pub(super) fn render(
         Prompt::Text(text) => Ok(text.clone()),
         Prompt::Chat { messages, tools, template_kwargs, ending } => {
             let chat = chat(messages, tools.as_ref(), template_kwargs.as_ref(), *ending, today);
+            shown(tools.as_ref(), codec)?;
             codec.render(&chat).map_err(|error| text_error("messages", &error))
         }
     }
+}
+
+/// Refuses tools that the chat template would not show to the model.
+fn shown(tools: Option<&Value>, codec: &Codec) -> Result<(), GatewayError> {
+    if tools.is_some() && codec.abilities().is_some_and(Abilities::hides_tools) {
+        let hidden =
+            "this model's chat template does not show tools to the model; leave tools out";
+        return Err(GatewayError::Untaken(hidden.to_owned()));
+    }
+    Ok(())
 }
 
 fn chat<'a>(

@@ -337,6 +337,11 @@ impl Abilities {
         *self.of(Shape::ToolsOffered) == Outcome::Taken
     }
 
+    /// Whether the template leaves out the tools that it is given. Then the model cannot call them.
+    pub fn hides_tools(&self) -> bool {
+        *self.of(Shape::ToolsOffered) == Outcome::LeftOut
+    }
+
     /// The shapes that only one of the two templates supports, in plain words; empty if they are alike. Meant
     /// for stable (`self`) and canary (`other`).
     pub fn differences(&self, other: &Abilities) -> Vec<String> {

@@ -22,6 +22,29 @@ pub fn text_from() -> &'static Path {
     Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/models/tiny-v1"))
 }
 
+/// The same folder with one of the tests' chat templates.
+pub fn with_template(name: &str) -> tempfile::TempDir {
+    let folder = tempfile::tempdir().expect("a folder");
+    for file in ["tokenizer.json", "tokenizer_config.json", "config.json"] {
+        std::fs::copy(text_from().join(file), folder.path().join(file)).expect("a copy");
+    }
+    let templates = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/text/templates");
+    let template = Path::new(templates).join(format!("{name}.jinja"));
+    std::fs::copy(template, folder.path().join("chat_template.jinja")).expect("a template");
+    folder
+}
+
+/// As [`gateway_saying`], with a folder of [`with_template`].
+pub async fn gateway_with(
+    folder: &tempfile::TempDir,
+    reply: &str,
+    change: impl FnOnce(&mut FakeServer),
+) -> Gateway {
+    let mut server = FakeServer::replying(folder.path(), 1024, reply).expect("a fake server");
+    change(&mut server);
+    server.start().await.expect("a started server")
+}
+
 /// A server whose models all reply `reply`; `change` may change it before the start.
 pub async fn gateway_saying(reply: &str, change: impl FnOnce(&mut FakeServer)) -> Gateway {
     let mut server = FakeServer::replying(text_from(), 1024, reply).expect("a fake server");

@@ -228,12 +228,12 @@ impl CallParser {
         self.raw.push(c);
         let separator = self.syntax.separator();
         if c == '{' {
-            let word = name.trim_end();
-            let word = word.strip_suffix(separator).unwrap_or(word).trim_end();
-            let known = separator.is_empty() || name.trim_end().ends_with(separator);
-            if !known || word.is_empty() || !word.chars().all(is_of_name) {
+            let end = name.find(|c| !is_of_name(c)).unwrap_or(name.len());
+            // Before the separator may stand a call's id.
+            if !name[end..].trim().ends_with(separator) {
                 return Some(self.give_back(out));
             }
+            let word = &name[..end];
             let mut scanner = Scanner::new();
             scanner.push('{');
             self.begin(word.to_owned(), "{".into(), out);
@@ -241,9 +241,8 @@ impl CallParser {
             return None;
         }
         name.push(c);
-        let word: String = name.chars().skip_while(|c| is_of_name(*c)).collect();
-        let fits = separator.starts_with(word.trim()) || word.trim() == separator;
-        if name.len() > MAX_NAME || !fits {
+        let between = name.trim_start_matches(is_of_name).trim();
+        if name.len() > MAX_NAME || separator.is_empty() && !between.is_empty() {
             return Some(self.give_back(out));
         }
         self.state = State::Name(name);

@@ -48,25 +48,26 @@ impl CallSyntax {
     /// Finds the syntax; `None` if calls are not written as JSON.
     pub(in crate::text) fn of(samples: Samples<'_>) -> Option<CallSyntax> {
         let start = common_start(samples.said, samples.one);
-        let end = common_end(&samples.said[start..], &samples.one[start..]);
+        let end = before_marker(common_end_of(&samples.said[start..], &samples.one[start..]));
         let one = &samples.one[start..samples.one.len() - end];
         let first = Call::find(one, samples.name)?;
         let two = samples
             .two
             .and_then(|two| two.get(common_start(samples.said, two)..two.len().checked_sub(end)?));
         let opener = one[..first.start].trim().to_owned();
-        let separator = one[first.separator.clone()].trim().to_owned();
-        let mut closers = vec![one[first.end..].trim_matches(is_of_list).to_owned()];
+        let separator = last_marker(one[first.separator.clone()].trim()).to_owned();
+        let mut closers = vec![between_calls(&one[first.end..], first.list).to_owned()];
         let mut openers = vec![opener.clone()];
         let between = two.and_then(|two| {
             let rest = &two[Call::find(two, samples.name)?.end..];
-            Call::find(rest, samples.name).map(|next| rest[..next.start].trim_matches(is_of_list))
+            let next = Call::find(rest, samples.name)?;
+            Some(between_calls(&rest[..next.start], first.list))
         });
         if let Some(between) = between {
-            let again = &between[between.len() - common_end(between, &opener)..];
+            let again = &between[between.len() - before_marker(common_end_of(&opener, between))..];
             openers.push(again.trim().to_owned());
-            closers
-                .push(between[..between.len() - again.len()].trim_matches(is_of_list).to_owned());
+            let close = &between[..between.len() - again.len()];
+            closers.push(between_calls(close, first.list).to_owned());
         }
         let bare = opener.is_empty();
         if samples.source.contains(PYTHON_TAG) {
@@ -115,8 +116,15 @@ impl CallSyntax {
     }
 }
 
-fn is_of_list(c: char) -> bool {
-    c.is_whitespace() || matches!(c, ',' | ';' | ']')
+/// What stands after a call, without white space and what separates the elements of a list.
+fn between_calls(text: &str, list: bool) -> &str {
+    let separates = |c: char| c.is_whitespace() || matches!(c, ',' | ';') || list && c == ']';
+    text.trim_start_matches(separates).trim_end_matches([' ', '\n', '\t', ',', ';'])
+}
+
+/// The last marker in brackets, if there is one: before it may stand a call's id.
+fn last_marker(separator: &str) -> &str {
+    separator.rfind(['<', '[']).map_or(separator, |at| &separator[at..])
 }
 
 /// Where a call is in a text: its start, the end of its JSON, and what stands between name and arguments.
@@ -126,6 +134,8 @@ struct Call {
     end: usize,
     /// Whether the name stands before the JSON.
     named: bool,
+    /// Whether it is in a list.
+    list: bool,
 }
 
 impl Call {
@@ -137,13 +147,14 @@ impl Call {
                 let list = text[..brace].trim_end().strip_suffix('[').map(str::len);
                 let end = brace + object_end(&text[brace..])?;
                 let start = list.unwrap_or(brace);
-                Some(Call { start, separator: brace..brace, end, named: false })
+                let (named, list) = (false, list.is_some());
+                Some(Call { start, separator: brace..brace, end, named, list })
             }
             None => {
                 let after = at + name.len();
                 let brace = after + text[after..].find('{')?;
                 let end = brace + object_end(&text[brace..])?;
-                Some(Call { start: at, separator: after..brace, end, named: true })
+                Some(Call { start: at, separator: after..brace, end, named: true, list: false })
             }
         }
     }
@@ -156,14 +167,25 @@ fn object_end(text: &str) -> Option<usize> {
     Some(values.byte_offset())
 }
 
-/// The length of what two texts begin with.
+/// The length of what two texts begin with, up to a marker in brackets that they have only in part.
 fn common_start(a: &str, b: &str) -> usize {
     let same = a.char_indices().zip(b.chars()).take_while(|((_, a), b)| a == b);
-    same.last().map_or(0, |((at, c), _)| at + c.len_utf8())
+    let same = same.last().map_or(0, |((at, c), _)| at + c.len_utf8());
+    let open = a[..same].rfind(['<', '[']);
+    open.filter(|open| !a[*open..same].contains(['>', ']', '\n'])).unwrap_or(same)
 }
 
-/// The length of what two texts end with.
-fn common_end(a: &str, b: &str) -> usize {
+/// What two texts end with.
+fn common_end_of<'a>(a: &str, b: &'a str) -> &'a str {
     let same = a.chars().rev().zip(b.chars().rev()).take_while(|(a, b)| a == b);
-    same.map(|(c, _)| c.len_utf8()).sum()
+    let length: usize = same.map(|(c, _)| c.len_utf8()).sum();
+    &b[b.len() - length..]
+}
+
+/// The length of an ending without the marker in brackets of which it has only the last part.
+fn before_marker(end: &str) -> usize {
+    match (end.find(['<', '[']), end.find(['>', ']'])) {
+        (open, Some(close)) if open.is_none_or(|open| close < open) => end.len() - close - 1,
+        _ => end.len(),
+    }
 }

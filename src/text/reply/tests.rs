@@ -58,7 +58,7 @@ struct Family {
     replies: &'static [&'static str],
 }
 
-const FAMILIES: [Family; 7] = [
+const FAMILIES: [Family; 10] = [
     Family {
         name: "Hermes, Qwen",
         said: "<|im_start|>assistant\nSeeds.<|im_end|>\n",
@@ -121,6 +121,37 @@ const FAMILIES: [Family; 7] = [
         ),
         replies: &[
             "<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>function<｜tool▁sep｜>f\n```json\n{\"a\": 1}\n```<｜tool▁call▁end｜>\n<｜tool▁call▁begin｜>function<｜tool▁sep｜>g\n```json\n{}\n```<｜tool▁call▁end｜><｜tool▁calls▁end｜>",
+        ],
+    },
+    Family {
+        name: "Mistral, with ids",
+        said: "[INST]x[/INST]Seeds.</s>",
+        one: "[INST]x[/INST][TOOL_CALLS]probe[CALL_ID]92xxtPcKQ[ARGS]{\"a\": 1}</s>",
+        two: Some(
+            "[INST]x[/INST][TOOL_CALLS]probe[CALL_ID]92xxtPcKQ[ARGS]{\"a\": 1}[TOOL_CALLS]probe[CALL_ID]00xxtPcKQ[ARGS]{\"a\": 1}</s>",
+        ),
+        replies: &["[TOOL_CALLS]f[CALL_ID]abc[ARGS]{\"a\": 1}[TOOL_CALLS]g[CALL_ID]abd[ARGS]{}"],
+    },
+    Family {
+        name: "Command R7B: markers of text and calls begin and end alike",
+        said: "<|CHATBOT|><|START_RESPONSE|>Seeds.<|END_RESPONSE|><|END_OF_TURN|>",
+        one: "<|CHATBOT|><|START_ACTION|>[\n  {\"id\": \"0\", \"name\": \"probe\", \"parameters\": {\"a\": 1}}\n]<|END_ACTION|><|END_OF_TURN|>",
+        two: Some(
+            "<|CHATBOT|><|START_ACTION|>[\n  {\"id\": \"0\", \"name\": \"probe\", \"parameters\": {\"a\": 1}},\n  {\"id\": \"1\", \"name\": \"probe\", \"parameters\": {\"a\": 1}}\n]<|END_ACTION|><|END_OF_TURN|>",
+        ),
+        replies: &[
+            "<|START_ACTION|>[\n  {\"id\": \"0\", \"name\": \"f\", \"parameters\": {\"a\": 1}},\n  {\"name\": \"g\", \"parameters\": {}}\n]<|END_ACTION|>",
+        ],
+    },
+    Family {
+        name: "Kimi K2",
+        said: "<|im_assistant|>assistant<|im_middle|>Seeds.<|im_end|>",
+        one: "<|im_assistant|>assistant<|im_middle|><|tool_calls_section_begin|><|tool_call_begin|>functions.probe:0<|tool_call_argument_begin|>{\"a\": 1}<|tool_call_end|><|tool_calls_section_end|><|im_end|>",
+        two: Some(
+            "<|im_assistant|>assistant<|im_middle|><|tool_calls_section_begin|><|tool_call_begin|>functions.probe:0<|tool_call_argument_begin|>{\"a\": 1}<|tool_call_end|><|tool_call_begin|>functions.probe:1<|tool_call_argument_begin|>{\"a\": 1}<|tool_call_end|><|tool_calls_section_end|><|im_end|>",
+        ),
+        replies: &[
+            "<|tool_calls_section_begin|><|tool_call_begin|>functions.f:0<|tool_call_argument_begin|>{\"a\": 1}<|tool_call_end|><|tool_call_begin|>functions.g:1<|tool_call_argument_begin|>{}<|tool_call_end|><|tool_calls_section_end|>",
         ],
     },
     Family {
@@ -317,7 +348,7 @@ fn a_call_in_reasoning_is_none() {
 
 proptest! {
     #[test]
-    fn cutting_changes_nothing(cuts in prop::collection::vec(0..400usize, 0..20), which in 0..5usize, family in 0..7usize) {
+    fn cutting_changes_nothing(cuts in prop::collection::vec(0..400usize, 0..20), which in 0..5usize, family in 0..10usize) {
         let broken = "x <tool_call>{\"name\": \"é</tool_call> \n<tool_call>{\"name\": \"g\"}</tool_call> \n y <";
         let thinking = "<think>\n a <b \n</thin </think>\n\n [TOOL_CALLS][{\"name\": \"f\", \"arguments\": {\"x\": \"\n\"}} z";
         let whole = [TWO, broken, "<tool_call>\n<tool_call>{\"name\":\"g\"}</tool_call></tool_call>", thinking, FAMILIES[family].replies[0]][which];
