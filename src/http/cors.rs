@@ -5,6 +5,7 @@
 //! here and allow any request header, since client libraries add their own.
 
 use super::generate::{ARM, REQUEST_ID, VERSION};
+use super::messages;
 use axum::http::{HeaderValue, Method, header};
 use std::time::Duration;
 use tower_http::cors::{AllowHeaders, AllowOrigin, CorsLayer};
@@ -25,7 +26,7 @@ pub fn layer(origins: &[String]) -> Option<CorsLayer> {
         .allow_origin(origins)
         .allow_methods([Method::GET, Method::POST])
         .allow_headers(AllowHeaders::mirror_request())
-        .expose_headers([ARM, VERSION, REQUEST_ID, header::RETRY_AFTER])
+        .expose_headers([ARM, VERSION, REQUEST_ID, messages::REQUEST_ID, header::RETRY_AFTER])
         .max_age(MAX_AGE);
     Some(layer)
 }

@@ -9,7 +9,7 @@ mod events;
 mod reply;
 mod request;
 
-pub use errors::{Body as ErrorForm, in_form};
+pub use errors::{Body as ErrorForm, REQUEST_ID, in_form};
 pub use events::NAMES as EVENTS;
 pub use reply::Message;
 
