@@ -26,8 +26,9 @@ fn call(name: &str) -> String {
     format!("<tool_call>{{\"name\": \"{name}\", \"arguments\": {{\"a\": 1}}}}</tool_call>")
 }
 
+/// The API over models that reply so, with a chat template that shows tools.
 async fn saying(reply: &str) -> Router {
-    api(gateway_saying(reply, |_| {}).await)
+    api(gateway_with(&with_template("qwen25"), reply, |_| {}).await)
 }
 
 /// The events of a stream without pings; each one's name is its type.
@@ -241,7 +242,7 @@ async fn streamed_and_whole_are_the_same() {
 
 #[tokio::test]
 async fn blocks_of_every_kind_are_taken_back() {
-    let app = plain_api().await;
+    let app = saying(REPLY).await;
     let cache = json!({"type": "ephemeral"});
     let messages = json!([
         {"role": "user", "content": [{"type": "text", "text": "7 + 5?", "cache_control": cache}]},
@@ -290,7 +291,7 @@ async fn three_turns_with_a_tool() {
 
 #[tokio::test]
 async fn tokens_can_be_counted() {
-    let app = plain_api().await;
+    let app = saying(REPLY).await;
     let mut asked = body(json!({"tools": tools()}));
     let answer = ok(&app, post(PATH, &asked)).await;
     let read = &answer["usage"];

@@ -26,8 +26,9 @@ fn call(name: &str) -> String {
     format!("<tool_call>{{\"name\": \"{name}\", \"arguments\": {{\"a\": 1}}}}</tool_call>")
 }
 
+/// The API over models that reply so, with a chat template that shows tools.
 async fn saying(reply: &str) -> Router {
-    api(gateway_saying(reply, |_| {}).await)
+    api(gateway_with(&with_template("qwen25"), reply, |_| {}).await)
 }
 
 /// The events of a stream: name and data.
@@ -271,7 +272,7 @@ async fn log_probabilities_come_with_the_text() {
 
 #[tokio::test]
 async fn input_is_taken_in_every_form() {
-    let app = plain_api().await;
+    let app = saying(REPLY).await;
     let history = json!([
         {"role": "developer", "content": "Be brief."},
         {"type": "message", "role": "user", "content": [{"type": "input_text", "text": "7 + 5?"}]},
@@ -386,7 +387,7 @@ async fn nothing_is_stored() {
 
 #[tokio::test]
 async fn tokens_of_an_input_can_be_counted() {
-    let app = plain_api().await;
+    let app = saying(REPLY).await;
     let count =
         ok(&app, post("/v1/responses/input_tokens", &body(json!({"tools": tools()})))).await;
     let answer = ok(&app, post(PATH, &body(json!({"tools": tools()})))).await;

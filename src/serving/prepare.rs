@@ -115,8 +115,7 @@ pub(super) fn render(
 /// Refuses tools that the chat template would not show to the model.
 fn shown(tools: Option<&Value>, codec: &Codec) -> Result<(), GatewayError> {
     if tools.is_some() && codec.abilities().is_some_and(Abilities::hides_tools) {
-        let hidden =
-            "this model's chat template does not show tools to the model; leave tools out";
+        let hidden = "this model's chat template does not show tools to the model; leave tools out";
         return Err(GatewayError::Untaken(hidden.to_owned()));
     }
     Ok(())
