@@ -306,7 +306,7 @@ async fn bodies_that_cannot_be_read_are_refused() {
 async fn unknown_routes_and_methods_answer_in_the_same_form() {
     let gateway = gateway_saying(REPLY, |_| {}).await;
     let app = client_app(state(gateway), &[]);
-    for path in ["/v2", "/v1/embeddings", "/admin", "/admin/status", "/admin/unknown"] {
+    for path in ["/v2", "/v1/unknown", "/admin", "/admin/status", "/admin/unknown"] {
         let (status, body) = ask(&app, local(get(path))).await;
         assert_eq!((status.as_u16(), &body["error"]["code"]), (404, &json!("unknown_url")));
         let message = body["error"]["message"].as_str().unwrap();
@@ -541,7 +541,7 @@ async fn tokens_go_there_and_back() {
     let bare = json!({"prompt": REPLY, "add_special_tokens": false});
     assert_eq!(ok(&app, post("/tokenize", &bare)).await["tokens"], json!(reply_ids()));
     let back = ok(&app, post("/detokenize", &json!({"tokens": there["tokens"]}))).await;
-    assert_eq!(back, json!({"prompt": REPLY}));
+    assert_eq!(back, json!({"prompt": REPLY, "content": REPLY}));
     for (path, body, param) in [
         ("/tokenize", json!({}), "prompt"),
         ("/tokenize", json!({"prompt": 1}), "prompt"),
@@ -555,6 +555,116 @@ async fn tokens_go_there_and_back() {
         assert!(status.is_client_error(), "{answer}");
         assert_eq!(answer["error"]["param"], param, "{answer}");
     }
+}
+
+#[tokio::test]
+async fn a_tokenizer_is_also_asked_as_on_other_servers() {
+    let app = plain_api().await;
+    let of = async |body: Value| ok(&app, post("/tokenize", &body)).await["tokens"].clone();
+    assert_eq!(of(json!({"content": REPLY})).await, json!(reply_ids()));
+    let pieces = of(json!({"content": REPLY, "with_pieces": true})).await;
+    let pieces = pieces.as_array().unwrap();
+    let spelled: String = pieces.iter().filter_map(|one| one["piece"].as_str()).collect();
+    assert_eq!((spelled.as_str(), &pieces[0]["id"]), (REPLY, &json!(reply_ids()[0])));
+    let parts = of(json!({"content": "\u{1f600}", "with_pieces": true})).await;
+    let bytes = parts.as_array().unwrap().iter().flat_map(|one| match &one["piece"] {
+        Value::String(text) => text.clone().into_bytes(),
+        list => serde_json::from_value(list.clone()).unwrap(),
+    });
+    assert_eq!(bytes.collect::<Vec<u8>>(), "\u{1f600}".as_bytes());
+    let asked = json!({"prompt": REPLY, "return_token_strs": true});
+    let strings = ok(&app, post("/tokenize", &asked)).await["token_strs"].clone();
+    assert_eq!(strings.as_array().unwrap().len(), reply_ids().len());
+    let special = json!({"content": "x", "parse_special": false});
+    let (status, answer) = ask(&app, post("/tokenize", &special)).await;
+    assert_eq!((status.as_u16(), &answer["error"]["param"]), (400, &json!("parse_special")));
+}
+
+#[tokio::test]
+async fn a_chat_can_be_rendered_without_a_reply() {
+    let app = plain_api().await;
+    let of = async |body: Value| ok(&app, post("/apply-template", &body)).await["prompt"].clone();
+    let messages = json!([{"role": "user", "content": "What is 7 plus 5?"}]);
+    let open = of(json!({"messages": messages})).await;
+    let closed = of(json!({"messages": messages, "add_generation_prompt": false})).await;
+    let (open, closed) = (open.as_str().unwrap(), closed.as_str().unwrap());
+    assert!(closed.contains("What is 7 plus 5?") && open.starts_with(closed), "{open}");
+    assert!(open.len() > closed.len());
+    let ids = ok(&app, post("/tokenize", &json!({"messages": messages}))).await;
+    let back = ok(&app, post("/detokenize", &json!({"tokens": ids["tokens"]}))).await;
+    assert_eq!(back["prompt"], open);
+    for (body, param) in [(json!({}), "messages"), (json!({"messages": []}), "messages")] {
+        let (status, answer) = ask(&app, post("/apply-template", &body)).await;
+        assert_eq!((status.as_u16(), &answer["error"]["param"]), (400, &json!(param)));
+    }
+}
+
+#[tokio::test]
+async fn routes_that_are_missing_say_what_is_missing() {
+    let app = plain_api().await;
+    for path in [
+        "/v1/embeddings",
+        "/embeddings",
+        "/v1/rerank",
+        "/rerank",
+        "/infill",
+        "/v1/audio/speech",
+        "/v1/audio/transcriptions",
+        "/v1/images/generations",
+        "/v1/moderations",
+        "/v1/responses/compact",
+    ] {
+        let (status, answer) = ask(&app, post(path, &json!({"input": "x"}))).await;
+        assert_eq!((status.as_u16(), &answer["error"]["code"]), (501, &json!("not_available")));
+        let message = answer["error"]["message"].as_str().unwrap();
+        assert!(message.starts_with(path) && message.len() > path.len() + 30, "{message}");
+    }
+}
+
+#[tokio::test]
+async fn routes_are_also_found_without_their_version() {
+    let app = plain_api().await;
+    let responses = json!({"input": "Hi"});
+    let messages = json!({"messages": [{"role": "user", "content": "Hi"}], "max_tokens": 9});
+    for (path, body) in [
+        ("/chat/completions", chat(json!({}))),
+        ("/completions", plain(json!({}))),
+        ("/responses", responses),
+        ("/messages", messages.clone()),
+        ("/messages/count_tokens", messages),
+    ] {
+        ok(&app, post(path, &body)).await;
+        ok(&app, post(&format!("/v1{path}"), &body)).await;
+    }
+    assert_eq!(ok(&app, get("/models")).await, ok(&app, get("/v1/models")).await);
+    assert_eq!(ok(&app, get("/models/fake")).await["id"], "fake");
+}
+
+#[tokio::test]
+async fn the_routes_are_described_for_programs_and_for_people() {
+    let app = plain_api().await;
+    let document = ok(&app, get("/openapi.json")).await;
+    assert_eq!(document["openapi"], "3.1.0");
+    for (path, item) in document["paths"].as_object().unwrap() {
+        let real = path.replace("{id}", "fake").replace("{rest}", "x");
+        for method in item.as_object().unwrap().keys().filter(|name| *name != "parameters") {
+            let request = Request::builder().method(method.to_uppercase().as_str()).uri(&real);
+            let response = send(&app, request.body(Body::from("{}")).unwrap()).await;
+            let status = response.status().as_u16();
+            let listed = &document["paths"][path][method]["responses"];
+            assert!(listed.get(status.to_string()).is_some(), "{method} {path}: {status}");
+            let unknown = text(response).await.contains("unknown_url");
+            assert!(!unknown, "{method} {path} is described and not there");
+        }
+    }
+    let page = send(&app, get("/docs")).await;
+    let policy = page.headers()["content-security-policy"].to_str().unwrap().to_owned();
+    assert!(policy.starts_with("default-src 'none'"), "{policy}");
+    let page = text(page).await;
+    for wanted in ["POST /v1/messages", "max_output_tokens", "number, 0 to 2", "/apply-template"] {
+        assert!(page.contains(wanted), "{wanted}");
+    }
+    assert!(!page.contains("<script") && !page.contains("<style"));
 }
 
 #[tokio::test]

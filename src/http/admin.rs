@@ -4,7 +4,7 @@ use super::error::ApiError;
 use super::orders::{LoadAsk, Loaded, OrderAsk, PromoteAsk, RollbackAsk, RolledBack, WeightAsk};
 use super::wire::WireError;
 use super::{AppState, body};
-use super::{events, generate};
+use super::{completions, events, generate};
 use crate::control::{Asked, KeysStatus, LoadAsked, Status};
 use crate::rollout::{Operator, Order, Weight};
 use axum::body::Body;
@@ -34,7 +34,7 @@ pub fn routes() -> Router<AppState> {
         .route("/admin/self-test", post(self_test))
         .route("/admin/events", get(events::stream))
         // A person's question to one model (`x-serin-variant`): pinned, so outside of verdicts.
-        .route("/admin/ask", post(generate::chat))
+        .route("/admin/ask", generate::route(&completions::CHAT))
 }
 
 async fn status(State(state): State<AppState>) -> Json<Status> {

@@ -13,9 +13,6 @@ use crate::serving::{Finish, GatewayError, Piece, Served, TokenLogprob, Usage};
 use serde::Serialize;
 use std::sync::Arc;
 
-/// Keeps a connection alive while there is nothing to send.
-pub const KEEP_ALIVE: &str = ": keep-alive\n\n";
-
 /// Writes the events of one answer.
 #[derive(Debug)]
 pub struct Chunks {

@@ -7,6 +7,7 @@
 
 use super::gate::LIMIT_HEADERS;
 use super::generate::{ARM, REQUEST_ID, VERSION};
+use super::messages;
 use axum::http::{HeaderName, HeaderValue, Method, header};
 use std::time::Duration;
 use tower_http::cors::{AllowHeaders, AllowOrigin, CorsLayer};
@@ -24,8 +25,9 @@ pub fn layer(origins: &[String]) -> Option<CorsLayer> {
         false => AllowOrigin::list(origins.iter().filter_map(|o| HeaderValue::from_str(o).ok())),
     };
     let limits = LIMIT_HEADERS.into_iter().flat_map(|(requests, tokens)| [requests, tokens]);
-    let shown = [ARM, VERSION, REQUEST_ID, header::RETRY_AFTER, header::WWW_AUTHENTICATE];
-    let shown = shown.into_iter().chain(limits.map(HeaderName::from_static));
+    let ids = [REQUEST_ID, messages::REQUEST_ID];
+    let shown = [ARM, VERSION, header::RETRY_AFTER, header::WWW_AUTHENTICATE];
+    let shown = ids.into_iter().chain(shown).chain(limits.map(HeaderName::from_static));
     let layer = CorsLayer::new()
         .allow_origin(origins)
         .allow_methods([Method::GET, Method::POST])

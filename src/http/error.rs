@@ -12,6 +12,7 @@ use crate::serving::GatewayError;
 use axum::Json;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 const INVALID: &str = "invalid_request_error";
@@ -41,14 +42,14 @@ enum Retry {
 }
 
 /// The body of every error answer: `{"error": {..}}`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct ErrorBody {
     /// What went wrong.
     pub error: ErrorDetail,
 }
 
 /// What went wrong, in the public API's four fields.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct ErrorDetail {
     /// A message for people.
     pub message: String,
@@ -91,7 +92,8 @@ impl ApiError {
         let new = |status, kind| ApiError::new(status, kind, error);
         match error {
             GatewayError::Invalid { param, .. } => {
-                new(StatusCode::BAD_REQUEST, INVALID).param(*param)
+                let param = if *param == "messages" { prompt } else { param };
+                new(StatusCode::BAD_REQUEST, INVALID).param(param)
             }
             GatewayError::Untaken(_) => {
                 new(StatusCode::BAD_REQUEST, INVALID).param(prompt).code("unsupported_conversation")
@@ -198,6 +200,20 @@ impl ApiError {
     pub fn no_route(method: &str, path: &str) -> ApiError {
         let text = format!("Unknown request URL: {method} {path}.");
         ApiError::new(StatusCode::NOT_FOUND, INVALID, text).code("unknown_url")
+    }
+
+    /// A response that is asked for by its id.
+    pub fn not_stored(id: &str) -> ApiError {
+        let text = format!(
+            "There is no response '{id}': nothing is stored here. Keep the answer to the request that made it."
+        );
+        ApiError::new(StatusCode::NOT_FOUND, INVALID, text).param("id").code("not_found")
+    }
+
+    /// A route of the public API that this server does not have.
+    pub fn not_available(path: &str, what: &str) -> ApiError {
+        let text = format!("{path} is not available: {what}.");
+        ApiError::new(StatusCode::NOT_IMPLEMENTED, INVALID, text).code("not_available")
     }
 
     /// A path for operators, on the clients' listener.
@@ -311,6 +327,8 @@ impl From<ControlError> for ApiError {
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
         let mut response = (self.status, Json(self.body())).into_response();
+        // For routes with an error format of their own.
+        response.extensions_mut().insert(self.body());
         if self.last {
             response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
         }

@@ -8,11 +8,12 @@ use crate::control::VoteGiven;
 use axum::Json;
 use axum::body::Body;
 use axum::extract::State;
+use schemars::JsonSchema;
 use serde::Serialize;
 use serde_json::Value;
 
 /// The vote was accepted.
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
 pub struct Recorded {
     object: &'static str,
     id: String,

@@ -1,4 +1,4 @@
-//! Chat and plain completions: from a request body to a response, streamed or not.
+//! The path of a generation, the same for every endpoint: from a request body to a response, streamed or not.
 //!
 //! The first piece determines the status of a response: a failure before the first token gets the status that
 //! it deserves. But a client must not wait for headers for ever. After [`PATIENCE`] they are sent anyway, and
@@ -6,21 +6,20 @@
 //! cancels the generation; nothing here outlives its client.
 
 use super::caller::Caller;
-use super::chunks::{Chunks, KEEP_ALIVE};
 use super::error::ApiError;
+use super::format::{Asked, Endpoint, Format, KEEP_ALIVE, Streamed};
 use super::replies::Replies;
-use super::whole::Whole;
+use super::wire::WireError;
 use super::wire::common::{Envelope, Rules, arm_named};
-use super::wire::reply::Head;
-use super::wire::{Ask, Shape, WireError, chat as wire_chat, completion as wire_completion};
 use super::{AppState, Lifecycle, Phase, body, sse, unix_now};
 use crate::rollout::Arm;
 use crate::serving::{Piece, Served};
+use axum::Extension;
 use axum::body::{Body, Bytes};
 use axum::extract::State;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, header};
 use axum::response::{IntoResponse, Response};
-use axum::{Extension, Json};
+use axum::routing::{MethodRouter, post};
 use futures_util::FutureExt;
 use std::convert::Infallible;
 use std::net::IpAddr;
@@ -38,31 +37,22 @@ pub(super) const VERSION: HeaderName = HeaderName::from_static("x-serin-version"
 pub(super) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const ACCEL_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering");
 
-/// `POST /v1/chat/completions`.
-pub async fn chat(
-    State(state): State<AppState>,
-    caller: Caller,
-    lifecycle: Option<Extension<Lifecycle>>,
-    headers: HeaderMap,
-    body: Body,
-) -> Response {
-    answer(&state, Shape::Chat, &caller, lifecycle, &headers, body).await
-}
-
-/// `POST /v1/completions`.
-pub async fn completion(
-    State(state): State<AppState>,
-    caller: Caller,
-    lifecycle: Option<Extension<Lifecycle>>,
-    headers: HeaderMap,
-    body: Body,
-) -> Response {
-    answer(&state, Shape::Text, &caller, lifecycle, &headers, body).await
+/// The handler of an endpoint.
+pub fn route(endpoint: &'static Endpoint) -> MethodRouter<AppState> {
+    post(
+        async move |State(state): State<AppState>,
+                    caller: Caller,
+                    lifecycle: Option<Extension<Lifecycle>>,
+                    headers: HeaderMap,
+                    body: Body| {
+            answer(&state, endpoint, &caller, lifecycle, &headers, body).await
+        },
+    )
 }
 
 async fn answer(
     state: &AppState,
-    shape: Shape,
+    endpoint: &Endpoint,
     caller: &Caller,
     lifecycle: Option<Extension<Lifecycle>>,
     headers: &HeaderMap,
@@ -70,24 +60,19 @@ async fn answer(
 ) -> Response {
     let arrived = Instant::now();
     let lifecycle = lifecycle.map(|lifecycle| lifecycle.0).unwrap_or_default();
-    let id = format!("{}{}", shape.id_prefix(), uuid::Uuid::new_v4().simple());
+    let id = format!("{}{}", endpoint.id_prefix, uuid::Uuid::new_v4().simple());
     let request_id = id.clone();
     let answered = async {
         let received = body::receive(body, state.body_limit, &state.intake).await?;
-        state
-            .gateway
-            .check_room()
-            .map_err(|error| ApiError::gateway(&error, shape.prompt_field()))?;
+        let room = state.gateway.check_room();
+        room.map_err(|error| ApiError::gateway(&error, endpoint.prompt))?;
         let mut fields = received.fields().await?;
         let envelope = envelope(headers, caller, id.clone(), arrived)?;
         let models = state.gateway.control().models();
         let rules = Rules { served: &models.name, limits: state.gateway.limits() };
-        let mut ask = match shape {
-            Shape::Chat => wire_chat::chat(&mut fields, envelope, rules)?,
-            Shape::Text => wire_completion::completion(&mut fields, envelope, rules)?,
-        };
-        ask.requests.iter_mut().for_each(|request| request.meter = Some(caller.spent.meter()));
-        generate(state, shape, id, ask, lifecycle).await
+        let mut asked = (endpoint.read)(&mut fields, envelope, rules, unix_now())?;
+        asked.requests.iter_mut().for_each(|request| request.meter = Some(caller.spent.meter()));
+        generate(state, asked, lifecycle).await
     };
     let mut response = answered.await.unwrap_or_else(ApiError::into_response);
     put(&mut response, REQUEST_ID, &request_id);
@@ -96,37 +81,25 @@ async fn answer(
 
 async fn generate(
     state: &AppState,
-    shape: Shape,
-    id: String,
-    ask: Ask,
+    asked: Asked,
     lifecycle: Lifecycle,
 ) -> Result<Response, ApiError> {
-    let Ask { model, requests, n, streaming, look, one_call, logprobs } = ask;
-    let head = Head {
-        id,
-        created: unix_now(),
-        model,
-        shape,
-        choices: n * requests.len() as u32,
-        look,
-        one_call,
-        logprobs,
-        include_usage: streaming.include_usage,
-    };
+    let Asked { requests, n, streamed: as_stream, format } = asked;
+    let prompt = format.prompt();
     let sequences = n as usize * requests.len();
     let fits = state.gateway.check_sequences(sequences);
-    fits.map_err(|error| ApiError::gateway(&error, shape.prompt_field()))?;
+    fits.map_err(|error| ApiError::gateway(&error, prompt))?;
     let replies = Replies::start(requests, n, |request| state.gateway.generate(request)).await;
-    let replies = replies.map_err(|error| ApiError::gateway(&error, shape.prompt_field()))?;
-    Ok(match streaming.on {
-        true => streamed(head, replies, PATIENCE, lifecycle).await,
-        false => whole(head, replies).await,
+    let replies = replies.map_err(|error| ApiError::gateway(&error, prompt))?;
+    Ok(match as_stream {
+        true => streamed(format, replies, PATIENCE, lifecycle).await,
+        false => whole(format, replies).await,
     })
 }
 
 /// Waits for the first piece, for a limited time, and answers with a stream of events.
 async fn streamed(
-    head: Head,
+    format: Box<dyn Format>,
     mut replies: Replies,
     patience: Duration,
     lifecycle: Lifecycle,
@@ -134,18 +107,18 @@ async fn streamed(
     let first = timeout(patience, replies.next()).await.ok().flatten();
     let served = match &first {
         Some(Piece::Failed(error)) => {
-            let error = ApiError::gateway(error, head.shape.prompt_field());
+            let error = ApiError::gateway(error, format.prompt());
             return named(error.into_response(), replies.routed());
         }
         Some(Piece::Start(served)) => served.clone(),
         _ => replies.routed().clone(),
     };
-    let mut chunks = Chunks::new(head, &served);
+    let mut stream = format.stream(&served);
     let opening = match first {
-        Some(piece) => chunks.events(piece),
+        Some(piece) => stream.events(piece),
         None => KEEP_ALIVE.to_owned(),
     };
-    let feed = Feed { replies, chunks, opening: Some(opening), patience, lifecycle, over: false };
+    let feed = Feed { replies, stream, opening: Some(opening), patience, lifecycle, over: false };
     let events = futures_util::stream::unfold(feed, async |mut feed| {
         let bytes = feed.next().await?;
         Some((Ok::<Bytes, Infallible>(bytes), feed))
@@ -156,24 +129,25 @@ async fn streamed(
 }
 
 /// Collects the answer and sends it as one response.
-async fn whole(head: Head, mut replies: Replies) -> Response {
-    let prompt = head.shape.prompt_field();
-    let mut whole = Whole::new(head, replies.routed().clone());
+async fn whole(format: Box<dyn Format>, mut replies: Replies) -> Response {
+    let prompt = format.prompt();
+    let mut whole = format.whole(replies.routed().clone());
     while let Some(piece) = replies.next().await {
         if let Err(error) = whole.take(piece) {
             return named(ApiError::gateway(&error, prompt).into_response(), whole.served());
         }
     }
     let served = whole.served().clone();
+    let kind = [(header::CONTENT_TYPE, HeaderValue::from_static("application/json"))];
     let json = whole.json().map_err(|error| ApiError::internal(&error));
-    let response = json.map_or_else(ApiError::into_response, |json| Json(json).into_response());
+    let response = json.map_or_else(ApiError::into_response, |json| (kind, json).into_response());
     named(response, &served)
 }
 
 /// A stream of events in progress.
 struct Feed {
     replies: Replies,
-    chunks: Chunks,
+    stream: Box<dyn Streamed>,
     opening: Option<String>,
     /// How long the stream may be silent.
     patience: Duration,
@@ -199,7 +173,7 @@ impl Feed {
         // A reply that had already finished is not reported as failed.
         match self.events().now_or_never() {
             Some(None) => None,
-            _ => Some(Chunks::error(&ApiError::stopping()).into()),
+            _ => Some(self.stream.error(&ApiError::stopping()).into()),
         }
     }
 
@@ -208,14 +182,14 @@ impl Feed {
         loop {
             // Pieces without an event (a tool call in progress) must not keep the stream silent.
             let Ok(piece) = timeout_at(deadline, self.replies.next()).await else {
-                return Some(Bytes::from_static(KEEP_ALIVE.as_bytes()));
+                return Some(Bytes::from_static(self.stream.keep_alive().as_bytes()));
             };
-            let events = self.chunks.events(piece?);
+            let events = self.stream.events(piece?);
             if !events.is_empty() {
                 return Some(events.into());
             }
             if Deadline::now() >= deadline {
-                return Some(Bytes::from_static(KEEP_ALIVE.as_bytes()));
+                return Some(Bytes::from_static(self.stream.keep_alive().as_bytes()));
             }
         }
     }

@@ -2,11 +2,12 @@
 //!
 //! [`client_app`] and [`operator_app`] build routers from [`AppState`], which tests call with `oneshot` and
 //! [`serve()`] serves. Reading order: `wire` (request and response formats), `generate` with `replies`,
-//! `parts`, `chunks` and `whole` (from a request to its response), `error` (maps errors to statuses), `models`,
-//! `tokens`, `feedback`, `probes` with `gauges`, then `caller` (who asks), `gate` (which route needs which key),
-//! `requests` (ids and the log of requests), `plain` (slashes and content codings), `operators` (access check), `admin` with [`orders`]
-//! and `events`, [`page`] (the operators' page and its figures), `cors` (web pages), then `sockets` (and their limits) and `lifecycle` (the phases of
-//! shutdown).
+//! `parts` and `format` (from a request to its response), `completions` with `chunks` and `whole`, `responses`
+//! and `messages` (the endpoints), `missing` (endpoints of others), `error` (maps errors to statuses), `models`,
+//! `tokens`, `feedback`, `probes` with `gauges`; then `caller` (who asks), `gate` (which route needs which key),
+//! `requests` (ids and the log of requests), `plain` (slashes and content codings), `operators` (access check),
+//! `admin` with [`orders`] and `events`, [`page`] (the operators' page and its figures), `cors` (web pages),
+//! `openapi` (the description of the routes), `sockets` (and their limits) and `lifecycle` (the phases of shutdown).
 //!
 //! It knows the gateway and the control module by their public types only. Wire types are used here and
 //! nowhere further in.
@@ -17,15 +18,20 @@ mod body;
 mod bulk;
 mod caller;
 mod chunks;
+mod completions;
 mod cors;
 mod error;
 mod events;
 mod feedback;
+mod format;
 mod gate;
 mod gauges;
 mod generate;
 mod lifecycle;
+mod messages;
+mod missing;
 mod models;
+mod openapi;
 mod operators;
 pub mod orders;
 pub mod page;
@@ -34,6 +40,7 @@ mod plain;
 mod probes;
 mod replies;
 mod requests;
+mod responses;
 mod sockets;
 mod sse;
 mod tokens;
@@ -55,7 +62,7 @@ use axum::extract::Request;
 use axum::http::{HeaderMap, Method, Uri, header};
 use axum::middleware::{Next, from_fn, from_fn_with_state, map_request};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post};
+use axum::routing::{MethodRouter, get, post};
 use error::ApiError;
 use metrics_exporter_prometheus::PrometheusHandle;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
@@ -89,13 +96,15 @@ pub struct AppState {
 pub fn client_app(state: AppState, origins: &[String]) -> Router {
     let clients = Router::new()
         .route("/", get(page::pointer))
-        .route("/v1/chat/completions", post(generate::chat))
-        .route("/v1/completions", post(generate::completion))
-        .route("/v1/models", get(models::list))
-        .route("/v1/models/{*id}", get(models::one))
+        .route("/docs", get(openapi::page))
+        .route("/openapi.json", get(openapi::json))
+        .merge(below("/v1", public()))
+        .merge(below("", public()))
         .route("/v1/feedback", post(feedback::record))
         .route("/tokenize", post(tokens::tokenize))
         .route("/detokenize", post(tokens::detokenize))
+        .route("/apply-template", post(tokens::apply_template))
+        .merge(below("", missing::routes()))
         .layer(from_fn(full))
         .layer(from_fn(plain::bodies))
         .layer(from_fn(json_of_pages));
@@ -105,6 +114,7 @@ pub fn client_app(state: AppState, origins: &[String]) -> Router {
         .layer(from_fn_with_state(access, gate::clients))
         .fallback(lost)
         .method_not_allowed_fallback(bad_method)
+        .layer(from_fn(messages::in_form))
         .with_state(state);
     // Around everything, including fallbacks. Otherwise fallbacks would answer preflights, and 404s would
     // lack headers.
@@ -121,6 +131,34 @@ fn around(routes: Router, log: bool) -> Router {
         .fallback_service(routes)
         .layer(map_request(plain::path))
         .layer(from_fn_with_state(log, requests::follow))
+}
+
+/// The routes of the public APIs, which clients find below `/v1` and, as on other servers, also without it.
+fn public() -> [(&'static str, MethodRouter<AppState>); 11] {
+    let by_id = get(responses::not_stored).delete(responses::not_stored);
+    [
+        ("/chat/completions", generate::route(&completions::CHAT)),
+        ("/completions", generate::route(&completions::TEXT)),
+        ("/responses", generate::route(&responses::ENDPOINT)),
+        ("/responses/input_tokens", post(responses::input_tokens)),
+        ("/responses/{id}", by_id),
+        ("/responses/{id}/cancel", post(responses::not_stored)),
+        ("/responses/{id}/input_items", get(responses::not_stored)),
+        ("/messages", generate::route(&messages::ENDPOINT)),
+        ("/messages/count_tokens", post(messages::count_tokens)),
+        ("/models", get(models::list)),
+        ("/models/{*id}", get(models::one)),
+    ]
+}
+
+fn below(
+    prefix: &str,
+    routes: impl IntoIterator<Item = (&'static str, MethodRouter<AppState>)>,
+) -> Router<AppState> {
+    routes.into_iter().fold(Router::new(), |router, (path, route)| {
+        let path = format!("{prefix}{path}");
+        router.route(&path, route)
+    })
 }
 
 /// The routes for operators, and the probes, behind the operators' access check; for a listener of their own.

@@ -9,17 +9,18 @@ use crate::routing::Deployment;
 use axum::Json;
 use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, State};
+use schemars::JsonSchema;
 use serde::Serialize;
 
 /// All names that requests may use.
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
 pub struct ModelList {
     object: &'static str,
     data: Vec<Model>,
 }
 
 /// One name and what it refers to.
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
 pub struct Model {
     id: String,
     object: &'static str,

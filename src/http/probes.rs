@@ -6,16 +6,17 @@ use axum::extract::State;
 use axum::http::header;
 use axum::response::IntoResponse;
 use axum::{Extension, Json};
+use schemars::JsonSchema;
 use serde::Serialize;
 
 /// The healthy response.
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
 pub struct Alive {
     status: &'static str,
 }
 
 /// The version of this program.
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
 pub struct Version {
     version: &'static str,
 }

@@ -40,7 +40,7 @@ pub async fn follow(State(log): State<bool>, mut request: Request, next: Next) -
 }
 
 /// The client's id of a request, if it is short and of plain characters.
-fn given_id(headers: &HeaderMap) -> Option<String> {
+pub(super) fn given_id(headers: &HeaderMap) -> Option<String> {
     let plain =
         |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.' | b':');
     let given = headers.get(REQUEST_ID)?.as_bytes();

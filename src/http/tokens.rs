@@ -1,4 +1,5 @@
-//! Tokenizing and detokenizing with stable's tokenizer; load generators use this.
+//! Texts and token ids of stable's tokenizer, and what its chat template makes of a conversation; load generators use
+//! this. The forms are those of vLLM and of llama-server: the fields of a request tell which one it is.
 
 use super::error::ApiError;
 use super::wire::fields::Fields;
@@ -8,19 +9,56 @@ use crate::serving::{GatewayError, Prompt};
 use axum::Json;
 use axum::body::Body;
 use axum::extract::State;
+use schemars::JsonSchema;
 use serde::Serialize;
 
 /// A prompt as token ids of stable's tokenizer.
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "Tokenized")]
 pub struct Tokens {
     count: usize,
     max_model_len: usize,
-    tokens: Vec<u32>,
+    tokens: TokenList,
+    /// The tokens as the vocabulary spells them, with `return_token_strs`.
+    token_strs: Option<Vec<String>>,
 }
 
-/// The text of token ids.
-#[derive(Serialize)]
+/// Ids, or with `with_pieces` ids and what they spell.
+#[derive(Serialize, JsonSchema)]
+#[serde(untagged)]
+enum TokenList {
+    Ids(Vec<u32>),
+    Pieces(Vec<Piece>),
+}
+
+/// A token and what it spells.
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "TokenPiece")]
+struct Piece {
+    id: u32,
+    piece: Spelling,
+}
+
+/// A text, or the bytes of a token that is no whole character.
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "TokenSpelling")]
+#[serde(untagged)]
+enum Spelling {
+    Text(String),
+    Bytes(Vec<u8>),
+}
+
+/// The text of token ids, under the names of both forms.
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "Detokenized")]
 pub struct Text {
+    prompt: String,
+    content: String,
+}
+
+/// A conversation as the model reads it.
+#[derive(Serialize, JsonSchema)]
+pub struct Rendered {
     prompt: String,
 }
 
@@ -29,15 +67,28 @@ pub async fn tokenize(State(state): State<AppState>, body: Body) -> Result<Json<
     let mut fields = body::fields(&state, body).await?;
     let models = state.gateway.control().models();
     check_model(&mut fields, &models.name)?;
-    let add_special = fields.boolean("add_special_tokens")?;
-    let (prompt, shape) = prompt(&mut fields)?;
+    let asked = asked(&mut fields)?;
     let Some(stable) = models.stable else {
         let reason = GatewayError::Unavailable("stable is still loading".to_owned());
-        return Err(ApiError::gateway(&reason, shape.prompt_field()));
+        return Err(ApiError::gateway(&reason, asked.param));
     };
-    let tokens = state.gateway.tokenize(prompt, add_special).await;
-    let tokens = tokens.map_err(|error| ApiError::gateway(&error, shape.prompt_field()))?;
-    Ok(Json(Tokens { count: tokens.len(), max_model_len: stable.max_len(), tokens }))
+    let ids = state.gateway.tokenize(asked.prompt, asked.add_special).await;
+    let ids = ids.map_err(|error| ApiError::gateway(&error, asked.param))?;
+    let codec = &stable.codec;
+    let spelled = || ids.iter().map(|id| codec.token(*id).unwrap_or_default()).collect();
+    let (count, token_strs) = (ids.len(), asked.strings.then(spelled));
+    let piece = |id: u32| Piece { id, piece: Spelling::from(codec.spelling(id)) };
+    let tokens = match asked.pieces {
+        true => TokenList::Pieces(ids.into_iter().map(piece).collect()),
+        false => TokenList::Ids(ids),
+    };
+    Ok(Json(Tokens { count, max_model_len: stable.max_len(), tokens, token_strs }))
+}
+
+impl From<Vec<u8>> for Spelling {
+    fn from(bytes: Vec<u8>) -> Spelling {
+        String::from_utf8(bytes).map_or_else(|e| Spelling::Bytes(e.into_bytes()), Spelling::Text)
+    }
 }
 
 /// `POST /detokenize`.
@@ -47,8 +98,21 @@ pub async fn detokenize(State(state): State<AppState>, body: Body) -> Result<Jso
     let missing = || WireError::Missing { param: "tokens".to_owned() };
     let tokens = fields.array("tokens")?.ok_or_else(missing)?;
     let ids = if tokens.is_empty() { Vec::new() } else { completion::ids(&tokens, "tokens")? };
-    let prompt = apart(move || state.gateway.detokenize(&ids)).await?;
-    Ok(Json(Text { prompt: prompt.map_err(|error| ApiError::gateway(&error, "tokens"))? }))
+    let text = apart(move || state.gateway.detokenize(&ids)).await?;
+    let text = text.map_err(|error| ApiError::gateway(&error, "tokens"))?;
+    Ok(Json(Text { prompt: text.clone(), content: text }))
+}
+
+/// `POST /apply-template`.
+pub async fn apply_template(
+    State(state): State<AppState>,
+    body: Body,
+) -> Result<Json<Rendered>, ApiError> {
+    let mut fields = body::fields(&state, body).await?;
+    check_model(&mut fields, &state.gateway.control().models().name)?;
+    let rendered = state.gateway.render(chat::prompt(&mut fields)?).await;
+    let prompt = rendered.map_err(|error| ApiError::gateway(&error, Shape::Chat.prompt_field()))?;
+    Ok(Json(Rendered { prompt }))
 }
 
 /// Runs `work` off the async threads, because texts may be as long as a body.
@@ -59,7 +123,7 @@ async fn apart<T: Send + 'static>(
 }
 
 /// The model may be omitted here. Only stable's tokenizer is used, so the name must not be the canary's.
-fn check_model(fields: &mut Fields, served: &str) -> Result<(), WireError> {
+pub(super) fn check_model(fields: &mut Fields, served: &str) -> Result<(), WireError> {
     let Some(asked) = fields.string("model")? else { return Ok(()) };
     match common::model_arm(&asked, served)? {
         Some(crate::rollout::Arm::Canary) => {
@@ -69,10 +133,35 @@ fn check_model(fields: &mut Fields, served: &str) -> Result<(), WireError> {
     }
 }
 
-fn prompt(fields: &mut Fields) -> Result<(Prompt, Shape), WireError> {
-    match fields.string("prompt")? {
-        Some(text) => Ok((Prompt::Text(text), Shape::Text)),
-        None if fields.peek("messages").is_some() => Ok((chat::prompt(fields)?, Shape::Chat)),
+/// What is to be tokenized, and how it is shown.
+struct Asked {
+    prompt: Prompt,
+    param: &'static str,
+    add_special: Option<bool>,
+    strings: bool,
+    pieces: bool,
+}
+
+/// A `prompt` or `messages` as to vLLM, or `content` as to llama-server, which adds no special tokens by itself.
+fn asked(fields: &mut Fields) -> Result<Asked, WireError> {
+    let vllm = fields.boolean("add_special_tokens")?;
+    let llama = fields.boolean("add_special")?;
+    let strings = fields.boolean("return_token_strs")?.unwrap_or(false);
+    let pieces = fields.boolean("with_pieces")?.unwrap_or(false);
+    if fields.boolean("parse_special")? == Some(false) {
+        let what = "special tokens in a text are treated as model.content_tokens says";
+        return Err(WireError::unsupported("parse_special", what));
+    }
+    let add_special = vllm.or(llama);
+    let of = |prompt, param, add_special| Asked { prompt, param, add_special, strings, pieces };
+    if let Some(text) = fields.string("prompt")? {
+        return Ok(of(Prompt::Text(text), "prompt", add_special));
+    }
+    if let Some(text) = fields.string("content")? {
+        return Ok(of(Prompt::Text(text), "content", add_special.or(Some(false))));
+    }
+    match fields.peek("messages") {
+        Some(_) => Ok(of(chat::prompt(fields)?, "messages", add_special)),
         None => Err(WireError::Missing { param: "prompt".to_owned() }),
     }
 }

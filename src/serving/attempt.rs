@@ -306,7 +306,7 @@ impl Attempt {
         if !emit.text.is_empty() || !tokens.is_empty() {
             send(out, Piece::Text { index: tag, text: emit.text, tokens }).await?;
         }
-        let finish = if emit.hit.is_some() { Some(Finish::Stop) } else { finish };
+        let finish = emit.hit.map(Finish::StopString).or(finish);
         if let Some(finish) = finish {
             self.replies[tag as usize].ended = true;
             // Dropping the receiver cancels whatever the lane would still generate.

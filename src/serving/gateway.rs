@@ -10,7 +10,7 @@ use super::conversation;
 use super::cross_read::CrossReader;
 use super::idle::Idle;
 use super::in_flight::InFlight;
-use super::prepare::{check_ids, encode, invalid, prepare, text_error};
+use super::prepare::{check_ids, encode, invalid, prepare, render, text_error};
 use super::record;
 use super::shadow::Shadow;
 use super::traffic::Traffic;
@@ -176,6 +176,15 @@ impl Gateway {
         let (text, codec) = (prompt.clone(), stable.deployment.codec.clone());
         let encoded = move || encode(&text, &codec, add_special, SystemTime::now());
         Ok(self.admission.encode(&prompt, encoded).await??.0)
+    }
+
+    /// The text that stable's chat template makes of a conversation.
+    pub async fn render(&self, prompt: Prompt) -> Result<String, GatewayError> {
+        let stable = self.control.fallback().map_err(no_route)?;
+        admission::check_bytes(&prompt, &stable.deployment)?;
+        let (text, codec) = (prompt.clone(), stable.deployment.codec.clone());
+        let rendered = move || render(&text, &codec, SystemTime::now());
+        self.admission.encode(&prompt, rendered).await?
     }
 
     /// Text of token ids, by stable's tokenizer.

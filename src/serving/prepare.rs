@@ -6,7 +6,8 @@ use super::types::{GatewayError, GenerateRequest, Prompt, SamplingPatch};
 use crate::model::SamplingParams;
 use crate::rollout::Weight;
 use crate::routing::Deployment;
-use crate::text::{Abilities, Chat, Codec, GenerationDefaults, TextError};
+use crate::text::{Abilities, Chat, Codec, Ending, GenerationDefaults, TextError};
+use serde_json::{Map, Value};
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -84,22 +85,50 @@ pub(super) fn encode(
             Ok((ids, None))
         }
         Prompt::Chat { messages, tools, template_kwargs, ending } => {
-            if tools.is_some() && codec.abilities().is_some_and(Abilities::hides_tools) {
-                let hidden =
-                    "this model's chat template does not show tools to the model; leave tools out";
-                return Err(GatewayError::Untaken(hidden.to_owned()));
-            }
-            let chat = Chat {
-                messages,
-                tools: tools.as_ref(),
-                ending: *ending,
-                extra: template_kwargs.as_ref(),
-                today: Some(today),
-            };
+            let chat = chat(messages, tools.as_ref(), template_kwargs.as_ref(), *ending, today);
+            shown(tools.as_ref(), codec)?;
             let special = add_special.unwrap_or(false);
             codec.encode_chat(&chat, special).map_err(|e| text_error("messages", &e))
         }
     }
+}
+
+/// The text of a prompt: of a conversation, what the chat template makes of it.
+pub(super) fn render(
+    prompt: &Prompt,
+    codec: &Codec,
+    today: SystemTime,
+) -> Result<String, GatewayError> {
+    match prompt {
+        Prompt::Tokens(ids) => {
+            codec.decode(ids, false).map_err(|error| text_error("prompt", &error))
+        }
+        Prompt::Text(text) => Ok(text.clone()),
+        Prompt::Chat { messages, tools, template_kwargs, ending } => {
+            let chat = chat(messages, tools.as_ref(), template_kwargs.as_ref(), *ending, today);
+            shown(tools.as_ref(), codec)?;
+            codec.render(&chat).map_err(|error| text_error("messages", &error))
+        }
+    }
+}
+
+/// Refuses tools that the chat template would not show to the model.
+fn shown(tools: Option<&Value>, codec: &Codec) -> Result<(), GatewayError> {
+    if tools.is_some() && codec.abilities().is_some_and(Abilities::hides_tools) {
+        let hidden = "this model's chat template does not show tools to the model; leave tools out";
+        return Err(GatewayError::Untaken(hidden.to_owned()));
+    }
+    Ok(())
+}
+
+fn chat<'a>(
+    messages: &'a [Value],
+    tools: Option<&'a Value>,
+    extra: Option<&'a Map<String, Value>>,
+    ending: Ending,
+    today: SystemTime,
+) -> Chat<'a> {
+    Chat { messages, tools, ending, extra, today: Some(today) }
 }
 
 pub(super) fn text_error(param: &'static str, error: &TextError) -> GatewayError {

@@ -26,7 +26,7 @@ impl Collected {
             self.text.push_str(&emit.text);
         }
         self.end = match (emit.hit, finish) {
-            (Some(_), _) => Some(End::StopString),
+            (Some(_), _) | (None, Some(Finish::StopString(_))) => Some(End::StopString),
             (None, Some(Finish::Stop)) => Some(End::Token),
             (None, Some(Finish::Length)) => Some(End::Length),
             (None, None) => self.end,

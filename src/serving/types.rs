@@ -240,8 +240,10 @@ pub struct TokenLogprob {
 /// Why a reply ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Finish {
-    /// An end-of-sequence token or a stop string.
+    /// An end-of-sequence token, or another token that ends a reply.
     Stop,
+    /// The stop string at this place of the request's list.
+    StopString(usize),
     /// `max_tokens`, or the end of the model's context.
     Length,
 }
@@ -250,7 +252,7 @@ impl Finish {
     /// The value of `finish_reason` in the API.
     pub fn as_str(self) -> &'static str {
         match self {
-            Finish::Stop => "stop",
+            Finish::Stop | Finish::StopString(_) => "stop",
             Finish::Length => "length",
         }
     }

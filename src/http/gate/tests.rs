@@ -4,7 +4,8 @@ use super::*;
 use std::collections::BTreeSet;
 use std::path::Path;
 
-/// Every path that a `.route("..")` of this folder registers, by the listener that its file belongs to.
+/// Every path that this folder registers with a `.route("..")` or in a list, by the listener that its file belongs
+/// to.
 fn registered() -> (BTreeSet<String>, BTreeSet<String>) {
     fn walk(folder: &Path, out: &mut Vec<(String, String)>) {
         for entry in std::fs::read_dir(folder).unwrap() {
@@ -25,6 +26,9 @@ fn registered() -> (BTreeSet<String>, BTreeSet<String>) {
         let code = code.join("\n");
         for (at, found) in code.match_indices(".route(") {
             let path = code[at + found.len()..].trim_start();
+            if path.starts_with("&path, ") {
+                continue; // of a list
+            }
             let path = path.strip_prefix('"').unwrap_or_else(|| panic!("{name}: no literal path"));
             let path = path[..path.find('"').unwrap()].to_owned();
             let of_operators = name.ends_with("admin.rs") || name.contains("/page/");
@@ -37,6 +41,10 @@ fn registered() -> (BTreeSet<String>, BTreeSet<String>) {
             }
         }
     }
+    for (path, _) in super::super::public() {
+        clients.extend([path.to_owned(), format!("/v1{path}")]);
+    }
+    clients.extend(super::super::missing::MISSING.iter().map(|(path, _)| (*path).to_owned()));
     (clients, operators)
 }
 
@@ -49,6 +57,8 @@ fn every_route_has_a_row() {
         assert_eq!(rows.len(), table.len(), "a path has two rows");
         let missing: Vec<_> = routes.difference(&rows).collect();
         assert!(missing.is_empty(), "add what they need to the table: {missing:?}");
+        let stale: Vec<_> = rows.difference(&routes).collect();
+        assert!(stale.is_empty(), "rows without a route: {stale:?}");
     }
 }
 

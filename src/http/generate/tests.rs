@@ -3,6 +3,8 @@
 use super::super::Peer;
 use super::*;
 use crate::access::{Key, KeyLimits, NewKey, Scope};
+use crate::http::wire::Shape;
+use crate::http::wire::reply::Head;
 use crate::serving::{Finish, GatewayError, GenerateRequest, Generation, Prompt, Usage};
 use crate::text::reply::Look;
 use axum::http::StatusCode;
@@ -14,8 +16,8 @@ use tokio::sync::mpsc::{Sender, channel};
 const SHORT: Duration = Duration::from_millis(20);
 const LONG: Duration = Duration::from_secs(60);
 
-fn head(tools: bool) -> Head {
-    Head {
+fn head(tools: bool) -> Box<dyn Format> {
+    let head = Head {
         id: "chatcmpl-1".to_owned(),
         created: 0,
         model: "fake".to_owned(),
@@ -25,7 +27,8 @@ fn head(tools: bool) -> Head {
         one_call: false,
         logprobs: false,
         include_usage: false,
-    }
+    };
+    Box::new(head)
 }
 
 fn served(arm: Arm) -> Served {

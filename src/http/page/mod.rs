@@ -55,7 +55,7 @@ pub(super) async fn pointer(State(state): State<AppState>) -> Response {
     with_policy(Html(text).into_response())
 }
 
-fn escaped(text: &str) -> String {
+pub(super) fn escaped(text: &str) -> String {
     text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
 }
 
@@ -77,7 +77,7 @@ fn file(name: &str, headers: &HeaderMap) -> Response {
     with_policy(response)
 }
 
-fn with_policy(mut response: Response) -> Response {
+pub(super) fn with_policy(mut response: Response) -> Response {
     for (name, value) in [
         ("content-security-policy", POLICY),
         ("x-content-type-options", "nosniff"),

@@ -201,7 +201,7 @@ fn function_name(holder: &Value, param: &str) -> Result<(), WireError> {
 }
 
 /// Whether the model may call tools. It cannot be forced to.
-fn tool_choice(choice: Option<Value>) -> Result<bool, WireError> {
+pub fn tool_choice(choice: Option<Value>) -> Result<bool, WireError> {
     let instead = "a model cannot be made to call a tool; use 'auto' or 'none'";
     match choice {
         None => Ok(true),

@@ -77,7 +77,7 @@ pub fn ask(
         sampling: sampling(fields)?,
         n,
         max_tokens,
-        stop: stop(fields, rules.limits)?,
+        stop: stop(fields, "stop", rules.limits)?,
         stop_token_ids: stop_token_ids(fields)?,
         include_stop: fields.boolean("include_stop_str_in_output")?.unwrap_or(false),
         show_special: fields.boolean("skip_special_tokens")? == Some(false),
@@ -162,7 +162,12 @@ fn key(
 fn client(fields: &mut Fields, client: u64) -> Result<u64, WireError> {
     let safety = short(fields, "safety_identifier")?;
     let user = short(fields, "user")?;
-    Ok(safety.or(user).map_or(client, |user| xxh3_64_with_seed(user.as_bytes(), client)))
+    Ok(safety.or(user).map_or(client, |user| client_of(&user, client)))
+}
+
+/// The hash of a client that names its user.
+pub fn client_of(user: &str, client: u64) -> u64 {
+    xxh3_64_with_seed(user.as_bytes(), client)
 }
 
 /// Prefixes are shared only between requests of one key that name the same salt; 0 without both. Clients choose what
@@ -281,22 +286,27 @@ pub fn token_ids(list: &[Value], param: &str) -> Result<Vec<u32>, WireError> {
     list.iter().enumerate().map(one).collect()
 }
 
-fn stop(fields: &mut Fields, limits: Limits) -> Result<Vec<String>, WireError> {
-    let stops = match fields.take("stop") {
+/// The stop strings in the field `name`.
+pub fn stop(
+    fields: &mut Fields,
+    name: &'static str,
+    limits: Limits,
+) -> Result<Vec<String>, WireError> {
+    let stops = match fields.take(name) {
         None => return Ok(Vec::new()),
         Some(Value::Array(stops)) => stops,
         Some(text @ Value::String(_)) => vec![text],
-        Some(other) => return Err(wrong("stop", "a string or an array of strings", &other)),
+        Some(other) => return Err(wrong(name, "a string or an array of strings", &other)),
     };
     if stops.len() > limits.max_stop {
         let (most, got) = (limits.max_stop, stops.len());
-        return Err(WireError::bad("stop", format!("at most {most} are allowed, not {got}")));
+        return Err(WireError::bad(name, format!("at most {most} are allowed, not {got}")));
     }
     let one = |(index, stop): (usize, Value)| match stop {
         // Empty fields of forms.
         Value::String(text) if text.is_empty() => None,
         Value::String(text) => Some(Ok(text)),
-        other => Some(Err(wrong(format!("stop[{index}]"), "a string", &other))),
+        other => Some(Err(wrong(format!("{name}[{index}]"), "a string", &other))),
     };
     stops.into_iter().enumerate().filter_map(one).collect()
 }

@@ -4,18 +4,19 @@
 //! not a whole character has U+FFFD in its text; its bytes are exact, where the format has room for them.
 
 use crate::serving::{LikelyToken, TokenLogprob};
+use schemars::JsonSchema;
 use serde::Serialize;
 use serde_json::{Map, Value};
 
 /// The log-probabilities of a chat's choice, or the part that a chunk adds.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Clone, Serialize, JsonSchema)]
 pub struct ChatLogprobs {
     pub content: Vec<ChatToken>,
     pub refusal: Option<()>,
 }
 
 /// A token of a chat's reply.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Clone, Serialize, JsonSchema)]
 pub struct ChatToken {
     #[serde(flatten)]
     pub likely: Likely,
@@ -23,7 +24,7 @@ pub struct ChatToken {
 }
 
 /// A token and its log-probability.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Clone, Serialize, JsonSchema)]
 pub struct Likely {
     pub token: String,
     pub logprob: f32,
@@ -32,7 +33,7 @@ pub struct Likely {
 
 /// The log-probabilities of a plain completion's choice, or the part that a chunk adds: one entry per token
 /// in each list.
-#[derive(Debug, Default, Serialize)]
+#[derive(Debug, Default, Serialize, JsonSchema)]
 pub struct TextLogprobs {
     pub tokens: Vec<String>,
     pub token_logprobs: Vec<f32>,

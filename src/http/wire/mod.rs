@@ -67,7 +67,7 @@ pub struct Ask {
 
 impl Ask {
     /// Reports log-probabilities for this many most likely tokens, if requested.
-    fn reporting(mut self, logprobs: Option<u8>) -> Ask {
+    pub fn reporting(mut self, logprobs: Option<u8>) -> Ask {
         self.requests.iter_mut().for_each(|request| request.sampling.logprobs = logprobs);
         self.logprobs = logprobs.is_some();
         self

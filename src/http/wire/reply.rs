@@ -6,12 +6,13 @@ use super::Shape;
 use super::logprobs::{ChatLogprobs, TextLogprobs};
 use crate::serving::{Finish, Usage};
 use crate::text::reply::Look;
+use schemars::JsonSchema;
 use serde::Serialize;
 
 /// The value of `finish_reason`; `calls`: the reply has tool calls. One that was cut says so: its last call may be a part.
 pub fn finish_reason(finish: Finish, calls: bool) -> &'static str {
     match (finish, calls) {
-        (Finish::Stop, true) => "tool_calls",
+        (Finish::Stop | Finish::StopString(_), true) => "tool_calls",
         (finish, _) => finish.as_str(),
     }
 }
@@ -58,7 +59,7 @@ impl Head {
 }
 
 /// A whole answer, or one chunk of it.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
 pub struct Answer<'a, C> {
     pub id: &'a str,
     pub object: &'static str,
@@ -72,7 +73,8 @@ pub struct Answer<'a, C> {
 }
 
 /// Token counts.
-#[derive(Debug, Clone, Copy, Serialize)]
+#[derive(Debug, Clone, Copy, Serialize, JsonSchema)]
+#[schemars(rename = "Usage")]
 pub struct UsageWire {
     pub prompt_tokens: usize,
     pub completion_tokens: usize,
@@ -81,7 +83,7 @@ pub struct UsageWire {
 }
 
 /// How many prompt tokens came from the cache.
-#[derive(Debug, Clone, Copy, Serialize)]
+#[derive(Debug, Clone, Copy, Serialize, JsonSchema)]
 pub struct PromptDetails {
     pub cached_tokens: usize,
 }
@@ -98,7 +100,7 @@ impl From<Usage> for UsageWire {
 }
 
 /// A choice of a chat completion.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
 pub struct ChatChoice {
     pub index: u32,
     pub message: Message,
@@ -107,7 +109,7 @@ pub struct ChatChoice {
 }
 
 /// The model's message.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
 pub struct Message {
     pub role: &'static str,
     /// `null` when there are only tool calls.
@@ -120,7 +122,7 @@ pub struct Message {
 }
 
 /// A tool call; as a delta it has only what is new.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct ToolCall {
     /// Only in deltas.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -133,7 +135,7 @@ pub struct ToolCall {
 }
 
 /// The function of a call.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct FunctionCall {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
@@ -142,7 +144,7 @@ pub struct FunctionCall {
 }
 
 /// A choice of a chat chunk.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
 pub struct ChatDelta {
     pub index: u32,
     pub delta: Delta,
@@ -151,7 +153,7 @@ pub struct ChatDelta {
 }
 
 /// The new content of a chunk.
-#[derive(Debug, Default, Serialize)]
+#[derive(Debug, Default, Serialize, JsonSchema)]
 pub struct Delta {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub role: Option<&'static str>,
@@ -164,7 +166,7 @@ pub struct Delta {
 }
 
 /// A choice of a plain completion, whole or as a chunk.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
 pub struct TextChoice {
     pub text: String,
     pub index: u32,

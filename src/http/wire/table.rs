@@ -1,4 +1,4 @@
-//! One table of the fields that clients may send: which are honoured, which change nothing, which are refused.
+//! The table of the fields that clients may send: which are honoured, which change nothing, which are refused.
 //!
 //! Its rows are request fields of OpenAI's API, of vLLM and of llama-server (as of 2026), for chat and plain
 //! completions: those that shape a reply, and those that clients are known to send. A field that would change the reply is honoured or refused by name; none is accepted and ignored.
@@ -9,9 +9,8 @@ use super::fields::{Fields, whole};
 use super::{Shape, WireError};
 use serde_json::Value;
 
-/// What happens to a field. The notes are for people: only the document shows them.
+/// What happens to a field. The notes are for people: only documents show them.
 #[derive(Debug, Clone, Copy)]
-#[cfg_attr(not(test), allow(dead_code))]
 pub enum Treatment {
     /// It does what its API says; how, if that needs to be said.
     Honoured(&'static str),
@@ -30,13 +29,15 @@ pub enum On {
     Text,
     /// Both.
     Both,
+    /// These, and `/v1/responses` and `/v1/messages`, whose other fields have tables of their own.
+    All,
 }
 
 impl On {
     /// Whether the row is about this route.
     pub fn covers(self, shape: Shape) -> bool {
         match self {
-            On::Both => true,
+            On::Both | On::All => true,
             On::Chat => shape == Shape::Chat,
             On::Text => shape == Shape::Text,
         }
@@ -46,7 +47,10 @@ impl On {
 /// A row: the field's name, its routes, and what happens to it.
 pub type Row = (&'static str, On, Treatment);
 
-use On::{Both, Chat, Text};
+/// A row of a table for one route.
+pub type OwnRow = (&'static str, Treatment);
+
+use On::{All, Both, Chat, Text};
 use Treatment::{Honoured, Neutral, Refused};
 
 const CONSTRAINED: &str = "constrained output is not available";
@@ -56,146 +60,155 @@ const NO_PLACE: &str = "the server decides where a request runs";
 
 /// All rows, by name.
 pub const TABLE: &[Row] = &[
-    ("adapters", Both, Refused(is_filled, "load the adapted model as a version of its own")),
+    ("adapters", All, Refused(is_filled, "load the adapted model as a version of its own")),
     ("add_generation_prompt", Chat, Honoured("")),
-    ("add_special_tokens", Both, Honoured("default: true for a prompt, false for messages")),
-    ("allowed_token_ids", Both, Refused(is_filled, CONSTRAINED)),
+    ("add_special_tokens", All, Honoured("default: true for a prompt, false for messages")),
+    ("allowed_token_ids", All, Refused(is_filled, CONSTRAINED)),
     ("audio", Chat, Refused(any, "this model writes text only")),
-    ("bad_words", Both, Refused(is_filled, "leave it out")),
-    ("best_of", Both, Refused(is_not_one, "use n to get several replies")),
-    ("cache_prompt", Both, Neutral("the server's prefix cache is on or off for all")),
+    ("bad_words", All, Refused(is_filled, "leave it out")),
+    ("best_of", All, Refused(is_not_one, "use n to get several replies")),
+    ("cache_prompt", All, Neutral("the server's prefix cache is on or off for all")),
     (
         "cache_salt",
-        Both,
+        All,
         Honoured("prefixes are reused only for requests with the same salt and key"),
     ),
     ("chat_template", Chat, Refused(is_filled, "the model's own template is used")),
     ("chat_template_kwargs", Chat, Honoured("")),
     ("continue_final_message", Chat, Honoured("")),
     ("documents", Chat, Refused(is_filled, "put them into a message")),
-    ("dry_allowed_length", Both, Neutral(UNUSED_SAMPLER)),
-    ("dry_base", Both, Neutral(UNUSED_SAMPLER)),
-    ("dry_multiplier", Both, Refused(is_not_zero, OWN_SAMPLER)),
-    ("dry_penalty_last_n", Both, Neutral(UNUSED_SAMPLER)),
-    ("dry_sequence_breakers", Both, Neutral(UNUSED_SAMPLER)),
-    ("dynatemp_exponent", Both, Neutral(UNUSED_SAMPLER)),
-    ("dynatemp_range", Both, Refused(is_not_zero, OWN_SAMPLER)),
-    ("echo", Both, Refused(is_true, "put the prompt before the reply yourself")),
+    ("dry_allowed_length", All, Neutral(UNUSED_SAMPLER)),
+    ("dry_base", All, Neutral(UNUSED_SAMPLER)),
+    ("dry_multiplier", All, Refused(is_not_zero, OWN_SAMPLER)),
+    ("dry_penalty_last_n", All, Neutral(UNUSED_SAMPLER)),
+    ("dry_sequence_breakers", All, Neutral(UNUSED_SAMPLER)),
+    ("dynatemp_exponent", All, Neutral(UNUSED_SAMPLER)),
+    ("dynatemp_range", All, Refused(is_not_zero, OWN_SAMPLER)),
+    ("echo", All, Refused(is_true, "put the prompt before the reply yourself")),
     ("enable_thinking", Chat, Honoured("handed to the chat template")),
-    ("frequency_penalty", Both, Honoured("-2 to 2")),
+    ("frequency_penalty", All, Honoured("-2 to 2")),
     ("function_call", Chat, Refused(is_call, "use tool_choice instead")),
     ("functions", Chat, Refused(is_filled, "use tools instead")),
-    ("grammar", Both, Refused(is_filled, CONSTRAINED)),
-    ("guided_choice", Both, Refused(any, CONSTRAINED)),
-    ("guided_decoding_backend", Both, Neutral("of no use without a constraint, which is refused")),
-    ("guided_grammar", Both, Refused(any, CONSTRAINED)),
-    ("guided_json", Both, Refused(any, CONSTRAINED)),
-    ("guided_regex", Both, Refused(any, CONSTRAINED)),
-    (
-        "guided_whitespace_pattern",
-        Both,
-        Neutral("of no use without a constraint, which is refused"),
-    ),
-    ("id_slot", Both, Neutral(NO_PLACE)),
-    ("ignore_eos", Both, Honoured("")),
-    ("image_data", Both, Refused(is_filled, "this model reads text only")),
+    ("grammar", All, Refused(is_filled, CONSTRAINED)),
+    ("guided_choice", All, Refused(any, CONSTRAINED)),
+    ("guided_decoding_backend", All, Neutral("of no use without a constraint, which is refused")),
+    ("guided_grammar", All, Refused(any, CONSTRAINED)),
+    ("guided_json", All, Refused(any, CONSTRAINED)),
+    ("guided_regex", All, Refused(any, CONSTRAINED)),
+    ("guided_whitespace_pattern", All, Neutral("of no use without a constraint, which is refused")),
+    ("id_slot", All, Neutral(NO_PLACE)),
+    ("ignore_eos", All, Honoured("")),
+    ("image_data", All, Refused(is_filled, "this model reads text only")),
     ("include_reasoning", Chat, Honoured("false leaves reasoning out")),
-    ("include_stop_str_in_output", Both, Honoured("of stop strings")),
+    ("include_stop_str_in_output", All, Honoured("of stop strings")),
     ("input_extra", Text, Refused(is_filled, "infilling is not available")),
     ("input_prefix", Text, Refused(is_filled, "infilling is not available")),
     ("input_suffix", Text, Refused(is_filled, "infilling is not available")),
-    ("json_schema", Both, Refused(is_filled, CONSTRAINED)),
-    ("kv_transfer_params", Both, Refused(is_filled, "there is one server")),
-    ("length_penalty", Both, Neutral("of no use without beam search, which is refused")),
-    ("logit_bias", Both, Refused(is_filled, "leave it out")),
-    ("logits_processors", Both, Refused(is_filled, "leave it out")),
+    ("json_schema", All, Refused(is_filled, CONSTRAINED)),
+    ("kv_transfer_params", All, Refused(is_filled, "there is one server")),
+    ("length_penalty", All, Neutral("of no use without beam search, which is refused")),
+    ("logit_bias", All, Refused(is_filled, "leave it out")),
+    ("logits_processors", All, Refused(is_filled, "leave it out")),
     ("logprobs", Both, Honoured("true for chat; 0 to 20 for a prompt")),
-    ("lora", Both, Refused(is_filled, "load the adapted model as a version of its own")),
+    ("lora", All, Refused(is_filled, "load the adapted model as a version of its own")),
     ("max_completion_tokens", Both, Honoured("takes precedence over max_tokens")),
     ("max_tokens", Both, Honoured("cut to what the context leaves; -1, and 0 for chat: no limit")),
     ("media_io_kwargs", Chat, Neutral("of no use for text")),
     ("messages", Chat, Honoured("")),
     ("metadata", Both, Neutral("nothing is stored")),
-    ("min_keep", Both, Refused(is_not_zero, OWN_SAMPLER)),
-    ("min_p", Both, Honoured("0 to 1")),
-    ("min_tokens", Both, Refused(is_not_zero, "leave it out")),
-    ("mirostat", Both, Refused(is_not_zero, OWN_SAMPLER)),
-    ("mirostat_eta", Both, Neutral(UNUSED_SAMPLER)),
-    ("mirostat_tau", Both, Neutral(UNUSED_SAMPLER)),
+    ("min_keep", All, Refused(is_not_zero, OWN_SAMPLER)),
+    ("min_p", All, Honoured("0 to 1")),
+    ("min_tokens", All, Refused(is_not_zero, "leave it out")),
+    ("mirostat", All, Refused(is_not_zero, OWN_SAMPLER)),
+    ("mirostat_eta", All, Neutral(UNUSED_SAMPLER)),
+    ("mirostat_tau", All, Neutral(UNUSED_SAMPLER)),
     ("mm_processor_kwargs", Chat, Neutral("of no use for text")),
     ("modalities", Chat, Refused(is_more_than_text, "this model writes text only")),
-    ("model", Both, Honoured("may be left out; NAME@stable or NAME@canary pins a model")),
+    ("model", All, Honoured("may be left out; NAME@stable or NAME@canary pins a model")),
     ("n", Both, Honoured("up to server.max_n")),
-    ("n_discard", Both, Neutral("a prompt that is too long is refused, not shifted")),
-    ("n_indent", Both, Refused(is_not_zero, "infilling is not available")),
-    ("n_keep", Both, Neutral("a prompt that is too long is refused, not shifted")),
+    ("n_discard", All, Neutral("a prompt that is too long is refused, not shifted")),
+    ("n_indent", All, Refused(is_not_zero, "infilling is not available")),
+    ("n_keep", All, Neutral("a prompt that is too long is refused, not shifted")),
     ("n_predict", Both, Honoured("as max_tokens, if that is not given")),
-    ("n_probs", Both, Refused(is_not_zero, "use logprobs instead")),
+    ("n_probs", All, Refused(is_not_zero, "use logprobs instead")),
     ("parallel_tool_calls", Chat, Honoured("")),
-    ("post_sampling_probs", Both, Refused(is_true, "use logprobs instead")),
+    ("post_sampling_probs", All, Refused(is_true, "use logprobs instead")),
     ("prediction", Chat, Neutral("a hint for speed; it changes no reply")),
-    ("presence_penalty", Both, Honoured("-2 to 2")),
-    ("priority", Both, Neutral("requests are served in the order of their arrival")),
+    ("presence_penalty", All, Honoured("-2 to 2")),
+    ("priority", All, Neutral("requests are served in the order of their arrival")),
     ("prompt", Text, Honoured("a text, token ids, or several of either")),
-    ("prompt_cache_key", Both, Honoured("the session key, if no header gives one")),
-    ("prompt_cache_retention", Both, Neutral("the server's prefix cache decides")),
+    ("prompt_cache_key", All, Honoured("the session key, if no header gives one")),
+    ("prompt_cache_retention", All, Neutral("the server's prefix cache decides")),
     ("prompt_embeds", Text, Refused(is_filled, "send text or token ids")),
-    ("prompt_logprobs", Both, Refused(is_not_false, "leave it out")),
+    ("prompt_logprobs", All, Refused(is_not_false, "leave it out")),
     ("reasoning_effort", Chat, Honoured("handed to the chat template")),
     ("reasoning_format", Chat, Honoured("auto or deepseek: reasoning_content; none: in the text")),
-    ("repeat_last_n", Both, Neutral("the penalty covers prompt and reply")),
-    ("repeat_penalty", Both, Honoured("as repetition_penalty, if that is not given")),
-    ("repetition_detection", Both, Refused(is_filled, "leave it out")),
-    ("repetition_penalty", Both, Honoured("above 0, up to 2")),
-    ("request_id", Both, Neutral("the server gives the id")),
-    ("response_fields", Both, Refused(is_filled, "leave it out")),
+    ("repeat_last_n", All, Neutral("the penalty covers prompt and reply")),
+    ("repeat_penalty", All, Honoured("as repetition_penalty, if that is not given")),
+    ("repetition_detection", All, Refused(is_filled, "leave it out")),
+    ("repetition_penalty", All, Honoured("above 0, up to 2")),
+    ("request_id", All, Neutral("the server gives the id")),
+    ("response_fields", All, Refused(is_filled, "leave it out")),
     ("response_format", Both, Honoured("type text; the others are refused")),
-    ("return_progress", Both, Neutral("the stream begins with the first token")),
-    ("return_token_ids", Both, Refused(is_true, "use /tokenize")),
-    ("return_tokens", Both, Refused(is_true, "use /tokenize")),
-    ("return_tokens_as_token_ids", Both, Refused(is_true, "leave it out")),
-    ("safety_identifier", Both, Honoured("tells clients apart")),
-    ("samplers", Both, Refused(is_filled, OWN_SAMPLER)),
-    ("seed", Both, Honoured("-1: a random one")),
-    ("service_tier", Both, Neutral("there is one tier")),
-    ("skip_special_tokens", Both, Honoured("")),
-    ("spaces_between_special_tokens", Both, Neutral("texts are decoded as the tokenizer says")),
-    ("speculative.n_max", Both, Neutral("a hint for speed; it changes no reply")),
-    ("speculative.n_min", Both, Neutral("a hint for speed; it changes no reply")),
-    ("speculative.p_min", Both, Neutral("a hint for speed; it changes no reply")),
-    ("stop", Both, Honoured("up to server.max_stop; empty ones are ignored")),
-    ("stop_token_ids", Both, Honoured("")),
+    ("return_progress", All, Neutral("the stream begins with the first token")),
+    ("return_token_ids", All, Refused(is_true, "use /tokenize")),
+    ("return_tokens", All, Refused(is_true, "use /tokenize")),
+    ("return_tokens_as_token_ids", All, Refused(is_true, "leave it out")),
+    ("safety_identifier", All, Honoured("tells clients apart")),
+    ("samplers", All, Refused(is_filled, OWN_SAMPLER)),
+    ("seed", All, Honoured("-1: a random one")),
+    ("service_tier", All, Neutral("there is one tier")),
+    ("skip_special_tokens", All, Honoured("")),
+    ("spaces_between_special_tokens", All, Neutral("texts are decoded as the tokenizer says")),
+    ("speculative.n_max", All, Neutral("a hint for speed; it changes no reply")),
+    ("speculative.n_min", All, Neutral("a hint for speed; it changes no reply")),
+    ("speculative.p_min", All, Neutral("a hint for speed; it changes no reply")),
+    ("stop", All, Honoured("up to server.max_stop; empty ones are ignored")),
+    ("stop_token_ids", All, Honoured("")),
     ("store", Both, Neutral("nothing is stored")),
-    ("stream", Both, Honoured("")),
+    ("stream", All, Honoured("")),
     (
         "stream_options",
-        Both,
+        All,
         Honoured("include_usage; the usage comes at the end, also with continuous_usage_stats"),
     ),
-    ("structural_tag", Both, Refused(is_filled, CONSTRAINED)),
-    ("structured_outputs", Both, Refused(any, CONSTRAINED)),
+    ("structural_tag", All, Refused(is_filled, CONSTRAINED)),
+    ("structured_outputs", All, Refused(any, CONSTRAINED)),
     ("suffix", Text, Refused(is_text, "infilling is not available")),
-    ("t_max_predict_ms", Both, Refused(is_positive, "close the connection to end a reply")),
+    ("t_max_predict_ms", All, Refused(is_positive, "close the connection to end a reply")),
     ("temperature", Both, Honoured("0 to 2; 0 is greedy")),
     ("thinking_forced_open", Chat, Refused(is_true, "use chat_template_kwargs")),
     ("thinking_token_budget", Chat, Refused(any, "leave it out")),
-    ("timings_per_token", Both, Neutral("times are in the metrics and the status")),
+    ("timings_per_token", All, Neutral("times are in the metrics and the status")),
     ("tool_choice", Chat, Honoured("auto or none; the others are refused")),
     ("tools", Chat, Honoured("")),
-    ("top_k", Both, Honoured("-1 or 0: all tokens")),
+    ("top_k", All, Honoured("-1 or 0: all tokens")),
     ("top_logprobs", Chat, Honoured("0 to 20")),
-    ("top_n_sigma", Both, Refused(is_positive, OWN_SAMPLER)),
-    ("top_p", Both, Honoured("0 to 1; 0 is greedy")),
-    ("truncate_prompt_tokens", Both, Honoured("keeps the last tokens; -1: as many as fit")),
-    ("typical_p", Both, Refused(is_not_one, OWN_SAMPLER)),
-    ("use_beam_search", Both, Refused(is_true, "leave it out")),
-    ("user", Both, Honoured("tells clients apart")),
+    ("top_n_sigma", All, Refused(is_positive, OWN_SAMPLER)),
+    ("top_p", All, Honoured("0 to 1; 0 is greedy")),
+    ("truncate_prompt_tokens", All, Honoured("keeps the last tokens; -1: as many as fit")),
+    ("typical_p", All, Refused(is_not_one, OWN_SAMPLER)),
+    ("use_beam_search", All, Refused(is_true, "leave it out")),
+    ("user", All, Honoured("tells clients apart")),
     ("verbosity", Chat, Neutral("a hint that only some models know")),
-    ("vllm_xargs", Both, Refused(is_filled, "leave it out")),
+    ("vllm_xargs", All, Refused(is_filled, "leave it out")),
     ("web_search_options", Chat, Refused(any, "put the results into a message")),
-    ("xtc_probability", Both, Refused(is_not_zero, OWN_SAMPLER)),
-    ("xtc_threshold", Both, Neutral(UNUSED_SAMPLER)),
+    ("xtc_probability", All, Refused(is_not_zero, OWN_SAMPLER)),
+    ("xtc_threshold", All, Neutral(UNUSED_SAMPLER)),
 ];
+
+/// The fields of a route, and what happens to them.
+pub fn rows(shape: Shape) -> Vec<OwnRow> {
+    let rows = TABLE.iter().filter(|(_, on, _)| on.covers(shape));
+    rows.map(|(name, _, treatment)| (*name, *treatment)).collect()
+}
+
+/// As [`rows`], for a route with a table of its own.
+pub fn rows_by(own: &[OwnRow]) -> Vec<OwnRow> {
+    let shared = TABLE.iter().filter(|(_, on, _)| *on == All);
+    let shared = shared.map(|(name, _, treatment)| (*name, *treatment));
+    own.iter().copied().chain(shared).collect()
+}
 
 /// Refuses the first field that asks for something this server cannot do.
 pub fn refuse(fields: &Fields, shape: Shape) -> Result<(), WireError> {
@@ -208,11 +221,26 @@ pub fn refuse(fields: &Fields, shape: Shape) -> Result<(), WireError> {
     Ok(())
 }
 
-fn any(_: &Value) -> bool {
+/// As [`refuse`], for a route with a table of its own.
+pub fn refuse_by(fields: &Fields, own: &[OwnRow]) -> Result<(), WireError> {
+    let shared = TABLE.iter().filter(|(_, on, _)| *on == All);
+    let shared = shared.map(|(name, _, treatment)| (name, treatment));
+    for (name, treatment) in own.iter().map(|(name, does)| (name, does)).chain(shared) {
+        let Refused(asks, instead) = treatment else { continue };
+        if fields.peek(name).is_some_and(asks) {
+            return Err(WireError::unsupported(*name, *instead));
+        }
+    }
+    Ok(())
+}
+
+/// Any value.
+pub fn any(_: &Value) -> bool {
     true
 }
 
-fn is_true(value: &Value) -> bool {
+/// `true`.
+pub fn is_true(value: &Value) -> bool {
     *value == Value::Bool(true)
 }
 
@@ -221,7 +249,7 @@ fn is_not_false(value: &Value) -> bool {
 }
 
 /// A list, an object or a text that is not empty; any other value counts as not empty.
-fn is_filled(value: &Value) -> bool {
+pub fn is_filled(value: &Value) -> bool {
     match value {
         Value::Array(list) => !list.is_empty(),
         Value::Object(map) => !map.is_empty(),
@@ -242,7 +270,8 @@ fn is_positive(value: &Value) -> bool {
     value.as_f64().is_none_or(|value| value > 0.0)
 }
 
-fn is_not_one(value: &Value) -> bool {
+/// Anything but 1.
+pub fn is_not_one(value: &Value) -> bool {
     whole(value) != Some(1)
 }
 

@@ -1,0 +1,82 @@
+//! The endpoints of chat and plain completions.
+
+use super::chunks::Chunks;
+use super::error::ApiError;
+use super::format::{Asked, Endpoint, Format, Gathered, Streamed};
+use super::whole::Whole;
+use super::wire::common::{Envelope, Rules};
+use super::wire::fields::Fields;
+use super::wire::reply::Head;
+use super::wire::{Ask, Shape, WireError, chat, completion};
+use crate::serving::{GatewayError, Piece, Served};
+
+/// `/v1/chat/completions`.
+pub const CHAT: Endpoint = Endpoint {
+    id_prefix: Shape::Chat.id_prefix(),
+    prompt: Shape::Chat.prompt_field(),
+    read: |fields, envelope, rules, created| read(Shape::Chat, fields, envelope, rules, created),
+};
+
+/// `/v1/completions`.
+pub const TEXT: Endpoint = Endpoint {
+    id_prefix: Shape::Text.id_prefix(),
+    prompt: Shape::Text.prompt_field(),
+    read: |fields, envelope, rules, created| read(Shape::Text, fields, envelope, rules, created),
+};
+
+fn read(
+    shape: Shape,
+    fields: &mut Fields,
+    envelope: Envelope,
+    rules: Rules<'_>,
+    created: u64,
+) -> Result<Asked, WireError> {
+    let id = envelope.id.clone();
+    let ask = match shape {
+        Shape::Chat => chat::chat(fields, envelope, rules)?,
+        Shape::Text => completion::completion(fields, envelope, rules)?,
+    };
+    let Ask { model, requests, n, streaming, look, one_call, logprobs } = ask;
+    let choices = n * requests.len() as u32;
+    let include_usage = streaming.include_usage;
+    let head = Head { id, created, model, shape, choices, look, one_call, logprobs, include_usage };
+    Ok(Asked { requests, n, streamed: streaming.on, format: Box::new(head) })
+}
+
+impl Format for Head {
+    fn prompt(&self) -> &'static str {
+        self.shape.prompt_field()
+    }
+
+    fn stream(self: Box<Self>, routed: &Served) -> Box<dyn Streamed> {
+        Box::new(Chunks::new(*self, routed))
+    }
+
+    fn whole(self: Box<Self>, routed: Served) -> Box<dyn Gathered> {
+        Box::new(Whole::new(*self, routed))
+    }
+}
+
+impl Streamed for Chunks {
+    fn events(&mut self, piece: Piece) -> String {
+        Chunks::events(self, piece)
+    }
+
+    fn error(&mut self, error: &ApiError) -> String {
+        Chunks::error(error)
+    }
+}
+
+impl Gathered for Whole {
+    fn take(&mut self, piece: Piece) -> Result<(), GatewayError> {
+        Whole::take(self, piece)
+    }
+
+    fn served(&self) -> &Served {
+        Whole::served(self)
+    }
+
+    fn json(self: Box<Self>) -> Result<String, serde_json::Error> {
+        Whole::json(*self).map(|json| json.to_string())
+    }
+}

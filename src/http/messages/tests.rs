@@ -1,0 +1,108 @@
+//! Blocks as messages of a chat, and what a stream sends while it is silent.
+
+use super::*;
+use crate::rollout::Arm;
+use crate::serving::Prompt;
+use crate::text::Ending;
+use crate::text::reply::Look;
+use serde_json::{Value, json};
+
+fn prompt(body: Value) -> (Value, Value, Ending) {
+    let mut fields = Fields::parse(body.to_string().as_bytes()).unwrap();
+    match request::prompt(&mut fields).expect("valid").prompt {
+        Prompt::Chat { messages, template_kwargs, ending, .. } => {
+            (messages.into(), Value::from(template_kwargs), ending)
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+fn text(text: &str) -> Value {
+    json!([{"type": "text", "text": text}])
+}
+
+#[test]
+fn blocks_become_messages_in_their_order() {
+    let messages = json!([
+        {"role": "user", "content": "7 + 5?"},
+        {"role": "assistant", "content": [
+            {"type": "thinking", "thinking": "hm", "signature": "s"},
+            {"type": "text", "text": "I add."},
+            {"type": "tool_use", "id": "t1", "name": "add", "input": {"a": 7}},
+        ]},
+        {"role": "user", "content": [
+            {"type": "tool_result", "tool_use_id": "t1", "content": "12", "is_error": true},
+            {"type": "text", "text": "And?"},
+        ]},
+    ]);
+    let system = json!([{"type": "text", "text": "Be brief."}]);
+    let (chat, kwargs, ending) = prompt(json!({"messages": messages, "system": system}));
+    let function = json!({"name": "add", "arguments": "{\"a\":7}"});
+    let call = json!({"id": "t1", "type": "function", "function": function});
+    let expected = json!([
+        {"role": "system", "content": text("Be brief.")},
+        {"role": "user", "content": text("7 + 5?")},
+        {"role": "assistant", "content": text("I add."), "reasoning_content": "hm", "tool_calls": [call]},
+        {"role": "tool", "tool_call_id": "t1", "content": text("12"), "is_error": true},
+        {"role": "user", "content": text("And?")},
+    ]);
+    assert_eq!((chat, kwargs, ending), (expected, Value::Null, Ending::Reply));
+}
+
+#[test]
+fn only_a_last_text_of_the_assistant_is_continued() {
+    let user = json!({"role": "user", "content": "Hi"});
+    let call = json!({"type": "tool_use", "id": "t", "name": "f", "input": {}});
+    for (last, ending) in [
+        (json!({"role": "assistant", "content": "So"}), Ending::Continue),
+        (json!({"role": "assistant", "content": [call]}), Ending::Reply),
+        (json!({"role": "assistant", "content": []}), Ending::Reply),
+        (user.clone(), Ending::Reply),
+    ] {
+        assert_eq!(prompt(json!({"messages": [user, last]})).2, ending, "{last}");
+    }
+}
+
+#[test]
+fn thinking_is_a_wish_to_the_template() {
+    let user = json!([{"role": "user", "content": "Hi"}]);
+    for (more, kwargs) in [
+        (
+            json!({"thinking": {"type": "enabled", "budget_tokens": 5}}),
+            json!({"enable_thinking": true}),
+        ),
+        (json!({"thinking": {"type": "disabled"}}), json!({"enable_thinking": false})),
+        (json!({"thinking": {"type": "adaptive"}}), Value::Null),
+        (json!({"output_config": {"effort": "low"}}), json!({"reasoning_effort": "low"})),
+    ] {
+        let mut body = json!({"messages": user});
+        body.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        assert_eq!(prompt(body).1, kwargs, "{more}");
+    }
+}
+
+#[test]
+fn a_silent_stream_pings_once_it_has_begun() {
+    let (version, fingerprint) = ("v1".into(), "f".into());
+    let served = Served {
+        arm: Arm::Stable,
+        version,
+        fingerprint,
+        rescued: false,
+        manner: Default::default(),
+    };
+    let (id, model, look) = ("msg_1".to_owned(), "m".to_owned(), Look::default());
+    let about = About { id, model, look, one_call: false, stop: Vec::new() };
+    let mut stream = Box::new(about).stream(&served);
+    assert!(stream.keep_alive().starts_with(": "), "nothing comes before message_start");
+    assert!(stream.events(Piece::Start(served)).starts_with("event: message_start\n"));
+    assert!(stream.keep_alive().starts_with("event: ping\n"));
+    let error = stream.error(&ApiError::stopping());
+    let data = error.strip_prefix("event: error\ndata: ").unwrap();
+    let data: Value = serde_json::from_str(data.trim_end()).unwrap();
+    assert_eq!(
+        (&data["type"], &data["error"]["type"]),
+        (&json!("error"), &json!("overloaded_error"))
+    );
+    assert_eq!(data["request_id"], "msg_1");
+}

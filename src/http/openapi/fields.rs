@@ -1,0 +1,303 @@
+//! The types and ranges of request fields, for the document. A test holds them against the parsers.
+
+use crate::http::wire::table::{OwnRow, Treatment};
+use crate::serving::MOST_TOP_LOGPROBS;
+use serde_json::{Map, Value, json};
+
+/// What a field takes; `null` counts as absent everywhere.
+#[derive(Debug, Clone, Copy)]
+pub enum Kind {
+    Flag,
+    Text,
+    Object,
+    /// From, and up to; without an upper bound `i64::MAX`.
+    Integer(i64, i64),
+    Number(f64, f64),
+    /// Above, and up to.
+    Above(f64, f64),
+    /// One of these texts.
+    Word(&'static [&'static str]),
+    /// Whatever the function says.
+    Schema(fn() -> Value),
+}
+
+use Kind::{Above, Flag, Integer, Number, Object, Schema, Text, Word};
+
+/// The kinds of all honoured fields that mean the same on every route that has them.
+const KINDS: &[(&str, Kind)] = &[
+    ("add_generation_prompt", Flag),
+    ("add_special_tokens", Flag),
+    ("cache_salt", Text),
+    ("chat_template_kwargs", Object),
+    ("continue_final_message", Flag),
+    ("enable_thinking", Flag),
+    ("frequency_penalty", Number(-2.0, 2.0)),
+    ("ignore_eos", Flag),
+    ("include", Schema(texts)),
+    ("include_reasoning", Flag),
+    ("include_stop_str_in_output", Flag),
+    ("input", Schema(input)),
+    ("instructions", Text),
+    ("max_completion_tokens", Integer(-1, i64::MAX)),
+    ("max_output_tokens", Integer(1, i64::MAX)),
+    ("max_tokens", Integer(-1, i64::MAX)),
+    ("metadata", Object),
+    ("min_p", Number(0.0, 1.0)),
+    ("model", Text),
+    ("n", Integer(1, i64::MAX)),
+    ("n_predict", Integer(-1, i64::MAX)),
+    ("output_config", Object),
+    ("parallel_tool_calls", Flag),
+    ("presence_penalty", Number(-2.0, 2.0)),
+    ("prompt", Schema(prompt)),
+    ("prompt_cache_key", Text),
+    ("reasoning", Object),
+    ("reasoning_effort", Text),
+    ("reasoning_format", Word(&["auto", "deepseek", "none"])),
+    ("repeat_penalty", Above(0.0, 2.0)),
+    ("repetition_penalty", Above(0.0, 2.0)),
+    ("response_format", Schema(format)),
+    ("safety_identifier", Text),
+    ("seed", Integer(-1, i64::MAX)),
+    ("skip_special_tokens", Flag),
+    ("stop", Schema(text_or_texts)),
+    ("stop_sequences", Schema(text_or_texts)),
+    ("stop_token_ids", Schema(ids)),
+    ("stream", Flag),
+    ("stream_options", Object),
+    ("system", Schema(system)),
+    ("temperature", Number(0.0, 2.0)),
+    ("text", Schema(text_config)),
+    ("thinking", Schema(thinking)),
+    ("top_k", Integer(-1, u32::MAX as i64)),
+    ("top_logprobs", Integer(0, MOST_TOP_LOGPROBS as i64)),
+    ("top_p", Number(0.0, 1.0)),
+    ("truncate_prompt_tokens", Integer(-1, i64::MAX)),
+    ("truncation", Word(&["auto", "disabled"])),
+    ("user", Text),
+];
+
+/// Fields of one route that differ from those of the others.
+const SPECIAL: &[(&str, &str, Kind)] = &[
+    ("/chat/completions", "logprobs", Flag),
+    ("/chat/completions", "messages", Schema(chat_messages)),
+    ("/chat/completions", "tool_choice", Word(&["auto", "none"])),
+    ("/chat/completions", "tools", Schema(chat_tools)),
+    ("/completions", "logprobs", Integer(0, MOST_TOP_LOGPROBS as i64)),
+    ("/messages", "max_tokens", Integer(1, i64::MAX)),
+    ("/messages", "messages", Schema(block_messages)),
+    ("/messages", "temperature", Number(0.0, 1.0)),
+    ("/messages", "tool_choice", Schema(block_choice)),
+    ("/messages", "tools", Schema(named_tools)),
+    ("/responses", "tool_choice", Word(&["auto", "none"])),
+    ("/responses", "tools", Schema(function_tools)),
+];
+
+/// The kind of a route's field, if it is known.
+pub fn kind(route: &str, name: &str) -> Option<Kind> {
+    let special = SPECIAL.iter().find(|(of, field, _)| *of == route && *field == name);
+    let special = special.map(|(_, _, kind)| *kind);
+    special.or_else(|| Some(KINDS.iter().find(|(field, _)| *field == name)?.1))
+}
+
+/// The schema of a body with these fields.
+pub fn body(route: &str, rows: &[OwnRow], required: &[&str]) -> Value {
+    let properties: Map<String, Value> =
+        rows.iter().map(|(name, does)| ((*name).to_owned(), field(route, name, does))).collect();
+    json!({"type": "object", "properties": properties, "required": required})
+}
+
+fn field(route: &str, name: &str, treatment: &Treatment) -> Value {
+    let described = |mut schema: Value, text: String| {
+        if !text.is_empty() {
+            schema["description"] = text.into();
+        }
+        schema
+    };
+    match treatment {
+        Treatment::Honoured(how) => {
+            let schema = kind(route, name).map_or_else(|| json!({}), Kind::schema);
+            described(schema, (*how).to_owned())
+        }
+        Treatment::Neutral(why) => described(json!({}), format!("No effect: {why}.")),
+        // A value that asks for nothing is accepted as well.
+        Treatment::Refused(_, instead) => {
+            described(json!({"type": "null"}), format!("Refused: {instead}."))
+        }
+    }
+}
+
+impl Kind {
+    /// As a JSON schema.
+    pub fn schema(self) -> Value {
+        match self {
+            Flag => json!({"type": ["boolean", "null"]}),
+            Text => json!({"type": ["string", "null"]}),
+            Object => json!({"type": ["object", "null"]}),
+            Integer(least, i64::MAX) => json!({"type": ["integer", "null"], "minimum": least}),
+            Integer(least, most) => {
+                json!({"type": ["integer", "null"], "minimum": least, "maximum": most})
+            }
+            Number(least, most) => {
+                json!({"type": ["number", "null"], "minimum": least, "maximum": most})
+            }
+            Above(least, most) => {
+                json!({"type": ["number", "null"], "exclusiveMinimum": least, "maximum": most})
+            }
+            Word(words) => {
+                let words = words.iter().map(|word| Value::from(*word)).chain([Value::Null]);
+                json!({"enum": words.collect::<Vec<Value>>()})
+            }
+            Schema(schema) => schema(),
+        }
+    }
+}
+
+fn text_list() -> Value {
+    json!({"type": "array", "items": {"type": "string"}})
+}
+
+fn texts() -> Value {
+    json!({"type": ["array", "null"], "items": {"type": "string"}})
+}
+
+fn text_or_texts() -> Value {
+    json!({"anyOf": [{"type": ["string", "null"]}, text_list()]})
+}
+
+fn id_list() -> Value {
+    json!({"type": "array", "items": {"type": "integer", "minimum": 0, "maximum": u32::MAX}})
+}
+
+fn ids() -> Value {
+    json!({"anyOf": [id_list(), {"type": "null"}]})
+}
+
+fn prompt() -> Value {
+    let lists = json!({"type": "array", "minItems": 1, "items": id_list()});
+    json!({"anyOf": [{"type": "string"}, text_list(), id_list(), lists]})
+}
+
+fn format() -> Value {
+    let kind = json!({"type": {"const": "text"}});
+    json!({"type": ["object", "null"], "properties": kind, "required": ["type"]})
+}
+
+fn text_config() -> Value {
+    json!({"type": ["object", "null"], "properties": {"format": format()}})
+}
+
+fn part(kinds: &[&str]) -> Value {
+    let properties = json!({"type": {"enum": kinds}, "text": {"type": "string"}});
+    json!({"type": "object", "properties": properties, "required": ["type", "text"]})
+}
+
+fn content(kinds: &[&str]) -> Value {
+    json!({"anyOf": [{"type": "string"}, {"type": "array", "items": part(kinds)}]})
+}
+
+fn message(roles: &[&str], content: Value) -> Value {
+    let properties = json!({"role": {"enum": roles}, "content": content});
+    json!({"type": "object", "properties": properties, "required": ["role", "content"]})
+}
+
+fn chat_messages() -> Value {
+    let roles = ["system", "developer", "user", "assistant", "tool", "function"];
+    json!({"type": "array", "minItems": 1, "items": message(&roles, content(&["text"]))})
+}
+
+fn input() -> Value {
+    let roles = ["user", "assistant", "system", "developer"];
+    let said = message(&roles, content(&["input_text", "output_text"]));
+    let text = json!({"type": "string"});
+    let call = json!({
+        "type": "object", "required": ["type", "call_id", "name", "arguments"],
+        "properties": {"type": {"const": "function_call"}, "call_id": text, "name": text, "arguments": text},
+    });
+    let output = json!({
+        "type": "object", "required": ["type", "call_id", "output"],
+        "properties": {
+            "type": {"const": "function_call_output"}, "call_id": text,
+            "output": content(&["input_text", "output_text"]),
+        },
+    });
+    let reasoning = json!({
+        "type": "object", "required": ["type"], "properties": {"type": {"const": "reasoning"}},
+    });
+    let items = json!({"anyOf": [said, call, output, reasoning]});
+    json!({"anyOf": [text, {"type": "array", "minItems": 1, "items": items}]})
+}
+
+fn block_messages() -> Value {
+    let text = json!({"type": "string"});
+    let call = json!({
+        "type": "object", "required": ["type", "id", "name", "input"],
+        "properties": {"type": {"const": "tool_use"}, "id": text, "name": text, "input": {"type": "object"}},
+    });
+    let thinking = json!({
+        "type": "object", "required": ["type", "thinking"],
+        "properties": {"type": {"const": "thinking"}, "thinking": text},
+    });
+    let result = json!({
+        "type": "object", "required": ["type", "tool_use_id"],
+        "properties": {
+            "type": {"const": "tool_result"}, "tool_use_id": text, "is_error": {"type": "boolean"},
+            "content": content(&["text"]),
+        },
+    });
+    let blocks = |more: &[Value]| {
+        let any: Vec<Value> =
+            std::iter::once(part(&["text"])).chain(more.iter().cloned()).collect();
+        json!({"anyOf": [text, {"type": "array", "items": {"anyOf": any}}]})
+    };
+    let items = json!({"anyOf": [
+        message(&["user"], blocks(&[result])), message(&["assistant"], blocks(&[call, thinking])),
+    ]});
+    json!({"type": "array", "minItems": 1, "items": items})
+}
+
+fn system() -> Value {
+    json!({"anyOf": [{"type": ["string", "null"]}, {"type": "array", "items": part(&["text"])}]})
+}
+
+fn thinking() -> Value {
+    let kinds = json!({"type": {"enum": ["enabled", "disabled", "adaptive"]}});
+    json!({"type": ["object", "null"], "properties": kinds, "required": ["type"]})
+}
+
+fn block_choice() -> Value {
+    let properties = json!({
+        "type": {"enum": ["auto", "none"]}, "disable_parallel_tool_use": {"type": "boolean"},
+    });
+    json!({"type": ["object", "null"], "properties": properties, "required": ["type"]})
+}
+
+fn function() -> Value {
+    let properties = json!({
+        "name": {"type": "string", "minLength": 1}, "description": {"type": "string"},
+        "parameters": {"type": "object"},
+    });
+    json!({"type": "object", "properties": properties, "required": ["name"]})
+}
+
+fn chat_tools() -> Value {
+    let properties = json!({"type": {"const": "function"}, "function": function()});
+    let tool = json!({"type": "object", "properties": properties, "required": ["function"]});
+    json!({"type": ["array", "null"], "items": tool})
+}
+
+fn function_tools() -> Value {
+    let mut tool = function();
+    tool["properties"]["type"] = json!({"const": "function"});
+    tool["required"] = json!(["type", "name"]);
+    json!({"type": ["array", "null"], "items": tool})
+}
+
+fn named_tools() -> Value {
+    let properties = json!({
+        "name": {"type": "string", "minLength": 1}, "description": {"type": "string"},
+        "input_schema": {"type": "object"},
+    });
+    let tool = json!({"type": "object", "properties": properties, "required": ["name"]});
+    json!({"type": ["array", "null"], "items": tool})
+}

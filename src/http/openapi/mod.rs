@@ -1,0 +1,381 @@
+//! The description of the clients' routes: an OpenAPI 3.1 document at `/openapi.json`, and a plain page of it at `/docs`.
+//!
+//! Made from the tables of request fields, the types of the answers and the list of errors; nothing of it is written
+//! by hand a second time, except what a field takes (`fields`), which a test holds against the parsers.
+
+mod fields;
+mod page;
+
+pub use page::page;
+
+use super::completions;
+use super::error::ErrorBody;
+use super::feedback::Recorded;
+use super::missing::MISSING;
+use super::models::{Model, ModelList};
+use super::probes::{Alive, Version};
+use super::tokens::{Rendered, Text, Tokens};
+use super::wire::Shape;
+use super::wire::reply::{Answer, ChatChoice, TextChoice};
+use super::wire::table::{OwnRow, rows, rows_by};
+use super::{format::Endpoint, messages, responses};
+use axum::Json;
+use schemars::generate::{SchemaGenerator, SchemaSettings};
+use schemars::{JsonSchema, Schema};
+use serde_json::{Map, Value, json};
+use std::sync::LazyLock;
+
+static DOCUMENT: LazyLock<Value> = LazyLock::new(document);
+
+/// `GET /openapi.json`.
+pub async fn json() -> Json<&'static Value> {
+    Json(&DOCUMENT)
+}
+
+/// A generation endpoint in the document.
+struct Generates {
+    path: &'static str,
+    endpoint: &'static Endpoint,
+    summary: &'static str,
+    rows: Vec<OwnRow>,
+    /// The fields that must be given besides the prompt.
+    more_required: &'static [&'static str],
+    answer: fn(&mut SchemaGenerator) -> Schema,
+    /// The names of a stream's events; none if they have no names.
+    events: &'static [&'static str],
+}
+
+fn generating() -> [Generates; 4] {
+    [
+        Generates {
+            path: "/chat/completions",
+            endpoint: &completions::CHAT,
+            summary: "Continue a chat",
+            rows: rows(Shape::Chat),
+            more_required: &[],
+            answer: SchemaGenerator::subschema_for::<Answer<'static, ChatChoice>>,
+            events: &[],
+        },
+        Generates {
+            path: "/completions",
+            endpoint: &completions::TEXT,
+            summary: "Continue a text",
+            rows: rows(Shape::Text),
+            more_required: &[],
+            answer: SchemaGenerator::subschema_for::<Answer<'static, TextChoice>>,
+            events: &[],
+        },
+        Generates {
+            path: "/responses",
+            endpoint: &responses::ENDPOINT,
+            summary: "Create a response (OpenAI's Responses API)",
+            rows: rows_by(responses::FIELDS),
+            more_required: &[],
+            answer: SchemaGenerator::subschema_for::<responses::Response<'static>>,
+            events: responses::EVENTS,
+        },
+        Generates {
+            path: "/messages",
+            endpoint: &messages::ENDPOINT,
+            summary: "Create a message (Anthropic's Messages API)",
+            rows: rows_by(messages::FIELDS),
+            more_required: &["max_tokens"],
+            answer: SchemaGenerator::subschema_for::<messages::Message<'static>>,
+            events: messages::EVENTS,
+        },
+    ]
+}
+
+/// What a route answers when something is wrong; which of them a request meets depends on the route.
+const ERRORS: &[(u16, &str)] = &[
+    (400, "The request is wrong: `param` names the field."),
+    (401, "The server asks for a key, and it is missing or unknown."),
+    (403, "The key's scopes do not cover this route."),
+    (404, "There is no such model, response or route."),
+    (405, "The route does not accept this method."),
+    (408, "The body did not arrive in time."),
+    (413, "The body is too long."),
+    (415, "The body is compressed, or a web page sends something else than JSON."),
+    (429, "The server is busy, or a limit is reached: `Retry-After` says when to try again."),
+    (500, "The model or the server failed."),
+    (503, "The server is starting, full or stopping: `Retry-After` says when to try again."),
+    (504, "One of the server's own deadlines passed."),
+];
+/// What Anthropic's API says instead of 503 and of a busy server's 429.
+const OVERLOADED: (u16, &str) = (529, "The server is busy, starting, full or stopping.");
+
+fn document() -> Value {
+    let settings = SchemaSettings::draft2020_12().for_serialize().with(|settings| {
+        settings.definitions_path = "/components/schemas".into();
+        settings.meta_schema = None;
+    });
+    let mut schemas = settings.into_generator();
+    let mut paths = Map::new();
+    for one in generating() {
+        for prefix in ["/v1", ""] {
+            let path = format!("{prefix}{}", one.path);
+            paths.insert(path, json!({"post": generates(&one, &mut schemas)}));
+        }
+    }
+    for (path, item) in others(&mut schemas) {
+        paths.insert(path, item);
+    }
+    json!({
+        "openapi": "3.1.0",
+        "info": {
+            "title": "serin", "version": env!("CARGO_PKG_VERSION"),
+            "description": "The routes for clients. Request fields that are not listed are accepted and change nothing.",
+            "license": {"name": "MIT OR Apache-2.0", "identifier": "MIT OR Apache-2.0"},
+        },
+        "servers": [{"url": "/"}],
+        "paths": paths,
+        "security": [{}, {"bearer": []}, {"header": []}],
+        "components": {
+            "schemas": schemas.take_definitions(true),
+            "securitySchemes": {
+                "bearer": {"type": "http", "scheme": "bearer"},
+                "header": {"type": "apiKey", "in": "header", "name": "x-api-key"},
+            },
+        },
+    })
+}
+
+fn generates(one: &Generates, schemas: &mut SchemaGenerator) -> Value {
+    let whole = (one.answer)(schemas);
+    let required = [&[one.endpoint.prompt], one.more_required].concat();
+    let body = fields::body(one.path, &one.rows, &required);
+    let mut responses = errors(schemas, one.path.starts_with("/messages"));
+    responses["200"] = json!({
+        "description": "The answer, as a whole or, with `stream`, as server-sent events.",
+        "headers": {
+            "x-request-id": header(), "x-serin-arm": header(), "x-serin-version": header(),
+        },
+        "content": {
+            "application/json": {"schema": whole},
+            "text/event-stream": {"schema": event(one.events)},
+        },
+    });
+    json!({
+        "summary": one.summary,
+        "parameters": [
+            parameter("x-serin-session", json!({"type": "string"})),
+            parameter("x-serin-variant", json!({"enum": ["stable", "canary"]})),
+        ],
+        "requestBody": request(body),
+        "responses": responses,
+    })
+}
+
+/// One event of a stream. Events without a name are called `message`.
+fn event(names: &[&str]) -> Value {
+    let names = if names.is_empty() { &["message"] } else { names };
+    let data = json!({"type": "string", "contentMediaType": "application/json"});
+    json!({
+        "type": "object", "required": ["data"],
+        "properties": {"event": {"enum": names}, "data": data},
+    })
+}
+
+fn header() -> Value {
+    json!({"schema": {"type": "string"}})
+}
+
+fn parameter(name: &str, schema: Value) -> Value {
+    json!({"name": name, "in": "header", "required": false, "schema": schema})
+}
+
+fn request(schema: Value) -> Value {
+    json!({"required": true, "content": {"application/json": {"schema": schema}}})
+}
+
+/// The answers to requests that fail, by status.
+fn errors(schemas: &mut SchemaGenerator, of_messages: bool) -> Value {
+    let schema = match of_messages {
+        true => schemas.subschema_for::<messages::ErrorForm>(),
+        false => schemas.subschema_for::<ErrorBody>(),
+    };
+    let listed = ERRORS.iter().chain(of_messages.then_some(&OVERLOADED));
+    let listed = listed.filter(|(status, _)| !(of_messages && *status == 503));
+    let content = json!({"application/json": {"schema": schema}});
+    let one = |(status, what): &(u16, &str)| {
+        (status.to_string(), json!({"description": what, "content": content}))
+    };
+    Value::Object(listed.map(one).collect())
+}
+
+/// A route with a JSON answer.
+fn simple<T: JsonSchema>(
+    schemas: &mut SchemaGenerator,
+    method: &str,
+    summary: &str,
+    body: Option<Value>,
+) -> Value {
+    of_form::<T>(schemas, method, summary, body, false)
+}
+
+fn of_form<T: JsonSchema>(
+    schemas: &mut SchemaGenerator,
+    method: &str,
+    summary: &str,
+    body: Option<Value>,
+    of_messages: bool,
+) -> Value {
+    let schema = schemas.subschema_for::<T>();
+    let mut responses = errors(schemas, of_messages);
+    responses["200"] =
+        json!({"description": "Done.", "content": {"application/json": {"schema": schema}}});
+    let mut operation = json!({"summary": summary, "responses": responses});
+    if let Some(body) = body {
+        operation["requestBody"] = request(body);
+    }
+    json!({method: operation})
+}
+
+/// All routes that generate nothing.
+fn others(schemas: &mut SchemaGenerator) -> Vec<(String, Value)> {
+    let mut paths = probes(schemas);
+    paths.extend(tokens(schemas));
+    for prefix in ["/v1", ""] {
+        let mut add = |path: &str, item: Value| paths.push((format!("{prefix}{path}"), item));
+        add("/models", simple::<ModelList>(schemas, "get", "List the models", None));
+        let mut one = simple::<Model>(schemas, "get", "Describe a model", None);
+        one["parameters"] = json!([in_path("id")]);
+        add("/models/{id}", one);
+        for (path, schema, required) in [
+            ("/messages/count_tokens", rows_by(messages::FIELDS), "messages"),
+            ("/responses/input_tokens", rows_by(responses::FIELDS), "input"),
+        ] {
+            let of_messages = path.starts_with("/messages");
+            let route = if of_messages { "/messages" } else { "/responses" };
+            let body = Some(fields::body(route, &schema, &[required]));
+            let what = "Count the tokens of a request";
+            add(
+                path,
+                match of_messages {
+                    true => of_form::<messages::Count>(schemas, "post", what, body, true),
+                    false => simple::<responses::InputTokens>(schemas, "post", what, body),
+                },
+            );
+        }
+        for (path, methods) in STORED {
+            let mut item = json!({"parameters": [in_path("id")]});
+            for method in *methods {
+                let responses = errors(schemas, false);
+                item[*method] =
+                    json!({"summary": "Nothing is stored: 404", "responses": responses});
+            }
+            add(path, item);
+        }
+    }
+    for (path, what) in MISSING {
+        let schema = schemas.subschema_for::<ErrorBody>();
+        let content = json!({"application/json": {"schema": schema}});
+        let mut responses = errors(schemas, false);
+        responses["501"] = json!({"description": what, "content": content});
+        let mut item =
+            json!({"post": {"summary": format!("Missing: {what}"), "responses": responses}});
+        if path.contains("{*rest}") {
+            item["parameters"] = json!([in_path("rest")]);
+        }
+        paths.push((path.replace("{*rest}", "{rest}"), item));
+    }
+    paths
+}
+
+/// Routes about stored responses, of which there are none.
+const STORED: &[(&str, &[&str])] = &[
+    ("/responses/{id}", &["get", "delete"]),
+    ("/responses/{id}/cancel", &["post"]),
+    ("/responses/{id}/input_items", &["get"]),
+];
+
+fn in_path(name: &str) -> Value {
+    json!({"name": name, "in": "path", "required": true, "schema": {"type": "string"}})
+}
+
+fn probes(schemas: &mut SchemaGenerator) -> Vec<(String, Value)> {
+    let text = |summary: &str, kind: &str| {
+        let content = json!({kind: {"schema": {"type": "string"}}});
+        let responses = json!({"200": {"description": "The text.", "content": content}});
+        json!({"get": {"summary": summary, "responses": responses}})
+    };
+    let ready = simple::<Alive>(schemas, "get", "Whether requests can be served", None);
+    let document = json!({"200": {
+        "description": "This document.", "content": {"application/json": {"schema": {"type": "object"}}},
+    }});
+    vec![
+        ("/".to_owned(), text("Where to look", "text/html")),
+        ("/docs".to_owned(), text("This document as a page", "text/html")),
+        ("/health".to_owned(), ready.clone()),
+        ("/livez".to_owned(), simple::<Alive>(schemas, "get", "Whether the process answers", None)),
+        ("/metrics".to_owned(), text("Metrics for Prometheus", "text/plain")),
+        (
+            "/openapi.json".to_owned(),
+            json!({"get": {"summary": "This document", "responses": document}}),
+        ),
+        ("/readyz".to_owned(), ready),
+        ("/version".to_owned(), simple::<Version>(schemas, "get", "The version", None)),
+    ]
+}
+
+fn tokens(schemas: &mut SchemaGenerator) -> Vec<(String, Value)> {
+    let flag = || fields::Kind::Flag.schema();
+    let text = || fields::Kind::Text.schema();
+    let chat = [
+        "messages",
+        "tools",
+        "chat_template_kwargs",
+        "add_generation_prompt",
+        "continue_final_message",
+    ];
+    let chat: Map<String, Value> = chat
+        .iter()
+        .filter_map(|name| {
+            Some(((*name).to_owned(), fields::kind("/chat/completions", name)?.schema()))
+        })
+        .chain([("model".to_owned(), text())])
+        .collect();
+    let mut either = chat.clone();
+    either["messages"] = json!({"anyOf": [chat["messages"], {"type": "null"}]});
+    for name in ["prompt", "content"] {
+        either.insert(name.to_owned(), text());
+    }
+    for name in ["add_special_tokens", "add_special", "return_token_strs", "with_pieces"] {
+        either.insert(name.to_owned(), flag());
+    }
+    either.insert("parse_special".to_owned(), json!({"enum": [true, null]}));
+    let one_of = ["prompt", "content", "messages"].map(|name| json!({"required": [name]}));
+    let either = json!({"type": "object", "properties": either, "anyOf": one_of});
+    let chat = json!({"type": "object", "properties": chat, "required": ["messages"]});
+    let ids =
+        json!({"type": "array", "items": {"type": "integer", "minimum": 0, "maximum": u32::MAX}});
+    let ids = json!({"type": "object", "properties": {"tokens": ids, "model": text()}, "required": ["tokens"]});
+    let value =
+        json!({"anyOf": [{"type": "boolean"}, {"type": "number", "minimum": -1, "maximum": 1}]});
+    let tags = json!({"type": ["array", "null"], "items": {"type": "string"}});
+    let vote = json!({
+        "type": "object", "required": ["id", "value"],
+        "properties": {"id": {"type": "string"}, "value": value, "comment": text(), "tags": tags},
+    });
+    vec![
+        (
+            "/apply-template".to_owned(),
+            simple::<Rendered>(schemas, "post", "A chat as the model reads it", Some(chat)),
+        ),
+        (
+            "/detokenize".to_owned(),
+            simple::<Text>(schemas, "post", "The text of token ids", Some(ids)),
+        ),
+        (
+            "/tokenize".to_owned(),
+            simple::<Tokens>(schemas, "post", "The token ids of a text or a chat", Some(either)),
+        ),
+        (
+            "/v1/feedback".to_owned(),
+            simple::<Recorded>(schemas, "post", "Vote on a reply", Some(vote)),
+        ),
+    ]
+}
+
+#[cfg(test)]
+mod tests;

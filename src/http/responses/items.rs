@@ -1,0 +1,201 @@
+//! The input of a response, a list of items, as the messages of a chat.
+//!
+//! A chat has one message where a response has several items: what the model thought, said and called in one turn
+//! becomes one assistant message. Items of kinds that only OpenAI's own servers can read are refused by name.
+
+use crate::http::wire::WireError;
+use crate::http::wire::fields::wrong;
+use serde_json::{Map, Value, json};
+
+/// The messages of an `input`, after those of `instructions`.
+pub fn messages(input: Value, instructions: Option<String>) -> Result<Vec<Value>, WireError> {
+    let mut turns = Turns::default();
+    if let Some(text) = instructions.filter(|text| !text.is_empty()) {
+        turns.messages.push(json!({"role": "system", "content": text}));
+    }
+    match input {
+        Value::String(text) => turns.messages.push(json!({"role": "user", "content": text})),
+        Value::Array(items) if items.is_empty() => {
+            return Err(WireError::bad("input", "there must be at least one item"));
+        }
+        Value::Array(items) => {
+            for (index, item) in items.into_iter().enumerate() {
+                turns.item(item, &format!("input[{index}]"))?;
+            }
+        }
+        other => return Err(wrong("input", "a string or an array of items", &other)),
+    }
+    turns.close();
+    if turns.messages.is_empty() {
+        return Err(WireError::bad("input", "it holds no message"));
+    }
+    Ok(turns.messages)
+}
+
+/// The messages so far, and the assistant's turn that further items may belong to.
+#[derive(Debug, Default)]
+struct Turns {
+    messages: Vec<Value>,
+    open: Option<Turn>,
+}
+
+#[derive(Debug, Default)]
+struct Turn {
+    reasoning: Option<String>,
+    content: Vec<Value>,
+    calls: Vec<Value>,
+}
+
+impl Turns {
+    fn item(&mut self, item: Value, param: &str) -> Result<(), WireError> {
+        let Value::Object(mut item) = item else {
+            return Err(wrong(param, "an object", &item));
+        };
+        let kind = match text(&mut item, "type", param)? {
+            Some(kind) => kind,
+            None if item.contains_key("role") => "message".to_owned(),
+            None => return Err(WireError::Missing { param: format!("{param}.type") }),
+        };
+        match kind.as_str() {
+            "message" => self.message(item, param),
+            "function_call" => self.call(item, param),
+            "function_call_output" => self.output(item, param),
+            "reasoning" => self.reasoning(&item, param),
+            "item_reference" => Err(WireError::unsupported(
+                format!("{param}.type"),
+                "nothing is stored here; send the item itself",
+            )),
+            other => Err(WireError::unsupported(
+                format!("{param}.type"),
+                format!(
+                    "items are message, function_call, function_call_output or reasoning, this is '{other}'"
+                ),
+            )),
+        }
+    }
+
+    fn message(&mut self, mut item: Map<String, Value>, param: &str) -> Result<(), WireError> {
+        let role = required(&mut item, "role", param)?;
+        let content = parts(item.remove("content"), &format!("{param}.content"))?;
+        match role.as_str() {
+            "user" | "system" | "developer" => {
+                self.close();
+                self.messages.push(json!({"role": role, "content": content}));
+            }
+            "assistant" => {
+                // Text after text is a message of its own, unless calls between them make it one turn.
+                if self.open.as_ref().is_some_and(|t| !t.content.is_empty() && t.calls.is_empty()) {
+                    self.close();
+                }
+                self.open.get_or_insert_default().content.extend(content);
+            }
+            other => {
+                let what = format!("'{other}' is none of user, assistant, system, developer");
+                return Err(WireError::bad(format!("{param}.role"), what));
+            }
+        }
+        Ok(())
+    }
+
+    fn call(&mut self, mut item: Map<String, Value>, param: &str) -> Result<(), WireError> {
+        let id = required(&mut item, "call_id", param)?;
+        let name = required(&mut item, "name", param)?;
+        let arguments = required(&mut item, "arguments", param)?;
+        let function = json!({"name": name, "arguments": arguments});
+        let call = json!({"id": id, "type": "function", "function": function});
+        self.open.get_or_insert_default().calls.push(call);
+        Ok(())
+    }
+
+    fn output(&mut self, mut item: Map<String, Value>, param: &str) -> Result<(), WireError> {
+        self.close();
+        let id = required(&mut item, "call_id", param)?;
+        let content = parts(item.remove("output"), &format!("{param}.output"))?;
+        self.messages.push(json!({"role": "tool", "tool_call_id": id, "content": content}));
+        Ok(())
+    }
+
+    /// What the model thought in an earlier turn. Its text is in `content`; a summary stands in for it.
+    fn reasoning(&mut self, item: &Map<String, Value>, param: &str) -> Result<(), WireError> {
+        let mut said = Vec::new();
+        for name in ["content", "summary"] {
+            let list = match item.get(name) {
+                None | Some(Value::Null) => continue,
+                Some(Value::Array(list)) => list,
+                Some(other) => return Err(wrong(format!("{param}.{name}"), "an array", other)),
+            };
+            let texts = list.iter().filter_map(|part| part.get("text").and_then(Value::as_str));
+            if said.is_empty() {
+                said.extend(texts);
+            }
+        }
+        if !self.open.as_ref().is_none_or(|t| t.content.is_empty() && t.calls.is_empty()) {
+            self.close();
+        }
+        if !said.is_empty() {
+            let reasoning = &mut self.open.get_or_insert_default().reasoning;
+            reasoning.get_or_insert_default().push_str(&said.join("\n"));
+        }
+        Ok(())
+    }
+
+    /// Ends the assistant's turn.
+    fn close(&mut self) {
+        let Some(Turn { reasoning, content, calls }) = self.open.take() else { return };
+        let mut message = Map::new();
+        message.insert("role".to_owned(), "assistant".into());
+        message.insert("content".to_owned(), content.into());
+        if let Some(reasoning) = reasoning {
+            message.insert("reasoning_content".to_owned(), reasoning.into());
+        }
+        if !calls.is_empty() {
+            message.insert("tool_calls".to_owned(), calls.into());
+        }
+        self.messages.push(message.into());
+    }
+}
+
+/// Content as parts of a chat message.
+fn parts(content: Option<Value>, param: &str) -> Result<Vec<Value>, WireError> {
+    match content {
+        None | Some(Value::Null) => Err(WireError::Missing { param: param.to_owned() }),
+        Some(Value::String(text)) => Ok(vec![json!({"type": "text", "text": text})]),
+        Some(Value::Array(parts)) => {
+            let parts = parts.into_iter().enumerate();
+            parts.map(|(index, content)| part(content, &format!("{param}[{index}]"))).collect()
+        }
+        Some(other) => Err(wrong(param, "a string or an array of parts", &other)),
+    }
+}
+
+fn part(part: Value, param: &str) -> Result<Value, WireError> {
+    let Value::Object(mut part) = part else { return Err(wrong(param, "an object", &part)) };
+    let kind = required(&mut part, "type", param)?;
+    let field = match kind.as_str() {
+        "input_text" | "output_text" | "text" => "text",
+        "refusal" => "refusal",
+        other => {
+            let what = format!("this model takes text parts only, not '{other}'");
+            return Err(WireError::unsupported(format!("{param}.type"), what));
+        }
+    };
+    Ok(json!({"type": "text", "text": required(&mut part, field, param)?}))
+}
+
+/// A string that may be missing.
+fn text(
+    item: &mut Map<String, Value>,
+    name: &str,
+    param: &str,
+) -> Result<Option<String>, WireError> {
+    match item.remove(name) {
+        None | Some(Value::Null) => Ok(None),
+        Some(Value::String(text)) => Ok(Some(text)),
+        Some(other) => Err(wrong(format!("{param}.{name}"), "a string", &other)),
+    }
+}
+
+fn required(item: &mut Map<String, Value>, name: &str, param: &str) -> Result<String, WireError> {
+    let missing = || WireError::Missing { param: format!("{param}.{name}") };
+    text(item, name, param)?.ok_or_else(missing)
+}
