@@ -16,7 +16,7 @@
 // halves of 12 bits: 32-bit atomics are the ones shared memory does in one go.
 //
 // A row is cut into parts, a block each, and five launches with nothing but launches between them: peak (soft
-// cap, penalties, finite, argmax), spread (first digit), gather (list), weigh (cut, mass of each warp's slice),
+// cap, edits, finite, argmax), spread (first digit), gather (list), weigh (cut, mass of each warp's slice),
 // draw. Rows that need no filter, or are greedy, leave early; the launches are the same whatever the rows ask
 // for, so a graph may hold them. With one part a row all five are one launch. Limited by launches and latency at
 // few rows (128k logits over 32 blocks: expected about 10 us in a graph) and by shared atomics of `spread` at
@@ -36,7 +36,7 @@ constexpr unsigned kFirstShift = 30 + kIdBits - kDigit;
 constexpr unsigned kListed = 2048;
 constexpr uint64_t kBad = ~uint64_t(0);
 
-// sample.rs: RowParams, PenaltyEntry.
+// sample.rs: RowParams, TokenEdit.
 struct Params {
     float temperature;
     uint32_t top_k;
@@ -44,10 +44,13 @@ struct Params {
     uint32_t first, entries, reserved;
     uint64_t uniform;
 };
-struct Penalty {
+struct Edit {
     uint32_t id, count;
+    float bias;
 };
-static_assert(sizeof(Params) == 48 && sizeof(Penalty) == 8, "as sample.rs has them");
+constexpr uint32_t kUnseen = ~0u;
+constexpr float kBarred = -3.40282347e38f;
+static_assert(sizeof(Params) == 48 && sizeof(Edit) == 12, "as sample.rs has them");
 
 struct Histogram {
     uint32_t count[kBuckets], low[kBuckets], high[kBuckets];
@@ -337,24 +340,31 @@ __device__ inline void cap(const Job &job, float soft_cap) {
 }
 
 // As the host does it, each step rounded by itself.
-__device__ inline void penalise(const Job &job, const Penalty *penalties, unsigned known) {
+__device__ inline void edit(const Job &job, const Edit *edits, unsigned known) {
     const Params &p = job.params;
     unsigned first = min(p.first, known), entries = min(p.entries, known - first);
     unsigned from = job.part * job.len, to = min(from + job.len, job.vocab);
     for (unsigned i = threadIdx.x; i < entries; i += kThreads) {
-        Penalty entry = penalties[first + i];
+        Edit entry = edits[first + i];
         if (entry.id < from || entry.id >= to) continue;
         float l = job.logits[entry.id];
-        l = l > 0.0f ? l / p.repetition : l * p.repetition;
-        if (entry.count > 0) l -= __fadd_rn(__fmul_rn(p.frequency, float(entry.count)), p.presence);
+        if (!finite(l)) continue;
+        if (entry.bias == -INFINITY) {
+            job.logits[entry.id] = kBarred;
+            continue;
+        }
+        l = __fadd_rn(l, entry.bias);
+        bool seen = entry.count != kUnseen;
+        if (seen) l = l > 0.0f ? l / p.repetition : l * p.repetition;
+        if (seen && entry.count > 0) l -= __fadd_rn(__fmul_rn(p.frequency, float(entry.count)), p.presence);
         job.logits[entry.id] = l;
     }
     __syncthreads();
 }
 
-__device__ inline void peak(const Job &job, Shared &s, const Penalty *penalties, unsigned known, float soft_cap) {
+__device__ inline void peak(const Job &job, Shared &s, const Edit *edits, unsigned known, float soft_cap) {
     if (soft_cap > 0.0f) cap(job, soft_cap);
-    if (job.params.entries > 0) penalise(job, penalties, known);
+    if (job.params.entries > 0) edit(job, edits, known);
     uint64_t best = 0;
     each(job, job.from(), job.to(), kTile, [&](unsigned id, float l, bool there) {
         uint64_t mine = finite(l) ? uint64_t(ordered(l)) << 32 | uint32_t(~id) : kBad;
@@ -526,7 +536,7 @@ __device__ inline void draw(const Job &job, Shared &s) {
 // Grid: parts, rows. `len` tokens a part, a multiple of 4096; `ids` of rows that hold a NaN or an infinity are ~0.
 #define SAMPLE_KERNEL(name, parts_, ...)                                                                           \
     extern "C" __global__ void __launch_bounds__(sample::kThreads, 2)                                              \
-        name(float *logits, const sample::Params *params, const sample::Penalty *penalties, unsigned known,        \
+        name(float *logits, const sample::Params *params, const sample::Edit *edits, unsigned known,        \
              float soft_cap, sample::Scratch *scratch, uint32_t *ids, unsigned vocab, unsigned len) {              \
         let_next_begin();                                                                                          \
         wait_for_previous();                                                                                       \
@@ -535,19 +545,19 @@ __device__ inline void draw(const Job &job, Shared &s) {
         size_t row = blockIdx.y;                                                                                   \
         sample::Job job = {logits + row * vocab, params[row], scratch + row, ids + row,                            \
                            vocab,                blockIdx.x,  parts_,        len};                                 \
-        (void)penalties, (void)known, (void)soft_cap;                                                              \
+        (void)edits, (void)known, (void)soft_cap;                                                              \
         __VA_ARGS__                                                                                                \
     }                                                                                                              \
     EXPORT(name)
 
-SAMPLE_KERNEL(sample_peak, gridDim.x, sample::peak(job, s, penalties, known, soft_cap);)
+SAMPLE_KERNEL(sample_peak, gridDim.x, sample::peak(job, s, edits, known, soft_cap);)
 SAMPLE_KERNEL(sample_spread, gridDim.x, sample::spread(job, s);)
 SAMPLE_KERNEL(sample_gather, gridDim.x, sample::gather(job, s);)
 SAMPLE_KERNEL(sample_weigh, gridDim.x, sample::weigh(job, s);)
 // One block a row, of rows that were cut into vocab / len parts.
 SAMPLE_KERNEL(sample_draw, (vocab + len - 1) / len, sample::draw(job, s);)
 SAMPLE_KERNEL(sample_row, 1, {
-    sample::peak(job, s, penalties, known, soft_cap);
+    sample::peak(job, s, edits, known, soft_cap);
     __syncthreads();
     sample::spread(job, s);
     __syncthreads();

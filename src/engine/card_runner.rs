@@ -1,7 +1,7 @@
 //! The runner for a decoder on a GPU: token ids in, token ids out; the logits stay on the GPU.
 //!
-//! Some rows need results that the GPU kernels do not compute: scores of given tokens, log-probabilities, or
-//! penalties on more tokens than the device buffer holds. For such a row, only its logits are copied and the
+//! Some rows need results that the GPU kernels do not compute: scores of given tokens, log-probabilities, lists of
+//! allowed tokens, or changes to more tokens than the device buffer holds. For such a row, only its logits are copied and the
 //! host does the rest. Steps in which every row decodes one token without such needs are replayed as CUDA
 //! graphs. The time of a step is measured on the GPU, from the first launch to the last. The host's time
 //! would only show how long launching took.
@@ -11,21 +11,21 @@ use super::runner::{
     row_tasks,
 };
 use crate::device::{Batch, CardReport, CardUsage};
-use crate::model::{CardDecoder, Draw, SamplingParams, sampler};
+use crate::model::{CardDecoder, Draw, TokenRules, sampler};
 use serin_kernels::cuda::CardError;
-use serin_kernels::cuda::sample::{NON_FINITE, PenaltyEntry, RowParams};
+use serin_kernels::cuda::sample::{NON_FINITE, RowParams, TokenEdit};
 
 /// The runner over a [`CardDecoder`].
 pub struct CardRunner {
     decoder: CardDecoder,
     params: Vec<RowParams>,
-    penalties: Vec<PenaltyEntry>,
+    edits: Vec<TokenEdit>,
 }
 
 impl CardRunner {
     /// A runner for a decoder whose weights are already on the GPU.
     pub fn new(decoder: CardDecoder) -> CardRunner {
-        CardRunner { decoder, params: Vec::new(), penalties: Vec::new() }
+        CardRunner { decoder, params: Vec::new(), edits: Vec::new() }
     }
 }
 
@@ -90,7 +90,7 @@ impl CardRunner {
         let row_tasks = all_row_tasks(batch, draws);
         let progress = if self.is_plain_decode(batch, &row_tasks) {
             self.tell(&row_tasks);
-            self.decoder.decode(batch, &self.params, &self.penalties)?;
+            self.decoder.decode(batch, &self.params, &self.edits)?;
             Progress::Draws(row_tasks.len())
         } else {
             self.decoder.forward(batch)?;
@@ -131,9 +131,13 @@ impl CardRunner {
         Ok(results.done)
     }
 
+    fn room(&self) -> Room {
+        Room { edits: self.decoder.edit_room(), vocab: self.decoder.config().vocab }
+    }
+
     /// Whether each row decodes one token, and the GPU can sample it.
     fn is_plain_decode(&self, batch: &Batch, row_tasks: &[RowTask<'_>]) -> bool {
-        let mut room = self.decoder.penalty_room();
+        let mut room = self.room();
         row_tasks.len() == batch.rows.len()
             && batch.rows.iter().enumerate().all(|(i, row)| row.len == 1 && row.start == i)
             && row_tasks.iter().all(|task| draws_on_card(task, &mut room))
@@ -146,12 +150,12 @@ impl CardRunner {
         results: &mut Results,
     ) -> Result<(), CardError> {
         let mut copies = Vec::with_capacity(row_tasks.len());
-        let (mut room, vocab) = (self.decoder.penalty_room(), self.decoder.config().vocab);
+        let mut room = self.room();
         for (row, task) in row_tasks.iter().enumerate() {
             copies.push(match draws_on_card(task, &mut room) {
                 true => None,
                 false => {
-                    let mut logits = vec![0.0; vocab];
+                    let mut logits = vec![0.0; room.vocab];
                     self.decoder.read_logits(row, &mut logits)?;
                     Some(logits)
                 }
@@ -160,7 +164,7 @@ impl CardRunner {
         self.tell(&row_tasks);
         let ids = match copies.iter().any(Option::is_none) {
             true => {
-                self.decoder.sample(&self.params, &self.penalties)?;
+                self.decoder.sample(&self.params, &self.edits)?;
                 self.decoder.ids(row_tasks.len())?
             }
             false => vec![NON_FINITE; row_tasks.len()],
@@ -178,12 +182,12 @@ impl CardRunner {
     /// ones.
     fn tell(&mut self, row_tasks: &[RowTask<'_>]) {
         self.params.clear();
-        self.penalties.clear();
-        let mut room = self.decoder.penalty_room();
+        self.edits.clear();
+        let mut room = self.room();
         for task in row_tasks {
             let on_card = draws_on_card(task, &mut room);
             let params = match task {
-                RowTask::Sample(draw) if on_card => row_params(draw, &mut self.penalties),
+                RowTask::Sample(draw) if on_card => row_params(draw, &mut self.edits),
                 _ => RowParams { repetition_penalty: 1.0, ..RowParams::default() },
             };
             self.params.push(params);
@@ -197,31 +201,42 @@ fn all_row_tasks<'a>(batch: &'a Batch, draws: &'a [Draw<'a>]) -> Vec<RowTask<'a>
     rows.flat_map(|(row, draw)| row_tasks(row, draw)).collect()
 }
 
-/// Whether the GPU can sample this row, given the room left for penalised tokens.
-fn draws_on_card(task: &RowTask<'_>, room: &mut usize) -> bool {
+/// The room for edits that the rows of a step have left.
+struct Room {
+    edits: usize,
+    vocab: usize,
+}
+
+/// Whether the GPU can sample this row, given the room left for edits.
+fn draws_on_card(task: &RowTask<'_>, room: &mut Room) -> bool {
     let RowTask::Sample(draw) = task else { return false };
-    // An upper bound: a token that occurs twice is listed once.
-    let listed = if penalises(draw.params) { draw.tokens.len() } else { 0 };
-    let fits = draw.params.logprobs.is_none() && listed <= *room;
-    if fits {
-        *room -= listed;
+    // Upper bounds: a token that occurs twice is listed once.
+    let occurred = if draw.params.penalises() { draw.tokens.len() } else { 0 };
+    let changed = draw.params.rules.as_deref().map_or(Some(0), most_biases);
+    let listed = changed.filter(|changed| *changed < room.vocab).map(|changed| occurred + changed);
+    let Some(listed) = listed.filter(|listed| *listed <= room.edits) else { return false };
+    if draw.params.logprobs.is_some() {
+        return false;
     }
-    fits
+    room.edits -= listed;
+    true
 }
 
-fn penalises(params: &SamplingParams) -> bool {
-    params.repetition_penalty != 1.0
-        || params.frequency_penalty != 0.0
-        || params.presence_penalty != 0.0
+/// Most tokens that the rules change at once; `None`: nearly all.
+fn most_biases(rules: &TokenRules) -> Option<usize> {
+    let TokenRules { bias, allowed, bad_words, ends, .. } = rules;
+    allowed.is_none().then_some(bias.len() + bad_words.len() + ends.len())
 }
 
-/// Sampling parameters as the GPU kernel reads them; the penalised tokens are appended to the list.
-fn row_params(draw: &Draw<'_>, penalties: &mut Vec<PenaltyEntry>) -> RowParams {
+/// Sampling parameters as the GPU kernel reads them; the edits are appended to the list.
+fn row_params(draw: &Draw<'_>, edits: &mut Vec<TokenEdit>) -> RowParams {
     let params = draw.params;
-    let first = penalties.len();
-    if penalises(params) {
-        let (prompt, reply) = draw.tokens.split_at(draw.prompt_len.min(draw.tokens.len()));
-        penalties.extend(PenaltyEntry::list(prompt, reply));
+    let first = edits.len();
+    let (prompt, reply) = draw.split();
+    let biases = params.rules.as_ref().map(|rules| rules.biases(reply)).unwrap_or_default();
+    match params.penalises() {
+        true => edits.extend(TokenEdit::list(prompt, reply, &biases)),
+        false => edits.extend(TokenEdit::list(&[], &[], &biases)),
     }
     let row = RowParams {
         temperature: params.temperature,
@@ -231,8 +246,8 @@ fn row_params(draw: &Draw<'_>, penalties: &mut Vec<PenaltyEntry>) -> RowParams {
         repetition_penalty: params.repetition_penalty,
         frequency_penalty: params.frequency_penalty,
         presence_penalty: params.presence_penalty,
-        first_penalty: first as u32,
-        penalties: (penalties.len() - first) as u32,
+        first_edit: first as u32,
+        edits: (edits.len() - first) as u32,
         ..RowParams::default()
     };
     row.with_uniform(sampler::uniform(params.seed, draw.tokens.len() as u64))

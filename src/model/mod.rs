@@ -4,7 +4,7 @@
 //! properties), `intake` (reads safetensors, or gives a clear error), `gguf` (the same for GGUF files),
 //! `dummy` (random weights), `weights` (chooses one of these by path), `linear` (weights as matrix products),
 //! `decoder` (the forward pass over a paged KV cache), `card` (the same on a GPU), `sampler` (one row of
-//! logits to one id), `logprobs`. It uses `device` and does not know about sequences, queues, text or arms.
+//! logits to one id) with `token_rules`, `logprobs`. It uses `device` and does not know about sequences, queues, text or arms.
 
 pub mod card;
 pub mod config;
@@ -19,6 +19,7 @@ pub mod linear;
 pub mod logprobs;
 mod names;
 pub mod sampler;
+pub mod token_rules;
 pub mod weights;
 
 pub use card::{CardDecoder, CardPlan};
@@ -29,4 +30,5 @@ pub use gguf::Gguf;
 pub use intake::Checkpoint;
 pub use logprobs::{Logprobs, Score};
 pub use sampler::{Draw, SamplingParams};
+pub use token_rules::TokenRules;
 pub use weights::{LoadFormat, Weights};

@@ -1,6 +1,6 @@
 //! From one row of logits to one token id.
 //!
-//! Order: penalties, temperature, top-k, top-p, min-p, then one draw (the same order as in vLLM). A row takes
+//! Order: rules for single tokens, penalties, temperature, top-k, top-p, min-p, then one draw (the same order as in vLLM). A row takes
 //! a few passes over the vocabulary, and only as much of it is sorted as the filters need.
 //!
 //! Randomness is a function of (seed, position), so a sequence that is preempted, recomputed or batched
@@ -9,7 +9,9 @@
 //! tensors or sequences.
 
 use super::logprobs::{self, Logprobs};
+use super::token_rules::TokenRules;
 use crate::device::{Isa, ops};
+use std::sync::Arc;
 
 /// A request's sampling parameters. Ranges are checked where requests come in.
 #[derive(Debug, Clone, PartialEq)]
@@ -29,6 +31,8 @@ pub struct SamplingParams {
     pub frequency_penalty: f32,
     /// Subtracted once for tokens in the reply.
     pub presence_penalty: f32,
+    /// Rules for single tokens; `None`: there are none.
+    pub rules: Option<Arc<TokenRules>>,
     /// With a token's position, determines the random number that it is drawn with.
     pub seed: u64,
     /// Report each sampled token's log-probability, and those of this many most likely tokens (at most
@@ -51,6 +55,7 @@ impl Default for SamplingParams {
             repetition_penalty: 1.0,
             frequency_penalty: 0.0,
             presence_penalty: 0.0,
+            rules: None,
             seed: 0,
             logprobs: None,
             score_last: 0,
@@ -71,7 +76,8 @@ impl SamplingParams {
         before(index) != before(index + 1)
     }
 
-    fn penalises(&self) -> bool {
+    /// Whether tokens that have occurred have other logits for it.
+    pub fn penalises(&self) -> bool {
         self.repetition_penalty != 1.0
             || self.frequency_penalty != 0.0
             || self.presence_penalty != 0.0
@@ -87,6 +93,13 @@ pub struct Draw<'a> {
     pub tokens: &'a [u32],
     /// How many of `tokens` are the prompt.
     pub prompt_len: usize,
+}
+
+impl<'a> Draw<'a> {
+    /// The prompt, and the reply so far.
+    pub fn split(&self) -> (&'a [u32], &'a [u32]) {
+        self.tokens.split_at(self.prompt_len.min(self.tokens.len()))
+    }
 }
 
 /// The logits contain a NaN or an infinity: the model failed on this sequence.
@@ -111,8 +124,13 @@ pub fn sample_with_logprobs(
 pub fn sample(logits: &mut [f32], draw: &Draw<'_>) -> Result<u32, NonFinite> {
     let (params, isa) = (draw.params, Isa::best());
     let mut largest = ops::largest(isa, logits).ok_or(NonFinite)?;
+    if let Some(rules) = &params.rules {
+        rules.apply(logits, draw.split().1);
+    }
     if params.penalises() {
         penalise(logits, draw);
+    }
+    if params.rules.is_some() || params.penalises() {
         largest = ops::largest(isa, logits).ok_or(NonFinite)?;
     }
     let greedy = params.temperature <= 0.0 || params.temperature.recip().is_infinite();
@@ -143,8 +161,7 @@ fn penalise(logits: &mut [f32], draw: &Draw<'_>) {
             *logit = scaled.clamp(f32::MIN, f32::MAX);
         }
     }
-    let reply = &draw.tokens[draw.prompt_len.min(draw.tokens.len())..];
-    let mut reply = reply.to_vec();
+    let mut reply = draw.split().1.to_vec();
     reply.sort_unstable();
     for run in reply.chunk_by(|a, b| a == b) {
         if let Some(logit) = logits.get_mut(run[0] as usize) {

@@ -101,6 +101,8 @@ pub(super) struct Attempt {
     collected: Collected,
     seat: Seat,
     meter: Option<Arc<Meter>>,
+    /// No reply ends before it has so many tokens.
+    min_tokens: usize,
 }
 
 impl Attempt {
@@ -168,6 +170,7 @@ impl Attempt {
             collected: Collected::default(),
             seat,
             meter: request.meter.clone(),
+            min_tokens: request.token_wishes.min_tokens,
             assignment,
         }
     }
@@ -262,7 +265,11 @@ impl Attempt {
             reply.waiting.token(&self.assignment.deployment.codec, id, &logprobs);
         }
         reply.waiting.decoded(&text);
-        let emit = reply.stops.push(&text);
+        // What comes before a reply may end is not searched for stop strings.
+        let emit = match reply.ids.len() > self.min_tokens {
+            true => reply.stops.push(&text),
+            false => Emit { text, hit: None },
+        };
         self.emit(tag, emit, None, out).await
     }
 

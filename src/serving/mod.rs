@@ -29,11 +29,13 @@ mod rescue;
 mod shadow;
 #[cfg(any(test, debug_assertions, feature = "testing"))]
 pub mod testing;
+mod token_rules;
 mod traffic;
 mod types;
 
 pub use gateway::Gateway;
 pub use types::{
     Finish, GatewayError, GenerateRequest, Generation, LikelyToken, Limits, MOST_TOP_LOGPROBS,
-    Meter, Piece, Prompt, SamplingPatch, Served, Timeouts, TokenLogprob, Usage,
+    Meter, Piece, Prompt, SamplingPatch, Served, Timeouts, TokenLogprob, TokenName, TokenWishes,
+    Usage,
 };

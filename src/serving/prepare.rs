@@ -2,6 +2,7 @@
 //! model's own defaults, its length checked against that model's context.
 
 use super::admission::{self, Admission};
+use super::token_rules;
 use super::types::{GatewayError, GenerateRequest, Prompt, SamplingPatch};
 use crate::model::SamplingParams;
 use crate::rollout::Weight;
@@ -50,7 +51,9 @@ pub(super) async fn prepare(
     check_ids(&ids, deployment.capacity.vocab, "prompt")?;
     let max_new_tokens = reply_room(ids.len(), request.max_tokens, deployment.max_len())?;
     let stop_ids = stop_ids(request, deployment)?;
-    let params = sampling(&request.sampling, &deployment.defaults, &request.id);
+    let mut params = sampling(&request.sampling, &deployment.defaults, &request.id);
+    let (wishes, vocab) = (&request.token_wishes, deployment.capacity.vocab);
+    params.rules = token_rules::rules(wishes, &deployment.codec, vocab, &stop_ids)?;
     Ok(Prepared { ids, params, max_new_tokens, stop_ids, thinking })
 }
 

@@ -35,6 +35,8 @@ pub struct GenerateRequest {
     pub add_special: Option<bool>,
     /// Keep so many tokens of the prompt, its last ones, and at most as many as fit.
     pub truncate_prompt: Option<usize>,
+    /// Which tokens may be drawn, and how likely.
+    pub token_wishes: TokenWishes,
     /// Go on past the model's end-of-sequence token (load generators ask for this).
     pub ignore_eos: bool,
     /// Session key; requests that share one stay on one arm.
@@ -106,6 +108,7 @@ impl GenerateRequest {
             show_special: false,
             add_special: None,
             truncate_prompt: None,
+            token_wishes: TokenWishes::default(),
             ignore_eos: false,
             key: None,
             pin: None,
@@ -136,6 +139,28 @@ pub enum Prompt {
     Text(String),
     /// Token ids, used as they are; no special tokens are added.
     Tokens(Vec<u32>),
+}
+
+/// What a request wants of single tokens, before it is known which model answers.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct TokenWishes {
+    /// Added to the logits of these tokens, -100 to 100; -infinity: never drawn.
+    pub bias: Vec<(TokenName, f32)>,
+    /// No others may be drawn; at least one. `None`: all may.
+    pub allowed: Option<Vec<u32>>,
+    /// Words whose tokens must not follow each other in a reply; none is empty.
+    pub bad_words: Vec<String>,
+    /// Neither a stop token nor a stop string ends a reply before it has so many tokens.
+    pub min_tokens: usize,
+}
+
+/// A token as a client names it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum TokenName {
+    /// By its id.
+    Id(u32),
+    /// All tokens of this text.
+    Text(String),
 }
 
 /// Sampling settings that the client gave; the rest are the model's own defaults.

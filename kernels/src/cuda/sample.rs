@@ -45,10 +45,10 @@ pub struct RowParams {
     pub frequency_penalty: f32,
     /// Subtracted once for tokens in the reply.
     pub presence_penalty: f32,
-    /// The row's slice of the list of penalised tokens; entries beyond the list are none.
-    pub first_penalty: u32,
-    /// Number of entries in that slice; 0 if nothing is penalised.
-    pub penalties: u32,
+    /// The row's slice of the list of edits; entries beyond the list are none.
+    pub first_edit: u32,
+    /// Number of entries in that slice; 0 if nothing is changed.
+    pub edits: u32,
     /// Fills up to the alignment of `uniform`; never read.
     pub reserved: u32,
     /// The random number, in units of 2^-53: see [`RowParams::with_uniform`].
@@ -66,27 +66,35 @@ impl RowParams {
     }
 }
 
-/// A token of a row that is penalised. A row lists each id once.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+/// A token of a row whose logit is changed. A row lists each id once.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
 #[repr(C)]
-pub struct PenaltyEntry {
-    /// The penalised token.
+pub struct TokenEdit {
+    /// The token.
     pub id: u32,
-    /// Occurrences in the reply; 0 for tokens of the prompt alone.
+    /// Occurrences in the reply; 0 for tokens of the prompt alone, [`UNSEEN`] for others, which are not penalised.
     pub count: u32,
+    /// Added to the logit before penalties; -infinity: the token is never drawn.
+    pub bias: f32,
 }
 
-// SAFETY: two numbers of 32 bits.
-unsafe impl Plain for PenaltyEntry {}
+/// The count of a token that is neither in the prompt nor in the reply.
+pub const UNSEEN: u32 = u32::MAX;
 
-impl PenaltyEntry {
-    /// The entries of a sequence, by id.
-    pub fn list(prompt: &[u32], reply: &[u32]) -> Vec<PenaltyEntry> {
-        let mut counts: BTreeMap<u32, u32> = prompt.iter().map(|id| (*id, 0)).collect();
+// SAFETY: three numbers of 32 bits.
+unsafe impl Plain for TokenEdit {}
+
+impl TokenEdit {
+    /// The entries of a sequence, by id: the tokens of its prompt and reply, and those with a bias.
+    pub fn list(prompt: &[u32], reply: &[u32], biases: &[(u32, f32)]) -> Vec<TokenEdit> {
+        let mut all: BTreeMap<u32, (u32, f32)> = prompt.iter().map(|id| (*id, (0, 0.0))).collect();
         for id in reply {
-            *counts.entry(*id).or_default() += 1;
+            all.entry(*id).or_default().0 += 1;
         }
-        counts.into_iter().map(|(id, count)| PenaltyEntry { id, count }).collect()
+        for (id, bias) in biases {
+            all.entry(*id).or_insert((UNSEEN, 0.0)).1 = *bias;
+        }
+        all.into_iter().map(|(id, (count, bias))| TokenEdit { id, count, bias }).collect()
     }
 }
 
@@ -101,8 +109,8 @@ pub struct SampleBatch<'a> {
     pub logits: ViewMut<'a, f32>,
     /// `[n]`.
     pub params: View<'a, RowParams>,
-    /// All rows' penalised tokens.
-    pub penalties: View<'a, PenaltyEntry>,
+    /// The edits of all rows.
+    pub edits: View<'a, TokenEdit>,
     /// Logits become cap * tanh(logit / cap) before anything else; 0 is none.
     pub soft_cap: f32,
     /// [`scratch_len`] words, undefined before and after.
@@ -149,8 +157,8 @@ fn launch(card: &dyn Card, batch: SampleBatch<'_>, split: Split) -> Result<(), C
     let args = [
         batch.logits.arg(),
         batch.params.arg(),
-        batch.penalties.arg(),
-        Arg::U32(batch.penalties.len().min(u32::MAX as usize) as u32),
+        batch.edits.arg(),
+        Arg::U32(batch.edits.len().min(u32::MAX as usize) as u32),
         Arg::F32(batch.soft_cap),
         batch.scratch.arg(),
         batch.ids.arg(),
@@ -160,7 +168,7 @@ fn launch(card: &dyn Card, batch: SampleBatch<'_>, split: Split) -> Result<(), C
     let run = |kernel: &'static str, parts: usize| {
         let grid = Grid::of([parts as u32, batch.n as u32, 1], THREADS).shared(SHARED);
         // SAFETY: `check` has seen that every array is as long as the kernels take it to be, and kernels
-        // themselves look at what the rows say about the list of penalties.
+        // themselves look at what the rows say about the list of edits.
         unsafe { card.launch(kernel, grid, &args) }
     };
     if split.parts == 1 {

@@ -202,11 +202,12 @@ def logit_bias(s, value):
     keys = at.post("/tokenize", {"prompt": " the serin eats"}).ok()["tokens"] if kind == "ids" else [" the", " eats"]
     bias = {str(key): -100 for key in keys} if form == "object" else [[key, -100] for key in keys]
     reply = at.post("/v1/completions", {"prompt": PROMPT, "logit_bias": bias, "temperature": 0, "max_tokens": 20})
-    refused(reply, "logit_bias", "biases are not available")
     text = reply.ok()["choices"][0]["text"]
     if kind == "ids":
         used = at.post("/tokenize", {"prompt": text}).ok()["tokens"]
         holds(not set(used) & set(keys), "a token that must not come")
+    else:
+        holds(not any(key in text for key in keys), "a text that must not come")
 
 
 def leave(at, path, body):

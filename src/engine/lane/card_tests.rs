@@ -5,7 +5,7 @@
 use super::*;
 use crate::device::ModelPool;
 use crate::engine::CardRunner;
-use crate::model::{CardDecoder, CardPlan, LoadFormat, SamplingParams, Weights};
+use crate::model::{CardDecoder, CardPlan, LoadFormat, SamplingParams, TokenRules, Weights};
 use serde_json::json;
 use serin_kernels::cuda::emulated::{EmulatedCard, Pace as CardPace};
 use serin_kernels::cuda::{Card, KvKind, Queue};
@@ -107,6 +107,45 @@ fn stable_waits_no_longer_than_a_shared_step_for_a_canarys_long_prompt() {
     assert!(longest <= SHARED_STEP.mul_f64(OVERSHOOT) + own, "{longest:?} of {waits:?}");
     // The canary makes progress as well: its steps are not all of the minimum size.
     assert!(waits.len() < PROMPT / LEAST_SHARED_TOKENS, "{} rounds", waits.len());
+}
+
+/// The greedy reply of 8 tokens under these rules; from the third token on, steps are replayed graphs.
+fn reply(lane: &mut Lane, rules: TokenRules) -> Vec<u32> {
+    let start = Instant::now();
+    let (mut asked, mut inbox) = request(20, 8);
+    asked.stop_ids = rules.ends.clone();
+    asked.params.rules = Some(Arc::new(rules));
+    lane.submit(asked);
+    let mut ids = Vec::new();
+    loop {
+        assert!(lane.step(false, None, || start).is_none());
+        while let Ok(event) = inbox.try_recv() {
+            match event {
+                SeqEvent::Token { id, .. } => ids.push(id),
+                SeqEvent::Finished { .. } => return ids,
+                _ => {}
+            }
+        }
+    }
+}
+
+#[test]
+fn a_gpu_keeps_the_rules_for_tokens() {
+    let emulated = EmulatedCard::pessimistic(64 << 20, slow());
+    let card: Arc<dyn Card> = Arc::new(emulated);
+    let mut lane = lane(1, decoder(&weights(), &card));
+    let free = reply(&mut lane, TokenRules::default());
+    assert_eq!(free.len(), 8);
+    let rules = TokenRules { bias: vec![(7, 100.0)], ..TokenRules::default() };
+    assert_eq!(reply(&mut lane, rules), [7; 8]);
+    let rules = TokenRules { allowed: Some(vec![9]), ..TokenRules::default() };
+    assert_eq!(reply(&mut lane, rules), [9; 8]);
+    let banned = TokenRules { bias: vec![(free[0], f32::NEG_INFINITY)], ..TokenRules::default() };
+    assert!(!reply(&mut lane, banned).contains(&free[0]));
+    let ended = TokenRules { ends: vec![free[0]], ..TokenRules::default() };
+    assert!(reply(&mut lane, ended.clone()).is_empty());
+    let later = reply(&mut lane, TokenRules { min_tokens: 5, ..ended });
+    assert!(later.len() >= 5 && !later[..5].contains(&free[0]), "{later:?}");
 }
 
 /// Number of loads that are tried during graph captures.

@@ -27,6 +27,8 @@ use Kind::{Above, Flag, Integer, Number, Object, Schema, Text, Word};
 const KINDS: &[(&str, Kind)] = &[
     ("add_generation_prompt", Flag),
     ("add_special_tokens", Flag),
+    ("allowed_token_ids", Schema(some_ids)),
+    ("bad_words", Schema(texts)),
     ("cache_salt", Text),
     ("chat_template_kwargs", Object),
     ("continue_final_message", Flag),
@@ -38,11 +40,13 @@ const KINDS: &[(&str, Kind)] = &[
     ("include_stop_str_in_output", Flag),
     ("input", Schema(input)),
     ("instructions", Text),
+    ("logit_bias", Schema(biases)),
     ("max_completion_tokens", Integer(-1, i64::MAX)),
     ("max_output_tokens", Integer(1, i64::MAX)),
     ("max_tokens", Integer(-1, i64::MAX)),
     ("metadata", Object),
     ("min_p", Number(0.0, 1.0)),
+    ("min_tokens", Integer(0, i64::MAX)),
     ("model", Text),
     ("n", Integer(1, i64::MAX)),
     ("n_predict", Integer(-1, i64::MAX)),
@@ -171,6 +175,26 @@ fn id_list() -> Value {
 
 fn ids() -> Value {
     json!({"anyOf": [id_list(), {"type": "null"}]})
+}
+
+fn some_ids() -> Value {
+    let mut list = id_list();
+    list["minItems"] = 1.into();
+    json!({"anyOf": [list, {"type": "null"}]})
+}
+
+/// By id or text, as an object or as pairs; `false` is a ban.
+fn biases() -> Value {
+    let bias =
+        json!({"anyOf": [{"type": "number", "minimum": -100, "maximum": 100}, {"const": false}]});
+    let id = json!({"type": "integer", "minimum": 0, "maximum": u32::MAX});
+    let token = json!({"anyOf": [{"type": "string"}, id]});
+    let pair = json!({"type": "array", "prefixItems": [token, bias], "minItems": 2, "maxItems": 2});
+    json!({"anyOf": [
+        {"type": "object", "additionalProperties": bias, "maxProperties": 1024},
+        {"type": "array", "items": pair, "maxItems": 1024},
+        {"type": "null"},
+    ]})
 }
 
 fn prompt() -> Value {

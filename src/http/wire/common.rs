@@ -5,6 +5,7 @@
 //! be blamed.
 
 use super::fields::{Fields, Range, whole, wrong};
+use super::token_wishes::token_wishes;
 use super::{Ask, WireError};
 use crate::rollout::Arm;
 use crate::serving::{GenerateRequest, Limits, Prompt, SamplingPatch};
@@ -83,6 +84,7 @@ pub fn ask(
         show_special: fields.boolean("skip_special_tokens")? == Some(false),
         add_special: fields.boolean("add_special_tokens")?,
         truncate_prompt: truncate(fields)?,
+        token_wishes: token_wishes(fields, max_tokens)?,
         ignore_eos: fields.boolean("ignore_eos")?.unwrap_or(false),
         key: key(fields, envelope.session, batch.then_some(&envelope.id))?,
         pin: pin(by_name, envelope.variant)?,

@@ -1,7 +1,7 @@
 //! The formats of requests and responses: bodies become [`GenerateRequest`]s, replies become JSON.
 //!
 //! Reading order: [`table`] (what is done with which field), [`fields`] (checked access to one JSON object), [`common`] (what chat and plain completions
-//! share), [`chat`], [`completion`], [`reply`] (the response objects) with [`logprobs`] (log-probabilities in
+//! share) with `token_wishes`, [`chat`], [`completion`], [`reply`] (the response objects) with [`logprobs`] (log-probabilities in
 //! them). All of it is plain computation; no clock is read and nothing is awaited here.
 //!
 //! Fields are read by name and not with derived types, because the errors of derived types give a line and a
@@ -15,6 +15,7 @@ pub mod fields;
 pub mod logprobs;
 pub mod reply;
 pub mod table;
+mod token_wishes;
 
 use crate::serving::GenerateRequest;
 use crate::text::reply::Look;

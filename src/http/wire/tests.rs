@@ -318,7 +318,7 @@ fn one_tool_call_at_a_time_can_be_asked_for() {
 #[test]
 fn what_cannot_be_honoured_is_refused_by_name() {
     for (field, value) in [
-        ("logit_bias", json!({"1": 5})),
+        ("prompt_logprobs", json!(5)),
         ("response_format", json!({"type": "json_object"})),
         ("response_format", json!({"type": "json_schema", "json_schema": {}})),
         ("functions", json!([{"name": "f"}])),
@@ -330,7 +330,7 @@ fn what_cannot_be_honoured_is_refused_by_name() {
         ("best_of", json!(2)),
         ("echo", json!(true)),
         ("suffix", json!("end")),
-        ("logit_bias", json!({"1": 5})),
+        ("prompt_logprobs", json!(5)),
     ] {
         refused(Shape::Text, json!({field: value}), "unsupported", field);
     }

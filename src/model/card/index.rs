@@ -9,7 +9,7 @@ use super::super::config::ModelConfig;
 use super::plan::CardPlan;
 use crate::device::{Batch, ModelPool};
 use serin_kernels::cuda::rope::NO_SLOT;
-use serin_kernels::cuda::sample::{PenaltyEntry, RowParams};
+use serin_kernels::cuda::sample::{RowParams, TokenEdit};
 use serin_kernels::cuda::{Card, CardError, Rows, StepInputs, View};
 
 /// The size of a step, including padding.
@@ -28,7 +28,7 @@ pub struct Width {
 /// The sections of [`StepInputs`].
 const LISTS: usize = 0;
 const PARAMS: usize = 1;
-const PENALTIES: usize = 2;
+const EDITS: usize = 2;
 
 /// Which part of it a step's first kernel reads.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -108,18 +108,18 @@ impl Index {
     pub fn tell_draws(
         &mut self,
         params: &[RowParams],
-        penalties: &[PenaltyEntry],
+        edits: &[TokenEdit],
     ) -> Result<(), CardError> {
         self.inputs.write(PARAMS, params)?;
-        self.inputs.write(PENALTIES, penalties)
+        self.inputs.write(EDITS, edits)
     }
 
     /// Copies what was written to the GPU. It may be overwritten once that is done.
     pub fn fetch(&mut self, card: &dyn Card, told: InputPart) -> Result<(), CardError> {
         let sections = match told {
             InputPart::Lists => LISTS..PARAMS,
-            InputPart::Draws => PARAMS..PENALTIES + 1,
-            InputPart::Both => LISTS..PENALTIES + 1,
+            InputPart::Draws => PARAMS..EDITS + 1,
+            InputPart::Both => LISTS..EDITS + 1,
         };
         self.inputs.fetch(card, sections)
     }
@@ -167,8 +167,8 @@ impl Index {
         self.inputs.section(PARAMS).part(0, n)
     }
 
-    pub fn penalties(&self) -> View<'_, PenaltyEntry> {
-        self.inputs.section(PENALTIES)
+    pub fn edits(&self) -> View<'_, TokenEdit> {
+        self.inputs.section(EDITS)
     }
 
     fn lists(&self) -> View<'_, u32> {
@@ -190,7 +190,7 @@ fn rooms(plan: &CardPlan) -> [usize; 3] {
     [
         list_words(plan),
         words(plan.head_rows * size_of::<RowParams>()),
-        words(plan.penalties * size_of::<PenaltyEntry>()),
+        words(plan.edits * size_of::<TokenEdit>()),
     ]
 }
 

@@ -24,7 +24,7 @@ use index::{Index, InputPart};
 use layer::{Layer, NormWeight};
 use room::Room;
 use serin_kernels::cuda::product::{Matrix, Output, multiply};
-use serin_kernels::cuda::sample::{PenaltyEntry, RowParams, SampleBatch, sample};
+use serin_kernels::cuda::sample::{RowParams, SampleBatch, TokenEdit, sample};
 use serin_kernels::cuda::{Buffer, Card, CardError, Graph, KvLayer, Queue, Timer};
 use serin_kernels::cuda::{embed, norm, rope, rows};
 use std::collections::HashMap;
@@ -108,9 +108,9 @@ impl CardDecoder {
         self.model.plan.head_rows
     }
 
-    /// Number of penalised tokens per step that the GPU has room for.
-    pub fn penalty_room(&self) -> usize {
-        self.model.plan.penalties
+    /// Number of edits of logits per step that the GPU has room for.
+    pub fn edit_room(&self) -> usize {
+        self.model.plan.edits
     }
 
     /// Marks the beginning of a step on the GPU's clock.
@@ -155,13 +155,9 @@ impl CardDecoder {
     }
 
     /// Launches the sampling of one token id for each row of the logits. The logits are overwritten.
-    pub fn sample(
-        &mut self,
-        params: &[RowParams],
-        penalties: &[PenaltyEntry],
-    ) -> Result<(), CardError> {
+    pub fn sample(&mut self, params: &[RowParams], edits: &[TokenEdit]) -> Result<(), CardError> {
         let card = self.pool.card().clone();
-        self.model.index.tell_draws(params, penalties)?;
+        self.model.index.tell_draws(params, edits)?;
         self.model.index.fetch(&*card, InputPart::Draws)?;
         self.model.draw(&*card, params.len())
     }
@@ -179,20 +175,20 @@ impl CardDecoder {
         &mut self,
         batch: &Batch,
         params: &[RowParams],
-        penalties: &[PenaltyEntry],
+        edits: &[TokenEdit],
     ) -> Result<(), CardError> {
         let card = self.pool.card().clone();
         let (model, n) = (&mut self.model, params.len());
         let Some(padded) = model.plan.bucket(n) else {
             self.forward(batch)?;
             self.head(0, n)?;
-            return self.sample(params, penalties);
+            return self.sample(params, edits);
         };
         let width = model.index.fill(batch, &model.config, Some(padded))?;
         // Padding rows are sampled as well: with the cheapest parameters, not with leftover ones.
         let mut params = params.to_vec();
         params.resize(padded, RowParams { repetition_penalty: 1.0, ..RowParams::default() });
-        model.index.tell_draws(&params, penalties)?;
+        model.index.tell_draws(&params, edits)?;
         match model.replay(&*card, width)? {
             true => Ok(()),
             false => model.whole_decode(&*card, width),
@@ -278,7 +274,7 @@ impl Model {
             vocab,
             logits: room.logits.first_mut(n * vocab),
             params: self.index.params(n),
-            penalties: self.index.penalties(),
+            edits: self.index.edits(),
             // The logits are capped where they are computed.
             soft_cap: 0.0,
             scratch: room.draw.view_mut(),

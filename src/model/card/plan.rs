@@ -8,8 +8,8 @@ use serin_kernels::cuda::{KvKind, KvShape};
 
 /// Minimum number of rows of logits on the GPU.
 const LEAST_HEAD_ROWS: usize = 16;
-/// Number of penalised tokens per row that the GPU has room for; rows with more are sampled on the host.
-const PENALTIES_PER_ROW: usize = 2048;
+/// Number of edits of logits per row that the GPU has room for; rows with more are sampled on the host.
+const EDITS_PER_ROW: usize = 2048;
 
 /// The memory plan of a model on a GPU.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -20,8 +20,8 @@ pub struct CardPlan {
     pub rows: usize,
     /// Rows of logits at once.
     pub head_rows: usize,
-    /// Penalised tokens of a step.
-    pub penalties: usize,
+    /// Edits of logits in a step.
+    pub edits: usize,
     /// KV blocks per layer.
     pub blocks: usize,
     /// Tokens per block.
@@ -53,7 +53,7 @@ impl CardPlan {
             tokens: tokens.max(rows),
             rows,
             head_rows: rows.max(LEAST_HEAD_ROWS),
-            penalties: rows * PENALTIES_PER_ROW,
+            edits: rows * EDITS_PER_ROW,
             blocks,
             block_size,
             kv,

@@ -10,6 +10,8 @@ pub(super) struct RowSpec {
     pub params: RowParams,
     pub prompt: Vec<u32>,
     pub reply: Vec<u32>,
+    /// By id, each id once.
+    pub biases: Vec<(u32, f32)>,
 }
 
 /// How far the reference's limits are moved, to see whether a pick hangs on rounding.
@@ -20,7 +22,7 @@ pub(super) struct Penalty {
     min_p: f64,
 }
 
-/// Logits as weights are made from: soft cap and penalties done, in the host sampler's arithmetic.
+/// Logits as weights are made from: soft cap, biases and penalties done, in the host sampler's arithmetic.
 fn adjusted(logits: &[f32], wish: &RowSpec, soft_cap: f32) -> Vec<f32> {
     let mut row = logits.to_vec();
     if soft_cap > 0.0 {
@@ -28,6 +30,12 @@ fn adjusted(logits: &[f32], wish: &RowSpec, soft_cap: f32) -> Vec<f32> {
     }
     let p = &wish.params;
     for (id, logit) in row.iter_mut().enumerate() {
+        let bias = wish.biases.iter().find(|(of, _)| *of as usize == id).map_or(0.0, |b| b.1);
+        if bias == f32::NEG_INFINITY {
+            *logit = f32::MIN;
+            continue;
+        }
+        *logit += bias;
         let is = |other: &&u32| **other as usize == id;
         let count = wish.reply.iter().filter(is).count();
         if count > 0 || wish.prompt.iter().any(|other| is(&other)) {
@@ -113,15 +121,15 @@ impl Case {
         let mut list = Vec::new();
         let mut params = Vec::new();
         for wish in &self.wishes {
-            let entries = PenaltyEntry::list(&wish.prompt, &wish.reply);
-            let (first_penalty, penalties) = (list.len() as u32, entries.len() as u32);
-            params.push(RowParams { first_penalty, penalties, ..wish.params });
+            let entries = TokenEdit::list(&wish.prompt, &wish.reply, &wish.biases);
+            let (first_edit, edits) = (list.len() as u32, entries.len() as u32);
+            params.push(RowParams { first_edit, edits, ..wish.params });
             list.extend(entries);
         }
         let (card, pool) = (&bench.card, bench.pool);
         let mut logits = Buffer::of(card, pool, &self.logits)?;
         let params = Buffer::of(card, pool, &params)?;
-        let penalties = Buffer::of(card, pool, &list)?;
+        let edits = Buffer::of(card, pool, &list)?;
         let mut scratch = Buffer::new(card, pool, scratch_len(n, vocab))?;
         let mut ids = Buffer::new(card, pool, n)?;
         scratch.fill(0xff)?;
@@ -131,7 +139,7 @@ impl Case {
             vocab,
             logits: logits.view_mut(),
             params: params.view(),
-            penalties: penalties.view(),
+            edits: edits.view(),
             soft_cap: self.soft_cap,
             scratch: scratch.view_mut(),
             ids: ids.view_mut(),
@@ -223,6 +231,14 @@ fn wish(numbers: &mut Numbers, which: usize, vocab: usize) -> RowSpec {
         let token = |numbers: &mut Numbers| numbers.below(vocab + vocab / 8) as u32;
         wish.prompt = (0..numbers.below(200)).map(|_| token(numbers)).collect();
         wish.reply = (0..numbers.below(50)).map(|_| token(numbers) / 3).collect();
+    }
+    if which % 5 == 4 {
+        let mut biases = std::collections::BTreeMap::new();
+        for _ in 0..numbers.below(60) {
+            let bias = one_of(numbers, &[f32::NEG_INFINITY, -100.0, -1.5, 0.25, 3.0, 100.0]);
+            biases.insert(numbers.below(vocab + vocab / 8) as u32 / 2, bias);
+        }
+        wish.biases = biases.into_iter().collect();
     }
     if which % 19 == 18 {
         wish.params.temperature = 0.0;

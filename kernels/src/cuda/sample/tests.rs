@@ -24,9 +24,9 @@ fn few_rows_get_many_blocks_and_many_rows_one_each() {
 
 #[test]
 fn a_sequence_lists_each_token_once() {
-    let entry = |id, count| PenaltyEntry { id, count };
-    let list = PenaltyEntry::list(&[7, 3, 7], &[3, 9, 9]);
-    assert_eq!(list, [entry(3, 1), entry(7, 0), entry(9, 2)]);
+    let edit = |id, count, bias| TokenEdit { id, count, bias };
+    let list = TokenEdit::list(&[7, 3, 7], &[3, 9, 9], &[(4, -1.0), (9, 2.0)]);
+    assert_eq!(list, [edit(3, 1, 0.0), edit(4, UNSEEN, -1.0), edit(7, 0, 0.0), edit(9, 2, 2.0)]);
 }
 
 #[test]
@@ -199,7 +199,7 @@ mod emulated {
             vocab: 9000,
             logits: logits.view_mut(),
             params: wishes.view(),
-            penalties: View::none(),
+            edits: View::none(),
             soft_cap: 0.0,
             scratch: scratch.view_mut(),
             ids: ids.view_mut(),
@@ -221,7 +221,7 @@ mod emulated {
         }
     }
 
-    /// Without tokens to penalise.
+    /// Without edits.
     fn plain(wishes: &[RowSpec]) -> Vec<RowSpec> {
         wishes.iter().map(|w| RowSpec { params: w.params, ..RowSpec::default() }).collect()
     }
@@ -242,7 +242,7 @@ mod emulated {
                 vocab,
                 logits: logits.first_mut(lengths[0]),
                 params: params.first(lengths[1]),
-                penalties: View::none(),
+                edits: View::none(),
                 soft_cap,
                 scratch: scratch.view_mut().part(offset, lengths[2]),
                 ids: ids.first_mut(lengths[3]),

@@ -1,0 +1,75 @@
+//! A request's wishes about single tokens, in the token ids of the model that answers.
+
+use super::prepare::{check_ids, invalid, text_error};
+use super::types::{GatewayError, TokenName, TokenWishes};
+use crate::model::TokenRules;
+use crate::text::Codec;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+/// The rules for a model with this tokenizer and so many token ids; `stop_ids` end the reply. `None`: there are none.
+pub(super) fn rules(
+    wishes: &TokenWishes,
+    codec: &Codec,
+    vocab: usize,
+    stop_ids: &[u32],
+) -> Result<Option<Arc<TokenRules>>, GatewayError> {
+    let rules = TokenRules {
+        bias: bias(&wishes.bias, codec, vocab)?,
+        allowed: wishes.allowed.as_deref().map(|ids| allowed(ids, vocab)).transpose()?,
+        bad_words: bad_words(&wishes.bad_words, codec)?,
+        min_tokens: wishes.min_tokens,
+        ends: stop_ids.to_vec(),
+    };
+    Ok((!rules.is_empty()).then(|| Arc::new(rules)))
+}
+
+/// Each token of a text gets the text's bias, as in llama-server. Of several biases of one token, the last counts.
+fn bias(
+    wishes: &[(TokenName, f32)],
+    codec: &Codec,
+    vocab: usize,
+) -> Result<Vec<(u32, f32)>, GatewayError> {
+    let mut all = BTreeMap::new();
+    for (name, bias) in wishes {
+        let ids = match name {
+            TokenName::Id(id) => vec![*id],
+            TokenName::Text(text) => encode(codec, text, "logit_bias")?,
+        };
+        check_ids(&ids, vocab, "logit_bias")?;
+        all.extend(ids.into_iter().map(|id| (id, *bias)));
+    }
+    Ok(all.into_iter().collect())
+}
+
+fn allowed(ids: &[u32], vocab: usize) -> Result<Vec<u32>, GatewayError> {
+    check_ids(ids, vocab, "allowed_token_ids")?;
+    let mut ids = ids.to_vec();
+    ids.sort_unstable();
+    ids.dedup();
+    Ok(ids)
+}
+
+/// The tokens of each word, at the beginning of a text and within it, where it follows a space.
+fn bad_words(words: &[String], codec: &Codec) -> Result<Vec<Vec<u32>>, GatewayError> {
+    let mut all = Vec::new();
+    for word in words {
+        for spelling in [word.clone(), format!(" {}", word.trim_start())] {
+            let ids = encode(codec, &spelling, "bad_words")?;
+            if ids.is_empty() {
+                return Err(invalid(
+                    "bad_words",
+                    format!("{word:?} has no tokens in this model's vocabulary"),
+                ));
+            }
+            if !all.contains(&ids) {
+                all.push(ids);
+            }
+        }
+    }
+    Ok(all)
+}
+
+fn encode(codec: &Codec, text: &str, field: &'static str) -> Result<Vec<u32>, GatewayError> {
+    codec.encode(text, false).map_err(|error| text_error(field, &error))
+}
