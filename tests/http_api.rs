@@ -242,7 +242,7 @@ async fn bad_chats_are_refused_by_field() {
             value("stream_options", json!({"include_usage": true})),
             unsupported("tool_choice", json!("required")),
             unsupported("response_format", json!({"type": "json_object"})),
-            unsupported("logit_bias", json!({"5": 1})),
+            unsupported("prompt_logprobs", json!(5)),
             (
                 chat(json!({"messages": [{"role": "user", "content": "a ".repeat(600)}]})),
                 400,

@@ -358,7 +358,7 @@ async fn what_cannot_be_done_is_refused_by_name() {
         (json!({"mcp_servers": [{}]}), "mcp_servers"),
         (json!({"output_config": {"format": {"type": "json_schema"}}}), "output_config.format"),
         (json!({"output_format": {"type": "json_schema"}}), "output_format"),
-        (json!({"logit_bias": {"1": 2}}), "logit_bias"),
+        (json!({"logit_bias": {"1": 200}}), "logit_bias"),
         (json!({"n": 2}), "n"),
     ];
     for (more, param) in cases {

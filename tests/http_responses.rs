@@ -325,7 +325,7 @@ async fn what_cannot_be_done_is_refused_by_name() {
         (json!({"tool_choice": {"type": "function", "name": "f"}}), "tool_choice", unsupported),
         (json!({"text": {"format": {"type": "json_object"}}}), "text.format", unsupported),
         (json!({"text": {"format": {"type": "json_schema"}}}), "text.format", unsupported),
-        (json!({"logit_bias": {"1": 2}}), "logit_bias", unsupported),
+        (json!({"prompt_logprobs": 2}), "prompt_logprobs", unsupported),
         (json!({"max_tokens": 5}), "max_tokens", unsupported),
         (json!({"response_format": {"type": "text"}}), "response_format", unsupported),
         (json!({"n": 2}), "n", unsupported),

@@ -110,6 +110,7 @@ pub const OPERATORS: &[(&str, Needs)] = &[
 
 /// The header in which Anthropic's clients send a key.
 const X_API_KEY: HeaderName = HeaderName::from_static("x-api-key");
+
 /// The route of a request, for the log; of a response.
 #[derive(Debug, Clone)]
 pub struct Route(pub String);
@@ -138,7 +139,7 @@ pub fn check(
 }
 
 /// The secrets that a request shows.
-fn shown(headers: &HeaderMap) -> impl Iterator<Item = &[u8]> {
+pub(super) fn shown(headers: &HeaderMap) -> impl Iterator<Item = &[u8]> {
     let bearer = headers.get_all(header::AUTHORIZATION).iter().filter_map(|value| {
         let (scheme, secret) = value.as_bytes().split_at_checked(b"Bearer ".len())?;
         scheme.eq_ignore_ascii_case(b"Bearer ").then_some(secret)

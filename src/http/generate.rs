@@ -11,7 +11,7 @@ use super::format::{Asked, Endpoint, Format, KEEP_ALIVE, Streamed};
 use super::replies::Replies;
 use super::wire::WireError;
 use super::wire::common::{Envelope, Rules, arm_named};
-use super::{AppState, Lifecycle, Phase, body, sse, unix_now};
+use super::{AppState, Lifecycle, Phase, body, gate, sse, unix_now};
 use crate::rollout::Arm;
 use crate::serving::{Piece, Served};
 use axum::Extension;
@@ -209,9 +209,9 @@ fn envelope(
         // A verified key is one party wherever it comes from.
         Some(key) => (Some(xxh3_64(key.as_bytes())), xxh3_64(key.as_bytes())),
         None => {
-            let shown = headers.get(header::AUTHORIZATION).map(|shown| xxh3_64(shown.as_bytes()));
+            let shown = gate::shown(headers).fold(0, |seed, key| xxh3_64_with_seed(key, seed));
             let from = peer.map(|ip| ip.to_string()).unwrap_or_default();
-            (peer.map(party), xxh3_64_with_seed(from.as_bytes(), shown.unwrap_or_default()))
+            (peer.map(party), xxh3_64_with_seed(from.as_bytes(), shown))
         }
     };
     Ok(Envelope { id, arrived, session, variant, party, client, key })

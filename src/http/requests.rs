@@ -23,6 +23,7 @@ pub async fn follow(State(log): State<bool>, mut request: Request, next: Next) -
     let own = given.clone().unwrap_or_else(|| format!("req-{}", uuid::Uuid::new_v4().simple()));
     let spent = Spent::default();
     request.extensions_mut().insert(spent.clone());
+    request.extensions_mut().insert(RequestId { id: own.clone(), given: given.is_some() });
     let mut line = log.then(|| Line::begin(&own, request.method(), spent));
     // Whatever is logged about the request meanwhile carries its id.
     let span = tracing::info_span!("request", id = %own);
@@ -39,8 +40,15 @@ pub async fn follow(State(log): State<bool>, mut request: Request, next: Next) -
     until_sent(response, line)
 }
 
+/// The id of a request. If it is not the client's, an answer that has an id of its own has that one instead.
+#[derive(Debug, Clone)]
+pub(super) struct RequestId {
+    pub id: String,
+    pub given: bool,
+}
+
 /// The client's id of a request, if it is short and of plain characters.
-pub(super) fn given_id(headers: &HeaderMap) -> Option<String> {
+fn given_id(headers: &HeaderMap) -> Option<String> {
     let plain =
         |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.' | b':');
     let given = headers.get(REQUEST_ID)?.as_bytes();

@@ -136,9 +136,10 @@ fn chat<'a>(
 
 pub(super) fn text_error(param: &'static str, error: &TextError) -> GatewayError {
     match error {
-        TextError::Untaken { .. } | TextError::TemplateRefused(_) => {
-            GatewayError::Untaken(error.to_string())
-        }
+        // A template that runs out of its budget took shorter conversations when it was loaded.
+        TextError::Untaken { .. }
+        | TextError::TemplateRefused(_)
+        | TextError::TemplateExhausted { .. } => GatewayError::Untaken(error.to_string()),
         error if error.is_client_fault() => invalid(param, error.to_string()),
         TextError::NoRenderer { .. } => GatewayError::Unavailable(error.to_string()),
         error => GatewayError::Model(error.to_string()),

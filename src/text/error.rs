@@ -112,7 +112,7 @@ pub enum TextError {
         what: String,
     },
     /// The template exceeded a limit on work, depth or output that no ordinary template needs.
-    #[error("the chat template was stopped: {what}")]
+    #[error("the chat template was stopped: {what}; shorten the conversation")]
     TemplateExhausted {
         /// The limit.
         what: String,

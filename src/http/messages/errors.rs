@@ -5,7 +5,7 @@
 
 use crate::http::error::ErrorBody;
 use crate::http::generate::REQUEST_ID as SERIN_ID;
-use crate::http::requests::given_id;
+use crate::http::requests::RequestId;
 use axum::Json;
 use axum::extract::Request;
 use axum::http::{HeaderName, HeaderValue, StatusCode, header};
@@ -85,12 +85,13 @@ pub async fn in_form(request: Request, next: Next) -> Response {
     if !covers(request.uri().path()) {
         return next.run(request).await;
     }
-    let given = given_id(request.headers()).and_then(|id| HeaderValue::from_str(&id).ok());
+    let asked = request.extensions().get::<RequestId>().cloned();
     let mut response = next.run(request).await;
-    let id = given.or_else(|| response.headers().get(SERIN_ID).cloned()).or_else(|| {
-        let fresh = format!("req_{}", uuid::Uuid::new_v4().simple());
-        HeaderValue::from_str(&fresh).ok()
-    });
+    let own = response.headers().get(SERIN_ID).cloned();
+    let id = match asked {
+        Some(asked) if asked.given || own.is_none() => HeaderValue::from_str(&asked.id).ok(),
+        _ => own,
+    };
     let name = id.as_ref().and_then(|id| id.to_str().ok()).unwrap_or_default().to_owned();
     if let Some(error) = response.extensions_mut().remove::<ErrorBody>() {
         response = rewritten(response, &error, &name);

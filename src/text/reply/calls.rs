@@ -51,6 +51,10 @@ pub(super) struct CallParser {
     list: bool,
     /// Whether text has been returned.
     said: bool,
+    /// After a call: no text has followed it yet.
+    after_call: bool,
+    /// White space between two texts, or before a call.
+    space: String,
     calls: usize,
     broken: bool,
 }
@@ -82,6 +86,8 @@ impl CallParser {
             bare: false,
             list: false,
             said: false,
+            after_call: false,
+            space: String::new(),
             calls: 0,
             broken: false,
         }
@@ -363,6 +369,8 @@ impl CallParser {
     fn begin(&mut self, name: String, arguments: String, out: &mut Vec<ReplyPiece>) {
         let index = self.calls;
         self.calls += 1;
+        self.after_call = true;
+        self.space.clear();
         out.push(ReplyPiece::Begin { index, name });
         out.push(ReplyPiece::Arguments { index, delta: arguments });
     }
@@ -394,16 +402,27 @@ impl CallParser {
         raw[end..].to_owned()
     }
 
-    /// Returns text, unless it is only white space around calls.
+    /// Returns text. From the first call on, white space next to a call or at the end of the reply is left out; it
+    /// waits here for what comes after it.
     fn say(&mut self, text: &str, out: &mut Vec<ReplyPiece>) {
-        let blank = text.trim().is_empty();
-        if text.is_empty() || self.calls > 0 && blank {
-            return;
+        self.said |= !text.trim().is_empty();
+        let mut whole = std::mem::take(&mut self.space);
+        whole.push_str(text);
+        let said = match self.calls {
+            0 => &whole[..],
+            _ if self.after_call => whole.trim(),
+            _ => whole.trim_end(),
+        };
+        if self.calls > 0 && !said.is_empty() {
+            self.after_call = false;
         }
-        self.said |= !blank;
+        if self.calls > 0 && !self.after_call {
+            self.space = whole[whole.trim_end().len()..].to_owned();
+        }
         match out.last_mut() {
-            Some(ReplyPiece::Text(last)) => last.push_str(text),
-            _ => out.push(ReplyPiece::Text(text.to_owned())),
+            _ if said.is_empty() => {}
+            Some(ReplyPiece::Text(last)) => last.push_str(said),
+            _ => out.push(ReplyPiece::Text(said.to_owned())),
         }
     }
 }

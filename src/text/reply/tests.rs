@@ -346,6 +346,18 @@ fn a_call_in_reasoning_is_none() {
     assert_eq!(read([reply.as_str()]), want);
 }
 
+#[test]
+fn text_after_a_call_keeps_its_white_space() {
+    let inner = "<tool_call>{\"name\": \"f\"}</tool_call>";
+    let reply = format!("Well. {inner}\n Done now.\n\nYes. \n{inner} \n");
+    let mut want = vec![text("Well. ")];
+    want.extend(call(0, "f", "{}"));
+    want.push(text("Done now.\n\nYes."));
+    want.extend(call(1, "f", "{}"));
+    assert_eq!(read([reply.as_str()]), want);
+    assert_eq!(read(reply.split_inclusive(|_| true)), want);
+}
+
 proptest! {
     #[test]
     fn cutting_changes_nothing(cuts in prop::collection::vec(0..400usize, 0..20), which in 0..5usize, family in 0..10usize) {
