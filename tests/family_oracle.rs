@@ -242,7 +242,7 @@ fn check_logprobs(golden: &Golden, which: usize, reply: &Reply) {
     let scored = SCORED.min(prompt.len() - 1);
     assert_eq!(reply.scores.len(), scored);
     for (score, position) in reply.scores.iter().zip(prompt.len() - scored..) {
-        let want = logprobs::score(row(position - 1), prompt[position], false).unwrap().logprob;
+        let want = logprobs::score(row(position - 1), prompt[position], 0, false).unwrap().logprob;
         assert!((score - want).abs() < 0.01, "token {position}: {score} {want}");
     }
 }

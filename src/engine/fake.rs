@@ -54,8 +54,8 @@ impl FakeScript {
     fn results(&self, row: &Row, draw: &Draw<'_>) -> Vec<Sampled> {
         let from = (row.context + 1 - row.wanted()).min(draw.tokens.len());
         let known = draw.tokens[from..].iter().take(row.scored);
-        let scores =
-            (row.scored > 0).then(|| Sampled::Scores(known.map(|id| score(*id)).collect()));
+        let scores = (row.scored > 0)
+            .then(|| Sampled::Scores(known.map(|id| score(*id, draw.params.logprobs)).collect()));
         scores.into_iter().chain(row.sample.then(|| self.next(draw))).collect()
     }
 
@@ -72,8 +72,9 @@ impl FakeScript {
     }
 }
 
-fn score(id: u32) -> Score {
-    Score { logprob: logprob(id), top: id, all: None }
+fn score(id: u32, top: Option<u8>) -> Score {
+    let likeliest = (0..u32::from(top.unwrap_or(0))).map(|id| (id, logprob(id))).collect();
+    Score { logprob: logprob(id), top: id, likeliest, all: None }
 }
 
 fn logprob(id: u32) -> f32 {
@@ -170,7 +171,7 @@ mod tests {
         let params =
             SamplingParams { score_last: 5, logprobs: Some(2), ..SamplingParams::greedy() };
         let all = events(params).await;
-        let scores = (15..20).map(score).collect();
+        let scores = (15..20).map(|id| score(id, Some(2))).collect();
         assert_eq!(all[0], SeqEvent::Scored { tag: 3, scores });
         let tokens = all.iter().filter_map(|event| match event {
             SeqEvent::Token { id, logprobs, .. } => Some((*id, logprobs.clone().unwrap())),
@@ -184,7 +185,7 @@ mod tests {
     #[tokio::test]
     async fn no_more_is_scored_than_the_prompt_has() {
         let all = events(SamplingParams { score_last: 99, ..SamplingParams::greedy() }).await;
-        let scores = (11..20).map(score).collect();
+        let scores = (11..20).map(|id| score(id, None)).collect();
         assert_eq!(all[0], SeqEvent::Scored { tag: 3, scores });
         assert!(all.iter().all(|e| !matches!(e, SeqEvent::Token { logprobs: Some(_), .. })));
     }

@@ -194,9 +194,11 @@ const HEAD_ROWS: usize = 64;
 /// What one row of logits is used for.
 pub(super) enum RowTask<'a> {
     Sample(&'a Draw<'a>),
-    /// The score of the given next token; `whole`: with all log-probabilities; `last`: no more tokens of this row are scored.
+    /// The score of the given next token; `top`: with so many most likely ones; `whole`: with all log-probabilities;
+    /// `last`: no more tokens of this row are scored.
     Score {
         token: Option<u32>,
+        top: usize,
         whole: bool,
         last: bool,
     },
@@ -207,7 +209,8 @@ pub(super) fn row_tasks<'a>(row: &Row, draw: &'a Draw<'a>) -> impl Iterator<Item
     let score = move |i: usize| {
         let (at, params) = (next + i, draw.params);
         let whole = params.is_whole((at + params.score_last).saturating_sub(draw.prompt_len));
-        RowTask::Score { token: draw.tokens.get(at).copied(), whole, last: i + 1 == scored }
+        let top = params.logprobs.unwrap_or(0).into();
+        RowTask::Score { token: draw.tokens.get(at).copied(), top, whole, last: i + 1 == scored }
     };
     (0..scored).map(score).chain(row.sample.then_some(RowTask::Sample(draw)))
 }
@@ -229,8 +232,9 @@ impl Results {
                 self.done.push(sampled.map_or(Sampled::NonFinite, token));
             }
             // Scores are kept by whoever asked for them, maybe for longer than the model lives: they are not its memory.
-            RowTask::Score { token, whole, last } => arena::outside(|| {
-                self.scores.push(token.and_then(|token| logprobs::score(logits, token, whole)));
+            RowTask::Score { token, top, whole, last } => arena::outside(|| {
+                self.scores
+                    .push(token.and_then(|token| logprobs::score(logits, token, top, whole)));
                 if last {
                     let scores: Option<Vec<Score>> = self.scores.drain(..).collect();
                     self.done.push(scores.map_or(Sampled::NonFinite, Sampled::Scores));

@@ -6,6 +6,7 @@
 use super::error::ApiError;
 use super::parts::{Part, Parts};
 use super::wire::Shape;
+use super::wire::logprobs::TextLogprobs;
 use super::wire::reply::{
     Answer, ChatDelta, Delta, FunctionCall, Head, TextChoice, ToolCall, UsageWire, finish_reason,
 };
@@ -19,6 +20,8 @@ pub struct Chunks {
     head: Head,
     fingerprint: Arc<str>,
     parts: Parts,
+    /// What each choice has used so far, where it is counted.
+    used: Vec<Usage>,
     /// For each choice, log-probabilities to send with the choice's next event.
     tokens: Vec<Vec<TokenLogprob>>,
 }
@@ -29,6 +32,7 @@ impl Chunks {
         Chunks {
             fingerprint: routed.fingerprint.clone(),
             parts: Parts::new(head.choices, head.look.clone(), head.one_call),
+            used: vec![Usage::default(); head.choices as usize],
             tokens: (0..head.choices).map(|_| Vec::new()).collect(),
             head,
         }
@@ -45,7 +49,16 @@ impl Chunks {
 
     fn part(&mut self, out: &mut String, part: Part) {
         match part {
-            Part::Start(served) => self.start(out, &served),
+            Part::Start(served, _) => self.start(out, &served),
+            Part::Echo { index, text, tokens } => {
+                let logprobs = self.head.logprobs.then(|| TextLogprobs::of_prompt(tokens));
+                self.choice(out, TextChoice { text, index, logprobs, finish_reason: None });
+            }
+            Part::Count { index, usage } => {
+                if let Some(used) = self.used.get_mut(index as usize) {
+                    *used = usage;
+                }
+            }
             Part::Text { index, text, tokens } => self.text(out, index, text, tokens),
             Part::Reasoning { index, text } => {
                 let delta = Delta { reasoning_content: Some(text), ..Delta::default() };
@@ -141,8 +154,7 @@ impl Chunks {
             }
             Shape::Text => {
                 let logprobs = self.logprobs(index);
-                let choice = TextChoice { text, index, logprobs, finish_reason: finish };
-                self.event(out, vec![choice], self.no_usage());
+                self.choice(out, TextChoice { text, index, logprobs, finish_reason: finish });
             }
         }
     }
@@ -150,12 +162,22 @@ impl Chunks {
     fn delta(&mut self, out: &mut String, index: u32, delta: Delta, finish: Option<&'static str>) {
         let logprobs = self.logprobs(index);
         let choice = ChatDelta { index, delta, logprobs, finish_reason: finish };
-        self.event(out, vec![choice], self.no_usage());
+        self.event(out, vec![choice], self.usage(index));
     }
 
-    /// If a usage chunk will follow, every other chunk has an empty usage field.
-    fn no_usage(&self) -> Option<Option<UsageWire>> {
-        self.head.include_usage.then_some(None)
+    fn choice(&self, out: &mut String, choice: TextChoice) {
+        let usage = self.usage(choice.index);
+        self.event(out, vec![choice], usage);
+    }
+
+    /// The usage of a choice so far, if it is to be in every chunk. If a usage chunk will follow, every other chunk has
+    /// at least an empty usage field.
+    fn usage(&self, index: u32) -> Option<Option<UsageWire>> {
+        match (self.head.include_usage, self.head.continuous_usage) {
+            (false, _) => None,
+            (true, false) => Some(None),
+            (true, true) => Some(self.used.get(index as usize).map(|usage| (*usage).into())),
+        }
     }
 
     fn event<C: Serialize>(

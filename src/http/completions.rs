@@ -4,7 +4,7 @@ use super::chunks::Chunks;
 use super::error::ApiError;
 use super::format::{Asked, Endpoint, Format, Gathered, Streamed};
 use super::whole::Whole;
-use super::wire::common::{Envelope, Rules};
+use super::wire::common::{Envelope, Rules, Streaming};
 use super::wire::fields::Fields;
 use super::wire::reply::Head;
 use super::wire::{Ask, Shape, WireError, chat, completion};
@@ -36,10 +36,23 @@ fn read(
         Shape::Chat => chat::chat(fields, envelope, rules)?,
         Shape::Text => completion::completion(fields, envelope, rules)?,
     };
-    let Ask { model, requests, n, streaming, look, one_call, logprobs } = ask;
+    let Ask { model, requests, n, kept, streaming, look, one_call, logprobs } = ask;
     let choices = n * requests.len() as u32;
-    let include_usage = streaming.include_usage;
-    let head = Head { id, created, model, shape, choices, look, one_call, logprobs, include_usage };
+    let Streaming { include_usage, continuous_usage, .. } = streaming;
+    let head = Head {
+        id,
+        created,
+        model,
+        shape,
+        choices,
+        n,
+        kept,
+        look,
+        one_call,
+        logprobs,
+        include_usage,
+        continuous_usage,
+    };
     Ok(Asked { requests, n, streamed: streaming.on, format: Box::new(head) })
 }
 

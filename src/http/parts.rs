@@ -4,14 +4,30 @@
 //! no format knows how a model writes a call. It does not know any format of requests or responses. The
 //! parser holds back text that may become a tool call, so a piece may lead to no part.
 
-use crate::serving::{Finish, GatewayError, Piece, Served, TokenLogprob, Usage};
+use crate::serving::{Finish, GatewayError, Piece, PromptToken, Served, TokenLogprob, Usage};
 use crate::text::reply::{Look, Manner, ReplyParser, ReplyPiece};
 
 /// A part of an answer.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Part {
-    /// The first token was generated; says who answers.
-    Start(Served),
+    /// The first token was generated; says who answers, and how long the prompt is.
+    Start(Served, Usage),
+    /// The prompt, as the beginning of a reply.
+    Echo {
+        /// Number of the reply, from 0.
+        index: u32,
+        /// Its text.
+        text: String,
+        /// Its tokens, if the request asked for log-probabilities.
+        tokens: Vec<PromptToken>,
+    },
+    /// What a reply has used so far, with the parts that follow.
+    Count {
+        /// Number of the reply, from 0.
+        index: u32,
+        /// Of this reply.
+        usage: Usage,
+    },
     /// Text for the reader. It may be empty if `tokens` is not: their text is held back, or part of a call.
     Text {
         /// Number of the reply, from 0.
@@ -91,10 +107,12 @@ impl Parts {
     /// The parts that follow from a piece, in order; possibly none.
     pub fn of(&mut self, piece: Piece) -> Vec<Part> {
         match piece {
-            Piece::Start(served) => {
+            Piece::Start(served, usage) => {
                 self.begin(&served.manner);
-                vec![Part::Start(served)]
+                vec![Part::Start(served, usage)]
             }
+            Piece::Echo { index, text, tokens } => vec![Part::Echo { index, text, tokens }],
+            Piece::Count { index, usage } => vec![Part::Count { index, usage }],
             Piece::Text { index, text, tokens } => self.text(index, text, tokens),
             Piece::End { index, finish } => self.end(index, finish),
             Piece::Done(usage) => vec![Part::Done(usage)],

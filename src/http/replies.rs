@@ -79,12 +79,18 @@ impl Replies {
     fn merge(&mut self, lane: usize, piece: Option<Piece>) -> Option<Piece> {
         let first = lane as u32 * self.n;
         match piece {
-            Some(Piece::Start(served)) => {
+            Some(Piece::Start(served, usage)) => {
                 let first = !std::mem::replace(&mut self.started, true);
-                first.then_some(Piece::Start(served))
+                first.then_some(Piece::Start(served, usage))
             }
             Some(Piece::Text { index, text, tokens }) => {
                 Some(Piece::Text { index: first + index, text, tokens })
+            }
+            Some(Piece::Echo { index, text, tokens }) => {
+                Some(Piece::Echo { index: first + index, text, tokens })
+            }
+            Some(Piece::Count { index, usage }) => {
+                Some(Piece::Count { index: first + index, usage })
             }
             Some(Piece::End { index, finish }) => Some(Piece::End { index: first + index, finish }),
             Some(Piece::Done(usage)) => {

@@ -4,10 +4,11 @@
 
 use super::parts::{Part, Parts};
 use super::wire::Shape;
+use super::wire::logprobs::TextLogprobs;
 use super::wire::reply::{
     Answer, ChatChoice, FunctionCall, Head, Message, TextChoice, ToolCall, finish_reason,
 };
-use crate::serving::{GatewayError, Piece, Served, TokenLogprob, Usage};
+use crate::serving::{GatewayError, Piece, PromptToken, Served, TokenLogprob, Usage};
 use serde_json::Value;
 
 /// An answer in progress.
@@ -25,6 +26,8 @@ struct Choice {
     text: String,
     reasoning: Option<String>,
     calls: Vec<FunctionCall>,
+    /// Of the repeated prompt.
+    prompt: Vec<PromptToken>,
     tokens: Vec<TokenLogprob>,
     finish: &'static str,
 }
@@ -45,7 +48,14 @@ impl Whole {
 
     fn part(&mut self, part: Part) -> Result<(), GatewayError> {
         match part {
-            Part::Start(served) => self.served = served,
+            Part::Start(served, _) => self.served = served,
+            Part::Count { .. } => {}
+            Part::Echo { index, text, tokens } => {
+                if let Some(choice) = self.choice(index) {
+                    choice.text = text;
+                    choice.prompt = tokens;
+                }
+            }
             Part::Text { index, text, tokens } => {
                 if let Some(choice) = self.choice(index) {
                     choice.text.push_str(&text);
@@ -91,7 +101,7 @@ impl Whole {
     /// The answer as JSON.
     pub fn json(self) -> Result<Value, serde_json::Error> {
         let Whole { head, served, choices, usage, .. } = self;
-        let numbered = (0u32..).zip(choices);
+        let numbered = (0u32..).zip(best(choices, head.n, head.kept));
         match head.shape {
             Shape::Chat => {
                 let choices = numbered.map(|(index, choice)| choice.chat(&head, index)).collect();
@@ -102,6 +112,25 @@ impl Whole {
                 answer::<TextChoice>(&head, &served, choices, usage)
             }
         }
+    }
+}
+
+/// The `kept` choices of every `n` whose tokens are likeliest on average, the best one first; all in their order if as
+/// many are kept.
+fn best(choices: Vec<Choice>, n: u32, kept: u32) -> Vec<Choice> {
+    if kept >= n {
+        return choices;
+    }
+    let mut choices = choices.into_iter();
+    let mut best = Vec::new();
+    loop {
+        let mut of_prompt: Vec<Choice> = choices.by_ref().take(n as usize).collect();
+        if of_prompt.is_empty() {
+            return best;
+        }
+        of_prompt.sort_by(|a, b| b.likelihood().total_cmp(&a.likelihood()));
+        of_prompt.truncate(kept as usize);
+        best.extend(of_prompt);
     }
 }
 
@@ -123,6 +152,12 @@ fn answer<C: serde::Serialize>(
 }
 
 impl Choice {
+    /// Mean log-probability of its tokens; of none, the lowest there is.
+    fn likelihood(&self) -> f64 {
+        let sum: f64 = self.tokens.iter().map(|token| f64::from(token.token.logprob)).sum();
+        if self.tokens.is_empty() { f64::NEG_INFINITY } else { sum / self.tokens.len() as f64 }
+    }
+
     fn chat(self, head: &Head, index: u32) -> ChatChoice {
         let silent = self.text.is_empty() && !self.calls.is_empty();
         let call = |(place, function): (usize, FunctionCall)| ToolCall {
@@ -146,7 +181,11 @@ impl Choice {
     }
 
     fn plain(self, head: &Head, index: u32) -> TextChoice {
-        let logprobs = head.logprobs.then(|| self.tokens.into());
+        let logprobs = head.logprobs.then(|| {
+            let mut logprobs = TextLogprobs::of_prompt(self.prompt);
+            logprobs.append(self.tokens.into());
+            logprobs
+        });
         TextChoice { text: self.text, index, logprobs, finish_reason: Some(self.finish) }
     }
 }

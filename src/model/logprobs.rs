@@ -24,6 +24,8 @@ pub struct Score {
     pub logprob: f32,
     /// The most likely token at its place; of several, the one with the lowest id.
     pub top: u32,
+    /// The most likely tokens at its place with their log-probabilities, most likely first; as many as requested.
+    pub likeliest: Vec<(u32, f32)>,
     /// The log-probabilities of all tokens at its place, by id; only where requested.
     pub all: Option<Box<[f32]>>,
 }
@@ -35,9 +37,9 @@ pub fn normaliser(logits: &[f32]) -> f64 {
     f64::from(max) + sum.ln()
 }
 
-/// The score of `token`, with all log-probabilities if `whole`; `None` if a logit is NaN or infinite, or the token
+/// The score of `token`, with the `k` most likely ones, and all log-probabilities if `whole`; `None` if a logit is NaN or infinite, or the token
 /// is out of range.
-pub fn score(logits: &[f32], token: u32, whole: bool) -> Option<Score> {
+pub fn score(logits: &[f32], token: u32, k: usize, whole: bool) -> Option<Score> {
     let logit = f64::from(*logits.get(token as usize)?);
     if !logits.iter().all(|l| l.is_finite()) {
         return None;
@@ -45,7 +47,8 @@ pub fn score(logits: &[f32], token: u32, whole: bool) -> Option<Score> {
     let normaliser = normaliser(logits);
     let of = |logit: f64| (logit - normaliser) as f32;
     let all = whole.then(|| logits.iter().map(|logit| of(f64::from(*logit))).collect());
-    Some(Score { logprob: of(logit), top: argmax(logits), all })
+    let likeliest = top_of(logits, k, normaliser);
+    Some(Score { logprob: of(logit), top: argmax(logits), likeliest, all })
 }
 
 fn argmax(logits: &[f32]) -> u32 {
@@ -101,8 +104,9 @@ mod tests {
         assert_eq!(all.iter().map(|(id, _)| *id).collect::<Vec<_>>(), [1, 0, 2, 3]);
         let sum: f32 = all.iter().map(|(_, logprob)| logprob.exp()).sum();
         assert!((sum - 1.0).abs() < 1e-6, "{sum}");
-        let score = score(&logits, 0, true).unwrap();
+        let score = score(&logits, 0, 2, true).unwrap();
         assert_eq!((score.logprob, score.top), (all[1].1, 1));
+        assert_eq!(score.likeliest, all[..2]);
         assert_eq!(score.all.unwrap()[2], all[2].1);
     }
 
@@ -118,8 +122,8 @@ mod tests {
 
     #[test]
     fn what_is_no_number_or_outside_has_no_probability() {
-        assert_eq!(score(&[0.0, f32::NAN], 0, false), None);
-        assert_eq!(score(&[0.0, f32::INFINITY], 0, true), None);
-        assert_eq!(score(&[0.0], 1, false), None);
+        assert_eq!(score(&[0.0, f32::NAN], 0, 0, false), None);
+        assert_eq!(score(&[0.0, f32::INFINITY], 0, 0, true), None);
+        assert_eq!(score(&[0.0], 1, 0, false), None);
     }
 }

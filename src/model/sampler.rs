@@ -36,7 +36,7 @@ pub struct SamplingParams {
     /// With a token's position, determines the random number that it is drawn with.
     pub seed: u64,
     /// Report each sampled token's log-probability, and those of this many most likely tokens (at most
-    /// [`MOST_TOP`](super::logprobs::MOST_TOP)). `None` reports nothing and costs nothing.
+    /// [`MOST_TOP`](super::logprobs::MOST_TOP)), also for scored tokens. `None` reports nothing and costs nothing.
     pub logprobs: Option<u8>,
     /// Report the log-probabilities of this many tokens at the end of the prompt, in one event before the
     /// first token. The prompt's first token has none, so the maximum is one less than the prompt's length.

@@ -3,6 +3,7 @@
 //! Takes its figures from the engine's time marks, not from when a piece was delivered, so that a slow
 //! client does not make a model look slow. Does not know what happens after a failure.
 
+use super::echo::Echo;
 use super::in_flight::Seat;
 use super::logprobs::Waiting;
 use super::prepare::Prepared;
@@ -12,7 +13,7 @@ use crate::engine::{
     EngineHandle, Fault, FinishReason, Refusal, SeqEvent, SeqRequest, Timings, Work,
 };
 use crate::metrics;
-use crate::model::Logprobs;
+use crate::model::{Logprobs, Score};
 use crate::routing::Assignment;
 use crate::text::reply::Manner;
 use crate::text::{Emit, StopStrings, StreamDecoder};
@@ -64,6 +65,10 @@ pub(super) struct Played {
 struct Reply {
     decoder: StreamDecoder,
     stops: StopStrings,
+    /// Whether the prompt has been repeated.
+    opened: bool,
+    /// Of the prompt's tokens after the first, until it is repeated.
+    scores: Vec<Score>,
     /// Log-probabilities of tokens whose text has not been sent yet.
     waiting: Waiting,
     /// Ids as they came.
@@ -103,6 +108,14 @@ pub(super) struct Attempt {
     meter: Option<Arc<Meter>>,
     /// No reply ends before it has so many tokens.
     min_tokens: usize,
+    /// The prompt, if replies begin with it.
+    echo: Option<Echo>,
+    /// Whether log-probabilities are reported.
+    logprobs: bool,
+    /// Nothing is to be generated.
+    reads_only: bool,
+    /// Whether each piece comes with the reply's usage.
+    counts: bool,
 }
 
 impl Attempt {
@@ -144,7 +157,9 @@ impl Attempt {
         let reply = |_| Reply {
             decoder: StreamDecoder::showing(deployment.codec.clone(), request.shown()),
             stops: StopStrings::including(request.stop.clone(), request.include_stop),
-            waiting: Waiting::default(),
+            opened: false,
+            scores: Vec::new(),
+            waiting: Waiting::after(prepared.echo.as_ref().map_or(0, Echo::chars)),
             ids: Vec::new(),
             first: None,
             last: None,
@@ -171,6 +186,10 @@ impl Attempt {
             seat,
             meter: request.meter.clone(),
             min_tokens: request.token_wishes.min_tokens,
+            echo: prepared.echo.clone(),
+            logprobs: request.sampling.logprobs.is_some(),
+            reads_only: request.max_tokens == Some(0),
+            counts: request.count,
             assignment,
         }
     }
@@ -216,7 +235,12 @@ impl Attempt {
                 }
                 Ok(())
             }
-            SeqEvent::Scored { .. } => Ok(()),
+            SeqEvent::Scored { tag, scores } => {
+                if let Some(reply) = self.replies.get_mut(tag as usize) {
+                    reply.scores = scores;
+                }
+                Ok(())
+            }
             SeqEvent::Token { tag, id, at, work, logprobs } => {
                 self.token(tag, (id, logprobs), Mark { at, work }, out).await
             }
@@ -246,10 +270,14 @@ impl Attempt {
         mark: Mark,
         out: &Sender<Piece>,
     ) -> Result<(), Ended> {
-        self.start(out).await?;
+        self.open(tag, out).await?;
         let Some(reply) = self.replies.get_mut(tag as usize).filter(|reply| !reply.ended) else {
             return Ok(());
         };
+        reply.first.get_or_insert(mark);
+        if self.reads_only {
+            return Ok(());
+        }
         reply.ids.push(id);
         self.seat.token();
         if let Some(meter) = &self.meter {
@@ -258,7 +286,6 @@ impl Attempt {
         if let Some(before) = reply.last {
             self.gaps.record(mark.at.saturating_duration_since(before.at).as_secs_f64());
         }
-        reply.first.get_or_insert(mark);
         reply.last = Some(mark);
         let text = reply.decoder.push(id).map_err(|e| Ended::Undecodable(e.to_string()))?;
         if let Some(logprobs) = logprobs {
@@ -279,7 +306,7 @@ impl Attempt {
         reason: FinishReason,
         out: &Sender<Piece>,
     ) -> Result<(), Ended> {
-        self.start(out).await?;
+        self.open(tag, out).await?;
         let Some(reply) = self.replies.get_mut(tag as usize).filter(|reply| !reply.ended) else {
             return Ok(());
         };
@@ -288,8 +315,8 @@ impl Attempt {
         let mut emit = reply.stops.push(&tail);
         emit.text.push_str(&reply.stops.finish());
         let finish = match reason {
-            FinishReason::Stop => Finish::Stop,
-            FinishReason::Length => Finish::Length,
+            FinishReason::Stop if !self.reads_only => Finish::Stop,
+            _ => Finish::Length,
         };
         self.emit(tag, emit, Some(finish), out).await
     }
@@ -310,7 +337,12 @@ impl Attempt {
             Some(_) if emit.hit.is_none() => waiting.rest(),
             _ => waiting.sent(&emit.text),
         };
-        if !emit.text.is_empty() || !tokens.is_empty() {
+        let says = !emit.text.is_empty() || !tokens.is_empty();
+        if self.counts && (says || finish.is_some() || emit.hit.is_some()) {
+            let usage = self.used(self.replies[tag as usize].ids.len());
+            send(out, Piece::Count { index: tag, usage }).await?;
+        }
+        if says {
             send(out, Piece::Text { index: tag, text: emit.text, tokens }).await?;
         }
         let finish = emit.hit.map(Finish::StopString).or(finish);
@@ -323,12 +355,26 @@ impl Attempt {
         Ok(())
     }
 
+    /// Begins a reply, if that has not been done: says who answers, and repeats the prompt.
+    async fn open(&mut self, tag: u32, out: &Sender<Piece>) -> Result<(), Ended> {
+        self.start(out).await?;
+        let Some(reply) = self.replies.get_mut(tag as usize) else { return Ok(()) };
+        let Some(echo) = self.echo.as_ref().filter(|_| !reply.opened) else { return Ok(()) };
+        reply.opened = true;
+        let scores = std::mem::take(&mut reply.scores);
+        let tokens = match self.logprobs {
+            true => echo.tokens(&self.assignment.deployment.codec, scores),
+            false => Vec::new(),
+        };
+        send(out, Piece::Echo { index: tag, text: echo.text.clone(), tokens }).await
+    }
+
     async fn start(&mut self, out: &Sender<Piece>) -> Result<(), Ended> {
         if self.started {
             return Ok(());
         }
         self.started = true;
-        send(out, Piece::Start(self.served.clone())).await
+        send(out, Piece::Start(self.served.clone(), self.used(0))).await
     }
 
     /// What it came to, by the engine's time marks; `now` counts only where no token came.
@@ -357,11 +403,13 @@ impl Attempt {
     }
 
     fn usage(&self) -> Usage {
-        Usage {
-            prompt_tokens: self.prompt_tokens,
-            completion_tokens: self.replies.iter().map(|reply| reply.ids.len()).sum(),
-            cached_tokens: self.cached.unwrap_or(0),
-        }
+        self.used(self.replies.iter().map(|reply| reply.ids.len()).sum())
+    }
+
+    /// The usage after so many tokens of replies.
+    fn used(&self, completion_tokens: usize) -> Usage {
+        let (prompt_tokens, cached_tokens) = (self.prompt_tokens, self.cached.unwrap_or(0));
+        Usage { prompt_tokens, completion_tokens, cached_tokens }
     }
 
     /// Where the time went, over all replies.

@@ -134,7 +134,14 @@ async fn scores(
         ..SamplingParams::greedy()
     };
     let ids = [prompt.ids.as_slice(), reply].concat();
-    let scoring = Prepared { ids, params, max_new_tokens: 1, stop_ids: Vec::new(), thinking: None };
+    let scoring = Prepared {
+        ids,
+        params,
+        max_new_tokens: 1,
+        stop_ids: Vec::new(),
+        echo: None,
+        thinking: None,
+    };
     run_sequence(engine, deployment, scoring, true).await.map(|(_, scores)| scores)
 }
 

@@ -22,12 +22,21 @@ pub(super) struct Waiting {
     tokens: VecDeque<(usize, TokenLogprob)>,
 }
 
+/// A token with its log-probability, spelt out.
+pub(super) fn likely(codec: &Codec, (id, logprob): (u32, f32)) -> LikelyToken {
+    LikelyToken { bytes: codec.spelling(id), logprob }
+}
+
 impl Waiting {
+    /// Of a reply that begins after so many characters.
+    pub fn after(chars: usize) -> Waiting {
+        Waiting { chars, ..Waiting::default() }
+    }
+
     /// A token has come; its text, if any, comes next.
     pub fn token(&mut self, codec: &Codec, id: u32, logprobs: &Logprobs) {
-        let likely = |(id, logprob): (u32, f32)| LikelyToken { bytes: codec.spelling(id), logprob };
-        let token = likely((id, logprobs.token));
-        let top = logprobs.top.iter().copied().map(likely).collect();
+        let token = likely(codec, (id, logprobs.token));
+        let top = logprobs.top.iter().map(|one| likely(codec, *one)).collect();
         self.tokens.push_back((self.bytes, TokenLogprob { token, top, offset: self.chars }));
     }
 

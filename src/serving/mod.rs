@@ -16,6 +16,7 @@ mod class;
 pub mod compare;
 mod conversation;
 mod cross_read;
+mod echo;
 mod gateway;
 mod idle;
 mod in_flight;
@@ -36,6 +37,6 @@ mod types;
 pub use gateway::Gateway;
 pub use types::{
     Finish, GatewayError, GenerateRequest, Generation, LikelyToken, Limits, MOST_TOP_LOGPROBS,
-    Meter, Piece, Prompt, SamplingPatch, Served, Timeouts, TokenLogprob, TokenName, TokenWishes,
-    Usage,
+    Meter, Piece, Prompt, PromptToken, SamplingPatch, Served, Timeouts, TokenLogprob, TokenName,
+    TokenWishes, Usage,
 };

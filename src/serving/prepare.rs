@@ -2,6 +2,7 @@
 //! model's own defaults, its length checked against that model's context.
 
 use super::admission::{self, Admission};
+use super::echo::Echo;
 use super::token_rules;
 use super::types::{GatewayError, GenerateRequest, Prompt, SamplingPatch};
 use crate::model::SamplingParams;
@@ -23,6 +24,8 @@ pub struct Prepared {
     pub max_new_tokens: usize,
     /// Ids that end the reply.
     pub stop_ids: Vec<u32>,
+    /// The prompt as the beginning of each reply, if it was asked for.
+    pub echo: Option<Echo>,
     /// The prompt ends inside of reasoning, which this marker ends.
     pub thinking: Option<&'static str>,
 }
@@ -54,7 +57,12 @@ pub(super) async fn prepare(
     let mut params = sampling(&request.sampling, &deployment.defaults, &request.id);
     let (wishes, vocab) = (&request.token_wishes, deployment.capacity.vocab);
     params.rules = token_rules::rules(wishes, &deployment.codec, vocab, &stop_ids)?;
-    Ok(Prepared { ids, params, max_new_tokens, stop_ids, thinking })
+    let echo = Echo::of(request, &ids, &deployment.codec);
+    let echo = echo.map_err(|error| text_error("echo", &error))?;
+    if echo.is_some() && params.logprobs.is_some() {
+        params.score_last = ids.len() - 1;
+    }
+    Ok(Prepared { ids, params, max_new_tokens, stop_ids, echo, thinking })
 }
 
 /// The ids that end a reply: the model's own, those of the request, and stop strings that are one special token, which
@@ -171,7 +179,8 @@ fn reply_room(prompt: usize, wanted: Option<usize>, max: usize) -> Result<usize,
         let asked = prompt.saturating_add(1);
         return Err(GatewayError::ContextLength { max, asked, prompt, reply: 1, withdrawn: None });
     }
-    Ok(wanted.map_or(left, |wanted| wanted.min(left)))
+    // A model that only reads the prompt makes one token all the same, which is not shown.
+    Ok(wanted.map_or(left, |wanted| wanted.clamp(1, left)))
 }
 
 /// The client's wishes over the model's defaults. Without a seed, the completion's id (which is random)

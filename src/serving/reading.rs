@@ -69,13 +69,13 @@ mod tests {
     use crate::model::logprobs::score;
 
     fn scores(logits: &[&[f32]], token: u32) -> Vec<Score> {
-        logits.iter().map(|logits| score(logits, token, true).unwrap()).collect()
+        logits.iter().map(|logits| score(logits, token, 0, true).unwrap()).collect()
     }
 
     #[test]
     fn a_reply_is_read_by_its_bytes() {
         let half = (0.5f32).ln();
-        let of = |logprob| Score { logprob, top: 0, all: None };
+        let of = |logprob| Score { logprob, top: 0, likeliest: Vec::new(), all: None };
         let found = read(&[of(half), of(-10.0)], 4).unwrap();
         assert!((found.nats - (10.0 - half) / 4.0).abs() < 1e-6);
         assert_eq!(found.implausible, 0.5);

@@ -21,7 +21,7 @@ pub struct GenerateRequest {
     pub sampling: SamplingPatch,
     /// Replies wanted, at least 1.
     pub n: u32,
-    /// `None`: as many tokens as the context holds.
+    /// `None`: as many tokens as the context holds. 0: none; the prompt is only read.
     pub max_tokens: Option<usize>,
     /// Strings that end a reply and are not part of it; may be empty.
     pub stop: Vec<String>,
@@ -37,6 +37,10 @@ pub struct GenerateRequest {
     pub truncate_prompt: Option<usize>,
     /// Which tokens may be drawn, and how likely.
     pub token_wishes: TokenWishes,
+    /// The prompt comes before each reply.
+    pub echo: bool,
+    /// Say with each piece how many tokens its reply has.
+    pub count: bool,
     /// Go on past the model's end-of-sequence token (load generators ask for this).
     pub ignore_eos: bool,
     /// Session key; requests that share one stay on one arm.
@@ -109,6 +113,8 @@ impl GenerateRequest {
             add_special: None,
             truncate_prompt: None,
             token_wishes: TokenWishes::default(),
+            echo: false,
+            count: false,
             ignore_eos: false,
             key: None,
             pin: None,
@@ -210,12 +216,28 @@ pub struct Generation {
     pub pieces: Receiver<Piece>,
 }
 
-/// What comes out, in order: one `Start` when the first token is there; then `Text` and, for each of the
-/// `n` replies, one `End`; at last `Done`. Or, at any point, one `Failed` and nothing more.
+/// What comes out, in order: one `Start` when the first token is there; then, of each of the `n` replies, the `Echo` of
+/// the prompt if it was asked for, `Text`, and one `End`; at last `Done`. Or, at any point, one `Failed` and nothing more.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Piece {
-    /// The first token was generated; says who answers.
-    Start(Served),
+    /// The first token was generated; says who answers, and how long the prompt is.
+    Start(Served, Usage),
+    /// The prompt, as the beginning of a reply.
+    Echo {
+        /// Number of the reply, from 0.
+        index: u32,
+        /// Its text.
+        text: String,
+        /// Its tokens, if the request asked for log-probabilities.
+        tokens: Vec<PromptToken>,
+    },
+    /// What a reply has used so far, with the piece that follows; only if the request asked for it.
+    Count {
+        /// Number of the reply, from 0.
+        index: u32,
+        /// Of this reply.
+        usage: Usage,
+    },
     /// `tokens` are those whose text begins here, if the request asked for their log-probabilities. Never
     /// is both empty; tokens that show no text come with the next that do, or alone at the end.
     Text {
@@ -259,6 +281,19 @@ pub struct TokenLogprob {
     /// Likeliest first; as many as were asked for.
     pub top: Vec<LikelyToken>,
     /// Characters of the reply before it.
+    pub offset: usize,
+}
+
+/// A token of a prompt that is repeated.
+#[derive(Debug, Clone, PartialEq)]
+pub struct PromptToken {
+    /// What the token spells; by itself it may be no whole character.
+    pub bytes: Vec<u8>,
+    /// Natural logarithm, given all tokens before it; the first has none.
+    pub logprob: Option<f32>,
+    /// The most likely tokens in its place, most likely first; as many as were asked for.
+    pub top: Vec<LikelyToken>,
+    /// Characters of the prompt before it.
     pub offset: usize,
 }
 

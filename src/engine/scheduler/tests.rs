@@ -36,7 +36,7 @@ pub(super) fn reply_alone(prompt: &[u32], max_new: usize, longest: usize) -> Vec
 /// The made-up log-probability of `token` after `before`.
 pub(super) fn score(before: &[u32], token: u32) -> Score {
     let top = next_token(before);
-    Score { logprob: -((top + token) as f32), top, all: None }
+    Score { logprob: -((top + token) as f32), top, likeliest: Vec::new(), all: None }
 }
 
 struct Client {

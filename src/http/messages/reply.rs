@@ -101,10 +101,13 @@ impl Reply {
 
     fn part(&mut self, part: Part, changes: &mut Vec<Change>) {
         match part {
-            Part::Start(served) => {
+            Part::Start(served, usage) => {
                 self.served = served;
+                self.usage = usage;
                 changes.push(Change::Started);
             }
+            // Nothing that these requests can ask for.
+            Part::Echo { .. } | Part::Count { .. } => {}
             Part::Text { text, .. } if text.is_empty() => {}
             Part::Text { text, .. } => self.text(text, changes),
             Part::Reasoning { text, .. } => self.thinking(text, changes),

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::rollout::Arm;
-use crate::serving::Prompt;
+use crate::serving::{Prompt, Usage};
 use crate::text::Ending;
 use crate::text::reply::Look;
 use serde_json::{Value, json};
@@ -95,7 +95,9 @@ fn a_silent_stream_pings_once_it_has_begun() {
     let about = About { id, model, look, one_call: false, stop: Vec::new() };
     let mut stream = Box::new(about).stream(&served);
     assert!(stream.keep_alive().starts_with(": "), "nothing comes before message_start");
-    assert!(stream.events(Piece::Start(served)).starts_with("event: message_start\n"));
+    assert!(
+        stream.events(Piece::Start(served, Usage::default())).starts_with("event: message_start\n")
+    );
     assert!(stream.keep_alive().starts_with("event: ping\n"));
     let error = stream.error(&ApiError::stopping());
     let data = error.strip_prefix("event: error\ndata: ").unwrap();

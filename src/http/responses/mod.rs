@@ -42,7 +42,7 @@ fn read(
 ) -> Result<Asked, WireError> {
     let id = envelope.id.clone();
     let (ask, echo) = request::read(fields, envelope, rules)?;
-    let Ask { model, requests, n, streaming, look, one_call, logprobs } = ask;
+    let Ask { model, requests, n, streaming, look, one_call, logprobs, .. } = ask;
     let about = About { id, created, model, look, one_call, logprobs, echo };
     Ok(Asked { requests, n, streamed: streaming.on, format: Box::new(about) })
 }

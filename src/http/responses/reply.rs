@@ -195,10 +195,12 @@ impl Reply {
 
     fn part(&mut self, part: Part, changes: &mut Vec<Change>) {
         match part {
-            Part::Start(served) => {
+            Part::Start(served, _) => {
                 self.served = served;
                 changes.push(Change::Created);
             }
+            // Nothing that these requests can ask for.
+            Part::Echo { .. } | Part::Count { .. } => {}
             Part::Text { text, tokens, .. } => {
                 self.tokens.extend(tokens);
                 if !text.is_empty() {

@@ -13,10 +13,13 @@ fn head(shape: Shape, tools: bool) -> Head {
         model: "fake".to_owned(),
         shape,
         choices: 1,
+        n: 1,
+        kept: 1,
         look: Look { tools: tools.then(|| Vec::new().into()), ..Look::default() },
         one_call: false,
         logprobs: false,
         include_usage: false,
+        continuous_usage: false,
     }
 }
 
@@ -42,7 +45,7 @@ fn served(fingerprint: &str) -> Served {
 fn reply(text: &str, finish: Finish) -> Vec<Piece> {
     let usage = Usage { prompt_tokens: 7, completion_tokens: 2, cached_tokens: 4 };
     vec![
-        Piece::Start(served("f")),
+        Piece::Start(served("f"), Usage::default()),
         Piece::Text { index: 0, text: text.to_owned(), tokens: Vec::new() },
         Piece::End { index: 0, finish },
         Piece::Done(usage),

@@ -3,7 +3,7 @@
 //! Checks shapes only as far as every template needs them. Messages are passed on as the client wrote them,
 //! because the answering arm's own template decides which of their fields matter.
 
-use super::common::{Envelope, Rules, ask, max_tokens};
+use super::common::{Envelope, Rules, Zero, ask, max_tokens};
 use super::fields::{Fields, wrong};
 use super::table::refuse;
 use super::{Ask, Shape, WireError};
@@ -23,7 +23,7 @@ pub fn chat(fields: &mut Fields, envelope: Envelope, rules: Rules<'_>) -> Result
     let prompt = prompt(fields)?;
     let look = Look { tools: offered(&prompt), reasoning: reasoning(fields)? };
     let one_call = fields.boolean("parallel_tool_calls")? == Some(false);
-    let max_tokens = max_tokens(fields, 0)?.flatten();
+    let max_tokens = max_tokens(fields, Zero::Unlimited)?.flatten();
     let ask = ask(fields, envelope, rules, vec![prompt], max_tokens)?.reporting(logprobs);
     Ok(Ask { look, one_call, ..ask })
 }

@@ -59,6 +59,8 @@ pub struct Streaming {
     pub on: bool,
     /// With a usage chunk before the end.
     pub include_usage: bool,
+    /// With the usage so far in every other chunk.
+    pub continuous_usage: bool,
 }
 
 /// Everything in common, with one [`GenerateRequest`] per prompt.
@@ -85,6 +87,8 @@ pub fn ask(
         add_special: fields.boolean("add_special_tokens")?,
         truncate_prompt: truncate(fields)?,
         token_wishes: token_wishes(fields, max_tokens)?,
+        echo: false,
+        count: streaming.on && streaming.continuous_usage,
         ignore_eos: fields.boolean("ignore_eos")?.unwrap_or(false),
         key: key(fields, envelope.session, batch.then_some(&envelope.id))?,
         pin: pin(by_name, envelope.variant)?,
@@ -97,7 +101,7 @@ pub fn ask(
     };
     let requests = each(&request, prompts);
     let (look, one_call, logprobs) = (Look::default(), false, false);
-    Ok(Ask { model, requests, n, streaming, look, one_call, logprobs })
+    Ok(Ask { model, requests, n, kept: n, streaming, look, one_call, logprobs })
 }
 
 /// Copies of `request`, one for each prompt; the first keeps the id, and the others get a numbered one.
@@ -238,21 +242,30 @@ fn seed(fields: &mut Fields) -> Result<Option<u64>, WireError> {
     bits.map(Some).map_err(|_| wrong("seed", "a 64-bit integer", &value))
 }
 
-/// The longest reply: by its newest name first. `Some(None)` is no limit, `None` not said. `least`: whether 0 is a
-/// limit, or, as -1, none.
-pub fn max_tokens(fields: &mut Fields, least: i64) -> Result<Option<Option<usize>>, WireError> {
+/// What a longest reply of 0 tokens is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Zero {
+    /// As -1: there is no limit.
+    Unlimited,
+    /// An error.
+    Refused,
+    /// A limit: nothing is generated.
+    Nothing,
+}
+
+/// The longest reply: by its newest name first. `Some(None)` is no limit, `None` not said.
+pub fn max_tokens(fields: &mut Fields, zero: Zero) -> Result<Option<Option<usize>>, WireError> {
     let mut said = None;
     for name in ["n_predict", "max_tokens", "max_completion_tokens"] {
         let most = fields.integer(name, -1, i64::MAX)?;
-        if most.is_some_and(|most| (0..least).contains(&most)) {
-            return Err(WireError::bad(
-                name,
-                format!("it must be at least {least}, or -1 for no limit"),
-            ));
+        if most == Some(0) && zero == Zero::Refused {
+            let what = "it must be at least 1, or -1 for no limit; 0 is for a prompt with echo";
+            return Err(WireError::bad(name, what));
         }
         said = most.or(said);
     }
-    Ok(said.map(|most| usize::try_from(most).ok().filter(|most| *most > 0)))
+    let limit = |most: usize| most > 0 || zero == Zero::Nothing;
+    Ok(said.map(|most| usize::try_from(most).ok().filter(|most| limit(*most))))
 }
 
 /// Tokens of the prompt to keep, from its end; -1: as many as the context holds.
@@ -316,15 +329,17 @@ pub fn stop(
 fn streaming(fields: &mut Fields) -> Result<Streaming, WireError> {
     let on = fields.boolean("stream")?.unwrap_or(false);
     let Some(options) = fields.object("stream_options")? else {
-        return Ok(Streaming { on, include_usage: false });
+        return Ok(Streaming { on, ..Streaming::default() });
     };
     if !on {
         return Err(WireError::bad("stream_options", "it is only allowed when stream is true"));
     }
-    let include_usage = match options.get("include_usage") {
-        None | Some(Value::Null) => false,
-        Some(Value::Bool(value)) => *value,
-        Some(other) => return Err(wrong("stream_options.include_usage", "a boolean", other)),
+    let flag = |name: &str| match options.get(name) {
+        None | Some(Value::Null) => Ok(false),
+        Some(Value::Bool(value)) => Ok(*value),
+        Some(other) => Err(wrong(format!("stream_options.{name}"), "a boolean", other)),
     };
-    Ok(Streaming { on, include_usage })
+    let include_usage = flag("include_usage")?;
+    let continuous_usage = flag("continuous_usage_stats")? && include_usage;
+    Ok(Streaming { on, include_usage, continuous_usage })
 }

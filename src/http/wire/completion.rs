@@ -1,7 +1,7 @@
 //! The body of a plain completion: a prompt as text or token ids, or several prompts.
 
 use super::chat::response_format;
-use super::common::{Envelope, Rules, ask, max_tokens, token_ids};
+use super::common::{Envelope, Rules, Zero, ask, max_tokens, token_ids};
 use super::fields::{Fields, wrong};
 use super::table::refuse;
 use super::{Ask, Shape, WireError};
@@ -22,9 +22,38 @@ pub fn completion(
     refuse(fields, Shape::Text)?;
     response_format(fields)?;
     let prompts = prompts(fields.take("prompt"))?;
-    let most = max_tokens(fields, 1)?.unwrap_or(Some(DEFAULT_MAX_TOKENS));
+    let echo = fields.boolean("echo")?.unwrap_or(false);
+    let zero = if echo { Zero::Nothing } else { Zero::Refused };
+    let most = max_tokens(fields, zero)?.unwrap_or(Some(DEFAULT_MAX_TOKENS));
     let logprobs = logprobs(fields)?;
-    Ok(ask(fields, envelope, rules, prompts, most)?.reporting(logprobs))
+    let best_of = fields.integer("best_of", 1, rules.limits.max_n.into())?;
+    let mut ask = ask(fields, envelope, rules, prompts, most)?.reporting(logprobs);
+    ask.requests.iter_mut().for_each(|request| request.echo = echo);
+    match best_of.and_then(|best_of| u32::try_from(best_of).ok()) {
+        Some(best_of) => ask.best_of(best_of),
+        None => Ok(ask),
+    }
+}
+
+impl Ask {
+    /// Makes so many replies to each prompt, to return the best ones.
+    fn best_of(mut self, best_of: u32) -> Result<Ask, WireError> {
+        if best_of < self.n {
+            let what = format!("it must be at least n, {}, this is {best_of}", self.n);
+            return Err(WireError::bad("best_of", what));
+        }
+        if best_of > self.n && self.streaming.on {
+            let what = "the best reply is known when all are complete; leave out stream or best_of";
+            return Err(WireError::bad("best_of", what));
+        }
+        self.n = best_of;
+        for request in &mut self.requests {
+            request.n = best_of;
+            // By them it is known which one is the best.
+            request.sampling.logprobs = request.sampling.logprobs.or(Some(0));
+        }
+        Ok(self)
+    }
 }
 
 /// How many most likely tokens to report log-probabilities for; `None`: report none.

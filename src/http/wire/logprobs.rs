@@ -3,7 +3,7 @@
 //! The same data in two formats: a chat lists objects, a plain completion has parallel lists. A token that is
 //! not a whole character has U+FFFD in its text; its bytes are exact, where the format has room for them.
 
-use crate::serving::{LikelyToken, TokenLogprob};
+use crate::serving::{LikelyToken, PromptToken, TokenLogprob};
 use schemars::JsonSchema;
 use serde::Serialize;
 use serde_json::{Map, Value};
@@ -27,7 +27,7 @@ pub struct ChatToken {
 #[derive(Debug, Clone, Serialize, JsonSchema)]
 pub struct Likely {
     pub token: String,
-    pub logprob: f32,
+    pub logprob: f64,
     pub bytes: Vec<u8>,
 }
 
@@ -36,20 +36,27 @@ pub struct Likely {
 #[derive(Debug, Default, Serialize, JsonSchema)]
 pub struct TextLogprobs {
     pub tokens: Vec<String>,
-    pub token_logprobs: Vec<f32>,
-    /// By the token's text; always includes the chosen token.
-    pub top_logprobs: Vec<Map<String, Value>>,
-    /// Characters of the reply before the token.
+    /// `null` for a prompt's first token.
+    pub token_logprobs: Vec<Option<f64>>,
+    /// By the token's text; always includes the token itself. `null` for a prompt's first token.
+    pub top_logprobs: Vec<Option<Map<String, Value>>>,
+    /// Characters of the text before the token.
     pub text_offset: Vec<usize>,
 }
 
-fn text(token: &LikelyToken) -> String {
-    String::from_utf8_lossy(&token.bytes).into_owned()
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+/// The number with the fewest digits that is closest to this one. Clients compare a token's log-probability with those of
+/// the most likely tokens, so that all of them must be written alike.
+fn decimal(logprob: f32) -> f64 {
+    logprob.to_string().parse().unwrap_or_else(|_| logprob.into())
 }
 
 impl From<LikelyToken> for Likely {
     fn from(token: LikelyToken) -> Likely {
-        Likely { token: text(&token), logprob: token.logprob, bytes: token.bytes }
+        Likely { token: text(&token.bytes), logprob: decimal(token.logprob), bytes: token.bytes }
     }
 }
 
@@ -70,16 +77,43 @@ impl From<Vec<TokenLogprob>> for TextLogprobs {
     fn from(tokens: Vec<TokenLogprob>) -> TextLogprobs {
         let mut lists = TextLogprobs::default();
         for TokenLogprob { token, top, offset } in tokens {
-            let mut likeliest = Map::new();
-            // If two tokens have the same text, the more likely one is kept.
-            for one in top.iter().chain([&token]) {
-                likeliest.entry(text(one)).or_insert_with(|| one.logprob.into());
-            }
-            lists.tokens.push(text(&token));
-            lists.token_logprobs.push(token.logprob);
-            lists.top_logprobs.push(likeliest);
+            lists.tokens.push(text(&token.bytes));
+            lists.token_logprobs.push(Some(decimal(token.logprob)));
+            lists.top_logprobs.push(Some(by_text(&top, &token)));
             lists.text_offset.push(offset);
         }
         lists
     }
+}
+
+impl TextLogprobs {
+    /// Those of a repeated prompt.
+    pub fn of_prompt(tokens: Vec<PromptToken>) -> TextLogprobs {
+        let mut lists = TextLogprobs::default();
+        for PromptToken { bytes, logprob, top, offset } in tokens {
+            lists.tokens.push(text(&bytes));
+            lists.token_logprobs.push(logprob.map(decimal));
+            let token = logprob.map(|logprob| LikelyToken { bytes, logprob });
+            lists.top_logprobs.push(token.map(|token| by_text(&top, &token)));
+            lists.text_offset.push(offset);
+        }
+        lists
+    }
+
+    /// Adds those of the tokens that follow.
+    pub fn append(&mut self, more: TextLogprobs) {
+        self.tokens.extend(more.tokens);
+        self.token_logprobs.extend(more.token_logprobs);
+        self.top_logprobs.extend(more.top_logprobs);
+        self.text_offset.extend(more.text_offset);
+    }
+}
+
+/// If two tokens have the same text, the more likely one is kept.
+fn by_text(top: &[LikelyToken], token: &LikelyToken) -> Map<String, Value> {
+    let mut likeliest = Map::new();
+    for one in top.iter().chain([token]) {
+        likeliest.entry(text(&one.bytes)).or_insert_with(|| decimal(one.logprob).into());
+    }
+    likeliest
 }

@@ -56,6 +56,8 @@ pub struct Ask {
     pub requests: Vec<GenerateRequest>,
     /// Replies per prompt.
     pub n: u32,
+    /// Replies per prompt that are returned, the best ones.
+    pub kept: u32,
     /// Whether and how the reply is streamed.
     pub streaming: common::Streaming,
     /// What replies are parsed for.

