@@ -46,7 +46,7 @@ async fn answer(gateway: &Gateway, request: GenerateRequest) -> (Arm, String) {
     let (mut arm, mut text) = (None, String::new());
     while let Some(piece) = generation.pieces.recv().await {
         match piece {
-            Piece::Start(served) => arm = Some(served.arm),
+            Piece::Start(served, _) => arm = Some(served.arm),
             Piece::Text { text: part, .. } => text += &part,
             Piece::Failed(error) => panic!("{error}"),
             Piece::End { .. } | Piece::Done(_) => {}

@@ -45,7 +45,7 @@ impl Chunks {
 
     fn part(&mut self, out: &mut String, part: Part) {
         match part {
-            Part::Start(served) => self.start(out, &served),
+            Part::Start(served, _) => self.start(out, &served),
             Part::Text { index, text, tokens } => self.text(out, index, text, tokens),
             Part::Reasoning { index, text } => {
                 let delta = Delta { reasoning_content: Some(text), ..Delta::default() };

@@ -110,7 +110,7 @@ async fn streamed(
             let error = ApiError::gateway(error, format.prompt());
             return named(error.into_response(), replies.routed());
         }
-        Some(Piece::Start(served)) => served.clone(),
+        Some(Piece::Start(served, _)) => served.clone(),
         _ => replies.routed().clone(),
     };
     let mut stream = format.stream(&served);

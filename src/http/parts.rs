@@ -10,8 +10,9 @@ use crate::text::reply::{Look, Manner, ReplyParser, ReplyPiece};
 /// A part of an answer.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Part {
-    /// The first token was generated; says who answers.
-    Start(Served),
+    /// The first token was generated; says who answers, and the token counts so far: those of the prompt, of
+    /// several prompts the first to begin.
+    Start(Served, Usage),
     /// Text for the reader. It may be empty if `tokens` is not: their text is held back, or part of a call.
     Text {
         /// Number of the reply, from 0.
@@ -91,9 +92,9 @@ impl Parts {
     /// The parts that follow from a piece, in order; possibly none.
     pub fn of(&mut self, piece: Piece) -> Vec<Part> {
         match piece {
-            Piece::Start(served) => {
+            Piece::Start(served, usage) => {
                 self.begin(&served.manner);
-                vec![Part::Start(served)]
+                vec![Part::Start(served, usage)]
             }
             Piece::Text { index, text, tokens } => self.text(index, text, tokens),
             Piece::End { index, finish } => self.end(index, finish),

@@ -79,9 +79,9 @@ impl Replies {
     fn merge(&mut self, lane: usize, piece: Option<Piece>) -> Option<Piece> {
         let first = lane as u32 * self.n;
         match piece {
-            Some(Piece::Start(served)) => {
+            Some(Piece::Start(served, usage)) => {
                 let first = !std::mem::replace(&mut self.started, true);
-                first.then_some(Piece::Start(served))
+                first.then_some(Piece::Start(served, usage))
             }
             Some(Piece::Text { index, text, tokens }) => {
                 Some(Piece::Text { index: first + index, text, tokens })

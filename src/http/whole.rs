@@ -45,7 +45,7 @@ impl Whole {
 
     fn part(&mut self, part: Part) -> Result<(), GatewayError> {
         match part {
-            Part::Start(served) => self.served = served,
+            Part::Start(served, _) => self.served = served,
             Part::Text { index, text, tokens } => {
                 if let Some(choice) = self.choice(index) {
                     choice.text.push_str(&text);

@@ -321,7 +321,7 @@ impl Attempt {
             return Ok(());
         }
         self.started = true;
-        send(out, Piece::Start(self.served.clone())).await
+        send(out, Piece::Start(self.served.clone(), self.usage())).await
     }
 
     /// What it came to, by the engine's time marks; `now` counts only where no token came.

@@ -189,8 +189,8 @@ pub struct Generation {
 /// `n` replies, one `End`; at last `Done`. Or, at any point, one `Failed` and nothing more.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Piece {
-    /// The first token was generated; says who answers.
-    Start(Served),
+    /// The first token was generated; says who answers, and the token counts so far: those of the prompt.
+    Start(Served, Usage),
     /// `tokens` are those whose text begins here, if the request asked for their log-probabilities. Never
     /// is both empty; tokens that show no text come with the next that do, or alone at the end.
     Text {

@@ -67,7 +67,7 @@ async fn a_failure_before_the_first_token_has_its_own_status() {
 #[tokio::test]
 async fn headers_name_who_answers_and_not_who_was_to() {
     let (replies, sender) = start().await;
-    sender.send(Piece::Start(served(Arm::Stable))).await.unwrap();
+    sender.send(Piece::Start(served(Arm::Stable), Usage::default())).await.unwrap();
     let response = streamed(head(false), replies, LONG, Lifecycle::new()).await;
     assert_eq!(response.headers()[ARM], "stable");
     assert_eq!(response.headers()[ACCEL_BUFFERING], "no");
@@ -84,7 +84,7 @@ async fn a_slow_first_token_does_not_keep_headers_back() {
         (StatusCode::OK, &"canary".parse().unwrap())
     );
     for piece in [
-        Piece::Start(served(Arm::Stable)),
+        Piece::Start(served(Arm::Stable), Usage::default()),
         text("Hi"),
         Piece::End { index: 0, finish: Finish::Stop },
         Piece::Done(Usage::default()),
@@ -99,7 +99,7 @@ async fn a_slow_first_token_does_not_keep_headers_back() {
 #[tokio::test]
 async fn silence_is_broken_by_comments() {
     let (replies, sender) = start().await;
-    sender.send(Piece::Start(served(Arm::Stable))).await.unwrap();
+    sender.send(Piece::Start(served(Arm::Stable), Usage::default())).await.unwrap();
     let response = streamed(head(false), replies, SHORT, Lifecycle::new()).await;
     let mut events = response.into_body().into_data_stream();
     let role = events.next().await.unwrap().unwrap();
@@ -115,7 +115,7 @@ async fn silence_is_broken_by_comments() {
 #[tokio::test]
 async fn a_tool_call_under_way_is_silence_too() {
     let (replies, sender) = start().await;
-    sender.send(Piece::Start(served(Arm::Stable))).await.unwrap();
+    sender.send(Piece::Start(served(Arm::Stable), Usage::default())).await.unwrap();
     let response = streamed(head(true), replies, SHORT, Lifecycle::new()).await;
     let mut events = response.into_body().into_data_stream();
     events.next().await.unwrap().unwrap();
@@ -133,7 +133,7 @@ async fn a_tool_call_under_way_is_silence_too() {
 #[tokio::test]
 async fn dropping_the_body_drops_the_generation() {
     let (replies, sender) = start().await;
-    sender.send(Piece::Start(served(Arm::Stable))).await.unwrap();
+    sender.send(Piece::Start(served(Arm::Stable), Usage::default())).await.unwrap();
     let response = streamed(head(false), replies, LONG, Lifecycle::new()).await;
     assert!(!sender.is_closed());
     drop(response);

@@ -101,8 +101,8 @@ impl Reply {
 
     fn part(&mut self, part: Part, changes: &mut Vec<Change>) {
         match part {
-            Part::Start(served) => {
-                self.served = served;
+            Part::Start(served, usage) => {
+                (self.served, self.usage) = (served, usage);
                 changes.push(Change::Started);
             }
             Part::Text { text, .. } if text.is_empty() => {}
@@ -220,7 +220,7 @@ pub struct Message<'a> {
 #[derive(Debug, Clone, Copy, Serialize, JsonSchema)]
 #[schemars(rename = "MessagesUsage")]
 pub struct Tokens {
-    /// Tokens of the prompt that were not in the cache. In a stream they are known at its end.
+    /// Tokens of the prompt that were not in the cache.
     input_tokens: usize,
     output_tokens: usize,
     cache_creation_input_tokens: usize,

@@ -47,13 +47,13 @@ async fn drain(replies: &mut Replies) -> Vec<Piece> {
 async fn choices_are_numbered_through_and_usage_is_summed() {
     let (mut replies, lanes) = start(2).await;
     for (lane, tokens) in lanes.iter().zip([3, 4]) {
-        lane.send(Piece::Start(served())).await.unwrap();
+        lane.send(Piece::Start(served(), Usage::default())).await.unwrap();
         lane.send(text(1)).await.unwrap();
         lane.send(Piece::End { index: 1, finish: Finish::Stop }).await.unwrap();
         lane.send(Piece::Done(usage(tokens))).await.unwrap();
     }
     let pieces = drain(&mut replies).await;
-    let starts = pieces.iter().filter(|piece| matches!(piece, Piece::Start(_))).count();
+    let starts = pieces.iter().filter(|piece| matches!(piece, Piece::Start(..))).count();
     assert_eq!(starts, 1);
     for index in [1, 3] {
         assert!(pieces.contains(&text(index)), "{pieces:?}");
@@ -74,10 +74,10 @@ async fn one_failure_fails_all_and_cancels_the_rest() {
 #[tokio::test]
 async fn a_generation_that_breaks_off_is_a_failure() {
     let (mut replies, lanes) = start(1).await;
-    lanes[0].send(Piece::Start(served())).await.unwrap();
+    lanes[0].send(Piece::Start(served(), Usage::default())).await.unwrap();
     drop(lanes);
     let pieces = drain(&mut replies).await;
-    assert!(matches!(pieces[..], [Piece::Start(_), Piece::Failed(GatewayError::Model(_))]));
+    assert!(matches!(pieces[..], [Piece::Start(..), Piece::Failed(GatewayError::Model(_))]));
 }
 
 #[tokio::test]

@@ -118,7 +118,7 @@ fn said(text: &str) -> Piece {
 fn a_failure_in_mid_stream_is_a_failed_response_with_what_was_said() {
     let limit = std::time::Duration::from_secs(1);
     let failed = Piece::Failed(GatewayError::Timeout { what: "next token", limit });
-    let events = events(vec![Piece::Start(served()), said("Hi"), failed]);
+    let events = events(vec![Piece::Start(served(), Usage::default()), said("Hi"), failed]);
     let last = events.last().unwrap();
     assert_eq!(
         (&last["type"], &last["response"]["status"]),
@@ -134,8 +134,12 @@ fn every_event_is_of_a_known_name() {
     let mut seen = std::collections::BTreeSet::new();
     for finish in [Finish::Stop, Finish::Length] {
         let end = Piece::End { index: 0, finish };
-        let all =
-            events(vec![Piece::Start(served()), said(reply), end, Piece::Done(Usage::default())]);
+        let all = events(vec![
+            Piece::Start(served(), Usage::default()),
+            said(reply),
+            end,
+            Piece::Done(Usage::default()),
+        ]);
         seen.extend(all.iter().map(|event| event["type"].as_str().unwrap().to_owned()));
     }
     seen.insert("response.failed".to_owned());

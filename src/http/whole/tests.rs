@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::rollout::Arm;
-use crate::serving::{Finish, LikelyToken};
+use crate::serving::{Finish, LikelyToken, Usage};
 use crate::text::reply::Look;
 use serde_json::json;
 
@@ -42,7 +42,7 @@ fn served(fingerprint: &str) -> Served {
 fn reply(text: &str, finish: Finish) -> Vec<Piece> {
     let usage = Usage { prompt_tokens: 7, completion_tokens: 2, cached_tokens: 4 };
     vec![
-        Piece::Start(served("f")),
+        Piece::Start(served("f"), Usage::default()),
         Piece::Text { index: 0, text: text.to_owned(), tokens: Vec::new() },
         Piece::End { index: 0, finish },
         Piece::Done(usage),
