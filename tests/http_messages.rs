@@ -157,6 +157,12 @@ async fn a_stream_has_every_event_in_its_order() {
     );
     assert_eq!(events[0]["message"]["content"], json!([]));
     assert_eq!(events[0]["message"]["stop_reason"], Value::Null);
+    let (begun, ended) = (&events[0]["message"]["usage"], &events[events.len() - 2]["usage"]);
+    for name in ["input_tokens", "cache_creation_input_tokens", "cache_read_input_tokens"] {
+        assert_eq!(begun[name], ended[name], "{name} is known from the start");
+    }
+    assert!(begun["input_tokens"].as_u64().unwrap() > 0);
+    assert_eq!(begun["output_tokens"], 0);
     let app = plain_api().await;
     let all = text(send(&app, post(PATH, &body(json!({"stream": true})))).await).await;
     assert!(all.contains("event: ping\ndata: {\"type\":\"ping\"}\n\n"), "{all}");

@@ -106,6 +106,7 @@ async fn a_response() {
     let sum = usage["input_tokens"].as_u64().unwrap() + usage["output_tokens"].as_u64().unwrap();
     assert_eq!(usage["total_tokens"], sum);
     assert!(usage["output_tokens"].as_u64().unwrap() > 0);
+    assert_eq!(usage["input_tokens_details"], json!({"cache_write_tokens": 0, "cached_tokens": 0}));
     assert_eq!(usage["output_tokens_details"], json!({"reasoning_tokens": 0}));
 }
 

@@ -4,12 +4,12 @@ import os
 import pathlib
 import tempfile
 
-from case import KEY, MODEL, URL, NotTried, holds, report_of, run, run_tool, same
+from case import KEY, MODEL, URL, cancelled, holds, report_of, run, run_tool, same
 
 COUNT = 30
 
 
-def profile(*more):
+def profile(*more, count=COUNT, output=8):
     model = pathlib.Path(os.environ["SERIN_MODEL_FOLDER"])
     with tempfile.TemporaryDirectory() as folder:
         command = [
@@ -22,13 +22,13 @@ def profile(*more):
             "--tokenizer",
             str(model),
             "--request-count",
-            str(COUNT),
+            str(count),
             "--concurrency",
             "3",
             "--synthetic-input-tokens-mean",
             "60",
             "--output-tokens-mean",
-            "8",
+            str(output),
             "--artifact-dir",
             folder,
             "--ui",
@@ -62,7 +62,18 @@ def usage():
 
 
 def cancel():
-    raise NotTried("it cancels nothing")
+    """It leaves half of its requests, which have no end token, and the server counts as many."""
+    before = cancelled()
+    result = profile(
+        *("--endpoint-type", "chat", "--streaming", "--extra-inputs", "ignore_eos:true"),
+        *("--request-cancellation-rate", "50", "--request-cancellation-delay", "0.1", "--random-seed", "7"),
+        count=12,
+        output=3500,
+    )
+    left = sum(e["count"] for e in result["error_summary"] if e["error_details"]["type"] == "RequestCancellationError")
+    holds(left > 0, "no request was left")
+    same(int(result["request_count"]["avg"]) + left, 12, "requests that ended or were left")
+    same(cancelled() - before, left, "cancelled requests of the server")
 
 
 if __name__ == "__main__":

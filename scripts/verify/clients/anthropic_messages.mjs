@@ -68,7 +68,12 @@ await run(
     async usage() {
       const counted = await client.messages.countTokens({ model: MODEL, messages: user("Good morning.") });
       const used = (await ask()).usage;
-      same(used.input_tokens + (used.cache_read_input_tokens ?? 0), counted.input_tokens, "input tokens");
+      const read = (usage) => usage.input_tokens + (usage.cache_read_input_tokens ?? 0);
+      same(read(used), counted.input_tokens, "input tokens");
+      for await (const event of await ask({ stream: true })) {
+        if (event.type === "message_start") same(read(event.message.usage), counted.input_tokens, "at the start");
+        if (event.type === "message_delta") same(event.usage.output_tokens, used.output_tokens, "output tokens");
+      }
     },
   },
   "@anthropic-ai/sdk",

@@ -2,9 +2,26 @@
 
 import anthropic
 
-from case import KEY, KEYED, MODEL, RESULT, TOOL, URL, USER, holds, keyed, raises, run, said, same, sees_stream_left, user
+from case import (
+    KEY,
+    KEYED,
+    MODEL,
+    RESULT,
+    STRICT,
+    TOOL,
+    URL,
+    USER,
+    holds,
+    keyed,
+    raises,
+    run,
+    said,
+    same,
+    sees_stream_left,
+    user,
+)
 
-client = anthropic.Anthropic(base_url=URL, api_key=KEY or "none", max_retries=0)
+client = anthropic.Anthropic(base_url=URL, api_key=KEY or "none", max_retries=0, **STRICT)
 TOOLS = [{"name": TOOL["name"], "description": TOOL["description"], "input_schema": TOOL["parameters"]}]
 
 
@@ -93,7 +110,11 @@ def usage():
     same(whole.input_tokens + (whole.cache_read_input_tokens or 0), counted, "input tokens against count_tokens")
     holds(whole.output_tokens > 0, "output_tokens")
     with client.messages.stream(model=MODEL, max_tokens=100, messages=USER) as events:
-        same(events.get_final_message().usage.output_tokens, whole.output_tokens, "the usage of a stream")
+        begun = next(event for event in events if event.type == "message_start").message.usage
+        final = events.get_final_message().usage
+    same(begun.input_tokens + (begun.cache_read_input_tokens or 0), counted, "input tokens at the start of a stream")
+    same(final.input_tokens + (final.cache_read_input_tokens or 0), counted, "input tokens at its end")
+    same(final.output_tokens, whole.output_tokens, "the usage of a stream")
 
 
 if __name__ == "__main__":

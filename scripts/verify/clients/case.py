@@ -26,6 +26,8 @@ USER = [{"role": "user", "content": "Good morning."}]
 WEATHER = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
 TOOL = {"name": "get_weather", "description": "The weather of a city", "parameters": WEATHER}
 RESULT = "sunny, 21 degrees"
+# The libraries of OpenAI and Anthropic accept replies that lack fields, unless they are told to check each of them.
+STRICT = {"_strict_response_validation": True}
 ROWS = ["chat", "stream", "tools", "errors", "key", "cancel", "usage"]
 
 
@@ -81,16 +83,17 @@ def cancelled():
     )
 
 
-def sees_cancel(start_and_stop, within=5):
-    """Whether the server counts one more cancelled request after a client has stopped a stream."""
+def sees_cancel(start_and_stop, count=1, within=5):
+    """Whether the server counts so many more cancelled requests after a client has stopped its streams."""
     before = cancelled()
     start_and_stop()
     end = time.monotonic() + within
     while time.monotonic() < end:
-        if cancelled() == before + 1:
+        if cancelled() == before + count:
             return
         time.sleep(0.05)
-    raise AssertionError(f"the server counts {cancelled() - before:g} cancelled requests, not 1, {within} s later")
+    seen = cancelled() - before
+    raise AssertionError(f"the server counts {seen:g} cancelled requests, not {count}, {within} s later")
 
 
 def sees_stream_left(start):

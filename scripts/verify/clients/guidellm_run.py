@@ -4,12 +4,12 @@ import os
 import pathlib
 import tempfile
 
-from case import MODEL, URL, NotTried, holds, report_of, run, run_tool, same
+from case import MODEL, URL, holds, report_of, run, run_tool, same, sees_cancel
 
 COUNT = 30
 
 
-def benchmark(request_format):
+def benchmark(request_format, until=f"kind=max_requests,count={COUNT}", output=8):
     with tempfile.TemporaryDirectory() as folder:
         report = pathlib.Path(folder) / "report.json"
         tokenizer = os.environ["SERIN_MODEL_FOLDER"]
@@ -21,11 +21,11 @@ def benchmark(request_format):
             "--profile",
             "kind=concurrent,streams=3",
             "--constraint",
-            f"kind=max_requests,count={COUNT}",
+            until,
             "--tokenizer",
             f"kind=huggingface_auto,model={tokenizer}",
             "--data",
-            "kind=synthetic_text,prompt_tokens=60,output_tokens=8",
+            f"kind=synthetic_text,prompt_tokens=60,output_tokens={output}",
             "--output",
             f"kind=json,path={report}",
             "--disable-console-interactive",
@@ -55,7 +55,8 @@ def usage():
 
 
 def cancel():
-    raise NotTried("it cancels nothing")
+    """At the end of its time it leaves the requests that are running: one for each of its streams."""
+    sees_cancel(lambda: benchmark("/v1/chat/completions", "kind=max_duration,seconds=2", 3500), count=3)
 
 
 if __name__ == "__main__":

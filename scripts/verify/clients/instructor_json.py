@@ -54,7 +54,7 @@ def key():
 
 
 def cancel():
-    raise NotTried("a partial stream has no close")
+    raise NotTried("it reads the whole stream before it returns the first partial object")
 
 
 def usage():

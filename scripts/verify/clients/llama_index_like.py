@@ -1,11 +1,12 @@
 """llama-index, OpenAILike: chat, stream_chat, function calls and their results."""
 
+import httpx
 import openai
 from llama_index.core.llms import ChatMessage
 from llama_index.core.tools import FunctionTool
 from llama_index.llms.openai_like import OpenAILike
 
-from case import KEY, MODEL, RESULT, V1, NotTried, holds, keyed, raises, run, said, same
+from case import KEY, MODEL, RESULT, V1, holds, keyed, raises, run, said, same, sees_cancel
 
 MESSAGES = [ChatMessage(role="user", content="Good morning.")]
 
@@ -58,7 +59,17 @@ def key():
 
 
 def cancel():
-    raise NotTried("closing its generator leaves the connection open until the reply has ended")
+    """Closing its generator leaves the connection open, so this closes the connections that it was given."""
+
+    def leave():
+        with httpx.Client() as connections:
+            parts = model(http_client=connections).stream_chat(user, max_tokens=4000)
+            for count, _ in enumerate(parts):
+                if count == 6:
+                    break
+
+    user = [ChatMessage(role="user", content="say-long")]
+    sees_cancel(leave)
 
 
 def usage():

@@ -5,7 +5,7 @@ import os
 import pathlib
 import tempfile
 
-from case import KEY, MODEL, V1, NotTried, Refused, holds, post, report_of, run, run_tool, said, same
+from case import KEY, MODEL, V1, NotTried, holds, report_of, run, run_tool, said, same
 
 GENERATE = """task: serin_generate
 dataset_path: json
@@ -39,7 +39,7 @@ def evaluate(task, text, kind, route):
         tokenizer = os.environ["SERIN_MODEL_FOLDER"]
         args = (
             f"model={MODEL},base_url={V1}{route},num_concurrent=4,max_retries=1,tokenizer_backend=huggingface,"
-            f"tokenizer={tokenizer},tokenized_requests=False"
+            f"tokenizer={tokenizer},tokenized_requests={kind == 'local-completions'}"
         )
         command = [
             "lm_eval",
@@ -64,11 +64,7 @@ def chat():
 
 
 def usage():
-    """The log-likelihoods; without `echo` there are none."""
-    body = {"model": MODEL, "prompt": "a", "max_tokens": 1, "logprobs": 1, "echo": True}
-    code, reply = post("/v1/completions", body)
-    if code == 400 and reply["error"]["param"] == "echo":
-        raise Refused("log-likelihoods need `echo` with `logprobs`, which is a 400 that names the field")
+    """The log-likelihoods of given answers: `echo` with `logprobs`."""
     result = evaluate("serin_choose", CHOOSE, "local-completions", "/completions")
     holds(0 <= result["acc,none"] <= 1, "no accuracy")
 

@@ -4,9 +4,25 @@ import json
 
 import openai
 
-from case import KEY, MODEL, RESULT, TOOL, USER, V1, holds, keyed, raises, run, said, same, sees_stream_left, user
+from case import (
+    KEY,
+    MODEL,
+    RESULT,
+    STRICT,
+    TOOL,
+    USER,
+    V1,
+    holds,
+    keyed,
+    raises,
+    run,
+    said,
+    same,
+    sees_stream_left,
+    user,
+)
 
-client = openai.OpenAI(base_url=V1, api_key=KEY or "none", max_retries=0)
+client = openai.OpenAI(base_url=V1, api_key=KEY or "none", max_retries=0, **STRICT)
 TOOLS = [{"type": "function", "function": TOOL}]
 
 

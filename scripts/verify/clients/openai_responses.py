@@ -4,9 +4,9 @@ import json
 
 import openai
 
-from case import KEY, MODEL, RESULT, TOOL, V1, holds, keyed, raises, run, said, same, sees_stream_left
+from case import KEY, MODEL, RESULT, STRICT, TOOL, V1, holds, keyed, raises, run, said, same, sees_stream_left
 
-client = openai.OpenAI(base_url=V1, api_key=KEY or "none", max_retries=0)
+client = openai.OpenAI(base_url=V1, api_key=KEY or "none", max_retries=0, **STRICT)
 TOOLS = [{"type": "function", "strict": False, **TOOL}]
 BEGINNING = ["response.created", "response.in_progress", "response.output_item.added", "response.content_part.added"]
 END = ["response.output_text.done", "response.content_part.done", "response.output_item.done", "response.completed"]

@@ -25,20 +25,25 @@ BRACKETS = (
     "{% for m in messages %}[{{ m.role | upper }}]{{ m.content }}[END]{% endfor %}"
     "{% if add_generation_prompt %}[ASSISTANT]{% endif %}"
 )
-# Generation prompts of families that think, as their templates write them: (always, only if asked, never open).
+# What a template writes that shows tools to the model.
+TOOLS = "{% if tools %}{{ tools | tojson }}{% endif %}"
+# Generation prompts of families that think, as their templates write them. The first family's shows no tools.
 THINKING = {
     "opens a thought": CHATML.replace("assistant\n{% endif", "assistant\n<think>\n{% endif"),
-    "closes it if told": CHATML.replace(
+    "closes it if told": TOOLS
+    + CHATML.replace(
         "assistant\n{% endif",
         "assistant\n{% if enable_thinking is defined and enable_thinking is false %}"
         "<think>\n\n</think>\n\n{% endif %}{% endif",
     ),
-    "opens or closes it": CHATML.replace(
+    "opens or closes it": TOOLS
+    + CHATML.replace(
         "assistant\n{% endif",
         "assistant\n<think>\n{% if enable_thinking is defined and enable_thinking is false %}"
         "</think>{% endif %}{% endif",
     ),
-    "with other tags": BRACKETS.replace(
+    "with other tags": TOOLS
+    + BRACKETS.replace(
         "[ASSISTANT]",
         "[ASSISTANT]{% if enable_thinking is defined and enable_thinking is false %}"
         "<|START_THINKING|><|END_THINKING|>{% endif %}",
@@ -131,8 +136,12 @@ def chat_with_openai_library(s):
     same(reply.choices[0].finish_reason, "length", "finish_reason")
 
 
+def applied(at, messages, **more):
+    return at.post("/apply-template", {"messages": messages, **more})
+
+
 def prompt(at, messages, **more):
-    return at.post("/apply-template", {"messages": messages, **more}).ok()["prompt"]
+    return applied(at, messages, **more).ok()["prompt"]
 
 
 @case("template", "brackets", "chatml")
@@ -168,7 +177,10 @@ def generation_prompt_with_thinking(s, value):
     more = {"none": {}, "empty": {"tools": []}, "one": {"tools": [TOOL]}}[tools]
     if think == "off":
         more["chat_template_kwargs"] = {"enable_thinking": False}
-    found = prompt(s.scripted(THINKING[name]), [{"role": "user", "content": "What is today?"}], **more)
+    reply = applied(s.scripted(THINKING[name]), [{"role": "user", "content": "What is today?"}], **more)
+    if tools == "one" and TOOLS not in THINKING[name]:
+        refused(reply, "tools", "the template does not show tools to the model")
+    found = reply.ok()["prompt"]
     end = {
         ("opens a thought", "auto"): "<think>\n",
         ("closes it if told", "auto"): "<|im_start|>assistant\n",
@@ -179,12 +191,13 @@ def generation_prompt_with_thinking(s, value):
         ("with other tags", "off"): "<|START_THINKING|><|END_THINKING|>",
     }[name, think]
     holds(found.endswith(end), f"the prompt ends {found[-40:]!r}, not {end!r}")
+    same("get_weather" in found, tools == "one", "the tool in the prompt")
 
 
 @case("template", *[(form, tools) for form in ("%d %b %Y", "%b %d %Y") for tools in ("none", "empty", "one")])
 def date_in_the_prompt(s, value):
     form, tools = value
-    template = "{{ strftime_now('" + form + "') }} " + CHATML
+    template = "{{ strftime_now('" + form + "') }} " + TOOLS + CHATML
     more = {"none": {}, "empty": {"tools": []}, "one": {"tools": [TOOL]}}[tools]
     found = prompt(s.scripted(template), [{"role": "user", "content": "What is today?"}], **more)
     now = datetime.datetime.now()
@@ -193,6 +206,7 @@ def date_in_the_prompt(s, value):
         for day in (now, now - datetime.timedelta(minutes=1), datetime.datetime.now(datetime.timezone.utc))
     }
     holds(any(day in found for day in days), f"no date in {found[:60]!r}")
+    same("get_weather" in found, tools == "one", "the tool in the prompt")
 
 
 @case("template", "text", "parts", "none")

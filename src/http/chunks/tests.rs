@@ -40,6 +40,7 @@ fn served(fingerprint: &str) -> Served {
     }
 }
 
+const PROMPT: Usage = Usage { prompt_tokens: 7, completion_tokens: 0, cached_tokens: 4 };
 const USAGE: Usage = Usage { prompt_tokens: 7, completion_tokens: 2, cached_tokens: 4 };
 
 fn text(index: u32, text: &str) -> Piece {
@@ -66,12 +67,8 @@ fn events(stream: &str) -> Vec<Value> {
 
 #[test]
 fn a_chat_stream_to_the_letter() {
-    let pieces = [
-        Piece::Start(served("v1-abc"), Usage::default()),
-        text(0, "Hi"),
-        end(0),
-        Piece::Done(USAGE),
-    ];
+    let pieces =
+        [Piece::Start(served("v1-abc"), PROMPT), text(0, "Hi"), end(0), Piece::Done(USAGE)];
     let chunk = |choice: &str| {
         format!(
             "data: {{\"id\":\"chatcmpl-0123456789abcdef0123456789abcdef\",\
@@ -90,8 +87,7 @@ fn a_chat_stream_to_the_letter() {
 
 #[test]
 fn a_plain_stream_to_the_letter() {
-    let pieces =
-        [Piece::Start(served("f"), Usage::default()), text(0, "Hi"), end(0), Piece::Done(USAGE)];
+    let pieces = [Piece::Start(served("f"), PROMPT), text(0, "Hi"), end(0), Piece::Done(USAGE)];
     let chunk = |choice: &str| {
         format!(
             "data: {{\"id\":\"cmpl-0123456789abcdef0123456789abcdef\",\
@@ -110,12 +106,7 @@ fn a_plain_stream_to_the_letter() {
 #[test]
 fn usage_comes_last_and_is_null_before() {
     for shape in [Shape::Chat, Shape::Text] {
-        let pieces = [
-            Piece::Start(served("f"), Usage::default()),
-            text(0, "Hi"),
-            end(0),
-            Piece::Done(USAGE),
-        ];
+        let pieces = [Piece::Start(served("f"), PROMPT), text(0, "Hi"), end(0), Piece::Done(USAGE)];
         let events = events(&stream(Head { include_usage: true, ..head(shape) }, pieces));
         let (usage, before) = events[..events.len() - 1].split_last().expect("events");
         assert!(before.iter().all(|event| event.get("usage") == Some(&Value::Null)));
@@ -132,7 +123,7 @@ fn usage_comes_last_and_is_null_before() {
 #[test]
 fn each_choice_gets_its_role_and_its_end() {
     let pieces = [
-        Piece::Start(served("f"), Usage::default()),
+        Piece::Start(served("f"), PROMPT),
         text(1, "b"),
         text(0, "a"),
         end(1),
@@ -152,7 +143,7 @@ fn each_choice_gets_its_role_and_its_end() {
 fn a_failure_ends_the_stream_without_done() {
     let limit = Duration::from_secs(30);
     let failure = Piece::Failed(GatewayError::Timeout { what: "next token", limit });
-    let pieces = [Piece::Start(served("f"), Usage::default()), text(0, "Hi"), failure];
+    let pieces = [Piece::Start(served("f"), PROMPT), text(0, "Hi"), failure];
     let events = events(&stream(head(Shape::Chat), pieces));
     let error = &events.last().expect("events")["error"];
     assert_eq!(error["type"], "server_error");
@@ -166,7 +157,7 @@ fn a_stream_that_was_cut_says_so_even_if_it_has_calls() {
     let call = r#"<tool_call>{"name": "add", "arguments": {"a": 1}}</tool_call>"#;
     for (finish, reason) in [(Finish::Stop, "tool_calls"), (Finish::Length, "length")] {
         let end = Piece::End { index: 0, finish };
-        let pieces = [Piece::Start(served("f"), Usage::default()), text(0, call), end];
+        let pieces = [Piece::Start(served("f"), PROMPT), text(0, call), end];
         let events = events(&stream(Head { look: calling(), ..head(Shape::Chat) }, pieces));
         assert_eq!(events.last().unwrap()["choices"][0]["finish_reason"], reason);
     }
@@ -176,13 +167,8 @@ fn a_stream_that_was_cut_says_so_even_if_it_has_calls() {
 fn tool_calls_become_deltas() {
     let call = r#"<tool_call>{"name": "add", "arguments": {"a": 1}}</tool_call>"#;
     let (one, two) = call.split_at(20);
-    let pieces = [
-        Piece::Start(served("f"), Usage::default()),
-        text(0, "Sure. "),
-        text(0, one),
-        text(0, two),
-        end(0),
-    ];
+    let pieces =
+        [Piece::Start(served("f"), PROMPT), text(0, "Sure. "), text(0, one), text(0, two), end(0)];
     let events = events(&stream(Head { look: calling(), ..head(Shape::Chat) }, pieces));
     let deltas: Vec<&Value> = events.iter().map(|event| &event["choices"][0]["delta"]).collect();
     assert_eq!(deltas.len(), 5);
@@ -220,7 +206,7 @@ fn carrying(text: &str, tokens: Vec<TokenLogprob>) -> Piece {
 #[test]
 fn a_chunk_carries_its_tokens_log_probabilities() {
     let pieces = [
-        Piece::Start(served("f"), Usage::default()),
+        Piece::Start(served("f"), PROMPT),
         carrying("Hi", vec![token("H", -0.5, 0), token("i", -1.0, 1)]),
         carrying("", vec![token("", -2.0, 2)]),
         end(0),
@@ -260,7 +246,7 @@ fn log_probabilities_of_a_tool_call_come_with_it() {
     let call = r#"<tool_call>{"name": "add", "arguments": {"a": 1}}</tool_call>"#;
     let (before, after) = call.split_at(20);
     let pieces = [
-        Piece::Start(served("f"), Usage::default()),
+        Piece::Start(served("f"), PROMPT),
         carrying(before, vec![token("x", -0.5, 0)]),
         carrying(after, vec![token("y", -0.5, 20)]),
         end(0),
@@ -276,7 +262,7 @@ fn log_probabilities_of_a_tool_call_come_with_it() {
 fn a_stream_leaves_out_calls_after_the_first_when_one_is_wanted() {
     let call = |name: &str| format!("<tool_call>{{\"name\": \"{name}\"}}</tool_call>");
     let both = call("first") + &call("second");
-    let pieces = [Piece::Start(served("f"), Usage::default()), text(0, &both), end(0)];
+    let pieces = [Piece::Start(served("f"), PROMPT), text(0, &both), end(0)];
     let head = Head { one_call: true, look: calling(), ..head(Shape::Chat) };
     let written = stream(head, pieces);
     assert!(written.contains("first") && !written.contains("second"), "{written}");

@@ -223,7 +223,7 @@ pub struct Message<'a> {
 #[derive(Debug, Clone, Copy, Serialize, JsonSchema)]
 #[schemars(rename = "MessagesUsage")]
 pub struct Tokens {
-    /// Tokens of the prompt that were not in the cache. In a stream they are known at its end.
+    /// Tokens of the prompt that were not in the cache.
     input_tokens: usize,
     output_tokens: usize,
     cache_creation_input_tokens: usize,

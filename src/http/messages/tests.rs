@@ -82,7 +82,7 @@ fn thinking_is_a_wish_to_the_template() {
 }
 
 #[test]
-fn a_silent_stream_pings_once_it_has_begun() {
+fn a_stream_begins_with_what_was_read_and_pings_once_it_has_begun() {
     let (version, fingerprint) = ("v1".into(), "f".into());
     let served = Served {
         arm: Arm::Stable,
@@ -91,12 +91,20 @@ fn a_silent_stream_pings_once_it_has_begun() {
         rescued: false,
         manner: Default::default(),
     };
+    let prompt = Usage { prompt_tokens: 7, completion_tokens: 0, cached_tokens: 4 };
     let (id, model, look) = ("msg_1".to_owned(), "m".to_owned(), Look::default());
     let about = About { id, model, look, one_call: false, stop: Vec::new() };
     let mut stream = Box::new(about).stream(&served);
     assert!(stream.keep_alive().starts_with(": "), "nothing comes before message_start");
-    assert!(
-        stream.events(Piece::Start(served, Usage::default())).starts_with("event: message_start\n")
+    let start = stream.events(Piece::Start(served, prompt));
+    let start = start.strip_prefix("event: message_start\ndata: ").unwrap();
+    let start: Value = serde_json::from_str(start.lines().next().unwrap()).unwrap();
+    assert_eq!(
+        start["message"]["usage"],
+        json!({
+            "input_tokens": 3, "output_tokens": 0,
+            "cache_creation_input_tokens": 0, "cache_read_input_tokens": 4,
+        })
     );
     assert!(stream.keep_alive().starts_with("event: ping\n"));
     let error = stream.error(&ApiError::stopping());

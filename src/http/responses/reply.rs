@@ -452,6 +452,8 @@ struct Tokens {
 
 #[derive(Debug, Serialize, JsonSchema)]
 struct InputDetails {
+    /// Always 0: nothing is charged for keeping a prompt.
+    cache_write_tokens: usize,
     cached_tokens: usize,
 }
 
@@ -465,7 +467,10 @@ impl From<Usage> for Tokens {
     fn from(usage: Usage) -> Tokens {
         Tokens {
             input_tokens: usage.prompt_tokens,
-            input_tokens_details: InputDetails { cached_tokens: usage.cached_tokens },
+            input_tokens_details: InputDetails {
+                cache_write_tokens: 0,
+                cached_tokens: usage.cached_tokens,
+            },
             output_tokens: usage.completion_tokens,
             output_tokens_details: OutputDetails { reasoning_tokens: 0 },
             total_tokens: usage.prompt_tokens + usage.completion_tokens,

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::rollout::Arm;
-use crate::serving::{Finish, LikelyToken};
+use crate::serving::{Finish, LikelyToken, Usage};
 use crate::text::reply::Look;
 use serde_json::json;
 
