@@ -4,7 +4,7 @@
 //! knows neither arms nor statistics.
 
 use super::attempt::Ended;
-use super::prepare::invalid;
+use super::refusal::invalid;
 use super::types::GatewayError;
 use crate::engine::{Fault, Refusal};
 use crate::rollout::Class;

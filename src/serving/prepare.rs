@@ -3,12 +3,13 @@
 
 use super::admission::{self, Admission};
 use super::echo::Echo;
+use super::refusal::{check_ids, invalid, text_error};
 use super::token_rules;
 use super::types::{GatewayError, GenerateRequest, Prompt, SamplingPatch};
 use crate::model::SamplingParams;
 use crate::rollout::Weight;
 use crate::routing::Deployment;
-use crate::text::{Abilities, Chat, Codec, Ending, GenerationDefaults, TextError};
+use crate::text::{Abilities, Chat, Codec, Ending, GenerationDefaults};
 use serde_json::{Map, Value};
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -140,36 +141,6 @@ fn chat<'a>(
     today: SystemTime,
 ) -> Chat<'a> {
     Chat { messages, tools, ending, extra, today: Some(today) }
-}
-
-pub(super) fn text_error(param: &'static str, error: &TextError) -> GatewayError {
-    match error {
-        // A template that runs out of its budget took shorter conversations when it was loaded.
-        TextError::Untaken { .. }
-        | TextError::TemplateRefused(_)
-        | TextError::TemplateExhausted { .. } => GatewayError::Untaken(error.to_string()),
-        error if error.is_client_fault() => invalid(param, error.to_string()),
-        TextError::NoRenderer { .. } => GatewayError::Unavailable(error.to_string()),
-        error => GatewayError::Model(error.to_string()),
-    }
-}
-
-pub(super) fn invalid(param: &'static str, message: impl Into<String>) -> GatewayError {
-    GatewayError::Invalid { param, message: message.into() }
-}
-
-pub(super) fn check_ids(
-    ids: &[u32],
-    vocab: usize,
-    field: &'static str,
-) -> Result<(), GatewayError> {
-    match ids.iter().find(|&&id| id as usize >= vocab) {
-        None => Ok(()),
-        Some(id) => {
-            let text = format!("token id {id} is outside the model's vocabulary of {vocab}");
-            Err(invalid(field, text))
-        }
-    }
 }
 
 /// Tokens that may be generated: what was asked for, as far as the context holds it. An error if it holds none.

@@ -1,6 +1,6 @@
 //! A request's wishes about single tokens, in the token ids of the model that answers.
 
-use super::prepare::{check_ids, invalid, text_error};
+use super::refusal::{check_ids, invalid, text_error};
 use super::types::{GatewayError, TokenName, TokenWishes};
 use crate::model::TokenRules;
 use crate::text::Codec;

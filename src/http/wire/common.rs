@@ -4,7 +4,7 @@
 //! is raised to one with the same effect. Otherwise a client could make logits overflow, and the model would
 //! be blamed.
 
-use super::fields::{Fields, Range, whole, wrong};
+use super::fields::{Fields, Range, token_ids, whole, wrong};
 use super::token_wishes::token_wishes;
 use super::{Ask, WireError};
 use crate::rollout::Arm;
@@ -287,18 +287,6 @@ fn stop_token_ids(fields: &mut Fields) -> Result<Vec<u32>, WireError> {
         return Err(WireError::bad("stop_token_ids", what));
     }
     token_ids(&list, "stop_token_ids")
-}
-
-/// Token ids; the arm checks whether its model has them.
-pub fn token_ids(list: &[Value], param: &str) -> Result<Vec<u32>, WireError> {
-    let one = |(index, value): (usize, &Value)| {
-        let id = value.as_u64().and_then(|id| u32::try_from(id).ok());
-        id.ok_or_else(|| match value.is_number() {
-            true => WireError::bad(format!("{param}[{index}]"), format!("{value} is no token id")),
-            false => wrong(format!("{param}[{index}]"), "a token id", value),
-        })
-    };
-    list.iter().enumerate().map(one).collect()
 }
 
 /// The stop strings in the field `name`.

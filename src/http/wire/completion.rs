@@ -1,8 +1,8 @@
 //! The body of a plain completion: a prompt as text or token ids, or several prompts.
 
 use super::chat::response_format;
-use super::common::{Envelope, Rules, Zero, ask, max_tokens, token_ids};
-use super::fields::{Fields, wrong};
+use super::common::{Envelope, Rules, Zero, ask, max_tokens};
+use super::fields::{Fields, token_ids, wrong};
 use super::table::refuse;
 use super::{Ask, Shape, WireError};
 use crate::serving::{MOST_TOP_LOGPROBS as MOST_TOP, Prompt};

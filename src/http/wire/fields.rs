@@ -178,6 +178,18 @@ pub fn whole(value: &Value) -> Option<i128> {
     (number.fract() == 0.0 && number.abs() <= EXACT).then_some(number as i128)
 }
 
+/// Token ids; the arm checks whether its model has them.
+pub fn token_ids(list: &[Value], param: &str) -> Result<Vec<u32>, WireError> {
+    let one = |(index, value): (usize, &Value)| {
+        let id = value.as_u64().and_then(|id| u32::try_from(id).ok());
+        id.ok_or_else(|| match value.is_number() {
+            true => WireError::bad(format!("{param}[{index}]"), format!("{value} is no token id")),
+            false => wrong(format!("{param}[{index}]"), "a token id", value),
+        })
+    };
+    list.iter().enumerate().map(one).collect()
+}
+
 /// The error for a value of the wrong type.
 pub fn wrong(param: impl Into<String>, expected: &'static str, got: &Value) -> WireError {
     WireError::WrongType { param: param.into(), expected, got: kind(got) }

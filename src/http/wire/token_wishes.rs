@@ -1,8 +1,7 @@
 //! The fields about single tokens: `logit_bias`, `allowed_token_ids`, `bad_words`, `min_tokens`.
 
-use super::common::token_ids;
-use super::fields::{Fields, wrong};
-use super::{WireError, fields};
+use super::WireError;
+use super::fields::{Fields, token_ids, wrong};
 use crate::serving::{TokenName, TokenWishes};
 use serde_json::Value;
 
@@ -100,7 +99,7 @@ fn bad_words(fields: &mut Fields) -> Result<Vec<String>, WireError> {
         // Empty fields of forms.
         Value::String(word) if word.trim().is_empty() => None,
         Value::String(word) => Some(Ok(word)),
-        other => Some(Err(fields::wrong(format!("bad_words[{index}]"), "a string", &other))),
+        other => Some(Err(wrong(format!("bad_words[{index}]"), "a string", &other))),
     };
     list.into_iter().enumerate().filter_map(one).collect()
 }
