@@ -306,4 +306,6 @@ fn literals(template: &str) -> impl Iterator<Item = String> + '_ {
 }
 
 #[cfg(test)]
+mod injection_tests;
+#[cfg(test)]
 mod tests;
