@@ -12,13 +12,13 @@ use super::wire::reply::{
 };
 use crate::serving::{Finish, GatewayError, Piece, Served, TokenLogprob, Usage};
 use serde::Serialize;
-use std::sync::Arc;
 
 /// Writes the events of one answer.
 #[derive(Debug)]
 pub struct Chunks {
     head: Head,
-    fingerprint: Arc<str>,
+    /// What every event begins with: the fields up to the choices, which only the start changes.
+    opening: String,
     parts: Parts,
     /// What each choice has used so far, where it is counted.
     used: Vec<Usage>,
@@ -30,7 +30,7 @@ impl Chunks {
     /// Begins an answer; `routed` says who is expected to give it.
     pub fn new(head: Head, routed: &Served) -> Chunks {
         Chunks {
-            fingerprint: routed.fingerprint.clone(),
+            opening: opening(&head, &routed.fingerprint),
             parts: Parts::new(head.choices, head.look.clone(), head.one_call),
             used: vec![Usage::default(); head.choices as usize],
             tokens: (0..head.choices).map(|_| Vec::new()).collect(),
@@ -89,7 +89,7 @@ impl Chunks {
     }
 
     fn start(&mut self, out: &mut String, served: &Served) {
-        self.fingerprint = served.fingerprint.clone();
+        self.opening = opening(&self.head, &served.fingerprint);
         if self.head.shape == Shape::Chat {
             for index in 0..self.head.choices {
                 let (role, content) = (Some("assistant"), Some(String::new()));
@@ -186,17 +186,38 @@ impl Chunks {
         choices: Vec<C>,
         usage: Option<Option<UsageWire>>,
     ) {
-        let answer = Answer {
-            id: &self.head.id,
-            object: self.head.object(true),
-            created: self.head.created,
-            model: &self.head.model,
-            system_fingerprint: &self.fingerprint,
-            choices,
-            usage,
-        };
-        write(out, &answer);
+        let json = serde_json::to_string(&choices).and_then(|choices| match usage {
+            Some(usage) => Ok((choices, Some(serde_json::to_string(&usage)?))),
+            None => Ok((choices, None)),
+        });
+        let Ok((choices, usage)) = json.inspect_err(|error| unwritten(error)) else { return };
+        out.push_str(&self.opening);
+        // Without its bracket, which ends the opening.
+        out.push_str(&choices[1..]);
+        if let Some(usage) = usage {
+            out.push_str(",\"usage\":");
+            out.push_str(&usage);
+        }
+        out.push_str("}\n\n");
     }
+}
+
+/// The beginning of an event, up to the bracket that opens the list of choices.
+fn opening(head: &Head, fingerprint: &str) -> String {
+    let mut out = String::new();
+    let answer: Answer<'_, ()> = Answer {
+        id: &head.id,
+        object: head.object(true),
+        created: head.created,
+        model: &head.model,
+        system_fingerprint: fingerprint,
+        choices: Vec::new(),
+        usage: None,
+    };
+    write(&mut out, &answer);
+    let end = out.rfind(']').unwrap_or(out.len());
+    out.truncate(end);
+    out
 }
 
 fn write(out: &mut String, value: &impl Serialize) {
@@ -206,8 +227,12 @@ fn write(out: &mut String, value: &impl Serialize) {
             out.push_str(&json);
             out.push_str("\n\n");
         }
-        Err(error) => tracing::error!(%error, "an event could not be written"),
+        Err(error) => unwritten(&error),
     }
+}
+
+fn unwritten(error: &serde_json::Error) {
+    tracing::error!(%error, "an event could not be written");
 }
 
 #[cfg(test)]

@@ -23,8 +23,9 @@ use axum::routing::{MethodRouter, post};
 use futures_util::FutureExt;
 use std::convert::Infallible;
 use std::net::IpAddr;
+use std::pin::Pin;
 use std::time::{Duration, Instant};
-use tokio::time::{Instant as Deadline, timeout, timeout_at};
+use tokio::time::{Instant as Deadline, Sleep, sleep_until, timeout};
 use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
 
 /// How long a client waits for headers, and how long a stream may be silent.
@@ -118,7 +119,7 @@ async fn streamed(
         Some(piece) => stream.events(piece),
         None => KEEP_ALIVE.to_owned(),
     };
-    let feed = Feed { replies, stream, opening: Some(opening), patience, lifecycle, over: false };
+    let feed = Feed::new(replies, stream, opening, patience, lifecycle);
     let events = futures_util::stream::unfold(feed, async |mut feed| {
         let bytes = feed.next().await?;
         Some((Ok::<Bytes, Infallible>(bytes), feed))
@@ -144,19 +145,45 @@ async fn whole(format: Box<dyn Format>, mut replies: Replies) -> Response {
     named(response, &served)
 }
 
-/// A stream of events in progress.
+/// A stream of events in progress. Its timer and its watch over the server's shutdown are made once: to make them anew
+/// for each token would cost more than the event.
 struct Feed {
     replies: Replies,
     stream: Box<dyn Streamed>,
     opening: Option<String>,
     /// How long the stream may be silent.
     patience: Duration,
-    lifecycle: Lifecycle,
-    /// The server's shutdown has cut this off.
+    /// When something was last sent.
+    sent: Deadline,
+    /// Fires when the stream may have been silent for too long.
+    silence: Pin<Box<Sleep>>,
+    /// Resolves when the server's shutdown cuts replies off.
+    cut_off: Pin<Box<dyn Future<Output = ()> + Send>>,
+    /// It has cut this one off.
     over: bool,
 }
 
 impl Feed {
+    fn new(
+        replies: Replies,
+        stream: Box<dyn Streamed>,
+        opening: String,
+        patience: Duration,
+        lifecycle: Lifecycle,
+    ) -> Feed {
+        let sent = Deadline::now();
+        Feed {
+            replies,
+            stream,
+            opening: Some(opening),
+            patience,
+            sent,
+            silence: Box::pin(sleep_until(sent + patience)),
+            cut_off: Box::pin(async move { lifecycle.reached(Phase::CutOff).await }),
+            over: false,
+        }
+    }
+
     /// The next bytes to write: events, or a comment after a while without events.
     async fn next(&mut self) -> Option<Bytes> {
         if let Some(opening) = self.opening.take().filter(|opening| !opening.is_empty()) {
@@ -165,33 +192,41 @@ impl Feed {
         if self.over {
             return None;
         }
-        let lifecycle = self.lifecycle.clone();
-        tokio::select! {
-            bytes = self.events() => return bytes,
-            () = lifecycle.reached(Phase::CutOff) => self.over = true,
-        }
-        // A reply that had already finished is not reported as failed.
-        match self.events().now_or_never() {
-            Some(None) => None,
-            _ => Some(self.stream.error(&ApiError::stopping()).into()),
+        loop {
+            let silent_until = self.sent + self.patience;
+            tokio::select! {
+                biased;
+                () = &mut self.cut_off => {
+                    self.over = true;
+                    // A reply that had already finished is not reported as failed.
+                    let finished = matches!(self.replies.next().now_or_never(), Some(None));
+                    return (!finished).then(|| self.stream.error(&ApiError::stopping()).into());
+                }
+                piece = self.replies.next() => {
+                    let events = self.stream.events(piece?);
+                    if !events.is_empty() {
+                        self.sent = Deadline::now();
+                        return Some(events.into());
+                    }
+                    // Pieces without an event (a tool call in progress) must not keep the stream silent.
+                    if Deadline::now() >= silent_until {
+                        return Some(self.keep_alive());
+                    }
+                }
+                () = &mut self.silence => {
+                    if Deadline::now() >= silent_until {
+                        return Some(self.keep_alive());
+                    }
+                    self.silence.as_mut().reset(silent_until);
+                }
+            }
         }
     }
 
-    async fn events(&mut self) -> Option<Bytes> {
-        let deadline = Deadline::now() + self.patience;
-        loop {
-            // Pieces without an event (a tool call in progress) must not keep the stream silent.
-            let Ok(piece) = timeout_at(deadline, self.replies.next()).await else {
-                return Some(Bytes::from_static(self.stream.keep_alive().as_bytes()));
-            };
-            let events = self.stream.events(piece?);
-            if !events.is_empty() {
-                return Some(events.into());
-            }
-            if Deadline::now() >= deadline {
-                return Some(Bytes::from_static(self.stream.keep_alive().as_bytes()));
-            }
-        }
+    fn keep_alive(&mut self) -> Bytes {
+        self.sent = Deadline::now();
+        self.silence.as_mut().reset(self.sent + self.patience);
+        Bytes::from_static(self.stream.keep_alive().as_bytes())
     }
 }
 

@@ -20,6 +20,7 @@ use crate::text::{Emit, StopStrings, StreamDecoder};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::mpsc::{Sender, unbounded_channel};
+use tokio::time::{Instant as Deadline, sleep_until};
 use tokio_stream::{StreamExt, StreamMap, wrappers::UnboundedReceiverStream};
 
 /// How an attempt ended.
@@ -196,13 +197,26 @@ impl Attempt {
 
     /// Passes the replies on until all have ended or something stops them.
     pub async fn play(&mut self, out: &Sender<Piece>, timeouts: &Timeouts) -> Ended {
+        // Made once: to make them anew for each token would cost more than the rest of it.
+        let (gone, timer) = (out.closed(), sleep_until(self.deadline(timeouts).2.into()));
+        tokio::pin!(gone, timer);
         while self.replies.iter().any(|reply| !reply.ended) {
             let (what, limit, at) = self.deadline(timeouts);
+            // A later deadline is found when the timer fires.
+            if Deadline::from(at) < timer.deadline() {
+                timer.as_mut().reset(at.into());
+            }
             let event = tokio::select! {
                 biased;
-                () = out.closed() => return Ended::ClientGone,
+                () = &mut gone => return Ended::ClientGone,
                 event = self.events.next() => event,
-                () = tokio::time::sleep_until(at.into()) => return Ended::TimedOut { what, limit },
+                () = &mut timer => {
+                    if Deadline::now() >= at.into() {
+                        return Ended::TimedOut { what, limit };
+                    }
+                    timer.as_mut().reset(at.into());
+                    continue;
+                }
             };
             let Some((_, event)) = event else {
                 return Ended::Failed(Fault::Step("the engine has stopped".into()));
