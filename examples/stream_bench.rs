@@ -68,6 +68,7 @@ fn state(gateway: Gateway) -> AppState {
         live: Live::default(),
         access: Access::open(),
         log_requests: false,
+        stable_for: Default::default(),
     }
 }
 

@@ -7,7 +7,7 @@ use axum::http::{Request, StatusCode, header};
 use http_support::*;
 use serde_json::{Value, json};
 use serin::engine::SchedulerConfig;
-use serin::http::client_app;
+use serin::http::{AppState, StableFor, client_app};
 use serin::serving::testing::FakeServer;
 use serin::text::Codec;
 use std::time::Duration;
@@ -528,6 +528,42 @@ async fn name_and_header_pin_an_arm() {
     request.headers_mut().insert("x-serin-variant", "green".parse().unwrap());
     let (status, body) = ask(&app, request).await;
     assert_eq!((status.as_u16(), &body["error"]["param"]), (400, &json!("x-serin-variant")));
+}
+
+#[tokio::test]
+async fn marked_requests_go_to_stable() {
+    let names = |name: &str| [name.to_owned()];
+    let state = AppState {
+        stable_for: StableFor::new(&names("task"), &names("x-task")),
+        ..state(gateway_saying(REPLY, |_| {}).await)
+    };
+    let app = api_of(state);
+    load_canary(&app).await;
+    ok(&app, local(post("/admin/weight", &json!({"percent": 100, "expect": 2})))).await;
+    let arm = async |path: &str, more: Value, header: Option<&'static str>| {
+        let mut body = json!({"max_tokens": 5, "messages": [{"role": "user", "content": "Hi"}]});
+        if path.ends_with("responses") {
+            body = json!({"input": "Hi"});
+        }
+        body.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        let mut request = post(path, &body);
+        if let Some(value) = header {
+            request.headers_mut().insert("x-task", value.parse().unwrap());
+        }
+        let response = send(&app, request).await;
+        assert_eq!(response.status(), StatusCode::OK, "{path} {more}");
+        response.headers()["x-serin-arm"].to_str().unwrap().to_owned()
+    };
+    for path in [CHAT, "/v1/responses", "/v1/messages"] {
+        assert_eq!(arm(path, json!({}), None).await, "canary");
+        assert_eq!(arm(path, json!({}), Some("title")).await, "stable", "{path}");
+        let named = json!({"model": "fake@canary"});
+        assert_eq!(arm(path, named, Some("title")).await, "canary", "it asks for an arm itself");
+        if path != "/v1/messages" {
+            assert_eq!(arm(path, json!({"metadata": {"task": "title"}}), None).await, "stable");
+            assert_eq!(arm(path, json!({"metadata": {"other": "title"}}), None).await, "canary");
+        }
+    }
 }
 
 #[tokio::test]

@@ -141,6 +141,7 @@ async fn run(settings: Settings) {
         live: Live::default(),
         access: Access::open(),
         log_requests: false,
+        stable_for: Default::default(),
     };
     let lifecycle = Lifecycle::new();
     let door = |listener, app| serve(listener, app, Bounds::default(), lifecycle.clone());

@@ -16,7 +16,9 @@ use crate::control::{
 };
 use crate::device::{Device, DeviceChoice, arena, end};
 use crate::engine::EngineHandle;
-use crate::http::{AppState, Intake, Lifecycle, Live, Operators, Phase, client_app, operator_app};
+use crate::http::{
+    AppState, Intake, Lifecycle, Live, Operators, Phase, StableFor, client_app, operator_app,
+};
 use crate::ledger::{Ledger, Options, Stamp};
 use crate::metrics;
 use crate::model::LoadFormat;
@@ -136,6 +138,7 @@ impl Running {
             live,
             access,
             log_requests: config.log_requests,
+            stable_for: StableFor::new(&config.stable_for.metadata, &config.stable_for.headers),
         };
         let lifecycle = Lifecycle::new();
         let apps = (client_app(state.clone(), &config.cors_origins), operator_app(state));

@@ -33,6 +33,8 @@ pub struct Config {
     pub log: Option<String>,
     /// Whether the log has a line for each request.
     pub log_requests: bool,
+    /// Which requests stable answers because of how they are marked.
+    pub stable_for: StableForConfig,
     /// Largest request body in bytes.
     pub max_body: usize,
     /// Maximum number of open client connections, at least 1; a low limit on file descriptors reduces it.
@@ -63,6 +65,15 @@ pub struct Config {
     pub ledger: Option<LedgerConfig>,
     /// The webhooks that alerts go to.
     pub alerts: AlertsConfig,
+}
+
+/// The marks of requests that stable answers and that count in no verdict.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct StableForConfig {
+    /// Keys of `metadata`.
+    pub metadata: Vec<String>,
+    /// Names of headers.
+    pub headers: Vec<String>,
 }
 
 /// Where operators and probes have a listener of their own.

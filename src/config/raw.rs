@@ -5,7 +5,8 @@
 use super::rollout::RawRollout;
 use super::values::{Bytes, Time, positive, time, value};
 use super::{
-    AccessConfig, Config, ConfigError, LedgerConfig, OperatorListen, SocketConfig, demo_models,
+    AccessConfig, Config, ConfigError, LedgerConfig, OperatorListen, SocketConfig, StableForConfig,
+    demo_models,
 };
 use crate::alerts::{AlertsConfig, RawWebhook, WebhookConfig};
 use crate::control::{DeploymentPolicy, EngineConfig};
@@ -68,6 +69,35 @@ struct RawServer {
     trusted_proxies: Vec<String>,
     log: Option<String>,
     log_requests: bool,
+    stable_for: RawStableFor,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct RawStableFor {
+    metadata: Vec<String>,
+    headers: Vec<String>,
+}
+
+impl RawStableFor {
+    fn resolve(self) -> Result<StableForConfig, ConfigError> {
+        let sound = |name: &&String| !name.is_empty() && name.bytes().all(is_of_header_name);
+        if let Some(bad) = self.headers.iter().find(|name| !sound(name)) {
+            return Err(value(
+                "server.stable_for.headers",
+                format!("\"{bad}\" is no name of a header"),
+            ));
+        }
+        if self.metadata.iter().any(String::is_empty) {
+            return Err(value("server.stable_for.metadata", "a key must not be empty"));
+        }
+        Ok(StableForConfig { metadata: self.metadata, headers: self.headers })
+    }
+}
+
+/// RFC 9110, section 5.6.2.
+fn is_of_header_name(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -176,6 +206,7 @@ impl Raw {
             sockets: server.sockets()?,
             log: server.log,
             log_requests: server.log_requests,
+            stable_for: server.stable_for.resolve()?,
             cors_origins: server.cors_origins.into_iter().map(origin).collect::<Result<_, _>>()?,
             limits: Limits {
                 max_n: positive("server.max_n", server.max_n.map(|n| n as usize), 8)? as u32,

@@ -113,6 +113,8 @@ fn each_mistake_is_named() {
         ("[server]\ncors_origins = [\"https://a.example/\"]", "server.cors_origins"),
         ("[server]\ncors_origins = [\"a.example\"]", "server.cors_origins"),
         ("[server]\ntrusted_proxies = [\"10.0.0.0/33\"]", "server.trusted_proxies"),
+        ("[server]\nstable_for.headers = [\"no header\"]", "server.stable_for.headers"),
+        ("[server]\nstable_for.metadata = [\"\"]", "server.stable_for.metadata"),
         ("[server]\nkeep_alive = \"0s\"", "server.keep_alive"),
         ("[operator]\nlisten = \"0.0.0.0:8081\"", "operator.listen"),
         ("[access]\nkey = \"keys.toml\"", "key"),

@@ -190,7 +190,7 @@ impl Chunks {
             Some(usage) => Ok((choices, Some(serde_json::to_string(&usage)?))),
             None => Ok((choices, None)),
         });
-        let Ok((choices, usage)) = json.inspect_err(|error| unwritten(error)) else { return };
+        let Ok((choices, usage)) = json.inspect_err(unwritten) else { return };
         out.push_str(&self.opening);
         // Without its bracket, which ends the opening.
         out.push_str(&choices[1..]);

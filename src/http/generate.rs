@@ -68,7 +68,8 @@ async fn answer(
         let room = state.gateway.check_room();
         room.map_err(|error| ApiError::gateway(&error, endpoint.prompt))?;
         let mut fields = received.fields().await?;
-        let envelope = envelope(headers, caller, id.clone(), arrived)?;
+        let mut envelope = envelope(headers, caller, id.clone(), arrived)?;
+        envelope.marked = state.stable_for.covers(headers, fields.peek("metadata"));
         let models = state.gateway.control().models();
         let rules = Rules { served: &models.name, limits: state.gateway.limits() };
         let mut asked = (endpoint.read)(&mut fields, envelope, rules, unix_now())?;
@@ -249,7 +250,7 @@ fn envelope(
             (peer.map(party), xxh3_64_with_seed(from.as_bytes(), shown))
         }
     };
-    Ok(Envelope { id, arrived, session, variant, party, client, key })
+    Ok(Envelope { id, arrived, session, variant, marked: false, party, client, key })
 }
 
 /// Hash of what a sender without a verified key cannot change at will. What it shows as a key does not count; within

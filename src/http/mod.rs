@@ -3,7 +3,7 @@
 //! [`client_app`] and [`operator_app`] build routers from [`AppState`], which tests call with `oneshot` and
 //! [`serve()`] serves. Reading order: `wire` (request and response formats), `generate` with `replies`,
 //! `parts` and `format` (from a request to its response), `completions` with `chunks` and `whole`, `responses`
-//! and `messages` (the endpoints), `missing` (endpoints of others), `error` (maps errors to statuses), `models`,
+//! and `messages` (the endpoints), `stable_for` (marked requests), `missing` (endpoints of others), `error` (maps errors to statuses), `models`,
 //! `tokens`, `feedback`, `probes` with `gauges`; then `caller` (who asks), `gate` (which route needs which key),
 //! `requests` (ids and the log of requests), `plain` (slashes and content codings), `operators` (access check),
 //! `admin` with [`orders`] and `events`, [`page`] (the operators' page and its figures), `cors` (web pages),
@@ -43,6 +43,7 @@ mod requests;
 mod responses;
 mod sockets;
 mod sse;
+mod stable_for;
 mod tokens;
 mod whole;
 mod wire;
@@ -54,6 +55,7 @@ pub use lifecycle::{Lifecycle, Phase};
 pub use operators::Operators;
 pub use page::Live;
 pub use sockets::{Bounds, OverLimit, Peer, serve};
+pub use stable_for::StableFor;
 
 use crate::access::Access;
 use crate::serving::{Gateway, GenerateRequest, Limits};
@@ -89,6 +91,8 @@ pub struct AppState {
     pub access: Access,
     /// Whether the log has a line for each request.
     pub log_requests: bool,
+    /// Which requests stable answers because of how they are marked.
+    pub stable_for: StableFor,
 }
 
 /// The routes for clients, and the probes, behind the check of keys. They are open to web pages of these origins
@@ -214,7 +218,7 @@ pub fn understand(
 ) -> Result<Vec<GenerateRequest>, (u16, ErrorBody)> {
     let (session, variant, party, client, key) = (None, None, None, 0, None);
     let id = "chatcmpl-0".to_owned();
-    let envelope = Envelope { id, arrived, session, variant, party, client, key };
+    let envelope = Envelope { id, arrived, session, variant, marked: false, party, client, key };
     let rules = Rules { served: "serin", limits: Limits { max_n: 8, max_stop: 4 } };
     let understood = Fields::parse(body).and_then(|mut fields| match chat {
         true => wire::chat::chat(&mut fields, envelope, rules),

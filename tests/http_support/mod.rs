@@ -65,6 +65,7 @@ pub fn state(gateway: Gateway) -> AppState {
         live: Live::default(),
         access: Access::open(),
         log_requests: false,
+        stable_for: Default::default(),
     }
 }
 

@@ -24,7 +24,7 @@ fn parse(one: &Generates, name: &str, value: Value) -> Result<(), WireError> {
     body[name] = value;
     let (session, variant, party, client, key) = (None, None, None, 0, None);
     let (id, arrived) = ("id".to_owned(), Instant::now());
-    let envelope = Envelope { id, arrived, session, variant, party, client, key };
+    let envelope = Envelope { id, arrived, session, variant, marked: false, party, client, key };
     let rules = Rules { served: "fake", limits: Limits { max_n: 4, max_stop: 4 } };
     let mut fields = Fields::parse(body.to_string().as_bytes()).unwrap();
     (one.endpoint.read)(&mut fields, envelope, rules, 0).map(|_| ())

@@ -34,6 +34,8 @@ pub struct Envelope {
     pub session: Option<String>,
     /// The arm from the header.
     pub variant: Option<Arm>,
+    /// Whether stable answers it if it asks for no arm itself.
+    pub marked: bool,
     /// Hash of the verified key's id; without one, of the address: an IPv4 address, or an IPv6 one's /64 network.
     pub party: Option<u64>,
     /// Hash of the verified key's id, or of what is shown as a key and the address: it distinguishes clients that
@@ -91,7 +93,7 @@ pub fn ask(
         count: streaming.on && streaming.continuous_usage,
         ignore_eos: fields.boolean("ignore_eos")?.unwrap_or(false),
         key: key(fields, envelope.session, batch.then_some(&envelope.id))?,
-        pin: pin(by_name, envelope.variant)?,
+        pin: pin(by_name, envelope.variant)?.or(envelope.marked.then_some(Arm::Stable)),
         party: envelope.party,
         client: client(fields, envelope.client)?,
         cache_salt: cache_salt(envelope.key.as_deref(), short(fields, "cache_salt")?.as_deref()),

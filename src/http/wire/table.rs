@@ -135,7 +135,11 @@ pub const TABLE: &[Row] = &[
     ("max_tokens", Both, Honoured("cut to what the context leaves; -1, and 0 for chat: no limit")),
     ("media_io_kwargs", Chat, Neutral("of no use for text")),
     ("messages", Chat, Honoured("")),
-    ("metadata", Both, Neutral("nothing is stored")),
+    (
+        "metadata",
+        Both,
+        Neutral("nothing is stored; server.stable_for may name keys that ask for stable"),
+    ),
     ("min_keep", All, Refused(is_not_zero, OWN_SAMPLER)),
     ("min_p", All, Honoured("0 to 1")),
     ("min_tokens", All, Honoured("before them, no stop token or stop string ends a reply")),

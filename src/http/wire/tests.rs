@@ -16,6 +16,7 @@ fn envelope() -> Envelope {
         arrived: Instant::now(),
         session: None,
         variant: None,
+        marked: false,
         party: None,
         client: 0,
         key: None,

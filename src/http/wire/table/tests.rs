@@ -43,7 +43,8 @@ impl Route {
     fn parse(self, fields: &mut Fields) -> Result<(), WireError> {
         let (session, variant, party, client, key) = (None, None, None, 0, None);
         let (id, arrived) = ("id".to_owned(), Instant::now());
-        let envelope = Envelope { id, arrived, session, variant, party, client, key };
+        let envelope =
+            Envelope { id, arrived, session, variant, marked: false, party, client, key };
         let rules = Rules { served: "fake", limits: Limits { max_n: 4, max_stop: 2 } };
         match self {
             OfChat => chat::chat(fields, envelope, rules).map(|_| ()),
