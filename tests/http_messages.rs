@@ -427,6 +427,41 @@ async fn a_last_message_of_the_assistant_is_continued() {
     ok(&app, post(PATH, &body(json!({"messages": [user, begun]})))).await;
 }
 
+/// A broken call is text, and the calls beside it are calls; one that a limit cut says so.
+#[tokio::test]
+async fn a_call_that_is_broken_is_never_a_block() {
+    let broken =
+        |arguments: &str| format!("<tool_call>{{\"name\": \"add\", \"arguments\": {arguments}");
+    let wrong = broken("{\"a\": Paris}}</tool_call>");
+    for (reply, kinds, reason) in [
+        (wrong.clone(), vec!["text"], "end_turn"),
+        (broken("{\"a\": \"Par"), vec!["text"], "end_turn"),
+        (broken("{\"a\": tru}}</tool_call>"), vec!["text"], "end_turn"),
+        (wrong + &call("add"), vec!["text", "tool_use"], "tool_use"),
+    ] {
+        let app = saying(&reply).await;
+        let more = json!({"tools": tools(), "max_tokens": 400});
+        let whole = ok(&app, post(PATH, &body(more.clone()))).await;
+        for answer in [whole, assembled(&stream(&app, more.clone()).await)] {
+            let content = answer["content"].as_array().unwrap();
+            let found: Vec<&str> =
+                content.iter().map(|block| block["type"].as_str().unwrap()).collect();
+            assert_eq!(
+                (found, answer["stop_reason"].as_str()),
+                (kinds.clone(), Some(reason)),
+                "{reply}"
+            );
+            assert!(reply.starts_with(content[0]["text"].as_str().unwrap()), "{reply}");
+        }
+    }
+    let app = saying(&call("add")).await;
+    let cut = ok(&app, post(PATH, &body(json!({"tools": tools(), "max_tokens": 47})))).await;
+    assert_eq!(
+        (&cut["content"][0]["type"], &cut["stop_reason"]),
+        (&json!("tool_use"), &json!("max_tokens"))
+    );
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(24))]
 

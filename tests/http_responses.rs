@@ -407,6 +407,31 @@ async fn requests_are_routed_as_chats_are() {
     ok(&app, post("/responses", &body(json!({})))).await;
 }
 
+#[tokio::test]
+async fn a_call_that_is_broken_is_incomplete() {
+    let broken =
+        |arguments: &str| format!("<tool_call>{{\"name\": \"add\", \"arguments\": {arguments}");
+    for reply in
+        [broken("{\"a\": Paris}}</tool_call>"), broken("{\"a\": \"Par"), broken("{\"a\": tru}}")]
+    {
+        let after = if reply.ends_with("call>") { call("add") } else { String::new() };
+        let reply = reply + &after;
+        let app = saying(&reply).await;
+        let more = json!({"tools": tools()});
+        let whole = ok(&app, post(PATH, &body(more.clone()))).await;
+        let last = stream(&app, more).await.last().unwrap().1["response"].clone();
+        for answer in [whole, last] {
+            for item in answer["output"].as_array().unwrap() {
+                let arguments = item["arguments"].as_str().unwrap();
+                let valid = serde_json::from_str::<Value>(arguments).is_ok();
+                let status = if valid { "completed" } else { "incomplete" };
+                assert_eq!(item["status"], status, "{reply}");
+            }
+            assert_eq!(answer["output"][0]["status"], "incomplete", "{reply}");
+        }
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(24))]
 

@@ -8,7 +8,7 @@ use crate::http::error::ApiError;
 use crate::http::parts::{Part, Parts};
 use crate::http::wire::logprobs::ChatToken;
 use crate::serving::{Finish, GatewayError, Piece, Served, TokenLogprob, Usage};
-use crate::text::reply::Look;
+use crate::text::reply::{CallEnd, Look};
 use schemars::JsonSchema;
 use serde::Serialize;
 use serde_json::{Map, Value};
@@ -161,17 +161,23 @@ pub struct Reply {
     finish: Option<Finish>,
     usage: Option<Usage>,
     failed: Option<ApiError>,
-    /// Tokens whose text has not come yet.
-    tokens: Vec<TokenLogprob>,
 }
 
 impl Reply {
     /// Begins an answer; `routed` says who is expected to give it.
     pub fn new(about: About, routed: Served) -> Reply {
         let parts = Parts::new(1, about.look.clone(), about.one_call);
-        let (items, tokens) = (Vec::new(), Vec::new());
         let (finish, usage, failed) = (None, None, None);
-        Reply { about, served: routed, parts, items, open: false, finish, usage, failed, tokens }
+        Reply {
+            about,
+            served: routed,
+            parts,
+            items: Vec::new(),
+            open: false,
+            finish,
+            usage,
+            failed,
+        }
     }
 
     /// Who answers, as far as is known.
@@ -201,12 +207,7 @@ impl Reply {
             }
             // Nothing that these requests can ask for.
             Part::Echo { .. } | Part::Count { .. } => {}
-            Part::Text { text, tokens, .. } => {
-                self.tokens.extend(tokens);
-                if !text.is_empty() {
-                    self.text(text, changes);
-                }
-            }
+            Part::Text { text, tokens, .. } => self.text(text, tokens, changes),
             Part::Reasoning { text, .. } => {
                 if !(self.open && matches!(self.items.last(), Some(Item::Reasoning { .. }))) {
                     let id = self.id("rs_", self.items.len());
@@ -228,6 +229,13 @@ impl Reply {
                     changes.push(Change::Arguments(self.items.len() - 1, delta));
                 }
             }
+            Part::CallEnd { end, .. } => self.finish_item(
+                match end {
+                    CallEnd::Whole => Status::Completed,
+                    CallEnd::Cut(_) | CallEnd::Broken(_) => Status::Incomplete,
+                },
+                changes,
+            ),
             Part::End { finish, .. } => self.end(finish, changes),
             Part::Done(usage) => {
                 self.usage = Some(usage);
@@ -237,13 +245,15 @@ impl Reply {
         }
     }
 
-    fn text(&mut self, text: String, changes: &mut Vec<Change>) {
+    fn text(&mut self, text: String, tokens: Vec<TokenLogprob>, changes: &mut Vec<Change>) {
         if !(self.open && matches!(self.items.last(), Some(Item::Message { .. }))) {
+            if text.is_empty() {
+                return;
+            }
             self.begin_message(changes);
         }
-        let tokens = std::mem::take(&mut self.tokens).into_iter();
-        let tokens = tokens.filter(|_| self.about.logprobs).map(ChatToken::from).collect();
-        self.grow(text, tokens, changes);
+        let tokens = tokens.into_iter().filter(|_| self.about.logprobs);
+        self.grow(text, tokens.map(ChatToken::from).collect(), changes);
     }
 
     fn begin_message(&mut self, changes: &mut Vec<Change>) {

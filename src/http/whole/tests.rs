@@ -110,6 +110,28 @@ fn calls_alone_leave_no_content() {
 }
 
 #[test]
+fn a_broken_call_is_text_and_those_beside_it_are_calls() {
+    let whole_call = r#"<tool_call>{"name": "add", "arguments": {"a": 1}}</tool_call>"#;
+    let broken = r#"<tool_call>{"name": "add", "arguments": {"a": Paris}}</tool_call>"#;
+    let answer = whole(Shape::Chat, true, reply(broken, Finish::Stop));
+    let choice = &answer["choices"][0];
+    assert_eq!(
+        (&choice["message"]["content"], &choice["finish_reason"]),
+        (&json!(broken), &json!("stop"))
+    );
+    assert!(choice["message"].get("tool_calls").is_none());
+    let both = broken.to_owned() + whole_call;
+    let answer = whole(Shape::Chat, true, reply(&both, Finish::Stop));
+    let choice = &answer["choices"][0];
+    assert_eq!(
+        (&choice["message"]["content"], &choice["finish_reason"]),
+        (&json!(broken), &json!("tool_calls"))
+    );
+    assert_eq!(choice["message"]["tool_calls"].as_array().map(Vec::len), Some(1));
+    assert_eq!(choice["message"]["tool_calls"][0]["function"]["arguments"], r#"{"a": 1}"#);
+}
+
+#[test]
 fn without_tools_a_call_is_text() {
     let call = r#"<tool_call>{"name": "add", "arguments": {}}</tool_call>"#;
     let answer = whole(Shape::Chat, false, reply(call, Finish::Stop));
