@@ -8,7 +8,7 @@ use super::wire::logprobs::TextLogprobs;
 use super::wire::reply::{
     Answer, ChatChoice, FunctionCall, Head, Message, TextChoice, ToolCall, finish_reason,
 };
-use crate::serving::{GatewayError, Piece, PromptToken, Served, TokenLogprob, Usage};
+use crate::serving::{Piece, PromptToken, Served, TokenLogprob, Usage};
 use crate::text::reply::CallEnd;
 use serde_json::Value;
 
@@ -43,12 +43,14 @@ impl Whole {
         Whole { head, served: routed, parts, choices, usage: Usage::default() }
     }
 
-    /// Processes the next piece; a failure is returned.
-    pub fn take(&mut self, piece: Piece) -> Result<(), GatewayError> {
-        self.parts.of(piece).into_iter().try_for_each(|part| self.part(part))
+    /// Processes the next piece.
+    pub fn take(&mut self, piece: Piece) {
+        for part in self.parts.of(piece) {
+            self.part(part);
+        }
     }
 
-    fn part(&mut self, part: Part) -> Result<(), GatewayError> {
+    fn part(&mut self, part: Part) {
         match part {
             Part::Start(served, _) => self.served = served,
             Part::Count { .. } => {}
@@ -96,9 +98,9 @@ impl Whole {
                 }
             }
             Part::Done(usage) => self.usage = usage,
-            Part::Failed(error) => return Err(error),
+            // Then there is no answer.
+            Part::Failed(_) => {}
         }
-        Ok(())
     }
 
     fn choice(&mut self, index: u32) -> Option<&mut Choice> {

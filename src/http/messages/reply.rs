@@ -4,6 +4,7 @@
 //! when its input is known, since a client runs what it is given: a call whose input is no JSON is text.
 
 use super::PREFIX;
+use crate::http::error::Names;
 use crate::http::parts::{Part, Parts};
 use crate::serving::{Finish, GatewayError, Piece, Served, Usage};
 use crate::text::reply::{CallEnd, Look};
@@ -24,6 +25,10 @@ pub struct About {
     pub one_call: bool,
     /// The stop strings, in the request's order.
     pub stop: Vec<String>,
+    /// The longest reply that the request asks for, in tokens.
+    pub most: Option<usize>,
+    /// What the request calls the things that errors are about.
+    pub names: Names,
 }
 
 /// A block of content.
@@ -79,6 +84,11 @@ impl Reply {
     /// Who answers, as far as is known.
     pub fn served(&self) -> &Served {
         &self.served
+    }
+
+    /// What the request calls the things that errors are about.
+    pub fn names(&self) -> &Names {
+        &self.about.names
     }
 
     /// The request's id.
@@ -191,6 +201,12 @@ impl Reply {
     fn stop_reason(&self) -> (Option<&'static str>, Option<&str>) {
         match self.ended {
             None => (None, None),
+            // The context ended a reply that might have been longer.
+            Some((Finish::Length, _))
+                if self.about.most.is_some_and(|most| self.usage.completion_tokens < most) =>
+            {
+                (Some("model_context_window_exceeded"), None)
+            }
             Some((Finish::Length, _)) => (Some("max_tokens"), None),
             Some((Finish::StopString(at), _)) => {
                 (Some("stop_sequence"), self.about.stop.get(at).map(String::as_str))

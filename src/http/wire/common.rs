@@ -301,6 +301,15 @@ pub fn token_ids(list: &[Value], param: &str) -> Result<Vec<u32>, WireError> {
     list.iter().enumerate().map(one).collect()
 }
 
+/// Refuses more stop strings than are allowed.
+pub fn check_stops(name: &'static str, count: usize, limits: Limits) -> Result<(), WireError> {
+    let most = limits.max_stop;
+    match count > most {
+        true => Err(WireError::bad(name, format!("at most {most} are allowed, not {count}"))),
+        false => Ok(()),
+    }
+}
+
 /// The stop strings in the field `name`.
 pub fn stop(
     fields: &mut Fields,
@@ -313,10 +322,7 @@ pub fn stop(
         Some(text @ Value::String(_)) => vec![text],
         Some(other) => return Err(wrong(name, "a string or an array of strings", &other)),
     };
-    if stops.len() > limits.max_stop {
-        let (most, got) = (limits.max_stop, stops.len());
-        return Err(WireError::bad(name, format!("at most {most} are allowed, not {got}")));
-    }
+    check_stops(name, stops.len(), limits)?;
     let one = |(index, stop): (usize, Value)| match stop {
         // Empty fields of forms.
         Value::String(text) if text.is_empty() => None,
