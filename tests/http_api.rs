@@ -650,11 +650,28 @@ async fn routes_that_are_missing_say_what_is_missing() {
         "/v1/images/generations",
         "/v1/moderations",
         "/v1/responses/compact",
+        "/moderations",
+        "/audio/speech",
+        "/responses/compact",
+        "/v1/files",
+        "/files",
+        "/v1/batches",
+        "/v1/batches/b/cancel",
+        "/v1/conversations",
+        "/v1/complete",
     ] {
         let (status, answer) = ask(&app, post(path, &json!({"input": "x"}))).await;
         assert_eq!((status.as_u16(), &answer["error"]["code"]), (501, &json!("not_available")));
         let message = answer["error"]["message"].as_str().unwrap();
         assert!(message.starts_with(path) && message.len() > path.len() + 30, "{message}");
+        let stored = path.ends_with("/responses/compact");
+        let (status, answer) = ask(&app, get(path)).await;
+        let expected = if stored { (404, "not_found") } else { (501, "not_available") };
+        assert_eq!(
+            (status.as_u16(), answer["error"]["code"].as_str().unwrap()),
+            expected,
+            "{path}"
+        );
     }
 }
 
@@ -781,6 +798,9 @@ async fn pages_of_listed_origins_may_call_every_route() {
             assert!(allowed.is_none(), "{method} {path}: {allowed:?}");
         }
     }
+    let preflight = send(&app, asked("OPTIONS", "/v1/responses/r", PAGE)).await;
+    let methods = preflight.headers()["access-control-allow-methods"].to_str().unwrap();
+    assert_eq!(methods, "GET,POST,DELETE", "every method that a route has");
     for path in ["/livez", "/metrics", "/admin/status"] {
         let response = send(&app, asked("GET", path, "https://evil.example")).await;
         assert!(!response.headers().contains_key("access-control-allow-origin"), "{path}");

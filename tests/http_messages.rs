@@ -306,6 +306,9 @@ async fn tokens_can_be_counted() {
     asked.as_object_mut().unwrap().remove("max_tokens");
     let count = ok(&app, post("/v1/messages/count_tokens", &asked)).await;
     assert_eq!(count, json!({"input_tokens": read}));
+    asked["mcp_servers"] = json!([{}]);
+    let (status, _) = ask(&app, post("/v1/messages/count_tokens", &asked)).await;
+    assert_eq!(status.as_u16(), 400, "what a message may not ask for, its count may not");
 }
 
 /// The error of an answer in this API's form.
@@ -366,6 +369,20 @@ async fn what_cannot_be_done_is_refused_by_name() {
         (json!({"output_format": {"type": "json_schema"}}), "output_format"),
         (json!({"logit_bias": {"1": 200}}), "logit_bias"),
         (json!({"n": 2}), "n"),
+        (json!({"max_completion_tokens": 5}), "max_completion_tokens"),
+        (json!({"logprobs": true}), "logprobs"),
+        (json!({"top_logprobs": 2}), "top_logprobs"),
+        (json!({"functions": [{}]}), "functions"),
+        (json!({"output_config": {"task_budget": {}}}), "output_config.task_budget"),
+        (json!({"thinking": {"type": "adaptive", "display": "maybe"}}), "thinking.display"),
+        (json!({"thinking": {"type": "enabled", "budget_tokens": "x"}}), "thinking.budget_tokens"),
+        (json!({"tools": [{"type": "bash_20250124", "name": "bash"}]}), "tools[0].type"),
+        (json!({"tools": [{"name": "f", "input_schema": 5}]}), "tools[0].input_schema"),
+        (json!({"stop": vec!["x"; 10], "stop_sequences": vec!["x"; 10]}), "stop_sequences"),
+        (
+            json!({"messages": [{"role": "assistant", "content": [{"type": "tool_result"}]}]}),
+            "messages[0].content[0].type",
+        ),
     ];
     for (more, param) in cases {
         let (status, answer) = ask(&app, post(PATH, &body(more.clone()))).await;
@@ -425,6 +442,104 @@ async fn a_last_message_of_the_assistant_is_continued() {
     let bare = count(json!([user])).await;
     assert!(bare < open && open < closed, "{bare} {open} {closed}");
     ok(&app, post(PATH, &body(json!({"messages": [user, begun]})))).await;
+}
+
+/// A broken call is text, and the calls beside it are calls; one that a limit cut says so.
+#[tokio::test]
+async fn a_call_that_is_broken_is_never_a_block() {
+    let broken =
+        |arguments: &str| format!("<tool_call>{{\"name\": \"add\", \"arguments\": {arguments}");
+    let wrong = broken("{\"a\": Paris}}</tool_call>");
+    for (reply, kinds, reason) in [
+        (wrong.clone(), vec!["text"], "end_turn"),
+        (broken("{\"a\": \"Par"), vec!["text"], "end_turn"),
+        (broken("{\"a\": tru}}</tool_call>"), vec!["text"], "end_turn"),
+        (wrong + &call("add"), vec!["text", "tool_use"], "tool_use"),
+    ] {
+        let app = saying(&reply).await;
+        let more = json!({"tools": tools(), "max_tokens": 400});
+        let whole = ok(&app, post(PATH, &body(more.clone()))).await;
+        for answer in [whole, assembled(&stream(&app, more.clone()).await)] {
+            let content = answer["content"].as_array().unwrap();
+            let found: Vec<&str> =
+                content.iter().map(|block| block["type"].as_str().unwrap()).collect();
+            assert_eq!(
+                (found, answer["stop_reason"].as_str()),
+                (kinds.clone(), Some(reason)),
+                "{reply}"
+            );
+            assert!(reply.starts_with(content[0]["text"].as_str().unwrap()), "{reply}");
+        }
+    }
+    let app = saying(&call("add")).await;
+    let cut = ok(&app, post(PATH, &body(json!({"tools": tools(), "max_tokens": 47})))).await;
+    assert_eq!(
+        (&cut["content"][0]["type"], &cut["stop_reason"]),
+        (&json!("tool_use"), &json!("max_tokens"))
+    );
+}
+
+/// An error about a message names its place in the request, not in the chat that was made of it.
+#[tokio::test]
+async fn errors_of_a_template_name_the_place_in_the_request() {
+    let app = api(gateway_with(&with_template("gemma"), REPLY, |_| {}).await);
+    let more = json!({"system": "s"});
+    let (status, answer) = ask(&app, post(PATH, &body(more.clone()))).await;
+    assert_eq!(status.as_u16(), 400, "{answer}");
+    assert!(error(&answer).1.starts_with("system: "), "{answer}");
+    let (_, answer) = ask(&app, post("/v1/messages/count_tokens", &body(more))).await;
+    assert!(error(&answer).1.starts_with("system: "), "{answer}");
+    let instructions = json!({"instructions": "s", "input": "Hi"});
+    let (_, answer) = ask(&app, post("/v1/responses", &instructions)).await;
+    assert!(answer["error"]["message"].as_str().unwrap().starts_with("instructions: "), "{answer}");
+    let (user, system) =
+        (json!({"role": "user", "content": "Hi"}), json!({"role": "system", "content": "s"}));
+    let input = json!({"instructions": "", "input": [system, user]});
+    let (_, answer) = ask(&app, post("/v1/responses", &input)).await;
+    let message = answer["error"]["message"].as_str();
+    assert!(message.is_some_and(|message| message.starts_with("input[0]: ")), "{answer}");
+    // Neighbours of one role are one message, which a strict template takes.
+    let user = json!({"role": "user", "content": "Hi"});
+    ok(&app, post(PATH, &body(json!({"system": "", "messages": [user, user]})))).await;
+}
+
+#[tokio::test]
+async fn a_reply_that_the_context_ends_says_so() {
+    let app = saying(&"word ".repeat(1000)).await;
+    for (most, reason) in [(20, "max_tokens"), (100_000, "model_context_window_exceeded")] {
+        let more = json!({"max_tokens": most});
+        let whole = ok(&app, post(PATH, &body(more.clone()))).await;
+        assert_eq!(whole["stop_reason"], reason);
+        assert_eq!(assembled(&stream(&app, more).await)["stop_reason"], reason);
+    }
+}
+
+#[tokio::test]
+async fn models_are_listed_in_this_form_for_its_clients() {
+    let app = plain_api().await;
+    let of_client = |path: &str| {
+        let mut request = get(path);
+        request.headers_mut().insert("anthropic-version", "2023-06-01".parse().unwrap());
+        request
+    };
+    let list = ok(&app, of_client("/v1/models")).await;
+    let plain = ok(&app, get("/v1/models")).await;
+    let ids = |list: &Value| {
+        list["data"].as_array().unwrap().iter().map(|m| m["id"].clone()).collect::<Vec<_>>()
+    };
+    assert_eq!((ids(&list), &plain["object"]), (ids(&plain), &json!("list")));
+    assert_eq!(
+        (&list["has_more"], &list["first_id"], &list["last_id"]),
+        (&json!(false), &list["data"][0]["id"], ids(&list).last().unwrap())
+    );
+    let one = ok(&app, of_client("/v1/models/fake")).await;
+    assert_eq!(one, list["data"][0]);
+    assert_eq!((&one["type"], &one["display_name"]), (&json!("model"), &json!("fake")));
+    assert!(one["created_at"].as_str().unwrap().ends_with('Z'), "{one}");
+    let (status, missing) = ask(&app, of_client("/v1/models/none")).await;
+    assert_eq!((status.as_u16(), error(&missing).0), (404, "not_found_error"));
+    let (status, batches) = ask(&app, get("/v1/messages/batches")).await;
+    assert_eq!((status.as_u16(), error(&batches).0), (501, "api_error"));
 }
 
 proptest! {

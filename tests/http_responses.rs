@@ -83,7 +83,7 @@ async fn a_response() {
         ("error", Value::Null),
         ("store", json!(false)),
         ("instructions", json!("Be brief.")),
-        ("truncation", json!("auto")),
+        ("truncation", json!("disabled")),
         ("metadata", json!({"a": "b"})),
         ("temperature", json!(0.5)),
         ("model", json!("fake")),
@@ -330,6 +330,18 @@ async fn what_cannot_be_done_is_refused_by_name() {
         (json!({"max_tokens": 5}), "max_tokens", unsupported),
         (json!({"response_format": {"type": "text"}}), "response_format", unsupported),
         (json!({"n": 2}), "n", unsupported),
+        (json!({"max_completion_tokens": 5}), "max_completion_tokens", unsupported),
+        (json!({"messages": []}), "messages", unsupported),
+        (json!({"functions": [{}]}), "functions", unsupported),
+        (json!({"logprobs": true}), "logprobs", unsupported),
+        (json!({"thinking_token_budget": 5}), "thinking_token_budget", unsupported),
+        (json!({"continue_final_message": true}), "continue_final_message", unsupported),
+        (json!({"include": ["everything"]}), "include[0]", "invalid_value"),
+        (json!({"background": "x"}), "background", unsupported),
+        (json!({"text": {"verbosity": 5}}), "text.verbosity", "invalid_type"),
+        (json!({"reasoning": {"summary": 5}}), "reasoning.summary", "invalid_type"),
+        (json!({"metadata": {"a": "x".repeat(513)}}), "metadata.a", "invalid_value"),
+        (json!({"metadata": {"x".repeat(65): ""}}), "metadata", "invalid_value"),
         (json!({"temperature": 2.5}), "temperature", "invalid_value"),
         (json!({"max_output_tokens": 0}), "max_output_tokens", "invalid_value"),
         (json!({"truncation": "maybe"}), "truncation", "invalid_value"),
@@ -393,6 +405,32 @@ async fn tokens_of_an_input_can_be_counted() {
         ok(&app, post("/v1/responses/input_tokens", &body(json!({"tools": tools()})))).await;
     let answer = ok(&app, post(PATH, &body(json!({"tools": tools()})))).await;
     assert_eq!(count["input_tokens"], answer["usage"]["input_tokens"]);
+    let more = json!({"previous_response_id": "resp_1"});
+    let (status, answer) = ask(&app, post("/v1/responses/input_tokens", &body(more))).await;
+    assert_eq!((status.as_u16(), &answer["error"]["param"]), (400, &json!("previous_response_id")));
+}
+
+/// Both APIs count what no context holds, and refuse to answer it by their own names.
+#[tokio::test]
+async fn longer_inputs_than_the_context_are_counted() {
+    let app = saying(REPLY).await;
+    let count = async |words: usize| {
+        let text = "word ".repeat(words);
+        let of_responses = json!({"input": text});
+        let of_messages = json!({"messages": [{"role": "user", "content": text}]});
+        let counted = ok(&app, post("/v1/responses/input_tokens", &of_responses)).await;
+        let other = ok(&app, post("/v1/messages/count_tokens", &of_messages)).await;
+        assert_eq!(counted["input_tokens"], other["input_tokens"]);
+        counted["input_tokens"].as_u64().unwrap()
+    };
+    let (some, many) = (count(1_000).await, count(10_000).await);
+    assert_eq!(many - some, 9_000, "a token a word: {some} {many}");
+    let (_, answer) = ask(&app, post(PATH, &json!({"input": "word ".repeat(10_000)}))).await;
+    assert_eq!(
+        (&answer["error"]["param"], &answer["error"]["code"]),
+        (&json!("input"), &json!("context_length_exceeded"))
+    );
+    assert!(!answer["error"]["message"].as_str().unwrap().contains("max_tokens"), "{answer}");
 }
 
 #[tokio::test]
@@ -405,6 +443,47 @@ async fn requests_are_routed_as_chats_are() {
     let vote = json!({"id": pinned["id"], "value": true});
     assert_eq!(ok(&app, post("/v1/feedback", &vote)).await["recorded"], true);
     ok(&app, post("/responses", &body(json!({})))).await;
+}
+
+#[tokio::test]
+async fn a_call_that_is_broken_is_incomplete() {
+    let broken =
+        |arguments: &str| format!("<tool_call>{{\"name\": \"add\", \"arguments\": {arguments}");
+    for reply in
+        [broken("{\"a\": Paris}}</tool_call>"), broken("{\"a\": \"Par"), broken("{\"a\": tru}}")]
+    {
+        let after = if reply.ends_with("call>") { call("add") } else { String::new() };
+        let reply = reply + &after;
+        let app = saying(&reply).await;
+        let more = json!({"tools": tools()});
+        let whole = ok(&app, post(PATH, &body(more.clone()))).await;
+        let last = stream(&app, more).await.last().unwrap().1["response"].clone();
+        for answer in [whole, last] {
+            for item in answer["output"].as_array().unwrap() {
+                let arguments = item["arguments"].as_str().unwrap();
+                let valid = serde_json::from_str::<Value>(arguments).is_ok();
+                let status = if valid { "completed" } else { "incomplete" };
+                assert_eq!(item["status"], status, "{reply}");
+            }
+            assert_eq!(answer["output"][0]["status"], "incomplete", "{reply}");
+        }
+    }
+}
+
+/// Log-probabilities are those of the text: not those of reasoning and of calls.
+#[tokio::test]
+async fn only_tokens_of_the_text_have_log_probabilities() {
+    let app = saying(&format!("<think>hm</think>So it is. {}", call("add"))).await;
+    let more = json!({"include": ["message.output_text.logprobs"], "tools": tools()});
+    let whole = ok(&app, post(PATH, &body(more.clone()))).await;
+    let streamed = stream(&app, more).await.last().unwrap().1["response"].clone();
+    for answer in [whole, streamed] {
+        let items = answer["output"].as_array().unwrap();
+        let message = &items.iter().find(|item| item["type"] == "message").unwrap()["content"][0];
+        let tokens = message["logprobs"].as_array().unwrap().iter();
+        let spelled: String = tokens.filter_map(|token| token["token"].as_str()).collect();
+        assert_eq!(spelled, message["text"].as_str().unwrap());
+    }
 }
 
 proptest! {

@@ -4,7 +4,7 @@
 //! meanwhile, the stream's writer keeps the connection alive.
 
 use super::error::ApiError;
-use super::parts::{Part, Parts};
+use super::parts::{Calls, Part, Parts};
 use super::wire::Shape;
 use super::wire::logprobs::TextLogprobs;
 use super::wire::reply::{
@@ -82,6 +82,8 @@ impl Chunks {
                 };
                 self.call(out, index, call);
             }
+            // It has been sent, whole or not; the reply's end says that one is broken.
+            Part::CallEnd { .. } => {}
             Part::End { index, finish, calls } => self.end(out, index, finish, calls),
             Part::Done(usage) => self.done(out, usage),
             Part::Failed(error) => self.failed(out, &error),
@@ -112,8 +114,9 @@ impl Chunks {
         self.delta(out, index, Delta { tool_calls: vec![call], ..Delta::default() }, None);
     }
 
-    fn end(&mut self, out: &mut String, index: u32, finish: Finish, calls: bool) {
-        let reason = finish_reason(finish, calls);
+    fn end(&mut self, out: &mut String, index: u32, finish: Finish, calls: Calls) {
+        // A client runs the calls of a reply that ends with them, and one that is broken cannot be taken back.
+        let reason = finish_reason(finish, calls.any && !calls.broken);
         match self.head.shape {
             Shape::Chat => self.delta(out, index, Delta::default(), Some(reason)),
             Shape::Text => self.plain(out, index, String::new(), Some(reason)),

@@ -1,14 +1,14 @@
 //! The endpoints of chat and plain completions.
 
 use super::chunks::Chunks;
-use super::error::ApiError;
+use super::error::{ApiError, Names};
 use super::format::{Asked, Endpoint, Format, Gathered, Streamed};
 use super::whole::Whole;
 use super::wire::common::{Envelope, Rules, Streaming};
 use super::wire::fields::Fields;
 use super::wire::reply::Head;
 use super::wire::{Ask, Shape, WireError, chat, completion};
-use crate::serving::{GatewayError, Piece, Served};
+use crate::serving::{Piece, Served};
 
 /// `/v1/chat/completions`.
 pub const CHAT: Endpoint = Endpoint {
@@ -57,8 +57,8 @@ fn read(
 }
 
 impl Format for Head {
-    fn prompt(&self) -> &'static str {
-        self.shape.prompt_field()
+    fn names(&self) -> Names {
+        Names { prompt: self.shape.prompt_field(), places: Vec::new() }
     }
 
     fn stream(self: Box<Self>, routed: &Served) -> Box<dyn Streamed> {
@@ -81,8 +81,8 @@ impl Streamed for Chunks {
 }
 
 impl Gathered for Whole {
-    fn take(&mut self, piece: Piece) -> Result<(), GatewayError> {
-        Whole::take(self, piece)
+    fn take(&mut self, piece: Piece) {
+        Whole::take(self, piece);
     }
 
     fn served(&self) -> &Served {

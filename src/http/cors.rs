@@ -30,7 +30,7 @@ pub fn layer(origins: &[String]) -> Option<CorsLayer> {
     let shown = ids.into_iter().chain(shown).chain(limits.map(HeaderName::from_static));
     let layer = CorsLayer::new()
         .allow_origin(origins)
-        .allow_methods([Method::GET, Method::POST])
+        .allow_methods([Method::GET, Method::POST, Method::DELETE])
         .allow_headers(AllowHeaders::mirror_request())
         .expose_headers(shown.collect::<Vec<_>>())
         .max_age(MAX_AGE);

@@ -30,6 +30,15 @@ pub struct ApiError {
     detail: ErrorDetail,
 }
 
+/// What a request calls the things that an error of its generation may be about.
+#[derive(Debug, Clone, Default)]
+pub struct Names {
+    /// The field that holds the prompt.
+    pub prompt: &'static str,
+    /// Where in the request each message of the chat stands; empty if it holds the chat itself.
+    pub places: Vec<String>,
+}
+
 /// Whether, and when, the same request may succeed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Retry {
@@ -85,6 +94,21 @@ impl ApiError {
 
     fn last(self) -> ApiError {
         ApiError { last: true, ..self }
+    }
+
+    /// An error of a generation. A message at fault is named by its place in the request.
+    pub fn named(error: &GatewayError, names: &Names) -> ApiError {
+        let mut named = ApiError::gateway(error, names.prompt);
+        let message = &mut named.detail.message;
+        // The text layer counts the messages of the chat that it was given.
+        let counted = message.strip_prefix("messages[").and_then(|rest| rest.split_once(']'));
+        let place = counted.and_then(|(index, rest)| {
+            Some((names.places.get(index.parse::<usize>().ok()?)?, rest))
+        });
+        if let Some((place, rest)) = place {
+            *message = format!("{place}{rest}");
+        }
+        named
     }
 
     /// An error of a generation; `prompt` names the field with the prompt.

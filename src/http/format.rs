@@ -3,11 +3,11 @@
 //! All endpoints share one path from a request to its response (`generate`). Each has its own [`Endpoint`], whose
 //! parser returns a [`Format`] that knows everything about the request that an answer has to repeat.
 
-use super::error::ApiError;
+use super::error::{ApiError, Names};
 use super::wire::WireError;
 use super::wire::common::{Envelope, Rules};
 use super::wire::fields::Fields;
-use crate::serving::{GatewayError, GenerateRequest, Piece, Served};
+use crate::serving::{GenerateRequest, Piece, Served};
 
 /// Keeps a connection alive while there is nothing to send. A comment, which every client ignores.
 pub const KEEP_ALIVE: &str = ": keep-alive\n\n";
@@ -37,8 +37,8 @@ pub struct Asked {
 
 /// How one request's answer is written.
 pub trait Format: Send {
-    /// The field that holds the prompt, for errors.
-    fn prompt(&self) -> &'static str;
+    /// What the request calls the things that an error may be about.
+    fn names(&self) -> Names;
     /// Begins a stream; `routed` says who is expected to answer.
     fn stream(self: Box<Self>, routed: &Served) -> Box<dyn Streamed>;
     /// Begins a whole answer.
@@ -59,8 +59,8 @@ pub trait Streamed: Send {
 
 /// A whole answer in one format, while it is collected.
 pub trait Gathered: Send {
-    /// Processes the next piece; a failure is returned.
-    fn take(&mut self, piece: Piece) -> Result<(), GatewayError>;
+    /// Processes the next piece, which is no failure.
+    fn take(&mut self, piece: Piece);
     /// Who answers, as far as is known.
     fn served(&self) -> &Served;
     /// The answer, as JSON text.

@@ -87,12 +87,12 @@ async fn generate(
     lifecycle: Lifecycle,
 ) -> Result<Response, ApiError> {
     let Asked { requests, n, streamed: as_stream, format } = asked;
-    let prompt = format.prompt();
+    let names = format.names();
     let sequences = n as usize * requests.len();
     let fits = state.gateway.check_sequences(sequences);
-    fits.map_err(|error| ApiError::gateway(&error, prompt))?;
+    fits.map_err(|error| ApiError::named(&error, &names))?;
     let replies = Replies::start(requests, n, |request| state.gateway.generate(request)).await;
-    let replies = replies.map_err(|error| ApiError::gateway(&error, prompt))?;
+    let replies = replies.map_err(|error| ApiError::named(&error, &names))?;
     Ok(match as_stream {
         true => streamed(format, replies, PATIENCE, lifecycle).await,
         false => whole(format, replies).await,
@@ -109,7 +109,7 @@ async fn streamed(
     let first = timeout(patience, replies.next()).await.ok().flatten();
     let served = match &first {
         Some(Piece::Failed(error)) => {
-            let error = ApiError::gateway(error, format.prompt());
+            let error = ApiError::named(error, &format.names());
             return named(error.into_response(), replies.routed());
         }
         Some(Piece::Start(served, _)) => served.clone(),
@@ -132,12 +132,13 @@ async fn streamed(
 
 /// Collects the answer and sends it as one response.
 async fn whole(format: Box<dyn Format>, mut replies: Replies) -> Response {
-    let prompt = format.prompt();
+    let names = format.names();
     let mut whole = format.whole(replies.routed().clone());
     while let Some(piece) = replies.next().await {
-        if let Err(error) = whole.take(piece) {
-            return named(ApiError::gateway(&error, prompt).into_response(), whole.served());
+        if let Piece::Failed(error) = piece {
+            return named(ApiError::named(&error, &names).into_response(), whole.served());
         }
+        whole.take(piece);
     }
     let served = whole.served().clone();
     let kind = [(header::CONTENT_TYPE, HeaderValue::from_static("application/json"))];

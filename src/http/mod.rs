@@ -108,6 +108,8 @@ pub fn client_app(state: AppState, origins: &[String]) -> Router {
         .route("/tokenize", post(tokens::tokenize))
         .route("/detokenize", post(tokens::detokenize))
         .route("/apply-template", post(tokens::apply_template))
+        .route("/v2/rerank", missing::rerank())
+        .merge(below("/v1", missing::routes()))
         .merge(below("", missing::routes()))
         .layer(from_fn(full))
         .layer(from_fn(plain::bodies))
@@ -138,13 +140,14 @@ fn around(routes: Router, log: bool) -> Router {
 }
 
 /// The routes of the public APIs, which clients find below `/v1` and, as on other servers, also without it.
-fn public() -> [(&'static str, MethodRouter<AppState>); 11] {
+fn public() -> [(&'static str, MethodRouter<AppState>); 12] {
     let by_id = get(responses::not_stored).delete(responses::not_stored);
     [
         ("/chat/completions", generate::route(&completions::CHAT)),
         ("/completions", generate::route(&completions::TEXT)),
         ("/responses", generate::route(&responses::ENDPOINT)),
-        ("/responses/input_tokens", post(responses::input_tokens)),
+        ("/responses/compact", missing::compact()),
+        ("/responses/input_tokens", post(responses::input_tokens).merge(by_id.clone())),
         ("/responses/{id}", by_id),
         ("/responses/{id}/cancel", post(responses::not_stored)),
         ("/responses/{id}/input_items", get(responses::not_stored)),

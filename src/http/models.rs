@@ -1,14 +1,16 @@
-//! The list of models. Available at any time, even while no model is loaded.
+//! The list of models, in OpenAI's form or, for requests of Anthropic's clients, in theirs. Available at any time, even
+//! while no model is loaded.
 
-use super::AppState;
 use super::error::ApiError;
 use super::wire::WireError;
+use super::{AppState, messages};
 use crate::control::ModelsView;
 use crate::rollout::Arm;
 use crate::routing::Deployment;
 use axum::Json;
 use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, State};
+use axum::http::HeaderMap;
 use schemars::JsonSchema;
 use serde::Serialize;
 
@@ -32,22 +34,50 @@ pub struct Model {
     version: Option<String>,
 }
 
+/// A list in one form or the other.
+#[derive(Serialize, JsonSchema)]
+#[serde(untagged)]
+pub enum EitherList {
+    Plain(ModelList),
+    OfMessages(messages::Models),
+}
+
+/// A model in one form or the other.
+#[derive(Serialize, JsonSchema)]
+#[serde(untagged)]
+pub enum EitherModel {
+    Plain(Model),
+    OfMessages(messages::Model),
+}
+
 /// `GET /v1/models`.
-pub async fn list(State(state): State<AppState>) -> Json<ModelList> {
+pub async fn list(State(state): State<AppState>, headers: HeaderMap) -> Json<EitherList> {
     let data = models(&state.gateway.control().models());
-    Json(ModelList { object: "list", data })
+    Json(match messages::asks(&headers) {
+        true => EitherList::OfMessages(data.iter().map(of_messages).collect()),
+        false => EitherList::Plain(ModelList { object: "list", data }),
+    })
 }
 
 /// `GET /v1/models/{id}`.
 pub async fn one(
     State(state): State<AppState>,
+    headers: HeaderMap,
     id: Result<Path<String>, PathRejection>,
-) -> Result<Json<Model>, ApiError> {
+) -> Result<Json<EitherModel>, ApiError> {
     let Path(id) = id.map_err(|_| WireError::bad("model", "the name is not text"))?;
     let models = models(&state.gateway.control().models());
     let served = models.iter().map(|model| model.id.clone()).collect();
     let found = models.into_iter().find(|model| model.id == id);
-    Ok(Json(found.ok_or(WireError::UnknownModel { asked: id, served })?))
+    let found = found.ok_or(WireError::UnknownModel { asked: id, served })?;
+    Ok(Json(match messages::asks(&headers) {
+        true => EitherModel::OfMessages(of_messages(&found)),
+        false => EitherModel::Plain(found),
+    }))
+}
+
+fn of_messages(model: &Model) -> messages::Model {
+    messages::Model::new(&model.id, model.created, model.max_model_len)
 }
 
 /// The public name, which always exists, and one name for each loaded arm.

@@ -2,10 +2,14 @@
 //!
 //! Pure: a piece of a generation goes in, and parts come out. Replies that may call tools are parsed here, so
 //! no format knows how a model writes a call. It does not know any format of requests or responses. The
-//! parser holds back text that may become a tool call, so a piece may lead to no part.
+//! parser holds back text that may become a tool call, so a piece may lead to no part. `listed` says which tokens are
+//! those of the text.
+
+mod listed;
 
 use crate::serving::{Finish, GatewayError, Piece, PromptToken, Served, TokenLogprob, Usage};
-use crate::text::reply::{Look, Manner, ReplyParser, ReplyPiece};
+use crate::text::reply::{CallEnd, Look, Manner, ReplyParser, ReplyPiece};
+use listed::{Listed, Owned};
 
 /// A part of an answer.
 #[derive(Debug, Clone, PartialEq)]
@@ -28,13 +32,13 @@ pub enum Part {
         /// Of this reply.
         usage: Usage,
     },
-    /// Text for the reader. It may be empty if `tokens` is not: their text is held back, or part of a call.
+    /// Text for the reader. It may be empty if `tokens` is not: they show none.
     Text {
         /// Number of the reply, from 0.
         index: u32,
         /// Text to append.
         text: String,
-        /// Tokens with their log-probabilities, if the request asked for them.
+        /// Its tokens with their log-probabilities, if the request asked for them.
         tokens: Vec<TokenLogprob>,
     },
     /// What the model thinks before it answers.
@@ -62,14 +66,24 @@ pub enum Part {
         /// The next part of the arguments' JSON text.
         delta: String,
     },
+    /// A tool call ends; each that begins does.
+    CallEnd {
+        /// Number of the reply.
+        index: u32,
+        /// Number of the call.
+        call: usize,
+        /// How. A call that the end of the reply cut is only called so if the reply was cut too: a model that stops
+        /// inside a call has broken it.
+        end: CallEnd,
+    },
     /// One of the replies is complete.
     End {
         /// Number of the reply.
         index: u32,
         /// Why it ended.
         finish: Finish,
-        /// Whether it has tool calls.
-        calls: bool,
+        /// Its tool calls.
+        calls: Calls,
     },
     /// All replies are complete; token counts over all of them.
     Done(Usage),
@@ -77,12 +91,29 @@ pub enum Part {
     Failed(GatewayError),
 }
 
+/// Which kinds of tool calls a reply has.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Calls {
+    /// Calls that are whole, or cut with the reply.
+    pub any: bool,
+    /// Calls that are none, since their arguments are no JSON object.
+    pub broken: bool,
+}
+
+/// One reply in progress.
+#[derive(Debug)]
+struct Reply {
+    parser: ReplyParser,
+    listed: Listed,
+    calls: Calls,
+}
+
 /// Turns the pieces of one answer into parts.
 #[derive(Debug)]
 pub struct Parts {
     look: Look,
     /// One per reply; none if there is nothing to look for.
-    parsers: Vec<ReplyParser>,
+    parsed: Vec<Reply>,
     replies: u32,
     /// Whether tool calls after the first one of a reply are left out.
     one_call: bool,
@@ -91,7 +122,7 @@ pub struct Parts {
 impl Parts {
     /// Begins an answer of so many replies; `look` says what they are parsed for.
     pub fn new(replies: u32, look: Look, one_call: bool) -> Parts {
-        let mut parts = Parts { look, parsers: Vec::new(), replies, one_call };
+        let mut parts = Parts { look, parsed: Vec::new(), replies, one_call };
         parts.begin(&Manner::default());
         parts
     }
@@ -99,8 +130,12 @@ impl Parts {
     /// Begins to parse what a model writes in this manner.
     fn begin(&mut self, manner: &Manner) {
         if self.look != Look::default() {
-            let parser = |_| ReplyParser::new(&self.look, manner);
-            self.parsers = (0..self.replies).map(parser).collect();
+            let reply = |_| Reply {
+                parser: ReplyParser::new(&self.look, manner),
+                listed: Listed::default(),
+                calls: Calls::default(),
+            };
+            self.parsed = (0..self.replies).map(reply).collect();
         }
     }
 
@@ -121,39 +156,84 @@ impl Parts {
     }
 
     fn text(&mut self, index: u32, text: String, tokens: Vec<TokenLogprob>) -> Vec<Part> {
-        let Some(parser) = self.parsers.get_mut(index as usize) else {
+        let Some(Reply { parser, listed, .. }) = self.parsed.get_mut(index as usize) else {
             return vec![Part::Text { index, text, tokens }];
         };
-        let pieces = parser.push(&text);
-        let mut parts = Vec::with_capacity(pieces.len() + 1);
-        if !tokens.is_empty() {
-            parts.push(Part::Text { index, text: String::new(), tokens });
-        }
-        parts.extend(pieces.into_iter().filter_map(|piece| self.part(index, piece)));
-        parts
+        let pieces = listed.push(parser, &text, tokens);
+        self.parts(index, pieces, None)
     }
 
     fn end(&mut self, index: u32, finish: Finish) -> Vec<Part> {
-        let (mut parts, mut calls) = (Vec::new(), false);
-        if let Some(parser) = self.parsers.get_mut(index as usize) {
-            let rest = parser.finish();
-            calls = parser.calls() > 0;
-            parts.extend(rest.into_iter().filter_map(|piece| self.part(index, piece)));
+        let (mut parts, mut calls) = (Vec::new(), Calls::default());
+        if let Some(Reply { parser, listed, .. }) = self.parsed.get_mut(index as usize) {
+            let (pieces, tokens) = listed.finish(parser);
+            parts = self.parts(index, pieces, Some(finish));
+            if !tokens.is_empty() {
+                parts.push(Part::Text { index, text: String::new(), tokens });
+            }
+            calls = self.parsed.get(index as usize).map_or(calls, |reply| reply.calls);
         }
         parts.push(Part::End { index, finish, calls });
         parts
     }
 
-    fn part(&self, index: u32, piece: ReplyPiece) -> Option<Part> {
+    /// What pieces of a reply are for a format, with neighbours of a kind joined; `finish`: the reply ends with them.
+    fn parts(&mut self, index: u32, pieces: Vec<Owned>, finish: Option<Finish>) -> Vec<Part> {
+        let mut parts: Vec<Part> = Vec::new();
+        for (piece, tokens) in pieces {
+            let Some(part) = self.part(index, piece, tokens, finish) else { continue };
+            match (parts.last_mut(), part) {
+                (
+                    Some(Part::Text { text, tokens, .. }),
+                    Part::Text { text: more, tokens: others, .. },
+                ) => {
+                    text.push_str(&more);
+                    tokens.extend(others);
+                }
+                (Some(Part::Reasoning { text, .. }), Part::Reasoning { text: more, .. }) => {
+                    text.push_str(&more);
+                }
+                (
+                    Some(Part::CallArguments { call, delta, .. }),
+                    Part::CallArguments { call: same, delta: more, .. },
+                ) if *call == same => delta.push_str(&more),
+                (_, part) => parts.push(part),
+            }
+        }
+        parts
+    }
+
+    fn part(
+        &mut self,
+        index: u32,
+        piece: ReplyPiece,
+        tokens: Vec<TokenLogprob>,
+        finish: Option<Finish>,
+    ) -> Option<Part> {
         let passes = |call: usize| call == 0 || !self.one_call;
         match piece {
-            ReplyPiece::Text(text) => Some(Part::Text { index, text, tokens: Vec::new() }),
+            ReplyPiece::Text(text) => Some(Part::Text { index, text, tokens }),
             ReplyPiece::Reasoning(text) => Some(Part::Reasoning { index, text }),
             ReplyPiece::Begin { index: call, name } => {
                 passes(call).then_some(Part::CallBegin { index, call, name })
             }
             ReplyPiece::Arguments { index: call, delta } => {
                 passes(call).then_some(Part::CallArguments { index, call, delta })
+            }
+            ReplyPiece::End { index: call, end } => {
+                let end = match end {
+                    CallEnd::Cut(written) if finish != Some(Finish::Length) => {
+                        CallEnd::Broken(written)
+                    }
+                    end => end,
+                };
+                let passes = passes(call);
+                let reply = self.parsed.get_mut(index as usize).filter(|_| passes)?;
+                match end {
+                    CallEnd::Broken(_) => reply.calls.broken = true,
+                    CallEnd::Whole | CallEnd::Cut(_) => reply.calls.any = true,
+                }
+                Some(Part::CallEnd { index, call, end })
             }
         }
     }

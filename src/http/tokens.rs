@@ -1,7 +1,7 @@
 //! Texts and token ids of stable's tokenizer, and what its chat template makes of a conversation; load generators use
 //! this. The forms are those of vLLM and of llama-server: the fields of a request tell which one it is.
 
-use super::error::ApiError;
+use super::error::{ApiError, Names};
 use super::wire::fields::Fields;
 use super::wire::{Shape, WireError, chat, common, completion};
 use super::{AppState, body};
@@ -91,6 +91,19 @@ impl From<Vec<u8>> for Spelling {
     }
 }
 
+/// The length of the prompt that `read` finds in a body, in stable's tokens.
+pub(super) async fn count(
+    state: &AppState,
+    body: Body,
+    read: fn(&mut Fields) -> Result<(Prompt, Names), WireError>,
+) -> Result<usize, ApiError> {
+    let mut fields = body::fields(state, body).await?;
+    check_model(&mut fields, &state.gateway.control().models().name)?;
+    let (prompt, names) = read(&mut fields)?;
+    let count = state.gateway.count(prompt).await;
+    count.map_err(|error| ApiError::named(&error, &names))
+}
+
 /// `POST /detokenize`.
 pub async fn detokenize(State(state): State<AppState>, body: Body) -> Result<Json<Text>, ApiError> {
     let mut fields = body::fields(&state, body).await?;
@@ -123,7 +136,7 @@ async fn apart<T: Send + 'static>(
 }
 
 /// The model may be omitted here. Only stable's tokenizer is used, so the name must not be the canary's.
-pub(super) fn check_model(fields: &mut Fields, served: &str) -> Result<(), WireError> {
+fn check_model(fields: &mut Fields, served: &str) -> Result<(), WireError> {
     let Some(asked) = fields.string("model")? else { return Ok(()) };
     match common::model_arm(&asked, served)? {
         Some(crate::rollout::Arm::Canary) => {

@@ -8,7 +8,8 @@ use super::wire::logprobs::TextLogprobs;
 use super::wire::reply::{
     Answer, ChatChoice, FunctionCall, Head, Message, TextChoice, ToolCall, finish_reason,
 };
-use crate::serving::{GatewayError, Piece, PromptToken, Served, TokenLogprob, Usage};
+use crate::serving::{Piece, PromptToken, Served, TokenLogprob, Usage};
+use crate::text::reply::CallEnd;
 use serde_json::Value;
 
 /// An answer in progress.
@@ -25,7 +26,8 @@ pub struct Whole {
 struct Choice {
     text: String,
     reasoning: Option<String>,
-    calls: Vec<FunctionCall>,
+    /// `None`: one that is broken, and given back as text.
+    calls: Vec<Option<FunctionCall>>,
     /// Of the repeated prompt.
     prompt: Vec<PromptToken>,
     tokens: Vec<TokenLogprob>,
@@ -41,12 +43,14 @@ impl Whole {
         Whole { head, served: routed, parts, choices, usage: Usage::default() }
     }
 
-    /// Processes the next piece; a failure is returned.
-    pub fn take(&mut self, piece: Piece) -> Result<(), GatewayError> {
-        self.parts.of(piece).into_iter().try_for_each(|part| self.part(part))
+    /// Processes the next piece.
+    pub fn take(&mut self, piece: Piece) {
+        for part in self.parts.of(piece) {
+            self.part(part);
+        }
     }
 
-    fn part(&mut self, part: Part) -> Result<(), GatewayError> {
+    fn part(&mut self, part: Part) {
         match part {
             Part::Start(served, _) => self.served = served,
             Part::Count { .. } => {}
@@ -70,23 +74,33 @@ impl Whole {
             Part::CallBegin { index, name, .. } => {
                 if let Some(choice) = self.choice(index) {
                     let call = FunctionCall { name: Some(name), arguments: String::new() };
-                    choice.calls.push(call);
+                    choice.calls.push(Some(call));
                 }
             }
             Part::CallArguments { index, call, delta } => {
-                if let Some(call) = self.choice(index).and_then(|c| c.calls.get_mut(call)) {
+                let call = self.choice(index).and_then(|choice| choice.calls.get_mut(call));
+                if let Some(Some(call)) = call {
                     call.arguments.push_str(&delta);
                 }
             }
+            Part::CallEnd { index, call, end: CallEnd::Broken(written) } => {
+                if let Some(choice) = self.choice(index) {
+                    choice.text.push_str(&written);
+                    if let Some(call) = choice.calls.get_mut(call) {
+                        *call = None;
+                    }
+                }
+            }
+            Part::CallEnd { .. } => {}
             Part::End { index, finish, calls } => {
                 if let Some(choice) = self.choice(index) {
-                    choice.finish = finish_reason(finish, calls);
+                    choice.finish = finish_reason(finish, calls.any);
                 }
             }
             Part::Done(usage) => self.usage = usage,
-            Part::Failed(error) => return Err(error),
+            // Then there is no answer.
+            Part::Failed(_) => {}
         }
-        Ok(())
     }
 
     fn choice(&mut self, index: u32) -> Option<&mut Choice> {
@@ -159,13 +173,12 @@ impl Choice {
     }
 
     fn chat(self, head: &Head, index: u32) -> ChatChoice {
-        let silent = self.text.is_empty() && !self.calls.is_empty();
-        let call = |(place, function): (usize, FunctionCall)| ToolCall {
-            index: None,
-            id: Some(head.call_id(index, place)),
-            kind: Some("function"),
-            function,
+        let call = |(place, function): (usize, Option<FunctionCall>)| {
+            let id = Some(head.call_id(index, place));
+            Some(ToolCall { index: None, id, kind: Some("function"), function: function? })
         };
+        let calls: Vec<ToolCall> = self.calls.into_iter().enumerate().filter_map(call).collect();
+        let silent = self.text.is_empty() && !calls.is_empty();
         ChatChoice {
             index,
             message: Message {
@@ -173,7 +186,7 @@ impl Choice {
                 content: (!silent).then_some(self.text),
                 reasoning_content: self.reasoning,
                 refusal: None,
-                tool_calls: self.calls.into_iter().enumerate().map(call).collect(),
+                tool_calls: calls,
             },
             logprobs: head.logprobs.then(|| self.tokens.into()),
             finish_reason: self.finish,

@@ -9,7 +9,7 @@ use crate::rollout::Weight;
 use crate::routing::Deployment;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 /// Bytes beyond which a text is encoded off the async threads. Chats always are: their templates run in a process
 /// of their own, and are waited for.
@@ -21,13 +21,21 @@ const SLACK: usize = 2;
 #[derive(Debug, Clone)]
 pub(super) struct Admission {
     encodes: Arc<Semaphore>,
+    longest: Arc<Semaphore>,
 }
 
 impl Admission {
     /// Two for each processor: one at work, one whose template's process has its turn.
     pub fn new() -> Admission {
         let processors = std::thread::available_parallelism().map_or(1, usize::from);
-        Admission { encodes: Arc::new(Semaphore::new(2 * processors)) }
+        let longest = Arc::new(Semaphore::new(1));
+        Admission { encodes: Arc::new(Semaphore::new(2 * processors)), longest }
+    }
+
+    /// The turn of a text that is longer than any prompt; there is one at a time.
+    pub async fn turn(&self) -> Result<OwnedSemaphorePermit, GatewayError> {
+        let turn = self.longest.clone().acquire_owned().await;
+        turn.map_err(|error| GatewayError::Unavailable(error.to_string()))
     }
 
     /// Runs `work` on a prompt, off the async threads if it may take long, when there is room for it. Dropping the
@@ -181,7 +189,7 @@ mod tests {
 
     #[tokio::test]
     async fn few_are_encoded_at_a_time_and_who_leaves_is_not_waited_for() {
-        let admission = Admission { encodes: Arc::new(Semaphore::new(2)) };
+        let admission = Admission { encodes: Arc::new(Semaphore::new(2)), ..Admission::new() };
         let long = Prompt::Text("x".repeat(SHORT_TEXT + 1));
         let (running, most) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
         let begun = Arc::new(AtomicUsize::new(0));

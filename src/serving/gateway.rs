@@ -179,6 +179,19 @@ impl Gateway {
         Ok(self.admission.encode(&prompt, encoded).await??.0)
     }
 
+    /// How many tokens stable would see for a prompt, also for one that is longer than its context.
+    pub async fn count(&self, prompt: Prompt) -> Result<usize, GatewayError> {
+        let stable = self.control.fallback().map_err(no_route)?;
+        // What no model could read is counted one at a time, for the memory that it takes.
+        let _turn = match admission::check_bytes(&prompt, &stable.deployment) {
+            Ok(()) => None,
+            Err(_) => Some(self.admission.turn().await?),
+        };
+        let (text, codec) = (prompt.clone(), stable.deployment.codec.clone());
+        let encoded = move || encode(&text, &codec, None, SystemTime::now());
+        Ok(self.admission.encode(&prompt, encoded).await??.0.len())
+    }
+
     /// The text that stable's chat template makes of a conversation.
     pub async fn render(&self, prompt: Prompt) -> Result<String, GatewayError> {
         let stable = self.control.fallback().map_err(no_route)?;

@@ -345,7 +345,7 @@ pub enum GatewayError {
     Untaken(String),
     /// Prompt and reply do not fit into the model's context together. All counts are in tokens.
     #[error(
-        "this model's maximum context length is {max} tokens, but {asked} were requested ({prompt} in the prompt, {reply} in the reply); shorten the prompt or lower max_tokens{}",
+        "this model's maximum context length is {max} tokens, but {asked} were requested ({prompt} in the prompt, {reply} in the reply); shorten the prompt{}",
         longer(withdrawn.as_ref())
     )]
     ContextLength {

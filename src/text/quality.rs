@@ -133,7 +133,9 @@ impl Parsed {
             match piece {
                 ReplyPiece::Text(more) => answer.push_str(&more),
                 ReplyPiece::Begin { name, .. } => names.push(name),
-                ReplyPiece::Reasoning(_) | ReplyPiece::Arguments { .. } => {}
+                ReplyPiece::Reasoning(_)
+                | ReplyPiece::Arguments { .. }
+                | ReplyPiece::End { .. } => {}
             }
         }
         Parsed { answer, names, broken: parser.broken() }

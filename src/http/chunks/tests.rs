@@ -242,20 +242,35 @@ fn a_chunk_carries_its_tokens_log_probabilities() {
 }
 
 #[test]
-fn log_probabilities_of_a_tool_call_come_with_it() {
+fn log_probabilities_are_those_of_the_text() {
     let call = r#"<tool_call>{"name": "add", "arguments": {"a": 1}}</tool_call>"#;
-    let (before, after) = call.split_at(20);
     let pieces = [
         Piece::Start(served("f"), PROMPT),
-        carrying(before, vec![token("x", -0.5, 0)]),
-        carrying(after, vec![token("y", -0.5, 20)]),
+        carrying("Hi", vec![token("Hi", -0.5, 0)]),
+        carrying(call, vec![token("x", -0.5, 2), token("y", -0.5, 20)]),
         end(0),
     ];
     let head = Head { logprobs: true, look: calling(), ..head(Shape::Chat) };
     let events = events(&stream(head, pieces));
     let count = |event: &Value| event["choices"][0]["logprobs"]["content"].as_array().map(Vec::len);
-    assert_eq!(events.iter().filter_map(count).sum::<usize>(), 2);
-    assert_eq!(count(&events[0]), None, "nothing comes with the role");
+    let counts: Vec<Option<usize>> = events.iter().map(count).collect();
+    assert_eq!((counts[0], counts[1]), (None, Some(1)), "nothing comes with the role");
+    assert_eq!(counts[2..].iter().flatten().count(), 0, "and nothing with the call");
+}
+
+#[test]
+fn a_stream_with_a_broken_call_does_not_end_as_if_it_were_whole() {
+    let whole = r#"<tool_call>{"name": "add", "arguments": {"a": 1}}</tool_call>"#;
+    let broken = r#"<tool_call>{"name": "add", "arguments": {"a": Paris}}</tool_call>"#;
+    for (reply, reason) in [
+        (whole.to_owned(), "tool_calls"),
+        (broken.to_owned(), "stop"),
+        (whole.to_owned() + broken, "stop"),
+    ] {
+        let pieces = [Piece::Start(served("f"), PROMPT), text(0, &reply), end(0)];
+        let events = events(&stream(Head { look: calling(), ..head(Shape::Chat) }, pieces));
+        assert_eq!(events.last().unwrap()["choices"][0]["finish_reason"], reason, "{reply}");
+    }
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! The table covers every route, and the small forms are right.
 
 use super::*;
+use crate::http::missing::PREFIXES;
 use std::collections::BTreeSet;
 use std::path::Path;
 
@@ -44,7 +45,9 @@ fn registered() -> (BTreeSet<String>, BTreeSet<String>) {
     for (path, _) in super::super::public() {
         clients.extend([path.to_owned(), format!("/v1{path}")]);
     }
-    clients.extend(super::super::missing::MISSING.iter().map(|(path, _)| (*path).to_owned()));
+    for (path, _) in super::super::missing::MISSING {
+        clients.extend(PREFIXES.map(|prefix| format!("{prefix}{path}")));
+    }
     (clients, operators)
 }
 

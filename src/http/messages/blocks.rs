@@ -1,14 +1,25 @@
 //! Messages made of content blocks, as the messages of a chat.
 //!
-//! A user's message may hold results of tools, which a chat has as messages of their own; the order is kept. Blocks that
-//! a text model cannot read (pictures, documents) are refused by name.
+//! A user's message may hold results of tools, which a chat has as messages of their own; the order is kept. Neighbours
+//! of one role are one message, as in that API. Blocks that a text model cannot read (pictures, documents) are refused
+//! by name.
 
 use crate::http::wire::WireError;
-use crate::http::wire::fields::wrong;
+use crate::http::wire::fields::{required, wrong};
+use crate::http::wire::turns::Turns;
 use serde_json::{Map, Value, json};
 
-/// The messages of a chat, in order; `index` is the place of the message in the request.
-pub fn message(index: usize, message: Value, chat: &mut Vec<Value>) -> Result<(), WireError> {
+/// Whose blocks a place may hold.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Holder {
+    User,
+    Assistant,
+    /// The system's text, and results of tools.
+    TextOnly,
+}
+
+/// Adds a message to a chat; `index` is its place in the request.
+pub fn message(index: usize, message: Value, chat: &mut Turns) -> Result<(), WireError> {
     let param = format!("messages[{index}]");
     let Value::Object(mut message) = message else {
         return Err(wrong(param, "an object", &message));
@@ -17,8 +28,8 @@ pub fn message(index: usize, message: Value, chat: &mut Vec<Value>) -> Result<()
     let content = message.remove("content");
     let at = format!("{param}.content");
     match role.as_str() {
-        "user" => user(blocks(content, &at)?, &at, chat),
-        "assistant" => assistant(blocks(content, &at)?, &at, chat),
+        "user" => user(blocks(content, &at)?, &param, chat),
+        "assistant" => assistant(blocks(content, &at)?, &param, chat),
         other => {
             let what = format!("'{other}' is neither user nor assistant; use the field 'system'");
             Err(WireError::bad(format!("{param}.role"), what))
@@ -26,14 +37,13 @@ pub fn message(index: usize, message: Value, chat: &mut Vec<Value>) -> Result<()
     }
 }
 
-/// The system's text: a string or text blocks.
-pub fn system(value: Value) -> Result<Value, WireError> {
-    let texts = blocks(Some(value), "system")?.into_iter().enumerate();
-    let one = |(index, mut block): (usize, Map<String, Value>)| {
-        text_block(&mut block, &format!("system[{index}]"))
-    };
-    let parts = texts.map(one).collect::<Result<Vec<Value>, WireError>>()?;
-    Ok(json!({"role": "system", "content": parts}))
+/// Adds the system's text, a string or text blocks, if there is any.
+pub fn system(value: Value, chat: &mut Turns) -> Result<(), WireError> {
+    let parts = texts(Some(value), "system")?;
+    if parts.iter().any(|part| part["text"] != "") {
+        chat.push(json!({"role": "system", "content": parts}), "system");
+    }
+    Ok(())
 }
 
 fn blocks(content: Option<Value>, param: &str) -> Result<Vec<Map<String, Value>>, WireError> {
@@ -55,47 +65,74 @@ fn blocks(content: Option<Value>, param: &str) -> Result<Vec<Map<String, Value>>
     }
 }
 
-fn user(
-    blocks: Vec<Map<String, Value>>,
-    param: &str,
-    chat: &mut Vec<Value>,
-) -> Result<(), WireError> {
-    let (mut texts, mut results) = (Vec::new(), 0);
-    for (index, mut block) in blocks.into_iter().enumerate() {
+/// Content that is text only, as parts of a chat message.
+fn texts(content: Option<Value>, param: &str) -> Result<Vec<Value>, WireError> {
+    let one = |(index, mut block): (usize, Map<String, Value>)| {
         let at = format!("{param}[{index}]");
-        match kind(&block, &at)? {
-            "text" => texts.push(text_block(&mut block, &at)?),
+        match required(&mut block, "type", &at)?.as_str() {
+            "text" => text(&mut block, &at),
+            other => Err(misplaced(other, &at, Holder::TextOnly)),
+        }
+    };
+    blocks(content, param)?.into_iter().enumerate().map(one).collect()
+}
+
+fn user(blocks: Vec<Map<String, Value>>, param: &str, chat: &mut Turns) -> Result<(), WireError> {
+    let (mut parts, mut results) = (Vec::new(), 0);
+    for (index, mut block) in blocks.into_iter().enumerate() {
+        let at = format!("{param}.content[{index}]");
+        match required(&mut block, "type", &at)?.as_str() {
+            "text" => parts.push(text(&mut block, &at)?),
             "tool_result" => {
-                if !texts.is_empty() {
-                    chat.push(json!({"role": "user", "content": std::mem::take(&mut texts)}));
+                if !parts.is_empty() {
+                    said(std::mem::take(&mut parts), param, chat);
                 }
-                chat.push(result(block, &at)?);
+                chat.push(result(block, &at)?, param);
                 results += 1;
             }
-            other => return Err(unreadable(other, &at)),
+            other => return Err(misplaced(other, &at, Holder::User)),
         }
     }
-    if !texts.is_empty() || results == 0 {
-        chat.push(json!({"role": "user", "content": texts}));
+    if !parts.is_empty() || results == 0 {
+        said(parts, param, chat);
     }
     Ok(())
 }
 
+/// Adds what a user said, to the message before if that is the user's too.
+fn said(parts: Vec<Value>, param: &str, chat: &mut Turns) {
+    match last_of("user", chat) {
+        Some(before) => extend(before, "content", parts),
+        None => chat.push(json!({"role": "user", "content": parts}), param),
+    }
+}
+
+fn last_of<'a>(role: &str, chat: &'a mut Turns) -> Option<&'a mut Map<String, Value>> {
+    let last = chat.messages.last_mut().filter(|last| last["role"] == role);
+    last.and_then(Value::as_object_mut)
+}
+
+fn extend(message: &mut Map<String, Value>, field: &str, more: Vec<Value>) {
+    if more.is_empty() {
+        return;
+    }
+    let list = message.entry(field).or_insert_with(|| Value::Array(Vec::new()));
+    if let Value::Array(list) = list {
+        list.extend(more);
+    }
+}
+
 fn result(mut block: Map<String, Value>, param: &str) -> Result<Value, WireError> {
     let id = required(&mut block, "tool_use_id", param)?;
-    let at = format!("{param}.content");
     let parts = match block.remove("content").filter(|content| !content.is_null()) {
         None => Vec::new(),
-        content => {
-            let one = |(index, mut block): (usize, Map<String, Value>)| {
-                text_block(&mut block, &format!("{at}[{index}]"))
-            };
-            blocks(content, &at)?.into_iter().enumerate().map(one).collect::<Result<_, _>>()?
-        }
+        content => texts(content, &format!("{param}.content"))?,
     };
     let mut message = json!({"role": "tool", "tool_call_id": id, "content": parts});
-    if block.get("is_error") == Some(&Value::Bool(true)) {
-        message["is_error"] = Value::Bool(true);
+    match block.remove("is_error") {
+        None | Some(Value::Null | Value::Bool(false)) => {}
+        Some(Value::Bool(true)) => message["is_error"] = Value::Bool(true),
+        Some(other) => return Err(wrong(format!("{param}.is_error"), "a boolean", &other)),
     }
     Ok(message)
 }
@@ -103,28 +140,32 @@ fn result(mut block: Map<String, Value>, param: &str) -> Result<Value, WireError
 fn assistant(
     blocks: Vec<Map<String, Value>>,
     param: &str,
-    chat: &mut Vec<Value>,
+    chat: &mut Turns,
 ) -> Result<(), WireError> {
-    let (mut texts, mut calls, mut thoughts) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut parts, mut calls, mut thoughts) = (Vec::new(), Vec::new(), Vec::new());
     for (index, mut block) in blocks.into_iter().enumerate() {
-        let at = format!("{param}[{index}]");
-        match kind(&block, &at)? {
-            "text" => texts.push(text_block(&mut block, &at)?),
+        let at = format!("{param}.content[{index}]");
+        match required(&mut block, "type", &at)?.as_str() {
+            "text" => parts.push(text(&mut block, &at)?),
             "thinking" => thoughts.push(required(&mut block, "thinking", &at)?),
             // Encrypted by another server; no model here can read it.
             "redacted_thinking" => {}
             "tool_use" => calls.push(call(block, &at)?),
-            other => return Err(unreadable(other, &at)),
+            other => return Err(misplaced(other, &at, Holder::Assistant)),
         }
     }
-    let mut message = json!({"role": "assistant", "content": texts});
+    if last_of("assistant", chat).is_none() {
+        chat.push(json!({"role": "assistant", "content": []}), param);
+    }
+    let Some(message) = last_of("assistant", chat) else { return Ok(()) };
+    extend(message, "content", parts);
+    extend(message, "tool_calls", calls);
     if !thoughts.is_empty() {
-        message["reasoning_content"] = thoughts.join("\n").into();
+        let before = message.remove("reasoning_content");
+        let before = before.as_ref().and_then(Value::as_str).map(str::to_owned);
+        let all: Vec<String> = before.into_iter().chain(thoughts).collect();
+        message.insert("reasoning_content".to_owned(), all.join("\n").into());
     }
-    if !calls.is_empty() {
-        message["tool_calls"] = calls.into();
-    }
-    chat.push(message);
     Ok(())
 }
 
@@ -142,30 +183,28 @@ fn call(mut block: Map<String, Value>, param: &str) -> Result<Value, WireError> 
     Ok(json!({"id": id, "type": "function", "function": function}))
 }
 
-fn kind<'a>(block: &'a Map<String, Value>, param: &str) -> Result<&'a str, WireError> {
-    match block.get("type") {
-        Some(Value::String(kind)) => Ok(kind),
-        None | Some(Value::Null) => Err(WireError::Missing { param: format!("{param}.type") }),
-        Some(other) => Err(wrong(format!("{param}.type"), "a string", other)),
-    }
+fn text(block: &mut Map<String, Value>, param: &str) -> Result<Value, WireError> {
+    Ok(json!({"type": "text", "text": required(block, "text", param)?}))
 }
 
-fn unreadable(kind: &str, param: &str) -> WireError {
-    let what = format!("this model reads text and tool blocks only, not '{kind}'");
-    WireError::unsupported(format!("{param}.type"), what)
-}
-
-fn text_block(block: &mut Map<String, Value>, param: &str) -> Result<Value, WireError> {
-    match kind(block, param)? {
-        "text" => Ok(json!({"type": "text", "text": required(block, "text", param)?})),
-        other => Err(unreadable(other, param)),
-    }
-}
-
-fn required(holder: &mut Map<String, Value>, name: &str, param: &str) -> Result<String, WireError> {
-    match holder.remove(name) {
-        Some(Value::String(text)) => Ok(text),
-        None | Some(Value::Null) => Err(WireError::Missing { param: format!("{param}.{name}") }),
-        Some(other) => Err(wrong(format!("{param}.{name}"), "a string", &other)),
+/// The error for a block that cannot be there.
+fn misplaced(kind: &str, param: &str, holder: Holder) -> WireError {
+    let at = format!("{param}.type");
+    match (kind, holder) {
+        ("tool_result", Holder::Assistant) => WireError::bad(
+            at,
+            "results of tools are for messages of the user, not of the assistant",
+        ),
+        ("tool_use" | "thinking" | "redacted_thinking", Holder::User) => {
+            let what = format!("'{kind}' is for messages of the assistant, not of the user");
+            WireError::bad(at, what)
+        }
+        ("tool_use" | "tool_result" | "thinking" | "redacted_thinking", Holder::TextOnly) => {
+            WireError::bad(at, format!("this holds text only, not '{kind}'"))
+        }
+        _ => {
+            let what = format!("this model reads text and tool blocks only, not '{kind}'");
+            WireError::unsupported(at, what)
+        }
     }
 }

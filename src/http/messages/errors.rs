@@ -3,6 +3,7 @@
 //! Handlers and layers make errors in the form of the other routes and leave them in the response's extensions.
 //! One layer around all routes, [`in_form`], rewrites those of these routes.
 
+use super::models::asks;
 use crate::http::error::ErrorBody;
 use crate::http::generate::REQUEST_ID as SERIN_ID;
 use crate::http::requests::RequestId;
@@ -80,9 +81,10 @@ fn covers(path: &str) -> bool {
     path.strip_prefix("/messages").is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
 }
 
-/// Gives each answer of these routes a `request-id`, and errors their form.
+/// Gives each answer of these routes a `request-id`, and errors their form; also on other routes, if a client of this
+/// API asks.
 pub async fn in_form(request: Request, next: Next) -> Response {
-    if !covers(request.uri().path()) {
+    if !covers(request.uri().path()) && !asks(request.headers()) {
         return next.run(request).await;
     }
     let asked = request.extensions().get::<RequestId>().cloned();

@@ -132,7 +132,7 @@ impl Events {
                 send(out, &Event::MessageStop);
             }
             Change::Failed(error) => {
-                let error = ApiError::gateway(error, super::ENDPOINT.prompt);
+                let error = ApiError::named(error, self.reply.names());
                 out.push_str(&self.error(&error));
             }
         }

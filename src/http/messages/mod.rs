@@ -1,27 +1,29 @@
 //! `/v1/messages`: Anthropic's Messages API over the same generation as chat completions.
 //!
 //! Reading order: `request` with `blocks` (bodies), `reply` (what an answer consists of, as it grows), `events` (its
-//! stream), `errors` (that API's form of an error, for everything that these routes answer).
+//! stream), `models` (their list), `errors` (that API's form of an error, for everything that these routes answer).
 
 mod blocks;
 mod errors;
 mod events;
+mod models;
 mod reply;
 mod request;
 
 pub use errors::{Body as ErrorForm, REQUEST_ID, in_form};
 pub use events::NAMES as EVENTS;
+pub use models::{Model, Models, asks};
 pub use reply::Message;
 
 pub use request::FIELDS;
 
-use super::error::ApiError;
+use super::error::{ApiError, Names};
 use super::format::{Asked, Endpoint, Format, Gathered, Streamed};
 use super::wire::common::{Envelope, Rules};
 use super::wire::fields::Fields;
 use super::wire::{Ask, WireError};
-use super::{AppState, body, tokens};
-use crate::serving::{GatewayError, Piece, Served};
+use super::{AppState, tokens};
+use crate::serving::{Piece, Served};
 use axum::Json;
 use axum::body::Body;
 use axum::extract::State;
@@ -43,16 +45,22 @@ fn read(
     _created: u64,
 ) -> Result<Asked, WireError> {
     let id = envelope.id.clone();
-    let ask = request::read(fields, envelope, rules)?;
+    let (ask, places) = request::read(fields, envelope, rules)?;
     let Ask { model, requests, n, streaming, look, one_call, .. } = ask;
-    let stop = requests.first().map(|request| request.stop.clone()).unwrap_or_default();
-    let about = About { id, model, look, one_call, stop };
+    let first = requests.first();
+    let stop = first.map(|request| request.stop.clone()).unwrap_or_default();
+    let most = first.and_then(|request| request.max_tokens);
+    let about = About { id, model, look, one_call, stop, most, names: names(places) };
     Ok(Asked { requests, n, streamed: streaming.on, format: Box::new(about) })
 }
 
+fn names(places: Vec<String>) -> Names {
+    Names { prompt: ENDPOINT.prompt, places }
+}
+
 impl Format for About {
-    fn prompt(&self) -> &'static str {
-        ENDPOINT.prompt
+    fn names(&self) -> Names {
+        self.names.clone()
     }
 
     fn stream(self: Box<Self>, routed: &Served) -> Box<dyn Streamed> {
@@ -65,14 +73,8 @@ impl Format for About {
 }
 
 impl Gathered for Reply {
-    fn take(&mut self, piece: Piece) -> Result<(), GatewayError> {
-        match piece {
-            Piece::Failed(error) => Err(error),
-            piece => {
-                Reply::take(self, piece);
-                Ok(())
-            }
-        }
+    fn take(&mut self, piece: Piece) {
+        Reply::take(self, piece);
     }
 
     fn served(&self) -> &Served {
@@ -96,12 +98,11 @@ pub async fn count_tokens(
     State(state): State<AppState>,
     body: Body,
 ) -> Result<Json<Count>, ApiError> {
-    let mut fields = body::fields(&state, body).await?;
-    tokens::check_model(&mut fields, &state.gateway.control().models().name)?;
-    let prompt = request::prompt(&mut fields)?.prompt;
-    let ids = state.gateway.tokenize(prompt, None).await;
-    let ids = ids.map_err(|error| ApiError::gateway(&error, ENDPOINT.prompt))?;
-    Ok(Json(Count { input_tokens: ids.len() }))
+    let read = |fields: &mut Fields| {
+        let asked = request::prompt(fields)?;
+        Ok((asked.prompt, names(asked.places)))
+    };
+    Ok(Json(Count { input_tokens: tokens::count(&state, body, read).await? }))
 }
 
 #[cfg(test)]

@@ -1,11 +1,13 @@
 //! A message while it grows: its content blocks, and which of its changes a stream has to tell.
 //!
-//! Pure. Whole answers and streams are made by the same steps, so both end with the same blocks.
+//! Pure. Whole answers and streams are made by the same steps, so both end with the same blocks. A call becomes a block
+//! when its input is known, since a client runs what it is given: a call whose input is no JSON is text.
 
 use super::PREFIX;
+use crate::http::error::Names;
 use crate::http::parts::{Part, Parts};
 use crate::serving::{Finish, GatewayError, Piece, Served, Usage};
-use crate::text::reply::Look;
+use crate::text::reply::{CallEnd, Look};
 use schemars::JsonSchema;
 use serde::Serialize;
 use serde_json::{Map, Value};
@@ -23,6 +25,10 @@ pub struct About {
     pub one_call: bool,
     /// The stop strings, in the request's order.
     pub stop: Vec<String>,
+    /// The longest reply that the request asks for, in tokens.
+    pub most: Option<usize>,
+    /// What the request calls the things that errors are about.
+    pub names: Names,
 }
 
 /// A block of content.
@@ -61,8 +67,8 @@ pub struct Reply {
     blocks: Vec<Block>,
     /// Whether the last block may grow.
     open: bool,
-    /// The JSON text of the call in progress.
-    input: String,
+    /// The call in progress: its id, its name and the JSON text of its input.
+    call: Option<(String, String, String)>,
     ended: Option<(Finish, bool)>,
     usage: Usage,
 }
@@ -71,13 +77,18 @@ impl Reply {
     /// Begins an answer; `routed` says who is expected to give it.
     pub fn new(about: About, routed: Served) -> Reply {
         let parts = Parts::new(1, about.look.clone(), about.one_call);
-        let (blocks, input, usage) = (Vec::new(), String::new(), Usage::default());
-        Reply { about, served: routed, parts, blocks, open: false, input, ended: None, usage }
+        let (blocks, call, usage) = (Vec::new(), None, Usage::default());
+        Reply { about, served: routed, parts, blocks, open: false, call, ended: None, usage }
     }
 
     /// Who answers, as far as is known.
     pub fn served(&self) -> &Served {
         &self.served
+    }
+
+    /// What the request calls the things that errors are about.
+    pub fn names(&self) -> &Names {
+        &self.about.names
     }
 
     /// The request's id.
@@ -113,16 +124,21 @@ impl Reply {
             Part::Reasoning { text, .. } => self.thinking(text, changes),
             Part::CallBegin { call, name, .. } => {
                 let stem = self.about.id.strip_prefix(PREFIX).unwrap_or(&self.about.id);
-                let (id, input) = (format!("toolu_{stem}{call:02x}"), Map::new());
-                self.begin(Block::ToolUse { id, name, input }, changes);
+                self.call = Some((format!("toolu_{stem}{call:02x}"), name, String::new()));
             }
             Part::CallArguments { delta, .. } => {
-                self.input.push_str(&delta);
-                changes.push(Change::Input(self.last(), delta));
+                if let Some((_, _, input)) = &mut self.call {
+                    input.push_str(&delta);
+                }
             }
+            Part::CallEnd { end: CallEnd::Broken(written), .. } => {
+                self.call = None;
+                self.text(written, changes);
+            }
+            Part::CallEnd { end: CallEnd::Whole | CallEnd::Cut(_), .. } => self.call(changes),
             Part::End { finish, calls, .. } => {
                 self.finish_block(changes);
-                self.ended = Some((finish, calls));
+                self.ended = Some((finish, calls.any));
             }
             Part::Done(usage) => {
                 self.usage = usage;
@@ -156,6 +172,17 @@ impl Reply {
         changes.push(Change::Thinking(self.last(), more));
     }
 
+    /// The call in progress becomes a block. One that was cut with the reply has no input; the stop reason says so.
+    fn call(&mut self, changes: &mut Vec<Change>) {
+        let Some((id, name, written)) = self.call.take() else { return };
+        self.begin(Block::ToolUse { id, name, input: Map::new() }, changes);
+        if let Some(Block::ToolUse { input, .. }) = self.blocks.last_mut() {
+            *input = serde_json::from_str(&written).unwrap_or_default();
+        }
+        changes.push(Change::Input(self.last(), written));
+        self.finish_block(changes);
+    }
+
     fn begin(&mut self, block: Block, changes: &mut Vec<Change>) {
         self.finish_block(changes);
         self.blocks.push(block.clone());
@@ -167,11 +194,6 @@ impl Reply {
         if !std::mem::replace(&mut self.open, false) {
             return;
         }
-        let written = std::mem::take(&mut self.input);
-        if let Some(Block::ToolUse { input, .. }) = self.blocks.last_mut() {
-            // Arguments that were cut off are no JSON; a client sees from the stop reason that they are missing.
-            *input = serde_json::from_str(&written).unwrap_or_default();
-        }
         changes.push(Change::Finished(self.last()));
     }
 
@@ -179,6 +201,12 @@ impl Reply {
     fn stop_reason(&self) -> (Option<&'static str>, Option<&str>) {
         match self.ended {
             None => (None, None),
+            // The context ended a reply that might have been longer.
+            Some((Finish::Length, _))
+                if self.about.most.is_some_and(|most| self.usage.completion_tokens < most) =>
+            {
+                (Some("model_context_window_exceeded"), None)
+            }
             Some((Finish::Length, _)) => (Some("max_tokens"), None),
             Some((Finish::StopString(at), _)) => {
                 (Some("stop_sequence"), self.about.stop.get(at).map(String::as_str))

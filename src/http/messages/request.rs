@@ -1,10 +1,15 @@
 //! The body of a request to `/v1/messages`.
 
 use super::blocks;
-use crate::http::wire::chat::offered;
-use crate::http::wire::common::{Envelope, Rules, ask, client_of, stop};
-use crate::http::wire::fields::{Fields, Range, wrong};
-use crate::http::wire::table::{OwnRow, Treatment, any, is_filled, is_not_one, refuse_by};
+use crate::http::wire::chat::{Kwargs, reasoning, template_kwargs};
+use crate::http::wire::common::{Envelope, Rules, ask, check_stops, client_of, stop};
+use crate::http::wire::fields::{Fields, Range, optional, required, wrong};
+use crate::http::wire::table::{
+    OwnRow, Treatment, Type, any, is_filled, is_not_false, is_not_true, is_not_zero, is_text,
+    refuse_by,
+};
+use crate::http::wire::tools::{function, offered, tool_choice_of};
+use crate::http::wire::turns::Turns;
 use crate::http::wire::{Ask, WireError};
 use crate::serving::Prompt;
 use crate::text::Ending;
@@ -14,86 +19,152 @@ use serde_json::{Map, Value, json};
 use Treatment::{Honoured, Neutral, Refused};
 
 const CONSTRAINED: &str = "constrained output is not available";
+const NO_LOGPROBS: &str = "this API has no log-probabilities; use another one";
+const STATELESS: &str = "nothing is stored here; send the whole conversation";
+const USE_MAX_TOKENS: &str = "use max_tokens";
+const USE_MESSAGES: &str = "use messages";
+const ONE_PLACE: &str = "there is one place";
 /// The longest `metadata.user_id`, in bytes.
 const MAX_USER: usize = 512;
 
 /// The fields of this route beside those that all routes share.
 pub const FIELDS: &[OwnRow] = &[
-    ("anthropic_beta", Neutral("there are no betas")),
-    ("chat_template_kwargs", Honoured("an addition of vLLM's")),
+    ("anthropic_beta", Neutral(Type::Texts, "there are no betas")),
+    ("background", Refused(is_not_false, "wait for the answer, or stream it")),
+    ("betas", Neutral(Type::Texts, "there are no betas")),
+    ("billing_policy", Neutral(Type::Object, "nothing is billed")),
+    ("cache_control", Neutral(Type::Object, "the server's prefix cache decides")),
+    ("compaction", Refused(is_filled, "shorten the conversation yourself")),
     ("container", Refused(any, "there is no code execution")),
-    ("context_management", Neutral("the conversation is read as it is sent")),
-    ("inference_geo", Neutral("there is one place")),
+    ("context_management", Neutral(Type::Object, "the conversation is read as it is sent")),
+    ("conversation", Refused(any, STATELESS)),
+    ("diagnostics", Neutral(Type::Object, "there are none")),
+    ("fallback_credit_token", Neutral(Type::Text, "nothing is billed")),
+    ("fallbacks", Neutral(Type::Any, "no request is declined for what it says")),
+    ("include", Refused(is_filled, "leave it out")),
+    ("inference_geo", Neutral(Type::Text, ONE_PLACE)),
+    ("input", Refused(any, USE_MESSAGES)),
+    ("instructions", Refused(is_text, "use system")),
+    ("logprobs", Refused(is_not_false, NO_LOGPROBS)),
+    ("max_completion_tokens", Refused(any, USE_MAX_TOKENS)),
+    ("max_output_tokens", Refused(any, USE_MAX_TOKENS)),
     ("max_tokens", Honoured("required, at least 1; cut to what the context leaves")),
     ("mcp_servers", Refused(is_filled, "call them yourself, as tools")),
     (
         "messages",
         Honoured(
-            "text, thinking, tool_use and tool_result blocks; a last one of the assistant is continued",
+            "text, thinking, tool_use and tool_result blocks; neighbours of one role are one message; a last one of the \
+             assistant is continued",
         ),
     ),
     ("metadata", Honoured("user_id tells clients apart")),
-    ("n", Refused(is_not_one, "send the request several times")),
-    ("output_config", Honoured("the effort, handed to the chat template; a format is refused")),
+    ("moderation", Refused(any, "there is no moderation model")),
+    ("n_predict", Refused(any, USE_MAX_TOKENS)),
+    ("output_config", Honoured("")),
+    ("output_config.effort", Honoured("handed to the chat template")),
+    ("output_config.format", Refused(any, CONSTRAINED)),
+    ("output_config.task_budget", Refused(any, USE_MAX_TOKENS)),
     ("output_format", Refused(any, CONSTRAINED)),
-    ("response_format", Refused(any, CONSTRAINED)),
-    ("speed", Neutral("there is one speed")),
-    ("stop_sequences", Honoured("up to server.max_stop; empty ones are ignored")),
+    ("parallel_tool_calls", Refused(is_not_true, "use tool_choice.disable_parallel_tool_use")),
+    ("previous_response_id", Refused(is_text, STATELESS)),
+    ("prompt", Refused(any, USE_MESSAGES)),
+    ("reasoning", Refused(is_filled, "use thinking and output_config.effort")),
+    ("speed", Neutral(Type::Text, "there is one speed")),
+    ("stop_sequences", Honoured("with stop, up to server.max_stop; empty ones are ignored")),
     ("system", Honoured("a text or text blocks")),
     ("temperature", Honoured("0 to 1; 0 is greedy")),
-    ("thinking", Honoured("on or off, handed to the chat template; no budget is enforced")),
+    ("text", Refused(is_filled, "use output_config")),
+    ("thinking", Honoured("on or off, handed to the chat template")),
+    (
+        "thinking.budget_tokens",
+        Neutral(Type::Integer, "max_tokens bounds thinking and answer together"),
+    ),
+    ("thinking.display", Honoured("omitted leaves thinking out; it is never summarized")),
+    ("thread", Refused(any, STATELESS)),
     ("tool_choice", Honoured("auto or none; the others are refused")),
-    ("tools", Honoured("the client's own; tools of Anthropic's servers are refused")),
+    ("tools", Honoured("the client's own; tools of Anthropic's are refused")),
+    ("tools[].allowed_callers", Neutral(Type::Texts, "there is no code execution")),
+    ("tools[].cache_control", Neutral(Type::Object, "the server's prefix cache decides")),
+    ("tools[].defer_loading", Neutral(Type::Flag, "all tools are shown")),
+    ("tools[].eager_input_streaming", Neutral(Type::Flag, "a call is sent when it is whole")),
+    ("tools[].input_examples", Neutral(Type::List, "put them into the description")),
+    ("tools[].strict", Neutral(Type::Flag, "no schema is enforced: check what a call holds")),
+    ("top_logprobs", Refused(is_not_zero, NO_LOGPROBS)),
+    ("truncation", Refused(is_auto, "shorten the conversation yourself")),
+    ("user_profile_id", Neutral(Type::Text, "use metadata.user_id")),
+    ("workspace_id", Neutral(Type::Text, ONE_PLACE)),
 ];
+
+fn is_auto(value: &Value) -> bool {
+    value != "disabled"
+}
 
 /// What a request asks about, without how.
 #[derive(Debug)]
 pub struct Conversation {
     /// The conversation with its tools.
     pub prompt: Prompt,
+    /// Where each of its messages stands in the request.
+    pub places: Vec<String>,
     /// Whether a reply may contain only one tool call.
     pub one_call: bool,
+    /// Whether the reply shows what the model thinks.
+    shows_thinking: bool,
 }
 
-/// Parses a body.
-pub fn read(fields: &mut Fields, envelope: Envelope, rules: Rules<'_>) -> Result<Ask, WireError> {
-    refuse_by(fields, FIELDS)?;
-    let Conversation { prompt, one_call } = prompt(fields)?;
+/// Parses a body. Also returns where each message of the chat stands in it.
+pub fn read(
+    fields: &mut Fields,
+    envelope: Envelope,
+    rules: Rules<'_>,
+) -> Result<(Ask, Vec<String>), WireError> {
+    let Conversation { prompt, places, one_call, shows_thinking } = prompt(fields)?;
     let most = fields.integer("max_tokens", 1, i64::MAX)?;
     let most = most.ok_or_else(|| WireError::Missing { param: "max_tokens".into() })?;
     let most = usize::try_from(most).unwrap_or(usize::MAX);
     check_temperature(fields)?;
     let user = user(fields)?;
     let stops = stop(fields, "stop_sequences", rules.limits)?;
-    let look = Look { tools: offered(&prompt), reasoning: Reasoning::Apart };
+    let reasoning = match shows_thinking {
+        true => reasoning(fields)?,
+        false => reasoning(fields).map(|_| Reasoning::LeftOut)?,
+    };
+    let look = Look { tools: offered(&prompt), reasoning };
     let mut ask = ask(fields, envelope, rules, vec![prompt], Some(most))?;
     for request in &mut ask.requests {
         request.stop.extend(stops.iter().cloned());
+        check_stops("stop_sequences", request.stop.len(), rules.limits)?;
         if let Some(user) = &user {
             request.client = client_of(user, request.client);
         }
     }
-    Ok(Ask { look, one_call, ..ask })
+    Ok((Ask { look, one_call, ..ask }, places))
 }
 
 /// Parses what both this route and the count of its tokens need.
 pub fn prompt(fields: &mut Fields) -> Result<Conversation, WireError> {
-    let system = fields.take("system").map(blocks::system).transpose()?;
+    refuse_by(fields, FIELDS)?;
+    let mut turns = Turns::default();
+    if let Some(system) = fields.take("system") {
+        blocks::system(system, &mut turns)?;
+    }
     let given = fields.array("messages")?;
     let given = given.ok_or_else(|| WireError::Missing { param: "messages".into() })?;
     if given.is_empty() {
         return Err(WireError::bad("messages", "there must be at least one message"));
     }
-    let mut messages: Vec<Value> = system.into_iter().collect();
     for (index, message) in given.into_iter().enumerate() {
-        blocks::message(index, message, &mut messages)?;
+        blocks::message(index, message, &mut turns)?;
     }
     let offered = tools(fields)?;
-    let (chosen, one_call) = tool_choice(fields)?;
+    let choice = fields.object("tool_choice")?.map(tool_choice_of).transpose()?;
+    let (chosen, one_call) = choice.unwrap_or((true, false));
     let tools = (chosen && !offered.is_empty()).then_some(Value::Array(offered));
-    let template_kwargs = template_kwargs(fields)?;
+    let (template_kwargs, shows_thinking) = kwargs(fields)?;
+    let Turns { messages, places } = turns;
     let ending = ending(&messages);
-    Ok(Conversation { prompt: Prompt::Chat { messages, tools, template_kwargs, ending }, one_call })
+    let prompt = Prompt::Chat { messages, tools, template_kwargs, ending };
+    Ok(Conversation { prompt, places, one_call, shows_thinking })
 }
 
 /// A last message of the assistant is the beginning of the reply.
@@ -114,94 +185,55 @@ fn tools(fields: &mut Fields) -> Result<Vec<Value>, WireError> {
 
 fn one_tool(tool: Value, param: &str) -> Result<Value, WireError> {
     let Value::Object(mut tool) = tool else { return Err(wrong(param, "an object", &tool)) };
-    match tool.get("type") {
-        None | Some(Value::Null) => {}
-        Some(Value::String(kind)) if kind == "custom" => {}
-        Some(Value::String(kind)) => {
-            let what = format!("'{kind}' runs on Anthropic's servers; use tools of your own");
+    match optional(&mut tool, "type", param)?.as_deref() {
+        None | Some("custom") => {}
+        Some(kind) => {
+            let what = format!("'{kind}' is a tool of Anthropic's; use tools of your own");
             return Err(WireError::unsupported(format!("{param}.type"), what));
         }
-        Some(other) => return Err(wrong(format!("{param}.type"), "a string", other)),
     }
-    let name = match tool.remove("name") {
-        Some(Value::String(name)) if name.is_empty() => {
-            return Err(WireError::bad(format!("{param}.name"), "it is empty"));
-        }
-        Some(Value::String(name)) => name,
-        None | Some(Value::Null) => {
-            return Err(WireError::Missing { param: format!("{param}.name") });
-        }
-        Some(other) => return Err(wrong(format!("{param}.name"), "a string", &other)),
+    Ok(json!({"type": "function", "function": function(tool, "input_schema", param)?}))
+}
+
+/// What the template is given besides the conversation, and whether the reply shows what the model thinks.
+fn kwargs(fields: &mut Fields) -> Result<(Kwargs, bool), WireError> {
+    let mut kwargs = template_kwargs(fields)?;
+    let mut wish = |name: &str, value: Value| {
+        kwargs.get_or_insert_default().entry(name).or_insert(value);
     };
-    let mut function = Map::from_iter([("name".to_owned(), Value::from(name))]);
-    for (from, to) in [("description", "description"), ("input_schema", "parameters")] {
-        if let Some(value) = tool.remove(from).filter(|value| !value.is_null()) {
-            function.insert(to.to_owned(), value);
+    let (thinks, shown) = thinking(fields)?;
+    if let Some(thinks) = thinks {
+        wish("enable_thinking", thinks.into());
+    }
+    if let Some(mut config) = fields.object("output_config")?
+        && let Some(effort) = optional(&mut config, "effort", "output_config")?
+    {
+        wish("reasoning_effort", effort.into());
+    }
+    Ok((kwargs, shown))
+}
+
+/// Whether the model is to think (`None`: as it decides), and whether that is shown.
+fn thinking(fields: &mut Fields) -> Result<(Option<bool>, bool), WireError> {
+    let Some(mut thinking) = fields.object("thinking")? else { return Ok((None, true)) };
+    let shown = match optional(&mut thinking, "display", "thinking")?.as_deref() {
+        None | Some("summarized") => true,
+        Some("omitted") => false,
+        Some(other) => {
+            let what = format!("'{other}' is neither summarized nor omitted");
+            return Err(WireError::bad("thinking.display", what));
         }
-    }
-    Ok(json!({"type": "function", "function": function}))
-}
-
-/// Whether the model may call tools, and only one at a time. It cannot be forced to.
-fn tool_choice(fields: &mut Fields) -> Result<(bool, bool), WireError> {
-    let Some(choice) = fields.object("tool_choice")? else { return Ok((true, false)) };
-    let one = choice.get("disable_parallel_tool_use") == Some(&Value::Bool(true));
-    match choice.get("type") {
-        Some(Value::String(kind)) => match kind.as_str() {
-            "auto" => Ok((true, one)),
-            "none" => Ok((false, one)),
-            "any" | "tool" => {
-                let instead = "a model cannot be made to call a tool; use 'auto' or 'none'";
-                Err(WireError::unsupported("tool_choice", instead))
-            }
-            other => {
-                let what = format!("'{other}' is none of auto, any, tool, none");
-                Err(WireError::bad("tool_choice.type", what))
-            }
-        },
-        None => Err(WireError::Missing { param: "tool_choice.type".into() }),
-        Some(other) => Err(wrong("tool_choice.type", "a string", other)),
-    }
-}
-
-/// What the template is given besides the conversation.
-fn template_kwargs(fields: &mut Fields) -> Result<Option<Map<String, Value>>, WireError> {
-    let mut given = fields.object("chat_template_kwargs")?;
-    if let Some(thinking) = thinking(fields)? {
-        let kwargs = given.get_or_insert_default();
-        kwargs.entry("enable_thinking").or_insert(Value::Bool(thinking));
-    }
-    let Some(config) = fields.object("output_config")? else { return Ok(given) };
-    if config.get("format").is_some_and(|format| !format.is_null()) {
-        return Err(WireError::unsupported("output_config.format", CONSTRAINED));
-    }
-    match config.get("effort") {
-        None | Some(Value::Null) => {}
-        Some(effort @ Value::String(_)) => {
-            let kwargs = given.get_or_insert_default();
-            kwargs.entry("reasoning_effort").or_insert_with(|| effort.clone());
+    };
+    let thinks = match required(&mut thinking, "type", "thinking")?.as_str() {
+        "enabled" => Some(true),
+        "disabled" => Some(false),
+        "adaptive" | "between_tools" => None,
+        other => {
+            let what = format!("'{other}' is none of enabled, disabled, adaptive, between_tools");
+            return Err(WireError::bad("thinking.type", what));
         }
-        Some(other) => return Err(wrong("output_config.effort", "a string", other)),
-    }
-    Ok(given)
-}
-
-/// Whether the model is to think; `None`: as it decides.
-fn thinking(fields: &mut Fields) -> Result<Option<bool>, WireError> {
-    let Some(thinking) = fields.object("thinking")? else { return Ok(None) };
-    match thinking.get("type") {
-        Some(Value::String(kind)) => match kind.as_str() {
-            "enabled" => Ok(Some(true)),
-            "disabled" => Ok(Some(false)),
-            "adaptive" => Ok(None),
-            other => {
-                let what = format!("'{other}' is none of enabled, disabled, adaptive");
-                Err(WireError::bad("thinking.type", what))
-            }
-        },
-        None => Err(WireError::Missing { param: "thinking.type".into() }),
-        Some(other) => Err(wrong("thinking.type", "a string", other)),
-    }
+    };
+    Ok((thinks, shown))
 }
 
 /// Temperatures go to 1 in this API. The field is left for the settings that all routes share.
@@ -216,14 +248,12 @@ fn check_temperature(fields: &Fields) -> Result<(), WireError> {
 }
 
 fn user(fields: &mut Fields) -> Result<Option<String>, WireError> {
-    let Some(mut metadata) = fields.object("metadata")? else { return Ok(None) };
-    match metadata.remove("user_id") {
-        None | Some(Value::Null) => Ok(None),
-        Some(Value::String(user)) if user.len() > MAX_USER => {
+    let mut metadata: Map<String, Value> = fields.object("metadata")?.unwrap_or_default();
+    match optional(&mut metadata, "user_id", "metadata")? {
+        Some(user) if user.len() > MAX_USER => {
             let what = format!("it is longer than {MAX_USER} bytes");
             Err(WireError::bad("metadata.user_id", what))
         }
-        Some(Value::String(user)) => Ok(Some(user).filter(|user| !user.is_empty())),
-        Some(other) => Err(wrong("metadata.user_id", "a string", &other)),
+        user => Ok(user.filter(|user| !user.is_empty())),
     }
 }

@@ -1,8 +1,9 @@
 //! The types and ranges of request fields, for the document. A test holds them against the parsers.
 
-use crate::http::wire::table::{OwnRow, Treatment};
+use crate::http::responses::{INCLUDES, LOGPROBS};
+use crate::http::wire::table::{OwnRow, Treatment, Type};
 use crate::serving::MOST_TOP_LOGPROBS;
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
 /// What a field takes; `null` counts as absent everywhere.
 #[derive(Debug, Clone, Copy)]
@@ -37,7 +38,7 @@ const KINDS: &[(&str, Kind)] = &[
     ("enable_thinking", Flag),
     ("frequency_penalty", Number(-2.0, 2.0)),
     ("ignore_eos", Flag),
-    ("include", Schema(texts)),
+    ("include", Schema(includes)),
     ("include_reasoning", Flag),
     ("include_stop_str_in_output", Flag),
     ("input", Schema(input)),
@@ -53,11 +54,13 @@ const KINDS: &[(&str, Kind)] = &[
     ("n", Integer(1, i64::MAX)),
     ("n_predict", Integer(-1, i64::MAX)),
     ("output_config", Object),
+    ("output_config.effort", Text),
     ("parallel_tool_calls", Flag),
     ("presence_penalty", Number(-2.0, 2.0)),
     ("prompt", Schema(prompt)),
     ("prompt_cache_key", Text),
     ("reasoning", Object),
+    ("reasoning.effort", Text),
     ("reasoning_effort", Text),
     ("reasoning_format", Word(&["auto", "deepseek", "none"])),
     ("repeat_penalty", Above(0.0, 2.0)),
@@ -73,8 +76,10 @@ const KINDS: &[(&str, Kind)] = &[
     ("stream_options", Object),
     ("system", Schema(system)),
     ("temperature", Number(0.0, 2.0)),
-    ("text", Schema(text_config)),
+    ("text", Object),
+    ("text.format", Schema(format)),
     ("thinking", Schema(thinking)),
+    ("thinking.display", Word(&["summarized", "omitted"])),
     ("top_k", Integer(-1, u32::MAX as i64)),
     ("top_logprobs", Integer(0, MOST_TOP_LOGPROBS as i64)),
     ("top_p", Number(0.0, 1.0)),
@@ -108,9 +113,23 @@ pub fn kind(route: &str, name: &str) -> Option<Kind> {
 
 /// The schema of a body with these fields.
 pub fn body(route: &str, rows: &[OwnRow], required: &[&str]) -> Value {
-    let properties: Map<String, Value> =
-        rows.iter().map(|(name, does)| ((*name).to_owned(), field(route, name, does))).collect();
-    json!({"type": "object", "properties": properties, "required": required})
+    let mut body = json!({"type": "object", "properties": {}, "required": required});
+    for (path, does) in rows.iter().filter(|(name, _)| !is_nested(name)) {
+        body["properties"][*path] = field(route, path, does);
+    }
+    for (path, does) in rows.iter().filter(|(name, _)| is_nested(name)) {
+        let Some((holder, name)) = path.split_once('.') else { continue };
+        let outer = &mut body["properties"][holder.trim_end_matches("[]")];
+        let holder = if holder.ends_with("[]") { &mut outer["items"] } else { outer };
+        holder["properties"][name] = field(route, path, does);
+    }
+    body
+}
+
+/// Whether a row is about a part of a field.
+fn is_nested(name: &str) -> bool {
+    // These names are no paths.
+    name.contains('.') && !name.starts_with("speculative.")
 }
 
 fn field(route: &str, name: &str, treatment: &Treatment) -> Value {
@@ -125,12 +144,25 @@ fn field(route: &str, name: &str, treatment: &Treatment) -> Value {
             let schema = kind(route, name).map_or_else(|| json!({}), Kind::schema);
             described(schema, (*how).to_owned())
         }
-        Treatment::Neutral(why) => described(json!({}), format!("No effect: {why}.")),
+        Treatment::Neutral(kind, why) => described(of_type(*kind), format!("No effect: {why}.")),
         // A value that asks for nothing is accepted as well.
         Treatment::Refused(_, instead) => {
             described(json!({"type": "null"}), format!("Refused: {instead}."))
         }
     }
+}
+
+fn of_type(kind: Type) -> Value {
+    let name = match kind {
+        Type::Any => return json!({}),
+        Type::Texts => return texts(),
+        Type::Flag => "boolean",
+        Type::Integer => "integer",
+        Type::Text => "string",
+        Type::List => "array",
+        Type::Object => "object",
+    };
+    json!({"type": [name, "null"]})
 }
 
 impl Kind {
@@ -165,6 +197,11 @@ fn text_list() -> Value {
 
 fn texts() -> Value {
     json!({"type": ["array", "null"], "items": {"type": "string"}})
+}
+
+fn includes() -> Value {
+    let known = INCLUDES.iter().copied().chain([LOGPROBS]).collect::<Vec<_>>();
+    json!({"type": ["array", "null"], "items": {"enum": known}})
 }
 
 fn text_or_texts() -> Value {
@@ -207,10 +244,6 @@ fn prompt() -> Value {
 fn format() -> Value {
     let kind = json!({"type": {"const": "text"}});
     json!({"type": ["object", "null"], "properties": kind, "required": ["type"]})
-}
-
-fn text_config() -> Value {
-    json!({"type": ["object", "null"], "properties": {"format": format()}})
 }
 
 fn part(kinds: &[&str]) -> Value {
@@ -287,7 +320,7 @@ fn system() -> Value {
 }
 
 fn thinking() -> Value {
-    let kinds = json!({"type": {"enum": ["enabled", "disabled", "adaptive"]}});
+    let kinds = json!({"type": {"enum": ["enabled", "disabled", "adaptive", "between_tools"]}});
     json!({"type": ["object", "null"], "properties": kinds, "required": ["type"]})
 }
 

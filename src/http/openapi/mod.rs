@@ -11,8 +11,8 @@ pub use page::page;
 use super::completions;
 use super::error::ErrorBody;
 use super::feedback::Recorded;
-use super::missing::MISSING;
-use super::models::{Model, ModelList};
+use super::missing::{MISSING, PREFIXES};
+use super::models::{EitherList, EitherModel};
 use super::probes::{Alive, Version};
 use super::tokens::{Rendered, Text, Tokens};
 use super::wire::Shape;
@@ -236,50 +236,64 @@ fn others(schemas: &mut SchemaGenerator) -> Vec<(String, Value)> {
     let mut paths = probes(schemas);
     paths.extend(tokens(schemas));
     for prefix in ["/v1", ""] {
-        let mut add = |path: &str, item: Value| paths.push((format!("{prefix}{path}"), item));
-        add("/models", simple::<ModelList>(schemas, "get", "List the models", None));
-        let mut one = simple::<Model>(schemas, "get", "Describe a model", None);
-        one["parameters"] = json!([in_path("id")]);
-        add("/models/{id}", one);
-        for (path, schema, required) in [
-            ("/messages/count_tokens", rows_by(messages::FIELDS), "messages"),
-            ("/responses/input_tokens", rows_by(responses::FIELDS), "input"),
-        ] {
-            let of_messages = path.starts_with("/messages");
-            let route = if of_messages { "/messages" } else { "/responses" };
-            let body = Some(fields::body(route, &schema, &[required]));
-            let what = "Count the tokens of a request";
-            add(
-                path,
-                match of_messages {
-                    true => of_form::<messages::Count>(schemas, "post", what, body, true),
-                    false => simple::<responses::InputTokens>(schemas, "post", what, body),
-                },
-            );
-        }
-        for (path, methods) in STORED {
-            let mut item = json!({"parameters": [in_path("id")]});
-            for method in *methods {
-                let responses = errors(schemas, false);
-                item[*method] =
-                    json!({"summary": "Nothing is stored: 404", "responses": responses});
-            }
-            add(path, item);
-        }
+        let mut all = models(schemas);
+        all.extend(counts(schemas));
+        all.extend(stored(schemas));
+        paths.extend(all.into_iter().map(|(path, item)| (format!("{prefix}{path}"), item)));
     }
     for (path, what) in MISSING {
-        let schema = schemas.subschema_for::<ErrorBody>();
-        let content = json!({"application/json": {"schema": schema}});
-        let mut responses = errors(schemas, false);
-        responses["501"] = json!({"description": what, "content": content});
-        let mut item =
-            json!({"post": {"summary": format!("Missing: {what}"), "responses": responses}});
-        if path.contains("{*rest}") {
-            item["parameters"] = json!([in_path("rest")]);
+        for prefix in PREFIXES {
+            paths.push(missing(schemas, &format!("{prefix}{path}"), what));
         }
-        paths.push((path.replace("{*rest}", "{rest}"), item));
     }
+    paths.push(missing(schemas, "/v2/rerank", "use a server for ranking models"));
     paths
+}
+
+fn models(schemas: &mut SchemaGenerator) -> Vec<(&'static str, Value)> {
+    let version = json!([parameter("anthropic-version", json!({"type": "string"}))]);
+    let mut list = simple::<EitherList>(schemas, "get", "List the models", None);
+    list["parameters"] = version.clone();
+    let mut one = simple::<EitherModel>(schemas, "get", "Describe a model", None);
+    one["parameters"] = json!([in_path("id"), version[0]]);
+    vec![("/models", list), ("/models/{id}", one)]
+}
+
+fn counts(schemas: &mut SchemaGenerator) -> [(&'static str, Value); 2] {
+    let what = "Count the tokens of a request";
+    let body = fields::body("/messages", &rows_by(messages::FIELDS), &["messages"]);
+    let of_messages = of_form::<messages::Count>(schemas, "post", what, Some(body), true);
+    let body = fields::body("/responses", &rows_by(responses::FIELDS), &["input"]);
+    let of_responses = simple::<responses::InputTokens>(schemas, "post", what, Some(body));
+    [("/messages/count_tokens", of_messages), ("/responses/input_tokens", of_responses)]
+}
+
+fn stored(schemas: &mut SchemaGenerator) -> Vec<(&'static str, Value)> {
+    let mut paths = Vec::new();
+    for (path, methods) in STORED {
+        let mut item = json!({"parameters": [in_path("id")]});
+        for method in *methods {
+            let responses = errors(schemas, false);
+            item[*method] = json!({"summary": "Nothing is stored: 404", "responses": responses});
+        }
+        paths.push((*path, item));
+    }
+    let (_, compact) = missing(schemas, "/responses/compact", "nothing is stored");
+    paths.push(("/responses/compact", compact));
+    paths
+}
+
+/// A route that is missing, by its most common method.
+fn missing(schemas: &mut SchemaGenerator, path: &str, what: &str) -> (String, Value) {
+    let of_messages = path.contains("/messages/");
+    let mut responses = errors(schemas, of_messages);
+    responses["501"] = responses["500"].clone();
+    responses["501"]["description"] = what.into();
+    let mut item = json!({"post": {"summary": format!("Missing: {what}"), "responses": responses}});
+    if path.contains("{*rest}") {
+        item["parameters"] = json!([in_path("rest")]);
+    }
+    (path.replace("{*rest}", "{rest}"), item)
 }
 
 /// Routes about stored responses, of which there are none.
@@ -318,35 +332,43 @@ fn probes(schemas: &mut SchemaGenerator) -> Vec<(String, Value)> {
     ]
 }
 
-fn tokens(schemas: &mut SchemaGenerator) -> Vec<(String, Value)> {
-    let flag = || fields::Kind::Flag.schema();
-    let text = || fields::Kind::Text.schema();
-    let chat = [
+/// The fields of a chat whose template is asked for.
+fn chat_fields() -> Map<String, Value> {
+    let names = [
         "messages",
         "tools",
         "chat_template_kwargs",
         "add_generation_prompt",
         "continue_final_message",
     ];
-    let chat: Map<String, Value> = chat
-        .iter()
-        .filter_map(|name| {
-            Some(((*name).to_owned(), fields::kind("/chat/completions", name)?.schema()))
-        })
-        .chain([("model".to_owned(), text())])
-        .collect();
-    let mut either = chat.clone();
-    either["messages"] = json!({"anyOf": [chat["messages"], {"type": "null"}]});
+    let kind =
+        |name: &&str| Some(((*name).to_owned(), fields::kind("/chat/completions", name)?.schema()));
+    let model = ("model".to_owned(), fields::Kind::Text.schema());
+    names.iter().filter_map(kind).chain([model]).collect()
+}
+
+fn of_chat() -> Value {
+    json!({"type": "object", "properties": chat_fields(), "required": ["messages"]})
+}
+
+/// A chat or a text.
+fn of_either() -> Value {
+    let mut either = chat_fields();
+    either["messages"] = json!({"anyOf": [either["messages"], {"type": "null"}]});
     for name in ["prompt", "content"] {
-        either.insert(name.to_owned(), text());
+        either.insert(name.to_owned(), fields::Kind::Text.schema());
     }
     for name in ["add_special_tokens", "add_special", "return_token_strs", "with_pieces"] {
-        either.insert(name.to_owned(), flag());
+        either.insert(name.to_owned(), fields::Kind::Flag.schema());
     }
     either.insert("parse_special".to_owned(), json!({"enum": [true, null]}));
     let one_of = ["prompt", "content", "messages"].map(|name| json!({"required": [name]}));
-    let either = json!({"type": "object", "properties": either, "anyOf": one_of});
-    let chat = json!({"type": "object", "properties": chat, "required": ["messages"]});
+    json!({"type": "object", "properties": either, "anyOf": one_of})
+}
+
+fn tokens(schemas: &mut SchemaGenerator) -> Vec<(String, Value)> {
+    let text = || fields::Kind::Text.schema();
+    let (chat, either) = (of_chat(), of_either());
     let ids =
         json!({"type": "array", "items": {"type": "integer", "minimum": 0, "maximum": u32::MAX}});
     let ids = json!({"type": "object", "properties": {"tokens": ids, "model": text()}, "required": ["tokens"]});

@@ -21,7 +21,14 @@ fn parse(one: &Generates, name: &str, value: Value) -> Result<(), WireError> {
     if name == "top_logprobs" && one.path == "/chat/completions" {
         body["logprobs"] = true.into();
     }
-    body[name] = value;
+    match name.split_once('.') {
+        Some((holder, part)) => {
+            body[holder] =
+                if holder == "thinking" { json!({"type": "enabled"}) } else { json!({}) };
+            body[holder][part] = value;
+        }
+        None => body[name] = value,
+    }
     let (session, variant, party, client, key) = (None, None, None, 0, None);
     let (id, arrived) = ("id".to_owned(), Instant::now());
     let envelope = Envelope { id, arrived, session, variant, marked: false, party, client, key };

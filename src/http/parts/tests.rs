@@ -2,6 +2,8 @@
 
 use super::*;
 use crate::serving::LikelyToken;
+use crate::text::reply::Reasoning;
+use proptest::prelude::*;
 
 const CALL: &str = r#"<tool_call>{"name": "add", "arguments": {"a": 1}}</tool_call>"#;
 
@@ -36,7 +38,8 @@ fn said(parts: &[Part]) -> (String, Vec<(String, String)>) {
 
 #[test]
 fn a_call_is_text_unless_tools_may_be_called() {
-    let end = |calls| Part::End { index: 0, finish: Finish::Stop, calls };
+    let calls = |any| Calls { any, broken: false };
+    let end = |any| Part::End { index: 0, finish: Finish::Stop, calls: calls(any) };
     for tools in [false, true] {
         let pieces = [text("So: "), text(CALL), Piece::End { index: 0, finish: Finish::Stop }];
         let parts = all(Parts::new(1, calling(tools), false), pieces);
@@ -57,21 +60,94 @@ fn calls_after_the_first_are_left_out_if_one_is_wanted() {
         assert_eq!(said(&parts).1.len(), count);
         assert_eq!(
             parts.last(),
-            Some(&Part::End { index: 0, finish: Finish::Length, calls: true })
+            Some(&Part::End {
+                index: 0,
+                finish: Finish::Length,
+                calls: Calls { any: true, broken: false }
+            })
         );
     }
 }
 
 #[test]
-fn tokens_are_passed_on_even_while_their_text_is_held_back() {
-    let token = TokenLogprob {
-        token: LikelyToken { bytes: b"<".to_vec(), logprob: -0.5 },
-        top: Vec::new(),
-        offset: 0,
+fn a_model_that_stops_inside_a_call_has_broken_it_and_a_limit_has_cut_it() {
+    let written = r#"<tool_call>{"name": "add", "arguments": {"a": "#;
+    let broken = CallEnd::Broken(written.to_owned());
+    for (finish, end, any) in [
+        (Finish::Stop, broken.clone(), false),
+        (Finish::StopString(0), broken, false),
+        (Finish::Length, CallEnd::Cut(written.to_owned()), true),
+    ] {
+        let pieces = [text(written), Piece::End { index: 0, finish }];
+        let parts = all(Parts::new(1, calling(true), false), pieces);
+        let calls = Calls { any, broken: !any };
+        let ends =
+            [Part::CallEnd { index: 0, call: 0, end }, Part::End { index: 0, finish, calls }];
+        assert_eq!(parts[parts.len() - 2..], ends, "{finish:?}");
+    }
+}
+
+/// A piece for each of these tokens; what each spells is its text.
+fn spelled(tokens: &[String]) -> Vec<Piece> {
+    let mut offset = 0;
+    let one = |spelling: &String| {
+        let (bytes, logprob) = (spelling.clone().into_bytes(), -0.5);
+        let token = LikelyToken { bytes, logprob };
+        let tokens = vec![TokenLogprob { token, top: Vec::new(), offset }];
+        offset += spelling.chars().count();
+        Piece::Text { index: 0, text: spelling.clone(), tokens }
     };
-    let piece = Piece::Text { index: 0, text: "<tool".to_owned(), tokens: vec![token.clone()] };
-    let held = Part::Text { index: 0, text: String::new(), tokens: vec![token] };
-    assert_eq!(all(Parts::new(1, calling(true), false), [piece]), [held]);
+    tokens.iter().map(one).collect()
+}
+
+/// What the tokens that come with text spell.
+fn listed(parts: &[Part]) -> String {
+    let tokens = parts.iter().flat_map(|part| match part {
+        Part::Text { tokens, .. } => tokens.as_slice(),
+        _ => &[],
+    });
+    tokens.map(|token| String::from_utf8_lossy(&token.token.bytes)).collect()
+}
+
+fn apart() -> Parts {
+    let tools = Some(vec!["f".to_owned()].into());
+    Parts::new(1, Look { tools, reasoning: Reasoning::Apart }, false)
+}
+
+#[test]
+fn tokens_of_reasoning_and_calls_are_not_those_of_the_text() {
+    let reply =
+        ["<think>", "hm", "</", "think", ">So", " it", " is", "<tool_call>", "{\"name\": \"f\"}"];
+    let more = ["</tool_call>", " Done", " <", "<tool", "x", ""];
+    let tokens: Vec<String> = reply.iter().chain(&more).map(|token| (*token).to_owned()).collect();
+    let mut pieces = spelled(&tokens);
+    pieces.push(Piece::End { index: 0, finish: Finish::Stop });
+    let parts = all(apart(), pieces);
+    assert_eq!(said(&parts).0, "So it isDone <<toolx");
+    assert_eq!(listed(&parts), ">So it is Done <<toolx", "whole tokens");
+    let last = &parts[parts.len() - 2];
+    assert!(
+        matches!(last, Part::Text { text, tokens, .. } if text.is_empty() && tokens.len() == 1)
+    );
+}
+
+proptest! {
+    /// If each token is one character, the tokens that come with the text spell it, whatever the model writes.
+    #[test]
+    fn tokens_belong_to_the_text_that_they_come_with(pieces in prop::collection::vec("[a-c <\n]{0,4}|<think>|</think>|<tool_call>|</tool_call>|\\{\"name\": \"f\"(, \"arguments\": \\{\"a\": (1|x))?|\\}", 0..12), cut: bool) {
+        let letters: Vec<String> = pieces.concat().chars().map(String::from).collect();
+        let finish = if cut { Finish::Length } else { Finish::Stop };
+        let mut pieces = spelled(&letters);
+        pieces.push(Piece::End { index: 0, finish });
+        let parts = all(apart(), pieces.clone());
+        prop_assert_eq!(listed(&parts), said(&parts).0);
+        // And the same text and calls come out as without log-probabilities.
+        let silent = pieces.into_iter().map(|piece| match piece {
+            Piece::Text { index, text, .. } => Piece::Text { index, text, tokens: Vec::new() },
+            piece => piece,
+        });
+        prop_assert_eq!(said(&parts), said(&all(apart(), silent)));
+    }
 }
 
 #[test]

@@ -1,6 +1,8 @@
 //! A response as a stream of events.
 
-use super::reply::{Change, Content, Item, Reply, Response};
+use super::object::Response;
+use super::output::{Content, Item, Status};
+use super::reply::{Change, Reply};
 use crate::http::error::ApiError;
 use crate::http::format::Streamed;
 use crate::http::wire::logprobs::ChatToken;
@@ -74,8 +76,9 @@ impl Streamed for Events {
 
     fn error(&mut self, error: &ApiError) -> String {
         let mut out = String::new();
-        let failed = self.reply.failure(error.clone());
-        self.write(&mut out, &failed);
+        for change in self.reply.failure(error.clone()) {
+            self.write(&mut out, &change);
+        }
         out
     }
 }
@@ -103,11 +106,12 @@ impl Events {
 
 /// The events that tell a change.
 fn events<'a>(reply: &'a Reply, change: &'a Change) -> Vec<Event<'a>> {
-    let whole =
-        |kind, output| Event { kind, response: Some(reply.response(output)), ..Event::default() };
+    let of = |kind, response| Event { kind, response: Some(response), ..Event::default() };
+    let whole = |kind| vec![of(kind, Response::of(reply, true))];
     match change {
         Change::Created => {
-            vec![whole("response.created", false), whole("response.in_progress", false)]
+            let kinds = ["response.created", "response.in_progress"];
+            kinds.map(|kind| of(kind, Response::begun(reply))).into()
         }
         Change::Added(at) => added(reply, *at),
         Change::Text(at, text, logprobs) => delta(reply, *at, text, logprobs),
@@ -117,11 +121,11 @@ fn events<'a>(reply: &'a Reply, change: &'a Change) -> Vec<Event<'a>> {
         }
         Change::Finished(at) => finished(reply, *at),
         Change::Ended => {
-            let cut = reply.response(false).is_incomplete();
+            let cut = reply.status() == Status::Incomplete;
             let kind = if cut { "response.incomplete" } else { "response.completed" };
-            vec![whole(kind, true)]
+            whole(kind)
         }
-        Change::Failed => vec![whole("response.failed", true)],
+        Change::Failed => whole("response.failed"),
     }
 }
 

@@ -4,54 +4,59 @@
 //! becomes one assistant message. Items of kinds that only OpenAI's own servers can read are refused by name.
 
 use crate::http::wire::WireError;
-use crate::http::wire::fields::wrong;
+use crate::http::wire::fields::{optional, required, wrong};
+use crate::http::wire::turns::Turns;
 use serde_json::{Map, Value, json};
 
-/// The messages of an `input`, after those of `instructions`.
-pub fn messages(input: Value, instructions: Option<String>) -> Result<Vec<Value>, WireError> {
-    let mut turns = Turns::default();
+/// The chat of an `input`, after the message of `instructions`.
+pub fn chat(input: Value, instructions: Option<String>) -> Result<Turns, WireError> {
+    let mut items = Items::default();
     if let Some(text) = instructions.filter(|text| !text.is_empty()) {
-        turns.messages.push(json!({"role": "system", "content": text}));
+        items.chat.push(json!({"role": "system", "content": text}), "instructions");
     }
     match input {
-        Value::String(text) => turns.messages.push(json!({"role": "user", "content": text})),
-        Value::Array(items) if items.is_empty() => {
+        Value::String(text) => {
+            items.chat.push(json!({"role": "user", "content": text}), "input");
+        }
+        Value::Array(list) if list.is_empty() => {
             return Err(WireError::bad("input", "there must be at least one item"));
         }
-        Value::Array(items) => {
-            for (index, item) in items.into_iter().enumerate() {
-                turns.item(item, &format!("input[{index}]"))?;
+        Value::Array(list) => {
+            for (index, item) in list.into_iter().enumerate() {
+                items.item(item, &format!("input[{index}]"))?;
             }
         }
         other => return Err(wrong("input", "a string or an array of items", &other)),
     }
-    turns.close();
-    if turns.messages.is_empty() {
+    items.close();
+    if items.chat.messages.is_empty() {
         return Err(WireError::bad("input", "it holds no message"));
     }
-    Ok(turns.messages)
+    Ok(items.chat)
 }
 
-/// The messages so far, and the assistant's turn that further items may belong to.
+/// The chat so far, and the assistant's turn that further items may belong to.
 #[derive(Debug, Default)]
-struct Turns {
-    messages: Vec<Value>,
+struct Items {
+    chat: Turns,
     open: Option<Turn>,
 }
 
 #[derive(Debug, Default)]
 struct Turn {
+    /// The item that it begins with.
+    place: String,
     reasoning: Option<String>,
     content: Vec<Value>,
     calls: Vec<Value>,
 }
 
-impl Turns {
+impl Items {
     fn item(&mut self, item: Value, param: &str) -> Result<(), WireError> {
         let Value::Object(mut item) = item else {
             return Err(wrong(param, "an object", &item));
         };
-        let kind = match text(&mut item, "type", param)? {
+        let kind = match optional(&mut item, "type", param)? {
             Some(kind) => kind,
             None if item.contains_key("role") => "message".to_owned(),
             None => return Err(WireError::Missing { param: format!("{param}.type") }),
@@ -60,7 +65,7 @@ impl Turns {
             "message" => self.message(item, param),
             "function_call" => self.call(item, param),
             "function_call_output" => self.output(item, param),
-            "reasoning" => self.reasoning(&item, param),
+            "reasoning" => self.reasoning(item, param),
             "item_reference" => Err(WireError::unsupported(
                 format!("{param}.type"),
                 "nothing is stored here; send the item itself",
@@ -80,14 +85,14 @@ impl Turns {
         match role.as_str() {
             "user" | "system" | "developer" => {
                 self.close();
-                self.messages.push(json!({"role": role, "content": content}));
+                self.chat.push(json!({"role": role, "content": content}), param);
             }
             "assistant" => {
                 // Text after text is a message of its own, unless calls between them make it one turn.
                 if self.open.as_ref().is_some_and(|t| !t.content.is_empty() && t.calls.is_empty()) {
                     self.close();
                 }
-                self.open.get_or_insert_default().content.extend(content);
+                self.open(param).content.extend(content);
             }
             other => {
                 let what = format!("'{other}' is none of user, assistant, system, developer");
@@ -103,7 +108,7 @@ impl Turns {
         let arguments = required(&mut item, "arguments", param)?;
         let function = json!({"name": name, "arguments": arguments});
         let call = json!({"id": id, "type": "function", "function": function});
-        self.open.get_or_insert_default().calls.push(call);
+        self.open(param).calls.push(call);
         Ok(())
     }
 
@@ -111,37 +116,33 @@ impl Turns {
         self.close();
         let id = required(&mut item, "call_id", param)?;
         let content = parts(item.remove("output"), &format!("{param}.output"))?;
-        self.messages.push(json!({"role": "tool", "tool_call_id": id, "content": content}));
+        self.chat.push(json!({"role": "tool", "tool_call_id": id, "content": content}), param);
         Ok(())
     }
 
     /// What the model thought in an earlier turn. Its text is in `content`; a summary stands in for it.
-    fn reasoning(&mut self, item: &Map<String, Value>, param: &str) -> Result<(), WireError> {
-        let mut said = Vec::new();
-        for name in ["content", "summary"] {
-            let list = match item.get(name) {
-                None | Some(Value::Null) => continue,
-                Some(Value::Array(list)) => list,
-                Some(other) => return Err(wrong(format!("{param}.{name}"), "an array", other)),
-            };
-            let texts = list.iter().filter_map(|part| part.get("text").and_then(Value::as_str));
-            if said.is_empty() {
-                said.extend(texts);
-            }
-        }
+    fn reasoning(&mut self, mut item: Map<String, Value>, param: &str) -> Result<(), WireError> {
+        let content = said(item.remove("content"), &format!("{param}.content"))?;
+        let summary = said(item.remove("summary"), &format!("{param}.summary"))?;
+        let said = if content.is_empty() { summary } else { content };
         if !self.open.as_ref().is_none_or(|t| t.content.is_empty() && t.calls.is_empty()) {
             self.close();
         }
         if !said.is_empty() {
-            let reasoning = &mut self.open.get_or_insert_default().reasoning;
+            let reasoning = &mut self.open(param).reasoning;
             reasoning.get_or_insert_default().push_str(&said.join("\n"));
         }
         Ok(())
     }
 
+    /// The assistant's turn; if there is none, it begins with this item.
+    fn open(&mut self, param: &str) -> &mut Turn {
+        self.open.get_or_insert_with(|| Turn { place: param.to_owned(), ..Turn::default() })
+    }
+
     /// Ends the assistant's turn.
     fn close(&mut self) {
-        let Some(Turn { reasoning, content, calls }) = self.open.take() else { return };
+        let Some(Turn { place, reasoning, content, calls }) = self.open.take() else { return };
         let mut message = Map::new();
         message.insert("role".to_owned(), "assistant".into());
         message.insert("content".to_owned(), content.into());
@@ -151,7 +152,7 @@ impl Turns {
         if !calls.is_empty() {
             message.insert("tool_calls".to_owned(), calls.into());
         }
-        self.messages.push(message.into());
+        self.chat.push(message.into(), &place);
     }
 }
 
@@ -182,20 +183,16 @@ fn part(part: Value, param: &str) -> Result<Value, WireError> {
     Ok(json!({"type": "text", "text": required(&mut part, field, param)?}))
 }
 
-/// A string that may be missing.
-fn text(
-    item: &mut Map<String, Value>,
-    name: &str,
-    param: &str,
-) -> Result<Option<String>, WireError> {
-    match item.remove(name) {
-        None | Some(Value::Null) => Ok(None),
-        Some(Value::String(text)) => Ok(Some(text)),
-        Some(other) => Err(wrong(format!("{param}.{name}"), "a string", &other)),
-    }
-}
-
-fn required(item: &mut Map<String, Value>, name: &str, param: &str) -> Result<String, WireError> {
-    let missing = || WireError::Missing { param: format!("{param}.{name}") };
-    text(item, name, param)?.ok_or_else(missing)
+/// The texts of reasoning, or of its summary.
+fn said(list: Option<Value>, param: &str) -> Result<Vec<String>, WireError> {
+    let list = match list {
+        None | Some(Value::Null) => return Ok(Vec::new()),
+        Some(Value::Array(list)) => list,
+        Some(other) => return Err(wrong(param, "an array", &other)),
+    };
+    let one = |(index, part): (usize, Value)| match part {
+        Value::Object(mut part) => required(&mut part, "text", &format!("{param}[{index}]")),
+        other => Err(wrong(format!("{param}[{index}]"), "an object", &other)),
+    };
+    list.into_iter().enumerate().map(one).collect()
 }

@@ -1,24 +1,27 @@
 //! `/v1/responses`: OpenAI's Responses API over the same generation as chat completions.
 //!
-//! Reading order: `request` with `items` (bodies), `reply` (what an answer consists of, as it grows), `events` (its
-//! stream). Nothing is stored, so a response cannot be fetched, cancelled or continued by its id.
+//! Reading order: `request` with `items` (bodies), `reply` (what an answer consists of, as it grows) with `output` (its
+//! items), `object` (the response as JSON), `events` (its stream). Nothing is stored, so a response cannot be fetched,
+//! cancelled or continued by its id.
 
 mod events;
 mod items;
+mod object;
+mod output;
 mod reply;
 mod request;
 
 pub use events::NAMES as EVENTS;
-pub use reply::Response;
-pub use request::FIELDS;
+pub use object::Response;
+pub use request::{FIELDS, INCLUDES, LOGPROBS};
 
-use super::error::ApiError;
+use super::error::{ApiError, Names};
 use super::format::{Asked, Endpoint, Format, Gathered, Streamed};
 use super::wire::common::{Envelope, Rules};
 use super::wire::fields::Fields;
 use super::wire::{Ask, WireError};
-use super::{AppState, body, tokens};
-use crate::serving::{GatewayError, Piece, Served};
+use super::{AppState, tokens};
+use crate::serving::{Piece, Served};
 use axum::Json;
 use axum::body::Body;
 use axum::extract::State;
@@ -41,15 +44,20 @@ fn read(
     created: u64,
 ) -> Result<Asked, WireError> {
     let id = envelope.id.clone();
-    let (ask, echo) = request::read(fields, envelope, rules)?;
+    let (ask, echo, places) = request::read(fields, envelope, rules)?;
     let Ask { model, requests, n, streaming, look, one_call, logprobs, .. } = ask;
-    let about = About { id, created, model, look, one_call, logprobs, echo };
+    let names = names(places);
+    let about = About { id, created, model, look, one_call, logprobs, echo, names };
     Ok(Asked { requests, n, streamed: streaming.on, format: Box::new(about) })
 }
 
+fn names(places: Vec<String>) -> Names {
+    Names { prompt: ENDPOINT.prompt, places }
+}
+
 impl Format for About {
-    fn prompt(&self) -> &'static str {
-        ENDPOINT.prompt
+    fn names(&self) -> Names {
+        self.names.clone()
     }
 
     fn stream(self: Box<Self>, routed: &Served) -> Box<dyn Streamed> {
@@ -62,14 +70,8 @@ impl Format for About {
 }
 
 impl Gathered for Reply {
-    fn take(&mut self, piece: Piece) -> Result<(), GatewayError> {
-        match piece {
-            Piece::Failed(error) => Err(error),
-            piece => {
-                Reply::take(self, piece);
-                Ok(())
-            }
-        }
+    fn take(&mut self, piece: Piece) {
+        Reply::take(self, piece);
     }
 
     fn served(&self) -> &Served {
@@ -77,7 +79,7 @@ impl Gathered for Reply {
     }
 
     fn json(self: Box<Self>) -> Result<String, serde_json::Error> {
-        serde_json::to_string(&self.response(true))
+        serde_json::to_string(&Response::of(&self, true))
     }
 }
 
@@ -93,12 +95,12 @@ pub async fn input_tokens(
     State(state): State<AppState>,
     body: Body,
 ) -> Result<Json<InputTokens>, ApiError> {
-    let mut fields = body::fields(&state, body).await?;
-    tokens::check_model(&mut fields, &state.gateway.control().models().name)?;
-    let prompt = request::prompt(&mut fields)?.0;
-    let ids = state.gateway.tokenize(prompt, None).await;
-    let ids = ids.map_err(|error| ApiError::gateway(&error, ENDPOINT.prompt))?;
-    Ok(Json(InputTokens { object: "response.input_tokens", input_tokens: ids.len() }))
+    let read = |fields: &mut Fields| {
+        let asked = request::prompt(fields)?;
+        Ok((asked.prompt, names(asked.places)))
+    };
+    let input_tokens = tokens::count(&state, body, read).await?;
+    Ok(Json(InputTokens { object: "response.input_tokens", input_tokens }))
 }
 
 /// Whatever is asked about a response by its id.

@@ -1,50 +1,101 @@
 //! The body of a request to `/v1/responses`.
 
 use super::items;
-use crate::http::wire::chat::{offered, tool_choice};
+use crate::http::wire::chat::{Kwargs, reasoning, template_kwargs};
 use crate::http::wire::common::{Envelope, Rules, ask};
-use crate::http::wire::fields::{Fields, wrong};
-use crate::http::wire::table::{OwnRow, Treatment, any, is_filled, is_not_one, is_true, refuse_by};
+use crate::http::wire::fields::{Fields, optional, required, wrong};
+use crate::http::wire::table::{
+    OwnRow, Treatment, Type, any, is_filled, is_not_false, is_text, refuse_by,
+};
+use crate::http::wire::tools::{function, offered, text_format, tool_choice};
+use crate::http::wire::turns::Turns;
 use crate::http::wire::{Ask, WireError};
 use crate::serving::{MOST_TOP_LOGPROBS as MOST_TOP, Prompt};
 use crate::text::Ending;
-use crate::text::reply::{Look, Reasoning};
+use crate::text::reply::Look;
 use serde_json::{Map, Value, json};
 
 use Treatment::{Honoured, Neutral, Refused};
 
-/// Variables for the chat template.
-type Kwargs = Option<Map<String, Value>>;
-
 const STATELESS: &str = "nothing is stored here; send the whole conversation as input";
-const LOGPROBS: &str = "message.output_text.logprobs";
+const SHORTEN: &str = "shorten the conversation yourself";
+const NOT_SUMMARIZED: &str = "reasoning is shown as it is";
+const USE_MAX_OUTPUT_TOKENS: &str = "use max_output_tokens";
+/// What `include` adds to an answer.
+pub const LOGPROBS: &str = "message.output_text.logprobs";
+/// What else may be included: data of tools and of storage that are not here.
+pub const INCLUDES: [&str; 7] = [
+    "code_interpreter_call.outputs",
+    "computer_call_output.output.image_url",
+    "file_search_call.results",
+    "message.input_image.image_url",
+    "reasoning.encrypted_content",
+    "web_search_call.action.sources",
+    "web_search_call.results",
+];
+/// Bounds of that API on `metadata`: pairs, and characters of a name and of a value.
+const MAX_METADATA: (usize, usize, usize) = (16, 64, 512);
 
 /// The fields of this route beside those that all routes share.
 pub const FIELDS: &[OwnRow] = &[
-    ("background", Refused(is_true, "wait for the answer, or stream it")),
-    ("chat_template_kwargs", Honoured("an addition of vLLM's")),
-    ("context_management", Refused(is_filled, "shorten the conversation yourself")),
+    ("background", Refused(is_not_false, "wait for the answer, or stream it")),
+    ("compaction", Refused(is_filled, SHORTEN)),
+    ("container", Refused(any, "there is no code execution")),
+    ("context_management", Refused(is_filled, SHORTEN)),
     ("conversation", Refused(any, STATELESS)),
-    ("include", Honoured("message.output_text.logprobs; the others change nothing here")),
+    (
+        "include",
+        Honoured("message.output_text.logprobs; there is nothing of the others to include"),
+    ),
     ("input", Honoured("a text, or messages, function calls, their outputs and reasoning")),
     ("instructions", Honoured("the first message, from the system")),
+    ("logprobs", Refused(is_not_false, "use include and top_logprobs")),
+    ("max_completion_tokens", Refused(any, USE_MAX_OUTPUT_TOKENS)),
     ("max_output_tokens", Honoured("at least 1; cut to what the context leaves")),
-    ("max_tokens", Refused(any, "use max_output_tokens")),
-    ("max_tool_calls", Neutral("it bounds calls of hosted tools, and there are none")),
-    ("metadata", Honoured("repeated in the answer")),
-    ("n", Refused(is_not_one, "send the request several times")),
+    ("max_tokens", Refused(any, USE_MAX_OUTPUT_TOKENS)),
+    (
+        "max_tool_calls",
+        Neutral(Type::Integer, "it bounds calls of hosted tools, and there are none"),
+    ),
+    ("mcp_servers", Refused(is_filled, "call them yourself, as tools")),
+    ("messages", Refused(any, "use input")),
+    ("metadata", Honoured("up to 16 texts, repeated in the answer")),
+    ("moderation", Refused(any, "there is no moderation model")),
+    ("n_predict", Refused(any, USE_MAX_OUTPUT_TOKENS)),
+    ("output_config", Refused(is_filled, "use reasoning and text")),
+    ("output_format", Refused(any, "use text.format")),
     ("parallel_tool_calls", Honoured("")),
-    ("previous_response_id", Refused(is_filled, STATELESS)),
+    ("previous_response_id", Refused(is_text, STATELESS)),
     ("prompt", Refused(any, "use instructions and input")),
-    ("reasoning", Honoured("the effort, handed to the chat template; none: no thinking")),
-    ("response_format", Refused(any, "use text.format")),
-    ("store", Neutral("nothing is stored, as the answer says")),
+    ("prompt_cache_options", Neutral(Type::Object, "the server's prefix cache decides")),
+    ("reasoning", Honoured("")),
+    ("reasoning.context", Neutral(Type::Text, "the reasoning that the input holds is read")),
+    ("reasoning.effort", Honoured("handed to the chat template; none: no thinking")),
+    ("reasoning.generate_summary", Neutral(Type::Text, NOT_SUMMARIZED)),
+    ("reasoning.mode", Neutral(Type::Text, "there is one mode")),
+    ("reasoning.summary", Neutral(Type::Text, NOT_SUMMARIZED)),
+    ("stop_sequences", Refused(is_filled, "use stop")),
+    ("store", Neutral(Type::Flag, "nothing is stored, as the answer says")),
+    ("system", Refused(is_filled, "use instructions")),
     ("temperature", Honoured("0 to 2; 0 is greedy")),
-    ("text", Honoured("format of type text; the others are refused")),
+    ("text", Honoured("")),
+    ("text.format", Honoured("of type text; the others are refused")),
+    ("text.verbosity", Neutral(Type::Text, "a hint that only some models know")),
+    ("thinking", Refused(any, "use reasoning")),
+    ("thread", Refused(any, STATELESS)),
     ("tool_choice", Honoured("auto or none; the others are refused")),
     ("tools", Honoured("functions; hosted tools are refused")),
+    ("tools[].allowed_callers", Neutral(Type::Texts, "there is no code execution")),
+    ("tools[].defer_loading", Neutral(Type::Flag, "all tools are shown")),
+    ("tools[].output_schema", Neutral(Type::Object, "put it into the description")),
+    ("tools[].strict", Neutral(Type::Flag, "no schema is enforced: check what a call holds")),
     ("top_logprobs", Honoured("0 to 20")),
-    ("truncation", Honoured("a conversation that is too long is refused, also with auto")),
+    (
+        "truncation",
+        Honoured(
+            "auto or disabled; a conversation that is too long is refused, so the answer says disabled",
+        ),
+    ),
 ];
 
 /// What the answer repeats of the request.
@@ -57,7 +108,6 @@ pub struct Echo {
     pub temperature: Option<f64>,
     pub top_p: Option<f64>,
     pub effort: Option<String>,
-    pub truncation: &'static str,
     pub tools: Vec<Value>,
     pub tool_choice: &'static str,
     pub top_logprobs: u8,
@@ -71,12 +121,11 @@ pub fn read(
     fields: &mut Fields,
     envelope: Envelope,
     rules: Rules<'_>,
-) -> Result<(Ask, Echo), WireError> {
-    refuse_by(fields, FIELDS)?;
-    let (prompt, mut echo) = prompt(fields)?;
+) -> Result<(Ask, Echo, Vec<String>), WireError> {
+    let Conversation { prompt, places, mut echo } = prompt(fields)?;
     echo.parallel = fields.boolean("parallel_tool_calls")?.unwrap_or(true);
     echo.metadata = metadata(fields)?;
-    echo.truncation = truncation(fields)?;
+    truncation(fields)?;
     let logprobs = logprobs(fields)?;
     echo.top_logprobs = logprobs.unwrap_or(0);
     let most = fields.integer("max_output_tokens", 1, i64::MAX)?;
@@ -87,22 +136,36 @@ pub fn read(
     echo.user = word("user");
     echo.prompt_cache_key = word("prompt_cache_key");
     echo.safety_identifier = word("safety_identifier");
-    let look = Look { tools: offered(&prompt), reasoning: Reasoning::Apart };
+    let look = Look { tools: offered(&prompt), reasoning: reasoning(fields)? };
     let ask = ask(fields, envelope, rules, vec![prompt], echo.max_output_tokens)?;
     let ask = Ask { look, one_call: !echo.parallel, ..ask.reporting(logprobs) };
-    Ok((ask, echo))
+    Ok((ask, echo, places))
 }
 
-/// The conversation with its tools, and the beginning of what the answer repeats.
-pub fn prompt(fields: &mut Fields) -> Result<(Prompt, Echo), WireError> {
+/// What a request asks about, without how.
+#[derive(Debug)]
+pub struct Conversation {
+    /// The conversation with its tools.
+    pub prompt: Prompt,
+    /// Where each of its messages stands in the request.
+    pub places: Vec<String>,
+    /// The beginning of what the answer repeats.
+    pub echo: Echo,
+}
+
+/// Parses what both this route and the count of its tokens need.
+pub fn prompt(fields: &mut Fields) -> Result<Conversation, WireError> {
+    refuse_by(fields, FIELDS)?;
     let instructions = fields.string("instructions")?;
     let input = fields.take("input").ok_or_else(|| WireError::Missing { param: "input".into() })?;
-    let messages = items::messages(input, instructions.clone())?;
-    check_format(fields)?;
+    let Turns { messages, places } = items::chat(input, instructions.clone())?;
+    if let Some(mut text) = fields.object("text")? {
+        text_format(text.remove("format"), "text.format")?;
+    }
     let (written, offered) = tools(fields)?;
     let chosen = tool_choice(fields.take("tool_choice"))?;
     let tools = (chosen && !offered.is_empty()).then_some(Value::Array(offered));
-    let (template_kwargs, effort) = template_kwargs(fields)?;
+    let (template_kwargs, effort) = kwargs(fields)?;
     let echo = Echo {
         instructions,
         tools: written,
@@ -110,89 +173,73 @@ pub fn prompt(fields: &mut Fields) -> Result<(Prompt, Echo), WireError> {
         effort,
         ..Echo::default()
     };
-    Ok((Prompt::Chat { messages, tools, template_kwargs, ending: Ending::Reply }, echo))
+    let prompt = Prompt::Chat { messages, tools, template_kwargs, ending: Ending::Reply };
+    Ok(Conversation { prompt, places, echo })
 }
 
 /// The tools as written, and as a chat template reads them.
 fn tools(fields: &mut Fields) -> Result<(Vec<Value>, Vec<Value>), WireError> {
     let written = fields.array("tools")?.unwrap_or_default();
     let chat = written.iter().enumerate().map(|(index, tool)| {
-        let at = |field: &str| format!("tools[{index}]{field}");
-        let Value::Object(tool) = tool else { return Err(wrong(at(""), "an object", tool)) };
-        match tool.get("type") {
-            Some(Value::String(kind)) if kind == "function" => {}
-            Some(Value::String(kind)) => {
+        let param = format!("tools[{index}]");
+        let Value::Object(tool) = tool else { return Err(wrong(param, "an object", tool)) };
+        let mut tool = tool.clone();
+        match required(&mut tool, "type", &param)?.as_str() {
+            "function" => {}
+            kind => {
                 let what = format!("only tools of type 'function' can be used, not '{kind}'");
-                return Err(WireError::unsupported(at(".type"), what));
+                return Err(WireError::unsupported(format!("{param}.type"), what));
             }
-            None => return Err(WireError::Missing { param: at(".type") }),
-            Some(other) => return Err(wrong(at(".type"), "a string", other)),
         }
-        match tool.get("name") {
-            Some(Value::String(name)) if name.is_empty() => {
-                return Err(WireError::bad(at(".name"), "it is empty"));
-            }
-            Some(Value::String(_)) => {}
-            None | Some(Value::Null) => return Err(WireError::Missing { param: at(".name") }),
-            Some(other) => return Err(wrong(at(".name"), "a string", other)),
-        }
-        let kept = ["name", "description", "parameters"].into_iter();
-        let function: Map<String, Value> =
-            kept.filter_map(|name| Some((name.to_owned(), tool.get(name)?.clone()))).collect();
-        Ok(json!({"type": "function", "function": function}))
+        Ok(json!({"type": "function", "function": function(tool, "parameters", &param)?}))
     });
     let chat = chat.collect::<Result<Vec<Value>, WireError>>()?;
     Ok((written, chat))
 }
 
 /// What the template is given besides the conversation, and the effort that was asked for.
-fn template_kwargs(fields: &mut Fields) -> Result<(Kwargs, Option<String>), WireError> {
-    let mut given = fields.object("chat_template_kwargs")?;
-    let Some(reasoning) = fields.object("reasoning")? else { return Ok((given, None)) };
-    let effort = match reasoning.get("effort") {
-        None | Some(Value::Null) => return Ok((given, None)),
-        Some(Value::String(effort)) => effort.clone(),
-        Some(other) => return Err(wrong("reasoning.effort", "a string", other)),
-    };
-    let kwargs = given.get_or_insert_default();
-    kwargs.entry("reasoning_effort").or_insert_with(|| effort.as_str().into());
-    if effort == "none" {
-        kwargs.entry("enable_thinking").or_insert(Value::Bool(false));
-    }
-    Ok((given, Some(effort)))
-}
-
-/// Text is the only supported format.
-fn check_format(fields: &mut Fields) -> Result<(), WireError> {
-    let Some(text) = fields.object("text")? else { return Ok(()) };
-    let format = match text.get("format") {
-        None | Some(Value::Null) => return Ok(()),
-        Some(Value::Object(format)) => format,
-        Some(other) => return Err(wrong("text.format", "an object", other)),
-    };
-    match format.get("type") {
-        Some(Value::String(kind)) if kind == "text" => Ok(()),
-        Some(Value::String(kind)) => {
-            let what = format!("the only type is 'text', this is '{kind}'");
-            Err(WireError::unsupported("text.format", what))
+fn kwargs(fields: &mut Fields) -> Result<(Kwargs, Option<String>), WireError> {
+    let mut given = template_kwargs(fields)?;
+    let mut reasoning = fields.object("reasoning")?.unwrap_or_default();
+    let effort = optional(&mut reasoning, "effort", "reasoning")?;
+    if let Some(effort) = &effort {
+        let kwargs = given.get_or_insert_default();
+        kwargs.entry("reasoning_effort").or_insert_with(|| effort.as_str().into());
+        if effort == "none" {
+            kwargs.entry("enable_thinking").or_insert(Value::Bool(false));
         }
-        None => Err(WireError::Missing { param: "text.format.type".into() }),
-        Some(other) => Err(wrong("text.format.type", "a string", other)),
     }
+    Ok((given, effort))
 }
 
 fn metadata(fields: &mut Fields) -> Result<Map<String, Value>, WireError> {
     let metadata = fields.object("metadata")?.unwrap_or_default();
-    match metadata.iter().find(|(_, value)| !value.is_string()) {
-        None => Ok(metadata),
-        Some((name, value)) => Err(wrong(format!("metadata.{name}"), "a string", value)),
+    let (most, longest_name, longest) = MAX_METADATA;
+    if metadata.len() > most {
+        let what = format!("at most {most} pairs are allowed, not {}", metadata.len());
+        return Err(WireError::bad("metadata", what));
     }
+    for (name, value) in &metadata {
+        if name.chars().count() > longest_name {
+            let what = format!("a name is longer than {longest_name} characters");
+            return Err(WireError::bad("metadata", what));
+        }
+        match value {
+            Value::String(text) if text.chars().count() > longest => {
+                let what = format!("it is longer than {longest} characters");
+                return Err(WireError::bad(format!("metadata.{name}"), what));
+            }
+            Value::String(_) => {}
+            other => return Err(wrong(format!("metadata.{name}"), "a string", other)),
+        }
+    }
+    Ok(metadata)
 }
 
-fn truncation(fields: &mut Fields) -> Result<&'static str, WireError> {
+/// Only checked: no conversation is shortened here.
+fn truncation(fields: &mut Fields) -> Result<(), WireError> {
     match fields.string("truncation")?.as_deref() {
-        None | Some("disabled") => Ok("disabled"),
-        Some("auto") => Ok("auto"),
+        None | Some("disabled" | "auto") => Ok(()),
         Some(other) => {
             Err(WireError::bad("truncation", format!("'{other}' is neither auto nor disabled")))
         }
@@ -203,8 +250,15 @@ fn truncation(fields: &mut Fields) -> Result<&'static str, WireError> {
 fn logprobs(fields: &mut Fields) -> Result<Option<u8>, WireError> {
     let include = fields.array("include")?.unwrap_or_default();
     for (index, one) in include.iter().enumerate() {
-        if !one.is_string() {
-            return Err(wrong(format!("include[{index}]"), "a string", one));
+        let at = format!("include[{index}]");
+        match one.as_str() {
+            Some(known) if known == LOGPROBS || INCLUDES.contains(&known) => {}
+            Some(other) => {
+                let known = INCLUDES.join(", ");
+                let what = format!("'{other}' is none of {LOGPROBS}, {known}");
+                return Err(WireError::bad(at, what));
+            }
+            None => return Err(wrong(at, "a string", one)),
         }
     }
     let top = fields.integer("top_logprobs", 0, MOST_TOP as i64)?;

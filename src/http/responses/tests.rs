@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 fn messages(input: Value) -> Value {
     let mut fields = Fields::parse(json!({"input": input}).to_string().as_bytes()).unwrap();
-    match request::prompt(&mut fields).expect("valid").0 {
+    match request::prompt(&mut fields).expect("valid").prompt {
         crate::serving::Prompt::Chat { messages, .. } => messages.into(),
         other => panic!("{other:?}"),
     }
@@ -77,7 +77,7 @@ fn efforts_and_tools_are_what_a_template_reads() {
         "tools": [{"type": "function", "name": "f", "strict": true, "parameters": {"type": "object"}}],
     });
     let mut fields = Fields::parse(body.to_string().as_bytes()).unwrap();
-    let (prompt, echo) = request::prompt(&mut fields).unwrap();
+    let request::Conversation { prompt, echo, .. } = request::prompt(&mut fields).unwrap();
     let crate::serving::Prompt::Chat { tools, template_kwargs, .. } = prompt else {
         panic!("a chat")
     };
@@ -103,6 +103,7 @@ fn events(pieces: Vec<Piece>) -> Vec<Value> {
         one_call: false,
         logprobs: false,
         echo: Default::default(),
+        names: Names::default(),
     };
     let mut events = Events::new(Reply::new(about, served()));
     let text: String = pieces.into_iter().map(|piece| events.events(piece)).collect();
@@ -126,6 +127,41 @@ fn a_failure_in_mid_stream_is_a_failed_response_with_what_was_said() {
     );
     assert_eq!(last["response"]["error"]["code"], "server_error");
     assert_eq!(last["response"]["output"][0]["content"][0]["text"], "Hi");
+}
+
+/// Whenever an answer fails: the stream begins, every item that was added is done, and the failure comes last.
+#[test]
+fn a_stream_that_fails_begins_and_closes_its_items() {
+    let failed = || Piece::Failed(GatewayError::Model("ill".to_owned()));
+    let start = || Piece::Start(served(), Usage::default());
+    for before in [
+        vec![],
+        vec![start()],
+        vec![start(), said("Hi")],
+        vec![start(), said("<think>hm")],
+        vec![start(), said("a <tool_call>{\"name\": \"f\", \"arguments\": {\"a")],
+    ] {
+        let shown = format!("{before:?}");
+        let events = events(before.into_iter().chain([failed()]).collect());
+        let kinds: Vec<&str> = events.iter().map(|event| event["type"].as_str().unwrap()).collect();
+        assert_eq!(kinds[..2], ["response.created", "response.in_progress"], "{shown}");
+        assert_eq!(events[0]["response"]["status"], "in_progress");
+        assert_eq!(events[0]["response"]["error"], Value::Null);
+        let count = |kind: &str| kinds.iter().filter(|one| **one == kind).count();
+        assert_eq!(count("response.created"), 1, "{shown}");
+        assert_eq!(
+            count("response.output_item.added"),
+            count("response.output_item.done"),
+            "{shown}"
+        );
+        let last = events.last().unwrap();
+        assert_eq!(last["type"], "response.failed", "{shown}");
+        let items = last["response"]["output"].as_array().unwrap();
+        assert!(items.iter().all(|item| item["status"] != "in_progress"), "{shown}");
+        let numbers: Vec<u64> =
+            events.iter().map(|e| e["sequence_number"].as_u64().unwrap()).collect();
+        assert_eq!(numbers, (0..events.len() as u64).collect::<Vec<_>>());
+    }
 }
 
 #[test]

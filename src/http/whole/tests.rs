@@ -26,7 +26,7 @@ fn head(shape: Shape, tools: bool) -> Head {
 fn whole(shape: Shape, tools: bool, pieces: impl IntoIterator<Item = Piece>) -> Value {
     let mut whole = Whole::new(head(shape, tools), served("routed"));
     for piece in pieces {
-        whole.take(piece).expect("no failure");
+        whole.take(piece);
     }
     whole.json().expect("JSON")
 }
@@ -110,6 +110,28 @@ fn calls_alone_leave_no_content() {
 }
 
 #[test]
+fn a_broken_call_is_text_and_those_beside_it_are_calls() {
+    let whole_call = r#"<tool_call>{"name": "add", "arguments": {"a": 1}}</tool_call>"#;
+    let broken = r#"<tool_call>{"name": "add", "arguments": {"a": Paris}}</tool_call>"#;
+    let answer = whole(Shape::Chat, true, reply(broken, Finish::Stop));
+    let choice = &answer["choices"][0];
+    assert_eq!(
+        (&choice["message"]["content"], &choice["finish_reason"]),
+        (&json!(broken), &json!("stop"))
+    );
+    assert!(choice["message"].get("tool_calls").is_none());
+    let both = broken.to_owned() + whole_call;
+    let answer = whole(Shape::Chat, true, reply(&both, Finish::Stop));
+    let choice = &answer["choices"][0];
+    assert_eq!(
+        (&choice["message"]["content"], &choice["finish_reason"]),
+        (&json!(broken), &json!("tool_calls"))
+    );
+    assert_eq!(choice["message"]["tool_calls"].as_array().map(Vec::len), Some(1));
+    assert_eq!(choice["message"]["tool_calls"][0]["function"]["arguments"], r#"{"a": 1}"#);
+}
+
+#[test]
 fn without_tools_a_call_is_text() {
     let call = r#"<tool_call>{"name": "add", "arguments": {}}</tool_call>"#;
     let answer = whole(Shape::Chat, false, reply(call, Finish::Stop));
@@ -133,7 +155,7 @@ fn log_probabilities_are_gathered() {
     let answer = |shape, tools| {
         let mut whole = Whole::new(Head { logprobs: true, ..head(shape, tools) }, served("f"));
         for piece in [piece("H", 0), piece("i", 1)] {
-            whole.take(piece).expect("no failure");
+            whole.take(piece);
         }
         whole.json().expect("JSON")["choices"][0]["logprobs"].clone()
     };
@@ -159,7 +181,7 @@ fn calls_after_the_first_are_left_out_when_one_is_wanted() {
     let answer = |one_call| {
         let mut whole = Whole::new(Head { one_call, ..head(Shape::Chat, true) }, served("f"));
         for piece in reply(&both, Finish::Stop) {
-            whole.take(piece).expect("no failure");
+            whole.take(piece);
         }
         whole.json().expect("JSON")["choices"][0].clone()
     };

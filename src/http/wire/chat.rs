@@ -6,19 +6,22 @@
 use super::common::{Envelope, Rules, Zero, ask, max_tokens};
 use super::fields::{Fields, wrong};
 use super::table::refuse;
+use super::tools::{function, offered, text_format, tool_choice};
 use super::{Ask, Shape, WireError};
 use crate::serving::{MOST_TOP_LOGPROBS as MOST_TOP, Prompt};
 use crate::text::Ending;
 use crate::text::reply::{Look, Reasoning};
 use serde_json::{Map, Value};
-use std::sync::Arc;
+
+/// Variables for the chat template.
+pub type Kwargs = Option<Map<String, Value>>;
 
 const ROLES: [&str; 6] = ["system", "developer", "user", "assistant", "tool", "function"];
 
 /// Parses a chat completion's body.
 pub fn chat(fields: &mut Fields, envelope: Envelope, rules: Rules<'_>) -> Result<Ask, WireError> {
     refuse(fields, Shape::Chat)?;
-    response_format(fields)?;
+    text_format(fields.take("response_format"), "response_format")?;
     let logprobs = logprobs(fields)?;
     let prompt = prompt(fields)?;
     let look = Look { tools: offered(&prompt), reasoning: reasoning(fields)? };
@@ -28,15 +31,8 @@ pub fn chat(fields: &mut Fields, envelope: Envelope, rules: Rules<'_>) -> Result
     Ok(Ask { look, one_call, ..ask })
 }
 
-/// The names of the tools on offer; `None` if there are none.
-pub fn offered(prompt: &Prompt) -> Option<Arc<[String]>> {
-    let Prompt::Chat { tools: Some(tools), .. } = prompt else { return None };
-    let names = tools.as_array()?.iter().filter_map(|tool| tool["function"]["name"].as_str());
-    Some(names.map(str::to_owned).collect())
-}
-
 /// What becomes of the model's reasoning. By default it is told from the answer.
-fn reasoning(fields: &mut Fields) -> Result<Reasoning, WireError> {
+pub fn reasoning(fields: &mut Fields) -> Result<Reasoning, WireError> {
     let apart = match fields.string("reasoning_format")?.as_deref() {
         None | Some("auto" | "deepseek") => true,
         Some("none") => false,
@@ -68,7 +64,7 @@ pub fn prompt(fields: &mut Fields) -> Result<Prompt, WireError> {
 
 /// What the template is given besides the conversation. Two of these have names of their own in some APIs; a template
 /// that does not read them is not changed by them.
-fn template_kwargs(fields: &mut Fields) -> Result<Option<Map<String, Value>>, WireError> {
+pub fn template_kwargs(fields: &mut Fields) -> Result<Kwargs, WireError> {
     let mut given = fields.object("chat_template_kwargs")?;
     let thinking = fields.boolean("enable_thinking")?.map(Value::Bool);
     let effort = fields.string("reasoning_effort")?.map(Value::String);
@@ -179,13 +175,20 @@ fn tools(fields: &mut Fields) -> Result<Option<Value>, WireError> {
             let what = "only tools of type 'function' can be used";
             return Err(WireError::unsupported(param + ".type", what));
         }
-        function_name(tool, &param)?;
+        let of_tool = tool.get("function").filter(|function| !function.is_null());
+        match of_tool {
+            Some(Value::Object(given)) => {
+                function(given.clone(), "parameters", &format!("{param}.function"))?;
+            }
+            None => return Err(WireError::Missing { param: param + ".function" }),
+            Some(other) => return Err(wrong(param + ".function", "an object", other)),
+        }
     }
     let wanted = tool_choice(fields.take("tool_choice"))?;
     Ok((wanted && !tools.is_empty()).then_some(Value::Array(tools)))
 }
 
-/// Tools and tool calls have this in common: an object with a function that has a name.
+/// A tool call has a function, and that a name.
 fn function_name(holder: &Value, param: &str) -> Result<(), WireError> {
     let function = holder.get("function").filter(|function| !function.is_null());
     let Some(function) = function else {
@@ -197,38 +200,5 @@ fn function_name(holder: &Value, param: &str) -> Result<(), WireError> {
         Some(Value::String(_)) => Ok(()),
         None => Err(WireError::Missing { param: at }),
         Some(other) => Err(wrong(at, "a string", other)),
-    }
-}
-
-/// Whether the model may call tools. It cannot be forced to.
-pub fn tool_choice(choice: Option<Value>) -> Result<bool, WireError> {
-    let instead = "a model cannot be made to call a tool; use 'auto' or 'none'";
-    match choice {
-        None => Ok(true),
-        Some(Value::String(choice)) => match choice.as_str() {
-            "auto" => Ok(true),
-            "none" => Ok(false),
-            "required" => Err(WireError::unsupported("tool_choice", instead)),
-            other => {
-                let what = format!("'{other}' is none of none, auto, required");
-                Err(WireError::bad("tool_choice", what))
-            }
-        },
-        Some(Value::Object(_)) => Err(WireError::unsupported("tool_choice", instead)),
-        Some(other) => Err(wrong("tool_choice", "a string or an object", &other)),
-    }
-}
-
-/// Text is the only supported format.
-pub fn response_format(fields: &mut Fields) -> Result<(), WireError> {
-    let Some(format) = fields.object("response_format")? else { return Ok(()) };
-    match format.get("type") {
-        Some(Value::String(kind)) if kind == "text" => Ok(()),
-        Some(Value::String(kind)) => {
-            let what = format!("the only type is 'text', this is '{kind}'");
-            Err(WireError::unsupported("response_format", what))
-        }
-        None => Err(WireError::Missing { param: "response_format.type".into() }),
-        Some(other) => Err(wrong("response_format.type", "a string", other)),
     }
 }

@@ -291,6 +291,15 @@ fn stop_token_ids(fields: &mut Fields) -> Result<Vec<u32>, WireError> {
     token_ids(&list, "stop_token_ids")
 }
 
+/// Refuses more stop strings than are allowed.
+pub fn check_stops(name: &'static str, count: usize, limits: Limits) -> Result<(), WireError> {
+    let most = limits.max_stop;
+    match count > most {
+        true => Err(WireError::bad(name, format!("at most {most} are allowed, not {count}"))),
+        false => Ok(()),
+    }
+}
+
 /// The stop strings in the field `name`.
 pub fn stop(
     fields: &mut Fields,
@@ -303,10 +312,7 @@ pub fn stop(
         Some(text @ Value::String(_)) => vec![text],
         Some(other) => return Err(wrong(name, "a string or an array of strings", &other)),
     };
-    if stops.len() > limits.max_stop {
-        let (most, got) = (limits.max_stop, stops.len());
-        return Err(WireError::bad(name, format!("at most {most} are allowed, not {got}")));
-    }
+    check_stops(name, stops.len(), limits)?;
     let one = |(index, stop): (usize, Value)| match stop {
         // Empty fields of forms.
         Value::String(text) if text.is_empty() => None,

@@ -1,9 +1,9 @@
 //! The body of a plain completion: a prompt as text or token ids, or several prompts.
 
-use super::chat::response_format;
 use super::common::{Envelope, Rules, Zero, ask, max_tokens};
 use super::fields::{Fields, token_ids, wrong};
 use super::table::refuse;
+use super::tools::text_format;
 use super::{Ask, Shape, WireError};
 use crate::serving::{MOST_TOP_LOGPROBS as MOST_TOP, Prompt};
 use serde_json::Value;
@@ -20,7 +20,7 @@ pub fn completion(
     rules: Rules<'_>,
 ) -> Result<Ask, WireError> {
     refuse(fields, Shape::Text)?;
-    response_format(fields)?;
+    text_format(fields.take("response_format"), "response_format")?;
     let prompts = prompts(fields.take("prompt"))?;
     let echo = fields.boolean("echo")?.unwrap_or(false);
     let zero = if echo { Zero::Nothing } else { Zero::Refused };

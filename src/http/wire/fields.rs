@@ -190,6 +190,29 @@ pub fn token_ids(list: &[Value], param: &str) -> Result<Vec<u32>, WireError> {
     list.iter().enumerate().map(one).collect()
 }
 
+/// Takes a text of an object that is at `param`.
+pub fn optional(
+    holder: &mut Map<String, Value>,
+    name: &str,
+    param: &str,
+) -> Result<Option<String>, WireError> {
+    match holder.remove(name) {
+        None | Some(Value::Null) => Ok(None),
+        Some(Value::String(text)) => Ok(Some(text)),
+        Some(other) => Err(wrong(format!("{param}.{name}"), "a string", &other)),
+    }
+}
+
+/// As [`optional`], of a text that must be there.
+pub fn required(
+    holder: &mut Map<String, Value>,
+    name: &str,
+    param: &str,
+) -> Result<String, WireError> {
+    let missing = || WireError::Missing { param: format!("{param}.{name}") };
+    optional(holder, name, param)?.ok_or_else(missing)
+}
+
 /// The error for a value of the wrong type.
 pub fn wrong(param: impl Into<String>, expected: &'static str, got: &Value) -> WireError {
     WireError::WrongType { param: param.into(), expected, got: kind(got) }

@@ -1,8 +1,9 @@
 //! The formats of requests and responses: bodies become [`GenerateRequest`]s, replies become JSON.
 //!
-//! Reading order: [`table`] (what is done with which field), [`fields`] (checked access to one JSON object), [`common`] (what chat and plain completions
-//! share) with `token_wishes`, [`chat`], [`completion`], [`reply`] (the response objects) with [`logprobs`] (log-probabilities in
-//! them). All of it is plain computation; no clock is read and nothing is awaited here.
+//! Reading order: [`table`] (what is done with which field), [`fields`] (checked access to one JSON object), [`common`]
+//! (what all generations share) with `token_wishes`, [`tools`] and [`turns`] (what several APIs share), [`chat`],
+//! [`completion`], [`reply`] (the response objects) with [`logprobs`] (log-probabilities in them). All of it is plain
+//! computation; no clock is read and nothing is awaited here.
 //!
 //! Fields are read by name and not with derived types, because the errors of derived types give a line and a
 //! column but not the field. Clients need the field (`param`), what was expected and what came instead.
@@ -16,6 +17,8 @@ pub mod logprobs;
 pub mod reply;
 pub mod table;
 mod token_wishes;
+pub mod tools;
+pub mod turns;
 
 use crate::serving::GenerateRequest;
 use crate::text::reply::Look;

@@ -2,13 +2,15 @@
 //!
 //! Text outside calls is returned as text; only white space around calls is dropped. A call is returned as soon as it is
 //! certain that it is one, which is when its name is known and its arguments begin; its arguments follow as they grow. What
-//! begins as a call and is none comes back as text, up to the first closing marker.
+//! begins as a call and is none comes back as text, up to the first closing marker. Each call that was returned ends with
+//! a word on whether its arguments are whole.
 //!
 //! It does not know about the wire format: ids for calls are made where responses are built.
 
 use super::object::{Object, Read, escape};
 use super::scan::{Scanner, Step};
 use super::syntax::CallSyntax;
+use serde_json::{Map, Value};
 use std::sync::Arc;
 
 /// The longest name of a function.
@@ -35,6 +37,34 @@ pub enum ReplyPiece {
         /// The next part of the arguments' JSON text.
         delta: String,
     },
+    /// A call ends; each that begins does.
+    End {
+        /// The call's index among the calls of this answer.
+        index: usize,
+        /// How.
+        end: CallEnd,
+    },
+}
+
+impl ReplyPiece {
+    /// The text, if it is a piece of text for the reader.
+    pub fn text(&self) -> Option<&str> {
+        match self {
+            ReplyPiece::Text(text) => Some(text),
+            _ => None,
+        }
+    }
+}
+
+/// How a call ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum CallEnd {
+    /// Its arguments are a JSON object.
+    Whole,
+    /// The reply ended inside its arguments: what the model wrote of the call.
+    Cut(String),
+    /// Its arguments are no JSON object: what the model wrote, up to the first closing marker.
+    Broken(String),
 }
 
 /// Parses one answer for tool calls.
@@ -56,6 +86,8 @@ pub(super) struct CallParser {
     /// White space between two texts, or before a call.
     space: String,
     calls: usize,
+    /// The last call's arguments so far, until it ends.
+    arguments: Option<String>,
     broken: bool,
 }
 
@@ -89,8 +121,20 @@ impl CallParser {
             after_call: false,
             space: String::new(),
             calls: 0,
+            arguments: None,
             broken: false,
         }
+    }
+
+    /// How many characters of what was taken last may still become text.
+    pub(super) fn held(&self) -> usize {
+        let held = match &self.state {
+            State::Text(held) | State::After(held) => held.as_str(),
+            State::Opened | State::Name(_) => &self.raw,
+            State::Object(object) if !object.is_begun() => &self.raw,
+            State::Object(_) | State::Arguments(_) | State::Broken(_) => "",
+        };
+        self.space.chars().count() + held.chars().count()
     }
 
     /// Number of calls returned so far.
@@ -122,13 +166,10 @@ impl CallParser {
         loop {
             match std::mem::replace(&mut self.state, State::Text(String::new())) {
                 State::Text(held) => return self.say(&held, out),
-                State::Broken(_) | State::Arguments(_) => {
-                    self.broken = true;
-                    return;
-                }
+                State::Broken(_) => return self.end(CallEnd::Broken, out),
+                State::Arguments(_) => return self.end(CallEnd::Cut, out),
                 State::Object(object) if object.is_begun() => {
-                    self.broken = true;
-                    return;
+                    return self.end(CallEnd::Cut, out);
                 }
                 State::After(held) => {
                     let marker = self.syntax.after().any(|marker| marker.starts_with(&held));
@@ -154,7 +195,7 @@ impl CallParser {
             State::Object(object) => return self.object(object, c, out),
             State::Arguments(scanner) => self.arguments(scanner, c, out),
             State::After(held) => return self.after(held, c),
-            State::Broken(held) => self.skip(held, c),
+            State::Broken(held) => self.skip(held, c, out),
         }
         None
     }
@@ -242,7 +283,7 @@ impl CallParser {
             let word = &name[..end];
             let mut scanner = Scanner::new();
             scanner.push('{');
-            self.begin(word.to_owned(), "{".into(), out);
+            self.begin(word.to_owned(), "{", out);
             self.state = State::Arguments(scanner);
             return None;
         }
@@ -265,14 +306,20 @@ impl CallParser {
         match object.push(c) {
             Read::More => {}
             Read::Begin { name, arguments } if self.may_call(&name) => {
-                self.begin(name, arguments, out);
+                self.begin(name, &arguments, out);
             }
             Read::Whole { name, arguments } if self.may_call(&name) => {
-                self.begin(name, arguments, out);
-                self.state = State::After(String::new());
+                self.begin(name, &arguments, out);
+                self.complete(State::After(String::new()), out);
                 return None;
             }
-            Read::Arguments(c, inside) => self.more(c, inside, out),
+            Read::Arguments(c, inside) => {
+                self.more(c, inside, out);
+                if object.is_complete() {
+                    self.complete(State::Object(object), out);
+                    return None;
+                }
+            }
             Read::End => {
                 self.state = State::After(String::new());
                 return None;
@@ -295,6 +342,7 @@ impl CallParser {
     }
 
     fn arguments(&mut self, mut scanner: Scanner, c: char, out: &mut Vec<ReplyPiece>) {
+        self.raw.push(c);
         let inside = scanner.in_string();
         match scanner.push(c) {
             Step::Invalid => {
@@ -303,10 +351,10 @@ impl CallParser {
             }
             step => {
                 self.more(c, inside, out);
-                self.state = match step {
-                    Step::Done => State::After(String::new()),
-                    _ => State::Arguments(scanner),
-                };
+                match step {
+                    Step::Done => self.complete(State::After(String::new()), out),
+                    _ => self.state = State::Arguments(scanner),
+                }
             }
         }
     }
@@ -358,25 +406,53 @@ impl CallParser {
         Some(rest)
     }
 
-    fn skip(&mut self, mut held: String, c: char) {
+    fn skip(&mut self, mut held: String, c: char, out: &mut Vec<ReplyPiece>) {
+        self.raw.push(c);
         held.push(c);
-        self.state = match self.syntax.closers().any(|closer| held.ends_with(closer)) {
-            true => State::Text(String::new()),
-            false => State::Broken(held),
-        };
+        let closed = self.syntax.closers().any(|closer| held.ends_with(closer));
+        self.state = State::Broken(held);
+        if closed {
+            self.end(CallEnd::Broken, out);
+            self.state = State::Text(String::new());
+        }
     }
 
-    fn begin(&mut self, name: String, arguments: String, out: &mut Vec<ReplyPiece>) {
+    fn begin(&mut self, name: String, arguments: &str, out: &mut Vec<ReplyPiece>) {
         let index = self.calls;
         self.calls += 1;
         self.after_call = true;
         self.space.clear();
+        self.arguments = Some(arguments.to_owned());
         out.push(ReplyPiece::Begin { index, name });
-        out.push(ReplyPiece::Arguments { index, delta: arguments });
+        out.push(ReplyPiece::Arguments { index, delta: arguments.to_owned() });
+    }
+
+    /// The arguments have come to their end: `next`, if they are an object. What follows them inside a call is of no use.
+    fn complete(&mut self, next: State, out: &mut Vec<ReplyPiece>) {
+        let arguments = self.arguments.as_deref().unwrap_or_default();
+        if serde_json::from_str::<Map<String, Value>>(arguments).is_err() {
+            self.broken = true;
+            self.state = State::Broken(String::new());
+            return;
+        }
+        self.arguments = None;
+        self.state = next;
+        let index = self.calls.saturating_sub(1);
+        out.push(ReplyPiece::End { index, end: CallEnd::Whole });
+    }
+
+    /// A call that is not whole has ended, unless its arguments were complete before.
+    fn end(&mut self, how: fn(String) -> CallEnd, out: &mut Vec<ReplyPiece>) {
+        self.broken = true;
+        if self.arguments.take().is_some() {
+            let (index, raw) = (self.calls.saturating_sub(1), std::mem::take(&mut self.raw));
+            out.push(ReplyPiece::End { index, end: how(raw) });
+        }
     }
 
     fn more(&mut self, c: char, inside: bool, out: &mut Vec<ReplyPiece>) {
         let index = self.calls.saturating_sub(1);
+        escape(self.arguments.get_or_insert_default(), c, inside);
         match out.last_mut() {
             Some(ReplyPiece::Arguments { index: last, delta }) if *last == index => {
                 escape(delta, c, inside);

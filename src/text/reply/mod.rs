@@ -10,7 +10,7 @@ pub mod reasoning;
 mod scan;
 mod syntax;
 
-pub use calls::ReplyPiece;
+pub use calls::{CallEnd, ReplyPiece};
 pub use syntax::CallSyntax;
 pub(super) use syntax::Samples;
 
@@ -75,6 +75,12 @@ impl ReplyParser {
     /// Whether something began as a call and was none.
     pub fn broken(&self) -> bool {
         self.calls.as_ref().is_some_and(CallParser::broken)
+    }
+
+    /// How many characters of what was taken last may still become text for the reader.
+    pub fn held(&self) -> usize {
+        let held = self.splitter.as_ref().map_or(0, Splitter::held);
+        held + self.calls.as_ref().map_or(0, CallParser::held)
     }
 
     /// Takes more text and returns what is now certain.

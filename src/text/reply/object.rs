@@ -78,6 +78,11 @@ impl Object {
         matches!(self.arguments, Arguments::Passed | Arguments::Done)
     }
 
+    /// Whether the arguments have been passed on to their end.
+    pub(super) fn is_complete(&self) -> bool {
+        self.arguments == Arguments::Done
+    }
+
     /// Takes the next character.
     pub(super) fn push(&mut self, c: char) -> Read {
         let (before, was_string) = (self.scanner.depth(), self.scanner.in_string());

@@ -73,6 +73,14 @@ impl Splitter {
         }
     }
 
+    /// How many characters are held that may be the answer's.
+    pub(super) fn held(&self) -> usize {
+        match &self.state {
+            State::Start(held) => held.chars().count(),
+            State::Inside { .. } | State::Between | State::Answer => 0,
+        }
+    }
+
     /// Ends the reply, and returns what was held.
     pub(super) fn finish(&mut self) -> Option<Part> {
         match std::mem::replace(&mut self.state, State::Answer) {

@@ -11,9 +11,18 @@ fn thought(text: &str) -> ReplyPiece {
     ReplyPiece::Reasoning(text.into())
 }
 
-fn call(index: usize, name: &str, arguments: &str) -> [ReplyPiece; 2] {
+fn begun(index: usize, name: &str, arguments: &str) -> [ReplyPiece; 2] {
     let (name, delta) = (name.into(), arguments.into());
     [ReplyPiece::Begin { index, name }, ReplyPiece::Arguments { index, delta }]
+}
+
+fn whole(index: usize) -> ReplyPiece {
+    ReplyPiece::End { index, end: CallEnd::Whole }
+}
+
+fn call(index: usize, name: &str, arguments: &str) -> [ReplyPiece; 3] {
+    let [name, arguments] = begun(index, name, arguments);
+    [name, arguments, whole(index)]
 }
 
 fn look() -> Look {
@@ -232,9 +241,10 @@ fn text_and_arguments_flow_as_they_come() {
     assert_eq!(parser.push("a <to"), [text("a ")]);
     assert_eq!(parser.push("y> <tool_call"), [text("<toy> ")]);
     assert_eq!(parser.push(">{\"name\": \"f\", \"arguments\": "), []);
-    assert_eq!(parser.push("{\"a\": \"x"), call(0, "f", "{\"a\": \"x"));
+    assert_eq!(parser.push("{\"a\": \"x"), begun(0, "f", "{\"a\": \"x"));
     assert_eq!(parser.push("\ny"), [ReplyPiece::Arguments { index: 0, delta: "\\ny".into() }]);
-    assert_eq!(parser.push("\"}}"), [ReplyPiece::Arguments { index: 0, delta: "\"}".into() }]);
+    let rest = ReplyPiece::Arguments { index: 0, delta: "\"}".into() };
+    assert_eq!(parser.push("\"}}"), [rest, whole(0)]);
     assert_eq!(parser.push("</tool_call>\n"), []);
     assert_eq!((parser.calls(), parser.broken()), (1, false));
     assert_eq!(parser.push("after"), [text("after")]);
@@ -284,13 +294,37 @@ fn what_is_not_a_call_is_given_back_as_it_is() {
 
 #[test]
 fn a_call_that_breaks_after_it_was_begun_ends_there() {
-    let mut want = call(0, "f", r#"{"a": "#).to_vec();
-    want.push(text("so"));
-    let broken = "<tool_call>{\"name\": \"f\", \"arguments\": {\"a\": oops}}</tool_call>so";
-    assert_eq!(read([broken]), want);
-    let mut parser = ReplyParser::new(&look(), &Manner::default());
-    parser.push(broken);
-    assert!(parser.broken());
+    let so_far = [
+        ("{\"a\": oops}", "{\"a\": "),
+        ("{\"a\": tru}", "{\"a\": tru}"),
+        ("{\"a\": \"\\q\"}", "{\"a\": \"\\q\"}"),
+    ];
+    for (arguments, passed_on) in so_far {
+        let written =
+            format!("<tool_call>{{\"name\": \"f\", \"arguments\": {arguments}}}</tool_call>");
+        let mut want = begun(0, "f", passed_on).to_vec();
+        want.push(ReplyPiece::End { index: 0, end: CallEnd::Broken(written.clone()) });
+        want.push(text("so"));
+        let broken = written + "so";
+        assert_eq!(read([broken.as_str()]), want);
+        let mut parser = ReplyParser::new(&look(), &Manner::default());
+        parser.push(&broken);
+        assert!(parser.broken());
+    }
+}
+
+#[test]
+fn a_reply_that_ends_inside_a_call_cuts_it() {
+    for (written, passed_on) in [
+        ("<tool_call>{\"name\": \"f\", \"arguments\": {", "{"),
+        ("<tool_call>{\"name\": \"f\", \"arguments\": {\"a\": \"Par", "{\"a\": \"Par"),
+    ] {
+        let mut want = begun(0, "f", passed_on).to_vec();
+        want.push(ReplyPiece::End { index: 0, end: CallEnd::Cut(written.into()) });
+        assert_eq!(read([written]), want);
+    }
+    let closed = "<tool_call>{\"name\": \"f\", \"arguments\": {\"a\": 1}";
+    assert_eq!(read([closed]), call(0, "f", r#"{"a": 1}"#), "only its closing is missing");
 }
 
 #[test]
@@ -359,6 +393,28 @@ fn text_after_a_call_keeps_its_white_space() {
 }
 
 proptest! {
+    /// Whatever a model writes, each call ends once, and as a whole one exactly if its arguments are an object.
+    #[test]
+    fn a_call_is_whole_if_its_arguments_are(pieces in prop::collection::vec("[<>/_a-z {}\"\\\\:,0-9]{0,3}|<tool_call>|</tool_call>|\\{\"name\": \"f\", \"arguments\": \\{|\"a\": (1|tru|\"x|\"y\")|\\}\\}", 0..16), family in 0..10usize) {
+        let (mut open, mut calls) = (None::<String>, 0);
+        for piece in parsed(&FAMILIES[family].manner(), pieces.iter().map(String::as_str)) {
+            match piece {
+                ReplyPiece::Begin { index, .. } => {
+                    prop_assert_eq!((index, open.replace(String::new())), (calls, None));
+                    calls += 1;
+                }
+                ReplyPiece::Arguments { delta, .. } => open.as_mut().unwrap().push_str(&delta),
+                ReplyPiece::End { index, end } => {
+                    prop_assert_eq!(index + 1, calls);
+                    let value = serde_json::from_str::<serde_json::Value>(&open.take().unwrap());
+                    prop_assert_eq!(end == CallEnd::Whole, value.is_ok_and(|value| value.is_object()));
+                }
+                ReplyPiece::Text(_) | ReplyPiece::Reasoning(_) => {}
+            }
+        }
+        prop_assert_eq!(open, None);
+    }
+
     #[test]
     fn cutting_changes_nothing(cuts in prop::collection::vec(0..400usize, 0..20), which in 0..5usize, family in 0..10usize) {
         let broken = "x <tool_call>{\"name\": \"é</tool_call> \n<tool_call>{\"name\": \"g\"}</tool_call> \n y <";

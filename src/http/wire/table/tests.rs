@@ -81,6 +81,8 @@ fn example(name: &str, route: Route) -> Value {
         "metadata" => json!({"user_id": "someone"}),
         "include" => json!(["message.output_text.logprobs"]),
         "text" => json!({"format": {"type": "text"}}),
+        "text.format" => json!({"type": "text"}),
+        "thinking.display" => json!("omitted"),
         "response_format" => json!({"type": "text"}),
         "chat_template_kwargs" => json!({"a": 1}),
         "stream_options" => json!({"include_usage": true}),
@@ -92,7 +94,7 @@ fn example(name: &str, route: Route) -> Value {
         "echo" => json!(true),
         "best_of" => json!(2),
         "user" | "safety_identifier" | "prompt_cache_key" | "cache_salt" => json!("someone"),
-        "reasoning_effort" => json!("low"),
+        "reasoning_effort" | "reasoning.effort" | "output_config.effort" => json!("low"),
         "reasoning_format" => json!("auto"),
         "logprobs" if route == OfChat => json!(true),
         "logprobs" | "top_logprobs" | "n" | "max_tokens" | "max_completion_tokens" => json!(2),
@@ -127,7 +129,8 @@ fn all_that_is_called_honoured_is_read_and_nothing_else_is() {
     for route in ROUTES {
         let rows = route.rows();
         let honoured = rows.iter().filter(|(_, treatment)| matches!(treatment, Honoured(_)));
-        let honoured: BTreeSet<&str> = honoured.map(|(name, _)| *name).collect();
+        let honoured: BTreeSet<&str> =
+            honoured.map(|(name, _)| *name).filter(|name| !name.contains('.')).collect();
         let body: Map<String, Value> =
             honoured.iter().map(|name| ((*name).to_owned(), example(name, route))).collect();
         let mut fields = Fields::parse(Value::Object(body).to_string().as_bytes()).unwrap();
@@ -143,42 +146,246 @@ fn all_that_is_called_honoured_is_read_and_nothing_else_is() {
     }
 }
 
+/// A value of each JSON type, and those that ask for nothing.
+fn values() -> Vec<Value> {
+    let values = [
+        json!(2),
+        json!(0.5),
+        json!(true),
+        json!("x"),
+        json!(["x"]),
+        json!([5]),
+        json!({"x": 1}),
+        json!(0),
+        json!(1),
+        json!(false),
+        json!(""),
+        json!([]),
+        json!({}),
+        json!(["text"]),
+        json!("disabled"),
+    ];
+    values.into()
+}
+
+/// Puts a value at a path of a body, with what has to be beside it, and returns its place there.
+fn put(body: &mut Value, path: &str, value: Value, route: Route) -> String {
+    let nested = path.split_once('.').filter(|_| !path.starts_with("speculative."));
+    let Some((holder, name)) = nested else {
+        body[path] = value;
+        return path.to_owned();
+    };
+    match holder {
+        "thinking" => body[holder] = json!({"type": "enabled"}),
+        "tools[]" => {
+            body["tools"] = example("tools", route);
+            body["tools"][0][name] = value;
+            return format!("tools[0].{name}");
+        }
+        _ => body[holder] = json!({}),
+    }
+    body[holder][name] = value;
+    path.to_owned()
+}
+
 #[test]
 fn what_is_refused_is_refused_by_name_and_its_empty_value_is_not() {
-    let asks = [json!(2), json!(true), json!(false), json!("x"), json!(["x"]), json!({"x": 1})];
-    let empty =
-        [json!(0), json!(1), json!(false), json!(""), json!([]), json!({}), json!(["text"])];
     for route in ROUTES {
-        let with = |name: &str, value: &Value| {
-            let mut body = route.body();
-            body[name] = value.clone();
-            route.parse(&mut Fields::parse(body.to_string().as_bytes()).unwrap())
-        };
         for (name, treatment) in route.rows() {
+            let with = |value: &Value| {
+                let mut body = route.body();
+                let place = put(&mut body, name, value.clone(), route);
+                let parsed = route.parse(&mut Fields::parse(body.to_string().as_bytes()).unwrap());
+                (place, parsed)
+            };
             match treatment {
                 Honoured(_) => {}
-                Neutral(_) => {
-                    for value in asks.iter().chain(&empty) {
-                        assert_eq!(with(name, value), Ok(()), "{route:?} {name}: {value}");
+                Neutral(kind, _) => {
+                    for value in values() {
+                        let (place, parsed) = with(&value);
+                        let wrong = matches!(&parsed, Err(WireError::WrongType { param, .. }) if *param == place);
+                        let expected = if kind.holds(&value) { parsed == Ok(()) } else { wrong };
+                        assert!(expected, "{route:?} {name}: {value}: {parsed:?}");
                     }
                 }
                 Refused(asks_for, _) => {
-                    let refused = |value: &&Value| matches!(with(name, value), Err(WireError::Unsupported { param, .. }) if param == *name);
-                    assert!(asks.iter().any(|value| refused(&value)), "{route:?} {name}");
-                    for value in asks.iter().chain(&empty) {
-                        assert_eq!(refused(&value), asks_for(value), "{route:?} {name}: {value}");
+                    let refused = |value: &Value| {
+                        let (place, parsed) = with(value);
+                        matches!(parsed, Err(WireError::Unsupported { param, .. }) if param == place)
+                    };
+                    assert!(values().iter().any(refused), "{route:?} {name}");
+                    for value in values() {
+                        assert_eq!(refused(&value), asks_for(&value), "{route:?} {name}: {value}");
                     }
-                    assert_eq!(with(name, &Value::Null), Ok(()), "{route:?} {name}: null");
+                    assert_eq!(with(&Value::Null).1, Ok(()), "{route:?} {name}: null");
                 }
             }
         }
     }
 }
 
+/// What asks for nothing is of at most two types: the field's own, and what forms send for an empty one.
+#[test]
+fn no_refused_field_is_accepted_with_a_value_of_any_type() {
+    for route in [OfResponses, OfMessages] {
+        let own = if route == OfResponses { responses::FIELDS } else { messages::FIELDS };
+        for (name, treatment) in own {
+            let Refused(asks_for, _) = treatment else { continue };
+            let accepted = values().into_iter().filter(|value| !asks_for(value));
+            let empty = |value: &Value| {
+                [
+                    json!(false),
+                    json!(true),
+                    json!(""),
+                    json!([]),
+                    json!({}),
+                    json!(0),
+                    json!("disabled"),
+                ]
+                .contains(value)
+            };
+            assert!(accepted.clone().all(|value| empty(&value)), "{route:?} {name}");
+        }
+    }
+}
+
+/// A field of one API that would change a reply is not dropped by another.
+#[test]
+fn what_one_route_honours_or_refuses_the_newer_apis_know() {
+    for route in [OfResponses, OfMessages] {
+        let known: BTreeSet<&str> = route.rows().into_iter().map(|(name, _)| name).collect();
+        for other in ROUTES {
+            let rows = other.rows();
+            let told = rows.iter().filter(|(_, treatment)| !matches!(treatment, Neutral(..)));
+            let top = told.map(|(name, _)| *name).filter(|name| !name.contains('.'));
+            let dropped: Vec<&str> = top.filter(|name| !known.contains(name)).collect();
+            assert!(dropped.is_empty(), "{route:?} drops fields of {other:?}: {dropped:?}");
+        }
+    }
+}
+
+/// The fields of the public request types, by the types of the client libraries (late 2026).
+#[test]
+fn every_field_of_the_public_request_types_is_in_a_table() {
+    let responses = "background context_management conversation include input instructions max_output_tokens max_tool_calls \
+        metadata model moderation parallel_tool_calls previous_response_id prompt prompt_cache_key prompt_cache_options \
+        prompt_cache_retention reasoning safety_identifier service_tier store stream stream_options temperature text \
+        tool_choice tools top_logprobs top_p truncation user reasoning.context reasoning.effort reasoning.generate_summary \
+        reasoning.mode reasoning.summary text.format text.verbosity tools[].strict tools[].allowed_callers \
+        tools[].defer_loading tools[].output_schema";
+    let messages = "max_tokens messages model cache_control container diagnostics inference_geo metadata output_config \
+        service_tier speed stop_sequences stream system temperature thinking tool_choice tools top_k top_p user_profile_id \
+        workspace_id billing_policy compaction context_management fallback_credit_token fallbacks mcp_servers thread betas \
+        output_config.effort output_config.format output_config.task_budget thinking.budget_tokens thinking.display \
+        tools[].allowed_callers tools[].cache_control tools[].defer_loading tools[].eager_input_streaming \
+        tools[].input_examples tools[].strict";
+    for (route, fields) in [(OfResponses, responses), (OfMessages, messages)] {
+        let known: BTreeSet<&str> = route.rows().into_iter().map(|(name, _)| name).collect();
+        let missing: Vec<&str> =
+            fields.split_whitespace().filter(|name| !known.contains(name)).collect();
+        assert!(missing.is_empty(), "{route:?}: {missing:?}");
+    }
+}
+
+/// Honoured fields of the newer APIs, and the parts of them, take values of their own type only.
+#[test]
+fn a_value_of_the_wrong_type_is_an_error_that_names_the_field() {
+    let two_types = ["input", "logit_bias", "stop", "stop_sequences", "system"];
+    for route in [OfResponses, OfMessages] {
+        for (name, treatment) in route.rows() {
+            let Honoured(_) = treatment else { continue };
+            let good = kind(&example(name, route));
+            for value in [json!(7), json!(true), json!("x"), json!(["x"]), json!({"x": 1})] {
+                let number = kind(&value) == "number" && good == "number";
+                if kind(&value) == good
+                    || number
+                    || two_types.contains(&name) && kind(&value) != "number"
+                {
+                    continue;
+                }
+                let mut body = route.body();
+                let place = put(&mut body, name, value.clone(), route);
+                let parsed = route.parse(&mut Fields::parse(body.to_string().as_bytes()).unwrap());
+                let named = match &parsed {
+                    Err(
+                        WireError::WrongType { param, .. } | WireError::Unsupported { param, .. },
+                    ) => param.starts_with(&place),
+                    _ => false,
+                };
+                assert!(named, "{route:?} {name}: {value}: {parsed:?}");
+            }
+        }
+    }
+}
+
+fn kind(value: &Value) -> &'static str {
+    match value {
+        Value::Null => "null",
+        Value::Bool(_) => "flag",
+        Value::Number(_) => "number",
+        Value::String(_) => "text",
+        Value::Array(_) => "list",
+        Value::Object(_) => "object",
+    }
+}
+
+/// The same for what is inside of messages, items and tools.
+#[test]
+fn parts_of_the_wrong_type_are_named() {
+    let tool = |more: Value| {
+        let mut tool = json!({"type": "function", "name": "f"});
+        tool.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        tool
+    };
+    let custom = |more: Value| {
+        let mut tool = tool(more);
+        tool["type"] = json!("custom");
+        json!([tool])
+    };
+    let result = json!({"type": "tool_result", "tool_use_id": "t", "is_error": "x"});
+    let thought = |content: Value| json!([{"type": "reasoning", "content": content}]);
+    let in_chat = |more: Value| json!([{"type": "function", "function": tool(more)}]);
+    for (route, field, value, param) in [
+        (OfResponses, "tools", json!([tool(json!({"parameters": 5}))]), "tools[0].parameters"),
+        (OfResponses, "tools", json!([tool(json!({"description": []}))]), "tools[0].description"),
+        (OfMessages, "tools", custom(json!({"input_schema": 5})), "tools[0].input_schema"),
+        (OfMessages, "tools", custom(json!({"description": []})), "tools[0].description"),
+        (OfChat, "tools", in_chat(json!({"parameters": 5})), "tools[0].function.parameters"),
+        (OfChat, "tools", in_chat(json!({"description": 5})), "tools[0].function.description"),
+        (
+            OfMessages,
+            "messages",
+            json!([{"role": "user", "content": [result]}]),
+            "messages[0].content[0].is_error",
+        ),
+        (
+            OfMessages,
+            "tool_choice",
+            json!({"type": "auto", "disable_parallel_tool_use": "yes"}),
+            "tool_choice.disable_parallel_tool_use",
+        ),
+        (
+            OfMessages,
+            "thinking",
+            json!({"type": "enabled", "budget_tokens": "x"}),
+            "thinking.budget_tokens",
+        ),
+        (OfResponses, "input", thought(json!([5])), "input[0].content[0]"),
+        (OfResponses, "input", thought(json!([{"text": 7}])), "input[0].content[0].text"),
+        (OfResponses, "include", json!([5]), "include[0]"),
+    ] {
+        let mut body = route.body();
+        body[field] = value.clone();
+        let parsed = route.parse(&mut Fields::parse(body.to_string().as_bytes()).unwrap());
+        let named = matches!(&parsed, Err(WireError::WrongType { param: at, .. }) if at == param);
+        assert!(named, "{route:?} {field}: {value}: {parsed:?}");
+    }
+}
+
 fn said(treatment: &Treatment) -> (&'static str, &'static str) {
     match treatment {
         Honoured(how) => ("honoured", how),
-        Neutral(why) => ("no effect", why),
+        Neutral(_, why) => ("no effect", why),
         Refused(_, instead) => ("refused", instead),
     }
 }
@@ -194,7 +401,8 @@ fn document() -> String {
         let (word, note) = said(treatment);
         let at = |here| if here { word } else { "-" };
         let (chat, prompt) = (at(on.covers(Shape::Chat)), at(on.covers(Shape::Text)));
-        text += &format!("| `{name}` | {chat} | {prompt} | {} | {note} |\n", at(*on == All));
+        text +=
+            &format!("| `{name}` | {chat} | {prompt} | {} | {note} |\n", at(on.covers_others()));
     }
     for (title, own) in [("/v1/responses", responses::FIELDS), ("/v1/messages", messages::FIELDS)] {
         text += &format!("\n## `{title}`\n\n| field | | |\n|---|---|---|\n");

@@ -1,0 +1,23 @@
+//! A chat that is made of a request in another form: its messages, and where in the request each stands.
+//!
+//! Errors about a message name its place in the request, which the messages alone do not tell. It does not know what a
+//! request looks like; parsers of other APIs fill it.
+
+use serde_json::Value;
+
+/// The messages so far.
+#[derive(Debug, Default)]
+pub struct Turns {
+    /// The messages of the chat.
+    pub messages: Vec<Value>,
+    /// Of each, the field that it is from, such as `input[3]`.
+    pub places: Vec<String>,
+}
+
+impl Turns {
+    /// Adds a message that is from this field.
+    pub fn push(&mut self, message: Value, place: &str) {
+        self.messages.push(message);
+        self.places.push(place.to_owned());
+    }
+}
