@@ -256,6 +256,15 @@ fn models(schemas: &mut SchemaGenerator) -> Vec<(&'static str, Value)> {
     list["parameters"] = version.clone();
     let mut one = simple::<EitherModel>(schemas, "get", "Describe a model", None);
     one["parameters"] = json!([in_path("id"), version[0]]);
+    // An error has the form that the request asks for, too.
+    let forms =
+        [schemas.subschema_for::<ErrorBody>(), schemas.subschema_for::<messages::ErrorForm>()];
+    for item in [&mut list, &mut one] {
+        let answers = item["get"]["responses"].as_object_mut().into_iter().flatten();
+        for (_, answer) in answers.filter(|(status, _)| *status != "200") {
+            answer["content"]["application/json"]["schema"] = json!({"anyOf": forms});
+        }
+    }
     vec![("/models", list), ("/models/{id}", one)]
 }
 
