@@ -22,15 +22,6 @@ fn tools() -> Value {
         "parameters": {"type": "object", "properties": {"a": {"type": "integer"}}}}])
 }
 
-fn call(name: &str) -> String {
-    format!("<tool_call>{{\"name\": \"{name}\", \"arguments\": {{\"a\": 1}}}}</tool_call>")
-}
-
-/// The API over models that reply so, with a chat template that shows tools.
-async fn saying(reply: &str) -> Router {
-    api(gateway_with(&with_template("qwen25"), reply, |_| {}).await)
-}
-
 /// The events of a stream: name and data.
 async fn stream(app: &Router, more: Value) -> Vec<(String, Value)> {
     let mut body = body(more);

@@ -1,10 +1,10 @@
 //! The runner for a decoder on a GPU: token ids in, token ids out; the logits stay on the GPU.
 //!
 //! Some rows need results that the GPU kernels do not compute: scores of given tokens, log-probabilities, lists of
-//! allowed tokens, or changes to more tokens than the device buffer holds. For such a row, only its logits are copied and the
-//! host does the rest. Steps in which every row decodes one token without such needs are replayed as CUDA
-//! graphs. The time of a step is measured on the GPU, from the first launch to the last. The host's time
-//! would only show how long launching took.
+//! allowed tokens, or changes to more tokens than the device buffer holds. For such a row, only its logits are
+//! copied and the host does the rest. Steps in which every row decodes one token without such needs are replayed as
+//! CUDA graphs. The time of a step is measured on the GPU, from the first launch to the last. The host's time would
+//! only show how long launching took.
 
 use super::runner::{
     Capacity, Finished, Progress, Results, RowTask, RunError, Runner, Sampled, Ticket, check,

@@ -5,6 +5,7 @@
 
 use super::error::ApiError;
 use super::parts::{Calls, Part, Parts};
+use super::sse;
 use super::wire::Shape;
 use super::wire::logprobs::TextLogprobs;
 use super::wire::reply::{
@@ -17,7 +18,7 @@ use serde::Serialize;
 #[derive(Debug)]
 pub struct Chunks {
     head: Head,
-    /// What every event begins with: the fields up to the choices, which only the start changes.
+    /// What every event begins with: the fields before the choices, which only the start changes.
     opening: String,
     parts: Parts,
     /// What each choice has used so far, where it is counted.
@@ -132,13 +133,13 @@ impl Chunks {
 
     fn failed(&self, out: &mut String, error: &GatewayError) {
         let error = ApiError::gateway(error, self.head.shape.prompt_field());
-        write(out, &error.body());
+        sse::write(out, None, &error.body());
     }
 
     /// The event that ends a stream with an error.
     pub fn error(error: &ApiError) -> String {
         let mut out = String::new();
-        write(&mut out, &error.body());
+        sse::write(&mut out, None, &error.body());
         out
     }
 
@@ -189,23 +190,23 @@ impl Chunks {
         choices: Vec<C>,
         usage: Option<Option<UsageWire>>,
     ) {
-        let json = serde_json::to_string(&choices).and_then(|choices| match usage {
-            Some(usage) => Ok((choices, Some(serde_json::to_string(&usage)?))),
-            None => Ok((choices, None)),
-        });
-        let Ok((choices, usage)) = json.inspect_err(unwritten) else { return };
-        out.push_str(&self.opening);
-        // Without its bracket, which ends the opening.
-        out.push_str(&choices[1..]);
-        if let Some(usage) = usage {
-            out.push_str(",\"usage\":");
-            out.push_str(&usage);
+        match serde_json::to_string(&Rest { choices, usage }) {
+            // Without its first bracket: the opening has that.
+            Ok(rest) => out.extend([&self.opening, &rest[1..], "\n\n"]),
+            Err(error) => sse::unwritten(&error),
         }
-        out.push_str("}\n\n");
     }
 }
 
-/// The beginning of an event, up to the bracket that opens the list of choices.
+/// What differs from one event to the next.
+#[derive(Serialize)]
+struct Rest<C> {
+    choices: Vec<C>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    usage: Option<Option<UsageWire>>,
+}
+
+/// The beginning of an event: the fields before the choices.
 fn opening(head: &Head, fingerprint: &str) -> String {
     let mut out = String::new();
     let answer: Answer<'_, ()> = Answer {
@@ -217,25 +218,10 @@ fn opening(head: &Head, fingerprint: &str) -> String {
         choices: Vec::new(),
         usage: None,
     };
-    write(&mut out, &answer);
-    let end = out.rfind(']').unwrap_or(out.len());
+    sse::write(&mut out, None, &answer);
+    let end = out.rfind("\"choices\"").unwrap_or(out.len());
     out.truncate(end);
     out
-}
-
-fn write(out: &mut String, value: &impl Serialize) {
-    match serde_json::to_string(value) {
-        Ok(json) => {
-            out.push_str("data: ");
-            out.push_str(&json);
-            out.push_str("\n\n");
-        }
-        Err(error) => unwritten(&error),
-    }
-}
-
-fn unwritten(error: &serde_json::Error) {
-    tracing::error!(%error, "an event could not be written");
 }
 
 #[cfg(test)]

@@ -147,8 +147,8 @@ async fn whole(format: Box<dyn Format>, mut replies: Replies) -> Response {
     named(response, &served)
 }
 
-/// A stream of events in progress. Its timer and its watch over the server's shutdown are made once: to make them anew
-/// for each token would cost more than the event.
+/// A stream of events in progress. Its timer and its watch over the server's shutdown last as long as the stream: made anew
+/// for each token, they would be registered and removed with each.
 struct Feed {
     replies: Replies,
     stream: Box<dyn Streamed>,

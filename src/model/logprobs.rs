@@ -37,8 +37,8 @@ pub fn normaliser(logits: &[f32]) -> f64 {
     f64::from(max) + sum.ln()
 }
 
-/// The score of `token`, with the `k` most likely ones, and all log-probabilities if `whole`; `None` if a logit is NaN or infinite, or the token
-/// is out of range.
+/// The score of `token`, with the `k` most likely ones, and all log-probabilities if `whole`; `None` if a logit is
+/// NaN or infinite, or the token is out of range.
 pub fn score(logits: &[f32], token: u32, k: usize, whole: bool) -> Option<Score> {
     let logit = f64::from(*logits.get(token as usize)?);
     if !logits.iter().all(|l| l.is_finite()) {

@@ -1,10 +1,10 @@
 //! Models: from a checkpoint folder to logits, and from logits to a token.
 //!
-//! Reading order: `families` (the supported families and their tensor names), `config` (a model's
-//! properties), `intake` (reads safetensors, or gives a clear error), `gguf` (the same for GGUF files),
-//! `dummy` (random weights), `weights` (chooses one of these by path), `linear` (weights as matrix products),
-//! `decoder` (the forward pass over a paged KV cache), `card` (the same on a GPU), `sampler` (one row of
-//! logits to one id) with `token_rules`, `logprobs`. It uses `device` and does not know about sequences, queues, text or arms.
+//! Reading order: `families` (the supported families and their tensor names), `config` (a model's properties),
+//! `intake` (reads safetensors, or gives a clear error), `gguf` (the same for GGUF files), `dummy` (random
+//! weights), `weights` (chooses one of these by path), `linear` (weights as matrix products), `decoder` (the
+//! forward pass over a paged KV cache), `card` (the same on a GPU), `sampler` (one row of logits to one id) with
+//! `token_rules`, `logprobs`. It uses `device` and does not know about sequences, queues, text or arms.
 
 pub mod card;
 pub mod config;

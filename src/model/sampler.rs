@@ -1,7 +1,7 @@
 //! From one row of logits to one token id.
 //!
-//! Order: rules for single tokens, penalties, temperature, top-k, top-p, min-p, then one draw (the same order as in vLLM). A row takes
-//! a few passes over the vocabulary, and only as much of it is sorted as the filters need.
+//! Order: rules for single tokens, penalties, temperature, top-k, top-p, min-p, then one draw (the same order as in
+//! vLLM). A row takes a few passes over the vocabulary, and only as much of it is sorted as the filters need.
 //!
 //! Randomness is a function of (seed, position), so a sequence that is preempted, recomputed or batched
 //! differently still draws the same numbers. The draw goes through the remaining tokens by id, not by rank.

@@ -16,7 +16,7 @@ use crate::metrics;
 use crate::model::{Logprobs, Score};
 use crate::routing::Assignment;
 use crate::text::reply::Manner;
-use crate::text::{Emit, StopStrings, StreamDecoder};
+use crate::text::{Codec, Emit, StopStrings, StreamDecoder};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::mpsc::{Sender, unbounded_channel};
@@ -79,6 +79,48 @@ struct Reply {
     ended: bool,
 }
 
+impl Reply {
+    /// One that has not begun.
+    fn new(request: &GenerateRequest, prepared: &Prepared, codec: &Arc<Codec>) -> Reply {
+        Reply {
+            decoder: StreamDecoder::showing(codec.clone(), request.shown()),
+            stops: StopStrings::including(request.stop.clone(), request.include_stop),
+            opened: false,
+            scores: Vec::new(),
+            waiting: Waiting::after(prepared.echo.as_ref().map_or(0, Echo::chars)),
+            ids: Vec::new(),
+            first: None,
+            last: None,
+            ended: false,
+        }
+    }
+}
+
+type Events = StreamMap<u32, UnboundedReceiverStream<SeqEvent>>;
+
+/// One sequence for each reply, each drawn with a seed of its own, and their events.
+fn sequences(request: &GenerateRequest, prepared: &Prepared) -> (Vec<SeqRequest>, Events) {
+    let (mut events, mut sequences) = (StreamMap::new(), Vec::new());
+    for tag in 0..request.n {
+        let (sender, receiver) = unbounded_channel();
+        events.insert(tag, UnboundedReceiverStream::new(receiver));
+        let mut params = prepared.params.clone();
+        params.seed = params.seed.wrapping_add(u64::from(tag));
+        sequences.push(SeqRequest {
+            tag,
+            prompt: prepared.ids.clone(),
+            params,
+            max_new_tokens: prepared.max_new_tokens,
+            stop_ids: prepared.stop_ids.clone(),
+            cache_salt: request.cache_salt,
+            events: sender,
+            background: false,
+            arrived: request.arrived,
+        });
+    }
+    (sequences, events)
+}
+
 /// When a token was made, and what the sequence had cost until then.
 #[derive(Debug, Clone, Copy)]
 struct Mark {
@@ -94,7 +136,7 @@ pub(super) struct Attempt {
     arrived: Instant,
     /// When this attempt began; its model's deadlines count from here.
     submitted: Instant,
-    events: StreamMap<u32, UnboundedReceiverStream<SeqEvent>>,
+    events: Events,
     replies: Vec<Reply>,
     /// Whether the client has been told who answers; from then on no other arm can take over.
     started: bool,
@@ -130,42 +172,14 @@ impl Attempt {
         (now, seat): (Instant, Seat),
     ) -> Attempt {
         let deployment = &assignment.deployment;
-        let mut events = StreamMap::new();
-        let mut sequences = Vec::new();
-        for tag in 0..request.n {
-            let (sender, receiver) = unbounded_channel();
-            events.insert(tag, UnboundedReceiverStream::new(receiver));
-            let mut params = prepared.params.clone();
-            params.seed = params.seed.wrapping_add(u64::from(tag));
-            sequences.push(SeqRequest {
-                tag,
-                prompt: prepared.ids.clone(),
-                params,
-                max_new_tokens: prepared.max_new_tokens,
-                stop_ids: prepared.stop_ids.clone(),
-                cache_salt: request.cache_salt,
-                events: sender,
-                background: false,
-                arrived: request.arrived,
-            });
-        }
+        let (sequences, events) = sequences(request, prepared);
         if let Some(meter) = &request.meter {
             meter.set_prompt(prepared.ids.len());
         }
         // If the engine has stopped, the senders are dropped and `play` sees the streams end.
         let _ = engine.submit(deployment.lane, sequences);
         let who = metrics::Who { model, arm: assignment.arm, version: &deployment.version };
-        let reply = |_| Reply {
-            decoder: StreamDecoder::showing(deployment.codec.clone(), request.shown()),
-            stops: StopStrings::including(request.stop.clone(), request.include_stop),
-            opened: false,
-            scores: Vec::new(),
-            waiting: Waiting::after(prepared.echo.as_ref().map_or(0, Echo::chars)),
-            ids: Vec::new(),
-            first: None,
-            last: None,
-            ended: false,
-        };
+        let reply = |_| Reply::new(request, prepared, &deployment.codec);
         Attempt {
             served: Served {
                 manner: Manner {
@@ -197,7 +211,7 @@ impl Attempt {
 
     /// Passes the replies on until all have ended or something stops them.
     pub async fn play(&mut self, out: &Sender<Piece>, timeouts: &Timeouts) -> Ended {
-        // Made once: to make them anew for each token would cost more than the rest of it.
+        // For the whole reply: made anew for each token, the timer would be registered and removed with each.
         let (gone, timer) = (out.closed(), sleep_until(self.deadline(timeouts).2.into()));
         tokio::pin!(gone, timer);
         while self.replies.iter().any(|reply| !reply.ended) {

@@ -216,8 +216,9 @@ pub struct Generation {
     pub pieces: Receiver<Piece>,
 }
 
-/// What comes out, in order: one `Start` when the first token is there; then, of each of the `n` replies, the `Echo` of
-/// the prompt if it was asked for, `Text`, and one `End`; at last `Done`. Or, at any point, one `Failed` and nothing more.
+/// What comes out, in order: one `Start` when the first token is there; then, of each of the `n` replies, the
+/// `Echo` of the prompt if it was asked for, `Text`, and one `End`; at last `Done`. Or, at any point, one `Failed`
+/// and nothing more.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Piece {
     /// The first token was generated; says who answers, and how long the prompt is.

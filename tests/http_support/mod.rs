@@ -53,6 +53,16 @@ pub async fn gateway_saying(reply: &str, change: impl FnOnce(&mut FakeServer)) -
     server.start().await.expect("a started server")
 }
 
+/// The API over models that reply so, with a chat template that shows tools.
+pub async fn saying(reply: &str) -> Router {
+    api(gateway_with(&with_template("qwen25"), reply, |_| {}).await)
+}
+
+/// A call of a tool with one argument, as that template's model writes it.
+pub fn call(name: &str) -> String {
+    format!("<tool_call>{{\"name\": \"{name}\", \"arguments\": {{\"a\": 1}}}}</tool_call>")
+}
+
 /// The handlers' state for `gateway`.
 pub fn state(gateway: Gateway) -> AppState {
     let (intake, operators) = (Intake::new(BODY_LIMIT), Operators::default());

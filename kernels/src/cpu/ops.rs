@@ -387,6 +387,23 @@ mod tests {
             }
         }
 
+        /// A sampler gives this logit to tokens that must not be drawn.
+        #[test]
+        fn the_lowest_number_has_no_share(
+            mut x in prop::collection::vec(-40f32..40.0, 1..80), at in 0usize..80, factor in 1e-3f32..1e3,
+        ) {
+            for isa in isas() {
+                let at = at % x.len();
+                x[at] = f32::MIN;
+                let shift = largest(isa, &x);
+                prop_assert_eq!(shift, x.iter().copied().reduce(f32::max));
+                let mut got = x.clone();
+                exps(isa, &mut got, shift.unwrap_or(0.0), factor);
+                prop_assert!(got.iter().all(|w| (0.0..=1.0001).contains(w)), "{:?}", got);
+                prop_assert!(got[at] == 0.0 || x.len() == 1, "{:?}", got);
+            }
+        }
+
         #[test]
         fn log_probabilities_are_right(logits in prop::collection::vec(-30f32..30.0, 1..80)) {
             let total: f64 = logits.iter().map(|&v| f64::from(v).exp()).sum();

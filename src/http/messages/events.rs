@@ -4,6 +4,7 @@ use super::errors;
 use super::reply::{Block, Change, Message, Reply, Tokens};
 use crate::http::error::ApiError;
 use crate::http::format::{KEEP_ALIVE, Streamed};
+use crate::http::sse;
 use crate::serving::Piece;
 use serde::Serialize;
 
@@ -86,7 +87,11 @@ impl Streamed for Events {
 
     fn error(&mut self, error: &ApiError) -> String {
         let mut out = String::new();
-        write(&mut out, "error", &errors::body(error.status(), &error.body(), self.reply.id()));
+        sse::write(
+            &mut out,
+            Some("error"),
+            &errors::body(error.status(), &error.body(), self.reply.id()),
+        );
         out
     }
 
@@ -144,12 +149,5 @@ fn delta(out: &mut String, index: usize, delta: Delta<'_>) {
 }
 
 fn send(out: &mut String, event: &Event<'_>) {
-    write(out, event.name(), event);
-}
-
-fn write(out: &mut String, name: &str, value: &impl Serialize) {
-    match serde_json::to_string(value) {
-        Ok(json) => out.extend(["event: ", name, "\ndata: ", &json, "\n\n"]),
-        Err(error) => tracing::error!(%error, "an event could not be written"),
-    }
+    sse::write(out, Some(event.name()), event);
 }

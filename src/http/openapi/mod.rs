@@ -1,4 +1,5 @@
-//! The description of the clients' routes: an OpenAPI 3.1 document at `/openapi.json`, and a plain page of it at `/docs`.
+//! The description of the clients' routes: an OpenAPI 3.1 document at `/openapi.json`, and a plain page of it at
+//! `/docs`.
 //!
 //! Made from the tables of request fields, the types of the answers and the list of errors; nothing of it is written
 //! by hand a second time, except what a field takes (`fields`), which a test holds against the parsers.

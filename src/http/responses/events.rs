@@ -5,6 +5,7 @@ use super::output::{Content, Item, Status};
 use super::reply::{Change, Reply};
 use crate::http::error::ApiError;
 use crate::http::format::Streamed;
+use crate::http::sse;
 use crate::http::wire::logprobs::ChatToken;
 use crate::serving::Piece;
 use serde::Serialize;
@@ -93,13 +94,7 @@ impl Events {
         for event in events(&self.reply, change) {
             let event = Event { sequence_number: self.next, ..event };
             self.next += 1;
-            match serde_json::to_string(&event) {
-                Ok(json) => {
-                    let kind = event.kind;
-                    out.extend(["event: ", kind, "\ndata: ", &json, "\n\n"]);
-                }
-                Err(error) => tracing::error!(%error, "an event could not be written"),
-            }
+            sse::write(out, Some(event.kind), &event);
         }
     }
 }

@@ -48,8 +48,8 @@ fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
 }
 
-/// The number with the fewest digits that is closest to this one. Clients compare a token's log-probability with those of
-/// the most likely tokens, so that all of them must be written alike.
+/// The number with the fewest digits that is closest to this one. Clients compare a token's log-probability with
+/// those of the most likely tokens, so that all of them must be written alike.
 fn decimal(logprob: f32) -> f64 {
     logprob.to_string().parse().unwrap_or_else(|_| logprob.into())
 }

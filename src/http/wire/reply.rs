@@ -9,7 +9,8 @@ use crate::text::reply::Look;
 use schemars::JsonSchema;
 use serde::Serialize;
 
-/// The value of `finish_reason`; `calls`: the reply has tool calls. One that was cut says so: its last call may be a part.
+/// The value of `finish_reason`; `calls`: the reply has tool calls. One that was cut says so: its last call may be
+/// a part.
 pub fn finish_reason(finish: Finish, calls: bool) -> &'static str {
     match (finish, calls) {
         (Finish::Stop | Finish::StopString(_), true) => "tool_calls",

@@ -1,10 +1,11 @@
 //! The table of the fields that clients may send: which are honoured, which change nothing, which are refused.
 //!
 //! Its rows are request fields of OpenAI's API, of vLLM and of llama-server (as of 2026), for chat and plain
-//! completions: those that shape a reply, and those that clients are known to send. `/v1/responses` and `/v1/messages`
-//! have tables of their own, with the other fields of their APIs. A field that would change the reply is honoured or
-//! refused by name; none is accepted and ignored. A field that changes nothing still has its API's type. Fields outside
-//! the table are accepted, because clients send more than any one server knows. `docs/api-fields.md` is generated from it.
+//! completions: those that shape a reply, and those that clients are known to send. `/v1/responses` and
+//! `/v1/messages` have tables of their own, with the other fields of their APIs. A field that would change the
+//! reply is honoured or refused by name; none is accepted and ignored. A field that changes nothing still has its
+//! API's type. Fields outside the table are accepted, because clients send more than any one server knows.
+//! `docs/api-fields.md` is generated from it.
 //!
 //! A name may be a path: `reasoning.summary`, `tools[].strict`. What honoured fields mean is not known here.
 
@@ -315,7 +316,8 @@ pub fn rows_by(own: &[OwnRow]) -> Vec<OwnRow> {
     own.iter().copied().chain(shared).collect()
 }
 
-/// Refuses the first field that asks for something this server cannot do, or that changes nothing and is not of its type.
+/// Refuses the first field that asks for something this server cannot do, or that changes nothing and is not of its
+/// type.
 pub fn refuse(fields: &Fields, shape: Shape) -> Result<(), WireError> {
     check(fields, &rows(shape))
 }

@@ -1,9 +1,9 @@
 //! Parses tool calls in a model's output, in its family's syntax, while it is being generated.
 //!
-//! Text outside calls is returned as text; only white space around calls is dropped. A call is returned as soon as it is
-//! certain that it is one, which is when its name is known and its arguments begin; its arguments follow as they grow. What
-//! begins as a call and is none comes back as text, up to the first closing marker. Each call that was returned ends with
-//! a word on whether its arguments are whole.
+//! Text outside calls is returned as text; only white space around calls is dropped. A call is returned as soon as
+//! it is certain that it is one, which is when its name is known and its arguments begin; its arguments follow as
+//! they grow. What begins as a call and is none comes back as text, up to the first closing marker. Each call that
+//! was returned ends with a word on whether its arguments are whole.
 //!
 //! It does not know about the wire format: ids for calls are made where responses are built.
 
@@ -427,7 +427,8 @@ impl CallParser {
         out.push(ReplyPiece::Arguments { index, delta: arguments.to_owned() });
     }
 
-    /// The arguments have come to their end: `next`, if they are an object. What follows them inside a call is of no use.
+    /// The arguments have come to their end: `next`, if they are an object. What follows them inside a call is of
+    /// no use.
     fn complete(&mut self, next: State, out: &mut Vec<ReplyPiece>) {
         let arguments = self.arguments.as_deref().unwrap_or_default();
         if serde_json::from_str::<Map<String, Value>>(arguments).is_err() {

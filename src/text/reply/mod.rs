@@ -1,8 +1,8 @@
 //! Parses a model's reply while it is being generated: reasoning, tool calls, and text.
 //!
-//! Reading order: [`reasoning`] (tells reasoning from the answer), [`syntax`] (how a family writes tool calls, found out from
-//! its chat template), [`calls`] (the parser), `object` (one call's JSON), `scan` (JSON, character by character).
-//! It does not know about wire formats or tokens.
+//! Reading order: [`reasoning`] (tells reasoning from the answer), [`syntax`] (how a family writes tool calls,
+//! found out from its chat template), [`calls`] (the parser), `object` (one call's JSON), `scan` (JSON, character
+//! by character). It does not know about wire formats or tokens.
 
 mod calls;
 mod object;

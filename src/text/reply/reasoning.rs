@@ -1,7 +1,7 @@
 //! Tells a model's reasoning from its answer, while both are being generated.
 //!
-//! Reasoning stands at the beginning of a reply, between two markers; some templates write the first one themselves, and
-//! then the reply begins inside. A marker later in a reply is text.
+//! Reasoning stands at the beginning of a reply, between two markers; some templates write the first one
+//! themselves, and then the reply begins inside. A marker later in a reply is text.
 
 /// The markers that models use.
 const MARKERS: [(&str, &str); 4] = [

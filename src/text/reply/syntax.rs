@@ -1,9 +1,9 @@
 //! How a model's family writes tool calls, found out from its chat template.
 //!
-//! A template shows a call in the history exactly as the model is meant to write it. So it is rendered with no call, one,
-//! and two; what stands around the known name and arguments are the markers. Families need no names here: Hermes and
-//! Qwen, Mistral, Llama 3, Phi, Granite and DeepSeek differ in the markers, in whether calls are in a list, and in whether the
-//! name stands inside the JSON or before it. Pure.
+//! A template shows a call in the history exactly as the model is meant to write it. So it is rendered with no
+//! call, one, and two; what stands around the known name and arguments are the markers. Families need no names
+//! here: Hermes and Qwen, Mistral, Llama 3, Phi, Granite and DeepSeek differ in the markers, in whether calls are
+//! in a list, and in whether the name stands inside the JSON or before it. Pure.
 
 /// Marks built-in and custom calls of Llama 3 models; the template writes calls without it.
 const PYTHON_TAG: &str = "<|python_tag|>";
