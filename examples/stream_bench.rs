@@ -16,7 +16,7 @@ use serin::http::{AppState, Bounds, Intake, Lifecycle, Live, Operators, client_a
 use serin::serving::testing::FakeServer;
 use serin::serving::{Gateway, GenerateRequest, Piece, Prompt};
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tower::ServiceExt;
 
 type Failure = Box<dyn std::error::Error>;
@@ -99,19 +99,27 @@ async fn from_gateway(gateway: Gateway, n: usize, tokens: usize) -> Result<usize
     Ok(texts)
 }
 
-/// One streamed reply as bytes; the number of its events.
-async fn from_app(app: axum::Router, tokens: usize) -> Result<usize, String> {
+/// One streamed reply as bytes: the number of its events, and the time for which the HTTP layer held its thread to
+/// make them, reading the pieces from the gateway included. It is measured around each poll of the body, so that whatever
+/// else happens on other threads does not count; a thread that is preempted meanwhile counts as busy.
+async fn from_app(app: axum::Router, tokens: usize) -> Result<(usize, Duration), String> {
     let body = json!({"prompt": "Good morning.", "stream": true, "max_tokens": tokens});
     let request = Request::post("/v1/completions").body(Body::from(body.to_string()));
     let request = request.map_err(|error| error.to_string())?;
     let reply = app.oneshot(request).await.map_err(|error| error.to_string())?;
     let mut data = reply.into_body().into_data_stream();
-    let mut events = 0;
-    while let Some(bytes) = data.next().await {
+    let (mut events, mut held) = (0, Duration::ZERO);
+    loop {
+        let next = std::future::poll_fn(|context| {
+            let begun = Instant::now();
+            let next = data.poll_next_unpin(context);
+            held += begun.elapsed();
+            next
+        });
+        let Some(bytes) = next.await else { return Ok((events, held)) };
         let bytes = bytes.map_err(|error| error.to_string())?;
         events += bytes.windows(2).filter(|pair| pair == b"\n\n").count();
     }
-    Ok(events)
 }
 
 #[tokio::main]
@@ -125,23 +133,30 @@ async fn main() -> Result<(), Failure> {
         serve(listener, app, Bounds::default(), Lifecycle::new()).await;
         return Ok(());
     }
-    let begun = (processor_time()?, std::time::Instant::now());
+    let begun = (processor_time()?, Instant::now());
     let each = stream::iter(0..args.replies).map(|n| {
         let (gateway, app, tokens) = (gateway.clone(), app.clone(), args.tokens);
         async move {
             match args.mode {
-                Mode::Gateway => from_gateway(gateway, n, tokens).await,
+                Mode::Gateway => {
+                    from_gateway(gateway, n, tokens).await.map(|texts| (texts, Duration::ZERO))
+                }
                 _ => from_app(app, tokens).await,
             }
         }
     });
-    let parts: Vec<Result<usize, String>> = each.buffer_unordered(args.at_once).collect().await;
-    let parts: usize = parts.into_iter().sum::<Result<usize, String>>()?;
+    let replies: Vec<Result<_, String>> = each.buffer_unordered(args.at_once).collect().await;
+    let (mut parts, mut held) = (0, Duration::ZERO);
+    for reply in replies {
+        let (events, time) = reply?;
+        parts += events;
+        held += time;
+    }
     let (used, wall) = (processor_time()? - begun.0, begun.1.elapsed().as_secs_f64());
     let tokens = (args.replies * args.tokens) as f64;
     let mode = format!("{:?}", args.mode).to_lowercase();
     let figures = json!({"mode": mode, "tokens": tokens, "parts": parts, "cpu_us_per_token": used / tokens * 1e6,
-        "wall_s": wall});
+        "http_us_per_token": held.as_secs_f64() / tokens * 1e6, "wall_s": wall});
     println!("{figures}");
     Ok(())
 }
