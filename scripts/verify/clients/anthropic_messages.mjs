@@ -1,6 +1,7 @@
 // @anthropic-ai/sdk (JavaScript), the Messages API: blocks, the streaming helper, tools and errors.
 
 import Anthropic from "@anthropic-ai/sdk";
+import { zodOutputFormat } from "@anthropic-ai/sdk/helpers/zod";
 import {
   KEY,
   KEYED,
@@ -8,21 +9,44 @@ import {
   RESULT,
   SCHEMA,
   URL_,
+  each,
   fails,
   keyed,
   leave,
+  orRefused,
   run,
   said,
   same,
   seesCancel,
   user,
 } from "./case.mjs";
+import { BOTH, ENOUGH, Mood, TEXT, TOOLS, TWICE, called, fits, schemaOf } from "./shape.mjs";
 
 const at = (baseURL, apiKey) => new Anthropic({ baseURL, apiKey, maxRetries: 0 });
 const client = at(URL_, KEY);
 const body = (more) => ({ model: MODEL, max_tokens: 200, messages: user("Good morning."), ...more });
 const ask = (more = {}) => client.messages.create(body(more));
 const tools = [{ name: "get_weather", input_schema: SCHEMA }];
+
+const ownTools = (more) =>
+  Object.entries(TOOLS).map(([name, kind]) => ({ name, input_schema: schemaOf(kind), ...more }));
+const calls = (message) => message.content.filter((b) => b.type === "tool_use").map((b) => [b.name, b.input]);
+
+async function parsed() {
+  const output_config = { format: zodOutputFormat(Mood) };
+  const asked = body({ max_tokens: ENOUGH, messages: user("parse"), output_config });
+  const reply = await orRefused(() => client.messages.parse(asked), "output_config");
+  same(reply.parsed_output, fits(reply.content[0].text, Mood), "what was parsed");
+}
+
+// Calls of the allowed tools, whole and streamed; the model by itself would say something else.
+async function forcedCall(tool_choice, allowed, words = TEXT, more = {}) {
+  const asked = { max_tokens: ENOUGH, messages: user(words), tools: ownTools(more), tool_choice };
+  const whole = await ask(asked);
+  same(whole.stop_reason, "tool_use", "stop_reason");
+  const streamed = await client.messages.stream(body(asked)).finalMessage();
+  return [called(calls(whole), allowed), called(calls(streamed), allowed)];
+}
 
 await run(
   {
@@ -52,6 +76,15 @@ await run(
         "streamed calls",
       );
     },
+    schema: () => each({ parse: parsed }),
+    forced: () =>
+      each({
+        any: () => forcedCall({ type: "any" }, BOTH),
+        tool: () => forcedCall({ type: "tool", name: "get_time" }, ["get_time"]),
+        one: async () =>
+          same(await forcedCall({ type: "any", disable_parallel_tool_use: true }, BOTH, TWICE), [1, 1], "calls"),
+        strict: () => forcedCall({ type: "auto" }, ["get_weather"], "strict tools", { strict: true }),
+      }),
     async errors() {
       await fails(() => ask({ top_p: 5 }), 400, "top_p");
       const lost = await fails(() => ask({ model: "no-such" }), 404);

@@ -11,8 +11,10 @@ from case import (
     TOOL,
     URL,
     USER,
+    each,
     holds,
     keyed,
+    or_refused,
     raises,
     run,
     said,
@@ -20,6 +22,7 @@ from case import (
     sees_stream_left,
     user,
 )
+from shape import ENOUGH, TEXT, TWICE, Mood, called, fits, function
 
 client = anthropic.Anthropic(base_url=URL, api_key=KEY or "none", max_retries=0, **STRICT)
 TOOLS = [{"name": TOOL["name"], "description": TOOL["description"], "input_schema": TOOL["parameters"]}]
@@ -74,6 +77,59 @@ def tools():
         [block.input["city"] for block in final.content if block.type == "tool_use"],
         ["Paris", "Rome"],
         "streamed calls",
+    )
+
+
+def parsed():
+    reply = or_refused(
+        anthropic.BadRequestError,
+        lambda: client.messages.parse(
+            model=MODEL, max_tokens=ENOUGH, messages=user("Who is it? parse"), output_format=Mood
+        ),
+        "output_config",
+    )
+    fits(reply.content[0].text, Mood)
+    holds(isinstance(reply.parsed_output, Mood), "nothing was parsed")
+
+
+def schema():
+    parsed()
+
+
+def own_tools(**more):
+    """The tools of the rows about constraints, as this API has them."""
+    found = [function(name) for name in ("get_weather", "get_time")]
+    return [
+        {"name": f["name"], "description": f["description"], "input_schema": f["parameters"], **more} for f in found
+    ]
+
+
+def calls_in(message, allowed):
+    """The calls of a message, checked."""
+    same(message.stop_reason, "tool_use", "stop_reason")
+    calls = [block for block in message.content if block.type == "tool_use"]
+    for call in calls:
+        called(call.name, call.input, allowed)
+    holds(calls, "there was no call")
+    return len(calls)
+
+
+def forced_call(choice, *allowed, text=TEXT, **more):
+    """Calls of the allowed tools, whole and streamed; the model by itself would say something else."""
+    asked = dict(max_tokens=ENOUGH, messages=user(text), tools=own_tools(**more), tool_choice=choice)
+    whole = calls_in(ask(**asked), allowed)
+    with client.messages.stream(model=MODEL, **asked) as events:
+        return whole, calls_in(events.get_final_message(), allowed)
+
+
+def forced():
+    both, named = ("get_weather", "get_time"), {"type": "tool", "name": "get_time"}
+    alone = {"type": "any", "disable_parallel_tool_use": True}
+    each(
+        any=lambda: forced_call({"type": "any"}, *both),
+        tool=lambda: forced_call(named, "get_time"),
+        one=lambda: same(forced_call(alone, *both, text=TWICE), (1, 1), "calls"),
+        strict=lambda: forced_call({"type": "auto"}, "get_weather", text="strict tools", strict=True),
     )
 
 

@@ -11,7 +11,7 @@ export const RESULT = "sunny, 21 degrees";
 export const SCHEMA = { type: "object", properties: { city: { type: "string" } }, required: ["city"] };
 export const user = (content) => [{ role: "user", content }];
 
-const ROWS = ["chat", "stream", "tools", "errors", "key", "cancel", "usage"];
+const ROWS = ["chat", "stream", "tools", "schema", "forced", "errors", "key", "cancel", "usage"];
 
 export class Refused extends Error {}
 export class NotTried extends Error {}
@@ -55,6 +55,34 @@ export async function seesCancel(startAndStop) {
   throw new Error(`the server counts ${(await cancelled()) - before} cancelled requests, not 1`);
 }
 
+const short = (text, length) => text.replace(/\s+/g, " ").slice(0, length);
+
+// Runs the cases of one row, all of them; says which failed and which were refused.
+export async function each(cases) {
+  const [failed, refused] = [{}, {}];
+  for (const [name, run_] of Object.entries(cases)) {
+    try {
+      await run_();
+    } catch (error) {
+      const mild = error instanceof Refused || error instanceof NotTried;
+      (mild ? refused : failed)[name] = `${name}: ${short(error.message, 160)}`;
+    }
+  }
+  const [names, reasons] = [Object.keys(failed), Object.values(failed).join("; ")];
+  if (names.length) throw new Error(`${names.length} of ${Object.keys(cases).length}: ${names.join(", ")}: ${reasons}`);
+  if (Object.keys(refused).length) throw new Refused(Object.values(refused).join("; "));
+}
+
+// Calls what the server may refuse by name: it works, or the row is `refused`.
+export async function orRefused(call, word) {
+  try {
+    return await call();
+  } catch (error) {
+    if (String(error.message).includes(word)) throw new Refused(error.message);
+    throw error;
+  }
+}
+
 export const gather = async (stream, part) => {
   let text = "";
   for await (const piece of stream) text += part(piece) ?? "";
@@ -78,7 +106,7 @@ export async function run(rows, ...packages) {
     } catch (error) {
       const state = error instanceof Refused ? "refused" : error instanceof NotTried ? "not tried" : "red";
       const why = state === "red" ? `${error.name}: ${error.message}` : error.message;
-      cells[row] = { state, why: why.replace(/\s+/g, " ").slice(0, 600) };
+      cells[row] = { state, why: short(why, 600) };
     }
   }
   console.log("\n" + JSON.stringify({ versions: Object.fromEntries(packages.map((p) => [p, version(p)])), cells }));

@@ -28,7 +28,7 @@ TOOL = {"name": "get_weather", "description": "The weather of a city", "paramete
 RESULT = "sunny, 21 degrees"
 # The libraries of OpenAI and Anthropic accept replies that lack fields, unless they are told to check each of them.
 STRICT = {"_strict_response_validation": True}
-ROWS = ["chat", "stream", "tools", "errors", "key", "cancel", "usage"]
+ROWS = ["chat", "stream", "tools", "schema", "forced", "errors", "key", "cancel", "usage"]
 
 
 class Refused(Exception):
@@ -138,6 +138,27 @@ def post(path, body, headers=()):
             return reply.status, json.loads(reply.read())
     except urllib.error.HTTPError as error:
         return error.code, json.loads(error.read() or b"{}")
+
+
+def each(**cases):
+    """Runs the cases of one row, all of them; says which failed and which were refused."""
+    found = {name: one(case) for name, case in cases.items()}
+    why = {name: f"{name}: {' '.join(why.split())[:160]}" for name, (_, why) in found.items()}
+    failed = [name for name, (state, _) in found.items() if state == "red"]
+    refused = [name for name, (state, _) in found.items() if state in ("refused", "not tried")]
+    holds(not failed, f"{len(failed)} of {len(cases)}: {', '.join(failed)}: {'; '.join(map(why.get, failed))}")
+    if refused:
+        raise Refused("; ".join(map(why.get, refused)))
+
+
+def or_refused(kinds, call, *words):
+    """Calls what the server may refuse by name: it works, or the row is `refused`."""
+    try:
+        return call()
+    except kinds as error:
+        if all(word in str(error) for word in words):
+            raise Refused(str(error)) from error
+        raise
 
 
 def one(function):

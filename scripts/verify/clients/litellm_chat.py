@@ -4,7 +4,8 @@ import json
 
 import litellm
 
-from case import KEY, MODEL, RESULT, TOOL, USER, V1, keyed, raises, run, said, same, sees_cancel, user
+from case import KEY, MODEL, RESULT, TOOL, USER, V1, each, holds, keyed, raises, run, said, same, sees_cancel, user
+from shape import ENOUGH, OBJECT, TEXT, TWICE, Named, Person, called, chat_tools, fits
 
 litellm.suppress_debug_info = True
 TOOLS = [{"type": "function", "function": TOOL}]
@@ -37,6 +38,43 @@ def tools():
         [json.loads(c.function.arguments)["city"] for c in whole.choices[0].message.tool_calls],
         ["Paris", "Rome"],
         "streamed calls",
+    )
+
+
+def typed(response_format, kind=Person, text="Who is it?"):
+    """A reply of a type, whole and streamed."""
+    more = dict(messages=user(text), response_format=response_format, max_tokens=ENOUGH)
+    fits(ask(**more).choices[0].message.content, kind)
+    parts = [chunk.choices[0].delta.content or "" for chunk in ask(stream=True, **more) if chunk.choices]
+    fits("".join(parts), kind)
+
+
+def schema():
+    loose = {"name": "person", "schema": Person.model_json_schema()}
+    each(
+        type=lambda: typed(Person),
+        loose=lambda: typed({"type": "json_schema", "json_schema": loose}),
+        json_object=lambda: typed({"type": "json_object"}, Named, OBJECT),
+    )
+
+
+def forced_call(choice, *allowed, text=TEXT, **more):
+    """Calls of the allowed tools, whole and streamed; the model by itself would say something else."""
+    more = dict(messages=user(text), tools=chat_tools(), tool_choice=choice, max_tokens=ENOUGH) | more
+    whole = ask(**more).choices[0].message.tool_calls
+    built = litellm.stream_chunk_builder(list(ask(stream=True, **more))).choices[0].message.tool_calls
+    holds(whole and built, "there was no call")
+    for call in whole + built:
+        called(call.function.name, call.function.arguments, allowed)
+    return len(whole), len(built)
+
+
+def forced():
+    both, named = ("get_weather", "get_time"), {"type": "function", "function": {"name": "get_time"}}
+    each(
+        required=lambda: forced_call("required", *both),
+        named=lambda: forced_call(named, "get_time"),
+        one=lambda: same(forced_call("required", *both, text=TWICE, parallel_tool_calls=False), (1, 1), "calls"),
     )
 
 

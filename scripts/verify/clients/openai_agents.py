@@ -1,11 +1,14 @@
 """openai-agents: an agent with a tool, run to its end and streamed. Argument: chat or responses, the API it uses."""
 
 import asyncio
+import json
 import sys
+from typing import Literal
 
 import openai
 from agents import (
     Agent,
+    AgentOutputSchema,
     ModelSettings,
     OpenAIChatCompletionsModel,
     OpenAIResponsesModel,
@@ -14,7 +17,8 @@ from agents import (
     set_tracing_disabled,
 )
 
-from case import KEY, MODEL, RESULT, V1, holds, keyed, raises, run, said, same, sees_cancel
+from case import KEY, MODEL, RESULT, V1, each, holds, keyed, raises, run, said, same, sees_cancel
+from shape import ENOUGH, TEXT, TWICE, Person, Text, called, fits
 
 set_tracing_disabled(True)
 API = {"chat": OpenAIChatCompletionsModel, "responses": OpenAIResponsesModel}[(sys.argv[1:] or ["chat"])[0]]
@@ -26,7 +30,8 @@ def get_weather(city: str) -> str:
     return RESULT
 
 
-def agent(model=MODEL, url=V1, key=KEY or "none", tools=(), **settings):
+def agent(model=MODEL, url=V1, key=KEY or "none", tools=(), about=None, **settings):
+    """An agent; `about`: its fields, the others are settings of its model."""
     client = openai.AsyncOpenAI(base_url=url, api_key=key, max_retries=0)
     return Agent(
         name="A",
@@ -34,6 +39,7 @@ def agent(model=MODEL, url=V1, key=KEY or "none", tools=(), **settings):
         model=API(model=model, openai_client=client),
         tools=list(tools),
         model_settings=ModelSettings(**settings),
+        **(about or {}),
     )
 
 
@@ -60,6 +66,73 @@ def tools():
         return result.final_output
 
     same(asyncio.run(streamed()), said.ANSWER, "the streamed answer")
+
+
+def typed(output, text):
+    """A final output of a type."""
+    result = Runner.run_sync(agent(about={"output_type": output}, max_tokens=ENOUGH), text)
+    holds(isinstance(result.final_output, Person), f"the output is {result.final_output!r}")
+    fits(result.final_output)
+
+
+async def streamed():
+    result = Runner.run_streamed(agent(about={"output_type": Person}, max_tokens=ENOUGH), "Who is it? stream")
+    async for _ in result.stream_events():
+        pass
+    fits(result.final_output)
+
+
+def schema():
+    each(
+        type=lambda: typed(Person, "Who is it?"),
+        not_strict=lambda: typed(AgentOutputSchema(Person, strict_json_schema=False), "Who is it? not strict"),
+        stream=streamed,
+    )
+
+
+@function_tool(name_override="get_weather")
+def weather_in(city: Text, unit: Literal["celsius", "fahrenheit"]) -> str:
+    """The weather of a city."""
+    return json.dumps({"city": city, "unit": unit})
+
+
+@function_tool(name_override="get_time")
+def time_in(zone: Literal["utc", "cet"]) -> str:
+    """The time in a zone."""
+    return json.dumps({"zone": zone})
+
+
+def forced_call(choice, *allowed, text=TEXT, stop="stop_on_first_tool", **settings):
+    """A run that ends with its first call; the tools return what they were called with."""
+    of = agent(
+        tools=[weather_in, time_in],
+        about={"tool_use_behavior": stop},
+        tool_choice=choice,
+        max_tokens=ENOUGH,
+        **settings,
+    )
+    result = Runner.run_sync(of, text)
+    calls = [item.raw_item for item in result.new_items if item.type == "tool_call_item"]
+    for call in calls:
+        called(call.name, call.arguments, allowed)
+    holds(calls, "there was no call")
+    return len(calls), result.final_output
+
+
+def then_text():
+    """The library takes the forced choice back after the first call, so the run ends with a text."""
+    count, output = forced_call("required", "get_weather", "get_time", stop="run_llm_again")
+    holds(count and output, f"{count} calls, then {output!r}")
+
+
+def forced():
+    both = ("get_weather", "get_time")
+    each(
+        required=lambda: forced_call("required", *both),
+        named=lambda: forced_call("get_time", "get_time"),
+        one=lambda: same(forced_call("required", *both, text=TWICE, parallel_tool_calls=False)[0], 1, "calls"),
+        then_text=then_text,
+    )
 
 
 def errors():

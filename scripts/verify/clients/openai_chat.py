@@ -1,6 +1,7 @@
 """openai (Python), chat completions: typed replies, the streaming helper, and its errors."""
 
 import json
+import re
 
 import openai
 
@@ -12,6 +13,7 @@ from case import (
     TOOL,
     USER,
     V1,
+    each,
     holds,
     keyed,
     raises,
@@ -21,6 +23,7 @@ from case import (
     sees_stream_left,
     user,
 )
+from shape import ENOUGH, OBJECT, TEXT, TWICE, Clock, Named, Person, Weather, called, chat_tools, fits
 
 client = openai.OpenAI(base_url=V1, api_key=KEY or "none", max_retries=0, **STRICT)
 TOOLS = [{"type": "function", "function": TOOL}]
@@ -88,6 +91,142 @@ def tools():
     holds(len({c["id"] for c in streamed}) == 2, "two calls need two ids")
     parts = ask(history, tools=TOOLS, stream=True)
     same("".join(c.choices[0].delta.content or "" for c in parts if c.choices), said.ANSWER, "the streamed answer")
+
+
+def parsed(**more):
+    """A typed reply by the library's own helper."""
+    reply = client.chat.completions.parse(
+        model=MODEL, messages=user("Who is it? parse"), response_format=Person, max_tokens=ENOUGH, **more
+    )
+    for choice in reply.choices:
+        same(choice.finish_reason, "stop", "finish_reason")
+        fits(choice.message.content)
+        holds(isinstance(choice.message.parsed, Person), "nothing was parsed")
+    return reply.choices
+
+
+def parsed_stream():
+    with client.chat.completions.stream(
+        model=MODEL, messages=user("Who is it? stream"), response_format=Person, max_tokens=ENOUGH
+    ) as events:
+        text = "".join(event.delta for event in events if event.type == "content.delta")
+        final = events.get_final_completion().choices[0].message
+    same(final.content, text, "what the deltas add up to")
+    fits(text)
+    holds(isinstance(final.parsed, Person), "nothing was parsed")
+
+
+def said_with(text="Who is it?", **more):
+    """The text of a whole reply."""
+    choice = ask(user(text), max_tokens=ENOUGH, **more).choices[0]
+    same(choice.finish_reason, "stop", "finish_reason")
+    return choice.message.content
+
+
+def some_json():
+    return fits(said_with(OBJECT, response_format={"type": "json_object"}), Named)
+
+
+def loose_schema():
+    wanted = {"name": "person", "schema": Person.model_json_schema()}
+    return fits(said_with("not strict", response_format={"type": "json_schema", "json_schema": wanted}))
+
+
+def extra(fields, check):
+    """A case of a field that the library does not know."""
+    return lambda: check(said_with(f"Who is it? {next(iter(fields))}", extra_body=fields))
+
+
+def extras():
+    """The constraints of vLLM and llama-server."""
+    person, choice, regex = Person.model_json_schema(), ["north", "south"], "[a-c]{2,4}-[0-9]"
+    grammar = 'root ::= "yes" | "no" [0-9]'
+
+    def one_of(text):
+        holds(text in choice, f"{text!r} is not one of {choice}")
+
+    def by_pattern(text):
+        holds(re.fullmatch(regex, text), f"{text!r} does not match {regex}")
+
+    def by_grammar(text):
+        holds(re.fullmatch("yes|no[0-9]", text), f"{text!r} does not fit the grammar")
+
+    wanted = {"json": (person, fits), "choice": (choice, one_of), "regex": (regex, by_pattern)}
+    wanted["grammar"] = (grammar, by_grammar)
+    found = {name: extra({"structured_outputs": {name: value}}, check) for name, (value, check) in wanted.items()}
+    found |= {f"guided_{name}": extra({f"guided_{name}": value}, check) for name, (value, check) in wanted.items()}
+    found["json_schema_field"] = extra({"json_schema": person}, fits)
+    found["grammar_field"] = extra({"grammar": grammar}, by_grammar)
+    return found
+
+
+def schema():
+    each(
+        parse=parsed,
+        two=lambda: same(len(parsed(n=2)), 2, "choices"),
+        stream=parsed_stream,
+        loose=loose_schema,
+        json_object=some_json,
+        **extras(),
+    )
+
+
+STRICT_TOOLS = [
+    openai.pydantic_function_tool(Weather, name="get_weather"),
+    openai.pydantic_function_tool(Clock, name="get_time"),
+]
+
+
+def forced_call(choice, allowed, text=TEXT, **more):
+    """One call of one of the allowed tools, whole and streamed; the model by itself would say something else."""
+    more = dict(tools=chat_tools(), tool_choice=choice, max_tokens=ENOUGH) | more
+    reply = ask(user(text), **more).choices[0]
+    holds(reply.finish_reason in ("tool_calls", "stop"), f"finish_reason {reply.finish_reason}")
+    streamed = calls_of(ask(user(text), stream=True, **more))
+    calls = [(call.function.name, call.function.arguments) for call in reply.message.tool_calls]
+    holds(calls and streamed, "there was no call")
+    for name, arguments in calls + [(call["name"], call["arguments"]) for call in streamed]:
+        called(name, arguments, allowed)
+    return len(calls), len(streamed)
+
+
+def parsed_call(**more):
+    """A strict tool's arguments, parsed by the library; without a tool_choice the scripted model calls get_weather."""
+    reply = client.chat.completions.parse(
+        model=MODEL, messages=user("strict tools"), tools=STRICT_TOOLS, max_tokens=ENOUGH, **more
+    )
+    (call,) = reply.choices[0].message.tool_calls
+    called(call.function.name, call.function.arguments)
+    holds(isinstance(call.function.parsed_arguments, (Weather, Clock)), "the arguments were not parsed")
+
+
+def streamed_call():
+    with client.chat.completions.stream(
+        model=MODEL, messages=user(TEXT), tools=STRICT_TOOLS, tool_choice="required", max_tokens=ENOUGH
+    ) as events:
+        done = [event for event in events if event.type == "tool_calls.function.arguments.done"]
+    for event in done:
+        called(event.name, event.arguments)
+    holds(done, "there was no call")
+
+
+def only(*names):
+    """A tool_choice that allows some of the tools."""
+    tools = [{"type": "function", "function": {"name": name}} for name in names]
+    return {"type": "allowed_tools", "allowed_tools": {"mode": "required", "tools": tools}}
+
+
+def forced():
+    both, named = ("get_weather", "get_time"), {"type": "function", "function": {"name": "get_time"}}
+    each(
+        required=lambda: forced_call("required", both),
+        named=lambda: same(forced_call(named, ("get_time",)), (1, 1), "calls"),
+        allowed=lambda: forced_call(only("get_time"), ("get_time",)),
+        one=lambda: same(forced_call("required", both, TWICE, parallel_tool_calls=False), (1, 1), "calls"),
+        strict=parsed_call,
+        strict_required=lambda: parsed_call(tool_choice="required", parallel_tool_calls=False),
+        stream=streamed_call,
+    )
 
 
 def errors():

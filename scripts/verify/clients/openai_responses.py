@@ -4,7 +4,8 @@ import json
 
 import openai
 
-from case import KEY, MODEL, RESULT, STRICT, TOOL, V1, holds, keyed, raises, run, said, same, sees_stream_left
+from case import KEY, MODEL, RESULT, STRICT, TOOL, V1, each, holds, keyed, raises, run, said, same, sees_stream_left
+from shape import ENOUGH, OBJECT, TEXT, TWICE, Clock, Named, Person, Weather, called, fits, response_tools
 
 client = openai.OpenAI(base_url=V1, api_key=KEY or "none", max_retries=0, **STRICT)
 TOOLS = [{"type": "function", "strict": False, **TOOL}]
@@ -12,8 +13,8 @@ BEGINNING = ["response.created", "response.in_progress", "response.output_item.a
 END = ["response.output_text.done", "response.content_part.done", "response.output_item.done", "response.completed"]
 
 
-def ask(text="Good morning.", **more):
-    return client.responses.create(model=MODEL, input=text, **more)
+def ask(words="Good morning.", **more):
+    return client.responses.create(model=MODEL, input=words, **more)
 
 
 def chat():
@@ -59,6 +60,80 @@ def tools():
         e.delta for e in events if e.type == "response.function_call_arguments.delta" and e.item_id == done[0].item_id
     )
     same(deltas, done[0].arguments, "deltas of the arguments")
+
+
+def parsed():
+    reply = client.responses.parse(model=MODEL, input="Who is it? parse", text_format=Person, max_output_tokens=ENOUGH)
+    same((reply.status, reply.text.format.type), ("completed", "json_schema"), "status and format")
+    fits(reply.output_text)
+    holds(isinstance(reply.output_parsed, Person), "nothing was parsed")
+
+
+def parsed_stream():
+    with client.responses.stream(
+        model=MODEL, input="Who is it? stream", text_format=Person, max_output_tokens=ENOUGH
+    ) as events:
+        text = "".join(event.delta for event in events if event.type == "response.output_text.delta")
+        final = events.get_final_response()
+    same(final.output_text, text, "what the deltas add up to")
+    fits(text)
+    holds(isinstance(final.output_parsed, Person), "nothing was parsed")
+
+
+def with_format(text, kind, **wanted):
+    fits(ask(text, text={"format": wanted}, max_output_tokens=ENOUGH).output_text, kind)
+
+
+def schema():
+    loose = {"type": "json_schema", "name": "person", "schema": Person.model_json_schema()}
+    each(
+        parse=parsed,
+        stream=parsed_stream,
+        loose=lambda: with_format("not strict", Person, **loose),
+        json_object=lambda: with_format(OBJECT, Named, type="json_object"),
+    )
+
+
+def calls_in(items, allowed):
+    """The calls among these items, checked."""
+    calls = [item for item in items if item.type == "function_call"]
+    for call in calls:
+        called(call.name, call.arguments, allowed)
+    holds(calls, "there was no call")
+    return len(calls)
+
+
+def forced_call(choice, *allowed, text=TEXT, **more):
+    """Calls of the allowed tools, whole and streamed; the model by itself would say something else."""
+    more = dict(tools=response_tools(), tool_choice=choice, max_output_tokens=ENOUGH) | more
+    whole = calls_in(ask(text, **more).output, allowed)
+    last = list(ask(text, stream=True, **more))[-1]
+    same(last.type, "response.completed", "the last event")
+    return whole, calls_in(last.response.output, allowed)
+
+
+def parsed_call(**more):
+    """A strict tool's arguments, parsed by the library; without a tool_choice the scripted model calls get_weather."""
+    tools = [
+        openai.pydantic_function_tool(kind, name=name) for name, kind in (("get_weather", Weather), ("get_time", Clock))
+    ]
+    reply = client.responses.parse(model=MODEL, input="strict tools", tools=tools, max_output_tokens=ENOUGH, **more)
+    calls_in(reply.output, ("get_weather", "get_time"))
+    (call,) = (item for item in reply.output if item.type == "function_call")
+    holds(isinstance(call.parsed_arguments, (Weather, Clock)), "the arguments were not parsed")
+
+
+def forced():
+    both, named = ("get_weather", "get_time"), {"type": "function", "name": "get_time"}
+    some = {"type": "allowed_tools", "mode": "required", "tools": [named]}
+    each(
+        required=lambda: forced_call("required", *both),
+        named=lambda: same(forced_call(named, "get_time"), (1, 1), "calls"),
+        allowed=lambda: forced_call(some, "get_time"),
+        one=lambda: same(forced_call("required", *both, text=TWICE, parallel_tool_calls=False), (1, 1), "calls"),
+        strict=parsed_call,
+        strict_required=lambda: parsed_call(tool_choice="required", parallel_tool_calls=False),
+    )
 
 
 def errors():

@@ -1,11 +1,12 @@
-"""pydantic-ai: an agent with text output over chat completions; tools, streams and usage of a run."""
+"""pydantic-ai: an agent with text or typed output over chat completions; tools, streams and usage of a run."""
 
 from openai import AsyncOpenAI
-from pydantic_ai import Agent, ModelHTTPError
+from pydantic_ai import Agent, ModelHTTPError, NativeOutput, PromptedOutput, ToolOutput
 from pydantic_ai.models.openai import OpenAIChatModel
 from pydantic_ai.providers.openai import OpenAIProvider
 
-from case import KEY, MODEL, RESULT, V1, holds, keyed, raises, run, said, same, sees_cancel
+from case import KEY, MODEL, RESULT, V1, each, holds, keyed, raises, run, said, same, sees_cancel
+from shape import ENOUGH, OBJECT, TEXT, Clock, Named, Person, Weather, fits
 
 
 def agent(model=MODEL, url=V1, key=KEY or "none", **more):
@@ -33,6 +34,37 @@ def tools():
     same(result.output, said.ANSWER, "the answer after the call")
     parts = [type(part).__name__ for message in result.all_messages() for part in message.parts]
     holds({"ToolCallPart", "ToolReturnPart"} <= set(parts), f"no call and result among {parts}")
+
+
+def typed(output, *kinds, text="Who is it?", **more):
+    """The output of a run, which is one of these types. Without retries: the first reply must fit."""
+    run_ = agent(output_type=output, retries=0, model_settings={"max_tokens": ENOUGH}, **more).run_sync(text)
+    holds(type(run_.output) in kinds, f"the output is {run_.output!r}")
+    fits(run_.output, type(run_.output))
+
+
+async def streamed():
+    asked = agent(output_type=NativeOutput(Person, strict=True), retries=0, model_settings={"max_tokens": ENOUGH})
+    async with asked.run_stream("Who is it? stream") as result:
+        fits(await result.get_output())
+
+
+def schema():
+    each(
+        native=lambda: typed(NativeOutput(Person), Person),
+        native_strict=lambda: typed(NativeOutput(Person, strict=True), Person),
+        native_of_two=lambda: typed(NativeOutput([Weather, Clock]), Weather, Clock),
+        native_stream=streamed,
+        prompted=lambda: typed(PromptedOutput(Named), Named, text=OBJECT),
+    )
+
+
+def forced():
+    each(
+        tool=lambda: typed(ToolOutput(Person), Person, text=TEXT),
+        tool_strict=lambda: typed(ToolOutput(Person, strict=True), Person, text=TEXT),
+        of_two=lambda: typed([ToolOutput(Weather), ToolOutput(Clock)], Weather, Clock, text=TEXT),
+    )
 
 
 def errors():

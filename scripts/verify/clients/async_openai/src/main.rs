@@ -1,6 +1,8 @@
 //! async-openai (Rust): chat completions, or the Responses API with the argument `responses`; one line of JSON at the end.
 //! It knows nothing of serin but its address.
 
+mod shape;
+
 use async_openai::Client;
 use async_openai::config::OpenAIConfig;
 use async_openai::error::OpenAIError;
@@ -79,6 +81,63 @@ async fn counted_one_more(before: f64) -> Outcome {
     Err("the server did not count a cancelled request".into())
 }
 
+/// The tools of the rows about constraints, as this API has them.
+fn chat_tools(strict: bool) -> Value {
+    let tool = |(name, parameters): (&str, Value)| {
+        let function = json!({"name": name, "parameters": parameters, "strict": strict});
+        json!({"type": "function", "function": function})
+    };
+    shape::tools().map(tool).into()
+}
+
+fn said(words: &str, more: Value) -> Value {
+    let mut body =
+        json!({"messages": [{"role": "user", "content": words}], "max_tokens": shape::ENOUGH});
+    for (name, value) in more.as_object().into_iter().flatten() {
+        body[name] = value.clone();
+    }
+    body
+}
+
+/// A reply by a schema, whole and streamed.
+async fn chat_schema() -> Outcome {
+    let wanted = json!({"name": "person", "schema": shape::person(), "strict": true});
+    let body = said(
+        "Who is it?",
+        json!({"response_format": {"type": "json_schema", "json_schema": wanted}}),
+    );
+    shape::is_person(text(&ask(body.clone()).await?))?;
+    let mut stream = default_client().chat().create_stream(chat_request(body)?).await?;
+    let mut all = String::new();
+    while let Some(chunk) = stream.next().await {
+        all += chunk?.choices.first().and_then(|c| c.delta.content.as_deref()).unwrap_or("");
+    }
+    shape::is_person(&all)
+}
+
+/// Calls of the allowed tools; the model by itself would say something else.
+async fn chat_call(
+    words: &str,
+    more: Value,
+    allowed: &[&str],
+) -> Result<usize, Box<dyn std::error::Error>> {
+    let reply = serde_json::to_value(ask(said(words, more)).await?)?;
+    let calls =
+        reply["choices"][0]["message"]["tool_calls"].as_array().cloned().unwrap_or_default();
+    let calls: Vec<Value> = calls.iter().map(|call| call["function"].clone()).collect();
+    shape::called(&calls, allowed)
+}
+
+async fn chat_forced() -> Outcome {
+    let (both, tools) = (["get_weather", "get_time"], chat_tools(false));
+    chat_call(shape::TEXT, json!({"tools": tools, "tool_choice": "required"}), &both).await?;
+    let named = json!({"type": "function", "function": {"name": "get_time"}});
+    chat_call(shape::TEXT, json!({"tools": tools, "tool_choice": named}), &both[1..]).await?;
+    let one = json!({"tools": tools, "tool_choice": "required", "parallel_tool_calls": false});
+    same(chat_call(shape::TWICE, one, &both).await?, 1, "calls")?;
+    chat_call("strict tools", json!({"tools": chat_tools(true)}), &both).await.map(drop)
+}
+
 async fn chat_row(row: &str) -> Outcome {
     let tools = json!([{"type": "function", "function": {"name": "get_weather", "parameters": parameters()}}]);
     match row {
@@ -112,6 +171,8 @@ async fn chat_row(row: &str) -> Outcome {
                 "the answer",
             )
         }
+        "schema" => chat_schema().await,
+        "forced" => chat_forced().await,
         "errors" => {
             failed(
                 default_client().chat().create(chat_request(json!({"top_p": 5}))?).await,
@@ -159,6 +220,61 @@ fn output(reply: &Response) -> String {
     parts.flatten().filter_map(|part| part["text"].as_str().map(str::to_owned)).collect()
 }
 
+fn response_tools(strict: bool) -> Value {
+    let tool = |(name, parameters): (&str, Value)| {
+        let mut tool = json!({"type": "function", "name": name, "strict": strict});
+        tool["parameters"] = parameters;
+        tool
+    };
+    shape::tools().map(tool).into()
+}
+
+/// A response by a schema, whole and streamed.
+async fn responses_schema() -> Outcome {
+    let wanted =
+        json!({"type": "json_schema", "name": "person", "schema": shape::person(), "strict": true});
+    let body = json!({"input": "Who is it?", "text": {"format": wanted}, "max_output_tokens": shape::ENOUGH});
+    shape::is_person(&output(&respond(body.clone()).await?))?;
+    let mut stream = default_client().responses().create_stream(response_request(body)?).await?;
+    let mut all = String::new();
+    while let Some(event) = stream.next().await {
+        if let ResponseStreamEvent::ResponseOutputTextDelta(part) = event? {
+            all += &part.delta;
+        }
+    }
+    shape::is_person(&all)
+}
+
+/// Calls of the allowed tools; the model by itself would say something else.
+async fn response_call(
+    words: &str,
+    choice: Value,
+    allowed: &[&str],
+) -> Result<usize, Box<dyn std::error::Error>> {
+    let mut body =
+        json!({"input": words, "max_output_tokens": shape::ENOUGH, "tools": response_tools(false)});
+    for (name, value) in choice.as_object().into_iter().flatten() {
+        body[name] = value.clone();
+    }
+    let reply = respond(body).await?;
+    let items = serde_json::to_value(&reply.output)?;
+    let calls =
+        items.as_array().into_iter().flatten().filter(|item| item["type"] == "function_call");
+    shape::called(&calls.cloned().collect::<Vec<_>>(), allowed)
+}
+
+async fn responses_forced() -> Outcome {
+    let both = ["get_weather", "get_time"];
+    response_call(shape::TEXT, json!({"tool_choice": "required"}), &both).await?;
+    let named = json!({"type": "function", "name": "get_time"});
+    response_call(shape::TEXT, json!({"tool_choice": named}), &both[1..]).await?;
+    let some = json!({"type": "allowed_tools", "mode": "required", "tools": [named]});
+    response_call(shape::TEXT, json!({"tool_choice": some}), &both[1..]).await?;
+    let one = json!({"tool_choice": "required", "parallel_tool_calls": false});
+    same(response_call(shape::TWICE, one, &both).await?, 1, "calls")?;
+    response_call("strict tools", json!({"tools": response_tools(true)}), &both).await.map(drop)
+}
+
 async fn responses_row(row: &str) -> Outcome {
     let tools = json!([{"type": "function", "name": "get_weather", "parameters": parameters(), "strict": false}]);
     match row {
@@ -186,6 +302,8 @@ async fn responses_row(row: &str) -> Outcome {
                 "the answer",
             )
         }
+        "schema" => responses_schema().await,
+        "forced" => responses_forced().await,
         "errors" => {
             failed(
                 default_client().responses().create(response_request(json!({"top_p": 5}))?).await,
@@ -229,7 +347,7 @@ async fn key() -> Result<Option<()>, Box<dyn std::error::Error>> {
 async fn main() {
     let responses = std::env::args().nth(1).as_deref() == Some("responses");
     let mut cells = serde_json::Map::new();
-    for row in ["chat", "stream", "tools", "errors", "cancel", "usage"] {
+    for row in ["chat", "stream", "tools", "schema", "forced", "errors", "cancel", "usage"] {
         let done = if responses { responses_row(row).await } else { chat_row(row).await };
         let (state, why) = match done {
             Ok(()) => ("green", String::new()),
