@@ -52,6 +52,7 @@ impl Running {
                 cache_salt: 0,
                 events,
                 background: false,
+                guide: None,
                 arrived: now,
             });
             inboxes.push(inbox);
@@ -137,7 +138,7 @@ fn sampler(c: &mut Criterion) {
         ("temperature 0.7, top-k 20, top-p 0.8", usual),
         ("the same with penalties over 1024 tokens", penalties),
     ] {
-        let draw = Draw { params: &params, tokens: &tokens, prompt_len: 512 };
+        let draw = Draw { params: &params, tokens: &tokens, prompt_len: 512, guide: None };
         group.bench_function(name, |b| {
             let own = || logits.clone();
             b.iter_batched_ref(own, |row| sample(row, &draw), BatchSize::LargeInput);

@@ -131,6 +131,7 @@ impl Bench {
             cache_salt: 0,
             events: events.clone(),
             background: false,
+            guide: None,
             arrived: submitted,
         };
         let timings = Timings::default();

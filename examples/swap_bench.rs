@@ -132,6 +132,7 @@ async fn ask(
         cache_salt: 0,
         events,
         background: false,
+        guide: None,
         arrived: Instant::now(),
     };
     engine.submit(lane, vec![request]).expect("the engine runs");

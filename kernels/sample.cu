@@ -16,7 +16,7 @@
 // halves of 12 bits: 32-bit atomics are the ones shared memory does in one go.
 //
 // A row is cut into parts, a block each, and five launches with nothing but launches between them: peak (soft
-// cap, edits, finite, argmax), spread (first digit), gather (list), weigh (cut, mass of each warp's slice),
+// cap, mask, edits, finite, argmax), spread (first digit), gather (list), weigh (cut, mass of each warp's slice),
 // draw. Rows that need no filter, or are greedy, leave early; the launches are the same whatever the rows ask
 // for, so a graph may hold them. With one part a row all five are one launch. Limited by launches and latency at
 // few rows (128k logits over 32 blocks: expected about 10 us in a graph) and by shared atomics of `spread` at
@@ -41,15 +41,15 @@ struct Params {
     float temperature;
     uint32_t top_k;
     float top_p, min_p, repetition, frequency, presence;
-    uint32_t first, entries, reserved;
+    uint32_t first, entries, mask;
     uint64_t uniform;
 };
 struct Edit {
     uint32_t id, count;
     float bias;
 };
-constexpr uint32_t kUnseen = ~0u;
-constexpr float kBarred = -3.40282347e38f;
+constexpr uint32_t kUnseen = ~0u, kNoMask = ~0u;
+constexpr float kMost = 3.40282347e38f, kBarred = -kMost;
 static_assert(sizeof(Params) == 48 && sizeof(Edit) == 12, "as sample.rs has them");
 
 struct Histogram {
@@ -102,6 +102,15 @@ struct Job {
     // This warp's slice; slices follow each other in order of ids, part by part.
     __device__ unsigned from() const { return part * len + threadIdx.x / 32 * (len / kWarps); }
     __device__ unsigned to() const { return min(from() + len / kWarps, vocab); }
+};
+
+// What changes logits before anything is drawn: the edits and the words of masks of all rows.
+struct Changes {
+    const Edit *edits;
+    unsigned known;
+    const uint32_t *masks;
+    unsigned mask_words;
+    float soft_cap;
 };
 
 // Calls f(id, logit, whether there is such a token) for tiles of 256 tokens, `step` apart, with all lanes of the
@@ -339,6 +348,29 @@ __device__ inline void cap(const Job &job, float soft_cap) {
     __syncthreads();
 }
 
+// The logits of tokens that the row's mask lacks become kBarred. A warp reads the 8 words of a tile at once, and no
+// logits of words that allow everything. What is not finite stays, to be found.
+__device__ inline void bar(const Job &job, const uint32_t *masks, unsigned known) {
+    unsigned first = min(job.params.mask, known), words = known - first, lane = threadIdx.x % 32;
+    for (unsigned tile = job.from(); tile < job.to(); tile += kTile) {
+        unsigned at = tile / 32 + lane;
+        uint32_t mine = lane < kPerLane && at < words ? masks[first + at] : 0;
+        bool barred[kPerLane];
+        float v[kPerLane];
+#pragma unroll
+        for (unsigned j = 0; j < kPerLane; j++) {
+            unsigned id = tile + j * 32 + lane;
+            uint32_t word = __shfl_sync(kAll, mine, int(j));
+            barred[j] = id < job.to() && !(word >> lane & 1);
+            v[j] = barred[j] ? job.logits[id] : 0.0f;
+        }
+#pragma unroll
+        for (unsigned j = 0; j < kPerLane; j++)
+            if (barred[j] && finite(v[j])) job.logits[tile + j * 32 + lane] = kBarred;
+    }
+    __syncthreads();
+}
+
 // As the host does it, each step rounded by itself.
 __device__ inline void edit(const Job &job, const Edit *edits, unsigned known) {
     const Params &p = job.params;
@@ -353,18 +385,19 @@ __device__ inline void edit(const Job &job, const Edit *edits, unsigned known) {
             job.logits[entry.id] = kBarred;
             continue;
         }
-        l = __fadd_rn(l, entry.bias);
+        l = fmaxf(__fadd_rn(l, entry.bias), kBarred);
         bool seen = entry.count != kUnseen;
-        if (seen) l = l > 0.0f ? l / p.repetition : l * p.repetition;
+        if (seen) l = fminf(fmaxf(l > 0.0f ? l / p.repetition : l * p.repetition, kBarred), kMost);
         if (seen && entry.count > 0) l -= __fadd_rn(__fmul_rn(p.frequency, float(entry.count)), p.presence);
         job.logits[entry.id] = l;
     }
     __syncthreads();
 }
 
-__device__ inline void peak(const Job &job, Shared &s, const Edit *edits, unsigned known, float soft_cap) {
-    if (soft_cap > 0.0f) cap(job, soft_cap);
-    if (job.params.entries > 0) edit(job, edits, known);
+__device__ inline void peak(const Job &job, Shared &s, const Changes &changes) {
+    if (changes.soft_cap > 0.0f) cap(job, changes.soft_cap);
+    if (job.params.mask != kNoMask) bar(job, changes.masks, changes.mask_words);
+    if (job.params.entries > 0) edit(job, changes.edits, changes.known);
     uint64_t best = 0;
     each(job, job.from(), job.to(), kTile, [&](unsigned id, float l, bool there) {
         uint64_t mine = finite(l) ? uint64_t(ordered(l)) << 32 | uint32_t(~id) : kBad;
@@ -395,8 +428,10 @@ __device__ inline void spread(const Job &job, Shared &s) {
     clear(s.histogram);
     bool masses = job.by_mass();
     each(job, job.from(), job.to(), kTile, [&](unsigned, float l, bool there) {
-        uint32_t bits = w.bits(l);
-        tally(s.histogram, there, bits >> (30 - kDigit), quantum(bits), masses);
+        // Tokens without mass, as all barred ones, are never drawn. If they were counted, top-k would search for its
+        // cut among all of them in rows that have fewer than k others.
+        uint32_t bits = w.bits(l), q = quantum(bits);
+        tally(s.histogram, there && q > 0, bits >> (30 - kDigit), q, masses);
     });
     __syncthreads();
     const uint32_t *own = reinterpret_cast<const uint32_t *>(&s.histogram);
@@ -536,8 +571,9 @@ __device__ inline void draw(const Job &job, Shared &s) {
 // Grid: parts, rows. `len` tokens a part, a multiple of 4096; `ids` of rows that hold a NaN or an infinity are ~0.
 #define SAMPLE_KERNEL(name, parts_, ...)                                                                           \
     extern "C" __global__ void __launch_bounds__(sample::kThreads, 2)                                              \
-        name(float *logits, const sample::Params *params, const sample::Edit *edits, unsigned known,        \
-             float soft_cap, sample::Scratch *scratch, uint32_t *ids, unsigned vocab, unsigned len) {              \
+        name(float *logits, const sample::Params *params, const sample::Edit *edits, unsigned known,               \
+             const uint32_t *masks, unsigned mask_words, float soft_cap, sample::Scratch *scratch, uint32_t *ids,  \
+             unsigned vocab, unsigned len) {                                                                       \
         let_next_begin();                                                                                          \
         wait_for_previous();                                                                                       \
         DYNAMIC_SHARED(memory);                                                                                    \
@@ -545,19 +581,20 @@ __device__ inline void draw(const Job &job, Shared &s) {
         size_t row = blockIdx.y;                                                                                   \
         sample::Job job = {logits + row * vocab, params[row], scratch + row, ids + row,                            \
                            vocab,                blockIdx.x,  parts_,        len};                                 \
-        (void)edits, (void)known, (void)soft_cap;                                                              \
+        sample::Changes changes = {edits, known, masks, mask_words, soft_cap};                                     \
+        (void)changes;                                                                                             \
         __VA_ARGS__                                                                                                \
     }                                                                                                              \
     EXPORT(name)
 
-SAMPLE_KERNEL(sample_peak, gridDim.x, sample::peak(job, s, edits, known, soft_cap);)
+SAMPLE_KERNEL(sample_peak, gridDim.x, sample::peak(job, s, changes);)
 SAMPLE_KERNEL(sample_spread, gridDim.x, sample::spread(job, s);)
 SAMPLE_KERNEL(sample_gather, gridDim.x, sample::gather(job, s);)
 SAMPLE_KERNEL(sample_weigh, gridDim.x, sample::weigh(job, s);)
 // One block a row, of rows that were cut into vocab / len parts.
 SAMPLE_KERNEL(sample_draw, (vocab + len - 1) / len, sample::draw(job, s);)
 SAMPLE_KERNEL(sample_row, 1, {
-    sample::peak(job, s, edits, known, soft_cap);
+    sample::peak(job, s, changes);
     __syncthreads();
     sample::spread(job, s);
     __syncthreads();

@@ -8,6 +8,7 @@ pub mod config;
 pub mod control;
 pub mod device;
 pub mod engine;
+pub mod grammar;
 pub mod http;
 pub mod hub;
 pub mod ledger;

@@ -244,6 +244,7 @@ impl Lane {
                 cache_salt: 0,
                 events,
                 background: false,
+                guide: None,
                 arrived,
             };
             (request, inbox)

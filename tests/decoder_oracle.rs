@@ -122,6 +122,7 @@ impl Lane {
             cache_salt: 0,
             events,
             background: false,
+            guide: None,
             arrived: Instant::now(),
         };
         self.engine.submit(self.lane, vec![request]).unwrap();

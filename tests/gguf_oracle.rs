@@ -94,6 +94,7 @@ async fn generated(decoder: Decoder, said: &Said) -> Vec<Vec<(u32, Logprobs)>> {
             cache_salt: 0,
             events,
             background: false,
+            guide: None,
             arrived: Instant::now(),
         };
         engine.submit(lane, vec![request]).unwrap();

@@ -346,6 +346,7 @@ async fn what_cannot_be_done_is_refused_by_name() {
         (json!({"stop_sequences": vec!["x"; 17]}), "stop_sequences"),
         (json!({"tool_choice": {"type": "any"}}), "tool_choice"),
         (json!({"tool_choice": {"type": "tool", "name": "f"}}), "tool_choice"),
+        (json!({"tool_choice": {"type": "tool"}}), "tool_choice.name"),
         (json!({"tool_choice": {"type": "maybe"}}), "tool_choice.type"),
         (
             json!({"tools": [{"type": "web_search_20250305", "name": "web_search"}]}),
@@ -356,8 +357,14 @@ async fn what_cannot_be_done_is_refused_by_name() {
         (json!({"metadata": {"user_id": 5}}), "metadata.user_id"),
         (json!({"container": "x"}), "container"),
         (json!({"mcp_servers": [{}]}), "mcp_servers"),
-        (json!({"output_config": {"format": {"type": "json_schema"}}}), "output_config.format"),
-        (json!({"output_format": {"type": "json_schema"}}), "output_format"),
+        (
+            json!({"output_config": {"format": {"type": "json_schema"}}}),
+            "output_config.format.schema",
+        ),
+        (
+            json!({"output_format": {"type": "text", "schema": 5}, "guided_regex": 5}),
+            "guided_regex",
+        ),
         (json!({"logit_bias": {"1": 200}}), "logit_bias"),
         (json!({"n": 2}), "n"),
         (json!({"max_completion_tokens": 5}), "max_completion_tokens"),

@@ -60,6 +60,7 @@ async fn scores(model: &str, texts: &[Text]) -> Vec<Vec<Score>> {
             cache_salt: 0,
             events,
             background: true,
+            guide: None,
             arrived: Instant::now(),
         };
         engine.submit(lane, vec![request]).unwrap();

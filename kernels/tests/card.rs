@@ -336,7 +336,7 @@ fn a_timer_takes_the_cards_own_time_and_mapped_memory_is_read_where_it_lies() {
             assert!(many <= begun.elapsed(), "a part of the host's: {many:?}");
         }
 
-        let mut inputs = StepInputs::new(card, pool, [100, 4, 4]).unwrap();
+        let mut inputs = StepInputs::new(card, pool, [100, 4, 4, 0]).unwrap();
         card.synchronise(Queue::Load).unwrap();
         for round in 0..20u32 {
             let words: Vec<u32> = (0..100).map(|i| i * 7 + round).collect();

@@ -10,12 +10,13 @@ use super::intake::{self, DeployError, Objection, OpenedModel};
 use crate::device::fit::FitAsk;
 use crate::device::{Device, ModelPool, memory};
 use crate::engine::{CardRunner, EngineHandle, ModelRunner, Runner, SchedulerConfig};
+use crate::grammar::Grammars;
 use crate::model::{
     CardDecoder, CardPlan, Decoder, KvChoice, KvPlan, LoadError, LoadFormat, Weights, card, decoder,
 };
 use crate::routing::Deployment;
-use crate::text::TextOptions;
 use crate::text::apart::Cancel;
+use crate::text::{Codec, TextOptions};
 use futures_util::future::BoxFuture;
 use serin_kernels::cuda::Card;
 use std::path::{Path, PathBuf};
@@ -90,11 +91,15 @@ async fn load_folder(
     let offer = Offer { max_len: weights.config().max_len, kv_tokens: None, codec: &codec };
     let checked = check(Candidate { digest: &digest, offer });
     checked.await.map_err(|why| DeployError::NotAllowed { path: path.clone(), why })?;
+    let weights_vocab = weights.config().vocab;
     let make = move || match device {
         Device::Cpu => on_cpu(&weights, &config),
         Device::Card(card) => on_card(&weights, &config, card),
     };
-    let loaded = engine.load(config.scheduler, make).await?;
+    let (codec, vocab) = (Arc::new(codec), weights_vocab);
+    let (loaded, grammars) =
+        tokio::join!(engine.load(config.scheduler, make), grammars(codec.clone(), vocab));
+    let loaded = loaded?;
     let version: Arc<str> = intake::name(&path).into();
     Ok(Deployment {
         fingerprint: format!("{version}-{}", identity::short(&digest)).into(),
@@ -106,9 +111,22 @@ async fn load_folder(
         stats: loaded.stats,
         defaults: codec.generation_defaults(),
         inherited: false,
-        codec: Arc::new(codec),
+        codec,
+        grammars,
         loaded_unix: unix_now(),
     })
+}
+
+/// What constrained replies need of the model's tokenizer. A model without it serves all other requests.
+async fn grammars(codec: Arc<Codec>, vocab: usize) -> Option<Arc<Grammars>> {
+    let made = tokio::task::spawn_blocking(move || Grammars::new(codec, vocab)).await;
+    match made.unwrap_or_else(|error| Err(error.to_string())) {
+        Ok(grammars) => Some(Arc::new(grammars)),
+        Err(why) => {
+            tracing::warn!(%why, "replies of this model cannot be constrained");
+            None
+        }
+    }
 }
 
 fn on_cpu(weights: &Weights, config: &EngineConfig) -> Result<Box<dyn Runner>, LoadError> {

@@ -1,9 +1,11 @@
 //! The runner for a decoder on a GPU: token ids in, token ids out; the logits stay on the GPU.
 //!
-//! Some rows need results that the GPU kernels do not compute: scores of given tokens, log-probabilities, lists of
-//! allowed tokens, or changes to more tokens than the device buffer holds. For such a row, only its logits are
-//! copied and the host does the rest. Steps in which every row decodes one token without such needs are replayed as
-//! CUDA graphs. The time of a step is measured on the GPU, from the first launch to the last. The host's time would
+//! Some rows need results that the GPU kernels do not compute: scores of given tokens, log-probabilities, or changes
+//! to more tokens than the device buffer holds. For such a row, only its logits are copied and the host does the
+//! rest. Steps in which every row decodes one token without such needs are replayed as CUDA graphs.
+//!
+//! A mask of the tokens that may be drawn depends on no result of the step, but may take a millisecond. So the host
+//! finds the masks while the GPU computes the logits, and then launches the sampling. The time of a step is measured on the GPU, from the first launch to the last. The host's time would
 //! only show how long launching took.
 
 use super::runner::{
@@ -11,21 +13,43 @@ use super::runner::{
     row_tasks,
 };
 use crate::device::{Batch, CardReport, CardUsage};
-use crate::model::{CardDecoder, Draw, TokenRules, sampler};
+use crate::model::token_rules::leave_none;
+use crate::model::{CardDecoder, Draw, GuideFailed, TokenMask, TokenRules, sampler};
 use serin_kernels::cuda::CardError;
-use serin_kernels::cuda::sample::{NON_FINITE, RowParams, TokenEdit};
+use serin_kernels::cuda::sample::{NO_MASK, NON_FINITE, RowParams, TokenEdit};
 
 /// The runner over a [`CardDecoder`].
 pub struct CardRunner {
     decoder: CardDecoder,
+    told: Told,
+}
+
+/// What the GPU kernel is told about sampling the rows of a step.
+#[derive(Debug, Default)]
+struct Told {
+    /// One for each row.
     params: Vec<RowParams>,
+    /// The edits of all rows.
     edits: Vec<TokenEdit>,
+    /// The words of all masks, `[masked rows][ceil(vocab / 32)]`.
+    masks: Vec<u32>,
+}
+
+/// Where a row's result comes from.
+#[derive(Debug)]
+enum Source {
+    /// The id that the GPU sampled.
+    Card,
+    /// The row's logits, `[vocab]`, once they are copied.
+    Host(Vec<f32>),
+    /// There is none: the row's guide failed.
+    Nowhere(GuideFailed),
 }
 
 impl CardRunner {
     /// A runner for a decoder whose weights are already on the GPU.
     pub fn new(decoder: CardDecoder) -> CardRunner {
-        CardRunner { decoder, params: Vec::new(), edits: Vec::new() }
+        CardRunner { decoder, told: Told::default() }
     }
 }
 
@@ -89,9 +113,17 @@ impl CardRunner {
         self.decoder.start_timer()?;
         let row_tasks = all_row_tasks(batch, draws);
         let progress = if self.is_plain_decode(batch, &row_tasks) {
-            self.tell(&row_tasks);
-            self.decoder.decode(batch, &self.params, &self.edits)?;
-            Progress::Draws(row_tasks.len())
+            match row_tasks.iter().any(is_masked) {
+                true => {
+                    self.decoder.decode_logits(batch)?;
+                    Progress::Logits
+                }
+                false => {
+                    self.tell(&row_tasks);
+                    self.decoder.decode(batch, &self.told.params, &self.told.edits)?;
+                    Progress::Draws(row_tasks.len())
+                }
+            }
         } else {
             self.decoder.forward(batch)?;
             Progress::Layers
@@ -100,8 +132,7 @@ impl CardRunner {
         Ok(progress)
     }
 
-    /// Reads the tokens that the GPU sampled, or processes the logits of all rows in pieces that fit the
-    /// buffer.
+    /// Reads the tokens that the GPU sampled, or launches what is left, in pieces whose logits fit the buffer.
     fn end(
         &mut self,
         progress: Progress,
@@ -109,15 +140,20 @@ impl CardRunner {
         draws: &[Draw<'_>],
     ) -> Result<Vec<Sampled>, CardError> {
         self.decoder.enter()?;
+        let mut row_tasks = all_row_tasks(batch, draws);
+        let mut results = Results::default();
         match progress {
             Progress::Done(results) => return Ok(results),
             Progress::Draws(rows) => {
                 return Ok(self.decoder.ids(rows)?.into_iter().map(sampled).collect());
             }
+            Progress::Logits => {
+                self.take(row_tasks, &mut results)?;
+                self.decoder.stop_timer()?;
+                return Ok(results.done);
+            }
             Progress::Layers => {}
         }
-        let mut row_tasks = all_row_tasks(batch, draws);
-        let mut results = Results::default();
         let (mut first, at_once) = (0, self.decoder.head_rows());
         while !row_tasks.is_empty() {
             let rest = row_tasks.split_off(row_tasks.len().min(at_once));
@@ -131,67 +167,113 @@ impl CardRunner {
         Ok(results.done)
     }
 
-    fn room(&self) -> Room {
-        Room { edits: self.decoder.edit_room(), vocab: self.decoder.config().vocab }
-    }
-
     /// Whether each row decodes one token, and the GPU can sample it.
     fn is_plain_decode(&self, batch: &Batch, row_tasks: &[RowTask<'_>]) -> bool {
-        let mut room = self.room();
+        let mut room = self.decoder.edit_room();
         row_tasks.len() == batch.rows.len()
             && batch.rows.iter().enumerate().all(|(i, row)| row.len == 1 && row.start == i)
             && row_tasks.iter().all(|task| draws_on_card(task, &mut room))
     }
 
-    /// Processes the rows of logits that are on the GPU.
+    /// Processes the rows of logits that the GPU computes. Their masks are found before anything waits for it.
     fn take(
         &mut self,
         row_tasks: Vec<RowTask<'_>>,
         results: &mut Results,
     ) -> Result<(), CardError> {
-        let mut copies = Vec::with_capacity(row_tasks.len());
-        let mut room = self.room();
-        for (row, task) in row_tasks.iter().enumerate() {
-            copies.push(match draws_on_card(task, &mut room) {
-                true => None,
-                false => {
-                    let mut logits = vec![0.0; room.vocab];
-                    self.decoder.read_logits(row, &mut logits)?;
-                    Some(logits)
-                }
-            });
+        let mut sources = self.tell(&row_tasks);
+        for (row, source) in sources.iter_mut().enumerate() {
+            if let Source::Host(logits) = source {
+                logits.resize(self.decoder.config().vocab, 0.0);
+                self.decoder.read_logits(row, logits)?;
+            }
         }
-        self.tell(&row_tasks);
-        let ids = match copies.iter().any(Option::is_none) {
+        let ids = match sources.iter().any(|source| matches!(source, Source::Card)) {
             true => {
-                self.decoder.sample(&self.params, &self.edits)?;
+                let Told { params, edits, masks } = &self.told;
+                self.decoder.sample(params, edits, masks)?;
                 self.decoder.ids(row_tasks.len())?
             }
             false => vec![NON_FINITE; row_tasks.len()],
         };
-        for ((task, copy), id) in row_tasks.into_iter().zip(copies).zip(ids) {
-            match copy {
-                Some(mut logits) => results.take(&mut logits, task),
-                None => results.done.push(sampled(id)),
+        for ((task, source), id) in row_tasks.into_iter().zip(sources).zip(ids) {
+            match source {
+                Source::Host(mut logits) => results.take(&mut logits, task),
+                Source::Card => results.done.push(sampled(id)),
+                Source::Nowhere(failed) => results.done.push(Sampled::Unguided(failed)),
             }
         }
         Ok(())
     }
 
-    /// The sampling parameters of each row for the GPU; rows that are sampled on the host get the cheapest
-    /// ones.
-    fn tell(&mut self, row_tasks: &[RowTask<'_>]) {
+    /// The sampling parameters of each row for the GPU; rows that it does not sample get the cheapest ones.
+    fn tell(&mut self, row_tasks: &[RowTask<'_>]) -> Vec<Source> {
+        let (mut room, vocab) = (self.decoder.edit_room(), self.decoder.config().vocab);
+        self.told.clear();
+        let told = &mut self.told;
+        let tell = |task: &RowTask<'_>| match task {
+            RowTask::Sample(draw) if draws_on_card(task, &mut room) => {
+                told.add(draw, vocab).map_or_else(Source::Nowhere, |()| Source::Card)
+            }
+            _ => {
+                told.add_cheapest();
+                Source::Host(Vec::new())
+            }
+        };
+        row_tasks.iter().map(tell).collect()
+    }
+}
+
+impl Told {
+    fn clear(&mut self) {
         self.params.clear();
         self.edits.clear();
-        let mut room = self.room();
-        for task in row_tasks {
-            let on_card = draws_on_card(task, &mut room);
-            let params = match task {
-                RowTask::Sample(draw) if on_card => row_params(draw, &mut self.edits),
-                _ => RowParams { repetition_penalty: 1.0, ..RowParams::default() },
-            };
-            self.params.push(params);
+        self.masks.clear();
+    }
+
+    /// Adds a row; the cheapest one if its guide fails.
+    fn add(&mut self, draw: &Draw<'_>, vocab: usize) -> Result<(), GuideFailed> {
+        let mask = draw.mask().inspect_err(|_| self.add_cheapest())?;
+        let params = draw.params;
+        let first = self.edits.len();
+        let (prompt, reply) = draw.split();
+        let mut biases = params.rules.as_ref().map(|rules| rules.biases(reply)).unwrap_or_default();
+        if leave_none(&biases, mask.as_deref(), vocab) {
+            biases.clear();
         }
+        match params.penalises() {
+            true => self.edits.extend(TokenEdit::list(prompt, reply, &biases)),
+            false => self.edits.extend(TokenEdit::list(&[], &[], &biases)),
+        }
+        let row = RowParams {
+            temperature: params.temperature,
+            top_k: params.top_k,
+            top_p: params.top_p,
+            min_p: params.min_p,
+            repetition_penalty: params.repetition_penalty,
+            frequency_penalty: params.frequency_penalty,
+            presence_penalty: params.presence_penalty,
+            first_edit: first as u32,
+            edits: (self.edits.len() - first) as u32,
+            mask: mask.map_or(NO_MASK, |mask| self.add_mask(&mask, vocab)),
+            ..RowParams::default()
+        };
+        let uniform = sampler::uniform(params.seed, draw.tokens.len() as u64);
+        self.params.push(row.with_uniform(uniform));
+        Ok(())
+    }
+
+    /// Adds a row whose id is not used.
+    fn add_cheapest(&mut self) {
+        self.params.push(RowParams { repetition_penalty: 1.0, ..RowParams::default() });
+    }
+
+    /// Adds the words of a mask, `[ceil(vocab / 32)]`; returns where they begin.
+    fn add_mask(&mut self, mask: &TokenMask, vocab: usize) -> u32 {
+        let (first, words) = (self.masks.len(), vocab.div_ceil(32));
+        self.masks.extend(mask.words().iter().take(words));
+        self.masks.resize(first + words, 0);
+        first as u32
     }
 }
 
@@ -201,56 +283,28 @@ fn all_row_tasks<'a>(batch: &'a Batch, draws: &'a [Draw<'a>]) -> Vec<RowTask<'a>
     rows.flat_map(|(row, draw)| row_tasks(row, draw)).collect()
 }
 
-/// The room for edits that the rows of a step have left.
-struct Room {
-    edits: usize,
-    vocab: usize,
-}
-
-/// Whether the GPU can sample this row, given the room left for edits.
-fn draws_on_card(task: &RowTask<'_>, room: &mut Room) -> bool {
+/// Whether the GPU can sample this row, given the room that is left for edits.
+fn draws_on_card(task: &RowTask<'_>, room: &mut usize) -> bool {
     let RowTask::Sample(draw) = task else { return false };
     // Upper bounds: a token that occurs twice is listed once.
     let occurred = if draw.params.penalises() { draw.tokens.len() } else { 0 };
-    let changed = draw.params.rules.as_deref().map_or(Some(0), most_biases);
-    let listed = changed.filter(|changed| *changed < room.vocab).map(|changed| occurred + changed);
-    let Some(listed) = listed.filter(|listed| *listed <= room.edits) else { return false };
-    if draw.params.logprobs.is_some() {
+    let listed = occurred + draw.params.rules.as_deref().map_or(0, most_biases);
+    if draw.params.logprobs.is_some() || listed > *room {
         return false;
     }
-    room.edits -= listed;
+    *room -= listed;
     true
 }
 
-/// Most tokens that the rules change at once; `None`: nearly all.
-fn most_biases(rules: &TokenRules) -> Option<usize> {
-    let TokenRules { bias, allowed, bad_words, ends, .. } = rules;
-    allowed.is_none().then_some(bias.len() + bad_words.len() + ends.len())
+/// Whether only some tokens may be drawn for this row.
+fn is_masked(task: &RowTask<'_>) -> bool {
+    matches!(task, RowTask::Sample(draw) if draw.is_masked())
 }
 
-/// Sampling parameters as the GPU kernel reads them; the edits are appended to the list.
-fn row_params(draw: &Draw<'_>, edits: &mut Vec<TokenEdit>) -> RowParams {
-    let params = draw.params;
-    let first = edits.len();
-    let (prompt, reply) = draw.split();
-    let biases = params.rules.as_ref().map(|rules| rules.biases(reply)).unwrap_or_default();
-    match params.penalises() {
-        true => edits.extend(TokenEdit::list(prompt, reply, &biases)),
-        false => edits.extend(TokenEdit::list(&[], &[], &biases)),
-    }
-    let row = RowParams {
-        temperature: params.temperature,
-        top_k: params.top_k,
-        top_p: params.top_p,
-        min_p: params.min_p,
-        repetition_penalty: params.repetition_penalty,
-        frequency_penalty: params.frequency_penalty,
-        presence_penalty: params.presence_penalty,
-        first_edit: first as u32,
-        edits: (edits.len() - first) as u32,
-        ..RowParams::default()
-    };
-    row.with_uniform(sampler::uniform(params.seed, draw.tokens.len() as u64))
+/// Most tokens that the rules change at once, besides those that they do not allow.
+fn most_biases(rules: &TokenRules) -> usize {
+    let TokenRules { bias, bad_words, ends, .. } = rules;
+    bias.len() + bad_words.len() + ends.len()
 }
 
 fn sampled(id: u32) -> Sampled {
@@ -259,3 +313,6 @@ fn sampled(id: u32) -> Sampled {
         id => Sampled::token(id),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -65,7 +65,13 @@ impl FakeScript {
             return Sampled::NonFinite;
         }
         let done = draw.tokens.len() - draw.prompt_len;
-        let id = self.reply.get(done).copied().unwrap_or(self.eos);
+        let wanted = self.reply.get(done).copied().unwrap_or(self.eos);
+        let id = match draw.mask() {
+            Ok(Some(mask)) if !mask.has(wanted) => mask.ids(self.capacity.vocab).next(),
+            Ok(_) => Some(wanted),
+            Err(failed) => return Sampled::Unguided(failed),
+        };
+        let id = id.unwrap_or(self.eos);
         let top = |k: u8| (0..u32::from(k)).map(|id| (id, logprob(id))).collect();
         let logprobs = draw.params.logprobs.map(|k| Logprobs { token: logprob(id), top: top(k) });
         Sampled::Token { id, logprobs: logprobs.map(Box::new) }
@@ -156,6 +162,7 @@ mod tests {
             cache_salt: 0,
             events,
             background: false,
+            guide: None,
             arrived: Instant::now(),
         };
         engine.submit(loaded.lane, vec![request]).unwrap();

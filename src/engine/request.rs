@@ -4,7 +4,7 @@
 //! model look slow.
 
 use super::work::Work;
-use crate::model::{Logprobs, SamplingParams, Score};
+use crate::model::{GuideFailed, Logprobs, SamplingParams, Score, SharedGuide};
 use std::time::{Duration, Instant};
 use tokio::sync::mpsc::UnboundedSender;
 
@@ -28,6 +28,8 @@ pub struct SeqRequest {
     /// Nobody waits for it: it takes only free KV blocks, and leaves none in the prefix cache. Refused if there are
     /// too few.
     pub background: bool,
+    /// Restricts the reply.
+    pub guide: Option<SharedGuide>,
     /// When the request reached the server; queue time counts from here.
     pub arrived: Instant,
 }
@@ -98,13 +100,13 @@ pub enum SeqEvent {
 /// Why a reply is complete.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FinishReason {
-    /// One of `stop_ids`.
+    /// One of `stop_ids`, or the guide says that the reply is complete.
     Stop,
     /// `max_new_tokens`, or the longest sequence that fits in the lane.
     Length,
 }
 
-/// Why a sequence failed. The cause is always the model or the engine, never the client.
+/// Why a sequence failed. Except for [`Fault::Guide`], the cause is the model or the engine, never the client.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Fault {
     /// The logits of this sequence contain NaN or infinity; others in the step are not affected.
@@ -122,6 +124,9 @@ pub enum Fault {
     /// This process can no longer use the device.
     #[error("the device has failed: {0}")]
     DeviceLost(String),
+    /// What restricts the reply failed; the model is not at fault.
+    #[error(transparent)]
+    Guide(#[from] GuideFailed),
     /// The lane was unloaded before the sequence ended.
     #[error("the model was unloaded")]
     Unloaded,

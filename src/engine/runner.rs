@@ -4,7 +4,7 @@
 //! `fake` has the scripted implementation for tests. A runner is used from one thread only.
 
 use crate::device::{Batch, CardReport, CardUsage, Row, arena};
-use crate::model::{Decoder, Draw, Logprobs, Score, logprobs, sampler};
+use crate::model::{Decoder, Draw, GuideFailed, Logprobs, SampleError, Score, logprobs, sampler};
 use std::time::Duration;
 
 /// The limits of a runner.
@@ -44,6 +44,8 @@ pub enum Sampled {
     Scores(Vec<Score>),
     /// Returned instead of either.
     NonFinite,
+    /// No token: the guide of the row's sequence failed.
+    Unguided(GuideFailed),
 }
 
 impl Sampled {
@@ -78,6 +80,8 @@ pub(super) enum Progress {
     Done(Vec<Sampled>),
     /// The device computes everything, including the sampling of this many rows.
     Draws(usize),
+    /// The device computes up to the logits of all rows.
+    Logits,
     /// The device computes up to the last layer.
     Layers,
 }
@@ -228,8 +232,11 @@ impl Results {
         match task {
             RowTask::Sample(draw) => {
                 let sampled = sampler::sample_with_logprobs(logits, draw);
-                let token = |(id, logprobs)| Sampled::Token { id, logprobs };
-                self.done.push(sampled.map_or(Sampled::NonFinite, token));
+                self.done.push(match sampled {
+                    Ok((id, logprobs)) => Sampled::Token { id, logprobs },
+                    Err(SampleError::NonFinite) => Sampled::NonFinite,
+                    Err(SampleError::Guide(failed)) => Sampled::Unguided(failed),
+                });
             }
             // Scores are kept by whoever asked for them, maybe for longer than the model lives: they are not its memory.
             RowTask::Score { token, top, whole, last } => arena::outside(|| {

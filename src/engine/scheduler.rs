@@ -78,7 +78,7 @@ enum SequenceResult {
     Ended,
     /// Ended with NaN logits.
     Spoilt,
-    /// Ended because the step did not yield the expected result.
+    /// Ended because the step did not yield the expected result, or its guide failed.
     Lost,
 }
 
@@ -287,19 +287,33 @@ impl Scheduler {
         let sequence = &mut self.running[index];
         match result {
             Some(Sampled::Token { id, logprobs }) => {
-                self.totals.tokens_generated += 1;
-                if let Some(reason) = sequence.push(id, logprobs, longest, now) {
-                    sequence.finish(reason, now);
-                    return SequenceResult::Ended;
-                }
-                if switch.is_some_and(|switch| sequence.tokens.len() == switch + 1) {
-                    return SequenceResult::StartsOver;
+                let before = sequence.tokens.len();
+                let pushed = sequence.push(id, logprobs, longest, now);
+                let after = sequence.tokens.len();
+                self.totals.tokens_generated += (after - before).max(1) as u64;
+                match pushed {
+                    Err(failed) => {
+                        sequence.fail(failed.into(), now);
+                        return SequenceResult::Lost;
+                    }
+                    Ok(Some(reason)) => {
+                        sequence.finish(reason, now);
+                        return SequenceResult::Ended;
+                    }
+                    Ok(None) if switch.is_some_and(|at| before <= at && at < after) => {
+                        return SequenceResult::StartsOver;
+                    }
+                    Ok(None) => {}
                 }
             }
             Some(Sampled::Scores(scores)) => sequence.push_scores(scores),
             Some(Sampled::NonFinite) => {
                 sequence.fail(Fault::NonFiniteLogits, now);
                 return SequenceResult::Spoilt;
+            }
+            Some(Sampled::Unguided(failed)) => {
+                sequence.fail(failed.into(), now);
+                return SequenceResult::Lost;
             }
             None => {
                 sequence.fail(Fault::Step("the model returned too few rows".into()), now);

@@ -6,7 +6,7 @@
 use super::blocks::{BlockPool, Chain, Origin};
 use super::request::{Fault, FinishReason, Refusal, SeqEvent, SeqRequest, Timings};
 use super::work::{Load, Step, Work};
-use crate::model::{Draw, Logprobs, Score};
+use crate::model::{Draw, GuideFailed, Logprobs, Score, SharedGuide, Taken};
 use std::time::{Duration, Instant};
 
 /// A sequence in a lane, waiting or running.
@@ -81,7 +81,8 @@ impl Sequence {
 
     /// How to sample the next token.
     pub fn draw(&self) -> Draw<'_> {
-        Draw { params: &self.request.params, tokens: &self.tokens, prompt_len: self.prompt_len }
+        let (params, guide) = (&self.request.params, self.request.guide.as_ref());
+        Draw { params, tokens: &self.tokens, prompt_len: self.prompt_len, guide }
     }
 
     /// How many of the next `len` tokens are followed by a prompt token whose log-probability was requested.
@@ -192,17 +193,45 @@ impl Sequence {
         self.scores.iter_mut().for_each(Vec::clear);
     }
 
-    /// Appends a sampled token and sends it to the caller. Returns the finish reason if the sequence has
-    /// ended.
+    /// Appends a sampled token, and those that its guide forces after it; sends them to the caller. Returns the finish
+    /// reason if the sequence has ended.
     pub fn push(
         &mut self,
         id: u32,
         logprobs: Option<Box<Logprobs>>,
         max_len: usize,
         now: Instant,
-    ) -> Option<FinishReason> {
+    ) -> Result<Option<FinishReason>, GuideFailed> {
+        let mut ended = self.push_one(id, logprobs, max_len, now)?;
+        for forced in self.forced(ended) {
+            if ended.is_none() {
+                ended = self.push_one(forced, None, max_len, now)?;
+            }
+        }
+        Ok(ended)
+    }
+
+    /// The tokens that must follow. None if log-probabilities are asked for, which only a step has.
+    fn forced(&self, ended: Option<FinishReason>) -> Vec<u32> {
+        let guide = self.request.guide.as_ref().filter(|_| ended.is_none());
+        let unreported = self.request.params.logprobs.is_none();
+        guide.filter(|_| unreported).map(SharedGuide::forced).unwrap_or_default()
+    }
+
+    fn push_one(
+        &mut self,
+        id: u32,
+        logprobs: Option<Box<Logprobs>>,
+        max_len: usize,
+        now: Instant,
+    ) -> Result<Option<FinishReason>, GuideFailed> {
         if self.request.stop_ids.contains(&id) {
-            return Some(FinishReason::Stop);
+            return Ok(Some(FinishReason::Stop));
+        }
+        let guide = self.request.guide.as_ref();
+        let taken = guide.map_or(Ok(Taken::GoesOn), |guide| guide.take(id))?;
+        if taken == Taken::Ends {
+            return Ok(Some(FinishReason::Stop));
         }
         self.tokens.push(id);
         if self.first_token.is_none() {
@@ -216,8 +245,11 @@ impl Sequence {
         let (tag, work) = (self.request.tag, self.work);
         let event = SeqEvent::Token { tag, id, at: now, work, logprobs };
         let _ = self.request.events.send(event);
+        if taken == Taken::Completes {
+            return Ok(Some(FinishReason::Stop));
+        }
         let full = self.output_len() >= self.request.max_new_tokens || self.tokens.len() >= max_len;
-        full.then_some(FinishReason::Length)
+        Ok(full.then_some(FinishReason::Length))
     }
 
     /// Tells the caller that the reply is complete.

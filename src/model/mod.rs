@@ -4,7 +4,7 @@
 //! `intake` (reads safetensors, or gives a clear error), `gguf` (the same for GGUF files), `dummy` (random
 //! weights), `weights` (chooses one of these by path), `linear` (weights as matrix products), `decoder` (the
 //! forward pass over a paged KV cache), `card` (the same on a GPU), `sampler` (one row of logits to one id) with
-//! `token_rules`, `logprobs`. It uses `device` and does not know about sequences, queues, text or arms.
+//! `token_rules`, `token_mask`, `guide`, `logprobs`. It uses `device` and does not know about sequences, queues, text or arms.
 
 pub mod card;
 pub mod config;
@@ -13,12 +13,14 @@ pub mod dummy;
 mod error;
 pub mod families;
 pub mod gguf;
+pub mod guide;
 pub mod intake;
 pub mod layout;
 pub mod linear;
 pub mod logprobs;
 mod names;
 pub mod sampler;
+pub mod token_mask;
 pub mod token_rules;
 pub mod weights;
 
@@ -27,8 +29,10 @@ pub use config::ModelConfig;
 pub use decoder::{Decoder, KvChoice, KvPlan};
 pub use error::LoadError;
 pub use gguf::Gguf;
+pub use guide::{Guide, GuideFailed, SharedGuide, Taken};
 pub use intake::Checkpoint;
 pub use logprobs::{Logprobs, Score};
-pub use sampler::{Draw, SamplingParams};
+pub use sampler::{Draw, SampleError, SamplingParams};
+pub use token_mask::TokenMask;
 pub use token_rules::TokenRules;
 pub use weights::{LoadFormat, Weights};

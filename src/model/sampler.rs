@@ -1,14 +1,16 @@
 //! From one row of logits to one token id.
 //!
-//! Order: rules for single tokens, penalties, temperature, top-k, top-p, min-p, then one draw (the same order as in
-//! vLLM). A row takes a few passes over the vocabulary, and only as much of it is sorted as the filters need.
+//! Order: masks and rules for single tokens, penalties, temperature, top-k, top-p, min-p, then one draw (the same order
+//! as in vLLM). A row takes a few passes over the vocabulary, and only as much of it is sorted as the filters need.
 //!
 //! Randomness is a function of (seed, position), so a sequence that is preempted, recomputed or batched
 //! differently still draws the same numbers. The draw goes through the remaining tokens by id, not by rank.
 //! So it does not matter how a device filtered the set or ordered near-ties in it. It does not know about
 //! tensors or sequences.
 
+use super::guide::{GuideFailed, SharedGuide};
 use super::logprobs::{self, Logprobs};
+use super::token_mask::TokenMask;
 use super::token_rules::TokenRules;
 use crate::device::{Isa, ops};
 use std::sync::Arc;
@@ -93,6 +95,8 @@ pub struct Draw<'a> {
     pub tokens: &'a [u32],
     /// How many of `tokens` are the prompt.
     pub prompt_len: usize,
+    /// What restricts the reply. It has been told all of its tokens.
+    pub guide: Option<&'a SharedGuide>,
 }
 
 impl<'a> Draw<'a> {
@@ -100,18 +104,41 @@ impl<'a> Draw<'a> {
     pub fn split(&self) -> (&'a [u32], &'a [u32]) {
         self.tokens.split_at(self.prompt_len.min(self.tokens.len()))
     }
+
+    /// Whether [`Draw::mask`] may return one.
+    pub fn is_masked(&self) -> bool {
+        let rules = self.params.rules.as_ref();
+        self.guide.is_some() || rules.is_some_and(|rules| rules.allowed.is_some())
+    }
+
+    /// The tokens that may be drawn: those that the guide and the request's list both allow, or, if there are none,
+    /// those of the guide. `None`: all.
+    pub fn mask(&self) -> Result<Option<Arc<TokenMask>>, GuideFailed> {
+        let listed = self.params.rules.as_ref().and_then(|rules| rules.allowed.clone());
+        let Some(guided) = self.guide.map_or(Ok(None), SharedGuide::mask)? else {
+            return Ok(listed);
+        };
+        let both = listed.map(|listed| Arc::new(listed.and(&guided)));
+        Ok(Some(both.filter(|both| !both.is_empty(usize::MAX)).unwrap_or(guided)))
+    }
 }
 
-/// The logits contain a NaN or an infinity: the model failed on this sequence.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("the model produced NaN or infinite logits")]
-pub struct NonFinite;
+/// No token could be drawn.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum SampleError {
+    /// The logits contain a NaN or an infinity: the model failed on this sequence.
+    #[error("the model produced NaN or infinite logits")]
+    NonFinite,
+    /// The sequence's guide failed.
+    #[error(transparent)]
+    Guide(#[from] GuideFailed),
+}
 
 /// Like [`sample`], with the requested log-probabilities.
 pub fn sample_with_logprobs(
     logits: &mut [f32],
     draw: &Draw<'_>,
-) -> Result<(u32, Option<Box<Logprobs>>), NonFinite> {
+) -> Result<(u32, Option<Box<Logprobs>>), SampleError> {
     let Some(k) = draw.params.logprobs else {
         return Ok((sample(logits, draw)?, None));
     };
@@ -121,17 +148,20 @@ pub fn sample_with_logprobs(
 }
 
 /// Chooses the next token from `logits`, `[vocab]`, which are overwritten.
-pub fn sample(logits: &mut [f32], draw: &Draw<'_>) -> Result<u32, NonFinite> {
+pub fn sample(logits: &mut [f32], draw: &Draw<'_>) -> Result<u32, SampleError> {
     let (params, isa) = (draw.params, Isa::best());
-    let mut largest = ops::largest(isa, logits).ok_or(NonFinite)?;
-    if let Some(rules) = &params.rules {
-        rules.apply(logits, draw.split().1);
+    let mut largest = ops::largest(isa, logits).ok_or(SampleError::NonFinite)?;
+    let mask = draw.mask()?;
+    match (&params.rules, &mask) {
+        (Some(rules), mask) => rules.apply(logits, draw.split().1, mask.as_deref()),
+        (None, Some(mask)) => mask.apply(logits),
+        (None, None) => {}
     }
     if params.penalises() {
         penalise(logits, draw);
     }
-    if params.rules.is_some() || params.penalises() {
-        largest = ops::largest(isa, logits).ok_or(NonFinite)?;
+    if params.rules.is_some() || mask.is_some() || params.penalises() {
+        largest = ops::largest(isa, logits).ok_or(SampleError::NonFinite)?;
     }
     let greedy = params.temperature <= 0.0 || params.temperature.recip().is_infinite();
     if greedy || params.top_k == 1 {

@@ -3,16 +3,16 @@
 //! The rules change a row of logits before the penalties (the order of vLLM). A token that may not be drawn gets
 //! [`BARRED`], the lowest logit there is: its probability is 0. Pure; it does not know where the ids come from.
 
-/// The logit of a token that may not be drawn.
-pub const BARRED: f32 = f32::MIN;
+use super::token_mask::{BARRED, TokenMask};
+use std::sync::Arc;
 
 /// The rules of one request. Token ids beyond the vocabulary are ignored.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct TokenRules {
     /// Added to the logits of these tokens; of -infinity: never drawn. Sorted by id, each id once.
     pub bias: Vec<(u32, f32)>,
-    /// No others may be drawn; sorted. `None`: all may.
-    pub allowed: Option<Vec<u32>>,
+    /// No others may be drawn. `None`: all may.
+    pub allowed: Option<Arc<TokenMask>>,
     /// Sequences of tokens that a reply may not contain: the last of one is barred after all others of it.
     pub bad_words: Vec<Vec<u32>>,
     /// None of `ends` is drawn before the reply has this many tokens.
@@ -50,20 +50,14 @@ impl TokenRules {
         all
     }
 
-    /// Changes the logits of the token after this reply, `[vocab]`. If the rules together leave no token, only the
-    /// list of allowed ones counts: a draw has to return something.
-    pub fn apply(&self, logits: &mut [f32], reply: &[u32]) {
-        if let Some(allowed) = &self.allowed {
-            let mut allowed = allowed.iter().peekable();
-            for (id, logit) in (0u32..).zip(logits.iter_mut()) {
-                while allowed.next_if(|next| **next < id).is_some() {}
-                if allowed.peek() != Some(&&id) {
-                    *logit = BARRED;
-                }
-            }
-        }
+    /// Changes the logits of the token after this reply, `[vocab]`, of which only those in `mask` may be drawn. If the
+    /// rules leave none of them, only the mask counts: a draw has to return something.
+    pub fn apply(&self, logits: &mut [f32], reply: &[u32], mask: Option<&TokenMask>) {
         let biases = self.biases(reply);
-        if self.leave_none(&biases, logits.len()) {
+        if let Some(mask) = mask {
+            mask.apply(logits);
+        }
+        if leave_none(&biases, mask, logits.len()) {
             return;
         }
         for (id, bias) in biases {
@@ -72,17 +66,17 @@ impl TokenRules {
             }
         }
     }
+}
 
-    /// Whether these biases bar all tokens that the list allows.
-    fn leave_none(&self, biases: &[(u32, f32)], vocab: usize) -> bool {
-        let barred = |id: u32| {
-            let at = biases.binary_search_by_key(&id, |(id, _)| *id);
-            at.is_ok_and(|at| biases[at].1 == f32::NEG_INFINITY)
-        };
-        match &self.allowed {
-            Some(allowed) => allowed.iter().all(|id| barred(*id) || *id as usize >= vocab),
-            None => biases.len() >= vocab && (0..vocab as u32).all(barred),
-        }
+/// Whether these biases bar all tokens that the mask allows.
+pub fn leave_none(biases: &[(u32, f32)], mask: Option<&TokenMask>, vocab: usize) -> bool {
+    let barred = |id: u32| {
+        let at = biases.binary_search_by_key(&id, |(id, _)| *id);
+        at.is_ok_and(|at| biases[at].1 == f32::NEG_INFINITY)
+    };
+    match mask {
+        Some(mask) => mask.ids(vocab).all(barred),
+        None => biases.len() >= vocab && (0..vocab as u32).all(barred),
     }
 }
 
@@ -105,7 +99,7 @@ mod tests {
         (bias, proptest::option::of(ids()), words, 0usize..6, ids()).prop_map(
             |(bias, allowed, bad_words, min_tokens, ends)| TokenRules {
                 bias: bias.into_iter().collect(),
-                allowed,
+                allowed: allowed.map(|ids| Arc::new(TokenMask::of_ids(&ids))),
                 bad_words,
                 min_tokens,
                 ends,
@@ -122,7 +116,7 @@ mod tests {
             logits in proptest::collection::vec(-50f32..50.0, 10),
         ) {
             let mut after = logits.clone();
-            rules.apply(&mut after, &reply);
+            rules.apply(&mut after, &reply, rules.allowed.as_deref());
             let banned = |id: u32| {
                 let word = |word: &Vec<u32>| {
                     let mut whole = reply.clone();
@@ -133,7 +127,7 @@ mod tests {
                     || rules.bad_words.iter().any(word)
                     || rules.bias.contains(&(id, f32::NEG_INFINITY))
             };
-            let listed = |id: u32| rules.allowed.as_ref().is_none_or(|allowed| allowed.contains(&id));
+            let listed = |id: u32| rules.allowed.as_ref().is_none_or(|allowed| allowed.has(id));
             let none_left = (0..10).filter(|id| listed(*id)).all(banned);
             for (id, (before, after)) in (0u32..).zip(logits.into_iter().zip(after)) {
                 let bias = rules.bias.iter().find(|(of, _)| *of == id).map_or(0.0, |(_, bias)| *bias);
@@ -151,7 +145,7 @@ mod tests {
     #[test]
     fn rules_that_say_nothing_are_empty() {
         assert!(TokenRules { ends: vec![1], ..TokenRules::default() }.is_empty());
-        assert!(!TokenRules { allowed: Some(vec![]), ..TokenRules::default() }.is_empty());
+        assert!(!TokenRules { allowed: Some(Arc::default()), ..TokenRules::default() }.is_empty());
         assert!(!TokenRules { min_tokens: 1, ..TokenRules::default() }.is_empty());
     }
 }

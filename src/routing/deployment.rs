@@ -3,6 +3,7 @@
 //! It does not know how it was loaded, or which arm it is.
 
 use crate::engine::{Capacity, LaneId, LaneStats};
+use crate::grammar::Grammars;
 use crate::text::{Codec, GenerationDefaults};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -26,6 +27,8 @@ pub struct Deployment {
     pub stats: Arc<LaneStats>,
     /// Its tokenizer and chat template.
     pub codec: Arc<Codec>,
+    /// Its compiled grammars; `None` if its tokenizer cannot be used for constrained replies.
+    pub grammars: Option<Arc<Grammars>>,
     /// Sampling settings of requests that do not say: its makers', or those it was told to inherit.
     pub defaults: GenerationDefaults,
     /// Whether they are inherited.

@@ -12,6 +12,7 @@ use super::types::{Finish, GenerateRequest, Meter, Piece, Served, Timeouts, Usag
 use crate::engine::{
     EngineHandle, Fault, FinishReason, Refusal, SeqEvent, SeqRequest, Timings, Work,
 };
+use crate::grammar::Guided;
 use crate::metrics;
 use crate::model::{Logprobs, Score};
 use crate::routing::Assignment;
@@ -115,6 +116,7 @@ fn sequences(request: &GenerateRequest, prepared: &Prepared) -> (Vec<SeqRequest>
             cache_salt: request.cache_salt,
             events: sender,
             background: false,
+            guide: prepared.guided.as_ref().map(Guided::guide),
             arrived: request.arrived,
         });
     }
@@ -184,7 +186,7 @@ impl Attempt {
             served: Served {
                 manner: Manner {
                     calls: deployment.codec.calls().clone(),
-                    thinking: prepared.thinking,
+                    thinking: prepared.opening.marker(),
                 },
                 ..served(&assignment, rescued)
             },

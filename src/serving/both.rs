@@ -14,6 +14,7 @@ use crate::model::{SamplingParams, Score};
 use crate::rollout::{Agreement, Arm, Origin, Read, Reading};
 use crate::routing::Deployment;
 use crate::text::GenerationDefaults;
+use crate::text::reply::reasoning::Opening;
 use std::sync::Arc;
 use std::time::SystemTime;
 use tokio::sync::OnceCell;
@@ -140,7 +141,8 @@ async fn scores(
         max_new_tokens: 1,
         stop_ids: Vec::new(),
         echo: None,
-        thinking: None,
+        opening: Opening::Answer,
+        guided: None,
     };
     run_sequence(engine, deployment, scoring, true).await.map(|(_, scores)| scores)
 }

@@ -38,6 +38,7 @@ pub(super) fn class_of(ended: &Ended) -> Class {
         Ended::Complete => Class::Ok,
         Ended::ClientGone => Class::ClientCancel,
         Ended::Failed(Fault::Unloaded) => Class::Rejected,
+        Ended::Failed(Fault::Guide(_)) => Class::InvalidRequest,
         Ended::Failed(_) | Ended::Undecodable(_) => Class::ModelError,
         Ended::TimedOut { .. } => Class::Timeout,
         Ended::Refused(why) => match why {
@@ -53,6 +54,12 @@ pub(super) fn class_of(ended: &Ended) -> Class {
 pub(super) fn error_of(ended: &Ended) -> GatewayError {
     match ended {
         Ended::Failed(Fault::Unloaded) => GatewayError::Unavailable("it was unloaded".into()),
+        Ended::Failed(Fault::Guide(failed)) => {
+            tracing::info!(%failed, "a constrained reply failed");
+            let what = "the constraint on the reply needs more work for a token than is allowed; \
+                        simplify it";
+            GatewayError::Untaken(what.to_owned())
+        }
         Ended::Failed(fault) => GatewayError::Model(public_text(fault).to_owned()),
         Ended::Undecodable(_) => GatewayError::Model("its output is not text".into()),
         Ended::TimedOut { what, limit } => GatewayError::Timeout { what, limit: *limit },
@@ -74,6 +81,7 @@ fn public_text(fault: &Fault) -> &'static str {
         Fault::Step(_) => "a step failed",
         Fault::Panic(_) => "the engine panicked",
         Fault::DeviceLost(_) => "its device has failed",
+        Fault::Guide(_) => "the constraint on its reply failed",
         Fault::Unloaded => "it was unloaded",
     }
 }

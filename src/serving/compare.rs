@@ -76,7 +76,8 @@ pub async fn write(
         |why: &dyn std::fmt::Display| format!("{} cannot answer: {why}", deployment.version);
     let prepared = prepared(request, deployment, today).await.map_err(|error| unwritten(&error))?;
     let most = prepared.max_new_tokens;
-    let manner = Manner { calls: deployment.codec.calls().clone(), thinking: prepared.thinking };
+    let manner =
+        Manner { calls: deployment.codec.calls().clone(), thinking: prepared.opening.marker() };
     let written = run_sequence(engine, deployment, prepared, false).await;
     let (answer, _) = written.map_err(|error| unwritten(&error))?;
     let spell = |ids: &[u32]| deployment.codec.decode(ids, true).unwrap_or_default();

@@ -7,6 +7,7 @@ use super::paired::Answer;
 use super::prepare::Prepared;
 use super::types::GatewayError;
 use crate::engine::{EngineHandle, Fault, Refusal, SeqEvent, SeqRequest};
+use crate::grammar::Guided;
 use crate::model::Score;
 use crate::routing::Deployment;
 use std::sync::Arc;
@@ -120,6 +121,7 @@ pub(super) async fn run_sequence(
         cache_salt: 0,
         events,
         background,
+        guide: prepared.guided.as_ref().map(Guided::guide),
         arrived: Instant::now(),
     };
     let submitted = engine.submit(deployment.lane, vec![request]);

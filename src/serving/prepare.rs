@@ -6,9 +6,11 @@ use super::echo::Echo;
 use super::refusal::{check_ids, invalid, text_error};
 use super::token_rules;
 use super::types::{GatewayError, GenerateRequest, Prompt, SamplingPatch};
+use crate::grammar::{Constraint, Guided};
 use crate::model::SamplingParams;
 use crate::rollout::Weight;
 use crate::routing::Deployment;
+use crate::text::reply::reasoning::Opening;
 use crate::text::{Abilities, Chat, Codec, Ending, GenerationDefaults};
 use serde_json::{Map, Value};
 use std::sync::Arc;
@@ -27,8 +29,10 @@ pub struct Prepared {
     pub stop_ids: Vec<u32>,
     /// The prompt as the beginning of each reply, if it was asked for.
     pub echo: Option<Echo>,
-    /// The prompt ends inside of reasoning, which this marker ends.
-    pub thinking: Option<&'static str>,
+    /// Where the reply begins.
+    pub opening: Opening,
+    /// What restricts each reply.
+    pub guided: Option<Guided>,
 }
 
 /// Encodes and completes `request` for `deployment`; `beside`: of a canary, stable and the weight; `today` is what
@@ -44,7 +48,7 @@ pub(super) async fn prepare(
     let (prompt, codec) = (request.prompt.clone(), deployment.codec.clone());
     let add_special = request.add_special;
     let encoded = move || encode(&prompt, &codec, add_special, today);
-    let (mut ids, thinking) = admission.encode(&request.prompt, encoded).await??;
+    let (mut ids, opening) = admission.encode(&request.prompt, encoded).await??;
     if let Some(most) = request.truncate_prompt {
         let most = most.min(deployment.max_len().saturating_sub(1));
         ids.drain(..ids.len().saturating_sub(most));
@@ -63,7 +67,37 @@ pub(super) async fn prepare(
     if echo.is_some() && params.logprobs.is_some() {
         params.score_last = ids.len() - 1;
     }
-    Ok(Prepared { ids, params, max_new_tokens, stop_ids, echo, thinking })
+    let guided = guided(request, deployment, opening).await?;
+    Ok(Prepared { ids, params, max_new_tokens, stop_ids, echo, opening, guided })
+}
+
+/// The request's constraint in the model's tokens. Compiling one takes a while, so that is done off the async threads.
+async fn guided(
+    request: &GenerateRequest,
+    deployment: &Deployment,
+    opening: Opening,
+) -> Result<Option<Guided>, GatewayError> {
+    let Some((constraint, param)) = &request.constraint else { return Ok(None) };
+    let Some(grammars) = deployment.grammars.clone() else {
+        if matches!(**constraint, Constraint::Auto(_)) {
+            return Ok(None);
+        }
+        let what = "replies of this model cannot be constrained; its tokenizer is not supported";
+        return Err(GatewayError::Untaken(what.to_owned()));
+    };
+    let wanted = constraint.clone();
+    let compile = move || grammars.compile(&wanted, opening);
+    let compiled = tokio::task::spawn_blocking(compile).await;
+    let compiled = compiled.map_err(|error| GatewayError::Unavailable(error.to_string()))?;
+    match compiled {
+        Ok(guided) => Ok(guided),
+        // Calls that cannot be constrained are checked when they are read.
+        Err(error) if matches!(**constraint, Constraint::Auto(_)) => {
+            tracing::debug!(%error, "tool calls are not constrained");
+            Ok(None)
+        }
+        Err(error) => Err(invalid(param, error.to_string())),
+    }
 }
 
 /// The ids that end a reply: the model's own, those of the request, and stop strings that are one special token, which
@@ -82,19 +116,19 @@ fn stop_ids(request: &GenerateRequest, deployment: &Deployment) -> Result<Vec<u3
 
 /// Token ids of a prompt in `codec`'s vocabulary. Unless `add_special` says otherwise, a text gets the
 /// special tokens that its tokenizer adds, and a conversation those that its template writes, no others. Also returns
-/// the marker that will end the reasoning, if a conversation's prompt ends inside of it.
+/// where the reply begins.
 pub(super) fn encode(
     prompt: &Prompt,
     codec: &Codec,
     add_special: Option<bool>,
     today: SystemTime,
-) -> Result<(Vec<u32>, Option<&'static str>), GatewayError> {
+) -> Result<(Vec<u32>, Opening), GatewayError> {
     match prompt {
-        Prompt::Tokens(ids) => Ok((ids.clone(), None)),
+        Prompt::Tokens(ids) => Ok((ids.clone(), Opening::Answer)),
         Prompt::Text(text) => {
             let special = add_special.unwrap_or(true);
             let ids = codec.encode(text, special).map_err(|e| text_error("prompt", &e))?;
-            Ok((ids, None))
+            Ok((ids, Opening::Answer))
         }
         Prompt::Chat { messages, tools, template_kwargs, ending } => {
             let chat = chat(messages, tools.as_ref(), template_kwargs.as_ref(), *ending, today);

@@ -68,14 +68,16 @@ pub(super) fn unanswered(class: Class, started: bool) -> Flags {
 /// What the request asked for.
 pub(super) fn asked(request: &GenerateRequest) -> Asked<'_> {
     let max_tokens = request.max_tokens;
-    match &request.prompt {
+    let structure = request.constraint.as_ref().is_some_and(|(held, _)| held.is_structure());
+    let asked = match &request.prompt {
         Prompt::Chat { messages, tools, ending, .. } => {
             let (tools, ending) = (tools.as_ref(), *ending);
             Asked::chat(&Chat { messages, tools, ending, ..Chat::default() }, max_tokens)
         }
         Prompt::Text(text) => Asked::text(text, max_tokens),
         Prompt::Tokens(ids) => Asked::tokens(ids, max_tokens),
-    }
+    };
+    asked.structured(structure)
 }
 
 fn flags_of(signs: Signs) -> Flags {

@@ -8,6 +8,7 @@ use crate::control::{
 };
 use crate::engine::fake::{FakeRunner, FakeScript};
 use crate::engine::{Capacity, EngineError, EngineHandle, Runner, SchedulerConfig};
+use crate::grammar::Grammars;
 use crate::model::LoadError;
 use crate::rollout::Policy;
 use crate::routing::Deployment;
@@ -49,6 +50,9 @@ pub struct FakeServer {
     pub deployments: DeploymentPolicy,
     /// What the control begins with: by default no ledger, no alerts and nothing to resume.
     pub start: Start,
+    /// Whether replies can be constrained; where the script breaks the constraint, the first token follows that does
+    /// not.
+    pub constrained: bool,
 }
 
 impl GenerateRequest {
@@ -100,6 +104,7 @@ impl FakeServer {
                 canary_priority: 1.0,
             },
             start: Start::default(),
+            constrained: false,
         })
     }
 
@@ -157,6 +162,10 @@ fn loader(engine: EngineHandle, codec: Arc<Codec>, server: FakeServer) -> Loader
                 false => Ok(Box::new(FakeRunner::new(script, memory)) as Box<dyn Runner>),
             };
             let loaded = engine.load(server.scheduler, make).await.map_err(|e: EngineError| e)?;
+            let grammars = server
+                .constrained
+                .then(|| Grammars::new(codec.clone(), loaded.capacity.vocab).ok().map(Arc::new));
+            let grammars = grammars.flatten();
             let version: Arc<str> = path.display().to_string().into();
             let own = server.canary_defaults.clone().filter(|_| path == Path::new("canary"));
             let defaults = own.unwrap_or_else(|| codec.generation_defaults());
@@ -170,6 +179,7 @@ fn loader(engine: EngineHandle, codec: Arc<Codec>, server: FakeServer) -> Loader
                 stats: loaded.stats,
                 defaults,
                 inherited: false,
+                grammars,
                 codec,
                 loaded_unix: 0,
             })

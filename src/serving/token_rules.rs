@@ -2,7 +2,7 @@
 
 use super::refusal::{check_ids, invalid, text_error};
 use super::types::{GatewayError, TokenName, TokenWishes};
-use crate::model::TokenRules;
+use crate::model::{TokenMask, TokenRules};
 use crate::text::Codec;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -42,12 +42,9 @@ fn bias(
     Ok(all.into_iter().collect())
 }
 
-fn allowed(ids: &[u32], vocab: usize) -> Result<Vec<u32>, GatewayError> {
+fn allowed(ids: &[u32], vocab: usize) -> Result<Arc<TokenMask>, GatewayError> {
     check_ids(ids, vocab, "allowed_token_ids")?;
-    let mut ids = ids.to_vec();
-    ids.sort_unstable();
-    ids.dedup();
-    Ok(ids)
+    Ok(Arc::new(TokenMask::of_ids(ids)))
 }
 
 /// The tokens of each word, at the beginning of a text and within it, where it follows a space.

@@ -1,5 +1,6 @@
 //! What a front end hands in and what it gets back.
 
+use crate::grammar::Constraint;
 use crate::rollout::Arm;
 use crate::routing::Withdrawn;
 use crate::text::reply::Manner;
@@ -37,6 +38,8 @@ pub struct GenerateRequest {
     pub truncate_prompt: Option<usize>,
     /// Which tokens may be drawn, and how likely.
     pub token_wishes: TokenWishes,
+    /// What each reply must be, and the field that says so.
+    pub constraint: Option<(Arc<Constraint>, &'static str)>,
     /// The prompt comes before each reply.
     pub echo: bool,
     /// Say with each piece how many tokens its reply has.
@@ -113,6 +116,7 @@ impl GenerateRequest {
             add_special: None,
             truncate_prompt: None,
             token_wishes: TokenWishes::default(),
+            constraint: None,
             echo: false,
             count: false,
             ignore_eos: false,

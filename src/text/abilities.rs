@@ -17,7 +17,7 @@ use super::conversation::{Chat, Ending, canonical, cut_at_end};
 use super::message::{REASONING, Wants};
 use super::reply::{CallSyntax, Samples};
 use super::template::{Job, Stop};
-use examples::{Example, NAME};
+use examples::{ARGUMENT, Example, NAME, VALUE};
 use serde_json::Value;
 
 /// A shape of conversation.
@@ -380,7 +380,15 @@ pub(super) fn call_syntax(source: &str, wants: Wants, render: &mut Render<'_>) -
     let Ok(jobs) = jobs.collect::<Result<Vec<Job>, _>>() else { return CallSyntax::default() };
     let rendered: Vec<_> = render(&jobs).into_iter().map(Result::ok).collect();
     let [Some(said), Some(one), two] = &rendered[..] else { return CallSyntax::default() };
-    let samples = Samples { said, one, two: two.as_deref(), name: NAME, source };
+    let samples = Samples {
+        said,
+        one,
+        two: two.as_deref(),
+        name: NAME,
+        argument: ARGUMENT,
+        value: VALUE,
+        source,
+    };
     CallSyntax::of(samples).unwrap_or_default()
 }
 

@@ -20,7 +20,8 @@ use super::files::{FileRead, FolderReader};
 use super::folder::Folder;
 use super::gguf::{self, GgufVocabulary};
 use super::renderer::{Renderer, Templates};
-use super::reply::{CallSyntax, reasoning};
+use super::reply::CallSyntax;
+use super::reply::reasoning::{self, Opening};
 use super::spelling::Spelling;
 use super::{GenerationDefaults, TextError};
 use std::path::Path;
@@ -209,19 +210,18 @@ impl Codec {
     }
 
     /// Renders a conversation and encodes it. The template writes all special tokens itself, so the tokenizer
-    /// should rarely `add_special_tokens` of its own. Also returns the marker that will end the reasoning, if
-    /// the prompt ends inside of it.
+    /// should rarely `add_special_tokens` of its own. Also returns where the reply begins.
     pub fn encode_chat(
         &self,
         chat: &Chat<'_>,
         add_special_tokens: bool,
-    ) -> Result<(Vec<u32>, Option<&'static str>), TextError> {
+    ) -> Result<(Vec<u32>, Opening), TextError> {
         let text = self.render_marked(chat)?;
         let ids = match &self.marks {
             Some(marks) => marks.encode(&self.tokenizer, &text, add_special_tokens),
             None => self.encode(&text, add_special_tokens),
         };
-        Ok((ids?, reasoning::opened_by(&text)))
+        Ok((ids?, Opening::after(&text)))
     }
 
     /// How this model writes tool calls.

@@ -37,7 +37,7 @@ mod stop;
 mod stream;
 mod template;
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;
 
 pub use abilities::{Abilities, Outcome, Shape};
 pub use codec::{Codec, TextOptions};

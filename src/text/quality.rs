@@ -86,7 +86,7 @@ pub struct Signs {
     pub length: bool,
     /// It reached the maximum length in a loop that the prompt does not hold.
     pub looping: bool,
-    /// JSON was asked for, and it is none; or a tool call in it cannot be parsed.
+    /// JSON was asked for, and it is none; or a tool call in it cannot be parsed; or it was cut while a grammar held it.
     pub structure: bool,
     /// It calls a tool that was not offered.
     pub unknown_tool: bool,
@@ -124,7 +124,7 @@ impl Parsed {
         let readable = reply.whole && reply.text.len() <= MAX_CALLS;
         let names = || asked.tools.iter().map(|name| (*name).to_owned()).collect();
         let tools = (readable && !asked.tools.is_empty()).then(names);
-        let look = Look { tools, reasoning: Reasoning::LeftOut };
+        let look = Look { tools, reasoning: Reasoning::LeftOut, ..Look::default() };
         let mut parser = ReplyParser::new(&look, reply.manner);
         let mut pieces = parser.push(reply.text);
         pieces.extend(parser.finish());
@@ -159,8 +159,11 @@ fn looping(asked: &Asked<'_>, reply: &Reply<'_>) -> bool {
     })
 }
 
-/// An empty reply has its own sign; one that was cut, by whatever, need not be complete.
+/// An empty reply has its own sign; one that was cut, by whatever, need not be complete, unless a grammar held it.
 fn structure(asked: &Asked<'_>, reply: &Reply<'_>, parsed: &Parsed) -> bool {
+    if asked.structured {
+        return reply.end != End::Token && !asked.tiny();
+    }
     if reply.end != End::Token || !reply.whole {
         return false;
     }

@@ -4,6 +4,9 @@
 //! are split into several tokens. The other one mimics SentencePiece: `▁` for spaces, a stripped leading
 //! space, and bytes as `<0xNN>` for characters without a token.
 
+#[path = "testing/families_tests.rs"]
+pub(crate) mod families;
+
 use super::Codec;
 use serde_json::{Value, json};
 use std::fs;

@@ -82,6 +82,7 @@ struct State {
     clock: Clock,
     timers: HashMap<Timer, Marks>,
     next: u64,
+    replays: u64,
     dead: Option<String>,
     /// Allocations left until one fails, if a test asked for that.
     fail_after: Option<u64>,
@@ -147,6 +148,7 @@ impl EmulatedCard {
             clock: Clock::new(pace),
             timers: HashMap::new(),
             next: 0,
+            replays: 0,
             dead: None,
             fail_after: None,
         };
@@ -185,6 +187,16 @@ impl EmulatedCard {
     /// How much of the card's time has passed for a host that only ever waited for it.
     pub fn now(&self) -> Duration {
         self.state.lock().clock.now()
+    }
+
+    /// Number of graphs that were replayed.
+    pub fn replays(&self) -> u64 {
+        self.state.lock().replays
+    }
+
+    /// What a pessimistic card has been given on a queue and not yet done, in order; kernels by their names.
+    pub fn waiting(&self, queue: Queue) -> Vec<&'static str> {
+        self.state.lock().queues.names(queue)
     }
 
     fn alive(&self) -> Result<MutexGuard<'_, State>, CardError> {
@@ -651,6 +663,7 @@ impl Card for EmulatedCard {
     fn replay(&self, graph: Graph) -> Result<(), CardError> {
         let works = self.turn(Queue::Compute, "a replay")?.graphs.get(&graph).cloned();
         let works = works.ok_or_else(|| other("there is no such graph".into()))?;
+        self.alive()?.replays += 1;
         for work in works {
             self.enqueue(self.alive()?, Queue::Compute, work)?;
         }

@@ -1,4 +1,4 @@
-//! What the host tells a step's kernels: up to three sections of words, written into the host's own memory and
+//! What the host tells a step's kernels: up to four sections of words, written into the host's own memory and
 //! fetched by a kernel, the first of the step.
 //!
 //! Writing waits for nothing, and so a step never waits behind a loader's copies. The host may write a section
@@ -13,7 +13,7 @@ use std::sync::Arc;
 pub(crate) mod answers;
 
 /// Sections that there may be.
-pub const SECTIONS: usize = 3;
+pub const SECTIONS: usize = 4;
 /// Words before the first section: each section's length, filled up to 16 bytes.
 const HEAD: usize = 4;
 /// Threads that fetch a section, 16 bytes each at a time.
@@ -74,11 +74,12 @@ impl StepInputs {
             return Err(CardError::Shape(format!("there are no inputs {sections:?}")));
         }
         let grid = Grid::line(sections.len(), THREADS).shared(16);
-        let [a, b, c] = self.starts.map(|start| Arg::U32(start as u32));
+        let [a, b, c, d] = self.starts.map(|start| Arg::U32(start as u32));
         let (host, to) = (self.host.view().arg(), self.card.view().arg());
         // SAFETY: the kernel's arguments; both sides have every section's room, whatever the lengths say.
         unsafe {
-            card.launch("step_inputs", grid, &[host, to, Arg::I32(sections.start as i32), a, b, c])
+            let first = Arg::I32(sections.start as i32);
+            card.launch("step_inputs", grid, &[host, to, first, a, b, c, d])
         }
     }
 
@@ -102,10 +103,10 @@ mod tests {
     fn what_does_not_fit_is_refused() {
         let card: Arc<dyn Card> = Arc::new(EmulatedCard::start(1 << 20));
         let pool = card.create_pool().unwrap();
-        let mut inputs = StepInputs::new(&card, pool, [4, 2, 0]).unwrap();
+        let mut inputs = StepInputs::new(&card, pool, [4, 2, 0, 0]).unwrap();
         assert!(inputs.write(0, &[0u32; 5]).is_err() && inputs.write(1, &[0u64; 2]).is_err());
         assert!(inputs.write(0, &[0u8; 4]).is_err() && inputs.write(2, &[1u32]).is_err());
-        assert!(inputs.fetch(&*card, 1..4).is_err() && inputs.fetch(&*card, 1..1).is_err());
+        assert!(inputs.fetch(&*card, 1..5).is_err() && inputs.fetch(&*card, 1..1).is_err());
         inputs.write(1, &[7u64]).unwrap();
         inputs.fetch(&*card, 0..2).unwrap();
         let mut got = [0u64];

@@ -28,7 +28,7 @@ const MOST_ROWS: usize = u16::MAX as usize;
 const ROW_SCRATCH: usize = 5666;
 
 /// How one row wants its token chosen. The default is greedy.
-#[derive(Debug, Clone, Copy, Default, PartialEq)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 #[repr(C)]
 pub struct RowParams {
     /// 0 is greedy.
@@ -49,14 +49,36 @@ pub struct RowParams {
     pub first_edit: u32,
     /// Number of entries in that slice; 0 if nothing is changed.
     pub edits: u32,
-    /// Fills up to the alignment of `uniform`; never read.
-    pub reserved: u32,
+    /// Where the words of the row's mask begin in those of all rows, `[ceil(vocab / 32)]`, the lowest bit of a word its
+    /// first id: tokens that it lacks are never drawn. Words beyond the list are 0. [`NO_MASK`]: any may be drawn.
+    pub mask: u32,
     /// The random number, in units of 2^-53: see [`RowParams::with_uniform`].
     pub uniform: u64,
 }
 
-// SAFETY: nine numbers of 32 bits, a tenth that fills up, and one of 64 bits.
+/// The mask of a row whose tokens may all be drawn.
+pub const NO_MASK: u32 = u32::MAX;
+
+// SAFETY: ten numbers of 32 bits, and one of 64 bits.
 unsafe impl Plain for RowParams {}
+
+impl Default for RowParams {
+    fn default() -> RowParams {
+        RowParams {
+            temperature: 0.0,
+            top_k: 0,
+            top_p: 0.0,
+            min_p: 0.0,
+            repetition_penalty: 0.0,
+            frequency_penalty: 0.0,
+            presence_penalty: 0.0,
+            first_edit: 0,
+            edits: 0,
+            mask: NO_MASK,
+            uniform: 0,
+        }
+    }
+}
 
 impl RowParams {
     /// Draws by this number, in [0, 1), of which 53 bits count.
@@ -74,7 +96,7 @@ pub struct TokenEdit {
     pub id: u32,
     /// Occurrences in the reply; 0 for tokens of the prompt alone, [`UNSEEN`] for others, which are not penalised.
     pub count: u32,
-    /// Added to the logit before penalties; -infinity: the token is never drawn.
+    /// Added to the logit, after the mask and before penalties; -infinity: the token is never drawn.
     pub bias: f32,
 }
 
@@ -111,6 +133,8 @@ pub struct SampleBatch<'a> {
     pub params: View<'a, RowParams>,
     /// The edits of all rows.
     pub edits: View<'a, TokenEdit>,
+    /// The words of all rows' masks.
+    pub masks: View<'a, u32>,
     /// Logits become cap * tanh(logit / cap) before anything else; 0 is none.
     pub soft_cap: f32,
     /// [`scratch_len`] words, undefined before and after.
@@ -154,11 +178,14 @@ fn launch(card: &dyn Card, batch: SampleBatch<'_>, split: Split) -> Result<(), C
     if batch.n == 0 {
         return Ok(());
     }
+    let count = |len: usize| Arg::U32(len.min(u32::MAX as usize) as u32);
     let args = [
         batch.logits.arg(),
         batch.params.arg(),
         batch.edits.arg(),
-        Arg::U32(batch.edits.len().min(u32::MAX as usize) as u32),
+        count(batch.edits.len()),
+        batch.masks.arg(),
+        count(batch.masks.len()),
         Arg::F32(batch.soft_cap),
         batch.scratch.arg(),
         batch.ids.arg(),
@@ -168,7 +195,7 @@ fn launch(card: &dyn Card, batch: SampleBatch<'_>, split: Split) -> Result<(), C
     let run = |kernel: &'static str, parts: usize| {
         let grid = Grid::of([parts as u32, batch.n as u32, 1], THREADS).shared(SHARED);
         // SAFETY: `check` has seen that every array is as long as the kernels take it to be, and kernels
-        // themselves look at what the rows say about the list of edits.
+        // themselves look at what the rows say about the lists of edits and masks.
         unsafe { card.launch(kernel, grid, &args) }
     };
     if split.parts == 1 {

@@ -144,6 +144,7 @@ impl Local {
             cache_salt: ready.cache_salt,
             events,
             background: false,
+            guide: None,
             arrived,
         };
         let submitted = self.engine.submit(self.deployment.lane, vec![request]);

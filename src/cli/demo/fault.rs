@@ -4,6 +4,7 @@
 //! This file does not know how a fault is found.
 
 use clap::ValueEnum;
+use half::bf16;
 use safetensors::SafeTensors;
 use safetensors::tensor::TensorView;
 use serde_json::{Value, json};
@@ -24,6 +25,8 @@ pub(super) enum Fault {
     Template,
     /// Its context is too short for a quarter of the conversations.
     Context,
+    /// A part of the replies that must be JSON never ends.
+    Json,
     /// It computes, but no text comes, and clients leave.
     Hang,
     /// It needs several times as long as stable.
@@ -32,6 +35,8 @@ pub(super) enum Fault {
 
 /// Layers added to a model that is slow. They change no reply.
 const MORE_LAYERS: usize = 12;
+/// What is left of the full stop in a model whose JSON does not end: so much that a fifth of the replies is cut.
+const DAMAGE: f32 = 0.33;
 /// The context of a model whose context is too short.
 const SHORT_CONTEXT: usize = 128;
 /// The context of a model that hangs: long enough to outlast every client.
@@ -54,6 +59,7 @@ impl Fault {
             Fault::Empty => every_token_ends(&model)?,
             Fault::Endless => nothing_ends(&model)?,
             Fault::Template => refuse_system_messages(&model)?,
+            Fault::Json => damage_row(&model, ".", DAMAGE)?,
             Fault::Context => context(&model, SHORT_CONTEXT)?,
             Fault::Hang => {
                 nothing_ends(&model)?;
@@ -123,6 +129,27 @@ fn no_token_has_text(model: &Path) -> io::Result<()> {
         tokenizer["decoder"] =
             json!({"type": "Replace", "pattern": {"Regex": "(?s).+"}, "content": ""});
     })
+}
+
+/// Multiplies a token's row of the embedding, which is the output's as well, by a number.
+fn damage_row(model: &Path, token: &str, factor: f32) -> io::Result<()> {
+    let tokenizer: Value = serde_json::from_slice(&fs::read(model.join("tokenizer.json"))?)?;
+    let id = tokenizer["model"]["vocab"][token].as_u64().unwrap_or(0) as usize;
+    let path = model.join("model.safetensors");
+    let bytes = fs::read(&path)?;
+    let tensors = SafeTensors::deserialize(&bytes).map_err(io::Error::other)?;
+    let mut all: Vec<(String, TensorView<'_>)> = tensors.tensors();
+    let embedding = all.iter_mut().find(|(name, _)| name == "model.embed_tokens.weight");
+    let Some((_, embedding)) = embedding else { return Ok(()) };
+    let mut rows = embedding.data().to_vec();
+    let width = 2 * embedding.shape().get(1).copied().unwrap_or(0);
+    let row = rows.get_mut(id * width..(id + 1) * width).unwrap_or_default();
+    for number in row.as_chunks_mut::<2>().0 {
+        *number = bf16::from_f32(bf16::from_le_bytes(*number).to_f32() * factor).to_le_bytes();
+    }
+    let damaged = TensorView::new(embedding.dtype(), embedding.shape().to_vec(), &rows);
+    *embedding = damaged.map_err(io::Error::other)?;
+    fs::write(path, safetensors::serialize(all, None).map_err(io::Error::other)?)
 }
 
 /// Adds layers that add zero to the residual stream.

@@ -29,6 +29,8 @@ pub(super) struct Habits {
     pub system: bool,
     /// Every fourth chat is a conversation of several turns.
     pub long: bool,
+    /// All replies must be JSON; a right one is one that is whole. Nobody votes.
+    pub json: bool,
     /// Clients leave if there is no text after this time, and do not limit the length of a reply.
     pub patience: Option<Duration>,
 }
@@ -137,13 +139,18 @@ impl Worker {
         let messages = self.messages(question, asked);
         match self.chat(messages, session.as_deref()).await {
             Ok(Some(chat)) => {
-                let right = chat.text.trim() == question.answer;
+                let right = match self.habits.json {
+                    true => serde_json::from_str::<Value>(&chat.text).is_ok(),
+                    false => chat.text.trim() == question.answer,
+                };
                 {
                     let mut tally = self.tally.lock();
                     tally.answered[usize::from(chat.canary)] += 1;
                     tally.right[usize::from(chat.canary)] += u64::from(right);
                 }
-                self.vote(&chat.id, right).await;
+                if !self.habits.json {
+                    self.vote(&chat.id, right).await;
+                }
             }
             Ok(None) => self.tally.lock().left += 1,
             Err(what) => {
@@ -177,6 +184,10 @@ impl Worker {
     ) -> Result<Option<Chat>, String> {
         let mut body =
             json!({"model": self.model, "stream": true, "temperature": 0, "messages": messages});
+        if self.habits.json {
+            body["structured_outputs"] =
+                json!({"json": sentence(), "disable_any_whitespace": true});
+        }
         if self.habits.patience.is_none() {
             body["max_tokens"] = json!(MAX_TOKENS);
         }
@@ -211,6 +222,12 @@ impl Worker {
             self.tally.lock().last_failure = Some(error.to_string());
         }
     }
+}
+
+/// The schema of replies that must be JSON: one sentence.
+fn sentence() -> Value {
+    let answer = json!({"type": "string", "pattern": "^[A-Za-z0-9 ,:'-]+[.]$"});
+    json!({"type": "object", "properties": {"answer": answer}, "required": ["answer"]})
 }
 
 /// The result of `work`; nothing if it takes longer than `patience`.

@@ -119,7 +119,12 @@ pub(super) async fn run(args: DemoArgs) -> Result<ExitCode, CliError> {
 /// The traffic in which a fault shows.
 fn habits(fault: Fault) -> Habits {
     let patience = (fault == Fault::Hang).then_some(PATIENCE);
-    Habits { system: fault == Fault::Template, long: fault == Fault::Context, patience }
+    Habits {
+        system: fault == Fault::Template,
+        long: fault == Fault::Context,
+        json: fault == Fault::Json,
+        patience,
+    }
 }
 
 /// Loads the canary. What can do less than stable is refused at first, as for every operator.

@@ -76,6 +76,7 @@ impl Engine {
             cache_salt: 0,
             events,
             background: false,
+            guide: None,
             arrived: Instant::now(),
         };
         self.handle.submit(lane, vec![request]).unwrap();

@@ -1,11 +1,14 @@
 //! Two lanes on one emulated GPU whose calls return long before the work is done. One test measures how long
 //! a reader of stable waits, on the GPU's clock, while the canary processes a long prompt. Another loads a
-//! canary during a CUDA graph capture.
+//! canary during a CUDA graph capture. Others mask the tokens that may be drawn.
 
 use super::*;
 use crate::device::ModelPool;
-use crate::engine::CardRunner;
-use crate::model::{CardDecoder, CardPlan, LoadFormat, SamplingParams, TokenRules, Weights};
+use crate::engine::{CardRunner, ModelRunner};
+use crate::model::{
+    CardDecoder, CardPlan, Decoder, Guide, GuideFailed, KvPlan, LoadFormat, SamplingParams,
+    SharedGuide, Taken, TokenMask, TokenRules, Weights,
+};
 use serde_json::json;
 use serin_kernels::cuda::emulated::{EmulatedCard, Pace as CardPace};
 use serin_kernels::cuda::{Card, KvKind, Queue};
@@ -53,6 +56,7 @@ fn request(prompt: usize, tokens: usize) -> (SeqRequest, UnboundedReceiver<SeqEv
         cache_salt: 0,
         events,
         background: false,
+        guide: None,
         arrived: Instant::now(),
     };
     (request, inbox)
@@ -138,7 +142,8 @@ fn a_gpu_keeps_the_rules_for_tokens() {
     assert_eq!(free.len(), 8);
     let rules = TokenRules { bias: vec![(7, 100.0)], ..TokenRules::default() };
     assert_eq!(reply(&mut lane, rules), [7; 8]);
-    let rules = TokenRules { allowed: Some(vec![9]), ..TokenRules::default() };
+    let rules =
+        TokenRules { allowed: Some(Arc::new(TokenMask::of_ids(&[9]))), ..TokenRules::default() };
     assert_eq!(reply(&mut lane, rules), [9; 8]);
     let banned = TokenRules { bias: vec![(free[0], f32::NEG_INFINITY)], ..TokenRules::default() };
     assert!(!reply(&mut lane, banned).contains(&free[0]));
@@ -146,6 +151,144 @@ fn a_gpu_keeps_the_rules_for_tokens() {
     assert!(reply(&mut lane, ended.clone()).is_empty());
     let later = reply(&mut lane, TokenRules { min_tokens: 5, ..ended });
     assert!(later.len() >= 5 && !later[..5].contains(&free[0]), "{later:?}");
+}
+
+/// Allows one third of the tokens at a time, in turn, and completes the reply with the sixth.
+#[derive(Debug, Default)]
+struct Thirds {
+    taken: u32,
+    /// Fails once so many tokens have been taken.
+    fails_at: Option<u32>,
+    /// A GPU that has to have work while a mask is made, but nothing to sample yet.
+    at_work: Option<Arc<EmulatedCard>>,
+}
+
+impl Guide for Thirds {
+    fn mask(&mut self) -> Result<Option<Arc<TokenMask>>, GuideFailed> {
+        if let Some(card) = &self.at_work {
+            let waiting = card.waiting(Queue::Compute);
+            assert!(waiting.contains(&"step_inputs"), "{waiting:?}");
+            assert!(!waiting.iter().any(|work| work.starts_with("sample_")), "{waiting:?}");
+        }
+        if self.fails_at == Some(self.taken) {
+            return Err(GuideFailed("as asked".to_owned()));
+        }
+        let ids: Vec<u32> = (0..64).filter(|id| id % 3 == self.taken % 3).collect();
+        Ok(Some(Arc::new(TokenMask::of_ids(&ids))))
+    }
+
+    fn take(&mut self, id: u32) -> Result<Taken, GuideFailed> {
+        assert_eq!(id % 3, self.taken % 3, "a token that was not allowed");
+        self.taken += 1;
+        Ok(if self.taken == 6 { Taken::Completes } else { Taken::GoesOn })
+    }
+
+    fn forced(&mut self) -> Vec<u32> {
+        Vec::new()
+    }
+}
+
+/// The ids of all replies and how each ended. The requests run together.
+fn replies(
+    lane: &mut Lane,
+    requests: Vec<(SeqRequest, UnboundedReceiver<SeqEvent>)>,
+) -> Vec<(Vec<u32>, String)> {
+    let start = Instant::now();
+    let mut inboxes = Vec::new();
+    for (request, inbox) in requests {
+        lane.submit(request);
+        inboxes.push(inbox);
+    }
+    while !lane.is_idle() {
+        let fault = lane.step(false, None, || start);
+        assert!(fault.is_none(), "a step panicked, or the GPU was lost");
+    }
+    let said = |mut inbox: UnboundedReceiver<SeqEvent>| {
+        let (mut ids, mut end) = (Vec::new(), String::new());
+        while let Ok(event) = inbox.try_recv() {
+            match event {
+                SeqEvent::Token { id, .. } => ids.push(id),
+                SeqEvent::Finished { reason, .. } => end = format!("{reason:?}"),
+                SeqEvent::Failed { fault, .. } => end = fault.to_string(),
+                _ => {}
+            }
+        }
+        (ids, end)
+    };
+    inboxes.into_iter().map(said).collect()
+}
+
+/// Requests of all kinds: free, guided, with a list of allowed tokens, with log-probabilities; one whose guide fails.
+fn of_kind(kind: usize) -> (SeqRequest, UnboundedReceiver<SeqEvent>) {
+    let (mut asked, inbox) = request(15 + kind, 8);
+    let listed = TokenMask::of_ids(&(5..40).collect::<Vec<_>>());
+    let listed = TokenRules { allowed: Some(Arc::new(listed)), ..TokenRules::default() };
+    let guide = |guide: Thirds| Some(SharedGuide::new(Box::new(guide)));
+    let drawn = SamplingParams { seed: kind as u64, ..SamplingParams::default() };
+    asked.params = match kind {
+        0 | 1 => drawn,
+        2 => SamplingParams { rules: Some(Arc::new(listed)), ..SamplingParams::greedy() },
+        4 => SamplingParams { logprobs: Some(2), ..drawn },
+        5 => SamplingParams { rules: Some(Arc::new(listed)), top_k: 5, ..drawn },
+        _ => SamplingParams { repetition_penalty: 1.3, top_p: 0.9, ..drawn },
+    };
+    asked.guide = match kind {
+        1 | 2 | 4 | 6 => guide(Thirds::default()),
+        3 => guide(Thirds { fails_at: Some(3), ..Thirds::default() }),
+        _ => None,
+    };
+    (asked, inbox)
+}
+
+#[test]
+fn guided_and_other_rows_of_a_batch_say_what_each_says_alone_on_the_cpu() {
+    let (weights, config) = (weights(), SchedulerConfig::default());
+    let card: Arc<dyn Card> = Arc::new(EmulatedCard::pessimistic(64 << 20, slow()));
+    let step = (config.max_batch_tokens, config.max_running);
+    let plan = CardPlan::new(weights.config(), step, (PROMPT / 8, 16), KvKind::F32, 4);
+    let plan = CardPlan { exact: true, ..plan };
+    let exact = CardDecoder::load(&weights, plan, ModelPool::open(card).unwrap()).unwrap();
+    let got = replies(&mut lane(1, exact), (0..8).map(of_kind).collect());
+    let decoder = Decoder::load(&weights, KvPlan::exact(PROMPT / 8, 16)).unwrap();
+    let runner = Box::new(ModelRunner::new(decoder));
+    let mut cpu = Lane::new(LaneId(2), runner, config, Arena::open().unwrap(), 0);
+    for (kind, got) in got.iter().enumerate() {
+        assert_eq!(*got, replies(&mut cpu, vec![of_kind(kind)])[0], "kind {kind}");
+    }
+    let lengths: Vec<usize> = got.iter().map(|(ids, _)| ids.len()).collect();
+    assert_eq!(lengths, [8, 6, 6, 3, 6, 8, 6, 8]);
+    assert!(got[3].1.contains("as asked"), "{:?}", got[3]);
+}
+
+/// The host makes masks while the GPU computes the logits, of which there is a graph without the sampling.
+#[test]
+fn masks_are_made_while_a_graph_of_the_layers_runs() {
+    let weights = weights();
+    let mut said = Vec::new();
+    for record in [true, false] {
+        let emulated = Arc::new(EmulatedCard::pessimistic(64 << 20, slow()));
+        let card: Arc<dyn Card> = emulated.clone();
+        let decoder = decoder(&weights, &card);
+        let decoder = if record { decoder } else { decoder.without_recording() };
+        let mut lane = lane(1, decoder);
+        let guided = |i: usize| {
+            let (mut asked, inbox) = request(20 + i, 8);
+            let at_work = Some(emulated.clone());
+            let guide = Thirds { at_work, ..Thirds::default() };
+            asked.guide = Some(SharedGuide::new(Box::new(guide)));
+            (asked, inbox)
+        };
+        let both = replies(&mut lane, (0..2).map(guided).collect());
+        assert!(both.iter().all(|(ids, _)| ids.len() == 6), "{both:?}");
+        // After the prompts, the first step is launched; the others are replayed.
+        assert_eq!(emulated.replays(), if record { 4 } else { 0 });
+        let free = replies(&mut lane, (0..2).map(|i| request(20 + i, 8)).collect());
+        assert_eq!(emulated.replays(), if record { 4 + 6 } else { 0 });
+        said.push((both, free, replies(&mut lane, (0..2).map(guided).collect())));
+        assert_eq!(emulated.replays(), if record { 4 + 6 + 5 } else { 0 });
+    }
+    assert_eq!(said[0], said[1]);
+    assert_eq!(said[0].0, said[0].2);
 }
 
 /// Number of loads that are tried during graph captures.

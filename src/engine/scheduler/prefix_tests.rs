@@ -95,6 +95,7 @@ impl World {
             cache_salt: task.salt,
             events,
             background: task.background,
+            guide: None,
             arrived: self.now,
         };
         self.scheduler.check(&request).unwrap();

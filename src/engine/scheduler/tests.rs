@@ -67,6 +67,7 @@ fn scoring_client(
         cache_salt: 0,
         events,
         background: false,
+        guide: None,
         arrived: now,
     };
     scheduler.check(&request).unwrap();
@@ -272,6 +273,7 @@ fn refusal(scheduler: &mut Scheduler, prompt: Vec<u32>) -> Option<Refusal> {
         cache_salt: 0,
         events,
         background: false,
+        guide: None,
         arrived: Instant::now(),
     };
     let refused = scheduler.check(&request).err();

@@ -3,12 +3,13 @@
 use super::blocks;
 use crate::http::wire::chat::{Kwargs, reasoning, template_kwargs};
 use crate::http::wire::common::{Envelope, Rules, ask, check_stops, client_of, stop};
+use crate::http::wire::constraint::{Constrained, format, one_of};
 use crate::http::wire::fields::{Fields, Range, optional, required, wrong};
 use crate::http::wire::table::{
     OwnRow, Treatment, Type, any, is_filled, is_not_false, is_not_true, is_not_zero, is_text,
     refuse_by,
 };
-use crate::http::wire::tools::{function, offered, tool_choice_of};
+use crate::http::wire::tools::{ToolChoice, declared, function, offered, tool_choice_of};
 use crate::http::wire::turns::Turns;
 use crate::http::wire::{Ask, WireError};
 use crate::serving::Prompt;
@@ -18,7 +19,6 @@ use serde_json::{Map, Value, json};
 
 use Treatment::{Honoured, Neutral, Refused};
 
-const CONSTRAINED: &str = "constrained output is not available";
 const NO_LOGPROBS: &str = "this API has no log-probabilities; use another one";
 const STATELESS: &str = "nothing is stored here; send the whole conversation";
 const USE_MAX_TOKENS: &str = "use max_tokens";
@@ -62,9 +62,9 @@ pub const FIELDS: &[OwnRow] = &[
     ("n_predict", Refused(any, USE_MAX_TOKENS)),
     ("output_config", Honoured("")),
     ("output_config.effort", Honoured("handed to the chat template")),
-    ("output_config.format", Refused(any, CONSTRAINED)),
+    ("output_config.format", Honoured("of type json_schema")),
     ("output_config.task_budget", Refused(any, USE_MAX_TOKENS)),
-    ("output_format", Refused(any, CONSTRAINED)),
+    ("output_format", Honoured("as output_config.format")),
     ("parallel_tool_calls", Refused(is_not_true, "use tool_choice.disable_parallel_tool_use")),
     ("previous_response_id", Refused(is_text, STATELESS)),
     ("prompt", Refused(any, USE_MESSAGES)),
@@ -81,14 +81,14 @@ pub const FIELDS: &[OwnRow] = &[
     ),
     ("thinking.display", Honoured("omitted leaves thinking out; it is never summarized")),
     ("thread", Refused(any, STATELESS)),
-    ("tool_choice", Honoured("auto or none; the others are refused")),
+    ("tool_choice", Honoured("auto, any, tool or none")),
     ("tools", Honoured("the client's own; tools of Anthropic's are refused")),
     ("tools[].allowed_callers", Neutral(Type::Texts, "there is no code execution")),
     ("tools[].cache_control", Neutral(Type::Object, "the server's prefix cache decides")),
     ("tools[].defer_loading", Neutral(Type::Flag, "all tools are shown")),
     ("tools[].eager_input_streaming", Neutral(Type::Flag, "a call is sent when it is whole")),
     ("tools[].input_examples", Neutral(Type::List, "put them into the description")),
-    ("tools[].strict", Neutral(Type::Flag, "no schema is enforced: check what a call holds")),
+    ("tools[].strict", Honoured("schemas are enforced; if false, as far as that can be done")),
     ("top_logprobs", Refused(is_not_zero, NO_LOGPROBS)),
     ("truncation", Refused(is_auto, "shorten the conversation yourself")),
     ("user_profile_id", Neutral(Type::Text, "use metadata.user_id")),
@@ -106,6 +106,10 @@ pub struct Conversation {
     pub prompt: Prompt,
     /// Where each of its messages stands in the request.
     pub places: Vec<String>,
+    /// What the reply must be.
+    pub format: Constrained,
+    /// What the model is to do with the tools.
+    pub choice: ToolChoice,
     /// Whether a reply may contain only one tool call.
     pub one_call: bool,
     /// Whether the reply shows what the model thinks.
@@ -118,7 +122,7 @@ pub fn read(
     envelope: Envelope,
     rules: Rules<'_>,
 ) -> Result<(Ask, Vec<String>), WireError> {
-    let Conversation { prompt, places, one_call, shows_thinking } = prompt(fields)?;
+    let Conversation { prompt, places, format, choice, one_call, shows_thinking } = prompt(fields)?;
     let most = fields.integer("max_tokens", 1, i64::MAX)?;
     let most = most.ok_or_else(|| WireError::Missing { param: "max_tokens".into() })?;
     let most = usize::try_from(most).unwrap_or(usize::MAX);
@@ -129,8 +133,10 @@ pub fn read(
         true => reasoning(fields)?,
         false => reasoning(fields).map(|_| Reasoning::LeftOut)?,
     };
-    let look = Look { tools: offered(&prompt), reasoning };
-    let mut ask = ask(fields, envelope, rules, vec![prompt], Some(most))?;
+    let look = Look { tools: offered(&prompt), declared: declared(&prompt), reasoning };
+    let mut ask = ask(fields, envelope, rules, vec![prompt], Some(most))?
+        .formatted(format)?
+        .choosing(&choice, one_call)?;
     for request in &mut ask.requests {
         request.stop.extend(stops.iter().cloned());
         check_stops("stop_sequences", request.stop.len(), rules.limits)?;
@@ -158,13 +164,19 @@ pub fn prompt(fields: &mut Fields) -> Result<Conversation, WireError> {
     }
     let offered = tools(fields)?;
     let choice = fields.object("tool_choice")?.map(tool_choice_of).transpose()?;
-    let (chosen, one_call) = choice.unwrap_or((true, false));
-    let tools = (chosen && !offered.is_empty()).then_some(Value::Array(offered));
-    let (template_kwargs, shows_thinking) = kwargs(fields)?;
+    let (choice, one_call) = choice.unwrap_or((ToolChoice::Auto(None), false));
+    let shown = choice != ToolChoice::None && !offered.is_empty();
+    let tools = shown.then_some(Value::Array(offered));
+    let config = fields.object("output_config")?.unwrap_or_default();
+    let format = one_of(
+        format(config.get("format").cloned(), "output_config.format")?,
+        format(fields.take("output_format"), "output_format")?,
+    )?;
+    let (template_kwargs, shows_thinking) = kwargs(fields, config)?;
     let Turns { messages, places } = turns;
     let ending = ending(&messages);
     let prompt = Prompt::Chat { messages, tools, template_kwargs, ending };
-    Ok(Conversation { prompt, places, one_call, shows_thinking })
+    Ok(Conversation { prompt, places, format, choice, one_call, shows_thinking })
 }
 
 /// A last message of the assistant is the beginning of the reply.
@@ -196,7 +208,10 @@ fn one_tool(tool: Value, param: &str) -> Result<Value, WireError> {
 }
 
 /// What the template is given besides the conversation, and whether the reply shows what the model thinks.
-fn kwargs(fields: &mut Fields) -> Result<(Kwargs, bool), WireError> {
+fn kwargs(
+    fields: &mut Fields,
+    mut config: Map<String, Value>,
+) -> Result<(Kwargs, bool), WireError> {
     let mut kwargs = template_kwargs(fields)?;
     let mut wish = |name: &str, value: Value| {
         kwargs.get_or_insert_default().entry(name).or_insert(value);
@@ -205,9 +220,7 @@ fn kwargs(fields: &mut Fields) -> Result<(Kwargs, bool), WireError> {
     if let Some(thinks) = thinks {
         wish("enable_thinking", thinks.into());
     }
-    if let Some(mut config) = fields.object("output_config")?
-        && let Some(effort) = optional(&mut config, "effort", "output_config")?
-    {
+    if let Some(effort) = optional(&mut config, "effort", "output_config")? {
         wish("reasoning_effort", effort.into());
     }
     Ok((kwargs, shown))

@@ -37,12 +37,18 @@ const KINDS: &[(&str, Kind)] = &[
     ("echo", Flag),
     ("enable_thinking", Flag),
     ("frequency_penalty", Number(-2.0, 2.0)),
+    ("grammar", Text),
+    ("guided_choice", Schema(texts)),
+    ("guided_grammar", Text),
+    ("guided_json", Schema(schema)),
+    ("guided_regex", Text),
     ("ignore_eos", Flag),
     ("include", Schema(includes)),
     ("include_reasoning", Flag),
     ("include_stop_str_in_output", Flag),
     ("input", Schema(input)),
     ("instructions", Text),
+    ("json_schema", Schema(schema)),
     ("logit_bias", Schema(biases)),
     ("max_completion_tokens", Integer(-1, i64::MAX)),
     ("max_output_tokens", Integer(1, i64::MAX)),
@@ -55,6 +61,8 @@ const KINDS: &[(&str, Kind)] = &[
     ("n_predict", Integer(-1, i64::MAX)),
     ("output_config", Object),
     ("output_config.effort", Text),
+    ("output_config.format", Schema(format)),
+    ("output_format", Schema(format)),
     ("parallel_tool_calls", Flag),
     ("presence_penalty", Number(-2.0, 2.0)),
     ("prompt", Schema(prompt)),
@@ -74,12 +82,14 @@ const KINDS: &[(&str, Kind)] = &[
     ("stop_token_ids", Schema(ids)),
     ("stream", Flag),
     ("stream_options", Object),
+    ("structured_outputs", Object),
     ("system", Schema(system)),
     ("temperature", Number(0.0, 2.0)),
     ("text", Object),
     ("text.format", Schema(format)),
     ("thinking", Schema(thinking)),
     ("thinking.display", Word(&["summarized", "omitted"])),
+    ("tools[].strict", Flag),
     ("top_k", Integer(-1, u32::MAX as i64)),
     ("top_logprobs", Integer(0, MOST_TOP_LOGPROBS as i64)),
     ("top_p", Number(0.0, 1.0)),
@@ -92,7 +102,7 @@ const KINDS: &[(&str, Kind)] = &[
 const SPECIAL: &[(&str, &str, Kind)] = &[
     ("/chat/completions", "logprobs", Flag),
     ("/chat/completions", "messages", Schema(chat_messages)),
-    ("/chat/completions", "tool_choice", Word(&["auto", "none"])),
+    ("/chat/completions", "tool_choice", Schema(chat_choice)),
     ("/chat/completions", "tools", Schema(chat_tools)),
     ("/completions", "logprobs", Integer(0, MOST_TOP_LOGPROBS as i64)),
     ("/messages", "max_tokens", Integer(1, i64::MAX)),
@@ -100,7 +110,7 @@ const SPECIAL: &[(&str, &str, Kind)] = &[
     ("/messages", "temperature", Number(0.0, 1.0)),
     ("/messages", "tool_choice", Schema(block_choice)),
     ("/messages", "tools", Schema(named_tools)),
-    ("/responses", "tool_choice", Word(&["auto", "none"])),
+    ("/responses", "tool_choice", Schema(named_choice)),
     ("/responses", "tools", Schema(function_tools)),
 ];
 
@@ -242,8 +252,14 @@ fn prompt() -> Value {
 }
 
 fn format() -> Value {
-    let kind = json!({"type": {"const": "text"}});
-    json!({"type": ["object", "null"], "properties": kind, "required": ["type"]})
+    let properties = json!({
+        "type": {"enum": ["text", "json_object", "json_schema"]}, "name": {"type": "string"},
+        "schema": {"type": ["object", "boolean"]}, "strict": {"type": ["boolean", "null"]},
+        "json_schema": {"type": "object", "properties": {
+            "name": {"type": "string"}, "schema": {"type": ["object", "boolean"]}, "strict": {"type": ["boolean", "null"]},
+        }},
+    });
+    json!({"type": ["object", "null"], "properties": properties, "required": ["type"]})
 }
 
 fn part(kinds: &[&str]) -> Value {
@@ -326,9 +342,45 @@ fn thinking() -> Value {
 
 fn block_choice() -> Value {
     let properties = json!({
-        "type": {"enum": ["auto", "none"]}, "disable_parallel_tool_use": {"type": "boolean"},
+        "type": {"enum": ["auto", "any", "tool", "none"]}, "name": {"type": "string"},
+        "disable_parallel_tool_use": {"type": "boolean"},
     });
     json!({"type": ["object", "null"], "properties": properties, "required": ["type"]})
+}
+
+fn schema() -> Value {
+    json!({"type": ["object", "string", "boolean", "null"]})
+}
+
+fn chat_choice() -> Value {
+    let named =
+        json!({"type": "object", "properties": {"name": {"type": "string"}}, "required": ["name"]});
+    choice(json!({"function": named}), "function")
+}
+
+fn named_choice() -> Value {
+    choice(json!({"name": {"type": "string"}}), "name")
+}
+
+/// A word, a function, or the functions that may be called; `named`: how a function is named.
+fn choice(named: Value, field: &str) -> Value {
+    let mut one = json!({"type": "object", "properties": named, "required": ["type", field]});
+    one["properties"]["type"] = json!({"const": "function"});
+    let list = json!({"mode": {"enum": ["auto", "required"]}, "tools": {"type": "array", "minItems": 1, "items": one}});
+    let list = json!({"type": "object", "properties": list, "required": ["mode", "tools"]});
+    let properties = json!({"type": {"const": "allowed_tools"}, "allowed_tools": list});
+    let some = match field {
+        "function" => {
+            json!({"type": "object", "properties": properties, "required": ["type", "allowed_tools"]})
+        }
+        _ => {
+            let mut some = list;
+            some["properties"]["type"] = json!({"const": "allowed_tools"});
+            some["required"] = json!(["type", "mode", "tools"]);
+            some
+        }
+    };
+    json!({"anyOf": [{"enum": ["auto", "none", "required", null]}, one, some]})
 }
 
 fn function() -> Value {

@@ -22,6 +22,12 @@ fn parse(one: &Generates, name: &str, value: Value) -> Result<(), WireError> {
         body["logprobs"] = true.into();
     }
     match name.split_once('.') {
+        Some(("tools[]", part)) => {
+            body["tools"] = json!([{"type": "function", "name": "f", part: value}]);
+            if one.path == "/messages" {
+                body["tools"][0]["type"] = "custom".into();
+            }
+        }
         Some((holder, part)) => {
             body[holder] =
                 if holder == "thinking" { json!({"type": "enabled"}) } else { json!({}) };
@@ -41,7 +47,7 @@ fn refused(one: &Generates, name: &str, value: Value) -> bool {
     match parse(one, name, value) {
         Ok(()) => false,
         Err(WireError::BadValue { param, .. } | WireError::WrongType { param, .. }) => {
-            param == name
+            param == name || param.replace("[0]", "[]") == name
         }
         Err(other) => panic!("{} {name}: {other}", one.path),
     }

@@ -111,7 +111,7 @@ fn listed(parts: &[Part]) -> String {
 
 fn apart() -> Parts {
     let tools = Some(vec!["f".to_owned()].into());
-    Parts::new(1, Look { tools, reasoning: Reasoning::Apart }, false)
+    Parts::new(1, Look { tools, reasoning: Reasoning::Apart, ..Look::default() }, false)
 }
 
 #[test]

@@ -31,7 +31,7 @@ pub struct Response<'a> {
     service_tier: &'static str,
     store: bool,
     temperature: Option<f64>,
-    text: Text,
+    text: Text<'a>,
     tool_choice: &'static str,
     tools: &'a [Value],
     top_logprobs: u8,
@@ -71,7 +71,7 @@ impl Response<'_> {
             service_tier: "default",
             store: false,
             temperature: echo.temperature,
-            text: Text { format: TextFormat { kind: "text" } },
+            text: Text { format: TextFormat::of(&echo.format) },
             tool_choice: echo.tool_choice,
             tools: &echo.tools,
             top_logprobs: echo.top_logprobs,
@@ -120,15 +120,34 @@ struct Effort<'a> {
 
 #[derive(Debug, Serialize, JsonSchema)]
 #[schemars(rename = "ResponseText")]
-struct Text {
-    format: TextFormat,
+struct Text<'a> {
+    format: TextFormat<'a>,
 }
 
 #[derive(Debug, Serialize, JsonSchema)]
 #[schemars(rename = "ResponseTextFormat")]
-struct TextFormat {
+struct TextFormat<'a> {
     #[serde(rename = "type")]
-    kind: &'static str,
+    kind: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    name: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    schema: Option<&'a Value>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    strict: Option<bool>,
+}
+
+impl TextFormat<'_> {
+    /// The format as the request has it.
+    fn of(asked: &Map<String, Value>) -> TextFormat<'_> {
+        let text = |name: &str| asked.get(name).and_then(Value::as_str);
+        TextFormat {
+            kind: text("type").unwrap_or("text"),
+            name: text("name"),
+            schema: asked.get("schema"),
+            strict: asked.get("strict").and_then(Value::as_bool),
+        }
+    }
 }
 
 /// Token counts.

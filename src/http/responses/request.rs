@@ -3,11 +3,12 @@
 use super::items;
 use crate::http::wire::chat::{Kwargs, reasoning, template_kwargs};
 use crate::http::wire::common::{Envelope, Rules, ask};
+use crate::http::wire::constraint::{Constrained, format};
 use crate::http::wire::fields::{Fields, optional, required, wrong};
 use crate::http::wire::table::{
     OwnRow, Treatment, Type, any, is_filled, is_not_false, is_text, refuse_by,
 };
-use crate::http::wire::tools::{function, offered, text_format, tool_choice};
+use crate::http::wire::tools::{ToolChoice, declared, function, offered, tool_choice};
 use crate::http::wire::turns::Turns;
 use crate::http::wire::{Ask, WireError};
 use crate::serving::{MOST_TOP_LOGPROBS as MOST_TOP, Prompt};
@@ -79,16 +80,16 @@ pub const FIELDS: &[OwnRow] = &[
     ("system", Refused(is_filled, "use instructions")),
     ("temperature", Honoured("0 to 2; 0 is greedy")),
     ("text", Honoured("")),
-    ("text.format", Honoured("of type text; the others are refused")),
+    ("text.format", Honoured("text, json_object or json_schema; a schema is always enforced")),
     ("text.verbosity", Neutral(Type::Text, "a hint that only some models know")),
     ("thinking", Refused(any, "use reasoning")),
     ("thread", Refused(any, STATELESS)),
-    ("tool_choice", Honoured("auto or none; the others are refused")),
+    ("tool_choice", Honoured("auto, none, required, a function or allowed_tools")),
     ("tools", Honoured("functions; hosted tools are refused")),
     ("tools[].allowed_callers", Neutral(Type::Texts, "there is no code execution")),
     ("tools[].defer_loading", Neutral(Type::Flag, "all tools are shown")),
     ("tools[].output_schema", Neutral(Type::Object, "put it into the description")),
-    ("tools[].strict", Neutral(Type::Flag, "no schema is enforced: check what a call holds")),
+    ("tools[].strict", Honoured("schemas are enforced; if false, as far as that can be done")),
     ("top_logprobs", Honoured("0 to 20")),
     (
         "truncation",
@@ -109,6 +110,8 @@ pub struct Echo {
     pub top_p: Option<f64>,
     pub effort: Option<String>,
     pub tools: Vec<Value>,
+    /// The format of the reply; empty: text.
+    pub format: Map<String, Value>,
     pub tool_choice: &'static str,
     pub top_logprobs: u8,
     pub user: Option<String>,
@@ -122,7 +125,7 @@ pub fn read(
     envelope: Envelope,
     rules: Rules<'_>,
 ) -> Result<(Ask, Echo, Vec<String>), WireError> {
-    let Conversation { prompt, places, mut echo } = prompt(fields)?;
+    let Conversation { prompt, places, format, choice, mut echo } = prompt(fields)?;
     echo.parallel = fields.boolean("parallel_tool_calls")?.unwrap_or(true);
     echo.metadata = metadata(fields)?;
     truncation(fields)?;
@@ -136,9 +139,13 @@ pub fn read(
     echo.user = word("user");
     echo.prompt_cache_key = word("prompt_cache_key");
     echo.safety_identifier = word("safety_identifier");
-    let look = Look { tools: offered(&prompt), reasoning: reasoning(fields)? };
-    let ask = ask(fields, envelope, rules, vec![prompt], echo.max_output_tokens)?;
-    let ask = Ask { look, one_call: !echo.parallel, ..ask.reporting(logprobs) };
+    let (tools, declared) = (offered(&prompt), declared(&prompt));
+    let look = Look { tools, declared, reasoning: reasoning(fields)? };
+    let ask = ask(fields, envelope, rules, vec![prompt], echo.max_output_tokens)?
+        .reporting(logprobs)
+        .formatted(format)?
+        .choosing(&choice, !echo.parallel)?;
+    let ask = Ask { look, one_call: !echo.parallel, ..ask };
     Ok((ask, echo, places))
 }
 
@@ -149,6 +156,10 @@ pub struct Conversation {
     pub prompt: Prompt,
     /// Where each of its messages stands in the request.
     pub places: Vec<String>,
+    /// What the reply must be.
+    pub format: Constrained,
+    /// What the model is to do with the tools.
+    pub choice: ToolChoice,
     /// The beginning of what the answer repeats.
     pub echo: Echo,
 }
@@ -159,22 +170,24 @@ pub fn prompt(fields: &mut Fields) -> Result<Conversation, WireError> {
     let instructions = fields.string("instructions")?;
     let input = fields.take("input").ok_or_else(|| WireError::Missing { param: "input".into() })?;
     let Turns { messages, places } = items::chat(input, instructions.clone())?;
-    if let Some(mut text) = fields.object("text")? {
-        text_format(text.remove("format"), "text.format")?;
-    }
+    let text = fields.object("text")?;
+    let asked = text.and_then(|mut text| text.remove("format"));
+    let format = format(asked.clone(), "text.format")?;
     let (written, offered) = tools(fields)?;
-    let chosen = tool_choice(fields.take("tool_choice"))?;
-    let tools = (chosen && !offered.is_empty()).then_some(Value::Array(offered));
+    let choice = tool_choice(fields.take("tool_choice"))?;
+    let shown = choice != ToolChoice::None && !offered.is_empty();
+    let tools = shown.then_some(Value::Array(offered));
     let (template_kwargs, effort) = kwargs(fields)?;
     let echo = Echo {
         instructions,
         tools: written,
-        tool_choice: if chosen { "auto" } else { "none" },
+        format: asked.as_ref().and_then(Value::as_object).cloned().unwrap_or_default(),
+        tool_choice: choice.word(),
         effort,
         ..Echo::default()
     };
     let prompt = Prompt::Chat { messages, tools, template_kwargs, ending: Ending::Reply };
-    Ok(Conversation { prompt, places, echo })
+    Ok(Conversation { prompt, places, format, choice, echo })
 }
 
 /// The tools as written, and as a chat template reads them.

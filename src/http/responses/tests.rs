@@ -81,7 +81,7 @@ fn efforts_and_tools_are_what_a_template_reads() {
     let crate::serving::Prompt::Chat { tools, template_kwargs, .. } = prompt else {
         panic!("a chat")
     };
-    let function = json!({"name": "f", "parameters": {"type": "object"}});
+    let function = json!({"name": "f", "parameters": {"type": "object"}, "strict": true});
     assert_eq!(tools, Some(json!([{"type": "function", "function": function}])));
     let kwargs = json!({"reasoning_effort": "none", "enable_thinking": false});
     assert_eq!(Value::from(template_kwargs), kwargs);
@@ -99,7 +99,7 @@ fn events(pieces: Vec<Piece>) -> Vec<Value> {
         id: "resp_1".to_owned(),
         created: 5,
         model: "m".to_owned(),
-        look: Look { tools: Some(tools.into()), reasoning: Reasoning::Apart },
+        look: Look { tools: Some(tools.into()), reasoning: Reasoning::Apart, ..Look::default() },
         one_call: false,
         logprobs: false,
         echo: Default::default(),

@@ -4,9 +4,10 @@
 //! because the answering arm's own template decides which of their fields matter.
 
 use super::common::{Envelope, Rules, Zero, ask, max_tokens};
+use super::constraint::format;
 use super::fields::{Fields, wrong};
 use super::table::refuse;
-use super::tools::{function, offered, text_format, tool_choice};
+use super::tools::{ToolChoice, declared, function, offered, tool_choice};
 use super::{Ask, Shape, WireError};
 use crate::serving::{MOST_TOP_LOGPROBS as MOST_TOP, Prompt};
 use crate::text::Ending;
@@ -21,13 +22,17 @@ const ROLES: [&str; 6] = ["system", "developer", "user", "assistant", "tool", "f
 /// Parses a chat completion's body.
 pub fn chat(fields: &mut Fields, envelope: Envelope, rules: Rules<'_>) -> Result<Ask, WireError> {
     refuse(fields, Shape::Chat)?;
-    text_format(fields.take("response_format"), "response_format")?;
+    let format = format(fields.take("response_format"), "response_format")?;
     let logprobs = logprobs(fields)?;
-    let prompt = prompt(fields)?;
-    let look = Look { tools: offered(&prompt), reasoning: reasoning(fields)? };
+    let (prompt, choice) = prompt_and_choice(fields)?;
+    let (tools, declared) = (offered(&prompt), declared(&prompt));
+    let look = Look { tools, declared, reasoning: reasoning(fields)? };
     let one_call = fields.boolean("parallel_tool_calls")? == Some(false);
     let max_tokens = max_tokens(fields, Zero::Unlimited)?.flatten();
-    let ask = ask(fields, envelope, rules, vec![prompt], max_tokens)?.reporting(logprobs);
+    let ask = ask(fields, envelope, rules, vec![prompt], max_tokens)?
+        .reporting(logprobs)
+        .formatted(format)?
+        .choosing(&choice, one_call)?;
     Ok(Ask { look, one_call, ..ask })
 }
 
@@ -50,16 +55,20 @@ pub fn reasoning(fields: &mut Fields) -> Result<Reasoning, WireError> {
 
 /// The conversation with its tools.
 pub fn prompt(fields: &mut Fields) -> Result<Prompt, WireError> {
+    prompt_and_choice(fields).map(|(prompt, _)| prompt)
+}
+
+fn prompt_and_choice(fields: &mut Fields) -> Result<(Prompt, ToolChoice), WireError> {
     let messages = fields.array("messages")?;
     let messages = messages.ok_or_else(|| WireError::Missing { param: "messages".into() })?;
     if messages.is_empty() {
         return Err(WireError::bad("messages", "there must be at least one message"));
     }
     messages.iter().enumerate().try_for_each(|(index, message)| check(index, message))?;
-    let tools = tools(fields)?;
+    let (tools, choice) = tools(fields)?;
     let template_kwargs = template_kwargs(fields)?;
     let ending = ending(fields)?;
-    Ok(Prompt::Chat { messages, tools, template_kwargs, ending })
+    Ok((Prompt::Chat { messages, tools, template_kwargs, ending }, choice))
 }
 
 /// What the template is given besides the conversation. Two of these have names of their own in some APIs; a template
@@ -163,8 +172,8 @@ fn check_parts(parts: &[Value], param: &str) -> Result<(), WireError> {
     Ok(())
 }
 
-/// The tools that the model may use; `None` if there are none or none may be chosen.
-fn tools(fields: &mut Fields) -> Result<Option<Value>, WireError> {
+/// The tools that the model may use, `None` if there are none or none may be chosen, and what it is to do with them.
+fn tools(fields: &mut Fields) -> Result<(Option<Value>, ToolChoice), WireError> {
     let tools = fields.array("tools")?.unwrap_or_default();
     for (index, tool) in tools.iter().enumerate() {
         let param = format!("tools[{index}]");
@@ -184,8 +193,9 @@ fn tools(fields: &mut Fields) -> Result<Option<Value>, WireError> {
             Some(other) => return Err(wrong(param + ".function", "an object", other)),
         }
     }
-    let wanted = tool_choice(fields.take("tool_choice"))?;
-    Ok((wanted && !tools.is_empty()).then_some(Value::Array(tools)))
+    let choice = tool_choice(fields.take("tool_choice"))?;
+    let shown = choice != ToolChoice::None && !tools.is_empty();
+    Ok((shown.then_some(Value::Array(tools)), choice))
 }
 
 /// A tool call has a function, and that a name.

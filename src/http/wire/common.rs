@@ -4,8 +4,10 @@
 //! is raised to one with the same effect. Otherwise a client could make logits overflow, and the model would
 //! be blamed.
 
+use super::constraint::{Constrained, constraint, one_of};
 use super::fields::{Fields, Range, token_ids, whole, wrong};
 use super::token_wishes::token_wishes;
+use super::tools::ToolChoice;
 use super::{Ask, WireError};
 use crate::rollout::Arm;
 use crate::serving::{GenerateRequest, Limits, Prompt, SamplingPatch};
@@ -89,6 +91,7 @@ pub fn ask(
         add_special: fields.boolean("add_special_tokens")?,
         truncate_prompt: truncate(fields)?,
         token_wishes: token_wishes(fields, max_tokens)?,
+        constraint: constraint(fields)?,
         echo: false,
         count: streaming.on && streaming.continuous_usage,
         ignore_eos: fields.boolean("ignore_eos")?.unwrap_or(false),
@@ -104,6 +107,26 @@ pub fn ask(
     let requests = each(&request, prompts);
     let (look, one_call, logprobs) = (Look::default(), false, false);
     Ok(Ask { model, requests, n, kept: n, streaming, look, one_call, logprobs })
+}
+
+impl Ask {
+    /// With the format that each reply must have.
+    pub fn formatted(mut self, format: Constrained) -> Result<Ask, WireError> {
+        for request in &mut self.requests {
+            request.constraint = one_of(format.clone(), request.constraint.take())?;
+        }
+        Ok(self)
+    }
+
+    /// With what the model is to do with the tools on offer; `one`: it may make only one call.
+    pub fn choosing(mut self, choice: &ToolChoice, one: bool) -> Result<Ask, WireError> {
+        for request in &mut self.requests {
+            let Prompt::Chat { tools, .. } = &request.prompt else { continue };
+            request.constraint =
+                choice.constraint(tools.as_ref(), one, request.constraint.take())?;
+        }
+        Ok(self)
+    }
 }
 
 /// Copies of `request`, one for each prompt; the first keeps the id, and the others get a numbered one.

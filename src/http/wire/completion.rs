@@ -1,9 +1,9 @@
 //! The body of a plain completion: a prompt as text or token ids, or several prompts.
 
 use super::common::{Envelope, Rules, Zero, ask, max_tokens};
+use super::constraint::format;
 use super::fields::{Fields, token_ids, wrong};
 use super::table::refuse;
-use super::tools::text_format;
 use super::{Ask, Shape, WireError};
 use crate::serving::{MOST_TOP_LOGPROBS as MOST_TOP, Prompt};
 use serde_json::Value;
@@ -20,14 +20,15 @@ pub fn completion(
     rules: Rules<'_>,
 ) -> Result<Ask, WireError> {
     refuse(fields, Shape::Text)?;
-    text_format(fields.take("response_format"), "response_format")?;
+    let format = format(fields.take("response_format"), "response_format")?;
     let prompts = prompts(fields.take("prompt"))?;
     let echo = fields.boolean("echo")?.unwrap_or(false);
     let zero = if echo { Zero::Nothing } else { Zero::Refused };
     let most = max_tokens(fields, zero)?.unwrap_or(Some(DEFAULT_MAX_TOKENS));
     let logprobs = logprobs(fields)?;
     let best_of = fields.integer("best_of", 1, rules.limits.max_n.into())?;
-    let mut ask = ask(fields, envelope, rules, prompts, most)?.reporting(logprobs);
+    let ask = ask(fields, envelope, rules, prompts, most)?.reporting(logprobs);
+    let mut ask = ask.formatted(format)?;
     ask.requests.iter_mut().for_each(|request| request.echo = echo);
     match best_of.and_then(|best_of| u32::try_from(best_of).ok()) {
         Some(best_of) => ask.best_of(best_of),

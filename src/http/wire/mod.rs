@@ -12,6 +12,7 @@
 pub mod chat;
 pub mod common;
 pub mod completion;
+pub mod constraint;
 pub mod fields;
 pub mod logprobs;
 pub mod reply;

@@ -108,7 +108,6 @@ pub type OwnRow = (&'static str, Treatment);
 use On::{All, AllChats, Both, Chat, Others, Text};
 use Treatment::{Honoured, Neutral, Refused};
 
-const CONSTRAINED: &str = "constrained output is not available";
 const UNUSED_SAMPLER: &str = "of no use without its sampler, which is refused";
 const OWN_SAMPLER: &str = "use temperature, top_k, top_p, min_p and the penalties";
 const NO_PLACE: &str = "the server decides where a request runs";
@@ -164,20 +163,20 @@ pub const TABLE: &[Row] = &[
     ("frequency_penalty", All, Honoured("-2 to 2")),
     ("function_call", AllChats, Refused(is_call, "use tool_choice instead")),
     ("functions", AllChats, Refused(is_filled, "use tools instead")),
-    ("grammar", All, Refused(is_filled, CONSTRAINED)),
-    ("guided_choice", All, Refused(any, CONSTRAINED)),
+    ("grammar", All, Honoured("GBNF, or llguidance's variant of Lark")),
+    ("guided_choice", All, Honoured("1 to 1024 texts")),
     (
         "guided_decoding_backend",
         All,
-        Neutral(Type::Any, "of no use without a constraint, which is refused"),
+        Neutral(Type::Any, "there is one engine, and white space is short"),
     ),
-    ("guided_grammar", All, Refused(any, CONSTRAINED)),
-    ("guided_json", All, Refused(any, CONSTRAINED)),
-    ("guided_regex", All, Refused(any, CONSTRAINED)),
+    ("guided_grammar", All, Honoured("GBNF, or llguidance's variant of Lark")),
+    ("guided_json", All, Honoured("a JSON schema, as an object or a text")),
+    ("guided_regex", All, Honoured("in the syntax of the Rust crate regex, for the whole reply")),
     (
         "guided_whitespace_pattern",
         All,
-        Neutral(Type::Any, "of no use without a constraint, which is refused"),
+        Neutral(Type::Any, "there is one engine, and white space is short"),
     ),
     ("id_slot", All, Neutral(Type::Any, NO_PLACE)),
     ("ignore_eos", All, Honoured("")),
@@ -187,7 +186,7 @@ pub const TABLE: &[Row] = &[
     ("input_extra", All, Refused(is_filled, "infilling is not available")),
     ("input_prefix", All, Refused(is_filled, "infilling is not available")),
     ("input_suffix", All, Refused(is_filled, "infilling is not available")),
-    ("json_schema", All, Refused(is_filled, CONSTRAINED)),
+    ("json_schema", All, Honoured("a JSON schema, as an object or a text")),
     ("kv_transfer_params", All, Refused(is_filled, "there is one server")),
     ("length_penalty", All, Neutral(Type::Any, "of no use without beam search, which is refused")),
     (
@@ -248,7 +247,11 @@ pub const TABLE: &[Row] = &[
     ("repetition_penalty", All, Honoured("above 0, up to 2")),
     ("request_id", All, Neutral(Type::Any, "the server gives the id")),
     ("response_fields", All, Refused(is_filled, "leave it out")),
-    ("response_format", Both, Honoured("type text; the others are refused")),
+    (
+        "response_format",
+        Both,
+        Honoured("text, json_object or json_schema; a schema is always enforced"),
+    ),
     ("response_format", Others, Refused(any, "leave it out; a reply is text")),
     ("return_progress", All, Neutral(Type::Any, "the stream begins with the first token")),
     ("return_token_ids", All, Refused(is_not_false, "use /tokenize")),
@@ -278,15 +281,15 @@ pub const TABLE: &[Row] = &[
             "include_usage: the usage at the end; with continuous_usage_stats, in every chunk",
         ),
     ),
-    ("structural_tag", All, Refused(is_filled, CONSTRAINED)),
-    ("structured_outputs", All, Refused(any, CONSTRAINED)),
+    ("structural_tag", All, Refused(is_filled, "use tools, or a grammar")),
+    ("structured_outputs", All, Honoured("json, regex, choice, grammar or json_object")),
     ("suffix", All, Refused(is_text, "infilling is not available")),
     ("t_max_predict_ms", All, Refused(is_positive, "close the connection to end a reply")),
     ("temperature", Both, Honoured("0 to 2; 0 is greedy")),
     ("thinking_forced_open", AllChats, Refused(is_not_false, "use chat_template_kwargs")),
     ("thinking_token_budget", AllChats, Refused(any, "leave it out")),
     ("timings_per_token", All, Neutral(Type::Any, "times are in the metrics and the status")),
-    ("tool_choice", Chat, Honoured("auto or none; the others are refused")),
+    ("tool_choice", Chat, Honoured("auto, none, required, a function or allowed_tools")),
     ("tools", Chat, Honoured("")),
     ("top_k", All, Honoured("-1 or 0: all tokens")),
     ("top_logprobs", Chat, Honoured("0 to 20")),

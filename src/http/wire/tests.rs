@@ -286,10 +286,6 @@ fn tools_are_given_unless_none_may_be_chosen() {
     }
     assert!(with(json!("none")).unwrap().look.tools.is_none());
     assert!(ask(Shape::Chat, json!({"tools": []})).unwrap().look.tools.is_none());
-    let named = json!({"type": "function", "function": {"name": "f"}});
-    for choice in [json!("required"), named] {
-        assert_eq!(complaint(with(choice)), ("unsupported", "tool_choice".to_owned()));
-    }
     assert_eq!(complaint(with(json!("maybe"))), ("value", "tool_choice".to_owned()));
     refused(Shape::Chat, json!({"tools": {}}), "type", "tools");
     refused(Shape::Chat, json!({"tools": [{}]}), "missing", "tools[0].function");
@@ -320,10 +316,8 @@ fn one_tool_call_at_a_time_can_be_asked_for() {
 fn what_cannot_be_honoured_is_refused_by_name() {
     for (field, value) in [
         ("prompt_logprobs", json!(5)),
-        ("response_format", json!({"type": "json_object"})),
-        ("response_format", json!({"type": "json_schema", "json_schema": {}})),
         ("functions", json!([{"name": "f"}])),
-        ("guided_json", json!({})),
+        ("structural_tag", json!({"x": 1})),
     ] {
         refused(Shape::Chat, json!({field: value}), "unsupported", field);
     }
@@ -539,6 +533,10 @@ fn any_body() -> impl Strategy<Value = Value> {
         "stream",
         "stream_options",
         "response_format",
+        "structured_outputs",
+        "guided_json",
+        "guided_choice",
+        "grammar",
         "user",
     ];
     let field = (prop::sample::select(names.to_vec()), any_json());
@@ -610,4 +608,136 @@ fn the_cache_is_salted_by_key_and_by_request() {
         matches!(salt(None, json!(5)), Err(WireError::WrongType { param, .. }) if param == "cache_salt")
     );
     assert!(salt(None, json!("x".repeat(513))).is_err());
+}
+
+#[test]
+fn a_reply_is_constrained_under_every_name() {
+    use crate::grammar::Constraint;
+    let schema = json!({"type": "integer"});
+    let of_schema = Constraint::Schema(schema.clone());
+    let named = json!({"name": "x", "schema": schema, "strict": true});
+    for (field, value, constraint) in [
+        ("response_format", json!({"type": "json_object"}), Constraint::Object),
+        ("response_format", json!({"type": "json_object", "schema": schema}), of_schema.clone()),
+        (
+            "response_format",
+            json!({"type": "json_schema", "json_schema": named}),
+            of_schema.clone(),
+        ),
+        ("response_format", json!({"type": "json_schema", "schema": schema}), of_schema.clone()),
+        ("structured_outputs", json!({"json": schema}), of_schema.clone()),
+        ("structured_outputs", json!({"json_object": true}), Constraint::Object),
+        ("structured_outputs", json!({"regex": "a", "json": null}), Constraint::Regex("a".into())),
+        ("guided_json", json!(schema.to_string()), of_schema.clone()),
+        ("guided_regex", json!("a+"), Constraint::Regex("a+".into())),
+        ("guided_choice", json!(["a", "b"]), Constraint::Choice(vec!["a".into(), "b".into()])),
+        ("guided_grammar", json!("start: \"a\""), Constraint::Lark("start: \"a\"".into())),
+        ("json_schema", schema.clone(), of_schema.clone()),
+    ] {
+        for shape in [Shape::Chat, Shape::Text] {
+            let asked = ask(shape, json!({field: value})).unwrap();
+            let (got, param) = asked.requests[0].constraint.clone().unwrap();
+            assert_eq!((&*got, param), (&constraint, field), "{value}");
+        }
+    }
+    for none in [
+        json!({"grammar": ""}),
+        json!({"response_format": {"type": "text"}}),
+        json!({"structured_outputs": {}}),
+    ] {
+        assert!(ask(Shape::Chat, none).unwrap().requests[0].constraint.is_none());
+    }
+}
+
+#[test]
+fn a_constraint_that_cannot_be_read_names_its_place() {
+    let format = |value| json!({"response_format": value});
+    for (body, code, param) in [
+        (format(json!({"type": "xml"})), "unsupported", "response_format.type"),
+        (format(json!({"type": "json_schema"})), "missing", "response_format.schema"),
+        (
+            format(json!({"type": "json_schema", "json_schema": {"schema": 1}})),
+            "type",
+            "response_format.json_schema.schema",
+        ),
+        (
+            json!({"structured_outputs": {"structural_tag": "x"}}),
+            "unsupported",
+            "structured_outputs.structural_tag",
+        ),
+        (json!({"structured_outputs": {"choice": [1]}}), "type", "structured_outputs.choice[0]"),
+        (
+            json!({"structured_outputs": {"regex": "a", "choice": ["a"]}}),
+            "value",
+            "structured_outputs.choice",
+        ),
+        (json!({"guided_json": "{"}), "value", "guided_json"),
+        (json!({"grammar": "root ::= \""}), "value", "grammar"),
+        (json!({"guided_regex": "a", "guided_choice": ["b"]}), "value", "guided_choice"),
+        (
+            json!({"guided_regex": "a", "response_format": {"type": "json_object"}}),
+            "value",
+            "guided_regex",
+        ),
+    ] {
+        refused(Shape::Chat, body, code, param);
+    }
+}
+
+#[test]
+fn a_choice_of_tools_is_a_constraint() {
+    use crate::grammar::Constraint;
+    let tools = json!([{"type": "function", "function": {"name": "f", "strict": true, "parameters": {"type": "object"}}},
+        {"type": "function", "function": {"name": "g"}}]);
+    let with = |more: Value| {
+        let mut body = json!({"tools": tools});
+        body.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        body
+    };
+    let names = |body: Value| {
+        let asked = ask(Shape::Chat, body).unwrap();
+        let constraint = asked.requests[0].constraint.clone();
+        let (kind, calls) = match constraint.as_ref().map(|(constraint, _)| &**constraint) {
+            Some(Constraint::Calls(calls)) => ("calls", calls.clone()),
+            Some(Constraint::Auto(calls)) => ("auto", calls.clone()),
+            Some(Constraint::Either(calls, _)) => ("either", calls.clone()),
+            other => return format!("{other:?}"),
+        };
+        let names: Vec<_> = calls.functions.iter().map(|function| function.name.as_str()).collect();
+        format!("{kind} {} {}", names.join(","), calls.one)
+    };
+    assert_eq!(names(with(json!({}))), "auto f,g false");
+    assert_eq!(
+        names(with(json!({"tool_choice": "auto", "parallel_tool_calls": false}))),
+        "auto f,g true"
+    );
+    assert_eq!(names(with(json!({"tool_choice": "none"}))), "None");
+    assert_eq!(names(with(json!({"tool_choice": "required"}))), "calls f,g false");
+    let g = json!({"type": "function", "function": {"name": "g"}});
+    assert_eq!(names(with(json!({"tool_choice": g}))), "calls g true");
+    let some = |mode: &str| json!({"type": "allowed_tools", "allowed_tools": {"mode": mode, "tools": [g]}});
+    assert_eq!(names(with(json!({"tool_choice": some("auto")}))), "auto g false");
+    assert_eq!(names(with(json!({"tool_choice": some("required")}))), "calls g true");
+    let format = json!({"type": "json_object"});
+    assert_eq!(names(with(json!({"response_format": format}))), "either f,g false");
+    assert_eq!(
+        names(with(json!({"response_format": format, "tool_choice": "required"}))),
+        "calls f,g false"
+    );
+    let unknown = json!({"type": "function", "function": {"name": "h"}});
+    refused(Shape::Chat, with(json!({"tool_choice": unknown})), "value", "tool_choice");
+    refused(Shape::Chat, json!({"tool_choice": "required"}), "value", "tool_choice");
+    refused(Shape::Chat, with(json!({"tool_choice": "any"})), "value", "tool_choice");
+    refused(
+        Shape::Chat,
+        with(json!({"tool_choice": {"type": "custom"}})),
+        "unsupported",
+        "tool_choice.type",
+    );
+    refused(
+        Shape::Chat,
+        with(json!({"tool_choice": {"type": "function"}})),
+        "missing",
+        "tool_choice.name",
+    );
 }

@@ -3,12 +3,12 @@
 //! It knows the names of fields only as arguments: each API has its own for the same thing.
 
 use super::WireError;
+use super::constraint::Constrained;
 use super::fields::{optional, required, wrong};
+use crate::grammar::{Calls, Constraint, Function};
 use crate::serving::Prompt;
 use serde_json::{Map, Value};
 use std::sync::Arc;
-
-const CANNOT_BE_FORCED: &str = "a model cannot be made to call a tool; use 'auto' or 'none'";
 
 /// The names of the tools on offer; `None` if there are none.
 pub fn offered(prompt: &Prompt) -> Option<Arc<[String]>> {
@@ -17,7 +17,14 @@ pub fn offered(prompt: &Prompt) -> Option<Arc<[String]>> {
     Some(names.map(str::to_owned).collect())
 }
 
-/// A function as a chat template reads it: name, description and, from the field `schema`, parameters.
+/// The tools on offer as they were declared.
+pub fn declared(prompt: &Prompt) -> Option<Arc<Value>> {
+    let Prompt::Chat { tools: Some(tools), .. } = prompt else { return None };
+    Some(Arc::new(tools.clone()))
+}
+
+/// A function as a chat template reads it: name, description and, from the field `schema`, parameters. `strict` is kept
+/// beside them.
 pub fn function(
     mut tool: Map<String, Value>,
     schema: &str,
@@ -38,29 +45,162 @@ pub fn function(
         }
         Some(other) => return Err(wrong(format!("{param}.{schema}"), "an object", &other)),
     }
+    match tool.remove("strict") {
+        None | Some(Value::Null) => {}
+        Some(strict @ Value::Bool(_)) => {
+            function.insert("strict".to_owned(), strict);
+        }
+        Some(other) => return Err(wrong(format!("{param}.strict"), "a boolean", &other)),
+    }
     Ok(function)
 }
 
-/// Whether the model may call tools. It cannot be forced to.
-pub fn tool_choice(choice: Option<Value>) -> Result<bool, WireError> {
-    match choice {
-        None => Ok(true),
-        Some(Value::String(choice)) => match choice.as_str() {
-            "auto" => Ok(true),
-            "none" => Ok(false),
-            "required" => Err(WireError::unsupported("tool_choice", CANNOT_BE_FORCED)),
-            other => {
-                let what = format!("'{other}' is none of none, auto, required");
-                Err(WireError::bad("tool_choice", what))
+/// What a model is to do with the tools on offer.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum ToolChoice {
+    /// It decides itself; `Some`: it may call only these.
+    Auto(Option<Vec<String>>),
+    /// It must call one; `Some`: of these.
+    Required(Option<Vec<String>>),
+    /// It is not shown any.
+    #[default]
+    None,
+}
+
+impl ToolChoice {
+    /// Whether it names one function, which is then called once.
+    fn is_named(&self) -> bool {
+        matches!(self, ToolChoice::Required(Some(names)) if names.len() == 1)
+    }
+
+    /// The word for it.
+    pub fn word(&self) -> &'static str {
+        match self {
+            ToolChoice::Auto(_) => "auto",
+            ToolChoice::Required(_) => "required",
+            ToolChoice::None => "none",
+        }
+    }
+
+    /// The constraint that it makes of `tools`, in the form of chat completions; `one`: for one call only.
+    pub fn constraint(
+        &self,
+        tools: Option<&Value>,
+        one: bool,
+        format: Constrained,
+    ) -> Result<Constrained, WireError> {
+        let (names, must) = match self {
+            ToolChoice::None => return Ok(format),
+            ToolChoice::Auto(names) => (names, false),
+            ToolChoice::Required(names) => (names, true),
+        };
+        let all: Vec<Function> =
+            tools.and_then(Value::as_array).into_iter().flatten().filter_map(callable).collect();
+        let unknown = |name: &&String| all.iter().all(|function| function.name != **name);
+        if let Some(name) = names.iter().flatten().find(unknown) {
+            return Err(WireError::bad("tool_choice", format!("no tool is called '{name}'")));
+        }
+        let may = |function: &Function| names.as_ref().is_none_or(|n| n.contains(&function.name));
+        let functions: Vec<Function> = all.into_iter().filter(may).collect();
+        let one = one || self.is_named();
+        match (functions.is_empty(), must) {
+            (true, true) => Err(WireError::bad(
+                "tool_choice",
+                "a tool must be called, but there is none in tools",
+            )),
+            (true, false) => Ok(format),
+            (false, true) => {
+                Ok(Some((Arc::new(Constraint::Calls(Calls { functions, one })), "tool_choice")))
             }
-        },
-        Some(Value::Object(_)) => Err(WireError::unsupported("tool_choice", CANNOT_BE_FORCED)),
-        Some(other) => Err(wrong("tool_choice", "a string or an object", &other)),
+            (false, false) => {
+                let calls = Calls { functions, one };
+                Ok(Some(match format {
+                    Some((other, param)) => {
+                        (Arc::new(Constraint::Either(calls, Box::new((*other).clone()))), param)
+                    }
+                    None => (Arc::new(Constraint::Auto(calls)), "tools"),
+                }))
+            }
+        }
     }
 }
 
+/// A tool as a constraint has it.
+fn callable(tool: &Value) -> Option<Function> {
+    let function = &tool["function"];
+    Some(Function {
+        name: function["name"].as_str()?.to_owned(),
+        parameters: function.get("parameters").filter(|schema| schema.is_object()).cloned(),
+        strict: function["strict"] == Value::Bool(true),
+    })
+}
+
+/// The field `tool_choice` of OpenAI's APIs: a word, a function by name, or the functions that may be called. The name
+/// stands in an object `function` in chat completions, beside the type in responses.
+pub fn tool_choice(choice: Option<Value>) -> Result<ToolChoice, WireError> {
+    let mut choice = match choice {
+        None | Some(Value::Null) => return Ok(ToolChoice::Auto(None)),
+        Some(Value::String(word)) => return word_choice(&word, None, "tool_choice"),
+        Some(Value::Object(choice)) => choice,
+        Some(other) => return Err(wrong("tool_choice", "a string or an object", &other)),
+    };
+    match required(&mut choice, "type", "tool_choice")?.as_str() {
+        "function" => Ok(ToolChoice::Required(Some(vec![function_named(choice, "tool_choice")?]))),
+        "allowed_tools" => allowed_tools(choice),
+        other => {
+            let what = format!("'{other}' is neither function nor allowed_tools");
+            Err(WireError::unsupported("tool_choice.type", what))
+        }
+    }
+}
+
+fn word_choice(
+    word: &str,
+    names: Option<Vec<String>>,
+    param: &str,
+) -> Result<ToolChoice, WireError> {
+    match word {
+        "auto" => Ok(ToolChoice::Auto(names)),
+        "required" => Ok(ToolChoice::Required(names)),
+        "none" if names.is_none() => Ok(ToolChoice::None),
+        other => Err(WireError::bad(param, format!("'{other}' is none of none, auto, required"))),
+    }
+}
+
+fn function_named(mut choice: Map<String, Value>, param: &str) -> Result<String, WireError> {
+    match choice.remove("function") {
+        Some(Value::Object(mut function)) => {
+            required(&mut function, "name", &format!("{param}.function"))
+        }
+        Some(other) => Err(wrong(format!("{param}.function"), "an object", &other)),
+        None => required(&mut choice, "name", param),
+    }
+}
+
+fn allowed_tools(mut choice: Map<String, Value>) -> Result<ToolChoice, WireError> {
+    let (mut param, nested) = ("tool_choice".to_owned(), choice.remove("allowed_tools"));
+    if let Some(nested) = nested {
+        param.push_str(".allowed_tools");
+        let Value::Object(nested) = nested else { return Err(wrong(param, "an object", &nested)) };
+        choice = nested;
+    }
+    let mode = required(&mut choice, "mode", &param)?;
+    let tools = match choice.remove("tools") {
+        Some(Value::Array(tools)) if !tools.is_empty() => tools,
+        Some(Value::Array(_)) => return Err(WireError::bad(param + ".tools", "it is empty")),
+        Some(other) => return Err(wrong(param + ".tools", "an array", &other)),
+        None => return Err(WireError::Missing { param: param + ".tools" }),
+    };
+    let name = |(index, tool): (usize, Value)| match tool {
+        Value::Object(tool) => function_named(tool, &format!("{param}.tools[{index}]")),
+        other => Err(wrong(format!("{param}.tools[{index}]"), "an object", &other)),
+    };
+    let names = tools.into_iter().enumerate().map(name).collect::<Result<Vec<_>, _>>()?;
+    word_choice(&mode, Some(names), &format!("{param}.mode"))
+}
+
 /// As [`tool_choice`], of an object; also whether only one tool may be called at a time.
-pub fn tool_choice_of(mut choice: Map<String, Value>) -> Result<(bool, bool), WireError> {
+pub fn tool_choice_of(mut choice: Map<String, Value>) -> Result<(ToolChoice, bool), WireError> {
     let one = match choice.remove("disable_parallel_tool_use") {
         None | Some(Value::Null) => false,
         Some(Value::Bool(one)) => one,
@@ -68,29 +208,18 @@ pub fn tool_choice_of(mut choice: Map<String, Value>) -> Result<(bool, bool), Wi
             return Err(wrong("tool_choice.disable_parallel_tool_use", "a boolean", &other));
         }
     };
-    match required(&mut choice, "type", "tool_choice")?.as_str() {
-        "auto" => Ok((true, one)),
-        "none" => Ok((false, one)),
-        "any" | "tool" => Err(WireError::unsupported("tool_choice", CANNOT_BE_FORCED)),
+    let choice = match required(&mut choice, "type", "tool_choice")?.as_str() {
+        "auto" => ToolChoice::Auto(None),
+        "none" => ToolChoice::None,
+        "any" => ToolChoice::Required(None),
+        "tool" => {
+            let name = required(&mut choice, "name", "tool_choice")?;
+            ToolChoice::Required(Some(vec![name]))
+        }
         other => {
             let what = format!("'{other}' is none of auto, any, tool, none");
-            Err(WireError::bad("tool_choice.type", what))
+            return Err(WireError::bad("tool_choice.type", what));
         }
-    }
-}
-
-/// Text is the only format of a reply; `param` is the field that asks for one.
-pub fn text_format(format: Option<Value>, param: &str) -> Result<(), WireError> {
-    let mut format = match format {
-        None | Some(Value::Null) => return Ok(()),
-        Some(Value::Object(format)) => format,
-        Some(other) => return Err(wrong(param, "an object", &other)),
     };
-    match required(&mut format, "type", param)?.as_str() {
-        "text" => Ok(()),
-        kind => {
-            let what = format!("the only type is 'text', this is '{kind}'");
-            Err(WireError::unsupported(param, what))
-        }
-    }
+    Ok((choice, one))
 }

@@ -1,4 +1,4 @@
-//! The inputs of a step's kernels: lists of integers, and the sampling parameters.
+//! The inputs of a step's kernels: lists of integers, and the sampling parameters with their edits and masks.
 //!
 //! Each list has a fixed address, so that a CUDA graph finds the inputs of each replay in the same place.
 //! Padding rows have no tokens and no context, and padding tokens are written to no slot. The host writes
@@ -29,15 +29,19 @@ pub struct Width {
 const LISTS: usize = 0;
 const PARAMS: usize = 1;
 const EDITS: usize = 2;
+const MASKS: usize = 3;
 
 /// Which part of it a step's first kernel reads.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum InputPart {
     /// The lists.
     Lists,
-    /// The sampling parameters.
+    /// The sampling parameters and the edits.
     Draws,
-    Both,
+    /// The same, and the masks.
+    MaskedDraws,
+    /// The lists, the sampling parameters and the edits.
+    Step,
 }
 
 /// The lists of a step, on the host and on the GPU.
@@ -49,8 +53,12 @@ pub(super) struct Index {
 }
 
 impl Index {
-    pub fn new(plan: &CardPlan, pool: &ModelPool) -> Result<Index, CardError> {
-        let inputs = StepInputs::new(pool.card(), pool.pool(), rooms(plan))?;
+    pub fn new(
+        config: &ModelConfig,
+        plan: &CardPlan,
+        pool: &ModelPool,
+    ) -> Result<Index, CardError> {
+        let inputs = StepInputs::new(pool.card(), pool.pool(), rooms(config, plan))?;
         let words = Vec::with_capacity(list_words(plan));
         Ok(Index { tokens: plan.tokens, rows: plan.rows, words, inputs })
     }
@@ -114,12 +122,18 @@ impl Index {
         self.inputs.write(EDITS, edits)
     }
 
+    /// Sets the masks of the next rows, `[masked rows][ceil(vocab / 32)]`.
+    pub fn tell_masks(&mut self, masks: &[u32]) -> Result<(), CardError> {
+        self.inputs.write(MASKS, masks)
+    }
+
     /// Copies what was written to the GPU. It may be overwritten once that is done.
     pub fn fetch(&mut self, card: &dyn Card, told: InputPart) -> Result<(), CardError> {
         let sections = match told {
             InputPart::Lists => LISTS..PARAMS,
             InputPart::Draws => PARAMS..EDITS + 1,
-            InputPart::Both => LISTS..EDITS + 1,
+            InputPart::MaskedDraws => PARAMS..MASKS + 1,
+            InputPart::Step => LISTS..EDITS + 1,
         };
         self.inputs.fetch(card, sections)
     }
@@ -171,6 +185,11 @@ impl Index {
         self.inputs.section(EDITS)
     }
 
+    /// The words of all masks.
+    pub fn masks(&self) -> View<'_, u32> {
+        self.inputs.section(MASKS)
+    }
+
     fn lists(&self) -> View<'_, u32> {
         self.inputs.section(LISTS)
     }
@@ -181,16 +200,17 @@ impl Index {
 }
 
 /// Bytes of all lists on the GPU.
-pub(super) fn bytes(plan: &CardPlan) -> usize {
-    4 * StepInputs::words(rooms(plan))
+pub(super) fn bytes(config: &ModelConfig, plan: &CardPlan) -> usize {
+    4 * StepInputs::words(rooms(config, plan))
 }
 
-fn rooms(plan: &CardPlan) -> [usize; 3] {
+fn rooms(config: &ModelConfig, plan: &CardPlan) -> [usize; 4] {
     let words = |bytes: usize| bytes / 4;
     [
         list_words(plan),
         words(plan.head_rows * size_of::<RowParams>()),
         words(plan.edits * size_of::<TokenEdit>()),
+        plan.rows * CardPlan::mask_words(config),
     ]
 }
 

@@ -32,7 +32,7 @@ impl CardPlan {
     pub fn scratch_bytes(&self, config: &ModelConfig) -> u64 {
         let halves: usize = config.ropes.iter().map(|rope| 4 * rope.inv_freq.len()).sum();
         let angles = halves * (self.tokens + 1) * 4;
-        Sizes::of(config, self).bytes(self) + (angles + index::bytes(self)) as u64
+        Sizes::of(config, self).bytes(self) + (angles + index::bytes(config, self)) as u64
     }
 }
 
@@ -142,7 +142,7 @@ impl Loader<'_> {
             norm: self.norm(layout::NORM, config.hidden)?,
             cache: cache.collect::<Result<_, CardError>>()?,
             ropes: config.ropes.iter().map(|r| self.rope(r)).collect::<Result<_, _>>()?,
-            index: Index::new(self.plan, self.pool)?,
+            index: Index::new(config, self.plan, self.pool)?,
             room: Room::new(config, self.plan, &kinds, self.pool)?,
             recorded: match self.plan.record {
                 true => Recorded::Graphs(HashMap::new()),

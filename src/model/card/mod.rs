@@ -68,14 +68,23 @@ struct Frequencies {
     sin: Buffer<f32>,
 }
 
-/// Captured decoding steps, by their width.
+/// Captured decoding steps, by their extent and width.
 enum Recorded {
     /// This GPU or model does not support graph capture: every step is launched.
     Off,
-    /// `None`: steps of this width have been launched, and the next one is captured. The first step is not
+    /// `None`: steps of this kind have been launched, and the next one is captured. The first step is not
     /// captured, because the driver loads a kernel at its first launch, which is not allowed during a
     /// capture.
-    Graphs(HashMap<usize, Option<Graph>>),
+    Graphs(HashMap<(Extent, usize), Option<Graph>>),
+}
+
+/// How much of a decoding step is launched or replayed at once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+enum Extent {
+    /// All of it, up to the sampled ids.
+    Ids,
+    /// Up to the logits: the host has yet to find the masks that their sampling needs.
+    Logits,
 }
 
 impl CardDecoder {
@@ -154,11 +163,22 @@ impl CardDecoder {
         self.model.room.logits.read(row * self.model.config.vocab, out)
     }
 
-    /// Launches the sampling of one token id for each row of the logits. The logits are overwritten.
-    pub fn sample(&mut self, params: &[RowParams], edits: &[TokenEdit]) -> Result<(), CardError> {
-        let card = self.pool.card().clone();
-        self.model.index.tell_draws(params, edits)?;
-        self.model.index.fetch(&*card, InputPart::Draws)?;
+    /// Launches the sampling of one token id for each row of the logits, which are overwritten. `masks`:
+    /// `[masked rows][ceil(vocab / 32)]`, where the parameters say.
+    pub fn sample(
+        &mut self,
+        params: &[RowParams],
+        edits: &[TokenEdit],
+        masks: &[u32],
+    ) -> Result<(), CardError> {
+        let (card, index) = (self.pool.card().clone(), &mut self.model.index);
+        index.tell_draws(params, edits)?;
+        if masks.is_empty() {
+            index.fetch(&*card, InputPart::Draws)?;
+        } else {
+            index.tell_masks(masks)?;
+            index.fetch(&*card, InputPart::MaskedDraws)?;
+        }
         self.model.draw(&*card, params.len())
     }
 
@@ -169,8 +189,8 @@ impl CardDecoder {
         Ok(ids)
     }
 
-    /// Runs a whole decoding step, with one token and one sampled id per row. Replays a CUDA graph of this
-    /// width if possible; otherwise launches the kernels.
+    /// Runs a whole decoding step, with one token and one sampled id per row, none of them masked. Replays a
+    /// CUDA graph of this width if possible; otherwise launches the kernels.
     pub fn decode(
         &mut self,
         batch: &Batch,
@@ -182,17 +202,26 @@ impl CardDecoder {
         let Some(padded) = model.plan.bucket(n) else {
             self.forward(batch)?;
             self.head(0, n)?;
-            return self.sample(params, edits);
+            return self.sample(params, edits, &[]);
         };
         let width = model.index.fill(batch, &model.config, Some(padded))?;
         // Padding rows are sampled as well: with the cheapest parameters, not with leftover ones.
         let mut params = params.to_vec();
         params.resize(padded, RowParams { repetition_penalty: 1.0, ..RowParams::default() });
         model.index.tell_draws(&params, edits)?;
-        match model.replay(&*card, width)? {
-            true => Ok(()),
-            false => model.whole_decode(&*card, width),
-        }
+        model.run(&*card, Extent::Ids, width)
+    }
+
+    /// As [`CardDecoder::decode`], up to the logits, `[rows][vocab]`: [`CardDecoder::sample`] follows.
+    pub fn decode_logits(&mut self, batch: &Batch) -> Result<(), CardError> {
+        let card = self.pool.card().clone();
+        let (model, n) = (&mut self.model, batch.rows.len());
+        let Some(padded) = model.plan.bucket(n) else {
+            self.forward(batch)?;
+            return self.head(0, n);
+        };
+        let width = model.index.fill(batch, &model.config, Some(padded))?;
+        model.run(&*card, Extent::Logits, width)
     }
 
     /// From now on every step is launched; used to compare replayed steps with launched ones.
@@ -210,11 +239,26 @@ impl CardDecoder {
 }
 
 impl Model {
+    /// Replays a decoding step if possible; otherwise launches its kernels.
+    fn run(&mut self, card: &dyn Card, extent: Extent, width: Width) -> Result<(), CardError> {
+        match self.replay(card, extent, width)? {
+            true => Ok(()),
+            false => self.launch(card, extent, width),
+        }
+    }
+
     /// All launches of a decoding step.
-    fn whole_decode(&mut self, card: &dyn Card, width: Width) -> Result<(), CardError> {
-        self.body(card, width, InputPart::Both)?;
+    fn launch(&mut self, card: &dyn Card, extent: Extent, width: Width) -> Result<(), CardError> {
+        let told = match extent {
+            Extent::Ids => InputPart::Step,
+            Extent::Logits => InputPart::Lists,
+        };
+        self.body(card, width, told)?;
         self.head(card, 0, width.rows)?;
-        self.draw(card, width.rows)
+        match extent {
+            Extent::Ids => self.draw(card, width.rows),
+            Extent::Logits => Ok(()),
+        }
     }
 
     /// From the step's inputs to the residual stream after the last layer.
@@ -275,6 +319,7 @@ impl Model {
             logits: room.logits.first_mut(n * vocab),
             params: self.index.params(n),
             edits: self.index.edits(),
+            masks: self.index.masks(),
             // The logits are capped where they are computed.
             soft_cap: 0.0,
             scratch: room.draw.view_mut(),
@@ -283,13 +328,13 @@ impl Model {
         sample(card, batch)
     }
 
-    /// Replays a decoding step of this width, and captures it first if the width has been launched before.
-    /// Returns false if the step must be launched: the first time, or if it cannot be captured.
-    fn replay(&mut self, card: &dyn Card, width: Width) -> Result<bool, CardError> {
+    /// Replays a decoding step of this extent and width, and captures it first if such a step has been launched
+    /// before. Returns false if the step must be launched: the first time, or if it cannot be captured.
+    fn replay(&mut self, card: &dyn Card, extent: Extent, width: Width) -> Result<bool, CardError> {
         let Recorded::Graphs(graphs) = &mut self.recorded else { return Ok(false) };
-        let graph = match graphs.get(&width.rows) {
+        let graph = match graphs.get(&(extent, width.rows)) {
             Some(Some(graph)) => *graph,
-            Some(None) => match self.record(card, width) {
+            Some(None) => match self.record(card, extent, width) {
                 Ok(graph) => graph,
                 Err(CardError::Dead(why)) => return Err(CardError::Dead(why)),
                 Err(error) => {
@@ -299,7 +344,7 @@ impl Model {
                 }
             },
             None => {
-                graphs.insert(width.rows, None);
+                graphs.insert((extent, width.rows), None);
                 return Ok(false);
             }
         };
@@ -307,16 +352,21 @@ impl Model {
         Ok(true)
     }
 
-    fn record(&mut self, card: &dyn Card, width: Width) -> Result<Graph, CardError> {
+    fn record(
+        &mut self,
+        card: &dyn Card,
+        extent: Extent,
+        width: Width,
+    ) -> Result<Graph, CardError> {
         card.begin_recording()?;
-        let launched = self.whole_decode(card, width);
+        let launched = self.launch(card, extent, width);
         let graph = card.end_recording()?;
         if let Err(error) = launched {
             let _ = card.forget(graph);
             return Err(error);
         }
         if let Recorded::Graphs(graphs) = &mut self.recorded {
-            graphs.insert(width.rows, Some(graph));
+            graphs.insert((extent, width.rows), Some(graph));
         }
         Ok(graph)
     }

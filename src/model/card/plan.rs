@@ -75,6 +75,11 @@ impl CardPlan {
         }
     }
 
+    /// Words of the mask of one row, of 32 tokens each.
+    pub(super) fn mask_words(config: &ModelConfig) -> usize {
+        config.vocab.div_ceil(32)
+    }
+
     /// Bytes of one KV block over all layers.
     pub fn block_bytes(&self, config: &ModelConfig) -> u64 {
         let one = KvShape { blocks: 1, ..self.kv_shape(config) };

@@ -4,7 +4,7 @@ use super::*;
 use proptest::prelude::*;
 
 fn draw(params: &SamplingParams) -> Draw<'_> {
-    Draw { params, tokens: &[], prompt_len: 0 }
+    Draw { params, tokens: &[], prompt_len: 0, guide: None }
 }
 
 /// Sort everything, then apply each filter in turn.
@@ -177,9 +177,9 @@ fn greedy_takes_the_first_of_the_largest() {
 fn nan_and_infinity_are_refused() {
     for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
         let got = sample(&mut [1.0, bad, 0.0], &draw(&SamplingParams::greedy()));
-        assert_eq!(got, Err(NonFinite));
+        assert_eq!(got, Err(SampleError::NonFinite));
     }
-    assert_eq!(sample(&mut [], &draw(&SamplingParams::greedy())), Err(NonFinite));
+    assert_eq!(sample(&mut [], &draw(&SamplingParams::greedy())), Err(SampleError::NonFinite));
 }
 
 #[test]
@@ -193,7 +193,8 @@ fn penalties_count_what_they_say_they_count() {
     };
     let mut logits = [4.0f32, 4.0, -1.0, 1.9];
     // Token 0 is in the prompt: repetition only. Token 1 occurs twice in the reply, 2 once.
-    let id = sample(&mut logits, &Draw { params: &params, tokens: &tokens, prompt_len: 1 });
+    let id =
+        sample(&mut logits, &Draw { params: &params, tokens: &tokens, prompt_len: 1, guide: None });
     assert_eq!(id, Ok(0));
     assert_eq!(logits, [2.0, 2.0 - 1.25, -2.0 - 0.75, 1.9]);
 }

@@ -16,8 +16,8 @@ const RESULT: &str = "seeds-of-thistle";
 /// The function that examples call.
 pub(super) const NAME: &str = "probe";
 const TOOL: &str = "looks-things-up";
-const ARGUMENT: &str = "topic";
-const VALUE: &str = "finches-and-kin";
+pub(super) const ARGUMENT: &str = "topic";
+pub(super) const VALUE: &str = "finches-and-kin";
 
 /// A conversation for trying a template.
 pub(super) struct Example {

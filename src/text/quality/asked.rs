@@ -24,6 +24,8 @@ pub struct Asked<'a> {
     pub(super) raw: bool,
     /// The word "JSON" is in the instructions.
     pub(super) json: bool,
+    /// A grammar held the reply: it is broken unless it ended by itself.
+    pub(super) structured: bool,
     /// Names of the tools that were offered.
     pub(super) tools: Vec<&'a str>,
     /// The script of the last user message; `None` if the reply may have any.
@@ -58,6 +60,7 @@ impl<'a> Asked<'a> {
             prompt,
             raw: false,
             json,
+            structured: false,
             tools: tools.filter_map(name).collect(),
             script: if any_script { None } else { script::dominant(&user) },
             max_tokens,
@@ -74,8 +77,21 @@ impl<'a> Asked<'a> {
         Asked::raw(Prompt::Tokens(ids), max_tokens)
     }
 
+    /// As this, of a request whose reply a grammar holds.
+    pub fn structured(self, structured: bool) -> Asked<'a> {
+        Asked { structured, ..self }
+    }
+
     fn raw(prompt: Prompt<'a>, max_tokens: Option<usize>) -> Asked<'a> {
-        Asked { prompt, raw: true, json: false, tools: Vec::new(), script: None, max_tokens }
+        Asked {
+            prompt,
+            raw: true,
+            json: false,
+            structured: false,
+            tools: Vec::new(),
+            script: None,
+            max_tokens,
+        }
     }
 
     /// Whether the client wanted one token or none, as for scoring or a warm-up.

@@ -1,28 +1,38 @@
 //! Parses a model's reply while it is being generated: reasoning, tool calls, and text.
 //!
 //! Reading order: [`reasoning`] (tells reasoning from the answer), [`syntax`] (how a family writes tool calls,
-//! found out from its chat template), [`calls`] (the parser), `object` (one call's JSON), `scan` (JSON, character
+//! found out from its chat template), [`form`] (how the
+//! template itself writes them), [`calls`] (the parser), [`tagged`] (the one for arguments between tags), `object` (one call's JSON), `scan` (JSON, character
 //! by character). It does not know about wire formats or tokens.
 
 mod calls;
+mod form;
 mod object;
 pub mod reasoning;
+mod samples;
 mod scan;
 mod syntax;
+mod tagged;
 
 pub use calls::{CallEnd, ReplyPiece};
+pub use form::{CallForm, Part as FormPart, Tags};
+pub(super) use samples::Samples;
 pub use syntax::CallSyntax;
-pub(super) use syntax::Samples;
 
 use calls::CallParser;
 use reasoning::{Part, Splitter};
+use serde_json::Value;
 use std::sync::Arc;
+use tagged::TaggedParser;
 
 /// What to look for in a reply.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Look {
     /// The tools on offer; `None`: no tools, and no calls.
     pub tools: Option<Arc<[String]>>,
+    /// The same as they were declared, in the form of chat completions: by their schemas it is known which arguments are
+    /// texts where a family does not write them as JSON.
+    pub declared: Option<Arc<Value>>,
     /// What becomes of reasoning.
     pub reasoning: Reasoning,
 }
@@ -53,7 +63,51 @@ pub struct Manner {
 pub struct ReplyParser {
     splitter: Option<Splitter>,
     left_out: bool,
-    calls: Option<CallParser>,
+    calls: Option<Calls>,
+}
+
+/// Parses calls as the model's family writes them.
+#[derive(Debug)]
+enum Calls {
+    Json(CallParser),
+    Tagged(TaggedParser),
+}
+
+impl Calls {
+    fn calls(&self) -> usize {
+        match self {
+            Calls::Json(parser) => parser.calls(),
+            Calls::Tagged(parser) => parser.calls(),
+        }
+    }
+
+    fn broken(&self) -> bool {
+        match self {
+            Calls::Json(parser) => parser.broken(),
+            Calls::Tagged(parser) => parser.broken(),
+        }
+    }
+
+    fn held(&self) -> usize {
+        match self {
+            Calls::Json(parser) => parser.held(),
+            Calls::Tagged(parser) => parser.held(),
+        }
+    }
+
+    fn push(&mut self, text: &str, out: &mut Vec<ReplyPiece>) {
+        match self {
+            Calls::Json(parser) => parser.push(text, out),
+            Calls::Tagged(parser) => parser.push(text, out),
+        }
+    }
+
+    fn finish(&mut self, out: &mut Vec<ReplyPiece>) {
+        match self {
+            Calls::Json(parser) => parser.finish(out),
+            Calls::Tagged(parser) => parser.finish(out),
+        }
+    }
 }
 
 impl ReplyParser {
@@ -63,24 +117,30 @@ impl ReplyParser {
         ReplyParser {
             splitter: (look.reasoning != Reasoning::InText).then(|| Splitter::new(manner.thinking)),
             left_out: look.reasoning == Reasoning::LeftOut,
-            calls: calls.map(|names| CallParser::new((*manner.calls).clone(), names.clone())),
+            calls: calls.map(|names| match manner.calls.tags() {
+                Some((form, tags)) => {
+                    let parser = TaggedParser::new(form, tags, look.declared.clone());
+                    Calls::Tagged(parser)
+                }
+                None => Calls::Json(CallParser::new((*manner.calls).clone(), names.clone())),
+            }),
         }
     }
 
     /// Number of calls returned so far.
     pub fn calls(&self) -> usize {
-        self.calls.as_ref().map_or(0, CallParser::calls)
+        self.calls.as_ref().map_or(0, Calls::calls)
     }
 
     /// Whether something began as a call and was none.
     pub fn broken(&self) -> bool {
-        self.calls.as_ref().is_some_and(CallParser::broken)
+        self.calls.as_ref().is_some_and(Calls::broken)
     }
 
     /// How many characters of what was taken last may still become text for the reader.
     pub fn held(&self) -> usize {
         let held = self.splitter.as_ref().map_or(0, Splitter::held);
-        held + self.calls.as_ref().map_or(0, CallParser::held)
+        held + self.calls.as_ref().map_or(0, Calls::held)
     }
 
     /// Takes more text and returns what is now certain.

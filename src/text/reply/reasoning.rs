@@ -16,10 +16,42 @@ pub fn is_marker(token: &str) -> bool {
     MARKERS.iter().any(|(open, close)| token == *open || token == *close)
 }
 
-/// The marker that will end the reasoning, if a prompt ends inside of it.
-pub fn opened_by(prompt: &str) -> Option<&'static str> {
-    let prompt = prompt.trim_end();
-    MARKERS.iter().find(|(open, _)| prompt.ends_with(open)).map(|(_, close)| *close)
+/// The first pair of markers, opening and closing, of which a vocabulary has both.
+pub fn markers_in(has: impl Fn(&str) -> bool) -> Option<(&'static str, &'static str)> {
+    MARKERS.into_iter().find(|(open, close)| has(open) && has(close))
+}
+
+/// Where a reply begins.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Opening {
+    /// With the answer, or with reasoning if the model has markers for it.
+    #[default]
+    Free,
+    /// Inside of reasoning, which the prompt has begun and this marker ends.
+    Inside(&'static str),
+    /// With the answer: the prompt has reasoning that is over, or is no conversation.
+    Answer,
+}
+
+impl Opening {
+    /// Where the reply to a conversation begins, by the prompt's end.
+    pub fn after(prompt: &str) -> Opening {
+        let prompt = prompt.trim_end();
+        let open = MARKERS.iter().find(|(open, _)| prompt.ends_with(open));
+        match open {
+            Some((_, close)) => Opening::Inside(close),
+            None if MARKERS.iter().any(|(_, close)| prompt.ends_with(close)) => Opening::Answer,
+            None => Opening::Free,
+        }
+    }
+
+    /// The marker that will end the reasoning, if the prompt ends inside of it.
+    pub fn marker(self) -> Option<&'static str> {
+        match self {
+            Opening::Inside(close) => Some(close),
+            Opening::Free | Opening::Answer => None,
+        }
+    }
 }
 
 /// Splits a reply.
@@ -41,6 +73,31 @@ enum State {
     /// White space after the reasoning is left out.
     Between,
     Answer,
+}
+
+/// Where a reply is, while it is being generated.
+#[derive(Debug)]
+pub struct Progress(Splitter);
+
+impl Progress {
+    /// At the beginning of a reply.
+    pub fn new(opening: Opening) -> Progress {
+        let begun = Splitter::new(opening.marker());
+        Progress(match opening {
+            Opening::Answer => Splitter { state: State::Answer },
+            Opening::Free | Opening::Inside(_) => begun,
+        })
+    }
+
+    /// Takes more text.
+    pub fn push(&mut self, text: &str) {
+        self.0.push(text);
+    }
+
+    /// Whether the reply is inside of reasoning.
+    pub fn is_inside(&self) -> bool {
+        matches!(self.0.state, State::Inside { .. })
+    }
 }
 
 /// What a piece of text is.

@@ -5,6 +5,9 @@
 //! here: Hermes and Qwen, Mistral, Llama 3, Phi, Granite and DeepSeek differ in the markers, in whether calls are
 //! in a list, and in whether the name stands inside the JSON or before it. Pure.
 
+use super::form::{CallForm, Part, Tags};
+use super::samples::{Samples, before_marker, common_end_of, common_start, object_end};
+
 /// Marks built-in and custom calls of Llama 3 models; the template writes calls without it.
 const PYTHON_TAG: &str = "<|python_tag|>";
 const HERMES: (&str, &str) = ("<tool_call>", "</tool_call>");
@@ -22,6 +25,8 @@ pub struct CallSyntax {
     named: bool,
     /// Whether a reply may be a call without a marker.
     bare: bool,
+    /// How the template itself writes calls, if that is known.
+    form: Option<CallForm>,
 }
 
 impl Default for CallSyntax {
@@ -29,24 +34,49 @@ impl Default for CallSyntax {
     fn default() -> CallSyntax {
         let (open, close) = HERMES;
         let (openers, closers) = (vec![open.to_owned()], vec![close.to_owned()]);
-        CallSyntax { openers, closers, separator: String::new(), named: false, bare: false }
+        CallSyntax {
+            openers,
+            closers,
+            separator: String::new(),
+            named: false,
+            bare: false,
+            form: Some(CallForm::hermes()),
+        }
     }
 }
 
-/// A conversation's last message as the template renders it: text, one call, and two calls of the same function, with
-/// nothing after it. In calls, `name` and `value` occur nowhere else in that message.
-#[derive(Debug, Clone, Copy)]
-pub(in crate::text) struct Samples<'a> {
-    pub(in crate::text) said: &'a str,
-    pub(in crate::text) one: &'a str,
-    pub(in crate::text) two: Option<&'a str>,
-    pub(in crate::text) name: &'a str,
-    pub(in crate::text) source: &'a str,
-}
-
 impl CallSyntax {
-    /// Finds the syntax; `None` if calls are not written as JSON.
+    /// Finds the syntax; `None` if calls are written neither as JSON nor between tags.
     pub(in crate::text) fn of(samples: Samples<'_>) -> Option<CallSyntax> {
+        CallSyntax::of_json(samples).or_else(|| {
+            let form = CallForm::of(samples).filter(|form| form.tags.is_some())?;
+            Some(CallSyntax::of_tags(form))
+        })
+    }
+
+    /// That of calls whose arguments stand between tags.
+    fn of_tags(form: CallForm) -> CallSyntax {
+        let texts = |parts: &[Part]| -> Vec<String> {
+            let text = |part: &Part| match part {
+                Part::Text(text) => text.split_whitespace().map(str::to_owned).collect(),
+                Part::Id(_) => Vec::new(),
+            };
+            parts.iter().flat_map(text).collect()
+        };
+        let openers = texts(&form.head).into_iter().take(1).collect();
+        let mut closers = texts(&form.tail);
+        closers.extend(texts(&form.head));
+        CallSyntax {
+            openers,
+            closers,
+            separator: String::new(),
+            named: false,
+            bare: false,
+            form: Some(form),
+        }
+    }
+
+    fn of_json(samples: Samples<'_>) -> Option<CallSyntax> {
         let start = common_start(samples.said, samples.one);
         let end = before_marker(common_end_of(&samples.said[start..], &samples.one[start..]));
         let one = &samples.one[start..samples.one.len() - end];
@@ -78,12 +108,30 @@ impl CallSyntax {
             markers.sort();
             markers.dedup();
         }
-        Some(CallSyntax { openers, closers, separator, named: first.named, bare })
+        let form = CallForm::of(samples);
+        Some(CallSyntax { openers, closers, separator, named: first.named, bare, form })
     }
 
     /// Whether a reply may be a call without a marker.
     pub(super) fn is_bare(&self) -> bool {
         self.bare
+    }
+
+    /// How the template itself writes calls, if that is known.
+    pub fn form(&self) -> Option<&CallForm> {
+        self.form.as_ref()
+    }
+
+    /// The tags of arguments, if they are not written as JSON.
+    pub(super) fn tags(&self) -> Option<(&CallForm, &Tags)> {
+        let form = self.form.as_ref()?;
+        Some((form, form.tags.as_ref()?))
+    }
+
+    /// The marker that begins calls as the template writes them; `None` if they begin with JSON.
+    pub fn opener(&self) -> Option<&str> {
+        let Some(Part::Text(head)) = self.form.as_ref()?.head.first() else { return None };
+        self.openers().filter(|opener| head.starts_with(opener)).max_by_key(|opener| opener.len())
     }
 
     /// Whether the name stands before the JSON.
@@ -157,35 +205,5 @@ impl Call {
                 Some(Call { start: at, separator: after..brace, end, named: true, list: false })
             }
         }
-    }
-}
-
-/// The length of the JSON object at the start of a text.
-fn object_end(text: &str) -> Option<usize> {
-    let mut values = serde_json::Deserializer::from_str(text).into_iter::<serde_json::Value>();
-    values.next()?.ok()?;
-    Some(values.byte_offset())
-}
-
-/// The length of what two texts begin with, up to a marker in brackets that they have only in part.
-fn common_start(a: &str, b: &str) -> usize {
-    let same = a.char_indices().zip(b.chars()).take_while(|((_, a), b)| a == b);
-    let same = same.last().map_or(0, |((at, c), _)| at + c.len_utf8());
-    let open = a[..same].rfind(['<', '[']);
-    open.filter(|open| !a[*open..same].contains(['>', ']', '\n'])).unwrap_or(same)
-}
-
-/// What two texts end with.
-fn common_end_of<'a>(a: &str, b: &'a str) -> &'a str {
-    let same = a.chars().rev().zip(b.chars().rev()).take_while(|(a, b)| a == b);
-    let length: usize = same.map(|(c, _)| c.len_utf8()).sum();
-    &b[b.len() - length..]
-}
-
-/// The length of an ending without the marker in brackets of which it has only the last part.
-fn before_marker(end: &str) -> usize {
-    match (end.find(['<', '[']), end.find(['>', ']'])) {
-        (open, Some(close)) if open.is_none_or(|open| close < open) => end.len() - close - 1,
-        _ => end.len(),
     }
 }

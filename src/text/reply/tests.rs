@@ -1,7 +1,9 @@
 //! Tests: replies in every family's syntax, whole, split anywhere, broken or unclosed; what is no call is kept.
 
+use super::reasoning::Opening;
 use super::*;
 use proptest::prelude::*;
+use serde_json::json;
 
 fn text(text: &str) -> ReplyPiece {
     ReplyPiece::Text(text.into())
@@ -27,7 +29,7 @@ fn call(index: usize, name: &str, arguments: &str) -> [ReplyPiece; 3] {
 
 fn look() -> Look {
     let names: Vec<String> = ["f", "g"].map(String::from).to_vec();
-    Look { tools: Some(names.into()), reasoning: Reasoning::Apart }
+    Look { tools: Some(names.into()), reasoning: Reasoning::Apart, ..Look::default() }
 }
 
 /// Parses pieces to the end, with neighbours joined.
@@ -179,7 +181,15 @@ const FAMILIES: [Family; 10] = [
 impl Family {
     fn manner(&self) -> Manner {
         let Family { said, one, two, .. } = *self;
-        let found = CallSyntax::of(Samples { said, one, two, name: "probe", source: "" });
+        let found = CallSyntax::of(Samples {
+            said,
+            one,
+            two,
+            name: "probe",
+            argument: "topic",
+            value: "finches-and-kin",
+            source: "",
+        });
         let calls = found.unwrap_or_else(|| panic!("{}: no syntax", self.name));
         Manner { calls: calls.into(), thinking: None }
     }
@@ -367,8 +377,10 @@ fn reasoning_is_told_from_the_answer() {
         let manner = Manner { thinking, ..Manner::default() };
         assert_eq!(parsed(&manner, [reply]), want, "{reply}");
     }
-    assert_eq!(reasoning::opened_by("<|assistant|>\n<think>\n"), Some("</think>"));
-    assert_eq!(reasoning::opened_by("<|assistant|>\n<think>\n\n</think>\n\n"), None);
+    let opening = |prompt| Opening::after(prompt);
+    assert_eq!(opening("<|assistant|>\n<think>\n"), Opening::Inside("</think>"));
+    assert_eq!(opening("<|assistant|>\n<think>\n\n</think>\n\n"), Opening::Answer);
+    assert_eq!(opening("<think></think><|assistant|>\n"), Opening::Free);
 }
 
 #[test]
@@ -433,4 +445,132 @@ proptest! {
         let want = if whole.is_empty() { vec![] } else { vec![text(&whole)] };
         prop_assert_eq!(read(pieces.iter().map(String::as_str)), want);
     }
+}
+
+/// How four families show one call and two calls of `probe`.
+fn tagged_samples() -> [(&'static str, String, String); 4] {
+    let qwen = "<tool_call>\n<function=probe>\n<parameter=topic>\nfinches-and-kin\n</parameter>\n</function>\n</tool_call>";
+    let glm = "<tool_call>probe\n<arg_key>topic</arg_key>\n<arg_value>finches-and-kin</arg_value>\n</tool_call>";
+    let minimax = "<minimax:tool_call>\n<invoke name=\"probe\">\n<parameter name=\"topic\">finches-and-kin</parameter>\n</invoke>\n</minimax:tool_call>";
+    let seed = "<seed:tool_call>\n<function=probe>\n<parameter=topic>finches-and-kin</parameter>\n</function>\n</seed:tool_call>";
+    [("qwen", qwen), ("glm", glm), ("minimax", minimax), ("seed", seed)].map(|(name, call)| {
+        let turn = |text: &str| format!("<|user|>Hi<|end|><|assistant|>{text}<|end|>\n");
+        (name, turn(call), turn(&format!("{call}\n{call}")))
+    })
+}
+
+#[test]
+fn calls_between_tags_are_found_and_read() {
+    for (family, one, two) in tagged_samples() {
+        let said = "<|user|>Hi<|end|><|assistant|>Said so.<|end|>\n";
+        let samples = Samples {
+            said,
+            one: &one,
+            two: Some(&two),
+            name: "probe",
+            argument: "topic",
+            value: "finches-and-kin",
+            source: "",
+        };
+        let syntax = CallSyntax::of(samples).unwrap_or_else(|| panic!("{family}"));
+        let written = |text: &str, number: &str| {
+            let call = one
+                .trim_start_matches("<|user|>Hi<|end|><|assistant|>")
+                .trim_end_matches("<|end|>\n");
+            let argument = &call[call.find("probe").unwrap() + 5..];
+            let open = argument[..argument.find("topic").unwrap()].rfind('<').unwrap();
+            let close = argument.find("</").unwrap();
+            let close = if family == "glm" {
+                argument.rfind("</arg_value>").unwrap() + 12
+            } else {
+                close + argument[close..].find('>').unwrap() + 1
+            };
+            let argument = &argument[open..close];
+            let second = argument.replace("topic", "count").replace("finches-and-kin", number);
+            call.replace("finches-and-kin", text).replacen(
+                &argument.replace("finches-and-kin", text),
+                &format!("{}\n{second}", argument.replace("finches-and-kin", text)),
+                1,
+            )
+        };
+        let reply =
+            format!("Let me see.\n\n{}\n{}\nDone.", written("a < b", "5"), written("7", "[1, 2]"));
+        let names: Arc<[String]> = vec!["probe".to_owned()].into();
+        let declared = json!([{"function": {"name": "probe", "parameters": {"properties": {"topic": {"type": "string"}, "count": {}}}}}]);
+        let look =
+            Look { tools: Some(names), declared: Some(Arc::new(declared)), ..Look::default() };
+        for cut in [1, 3, 7, usize::MAX] {
+            let mut parser = ReplyParser::new(
+                &look,
+                &Manner { calls: Arc::new(syntax.clone()), thinking: None },
+            );
+            let (mut calls, mut text, mut ends) = (Vec::new(), String::new(), 0);
+            let pieces: Vec<char> = reply.chars().collect();
+            let mut out: Vec<ReplyPiece> = pieces
+                .chunks(cut.min(pieces.len()))
+                .flat_map(|part| parser.push(&part.iter().collect::<String>()))
+                .collect();
+            out.extend(parser.finish());
+            for piece in out {
+                match piece {
+                    ReplyPiece::Begin { name, .. } => calls.push((name, String::new())),
+                    ReplyPiece::Arguments { delta, .. } => {
+                        calls.last_mut().unwrap().1.push_str(&delta)
+                    }
+                    ReplyPiece::Text(more) => text.push_str(&more),
+                    ReplyPiece::End { end, .. } => ends += usize::from(end == CallEnd::Whole),
+                    ReplyPiece::Reasoning(_) => {}
+                }
+            }
+            let call = |arguments: &str| ("probe".to_owned(), arguments.to_owned());
+            let expected = [
+                call(r#"{"topic": "a < b", "count": 5}"#),
+                call(r#"{"topic": "7", "count": [1,2]}"#),
+            ];
+            assert_eq!(
+                (calls.as_slice(), text.as_str(), ends),
+                (&expected[..], "Let me see.Done.", 2),
+                "{family} by {cut}: {reply}"
+            );
+        }
+    }
+}
+
+#[test]
+fn calls_between_tags_that_break_are_text_or_broken() {
+    let (_, one, two) = &tagged_samples()[0];
+    let said = "<|user|>Hi<|end|><|assistant|>Said so.<|end|>\n";
+    let samples = Samples {
+        said,
+        one,
+        two: Some(two),
+        name: "probe",
+        argument: "topic",
+        value: "finches-and-kin",
+        source: "",
+    };
+    let syntax = CallSyntax::of(samples).unwrap();
+    let read = |reply: &str| {
+        let names: Arc<[String]> = vec!["probe".to_owned()].into();
+        let look = Look { tools: Some(names), ..Look::default() };
+        let mut parser =
+            ReplyParser::new(&look, &Manner { calls: Arc::new(syntax.clone()), thinking: None });
+        let mut pieces = parser.push(reply);
+        pieces.extend(parser.finish());
+        (pieces, parser.broken())
+    };
+    assert_eq!(
+        read("<tool_call> is a tag"),
+        (vec![ReplyPiece::Text("<tool_call> is a tag".to_owned())], true)
+    );
+    let (pieces, broken) = read("a <tool_cal");
+    let text: String = pieces.iter().filter_map(ReplyPiece::text).collect();
+    assert_eq!((text.as_str(), broken), ("a <tool_cal", false));
+    let cut = read("<tool_call>\n<function=probe>\n<parameter=a>\n1").0;
+    assert!(matches!(cut.last(), Some(ReplyPiece::End { end: CallEnd::Cut(_), .. })), "{cut:?}");
+    let broken = read("<tool_call>\n<function=probe>\nwhat?\n</function>\n</tool_call> after").0;
+    assert!(
+        broken.iter().any(|piece| matches!(piece, ReplyPiece::End { end: CallEnd::Broken(_), .. })),
+        "{broken:?}"
+    );
 }

@@ -60,6 +60,10 @@ impl Queues {
         self.0[queue as usize].push_back((work, at));
     }
 
+    pub fn names(&self, queue: Queue) -> Vec<&'static str> {
+        self.0[queue as usize].iter().map(|(work, _)| work.name()).collect()
+    }
+
     pub fn pop(&mut self, queue: Queue) -> Option<(Work, Duration)> {
         self.0[queue as usize].pop_front()
     }

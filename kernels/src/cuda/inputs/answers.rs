@@ -6,8 +6,8 @@ use crate::cuda::check::{Bench, Check, Numbers, Size};
 /// Sections of every length class, written twice; what lies between them stays.
 pub(crate) fn checks(bench: &Bench, size: Size) -> Result<Vec<Check>, CardError> {
     let cases: &[[usize; SECTIONS]] = match size {
-        Size::Quick => &[[70, 8, 2]],
-        Size::Full => &[[1, 1, 1], [70, 8, 2], [5000, 12, 3000], [3, 20_000, 4]],
+        Size::Quick => &[[70, 8, 2, 40]],
+        Size::Full => &[[1, 1, 1, 1], [70, 8, 2, 40], [5000, 12, 3000, 7], [3, 20_000, 4, 9000]],
     };
     cases.iter().map(|rooms| check(bench, *rooms)).collect()
 }
@@ -19,7 +19,7 @@ fn check(bench: &Bench, rooms: [usize; SECTIONS]) -> Result<Check, CardError> {
     inputs.card.fill(0xff)?;
     let mut numbers = Numbers::new(rooms.iter().sum::<usize>() as u64);
     let mut expected = vec![u32::MAX; inputs.card.len()];
-    for (round, fetched) in [0..1, 1..3, 0..3].into_iter().enumerate() {
+    for (round, fetched) in [0..1, 1..4, 0..3].into_iter().enumerate() {
         for section in fetched.clone() {
             let len = rooms[section].min(rooms[section] * (3 - round) / 3 + 1);
             let words: Vec<u32> = (0..len).map(|_| numbers.bits() as u32).collect();

@@ -12,6 +12,8 @@ pub(super) struct RowSpec {
     pub reply: Vec<u32>,
     /// By id, each id once.
     pub biases: Vec<(u32, f32)>,
+    /// Whether each token may be drawn; ids beyond may not. `None`: all may.
+    pub mask: Option<Vec<bool>>,
 }
 
 /// How far the reference's limits are moved, to see whether a pick hangs on rounding.
@@ -22,7 +24,7 @@ pub(super) struct Penalty {
     min_p: f64,
 }
 
-/// Logits as weights are made from: soft cap, biases and penalties done, in the host sampler's arithmetic.
+/// Logits as weights are made from: soft cap, mask, biases and penalties done, in the host sampler's arithmetic.
 fn adjusted(logits: &[f32], wish: &RowSpec, soft_cap: f32) -> Vec<f32> {
     let mut row = logits.to_vec();
     if soft_cap > 0.0 {
@@ -30,6 +32,9 @@ fn adjusted(logits: &[f32], wish: &RowSpec, soft_cap: f32) -> Vec<f32> {
     }
     let p = &wish.params;
     for (id, logit) in row.iter_mut().enumerate() {
+        if wish.mask.as_ref().is_some_and(|mask| !mask.get(id).is_some_and(|may| *may)) {
+            *logit = f32::MIN;
+        }
         let bias = wish.biases.iter().find(|(of, _)| *of as usize == id).map_or(0.0, |b| b.1);
         if bias == f32::NEG_INFINITY {
             *logit = f32::MIN;
@@ -40,7 +45,8 @@ fn adjusted(logits: &[f32], wish: &RowSpec, soft_cap: f32) -> Vec<f32> {
         let count = wish.reply.iter().filter(is).count();
         if count > 0 || wish.prompt.iter().any(|other| is(&other)) {
             let scale = p.repetition_penalty;
-            *logit = if *logit > 0.0 { *logit / scale } else { *logit * scale };
+            let scaled = if *logit > 0.0 { *logit / scale } else { *logit * scale };
+            *logit = scaled.clamp(f32::MIN, f32::MAX);
         }
         if count > 0 {
             *logit -= p.frequency_penalty * count as f32 + p.presence_penalty;
@@ -118,18 +124,20 @@ impl Case {
     /// The card's ids, rows cut up as `split` says.
     pub(super) fn ids(&self, bench: &Bench, split: Split) -> Result<Vec<u32>, CardError> {
         let (n, vocab) = (self.wishes.len(), self.vocab);
-        let mut list = Vec::new();
-        let mut params = Vec::new();
+        let (mut params, mut list, mut masks) = (Vec::new(), Vec::new(), Vec::new());
         for wish in &self.wishes {
             let entries = TokenEdit::list(&wish.prompt, &wish.reply, &wish.biases);
             let (first_edit, edits) = (list.len() as u32, entries.len() as u32);
-            params.push(RowParams { first_edit, edits, ..wish.params });
+            let mask = wish.mask.as_ref().map_or(NO_MASK, |_| masks.len() as u32);
+            params.push(RowParams { first_edit, edits, mask, ..wish.params });
             list.extend(entries);
+            masks.extend(wish.mask.iter().flat_map(|mask| words(mask, vocab)));
         }
         let (card, pool) = (&bench.card, bench.pool);
         let mut logits = Buffer::of(card, pool, &self.logits)?;
         let params = Buffer::of(card, pool, &params)?;
         let edits = Buffer::of(card, pool, &list)?;
+        let masks = Buffer::of(card, pool, &masks)?;
         let mut scratch = Buffer::new(card, pool, scratch_len(n, vocab))?;
         let mut ids = Buffer::new(card, pool, n)?;
         scratch.fill(0xff)?;
@@ -140,6 +148,7 @@ impl Case {
             logits: logits.view_mut(),
             params: params.view(),
             edits: edits.view(),
+            masks: masks.view(),
             soft_cap: self.soft_cap,
             scratch: scratch.view_mut(),
             ids: ids.view_mut(),
@@ -173,6 +182,15 @@ impl Case {
         }
         Ok(Check::equal(kernel, case, &got, &expected))
     }
+}
+
+/// A mask's words.
+fn words(mask: &[bool], vocab: usize) -> Vec<u32> {
+    let mut words = vec![0; vocab.div_ceil(32)];
+    for (id, _) in mask.iter().enumerate().filter(|(_, may)| **may) {
+        words[id / 32] |= 1 << (id % 32);
+    }
+    words
 }
 
 /// About normal, of variance 1.
@@ -240,11 +258,26 @@ fn wish(numbers: &mut Numbers, which: usize, vocab: usize) -> RowSpec {
         }
         wish.biases = biases.into_iter().collect();
     }
+    if which % 3 == 2 {
+        wish.mask = Some(mask(numbers, vocab));
+    }
     if which % 19 == 18 {
         wish.params.temperature = 0.0;
     }
     wish.params.uniform = numbers.bits() >> 11;
     wish
+}
+
+/// Masks of all densities, of which runs of tokens are allowed as a whole or not at all; never empty.
+fn mask(numbers: &mut Numbers, vocab: usize) -> Vec<bool> {
+    let (few, many) = (numbers.below(20), numbers.below(20));
+    let mut mask = vec![false; vocab];
+    for run in mask.chunks_mut(100) {
+        let share = [0, few, many, 20][numbers.below(4)];
+        run.iter_mut().for_each(|may| *may = numbers.below(20) < share);
+    }
+    mask[numbers.below(vocab)] = true;
+    mask
 }
 
 /// `n` rows of every combination in turn.

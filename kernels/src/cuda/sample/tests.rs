@@ -162,6 +162,31 @@ mod emulated {
         assert_eq!(case.ids(&bench, split(1, 4)).unwrap(), [1]);
     }
 
+    /// Penalties may not raise a barred token to infinity, and masks may not hide a NaN.
+    #[test]
+    fn barred_tokens_are_never_drawn_and_still_looked_at() {
+        let bench = Bench::emulated(512 << 20);
+        let vocab = 8200;
+        for parts in [1, 2] {
+            for (at, bad) in [(0, 0.0), (100, f32::NAN), (8199, f32::INFINITY)] {
+                let mut mask = vec![false; vocab];
+                mask[4097] = true;
+                let params = RowParams { repetition_penalty: 1.5, ..RowParams::default() };
+                let prompt = (0..vocab as u32).collect();
+                let greedy = RowSpec { params, prompt, mask: Some(mask), ..RowSpec::default() };
+                let mut drawn = greedy.clone();
+                drawn.params = RowParams { temperature: 1.0, top_k: 40, top_p: 0.9, ..params };
+                let wishes = vec![greedy, drawn];
+                let mut logits = vec![5.0; 2 * vocab];
+                (logits[4097], logits[vocab + 4097]) = (-300.0, -300.0);
+                (logits[at], logits[vocab + at]) = (bad, bad);
+                let case = Case { name: String::new(), vocab, soft_cap: 0.0, logits, wishes };
+                let want = if bad == 0.0 { 4097 } else { NON_FINITE };
+                assert_eq!(case.ids(&bench, cut_into(parts, vocab)).unwrap(), [want; 2]);
+            }
+        }
+    }
+
     /// Wishes that no caller should let through still end in some token of the vocabulary.
     #[test]
     fn absurd_wishes_harm_nothing() {
@@ -200,6 +225,7 @@ mod emulated {
             logits: logits.view_mut(),
             params: wishes.view(),
             edits: View::none(),
+            masks: View::none(),
             soft_cap: 0.0,
             scratch: scratch.view_mut(),
             ids: ids.view_mut(),
@@ -243,6 +269,7 @@ mod emulated {
                 logits: logits.first_mut(lengths[0]),
                 params: params.first(lengths[1]),
                 edits: View::none(),
+                masks: View::none(),
                 soft_cap,
                 scratch: scratch.view_mut().part(offset, lengths[2]),
                 ids: ids.first_mut(lengths[3]),

@@ -81,7 +81,13 @@ fn example(name: &str, route: Route) -> Value {
         "metadata" => json!({"user_id": "someone"}),
         "include" => json!(["message.output_text.logprobs"]),
         "text" => json!({"format": {"type": "text"}}),
-        "text.format" => json!({"type": "text"}),
+        "text.format" | "output_format" | "output_config.format" => json!({"type": "text"}),
+        // At most one of them can be given, which none is here.
+        "grammar" | "guided_choice" | "guided_grammar" | "guided_json" | "guided_regex" => {
+            Value::Null
+        }
+        "json_schema" | "structured_outputs" => Value::Null,
+        "tools[].strict" => json!(true),
         "thinking.display" => json!("omitted"),
         "response_format" => json!({"type": "text"}),
         "chat_template_kwargs" => json!({"a": 1}),
@@ -290,11 +296,17 @@ fn every_field_of_the_public_request_types_is_in_a_table() {
 /// Honoured fields of the newer APIs, and the parts of them, take values of their own type only.
 #[test]
 fn a_value_of_the_wrong_type_is_an_error_that_names_the_field() {
-    let two_types = ["input", "logit_bias", "stop", "stop_sequences", "system"];
+    let two_types =
+        ["input", "logit_bias", "stop", "stop_sequences", "system", "guided_json", "json_schema"];
     for route in [OfResponses, OfMessages] {
         for (name, treatment) in route.rows() {
             let Honoured(_) = treatment else { continue };
-            let good = kind(&example(name, route));
+            let good = match name {
+                "grammar" | "guided_grammar" | "guided_regex" => kind(&json!("x")),
+                "guided_choice" => kind(&json!([])),
+                "structured_outputs" => kind(&json!({})),
+                name => kind(&example(name, route)),
+            };
             for value in [json!(7), json!(true), json!("x"), json!(["x"]), json!({"x": 1})] {
                 let number = kind(&value) == "number" && good == "number";
                 if kind(&value) == good
@@ -308,7 +320,9 @@ fn a_value_of_the_wrong_type_is_an_error_that_names_the_field() {
                 let parsed = route.parse(&mut Fields::parse(body.to_string().as_bytes()).unwrap());
                 let named = match &parsed {
                     Err(
-                        WireError::WrongType { param, .. } | WireError::Unsupported { param, .. },
+                        WireError::WrongType { param, .. }
+                        | WireError::Unsupported { param, .. }
+                        | WireError::Missing { param },
                     ) => param.starts_with(&place),
                     _ => false,
                 };

@@ -1,0 +1,168 @@
+//! The fields that constrain a reply: `response_format` and its names in other APIs, `structured_outputs` and
+//! `guided_*` of vLLM, `json_schema` and `grammar` of llama-server.
+//!
+//! At most one may be given. It does not know what a grammar or a schema means.
+
+use super::WireError;
+use super::fields::{Fields, optional, required, wrong};
+use crate::grammar::{Constraint, gbnf};
+use serde_json::{Map, Value};
+use std::sync::Arc;
+
+/// A constraint and the field that asks for it.
+pub type Constrained = Option<(Arc<Constraint>, &'static str)>;
+
+const FORMATS: &str = "text, json_object, json_schema";
+/// Settings of `structured_outputs` that change nothing: which engine, and the pattern of white space.
+const NEUTRAL: [&str; 4] =
+    ["disable_fallback", "disable_additional_properties", "whitespace_pattern", "backend"];
+
+/// The format of the reply in the field `param`: text, a JSON object, or JSON of a schema. The schema stands in it or,
+/// as OpenAI's chat completions have it, in its field `json_schema`.
+pub fn format(format: Option<Value>, param: &'static str) -> Result<Constrained, WireError> {
+    let mut format = match format {
+        None | Some(Value::Null) => return Ok(None),
+        Some(Value::Object(format)) => format,
+        Some(other) => return Err(wrong(param, "an object", &other)),
+    };
+    let constraint = match required(&mut format, "type", param)?.as_str() {
+        "text" => return Ok(None),
+        "json_object" => match format.remove("schema").filter(|schema| !schema.is_null()) {
+            Some(schema) => Constraint::Schema(schema),
+            None => Constraint::Object,
+        },
+        "json_schema" => match format.remove("json_schema") {
+            Some(Value::Object(inner)) => schema(inner, &format!("{param}.json_schema"))?,
+            Some(other) => return Err(wrong(format!("{param}.json_schema"), "an object", &other)),
+            None => schema(format, param)?,
+        },
+        kind => {
+            let what = format!("'{kind}' is none of {FORMATS}");
+            return Err(WireError::unsupported(format!("{param}.type"), what));
+        }
+    };
+    Ok(Some((Arc::new(constraint), param)))
+}
+
+/// A schema with its name. `strict` changes nothing: a schema is always enforced.
+fn schema(mut format: Map<String, Value>, param: &str) -> Result<Constraint, WireError> {
+    optional(&mut format, "name", param)?;
+    match format.remove("strict") {
+        None | Some(Value::Null | Value::Bool(_)) => {}
+        Some(other) => return Err(wrong(format!("{param}.strict"), "a boolean", &other)),
+    }
+    match format.remove("schema") {
+        Some(schema @ (Value::Object(_) | Value::Bool(_))) => Ok(Constraint::Schema(schema)),
+        None | Some(Value::Null) => Err(WireError::Missing { param: format!("{param}.schema") }),
+        Some(other) => Err(wrong(format!("{param}.schema"), "an object", &other)),
+    }
+}
+
+/// The constraint that the fields of vLLM and llama-server ask for.
+pub fn constraint(fields: &mut Fields) -> Result<Constrained, WireError> {
+    let structured = match fields.object("structured_outputs")? {
+        Some(wishes) => structured_outputs(wishes)?,
+        None => None,
+    };
+    let json = fields.take("guided_json").map(|value| written("guided_json", value)).transpose()?;
+    let regex = fields.string("guided_regex")?.map(Constraint::Regex);
+    let choice = fields.take("guided_choice").map(|value| choice("guided_choice", value));
+    let guided = fields.string("guided_grammar")?.map(|text| ebnf("guided_grammar", text));
+    let schema =
+        fields.take("json_schema").map(|value| written("json_schema", value)).transpose()?;
+    let grammar = fields.string("grammar")?.filter(|text| !text.is_empty());
+    let grammar = grammar.map(|text| ebnf("grammar", text));
+    let all = [
+        (structured, "structured_outputs"),
+        (json, "guided_json"),
+        (regex, "guided_regex"),
+        (choice.transpose()?, "guided_choice"),
+        (guided.transpose()?, "guided_grammar"),
+        (schema, "json_schema"),
+        (grammar.transpose()?, "grammar"),
+    ];
+    let given = all.into_iter().filter_map(|(constraint, param)| Some((constraint?, param)));
+    given.map(|(constraint, param)| Some((Arc::new(constraint), param))).try_fold(None, one_of)
+}
+
+/// The one constraint that is given, of two places.
+pub fn one_of(a: Constrained, b: Constrained) -> Result<Constrained, WireError> {
+    match (a, b) {
+        (Some((_, first)), Some((_, second))) => {
+            let what = format!("a reply has one constraint; leave out it or {first}");
+            Err(WireError::bad(second, what))
+        }
+        (a, b) => Ok(a.or(b)),
+    }
+}
+
+fn structured_outputs(mut wishes: Map<String, Value>) -> Result<Option<Constraint>, WireError> {
+    const PARAM: &str = "structured_outputs";
+    let compact = match wishes.remove("disable_any_whitespace") {
+        None | Some(Value::Null) => false,
+        Some(Value::Bool(compact)) => compact,
+        Some(other) => {
+            return Err(wrong(format!("{PARAM}.disable_any_whitespace"), "a boolean", &other));
+        }
+    };
+    let mut found = None;
+    for name in ["json", "regex", "choice", "grammar", "json_object"] {
+        let Some(value) = wishes.remove(name).filter(|value| !value.is_null()) else { continue };
+        let at = || format!("{PARAM}.{name}");
+        let constraint = match (name, value) {
+            ("json", value) => Some(written(&at(), value)?),
+            ("regex", Value::String(regex)) => Some(Constraint::Regex(regex)),
+            ("grammar", Value::String(text)) => Some(ebnf(&at(), text)?),
+            ("choice", value) => Some(choice(&at(), value)?),
+            ("json_object", Value::Bool(on)) => on.then_some(Constraint::Object),
+            ("json_object", other) => return Err(wrong(at(), "a boolean", &other)),
+            (_, other) => return Err(wrong(at(), "a string", &other)),
+        };
+        if found.is_some() && constraint.is_some() {
+            return Err(WireError::bad(at(), "a reply has one constraint; give one of them"));
+        }
+        found = found.or(constraint);
+    }
+    let unknown =
+        |(name, value): &(&String, &Value)| !value.is_null() && !NEUTRAL.contains(&name.as_str());
+    match wishes.iter().find(unknown) {
+        None => Ok(found.map(|constraint| match constraint {
+            Constraint::Schema(schema) if compact => Constraint::Compact(schema),
+            constraint => constraint,
+        })),
+        Some((name, _)) => Err(WireError::unsupported(
+            format!("{PARAM}.{name}"),
+            "use json, regex, choice, grammar or json_object",
+        )),
+    }
+}
+
+/// A schema as an object, or as a text that has one.
+fn written(param: &str, value: Value) -> Result<Constraint, WireError> {
+    match value {
+        Value::Object(_) | Value::Bool(_) => Ok(Constraint::Schema(value)),
+        Value::String(text) => match serde_json::from_str(&text) {
+            Ok(schema @ Value::Object(_)) => Ok(Constraint::Schema(schema)),
+            _ => Err(WireError::bad(param, "the text is no JSON schema")),
+        },
+        other => Err(wrong(param, "a JSON schema", &other)),
+    }
+}
+
+fn choice(param: &str, value: Value) -> Result<Constraint, WireError> {
+    let Value::Array(texts) = value else { return Err(wrong(param, "an array", &value)) };
+    let text = |(index, text): (usize, Value)| match text {
+        Value::String(text) => Ok(text),
+        other => Err(wrong(format!("{param}[{index}]"), "a string", &other)),
+    };
+    texts.into_iter().enumerate().map(text).collect::<Result<_, _>>().map(Constraint::Choice)
+}
+
+/// A grammar in Lark or, if it has rules of its form, in GBNF.
+fn ebnf(param: &str, text: String) -> Result<Constraint, WireError> {
+    if !text.contains("::=") {
+        return Ok(Constraint::Lark(text));
+    }
+    let lark = gbnf::to_lark(&text).map_err(|error| WireError::bad(param, error.to_string()))?;
+    Ok(Constraint::Lark(lark))
+}
