@@ -44,9 +44,9 @@ def typed(output, *kinds, text="Who is it?", **more):
 
 
 async def streamed():
-    asked = agent(output_type=NativeOutput(Person, strict=True), retries=0, model_settings={"max_tokens": ENOUGH})
+    asked = agent(output_type=NativeOutput(Mood, strict=True), retries=0, model_settings={"max_tokens": ENOUGH})
     async with asked.run_stream("Who is it? stream") as result:
-        fits(await result.get_output())
+        fits(await result.get_output(), Mood)
 
 
 def schema():
