@@ -86,13 +86,13 @@ fn combinations(schema: &Value) -> Result<(), GrammarError> {
             > MAX_PATTERNS
         {
             return Err(GrammarError(format!(
-                "patternProperties: at most {MAX_PATTERNS} are supported"
+                "patternProperties: at most {MAX_PATTERNS} are allowed"
             )));
         }
         let Some(all) = map.get("allOf").filter(|all| all.is_array()) else { continue };
         for (keyword, most) in [("pattern", MAX_ALL), ("multipleOf", 1)] {
             if count(all, keyword) + usize::from(map.contains_key(keyword)) > most {
-                let what = format!("{keyword}: at most {most} within allOf are supported");
+                let what = format!("{keyword}: at most {most} within allOf are allowed");
                 return Err(GrammarError(what));
             }
         }
