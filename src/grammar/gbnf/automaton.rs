@@ -178,7 +178,8 @@ impl<'a> Automaton<'a> {
         let mut all = self.part(known, of)?;
         let places = self.places.len() - before;
         let times = max.map_or(usize::MAX, |max| max as usize);
-        if places.saturating_mul(times) > MAX_EXACT {
+        // What has no character repeats to nothing more, however often.
+        if places == 0 || places.saturating_mul(times) > MAX_EXACT {
             self.link(&all.last.clone(), &all.first.clone())?;
             all.nullable |= min == 0;
             return Some(all);

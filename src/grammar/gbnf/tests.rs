@@ -275,6 +275,12 @@ fn sizes_and_depths_are_bounded() {
 }
 
 #[test]
+fn a_repeated_nothing_ends() {
+    check("root ::= (\"\")* \"a\"", &["a"], &["", "b"]);
+    check("root ::= ((\"\")+ \"b\"?)* \"a\"", &["a", "ba", "bba"], &["b"]);
+}
+
+#[test]
 fn large_grammars_are_translated_in_bounded_time() {
     let words: Vec<String> = (0..8000).map(|i| format!("\"word{}\"", i * 7919 % 100_003)).collect();
     let gbnf = format!("root ::= w | \"(\" root \")\"\nw ::= {}", words.join(" | "));
