@@ -60,7 +60,7 @@ pub struct Totals {
     pub cancelled: u64,
     /// Sampled tokens, end-of-sequence tokens included.
     pub tokens_generated: u64,
-    /// Tokens computed in prefill chunks of two or more, recomputed ones included.
+    /// Tokens computed in chunks of two or more: prefills, recomputed ones included, and runs of forced tokens.
     pub tokens_prefilled: u64,
     /// Prompt tokens of admitted sequences while caching is on, and how many of them were cached. A sequence
     /// that is readmitted after a preemption is not counted again.
@@ -196,10 +196,9 @@ impl Scheduler {
         batch.clear();
         self.step.clear();
         self.sweep();
-        let preempted = self.schedule_decodes(batch);
         let yields = self.shared || self.is_background();
         let most = if yields { self.shared_tokens } else { usize::MAX };
-        let mut budget = (self.config.max_batch_tokens - batch.tokens.len()).min(most);
+        let (preempted, mut budget) = self.schedule_decodes(batch, most);
         self.schedule_prefills(batch, &mut budget);
         if !preempted {
             self.schedule_waiting(batch, &mut budget, now);
@@ -357,32 +356,36 @@ impl Scheduler {
         self.totals.cancelled += (before - self.waiting.len() - self.running.len()) as u64;
     }
 
-    /// Returns whether any sequence had to be preempted.
-    fn schedule_decodes(&mut self, batch: &mut Batch) -> bool {
+    /// Puts a token of each decoding sequence into the step and, of those with a run of forced tokens, more: with the
+    /// prefills, up to `most` tokens. Returns whether any sequence had to be preempted, and how many are left of `most`.
+    fn schedule_decodes(&mut self, batch: &mut Batch, most: usize) -> (bool, usize) {
         let mut preempted = false;
         let mut index = 0;
         while index < self.running.len() {
             // A prefill has had its blocks since its admission, unless it was restarted in between.
-            while !self.make_room(index) {
+            while index < self.running.len() && !self.make_room(index) {
                 self.preempt_youngest();
                 preempted = true;
-                if index >= self.running.len() {
-                    return true;
-                }
-            }
-            if self.running[index].pending() == 1 {
-                self.put(batch, index, 1);
             }
             index += 1;
         }
-        preempted
+        let decodes: Vec<usize> =
+            (0..self.running.len()).filter(|index| self.running[*index].decodes()).collect();
+        let mut budget = (self.config.max_batch_tokens - decodes.len()).min(most);
+        for index in decodes {
+            // One token is left, so that a prompt gets on or is admitted.
+            let more = (self.running[index].pending() - 1).min(budget.saturating_sub(1));
+            budget -= more;
+            self.put(batch, index, 1 + more);
+        }
+        (preempted, budget)
     }
 
     fn schedule_prefills(&mut self, batch: &mut Batch, budget: &mut usize) {
         for index in 0..self.running.len() {
-            let pending = self.running[index].pending();
-            if pending > 1 && *budget > 0 {
-                let len = pending.min(*budget);
+            let sequence = &self.running[index];
+            if !sequence.decodes() && *budget > 0 {
+                let len = sequence.pending().min(*budget);
                 self.put(batch, index, len);
                 *budget -= len;
             }

@@ -64,6 +64,11 @@ impl Sequence {
         self.tokens.len() - self.computed
     }
 
+    /// Whether it decodes: its next token is sampled after the one token, or the run of forced ones, that is pending.
+    pub fn decodes(&self) -> bool {
+        self.pending() == 1 || self.first_token.is_some() && self.computed >= self.prompt_len
+    }
+
     /// Whether nobody waits for it.
     pub fn is_background(&self) -> bool {
         self.request.background

@@ -3,9 +3,10 @@
 
 use super::*;
 use crate::engine::request::{FinishReason, SeqEvent};
-use crate::model::{SamplingParams, Score};
+use crate::model::{Guide, GuideFailed, SamplingParams, Score, SharedGuide, Taken, TokenMask};
 use proptest::prelude::*;
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
@@ -23,14 +24,49 @@ pub(super) fn next_token(tokens: &[u32]) -> u32 {
 }
 
 pub(super) fn reply_alone(prompt: &[u32], max_new: usize, longest: usize) -> Vec<u32> {
+    forced_reply_alone(prompt, max_new, longest, 0)
+}
+
+/// The same, where each token that the model chooses forces so many others, at most.
+fn forced_reply_alone(prompt: &[u32], max_new: usize, longest: usize, most: usize) -> Vec<u32> {
     let mut tokens = prompt.to_vec();
     while tokens.len() - prompt.len() < max_new && tokens.len() < longest {
         match next_token(&tokens) {
             EOS => break,
             id => tokens.push(id),
         }
+        tokens.extend(run_after(&tokens, most));
+        tokens.truncate(longest.min(prompt.len() + max_new));
     }
     tokens.split_off(prompt.len())
+}
+
+/// A run of up to `most` tokens that must follow these.
+fn run_after(tokens: &[u32], most: usize) -> Vec<u32> {
+    let hash = next_token(tokens);
+    (0..hash % (most as u32 + 1)).map(|at| 1 + (hash + at) % 96).collect()
+}
+
+/// Allows everything, and forces runs.
+#[derive(Debug)]
+struct Runs {
+    tokens: Vec<u32>,
+    most: usize,
+}
+
+impl Guide for Runs {
+    fn mask(&mut self) -> Result<Option<Arc<TokenMask>>, GuideFailed> {
+        Ok(None)
+    }
+
+    fn take(&mut self, id: u32) -> Result<Taken, GuideFailed> {
+        self.tokens.push(id);
+        Ok(Taken::GoesOn)
+    }
+
+    fn forced(&mut self) -> Vec<u32> {
+        run_after(&self.tokens, self.most)
+    }
 }
 
 /// The made-up log-probability of `token` after `before`.
@@ -42,21 +78,25 @@ pub(super) fn score(before: &[u32], token: u32) -> Score {
 struct Client {
     prompt: Vec<u32>,
     score_last: usize,
+    /// Most tokens that are forced after one that the model chose.
+    forced: usize,
     max_new: usize,
     events: Option<UnboundedReceiver<SeqEvent>>,
 }
 
 fn client(scheduler: &mut Scheduler, prompt: Vec<u32>, max_new: usize, now: Instant) -> Client {
-    scoring_client(scheduler, prompt, max_new, 0, now)
+    any_client(scheduler, prompt, max_new, (0, 0), now)
 }
 
-fn scoring_client(
+/// One that asks for so many scores, and has runs of at most so many forced tokens.
+fn any_client(
     scheduler: &mut Scheduler,
     prompt: Vec<u32>,
     max_new: usize,
-    score_last: usize,
+    (score_last, forced): (usize, usize),
     now: Instant,
 ) -> Client {
+    let runs = Runs { tokens: prompt.clone(), most: forced };
     let (events, inbox) = unbounded_channel();
     let request = SeqRequest {
         tag: 0,
@@ -67,12 +107,12 @@ fn scoring_client(
         cache_salt: 0,
         events,
         background: false,
-        guide: None,
+        guide: (forced > 0).then(|| SharedGuide::new(Box::new(runs))),
         arrived: now,
     };
     scheduler.check(&request).unwrap();
     scheduler.admit(request);
-    Client { prompt, score_last, max_new, events: Some(inbox) }
+    Client { prompt, score_last, forced, max_new, events: Some(inbox) }
 }
 
 /// Checks the batch against the shadow cache (position, id, and whether the sequence had passed the switch)
@@ -128,7 +168,9 @@ fn run_step(
 proptest! {
     #[test]
     fn replies_are_those_of_each_sequence_alone_and_no_block_is_lost(
-        prompts in proptest::collection::vec((proptest::collection::vec(1u32..97, 1..20), 1usize..25, 0usize..24), 1..12),
+        prompts in proptest::collection::vec(
+            (proptest::collection::vec(1u32..97, 1..20), 1usize..25, (0usize..24, 0usize..9)), 1..12,
+        ),
         blocks in 7usize..24,
         max_running in 1usize..8,
         max_batch_tokens in 1usize..40,
@@ -142,7 +184,7 @@ proptest! {
         let mut scheduler = Scheduler::new(config, capacity);
         let now = Instant::now();
         let mut clients: Vec<Client> =
-            prompts.iter().map(|(p, n, s)| scoring_client(&mut scheduler, p.clone(), *n, *s, now)).collect();
+            prompts.iter().map(|(p, n, s)| any_client(&mut scheduler, p.clone(), *n, *s, now)).collect();
         let mut batch = Batch::default();
         let mut cache = HashMap::new();
         for step in 0..20_000 {
@@ -184,7 +226,7 @@ proptest! {
             let known: Vec<Score> =
                 (from..prompt.len()).map(|p| score(&prompt[..p], prompt[p])).collect();
             prop_assert_eq!(scores, known);
-            let expected = reply_alone(&client.prompt, client.max_new, longest);
+            let expected = forced_reply_alone(&client.prompt, client.max_new, longest, client.forced);
             prop_assert_eq!(&got, &expected);
             let Some(SeqEvent::Finished { reason, timings, .. }) = end else {
                 return Err(TestCaseError::fail(format!("ended with {end:?}")));
@@ -198,11 +240,11 @@ proptest! {
 }
 
 proptest! {
-    /// Whatever requests arrive, and however small the limit of a shared step: a decoding sequence gets a
-    /// token in every step, and a prompt makes progress within a bounded number of steps.
+    /// Whatever requests arrive, and however small the limit of a shared step: a decoding sequence gets on by a
+    /// token in every step, also within a run of forced ones, and a prompt within a bounded number of steps.
     #[test]
     fn every_running_decode_advances_in_every_step(
-        arrivals in proptest::collection::vec((0usize..60, 1usize..60, 1usize..30), 1..40),
+        arrivals in proptest::collection::vec((0usize..60, 1usize..60, 1usize..30, 0usize..9), 1..40),
         max_running in 1usize..12,
         spare in 0usize..20,
         shared_tokens in 1usize..40,
@@ -216,14 +258,16 @@ proptest! {
         let (now, mut batch, mut cache) = (Instant::now(), Batch::default(), HashMap::new());
         let mut clients = Vec::new();
         for step in 0..6000 {
-            for (_, prompt, reply) in arrivals.iter().filter(|(when, ..)| *when == step) {
-                clients.push(client(&mut scheduler, vec![1 + (step % 90) as u32; *prompt], *reply, now));
+            for (_, prompt, reply, forced) in arrivals.iter().filter(|(when, ..)| *when == step) {
+                let prompt = vec![1 + (step % 90) as u32; *prompt];
+                clients.push(any_client(&mut scheduler, prompt, *reply, (0, *forced), now));
             }
             let shared = always_shared || step % 3 == 0;
             scheduler.set_shared(shared);
             scheduler.set_shared_tokens(shared_tokens);
-            let decoding = scheduler.running.iter().filter(|s| s.pending() == 1).count();
+            let decoding = scheduler.running.iter().filter(|s| s.decodes()).count();
             let prefilling = scheduler.running.len() - decoding;
+            let before: Vec<bool> = scheduler.running.iter().map(Sequence::decodes).collect();
             let waiting = scheduler.waiting.len();
             if !scheduler.schedule(&mut batch, now) {
                 prop_assert!(scheduler.is_idle());
@@ -232,11 +276,14 @@ proptest! {
                 }
                 continue;
             }
-            let decodes = batch.rows.iter().filter(|row| row.len == 1 && row.sample).count();
-            prop_assert!(decodes >= decoding, "{decodes} of {decoding} decodes are in the step");
+            let rows: HashMap<usize, usize> = scheduler.step.iter().copied().collect();
+            for (index, _) in before.iter().enumerate().filter(|(_, decodes)| **decodes) {
+                prop_assert!(rows.get(&index).is_some_and(|len| *len >= 1), "a decode is not in the step");
+            }
+            prop_assert!(batch.tokens.len() <= max_batch_tokens);
             let prefill = batch.tokens.len() - decoding;
             if prefilling > 0 {
-                prop_assert!(prefill >= 1, "a prompt gets on");
+                prop_assert!(prefill >= 1, "a prompt or a run gets on");
             }
             if shared {
                 prop_assert!(prefill <= shared_tokens, "{prefill} prefill tokens in a shared step");
