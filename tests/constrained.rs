@@ -125,6 +125,14 @@ fn called(path: &str, answer: &Value) -> Vec<(String, Value)> {
     list.as_array().into_iter().flatten().map(call).collect()
 }
 
+/// A tool whose schema cannot be enforced.
+fn unenforceable(strict: bool) -> Value {
+    let parameters =
+        json!({"type": "object", "properties": {"a": {"type": "array", "uniqueItems": true}}});
+    let function = json!({"name": "f", "parameters": parameters, "strict": strict});
+    json!({"tools": [{"type": "function", "function": function}]})
+}
+
 fn forced(name: Option<&str>) -> [(&'static str, Value); 3] {
     let flat = |schema: &str| -> Value {
         let tool = |name: &str| json!({"type": "function", "name": name, schema: self::schema()});
@@ -212,6 +220,9 @@ async fn what_cannot_be_enforced_is_refused_by_name() {
         (json!({"guided_choice": []}), "guided_choice", "1 to"),
         (json!({"guided_grammar": "begin: \"a\""}), "guided_grammar", "start"),
         (json!({"structured_outputs": {"regex": "a{2,1}"}}), "structured_outputs", ""),
+        (json!({"grammar": "root ::= \"a"}), "grammar", "line 1, column"),
+        (json!({"grammar": "root ::= nowhere"}), "grammar", "line 1, column"),
+        (unenforceable(true), "tools", "uniqueItems"),
     ];
     for (more, param, words) in cases {
         let (status, answer) = ask(&app, post(CHAT, &chat(more.clone()))).await;
@@ -222,6 +233,11 @@ async fn what_cannot_be_enforced_is_refused_by_name() {
         );
         assert!(answer["error"]["message"].as_str().unwrap().contains(words), "{answer}");
     }
+    // What need not be enforced is not refused.
+    assert_eq!(
+        ok(&app, post(CHAT, &chat(unenforceable(false)))).await["choices"][0]["message"]["content"],
+        "no"
+    );
     // A model whose tokenizer cannot be used serves all but these.
     let roomy =
         |server: &mut FakeServer| server.model("stable").expect("stable").capacity.max_len = 4096;

@@ -91,12 +91,11 @@ async fn load_folder(
     let offer = Offer { max_len: weights.config().max_len, kv_tokens: None, codec: &codec };
     let checked = check(Candidate { digest: &digest, offer });
     checked.await.map_err(|why| DeployError::NotAllowed { path: path.clone(), why })?;
-    let weights_vocab = weights.config().vocab;
+    let (codec, vocab) = (Arc::new(codec), weights.config().vocab);
     let make = move || match device {
         Device::Cpu => on_cpu(&weights, &config),
         Device::Card(card) => on_card(&weights, &config, card),
     };
-    let (codec, vocab) = (Arc::new(codec), weights_vocab);
     let (loaded, grammars) =
         tokio::join!(engine.load(config.scheduler, make), grammars(codec.clone(), vocab));
     let loaded = loaded?;

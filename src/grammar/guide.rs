@@ -7,6 +7,9 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+/// Longest search for one token: all replies wait for it.
+const LONGEST: Duration = Duration::from_millis(100);
+
 /// A reply between two tokens.
 pub(super) struct GrammarGuide {
     matcher: Matcher,
@@ -48,7 +51,7 @@ impl GrammarGuide {
             return Err(GuideFailed("the reply needs too much work".to_owned()));
         }
         let handle = self.matcher.cancellation_handle();
-        let (found, took) = self.watchdog.run(handle, || work(&mut self.matcher));
+        let (found, took) = self.watchdog.run(LONGEST, handle, || work(&mut self.matcher));
         self.spent += took;
         found
     }

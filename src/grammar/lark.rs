@@ -5,10 +5,11 @@
 //! text in others. It does not know how a grammar is compiled.
 
 use super::terms::{Context, json_rule, marked, quoted};
-use super::{Calls, Constraint, GrammarError, calls, limits, schema};
+use super::{Calls, Constraint, GrammarError, calls, gbnf, limits, schema};
 use crate::text::Codec;
 use crate::text::reply::reasoning::{self, Opening};
 use serde_json::json;
+use std::borrow::Cow;
 
 /// Largest grammar in bytes, and all texts to choose from.
 const MAX_BYTES: usize = 64 << 10;
@@ -22,12 +23,21 @@ pub(super) fn grammar(
     context: &Context<'_>,
 ) -> Result<String, GrammarError> {
     let before = thoughts(opening, context.codec);
-    if let Constraint::Lark(grammar) = constraint {
-        let grammar = checked(grammar, "grammar")?;
-        limits::check_lark(grammar)?;
+    let own = match constraint {
+        Constraint::Lark(grammar) => {
+            limits::check_lark(checked(grammar, "grammar")?)?;
+            Some(Cow::Borrowed(grammar))
+        }
+        Constraint::Gbnf(grammar) => {
+            let lark = gbnf::to_lark(grammar).map_err(|error| GrammarError(error.to_string()))?;
+            Some(Cow::Owned(lark))
+        }
+        _ => None,
+    };
+    if let Some(own) = own {
         return match before {
-            None => Ok(grammar.to_owned()),
-            Some(before) => with_start(grammar, &before),
+            None => Ok(own.into_owned()),
+            Some(before) => with_start(&own, &before),
         };
     }
     let reply = reply(constraint, context)?;
@@ -102,7 +112,9 @@ fn reply(constraint: &Constraint, context: &Context<'_>) -> Result<String, Gramm
             Ok(format!("reply: /{regex}/\n"))
         }
         Constraint::Choice(texts) => choice(texts),
-        Constraint::Lark(_) => Err(GrammarError("it has rules of its own".to_owned())),
+        Constraint::Lark(_) | Constraint::Gbnf(_) => {
+            Err(GrammarError("it has rules of its own".to_owned()))
+        }
         Constraint::Calls(calls) | Constraint::Auto(calls) => {
             Ok("reply: calls\n".to_owned() + &calls::rules(calls, context, None)?)
         }

@@ -1,7 +1,7 @@
 //! Constrained replies: a reply that must be JSON of a schema, match a regular expression, be one of some texts, or
 //! follow a grammar.
 //!
-//! Reading order: [`Constraint`] (what a request asks for), `schema` (a JSON schema as requests mean it), `limits`, [`gbnf`]
+//! Reading order: [`Constraint`] (what a request asks for), `schema` (a JSON schema as requests mean it), `limits`, `gbnf`
 //! (grammars of llama.cpp), `terms` and `calls` (parts of grammars; tool calls), `lark` (a constraint as one grammar, with the reasoning before it),
 //! `vocabulary` (a model's tokens as bytes), [`Grammars`] (a model's compiled grammars), `guide` (one reply being
 //! generated), `call_guide` (one in which calls may come), `watchdog`. Parsing, and which tokens a grammar allows, are llguidance's.
@@ -10,7 +10,7 @@
 mod call_guide;
 mod calls;
 mod compiled;
-pub mod gbnf;
+mod gbnf;
 mod guide;
 mod lark;
 mod limits;
@@ -39,6 +39,8 @@ pub enum Constraint {
     Choice(Vec<String>),
     /// A text of this grammar, in llguidance's variant of Lark.
     Lark(String),
+    /// A text of this grammar, in llama.cpp's GBNF.
+    Gbnf(String),
     /// Calls of tools, and no text.
     Calls(Calls),
     /// Calls of tools, or what the other constraint says.

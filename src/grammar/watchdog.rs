@@ -7,13 +7,13 @@ use parking_lot::Mutex;
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
-/// Longest search for one token.
-const LONGEST: Duration = Duration::from_millis(100);
+/// How often the searches under way are looked at.
+const EVERY: Duration = Duration::from_millis(25);
 /// Work that a reply may always use, and more for each of its tokens.
 const BUDGET: Duration = Duration::from_millis(1500);
 const BUDGET_PER_TOKEN: Duration = Duration::from_millis(5);
 
-/// The searches under way: since when, and how to end each.
+/// The searches under way: their numbers, until when each may last, and how to end it.
 type Searches = Mutex<Vec<(u64, Instant, CancellationHandle)>>;
 
 /// Watches searches.
@@ -35,15 +35,16 @@ impl Watchdog {
         watchdog
     }
 
-    /// Runs a search that `handle` can end; returns how long it took.
+    /// Runs a search that `handle` can end, and ends it if it lasts longer than `most`; returns how long it took.
     pub(super) fn run<T>(
         &self,
+        most: Duration,
         handle: Option<CancellationHandle>,
         search: impl FnOnce() -> T,
     ) -> (T, Duration) {
         let (begun, id) = (Instant::now(), self.id());
         if let Some(handle) = handle {
-            self.searches.lock().push((id, begun, handle));
+            self.searches.lock().push((id, begun + most, handle));
         }
         let found = search();
         self.searches.lock().retain(|(other, _, _)| *other != id);
@@ -59,13 +60,12 @@ impl Watchdog {
 
 fn watch(searches: &Weak<Searches>) {
     while let Some(searches) = searches.upgrade() {
-        searches.lock().iter().filter(|(_, since, _)| since.elapsed() > LONGEST).for_each(
-            |(_, _, handle)| {
-                handle.cancel();
-            },
-        );
+        let now = Instant::now();
+        searches.lock().iter().filter(|(_, until, _)| *until < now).for_each(|(_, _, handle)| {
+            handle.cancel();
+        });
         drop(searches);
-        std::thread::sleep(LONGEST / 4);
+        std::thread::sleep(EVERY);
     }
 }
 

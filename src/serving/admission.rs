@@ -53,6 +53,14 @@ impl Admission {
         if short {
             return Ok(work());
         }
+        self.apart(work).await
+    }
+
+    /// Runs `work` off the async threads when there is room for it. Dropping the future gives the place in the queue up.
+    pub async fn apart<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, GatewayError> {
         let unavailable = |error: String| GatewayError::Unavailable(error);
         let place = self.encodes.clone().acquire_owned().await;
         let place = place.map_err(|error| unavailable(error.to_string()))?;

@@ -67,14 +67,15 @@ pub(super) async fn prepare(
     if echo.is_some() && params.logprobs.is_some() {
         params.score_last = ids.len() - 1;
     }
-    let guided = guided(request, deployment, opening).await?;
+    let guided = guided(request, deployment, admission, opening).await?;
     Ok(Prepared { ids, params, max_new_tokens, stop_ids, echo, opening, guided })
 }
 
-/// The request's constraint in the model's tokens. Compiling one takes a while, so that is done off the async threads.
+/// The request's constraint in the model's tokens. Compiling one takes a while.
 async fn guided(
     request: &GenerateRequest,
     deployment: &Deployment,
+    admission: &Admission,
     opening: Opening,
 ) -> Result<Option<Guided>, GatewayError> {
     let Some((constraint, param)) = &request.constraint else { return Ok(None) };
@@ -86,18 +87,8 @@ async fn guided(
         return Err(GatewayError::Untaken(what.to_owned()));
     };
     let wanted = constraint.clone();
-    let compile = move || grammars.compile(&wanted, opening);
-    let compiled = tokio::task::spawn_blocking(compile).await;
-    let compiled = compiled.map_err(|error| GatewayError::Unavailable(error.to_string()))?;
-    match compiled {
-        Ok(guided) => Ok(guided),
-        // Calls that cannot be constrained are checked when they are read.
-        Err(error) if matches!(**constraint, Constraint::Auto(_)) => {
-            tracing::debug!(%error, "tool calls are not constrained");
-            Ok(None)
-        }
-        Err(error) => Err(invalid(param, error.to_string())),
-    }
+    let compiled = admission.apart(move || grammars.compile(&wanted, opening)).await?;
+    compiled.map_err(|error| invalid(param, error.to_string()))
 }
 
 /// The ids that end a reply: the model's own, those of the request, and stop strings that are one special token, which

@@ -5,7 +5,7 @@
 
 use super::WireError;
 use super::fields::{Fields, optional, required, wrong};
-use crate::grammar::{Constraint, gbnf};
+use crate::grammar::Constraint;
 use serde_json::{Map, Value};
 use std::sync::Arc;
 
@@ -67,19 +67,19 @@ pub fn constraint(fields: &mut Fields) -> Result<Constrained, WireError> {
     let json = fields.take("guided_json").map(|value| written("guided_json", value)).transpose()?;
     let regex = fields.string("guided_regex")?.map(Constraint::Regex);
     let choice = fields.take("guided_choice").map(|value| choice("guided_choice", value));
-    let guided = fields.string("guided_grammar")?.map(|text| ebnf("guided_grammar", text));
+    let guided = fields.string("guided_grammar")?.map(ebnf);
     let schema =
         fields.take("json_schema").map(|value| written("json_schema", value)).transpose()?;
     let grammar = fields.string("grammar")?.filter(|text| !text.is_empty());
-    let grammar = grammar.map(|text| ebnf("grammar", text));
+    let grammar = grammar.map(ebnf);
     let all = [
         (structured, "structured_outputs"),
         (json, "guided_json"),
         (regex, "guided_regex"),
         (choice.transpose()?, "guided_choice"),
-        (guided.transpose()?, "guided_grammar"),
+        (guided, "guided_grammar"),
         (schema, "json_schema"),
-        (grammar.transpose()?, "grammar"),
+        (grammar, "grammar"),
     ];
     let given = all.into_iter().filter_map(|(constraint, param)| Some((constraint?, param)));
     given.map(|(constraint, param)| Some((Arc::new(constraint), param))).try_fold(None, one_of)
@@ -112,7 +112,7 @@ fn structured_outputs(mut wishes: Map<String, Value>) -> Result<Option<Constrain
         let constraint = match (name, value) {
             ("json", value) => Some(written(&at(), value)?),
             ("regex", Value::String(regex)) => Some(Constraint::Regex(regex)),
-            ("grammar", Value::String(text)) => Some(ebnf(&at(), text)?),
+            ("grammar", Value::String(text)) => Some(ebnf(text)),
             ("choice", value) => Some(choice(&at(), value)?),
             ("json_object", Value::Bool(on)) => on.then_some(Constraint::Object),
             ("json_object", other) => return Err(wrong(at(), "a boolean", &other)),
@@ -159,10 +159,9 @@ fn choice(param: &str, value: Value) -> Result<Constraint, WireError> {
 }
 
 /// A grammar in Lark or, if it has rules of its form, in GBNF.
-fn ebnf(param: &str, text: String) -> Result<Constraint, WireError> {
-    if !text.contains("::=") {
-        return Ok(Constraint::Lark(text));
+fn ebnf(text: String) -> Constraint {
+    match text.contains("::=") {
+        true => Constraint::Gbnf(text),
+        false => Constraint::Lark(text),
     }
-    let lark = gbnf::to_lark(&text).map_err(|error| WireError::bad(param, error.to_string()))?;
-    Ok(Constraint::Lark(lark))
 }

@@ -633,6 +633,7 @@ fn a_reply_is_constrained_under_every_name() {
         ("guided_choice", json!(["a", "b"]), Constraint::Choice(vec!["a".into(), "b".into()])),
         ("guided_grammar", json!("start: \"a\""), Constraint::Lark("start: \"a\"".into())),
         ("json_schema", schema.clone(), of_schema.clone()),
+        ("grammar", json!("root ::= \"a\""), Constraint::Gbnf("root ::= \"a\"".into())),
     ] {
         for shape in [Shape::Chat, Shape::Text] {
             let asked = ask(shape, json!({field: value})).unwrap();
@@ -672,7 +673,6 @@ fn a_constraint_that_cannot_be_read_names_its_place() {
             "structured_outputs.choice",
         ),
         (json!({"guided_json": "{"}), "value", "guided_json"),
-        (json!({"grammar": "root ::= \""}), "value", "grammar"),
         (json!({"guided_regex": "a", "guided_choice": ["b"]}), "value", "guided_choice"),
         (
             json!({"guided_regex": "a", "response_format": {"type": "json_object"}}),

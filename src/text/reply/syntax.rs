@@ -34,14 +34,7 @@ impl Default for CallSyntax {
     fn default() -> CallSyntax {
         let (open, close) = HERMES;
         let (openers, closers) = (vec![open.to_owned()], vec![close.to_owned()]);
-        CallSyntax {
-            openers,
-            closers,
-            separator: String::new(),
-            named: false,
-            bare: false,
-            form: Some(CallForm::hermes()),
-        }
+        CallSyntax::between(openers, closers, CallForm::hermes())
     }
 }
 
@@ -66,14 +59,13 @@ impl CallSyntax {
         let openers = texts(&form.head).into_iter().take(1).collect();
         let mut closers = texts(&form.tail);
         closers.extend(texts(&form.head));
-        CallSyntax {
-            openers,
-            closers,
-            separator: String::new(),
-            named: false,
-            bare: false,
-            form: Some(form),
-        }
+        CallSyntax::between(openers, closers, form)
+    }
+
+    /// Calls that stand between markers.
+    fn between(openers: Vec<String>, closers: Vec<String>, form: CallForm) -> CallSyntax {
+        let (separator, form) = (String::new(), Some(form));
+        CallSyntax { openers, closers, separator, named: false, bare: false, form }
     }
 
     fn of_json(samples: Samples<'_>) -> Option<CallSyntax> {
