@@ -8,6 +8,7 @@ use http_support::*;
 use serde_json::{Value, json};
 use serin::engine::SchedulerConfig;
 use serin::http::{AppState, StableFor, client_app};
+use serin::rollout::Weight;
 use serin::serving::testing::FakeServer;
 use serin::text::Codec;
 use std::time::Duration;
@@ -534,7 +535,7 @@ async fn marked_requests_go_to_stable() {
     let names = |name: &str| [name.to_owned()];
     let state = AppState {
         stable_for: StableFor::new(&names("task"), &names("x-task")),
-        ..state(gateway_saying(REPLY, |_| {}).await)
+        ..state(gateway_saying(REPLY, |server| server.policy.holdback = Weight::ZERO).await)
     };
     let app = api_of(state);
     load_canary(&app).await;

@@ -67,13 +67,9 @@ impl Listed {
         let rest = self.held.split_off(cut);
         let decided = std::mem::replace(&mut self.held, rest);
         let first = self.seen - held - decided.chars().count();
-        let only_text = pieces.iter().all(|piece| matches!(piece, ReplyPiece::Text(_)));
-        let mut from = 0;
-        if only_text {
-            // What is not said comes before it: markers, and white space next to them.
-            let said = pieces.iter().map(|piece| piece.text().map_or(0, str::len)).sum();
-            from = decided.len().saturating_sub(said);
-        }
+        let said: Option<String> = pieces.iter().map(ReplyPiece::text).collect();
+        // What is not said is before it: markers, and white space next to them. At a reply's end, white space is after it.
+        let mut from = said.and_then(|said| decided.rfind(&said)).unwrap_or(0);
         for piece in pieces {
             let mut tokens = Vec::new();
             if let Some(text) = piece.text() {
