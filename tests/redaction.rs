@@ -143,6 +143,18 @@ fn wrong_bodies() -> Vec<String> {
             json!([{"type": "function", "function": {"name": "f", "description": word("tool")}}]),
         ),
         with("tool_choice", json!({"type": "function", "function": {"name": word("choice")}})),
+        with("guided_regex", json!(format!("({}", word("regex")))),
+        with("guided_grammar", json!(format!("root ::= \"{}\" |", word("grammar")))),
+        with(
+            "guided_json",
+            json!({"type": "array", "uniqueItems": true, "description": word("schema")}),
+        ),
+        with(
+            "tools",
+            json!([{"type": "function", "function": {"name": word("strict"), "strict": true,
+                "parameters": {"type": "object", "properties": {word("property"):
+                    {"type": "array", "uniqueItems": true}}}}}]),
+        ),
         with("messages", json!([{"role": "user", "content": word("long").repeat(2000)}])),
         with(
             "messages",

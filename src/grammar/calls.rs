@@ -26,6 +26,8 @@ pub struct Calls {
 /// A function that may be called.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Function {
+    /// Its place among the request's tools, for errors.
+    pub place: usize,
     /// Its name.
     pub name: String,
     /// The JSON schema of its arguments; `None`: any object or, if it is strict, an empty one.
@@ -226,7 +228,7 @@ fn parameters(
     if let Value::Object(map) = &mut given {
         map.insert("type".to_owned(), "object".into());
     }
-    let named = |error: GrammarError| GrammarError(format!("function {}: {error}", function.name));
+    let named = |error: GrammarError| GrammarError(format!("tools[{}]: {error}", function.place));
     let prepared = schema::prepared(&given).map_err(named)?;
     match function.strict || can_compile(&prepared) {
         true => Ok(prepared),

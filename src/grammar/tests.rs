@@ -176,7 +176,7 @@ fn functions() -> Vec<Function> {
     let weather = json!({"type": "object", "required": ["city"], "properties": {
         "city": {"type": "string", "maxLength": 6}, "unit": {"enum": ["C", "F"]}}});
     let function =
-        |name: &str, parameters| Function { name: name.into(), parameters, strict: true };
+        |name: &str, parameters| Function { place: 0, name: name.into(), parameters, strict: true };
     vec![function("get_weather", Some(weather)), function("now", None)]
 }
 
@@ -310,7 +310,8 @@ fn a_schema_that_cannot_be_enforced_is_an_error_only_where_it_must_be() {
     let unique =
         json!({"type": "object", "properties": {"a": {"type": "array", "uniqueItems": true}}});
     let compile = |strict| {
-        let function = Function { name: "f".into(), parameters: Some(unique.clone()), strict };
+        let function =
+            Function { place: 0, name: "f".into(), parameters: Some(unique.clone()), strict };
         TINY.compile(
             &Constraint::Calls(Calls { functions: vec![function], one: true }),
             Opening::Answer,

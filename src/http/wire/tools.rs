@@ -94,11 +94,14 @@ impl ToolChoice {
             ToolChoice::Auto(names) => (names, false),
             ToolChoice::Required(names) => (names, true),
         };
-        let all: Vec<Function> =
-            tools.and_then(Value::as_array).into_iter().flatten().filter_map(callable).collect();
+        let tools = tools.and_then(Value::as_array).into_iter().flatten();
+        let all: Vec<Function> = tools.enumerate().filter_map(callable).collect();
         let unknown = |name: &&String| all.iter().all(|function| function.name != **name);
-        if let Some(name) = names.iter().flatten().find(unknown) {
-            return Err(WireError::bad("tool_choice", format!("no tool is called '{name}'")));
+        if names.iter().flatten().any(|name| unknown(&name)) {
+            return Err(WireError::bad(
+                "tool_choice",
+                "it names a function that is not among tools",
+            ));
         }
         let may = |function: &Function| names.as_ref().is_none_or(|n| n.contains(&function.name));
         let functions: Vec<Function> = all.into_iter().filter(may).collect();
@@ -125,10 +128,11 @@ impl ToolChoice {
     }
 }
 
-/// A tool as a constraint has it.
-fn callable(tool: &Value) -> Option<Function> {
+/// A tool and its place as a constraint has it.
+fn callable((place, tool): (usize, &Value)) -> Option<Function> {
     let function = &tool["function"];
     Some(Function {
+        place,
         name: function["name"].as_str()?.to_owned(),
         parameters: function.get("parameters").filter(|schema| schema.is_object()).cloned(),
         strict: function["strict"] == Value::Bool(true),
