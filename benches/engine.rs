@@ -188,6 +188,7 @@ fn attention(c: &mut Criterion) {
         window: None,
         soft_cap: None,
         head_norm: Some(HeadNorm { query: norm(), key: norm(), eps: 1e-6 }),
+        query_scale: None,
     };
     let half = SHAPE.head_dim / 2;
     let inv_freq = (0..half).map(|i| 1e6f32.powf(-(i as f32) / half as f32)).collect();

@@ -70,6 +70,13 @@ __device__ inline void turn(float *head, float scale, const float *cos, const fl
     __syncwarp();
 }
 
+// Queries after turning, by their position: 1 + beta * ln(1 + floor(position / period)).
+__device__ inline void sharpen(float *head, float beta, unsigned periods, int dim) {
+    float factor = 1.0f + beta * log1pf(float(periods));
+    for (int i = threadIdx.x % 32; i < dim; i += 32) head[i] *= factor;
+    __syncwarp();
+}
+
 struct Heads {
     float *qkv;
     const float *bias, *q_norm, *k_norm;
@@ -81,6 +88,10 @@ struct Heads {
     unsigned room, block_size;
     int heads, kv_heads, dim;
     bool whole;
+    // Null if queries are not scaled by their position.
+    const uint32_t *positions;
+    float beta;
+    unsigned period;
 };
 
 // A warp does one head of a token; a token without a slot of the cache is left alone.
@@ -99,6 +110,7 @@ template <class T> __device__ inline void prepare(const Heads &a, T *keys, T *va
         float scale = weight ? 1.0f / sqrtf(warp_sum(squares) / float(a.dim) + a.eps) : 1.0f;
         turn(head, scale, a.cos + token * a.half, a.sin + token * a.half, a.half, a.dim);
     }
+    if (query && a.positions) sharpen(head, a.beta, a.positions[token] / a.period, a.dim);
     if (query) return keep<float>(from, nullptr, head, a.dim, a.whole);
     int kv_head = (h - a.heads) % a.kv_heads;
     size_t cell = (size_t(slot / a.block_size) * a.kv_heads + kv_head) * a.block_size + slot % a.block_size;
@@ -106,7 +118,31 @@ template <class T> __device__ inline void prepare(const Heads &a, T *keys, T *va
     keep<T>((value ? values : keys) + cell * a.dim, scales + scale_at, head, a.dim, a.whole);
 }
 
+// Norms all queries of a token as one row, or all its keys (blockIdx.y), in place.
+__device__ inline void norm_token(float *row, const float *weight, float eps, int width, bool whole) {
+    DYNAMIC_SHARED(shared);
+    float squares = 0.0f;
+    int first = threadIdx.x * 4, step = blockDim.x * 4;
+    for (int at = first; at < width; at += step) squares += squares4(load4(row, at, width, whole));
+    float scale = 1.0f / sqrtf(block_sum(squares, reinterpret_cast<float *>(shared)) / float(width) + eps);
+    for (int at = first; at < width; at += step) {
+        float4 v = scale4(load4(row, at, width, whole), scale);
+        store4<float>(row, nullptr, at, width, whole, times4(v, load4(weight, at, width, whole)));
+    }
+}
+
 } // namespace rope
+
+extern "C" __global__ void __launch_bounds__(256)
+    rope_norm_tokens(float *qkv, const float *q_norm, const float *k_norm, float eps, size_t stride, int queries,
+                     int keys, int whole) {
+    let_next_begin();
+    wait_for_previous();
+    float *row = qkv + blockIdx.x * stride;
+    if (blockIdx.y == 0) return rope::norm_token(row, q_norm, eps, queries, whole != 0);
+    rope::norm_token(row + queries, k_norm, eps, keys, whole != 0);
+}
+EXPORT(rope_norm_tokens)
 
 // cos and sin, [tokens][half]: of position * frequency, times `factor`. One thread each.
 extern "C" __global__ void __launch_bounds__(128)
@@ -129,11 +165,11 @@ EXPORT(rope_angles)
         rope_prepare_##kind(float *qkv, const float *bias, const float *q_norm, const float *k_norm, float eps,  \
                             const float *cos, const float *sin, int half, const uint32_t *slots, unsigned room,  \
                             unsigned block_size, int heads, int kv_heads, int dim, int whole, T *keys,           \
-                            T *values, float *scales) {                                                          \
+                            T *values, float *scales, const uint32_t *positions, float beta, unsigned period) {  \
         let_next_begin();                                                                                        \
         wait_for_previous();                                                                                     \
         rope::Heads a = {qkv, bias, q_norm, k_norm, eps, cos, sin, half, slots, room,                            \
-                         block_size, heads, kv_heads, dim, whole != 0};                                          \
+                         block_size, heads, kv_heads, dim, whole != 0, positions, beta, period};                 \
         rope::prepare<T>(a, keys, values, scales);                                                               \
     }                                                                                                            \
     EXPORT(rope_prepare_##kind)

@@ -13,12 +13,13 @@ Needs torch and transformers (scripts/requirements.txt); not run in CI.
 """
 
 import json
+import re
 import sys
 from pathlib import Path
 
 import torch
 from safetensors.torch import save_file
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText
 
 OUT = Path(__file__).resolve().parent.parent / "tests/fixtures/families"
 NEW_TOKENS = 32
@@ -28,6 +29,9 @@ LONG_PROMPT_LENGTHS = (5, 70, 150)
 # A greedy choice closer than this (relative to the largest logit) would test
 # rounding, not the model; another seed is taken instead.
 MARGIN = 2e-3
+
+# Tensors of the part that reads images, which are left out of the files.
+VISION = re.compile(r"^model\.(visual|vision_tower|multi_modal_projector)\.")
 
 BASE = {
     "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 3,
@@ -119,6 +123,70 @@ FAMILIES = {
             "short_factor": [1.0, 1.05, 1.1, 1.2, 1.4, 1.7],
             "long_factor": [1.0, 1.6, 2.5, 5.0, 9.0, 12.0]},
         "sliding_window": 262144, "tie_word_embeddings": True}),
+    # Ministral 3: YaRN whose two scales cancel out, and queries that grow with every 16 positions.
+    "ministral3": (torch.bfloat16, {
+        **BASE, "architectures": ["Ministral3ForCausalLM"], "model_type": "ministral3",
+        "num_hidden_layers": 2, "hidden_act": "silu", "rms_norm_eps": 1e-5, "head_dim": 20,
+        "rope_parameters": {
+            "rope_type": "yarn", "type": "yarn", "rope_theta": 10000.0, "factor": 8.0, "beta_fast": 32.0,
+            "beta_slow": 1.0, "mscale": 1.0, "mscale_all_dim": 1.0, "original_max_position_embeddings": 16,
+            "llama_4_scaling_beta": 0.4},
+        "sliding_window": None, "tie_word_embeddings": False}),
+    # Mistral Small 3.1: a plain Mistral inside of a model with images.
+    "mistral3": (torch.bfloat16, {
+        "architectures": ["Mistral3ForConditionalGeneration"], "model_type": "mistral3",
+        "tie_word_embeddings": False, "image_token_index": 10, "spatial_merge_size": 2,
+        "text_config": {
+            **BASE, "model_type": "mistral", "num_hidden_layers": 2, "hidden_act": "silu", "rms_norm_eps": 1e-5,
+            "rope_theta": 1000.0, "head_dim": 16, "sliding_window": None},
+        "vision_config": {
+            "model_type": "pixtral", "hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1,
+            "num_attention_heads": 2, "head_dim": 16, "image_size": 28, "patch_size": 14, "hidden_act": "silu"}}),
+    # Qwen3-VL: a Qwen3 whose rotary embedding has sections for images.
+    "qwen3-vl": (torch.bfloat16, {
+        "architectures": ["Qwen3VLForConditionalGeneration"], "model_type": "qwen3_vl",
+        "tie_word_embeddings": True, "image_token_id": 3, "video_token_id": 4, "vision_start_token_id": 5,
+        "vision_end_token_id": 6,
+        "text_config": {
+            **BASE, "model_type": "qwen3_vl_text", "num_hidden_layers": 2, "hidden_act": "silu",
+            "rms_norm_eps": 1e-6, "head_dim": 24, "rope_theta": 5000.0, "attention_bias": False,
+            "rope_scaling": {"mrope_interleaved": True, "mrope_section": [4, 4, 4], "rope_type": "default"}},
+        "vision_config": {
+            "model_type": "qwen3_vl", "depth": 1, "hidden_size": 32, "intermediate_size": 32, "num_heads": 2,
+            "out_hidden_size": 64, "num_position_embeddings": 16, "patch_size": 4,
+            "deepstack_visual_indexes": [0]}}),
+    # Granite 3.3: four factors.
+    "granite": (torch.bfloat16, {
+        **BASE, "architectures": ["GraniteForCausalLM"], "model_type": "granite", "hidden_act": "silu",
+        "rms_norm_eps": 1e-5, "rope_theta": 10000.0, "rope_scaling": None, "attention_bias": False,
+        "mlp_bias": False, "attention_multiplier": 0.125, "embedding_multiplier": 3.0,
+        "residual_multiplier": 0.6, "logits_scaling": 8.0, "tie_word_embeddings": False}),
+    # SmolLM3: no rotation on some layers.
+    "smollm3": (torch.bfloat16, {
+        **BASE, "architectures": ["SmolLM3ForCausalLM"], "model_type": "smollm3", "num_hidden_layers": 4,
+        "intermediate_size": 64, "hidden_act": "silu", "rms_norm_eps": 1e-6, "rope_theta": 5000.0,
+        "rope_scaling": None, "attention_bias": False, "mlp_bias": False, "no_rope_layer_interval": 4,
+        "no_rope_layers": [1, 0, 1, 0], "use_sliding_window": False, "sliding_window": None,
+        "tie_word_embeddings": True}),
+    # GLM-4 0414: neighbouring values of half of each head turn; four norms; gate and up fused.
+    "glm4": (torch.bfloat16, {
+        **BASE, "architectures": ["Glm4ForCausalLM"], "model_type": "glm4", "num_hidden_layers": 2,
+        "hidden_act": "silu", "rms_norm_eps": 1e-5, "head_dim": 24, "partial_rotary_factor": 0.5,
+        "rope_theta": 10000.0, "attention_bias": True, "eos_token_id": [2, 3],
+        "tie_word_embeddings": False}),
+    # OLMo 2: norms after the parts, and over all heads of queries and keys.
+    "olmo2": (torch.bfloat16, {
+        **BASE, "architectures": ["Olmo2ForCausalLM"], "model_type": "olmo2", "num_hidden_layers": 2,
+        "hidden_act": "silu", "rms_norm_eps": 1e-6, "rope_theta": 5000.0, "rope_scaling": None,
+        "attention_bias": False, "tie_word_embeddings": False}),
+    # OLMo 3: windows on three of four layers; YaRN on the fourth only.
+    "olmo3": (torch.bfloat16, {
+        **BASE, "architectures": ["Olmo3ForCausalLM"], "model_type": "olmo3", "num_hidden_layers": 4,
+        "intermediate_size": 64, "hidden_act": "silu", "rms_norm_eps": 1e-6, "rope_theta": 5000.0,
+        "rope_scaling": {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32,
+                         "attention_factor": 1.1386294361119891, "beta_fast": 32.0, "beta_slow": 1.0},
+        "sliding_window": 7, "layer_types": ["sliding_attention"] * 3 + ["full_attention"],
+        "attention_bias": False, "tie_word_embeddings": False}),
     # Heads as wide as those of real models, for which there are special GPU kernels. Llama 3.2 1B's: 64, two
     # query heads to a key head.
     "heads-64": (torch.bfloat16, {
@@ -172,14 +240,16 @@ def build(name, seed):
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.json").write_text(json.dumps(config_json, indent=1) + "\n")
     config = AutoConfig.from_pretrained(folder)
-    model = AutoModelForCausalLM.from_config(
-        config, attn_implementation="eager", dtype=torch.float32).eval()
+    kind = AutoModelForImageTextToText if "text_config" in config_json else AutoModelForCausalLM
+    model = kind.from_config(config, attn_implementation="eager", dtype=torch.float32).eval()
     generator = torch.Generator().manual_seed(seed)
     randomise(model, "gemma" in name, dtype, generator)
     model.tie_weights()
     lengths = LONG_PROMPT_LENGTHS if name.startswith("heads-") else PROMPT_LENGTHS
-    prompts = [torch.randint(3, config.vocab_size, (length,), generator=generator)
-               .tolist() for length in lengths]
+    # Not the ids of images, which are the first ones.
+    vocab = config.get_text_config().vocab_size
+    first = 11 if kind is AutoModelForImageTextToText else 3
+    prompts = [torch.randint(first, vocab, (length,), generator=generator).tolist() for length in lengths]
     replies, margins = zip(*(greedy(model, prompt) for prompt in prompts))
     return folder, dtype, model, prompts, replies, min(margins)
 
@@ -189,7 +259,7 @@ def write(folder, dtype, model, prompts, replies):
     tied = model.config.tie_word_embeddings
     state = {key: value.to(dtype).contiguous().clone()
              for key, value in model.state_dict().items()
-             if not (tied and key == "lm_head.weight")}
+             if not (tied and key == "lm_head.weight") and not VISION.search(key)}
     save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
     positions, logits = [], {}
     for i, prompt in enumerate(prompts):

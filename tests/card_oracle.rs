@@ -27,7 +27,7 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
-const FAMILIES: [&str; 12] = [
+const FAMILIES: [&str; 20] = [
     "llama2",
     "llama3",
     "llama-linear",
@@ -38,6 +38,14 @@ const FAMILIES: [&str; 12] = [
     "gemma3",
     "phi3",
     "phi4-mini",
+    "ministral3",
+    "mistral3",
+    "qwen3-vl",
+    "granite",
+    "smollm3",
+    "glm4",
+    "olmo2",
+    "olmo3",
     "heads-64",
     "heads-128",
 ];

@@ -22,7 +22,7 @@ const TOLERANCE: f32 = 1e-3;
 const NEW_TOKENS: usize = 32;
 const SCORED: usize = 7;
 
-const FAMILIES: [&str; 12] = [
+const FAMILIES: [&str; 20] = [
     "llama2",
     "llama3",
     "llama-linear",
@@ -33,6 +33,14 @@ const FAMILIES: [&str; 12] = [
     "gemma3",
     "phi3",
     "phi4-mini",
+    "ministral3",
+    "mistral3",
+    "qwen3-vl",
+    "granite",
+    "smollm3",
+    "glm4",
+    "olmo2",
+    "olmo3",
     "heads-64",
     "heads-128",
 ];

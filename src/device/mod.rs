@@ -17,7 +17,7 @@ mod workbench;
 pub use arena::{Arena, ArenaError, ArenaUsage};
 pub use card::{CardReport, CardUsage, ModelPool};
 pub use choose::{Device, DeviceChoice, DeviceError};
-pub use serin_kernels::attention::{AttentionSpec, HeadNorm};
+pub use serin_kernels::attention::{AttentionSpec, HeadNorm, QueryScale};
 pub use serin_kernels::batch::{Batch, Row};
 pub use serin_kernels::cpu::quant::QuantError;
 pub use serin_kernels::cpu::{

@@ -7,7 +7,7 @@
 
 use super::config::{LayerKind, ModelConfig};
 use super::error::LoadError;
-use super::layout::{self, Layout};
+use super::layout::{self, HeadNorms, Layout};
 use super::linear::{Packer, Projection};
 use super::names::Names;
 use super::weights::Weights;
@@ -136,7 +136,7 @@ impl Decoder {
     /// Takes the weights from `source` and allocates a KV cache.
     pub fn load(source: &Weights, kv: KvPlan) -> Result<Decoder, LoadError> {
         let config = source.config().clone();
-        let tied = config.tied_embeddings || !source.has(layout::HEAD);
+        let tied = source.is_tied()?;
         let (embedding, head) = (Names::embedding(&config), Names::head(&config));
         let of_layers = (0..config.layers)
             .flat_map(|index| Names { config: &config, index }.projections().into_iter().flatten());
@@ -150,7 +150,7 @@ impl Decoder {
         let layers = config.kinds.iter().enumerate().map(&mut load).collect::<Result<_, _>>()?;
         let head = if tied { embedding.clone() } else { packer.matrix(&head)? };
         Ok(Decoder {
-            norm: Norm::load(&packer, layout::NORM, config.hidden, &config)?,
+            norm: Norm::last(&packer, &config)?,
             cache: KvCache::with_kind(kv_shape(&config, kv.blocks, kv.block_size), kv.kind),
             angles: vec![Angles::default(); config.ropes.len()],
             bench: Workbench::shared(),
@@ -268,7 +268,24 @@ impl Layer {
     }
 }
 
+/// The square root of an epsilon beside which the mean square of a row is nothing. Both it and its reciprocal are
+/// exact.
+pub(super) const DROWNING: f32 = (1u64 << 50) as f32;
+
 impl Norm {
+    /// No norm, as one: a row is divided by [`DROWNING`] and multiplied with it, which changes nothing.
+    fn none(len: usize) -> Norm {
+        Norm { weight: vec![DROWNING; len], eps: DROWNING * DROWNING }
+    }
+
+    /// The norm after the last layer, with the scale of the logits.
+    fn last(packer: &Packer<'_>, config: &ModelConfig) -> Result<Norm, LoadError> {
+        let mut norm = Norm::load(packer, layout::NORM, config.hidden, config)?;
+        let scale = config.logit_scale.unwrap_or(1.0);
+        norm.weight.iter_mut().for_each(|w| *w *= scale);
+        Ok(norm)
+    }
+
     fn load(
         packer: &Packer<'_>,
         name: &str,
@@ -310,7 +327,7 @@ impl LayerLoader<'_, '_> {
     fn layer(mut self, kind: LayerKind) -> Result<Layer, LoadError> {
         let (c, layout, names) = (self.config, self.config.layout, self.names);
         Ok(Layer {
-            attention_norm: self.norm(layout.attention_norm, c.hidden)?,
+            attention_norm: self.norm_or_none(layout.attention_norm)?,
             qkv: self.packer.projection(&names.qkv(), c.bias.qkv)?,
             attention: AttentionSpec {
                 heads: c.heads,
@@ -318,11 +335,12 @@ impl LayerLoader<'_, '_> {
                 window: kind.window,
                 soft_cap: c.score_cap,
                 head_norm: self.head_norm(layout)?,
+                query_scale: c.query_scale,
             },
             rope: kind.rope,
             out: self.packer.projection(&names.out(), c.bias.out)?,
             attention_post_norm: self.optional_norm(layout.attention_post_norm)?,
-            mlp_norm: self.norm(layout.mlp_norm, c.hidden)?,
+            mlp_norm: self.norm_or_none(layout.mlp_norm)?,
             mlp: self.mlp()?,
             mlp_post_norm: self.optional_norm(layout.mlp_post_norm)?,
         })
@@ -339,10 +357,16 @@ impl LayerLoader<'_, '_> {
     }
 
     fn head_norm(&self, layout: &Layout) -> Result<Option<HeadNorm>, LoadError> {
-        let Some([query, key]) = layout.head_norms else { return Ok(None) };
-        let dim = self.config.head_dim;
-        let (query, key) = (self.norm(query, dim)?, self.norm(key, dim)?);
+        let Some(HeadNorms { names: [query, key], over }) = layout.head_norms else {
+            return Ok(None);
+        };
+        let [queries, keys] = self.config.normed_at_once(over);
+        let (query, key) = (self.norm(query, queries)?, self.norm(key, keys)?);
         Ok(Some(HeadNorm { query: query.weight, key: key.weight, eps: key.eps }))
+    }
+
+    fn norm_or_none(&self, name: Option<&str>) -> Result<Norm, LoadError> {
+        Ok(self.optional_norm(name)?.unwrap_or_else(|| Norm::none(self.config.hidden)))
     }
 
     fn optional_norm(&self, name: Option<&str>) -> Result<Option<Norm>, LoadError> {

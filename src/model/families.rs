@@ -5,7 +5,7 @@
 //! other formats are translated when they are read. It does not know shapes or numbers.
 
 use super::config::{self, Fields, ModelConfig};
-use super::layout::{Layout, MlpNames};
+use super::layout::{HeadNorms, Layout, MlpNames, Over};
 
 /// One supported architecture.
 pub struct Family {
@@ -21,12 +21,12 @@ const SPLIT: &[&str] = &["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_pr
 
 /// Norm, attention, norm, feed-forward (Llama, Mistral, Qwen2).
 const PLAIN: Layout = Layout {
-    attention_norm: "input_layernorm",
+    attention_norm: Some("input_layernorm"),
     qkv: SPLIT,
     head_norms: None,
     out: "self_attn.o_proj",
     attention_post_norm: None,
-    mlp_norm: "post_attention_layernorm",
+    mlp_norm: Some("post_attention_layernorm"),
     mlp: MlpNames { gate_up: &["mlp.gate_proj", "mlp.up_proj"], down: "mlp.down_proj" },
     mlp_post_norm: None,
 };
@@ -37,7 +37,7 @@ const QWEN3: Layout = Layout { head_norms: HEAD_NORMS, ..PLAIN };
 /// Each part between two norms.
 const GEMMA2: Layout = Layout {
     attention_post_norm: Some("post_attention_layernorm"),
-    mlp_norm: "pre_feedforward_layernorm",
+    mlp_norm: Some("pre_feedforward_layernorm"),
     mlp_post_norm: Some("post_feedforward_layernorm"),
     ..PLAIN
 };
@@ -51,22 +51,57 @@ const PHI3: Layout = Layout {
     ..PLAIN
 };
 
-const HEAD_NORMS: Option<[&str; 2]> = Some(["self_attn.q_norm", "self_attn.k_norm"]);
+/// Each part between two norms, with gate and up fused.
+const GLM4: Layout = Layout {
+    attention_post_norm: Some("post_self_attn_layernorm"),
+    mlp: MlpNames { gate_up: &["mlp.gate_up_proj"], down: "mlp.down_proj" },
+    mlp_post_norm: Some("post_mlp_layernorm"),
+    ..PLAIN
+};
 
-static FAMILIES: [Family; 8] = [
+/// A norm only after each part.
+const OLMO2: Layout = Layout {
+    attention_norm: None,
+    head_norms: Some(HeadNorms { names: QUERY_AND_KEY, over: Over::Token }),
+    attention_post_norm: Some("post_attention_layernorm"),
+    mlp_norm: None,
+    mlp_post_norm: Some("post_feedforward_layernorm"),
+    ..PLAIN
+};
+
+const QUERY_AND_KEY: [&str; 2] = ["self_attn.q_norm", "self_attn.k_norm"];
+const HEAD_NORMS: Option<HeadNorms> = Some(HeadNorms { names: QUERY_AND_KEY, over: Over::Head });
+
+static FAMILIES: [Family; 16] = [
     Family { architecture: "LlamaForCausalLM", read: config::llama, layout: &PLAIN },
     Family { architecture: "MistralForCausalLM", read: config::mistral, layout: &PLAIN },
     Family { architecture: "Qwen2ForCausalLM", read: config::qwen2, layout: &PLAIN },
     Family { architecture: "Qwen3ForCausalLM", read: config::qwen3, layout: &QWEN3 },
     Family { architecture: "Gemma2ForCausalLM", read: config::gemma2, layout: &GEMMA2 },
     Family { architecture: "Gemma3ForCausalLM", read: config::gemma3, layout: &GEMMA3 },
-    // The larger Gemma 3 models have a vision part, which is ignored: text in, text out.
+    // Of checkpoints that read images too, only the language model is loaded: text in, text out.
     Family {
         architecture: "Gemma3ForConditionalGeneration",
         read: config::gemma3_text_part,
         layout: &GEMMA3,
     },
     Family { architecture: "Phi3ForCausalLM", read: config::phi3, layout: &PHI3 },
+    Family { architecture: "Ministral3ForCausalLM", read: config::ministral3, layout: &PLAIN },
+    Family {
+        architecture: "Mistral3ForConditionalGeneration",
+        read: config::mistral3_text_part,
+        layout: &PLAIN,
+    },
+    Family {
+        architecture: "Qwen3VLForConditionalGeneration",
+        read: config::qwen3_text_part,
+        layout: &QWEN3,
+    },
+    Family { architecture: "GraniteForCausalLM", read: config::granite, layout: &PLAIN },
+    Family { architecture: "SmolLM3ForCausalLM", read: config::smollm3, layout: &PLAIN },
+    Family { architecture: "Glm4ForCausalLM", read: config::glm4, layout: &GLM4 },
+    Family { architecture: "Olmo2ForCausalLM", read: config::olmo2, layout: &OLMO2 },
+    Family { architecture: "Olmo3ForCausalLM", read: config::olmo3, layout: &OLMO2 },
 ];
 
 /// The architectures that can be loaded, as named in `config.json`.

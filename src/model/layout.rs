@@ -6,22 +6,40 @@
 /// The tensors of one layer, without the prefix `model.layers.N.` and the suffix `.weight`.
 #[derive(Debug, Clone, Copy)]
 pub struct Layout {
-    /// The norm before attention.
-    pub attention_norm: &'static str,
+    /// The norm before attention; `None` in families without it.
+    pub attention_norm: Option<&'static str>,
     /// One fused tensor, or queries, keys and values.
     pub qkv: &'static [&'static str],
-    /// Norms over each query head and each key head.
-    pub head_norms: Option<[&'static str; 2]>,
+    /// Norms of queries and of keys.
+    pub head_norms: Option<HeadNorms>,
     /// The projection of the attention heads' output to the residual stream.
     pub out: &'static str,
     /// Before the attention's output joins the residual stream.
     pub attention_post_norm: Option<&'static str>,
-    /// The norm before the feed-forward part.
-    pub mlp_norm: &'static str,
+    /// The norm before the feed-forward part; `None` in families without it.
+    pub mlp_norm: Option<&'static str>,
     /// The feed-forward part.
     pub mlp: MlpNames,
     /// Before the feed-forward output joins the residual stream; `None` in families without it.
     pub mlp_post_norm: Option<&'static str>,
+}
+
+/// The norms of queries and keys.
+#[derive(Debug, Clone, Copy)]
+pub struct HeadNorms {
+    /// The norm of queries and that of keys.
+    pub names: [&'static str; 2],
+    /// What is normed at once.
+    pub over: Over,
+}
+
+/// What a norm of queries or keys takes together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Over {
+    /// Each head by itself.
+    Head,
+    /// All heads of a token.
+    Token,
 }
 
 /// The tensors of a gated feed-forward part.

@@ -19,6 +19,7 @@ pub mod layout;
 pub mod linear;
 pub mod logprobs;
 mod names;
+mod rows;
 pub mod sampler;
 pub mod token_mask;
 pub mod token_rules;

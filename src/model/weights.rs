@@ -9,7 +9,9 @@ use super::dummy::{Dummy, Scheme};
 use super::error::LoadError;
 use super::gguf::Gguf;
 use super::intake::{Checkpoint, digest_files};
-use crate::device::{Kind, QMatrix, QuantError, Stored, all_finite, dequantise};
+use super::layout;
+use super::rows;
+use crate::device::{Kind, QMatrix, QuantError, Rope, Stored, all_finite, dequantise};
 use crate::progress::Progress;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
@@ -44,6 +46,8 @@ pub struct Weights {
     form: Form,
     config: ModelConfig,
     progress: OnceLock<Progress>,
+    /// Whether a head beside tied embeddings is the same, once it is known.
+    tied: OnceLock<bool>,
 }
 
 enum Form {
@@ -70,7 +74,7 @@ impl Weights {
             Form::Gguf(gguf) => ModelConfig::from_json(gguf.config())
                 .map_err(|what| LoadError::Config { path: gguf.path().to_owned(), what })?,
         };
-        Ok(Weights { form, config, progress: OnceLock::new() })
+        Ok(Weights { form, config, progress: OnceLock::new(), tied: OnceLock::new() })
     }
 
     /// Their source: a folder or a file.
@@ -176,9 +180,55 @@ impl Weights {
             return Err(LoadError::Shape { dir, tensor, found, expected });
         }
         match all_finite(stored.kind, &stored.bytes) {
-            true => Ok(stored),
+            true => self.sorted(name, stored),
             false => Err(LoadError::NonFinite { dir, tensor }),
         }
+    }
+
+    /// The rows of queries and keys in halves, where the checkpoint has the values side by side that turn together.
+    fn sorted<'a>(&self, name: &str, stored: Stored<'a>) -> Result<Stored<'a>, LoadError> {
+        let config = &self.config;
+        let heads = match () {
+            () if !config.neighbours_turn => None,
+            () if name.contains(".self_attn.q_proj.") => Some(config.heads),
+            () if name.contains(".self_attn.k_proj.") => Some(config.kv_heads),
+            () => None,
+        };
+        let Some(heads) = heads else { return Ok(stored) };
+        let row = stored.bytes.len() / stored.shape.first().copied().unwrap_or(1).max(1);
+        let turned = config.ropes.first().map(Rope::rotary_dim);
+        let sorted = rows::halves(&stored.bytes, row, heads, turned);
+        let bytes = sorted.ok_or_else(|| LoadError::Unfit {
+            dir: self.path().to_owned(),
+            tensor: name.to_owned(),
+            what: format!("its rows are not {heads} heads of pairs"),
+        })?;
+        Ok(Stored { bytes: bytes.into(), ..stored })
+    }
+
+    /// Whether the embedding is also the output head: there is no other, or the config says so and the other is the
+    /// same. A head that differs although it is said to be tied is used: it is what was trained.
+    pub fn is_tied(&self) -> Result<bool, LoadError> {
+        if !self.has(layout::HEAD) {
+            return Ok(true);
+        }
+        if !self.config.tied_embeddings {
+            return Ok(false);
+        }
+        if let Some(tied) = self.tied.get() {
+            return Ok(*tied);
+        }
+        let shape = [self.config.vocab, self.config.hidden];
+        let (one, other) =
+            (self.stored(layout::EMBEDDING, &shape)?, self.stored(layout::HEAD, &shape)?);
+        let same = one.kind == other.kind && one.bytes == other.bytes;
+        if self.tied.set(same).is_ok() && !same {
+            tracing::warn!(
+                model = %self.path().display(),
+                "its config says that the output head is the embedding, but the files have another head, which is used"
+            );
+        }
+        Ok(same)
     }
 
     /// A tensor in f32; meant for small ones.

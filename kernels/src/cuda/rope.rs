@@ -1,5 +1,6 @@
 //! Queries, keys and values between their projection and attention: angles once per step, then bias, head
-//! norms, rotation and the cache in one launch per layer (`rope.cu`).
+//! norms, rotation and the cache in one launch per layer (`rope.cu`). Where all heads of a token are normed as one
+//! row, that is a launch before it.
 //!
 //! Frequencies come ready-made; which sequences are long ones, and which slot of the cache a token has, the
 //! step's lists say.
@@ -8,6 +9,7 @@ use super::buffer::{View, ViewMut};
 use super::card::{Arg, Card, CardError, Grid};
 use super::kv::{KvKind, KvShape, KvViewMut};
 use super::rows::{fits, require, whole};
+use crate::attention::QueryScale;
 
 #[cfg(any(test, feature = "known-answers"))]
 pub(crate) mod answers;
@@ -46,6 +48,15 @@ pub struct HeadNorms<'a> {
     pub eps: f32,
 }
 
+/// The factor of queries by their position; see [`QueryScale`].
+#[derive(Debug, Clone, Copy)]
+pub struct Scaled<'a> {
+    /// Of the step's tokens.
+    pub positions: View<'a, u32>,
+    /// How the factor follows from them; its period is not 0.
+    pub by: QueryScale,
+}
+
 /// What a layer does to heads.
 #[derive(Debug, Clone, Copy)]
 pub struct Heads<'a> {
@@ -57,6 +68,8 @@ pub struct Heads<'a> {
     pub norms: Option<HeadNorms<'a>>,
     /// The angles of the step's tokens, from [`angles()`].
     pub angles: Angles<'a>,
+    /// Applied to queries after turning.
+    pub scaled: Option<Scaled<'a>>,
 }
 
 /// Longest head.
@@ -152,6 +165,9 @@ pub fn prepare(
         kv.keys.arg(),
         kv.values.arg(),
         kv.scales.arg(),
+        heads.scaled.map_or(null, |scaled| scaled.positions.arg()),
+        Arg::F32(heads.scaled.map_or(0.0, |scaled| scaled.by.beta)),
+        Arg::U32(heads.scaled.map_or(1, |scaled| scaled.by.period)),
     ];
     let kernel = match kv.kind {
         KvKind::F32 => "rope_prepare_f32",
@@ -160,6 +176,41 @@ pub fn prepare(
     };
     // SAFETY: the arguments are the kernel's; what they hold was checked, and the kernel looks at the slots.
     unsafe { card.launch(kernel, grid(tokens, all, head_dim), &args) }
+}
+
+/// RMS-norms, in place, all queries of a token as one row, and all its keys as another. `qkv`:
+/// `[tokens][stride]`, queries first, then keys; the norms are as long as these are together.
+pub fn norm_tokens(
+    card: &dyn Card,
+    norms: &HeadNorms,
+    qkv: ViewMut<f32>,
+    tokens: usize,
+    stride: usize,
+) -> Result<(), CardError> {
+    let (queries, keys) = (norms.query.len(), norms.key.len());
+    fits("norm_tokens: qkv", qkv.len(), tokens, stride)?;
+    require(queries + keys <= stride && tokens <= i32::MAX as usize, || {
+        format!("norm_tokens: {queries} and {keys} weights for {tokens} rows of {stride}")
+    })?;
+    if tokens == 0 {
+        return Ok(());
+    }
+    let (row, query, key) = (qkv.arg(), norms.query.arg(), norms.key.arg());
+    let fours = [queries, keys, stride].iter().all(|n| n.is_multiple_of(4));
+    let args = [
+        row,
+        query,
+        key,
+        Arg::F32(norms.eps),
+        Arg::U64(stride as u64),
+        Arg::I32(queries as i32),
+        Arg::I32(keys as i32),
+        whole(if fours { 4 } else { 1 }, &[row, query, key]),
+    ];
+    let threads = queries.max(keys).div_ceil(4).next_multiple_of(32).clamp(32, 256);
+    let grid = Grid::of([tokens as u32, 2, 1], threads as u32).shared(32 * size_of::<f32>());
+    // SAFETY: the arguments are the kernel's; the lengths were checked.
+    unsafe { card.launch("rope_norm_tokens", grid, &args) }
 }
 
 /// A warp per head, its head in shared memory.
@@ -181,6 +232,11 @@ fn check_heads(heads: &Heads, all: usize, head_dim: usize, tokens: usize) -> Res
     if let Some(bias) = heads.bias {
         require(bias.len() == all * head_dim, || {
             format!("prepare: {} biases for {all} heads of {head_dim}", bias.len())
+        })?;
+    }
+    if let Some(Scaled { positions, by }) = heads.scaled {
+        require(positions.len() >= tokens && by.period > 0, || {
+            format!("prepare: {} positions for {tokens} tokens, {by:?}", positions.len())
         })?;
     }
     if let Some(HeadNorms { query, key, .. }) = heads.norms {

@@ -3,7 +3,8 @@
 use super::Frequencies;
 use super::index::{Index, Width};
 use super::room::Room;
-use crate::device::Activation;
+use crate::device::{Activation, QueryScale};
+use crate::model::layout::Over;
 use serin_kernels::cuda::attention::{AttentionSpec, attend_decode, attend_prefill};
 use serin_kernels::cuda::product::{Matrix, Output, multiply};
 use serin_kernels::cuda::rows::{Activation as Gate, gated};
@@ -13,7 +14,8 @@ pub(super) struct Layer {
     pub attention_norm: NormWeight,
     pub qkv: Projection,
     pub spec: AttentionSpec,
-    pub head_norm: Option<[NormWeight; 2]>,
+    pub head_norm: Option<HeadNorm>,
+    pub query_scale: Option<QueryScale>,
     /// Index of the layer's rotary embedding.
     pub rope: usize,
     pub out: Projection,
@@ -25,8 +27,19 @@ pub(super) struct Layer {
     pub mlp_post_norm: Option<NormWeight>,
 }
 
-/// A norm's weight, with the offset added.
-pub(super) struct NormWeight(pub Buffer<f32>);
+/// A norm's weight, with the offset added, and its epsilon.
+pub(super) struct NormWeight {
+    pub weight: Buffer<f32>,
+    pub eps: f32,
+}
+
+/// The norms of queries and keys.
+pub(super) struct HeadNorm {
+    pub query: NormWeight,
+    pub key: NormWeight,
+    /// What is normed at once.
+    pub over: Over,
+}
 
 /// One weight, or several that share their input, side by side, with a bias.
 pub(super) struct Projection {
@@ -40,16 +53,25 @@ pub(super) struct Step<'a> {
     pub width: Width,
     pub index: &'a Index,
     pub splits: usize,
-    pub eps: f32,
 }
 
 impl NormWeight {
     pub fn len(&self) -> usize {
-        self.0.len()
+        self.weight.len()
     }
 
-    pub fn on(&self, eps: f32) -> norm::Norm<'_> {
-        norm::Norm { weight: self.0.view(), eps }
+    pub fn on(&self) -> norm::Norm<'_> {
+        norm::Norm { weight: self.weight.view(), eps: self.eps }
+    }
+}
+
+impl HeadNorm {
+    fn on(&self) -> rope::HeadNorms<'_> {
+        rope::HeadNorms {
+            query: self.query.weight.view(),
+            key: self.key.weight.view(),
+            eps: self.key.eps,
+        }
     }
 }
 
@@ -96,16 +118,21 @@ impl Layer {
         let (card, n) = (step.card, step.width.tokens);
         let (inputs, outputs) = (self.attention_norm.len(), self.qkv.outputs());
         let x = room.acts.get(self.qkv.input_kind(card, n), n * inputs);
-        self.qkv.apply(card, x, n, room.wide.first_mut(n * outputs), false)?;
+        let whole = self.head_norm.as_ref().filter(|norm| norm.over == Over::Token);
+        // The bias comes before the norm.
+        self.qkv.apply(card, x, n, room.wide.first_mut(n * outputs), whole.is_some())?;
+        if let Some(norm) = whole {
+            rope::norm_tokens(card, &norm.on(), room.wide.first_mut(n * outputs), n, outputs)?;
+        }
+        let by_head = self.head_norm.as_ref().filter(|norm| norm.over == Over::Head);
+        let bias = self.qkv.bias.as_ref().filter(|_| whole.is_none());
+        let scaled = |by| rope::Scaled { positions: step.index.positions(n), by };
         let heads = rope::Heads {
             count: self.spec.heads,
-            bias: self.qkv.bias.as_ref().map(Buffer::view),
-            norms: self.head_norm.as_ref().map(|[query, key]| rope::HeadNorms {
-                query: query.0.view(),
-                key: key.0.view(),
-                eps: step.eps,
-            }),
+            bias: bias.map(Buffer::view),
+            norms: by_head.map(HeadNorm::on),
             angles: frequencies.angles(n),
+            scaled: self.query_scale.map(scaled),
         };
         let qkv = room.wide.first_mut(n * outputs);
         rope::prepare(card, &heads, qkv, step.index.slots(n), cache.view_mut())?;
@@ -173,7 +200,7 @@ impl Layer {
             }
             None => {
                 let (x, branch) = (room.x.first_mut(n * hidden), room.branch.first(n * hidden));
-                norm::add(card, x, branch, post.map(|norm| norm.on(step.eps)), n, hidden)
+                norm::add(card, x, branch, post.map(NormWeight::on), n, hidden)
             }
         }
     }
@@ -190,6 +217,5 @@ fn join(
     let (n, hidden) = (step.width.tokens, norm.len());
     let (x, branch) = (room.x.first_mut(n * hidden), room.branch.first(n * hidden));
     let out = room.acts.get_mut(kind, n * hidden);
-    let post = post.map(|post| post.on(step.eps));
-    norm::add_rms_norm(step.card, x, branch, post, n, norm.on(step.eps), out)
+    norm::add_rms_norm(step.card, x, branch, post.map(NormWeight::on), n, norm.on(), out)
 }

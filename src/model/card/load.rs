@@ -5,12 +5,13 @@
 //! format. If a file mixes types that need different formats, the odd ones are kept as f16.
 
 use super::super::config::{LayerKind, ModelConfig};
+use super::super::decoder::DROWNING;
 use super::super::error::LoadError;
-use super::super::layout;
+use super::super::layout::{self, HeadNorms};
 use super::super::names::{Names, Wanted};
 use super::super::weights::Weights;
 use super::index::{self, Index};
-use super::layer::{Layer, NormWeight, Projection};
+use super::layer::{HeadNorm, Layer, NormWeight, Projection};
 use super::plan::CardPlan;
 use super::room::{Room, Sizes};
 use super::{CardDecoder, Frequencies, Model, Recorded};
@@ -41,7 +42,7 @@ pub fn weight_bytes(source: &Weights) -> Result<u64, LoadError> {
     let config = source.config();
     let mut total = 0;
     let mut projections: Vec<Vec<Wanted>> = vec![vec![Names::embedding(config)]];
-    if !tied(source) {
+    if !source.is_tied()? {
         projections.push(vec![Names::head(config)]);
     }
     projections.extend((0..config.layers).flat_map(|index| Names { config, index }.projections()));
@@ -52,7 +53,7 @@ pub fn weight_bytes(source: &Weights) -> Result<u64, LoadError> {
             total += layout.ok_or_else(|| unfit(source, name, kind, *columns))?.bytes() as u64;
         }
     }
-    let norms = (2 + 4 * config.layers) * config.hidden * 4;
+    let norms = (2 + 4 * config.layers) * config.hidden * 4 + head_norm_bytes(config);
     Ok(total + norms as u64)
 }
 
@@ -93,8 +94,9 @@ fn refuse_what_does_not_fit(source: &Weights) -> Result<(), LoadError> {
     Ok(())
 }
 
-fn tied(source: &Weights) -> bool {
-    source.config().tied_embeddings || !source.has(layout::HEAD)
+fn head_norm_bytes(config: &ModelConfig) -> usize {
+    let values = config.layout.head_norms.map(|norms| config.normed_at_once(norms.over));
+    values.map_or(0, |[queries, keys]| config.layers * (queries + keys) * 4)
 }
 
 fn unfit(source: &Weights, name: &str, kind: Kind, columns: usize) -> LoadError {
@@ -127,7 +129,7 @@ impl Loader<'_> {
         let layer = |(index, kind): (usize, &LayerKind)| self.layer(index, *kind);
         let layers: Vec<Layer> =
             config.kinds.iter().enumerate().map(layer).collect::<Result<_, _>>()?;
-        let head = match tied(self.source) {
+        let head = match self.source.is_tied()? {
             true => embedding.clone(),
             false => Arc::new(self.alone(Names::head(config))?),
         };
@@ -139,7 +141,7 @@ impl Loader<'_> {
         Ok(Model {
             card: card.clone(),
             timer: Timer::new(card)?,
-            norm: self.norm(layout::NORM, config.hidden)?,
+            norm: self.last_norm()?,
             cache: cache.collect::<Result<_, CardError>>()?,
             ropes: config.ropes.iter().map(|r| self.rope(r)).collect::<Result<_, _>>()?,
             index: Index::new(config, self.plan, self.pool)?,
@@ -164,11 +166,17 @@ impl Loader<'_> {
             self.norm(&layout::in_layer(index, &format!("{name}.weight")), len)
         };
         let post = |name: Option<&str>| name.map(|name| norm(name, config.hidden)).transpose();
-        let heads = layout.head_norms.map(|[query, key]| {
-            Ok::<_, LoadError>([norm(query, config.head_dim)?, norm(key, config.head_dim)?])
+        let pre = |name: Option<&str>| match name {
+            Some(name) => norm(name, config.hidden),
+            None => self.no_norm(config.hidden),
+        };
+        let heads = layout.head_norms.map(|HeadNorms { names: [query, key], over }| {
+            let [queries, keys] = config.normed_at_once(over);
+            let (query, key) = (norm(query, queries)?, norm(key, keys)?);
+            Ok::<_, LoadError>(HeadNorm { query, key, over })
         });
         Ok(Layer {
-            attention_norm: norm(layout.attention_norm, config.hidden)?,
+            attention_norm: pre(layout.attention_norm)?,
             qkv: self.projection(&names.qkv(), config.bias.qkv)?,
             spec: AttentionSpec {
                 heads: config.heads,
@@ -177,10 +185,11 @@ impl Loader<'_> {
                 soft_cap: config.score_cap,
             },
             head_norm: heads.transpose()?,
+            query_scale: config.query_scale,
             rope: kind.rope,
             out: self.projection(&names.out(), config.bias.out)?,
             attention_post_norm: post(layout.attention_post_norm)?,
-            mlp_norm: norm(layout.mlp_norm, config.hidden)?,
+            mlp_norm: pre(layout.mlp_norm)?,
             gate_up: self.projection(&names.gate_up(), config.bias.mlp)?,
             activation: config.activation,
             down: self.projection(&names.down(), config.bias.mlp)?,
@@ -259,9 +268,26 @@ impl Loader<'_> {
     }
 
     fn norm(&self, name: &str, len: usize) -> Result<NormWeight, LoadError> {
+        self.norm_times(name, len, 1.0)
+    }
+
+    /// The norm after the last layer, with the scale of the logits.
+    fn last_norm(&self) -> Result<NormWeight, LoadError> {
+        let config = self.source.config();
+        self.norm_times(layout::NORM, config.hidden, config.logit_scale.unwrap_or(1.0))
+    }
+
+    fn norm_times(&self, name: &str, len: usize, scale: f32) -> Result<NormWeight, LoadError> {
+        let norm = self.source.config().norm;
         let mut weight = self.source.values(name, &[len])?;
-        weight.iter_mut().for_each(|w| *w += self.source.config().norm.offset);
-        Ok(NormWeight(self.vector(&weight)?))
+        weight.iter_mut().for_each(|w| *w = (*w + norm.offset) * scale);
+        Ok(NormWeight { weight: self.vector(&weight)?, eps: norm.eps })
+    }
+
+    /// See [`DROWNING`].
+    fn no_norm(&self, len: usize) -> Result<NormWeight, LoadError> {
+        let weight = self.vector(&vec![DROWNING; len])?;
+        Ok(NormWeight { weight, eps: DROWNING * DROWNING })
     }
 
     fn rope(&self, rope: &Rope) -> Result<Frequencies, LoadError> {

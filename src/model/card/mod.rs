@@ -278,7 +278,7 @@ impl Model {
             let kind = first.qkv.input_kind(card, tokens);
             let out = self.room.acts.get_mut(kind, tokens * norm.len());
             let x = self.room.x.first(tokens * norm.len());
-            norm::rms_norm(card, x, None, tokens, norm.on(self.config.norm.eps), out)?;
+            norm::rms_norm(card, x, None, tokens, norm.on(), out)?;
         }
         for i in 0..self.layers.len() {
             let (layer, next) = (&self.layers[i], self.layers.get(i + 1));
@@ -288,7 +288,6 @@ impl Model {
                 width,
                 index: &self.index,
                 splits: self.plan.splits(width.rows),
-                eps: self.config.norm.eps,
             };
             layer.attend(&step, rope, &mut self.cache[i], &mut self.room)?;
             layer.feed(&step, next, &mut self.room)?;
@@ -301,7 +300,7 @@ impl Model {
         let (hidden, vocab) = (config.hidden, config.vocab);
         let x = room.x.view();
         let states = room.acts.get_mut(head.input_kind(card, n), n * hidden);
-        norm::rms_norm(card, x, Some(index.picks(first, n)), n, norm.on(config.norm.eps), states)?;
+        norm::rms_norm(card, x, Some(index.picks(first, n)), n, norm.on(), states)?;
         let states = room.acts.get(head.input_kind(card, n), n * hidden);
         let logits = room.logits.first_mut(n * vocab);
         multiply(card, head, states, n, Output::of(logits, vocab), None)?;

@@ -175,6 +175,9 @@ impl<'a> Fields<'a> {
             score_cap: None,
             logit_cap: None,
             embedding_scale: None,
+            logit_scale: None,
+            query_scale: None,
+            neighbours_turn: false,
             tied_embeddings: self.flag("tie_word_embeddings")?.unwrap_or(defaults.tied),
             ropes: Vec::new(),
             kinds: vec![LayerKind { window: None, rope: 0 }; layers],
@@ -199,6 +202,19 @@ impl<'a> Fields<'a> {
             return Err(format!("{heads} heads of size {head_dim} are more than any model has"));
         }
         Ok(head_dim)
+    }
+
+    /// The language model of a checkpoint that also reads images or sounds: `read` gets its `text_config`. The outer
+    /// object's end-of-sequence ids and tied embeddings come first.
+    pub fn text_part(
+        &self,
+        read: impl FnOnce(&Fields<'a>) -> Result<ModelConfig, String>,
+    ) -> Result<ModelConfig, String> {
+        let text = self.object("text_config")?.ok_or("it has no `text_config`")?;
+        let config = read(&text)?;
+        let eos_ids = if self.has("eos_token_id") { self.eos_ids()? } else { config.eos_ids };
+        let tied = self.flag("tie_word_embeddings")?.unwrap_or(config.tied_embeddings);
+        Ok(ModelConfig { eos_ids, tied_embeddings: tied, ..config })
     }
 
     /// Which layers have a window: from `layer_types` if the config has it, else from `by_index`.

@@ -50,9 +50,11 @@ pub fn gemma3(fields: &Fields<'_>, family: &'static Family) -> Result<ModelConfi
         window: window.filter(|_| *slides),
         rope: usize::from(*slides),
     };
+    let theta = fields.number("rope_theta")?.unwrap_or(1_000_000.0);
+    let local_theta = fields.number("rope_local_base_freq")?.unwrap_or(10_000.0);
     Ok(ModelConfig {
         logit_cap: cap(fields, "final_logit_softcapping", None)?,
-        ropes: gemma3_ropes(fields, &config)?,
+        ropes: rope::full_and_sliding(fields, &config, [theta, local_theta])?,
         kinds: sliding.iter().map(kind).collect(),
         ..config
     })
@@ -63,31 +65,7 @@ pub fn gemma3_text_part(
     fields: &Fields<'_>,
     family: &'static Family,
 ) -> Result<ModelConfig, String> {
-    let text = fields.object("text_config")?.ok_or("it has no `text_config`")?;
-    let config = gemma3(&text, family)?;
-    let eos_ids = if fields.has("eos_token_id") { fields.eos_ids()? } else { config.eos_ids };
-    let tied = fields.flag("tie_word_embeddings")?.unwrap_or(config.tied_embeddings);
-    Ok(ModelConfig { eos_ids, tied_embeddings: tied, ..config })
-}
-
-/// The rotary embedding of the global layers, then that of the windowed layers. `rope_scaling` applies to the
-/// former only.
-fn gemma3_ropes(
-    fields: &Fields<'_>,
-    config: &ModelConfig,
-) -> Result<Vec<crate::device::Rope>, String> {
-    let nested = fields.object("rope_parameters")?;
-    let of = |kind: &str| nested.map_or(Ok(None), |nested| nested.object(kind));
-    let global = match fields.object("rope_scaling")? {
-        Some(scaling) => Some(scaling),
-        None => of("full_attention")?,
-    };
-    let theta = fields.number("rope_theta")?.unwrap_or(1_000_000.0);
-    let local_theta = fields.number("rope_local_base_freq")?.unwrap_or(10_000.0);
-    Ok(vec![
-        rope::read(fields, config, global, theta)?,
-        rope::read(fields, config, of("sliding_attention")?, local_theta)?,
-    ])
+    fields.text_part(|text| gemma3(text, family))
 }
 
 fn common(fields: &Fields<'_>, config: ModelConfig) -> Result<ModelConfig, String> {

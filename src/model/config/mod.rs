@@ -8,7 +8,11 @@
 
 mod fields;
 mod gemma;
+mod glm;
+mod granite;
 mod llama;
+mod mistral;
+mod olmo;
 mod phi;
 mod qwen;
 mod read;
@@ -16,12 +20,16 @@ mod rope;
 
 pub(super) use fields::Fields;
 pub(super) use gemma::{gemma2, gemma3, gemma3_text_part};
-pub(super) use llama::{llama, mistral};
+pub(super) use glm::glm4;
+pub(super) use granite::granite;
+pub(super) use llama::{llama, smollm3};
+pub(super) use mistral::{ministral3, mistral, mistral3_text_part};
+pub(super) use olmo::{olmo2, olmo3};
 pub(super) use phi::phi3;
-pub(super) use qwen::{qwen2, qwen3};
+pub(super) use qwen::{qwen2, qwen3, qwen3_text_part};
 
-use super::layout::Layout;
-use crate::device::{Activation, Rope};
+use super::layout::{Layout, Over};
+use crate::device::{Activation, QueryScale, Rope};
 
 /// Positions up to here are exact in f32, which the rotary embedding computes in; larger limits are reduced
 /// to this.
@@ -66,6 +74,13 @@ pub struct ModelConfig {
     pub logit_cap: Option<f32>,
     /// Multiplies the embedding.
     pub embedding_scale: Option<f32>,
+    /// Multiplies the logits, before they are capped.
+    pub logit_scale: Option<f32>,
+    /// Multiplies queries by their position.
+    pub query_scale: Option<QueryScale>,
+    /// Whether the rotary embedding of the checkpoint turns neighbouring values of a head; they are sorted into two
+    /// halves when they are read.
+    pub neighbours_turn: bool,
     /// Whether the embedding is also the output head (`tie_word_embeddings`).
     pub tied_embeddings: bool,
     /// The rotary embeddings that layers choose from.
@@ -113,6 +128,14 @@ impl ModelConfig {
         self.ropes.iter().filter_map(|rope| rope.long.as_ref()).map(|long| long.beyond).min()
     }
 
+    /// How many values of a token's queries, and of its keys, a norm takes together.
+    pub(super) fn normed_at_once(&self, over: Over) -> [usize; 2] {
+        match over {
+            Over::Head => [self.head_dim; 2],
+            Over::Token => [self.heads * self.head_dim, self.kv_heads * self.head_dim],
+        }
+    }
+
     fn check(&self) -> Result<(), String> {
         let ModelConfig { heads, kv_heads, head_dim, .. } = *self;
         if !heads.is_multiple_of(kv_heads) {
@@ -131,11 +154,15 @@ impl ModelConfig {
         if self.kinds.iter().any(|kind| kind.window == Some(0)) {
             return Err("`sliding_window` is 0".into());
         }
-        let caps = [self.score_cap, self.logit_cap].into_iter().flatten();
+        let factors = [self.score_cap, self.logit_cap, self.embedding_scale, self.logit_scale];
+        let caps = factors.into_iter().flatten();
         let positive = |x: f32| x.is_finite() && x > 0.0;
         let mut numbers = caps.chain([self.norm.eps, self.scale]);
         if !numbers.all(positive) {
-            return Err("a norm epsilon, soft cap or attention scale is not above 0".into());
+            return Err("a norm epsilon, soft cap or scale is not above 0".into());
+        }
+        if self.query_scale.is_some_and(|scale| !scale.beta.is_finite() || scale.beta < 0.0) {
+            return Err("`llama_4_scaling_beta` is below 0 or no number".into());
         }
         let finite = |rope: &Rope| {
             let long = rope.long.iter().flat_map(|long| &long.inv_freq);

@@ -17,6 +17,15 @@ pub fn qwen3(fields: &Fields<'_>, family: &'static Family) -> Result<ModelConfig
     Ok(ModelConfig { bias: Bias { qkv: attention, out: attention, mlp: false }, ..config })
 }
 
+/// The language model of Qwen3-VL. Its rotary embedding has sections for places in an image, which are the same for
+/// text.
+pub fn qwen3_text_part(
+    fields: &Fields<'_>,
+    family: &'static Family,
+) -> Result<ModelConfig, String> {
+    fields.text_part(|text| qwen3(text, family))
+}
+
 const DEFAULTS: Defaults = Defaults { max_len: 32_768, ..Defaults::PLAIN };
 
 /// With `use_sliding_window`, layers from `max_window_layers` on have a window.

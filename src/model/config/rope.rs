@@ -30,6 +30,25 @@ pub fn params<'a>(fields: &Fields<'a>) -> Result<Option<Fields<'a>>, String> {
     }
 }
 
+/// The rotary embedding of the layers without a window, then that of the windowed ones; `thetas` are their default
+/// bases. `rope_scaling` applies to the former only.
+pub fn full_and_sliding(
+    fields: &Fields<'_>,
+    config: &ModelConfig,
+    thetas: [f64; 2],
+) -> Result<Vec<Rope>, String> {
+    let nested = fields.object("rope_parameters")?;
+    let of = |kind: &str| nested.map_or(Ok(None), |nested| nested.object(kind));
+    let full = match fields.object("rope_scaling")? {
+        Some(scaling) => Some(scaling),
+        None => of("full_attention")?,
+    };
+    Ok(vec![
+        read(fields, config, full, thetas[0])?,
+        read(fields, config, of("sliding_attention")?, thetas[1])?,
+    ])
+}
+
 /// The rotary embedding that `params` describe; `theta` is the default base.
 pub fn read(
     fields: &Fields<'_>,
@@ -37,11 +56,22 @@ pub fn read(
     params: Option<Fields<'_>>,
     theta: f64,
 ) -> Result<Rope, String> {
+    read_partial(fields, config, params, theta, 1.0)
+}
+
+/// As [`read`], for families that turn the share `partial` of each head if the config does not say how much.
+pub fn read_partial(
+    fields: &Fields<'_>,
+    config: &ModelConfig,
+    params: Option<Fields<'_>>,
+    theta: f64,
+    partial: f64,
+) -> Result<Rope, String> {
     let number = |key: &str| params.map_or(Ok(None), |params| params.number(key));
     let theta = number("rope_theta")?.unwrap_or(theta);
     let partial = match number("partial_rotary_factor")? {
         Some(partial) => partial,
-        None => fields.number("partial_rotary_factor")?.unwrap_or(1.0),
+        None => fields.number("partial_rotary_factor")?.unwrap_or(partial),
     };
     if !(theta > 0.0 && partial > 0.0 && partial <= 1.0) {
         return Err(format!(

@@ -17,21 +17,33 @@ type Result<T> = std::result::Result<T, Fault>;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Architecture {
     Llama,
+    Mistral3,
     Qwen2,
     Qwen3,
+    Qwen3Vl,
     Gemma2,
     Gemma3,
     Phi3,
+    Granite,
+    SmolLm3,
+    Glm4,
+    Olmo2,
 }
 
 impl Architecture {
-    const ALL: [(&'static str, Architecture); 6] = [
+    const ALL: [(&'static str, Architecture); 12] = [
         ("llama", Architecture::Llama),
+        ("mistral3", Architecture::Mistral3),
         ("qwen2", Architecture::Qwen2),
         ("qwen3", Architecture::Qwen3),
+        ("qwen3vl", Architecture::Qwen3Vl),
         ("gemma2", Architecture::Gemma2),
         ("gemma3", Architecture::Gemma3),
         ("phi3", Architecture::Phi3),
+        ("granite", Architecture::Granite),
+        ("smollm3", Architecture::SmolLm3),
+        ("glm4", Architecture::Glm4),
+        ("olmo2", Architecture::Olmo2),
     ];
 
     pub(super) fn of(meta: Metadata<'_>) -> Result<Architecture> {
@@ -52,11 +64,18 @@ impl Architecture {
     fn hugging_face(self) -> (&'static str, &'static str) {
         match self {
             Architecture::Llama => ("LlamaForCausalLM", "llama"),
+            Architecture::Mistral3 => ("Ministral3ForCausalLM", "ministral3"),
             Architecture::Qwen2 => ("Qwen2ForCausalLM", "qwen2"),
-            Architecture::Qwen3 => ("Qwen3ForCausalLM", "qwen3"),
+            // The language model of Qwen3-VL is a Qwen3.
+            Architecture::Qwen3 | Architecture::Qwen3Vl => ("Qwen3ForCausalLM", "qwen3"),
             Architecture::Gemma2 => ("Gemma2ForCausalLM", "gemma2"),
             Architecture::Gemma3 => ("Gemma3ForCausalLM", "gemma3_text"),
             Architecture::Phi3 => ("Phi3ForCausalLM", "phi3"),
+            Architecture::Granite => ("GraniteForCausalLM", "granite"),
+            Architecture::SmolLm3 => ("SmolLM3ForCausalLM", "smollm3"),
+            Architecture::Glm4 => ("Glm4ForCausalLM", "glm4"),
+            // With windows it is OLMo 3, which has no name of its own in these files.
+            Architecture::Olmo2 => ("Olmo2ForCausalLM", "olmo2"),
         }
     }
 
@@ -65,7 +84,19 @@ impl Architecture {
     }
 
     pub(super) fn has_qk_norms(self) -> bool {
-        matches!(self, Architecture::Qwen3 | Architecture::Gemma3)
+        use Architecture::{Gemma3, Olmo2, Qwen3, Qwen3Vl};
+        matches!(self, Qwen3 | Qwen3Vl | Gemma3 | Olmo2)
+    }
+
+    /// Whether gate and up are one tensor.
+    pub(super) fn has_fused_gate(self) -> bool {
+        matches!(self, Architecture::Phi3 | Architecture::Glm4)
+    }
+
+    /// Whether llama.cpp's converter has interleaved the rows of queries and keys.
+    pub(super) fn is_interleaved(self) -> bool {
+        use Architecture::{Granite, Llama, Mistral3, SmolLm3};
+        matches!(self, Llama | Mistral3 | Granite | SmolLm3)
     }
 }
 
@@ -165,15 +196,19 @@ pub(super) fn config(
         "hidden_act": if arch.is_gemma() { "gelu_pytorch_tanh" } else { "silu" },
     });
     let Some(map) = config.as_object_mut() else { return Ok(config) };
-    match arch {
-        Architecture::Gemma2 | Architecture::Gemma3 => gemma(&keys, map, hidden, heads, head_dim)?,
-        Architecture::Phi3 => phi3(&keys, map, head_dim, tensors)?,
-        _ => {}
-    }
     if arch != Architecture::Phi3
         && let Some(scaling) = rope_scaling(&keys, tensors, head_dim)?
     {
         map.insert("rope_scaling".into(), scaling);
+    }
+    match arch {
+        Architecture::Gemma2 | Architecture::Gemma3 => gemma(&keys, map, hidden, heads, head_dim)?,
+        Architecture::Phi3 => phi3(&keys, map, head_dim, tensors)?,
+        Architecture::Mistral3 => mistral3(&keys, map)?,
+        Architecture::Granite => granite(&keys, map)?,
+        Architecture::Glm4 => glm4(&keys, map, head_dim)?,
+        Architecture::Olmo2 => olmo(&keys, map, layers)?,
+        _ => {}
     }
     end_of_text(meta, map)?;
     Ok(config)
@@ -228,6 +263,81 @@ fn gemma(
     Ok(())
 }
 
+/// The factor of queries.
+fn mistral3(keys: &Keys<'_>, map: &mut Map<String, Value>) -> Result<()> {
+    if let Some(scaling) = map.get_mut("rope_scaling").and_then(Value::as_object_mut)
+        && let Some(beta) = keys.float("attention.temperature_scale")?
+    {
+        scaling.insert("llama_4_scaling_beta".into(), json!(beta));
+    }
+    Ok(())
+}
+
+/// Four factors.
+fn granite(keys: &Keys<'_>, map: &mut Map<String, Value>) -> Result<()> {
+    let factors = [
+        ("embedding_scale", "embedding_multiplier"),
+        ("residual_scale", "residual_multiplier"),
+        ("logit_scale", "logits_scaling"),
+        ("attention.scale", "attention_multiplier"),
+    ];
+    for (key, name) in factors {
+        if let Some(factor) = keys.float(key)?.filter(|factor| *factor != 0.0) {
+            map.insert(name.into(), json!(factor));
+        }
+    }
+    // llama.cpp's default is the usual scale, and that of Granite's config is 1.
+    if !map.contains_key("attention_multiplier") {
+        let usual = map["head_dim"].as_f64().unwrap_or(1.0).powf(-0.5);
+        map.insert("attention_multiplier".into(), json!(usual));
+    }
+    Ok(())
+}
+
+fn glm4(keys: &Keys<'_>, map: &mut Map<String, Value>, head_dim: usize) -> Result<()> {
+    let sections = keys.meta.numbers(&keys.key("rope.dimension_sections"))?.unwrap_or_default();
+    if sections.iter().any(|section| *section != 0.0) {
+        return Err(Fault::Unsupported(
+            "its rotary embedding has sections for images, which is not supported for GLM-4".into(),
+        ));
+    }
+    let rotary = keys.optional_size("rope.dimension_count")?.unwrap_or(head_dim);
+    map.insert("partial_rotary_factor".into(), json!(rotary as f64 / head_dim as f64));
+    Ok(())
+}
+
+/// OLMo 3 if it has windows.
+fn olmo(keys: &Keys<'_>, map: &mut Map<String, Value>, layers: usize) -> Result<()> {
+    let Some(window) = keys.optional_size("attention.sliding_window")?.filter(|n| *n > 0) else {
+        return Ok(());
+    };
+    let pattern = keys.meta.flags(&keys.key("attention.sliding_window_pattern"))?;
+    let slides = |layer: usize| match &pattern {
+        Some(pattern) => pattern.get(layer).copied().unwrap_or(false),
+        None => (layer + 1) % 4 != 0,
+    };
+    let kind = |layer| if slides(layer) { "sliding_attention" } else { "full_attention" };
+    map.insert("architectures".into(), json!(["Olmo3ForCausalLM"]));
+    map.insert("model_type".into(), json!("olmo3"));
+    map.insert("sliding_window".into(), json!(window));
+    map.insert("layer_types".into(), (0..layers).map(kind).collect());
+    Ok(())
+}
+
+/// The window as named, where 0 is none. The first files of Phi-3-mini-4k and -medium-4k do not name theirs.
+fn phi3_window(keys: &Keys<'_>) -> Result<Option<usize>> {
+    const UNNAMED: usize = 2047;
+    match keys.optional_size("attention.sliding_window")? {
+        Some(0) => Ok(None),
+        Some(window) => Ok(Some(window)),
+        None => {
+            let layers = keys.size("block_count")?;
+            let short = matches!(layers, 32 | 40) && keys.size("context_length")? == 4096;
+            Ok(short.then_some(UNNAMED))
+        }
+    }
+}
+
 /// LongRoPE: a factor per frequency, for short and for long contexts.
 fn phi3(
     keys: &Keys<'_>,
@@ -237,8 +347,7 @@ fn phi3(
 ) -> Result<()> {
     let rotary = keys.optional_size("rope.dimension_count")?.unwrap_or(head_dim);
     map.insert("partial_rotary_factor".into(), json!(rotary as f64 / head_dim as f64));
-    let window = keys.optional_size("attention.sliding_window")?.filter(|n| *n > 0);
-    map.insert("sliding_window".into(), json!(window));
+    map.insert("sliding_window".into(), json!(phi3_window(keys)?));
     let original = keys.optional_size("rope.scaling.original_context_length")?;
     map.insert(
         "original_max_position_embeddings".into(),
@@ -273,14 +382,34 @@ fn rope_scaling(keys: &Keys<'_>, tensors: &FromTensors, head_dim: usize) -> Resu
         (None | Some("linear"), Some(factor)) => {
             Ok(Some(json!({"rope_type": "linear", "type": "linear", "factor": factor})))
         }
-        (Some("yarn"), Some(factor)) => Ok(Some(json!({
-            "rope_type": "yarn", "type": "yarn", "factor": factor,
-            "original_max_position_embeddings": original,
-        }))),
+        (Some("yarn"), Some(factor)) => yarn(keys, factor, original).map(Some),
         (Some(other), _) => {
             Err(Fault::Unsupported(format!("its rope scaling {other} is not supported")))
         }
     }
+}
+
+/// YaRN with its marks; those that a file does not have are the usual ones.
+fn yarn(keys: &Keys<'_>, factor: f64, original: Option<usize>) -> Result<Value> {
+    let mut scaling = json!({
+        "rope_type": "yarn", "type": "yarn", "factor": factor,
+        "original_max_position_embeddings": original,
+    });
+    let marks = [
+        ("rope.scaling.yarn_beta_fast", "beta_fast"),
+        ("rope.scaling.yarn_beta_slow", "beta_slow"),
+        ("rope.scaling.yarn_attn_factor", "attention_factor"),
+        ("rope.scaling.yarn_log_multiplier", "mscale_all_dim"),
+    ];
+    for (key, name) in marks {
+        if let Some(mark) = keys.float(key)?.filter(|mark| *mark != 0.0) {
+            scaling[name] = json!(mark);
+            if name == "mscale_all_dim" {
+                scaling["mscale"] = json!(1.0);
+            }
+        }
+    }
+    Ok(scaling)
 }
 
 /// Llama 3's formula if it gives these factors, else the factors themselves.

@@ -95,6 +95,17 @@ impl<'a> Metadata<'a> {
         Ok(Some(texts))
     }
 
+    /// A list of booleans; a single one or a number is none.
+    pub fn flags(&self, key: &str) -> Result<Option<Vec<bool>>> {
+        match self.header.entries.get(key) {
+            None => Ok(None),
+            Some(Value::Array { element: Element::Bool, at, .. }) => {
+                Ok(Some(self.file[at.clone()].iter().map(|byte| *byte != 0).collect()))
+            }
+            Some(_) => wrong(key, "a list of flags"),
+        }
+    }
+
     /// A list of numbers of any type.
     pub fn numbers(&self, key: &str) -> Result<Option<Vec<f64>>> {
         let (element, at) = match self.header.entries.get(key) {

@@ -13,6 +13,7 @@ mod meta;
 mod names;
 
 use super::error::LoadError;
+use super::rows;
 
 use crate::device::{Kind, Stored, dequantise, files};
 use arch::{Architecture, FromTensors};
@@ -116,8 +117,8 @@ impl Gguf {
         let bytes = match undo {
             Undo::Nothing => Cow::Borrowed(bytes),
             Undo::Interleaving { heads } => {
-                let rows = info.shape[0];
-                let halves = names::halves(bytes, bytes.len() / rows, *heads);
+                let count = info.shape[0];
+                let halves = rows::halves(bytes, bytes.len() / count.max(1), *heads, None);
                 Cow::Owned(halves.ok_or_else(|| self.odd_rows(name, *heads))?)
             }
             Undo::PlusOne => Cow::Owned(self.without_one(name, info)?),

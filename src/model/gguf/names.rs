@@ -1,7 +1,7 @@
 //! Translates llama.cpp's tensor names to Hugging Face's, and says how llama.cpp changed each tensor.
 //!
 //! All checkpoints use Hugging Face's names here. Two changes are undone: llama.cpp interleaves the rows of q
-//! and k of the llama architecture for its own rotary embedding, and it adds 1 to Gemma's norms. A tensor of
+//! and k of some architectures for its own rotary embedding, and it adds 1 to Gemma's norms. A tensor of
 //! unknown meaning is an error, because ignoring it would silently change the results.
 
 use super::arch::Architecture;
@@ -63,7 +63,12 @@ pub(super) fn translate(name: &str, arch: Architecture, heads: usize, kv_heads: 
 
 fn in_layer(part: &str, arch: Architecture) -> Option<&'static str> {
     let phi = arch == Architecture::Phi3;
+    let fused = arch.has_fused_gate();
+    if let Some(norm) = post_norms(part, arch) {
+        return Some(norm);
+    }
     Some(match part {
+        "attn_norm" | "ffn_norm" if arch == Architecture::Olmo2 => return None,
         "attn_norm" => "input_layernorm",
         "attn_q" if !phi => "self_attn.q_proj",
         "attn_k" if !phi => "self_attn.k_proj",
@@ -74,39 +79,34 @@ fn in_layer(part: &str, arch: Architecture) -> Option<&'static str> {
         "attn_k_norm" if arch.has_qk_norms() => "self_attn.k_norm",
         "ffn_norm" if arch.is_gemma() => "pre_feedforward_layernorm",
         "ffn_norm" => "post_attention_layernorm",
-        "post_attention_norm" if arch.is_gemma() => "post_attention_layernorm",
-        "post_ffw_norm" if arch.is_gemma() => "post_feedforward_layernorm",
-        "ffn_up" if phi => "mlp.gate_up_proj",
-        "ffn_gate" if !phi => "mlp.gate_proj",
+        "ffn_up" if fused => "mlp.gate_up_proj",
+        "ffn_gate" if !fused => "mlp.gate_proj",
         "ffn_up" => "mlp.up_proj",
         "ffn_down" => "mlp.down_proj",
         _ => return None,
     })
 }
 
-fn undo(part: &str, arch: Architecture, heads: usize, kv_heads: usize) -> Undo {
+/// The norms after a part, in the families that have them.
+fn post_norms(part: &str, arch: Architecture) -> Option<&'static str> {
+    let glm = arch == Architecture::Glm4;
+    if !glm && !arch.is_gemma() && arch != Architecture::Olmo2 {
+        return None;
+    }
     match part {
-        "attn_q" if arch == Architecture::Llama => Undo::Interleaving { heads },
-        "attn_k" if arch == Architecture::Llama => Undo::Interleaving { heads: kv_heads },
-        norm if arch.is_gemma() && norm.ends_with("norm") => Undo::PlusOne,
-        _ => Undo::Nothing,
+        "post_attention_norm" if glm => Some("post_self_attn_layernorm"),
+        "post_attention_norm" => Some("post_attention_layernorm"),
+        "post_ffw_norm" if glm => Some("post_mlp_layernorm"),
+        "post_ffw_norm" => Some("post_feedforward_layernorm"),
+        _ => None,
     }
 }
 
-/// Reorders rows of `row` bytes from pairs back to halves, head by head. `None` if the numbers do not divide.
-pub(super) fn halves(bytes: &[u8], row: usize, heads: usize) -> Option<Vec<u8>> {
-    let rows = bytes.len() / row.max(1);
-    if heads == 0 || !rows.is_multiple_of(heads * 2) {
-        return None;
+fn undo(part: &str, arch: Architecture, heads: usize, kv_heads: usize) -> Undo {
+    match part {
+        "attn_q" if arch.is_interleaved() => Undo::Interleaving { heads },
+        "attn_k" if arch.is_interleaved() => Undo::Interleaving { heads: kv_heads },
+        norm if arch.is_gemma() && norm.ends_with("norm") => Undo::PlusOne,
+        _ => Undo::Nothing,
     }
-    let size = rows / heads;
-    let mut out = Vec::with_capacity(bytes.len());
-    for head in bytes.chunks_exact(size * row) {
-        for half in 0..2 {
-            for j in 0..size / 2 {
-                out.extend_from_slice(&head[(2 * j + half) * row..][..row]);
-            }
-        }
-    }
-    Some(out)
 }

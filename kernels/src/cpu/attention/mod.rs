@@ -146,13 +146,20 @@ fn turn(
     pool.run_if(worth, batch.positions.len(), &|t| {
         // SAFETY: each task has a token of its own.
         let token = unsafe { tokens.part(t * stride, stride) };
-        let turned = token.chunks_exact_mut(dim).take(spec.heads + kv_heads);
-        for (h, head) in turned.enumerate() {
-            if let Some(norm) = &spec.head_norm {
-                let weight = if h < spec.heads { &norm.query } else { &norm.key };
-                rms_norm_row(isa, head, weight, norm.eps);
+        let (queries, rest) = token.split_at_mut(spec.heads * dim);
+        let keys = &mut rest[..kv_heads * dim];
+        if let Some(norm) = &spec.head_norm {
+            for (row, weight) in [(&mut *queries, &norm.query), (&mut *keys, &norm.key)] {
+                row.chunks_exact_mut(weight.len())
+                    .for_each(|part| rms_norm_row(isa, part, weight, norm.eps));
             }
+        }
+        for head in queries.chunks_exact_mut(dim).chain(keys.chunks_exact_mut(dim)) {
             angles.rotate(head, t);
+        }
+        if let Some(scale) = spec.query_scale {
+            let factor = scale.at(batch.positions[t]);
+            queries.iter_mut().for_each(|value| *value *= factor);
         }
     });
 }

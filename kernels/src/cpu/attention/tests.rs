@@ -2,7 +2,7 @@
 
 use super::super::cache::{KvKind, KvShape};
 use super::*;
-use crate::attention::HeadNorm;
+use crate::attention::{HeadNorm, QueryScale};
 use crate::rope::Rope;
 use proptest::prelude::*;
 
@@ -15,6 +15,16 @@ fn noise(len: usize, seed: u32) -> Vec<f32> {
     (0..len).map(|_| 4.0 * next()).collect()
 }
 
+/// What queries and keys are normed over.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Norms {
+    None,
+    Head,
+    Token,
+}
+
+const SCALE: QueryScale = QueryScale { beta: 0.3, period: 20 };
+
 #[derive(Debug, Clone)]
 struct Case {
     heads: usize,
@@ -23,7 +33,8 @@ struct Case {
     block_size: usize,
     window: Option<usize>,
     soft_cap: Option<f32>,
-    norms: bool,
+    norms: Norms,
+    scaled: bool,
     kind: KvKind,
     threads: usize,
     /// Tokens of each row before this step, and in it.
@@ -42,8 +53,15 @@ impl Case {
             scale: 0.3,
             window: self.window,
             soft_cap: self.soft_cap,
-            head_norm: self.norms.then_some(HeadNorm { query, key, eps: 1e-6 }),
+            head_norm: (self.norms != Norms::None).then_some(HeadNorm { query, key, eps: 1e-6 }),
+            query_scale: self.scaled.then_some(SCALE),
         }
+    }
+
+    /// Of the norms of queries and keys.
+    fn weights(&self) -> [Vec<f32>; 2] {
+        let heads = if self.norms == Norms::Token { [self.heads, self.kv_heads] } else { [1, 1] };
+        [noise(heads[0] * self.dim, 5), noise(heads[1] * self.dim, 6)]
     }
 
     /// The angles of a step's tokens, of a partial rotation: two thirds of the head.
@@ -69,16 +87,22 @@ fn by_the_book(case: &Case, row: usize, weights: &[Vec<f32>; 2]) -> Vec<f64> {
         (0..case.rows.len()).map(|r| (0, if r == row { qkv.len() / stride } else { 0 })).collect();
     let angles = case.angles(&step(case, &all).0);
     for (p, token) in qkv.chunks_exact_mut(stride).enumerate() {
-        let turned = token.chunks_exact_mut(dim).take(case.heads + case.kv_heads);
-        for (h, head) in turned.enumerate() {
-            if case.norms {
-                let mean = head.iter().map(|v| v * v).sum::<f32>() / dim as f32;
-                let weight = &weights[usize::from(h >= case.heads)];
-                for (v, w) in head.iter_mut().zip(weight) {
-                    *v *= w / (mean + 1e-6).sqrt();
+        let (queries, rest) = token.split_at_mut(case.heads * dim);
+        let sides = [(queries, true), (&mut rest[..case.kv_heads * dim], false)];
+        for ((side, query), weight) in sides.into_iter().zip(weights) {
+            for row in side.chunks_exact_mut(weight.len().max(1)) {
+                if case.norms != Norms::None {
+                    let mean = row.iter().map(|v| v * v).sum::<f32>() / row.len() as f32;
+                    row.iter_mut().zip(weight).for_each(|(v, w)| *v *= w / (mean + 1e-6).sqrt());
                 }
             }
-            angles.rotate(head, p);
+            for head in side.chunks_exact_mut(dim) {
+                angles.rotate(head, p);
+                if query && case.scaled {
+                    let factor = 1.0 + 0.3 * (1.0 + (p as f32 / 20.0).floor()).ln();
+                    head.iter_mut().for_each(|v| *v *= factor);
+                }
+            }
         }
     }
     let at = |t: usize, h: usize| &qkv[t * stride + h * dim..t * stride + (h + 1) * dim];
@@ -178,7 +202,7 @@ fn run(case: &Case, isa: Isa, weights: &[Vec<f32>; 2]) -> Vec<f32> {
 }
 
 fn check(case: &Case) {
-    let weights = [noise(case.dim, 5), noise(case.dim, 6)];
+    let weights = case.weights();
     let expected: Vec<f64> =
         (0..case.rows.len()).flat_map(|row| by_the_book(case, row, &weights)).collect();
     // An f16 key of size 2 is off by up to 1e-3, a score of a few such terms by as many.
@@ -200,7 +224,8 @@ fn case() -> Case {
         block_size: 16,
         window: None,
         soft_cap: None,
-        norms: false,
+        norms: Norms::None,
+        scaled: false,
         kind: KvKind::F32,
         threads: 2,
         rows: vec![(0, 70)],
@@ -221,7 +246,9 @@ fn each_option_by_itself() {
         check(&Case { window: Some(window), ..case.clone() });
     }
     check(&Case { soft_cap: Some(2.0), ..case.clone() });
-    check(&Case { norms: true, ..case.clone() });
+    check(&Case { norms: Norms::Head, ..case.clone() });
+    check(&Case { norms: Norms::Token, ..case.clone() });
+    check(&Case { scaled: true, ..case.clone() });
     check(&Case { kind: KvKind::F16, ..case.clone() });
     check(&Case { dim: 20, ..case.clone() });
     check(&Case { block_size: 5, kind: KvKind::F16, ..case });
@@ -243,13 +270,15 @@ proptest! {
         block_size in prop::sample::select(vec![1usize, 4, 16, 24, 32]),
         window in prop::option::of(1usize..90),
         soft_cap in prop::option::of(1f32..9.0),
-        norms: bool,
+        norms in prop::sample::select(vec![Norms::None, Norms::Head, Norms::Token]),
+        scaled: bool,
         half: bool,
         rows in prop::collection::vec((0usize..120, 1usize..40), 1..4),
     ) {
         let kind = if half { KvKind::F16 } else { KvKind::F32 };
         let heads = group * kv_heads;
-        check(&Case { heads, kv_heads, dim, block_size, window, soft_cap, norms, kind, threads: 2, rows });
+        let case = Case { heads, kv_heads, dim, block_size, window, soft_cap, norms, ..case() };
+        check(&Case { scaled, kind, rows, ..case });
     }
 }
 

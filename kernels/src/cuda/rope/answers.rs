@@ -14,6 +14,13 @@ pub(crate) fn checks(bench: &Bench, size: Size) -> Result<Vec<Check>, CardError>
             all.extend(check_angles(bench, half, long, &mut Numbers::new(seed as u64))?);
         }
     }
+    let shapes: &[(usize, usize, usize)] = match size {
+        Size::Quick => &[(2, 96, 32)],
+        Size::Full => &[(1, 4096, 4096), (3, 30, 10), (2, 2052, 4), (4, 64, 7)],
+    };
+    for (seed, shape) in shapes.iter().enumerate() {
+        all.push(check_token_norms(bench, *shape, &mut Numbers::new(seed as u64))?);
+    }
     let cases: &[Case] = if size == Size::Quick { QUICK } else { FULL };
     for (seed, case) in cases.iter().enumerate() {
         for kind in [KvKind::F32, KvKind::F16, KvKind::I8] {
@@ -62,6 +69,32 @@ fn check_angles(
     ])
 }
 
+/// All queries of a token as one row, all its keys as another; the values beside them stay.
+fn check_token_norms(
+    bench: &Bench,
+    (tokens, queries, keys): (usize, usize, usize),
+    numbers: &mut Numbers,
+) -> Result<Check, CardError> {
+    let stride = queries + 2 * keys;
+    let given = numbers.numbers(tokens * stride);
+    let (query, key) = (numbers.numbers(queries), numbers.numbers(keys));
+    let mut qkv = Input::new(bench, 0, &given)?;
+    let (on_query, on_key) = (Input::new(bench, 0, &query)?, Input::new(bench, 0, &key)?);
+    let norms = HeadNorms { query: on_query.view(), key: on_key.view(), eps: EPS };
+    norm_tokens(&*bench.card, &norms, qkv.view_mut(), tokens, stride)?;
+    let mut wanted: Vec<f64> = given.iter().map(|v| f64::from(*v)).collect();
+    for token in wanted.chunks_exact_mut(stride) {
+        let (first, rest) = token.split_at_mut(queries);
+        for (row, weight) in [(first, &query), (&mut rest[..keys], &key)] {
+            let mean = row.iter().map(|v| v * v).sum::<f64>() / row.len() as f64;
+            let rms = (mean + f64::from(EPS)).sqrt();
+            row.iter_mut().zip(weight).for_each(|(v, w)| *v *= f64::from(*w) / rms);
+        }
+    }
+    let case = format!("{tokens} tokens of {queries} + 2 * {keys}");
+    Ok(Check::compare("norm_tokens", case, &qkv.to_vec()?, &wanted, 1e-5))
+}
+
 /// A step's tokens through one layer.
 #[derive(Debug, Clone, Copy)]
 struct Case {
@@ -72,6 +105,7 @@ struct Case {
     half: usize,
     bias: bool,
     norms: bool,
+    scaled: bool,
     block_size: usize,
     /// By how many numbers qkv is off 16 bytes.
     off: usize,
@@ -85,6 +119,7 @@ const PLAIN: Case = Case {
     half: 64,
     bias: true,
     norms: true,
+    scaled: false,
     block_size: 16,
     off: 0,
 };
@@ -104,10 +139,13 @@ const FULL: &[Case] = &[
     Case { heads: 2, kv_heads: 1, head_dim: 6, half: 2, ..PLAIN },
     Case { heads: 2, kv_heads: 1, head_dim: 2, half: 1, norms: false, ..PLAIN },
     Case { half: 0, ..PLAIN },
+    Case { scaled: true, tokens: 9, ..PLAIN },
+    Case { scaled: true, norms: false, head_dim: 6, half: 2, ..PLAIN },
     Case { off: 1, half: 33, ..PLAIN },
 ];
 
 const EPS: f32 = 1e-3;
+const SCALE: QueryScale = QueryScale { beta: 0.1, period: 16_384 };
 
 /// What a case starts from.
 struct Given {
@@ -117,6 +155,7 @@ struct Given {
     key: Vec<f32>,
     cos: Vec<f32>,
     sin: Vec<f32>,
+    positions: Vec<u32>,
     slots: Vec<u32>,
 }
 
@@ -165,6 +204,7 @@ impl Case {
             // Not of one angle: nothing may depend on that.
             cos: numbers.numbers(self.tokens * self.half),
             sin: numbers.numbers(self.tokens * self.half),
+            positions: (0..self.tokens).map(|_| numbers.below(300_000) as u32).collect(),
             slots,
         }
     }
@@ -218,6 +258,11 @@ impl Case {
             head[i] = a * cos - b * sin;
             head[i + half] = b * cos + a * sin;
         }
+        if self.scaled && h < self.heads {
+            let periods = (given.positions[t] / SCALE.period) as f64;
+            let factor = 1.0 + f64::from(SCALE.beta) * (1.0 + periods).ln();
+            head.iter_mut().for_each(|v| *v *= factor);
+        }
         head
     }
 
@@ -235,11 +280,13 @@ impl Case {
         let (bias, query, key) = (input(&given.bias)?, input(&given.query)?, input(&given.key)?);
         let (cos, sin) = (input(&given.cos)?, input(&given.sin)?);
         let slots = Buffer::of(&bench.card, bench.pool, &given.slots)?;
+        let positions = Buffer::of(&bench.card, bench.pool, &given.positions)?;
         let heads = Heads {
             count: self.heads,
             bias: self.bias.then(|| bias.view()),
             norms: self.norms.then(|| HeadNorms { query: query.view(), key: key.view(), eps: EPS }),
             angles: Angles { half: self.half, cos: cos.view(), sin: sin.view() },
+            scaled: self.scaled.then(|| Scaled { positions: positions.view(), by: SCALE }),
         };
         prepare(&*bench.card, &heads, qkv.view_mut(), slots.view(), layer.view_mut())?;
         let expected = self.expected(&given);
@@ -255,10 +302,11 @@ impl Case {
     }
 
     fn name(&self, kind: KvKind, part: &str) -> String {
-        let Case { tokens, heads, kv_heads, head_dim, half, bias, norms, block_size, off } = self;
+        let Case { tokens, heads, kv_heads, head_dim, half, bias, norms, scaled, block_size, off } =
+            self;
         format!(
             "{part}: {kind:?}, {tokens} tokens of {heads} + 2 * {kv_heads} heads of {head_dim}, {half} turned, \
-             bias {bias}, norms {norms}, blocks of {block_size}, + {off}"
+             bias {bias}, norms {norms}, scaled {scaled}, blocks of {block_size}, + {off}"
         )
     }
 

@@ -69,7 +69,7 @@ fn heads_that_do_not_fit_are_refused() {
     let other = Input::new(&bench, 0, &[0.0; 32]).unwrap();
     let part = |len: usize| other.view().part(0, len);
     let angles = Angles { half: 4, cos: part(8), sin: part(8) };
-    let fine = Heads { count: 2, bias: None, norms: None, angles };
+    let fine = Heads { count: 2, bias: None, norms: None, angles, scaled: None };
     let mut ask = |heads: Heads, slots, kv: &mut KvLayer| {
         prepare(card, &heads, qkv.view_mut(), slots, kv.view_mut())
     };
@@ -95,7 +95,7 @@ fn a_cache_that_is_none_is_refused() {
     let (mut kv, slots) = (layer(&bench, 8), Buffer::of(&bench.card, bench.pool, &[0u32]).unwrap());
     let mut qkv = Input::new(&bench, 0, &[0.0; 64]).unwrap();
     let angles = Angles { half: 0, cos: View::none(), sin: View::none() };
-    let heads = Heads { count: 2, bias: None, norms: None, angles };
+    let heads = Heads { count: 2, bias: None, norms: None, angles, scaled: None };
     let mut ask = |change: &dyn Fn(&mut KvViewMut)| {
         let mut view = kv.view_mut();
         change(&mut view);
@@ -115,7 +115,7 @@ fn a_value_that_is_not_a_number_stays_one() {
     values[18] = f32::NAN;
     let mut qkv = Input::new(&bench, 0, &values).unwrap();
     let angles = Angles { half: 0, cos: View::none(), sin: View::none() };
-    let heads = Heads { count: 1, bias: None, norms: None, angles };
+    let heads = Heads { count: 1, bias: None, norms: None, angles, scaled: None };
     prepare(&*bench.card, &heads, qkv.view_mut(), slots.view(), kv.view_mut()).unwrap();
     let view = kv.view();
     let mut scales = [[0u8; 4]; 2];

@@ -1,0 +1,28 @@
+//! Granite 3 and 4 without experts: Llama with four factors, none of which needs an operation of its own.
+//!
+//! The residual stream is kept divided by the residual factor r: `x / r` takes branches as they are. RMS norms do
+//! not see the division if their epsilon is divided by r squared, and the embedding's factor takes it in at the start.
+
+use super::fields::{Defaults, Fields};
+use super::llama::plain;
+use super::{ModelConfig, Norm};
+use crate::model::families::Family;
+
+pub fn granite(fields: &Fields<'_>, family: &'static Family) -> Result<ModelConfig, String> {
+    let config = plain(fields, family, &Defaults { max_len: 2048, ..Defaults::PLAIN })?;
+    let factor = |key: &str| match fields.number(key)?.unwrap_or(1.0) {
+        factor if factor.is_finite() && factor > 0.0 => Ok(factor),
+        factor => Err(format!("`{key}` is {factor}, not above 0")),
+    };
+    let residual = factor("residual_multiplier")?;
+    Ok(ModelConfig {
+        norm: Norm {
+            eps: (f64::from(config.norm.eps) / (residual * residual)) as f32,
+            ..config.norm
+        },
+        embedding_scale: Some((factor("embedding_multiplier")? / residual) as f32),
+        scale: factor("attention_multiplier")? as f32,
+        logit_scale: Some((1.0 / factor("logits_scaling")?) as f32),
+        ..config
+    })
+}
