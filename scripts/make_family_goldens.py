@@ -179,12 +179,17 @@ FAMILIES = {
         **BASE, "architectures": ["Olmo2ForCausalLM"], "model_type": "olmo2", "num_hidden_layers": 2,
         "hidden_act": "silu", "rms_norm_eps": 1e-6, "rope_theta": 5000.0, "rope_scaling": None,
         "attention_bias": False, "tie_word_embeddings": False}),
-    # OLMo 3: windows on three of four layers; YaRN on the fourth only.
+    # OLMo 3: windows on three of four layers; YaRN on the fourth only. (With `rope_theta` outside, as published,
+    # transformers takes it for the fourth layer and its default for the others, which are the same in those files.)
     "olmo3": (torch.bfloat16, {
         **BASE, "architectures": ["Olmo3ForCausalLM"], "model_type": "olmo3", "num_hidden_layers": 4,
-        "intermediate_size": 64, "hidden_act": "silu", "rms_norm_eps": 1e-6, "rope_theta": 5000.0,
-        "rope_scaling": {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32,
-                         "attention_factor": 1.1386294361119891, "beta_fast": 32.0, "beta_slow": 1.0},
+        "intermediate_size": 64, "hidden_act": "silu", "rms_norm_eps": 1e-6,
+        "rope_parameters": {
+            "full_attention": {
+                "rope_type": "yarn", "rope_theta": 5000.0, "factor": 4.0,
+                "original_max_position_embeddings": 32, "attention_factor": 1.1386294361119891,
+                "beta_fast": 32.0, "beta_slow": 1.0},
+            "sliding_attention": {"rope_type": "default", "rope_theta": 1000.0}},
         "sliding_window": 7, "layer_types": ["sliding_attention"] * 3 + ["full_attention"],
         "attention_bias": False, "tie_word_embeddings": False}),
     # Heads as wide as those of real models, for which there are special GPU kernels. Llama 3.2 1B's: 64, two

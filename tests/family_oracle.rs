@@ -348,16 +348,28 @@ fn the_oracle_notices_each_feature() {
         ("gemma3", "sliding_window_pattern"),
         ("phi3", "sliding_window"),
         ("phi4-mini", "partial_rotary_factor"),
+        ("ministral3", "rope_parameters/llama_4_scaling_beta"),
+        ("granite", "embedding_multiplier"),
+        ("granite", "attention_multiplier"),
+        ("granite", "residual_multiplier"),
+        ("granite", "logits_scaling"),
+        ("smollm3", "no_rope_layers"),
+        ("glm4", "partial_rotary_factor"),
+        ("olmo3", "sliding_window"),
+        ("olmo3", "rope_parameters/full_attention"),
+        ("olmo3", "rope_parameters/sliding_attention"),
     ];
     for (family, key) in without {
         let golden = golden(family);
         let text = std::fs::read_to_string(folder(family).join("config.json")).unwrap();
         let mut config: serde_json::Value = serde_json::from_str(&text).unwrap();
-        config[key] = match key {
-            "sliding_window_pattern" => 3.into(),
+        *config.pointer_mut(&format!("/{key}")).unwrap() = match (family, key) {
+            (_, "sliding_window_pattern") => 3.into(),
+            // Half is what the family does without the key.
+            ("glm4", "partial_rotary_factor") => 1.0.into(),
             _ => serde_json::Value::Null,
         };
-        if key == "partial_rotary_factor" {
+        if family == "phi4-mini" {
             // Whole heads need as many factors as they have pairs.
             for list in ["short_factor", "long_factor"] {
                 config["rope_scaling"][list] = vec![1.0; 8].into();

@@ -90,6 +90,38 @@ fn what_a_family_assumes_is_assumed() {
     assert!(global.inv_freq[127] * 8.0 < local.inv_freq[127], "the bases differ");
 }
 
+/// As Olmo-3-7B is published: one base for all layers, YaRN on those without a window.
+#[test]
+fn a_scaling_beside_windows_is_for_the_layers_without() {
+    let yarn = json!({"rope_type": "yarn", "factor": 8.0, "original_max_position_embeddings": 64,
+        "attention_factor": 1.2, "beta_fast": 32, "beta_slow": 1});
+    let config = with(
+        llama(),
+        json!({"architectures": ["Olmo3ForCausalLM"], "num_hidden_layers": 4, "sliding_window": 9,
+            "rope_scaling": yarn}),
+    );
+    let config = read(&config).unwrap();
+    let windows: Vec<_> = config.kinds.iter().map(|kind| kind.window.is_some()).collect();
+    assert_eq!(windows, [true, true, true, false]);
+    let [sliding, full] = [0, 3].map(|layer: usize| &config.ropes[config.kinds[layer].rope]);
+    assert_eq!((sliding.factor, full.factor), (1.0, 1.2));
+    assert_eq!(sliding, &rope(&llama()));
+    assert!(full.inv_freq[7] < sliding.inv_freq[7] / 7.0);
+}
+
+/// `x / r + f(x / r)`: the stream is kept divided by the residual factor.
+#[test]
+fn the_residual_factor_is_in_the_embedding_and_the_epsilon() {
+    let config = with(
+        llama(),
+        json!({"architectures": ["GraniteForCausalLM"], "residual_multiplier": 0.5,
+            "embedding_multiplier": 12, "logits_scaling": 8, "attention_multiplier": 0.0078125}),
+    );
+    let config = read(&config).unwrap();
+    assert_eq!((config.embedding_scale, config.logit_scale), (Some(24.0), Some(0.125)));
+    assert_eq!((config.norm.eps, config.scale), (4e-5, 0.0078125));
+}
+
 #[test]
 fn layer_types_decide_over_patterns() {
     let kinds = ["full_attention", "sliding_attention"];
@@ -149,8 +181,34 @@ fn what_cannot_run_is_refused_by_name() {
         ("quantization_config", json!({"quant_method": "awq"}), "quantized"),
         ("eos_token_id", json!("end"), "eos_token_id"),
     ];
-    for (key, value, expected) in cases {
-        let error = read(&with(llama(), json!({key: value}))).unwrap_err().to_string();
-        assert!(error.contains(expected) && error.contains("config.json"), "{key}: {error}");
+    let of_families = [
+        ("GraniteForCausalLM", json!({"residual_multiplier": 0}), "`residual_multiplier` is 0"),
+        ("GraniteForCausalLM", json!({"logits_scaling": -1}), "`logits_scaling` is -1"),
+        ("SmolLM3ForCausalLM", json!({"no_rope_layers": [1]}), "1 entries for 2 layers"),
+        ("SmolLM3ForCausalLM", json!({"no_rope_layers": "all"}), "not a list"),
+        ("Mistral3ForConditionalGeneration", json!({}), "no `text_config`"),
+        (
+            "Mistral3ForConditionalGeneration",
+            json!({"text_config": {"model_type": "mistral4"}}),
+            "mistral4",
+        ),
+        (
+            "Ministral3ForCausalLM",
+            json!({"rope_parameters": {"rope_type": "default", "llama_4_scaling_beta": 0.1}}),
+            "original_max_position_embeddings",
+        ),
+        (
+            "Ministral3ForCausalLM",
+            json!({"rope_parameters": {"rope_type": "default", "llama_4_scaling_beta": -0.1,
+                "original_max_position_embeddings": 64}}),
+            "llama_4_scaling_beta",
+        ),
+    ];
+    let plain = cases.map(|(key, value, expected)| (json!({key: value}), expected));
+    let more = of_families
+        .map(|(class, value, expected)| (with(json!({"architectures": [class]}), value), expected));
+    for (changes, expected) in plain.into_iter().chain(more) {
+        let error = read(&with(llama(), changes.clone())).unwrap_err().to_string();
+        assert!(error.contains(expected) && error.contains("config.json"), "{changes}: {error}");
     }
 }
