@@ -3,7 +3,7 @@ converter, and `kinds.gguf`, with blocks of every weight type and their values a
 
     pip install torch transformers sentencepiece gguf
     git clone https://github.com/ggml-org/llama.cpp
-    python scripts/make_gguf_fixtures.py PATH_OF_LLAMA_CPP
+    python scripts/make_gguf_fixtures.py PATH_OF_LLAMA_CPP [FAMILY ...]
 
 Weights follow a formula that the tests also use: value i of tensor `name` is
 ((crc32(name) + 7919 i) mod 2048 - 1024) / 1024, which all types except the quantised ones store exactly.
@@ -38,7 +38,26 @@ FAMILIES = {
                                                "rope_scaling": {"rope_type": "linear", "factor": 8.0}}),
     "phi3": (transformers.Phi3Config, {"sliding_window": 512, "original_max_position_embeddings": 1024, "head_dim": None,
                                        "rope_scaling": {"rope_type": "longrope", **FACTORS}}),
+    "ministral3": (transformers.Ministral3Config, {"sliding_window": None, "rope_parameters": {
+        "rope_type": "yarn", "rope_theta": 1000000.0, "factor": 16.0, "beta_fast": 24.0, "beta_slow": 2.0,
+        "mscale": 1.0, "mscale_all_dim": 1.0, "original_max_position_embeddings": 256, "llama_4_scaling_beta": 0.25}}),
+    "qwen3vl": (transformers.Qwen3VLConfig, {"rope_parameters": {
+        "rope_type": "default", "rope_theta": 5000000.0, "mrope_interleaved": True, "mrope_section": [3, 3, 2]}}),
+    "granite": (transformers.GraniteConfig, {"head_dim": None, "embedding_multiplier": 12.0, "residual_multiplier": 0.25,
+                                             "attention_multiplier": 0.0625, "logits_scaling": 8.0}),
+    "smollm3": (transformers.SmolLM3Config, {"num_hidden_layers": 4, "head_dim": None, "rope_theta": 5000000.0,
+                                             "hidden_size": 16, "intermediate_size": 16}),
+    "glm4": (transformers.Glm4Config, {"eos_token_id": [2, 3]}),
+    "olmo2": (transformers.Olmo2Config, {"head_dim": None, "rope_theta": 500000.0}),
+    "olmo3": (transformers.Olmo3Config, {
+        "head_dim": None, "sliding_window": 64, "num_hidden_layers": 4, "hidden_size": 16, "intermediate_size": 16,
+        "rope_theta": 500000.0, "rope_scaling": {
+            "rope_type": "yarn", "factor": 8.0, "original_max_position_embeddings": 512, "beta_fast": 32.0,
+            "beta_slow": 1.0, "attention_factor": 1.25}}),
 }
+# The part of Qwen3-VL that reads images; it goes to another file.
+VISION = {"depth": 1, "hidden_size": 16, "intermediate_size": 16, "num_heads": 2, "out_hidden_size": 32,
+          "num_position_embeddings": 16, "patch_size": 4, "deepstack_visual_indexes": [0]}
 
 
 def formula(name, count):
@@ -49,10 +68,15 @@ def formula(name, count):
 def checkpoint(folder, family):
     make, more = FAMILIES[family]
     values = {k: v for k, v in {**SHAPE, **more}.items() if v is not None}
-    config = make(**values)
-    model = transformers.AutoModelForCausalLM.from_config(config)
+    if family == "qwen3vl":
+        config = make(text_config=values, vision_config=VISION)
+        model = transformers.AutoModelForImageTextToText.from_config(config)
+    else:
+        config = make(**values)
+        model = transformers.AutoModelForCausalLM.from_config(config)
     with torch.no_grad():
         for name, tensor in model.named_parameters():
+            name = name.replace("model.language_model.", "model.")
             tensor.copy_(torch.from_numpy(formula(name, tensor.numel())).view(tensor.shape))
     model.save_pretrained(folder)
     tokenizer(folder)
@@ -80,8 +104,10 @@ def convert(llama_cpp, folder, out):
         self.gguf_writer.add_token_merges(["t 1"])
         self.gguf_writer.add_eos_token_id(2)
 
-    from conversion import gemma, llama, phi, qwen
-    for kind in (gemma.Gemma2Model, gemma.Gemma3Model, llama.LlamaModel, phi.Phi3MiniModel, qwen.Qwen2Model, qwen.Qwen3Model):
+    from conversion import gemma, glm, granite, llama, mistral3, olmo, phi, qwen, qwen3vl
+    for kind in (gemma.Gemma2Model, gemma.Gemma3Model, glm.Glm4Model, granite.GraniteModel, llama.LlamaModel,
+                 llama.SmolLM3Model, mistral3.Mistral3Model.Ministral3Model, olmo.Olmo2Model, phi.Phi3MiniModel,
+                 qwen.Qwen2Model, qwen.Qwen3Model, qwen3vl.Qwen3VLTextModel):
         kind.set_vocab = plain
     sys.argv = ["convert", str(folder), "--outfile", str(out), "--outtype", "f16"]
     convert_hf_to_gguf.main()
@@ -114,13 +140,17 @@ def kinds(out):
 def main():
     llama_cpp = pathlib.Path(sys.argv[1]).resolve()
     OUT.mkdir(parents=True, exist_ok=True)
-    for family in FAMILIES:
+    for family in sys.argv[2:] or FAMILIES:
         with tempfile.TemporaryDirectory() as folder:
             checkpoint(folder, family)
             convert(llama_cpp, pathlib.Path(folder), OUT / f"{family}.gguf")
             config = json.loads((pathlib.Path(folder) / "config.json").read_text())
+            if "text_config" in config:
+                config = {**config["text_config"], "architectures": ["Qwen3ForCausalLM"], "model_type": "qwen3",
+                          "tie_word_embeddings": config["tie_word_embeddings"]}
             (OUT / f"{family}.json").write_text(json.dumps(config, indent=1, sort_keys=True) + "\n")
-    kinds(OUT / "kinds.gguf")
+    if not sys.argv[2:]:
+        kinds(OUT / "kinds.gguf")
 
 
 if __name__ == "__main__":

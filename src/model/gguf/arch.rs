@@ -314,7 +314,7 @@ fn olmo(keys: &Keys<'_>, map: &mut Map<String, Value>, layers: usize) -> Result<
     let pattern = keys.meta.flags(&keys.key("attention.sliding_window_pattern"))?;
     let slides = |layer: usize| match &pattern {
         Some(pattern) => pattern.get(layer).copied().unwrap_or(false),
-        None => (layer + 1) % 4 != 0,
+        None => !(layer + 1).is_multiple_of(4),
     };
     let kind = |layer| if slides(layer) { "sliding_attention" } else { "full_attention" };
     map.insert("architectures".into(), json!(["Olmo3ForCausalLM"]));
