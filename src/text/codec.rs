@@ -13,6 +13,7 @@
 
 use super::abilities::Abilities;
 use super::apart::Cancellable;
+use super::beyond;
 use super::content::{ContentTokens, Marks};
 use super::conversation::Chat;
 use super::encode::{encode, failed};
@@ -24,6 +25,7 @@ use super::reply::CallSyntax;
 use super::reply::reasoning::{self, Opening};
 use super::spelling::Spelling;
 use super::{GenerationDefaults, TextError};
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 use tokenizers::Tokenizer;
@@ -57,6 +59,8 @@ pub struct Codec {
     eos: Vec<u32>,
     defaults: GenerationDefaults,
     spelling: Spelling,
+    /// Ids whose text another id had before, and that one: they are never fed, and show the same if they are drawn.
+    twins: BTreeMap<u32, u32>,
     /// By id: whether the token is shown when special tokens are skipped.
     visible: Vec<bool>,
     /// Special tokens that mark parts of a reply: tool calls, and reasoning.
@@ -96,9 +100,11 @@ impl Codec {
         cancel: Option<&Cancellable>,
     ) -> Result<Self, TextError> {
         let mut files = FolderReader::new(dir);
-        let tokenizer = read_tokenizer(&mut files)?;
+        let (tokenizer, bytes) = read_tokenizer(&mut files)?;
         let folder = Folder::read(&mut files)?;
         let path = files.path(TOKENIZER);
+        let tokenizer = beyond::without(tokenizer, &bytes, vocab_size, &folder, &path)?;
+        let tokenizer = plain(tokenizer, &path)?;
         let codec = Self::assemble(&path, tokenizer, folder, vocab_size, (options, cancel))?;
         Ok(Self { files: files.into_read(), ..codec })
     }
@@ -121,8 +127,12 @@ impl Codec {
         options: TextOptions,
         cancel: Option<&Cancellable>,
     ) -> Result<Self, TextError> {
-        let (tokenizer, folder) = (gguf::tokenizer(vocabulary)?, gguf::folder(vocabulary));
-        Self::assemble(&vocabulary.path, tokenizer, folder, vocab_size, (options, cancel))
+        let folder = gguf::folder(vocabulary);
+        let vocabulary = &gguf::without_beyond(vocabulary, vocab_size, &folder)?;
+        let tokenizer = gguf::tokenizer(vocabulary)?;
+        let path = &vocabulary.path;
+        let codec = Self::assemble(path, tokenizer, folder, vocab_size, (options, cancel))?;
+        Ok(codec.with_twins(vocabulary.twins()))
     }
 
     /// Checks the parts against each other; `path` is the source of the tokenizer.
@@ -158,6 +168,7 @@ impl Codec {
             eos,
             defaults,
             spelling,
+            twins: BTreeMap::new(),
             longest,
             files,
         };
@@ -185,7 +196,26 @@ impl Codec {
 
     /// Converts ids to text. Ids without a token give no text; broken UTF-8 gives U+FFFD.
     pub fn decode(&self, ids: &[u32], skip_special: bool) -> Result<String, TextError> {
-        self.tokenizer.decode(ids, skip_special).map_err(|e| failed("decode", &*e))
+        let decoded = match ids.iter().any(|id| self.twins.contains_key(id)) {
+            false => self.tokenizer.decode(ids, skip_special),
+            true => {
+                let ids: Vec<u32> = ids.iter().map(|id| self.first(*id)).collect();
+                self.tokenizer.decode(&ids, skip_special)
+            }
+        };
+        decoded.map_err(|e| failed("decode", &*e))
+    }
+
+    fn with_twins(mut self, twins: BTreeMap<u32, u32>) -> Codec {
+        self.twins = twins;
+        let ids = self.twins.keys().next_back().map_or(0, |id| id + 1).max(self.tokens() as u32);
+        self.visible = (0..ids).map(|id| self.shows(id)).collect();
+        self
+    }
+
+    /// The first id with this id's text.
+    fn first(&self, id: u32) -> u32 {
+        self.twins.get(&id).copied().unwrap_or(id)
     }
 
     /// Renders a conversation with the model's chat template.
@@ -290,7 +320,7 @@ impl Codec {
 
     /// A token's text as spelled in the vocabulary, which is not its decoded text.
     pub fn token(&self, id: u32) -> Option<String> {
-        self.tokenizer.id_to_token(id)
+        self.tokenizer.id_to_token(self.first(id))
     }
 
     /// Whether both have the same tokens under the same ids.
@@ -301,6 +331,7 @@ impl Codec {
 
     /// The bytes of a token, which may not be whole characters; empty for an id without a token.
     pub fn spelling(&self, id: u32) -> Vec<u8> {
+        let id = self.first(id);
         let Some(token) = self.tokenizer.id_to_token(id) else { return Vec::new() };
         match self.tokenizer.get_added_vocabulary().get_added_tokens_decoder().contains_key(&id) {
             true => token.into(),
@@ -321,12 +352,15 @@ impl Codec {
     fn shows(&self, id: u32) -> bool {
         let special =
             |token: String| self.tokenizer.get_added_vocabulary().is_special_token(&token);
-        self.tokenizer.id_to_token(id).is_some_and(|token| !special(token))
+        self.token(id).is_some_and(|token| !special(token))
     }
 }
 
-fn read_tokenizer(files: &mut FolderReader) -> Result<Tokenizer, TextError> {
-    let remedy = "Put the tokenizer.json of these weights into the model's folder";
+const REMEDY: &str = "Put the tokenizer.json of these weights into the model's folder";
+
+/// The tokenizer, and the file's bytes.
+fn read_tokenizer(files: &mut FolderReader) -> Result<(Tokenizer, Vec<u8>), TextError> {
+    let remedy = REMEDY;
     let path = files.path(TOKENIZER);
     let bytes = files.bytes(TOKENIZER)?.ok_or_else(|| TextError::Unreadable {
         path: path.clone(),
@@ -334,10 +368,16 @@ fn read_tokenizer(files: &mut FolderReader) -> Result<Tokenizer, TextError> {
         remedy,
     })?;
     let invalid = |what: String| TextError::Invalid { path: path.clone(), what, remedy };
-    let mut tokenizer =
+    let tokenizer =
         Tokenizer::from_bytes(&bytes).map_err(|e| invalid(format!("not a tokenizer ({e})")))?;
+    Ok((tokenizer, bytes))
+}
+
+/// Without the padding and the truncation that some files ask for.
+fn plain(mut tokenizer: Tokenizer, path: &Path) -> Result<Tokenizer, TextError> {
     tokenizer.with_padding(None);
-    tokenizer.with_truncation(None).map_err(|e| invalid(e.to_string()))?;
+    let cut = tokenizer.with_truncation(None).map(|_| ());
+    cut.map_err(|e| TextError::Invalid { path: path.into(), what: e.to_string(), remedy: REMEDY })?;
     Ok(tokenizer)
 }
 
@@ -346,7 +386,7 @@ fn check_vocabulary(
     vocabulary: &std::collections::HashMap<String, u32>,
     vocab_size: usize,
 ) -> Result<(), TextError> {
-    let remedy = "Put the tokenizer.json of these weights into the model's folder";
+    let remedy = REMEDY;
     let Some((token, &max_id)) = vocabulary.iter().max_by_key(|&(_, &id)| id) else {
         return Err(TextError::Invalid {
             path: path.into(),

@@ -18,6 +18,7 @@
 
 mod abilities;
 pub mod apart;
+mod beyond;
 mod codec;
 mod content;
 mod conversation;

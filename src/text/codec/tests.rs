@@ -143,9 +143,10 @@ fn generation_defaults_are_what_the_file_says() {
 
 #[test]
 fn a_tokenizer_larger_than_the_model_is_refused() {
-    let dir = folder(&[]);
     let size = byte_level_size();
-    let error = Codec::load(dir.path(), size - 1).unwrap_err();
+    let template = json!({"chat_template": "{{ messages[0].content }}<tool_call>"});
+    let needed = folder(&[("tokenizer_config.json", template)]);
+    let error = Codec::load(needed.path(), size - 1).unwrap_err();
     let TextError::TokenizerMismatch { max_id, vocab_size, token, .. } = &error else {
         panic!("{error}")
     };
@@ -154,6 +155,16 @@ fn a_tokenizer_larger_than_the_model_is_refused() {
         (size - 1, size - 1, "<tool_call>")
     );
     assert!(error.to_string().contains("tokenizer.json"));
+    // An added token that nothing needs is left out: its text is ordinary text.
+    let dir = folder(&[]);
+    let without = Codec::load(dir.path(), size - 1).unwrap();
+    assert_eq!((without.tokens(), without.token_id("<tool_call>")), (size - 1, None));
+    let ids = without.encode("a<tool_call>", false).unwrap();
+    assert!(ids.len() > 2 && ids.iter().all(|id| (*id as usize) < size - 1));
+    assert_eq!(without.decode(&ids, false).unwrap(), "a<tool_call>");
+    // One token of the ordinary vocabulary too many is another model's tokenizer.
+    let other = Codec::load(dir.path(), 200).unwrap_err().to_string();
+    assert!(other.contains("only 200 rows"), "{other}");
     assert!(Codec::load(dir.path(), size).is_ok());
     // Embeddings are often padded; ids without a token decode to nothing.
     let padded = Codec::load(dir.path(), size + 64).unwrap();

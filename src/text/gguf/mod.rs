@@ -12,9 +12,12 @@ mod byte_level;
 mod sentence_piece;
 
 use super::TextError;
+use super::beyond;
 use super::folder::{Folder, GenerationDefaults, TemplateSource};
 use serde_json::json;
-use std::collections::HashMap;
+use std::borrow::Cow;
+use std::collections::hash_map::Entry;
+use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 use tokenizers::models::bpe::Vocab;
 use tokenizers::pre_tokenizers::byte_level::ByteLevel;
@@ -117,11 +120,23 @@ impl GgufVocabulary {
     fn vocab(&self) -> Result<Vocab, TextError> {
         let mut vocab = Vocab::default();
         for (token, id) in self.tokens.iter().zip(0u32..) {
-            if vocab.insert(token.clone(), id).is_some() {
-                return Err(self.invalid(format!("token {token:?} is in its vocabulary twice")));
-            }
+            vocab.entry(token.clone()).or_insert(id);
         }
         Ok(vocab)
+    }
+
+    /// Tokens that are in the vocabulary before: their ids, and the first one of each.
+    pub(super) fn twins(&self) -> BTreeMap<u32, u32> {
+        let mut first = HashMap::new();
+        let seen = self.tokens.iter().zip(0u32..);
+        let twin = |(token, id)| match first.entry(token) {
+            Entry::Vacant(entry) => {
+                entry.insert(id);
+                None
+            }
+            Entry::Occupied(entry) => Some((id, *entry.get())),
+        };
+        seen.filter_map(twin).collect()
     }
 
     /// Checks that lengths and ids are consistent.
@@ -142,6 +157,27 @@ impl GgufVocabulary {
             None => Ok(()),
         }
     }
+}
+
+/// A vocabulary without the added tokens from id `rows` on, if these are the last ones; see `beyond`.
+pub(super) fn without_beyond<'a>(
+    from: &'a GgufVocabulary,
+    rows: usize,
+    folder: &Folder,
+) -> Result<Cow<'a, GgufVocabulary>, TextError> {
+    let added = |id: usize| matches!(from.kind(id), CONTROL | USER_DEFINED | UNUSED);
+    let tokens = from.tokens.len();
+    if tokens <= rows || rows == 0 || !(rows..tokens).all(added) {
+        return Ok(Cow::Borrowed(from));
+    }
+    let beyond: Vec<(u32, &str)> =
+        (rows..tokens).map(|id| (id as u32, from.tokens[id].as_str())).collect();
+    beyond::needed(&beyond, rows, folder, &from.path)?;
+    let mut kept = from.clone();
+    kept.tokens.truncate(rows);
+    kept.scores.truncate(rows);
+    kept.types.truncate(rows);
+    Ok(Cow::Owned(kept))
 }
 
 /// The tokenizer of the file.
