@@ -22,6 +22,14 @@ pub enum LoadError {
         /// What is wrong with it, as a clause about it.
         what: String,
     },
+    /// A model that is refused, in a folder with files that would load.
+    #[error("{error}; in the same folder, this would load: {files}")]
+    Instead {
+        /// The refusal.
+        error: Box<LoadError>,
+        /// Names of files.
+        files: String,
+    },
     /// A folder without safetensors weights.
     #[error(
         "{} has no model.safetensors and no model.safetensors.index.json; download the weights there",

@@ -6,6 +6,7 @@
 //! forward pass over a paged KV cache), `card` (the same on a GPU), `sampler` (one row of logits to one id) with
 //! `token_rules`, `token_mask`, `guide`, `logprobs`. It uses `device` and does not know about sequences, queues, text or arms.
 
+mod beside;
 pub mod card;
 pub mod config;
 pub mod decoder;

@@ -4,6 +4,7 @@
 //! tensor names. It shows the progress of long loads, and releases file pages that have been read, so that a
 //! load needs little more memory than its result.
 
+use super::beside;
 use super::config::ModelConfig;
 use super::dummy::{Dummy, Scheme};
 use super::error::LoadError;
@@ -57,8 +58,12 @@ enum Form {
 }
 
 impl Weights {
-    /// Opens a folder, a GGUF file, or a folder that holds exactly one.
+    /// Opens a folder, a GGUF file, or a folder that holds exactly one. A refusal names what would load instead.
     pub fn open(path: &Path, format: LoadFormat) -> Result<Weights, LoadError> {
+        Self::open_this(path, format).map_err(|error| beside::named(path, error))
+    }
+
+    fn open_this(path: &Path, format: LoadFormat) -> Result<Weights, LoadError> {
         let form = match (format, gguf_at(path)?) {
             (LoadFormat::Dummy(scheme), _) => {
                 let named = path.file_name().is_some_and(|name| name == "config.json");
@@ -322,6 +327,44 @@ mod tests {
         let error = gguf_at(&at("model.safetensors")).unwrap_err().to_string();
         assert!(error.contains("neither a folder nor a GGUF"), "{error}");
         assert!(gguf_at(&at("nothing")).is_err());
+    }
+
+    #[test]
+    fn a_refusal_names_what_would_load_instead() {
+        let fixture = |name: &str| {
+            Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/gguf").join(name)
+        };
+        let refused = |path: &Path| {
+            let opened = Weights::open(path, LoadFormat::Auto);
+            opened.err().map_or_else(|| panic!("{} loads", path.display()), |e| e.to_string())
+        };
+        let dir = tempfile::tempdir().unwrap();
+        let at = |name: &str| dir.path().join(name);
+        // Its architecture is not known.
+        std::fs::copy(fixture("kinds.gguf"), at("kinds.gguf")).unwrap();
+        assert!(!refused(&at("kinds.gguf")).contains("would load"));
+        std::fs::copy(fixture("llama.gguf"), at("model-q8_0.gguf")).unwrap();
+        let error = refused(&at("kinds.gguf"));
+        assert!(error.ends_with("in the same folder, this would load: model-q8_0.gguf"), "{error}");
+        // Safetensors that are quantised, beside the same file.
+        let config = r#"{"architectures": ["LlamaForCausalLM"], "quantization_config": {"quant_method": "fp8"}}"#;
+        std::fs::write(at("config.json"), config).unwrap();
+        std::fs::write(at("model.safetensors"), "").unwrap();
+        let error = refused(dir.path());
+        assert!(error.contains("(fp8)") && error.ends_with("model-q8_0.gguf"), "{error}");
+    }
+
+    #[test]
+    fn adapters_are_refused_by_name() {
+        let dir = tempfile::tempdir().unwrap();
+        let config = r#"{"peft_type": "LORA", "base_model_name_or_path": "org/base-7b"}"#;
+        std::fs::write(dir.path().join("adapter_config.json"), config).unwrap();
+        std::fs::write(dir.path().join("adapter_model.safetensors"), "").unwrap();
+        let error = Weights::open(dir.path(), LoadFormat::Auto).err().unwrap().to_string();
+        assert!(
+            error.contains("adapter (LoRA) for org/base-7b") && error.contains("merge"),
+            "{error}"
+        );
     }
 
     #[test]

@@ -6,10 +6,25 @@ use super::{Fields, ModelConfig};
 use serde_json::Value;
 use std::path::Path;
 
+/// Why a folder with an adapter is no model; `None` if it has none.
+fn adapter(dir: &Path) -> Option<String> {
+    let text = std::fs::read_to_string(dir.join("adapter_config.json")).ok()?;
+    let config: Value = serde_json::from_str(&text).unwrap_or_default();
+    let base = config["base_model_name_or_path"].as_str().unwrap_or("another model");
+    Some(format!(
+        "it is an adapter (LoRA) for {base}, not a model; merge it into that model and load the result"
+    ))
+}
+
 impl ModelConfig {
     /// Reads and checks `dir/config.json`.
     pub fn read(dir: &Path) -> Result<ModelConfig, LoadError> {
         let path = dir.join("config.json");
+        if !path.is_file()
+            && let Some(what) = adapter(dir)
+        {
+            return Err(LoadError::Config { path: dir.to_owned(), what });
+        }
         let text = std::fs::read_to_string(&path)
             .map_err(|source| LoadError::Read { path: path.clone(), source })?;
         let bad = |what: String| LoadError::Config { path: path.clone(), what };
@@ -21,11 +36,12 @@ impl ModelConfig {
     /// Reads and checks the content of a `config.json`; the error is one line for the operator.
     pub fn from_json(raw: &Value) -> Result<ModelConfig, String> {
         let family = families::named(raw["architectures"][0].as_str().unwrap_or("(none)"))?;
-        if raw.get("quantization_config").is_some_and(|q| !q.is_null()) {
-            return Err(
-                "quantized safetensors are not supported; use an f32, f16 or bf16 checkpoint"
-                    .into(),
-            );
+        if let Some(quantised) = raw.get("quantization_config").filter(|q| !q.is_null()) {
+            let method = quantised["quant_method"].as_str().unwrap_or("an unnamed method");
+            return Err(format!(
+                "its safetensors are quantized ({method}), which is not supported; use a checkpoint in f32, f16 or \
+                 bf16, or a GGUF file of this model"
+            ));
         }
         let config = (family.read)(&Fields::new(raw), family)?;
         config.check()?;

@@ -48,6 +48,22 @@ impl Architecture {
 
     pub(super) fn of(meta: Metadata<'_>) -> Result<Architecture> {
         let named = meta.text("general.architecture")?.unwrap_or("(none)");
+        let what = match (meta.text("general.type")?, named) {
+            (Some("adapter"), _) => {
+                "it is an adapter (LoRA), not a model; merge it with `llama-export-lora` and load the result"
+            }
+            (Some("mmproj"), _) | (_, "clip") => {
+                "it is the part of a model that reads images or sounds; load the file of the language model"
+            }
+            (Some("imatrix"), _) => {
+                "it is an importance matrix for quantising a model; load the model's file"
+            }
+            (Some("vocab"), _) => "it is a vocabulary without weights; load the model's file",
+            _ => "",
+        };
+        if !what.is_empty() {
+            return Err(Fault::Unsupported(what.to_owned()));
+        }
         let found = Architecture::ALL.iter().find(|(name, _)| *name == named);
         found.map(|(_, arch)| *arch).ok_or_else(|| {
             let known = Architecture::ALL.map(|(name, _)| name).join(", ");

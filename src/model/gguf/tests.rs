@@ -245,6 +245,24 @@ fn other_containers_and_kinds_are_refused_by_name() {
 }
 
 #[test]
+fn files_that_are_no_language_models_are_refused_by_what_they_are() {
+    for (kind, expected) in [
+        ("adapter", "adapter (LoRA)"),
+        ("mmproj", "reads images"),
+        ("imatrix", "importance matrix"),
+        ("vocab", "vocabulary without weights"),
+    ] {
+        let (mut entries, tensors) = small();
+        entries.push(entry_text("general.type", kind));
+        let error = refused(&file(3, &entries, &tensors).1);
+        assert!(error.contains(expected), "{error}");
+    }
+    let (mut entries, tensors) = small();
+    entries[0] = entry_text("general.architecture", "clip");
+    assert!(refused(&file(3, &entries, &tensors).1).contains("reads images"));
+}
+
+#[test]
 fn what_would_change_the_numbers_in_silence_is_refused() {
     let (entries, mut tensors) = small();
     tensors.push(floats("blk.0.attn_sinks.weight", &[4], &[0.0; 4]));
