@@ -18,9 +18,10 @@ import sys
 
 UNREACHABLE = 75
 PACKAGES = ["numpy==2.4.6", "gguf==0.19.0", "tokenizers==0.23.3", "jinja2==3.1.6", "llama-cpp-python==0.3.36"]
-# What pip says if it is the network, and not the package, that is the trouble.
+# What pip says if the index cannot be reached, or knows nothing of a package that the real one has.
 TROUBLE = re.compile(r"connection broken|NewConnectionError|NameResolution|Max retries|ReadTimeout|ConnectTimeout|"
-                     r"ProxyError|Network is unreachable|timed out|5\d\d (Server )?Error|SSLError", re.IGNORECASE)
+                     r"ProxyError|Network is unreachable|timed out|5\d\d (Server )?Error|SSLError|from versions: none",
+                     re.IGNORECASE)
 
 
 def cache():

@@ -70,7 +70,8 @@ def answered(addr, conversations, most, ids, end):
 
 def places(path, wide, prompts, replies):
     """Each position of serin's replies as llama.cpp has it: the most likely tokens, their log-probabilities, the same
-    with nothing rounded, and how llama.cpp and its largest logit rate the token that serin chose."""
+    with nothing rounded, and the log-probability of the token that serin chose. Then llama.cpp's own replies with their mean
+    log-probability, and its largest logit."""
     found, own = [], []
     with Peer(path) as peer, Peer(wide, exact=True) as exact:
         for prompt, reply in zip(prompts, replies):
@@ -80,7 +81,8 @@ def places(path, wide, prompts, replies):
                 ids = np.argpartition(-row, KEPT)[:KEPT]
                 ids = ids[np.argsort(-row[ids], kind="stable")]
                 found.append({"ids": ids, "rounded": row[ids], "exact": other[ids], "chosen": row[chosen], "top": top})
-            own.append(peer.reply(prompt, most=len(forced)))
+            tokens, rows = peer.reply(prompt, most=len(forced))
+            own.append((tokens, np.mean([row[token] for row, token in zip(rows, tokens)])))
         return found, own, max(peer.largest, exact.largest)
 
 
@@ -112,10 +114,9 @@ def greedy(path, wide, prompts, replies):
     off = np.abs(ours - theirs)
     regrets = [place["rounded"][0] - place["chosen"] for place in found]
     score = iter(found)
-    nats = [(np.mean([next(score)["chosen"] for _ in reply["tokens"]]),
-             np.mean([row[token] for token, row in zip(*theirs)])) for reply, theirs in zip(replies, own)]
+    nats = [(np.mean([next(score)["chosen"] for _ in reply["tokens"]]), mean) for reply, (_, mean) in zip(replies, own)]
     return {
-        "replies": len(replies), "equal": sum(reply["tokens"] == theirs[0] for reply, theirs in zip(replies, own)),
+        "replies": len(replies), "equal": sum(reply["tokens"] == tokens for reply, (tokens, _) in zip(replies, own)),
         "positions": len(found), "others": sum(regret > 0 for regret in regrets),
         "own_rounding": float(np.abs(ours - exact).mean()), "its_rounding": float(np.abs(theirs - exact).mean()),
         "mean": float(np.mean(off)), "mean_bound": 2 * known["mean"] + sums,
