@@ -70,19 +70,23 @@ def answered(addr, conversations, most, ids, end):
 
 def places(path, wide, prompts, replies):
     """Each position of serin's replies as llama.cpp has it: the most likely tokens, their log-probabilities, the same
-    with nothing rounded, and the log-probability of the token that serin chose. Then llama.cpp's own replies with their mean
-    log-probability, and its largest logit."""
+    with nothing rounded, and the log-probability of the token that serin chose. Then, for replies that are not llama.cpp's own, the mean
+    log-probability of its own. And the largest logit."""
     found, own = [], []
     with Peer(path) as peer, Peer(wide, exact=True) as exact:
-        for prompt, reply in zip(prompts, replies):
+        for number, (prompt, reply) in enumerate(zip(prompts, replies)):
             forced = reply["tokens"]
             _, rows = peer.reply(prompt, forced)
             for row, other, chosen, top in zip(rows, exact.rows(prompt + forced[:-1], len(prompt) - 1), forced, reply["top"]):
                 ids = np.argpartition(-row, KEPT)[:KEPT]
                 ids = ids[np.argsort(-row[ids], kind="stable")]
-                found.append({"ids": ids, "rounded": row[ids], "exact": other[ids], "chosen": row[chosen], "top": top})
+                found.append({"reply": number, "ids": ids, "rounded": row[ids], "exact": other[ids], "chosen": row[chosen],
+                              "top": top})
+            if all(row.argmax() == token for row, token in zip(rows, forced)):
+                own.append(None)  # what llama.cpp would have written as well
+                continue
             tokens, rows = peer.reply(prompt, most=len(forced))
-            own.append((tokens, np.mean([row[token] for row, token in zip(rows, tokens)])))
+            own.append(np.mean([row[token] for row, token in zip(rows, tokens)]))
         return found, own, max(peer.largest, exact.largest)
 
 
@@ -108,17 +112,19 @@ def greedy(path, wide, prompts, replies):
     found, own, largest = places(path, wide, prompts, replies)
     counts, known = rounding(found)
     sums = SUMS * largest
-    listed = [(place["top"][token], place["rounded"][at], place["exact"][at]) for place, count in zip(found, counts)
+    listed = [(place["reply"], place["top"][token], place["rounded"][at], place["exact"][at]) for place, count in zip(found, counts)
               for at, token in enumerate(place["ids"][:count]) if token in place["top"]]
-    ours, theirs, exact = np.array(listed).T
+    by_reply, ours, theirs, exact = np.array(listed).T
     off = np.abs(ours - theirs)
     regrets = [place["rounded"][0] - place["chosen"] for place in found]
     score = iter(found)
-    nats = [(np.mean([next(score)["chosen"] for _ in reply["tokens"]]), mean) for reply, (_, mean) in zip(replies, own)]
+    nats = [(np.mean([next(score)["chosen"] for _ in reply["tokens"]]), mean) for reply, mean in zip(replies, own)]
+    nats = [both for both in nats if both[1] is not None]
     return {
-        "replies": len(replies), "equal": sum(reply["tokens"] == tokens for reply, (tokens, _) in zip(replies, own)),
+        "replies": len(replies), "equal": own.count(None),
         "positions": len(found), "others": sum(regret > 0 for regret in regrets),
         "own_rounding": float(np.abs(ours - exact).mean()), "its_rounding": float(np.abs(theirs - exact).mean()),
+        "more_rounding": more(by_reply, np.abs(ours - exact), np.abs(theirs - exact)),
         "mean": float(np.mean(off)), "mean_bound": 2 * known["mean"] + sums,
         "p99": float(np.quantile(off, 0.99, method="higher")), "p99_bound": 2 * known["p99.5"] + sums,
         "regret": float(max(regrets)), "regret_bound": 2 * known["margin"] + 2 * sums,
@@ -126,6 +132,13 @@ def greedy(path, wide, prompts, replies):
         "less_likely": sum(ours < theirs - 0.05 for ours, theirs in nats),
         "more_likely": sum(ours > theirs + 0.05 for ours, theirs in nats),
     }
+
+
+def more(groups, ours, theirs):
+    """By how many standard errors ours are larger than theirs in the mean; figures of one reply are alike, so each reply
+    counts once."""
+    means = np.array([(ours - theirs)[groups == group].mean() for group in np.unique(groups)])
+    return float(means.mean() / (means.std(ddof=1) / len(means) ** 0.5))
 
 
 def perplexity(client, path, wide, tokens):

@@ -18,10 +18,11 @@ llama_cpp.llama_log_set(quiet, ctypes.c_void_p(0))
 class Peer:
     """A model that llama.cpp runs, one sequence at a time, with a cache in F16, or in F32 where nothing is to be rounded.
 
-    `largest` is the largest logit so far, by size.
+    `largest` is the largest logit so far, by size. One thread: several wait for each other in loops, and become ten times
+    slower once another program wants a processor.
     """
 
-    def __init__(self, path, exact=False, context=1024, threads=2):
+    def __init__(self, path, exact=False, context=1024, threads=1):
         self.model = llama_cpp.llama_model_load_from_file(str(path).encode(), llama_cpp.llama_model_default_params())
         assert self.model, path
         params = llama_cpp.llama_context_default_params()
