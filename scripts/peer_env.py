@@ -59,7 +59,8 @@ def enter():
         return
     python = folder / "bin/python"
     if not (folder / "complete").is_file():
-        say(f"installing {', '.join(PACKAGES)} into {folder}" + ("" if own_library else "; compiles llama.cpp, minutes"))
+        more = "" if own_library else "; compiles llama.cpp, minutes"
+        say(f"installing {', '.join(PACKAGES)} into {folder}{more}")
         shutil.rmtree(folder, ignore_errors=True)
         subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True)
         flags = "-DLLAMA_BUILD=OFF" if own_library else "-DGGML_NATIVE=ON"

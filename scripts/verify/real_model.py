@@ -148,7 +148,7 @@ def main():
         # Q8_0 has nearly the weights of the file as published, so it can stand in for that.
         stable = stable if stable in known else "Q8_0"
         if missing := {stable, canary} - known.keys():
-            raise SystemExit(f"real_model: --pair needs {', '.join(missing)}: add it to --kinds, if the program loads it")
+            raise SystemExit(f"real_model: --pair needs {', '.join(missing)}: add it to --kinds if it can be loaded")
         of_pair(args, report, (stable, canary), [known[stable], known[canary]])
     return report.end()
 

@@ -70,18 +70,19 @@ def answered(addr, conversations, most, ids, end):
 
 def places(path, wide, prompts, replies):
     """Each position of serin's replies as llama.cpp has it: the most likely tokens, their log-probabilities, the same
-    with nothing rounded, and the log-probability of the token that serin chose. Then, for replies that are not llama.cpp's own, the mean
-    log-probability of its own. And the largest logit."""
+    with nothing rounded, and the log-probability of the token that serin chose. Then the mean log-probabilities of its own
+    replies, of those that are not the same. And the largest logit."""
     found, own = [], []
     with Peer(path) as peer, Peer(wide, exact=True) as exact:
         for number, (prompt, reply) in enumerate(zip(prompts, replies)):
             forced = reply["tokens"]
             _, rows = peer.reply(prompt, forced)
-            for row, other, chosen, top in zip(rows, exact.rows(prompt + forced[:-1], len(prompt) - 1), forced, reply["top"]):
+            others = exact.rows(prompt + forced[:-1], len(prompt) - 1)
+            for row, other, chosen, top in zip(rows, others, forced, reply["top"]):
                 ids = np.argpartition(-row, KEPT)[:KEPT]
                 ids = ids[np.argsort(-row[ids], kind="stable")]
-                found.append({"reply": number, "ids": ids, "rounded": row[ids], "exact": other[ids], "chosen": row[chosen],
-                              "top": top})
+                found.append({"reply": number, "ids": ids, "rounded": row[ids], "exact": other[ids],
+                              "chosen": row[chosen], "top": top})
             if all(row.argmax() == token for row, token in zip(rows, forced)):
                 own.append(None)  # what llama.cpp would have written as well
                 continue
@@ -112,7 +113,8 @@ def greedy(path, wide, prompts, replies):
     found, own, largest = places(path, wide, prompts, replies)
     counts, known = rounding(found)
     sums = SUMS * largest
-    listed = [(place["reply"], place["top"][token], place["rounded"][at], place["exact"][at]) for place, count in zip(found, counts)
+    listed = [(place["reply"], place["top"][token], place["rounded"][at], place["exact"][at])
+              for place, count in zip(found, counts)
               for at, token in enumerate(place["ids"][:count]) if token in place["top"]]
     by_reply, ours, theirs, exact = np.array(listed).T
     off = np.abs(ours - theirs)
@@ -180,19 +182,19 @@ def tokenizers(client, peer, path, lines):
     """
     library, control = peer_tokenizer(path)
     draw = random.Random(5)
-    with_controls = [draw.choice(control).join([line[:9], line[9:18], line[18:]]) for line in draw.sample(lines, len(lines) // 20)]
-    differ = {"serin and tokenizers": [], "serin and both": [], "llama.cpp and both": [], "texts by serin and tokenizers": []}
+    some = draw.sample(lines, len(lines) // 20)
+    with_controls = [draw.choice(control).join([line[:9], line[9:18], line[18:]]) for line in some]
+    kinds = ("serin and tokenizers", "serin and both", "llama.cpp and both", "texts by serin and tokenizers")
+    differ = {kind: [] for kind in kinds}
     for line in lines + with_controls:
         ours = client.post("/tokenize", content=line)["tokens"]
         theirs, reference = peer.encode(line), library.encode(line, add_special_tokens=False).ids
         text = client.post("/detokenize", tokens=ours)["content"] if ours else ""
         expected = library.decode(ours, skip_special_tokens=False)
-        for what, found, one, other in (
-                ("serin and tokenizers", ours != reference, ours, reference),
-                ("serin and both", theirs == reference != ours, ours, theirs),
-                ("llama.cpp and both", ours == reference != theirs, theirs, ours),
-                ("texts by serin and tokenizers", text != expected, text, expected)):
-            if found:
+        found = ((ours != reference, ours, reference), (theirs == reference != ours, ours, theirs),
+                 (ours == reference != theirs, theirs, ours), (text != expected, text, expected))
+        for what, (wrong, one, other) in zip(kinds, found):
+            if wrong:
                 differ[what].append((line, one, other))
     return len(lines) + len(with_controls), differ
 
@@ -225,6 +227,14 @@ def templates(client, peer, path, conversations):
     return differ
 
 
+def told(command):
+    """The JSON that a command prints."""
+    done = subprocess.run([str(word) for word in command], capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        raise SystemExit(f"{command[0]} {command[1]}: {done.stderr.strip()[-1000:]}")
+    return json.loads(done.stdout)
+
+
 def divergence(program, pair, conversations, folder, most=16):
     """KL divergence and "same top" of two files by serin, and by llama.cpp on the same tokens; two ways in serin.
 
@@ -235,13 +245,13 @@ def divergence(program, pair, conversations, folder, most=16):
     asked.write_text("".join(json.dumps({"messages": messages}) + "\n" for messages in conversations))
     count = str(len(conversations))
     common = [str(pair[0]), str(pair[1]), "--prompts", str(asked), "--replies", count, "--temperature", "0", "--json"]
-    run = lambda command: json.loads(subprocess.run([str(program), *command], capture_output=True, text=True, check=True).stdout)
-    readings = run(["compare", *common, "--max-tokens", str(most)])["readings"]
-    bench = run(["bench", *common, "--output-tokens", str(most), "--rounds", "1", "--requests", "1"])["replies"]
+    readings = told([program, "compare", *common, "--max-tokens", str(most)])["readings"]
+    bench = told([program, "bench", *common, "--output-tokens", str(most), "--rounds", "1", "--requests", "1"])["replies"]
     with Peer(pair[0]) as base, Peer(pair[1]) as other:
         render, rows = renderer(base.template()), []
         for reading in readings:
-            prompt, reply = base.encode(render(conversations[reading["reply"]])), base.encode(reading["text"], special=False)
+            prompt = base.encode(render(conversations[reading["reply"]]))
+            reply = base.encode(reading["text"], special=False)
             tokens, first = prompt + reply[:-1], len(prompt) - 1
             both = [np.array(list(peer.rows(tokens, first))) for peer in (base, other)]
             rows.append((reading, reply, figures(stored(both[0]), both[1])[0], both[0].argmax(1) == both[1].argmax(1)))
@@ -249,7 +259,7 @@ def divergence(program, pair, conversations, folder, most=16):
 
 
 def compared(readings, bench, rows):
-    """Both sides' means: over replies as cross-reading has them, over the tokens of stable's replies as bench has them."""
+    """Both sides' means: over replies, as cross-reading has them; over all tokens of stable's, as bench has them."""
     of_stable = [row for row in rows if row[0]["writer"] == "stable"]
     tokens = lambda at: np.concatenate([row[at] for row in of_stable])
     return {

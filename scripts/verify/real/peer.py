@@ -16,10 +16,10 @@ llama_cpp.llama_log_set(quiet, ctypes.c_void_p(0))
 
 
 class Peer:
-    """A model that llama.cpp runs, one sequence at a time, with a cache in F16, or in F32 where nothing is to be rounded.
+    """A model that llama.cpp runs, one sequence at a time: with a cache in F16, or `exact`, in F32.
 
-    `largest` is the largest logit so far, by size. One thread: several wait for each other in loops, and become ten times
-    slower once another program wants a processor.
+    `largest` is the largest logit so far, by size. One thread: several wait for each other in loops, and become ten
+    times slower once another program wants a processor.
     """
 
     def __init__(self, path, exact=False, context=1024, threads=1):
