@@ -162,7 +162,7 @@ fn asked(fields: &mut Fields) -> Result<Asked, WireError> {
     let strings = fields.boolean("return_token_strs")?.unwrap_or(false);
     let pieces = fields.boolean("with_pieces")?.unwrap_or(false);
     if fields.boolean("parse_special")? == Some(false) {
-        let what = "special tokens in a text are treated as model.content_tokens says";
+        let what = "control tokens in a text are encoded as such; those in messages are not";
         return Err(WireError::unsupported("parse_special", what));
     }
     let add_special = vllm.or(llama);

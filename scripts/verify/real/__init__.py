@@ -1,0 +1,1 @@
+"""The parts of scripts/verify/real_model.py: llama.cpp, texts, and what is compared."""
