@@ -212,7 +212,12 @@ impl Kind {
 
     /// The kinds that GPUs have kernels for.
     pub fn on_cards() -> impl Iterator<Item = Kind> {
-        Kind::ALL.into_iter().filter(|kind| kind.card().is_some())
+        Kind::ALL.into_iter().filter(|kind| kind.is_on_cards())
+    }
+
+    /// Whether GPUs have kernels for it.
+    pub fn is_on_cards(self) -> bool {
+        self.card().is_some()
     }
 
     /// What GPUs are told of it, if they have kernels for it.

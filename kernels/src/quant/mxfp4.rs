@@ -30,8 +30,7 @@ pub(super) const FORMAT: Format = Format {
             table: Some(&TABLE),
             offset: 16,
         }),
-        // The root of the mean square of the table.
-        spread: |block, spread| Scale::Exponent(0).put(block, spread / 5.85),
+        spread,
     }),
     form: Form::B32,
     layout: Layout::blocks_of_32(4),
@@ -42,6 +41,16 @@ pub(super) const FORMAT: Format = Format {
 /// A block under the scale `d`, without numbers.
 fn scaled(d: f32) -> Block {
     Block { scale: [1; 16], d, ..Block::EMPTY }
+}
+
+fn spread(block: &mut [u8], spread: f32) {
+    // 5.85: the root of the mean square of the table. Of the two powers of two around the scale, the larger one in as
+    // many blocks as give the mean square; the random byte in its place decides which.
+    let d = spread / 5.85;
+    let lower = f32::from_bits(d.to_bits() & 0x7f80_0000);
+    let larger = ((d / lower).powi(2) - 1.0) / 3.0;
+    let double = f32::from(block[0]) < 256.0 * larger;
+    Scale::Exponent(0).put(block, if double { 2.0 * lower } else { lower });
 }
 
 fn parse(bytes: &[u8]) -> Block {

@@ -105,10 +105,25 @@ fn unfit(source: &Weights, name: &str, kind: Kind, columns: usize) -> LoadError 
     }
 }
 
+fn without_kernels(source: &Weights, name: &str, kind: Kind) -> LoadError {
+    let known = Kind::on_cards().map(|kind| kind.to_string()).collect::<Vec<_>>().join(", ");
+    LoadError::Unfit {
+        dir: source.path().to_owned(),
+        tensor: name.to_owned(),
+        what: format!(
+            "GPUs have no kernels for {kind}; set device = \"cpu\", or use a file of the model in {known}"
+        ),
+    }
+}
+
 /// The types of matrices that share their input: as stored, unless they need the input in different formats.
 fn forms(source: &Weights, wanted: &[Wanted]) -> Result<Vec<Kind>, LoadError> {
     let own: Vec<Kind> =
         wanted.iter().map(|(name, _)| source.kind(name)).collect::<Result<_, _>>()?;
+    let unknown = wanted.iter().zip(&own).find(|(_, kind)| !kind.is_on_cards());
+    if let Some(((name, _), kind)) = unknown {
+        return Err(without_kernels(source, name, *kind));
+    }
     let inputs = |kind: &Kind| kind.input_kind();
     let agree = own.iter().all(|kind| inputs(kind) == inputs(&own[0]));
     Ok(if agree { own } else { vec![Kind::F16; wanted.len()] })
