@@ -323,3 +323,29 @@ fn widened(kind: Kind, bytes: &[u8], count: usize, to: Kind) -> Vec<u8> {
         _ => values.iter().flat_map(|v| half::f16::from_f32(*v).to_le_bytes()).collect(),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::LoadFormat;
+    use std::path::Path;
+
+    #[test]
+    fn a_kind_without_kernels_is_refused_by_name_before_anything_is_loaded() {
+        let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("models/tiny-v1");
+        let bytes = |scheme: &str| {
+            let format = LoadFormat::parse(&format!("dummy:{scheme}")).unwrap();
+            weight_bytes(&Weights::open(&dir, format).unwrap())
+        };
+        assert!(bytes("q8_0").is_ok());
+        for scheme in ["q4_1", "q5_0", "q5_1", "iq4_nl", "mxfp4"] {
+            let error = bytes(scheme).unwrap_err().to_string();
+            let kind = scheme.to_uppercase();
+            for part in
+                ["embed_tokens", &format!("no kernels for {kind}"), "device = \"cpu\"", "Q4_K"]
+            {
+                assert!(error.contains(part), "{scheme}: {error} lacks {part}");
+            }
+        }
+    }
+}

@@ -283,10 +283,14 @@ pub unsafe fn k16<const KIND: u8, const W: usize>(
                 let meta = tile.add(layout.meta_at(b));
                 let (mut sums, mut low) =
                     ([_mm256_setzero_si256(); W], [_mm256_setzero_si256(); W]);
-                for half in 0..16 {
-                    let data = tile.add(layout.data_at(b * 8 + half / 2) + h * 32);
-                    let scales = meta.add(half * 16 + h * 8);
-                    sub_k16::<KIND, W>(data, scales, panel, b * 16 + half, &mut sums, &mut low);
+                for sub in 0..8 {
+                    let data = tile.add(layout.data_at(b * 8 + sub) + h * 32);
+                    for half in 0..2 {
+                        let scales = meta.add(sub * 32 + half * 16 + h * 8);
+                        let at = ((b * 8 + sub) * 2 + half) * W;
+                        let out = (&mut sums, &mut low);
+                        sub_k16::<KIND, W>(data, half, scales, panel, at, out);
+                    }
                 }
                 let d = halves(meta.add(256 + h * 16));
                 for c in 0..W {
@@ -306,23 +310,24 @@ pub unsafe fn k16<const KIND: u8, const W: usize>(
     }
 }
 
-/// The products of 16 columns, the `index`th sixteen of the row; `low` gets what minima take off, if there are any.
+/// The products of half `half` of 32 columns; `low` gets what minima take off, if there are any. `at` counts columns of
+/// words: sixteens before this one times `W`.
 #[inline]
 #[target_feature(enable = "avx2")]
 unsafe fn sub_k16<const KIND: u8, const W: usize>(
     data: *const u8,
+    half: usize,
     scales: *const u8,
     panel: &Panel,
-    index: usize,
-    sums: &mut [__m256i; W],
-    low: &mut [__m256i; W],
+    at: usize,
+    (sums, low): (&mut [__m256i; W], &mut [__m256i; W]),
 ) {
     let q2 = KIND == Kind::Q2K as u8;
     // Groups that 16 bits hold: `Shape::groups_in_16_bits`.
     let at_once = const { if shape(KIND).groups_in_16_bits() >= 4 { 4 } else { 2 } };
-    // SAFETY: the caller passes half a sub-block's bytes and scales, and which sixteen columns they are.
+    // SAFETY: the caller passes half a sub-block's bytes and scales, and where its words begin.
     unsafe {
-        let x = panel.q.add(index * 4 * W);
+        let x = panel.q.add(at * 4);
         let bytes = _mm_loadl_epi64(scales.cast());
         let mut pair = scale_pairs::<true>(scales);
         if q2 {
@@ -331,7 +336,7 @@ unsafe fn sub_k16<const KIND: u8, const W: usize>(
         for first in (0..4).step_by(at_once) {
             let mut pairs = [_mm256_setzero_si256(); W];
             for g in first..first + at_once {
-                dot(&mut pairs, sixteen::<KIND>(data, index % 2, g), x.add(g * W));
+                dot(&mut pairs, sixteen::<KIND>(data, half, g), x.add(g * W));
             }
             widen(sums, &pairs, pair);
         }
@@ -341,7 +346,7 @@ unsafe fn sub_k16<const KIND: u8, const W: usize>(
             false => _mm256_cvtepi8_epi32(bytes),
         };
         for c in 0..W {
-            let mut offset = word(panel.sums.add(index * W + c));
+            let mut offset = word(panel.sums.add(at + c));
             if KIND == Kind::Q3K as u8 {
                 // From times 32 to times 4, exactly.
                 offset = _mm256_srai_epi32::<3>(offset);

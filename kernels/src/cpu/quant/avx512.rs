@@ -217,22 +217,24 @@ pub unsafe fn k16<const KIND: u8, const W: usize>(
                 d = _mm512_mul_ps(d, _mm512_set1_ps(0.125));
             }
             let (mut sum, mut low) = ([_mm512_setzero_ps(); W], [_mm512_setzero_si512(); W]);
-            for sub in 0..16 {
-                let data = tile.add(layout.data_at(b * 8 + sub / 2));
-                let at = (b * 16 + sub) * W;
-                let bytes = _mm_loadu_si128(meta.add(sub * 16).cast());
-                let mut scale = _mm512_cvtepi8_epi32(bytes);
-                if KIND == Kind::Q2K as u8 {
-                    let both = _mm512_cvtepu8_epi32(bytes);
-                    scale = _mm512_and_si512(both, _mm512_set1_epi32(15));
-                    let min = _mm512_srli_epi32::<4>(both);
-                    for c in 0..W {
-                        let taken = _mm512_mullo_epi32(min, word(panel.sums.add(at + c)));
-                        low[c] = _mm512_add_epi32(low[c], taken);
+            for sub in 0..8 {
+                let data = tile.add(layout.data_at(b * 8 + sub));
+                for half in 0..2 {
+                    let at = ((b * 8 + sub) * 2 + half) * W;
+                    let bytes = _mm_loadu_si128(meta.add(sub * 32 + half * 16).cast());
+                    let mut scale = _mm512_cvtepi8_epi32(bytes);
+                    if KIND == Kind::Q2K as u8 {
+                        let both = _mm512_cvtepu8_epi32(bytes);
+                        scale = _mm512_and_si512(both, _mm512_set1_epi32(15));
+                        let min = _mm512_srli_epi32::<4>(both);
+                        for c in 0..W {
+                            let taken = _mm512_mullo_epi32(min, word(panel.sums.add(at + c)));
+                            low[c] = _mm512_add_epi32(low[c], taken);
+                        }
                     }
+                    let scale = _mm512_mul_ps(_mm512_cvtepi32_ps(scale), d);
+                    sub_k16::<KIND, W>(data, half, scale, panel, at, &mut sum);
                 }
-                let scale = _mm512_mul_ps(_mm512_cvtepi32_ps(scale), d);
-                sub_k16::<KIND, W>(data, sub % 2, scale, panel, at, &mut sum);
             }
             if KIND == Kind::Q2K as u8 {
                 // The input's sums come negated and times 32.
