@@ -6,6 +6,8 @@
     python scripts/bench_cpu.py FOLDER/*.gguf --out benches/runs/cpu-peer [--rounds 5] [--threads 2]
     python scripts/bench_cpu.py FOLDER/*.gguf --out benches/runs/cpu-peer --more    # adds rounds to those
 
+Each type of weights by itself: `make_random_gguf.py FILE --kind TYPE`, and `--decode-only --sequences 1` here.
+
 Each round takes every measurement on every file with both programs, each in its own process. Which program
 runs first alternates between rounds. Both sides use the same counts and time the same things:
 
@@ -168,7 +170,7 @@ def measure(args, path, first):
     """One round on one file: each measurement on both sides, one after the other."""
     counts = [("decode", n) for n in args.sequences]
     out = {"serin": {"others_share": []}, "peer": {"others_share": []}}
-    for only, n in [("prefill", 1), *counts, ("turn", 1)]:
+    for only, n in counts if args.decode_only else [("prefill", 1), *counts, ("turn", 1)]:
         what = [path, "--repeats", args.repeats, "--only", only, "--sequences", n]
         sides = {"serin": [args.bench, *what]}
         if only != "turn":
@@ -297,6 +299,7 @@ def arguments():
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--again", type=int, default=4, help="times a run is repeated when others had the machine")
     parser.add_argument("--only", choices=["prefill", "decode"], help=argparse.SUPPRESS)
+    parser.add_argument("--decode-only", action="store_true", help="leave out prefill and the second turn")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--sequences", type=lambda text: [int(n) for n in text.split(",")], default=[1, 8, 16])

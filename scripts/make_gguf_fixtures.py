@@ -117,14 +117,25 @@ def kinds(out):
     import gguf
     rng = np.random.default_rng(7)
     writer = gguf.GGUFWriter(str(out), "kinds")
-    for kind in ("F16", "BF16", "Q8_0", "Q4_0", "Q4_K", "Q5_K", "Q6_K"):
+    halves = {"F16": [0], "Q8_0": [0], "Q4_0": [0], "Q4_1": [0, 2], "Q5_0": [0], "Q5_1": [0, 2], "Q2_K": [80, 82],
+              "Q3_K": [108], "Q4_K": [0, 2], "Q5_K": [0, 2], "Q6_K": [208], "IQ4_NL": [0], "IQ4_XS": [0], "IQ3_XXS": [0],
+              "IQ3_S": [0], "IQ2_XXS": [0], "IQ2_XS": [0], "IQ2_S": [0], "IQ1_S": [0]}
+    for kind in ("F16", "BF16", "Q8_0", "Q4_0", "Q4_K", "Q5_K", "Q6_K", "Q4_1", "Q5_0", "Q5_1", "Q2_K", "Q3_K", "IQ4_NL",
+                 "IQ4_XS", "MXFP4", "IQ3_XXS", "IQ3_S", "IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ1_S", "IQ1_M"):
         kind = gguf.GGMLQuantizationType[kind]
         block, size = gguf.GGML_QUANT_SIZES[kind]
         rows, blocks = 3, 2 if block > 1 else 64
         data = rng.integers(0, 256, (rows, blocks, size), dtype=np.uint8)
         # The half-precision floats among the bytes: small, finite, of either sign.
-        for at in {"Q8_0": [0], "Q4_0": [0], "Q4_K": [0, 2], "Q5_K": [0, 2], "Q6_K": [208], "F16": [0]}.get(kind.name, []):
+        for at in halves.get(kind.name, []):
             data[:, :, at:at + 2] = rng.normal(0, 0.1, (rows, blocks, 1)).astype(np.float16).view(np.uint8).reshape(rows, blocks, 2)
+        if kind.name == "MXFP4":
+            data[:, :, 0] = rng.integers(118, 128, (rows, blocks))
+        if kind.name == "IQ1_M":
+            # The float is in the upper halves of four words.
+            scale = rng.normal(0, 0.1, (rows, blocks)).astype(np.float16).view(np.uint16)
+            for word in range(4):
+                data[:, :, 49 + 2 * word] = data[:, :, 49 + 2 * word] & 15 | (scale >> 4 * word & 15) << 4
         if kind.name == "BF16":
             data = (rng.normal(0, 1, (rows, blocks)).astype(np.float32).view(np.uint32) >> 16).astype(np.uint16).view(np.uint8)
         data = data.reshape(rows, blocks * size)

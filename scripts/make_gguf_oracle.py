@@ -15,8 +15,13 @@ compared. `mean` and `p99.5` are taken over their differences; `margin` is the l
 between the most likely and another listed token; `near` is a little more than twice that, the effect of two
 roundings. `rounding_i8` is the same with an 8-bit cache, which serin has on GPUs.
 
-To keep the 56 models small, all matrices are made of the same 384 rows of 256 values, in an order that
-depends on the tensor's name; `blocks.bin` holds these rows in every weight type, as quantised by llama.cpp.
+The family `kinds` is a llama with matrices in each weight type that no other family's formats have, and one with a
+type for each matrix; these files are composed without llama.cpp's quantiser of whole files, which wants to know how
+much each column matters for the smallest types, and mixes types by its own rules.
+
+To keep the models small, all matrices are made of the same 384 rows of 256 values, in an order that
+depends on the tensor's name; `blocks.bin` holds these rows in every weight type, as quantised by llama.cpp. Of the
+types of the family `kinds`, these are the first 192 rows.
 The test assembles the files again, and a SHA-256 proves that they are the ones that llama.cpp ran. This script
 also checks, tensor by tensor, that they equal the output of llama.cpp's quantiser for the F32 file.
 
@@ -33,6 +38,7 @@ import argparse
 import ctypes
 import hashlib
 import json
+import os
 import pathlib
 import tempfile
 
@@ -48,6 +54,10 @@ VOCAB, WIDTH, MATRIX_ROWS = 128, 256, 256
 HEADS, HEAD_DIM = 4, 64
 # In the order of blocks.bin; F32 and F16 have the same values as BF16.
 KINDS = [Type.BF16, Type.Q8_0, Type.Q4_0, Type.Q4_K, Type.Q5_K, Type.Q6_K]
+# These follow, with fewer rows.
+MORE_KINDS = [Type.Q4_1, Type.Q5_0, Type.Q5_1, Type.Q2_K, Type.Q3_K, Type.IQ4_NL, Type.IQ4_XS, Type.MXFP4,
+              Type.IQ3_XXS, Type.IQ3_S, Type.IQ2_XXS, Type.IQ2_XS, Type.IQ2_S, Type.IQ1_S, Type.IQ1_M]
+MORE_ROWS = 64
 FORMS = {
     "F32": llama_cpp.LLAMA_FTYPE_ALL_F32, "F16": llama_cpp.LLAMA_FTYPE_MOSTLY_F16,
     "BF16": llama_cpp.LLAMA_FTYPE_MOSTLY_BF16, "Q8_0": llama_cpp.LLAMA_FTYPE_MOSTLY_Q8_0,
@@ -57,6 +67,14 @@ FORMS = {
 
 # Formats of the trained model: those for its own rows of 128 values, and those for rows of 256.
 TINY = {"Q8_0": False, "Q4_0": False, "Q4_K_M": True, "Q5_K_M": True, "Q6_K": True}
+
+# Of the file with a type for each matrix: by name, of the first layer and of the second. Matrices that share an input
+# differ in type, and in what the type wants the input to be.
+MIXED = {
+    "token_embd": [Type.Q5_0], "output": [Type.IQ3_S], "attn_q": [Type.IQ4_NL, Type.Q4_0],
+    "attn_k": [Type.Q3_K, Type.IQ2_S], "attn_v": [Type.BF16, Type.Q5_1], "attn_output": [Type.MXFP4, Type.Q2_K],
+    "ffn_gate": [Type.Q4_1, Type.IQ4_XS], "ffn_up": [Type.Q6_K, Type.MXFP4], "ffn_down": [Type.IQ3_XXS, Type.Q8_0],
+}
 
 # Architecture, layers, heads of keys, untied head, metadata below the architecture's name, rope factors.
 FAMILIES = {
@@ -71,6 +89,7 @@ FAMILIES = {
     "gemma3": dict(arch="gemma3", layers=7, kv=1, meta={
         "attention.sliding_window": 10, "rope.freq_base": 100000.0, "rope.scaling.type": "linear",
         "rope.scaling.factor": 8.0}),
+    "kinds": dict(arch="llama", layers=2, kv=2, head=True, meta={"rope.freq_base": 500.0}),
     "phi3": dict(arch="phi3", layers=2, kv=2, meta={
         "rope.freq_base": 10000.0, "rope.scaling.original_context_length": 256}),
     # llama.cpp uses the long factors if the context may be long, so every prompt here is long.
@@ -95,12 +114,13 @@ def vector(name, length, base, spread):
     return (base + spread * (((fnv(name) + 7919 * i) % 2048 - 1024) / 1024)).astype(np.float32)
 
 
-def order(name, rows):
+def order(name, rows, kind):
     """Which of the library's rows a tensor is made of. The first ones are for embeddings and heads."""
+    others = MORE_ROWS if kind in MORE_KINDS else MATRIX_ROWS
     i = np.arange(rows, dtype=np.int64)
     if name in ("token_embd.weight", "output.weight"):
         return (fnv(name) + 37 * i) % VOCAB
-    return VOCAB + (fnv(name) + 149 * i + 37 * (i // MATRIX_ROWS)) % MATRIX_ROWS
+    return VOCAB + (fnv(name) + 149 * i + 37 * (i // MATRIX_ROWS)) % others
 
 
 def library():
@@ -109,18 +129,23 @@ def library():
     bits = (rows.view(np.uint32) + 0x8000) & 0xFFFF0000
     rows = bits.view(np.float32)
     rows[np.abs(rows) < 2.0**-14] = 0
-    path = next((pathlib.Path(llama_cpp.__file__).parent / "lib").glob("libggml-base.so*"))
-    ggml = ctypes.CDLL(str(path))
+    # Another build of llama.cpp may be named to llama-cpp-python.
+    lib = os.environ.get("LLAMA_CPP_LIB_PATH", pathlib.Path(llama_cpp.__file__).parent / "lib")
+    ggml = ctypes.CDLL(str(next(pathlib.Path(lib).glob("libggml-base.so*"))))
     ggml.ggml_quantize_chunk.restype = ctypes.c_size_t
+    ggml.ggml_quantize_requires_imatrix.restype = ctypes.c_bool
+    alike = np.ones(WIDTH, dtype=np.float32).ctypes.data_as(ctypes.POINTER(ctypes.c_float))
     made = {Type.F32: rows.view(np.uint8), Type.F16: rows.astype(np.float16).view(np.uint8)}
     assert np.array_equal(rows.astype(np.float16).astype(np.float32), rows)
-    for kind in KINDS:
+    for kind in KINDS + MORE_KINDS:
         block, size = gguf.GGML_QUANT_SIZES[kind]
-        out = np.zeros((len(rows), WIDTH // block * size), dtype=np.uint8)
+        matters = alike if ggml.ggml_quantize_requires_imatrix(ctypes.c_int(kind)) else None
+        count = VOCAB + MORE_ROWS if kind in MORE_KINDS else len(rows)
+        out = np.zeros((count, WIDTH // block * size), dtype=np.uint8)
         written = ggml.ggml_quantize_chunk(
             ctypes.c_int(kind), rows.ctypes.data_as(ctypes.POINTER(ctypes.c_float)),
-            ctypes.c_void_p(out.ctypes.data), ctypes.c_int64(0), ctypes.c_int64(len(rows)),
-            ctypes.c_int64(WIDTH), None)
+            ctypes.c_void_p(out.ctypes.data), ctypes.c_int64(0), ctypes.c_int64(count),
+            ctypes.c_int64(WIDTH), matters)
         assert written == out.size, (kind, written, out.size)
         made[kind] = out
     return made
@@ -188,7 +213,7 @@ def compose(path, rows, family, kinds):
         add[kind](key, value)
     for name, shape, fill in tensors(family):
         if fill is None:
-            data = rows[kinds[name]][order(name, shape[0])]
+            data = rows[kinds[name]][order(name, shape[0], kinds[name])]
             writer.add_tensor(name, data, raw_shape=data.shape, raw_dtype=kinds[name])
         else:
             data = vector(name, shape[0], *fill) if isinstance(fill, tuple) else np.array(fill, np.float32)
@@ -333,7 +358,7 @@ def check_quantised(path, rows):
         if len(tensor.shape) < 2:
             continue
         kinds[tensor.name] = tensor.tensor_type
-        expected = rows[tensor.tensor_type][order(tensor.name, int(tensor.shape[1]))]
+        expected = rows[tensor.tensor_type][order(tensor.name, int(tensor.shape[1]), tensor.tensor_type)]
         found = np.asarray(tensor.data).view(np.uint8).reshape(expected.shape)
         assert np.array_equal(found, expected), tensor.name
     return kinds
@@ -342,6 +367,9 @@ def check_quantised(path, rows):
 def files(family, rows, folder):
     """A family's file in every format, written and checked: format, path, types by tensor, SHA-256."""
     wide = {name: Type.F32 for name, _, fill in tensors(family) if fill is None}
+    if family == "kinds":
+        yield from kinds_files(rows, folder, wide)
+        return
     base = folder / f"{family}-f32.gguf"
     compose(base, rows, family, wide)
     for form in FORMS:
@@ -351,6 +379,21 @@ def files(family, rows, folder):
         quantised.unlink()
         yield form, path, kinds, compose(path, rows, family, kinds)
         path.unlink()
+
+
+def kinds_files(rows, folder, names):
+    """The files of the family `kinds`, as `files` has them."""
+    forms = {kind.name: {name: kind for name in names} for kind in MORE_KINDS}
+    forms["mixed"] = {name: mixed(name) for name in names}
+    for form, kinds in forms.items():
+        path = folder / f"kinds-{form}.gguf"
+        yield form, path, kinds, compose(path, rows, "kinds", kinds)
+        path.unlink()
+
+
+def mixed(name):
+    parts = name.split(".")
+    return MIXED[parts[-2]][int(parts[1]) if len(parts) > 2 else 0]
 
 
 def golden(family, rows, folder):
@@ -477,7 +520,7 @@ def main():
     OUT.mkdir(parents=True, exist_ok=True)
     llama_cpp.llama_log_set(quiet, ctypes.c_void_p(0))
     rows = library()
-    blocks = b"".join(rows[kind].tobytes() for kind in KINDS)
+    blocks = b"".join(rows[kind].tobytes() for kind in KINDS + MORE_KINDS)
     if args.check:
         assert (OUT / "blocks.bin").read_bytes() == blocks
     else:

@@ -2,6 +2,7 @@
 
     pip install numpy gguf
     python scripts/make_random_gguf.py FILE [--tiny]
+    python scripts/make_random_gguf.py FILE --kind IQ4_XS    # a quarter of a billion weights, all matrices in one type
 
 For measuring speed only: `scripts/gpu_check run --peer` runs it with llama.cpp and serin on the same GPU. The shape is
 that of Llama 3.1 8B, and weight types are mixed as llama.cpp's quantiser does for Q4_K_M. The bytes of blocks are
@@ -17,7 +18,13 @@ import numpy as np
 COMMON = dict(name="8b-random", context=8192, eps=1e-5, theta=500000.0)
 FULL = COMMON | dict(hidden=4096, layers=32, heads=32, kv=8, dim=128, width=14336, vocab=128256)
 TINY = COMMON | dict(hidden=256, layers=2, heads=4, kv=2, dim=64, width=512, vocab=1024)
-BLOCK = 256
+SMALL = COMMON | dict(name="quarter-random", hidden=1024, layers=16, heads=16, kv=8, dim=64, width=3072, vocab=32768)
+# Where a block has its floats of 16 bits, and how large each is beside the scale of Q4_0.
+HALVES = {"Q8_0": {0: 1 / 16}, "Q4_0": {0: 1}, "Q4_1": {0: 1, 2: -7.5}, "Q5_0": {0: 1 / 2}, "Q5_1": {0: 1 / 2, 2: -7.5},
+          "Q2_K": {80: 1 / 2, 82: 3 / 4}, "Q3_K": {108: 1 / 8}, "Q4_K": {0: 1 / 32, 2: 7.5 / 32},
+          "Q5_K": {0: 1 / 64, 2: 7.5 / 32}, "Q6_K": {208: 1 / 256}, "IQ4_NL": {0: 1 / 16}, "IQ4_XS": {0: 1 / 256},
+          "MXFP4": {}, "IQ3_XXS": {0: 1 / 32}, "IQ3_S": {0: 1 / 32}, "IQ2_XXS": {0: 1 / 16}, "IQ2_XS": {0: 1 / 16},
+          "IQ2_S": {0: 1 / 16}, "IQ1_S": {0: 1 / 2}}
 MARKERS = ["<|begin_of_text|>", "<|end_of_text|>"]
 
 
@@ -70,15 +77,28 @@ class Blocks:
         self.at = 0
 
     def take(self, kind, rows, columns):
-        drawn, count = self.drawn[kind], rows * columns // BLOCK
+        drawn, count = self.drawn[kind], rows * columns // gguf.GGML_QUANT_SIZES[kind][0]
         self.at += 7919
         places = (np.arange(-(-count // 4096)) * 4096 + self.at) % (len(drawn) - 4096)
         data = np.concatenate([drawn[at:at + 4096] for at in places])[:count]
         return data.reshape(rows, -1)
 
 
-def write_tensors(writer, shape, blocks):
-    q4, q6 = gguf.GGMLQuantizationType.Q4_K, gguf.GGMLQuantizationType.Q6_K
+class OneKind(Blocks):
+    """Random blocks of one type."""
+
+    def __init__(self, rng, columns, kind):
+        drawn = rng.integers(0, 256, (1 << 18, gguf.GGML_QUANT_SIZES[kind][1]), dtype=np.uint8)
+        # As for Q4_0: numbers of about 5 times the scale.
+        scale = columns**-0.5 / 5
+        for at, factor in HALVES[kind.name].items():
+            drawn[:, at:at + 2] = np.frombuffer(np.float16(scale * factor).tobytes(), np.uint8)
+        if kind.name == "MXFP4":
+            drawn[:, 0] = 128 + round(np.log2(scale))
+        self.drawn, self.at = {kind: drawn}, 0
+
+
+def write_tensors(writer, shape, blocks, q4, q6):
     hidden, q, kv, layers = shape["hidden"], shape["heads"] * shape["dim"], shape["kv"] * shape["dim"], shape["layers"]
 
     def matrix(name, kind, rows, columns):
@@ -107,14 +127,20 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("file")
     parser.add_argument("--tiny", action="store_true", help="a small shape, to try it out")
+    parser.add_argument("--kind", choices=HALVES, help="all matrices in this type, of a smaller model")
     args = parser.parse_args()
-    shape = TINY if args.tiny else FULL
+    shape = TINY if args.tiny else SMALL if args.kind else FULL
     writer = gguf.GGUFWriter(args.file, "llama")
     write_metadata(writer, shape, MARKERS, "llama-bpe")
     writer.add_rope_dimension_count(shape["dim"])
     writer.add_vocab_size(shape["vocab"])
-    writer.add_file_type(gguf.LlamaFileType.MOSTLY_Q4_K_M)
-    write_tensors(writer, shape, Blocks(np.random.default_rng(1), shape["hidden"]))
+    rng, types = np.random.default_rng(1), gguf.GGMLQuantizationType
+    if args.kind:
+        kind = types[args.kind]
+        write_tensors(writer, shape, OneKind(rng, shape["hidden"], kind), kind, kind)
+    else:
+        writer.add_file_type(gguf.LlamaFileType.MOSTLY_Q4_K_M)
+        write_tensors(writer, shape, Blocks(rng, shape["hidden"]), types.Q4_K, types.Q6_K)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()

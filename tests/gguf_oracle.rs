@@ -14,7 +14,7 @@ use serin::engine::{SeqEvent, SeqRequest};
 use serin::model::logprobs::MOST_TOP;
 use serin::model::{Decoder, KvChoice, KvPlan, LoadFormat, Logprobs, SamplingParams, Weights};
 use sha2::{Digest, Sha256};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::path::Path;
 use std::time::Instant;
 use tokio::sync::mpsc::unbounded_channel;
@@ -144,23 +144,47 @@ async fn check(path: &Path, name: &str, said: &Said) {
     );
 }
 
+/// Checks a family's file in every form.
+async fn check_all(family: &str, golden: &Golden) {
+    let (library, dir) = (Library::read(), tempfile::tempdir().unwrap());
+    for (form, facts) in &golden.forms {
+        let bytes = golden.compose(facts, &library, &Damage::None);
+        let digest: String = Sha256::digest(&bytes).iter().map(|b| format!("{b:02x}")).collect();
+        assert_eq!(digest, facts.sha256, "{family} {form} is not the file that llama.cpp ran");
+        let path = dir.path().join(format!("{family}-{form}.gguf"));
+        std::fs::write(&path, bytes).unwrap();
+        check(&path, &format!("{family} {form}"), &facts.said).await;
+        std::fs::remove_file(&path).unwrap();
+    }
+}
+
 #[tokio::test]
 async fn every_family_and_form_says_what_llama_cpp_says() {
-    let (library, dir) = (Library::read(), tempfile::tempdir().unwrap());
     for family in FAMILIES {
         let golden = golden(family);
         assert_eq!(golden.forms.len(), 8);
-        for (form, facts) in &golden.forms {
-            let bytes = golden.compose(facts, &library, &Damage::None);
-            let digest: String =
-                Sha256::digest(&bytes).iter().map(|b| format!("{b:02x}")).collect();
-            assert_eq!(digest, facts.sha256, "{family} {form} is not the file that llama.cpp ran");
-            let path = dir.path().join(format!("{family}-{form}.gguf"));
-            std::fs::write(&path, bytes).unwrap();
-            check(&path, &format!("{family} {form}"), &facts.said).await;
-            std::fs::remove_file(&path).unwrap();
-        }
+        check_all(family, &golden).await;
     }
+}
+
+/// A file in each kind that the forms above do not have, and one whose matrices differ in kind where they share an
+/// input: queries, keys and values, gate and up.
+#[tokio::test]
+async fn every_kind_says_what_llama_cpp_says_alone_and_mixed() {
+    let golden = golden("kinds");
+    let pure = |kind: Kind| {
+        let form = golden.forms.values().find(|form| form.kinds().all(|other| other == kind));
+        assert!(form.is_some(), "no file of {kind}");
+    };
+    MORE.into_iter().for_each(pure);
+    let mixed: Vec<Kind> = golden.forms["mixed"].kinds().collect();
+    let different = |kinds: &[Kind]| kinds.iter().collect::<HashSet<_>>().len() == kinds.len();
+    // The embedding, then of each layer queries, keys, values, output, gate, up and down.
+    let layers = &mixed[1..15];
+    for layer in layers.chunks_exact(7) {
+        assert!(different(&layer[..3]) && different(&layer[4..6]), "{layer:?}");
+    }
+    check_all("kinds", &golden).await;
 }
 
 /// Random models have many near-ties; a trained one has few, so most of its tokens have to be equal.
@@ -254,5 +278,19 @@ fn the_oracle_notices_wrong_numerics() {
             let blocks = rows.chunks_exact_mut(kind.block_bytes());
             blocks.for_each(|block| block[2..].iter_mut().for_each(|q| *q &= !1));
         });
+    }
+    for kind in MORE {
+        notices(
+            "kinds",
+            &kind.to_string(),
+            "two rows of each tile swapped",
+            &|name, kind, rows| {
+                if name == "blk.0.ffn_down.weight" {
+                    let len = row_bytes(kind);
+                    rows.chunks_exact_mut(16 * len)
+                        .for_each(|tile| tile[..2 * len].rotate_left(len));
+                }
+            },
+        );
     }
 }

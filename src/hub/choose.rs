@@ -1,4 +1,4 @@
-//! Chooses the files of a repository that are needed: one GGUF, or config, tokenizer and safetensors.
+//! Chooses the files of a repository that are needed: one GGUF, whole or in parts, or config, tokenizer and safetensors.
 //!
 //! A pure function of the names. Other files in repositories (other formats, pictures, the same weights
 //! twice) are not downloaded.
@@ -20,16 +20,19 @@ const SIDE_FILES: [&str; 8] = [
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Files {
     pub(super) names: Vec<String>,
-    /// The model is this single file, not the folder.
+    /// The model is this file (the first of its parts), not the folder.
     pub(super) single: Option<String>,
 }
 
 pub(super) fn files(reference: &Reference, names: &[String]) -> Result<Files, HubError> {
     let none = |what: String| HubError::NoModel { repo: reference.repo.clone(), what };
-    let ggufs: Vec<&String> = names.iter().filter(|n| n.ends_with(".gguf")).collect();
+    // Of a model in parts, the first stands for all.
+    let ggufs: Vec<&String> =
+        names.iter().filter(|n| n.ends_with(".gguf") && part(n).is_none_or(|p| p.1 == 1)).collect();
+    let single =
+        |name: &str| Ok(Files { names: with_parts(name, names)?, single: Some(name.to_owned()) });
     if let Some(wanted) = &reference.file {
-        let name = named(wanted, names, &ggufs).map_err(none)?;
-        return Ok(Files { names: vec![name.clone()], single: Some(name) });
+        return named(wanted, names, &ggufs).and_then(|name| single(&name)).map_err(none);
     }
     let weights = |name: &&String| {
         name.as_str() == "model.safetensors"
@@ -46,7 +49,7 @@ pub(super) fn files(reference: &Reference, names: &[String]) -> Result<Files, Hu
         return Ok(Files { names, single: None });
     }
     match ggufs.as_slice() {
-        [one] => Ok(Files { names: vec![(*one).clone()], single: Some((*one).clone()) }),
+        [one] => single(one).map_err(none),
         [] => Err(none("neither safetensors nor GGUF".into())),
         many => Err(none(format!("choose one of its GGUF files: {}", list(many)))),
     }
@@ -55,7 +58,9 @@ pub(super) fn files(reference: &Reference, names: &[String]) -> Result<Files, Hu
 /// The file with exactly this name, or the only GGUF whose name contains it.
 fn named(wanted: &str, names: &[String], ggufs: &[&String]) -> Result<String, String> {
     if let Some(exact) = names.iter().find(|name| *name == wanted) {
-        return Ok(exact.clone());
+        // Any part stands for the model.
+        let first = |(stem, _, count): (&str, u32, u32)| part_name(stem, 1, count);
+        return Ok(part(exact).map_or_else(|| exact.clone(), first));
     }
     let part = wanted.to_lowercase();
     let matching: Vec<&String> =
@@ -64,6 +69,28 @@ fn named(wanted: &str, names: &[String], ggufs: &[&String]) -> Result<String, St
         [one] => Ok((*one).clone()),
         [] => Err(format!("it has no file {wanted}; its GGUF files: {}", list(ggufs))),
         many => Err(format!("{wanted} could be any of {}", list(many))),
+    }
+}
+
+/// The name of a part of a split model taken apart: what is common to all parts, its number, and how many there are.
+fn part(name: &str) -> Option<(&str, u32, u32)> {
+    let (rest, count) = name.strip_suffix(".gguf")?.rsplit_once("-of-")?;
+    let (stem, number) = rest.rsplit_once('-')?;
+    let number_of = |text: &str| text.parse().ok().filter(|_| text.len() == 5);
+    Some((stem, number_of(number)?, number_of(count)?))
+}
+
+fn part_name(stem: &str, number: u32, count: u32) -> String {
+    format!("{stem}-{number:05}-of-{count:05}.gguf")
+}
+
+/// The file, with the other parts if it is the first of several.
+fn with_parts(name: &str, names: &[String]) -> Result<Vec<String>, String> {
+    let Some((stem, _, count)) = part(name) else { return Ok(vec![name.to_owned()]) };
+    let there = |number: &u32| names.contains(&part_name(stem, *number, count));
+    match (1..=count).find(|number| !there(number)) {
+        Some(missing) => Err(format!("its file {} is missing", part_name(stem, missing, count))),
+        None => Ok((1..=count).map(|number| part_name(stem, number, count)).collect()),
     }
 }
 

@@ -89,6 +89,22 @@ fn only_needed_files_are_chosen() {
     let many = choose("hf:a/b", &ggufs).unwrap_err().to_string();
     assert!(many.contains("m-Q4_K_M.gguf, m-Q8_0.gguf"), "{many}");
     assert!(choose("hf:a/b:Q5", &ggufs).unwrap_err().to_string().contains("no file Q5"));
+    let parts = [
+        "big/m-Q8_0-00001-of-00002.gguf",
+        "big/m-Q8_0-00002-of-00002.gguf",
+        "m-Q4_K_M-00001-of-00002.gguf",
+        "m-Q4_K_M.gguf",
+    ];
+    for named in ["q8_0", "big/m-Q8_0-00001-of-00002.gguf", "big/m-Q8_0-00002-of-00002.gguf"] {
+        let files = choose(&format!("hf:a/b:{named}"), &parts).unwrap();
+        assert_eq!(files.names, parts[..2], "{named}");
+        assert_eq!(files.single.as_deref(), Some(parts[0]), "{named}");
+    }
+    let files = choose("hf:a/b", &parts[..2]).unwrap();
+    assert_eq!((files.names.len(), files.single.as_deref()), (2, Some(parts[0])));
+    let error = choose("hf:a/b:m-Q4_K_M-00001-of-00002.gguf", &parts).unwrap_err().to_string();
+    assert!(error.contains("m-Q4_K_M-00002-of-00002.gguf is missing"), "{error}");
+    assert_eq!(choose("hf:a/b:m-Q4_K_M.gguf", &parts).unwrap().names, ["m-Q4_K_M.gguf"]);
     assert!(choose("hf:a/b", &["x.bin"]).unwrap_err().to_string().contains("neither"));
 }
 

@@ -8,7 +8,7 @@ use super::beside;
 use super::config::ModelConfig;
 use super::dummy::{Dummy, Scheme};
 use super::error::LoadError;
-use super::gguf::Gguf;
+use super::gguf::{Gguf, first_part};
 use super::intake::{Checkpoint, digest_files};
 use super::layout;
 use super::rows;
@@ -108,7 +108,7 @@ impl Weights {
     pub fn digest(&self) -> Result<String, LoadError> {
         match &self.form {
             Form::Folder(checkpoint) => checkpoint.digest(),
-            Form::Gguf(gguf) => digest_files(std::slice::from_ref(&gguf.path().to_owned())),
+            Form::Gguf(gguf) => digest_files(&gguf.paths()),
             Form::Dummy(dummy) => Ok(dummy.digest()),
         }
     }
@@ -289,6 +289,7 @@ fn gguf_at(path: &Path) -> Result<Option<PathBuf>, LoadError> {
     match found.as_slice() {
         [] => Ok(None),
         [one] => Ok(Some(one.clone())),
+        many if first_part(many).is_some() => Ok(first_part(many).cloned()),
         many => Err(LoadError::Config {
             path: path.to_owned(),
             what: format!("it holds {} GGUF files; name one of them", many.len()),
@@ -322,6 +323,12 @@ mod tests {
         std::fs::copy(&fixture, at("two.GGUF")).unwrap();
         let error = gguf_at(dir.path()).unwrap_err().to_string();
         assert!(error.contains("2 GGUF files"), "{error}");
+        let parts = tempfile::tempdir().unwrap();
+        let part = |number: usize| parts.path().join(format!("m-0000{number}-of-00002.gguf"));
+        [1, 2].iter().for_each(|number| std::fs::write(part(*number), "").unwrap());
+        assert_eq!(gguf_at(parts.path()).unwrap(), Some(part(1)), "the parts of one model");
+        std::fs::write(parts.path().join("n.gguf"), "").unwrap();
+        assert!(gguf_at(parts.path()).unwrap_err().to_string().contains("3 GGUF files"));
         std::fs::write(at("model.safetensors"), "").unwrap();
         assert!(gguf_at(dir.path()).unwrap().is_none(), "safetensors come first");
         let error = gguf_at(&at("model.safetensors")).unwrap_err().to_string();

@@ -19,6 +19,26 @@ pub const FAMILIES: [&str; 7] =
     ["llama", "qwen2", "qwen3", "gemma2", "gemma3", "phi3", "phi3-long"];
 /// Rows of the library for embeddings and heads, and for all other matrices.
 const ROWS: [usize; 2] = [128, 256];
+/// The kinds that the library has all these rows of, and those that it has fewer of: the family `kinds` uses those.
+const FULL: [Kind; 6] = [Kind::BF16, Kind::Q8_0, Kind::Q4_0, Kind::Q4K, Kind::Q5K, Kind::Q6K];
+pub const MORE: [Kind; 15] = [
+    Kind::Q4_1,
+    Kind::Q5_0,
+    Kind::Q5_1,
+    Kind::Q2K,
+    Kind::Q3K,
+    Kind::IQ4NL,
+    Kind::IQ4XS,
+    Kind::MXFP4,
+    Kind::IQ3XXS,
+    Kind::IQ3S,
+    Kind::IQ2XXS,
+    Kind::IQ2XS,
+    Kind::IQ2S,
+    Kind::IQ1S,
+    Kind::IQ1M,
+];
+const MORE_ROWS: usize = 64;
 const WIDTH: usize = 256;
 
 /// A family of random models.
@@ -237,11 +257,12 @@ pub struct Library(BTreeMap<u32, Vec<u8>>);
 impl Library {
     pub fn read() -> Library {
         let file = std::fs::read(fixture("blocks.bin")).unwrap();
-        let stored = [Kind::BF16, Kind::Q8_0, Kind::Q4_0, Kind::Q4K, Kind::Q5K, Kind::Q6K];
+        let full = FULL.map(|kind| (kind, ROWS[0] + ROWS[1]));
+        let more = MORE.map(|kind| (kind, ROWS[0] + MORE_ROWS));
         let mut kinds = BTreeMap::new();
         let mut rest = file.as_slice();
-        for kind in stored {
-            let (rows, after) = rest.split_at((ROWS[0] + ROWS[1]) * row_bytes(kind));
+        for (kind, count) in full.into_iter().chain(more) {
+            let (rows, after) = rest.split_at(count * row_bytes(kind));
             kinds.insert(kind.ggml(), rows.to_vec());
             rest = after;
         }
@@ -257,12 +278,14 @@ impl Library {
     }
 
     fn matrix(&self, name: &str, rows: usize, kind: u32) -> Vec<u8> {
-        let row = row_bytes(Kind::from_ggml(kind).unwrap());
+        let kind_of_rows = Kind::from_ggml(kind).unwrap();
+        let row = row_bytes(kind_of_rows);
+        let others = if MORE.contains(&kind_of_rows) { MORE_ROWS } else { ROWS[1] };
         let library = &self.0[&kind];
         let hash = fnv(name) as usize;
         let of = |i: usize| match name {
             "token_embd.weight" | "output.weight" => (hash + 37 * i) % ROWS[0],
-            _ => ROWS[0] + (hash + 149 * i + 37 * (i / ROWS[1])) % ROWS[1],
+            _ => ROWS[0] + (hash + 149 * i + 37 * (i / ROWS[1])) % others,
         };
         (0..rows).flat_map(|i| &library[of(i) * row..][..row]).copied().collect()
     }
@@ -296,6 +319,13 @@ pub enum Damage<'a> {
     Without(&'a [&'a str]),
     /// Passes every matrix through this function.
     Rows(&'a Change<'a>),
+}
+
+impl Form {
+    /// The kind of every matrix, in order.
+    pub fn kinds(&self) -> impl Iterator<Item = Kind> {
+        self.kinds.iter().map(|number| Kind::from_ggml(*number).unwrap())
+    }
 }
 
 impl Golden {

@@ -6,6 +6,7 @@
 use super::buffer::{View, ViewMut};
 use super::card::{Arg, Card, CardError, Grid};
 use super::product::Matrix;
+use crate::quant::Kind;
 
 #[cfg(any(test, feature = "known-answers"))]
 pub(crate) mod answers;
@@ -41,7 +42,7 @@ pub fn embed(
     let [low, high, scales, supers] = weights.planes();
     let (tokens, scale, out) = (tokens.arg(), Arg::F32(scale), out.arg());
     let rows = Arg::I32(weights.rows() as i32);
-    let name = weights.kind().format().card.kernels.embed;
+    let name = kernel(weights.kind())?;
     let groups = Arg::I32(weights.groups() as i32);
     let columns = Arg::I32(columns as i32);
     // SAFETY: the kernels' arguments; all lengths have been checked, and a token beyond the matrix reads nothing.
@@ -56,13 +57,20 @@ pub fn embed(
     }
 }
 
+/// The kernel that picks rows of such weights.
+fn kernel(kind: Kind) -> Result<&'static str, CardError> {
+    let kernels = kind.card().map(|card| &card.kernels);
+    kernels
+        .map(|kernels| kernels.embed)
+        .ok_or_else(|| CardError::Shape(format!("no kernel picks rows of {kind}")))
+}
+
 #[cfg(all(test, feature = "emulator"))]
 mod tests {
     use super::*;
     use crate::cuda::buffer::Buffer;
     use crate::cuda::card::Queue;
     use crate::cuda::emulated::EmulatedCard;
-    use crate::quant::Kind;
     use std::sync::Arc;
 
     #[test]
@@ -74,7 +82,7 @@ mod tests {
     fn a_token_that_is_not_there_gives_no_number_and_shapes_are_checked() {
         let card: Arc<dyn Card> = Arc::new(EmulatedCard::start(1 << 20));
         let pool = card.create_pool().unwrap();
-        for kind in Kind::ALL {
+        for kind in Kind::on_cards() {
             let mut matrix = Matrix::new(&card, pool, kind, 2, 256).unwrap();
             let stored = vec![0; 2 * matrix.row_bytes()];
             matrix.write_rows(0, &stored, Queue::Load).unwrap();

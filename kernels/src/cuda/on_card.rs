@@ -3,6 +3,7 @@
 //! Plain data, filled in by each kind's file in `quant`. `weights` lays planes out by it, `product` chooses kernels.
 
 use super::acts::ActKind;
+use super::weights::Planes;
 
 /// A kind of weights on a card.
 pub(crate) struct OnCard {
@@ -13,6 +14,8 @@ pub(crate) struct OnCard {
     /// Bytes of scales that a product in tiles has in shared memory: for 32 columns of a row, and for a row.
     pub staged: [usize; 2],
     pub kernels: KernelNames,
+    /// Sorts a stored block into the planes; `None`: rows lie as they are stored.
+    pub sort: Option<fn(Planes<'_>, &[u8])>,
 }
 
 /// The kernels of one kind of weights.

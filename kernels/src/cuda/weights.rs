@@ -11,18 +11,15 @@
 //! and rows can be loaded (and embedded) one by one.
 
 use super::acts::ActKind;
+use super::on_card::OnCard;
 use crate::quant::Kind;
 use std::ops::Range;
 
 impl Kind {
-    /// The form in which a product with such weights takes a few inputs.
+    /// The form in which a product with such weights takes a few inputs; of kinds that cards have no kernels for, the
+    /// one of their numbers.
     pub fn input_kind(self) -> ActKind {
-        self.format().card.input
-    }
-
-    /// Bytes of a block that go to each plane.
-    fn shares(self) -> [usize; 4] {
-        self.format().card.shares
+        self.card().map_or(ActKind::F32, |card| card.input)
     }
 }
 
@@ -46,11 +43,11 @@ pub struct Piece {
 }
 
 impl PlaneLayout {
-    /// `None` if rows are no whole blocks, or there is no counting the bytes.
+    /// `None` if rows are no whole blocks, there is no counting the bytes, or cards have no kernels for the kind.
     pub fn new(kind: Kind, rows: usize, columns: usize) -> Option<PlaneLayout> {
         kind.row_bytes(columns)?.checked_mul(rows)?;
         let blocks = columns / kind.block();
-        Some(PlaneLayout { kind, rows, row: kind.shares().map(|bytes| bytes * blocks) })
+        Some(PlaneLayout { kind, rows, row: kind.card()?.shares.map(|bytes| bytes * blocks) })
     }
 
     /// Bytes of the whole matrix: as many as in the file.
@@ -93,11 +90,12 @@ pub(crate) struct Planes<'a> {
 pub fn planes(kind: Kind, rows: usize, columns: usize, bytes: &[u8], out: &mut [u8]) {
     let layout = PlaneLayout::new(kind, rows, columns).expect("rows of whole blocks");
     assert_eq!((bytes.len(), out.len()), (layout.bytes(), layout.bytes()), "bytes of {rows} rows");
-    let Some(blocks) = kind.blocks() else { return out.copy_from_slice(bytes) };
+    let Some(OnCard { shares, sort: Some(sort), .. }) = kind.card() else {
+        return out.copy_from_slice(bytes);
+    };
     let (low, rest) = out.split_at_mut(layout.len(0));
     let (high, rest) = rest.split_at_mut(layout.len(1));
     let (scales, supers) = rest.split_at_mut(layout.len(2));
-    let shares = kind.shares();
     for (at, block) in bytes.chunks_exact(kind.block_bytes()).enumerate() {
         let place = |share: usize| at * share..(at + 1) * share;
         let planes = Planes {
@@ -106,7 +104,7 @@ pub fn planes(kind: Kind, rows: usize, columns: usize, bytes: &[u8], out: &mut [
             scales: &mut scales[place(shares[2])],
             supers: &mut supers[place(shares[3])],
         };
-        (blocks.sort)(planes, block);
+        sort(planes, block);
     }
 }
 

@@ -3,8 +3,9 @@
 //! Knows the bytes of a row and nothing of tiles or products. Works on bytes, since rows in a mapped file are aligned
 //! to nothing.
 
-use super::{Content, Kind};
+use super::{Blocks, Content, Kind};
 use crate::float16::f16_to_f32;
+use half::f16;
 use rayon::prelude::*;
 
 /// Values in the largest block.
@@ -17,25 +18,91 @@ pub(crate) struct Block {
     pub q: [u8; MAX_BLOCK],
     pub scale: [i16; 16],
     pub min: [u8; 16],
-    /// f16 bits.
-    pub d: u16,
-    /// f16 bits.
-    pub dmin: u16,
+    pub d: f32,
+    pub dmin: f32,
     pub zero: u8,
 }
 
 impl Block {
     pub const EMPTY: Block =
-        Block { q: [0; MAX_BLOCK], scale: [0; 16], min: [0; 16], d: 0, dmin: 0, zero: 0 };
+        Block { q: [0; MAX_BLOCK], scale: [0; 16], min: [0; 16], d: 0.0, dmin: 0.0, zero: 0 };
 
     /// The block's values, `out.len()` of them.
     pub fn values(&self, out: &mut [f32]) {
-        let (d, dmin) = (f16_to_f32(self.d), f16_to_f32(self.dmin));
         for (k, out) in out.iter_mut().enumerate() {
-            let scale = d * f32::from(self.scale[k / 16]);
-            let min = dmin * f32::from(self.min[k / 16]);
+            let scale = self.d * f32::from(self.scale[k / 16]);
+            let min = self.dmin * f32::from(self.min[k / 16]);
             let q = i32::from(self.q[k]) - i32::from(self.zero);
             *out = scale * q as f32 - min;
+        }
+    }
+
+    /// Puts a table's numbers in the place of indices into it.
+    pub fn look_up(&mut self, table: &[i8; 16]) {
+        let numbers = table.map(|number| number.cast_unsigned() ^ 0x80);
+        self.q.iter_mut().for_each(|q| *q = numbers[usize::from(*q & 15)]);
+        self.zero = 128;
+    }
+}
+
+impl Blocks {
+    /// Takes a stored block apart, numbers instead of indices.
+    pub fn open(&self, bytes: &[u8]) -> Block {
+        let mut block = (self.parse)(bytes);
+        if let Some(table) = self.tile.as_ref().and_then(|tile| tile.table) {
+            block.look_up(table);
+        }
+        block
+    }
+}
+
+/// Where a block has a scale, and how it is stored. Offsets are in bytes.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) enum Scale {
+    /// An f16.
+    F16(usize),
+    /// An f16 in the upper four bits of four words of 16 bits each, the lowest bits first.
+    Spread16(usize),
+    /// A power of two: its exponent, of which 0 stands for 2^-128. All bits set are no number.
+    Exponent(usize),
+}
+
+impl Scale {
+    pub fn get(self, block: &[u8]) -> f32 {
+        match self {
+            Scale::F16(at) => half_at(block, at),
+            Scale::Spread16(at) => {
+                let four = |word: usize| u16_at(block, at + 2 * word) >> 12 << (4 * word);
+                f16_to_f32(four(0) | four(1) | four(2) | four(3))
+            }
+            Scale::Exponent(at) => match block[at] {
+                // The two that are below the smallest normal float.
+                small @ 0..2 => f32::from_bits(0x0020_0000 << small),
+                0xff => f32::NAN,
+                exponent => f32::from_bits((u32::from(exponent) - 1) << 23),
+            },
+        }
+    }
+
+    /// Writes a scale as near to `value` as can be stored; of a power of two, its size alone.
+    pub fn put(self, block: &mut [u8], value: f32) {
+        match self {
+            Scale::F16(at) => {
+                block[at..at + 2].copy_from_slice(&f16::from_f32(value).to_le_bytes())
+            }
+            Scale::Spread16(at) => {
+                let bits = f16::from_f32(value).to_bits();
+                for word in 0..4 {
+                    let high = &mut block[at + 2 * word + 1];
+                    *high = *high & 15 | ((bits >> (4 * word) & 15) as u8) << 4;
+                }
+            }
+            Scale::Exponent(at) => {
+                // Times the root of 2, the exponent of the nearer power is the one to be read off.
+                let nearer = (value.abs() * std::f32::consts::SQRT_2).to_bits() >> 23;
+                block[at] =
+                    if value.is_nan() { 0xff } else { nearer.saturating_add(1).min(254) as u8 };
+            }
         }
     }
 }
@@ -56,7 +123,7 @@ pub fn dequantise_row(kind: Kind, bytes: &[u8], out: &mut [f32]) {
         Content::Blocks(blocks) => {
             let stored = bytes.chunks_exact(kind.block_bytes());
             for (out, bytes) in out.chunks_exact_mut(kind.block()).zip(stored) {
-                (blocks.parse)(bytes).values(out);
+                blocks.open(bytes).values(out);
             }
         }
     }
@@ -70,13 +137,21 @@ pub fn all_finite(kind: Kind, bytes: &[u8]) -> bool {
     match &kind.format().content {
         Content::Floats { finite, .. } => chunks.all(finite),
         Content::Blocks(blocks) => {
-            let scale = |block: &[u8], at: usize| u16_at(block, at) & 0x7c00 != 0x7c00;
-            let block = |block: &[u8]| blocks.scales.iter().all(|(at, _)| scale(block, *at));
+            let block =
+                |block: &[u8]| blocks.scales.iter().all(|(at, _)| at.get(block).is_finite());
             chunks.all(|chunk| chunk.chunks_exact(size).all(block))
         }
     }
 }
 
+pub(super) fn half_at(bytes: &[u8], at: usize) -> f32 {
+    f16_to_f32(u16_at(bytes, at))
+}
+
 pub(super) fn u16_at(bytes: &[u8], at: usize) -> u16 {
     u16::from_le_bytes([bytes[at], bytes[at + 1]])
+}
+
+pub(super) fn u32_at(bytes: &[u8], at: usize) -> u32 {
+    u32::from_le_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]])
 }

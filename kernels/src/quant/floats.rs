@@ -27,12 +27,13 @@ pub(super) const F32: Format = Format {
     form: Form::Dense,
     layout: Layout::floats(32),
     kernels: kernels!(F32; avx2: dense<F32>, avx512: dense<F32>),
-    card: OnCard {
+    card: Some(OnCard {
         input: ActKind::F32,
         shares: [4, 0, 0, 0],
         staged: [0, 0],
         kernels: KernelNames { embed: "embed_f32", few: to_8!("product_dense_f32_"), tiles: None },
-    },
+        sort: None,
+    }),
 };
 
 pub(super) const F16: Format = Format {
@@ -47,12 +48,13 @@ pub(super) const F16: Format = Format {
     form: Form::Dense,
     layout: Layout::floats(16),
     kernels: kernels!(F16; avx2: dense<F16>, avx512: dense<F16>),
-    card: OnCard {
+    card: Some(OnCard {
         input: ActKind::F16,
         shares: [2, 0, 0, 0],
         staged: [0, 0],
         kernels: KernelNames { embed: "embed_f16", few: ["product_dense_f16"; 8], tiles: None },
-    },
+        sort: None,
+    }),
 };
 
 pub(super) const BF16: Format = Format {
@@ -67,12 +69,13 @@ pub(super) const BF16: Format = Format {
     form: Form::Dense,
     layout: Layout::floats(16),
     kernels: kernels!(BF16; avx2: dense<BF16>, avx512: dense<BF16>),
-    card: OnCard {
+    card: Some(OnCard {
         input: ActKind::BF16,
         shares: [2, 0, 0, 0],
         staged: [0, 0],
         kernels: KernelNames { embed: "embed_bf16", few: ["product_dense_bf16"; 8], tiles: None },
-    },
+        sort: None,
+    }),
 };
 
 #[inline(always)]

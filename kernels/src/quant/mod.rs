@@ -7,21 +7,36 @@
 
 mod block;
 mod floats;
+mod grid;
+mod iq1_m;
+mod iq1_s;
+mod iq2_s;
+mod iq2_xs;
+mod iq2_xxs;
+mod iq3_s;
+mod iq3_xxs;
+mod iq4_nl;
+mod iq4_xs;
+mod mxfp4;
+mod q2_k;
+mod q3_k;
 mod q45_k;
 mod q4_0;
+mod q4_1;
 mod q4_k;
+mod q5_0;
+mod q5_1;
 mod q5_k;
 mod q6_k;
 mod q8_0;
 #[cfg(test)]
 mod tests;
 
-pub(crate) use block::{Block, MAX_BLOCK};
+pub(crate) use block::{Block, MAX_BLOCK, Scale};
 pub use block::{all_finite, dequantise, dequantise_row};
 
 use crate::cpu::quant::{Form, Kernels, Layout};
 use crate::cuda::on_card::OnCard;
-use crate::cuda::weights::Planes;
 use std::fmt;
 
 /// Makes the kinds of a list of their names and formats.
@@ -59,6 +74,36 @@ table! {
     Q5K: q5_k::FORMAT,
     /// Blocks of 210 bytes: 256 numbers of 6 bits, with a scale for every 16.
     Q6K: q6_k::FORMAT,
+    /// Blocks of 20 bytes: 32 numbers of 4 bits under one f16 scale, above an f16 minimum.
+    Q4_1: q4_1::FORMAT,
+    /// Blocks of 22 bytes: 32 numbers of 5 bits under one f16 scale.
+    Q5_0: q5_0::FORMAT,
+    /// Blocks of 24 bytes: 32 numbers of 5 bits under one f16 scale, above an f16 minimum.
+    Q5_1: q5_1::FORMAT,
+    /// Blocks of 84 bytes: 256 numbers of 2 bits, with a scale and a minimum for every 16.
+    Q2K: q2_k::FORMAT,
+    /// Blocks of 110 bytes: 256 numbers of 3 bits, with a scale for every 16.
+    Q3K: q3_k::FORMAT,
+    /// Blocks of 18 bytes: 32 numbers of a table of 16 under one f16 scale.
+    IQ4NL: iq4_nl::FORMAT,
+    /// Blocks of 136 bytes: 256 numbers of the same table, with a scale for every 32.
+    IQ4XS: iq4_xs::FORMAT,
+    /// Blocks of 17 bytes: 32 floats of 4 bits under a power of two.
+    MXFP4: mxfp4::FORMAT,
+    /// Blocks of 98 bytes: 256 numbers by fours of a list of 256, with a scale for every 32.
+    IQ3XXS: iq3_xxs::FORMAT,
+    /// Blocks of 110 bytes: 256 numbers by fours of a list of 512, with a scale for every 32.
+    IQ3S: iq3_s::FORMAT,
+    /// Blocks of 66 bytes: 256 numbers by eights of a list of 256, with a scale for every 32.
+    IQ2XXS: iq2_xxs::FORMAT,
+    /// Blocks of 74 bytes: 256 numbers by eights of a list of 512, with a scale for every 16.
+    IQ2XS: iq2_xs::FORMAT,
+    /// Blocks of 82 bytes: 256 numbers by eights of a list of 1024, with a scale for every 16.
+    IQ2S: iq2_s::FORMAT,
+    /// Blocks of 50 bytes: 256 numbers by eights of a list of 2048, with a scale and a shift for every 32.
+    IQ1S: iq1_s::FORMAT,
+    /// Blocks of 56 bytes: as IQ1_S, with a scale for every 16 and a shift for every 8.
+    IQ1M: iq1_m::FORMAT,
 }
 
 /// All that there is to know of one kind.
@@ -74,8 +119,8 @@ pub(crate) struct Format {
     pub form: Form,
     pub layout: Layout,
     pub kernels: Kernels,
-    /// On a card: the form of inputs, the planes, and the kernels that read them.
-    pub card: OnCard,
+    /// On a card: the form of inputs, the planes, and the kernels that read them. `None`: no card has kernels for it.
+    pub card: Option<OnCard>,
 }
 
 /// What a block holds.
@@ -92,19 +137,28 @@ pub(crate) enum Content {
 
 /// What is done to blocks of a quantised kind. The random blocks that it makes are for models without a file.
 pub(crate) struct Blocks {
-    /// Where a block has its f16 scales, and what they are about in a model.
-    pub scales: &'static [(usize, f32)],
-    /// Takes a stored block apart.
+    /// Where a block has its scales, and what they are about in a model.
+    pub scales: &'static [(Scale, f32)],
+    /// Takes a stored block apart. Of a kind with a table, `q` are indices into it; see [`Blocks::open`].
     pub parse: fn(&[u8]) -> Block,
+    /// How numbers and scales are sorted into tiles of the CPU; `None`: tiles hold blocks as they are stored.
+    pub tile: Option<InTile>,
+    /// Gives a block of random bits scales with which its numbers have about this standard deviation, and
+    /// together with those of other blocks the mean 0.
+    pub spread: fn(&mut [u8], f32),
+}
+
+/// A quantised kind in tiles of the CPU, beside what its [`Layout`] says.
+pub(crate) struct InTile {
     /// Writes a block's scales into those of row `r` of a tile, which begin where the slice does.
     pub put_scales: fn(&mut [u8], usize, &Block),
     /// Takes them out again: a block without numbers.
     pub get_scales: fn(&[u8], usize) -> Block,
-    /// Sorts a stored block into the planes of a card.
-    pub sort: fn(Planes<'_>, &[u8]),
-    /// Gives a block of random bits scales with which its numbers have about this standard deviation, and
-    /// together with those of other blocks the mean 0.
-    pub spread: fn(&mut [u8], f32),
+    /// The numbers that indices in the tile stand for; `None`: they are the numbers.
+    pub table: Option<&'static [i8; 16]>,
+    /// What kernels add to numbers to have unsigned ones, 0 or a power of two: what is stored has it already, a
+    /// table's numbers get it when they are looked up.
+    pub offset: u8,
 }
 
 impl Kind {
@@ -156,6 +210,21 @@ impl Kind {
         Kind::ALL.map(|kind| kind.to_string()).join(", ")
     }
 
+    /// The kinds that GPUs have kernels for.
+    pub fn on_cards() -> impl Iterator<Item = Kind> {
+        Kind::ALL.into_iter().filter(|kind| kind.is_on_cards())
+    }
+
+    /// Whether GPUs have kernels for it.
+    pub fn is_on_cards(self) -> bool {
+        self.card().is_some()
+    }
+
+    /// What GPUs are told of it, if they have kernels for it.
+    pub(crate) fn card(self) -> Option<&'static OnCard> {
+        self.format().card.as_ref()
+    }
+
     pub(crate) const fn format(self) -> &'static Format {
         &FORMATS[self as usize]
     }
@@ -178,30 +247,15 @@ impl fmt::Display for Kind {
 /// Names of types that are known but not read.
 fn other_name(number: u32) -> Option<&'static str> {
     Some(match number {
-        3 => "Q4_1",
-        6 => "Q5_0",
-        7 => "Q5_1",
         9 => "Q8_1",
-        10 => "Q2_K",
-        11 => "Q3_K",
         15 => "Q8_K",
-        16 => "IQ2_XXS",
-        17 => "IQ2_XS",
-        18 => "IQ3_XXS",
-        19 => "IQ1_S",
-        20 => "IQ4_NL",
-        21 => "IQ3_S",
-        22 => "IQ2_S",
-        23 => "IQ4_XS",
         24 => "I8",
         25 => "I16",
         26 => "I32",
         27 => "I64",
         28 => "F64",
-        29 => "IQ1_M",
         34 => "TQ1_0",
         35 => "TQ2_0",
-        39 => "MXFP4",
         40 => "NVFP4",
         _ => return None,
     })

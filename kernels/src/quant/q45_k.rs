@@ -9,7 +9,7 @@
 //! - On a card: a head of 16 bytes in the plane of scales (see [`sort_head`]).
 
 use super::Block;
-use super::block::u16_at;
+use super::block::half_at;
 use crate::cpu::quant::{TILE, get_half, put_half};
 use half::f16;
 
@@ -26,7 +26,7 @@ fn scale_and_min(packed: &[u8], group: usize) -> (u8, u8) {
 
 /// A block without numbers.
 pub(super) fn parse_head(bytes: &[u8]) -> Block {
-    let mut block = Block { d: u16_at(bytes, 0), dmin: u16_at(bytes, 2), ..Block::EMPTY };
+    let mut block = Block { d: half_at(bytes, 0), dmin: half_at(bytes, 2), ..Block::EMPTY };
     for group in 0..8 {
         let (scale, min) = scale_and_min(&bytes[4..16], group);
         block.scale[group * 2..group * 2 + 2].fill(i16::from(scale));

@@ -6,8 +6,8 @@
 //!   scales f16 `d[16]`.
 //! - On a card: the 16 bytes in the plane of low bits, the sign bit of each number flipped; `d` in that of scales.
 
-use super::block::u16_at;
-use super::{Block, Blocks, Content, Format};
+use super::block::half_at;
+use super::{Block, Blocks, Content, Format, InTile, Scale};
 use crate::cpu::quant::{Form, Layout, get_half, kernels, put_half};
 use crate::cuda::acts::ActKind;
 use crate::cuda::on_card::OnCard;
@@ -21,31 +21,35 @@ pub(super) const FORMAT: Format = Format {
     block: 32,
     bytes: 18,
     content: Content::Blocks(Blocks {
-        scales: &[(0, -0.1)],
+        scales: &[(Scale::F16(0), -0.1)],
         parse,
-        put_scales: |meta, r, block| put_half(meta, 0, r, block.d),
-        get_scales: |meta, r| scaled(get_half(meta, 0, r)),
-        sort,
+        tile: Some(InTile {
+            put_scales: |meta, r, block| put_half(meta, 0, r, block.d),
+            get_scales: |meta, r| scaled(get_half(meta, 0, r)),
+            table: None,
+            offset: 8,
+        }),
         spread,
     }),
     form: Form::B32,
     layout: Layout::blocks_of_32(4),
-    kernels: kernels!(Q4_0; avx2: q4_0, avx512: b32<Q4_0>),
-    card: OnCard {
+    kernels: kernels!(Q4_0; avx2: b32<Q4_0>, avx512: b32<Q4_0>),
+    card: Some(OnCard {
         input: ActKind::Q8,
         shares: [16, 0, 2, 0],
         staged: [2, 0],
         kernels: quantised!("q4_0"),
-    },
+        sort: Some(sort),
+    }),
 };
 
 /// A block under the scale `d`, without numbers.
-fn scaled(d: u16) -> Block {
+fn scaled(d: f32) -> Block {
     Block { scale: [1; 16], d, zero: 8, ..Block::EMPTY }
 }
 
 fn parse(bytes: &[u8]) -> Block {
-    let mut block = scaled(u16_at(bytes, 0));
+    let mut block = scaled(half_at(bytes, 0));
     for (i, b) in bytes[2..18].iter().enumerate() {
         block.q[i] = b & 15;
         block.q[i + 16] = b >> 4;

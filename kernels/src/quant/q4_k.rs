@@ -4,7 +4,7 @@
 //! - In a tile of the CPU, for 32 columns: `[4][16 rows][4]` bytes, group g in the low, g + 4 in the high half.
 //! - On a card: 16 bytes for 32 numbers in the plane of low bits, number i beside 16 + i.
 
-use super::{Block, Blocks, Content, Format, q45_k};
+use super::{Block, Blocks, Content, Format, InTile, Scale, q45_k};
 use crate::cpu::quant::{Form, Layout, kernels};
 use crate::cuda::acts::ActKind;
 use crate::cuda::on_card::OnCard;
@@ -16,26 +16,30 @@ pub(super) const FORMAT: Format = Format {
     block: 256,
     bytes: 144,
     content: Content::Blocks(Blocks {
-        scales: &[(0, 0.002), (2, 0.02)],
+        scales: &[(Scale::F16(0), 0.002), (Scale::F16(2), 0.02)],
         parse,
-        put_scales: q45_k::put_scales,
-        get_scales: q45_k::get_scales,
-        sort: |planes, block| {
-            q45_k::sort_head(planes.scales, block);
-            q45_k::sort_nibbles(planes.low, &block[16..]);
-        },
+        tile: Some(InTile {
+            put_scales: q45_k::put_scales,
+            get_scales: q45_k::get_scales,
+            table: None,
+            offset: 0,
+        }),
         // The standard deviation and the mean of 16 numbers of equal chance.
         spread: |block, spread| q45_k::spread(block, spread, 4.61, 7.5),
     }),
     form: Form::K256,
     layout: Layout::blocks_of_256(4),
-    kernels: kernels!(Q4K; avx2: k45<Q4K>, avx512: k45<Q4K>),
-    card: OnCard {
+    kernels: kernels!(Q4K; avx2: k32<Q4K>, avx512: k32<Q4K>),
+    card: Some(OnCard {
         input: ActKind::Q8,
         shares: [128, 0, 16, 0],
         staged: [0, 16],
         kernels: quantised!("q4_k"),
-    },
+        sort: Some(|planes, block| {
+            q45_k::sort_head(planes.scales, block);
+            q45_k::sort_nibbles(planes.low, &block[16..]);
+        }),
+    }),
 };
 
 fn parse(bytes: &[u8]) -> Block {

@@ -7,7 +7,7 @@
 //! - On a card: 4 bytes for 32 numbers in the plane of further bits: bit w of byte b is number 4 w + b's; else as
 //!   Q4_K.
 
-use super::{Block, Blocks, Content, Format, q45_k};
+use super::{Block, Blocks, Content, Format, InTile, Scale, q45_k};
 use crate::cpu::quant::{Form, Layout, kernels};
 use crate::cuda::acts::ActKind;
 use crate::cuda::on_card::OnCard;
@@ -20,23 +20,27 @@ pub(super) const FORMAT: Format = Format {
     block: 256,
     bytes: 176,
     content: Content::Blocks(Blocks {
-        scales: &[(0, 0.002), (2, 0.02)],
+        scales: &[(Scale::F16(0), 0.002), (Scale::F16(2), 0.02)],
         parse,
-        put_scales: q45_k::put_scales,
-        get_scales: q45_k::get_scales,
-        sort,
+        tile: Some(InTile {
+            put_scales: q45_k::put_scales,
+            get_scales: q45_k::get_scales,
+            table: None,
+            offset: 0,
+        }),
         // The standard deviation and the mean of 32 numbers of equal chance.
         spread: |block, spread| q45_k::spread(block, spread, 9.23, 15.5),
     }),
     form: Form::K256,
     layout: Layout::blocks_of_256(5),
-    kernels: kernels!(Q5K; avx2: k45<Q5K>, avx512: k45<Q5K>),
-    card: OnCard {
+    kernels: kernels!(Q5K; avx2: k32<Q5K>, avx512: k32<Q5K>),
+    card: Some(OnCard {
         input: ActKind::Q8,
         shares: [128, 32, 16, 0],
         staged: [0, 16],
         kernels: quantised!("q5_k"),
-    },
+        sort: Some(sort),
+    }),
 };
 
 fn parse(bytes: &[u8]) -> Block {

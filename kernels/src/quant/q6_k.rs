@@ -7,8 +7,8 @@
 //! - On a card, for 32 numbers: 16 bytes of low bits as Q4_K's; 8 of further bits, of which bits 2 w.. of byte b are
 //!   number 4 w + b's, the sign bit flipped; 2 signed scales. For 256: `d` in the plane of scales of scales.
 
-use super::block::u16_at;
-use super::{Block, Blocks, Content, Format};
+use super::block::half_at;
+use super::{Block, Blocks, Content, Format, InTile, Scale};
 use crate::cpu::quant::{Form, Layout, TILE, get_half, kernels, put_half};
 use crate::cuda::acts::ActKind;
 use crate::cuda::on_card::OnCard;
@@ -22,26 +22,25 @@ pub(super) const FORMAT: Format = Format {
     block: 256,
     bytes: 210,
     content: Content::Blocks(Blocks {
-        scales: &[(208, 0.0003)],
+        scales: &[(Scale::F16(208), 0.0003)],
         parse,
-        put_scales,
-        get_scales,
-        sort,
+        tile: Some(InTile { put_scales, get_scales, table: None, offset: 32 }),
         spread,
     }),
     form: Form::K256,
     layout: Layout::blocks_of_256(6),
-    kernels: kernels!(Q6K; avx2: k6, avx512: k6),
-    card: OnCard {
+    kernels: kernels!(Q6K; avx2: k16<Q6K>, avx512: k16<Q6K>),
+    card: Some(OnCard {
         input: ActKind::Q8,
         shares: [128, 64, 16, 2],
         staged: [2, 4],
         kernels: quantised!("q6_k"),
-    },
+        sort: Some(sort),
+    }),
 };
 
 fn parse(bytes: &[u8]) -> Block {
-    let mut block = Block { d: u16_at(bytes, 208), zero: 32, ..Block::EMPTY };
+    let mut block = Block { d: half_at(bytes, 208), zero: 32, ..Block::EMPTY };
     for (scale, b) in block.scale.iter_mut().zip(&bytes[192..208]) {
         *scale = i16::from(*b as i8);
     }
@@ -59,14 +58,14 @@ fn parse(bytes: &[u8]) -> Block {
     block
 }
 
-fn put_scales(meta: &mut [u8], r: usize, block: &Block) {
+pub(super) fn put_scales(meta: &mut [u8], r: usize, block: &Block) {
     put_half(meta, 256, r, block.d);
     for sub in 0..16 {
         meta[sub * TILE + r] = block.scale[sub] as u8;
     }
 }
 
-fn get_scales(meta: &[u8], r: usize) -> Block {
+pub(super) fn get_scales(meta: &[u8], r: usize) -> Block {
     assert!(r < TILE);
     let meta = &meta[..288];
     let mut block = Block { d: get_half(meta, 256, r), zero: 32, ..Block::EMPTY };

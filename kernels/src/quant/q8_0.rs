@@ -4,8 +4,8 @@
 //! - In a tile of the CPU, for 32 columns: `[8 groups][16 rows][4]` bytes, offset by 128; scales f16 `d[16]`.
 //! - On a card: the 32 bytes in the plane of low bits, `d` in that of scales.
 
-use super::block::u16_at;
-use super::{Block, Blocks, Content, Format};
+use super::block::half_at;
+use super::{Block, Blocks, Content, Format, InTile, Scale};
 use crate::cpu::quant::{Form, Layout, get_half, kernels, put_half};
 use crate::cuda::acts::ActKind;
 use crate::cuda::on_card::OnCard;
@@ -19,31 +19,35 @@ pub(super) const FORMAT: Format = Format {
     block: 32,
     bytes: 34,
     content: Content::Blocks(Blocks {
-        scales: &[(0, 0.01)],
+        scales: &[(Scale::F16(0), 0.01)],
         parse,
-        put_scales: |meta, r, block| put_half(meta, 0, r, block.d),
-        get_scales: |meta, r| scaled(get_half(meta, 0, r)),
-        sort,
+        tile: Some(InTile {
+            put_scales: |meta, r, block| put_half(meta, 0, r, block.d),
+            get_scales: |meta, r| scaled(get_half(meta, 0, r)),
+            table: None,
+            offset: 128,
+        }),
         spread,
     }),
     form: Form::B32,
     layout: Layout::blocks_of_32(8),
-    kernels: kernels!(Q8_0; avx2: q8_0, avx512: b32<Q8_0>),
-    card: OnCard {
+    kernels: kernels!(Q8_0; avx2: b32<Q8_0>, avx512: b32<Q8_0>),
+    card: Some(OnCard {
         input: ActKind::Q8,
         shares: [32, 0, 2, 0],
         staged: [2, 0],
         kernels: quantised!("q8_0"),
-    },
+        sort: Some(sort),
+    }),
 };
 
 /// A block under the scale `d`, without numbers.
-fn scaled(d: u16) -> Block {
+fn scaled(d: f32) -> Block {
     Block { scale: [1; 16], d, zero: 128, ..Block::EMPTY }
 }
 
 fn parse(bytes: &[u8]) -> Block {
-    let mut block = scaled(u16_at(bytes, 0));
+    let mut block = scaled(half_at(bytes, 0));
     for (q, b) in block.q.iter_mut().zip(&bytes[2..34]) {
         *q = b ^ 0x80;
     }

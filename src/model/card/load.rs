@@ -107,10 +107,25 @@ fn unfit(source: &Weights, name: &str, kind: Kind, columns: usize) -> LoadError 
     }
 }
 
+fn without_kernels(source: &Weights, name: &str, kind: Kind) -> LoadError {
+    let known = Kind::on_cards().map(|kind| kind.to_string()).collect::<Vec<_>>().join(", ");
+    LoadError::Unfit {
+        dir: source.path().to_owned(),
+        tensor: name.to_owned(),
+        what: format!(
+            "GPUs have no kernels for {kind}; set device = \"cpu\", or use a file of the model in {known}"
+        ),
+    }
+}
+
 /// The types of matrices that share their input: as stored, unless they need the input in different formats.
 fn forms(source: &Weights, wanted: &[Wanted]) -> Result<Vec<Kind>, LoadError> {
     let own: Vec<Kind> =
         wanted.iter().map(|(name, _)| source.kind(name)).collect::<Result<_, _>>()?;
+    let unknown = wanted.iter().zip(&own).find(|(_, kind)| !kind.is_on_cards());
+    if let Some(((name, _), kind)) = unknown {
+        return Err(without_kernels(source, name, *kind));
+    }
     let inputs = |kind: &Kind| kind.input_kind();
     let agree = own.iter().all(|kind| inputs(kind) == inputs(&own[0]));
     Ok(if agree { own } else { vec![Kind::F16; wanted.len()] })
@@ -332,5 +347,31 @@ fn widened(kind: Kind, bytes: &[u8], count: usize, to: Kind) -> Vec<u8> {
     match to {
         Kind::F32 => values.iter().flat_map(|v| v.to_le_bytes()).collect(),
         _ => values.iter().flat_map(|v| half::f16::from_f32(*v).to_le_bytes()).collect(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::LoadFormat;
+    use std::path::Path;
+
+    #[test]
+    fn a_kind_without_kernels_is_refused_by_name_before_anything_is_loaded() {
+        let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("models/tiny-v1");
+        let bytes = |scheme: &str| {
+            let format = LoadFormat::parse(&format!("dummy:{scheme}")).unwrap();
+            weight_bytes(&Weights::open(&dir, format).unwrap())
+        };
+        assert!(bytes("q8_0").is_ok());
+        for scheme in ["q4_1", "q5_0", "q5_1", "iq4_nl", "mxfp4"] {
+            let error = bytes(scheme).unwrap_err().to_string();
+            let kind = scheme.to_uppercase();
+            for part in
+                ["embed_tokens", &format!("no kernels for {kind}"), "device = \"cpu\"", "Q4_K"]
+            {
+                assert!(error.contains(part), "{scheme}: {error} lacks {part}");
+            }
+        }
     }
 }

@@ -30,13 +30,28 @@ pub enum Scheme {
 }
 
 impl Scheme {
-    const NAMES: [(&'static str, Scheme); 8] = [
+    const NAMES: [(&'static str, Scheme); 23] = [
         ("f32", Scheme::Plain(Kind::F32)),
         ("f16", Scheme::Plain(Kind::F16)),
         ("bf16", Scheme::Plain(Kind::BF16)),
         ("q8_0", Scheme::Plain(Kind::Q8_0)),
         ("q4_0", Scheme::Plain(Kind::Q4_0)),
+        ("q4_1", Scheme::Plain(Kind::Q4_1)),
+        ("q5_0", Scheme::Plain(Kind::Q5_0)),
+        ("q5_1", Scheme::Plain(Kind::Q5_1)),
+        ("q2_k", Scheme::Plain(Kind::Q2K)),
+        ("q3_k", Scheme::Plain(Kind::Q3K)),
         ("q6_k", Scheme::Plain(Kind::Q6K)),
+        ("iq4_nl", Scheme::Plain(Kind::IQ4NL)),
+        ("iq4_xs", Scheme::Plain(Kind::IQ4XS)),
+        ("mxfp4", Scheme::Plain(Kind::MXFP4)),
+        ("iq3_xxs", Scheme::Plain(Kind::IQ3XXS)),
+        ("iq3_s", Scheme::Plain(Kind::IQ3S)),
+        ("iq2_xxs", Scheme::Plain(Kind::IQ2XXS)),
+        ("iq2_xs", Scheme::Plain(Kind::IQ2XS)),
+        ("iq2_s", Scheme::Plain(Kind::IQ2S)),
+        ("iq1_s", Scheme::Plain(Kind::IQ1S)),
+        ("iq1_m", Scheme::Plain(Kind::IQ1M)),
         ("q4_k_m", Scheme::Mix(Kind::Q4K)),
         ("q5_k_m", Scheme::Mix(Kind::Q5K)),
     ];

@@ -91,5 +91,5 @@ fn mixtures_are_llama_cpps() {
 #[test]
 fn unknown_forms_are_refused_with_the_list() {
     assert_eq!(Scheme::parse("Q4_K_M").unwrap(), Scheme::Mix(Kind::Q4K));
-    assert!(Scheme::parse("q3_k").unwrap_err().contains("q4_k_m"));
+    assert!(Scheme::parse("q3_k_x").unwrap_err().contains("q4_k_m"));
 }

@@ -229,10 +229,10 @@ fn other_containers_and_kinds_are_refused_by_name() {
         assert!(error.contains(expected), "{error}");
     }
     let mut tensors = tensors;
-    tensors[0].2 = 17;
+    tensors[0].2 = 9;
     let error = refused(&file(3, &entries, &tensors).1);
     assert!(
-        error.contains("token_embd.weight") && error.contains("IQ2_XS") && error.contains("Q4_K"),
+        error.contains("token_embd.weight") && error.contains("Q8_1") && error.contains("Q4_K"),
         "{error}"
     );
     let (mut entries, tensors) = small();
@@ -272,10 +272,63 @@ fn what_would_change_the_numbers_in_silence_is_refused() {
     assert!(refused(&file(3, &entries, &tensors).1).contains("mixture of experts"));
     let (mut entries, tensors) = small();
     entries.push(entry_u32("split.count", 3));
-    assert!(refused(&file(3, &entries, &tensors).1).contains("one of 3 parts"));
+    assert!(refused(&file(3, &entries, &tensors).1).contains("-00001-of-00003.gguf"));
     let (mut entries, tensors) = small();
     entries.push(entry_text("llama.rope.scaling.type", "spiral"));
     assert!(refused(&file(3, &entries, &tensors).1).contains("spiral"));
+}
+
+/// The small model in two files, of which the second says `second` of itself, and the first that there are `total`
+/// tensors.
+fn split(dir: &Path, second: [u32; 2], total: u32) -> Result<Gguf, LoadError> {
+    let (mut entries, tensors) = small();
+    let own = |[number, count]: [u32; 2]| {
+        vec![entry_u32("split.no", number), entry_u32("split.count", count)]
+    };
+    entries.extend(own([0, 2]));
+    entries.push(entry_u32("split.tensors.count", total));
+    let first = dir.join("m-00001-of-00002.gguf");
+    std::fs::write(&first, file(3, &entries, &tensors[..1]).1).unwrap();
+    let more = file(3, &own(second), &tensors[1..]).1;
+    std::fs::write(dir.join("m-00002-of-00002.gguf"), more).unwrap();
+    Gguf::open(&first)
+}
+
+#[test]
+fn the_parts_of_a_split_model_are_one_model() {
+    let dir = tempfile::tempdir().unwrap();
+    let whole = open(&file(3, &small().0, &small().1).1).unwrap();
+    let parts = split(dir.path(), [1, 2], 2).unwrap();
+    assert_eq!(parts.config(), whole.config());
+    assert_eq!(parts.paths().len(), 2);
+    assert_eq!(parts.tensors().count(), whole.tensors().count());
+    for (name, ..) in whole.tensors() {
+        assert_eq!(parts.stored(name).unwrap().bytes, whole.stored(name).unwrap().bytes, "{name}");
+        parts.release(name);
+        assert_eq!(parts.stored(name).unwrap().bytes, whole.stored(name).unwrap().bytes, "{name}");
+    }
+}
+
+#[test]
+fn parts_that_are_not_of_one_model_are_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let refused =
+        |second, total| split(dir.path(), second, total).err().expect("it is refused").to_string();
+    assert!(refused([0, 2], 2).contains("part 1 of 2, where part 2 of 2"));
+    assert!(refused([1, 3], 2).contains("part 2 of 3, where part 2 of 2"));
+    assert!(refused([1, 2], 3).contains("2 tensors, not the 3"));
+    let second = dir.path().join("m-00002-of-00002.gguf");
+    split(dir.path(), [1, 2], 2).unwrap();
+    let error = Gguf::open(&second).err().unwrap().to_string();
+    assert!(error.contains("name the first one, m-00001-of-00002.gguf"), "{error}");
+    let first = dir.path().join("m-00001-of-00002.gguf");
+    std::fs::remove_file(&second).unwrap();
+    let error = Gguf::open(&first).err().unwrap().to_string();
+    assert!(error.contains("m-00002-of-00002.gguf") && error.contains("cannot read"), "{error}");
+    let other = dir.path().join("renamed.gguf");
+    std::fs::rename(&first, &other).unwrap();
+    let error = Gguf::open(&other).err().unwrap().to_string();
+    assert!(error.contains("should end in `-00001-of-00002.gguf`"), "{error}");
 }
 
 #[test]

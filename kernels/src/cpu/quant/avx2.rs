@@ -9,7 +9,8 @@
 #![allow(clippy::needless_range_loop, reason = "kernels walk several arrays by one index")]
 
 use super::input::Panel;
-use super::tile::layout;
+use super::shape::shape;
+use super::tile::{Opened, layout};
 use crate::quant::Kind;
 use std::arch::x86_64::*;
 
@@ -26,6 +27,15 @@ unsafe fn load(at: *const u8) -> __m256i {
 unsafe fn halves(at: *const u8) -> __m256 {
     // SAFETY: the caller passes 16 readable bytes.
     unsafe { _mm256_cvtph_ps(_mm_loadu_si128(at.cast())) }
+}
+
+/// Eight bf16 values.
+#[inline]
+#[target_feature(enable = "avx2")]
+unsafe fn wide(at: *const u8) -> __m256 {
+    // SAFETY: the caller passes 16 readable bytes.
+    let bits = unsafe { _mm256_cvtepu16_epi32(_mm_loadu_si128(at.cast())) };
+    _mm256_castsi256_ps(_mm256_slli_epi32::<16>(bits))
 }
 
 /// The word at `x`, in every lane.
@@ -57,14 +67,77 @@ unsafe fn scale_pairs<const SIGNED: bool>(at: *const u8) -> __m256i {
     _mm256_or_si256(low, _mm256_slli_epi32::<16>(wide))
 }
 
-/// Group `g` (0 to 7) of 32 columns of nibbles; `data` is at the half's first byte.
+/// Group `g` (0 to 7) of 32 columns of fewer than 8 bits, before a table is asked; `data` is at the half's first byte.
 #[inline]
 #[target_feature(enable = "avx2")]
-unsafe fn nibble(data: *const u8, g: usize) -> __m256i {
+unsafe fn group<const KIND: u8>(data: *const u8, g: usize) -> __m256i {
+    let shape = const { shape(KIND) };
     // SAFETY: the caller passes a sub-block's bytes.
-    let packed = unsafe { load(data.add(g % 4 * 64)) };
-    let moved = if g < 4 { packed } else { _mm256_srli_epi16::<4>(packed) };
-    _mm256_and_si256(moved, _mm256_set1_epi8(15))
+    unsafe {
+        let packed = load(data.add(shape.layout.low_at() + g % 4 * 64));
+        let low = bits(packed, g / 4 * 4, 15);
+        if shape.bits != 5 {
+            return low;
+        }
+        _mm256_or_si256(low, _mm256_slli_epi16::<4>(bits(load(data), g, 1)))
+    }
+}
+
+/// The bits of each byte from `from` on that `mask` has.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn bits(bytes: __m256i, from: usize, mask: i8) -> __m256i {
+    let moved = _mm256_srl_epi16(bytes, _mm_cvtsi32_si128(from as i32));
+    _mm256_and_si256(moved, _mm256_set1_epi8(mask))
+}
+
+/// What indices stand for.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn look_up(table: &[u8; 16], indices: __m256i) -> __m256i {
+    // SAFETY: 16 readable bytes.
+    let table = unsafe { _mm_loadu_si128(table.as_ptr().cast()) };
+    _mm256_shuffle_epi8(_mm256_broadcastsi128_si256(table), indices)
+}
+
+/// Group `g` of 32 columns of signed numbers, and their sizes.
+#[inline]
+#[target_feature(enable = "avx2")]
+unsafe fn signed<const KIND: u8>(data: *const u8, g: usize) -> (__m256i, __m256i) {
+    let shape = const { &shape(KIND) };
+    let offset = _mm256_set1_epi8(-128);
+    // SAFETY: the caller passes a sub-block's bytes.
+    unsafe {
+        match &shape.table {
+            Some(table) => {
+                let indices = group::<KIND>(data, g);
+                let weights = _mm256_xor_si256(look_up(table, indices), offset);
+                (weights, look_up(&shape.sizes, indices))
+            }
+            None => {
+                let weights = _mm256_xor_si256(load(data.add(g * 64)), offset);
+                (weights, _mm256_abs_epi8(weights))
+            }
+        }
+    }
+}
+
+/// Adds signed weights times input times scale: the weight's sign moved over to the input. A product of two pairs,
+/// at most 2 * 128 * 127, fits 16 bits; no second one does beside it.
+#[inline]
+#[target_feature(enable = "avx2")]
+unsafe fn dot_signed<const W: usize>(
+    sums: &mut [__m256i; W],
+    (weights, sizes): (__m256i, __m256i),
+    x: *const i32,
+    scale: __m256i,
+) {
+    for c in 0..W {
+        // SAFETY: the panel has `W` words for each group.
+        let x = unsafe { _mm256_sign_epi8(word(x.add(c)), weights) };
+        let pairs = _mm256_maddubs_epi16(sizes, x);
+        sums[c] = _mm256_add_epi32(sums[c], _mm256_madd_epi16(pairs, scale));
+    }
 }
 
 /// Adds weights times input, in pairs of 16 bits.
@@ -87,12 +160,115 @@ fn widen<const W: usize>(sums: &mut [__m256i; W], pairs: &[__m256i; W], scale: _
     }
 }
 
-/// Q4_K and Q5_K: scales and minima for every 32 columns.
+/// Q4_K, Q5_K and IQ4_XS: scales for every 32 columns, with minima or a table.
 ///
 /// # Safety
 /// See the file's head.
 #[target_feature(enable = "avx2,fma,f16c")]
-pub unsafe fn k45<const KIND: u8, const W: usize>(
+pub unsafe fn k32<const KIND: u8, const W: usize>(
+    tile: *const u8,
+    cols: usize,
+    panel: &Panel,
+    out: *mut f32,
+) {
+    let layout = const { layout(KIND) };
+    let table = const { shape(KIND).table.is_some() };
+    // SAFETY: every address lies in the tile or the panel, by their layouts.
+    unsafe {
+        for h in 0..2 {
+            let mut total = [_mm256_setzero_ps(); W];
+            for b in 0..cols / 256 {
+                let meta = tile.add(layout.meta_at(b));
+                let mut sums = [_mm256_setzero_si256(); W];
+                for sub in 0..8 {
+                    let data = tile.add(layout.data_at(b * 8 + sub) + h * 32);
+                    let x = panel.q.add((b * 8 + sub) * 8 * W);
+                    let scales = meta.add(sub * 16 + h * 8);
+                    if table {
+                        let scale = scale_pairs::<true>(scales);
+                        for g in 0..8 {
+                            dot_signed(&mut sums, signed::<KIND>(data, g), x.add(g * W), scale);
+                        }
+                    } else {
+                        dot_unsigned::<KIND, W>(data, x, scale_pairs::<false>(scales), &mut sums);
+                    }
+                }
+                let d = halves(meta.add(if table { 128 } else { 256 } + h * 16));
+                let mut sum = [_mm256_setzero_ps(); W];
+                if !table {
+                    minima(meta, h, panel.pairs.add(b * 4 * W), &mut sum);
+                }
+                for c in 0..W {
+                    let sum = _mm256_fmadd_ps(_mm256_cvtepi32_ps(sums[c]), d, sum[c]);
+                    let scale = _mm256_set1_ps(*panel.d.add(b * W + c));
+                    total[c] = _mm256_fmadd_ps(sum, scale, total[c]);
+                }
+            }
+            store(&total, h, out);
+        }
+    }
+}
+
+/// Takes a superblock's minima off its sums.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+unsafe fn minima<const W: usize>(
+    meta: *const u8,
+    h: usize,
+    pairs: *const i32,
+    sum: &mut [__m256; W],
+) {
+    // SAFETY: the caller passes a superblock's scales and its 4 groups of pairs.
+    unsafe {
+        let mut low = [_mm256_setzero_si256(); W];
+        for t in 0..4 {
+            let min = _mm_loadu_si128(meta.add(128 + t * 32 + h * 16).cast());
+            let min = _mm256_cvtepu8_epi16(min);
+            for c in 0..W {
+                let x = word(pairs.add(t * W + c));
+                low[c] = _mm256_add_epi32(low[c], _mm256_madd_epi16(min, x));
+            }
+        }
+        let dmin = halves(meta.add(288 + h * 16));
+        for c in 0..W {
+            sum[c] = _mm256_fnmadd_ps(_mm256_cvtepi32_ps(low[c]), dmin, sum[c]);
+        }
+    }
+}
+
+/// The products of 32 columns of unsigned numbers of 4 or 5 bits, or of a table of small ones; as many groups at once
+/// as 16 bits hold (`Shape::groups_in_16_bits`).
+#[inline]
+#[target_feature(enable = "avx2")]
+unsafe fn dot_unsigned<const KIND: u8, const W: usize>(
+    data: *const u8,
+    x: *const i32,
+    scale: __m256i,
+    sums: &mut [__m256i; W],
+) {
+    let at_once = const { if shape(KIND).groups_in_16_bits() >= 8 { 8 } else { 4 } };
+    // SAFETY: the caller passes half a sub-block's bytes and its 8 groups of words.
+    unsafe {
+        for first in (0..8).step_by(at_once) {
+            let mut pairs = [_mm256_setzero_si256(); W];
+            for g in first..first + at_once {
+                let mut weights = group::<KIND>(data, g);
+                if let Some(table) = const { &shape(KIND).table } {
+                    weights = look_up(table, weights);
+                }
+                dot(&mut pairs, weights, x.add(g * W));
+            }
+            widen(sums, &pairs, scale);
+        }
+    }
+}
+
+/// Q6_K, Q3_K and Q2_K: a scale for every 16 columns.
+///
+/// # Safety
+/// See the file's head.
+#[target_feature(enable = "avx2,fma,f16c")]
+pub unsafe fn k16<const KIND: u8, const W: usize>(
     tile: *const u8,
     cols: usize,
     panel: &Panel,
@@ -105,26 +281,26 @@ pub unsafe fn k45<const KIND: u8, const W: usize>(
             let mut total = [_mm256_setzero_ps(); W];
             for b in 0..cols / 256 {
                 let meta = tile.add(layout.meta_at(b));
-                let mut sums = [_mm256_setzero_si256(); W];
+                let (mut sums, mut low) =
+                    ([_mm256_setzero_si256(); W], [_mm256_setzero_si256(); W]);
                 for sub in 0..8 {
                     let data = tile.add(layout.data_at(b * 8 + sub) + h * 32);
-                    let x = panel.q.add((b * 8 + sub) * 8 * W);
-                    let scale = scale_pairs::<false>(meta.add(sub * 16 + h * 8));
-                    sub_k45::<KIND, W>(data, x, scale, &mut sums);
-                }
-                let mut low = [_mm256_setzero_si256(); W];
-                for t in 0..4 {
-                    let min = _mm_loadu_si128(meta.add(128 + t * 32 + h * 16).cast());
-                    let min = _mm256_cvtepu8_epi16(min);
-                    for c in 0..W {
-                        let x = word(panel.pairs.add((b * 4 + t) * W + c));
-                        low[c] = _mm256_add_epi32(low[c], _mm256_madd_epi16(min, x));
+                    for half in 0..2 {
+                        let scales = meta.add(sub * 32 + half * 16 + h * 8);
+                        let at = ((b * 8 + sub) * 2 + half) * W;
+                        let out = (&mut sums, &mut low);
+                        sub_k16::<KIND, W>(data, half, scales, panel, at, out);
                     }
                 }
-                let (d, dmin) = (halves(meta.add(256 + h * 16)), halves(meta.add(288 + h * 16)));
+                let d = halves(meta.add(256 + h * 16));
                 for c in 0..W {
-                    let low = _mm256_mul_ps(_mm256_cvtepi32_ps(low[c]), dmin);
-                    let sum = _mm256_fmsub_ps(_mm256_cvtepi32_ps(sums[c]), d, low);
+                    let mut sum = _mm256_mul_ps(_mm256_cvtepi32_ps(sums[c]), d);
+                    if KIND == Kind::Q2K as u8 {
+                        // The input's sums come negated and times 32.
+                        let dmin = halves(meta.add(288 + h * 16));
+                        let dmin = _mm256_mul_ps(dmin, _mm256_set1_ps(0.03125));
+                        sum = _mm256_fmadd_ps(_mm256_cvtepi32_ps(low[c]), dmin, sum);
+                    }
                     let scale = _mm256_set1_ps(*panel.d.add(b * W + c));
                     total[c] = _mm256_fmadd_ps(sum, scale, total[c]);
                 }
@@ -134,113 +310,87 @@ pub unsafe fn k45<const KIND: u8, const W: usize>(
     }
 }
 
-/// The products of 32 columns. 8 groups of nibbles fit 16 bits (2 * 8 * 15 * 127 = 30480), 4 groups of
-/// five bits do (2 * 4 * 31 * 127 = 31496).
+/// The products of half `half` of 32 columns; `low` gets what minima take off, if there are any. `at` counts columns of
+/// words: sixteens before this one times `W`.
 #[inline]
 #[target_feature(enable = "avx2")]
-unsafe fn sub_k45<const KIND: u8, const W: usize>(
+unsafe fn sub_k16<const KIND: u8, const W: usize>(
     data: *const u8,
-    x: *const i32,
-    scale: __m256i,
-    sums: &mut [__m256i; W],
-) {
-    // SAFETY: the caller passes half a sub-block's bytes and its 8 groups of words.
-    unsafe {
-        let mut pairs = [_mm256_setzero_si256(); W];
-        let packed = data.add(const { layout(KIND).nibbles_at() });
-        for g in 0..8 {
-            let mut weights = nibble(packed, g);
-            if KIND == Kind::Q5K as u8 {
-                if g == 4 {
-                    widen(sums, &pairs, scale);
-                    pairs = [_mm256_setzero_si256(); W];
-                }
-                let bits = load(data);
-                let bits = _mm256_srl_epi16(bits, _mm_cvtsi32_si128(g as i32));
-                let fifth = _mm256_and_si256(bits, _mm256_set1_epi8(1));
-                weights = _mm256_or_si256(weights, _mm256_slli_epi16::<4>(fifth));
-            }
-            dot(&mut pairs, weights, x.add(g * W));
-        }
-        widen(sums, &pairs, scale);
-    }
-}
-
-/// Q6_K: a scale for every 16 columns.
-///
-/// # Safety
-/// See the file's head.
-#[target_feature(enable = "avx2,fma,f16c")]
-pub unsafe fn k6<const W: usize>(tile: *const u8, cols: usize, panel: &Panel, out: *mut f32) {
-    let layout = const { layout(Kind::Q6K as u8) };
-    // SAFETY: every address lies in the tile or the panel, by their layouts.
-    unsafe {
-        for h in 0..2 {
-            let mut total = [_mm256_setzero_ps(); W];
-            for b in 0..cols / 256 {
-                let meta = tile.add(layout.meta_at(b));
-                let mut sums = [_mm256_setzero_si256(); W];
-                for half in 0..16 {
-                    let data = tile.add(layout.data_at(b * 8 + half / 2) + h * 32);
-                    let scales = meta.add(half * 16 + h * 8);
-                    sub_k6(data, scales, panel, b * 16 + half, &mut sums);
-                }
-                let d = halves(meta.add(256 + h * 16));
-                for c in 0..W {
-                    let scale = _mm256_mul_ps(d, _mm256_set1_ps(*panel.d.add(b * W + c)));
-                    total[c] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(sums[c]), scale, total[c]);
-                }
-            }
-            store(&total, h, out);
-        }
-    }
-}
-
-/// The products of 16 columns, the `index`th sixteen of the row. 2 groups fit 16 bits (2 * 2 * 63 * 127
-/// = 32004).
-#[inline]
-#[target_feature(enable = "avx2")]
-unsafe fn sub_k6<const W: usize>(
-    data: *const u8,
+    half: usize,
     scales: *const u8,
     panel: &Panel,
-    index: usize,
-    sums: &mut [__m256i; W],
+    at: usize,
+    (sums, low): (&mut [__m256i; W], &mut [__m256i; W]),
 ) {
-    let half = index % 2;
-    // SAFETY: the caller passes half a sub-block's bytes and scales, and which sixteen columns they are.
+    let q2 = KIND == Kind::Q2K as u8;
+    // Groups that 16 bits hold: `Shape::groups_in_16_bits`.
+    let at_once = const { if shape(KIND).groups_in_16_bits() >= 4 { 4 } else { 2 } };
+    // SAFETY: the caller passes half a sub-block's bytes and scales, and where its words begin.
     unsafe {
-        let x = panel.q.add(index * 4 * W);
-        let bits = load(data.add(half * 64));
-        let packed = data.add(const { layout(Kind::Q6K as u8).nibbles_at() });
-        let scale = scale_pairs::<true>(scales);
-        for two in 0..2 {
-            let mut pairs = [_mm256_setzero_si256(); W];
-            for g in two * 2..two * 2 + 2 {
-                let high = _mm256_srl_epi16(bits, _mm_cvtsi32_si128(2 * g as i32));
-                let high = _mm256_and_si256(high, _mm256_set1_epi8(3));
-                let weights = nibble(packed, half * 4 + g);
-                let weights = _mm256_or_si256(weights, _mm256_slli_epi16::<4>(high));
-                dot(&mut pairs, weights, x.add(g * W));
-            }
-            widen(sums, &pairs, scale);
+        let x = panel.q.add(at * 4);
+        let bytes = _mm_loadl_epi64(scales.cast());
+        let mut pair = scale_pairs::<true>(scales);
+        if q2 {
+            pair = _mm256_and_si256(scale_pairs::<false>(scales), _mm256_set1_epi16(15));
         }
-        let scale = _mm256_cvtepi8_epi32(_mm_loadl_epi64(scales.cast()));
+        for first in (0..4).step_by(at_once) {
+            let mut pairs = [_mm256_setzero_si256(); W];
+            for g in first..first + at_once {
+                dot(&mut pairs, sixteen::<KIND>(data, half, g), x.add(g * W));
+            }
+            widen(sums, &pairs, pair);
+        }
+        // What the input's sums are multiplied by: scales where there is an offset, or minima.
+        let factor = match q2 {
+            true => _mm256_srli_epi32::<4>(_mm256_cvtepu8_epi32(bytes)),
+            false => _mm256_cvtepi8_epi32(bytes),
+        };
         for c in 0..W {
-            let offset = word(panel.sums.add(index * W + c));
-            sums[c] = _mm256_add_epi32(sums[c], _mm256_mullo_epi32(scale, offset));
+            let mut offset = word(panel.sums.add(at + c));
+            if KIND == Kind::Q3K as u8 {
+                // From times 32 to times 4, exactly.
+                offset = _mm256_srai_epi32::<3>(offset);
+            }
+            let to = if q2 { &mut low[c] } else { &mut sums[c] };
+            *to = _mm256_add_epi32(*to, _mm256_mullo_epi32(factor, offset));
         }
     }
 }
 
-/// Q8_0: signed bytes on both sides, the weight's sign moved over to the input.
+/// Group `g` (0 to 3) of half `half` of 32 columns, as unsigned bytes.
+#[inline]
+#[target_feature(enable = "avx2")]
+unsafe fn sixteen<const KIND: u8>(data: *const u8, half: usize, g: usize) -> __m256i {
+    // SAFETY: the caller passes half a sub-block's bytes.
+    unsafe {
+        if KIND == Kind::Q6K as u8 {
+            let high = bits(load(data.add(half * 64)), 2 * g, 3);
+            let low = group::<KIND>(data, half * 4 + g);
+            return _mm256_or_si256(low, _mm256_slli_epi16::<4>(high));
+        }
+        let low = bits(load(data.add(const { layout(KIND).low_at() } + half * 64)), 2 * g, 3);
+        if KIND == Kind::Q2K as u8 {
+            return low;
+        }
+        let third = bits(load(data), half * 4 + g, 1);
+        _mm256_or_si256(low, _mm256_slli_epi16::<2>(third))
+    }
+}
+
+/// Kinds with one scale per 32 columns on both sides, with or without a minimum or a table.
 ///
 /// # Safety
 /// See the file's head.
 #[target_feature(enable = "avx2,fma,f16c")]
-pub unsafe fn q8_0<const W: usize>(tile: *const u8, cols: usize, panel: &Panel, out: *mut f32) {
-    let (ones, offset) = (_mm256_set1_epi16(1), _mm256_set1_epi8(-128));
-    let layout = const { layout(Kind::Q8_0 as u8) };
+pub unsafe fn b32<const KIND: u8, const W: usize>(
+    tile: *const u8,
+    cols: usize,
+    panel: &Panel,
+    out: *mut f32,
+) {
+    let ones = _mm256_set1_epi16(1);
+    let layout = const { layout(KIND) };
+    let offset = const { shape(KIND).offset };
     // SAFETY: every address lies in the tile or the panel, by their layouts.
     unsafe {
         for h in 0..2 {
@@ -249,52 +399,75 @@ pub unsafe fn q8_0<const W: usize>(tile: *const u8, cols: usize, panel: &Panel, 
                 let data = tile.add(layout.data_at(b) + h * 32);
                 let x = panel.q.add(b * 8 * W);
                 let mut sums = [_mm256_setzero_si256(); W];
-                for g in 0..8 {
-                    let weights = _mm256_xor_si256(load(data.add(g * 64)), offset);
-                    let sizes = _mm256_abs_epi8(weights);
+                if offset == 128 {
+                    // Too large for an offset in 16 bits.
+                    for g in 0..8 {
+                        dot_signed(&mut sums, signed::<KIND>(data, g), x.add(g * W), ones);
+                    }
+                } else {
+                    let times = _mm_cvtsi32_si128(offset.trailing_zeros() as i32);
                     for c in 0..W {
-                        let x = _mm256_sign_epi8(word(x.add(g * W + c)), weights);
-                        // 2 * 128 * 127 fits 16 bits.
-                        let pairs = _mm256_maddubs_epi16(sizes, x);
-                        sums[c] = _mm256_add_epi32(sums[c], _mm256_madd_epi16(pairs, ones));
+                        if offset > 0 {
+                            sums[c] = _mm256_sll_epi32(word(panel.sums.add(b * W + c)), times);
+                        }
+                    }
+                    dot_unsigned::<KIND, W>(data, x, ones, &mut sums);
+                }
+                let meta = tile.add(layout.meta_at(b) + h * 16);
+                let d = if KIND == Kind::MXFP4 as u8 { wide(meta) } else { halves(meta) };
+                add_scaled(&mut total, &sums, d, panel.d.add(b * W));
+                if KIND == Kind::Q4_1 as u8 || KIND == Kind::Q5_1 as u8 {
+                    let minimum = halves(meta.add(32));
+                    for c in 0..W {
+                        let negated = *panel.sums.add(b * W + c) as f32 * *panel.d.add(b * W + c);
+                        total[c] = _mm256_fnmadd_ps(minimum, _mm256_set1_ps(negated), total[c]);
                     }
                 }
-                let meta = tile.add(layout.meta_at(b) + h * 16);
-                add_scaled(&mut total, &sums, halves(meta), panel.d.add(b * W));
             }
             store(&total, h, out);
         }
     }
 }
 
-/// Q4_0: nibbles offset by 8.
+/// Kinds that lie in the tile as they are stored: each block is taken apart first, then multiplied as any other with
+/// a scale per 16 columns.
 ///
 /// # Safety
 /// See the file's head.
 #[target_feature(enable = "avx2,fma,f16c")]
-pub unsafe fn q4_0<const W: usize>(tile: *const u8, cols: usize, panel: &Panel, out: *mut f32) {
-    let ones = _mm256_set1_epi16(1);
-    let layout = const { layout(Kind::Q4_0 as u8) };
-    // SAFETY: every address lies in the tile or the panel, by their layouts.
+pub unsafe fn as_stored<const KIND: u8, const W: usize>(
+    tile: *const u8,
+    cols: usize,
+    panel: &Panel,
+    out: *mut f32,
+) {
+    let kind = const { Kind::ALL[KIND as usize] };
+    let mut total = [[_mm256_setzero_ps(); W]; 2];
+    let mut open = Opened::new();
+    // SAFETY: every address lies in the tile or the panel, by their layouts; those of `open` in its arrays.
     unsafe {
-        for h in 0..2 {
-            let mut total = [_mm256_setzero_ps(); W];
-            for b in 0..cols / 32 {
-                let data = tile.add(layout.data_at(b) + h * 32);
-                let x = panel.q.add(b * 8 * W);
-                let mut pairs = [_mm256_setzero_si256(); W];
-                for g in 0..8 {
-                    dot(&mut pairs, nibble(data, g), x.add(g * W));
-                }
+        let tile = std::slice::from_raw_parts(tile, const { layout(KIND) }.tile_bytes(cols));
+        for b in 0..cols / 256 {
+            open.fill(kind, tile, b);
+            for (h, total) in total.iter_mut().enumerate() {
                 let mut sums = [_mm256_setzero_si256(); W];
-                for c in 0..W {
-                    sums[c] = _mm256_slli_epi32::<3>(word(panel.sums.add(b * W + c)));
+                for sub in 0..16 {
+                    let scale = _mm_loadu_si128(open.scale[sub][h * 8..].as_ptr().cast());
+                    let scale = _mm256_cvtepu16_epi32(scale);
+                    let scale = _mm256_or_si256(scale, _mm256_slli_epi32::<16>(scale));
+                    for g in sub * 4..sub * 4 + 4 {
+                        let weights = load(open.q[g][h * 8..].as_ptr().cast());
+                        let weights = _mm256_xor_si256(weights, _mm256_set1_epi8(-128));
+                        let both = (weights, _mm256_abs_epi8(weights));
+                        dot_signed(&mut sums, both, panel.q.add((b * 64 + g) * W), scale);
+                    }
                 }
-                widen(&mut sums, &pairs, ones);
-                let meta = tile.add(layout.meta_at(b) + h * 16);
-                add_scaled(&mut total, &sums, halves(meta), panel.d.add(b * W));
+                let d = _mm256_loadu_ps(open.d[h * 8..].as_ptr());
+                add_scaled(total, &sums, d, panel.d.add(b * W));
             }
-            store(&total, h, out);
+        }
+        for (h, total) in total.iter().enumerate() {
+            store(total, h, out);
         }
     }
 }
@@ -336,9 +509,7 @@ pub unsafe fn dense<const KIND: u8, const W: usize>(
                 } else if KIND == Kind::F16 as u8 {
                     halves(tile.add(k * 32 + h * 16))
                 } else {
-                    let bits = _mm_loadu_si128(tile.add(k * 32 + h * 16).cast());
-                    let bits = _mm256_slli_epi32::<16>(_mm256_cvtepu16_epi32(bits));
-                    _mm256_castsi256_ps(bits)
+                    wide(tile.add(k * 32 + h * 16))
                 };
                 for c in 0..W {
                     let x = _mm256_set1_ps(*panel.x.add(k * W + c));

@@ -11,7 +11,8 @@
 #![allow(clippy::needless_range_loop, reason = "kernels walk several arrays by one index")]
 
 use super::input::Panel;
-use super::tile::layout;
+use super::shape::shape;
+use super::tile::{Opened, layout};
 use crate::quant::Kind;
 use std::arch::x86_64::*;
 
@@ -73,37 +74,85 @@ unsafe fn store<const W: usize>(total: &[__m512; W], out: *mut f32) {
     }
 }
 
-/// Q4_K and Q5_K: scales and minima for every 32 columns.
+/// Sixteen bf16 values.
+#[inline]
+#[target_feature(enable = "avx512f")]
+unsafe fn wide(at: *const u8) -> __m512 {
+    // SAFETY: the caller passes 32 readable bytes.
+    let bits = unsafe { _mm512_cvtepu16_epi32(_mm256_loadu_si256(at.cast())) };
+    _mm512_castsi512_ps(_mm512_slli_epi32::<16>(bits))
+}
+
+/// Weight groups `j` and `j + 4` of 32 columns, as unsigned bytes.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw")]
+unsafe fn pair<const KIND: u8>(data: *const u8, j: usize) -> (__m512i, __m512i) {
+    let shape = const { &shape(KIND) };
+    // SAFETY: the caller passes a sub-block's bytes.
+    unsafe {
+        if shape.bits == 8 {
+            return (load(data.add(j * 64)), load(data.add((j + 4) * 64)));
+        }
+        let (mut low, mut high) = nibbles(load(data.add(shape.layout.low_at() + j * 64)));
+        if shape.bits == 5 {
+            let fifth = _mm512_set1_epi8(16);
+            let bits = load(data);
+            let up = _mm512_sll_epi16(bits, _mm_cvtsi32_si128(4 - j as i32));
+            let down = _mm512_srl_epi16(bits, _mm_cvtsi32_si128(j as i32));
+            low = _mm512_or_si512(low, _mm512_and_si512(up, fifth));
+            high = _mm512_or_si512(high, _mm512_and_si512(down, fifth));
+        }
+        if let Some(table) = &shape.table {
+            let table = _mm512_broadcast_i32x4(_mm_loadu_si128(table.as_ptr().cast()));
+            low = _mm512_shuffle_epi8(table, low);
+            high = _mm512_shuffle_epi8(table, high);
+        }
+        (low, high)
+    }
+}
+
+/// Q4_K, Q5_K and IQ4_XS: scales for every 32 columns, with minima or a table.
 ///
 /// # Safety
 /// See the file's head.
 #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
-pub unsafe fn k45<const KIND: u8, const W: usize>(
+pub unsafe fn k32<const KIND: u8, const W: usize>(
     tile: *const u8,
     cols: usize,
     panel: &Panel,
     out: *mut f32,
 ) {
     let layout = const { layout(KIND) };
+    let table = const { shape(KIND).table.is_some() };
     let mut total = [_mm512_setzero_ps(); W];
     // SAFETY: every address lies in the tile or the panel, by their layouts.
     unsafe {
         for b in 0..cols / 256 {
             let meta = tile.add(layout.meta_at(b));
-            let d = halves(meta.add(256));
+            let d = halves(meta.add(if table { 128 } else { 256 }));
             let mut sum = [_mm512_setzero_ps(); W];
             for sub in 0..8 {
                 let data = tile.add(layout.data_at(b * 8 + sub));
+                let at = (b * 8 + sub) * W;
                 let mut sums = [_mm512_setzero_si512(); W];
-                let x = panel.q.add((b * 8 + sub) * 8 * W);
-                sub_k45::<KIND, W>(data, x, &mut sums);
-                let scale = _mm512_cvtepu8_epi32(_mm_loadu_si128(meta.add(sub * 16).cast()));
+                if table {
+                    undo_offset(panel.sums.add(at * 2), &mut sums);
+                }
+                for j in 0..4 {
+                    let (low, high) = pair::<KIND>(data, j);
+                    dot_pair(&mut sums, low, high, panel.q.add(at * 8 + j * W));
+                }
+                let bytes = _mm_loadu_si128(meta.add(sub * 16).cast());
+                let scale =
+                    if table { _mm512_cvtepi8_epi32(bytes) } else { _mm512_cvtepu8_epi32(bytes) };
                 let scale = _mm512_mul_ps(_mm512_cvtepi32_ps(scale), d);
                 for c in 0..W {
                     sum[c] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(sums[c]), scale, sum[c]);
                 }
             }
-            minima::<W>(meta, panel.pairs.add(b * 4 * W), &mut sum);
+            if !table {
+                minima::<W>(meta, panel.pairs.add(b * 4 * W), &mut sum);
+            }
             for c in 0..W {
                 let scale = _mm512_set1_ps(*panel.d.add(b * W + c));
                 total[c] = _mm512_fmadd_ps(sum[c], scale, total[c]);
@@ -113,29 +162,14 @@ pub unsafe fn k45<const KIND: u8, const W: usize>(
     }
 }
 
-/// The products of 32 columns.
+/// Starts the sums of 32 columns where an offset of 128 is undone. The input's sums are of 16 columns and times 32.
 #[inline]
-#[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
-unsafe fn sub_k45<const KIND: u8, const W: usize>(
-    data: *const u8,
-    x: *const i32,
-    sums: &mut [__m512i; W],
-) {
-    let fifth = _mm512_set1_epi8(16);
-    // SAFETY: the caller passes a sub-block's bytes and its 8 groups of words.
-    unsafe {
-        let packed = data.add(const { layout(KIND).nibbles_at() });
-        for j in 0..4 {
-            let (mut low, mut high) = nibbles(load(packed.add(j * 64)));
-            if KIND == Kind::Q5K as u8 {
-                let bits = load(data);
-                let up = _mm512_sll_epi16(bits, _mm_cvtsi32_si128(4 - j as i32));
-                let down = _mm512_srl_epi16(bits, _mm_cvtsi32_si128(j as i32));
-                low = _mm512_or_si512(low, _mm512_and_si512(up, fifth));
-                high = _mm512_or_si512(high, _mm512_and_si512(down, fifth));
-            }
-            dot_pair(sums, low, high, x.add(j * W));
-        }
+#[target_feature(enable = "avx512f")]
+unsafe fn undo_offset<const W: usize>(offsets: *const i32, sums: &mut [__m512i; W]) {
+    for c in 0..W {
+        // SAFETY: the caller passes the sums of two times 16 columns.
+        let both = unsafe { offsets.add(c).read() + offsets.add(W + c).read() };
+        sums[c] = _mm512_set1_epi32(both << 2);
     }
 }
 
@@ -160,24 +194,54 @@ unsafe fn minima<const W: usize>(meta: *const u8, pairs: *const i32, sum: &mut [
     }
 }
 
-/// Q6_K: a scale for every 16 columns.
+/// Q6_K, Q3_K and Q2_K: a scale for every 16 columns.
 ///
 /// # Safety
 /// See the file's head.
 #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
-pub unsafe fn k6<const W: usize>(tile: *const u8, cols: usize, panel: &Panel, out: *mut f32) {
+pub unsafe fn k16<const KIND: u8, const W: usize>(
+    tile: *const u8,
+    cols: usize,
+    panel: &Panel,
+    out: *mut f32,
+) {
     let mut total = [_mm512_setzero_ps(); W];
-    let layout = const { layout(Kind::Q6K as u8) };
+    let layout = const { layout(KIND) };
     // SAFETY: every address lies in the tile or the panel, by their layouts.
     unsafe {
         for b in 0..cols / 256 {
             let meta = tile.add(layout.meta_at(b));
-            let d = halves(meta.add(256));
-            let mut sum = [_mm512_setzero_ps(); W];
+            let mut d = halves(meta.add(256));
+            if KIND == Kind::Q3K as u8 {
+                // Its numbers come times 8, see `sixteen`.
+                d = _mm512_mul_ps(d, _mm512_set1_ps(0.125));
+            }
+            let (mut sum, mut low) = ([_mm512_setzero_ps(); W], [_mm512_setzero_si512(); W]);
             for sub in 0..8 {
                 let data = tile.add(layout.data_at(b * 8 + sub));
-                let at = (b * 8 + sub) * W;
-                sub_k6(data, meta.add(sub * 32), panel, at, d, &mut sum);
+                for half in 0..2 {
+                    let at = ((b * 8 + sub) * 2 + half) * W;
+                    let bytes = _mm_loadu_si128(meta.add(sub * 32 + half * 16).cast());
+                    let mut scale = _mm512_cvtepi8_epi32(bytes);
+                    if KIND == Kind::Q2K as u8 {
+                        let both = _mm512_cvtepu8_epi32(bytes);
+                        scale = _mm512_and_si512(both, _mm512_set1_epi32(15));
+                        let min = _mm512_srli_epi32::<4>(both);
+                        for c in 0..W {
+                            let taken = _mm512_mullo_epi32(min, word(panel.sums.add(at + c)));
+                            low[c] = _mm512_add_epi32(low[c], taken);
+                        }
+                    }
+                    let scale = _mm512_mul_ps(_mm512_cvtepi32_ps(scale), d);
+                    sub_k16::<KIND, W>(data, half, scale, panel, at, &mut sum);
+                }
+            }
+            if KIND == Kind::Q2K as u8 {
+                // The input's sums come negated and times 32.
+                let dmin = _mm512_mul_ps(halves(meta.add(288)), _mm512_set1_ps(0.03125));
+                for c in 0..W {
+                    sum[c] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(low[c]), dmin, sum[c]);
+                }
             }
             for c in 0..W {
                 let scale = _mm512_set1_ps(*panel.d.add(b * W + c));
@@ -188,60 +252,75 @@ pub unsafe fn k6<const W: usize>(tile: *const u8, cols: usize, panel: &Panel, ou
     }
 }
 
-/// The products of 32 columns: groups 0 to 3 with one scale, 4 to 7 with the next. `at` counts columns of
-/// words: sub-blocks before this one times `W`.
+/// The products of half `half` of 32 columns, which have this scale. `at` counts columns of words: sixteens before
+/// this one times `W`.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
-unsafe fn sub_k6<const W: usize>(
+unsafe fn sub_k16<const KIND: u8, const W: usize>(
     data: *const u8,
-    scales: *const u8,
+    half: usize,
+    scale: __m512,
     panel: &Panel,
     at: usize,
-    d: __m512,
     sum: &mut [__m512; W],
 ) {
-    // SAFETY: the caller passes a sub-block's bytes and scales, and where its words begin.
+    // SAFETY: the caller passes a sub-block's bytes, and where its words begin.
     unsafe {
-        let packed = data.add(const { layout(Kind::Q6K as u8).nibbles_at() });
-        let (x, offsets) = (panel.q.add(at * 8), panel.sums.add(at * 2));
-        for half in 0..2 {
-            let scale = _mm512_cvtepi8_epi32(_mm_loadu_si128(scales.add(half * 16).cast()));
-            let scale = _mm512_mul_ps(_mm512_cvtepi32_ps(scale), d);
-            let bits = load(data.add(half * 64));
-            let mut sums: [__m512i; W] = [_mm512_setzero_si512(); W];
+        let (x, offsets) = (panel.q.add(at * 4), panel.sums.add(at));
+        let mut sums: [__m512i; W] = [_mm512_setzero_si512(); W];
+        if KIND != Kind::Q2K as u8 {
             for c in 0..W {
-                sums[c] = word(offsets.add(half * W + c));
+                sums[c] = word(offsets.add(c));
             }
-            for g in 0..4 {
-                let (low, high) = nibbles(load(packed.add(g * 64)));
-                let nibble = if half == 0 { low } else { high };
-                let weights = _mm512_or_si512(nibble, two_bits(bits, g));
-                for c in 0..W {
-                    let x = word(x.add((half * 4 + g) * W + c));
-                    sums[c] = _mm512_dpbusd_epi32(sums[c], weights, x);
-                }
-            }
+        }
+        for g in 0..4 {
+            let weights = sixteen::<KIND>(data, half, g);
             for c in 0..W {
-                sum[c] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(sums[c]), scale, sum[c]);
+                sums[c] = _mm512_dpbusd_epi32(sums[c], weights, word(x.add(g * W + c)));
             }
+        }
+        for c in 0..W {
+            sum[c] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(sums[c]), scale, sum[c]);
         }
     }
 }
 
-/// Bits `2 g` and `2 g + 1` of each byte, at bits 4 and 5.
+/// Group `g` (0 to 3) of half `half` of 32 columns, as unsigned bytes. Q3_K's come times 8: so their offset is 32 as
+/// Q6_K's is, which the input's sums are made for.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw")]
-fn two_bits(bits: __m512i, g: usize) -> __m512i {
-    let moved = match g {
-        0 => _mm512_slli_epi16::<4>(bits),
-        1 => _mm512_slli_epi16::<2>(bits),
-        2 => bits,
-        _ => _mm512_srli_epi16::<2>(bits),
-    };
-    _mm512_and_si512(moved, _mm512_set1_epi8(0x30))
+unsafe fn sixteen<const KIND: u8>(data: *const u8, half: usize, g: usize) -> __m512i {
+    // SAFETY: the caller passes a sub-block's bytes.
+    unsafe {
+        let low = data.add(const { layout(KIND).low_at() });
+        if KIND == Kind::Q6K as u8 {
+            let (first, second) = nibbles(load(low.add(g * 64)));
+            let nibble = if half == 0 { first } else { second };
+            let high = bits_to::<4>(load(data.add(half * 64)), 2 * g, 0x30);
+            return _mm512_or_si512(nibble, high);
+        }
+        let two = load(low.add(half * 64));
+        if KIND == Kind::Q2K as u8 {
+            return bits_to::<0>(two, 2 * g, 3);
+        }
+        let third = bits_to::<5>(load(data), half * 4 + g, 0x20);
+        _mm512_or_si512(bits_to::<3>(two, 2 * g, 0x18), third)
+    }
 }
 
-/// Q8_0 and Q4_0: one scale per 32 columns on both sides.
+/// The bits of each byte from `from` on, moved to where they begin at `TO`, and those of `mask`.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw")]
+fn bits_to<const TO: usize>(bits: __m512i, from: usize, mask: i8) -> __m512i {
+    let moved = if from > TO {
+        _mm512_srl_epi16(bits, _mm_cvtsi32_si128((from - TO) as i32))
+    } else {
+        _mm512_sll_epi16(bits, _mm_cvtsi32_si128((TO - from) as i32))
+    };
+    _mm512_and_si512(moved, _mm512_set1_epi8(mask))
+}
+
+/// Kinds with one scale per 32 columns on both sides, with or without a minimum or a table.
 ///
 /// # Safety
 /// See the file's head.
@@ -253,6 +332,7 @@ pub unsafe fn b32<const KIND: u8, const W: usize>(
     out: *mut f32,
 ) {
     let layout = const { layout(KIND) };
+    let offset = const { shape(KIND).offset };
     let mut total = [_mm512_setzero_ps(); W];
     // SAFETY: every address lies in the tile or the panel, by their layouts.
     unsafe {
@@ -260,24 +340,80 @@ pub unsafe fn b32<const KIND: u8, const W: usize>(
             let data = tile.add(layout.data_at(b));
             let x = panel.q.add(b * 8 * W);
             let mut sums: [__m512i; W] = [_mm512_setzero_si512(); W];
-            for c in 0..W {
-                let sum = word(panel.sums.add(b * W + c));
-                sums[c] = match KIND == Kind::Q8_0 as u8 {
-                    true => _mm512_slli_epi32::<7>(sum),
-                    false => _mm512_slli_epi32::<3>(sum),
-                };
+            if offset > 0 {
+                let times = _mm_cvtsi32_si128(offset.trailing_zeros() as i32);
+                for c in 0..W {
+                    sums[c] = _mm512_sll_epi32(word(panel.sums.add(b * W + c)), times);
+                }
             }
             for j in 0..4 {
-                let (low, high) = match KIND == Kind::Q8_0 as u8 {
-                    true => (load(data.add(j * 64)), load(data.add((j + 4) * 64))),
-                    false => nibbles(load(data.add(j * 64))),
-                };
+                let (low, high) = pair::<KIND>(data, j);
                 dot_pair(&mut sums, low, high, x.add(j * W));
             }
-            let d = halves(tile.add(layout.meta_at(b)));
+            let meta = tile.add(layout.meta_at(b));
+            let d = if KIND == Kind::MXFP4 as u8 { wide(meta) } else { halves(meta) };
             for c in 0..W {
                 let scale = _mm512_mul_ps(d, _mm512_set1_ps(*panel.d.add(b * W + c)));
                 total[c] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(sums[c]), scale, total[c]);
+            }
+            if KIND == Kind::Q4_1 as u8 || KIND == Kind::Q5_1 as u8 {
+                let minimum = halves(meta.add(32));
+                for c in 0..W {
+                    let negated = *panel.sums.add(b * W + c) as f32 * *panel.d.add(b * W + c);
+                    total[c] = _mm512_fnmadd_ps(minimum, _mm512_set1_ps(negated), total[c]);
+                }
+            }
+        }
+        store(&total, out);
+    }
+}
+
+/// Kinds that lie in the tile as they are stored: each block is taken apart first, then multiplied as any other with
+/// a scale per 16 columns.
+///
+/// # Safety
+/// See the file's head.
+#[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
+pub unsafe fn as_stored<const KIND: u8, const W: usize>(
+    tile: *const u8,
+    cols: usize,
+    panel: &Panel,
+    out: *mut f32,
+) {
+    let kind = const { Kind::ALL[KIND as usize] };
+    let mut total = [_mm512_setzero_ps(); W];
+    let mut open = Opened::new();
+    // SAFETY: every address lies in the tile or the panel, by their layouts; those of `open` in its arrays.
+    unsafe {
+        let tile = std::slice::from_raw_parts(tile, const { layout(KIND) }.tile_bytes(cols));
+        for b in 0..cols / 256 {
+            open.fill(kind, tile, b);
+            let mut block = [_mm512_setzero_si512(); W];
+            for sub in 0..16 {
+                let at = (b * 16 + sub) * W;
+                let mut sums = [_mm512_setzero_si512(); W];
+                for c in 0..W {
+                    // The input's sums come times 32, the offset is 128.
+                    sums[c] = _mm512_slli_epi32::<2>(word(panel.sums.add(at + c)));
+                }
+                for g in 0..4 {
+                    let weights = load(open.q[sub * 4 + g].as_ptr().cast());
+                    for c in 0..W {
+                        let x = word(panel.q.add((at * 4) + g * W + c));
+                        sums[c] = _mm512_dpbusd_epi32(sums[c], weights, x);
+                    }
+                }
+                let scale = _mm256_loadu_si256(open.scale[sub].as_ptr().cast());
+                let scale = _mm512_cvtepi16_epi32(scale);
+                for c in 0..W {
+                    let scaled = _mm512_mullo_epi32(sums[c], scale);
+                    block[c] = _mm512_add_epi32(block[c], scaled);
+                }
+            }
+            let d = _mm512_loadu_ps(open.d.as_ptr());
+            for c in 0..W {
+                let scale = _mm512_mul_ps(d, _mm512_set1_ps(*panel.d.add(b * W + c)));
+                total[c] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(block[c]), scale, total[c]);
             }
         }
         store(&total, out);
@@ -333,8 +469,7 @@ unsafe fn add_column<const KIND: u8, const W: usize>(
         } else if KIND == Kind::F16 as u8 {
             halves(tile.add(k * 32))
         } else {
-            let bits = _mm512_cvtepu16_epi32(_mm256_loadu_si256(tile.add(k * 32).cast()));
-            _mm512_castsi512_ps(_mm512_slli_epi32::<16>(bits))
+            wide(tile.add(k * 32))
         };
         for c in 0..W {
             let x = _mm512_set1_ps(*panel.x.add(k * W + c));

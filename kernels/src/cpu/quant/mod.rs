@@ -8,6 +8,7 @@
 mod input;
 mod product;
 pub(crate) mod scalar;
+mod shape;
 pub mod store;
 mod tile;
 
@@ -123,8 +124,8 @@ impl QMatrix {
         Ok(QMatrix { kind, rows, cols, tiles: piece.finish() })
     }
 
-    /// Bytes that a matrix takes once packed: as much as stored, up to 3 % more for the six-bit scales of
-    /// Q4_K and Q5_K, and rows filled up to a multiple of 16.
+    /// Bytes that a matrix takes once packed: as much as stored, up to 6 % more where scales of less than a
+    /// byte are made whole (Q3_K, Q4_K, Q5_K, IQ4_XS, MXFP4), and rows filled up to a multiple of 16.
     pub fn packed_bytes(kind: Kind, rows: usize, cols: usize) -> Result<usize, QuantError> {
         let too_large = QuantError::TooLarge { kind, rows, cols };
         if !cols.is_multiple_of(kind.block()) {

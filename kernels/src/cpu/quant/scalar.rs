@@ -3,9 +3,8 @@
 //! The reference for the vector kernels and the path for machines without them; knows nothing of threads
 //! or matrices. Clarity before speed, but a block is taken apart once for a whole group.
 
-use super::input::{Form, Panel};
+use super::input::Panel;
 use super::tile::{TILE, get_block};
-use crate::float16::f16_to_f32;
 use crate::quant::{Block, Content, Kind, MAX_BLOCK};
 
 /// One tile times one group of `W` vectors, into `out`, `[W][16]`.
@@ -95,7 +94,5 @@ fn dot(kind: Kind, block: &Block, x: &Bytes) -> f32 {
         total += i32::from(block.scale[sub]) * product;
         low += i32::from(block.min[sub]) * x.sums[sub];
     }
-    let low =
-        if kind.format().form == Form::K256 { f16_to_f32(block.dmin) * low as f32 } else { 0.0 };
-    (f16_to_f32(block.d) * total as f32 - low) * x.d
+    (block.d * total as f32 - block.dmin * low as f32) * x.d
 }

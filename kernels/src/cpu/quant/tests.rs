@@ -29,8 +29,8 @@ fn stored(kind: Kind, rows: usize, cols: usize, seed: u64) -> Vec<u8> {
             Kind::F16 => block.copy_from_slice(&half()),
             Kind::BF16 => block[1] = block[1] & 0x80 | 0x3e,
             _ => {
-                for (at, _) in kind.blocks().unwrap().scales {
-                    block[*at..at + 2].copy_from_slice(&half());
+                for (scale, _) in kind.blocks().unwrap().scales {
+                    scale.put(block, crate::float16::f16_to_f32(u16::from_le_bytes(half())));
                 }
             }
         }
@@ -119,11 +119,13 @@ fn every_kind_and_width() {
 #[test]
 fn extremes_do_not_saturate() {
     for kind in Kind::ALL.into_iter().filter(|k| k.is_quantised()) {
-        for (byte, sign) in [(0xff, 1.0), (0x7f, 1.0), (0x80, 1.0), (0x80, -1.0), (0xff, -1.0)] {
+        let ends =
+            [0xff, 0x7f, 0x80, 0x00].into_iter().flat_map(|byte| [(byte, 1.0), (byte, -1.0)]);
+        for (byte, sign) in ends {
             let mut bytes = vec![byte; kind.row_bytes(512).unwrap() * 16];
             for block in bytes.chunks_exact_mut(kind.block_bytes()) {
-                for (at, _) in kind.blocks().unwrap().scales {
-                    block[*at..at + 2].copy_from_slice(&0x2c00u16.to_le_bytes());
+                for (scale, _) in kind.blocks().unwrap().scales {
+                    scale.put(block, 0.0625);
                 }
             }
             let matrix = QMatrix::new(kind, 16, 512, &bytes).unwrap();
@@ -157,7 +159,15 @@ fn rows_come_back_as_stored() {
 
 #[test]
 fn matrices_of_mixed_kinds_lie_side_by_side() {
-    let kinds = [(Kind::Q4K, 20), (Kind::Q6K, 7), (Kind::Q8_0, 16), (Kind::BF16, 33)];
+    let kinds = [
+        (Kind::Q4K, 20),
+        (Kind::Q6K, 7),
+        (Kind::Q8_0, 16),
+        (Kind::BF16, 33),
+        (Kind::IQ4XS, 5),
+        (Kind::IQ2S, 17),
+        (Kind::Q4_1, 3),
+    ];
     let (cols, n) = (256, 11);
     let make = |&(kind, rows): &(Kind, usize)| {
         QMatrix::new(kind, rows, cols, &stored(kind, rows, cols, 5)).unwrap()
@@ -229,4 +239,15 @@ fn stored_rows_mean_what_ggml_means() {
         assert_eq!(row, expected[cols..], "{kind:?}");
     }
     assert!(rest.is_empty(), "the file holds nothing else");
+}
+
+/// Memory is what these kinds are chosen for.
+#[test]
+fn packed_weights_take_about_as_much_as_stored_ones() {
+    for kind in Kind::ALL {
+        let (rows, cols) = (64, 1024);
+        let stored = rows * kind.row_bytes(cols).unwrap();
+        let packed = QMatrix::packed_bytes(kind, rows, cols).unwrap();
+        assert!(packed >= stored && packed * 100 <= stored * 106, "{kind}: {packed} for {stored}");
+    }
 }

@@ -8,11 +8,15 @@
 //! at the end of a tile cost half the speed).
 //!
 //! A group is 4 consecutive columns. 32 columns of values are `[8 groups][16 rows][4]` bytes if they have 8 bits.
-//! Else the bits above the low four come first, `[bits][16 rows][4]` bytes, group 0's in the lowest bits of the
-//! first of them; and then the low four, `[4][16][4]` bytes: group g in the low, g + 4 in the high half. How scales
-//! lie is their kind's business.
+//! Else the low four bits of values of at least four, or the low two of others, come last: four as `[4][16][4]` bytes,
+//! group g in the low, g + 4 in the high half; two as `[2][16][4]` bytes, group g at bits 2 (g % 4).. of half g / 4.
+//! The bits above come first, `[bits][16 rows][4]` bytes, group 0's in the lowest bits of the first of them. How scales
+//! lie is their kind's business. Blocks of kinds that index lists lie as they are stored, those of 16 rows side by
+//! side.
 
-use crate::quant::{Block, Blocks, Content, Kind};
+use crate::float16::f16_to_f32;
+use crate::quant::{Block, Blocks, Content, Kind, MAX_BLOCK};
+use half::f16;
 
 /// Rows per tile.
 pub(crate) const TILE: usize = 16;
@@ -45,14 +49,30 @@ impl Layout {
 
     /// Values in blocks of 32, with a scale of 2 bytes each.
     pub(crate) const fn blocks_of_32(bits: usize) -> Layout {
-        assert!(matches!(bits, 4 | 5 | 6 | 8), "values lie in tiles by these widths");
+        assert!(matches!(bits, 4 | 5 | 8), "values lie in tiles by these widths");
         Layout { block: 32, cols: 64, scales: 64, bits }
     }
 
     /// Values in blocks of 256, with scales of 20 bytes.
     pub(crate) const fn blocks_of_256(bits: usize) -> Layout {
-        assert!(matches!(bits, 4 | 5 | 6 | 8), "values lie in tiles by these widths");
+        assert!(matches!(bits, 2..=6), "values lie in tiles by these widths");
         Layout { block: 256, cols: 256, scales: 320, bits }
+    }
+
+    /// The same with so many bytes of scales in a record.
+    pub(crate) const fn with_scales(self, scales: usize) -> Layout {
+        assert!(scales.is_multiple_of(64), "values begin on whole cache lines");
+        Layout { scales, ..self }
+    }
+
+    /// Blocks of 256 in so many bytes, as stored: all of a record is scales.
+    pub(crate) const fn as_stored(bytes: usize) -> Layout {
+        Layout { block: 256, cols: 256, scales: TILE * bytes, bits: 0 }
+    }
+
+    /// Bits of a value; 0 of blocks that lie as stored.
+    pub(super) const fn bits(self) -> usize {
+        self.bits
     }
 
     /// Bytes of values per 32 columns.
@@ -77,10 +97,10 @@ impl Layout {
         sub / per * self.record_bytes() + self.scales + sub % per * self.sub_bytes()
     }
 
-    /// Where in the values of 32 columns the low four bits begin.
+    /// Where in the values of 32 columns the low four or two bits begin.
     #[inline(always)]
-    pub(crate) const fn nibbles_at(self) -> usize {
-        if self.bits < 8 { (self.bits - 4) * TILE * 4 } else { 0 }
+    pub(crate) const fn low_at(self) -> usize {
+        if self.bits < 8 { (self.bits - low(self.bits)) * TILE * 4 } else { 0 }
     }
 
     /// Where in a tile the scales of its block `b` begin.
@@ -98,6 +118,8 @@ impl Layout {
     /// One row's 32 values into a sub-block's bytes, which are zero where it writes.
     fn put_values(self, bytes: &mut [u8], r: usize, q: &[u8]) {
         match self.bits {
+            2 => put_values::<2>(bytes, r, q),
+            3 => put_values::<3>(bytes, r, q),
             4 => put_values::<4>(bytes, r, q),
             5 => put_values::<5>(bytes, r, q),
             6 => put_values::<6>(bytes, r, q),
@@ -109,6 +131,8 @@ impl Layout {
     #[inline]
     fn get_values(self, bytes: &[u8], r: usize, q: &mut [u8]) {
         match self.bits {
+            2 => get_values::<2>(bytes, r, q),
+            3 => get_values::<3>(bytes, r, q),
             4 => get_values::<4>(bytes, r, q),
             5 => get_values::<5>(bytes, r, q),
             6 => get_values::<6>(bytes, r, q),
@@ -137,11 +161,13 @@ fn put_values<const BITS: usize>(bytes: &mut [u8], r: usize, q: &[u8]) {
             put(g, q);
             continue;
         }
-        if BITS > 4 {
+        let low = const { low(BITS) };
+        if BITS > low {
             let (place, shift) = above::<BITS>(g);
-            put(place, (q >> 4 & each(15)) << shift);
+            put(place, (q >> low & each((1 << (BITS - low)) - 1)) << shift);
         }
-        put(BITS - 4 + g % 4, (q & each(15)) << (g / 4 * 4));
+        let (place, shift) = below::<BITS>(g);
+        put(place, (q & each((1 << low) - 1)) << shift);
     }
 }
 
@@ -158,27 +184,42 @@ fn get_values<const BITS: usize>(bytes: &[u8], r: usize, q: &mut [u8]) {
             *q = word(g).to_le_bytes();
             continue;
         }
-        let low = word(BITS - 4 + g % 4) >> (g / 4 * 4) & each(15);
-        let (place, shift) = above::<BITS>(g);
-        let high = if BITS > 4 { word(place) >> shift & each((1 << (BITS - 4)) - 1) } else { 0 };
-        *q = (low | high << 4).to_le_bytes();
+        let low = const { low(BITS) };
+        let (place, shift) = below::<BITS>(g);
+        let mut bits = word(place) >> shift & each((1 << low) - 1);
+        if BITS > low {
+            let (place, shift) = above::<BITS>(g);
+            bits |= (word(place) >> shift & each((1 << (BITS - low)) - 1)) << low;
+        }
+        *q = bits.to_le_bytes();
     }
 }
 
-/// Which run of bytes has the bits above the low four of group `g`, and from which bit on.
+/// How many bits of values of such a width, below 8, lie together.
+const fn low(bits: usize) -> usize {
+    if bits < 4 { 2 } else { 4 }
+}
+
+/// Which run of bytes has the bits above the low ones of group `g`, and from which bit on.
 const fn above<const BITS: usize>(g: usize) -> (usize, usize) {
-    let bits = BITS - 4;
+    let bits = BITS - low(BITS);
     (g * bits / 8, g * bits % 8)
 }
 
-/// Writes an f16 of row `r` into those that begin at `at`.
-pub(crate) fn put_half(meta: &mut [u8], at: usize, r: usize, half: u16) {
-    meta[at + r * 2..at + r * 2 + 2].copy_from_slice(&half.to_le_bytes());
+/// Which run of bytes has the low bits of group `g`, and from which bit on.
+const fn below<const BITS: usize>(g: usize) -> (usize, usize) {
+    let first = BITS - low(BITS);
+    if BITS < 4 { (first + g / 4, g % 4 * 2) } else { (first + g % 4, g / 4 * 4) }
+}
+
+/// Writes an f16 of row `r` into those that begin at `at`. Scales come from f16, so nothing is lost.
+pub(crate) fn put_half(meta: &mut [u8], at: usize, r: usize, value: f32) {
+    meta[at + r * 2..at + r * 2 + 2].copy_from_slice(&f16::from_f32(value).to_le_bytes());
 }
 
 /// The f16 of row `r` of those that begin at `at`.
-pub(crate) fn get_half(meta: &[u8], at: usize, r: usize) -> u16 {
-    u16::from_le_bytes([meta[at + r * 2], meta[at + r * 2 + 1]])
+pub(crate) fn get_half(meta: &[u8], at: usize, r: usize) -> f32 {
+    f16_to_f32(u16::from_le_bytes([meta[at + r * 2], meta[at + r * 2 + 1]]))
 }
 
 /// Packs up to 16 stored rows, end to end in `rows`, into one zeroed tile.
@@ -192,13 +233,18 @@ pub fn pack_tile(kind: Kind, cols: usize, rows: &[u8], tile: &mut [u8]) {
                 tile[at..at + size].copy_from_slice(stored);
                 continue;
             };
+            let Some(in_tile) = &blocks.tile else {
+                let at = layout.meta_at(b) + r * size;
+                tile[at..at + size].copy_from_slice(stored);
+                continue;
+            };
             let block = (blocks.parse)(stored);
             let subs = kind.block() / SUB;
             for (sub, q) in block.q[..kind.block()].chunks_exact(SUB).enumerate() {
                 let at = layout.data_at(b * subs + sub);
                 layout.put_values(&mut tile[at..at + layout.sub_bytes()], r, q);
             }
-            (blocks.put_scales)(&mut tile[layout.meta_at(b)..], r, &block);
+            (in_tile.put_scales)(&mut tile[layout.meta_at(b)..], r, &block);
         }
     }
 }
@@ -207,13 +253,55 @@ pub fn pack_tile(kind: Kind, cols: usize, rows: &[u8], tile: &mut [u8]) {
 #[inline]
 pub fn get_block(kind: Kind, blocks: &Blocks, tile: &[u8], r: usize, b: usize) -> Block {
     let layout = kind.format().layout;
+    let Some(in_tile) = &blocks.tile else {
+        let size = kind.block_bytes();
+        return (blocks.parse)(&tile[layout.meta_at(b) + r * size..][..size]);
+    };
     let subs = kind.block() / SUB;
-    let mut block = (blocks.get_scales)(&tile[layout.meta_at(b)..], r);
+    let mut block = (in_tile.get_scales)(&tile[layout.meta_at(b)..], r);
     for (sub, q) in block.q[..kind.block()].chunks_exact_mut(SUB).enumerate() {
         let at = layout.data_at(b * subs + sub);
         layout.get_values(&tile[at..at + layout.sub_bytes()], r, q);
     }
+    if let Some(table) = in_tile.table {
+        block.look_up(table);
+    }
     block
+}
+
+/// Block `b` of all 16 rows of a tile that has blocks as they are stored, taken apart for the vector kernels.
+#[repr(align(64))]
+pub(super) struct Opened {
+    /// Numbers as unsigned bytes, 128 more than they are: `[64 groups][16 rows]` of 4.
+    pub q: [[[u8; 4]; TILE]; MAX_BLOCK / 4],
+    /// Scales of 16 columns each, `[16][16 rows]`.
+    pub scale: [[i16; TILE]; MAX_BLOCK / 16],
+    pub d: [f32; TILE],
+}
+
+impl Opened {
+    pub fn new() -> Opened {
+        let (q, scale) = ([[[0; 4]; TILE]; MAX_BLOCK / 4], [[0; TILE]; MAX_BLOCK / 16]);
+        Opened { q, scale, d: [0.0; TILE] }
+    }
+
+    /// Takes block `b` apart. A row's numbers lie 64 bytes apart, each a store of its own: a fraction of what it costs
+    /// to look them up.
+    #[inline]
+    pub fn fill(&mut self, kind: Kind, tile: &[u8], b: usize) {
+        let Some(blocks) = kind.blocks() else { return };
+        let (size, first) = (kind.block_bytes(), kind.format().layout.meta_at(b));
+        for (r, stored) in tile[first..first + TILE * size].chunks_exact(size).enumerate() {
+            let block = (blocks.parse)(stored);
+            for (to, q) in self.q.iter_mut().zip(block.q.as_chunks::<4>().0) {
+                to[r] = *q;
+            }
+            for (to, scale) in self.scale.iter_mut().zip(&block.scale) {
+                to[r] = *scale;
+            }
+            self.d[r] = block.d;
+        }
+    }
 }
 
 /// Writes the values of row `r` of a tile, `out.len()` columns.

@@ -4,7 +4,6 @@ use super::*;
 use crate::cuda::buffer::Buffer;
 use crate::cuda::check::{Bench, Check, Numbers, Size};
 use crate::cuda::product::answers::matrix;
-use crate::quant::Kind;
 
 /// Rows of every kind, the first, the last and one twice among them.
 pub(crate) fn checks(bench: &Bench, size: Size) -> Result<Vec<Check>, CardError> {
@@ -13,7 +12,7 @@ pub(crate) fn checks(bench: &Bench, size: Size) -> Result<Vec<Check>, CardError>
         Size::Full => &[(1, 32), (5, 96), (130, 768), (7, 2304)],
     };
     let mut checks = Vec::new();
-    for kind in Kind::ALL {
+    for kind in Kind::on_cards() {
         for (rows, columns) in shapes {
             let columns = columns.next_multiple_of(kind.block());
             checks.push(check(bench, kind, *rows, columns)?);
@@ -39,5 +38,5 @@ fn check(bench: &Bench, kind: Kind, rows: usize, columns: usize) -> Result<Check
     let expected: Vec<f64> =
         picked.iter().flat_map(row).map(|v| f64::from(scale) * f64::from(*v)).collect();
     let case = format!("{kind:?}, {rows} x {columns}");
-    Ok(Check::compare(kind.format().card.kernels.embed, case, &out.to_vec()?, &expected, 1e-6))
+    Ok(Check::compare(kernel(kind)?, case, &out.to_vec()?, &expected, 1e-6))
 }

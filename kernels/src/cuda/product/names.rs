@@ -2,7 +2,7 @@
 //! product_halves.cu have too.
 
 use crate::cuda::card::{CardError, DeviceProperties};
-use crate::cuda::on_card::OnCard;
+use crate::cuda::on_card::{KernelNames, OnCard};
 use crate::quant::Kind;
 
 /// Tiles by the form of their inputs, bf16 or 8 bits, and the most inputs of one.
@@ -97,10 +97,11 @@ impl TileShape {
     /// Shared memory of a block: stages of packed weights, a row 16 bytes longer than it has to be, and of inputs,
     /// with the scales of both; and for each warp the scales of its 32 rows as pairs. None for kinds without tiles.
     pub(crate) fn shared_bytes(self, kind: Kind) -> usize {
-        let OnCard { shares, staged, kernels, .. } = &kind.format().card;
-        if kernels.tiles.is_none() {
+        let Some(OnCard { shares, staged, kernels: KernelNames { tiles: Some(_), .. }, .. }) =
+            kind.card()
+        else {
             return 0;
-        }
+        };
         let [low, high] = [shares[0], shares[1]].map(|share| share * 32 / kind.block());
         let scales = staged[0] * self.groups + staged[1];
         let row = |group: usize| if group == 0 { 0 } else { self.groups * group + 16 };
@@ -126,13 +127,13 @@ pub(super) fn dense(kind: Kind, n: usize) -> Result<&'static str, CardError> {
 }
 
 fn few(kind: Kind, n: usize, has: bool) -> Result<&'static str, CardError> {
-    let name = kind.format().card.kernels.few.get(n.wrapping_sub(1)).copied();
+    let name = kind.card().and_then(|card| card.kernels.few.get(n.wrapping_sub(1))).copied();
     name.filter(|_| has).ok_or_else(|| no_kernel(kind, n))
 }
 
 /// Of products in tiles.
 pub(super) fn tiles(kind: Kind, tile: Tile) -> Result<&'static str, CardError> {
-    let names = kind.format().card.kernels.tiles.as_ref();
+    let names = kind.card().and_then(|card| card.kernels.tiles.as_ref());
     let names = names.ok_or_else(|| no_kernel(kind, tile.shape().inputs))?;
     Ok(names[tile as usize])
 }

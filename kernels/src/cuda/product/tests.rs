@@ -27,7 +27,7 @@ proptest! {
         prop_assert!(n > 16 || shape.inputs == 16);
         prop_assert!(n > 32 || shape.inputs <= 32);
         prop_assert!(n > 64 || shape.inputs <= 64);
-        for kind in Kind::ALL {
+        for kind in Kind::on_cards() {
             prop_assert!(shape.shared_bytes(kind) <= shared_per_block as usize, "{:?}", kind);
         }
     }
@@ -124,7 +124,7 @@ mod emulated {
     fn company_changes_no_bit() {
         let (card, pool) = card();
         let bench = crate::cuda::check::Bench { card: card.clone(), pool };
-        for kind in Kind::ALL {
+        for kind in Kind::on_cards() {
             let mut numbers = crate::cuda::check::Numbers::new(7);
             let (matrix, _) = matrix(&bench, kind, 20, 1024, &mut numbers).unwrap();
             let same = |n: usize| -> Vec<u32> {

@@ -1,0 +1,54 @@
+//! IQ4_NL: 32 numbers of a table of 16 under one scale; and the table, which IQ4_XS shares.
+//!
+//! - Stored: f16 `d`, then 16 bytes of indices: that of number i in the low half of byte i, that of number 16 + i in
+//!   the high half. A value is `d * TABLE[index]`.
+//! - In a tile of the CPU: indices of 4 bits; scales f16 `d[16]`.
+
+use super::block::half_at;
+use super::{Block, Blocks, Content, Format, InTile, Scale, q4_1};
+use crate::cpu::quant::{Form, Layout, get_half, kernels, put_half};
+
+/// Denser around 0, as weights are.
+pub(super) const TABLE: [i8; 16] =
+    [-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113];
+/// The root of the mean square of the table.
+pub(super) const SIZE: f32 = 67.4;
+
+pub(super) const FORMAT: Format = Format {
+    name: "IQ4_NL",
+    ggml: 20,
+    block: 32,
+    bytes: 18,
+    content: Content::Blocks(Blocks {
+        scales: &[(Scale::F16(0), -0.01)],
+        parse,
+        tile: Some(InTile {
+            put_scales: |meta, r, block| put_half(meta, 0, r, block.d),
+            get_scales: |meta, r| scaled(get_half(meta, 0, r)),
+            table: Some(&TABLE),
+            offset: 128,
+        }),
+        spread,
+    }),
+    form: Form::B32,
+    layout: Layout::blocks_of_32(4),
+    kernels: kernels!(IQ4NL; avx2: b32<IQ4NL>, avx512: b32<IQ4NL>),
+    card: None,
+};
+
+/// A block under the scale `d`, without numbers.
+fn scaled(d: f32) -> Block {
+    Block { scale: [1; 16], d, ..Block::EMPTY }
+}
+
+fn parse(bytes: &[u8]) -> Block {
+    let mut block = scaled(half_at(bytes, 0));
+    q4_1::parse_nibbles(&bytes[2..18], &mut block.q);
+    block
+}
+
+fn spread(block: &mut [u8], spread: f32) {
+    // The table's mean is not 0: scales of either sign bring it back.
+    let sign = if block[17] & 1 == 1 { -1.0 } else { 1.0 };
+    Scale::F16(0).put(block, sign * spread / SIZE);
+}

@@ -1,0 +1,50 @@
+//! Q5_0: 32 numbers of 5 bits under one scale.
+//!
+//! - Stored: f16 `d`, then 4 bytes with the fifth bits (bit i is number i's), then 16 bytes with the low four: number i
+//!   in the low half of byte i, number 16 + i in the high half. A value is `d * (q - 16)`.
+//! - In a tile of the CPU: numbers of 5 bits; scales f16 `d[16]`.
+
+use super::block::half_at;
+use super::{Block, Blocks, Content, Format, InTile, Scale, q4_1};
+use crate::cpu::quant::{Form, Layout, get_half, kernels, put_half};
+
+pub(super) const FORMAT: Format = Format {
+    name: "Q5_0",
+    ggml: 6,
+    block: 32,
+    bytes: 22,
+    content: Content::Blocks(Blocks {
+        scales: &[(Scale::F16(0), -0.05)],
+        parse,
+        tile: Some(InTile {
+            put_scales: |meta, r, block| put_half(meta, 0, r, block.d),
+            get_scales: |meta, r| scaled(get_half(meta, 0, r)),
+            table: None,
+            offset: 16,
+        }),
+        spread,
+    }),
+    form: Form::B32,
+    layout: Layout::blocks_of_32(5),
+    kernels: kernels!(Q5_0; avx2: b32<Q5_0>, avx512: b32<Q5_0>),
+    card: None,
+};
+
+/// A block under the scale `d`, without numbers.
+fn scaled(d: f32) -> Block {
+    Block { scale: [1; 16], d, zero: 16, ..Block::EMPTY }
+}
+
+fn parse(bytes: &[u8]) -> Block {
+    let mut block = scaled(half_at(bytes, 0));
+    q4_1::parse_nibbles(&bytes[6..22], &mut block.q);
+    q4_1::parse_fifths(&bytes[2..6], &mut block.q);
+    block
+}
+
+fn spread(block: &mut [u8], spread: f32) {
+    // Numbers go from -16 to 15: scales of either sign bring the mean back to 0. 9.25: the root of the mean square of
+    // 32 numbers of equal chance.
+    let sign = if block[21] & 1 == 1 { -1.0 } else { 1.0 };
+    Scale::F16(0).put(block, sign * spread / 9.25);
+}

@@ -1,0 +1,39 @@
+//! Q5_1: 32 numbers of 5 bits under one scale, above a minimum.
+//!
+//! - Stored: f16 `d`, f16 `m`, then 4 bytes with the fifth bits (bit i is number i's), then 16 bytes with the low four,
+//!   as in Q4_1. A value is `d * q + m`.
+//! - In a tile of the CPU: numbers of 5 bits; scales as Q4_1's.
+
+use super::block::half_at;
+use super::{Block, Blocks, Content, Format, InTile, Scale, q4_1};
+use crate::cpu::quant::{Form, Layout, kernels};
+
+pub(super) const FORMAT: Format = Format {
+    name: "Q5_1",
+    ggml: 7,
+    block: 32,
+    bytes: 24,
+    content: Content::Blocks(Blocks {
+        scales: &[(Scale::F16(0), 0.05), (Scale::F16(2), -0.75)],
+        parse,
+        tile: Some(InTile {
+            put_scales: q4_1::put_scales,
+            get_scales: q4_1::get_scales,
+            table: None,
+            offset: 0,
+        }),
+        // The standard deviation and the mean of 32 numbers of equal chance.
+        spread: |block, size| q4_1::spread(block, size, 9.23, 15.5),
+    }),
+    form: Form::B32,
+    layout: Layout::blocks_of_32(5).with_scales(q4_1::SCALES),
+    kernels: kernels!(Q5_1; avx2: b32<Q5_1>, avx512: b32<Q5_1>),
+    card: None,
+};
+
+fn parse(bytes: &[u8]) -> Block {
+    let mut block = q4_1::scaled(half_at(bytes, 0), half_at(bytes, 2));
+    q4_1::parse_nibbles(&bytes[8..24], &mut block.q);
+    q4_1::parse_fifths(&bytes[4..8], &mut block.q);
+    block
+}
