@@ -98,6 +98,23 @@ FAMILIES = {
         "rope.scaling.attn_factor": 1.25},
         factors={"rope_factors_long": [1.0 + i / 8 for i in range(HEAD_DIM // 2)],
                  "rope_factors_short": [1.0 + i / 64 for i in range(HEAD_DIM // 2)]}),
+    # Ministral 3: queries grow with every 16 positions.
+    "mistral3": dict(arch="mistral3", layers=2, kv=2, head=True, meta={
+        "rope.freq_base": 10000.0, "rope.scaling.type": "yarn", "rope.scaling.factor": 8.0,
+        "rope.scaling.original_context_length": 16, "rope.scaling.yarn_log_multiplier": 1.0,
+        "attention.temperature_scale": 0.25}),
+    "granite": dict(arch="granite", layers=2, kv=2, head=True, meta={
+        "rope.freq_base": 10000.0, "embedding_scale": 3.0, "residual_scale": 0.5, "attention.scale": 0.0625,
+        "logit_scale": 2.0}),
+    # llama.cpp turns no queries and keys on each fourth layer.
+    "smollm3": dict(arch="smollm3", layers=4, kv=2, meta={"rope.freq_base": 5000.0}),
+    "glm4": dict(arch="glm4", layers=2, kv=2, head=True, meta={
+        "rope.freq_base": 10000.0, "rope.dimension_count": HEAD_DIM // 2}),
+    "olmo2": dict(arch="olmo2", layers=2, kv=2, head=True, meta={"rope.freq_base": 5000.0}),
+    # OLMo 3 has no name of its own: windows on three of four layers, and YaRN on the fourth.
+    "olmo3": dict(arch="olmo2", layers=4, kv=2, head=True, meta={
+        "rope.freq_base": 5000.0, "rope.scaling.type": "yarn", "rope.scaling.factor": 4.0,
+        "rope.scaling.original_context_length": 32, "attention.sliding_window": 12}),
 }
 
 
@@ -160,23 +177,28 @@ def tensors(family):
     norm, bias, wild = (1.0, 0.25), (0.0, 0.25), (0.0, 1.0)
     for i in range(spec["layers"]):
         add = lambda name, shape, fill=None: out.append((f"blk.{i}.{name}", shape, fill))
-        add("attn_norm.weight", [WIDTH], norm)
+        if arch != "olmo2":
+            add("attn_norm.weight", [WIDTH], norm)
         if arch == "phi3":
             add("attn_qkv.weight", [WIDTH + 2 * kv, WIDTH])
         else:
             for name, rows in (("q", WIDTH), ("k", kv), ("v", kv)):
                 add(f"attn_{name}.weight", [rows, WIDTH])
-                if arch == "qwen2":
+                if arch in ("qwen2", "glm4"):
                     add(f"attn_{name}.bias", [rows], bias)
         add("attn_output.weight", [WIDTH, WIDTH])
         if arch in ("qwen3", "gemma3"):
             add("attn_q_norm.weight", [HEAD_DIM], norm)
             add("attn_k_norm.weight", [HEAD_DIM], norm)
-        if arch.startswith("gemma"):
+        if arch == "olmo2":
+            add("attn_q_norm.weight", [WIDTH], norm)
+            add("attn_k_norm.weight", [kv], norm)
+        if arch.startswith("gemma") or arch in ("glm4", "olmo2"):
             add("post_attention_norm.weight", [WIDTH], norm)
             add("post_ffw_norm.weight", [WIDTH], norm)
-        add("ffn_norm.weight", [WIDTH], norm)
-        if arch == "phi3":
+        if arch != "olmo2":
+            add("ffn_norm.weight", [WIDTH], norm)
+        if arch in ("phi3", "glm4"):
             add("ffn_up.weight", [2 * WIDTH, WIDTH])
         else:
             add("ffn_gate.weight", [WIDTH, WIDTH])

@@ -220,7 +220,7 @@ fn damaged(family: &str, form: &str, library: &Library, damage: &Damage<'_>) -> 
 #[test]
 fn the_oracle_notices_what_a_file_says() {
     let library = Library::read();
-    let without: [(&str, &[&str]); 8] = [
+    let without: [(&str, &[&str]); 15] = [
         ("qwen2", &["scaling.type", "scaling.factor"]),
         ("qwen3", &["rope.freq_base"]),
         ("gemma2", &["attention.sliding_window"]),
@@ -229,6 +229,13 @@ fn the_oracle_notices_what_a_file_says() {
         ("gemma3", &["attention.sliding_window"]),
         ("gemma3", &["scaling.type", "scaling.factor"]),
         ("phi3-long", &["scaling.attn_factor"]),
+        ("mistral3", &["yarn_log_multiplier"]),
+        ("mistral3", &["attention.temperature_scale"]),
+        ("granite", &["embedding_scale"]),
+        ("granite", &["residual_scale"]),
+        ("granite", &["logit_scale"]),
+        ("glm4", &["rope.dimension_count"]),
+        ("olmo3", &["attention.sliding_window"]),
     ];
     for (family, keys) in without {
         let (figures, bounds) = damaged(family, "F32", &library, &Damage::Without(keys));

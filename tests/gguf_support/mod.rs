@@ -15,8 +15,21 @@ use serin::model::logprobs;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-pub const FAMILIES: [&str; 7] =
-    ["llama", "qwen2", "qwen3", "gemma2", "gemma3", "phi3", "phi3-long"];
+pub const FAMILIES: [&str; 13] = [
+    "llama",
+    "qwen2",
+    "qwen3",
+    "gemma2",
+    "gemma3",
+    "phi3",
+    "phi3-long",
+    "mistral3",
+    "granite",
+    "smollm3",
+    "glm4",
+    "olmo2",
+    "olmo3",
+];
 /// Rows of the library for embeddings and heads, and for all other matrices.
 const ROWS: [usize; 2] = [128, 256];
 /// The kinds that the library has all these rows of, and those that it has fewer of: the family `kinds` uses those.
