@@ -3,7 +3,6 @@
 //! Plain data, filled in by each kind's file in `quant`. `weights` lays planes out by it, `product` chooses kernels.
 
 use super::acts::ActKind;
-use super::weights::Planes;
 
 /// A kind of weights on a card.
 pub(crate) struct OnCard {
@@ -16,6 +15,14 @@ pub(crate) struct OnCard {
     pub kernels: KernelNames,
     /// Sorts a stored block into the planes; `None`: rows lie as they are stored.
     pub sort: Option<fn(Planes<'_>, &[u8])>,
+}
+
+/// One block's places in the four planes.
+pub(crate) struct Planes<'a> {
+    pub low: &'a mut [u8],
+    pub high: &'a mut [u8],
+    pub scales: &'a mut [u8],
+    pub supers: &'a mut [u8],
 }
 
 /// The kernels of one kind of weights.

@@ -11,7 +11,7 @@
 //! and rows can be loaded (and embedded) one by one.
 
 use super::acts::ActKind;
-use super::on_card::OnCard;
+use super::on_card::{OnCard, Planes};
 use crate::quant::Kind;
 use std::ops::Range;
 
@@ -75,14 +75,6 @@ impl PlaneLayout {
             from: part.offset(plane)..part.offset(plane + 1),
         })
     }
-}
-
-/// One block's places in the four planes.
-pub(crate) struct Planes<'a> {
-    pub low: &'a mut [u8],
-    pub high: &'a mut [u8],
-    pub scales: &'a mut [u8],
-    pub supers: &'a mut [u8],
 }
 
 /// Rearranges `rows` rows as stored into planes: a [`PlaneLayout`] of just those rows. Panics if `bytes` or `out`

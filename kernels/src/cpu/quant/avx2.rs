@@ -249,9 +249,10 @@ unsafe fn dot_unsigned<const KIND: u8, const W: usize>(
     let at_once = const { if shape(KIND).groups_in_16_bits() >= 8 { 8 } else { 4 } };
     // SAFETY: the caller passes half a sub-block's bytes and its 8 groups of words.
     unsafe {
-        for first in (0..8).step_by(at_once) {
+        for part in 0..8 / at_once {
             let mut pairs = [_mm256_setzero_si256(); W];
-            for g in first..first + at_once {
+            for i in 0..at_once {
+                let g = part * at_once + i;
                 let mut weights = group::<KIND>(data, g);
                 if let Some(table) = const { &shape(KIND).table } {
                     weights = look_up(table, weights);
@@ -333,9 +334,10 @@ unsafe fn sub_k16<const KIND: u8, const W: usize>(
         if q2 {
             pair = _mm256_and_si256(scale_pairs::<false>(scales), _mm256_set1_epi16(15));
         }
-        for first in (0..4).step_by(at_once) {
+        for part in 0..4 / at_once {
             let mut pairs = [_mm256_setzero_si256(); W];
-            for g in first..first + at_once {
+            for i in 0..at_once {
+                let g = part * at_once + i;
                 dot(&mut pairs, sixteen::<KIND>(data, half, g), x.add(g * W));
             }
             widen(sums, &pairs, pair);
