@@ -546,6 +546,24 @@ async fn every_kind_of_weight_and_cache_says_what_llama_cpp_says() {
     }
 }
 
+/// Types without kernels, each kept as what stands in for it: one file with a type for each matrix.
+#[tokio::test]
+async fn a_file_of_kinds_without_kernels_says_what_llama_cpp_says() {
+    let (library, dir) = (Library::read(), tempfile::tempdir().unwrap());
+    let golden = gguf_support::golden("kinds");
+    for form in ["mixed", "Q5_0", "Q3_K", "IQ4_XS"] {
+        let facts = &golden.forms[form];
+        let path = dir.path().join(format!("{form}.gguf"));
+        std::fs::write(&path, golden.compose(facts, &library, &Damage::None)).unwrap();
+        let weights = Weights::open(&path, LoadFormat::Auto).unwrap();
+        let load = || load(&weights, &card(), 96, (32, 4), KvKind::F16);
+        let figures = against_llama_cpp(load(), load(), &facts.said).await;
+        let bounds = facts.said.bounds();
+        println!("{form}: {figures:?} against {bounds:?}");
+        assert!(figures.within(&bounds), "{form}: {figures:?}, {bounds:?}");
+    }
+}
+
 /// llama.cpp's replies forced on one decoder, and their beginnings generated together on another.
 async fn against_llama_cpp(mut forced: CardDecoder, free: CardDecoder, said: &Said) -> Figures {
     let mut score = Score::default();

@@ -24,7 +24,7 @@ pub use serin_kernels::cpu::{
     Activation, Isa, KvCache, KvKind, KvShape, Pool, QMatrix, Scratch, WeightStore, attend,
     matmul_many, ops,
 };
-pub use serin_kernels::quant::{Kind, all_finite, dequantise};
+pub use serin_kernels::quant::{Kind, all_finite, dequantise, stand_in};
 pub use serin_kernels::rope::{Angles, LongRope, Rope};
 pub use stored::Stored;
 pub use workbench::{THREADS_VARIABLE, Workbench, shared_pool};

@@ -58,6 +58,22 @@ fn parse(bytes: &[u8]) -> Block {
     block
 }
 
+/// Appends a block whose numbers, less its `zero`, are -32 to 31, as it is stored.
+pub(super) fn store(block: &Block, out: &mut Vec<u8>) {
+    let mut bytes = [0u8; 210];
+    for (k, q) in block.q.iter().enumerate() {
+        let q = q.wrapping_sub(block.zero).wrapping_add(32);
+        let (half, part, i) = (k / 128, k / 32 % 4, k % 32);
+        bytes[half * 64 + part % 2 * 32 + i] |= (q & 15) << (part / 2 * 4);
+        bytes[128 + half * 32 + i] |= (q >> 4 & 3) << (part * 2);
+    }
+    for (to, scale) in bytes[192..208].iter_mut().zip(&block.scale) {
+        *to = scale.to_le_bytes()[0];
+    }
+    bytes[208..].copy_from_slice(&f16::from_f32(block.d).to_le_bytes());
+    out.extend_from_slice(&bytes);
+}
+
 pub(super) fn put_scales(meta: &mut [u8], r: usize, block: &Block) {
     put_half(meta, 256, r, block.d);
     for sub in 0..16 {

@@ -15,7 +15,6 @@ use super::config::ModelConfig;
 use super::error::LoadError;
 use crate::device::{Kind, Stored};
 use layout::Role;
-use serde_json::Value;
 use std::borrow::Cow;
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -106,11 +105,9 @@ impl Dummy {
     pub fn open(dir: &Path, scheme: Scheme, seed: u64) -> Result<Dummy, LoadError> {
         let config = ModelConfig::read(dir)?;
         let path = dir.join("config.json");
-        let text = std::fs::read_to_string(&path)
-            .map_err(|source| LoadError::Read { path: path.clone(), source })?;
-        let bad = |what: String| LoadError::Config { path: path.clone(), what };
-        let raw: Value = serde_json::from_str(&text).map_err(|e| bad(e.to_string()))?;
-        let listed = layout::tensors(&raw).map_err(bad)?;
+        let text =
+            std::fs::read_to_string(&path).map_err(|source| LoadError::Read { path, source })?;
+        let listed = layout::tensors(&config);
         let tied = !listed.iter().any(|(_, _, role)| *role == Role::Head);
         let made = listed.into_iter().map(|(name, shape, role)| {
             let columns = shape.last().copied().unwrap_or(1);
@@ -154,7 +151,7 @@ impl Dummy {
     pub fn fill(&self, name: &str, out: &mut [u8]) -> Result<(), LoadError> {
         let made = self.made(name)?;
         match made.role {
-            Role::Norm => blocks::constant(layout::norm(self.config.architecture), out),
+            Role::Norm => blocks::constant(1.0 - self.config.norm.offset, out),
             Role::Bias => blocks::constant(0.0, out),
             _ => blocks::random(made.kind, blocks::seed(self.seed, name), out),
         }

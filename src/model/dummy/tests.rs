@@ -6,13 +6,27 @@ use crate::model::Gguf;
 
 #[test]
 fn every_familys_tensors_are_listed_as_its_checkpoints_have_them() {
-    for family in ["llama", "qwen2", "qwen3", "gemma2", "gemma3", "phi3"] {
+    for family in [
+        "llama",
+        "qwen2",
+        "qwen3",
+        "gemma2",
+        "gemma3",
+        "phi3",
+        "ministral3",
+        "granite",
+        "smollm3",
+        "glm4",
+        "olmo2",
+        "olmo3",
+    ] {
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/gguf");
         let gguf = Gguf::open(&folder.join(format!("{family}.gguf"))).unwrap();
         let mut real: Vec<(String, Vec<usize>)> =
             gguf.tensors().map(|(name, _, shape)| (name.to_owned(), shape.to_vec())).collect();
         let text = std::fs::read_to_string(folder.join(format!("{family}.json"))).unwrap();
-        let listed = layout::tensors(&serde_json::from_str(&text).unwrap()).unwrap();
+        let config = ModelConfig::from_json(&serde_json::from_str(&text).unwrap()).unwrap();
+        let listed = layout::tensors(&config);
         let mut listed: Vec<_> = listed.into_iter().map(|(name, shape, _)| (name, shape)).collect();
         real.sort();
         listed.sort();

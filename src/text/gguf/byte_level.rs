@@ -27,7 +27,7 @@ struct Pre {
 }
 
 const PLAIN: Pre = Pre { patterns: &[GPT2], nfc: false, ignore_merges: false, add_bos: false };
-const NAMES: &str = "default, gpt-2, phi-2, llama-bpe (llama3, llama-v3), falcon3, pixtral, dbrx, smaug-bpe, qwen2, deepseek-r1-qwen, command-r, starcoder, refact, smollm, tekken, gpt-4o";
+const NAMES: &str = "default, gpt-2, phi-2, llama-bpe (llama3, llama-v3), falcon3, pixtral, dbrx, smaug-bpe, chatglm-bpe, glm4, qwen2, deepseek-r1-qwen, command-r, starcoder, refact, smollm, tekken, gpt-4o";
 
 fn pre(name: &str) -> Option<Pre> {
     Some(match name {
@@ -36,7 +36,8 @@ fn pre(name: &str) -> Option<Pre> {
         "llama-bpe" | "llama3" | "llama-v3" | "falcon3" | "pixtral" => {
             Pre { patterns: &[LLAMA3], ignore_merges: true, add_bos: true, ..PLAIN }
         }
-        "dbrx" | "smaug-bpe" => Pre { patterns: &[LLAMA3], ..PLAIN },
+        "dbrx" | "smaug-bpe" | "chatglm-bpe" => Pre { patterns: &[LLAMA3], ..PLAIN },
+        "glm4" => Pre { patterns: &[LLAMA3], ignore_merges: true, ..PLAIN },
         "qwen2" | "deepseek-r1-qwen" => Pre { patterns: &[QWEN2], nfc: true, ..PLAIN },
         "command-r" => Pre { patterns: &[r"\p{N}", GPT2], nfc: true, ..PLAIN },
         "starcoder" | "refact" | "smollm" => Pre { patterns: &[r"\p{N}", GPT2], ..PLAIN },

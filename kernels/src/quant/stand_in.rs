@@ -1,0 +1,95 @@
+//! Kinds that cards keep in the form of another one, because they have no kernels for it.
+//!
+//! A card's stand-in has the same numbers: of Q5_0, IQ4_NL, MXFP4 and Q3_K exactly (as long as an f16 can hold the
+//! scale), of the other kinds with one scale for 32 numbers but for the rounding of that scale to f16. Kinds with
+//! minima or with scales for fewer numbers become f16. It takes more memory than the file. Knows no card.
+
+use super::{Content, Kind, q6_k};
+use half::f16;
+
+impl Kind {
+    /// The kind that a card keeps these weights in: its own if there are kernels for it.
+    pub fn on_card(self) -> Kind {
+        match self {
+            kind if kind.is_on_cards() => kind,
+            Kind::Q5_0 | Kind::IQ4NL | Kind::MXFP4 | Kind::IQ4XS => Kind::Q8_0,
+            Kind::IQ3XXS | Kind::IQ3S | Kind::IQ2XXS => Kind::Q8_0,
+            Kind::Q3K => Kind::Q6K,
+            _ => Kind::F16,
+        }
+    }
+}
+
+/// Whole stored blocks of `kind` as those of its stand-in; `None` if that is not [`Kind::Q8_0`] or [`Kind::Q6K`].
+pub fn stand_in(kind: Kind, bytes: &[u8]) -> Option<Vec<u8>> {
+    let Content::Blocks(blocks) = &kind.format().content else { return None };
+    let mut out = Vec::with_capacity(bytes.len() * 2);
+    for stored in bytes.chunks_exact(kind.block_bytes()) {
+        let block = blocks.open(stored);
+        match kind.on_card() {
+            Kind::Q6K => q6_k::store(&block, &mut out),
+            Kind::Q8_0 => {
+                let groups = block.q[..kind.block()].as_chunks::<32>().0.iter();
+                for (q, scale) in groups.zip(block.scale.as_chunks::<2>().0) {
+                    let d = f16::from_f32(block.d * f32::from(scale[0]));
+                    out.extend_from_slice(&d.to_le_bytes());
+                    out.extend(q.iter().map(|q| q.wrapping_sub(block.zero)));
+                }
+            }
+            _ => return None,
+        }
+    }
+    Some(out)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::quant::dequantise_row;
+
+    /// Random blocks with scales as models have them.
+    fn random(kind: Kind) -> Vec<u8> {
+        let mut state = 0x9e37_79b9_7f4a_7c15u64;
+        let mut bytes: Vec<u8> = (0..64 * kind.block_bytes())
+            .map(|_| {
+                state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+                (state >> 56) as u8
+            })
+            .collect();
+        bytes.chunks_exact_mut(kind.block_bytes()).for_each(|block| kind.spread(block, 0.02));
+        bytes
+    }
+
+    #[test]
+    fn a_stand_in_has_the_same_numbers() {
+        for kind in Kind::ALL.into_iter().filter(|kind| !kind.is_on_cards()) {
+            let (to, bytes) = (kind.on_card(), random(kind));
+            assert!(to.is_on_cards(), "{kind}");
+            let Some(stored) = stand_in(kind, &bytes) else {
+                assert_eq!(to, Kind::F16, "{kind}");
+                continue;
+            };
+            let (mut wanted, mut got) =
+                (vec![0.0; 64 * kind.block()], vec![0.0; 64 * kind.block()]);
+            assert_eq!(stored.len(), to.row_bytes(got.len()).unwrap(), "{kind}");
+            dequantise_row(kind, &bytes, &mut wanted);
+            dequantise_row(to, &stored, &mut got);
+            let exact = matches!(kind, Kind::Q5_0 | Kind::IQ4NL | Kind::MXFP4 | Kind::Q3K);
+            // A scale's last bit, and half a step of f16's smallest numbers times the largest number.
+            let [part, least] =
+                if exact { [0.0; 2] } else { [2f32.powi(-11), 127.0 * 2f32.powi(-25)] };
+            for (got, want) in got.iter().zip(&wanted) {
+                let limit = part * want.abs() + least;
+                assert!((got - want).abs() <= limit, "{kind}: {got} for {want}");
+            }
+            assert!(wanted.iter().filter(|v| **v != 0.0).count() > wanted.len() / 2, "{kind}");
+        }
+    }
+
+    #[test]
+    fn kinds_with_kernels_stay_what_they_are() {
+        for kind in Kind::on_cards() {
+            assert_eq!(kind.on_card(), kind);
+        }
+    }
+}
