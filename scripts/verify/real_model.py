@@ -26,7 +26,8 @@ sys.path.append(str(ROOT / "scripts"))
 
 import peer_env  # noqa: E402
 
-MUST = "F32,F16,BF16,Q8_0,Q4_0,Q6_K"
+MUST = ("F32,F16,BF16,Q8_0,Q4_0,Q4_1,Q5_0,Q5_1,Q2_K,Q3_K_S,Q3_K_M,Q3_K_L,Q4_K_S,Q4_K_M,Q5_K_S,Q5_K_M,Q6_K,IQ3_S,IQ3_M,"
+        "IQ4_NL,IQ4_XS")
 TOKENS, LINES, REPLY, CLOSE, PERPLEXITY = 4000, 10_000, 32, 0.05, 0.005
 
 
