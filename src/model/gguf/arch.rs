@@ -73,6 +73,10 @@ impl Architecture {
         })
     }
 
+    pub(super) fn names() -> impl Iterator<Item = &'static str> {
+        Architecture::ALL.iter().map(|(name, _)| *name)
+    }
+
     fn name(self) -> &'static str {
         Architecture::ALL.iter().find(|(_, arch)| *arch == self).map_or("", |(name, _)| name)
     }

@@ -27,6 +27,11 @@ use std::borrow::Cow;
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
+/// Names of the architectures that can be loaded, as in `general.architecture`.
+pub fn architectures() -> impl Iterator<Item = &'static str> {
+    Architecture::names()
+}
+
 /// Number of RoPE frequencies of the largest supported head.
 const MOST_FACTORS: usize = 2048;
 
