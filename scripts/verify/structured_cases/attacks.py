@@ -232,7 +232,7 @@ def grammars():
 # What a refusal may name.
 WORDS = r"""pattern regex allOf anyOf oneOf enum const multipleOf multiple min\w+ max\w+ exclusive\w+ properties items
 required type format not if bytes levels deeper nested texts? rules? grammar start limit large big many complex states
-fuel reference import token number object list lookaround constraint"""
+fuel reference import token number object list lookaround constraint patternProperties propertyNames"""
 NAMES = rf"\$\w+|\b({'|'.join(WORDS.split())}|regular expression)\b"
 
 
