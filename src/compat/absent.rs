@@ -1,6 +1,7 @@
 //! The compatibility lane in a build without the feature `compat`: it opens nothing, and says why.
 
-use super::Plan;
+use super::names::of_folder;
+use super::plan::Plan;
 use crate::engine::Runner;
 use crate::model::LoadError;
 use std::path::Path;
@@ -11,7 +12,7 @@ pub enum Opened {}
 impl Opened {
     /// Always an error, which names the feature.
     pub fn open(dir: &Path) -> Result<Opened, LoadError> {
-        let named = super::of_folder(dir).unwrap_or_default();
+        let named = of_folder(dir).unwrap_or_default();
         let what = format!(
             "its architecture {named} runs on the compatibility lane, which this build has not got; \
              build with the feature `compat`"

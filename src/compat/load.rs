@@ -42,7 +42,8 @@ pub fn load(opened: &Opened, plan: Plan) -> Result<Box<dyn Runner>, LoadError> {
 /// The tensors that the model asks for. The instance that asks is dropped.
 fn read(opened: &Opened, settings: &Value, threads: &Threads) -> Result<Held, LoadError> {
     let (held, failed) = (Mutex::new(Held::new()), Mutex::new(None));
-    let progress = Progress::start(format!("loading {}", opened.path().display()), opened.weight_bytes());
+    let progress =
+        Progress::start(format!("loading {}", opened.path().display()), opened.weight_bytes());
     let made = threads.run(|| {
         let reader = Reader { opened, held: &held, failed: &failed, progress: &progress };
         let weights = VarBuilder::from_backend(Box::new(reader), DType::F32, Device::Cpu);

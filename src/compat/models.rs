@@ -2,7 +2,7 @@
 //!
 //! Each of them keeps a cache of one sequence. Does not know what a config may say (`table`), nor slots (`runner`).
 
-use candle_core::{Device, Error, Result, Tensor};
+use candle_core::{DType, Device, Error, Result, Tensor};
 use candle_nn::VarBuilder;
 use candle_transformers::models::{
     deepseek2, gemma, granitemoehybrid as granite, helium, mamba, mamba2, mixtral, olmo, phi,
@@ -138,9 +138,8 @@ impl Instance for Granite {
 
 pub(super) fn granite(config: Value, weights: VarBuilder<'_>) -> Result<Box<dyn Instance>> {
     let config = settings::<granite::GraniteMoeHybridConfig>(config)?.into_config(false);
-    let empty =
-        granite::GraniteMoeHybridCache::new(true, weights.dtype(), &config, weights.device())?;
     let model = granite::GraniteMoeHybrid::load(weights, &config)?;
+    let empty = granite::GraniteMoeHybridCache::new(true, DType::F32, &config, &Device::Cpu)?;
     Ok(Box::new(Granite { model, cache: empty.clone(), empty }))
 }
 
@@ -171,8 +170,9 @@ macro_rules! states {
 
         pub(super) fn $name(config: Value, weights: VarBuilder<'_>) -> Result<Box<dyn Instance>> {
             let config = settings::<$name::Config>(config)?;
-            let state = $name::State::new(1, &config, weights.dtype(), weights.device())?;
             let model = $name::Model::new(&config, weights.pp("backbone"))?;
+            // Only now that all tensors have had the shapes that the config says.
+            let state = $name::State::new(1, &config, model.dtype(), &Device::Cpu)?;
             Ok(Box::new($kind { model, config, state }))
         }
     )*};

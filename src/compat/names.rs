@@ -56,7 +56,10 @@ mod tests {
     #[test]
     fn infinities_outside_of_texts_become_null() {
         for (text, plain) in [
-            (r#"{"a": [0.0, Infinity], "b": -Infinity, "c": NaN}"#, r#"{"a": [0.0, null], "b": null, "c": null}"#),
+            (
+                r#"{"a": [0.0, Infinity], "b": -Infinity, "c": NaN}"#,
+                r#"{"a": [0.0, null], "b": null, "c": null}"#,
+            ),
             (r#"{"Infinity": "NaN \" Infinity"}"#, r#"{"Infinity": "NaN \" Infinity"}"#),
             ("\"é\\", "\"é\\"),
             ("", ""),

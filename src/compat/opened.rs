@@ -8,6 +8,9 @@ use crate::model::{Folder, LoadError};
 use serde_json::Value;
 use std::path::Path;
 
+/// Positions up to here are exact in f32, which rotary embeddings are computed in.
+const MOST_LEN: usize = 1 << 24;
+
 /// An opened model; nothing is copied yet.
 pub struct Opened {
     pub(super) row: &'static Architecture,
@@ -27,8 +30,9 @@ impl Opened {
         let raw: Value = serde_json::from_str(&plain_json(&text))
             .map_err(|e| bad(format!("it is not valid JSON: {e}")))?;
         let named = raw["architectures"][0].as_str().unwrap_or("(none)");
-        let row = table::named(named)
-            .ok_or_else(|| bad(format!("its architecture {named} is not in the compatibility lane's table")))?;
+        let row = table::named(named).ok_or_else(|| {
+            bad(format!("its architecture {named} is not in the compatibility lane's table"))
+        })?;
         let settings = row.rules.apply(&raw).map_err(bad)?;
         rules::named(&settings, row.readable).map_err(bad)?;
         let longest = row.rules.longest(&settings).map_err(bad)?.unwrap_or(LONGEST);
@@ -91,14 +95,15 @@ impl Opened {
             path: self.path().join("config.json"),
             what: what.into(),
         };
-        let cache = (self.row.cache)(&self.settings)
-            .ok_or_else(|| bad("the sizes from which its cache follows are missing or too large"))?;
+        let cache = (self.row.cache)(&self.settings).ok_or_else(|| {
+            bad("the sizes from which its cache follows are missing or too large")
+        })?;
         let slots = slots.max(1);
         let each = kv_memory / slots as u64;
         let room = each.saturating_sub(cache.fixed).checked_div(cache.per_token);
         let fits = cache.fixed <= each;
         let room = room.unwrap_or(u64::MAX) * u64::from(fits);
-        let max_len = (self.longest as u64).min(room) as usize;
+        let max_len = self.longest.min(MOST_LEN).min(usize::try_from(room).unwrap_or(usize::MAX));
         if max_len < 2 {
             return Err(LoadError::KvTooSmall { blocks: slots, block_size: max_len });
         }

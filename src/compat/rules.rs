@@ -55,7 +55,10 @@ impl Rules {
     pub(super) fn apply(&self, raw: &Value) -> Result<Settings, String> {
         let mut all = raw.as_object().cloned().ok_or("it is not a JSON object")?;
         if all.get("quantization_config").is_some_and(|q| !q.is_null()) {
-            return Err("quantized safetensors are not supported; use an f32, f16 or bf16 checkpoint".into());
+            return Err(
+                "quantized safetensors are not supported; use an f32, f16 or bf16 checkpoint"
+                    .into(),
+            );
         }
         rope(&mut all);
         for (from, to) in self.renamed {
@@ -81,15 +84,21 @@ impl Rules {
 
     /// Heads of keys and values, and the size of a head, where the config leaves them to be computed.
     fn heads(&self, all: &mut Settings) -> Result<(), String> {
-        let (Some(hidden), Some(heads)) = (number(all, "hidden_size"), number(all, "num_attention_heads")) else {
+        let (Some(hidden), Some(heads)) =
+            (number(all, "hidden_size"), number(all, "num_attention_heads"))
+        else {
             return Ok(());
         };
         if heads == 0 || !hidden.is_multiple_of(heads) && number(all, "head_dim").is_none() {
-            return Err(format!("hidden_size {hidden} is not a multiple of num_attention_heads {heads}"));
+            return Err(format!(
+                "hidden_size {hidden} is not a multiple of num_attention_heads {heads}"
+            ));
         }
         let own = number(all, "head_dim").unwrap_or(hidden / heads);
         if self.plain_heads && own * heads != hidden {
-            return Err(format!("head_dim {own} times {heads} heads is not hidden_size {hidden}, which candle's model takes for granted"));
+            return Err(format!(
+                "head_dim {own} times {heads} heads is not hidden_size {hidden}, which candle's model takes for granted"
+            ));
         }
         for (key, value) in [("head_dim", own), ("num_key_value_heads", heads)] {
             if all.get(key).is_none_or(Value::is_null) {
@@ -99,7 +108,9 @@ impl Rules {
         let kv_heads = number(all, "num_key_value_heads").unwrap_or(heads);
         match kv_heads > 0 && heads.is_multiple_of(kv_heads) {
             true => Ok(()),
-            false => Err(format!("num_attention_heads {heads} is not a multiple of num_key_value_heads {kv_heads}")),
+            false => Err(format!(
+                "num_attention_heads {heads} is not a multiple of num_key_value_heads {kv_heads}"
+            )),
         }
     }
 
@@ -118,7 +129,9 @@ impl Rules {
 /// A number that is not negative.
 pub(super) fn number(all: &Settings, key: &str) -> Option<u64> {
     let value = all.get(key)?;
-    value.as_u64().or_else(|| value.as_f64().filter(|x| x.fract() == 0.0 && *x >= 0.0).map(|x| x as u64))
+    value
+        .as_u64()
+        .or_else(|| value.as_f64().filter(|x| x.fract() == 0.0 && *x >= 0.0).map(|x| x as u64))
 }
 
 /// Newer configs keep what concerns the rotary embedding in one object.
@@ -151,7 +164,10 @@ fn only(all: &Settings, key: &str, allowed: &[&str]) -> Result<(), String> {
     match (sound, all.get(key)) {
         (false, Some(found)) => {
             let found: String = found.to_string().chars().take(80).collect();
-            Err(format!("`{key}` is {found}; the compatibility lane computes only {}", allowed.join(" or ")))
+            Err(format!(
+                "`{key}` is {found}; the compatibility lane computes only {}",
+                allowed.join(" or ")
+            ))
         }
         _ => Ok(()),
     }
@@ -166,7 +182,12 @@ fn same(one: &Value, other: &Value) -> bool {
 }
 
 fn sizes(all: &Settings) -> Result<(), String> {
-    let is_size = |key: &str| key.ends_with("_size") || key.ends_with("_rank") || key.ends_with("_dim") || key == "d_model";
+    let is_size = |key: &str| {
+        key.ends_with("_size")
+            || key.ends_with("_rank")
+            || key.ends_with("_dim")
+            || key == "d_model"
+    };
     for (key, value) in all.iter().filter(|(_, value)| value.is_number()) {
         let count = COUNTS.contains(&key.as_str());
         let most = if count { MOST } else { MOST_SIZE };
@@ -186,8 +207,14 @@ fn json(text: &str) -> Value {
 
 /// The error of candle's reader, which names missing keys, but not those of a wrong type: the key without which
 /// it says something else.
-pub(super) fn named(settings: &Settings, parse: fn(Value) -> Result<(), String>) -> Result<(), String> {
+pub(super) fn named(
+    settings: &Settings,
+    parse: fn(Value) -> Result<(), String>,
+) -> Result<(), String> {
     let Err(error) = parse(Value::Object(settings.clone())) else { return Ok(()) };
+    if error.starts_with("missing field") {
+        return Err(error);
+    }
     let other = |key: &&String| {
         let mut without = settings.clone();
         without.remove(key.as_str());

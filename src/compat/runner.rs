@@ -73,7 +73,12 @@ impl CompatRunner {
     }
 
     /// Feeds tokens to a slot's instance, and returns the logits after the last of them.
-    fn feed(&mut self, slot: usize, tokens: &[u32], offset: usize) -> std::result::Result<Vec<f32>, String> {
+    fn feed(
+        &mut self,
+        slot: usize,
+        tokens: &[u32],
+        offset: usize,
+    ) -> std::result::Result<Vec<f32>, String> {
         let (threads, slot, vocab) = (&self.threads, &mut self.slots[slot], self.vocab);
         let mut instance = slot.instance.take().ok_or("an earlier step of this sequence failed")?;
         if slot.fed != offset {
@@ -111,9 +116,8 @@ impl CompatRunner {
         // Only the last token of a piece has logits: where several are wanted, each is a piece.
         let apart = if row.scored > 0 { row.wanted() } else { 0 };
         let (together, apart) = tokens.split_at(row.len - apart);
-        let size = piece(self.chunks, at, together.len());
-        let (mut pieces, mut last) = (together.chunks(size).peekable(), None);
-        while let Some(piece) = pieces.next() {
+        let mut last = None;
+        for piece in together.chunks(piece_size(self.chunks, at, together.len())) {
             last = Some(self.feed(slot, piece, at)?);
             at += piece.len();
         }
@@ -132,7 +136,7 @@ impl CompatRunner {
 }
 
 /// Tokens that may be fed together, at least 1.
-fn piece(chunks: Chunks, offset: usize, tokens: usize) -> usize {
+fn piece_size(chunks: Chunks, offset: usize, tokens: usize) -> usize {
     let whole = match chunks {
         Chunks::Any => true,
         Chunks::First => offset == 0,

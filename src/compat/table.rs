@@ -76,21 +76,22 @@ const PLAIN: Rules = Rules {
 /// As `PLAIN`, for models with a state.
 const STATE: Rules = Rules { plain_heads: false, positions: false, ..PLAIN };
 
-/// Keys and values of every layer.
+/// Keys and values of every layer, and a row of the rotary table's sines and cosines.
 fn keys_and_values(all: &Settings) -> Option<CacheBytes> {
     let of = |key| number(all, key);
-    let values = of("num_hidden_layers")?
-        .checked_mul(of("num_key_value_heads")?)?
-        .checked_mul(of("head_dim")?)?;
-    Some(CacheBytes { fixed: 0, per_token: values.checked_mul(2 * 4)? })
+    let (layers, heads) = (of("num_hidden_layers")?, of("num_key_value_heads")?);
+    let rows = layers.checked_mul(heads)?.checked_add(1)?;
+    let per_token = rows.checked_mul(of("head_dim")?)?.checked_mul(2 * 4)?;
+    Some(CacheBytes { fixed: 0, per_token })
 }
 
 /// candle keeps DeepSeek's keys and values of all heads, not the latent vector that they are made of.
 fn of_all_heads(all: &Settings) -> Option<CacheBytes> {
     let of = |key| number(all, key);
     let head = of("qk_nope_head_dim")? + of("qk_rope_head_dim")? + of("v_head_dim")?;
-    let values = of("num_hidden_layers")?.checked_mul(of("num_attention_heads")?)?;
-    Some(CacheBytes { fixed: 0, per_token: values.checked_mul(head)?.checked_mul(4)? })
+    let rows = of("num_hidden_layers")?.checked_mul(of("num_attention_heads")?)?;
+    let values = rows.checked_mul(head)?.checked_add(2 * of("qk_rope_head_dim")?)?;
+    Some(CacheBytes { fixed: 0, per_token: values.checked_mul(4)? })
 }
 
 /// The states of every layer, and the last inputs of its convolution.

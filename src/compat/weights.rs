@@ -12,6 +12,7 @@ use candle_core::{DType, Device, Error, Result, Shape, Tensor};
 use candle_nn::Init;
 use candle_nn::var_builder::SimpleBackend;
 use parking_lot::Mutex;
+use serde_json::Value;
 use std::collections::HashMap;
 use std::path::PathBuf;
 
@@ -35,11 +36,11 @@ impl Reader<'_> {
     fn stored_as<'n>(&self, name: &'n str) -> &'n str {
         let tied = || {
             let settings = &self.opened.settings;
-            settings.get("tie_word_embeddings").is_some_and(|tied| tied == true)
+            settings.get("tie_word_embeddings").and_then(Value::as_bool) == Some(true)
         };
         let other = self.opened.row.names.iter().find(|(own, _)| *own == name);
         match other {
-            Some((own, other)) if !self.folder().has(name) && (*own != HEAD || tied()) => other,
+            Some((own, other)) if !self.folder().has(name) && (*own != HEAD || tied()) => *other,
             _ => name,
         }
     }

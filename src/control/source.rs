@@ -32,7 +32,10 @@ impl Source {
         Weights::open(path, format).map(Source::Own).map_err(|error| match error {
             LoadError::Config { path, what } if what.contains("is not supported; supported:") => {
                 let others = compat::NAMES.join(", ");
-                LoadError::Config { path, what: format!("{what}; on the compatibility lane: {others}") }
+                LoadError::Config {
+                    path,
+                    what: format!("{what}; on the compatibility lane: {others}"),
+                }
             }
             other => other,
         })
@@ -144,7 +147,9 @@ impl Source {
                 let block = decoder::kv_shape(model, 1, config.block_size).block_bytes(kind) as u64;
                 Ok(format!(
                     "{architecture}, {} layers, hidden {}, context {}; weights {weights:.1} MiB, KV cache {:.1} KiB a token, at most {} MiB",
-                    model.layers, model.hidden, model.max_len,
+                    model.layers,
+                    model.hidden,
+                    model.max_len,
                     block as f64 / config.block_size as f64 / 1024.0,
                     config.kv_memory >> 20
                 ))
@@ -153,7 +158,11 @@ impl Source {
                 let plan = slots(opened, config)?;
                 Ok(format!(
                     "{architecture}, {} layers, hidden {}, context {}; weights {weights:.1} MiB in f32; on the compatibility lane, on the CPU: {} slots of {:.1} MiB, no prefix cache",
-                    opened.layers(), opened.hidden(), plan.max_len, plan.slots, mib(plan.slot_bytes)
+                    opened.layers(),
+                    opened.hidden(),
+                    plan.max_len,
+                    plan.slots,
+                    mib(plan.slot_bytes)
                 ))
             }
         }

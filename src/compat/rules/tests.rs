@@ -29,7 +29,8 @@ fn there_is_a_checkpoint_of_every_architecture_and_each_is_read() {
     }
     for (folder, config) in &configs {
         let settings = row(config).rules.apply(config).unwrap();
-        named(&settings, row(config).readable).unwrap_or_else(|e| panic!("{}: {e}", folder.display()));
+        named(&settings, row(config).readable)
+            .unwrap_or_else(|e| panic!("{}: {e}", folder.display()));
     }
 }
 

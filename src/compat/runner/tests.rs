@@ -23,7 +23,8 @@ struct Scripted {
 /// The logits after these tokens; those of the tokens that do harm are low.
 fn logits(seen: &[u32]) -> Vec<f32> {
     let hash = seen.iter().fold(7u32, |hash, id| hash.wrapping_mul(31).wrapping_add(*id + 1));
-    let of = |id: u32| (hash.wrapping_mul(2 * id + 1) >> 24) as f32 / 32.0;
+    // No two are equal.
+    let of = |id: u32| (hash.wrapping_mul(2 * id + 1) >> 24) as f32 / 32.0 + id as f32 * 1e-4;
     (0..VOCAB as u32).map(|id| if id < FAILS { of(id) } else { -9.0 }).collect()
 }
 
@@ -105,7 +106,9 @@ impl Lane {
 }
 
 /// Tokens and scores, or what the sequence failed with.
-async fn collect(mut inbox: UnboundedReceiver<SeqEvent>) -> std::result::Result<(Vec<u32>, Vec<f32>), String> {
+async fn collect(
+    mut inbox: UnboundedReceiver<SeqEvent>,
+) -> std::result::Result<(Vec<u32>, Vec<f32>), String> {
     let (mut ids, mut scored) = (Vec::new(), Vec::new());
     while let Some(event) = inbox.recv().await {
         match event {
