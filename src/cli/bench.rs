@@ -20,7 +20,7 @@ use crate::bench::report::{Model, PointReport, Report, Setup, html, json, markdo
 use crate::bench::statistics::Method;
 use crate::bench::target::{Local, Setting, Target, Url};
 use crate::config::Config;
-use crate::control::{Source, any_model, folder_loader};
+use crate::control::{self, any_model, folder_loader};
 use crate::device::{Device, memory, shared_pool};
 use crate::engine::EngineHandle;
 use crate::model::LoadFormat;
@@ -199,13 +199,13 @@ fn slow_down(_: &BenchArgs, _: &EngineHandle, _: &[Target]) -> Result<(), CliErr
 }
 
 fn model(loaded: &Deployment, format: LoadFormat) -> Model {
-    let source = Source::open(&loaded.path, format).ok();
-    let of = |figure: fn(&Source) -> u64| source.as_ref().map(figure);
+    let source = control::Source::open(&loaded.path, format).ok();
+    let of = |figure: fn(&control::Source) -> u64| source.as_ref().map(figure);
     Model {
         name: loaded.fingerprint.to_string(),
         architecture: source.as_ref().map(|one| one.architecture().to_owned()).unwrap_or_default(),
-        size: of(Source::weight_bytes),
-        params: of(Source::parameters),
+        size: of(control::Source::weight_bytes),
+        params: of(control::Source::parameters),
         ..Model::default()
     }
 }

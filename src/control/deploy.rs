@@ -12,7 +12,7 @@ use super::source::{self, Source, kv_tokens};
 use crate::compat::{self, Opened};
 use crate::device::fit::FitAsk;
 use crate::device::{Device, ModelPool, memory};
-use crate::engine::{CardRunner, EngineHandle, ModelRunner, Runner, SchedulerConfig};
+use crate::engine::{CardRunner, EngineError, EngineHandle, ModelRunner, Runner, SchedulerConfig};
 use crate::grammar::Grammars;
 use crate::model::{
     CardDecoder, CardPlan, Decoder, KvChoice, KvPlan, LoadError, Weights, card, decoder,
