@@ -76,12 +76,12 @@ MODELS = {
         "activation_function": "gelu_pytorch_tanh", "hidden_act": "gelu_pytorch_tanh",
         "mlp_type": "default", "norm_epsilon": 1e-5, "norm_type": "layer_norm",
         "rope_theta": 999999.4, "sliding_window": 96, "use_bias": True},
-    # Mamba 2 as converted for transformers: a tied head, two groups.
+    # Mamba 2 as converted for transformers: a tied head, one group.
     "mamba2": {
         "architectures": ["Mamba2ForCausalLM"], "model_type": "mamba2", "hidden_size": 64,
         "num_hidden_layers": 2, "vocab_size": 256, "bos_token_id": 1, "eos_token_id": 2,
         "chunk_size": 16, "conv_kernel": 4, "expand": 2, "head_dim": 16, "hidden_act": "silu",
-        "layer_norm_epsilon": 1e-5, "n_groups": 2, "num_heads": 8, "residual_in_fp32": True,
+        "layer_norm_epsilon": 1e-5, "n_groups": 1, "num_heads": 8, "residual_in_fp32": True,
         "rms_norm": True, "state_size": 16, "tie_word_embeddings": True, "use_bias": False,
         "use_conv_bias": True},
     # Qwen1.5-MoE: a shared expert behind a gate, biases on q, k, v.

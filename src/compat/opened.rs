@@ -35,7 +35,8 @@ impl Opened {
         })?;
         let settings = row.rules.apply(&raw).map_err(bad)?;
         rules::named(&settings, row.readable).map_err(bad)?;
-        let longest = row.rules.longest(&settings).map_err(bad)?.unwrap_or(LONGEST);
+        let longest = raw.as_object().map_or(Ok(None), |own| row.rules.longest(own));
+        let longest = longest.map_err(bad)?.unwrap_or(LONGEST);
         let vocab = number(&settings, "vocab_size").filter(|n| *n > 0);
         let vocab = vocab.ok_or_else(|| bad("`vocab_size` is missing or 0".into()))? as usize;
         Ok(Opened { row, settings, folder: Folder::open(dir)?, vocab, longest })

@@ -197,7 +197,12 @@ fn sizes(all: &Settings) -> Result<(), String> {
             return Err(format!("`{key}` is {value}, not a whole number from {least} to {most}"));
         }
     }
-    Ok(())
+    // candle makes a table of as many numbers.
+    let turned = all.get("partial_rotary_factor").and_then(Value::as_f64);
+    match turned.is_none_or(|share| share > 0.0 && share <= 1.0) {
+        true => Ok(()),
+        false => Err("`partial_rotary_factor` is not above 0 and at most 1".into()),
+    }
 }
 
 /// JSON of this crate; what is no JSON is a text.

@@ -157,7 +157,8 @@ fn caught<T: Send>(
         Err(panic) => {
             let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
             let text = text.or_else(|| panic.downcast_ref::<String>().cloned());
-            Err(format!("candle's model panicked: {}", text.unwrap_or_default()))
+            let text = text.unwrap_or_default();
+            Err(format!("candle's model panicked: {}", text.lines().next().unwrap_or_default()))
         }
     }
 }

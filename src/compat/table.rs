@@ -2,7 +2,8 @@
 //! tokens may be fed to it. `docs/models.md` is generated from it.
 //!
 //! What is left out, because candle-transformers 0.11.1 computes it otherwise than transformers, or not at all: Falcon
-//! (an approximation of its activation), Mamba layers of Granite 4.0, DeepSeek-V2 with groups of experts, windows.
+//! (an approximation of its activation), Mamba layers of Granite 4.0, DeepSeek-V2 with groups of experts, Mamba 2 with
+//! several groups, windows.
 
 use super::models::{self, MakeModel};
 use super::rules::{Rules, Settings, number};
@@ -235,7 +236,7 @@ pub static TABLE: [Architecture; 13] = [
     Architecture {
         name: "Mamba2ForCausalLM",
         models: "Mamba 2 as converted for transformers",
-        without: "a head of its own (Mamba-Codestral), limits of the time step",
+        without: "a head of its own and several groups (Mamba-Codestral), limits of the time step",
         rules: Rules {
             defaults: &[
                 ("expand", "2"),
@@ -250,6 +251,8 @@ pub static TABLE: [Architecture; 13] = [
                 ("conv_kernel", &["4"]),
                 ("hidden_act", &["silu"]),
                 ("layer_norm_epsilon", &["1e-5"]),
+                // candle norms all groups together.
+                ("n_groups", &["1"]),
                 ("rms_norm", &["true"]),
                 ("tie_word_embeddings", &["true"]),
                 ("time_step_limit", &["null", "0", r#"{"__float__": "Infinity"}"#]),

@@ -18,8 +18,8 @@ use crate::model::{
     CardDecoder, CardPlan, Decoder, KvChoice, KvPlan, LoadError, Weights, card, decoder,
 };
 use crate::routing::Deployment;
-use crate::text::apart::Cancel;
 use crate::text::Codec;
+use crate::text::apart::Cancel;
 use futures_util::future::BoxFuture;
 use serin_kernels::cuda::Card;
 use std::path::{Path, PathBuf};

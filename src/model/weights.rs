@@ -139,9 +139,7 @@ impl Weights {
     pub fn parameters(&self) -> u64 {
         let elements = |shape: &[usize]| shape.iter().map(|n| *n as u64).product::<u64>();
         match &self.form {
-            Form::Folder(folder) => {
-                folder.tensors().iter().map(|(_, shape)| elements(shape)).sum()
-            }
+            Form::Folder(folder) => folder.tensors().iter().map(|(_, shape)| elements(shape)).sum(),
             Form::Gguf(gguf) => gguf.tensors().map(|(_, _, shape)| elements(shape)).sum(),
             Form::Dummy(dummy) => dummy.tensors().map(|(_, _, shape)| elements(shape)).sum(),
         }

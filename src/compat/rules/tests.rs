@@ -70,7 +70,7 @@ fn a_missing_or_wrong_key_is_named() {
             let error = settle(&other).unwrap_err();
             let older = error.contains("n_layer") || error.contains("d_model");
             assert!(error.contains(expected) || older, "{at} {key}: {error}");
-            for wrong in [json!("many"), json!(-1), json!(1 << 40), json!(2.5)] {
+            for wrong in [json!("many"), json!(-1), json!(1u64 << 40), json!(2.5)] {
                 other[key] = wrong.clone();
                 let error = settle(&other).unwrap_err();
                 assert!(error.contains(expected), "{at} {key} {wrong}: {error}");
