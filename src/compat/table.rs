@@ -14,7 +14,7 @@ use serde_json::Value;
 pub struct Architecture {
     /// As listed under `architectures` in `config.json`; in [`super::NAMES`].
     pub name: &'static str,
-    /// What is known to run: the first models of the architecture.
+    /// Models of the architecture; for the documentation.
     pub models: &'static str,
     /// What candle does not compute, which is therefore refused; for the documentation.
     pub without: &'static str,

@@ -40,7 +40,7 @@ impl Reader<'_> {
         };
         let other = self.opened.row.names.iter().find(|(own, _)| *own == name);
         match other {
-            Some((own, other)) if !self.folder().has(name) && (*own != HEAD || tied()) => *other,
+            Some((own, other)) if !self.folder().has(name) && (*own != HEAD || tied()) => other,
             _ => name,
         }
     }

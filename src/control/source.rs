@@ -4,15 +4,15 @@
 
 use super::settings::EngineConfig;
 use crate::compat::{self, Opened, Plan};
-use crate::model::{Gguf, LoadError, LoadFormat, ModelConfig, Weights, decoder, families};
+use crate::model::{Gguf, LoadError, LoadFormat, Weights, decoder, families};
 use std::path::Path;
 
 /// Opened weights; nothing is copied yet.
 pub enum Source {
     /// serin's own decoder runs it.
-    Own(Weights),
+    Own(Box<Weights>),
     /// candle-transformers runs it.
-    Compat(Opened),
+    Compat(Box<Opened>),
 }
 
 impl Source {
@@ -24,12 +24,13 @@ impl Source {
         };
         let Some(named) = named.filter(|named| families::supported().all(|own| own != named))
         else {
-            return Weights::open(path, format).map(Source::Own);
+            return Weights::open(path, format).map(|own| Source::Own(Box::new(own)));
         };
         if compat::NAMES.contains(&named.as_str()) {
-            return Opened::open(path).map(Source::Compat);
+            return Opened::open(path).map(|opened| Source::Compat(Box::new(opened)));
         }
-        Weights::open(path, format).map(Source::Own).map_err(|error| match error {
+        let own = Weights::open(path, format).map(|own| Source::Own(Box::new(own)));
+        own.map_err(|error| match error {
             LoadError::Config { path, what } if what.contains("is not supported; supported:") => {
                 let others = compat::NAMES.join(", ");
                 LoadError::Config {
@@ -105,11 +106,6 @@ impl Source {
             Source::Own(weights) => weights.parameters(),
             Source::Compat(opened) => opened.parameters(),
         }
-    }
-
-    /// The config of a model of serin's own decoder.
-    pub fn config(&self) -> Option<&ModelConfig> {
-        self.own().map(Weights::config)
     }
 
     /// The weights of a model of serin's own decoder.

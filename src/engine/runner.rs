@@ -237,6 +237,7 @@ pub(crate) struct Results {
 impl Results {
     /// A row failed, maybe after some of its logits were taken. `before`: the results before this row. Each result
     /// that it still owes says so.
+    #[cfg(feature = "compat")]
     pub fn fail(&mut self, row: &Row, before: usize, why: &str) {
         self.scores.clear();
         let owed = usize::from(row.scored > 0) + usize::from(row.sample);
