@@ -261,6 +261,7 @@ async fn measure(args: &Args) -> Result<Value, Error> {
         block_size: 16,
         kv_memory: args.kv_memory,
         kv_cache: KvChoice::Auto,
+        compat_slots: serin::compat::SLOTS,
         load_format: args.load_format,
         text: serin::text::TextOptions::default(),
     };

@@ -4,6 +4,7 @@ pub mod access;
 pub mod alerts;
 pub mod bench;
 pub mod cli;
+pub mod compat;
 pub mod config;
 pub mod control;
 pub mod device;

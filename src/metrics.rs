@@ -36,6 +36,7 @@ const FINISHED: &str = "vllm:request_success_total";
 const PREEMPTIONS: &str = "vllm:num_preemptions_total";
 const PREFIX_LOOKUPS: &str = "vllm:prefix_cache_queries_total";
 const PREFIX_HITS: &str = "vllm:prefix_cache_hits_total";
+const COMPAT_SLOTS: &str = "serin_compat_slots";
 const KV_CACHED: &str = "serin_kv_blocks_cached";
 const KV_EVICTIONS: &str = "serin_kv_evictions_total";
 const REQUESTS: &str = "serin_requests_total";
@@ -163,6 +164,7 @@ const TABLE: &[Row] = &[
     (RUNNING, Gauge, ARM, "Sequences in the running batch."),
     (WAITING, Gauge, ARM, "Sequences waiting for admission."),
     (KV_USAGE, Gauge, ARM, "Share of KV blocks in use, 0 to 1."),
+    (COMPAT_SLOTS, Gauge, ARM, "Sequences at a time of a model on the compatibility lane, which is slow; 0 for all other models."),
     (PREEMPTIONS, Counter, ARM, "Times that a running sequence lost its KV blocks to others."),
     (PREFIX_LOOKUPS, Counter, ARM, "Prompt tokens looked up in the prefix cache."),
     (PREFIX_HITS, Counter, ARM, "Prompt tokens found in the prefix cache."),
@@ -473,6 +475,7 @@ fn lane_gauges(who: Who<'_>, stats: &LaneStats) {
     gauge!(WAITING, &labels).set(get(&stats.waiting));
     gauge!(KV_USAGE, &labels).set(get(&stats.blocks_used) / get(&stats.blocks_total).max(1.0));
     gauge!(KV_CACHED, &labels).set(get(&stats.blocks_cached));
+    gauge!(COMPAT_SLOTS, &labels).set(get(&stats.slots));
     gauge!(ARENA_USED, &labels).set(get(&stats.arena_used));
     gauge!(ARENA_RESERVED, &labels).set(get(&stats.arena_reserved));
     gauge!(CARD_USED, &labels).set(get(&stats.card_used));

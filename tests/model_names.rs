@@ -2,6 +2,7 @@
 //!
 //! `SERIN_WRITE_DOCS=1 cargo test --test model_names` writes docs/model-names.md.
 
+use serin::compat;
 use serin::model::{families, gguf};
 use std::fmt::Write;
 
@@ -75,12 +76,16 @@ fn written() -> String {
     let mut page = String::from(
         "# Models by name\n\nWhich of the models that most people run serin loads. This page is generated: \
          `SERIN_WRITE_DOCS=1 cargo test --test model_names`.\n\nGGUF files may have any type of weights but TQ1_0, TQ2_0 \
-         and NVFP4; safetensors are read in F32, F16 and BF16, and refused by name if they are quantised (FP8, AWQ, GPTQ).\n\n\
+         and NVFP4; safetensors are read in F32, F16 and BF16, and refused by name if they are quantised (FP8, AWQ, GPTQ). The compatibility lane is described \
+         in [models.md](models.md).\n\n\
          | model | architecture | safetensors | GGUF |\n|---|---|---|---|\n",
     );
     for (name, class, file, why) in MODELS {
         let said = |loads: bool| if loads { "loads".to_owned() } else { format!("refused: {why}") };
-        let folder = said(families::supported().any(|known| known == class));
+        let folder = match compat::NAMES.contains(&class) && why != MAMBA {
+            true => "loads, in the compatibility lane".to_owned(),
+            false => said(families::supported().any(|known| known == class)),
+        };
         // A mixture of experts has the architecture of its dense siblings there, and is told by its metadata.
         let dense = why.is_empty();
         let file_loads = dense && gguf::architectures().any(|known| known == file);

@@ -115,7 +115,7 @@ pub fn gguf(data: &[u8]) -> usize {
         return 2 * MIB;
     }
     match serin::control::look(&path, LoadFormat::Auto) {
-        Ok((weights, codec)) => round_trip(&codec, weights.config().vocab),
+        Ok((weights, codec)) => round_trip(&codec, weights.vocab()),
         Err(error) => names_the_file(&error.to_string(), dir.path()),
     }
     // For the compiled patterns, or a template's trial run.

@@ -20,10 +20,10 @@ use crate::bench::report::{Model, PointReport, Report, Setup, html, json, markdo
 use crate::bench::statistics::Method;
 use crate::bench::target::{Local, Setting, Target, Url};
 use crate::config::Config;
-use crate::control::{any_model, folder_loader};
+use crate::control::{self, any_model, folder_loader};
 use crate::device::{Device, memory, shared_pool};
 use crate::engine::EngineHandle;
-use crate::model::{LoadFormat, Weights};
+use crate::model::LoadFormat;
 use crate::routing::Deployment;
 use std::path::Path;
 use std::process::ExitCode;
@@ -199,16 +199,13 @@ fn slow_down(_: &BenchArgs, _: &EngineHandle, _: &[Target]) -> Result<(), CliErr
 }
 
 fn model(loaded: &Deployment, format: LoadFormat) -> Model {
-    let weights = Weights::open(&loaded.path, format).ok();
-    let of = |figure: fn(&Weights) -> u64| weights.as_ref().map(figure);
+    let source = control::Source::open(&loaded.path, format).ok();
+    let of = |figure: fn(&control::Source) -> u64| source.as_ref().map(figure);
     Model {
         name: loaded.fingerprint.to_string(),
-        architecture: weights
-            .as_ref()
-            .map(|weights| weights.config().architecture.to_string())
-            .unwrap_or_default(),
-        size: of(Weights::weight_bytes),
-        params: of(Weights::parameters),
+        architecture: source.as_ref().map(|one| one.architecture().to_owned()).unwrap_or_default(),
+        size: of(control::Source::weight_bytes),
+        params: of(control::Source::parameters),
         ..Model::default()
     }
 }

@@ -4,10 +4,9 @@
 
 use super::CliError;
 use crate::config::{Config, ConfigError};
-use crate::control::{EngineConfig, Offer, kv_tokens, look_with, losses};
+use crate::control::{EngineConfig, Offer, Source, look_with, losses};
 use crate::device::Isa;
 use crate::hub;
-use crate::model::{Weights, decoder};
 use crate::rollout::{Policy, alternatives, outlook};
 use crate::text::{Codec, Outcome};
 use std::path::Path;
@@ -28,7 +27,7 @@ pub(super) fn config(path: Option<&Path>, traffic: Option<(f64, f64)>) -> Result
     if let Some(canary) = &config.canary {
         let canary = describe("canary", canary, &config.engine)?;
         if let (Some(stable), Some(canary)) = (&stable, &canary) {
-            compare(stable, canary, &config);
+            compare(stable, canary, &config)?;
         }
     }
     let policy = &config.policy;
@@ -139,8 +138,12 @@ fn alone(model: &Path) -> String {
 }
 
 /// Prints what the canary can do less than stable.
-fn compare(stable: &(Weights, Codec), canary: &(Weights, Codec), config: &Config) {
-    let less = losses(&offer(stable, &config.engine), &offer(canary, &config.engine));
+fn compare(
+    stable: &(Source, Codec),
+    canary: &(Source, Codec),
+    config: &Config,
+) -> Result<(), CliError> {
+    let less = losses(&offer(stable, &config.engine)?, &offer(canary, &config.engine)?);
     let consequence = match (less.is_empty(), config.allow_less) {
         (true, _) => "the canary can do all that stable can",
         (false, true) => "the canary can do less than stable, which rollout.allow_less allows:",
@@ -152,11 +155,16 @@ fn compare(stable: &(Weights, Codec), canary: &(Weights, Codec), config: &Config
     for line in less {
         println!("          {line}");
     }
+    Ok(())
 }
 
-fn offer<'a>((weights, codec): &'a (Weights, Codec), engine: &EngineConfig) -> Offer<'a> {
-    let kv_tokens = Some(kv_tokens(weights, engine));
-    Offer { max_len: weights.config().max_len, kv_tokens, codec }
+fn offer<'a>(
+    (source, codec): &'a (Source, Codec),
+    engine: &EngineConfig,
+) -> Result<Offer<'a>, CliError> {
+    let max_len = source.max_len(engine).map_err(CliError::from_text)?;
+    let kv_tokens = Some(source.kv_tokens(engine).map_err(CliError::from_text)?);
+    Ok(Offer { max_len, kv_tokens, codec })
 }
 
 /// Prints what a model is; a reference is not looked at.
@@ -164,31 +172,19 @@ fn describe(
     role: &str,
     path: &Path,
     engine: &EngineConfig,
-) -> Result<Option<(Weights, Codec)>, CliError> {
+) -> Result<Option<(Source, Codec)>, CliError> {
     if hub::is_reference(path) {
         println!("{role:<9} {} (downloaded when it is loaded)", path.display());
         return Ok(None);
     }
     let looked = look_with(path, engine.load_format, engine.text, None);
-    let (weights, codec) = looked.map_err(CliError::from_text)?;
-    let model = weights.config();
-    let kind = engine.kv_cache.kind(&weights);
-    let block = decoder::kv_shape(model, 1, engine.block_size).block_bytes(kind) as u64;
-    println!(
-        "{role:<9} {} ({}, {} layers, hidden {}, context {}; weights {:.1} MiB, KV cache {:.1} KiB a token, at most {} MiB)",
-        path.display(),
-        model.architecture,
-        model.layers,
-        model.hidden,
-        model.max_len,
-        weights.weight_bytes() as f64 / (1 << 20) as f64,
-        block as f64 / engine.block_size as f64 / 1024.0,
-        engine.kv_memory >> 20
-    );
+    let (source, codec) = looked.map_err(CliError::from_text)?;
+    let words = source.words(engine).map_err(CliError::from_text)?;
+    println!("{role:<9} {} ({words})", path.display());
     for line in template(&codec) {
         println!("          {line}");
     }
-    Ok(Some((weights, codec)))
+    Ok(Some((source, codec)))
 }
 
 /// What the model's chat template does not support.

@@ -368,12 +368,13 @@ fn arm_text(arm: &ArmStatus) -> String {
     };
     let figures = &arm.figures;
     let hits = arm.lane.as_ref().and_then(|lane| lane.prefix_hit_rate);
+    let kind = arm.lane.as_ref().and_then(|lane| lane.kind.as_ref());
     let pool = arm.lane.as_ref().filter(|lane| lane.card_reserved > 0).map(|lane| {
         let (used, reserved) = (mib(lane.card_used), mib(lane.card_reserved));
         format!(", {used:.1} MiB used of {reserved:.1} in its pool on the card")
     });
     format!(
-        "  {:<7} {version}: {} requests, {} errors, TTFT p50/p99 {}/{} ms, per token {}/{} ms, {} tokens/s, {} % of prompt tokens cached{}\n",
+        "  {:<7} {version}: {} requests, {} errors, TTFT p50/p99 {}/{} ms, per token {}/{} ms, {} tokens/s, {} % of prompt tokens cached{}{}\n",
         arm.arm,
         figures.requests,
         figures.errors,
@@ -384,6 +385,7 @@ fn arm_text(arm: &ArmStatus) -> String {
         number(figures.tokens_per_second),
         number(hits.map(|rate| 100.0 * rate)),
         pool.unwrap_or_default(),
+        kind.map(|kind| format!("; {kind}")).unwrap_or_default(),
     )
 }
 

@@ -9,6 +9,7 @@ use super::{
     demo_models,
 };
 use crate::alerts::{AlertsConfig, RawWebhook, WebhookConfig};
+use crate::compat;
 use crate::control::{DeploymentPolicy, EngineConfig};
 use crate::device::DeviceChoice;
 use crate::engine::{LEAST_SHARE, SchedulerConfig};
@@ -122,6 +123,7 @@ struct RawEngine {
     kv_cache: Option<String>,
     prefix_cache: Option<bool>,
     canary_priority: Option<f64>,
+    compat_slots: Option<usize>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -362,7 +364,28 @@ impl RawEngine {
         let block_size = positive("engine.block_size", self.block_size, 16)?;
         let kv_cache = self.kv_cache.as_deref().unwrap_or("auto");
         let kv_cache = KvChoice::parse(kv_cache).map_err(|what| value("engine.kv_cache", what))?;
-        Ok(EngineConfig { scheduler, block_size, kv_memory, kv_cache, load_format, text })
+        let compat_slots = compat_slots(self.compat_slots)?;
+        Ok(EngineConfig {
+            scheduler,
+            block_size,
+            kv_memory,
+            kv_cache,
+            compat_slots,
+            load_format,
+            text,
+        })
+    }
+}
+
+/// Sequences at a time on the compatibility lane.
+fn compat_slots(given: Option<usize>) -> Result<usize, ConfigError> {
+    let slots = given.unwrap_or(compat::SLOTS);
+    match (1..=compat::SLOTS_MOST).contains(&slots) {
+        true => Ok(slots),
+        false => Err(value(
+            "engine.compat_slots",
+            format!("must be from 1 to {}, not {slots}", compat::SLOTS_MOST),
+        )),
     }
 }
 

@@ -7,38 +7,24 @@
 use super::comparison::Offer;
 use super::identity;
 use super::intake::{self, DeployError, Objection, OpenedModel};
+use super::settings::EngineConfig;
+use super::source::{self, Source, kv_tokens};
+use crate::compat::{self, Opened};
 use crate::device::fit::FitAsk;
 use crate::device::{Device, ModelPool, memory};
-use crate::engine::{CardRunner, EngineHandle, ModelRunner, Runner, SchedulerConfig};
+use crate::engine::{CardRunner, EngineError, EngineHandle, ModelRunner, Runner, SchedulerConfig};
 use crate::grammar::Grammars;
 use crate::model::{
-    CardDecoder, CardPlan, Decoder, KvChoice, KvPlan, LoadError, LoadFormat, Weights, card, decoder,
+    CardDecoder, CardPlan, Decoder, KvChoice, KvPlan, LoadError, Weights, card, decoder,
 };
 use crate::routing::Deployment;
+use crate::text::Codec;
 use crate::text::apart::Cancel;
-use crate::text::{Codec, TextOptions};
 use futures_util::future::BoxFuture;
 use serin_kernels::cuda::Card;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
-
-/// How models are run.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct EngineConfig {
-    /// Limits of each model's scheduler: sequences and tokens of a step, waiting sequences.
-    pub scheduler: SchedulerConfig,
-    /// Tokens per KV block.
-    pub block_size: usize,
-    /// Most bytes that one model's KV cache may take.
-    pub kv_memory: u64,
-    /// How the KV cache keeps its values.
-    pub kv_cache: KvChoice,
-    /// Where weights come from.
-    pub load_format: LoadFormat,
-    /// How texts are handled.
-    pub text: TextOptions,
-}
 
 /// How deployments are made; the seam at which tests put in fake models. The [`LoadCheck`] is asked once the
 /// content is known and before it takes memory.
@@ -88,16 +74,19 @@ async fn load_folder(
     });
     let opened = opened.await.map_err(|e| DeployError::Interrupted(e.to_string()))??;
     let OpenedModel { weights, codec, digest } = opened;
-    let offer = Offer { max_len: weights.config().max_len, kv_tokens: None, codec: &codec };
+    let max_len = weights.max_len(&config).map_err(EngineError::Load)?;
+    let offer = Offer { max_len, kv_tokens: None, codec: &codec };
     let checked = check(Candidate { digest: &digest, offer });
     checked.await.map_err(|why| DeployError::NotAllowed { path: path.clone(), why })?;
-    let (codec, vocab) = (Arc::new(codec), weights.config().vocab);
-    let make = move || match device {
-        Device::Cpu => on_cpu(&weights, &config),
-        Device::Card(card) => on_card(&weights, &config, card),
+    let (codec, vocab) = (Arc::new(codec), weights.vocab());
+    let scheduler = scheduler(&weights, &config);
+    let make = move || match (&weights, device) {
+        (Source::Own(weights), Device::Cpu) => on_cpu(weights, &config),
+        (Source::Own(weights), Device::Card(card)) => on_card(weights, &config, card),
+        (Source::Compat(opened), _) => on_compat(opened, &config),
     };
     let (loaded, grammars) =
-        tokio::join!(engine.load(config.scheduler, make), grammars(codec.clone(), vocab));
+        tokio::join!(engine.load(scheduler, make), grammars(codec.clone(), vocab));
     let loaded = loaded?;
     let version: Arc<str> = intake::name(&path).into();
     Ok(Deployment {
@@ -126,6 +115,26 @@ async fn grammars(codec: Arc<Codec>, vocab: usize) -> Option<Arc<Grammars>> {
             None
         }
     }
+}
+
+/// A model of the compatibility lane runs as many sequences as it has slots, and caches no prefixes: slots are not
+/// shared.
+fn scheduler(weights: &Source, config: &EngineConfig) -> SchedulerConfig {
+    let own = config.scheduler;
+    match weights {
+        Source::Own(_) => own,
+        Source::Compat(_) => SchedulerConfig {
+            max_running: own.max_running.min(config.compat_slots),
+            prefix_cache: false,
+            ..own
+        },
+    }
+}
+
+fn on_compat(opened: &Opened, config: &EngineConfig) -> Result<Box<dyn Runner>, LoadError> {
+    let plan = source::slots(opened, config)?;
+    fits(opened.path(), opened.weight_bytes(), plan.bytes())?;
+    compat::load(opened, plan)
 }
 
 fn on_cpu(weights: &Weights, config: &EngineConfig) -> Result<Box<dyn Runner>, LoadError> {
@@ -188,16 +197,6 @@ fn plan_card(
     }
 }
 
-/// Tokens that the model's KV cache holds within its configuration; where memory is short, it may be fewer.
-pub fn kv_tokens(source: &Weights, config: &EngineConfig) -> usize {
-    let model = source.config();
-    let kind = config.kv_cache.kind(source);
-    let block = decoder::kv_shape(model, 1, config.block_size).block_bytes(kind) as u64;
-    let wanted = config.scheduler.max_running * model.max_len.div_ceil(config.block_size);
-    let blocks = (wanted as u64).min(config.kv_memory / block) as usize;
-    blocks * config.block_size
-}
-
 /// How many KV blocks to give the model: enough for `max_running` full sequences, within `kv_memory`.
 fn plan_kv(source: &Weights, config: &EngineConfig) -> Result<KvPlan, LoadError> {
     let model = source.config();
@@ -207,17 +206,17 @@ fn plan_kv(source: &Weights, config: &EngineConfig) -> Result<KvPlan, LoadError>
     if blocks * config.block_size < 2 {
         return Err(LoadError::KvTooSmall { blocks, block_size: config.block_size });
     }
-    let (weights, kv) = (source.weight_bytes(), blocks as u64 * block);
-    let available = memory::available_bytes().unwrap_or(u64::MAX);
-    if weights + kv > available {
-        return Err(LoadError::DoesNotFit {
-            dir: source.path().to_owned(),
-            weights,
-            kv,
-            available,
-        });
-    }
+    fits(source.path(), source.weight_bytes(), blocks as u64 * block)?;
     Ok(KvPlan { blocks, block_size: config.block_size, kind })
+}
+
+/// Whether so many bytes are available in main memory.
+fn fits(dir: &Path, weights: u64, kv: u64) -> Result<(), LoadError> {
+    let available = memory::available_bytes().unwrap_or(u64::MAX);
+    match weights.saturating_add(kv) > available {
+        false => Ok(()),
+        true => Err(LoadError::DoesNotFit { dir: dir.to_owned(), weights, kv, available }),
+    }
 }
 
 fn unix_now() -> u64 {

@@ -4,10 +4,11 @@
 //! has to be downloaded first. Loads nothing onto the device.
 
 use super::identity;
+use super::source::Source;
 use crate::engine::EngineError;
 use crate::hub::{self, Hub, HubError, Reference};
 use crate::model::gguf::header::Fault;
-use crate::model::{Gguf, LoadError, LoadFormat, Weights};
+use crate::model::{Gguf, LoadError, LoadFormat};
 use crate::text::apart::Cancellable;
 use crate::text::{Codec, FileRead, GgufVocabulary, TextError, TextOptions};
 use std::path::{Path, PathBuf};
@@ -64,7 +65,7 @@ impl DeployError {
 /// An opened model.
 pub struct OpenedModel {
     /// The weights as stored; nothing is on the device yet.
-    pub weights: Weights,
+    pub weights: Source,
     /// Tokenizer and chat template, checked against the vocabulary's size.
     pub codec: Codec,
     /// Identifies the version: covers every file that was read.
@@ -103,13 +104,13 @@ pub fn open(
 }
 
 /// What was read besides configuration and weights.
-fn side_files(weights: &Weights, codec: &Codec) -> Vec<FileRead> {
+fn side_files(weights: &Source, codec: &Codec) -> Vec<FileRead> {
     let index = weights.index().map(|(name, sha256)| FileRead { name: name.to_owned(), sha256 });
     codec.files().iter().cloned().chain(index).collect()
 }
 
 /// As [`open`], without reading the weights.
-pub fn look(path: &Path, format: LoadFormat) -> Result<(Weights, Codec), DeployError> {
+pub fn look(path: &Path, format: LoadFormat) -> Result<(Source, Codec), DeployError> {
     look_with(path, format, TextOptions::default(), None)
 }
 
@@ -119,9 +120,9 @@ pub fn look_with(
     format: LoadFormat,
     text: TextOptions,
     cancel: Option<&Cancellable>,
-) -> Result<(Weights, Codec), DeployError> {
-    let weights = Weights::open(path, format).map_err(EngineError::Load)?;
-    let vocab = weights.config().vocab;
+) -> Result<(Source, Codec), DeployError> {
+    let weights = Source::open(path, format).map_err(EngineError::Load)?;
+    let vocab = weights.vocab();
     let folder = if path.is_dir() { path } else { path.parent().unwrap_or(path) };
     let beside = folder.join("tokenizer.json").is_file();
     let codec = match weights.gguf() {

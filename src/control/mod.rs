@@ -6,7 +6,7 @@
 //! a model, goes to a task (`unload`). Locks are taken in the order state, routes; neither is held across
 //! an await. The clock of the rollout is read here and nowhere else.
 //!
-//! Reading order: `intake`, `identity`, `comparison` and `deploy` (how a model gets loaded), `orders` (what
+//! Reading order: `settings`, `source`, `intake`, `identity`, `comparison` and `deploy` (how a model gets loaded), `orders` (what
 //! operators want), `preview` (what an order would do), `act` (what the
 //! rollout wants), `loss` (a device that has failed), `unload`, `ledger_handle`, `alerting` and `notes` (who is told), `resume`
 //! (after a restart), `life` (what the next process will know of this one's end), `feedback` and `regenerations` (who wrote
@@ -28,11 +28,13 @@ mod preview;
 mod readings;
 mod regenerations;
 mod resume;
+mod settings;
+mod source;
 mod status;
 mod unload;
 
 pub use comparison::{Offer, losses};
-pub use deploy::{Candidate, EngineConfig, LoadCheck, Loader, any_model, folder_loader, kv_tokens};
+pub use deploy::{Candidate, LoadCheck, Loader, any_model, folder_loader};
 pub use intake::{DeployError, Objection, OpenedModel, look, look_with};
 pub use life::{Life, PreviousExit, Trial};
 pub use notes::{Listener, Note};
@@ -40,6 +42,8 @@ pub use orders::{Asked, LoadAsked, same_place};
 pub use preview::{ArmPreview, Preview};
 pub use readings::ReadDevice;
 pub use resume::{ResumePlan, Resuming, Start, effective_stable};
+pub use settings::EngineConfig;
+pub use source::Source;
 pub use status::{
     ArmFigures, ArmStatus, CardUnload, CrossReadStatus, DecisionStatus, DeviceStatus,
     ForecastStatus, GateStatus, GateWait, InFlightStatus, KeysStatus, LaneStatus, LedgerStatus,

@@ -150,6 +150,23 @@ impl Drop for Entered<'_> {
     }
 }
 
+/// The arena that a thread is in, or none; for other threads that work on the same model.
+#[derive(Debug, Clone, Copy)]
+pub struct Current(usize);
+
+/// The arena that this thread is in.
+pub fn current() -> Current {
+    Current(CURRENT.try_with(Cell::get).unwrap_or(NO_SLOT))
+}
+
+impl Current {
+    /// As [`Arena::enter`]. The thread must end before the arena is closed: what it still holds then is a leak,
+    /// and counts as one.
+    pub fn enter(self) -> Entered<'static> {
+        Entered { before: CURRENT.replace(self.0), _arena: PhantomData }
+    }
+}
+
 /// Runs `f` with this thread's allocations on the system heap, even inside an arena: for state that
 /// outlives the model (thread-local workspaces of libraries, say).
 pub fn outside<T>(f: impl FnOnce() -> T) -> T {
@@ -444,6 +461,25 @@ mod tests {
         assert!(usage.reserved >= 4 << 20, "freed blocks stay reserved until closed");
         drop(elsewhere);
         assert_eq!(arena.close(), ArenaUsage::default());
+    }
+
+    #[test]
+    fn another_thread_can_join_an_arena() {
+        let arena = Arena::open().unwrap();
+        let here = {
+            let _in = arena.enter();
+            current()
+        };
+        let kept = std::thread::spawn(move || {
+            let _in = here.enter();
+            vec![1u8; 1 << 20]
+        });
+        let kept = kept.join().unwrap();
+        assert_eq!(arena.usage().used, 1 << 20);
+        drop(kept);
+        assert_eq!(arena.close(), ArenaUsage::default());
+        let _nowhere = current().enter();
+        drop(vec![0u8; 1 << 20]);
     }
 
     #[test]

@@ -35,6 +35,8 @@ pub struct LaneStats {
     pub blocks_total: AtomicU64,
     /// Bytes that these blocks take.
     pub kv_bytes: AtomicU64,
+    /// Sequences that run at a time, each in a slot of its own, on the compatibility lane; 0 elsewhere.
+    pub slots: AtomicU64,
     /// Blocks whose prefix can be found, referenced or not.
     pub blocks_cached: AtomicU64,
     /// Cached blocks evicted since the model was loaded.
@@ -402,6 +404,7 @@ impl Lane {
         set(&stats.blocks_used, blocks.used() as u64);
         set(&stats.blocks_total, blocks.total() as u64);
         set(&stats.kv_bytes, self.runner.kv_bytes());
+        set(&stats.slots, self.runner.slots().unwrap_or(0) as u64);
         set(&stats.blocks_cached, blocks.cached() as u64);
         set(&stats.blocks_evicted, blocks.evictions());
         set(&stats.prefix_lookup_tokens, totals.prefix_lookup_tokens);

@@ -46,6 +46,8 @@ pub enum Sampled {
     NonFinite,
     /// No token: the guide of the row's sequence failed.
     Unguided(GuideFailed),
+    /// Returned instead of either: this row failed, and no other. Says why.
+    Failed(String),
 }
 
 impl Sampled {
@@ -141,6 +143,11 @@ pub trait Runner: Send {
         None
     }
 
+    /// Sequences that it runs at a time, if each has a place of its own instead of blocks: the compatibility lane.
+    fn slots(&self) -> Option<usize> {
+        None
+    }
+
     /// Drops the model, and reports the GPU memory that this freed.
     fn unload(self: Box<Self>) -> Option<CardReport> {
         None
@@ -196,7 +203,7 @@ impl Runner for ModelRunner {
 const HEAD_ROWS: usize = 64;
 
 /// What one row of logits is used for.
-pub(super) enum RowTask<'a> {
+pub(crate) enum RowTask<'a> {
     Sample(&'a Draw<'a>),
     /// The score of the given next token; `top`: with so many most likely ones; `whole`: with all log-probabilities;
     /// `last`: no more tokens of this row are scored.
@@ -208,7 +215,7 @@ pub(super) enum RowTask<'a> {
     },
 }
 
-pub(super) fn row_tasks<'a>(row: &Row, draw: &'a Draw<'a>) -> impl Iterator<Item = RowTask<'a>> {
+pub(crate) fn row_tasks<'a>(row: &Row, draw: &'a Draw<'a>) -> impl Iterator<Item = RowTask<'a>> {
     let (scored, next) = (row.scored, row.context + 1 - row.wanted());
     let score = move |i: usize| {
         let (at, params) = (next + i, draw.params);
@@ -221,13 +228,22 @@ pub(super) fn row_tasks<'a>(row: &Row, draw: &'a Draw<'a>) -> impl Iterator<Item
 
 /// Results of a step, collected one row of logits at a time.
 #[derive(Default)]
-pub(super) struct Results {
+pub(crate) struct Results {
     pub done: Vec<Sampled>,
     /// Scores of the current row; `None` once a score was NaN.
     scores: Vec<Option<Score>>,
 }
 
 impl Results {
+    /// A row failed, maybe after some of its logits were taken. `before`: the results before this row. Each result
+    /// that it still owes says so.
+    #[cfg(feature = "compat")]
+    pub fn fail(&mut self, row: &Row, before: usize, why: &str) {
+        self.scores.clear();
+        let owed = usize::from(row.scored > 0) + usize::from(row.sample);
+        self.done.resize(before + owed, Sampled::Failed(why.to_owned()));
+    }
+
     pub fn take(&mut self, logits: &mut [f32], task: RowTask<'_>) {
         match task {
             RowTask::Sample(draw) => {
@@ -252,7 +268,7 @@ impl Results {
 }
 
 /// An index out of range would be a fault that no device survives; it is caught here.
-pub(super) fn check(batch: &Batch, capacity: &Capacity) -> Result<(), RunError> {
+pub(crate) fn check(batch: &Batch, capacity: &Capacity) -> Result<(), RunError> {
     let slots = (capacity.blocks * capacity.block_size) as u32;
     let bad =
         |what: &str, value: u32| Err(RunError::Step(format!("{what} {value} is out of range")));

@@ -314,6 +314,10 @@ impl Scheduler {
                 sequence.fail(failed.into(), now);
                 return SequenceResult::Lost;
             }
+            Some(Sampled::Failed(what)) => {
+                sequence.fail(Fault::Step(what), now);
+                return SequenceResult::Lost;
+            }
             None => {
                 sequence.fail(Fault::Step("the model returned too few rows".into()), now);
                 return SequenceResult::Lost;

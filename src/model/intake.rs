@@ -21,8 +21,13 @@ const INDEX: &str = "model.safetensors.index.json";
 
 /// An opened checkpoint: config read, weight files mapped, nothing copied yet.
 pub struct Checkpoint {
-    dir: PathBuf,
     config: ModelConfig,
+    folder: Folder,
+}
+
+/// The mapped weight files of a folder, whatever its config says.
+pub struct Folder {
+    dir: PathBuf,
     files: Vec<PathBuf>,
     /// SHA-256 of the index of a sharded set.
     index: Option<[u8; 32]>,
@@ -59,7 +64,23 @@ impl Prefix {
 impl Checkpoint {
     /// Opens a Hugging Face folder with one `model.safetensors` or a sharded set.
     pub fn open(dir: &Path) -> Result<Checkpoint, LoadError> {
-        let config = ModelConfig::read(dir)?;
+        Ok(Checkpoint { config: ModelConfig::read(dir)?, folder: Folder::open(dir)? })
+    }
+
+    /// The content of `config.json`.
+    pub fn config(&self) -> &ModelConfig {
+        &self.config
+    }
+
+    /// The same, apart.
+    pub fn into_parts(self) -> (ModelConfig, Folder) {
+        (self.config, self.folder)
+    }
+}
+
+impl Folder {
+    /// Maps the weight files of a Hugging Face folder and checks their headers.
+    pub fn open(dir: &Path) -> Result<Folder, LoadError> {
         let (files, index) = weight_files(dir)?;
         for path in &files {
             let one = std::slice::from_ref(path);
@@ -67,12 +88,7 @@ impl Checkpoint {
         }
         let weights = Safetensors::open(&files).map_err(|e| damaged(dir, &e))?;
         let prefix = Prefix::of(&weights);
-        Ok(Checkpoint { dir: dir.to_owned(), config, files, index, weights, prefix })
-    }
-
-    /// The content of `config.json`.
-    pub fn config(&self) -> &ModelConfig {
-        &self.config
+        Ok(Folder { dir: dir.to_owned(), files, index, weights, prefix })
     }
 
     /// SHA-256 over config.json and the weight files, in hex.
@@ -86,7 +102,7 @@ impl Checkpoint {
         self.index.map(|sha256| (INDEX, sha256))
     }
 
-    /// The folder as it was given to [`Checkpoint::open`].
+    /// The folder as it was given to [`Folder::open`].
     pub fn dir(&self) -> &Path {
         &self.dir
     }

@@ -32,7 +32,7 @@ pub use decoder::{Decoder, KvChoice, KvPlan};
 pub use error::LoadError;
 pub use gguf::Gguf;
 pub use guide::{Guide, GuideFailed, SharedGuide, Taken};
-pub use intake::Checkpoint;
+pub use intake::{Checkpoint, Folder};
 pub use logprobs::{Logprobs, Score};
 pub use sampler::{Draw, SampleError, SamplingParams};
 pub use token_mask::TokenMask;

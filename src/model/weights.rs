@@ -9,7 +9,7 @@ use super::config::ModelConfig;
 use super::dummy::{Dummy, Scheme};
 use super::error::LoadError;
 use super::gguf::{Gguf, first_part};
-use super::intake::{Checkpoint, digest_files};
+use super::intake::{Checkpoint, Folder, digest_files};
 use super::layout;
 use super::rows;
 use crate::device::{Kind, QMatrix, QuantError, Rope, Stored, all_finite, dequantise};
@@ -52,7 +52,7 @@ pub struct Weights {
 }
 
 enum Form {
-    Folder(Box<Checkpoint>),
+    Folder(Box<Folder>),
     Gguf(Box<Gguf>),
     Dummy(Box<Dummy>),
 }
@@ -64,20 +64,24 @@ impl Weights {
     }
 
     fn open_this(path: &Path, format: LoadFormat) -> Result<Weights, LoadError> {
-        let form = match (format, gguf_at(path)?) {
+        let (form, config) = match (format, gguf_at(path)?) {
             (LoadFormat::Dummy(scheme), _) => {
                 let named = path.file_name().is_some_and(|name| name == "config.json");
                 let dir = path.parent().filter(|_| named).unwrap_or(path);
-                Form::Dummy(Box::new(Dummy::open(dir, scheme, SEED)?))
+                let dummy = Dummy::open(dir, scheme, SEED)?;
+                let config = dummy.config().clone();
+                (Form::Dummy(Box::new(dummy)), config)
             }
-            (LoadFormat::Auto, Some(file)) => Form::Gguf(Box::new(Gguf::open(&file)?)),
-            (LoadFormat::Auto, None) => Form::Folder(Box::new(Checkpoint::open(path)?)),
-        };
-        let config = match &form {
-            Form::Folder(checkpoint) => checkpoint.config().clone(),
-            Form::Dummy(dummy) => dummy.config().clone(),
-            Form::Gguf(gguf) => ModelConfig::from_json(gguf.config())
-                .map_err(|what| LoadError::Config { path: gguf.path().to_owned(), what })?,
+            (LoadFormat::Auto, Some(file)) => {
+                let gguf = Gguf::open(&file)?;
+                let config = ModelConfig::from_json(gguf.config())
+                    .map_err(|what| LoadError::Config { path: gguf.path().to_owned(), what })?;
+                (Form::Gguf(Box::new(gguf)), config)
+            }
+            (LoadFormat::Auto, None) => {
+                let (config, folder) = Checkpoint::open(path)?.into_parts();
+                (Form::Folder(Box::new(folder)), config)
+            }
         };
         Ok(Weights { form, config, progress: OnceLock::new(), tied: OnceLock::new() })
     }
@@ -85,7 +89,7 @@ impl Weights {
     /// Their source: a folder or a file.
     pub fn path(&self) -> &Path {
         match &self.form {
-            Form::Folder(checkpoint) => checkpoint.dir(),
+            Form::Folder(folder) => folder.dir(),
             Form::Gguf(gguf) => gguf.path(),
             Form::Dummy(dummy) => dummy.dir(),
         }
@@ -107,7 +111,7 @@ impl Weights {
     /// Identifies configuration and weights: SHA-256 over their files, or a note that it is a dummy.
     pub fn digest(&self) -> Result<String, LoadError> {
         match &self.form {
-            Form::Folder(checkpoint) => checkpoint.digest(),
+            Form::Folder(folder) => folder.digest(),
             Form::Gguf(gguf) => digest_files(&gguf.paths()),
             Form::Dummy(dummy) => Ok(dummy.digest()),
         }
@@ -116,7 +120,7 @@ impl Weights {
     /// Name and SHA-256 of the index that lists the weight files, if there is one.
     pub fn index(&self) -> Option<(&'static str, [u8; 32])> {
         match &self.form {
-            Form::Folder(checkpoint) => checkpoint.index(),
+            Form::Folder(folder) => folder.index(),
             Form::Gguf(_) | Form::Dummy(_) => None,
         }
     }
@@ -128,8 +132,8 @@ impl Weights {
             _ => shape.iter().product::<usize>() as u64 * 4,
         };
         match &self.form {
-            Form::Folder(checkpoint) => {
-                checkpoint.tensors().iter().map(|(kind, shape)| bytes(*kind, shape)).sum()
+            Form::Folder(folder) => {
+                folder.tensors().iter().map(|(kind, shape)| bytes(*kind, shape)).sum()
             }
             Form::Gguf(gguf) => gguf.tensors().map(|(_, kind, shape)| bytes(kind, shape)).sum(),
             Form::Dummy(dummy) => dummy.tensors().map(|(_, kind, shape)| bytes(kind, shape)).sum(),
@@ -140,9 +144,7 @@ impl Weights {
     pub fn parameters(&self) -> u64 {
         let elements = |shape: &[usize]| shape.iter().map(|n| *n as u64).product::<u64>();
         match &self.form {
-            Form::Folder(checkpoint) => {
-                checkpoint.tensors().iter().map(|(_, shape)| elements(shape)).sum()
-            }
+            Form::Folder(folder) => folder.tensors().iter().map(|(_, shape)| elements(shape)).sum(),
             Form::Gguf(gguf) => gguf.tensors().map(|(_, _, shape)| elements(shape)).sum(),
             Form::Dummy(dummy) => dummy.tensors().map(|(_, _, shape)| elements(shape)).sum(),
         }
@@ -156,7 +158,7 @@ impl Weights {
     /// Whether there is a tensor with this name, as Hugging Face checkpoints name it.
     pub fn has(&self, name: &str) -> bool {
         match &self.form {
-            Form::Folder(checkpoint) => checkpoint.has(name),
+            Form::Folder(folder) => folder.has(name),
             Form::Gguf(gguf) => gguf.has(name),
             Form::Dummy(dummy) => dummy.has(name),
         }
@@ -165,7 +167,7 @@ impl Weights {
     /// The type of a tensor as stored.
     pub fn kind(&self, name: &str) -> Result<Kind, LoadError> {
         match &self.form {
-            Form::Folder(checkpoint) => checkpoint.plan(name).map(|(kind, _)| kind),
+            Form::Folder(folder) => folder.plan(name).map(|(kind, _)| kind),
             Form::Gguf(gguf) => gguf.plan(name).map(|(kind, _)| kind),
             Form::Dummy(dummy) => dummy.plan(name).map(|(kind, _)| kind),
         }
@@ -175,7 +177,7 @@ impl Weights {
     /// [`Weights::consumed`] after copying it.
     pub fn stored(&self, name: &str, shape: &[usize]) -> Result<Stored<'_>, LoadError> {
         let stored = match &self.form {
-            Form::Folder(checkpoint) => checkpoint.stored(name),
+            Form::Folder(folder) => folder.stored(name),
             Form::Gguf(gguf) => gguf.stored(name),
             Form::Dummy(dummy) => dummy.stored(name),
         }?;
@@ -248,7 +250,7 @@ impl Weights {
     /// A tensor of this many bytes has been copied: its pages in the file are no longer needed.
     pub fn consumed(&self, name: &str, bytes: u64) {
         match &self.form {
-            Form::Folder(checkpoint) => checkpoint.release(name),
+            Form::Folder(folder) => folder.release(name),
             Form::Gguf(gguf) => gguf.release(name),
             Form::Dummy(_) => {}
         }

@@ -240,7 +240,9 @@ fn millis(time: Duration) -> f64 {
 impl From<&LaneStats> for LaneStatus {
     fn from(stats: &LaneStats) -> LaneStatus {
         let read = |figure: &AtomicU64| figure.load(Ordering::Relaxed);
+        let slots = read(&stats.slots);
         LaneStatus {
+            kind: (slots > 0).then(|| format!("compatibility: {slots} slots, no prefix cache")),
             running: read(&stats.running),
             waiting: read(&stats.waiting),
             blocks_used: read(&stats.blocks_used),

@@ -371,6 +371,9 @@ pub struct ArmFigures {
 /// What an arm's lane in the engine is doing.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct LaneStatus {
+    /// What runs the model, where that is not serin's own decoder: `compatibility: 4 slots, no prefix cache`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kind: Option<String>,
     /// Sequences that are admitted and hold KV blocks.
     pub running: u64,
     /// Sequences that wait to be admitted, preempted ones included.

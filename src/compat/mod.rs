@@ -1,0 +1,47 @@
+//! The compatibility lane: models that candle-transformers computes and serin's own decoder does not.
+//!
+//! They run on the CPU, in f32, behind the same `Runner` as every other model, so that everything around a model
+//! stays as it is. Each sequence has a slot, which is an instance of candle's model with a cache of its own and weights
+//! that all slots share. There is no prefix cache, and the sequences of a step are computed one after the other.
+//! Such a model is slow; it is there to be tried, not to be fast.
+//!
+//! Reading order: `names`, `table` (what each architecture needs), `rules` (a config against its row), `opened` (from a
+//! folder to a plan of its memory), `weights` (tensors as candle asks for them), `models` (one step of each of candle's
+//! models), `threads`, `runner`, `load`. It does not know sequences, text or arms. A build without the feature `compat`
+//! has the names only (`absent`), and says so.
+
+mod names;
+mod plan;
+
+#[cfg(feature = "compat")]
+mod load;
+#[cfg(feature = "compat")]
+pub mod models;
+#[cfg(feature = "compat")]
+mod opened;
+#[cfg(feature = "compat")]
+mod rules;
+#[cfg(feature = "compat")]
+mod runner;
+#[cfg(feature = "compat")]
+pub mod table;
+#[cfg(feature = "compat")]
+mod threads;
+#[cfg(feature = "compat")]
+mod weights;
+
+#[cfg(not(feature = "compat"))]
+mod absent;
+
+#[cfg(not(feature = "compat"))]
+pub use absent::{Opened, load};
+#[cfg(feature = "compat")]
+pub use load::load;
+pub use names::{NAMES, of_folder};
+#[cfg(feature = "compat")]
+pub use opened::Opened;
+pub use plan::{Plan, SLOTS, SLOTS_MOST};
+#[cfg(feature = "compat")]
+pub use runner::{CompatRunner, Make};
+#[cfg(feature = "compat")]
+pub use threads::Threads;
