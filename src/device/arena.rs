@@ -364,6 +364,10 @@ fn arena_alloc(layout: Layout) -> Option<(*mut u8, bool)> {
     }
     let slot = CURRENT.try_with(Cell::get).unwrap_or(NO_SLOT);
     let books = SLOT_TABLE.get(slot)?;
+    // What a panic's message and backtrace need is kept by the standard library for ever: it is no model's memory.
+    if std::thread::panicking() {
+        return None;
+    }
     let (block, zeroed) = lock(books).alloc(slot_start(slot), layout.size())?;
     Some((block as *mut u8, zeroed))
 }
@@ -480,6 +484,24 @@ mod tests {
         assert_eq!(arena.close(), ArenaUsage::default());
         let _nowhere = current().enter();
         drop(vec![0u8; 1 << 20]);
+    }
+
+    #[test]
+    fn what_is_allocated_in_a_panic_is_no_models_memory() {
+        struct Keeps(std::rc::Rc<std::cell::RefCell<Vec<u8>>>);
+        impl Drop for Keeps {
+            fn drop(&mut self) {
+                *self.0.borrow_mut() = vec![1u8; 1 << 20];
+            }
+        }
+        let (arena, kept) = (Arena::open().unwrap(), std::rc::Rc::default());
+        let panicked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            let _in = arena.enter();
+            let _keeps = Keeps(std::rc::Rc::clone(&kept));
+            panic!("on purpose");
+        }));
+        assert!(panicked.is_err() && kept.borrow().len() == 1 << 20);
+        assert_eq!(arena.close(), ArenaUsage::default());
     }
 
     #[test]
