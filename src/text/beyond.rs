@@ -40,7 +40,10 @@ pub(super) fn without(
     Ok(kept)
 }
 
-/// Fails if the model needs one of these tokens.
+/// More tokens beyond the rows are those of another model.
+const MOST: usize = 1024;
+
+/// Fails if the model needs one of these tokens, or if they are so many that they are another model's.
 pub(super) fn needed(
     beyond: &[(u32, &str)],
     rows: usize,
@@ -53,7 +56,8 @@ pub(super) fn needed(
         let mut sources = templates.flat_map(|t| [Some(&t.text), t.with_tools.as_ref()]).flatten();
         sources.any(|source| source.contains(text))
     };
-    match beyond.iter().find(|(_, text)| named(text) || written(text)) {
+    let many = beyond.len() > MOST.min(rows / 8);
+    match beyond.iter().find(|(_, text)| many || named(text) || written(text)) {
         None => Ok(()),
         Some((id, text)) => Err(TextError::TokenizerMismatch {
             path: path.into(),
