@@ -18,7 +18,7 @@ from make_kl_oracle import figures, stored
 
 from .peer import Peer
 
-LISTED, KEPT, TOP = 5, 4096, 20
+LISTED, KEPT, TOP = 5, 1 << 14, 20
 # Two correct programs that sum in another order differ by this share of the largest logit.
 SUMS = 1e-5
 JSON = {"content-type": "application/json"}
