@@ -26,6 +26,10 @@ clippy:
 cuda:
     .ci/run cuda
 
+# The kernels' known answers on the emulated device, checked for races
+races:
+    .ci/run races
+
 doc:
     .ci/run doc
 

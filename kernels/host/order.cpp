@@ -2,7 +2,6 @@
 #include "order.h"
 
 #include <algorithm>
-#include <cstring>
 
 namespace emu::races {
 
@@ -54,19 +53,19 @@ void Order::begin_block(uint32_t run, unsigned threads) {
     run_ = run;
     threads_ = threads;
     time_ = barrier_ = 1;
-    std::fill(began_, began_ + threads, 1);
-    std::memset(met_, 0, threads * sizeof met_[0]);
+    began_.assign(threads, 1);
+    met_.assign(threads, {});
     for (Side *side : {&fenced_, &heard_, &known_}) side->clear();
 }
 
 void Order::block_met() {
     barrier_ = ++time_;
-    std::fill(began_, began_ + threads_, barrier_);
+    began_.assign(threads_, barrier_);
     for (Side *side : {&fenced_, &heard_, &known_}) side->meet();
 }
 
 void Order::warp_met(unsigned base, unsigned mask) {
-    unsigned joined[32] = {};
+    std::array<unsigned, 32> joined = {};
     for (unsigned i = 0; i < 32; i++) {
         if (!(mask >> i & 1)) continue;
         met_[base + i][i] = began_[base + i];
@@ -75,7 +74,7 @@ void Order::warp_met(unsigned base, unsigned mask) {
     time_++;
     for (unsigned i = 0; i < 32; i++) {
         if (!(mask >> i & 1)) continue;
-        std::memcpy(met_[base + i], joined, sizeof joined);
+        met_[base + i] = joined;
         began_[base + i] = time_;
     }
     for (Side *side : {&fenced_, &heard_, &known_})

@@ -12,6 +12,7 @@
 
 #include "shadow.h"
 
+#include <array>
 #include <map>
 #include <vector>
 
@@ -74,9 +75,9 @@ class Order {
 
     uint32_t first_ = 0, count_ = 0, run_ = 0;
     unsigned threads_ = 0, time_ = 0, barrier_ = 0;
-    unsigned began_[1024];
+    std::vector<unsigned> began_;
     // Until when a thread knows what each lane of its warp has done.
-    unsigned met_[1024][32];
+    std::vector<std::array<unsigned, 32>> met_;
     // Known at the last fence; heard by atomics since; known of others.
     Side fenced_, heard_, known_;
     std::map<uintptr_t, Known> left_;

@@ -203,14 +203,17 @@ PLANTED(right_atomics, {
     data[block * 64 + 64 + at] = shared[0];
 })
 
-// For the counts of requests: side by side; 8 bytes apart; 128 bytes apart; one word for all; vectors.
+// For the counts of requests: side by side, two apart, vectors; all in one bank, none in the same, one word for all.
 PLANTED(request_dense, { data[1024 + at] = data[at]; })
 PLANTED(request_strided, { data[1024 + at] = data[at * 2]; })
-PLANTED(request_banks, {
-    shared[lane * 32] = 1.0f;
-    if (at == 0) data[0] = 1.0f;
+PLANTED(request_vectors, {
+    const float4 *from = reinterpret_cast<const float4 *>(data);
+    reinterpret_cast<float4 *>(data)[256 + at] = from[at];
 })
-PLANTED(request_padded, {
-    shared[lane * 33] = 1.0f;
-    if (at == 0) data[0] = 1.0f;
+PLANTED(request_banks, { shared[lane * 32 + warp] = 1.0f; })
+PLANTED(request_padded, { shared[lane * 33 + warp] = 1.0f; })
+PLANTED(request_one_word, {
+    if (lane == 0) shared[warp * 32] = 1.0f;
+    __syncwarp();
+    [[maybe_unused]] volatile float found = shared[warp * 32];
 })

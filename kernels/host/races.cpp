@@ -12,6 +12,7 @@
 #include "order.h"
 #include "requests.h"
 
+#include <algorithm>
 #include <atomic>
 #include <cstdio>
 #include <map>
@@ -234,11 +235,16 @@ bool is_private(uintptr_t at) {
     return at - first < end - first;
 }
 
+void count(const Access &a) {
+    Checker &c = checker;
+    if (c.requests) c.requests->add(c.thread, a.at, a.bytes, a.shared, a.site);
+}
+
 inline void touch(const void *p, size_t bytes, bool writes, const void *site) {
     if (is_private(uintptr_t(p))) return;
     Checker &c = checker;
     Access a = {uintptr_t(p), bytes, site, writes, uintptr_t(p) - c.shared < c.shared_room};
-    if (c.requests) c.requests->add(c.thread, a.at, bytes, a.shared, site);
+    count(a);
     if (writes) return each_cell(a, [&](Cell &cell) { write_cell(a, cell, 0); });
     bool any = false;
     each_cell(a, [&](Cell &cell) { any |= read_cell(a, cell); });
@@ -265,7 +271,6 @@ void begin_launch(const char *kernel, const Private &own, const unsigned *blocks
 void end_launch() {
     checker.stacks = 0;
     checker.stack_bytes = ~size_t(0);
-    if (checker.requests) checker.requests->end();
 }
 
 void begin_block(unsigned index, const void *shared, size_t bytes, size_t room) {
@@ -312,6 +317,7 @@ void atomic(const void *at, size_t bytes, const void *site) {
     if (is_private(uintptr_t(at))) return;
     Checker &c = checker;
     Access a = {uintptr_t(at), bytes, site, true, uintptr_t(at) - c.shared < c.shared_room};
+    count(a);
     each_cell(a, [&](Cell &cell) { write_cell(a, cell, kAtomic); });
     c.order.atomic(c.thread, a.at);
 }
@@ -323,6 +329,7 @@ void copy_begun(const void *to, const void *from, size_t bytes, size_t valid, co
     if (valid) touch(from, valid, false, site);
     Access a = {uintptr_t(to), bytes, site, true, uintptr_t(to) - c.shared < c.shared_room};
     if (!a.shared) fail("cp.async to memory that is not shared");
+    count(a);
     each_cell(a, [&](Cell &cell) { write_cell(a, cell, kInFlight); });
 }
 
@@ -364,6 +371,16 @@ void memory(Memory what, uintptr_t at, size_t bytes) {
     void __tsan_unaligned_write##bytes(void *at) { emu::races::touch(at, bytes, true, EMU_SITE); }
 
 extern "C" {
+
+// Whether this thread's launches count what they ask of memory.
+void serin_emulator_count(int on) { emu::races::Requests::count(on); }
+
+// `Requests::table`, cut off at `room`; returns the length of all of it.
+size_t serin_emulator_counts(char *out, size_t room) {
+    std::string text = emu::races::Requests::table();
+    std::copy_n(text.data(), std::min(room, text.size()), out);
+    return text.size();
+}
 
 SERIN_SEEN(1)
 SERIN_SEEN(2)

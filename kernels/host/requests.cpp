@@ -2,10 +2,7 @@
 #include "requests.h"
 
 #include <algorithm>
-#include <atomic>
-#include <cstdio>
 #include <memory>
-#include <mutex>
 
 extern "C" char __executable_start;
 
@@ -15,9 +12,7 @@ namespace {
 
 constexpr size_t kWord = 4, kSector = 32, kBanks = 32;
 
-std::atomic<bool> counting;
-std::mutex lock;
-std::map<std::pair<std::string, const void *>, Totals> all;
+thread_local std::unique_ptr<Requests> mine;
 
 typedef std::vector<std::pair<uintptr_t, size_t>> Lanes;
 
@@ -49,35 +44,34 @@ uint64_t passes(const Lanes &lanes) {
 } // namespace
 
 Requests *Requests::of(const char *kernel) {
-    thread_local std::unique_ptr<Requests> mine;
-    if (!counting) return nullptr;
-    if (!mine) mine.reset(new Requests);
-    mine->kernel_ = kernel;
+    if (mine) mine->kernel_ = kernel;
+    // Of a launch that failed.
+    for (unsigned warp = 0; mine && warp < 32; warp++) mine->warps_[warp].clear();
     return mine.get();
 }
 
-void Requests::count(bool on) { counting = on; }
+void Requests::count(bool on) { mine.reset(on ? new Requests : nullptr); }
 
 void Requests::add(unsigned thread, uintptr_t at, size_t bytes, bool shared, const void *site) {
-    Place &place = warps_[thread / 32][site];
-    size_t index = place.done[thread % 32]++;
-    if (index == place.requests.size()) place.requests.push_back({shared, {}});
-    place.requests[index].lanes.push_back({at, bytes});
+    Open &open = warps_[thread / 32][{site, shared}];
+    size_t index = open.done[thread % 32]++;
+    if (index == open.requests.size()) open.requests.emplace_back();
+    open.requests[index].push_back({at, bytes});
 }
 
 void Requests::flush(unsigned warp) {
-    for (auto &[site, place] : warps_[warp]) {
-        for (const Request &request : place.requests) {
-            Totals &sum = totals_[site];
-            size_t words = touched(request.lanes, 0, 32, kWord).size(), unit = request.shared ? kBanks * kWord : kSector;
-            sum.shared = request.shared;
+    for (auto &[place, open] : warps_[warp]) {
+        if (open.requests.empty()) continue;
+        bool shared = place.second;
+        size_t unit = shared ? kBanks * kWord : kSector;
+        Totals &sum = totals_[{kernel_, place}];
+        for (const Lanes &lanes : open.requests) {
             sum.requests++;
-            for (const auto &lane : request.lanes) sum.bytes += lane.second;
-            sum.units += request.shared ? passes(request.lanes) : touched(request.lanes, 0, 32, kSector).size();
-            sum.least += (words * kWord + unit - 1) / unit;
+            for (const auto &lane : lanes) sum.bytes += lane.second;
+            sum.units += shared ? passes(lanes) : touched(lanes, 0, 32, kSector).size();
+            sum.least += (touched(lanes, 0, 32, kWord).size() * kWord + unit - 1) / unit;
         }
-        place.requests.clear();
-        std::fill(place.done, place.done + 32, 0);
+        open = Open();
     }
 }
 
@@ -85,29 +79,15 @@ void Requests::flush() {
     for (unsigned warp = 0; warp < 32; warp++) flush(warp);
 }
 
-void Requests::end() {
-    flush();
-    std::lock_guard<std::mutex> guard(lock);
-    for (const auto &[site, mine] : totals_) {
-        Totals &sum = all[{kernel_, site}];
-        sum.shared = mine.shared;
-        sum.requests += mine.requests, sum.bytes += mine.bytes;
-        sum.units += mine.units, sum.least += mine.least;
-    }
-    totals_.clear();
-    for (auto &warp : warps_) warp.clear();
-}
-
 std::string Requests::table() {
-    std::lock_guard<std::mutex> guard(lock);
     std::string text;
-    for (const auto &[where, sum] : all) {
-        char line[256];
-        size_t site = uintptr_t(where.second) - 1 - uintptr_t(&__executable_start);
-        std::snprintf(line, sizeof line, "%s %#zx %s %llu %llu %llu %llu\n", where.first.c_str(), site,
-                      sum.shared ? "shared" : "global", (unsigned long long)sum.requests,
-                      (unsigned long long)sum.bytes, (unsigned long long)sum.units, (unsigned long long)sum.least);
-        text += line;
+    if (!mine) return text;
+    for (const auto &[where, sum] : mine->totals_) {
+        const auto &[kernel, place] = where;
+        uintptr_t site = uintptr_t(place.first) - 1 - uintptr_t(&__executable_start);
+        text += kernel + " " + std::to_string(site) + (place.second ? " shared" : " global");
+        for (uint64_t number : {sum.requests, sum.bytes, sum.units, sum.least}) text += " " + std::to_string(number);
+        text += "\n";
     }
     return text;
 }

@@ -5,11 +5,14 @@
 //! looked at when it is freed, kernels and copies are refused memory that is not allocated, and products are
 //! plain loops. It comes in two tempers ([`EmulationMode`]): one that does everything at once, and one that is as
 //! unhelpful as a driver may be. Time is what a simple cost model says (`emulated/clock.rs`), so that tests of
-//! pace and fairness give the same figures everywhere. What it cannot show: races between blocks, the driver.
+//! pace and fairness give the same figures everywhere. What it cannot show: the driver; races, unless
+//! the feature `races` looks for them.
 
 mod clock;
 mod product;
 mod queues;
+#[cfg(feature = "races")]
+pub mod requests;
 
 use super::card::{
     Arg, COUNTS, Card, CardError, DeviceProperties, Gemm, Graph, Grid, HostMemory, Memory, Pool,

@@ -1,6 +1,6 @@
 //! What the checker of races finds: kernels with one planted error each (`host/planted.cpp`), and some without.
 
-use super::*;
+use super::{requests, *};
 use crate::cuda::buffer::Buffer;
 use std::sync::Arc;
 
@@ -94,4 +94,30 @@ fn what_another_launch_writes_is_waited_for() {
     for part in ["planted_early_read", "global memory", "before it has waited", "another launch"] {
         assert!(error.contains(part), "{part:?} is not in {error:?}");
     }
+}
+
+#[test]
+fn requests_of_warps_are_counted() {
+    // Kernel, whether shared memory, requests, and units and the least of them for each request.
+    for (kernel, shared, expected) in [
+        ("planted_request_dense", false, (4, 4, 4)),
+        ("planted_request_strided", false, (4, 6, 4)),
+        ("planted_request_vectors", false, (4, 16, 16)),
+        ("planted_request_banks", true, (2, 32, 1)),
+        ("planted_request_padded", true, (2, 1, 1)),
+        ("planted_request_one_word", true, (4, 1, 1)),
+    ] {
+        requests::count(true);
+        run(kernel, 1, 8192, 12345).unwrap();
+        let counted = requests::counted();
+        let of = |field: fn(&requests::Requests) -> u64| -> u64 {
+            counted.iter().filter(|found| found.shared == shared).map(field).sum()
+        };
+        let requests = of(|found| found.requests);
+        let found = (requests, of(|f| f.units) / requests, of(|f| f.least) / requests);
+        assert_eq!(found, expected, "{kernel}: {counted:?}");
+    }
+    requests::count(false);
+    run("planted_request_dense", 1, 0, 0).unwrap();
+    assert!(requests::counted().is_empty());
 }
