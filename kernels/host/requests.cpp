@@ -14,14 +14,11 @@ constexpr size_t kWord = 4, kSector = 32, kBanks = 32;
 
 thread_local std::unique_ptr<Requests> mine;
 
-typedef std::vector<std::pair<uintptr_t, size_t>> Lanes;
-
 // Units of `unit` bytes that lanes `from` to `to - 1` touch, each once.
 std::vector<uintptr_t> touched(const Lanes &lanes, size_t from, size_t to, size_t unit) {
     std::vector<uintptr_t> found;
-    for (size_t i = from; i < to && i < lanes.size(); i++)
-        for (uintptr_t u = lanes[i].first / unit; u <= (lanes[i].first + lanes[i].second - 1) / unit; u++)
-            found.push_back(u);
+    for (size_t i = from; i < to; i++)
+        for (uintptr_t u = lanes[i].at / unit; u * unit < lanes[i].at + lanes[i].bytes; u++) found.push_back(u);
     std::sort(found.begin(), found.end());
     found.erase(std::unique(found.begin(), found.end()), found.end());
     return found;
@@ -30,7 +27,7 @@ std::vector<uintptr_t> touched(const Lanes &lanes, size_t from, size_t to, size_
 // Lanes with 8 or 16 bytes each go by halves or quarters of a warp; a pass brings one word of each bank.
 uint64_t passes(const Lanes &lanes) {
     size_t widest = 0;
-    for (const auto &lane : lanes) widest = std::max(widest, lane.second);
+    for (const Piece &lane : lanes) widest = std::max(widest, lane.bytes);
     size_t together = widest <= 4 ? 32 : widest <= 8 ? 16 : 8;
     uint64_t sum = 0;
     for (size_t from = 0; from < lanes.size(); from += together) {
@@ -55,8 +52,8 @@ void Requests::count(bool on) { mine.reset(on ? new Requests : nullptr); }
 void Requests::add(unsigned thread, uintptr_t at, size_t bytes, bool shared, const void *site) {
     Open &open = warps_[thread / 32][{site, shared}];
     size_t index = open.done[thread % 32]++;
-    if (index == open.requests.size()) open.requests.emplace_back();
-    open.requests[index].push_back({at, bytes});
+    if (index == open.requests.size()) open.requests.push_back({});
+    open.requests[index][thread % 32] = {at, bytes};
 }
 
 void Requests::flush(unsigned warp) {
@@ -67,7 +64,7 @@ void Requests::flush(unsigned warp) {
         Totals &sum = totals_[{kernel_, place}];
         for (const Lanes &lanes : open.requests) {
             sum.requests++;
-            for (const auto &lane : lanes) sum.bytes += lane.second;
+            for (const Piece &lane : lanes) sum.bytes += lane.bytes;
             sum.units += shared ? passes(lanes) : touched(lanes, 0, 32, kSector).size();
             sum.least += (touched(lanes, 0, 32, kWord).size() * kWord + unit - 1) / unit;
         }

@@ -5,6 +5,7 @@
 // last met: loops of unlike length stay together on a card in the same way.
 #pragma once
 
+#include <array>
 #include <cstddef>
 #include <cstdint>
 #include <map>
@@ -13,6 +14,13 @@
 #include <vector>
 
 namespace emu::races {
+
+// What a lane asks for; nothing if it takes no part.
+struct Piece {
+    uintptr_t at;
+    size_t bytes;
+};
+typedef std::array<Piece, 32> Lanes;
 
 class Requests {
   public:
@@ -31,7 +39,6 @@ class Requests {
 
   private:
     typedef std::pair<const void *, bool> Place;
-    typedef std::vector<std::pair<uintptr_t, size_t>> Lanes;
     struct Open {
         size_t done[32] = {};
         std::vector<Lanes> requests;
