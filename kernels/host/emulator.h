@@ -162,7 +162,12 @@ template <class T> EMU_UNSEEN T atomicMax(T *at, T v) { EMU_ATOMIC; T old = *at;
 template <class T> EMU_UNSEEN T atomicMin(T *at, T v) { EMU_ATOMIC; T old = *at; if (v < old) *at = v; return old; }
 template <class T> EMU_UNSEEN T atomicOr(T *at, T v) { EMU_ATOMIC; T old = *at; *at = old | v; return old; }
 template <class T> EMU_UNSEEN T atomicExch(T *at, T v) { EMU_ATOMIC; T old = *at; *at = v; return old; }
-template <class T> EMU_UNSEEN T atomicCAS(T *at, T expect, T v) { EMU_ATOMIC; T old = *at; if (old == expect) *at = v; return old; }
+template <class T> EMU_UNSEEN T atomicCAS(T *at, T expect, T v) {
+    EMU_ATOMIC;
+    T old = *at;
+    if (old == expect) *at = v;
+    return old;
+}
 #undef EMU_ATOMIC
 
 template <class T> const T &min(const T &a, const T &b) { return b < a ? b : a; }

@@ -84,8 +84,8 @@ std::string memory_name(const Access &a) {
     if (a.shared) return "shared memory, byte " + number("%zu", a.at - checker.shared);
     std::lock_guard<std::mutex> guard(lock);
     auto next = allocations.upper_bound(a.at);
-    if (next == allocations.begin()) return "global memory at " + number("%#zx", a.at);
-    --next;
+    if (next == allocations.begin() || a.at - (--next)->first >= next->second + kPage)
+        return "global memory at " + number("%#zx", a.at);
     return "global memory, byte " + number("%zu", a.at - next->first) + " of an allocation of " +
            number("%zu", next->second);
 }
@@ -153,9 +153,11 @@ void note_read(const Access &a, Cell &cell) {
         cell.who = with(with(0, run_of(last)), c.order.run());
     } else if (mark_of(last) == kOneWarp && thread_of(last) / 32 == c.thread / 32) {
         // Those who have met this lane since need not be remembered.
-        for (unsigned i = 0; i < 32; i++)
-            if (cell.who >> i & 1 && c.order.before(stamp(c.order.run(), c.thread / 32 * 32 + i, time_of(last)), c.thread))
-                cell.who &= ~(1u << i);
+        unsigned base = c.thread / 32 * 32;
+        for (unsigned i = 0; i < 32; i++) {
+            Stamp reader = stamp(c.order.run(), base + i, time_of(last));
+            if (cell.who >> i & 1 && c.order.before(reader, c.thread)) cell.who &= ~(1u << i);
+        }
         cell.read = c.now | kOneWarp;
         cell.who |= lane;
     } else {
