@@ -56,6 +56,12 @@ PLANTED(shared_half_a_warp, {
     __syncwarp(lane < 16 ? 0xffffu : 0xffff0000u);
     data[at] = shared[at ^ 16];
 })
+PLANTED(shared_read_by_warps, {
+    planted::clear(shared, 1);
+    float found = shared[0];
+    __syncwarp();
+    if (at == 63) shared[0] = found + 1.0f;
+})
 PLANTED(shared_atomic_and_plain, {
     if (at == 0) shared[0] = 0.0f;
     __syncthreads();

@@ -67,15 +67,16 @@ std::string number(const char *form, size_t value) {
     return text;
 }
 
-std::string thread_name(Stamp s) {
-    const Checker &c = checker;
-    unsigned block = run_of(s) - c.order.first();
-    std::string name = "thread " + number("%zu", thread_of(s)) + " of block " + number("%zu", block % c.grid.x);
-    if (c.grid.y * c.grid.z > 1) {
-        name += "," + number("%zu", block / c.grid.x % c.grid.y) + "," + number("%zu", block / c.grid.x / c.grid.y);
-    }
+std::string block_name(uint32_t run) {
+    Dim grid = checker.grid;
+    unsigned block = run - checker.order.first();
+    std::string name = "block " + number("%zu", block % grid.x);
+    if (grid.y * grid.z > 1)
+        name += "," + number("%zu", block / grid.x % grid.y) + "," + number("%zu", block / grid.x / grid.y);
     return name;
 }
+
+std::string thread_name(Stamp s) { return "thread " + number("%zu", thread_of(s)) + " of " + block_name(run_of(s)); }
 
 // "4 bytes at 0x1234": a place in the program, for addr2line.
 std::string size_and_site(size_t bytes, uint32_t site) { return number("%zu bytes at ", bytes) + number("%#zx", site); }
@@ -160,8 +161,9 @@ void note_read(const Access &a, Cell &cell) {
         }
         cell.read = c.now | kOneWarp;
         cell.who |= lane;
-    } else {
+    } else if (mark_of(last) == kOneWarp) {
         cell.read = c.now | kWarps;
+        cell.who = thread_of(last);
     }
 }
 
@@ -172,11 +174,16 @@ void check_reads(const Access &a, const Cell &cell) {
     auto race = [&](Stamp other) { report_race(a, other, false, cell.read_bytes, cell.read_site); };
     if (mark_of(last) == kBlocks) {
         for (uint32_t run : c.sets[cell.who])
-            if (run != c.order.run() && !c.order.knows_run(run, c.thread)) race(stamp(run, 0, 0));
-    } else if (!c.order.in_block(last) || mark_of(last) == kWarps) {
-        bool past = c.order.in_block(last) && c.order.is_past(last);
-        if (!past && !c.order.before(last, c.thread)) race(last);
-        if (!past && mark_of(last) == kWarps && thread_of(last) == c.thread) race(last);
+            if (run != c.order.run() && !c.order.knows_run(run, c.thread))
+                report(a, "which nothing orders with what " + block_name(run) + " read: " +
+                              size_and_site(cell.read_bytes, cell.read_site));
+    } else if (mark_of(last) == kWarps) {
+        // Two readers are known, of two warps: one at least is of another warp.
+        for (unsigned thread : {thread_of(last), unsigned(cell.who)}) {
+            Stamp reader = stamp(run_of(last), thread, time_of(last));
+            bool own_warp = c.order.in_block(last) && thread / 32 == c.thread / 32;
+            if (!own_warp && !c.order.before(reader, c.thread)) race(reader);
+        }
     } else {
         for (unsigned i = 0; i < 32; i++) {
             Stamp reader = stamp(run_of(last), thread_of(last) / 32 * 32 + i, time_of(last));

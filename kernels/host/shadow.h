@@ -19,7 +19,8 @@ typedef uint64_t Stamp;
 constexpr Stamp kNowhere = 0, kUnwritten = 1, kByHost = 2;
 // Marks of writes.
 constexpr Stamp kAtomic = 1, kInFlight = 2;
-// Marks of reads: by lanes of one warp, which `who` names; by several warps; by several blocks, a set that `who` names.
+// Marks of reads: by lanes of one warp, which `who` names; by several warps, a thread of another one is `who`; by several
+// blocks, a set that `who` names.
 constexpr Stamp kOneWarp = 0, kWarps = 1, kBlocks = 2;
 
 inline Stamp stamp(uint32_t run, unsigned thread, unsigned time) {
