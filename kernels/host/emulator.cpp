@@ -30,7 +30,7 @@ constexpr size_t kMostShared = 227 << 10;
 constexpr size_t kGuard = 256;
 constexpr unsigned char kPoison = 0xff, kFence = 0xa5;
 
-enum class State { kReady, kAtBlock, kAtWarp, kDone };
+enum class State : unsigned char { kReady, kAtBlock, kAtWarp, kDone };
 
 struct Copy {
     void *to;
@@ -47,8 +47,9 @@ using Context = ucontext_t;
 struct Fiber {
     Context context;
     State state;
-    unsigned mask;
+    // Whether the collective that it waits at is __syncwarp.
     bool barrier;
+    unsigned mask;
     unsigned turn;
     unsigned index;
     std::vector<Copy> loose;
