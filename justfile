@@ -18,6 +18,10 @@ test:
 isa:
     .ci/run isa
 
+# A real model against llama.cpp's golden, where the package index has it
+real:
+    .ci/run real
+
 # Lints of all targets
 clippy:
     .ci/run clippy

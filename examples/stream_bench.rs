@@ -69,6 +69,7 @@ fn state(gateway: Gateway) -> AppState {
         access: Access::open(),
         log_requests: false,
         stable_for: Default::default(),
+        recorder: None,
     }
 }
 

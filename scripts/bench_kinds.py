@@ -8,7 +8,8 @@ serin: the products of one token through all matrices of a random model (`kernel
 attention and norms. llama.cpp: a whole decode step of a file of the same shape (`make_random_gguf.py --kind`, written to
 FOLDER if it is not there) at a context of a few tokens, where attention is little. Each side is the best of many, since
 other work on the machine only adds to a step; the sides take turns, and the table has the best of all rounds. With one
-thread nobody waits for another one that has lost its core.
+thread nobody waits for another one that has lost its core. The percentage is the share of the bandwidth at which as many
+threads do nothing but read.
 """
 
 import argparse
@@ -41,9 +42,10 @@ def peer(path, threads):
 
 
 def own(args, kind):
-    """Tokens per second by instruction set, and gigabytes."""
+    """By instruction set: tokens per second, gigabytes of weights per second, and their share of what the machine reads."""
     done = subprocess.run([args.bench, str(args.threads), kind], capture_output=True, text=True, check=True)
-    return {words[1]: [float(words[2]), float(words[4])] for words in map(str.split, done.stdout.splitlines())}
+    (_, read, _), *lines = map(str.split, done.stdout.splitlines())
+    return {isa: [float(rate), float(bytes), float(bytes) / float(read)] for _, isa, rate, _, bytes, _ in lines}
 
 
 def measure(args, kind):
@@ -62,7 +64,7 @@ def measure(args, kind):
 
 def row(kind, made):
     best = max(made["peer"])
-    cells = [f"{max(v[0] for v in values):.1f} ({max(v[1] for v in values):.1f} GB/s)" for values in made["serin"].values()]
+    cells = ["{:.1f} ({:.1f} GB/s, {:.0%})".format(*map(max, zip(*values))) for values in made["serin"].values()]
     ratios = {isa: max(v[0] for v in values) / best for isa, values in made["serin"].items()}
     return f"| {kind} | {best:.1f} | {' | '.join(cells)} | " + " | ".join(f"{r:.2f}" for r in ratios.values()) + " |"
 

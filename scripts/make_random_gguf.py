@@ -25,6 +25,10 @@ HALVES = {"Q8_0": {0: 1 / 16}, "Q4_0": {0: 1}, "Q4_1": {0: 1, 2: -7.5}, "Q5_0": 
           "Q5_K": {0: 1 / 64, 2: 7.5 / 32}, "Q6_K": {208: 1 / 256}, "IQ4_NL": {0: 1 / 16}, "IQ4_XS": {0: 1 / 256},
           "MXFP4": {}, "IQ3_XXS": {0: 1 / 32}, "IQ3_S": {0: 1 / 32}, "IQ2_XXS": {0: 1 / 16}, "IQ2_XS": {0: 1 / 16},
           "IQ2_S": {0: 1 / 16}, "IQ1_S": {0: 1 / 2}}
+# For comparing results: two superblocks a row, and four in one matrix.
+SEEDED = COMMON | dict(name="seeded", hidden=512, layers=2, heads=8, kv=4, dim=64, width=1024, vocab=1024)
+# So that prompts are texts: the messages, one after the other.
+PLAIN = "{% for message in messages %}{{ message.content }} {% endfor %}"
 MARKERS = ["<|begin_of_text|>", "<|end_of_text|>"]
 
 
@@ -123,21 +127,17 @@ def write_tensors(writer, shape, blocks, q4, q6):
     matrix("output", q6, shape["vocab"], hidden)
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("file")
-    parser.add_argument("--tiny", action="store_true", help="a small shape, to try it out")
-    parser.add_argument("--kind", choices=HALVES, help="all matrices in this type, of a smaller model")
-    args = parser.parse_args()
-    shape = TINY if args.tiny else SMALL if args.kind else FULL
-    writer = gguf.GGUFWriter(args.file, "llama")
+def write(path, shape, kind=None, template=None):
+    """Writes a file with all matrices in one type, or in those of Q4_K_M."""
+    writer = gguf.GGUFWriter(path, "llama")
     write_metadata(writer, shape, MARKERS, "llama-bpe")
     writer.add_rope_dimension_count(shape["dim"])
     writer.add_vocab_size(shape["vocab"])
+    if template:
+        writer.add_chat_template(template)
     rng, types = np.random.default_rng(1), gguf.GGMLQuantizationType
-    if args.kind:
-        kind = types[args.kind]
-        write_tensors(writer, shape, OneKind(rng, shape["hidden"], kind), kind, kind)
+    if kind:
+        write_tensors(writer, shape, OneKind(rng, shape["hidden"], types[kind]), types[kind], types[kind])
     else:
         writer.add_file_type(gguf.LlamaFileType.MOSTLY_Q4_K_M)
         write_tensors(writer, shape, Blocks(rng, shape["hidden"]), types.Q4_K, types.Q6_K)
@@ -145,6 +145,15 @@ def main():
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("file")
+    parser.add_argument("--tiny", action="store_true", help="a small shape, to try it out")
+    parser.add_argument("--kind", choices=HALVES, help="all matrices in this type, of a smaller model")
+    args = parser.parse_args()
+    write(args.file, TINY if args.tiny else SMALL if args.kind else FULL, args.kind)
 
 
 if __name__ == "__main__":

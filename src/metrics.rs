@@ -81,6 +81,7 @@ const UNLOAD_SECONDS: &str = "serin_unload_seconds";
 const LEAKED: &str = "serin_unload_leaked_bytes_total";
 const LOG_DROPPED: &str = "serin_log_lines_dropped_total";
 const TURNED_AWAY: &str = "serin_connections_closed_total";
+const PROMPTS_RECORDED: &str = "serin_recorded_prompts_total";
 
 /// Seconds. vLLM's buckets for whole requests and their phases.
 const REQUEST_BUCKETS: [f64; 20] = [
@@ -210,6 +211,7 @@ const TABLE: &[Row] = &[
     (LEAKED, Counter, NONE, "Bytes that unloads could not free."),
     (LOG_DROPPED, Counter, NONE, "Log lines dropped because standard error was not read."),
     (TURNED_AWAY, Counter, &["reason"], "Connections closed because the limit was reached, by reason."),
+    (PROMPTS_RECORDED, Counter, &["result"], "Prompts recorded with their client's consent: written, or dropped because the file or the queue was full."),
     (UPTIME, Gauge, NONE, "Time since the process started."),
     (BUILD, Gauge, &["version", "arch", "cuda"], "1; its labels say what was built: version, processor, with CUDA or not."),
 ];
@@ -249,6 +251,7 @@ const DECISION_KINDS: [&str; 20] = [
 ];
 const FINISH_REASONS: [&str; 2] = ["stop", "length"];
 const READ_RESULTS: [&str; 4] = ["read", "dropped", "too_long", "failed"];
+const RECORD_RESULTS: [&str; 2] = ["written", "dropped"];
 const CLOSED_REASONS: [&str; 3] = ["silent", "full", "late"];
 const PHASES: [&str; 6] = ["idle", "running", "paused", "rolled_back", "promoted", "self_tested"];
 
@@ -265,6 +268,9 @@ fn begin_process() {
     }
     for result in READ_RESULTS {
         counter!(CROSS_READ, "result" => result).increment(0);
+    }
+    for result in RECORD_RESULTS {
+        counter!(PROMPTS_RECORDED, "result" => result).increment(0);
     }
     for reason in CLOSED_REASONS {
         counter!(TURNED_AWAY, "reason" => reason).increment(0);
@@ -307,6 +313,11 @@ pub fn log_lines_dropped(count: u64) {
 /// new connection itself.
 pub fn connection_closed(reason: &'static str) {
     counter!(TURNED_AWAY, "reason" => reason).increment(1);
+}
+
+/// A prompt with consent was `written`, or `dropped`.
+pub fn prompt_recorded(result: &'static str) {
+    counter!(PROMPTS_RECORDED, "result" => result).increment(1);
 }
 
 /// Labels of one arm's version.

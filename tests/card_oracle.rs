@@ -5,10 +5,9 @@
 //! `SERIN_CARD` names another: `scripts/gpu_check` runs the same tests on a real one.
 
 mod gguf_support;
+mod golden_support;
 
-use candle_core::Device as Place;
 use gguf_support::{Damage, Figures, Library, Said, Score};
-use serde::Deserialize;
 use serin::device::{Batch, ModelPool, Row};
 use serin::engine::{
     CardRunner, EngineHandle, LaneId, ModelRunner, Runner, SchedulerConfig, SeqEvent, SeqRequest,
@@ -27,28 +26,6 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
-const FAMILIES: [&str; 20] = [
-    "llama2",
-    "llama3",
-    "llama-linear",
-    "mistral",
-    "qwen2",
-    "qwen3",
-    "gemma2",
-    "gemma3",
-    "phi3",
-    "phi4-mini",
-    "ministral3",
-    "mistral3",
-    "qwen3-vl",
-    "granite",
-    "smollm3",
-    "glm4",
-    "olmo2",
-    "olmo3",
-    "heads-64",
-    "heads-128",
-];
 /// Families with heads as wide as those of real models, and the attention kernels that these use.
 const WIDE_HEADS: [(&str, [&str; 2]); 2] = [
     ("heads-64", ["attention_prefill_f16_64", "attention_decode_f16_64"]),
@@ -121,12 +98,6 @@ const STEP: SchedulerConfig = SchedulerConfig {
     spare_tokens: 0,
 };
 
-#[derive(Deserialize)]
-struct Golden {
-    prompts: Vec<Vec<u32>>,
-    positions: Vec<Vec<usize>>,
-}
-
 /// Logits of every position of a prompt that is computed `chunk` tokens at a time, with an unordered table of
 /// blocks of 4.
 fn logits(decoder: &mut CardDecoder, prompt: &[u32], chunk: usize) -> Vec<Vec<f32>> {
@@ -175,12 +146,9 @@ fn relative_error(got: &[f32], want: &[f32]) -> f32 {
 
 #[test]
 fn logits_of_every_family_are_those_of_transformers() {
-    for family in FAMILIES {
+    for family in golden_support::families(&root()) {
         let folder = format!("tests/fixtures/families/{family}");
-        let text = std::fs::read_to_string(root().join(&folder).join("golden.json")).unwrap();
-        let golden: Golden = serde_json::from_str(&text).unwrap();
-        let file = root().join(&folder).join("golden.safetensors");
-        let tensors = candle_core::safetensors::load(file, &Place::Cpu).unwrap();
+        let golden = golden_support::golden(&root().join(&folder));
         let (weights, card) = (open(&folder), card());
         let blocks = golden.prompts.iter().map(Vec::len).max().unwrap().div_ceil(4);
         let mut exact = load_exact(&weights, &card, (blocks, 4));
@@ -191,11 +159,11 @@ fn logits_of_every_family_are_those_of_transformers() {
         // a tile.
         let cut = usize::from(wide.is_some());
         for (i, prompt) in golden.prompts.iter().enumerate() {
-            let wanted = tensors[&format!("logits.{i}")].to_vec2::<f32>().unwrap();
+            let wanted = &golden.logits[i];
             let chunks = if i == cut { vec![64, 7, 1] } else { vec![64] };
             for (chunk, which) in chunks.iter().flat_map(|c| [(*c, 0), (*c, 1)]) {
                 let got = logits([&mut exact, &mut plain][which], prompt, chunk);
-                for (position, want) in golden.positions[i].iter().zip(&wanted) {
+                for (position, want) in golden.positions[i].iter().zip(wanted) {
                     let error = relative_error(&got[*position], want);
                     let at = format!("{family}, prompt {i}, chunks of {chunk}, at {position}");
                     assert!(error < TOLERANCE[which], "{at}, {which}: {error}");
@@ -328,9 +296,8 @@ const EXACT: [&str; 2] = ["gemma2", "phi3"];
 /// sides are within [`TOLERANCE`] of transformers', relative to the largest, and a margin is the difference
 /// of two logits.
 fn lead(family: &str) -> f32 {
-    let file = root().join("tests/fixtures/families").join(family).join("golden.safetensors");
-    let tensors = candle_core::safetensors::load(file, &Place::Cpu).unwrap();
-    let rows = tensors.values().flat_map(|tensor| tensor.to_vec2::<f32>().unwrap());
+    let golden = golden_support::golden(&root().join("tests/fixtures/families").join(family));
+    let rows = golden.logits.into_iter().flatten();
     let largest = rows.flatten().fold(0f32, |most, logit| most.max(logit.abs()));
     2.0 * TOLERANCE[0] * largest
 }

@@ -5,10 +5,12 @@
 //! `tests/fixtures/compat/`.
 #![cfg(feature = "compat")]
 
+mod golden_support;
+
 use candle_core::{DType, Device, Tensor};
 use candle_nn::VarBuilder;
 use candle_transformers::models::{deepseek2, mixtral, qwen3_moe, starcoder2};
-use serde::Deserialize;
+use golden_support::Golden;
 use serde_json::{Value, json};
 use serin::compat::{self, CompatRunner, Make, Opened, Plan, Threads, models::Instance, table};
 use serin::config::Config;
@@ -30,38 +32,17 @@ use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 const NEW_TOKENS: usize = 24;
 const MEMORY: u64 = 1 << 30;
 
-#[derive(Deserialize)]
-struct Golden {
-    prompts: Vec<Vec<u32>>,
-    /// Positions whose logits are stored, per prompt.
-    positions: Vec<Vec<usize>>,
-    greedy: Vec<Vec<u32>>,
-    /// Per prompt and stored position.
-    #[serde(skip)]
-    logits: Vec<Vec<Vec<f32>>>,
-}
-
 fn root() -> &'static Path {
     Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/compat"))
 }
 
+/// A checkpoint for every row of the table.
 fn names() -> Vec<String> {
-    let folders = std::fs::read_dir(root()).unwrap();
-    let mut names: Vec<String> =
-        folders.map(|folder| folder.unwrap().file_name().into_string().unwrap()).collect();
-    names.sort();
-    assert_eq!(names.len(), table::TABLE.len(), "a checkpoint for every row");
-    names
+    golden_support::names(root(), table::TABLE.len())
 }
 
 fn golden(name: &str) -> Golden {
-    let folder = root().join(name);
-    let text = std::fs::read_to_string(folder.join("golden.json")).unwrap();
-    let mut golden: Golden = serde_json::from_str(&text).unwrap();
-    let file = folder.join("golden.safetensors");
-    let tensors = candle_core::safetensors::load(file, &Device::Cpu).unwrap();
-    let rows = |i| tensors[&format!("logits.{i}")].to_vec2::<f32>().unwrap();
-    golden.logits = (0..golden.prompts.len()).map(rows).collect();
+    let golden = golden_support::golden(&root().join(name));
     assert!(golden.greedy.iter().all(|reply| reply.len() == NEW_TOKENS));
     golden
 }

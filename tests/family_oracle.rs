@@ -4,8 +4,10 @@
 //! Logits are compared directly (whole and in chunks). Greedy tokens, log-probabilities and scores are
 //! compared through the engine: alone, mixed, chunked, and with too few KV blocks.
 
+mod golden_support;
+
 use candle_core::Device;
-use serde::Deserialize;
+use golden_support::Golden;
 use serin::device::{Batch, Row};
 use serin::engine::{
     EngineHandle, LaneId, ModelRunner, Runner, SchedulerConfig, SeqEvent, SeqRequest,
@@ -22,38 +24,8 @@ const TOLERANCE: f32 = 1e-3;
 const NEW_TOKENS: usize = 32;
 const SCORED: usize = 7;
 
-const FAMILIES: [&str; 20] = [
-    "llama2",
-    "llama3",
-    "llama-linear",
-    "mistral",
-    "qwen2",
-    "qwen3",
-    "gemma2",
-    "gemma3",
-    "phi3",
-    "phi4-mini",
-    "ministral3",
-    "mistral3",
-    "qwen3-vl",
-    "granite",
-    "smollm3",
-    "glm4",
-    "olmo2",
-    "olmo3",
-    "heads-64",
-    "heads-128",
-];
-
-#[derive(Deserialize)]
-struct Golden {
-    prompts: Vec<Vec<u32>>,
-    /// Positions whose logits are stored, per prompt.
-    positions: Vec<Vec<usize>>,
-    greedy: Vec<Vec<u32>>,
-    /// Per prompt and stored position.
-    #[serde(skip)]
-    logits: Vec<Vec<Vec<f32>>>,
+fn families() -> Vec<String> {
+    golden_support::families(Path::new(env!("CARGO_MANIFEST_DIR")))
 }
 
 fn folder(family: &str) -> PathBuf {
@@ -61,22 +33,15 @@ fn folder(family: &str) -> PathBuf {
 }
 
 fn golden(family: &str) -> Golden {
-    let text = std::fs::read_to_string(folder(family).join("golden.json")).unwrap();
-    let mut golden: Golden = serde_json::from_str(&text).unwrap();
-    let file = folder(family).join("golden.safetensors");
-    let tensors = candle_core::safetensors::load(file, &Device::Cpu).unwrap();
-    let rows = |i| tensors[&format!("logits.{i}")].to_vec2::<f32>().unwrap();
-    golden.logits = (0..golden.prompts.len()).map(rows).collect();
+    let golden = golden_support::golden(&folder(family));
     assert!(golden.greedy.iter().all(|reply| reply.len() == NEW_TOKENS));
     golden
 }
 
-impl Golden {
-    /// Blocks of 4 for the longest prompt and its reply.
-    fn blocks(&self) -> usize {
-        let longest = self.prompts.iter().map(Vec::len).max().unwrap();
-        (longest + NEW_TOKENS).div_ceil(4)
-    }
+/// Blocks of 4 for the longest prompt and its reply.
+fn blocks(golden: &Golden) -> usize {
+    let longest = golden.prompts.iter().map(Vec::len).max().unwrap();
+    (longest + NEW_TOKENS).div_ceil(4)
 }
 
 fn open(dir: &Path) -> Weights {
@@ -135,9 +100,9 @@ fn relative_error(got: &[f32], want: &[f32]) -> f32 {
 
 #[test]
 fn logits_are_those_of_transformers() {
-    for family in FAMILIES {
+    for family in &families() {
         let golden = golden(family);
-        let mut decoder = decoder(family, golden.blocks(), 4);
+        let mut decoder = decoder(family, blocks(&golden), 4);
         let mut worst = 0f32;
         for chunk in [64, 7, 1] {
             for (i, prompt) in golden.prompts.iter().enumerate() {
@@ -278,10 +243,10 @@ async fn collect(mut inbox: UnboundedReceiver<SeqEvent>) -> Reply {
 
 #[tokio::test]
 async fn greedy_tokens_are_those_of_transformers() {
-    for family in FAMILIES {
+    for family in &families() {
         println!("{family}");
         let golden = golden(family);
-        let blocks = golden.blocks();
+        let blocks = blocks(&golden);
         let alone = Lane::load(family, 512, 2 * blocks).await;
         for (prompt, expected) in golden.prompts.iter().zip(&golden.greedy) {
             let reply = collect(alone.submit(prompt, SamplingParams::greedy())).await;

@@ -7,7 +7,7 @@ use axum::http::{Request, StatusCode, header};
 use http_support::*;
 use serde_json::{Value, json};
 use serin::engine::SchedulerConfig;
-use serin::http::{AppState, StableFor, client_app};
+use serin::http::{AppState, Recorder, StableFor, client_app};
 use serin::rollout::Weight;
 use serin::serving::testing::FakeServer;
 use serin::text::Codec;
@@ -563,6 +563,45 @@ async fn marked_requests_go_to_stable() {
             assert_eq!(arm(path, json!({"metadata": {"task": "title"}}), None).await, "stable");
             assert_eq!(arm(path, json!({"metadata": {"other": "title"}}), None).await, "canary");
         }
+    }
+}
+
+/// Only `"store": true` of a chat completion is consent, and only the conversation is kept.
+#[tokio::test]
+async fn prompts_are_recorded_with_consent() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("prompts.jsonl");
+    let recorder = Recorder::open(&path, 1 << 20).unwrap();
+    let gateway = gateway_saying(REPLY, |_| {}).await;
+    let app = api_of(AppState { recorder: Some(recorder.clone()), ..state(gateway) });
+    let messages = |text: &str| json!([{"role": "user", "content": text}]);
+    for (store, text) in [(json!(null), "a"), (json!(false), "b"), (json!(true), "consented")] {
+        let body = json!({"messages": messages(text), "store": store, "user": "someone"});
+        ok(&app, post(CHAT, &chat(body))).await;
+    }
+    ok(&app, post(PLAIN, &plain(json!({"store": true})))).await;
+    ok(&app, post("/v1/responses", &json!({"input": "Hi", "store": true}))).await;
+    // Lines are written in order: this one is the last.
+    recorder.record(&[json!("end")], None);
+    let lines = loop {
+        let text = std::fs::read_to_string(&path).unwrap();
+        if text.contains("end") {
+            break text
+                .lines()
+                .map(|l| serde_json::from_str::<Value>(l).unwrap())
+                .collect::<Vec<_>>();
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    };
+    assert_eq!(lines.len(), 2, "{lines:?}");
+    assert_eq!(lines[0]["messages"], messages("consented"));
+    let mut names: Vec<&String> = lines[0].as_object().unwrap().keys().collect();
+    names.retain(|name| !["messages", "max_tokens"].contains(&name.as_str()));
+    assert!(names.is_empty(), "{names:?}");
+    for store in [json!("yes"), json!(1)] {
+        let body = chat(json!({"messages": messages("x"), "store": store}));
+        let answer = send(&app, post(CHAT, &body)).await;
+        assert_eq!(answer.status(), 400);
     }
 }
 

@@ -142,6 +142,7 @@ async fn run(settings: Settings) {
         access: Access::open(),
         log_requests: false,
         stable_for: Default::default(),
+        recorder: None,
     };
     let lifecycle = Lifecycle::new();
     let door = |listener, app| serve(listener, app, Bounds::default(), lifecycle.clone());

@@ -86,10 +86,8 @@ fn written() -> String {
             true => "loads, in the compatibility lane".to_owned(),
             false => said(families::supported().any(|known| known == class)),
         };
-        // A mixture of experts has the architecture of its dense siblings there, and is told by its metadata.
-        let dense = why.is_empty();
-        let file_loads = dense && gguf::architectures().any(|known| known == file);
-        let (folder, gguf) = (folder, said(file_loads));
+        // There, a mixture of experts may have the architecture of its dense siblings.
+        let gguf = said(why.is_empty() && gguf::architectures().any(|known| known == file));
         writeln!(page, "| {name} | `{class}`, `{file}` | {folder} | {gguf} |").unwrap();
     }
     page

@@ -3,14 +3,16 @@
 //!     cargo run -p serin-kernels --release --example decode_products -- [THREADS] [KIND ...]
 //!
 //! The matrices are those of `scripts/make_random_gguf.py --kind`: a quarter of a billion weights with random blocks.
-//! Prints a line for each: tokens per second in the best of many passes, and bytes of weights read per second. The
-//! best pass, since other work on a machine only adds to a pass. `scripts/bench_kinds.py` compares with llama.cpp.
+//! Prints how fast as many threads read memory, then a line for each kind: tokens per second in the best of many passes,
+//! and bytes of weights read per second. The best pass, since other work on a machine only adds to a pass.
+//! `scripts/bench_kinds.py` compares with llama.cpp.
 
 use serin_kernels::cpu::isa::Isa;
 use serin_kernels::cpu::pool::Pool;
 use serin_kernels::cpu::quant::{QMatrix, Scratch, matmul_many};
 use serin_kernels::quant::Kind;
 use std::error::Error;
+use std::hint::black_box;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -38,6 +40,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         }
         None => 1,
     };
+    println!("read {:.2} GB/s", read_bandwidth(threads) / 1e9);
     for kind in Kind::ALL.into_iter().filter(|kind| kind.is_quantised()) {
         if !wanted.is_empty() && !wanted.contains(&kind.to_string()) {
             continue;
@@ -55,6 +58,35 @@ fn main() -> Result<(), Box<dyn Error>> {
         }
     }
     Ok(())
+}
+
+/// Bytes per second that threads read of memory that no cache holds, in the best of many passes.
+fn read_bandwidth(threads: usize) -> f64 {
+    /// Words of 8 bytes of each thread: together with the others', much more than a cache.
+    const WORDS: usize = 32 << 20;
+    let words: Vec<u64> = (0..WORDS as u64 * threads as u64).collect();
+    let (begun, mut best) = (Instant::now(), f64::INFINITY);
+    while begun.elapsed().as_secs_f64() < SECONDS / 2.0 {
+        let start = Instant::now();
+        std::thread::scope(|scope| {
+            for part in words.chunks_exact(WORDS) {
+                scope.spawn(move || black_box(sum(part)));
+            }
+        });
+        best = best.min(start.elapsed().as_secs_f64());
+    }
+    (words.len() * 8) as f64 / best
+}
+
+/// Sixteen sums side by side, so that additions do not wait for each other.
+fn sum(words: &[u64]) -> u64 {
+    let mut sums = [0u64; 16];
+    for words in words.as_chunks::<16>().0 {
+        for (sum, word) in sums.iter_mut().zip(words) {
+            *sum = sum.wrapping_add(*word);
+        }
+    }
+    sums.iter().fold(0, |all, sum| all ^ sum)
 }
 
 fn model(kind: Kind) -> Result<Vec<Vec<QMatrix>>, Box<dyn Error>> {

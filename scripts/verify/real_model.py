@@ -6,6 +6,9 @@ that its own rounding cannot tell from it; and the perplexity of 4,000 tokens. O
 against llama.cpp and Hugging Face's library, the chat template on 30 conversations against Jinja2, and how far two kinds
 diverge (`serin compare`, `serin bench`) against llama-perplexity's formulas on llama.cpp's logits.
 
+And a random model with rows of 512 and 1,024 columns, in each type of matrices by itself (`seeded`): the real model's rows
+are too short for types in blocks of 256.
+
 A kind that the program refuses is listed with its message; it is a failure only if it is one of `--must`. Needs
 llama-cpp-python (scripts/peer_env.py installs it into an environment of its own, or uses the library in
 LLAMA_CPP_LIB_PATH), and 4 GB of disk. All kinds take 20 minutes. Exits with 75 if the package index cannot be reached.
@@ -95,6 +98,18 @@ def of_kind(args, report, kind, path):
                f"within {PERPLEXITY:.1%}", abs(ours / theirs - 1) <= PERPLEXITY)
 
 
+def of_seeded(args, report):
+    """A random model in each type of matrices."""
+    from make_random_gguf import HALVES, PLAIN, SEEDED, write
+    with tempfile.TemporaryDirectory() as folder:
+        for kind in HALVES:
+            path = pathlib.Path(folder) / f"seeded-{kind}.gguf"
+            write(path, SEEDED, kind, PLAIN)
+            of_kind(args, report, f"seeded {kind}", path)
+            path.unlink()
+            print(f"seeded {kind}: done", flush=True)
+
+
 def of_text(args, report, path):
     """Tokenizer and chat template: they are the same in all files."""
     from real import checks, peer, texts
@@ -132,7 +147,7 @@ def main():
     args = arguments(
         __doc__, kinds=("", "kinds, comma-separated; all of `scripts/real_model --list` if empty"),
         must=(MUST, "kinds that the program must load"), pair=("Q4_1,Q4_0", "stable's and the canary's kind"),
-        parts=("kinds,text,pair", "what is compared"))
+        parts=("kinds,text,pair,seeded", "what is compared"))
     peer_env.enter()
     report, paths = Report("real_model", args), files(args)
     known = loaded(args, paths, report)
@@ -142,6 +157,8 @@ def main():
         for kind, path in known.items():
             of_kind(args, report, kind, path)
             print(f"{kind}: done", flush=True)
+    if "seeded" in args.parts:
+        of_seeded(args, report)
     if "text" in args.parts:
         of_text(args, report, next(iter(known.values())))
     if "pair" in args.parts:

@@ -17,7 +17,8 @@ use crate::control::{
 use crate::device::{Device, DeviceChoice, arena, end};
 use crate::engine::EngineHandle;
 use crate::http::{
-    AppState, Intake, Lifecycle, Live, Operators, Phase, StableFor, client_app, operator_app,
+    AppState, Intake, Lifecycle, Live, Operators, Phase, Recorder, StableFor, client_app,
+    operator_app,
 };
 use crate::ledger::{Ledger, Options, Stamp};
 use crate::metrics;
@@ -78,6 +79,15 @@ const ENDINGS_WITHIN: Duration = Duration::from_secs(1);
 const BODIES: usize = 16 << 20;
 const LONGEST_BODIES: usize = 2;
 
+/// Where prompts are recorded, if anywhere.
+fn record_prompts(config: &Config) -> Result<Option<Recorder>, CliError> {
+    let Some((path, most)) = &config.record_prompts else { return Ok(None) };
+    let at = path.display();
+    let opened = Recorder::open(path, *most);
+    let opened = opened.map_err(|error| format!("server.record_prompts: {at}: {error}"));
+    opened.map(Some).map_err(CliError::from_text)
+}
+
 /// A server whose port is open; models may still be loading.
 pub struct Running {
     /// The clients' listener, with the port that the system chose if 0 was asked for.
@@ -104,9 +114,10 @@ impl Running {
         let access = keys::open(&config.access)?;
         let listeners = Listeners::bind(config).await?;
         let (addr, operators) = (listeners.addr, listeners.operators);
-        let recorder = metrics::install().map_err(CliError::from_text)?;
+        let recorder = record_prompts(config)?;
+        let exporter = metrics::install().map_err(CliError::from_text)?;
         let intake = Intake::new(BODIES.max(LONGEST_BODIES * config.max_body));
-        tokio::spawn(upkeep(recorder.clone()));
+        tokio::spawn(upkeep(exporter.clone()));
         tokio::spawn(trim_after_large(intake.clone()));
         let (engine, faults) = EngineHandle::start().map_err(CliError::from_text)?;
         let device = open_device(&config.device).await?;
@@ -131,7 +142,7 @@ impl Running {
         live.watch(gateway.clone());
         let state = AppState {
             gateway,
-            metrics: Some(recorder),
+            metrics: Some(exporter),
             body_limit: config.max_body,
             intake,
             operators: Operators::with_token(&token),
@@ -139,6 +150,7 @@ impl Running {
             access,
             log_requests: config.log_requests,
             stable_for: StableFor::new(&config.stable_for.metadata, &config.stable_for.headers),
+            recorder,
         };
         let lifecycle = Lifecycle::new();
         let apps = (client_app(state.clone(), &config.cors_origins), operator_app(state));

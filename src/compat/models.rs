@@ -33,88 +33,56 @@ pub(super) fn readable<C: DeserializeOwned>(config: Value) -> std::result::Resul
     serde_json::from_value::<C>(config).map(|_| ()).map_err(|error| error.to_string())
 }
 
-/// Models that are told the position of their first token, and can clear their cache.
+/// Models that keep their own cache: how each is made, told its tokens and the position of the first, and whether its
+/// cache can be cleared.
 macro_rules! cached {
-    ($($name:ident: $model:ty, $config:ty;)*) => {$(
+    ($($name:ident: $model:ty, $new:expr, $forward:expr, $clear:expr;)*) => {$(
         impl Instance for $model {
             fn forward(&mut self, tokens: &Tensor, offset: usize) -> Result<Tensor> {
-                <$model>::forward(self, tokens, offset)
+                let forward: fn(&mut $model, &Tensor, usize) -> Result<Tensor> = $forward;
+                forward(self, tokens, offset)
             }
 
             fn clear(&mut self) -> bool {
-                self.clear_kv_cache();
-                true
+                let clear: Option<fn(&mut $model)> = $clear;
+                clear.map(|clear| clear(self)).is_some()
             }
         }
 
         pub(super) fn $name(config: Value, weights: VarBuilder<'_>) -> Result<Box<dyn Instance>> {
-            Ok(Box::new(<$model>::new(&settings::<$config>(config)?, weights)?))
+            let new: fn(Value, VarBuilder<'_>) -> Result<$model> = $new;
+            Ok(Box::new(new(config, weights)?))
         }
     )*};
 }
 
-/// The same, but they cannot clear it.
-macro_rules! kept {
-    ($($name:ident: $model:ty, $config:ty;)*) => {$(
-        impl Instance for $model {
-            fn forward(&mut self, tokens: &Tensor, offset: usize) -> Result<Tensor> {
-                <$model>::forward(self, tokens, offset)
-            }
+/// The same for most of them, whose functions are named alike.
+macro_rules! alike {
+    ($($name:ident: $model:ty, $clear:expr;)*) => {
+        cached! {$(
+            $name: $model, |config, weights| <$model>::new(&settings(config)?, weights),
+                <$model>::forward, $clear;
+        )*}
+    };
+}
 
-            fn clear(&mut self) -> bool {
-                false
-            }
-        }
-
-        pub(super) fn $name(config: Value, weights: VarBuilder<'_>) -> Result<Box<dyn Instance>> {
-            Ok(Box::new(<$model>::new(&settings::<$config>(config)?, weights)?))
-        }
-    )*};
+alike! {
+    qwen3_moe: qwen3_moe::ModelForCausalLM, Some(|model| model.clear_kv_cache());
+    deepseek2: deepseek2::DeepSeekV2, Some(|model| model.clear_kv_cache());
+    starcoder2: starcoder2::Model, Some(|model| model.clear_kv_cache());
+    qwen2_moe: qwen2_moe::Model, Some(|model| model.clear_kv_cache());
+    helium: helium::Model, Some(|model| model.clear_kv_cache());
+    olmo: olmo::Model, Some(|model| model.clear_kv_cache());
+    mixtral: mixtral::Model, None;
+    stable_lm: stable_lm::Model, None;
 }
 
 cached! {
-    qwen3_moe: qwen3_moe::ModelForCausalLM, qwen3_moe::Config;
-    deepseek2: deepseek2::DeepSeekV2, deepseek2::DeepSeekV2Config;
-    starcoder2: starcoder2::Model, starcoder2::Config;
-    qwen2_moe: qwen2_moe::Model, qwen2_moe::Config;
-    helium: helium::Model, helium::Config;
-    olmo: olmo::Model, olmo::Config;
-}
-
-kept! {
-    mixtral: mixtral::Model, mixtral::Config;
-    stable_lm: stable_lm::Model, stable_lm::Config;
-}
-
-impl Instance for gemma::Model {
-    fn forward(&mut self, tokens: &Tensor, offset: usize) -> Result<Tensor> {
-        gemma::Model::forward(self, tokens, offset)
-    }
-
-    fn clear(&mut self) -> bool {
-        self.clear_kv_cache();
-        true
-    }
-}
-
-pub(super) fn gemma(config: Value, weights: VarBuilder<'_>) -> Result<Box<dyn Instance>> {
-    Ok(Box::new(gemma::Model::new(false, &settings(config)?, weights)?))
-}
-
-impl Instance for phi::Model {
-    /// It takes the position from its cache.
-    fn forward(&mut self, tokens: &Tensor, _offset: usize) -> Result<Tensor> {
-        phi::Model::forward(self, tokens)
-    }
-
-    fn clear(&mut self) -> bool {
-        self.clear_kv_cache();
-        true
-    }
-}
-
-pub(super) fn phi(config: Value, weights: VarBuilder<'_>) -> Result<Box<dyn Instance>> {
-    Ok(Box::new(phi::Model::new(&settings(config)?, weights)?))
+    gemma: gemma::Model, |config, weights| gemma::Model::new(false, &settings(config)?, weights),
+        gemma::Model::forward, Some(|model| model.clear_kv_cache());
+    // It takes the position from its cache.
+    phi: phi::Model, |config, weights| phi::Model::new(&settings(config)?, weights),
+        |model, tokens, _| model.forward(tokens), Some(|model| model.clear_kv_cache());
 }
 
 /// A model whose cache is beside it.

@@ -4,6 +4,7 @@
 //! Why not candle's readers alone: they ignore every key that they do not know, so a model with another rotary
 //! embedding, say, would load and write wrong text.
 
+use crate::model::config::refuse_quantised;
 use serde_json::{Map, Value};
 
 /// The content of a `config.json`.
@@ -54,12 +55,7 @@ impl Rules {
     /// The settings for candle's reader, or what the config has that cannot be run.
     pub(super) fn apply(&self, raw: &Value) -> Result<Settings, String> {
         let mut all = raw.as_object().cloned().ok_or("it is not a JSON object")?;
-        if all.get("quantization_config").is_some_and(|q| !q.is_null()) {
-            return Err(
-                "quantized safetensors are not supported; use an f32, f16 or bf16 checkpoint"
-                    .into(),
-            );
-        }
+        refuse_quantised(raw)?;
         rope(&mut all);
         for (from, to) in self.renamed {
             if let Some(value) = all.remove(*from) {

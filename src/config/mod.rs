@@ -35,6 +35,8 @@ pub struct Config {
     pub log_requests: bool,
     /// Which requests stable answers because of how they are marked.
     pub stable_for: StableForConfig,
+    /// Where prompts are recorded whose clients agree to it, and the largest size of that file in bytes.
+    pub record_prompts: Option<(PathBuf, u64)>,
     /// Largest request body in bytes.
     pub max_body: usize,
     /// Maximum number of open client connections, at least 1; a low limit on file descriptors reduces it.

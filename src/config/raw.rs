@@ -70,6 +70,8 @@ struct RawServer {
     trusted_proxies: Vec<String>,
     log: Option<String>,
     log_requests: bool,
+    record_prompts: Option<PathBuf>,
+    record_prompts_max: Option<Bytes>,
     stable_for: RawStableFor,
 }
 
@@ -206,6 +208,7 @@ impl Raw {
                 allow_open: self.access.allow_open,
             },
             sockets: server.sockets()?,
+            record_prompts: server.record_prompts(base)?,
             log: server.log,
             log_requests: server.log_requests,
             stable_for: server.stable_for.resolve()?,
@@ -234,6 +237,17 @@ impl RawServer {
         let text = self.listen.as_deref().unwrap_or("127.0.0.1:8080");
         let what = || format!("\"{text}\" is not ADDRESS:PORT, such as 127.0.0.1:8080");
         text.parse().map_err(|_| value("server.listen", what()))
+    }
+
+    fn record_prompts(&self, base: &Path) -> Result<Option<(PathBuf, u64)>, ConfigError> {
+        let key = "server.record_prompts_max";
+        match (&self.record_prompts, self.record_prompts_max.map(|bytes| bytes.0)) {
+            (None, Some(_)) => Err(value(key, "there is no server.record_prompts")),
+            (_, Some(0)) => Err(value(key, "must be at least 1 byte")),
+            (path, most) => {
+                Ok(path.as_ref().map(|path| (base.join(path), most.unwrap_or(64 << 20))))
+            }
+        }
     }
 
     fn timeouts(&self) -> Result<Timeouts, ConfigError> {

@@ -115,6 +115,8 @@ fn each_mistake_is_named() {
         ("[server]\ntrusted_proxies = [\"10.0.0.0/33\"]", "server.trusted_proxies"),
         ("[server]\nstable_for.headers = [\"no header\"]", "server.stable_for.headers"),
         ("[server]\nstable_for.metadata = [\"\"]", "server.stable_for.metadata"),
+        ("[server]\nrecord_prompts_max = \"1MiB\"", "server.record_prompts_max"),
+        ("[server]\nrecord_prompts = \"p\"\nrecord_prompts_max = 0", "server.record_prompts_max"),
         ("[server]\nkeep_alive = \"0s\"", "server.keep_alive"),
         ("[operator]\nlisten = \"0.0.0.0:8081\"", "operator.listen"),
         ("[access]\nkey = \"keys.toml\"", "key"),

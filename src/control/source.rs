@@ -4,7 +4,7 @@
 
 use super::settings::EngineConfig;
 use crate::compat::{self, Opened, Plan};
-use crate::model::{Gguf, LoadError, LoadFormat, Weights, decoder, families};
+use crate::model::{Gguf, LoadError, LoadFormat, Weights, decoder, families, or_beside};
 use std::path::Path;
 
 /// Opened weights; nothing is copied yet.
@@ -27,19 +27,11 @@ impl Source {
             return Weights::open(path, format).map(|own| Source::Own(Box::new(own)));
         };
         if compat::NAMES.contains(&named.as_str()) {
-            return Opened::open(path).map(|opened| Source::Compat(Box::new(opened)));
+            let opened = Opened::open(path).map_err(|error| or_beside(path, error))?;
+            return Ok(Source::Compat(Box::new(opened)));
         }
         let own = Weights::open(path, format).map(|own| Source::Own(Box::new(own)));
-        own.map_err(|error| match error {
-            LoadError::Config { path, what } if what.contains("is not supported; supported:") => {
-                let others = compat::NAMES.join(", ");
-                LoadError::Config {
-                    path,
-                    what: format!("{what}; on the compatibility lane: {others}"),
-                }
-            }
-            other => other,
-        })
+        own.map_err(with_the_lane)
     }
 
     /// The folder or file.
@@ -162,6 +154,20 @@ impl Source {
                 ))
             }
         }
+    }
+}
+
+/// The refusal of an architecture that the decoder does not know, with those that the compatibility lane does.
+fn with_the_lane(error: LoadError) -> LoadError {
+    match error {
+        LoadError::Config { path, what } => {
+            let others = compat::NAMES.join(", ");
+            LoadError::Config { path, what: format!("{what}; on the compatibility lane: {others}") }
+        }
+        LoadError::Instead { error, files } => {
+            LoadError::Instead { error: Box::new(with_the_lane(*error)), files }
+        }
+        other => other,
     }
 }
 

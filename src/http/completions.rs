@@ -36,7 +36,7 @@ fn read(
         Shape::Chat => chat::chat(fields, envelope, rules)?,
         Shape::Text => completion::completion(fields, envelope, rules)?,
     };
-    let Ask { model, requests, n, kept, streaming, look, one_call, logprobs } = ask;
+    let Ask { model, requests, n, kept, streaming, look, one_call, logprobs, store } = ask;
     let choices = n * requests.len() as u32;
     let Streaming { include_usage, continuous_usage, .. } = streaming;
     let head = Head {
@@ -53,7 +53,7 @@ fn read(
         include_usage,
         continuous_usage,
     };
-    Ok(Asked { requests, n, streamed: streaming.on, format: Box::new(head) })
+    Ok(Asked { requests, n, streamed: streaming.on, store, format: Box::new(head) })
 }
 
 impl Format for Head {

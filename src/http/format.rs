@@ -31,6 +31,8 @@ pub struct Asked {
     pub n: u32,
     /// Whether the answer is a stream of events.
     pub streamed: bool,
+    /// Whether the client agreed to have its prompts recorded.
+    pub store: bool,
     /// How the answer is written.
     pub format: Box<dyn Format>,
 }

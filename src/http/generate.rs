@@ -13,7 +13,7 @@ use super::wire::WireError;
 use super::wire::common::{Envelope, Rules, arm_named};
 use super::{AppState, Lifecycle, Phase, body, gate, sse, unix_now};
 use crate::rollout::Arm;
-use crate::serving::{Piece, Served};
+use crate::serving::{Piece, Prompt, Served};
 use axum::Extension;
 use axum::body::{Body, Bytes};
 use axum::extract::State;
@@ -74,6 +74,7 @@ async fn answer(
         let rules = Rules { served: &models.name, limits: state.gateway.limits() };
         let mut asked = (endpoint.read)(&mut fields, envelope, rules, unix_now())?;
         asked.requests.iter_mut().for_each(|request| request.meter = Some(caller.spent.meter()));
+        record(state, &asked);
         generate(state, asked, lifecycle).await
     };
     let mut response = answered.await.unwrap_or_else(ApiError::into_response);
@@ -81,12 +82,22 @@ async fn answer(
     response
 }
 
+/// Records the conversation, if the operator records any and the client has agreed.
+fn record(state: &AppState, asked: &Asked) {
+    let Some(recorder) = state.recorder.as_ref().filter(|_| asked.store) else { return };
+    for request in &asked.requests {
+        if let Prompt::Chat { messages, .. } = &request.prompt {
+            recorder.record(messages, request.max_tokens);
+        }
+    }
+}
+
 async fn generate(
     state: &AppState,
     asked: Asked,
     lifecycle: Lifecycle,
 ) -> Result<Response, ApiError> {
-    let Asked { requests, n, streamed: as_stream, format } = asked;
+    let Asked { requests, n, streamed: as_stream, format, .. } = asked;
     let names = format.names();
     let sequences = n as usize * requests.len();
     let fits = state.gateway.check_sequences(sequences);

@@ -3,7 +3,7 @@
 //! [`client_app`] and [`operator_app`] build routers from [`AppState`], which tests call with `oneshot` and
 //! [`serve()`] serves. Reading order: `wire` (request and response formats), `generate` with `replies`, `parts` and
 //! `format` (from a request to its response), `completions` with `chunks` and `whole`, `responses` and `messages`
-//! (the endpoints), `stable_for` (marked requests), `missing` (endpoints of others), `error` (maps errors to
+//! (the endpoints), `stable_for` (marked requests), `recording` (prompts that clients agreed to share), `missing` (endpoints of others), `error` (maps errors to
 //! statuses), `models`, `tokens`, `feedback`, `probes` with `gauges`; then `caller` (who asks), `gate` (which route
 //! needs which key), `requests` (ids and the log of requests), `plain` (slashes and content codings), `operators`
 //! (access check), `admin` with [`orders`] and `events`, [`page`] (the operators' page and its figures), `cors`
@@ -39,6 +39,7 @@ pub mod page;
 mod parts;
 mod plain;
 mod probes;
+mod recording;
 mod replies;
 mod requests;
 mod responses;
@@ -55,6 +56,7 @@ pub use gate::{CLIENTS, LIMIT_HEADERS, Needs, OPERATORS};
 pub use lifecycle::{Lifecycle, Phase};
 pub use operators::Operators;
 pub use page::Live;
+pub use recording::Recorder;
 pub use sockets::{Bounds, OverLimit, Peer, serve};
 pub use stable_for::StableFor;
 
@@ -94,6 +96,8 @@ pub struct AppState {
     pub log_requests: bool,
     /// Which requests stable answers because of how they are marked.
     pub stable_for: StableFor,
+    /// Where prompts go whose clients agreed to it; `None`: nowhere.
+    pub recorder: Option<Recorder>,
 }
 
 /// The routes for clients, and the probes, behind the check of keys. They are open to web pages of these origins

@@ -13,7 +13,7 @@ const LOOKED_AT: usize = 64;
 const NAMED: usize = 4;
 
 /// Adds to a refusal which files of the folder would load. Errors of other kinds stay as they are.
-pub(super) fn named(path: &Path, error: LoadError) -> LoadError {
+pub fn or_beside(path: &Path, error: LoadError) -> LoadError {
     let refused = matches!(
         error,
         LoadError::Config { .. } | LoadError::DType { .. } | LoadError::NoWeights { .. }

@@ -26,6 +26,7 @@ pub mod token_mask;
 pub mod token_rules;
 pub mod weights;
 
+pub use beside::or_beside;
 pub use card::{CardDecoder, CardPlan};
 pub use config::ModelConfig;
 pub use decoder::{Decoder, KvChoice, KvPlan};

@@ -4,7 +4,7 @@
 //! tensor names. It shows the progress of long loads, and releases file pages that have been read, so that a
 //! load needs little more memory than its result.
 
-use super::beside;
+use super::beside::or_beside;
 use super::config::ModelConfig;
 use super::dummy::{Dummy, Scheme};
 use super::error::LoadError;
@@ -60,7 +60,7 @@ enum Form {
 impl Weights {
     /// Opens a folder, a GGUF file, or a folder that holds exactly one. A refusal names what would load instead.
     pub fn open(path: &Path, format: LoadFormat) -> Result<Weights, LoadError> {
-        Self::open_this(path, format).map_err(|error| beside::named(path, error))
+        Self::open_this(path, format).map_err(|error| or_beside(path, error))
     }
 
     fn open_this(path: &Path, format: LoadFormat) -> Result<Weights, LoadError> {

@@ -7,6 +7,8 @@
 //! device.
 #![allow(dead_code, reason = "each test that includes this uses a part")]
 
+pub mod on_cpu;
+
 use half::{bf16, f16};
 use serde::Deserialize;
 use serde_json::Value;

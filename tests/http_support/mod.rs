@@ -76,6 +76,7 @@ pub fn state(gateway: Gateway) -> AppState {
         access: Access::open(),
         log_requests: false,
         stable_for: Default::default(),
+        recorder: None,
     }
 }
 

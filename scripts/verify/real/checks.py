@@ -79,7 +79,7 @@ def places(path, wide, prompts, replies):
             _, rows = peer.reply(prompt, forced)
             others = exact.rows(prompt + forced[:-1], len(prompt) - 1)
             for row, other, chosen, top in zip(rows, others, forced, reply["top"]):
-                ids = np.argpartition(-row, KEPT)[:KEPT]
+                ids = np.argpartition(-row, min(KEPT, len(row) - 1))[:KEPT]
                 ids = ids[np.argsort(-row[ids], kind="stable")]
                 found.append({"reply": number, "ids": ids, "rounded": row[ids], "exact": other[ids],
                               "chosen": row[chosen], "top": top})

@@ -51,7 +51,7 @@ fn read(
     let stop = first.map(|request| request.stop.clone()).unwrap_or_default();
     let most = first.and_then(|request| request.max_tokens);
     let about = About { id, model, look, one_call, stop, most, names: names(places) };
-    Ok(Asked { requests, n, streamed: streaming.on, format: Box::new(about) })
+    Ok(Asked { requests, n, streamed: streaming.on, store: false, format: Box::new(about) })
 }
 
 fn names(places: Vec<String>) -> Names {

@@ -71,6 +71,7 @@ pub const FIELDS: &[OwnRow] = &[
     ("reasoning", Refused(is_filled, "use thinking and output_config.effort")),
     ("speed", Neutral(Type::Text, "there is one speed")),
     ("stop_sequences", Honoured("with stop, up to server.max_stop; empty ones are ignored")),
+    ("store", Neutral(Type::Flag, "nothing is stored")),
     ("system", Honoured("a text or text blocks")),
     ("temperature", Honoured("0 to 1; 0 is greedy")),
     ("text", Refused(is_filled, "use output_config")),

@@ -80,6 +80,7 @@ const KINDS: &[(&str, Kind)] = &[
     ("stop", Schema(text_or_texts)),
     ("stop_sequences", Schema(text_or_texts)),
     ("stop_token_ids", Schema(ids)),
+    ("store", Flag),
     ("stream", Flag),
     ("stream_options", Object),
     ("structured_outputs", Object),

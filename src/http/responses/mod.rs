@@ -48,7 +48,7 @@ fn read(
     let Ask { model, requests, n, streaming, look, one_call, logprobs, .. } = ask;
     let names = names(places);
     let about = About { id, created, model, look, one_call, logprobs, echo, names };
-    Ok(Asked { requests, n, streamed: streaming.on, format: Box::new(about) })
+    Ok(Asked { requests, n, streamed: streaming.on, store: false, format: Box::new(about) })
 }
 
 fn names(places: Vec<String>) -> Names {

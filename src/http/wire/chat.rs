@@ -28,12 +28,13 @@ pub fn chat(fields: &mut Fields, envelope: Envelope, rules: Rules<'_>) -> Result
     let (tools, declared) = (offered(&prompt), declared(&prompt));
     let look = Look { tools, declared, reasoning: reasoning(fields)? };
     let one_call = fields.boolean("parallel_tool_calls")? == Some(false);
+    let store = fields.boolean("store")? == Some(true);
     let max_tokens = max_tokens(fields, Zero::Unlimited)?.flatten();
     let ask = ask(fields, envelope, rules, vec![prompt], max_tokens)?
         .reporting(logprobs)
         .formatted(format)?
         .choosing(&choice, one_call)?;
-    Ok(Ask { look, one_call, ..ask })
+    Ok(Ask { look, one_call, store, ..ask })
 }
 
 /// What becomes of the model's reasoning. By default it is told from the answer.

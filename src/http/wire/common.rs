@@ -106,7 +106,7 @@ pub fn ask(
     };
     let requests = each(&request, prompts);
     let (look, one_call, logprobs) = (Look::default(), false, false);
-    Ok(Ask { model, requests, n, kept: n, streaming, look, one_call, logprobs })
+    Ok(Ask { model, requests, n, kept: n, streaming, look, one_call, logprobs, store: false })
 }
 
 impl Ask {

@@ -70,6 +70,8 @@ pub struct Ask {
     pub one_call: bool,
     /// Whether log-probabilities are reported.
     pub logprobs: bool,
+    /// Whether the client agreed to have its prompts recorded.
+    pub store: bool,
 }
 
 impl Ask {

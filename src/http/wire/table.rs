@@ -272,7 +272,14 @@ pub const TABLE: &[Row] = &[
     ("speculative.p_min", All, Neutral(Type::Any, "a hint for speed; it changes no reply")),
     ("stop", All, Honoured("up to server.max_stop; empty ones are ignored")),
     ("stop_token_ids", All, Honoured("")),
-    ("store", Both, Neutral(Type::Flag, "nothing is stored")),
+    (
+        "store",
+        Chat,
+        Honoured(
+            "true: the messages may be recorded, where the server has server.record_prompts; nothing else is stored",
+        ),
+    ),
+    ("store", Text, Neutral(Type::Flag, "nothing is stored")),
     ("stream", All, Honoured("")),
     (
         "stream_options",

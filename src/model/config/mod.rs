@@ -28,6 +28,8 @@ pub(super) use olmo::{olmo2, olmo3};
 pub(super) use phi::phi3;
 pub(super) use qwen::{qwen2, qwen3, qwen3_text_part};
 
+pub use read::refuse_quantised;
+
 use super::layout::{Layout, Over};
 use crate::device::{Activation, QueryScale, Rope};
 

@@ -16,6 +16,18 @@ fn adapter(dir: &Path) -> Option<String> {
     ))
 }
 
+/// Fails if a `config.json` says that its safetensors are quantised (FP8, AWQ, GPTQ and others).
+pub fn refuse_quantised(raw: &Value) -> Result<(), String> {
+    let Some(quantised) = raw.get("quantization_config").filter(|q| !q.is_null()) else {
+        return Ok(());
+    };
+    let method = quantised["quant_method"].as_str().unwrap_or("an unnamed method");
+    Err(format!(
+        "its safetensors are quantized ({method}), which is not supported; use a checkpoint in f32, f16 or bf16, or a \
+         GGUF file of this model"
+    ))
+}
+
 impl ModelConfig {
     /// Reads and checks `dir/config.json`.
     pub fn read(dir: &Path) -> Result<ModelConfig, LoadError> {
@@ -36,13 +48,7 @@ impl ModelConfig {
     /// Reads and checks the content of a `config.json`; the error is one line for the operator.
     pub fn from_json(raw: &Value) -> Result<ModelConfig, String> {
         let family = families::named(raw["architectures"][0].as_str().unwrap_or("(none)"))?;
-        if let Some(quantised) = raw.get("quantization_config").filter(|q| !q.is_null()) {
-            let method = quantised["quant_method"].as_str().unwrap_or("an unnamed method");
-            return Err(format!(
-                "its safetensors are quantized ({method}), which is not supported; use a checkpoint in f32, f16 or \
-                 bf16, or a GGUF file of this model"
-            ));
-        }
+        refuse_quantised(raw)?;
         let config = (family.read)(&Fields::new(raw), family)?;
         config.check()?;
         Ok(config)

@@ -3,23 +3,11 @@
 use super::*;
 use crate::device::dequantise;
 use crate::model::Gguf;
+use crate::model::gguf::tests::FAMILIES;
 
 #[test]
 fn every_familys_tensors_are_listed_as_its_checkpoints_have_them() {
-    for family in [
-        "llama",
-        "qwen2",
-        "qwen3",
-        "gemma2",
-        "gemma3",
-        "phi3",
-        "ministral3",
-        "granite",
-        "smollm3",
-        "glm4",
-        "olmo2",
-        "olmo3",
-    ] {
+    for family in FAMILIES {
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/gguf");
         let gguf = Gguf::open(&folder.join(format!("{family}.gguf"))).unwrap();
         let mut real: Vec<(String, Vec<usize>)> =

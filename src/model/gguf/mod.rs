@@ -223,4 +223,4 @@ fn rope_factors(name: &str, info: &TensorInfo, bytes: &[u8]) -> Result<Vec<f32>,
 #[cfg(test)]
 mod testing;
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

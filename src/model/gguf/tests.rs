@@ -30,7 +30,7 @@ fn formula(name: &str, count: usize) -> Vec<f32> {
     (0..count).map(number).collect()
 }
 
-const FAMILIES: [&str; 13] = [
+pub(in crate::model) const FAMILIES: [&str; 13] = [
     "llama",
     "qwen2",
     "qwen3",

@@ -2,7 +2,9 @@
 //!
 //! Without VNNI a byte product is two instructions: bytes to pairs in 16 bits, pairs to 32 bits. The
 //! second is put off as long as 16 bits can hold the sum, and it multiplies by the integer scale on the
-//! way where there is one. Knows nothing of threads or matrices.
+//! way where there is one. Few input vectors are limited by memory, so both halves are computed in one pass over the
+//! tile (`H` = 2): with a pass for each, memory is idle in the second. More vectors need the registers, and take a
+//! pass for each half. Knows nothing of threads or matrices.
 //!
 //! All functions here need AVX2, FMA and F16C, and the promise of `scalar::tile`.
 
@@ -13,6 +15,21 @@ use super::shape::shape;
 use super::tile::{Opened, layout};
 use crate::quant::Kind;
 use std::arch::x86_64::*;
+
+/// Runs a kernel on both halves of a tile: at once for few vectors, else one after the other.
+macro_rules! on_halves {
+    ($kernel:ident, $kind:ident, $w:ident, ($($argument:expr),*)) => {
+        // SAFETY: the caller's promise.
+        unsafe {
+            if $w <= 2 {
+                $kernel::<$kind, $w, 2>($($argument),*, 0);
+            } else {
+                $kernel::<$kind, $w, 1>($($argument),*, 0);
+                $kernel::<$kind, $w, 1>($($argument),*, 1);
+            }
+        }
+    };
+}
 
 #[inline]
 #[target_feature(enable = "avx2")]
@@ -46,13 +63,19 @@ unsafe fn word(x: *const i32) -> __m256i {
     unsafe { _mm256_set1_epi32(x.read()) }
 }
 
-/// Stores half `h` of the sums of each vector.
+/// Stores the sums of each vector in halves from `first` on.
 #[inline]
 #[target_feature(enable = "avx2")]
-unsafe fn store<const W: usize>(total: &[__m256; W], h: usize, out: *mut f32) {
-    for (c, total) in total.iter().enumerate() {
-        // SAFETY: `out` has room for `[W][16]`.
-        unsafe { _mm256_storeu_ps(out.add(c * 16 + h * 8), *total) };
+unsafe fn store<const W: usize, const H: usize>(
+    total: &[[__m256; W]; H],
+    first: usize,
+    out: *mut f32,
+) {
+    for h in 0..H {
+        for c in 0..W {
+            // SAFETY: `out` has room for `[W][16]`.
+            unsafe { _mm256_storeu_ps(out.add(c * 16 + (first + h) * 8), total[h][c]) };
+        }
     }
 }
 
@@ -143,20 +166,34 @@ unsafe fn dot_signed<const W: usize>(
 /// Adds weights times input, in pairs of 16 bits.
 #[inline]
 #[target_feature(enable = "avx2")]
-unsafe fn dot<const W: usize>(pairs: &mut [__m256i; W], weights: __m256i, x: *const i32) {
+unsafe fn dot<const W: usize, const H: usize>(
+    pairs: &mut [[__m256i; W]; H],
+    weights: [__m256i; H],
+    x: *const i32,
+) {
     for c in 0..W {
         // SAFETY: the panel has `W` words for each group.
-        let product = unsafe { _mm256_maddubs_epi16(weights, word(x.add(c))) };
-        pairs[c] = _mm256_add_epi16(pairs[c], product);
+        let x = unsafe { word(x.add(c)) };
+        for h in 0..H {
+            let product = _mm256_maddubs_epi16(weights[h], x);
+            pairs[h][c] = _mm256_add_epi16(pairs[h][c], product);
+        }
     }
 }
 
 /// Adds pairs, times their scales, to 32-bit sums.
 #[inline]
 #[target_feature(enable = "avx2")]
-fn widen<const W: usize>(sums: &mut [__m256i; W], pairs: &[__m256i; W], scale: __m256i) {
-    for c in 0..W {
-        sums[c] = _mm256_add_epi32(sums[c], _mm256_madd_epi16(pairs[c], scale));
+fn widen<const W: usize, const H: usize>(
+    sums: &mut [[__m256i; W]; H],
+    pairs: &[[__m256i; W]; H],
+    scale: &[__m256i; H],
+) {
+    for h in 0..H {
+        for c in 0..W {
+            let wide = _mm256_madd_epi16(pairs[h][c], scale[h]);
+            sums[h][c] = _mm256_add_epi32(sums[h][c], wide);
+        }
     }
 }
 
@@ -171,41 +208,62 @@ pub unsafe fn k32<const KIND: u8, const W: usize>(
     panel: &Panel,
     out: *mut f32,
 ) {
+    on_halves!(k32_halves, KIND, W, (tile, cols, panel, out));
+}
+
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+unsafe fn k32_halves<const KIND: u8, const W: usize, const H: usize>(
+    tile: *const u8,
+    cols: usize,
+    panel: &Panel,
+    out: *mut f32,
+    first: usize,
+) {
     let layout = const { layout(KIND) };
     let table = const { shape(KIND).table.is_some() };
+    let mut total = [[_mm256_setzero_ps(); W]; H];
     // SAFETY: every address lies in the tile or the panel, by their layouts.
     unsafe {
-        for h in 0..2 {
-            let mut total = [_mm256_setzero_ps(); W];
-            for b in 0..cols / 256 {
-                let meta = tile.add(layout.meta_at(b));
-                let mut sums = [_mm256_setzero_si256(); W];
-                for sub in 0..8 {
-                    let data = tile.add(layout.data_at(b * 8 + sub) + h * 32);
-                    let x = panel.q.add((b * 8 + sub) * 8 * W);
-                    let scales = meta.add(sub * 16 + h * 8);
-                    if table {
-                        let scale = scale_pairs::<true>(scales);
-                        for g in 0..8 {
-                            dot_signed(&mut sums, signed::<KIND>(data, g), x.add(g * W), scale);
-                        }
-                    } else {
-                        dot_unsigned::<KIND, W>(data, x, scale_pairs::<false>(scales), &mut sums);
-                    }
-                }
-                let d = halves(meta.add(if table { 128 } else { 256 } + h * 16));
-                let mut sum = [_mm256_setzero_ps(); W];
-                if !table {
-                    minima(meta, h, panel.pairs.add(b * 4 * W), &mut sum);
-                }
-                for c in 0..W {
-                    let sum = _mm256_fmadd_ps(_mm256_cvtepi32_ps(sums[c]), d, sum[c]);
-                    let scale = _mm256_set1_ps(*panel.d.add(b * W + c));
-                    total[c] = _mm256_fmadd_ps(sum, scale, total[c]);
+        for b in 0..cols / 256 {
+            let meta = tile.add(layout.meta_at(b));
+            let mut sums = [[_mm256_setzero_si256(); W]; H];
+            let mut sum = [[_mm256_setzero_ps(); W]; H];
+            if !table {
+                for h in 0..H {
+                    minima(meta, first + h, panel.pairs.add(b * 4 * W), &mut sum[h]);
                 }
             }
-            store(&total, h, out);
+            for sub in 0..8 {
+                let data = tile.add(layout.data_at(b * 8 + sub) + first * 32);
+                let x = panel.q.add((b * 8 + sub) * 8 * W);
+                let scales = meta.add(sub * 16 + first * 8);
+                if table {
+                    for h in 0..H {
+                        let scale = scale_pairs::<true>(scales.add(h * 8));
+                        for g in 0..8 {
+                            let weights = signed::<KIND>(data.add(h * 32), g);
+                            dot_signed(&mut sums[h], weights, x.add(g * W), scale);
+                        }
+                    }
+                } else {
+                    let mut scale = [_mm256_setzero_si256(); H];
+                    for h in 0..H {
+                        scale[h] = scale_pairs::<false>(scales.add(h * 8));
+                    }
+                    dot_unsigned::<KIND, W, H>(data, x, &scale, &mut sums);
+                }
+            }
+            for h in 0..H {
+                let d = halves(meta.add(if table { 128 } else { 256 } + (first + h) * 16));
+                for c in 0..W {
+                    let sum = _mm256_fmadd_ps(_mm256_cvtepi32_ps(sums[h][c]), d, sum[h][c]);
+                    let scale = _mm256_set1_ps(*panel.d.add(b * W + c));
+                    total[h][c] = _mm256_fmadd_ps(sum, scale, total[h][c]);
+                }
+            }
         }
+        store(&total, first, out);
     }
 }
 
@@ -240,22 +298,25 @@ unsafe fn minima<const W: usize>(
 /// as 16 bits hold (`Shape::groups_in_16_bits`).
 #[inline]
 #[target_feature(enable = "avx2")]
-unsafe fn dot_unsigned<const KIND: u8, const W: usize>(
+unsafe fn dot_unsigned<const KIND: u8, const W: usize, const H: usize>(
     data: *const u8,
     x: *const i32,
-    scale: __m256i,
-    sums: &mut [__m256i; W],
+    scale: &[__m256i; H],
+    sums: &mut [[__m256i; W]; H],
 ) {
     let at_once = const { if shape(KIND).groups_in_16_bits() >= 8 { 8 } else { 4 } };
-    // SAFETY: the caller passes half a sub-block's bytes and its 8 groups of words.
+    // SAFETY: the caller passes a sub-block's bytes and its 8 groups of words.
     unsafe {
         for part in 0..8 / at_once {
-            let mut pairs = [_mm256_setzero_si256(); W];
+            let mut pairs = [[_mm256_setzero_si256(); W]; H];
             for i in 0..at_once {
                 let g = part * at_once + i;
-                let mut weights = group::<KIND>(data, g);
-                if let Some(table) = const { &shape(KIND).table } {
-                    weights = look_up(table, weights);
+                let mut weights = [_mm256_setzero_si256(); H];
+                for h in 0..H {
+                    weights[h] = group::<KIND>(data.add(h * 32), g);
+                    if let Some(table) = const { &shape(KIND).table } {
+                        weights[h] = look_up(table, weights[h]);
+                    }
                 }
                 dot(&mut pairs, weights, x.add(g * W));
             }
@@ -275,86 +336,108 @@ pub unsafe fn k16<const KIND: u8, const W: usize>(
     panel: &Panel,
     out: *mut f32,
 ) {
+    on_halves!(k16_halves, KIND, W, (tile, cols, panel, out));
+}
+
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+unsafe fn k16_halves<const KIND: u8, const W: usize, const H: usize>(
+    tile: *const u8,
+    cols: usize,
+    panel: &Panel,
+    out: *mut f32,
+    first: usize,
+) {
     let layout = const { layout(KIND) };
+    let mut total = [[_mm256_setzero_ps(); W]; H];
     // SAFETY: every address lies in the tile or the panel, by their layouts.
     unsafe {
-        for h in 0..2 {
-            let mut total = [_mm256_setzero_ps(); W];
-            for b in 0..cols / 256 {
-                let meta = tile.add(layout.meta_at(b));
-                let (mut sums, mut low) =
-                    ([_mm256_setzero_si256(); W], [_mm256_setzero_si256(); W]);
-                for sub in 0..8 {
-                    let data = tile.add(layout.data_at(b * 8 + sub) + h * 32);
-                    for half in 0..2 {
-                        let scales = meta.add(sub * 32 + half * 16 + h * 8);
-                        let at = ((b * 8 + sub) * 2 + half) * W;
-                        let out = (&mut sums, &mut low);
-                        sub_k16::<KIND, W>(data, half, scales, panel, at, out);
-                    }
-                }
-                let d = halves(meta.add(256 + h * 16));
-                for c in 0..W {
-                    let mut sum = _mm256_mul_ps(_mm256_cvtepi32_ps(sums[c]), d);
-                    if KIND == Kind::Q2K as u8 {
-                        // The input's sums come negated and times 32.
-                        let dmin = halves(meta.add(288 + h * 16));
-                        let dmin = _mm256_mul_ps(dmin, _mm256_set1_ps(0.03125));
-                        sum = _mm256_fmadd_ps(_mm256_cvtepi32_ps(low[c]), dmin, sum);
-                    }
-                    let scale = _mm256_set1_ps(*panel.d.add(b * W + c));
-                    total[c] = _mm256_fmadd_ps(sum, scale, total[c]);
+        for b in 0..cols / 256 {
+            let meta = tile.add(layout.meta_at(b));
+            let (mut sums, mut low) =
+                ([[_mm256_setzero_si256(); W]; H], [[_mm256_setzero_si256(); W]; H]);
+            for sub in 0..8 {
+                let data = tile.add(layout.data_at(b * 8 + sub) + first * 32);
+                for half in 0..2 {
+                    let scales = meta.add(sub * 32 + half * 16 + first * 8);
+                    let at = ((b * 8 + sub) * 2 + half) * W;
+                    let out = (&mut sums, &mut low);
+                    sub_k16::<KIND, W, H>(data, half, scales, panel, at, out);
                 }
             }
-            store(&total, h, out);
+            for h in 0..H {
+                let d = halves(meta.add(256 + (first + h) * 16));
+                for c in 0..W {
+                    let mut sum = _mm256_mul_ps(_mm256_cvtepi32_ps(sums[h][c]), d);
+                    if KIND == Kind::Q2K as u8 {
+                        // The input's sums come negated and times 32.
+                        let dmin = halves(meta.add(288 + (first + h) * 16));
+                        let dmin = _mm256_mul_ps(dmin, _mm256_set1_ps(0.03125));
+                        sum = _mm256_fmadd_ps(_mm256_cvtepi32_ps(low[h][c]), dmin, sum);
+                    }
+                    let scale = _mm256_set1_ps(*panel.d.add(b * W + c));
+                    total[h][c] = _mm256_fmadd_ps(sum, scale, total[h][c]);
+                }
+            }
         }
+        store(&total, first, out);
     }
 }
 
-/// The products of half `half` of 32 columns; `low` gets what minima take off, if there are any. `at` counts columns of
-/// words: sixteens before this one times `W`.
+/// The products of 16 of 32 columns, the first or second as `half` says; `low` gets what minima take off, if there are
+/// any. `at` counts columns of words: sixteens before this one times `W`.
 #[inline]
 #[target_feature(enable = "avx2")]
-unsafe fn sub_k16<const KIND: u8, const W: usize>(
+unsafe fn sub_k16<const KIND: u8, const W: usize, const H: usize>(
     data: *const u8,
     half: usize,
     scales: *const u8,
     panel: &Panel,
     at: usize,
-    (sums, low): (&mut [__m256i; W], &mut [__m256i; W]),
+    (sums, low): (&mut [[__m256i; W]; H], &mut [[__m256i; W]; H]),
 ) {
     let q2 = KIND == Kind::Q2K as u8;
     // Groups that 16 bits hold: `Shape::groups_in_16_bits`.
     let at_once = const { if shape(KIND).groups_in_16_bits() >= 4 { 4 } else { 2 } };
-    // SAFETY: the caller passes half a sub-block's bytes and scales, and where its words begin.
+    // SAFETY: the caller passes a sub-block's bytes and scales, and where its words begin.
     unsafe {
         let x = panel.q.add(at * 4);
-        let bytes = _mm_loadl_epi64(scales.cast());
-        let mut pair = scale_pairs::<true>(scales);
-        if q2 {
-            pair = _mm256_and_si256(scale_pairs::<false>(scales), _mm256_set1_epi16(15));
+        let mut scale = [_mm256_setzero_si256(); H];
+        for h in 0..H {
+            let at = scales.add(h * 8);
+            scale[h] = match q2 {
+                true => _mm256_and_si256(scale_pairs::<false>(at), _mm256_set1_epi16(15)),
+                false => scale_pairs::<true>(at),
+            };
         }
         for part in 0..4 / at_once {
-            let mut pairs = [_mm256_setzero_si256(); W];
+            let mut pairs = [[_mm256_setzero_si256(); W]; H];
             for i in 0..at_once {
                 let g = part * at_once + i;
-                dot(&mut pairs, sixteen::<KIND>(data, half, g), x.add(g * W));
+                let mut weights = [_mm256_setzero_si256(); H];
+                for h in 0..H {
+                    weights[h] = sixteen::<KIND>(data.add(h * 32), half, g);
+                }
+                dot(&mut pairs, weights, x.add(g * W));
             }
-            widen(sums, &pairs, pair);
+            widen(sums, &pairs, &scale);
         }
-        // What the input's sums are multiplied by: scales where there is an offset, or minima.
-        let factor = match q2 {
-            true => _mm256_srli_epi32::<4>(_mm256_cvtepu8_epi32(bytes)),
-            false => _mm256_cvtepi8_epi32(bytes),
-        };
-        for c in 0..W {
-            let mut offset = word(panel.sums.add(at + c));
-            if KIND == Kind::Q3K as u8 {
-                // From times 32 to times 4, exactly.
-                offset = _mm256_srai_epi32::<3>(offset);
+        for h in 0..H {
+            // What the input's sums are multiplied by: scales where there is an offset, or minima.
+            let bytes = _mm_loadl_epi64(scales.add(h * 8).cast());
+            let factor = match q2 {
+                true => _mm256_srli_epi32::<4>(_mm256_cvtepu8_epi32(bytes)),
+                false => _mm256_cvtepi8_epi32(bytes),
+            };
+            for c in 0..W {
+                let mut offset = word(panel.sums.add(at + c));
+                if KIND == Kind::Q3K as u8 {
+                    // From times 32 to times 4, exactly.
+                    offset = _mm256_srai_epi32::<3>(offset);
+                }
+                let to = if q2 { &mut low[h][c] } else { &mut sums[h][c] };
+                *to = _mm256_add_epi32(*to, _mm256_mullo_epi32(factor, offset));
             }
-            let to = if q2 { &mut low[c] } else { &mut sums[c] };
-            *to = _mm256_add_epi32(*to, _mm256_mullo_epi32(factor, offset));
         }
     }
 }
@@ -390,44 +473,78 @@ pub unsafe fn b32<const KIND: u8, const W: usize>(
     panel: &Panel,
     out: *mut f32,
 ) {
-    let ones = _mm256_set1_epi16(1);
+    on_halves!(b32_halves, KIND, W, (tile, cols, panel, out));
+}
+
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+unsafe fn b32_halves<const KIND: u8, const W: usize, const H: usize>(
+    tile: *const u8,
+    cols: usize,
+    panel: &Panel,
+    out: *mut f32,
+    first: usize,
+) {
     let layout = const { layout(KIND) };
-    let offset = const { shape(KIND).offset };
+    let mut total = [[_mm256_setzero_ps(); W]; H];
     // SAFETY: every address lies in the tile or the panel, by their layouts.
     unsafe {
-        for h in 0..2 {
-            let mut total = [_mm256_setzero_ps(); W];
-            for b in 0..cols / 32 {
-                let data = tile.add(layout.data_at(b) + h * 32);
-                let x = panel.q.add(b * 8 * W);
-                let mut sums = [_mm256_setzero_si256(); W];
-                if offset == 128 {
-                    // Too large for an offset in 16 bits.
-                    for g in 0..8 {
-                        dot_signed(&mut sums, signed::<KIND>(data, g), x.add(g * W), ones);
-                    }
-                } else {
-                    let times = _mm_cvtsi32_si128(offset.trailing_zeros() as i32);
-                    for c in 0..W {
-                        if offset > 0 {
-                            sums[c] = _mm256_sll_epi32(word(panel.sums.add(b * W + c)), times);
-                        }
-                    }
-                    dot_unsigned::<KIND, W>(data, x, ones, &mut sums);
-                }
-                let meta = tile.add(layout.meta_at(b) + h * 16);
+        for b in 0..cols / 32 {
+            let data = tile.add(layout.data_at(b) + first * 32);
+            let mut sums = [[_mm256_setzero_si256(); W]; H];
+            sub_b32::<KIND, W, H>(data, panel, b, &mut sums);
+            for h in 0..H {
+                let meta = tile.add(layout.meta_at(b) + (first + h) * 16);
                 let d = if KIND == Kind::MXFP4 as u8 { wide(meta) } else { halves(meta) };
-                add_scaled(&mut total, &sums, d, panel.d.add(b * W));
+                add_scaled(&mut total[h], &sums[h], d, panel.d.add(b * W));
                 if KIND == Kind::Q4_1 as u8 || KIND == Kind::Q5_1 as u8 {
                     let minimum = halves(meta.add(32));
                     for c in 0..W {
                         let negated = *panel.sums.add(b * W + c) as f32 * *panel.d.add(b * W + c);
-                        total[c] = _mm256_fnmadd_ps(minimum, _mm256_set1_ps(negated), total[c]);
+                        total[h][c] =
+                            _mm256_fnmadd_ps(minimum, _mm256_set1_ps(negated), total[h][c]);
                     }
                 }
             }
-            store(&total, h, out);
         }
+        store(&total, first, out);
+    }
+}
+
+/// The products of 32 columns, without their scale; their offset is undone.
+#[inline]
+#[target_feature(enable = "avx2")]
+unsafe fn sub_b32<const KIND: u8, const W: usize, const H: usize>(
+    data: *const u8,
+    panel: &Panel,
+    b: usize,
+    sums: &mut [[__m256i; W]; H],
+) {
+    let ones = _mm256_set1_epi16(1);
+    let offset = const { shape(KIND).offset };
+    // SAFETY: the caller passes a sub-block's bytes, and which it is.
+    unsafe {
+        let x = panel.q.add(b * 8 * W);
+        if offset == 128 {
+            // Too large for an offset in 16 bits.
+            for h in 0..H {
+                for g in 0..8 {
+                    let weights = signed::<KIND>(data.add(h * 32), g);
+                    dot_signed(&mut sums[h], weights, x.add(g * W), ones);
+                }
+            }
+            return;
+        }
+        if offset > 0 {
+            let times = _mm_cvtsi32_si128(offset.trailing_zeros() as i32);
+            for c in 0..W {
+                let undone = _mm256_sll_epi32(word(panel.sums.add(b * W + c)), times);
+                for h in 0..H {
+                    sums[h][c] = undone;
+                }
+            }
+        }
+        dot_unsigned::<KIND, W, H>(data, x, &[ones; H], sums);
     }
 }
 
@@ -468,9 +585,7 @@ pub unsafe fn as_stored<const KIND: u8, const W: usize>(
                 add_scaled(total, &sums, d, panel.d.add(b * W));
             }
         }
-        for (h, total) in total.iter().enumerate() {
-            store(total, h, out);
-        }
+        store(&total, 0, out);
     }
 }
 
@@ -519,8 +634,6 @@ pub unsafe fn dense<const KIND: u8, const W: usize>(
                 }
             }
         }
-        for (h, total) in total.iter().enumerate() {
-            store(total, h, out);
-        }
+        store(&total, 0, out);
     }
 }

@@ -131,6 +131,9 @@ pub unsafe fn k32<const KIND: u8, const W: usize>(
             let meta = tile.add(layout.meta_at(b));
             let d = halves(meta.add(if table { 128 } else { 256 }));
             let mut sum = [_mm512_setzero_ps(); W];
+            if !table {
+                minima::<W>(meta, panel.pairs.add(b * 4 * W), &mut sum);
+            }
             for sub in 0..8 {
                 let data = tile.add(layout.data_at(b * 8 + sub));
                 let at = (b * 8 + sub) * W;
@@ -149,9 +152,6 @@ pub unsafe fn k32<const KIND: u8, const W: usize>(
                 for c in 0..W {
                     sum[c] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(sums[c]), scale, sum[c]);
                 }
-            }
-            if !table {
-                minima::<W>(meta, panel.pairs.add(b * 4 * W), &mut sum);
             }
             for c in 0..W {
                 let scale = _mm512_set1_ps(*panel.d.add(b * W + c));
@@ -173,7 +173,7 @@ unsafe fn undo_offset<const W: usize>(offsets: *const i32, sums: &mut [__m512i; 
     }
 }
 
-/// Takes a superblock's minima off its sums.
+/// Takes a superblock's minima off its sums. Done first: they lie before the values, and a record is read in order.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
 unsafe fn minima<const W: usize>(meta: *const u8, pairs: *const i32, sum: &mut [__m512; W]) {
@@ -294,17 +294,16 @@ unsafe fn sixteen<const KIND: u8>(data: *const u8, half: usize, g: usize) -> __m
     unsafe {
         let low = data.add(const { layout(KIND).low_at() });
         if KIND == Kind::Q6K as u8 {
+            let high = bits_to::<4>(load(data.add(half * 64)), 2 * g, 0x30);
             let (first, second) = nibbles(load(low.add(g * 64)));
             let nibble = if half == 0 { first } else { second };
-            let high = bits_to::<4>(load(data.add(half * 64)), 2 * g, 0x30);
             return _mm512_or_si512(nibble, high);
         }
-        let two = load(low.add(half * 64));
         if KIND == Kind::Q2K as u8 {
-            return bits_to::<0>(two, 2 * g, 3);
+            return bits_to::<0>(load(low.add(half * 64)), 2 * g, 3);
         }
         let third = bits_to::<5>(load(data), half * 4 + g, 0x20);
-        _mm512_or_si512(bits_to::<3>(two, 2 * g, 0x18), third)
+        _mm512_or_si512(bits_to::<3>(load(low.add(half * 64)), 2 * g, 0x18), third)
     }
 }
 

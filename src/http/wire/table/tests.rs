@@ -107,7 +107,7 @@ fn example(name: &str, route: Route) -> Value {
         "n_predict" | "seed" | "top_k" | "truncate_prompt_tokens" | "max_output_tokens" => json!(2),
         "temperature" | "top_p" | "min_p" | "frequency_penalty" | "presence_penalty" => json!(0.5),
         "repetition_penalty" | "repeat_penalty" => json!(1.5),
-        "continue_final_message" => json!(false),
+        "continue_final_message" | "store" => json!(false),
         "add_generation_prompt" | "stream" | "ignore_eos" | "parallel_tool_calls" => json!(true),
         "include_stop_str_in_output" | "skip_special_tokens" | "add_special_tokens" => json!(true),
         "enable_thinking" | "include_reasoning" => json!(true),
