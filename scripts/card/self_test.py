@@ -3,8 +3,8 @@
 import unittest
 
 from card import budget as budgets
-from card import kernels, sass
-from card.cards import KIB, occupancy
+from card import kernels, model, sass
+from card.cards import CARDS, KIB, occupancy
 from card.machine_code import Usage
 
 # As nvdisasm prints it: a loop over steps, which is left by a far jump that is written as a call; in it a way around
@@ -161,8 +161,45 @@ class Figures(unittest.TestCase):
         self.assertEqual(missed.figure, 3)
 
 
+class Model(unittest.TestCase):
+    """What a step's time must do, whatever the constants."""
+
+    BUDGET = {"kernels": {"product_quant_q4_k_1": {"per_weight": [2.0] * 4, "blocks": [8] * 4, "loop": [0] * 4},
+                          "product_halves_q4_k_32": {"per_weight": [5.0] * 4, "blocks": [1, 1, 2, 1], "loop": [0] * 4}}}
+    STEP = model.Step(model.SHAPES["8B"], 1, False, 100)
+    VECTOR = model.Line.read("3 product_quant_q4_k_1 3584x1x1 128 q4_k 28672x4096")
+    TILES = model.Line.read("1 product_halves_q4_k_32 1x224x1 256 q4_k 28672x4096")
+
+    def test_lines_are_read(self):
+        line = self.VECTOR
+        self.assertEqual((line.count, line.blocks, line.weights), (3, (3584, 1, 1), 28672 * 4096))
+
+    def test_one_row_is_limited_by_memory(self):
+        time = model.predict(CARDS["RTX 4090"], [self.VECTOR], self.STEP, self.BUDGET)
+        bytes_read = 3 * 28672 * (4096 * 144 / 256 + 4 / model.L2)
+        self.assertAlmostEqual(time.memory, bytes_read / (model.BANDWIDTH * 1008e9))
+        self.assertEqual((time.issue, time.count), (0, 3))
+
+    def test_two_blocks_of_tiles_are_faster_than_one(self):
+        card = CARDS["RTX 4090"]
+        step = model.Step(model.SHAPES["8B"], 32, False, 100)
+        times = [model.predict(card, [self.TILES], step, self.BUDGET, model.Change(tile_blocks=blocks)).total
+                 for blocks in (1, 2)]
+        self.assertLess(times[1], times[0])
+
+    def test_overlap_is_sm_90s_alone(self):
+        lines = [model.Line.read("5 norm_4_q8 1x1x1 1024")]
+        counts = [model.overlapped(CARDS[name], lines, model.Change()) for name in ("RTX 4090", "H100")]
+        self.assertEqual(counts, [0, 5])
+
+    def test_all_experts_are_read_by_many_tokens(self):
+        shape = model.SHAPES["30B-A3B"]
+        self.assertAlmostEqual(model.expert_share(shape, 1), 8)
+        self.assertAlmostEqual(model.expert_share(shape, 512), 128, places=3)
+
+
 def run():
     """Exit code."""
     suite = unittest.TestSuite(unittest.defaultTestLoader.loadTestsFromTestCase(case)
-                               for case in (Occupancy, Sass, Figures))
+                               for case in (Occupancy, Sass, Figures, Model))
     return 0 if unittest.TextTestRunner().run(suite).wasSuccessful() else 1
