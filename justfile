@@ -26,7 +26,7 @@ real:
 clippy:
     .ci/run clippy
 
-# Lints, kernels and the driver's stand-in with CUDA; needs nvcc, no GPU
+# Lints, kernels, the driver's stand-in and the kernels' budget with CUDA; needs nvcc, no GPU
 cuda:
     .ci/run cuda
 
@@ -36,6 +36,14 @@ races:
 
 doc:
     .ci/run doc
+
+# What the kernels' machine code costs on each card, against its budget; needs nvcc, no GPU
+card-budget *ARGS:
+    scripts/card_budget {{ARGS}}
+
+# What serin's speed on each card should be
+card-model:
+    scripts/card_model
 
 # A whole rollout on the demo models
 demo *ARGS:
