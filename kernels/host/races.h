@@ -36,6 +36,8 @@ struct Private {
 #define EMU_HOOK(name, ...) void name(__VA_ARGS__);
 #else
 #define EMU_HOOK(name, ...) inline void name(__VA_ARGS__) {}
+#pragma GCC diagnostic push
+#pragma GCC diagnostic ignored "-Wunused-parameter"
 #endif
 
 EMU_HOOK(begin_launch, const char *kernel, const Private &, const unsigned *blocks, const unsigned *threads)
@@ -61,5 +63,8 @@ enum Memory { kFresh, kWritten, kFreed };
 EMU_HOOK(memory, Memory what, uintptr_t at, size_t bytes)
 
 #undef EMU_HOOK
+#ifndef SERIN_RACES
+#pragma GCC diagnostic pop
+#endif
 
 } // namespace emu::races
