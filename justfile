@@ -26,12 +26,24 @@ real:
 clippy:
     .ci/run clippy
 
-# Lints, kernels and the driver's stand-in with CUDA; needs nvcc, no GPU
+# Lints, kernels, the driver's stand-in and the kernels' budget with CUDA; needs nvcc, no GPU
 cuda:
     .ci/run cuda
 
+# The kernels' known answers on the emulated device, checked for races
+races:
+    .ci/run races
+
 doc:
     .ci/run doc
+
+# What the kernels' machine code costs on each card, against its budget; needs nvcc, no GPU
+card-budget *ARGS:
+    scripts/card_budget {{ARGS}}
+
+# What serin's speed on each card should be
+card-model:
+    scripts/card_model
 
 # A whole rollout on the demo models
 demo *ARGS:

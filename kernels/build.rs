@@ -33,20 +33,41 @@ fn sources() -> Vec<String> {
 
 #[cfg(feature = "emulator")]
 fn emulator() {
-    cc::Build::new()
+    let checked = cfg!(feature = "races");
+    let mut engine = host_code();
+    let mut kernels = host_code();
+    engine.file("host/emulator.cpp");
+    kernels.file("host/all.cpp");
+    if checked {
+        // The kernels call the checker for each read and write. Accesses stay as they are written: vectors whole, and
+        // in the function that makes them.
+        engine.define("SERIN_RACES", None).files(CHECKER);
+        kernels.define("SERIN_RACES", None).file("host/planted.cpp");
+        kernels.flag("-fsanitize=thread").flag("-g1").flag_if_supported("-fno-tree-sra");
+        kernels.flag_if_supported("-fno-ipa-sra");
+        kernels.flag_if_supported("--param=tsan-instrument-func-entry-exit=0");
+    }
+    engine.objects(kernels.compile_intermediates());
+    // Kernels register themselves; nothing refers to them by name.
+    engine.link_lib_modifier("+whole-archive").cargo_metadata(true).compile("serin_emulator");
+}
+
+#[cfg(feature = "emulator")]
+const CHECKER: [&str; 4] =
+    ["host/races.cpp", "host/order.cpp", "host/shadow.cpp", "host/requests.cpp"];
+
+#[cfg(feature = "emulator")]
+fn host_code() -> cc::Build {
+    let mut build = cc::Build::new();
+    build
         .cpp(true)
         .std("c++17")
         .opt_level(2)
         .flag("-fno-strict-aliasing")
         .flag("-ffp-contract=off")
         .flag_if_supported("-Wno-unknown-pragmas")
-        .include(".")
-        .file("host/emulator.cpp")
-        .file("host/all.cpp")
-        // Kernels register themselves; nothing refers to them by name.
-        .link_lib_modifier("+whole-archive")
-        .cargo_metadata(true)
-        .compile("serin_emulator");
+        .include(".");
+    build
 }
 
 /// `driver.so` in the build's folder: a test program takes it along, for machines that have no compiler.

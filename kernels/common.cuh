@@ -207,7 +207,7 @@ template <int kLeft> __device__ inline void copy_async_wait() {
 
 namespace emu {
 
-template <class T> inline float half_at(uint32_t pair, int which) {
+template <class T> EMU_UNSEEN inline float half_at(uint32_t pair, int which) {
     T v;
     uint16_t bits = uint16_t(pair >> (16 * which));
     std::memcpy(&v, &bits, 2);
@@ -223,7 +223,7 @@ struct Floats {
     float a[8], b[4];
 };
 
-template <class T> void mma_half(float c[4], const uint32_t a[4], const uint32_t b[2]) {
+template <class T> EMU_UNSEEN void mma_half(float c[4], const uint32_t a[4], const uint32_t b[2]) {
     Floats mine, all[32];
     for (int i = 0; i < 8; i++) mine.a[i] = half_at<T>(a[i / 2], i % 2);
     for (int i = 0; i < 4; i++) mine.b[i] = half_at<T>(b[i / 2], i % 2);
@@ -241,7 +241,7 @@ template <class T> void mma_half(float c[4], const uint32_t a[4], const uint32_t
     }
 }
 
-inline void mma_int(int c[4], const Fragments &mine, unsigned depth) {
+EMU_UNSEEN inline void mma_int(int c[4], const Fragments &mine, unsigned depth) {
     Fragments all[32];
     warp_gather(kAll, &mine, sizeof mine, all);
     unsigned g = lane() / 4, t = lane() % 4;
@@ -255,7 +255,8 @@ inline void mma_int(int c[4], const Fragments &mine, unsigned depth) {
     }
 }
 
-inline void ldmatrix(uint32_t r[4], const void *row, bool trans) {
+EMU_UNSEEN inline void ldmatrix(uint32_t r[4], const void *row, bool trans) {
+    races::read(row, 16, EMU_SITE);
     const void *rows[32];
     warp_gather(kAll, &row, sizeof row, rows);
     unsigned g = lane() / 4, t = lane() % 4;

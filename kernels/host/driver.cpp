@@ -74,6 +74,9 @@ struct Blas {
 
 typedef int (*Kernels)(const char *, const unsigned *, const unsigned *, size_t, void **, unsigned long long,
                        char *, size_t);
+// What the emulator is told of memory; the numbers are those of emu::races::Memory.
+typedef void (*Tell)(int, uintptr_t, size_t);
+enum { FRESH, WRITTEN, FREED };
 
 std::recursive_mutex lock;
 typedef std::lock_guard<std::recursive_mutex> Guard;
@@ -83,6 +86,7 @@ const int kMostArgs = 40;
 int version = 13000, cards = 1, capability = 86, context_marker, retained, broken;
 std::string last_error;
 Kernels kernels;
+Tell tell;
 std::map<uintptr_t, Block> blocks;
 std::set<void *> objects; // everything that has to be given back, blocks aside
 std::set<Pool *> pools;
@@ -110,6 +114,10 @@ template <class T> int unmade(T *object) {
     if (!objects.erase(object)) return INVALID_HANDLE;
     delete object;
     return OK;
+}
+
+void told(int what, uintptr_t at, size_t bytes) {
+    if (tell) tell(what, at, bytes);
 }
 
 int run_until(Stream *stream, uint64_t at) {
@@ -183,7 +191,7 @@ float number(const void *at, size_t index, int type) {
 // What tests ask of the stand-in itself.
 extern "C" {
 
-void stand_in_start(Kernels run) { kernels = run; }
+void stand_in_start(Kernels run, Tell memory) { kernels = run, tell = memory; }
 
 void stand_in_is(int driver, int count, int compute) {
     Guard guard(lock);
@@ -410,9 +418,11 @@ int cuMemAllocFromPoolAsync(uint64_t *out, size_t bytes, Pool *pool, Stream *str
     if (int code = plain(stream, [] { return OK; })) return code;
     pool->used += size;
     if (reserved > pool->reserved) pool->reserved = reserved;
-    void *memory = std::aligned_alloc(512, size);
+    // On pages of its own, as the emulator's checker wants it.
+    void *memory = std::aligned_alloc(4096, (size + 4095) / 4096 * 4096);
     std::memset(memory, 0xff, size);
     blocks[uintptr_t(memory)] = {size, pool};
+    told(FRESH, uintptr_t(memory), bytes);
     return *out = uintptr_t(memory), OK;
 }
 int cuMemFreeAsync(uint64_t at, Stream *stream) {
@@ -426,6 +436,7 @@ int cuMemFreeAsync(uint64_t at, Stream *stream) {
         if (block.freed) return LAUNCH_FAILED;
         block.pool->used -= block.bytes;
         blocks.erase(at);
+        told(FREED, at, block.bytes);
         std::free(reinterpret_cast<void *>(at));
         return OK;
     });
@@ -442,6 +453,7 @@ int cuMemHostAlloc(void **out, size_t bytes, unsigned) {
     if (int code = asked("cuMemHostAlloc")) return code;
     *out = std::aligned_alloc(4096, (bytes + 4095) / 4096 * 4096);
     blocks[uintptr_t(*out)] = {bytes, nullptr};
+    told(FRESH, uintptr_t(*out), bytes), told(WRITTEN, uintptr_t(*out), bytes);
     return OK;
 }
 int cuMemHostGetDevicePointer_v2(uint64_t *out, void *memory, unsigned flags) {
@@ -453,7 +465,10 @@ int cuMemHostGetDevicePointer_v2(uint64_t *out, void *memory, unsigned flags) {
 int cuMemFreeHost(void *memory) {
     Guard guard(lock);
     if (int code = asked("cuMemFreeHost")) return code;
-    if (!blocks.erase(uintptr_t(memory))) return INVALID_VALUE;
+    auto found = blocks.find(uintptr_t(memory));
+    if (found == blocks.end()) return INVALID_VALUE;
+    told(FREED, uintptr_t(memory), found->second.bytes);
+    blocks.erase(found);
     return std::free(memory), OK;
 }
 
@@ -466,7 +481,7 @@ int cuMemcpyHtoDAsync_v2(uint64_t to, const void *from, size_t bytes, Stream *st
     return plain(stream, [=]() -> int {
         if (!on_card(to, bytes)) return 700;
         std::memcpy(reinterpret_cast<void *>(to), kept.empty() ? from : kept.data(), bytes);
-        return OK;
+        return told(WRITTEN, to, bytes), OK;
     });
 }
 int cuMemcpyDtoHAsync_v2(void *to, uint64_t from, size_t bytes, Stream *stream) {
@@ -483,7 +498,10 @@ int cuMemsetD8Async(uint64_t at, unsigned char byte, size_t bytes, Stream *strea
     Guard guard(lock);
     if (int code = asked("cuMemsetD8Async")) return code;
     if (!on_card(at, bytes)) return INVALID_VALUE;
-    return plain(stream, [=]() -> int { return std::memset(reinterpret_cast<void *>(at), byte, bytes), OK; });
+    return plain(stream, [=]() -> int {
+        std::memset(reinterpret_cast<void *>(at), byte, bytes);
+        return told(WRITTEN, at, bytes), OK;
+    });
 }
 
 int cuModuleLoadData(Module **out, const void *image) {
@@ -586,7 +604,8 @@ int cublasGemmEx(Blas *blas, int ta, int tb, int m, int n, int k, const float *a
     if (!kinds || !sides || *beta != 0) return 7;
     float scale = *alpha;
     int code = capturable(blas->stream, [=]() -> int {
-        for (int j = 0; j < n; j++)
+        for (int j = 0; j < n; j++) {
+            told(WRITTEN, uintptr_t(c) + size_t(j) * ldc * sizeof(float), size_t(m) * sizeof(float));
             for (int i = 0; i < m; i++) {
                 double sum = 0;
                 for (int l = 0; l < k; l++) {
@@ -596,6 +615,7 @@ int cublasGemmEx(Blas *blas, int ta, int tb, int m, int n, int k, const float *a
                 }
                 static_cast<float *>(c)[size_t(j) * ldc + i] = float(scale * sum);
             }
+        }
         return OK;
     });
     return code ? 13 : OK;

@@ -15,7 +15,7 @@
 
 namespace emu {
 
-thread_local Dim thread_index, block_index, block_dim, grid_dim;
+thread_local Place place;
 thread_local bool truncating;
 
 namespace {
@@ -23,13 +23,14 @@ namespace {
 // The launch's order of threads has it beside the order itself.
 constexpr unsigned long long kTruncate = 1ull << 63;
 
-constexpr size_t kStack = 64 << 10;
+// Instrumented code takes more of it.
+constexpr size_t kStack = races::kChecked ? 256 << 10 : 64 << 10;
 constexpr unsigned kMostThreads = 1024;
 constexpr size_t kMostShared = 227 << 10;
 constexpr size_t kGuard = 256;
 constexpr unsigned char kPoison = 0xff, kFence = 0xa5;
 
-enum class State { kReady, kAtBlock, kAtWarp, kDone };
+enum class State : unsigned char { kReady, kAtBlock, kAtWarp, kDone };
 
 struct Copy {
     void *to;
@@ -46,6 +47,8 @@ using Context = ucontext_t;
 struct Fiber {
     Context context;
     State state;
+    // Whether the collective that it waits at is __syncwarp.
+    bool barrier;
     unsigned mask;
     unsigned turn;
     unsigned index;
@@ -154,8 +157,10 @@ void prepare(Fiber &fiber, unsigned index) {
 void resume(Fiber &fiber) {
     Machine &m = machine;
     unsigned i = fiber.index;
-    thread_index = {i % block_dim.x, i / block_dim.x % block_dim.y, i / (block_dim.x * block_dim.y)};
+    Dim size = place.block_size;
+    place.thread = {i % size.x, i / size.x % size.y, i / (size.x * size.y)};
     m.running = &fiber;
+    races::resume(i);
 #if defined(__x86_64__)
     serin_emulator_switch(&m.scheduler, fiber.context);
 #else
@@ -185,6 +190,7 @@ bool release_warp(unsigned base, unsigned threads) {
         if (!all) continue;
         for (unsigned i = 0; i < width; i++)
             if (mask >> i & 1) m.fibers[base + i].state = State::kReady;
+        if (first.barrier) races::warp_met(base, mask);
         any = true;
     }
     return any;
@@ -201,6 +207,7 @@ bool release_block(unsigned threads) {
     for (unsigned i = 0; i < threads; i++) {
         if (m.fibers[i].state == State::kAtBlock) m.fibers[i].state = State::kReady;
     }
+    if (waiting) races::block_met();
     return waiting;
 }
 
@@ -283,6 +290,20 @@ bool run_block(unsigned threads, size_t shared) {
     return true;
 }
 
+bool run_grid(unsigned threads, size_t shared) {
+    Dim grid = place.grid;
+    unsigned index = 0;
+    for (unsigned z = 0; z < grid.z; z++)
+        for (unsigned y = 0; y < grid.y; y++)
+            for (unsigned x = 0; x < grid.x; x++) {
+                place.block = {x, y, z};
+                races::begin_block(index++, machine.shared, shared, kMostShared + kGuard);
+                if (!run_block(threads, shared)) return false;
+                races::end_block();
+            }
+    return true;
+}
+
 void ready_machine() {
     Machine &m = machine;
     if (m.stacks) return;
@@ -335,14 +356,17 @@ unsigned lane() { return machine.running->index % 32; }
 
 unsigned char *shared_memory() { return machine.shared; }
 
-void wait_for_previous() { machine.waited++; }
+void wait_for_previous() {
+    machine.waited++;
+    races::waited();
+}
 
 void block_barrier() {
     machine.running->state = State::kAtBlock;
     to_scheduler();
 }
 
-void warp_gather(unsigned mask, const void *mine, size_t bytes, void *all) {
+void warp_gather(unsigned mask, const void *mine, size_t bytes, void *all, bool barrier) {
     Fiber &fiber = *machine.running;
     Warp &warp = machine.warps[fiber.index / 32];
     unsigned turn = fiber.turn++ & 1, own = fiber.index % 32;
@@ -351,6 +375,7 @@ void warp_gather(unsigned mask, const void *mine, size_t bytes, void *all) {
     std::memcpy(warp.slots[turn][own], mine, bytes);
     fiber.state = State::kAtWarp;
     fiber.mask = mask;
+    fiber.barrier = barrier;
     to_scheduler();
     for (unsigned i = 0; i < 32; i++) {
         unsigned char *out = static_cast<unsigned char *>(all) + i * bytes;
@@ -360,6 +385,7 @@ void warp_gather(unsigned mask, const void *mine, size_t bytes, void *all) {
 }
 
 void copy_later(void *to, const void *from, size_t bytes, size_t valid) {
+    races::copy_begun(to, from, bytes, valid, EMU_SITE);
     machine.running->loose.push_back({to, from, bytes, valid});
 }
 
@@ -375,6 +401,7 @@ void wait_copies(int groups_left) {
         for (const Copy &c : groups.front()) {
             std::memcpy(c.to, c.from, c.valid);
             std::memset(static_cast<unsigned char *>(c.to) + c.valid, 0, c.bytes - c.valid);
+            races::copy_arrived(c.to, c.bytes);
         }
         groups.erase(groups.begin());
     }
@@ -406,17 +433,19 @@ extern "C" int serin_emulator_launch(const char *name, const unsigned *blocks, c
     m.entry = found->second.entry;
     m.args = args;
     m.error.clear();
-    grid_dim = {blocks[0], blocks[1], blocks[2]};
-    block_dim = {threads[0], threads[1], threads[2]};
+    place.grid = {blocks[0], blocks[1], blocks[2]};
+    place.block_size = {threads[0], threads[1], threads[2]};
     truncating = order & kTruncate;
     arrange(count, order & ~kTruncate);
-    for (unsigned z = 0; z < blocks[2]; z++)
-        for (unsigned y = 0; y < blocks[1]; y++)
-            for (unsigned x = 0; x < blocks[0]; x++) {
-                block_index = {x, y, z};
-                if (!run_block(count, shared)) return say(m.error);
-            }
-    return 0;
+    races::begin_launch(name, {m.stacks, kStack * kMostThreads, &place, sizeof place}, blocks, threads);
+    bool done = run_grid(count, shared);
+    races::end_launch();
+    return done ? 0 : say(m.error);
+}
+
+// What the host does to memory that kernels use: see emu::races::Memory. Only a checked build listens.
+extern "C" void serin_emulator_memory(int what, uintptr_t at, size_t bytes) {
+    emu::races::memory(emu::races::Memory(what), at, bytes);
 }
 
 // How often this process has launched a kernel: tests ask which of several ways was taken.

@@ -10,6 +10,8 @@
 // Knows no kernel. Not here: textures, cooperative groups, clusters, asynchronous bulk copies.
 #pragma once
 
+#include "races.h"
+
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
@@ -30,7 +32,10 @@ struct Dim {
 };
 
 // The running fiber's place, set before it goes on.
-extern thread_local Dim thread_index, block_index, block_dim, grid_dim;
+struct Place {
+    Dim thread, block, block_size, grid;
+};
+extern thread_local Place place;
 // Whether tensor cores truncate in this launch, as real ones do, instead of rounding.
 extern thread_local bool truncating;
 // c plus the products of 16 pairs, as a tensor core adds them up.
@@ -38,8 +43,8 @@ float tensor_sum(float c, const float x[16], const float y[16]);
 
 void block_barrier();
 // Every lane named by `mask` brings `bytes` (at most 64) and sees what all 32 brought, `all[lane * bytes]`.
-// Lanes not in the mask read as zero.
-void warp_gather(unsigned mask, const void *mine, size_t bytes, void *all);
+// Lanes not in the mask read as zero. Only a barrier orders what lanes do to memory.
+void warp_gather(unsigned mask, const void *mine, size_t bytes, void *all, bool barrier = false);
 unsigned lane();
 unsigned char *shared_memory();
 // A copy that may not be relied on before its group has been waited for.
@@ -57,7 +62,7 @@ template <class... A> struct Invoke {
     template <size_t... I> struct Places {};
     template <size_t N, size_t... I> struct Make : Make<N - 1, N - 1, I...> {};
     template <size_t... I> struct Make<0, I...> {
-        static void call(void (*f)(A...), void **args) { f(*static_cast<A *>(args[I])...); }
+        EMU_UNSEEN static void call(void (*f)(A...), void **args) { f(*static_cast<A *>(args[I])...); }
     };
 };
 template <class... A> void invoke(void (*f)(A...), void **args) {
@@ -76,19 +81,19 @@ void wait_for_previous();
 
 } // namespace emu
 
-#define threadIdx (emu::thread_index)
-#define blockIdx (emu::block_index)
-#define blockDim (emu::block_dim)
-#define gridDim (emu::grid_dim)
+#define threadIdx (emu::place.thread)
+#define blockIdx (emu::place.block)
+#define blockDim (emu::place.block_size)
+#define gridDim (emu::place.grid)
 static constexpr int warpSize = 32;
 
 inline void __syncthreads() { emu::block_barrier(); }
 inline void __syncwarp(unsigned mask = 0xffffffffu) {
     unsigned char nothing = 0, all[32];
-    emu::warp_gather(mask, &nothing, 1, all);
+    emu::warp_gather(mask, &nothing, 1, all, true);
 }
-inline void __threadfence() {}
-inline void __threadfence_block() {}
+inline void __threadfence() { emu::races::fence(); }
+inline void __threadfence_block() { emu::races::fence(); }
 
 template <class T> T __shfl_sync(unsigned mask, T v, int from, int width = 32) {
     unsigned lane = emu::lane();
@@ -151,12 +156,19 @@ template <class T> T __ldg(const T *p) { return *p; }
 template <class T> T __ldcs(const T *p) { return *p; }
 template <class T> T __ldcg(const T *p) { return *p; }
 // Blocks and fibers run one at a time: a plain read-modify-write is atomic.
-template <class T> T atomicAdd(T *at, T v) { T old = *at; *at = old + v; return old; }
-template <class T> T atomicMax(T *at, T v) { T old = *at; if (v > old) *at = v; return old; }
-template <class T> T atomicMin(T *at, T v) { T old = *at; if (v < old) *at = v; return old; }
-template <class T> T atomicOr(T *at, T v) { T old = *at; *at = old | v; return old; }
-template <class T> T atomicExch(T *at, T v) { T old = *at; *at = v; return old; }
-template <class T> T atomicCAS(T *at, T expect, T v) { T old = *at; if (old == expect) *at = v; return old; }
+#define EMU_ATOMIC emu::races::atomic(at, sizeof(T), EMU_SITE)
+template <class T> EMU_UNSEEN T atomicAdd(T *at, T v) { EMU_ATOMIC; T old = *at; *at = old + v; return old; }
+template <class T> EMU_UNSEEN T atomicMax(T *at, T v) { EMU_ATOMIC; T old = *at; if (v > old) *at = v; return old; }
+template <class T> EMU_UNSEEN T atomicMin(T *at, T v) { EMU_ATOMIC; T old = *at; if (v < old) *at = v; return old; }
+template <class T> EMU_UNSEEN T atomicOr(T *at, T v) { EMU_ATOMIC; T old = *at; *at = old | v; return old; }
+template <class T> EMU_UNSEEN T atomicExch(T *at, T v) { EMU_ATOMIC; T old = *at; *at = v; return old; }
+template <class T> EMU_UNSEEN T atomicCAS(T *at, T expect, T v) {
+    EMU_ATOMIC;
+    T old = *at;
+    if (old == expect) *at = v;
+    return old;
+}
+#undef EMU_ATOMIC
 
 template <class T> const T &min(const T &a, const T &b) { return b < a ? b : a; }
 template <class T> const T &max(const T &a, const T &b) { return a < b ? b : a; }

@@ -516,9 +516,11 @@ mod stand_in {
         fn dlopen(name: *const c_char, flags: c_int) -> *mut c_void;
         fn dlsym(library: *mut c_void, name: *const c_char) -> *mut c_void;
         fn serin_emulator_launch();
+        fn serin_emulator_memory(what: c_int, address: usize, bytes: usize);
     }
 
-    type Start = extern "C" fn(unsafe extern "C" fn());
+    type Tell = unsafe extern "C" fn(c_int, usize, usize);
+    type Start = extern "C" fn(unsafe extern "C" fn(), Tell);
     type Is = extern "C" fn(c_int, c_int, c_int);
     type Fail = extern "C" fn(*const c_char, c_int);
     type Reset = extern "C" fn();
@@ -565,7 +567,7 @@ mod stand_in {
 
     pub fn start() {
         if let Some(stand_in) = get() {
-            (stand_in.start)(serin_emulator_launch);
+            (stand_in.start)(serin_emulator_launch, serin_emulator_memory);
         }
     }
 

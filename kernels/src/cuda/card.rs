@@ -316,11 +316,11 @@ pub trait Card: Send + Sync + fmt::Debug {
 }
 
 /// Arguments that a kernel may have.
-#[cfg(any(feature = "cuda", feature = "emulator"))]
+#[cfg(any(test, feature = "cuda", feature = "emulator"))]
 pub(crate) const MOST_ARGS: usize = 40;
 
 /// What every card refuses, before it is asked.
-#[cfg(any(feature = "cuda", feature = "emulator"))]
+#[cfg(any(test, feature = "cuda", feature = "emulator"))]
 pub(crate) fn check_grid(
     kernel: &str,
     grid: Grid,

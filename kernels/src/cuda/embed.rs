@@ -93,7 +93,8 @@ mod tests {
             assert!(out[..256].iter().all(|v| *v == 0.0));
             assert!(out[256..].iter().all(|v| v.is_nan()));
         }
-        let matrix = Matrix::new(&card, pool, Kind::F32, 2, 4).unwrap();
+        let mut matrix = Matrix::new(&card, pool, Kind::F32, 2, 4).unwrap();
+        matrix.write_rows(0, &[0; 32], Queue::Load).unwrap();
         let tokens = Buffer::of(&card, pool, &[1, 0]).unwrap();
         let mut out = Buffer::<f32>::new(&card, pool, 9).unwrap();
         let mut run =

@@ -5,11 +5,14 @@
 //! looked at when it is freed, kernels and copies are refused memory that is not allocated, and products are
 //! plain loops. It comes in two tempers ([`EmulationMode`]): one that does everything at once, and one that is as
 //! unhelpful as a driver may be. Time is what a simple cost model says (`emulated/clock.rs`), so that tests of
-//! pace and fairness give the same figures everywhere. What it cannot show: races between blocks, the driver.
+//! pace and fairness give the same figures everywhere. What it cannot show: the driver; races, unless
+//! the feature `races` looks for them.
 
 mod clock;
 mod product;
 mod queues;
+#[cfg(feature = "races")]
+pub mod requests;
 
 use super::card::{
     Arg, COUNTS, Card, CardError, DeviceProperties, Gemm, Graph, Grid, HostMemory, Memory, Pool,
@@ -37,8 +40,25 @@ unsafe extern "C" {
         room: usize,
     ) -> i32;
     fn serin_emulator_knows(name: *const c_char) -> i32;
+    fn serin_emulator_memory(what: i32, address: u64, bytes: usize);
 }
 
+/// What the checker of races is told of memory; in the order of the emulator's `Memory`.
+#[derive(Debug, Clone, Copy)]
+enum Told {
+    Fresh,
+    Written,
+    Freed,
+}
+
+/// Tells the checker of races, if there is one, what the host does to memory.
+fn tell(what: Told, address: u64, bytes: usize) {
+    // SAFETY: the address is only remembered.
+    unsafe { serin_emulator_memory(what as i32, address, bytes) };
+}
+
+/// Where allocations begin. The checker of races wants pages of their own.
+const ALIGNMENT: usize = if cfg!(feature = "races") { 4096 } else { 256 };
 const FENCE: usize = 256;
 const FENCE_BYTE: u8 = 0xa5;
 const POISON: u8 = 0xff;
@@ -277,6 +297,10 @@ impl EmulatedCard {
             Work::Product(gemm) => {
                 // SAFETY: the caller of `Card::gemm` answers for the addresses and shapes.
                 unsafe { product::multiply(gemm, self.temper) };
+                for row in 0..gemm.n {
+                    let first = gemm.out + (row * gemm.out_stride * size_of::<f32>()) as u64;
+                    tell(Told::Written, first, gemm.rows * size_of::<f32>());
+                }
                 Ok(())
             }
             _ => Ok(()),
@@ -323,6 +347,12 @@ impl EmulatedCard {
     }
 }
 
+impl Drop for State {
+    fn drop(&mut self) {
+        self.blocks.iter().for_each(|(address, block)| tell(Told::Freed, *address, block.bytes));
+    }
+}
+
 impl State {
     /// Work that only moves bytes and marks, done while the state is held.
     fn apply(&mut self, work: &Work, at: Duration) -> Result<(), CardError> {
@@ -333,17 +363,20 @@ impl State {
                 unsafe {
                     std::ptr::copy_nonoverlapping(bytes.as_ptr(), *to as *mut u8, bytes.len())
                 };
+                tell(Told::Written, *to, bytes.len());
             }
             Work::Copy { from, to, bytes } => {
                 self.within(*from, *bytes)?;
                 self.within(*to, *bytes)?;
                 // SAFETY: both ranges are inside live allocations.
                 unsafe { std::ptr::copy(*from as *const u8, *to as *mut u8, *bytes) };
+                tell(Told::Written, *to, *bytes);
             }
             Work::Fill { address, byte, bytes } => {
                 self.within(*address, *bytes)?;
                 // SAFETY: the bytes are inside a live allocation.
                 unsafe { std::ptr::write_bytes(*address as *mut u8, *byte, *bytes) };
+                tell(Told::Written, *address, *bytes);
             }
             Work::Free(address) => self.release(*address)?,
             Work::Mark { timer, end } => {
@@ -397,6 +430,7 @@ impl State {
         if let Some(usage) = block.pool.and_then(|pool| self.pools.get_mut(&pool)) {
             usage.used -= block.bytes.next_multiple_of(256) as u64;
         }
+        tell(Told::Freed, address, block.bytes);
         let start = (address - block.memory.as_ptr() as u64) as usize;
         let (before, behind) = (&block.memory[..start], &block.memory[start + block.bytes..]);
         let whole = before.iter().chain(behind).all(|byte| *byte == FENCE_BYTE);
@@ -413,13 +447,17 @@ impl State {
 
     /// A fresh block of poison between fences; its address.
     fn add(&mut self, pool: Option<Pool>, bytes: usize, fill: u8, pending: Option<Queue>) -> u64 {
-        let mut memory = vec![fill; bytes + 2 * FENCE + 256];
+        let mut memory = vec![fill; bytes.next_multiple_of(ALIGNMENT) + 2 * FENCE + ALIGNMENT];
         let base = memory.as_ptr() as usize;
-        let start = (base + FENCE).next_multiple_of(256) - base;
+        let start = (base + FENCE).next_multiple_of(ALIGNMENT) - base;
         memory[..start].fill(FENCE_BYTE);
         memory[start + bytes..].fill(FENCE_BYTE);
         let address = (base + start) as u64;
         self.blocks.insert(address, Block { pool, bytes, memory, pending });
+        tell(Told::Fresh, address, bytes);
+        if fill != POISON {
+            tell(Told::Written, address, bytes);
+        }
         address
     }
 
@@ -686,5 +724,7 @@ impl EmulatedCard {
     }
 }
 
+#[cfg(all(test, feature = "races"))]
+mod races;
 #[cfg(test)]
 mod tests;

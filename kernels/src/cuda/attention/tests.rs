@@ -48,7 +48,8 @@ impl Call {
         let pool: Pool = card.create_pool()?;
         let layer = KvLayer::new(&card, pool, self.shape, self.kind, Queue::Compute)?;
         let qkv = Buffer::of(&card, pool, &vec![0.0f32; self.projections])?;
-        let rows = Buffer::of(&card, pool, &vec![0u32; 4 * self.rows])?;
+        let padding: Vec<u32> = (0..self.rows as u32).flat_map(|row| [row, 0, 0, 0]).collect();
+        let rows = Buffer::of(&card, pool, &padding)?;
         let tables = Buffer::of(&card, pool, &[0u32])?;
         let rows = Rows { count: 2, rows: rows.view(), tables: tables.view() };
         let mut partials = Buffer::new(&card, pool, self.partials)?;

@@ -89,9 +89,10 @@ mod emulated {
         let (card, pool) = card();
         assert!(Matrix::new(&card, pool, Kind::Q4K, 4, 128).is_err());
         assert!(Matrix::new(&card, pool, Kind::F32, 0, 128).is_err());
-        let matrix = Matrix::new(&card, pool, Kind::F32, 4, 8).unwrap();
-        let x = Buffer::<f32>::new(&card, pool, 16).unwrap();
-        let bias = Buffer::<f32>::new(&card, pool, 4).unwrap();
+        let mut matrix = Matrix::new(&card, pool, Kind::F32, 4, 8).unwrap();
+        matrix.write_rows(0, &[0; 4 * 32], Queue::Load).unwrap();
+        let x = Buffer::of(&card, pool, &[0.0f32; 16]).unwrap();
+        let bias = Buffer::of(&card, pool, &[0.0f32; 4]).unwrap();
         let mut out = Buffer::<f32>::new(&card, pool, 12).unwrap();
         let mut run = |x: Acts<'_>, n, stride, offset, bias: Option<View<'_, f32>>| {
             let out = Output { values: out.view_mut(), stride, offset };

@@ -1,0 +1,65 @@
+//! `kernels/launches.json`: every kernel's launch, and the launches of whole steps of real models on real cards.
+//!
+//! `SERIN_WRITE_DOCS=1 cargo test -p serin-kernels --lib paper` writes it; `scripts/card_budget` and
+//! `scripts/card_model` read it. The order of a layer's launches is that of the decoder, which
+//! `tests/card_launches.rs` holds against the same file.
+
+mod kernels;
+mod steps;
+
+use super::*;
+use std::fmt::Write;
+use std::path::Path;
+use std::sync::Arc;
+
+/// A card that the file has steps for.
+struct Product {
+    name: &'static str,
+    capability: (u32, u32),
+    multiprocessors: u32,
+    /// Shared memory of a block, in KiB.
+    shared: u32,
+}
+
+const PRODUCTS: [Product; 4] = [
+    Product { name: "RTX 3060", capability: (8, 6), multiprocessors: 28, shared: 99 },
+    Product { name: "RTX 4090", capability: (8, 9), multiprocessors: 128, shared: 99 },
+    Product { name: "RTX 5090", capability: (12, 0), multiprocessors: 170, shared: 99 },
+    Product { name: "H100", capability: (9, 0), multiprocessors: 132, shared: 227 },
+];
+
+impl Product {
+    fn card(&self) -> Arc<PaperCard> {
+        Arc::new(PaperCard::new(self.capability, self.multiprocessors, self.shared << 10))
+    }
+}
+
+#[test]
+fn the_file_of_launches_is_up_to_date() {
+    let mut text = String::from("{\n");
+    kernels::write(&mut text);
+    steps::write_layers(&mut text);
+    steps::write_steps(&mut text);
+    text.push_str("}\n");
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("launches.json");
+    if std::env::var_os("SERIN_WRITE_DOCS").is_some() {
+        std::fs::write(&path, &text).unwrap();
+    }
+    let kept = std::fs::read_to_string(&path).unwrap_or_default();
+    assert!(
+        kept == text,
+        "kernels/launches.json is out of date: \
+         SERIN_WRITE_DOCS=1 cargo test -p serin-kernels --lib paper"
+    );
+}
+
+/// Writes `"name": [items]`, an item a line.
+fn write_list(text: &mut String, indent: usize, name: &str, items: &[String], last: bool) {
+    let space = " ".repeat(indent);
+    writeln!(text, "{space}\"{name}\": [").unwrap();
+    for (i, item) in items.iter().enumerate() {
+        let comma = if i + 1 < items.len() { "," } else { "" };
+        writeln!(text, "{space}  \"{item}\"{comma}").unwrap();
+    }
+    writeln!(text, "{space}]{}", if last { "" } else { "," }).unwrap();
+}

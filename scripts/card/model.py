@@ -1,0 +1,301 @@
+"""Time of a step on a card: from bytes, instructions and launches that are counted elsewhere. Pure.
+
+A step is a list of launches, one after the other. A launch takes the longest of reading its bytes, issuing its
+instructions and multiplying on tensor cores, and a fixed time for its start and end. Blocks of a product are spread
+over the multiprocessors; the one with the most decides. Then comes the host.
+
+All constants are here. None is fitted to a single figure; what each comes from stands beside it.
+"""
+
+import dataclasses
+import math
+import re
+from dataclasses import dataclass
+
+from card.budget import ARCHS
+
+# Share of the data sheet's bandwidth that kernels can read: the H100's copies reach 2,986 of 3,352 GB/s
+# (benches/runs/card-nvidia-h100-80gb-hbm3.md). Assumed of the others.
+BANDWIDTH = 0.89
+# From the end of one kernel to the start of the next within a graph. Overlapped launches save it: 373 -> 401 tokens/s
+# with 167 overlapped launches of a token (benches/runs/card-h100-steps.md).
+GAP = 1.1e-6
+# A kernel's own start and end: first loads, last blocks. Chosen such that llama.cpp's launches, GAP included, give its
+# rates on three cards within 10 %.
+RAMP = 1.5e-6
+# What the L2 cache reads and writes, over what memory does. Assumed.
+L2 = 3
+# Cycles between two instructions of a warp, on average. In tiles and attention, whose warps meet at barriers and in
+# shared memory: 1.8 instructions a cycle with 16 warps, counted on an H100 (benches/runs/card-h100-steps.md). In
+# matrix-vector products, whose sums are independent: from 2,112 tokens/s with 8 sequences of 8B Q4_K_M there, with 12
+# warps.
+INTERVAL, FREE_INTERVAL = 16 / 1.8, 6.0
+# The most that a multiprocessor's four schedulers issue a cycle.
+ISSUE = 4 * 0.85
+# Share of the tensor cores' rate that a kernel, or the library, reaches.
+TENSOR = 0.7
+# The host between two steps of a lone lane: reading the ids, bookkeeping, the next launch. An estimate.
+HOST, HOST_ROW = 40e-6, 2.5e-6
+# llama.cpp, one sequence of an 8B model: launches of a layer by its graph's operations, none of them fused (norm; 3
+# roundings and 3 products of queries, keys and values; 2 rotations; 2 writes to the cache; attention and its join;
+# rounding and product; sum; norm; rounding; 2 products; gate; rounding; product; sum). Instructions per weight of its
+# Q4_K product: about 4, with which reading still takes longer on all three cards.
+PEER_LAUNCHES, PEER_PER_WEIGHT, PEER_WARPS = 24, 4.0, 32
+
+# Bytes of a weight, its scales included.
+BYTES = {"q4_k": 144 / 256, "q6_k": 210 / 256, "q8_0": 34 / 32, "bf16": 2.0}
+HEAD_DIM = 128
+# Kernels that let the next one begin at once (decision 046).
+EARLY = re.compile(r"^(norm_|rope_|rows_|embed_|attention_merge|sample_|step_inputs)")
+TILED = re.compile(r"^product_(halves|tiles)_\w+?_(\d+)$")
+# Keys of a pass of attention's loop, all warps of a block together: heads of 128 (attention_decode.cu, _prefill.cu).
+KEYS = 64
+
+
+@dataclass(frozen=True)
+class Shape:
+    hidden: int
+    layers: int
+    heads: int
+    kv_heads: int
+    intermediate: int
+    vocab: int
+    experts: int = 0  # of which `active` are chosen for each token
+    active: int = 0
+
+
+SHAPES = {
+    "0.6B": Shape(1024, 28, 16, 8, 3072, 151936),
+    "8B": Shape(4096, 32, 32, 8, 14336, 128256),
+    "14B": Shape(5120, 40, 40, 8, 17408, 151936),
+    "30B-A3B": Shape(2048, 48, 32, 4, 768, 151936, 128, 8),
+}
+
+
+@dataclass(frozen=True)
+class Line:
+    """Equal launches of a step, from kernels/launches.json."""
+    count: int
+    name: str
+    blocks: tuple
+    threads: int
+    kind: str = ""   # of a product's weights
+    rows: int = 0
+    columns: int = 0
+    inputs: int = 0  # 0: the step's
+
+    @staticmethod
+    def read(text):
+        count, name, blocks, threads, *what = text.split()
+        rows, columns = map(int, what[1].split("x")) if what else (0, 0)
+        return Line(int(count), name, tuple(map(int, blocks.split("x"))), int(threads), what[0] if what else "", rows,
+                    columns)
+
+    @property
+    def weights(self):
+        return self.rows * self.columns
+
+
+@dataclass(frozen=True)
+class Step:
+    """`n` rows, or tokens of one prompt; `context`: tokens in the cache, of each row."""
+    shape: Shape
+    n: int
+    prompt: bool
+    context: int
+
+    @property
+    def rows(self):
+        return 1 if self.prompt else self.n
+
+
+@dataclass(frozen=True)
+class Change:
+    """What is tried out: figures other than today's."""
+    layer_launches: int = 0       # of a layer
+    tile_blocks: int = 0          # of tiled products on a multiprocessor, at least
+    overlap: bool = False         # every launch is overlapped
+    host: bool = True
+
+
+@dataclass
+class Time:
+    """Of a step, in seconds, by what decides."""
+    memory: float = 0.0
+    issue: float = 0.0
+    tensor: float = 0.0
+    launches: float = 0.0
+    host: float = 0.0
+    count: int = 0
+
+    @property
+    def total(self):
+        return self.memory + self.issue + self.tensor + self.launches + self.host
+
+
+def expert_share(shape, n):
+    """Experts of a layer that `n` tokens choose between them, each at random."""
+    return shape.experts * (1 - (1 - shape.active / shape.experts) ** n)
+
+
+def expand(lines, step):
+    """With experts: the launches of one expert stand for all that are chosen, as if one launch took a table of them;
+    and three launches of a router."""
+    shape = step.shape
+    if not shape.experts:
+        return lines
+    chosen = expert_share(shape, step.n)
+    inputs = math.ceil(step.n * shape.active / chosen)
+
+    def experts(line):
+        if not {shape.intermediate, 2 * shape.intermediate} & {line.rows, line.columns}:
+            return line
+        rows = round(line.rows * chosen)
+        if inputs <= 8:
+            name, at_once, threads = f"product_quant_{line.kind}_{inputs}", 8 if inputs <= 4 else 16, 128
+        else:
+            name, at_once, threads = f"product_halves_{line.kind}_32", 128, 256
+        return dataclasses.replace(line, name=name, rows=rows, inputs=inputs, threads=threads,
+                                   blocks=(1, math.ceil(rows / at_once), 1))
+
+    return [*map(experts, lines), Line(3 * shape.layers, "router", (1, 1, 1), 128)]
+
+
+def traffic(line, step):
+    """Bytes of weights and cache, which come from memory, and of activations, which the L2 cache may hold."""
+    shape, n = step.shape, step.n
+    if line.weights:
+        inputs = line.inputs or (1 if step.prompt and line.rows == shape.vocab else n)
+        return line.weights * BYTES[line.kind], inputs * 4 * line.rows
+    qkv = (shape.heads + 2 * shape.kv_heads) * HEAD_DIM
+    gated = shape.intermediate * (shape.active or 1)
+    each = {"norm": 14 * shape.hidden, "rows": 10 * gated, "rope": 8 * qkv, "embed": 6 * shape.hidden}
+    family = line.name.split("_")[0]
+    if line.name == "attention_merge":
+        return 0, n * qkv * 4
+    if family == "attention":
+        return step.rows * 2 * shape.kv_heads * HEAD_DIM * 2 * step.context, n * qkv * 6
+    if family == "sample":
+        return 0, step.rows * shape.vocab * 4
+    return 0, each.get(family, 0) * n
+
+
+def memory_time(card, line, step):
+    weights, activations = traffic(line, step)
+    near = L2 if activations <= card.l2 else 1
+    return (weights + activations / near) / (BANDWIDTH * card.bandwidth)
+
+
+def block_instructions(card, line, step, kernels):
+    """Warps' instructions of a block, all of its warps together."""
+    blocks = math.prod(line.blocks)
+    if line.name.startswith(("attention_decode", "attention_prefill")):
+        passes = math.ceil((step.n if step.prompt else step.context / line.blocks[0]) / KEYS)
+        # A prompt's tiles of queries see half of it on average; where all run at once, the last one decides.
+        seen = 0.5 + 0.5 * min(1, card.multiprocessors / blocks) if step.prompt else 1
+        return kernels.loop(line.name) * passes * seen * line.threads / 32
+    if not line.weights or line.name == "gemm":
+        return 0.0
+    found = TILED.match(line.name)
+    weights = line.weights / blocks
+    if found:
+        rows = 64 if found[1] == "tiles" and found[2] == "64" else 128
+        weights = rows * 128 * math.ceil(math.ceil(line.columns / 128) / line.blocks[2])
+    return weights * kernels.per_weight(line.name) / 32
+
+
+def issue_time(card, line, step, kernels):
+    """Of the multiprocessor with the most blocks, as many at a time as fit; and how many times."""
+    own = block_instructions(card, line, step, kernels)
+    if not own:
+        return 0.0, 1
+    resident, warps = kernels.resident(line.name), line.threads / 32
+    interval = FREE_INTERVAL if line.name.startswith(("product_quant", "product_dense")) else INTERVAL
+    rate = lambda count: min(ISSUE, count * warps / interval)
+    most = math.ceil(math.prod(line.blocks) / card.multiprocessors)
+    full, rest = divmod(most, resident)
+    cycles = full * resident * own / rate(resident) + (rest * own / rate(rest) if rest else 0)
+    return cycles / card.clock, math.ceil(most / resident)
+
+
+def tensor_time(card, line, step):
+    limits = card.limits
+    rate = {"gemm": limits.library, "product_halves": limits.bf16, "product_tiles": limits.int8}
+    family = next((name for name in rate if line.name.startswith(name)), None)
+    if not family:
+        return 0.0
+    return line.weights * (line.inputs or step.n) / (rate[family] * TENSOR * card.multiprocessors * card.clock)
+
+
+class Kernels:
+    """What the budget says of kernels on one architecture."""
+
+    def __init__(self, arch, budget, change):
+        self.at, self.kept, self.change = ARCHS.index(arch), budget["kernels"], change
+
+    def figure(self, name, what, missing):
+        return self.kept[name][what][self.at] if name in self.kept else missing
+
+    def per_weight(self, name):
+        return self.figure(name, "per_weight", 0.0)
+
+    def loop(self, name):
+        return self.figure(name, "loop", 0)
+
+    def resident(self, name):
+        blocks = self.figure(name, "blocks", 1)
+        return max(blocks, self.change.tile_blocks) if TILED.match(name) else blocks
+
+
+def overlapped(card, lines, change):
+    """Launches that begin while the one before still runs."""
+    if change.overlap:
+        return sum(line.count for line in lines)
+    if card.arch < 90:
+        return 0
+    tiles = any(TILED.match(line.name) or line.name == "gemm" for line in lines)
+    # Before tiles, which wait, only rotation and sampling let something begin.
+    early = re.compile(r"^(rope_|sample_|embed_|step_inputs)") if tiles else EARLY
+    return sum(line.count for line in lines if early.match(line.name))
+
+
+def ramps(line, waves):
+    """Starts and ends of a launch: every wave of tiles fills its stages anew, and shares of a tile are joined after."""
+    if not TILED.match(line.name):
+        return 1
+    return waves + (1 if line.blocks[2] > 1 else 0)
+
+
+def predict(card, lines, step, budget, change=Change()):
+    """Time of a step, of lines that are expanded."""
+    kernels = Kernels(card.arch, budget, change)
+    time = Time(count=sum(line.count for line in lines))
+    for line in lines:
+        issue, waves = issue_time(card, line, step, kernels)
+        parts = {"memory": memory_time(card, line, step), "issue": issue, "tensor": tensor_time(card, line, step)}
+        most = max(parts, key=lambda part: parts[part])
+        setattr(time, most, getattr(time, most) + line.count * parts[most])
+        time.launches += line.count * ramps(line, waves) * RAMP
+    late = 1 - overlapped(card, lines, change) / time.count
+    if change.layer_launches:
+        saved = max(0, time.count - 11 - change.layer_launches * step.shape.layers)
+        time.launches -= saved * RAMP
+        time.count -= saved
+    time.launches += GAP * time.count * late
+    if change.host:
+        time.host = HOST + HOST_ROW * step.rows
+    return time
+
+
+def peer(card, shape, lines, step):
+    """llama.cpp's time of a token, with the same bytes."""
+    memory = sum(line.count * memory_time(card, line, step) for line in lines)
+    weights = sum(line.count * line.weights for line in lines)
+    speed = card.multiprocessors * card.clock * min(ISSUE, PEER_WARPS / FREE_INTERVAL)
+    launches = PEER_LAUNCHES * shape.layers + 5
+    return max(memory, weights * PEER_PER_WEIGHT / 32 / speed) + launches * (RAMP + GAP) + HOST
+
+
+def rate(step, time):
+    """Tokens per second."""
+    return step.n / time

@@ -1,0 +1,205 @@
+"""Tests of the pure parts, without a toolkit: `scripts/card_budget --self-test`."""
+
+import unittest
+
+from card import budget as budgets
+from card import kernels, model, sass
+from card.cards import CARDS, KIB, occupancy
+from card.machine_code import Usage
+
+# As nvdisasm prints it: a loop over steps, which is left by a far jump that is written as a call; in it a way around
+# the loads, taken on the last steps, and a loop that multiplies; behind the end, padding.
+STEPS = """
+.text.steps:
+        /*0000*/                   S2R R0, SR_TID.X ;
+        /*0010*/                   BRA.U !UP0, `(.L_x_3) ;
+.L_x_0:
+        /*0020*/                   ISETP.GE.AND P0, PT, R0, c[0x0][0x160], PT ;
+        /*0030*/              @!P0 BRA `(.L_x_1) ;
+        /*0040*/                   LDGSTS.E.BYPASS.128 [R4], [R2.64] ;
+        /*0050*/                   LDGSTS.E.BYPASS.128 [R4+0x10], [R2.64+0x10] ;
+.L_x_1:
+        /*0060*/                   LDSM.16.M88.4 R8, [R6] ;
+.L_x_2:
+        /*0070*/                   HMMA.16816.F32.BF16 R12, R8, R10, R12 ;
+        /*0080*/              @P1  BRA `(.L_x_2) ;
+        /*0090*/              @P2  CALL.REL.NOINC `(.L_x_3) ;
+        /*00a0*/                   BRA `(.L_x_0) ;
+.L_x_3:
+        /*00b0*/                   STL [R1], R12 ;
+        /*00c0*/                   EXIT ;
+.L_x_4:
+        /*00d0*/                   BRA `(.L_x_4);
+        /*00e0*/                   NOP;
+"""
+# A loop with a wide load and two narrow ones as alternatives, and a call of a function, which returns.
+SIDES = """
+.text.sides:
+        /*0000*/                   MOV R1, c[0x0][0x28] ;
+        /*0010*/                   CALL.REL.NOINC `($__internal_0_$__cuda_sm20_div_u64) ;
+.L_x_0:
+        /*0020*/              @P0  BRA `(.L_x_1) ;
+        /*0030*/                   LDG.E R4, [R2.64] ;
+        /*0040*/                   LDG.E R5, [R2.64+0x4] ;
+        /*0050*/                   BRA `(.L_x_2) ;
+.L_x_1:
+        /*0060*/                   LDG.E.EF.128.CONSTANT R4, [R2.64] ;
+.L_x_2:
+        /*0070*/                   FFMA R6, R4, R5, R6 ;
+        /*0080*/              @!P1 BRA `(.L_x_0) ;
+        /*0090*/                   EXIT ;
+"""
+# Two rows, one input: sixteen dot products a pass.
+VECTOR = ("\n.text.product_quant_q4_k_1:\n        /*0000*/  MOV R1, R2 ;\n.L_x_0:\n"
+          + "        /*0010*/  LDG.E.128.CONSTANT R4, [R2.64] ;\n"
+          + "        /*0020*/  IDP.4A.S8.S8 R0, R4, R5, R0 ;\n" * 16
+          + "        /*0030*/  @P0 BRA `(.L_x_0) ;\n        /*0040*/  EXIT ;\n")
+
+
+class Occupancy(unittest.TestCase):
+    """Against `cudaOccMaxActiveBlocksPerMultiprocessor` of cuda_occupancy.h, CUDA 13.0."""
+
+    # Architecture, threads, registers, shared memory; blocks.
+    KNOWN = [
+        (86, 128, 51, 512, 9), (86, 128, 168, 512, 3), (86, 256, 94, 69632, 1), (86, 256, 123, 65536, 1),
+        (86, 1024, 64, 128, 1), (86, 128, 20, 0, 12), (86, 32, 16, 0, 16), (86, 512, 64, 25600, 2),
+        (86, 128, 164, 40448, 2), (86, 256, 205, 77824, 1), (86, 256, 128, 112640, 0), (86, 96, 40, 10000, 9),
+        (86, 64, 255, 0, 4), (86, 768, 80, 1024, 1), (86, 256, 80, 4096, 3), (86, 128, 33, 33000, 3),
+        (89, 128, 51, 512, 9), (89, 256, 94, 69632, 1), (89, 32, 16, 0, 24), (89, 96, 40, 10000, 9),
+        (90, 128, 51, 512, 9), (90, 128, 168, 512, 3), (90, 256, 94, 69632, 2), (90, 256, 123, 65536, 2),
+        (90, 1024, 64, 128, 1), (90, 128, 20, 0, 16), (90, 32, 16, 0, 32), (90, 512, 64, 25600, 2),
+        (90, 128, 164, 40448, 3), (90, 256, 205, 77824, 1), (90, 256, 128, 112640, 2), (90, 96, 40, 10000, 16),
+        (90, 64, 255, 0, 4), (90, 768, 80, 1024, 1), (90, 256, 80, 4096, 3), (90, 128, 33, 33000, 6),
+        (120, 128, 51, 512, 9), (120, 256, 94, 69632, 1), (120, 32, 16, 0, 24), (120, 96, 40, 10000, 9),
+    ]
+
+    def test_known_figures(self):
+        for arch, threads, registers, shared, blocks in self.KNOWN:
+            self.assertEqual(occupancy(arch, threads, registers, shared).blocks, blocks,
+                             (arch, threads, registers, shared))
+
+    def test_the_limit_is_named(self):
+        self.assertEqual(occupancy(89, 128, 51, 512).limit, "registers")
+        self.assertEqual(occupancy(89, 256, 94, 68 * KIB).limit, "shared")
+
+
+class Sass(unittest.TestCase):
+    def blocks(self, text, name):
+        return sass.functions(text)[name]
+
+    def test_a_pass_takes_the_loads_and_repeats_the_inner_loop(self):
+        blocks = self.blocks(STEPS, "steps")
+        loops = sass.loops(blocks)
+        outer = max(loops, key=lambda loop: len(loop.blocks))
+        self.assertEqual(sass.path(blocks, outer, loops, 1).instructions, 9)
+        taken = sass.path(blocks, outer, loops, 2)
+        self.assertEqual((taken.instructions, taken.count(sass.MATRIX), taken.count(sass.ASYNC)), (11, 2, 2))
+
+    def test_inner_loop_and_padding(self):
+        blocks = self.blocks(STEPS, "steps")
+        sizes = sorted(sum(len(blocks[index].code) for index in loop.blocks) for loop in sass.loops(blocks))
+        self.assertEqual(sizes, [1, 2, 9])
+
+    def test_of_two_ways_the_wide_one_counts(self):
+        blocks = self.blocks(SIDES, "sides")
+        (loop,) = sass.loops(blocks)
+        taken = sass.path(blocks, loop, [loop])
+        self.assertEqual((taken.instructions, taken.count(sass.WIDE_LOAD)), (4, 1))
+
+    def test_local_memory_is_seen(self):
+        self.assertEqual(sass.total(sass.opcodes(self.blocks(STEPS, "steps")), sass.LOCAL), 1)
+
+
+class Figures(unittest.TestCase):
+    def figures(self, text=VECTOR, arch=89):
+        blocks = sass.functions(text)["product_quant_q4_k_1"]
+        return kernels.figures("product_quant_q4_k_1", arch, Usage(51, 0), blocks, (128, 512))
+
+    def test_instructions_per_weight(self):
+        one = self.figures()
+        self.assertEqual((one.loop, one.weights, one.warps), (18, 64, 36))
+
+    def test_work_that_does_not_divide_is_an_error(self):
+        with self.assertRaises(kernels.Unknown):
+            self.figures(VECTOR.replace("IDP.4A.S8.S8 R0, R4, R5, R0", "NOP", 1))
+
+    def budget(self):
+        empty = {"only": {}, "targets": [{"kernels": "product_*", "what": "per_weight", "value": 0.25}],
+                 "launches": {}, "kernels": {}}
+        table = {"layers": {"q": {"1 plain": ["a"]}}, "steps": {"8B q4_k_m": {"card": {"decode 1": ["2 a 1x1x1 32"]}}}}
+        return budgets.updated([self.figures(arch=arch) for arch in budgets.ARCHS], table, empty)
+
+    def test_todays_figures_are_within_todays_budget(self):
+        self.assertEqual(budgets.compare([self.figures()], self.budget()), [])
+
+    def test_each_figure_that_is_worse_is_named(self):
+        for what, value in (("registers", 200), ("local", 1), ("loop", 19), ("wide", 0), ("dynamic", 100 * KIB)):
+            one = self.figures()
+            setattr(one, what, value)
+            if what == "registers":
+                one.blocks = 2
+            found = budgets.compare([one], self.budget())
+            self.assertEqual([(it.kernel, it.arch) for it in found], [("product_quant_q4_k_1", 89)], what)
+
+    def test_a_kernel_without_a_budget_and_a_budget_without_a_kernel(self):
+        one = self.figures()
+        one.kernel = "another"
+        self.assertEqual(sorted(str(it).split()[0] for it in budgets.compare([one], self.budget())),
+                         ["another", "product_quant_q4_k_1:"])
+
+    def test_targets_are_reported_apart(self):
+        ((words, missed, count),) = budgets.targets([self.figures()], self.budget())
+        self.assertEqual((words, len(missed), count), ("product_*: instructions per weight, at most 0.25", 1, 1))
+
+    def test_launches(self):
+        table = {"layers": {"q": {"1 plain": ["a"] * 3}},
+                 "steps": {"8B q4_k_m": {"card": {"decode 1": ["2 a 1x1x1 32", "5 b 1x1x1 32"]}}}}
+        budget = {"launches": {"layer": {"budget": 3, "target": 2}, "token": {"budget": 6, "target": 9}}}
+        (over,) = budgets.compare_launches(table, budget)
+        self.assertEqual((over.what, over.figure, over.allowed), ("launches a token", 7, 6))
+        (missed,) = budgets.compare_launches(table, budget, "target")
+        self.assertEqual(missed.figure, 3)
+
+
+class Model(unittest.TestCase):
+    """What a step's time must do, whatever the constants."""
+
+    BUDGET = {"kernels": {"product_quant_q4_k_1": {"per_weight": [2.0] * 4, "blocks": [8] * 4, "loop": [0] * 4},
+                          "product_halves_q4_k_32": {"per_weight": [5.0] * 4, "blocks": [1, 1, 2, 1], "loop": [0] * 4}}}
+    STEP = model.Step(model.SHAPES["8B"], 1, False, 100)
+    VECTOR = model.Line.read("3 product_quant_q4_k_1 3584x1x1 128 q4_k 28672x4096")
+    TILES = model.Line.read("1 product_halves_q4_k_32 1x224x1 256 q4_k 28672x4096")
+
+    def test_lines_are_read(self):
+        line = self.VECTOR
+        self.assertEqual((line.count, line.blocks, line.weights), (3, (3584, 1, 1), 28672 * 4096))
+
+    def test_one_row_is_limited_by_memory(self):
+        time = model.predict(CARDS["RTX 4090"], [self.VECTOR], self.STEP, self.BUDGET)
+        bytes_read = 3 * 28672 * (4096 * 144 / 256 + 4 / model.L2)
+        self.assertAlmostEqual(time.memory, bytes_read / (model.BANDWIDTH * 1008e9))
+        self.assertEqual((time.issue, time.count), (0, 3))
+
+    def test_two_blocks_of_tiles_are_faster_than_one(self):
+        card = CARDS["RTX 4090"]
+        step = model.Step(model.SHAPES["8B"], 32, False, 100)
+        times = [model.predict(card, [self.TILES], step, self.BUDGET, model.Change(tile_blocks=blocks)).total
+                 for blocks in (1, 2)]
+        self.assertLess(times[1], times[0])
+
+    def test_overlap_is_sm_90s_alone(self):
+        lines = [model.Line.read("5 norm_4_q8 1x1x1 1024")]
+        counts = [model.overlapped(CARDS[name], lines, model.Change()) for name in ("RTX 4090", "H100")]
+        self.assertEqual(counts, [0, 5])
+
+    def test_all_experts_are_read_by_many_tokens(self):
+        shape = model.SHAPES["30B-A3B"]
+        self.assertAlmostEqual(model.expert_share(shape, 1), 8)
+        self.assertAlmostEqual(model.expert_share(shape, 512), 128, places=3)
+
+
+def run():
+    """Exit code."""
+    suite = unittest.TestSuite(unittest.defaultTestLoader.loadTestsFromTestCase(case)
+                               for case in (Occupancy, Sass, Figures, Model))
+    return 0 if unittest.TextTestRunner().run(suite).wasSuccessful() else 1
