@@ -138,7 +138,8 @@ fn sampler(c: &mut Criterion) {
         ("temperature 0.7, top-k 20, top-p 0.8", usual),
         ("the same with penalties over 1024 tokens", penalties),
     ] {
-        let draw = Draw { params: &params, tokens: &tokens, prompt_len: 512, guide: None };
+        let draw =
+            Draw { params: &params, tokens: &tokens, unknown: 0, prompt_len: 512, guide: None };
         group.bench_function(name, |b| {
             let own = || logits.clone();
             b.iter_batched_ref(own, |row| sample(row, &draw), BatchSize::LargeInput);
@@ -174,6 +175,7 @@ fn step(rows: usize, before: usize, len: usize) -> Batch {
             table_len: blocks,
             sample: true,
             scored: 0,
+            drawn: None,
         });
     }
     batch

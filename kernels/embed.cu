@@ -15,10 +15,25 @@ constexpr int kThreads = 256;
 __device__ inline size_t item() { return size_t(blockIdx.y) * kThreads + threadIdx.x; }
 __device__ inline size_t items() { return size_t(gridDim.y) * kThreads; }
 
+// Ids that the step before has drawn. The host may list a token before it knows which one was drawn.
+struct Drawn {
+    const uint32_t *ids;
+    uint32_t count;
+};
+// embed.rs has the same.
+constexpr uint32_t kDrawn = 1u << 31;
+
+// This block's token: as listed, or the one that was drawn at the listed place. ~0 if there is no such place.
+__device__ inline uint32_t token_of(const uint32_t *tokens, Drawn drawn) {
+    uint32_t token = tokens[blockIdx.x], place = token & ~kDrawn;
+    if (!(token & kDrawn)) return token;
+    return place < drawn.count ? drawn.ids[place] : ~0u;
+}
+
 template <class T>
-__device__ void dense(const T *RESTRICT weights, const uint32_t *RESTRICT tokens, int rows, int columns, float scale,
-                      float *RESTRICT out) {
-    uint32_t token = tokens[blockIdx.x];
+__device__ void dense(const T *RESTRICT weights, const uint32_t *RESTRICT tokens, Drawn drawn, int rows, int columns,
+                      float scale, float *RESTRICT out) {
+    uint32_t token = token_of(tokens, drawn);
     const T *row = weights + size_t(token) * columns;
     out += size_t(blockIdx.x) * columns;
     bool there = token < uint32_t(rows);
@@ -34,9 +49,9 @@ __device__ inline float4 floats(uint32_t four, float by, float minus, float scal
 
 // A thread turns one word of a group's low bits: numbers 4 w .. and 16 + 4 w ...
 template <Kind K>
-__device__ void quantised(Planes planes, const uint32_t *RESTRICT tokens, int rows, int groups, float scale,
+__device__ void quantised(Planes planes, const uint32_t *RESTRICT tokens, Drawn drawn, int rows, int groups, float scale,
                           float *RESTRICT out) {
-    uint32_t token = tokens[blockIdx.x];
+    uint32_t token = token_of(tokens, drawn);
     float4 *to = reinterpret_cast<float4 *>(out) + size_t(blockIdx.x) * groups * 8;
     bool there = token < uint32_t(rows);
     for (size_t i = item(); i < size_t(groups) * 4; i += items()) {
@@ -59,10 +74,11 @@ __device__ void quantised(Planes planes, const uint32_t *RESTRICT tokens, int ro
 
 #define EMBED_DENSE(name, type)                                                                                      \
     extern "C" __global__ void __launch_bounds__(256)                                                                \
-        embed_##name(const type *weights, const uint32_t *tokens, int rows, int columns, float scale, float *out) {  \
+        embed_##name(const type *weights, const uint32_t *tokens, const uint32_t *drawn, uint32_t count, int rows,   \
+                     int columns, float scale, float *out) {                                                         \
         let_next_begin();                                                                                            \
         wait_for_previous();                                                                                         \
-        embed::dense<type>(weights, tokens, rows, columns, scale, out);                                              \
+        embed::dense<type>(weights, tokens, {drawn, count}, rows, columns, scale, out);                              \
     }                                                                                                                \
     EXPORT(embed_##name)
 EMBED_DENSE(f32, float)
@@ -73,10 +89,11 @@ EMBED_DENSE(bf16, bf16)
 #define EMBED(name, kind)                                                                                            \
     extern "C" __global__ void __launch_bounds__(256)                                                                \
         embed_##name(const uint8_t *low, const uint8_t *high, const uint8_t *scales, const uint8_t *supers,          \
-                     const uint32_t *tokens, int rows, int groups, float scale, float *out) {                        \
+                     const uint32_t *tokens, const uint32_t *drawn, uint32_t count, int rows, int groups,            \
+                     float scale, float *out) {                                                                      \
         let_next_begin();                                                                                            \
         wait_for_previous();                                                                                         \
-        embed::quantised<quant::kind>({low, high, scales, supers}, tokens, rows, groups, scale, out);                \
+        embed::quantised<quant::kind>({low, high, scales, supers}, tokens, {drawn, count}, rows, groups, scale, out); \
     }                                                                                                                \
     EXPORT(embed_##name)
 EACH_KIND(EMBED)

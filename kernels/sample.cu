@@ -91,7 +91,7 @@ struct Job {
     float *logits;
     const Params &params;
     Scratch *scratch;
-    uint32_t *id;
+    uint32_t *id, *host_id;
     unsigned vocab, part, parts, len;
 
     __device__ bool greedy() const { return params.temperature <= 0.0f || params.top_k == 1; }
@@ -99,6 +99,11 @@ struct Job {
     __device__ bool by_mass() const { return params.top_p < 1.0f; }
     __device__ bool filtered() const { return by_count() || by_mass(); }
     __device__ bool first() const { return part == 0 && threadIdx.x == 0; }
+    // By one thread: the row's token.
+    __device__ void choose(uint32_t token) const {
+        *id = token;
+        *host_id = token;
+    }
     // This warp's slice; slices follow each other in order of ids, part by part.
     __device__ unsigned from() const { return part * len + threadIdx.x / 32 * (len / kWarps); }
     __device__ unsigned to() const { return min(from() + len / kWarps, vocab); }
@@ -421,7 +426,7 @@ __device__ inline void spread(const Job &job, Shared &s) {
     Weights w;
     uint64_t peak;
     if (!open(job, w, peak)) {
-        if (job.first()) *job.id = peak == kBad ? ~0u : ~uint32_t(peak);
+        if (job.first()) job.choose(peak == kBad ? ~0u : ~uint32_t(peak));
         return;
     }
     if (!job.filtered()) return;
@@ -535,7 +540,7 @@ __device__ inline void walk(const Job &job, const Weights &w, uint64_t cut, unsi
     uint64_t upto = warp_scan(own) - own;
 #pragma unroll
     for (unsigned j = 0; j < kPerLane; j++) {
-        if (upto <= point && point < upto + masses[j]) *job.id = first + j;
+        if (upto <= point && point < upto + masses[j]) job.choose(first + j);
         upto += masses[j];
     }
 }
@@ -568,18 +573,19 @@ __device__ inline void draw(const Job &job, Shared &s) {
 
 } // namespace sample
 
-// Grid: parts, rows. `len` tokens a part, a multiple of 4096; `ids` of rows that hold a NaN or an infinity are ~0.
+// Grid: parts, rows. `len` tokens a part, a multiple of 4096; ids of rows that hold a NaN or an infinity are ~0. They go
+// to `ids`, for the next step, and to `host_ids`, memory that the host reads.
 #define SAMPLE_KERNEL(name, parts_, ...)                                                                           \
     extern "C" __global__ void __launch_bounds__(sample::kThreads, 2)                                              \
         name(float *logits, const sample::Params *params, const sample::Edit *edits, unsigned known,               \
              const uint32_t *masks, unsigned mask_words, float soft_cap, sample::Scratch *scratch, uint32_t *ids,  \
-             unsigned vocab, unsigned len) {                                                                       \
+             uint32_t *host_ids, unsigned vocab, unsigned len) {                                                   \
         let_next_begin();                                                                                          \
         wait_for_previous();                                                                                       \
         DYNAMIC_SHARED(memory);                                                                                    \
         sample::Shared &s = *reinterpret_cast<sample::Shared *>(memory);                                           \
         size_t row = blockIdx.y;                                                                                   \
-        sample::Job job = {logits + row * vocab, params[row], scratch + row, ids + row,                            \
+        sample::Job job = {logits + row * vocab, params[row], scratch + row, ids + row, host_ids + row,            \
                            vocab,                blockIdx.x,  parts_,        len};                                 \
         sample::Changes changes = {edits, known, masks, mask_words, soft_cap};                                     \
         (void)changes;                                                                                             \

@@ -46,6 +46,7 @@ fn batch(n: usize) -> Batch {
         table_len: 1,
         sample: true,
         scored: 0,
+        drawn: None,
     };
     Batch {
         tokens: vec![3; n],

@@ -115,6 +115,7 @@ fn logits(decoder: &mut CardDecoder, prompt: &[u32], chunk: usize) -> Vec<Vec<f3
             table_len: table.len(),
             sample: false,
             scored: to - from,
+            drawn: None,
         };
         let batch = Batch {
             tokens: prompt[from..to].to_vec(),

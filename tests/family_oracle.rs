@@ -74,6 +74,7 @@ fn logits(decoder: &mut Decoder, prompt: &[u32], chunk: usize) -> Vec<Vec<f32>> 
             table_len: table.len(),
             sample: false,
             scored: to - from,
+            drawn: None,
         };
         let batch = Batch {
             tokens: prompt[from..to].to_vec(),

@@ -6,7 +6,7 @@
 /// One step's work. All vectors are reused from step to step.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub struct Batch {
-    /// Token ids, `[tokens]`, each below the vocabulary size.
+    /// Token ids, `[tokens]`, each below the vocabulary size; 0 for one that only the device knows ([`Row::drawn`]).
     pub tokens: Vec<u32>,
     /// Position of each token in its sequence, `[tokens]`.
     pub positions: Vec<u32>,
@@ -38,6 +38,9 @@ pub struct Row {
     /// Tokens whose logits are wanted to score the known token after each: those before the sampling
     /// one, or the last ones when nothing is sampled. 0 in ordinary steps.
     pub scored: usize,
+    /// Set if the row's only token is not known here yet: it is the id that the step before draws for its row with
+    /// this number.
+    pub drawn: Option<usize>,
 }
 
 impl Row {
@@ -60,6 +63,11 @@ impl Batch {
     /// Whether no sequence is in this step.
     pub fn is_empty(&self) -> bool {
         self.rows.is_empty()
+    }
+
+    /// Whether each row has exactly one token.
+    pub fn is_decode(&self) -> bool {
+        self.rows.iter().enumerate().all(|(i, row)| row.len == 1 && row.start == i)
     }
 
     /// A row's block table.

@@ -89,6 +89,7 @@ mod tests {
             table: 0,
             table_len: 0,
             scored: 0,
+            drawn: None,
             sample: true,
         };
         let tokens = vec![0; positions.len()];

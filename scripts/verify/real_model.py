@@ -2,7 +2,7 @@
 
 SmolLM2-135M-Instruct from the Python package index, in every kind that the program loads (scripts/real_model makes
 them). For each kind: greedy replies to 50 prompts over HTTP, at every position the token that llama.cpp chooses or one
-that its own rounding cannot tell from it; and the perplexity of 4,000 tokens. Once: the tokenizer on 10,000 lines
+that its own rounding cannot tell from it; and the perplexity of 12,000 tokens. Once: the tokenizer on 10,000 lines
 against llama.cpp and Hugging Face's library, the chat template on 30 conversations against Jinja2, and how far two kinds
 diverge (`serin compare`, `serin bench`) against llama-perplexity's formulas on llama.cpp's logits.
 
@@ -31,7 +31,7 @@ import peer_env  # noqa: E402
 
 MUST = ("F32,F16,BF16,Q8_0,Q4_0,Q4_1,Q5_0,Q5_1,Q2_K,Q3_K_S,Q3_K_M,Q3_K_L,Q4_K_S,Q4_K_M,Q5_K_S,Q5_K_M,Q6_K,IQ3_S,IQ3_M,"
         "IQ4_NL,IQ4_XS")
-TOKENS, LINES, REPLY, CLOSE, PERPLEXITY = 4000, 10_000, 32, 0.05, 0.005
+TOKENS, PIECE, LINES, REPLY, CLOSE, PERPLEXITY = 12_000, 100, 10_000, 32, 0.05, 0.005
 
 
 def files(args):
@@ -76,7 +76,7 @@ def of_kind(args, report, kind, path):
         wide = peer.widened(path, pathlib.Path(folder))
         with Server(args.serin, {"model": {"name": "m", "stable": str(path)}}) as server:
             replies = checks.answered(server.addr, conversations, most, ids, end)
-            perplexity = checks.perplexity(checks.Client(server.addr), path, wide, text)
+            perplexity = checks.perplexity(checks.Client(server.addr), path, wide, text, PIECE)
         found = checks.greedy(path, wide, prompts, replies)
     same = sum(reply["prompt"] == len(prompt) for reply, prompt in zip(replies, prompts))
     report.bar(f"{kind}: prompts of the same length", f"{same} of {len(prompts)}", "all", same == len(prompts))

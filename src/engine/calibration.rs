@@ -98,7 +98,13 @@ impl<F: FnMut(&Batch, &[Draw<'_>]) -> Option<Duration>> Run<'_, F> {
         // As most requests sample: drawing costs more than taking the largest logit.
         let params = SamplingParams { temperature: 1.0, ..SamplingParams::default() };
         let tokens = vec![0; batch.rows.first()?.total];
-        let draw = Draw { params: &params, tokens: &tokens, prompt_len: tokens.len(), guide: None };
+        let draw = Draw {
+            params: &params,
+            tokens: &tokens,
+            unknown: 0,
+            prompt_len: tokens.len(),
+            guide: None,
+        };
         let draws = vec![draw; batch.rows.iter().filter(|row| row.sample).count()];
         let took = (self.step)(batch, &draws)?;
         let loads = batch.rows.iter().map(|row| Load::of_row(row.len, row.context));
@@ -129,6 +135,7 @@ impl<F: FnMut(&Batch, &[Draw<'_>]) -> Option<Duration>> Run<'_, F> {
             // A prompt's last step also yields a token.
             sample: true,
             scored: 0,
+            drawn: None,
         });
         batch.tables.extend((first..first + own).map(|block| block as u32));
         for position in span {

@@ -5,8 +5,13 @@
 //! rest. Steps in which every row decodes one token without such needs are replayed as CUDA graphs.
 //!
 //! A mask of the tokens that may be drawn depends on no result of the step, but may take a millisecond. So the host
-//! finds the masks while the GPU computes the logits, and then launches the sampling. The time of a step is measured on the GPU, from the first launch to the last. The host's time would
-//! only show how long launching took.
+//! finds the masks while the GPU computes the logits, and then launches the sampling.
+//!
+//! A step that needs nothing of the host is on its own once it is launched. Another may be launched before it is waited
+//! for, so there are two places for inputs and results.
+//!
+//! The time of a step is measured on the GPU, from the first launch to the last. The host's time would only show how
+//! long launching took.
 
 use super::runner::{
     Capacity, Finished, Progress, Results, RowTask, RunError, Runner, Sampled, Ticket, check,
@@ -16,12 +21,16 @@ use crate::device::{Batch, CardReport, CardUsage};
 use crate::model::token_rules::leave_none;
 use crate::model::{CardDecoder, Draw, GuideFailed, TokenMask, TokenRules, sampler};
 use serin_kernels::cuda::CardError;
+use serin_kernels::cuda::PLACES;
 use serin_kernels::cuda::sample::{NO_MASK, NON_FINITE, RowParams, TokenEdit};
+use std::time::Duration;
 
 /// The runner over a [`CardDecoder`].
 pub struct CardRunner {
     decoder: CardDecoder,
     told: Told,
+    /// Which places for a step's inputs and results are in use.
+    taken: [bool; PLACES],
 }
 
 /// What the GPU kernel is told about sampling the rows of a step.
@@ -49,7 +58,7 @@ enum Source {
 impl CardRunner {
     /// A runner for a decoder whose weights are already on the GPU.
     pub fn new(decoder: CardDecoder) -> CardRunner {
-        CardRunner { decoder, told: Told::default() }
+        CardRunner { decoder, told: Told::default(), taken: [false; PLACES] }
     }
 }
 
@@ -73,7 +82,11 @@ impl Runner for CardRunner {
     fn enqueue(&mut self, batch: &Batch, draws: &[Draw<'_>]) -> Result<Ticket, RunError> {
         check(batch, &self.capacity())?;
         let begun = self.begin(batch, draws).inspect_err(|_| self.decoder.wait());
-        begun.map(Ticket).map_err(failed)
+        let progress = begun.map_err(failed)?;
+        if let Progress::Draws { place, .. } = progress {
+            self.taken[place] = true;
+        }
+        Ok(Ticket(progress))
     }
 
     fn finish(
@@ -82,10 +95,9 @@ impl Runner for CardRunner {
         batch: &Batch,
         draws: &[Draw<'_>],
     ) -> Result<Finished, RunError> {
-        let results = self.end(ticket.0, batch, draws).inspect_err(|_| self.decoder.wait());
-        let results = results.map_err(failed)?;
-        let device_time = Some(self.decoder.read_timer().map_err(failed)?);
-        Ok(Finished { results, device_time })
+        let ended = self.end(ticket.0, batch, draws).inspect_err(|_| self.decoder.wait());
+        let (results, device_time) = ended.map_err(failed)?;
+        Ok(Finished { results, device_time: Some(device_time) })
     }
 
     fn card_usage(&self) -> Option<CardUsage> {
@@ -110,49 +122,81 @@ impl CardRunner {
     /// Launches the part of a step that needs no result from the GPU.
     fn begin(&mut self, batch: &Batch, draws: &[Draw<'_>]) -> Result<Progress, CardError> {
         self.decoder.enter()?;
+        let free = self.taken.iter().position(|taken| !taken);
+        let place = free.ok_or_else(|| CardError::Shape("two steps are in flight".into()))?;
+        self.decoder.use_place(place)?;
         self.decoder.start_timer()?;
         let row_tasks = all_row_tasks(batch, draws);
-        let progress = if self.is_plain_decode(batch, &row_tasks) {
-            match row_tasks.iter().any(is_masked) {
-                true => {
-                    self.decoder.decode_logits(batch)?;
-                    Progress::Logits
-                }
-                false => {
-                    self.tell(&row_tasks);
-                    self.decoder.decode(batch, &self.told.params, &self.told.edits)?;
-                    Progress::Draws(row_tasks.len())
-                }
-            }
+        let mut room = self.decoder.edit_room();
+        let drawn = row_tasks.iter().all(|task| draws_on_card(task, &mut room));
+        let masked = row_tasks.iter().any(is_masked);
+        let decodes = row_tasks.len() == batch.rows.len() && batch.is_decode();
+        let on_its_own = Progress::Draws { rows: row_tasks.len(), place };
+        let progress = if drawn && decodes && masked {
+            self.decoder.decode_logits(batch)?;
+            Progress::Logits
+        } else if drawn && decodes {
+            self.tell(&row_tasks);
+            self.decoder.decode(batch, &self.told.params, &self.told.edits)?;
+            on_its_own
         } else {
             self.decoder.forward(batch)?;
-            Progress::Layers
+            match drawn && !masked && row_tasks.len() <= self.decoder.head_rows() {
+                true => {
+                    self.draw(&row_tasks)?;
+                    on_its_own
+                }
+                false => Progress::Layers,
+            }
         };
         self.decoder.stop_timer()?;
         Ok(progress)
     }
 
-    /// Reads the tokens that the GPU sampled, or launches what is left, in pieces whose logits fit the buffer.
+    /// Launches the head and the sampling of a step's rows, all of which the GPU samples.
+    fn draw(&mut self, row_tasks: &[RowTask<'_>]) -> Result<(), CardError> {
+        if row_tasks.is_empty() {
+            return Ok(());
+        }
+        self.decoder.head(0, row_tasks.len())?;
+        self.tell(row_tasks);
+        self.decoder.sample(&self.told.params, &self.told.edits, &[])
+    }
+
+    /// Waits for the rest of a step; returns its results and its time on the GPU.
     fn end(
         &mut self,
         progress: Progress,
         batch: &Batch,
         draws: &[Draw<'_>],
-    ) -> Result<Vec<Sampled>, CardError> {
+    ) -> Result<(Vec<Sampled>, Duration), CardError> {
         self.decoder.enter()?;
-        let mut row_tasks = all_row_tasks(batch, draws);
+        if let Progress::Draws { rows, place } = progress {
+            self.taken[place] = false;
+            let took = self.decoder.read_timer(place)?;
+            let ids = self.decoder.drawn(place, rows)?;
+            return Ok((ids.into_iter().map(sampled).collect(), took));
+        }
+        let results = self.end_with_host(progress, all_row_tasks(batch, draws))?;
+        // Nothing was enqueued in between, so the place is still the step's own.
+        Ok((results, self.decoder.read_timer(self.decoder.place())?))
+    }
+
+    /// Launches what is left, in pieces whose logits fit the buffer, and does the host's part.
+    fn end_with_host(
+        &mut self,
+        progress: Progress,
+        mut row_tasks: Vec<RowTask<'_>>,
+    ) -> Result<Vec<Sampled>, CardError> {
         let mut results = Results::default();
         match progress {
             Progress::Done(results) => return Ok(results),
-            Progress::Draws(rows) => {
-                return Ok(self.decoder.ids(rows)?.into_iter().map(sampled).collect());
-            }
             Progress::Logits => {
                 self.take(row_tasks, &mut results)?;
                 self.decoder.stop_timer()?;
                 return Ok(results.done);
             }
-            Progress::Layers => {}
+            Progress::Layers | Progress::Draws { .. } => {}
         }
         let (mut first, at_once) = (0, self.decoder.head_rows());
         while !row_tasks.is_empty() {
@@ -165,14 +209,6 @@ impl CardRunner {
             self.decoder.stop_timer()?;
         }
         Ok(results.done)
-    }
-
-    /// Whether each row decodes one token, and the GPU can sample it.
-    fn is_plain_decode(&self, batch: &Batch, row_tasks: &[RowTask<'_>]) -> bool {
-        let mut room = self.decoder.edit_room();
-        row_tasks.len() == batch.rows.len()
-            && batch.rows.iter().enumerate().all(|(i, row)| row.len == 1 && row.start == i)
-            && row_tasks.iter().all(|task| draws_on_card(task, &mut room))
     }
 
     /// Processes the rows of logits that the GPU computes. Their masks are found before anything waits for it.
@@ -258,7 +294,7 @@ impl Told {
             mask: mask.map_or(NO_MASK, |mask| self.add_mask(&mask, vocab)),
             ..RowParams::default()
         };
-        let uniform = sampler::uniform(params.seed, draw.tokens.len() as u64);
+        let uniform = sampler::uniform(params.seed, draw.position() as u64);
         self.params.push(row.with_uniform(uniform));
         Ok(())
     }

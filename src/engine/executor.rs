@@ -2,15 +2,19 @@
 //!
 //! Commands are handled only between steps, so a lane can be added or dropped without a lock. The thread
 //! sleeps when no lane has work. This is the only file of the engine that reads a clock.
+//!
+//! On a device with its own queue, the next step is enqueued shortly before the one in flight ends, so that the device
+//! never waits for the host. Not sooner: a request that arrives meanwhile would miss the step.
 
 use super::UnloadReport;
-use super::lane::{Draining, Lane, LaneId, LaneStats, StepFault};
+use super::lane::{Draining, Lane, LaneId, LaneStats, StepFault, Turn};
 use super::request::{Fault, Refusal, SeqEvent, SeqRequest};
 use super::runner::Runner;
 use super::scheduler::SchedulerConfig;
 use super::turns;
 use super::work::CostModel;
 use crate::device::Arena;
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, TryRecvError};
 use std::time::{Duration, Instant};
@@ -93,12 +97,22 @@ const MATCH_EVERY: usize = 8;
 /// If matched steps are shorter than this, a good part of the model fits in the CPU caches.
 const CACHES_MATTER: Duration = Duration::from_millis(20);
 
+/// How long before the expected end of a step the next one is enqueued: the time that scheduling and launching take, and
+/// by how much a wait may overshoot.
+const ENQUEUE_BEFORE: Duration = Duration::from_micros(300);
+/// Share of a step's expected time after which the next one is enqueued at the latest. Steps vary.
+const ENQUEUE_AFTER: f64 = 0.9;
+
 pub(super) struct Executor {
     commands: Receiver<Command>,
     faults: UnboundedSender<EngineFault>,
     lanes: Vec<Lane>,
     /// Index of the lane that had the last turn.
     last: usize,
+    /// The lanes of the steps in flight, the oldest first: at most two, and one between turns.
+    in_flight: VecDeque<LaneId>,
+    /// When the last step was finished.
+    finished: Option<Instant>,
     /// The cost model by which sequences are charged; at first, that of the first model.
     costs: Option<CostModel>,
     reference: Option<LaneId>,
@@ -119,6 +133,8 @@ impl Executor {
             faults,
             lanes: Vec::new(),
             last: 0,
+            in_flight: VecDeque::new(),
+            finished: None,
             costs: None,
             reference: None,
             unmatched: 0,
@@ -156,7 +172,35 @@ impl Executor {
             (&mut lane.place, has_work)
         });
         let Some(index) = turns::next(places, self.last) else { return };
-        self.take_turn(index, |lane, costs| lane.step(busy > 1, costs, Instant::now));
+        if self.lingers() {
+            return;
+        }
+        let turn = match self.lanes[index].in_flight() {
+            0 => Turn::Next { shared: busy > 1 },
+            _ => Turn::Ahead,
+        };
+        if !self.take_turn(index, turn) {
+            self.finish_oldest();
+        }
+    }
+
+    /// While a step is in flight, handles commands until it is almost done. Returns whether there were any.
+    fn lingers(&mut self) -> bool {
+        let Some(id) = self.in_flight.front() else { return false };
+        let lane = self.lanes.iter().find(|lane| lane.id == *id);
+        let now = Instant::now();
+        let Some(end) = lane.and_then(|lane| lane.expected_end(self.finished.unwrap_or(now)))
+        else {
+            return false;
+        };
+        let wait = end.saturating_duration_since(now).mul_f64(ENQUEUE_AFTER);
+        match self.commands.recv_timeout(wait.saturating_sub(ENQUEUE_BEFORE)) {
+            Ok(command) => {
+                self.apply(command);
+                true
+            }
+            Err(_) => false,
+        }
     }
 
     /// From time to time, two models that both decode alternate strictly and run steps with the same number
@@ -179,6 +223,7 @@ impl Executor {
         if self.matches.is_multiple_of(2) {
             pair.reverse();
         }
+        self.finish_all();
         let begun = Instant::now();
         if self.match_took < CACHES_MATTER {
             self.steps_of_each(&pair, false);
@@ -197,28 +242,60 @@ impl Executor {
     fn steps_of_each(&mut self, pair: &[usize], matched: bool) {
         let rows = self.matchable(pair);
         for index in pair.iter().filter(|_| rows > 0) {
-            self.take_turn(*index, |lane, costs| lane.step_of(rows, matched, costs, Instant::now));
+            self.take_turn(*index, Turn::Of { rows, matched });
+        }
+        self.finish_all();
+    }
+
+    /// One turn of a lane: enqueues a step, and finishes those that have to be finished now. Returns whether there was
+    /// a step to enqueue.
+    fn take_turn(&mut self, index: usize, turn: Turn) -> bool {
+        let lane = &mut self.lanes[index];
+        let id = lane.id;
+        let begun = match lane.begin(turn, Instant::now) {
+            Ok(begun) => begun,
+            Err(fault) => {
+                self.report(id, fault);
+                false
+            }
+        };
+        if !begun {
+            return false;
+        }
+        self.last = index;
+        self.lanes[index].place.stepped();
+        self.in_flight.push_back(id);
+        let leave = usize::from(!self.lanes[index].must_finish());
+        while self.in_flight.len() > leave {
+            self.finish_oldest();
+        }
+        true
+    }
+
+    fn finish_all(&mut self) {
+        while !self.in_flight.is_empty() {
+            self.finish_oldest();
         }
     }
 
-    /// One turn of a lane, and the handling of its faults.
-    fn take_turn(
-        &mut self,
-        index: usize,
-        step: impl FnOnce(&mut Lane, Option<&CostModel>) -> Option<StepFault>,
-    ) {
-        self.last = index;
-        let lane = &mut self.lanes[index];
-        let (id, begun) = (lane.id, Instant::now());
-        let stepped = step(lane, self.costs.as_ref());
-        lane.place.stepped();
-        lane.note_turn(begun.elapsed());
-        match stepped {
-            None => {}
-            Some(StepFault::Panic(what)) => {
-                let _ = self.faults.send(EngineFault::Lane { lane: id, what });
+    /// Waits for the oldest step in flight.
+    fn finish_oldest(&mut self) {
+        let Some(id) = self.in_flight.pop_front() else { return };
+        let Some(lane) = self.lanes.iter_mut().find(|lane| lane.id == id) else { return };
+        let fault = lane.finish(self.costs.as_ref(), Instant::now);
+        self.finished = Some(Instant::now());
+        if let Some(fault) = fault {
+            self.report(id, fault);
+        }
+    }
+
+    /// Handles a fault in a step of this lane.
+    fn report(&mut self, lane: LaneId, fault: StepFault) {
+        match fault {
+            StepFault::Panic(what) => {
+                let _ = self.faults.send(EngineFault::Lane { lane, what });
             }
-            Some(StepFault::DeviceLost(what)) => self.lose_device(Some(id), what),
+            StepFault::DeviceLost(what) => self.lose_device(Some(lane), what),
         }
     }
 
@@ -228,6 +305,7 @@ impl Executor {
             return;
         }
         let _ = self.faults.send(EngineFault::Device { lane, what: what.clone() });
+        self.in_flight.clear();
         let (fault, now) = (Fault::DeviceLost(what), Instant::now());
         for lane in &mut self.lanes {
             lane.give_up(&fault, now);
@@ -328,7 +406,9 @@ impl Executor {
 
     fn drop_drained(&mut self, now: Instant) {
         while let Some(index) = self.lanes.iter().position(|lane| lane.drained(now)) {
-            self.lanes.remove(index).unload(Instant::now);
+            let lane = self.lanes.remove(index);
+            self.in_flight.retain(|id| *id != lane.id);
+            lane.unload(Instant::now);
         }
     }
 }

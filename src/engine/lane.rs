@@ -1,20 +1,20 @@
 //! A lane: one loaded model with its scheduler and its memory.
 //!
-//! It lives on the executor thread and is dropped there. It does not know about other lanes or what its model
-//! is used for. Other threads may read its `LaneStats` while it runs.
+//! It lives on the executor thread and is dropped there. Its steps are in `steps`. It does not know about other
+//! lanes or what its model is used for. Other threads may read its `LaneStats` while it runs.
 
 use super::calibration;
 use super::request::{Fault, Refusal, SeqEvent, SeqRequest};
-use super::runner::{Finished, RunError, Runner};
+use super::runner::Runner;
 use super::scheduler::{Scheduler, SchedulerConfig};
 use super::turns::Place;
-use super::work::{CostModel, Step};
-use crate::device::{Arena, ArenaUsage, Batch, CardReport, arena, memory};
-use crate::model::Draw;
+use super::work::CostModel;
+use crate::device::{Arena, ArenaUsage, CardReport, arena, memory};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
+use steps::Steps;
 
 /// A lane's id, unique for the life of the process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -55,7 +55,7 @@ pub struct LaneStats {
     pub tokens_prefilled: AtomicU64,
     /// Steps run since the model was loaded, failed ones included.
     pub steps: AtomicU64,
-    /// Time that its turns on the device took, in microseconds.
+    /// Time that these took, in microseconds: the device's own measurement, if it has one.
     pub step_micros: AtomicU64,
     /// Bytes in live allocations in the model's arena in main memory.
     pub arena_used: AtomicU64,
@@ -101,50 +101,17 @@ pub(super) struct Lane {
     #[cfg(any(test, debug_assertions, feature = "testing"))]
     slowed: Option<super::slowed::Slowed>,
     scheduler: Scheduler,
-    batch: Batch,
+    steps: Steps,
     arena: Arena,
     resident_at_load: u64,
     /// Number of consecutive steps that panicked.
     panics: u32,
     /// Shut down, after too many consecutive panics or with the device. Such a lane runs nothing more.
     failed: bool,
-    pace: Pace,
     pub place: Place,
     /// The measured cost of its steps, if it could be measured.
     pub costs: Option<CostModel>,
     pub draining: Option<Draining>,
-}
-
-/// How long a step may take while another lane waits for its turn: about as long as a reader would notice.
-const SHARED_STEP: Duration = Duration::from_millis(30);
-/// Number of prefill tokens that such a step may always have, so that long prompts make progress.
-const LEAST_SHARED_TOKENS: usize = 32;
-
-/// How fast a lane computes tokens, from its own steps.
-#[derive(Debug, Default)]
-struct Pace {
-    /// Seconds per token of a step; 0 before the first step.
-    per_token: f64,
-}
-
-impl Pace {
-    /// Records a step of `tokens` tokens. Small steps say little about the cost of more tokens.
-    fn note(&mut self, tokens: usize, took: Duration) {
-        if tokens < LEAST_SHARED_TOKENS {
-            return;
-        }
-        let seen = took.as_secs_f64() / tokens as f64;
-        self.per_token =
-            if self.per_token == 0.0 { seen } else { 0.8 * self.per_token + 0.2 * seen };
-    }
-
-    /// Number of tokens that fit into a step while another lane waits; the minimum until the speed is known.
-    fn shared_tokens(&self) -> usize {
-        match self.per_token {
-            0.0 => LEAST_SHARED_TOKENS,
-            pace => ((SHARED_STEP.as_secs_f64() / pace) as usize).max(LEAST_SHARED_TOKENS),
-        }
-    }
 }
 
 /// A fault in a step that concerns more than its sequences.
@@ -154,9 +121,6 @@ pub(super) enum StepFault {
     /// The lane has not ended any sequence yet; the executor has to abandon all lanes.
     DeviceLost(String),
 }
-
-/// Number of consecutive panics after which a lane is shut down.
-const PANICS_TO_FAIL: u32 = 3;
 
 pub(super) struct Draining {
     pub since: Instant,
@@ -193,24 +157,17 @@ impl Lane {
             #[cfg(any(test, debug_assertions, feature = "testing"))]
             slowed: None,
             scheduler,
-            batch: Batch::default(),
+            steps: Steps::default(),
             arena,
             resident_at_load,
             panics: 0,
             failed: false,
-            pace: Pace::default(),
             place: Place::default(),
             costs: None,
             draining: None,
         };
         lane.publish();
         lane
-    }
-
-    /// Records the duration of a turn.
-    pub fn note_turn(&self, took: Duration) {
-        let micros = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
-        self.stats.step_micros.fetch_add(micros, Ordering::Relaxed);
     }
 
     pub fn submit(&mut self, request: SeqRequest) {
@@ -235,8 +192,9 @@ impl Lane {
         self.slowed = Some(super::slowed::Slowed::new(factor));
     }
 
+    /// Whether no sequence is waiting or running, and no step in flight.
     pub fn is_idle(&self) -> bool {
-        self.scheduler.is_idle()
+        self.scheduler.is_idle() && self.in_flight() == 0
     }
 
     /// Measures the cost of its steps, within `budget` of the device's time and of the host's. The host's
@@ -253,44 +211,9 @@ impl Lane {
             if begun >= until {
                 return None;
             }
-            let finished = run(&mut *self.runner, &self.arena, batch, draws).ok()?.ok()?;
+            let finished = steps::run(&mut *self.runner, &self.arena, batch, draws).ok()?.ok()?;
             Some(finished.device_time.unwrap_or_else(|| now().saturating_duration_since(begun)))
         });
-    }
-
-    /// One step: schedule, run, post-process. `shared`: another lane has work in this round. `costs`: the
-    /// cost model by which sequences are charged.
-    pub fn step(
-        &mut self,
-        shared: bool,
-        costs: Option<&CostModel>,
-        now: impl Fn() -> Instant,
-    ) -> Option<StepFault> {
-        self.scheduler.set_shared(shared);
-        self.scheduler.set_shared_tokens(self.pace.shared_tokens());
-        let begun = now();
-        if !self.scheduler.schedule(&mut self.batch, begun) {
-            self.publish();
-            return None;
-        }
-        self.run_scheduled(begun, false, costs, now)
-    }
-
-    /// A step of exactly this number of decodes. `matched`: its time will be compared with that of another
-    /// lane.
-    pub fn step_of(
-        &mut self,
-        rows: usize,
-        matched: bool,
-        costs: Option<&CostModel>,
-        now: impl Fn() -> Instant,
-    ) -> Option<StepFault> {
-        let begun = now();
-        if !self.scheduler.schedule_some(&mut self.batch, rows) {
-            self.publish();
-            return None;
-        }
-        self.run_scheduled(begun, matched, costs, now)
     }
 
     /// Number of sequences that could take part in a matched step; none for a lane that is draining.
@@ -298,62 +221,10 @@ impl Lane {
         if self.failed || self.draining.is_some() { 0 } else { self.scheduler.matchable() }
     }
 
-    fn run_scheduled(
-        &mut self,
-        begun: Instant,
-        matched: bool,
-        costs: Option<&CostModel>,
-        now: impl Fn() -> Instant,
-    ) -> Option<StepFault> {
-        let outcome = run(&mut *self.runner, &self.arena, &self.batch, &self.scheduler.draws());
-        #[cfg(any(test, debug_assertions, feature = "testing"))]
-        if let Some(slowed) = &mut self.slowed {
-            slowed.wait(begun, &self.batch, &now);
-        }
-        let at = now();
-        if let Ok(Err(Fault::DeviceLost(what))) = outcome {
-            return Some(StepFault::DeviceLost(what));
-        }
-        let panic = match outcome {
-            Ok(Ok(Finished { results, device_time })) => {
-                let took = device_time.unwrap_or_else(|| at.saturating_duration_since(begun));
-                self.pace.note(self.batch.tokens.len(), took);
-                let step = Step { took, all: self.scheduler.load(), model: costs, matched };
-                self.scheduler.complete(results, at, &step);
-                None
-            }
-            Ok(Err(fault)) => {
-                self.scheduler.fail_step(&fault, at);
-                None
-            }
-            Err(panic) => {
-                self.fail_after_panic(&panic, at);
-                Some(StepFault::Panic(panic))
-            }
-        };
-        if panic.is_none() {
-            self.panics = 0;
-        }
-        self.stats.steps.fetch_add(1, Ordering::Relaxed);
-        self.publish();
-        panic
-    }
-
-    /// Ends the sequences of a step that panicked. Other sequences continue, unless the model panics in every
-    /// step.
-    fn fail_after_panic(&mut self, panic: &str, at: Instant) {
-        let fault = Fault::Panic(panic.to_owned());
-        self.panics += 1;
-        if self.panics < PANICS_TO_FAIL {
-            self.scheduler.fail_step(&fault, at);
-        } else {
-            self.give_up(&fault, at);
-        }
-    }
-
     /// Ends all sequences; the lane runs nothing more.
     pub fn give_up(&mut self, fault: &Fault, at: Instant) {
         self.failed = true;
+        self.steps.abandon();
         self.stats.failed.store(true, Ordering::Relaxed);
         self.scheduler.fail_all(fault, at);
         self.publish();
@@ -374,7 +245,7 @@ impl Lane {
         // A model whose step panicked may panic again when dropped; this must not affect stable.
         let runner = self.runner;
         let card = catch_unwind(AssertUnwindSafe(move || runner.unload())).unwrap_or_default();
-        drop((self.batch, self.scheduler));
+        drop((self.steps, self.scheduler));
         let after = self.arena.close();
         arena::trim_heap();
         let resident_after = memory::resident_bytes().unwrap_or(0);
@@ -425,26 +296,6 @@ impl Lane {
     }
 }
 
-/// The device part of a step, including the wait; panics are caught and become the outer error.
-fn run(
-    runner: &mut dyn Runner,
-    arena: &Arena,
-    batch: &Batch,
-    draws: &[Draw<'_>],
-) -> Result<Result<Finished, Fault>, String> {
-    let step = AssertUnwindSafe(|| {
-        let _in = arena.enter();
-        let ticket = runner.enqueue(batch, draws)?;
-        runner.finish(ticket, batch, draws)
-    });
-    let result = catch_unwind(step).map_err(|panic| panic_text(&*panic))?;
-    Ok(result.map_err(|error| match error {
-        RunError::OutOfMemory => Fault::OutOfMemory,
-        RunError::Step(what) => Fault::Step(what),
-        RunError::DeviceLost(what) => Fault::DeviceLost(what),
-    }))
-}
-
 pub(super) fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
     let text = panic.downcast_ref::<&str>().map(|s| (*s).to_owned());
     text.or_else(|| panic.downcast_ref::<String>().cloned())
@@ -453,21 +304,5 @@ pub(super) fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
 
 #[cfg(test)]
 mod card_tests;
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_shared_step_is_as_long_as_its_pace_allows() {
-        let mut pace = Pace::default();
-        assert_eq!(pace.shared_tokens(), LEAST_SHARED_TOKENS, "nothing is known yet");
-        pace.note(8, Duration::from_secs(1));
-        assert_eq!(pace.shared_tokens(), LEAST_SHARED_TOKENS, "small steps say nothing");
-        pace.note(256, Duration::from_millis(128));
-        assert_eq!(pace.shared_tokens(), 60);
-        for _ in 0..50 {
-            pace.note(100, Duration::from_secs(1));
-        }
-        assert_eq!(pace.shared_tokens(), LEAST_SHARED_TOKENS, "a slow model still gets on");
-    }
-}
+mod steps;
+pub(super) use steps::Turn;

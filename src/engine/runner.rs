@@ -80,8 +80,9 @@ pub struct Ticket(pub(super) Progress);
 pub(super) enum Progress {
     /// Everything has been computed.
     Done(Vec<Sampled>),
-    /// The device computes everything, including the sampling of this many rows.
-    Draws(usize),
+    /// The device computes everything, including the sampling of so many rows. `place`: of two, where the step's inputs
+    /// and ids are.
+    Draws { rows: usize, place: usize },
     /// The device computes up to the logits of all rows.
     Logits,
     /// The device computes up to the last layer.
@@ -92,6 +93,12 @@ impl Ticket {
     /// For a runner that has already computed the step.
     pub fn done(results: Vec<Sampled>) -> Ticket {
         Ticket(Progress::Done(results))
+    }
+
+    /// Whether the device computes the rest of the step without the host. Until it is finished, other runners may
+    /// enqueue steps, and this runner one step ahead.
+    pub fn is_on_its_own(&self) -> bool {
+        matches!(self.0, Progress::Draws { .. })
     }
 }
 
@@ -104,7 +111,8 @@ pub struct Finished {
     pub device_time: Option<Duration>,
 }
 
-/// Runs the steps of one loaded model: one at a time, each finished before the next is enqueued.
+/// Runs the steps of one loaded model. Each is finished before the next is enqueued, except that one step may be
+/// enqueued ahead of a ticket that [`Ticket::is_on_its_own`], if it consists of rows with [`Row::drawn`].
 pub trait Runner: Send {
     /// The limits of the model and of its KV cache; they never change.
     fn capacity(&self) -> Capacity;
@@ -113,7 +121,8 @@ pub trait Runner: Send {
     /// has one entry for each row that yields a result.
     fn enqueue(&mut self, batch: &Batch, draws: &[Draw<'_>]) -> Result<Ticket, RunError>;
 
-    /// Waits for the step; the arguments are the same as for `enqueue`. Any error shows here at the latest.
+    /// Waits for the oldest step that is not finished. The batch is that of `enqueue`, and so are the draws, unless the
+    /// ticket is on its own: then they are not looked at. Any error shows here at the latest.
     /// In row order, a row with `scored` tokens yields one `Scores`, and a row with `sample` one `Token`
     /// (after its scores, if it has both).
     fn finish(

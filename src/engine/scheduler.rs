@@ -7,6 +7,9 @@
 //! its blocks and is later recomputed from its tokens. The scheduler never touches a tensor and reads no
 //! clock.
 //!
+//! A step can be scheduled ahead, before the results of the current one are known, if they can only be tokens that
+//! are fed back or that end a sequence. Rows of sequences that have ended by then are computed in vain.
+//!
 //! On admission, a sequence reuses the cached blocks of its prefix. A block enters the prefix cache when the
 //! step that filled it has succeeded. It leaves the cache when a sequence that references it ends with NaN
 //! logits.
@@ -17,7 +20,7 @@ use super::blocks::BlockPool;
 use super::request::{Fault, Refusal, SeqRequest};
 use super::runner::{Capacity, Sampled};
 use super::sequence::Sequence;
-use super::work::{Load, Step};
+use super::work::Step;
 use crate::device::{Batch, Row};
 use crate::model::Draw;
 use std::collections::VecDeque;
@@ -82,6 +85,15 @@ enum SequenceResult {
     Lost,
 }
 
+/// One sequence's part of a step.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct StepRow {
+    /// In the running set; `None`: the sequence has been removed since. Such a row has one result, which nobody wants.
+    index: Option<usize>,
+    /// Number of tokens computed.
+    len: usize,
+}
+
 /// One lane's queue, running set and KV blocks.
 #[derive(Debug)]
 pub struct Scheduler {
@@ -91,8 +103,10 @@ pub struct Scheduler {
     waiting: VecDeque<Sequence>,
     /// In order of admission.
     running: Vec<Sequence>,
-    /// The current step: indices into `running` and number of tokens computed.
-    step: Vec<(usize, usize)>,
+    /// The rows of the current step, which is completed next.
+    step: Vec<StepRow>,
+    /// Those of the step after it, if that was scheduled before the current one is completed.
+    ahead: Vec<StepRow>,
     /// Whether another lane has work in this round.
     shared: bool,
     /// Maximum prefill tokens of a step in a round in which another lane has work.
@@ -114,6 +128,7 @@ impl Scheduler {
             waiting: VecDeque::new(),
             running: Vec::new(),
             step: Vec::new(),
+            ahead: Vec::new(),
             shared: false,
             shared_tokens: config.max_batch_tokens,
             totals: Totals::default(),
@@ -193,9 +208,7 @@ impl Scheduler {
 
     /// Fills `batch` with the next step. Returns false when there is nothing to run.
     pub fn schedule(&mut self, batch: &mut Batch, now: Instant) -> bool {
-        batch.clear();
-        self.step.clear();
-        self.sweep();
+        self.begin(batch);
         let yields = self.shared || self.is_background();
         let most = if yields { self.shared_tokens } else { usize::MAX };
         let (preempted, mut budget) = self.schedule_decodes(batch, most);
@@ -215,9 +228,7 @@ impl Scheduler {
     /// oldest first, and nothing else. If there are fewer, or no room for their next tokens, returns false
     /// with an empty batch.
     pub fn schedule_some(&mut self, batch: &mut Batch, rows: usize) -> bool {
-        batch.clear();
-        self.step.clear();
-        self.sweep();
+        self.begin(batch);
         let some = (0..self.running.len()).filter(|i| self.running[*i].matchable());
         let some: Vec<usize> = some.take(rows).collect();
         if rows == 0 || some.len() < rows || !some.iter().all(|index| self.make_room(*index)) {
@@ -227,27 +238,69 @@ impl Scheduler {
         true
     }
 
-    /// Sampling instructions for the rows of the current step that yield a token or scores.
+    fn begin(&mut self, batch: &mut Batch) {
+        batch.clear();
+        self.step.clear();
+        self.ahead.clear();
+        self.sweep();
+    }
+
+    /// Fills `batch` with the step after the current one, which has not been completed: the tokens that it samples
+    /// are the inputs, and the device fills them in. Returns false with an empty batch if that cannot be done: a
+    /// sequence waits or is in its prefill, a step depends on which token is sampled, blocks are short, or every
+    /// sequence is about to end.
+    pub fn schedule_ahead(&mut self, batch: &mut Batch) -> bool {
+        batch.clear();
+        let current = self.step.iter().filter_map(|row| row.index);
+        let all = current.count() == self.running.len() && self.waiting.is_empty();
+        let switch = self.capacity.rope_switch;
+        let plain = self.step.iter().all(|row| row.len == 1)
+            && self.running.iter().all(|sequence| sequence.can_run_ahead(switch));
+        if !all || !plain || !self.ahead.is_empty() {
+            return false;
+        }
+        // Now that each row is known to have one result.
+        self.sweep();
+        let longest = self.capacity.longest();
+        let goes_on = |(drawn, row): (usize, &StepRow)| {
+            let index = row.index?;
+            (!self.running[index].is_almost_full(longest)).then_some((index, drawn))
+        };
+        let rows: Vec<(usize, usize)> = self.step.iter().enumerate().filter_map(goes_on).collect();
+        let blocks = &mut self.blocks;
+        if !rows.iter().all(|(index, _)| self.running[*index].acquire_ahead(blocks)) {
+            return false;
+        }
+        rows.iter().for_each(|(index, drawn)| self.put_ahead(batch, *index, *drawn));
+        !batch.is_empty()
+    }
+
+    /// The step that was scheduled ahead is not run.
+    pub fn cancel_ahead(&mut self) {
+        self.ahead.clear();
+    }
+
+    /// Sampling instructions for the rows of the step scheduled last that yield a token or scores.
     pub fn draws(&self) -> Vec<Draw<'_>> {
-        let wanted = self.step.iter().map(|(i, len)| (&self.running[*i], *len));
-        wanted.filter(|(s, len)| s.results(*len) > 0).map(|(s, _)| s.draw()).collect()
+        let (rows, unknown) = match self.ahead.is_empty() {
+            true => (&self.step, 0),
+            false => (&self.ahead, 1),
+        };
+        let rows = rows.iter().filter_map(|row| Some((&self.running[row.index?], row.len)));
+        let wanted = rows.filter(|(s, len)| unknown > 0 || s.results(*len) > 0);
+        wanted.map(|(s, _)| s.draw(unknown)).collect()
     }
 
-    /// The composition of the current step.
-    pub fn load(&self) -> Load {
-        let rows = self.step.iter().map(|(i, len)| {
-            let sequence = &self.running[*i];
-            Load::of_row(*len, sequence.computed + len)
-        });
-        rows.fold(Load::default(), Load::and)
-    }
-
-    /// Processes the step's results: sends scores and new tokens to the callers, and removes ended sequences.
-    /// Each sequence is charged its part of the step.
+    /// Processes the current step's results: sends scores and new tokens to the callers, and removes ended sequences.
+    /// Each sequence is charged its part of the step. The step that was scheduled ahead becomes the current one.
     pub fn complete(&mut self, results: Vec<Sampled>, now: Instant, step: &Step<'_>) {
         let mut results = results.into_iter();
         let mut ended = Vec::new();
-        for (index, len) in std::mem::take(&mut self.step) {
+        for StepRow { index, len } in std::mem::take(&mut self.step) {
+            let Some(index) = index else {
+                results.next();
+                continue;
+            };
             let due = self.running[index].results(len);
             self.running[index].charge(step, len);
             self.running[index].computed += len;
@@ -263,6 +316,7 @@ impl Scheduler {
             }
         }
         self.remove(ended);
+        self.step = std::mem::take(&mut self.ahead);
     }
 
     /// Handles a sequence's blocks according to `fate`; returns whether the sequence has ended.
@@ -328,9 +382,10 @@ impl Scheduler {
 
     /// Ends the sequences of a step that failed as a whole.
     pub fn fail_step(&mut self, fault: &Fault, now: Instant) {
-        let ended: Vec<usize> = self.step.iter().map(|(i, _)| *i).collect();
+        let ended: Vec<usize> = self.step.iter().filter_map(|row| row.index).collect();
         ended.iter().for_each(|&i| self.running[i].fail(fault.clone(), now));
         self.remove(ended);
+        self.step = std::mem::take(&mut self.ahead);
     }
 
     /// Ends everything, running and waiting.
@@ -339,6 +394,7 @@ impl Scheduler {
             sequence.fail(fault.clone(), now);
         }
         self.step.clear();
+        self.ahead.clear();
         for mut sequence in self.running.drain(..) {
             sequence.fail(fault.clone(), now);
             self.blocks.release(&mut sequence.blocks);
@@ -349,14 +405,9 @@ impl Scheduler {
     fn sweep(&mut self) {
         let before = self.waiting.len() + self.running.len();
         self.waiting.retain(|s| !s.cancelled());
-        let blocks = &mut self.blocks;
-        self.running.retain_mut(|s| {
-            let gone = s.cancelled();
-            if gone {
-                blocks.release(&mut s.blocks);
-            }
-            !gone
-        });
+        let all = 0..self.running.len();
+        let gone: Vec<usize> = all.filter(|index| self.running[*index].cancelled()).collect();
+        self.remove(gone);
         self.totals.cancelled += (before - self.waiting.len() - self.running.len()) as u64;
     }
 
@@ -445,6 +496,7 @@ impl Scheduler {
             table_len: sequence.blocks.len(),
             sample: to == sequence.tokens.len(),
             scored: sequence.scored(len),
+            drawn: None,
         });
         batch.tokens.extend_from_slice(&sequence.tokens[from..to]);
         batch.tables.extend_from_slice(&sequence.blocks);
@@ -454,7 +506,30 @@ impl Scheduler {
             batch.positions.push(position as u32);
             batch.slots.push(slot as u32);
         }
-        self.step.push((index, len));
+        self.step.push(StepRow { index: Some(index), len });
+    }
+
+    /// Adds the token of a running sequence that row `drawn` of the current step samples to the step after it.
+    fn put_ahead(&mut self, batch: &mut Batch, index: usize, drawn: usize) {
+        let sequence = &self.running[index];
+        let (position, size) = (sequence.tokens.len(), self.capacity.block_size);
+        batch.rows.push(Row {
+            start: batch.tokens.len(),
+            len: 1,
+            context: position + 1,
+            total: position + 1,
+            table: batch.tables.len(),
+            table_len: sequence.blocks.len(),
+            sample: true,
+            scored: 0,
+            drawn: Some(drawn),
+        });
+        let slot = sequence.blocks[position / size] as usize * size + position % size;
+        batch.tokens.push(0);
+        batch.tables.extend_from_slice(&sequence.blocks);
+        batch.positions.push(position as u32);
+        batch.slots.push(slot as u32);
+        self.ahead.push(StepRow { index: Some(index), len: 1 });
     }
 
     fn remove(&mut self, mut ended: Vec<usize>) {
@@ -462,8 +537,13 @@ impl Scheduler {
         for index in ended.into_iter().rev() {
             let mut sequence = self.running.remove(index);
             self.blocks.release(&mut sequence.blocks);
+            for row in self.step.iter_mut().chain(&mut self.ahead) {
+                row.index = match row.index {
+                    Some(at) if at == index => None,
+                    at => at.map(|at| at - usize::from(at > index)),
+                };
+            }
         }
-        self.step.clear();
     }
 }
 

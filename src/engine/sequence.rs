@@ -84,10 +84,35 @@ impl Sequence {
         self.request.events.is_closed()
     }
 
-    /// How to sample the next token.
-    pub fn draw(&self) -> Draw<'_> {
+    /// How to sample the next token, or the one after `unknown` tokens that are being sampled.
+    pub fn draw(&self, unknown: usize) -> Draw<'_> {
         let (params, guide) = (&self.request.params, self.request.guide.as_ref());
-        Draw { params, tokens: &self.tokens, prompt_len: self.prompt_len, guide }
+        Draw { params, tokens: &self.tokens, unknown, prompt_len: self.prompt_len, guide }
+    }
+
+    /// Whether its next step does not depend on which token the current one samples, unless that ends it.
+    pub fn can_run_ahead(&self, rope_switch: Option<usize>) -> bool {
+        let params = &self.request.params;
+        let free = self.request.guide.is_none() && params.rules.is_none() && !params.penalises();
+        let alone = params.logprobs.is_none() && self.scores.is_none() && self.pending() == 1;
+        free && alone && rope_switch != Some(self.tokens.len())
+    }
+
+    /// Whether the token that is being sampled is its last by its length.
+    pub fn is_almost_full(&self, max_len: usize) -> bool {
+        self.is_full(self.tokens.len() + 1, max_len)
+    }
+
+    /// Whether it ends with so many tokens.
+    fn is_full(&self, tokens: usize, max_len: usize) -> bool {
+        tokens - self.prompt_len >= self.request.max_new_tokens || tokens >= max_len
+    }
+
+    /// Allocates a block for the token after the one that is being sampled, if it needs one; `false` if there is none.
+    pub fn acquire_ahead(&mut self, pool: &mut BlockPool) -> bool {
+        let blocks = (self.tokens.len() + 1).div_ceil(pool.block_size());
+        let rest = pool.acquirable(self.request.background);
+        pool.grow(&mut self.blocks, blocks, rest)
     }
 
     /// How many of the next `len` tokens are followed by a prompt token whose log-probability was requested.
@@ -253,8 +278,7 @@ impl Sequence {
         if taken == Taken::Completes {
             return Ok(Some(FinishReason::Stop));
         }
-        let full = self.output_len() >= self.request.max_new_tokens || self.tokens.len() >= max_len;
-        Ok(full.then_some(FinishReason::Length))
+        Ok(self.is_full(self.tokens.len(), max_len).then_some(FinishReason::Length))
     }
 
     /// Tells the caller that the reply is complete.

@@ -68,6 +68,7 @@ mod tests {
             table_len: 0,
             sample: true,
             scored: 0,
+            drawn: None,
         };
         Batch { rows: vec![row], ..Batch::default() }
     }

@@ -12,6 +12,7 @@
 //! changes when replies end and requests arrive, which is when the rest of the server is busy. Learnt from
 //! such steps, the growth with the number of sequences came out too flat. Pure.
 
+use crate::device::Batch;
 use std::time::Duration;
 
 /// What a step's time depends on.
@@ -32,6 +33,12 @@ impl Load {
             1 => Load { decodes: 1, context, prefill: 0 },
             len => Load { prefill: len, ..Load::default() },
         }
+    }
+
+    /// All rows of a step.
+    pub fn of_batch(batch: &Batch) -> Load {
+        let rows = batch.rows.iter().map(|row| Load::of_row(row.len, row.context));
+        rows.fold(Load::default(), Load::and)
     }
 
     /// Both loads in one step: each figure is the sum.

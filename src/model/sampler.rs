@@ -91,8 +91,10 @@ impl SamplingParams {
 pub struct Draw<'a> {
     /// The sampling parameters of the row's request.
     pub params: &'a SamplingParams,
-    /// Prompt and reply so far.
+    /// Prompt and reply so far, as far as they are known.
     pub tokens: &'a [u32],
+    /// Tokens after these that only the device knows yet.
+    pub unknown: usize,
     /// How many of `tokens` are the prompt.
     pub prompt_len: usize,
     /// What restricts the reply. It has been told all of its tokens.
@@ -103,6 +105,11 @@ impl<'a> Draw<'a> {
     /// The prompt, and the reply so far.
     pub fn split(&self) -> (&'a [u32], &'a [u32]) {
         self.tokens.split_at(self.prompt_len.min(self.tokens.len()))
+    }
+
+    /// The position in its sequence of the token to be drawn.
+    pub fn position(&self) -> usize {
+        self.tokens.len() + self.unknown
     }
 
     /// Whether [`Draw::mask`] may return one.
@@ -167,7 +174,7 @@ pub fn sample(logits: &mut [f32], draw: &Draw<'_>) -> Result<u32, SampleError> {
     if greedy || params.top_k == 1 {
         return Ok(first_of(logits, largest));
     }
-    let uniform = uniform(params.seed, draw.tokens.len() as u64);
+    let uniform = uniform(params.seed, draw.position() as u64);
     Ok(choose(logits, largest, params, uniform))
 }
 

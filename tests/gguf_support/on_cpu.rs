@@ -37,6 +37,7 @@ fn logits(decoder: &mut Decoder, tokens: &[u32], steps: &[usize]) -> Vec<Vec<f32
             table_len: table.len(),
             sample: false,
             scored: *len,
+            drawn: None,
         };
         let batch = Batch {
             tokens: tokens[from..to].to_vec(),

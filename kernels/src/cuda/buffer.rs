@@ -286,7 +286,7 @@ impl<'a, T: Plain> ViewMut<'a, T> {
     }
 }
 
-/// `len` numbers in the host's memory that kernels read where they lie ([`Card::map_host`]); zeros at first.
+/// `len` numbers in the host's memory that kernels read and write where they lie ([`Card::map_host`]); zeros at first.
 pub struct Mapped<T: Plain> {
     card: Arc<dyn Card>,
     memory: HostMemory,
@@ -318,9 +318,29 @@ impl<T: Plain> Mapped<T> {
         Ok(())
     }
 
+    /// Reads values from the place `at`. Those that kernels write are there once the kernels have been waited for.
+    pub fn read(&self, at: usize, to: &mut [T]) -> Result<(), CardError> {
+        let end = at.checked_add(to.len());
+        if end.is_none_or(|end| end > self.len) {
+            let what = format!("{} values at {at} of {}", to.len(), self.len);
+            return Err(CardError::Shape(what));
+        }
+        let from = (self.memory.host as *const T).wrapping_add(at);
+        for (i, value) in to.iter_mut().enumerate() {
+            // SAFETY: `len` numbers lie there until `drop`; any bits are one, whoever else writes them.
+            *value = unsafe { from.wrapping_add(i).read_volatile() };
+        }
+        Ok(())
+    }
+
     /// All its numbers, at the address where kernels find them.
     pub fn view(&self) -> View<'_, T> {
         View { address: self.memory.card, len: self.len, life: PhantomData }
+    }
+
+    /// As [`Mapped::view`], for kernels that write.
+    pub fn view_mut(&mut self) -> ViewMut<'_, T> {
+        ViewMut { address: self.memory.card, len: self.len, life: PhantomData }
     }
 }
 

@@ -208,7 +208,7 @@ pub struct Graph(pub u64);
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Timer(pub u64);
 
-/// Memory of the host that kernels read over the bus.
+/// Memory of the host that kernels read and write over the bus.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct HostMemory {
     /// Where the host finds it, on 256 bytes.
@@ -221,7 +221,8 @@ pub struct HostMemory {
 /// ([`Queue::Load`]); each binds itself with [`Card::enter`] first.
 ///
 /// Whatever is enqueued may be done long after the call has returned: only [`Card::synchronise`],
-/// [`Card::download`] and [`Card::read_timer`] wait, and a fault shows there at the earliest.
+/// [`Card::download`] and [`Card::read_timer`] wait, and a fault shows there at the earliest. [`Card::read_timer`] waits
+/// for nothing that was enqueued after its mark.
 pub trait Card: Send + Sync + fmt::Debug {
     /// What the card is; it never changes.
     fn properties(&self) -> &DeviceProperties;
@@ -256,8 +257,8 @@ pub trait Card: Send + Sync + fmt::Debug {
     /// The pool that an address belongs to.
     fn pool_of(&self, address: u64) -> Result<Pool, CardError>;
 
-    /// Pinned memory of the host, filled with zeros, that kernels read where it lies: what is written there needs
-    /// no copy, and so never waits behind a loader's. Of the machine's memory, not the card's.
+    /// Pinned memory of the host, filled with zeros, that kernels read and write where it lies: it needs no copy, and
+    /// so never waits behind a loader's. Of the machine's memory, not the card's.
     fn map_host(&self, bytes: usize) -> Result<HostMemory, CardError>;
     /// Gives it back; no kernel reads it any more.
     fn unmap_host(&self, memory: HostMemory) -> Result<(), CardError>;

@@ -11,11 +11,16 @@ use crate::quant::Kind;
 #[cfg(any(test, feature = "known-answers"))]
 pub(crate) mod answers;
 
-/// `out[i] = scale * weights[tokens[i]]`, for the first `n` tokens: `[n][columns]`.
+/// Marks a listed token of which only its place in `drawn` is known: `DRAWN | place`.
+pub const DRAWN: u32 = 1 << 31;
+
+/// `out[i] = scale * weights[tokens[i]]`, for the first `n` tokens: `[n][columns]`. A token that is marked with
+/// [`DRAWN`] is the id at that place of `drawn`, read when the kernel runs.
 pub fn embed(
     card: &dyn Card,
     weights: &Matrix,
     tokens: View<'_, u32>,
+    drawn: View<'_, u32>,
     n: usize,
     scale: f32,
     out: ViewMut<'_, f32>,
@@ -41,6 +46,7 @@ pub fn embed(
     let grid = Grid::of([n as u32, items.div_ceil(256).min(64) as u32, 1], 256);
     let [low, high, scales, supers] = weights.planes();
     let (tokens, scale, out) = (tokens.arg(), Arg::F32(scale), out.arg());
+    let (drawn, count) = (drawn.arg(), Arg::U32(drawn.len().min(DRAWN as usize) as u32));
     let rows = Arg::I32(weights.rows() as i32);
     let name = kernel(weights.kind())?;
     let groups = Arg::I32(weights.groups() as i32);
@@ -49,10 +55,14 @@ pub fn embed(
     unsafe {
         match quantised {
             true => {
-                let args = [low, high, scales, supers, tokens, rows, groups, scale, out];
+                let planes = [low, high, scales, supers];
+                let rest = [tokens, drawn, count, rows, groups, scale, out];
+                card.launch(name, grid, &[&planes[..], &rest].concat())
+            }
+            false => {
+                let args = [low, tokens, drawn, count, rows, columns, scale, out];
                 card.launch(name, grid, &args)
             }
-            false => card.launch(name, grid, &[low, tokens, rows, columns, scale, out]),
         }
     }
 }
@@ -88,7 +98,7 @@ mod tests {
             matrix.write_rows(0, &stored, Queue::Load).unwrap();
             let tokens = Buffer::of(&card, pool, &[1, 2, u32::MAX]).unwrap();
             let mut out = Buffer::new(&card, pool, 3 * 256).unwrap();
-            embed(&*card, &matrix, tokens.view(), 3, 1.0, out.view_mut()).unwrap();
+            embed(&*card, &matrix, tokens.view(), View::none(), 3, 1.0, out.view_mut()).unwrap();
             let out = out.to_vec().unwrap();
             assert!(out[..256].iter().all(|v| *v == 0.0));
             assert!(out[256..].iter().all(|v| v.is_nan()));
@@ -97,8 +107,9 @@ mod tests {
         matrix.write_rows(0, &[0; 32], Queue::Load).unwrap();
         let tokens = Buffer::of(&card, pool, &[1, 0]).unwrap();
         let mut out = Buffer::<f32>::new(&card, pool, 9).unwrap();
+        let none = View::none();
         let mut run =
-            |n, at| embed(&*card, &matrix, tokens.view(), n, 1.0, out.view_mut().part(at, 8));
+            |n, at| embed(&*card, &matrix, tokens.view(), none, n, 1.0, out.view_mut().part(at, 8));
         assert!(run(2, 0).is_ok() && run(0, 0).is_ok());
         assert!(run(3, 0).is_err() && run(2, 1).is_err());
     }

@@ -255,8 +255,13 @@ impl EmulatedCard {
     /// Does all of a queue's work. A kernel that fails is a fault that no later call survives, unless the card
     /// is prompt, which can tell whose it was.
     fn drain(&self, queue: Queue) -> Result<(), CardError> {
+        self.drain_to(queue, usize::MAX)
+    }
+
+    /// Does the first `most` pieces of a queue's work.
+    fn drain_to(&self, queue: Queue, most: usize) -> Result<(), CardError> {
         let _turn = self.turns[queue as usize].lock();
-        loop {
+        for _ in 0..most {
             let mut state = self.alive()?;
             let Some((work, at)) = state.queues.pop(queue) else {
                 state.settle(queue);
@@ -281,6 +286,7 @@ impl EmulatedCard {
                 return Err(error);
             }
         }
+        Ok(())
     }
 
     /// Waits for a queue: the host's time goes on to its end.
@@ -668,10 +674,14 @@ impl Card for EmulatedCard {
     }
 
     fn read_timer(&self, timer: Timer) -> Result<Duration, CardError> {
-        drop(self.turn(Queue::Compute, "reading a timer")?);
-        let state = self.wait(Queue::Compute)?;
-        let marks = state.timers.get(&timer).and_then(Marks::between);
-        marks.ok_or_else(|| other("the timer was not started and stopped".into()))
+        let before = self.turn(Queue::Compute, "reading a timer")?.queues.up_to_end(timer);
+        self.drain_to(Queue::Compute, before)?;
+        let mut state = self.alive()?;
+        let marks = state.timers.get(&timer).and_then(Marks::ended);
+        let (end, between) =
+            marks.ok_or_else(|| other("the timer was not started and stopped".into()))?;
+        state.clock.wait_until(end);
+        Ok(between)
     }
 
     fn forget_timer(&self, timer: Timer) -> Result<(), CardError> {

@@ -2,7 +2,8 @@
 //! fetched by a kernel, the first of the step.
 //!
 //! Writing waits for nothing, and so a step never waits behind a loader's copies. The host may write a section
-//! again once the kernel that fetches it is done. Knows no section's meaning.
+//! again once the kernel that fetches it is done. So there are two places for the host to write to: one for a step that
+//! is on its way, and one for the step after it. Knows no section's meaning.
 
 use super::buffer::{Buffer, Mapped, Plain, View};
 use super::card::{Arg, Card, CardError, Grid, Pool, Queue};
@@ -14,6 +15,8 @@ pub(crate) mod answers;
 
 /// Sections that there may be.
 pub const SECTIONS: usize = 4;
+/// Places that the host may write to.
+pub const PLACES: usize = 2;
 /// Words before the first section: each section's length, filled up to 16 bytes.
 const HEAD: usize = 4;
 /// Threads that fetch a section, 16 bytes each at a time.
@@ -21,7 +24,9 @@ const THREADS: u32 = 1024;
 
 /// The sections, here and on the card.
 pub struct StepInputs {
-    host: Mapped<u32>,
+    host: [Mapped<u32>; PLACES],
+    /// Of `host`, where sections are written to and fetched from.
+    place: usize,
     card: Buffer<u32>,
     /// Where each section starts, and what it has room for, in words.
     starts: [usize; SECTIONS],
@@ -44,7 +49,8 @@ impl StepInputs {
             return Err(CardError::Shape(format!("{words} words of inputs are too many")));
         }
         Ok(StepInputs {
-            host: Mapped::new(card, words)?,
+            host: [Mapped::new(card, words)?, Mapped::new(card, words)?],
+            place: 0,
             card: Buffer::on(card, pool, words, Queue::Load)?,
             starts,
             rooms,
@@ -56,6 +62,15 @@ impl StepInputs {
         HEAD + rooms.iter().map(|room| room.next_multiple_of(4)).sum::<usize>()
     }
 
+    /// From now on, sections are written to this place, and fetched from it: 0 or 1. `Err(Shape)` for another.
+    pub fn use_place(&mut self, place: usize) -> Result<(), CardError> {
+        if place >= PLACES {
+            return Err(CardError::Shape(format!("inputs have no place {place}")));
+        }
+        self.place = place;
+        Ok(())
+    }
+
     /// Writes a section, numbers of 32 or 64 bits.
     pub fn write<T: Plain>(&mut self, section: usize, values: &[T]) -> Result<(), CardError> {
         let (start, room) = (self.starts[section], self.rooms[section]);
@@ -64,8 +79,9 @@ impl StepInputs {
             let what = format!("{words} words do not fit into the {room} of input {section}");
             return Err(CardError::Shape(what));
         }
-        self.host.write(start, values)?;
-        self.host.write(section, &[words as u32])
+        let host = &mut self.host[self.place];
+        host.write(start, values)?;
+        host.write(section, &[words as u32])
     }
 
     /// Fetches sections onto the card.
@@ -75,7 +91,7 @@ impl StepInputs {
         }
         let grid = Grid::line(sections.len(), THREADS).shared(16);
         let [a, b, c, d] = self.starts.map(|start| Arg::U32(start as u32));
-        let (host, to) = (self.host.view().arg(), self.card.view().arg());
+        let (host, to) = (self.host[self.place].view().arg(), self.card.view().arg());
         // SAFETY: the kernel's arguments; both sides have every section's room, whatever the lengths say.
         unsafe {
             let first = Arg::I32(sections.start as i32);
@@ -107,6 +123,7 @@ mod tests {
         assert!(inputs.write(0, &[0u32; 5]).is_err() && inputs.write(1, &[0u64; 2]).is_err());
         assert!(inputs.write(0, &[0u8; 4]).is_err() && inputs.write(2, &[1u32]).is_err());
         assert!(inputs.fetch(&*card, 1..5).is_err() && inputs.fetch(&*card, 1..1).is_err());
+        assert!(inputs.use_place(PLACES).is_err());
         inputs.write(1, &[7u64]).unwrap();
         inputs.fetch(&*card, 0..2).unwrap();
         let mut got = [0u64];
@@ -115,5 +132,25 @@ mod tests {
         let place = crate::cuda::buffer::bytes_of_mut(&mut got);
         card.download(view.address(), place, Queue::Compute).unwrap();
         assert_eq!(got, [7]);
+    }
+
+    #[test]
+    fn a_step_may_be_written_while_the_one_before_is_on_its_way() {
+        let pace = crate::cuda::emulated::Pace::default();
+        let card: Arc<dyn Card> = Arc::new(EmulatedCard::pessimistic(1 << 20, pace));
+        let pool = card.create_pool().unwrap();
+        let mut inputs = StepInputs::new(&card, pool, [2, 2, 0, 0]).unwrap();
+        card.synchronise(Queue::Load).unwrap();
+        let mut kept = Buffer::<u32>::new(&card, pool, 4).unwrap();
+        let to = kept.view().address();
+        for (place, value) in [(0, 5u32), (1, 6)] {
+            inputs.use_place(place).unwrap();
+            inputs.write(0, &[value; 2]).unwrap();
+            inputs.fetch(&*card, 0..1).unwrap();
+            let from = inputs.section::<u32>(0).address();
+            card.copy(from, to + 8 * place as u64, 8, Queue::Compute).unwrap();
+        }
+        assert_eq!(kept.to_vec().unwrap(), [5, 5, 6, 6]);
+        kept.fill(0).unwrap();
     }
 }

@@ -44,7 +44,7 @@ pub use card::{
 #[cfg(any(test, feature = "known-answers"))]
 pub use check::{Check, Size};
 pub use embed::embed;
-pub use inputs::StepInputs;
+pub use inputs::{PLACES, StepInputs};
 pub use kv::{KvKind, KvLayer, KvShape, KvView, KvViewMut, Rows};
 pub use open::{OpenError, open};
 pub use product::{Matrix, Output, multiply};

@@ -141,6 +141,8 @@ pub struct SampleBatch<'a> {
     pub scratch: ViewMut<'a, u64>,
     /// `[n]`: token ids, or [`NON_FINITE`].
     pub ids: ViewMut<'a, u32>,
+    /// `[n]`: the same, in memory that the host reads ([`super::Mapped`]) or any other.
+    pub host_ids: ViewMut<'a, u32>,
 }
 
 /// How a row is cut up.
@@ -189,6 +191,7 @@ fn launch(card: &dyn Card, batch: SampleBatch<'_>, split: Split) -> Result<(), C
         Arg::F32(batch.soft_cap),
         batch.scratch.arg(),
         batch.ids.arg(),
+        batch.host_ids.arg(),
         Arg::U32(batch.vocab as u32),
         Arg::U32(split.len as u32),
     ];
@@ -224,6 +227,7 @@ fn check(batch: &SampleBatch<'_>) -> Result<(), CardError> {
         ("rows' wishes", batch.params.len(), n),
         ("words of scratch", batch.scratch.len(), scratch_len(n, vocab)),
         ("ids", batch.ids.len(), n),
+        ("ids for the host", batch.host_ids.len(), n),
     ];
     for (what, have, want) in lengths {
         if have < want {

@@ -143,17 +143,25 @@ def more(groups, ours, theirs):
     return float(means.mean() / (means.std(ddof=1) / len(means) ** 0.5))
 
 
-def perplexity(client, path, wide, tokens):
-    """Of one sequence: by serin, by llama.cpp, and by llama.cpp with nothing rounded."""
-    reply = client.post("/v1/completions", model="m", prompt=tokens, echo=True, logprobs=0, max_tokens=0)
-    ours = reply["choices"][0]["logprobs"]["token_logprobs"][1:]
-    assert len(ours) == len(tokens) - 1, (len(ours), len(tokens))
-    found = [float(np.exp(-np.mean(ours)))]
+def perplexity(client, path, wide, tokens, piece):
+    """Of a text in sequences of `piece` tokens: by serin, by llama.cpp, and by llama.cpp with nothing rounded.
+
+    The first token of a sequence has activations so large that rounding them shifts the log-probability of every later
+    token alike, by up to 6 % (IQ3_S). So a text in one sequence is one draw, however long it is.
+    """
+    pieces = [tokens[at:at + piece] for at in range(0, len(tokens), piece)]
+    ours = []
+    for part in pieces:
+        reply = client.post("/v1/completions", model="m", prompt=part, echo=True, logprobs=0, max_tokens=0)
+        found = reply["choices"][0]["logprobs"]["token_logprobs"][1:]
+        assert len(found) == len(part) - 1, (len(found), len(part))
+        ours += found
+    all_found = [ours]
     for file, exact in ((path, False), (wide, True)):
-        with Peer(file, exact=exact, context=len(tokens) + 64) as peer:
-            rows = peer.rows(tokens[:-1], 0)
-            found.append(float(np.exp(-np.mean([row[token] for row, token in zip(rows, tokens[1:])]))))
-    return found
+        with Peer(file, exact=exact, context=piece + 64) as peer:
+            rows = ((peer.rows(part[:-1], 0), part[1:]) for part in pieces)
+            all_found.append([row[token] for found, after in rows for row, token in zip(found, after)])
+    return [float(np.exp(-np.mean(found))) for found in all_found]
 
 
 def peer_tokenizer(path):

@@ -112,7 +112,7 @@ impl RowCase {
     fn with<T>(&self, f: impl FnOnce(&Draw<'_>) -> T) -> T {
         let guide = self.guide.clone().map(|guide| SharedGuide::new(Box::new(guide)));
         let (tokens, prompt_len) = (&self.tokens[..], self.tokens.len() / 2);
-        f(&Draw { params: &self.params, tokens, prompt_len, guide: guide.as_ref() })
+        f(&Draw { params: &self.params, tokens, unknown: 0, prompt_len, guide: guide.as_ref() })
     }
 }
 
@@ -132,6 +132,7 @@ fn on_card(card: &Arc<dyn Card>, pool: Pool, rows: &[RowCase], vocab: usize) -> 
     let masks = Buffer::of(card, pool, &told.masks).unwrap();
     let mut scratch = Buffer::new(card, pool, scratch_len(n, vocab)).unwrap();
     let mut ids = Buffer::new(card, pool, n).unwrap();
+    let mut host_ids = Buffer::new(card, pool, rows.len()).unwrap();
     let batch = SampleBatch {
         n,
         vocab,
@@ -142,6 +143,7 @@ fn on_card(card: &Arc<dyn Card>, pool: Pool, rows: &[RowCase], vocab: usize) -> 
         soft_cap: 0.0,
         scratch: scratch.view_mut(),
         ids: ids.view_mut(),
+        host_ids: host_ids.view_mut(),
     };
     sample(&**card, batch).unwrap();
     ids.to_vec().unwrap()

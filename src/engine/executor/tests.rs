@@ -1,4 +1,4 @@
-//! What happens to all lanes when the device is lost.
+//! Which steps are matched, and what happens to all lanes when the device is lost. Steps in flight: `in_flight`.
 
 use super::*;
 use crate::device::Batch;
@@ -174,3 +174,5 @@ async fn steps_of_two_models_at_once_are_matched_and_of_one_alone_are_not() {
     let many = futures_util::future::join_all(many.into_iter().map(matched)).await;
     assert!(many[..5].iter().any(|matched| *matched) && many[5], "{many:?}");
 }
+
+mod in_flight;

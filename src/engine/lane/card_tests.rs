@@ -1,7 +1,8 @@
 //! Two lanes on one emulated GPU whose calls return long before the work is done. One test measures how long
 //! a reader of stable waits, on the GPU's clock, while the canary processes a long prompt. Another loads a
-//! canary during a CUDA graph capture. Others mask the tokens that may be drawn.
+//! canary during a CUDA graph capture. Others mask the tokens that may be drawn, or run steps ahead.
 
+use super::steps::{LEAST_SHARED_TOKENS, SHARED_STEP};
 use super::*;
 use crate::device::ModelPool;
 use crate::engine::{CardRunner, ModelRunner};
@@ -12,6 +13,7 @@ use crate::model::{
 use serde_json::json;
 use serin_kernels::cuda::emulated::{EmulatedCard, Pace as CardPace};
 use serin_kernels::cuda::{Card, KvKind, Queue};
+use std::collections::VecDeque;
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
 const PROMPT: usize = 2048;
@@ -43,6 +45,11 @@ fn decoder(weights: &Weights, card: &Arc<dyn Card>) -> CardDecoder {
 fn lane(id: u64, decoder: CardDecoder) -> Lane {
     let runner = Box::new(CardRunner::new(decoder));
     Lane::new(LaneId(id), runner, SchedulerConfig::default(), Arena::open().unwrap(), 0)
+}
+
+/// One step from beginning to end.
+fn step(lane: &mut Lane, shared: bool, now: impl Fn() -> Instant) -> Option<StepFault> {
+    lane.begin(Turn::Next { shared }, &now).err().or_else(|| lane.finish(None, &now))
 }
 
 fn request(prompt: usize, tokens: usize) -> (SeqRequest, UnboundedReceiver<SeqEvent>) {
@@ -88,11 +95,11 @@ fn stable_waits_no_longer_than_a_shared_step_for_a_canarys_long_prompt() {
     stable.submit(asked);
     // The prompt, a launched step, a captured one, and one that is replayed.
     for _ in 0..4 {
-        assert!(stable.step(false, None, now).is_none());
+        assert!(step(&mut stable, false, now).is_none());
     }
     assert_eq!(tokens(&mut reader), 4);
     let alone = now();
-    assert!(stable.step(false, None, now).is_none());
+    assert!(step(&mut stable, false, now).is_none());
     let own = now() - alone;
     assert_eq!(tokens(&mut reader), 1);
 
@@ -101,7 +108,7 @@ fn stable_waits_no_longer_than_a_shared_step_for_a_canarys_long_prompt() {
     let (mut waits, begun) = (Vec::new(), now());
     while tokens(&mut answer) == 0 {
         let last = now();
-        assert!(canary.step(true, None, now).is_none() && stable.step(true, None, now).is_none());
+        assert!(step(&mut canary, true, now).is_none() && step(&mut stable, true, now).is_none());
         assert_eq!(tokens(&mut reader), 1, "stable gets a token a round");
         waits.push(now() - last);
     }
@@ -122,7 +129,7 @@ fn reply(lane: &mut Lane, rules: TokenRules) -> Vec<u32> {
     lane.submit(asked);
     let mut ids = Vec::new();
     loop {
-        assert!(lane.step(false, None, || start).is_none());
+        assert!(step(lane, false, || start).is_none());
         while let Ok(event) = inbox.try_recv() {
             match event {
                 SeqEvent::Token { id, .. } => ids.push(id),
@@ -188,6 +195,20 @@ impl Guide for Thirds {
     }
 }
 
+/// The ids of a reply, and how it ended.
+fn said(mut inbox: UnboundedReceiver<SeqEvent>) -> (Vec<u32>, String) {
+    let (mut ids, mut end) = (Vec::new(), String::new());
+    while let Ok(event) = inbox.try_recv() {
+        match event {
+            SeqEvent::Token { id, .. } => ids.push(id),
+            SeqEvent::Finished { reason, .. } => end = format!("{reason:?}"),
+            SeqEvent::Failed { fault, .. } => end = fault.to_string(),
+            _ => {}
+        }
+    }
+    (ids, end)
+}
+
 /// The ids of all replies and how each ended. The requests run together.
 fn replies(
     lane: &mut Lane,
@@ -200,21 +221,9 @@ fn replies(
         inboxes.push(inbox);
     }
     while !lane.is_idle() {
-        let fault = lane.step(false, None, || start);
+        let fault = step(lane, false, || start);
         assert!(fault.is_none(), "a step panicked, or the GPU was lost");
     }
-    let said = |mut inbox: UnboundedReceiver<SeqEvent>| {
-        let (mut ids, mut end) = (Vec::new(), String::new());
-        while let Ok(event) = inbox.try_recv() {
-            match event {
-                SeqEvent::Token { id, .. } => ids.push(id),
-                SeqEvent::Finished { reason, .. } => end = format!("{reason:?}"),
-                SeqEvent::Failed { fault, .. } => end = fault.to_string(),
-                _ => {}
-            }
-        }
-        (ids, end)
-    };
     inboxes.into_iter().map(said).collect()
 }
 
@@ -319,4 +328,159 @@ fn a_canary_is_loaded_and_dropped_while_a_graph_is_recorded() {
         assert_eq!(card.memory().unwrap().free, free, "both pools came back whole");
     }
     card.synchronise(Queue::Compute).unwrap();
+}
+
+/// Requests that end by their length or by a stop token, greedy and sampled, some sooner than others.
+fn of_length(i: usize) -> (SeqRequest, UnboundedReceiver<SeqEvent>) {
+    let (mut asked, inbox) = request(5 + 9 * i, 3 + 5 * i);
+    asked.params = match i % 2 {
+        0 => SamplingParams { seed: i as u64, ..SamplingParams::default() },
+        _ => SamplingParams::greedy(),
+    };
+    asked.stop_ids = (0..7).collect();
+    (asked, inbox)
+}
+
+/// The same replies as step by step, though the GPU is given each step before the results of the one before are known.
+#[test]
+fn steps_ahead_say_what_steps_one_by_one_say() {
+    let weights = weights();
+    for record in [true, false] {
+        let emulated = Arc::new(EmulatedCard::pessimistic(64 << 20, slow()));
+        let card: Arc<dyn Card> = emulated.clone();
+        let model = |decoder: CardDecoder| match record {
+            true => decoder,
+            false => decoder.without_recording(),
+        };
+        let mut one_by_one = lane(1, model(decoder(&weights, &card)));
+        let expected = replies(&mut one_by_one, (0..6).map(of_length).collect());
+        assert!(expected.iter().any(|(_, end)| end == "Stop"), "{expected:?}");
+        assert!(expected.iter().any(|(_, end)| end == "Length"), "{expected:?}");
+
+        let mut lane = lane(2, model(decoder(&weights, &card)));
+        let (start, mut ahead, mut inboxes) = (Instant::now(), 0, Vec::new());
+        for (asked, inbox) in (0..6).map(of_length) {
+            lane.submit(asked);
+            inboxes.push(inbox);
+        }
+        while !lane.is_idle() {
+            let turn = match lane.in_flight() {
+                0 => Turn::Next { shared: false },
+                _ => Turn::Ahead,
+            };
+            let begun = lane.begin(turn, || start).unwrap();
+            if lane.in_flight() == 2 || !begun {
+                assert!(lane.finish(None, || start).is_none());
+            }
+            if turn == Turn::Ahead && begun {
+                ahead += 1;
+                assert!(!emulated.waiting(Queue::Compute).is_empty(), "the GPU has work");
+            }
+        }
+        let got: Vec<_> = inboxes.into_iter().map(said).collect();
+        assert_eq!(got, expected);
+        assert!(ahead >= 20, "{ahead} steps ahead");
+        assert_eq!(lane.scheduler.blocks().used(), 0);
+    }
+}
+
+/// The other lane's step is on the GPU before this one's results are read.
+#[test]
+fn two_lanes_have_steps_in_flight_and_say_what_each_says_alone() {
+    let emulated = Arc::new(EmulatedCard::pessimistic(64 << 20, slow()));
+    let card: Arc<dyn Card> = emulated.clone();
+    let weights = weights();
+    let mut lanes = [1, 2].map(|id| lane(id, decoder(&weights, &card)));
+    let expected = replies(&mut lanes[0], (0..4).map(of_length).collect());
+    let (start, mut inboxes) = (Instant::now(), [vec![], vec![]]);
+    for (lane, inboxes) in lanes.iter_mut().zip(&mut inboxes) {
+        for (asked, inbox) in (0..4).map(of_length) {
+            lane.submit(asked);
+            inboxes.push(inbox);
+        }
+    }
+    let mut both = 0;
+    while lanes.iter().any(|lane| !lane.is_idle()) {
+        for this in [0, 1] {
+            let _ = lanes[this].begin(Turn::Next { shared: true }, || start).unwrap();
+            assert!(!lanes[this].must_finish());
+            if lanes[1 - this].in_flight() == 1 {
+                assert!(lanes[1 - this].finish(None, || start).is_none());
+                both += 1;
+                assert_eq!(
+                    emulated.waiting(Queue::Compute).is_empty(),
+                    lanes[this].in_flight() == 0
+                );
+            }
+        }
+    }
+    assert!(both > 20, "{both}");
+    for inboxes in inboxes {
+        assert_eq!(inboxes.into_iter().map(said).collect::<Vec<_>>(), expected);
+    }
+}
+
+/// Readers leave while steps are in flight: nothing of theirs is read, and the others go on.
+#[test]
+fn readers_who_leave_during_a_step_ahead_change_nothing_for_others() {
+    let card: Arc<dyn Card> = Arc::new(EmulatedCard::pessimistic(64 << 20, slow()));
+    let weights = weights();
+    let mut lane = lane(1, decoder(&weights, &card));
+    let alone = replies(&mut lane, vec![of_length(5)]);
+    let start = Instant::now();
+    let (asked, stays) = of_length(5);
+    lane.submit(asked);
+    let mut leave: Vec<_> = (2..5).map(of_length).collect();
+    for (asked, _) in &mut leave {
+        asked.stop_ids.clear();
+    }
+    let mut leave: VecDeque<_> = leave
+        .into_iter()
+        .map(|(asked, inbox)| {
+            lane.submit(asked);
+            inbox
+        })
+        .collect();
+    let mut count = 0;
+    while !lane.is_idle() {
+        count += 1;
+        if count % 3 == 0 {
+            leave.pop_front();
+        }
+        let turn = match lane.in_flight() {
+            0 => Turn::Next { shared: false },
+            _ => Turn::Ahead,
+        };
+        let begun = lane.begin(turn, || start).unwrap();
+        if lane.in_flight() == 2 || !begun {
+            assert!(lane.finish(None, || start).is_none());
+        }
+    }
+    assert_eq!(vec![said(stays)], alone);
+    assert_eq!(lane.scheduler.blocks().used(), 0);
+    assert!(lane.scheduler.totals().cancelled >= 2, "{:?}", lane.scheduler.totals());
+}
+
+/// A GPU that fails with two steps in flight: the fault is reported once, and every reader is told.
+#[test]
+fn a_gpu_that_fails_with_two_steps_in_flight_is_lost() {
+    let emulated = Arc::new(EmulatedCard::pessimistic(64 << 20, slow()));
+    let card: Arc<dyn Card> = emulated.clone();
+    let mut lane = lane(1, decoder(&weights(), &card));
+    let start = Instant::now();
+    let (asked, inbox) = request(20, 30);
+    lane.submit(asked);
+    for _ in 0..4 {
+        assert!(step(&mut lane, false, || start).is_none());
+    }
+    assert_eq!(lane.begin(Turn::Next { shared: false }, || start), Ok(true));
+    assert_eq!(lane.begin(Turn::Ahead, || start), Ok(true));
+    emulated.kill("as asked");
+    let fault = lane.finish(None, || start);
+    assert!(matches!(&fault, Some(StepFault::DeviceLost(_))), "{fault:?}");
+    lane.give_up(&Fault::DeviceLost("as asked".into()), start);
+    assert_eq!(lane.in_flight(), 0);
+    let (ids, end) = said(inbox);
+    assert_eq!(ids.len(), 4);
+    assert!(end.contains("as asked"), "{end}");
 }

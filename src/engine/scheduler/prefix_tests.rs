@@ -146,11 +146,11 @@ impl World {
     fn complete_with_nan(&mut self, mut results: Vec<Sampled>, which: usize) {
         let which = which % results.len().max(1);
         let mut due = 0;
-        let owner = self.scheduler.step.iter().find(|(index, len)| {
-            due += self.scheduler.running[*index].results(*len);
+        let owner = self.scheduler.step.iter().find(|row| {
+            due += self.scheduler.running[row.index.unwrap()].results(row.len);
             due > which
         });
-        let table = owner.map(|(index, _)| self.scheduler.running[*index].blocks.clone());
+        let table = owner.map(|row| self.scheduler.running[row.index.unwrap()].blocks.clone());
         results.iter_mut().skip(which).take(1).for_each(|result| *result = Sampled::NonFinite);
         self.scheduler.complete(results, self.now, &of_no_time());
         for block in table.unwrap_or_default() {
@@ -159,8 +159,8 @@ impl World {
     }
 
     fn owners(&self) -> Vec<usize> {
-        let running = |(index, _): &(usize, usize)| &self.scheduler.running[*index];
-        self.scheduler.step.iter().map(|s| running(s).draw().params.seed as usize).collect()
+        let running = |row: &StepRow| &self.scheduler.running[row.index.unwrap()];
+        self.scheduler.step.iter().map(|s| running(s).draw(0).params.seed as usize).collect()
     }
 
     /// Writes the batch's tokens; no other sequence may be able to read the slots.

@@ -3,9 +3,10 @@
 
 use super::*;
 use crate::engine::request::{FinishReason, SeqEvent};
+use crate::engine::work::Load;
 use crate::model::{Guide, GuideFailed, SamplingParams, Score, SharedGuide, Taken, TokenMask};
 use proptest::prelude::*;
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
@@ -157,12 +158,22 @@ fn run_step(
         }
         if row.sample {
             let draw = draw.unwrap();
-            assert_eq!(seen, draw.tokens, "the cache must hold the sequence's own tokens");
+            assert!(seen.starts_with(draw.tokens), "the cache must hold the sequence's own tokens");
+            assert_eq!(seen.len(), draw.position());
             results.push(Sampled::token(next_token(&seen)));
         }
     }
     assert!(draws.next().is_none());
     results
+}
+
+/// Fills in the tokens that only the device knows, as it does: from the results of the step before.
+fn fill_in(batch: &mut Batch, before: &[Sampled]) {
+    for row in &batch.rows {
+        let drawn = row.drawn.expect("every row follows one");
+        let Sampled::Token { id, .. } = before[drawn] else { panic!("{:?}", before[drawn]) };
+        batch.tokens[row.start] = id;
+    }
 }
 
 proptest! {
@@ -177,6 +188,8 @@ proptest! {
         switch in 1usize..50,
         prefix_cache in any::<bool>(),
         cancel in proptest::collection::vec((0usize..12, 0usize..40), 0..5),
+        // How often a step is scheduled ahead: never, at every second chance, always.
+        ahead in 0usize..3,
     ) {
         let capacity = Capacity { blocks, block_size: 4, vocab: 97, max_len: 40, rope_switch: Some(switch) };
         let longest = capacity.longest();
@@ -184,14 +197,29 @@ proptest! {
         let mut scheduler = Scheduler::new(config, capacity);
         let now = Instant::now();
         let mut clients: Vec<Client> =
-            prompts.iter().map(|(p, n, s)| any_client(&mut scheduler, p.clone(), *n, *s, now)).collect();
+            prompts.iter().map(|(prompt, new, (scored, forced))| {
+                // Nothing runs ahead of a guide.
+                let forced = if ahead > 0 { 0 } else { *forced };
+                any_client(&mut scheduler, prompt.clone(), *new, (*scored, forced), now)
+            }).collect();
         let mut batch = Batch::default();
         let mut cache = HashMap::new();
+        // The results of the steps that are scheduled and not completed, the oldest first.
+        let mut results: VecDeque<Vec<Sampled>> = VecDeque::new();
         for step in 0..20_000 {
             for (who, _) in cancel.iter().filter(|(_, when)| *when == step) {
                 if let Some(client) = clients.get_mut(*who) {
                     client.events = None;
                 }
+            }
+            if results.len() == 1 {
+                if ahead * (1 + step % 2) > 1 && scheduler.schedule_ahead(&mut batch) {
+                    fill_in(&mut batch, &results[0]);
+                    prop_assert!(batch.rows.len() <= max_running);
+                    results.push_back(run_step(&batch, &scheduler.draws(), switch, &mut cache));
+                }
+                scheduler.complete(results.pop_front().unwrap(), now, &of_no_time());
+                continue;
             }
             let some = 1 + step % scheduler.matchable().max(1);
             if step % 3 == 2 && scheduler.schedule_some(&mut batch, some) {
@@ -201,8 +229,7 @@ proptest! {
             }
             prop_assert!(batch.tokens.len() <= max_batch_tokens.max(max_running));
             prop_assert!(batch.rows.len() <= max_running);
-            let results = run_step(&batch, &scheduler.draws(), switch, &mut cache);
-            scheduler.complete(results, now, &of_no_time());
+            results.push_back(run_step(&batch, &scheduler.draws(), switch, &mut cache));
         }
         prop_assert!(scheduler.is_idle(), "everything ends");
         prop_assert_eq!(scheduler.blocks().used(), 0);
@@ -276,7 +303,8 @@ proptest! {
                 }
                 continue;
             }
-            let rows: HashMap<usize, usize> = scheduler.step.iter().copied().collect();
+            let rows = scheduler.step.iter().map(|row| (row.index.unwrap(), row.len));
+            let rows: HashMap<usize, usize> = rows.collect();
             for (index, _) in before.iter().enumerate().filter(|(_, decodes)| **decodes) {
                 prop_assert!(rows.get(&index).is_some_and(|len| *len >= 1), "a decode is not in the step");
             }

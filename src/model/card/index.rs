@@ -8,6 +8,7 @@
 use super::super::config::ModelConfig;
 use super::plan::CardPlan;
 use crate::device::{Batch, ModelPool};
+use serin_kernels::cuda::embed::DRAWN;
 use serin_kernels::cuda::rope::NO_SLOT;
 use serin_kernels::cuda::sample::{RowParams, TokenEdit};
 use serin_kernels::cuda::{Card, CardError, Rows, StepInputs, View};
@@ -96,6 +97,9 @@ impl Index {
         for (i, row) in batch.rows.iter().enumerate() {
             let long = u32::from(beyond.is_some_and(|beyond| row.total > beyond));
             self.words[3 * self.tokens + row.start..][..row.len].fill(long);
+            if let Some(place) = row.drawn {
+                self.words[row.start] = DRAWN | place as u32;
+            }
             let row = [row.start, row.len, row.context, row.table].map(|v| v as u32);
             self.words[4 * self.tokens + 4 * i..][..4].copy_from_slice(&row);
         }
@@ -107,9 +111,13 @@ impl Index {
             self.words[picks + i] = token as u32;
         }
         let longest = batch.rows.iter().map(|row| row.len).max().unwrap_or(0);
-        let decode = batch.rows.iter().enumerate().all(|(i, row)| row.len == 1 && row.start == i);
         self.inputs.write(LISTS, &self.words)?;
-        Ok(Width { tokens, rows, longest, decode })
+        Ok(Width { tokens, rows, longest, decode: batch.is_decode() })
+    }
+
+    /// From now on, the host writes to this one of its two places.
+    pub fn use_place(&mut self, place: usize) -> Result<(), CardError> {
+        self.inputs.use_place(place)
     }
 
     /// Sets the sampling parameters of the next rows.

@@ -19,7 +19,7 @@ use crate::device::{Kind, ModelPool, Rope, dequantise, stand_in};
 use serin_kernels::cuda::attention::AttentionSpec;
 use serin_kernels::cuda::product::Matrix;
 use serin_kernels::cuda::weights::PlaneLayout;
-use serin_kernels::cuda::{ActKind, Buffer, CardError, KvLayer, Queue, Timer, norm};
+use serin_kernels::cuda::{ActKind, Buffer, CardError, KvLayer, Mapped, Queue, Timer, norm};
 use std::collections::HashMap;
 use std::sync::Arc;
 
@@ -141,7 +141,12 @@ impl Loader<'_> {
         let kinds = input_kinds(&layers, &head);
         Ok(Model {
             card: card.clone(),
-            timer: Timer::new(card)?,
+            timers: [Timer::new(card)?, Timer::new(card)?],
+            host_ids: [
+                Mapped::new(card, self.plan.head_rows)?,
+                Mapped::new(card, self.plan.head_rows)?,
+            ],
+            place: 0,
             norm: self.last_norm()?,
             cache: cache.collect::<Result<_, CardError>>()?,
             ropes: config.ropes.iter().map(|r| self.rope(r)).collect::<Result<_, _>>()?,

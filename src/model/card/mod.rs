@@ -25,7 +25,7 @@ use layer::{Layer, NormWeight};
 use room::Room;
 use serin_kernels::cuda::product::{Matrix, Output, multiply};
 use serin_kernels::cuda::sample::{RowParams, SampleBatch, TokenEdit, sample};
-use serin_kernels::cuda::{Buffer, Card, CardError, Graph, KvLayer, Queue, Timer};
+use serin_kernels::cuda::{Buffer, Card, CardError, Graph, KvLayer, Mapped, PLACES, Queue, Timer};
 use serin_kernels::cuda::{embed, norm, rope, rows};
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -43,7 +43,11 @@ pub struct CardDecoder {
 /// The data in the pool.
 struct Model {
     card: Arc<dyn Card>,
-    timer: Timer,
+    timers: [Timer; PLACES],
+    /// The ids of the steps in flight, where the host reads them.
+    host_ids: [Mapped<u32>; PLACES],
+    /// Where the inputs and ids of the next step are.
+    place: usize,
     config: ModelConfig,
     plan: CardPlan,
     embedding: Arc<Matrix>,
@@ -68,14 +72,14 @@ struct Frequencies {
     sin: Buffer<f32>,
 }
 
-/// Captured decoding steps, by their extent and width.
+/// Captured decoding steps, by their extent, their width and their place.
 enum Recorded {
     /// This GPU or model does not support graph capture: every step is launched.
     Off,
     /// `None`: steps of this kind have been launched, and the next one is captured. The first step is not
     /// captured, because the driver loads a kernel at its first launch, which is not allowed during a
     /// capture.
-    Graphs(HashMap<(Extent, usize), Option<Graph>>),
+    Graphs(HashMap<(Extent, usize, usize), Option<Graph>>),
 }
 
 /// How much of a decoding step is launched or replayed at once.
@@ -122,19 +126,39 @@ impl CardDecoder {
         self.model.plan.edits
     }
 
+    /// The next step has its inputs and ids in this place. The step before may be in flight in the other one.
+    pub fn use_place(&mut self, place: usize) -> Result<(), CardError> {
+        self.model.index.use_place(place)?;
+        self.model.place = place;
+        Ok(())
+    }
+
+    /// The place of the last step.
+    pub fn place(&self) -> usize {
+        self.model.place
+    }
+
     /// Marks the beginning of a step on the GPU's clock.
     pub fn start_timer(&mut self) -> Result<(), CardError> {
-        self.model.timer.start()
+        self.model.timers[self.model.place].start()
     }
 
     /// Marks the end of a step.
     pub fn stop_timer(&mut self) -> Result<(), CardError> {
-        self.model.timer.stop()
+        self.model.timers[self.model.place].stop()
     }
 
-    /// Waits for the end of a step; returns the GPU time since its beginning.
-    pub fn read_timer(&self) -> Result<Duration, CardError> {
-        self.model.timer.read()
+    /// Waits for the end of the step in this place; returns the GPU time since its beginning.
+    pub fn read_timer(&self, place: usize) -> Result<Duration, CardError> {
+        self.model.timers[place].read()
+    }
+
+    /// The ids of the first `n` rows that were sampled in this place, once the step has been waited for; `u32::MAX` for
+    /// rows with NaN logits.
+    pub fn drawn(&self, place: usize, n: usize) -> Result<Vec<u32>, CardError> {
+        let mut ids = vec![0; n];
+        self.model.host_ids[place].read(0, &mut ids)?;
+        Ok(ids)
     }
 
     /// Waits for the launched part of a step that failed, because the next step overwrites data that it still
@@ -144,7 +168,7 @@ impl CardDecoder {
     }
 
     /// Launches a step up to the last layer. Token ids, positions, slots and blocks must be in range. The
-    /// caller checks them (see `engine::runner`), and must have waited for the previous step.
+    /// caller checks them (see `engine::runner`), and must have waited for the last step in the same place.
     pub fn forward(&mut self, batch: &Batch) -> Result<(), CardError> {
         let card = self.pool.card().clone();
         let width = self.model.index.fill(batch, &self.model.config, None)?;
@@ -266,10 +290,10 @@ impl Model {
         self.stepped = true;
         self.index.fetch(card, told)?;
         let Model { config, index, room, embedding, .. } = self;
-        let tokens = width.tokens;
+        let (tokens, drawn) = (width.tokens, room.ids.view());
         let scale = config.embedding_scale.unwrap_or(1.0);
         let x = room.x.first_mut(tokens * config.hidden);
-        embed::embed(card, embedding, index.tokens(tokens), tokens, scale, x)?;
+        embed::embed(card, embedding, index.tokens(tokens), drawn, tokens, scale, x)?;
         for rope in &mut self.ropes {
             rope.turn(card, &self.index, tokens)?;
         }
@@ -323,15 +347,17 @@ impl Model {
             soft_cap: 0.0,
             scratch: room.draw.view_mut(),
             ids: room.ids.first_mut(n),
+            host_ids: self.host_ids[self.place].view_mut().part(0, n),
         };
         sample(card, batch)
     }
 
-    /// Replays a decoding step of this extent and width, and captures it first if such a step has been launched
+    /// Replays a decoding step of this extent, width and place, and captures it first if such a step has been launched
     /// before. Returns false if the step must be launched: the first time, or if it cannot be captured.
     fn replay(&mut self, card: &dyn Card, extent: Extent, width: Width) -> Result<bool, CardError> {
         let Recorded::Graphs(graphs) = &mut self.recorded else { return Ok(false) };
-        let graph = match graphs.get(&(extent, width.rows)) {
+        let key = (extent, width.rows, self.place);
+        let graph = match graphs.get(&key) {
             Some(Some(graph)) => *graph,
             Some(None) => match self.record(card, extent, width) {
                 Ok(graph) => graph,
@@ -343,7 +369,7 @@ impl Model {
                 }
             },
             None => {
-                graphs.insert((extent, width.rows), None);
+                graphs.insert(key, None);
                 return Ok(false);
             }
         };
@@ -365,7 +391,7 @@ impl Model {
             return Err(error);
         }
         if let Recorded::Graphs(graphs) = &mut self.recorded {
-            graphs.insert((extent, width.rows), Some(graph));
+            graphs.insert((extent, width.rows, self.place), Some(graph));
         }
         Ok(graph)
     }

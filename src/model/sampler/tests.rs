@@ -4,7 +4,7 @@ use super::*;
 use proptest::prelude::*;
 
 fn draw(params: &SamplingParams) -> Draw<'_> {
-    Draw { params, tokens: &[], prompt_len: 0, guide: None }
+    Draw { params, tokens: &[], unknown: 0, prompt_len: 0, guide: None }
 }
 
 /// Sort everything, then apply each filter in turn.
@@ -193,8 +193,10 @@ fn penalties_count_what_they_say_they_count() {
     };
     let mut logits = [4.0f32, 4.0, -1.0, 1.9];
     // Token 0 is in the prompt: repetition only. Token 1 occurs twice in the reply, 2 once.
-    let id =
-        sample(&mut logits, &Draw { params: &params, tokens: &tokens, prompt_len: 1, guide: None });
+    let id = sample(
+        &mut logits,
+        &Draw { params: &params, tokens: &tokens, unknown: 0, prompt_len: 1, guide: None },
+    );
     assert_eq!(id, Ok(0));
     assert_eq!(logits, [2.0, 2.0 - 1.25, -2.0 - 0.75, 1.9]);
 }

@@ -151,6 +151,7 @@ fn step(case: &Case, ranges: &[(usize, usize)]) -> (Batch, Vec<f32>) {
             table_len: batch.tables.len() - table,
             sample: true,
             scored: 0,
+            drawn: None,
         });
         for p in from..to {
             batch.tokens.push(0);

@@ -1,4 +1,4 @@
-//! Known answers of embedding: rows of every kind.
+//! Known answers of embedding: rows of every kind, listed and drawn.
 
 use super::*;
 use crate::cuda::buffer::Buffer;
@@ -29,11 +29,13 @@ fn check(bench: &Bench, kind: Kind, rows: usize, columns: usize) -> Result<Check
     let (matrix, values) = matrix(bench, kind, rows, columns, &mut numbers)?;
     let last = rows as u32 - 1;
     let picked = [last, 0, numbers.below(rows) as u32, last, last / 2];
-    let tokens = Buffer::of(&bench.card, bench.pool, &picked)?;
+    let listed = [picked[0], DRAWN | 2, picked[2], DRAWN, picked[4]];
+    let tokens = Buffer::of(&bench.card, bench.pool, &listed)?;
+    let drawn = Buffer::of(&bench.card, bench.pool, &[picked[3], u32::MAX, picked[1]])?;
     let mut out = Buffer::new(&bench.card, bench.pool, picked.len() * columns)?;
     out.fill(0xff)?;
-    let scale = 1.75;
-    embed(&*bench.card, &matrix, tokens.view(), picked.len(), scale, out.view_mut())?;
+    let (scale, n) = (1.75, picked.len());
+    embed(&*bench.card, &matrix, tokens.view(), drawn.view(), n, scale, out.view_mut())?;
     let row = |token: &u32| &values[*token as usize * columns..][..columns];
     let expected: Vec<f64> =
         picked.iter().flat_map(row).map(|v| f64::from(scale) * f64::from(*v)).collect();

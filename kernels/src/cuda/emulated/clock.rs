@@ -78,6 +78,11 @@ impl Clock {
         self.host = self.host.max(self.ends[queue as usize]);
     }
 
+    /// The host has waited for something that was done at this time.
+    pub fn wait_until(&mut self, done: Duration) {
+        self.host = self.host.max(done);
+    }
+
     /// The host has waited for a copy of so many bytes.
     pub fn copied(&mut self, bytes: usize) {
         let took = Duration::from_nanos(bytes as u64 * self.pace.byte / 1000);
@@ -98,8 +103,9 @@ impl Marks {
         self.0[usize::from(end)] = Some(at);
     }
 
-    pub fn between(&self) -> Option<Duration> {
+    /// The end, and the time from the start to it.
+    pub fn ended(&self) -> Option<(Duration, Duration)> {
         let [start, end] = self.0;
-        end?.checked_sub(start?)
+        Some((end?, end?.checked_sub(start?)?))
     }
 }

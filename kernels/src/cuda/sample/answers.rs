@@ -1,7 +1,7 @@
 //! Known answers of sampling, from slow rules that sort everything.
 
 use super::*;
-use crate::cuda::buffer::Buffer;
+use crate::cuda::buffer::{Buffer, Mapped};
 use crate::cuda::check::{Bench, Check, Numbers, Size};
 
 /// One row of a case: how to choose, and the tokens so far.
@@ -140,8 +140,10 @@ impl Case {
         let masks = Buffer::of(card, pool, &masks)?;
         let mut scratch = Buffer::new(card, pool, scratch_len(n, vocab))?;
         let mut ids = Buffer::new(card, pool, n)?;
+        let mut host_ids = Mapped::new(card, n)?;
         scratch.fill(0xff)?;
         ids.fill(0xaa)?;
+        host_ids.write(0, &vec![0xaau32; n])?;
         let batch = SampleBatch {
             n,
             vocab,
@@ -152,9 +154,15 @@ impl Case {
             soft_cap: self.soft_cap,
             scratch: scratch.view_mut(),
             ids: ids.view_mut(),
+            host_ids: host_ids.view_mut(),
         };
         launch(&**card, batch, split)?;
-        ids.to_vec()
+        let (ids, mut read) = (ids.to_vec()?, vec![0; n]);
+        host_ids.read(0, &mut read)?;
+        match read == ids {
+            true => Ok(ids),
+            false => Err(CardError::Other(format!("the host reads {read:?} instead of {ids:?}"))),
+        }
     }
 
     /// What it should be, and how many picks hang on rounding; those are taken as the card made them.

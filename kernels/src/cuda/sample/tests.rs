@@ -41,7 +41,7 @@ fn uniforms_keep_53_bits() {
 mod emulated {
     use super::super::answers::{Case, Penalty, Row, RowSpec, checks, mixed, normal, reference};
     use super::*;
-    use crate::cuda::buffer::Buffer;
+    use crate::cuda::buffer::{Buffer, Mapped};
     use crate::cuda::check::{Bench, Numbers};
 
     #[test]
@@ -218,6 +218,7 @@ mod emulated {
         let mut wishes = Buffer::of(card, pool, &params(&first)).unwrap();
         let mut scratch = Buffer::new(card, pool, scratch_len(8, 9000)).unwrap();
         let mut ids = Buffer::new(card, pool, 8).unwrap();
+        let mut host_ids = Mapped::new(card, 8).unwrap();
         card.begin_recording().unwrap();
         let batch = SampleBatch {
             n: 8,
@@ -229,6 +230,7 @@ mod emulated {
             soft_cap: 0.0,
             scratch: scratch.view_mut(),
             ids: ids.view_mut(),
+            host_ids: host_ids.view_mut(),
         };
         sample(&**card, batch).unwrap();
         let graph = card.end_recording().unwrap();
@@ -262,7 +264,8 @@ mod emulated {
         let words = scratch_len(3, 64);
         let mut scratch = Buffer::<u64>::new(card, pool, words + 1).unwrap();
         let mut ids = Buffer::<u32>::new(card, pool, 3).unwrap();
-        let mut run = |n, vocab, soft_cap, lengths: [usize; 4], offset| {
+        let mut host_ids = Buffer::<u32>::new(card, pool, 3).unwrap();
+        let mut run = |n, vocab, soft_cap, lengths: [usize; 5], offset| {
             let batch = SampleBatch {
                 n,
                 vocab,
@@ -273,6 +276,7 @@ mod emulated {
                 soft_cap,
                 scratch: scratch.view_mut().part(offset, lengths[2]),
                 ids: ids.first_mut(lengths[3]),
+                host_ids: host_ids.first_mut(lengths[4]),
             };
             match sample(&**card, batch) {
                 Ok(()) => "fine".to_owned(),
@@ -280,7 +284,7 @@ mod emulated {
                 Err(other) => panic!("{other}"),
             }
         };
-        let all = [192, 3, words, 3];
+        let all = [192, 3, words, 3, 3];
         let mut refused = |n, vocab, soft_cap, lengths, offset, what: &str| {
             let why = run(n, vocab, soft_cap, lengths, offset);
             assert!(why.contains(what), "{why} instead of {what}");
@@ -293,9 +297,10 @@ mod emulated {
         refused(3, 64, -1.0, all, 0, "soft cap");
         refused(3, 64, f32::NAN, all, 0, "soft cap");
         refused(3, 65, 0.0, all, 0, "192 logits, not 195");
-        refused(3, 64, 0.0, [192, 2, words, 3], 0, "2 rows' wishes, not 3");
-        refused(3, 64, 0.0, [192, 3, words - 1, 3], 0, "words of scratch");
-        refused(3, 64, 0.0, [192, 3, words, 2], 0, "2 ids, not 3");
+        refused(3, 64, 0.0, [192, 2, words, 3, 3], 0, "2 rows' wishes, not 3");
+        refused(3, 64, 0.0, [192, 3, words - 1, 3, 3], 0, "words of scratch");
+        refused(3, 64, 0.0, [192, 3, words, 2, 3], 0, "2 ids, not 3");
+        refused(3, 64, 0.0, [192, 3, words, 3, 2], 0, "2 ids for the host, not 3");
         refused(3, 64, 0.0, all, 1, "16 bytes");
     }
 }

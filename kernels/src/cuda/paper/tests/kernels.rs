@@ -75,7 +75,8 @@ impl Sweep {
             }
             let tokens = Buffer::<u32>::new(&self.card, self.pool, 1).unwrap();
             let mut out = self.floats(COLUMNS);
-            embed(&*self.card, &matrix, tokens.view(), 1, 1.0, out.view_mut()).unwrap();
+            let tokens = tokens.view();
+            embed(&*self.card, &matrix, tokens, View::none(), 1, 1.0, out.view_mut()).unwrap();
         }
     }
 
@@ -174,7 +175,7 @@ impl Sweep {
         let (mut logits, pool) = (self.floats(vocab), self.pool);
         let params = Buffer::new(&self.card, pool, 1).unwrap();
         let mut scratch = Buffer::new(&self.card, pool, scratch_len(1, vocab)).unwrap();
-        let mut ids = Buffer::new(&self.card, pool, 1).unwrap();
+        let [mut ids, mut host_ids] = [(); 2].map(|()| Buffer::new(&self.card, pool, 1).unwrap());
         let batch = SampleBatch {
             n: 1,
             vocab,
@@ -185,6 +186,7 @@ impl Sweep {
             soft_cap: 0.0,
             scratch: scratch.view_mut(),
             ids: ids.view_mut(),
+            host_ids: host_ids.view_mut(),
         };
         crate::cuda::sample::sample(&*self.card, batch).unwrap();
     }

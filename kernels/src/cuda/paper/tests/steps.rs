@@ -255,7 +255,8 @@ impl Step {
         self.note("");
         let (table, words) = (self.matrix(self.form.plain(), vocab, hidden), self.words(4 * n));
         let mut x = self.floats(n * hidden);
-        embed(&*self.card, &table, words.first(n), n, 1.0, x.view_mut()).unwrap();
+        let drawn = View::none();
+        embed(&*self.card, &table, words.first(n), drawn, n, 1.0, x.view_mut()).unwrap();
         self.note("");
         let half = HEAD_DIM / 2;
         let (frequencies, mut cos, mut sin) =
@@ -338,7 +339,8 @@ impl Step {
         norm::rms_norm(&*self.card, x.view(), Some(words.view()), n, by, out).unwrap();
         self.note("");
         self.product(self.form.fine(), vocab, hidden, n);
-        let (mut logits, mut ids) = (self.floats(n * vocab), self.words(n));
+        let (mut logits, mut ids, mut host) =
+            (self.floats(n * vocab), self.words(n), self.words(n));
         let params = Buffer::new(&self.card, pool, n).unwrap();
         let mut scratch = Buffer::new(&self.card, pool, scratch_len(n, vocab)).unwrap();
         let batch = SampleBatch {
@@ -351,6 +353,7 @@ impl Step {
             soft_cap: 0.0,
             scratch: scratch.view_mut(),
             ids: ids.view_mut(),
+            host_ids: host.view_mut(),
         };
         crate::cuda::sample::sample(&*self.card, batch).unwrap();
         self.note("");

@@ -1,0 +1,135 @@
+//! When steps are enqueued on a device with its own queue, and when they are waited for.
+
+use super::*;
+use crate::engine::runner::{Finished, Progress, Sampled};
+use std::collections::VecDeque;
+use std::sync::Mutex;
+
+/// A device that computes one step at a time, each for the same time.
+#[derive(Debug, Default)]
+struct Device {
+    /// When it will have done everything that it was given.
+    free: Option<Instant>,
+    /// Steps that were enqueued and not finished: the runner's number.
+    in_flight: VecDeque<usize>,
+    log: Vec<Enqueued>,
+}
+
+/// An enqueued step.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Enqueued {
+    runner: usize,
+    /// Those of the steps in flight at that moment.
+    before: Vec<usize>,
+    /// Tokens of each row.
+    rows: Vec<usize>,
+}
+
+/// A model on that device: every token is a 7.
+struct Queued {
+    number: usize,
+    takes: Duration,
+    device: Arc<Mutex<Device>>,
+    ends: VecDeque<(Instant, usize)>,
+}
+
+impl Runner for Queued {
+    fn capacity(&self) -> Capacity {
+        CAPACITY
+    }
+
+    fn enqueue(&mut self, batch: &Batch, draws: &[Draw<'_>]) -> Result<Ticket, RunError> {
+        let mut device = self.device.lock().unwrap();
+        let before: Vec<usize> = device.in_flight.iter().copied().collect();
+        assert!(before.len() <= 1, "at most two steps are in flight");
+        let ahead = batch.rows.iter().all(|row| row.drawn.is_some());
+        assert_eq!(ahead, before.contains(&self.number), "a step ahead follows one of this model");
+        let rows = batch.rows.iter().map(|row| row.len).collect();
+        device.log.push(Enqueued { runner: self.number, before, rows });
+        device.in_flight.push_back(self.number);
+        let now = Instant::now();
+        let end = device.free.map_or(now, |free| free.max(now)) + self.takes;
+        device.free = Some(end);
+        self.ends.push_back((end, draws.len()));
+        Ok(Ticket(Progress::Draws { rows: draws.len(), place: 0 }))
+    }
+
+    fn finish(&mut self, _: Ticket, _: &Batch, _: &[Draw<'_>]) -> Result<Finished, RunError> {
+        let (end, rows) = self.ends.pop_front().unwrap();
+        std::thread::sleep(end.saturating_duration_since(Instant::now()));
+        let oldest = self.device.lock().unwrap().in_flight.pop_front();
+        assert_eq!(oldest, Some(self.number), "steps are finished in order");
+        Ok(Finished { results: vec![Sampled::token(7); rows], device_time: Some(self.takes) })
+    }
+
+    fn can_be_measured(&self) -> bool {
+        false
+    }
+}
+
+async fn load(engine: &Engine, device: &Arc<Mutex<Device>>, number: usize, takes: u64) -> LaneId {
+    let (device, takes) = (device.clone(), Duration::from_millis(takes));
+    let make = move || {
+        Ok(Box::new(Queued { number, takes, device, ends: VecDeque::new() }) as Box<dyn Runner>)
+    };
+    engine.handle.load(SchedulerConfig::default(), make).await.unwrap().lane
+}
+
+/// A whole reply of 100 tokens.
+async fn whole(inbox: UnboundedReceiver<SeqEvent>) {
+    let SeqEvent::Finished { timings, .. } = end(inbox).await else { panic!("it has not ended") };
+    assert_eq!(timings.output_tokens, 100);
+}
+
+#[tokio::test]
+async fn a_model_alone_runs_one_step_ahead() {
+    let (engine, device) = (Engine::start(), Arc::default());
+    let lane = load(&engine, &device, 0, 1).await;
+    whole(engine.ask(lane, vec![1, 2])).await;
+    let log = std::mem::take(&mut device.lock().unwrap().log);
+    assert_eq!(log.len(), 100, "no step is computed in vain where the end is known");
+    assert_eq!(log[0], Enqueued { runner: 0, before: vec![], rows: vec![2] });
+    assert!(log[2..].iter().all(|step| step.before == [0]), "{log:?}");
+}
+
+#[tokio::test]
+async fn two_models_never_leave_the_device_without_a_step() {
+    let (engine, device) = (Engine::start(), Arc::default());
+    let lanes = [load(&engine, &device, 0, 1).await, load(&engine, &device, 1, 1).await];
+    let [one, other] = lanes.map(|lane| engine.ask(lane, vec![1, 2]));
+    tokio::join!(whole(one), whole(other));
+    let log = std::mem::take(&mut device.lock().unwrap().log);
+    let both = log.iter().filter(|step| step.before == [1 - step.runner]).count();
+    // Matched steps begin on an idle device, and one model begins and ends before the other.
+    assert!(both > log.len() * 6 / 10, "{both} of {}", log.len());
+}
+
+#[tokio::test]
+async fn a_request_is_in_the_next_step_although_steps_run_ahead() {
+    let (engine, device) = (Engine::start(), Arc::default());
+    let lane = load(&engine, &device, 0, 60).await;
+    let mut talking = engine.ask(lane, vec![1, 2]);
+    for _ in 0..8 {
+        talking.recv().await.unwrap();
+    }
+    // A token has just come: the step after it has just begun.
+    let known = device.lock().unwrap().log.len();
+    let mut asked = engine.ask(lane, vec![3; 9]);
+    while !matches!(asked.recv().await, Some(SeqEvent::Token { .. })) {}
+    let log = std::mem::take(&mut device.lock().unwrap().log);
+    assert_eq!(log[known], Enqueued { runner: 0, before: vec![], rows: vec![1, 9] }, "{log:?}");
+}
+
+#[tokio::test]
+async fn a_model_is_unloaded_with_its_steps_in_flight() {
+    let (engine, device) = (Engine::start(), Arc::default());
+    let lanes = [load(&engine, &device, 0, 2).await, load(&engine, &device, 1, 2).await];
+    let [goes, stays] = lanes.map(|lane| engine.ask(lane, vec![1, 2]));
+    tokio::time::sleep(Duration::from_millis(20)).await;
+    let report = engine.handle.unload(lanes[0], Duration::ZERO).await.unwrap();
+    assert_eq!((report.evicted, report.blocks_leaked), (1, 0));
+    assert!(matches!(end(goes).await, SeqEvent::Failed { fault: Fault::Unloaded, .. }));
+    // What it left on the device is of no concern to the other.
+    device.lock().unwrap().in_flight.retain(|number| *number == 1);
+    whole(stays).await;
+}
