@@ -66,7 +66,7 @@ fn launched(format: &str, n: usize) -> Vec<&'static str> {
     let pool = ModelPool::open(card).unwrap();
     let mut decoder = CardDecoder::load(&weights, plan, pool).unwrap();
     paper.take_noted();
-    decoder.decode(&batch(n), &vec![RowParams::default(); n], &[]).unwrap();
+    decoder.decode(&batch(n), &vec![RowParams::default(); n], &[], false).unwrap();
     paper.take_noted().iter().map(|noted| noted.name()).collect()
 }
 

@@ -4,6 +4,7 @@
 #include "../attention_prefill.cu"
 #include "../embed.cu"
 #include "../inputs.cu"
+#include "../logprobs.cu"
 #include "../norm.cu"
 #include "../product_dense.cu"
 #include "../product_halves.cu"

@@ -65,9 +65,15 @@ impl Batch {
         self.rows.is_empty()
     }
 
+    /// Rows at the beginning that have one token each, in the order of the tokens.
+    pub fn decodes(&self) -> usize {
+        let decodes = |(i, row): &(usize, &Row)| row.len == 1 && row.start == *i;
+        self.rows.iter().enumerate().take_while(decodes).count()
+    }
+
     /// Whether each row has exactly one token.
     pub fn is_decode(&self) -> bool {
-        self.rows.iter().enumerate().all(|(i, row)| row.len == 1 && row.start == i)
+        self.decodes() == self.rows.len()
     }
 
     /// A row's block table.

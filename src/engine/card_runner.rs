@@ -1,8 +1,7 @@
 //! The runner for a decoder on a GPU: token ids in, token ids out; the logits stay on the GPU.
 //!
-//! Some rows need results that the GPU kernels do not compute: scores of given tokens, log-probabilities, or changes
-//! to more tokens than the device buffer holds. For such a row, only its logits are copied and the host does the
-//! rest. Steps in which every row decodes one token without such needs are replayed as CUDA graphs.
+//! Some rows need results that the GPU kernels do not compute: scores of given tokens, or changes to more tokens than
+//! the device buffer holds. For such a row, only its logits are copied and the host does the rest. Steps in which every row decodes one token without such needs are replayed as CUDA graphs.
 //!
 //! A mask of the tokens that may be drawn depends on no result of the step, but may take a millisecond. So the host
 //! finds the masks while the GPU computes the logits, and then launches the sampling.
@@ -19,9 +18,10 @@ use super::runner::{
 };
 use crate::device::{Batch, CardReport, CardUsage};
 use crate::model::token_rules::leave_none;
-use crate::model::{CardDecoder, Draw, GuideFailed, TokenMask, TokenRules, sampler};
+use crate::model::{CardDecoder, Draw, GuideFailed, Logprobs, TokenMask, TokenRules, sampler};
 use serin_kernels::cuda::CardError;
 use serin_kernels::cuda::PLACES;
+use serin_kernels::cuda::logprobs::RowLogprobs;
 use serin_kernels::cuda::sample::{NO_MASK, NON_FINITE, RowParams, TokenEdit};
 use std::time::Duration;
 
@@ -83,8 +83,8 @@ impl Runner for CardRunner {
         check(batch, &self.capacity())?;
         let begun = self.begin(batch, draws).inspect_err(|_| self.decoder.wait());
         let progress = begun.map_err(failed)?;
-        if let Progress::Draws { place, .. } = progress {
-            self.taken[place] = true;
+        if let Progress::Draws { place, .. } = &progress {
+            self.taken[*place] = true;
         }
         Ok(Ticket(progress))
     }
@@ -131,19 +131,21 @@ impl CardRunner {
         let drawn = row_tasks.iter().all(|task| draws_on_card(task, &mut room));
         let masked = row_tasks.iter().any(is_masked);
         let decodes = row_tasks.len() == batch.rows.len() && batch.is_decode();
-        let on_its_own = Progress::Draws { rows: row_tasks.len(), place };
+        let rows: Vec<Option<u8>> = row_tasks.iter().map(reported).collect();
+        let logprobs = rows.iter().any(Option::is_some);
+        let on_its_own = Progress::Draws { rows, place };
         let progress = if drawn && decodes && masked {
             self.decoder.decode_logits(batch)?;
             Progress::Logits
         } else if drawn && decodes {
             self.tell(&row_tasks);
-            self.decoder.decode(batch, &self.told.params, &self.told.edits)?;
+            self.decoder.decode(batch, &self.told.params, &self.told.edits, logprobs)?;
             on_its_own
         } else {
             self.decoder.forward(batch)?;
             match drawn && !masked && row_tasks.len() <= self.decoder.head_rows() {
                 true => {
-                    self.draw(&row_tasks)?;
+                    self.draw(&row_tasks, logprobs)?;
                     on_its_own
                 }
                 false => Progress::Layers,
@@ -154,13 +156,13 @@ impl CardRunner {
     }
 
     /// Launches the head and the sampling of a step's rows, all of which the GPU samples.
-    fn draw(&mut self, row_tasks: &[RowTask<'_>]) -> Result<(), CardError> {
+    fn draw(&mut self, row_tasks: &[RowTask<'_>], logprobs: bool) -> Result<(), CardError> {
         if row_tasks.is_empty() {
             return Ok(());
         }
         self.decoder.head(0, row_tasks.len())?;
         self.tell(row_tasks);
-        self.decoder.sample(&self.told.params, &self.told.edits, &[])
+        self.decoder.sample(&self.told.params, &self.told.edits, &[], logprobs)
     }
 
     /// Waits for the rest of a step; returns its results and its time on the GPU.
@@ -174,8 +176,7 @@ impl CardRunner {
         if let Progress::Draws { rows, place } = progress {
             self.taken[place] = false;
             let took = self.decoder.read_timer(place)?;
-            let ids = self.decoder.drawn(place, rows)?;
-            return Ok((ids.into_iter().map(sampled).collect(), took));
+            return Ok((self.sampled(place, &rows)?, took));
         }
         let results = self.end_with_host(progress, all_row_tasks(batch, draws))?;
         // Nothing was enqueued in between, so the place is still the step's own.
@@ -224,22 +225,37 @@ impl CardRunner {
                 self.decoder.read_logits(row, logits)?;
             }
         }
-        let ids = match sources.iter().any(|source| matches!(source, Source::Card)) {
+        let rows: Vec<Option<u8>> = row_tasks.iter().map(reported).collect();
+        let drawn = match sources.iter().any(|source| matches!(source, Source::Card)) {
             true => {
                 let Told { params, edits, masks } = &self.told;
-                self.decoder.sample(params, edits, masks)?;
-                self.decoder.ids(row_tasks.len())?
+                self.decoder.sample(params, edits, masks, rows.iter().any(Option::is_some))?;
+                self.decoder.wait_for_ids()?;
+                self.sampled(self.decoder.place(), &rows)?
             }
-            false => vec![NON_FINITE; row_tasks.len()],
+            false => vec![Sampled::NonFinite; row_tasks.len()],
         };
-        for ((task, source), id) in row_tasks.into_iter().zip(sources).zip(ids) {
+        for ((task, source), drawn) in row_tasks.into_iter().zip(sources).zip(drawn) {
             match source {
                 Source::Host(mut logits) => results.take(&mut logits, task),
-                Source::Card => results.done.push(sampled(id)),
+                Source::Card => results.done.push(drawn),
                 Source::Nowhere(failed) => results.done.push(Sampled::Unguided(failed)),
             }
         }
         Ok(())
+    }
+
+    /// What the GPU sampled in this place, once it has been waited for.
+    fn sampled(&self, place: usize, rows: &[Option<u8>]) -> Result<Vec<Sampled>, CardError> {
+        let ids = self.decoder.drawn(place, rows.len())?;
+        if rows.iter().all(Option::is_none) {
+            return Ok(ids.into_iter().map(|id| sampled(id, None)).collect());
+        }
+        let known = self.decoder.logprobs(place, rows.len())?;
+        let of = |((id, row), known): ((u32, &Option<u8>), &RowLogprobs)| {
+            sampled(id, row.map(|top| Box::new(logprobs(known, top))))
+        };
+        Ok(ids.into_iter().zip(rows).zip(&known).map(of).collect())
     }
 
     /// The sampling parameters of each row for the GPU; rows that it does not sample get the cheapest ones.
@@ -325,7 +341,7 @@ fn draws_on_card(task: &RowTask<'_>, room: &mut usize) -> bool {
     // Upper bounds: a token that occurs twice is listed once.
     let occurred = if draw.params.penalises() { draw.tokens.len() } else { 0 };
     let listed = occurred + draw.params.rules.as_deref().map_or(0, most_biases);
-    if draw.params.logprobs.is_some() || listed > *room {
+    if listed > *room {
         return false;
     }
     *room -= listed;
@@ -343,10 +359,27 @@ fn most_biases(rules: &TokenRules) -> usize {
     bias.len() + bad_words.len() + ends.len()
 }
 
-fn sampled(id: u32) -> Sampled {
+/// How many of the likeliest tokens are reported for a sampled row, if its log-probabilities are.
+fn reported(task: &RowTask<'_>) -> Option<u8> {
+    match task {
+        RowTask::Sample(draw) => draw.params.logprobs,
+        RowTask::Score { .. } => None,
+    }
+}
+
+/// The `top` likeliest tokens are reported.
+fn logprobs(row: &RowLogprobs, top: u8) -> Logprobs {
+    let normaliser = f64::from(row.most) + f64::from(row.sum).ln();
+    let of = |logit: f32| (f64::from(logit) - normaliser) as f32;
+    let count = (row.count as usize).min(usize::from(top));
+    let listed = row.ids.iter().zip(&row.logits).take(count);
+    Logprobs { token: of(row.drawn), top: listed.map(|(id, logit)| (*id, of(*logit))).collect() }
+}
+
+fn sampled(id: u32, logprobs: Option<Box<Logprobs>>) -> Sampled {
     match id {
         NON_FINITE => Sampled::NonFinite,
-        id => Sampled::token(id),
+        id => Sampled::Token { id, logprobs },
     }
 }
 

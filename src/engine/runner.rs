@@ -80,9 +80,9 @@ pub struct Ticket(pub(super) Progress);
 pub(super) enum Progress {
     /// Everything has been computed.
     Done(Vec<Sampled>),
-    /// The device computes everything, including the sampling of so many rows. `place`: of two, where the step's inputs
-    /// and ids are.
-    Draws { rows: usize, place: usize },
+    /// The device computes everything, including the sampling. `rows`: how many of the likeliest tokens are reported for
+    /// each row, if its log-probabilities are. `place`: of two, where the step's inputs and ids are.
+    Draws { rows: Vec<Option<u8>>, place: usize },
     /// The device computes up to the logits of all rows.
     Logits,
     /// The device computes up to the last layer.

@@ -427,12 +427,15 @@ impl Scheduler {
         let decodes: Vec<usize> =
             (0..self.running.len()).filter(|index| self.running[*index].decodes()).collect();
         let mut budget = (self.config.max_batch_tokens - decodes.len()).min(most);
-        for index in decodes {
+        let lengths = decodes.into_iter().map(|index| {
             // One token is left, so that a prompt gets on or is admitted.
             let more = (self.running[index].pending() - 1).min(budget.saturating_sub(1));
             budget -= more;
-            self.put(batch, index, 1 + more);
-        }
+            (index, 1 + more)
+        });
+        let (one, runs): (Vec<_>, Vec<_>) = lengths.partition(|(_, len)| *len == 1);
+        // Attention of rows with one token is cheaper where these come first.
+        one.into_iter().chain(runs).for_each(|(index, len)| self.put(batch, index, len));
         (preempted, budget)
     }
 

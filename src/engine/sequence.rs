@@ -94,8 +94,8 @@ impl Sequence {
     pub fn can_run_ahead(&self, rope_switch: Option<usize>) -> bool {
         let params = &self.request.params;
         let free = self.request.guide.is_none() && params.rules.is_none() && !params.penalises();
-        let alone = params.logprobs.is_none() && self.scores.is_none() && self.pending() == 1;
-        free && alone && rope_switch != Some(self.tokens.len())
+        let plain = self.scores.is_none() && self.pending() == 1;
+        free && plain && rope_switch != Some(self.tokens.len())
     }
 
     /// Whether the token that is being sampled is its last by its length.

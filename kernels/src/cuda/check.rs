@@ -136,6 +136,7 @@ pub const FAMILIES: &[(&str, Family)] = &[
     ("attention", crate::cuda::attention::answers::checks),
     ("embedding", crate::cuda::embed::answers::checks),
     ("inputs of steps", crate::cuda::inputs::answers::checks),
+    ("log-probabilities", crate::cuda::logprobs::answers::checks),
     ("norms", crate::cuda::norm::answers::checks),
     ("products of floats", crate::cuda::product::answers::dense_checks),
     ("products of quantised weights", crate::cuda::product::answers::quantised_checks),

@@ -21,6 +21,7 @@ pub mod embed;
 pub mod emulated;
 pub mod inputs;
 pub mod kv;
+pub mod logprobs;
 pub mod norm;
 pub(crate) mod on_card;
 pub mod open;

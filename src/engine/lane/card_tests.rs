@@ -337,6 +337,7 @@ fn of_length(i: usize) -> (SeqRequest, UnboundedReceiver<SeqEvent>) {
         0 => SamplingParams { seed: i as u64, ..SamplingParams::default() },
         _ => SamplingParams::greedy(),
     };
+    asked.params.logprobs = (i % 3 == 0).then_some(i as u8);
     asked.stop_ids = (0..7).collect();
     (asked, inbox)
 }

@@ -22,8 +22,8 @@ pub struct Width {
     pub rows: usize,
     /// Most tokens in one row.
     pub longest: usize,
-    /// Every row has exactly one token.
-    pub decode: bool,
+    /// Rows at the beginning that have one token each, in the order of the tokens.
+    pub decodes: usize,
 }
 
 /// The sections of [`StepInputs`].
@@ -111,8 +111,9 @@ impl Index {
             self.words[picks + i] = token as u32;
         }
         let longest = batch.rows.iter().map(|row| row.len).max().unwrap_or(0);
+        let decodes = if padded.is_some() { rows } else { batch.decodes() };
         self.inputs.write(LISTS, &self.words)?;
-        Ok(Width { tokens, rows, longest, decode: batch.is_decode() })
+        Ok(Width { tokens, rows, longest, decodes })
     }
 
     /// From now on, the host writes to this one of its two places.
@@ -171,11 +172,12 @@ impl Index {
         self.section(3, n)
     }
 
-    pub fn rows(&self, count: usize) -> Rows<'_> {
+    /// Rows `first .. first + count`.
+    pub fn rows(&self, first: usize, count: usize) -> Rows<'_> {
         let (all, tables) = (self.lists(), self.tables_at());
         Rows {
             count,
-            rows: all.part(4 * self.tokens, 4 * count),
+            rows: all.part(4 * (self.tokens + first), 4 * count),
             tables: all.part(tables, all.len() - tables),
         }
     }

@@ -52,7 +52,8 @@ pub(super) struct Step<'a> {
     pub card: &'a dyn Card,
     pub width: Width,
     pub index: &'a Index,
-    pub splits: usize,
+    /// Into how many shares the cache of each of so many rows is cut.
+    pub splits: &'a dyn Fn(usize) -> usize,
 }
 
 impl NormWeight {
@@ -152,25 +153,24 @@ impl Layer {
         room: &mut Room,
         outputs: usize,
     ) -> Result<(), CardError> {
-        let Width { tokens, rows, longest, decode } = step.width;
+        let Width { tokens, rows, longest, decodes } = step.width;
+        let (card, spec, kv) = (step.card, &self.spec, cache.view());
         let mixed = self.spec.heads * cache.shape().head_dim;
         let qkv = room.wide.first(tokens * outputs);
-        let out = room.acts.get_mut(self.out.input_kind(step.card, tokens), tokens * mixed);
-        let (index, kv) = (step.index.rows(rows), cache.view());
-        if decode {
-            let partials = room.partials.view_mut();
-            return attend_decode(
-                step.card,
-                &self.spec,
-                qkv,
-                kv,
-                index,
-                step.splits,
-                partials,
-                out,
-            );
+        let kind = self.out.input_kind(card, tokens);
+        if decodes > 0 {
+            // Also beside prompts: without shares, one row of a long context would take as long as they do.
+            let index = step.index.rows(0, decodes);
+            let (partials, splits) = (room.partials.view_mut(), (step.splits)(decodes));
+            let out = room.acts.get_mut(kind, tokens * mixed);
+            attend_decode(card, spec, qkv, kv, index, splits, partials, out)?;
         }
-        attend_prefill(step.card, &self.spec, qkv, kv, index, longest, tokens, out)
+        if decodes == rows {
+            return Ok(());
+        }
+        let index = step.index.rows(decodes, rows - decodes);
+        let out = room.acts.get_mut(kind, tokens * mixed);
+        attend_prefill(card, spec, qkv, kv, index, longest, tokens, out)
     }
 
     /// From the normed rows in `acts` to those before the next layer.

@@ -142,6 +142,10 @@ impl Loader<'_> {
         Ok(Model {
             card: card.clone(),
             timers: [Timer::new(card)?, Timer::new(card)?],
+            host_logprobs: [
+                Mapped::new(card, self.plan.head_rows)?,
+                Mapped::new(card, self.plan.head_rows)?,
+            ],
             host_ids: [
                 Mapped::new(card, self.plan.head_rows)?,
                 Mapped::new(card, self.plan.head_rows)?,

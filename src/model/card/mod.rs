@@ -23,9 +23,12 @@ use crate::device::{Batch, CardReport, CardUsage, ModelPool};
 use index::{Index, InputPart};
 use layer::{Layer, NormWeight};
 use room::Room;
+use serin_kernels::cuda::logprobs::{LogprobsBatch, RowLogprobs, after_sampling, before_sampling};
 use serin_kernels::cuda::product::{Matrix, Output, multiply};
 use serin_kernels::cuda::sample::{RowParams, SampleBatch, TokenEdit, sample};
-use serin_kernels::cuda::{Buffer, Card, CardError, Graph, KvLayer, Mapped, PLACES, Queue, Timer};
+use serin_kernels::cuda::{
+    Buffer, Card, CardError, Graph, KvLayer, Mapped, PLACES, Queue, Timer, View,
+};
 use serin_kernels::cuda::{embed, norm, rope, rows};
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -46,6 +49,8 @@ struct Model {
     timers: [Timer; PLACES],
     /// The ids of the steps in flight, where the host reads them.
     host_ids: [Mapped<u32>; PLACES],
+    /// Their log-probabilities, if they are wanted.
+    host_logprobs: [Mapped<RowLogprobs>; PLACES],
     /// Where the inputs and ids of the next step are.
     place: usize,
     config: ModelConfig,
@@ -85,8 +90,8 @@ enum Recorded {
 /// How much of a decoding step is launched or replayed at once.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 enum Extent {
-    /// All of it, up to the sampled ids.
-    Ids,
+    /// All of it, up to the sampled ids, and to their log-probabilities if these are wanted.
+    Ids { logprobs: bool },
     /// Up to the logits: the host has yet to find the masks that their sampling needs.
     Logits,
 }
@@ -161,6 +166,13 @@ impl CardDecoder {
         Ok(ids)
     }
 
+    /// The log-probabilities of the same rows, if they were wanted.
+    pub fn logprobs(&self, place: usize, n: usize) -> Result<Vec<RowLogprobs>, CardError> {
+        let mut rows = vec![RowLogprobs::default(); n];
+        self.model.host_logprobs[place].read(0, &mut rows)?;
+        Ok(rows)
+    }
+
     /// Waits for the launched part of a step that failed, because the next step overwrites data that it still
     /// reads. If the wait fails, the next step will notice.
     pub fn wait(&self) {
@@ -188,12 +200,13 @@ impl CardDecoder {
     }
 
     /// Launches the sampling of one token id for each row of the logits, which are overwritten. `masks`:
-    /// `[masked rows][ceil(vocab / 32)]`, where the parameters say.
+    /// `[masked rows][ceil(vocab / 32)]`, where the parameters say. `logprobs`: log-probabilities are wanted.
     pub fn sample(
         &mut self,
         params: &[RowParams],
         edits: &[TokenEdit],
         masks: &[u32],
+        logprobs: bool,
     ) -> Result<(), CardError> {
         let (card, index) = (self.pool.card().clone(), &mut self.model.index);
         index.tell_draws(params, edits)?;
@@ -203,14 +216,12 @@ impl CardDecoder {
             index.tell_masks(masks)?;
             index.fetch(&*card, InputPart::MaskedDraws)?;
         }
-        self.model.draw(&*card, params.len())
+        self.model.draw(&*card, params.len(), logprobs)
     }
 
-    /// Waits for the ids of the first `n` sampled rows; `u32::MAX` for rows with NaN logits.
-    pub fn ids(&self, n: usize) -> Result<Vec<u32>, CardError> {
-        let mut ids = vec![0; n];
-        self.model.room.ids.read(0, &mut ids)?;
-        Ok(ids)
+    /// Waits for the sampling that was launched last.
+    pub fn wait_for_ids(&self) -> Result<(), CardError> {
+        self.card().synchronise(Queue::Compute)
     }
 
     /// Runs a whole decoding step, with one token and one sampled id per row, none of them masked. Replays a
@@ -220,20 +231,21 @@ impl CardDecoder {
         batch: &Batch,
         params: &[RowParams],
         edits: &[TokenEdit],
+        logprobs: bool,
     ) -> Result<(), CardError> {
         let card = self.pool.card().clone();
         let (model, n) = (&mut self.model, params.len());
         let Some(padded) = model.plan.bucket(n) else {
             self.forward(batch)?;
             self.head(0, n)?;
-            return self.sample(params, edits, &[]);
+            return self.sample(params, edits, &[], logprobs);
         };
         let width = model.index.fill(batch, &model.config, Some(padded))?;
         // Padding rows are sampled as well: with the cheapest parameters, not with leftover ones.
         let mut params = params.to_vec();
         params.resize(padded, RowParams { repetition_penalty: 1.0, ..RowParams::default() });
         model.index.tell_draws(&params, edits)?;
-        model.run(&*card, Extent::Ids, width)
+        model.run(&*card, Extent::Ids { logprobs }, width)
     }
 
     /// As [`CardDecoder::decode`], up to the logits, `[rows][vocab]`: [`CardDecoder::sample`] follows.
@@ -274,13 +286,13 @@ impl Model {
     /// All launches of a decoding step.
     fn launch(&mut self, card: &dyn Card, extent: Extent, width: Width) -> Result<(), CardError> {
         let told = match extent {
-            Extent::Ids => InputPart::Step,
+            Extent::Ids { .. } => InputPart::Step,
             Extent::Logits => InputPart::Lists,
         };
         self.body(card, width, told)?;
         self.head(card, 0, width.rows)?;
         match extent {
-            Extent::Ids => self.draw(card, width.rows),
+            Extent::Ids { logprobs } => self.draw(card, width.rows, logprobs),
             Extent::Logits => Ok(()),
         }
     }
@@ -307,12 +319,8 @@ impl Model {
         for i in 0..self.layers.len() {
             let (layer, next) = (&self.layers[i], self.layers.get(i + 1));
             let rope = &self.ropes[layer.rope];
-            let step = layer::Step {
-                card,
-                width,
-                index: &self.index,
-                splits: self.plan.splits(width.rows),
-            };
+            let splits = |rows| self.plan.splits(rows);
+            let step = layer::Step { card, width, index: &self.index, splits: &splits };
             layer.attend(&step, rope, &mut self.cache[i], &mut self.room)?;
             layer.feed(&step, next, &mut self.room)?;
         }
@@ -334,7 +342,11 @@ impl Model {
         }
     }
 
-    fn draw(&mut self, card: &dyn Card, n: usize) -> Result<(), CardError> {
+    fn draw(&mut self, card: &dyn Card, n: usize, logprobs: bool) -> Result<(), CardError> {
+        if logprobs {
+            let (batch, _) = logprobs_batch(&mut self.room, &self.index, n, self.config.vocab);
+            before_sampling(card, &batch)?;
+        }
         let (room, vocab) = (&mut self.room, self.config.vocab);
         let batch = SampleBatch {
             n,
@@ -349,7 +361,13 @@ impl Model {
             ids: room.ids.first_mut(n),
             host_ids: self.host_ids[self.place].view_mut().part(0, n),
         };
-        sample(card, batch)
+        sample(card, batch)?;
+        if logprobs {
+            let (batch, ids) = logprobs_batch(&mut self.room, &self.index, n, self.config.vocab);
+            let out = self.host_logprobs[self.place].view_mut();
+            after_sampling(card, &batch, ids, out)?;
+        }
+        Ok(())
     }
 
     /// Replays a decoding step of this extent, width and place, and captures it first if such a step has been launched
@@ -405,6 +423,25 @@ impl Model {
             }
         }
     }
+}
+
+/// What the launches for log-probabilities share, and the ids that are drawn between them.
+fn logprobs_batch<'a>(
+    room: &'a mut Room,
+    index: &'a Index,
+    n: usize,
+    vocab: usize,
+) -> (LogprobsBatch<'a>, View<'a, u32>) {
+    let batch = LogprobsBatch {
+        n,
+        vocab,
+        logits: room.logits.first(n * vocab),
+        params: index.params(n),
+        edits: index.edits(),
+        kept: room.kept.view_mut(),
+        parts: room.logprob_parts.view_mut(),
+    };
+    (batch, room.ids.first(n))
 }
 
 impl Drop for Model {

@@ -7,6 +7,7 @@ use super::super::config::ModelConfig;
 use super::plan::CardPlan;
 use crate::device::ModelPool;
 use serin_kernels::cuda::attention::partials_len;
+use serin_kernels::cuda::logprobs::parts_len;
 use serin_kernels::cuda::sample::scratch_len;
 use serin_kernels::cuda::{ActBuffer, ActKind, Buffer, CardError, Queue};
 
@@ -26,6 +27,10 @@ pub(super) struct Room {
     /// Scratch memory for sampling.
     pub draw: Buffer<u64>,
     pub ids: Buffer<u32>,
+    /// What log-probabilities need between the launches before and after sampling: parts of rows, and logits of edited
+    /// tokens.
+    pub logprob_parts: Buffer<u64>,
+    pub kept: Buffer<f32>,
 }
 
 impl Room {
@@ -46,6 +51,8 @@ impl Room {
             logits: Buffer::on(card, of, sizes.logits, Queue::Load)?,
             draw: Buffer::on(card, of, sizes.draw, Queue::Load)?,
             ids: Buffer::on(card, of, plan.head_rows, Queue::Load)?,
+            logprob_parts: Buffer::on(card, of, sizes.logprob_parts, Queue::Load)?,
+            kept: Buffer::on(card, of, plan.edits, Queue::Load)?,
         })
     }
 }
@@ -58,6 +65,7 @@ pub(super) struct Sizes {
     partials: usize,
     logits: usize,
     draw: usize,
+    logprob_parts: usize,
 }
 
 impl Sizes {
@@ -72,13 +80,14 @@ impl Sizes {
             partials: (1..=plan.rows).map(partials).max().unwrap_or(0),
             logits: plan.head_rows * config.vocab,
             draw: scratch_len(plan.head_rows, config.vocab),
+            logprob_parts: parts_len(plan.head_rows),
         }
     }
 
     /// Bytes of all buffers, an upper bound: inputs of matrix products in their widest format.
     pub fn bytes(&self, plan: &CardPlan) -> u64 {
         let floats = 2 * self.hidden + self.wide + self.partials + self.logits;
-        let rest = plan.head_rows * 4 + self.draw * 8;
+        let rest = (plan.head_rows + plan.edits) * 4 + (self.draw + self.logprob_parts) * 8;
         // 8-bit inputs have a quarter of their size in scales; floats have four bytes.
         (4 * (floats + self.acts) + self.acts / 4 + rest) as u64
     }

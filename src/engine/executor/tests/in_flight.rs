@@ -51,7 +51,7 @@ impl Runner for Queued {
         let end = device.free.map_or(now, |free| free.max(now)) + self.takes;
         device.free = Some(end);
         self.ends.push_back((end, draws.len()));
-        Ok(Ticket(Progress::Draws { rows: draws.len(), place: 0 }))
+        Ok(Ticket(Progress::Draws { rows: vec![None; draws.len()], place: 0 }))
     }
 
     fn finish(&mut self, _: Ticket, _: &Batch, _: &[Draw<'_>]) -> Result<Finished, RunError> {

@@ -3,6 +3,7 @@
 use super::*;
 use crate::cuda::acts::ActBuffer;
 use crate::cuda::attention::{AttentionSpec, attend_decode, attend_prefill, partials_len};
+use crate::cuda::logprobs::{LogprobsBatch, after_sampling, before_sampling, parts_len};
 use crate::cuda::product::names::Tile;
 use crate::cuda::product::{Way, multiply_by};
 use crate::cuda::rows::Activation;
@@ -189,5 +190,19 @@ impl Sweep {
             host_ids: host_ids.view_mut(),
         };
         crate::cuda::sample::sample(&*self.card, batch).unwrap();
+        let mut kept = self.floats(0);
+        let mut parts = Buffer::new(&self.card, pool, parts_len(1)).unwrap();
+        let mut out = Buffer::new(&self.card, pool, 1).unwrap();
+        let batch = LogprobsBatch {
+            n: 1,
+            vocab,
+            logits: logits.view(),
+            params: params.view(),
+            edits: View::none(),
+            kept: kept.view_mut(),
+            parts: parts.view_mut(),
+        };
+        before_sampling(&*self.card, &batch).unwrap();
+        after_sampling(&*self.card, &batch, ids.view(), out.view_mut()).unwrap();
     }
 }
