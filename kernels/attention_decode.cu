@@ -210,8 +210,8 @@ __device__ void run(const float *RESTRICT qkv, int stride, int heads, const Cach
     int low = first_seen(row.context - 1, window), visible = row.context - low;
     int share = ((visible + int(gridDim.x) - 1) / int(gridDim.x) + kUnit - 1) / kUnit * kUnit;
     int splits = visible > 0 ? (visible + share - 1) / share : 1;
-    if (int(blockIdx.x) >= splits) return;
-    int from = low + blockIdx.x * share, to = min(row.context, from + share);
+    int split = blockIdx.x, from = low + split * share, to = min(row.context, from + share);
+    if (split >= splits) return;
     Sums<kDim, true> sums;
     if (from < to) {
         const float *q = qkv + size_t(row.start) * stride + size_t(part.first_head) * kDim;

@@ -50,11 +50,14 @@ template <class T> __device__ inline uint4 load8(const T *row, int k, int column
     return make_uint4(pairs[0], pairs[1], pairs[2], pairs[3]);
 }
 
-// Sums of 16 rows, a lane's being `low_row` and `high_row`, columns' part `part` of `split`, in the order of `mma`.
+// Sums of eight rows from `first` on and of eight from `first + gap` on, columns' part `part` of `split`, in the order of
+// `mma`.
 template <class T>
-__device__ void sum_halves(float sums[4], const T *weights, const T *x, size_t low_row, size_t high_row, int columns,
-                           int n, int part, int split) {
+__device__ void sum_halves(float sums[4], const T *weights, const T *x, size_t first, size_t gap, size_t rows,
+                           int columns, int n, int part, int split) {
     int lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
+    size_t low_row = first + g < rows ? first + g : rows - 1;
+    size_t high_row = first + g + gap < rows ? first + g + gap : rows - 1;
     const T *low = weights + low_row * columns, *high = weights + high_row * columns;
     const T *input = x + size_t(g) * columns;
     bool whole = columns % 8 == 0;
@@ -78,24 +81,25 @@ __device__ void sum_halves(float sums[4], const T *weights, const T *x, size_t l
     }
 }
 
-// Has the first numbers that a warp will ask for of a row on their way: 256 bytes, twice. Two lanes share a row.
-template <class T> __device__ void fetch_row(const T *row, int columns, int part, int split) {
+// Has the first numbers that a warp will ask for on their way: 256 bytes of each of its 16 rows, twice.
+template <class T>
+__device__ void fetch_rows(const T *weights, size_t first, size_t gap, size_t rows, int columns, int part, int split) {
+    int lane = threadIdx.x % 32;
+    size_t row = first + lane / 2 + (lane < 16 ? 0 : gap - 8);
     for (int piece = part; piece < part + 2 * split; piece += split) {
-        int k = piece * 32 * kAhead + threadIdx.x % 2 * 64;
-        if (k < columns) prefetch(row + k);
+        int k = piece * 32 * kAhead + lane % 2 * 64;
+        if (row < rows && k < columns) prefetch(weights + row * columns + k);
     }
 }
 
-// Sums of the rows `row_of(0 .. 15)`, which `split` warps share; those with part 0 have them in the end. Shared memory:
-// 512 bytes a warp.
-template <class T, class F>
-__device__ void sum_rows(float sums[4], const T *RESTRICT weights, const T *RESTRICT x, F row_of, int columns, int n,
-                         int split) {
+// Sums of the rows that `split` warps share; those with part 0 have them in the end. Shared memory: 512 bytes a warp.
+template <class T>
+__device__ void sum_rows(float sums[4], const T *RESTRICT weights, const T *RESTRICT x, size_t first, size_t gap,
+                         size_t rows, int columns, int n, int part, int split) {
     DYNAMIC_SHARED(memory);
-    int warp = threadIdx.x / 32, lane = threadIdx.x % 32, part = warp % split;
-    fetch_row(weights + row_of(lane / 2) * columns, columns, part, split);
+    fetch_rows(weights, first, gap, rows, columns, part, split);
     wait_for_previous();
-    sum_halves(sums, weights, x, row_of(lane / 4), row_of(lane / 4 + 8), columns, n, part, split);
+    sum_halves(sums, weights, x, first, gap, rows, columns, n, part, split);
     if (split > 1) {
         float4 *all = reinterpret_cast<float4 *>(memory);
         all[threadIdx.x] = make_float4(sums[0], sums[1], sums[2], sums[3]);
@@ -110,12 +114,11 @@ __device__ void sum_rows(float sums[4], const T *RESTRICT weights, const T *REST
 // Blocks of kWarps warps, of which `split` share 16 rows.
 template <class T>
 __device__ void halves(const T *RESTRICT weights, const T *RESTRICT x, int columns, const Output &out, int split) {
-    int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+    int warp = threadIdx.x / 32, lane = threadIdx.x % 32, part = warp % split;
     size_t first = (size_t(blockIdx.x) * (kWarps / split) + warp / split) * 16;
     float sums[4] = {};
-    auto row_of = [&](int i) { return first + i < out.rows ? first + i : out.rows - 1; };
-    sum_rows(sums, weights, x, row_of, columns, out.n, split);
-    if (warp % split != 0) return;
+    sum_rows(sums, weights, x, first, 8, out.rows, columns, out.n, part, split);
+    if (part != 0) return;
 #pragma unroll
     for (int i = 0; i < 4; i++) out.put(first + i / 2 * 8 + lane / 4, lane % 4 * 2 + i % 2, sums[i]);
 }
@@ -124,14 +127,13 @@ __device__ void halves(const T *RESTRICT weights, const T *RESTRICT x, int colum
 template <class T>
 __device__ void gated(const T *RESTRICT weights, const T *RESTRICT x, size_t outputs, int columns, int n,
                       const float *RESTRICT bias, int gelu, T *RESTRICT out, int split) {
-    int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+    int warp = threadIdx.x / 32, lane = threadIdx.x % 32, part = warp % split;
     size_t first = (size_t(blockIdx.x) * (kWarps / split) + warp / split) * 8;
     float sums[4] = {};
-    auto row_of = [&](int i) { return (first + i % 8 < outputs ? first + i % 8 : outputs - 1) + i / 8 * outputs; };
-    sum_rows(sums, weights, x, row_of, columns, n, split);
+    sum_rows(sums, weights, x, first, outputs, 2 * outputs, columns, n, part, split);
     let_next_begin();
     size_t row = first + lane / 4;
-    if (warp % split != 0 || row >= outputs) return;
+    if (part != 0 || row >= outputs) return;
 #pragma unroll
     for (int i = 0; i < 2; i++) {
         int input = lane % 4 * 2 + i;
