@@ -4,8 +4,9 @@
 // all query heads of the group at once, so that keys and values are read from memory once. Its four warps go
 // through tiles of the share in turn, each on its own, and put their sums together at the end. The number of
 // shares is fixed by the launch, and each is an equal part of what is visible now: a recorded launch stays good
-// while contexts grow. With one share the block writes the output itself; else partial sums, which a second
-// kernel puts together.
+// while contexts grow. Blocks beyond the last token have nothing to do. With one share the block writes the output
+// itself; else each leaves partial sums, and whichever block is the last of its row and head puts them together, in
+// the order of the shares. Once all blocks have come to that, most of the card is idle, and the next launch may begin.
 //
 // What limits it is memory: 2 * head_dim numbers per token and key head, read once. Products go to tensor cores
 // even for a group of one: on ordinary cores the scores of a group of 8 take more shuffles than a card has
@@ -23,6 +24,8 @@ using namespace attention;
 constexpr int kWarps = 4, kHeads = 8;
 // Shares are whole tiles of so many tokens.
 constexpr int kUnit = 16;
+// Most shares of a row.
+constexpr int kMostSplits = 128;
 
 template <int kDim, bool kBytes> struct Plan {
     using T = Tile<kDim, kDim <= 64 ? 32 : 16, kBytes>;
@@ -31,6 +34,8 @@ template <int kDim, bool kBytes> struct Plan {
     // Queries; the warps' tiles, then their sums; largest score and sum of each warp and head.
     static constexpr int kShared = kQueries + kWarps * T::kShared + 2 * 4 * kWarps * kHeads;
     static_assert(4 * kHeads * kSum <= T::kShared, "a warp's sums fit where its tiles were");
+    // Before the largest scores, of which the first place then is a word for `is_last`.
+    static_assert(4 * kHeads * (kMostSplits + 1 + kDim) <= kQueries + kWarps * T::kShared, "a merge fits there");
 };
 
 // Rows 0 to 7: queries of the heads, times `scale`, rounded; rows 8 to 15: what was lost.
@@ -87,53 +92,130 @@ struct Out {
     void *values;
     float2 *scales;
     int kind;
-    // `[rows][heads][splits][kDim + 2]`: largest score, sum, undivided outputs.
-    float *partials;
 };
 
-template <int kDim>
-__device__ void write(const Found &found, const Out &out, int row, int token, int first_head, int count, int heads) {
+// What shares have found, `[rows][heads][splits]` each: `dim` undivided outputs, and behind those of all shares the
+// largest scores and sums. `counts`: one for each row and group of heads.
+struct Partials {
+    float *outs;
+    float2 *found;
+    unsigned *counts;
+
+    __device__ Partials(float *at, int heads, int dim, unsigned *counts)
+        : outs(at), found(reinterpret_cast<float2 *>(at + size_t(gridDim.z) * heads * gridDim.x * dim)),
+          counts(counts) {}
+};
+
+// Where a block works: a row and its output's token, `count` query heads from `first_head` on, of `heads`.
+struct Part {
+    int row, token, first_head, count, heads;
+
+    // Of a head's first share in `Partials`.
+    __device__ size_t share(int head) const { return (size_t(row) * heads + first_head + head) * gridDim.x; }
+};
+
+// Writes the outputs that `value(head, d)` gives, head by head in pieces of 32.
+template <int kDim, class F> __device__ void write(const Part &part, const Out &out, F value) {
     constexpr int kPieces = kDim / 32;
-    int warp = threadIdx.x / 32, lane = threadIdx.x % 32, splits = gridDim.x, split = blockIdx.x;
-    for (int piece = warp; piece < count * kPieces; piece += kWarps) {
-        int head = piece / kPieces, d = piece % kPieces * 32 + lane;
-        Joined all = join(found, head, d);
-        int global_head = first_head + head;
-        if (splits == 1) {
-            float v = all.sum > 0.0f ? all.out / all.sum : 0.0f;
-            store_as(out.kind, out.values, out.scales, token, global_head * kDim + d - lane, heads * kDim, v);
-            continue;
-        }
-        float *part = out.partials + ((size_t(row) * heads + global_head) * splits + split) * (kDim + 2);
-        if (d == 0) {
-            part[0] = all.most;
-            part[1] = all.sum;
-        }
-        part[2 + d] = all.out;
+    int lane = threadIdx.x % 32;
+    for (int piece = threadIdx.x / 32; piece < part.count * kPieces; piece += kWarps) {
+        int head = piece / kPieces, d = piece % kPieces * 32;
+        int column = (part.first_head + head) * kDim + d;
+        store_as(out.kind, out.values, out.scales, part.token, column, part.heads * kDim, value(head, d + lane));
     }
+}
+
+template <int kDim> __device__ void leave_share(const Found &found, const Part &part, const Partials &partials) {
+    for (int i = threadIdx.x; i < part.count * kDim; i += kWarps * 32) {
+        int head = i / kDim, d = i % kDim;
+        Joined all = join(found, head, d);
+        size_t at = part.share(head) + blockIdx.x;
+        if (d == 0) partials.found[at] = make_float2(all.most, all.sum);
+        partials.outs[at * kDim + d] = all.out;
+    }
+}
+
+// What each of a head's shares counts for, into `weights`; returns the sum of all shares. By one warp.
+__device__ inline float weigh(const float2 *found, int splits, float *weights) {
+    int lane = threadIdx.x % 32;
+    float most = -INFINITY, sum = 0.0f;
+    for (int split = lane; split < splits; split += 32) most = fmaxf(most, __ldcg(found + split).x);
+    most = warp_max(most);
+    for (int split = lane; split < splits; split += 32) {
+        float2 own = __ldcg(found + split);
+        weights[split] = own.y > 0.0f ? exp2f(own.x - most) : 0.0f;
+        sum += weights[split] * own.y;
+    }
+    return warp_sum(sum);
+}
+
+// Loads that a thread of a merge has under way at once: time is the waiting.
+constexpr int kAhead = 8;
+
+// Four outputs of a head, its shares added in their order, not divided yet. `outs`: those of the first share.
+template <int kDim> __device__ float4 add_shares(const float *outs, int splits, const float *weights) {
+    float4 total = make_float4(0, 0, 0, 0);
+    for (int first = 0; first < splits; first += kAhead) {
+        float4 found[kAhead];
+#pragma unroll
+        for (int i = 0; i < kAhead; i++)
+            if (first + i < splits) found[i] = __ldcg(reinterpret_cast<const float4 *>(outs + (first + i) * kDim));
+#pragma unroll
+        for (int i = 0; i < kAhead; i++) {
+            if (first + i >= splits) break;
+            float weight = weights[first + i];
+            total.x += weight * found[i].x, total.y += weight * found[i].y;
+            total.z += weight * found[i].z, total.w += weight * found[i].w;
+        }
+    }
+    return total;
+}
+
+// Puts `splits` shares together. `shared`: see Plan.
+template <int kDim>
+__device__ void merge(const Partials &partials, int splits, const Part &part, const Out &out, float *shared) {
+    float *weights = shared, *sums = weights + kHeads * kMostSplits, *outs = sums + kHeads;
+    for (int head = threadIdx.x / 32; head < part.count; head += kWarps) {
+        float sum = weigh(partials.found + part.share(head), splits, weights + head * kMostSplits);
+        if (threadIdx.x % 32 == 0) sums[head] = sum;
+    }
+    __syncthreads();
+    for (int i = threadIdx.x * 4; i < part.count * kDim; i += kWarps * 32 * 4) {
+        int head = i / kDim;
+        const float *from = partials.outs + part.share(head) * kDim + i % kDim;
+        float4 total = add_shares<kDim>(from, splits, weights + head * kMostSplits);
+        *reinterpret_cast<float4 *>(outs + i) = total;
+    }
+    __syncthreads();
+    write<kDim>(part, out, [&](int head, int d) {
+        return sums[head] > 0.0f ? outs[head * kDim + d] / sums[head] : 0.0f;
+    });
 }
 
 // Grid: splits, key heads times groups of 8 query heads, rows.
 template <int kDim, bool kBytes>
 __device__ void run(const float *RESTRICT qkv, int stride, int heads, const Cache &cache, const uint32_t *rows,
-                    const uint32_t *tables, float scale, float bend, int window, const Out &out) {
+                    const uint32_t *tables, float scale, float bend, int window, const Partials &partials,
+                    const Out &out) {
     using P = Plan<kDim, kBytes>;
     using T = typename P::T;
     DYNAMIC_SHARED(shared);
     unsigned char *tile = shared + P::kQueries + threadIdx.x / 32 * T::kShared;
     float *most = reinterpret_cast<float *>(shared + P::kQueries + kWarps * T::kShared), *sum = most + kWarps * kHeads;
     int group = heads / cache.kv_heads, parts = (group + kHeads - 1) / kHeads;
-    int head = blockIdx.y / parts, part = blockIdx.y % parts;
-    int first_head = head * group + part * kHeads, count = min(kHeads, group - part * kHeads);
+    int head = blockIdx.y / parts, first = blockIdx.y % parts * kHeads;
     Row row = row_at(rows, tables, blockIdx.z);
+    Part part = {int(blockIdx.z), row.start, head * group + first, min(kHeads, group - first), heads};
 
-    int low = first_seen(row.context - 1, window), split = blockIdx.x, splits = gridDim.x;
-    int share = ((row.context - low + splits - 1) / splits + kUnit - 1) / kUnit * kUnit;
-    int from = low + split * share, to = min(row.context, from + share);
+    int low = first_seen(row.context - 1, window), visible = row.context - low;
+    int share = ((visible + int(gridDim.x) - 1) / int(gridDim.x) + kUnit - 1) / kUnit * kUnit;
+    int splits = visible > 0 ? (visible + share - 1) / share : 1;
+    int split = blockIdx.x, from = low + split * share, to = min(row.context, from + share);
+    if (split >= splits) return;
     Sums<kDim, true> sums;
     if (from < to) {
-        const float *q = qkv + size_t(row.start) * stride + size_t(first_head) * kDim;
-        stage_queries<kDim>(q, count, scale, shared, T::kStep);
+        const float *q = qkv + size_t(row.start) * stride + size_t(part.first_head) * kDim;
+        stage_queries<kDim>(q, part.count, scale, shared, T::kStep);
         __syncthreads();
         Queries<kDim> queries(shared, T::kStep);
         Sight sight = {{from, from}, {to - 1, to - 1}, from, to - 1, from, to - 1};
@@ -142,66 +224,22 @@ __device__ void run(const float *RESTRICT qkv, int stride, int heads, const Cach
             walk<T, WarpTeam, true>(sums, queries, cache, row.table, head, span, sight, bend, tile);
         __syncwarp();
     }
+    let_next_begin();
     sums.finish();
     leave<kDim>(sums, reinterpret_cast<float *>(tile), P::kSum, most, sum);
     __syncthreads();
     Found found = {reinterpret_cast<float *>(shared + P::kQueries), most, sum, P::kSum, T::kShared / 4};
-    write<kDim>(found, out, blockIdx.z, row.start, first_head, count, heads);
-}
-
-// What each share counts for, from its largest score and its sum, into `weights` by the first warp; every warp works
-// out the sum of all shares. One without tokens counts for nothing.
-__device__ float weigh(const float *all, int splits, int step, float *weights, int lane) {
-    float most = -INFINITY, sum = 0.0f;
-    for (int split = lane; split < splits; split += 32) most = fmaxf(most, all[size_t(split) * step]);
-    most = warp_max(most);
-    for (int split = lane; split < splits; split += 32) {
-        float own = all[size_t(split) * step + 1];
-        float weight = own > 0.0f ? exp2f(all[size_t(split) * step] - most) : 0.0f;
-        if (threadIdx.x < 32) weights[split] = weight;
-        sum += weight * own;
+    if (splits == 1) {
+        write<kDim>(part, out, [&](int head, int d) {
+            Joined all = join(found, head, d);
+            return all.sum > 0.0f ? all.out / all.sum : 0.0f;
+        });
+        return;
     }
-    return warp_sum(sum);
-}
-
-// Loads that a thread of a merge has under way at once.
-constexpr int kAhead = 8;
-
-// Puts shares together. Grid: heads, rows. A block has `head_dim` threads for each of its parts, which take every
-// so-manieth share, so that one or two round trips to memory bring all of them: what is added is little, and time is
-// the waiting. Shared memory: a weight for each share, then a sum for each thread.
-__device__ void merge(const float *RESTRICT partials, int splits, int heads, int head_dim,
-                      const uint32_t *RESTRICT rows, const Out &out) {
-    DYNAMIC_SHARED(shared);
-    float *weights = reinterpret_cast<float *>(shared), *sums = weights + splits;
-    int step = head_dim + 2, head = blockIdx.x, d = threadIdx.x % head_dim, part = threadIdx.x / head_dim;
-    int parts = blockDim.x / head_dim, lane = threadIdx.x % 32;
-    const float *all = partials + (size_t(blockIdx.y) * heads + head) * splits * step;
-    float sum = 0.0f, total = 0.0f;
-    for (int first = 0; first < splits; first += kAhead * parts) {
-        float found[kAhead];
-#pragma unroll
-        for (int i = 0; i < kAhead; i++) {
-            int split = first + i * parts + part;
-            found[i] = split < splits ? all[size_t(split) * step + 2 + d] : 0.0f;
-        }
-        if (first == 0) {
-            sum = weigh(all, splits, step, weights, lane);
-            __syncthreads();
-        }
-#pragma unroll
-        for (int i = 0; i < kAhead; i++) {
-            int split = first + i * parts + part;
-            if (split < splits) total += weights[split] * found[i];
-        }
-    }
-    sums[threadIdx.x] = total;
-    __syncthreads();
-    if (part != 0) return;
-    for (int other = 1; other < parts; other++) total += sums[other * head_dim + d];
-    float v = sum > 0.0f ? total / sum : 0.0f;
-    int column = head * head_dim + d - lane;
-    store_as(out.kind, out.values, out.scales, rows[size_t(blockIdx.y) * 4], column, heads * head_dim, v);
+    leave_share<kDim>(found, part, partials);
+    unsigned *count = partials.counts + blockIdx.z * gridDim.y + blockIdx.y;
+    if (!is_last(count, splits, reinterpret_cast<unsigned *>(most))) return;
+    merge<kDim>(partials, splits, part, out, reinterpret_cast<float *>(shared));
 }
 
 } // namespace attention_decode
@@ -211,11 +249,12 @@ __device__ void merge(const float *RESTRICT partials, int splits, int heads, int
         name(const float *qkv, int stride, int heads, const unsigned char *keys, const unsigned char *values,       \
              const float *key_scales, const float *value_scales, int kv_heads, int block_size,                      \
              const uint32_t *rows, const uint32_t *tables, float scale, float bend, int window, float *partials,    \
-             void *out, float2 *out_scales, int out_kind) {                                                         \
+             unsigned *counts, void *out, float2 *out_scales, int out_kind) {                                       \
         wait_for_previous();                                                                                        \
         attention_decode::run<dim, bytes>(qkv, stride, heads,                                                       \
                                           {keys, values, key_scales, value_scales, kv_heads, block_size}, rows,     \
-                                          tables, scale, bend, window, {out, out_scales, out_kind, partials});      \
+                                          tables, scale, bend, window, {partials, heads, dim, counts},               \
+                                          {out, out_scales, out_kind});                                             \
     }                                                                                                               \
     EXPORT(name)
 
@@ -227,12 +266,3 @@ DECODE(attention_decode_i8_64, 64, true)
 DECODE(attention_decode_i8_96, 96, true)
 DECODE(attention_decode_i8_128, 128, true)
 DECODE(attention_decode_i8_256, 256, true)
-
-extern "C" __global__ void __launch_bounds__(512)
-    attention_merge(const float *partials, int splits, int heads, int head_dim, const uint32_t *rows, void *out,
-                    float2 *out_scales, int out_kind) {
-    let_next_begin();
-    wait_for_previous();
-    attention_decode::merge(partials, splits, heads, head_dim, rows, {out, out_scales, out_kind, nullptr});
-}
-EXPORT(attention_merge)

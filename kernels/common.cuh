@@ -104,6 +104,20 @@ inline void let_next_begin() {}
 inline void prefetch(const void *) {}
 #endif
 
+// Whether a block is the last of `blocks` that come here with this count; the same for all of its threads. They may then
+// read what the others wrote before, past the first-level cache (`__ldcg`). The count is zero before the first block and
+// after the last one, so that a launch can be repeated. `word`: of shared memory, which may be in use until here.
+__device__ inline bool is_last(unsigned *count, unsigned blocks, unsigned *word) {
+    __syncthreads();
+    if (threadIdx.x == 0) {
+        __threadfence();
+        *word = atomicInc(count, blocks - 1);
+        __threadfence();
+    }
+    __syncthreads();
+    return *word == blocks - 1;
+}
+
 // c += a * b of tensor cores, all lanes of a warp together. With g = lane / 4, t = lane % 4:
 //   c: (g, 2t), (g, 2t+1), (g+8, 2t), (g+8, 2t+1) of [16][8]
 //   half precision, k = 16: a: pairs of k at (g, 2t), (g+8, 2t), (g, 2t+8), (g+8, 2t+8) of [16][16];

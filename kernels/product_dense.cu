@@ -8,7 +8,10 @@
 //
 // Rows that are too few to fill a card are split over the warps of a block, which meet in shared memory at the end.
 // What limits it is memory bandwidth: 4 x 128 columns of 16 rows are asked for before the first is used.
-#include "common.cuh"
+//
+// Of gate and up a warp takes eight rows each, so that a lane has both sums of an output: the activation is applied
+// before anything is written, and what is written is what rows.cu would have made of it.
+#include "rows.cuh"
 
 namespace product_dense {
 
@@ -47,13 +50,14 @@ template <class T> __device__ inline uint4 load8(const T *row, int k, int column
     return make_uint4(pairs[0], pairs[1], pairs[2], pairs[3]);
 }
 
-// Sums of 16 rows from `first` on, columns' part `part` of `split`, in the order of `mma`.
+// Sums of eight rows from `first` on and of eight from `first + gap` on, columns' part `part` of `split`, in the order of
+// `mma`.
 template <class T>
-__device__ void sum_halves(float sums[4], const T *weights, const T *x, size_t first, size_t rows, int columns, int n,
-                           int part, int split) {
+__device__ void sum_halves(float sums[4], const T *weights, const T *x, size_t first, size_t gap, size_t rows,
+                           int columns, int n, int part, int split) {
     int lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
     size_t low_row = first + g < rows ? first + g : rows - 1;
-    size_t high_row = first + g + 8 < rows ? first + g + 8 : rows - 1;
+    size_t high_row = first + g + gap < rows ? first + g + gap : rows - 1;
     const T *low = weights + low_row * columns, *high = weights + high_row * columns;
     const T *input = x + size_t(g) * columns;
     bool whole = columns % 8 == 0;
@@ -79,25 +83,23 @@ __device__ void sum_halves(float sums[4], const T *weights, const T *x, size_t f
 
 // Has the first numbers that a warp will ask for on their way: 256 bytes of each of its 16 rows, twice.
 template <class T>
-__device__ void fetch_rows(const T *weights, size_t first, size_t rows, int columns, int part, int split) {
+__device__ void fetch_rows(const T *weights, size_t first, size_t gap, size_t rows, int columns, int part, int split) {
     int lane = threadIdx.x % 32;
-    size_t row = first + lane / 2;
+    size_t row = first + lane / 2 + (lane < 16 ? 0 : gap - 8);
     for (int piece = part; piece < part + 2 * split; piece += split) {
         int k = piece * 32 * kAhead + lane % 2 * 64;
         if (row < rows && k < columns) prefetch(weights + row * columns + k);
     }
 }
 
-// Blocks of kWarps warps, of which `split` share 16 rows. Shared memory: 512 bytes a warp.
+// Sums of the rows that `split` warps share; those with part 0 have them in the end. Shared memory: 512 bytes a warp.
 template <class T>
-__device__ void halves(const T *RESTRICT weights, const T *RESTRICT x, int columns, const Output &out, int split) {
+__device__ void sum_rows(float sums[4], const T *RESTRICT weights, const T *RESTRICT x, size_t first, size_t gap,
+                         size_t rows, int columns, int n, int part, int split) {
     DYNAMIC_SHARED(memory);
-    int warp = threadIdx.x / 32, lane = threadIdx.x % 32, part = warp % split;
-    size_t first = (size_t(blockIdx.x) * (kWarps / split) + warp / split) * 16;
-    fetch_rows(weights, first, out.rows, columns, part, split);
+    fetch_rows(weights, first, gap, rows, columns, part, split);
     wait_for_previous();
-    float sums[4] = {};
-    sum_halves(sums, weights, x, first, out.rows, columns, out.n, part, split);
+    sum_halves(sums, weights, x, first, gap, rows, columns, n, part, split);
     if (split > 1) {
         float4 *all = reinterpret_cast<float4 *>(memory);
         all[threadIdx.x] = make_float4(sums[0], sums[1], sums[2], sums[3]);
@@ -107,9 +109,37 @@ __device__ void halves(const T *RESTRICT weights, const T *RESTRICT x, int colum
             sums[0] += more.x, sums[1] += more.y, sums[2] += more.z, sums[3] += more.w;
         }
     }
+}
+
+// Blocks of kWarps warps, of which `split` share 16 rows.
+template <class T>
+__device__ void halves(const T *RESTRICT weights, const T *RESTRICT x, int columns, const Output &out, int split) {
+    int warp = threadIdx.x / 32, lane = threadIdx.x % 32, part = warp % split;
+    size_t first = (size_t(blockIdx.x) * (kWarps / split) + warp / split) * 16;
+    float sums[4] = {};
+    sum_rows(sums, weights, x, first, 8, out.rows, columns, out.n, part, split);
     if (part != 0) return;
 #pragma unroll
     for (int i = 0; i < 4; i++) out.put(first + i / 2 * 8 + lane / 4, lane % 4 * 2 + i % 2, sums[i]);
+}
+
+// The gate's rows lie above those of up, `outputs` each; `out[i * outputs + row]`.
+template <class T>
+__device__ void gated(const T *RESTRICT weights, const T *RESTRICT x, size_t outputs, int columns, int n,
+                      const float *RESTRICT bias, int gelu, T *RESTRICT out, int split) {
+    int warp = threadIdx.x / 32, lane = threadIdx.x % 32, part = warp % split;
+    size_t first = (size_t(blockIdx.x) * (kWarps / split) + warp / split) * 8;
+    float sums[4] = {};
+    sum_rows(sums, weights, x, first, outputs, 2 * outputs, columns, n, part, split);
+    let_next_begin();
+    size_t row = first + lane / 4;
+    if (part != 0 || row >= outputs) return;
+#pragma unroll
+    for (int i = 0; i < 2; i++) {
+        int input = lane % 4 * 2 + i;
+        float gate = sums[i] + (bias ? bias[row] : 0.0f), up = sums[i + 2] + (bias ? bias[row + outputs] : 0.0f);
+        if (input < n) out[input * outputs + row] = from_float<T>(rows::activated(gelu, gate) * up);
+    }
 }
 
 // As `load8`, four numbers in f32.
@@ -168,7 +198,13 @@ __device__ void floats(const float *RESTRICT weights, const float *RESTRICT x, i
                              uint64_t stride, const float *bias, int split) {                                        \
         product_dense::halves<type>(weights, x, columns, {out, stride, bias, rows, n}, split);                       \
     }                                                                                                                \
-    EXPORT(product_dense_##name)
+    EXPORT(product_dense_##name)                                                                                     \
+    extern "C" __global__ void __launch_bounds__(256)                                                                \
+        product_gated_##name(const type *weights, const type *x, uint64_t outputs, int columns, int n,               \
+                             const float *bias, int gelu, type *out, int split) {                                    \
+        product_dense::gated<type>(weights, x, outputs, columns, n, bias, gelu, out, split);                         \
+    }                                                                                                                \
+    EXPORT(product_gated_##name)
 PRODUCT_HALVES(f16, f16)
 PRODUCT_HALVES(bf16, bf16)
 #undef PRODUCT_HALVES

@@ -1,122 +1,14 @@
 // Products of quantised weights with up to 8 inputs at once: the weights are read once, and time is the reading.
-//
-// A warp works on R rows at once: each lane takes every 32nd group of 32 columns, of all R rows and all N inputs,
-// and its sums meet in shuffles at the end. Weights are loaded 16 bytes a lane, side by side, past the caches'
-// keeping; inputs (8 bits, acts.cuh) come from the first-level cache, whose traffic R rows share: at N = 8 it would
-// else pass what a multiprocessor can read. Rows that are too few to fill a card are split over the warps of a
-// block (`split`), which meet in shared memory once. How a row is split depends on the matrix and the card alone,
-// so that an answer does not depend on how many others are asked for at once.
-//
-// What limits it is memory bandwidth: 1.2 to 4 instructions per number and lane, where a card's arithmetic has
-// room for 5 (H100) to 20 (RTX 4090) in the time that 4.5 bits take to arrive. Whole-number dot products over 8-bit
-// inputs are llama.cpp's idea (mmvq); other than there, all loads are aligned and none is shared by halves.
-#include "quant.cuh"
-
-namespace product_quant {
-
-using quant::Kind;
-using quant::Planes;
-
-constexpr int kWarps = 4;
-
-// Rows that a warp works on at once.
-__host__ __device__ constexpr int rows_at_once(int n) { return n <= 4 ? 2 : 4; }
-
-template <Kind K, int N> struct Group {
-    static constexpr int R = rows_at_once(N);
-
-    // Adds the products of one group: `at[r]` its index in row r.
-    static __device__ void add(float sums[R][N], const Planes &planes, const size_t at[R], int group, const int8_t *x,
-                               const float2 *x_scales, int groups) {
-        quant::RawBits<K> bits[R];
-        quant::RawScale raw[R];
-#pragma unroll
-        for (int r = 0; r < R; r++) bits[r] = quant::load_bits<K>(planes, at[r]);
-#pragma unroll
-        for (int r = 0; r < R; r++) raw[r] = quant::load_scale<K>(planes, at[r]);
-        int weights[R][8];
-        float2 scales[R];
-#pragma unroll
-        for (int r = 0; r < R; r++) {
-            quant::words<K>(bits[r], weights[r]);
-            scales[r] = quant::scale_of<K>(raw[r], group);
-        }
-#pragma unroll
-        for (int i = 0; i < N; i++) {
-            size_t index = size_t(i) * groups + group;
-            const uint4 *from = reinterpret_cast<const uint4 *>(x) + index * 2;
-            uint4 a = __ldg(from), b = __ldg(from + 1);
-            float2 x_scale = __ldg(x_scales + index);
-            const unsigned inputs[8] = {a.x, a.y, a.z, a.w, b.x, b.y, b.z, b.w};
-#pragma unroll
-            for (int r = 0; r < R; r++) {
-                int sum[2] = {quant::kMagic, quant::kMagic};
-#pragma unroll
-                for (int w = 0; w < 8; w++) {
-                    int &to = sum[quant::kHalves<K> ? w / 4 : 0];
-                    to = __dp4a(weights[r][w], int(inputs[w]), to);
-                }
-                sums[r][i] = quant::add<K>(sums[r][i], scales[r], x_scale, sum[0], sum[1]);
-            }
-        }
-    }
-};
-
-// Has a row's first 4 KiB on their way, of each plane.
-template <Kind K> __device__ void fetch_row(const Planes &planes, size_t start, int groups, int lane) {
-    int at = lane * 128;
-    if (at < groups * quant::kLowBytes<K>) prefetch(planes.low + start * quant::kLowBytes<K> + at);
-    if (at < groups * quant::kHighBytes<K>) prefetch(planes.high + start * quant::kHighBytes<K> + at);
-    if (at < groups * 2) prefetch(planes.scales + start * 2 + at);
-}
-
-// `out[i * stride + row]`. Blocks of kWarps warps, of which `split` share R rows. Shared memory: 128 bytes a warp.
-template <Kind K, int N>
-__device__ void run(Planes planes, const int8_t *RESTRICT x, const float2 *RESTRICT x_scales, int rows, int groups,
-                    float *RESTRICT out, size_t stride, const float *RESTRICT bias, int split) {
-    DYNAMIC_SHARED(memory);
-    constexpr int R = rows_at_once(N);
-    static_assert(R * N <= 32, "a lane holds one result");
-    int warp = threadIdx.x / 32, lane = threadIdx.x % 32, part = warp % split;
-    size_t first = (size_t(blockIdx.x) * (kWarps / split) + warp / split) * R;
-    size_t start[R];
-#pragma unroll
-    for (int r = 0; r < R; r++) start[r] = (first + r < size_t(rows) ? first + r : size_t(rows - 1)) * groups;
-    for (int r = part; r < R; r += split) fetch_row<K>(planes, start[r], groups, lane);
-    wait_for_previous();
-    float sums[R][N] = {};
-    for (int group = part * 32 + lane; group < groups; group += 32 * split) {
-        size_t at[R];
-#pragma unroll
-        for (int r = 0; r < R; r++) at[r] = start[r] + group;
-        Group<K, N>::add(sums, planes, at, group, x, x_scales, groups);
-    }
-    float mine = 0.0f;
-#pragma unroll
-    for (int v = 0; v < R * N; v++) {
-        float sum = warp_sum(sums[v / N][v % N]);
-        if (lane == v) mine = sum;
-    }
-    if (split > 1) {
-        float *all = reinterpret_cast<float *>(memory);
-        all[threadIdx.x] = mine;
-        __syncthreads();
-        for (int other = 1; part == 0 && other < split; other++) mine += all[threadIdx.x + other * 32];
-    }
-    size_t row = first + lane / N;
-    if (part == 0 && lane < R * N && row < size_t(rows))
-        out[lane % N * stride + row] = mine + (bias ? bias[row] : 0.0f);
-}
-
-} // namespace product_quant
+// How is said in product_quant.cuh.
+#include "product_quant.cuh"
 
 #define PRODUCT(name, kind, n)                                                                                       \
     extern "C" __global__ void __launch_bounds__(128, n <= 4 ? 5 : 3)                                                \
         product_quant_##name##_##n(const uint8_t *low, const uint8_t *high, const uint8_t *scales,                   \
                                    const uint8_t *supers, const int8_t *x, const float2 *x_scales, int rows,         \
                                    int groups, float *out, uint64_t stride, const float *bias, int split) {          \
-        product_quant::run<quant::kind, n>({low, high, scales, supers}, x, x_scales, rows, groups, out, stride,      \
-                                           bias, split);                                                             \
+        product_quant::run<quant::kind, n>({{low, high, scales, supers}, rows, out, bias, split}, x, x_scales,       \
+                                           groups, stride, blockIdx.x);                                              \
     }                                                                                                                \
     EXPORT(product_quant_##name##_##n)
 #define PRODUCTS(name, kind)                                                                                         \

@@ -26,12 +26,6 @@ __device__ inline void convert(const float *x, size_t total, bool whole, T *valu
 
 __device__ inline float capped(float v, float cap) { return cap * tanhf(v / cap); }
 
-// Both are x * sigmoid(y): (1 + tanh(z)) / 2 = sigmoid(2 z).
-__device__ inline float activated(int gelu, float x) {
-    float y = gelu ? 1.5957691216f * (x + 0.044715f * x * x * x) : x;
-    return x / (1.0f + expf(-y));
-}
-
 // values[row] = activation(gate) * up, gate and up side by side in a row of gate_up.
 template <class T>
 __device__ inline void gated(int gelu, const float *gate_up, int width, bool whole, T *values, float2 *scales) {

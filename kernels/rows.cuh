@@ -29,6 +29,12 @@ __device__ inline float4 scale4(float4 a, float by) {
 
 __device__ inline float squares4(float4 a) { return a.x * a.x + a.y * a.y + (a.z * a.z + a.w * a.w); }
 
+// SwiGLU's and GEGLU's. Both are x * sigmoid(y): (1 + tanh(z)) / 2 = sigmoid(2 z).
+__device__ inline float activated(int gelu, float x) {
+    float y = gelu ? 1.5957691216f * (x + 0.044715f * x * x * x) : x;
+    return x / (1.0f + expf(-y));
+}
+
 // The largest magnitude over groups of `kLanes` lanes. Compared as bits, whose order is that of magnitudes and
 // in which NaN is the largest: a NaN is handed on, where fmaxf would drop it.
 __device__ inline unsigned magnitude(float v) { return __float_as_uint(v) & 0x7fffffffu; }

@@ -20,8 +20,8 @@ thread_local bool truncating;
 
 namespace {
 
-// The launch's order of threads has it beside the order itself.
-constexpr unsigned long long kTruncate = 1ull << 63;
+// The launch's order of threads has them beside the order itself.
+constexpr unsigned long long kTruncate = 1ull << 63, kBackwards = 1ull << 62;
 
 // Instrumented code takes more of it.
 constexpr size_t kStack = races::kChecked ? 256 << 10 : 64 << 10;
@@ -290,17 +290,17 @@ bool run_block(unsigned threads, size_t shared) {
     return true;
 }
 
-bool run_grid(unsigned threads, size_t shared) {
+// In the order x, y, z, or from the last block to the first.
+bool run_grid(unsigned threads, size_t shared, bool backwards) {
     Dim grid = place.grid;
-    unsigned index = 0;
-    for (unsigned z = 0; z < grid.z; z++)
-        for (unsigned y = 0; y < grid.y; y++)
-            for (unsigned x = 0; x < grid.x; x++) {
-                place.block = {x, y, z};
-                races::begin_block(index++, machine.shared, shared, kMostShared + kGuard);
-                if (!run_block(threads, shared)) return false;
-                races::end_block();
-            }
+    unsigned count = grid.x * grid.y * grid.z;
+    for (unsigned i = 0; i < count; i++) {
+        unsigned index = backwards ? count - 1 - i : i;
+        place.block = {index % grid.x, index / grid.x % grid.y, index / grid.x / grid.y};
+        races::begin_block(index, machine.shared, shared, kMostShared + kGuard);
+        if (!run_block(threads, shared)) return false;
+        races::end_block();
+    }
     return true;
 }
 
@@ -436,9 +436,9 @@ extern "C" int serin_emulator_launch(const char *name, const unsigned *blocks, c
     place.grid = {blocks[0], blocks[1], blocks[2]};
     place.block_size = {threads[0], threads[1], threads[2]};
     truncating = order & kTruncate;
-    arrange(count, order & ~kTruncate);
+    arrange(count, order & ~(kTruncate | kBackwards));
     races::begin_launch(name, {m.stacks, kStack * kMostThreads, &place, sizeof place}, blocks, threads);
-    bool done = run_grid(count, shared);
+    bool done = run_grid(count, shared, order & kBackwards);
     races::end_launch();
     return done ? 0 : say(m.error);
 }

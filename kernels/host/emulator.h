@@ -162,6 +162,13 @@ template <class T> EMU_UNSEEN T atomicMax(T *at, T v) { EMU_ATOMIC; T old = *at;
 template <class T> EMU_UNSEEN T atomicMin(T *at, T v) { EMU_ATOMIC; T old = *at; if (v < old) *at = v; return old; }
 template <class T> EMU_UNSEEN T atomicOr(T *at, T v) { EMU_ATOMIC; T old = *at; *at = old | v; return old; }
 template <class T> EMU_UNSEEN T atomicExch(T *at, T v) { EMU_ATOMIC; T old = *at; *at = v; return old; }
+// One more, or 0 after `last`.
+template <class T> EMU_UNSEEN T atomicInc(T *at, T last) {
+    EMU_ATOMIC;
+    T old = *at;
+    *at = old >= last ? 0 : old + 1;
+    return old;
+}
 template <class T> EMU_UNSEEN T atomicCAS(T *at, T expect, T v) {
     EMU_ATOMIC;
     T old = *at;

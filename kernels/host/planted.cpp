@@ -188,6 +188,13 @@ PLANTED(right_last_block_one_fence, {
     for (unsigned other = 0; other < gridDim.x; other++) sum += data[8 + other * 64 + at];
     data[8 + at] = sum;
 })
+PLANTED(right_is_last, {
+    data[8 + block * 64 + at] = 1.0f;
+    if (!is_last(planted::word(data), gridDim.x, planted::word(shared))) return;
+    float sum = 0.0f;
+    for (unsigned other = 0; other < gridDim.x; other++) sum += __ldcg(data + 8 + other * 64 + at);
+    data[8 + at] = sum;
+})
 PLANTED(right_copies, {
     copy_async16(shared + at * 4, data + at * 4, 8);
     copy_async_commit();

@@ -86,12 +86,18 @@ def targets(all_figures, budget):
         yield f"{target['kernels']}: {WORDS[what]}, {side} {allowed:g}", beyond, len(about)
 
 
+# Rows up to which a step's products are not tiled.
+FEW = 8
+
+
 def launches(table):
-    """The most launches of a layer, and of a token of an 8B model with 32 layers, in kernels/launches.json."""
-    layer = max(len(names) for steps in table["layers"].values() for names in steps.values())
+    """The most launches of a layer with few rows and with many, and of a token of an 8B model with 32 layers, in
+    kernels/launches.json."""
+    layers = [(int(label.split()[0]), len(names)) for steps in table["layers"].values() for label, names in steps.items()]
+    layer = lambda few: max((count for rows, count in layers if (rows <= FEW) == few), default=0)
     steps = table["steps"]["8B q4_k_m"].values()
     token = max(sum(int(line.split()[0]) for line in step["decode 1"]) for step in steps)
-    return {"layer": layer, "token": token}
+    return {"layer": layer(True), "layer with many rows": layer(False), "token": token}
 
 
 def compare_launches(table, budget, which="budget"):

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from card import sass
 from card.cards import occupancy
 
-QUANT = re.compile(r"^product_quant_(\w+)_(\d)$")
+QUANT = re.compile(r"^product_(?:quant_\w+|gated_\w+|mixed)_(\d)$")
 TILED = re.compile(r"^product_(halves|tiles)_(\w+?)_(\d+)$")
-DENSE = re.compile(r"^product_dense_(?:b?f16|f32_(\d))$")
+DENSE = re.compile(r"^product_(?:dense|gated)_(?:b?f16|f32_(\d))$")
 # Rows, inputs, warps over rows, inputs and columns, groups of a step: `Shape` in product_halves.cu, product_tiles.cu.
 SHAPES = {
     ("halves", 16): (128, 16, 4, 1, 2, 4),
@@ -34,7 +34,7 @@ def work(name, taken):
     against the template parameters."""
     mma, dot, wide = (taken.count(what) for what in (sass.MATRIX, sass.DOT, sass.WIDE_LOAD))
     if found := QUANT.match(name):
-        inputs = int(found[2])
+        inputs = int(found[1])
         rows = 2 if inputs <= 4 else 4
         return repeated(name, dot, 8 * rows * inputs) * rows * GROUP
     if found := TILED.match(name):

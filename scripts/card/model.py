@@ -23,6 +23,9 @@ GAP = 1.1e-6
 # A kernel's own start and end: first loads, last blocks. Chosen such that llama.cpp's launches, GAP included, give its
 # rates on three cards within 10 %.
 RAMP = 1.5e-6
+# The end of a kernel whose last blocks put together what others have left: a fence, a count and a read, each a round trip
+# to the L2 cache of about 600 cycles under load. Assumed.
+JOIN = 1.0e-6
 # What the L2 cache reads and writes, over what memory does. Assumed.
 L2 = 3
 # Cycles between two instructions of a warp, on average. In tiles and attention, whose warps meet at barriers and in
@@ -46,8 +49,11 @@ PEER_LAUNCHES, PEER_PER_WEIGHT, PEER_WARPS = 24, 4.0, 32
 BYTES = {"q4_k": 144 / 256, "q6_k": 210 / 256, "q8_0": 34 / 32, "bf16": 2.0}
 HEAD_DIM = 128
 # Kernels that let the next one begin at once (decision 046).
-EARLY = re.compile(r"^(norm_|rope_|rows_|embed_|attention_merge|sample_|step_inputs)")
+EARLY = re.compile(r"^(norm_|rope_|rows_|embed_|sample_|step_inputs)")
 TILED = re.compile(r"^product_(halves|tiles)_\w+?_(\d+)$")
+# Those of gate and up whose outputs are rounded to 8 bits.
+ROUNDED = re.compile(r"^product_gated_q\w+$")
+FREE = re.compile(r"^product_(quant|mixed|gated|dense)_")
 # Keys of a pass of attention's loop, all warps of a block together: heads of 128 (attention_decode.cu, _prefill.cu).
 KEYS = 64
 
@@ -73,27 +79,48 @@ SHAPES = {
 
 
 @dataclass(frozen=True)
+class Matrix:
+    """Weights of a product."""
+    kind: str
+    rows: int
+    columns: int
+
+    @property
+    def weights(self):
+        return self.rows * self.columns
+
+    @property
+    def bytes(self):
+        return self.weights * BYTES[self.kind]
+
+
+@dataclass(frozen=True)
 class Line:
     """Equal launches of a step, from kernels/launches.json."""
     count: int
     name: str
     blocks: tuple
     threads: int
-    kind: str = ""   # of a product's weights
-    rows: int = 0
-    columns: int = 0
-    inputs: int = 0  # 0: the step's
+    matrices: tuple = ()  # of a product
+    inputs: int = 0       # 0: the step's
 
     @staticmethod
     def read(text):
         count, name, blocks, threads, *what = text.split()
-        rows, columns = map(int, what[1].split("x")) if what else (0, 0)
-        return Line(int(count), name, tuple(map(int, blocks.split("x"))), int(threads), what[0] if what else "", rows,
-                    columns)
+        matrices = tuple(Matrix(kind, *map(int, shape.split("x"))) for kind, shape in zip(what[::2], what[1::2]))
+        return Line(int(count), name, tuple(map(int, blocks.split("x"))), int(threads), matrices)
+
+    @property
+    def rows(self):
+        return sum(matrix.rows for matrix in self.matrices)
+
+    @property
+    def columns(self):
+        return self.matrices[0].columns if self.matrices else 0
 
     @property
     def weights(self):
-        return self.rows * self.columns
+        return sum(matrix.weights for matrix in self.matrices)
 
 
 @dataclass(frozen=True)
@@ -150,15 +177,22 @@ def expand(lines, step):
     def experts(line):
         if not {shape.intermediate, 2 * shape.intermediate} & {line.rows, line.columns}:
             return line
-        rows = round(line.rows * chosen)
+        matrix, = line.matrices
+        matrix = dataclasses.replace(matrix, rows=round(matrix.rows * chosen))
         if inputs <= 8:
-            name, at_once, threads = f"product_quant_{line.kind}_{inputs}", 8 if inputs <= 4 else 16, 128
+            family = "gated" if line.name.startswith("product_gated") else "quant"
+            name, at_once, threads = f"product_{family}_{matrix.kind}_{inputs}", 8 if inputs <= 4 else 16, 128
         else:
-            name, at_once, threads = f"product_halves_{line.kind}_32", 128, 256
-        return dataclasses.replace(line, name=name, rows=rows, inputs=inputs, threads=threads,
-                                   blocks=(1, math.ceil(rows / at_once), 1))
+            name, at_once, threads = f"product_halves_{matrix.kind}_32", 128, 256
+        return dataclasses.replace(line, name=name, matrices=(matrix,), inputs=inputs, threads=threads,
+                                   blocks=(1, math.ceil(matrix.rows / at_once), 1))
 
     return [*map(experts, lines), Line(3 * shape.layers, "router", (1, 1, 1), 128)]
+
+
+def joins(line):
+    """Whether the last of several blocks puts together what they have left; of tiles, see `ramps`."""
+    return ROUNDED.match(line.name) or line.name.startswith("attention_decode") and line.blocks[0] > 1
 
 
 def traffic(line, step):
@@ -166,15 +200,14 @@ def traffic(line, step):
     shape, n = step.shape, step.n
     if line.weights:
         inputs = line.inputs or (1 if step.prompt and line.rows == shape.vocab else n)
-        return line.weights * BYTES[line.kind], inputs * 4 * line.rows
+        return sum(matrix.bytes for matrix in line.matrices), inputs * 4 * line.rows
     qkv = (shape.heads + 2 * shape.kv_heads) * HEAD_DIM
     gated = shape.intermediate * (shape.active or 1)
     each = {"norm": 14 * shape.hidden, "rows": 10 * gated, "rope": 8 * qkv, "embed": 6 * shape.hidden}
     family = line.name.split("_")[0]
-    if line.name == "attention_merge":
-        return 0, n * qkv * 4
     if family == "attention":
-        return step.rows * 2 * shape.kv_heads * HEAD_DIM * 2 * step.context, n * qkv * 6
+        shares = 4 if joins(line) else 0
+        return step.rows * 2 * shape.kv_heads * HEAD_DIM * 2 * step.context, n * qkv * (6 + shares)
     if family == "sample":
         return 0, step.rows * shape.vocab * 4
     return 0, each.get(family, 0) * n
@@ -197,11 +230,17 @@ def block_instructions(card, line, step, kernels):
     if not line.weights or line.name == "gemm":
         return 0.0
     found = TILED.match(line.name)
-    weights = line.weights / blocks
     if found:
         rows = 64 if found[1] == "tiles" and found[2] == "64" else 128
         weights = rows * 128 * math.ceil(math.ceil(line.columns / 128) / line.blocks[2])
-    return weights * kernels.per_weight(line.name) / 32
+        return weights * kernels.per_weight(line.name) / 32
+    if line.name.startswith("product_mixed"):
+        # What each kind's own kernel issues; a block's is the average.
+        inputs = line.name[-1]
+        names = [f"product_quant_{matrix.kind}_{inputs}" for matrix in line.matrices]
+        all_of = sum(matrix.weights * kernels.per_weight(name) for matrix, name in zip(line.matrices, names))
+        return all_of / blocks / 32
+    return line.weights / blocks * kernels.per_weight(line.name) / 32
 
 
 def issue_time(card, line, step, kernels):
@@ -210,7 +249,7 @@ def issue_time(card, line, step, kernels):
     if not own:
         return 0.0, 1
     resident, warps = kernels.resident(line.name), line.threads / 32
-    interval = FREE_INTERVAL if line.name.startswith(("product_quant", "product_dense")) else INTERVAL
+    interval = FREE_INTERVAL if FREE.match(line.name) else INTERVAL
     rate = lambda count: min(ISSUE, count * warps / interval)
     most = math.ceil(math.prod(line.blocks) / card.multiprocessors)
     full, rest = divmod(most, resident)
@@ -275,7 +314,7 @@ def predict(card, lines, step, budget, change=Change()):
         parts = {"memory": memory_time(card, line, step), "issue": issue, "tensor": tensor_time(card, line, step)}
         most = max(parts, key=lambda part: parts[part])
         setattr(time, most, getattr(time, most) + line.count * parts[most])
-        time.launches += line.count * ramps(line, waves) * RAMP
+        time.launches += line.count * (ramps(line, waves) * RAMP + (JOIN if joins(line) else 0))
     late = 1 - overlapped(card, lines, change) / time.count
     if change.layer_launches:
         saved = max(0, time.count - 11 - change.layer_launches * step.shape.layers)

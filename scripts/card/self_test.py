@@ -152,13 +152,14 @@ class Figures(unittest.TestCase):
         self.assertEqual((words, len(missed), count), ("product_*: instructions per weight, at most 0.25", 1, 1))
 
     def test_launches(self):
-        table = {"layers": {"q": {"1 plain": ["a"] * 3}},
+        table = {"layers": {"q": {"1 plain": ["a"] * 3, "8 fine": ["a"] * 2, "32 plain": ["a"] * 5}},
                  "steps": {"8B q4_k_m": {"card": {"decode 1": ["2 a 1x1x1 32", "5 b 1x1x1 32"]}}}}
         budget = {"launches": {"layer": {"budget": 3, "target": 2}, "token": {"budget": 6, "target": 9}}}
         (over,) = budgets.compare_launches(table, budget)
         self.assertEqual((over.what, over.figure, over.allowed), ("launches a token", 7, 6))
         (missed,) = budgets.compare_launches(table, budget, "target")
         self.assertEqual(missed.figure, 3)
+        self.assertEqual(budgets.launches(table), {"layer": 3, "layer with many rows": 5, "token": 7})
 
 
 class Model(unittest.TestCase):
@@ -173,6 +174,24 @@ class Model(unittest.TestCase):
     def test_lines_are_read(self):
         line = self.VECTOR
         self.assertEqual((line.count, line.blocks, line.weights), (3, (3584, 1, 1), 28672 * 4096))
+
+    def test_two_matrices_of_a_launch_are_both_counted(self):
+        line = model.Line.read("1 product_mixed_1 768x1x1 128 q4_k 5120x4096 q6_k 1024x4096")
+        read, written = model.traffic(line, self.STEP)
+        self.assertEqual((line.weights, written), (6144 * 4096, 4 * 6144))
+        self.assertEqual(read, 4096 * (5120 * 144 + 1024 * 210) / 256)
+        budget = {"kernels": {f"product_quant_{kind}_1": {"per_weight": [each] * 4}
+                              for kind, each in (("q4_k", 2.0), ("q6_k", 5.0))}}
+        kernels_of = model.Kernels(89, budget, model.Change())
+        issued = model.block_instructions(CARDS["RTX 4090"], line, self.STEP, kernels_of) * 768 * 32
+        self.assertAlmostEqual(issued, 4096 * (5120 * 2 + 1024 * 5))
+
+    def test_the_last_blocks_work_takes_time(self):
+        for one, other in (("attention_decode_f16_128 8x8x1", "attention_decode_f16_128 1x64x1"),
+                           ("product_gated_q4_k_1 64x1x1", "product_gated_bf16 64x1x1")):
+            lines = [model.Line.read(f"1 {name} 128") for name in (one, other)]
+            times = [model.predict(CARDS["H100"], [line], self.STEP, self.BUDGET).launches for line in lines]
+            self.assertAlmostEqual(times[0] - times[1], model.JOIN)
 
     def test_one_row_is_limited_by_memory(self):
         time = model.predict(CARDS["RTX 4090"], [self.VECTOR], self.STEP, self.BUDGET)

@@ -135,6 +135,7 @@ pub type Family = fn(&Bench, Size) -> Result<Vec<Check>, CardError>;
 pub const FAMILIES: &[(&str, Family)] = &[
     ("attention", crate::cuda::attention::answers::checks),
     ("embedding", crate::cuda::embed::answers::checks),
+    ("fused products", crate::cuda::product::fused_answers::checks),
     ("inputs of steps", crate::cuda::inputs::answers::checks),
     ("log-probabilities", crate::cuda::logprobs::answers::checks),
     ("norms", crate::cuda::norm::answers::checks),

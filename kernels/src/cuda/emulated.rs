@@ -66,6 +66,8 @@ const POISON: u8 = 0xff;
 const WORKSPACE: usize = 1 << 18;
 /// In a launch's order of threads: sums of tensor cores are truncated.
 const TRUNCATE: u64 = 1 << 63;
+/// In a launch's order of threads: blocks run from the last to the first.
+pub const BACKWARDS: u64 = 1 << 62;
 
 /// How helpful the card is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -189,7 +191,8 @@ impl EmulatedCard {
         }
     }
 
-    /// The order in which a block's threads run: 0 by index, 1 backwards, else shuffled by that seed.
+    /// The order in which a block's threads run: 0 by index, 1 backwards, else shuffled by that seed. With [`BACKWARDS`]
+    /// blocks run backwards too, as they do on a pessimistic card.
     pub fn set_order(&self, order: u64) {
         self.order.store(order & !TRUNCATE, Ordering::Relaxed);
     }
@@ -319,7 +322,8 @@ impl EmulatedCard {
             values.iter_mut().map(|value| std::ptr::from_mut(value).cast()).collect();
         let name = CString::new(kernel).map_err(|e| other(e.to_string()))?;
         let mut error = [0u8; 256];
-        let truncate = if self.temper == EmulationMode::Pessimistic { TRUNCATE } else { 0 };
+        let pessimistic = self.temper == EmulationMode::Pessimistic;
+        let temper = if pessimistic { TRUNCATE | BACKWARDS } else { 0 };
         // SAFETY: the caller of `Card::launch` answers for the arguments; the arrays live through the call.
         let code = unsafe {
             serin_emulator_launch(
@@ -328,7 +332,7 @@ impl EmulatedCard {
                 grid.threads.as_ptr(),
                 grid.shared as usize,
                 places.as_mut_ptr(),
-                self.order.load(Ordering::Relaxed) | truncate,
+                self.order.load(Ordering::Relaxed) | temper,
                 error.as_mut_ptr().cast(),
                 error.len(),
             )

@@ -48,7 +48,7 @@ pub use embed::embed;
 pub use inputs::{PLACES, StepInputs};
 pub use kv::{KvKind, KvLayer, KvShape, KvView, KvViewMut, Rows};
 pub use open::{OpenError, open};
-pub use product::{Matrix, Output, multiply};
+pub use product::{Matrix, Output, multiply, multiply_all, multiply_gated};
 pub use readings::{MemoryReading, Readings};
 pub use self_test::{SelfTestError, self_test};
 pub use timer::Timer;

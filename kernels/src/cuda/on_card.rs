@@ -31,6 +31,8 @@ pub(crate) struct KernelNames {
     pub embed: &'static str,
     /// Products of 1 to 8 inputs in the kind's own form of them.
     pub few: [&'static str; 8],
+    /// The same of gate and up together, the activation and the next product's form of inputs included.
+    pub gated: Option<[&'static str; 8]>,
     /// Products in tiles, in the order of `product::names::Tile`.
     pub tiles: Option<[&'static str; 6]>,
 }
@@ -57,6 +59,7 @@ macro_rules! quantised {
         $crate::cuda::on_card::KernelNames {
             embed: concat!("embed_", $kind),
             few: $crate::cuda::on_card::to_8!(concat!("product_quant_", $kind, "_")),
+            gated: Some($crate::cuda::on_card::to_8!(concat!("product_gated_", $kind, "_"))),
             tiles: Some([
                 concat!("product_halves_", $kind, "_16"),
                 concat!("product_halves_", $kind, "_32"),

@@ -2,11 +2,19 @@
 //!
 //! [`multiply`] decides, from shapes and the card alone, which kernel runs ([`Way`]): up to 8 inputs are limited
 //! by reading the weights, many by arithmetic. Each way is right for every shape, so that checks can ask for any.
-//! Knows no layer: several matrices' results may be written side by side.
+//! Knows no layer: several matrices' results may be written side by side ([`multiply_all`]), or as gate and up be put
+//! together at once ([`multiply_gated`]).
 
 #[cfg(any(test, feature = "known-answers"))]
 pub(crate) mod answers;
+#[cfg(any(test, feature = "known-answers"))]
+pub(crate) mod fused_answers;
+mod gated;
 pub(crate) mod names;
+mod side_by_side;
+
+pub use gated::multiply_gated;
+pub use side_by_side::multiply_all;
 
 use super::acts::{ActKind, Acts};
 use super::buffer::{Buffer, View, ViewMut};
@@ -337,8 +345,7 @@ impl Product<'_> {
         n: usize,
     ) -> Result<(), CardError> {
         let name = names::vectors(self.matrix.kind, n)?;
-        let at_once = if n <= 4 { 2 } else { 4 };
-        let blocks = self.matrix.rows.div_ceil(at_once).div_ceil(4 / split);
+        let blocks = few_blocks(self.matrix.rows, n, split);
         let [low, high, scales, supers] = self.matrix.planes();
         let ([x, x_scales], [out, stride, bias]) = (self.x.args(), self.output());
         let (columns, groups) = (self.matrix.columns, self.matrix.groups());
@@ -428,6 +435,12 @@ impl Product<'_> {
         // SAFETY: as above.
         unsafe { card.launch("product_bias", grid, &args) }
     }
+}
+
+/// Blocks of a product of up to 8 inputs of 8 bits.
+fn few_blocks(rows: usize, n: usize, split: usize) -> usize {
+    let at_once = if n <= 4 { 2 } else { 4 };
+    rows.div_ceil(at_once).div_ceil(4 / split)
 }
 
 /// An address so many bytes behind another.

@@ -31,7 +31,12 @@ pub(super) const F32: Format = Format {
         input: ActKind::F32,
         shares: [4, 0, 0, 0],
         staged: [0, 0],
-        kernels: KernelNames { embed: "embed_f32", few: to_8!("product_dense_f32_"), tiles: None },
+        kernels: KernelNames {
+            embed: "embed_f32",
+            few: to_8!("product_dense_f32_"),
+            gated: None,
+            tiles: None,
+        },
         sort: None,
     }),
 };
@@ -52,7 +57,12 @@ pub(super) const F16: Format = Format {
         input: ActKind::F16,
         shares: [2, 0, 0, 0],
         staged: [0, 0],
-        kernels: KernelNames { embed: "embed_f16", few: ["product_dense_f16"; 8], tiles: None },
+        kernels: KernelNames {
+            embed: "embed_f16",
+            few: ["product_dense_f16"; 8],
+            gated: Some(["product_gated_f16"; 8]),
+            tiles: None,
+        },
         sort: None,
     }),
 };
@@ -73,7 +83,12 @@ pub(super) const BF16: Format = Format {
         input: ActKind::BF16,
         shares: [2, 0, 0, 0],
         staged: [0, 0],
-        kernels: KernelNames { embed: "embed_bf16", few: ["product_dense_bf16"; 8], tiles: None },
+        kernels: KernelNames {
+            embed: "embed_bf16",
+            few: ["product_dense_bf16"; 8],
+            gated: Some(["product_gated_bf16"; 8]),
+            tiles: None,
+        },
         sort: None,
     }),
 };

@@ -6,8 +6,8 @@ use super::room::Room;
 use crate::device::{Activation, QueryScale};
 use crate::model::layout::Over;
 use serin_kernels::cuda::attention::{AttentionSpec, attend_decode, attend_prefill};
-use serin_kernels::cuda::product::{Matrix, Output, multiply};
-use serin_kernels::cuda::rows::{Activation as Gate, gated};
+use serin_kernels::cuda::product::{Matrix, multiply_all, multiply_gated};
+use serin_kernels::cuda::rows::Activation as Gate;
 use serin_kernels::cuda::{ActKind, Acts, Buffer, Card, CardError, KvLayer, ViewMut, norm, rope};
 
 pub(super) struct Layer {
@@ -92,18 +92,11 @@ impl Projection {
         card: &dyn Card,
         x: Acts<'_>,
         n: usize,
-        mut out: ViewMut<'_, f32>,
+        out: ViewMut<'_, f32>,
         with_bias: bool,
     ) -> Result<(), CardError> {
-        let (stride, mut at) = (self.outputs(), 0);
-        for part in &self.parts {
-            let bias = self.bias.as_ref().filter(|_| with_bias);
-            let bias = bias.map(|bias| bias.view().part(at, part.rows()));
-            let out = Output { values: out.again(), stride, offset: at };
-            multiply(card, part, x, n, out, bias)?;
-            at += part.rows();
-        }
-        Ok(())
+        let bias = self.bias.as_ref().filter(|_| with_bias);
+        multiply_all(card, &self.parts, x, n, out, bias.map(Buffer::view))
     }
 }
 
@@ -182,16 +175,17 @@ impl Layer {
     ) -> Result<(), CardError> {
         let (card, n) = (step.card, step.width.tokens);
         let (outputs, hidden) = (self.gate_up.outputs(), self.mlp_norm.len());
-        let x = room.acts.get(self.gate_up.input_kind(card, n), n * hidden);
-        self.gate_up.apply(card, x, n, room.wide.first_mut(n * outputs), true)?;
         let width = outputs / 2;
         let gate = match self.activation {
             Activation::Silu => Gate::Silu,
             Activation::GeluTanh => Gate::GeluTanh,
         };
-        let out = room.acts.get_mut(self.down.input_kind(card, n), n * width);
-        gated(card, gate, room.wide.first(n * outputs), n, width, out)?;
-        let x = room.acts.get(self.down.input_kind(card, n), n * width);
+        let x = room.acts.get(self.gate_up.input_kind(card, n), n * hidden);
+        let wide = room.wide.first_mut(n * outputs);
+        let out = room.gated.get_mut(self.down.input_kind(card, n), n * width);
+        let bias = self.gate_up.bias.as_ref().map(Buffer::view);
+        multiply_gated(card, &self.gate_up.parts, gate, x, n, wide, out, bias)?;
+        let x = room.gated.get(self.down.input_kind(card, n), n * width);
         self.down.apply(card, x, n, room.branch.first_mut(n * hidden), true)?;
         let post = self.mlp_post_norm.as_ref();
         match next {

@@ -1,7 +1,8 @@
 //! Every buffer that a step needs besides weights and cache, sized for the largest step.
 //!
 //! Buffers are reused: `wide` holds the projections of a layer's first half, then those of its second; `acts`
-//! holds the inputs of the next matrix product. The code that uses a buffer says what it contains.
+//! holds the inputs of the next matrix product. Those of the last one are in `gated`, since one launch may read the
+//! inputs of gate and up and write these. The code that uses a buffer says what it contains.
 
 use super::super::config::ModelConfig;
 use super::plan::CardPlan;
@@ -20,6 +21,8 @@ pub(super) struct Room {
     pub wide: Buffer<f32>,
     /// Inputs of the next matrix product.
     pub acts: ActBuffer,
+    /// Inputs of the feed-forward part's last product.
+    pub gated: ActBuffer,
     /// Partial results of attention over a split cache.
     pub partials: Buffer<f32>,
     /// `[head_rows][vocab]`.
@@ -47,6 +50,7 @@ impl Room {
             branch: Buffer::on(card, of, sizes.hidden, Queue::Load)?,
             wide: Buffer::on(card, of, sizes.wide, Queue::Load)?,
             acts: ActBuffer::new(card, of, sizes.acts, kinds, Queue::Load)?,
+            gated: ActBuffer::new(card, of, sizes.gated, kinds, Queue::Load)?,
             partials: Buffer::on(card, of, sizes.partials, Queue::Load)?,
             logits: Buffer::on(card, of, sizes.logits, Queue::Load)?,
             draw: Buffer::on(card, of, sizes.draw, Queue::Load)?,
@@ -62,6 +66,7 @@ pub(super) struct Sizes {
     hidden: usize,
     wide: usize,
     acts: usize,
+    gated: usize,
     partials: usize,
     logits: usize,
     draw: usize,
@@ -71,12 +76,13 @@ pub(super) struct Sizes {
 impl Sizes {
     pub fn of(config: &ModelConfig, plan: &CardPlan) -> Sizes {
         let (queries, kv) = (config.heads * config.head_dim, config.kv_heads * config.head_dim);
-        let widest = config.hidden.max(queries).max(config.intermediate);
+        let widest = config.hidden.max(queries);
         let partials = |rows| partials_len(rows, config.heads, plan.splits(rows), config.head_dim);
         Sizes {
             hidden: plan.tokens * config.hidden,
             wide: plan.tokens * (queries + 2 * kv).max(2 * config.intermediate),
             acts: plan.tokens.max(plan.head_rows) * widest,
+            gated: plan.tokens * config.intermediate,
             partials: (1..=plan.rows).map(partials).max().unwrap_or(0),
             logits: plan.head_rows * config.vocab,
             draw: scratch_len(plan.head_rows, config.vocab),
@@ -89,6 +95,7 @@ impl Sizes {
         let floats = 2 * self.hidden + self.wide + self.partials + self.logits;
         let rest = (plan.head_rows + plan.edits) * 4 + (self.draw + self.logprob_parts) * 8;
         // 8-bit inputs have a quarter of their size in scales; floats have four bytes.
-        (4 * (floats + self.acts) + self.acts / 4 + rest) as u64
+        let inputs = self.acts + self.gated;
+        (4 * (floats + inputs) + inputs / 4 + rest) as u64
     }
 }

@@ -105,6 +105,7 @@ const FULL: &[Case] = &[
     case(Decode(1), F16, (14, 2, 64), 32, &[(1, 99), (0, 0)]),
     case(Decode(2), F16, (24, 2, 64), 16, &[(1, 77)]),
     case(Decode(70), F16, (2, 1, 64), 16, &[(1, 60), (1, 1200)]),
+    case(Decode(300), I8, (9, 1, 64), 16, &[(1, 1500), (1, 17)]).out(Q8),
     case(Decode(7), I8, (8, 1, 128), 5, &[(1, 300), (1, 5)]),
     case(Decode(2), I8, (4, 2, 64), 1, &[(1, 150), (1, 12)]),
     case(Decode(4), I8, (3, 1, 96), 32, &[(1, 64), (1, 161)]),
@@ -156,6 +157,17 @@ const FULL: &[Case] = &[
 pub(crate) fn checks(bench: &Bench, size: Size) -> Result<Vec<Check>, CardError> {
     let full = if size == Size::Full { FULL } else { &[] };
     QUICK.iter().chain(full).enumerate().map(|(i, case)| check(bench, case, i as u64)).collect()
+}
+
+/// What decoding gives in all of its cases, bit for bit.
+#[cfg(all(test, feature = "emulator"))]
+pub(super) fn decoded(bench: &Bench) -> Result<Vec<Vec<u32>>, CardError> {
+    let decodes = |case: &&Case| matches!(case.way, Decode(_));
+    let bits = |case| {
+        let got = run(bench, case, &Data::new(case, 1))?;
+        Ok(got.iter().map(|v| v.to_bits()).collect())
+    };
+    QUICK.iter().chain(FULL).filter(decodes).map(bits).collect()
 }
 
 fn check(bench: &Bench, case: &Case, seed: u64) -> Result<Check, CardError> {

@@ -1,9 +1,10 @@
-//! Rows with one query token each: the cached tokens of a row are cut into shares, one block each.
+//! Rows with one query token each: the cached tokens of a row are cut into shares, one block each, of which the last one
+//! to be done puts all together.
 
 use super::{AttentionSpec, cache_args, check, exact, kernel_for, out_args, tile_bytes};
 use crate::cuda::acts::ActsMut;
 use crate::cuda::buffer::{View, ViewMut};
-use crate::cuda::card::{Arg, Card, CardError, Grid};
+use crate::cuda::card::{Arg, COUNTS, Card, CardError, Grid};
 use crate::cuda::kv::{KvView, Rows};
 
 const KERNELS: [[&str; 4]; 2] = [
@@ -24,13 +25,11 @@ const THREADS: u32 = 128;
 /// Warps of a block, and query heads that it takes.
 const WARPS: usize = 4;
 const HEADS: usize = 8;
-/// Most threads of a block that puts shares together; it has a multiple of the head's size.
-const MERGE_THREADS: usize = 512;
 /// Blocks that a multiprocessor should have: two are resident for any cache but f16 heads of 256.
 const BLOCKS_EACH: usize = 2;
 /// Tokens below which a share is not worth its start.
 const LEAST_SHARE: usize = 128;
-/// Most shares of a row.
+/// Most shares of a row (`attention_decode::kMostSplits`).
 const MOST_SPLITS: usize = 128;
 
 /// Into how many shares to cut each row, for `rows` rows of at most `longest_context` tokens.
@@ -58,8 +57,8 @@ pub fn partials_len(rows: usize, heads: usize, splits: usize, head_dim: usize) -
 /// rows' first tokens. Rows of padding (no context) give zeros at their first token and read nothing.
 ///
 /// `qkv`: `[tokens][(heads + 2 * kv_heads) * head_dim]`, queries first. Keys and values of the rows' own tokens
-/// are in the cache already. `splits`: see [`plan_splits`]; any number is right. `partials`: see
-/// [`partials_len`]. The rows' first tokens are below `rows.count`, and the tables name blocks of the cache.
+/// are in the cache already. `splits`: see [`plan_splits`]; any number is right, and no more shares are made than the
+/// kernels can put together. `partials`: see [`partials_len`]. The rows' first tokens are below `rows.count`, and the tables name blocks of the cache.
 #[allow(clippy::too_many_arguments, reason = "parts of a step belong to different owners")]
 pub fn attend_decode(
     card: &dyn Card,
@@ -80,6 +79,9 @@ pub fn attend_decode(
         let what = format!("{} partial sums for {splits} shares", partials.len());
         return Err(CardError::Shape(what));
     }
+    if !partials.address().is_multiple_of(16) {
+        return Err(CardError::Shape("partial sums do not start on 16 bytes".into()));
+    }
     if rows.count == 0 {
         return Ok(());
     }
@@ -87,25 +89,17 @@ pub fn attend_decode(
         return exact::launch(card, spec, qkv, &kv, &rows, &out, (sizes, 1, true));
     };
     let parts = (spec.heads / kv.shape.kv_heads).div_ceil(HEADS);
+    let groups = kv.shape.kv_heads * parts;
+    let splits = if rows.count * groups <= COUNTS { splits.min(MOST_SPLITS) } else { 1 };
     let (scale, bend) = spec.folded();
     let head = [qkv.arg(), Arg::I32(sizes.stride as i32), Arg::I32(spec.heads as i32)];
-    let rules = [Arg::F32(scale), Arg::F32(bend), spec.window_arg(), partials.arg()];
-    let args = [&head[..], &cache_args(&kv, &rows), &rules, &out_args(&out)].concat();
-    let blocks = [splits as u32, (kv.shape.kv_heads * parts) as u32, rows.count as u32];
+    let rules = [Arg::F32(scale), Arg::F32(bend), spec.window_arg()];
+    let places = [partials.arg(), Arg::Address(card.workspace().counts)];
+    let args = [&head[..], &cache_args(&kv, &rows), &rules, &places, &out_args(&out)].concat();
+    let blocks = [splits as u32, groups as u32, rows.count as u32];
     let grid = Grid::of(blocks, THREADS).shared(shared_bytes(&kv));
     // SAFETY: lengths were checked; the caller answers for rows and tables.
-    unsafe { card.launch(kernel, grid, &args)? };
-    if splits == 1 {
-        return Ok(());
-    }
-    let shape = [Arg::I32(splits as i32), Arg::I32(spec.heads as i32), Arg::I32(dim as i32)];
-    let args = [&[partials.arg()][..], &shape, &[rows.rows.arg()], &out_args(&out)].concat();
-    let blocks = [spec.heads as u32, rows.count as u32, 1];
-    let threads = dim * (MERGE_THREADS / dim).clamp(1, splits);
-    let shared = (splits + threads) * size_of::<f32>();
-    let grid = Grid::of(blocks, threads as u32).shared(shared);
-    // SAFETY: as above; `partials` holds what the first kernel wrote.
-    unsafe { card.launch("attention_merge", grid, &args) }
+    unsafe { card.launch(kernel, grid, &args) }
 }
 
 /// `attention_decode::Plan::kShared`.

@@ -3,14 +3,60 @@
 use super::*;
 use crate::cuda::acts::ActBuffer;
 use crate::cuda::buffer::Buffer;
-use crate::cuda::card::{Card, Pool, Queue};
-use crate::cuda::emulated::EmulatedCard;
+use crate::cuda::card::{COUNTS, Card, Pool, Queue};
+use crate::cuda::check::Bench;
+use crate::cuda::emulated::{BACKWARDS, EmulatedCard};
 use crate::cuda::kv::{KvLayer, KvShape};
+use crate::cuda::paper::{Noted, PaperCard};
 use std::sync::Arc;
 
 #[test]
 fn answers_are_known() {
     crate::cuda::check::prove(super::answers::checks);
+}
+
+/// Shares are put together in their order, by whichever block is last, and a launch leaves the counts at zero.
+#[test]
+fn the_last_block_changes_no_bit() {
+    let answers = [0, BACKWARDS].map(|order| {
+        let emulated = EmulatedCard::start(64 << 20);
+        emulated.set_order(order);
+        let card: Arc<dyn Card> = Arc::new(emulated);
+        let pool = card.create_pool().unwrap();
+        let bench = Bench { card: card.clone(), pool };
+        let [first, second] = [(); 2].map(|()| super::answers::decoded(&bench).unwrap());
+        assert_eq!(first, second, "again");
+        let mut counts = [1; 4 * COUNTS];
+        card.download(card.workspace().counts, &mut counts, Queue::Compute).unwrap();
+        assert!(counts.iter().all(|count| *count == 0));
+        first
+    });
+    assert_eq!(answers[0], answers[1]);
+}
+
+/// More rows than there are counts are not cut.
+#[test]
+fn more_groups_than_counts_are_one_share_each() {
+    let paper = Arc::new(PaperCard::new((8, 9), 128, 99 << 10));
+    let card: Arc<dyn Card> = paper.clone();
+    let pool = card.create_pool().unwrap();
+    let shape = KvShape { blocks: 2, block_size: 16, kv_heads: 2, head_dim: 64 };
+    let layer = KvLayer::new(&card, pool, shape, KvKind::F16, Queue::Compute).unwrap();
+    let spec = AttentionSpec { window: None, ..USUAL.spec };
+    for (count, shares) in [(COUNTS / 2, 3), (COUNTS / 2 + 1, 1)] {
+        let qkv = Buffer::new(&card, pool, count * 8 * 64).unwrap();
+        let words = Buffer::new(&card, pool, 4 * count).unwrap();
+        let rows = Rows { count, rows: words.view(), tables: words.view() };
+        let len = partials_len(count, spec.heads, 3, 64);
+        let mut partials = Buffer::new(&card, pool, len).unwrap();
+        let numbers = count * spec.heads * 64;
+        let mut out =
+            ActBuffer::new(&card, pool, numbers, &[ActKind::F32], Queue::Compute).unwrap();
+        let (qkv, kv, to) = (qkv.view(), layer.view(), out.get_mut(ActKind::F32, numbers));
+        attend_decode(&*card, &spec, qkv, kv, rows, 3, partials.view_mut(), to).unwrap();
+        let [Noted::Kernel(_, grid)] = paper.take_noted()[..] else { panic!("one launch") };
+        assert_eq!(grid.blocks, [shares, 2, count as u32]);
+    }
 }
 
 /// What a call is made of; every field of the usual one fits.

@@ -77,6 +77,7 @@ fn what_is_ordered_is_no_error() {
         ("planted_right_shared", 3, 256),
         ("planted_right_last_block", 3, 4),
         ("planted_right_last_block_one_fence", 3, 4),
+        ("planted_right_is_last", 3, 4),
         ("planted_right_copies", 3, 1024),
         ("planted_right_bytes", 3, 64),
         ("planted_right_atomics", 3, 4),

@@ -145,17 +145,18 @@ pub(crate) fn matrix(
 }
 
 /// Inputs on the card, and what they are there.
-struct Inputs {
+pub(super) struct Inputs {
     kind: ActKind,
     floats: Buffer<f32>,
     f16s: Buffer<f16>,
     bf16s: Buffer<bf16>,
     q8: (Buffer<i8>, Buffer<f32>),
-    rounded: Vec<f64>,
+    /// What they stand for.
+    pub rounded: Vec<f64>,
 }
 
 impl Inputs {
-    fn new(bench: &Bench, kind: ActKind, x: &[f32]) -> Result<Inputs, CardError> {
+    pub fn new(bench: &Bench, kind: ActKind, x: &[f32]) -> Result<Inputs, CardError> {
         let pick = |wanted: ActKind| if kind == wanted { x } else { &[] };
         let (quantised, scales, rounded) = quantise(pick(ActKind::Q8));
         let floats = pick(ActKind::F32).to_vec();
@@ -179,7 +180,7 @@ impl Inputs {
         })
     }
 
-    fn acts(&self) -> Acts<'_> {
+    pub fn acts(&self) -> Acts<'_> {
         match self.kind {
             ActKind::F32 => Acts::F32(self.floats.view()),
             ActKind::F16 => Acts::F16(self.f16s.view()),
@@ -205,7 +206,7 @@ fn quantise(x: &[f32]) -> (Vec<i8>, Vec<f32>, Vec<f64>) {
 }
 
 /// `[n][rows]`: inputs times weights, and the bias.
-fn expected(x: &[f64], weights: &[f32], columns: usize, bias: &[f32]) -> Vec<f64> {
+pub(super) fn expected(x: &[f64], weights: &[f32], columns: usize, bias: &[f32]) -> Vec<f64> {
     let mut out = Vec::new();
     for x in x.chunks_exact(columns) {
         for (row, bias) in weights.chunks_exact(columns).zip(bias) {

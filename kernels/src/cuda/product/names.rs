@@ -2,7 +2,7 @@
 //! product_halves.cu have too.
 
 use crate::cuda::card::{CardError, DeviceProperties};
-use crate::cuda::on_card::{KernelNames, OnCard};
+use crate::cuda::on_card::{KernelNames, OnCard, to_8};
 use crate::quant::Kind;
 
 /// Tiles by the form of their inputs, bf16 or 8 bits, and the most inputs of one.
@@ -129,6 +129,22 @@ pub(super) fn dense(kind: Kind, n: usize) -> Result<&'static str, CardError> {
 fn few(kind: Kind, n: usize, has: bool) -> Result<&'static str, CardError> {
     let name = kind.card().and_then(|card| card.kernels.few.get(n.wrapping_sub(1))).copied();
     name.filter(|_| has).ok_or_else(|| no_kernel(kind, n))
+}
+
+/// Of products of gate and up, with the activation between them, if there is one.
+pub(super) fn gated(kind: Kind, n: usize) -> Option<&'static str> {
+    kind.card()?.kernels.gated.as_ref()?.get(n.wrapping_sub(1)).copied()
+}
+
+/// Kinds that products of two kinds take, in the kernels' order.
+const MIXED_KINDS: [Kind; 3] = [Kind::Q4K, Kind::Q5K, Kind::Q6K];
+const MIXED: [&str; 8] = to_8!("product_mixed_");
+
+/// Of products of two matrices of these kinds, and the kernel's names of both, if there is one.
+pub(super) fn mixed(kinds: [Kind; 2], n: usize) -> Option<(&'static str, [usize; 2])> {
+    let place = |kind: Kind| MIXED_KINDS.iter().position(|known| *known == kind);
+    let [Some(first), Some(second)] = kinds.map(place) else { return None };
+    Some((MIXED.get(n.wrapping_sub(1))?, [first, second]))
 }
 
 /// Of products in tiles.

@@ -2,6 +2,8 @@
 
 use super::names::Tile;
 use super::*;
+#[cfg(feature = "emulator")]
+use crate::cuda::rows::Activation;
 use proptest::prelude::*;
 
 proptest! {
@@ -49,10 +51,13 @@ proptest! {
 #[cfg(feature = "emulator")]
 mod emulated {
     use super::super::answers::{dense_checks, matrix, quantised_checks};
+    use super::super::fused_answers::{self, Gated, Mixed};
     use super::*;
+    use crate::cuda::acts::ActBuffer;
     use crate::cuda::buffer::Buffer;
-    use crate::cuda::check::prove;
-    use crate::cuda::emulated::EmulatedCard;
+    use crate::cuda::check::{Bench, Numbers, Size, prove};
+    use crate::cuda::emulated::{BACKWARDS, EmulatedCard};
+    use crate::cuda::rows::gated;
 
     #[test]
     fn answers_of_dense_products_are_known() {
@@ -62,6 +67,149 @@ mod emulated {
     #[test]
     fn answers_of_quantised_products_are_known() {
         prove(quantised_checks);
+    }
+
+    #[test]
+    fn answers_of_fused_products_are_known() {
+        prove(fused_answers::checks);
+    }
+
+    /// Cards whose blocks run forwards and backwards: whichever is last.
+    fn both_ways() -> [Bench; 2] {
+        [0, BACKWARDS].map(|order| {
+            let card = EmulatedCard::start(64 << 20);
+            card.set_order(order);
+            let card: Arc<dyn Card> = Arc::new(card);
+            let pool = card.create_pool().unwrap();
+            Bench { card, pool }
+        })
+    }
+
+    /// Everything that was written, as bytes.
+    fn written(card: &dyn Card, acts: &ActBuffer, form: ActKind, numbers: usize) -> Vec<u8> {
+        let lengths = [numbers * form.bytes(), if form == ActKind::Q8 { numbers / 4 } else { 0 }];
+        let mut all = Vec::new();
+        for (arg, len) in acts.get(form, numbers).args().into_iter().zip(lengths) {
+            let (Arg::Address(address), mut bytes) = (arg, vec![0; len]) else { continue };
+            if len > 0 {
+                card.download(address, &mut bytes, Queue::Compute).unwrap();
+            }
+            all.extend(bytes);
+        }
+        all
+    }
+
+    #[test]
+    fn gate_and_up_in_one_launch_are_what_separate_launches_give() {
+        for bench in both_ways() {
+            for case in fused_answers::gated(Size::Full) {
+                let Gated { kind, outputs, columns, n, activation, biased } = case;
+                let (card, form) = (&bench.card, kind.input_kind());
+                let mut numbers = Numbers::new(5);
+                let matrix = matrix(&bench, kind, 2 * outputs, columns, &mut numbers).unwrap().0;
+                let acts = |numbers| {
+                    ActBuffer::new(card, bench.pool, numbers, &[form], Queue::Compute).unwrap()
+                };
+                let mut x = acts(n * columns);
+                fill(card, x.get_mut(form, n * columns));
+                let bias = fused_answers::bias(2 * outputs, columns, biased, &mut numbers);
+                let bias = Buffer::of(card, bench.pool, &bias).unwrap();
+                let bias = biased.then(|| bias.view());
+                let mut wide = Buffer::<f32>::new(card, bench.pool, 2 * n * outputs).unwrap();
+                let (mut one, mut two) = (acts(n * outputs), acts(n * outputs));
+                let x = x.get(form, n * columns);
+                let to = Output::of(wide.view_mut(), 2 * outputs);
+                multiply(&**card, &matrix, x, n, to, bias).unwrap();
+                let out = two.get_mut(form, n * outputs);
+                gated(&**card, activation, wide.view(), n, outputs, out).unwrap();
+                let wanted = written(&**card, &two, form, n * outputs);
+                let parts = [matrix];
+                // Twice: a launch leaves the counts as it has found them.
+                for _ in 0..2 {
+                    let (wide, out) = (wide.view_mut(), one.get_mut(form, n * outputs));
+                    multiply_gated(&**card, &parts, activation, x, n, wide, out, bias).unwrap();
+                    let got = written(&**card, &one, form, n * outputs);
+                    assert!(got == wanted, "{case:?}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn two_kinds_in_one_launch_are_what_separate_launches_give() {
+        for bench in both_ways() {
+            for case in fused_answers::mixed(Size::Full) {
+                let Mixed { rows, columns, n, .. } = case;
+                let (card, stride) = (&bench.card, rows[0] + rows[1]);
+                let parts = case.matrices(&bench, &mut Numbers::new(6)).unwrap().0;
+                let mut x =
+                    ActBuffer::new(card, bench.pool, n * columns, &[ActKind::Q8], Queue::Compute)
+                        .unwrap();
+                fill(card, x.get_mut(ActKind::Q8, n * columns));
+                let x = x.get(ActKind::Q8, n * columns);
+                let [mut one, mut two] =
+                    [(); 2].map(|()| Buffer::<f32>::new(card, bench.pool, n * stride).unwrap());
+                multiply_all(&**card, &parts, x, n, one.view_mut(), None).unwrap();
+                for (part, offset) in parts.iter().zip([0, rows[0]]) {
+                    let to = Output { values: two.view_mut(), stride, offset };
+                    multiply(&**card, part, x, n, to, None).unwrap();
+                }
+                let bits = |buffer: &Buffer<f32>| -> Vec<u32> {
+                    buffer.to_vec().unwrap().iter().map(|v| v.to_bits()).collect()
+                };
+                assert_eq!(bits(&one), bits(&two), "{case:?}");
+            }
+        }
+    }
+
+    /// Names of what is launched.
+    fn launched(run: impl FnOnce(&Arc<dyn Card>, Pool)) -> Vec<&'static str> {
+        let paper = Arc::new(crate::cuda::paper::PaperCard::new((8, 9), 128, 99 << 10));
+        let card: Arc<dyn Card> = paper.clone();
+        run(&card, card.create_pool().unwrap());
+        paper.take_noted().iter().map(|noted| noted.name()).collect()
+    }
+
+    #[test]
+    fn what_belongs_together_is_one_launch_where_there_is_a_kernel() {
+        let all = |kinds: &[Kind], n: usize| {
+            launched(|card, pool| {
+                let matrix = |kind: &Kind| Matrix::new(card, pool, *kind, 64, 256).unwrap();
+                let parts: Vec<Matrix> = kinds.iter().map(matrix).collect();
+                let form = parts[0].input_kind(&**card, n);
+                let acts = ActBuffer::new(card, pool, n * 256, &[form], Queue::Compute).unwrap();
+                let mut out = Buffer::new(card, pool, n * 64 * parts.len()).unwrap();
+                let x = acts.get(form, n * 256);
+                multiply_all(&**card, &parts, x, n, out.view_mut(), None).unwrap();
+            })
+        };
+        assert_eq!(all(&[Kind::Q4K, Kind::Q6K], 3), ["product_mixed_3"]);
+        assert_eq!(all(&[Kind::Q4K, Kind::Q6K], 9).len(), 2);
+        assert_eq!(
+            all(&[Kind::Q4K, Kind::Q8_0], 1),
+            ["product_quant_q4_k_1", "product_quant_q8_0_1"]
+        );
+        assert_eq!(all(&[Kind::Q4K, Kind::Q6K, Kind::Q4K], 1).len(), 3);
+        let gated = |kind: Kind, outputs: usize, form: ActKind, n: usize| {
+            launched(|card, pool| {
+                let parts = [Matrix::new(card, pool, kind, 2 * outputs, 256).unwrap()];
+                let takes = parts[0].input_kind(&**card, n);
+                let x = ActBuffer::new(card, pool, n * 256, &[takes], Queue::Compute).unwrap();
+                let mut out =
+                    ActBuffer::new(card, pool, n * outputs, &[form], Queue::Compute).unwrap();
+                let mut wide = Buffer::new(card, pool, 2 * n * outputs).unwrap();
+                let (x, wide) = (x.get(takes, n * 256), wide.view_mut());
+                let (silu, out) = (Activation::Silu, out.get_mut(form, n * outputs));
+                multiply_gated(&**card, &parts, silu, x, n, wide, out, None).unwrap();
+            })
+        };
+        assert_eq!(gated(Kind::Q6K, 64, ActKind::Q8, 8), ["product_gated_q6_k_8"]);
+        assert_eq!(gated(Kind::BF16, 3, ActKind::BF16, 2), ["product_gated_bf16"]);
+        // Another form of outputs, blocks that are not whole, too many inputs, floats.
+        assert_eq!(gated(Kind::Q6K, 64, ActKind::BF16, 1).len(), 2);
+        assert_eq!(gated(Kind::Q6K, 36, ActKind::F32, 1).len(), 2);
+        assert_eq!(gated(Kind::Q6K, 64, ActKind::BF16, 9).len(), 2);
+        assert_eq!(gated(Kind::F32, 64, ActKind::F32, 1).len(), 2);
     }
 
     #[test]

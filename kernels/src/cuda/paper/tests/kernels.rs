@@ -9,8 +9,8 @@ use crate::cuda::product::{Way, multiply_by};
 use crate::cuda::rows::Activation;
 use crate::cuda::sample::{SampleBatch, scratch_len};
 use crate::cuda::{
-    ActKind, Buffer, KvKind, KvLayer, KvShape, Matrix, Output, Rows, StepInputs, View, embed, norm,
-    rope, rows,
+    ActKind, Buffer, KvKind, KvLayer, KvShape, Matrix, Output, Rows, StepInputs, View, embed,
+    multiply_all, multiply_gated, norm, rope, rows,
 };
 use crate::quant::Kind;
 use std::collections::BTreeMap;
@@ -32,6 +32,7 @@ pub(super) fn write(text: &mut String) {
     let pool = card.create_pool().unwrap();
     let sweep = Sweep { paper, card, pool };
     sweep.products();
+    sweep.together();
     sweep.attention();
     sweep.rows();
     sweep.rest();
@@ -78,6 +79,23 @@ impl Sweep {
             let mut out = self.floats(COLUMNS);
             let tokens = tokens.view();
             embed(&*self.card, &matrix, tokens, View::none(), 1, 1.0, out.view_mut()).unwrap();
+        }
+    }
+
+    /// What a product of up to 8 inputs may be together with: another matrix, or the activation of gate and up.
+    fn together(&self) {
+        let matrix = |kind| Matrix::new(&self.card, self.pool, kind, ROWS, COLUMNS).unwrap();
+        for n in 1..=8 {
+            let (acts, mut wide) = (self.acts(n * COLUMNS), self.floats(2 * n * ROWS));
+            let (parts, x) =
+                ([Kind::Q4K, Kind::Q6K].map(matrix), acts.get(ActKind::Q8, n * COLUMNS));
+            multiply_all(&*self.card, &parts, x, n, wide.view_mut(), None).unwrap();
+            for kind in Kind::on_cards() {
+                let (form, mut out) = (kind.input_kind(), self.acts(n * ROWS));
+                let (x, out) = (acts.get(form, n * COLUMNS), out.get_mut(form, n * ROWS / 2));
+                let (card, parts, wide) = (&*self.card, [matrix(kind)], wide.view_mut());
+                multiply_gated(card, &parts, Activation::Silu, x, n, wide, out, None).unwrap();
+            }
         }
     }
 

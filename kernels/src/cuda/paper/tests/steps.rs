@@ -5,11 +5,11 @@ use crate::cuda::acts::ActBuffer;
 use crate::cuda::attention::{
     AttentionSpec, attend_decode, attend_prefill, partials_len, plan_splits,
 };
-use crate::cuda::rows::{Activation, gated};
+use crate::cuda::rows::Activation;
 use crate::cuda::sample::{SampleBatch, scratch_len};
 use crate::cuda::{
     ActKind, Buffer, KvKind, KvLayer, KvShape, Matrix, Output, Rows, StepInputs, View, embed,
-    multiply, norm, rope,
+    multiply, multiply_all, multiply_gated, norm, rope,
 };
 use crate::quant::Kind;
 use std::collections::BTreeMap;
@@ -185,16 +185,27 @@ impl Step {
         counts.into_iter().map(|(line, count)| format!("{count} {line}")).collect()
     }
 
-    /// Notes what was launched: kernel, blocks, threads, and what of.
-    fn note(&mut self, what: &str) {
-        for noted in self.paper.take_noted() {
+    /// Notes what was launched: kernel, blocks, threads, and of products the matrices, each with its own launch or all
+    /// with the same.
+    fn note(&mut self, matrices: &[Matrix]) {
+        let words = |matrix: &Matrix| {
+            let kind = matrix.kind().to_string().to_lowercase();
+            format!(" {kind} {}x{}", matrix.rows(), matrix.columns())
+        };
+        let words: Vec<String> = matrices.iter().map(words).collect();
+        let noted = self.paper.take_noted();
+        let multiplies =
+            |noted: &Noted| noted.name() == "gemm" || noted.name().starts_with("product_");
+        let alone = noted.iter().filter(|noted| multiplies(noted)).count() == words.len();
+        let mut words = if alone { words } else { vec![words.concat()] }.into_iter();
+        for noted in noted {
             let (name, grid) = match noted {
                 Noted::Kernel(name, grid) => (name, grid),
                 Noted::Gemm(_) => (noted.name(), Grid::line(1, 1)),
             };
             let ([x, y, z], threads) = (grid.blocks, grid.threads.iter().product::<u32>());
-            let line = format!("{name} {x}x{y}x{z} {threads} {what}");
-            self.lines.push(line.trim_end().to_owned());
+            let what = if multiplies(&noted) { words.next().unwrap() } else { String::new() };
+            self.lines.push(format!("{name} {x}x{y}x{z} {threads}{what}"));
         }
     }
 
@@ -225,15 +236,35 @@ impl Step {
         let x = acts.get(matrix.input_kind(&*self.card, n), n * columns);
         let mut out = self.floats(n * rows);
         multiply(&*self.card, &matrix, x, n, Output::of(out.view_mut(), rows), None).unwrap();
-        self.note(&format!("{} {rows}x{columns}", kind.to_string().to_lowercase()));
+        self.note(&[matrix]);
     }
 
-    /// Several matrices over the same inputs: those of one kind that follow each other are one matrix.
+    /// Several matrices over the same inputs: those of one kind that follow each other are one.
+    fn matrices(&self, parts: &[(Kind, usize)], columns: usize) -> Vec<Matrix> {
+        let alike = parts.chunk_by(|a, b| a.0 == b.0);
+        let rows = alike.map(|alike| (alike[0].0, alike.iter().map(|(_, rows)| rows).sum()));
+        rows.map(|(kind, rows)| self.matrix(kind, rows, columns)).collect()
+    }
+
     fn projection(&mut self, parts: &[(Kind, usize)], columns: usize) {
-        for alike in parts.chunk_by(|a, b| a.0 == b.0) {
-            let rows = alike.iter().map(|(_, rows)| rows).sum();
-            self.product(alike[0].0, rows, columns, self.n);
-        }
+        let (n, matrices) = (self.n, self.matrices(parts, columns));
+        let acts = self.acts(n * columns);
+        let x = acts.get(matrices[0].input_kind(&*self.card, n), n * columns);
+        let mut out = self.floats(n * matrices.iter().map(Matrix::rows).sum::<usize>());
+        multiply_all(&*self.card, &matrices, x, n, out.view_mut(), None).unwrap();
+        self.note(&matrices);
+    }
+
+    /// Gate and up, and their activation in the form that the product after takes.
+    fn gated(&mut self, parts: &[(Kind, usize)], columns: usize, form: ActKind) {
+        let (n, matrices) = (self.n, self.matrices(parts, columns));
+        let rows = matrices.iter().map(Matrix::rows).sum::<usize>();
+        let (acts, mut out) = (self.acts(n * columns), self.acts(n * rows / 2));
+        let x = acts.get(matrices[0].input_kind(&*self.card, n), n * columns);
+        let (mut wide, out) = (self.floats(n * rows), out.get_mut(form, n * rows / 2));
+        let (card, wide) = (&*self.card, wide.view_mut());
+        multiply_gated(card, &matrices, Activation::Silu, x, n, wide, out, None).unwrap();
+        self.note(&matrices);
     }
 
     fn join(&mut self, kind: ActKind) {
@@ -244,7 +275,7 @@ impl Step {
         let by = norm::Norm { weight: weight.view(), eps: 1e-5 };
         let out = acts.get_mut(kind, n * hidden);
         norm::add_rms_norm(&*self.card, x.view_mut(), branch.view(), None, n, by, out).unwrap();
-        self.note("");
+        self.note(&[]);
     }
 
     fn begin(&mut self) {
@@ -252,12 +283,12 @@ impl Step {
         let n = self.n;
         let mut inputs = StepInputs::new(&self.card, self.pool, [64 * n, 64 * n, 64, 64]).unwrap();
         inputs.fetch(&*self.card, 0..3).unwrap();
-        self.note("");
+        self.note(&[]);
         let (table, words) = (self.matrix(self.form.plain(), vocab, hidden), self.words(4 * n));
         let mut x = self.floats(n * hidden);
         let drawn = View::none();
         embed(&*self.card, &table, words.first(n), drawn, n, 1.0, x.view_mut()).unwrap();
-        self.note("");
+        self.note(&[]);
         let half = HEAD_DIM / 2;
         let (frequencies, mut cos, mut sin) =
             (self.floats(half), self.floats(n * half), self.floats(n * half));
@@ -265,13 +296,13 @@ impl Step {
             rope::Frequencies { inv_freq: frequencies.view(), long_inv_freq: None, factor: 1.0 };
         let (cos, sin) = (cos.view_mut(), sin.view_mut());
         rope::angles(&*self.card, words.first(n), words.first(n), &by, cos, sin).unwrap();
-        self.note("");
+        self.note(&[]);
         let (weight, mut acts) = (self.floats(hidden), self.acts(n * hidden));
         let kind = self.takes(self.form.plain(), 128, hidden, n);
         let by = norm::Norm { weight: weight.view(), eps: 1e-5 };
         let out = acts.get_mut(kind, n * hidden);
         norm::rms_norm(&*self.card, x.view(), None, n, by, out).unwrap();
-        self.note("");
+        self.note(&[]);
     }
 
     fn layer(&mut self, fine: bool) {
@@ -283,12 +314,8 @@ impl Step {
         self.attention();
         self.product(plain, hidden, queries, n);
         self.join(self.takes(plain, hidden, queries, n));
-        self.projection(&[(plain, intermediate), (plain, intermediate)], hidden);
-        let (wide, mut acts) = (self.floats(2 * n * intermediate), self.acts(n * intermediate));
-        let kind = self.takes(finer, hidden, intermediate, n);
-        let out = acts.get_mut(kind, n * intermediate);
-        gated(&*self.card, Activation::Silu, wide.view(), n, intermediate, out).unwrap();
-        self.note("");
+        let form = self.takes(finer, hidden, intermediate, n);
+        self.gated(&[(plain, intermediate), (plain, intermediate)], hidden, form);
         self.product(finer, hidden, intermediate, n);
         self.join(self.takes(plain, 128, hidden, n));
     }
@@ -307,7 +334,7 @@ impl Step {
             rope::Heads { count: heads, bias: None, norms: None, angles: turned, scaled: None };
         let slots = words.first(n);
         rope::prepare(&*self.card, &by, qkv.view_mut(), slots, layer.view_mut()).unwrap();
-        self.note("");
+        self.note(&[]);
         let spec = AttentionSpec { heads, scale: 0.1, window: None, soft_cap: None };
         let multiprocessors = self.card.properties().multiprocessors as usize;
         let splits = plan_splits(rows, kv_heads, LONGEST, multiprocessors);
@@ -324,7 +351,7 @@ impl Step {
                 attend_decode(card, &spec, qkv, view, index, splits, partials, out).unwrap();
             }
         }
-        self.note("");
+        self.note(&[]);
     }
 
     /// From the last layer to the ids. A prompt wants those of its last token.
@@ -337,7 +364,7 @@ impl Step {
         let by = norm::Norm { weight: weight.view(), eps: 1e-5 };
         let out = acts.get_mut(self.takes(self.form.fine(), vocab, hidden, n), n * hidden);
         norm::rms_norm(&*self.card, x.view(), Some(words.view()), n, by, out).unwrap();
-        self.note("");
+        self.note(&[]);
         self.product(self.form.fine(), vocab, hidden, n);
         let (mut logits, mut ids, mut host) =
             (self.floats(n * vocab), self.words(n), self.words(n));
@@ -356,6 +383,6 @@ impl Step {
             host_ids: host.view_mut(),
         };
         crate::cuda::sample::sample(&*self.card, batch).unwrap();
-        self.note("");
+        self.note(&[]);
     }
 }

@@ -1,0 +1,128 @@
+//! Gate and up, and the activation between them: the feed-forward part up to the inputs of its last product.
+//!
+//! One launch for up to 8 inputs, where there is a kernel for the weights and the form of the outputs
+//! (`product_gated.cu`, `product_dense.cu`); else products and [`gated`]. Both give the same bits.
+
+use super::{FEW, Matrix, Output, Way, check, multiply_all, names};
+use crate::cuda::acts::{ActKind, Acts, ActsMut, Q8_BLOCK};
+use crate::cuda::buffer::{View, ViewMut};
+use crate::cuda::card::{Arg, COUNTS, Card, CardError, Grid};
+use crate::cuda::rows::{Activation, gated, require, written};
+
+/// `out = activation(gate) * up`, where the rows of `parts` are first those of the gate, then as many of up. `n` inputs
+/// of as many numbers as the parts have columns, in [`Matrix::input_kind`], and a bias for all rows. `wide`: room for
+/// `n` times all rows.
+#[allow(clippy::too_many_arguments, reason = "parts of a step belong to different owners")]
+pub fn multiply_gated(
+    card: &dyn Card,
+    parts: &[Matrix],
+    activation: Activation,
+    x: Acts<'_>,
+    n: usize,
+    mut wide: ViewMut<'_, f32>,
+    out: ActsMut<'_>,
+    bias: Option<View<'_, f32>>,
+) -> Result<(), CardError> {
+    let rows: usize = parts.iter().map(Matrix::rows).sum();
+    require(rows.is_multiple_of(2), || format!("{rows} rows are not those of gate and up"))?;
+    if let [matrix] = parts
+        && let Some(fused) = Fused::of(card, matrix, n, out.kind())
+    {
+        return fused.launch(card, activation, x, wide, out, bias);
+    }
+    multiply_all(card, parts, x, n, wide.again(), bias)?;
+    gated(card, activation, wide.as_view(), n, rows / 2, out)
+}
+
+/// A product that one launch does.
+struct Fused<'a> {
+    kernel: &'static str,
+    matrix: &'a Matrix,
+    way: Way,
+    n: usize,
+}
+
+impl Fused<'_> {
+    /// Of `n` inputs and outputs in `form`, if there is a kernel.
+    fn of<'a>(card: &dyn Card, matrix: &'a Matrix, n: usize, form: ActKind) -> Option<Fused<'a>> {
+        let Matrix { kind, rows, columns, .. } = *matrix;
+        let way = Way::choose(kind, rows, columns, n, card.properties());
+        let blocks = rows / 2 / Q8_BLOCK;
+        let fits = match way {
+            Way::Vectors { .. } => rows.is_multiple_of(2 * Q8_BLOCK) && blocks <= COUNTS,
+            Way::Dense { .. } => true,
+            Way::Tiles(_) | Way::Library => false,
+        };
+        let fits = fits && n <= FEW && form == kind.input_kind();
+        let kernel = names::gated(kind, n).filter(|_| fits)?;
+        Some(Fused { kernel, matrix, way, n })
+    }
+
+    fn launch(
+        &self,
+        card: &dyn Card,
+        activation: Activation,
+        x: Acts<'_>,
+        mut wide: ViewMut<'_, f32>,
+        out: ActsMut<'_>,
+        bias: Option<View<'_, f32>>,
+    ) -> Result<(), CardError> {
+        let Fused { kernel, matrix, way, n } = *self;
+        let results = Output::of(wide.again(), matrix.rows);
+        check(matrix, way.inputs(matrix.kind), &x, n, &results, bias.as_ref())?;
+        written("gate and up", &out, n, matrix.rows / 2)?;
+        let aligned = |arg: Arg| matches!(arg, Arg::Address(at) if at.is_multiple_of(16));
+        let [values, _] = out.args();
+        require([wide.arg(), values].into_iter().all(aligned), || {
+            "outputs do not start on 16 bytes".into()
+        })?;
+        let bias = Arg::Address(bias.map_or(0, |bias| bias.address()));
+        let gelu = Arg::I32(i32::from(activation == Activation::GeluTanh));
+        let (grid, args) = match way {
+            Way::Vectors { split } => {
+                let counts = Arg::Address(card.workspace().counts);
+                self.vectors(split, &x, [bias, gelu], [wide.arg(), counts], &out)
+            }
+            Way::Dense { split } => self.dense(split, &x, [bias, gelu], &out),
+            Way::Tiles(_) | Way::Library => return Ok(()),
+        };
+        // SAFETY: the kernel's arguments; `check` and `written` have held every length against what it reads and
+        // writes, and there is a count for each block of outputs.
+        unsafe { card.launch(kernel, grid, &args) }
+    }
+
+    fn vectors(
+        &self,
+        split: usize,
+        x: &Acts<'_>,
+        [bias, gelu]: [Arg; 2],
+        [floats, counts]: [Arg; 2],
+        out: &ActsMut<'_>,
+    ) -> (Grid, Vec<Arg>) {
+        let outputs = self.matrix.rows / 2;
+        let each = if self.n <= 4 { 1 } else { 2 } * (4 / split);
+        let [groups, split] = [self.matrix.groups(), split].map(|count| Arg::I32(count as i32));
+        let mut args = [self.matrix.planes().as_slice(), &x.args(), &[groups, bias, gelu]].concat();
+        args.extend([Arg::I32(outputs as i32), floats]);
+        args.extend(out.args());
+        args.extend([counts, split]);
+        (Grid::line(outputs / each, 128).shared(512), args)
+    }
+
+    fn dense(
+        &self,
+        split: usize,
+        x: &Acts<'_>,
+        [bias, gelu]: [Arg; 2],
+        out: &ActsMut<'_>,
+    ) -> (Grid, Vec<Arg>) {
+        let outputs = self.matrix.rows / 2;
+        let blocks = outputs.div_ceil(8).div_ceil(8 / split);
+        let [columns, n, split] =
+            [self.matrix.columns, self.n, split].map(|count| Arg::I32(count as i32));
+        let weights = [Arg::Address(self.matrix.address()), x.args()[0]];
+        let shape = [Arg::U64(outputs as u64), columns, n];
+        let args = [&weights[..], &shape, &[bias, gelu, out.args()[0], split]].concat();
+        (Grid::line(blocks, 256).shared(4096), args)
+    }
+}
