@@ -13,6 +13,7 @@ import re
 from dataclasses import dataclass
 
 from card.budget import ARCHS
+from card.kernels import GROUP, TILED, tile_shape
 
 # Share of the data sheet's bandwidth that kernels can read: the H100's copies reach 2,986 of 3,352 GB/s
 # (benches/runs/card-nvidia-h100-80gb-hbm3.md). Assumed of the others.
@@ -47,7 +48,6 @@ BYTES = {"q4_k": 144 / 256, "q6_k": 210 / 256, "q8_0": 34 / 32, "bf16": 2.0}
 HEAD_DIM = 128
 # Kernels that let the next one begin at once (decision 046).
 EARLY = re.compile(r"^(norm_|rope_|rows_|embed_|attention_merge|sample_|step_inputs)")
-TILED = re.compile(r"^product_(halves|tiles)_\w+?_(\d+)$")
 # Keys of a pass of attention's loop, all warps of a block together: heads of 128 (attention_decode.cu, _prefill.cu).
 KEYS = 64
 
@@ -199,8 +199,9 @@ def block_instructions(card, line, step, kernels):
     found = TILED.match(line.name)
     weights = line.weights / blocks
     if found:
-        rows = 64 if found[1] == "tiles" and found[2] == "64" else 128
-        weights = rows * 128 * math.ceil(math.ceil(line.columns / 128) / line.blocks[2])
+        rows, *_, groups = tile_shape(found[1], found[2], int(found[3]))
+        columns = groups * GROUP
+        weights = rows * columns * math.ceil(math.ceil(line.columns / columns) / line.blocks[2])
     return weights * kernels.per_weight(line.name) / 32
 
 
