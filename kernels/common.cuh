@@ -187,16 +187,11 @@ __device__ inline uint32_t fma_bf16x2(uint32_t a, uint32_t b, uint32_t c) {
     return out;
 }
 
-// Four whole numbers of 8 bits, the first in the lowest byte, as bf16: the first two in `x`. Bits below 2^23 of a
-// float are a whole number.
-__device__ inline uint2 bf16_of_s8(uint32_t bytes) {
-    uint32_t turned = bytes ^ 0x80808080u;
-    float v[4];
-#pragma unroll
-    for (int i = 0; i < 4; i++)
-        v[i] = __uint_as_float(__byte_perm(turned, 0x4b000000u, 0x7440 + i)) - 8388736.0f;
-    return make_uint2(pack2(from_float<bf16>(v[0]), from_float<bf16>(v[1])),
-                      pack2(from_float<bf16>(v[2]), from_float<bf16>(v[3])));
+// The pair of bf16 that has the same number twice.
+__device__ inline uint32_t twice_bf16(float v) {
+    uint32_t out;
+    asm("cvt.rn.bf16x2.f32 %0, %1, %1;" : "=r"(out) : "f"(v));
+    return out;
 }
 
 // Copies 16 bytes to shared memory, of which those from `valid` on become 0; both addresses on 16 bytes. It has
@@ -309,11 +304,7 @@ inline uint32_t fma_bf16x2(uint32_t a, uint32_t b, uint32_t c) {
                                         emu::half_at<bf16>(c, i)));
     return pack2(out[0], out[1]);
 }
-inline uint2 bf16_of_s8(uint32_t bytes) {
-    bf16 four[4];
-    for (int i = 0; i < 4; i++) four[i] = from_float<bf16>(float(int8_t(bytes >> 8 * i)));
-    return make_uint2(pack2(four[0], four[1]), pack2(four[2], four[3]));
-}
+inline uint32_t twice_bf16(float v) { return pack2(from_float<bf16>(v), from_float<bf16>(v)); }
 template <int kBytes> inline void copy_async(void *shared, const void *global, int valid) {
     if ((uintptr_t(shared) | uintptr_t(global)) % kBytes) emu::fail("cp.async on an address that is not aligned");
     emu::copy_later(shared, global, kBytes, size_t(valid));

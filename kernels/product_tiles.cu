@@ -12,39 +12,44 @@ namespace product_tiles {
 
 using namespace tiles;
 
-using Shape64 = Shape<true, 64, 64, 2, 2, 1, 4, 3>;
-using Shape128 = Shape<true, 128, 128, 4, 2, 1, 4, 2>;
+// Numbers of 4 bits leave room for two blocks of 128 rows and 64 inputs on a multiprocessor with 100 KiB of shared
+// memory, others for two of 64 rows.
+template <Kind K> constexpr int kRows64 = K == quant::Q4_0 || K == quant::Q4_K ? 128 : 64;
+template <Kind K> using Shape64 = Shape<true, kRows64<K>, 64, kRows64<K> / 32, 2, 1, 4>;
+template <Kind K> using Shape128 = Shape<true, 128, 128, 4, 2, 1, 4>;
 
 template <Kind K, class T> struct Warp : Place<K, T> {
     using Base = Place<K, T>;
     using Base::input, Base::kGroups, Base::lane, Base::part, Base::row, Base::sums, Base::table;
+    static_assert(T::WK == 1, "a warp has all groups of a step");
 
-    __device__ Warp(unsigned char *tables) : Base(tables) {}
+    // Offsets in a stage, of the first group: what the lane gives to ldmatrix of 16 inputs, and the scales of the input
+    // 2t; those of 2t + 1 lie behind them.
+    int at_x, at_scales;
 
-    __device__ void take_scales(const Stage<K, T> &from, size_t first_row, int first_group, int groups) const {
-        float2 *to = reinterpret_cast<float2 *>(table) + lane;
-        Base::scales(from, first_row, first_group, groups, [&](int group, float2 scale) { to[group * 32] = scale; });
+    __device__ Warp(unsigned char *tables, size_t first_row, int groups) : Base(tables, first_row, groups) {
+        at_x = kept(Stage<K, T>::x_at(input + lane / 16 * 8 + lane % 8, lane / 8 % 2));
+        at_scales = kept(Stage<K, T>::x_scales_at(input + lane % 4 * 2, 0));
     }
 
-    // The weights of 16 rows and the groups `group`, `group + 1`, in the order of mma_s8_k32's registers.
-    __device__ void weights(uint32_t a[2][4], const Stage<K, T> &from, int at_row, int group) const {
-        if constexpr (K == quant::Q8_0) {
-            for (int j = 0; j < 2; j++)
-                ldmatrix_x4(a[j], from.low(at_row + lane % 16) + (group + j) * 32 + lane / 16 * 16);
-        } else {
-            uint32_t packed[4];
-            ldmatrix_x4(packed, from.low(at_row + lane % 16) + (group + lane / 16) * 16);
+    __device__ void take_scales(const unsigned char *stage, int first_group) const {
+        float2 *to = reinterpret_cast<float2 *>(table) + lane;
+        Base::scales(stage, first_group, 1.0f, 1.0f, [&](int group, float2 scale) { to[group * 32] = scale; });
+    }
+
+    // The weights of a group, by 16 rows, in the order of mma_s8_k32's registers.
+    __device__ void weights(uint32_t a[T::MF][4], const unsigned char *stage, int group) const {
+        uint32_t packed[T::MF][2], second[T::MF][2];
+        Base::words(packed, second, stage, group);
 #pragma unroll
-            for (int i = 0; i < 4; i++) {
-                const unsigned char *bits = from.high(at_row + i % 2 * 8 + lane / 4);
-                uint2 high = make_uint2(0, 0);
-                if constexpr (K == quant::Q5_K) high.x = reinterpret_cast<const unsigned *>(bits)[group + i / 2];
-                if constexpr (K == quant::Q6_K) high = reinterpret_cast<const uint2 *>(bits)[group + i / 2];
-                uint2 both = quant::pair<K>(packed[i], high, lane % 4);
-                a[i / 2][i % 2] = both.x;
-                a[i / 2][2 + i % 2] = both.y;
+        for (int m = 0; m < T::MF; m++)
+#pragma unroll
+            for (int i = 0; i < 2; i++) {
+                uint2 both = make_uint2(packed[m][i], second[m][i]);
+                if constexpr (K != quant::Q8_0)
+                    both = quant::pair<K>(packed[m][i], Base::further(stage, m * 16 + i * 8, group), lane % 4);
+                a[m][i] = both.x, a[m][2 + i] = both.y;
             }
-        }
     }
 
     // Adds the products of one group of 16 rows and 8 inputs. `w`: scales of rows g and g + 8; `x`: of the inputs
@@ -63,42 +68,51 @@ template <Kind K, class T> struct Warp : Place<K, T> {
         for (int i = 0; i < 4; i++) to[i] = quant::add<K>(to[i], w[i / 2], x[i % 2], c[i], second[i]);
     }
 
-    // Adds the products of two groups of a step, of which `at` is the first one's place in the table.
-    __device__ void two_groups(const Stage<K, T> &from, int at) {
-        int group = part * kGroups + at;
-        const float2 *scales = reinterpret_cast<const float2 *>(table);
-        uint32_t a[T::MF][2][4];
-        float2 w[T::MF][2][2];
+    // Adds the products of one group of a step.
+    __device__ void add_group(const unsigned char *stage, int group) {
+        using In = Stage<K, T>;
+        const float2 *scales = reinterpret_cast<const float2 *>(table) + group * 32 + lane / 4;
+        uint32_t a[T::MF][4];
+        float2 w[T::MF][2];
+        weights(a, stage, group);
 #pragma unroll
-        for (int m = 0; m < T::MF; m++) {
-            weights(a[m], from, row + m * 16, group);
+        for (int i = 0; i < 2 * T::MF; i++) w[i / 2][i % 2] = scales[i * 8];
+        const unsigned char *from = stage + (at_x ^ group * 32);
+        const unsigned char *of = stage + (at_scales ^ group / 2 * 16) + group % 2 * 8;
 #pragma unroll
-            for (int i = 0; i < 4; i++)
-                w[m][i / 2][i % 2] = scales[(at + i / 2) * 32 + m * 16 + i % 2 * 8 + lane / 4];
-        }
-#pragma unroll
-        for (int f = 0; f < T::NF; f++) {
+        for (int f = 0; f < T::NF; f += 2) {
             uint32_t b[4];
-            int first = input + f * 8;
-            ldmatrix_x4(b, from.x(first + lane % 8, group * 2 + lane / 8));
-            float4 even = *reinterpret_cast<const float4 *>(from.x_scales(first + lane % 4 * 2, group / 2));
-            float4 odd = *reinterpret_cast<const float4 *>(from.x_scales(first + lane % 4 * 2 + 1, group / 2));
+            ldmatrix_x4(b, from + f * 8 * In::kX);
 #pragma unroll
-            for (int j = 0; j < 2; j++) {
-                const float2 x[2] = {j == 0 ? make_float2(even.x, even.y) : make_float2(even.z, even.w),
-                                     j == 0 ? make_float2(odd.x, odd.y) : make_float2(odd.z, odd.w)};
+            for (int i = 0; i < 2; i++) {
+                const unsigned char *even = of + (f + i) * 8 * In::kXScales, *odd = even + In::kXScales;
+                const float2 x[2] = {*reinterpret_cast<const float2 *>(even), *reinterpret_cast<const float2 *>(odd)};
 #pragma unroll
-                for (int m = 0; m < T::MF; m++) add(sums[m][f], a[m][j], b + 2 * j, w[m][j], x);
+                for (int m = 0; m < T::MF; m++) add(sums[m][f + i], a[m], b + 2 * i, w[m], x);
             }
         }
     }
+
+    __device__ void add_step(const unsigned char *stage) {
+#pragma unroll 2
+        for (int group = 0; group < kGroups; group++) {
+            // Nothing is read ahead of it, so that two blocks' registers suffice.
+            if (T::M > T::N) __syncwarp();
+            add_group(stage, group);
+        }
+    }
+
+    // The value of a sum.
+    static __device__ float value(float sum) { return sum; }
 };
 
 } // namespace product_tiles
 
 #define PRODUCTS(name, kind)                                                                                         \
-    TILED(product_tiles_##name##_64, kind, product_tiles::Shape64, product_tiles::Warp, __launch_bounds__(128))      \
-    TILED(product_tiles_##name##_128, kind, product_tiles::Shape128, product_tiles::Warp, __launch_bounds__(256))
+    TILED(product_tiles_##name##_64, kind, product_tiles::Shape64<quant::kind>, product_tiles::Warp,                 \
+          __launch_bounds__(2 * product_tiles::kRows64<quant::kind>, 2))                                             \
+    TILED(product_tiles_##name##_128, kind, product_tiles::Shape128<quant::kind>, product_tiles::Warp,               \
+          __launch_bounds__(256))
 
 EACH_KIND(PRODUCTS)
 

@@ -53,13 +53,15 @@ template <Kind K> __device__ inline RawScale load_scale(const Planes &planes, si
 }
 
 // The scale of a group's numbers as `words` gives them, and what is subtracted from each; of halves, both scales.
-template <Kind K> __device__ inline float2 scale_of(const RawScale &raw, int group) {
-    float d = half_bits(raw.super);
+// Scales times `by` and what is subtracted times `less_by`, powers of two.
+template <Kind K>
+__device__ inline float2 scale_of(const RawScale &raw, int group, float by = 1.0f, float less_by = 1.0f) {
+    float d = half_bits(raw.super) * by;
     if constexpr (kMinimum<K>) {
         int at = group % 8 * 4;
         uint32_t high = raw.c >> at;
         uint32_t scale = (raw.a >> at & 15) | (high & 3) << 4, minimum = (raw.b >> at & 15) | (high & 12) << 2;
-        return make_float2(d * float(scale), half_bits(raw.super >> 16) * float(minimum));
+        return make_float2(d * float(scale), half_bits(raw.super >> 16) * less_by * float(minimum));
     } else if constexpr (K == Q6_K) {
         d *= 0.25f;
         return make_float2(d * float(int8_t(raw.a)), d * float(int8_t(raw.a >> 8)));

@@ -1,16 +1,17 @@
 // What products of quantised weights with many inputs have in common: tiles, and how they come to shared memory.
 //
 // A block computes M rows times N inputs, in steps of G groups (of 32 columns). Each step's weights, inputs and the
-// scales of both are copied to shared memory as they are, asynchronously, S - 1 steps ahead: nothing that comes from
-// memory is waited for within a step. Weights stay packed until a warp has them in a fragment, so shared memory
+// scales of both are copied to shared memory as they are, asynchronously, stages - 1 steps ahead: nothing that comes
+// from memory is waited for within a step. Weights stay packed until a warp has them in a fragment, so shared memory
 // carries 4.5 bits a number. What a warp does with a step is the kernels' own (product_tiles.cu, product_halves.cu).
+// The launch says how many stages there are: as many as leave room for a second block on the multiprocessor.
 //
 // A matrix with few rows has few tiles. Their columns are then shared by several blocks (the grid's z, known as
 // split-K): each writes its sums to scratch memory, and the last to come adds all of them, in the order of their
 // columns, so that the same inputs always give the same bits.
 //
-// Strides in shared memory are odd multiples of 16 bytes: eight rows' pieces then lie in different banks, as do single
-// words of eight rows. Inputs in bf16, and scales of those in 8 bits, are swizzled instead, which takes no room.
+// In shared memory a row's pieces of 16 bytes are swizzled (`swizzled`): the same piece of eight rows lies in different
+// banks, as do single words of eight rows.
 #pragma once
 #include "quant.cuh"
 
@@ -20,16 +21,34 @@ using quant::Kind;
 using quant::Planes;
 
 // `kEightBits`: inputs are 8-bit numbers with scales, else bf16.
-template <bool kEightBits, int kM, int kN, int kWarpsM, int kWarpsN, int kWarpsK, int kGroups, int kStages>
-struct Shape {
+template <bool kEightBits, int kM, int kN, int kWarpsM, int kWarpsN, int kWarpsK, int kGroups> struct Shape {
     static constexpr bool kEight = kEightBits;
-    static constexpr int M = kM, N = kN, WM = kWarpsM, WN = kWarpsN, WK = kWarpsK, G = kGroups, S = kStages;
+    static constexpr int M = kM, N = kN, WM = kWarpsM, WN = kWarpsN, WK = kWarpsK, G = kGroups;
     static constexpr int kThreads = 32 * WM * WN * WK;
     // 16 x 8 fragments of a warp.
     static constexpr int MF = M / WM / 16, NF = N / WN / 8;
-    static_assert(M % (16 * WM) == 0 && N % (8 * WN) == 0 && G % (2 * WK) == 0 && 8 % G == 0, "whole fragments");
+    static_assert(M % (16 * WM) == 0 && N % (8 * WN) == 0 && G % WK == 0 && 8 % G == 0, "whole fragments");
     static_assert(MF * 16 == 32, "a lane has the scales of one row");
+    static_assert(WK <= 2, "one part is added to the other");
 };
+
+// Where a piece of 16 bytes of a row begins, counted from the first row: those of the same number of eight rows that
+// follow each other are in different banks. `kRow`: bytes of a row, a power of two; a row of less has one piece.
+template <int kRow> __device__ inline int swizzled(int row, int piece) {
+    constexpr int kPieces = kRow / 16;
+    if constexpr (kPieces <= 1) return row * kRow;
+    else return row * kRow + (piece ^ (row * kPieces / 8 % kPieces)) * 16;
+}
+
+// A value that the compiler takes as it is, and does not work out anew in every pass of a loop.
+__device__ inline int kept(int value) {
+#ifdef __CUDACC__
+    asm("" : "+r"(value));
+#endif
+    return value;
+}
+
+constexpr int kMostStages = 4;
 
 // Arguments of a launch.
 struct Product {
@@ -45,143 +64,171 @@ struct Product {
     // it is again in the end.
     float *partials;
     unsigned *counts;
+    // Steps in shared memory at once, 2 to kMostStages.
+    int stages;
 };
 
 // One step's part of shared memory, in bytes.
 template <Kind K, class T> struct Stage {
-    static constexpr int kLow = T::G * quant::kLowBytes<K> + 16;
-    static constexpr int kHigh = quant::kHighBytes<K> ? T::G * quant::kHighBytes<K> + 16 : 0;
-    static constexpr int kX = T::kEight ? T::G * 32 + 16 : T::G * 64;
+    static constexpr int kLow = T::G * quant::kLowBytes<K>, kHigh = T::G * quant::kHighBytes<K>;
+    static constexpr int kX = T::G * (T::kEight ? 32 : 64);
     // A row's scales as they lie in memory: a head, or 2 bytes a group, and 4 bytes of which 2 are the super scale.
     static constexpr int kScales = quant::kMinimum<K> ? 16 : T::G * 2, kSupers = quant::kHalves<K> ? 4 : 0;
     static constexpr int kXScales = T::kEight ? T::G * 8 : 0;
     static constexpr int kHighAt = T::M * kLow, kXAt = kHighAt + T::M * kHigh, kXScalesAt = kXAt + T::N * kX;
     static constexpr int kScalesAt = kXScalesAt + T::N * kXScales, kSupersAt = kScalesAt + T::M * kScales;
     static constexpr int kBytes = kSupersAt + T::M * kSupers;
-    static_assert(kBytes % 16 == 0, "the next stage starts on 16 bytes");
+    static_assert(kBytes % 128 == 0, "swizzled rows start on 128 bytes");
 
-    unsigned char *at;
-
-    __device__ unsigned char *low(int row) const { return at + row * kLow; }
-    __device__ unsigned char *high(int row) const { return at + kHighAt + row * kHigh; }
-    // A piece of 16 bytes of an input. Those of halves are swizzled such that 8 bytes side by side of four lanes and
-    // four inputs lie in different banks.
+    // Offsets of a row's pieces.
+    __device__ static int low_at(int row, int piece) { return swizzled<kLow>(row, piece); }
+    __device__ static int high_at(int row, int piece) { return kHighAt + swizzled<kHigh>(row, piece); }
+    // Halves are read 8 bytes at a time, by four lanes side by side of four inputs: those lie in different banks.
     __device__ static int x_at(int input, int piece) {
-        int place = T::kEight ? piece : piece ^ input % 4 * 2;
-        return kXAt + input * kX + place * 16;
+        if constexpr (T::kEight) return kXAt + swizzled<kX>(input, piece);
+        else return kXAt + input * kX + (piece ^ (input % 4 * 2)) * 16;
     }
-    __device__ unsigned char *x(int input, int piece) const { return at + x_at(input, piece); }
-    __device__ unsigned char *scales(int row) const { return at + kScalesAt + row * kScales; }
-    __device__ unsigned char *supers(int row) const { return at + kSupersAt + row * kSupers; }
-    // The scales of one input and the groups 2 `pair` and 2 `pair` + 1: 16 bytes, such that the inputs 0, 2, 4 and
-    // 6 lie in different banks, and so do 1, 3, 5 and 7.
-    __device__ unsigned char *x_scales(int input, int pair) const {
-        constexpr int kPairs = T::G / 2;
-        int swizzle = input / (8 / kPairs) % kPairs;
-        return at + kXScalesAt + input * kXScales + (pair ^ swizzle) * 16;
-    }
+    __device__ static int scales_at(int row) { return kScalesAt + row * kScales; }
+    __device__ static int supers_at(int row) { return kSupersAt + row * kSupers; }
+    // The scales of one input and two groups: such that the inputs 0, 2, 4 and 6 lie in different banks, and so do 1,
+    // 3, 5 and 7.
+    __device__ static int x_scales_at(int input, int pair) { return kXScalesAt + swizzled<kXScales>(input, pair); }
 };
 
 // What one thread brings of rows of pieces, step by step: the same piece of every `kEvery`th row. A row has `kPieces`
-// pieces of `kBytes` in a step, each for `kPer` groups. Where they come from is worked out once.
-template <int kBytes, int kPieces, int kPer, int kRows, class T> struct Pieces {
-    static constexpr int kEvery = T::kThreads / kPieces, kMine = (kRows + kEvery - 1) / kEvery;
+// pieces of `kBytes` in a step. Where they come from and go to is worked out once. Which of them exist, the bits from
+// `kBit` on of a word say; it is one word for all that the thread brings.
+template <int kBytes, int kPieces, int kRows, int kBit, class T> struct Pieces {
+    static constexpr int kEvery = T::kThreads / kPieces, kMine = (kRows + kEvery - 1) / kEvery, kNextBit = kBit + kMine;
     static_assert(T::kThreads % kPieces == 0, "a thread has the same piece of all its rows");
-    // Its piece of its first row in the first step, and bytes from there to its next row.
+    // Its piece of its first row in the next step, and bytes from there to its next row.
     const unsigned char *from;
     int next;
-    // Rows from its first one on that there are, and the first group of a step with which its piece is beyond the end.
-    int left, end;
+    // Where that goes in a stage.
+    int to;
 
     __device__ static int row() { return threadIdx.x / kPieces; }
     __device__ static int piece() { return threadIdx.x % kPieces; }
 
-    // `row_bytes`: of a whole row in memory.
-    __device__ Pieces(const void *start, int row_bytes, size_t first, size_t count, int groups) {
-        size_t own = first + row();
-        from = static_cast<const unsigned char *>(start) + own * row_bytes + piece() * kBytes;
+    // `row_bytes`: of a whole row in memory, of which the first step begins `at` bytes in. `place`: in a stage.
+    __device__ Pieces(const void *start, int row_bytes, size_t first, int at, int place) {
+        from = static_cast<const unsigned char *>(start) + (first + row()) * row_bytes + at + piece() * kBytes;
         next = kEvery * row_bytes;
-        left = own < count ? int(min(count - own, size_t(kRows - row()))) : 0;
-        end = groups - piece() * kPer;
+        to = kept(place);
     }
 
-    // Starts the copies of the step that begins with `group`, `at` bytes into a row, to `to` and every `stride` bytes
-    // behind it. What is not there becomes zero.
-    __device__ void start(unsigned char *to, int stride, int group, int at) const {
+    // The bits of its rows that there are, from the `first` of `count`.
+    __device__ static unsigned there(size_t first, size_t count) {
+        unsigned bits = 0;
+        for (int i = 0; i < kMine; i++) bits |= unsigned(first + row() + i * kEvery < count) << (kBit + i);
+        return bits;
+    }
+
+    // Starts a step's copies; those of a thread are `stride` bytes apart in shared memory. What is not there becomes
+    // zero.
+    __device__ void start(unsigned char *stage, int stride, unsigned there) const {
 #pragma unroll
         for (int i = 0; i < kMine; i++) {
             if (kRows % kEvery != 0 && row() + i * kEvery >= kRows) continue;
-            bool there = group < end && i * kEvery < left;
-            copy_async<kBytes>(to + i * stride, from + at + size_t(i) * next, there ? kBytes : 0);
+            bool mine = there >> (kBit + i) & 1;
+            copy_async<kBytes>(stage + to + i * stride, from + size_t(i) * next, mine ? kBytes : 0);
         }
     }
 };
 
-// Brings steps to shared memory. What is beyond the matrix or the inputs becomes zero.
+// Brings steps to shared memory, one after the other. What is beyond the matrix or the inputs becomes zero.
 template <Kind K, class T> struct Loader {
     using Place = Stage<K, T>;
-    static constexpr int kLow = quant::kLowBytes<K>, kHigh = quant::kHighBytes<K> ? quant::kHighBytes<K> : 16;
-    static constexpr int kInput = T::kEight ? 32 : 64;
-    // A row's scales in a step: a head of 8 groups, Q6_K's as one piece, else two groups a piece.
-    static constexpr int kScale = quant::kMinimum<K> ? 16 : quant::kHalves<K> ? T::G * 2 : 4;
-    using Scales = Pieces<kScale, Place::kScales / kScale, kScale / 2, T::M, T>;
-    const Product &p;
-    Pieces<16, T::G * kLow / 16, 16 / kLow, T::M, T> low;
-    Pieces<16, T::G * kHigh / 16, 16 / kHigh, T::M, T> high;
-    Pieces<16, T::G * kInput / 16, 0, T::N, T> x;
-    Pieces<16, T::G / 2, 2, T::N, T> x_scales;
+    static constexpr int kLow = quant::kLowBytes<K>, kHigh = quant::kHighBytes<K>, kInput = T::kEight ? 32 : 64;
+    // The further bits of a row in a step may be less than a piece. Scales come as half a head, Q6_K's as one piece,
+    // else two groups' at once.
+    static constexpr int kHighPiece = kHigh && T::G * kHigh < 16 ? T::G * kHigh : 16;
+    static constexpr int kScale = quant::kMinimum<K> ? 8 : quant::kHalves<K> ? T::G * 2 : 4;
+    using Low = Pieces<16, T::G * kLow / 16, T::M, 0, T>;
+    using High = Pieces<kHighPiece, kHigh ? T::G * kHigh / kHighPiece : 1, T::M, Low::kNextBit, T>;
+    using Scales = Pieces<kScale, Place::kScales / kScale, T::M, High::kNextBit, T>;
+    using Input = Pieces<16, T::G * kInput / 16, T::N, Scales::kNextBit, T>;
+    using XScales = Pieces<16, T::G / 2, T::N, Input::kNextBit, T>;
+    static_assert(XScales::kNextBit <= 32, "a bit for each piece");
+    Low low;
+    High high;
     Scales scales;
-    // Of the thread's row: its first super scale's index.
-    unsigned super;
+    Input x;
+    XScales x_scales;
+    // Pieces that are there in a whole step, and in one that the matrix ends in.
+    unsigned whole, last;
+    // Super scales: the thread's row's first one, and how many there are.
+    const uint8_t *supers;
+    unsigned super, all_supers;
+    int groups;
 
-    __device__ Loader(const Product &product, size_t row0, int input0)
-        : p(product), low(p.planes.low, p.groups * kLow, row0, p.rows, p.groups),
-          high(p.planes.high, p.groups * kHigh, row0, p.rows, p.groups),
-          x(p.x, p.groups * kInput, input0, p.n, p.groups),
-          x_scales(p.x_scales, p.groups * 8, input0, p.n, p.groups),
-          scales(p.planes.scales, p.groups * 2, row0, p.rows, p.groups),
-          super((unsigned(row0) + threadIdx.x) * (p.groups / 8)) {
-        // Pieces that are part of a group, or part of a head, are there if the group is.
-        low.end = p.groups - low.piece() * 16 / kLow;
-        x.end = p.groups - x.piece() * 16 / kInput;
-        if (quant::kMinimum<K>) scales.end = p.groups;
+    // `first`: the first group.
+    __device__ Loader(const Product &p, size_t row0, int input0, int first)
+        : low(p.planes.low, p.groups * kLow, row0, first * kLow, Place::low_at(Low::row(), Low::piece())),
+          high(p.planes.high, p.groups * kHigh, row0, first * kHigh, Place::high_at(High::row(), High::piece())),
+          scales(p.planes.scales, p.groups * 2, row0, quant::kMinimum<K> ? first / 8 * 16 : first * 2,
+                 Place::scales_at(Scales::row()) + Scales::piece() * kScale),
+          x(p.x, p.groups * kInput, input0, first * kInput, Place::x_at(Input::row(), Input::piece())),
+          x_scales(p.x_scales, p.groups * 8, input0, first * 8, Place::x_scales_at(XScales::row(), XScales::piece())),
+          supers(p.planes.supers), super((unsigned(row0) + threadIdx.x) * (p.groups / 8)),
+          all_supers(unsigned(p.groups / 8) * p.rows), groups(p.groups) {
+        unsigned bits[5] = {Low::there(row0, p.rows), High::there(row0, p.rows), Scales::there(row0, p.rows),
+                            Input::there(input0, p.n), XScales::there(input0, p.n)};
+        // The group of a step that its pieces belong to. A head is there if its first group is.
+        const int group[5] = {Low::piece() * 16 / kLow, kHigh ? High::piece() * kHighPiece / (kHigh ? kHigh : 1) : 0,
+                              quant::kMinimum<K> ? 0 : Scales::piece() * kScale / 2, Input::piece() * 16 / kInput,
+                              XScales::piece() * 2};
+        whole = last = 0;
+        for (int i = 0; i < 5; i++) {
+            whole |= bits[i];
+            if (group[i] < p.groups % T::G) last |= bits[i];
+        }
+        whole = kept(whole), last = kept(last);
     }
 
-    // Starts the copies of a step's weights. Not waited for.
-    __device__ void weights(const Place &to, int step) const {
-        int group = step * T::G;
-        low.start(to.low(low.row()) + low.piece() * 16, low.kEvery * Place::kLow, group, group * kLow);
-        if constexpr (Place::kHigh != 0)
-            high.start(to.high(high.row()) + high.piece() * 16, high.kEvery * Place::kHigh, group, group * kHigh);
-        int at = quant::kMinimum<K> ? group / 8 * 16 : group * 2;
-        scales.start(to.scales(scales.row()) + scales.piece() * kScale, Scales::kEvery * Place::kScales, group, at);
-        if constexpr (quant::kHalves<K>) supers(to, group);
+    __device__ unsigned there(int group) const { return group + T::G <= groups ? whole : last; }
+
+    // Starts the copies of the next step's weights, which begins with `group`. Not waited for.
+    __device__ void weights(unsigned char *stage, int group) {
+        static_assert(Low::kEvery % 8 == 0 && High::kEvery % 8 == 0, "all of a thread's pieces are swizzled alike");
+        low.start(stage, Low::kEvery * Place::kLow, there(group));
+        low.from += T::G * kLow;
+        if constexpr (kHigh != 0) {
+            high.start(stage, High::kEvery * Place::kHigh, there(group));
+            high.from += T::G * kHigh;
+        }
+        scales.start(stage, Scales::kEvery * Place::kScales, there(group));
+        if constexpr (!quant::kMinimum<K>) scales.from += T::G * 2;
+        // A head has the scales of 8 groups.
+        else if ((group + T::G) % 8 == 0) scales.from += 16;
+        if constexpr (quant::kHalves<K>) bring_super(stage, group);
     }
 
-    // Starts the copies of a step's inputs.
-    __device__ void inputs(const Place &to, int step) const {
-        int group = step * T::G;
-        static_assert(T::kEight || x.kEvery % 4 == 0, "all of a thread's pieces are swizzled alike");
-        x.start(to.x(x.row(), x.piece()), x.kEvery * Place::kX, group, group * kInput);
+    // Starts the copies of the next step's inputs.
+    __device__ void inputs(unsigned char *stage, int group) {
+        static_assert(Input::kEvery % 8 == 0, "all of a thread's pieces are swizzled alike");
+        x.start(stage, Input::kEvery * Place::kX, there(group));
+        x.from += T::G * kInput;
         if constexpr (T::kEight) {
-            constexpr int kEvery = decltype(x_scales)::kEvery;
-            static_assert(kEvery % 8 == 0, "all of a thread's pieces are swizzled alike");
-            x_scales.start(to.x_scales(x_scales.row(), x_scales.piece()), kEvery * Place::kXScales, group, group * 8);
+            static_assert(XScales::kEvery % 8 == 0, "all of a thread's pieces are swizzled alike");
+            x_scales.start(stage, XScales::kEvery * Place::kXScales, there(group));
+            x_scales.from += T::G * 8;
         }
     }
 
     // Super scales of 2 bytes come with a neighbour, since no copy is shorter than 4.
-    __device__ void supers(const Place &to, int group) const {
+    __device__ void bring_super(unsigned char *stage, int group) const {
         int row = threadIdx.x;
         if (row >= T::M) return;
-        unsigned even = (super + group / 8) & ~1u, all = unsigned(p.groups / 8) * p.rows;
-        bool there = scales.left > 0 && group < p.groups;
-        copy_async<4>(to.supers(row), p.planes.supers + size_t(even) * 2, there ? (even + 1 < all ? 4 : 2) : 0);
+        unsigned even = (super + unsigned(group) / 8) & ~1u, left = all_supers - even;
+        bool mine = whole >> High::kNextBit & 1;
+        copy_async<4>(stage + Place::supers_at(row), supers + size_t(even) * 2, !mine ? 0 : left > 1 ? 4 : 2);
     }
 };
 
 // A warp's place in a tile, and its sums.
 template <Kind K, class T> struct Place {
+    using In = Stage<K, T>;
     // Groups of a step.
     static constexpr int kGroups = T::G / T::WK;
     // Scales of its rows, [kGroups][32].
@@ -189,48 +236,89 @@ template <Kind K, class T> struct Place {
     // First row and input in the tile, and the part of a step's groups.
     int row, input, part, lane;
     unsigned char *table;
+    // Offsets in a stage: of the lane's row's scales; of what it gives to ldmatrix of its part's first group; and,
+    // behind kHighAt, of that group's further bits of row `lane / 4`.
+    int at_scales, at_low, at_high;
+    // The index of its row's first super scale.
+    unsigned super;
     float sums[T::MF][T::NF][4] = {};
 
-    __device__ Place(unsigned char *tables) {
+    __device__ Place(unsigned char *tables, size_t first_row, int groups) {
         int warp = threadIdx.x / 32;
         lane = threadIdx.x % 32;
         row = warp % T::WM * (T::MF * 16);
         input = warp / T::WM % T::WN * (T::NF * 8);
         part = warp / (T::WM * T::WN);
         table = tables + warp * kTable;
+        at_scales = kept(In::scales_at(row + lane));
+        // A group of 16 bytes: 32 rows at once. One of 32: 16 rows and both its pieces.
+        constexpr bool kWide = quant::kLowBytes<K> == 32;
+        int group = part * kGroups;
+        at_low = kept(kWide ? In::low_at(row + lane % 16, group * 2 + lane / 16) : In::low_at(row + lane, group));
+        constexpr int kHigh = quant::kHighBytes<K>;
+        at_high = kept((In::high_at(row + lane / 4, 0) - In::kHighAt) ^ (group * kHigh));
+        super = unsigned(first_row + row + lane) * (groups / 8);
     }
 
-    // Hands the scale and the minimum (quant::scale_of) of each of its rows, a row a lane, and of each of its groups
-    // to `keep(group, scale)`. `first_row` and `first_group` of the tile and the step.
+    // The packed words of a group of the part, of rows g and g + 8 of each 16: the low bits, and Q8_0's second half.
+    __device__ void words(uint32_t packed[T::MF][2], uint32_t second[T::MF][2], const unsigned char *stage,
+                          int group) const {
+        uint32_t r[4];
+        if constexpr (quant::kLowBytes<K> == 32) {
+#pragma unroll
+            for (int m = 0; m < T::MF; m++) {
+                ldmatrix_x4(r, stage + (at_low ^ (group * 32)) + m * 16 * In::kLow);
+                packed[m][0] = r[0], packed[m][1] = r[1], second[m][0] = r[2], second[m][1] = r[3];
+            }
+        } else {
+            ldmatrix_x4(r, stage + (at_low ^ (group * 16)));
+#pragma unroll
+            for (int i = 0; i < 4; i++) packed[i / 2][i % 2] = r[i], second[i / 2][i % 2] = 0;
+        }
+    }
+
+    // The further bits of a group of the part and row `at + lane / 4` of the warp's; `at` is a multiple of 8.
+    __device__ uint2 further(const unsigned char *stage, int at, int group) const {
+        constexpr int kHigh = quant::kHighBytes<K>;
+        const unsigned char *from = stage + In::kHighAt + (at_high ^ (group * kHigh)) + at * In::kHigh;
+        if constexpr (kHigh == 4) return make_uint2(*reinterpret_cast<const unsigned *>(from), 0);
+        if constexpr (kHigh == 8) return *reinterpret_cast<const uint2 *>(from);
+        return make_uint2(0, 0);
+    }
+
+    // Hands the scale and the minimum (quant::scale_of, with `by` and `less_by`) of each of its rows, a row a lane, and
+    // of each of its groups to `keep(group, scale)`. `first_group` of the step.
     template <class F>
-    __device__ void scales(const Stage<K, T> &from, size_t first_row, int first_group, int groups, F keep) const {
+    __device__ void scales(const unsigned char *stage, int first_group, float by, float less_by, F keep) const {
         quant::RawScale raw = {0, 0, 0, 0};
-        const unsigned char *mine = from.scales(row + lane);
+        const unsigned char *mine = stage + at_scales;
+        unsigned from = unsigned(first_group) + part * kGroups;
         if constexpr (quant::kMinimum<K>) {
             uint4 head = *reinterpret_cast<const uint4 *>(mine);
-            raw = {head.x, head.y, head.z, head.w};
+            unsigned first = from % 8 * 4;
+            raw = {head.x, head.y >> first, head.z >> first, head.w >> first};
         } else if constexpr (quant::kHalves<K>) {
-            size_t index = (first_row + row + lane) * (groups / 8) + first_group / 8;
-            raw.super = *reinterpret_cast<const unsigned *>(from.supers(row + lane)) >> (index % 2 * 16) & 0xffff;
+            unsigned index = super + from / 8;
+            unsigned two = *reinterpret_cast<const unsigned *>(stage + In::supers_at(row + lane));
+            raw.super = two >> (index % 2 * 16) & 0xffff;
         }
 #pragma unroll
         for (int j = 0; j < kGroups; j++) {
-            int at = part * kGroups + j;
             if constexpr (!quant::kMinimum<K>) {
-                uint32_t scale = reinterpret_cast<const unsigned short *>(mine)[at];
+                uint32_t scale = reinterpret_cast<const unsigned short *>(mine)[part * kGroups + j];
                 (quant::kHalves<K> ? raw.a : raw.super) = scale;
             }
-            keep(j, quant::scale_of<K>(raw, first_group + at));
+            keep(j, quant::scale_of<K>(raw, j, by, less_by));
         }
         __syncwarp();
     }
 
-    // Hands each sum to `to(row, input, sum)`, places in the tile.
-    template <class F> __device__ void each(F to) const {
+    // Hands each sum of the fragments kFrom to kTo - 1 of a row of them to `to(row, input, sum)`, places in the tile.
+    template <int kFrom = 0, int kTo = T::NF, class F> __device__ void each(F to) const {
 #pragma unroll
         for (int m = 0; m < T::MF; m++)
 #pragma unroll
-            for (int f = 0; f < T::NF; f++)
+            for (int f = kFrom; f < kTo; f++)
 #pragma unroll
                 for (int i = 0; i < 4; i++)
                     to(row + m * 16 + i / 2 * 8 + lane / 4, input + f * 8 + lane % 4 * 2 + i % 2, sums[m][f][i]);
@@ -251,32 +339,37 @@ template <class T> struct Tile {
             p.out[size_t(input0 + input) * p.stride + to] = sum + (p.bias ? p.bias[to] : 0.0f);
     }
 
-    // Adds what the warps have that share the tile's columns; hands each sum to `to(index in [N][M], sum)`.
+    // Adds what the warps have that share the tile's columns; hands each sum, before `W::value`, to
+    // `to(row, input, sum)`. Of two warps each leaves half its sums to the other.
     template <class W, class F> __device__ void join(const W &warp, F to) const {
-        float *all = reinterpret_cast<float *>(memory);
-        __syncthreads();
-        warp.each([&](int row, int input, float sum) { all[(warp.part * T::N + input) * T::M + row] = sum; });
-        __syncthreads();
-        for (int i = threadIdx.x; i < kSums; i += T::kThreads) {
-            float sum = 0.0f;
-            for (int part = 0; part < T::WK; part++) sum += all[part * kSums + i];
-            to(i, sum);
+        if constexpr (T::WK == 1) {
+            warp.each(to);
+        } else {
+            constexpr int kHalf = T::NF / 2;
+            float *all = reinterpret_cast<float *>(memory);
+            // Four inputs of a fragment lie in different banks.
+            auto at = [&](int row, int input) -> float & { return all[input * T::M + (row ^ (input / 2 % 4 * 8))]; };
+            auto leave = [&](int row, int input, float sum) { at(row, input) = sum; };
+            auto add = [&](int row, int input, float sum) { to(row, input, sum + at(row, input)); };
+            __syncthreads();
+            if (warp.part == 0) warp.template each<kHalf>(leave);
+            else warp.template each<0, kHalf>(leave);
+            __syncthreads();
+            if (warp.part == 0) warp.template each<0, kHalf>(add);
+            else warp.template each<kHalf>(add);
         }
     }
 
     template <class W> __device__ void finish(const W &warp) const {
         if (gridDim.z > 1) return share(warp);
-        if constexpr (T::WK == 1)
-            warp.each([&](int row, int input, float sum) { write(row, input, sum); });
-        else
-            join(warp, [&](int i, float sum) { write(i % T::M, i / T::M, sum); });
+        join(warp, [&](int row, int input, float sum) { write(row, input, W::value(sum)); });
     }
 
     // Leaves its sums for the last block of those that share the tile, or is that one.
     template <class W> __device__ void share(const W &warp) const {
         size_t tile = size_t(blockIdx.y) * gridDim.x + blockIdx.x;
         float *all = p.partials + tile * gridDim.z * kSums, *own = all + size_t(blockIdx.z) * kSums;
-        join(warp, [&](int i, float sum) { own[i] = sum; });
+        join(warp, [&](int row, int input, float sum) { own[input * T::M + row] = sum; });
         __threadfence();
         unsigned *before = reinterpret_cast<unsigned *>(memory);
         __syncthreads();
@@ -287,8 +380,8 @@ template <class T> struct Tile {
         for (int i = threadIdx.x * 4; i < kSums; i += T::kThreads * 4) {
             float4 sum = gather(all + i);
             int row = i % T::M, input = i / T::M;
-            write(row, input, sum.x), write(row + 1, input, sum.y);
-            write(row + 2, input, sum.z), write(row + 3, input, sum.w);
+            write(row, input, W::value(sum.x)), write(row + 1, input, W::value(sum.y));
+            write(row + 2, input, W::value(sum.z)), write(row + 3, input, W::value(sum.w));
         }
         if (threadIdx.x == 0) p.counts[tile] = 0;
     }
@@ -313,40 +406,48 @@ template <class T> struct Tile {
     }
 };
 
-// Blocks: x inputs, y rows, in tiles, z those that share a tile's columns. Shared memory: S stages, which have room
-// for WK * M * N floats too, and the warps' tables. `W`: a Place that takes a step's scales and adds its products.
+// Ends a step's copies. Empty groups behind them make the number of groups a wait may leave the same, kMostStages - 2,
+// for every number of stages.
+__device__ inline void end_copies(int stages) {
+    copy_async_commit();
+#pragma unroll
+    for (int i = 2; i < kMostStages; i++)
+        if (stages <= i) copy_async_commit();
+}
+
+// Blocks: x inputs, y rows, in tiles, z those that share a tile's columns. Shared memory: the stages, which have room
+// for (WK - 1) * M * N floats too, and the warps' tables. `W`: a Place that takes a step's scales and adds its
+// products.
 template <Kind K, class T, class W> __device__ void run(const Product &p) {
     DYNAMIC_SHARED(memory);
-    using Part = Stage<K, T>;
-    static_assert(T::WK * T::M * T::N * 4 <= T::S * Part::kBytes, "sums fit where stages were");
+    constexpr int kStage = Stage<K, T>::kBytes;
     size_t row0 = size_t(blockIdx.y) * T::M;
     int input0 = blockIdx.x * T::N, all = (p.groups + T::G - 1) / T::G, each = (all + gridDim.z - 1) / gridDim.z;
-    int first = blockIdx.z * each, steps = max(0, min(each, all - first));
-    auto stage = [&](int slot) { return Part{memory + slot * Part::kBytes}; };
-    const Loader<K, T> loader(p, row0, input0);
-    W warp(memory + T::S * Part::kBytes);
-    for (int step = 0; step < T::S - 1 && step < steps; step++) loader.weights(stage(step), first + step);
+    int first = blockIdx.z * each, steps = max(0, min(each, all - first)), ahead = p.stages - 1;
+    Loader<K, T> loader(p, row0, input0, first * T::G);
+    W warp(memory + p.stages * kStage, row0, p.groups);
+    for (int step = 0; step < ahead && step < steps; step++)
+        loader.weights(memory + step * kStage, (first + step) * T::G);
     wait_for_previous();
-    for (int step = 0; step < T::S - 1; step++) {
-        if (step < steps) loader.inputs(stage(step), first + step);
-        copy_async_commit();
+    for (int step = 0; step < ahead; step++) {
+        if (step < steps) loader.inputs(memory + step * kStage, (first + step) * T::G);
+        end_copies(p.stages);
     }
-    for (int step = 0, slot = 0; step < steps; step++) {
-        copy_async_wait<T::S - 2>();
+    unsigned char *stage = memory, *free = memory + ahead * kStage, *end = memory + p.stages * kStage;
+    for (int step = 0, group = first * T::G; step < steps; step++, group += T::G) {
+        copy_async_wait<kMostStages - 2>();
         // All have this step's numbers now, and have done with the stage that the next copies go to.
         __syncthreads();
-        int ahead = step + T::S - 1, free = slot == 0 ? T::S - 1 : slot - 1;
-        if (ahead < steps) {
-            loader.weights(stage(free), first + ahead);
-            loader.inputs(stage(free), first + ahead);
+        if (step + ahead < steps) {
+            loader.weights(free, group + ahead * T::G);
+            loader.inputs(free, group + ahead * T::G);
         }
-        copy_async_commit();
-        warp.take_scales(stage(slot), row0, (first + step) * T::G, p.groups);
-#pragma unroll 1 // Two at once do not fit into 255 registers beside 64 sums.
-        for (int j = 0; j < W::kGroups; j += 2) warp.two_groups(stage(slot), j);
-        slot = slot + 1 == T::S ? 0 : slot + 1;
+        end_copies(p.stages);
+        warp.take_scales(stage, group);
+        warp.add_step(stage);
+        free = stage;
+        stage = stage + kStage == end ? memory : stage + kStage;
     }
-    copy_async_wait<0>();
     Tile<T>{p, row0, input0, memory}.finish(warp);
 }
 
@@ -357,9 +458,9 @@ template <Kind K, class T, class W> __device__ void run(const Product &p) {
     extern "C" __global__ void launch_bounds                                                                         \
         name(const uint8_t *low, const uint8_t *high, const uint8_t *scales, const uint8_t *supers, const void *x,   \
              const float2 *x_scales, int rows, int groups, int n, float *out, uint64_t stride, const float *bias,    \
-             float *partials, unsigned *counts) {                                                                    \
+             float *partials, unsigned *counts, int stages) {                                                        \
         tiles::Product product = {{low, high, scales, supers}, x, x_scales, rows, groups, n, out, stride, bias,      \
-                                  partials, counts};                                                                 \
+                                  partials, counts, stages};                                                         \
         tiles::run<quant::kind, shape, warp<quant::kind, shape>>(product);                                           \
     }                                                                                                                \
     EXPORT(name)

@@ -8,7 +8,7 @@ import re
 from dataclasses import dataclass
 
 from card import sass
-from card.cards import occupancy
+from card.cards import KIB, LIMITS, occupancy
 
 QUANT = re.compile(r"^product_(?:quant_\w+|gated_\w+|mixed)_(\d)$")
 TILED = re.compile(r"^product_(halves|tiles)_(\w+?)_(\d+)$")
@@ -17,16 +17,27 @@ DENSE = re.compile(r"^product_(?:dense|gated)_(?:b?f16|f32_(\d))$")
 SHAPES = {
     ("halves", 16): (128, 16, 4, 1, 2, 4),
     ("halves", 32): (128, 32, 4, 1, 2, 4),
-    ("halves", 64): (128, 64, 4, 2, 1, 4),
+    ("halves", 64): (128, 64, 4, 1, 2, 2),
     ("halves", 128): (128, 128, 4, 2, 1, 4),
     ("tiles", 64): (64, 64, 2, 2, 1, 4),
     ("tiles", 128): (128, 128, 4, 2, 1, 4),
+}
+# Those of some kinds.
+OTHERS = {
+    ("halves", "q8_0", 32): (128, 32, 4, 1, 2, 2),
+    ("tiles", "q4_0", 64): (128, 64, 4, 2, 1, 4),
+    ("tiles", "q4_k", 64): (128, 64, 4, 2, 1, 4),
 }
 GROUP = 32
 
 
 class Unknown(Exception):
     """The machine code is not what the sources say: the parser or this file is out of date."""
+
+
+def tile_shape(family, kind, inputs):
+    """Of a tiled product, as in SHAPES."""
+    return OTHERS.get((family, kind, inputs), SHAPES[family, inputs])
 
 
 def work(name, taken):
@@ -38,7 +49,7 @@ def work(name, taken):
         rows = 2 if inputs <= 4 else 4
         return repeated(name, dot, 8 * rows * inputs) * rows * GROUP
     if found := TILED.match(name):
-        rows, inputs, down, across, split, groups = SHAPES[found[1], int(found[3])]
+        rows, inputs, down, across, split, groups = tile_shape(found[1], found[2], int(found[3]))
         fragments = rows // down // 16 * (inputs // across // 8) * groups // split
         twice = found[1] == "halves" or found[2] == "q6_k"
         if repeated(name, mma, fragments * (2 if twice else 1)) != 1:
@@ -61,8 +72,8 @@ def trips(name):
     found = TILED.match(name)
     if not found:
         return 1
-    _, _, _, _, split, groups = SHAPES[found[1], int(found[3])]
-    return groups // split // 2
+    _, _, _, _, split, groups = tile_shape(found[1], found[2], int(found[3]))
+    return max(1, groups // split // 2)
 
 
 def hot(name, blocks):
@@ -102,8 +113,9 @@ class Figures:
 
 
 def figures(name, arch, usage, blocks, launch):
-    """`launch`: threads and dynamic shared memory."""
-    threads, dynamic = launch
+    """`launch`: threads, and dynamic shared memory where a block may have 99 KiB, and where it may have more."""
+    threads, *shared = launch
+    dynamic = shared[LIMITS[arch].block_shared > 99 * KIB]
     fit = occupancy(arch, threads, usage.registers, usage.shared + dynamic)
     taken = hot(name, blocks)
     counts = sass.opcodes(blocks)

@@ -13,6 +13,7 @@ import re
 from dataclasses import dataclass
 
 from card.budget import ARCHS
+from card.kernels import GROUP, TILED, tile_shape
 
 # Share of the data sheet's bandwidth that kernels can read: the H100's copies reach 2,986 of 3,352 GB/s
 # (benches/runs/card-nvidia-h100-80gb-hbm3.md). Assumed of the others.
@@ -49,8 +50,7 @@ PEER_LAUNCHES, PEER_PER_WEIGHT, PEER_WARPS = 24, 4.0, 32
 BYTES = {"q4_k": 144 / 256, "q6_k": 210 / 256, "q8_0": 34 / 32, "bf16": 2.0}
 HEAD_DIM = 128
 # Kernels that let the next one begin at once (decision 046).
-EARLY = re.compile(r"^(norm_|rope_|rows_|embed_|sample_|step_inputs)")
-TILED = re.compile(r"^product_(halves|tiles)_\w+?_(\d+)$")
+EARLY = re.compile(r"^(norm_|rope_|rows_|embed_|sample_|logprobs_|step_inputs)")
 # Those of gate and up whose outputs are rounded to 8 bits.
 ROUNDED = re.compile(r"^product_gated_q\w+$")
 FREE = re.compile(r"^product_(quant|mixed|gated|dense)_")
@@ -231,8 +231,9 @@ def block_instructions(card, line, step, kernels):
         return 0.0
     found = TILED.match(line.name)
     if found:
-        rows = 64 if found[1] == "tiles" and found[2] == "64" else 128
-        weights = rows * 128 * math.ceil(math.ceil(line.columns / 128) / line.blocks[2])
+        rows, *_, groups = tile_shape(found[1], found[2], int(found[3]))
+        columns = groups * GROUP
+        weights = rows * columns * math.ceil(math.ceil(line.columns / columns) / line.blocks[2])
         return weights * kernels.per_weight(line.name) / 32
     if line.name.startswith("product_mixed"):
         # What each kind's own kernel issues; a block's is the average.

@@ -113,7 +113,7 @@ class Sass(unittest.TestCase):
 class Figures(unittest.TestCase):
     def figures(self, text=VECTOR, arch=89):
         blocks = sass.functions(text)["product_quant_q4_k_1"]
-        return kernels.figures("product_quant_q4_k_1", arch, Usage(51, 0), blocks, (128, 512))
+        return kernels.figures("product_quant_q4_k_1", arch, Usage(51, 0), blocks, (128, 512, 512))
 
     def test_instructions_per_weight(self):
         one = self.figures()

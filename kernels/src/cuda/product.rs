@@ -1,9 +1,9 @@
 //! Products with weights as they are stored, and matrices of such weights on a card.
 //!
 //! [`multiply`] decides, from shapes and the card alone, which kernel runs ([`Way`]): up to 8 inputs are limited
-//! by reading the weights, many by arithmetic. Each way is right for every shape, so that checks can ask for any.
-//! Knows no layer: several matrices' results may be written side by side ([`multiply_all`]), or as gate and up be put
-//! together at once ([`multiply_gated`]).
+//! by reading the weights, many by arithmetic. `plan` decides which tiles those are cut into. Each way is right for every
+//! shape, so that checks can ask for any. Knows no layer: several matrices' results may be written side by side
+//! ([`multiply_all`]), or as gate and up be put together at once ([`multiply_gated`]).
 
 #[cfg(any(test, feature = "known-answers"))]
 pub(crate) mod answers;
@@ -11,6 +11,7 @@ pub(crate) mod answers;
 pub(crate) mod fused_answers;
 mod gated;
 pub(crate) mod names;
+mod plan;
 mod side_by_side;
 
 pub use gated::multiply_gated;
@@ -24,6 +25,7 @@ use super::card::{
 use super::weights::{PlaneLayout, planes};
 use crate::quant::Kind;
 use names::Tile;
+use plan::{Plan, Task};
 use std::sync::Arc;
 
 /// Most bytes that are rearranged at once while loading.
@@ -120,8 +122,11 @@ impl Matrix {
 
     /// The form in which [`multiply`] takes `n` inputs.
     pub fn input_kind(&self, card: &dyn Card, n: usize) -> ActKind {
-        let way = Way::choose(self.kind, self.rows, self.columns, n, card.properties());
-        way.inputs(self.kind)
+        let tiled = self.kind.is_quantised() && in_tiles(self.columns, n);
+        if tiled && !Tile::candidates(n, card.properties())[0].eights() {
+            return ActKind::BF16;
+        }
+        self.kind.input_kind()
     }
 
     /// Groups of 32 columns.
@@ -193,21 +198,28 @@ impl Way {
                 Way::Dense { split: split.max(short_blocks(pieces)) }
             }
             Kind::F32 | Kind::F16 | Kind::BF16 => Way::Library,
-            // Tiles copy the scales of two groups at a time.
-            _ if n <= FEW || !(columns / 32).is_multiple_of(2) => {
+            _ if !in_tiles(columns, n) => {
                 Way::Vectors { split: split(rows.div_ceil(2), columns.div_ceil(1024), 4, warps) }
             }
-            _ => Way::Tiles(Tile::choose(rows, n, facts)),
+            _ => {
+                let room = usize::MAX;
+                Way::Tiles(Task { kind, rows, columns, inputs: n, facts, room }.plan().tile)
+            }
         }
     }
 
     /// The form of its inputs.
     fn inputs(self, kind: Kind) -> ActKind {
         match self {
-            Way::Tiles(tile) if !tile.shape().eights => ActKind::BF16,
+            Way::Tiles(tile) if !tile.eights() => ActKind::BF16,
             _ => kind.input_kind(),
         }
     }
+}
+
+/// Whether a product of quantised weights is one of tiles, which copy the scales of two groups at a time.
+fn in_tiles(columns: usize, n: usize) -> bool {
+    n > FEW && (columns / 32).is_multiple_of(2)
 }
 
 /// How many warps of 8 share 16 rows so that each still has four pieces of 512 bytes a row to do: a block then is soon
@@ -366,18 +378,18 @@ impl Product<'_> {
             return Err(CardError::Shape(what));
         }
         let name = names::tiles(kind, tile)?;
-        let shape = tile.shape();
-        let down = self.matrix.rows.div_ceil(shape.rows);
+        let (shape, facts, workspace) = (tile.shape(kind), card.properties(), card.workspace());
+        let Matrix { rows, columns, .. } = *self.matrix;
+        let (across, down) = (self.n.div_ceil(shape.inputs), rows.div_ceil(shape.rows));
         if down > 65535 {
-            return Err(CardError::Shape(format!("{} rows are too many", self.matrix.rows)));
+            return Err(CardError::Shape(format!("{rows} rows are too many")));
         }
-        let across = self.n.div_ceil(shape.inputs);
-        let (facts, workspace) = (card.properties(), card.workspace());
         let room = if across * down <= COUNTS { workspace.room } else { 0 };
-        let multiprocessors = facts.multiprocessors as usize;
-        let shares = shape.shares(across * down, self.matrix.columns, multiprocessors, room);
+        let task = Task { kind, rows, columns, inputs: self.n, facts, room };
+        let Plan { shares, .. } = task.plan_with(tile);
         let blocks = [across as u32, down as u32, shares as u32];
-        let grid = Grid::of(blocks, shape.threads).shared(shape.shared_bytes(kind)).late();
+        let stages = shape.stages(facts);
+        let grid = Grid::of(blocks, shape.threads).shared(shape.shared_bytes(stages)).late();
         let [low, high, scales, supers] = self.matrix.planes();
         let ([x, x_scales], [out, stride, bias]) = (self.x.args(), self.output());
         let groups = Arg::I32(self.matrix.groups() as i32);
@@ -385,7 +397,7 @@ impl Product<'_> {
         let product =
             [low, high, scales, supers, x, x_scales, self.rows(), groups, n, out, stride, bias];
         let places = [Arg::Address(workspace.floats), Arg::Address(workspace.counts)];
-        let args = [&product[..], &places].concat();
+        let args = [&product[..], &places, &[Arg::I32(stages as i32)]].concat();
         // SAFETY: as above; rows and inputs beyond the last are neither read nor written, and the workspace has room
         // for all shares of all tiles.
         unsafe { card.launch(name, grid, &args) }

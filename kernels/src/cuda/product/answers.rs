@@ -60,7 +60,7 @@ pub fn quantised_checks(bench: &Bench, size: Size) -> Result<Vec<Check>, CardErr
         // The largest tiles are for cards with the shared memory that they take.
         let most = bench.card.properties().shared_per_block as usize;
         let fits = |way: Way| match way {
-            Way::Tiles(tile) => tile.shape().shared_bytes(kind) <= most,
+            Way::Tiles(tile) => tile.shape(kind).shared_bytes(2) <= most,
             _ => true,
         };
         for (rows, columns, n, way) in vectors.chain(tiles).filter(|case| fits(case.3)) {

@@ -19,24 +19,25 @@ pub(crate) enum Tile {
 /// What a block works on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct TileShape {
+    kind: Kind,
     pub rows: usize,
     pub inputs: usize,
     pub threads: u32,
     /// Whether inputs have 8 bits.
-    pub eights: bool,
+    eights: bool,
     /// Groups of 32 columns in one step.
-    groups: usize,
-    /// Steps in shared memory at once.
-    stages: usize,
+    pub groups: usize,
     /// Warps that share a step's groups.
     splits: usize,
-    /// Blocks that a large card's multiprocessor has room for.
-    pub resident: usize,
+    /// Most steps that are in shared memory at once.
+    most_stages: usize,
+    /// Blocks of a multiprocessor that registers leave room for.
+    resident: usize,
 }
 
-/// Most blocks that share a tile's columns, and steps that each has at least.
-const MOST_SHARES: usize = 16;
-const LEAST_STEPS: usize = 4;
+/// Bytes of each block's shared memory that the driver takes, from compute capability 8.0 on. A multiprocessor has as
+/// much more than a block may have.
+const RESERVED: usize = 1 << 10;
 
 impl Tile {
     #[cfg(any(test, feature = "known-answers"))]
@@ -49,66 +50,57 @@ impl Tile {
         Tile::Eights128,
     ];
 
-    /// For more than 8 inputs. Up to 64 it is the instructions that turn packed weights into numbers which limit a
-    /// product, not the tensor cores; many inputs go through 8 bits on cards whose tensor cores are slow with halves.
-    pub(crate) fn choose(rows: usize, n: usize, facts: &DeviceProperties) -> Tile {
-        let TileShape { rows: m, inputs, .. } = Tile::Eights128.shape();
-        let busy = rows.div_ceil(m) * n.div_ceil(inputs) >= facts.multiprocessors as usize;
-        match n {
-            0..=16 => Tile::Halves16,
-            17..=32 => Tile::Halves32,
-            33..=64 => Tile::Halves64,
-            _ if facts.fast_halves() => Tile::Halves128,
-            _ if busy => Tile::Eights128,
-            _ => Tile::Eights64,
-        }
+    /// Whether inputs have 8 bits.
+    pub(crate) fn eights(self) -> bool {
+        matches!(self, Tile::Eights64 | Tile::Eights128)
     }
 
-    pub(crate) fn shape(self) -> TileShape {
-        let (rows, inputs, threads, groups, stages, splits, resident) = match self {
-            Tile::Halves16 => (128, 16, 256, 4, 4, 2, 2),
-            Tile::Halves32 => (128, 32, 256, 4, 3, 2, 2),
-            Tile::Halves64 => (128, 64, 256, 4, 2, 1, 2),
-            Tile::Halves128 => (128, 128, 256, 4, 2, 1, 2),
-            Tile::Eights64 => (64, 64, 128, 4, 3, 1, 2),
-            Tile::Eights128 => (128, 128, 256, 4, 2, 1, 1),
+    /// For weights of a kind: those with more bits have less room for rows or groups.
+    pub(crate) fn shape(self, kind: Kind) -> TileShape {
+        let few_bits = matches!(kind, Kind::Q4_0 | Kind::Q4K);
+        let (rows, inputs, groups, splits, most_stages, resident) = match self {
+            Tile::Halves16 => (128, 16, 4, 2, 4, 2),
+            Tile::Halves32 if kind == Kind::Q8_0 => (128, 32, 2, 2, 4, 2),
+            Tile::Halves32 => (128, 32, 4, 2, 3, 2),
+            Tile::Halves64 => (128, 64, 2, 2, 4, 2),
+            Tile::Halves128 => (128, 128, 4, 1, 2, 2),
+            Tile::Eights64 if few_bits => (128, 64, 4, 1, 3, 2),
+            Tile::Eights64 => (64, 64, 4, 1, 3, 2),
+            Tile::Eights128 => (128, 128, 4, 1, 2, 1),
         };
-        let eights = matches!(self, Tile::Eights64 | Tile::Eights128);
-        TileShape { rows, inputs, threads, eights, groups, stages, splits, resident }
+        let (eights, threads) = (self.eights(), 2 * rows as u32);
+        TileShape { kind, rows, inputs, threads, eights, groups, splits, most_stages, resident }
     }
 }
 
 impl TileShape {
-    /// Blocks that share the columns of each of so many tiles: as many as fill the multiprocessors,
-    /// but none without a few steps to do, and none that `room`, in numbers, has no place for.
-    pub(crate) fn shares(
-        self,
-        tiles: usize,
-        columns: usize,
-        multiprocessors: usize,
-        room: usize,
-    ) -> usize {
-        let steps = columns.div_ceil(32 * self.groups);
-        let fitting = room / (tiles * self.rows * self.inputs);
-        let wanted = self.resident * multiprocessors / tiles;
-        wanted.min(steps / LEAST_STEPS).min(fitting).clamp(1, MOST_SHARES)
+    /// Steps that are in shared memory at once: as many as leave room for a second block, and at least 2.
+    pub(crate) fn stages(self, facts: &DeviceProperties) -> usize {
+        let all = facts.shared_per_block as usize + RESERVED;
+        let fits = |stages: usize| (self.shared_bytes(stages) + RESERVED) * self.resident <= all;
+        (3..=self.most_stages).rev().find(|stages| fits(*stages)).unwrap_or(2)
     }
 
-    /// Shared memory of a block: stages of packed weights, a row 16 bytes longer than it has to be, and of inputs,
-    /// with the scales of both; and for each warp the scales of its 32 rows as pairs. None for kinds without tiles.
-    pub(crate) fn shared_bytes(self, kind: Kind) -> usize {
+    /// Blocks that a multiprocessor works on at a time.
+    pub(crate) fn blocks(self, facts: &DeviceProperties) -> usize {
+        let own = self.shared_bytes(self.stages(facts)) + RESERVED;
+        let fitting = (facts.shared_per_block as usize + RESERVED) / own;
+        fitting.clamp(1, self.resident)
+    }
+
+    /// Shared memory of a block: stages of packed weights and of inputs, with the scales of both; and for each warp the
+    /// scales of its 32 rows as pairs. None for kinds without tiles.
+    pub(crate) fn shared_bytes(self, stages: usize) -> usize {
         let Some(OnCard { shares, staged, kernels: KernelNames { tiles: Some(_), .. }, .. }) =
-            kind.card()
+            self.kind.card()
         else {
             return 0;
         };
-        let [low, high] = [shares[0], shares[1]].map(|share| share * 32 / kind.block());
-        let scales = staged[0] * self.groups + staged[1];
-        let row = |group: usize| if group == 0 { 0 } else { self.groups * group + 16 };
-        let input = if self.eights { row(32) + self.groups * 8 } else { self.groups * 64 };
-        let stage = self.rows * (row(low) + row(high) + scales) + self.inputs * input;
+        let bits = (shares[0] + shares[1]) * 32 / self.kind.block();
+        let weights = (bits + staged[0]) * self.groups + staged[1];
+        let input = if self.eights { 32 + 8 } else { 64 } * self.groups;
         let tables = self.threads as usize / 32 * (self.groups / self.splits) * 32 * 8;
-        stage * self.stages + tables
+        (self.rows * weights + self.inputs * input) * stages + tables
     }
 }
 
@@ -150,6 +142,6 @@ pub(super) fn mixed(kinds: [Kind; 2], n: usize) -> Option<(&'static str, [usize;
 /// Of products in tiles.
 pub(super) fn tiles(kind: Kind, tile: Tile) -> Result<&'static str, CardError> {
     let names = kind.card().and_then(|card| card.kernels.tiles.as_ref());
-    let names = names.ok_or_else(|| no_kernel(kind, tile.shape().inputs))?;
+    let names = names.ok_or_else(|| no_kernel(kind, tile.shape(kind).inputs))?;
     Ok(names[tile as usize])
 }

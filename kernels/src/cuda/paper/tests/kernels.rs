@@ -1,4 +1,5 @@
-//! Threads and dynamic shared memory of every kernel: the largest that any launch of it asks for.
+//! Threads and dynamic shared memory of every kernel: the largest that any launch of it asks for, on a card whose blocks
+//! may have 99 KiB and on one whose blocks may have 227.
 
 use super::*;
 use crate::cuda::acts::ActBuffer;
@@ -15,7 +16,7 @@ use crate::cuda::{
 use crate::quant::Kind;
 use std::collections::BTreeMap;
 
-/// A card that refuses no block, and its pool.
+/// A card, and its pool.
 struct Sweep {
     paper: Arc<PaperCard>,
     card: Arc<dyn Card>,
@@ -27,7 +28,19 @@ const ROWS: usize = 256;
 const FORMS: [ActKind; 4] = [ActKind::F32, ActKind::F16, ActKind::BF16, ActKind::Q8];
 
 pub(super) fn write(text: &mut String) {
-    let paper = Arc::new(PaperCard::new((9, 0), 132, 227 << 10));
+    let (small, large) = (most((8, 9), 99), most((9, 0), 227));
+    writeln!(text, "  \"kernels\": {{").unwrap();
+    for (i, (name, (threads, shared))) in large.iter().enumerate() {
+        let comma = if i + 1 < large.len() { "," } else { "" };
+        let less = small.get(name).map_or(shared, |(_, less)| less);
+        writeln!(text, "    \"{name}\": [{threads}, {less}, {shared}]{comma}").unwrap();
+    }
+    writeln!(text, "  }},").unwrap();
+}
+
+/// Threads and shared memory of every kernel on a card whose blocks may have so many KiB.
+fn most(capability: (u32, u32), shared: u32) -> BTreeMap<&'static str, (u32, u32)> {
+    let paper = Arc::new(PaperCard::new(capability, 132, shared << 10));
     let card: Arc<dyn Card> = paper.clone();
     let pool = card.create_pool().unwrap();
     let sweep = Sweep { paper, card, pool };
@@ -42,12 +55,7 @@ pub(super) fn write(text: &mut String) {
         let entry = most.entry(name).or_default();
         *entry = (entry.0.max(threads.iter().product()), entry.1.max(shared));
     }
-    writeln!(text, "  \"kernels\": {{").unwrap();
-    for (i, (name, (threads, shared))) in most.iter().enumerate() {
-        let comma = if i + 1 < most.len() { "," } else { "" };
-        writeln!(text, "    \"{name}\": [{threads}, {shared}]{comma}").unwrap();
-    }
-    writeln!(text, "  }},").unwrap();
+    most
 }
 
 impl Sweep {
@@ -66,7 +74,11 @@ impl Sweep {
         let ways: Vec<(usize, Option<Tile>)> = few.chain(many).collect();
         for kind in Kind::on_cards() {
             let matrix = Matrix::new(&self.card, self.pool, kind, ROWS, COLUMNS).unwrap();
-            for (n, tile) in &ways {
+            let most = self.card.properties().shared_per_block as usize;
+            let fits = |tile: &Option<Tile>| {
+                tile.is_none_or(|tile| tile.shape(kind).shared_bytes(2) <= most)
+            };
+            for (n, tile) in ways.iter().filter(|(_, tile)| fits(tile)) {
                 let way = match (tile, kind.is_quantised()) {
                     (None, true) => Way::Vectors { split: 1 },
                     (None, false) => Way::Dense { split: 1 },
@@ -102,7 +114,7 @@ impl Sweep {
     fn product(&self, way: Way, matrix: &Matrix, n: usize) {
         let acts = self.acts(n * COLUMNS);
         let form = match way {
-            Way::Tiles(tile) if !tile.shape().eights => ActKind::BF16,
+            Way::Tiles(tile) if !tile.eights() => ActKind::BF16,
             _ => matrix.kind().input_kind(),
         };
         let (mut out, bias) = (self.floats(n * ROWS), self.floats(ROWS));

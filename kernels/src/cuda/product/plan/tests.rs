@@ -1,0 +1,128 @@
+//! Plans are the cheapest of their candidates, and those of real models on real cards are known.
+
+use super::*;
+use crate::cuda::card::DeviceProperties;
+use proptest::prelude::*;
+
+const ROOM: usize = 8 << 20;
+
+fn card(capability: (u32, u32), multiprocessors: u32, shared: u32) -> DeviceProperties {
+    let name = String::new();
+    let shared_per_block = shared << 10;
+    DeviceProperties { name, capability, multiprocessors, shared_per_block, emulated: true }
+}
+
+fn cards() -> [DeviceProperties; 4] {
+    [card((8, 6), 28, 99), card((8, 9), 128, 99), card((12, 0), 170, 99), card((9, 0), 132, 227)]
+}
+
+proptest! {
+    #[test]
+    fn no_candidate_is_cheaper(
+        rows in 1usize..200_000, columns in 1usize..600, inputs in 9usize..3000, which in 0usize..4,
+        kind in 0usize..5, room in 0usize..2 * ROOM,
+    ) {
+        let facts = &cards()[which];
+        let kind = Kind::on_cards().filter(|kind| kind.is_quantised()).nth(kind).unwrap();
+        let task = Task { kind, rows, columns: columns * 64, inputs, facts, room };
+        let best = task.plan();
+        let candidates = Tile::candidates(inputs, facts);
+        prop_assert!(candidates.contains(&best.tile));
+        for tile in candidates {
+            for shares in 1..=task.most_shares(*tile) {
+                let other = Plan { tile: *tile, shares };
+                prop_assert!(task.cycles(best) <= task.cycles(other), "{best:?} {other:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn every_share_has_work_and_room(
+        rows in 1usize..200_000, columns in 1usize..600, inputs in 9usize..3000, which in 0usize..4,
+        room in 0usize..2 * ROOM,
+    ) {
+        let facts = &cards()[which];
+        let task = Task { kind: Kind::Q4K, rows, columns: columns * 64, inputs, facts, room };
+        let Plan { tile, shares } = task.plan();
+        let shape = tile.shape(Kind::Q4K);
+        let sums = task.tiles(tile) * shape.rows * shape.inputs * shares;
+        prop_assert!((1..=MOST_SHARES).contains(&shares));
+        prop_assert!(shares == 1 || sums <= room && columns * 64 >= shares * 128 * LEAST_STEPS);
+    }
+
+    #[test]
+    fn candidates_take_inputs_of_one_form(inputs in 9usize..5000, which in 0usize..4) {
+        let facts = &cards()[which];
+        let candidates = Tile::candidates(inputs, facts);
+        prop_assert!(candidates.iter().all(|tile| tile.eights() == candidates[0].eights()));
+    }
+}
+
+/// Card, model, inputs; the tile of all its products in Q4_K, and the shares of q|k|v, of the attention's output, of
+/// gate|up and of `down`. Those of the H100 with 32 inputs are what its speed was measured with
+/// (benches/runs/card-h100-steps.md).
+type Row = (&'static str, &'static str, usize, Tile, [usize; 4]);
+const PLANS: [Row; 24] = [
+    ("RTX 3060", "0.6B", 32, Tile::Halves32, [2, 3, 1, 3]),
+    ("RTX 3060", "0.6B", 512, Tile::Eights64, [1, 4, 1, 6]),
+    ("RTX 3060", "8B", 32, Tile::Halves32, [4, 4, 1, 7]),
+    ("RTX 3060", "8B", 512, Tile::Eights64, [1, 3, 1, 3]),
+    ("RTX 3060", "14B", 32, Tile::Halves32, [1, 2, 1, 7]),
+    ("RTX 3060", "14B", 512, Tile::Eights64, [1, 1, 1, 1]),
+    ("RTX 4090", "0.6B", 32, Tile::Halves32, [2, 4, 2, 6]),
+    ("RTX 4090", "0.6B", 512, Tile::Eights64, [1, 4, 2, 4]),
+    ("RTX 4090", "8B", 32, Tile::Halves32, [8, 4, 4, 4]),
+    ("RTX 4090", "8B", 512, Tile::Eights64, [2, 1, 1, 1]),
+    ("RTX 4090", "14B", 32, Tile::Halves32, [2, 3, 5, 3]),
+    ("RTX 4090", "14B", 512, Tile::Eights64, [1, 3, 1, 3]),
+    ("RTX 5090", "0.6B", 32, Tile::Halves32, [2, 4, 2, 6]),
+    ("RTX 5090", "0.6B", 512, Tile::Eights64, [1, 4, 2, 5]),
+    ("RTX 5090", "8B", 32, Tile::Halves32, [7, 5, 3, 5]),
+    ("RTX 5090", "8B", 512, Tile::Eights64, [2, 1, 1, 1]),
+    ("RTX 5090", "14B", 32, Tile::Halves32, [3, 4, 5, 4]),
+    ("RTX 5090", "14B", 512, Tile::Eights64, [2, 1, 1, 1]),
+    ("H100", "0.6B", 32, Tile::Halves32, [2, 4, 2, 6]),
+    ("H100", "0.6B", 512, Tile::Halves128, [2, 4, 1, 6]),
+    ("H100", "8B", 32, Tile::Halves32, [5, 8, 1, 8]),
+    ("H100", "8B", 512, Tile::Halves128, [2, 2, 1, 2]),
+    ("H100", "14B", 32, Tile::Halves32, [4, 6, 5, 6]),
+    ("H100", "14B", 512, Tile::Halves128, [1, 3, 1, 3]),
+];
+
+/// Rows and columns of those products.
+fn products(model: &str) -> [(usize, usize); 4] {
+    let (hidden, heads, kv_heads, intermediate) = match model {
+        "0.6B" => (1024, 16, 8, 3072),
+        "8B" => (4096, 32, 8, 14_336),
+        _ => (5120, 40, 8, 17_408),
+    };
+    let queries = heads * 128;
+    [
+        (queries + 2 * kv_heads * 128, hidden),
+        (hidden, queries),
+        (2 * intermediate, hidden),
+        (hidden, intermediate),
+    ]
+}
+
+#[test]
+fn plans_of_real_models_are_known() {
+    for (name, model, inputs, tile, shares) in PLANS {
+        let at = ["RTX 3060", "RTX 4090", "RTX 5090", "H100"].iter().position(|one| *one == name);
+        let facts = &cards()[at.unwrap()];
+        let plans = products(model).map(|(rows, columns)| {
+            Task { kind: Kind::Q4K, rows, columns, inputs, facts, room: ROOM }.plan()
+        });
+        assert_eq!(plans, shares.map(|shares| Plan { tile, shares }), "{name}, {model}, {inputs}");
+    }
+}
+
+/// Q6_K's tiles of 64 inputs have 64 rows and half the warps, so that a prompt takes those of 128.
+#[test]
+fn a_prompt_takes_the_tiles_that_fill_a_multiprocessor_with_warps() {
+    let facts = &cards()[2];
+    let tile = |kind| {
+        Task { kind, rows: 4096, columns: 14_336, inputs: 512, facts, room: ROOM }.plan().tile
+    };
+    assert_eq!((tile(Kind::Q4K), tile(Kind::Q6K)), (Tile::Eights64, Tile::Eights128));
+}
