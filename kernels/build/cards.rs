@@ -2,13 +2,14 @@
 //! serin knows and PTX for those to come, and a Rust list of them all.
 //!
 //! A file is compiled again only when it, a header or the command has changed: several cards' code takes its time.
+//! What was compiled is kept in `cuda-kernels` in the target folder, for builds with other features or profiles.
 
 use std::collections::hash_map::DefaultHasher;
 use std::hash::{Hash, Hasher};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::{env, fs, thread};
+use std::{env, fs, io, thread};
 
 /// Compute capabilities times ten: A100, GeForce 30, GeForce 40 and L4, H100, GeForce 50.
 const ARCHS: &str = "80,86,89,90,120";
@@ -39,7 +40,10 @@ fn try_build(sources: &[String]) -> Result<(), String> {
     let nvcc = find_nvcc()?;
     let release = release_of(&nvcc)?;
     let kernels: Vec<&str> = sources.iter().filter_map(|name| name.strip_suffix(".cu")).collect();
-    let command = Compilation { nvcc, release, archs, out, headers: digest_of_headers(sources)? };
+    // The target folder: OUT_DIR is PROFILE/build/PACKAGE/out in it.
+    let cache = out.ancestors().nth(4).unwrap_or(&out).join("cuda-kernels");
+    let headers = digest_of_headers(sources)?;
+    let command = Compilation { nvcc, release, archs, out, cache, headers };
     command.compile_all(&kernels)?;
     let modules = out_file(&command.out, "modules", "rs");
     fs::write(&modules, command.listing(&kernels))
@@ -118,6 +122,8 @@ struct Compilation {
     release: (u32, u32),
     archs: Vec<u32>,
     out: PathBuf,
+    /// Code of all builds in the target folder, by what it was made of: other features and profiles take the same.
+    cache: PathBuf,
     headers: u64,
 }
 
@@ -151,10 +157,23 @@ impl Compilation {
         if target.is_file() && fs::read_to_string(&stamp).is_ok_and(|known| known == digest) {
             return Ok(());
         }
-        let mut command = Command::new(&self.nvcc);
-        command.args(self.arguments()).args(["-I", ".", "--threads", &threads.max(1).to_string()]);
-        run(command.arg("-o").arg(&target).arg(&source))?;
-        fs::write(&stamp, digest).map_err(|e| format!("{}: {e}", stamp.display()))
+        let written = |path: &Path, done: io::Result<()>| {
+            done.map_err(|e| format!("{}: {e}", path.display()))
+        };
+        let kept = self.cache.join(format!("{kernel}-{digest}.fatbin"));
+        if !kept.is_file() {
+            written(&self.cache, fs::create_dir_all(&self.cache))?;
+            let mut command = Command::new(&self.nvcc);
+            command.args(self.arguments());
+            command.args(["-I", ".", "--threads", &threads.max(1).to_string()]);
+            run(command.arg("-o").arg(&target).arg(&source))?;
+            // Under another name until it is whole.
+            let partial = kept.with_extension(format!("{}", std::process::id()));
+            written(&partial, fs::copy(&target, &partial).map(drop))?;
+            written(&kept, fs::rename(&partial, &kept))?;
+        }
+        written(&target, fs::copy(&kept, &target).map(drop))?;
+        written(&stamp, fs::write(&stamp, digest))
     }
 
     /// Machine code for every architecture, and PTX for the first and the last: the last runs on cards to come,
