@@ -4,6 +4,9 @@
 //! layer's attention is (`attention`), and the angles of rotary embeddings (`rope`). The two know nothing of each
 //! other. Knows numbers, shapes and one step's index lists; no model, no sequence, no request.
 
+// Some parts are there for vector kernels alone.
+#![cfg_attr(not(target_arch = "x86_64"), allow(dead_code, unused_mut))]
+
 pub mod attention;
 pub mod batch;
 pub mod cpu;
