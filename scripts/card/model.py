@@ -38,7 +38,7 @@ INTERVAL, FREE_INTERVAL = 16 / 1.8, 6.0
 ISSUE = 4 * 0.85
 # Share of the tensor cores' rate that a kernel, or the library, reaches.
 TENSOR = 0.7
-# The host between two steps of a lone lane: reading the ids, bookkeeping, the next launch. An estimate.
+# The host before a step that is not enqueued ahead: reading the ids, bookkeeping, the next launch. An estimate.
 HOST, HOST_ROW = 40e-6, 2.5e-6
 # llama.cpp, one sequence of an 8B model: launches of a layer by its graph's operations, none of them fused (norm; 3
 # roundings and 3 products of queries, keys and values; 2 rotations; 2 writes to the cache; attention and its join;
@@ -139,10 +139,9 @@ class Step:
 @dataclass(frozen=True)
 class Change:
     """What is tried out: figures other than today's."""
-    layer_launches: int = 0       # of a layer
     tile_blocks: int = 0          # of tiled products on a multiprocessor, at least
     overlap: bool = False         # every launch is overlapped
-    host: bool = True
+    waits: bool = False           # decoding steps are enqueued one by one, as before decision 059
 
 
 @dataclass
@@ -317,12 +316,8 @@ def predict(card, lines, step, budget, change=Change()):
         setattr(time, most, getattr(time, most) + line.count * parts[most])
         time.launches += line.count * (ramps(line, waves) * RAMP + (JOIN if joins(line) else 0))
     late = 1 - overlapped(card, lines, change) / time.count
-    if change.layer_launches:
-        saved = max(0, time.count - 11 - change.layer_launches * step.shape.layers)
-        time.launches -= saved * RAMP
-        time.count -= saved
     time.launches += GAP * time.count * late
-    if change.host:
+    if step.prompt or change.waits:
         time.host = HOST + HOST_ROW * step.rows
     return time
 
