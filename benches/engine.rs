@@ -8,7 +8,7 @@ use serin::device::{
     Angles, AttentionSpec, Batch, HeadNorm, KvCache, KvKind, KvShape, Rope, Row, Workbench, attend,
 };
 use serin::engine::scheduler::Scheduler;
-use serin::engine::{Capacity, Sampled, SchedulerConfig, SeqEvent, SeqRequest, Step};
+use serin::engine::{Capacity, Load, Sampled, SchedulerConfig, SeqEvent, SeqRequest, Step};
 use serin::model::sampler::sample;
 use serin::model::{Draw, SamplingParams};
 use std::hint::black_box;
@@ -68,8 +68,8 @@ impl Running {
         self.scheduler.schedule(&mut self.batch, self.now);
         let yields = self.scheduler.draws().len();
         let results = (0..yields as u32).map(|i| Sampled::token(1 + i)).collect();
-        let step =
-            Step { took: Duration::ZERO, all: self.scheduler.load(), model: None, matched: false };
+        let all = Load::of_batch(&self.batch);
+        let step = Step { took: Duration::ZERO, all, model: None, matched: false };
         self.scheduler.complete(results, self.now, &step);
         yields
     }

@@ -23,11 +23,11 @@ struct Drawn {
 // embed.rs has the same.
 constexpr uint32_t kDrawn = 1u << 31;
 
-// This block's token: as listed, or the one that was drawn at the listed place. ~0 if there is no such place.
+// This block's token: as listed, or the one that was drawn for the listed row. ~0 if there is no such row.
 __device__ inline uint32_t token_of(const uint32_t *tokens, Drawn drawn) {
-    uint32_t token = tokens[blockIdx.x], place = token & ~kDrawn;
+    uint32_t token = tokens[blockIdx.x], row = token & ~kDrawn;
     if (!(token & kDrawn)) return token;
-    return place < drawn.count ? drawn.ids[place] : ~0u;
+    return row < drawn.count ? drawn.ids[row] : ~0u;
 }
 
 template <class T>

@@ -1,7 +1,8 @@
 //! The runner for a decoder on a GPU: token ids in, token ids out; the logits stay on the GPU.
 //!
 //! Some rows need results that the GPU kernels do not compute: scores of given tokens, or changes to more tokens than
-//! the device buffer holds. For such a row, only its logits are copied and the host does the rest. Steps in which every row decodes one token without such needs are replayed as CUDA graphs.
+//! the device buffer holds. For such a row, only its logits are copied and the host does the rest. Steps in which every
+//! row decodes one token without such needs are replayed as CUDA graphs.
 //!
 //! A mask of the tokens that may be drawn depends on no result of the step, but may take a millisecond. So the host
 //! finds the masks while the GPU computes the logits, and then launches the sampling.
@@ -29,7 +30,8 @@ use std::time::Duration;
 pub struct CardRunner {
     decoder: CardDecoder,
     told: Told,
-    /// Which places for a step's inputs and results are in use.
+    /// Which places for a step's inputs and results have a step in flight. One that needs the host is not listed:
+    /// nothing is enqueued before it is finished.
     taken: [bool; PLACES],
 }
 
@@ -98,6 +100,10 @@ impl Runner for CardRunner {
         let ended = self.end(ticket.0, batch, draws).inspect_err(|_| self.decoder.wait());
         let (results, device_time) = ended.map_err(failed)?;
         Ok(Finished { results, device_time: Some(device_time) })
+    }
+
+    fn has_queue(&self) -> bool {
+        true
     }
 
     fn card_usage(&self) -> Option<CardUsage> {
@@ -172,9 +178,11 @@ impl CardRunner {
         batch: &Batch,
         draws: &[Draw<'_>],
     ) -> Result<(Vec<Sampled>, Duration), CardError> {
+        if let Progress::Draws { place, .. } = &progress {
+            self.taken[*place] = false;
+        }
         self.decoder.enter()?;
         if let Progress::Draws { rows, place } = progress {
-            self.taken[place] = false;
             let took = self.decoder.read_timer(place)?;
             return Ok((self.sampled(place, &rows)?, took));
         }

@@ -1,13 +1,13 @@
 //! The only thread that uses the device: commands in, one step per lane in turn, events out.
 //!
-//! Commands are handled only between steps, so a lane can be added or dropped without a lock. The thread
+//! Commands are handled on this thread alone, so a lane can be added or dropped without a lock. The thread
 //! sleeps when no lane has work. This is the only file of the engine that reads a clock.
 //!
 //! On a device with its own queue, the next step is enqueued shortly before the one in flight ends, so that the device
 //! never waits for the host. Not sooner: a request that arrives meanwhile would miss the step.
 
 use super::UnloadReport;
-use super::lane::{Draining, Lane, LaneId, LaneStats, StepFault, Turn};
+use super::lane::{Begun, Draining, Lane, LaneId, LaneStats, StepFault, Turn};
 use super::request::{Fault, Refusal, SeqEvent, SeqRequest};
 use super::runner::Runner;
 use super::scheduler::SchedulerConfig;
@@ -100,7 +100,7 @@ const CACHES_MATTER: Duration = Duration::from_millis(20);
 /// How long before the expected end of a step the next one is enqueued: the time that scheduling and launching take, and
 /// by how much a wait may overshoot.
 const ENQUEUE_BEFORE: Duration = Duration::from_micros(300);
-/// Share of a step's expected time after which the next one is enqueued at the latest. Steps vary.
+/// Share of the rest of a step's expected time that is waited for. Steps vary.
 const ENQUEUE_AFTER: f64 = 0.9;
 
 pub(super) struct Executor {
@@ -109,7 +109,8 @@ pub(super) struct Executor {
     lanes: Vec<Lane>,
     /// Index of the lane that had the last turn.
     last: usize,
-    /// The lanes of the steps in flight, the oldest first: at most two, and one between turns.
+    /// The lanes of the steps in flight, the oldest first: at most two, and one between turns. A lane that has failed
+    /// may be listed without one.
     in_flight: VecDeque<LaneId>,
     /// When the last step was finished.
     finished: Option<Instant>,
@@ -159,7 +160,7 @@ impl Executor {
         }
     }
 
-    /// Runs one step of the next lane with work. Commands are handled before every step and not once per
+    /// Enqueues a step of the next lane with work, or finishes one. Commands are handled before every step and not once per
     /// round. Otherwise a request would wait longer the later its lane comes, and the canary's lane comes
     /// last.
     fn step_next(&mut self) {
@@ -172,14 +173,16 @@ impl Executor {
             (&mut lane.place, has_work)
         });
         let Some(index) = turns::next(places, self.last) else { return };
-        if self.lingers() {
-            return;
-        }
-        let turn = match self.lanes[index].in_flight() {
-            0 => Turn::Next { shared: busy > 1 },
-            _ => Turn::Ahead,
+        let lane = &self.lanes[index];
+        let (turn, beside) = match lane.in_flight() {
+            0 => (Turn::Next { shared: busy > 1 }, lane.has_queue()),
+            _ => (Turn::Ahead, lane.can_run_ahead()),
         };
-        if !self.take_turn(index, turn) {
+        if !self.in_flight.is_empty() && !beside {
+            // Nothing can be enqueued: results need not wait. Then commands come first.
+            return self.finish_oldest();
+        }
+        if !self.lingers() && !self.take_turn(index, turn) {
             self.finish_oldest();
         }
     }
@@ -214,7 +217,6 @@ impl Executor {
         if pair.len() != 2 || self.matchable(&pair) == 0 {
             return false;
         }
-        self.unmatched += 1;
         if self.unmatched < MATCH_EVERY {
             return false;
         }
@@ -243,27 +245,27 @@ impl Executor {
         let rows = self.matchable(pair);
         for index in pair.iter().filter(|_| rows > 0) {
             self.take_turn(*index, Turn::Of { rows, matched });
+            // Both begin on a device without work, so that their times are comparable.
+            self.finish_all();
         }
-        self.finish_all();
     }
 
-    /// One turn of a lane: enqueues a step, and finishes those that have to be finished now. Returns whether there was
-    /// a step to enqueue.
+    /// One turn of a lane: enqueues a step, and finishes those that have to be finished now. Returns whether that got
+    /// anything done.
     fn take_turn(&mut self, index: usize, turn: Turn) -> bool {
         let lane = &mut self.lanes[index];
         let id = lane.id;
-        let begun = match lane.begin(turn, Instant::now) {
-            Ok(begun) => begun,
-            Err(fault) => {
-                self.report(id, fault);
-                false
-            }
-        };
-        if !begun {
+        let begun = lane.begin(turn, Instant::now);
+        if begun == Begun::Nothing {
             return false;
         }
+        lane.place.stepped();
         self.last = index;
-        self.lanes[index].place.stepped();
+        self.unmatched += 1;
+        if let Begun::Failed(fault) = begun {
+            fault.into_iter().for_each(|fault| self.report(id, fault));
+            return turn != Turn::Ahead;
+        }
         self.in_flight.push_back(id);
         let leave = usize::from(!self.lanes[index].must_finish());
         while self.in_flight.len() > leave {

@@ -305,4 +305,4 @@ pub(super) fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
 #[cfg(test)]
 mod card_tests;
 mod steps;
-pub(super) use steps::Turn;
+pub(super) use steps::{Begun, Turn};

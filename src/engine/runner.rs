@@ -137,6 +137,11 @@ pub trait Runner: Send {
         }
     }
 
+    /// Whether `enqueue` returns before the step is computed, as a device with its own queue does.
+    fn has_queue(&self) -> bool {
+        false
+    }
+
     /// Whether its step times mean anything before there is traffic.
     fn can_be_measured(&self) -> bool {
         true

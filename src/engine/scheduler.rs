@@ -251,12 +251,7 @@ impl Scheduler {
     /// sequence is about to end.
     pub fn schedule_ahead(&mut self, batch: &mut Batch) -> bool {
         batch.clear();
-        let current = self.step.iter().filter_map(|row| row.index);
-        let all = current.count() == self.running.len() && self.waiting.is_empty();
-        let switch = self.capacity.rope_switch;
-        let plain = self.step.iter().all(|row| row.len == 1)
-            && self.running.iter().all(|sequence| sequence.can_run_ahead(switch));
-        if !all || !plain || !self.ahead.is_empty() {
+        if !self.can_run_ahead() {
             return false;
         }
         // Now that each row is known to have one result.
@@ -273,6 +268,17 @@ impl Scheduler {
         }
         rows.iter().for_each(|(index, drawn)| self.put_ahead(batch, *index, *drawn));
         !batch.is_empty()
+    }
+
+    /// Whether the next step does not depend on the results of the current one: all sequences decode, none waits, and
+    /// no choice of a token depends on the one before.
+    pub fn can_run_ahead(&self) -> bool {
+        let current = self.step.iter().filter_map(|row| row.index);
+        let all = current.count() == self.running.len() && self.waiting.is_empty();
+        let switch = self.capacity.rope_switch;
+        let plain = self.step.iter().all(|row| row.len == 1)
+            && self.running.iter().all(|sequence| sequence.can_run_ahead(switch));
+        all && plain && self.ahead.is_empty()
     }
 
     /// The step that was scheduled ahead is not run.

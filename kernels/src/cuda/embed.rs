@@ -11,11 +11,11 @@ use crate::quant::Kind;
 #[cfg(any(test, feature = "known-answers"))]
 pub(crate) mod answers;
 
-/// Marks a listed token of which only its place in `drawn` is known: `DRAWN | place`.
+/// Marks a listed token of which only its index in `drawn` is known: `DRAWN | index`.
 pub const DRAWN: u32 = 1 << 31;
 
 /// `out[i] = scale * weights[tokens[i]]`, for the first `n` tokens: `[n][columns]`. A token that is marked with
-/// [`DRAWN`] is the id at that place of `drawn`, read when the kernel runs.
+/// [`DRAWN`] is the id at that index of `drawn`, read when the kernel runs.
 pub fn embed(
     card: &dyn Card,
     weights: &Matrix,

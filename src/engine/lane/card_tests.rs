@@ -49,7 +49,10 @@ fn lane(id: u64, decoder: CardDecoder) -> Lane {
 
 /// One step from beginning to end.
 fn step(lane: &mut Lane, shared: bool, now: impl Fn() -> Instant) -> Option<StepFault> {
-    lane.begin(Turn::Next { shared }, &now).err().or_else(|| lane.finish(None, &now))
+    match lane.begin(Turn::Next { shared }, &now) {
+        Begun::Failed(fault) => fault,
+        Begun::Nothing | Begun::InFlight => lane.finish(None, &now),
+    }
 }
 
 fn request(prompt: usize, tokens: usize) -> (SeqRequest, UnboundedReceiver<SeqEvent>) {
@@ -337,7 +340,7 @@ fn of_length(i: usize) -> (SeqRequest, UnboundedReceiver<SeqEvent>) {
         0 => SamplingParams { seed: i as u64, ..SamplingParams::default() },
         _ => SamplingParams::greedy(),
     };
-    asked.params.logprobs = (i % 3 == 0).then_some(i as u8);
+    asked.params.logprobs = i.is_multiple_of(3).then_some(i as u8);
     asked.stop_ids = (0..7).collect();
     (asked, inbox)
 }
@@ -369,7 +372,7 @@ fn steps_ahead_say_what_steps_one_by_one_say() {
                 0 => Turn::Next { shared: false },
                 _ => Turn::Ahead,
             };
-            let begun = lane.begin(turn, || start).unwrap();
+            let begun = lane.begin(turn, || start) == Begun::InFlight;
             if lane.in_flight() == 2 || !begun {
                 assert!(lane.finish(None, || start).is_none());
             }
@@ -403,7 +406,8 @@ fn two_lanes_have_steps_in_flight_and_say_what_each_says_alone() {
     let mut both = 0;
     while lanes.iter().any(|lane| !lane.is_idle()) {
         for this in [0, 1] {
-            let _ = lanes[this].begin(Turn::Next { shared: true }, || start).unwrap();
+            let begun = lanes[this].begin(Turn::Next { shared: true }, || start);
+            assert!(!matches!(begun, Begun::Failed(_)), "{begun:?}");
             assert!(!lanes[this].must_finish());
             if lanes[1 - this].in_flight() == 1 {
                 assert!(lanes[1 - this].finish(None, || start).is_none());
@@ -442,17 +446,17 @@ fn readers_who_leave_during_a_step_ahead_change_nothing_for_others() {
             inbox
         })
         .collect();
-    let mut count = 0;
+    let mut count = 0usize;
     while !lane.is_idle() {
         count += 1;
-        if count % 3 == 0 {
+        if count.is_multiple_of(3) {
             leave.pop_front();
         }
         let turn = match lane.in_flight() {
             0 => Turn::Next { shared: false },
             _ => Turn::Ahead,
         };
-        let begun = lane.begin(turn, || start).unwrap();
+        let begun = lane.begin(turn, || start) == Begun::InFlight;
         if lane.in_flight() == 2 || !begun {
             assert!(lane.finish(None, || start).is_none());
         }
@@ -474,8 +478,8 @@ fn a_gpu_that_fails_with_two_steps_in_flight_is_lost() {
     for _ in 0..4 {
         assert!(step(&mut lane, false, || start).is_none());
     }
-    assert_eq!(lane.begin(Turn::Next { shared: false }, || start), Ok(true));
-    assert_eq!(lane.begin(Turn::Ahead, || start), Ok(true));
+    assert_eq!(lane.begin(Turn::Next { shared: false }, || start), Begun::InFlight);
+    assert_eq!(lane.begin(Turn::Ahead, || start), Begun::InFlight);
     emulated.kill("as asked");
     let fault = lane.finish(None, || start);
     assert!(matches!(&fault, Some(StepFault::DeviceLost(_))), "{fault:?}");

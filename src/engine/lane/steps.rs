@@ -34,10 +34,51 @@ pub(super) struct Steps {
     /// Batches whose memory is used again.
     spare: Vec<Batch>,
     pace: Pace,
-    /// Device time of the last step that only decoded.
-    last_decode: Duration,
+    expected: Expected,
     /// A step ahead failed when it was enqueued. This is not tried again.
     never_ahead: bool,
+}
+
+/// How long steps take at least. A disturbed one is longer, and would be waited for in vain the next time.
+#[derive(Debug, Default)]
+struct Expected {
+    /// Of steps that only decode, by their number of rows; zero where none is known.
+    decodes: Vec<Duration>,
+    /// Of a prompt token, in steps with a prompt.
+    prompt_token: Duration,
+}
+
+/// By how much the known time of a step rises with every longer one: contexts grow.
+const RISE: f64 = 1.05;
+
+impl Expected {
+    fn of(&self, load: &Load) -> Duration {
+        match load.prefill {
+            0 => self.decodes.get(load.decodes).copied().unwrap_or_default(),
+            tokens => self.prompt_token * tokens as u32,
+        }
+    }
+
+    fn note(&mut self, load: &Load, took: Duration) {
+        let (known, took) = match load.prefill {
+            0 => {
+                self.decodes.resize(self.decodes.len().max(load.decodes + 1), Duration::ZERO);
+                (&mut self.decodes[load.decodes], took)
+            }
+            tokens => (&mut self.prompt_token, took / tokens as u32),
+        };
+        *known = if known.is_zero() { took } else { took.min(known.mul_f64(RISE)) };
+    }
+}
+
+/// What became of a turn.
+#[derive(Debug, PartialEq, Eq)]
+pub(in crate::engine) enum Begun {
+    /// There was nothing to do.
+    Nothing,
+    InFlight,
+    /// The step could not be enqueued; its sequences have ended, unless it was one ahead.
+    Failed(Option<StepFault>),
 }
 
 #[derive(Debug)]
@@ -105,22 +146,27 @@ impl Lane {
     /// When the oldest step in flight will probably be done, if the device began it no sooner than at `free`.
     pub fn expected_end(&self, free: Instant) -> Option<Instant> {
         let step = self.steps.in_flight.front()?;
-        let load = Load::of_batch(&step.batch);
-        let takes = match load.prefill {
-            0 => self.steps.last_decode,
-            tokens => Duration::from_secs_f64(self.steps.pace.per_token * tokens as f64),
-        };
-        Some(step.begun.max(free) + takes)
+        Some(step.begun.max(free) + self.steps.expected.of(&Load::of_batch(&step.batch)))
     }
 
-    /// Schedules a step and enqueues it. Returns whether there was one.
-    pub fn begin(&mut self, turn: Turn, now: impl Fn() -> Instant) -> Result<bool, StepFault> {
+    /// Whether its steps are computed by a device with a queue of its own.
+    pub fn has_queue(&self) -> bool {
+        self.runner.has_queue()
+    }
+
+    /// Whether a step could be scheduled after the one in flight, unless blocks are short or its sequences end.
+    pub fn can_run_ahead(&self) -> bool {
+        !self.steps.never_ahead && self.scheduler.can_run_ahead()
+    }
+
+    /// Schedules a step and enqueues it.
+    pub fn begin(&mut self, turn: Turn, now: impl Fn() -> Instant) -> Begun {
         let mut batch = self.steps.spare.pop().unwrap_or_default();
         let begun = now();
         if !self.schedule(turn, &mut batch, begun) {
             self.steps.spare.push(batch);
             self.publish();
-            return Ok(false);
+            return Begun::Nothing;
         }
         let draws = self.scheduler.draws();
         let runner = &mut self.runner;
@@ -129,22 +175,32 @@ impl Lane {
         let failed = match enqueued {
             Ok(Ok(ticket)) => {
                 self.steps.in_flight.push_back(InFlight { ticket, batch, begun, matched });
-                return Ok(true);
+                return Begun::InFlight;
             }
             Ok(Err(fault)) => Ok(fault),
             Err(panic) => Err(panic),
         };
-        if turn == Turn::Ahead {
-            // Its sequences are those of the step in flight, which is all right.
-            self.steps.never_ahead = true;
-            self.scheduler.cancel_ahead();
-            return match failed {
-                Ok(Fault::DeviceLost(what)) => Err(StepFault::DeviceLost(what)),
-                Ok(_) => Ok(false),
-                Err(panic) => Err(StepFault::Panic(panic)),
-            };
-        }
-        self.fail_step(failed, now()).map_or(Ok(false), Err)
+        self.steps.spare.push(batch);
+        Begun::Failed(match turn {
+            Turn::Ahead => self.fail_ahead(failed),
+            Turn::Next { .. } | Turn::Of { .. } => self.fail_step(failed, now()),
+        })
+    }
+
+    /// A step ahead could not be enqueued. Its sequences are those of the step in flight, and go on.
+    fn fail_ahead(&mut self, failed: Result<Fault, String>) -> Option<StepFault> {
+        self.steps.never_ahead = true;
+        self.scheduler.cancel_ahead();
+        let fault = match failed {
+            Ok(Fault::DeviceLost(what)) => return Some(StepFault::DeviceLost(what)),
+            Ok(fault) => {
+                tracing::warn!(%fault, "a step ahead failed: this model's steps are enqueued one by one from now on");
+                None
+            }
+            Err(panic) => Some(StepFault::Panic(panic)),
+        };
+        self.publish();
+        fault
     }
 
     fn schedule(&mut self, turn: Turn, batch: &mut Batch, now: Instant) -> bool {
@@ -231,9 +287,7 @@ impl Lane {
 impl Steps {
     fn note(&mut self, step: &Step<'_>, tokens: usize) {
         self.pace.note(tokens, step.took);
-        if step.all.prefill == 0 {
-            self.last_decode = step.took;
-        }
+        self.expected.note(&step.all, step.took);
     }
 }
 

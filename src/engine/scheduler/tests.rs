@@ -190,6 +190,8 @@ proptest! {
         cancel in proptest::collection::vec((0usize..12, 0usize..40), 0..5),
         // How often a step is scheduled ahead: never, at every second chance, always.
         ahead in 0usize..3,
+        // A step that fails, if there is one with this number.
+        fails in 0usize..100,
     ) {
         let capacity = Capacity { blocks, block_size: 4, vocab: 97, max_len: 40, rope_switch: Some(switch) };
         let longest = capacity.longest();
@@ -218,7 +220,11 @@ proptest! {
                     prop_assert!(batch.rows.len() <= max_running);
                     results.push_back(run_step(&batch, &scheduler.draws(), switch, &mut cache));
                 }
-                scheduler.complete(results.pop_front().unwrap(), now, &of_no_time());
+                let results = results.pop_front().unwrap();
+                match step == fails {
+                    true => scheduler.fail_step(&Fault::Step("as asked".into()), now),
+                    false => scheduler.complete(results, now, &of_no_time()),
+                }
                 continue;
             }
             let some = 1 + step % scheduler.matchable().max(1);
@@ -252,8 +258,14 @@ proptest! {
             let from = prompt.len() - client.score_last.min(prompt.len() - 1);
             let known: Vec<Score> =
                 (from..prompt.len()).map(|p| score(&prompt[..p], prompt[p])).collect();
-            prop_assert_eq!(scores, known);
+            if matches!(end, Some(SeqEvent::Finished { .. })) {
+                prop_assert_eq!(scores, known);
+            }
             let expected = forced_reply_alone(&client.prompt, client.max_new, longest, client.forced);
+            if let Some(SeqEvent::Failed { .. }) = end {
+                prop_assert!(expected.starts_with(&got));
+                continue;
+            }
             prop_assert_eq!(&got, &expected);
             let Some(SeqEvent::Finished { reason, timings, .. }) = end else {
                 return Err(TestCaseError::fail(format!("ended with {end:?}")));

@@ -97,8 +97,8 @@ impl Index {
         for (i, row) in batch.rows.iter().enumerate() {
             let long = u32::from(beyond.is_some_and(|beyond| row.total > beyond));
             self.words[3 * self.tokens + row.start..][..row.len].fill(long);
-            if let Some(place) = row.drawn {
-                self.words[row.start] = DRAWN | place as u32;
+            if let Some(before) = row.drawn {
+                self.words[row.start] = DRAWN | before as u32;
             }
             let row = [row.start, row.len, row.context, row.table].map(|v| v as u32);
             self.words[4 * self.tokens + 4 * i..][..4].copy_from_slice(&row);

@@ -30,9 +30,9 @@ pub(super) struct Room {
     /// Scratch memory for sampling.
     pub draw: Buffer<u64>,
     pub ids: Buffer<u32>,
-    /// What log-probabilities need between the launches before and after sampling: parts of rows, and logits of edited
-    /// tokens.
+    /// What log-probabilities need between the launches before and after sampling: parts of rows.
     pub logprob_parts: Buffer<u64>,
+    /// Likewise: the logits of tokens that sampling edits, before that.
     pub kept: Buffer<f32>,
 }
 

@@ -58,7 +58,8 @@ pub fn partials_len(rows: usize, heads: usize, splits: usize, head_dim: usize) -
 ///
 /// `qkv`: `[tokens][(heads + 2 * kv_heads) * head_dim]`, queries first. Keys and values of the rows' own tokens
 /// are in the cache already. `splits`: see [`plan_splits`]; any number is right, and no more shares are made than the
-/// kernels can put together. `partials`: see [`partials_len`]. The rows' first tokens are below `rows.count`, and the tables name blocks of the cache.
+/// kernels can put together. `partials`: see [`partials_len`]. The rows' first tokens are below `rows.count`, and the
+/// tables name blocks of the cache.
 #[allow(clippy::too_many_arguments, reason = "parts of a step belong to different owners")]
 pub fn attend_decode(
     card: &dyn Card,

@@ -1,4 +1,4 @@
-//! Rows with any number of query tokens: chunks of prompts, and what decodes beside them.
+//! Rows with any number of query tokens: chunks of prompts.
 
 use super::{AttentionSpec, cache_args, check, exact, kernel_for, out_args, tile_bytes};
 use crate::cuda::acts::ActsMut;

@@ -30,6 +30,8 @@ struct Queued {
     number: usize,
     takes: Duration,
     device: Arc<Mutex<Device>>,
+    /// The number of the step ahead that cannot be enqueued.
+    fails_ahead: Option<usize>,
     ends: VecDeque<(Instant, usize)>,
 }
 
@@ -44,6 +46,9 @@ impl Runner for Queued {
         assert!(before.len() <= 1, "at most two steps are in flight");
         let ahead = batch.rows.iter().all(|row| row.drawn.is_some());
         assert_eq!(ahead, before.contains(&self.number), "a step ahead follows one of this model");
+        if ahead && self.fails_ahead == Some(device.log.len()) {
+            return Err(RunError::Step("as asked".into()));
+        }
         let rows = batch.rows.iter().map(|row| row.len).collect();
         device.log.push(Enqueued { runner: self.number, before, rows });
         device.in_flight.push_back(self.number);
@@ -62,6 +67,31 @@ impl Runner for Queued {
         Ok(Finished { results: vec![Sampled::token(7); rows], device_time: Some(self.takes) })
     }
 
+    fn has_queue(&self) -> bool {
+        true
+    }
+
+    fn can_be_measured(&self) -> bool {
+        false
+    }
+}
+
+/// A model on the CPU, which computes its steps when they are enqueued. None of the device's may wait for that.
+struct OnCpu {
+    inner: FakeRunner,
+    device: Arc<Mutex<Device>>,
+}
+
+impl Runner for OnCpu {
+    fn capacity(&self) -> Capacity {
+        self.inner.capacity()
+    }
+
+    fn enqueue(&mut self, batch: &Batch, draws: &[Draw<'_>]) -> Result<Ticket, RunError> {
+        assert!(self.device.lock().unwrap().in_flight.is_empty(), "results that are held back");
+        self.inner.enqueue(batch, draws)
+    }
+
     fn can_be_measured(&self) -> bool {
         false
     }
@@ -70,7 +100,8 @@ impl Runner for Queued {
 async fn load(engine: &Engine, device: &Arc<Mutex<Device>>, number: usize, takes: u64) -> LaneId {
     let (device, takes) = (device.clone(), Duration::from_millis(takes));
     let make = move || {
-        Ok(Box::new(Queued { number, takes, device, ends: VecDeque::new() }) as Box<dyn Runner>)
+        let runner = Queued { number, takes, device, fails_ahead: None, ends: VecDeque::new() };
+        Ok(Box::new(runner) as Box<dyn Runner>)
     };
     engine.handle.load(SchedulerConfig::default(), make).await.unwrap().lane
 }
@@ -118,6 +149,42 @@ async fn a_request_is_in_the_next_step_although_steps_run_ahead() {
     while !matches!(asked.recv().await, Some(SeqEvent::Token { .. })) {}
     let log = std::mem::take(&mut device.lock().unwrap().log);
     assert_eq!(log[known], Enqueued { runner: 0, before: vec![], rows: vec![1, 9] }, "{log:?}");
+}
+
+#[tokio::test]
+async fn a_step_ahead_that_cannot_be_enqueued_is_run_in_its_turn() {
+    let (engine, device) = (Engine::start(), Arc::<Mutex<Device>>::default());
+    let onto = device.clone();
+    let make = move || {
+        let takes = Duration::from_millis(1);
+        let runner =
+            Queued { number: 0, takes, device: onto, fails_ahead: Some(20), ends: VecDeque::new() };
+        Ok(Box::new(runner) as Box<dyn Runner>)
+    };
+    let lane = engine.handle.load(SchedulerConfig::default(), make).await.unwrap().lane;
+    whole(engine.ask(lane, vec![1, 2])).await;
+    let log = std::mem::take(&mut device.lock().unwrap().log);
+    assert_eq!(log.len(), 100);
+    assert!(log[2..20].iter().all(|step| step.before == [0]), "{log:?}");
+    assert!(
+        log[20..].iter().all(|step| step.before.is_empty()),
+        "one by one from then on: {log:?}"
+    );
+}
+
+#[tokio::test]
+async fn results_of_a_device_do_not_wait_for_a_model_on_the_cpu() {
+    let (mut engine, device) = (Engine::start(), Arc::default());
+    let lane = load(&engine, &device, 0, 2).await;
+    let make = move || {
+        let step_time = Duration::from_millis(3);
+        let script = FakeScript { step_time, ..FakeScript::replying(&[7; 100], 0, CAPACITY) };
+        Ok(Box::new(OnCpu { inner: FakeRunner::new(script, 1), device }) as Box<dyn Runner>)
+    };
+    let beside = engine.handle.load(SchedulerConfig::default(), make).await.unwrap().lane;
+    let [one, other] = [lane, beside].map(|lane| engine.ask(lane, vec![1, 2]));
+    tokio::join!(whole(one), whole(other));
+    assert!(engine.faults.try_recv().is_err(), "no step panicked");
 }
 
 #[tokio::test]
