@@ -22,6 +22,8 @@ template <Kind K> using Shape16 = Shape<false, 128, 16, 4, 1, 2, 4>;
 template <Kind K> using Shape32 = Shape<false, 128, 32, 4, 1, 2, K == quant::Q8_0 ? 2 : 4>;
 template <Kind K> using Shape64 = Shape<false, 128, 64, 4, 1, 2, 2>;
 template <Kind K> using Shape128 = Shape<false, 128, 128, 4, 2, 1, 4>;
+// Blocks of 128 inputs that registers leave room for.
+template <Kind K> constexpr int kBlocks128 = K == quant::Q5_K || K == quant::Q6_K ? 1 : 2;
 
 // A number's bits are worth kBit each; scales are taken kFromBits times, so that sums come out kUp times too small.
 constexpr float kBit = 0x1p-133f, kFromBits = 0x1p97f, kUp = 0x1p36f;
@@ -141,7 +143,7 @@ template <Kind K, class T> struct Warp : Place<K, T> {
     PRODUCT(name, kind, 16, , 2)                                                                                     \
     PRODUCT(name, kind, 32, , 2)                                                                                     \
     PRODUCT(name, kind, 64, , 2)                                                                                     \
-    PRODUCT(name, kind, 128)
+    PRODUCT(name, kind, 128, , product_halves::kBlocks128<quant::kind>)
 
 EACH_KIND(PRODUCTS)
 
