@@ -11,7 +11,7 @@ namespace attention_exact {
 
 using namespace attention;
 
-constexpr int kWarps = 4, kMostDim = 256;
+constexpr int kWarps = 4, kMostDim = 512;
 
 // One head's numbers of a token.
 template <class T> __device__ inline float number(const unsigned char *from, size_t slot, int head_dim, int d) {
@@ -20,6 +20,10 @@ template <class T> __device__ inline float number(const unsigned char *from, siz
 template <>
 __device__ inline float number<int8_t>(const unsigned char *from, size_t slot, int head_dim, int d) {
     return float(reinterpret_cast<const int8_t *>(from)[slot * head_dim + d]);
+}
+template <>
+__device__ inline float number<e4m3>(const unsigned char *from, size_t slot, int head_dim, int d) {
+    return float_of_e4m3(reinterpret_cast<const e4m3 *>(from)[slot * head_dim + d]);
 }
 
 struct Rules {
@@ -48,7 +52,7 @@ template <class T>
 __device__ float score(const Cache &cache, const float *query, uint32_t slot, int head_dim, const Rules &rules) {
     float dot = 0.0f;
     for (int d = 0; d < head_dim; d++) dot = fmaf(query[d], number<T>(cache.keys, slot, head_dim, d), dot);
-    if (sizeof(T) == 1) dot *= cache.key_scales[slot];
+    if (kHasScales<T>) dot *= cache.key_scales[slot];
     return rules.cap > 0.0f ? rules.cap * tanhf(dot / rules.cap) : dot;
 }
 
@@ -73,7 +77,7 @@ __device__ void look(const Cache &cache, const Row &row, int head, int from, int
         float p = lane < count ? expf(s - higher) : 0.0f;
         sum = sum * fade + warp_sum(p);
         most = higher;
-        if (sizeof(T) == 1 && lane < count) p *= cache.value_scales[slot];
+        if (kHasScales<T> && lane < count) p *= cache.value_scales[slot];
         weights[lane] = p;
         slots[lane] = slot;
         __syncwarp();
@@ -160,3 +164,4 @@ __device__ void run(const float *RESTRICT qkv, int stride, int heads, int head_d
 EXACT(attention_exact_f32, float)
 EXACT(attention_exact_f16, f16)
 EXACT(attention_exact_i8, int8_t)
+EXACT(attention_exact_e4m3, e4m3)
