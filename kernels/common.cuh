@@ -221,6 +221,11 @@ __device__ inline uint32_t e4m3_of4(float4 v) {
         : "f"(v.x), "f"(v.y), "f"(v.z), "f"(v.w));
     return bytes;
 }
+__device__ inline float to_float(e4m3 v) {
+    uint32_t low, high;
+    halves_of_e4m3(v.bits, low, high);
+    return __half2float(__ushort_as_half(uint16_t(low)));
+}
 #define E4M3_INSTRUCTIONS
 #endif
 
@@ -379,6 +384,7 @@ __device__ inline uint32_t e4m3_of4(float4 v) {
     return uint32_t(e4m3_of_float(v.x).bits) | uint32_t(e4m3_of_float(v.y).bits) << 8 |
            uint32_t(e4m3_of_float(v.z).bits) << 16 | uint32_t(e4m3_of_float(v.w).bits) << 24;
 }
+__device__ inline float to_float(e4m3 v) { return float_of_e4m3(v); }
 #endif
 #undef E4M3_INSTRUCTIONS
 
