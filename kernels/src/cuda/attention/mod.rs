@@ -39,8 +39,8 @@ pub struct AttentionSpec {
 
 /// Widest head.
 pub const WIDEST_HEAD: usize = 512;
-/// Widths of heads that the tensor-core kernels take. Not 512: a lane would hold 256 sums of outputs, and a thread has 255
-/// registers for everything. The sums would have to be cut over several warps.
+/// Widths of heads that the tensor-core kernels take. Not 512: a lane would hold 256 sums of outputs, and a thread has
+/// 255 registers for everything. The sums would have to be cut over several warps.
 const DIMS: [usize; 5] = [64, 96, 128, 192, 256];
 /// The tensor-core kernels of a way: for caches in f16, i8 and E4M3, with heads of [`DIMS`] each.
 type Names = [[&'static str; DIMS.len()]; 3];
