@@ -14,9 +14,7 @@ use crate::device::fit::FitAsk;
 use crate::device::{Device, ModelPool, memory};
 use crate::engine::{CardRunner, EngineError, EngineHandle, ModelRunner, Runner, SchedulerConfig};
 use crate::grammar::Grammars;
-use crate::model::{
-    CardDecoder, CardPlan, Decoder, KvPlan, LoadError, Weights, card, decoder,
-};
+use crate::model::{CardDecoder, CardPlan, Decoder, KvPlan, LoadError, Weights, card, decoder};
 use crate::routing::Deployment;
 use crate::text::Codec;
 use crate::text::apart::Cancel;

@@ -4,7 +4,9 @@
 
 use super::settings::EngineConfig;
 use crate::compat::{self, Opened, Plan};
-use crate::model::{Gguf, LoadError, LoadFormat, ModelConfig, Weights, decoder, families, or_beside};
+use crate::model::{
+    Gguf, LoadError, LoadFormat, ModelConfig, Weights, decoder, families, or_beside,
+};
 use serin_kernels::cuda::{KvKind, KvShape};
 use std::path::Path;
 
