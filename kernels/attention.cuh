@@ -6,7 +6,7 @@
 // other is on its way (cp.async), and each is filled again as soon as all have read it. That costs half the
 // shared memory of whole double buffers, so that more blocks are at work per multiprocessor, and nearly always
 // has half a tile of every team in flight. An 8-bit cache arrives as bytes and is widened once per team into a
-// tile of halves; its scales go to the scores and to the probabilities.
+// tile of halves. Scales, which a cache of whole numbers has, go to the scores and to the probabilities.
 //
 // Scores are in powers of two: log2(e) is folded into the queries. Probabilities are kept times 2^8, which
 // cancels when they are divided by their sum, and keeps small ones with small scales of values away from the
@@ -31,6 +31,10 @@ __device__ inline Row row_at(const uint32_t *rows, const uint32_t *tables, int i
     const uint32_t *row = rows + size_t(index) * 4;
     return {int(row[0]), int(row[1]), int(row[2]), tables + row[3]};
 }
+
+// Whether a cache of such numbers has a scale for each head of a token.
+template <class Number> constexpr bool kHasScales = false;
+template <> constexpr bool kHasScales<int8_t> = true;
 
 struct Cache {
     const unsigned char *keys, *values;
@@ -66,10 +70,11 @@ struct BlockTeam {
     __device__ static void sync() { __syncthreads(); }
 };
 
-// A tile of keys or values in shared memory, and what a team needs of it in all.
-template <int kDim_, int kKeys_, bool kBytes_> struct Tile {
+// A tile of keys or values in shared memory, and what a team needs of it in all. `Number_`: f16, int8_t or e4m3.
+template <int kDim_, int kKeys_, class Number_> struct Tile {
+    using Number = Number_;
     static constexpr int kDim = kDim_, kKeys = kKeys_;
-    static constexpr bool kBytes = kBytes_;
+    static constexpr bool kBytes = sizeof(Number) == 1, kScales = kHasScales<Number>;
     // Bytes of a head in the cache, and from one row of halves to the next: 16 more than they fill, an odd
     // number of 16s, so that the eight rows that ldmatrix reads at a time lie in different banks.
     static constexpr int kHead = kDim * (kBytes ? 1 : 2), kStep = kDim * 2 + 16;
@@ -82,7 +87,7 @@ template <int kDim_, int kKeys_, bool kBytes_> struct Tile {
 
 // 16 rows of queries of a warp: in registers where they fit, else read from shared memory for every tile.
 template <int kDim> struct Queries {
-    static constexpr bool kHeld = kDim <= 128;
+    static constexpr bool kHeld = kDim <= 192;
     uint32_t held[kHeld ? kDim / 16 : 1][4];
     const unsigned char *at;
 
@@ -213,7 +218,7 @@ __device__ inline void soften(float s[T::kKeys / 8][4], Sums<T::kDim, kPaired> &
     constexpr int kRows = Sums<T::kDim, kPaired>::kRows;
     each<T>([&](int j, int i, int key) {
         if constexpr (kPaired) s[j][i] += s[j][2 + i];
-        for (int r = 0; T::kBytes && r < kRows; r++) s[j][2 * r + i] *= key_scales[key];
+        for (int r = 0; T::kScales && r < kRows; r++) s[j][2 * r + i] *= key_scales[key];
     });
     if (bend != 0.0f) {
         each<T>([&](int j, int i, int) {
@@ -247,7 +252,7 @@ __device__ inline void soften(float s[T::kKeys / 8][4], Sums<T::kDim, kPaired> &
         for (int r = 0; r < kRows; r++) {
             float p = exp2f(s[j][2 * r + i] - base[r]);
             sums.sum[r] += p;
-            s[j][2 * r + i] = T::kBytes ? p * value_scales[key] : p;
+            s[j][2 * r + i] = T::kScales ? p * value_scales[key] : p;
         }
     });
 #pragma unroll
@@ -287,14 +292,14 @@ template <class T, class Team> struct Fetcher {
         if (Team::rank() >= T::kKeys) return;
         uint32_t slot = slot_in(cache, block, head, offset);
         slots[turn * T::kKeys + Team::rank()] = slot;
-        if constexpr (T::kBytes) {
+        if constexpr (T::kScales) {
             key_scale = cache.key_scales[slot];
             value_scale = cache.value_scales[slot];
         }
     }
 
     __device__ void enter_scales() {
-        if (!T::kBytes || Team::rank() >= T::kKeys) return;
+        if (!T::kScales || Team::rank() >= T::kKeys) return;
         scales[Team::rank()] = key_scale;
         scales[T::kKeys + Team::rank()] = value_scale;
     }
@@ -321,10 +326,10 @@ template <class T, class Team> struct Fetcher {
         for (int i = 0; i < kEach; i++) {
             int piece = i * Team::kSize + Team::rank(), key = piece / kChunks, chunk = piece % kChunks;
             uint4 in = *reinterpret_cast<const uint4 *>(raw + piece * 16), x, y;
-            halves_of_s8(in.x, x.x, x.y);
-            halves_of_s8(in.y, x.z, x.w);
-            halves_of_s8(in.z, y.x, y.y);
-            halves_of_s8(in.w, y.z, y.w);
+            halves_of(in.x, x.x, x.y, typename T::Number());
+            halves_of(in.y, x.z, x.w, typename T::Number());
+            halves_of(in.z, y.x, y.y, typename T::Number());
+            halves_of(in.w, y.z, y.w, typename T::Number());
             uint4 *out = reinterpret_cast<uint4 *>(halves + key * T::kStep + chunk * 32);
             out[0] = x;
             out[1] = y;

@@ -27,8 +27,8 @@ constexpr int kUnit = 16;
 // Most shares of a row.
 constexpr int kMostSplits = 128;
 
-template <int kDim, bool kBytes> struct Plan {
-    using T = Tile<kDim, kDim <= 64 ? 32 : 16, kBytes>;
+template <int kDim, class Number> struct Plan {
+    using T = Tile<kDim, kDim <= 64 ? 32 : 16, Number>;
     static constexpr int kSum = kDim + 8;
     static constexpr int kQueries = 16 * T::kStep;
     // Queries; the warps' tiles, then their sums; largest score and sum of each warp and head.
@@ -193,11 +193,11 @@ __device__ void merge(const Partials &partials, int splits, const Part &part, co
 }
 
 // Grid: splits, key heads times groups of 8 query heads, rows.
-template <int kDim, bool kBytes>
+template <int kDim, class Number>
 __device__ void run(const float *RESTRICT qkv, int stride, int heads, const Cache &cache, const uint32_t *rows,
                     const uint32_t *tables, float scale, float bend, int window, const Partials &partials,
                     const Out &out) {
-    using P = Plan<kDim, kBytes>;
+    using P = Plan<kDim, Number>;
     using T = typename P::T;
     DYNAMIC_SHARED(shared);
     unsigned char *tile = shared + P::kQueries + threadIdx.x / 32 * T::kShared;
@@ -244,25 +244,32 @@ __device__ void run(const float *RESTRICT qkv, int stride, int heads, const Cach
 
 } // namespace attention_decode
 
-#define DECODE(name, dim, bytes)                                                                                    \
+#define DECODE(name, dim, number)                                                                                   \
     extern "C" __global__ void __launch_bounds__(128)                                                               \
         name(const float *qkv, int stride, int heads, const unsigned char *keys, const unsigned char *values,       \
              const float *key_scales, const float *value_scales, int kv_heads, int block_size,                      \
              const uint32_t *rows, const uint32_t *tables, float scale, float bend, int window, float *partials,    \
              unsigned *counts, void *out, float2 *out_scales, int out_kind) {                                       \
         wait_for_previous();                                                                                        \
-        attention_decode::run<dim, bytes>(qkv, stride, heads,                                                       \
+        attention_decode::run<dim, number>(qkv, stride, heads,                                                      \
                                           {keys, values, key_scales, value_scales, kv_heads, block_size}, rows,     \
                                           tables, scale, bend, window, {partials, heads, dim, counts},               \
                                           {out, out_scales, out_kind});                                             \
     }                                                                                                               \
     EXPORT(name)
 
-DECODE(attention_decode_f16_64, 64, false)
-DECODE(attention_decode_f16_96, 96, false)
-DECODE(attention_decode_f16_128, 128, false)
-DECODE(attention_decode_f16_256, 256, false)
-DECODE(attention_decode_i8_64, 64, true)
-DECODE(attention_decode_i8_96, 96, true)
-DECODE(attention_decode_i8_128, 128, true)
-DECODE(attention_decode_i8_256, 256, true)
+DECODE(attention_decode_f16_64, 64, f16)
+DECODE(attention_decode_f16_96, 96, f16)
+DECODE(attention_decode_f16_128, 128, f16)
+DECODE(attention_decode_f16_192, 192, f16)
+DECODE(attention_decode_f16_256, 256, f16)
+DECODE(attention_decode_i8_64, 64, int8_t)
+DECODE(attention_decode_i8_96, 96, int8_t)
+DECODE(attention_decode_i8_128, 128, int8_t)
+DECODE(attention_decode_i8_192, 192, int8_t)
+DECODE(attention_decode_i8_256, 256, int8_t)
+DECODE(attention_decode_e4m3_64, 64, e4m3)
+DECODE(attention_decode_e4m3_96, 96, e4m3)
+DECODE(attention_decode_e4m3_128, 128, e4m3)
+DECODE(attention_decode_e4m3_192, 192, e4m3)
+DECODE(attention_decode_e4m3_256, 256, e4m3)

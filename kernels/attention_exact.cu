@@ -11,7 +11,9 @@ namespace attention_exact {
 
 using namespace attention;
 
-constexpr int kWarps = 4, kMostDim = 256;
+constexpr int kWarps = 4;
+// Outputs of a head that a warp's registers hold. Wider heads take a pass each, with the scores computed again.
+constexpr int kColumns = 256;
 
 // One head's numbers of a token.
 template <class T> __device__ inline float number(const unsigned char *from, size_t slot, int head_dim, int d) {
@@ -48,18 +50,18 @@ template <class T>
 __device__ float score(const Cache &cache, const float *query, uint32_t slot, int head_dim, const Rules &rules) {
     float dot = 0.0f;
     for (int d = 0; d < head_dim; d++) dot = fmaf(query[d], number<T>(cache.keys, slot, head_dim, d), dot);
-    if (sizeof(T) == 1) dot *= cache.key_scales[slot];
+    if (kHasScales<T>) dot *= cache.key_scales[slot];
     return rules.cap > 0.0f ? rules.cap * tanhf(dot / rules.cap) : dot;
 }
 
-// A warp's share of one head's tokens: every fourth run of 32 from `from` on.
+// A warp's share of one head's tokens, every fourth run of 32 from `from` on, for outputs from `column` on.
 template <class T>
-__device__ void look(const Cache &cache, const Row &row, int head, int from, int position, int head_dim,
+__device__ void look(const Cache &cache, const Row &row, int head, int from, int position, int head_dim, int column,
                      const Rules &rules, const Places &places) {
     int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
     float *weights = places.weights + warp * 32, most = -INFINITY, sum = 0.0f;
     uint32_t *slots = places.slots + warp * 32;
-    float out[kMostDim / 32];
+    float out[kColumns / 32];
     for (float &v : out) v = 0.0f;
     for (int at = from + warp * 32; at <= position; at += kWarps * 32) {
         int token = at + lane, count = min(32, position + 1 - at);
@@ -73,13 +75,13 @@ __device__ void look(const Cache &cache, const Row &row, int head, int from, int
         float p = lane < count ? expf(s - higher) : 0.0f;
         sum = sum * fade + warp_sum(p);
         most = higher;
-        if (sizeof(T) == 1 && lane < count) p *= cache.value_scales[slot];
+        if (kHasScales<T> && lane < count) p *= cache.value_scales[slot];
         weights[lane] = p;
         slots[lane] = slot;
         __syncwarp();
 #pragma unroll
-        for (int i = 0; i < kMostDim / 32; i++) {
-            int d = i * 32 + lane;
+        for (int i = 0; i < kColumns / 32; i++) {
+            int d = column + i * 32 + lane;
             if (d >= head_dim) continue;
             float v = out[i] * fade;
             for (int j = 0; j < count; j++) v = fmaf(weights[j], number<T>(cache.values, slots[j], head_dim, d), v);
@@ -88,8 +90,10 @@ __device__ void look(const Cache &cache, const Row &row, int head, int from, int
         __syncwarp();
     }
 #pragma unroll
-    for (int i = 0; i < kMostDim / 32; i++)
-        if (i * 32 + lane < head_dim) places.sums[warp * head_dim + i * 32 + lane] = out[i];
+    for (int i = 0; i < kColumns / 32; i++) {
+        int d = column + i * 32 + lane;
+        if (d < head_dim) places.sums[warp * head_dim + d] = out[i];
+    }
     if (lane == 0) {
         places.most[warp] = most;
         places.sum[warp] = sum;
@@ -128,7 +132,8 @@ __device__ void run(const float *RESTRICT qkv, int stride, int heads, int head_d
         if (position >= 0)
             for (int d = threadIdx.x; d < head_dim; d += kWarps * 32) places.query[d] = q[d] * rules.scale;
         __syncthreads();
-        look<T>(cache, row, (first_head + h) / group, from, position, head_dim, rules, places);
+        for (int column = 0; column < head_dim; column += kColumns)
+            look<T>(cache, row, (first_head + h) / group, from, position, head_dim, column, rules, places);
         __syncthreads();
         for (int d = threadIdx.x; d < head_dim; d += kWarps * 32)
             places.out[h * head_dim + d] = joined(places, head_dim, d);
@@ -160,3 +165,4 @@ __device__ void run(const float *RESTRICT qkv, int stride, int heads, int head_d
 EXACT(attention_exact_f32, float)
 EXACT(attention_exact_f16, f16)
 EXACT(attention_exact_i8, int8_t)
+EXACT(attention_exact_e4m3, e4m3)

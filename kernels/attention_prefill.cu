@@ -3,7 +3,7 @@
 // FlashAttention-2 (arXiv:2307.08691) on a paged cache. A block takes 64 rows of one sequence and one key head,
 // where a row is a query token and a head of the group: the group is packed into the rows, so that keys and
 // values are read once for all its heads and short chunks still fill the products. Tiles of 64 tokens (32 for
-// heads of 256) come through the block table; their four warps share them, and a warp leaves out what none of
+// heads of 192 and 256) come through the block table; their four warps share them, and a warp leaves out what none of
 // its 16 rows may see. Tiles of rows that see most tokens start first, so that short ones fill the end.
 //
 // Tensor cores limit it: 64 rows do 32 multiply-adds per byte of f16 cache and head. Queries and probabilities are
@@ -18,14 +18,15 @@ using namespace attention;
 
 constexpr int kWarps = 4, kRows = 16 * kWarps;
 
-template <int kDim, bool kBytes> struct Plan {
-    using T = Tile<kDim, kDim <= 128 ? 64 : 32, kBytes>;
-    static constexpr int kSum = kDim + 8;
+template <int kDim, class Number> struct Plan {
+    using T = Tile<kDim, kDim <= 128 ? 64 : 32, Number>;
+    // Outputs of a row that are written at a time: with all 192, a GeForce would have room for one block.
+    static constexpr int kPiece = kDim == 192 ? 64 : kDim, kSum = kPiece + 8;
     // Queries that are held in registers pass through the place of the tiles.
     static constexpr int kQueries = kRows * T::kStep, kKept = Queries<kDim>::kHeld ? 0 : kQueries;
     static constexpr int kTiles = kKept + T::kShared, kSums = 4 * kRows * kSum;
     static constexpr int kShared = kTiles > kSums ? kTiles : kSums;
-    static_assert(kQueries <= kKept + T::kData, "queries fit where the tiles will be");
+    static_assert(kQueries <= kShared, "queries fit where the tiles will be");
 };
 
 // A block's rows: row i is query i / group of the chunk, head i % group of the group.
@@ -68,38 +69,44 @@ __device__ inline Sight sight_of(const Rows &rows, int window) {
     return sight;
 }
 
-// Each warp writes its rows, by way of shared memory, so that 32 neighbouring numbers lie in a warp.
-template <int kDim>
+// Each warp writes its rows, by way of shared memory, so that 32 neighbouring numbers lie in a warp; `kPiece` of a row
+// at a time.
+template <int kDim, int kPiece>
 __device__ void write(Sums<kDim, false> &sums, const Rows &rows, int start, int heads, float *stage, int step,
                       void *out, float2 *out_scales, int out_kind) {
     int warp = threadIdx.x / 32, lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
     sums.finish();
     float *own = stage + warp * 16 * step;
 #pragma unroll
-    for (int r = 0; r < 2; r++) {
-        float by = sums.sum[r] > 0.0f ? 1.0f / sums.sum[r] : 0.0f;
+    for (int first = 0; first < kDim; first += kPiece) {
+        if (first > 0) __syncwarp();
 #pragma unroll
-        for (int j = 0; j < kDim / 8; j++) {
-            float2 pair = make_float2(sums.out[j][2 * r] * by, sums.out[j][2 * r + 1] * by);
-            *reinterpret_cast<float2 *>(own + (g + r * 8) * step + j * 8 + 2 * t) = pair;
+        for (int r = 0; r < 2; r++) {
+            float by = sums.sum[r] > 0.0f ? 1.0f / sums.sum[r] : 0.0f;
+#pragma unroll
+            for (int j = 0; j < kPiece / 8; j++) {
+                const float *two = sums.out[first / 8 + j] + 2 * r;
+                *reinterpret_cast<float2 *>(own + (g + r * 8) * step + j * 8 + 2 * t) =
+                    make_float2(two[0] * by, two[1] * by);
+            }
         }
-    }
-    __syncwarp();
-    for (int i = 0; i < 16 && warp * 16 + i < rows.count; i++) {
-        int index = rows.first + warp * 16 + i, head = rows.head * rows.group + index % rows.group;
-        for (int d = 0; d < kDim; d += 32) {
-            store_as(out_kind, out, out_scales, size_t(start + index / rows.group), head * kDim + d, heads * kDim,
-                     own[i * step + d + lane]);
+        __syncwarp();
+        for (int i = 0; i < 16 && warp * 16 + i < rows.count; i++) {
+            int index = rows.first + warp * 16 + i, head = rows.head * rows.group + index % rows.group;
+            for (int d = 0; d < kPiece; d += 32) {
+                store_as(out_kind, out, out_scales, size_t(start + index / rows.group), head * kDim + first + d,
+                         heads * kDim, own[i * step + d + lane]);
+            }
         }
     }
 }
 
 // Grid: tiles of rows of the longest chunk, key heads, rows of the step.
-template <int kDim, bool kBytes>
+template <int kDim, class Number>
 __device__ void run(const float *RESTRICT qkv, int stride, int heads, const Cache &cache, const uint32_t *steps,
                     const uint32_t *tables, float scale, float bend, int window, void *out, float2 *out_scales,
                     int out_kind) {
-    using P = Plan<kDim, kBytes>;
+    using P = Plan<kDim, Number>;
     using T = typename P::T;
     DYNAMIC_SHARED(shared);
     Row row = row_at(steps, tables, blockIdx.z);
@@ -116,29 +123,37 @@ __device__ void run(const float *RESTRICT qkv, int stride, int heads, const Cach
     Sums<kDim, false> sums;
     walk<T, BlockTeam, false>(sums, queries, cache, row.table, rows.head, span, sight, bend, shared + P::kKept);
     __syncthreads();
-    write<kDim>(sums, rows, row.start, heads, reinterpret_cast<float *>(shared), P::kSum, out, out_scales, out_kind);
+    float *stage = reinterpret_cast<float *>(shared);
+    write<kDim, P::kPiece>(sums, rows, row.start, heads, stage, P::kSum, out, out_scales, out_kind);
 }
 
 } // namespace attention_prefill
 
-#define PREFILL(name, dim, bytes)                                                                                   \
+#define PREFILL(name, dim, number)                                                                                  \
     extern "C" __global__ void __launch_bounds__(128)                                                               \
         name(const float *qkv, int stride, int heads, const unsigned char *keys, const unsigned char *values,       \
              const float *key_scales, const float *value_scales, int kv_heads, int block_size,                      \
              const uint32_t *rows, const uint32_t *tables, float scale, float bend, int window, void *out,          \
              float2 *out_scales, int out_kind) {                                                                    \
         wait_for_previous();                                                                                        \
-        attention_prefill::run<dim, bytes>(qkv, stride, heads,                                                      \
+        attention_prefill::run<dim, number>(qkv, stride, heads,                                                     \
                                            {keys, values, key_scales, value_scales, kv_heads, block_size}, rows,    \
                                            tables, scale, bend, window, out, out_scales, out_kind);                 \
     }                                                                                                               \
     EXPORT(name)
 
-PREFILL(attention_prefill_f16_64, 64, false)
-PREFILL(attention_prefill_f16_96, 96, false)
-PREFILL(attention_prefill_f16_128, 128, false)
-PREFILL(attention_prefill_f16_256, 256, false)
-PREFILL(attention_prefill_i8_64, 64, true)
-PREFILL(attention_prefill_i8_96, 96, true)
-PREFILL(attention_prefill_i8_128, 128, true)
-PREFILL(attention_prefill_i8_256, 256, true)
+PREFILL(attention_prefill_f16_64, 64, f16)
+PREFILL(attention_prefill_f16_96, 96, f16)
+PREFILL(attention_prefill_f16_128, 128, f16)
+PREFILL(attention_prefill_f16_192, 192, f16)
+PREFILL(attention_prefill_f16_256, 256, f16)
+PREFILL(attention_prefill_i8_64, 64, int8_t)
+PREFILL(attention_prefill_i8_96, 96, int8_t)
+PREFILL(attention_prefill_i8_128, 128, int8_t)
+PREFILL(attention_prefill_i8_192, 192, int8_t)
+PREFILL(attention_prefill_i8_256, 256, int8_t)
+PREFILL(attention_prefill_e4m3_64, 64, e4m3)
+PREFILL(attention_prefill_e4m3_96, 96, e4m3)
+PREFILL(attention_prefill_e4m3_128, 128, e4m3)
+PREFILL(attention_prefill_e4m3_192, 192, e4m3)
+PREFILL(attention_prefill_e4m3_256, 256, e4m3)

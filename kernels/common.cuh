@@ -43,6 +43,31 @@ template <class T> __device__ inline uint32_t pack2(T low, T high) {
 
 constexpr unsigned kAll = 0xffffffffu;
 
+// FP8 as the OCP 8-bit floating point specification has it (E4M3): a sign, four bits of exponent (bias 7), three of
+// mantissa. No infinities; 0x7f and 0xff are NaN, and the largest number is 448.
+struct e4m3 {
+    uint8_t bits;
+};
+
+// Written out: for the host, and for cards before capability 8.9, which have no instruction for it.
+__device__ inline float float_of_e4m3(e4m3 v) {
+    uint32_t sign = uint32_t(v.bits & 0x80) << 24, rest = v.bits & 0x7f;
+    if (rest == 0x7f) return __uint_as_float(sign | 0x7fc00000u);
+    // Below 2^-6 in steps of 2^-9.
+    if (rest < 8) return __uint_as_float(__float_as_uint(float(rest) / 512.0f) | sign);
+    return __uint_as_float(sign | ((rest << 20) + (120u << 23)));
+}
+
+// To the nearest, of two the even one. What is beyond the largest number becomes that, infinities included.
+__device__ inline e4m3 e4m3_of_float(float v) {
+    uint32_t sign = __float_as_uint(v) >> 24 & 0x80, rest = __float_as_uint(v) & 0x7fffffffu;
+    if (rest > 0x7f800000u) return {0x7f};
+    if (rest >= __float_as_uint(448.0f)) return {uint8_t(sign | 0x7e)};
+    if (rest < __float_as_uint(0.015625f)) return {uint8_t(sign | __float2int_rn(__uint_as_float(rest) * 512.0f))};
+    uint32_t odd = rest >> 20 & 1;
+    return {uint8_t(sign | (rest - (120u << 23) + 0x7ffff + odd) >> 20)};
+}
+
 __device__ inline float warp_sum(float v) {
     for (int by = 16; by > 0; by >>= 1) v += __shfl_xor_sync(kAll, v, by);
     return v;
@@ -180,6 +205,30 @@ __device__ inline void halves_of_s8(uint32_t bytes, uint32_t &low, uint32_t &hig
     asm("sub.f16x2 %0, %0, %1;" : "+r"(high) : "r"(0x64806480u));
 }
 
+// Four numbers in E4M3, the first in the lowest byte, as half-precision values: the first two in `low`. And back:
+// numbers beyond 448 become that.
+#if __CUDA_ARCH__ >= 890
+__device__ inline void halves_of_e4m3(uint32_t bytes, uint32_t &low, uint32_t &high) {
+    asm("{ .reg .b16 x, y; mov.b32 {x, y}, %2; cvt.rn.f16x2.e4m3x2 %0, x; cvt.rn.f16x2.e4m3x2 %1, y; }"
+        : "=r"(low), "=r"(high)
+        : "r"(bytes));
+}
+__device__ inline uint32_t e4m3_of4(float4 v) {
+    uint32_t bytes;
+    asm("{ .reg .b16 x, y; cvt.rn.satfinite.e4m3x2.f32 x, %2, %1; cvt.rn.satfinite.e4m3x2.f32 y, %4, %3; "
+        "mov.b32 %0, {x, y}; }"
+        : "=r"(bytes)
+        : "f"(v.x), "f"(v.y), "f"(v.z), "f"(v.w));
+    return bytes;
+}
+__device__ inline float to_float(e4m3 v) {
+    uint32_t low, high;
+    halves_of_e4m3(v.bits, low, high);
+    return __half2float(__ushort_as_half(uint16_t(low)));
+}
+#define E4M3_INSTRUCTIONS
+#endif
+
 // a * b + c of two pairs, each rounded once.
 __device__ inline uint32_t fma_bf16x2(uint32_t a, uint32_t b, uint32_t c) {
     uint32_t out;
@@ -314,3 +363,26 @@ inline void copy_async_commit() { emu::commit_copies(); }
 template <int kLeft> inline void copy_async_wait() { emu::wait_copies(kLeft); }
 
 #endif
+
+#ifndef E4M3_INSTRUCTIONS
+__device__ inline void halves_of_e4m3(uint32_t bytes, uint32_t &low, uint32_t &high) {
+    f16 four[4];
+    for (int i = 0; i < 4; i++) four[i] = from_float<f16>(float_of_e4m3({uint8_t(bytes >> 8 * i)}));
+    low = pack2(four[0], four[1]);
+    high = pack2(four[2], four[3]);
+}
+__device__ inline uint32_t e4m3_of4(float4 v) {
+    return uint32_t(e4m3_of_float(v.x).bits) | uint32_t(e4m3_of_float(v.y).bits) << 8 |
+           uint32_t(e4m3_of_float(v.z).bits) << 16 | uint32_t(e4m3_of_float(v.w).bits) << 24;
+}
+__device__ inline float to_float(e4m3 v) { return float_of_e4m3(v); }
+#endif
+#undef E4M3_INSTRUCTIONS
+
+// Four cached numbers of a byte each as half-precision values.
+__device__ inline void halves_of(uint32_t bytes, uint32_t &low, uint32_t &high, int8_t) {
+    halves_of_s8(bytes, low, high);
+}
+__device__ inline void halves_of(uint32_t bytes, uint32_t &low, uint32_t &high, e4m3) {
+    halves_of_e4m3(bytes, low, high);
+}

@@ -17,7 +17,7 @@ using namespace rows;
 
 constexpr int kWarps = 4;
 
-// One head's way into a cache of floats or halves. All lanes call.
+// One head's way into a cache without scales. All lanes call.
 template <class T>
 __device__ inline void keep(T *cell, float *, const float *head, int dim, bool whole) {
     for (int at = threadIdx.x % 32 * 4; at < dim; at += 128) {
@@ -26,7 +26,7 @@ __device__ inline void keep(T *cell, float *, const float *head, int dim, bool w
     }
 }
 
-// In 8 bits, with one scale.
+// In whole numbers of 8 bits, with one scale.
 template <>
 __device__ inline void keep<int8_t>(int8_t *cell, float *scale, const float *head, int dim, bool whole) {
     int lane = threadIdx.x % 32;
@@ -177,4 +177,5 @@ EXPORT(rope_angles)
 PREPARE(f32, float)
 PREPARE(f16, f16)
 PREPARE(i8, int8_t)
+PREPARE(e4m3, e4m3)
 #undef PREPARE

@@ -90,6 +90,17 @@ __device__ inline void store4<float>(float *row, float2 *, int at, int width, bo
     }
 }
 
+template <>
+__device__ inline void store4<e4m3>(e4m3 *row, float2 *, int at, int width, bool whole, float4 v) {
+    uint32_t four = e4m3_of4(v);
+    if (whole && at < width) {
+        *reinterpret_cast<uint32_t *>(row + at) = four;
+    } else {
+        for (int i = 0; i < 4; i++)
+            if (at + i < width) row[at + i] = {uint8_t(four >> 8 * i)};
+    }
+}
+
 // Eight lanes hold a block of 32.
 template <>
 __device__ inline void store4<int8_t>(int8_t *row, float2 *scales, int at, int width, bool whole, float4 v) {

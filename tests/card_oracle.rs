@@ -505,7 +505,10 @@ async fn every_kind_of_weight_and_cache_says_what_llama_cpp_says() {
         let path = dir.path().join(format!("{form}.gguf"));
         std::fs::write(&path, golden.compose(facts, &library, &Damage::None)).unwrap();
         let weights = Weights::open(&path, LoadFormat::Auto).unwrap();
-        let eight_bits = ["BF16", "Q4_K_M"].contains(&form.as_str()).then_some(KvKind::I8);
+        let device = card();
+        let eight_bits = [KvKind::I8, KvKind::E4M3].into_iter().filter(|kv| {
+            ["BF16", "Q4_K_M"].contains(&form.as_str()) && kv.check(device.properties()).is_ok()
+        });
         for kv in std::iter::once(KvKind::F16).chain(eight_bits) {
             // For files in F32, weights and inputs of matrix products would be rounded to 16 bits, which
             // llama.cpp does not do.
@@ -513,8 +516,11 @@ async fn every_kind_of_weight_and_cache_says_what_llama_cpp_says() {
                 "F32" => load_exact(&weights, &card(), (32, 4)),
                 _ => load(&weights, &card(), 96, (32, 4), kv),
             };
-            let bounds =
-                if kv == KvKind::I8 { facts.said.bounds_i8() } else { facts.said.bounds() };
+            let bounds = match kv {
+                KvKind::I8 => facts.said.bounds_i8(),
+                KvKind::E4M3 => facts.said.bounds_fp8(),
+                KvKind::F16 | KvKind::F32 => facts.said.bounds(),
+            };
             let figures = against_llama_cpp(load(), load(), &facts.said).await;
             println!("{form}, cache {kv:?}: {figures:?} against {bounds:?}");
             assert!(figures.within(&bounds), "{form}, cache {kv:?}: {figures:?}, {bounds:?}");

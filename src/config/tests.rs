@@ -55,6 +55,16 @@ fn an_empty_file_means_the_defaults() {
 }
 
 #[test]
+fn a_kv_cache_is_named() {
+    let named = |name: &str| parse(&format!("[engine]\nkv_cache = \"{name}\""));
+    for name in ["auto", "f16", "f32", "i8", "fp8"] {
+        assert_eq!(named(name).unwrap().engine.kv_cache.name(), name);
+    }
+    let error = named("fp4").unwrap_err();
+    assert!(error.contains("engine.kv_cache") && error.contains("`i8`, `fp8`"), "{error}");
+}
+
+#[test]
 fn plans_are_lists_or_names() {
     let policy = |text: &str| parse(&format!("[rollout]\n{text}\n")).map(|config| config.policy);
     assert_eq!(policy("steps = \"double\"").unwrap().steps, Policy::double_steps());

@@ -14,9 +14,7 @@ use crate::device::fit::FitAsk;
 use crate::device::{Device, ModelPool, memory};
 use crate::engine::{CardRunner, EngineError, EngineHandle, ModelRunner, Runner, SchedulerConfig};
 use crate::grammar::Grammars;
-use crate::model::{
-    CardDecoder, CardPlan, Decoder, KvChoice, KvPlan, LoadError, Weights, card, decoder,
-};
+use crate::model::{CardDecoder, CardPlan, Decoder, KvPlan, LoadError, Weights, card, decoder};
 use crate::routing::Deployment;
 use crate::text::Codec;
 use crate::text::apart::Cancel;
@@ -138,9 +136,10 @@ fn on_compat(opened: &Opened, config: &EngineConfig) -> Result<Box<dyn Runner>, 
 }
 
 fn on_cpu(weights: &Weights, config: &EngineConfig) -> Result<Box<dyn Runner>, LoadError> {
-    if config.kv_cache == KvChoice::Int8 {
+    if config.kv_cache.only_on_card().is_some() {
         tracing::warn!(
-            "engine.kv_cache = \"i8\" is for cards; on the CPU the cache is kept in 16 or 32 bits"
+            "engine.kv_cache = \"{}\" is for GPUs; on the CPU the cache is kept in 16 or 32 bits",
+            config.kv_cache.name()
         );
     }
     let kv = plan_kv(weights, config)?;
@@ -152,6 +151,7 @@ fn on_card(
     config: &EngineConfig,
     card: Arc<dyn Card>,
 ) -> Result<Box<dyn Runner>, LoadError> {
+    config.kv_cache.on_card(weights).check(card.properties()).map_err(LoadError::KvKind)?;
     let pool = ModelPool::open(card)?;
     let plan = plan_card(weights, config, &pool)?;
     Ok(Box::new(CardRunner::new(CardDecoder::load(weights, plan, pool)?)))

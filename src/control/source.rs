@@ -4,7 +4,10 @@
 
 use super::settings::EngineConfig;
 use crate::compat::{self, Opened, Plan};
-use crate::model::{Gguf, LoadError, LoadFormat, Weights, decoder, families, or_beside};
+use crate::model::{
+    Gguf, LoadError, LoadFormat, ModelConfig, Weights, decoder, families, or_beside,
+};
+use serin_kernels::cuda::{KvKind, KvShape};
 use std::path::Path;
 
 /// Opened weights; nothing is copied yet.
@@ -133,12 +136,18 @@ impl Source {
                 let model = own.config();
                 let kind = config.kv_cache.kind(own);
                 let block = decoder::kv_shape(model, 1, config.block_size).block_bytes(kind) as u64;
+                let on_gpu = config.kv_cache.only_on_card().map(|kind| {
+                    let token = model.layers * card_token_bytes(model, kind);
+                    let name = config.kv_cache.name();
+                    format!(" ({:.1} KiB on a GPU, in {name})", token as f64 / 1024.0)
+                });
                 Ok(format!(
-                    "{architecture}, {} layers, hidden {}, context {}; weights {weights:.1} MiB, KV cache {:.1} KiB a token, at most {} MiB",
+                    "{architecture}, {} layers, hidden {}, context {}; weights {weights:.1} MiB, KV cache {:.1} KiB a token{}, at most {} MiB",
                     model.layers,
                     model.hidden,
                     model.max_len,
                     block as f64 / config.block_size as f64 / 1024.0,
+                    on_gpu.unwrap_or_default(),
                     config.kv_memory >> 20
                 ))
             }
@@ -155,6 +164,12 @@ impl Source {
             }
         }
     }
+}
+
+/// Bytes of a token's keys and values in one layer, on a GPU.
+fn card_token_bytes(model: &ModelConfig, kind: KvKind) -> usize {
+    let (kv_heads, head_dim) = (model.kv_heads, model.head_dim);
+    KvShape { blocks: 1, block_size: 1, kv_heads, head_dim }.layer_bytes(kind)
 }
 
 /// The refusal of an architecture that the decoder does not know, with those that the compatibility lane does.

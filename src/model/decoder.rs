@@ -44,17 +44,40 @@ pub enum KvChoice {
     As(KvKind),
     /// 8 bits, with a scale for each head of a token; on a GPU only.
     Int8,
+    /// FP8 (E4M3); on a GPU of compute capability 8.9 or newer only.
+    Fp8,
 }
 
+/// The choices as a configuration names them.
+const NAMES: [(&str, KvChoice); 5] = [
+    ("auto", KvChoice::Auto),
+    ("f16", KvChoice::As(KvKind::F16)),
+    ("f32", KvChoice::As(KvKind::F32)),
+    ("i8", KvChoice::Int8),
+    ("fp8", KvChoice::Fp8),
+];
+
 impl KvChoice {
-    /// `auto`, `f16`, `f32` or `i8`.
+    /// `auto`, `f16`, `f32`, `i8` or `fp8`.
     pub fn parse(text: &str) -> Result<KvChoice, String> {
-        match text {
-            "auto" => Ok(KvChoice::Auto),
-            "f16" => Ok(KvChoice::As(KvKind::F16)),
-            "f32" => Ok(KvChoice::As(KvKind::F32)),
-            "i8" => Ok(KvChoice::Int8),
-            _ => Err(format!("`{text}` is none of `auto`, `f16`, `f32`, `i8`")),
+        let found = NAMES.iter().find(|(name, _)| *name == text);
+        found.map(|(_, choice)| *choice).ok_or_else(|| {
+            let names = NAMES.map(|(name, _)| format!("`{name}`")).join(", ");
+            format!("`{text}` is none of {names}")
+        })
+    }
+
+    /// The name that [`KvChoice::parse`] takes.
+    pub fn name(self) -> &'static str {
+        NAMES.iter().find(|(_, choice)| *choice == self).expect("each has a name").0
+    }
+
+    /// The type on a GPU, if only a GPU has it.
+    pub fn only_on_card(self) -> Option<serin_kernels::cuda::KvKind> {
+        match self {
+            KvChoice::Int8 => Some(serin_kernels::cuda::KvKind::I8),
+            KvChoice::Fp8 => Some(serin_kernels::cuda::KvKind::E4M3),
+            KvChoice::Auto | KvChoice::As(_) => None,
         }
     }
 
@@ -63,17 +86,16 @@ impl KvChoice {
         match (self, source.kind(layout::EMBEDDING)) {
             (KvChoice::As(kind), _) => kind,
             (KvChoice::Auto, Ok(Kind::F32)) => KvKind::F32,
-            (KvChoice::Auto | KvChoice::Int8, _) => KvKind::F16,
+            (KvChoice::Auto | KvChoice::Int8 | KvChoice::Fp8, _) => KvKind::F16,
         }
     }
 
     /// The type for a model on a GPU.
     pub fn on_card(self, source: &Weights) -> serin_kernels::cuda::KvKind {
-        match (self, self.kind(source)) {
-            (KvChoice::Int8, _) => serin_kernels::cuda::KvKind::I8,
-            (_, KvKind::F32) => serin_kernels::cuda::KvKind::F32,
-            (_, KvKind::F16) => serin_kernels::cuda::KvKind::F16,
-        }
+        self.only_on_card().unwrap_or_else(|| match self.kind(source) {
+            KvKind::F32 => serin_kernels::cuda::KvKind::F32,
+            KvKind::F16 => serin_kernels::cuda::KvKind::F16,
+        })
     }
 }
 

@@ -134,6 +134,9 @@ pub enum LoadError {
     /// A call to the GPU failed while loading; the GPU itself goes on.
     #[error("loading to the GPU failed: {0}")]
     Card(CardError),
+    /// The GPU cannot keep the KV cache as it is configured.
+    #[error("engine.kv_cache: {0}")]
+    KvKind(CardError),
     /// This process can no longer use the device.
     #[error("the device has failed: {0}")]
     DeviceLost(String),

@@ -156,7 +156,7 @@ impl EmulatedCard {
         };
         let facts = DeviceProperties {
             name: name.into(),
-            capability: (8, 0),
+            capability: (8, 9),
             multiprocessors: 4,
             shared_per_block: 99 << 10,
             emulated: true,

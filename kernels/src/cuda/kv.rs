@@ -1,12 +1,13 @@
 //! The paged KV cache on a card: one layer's keys and values in fixed-size blocks, as kernels find them.
 //!
 //! Keys and values lie `[blocks][kv_heads][block_size][head_dim]` each, so that one head's part of a block is
-//! one stream. In 8 bits every head of a token has a scale of its own, `[blocks][kv_heads][block_size]`:
-//! value = scale * q, q in -127..127. Which block holds which token of a sequence, block tables say
-//! (PagedAttention, arXiv:2309.06180). Knows no sequence.
+//! one stream. In whole numbers of 8 bits every head of a token has a scale of its own,
+//! `[blocks][kv_heads][block_size]`: value = scale * q, q in -127..127. Numbers in FP8 (E4M3) have no scale: a scale
+//! would only move the range of a floating-point format, 2^-9 to 448 (docs/decisions/061). Which block holds which
+//! token of a sequence, block tables say (PagedAttention, arXiv:2309.06180). Knows no sequence.
 
 use super::buffer::{Buffer, View, ViewMut};
-use super::card::{Card, CardError, Pool, Queue};
+use super::card::{Card, CardError, DeviceProperties, Pool, Queue};
 use std::sync::Arc;
 
 /// How cached numbers are kept.
@@ -18,16 +19,43 @@ pub enum KvKind {
     F16,
     /// 1 byte a number, and an f32 scale for every head of a token.
     I8,
+    /// 1 byte a number, FP8 of the OCP specification: three bits of mantissa, numbers beyond 448 become that.
+    E4M3,
 }
 
+/// Compute capability from which on devices convert FP8 by an instruction.
+const FP8_SINCE: (u32, u32) = (8, 9);
+
 impl KvKind {
+    /// All of them.
+    pub const ALL: [KvKind; 4] = [KvKind::F32, KvKind::F16, KvKind::I8, KvKind::E4M3];
+
     /// Bytes of one number, scales aside.
     pub fn bytes(self) -> usize {
         match self {
             KvKind::F32 => 4,
             KvKind::F16 => 2,
-            KvKind::I8 => 1,
+            KvKind::I8 | KvKind::E4M3 => 1,
         }
+    }
+
+    /// Scales among `heads` heads of keys, and as many among those of values.
+    pub fn scales(self, heads: usize) -> usize {
+        if self == KvKind::I8 { heads } else { 0 }
+    }
+
+    /// Whether a device can keep a cache so; the error says what it can do instead.
+    pub fn check(self, device: &DeviceProperties) -> Result<(), CardError> {
+        if self != KvKind::E4M3 || device.capability >= FP8_SINCE {
+            return Ok(());
+        }
+        let (DeviceProperties { name, capability: (major, minor), .. }, since) =
+            (device, FP8_SINCE);
+        Err(CardError::Other(format!(
+            "{name} is of compute capability {major}.{minor}, and a KV cache in fp8 takes {}.{} or newer; i8 is as \
+             small and works there",
+            since.0, since.1
+        )))
     }
 
     /// What kernels' names end in.
@@ -36,6 +64,7 @@ impl KvKind {
             KvKind::F32 => "f32",
             KvKind::F16 => "f16",
             KvKind::I8 => "i8",
+            KvKind::E4M3 => "e4m3",
         }
     }
 }
@@ -61,8 +90,8 @@ impl KvShape {
 
     /// Bytes of one layer, keys and values and scales.
     pub fn layer_bytes(&self, kind: KvKind) -> usize {
-        let scales = if kind == KvKind::I8 { 4 } else { 0 };
-        2 * self.heads() * (self.head_dim * kind.bytes() + scales)
+        let heads = self.heads();
+        2 * (heads * self.head_dim * kind.bytes() + 4 * kind.scales(heads))
     }
 }
 
@@ -73,7 +102,7 @@ pub struct KvLayer {
     kind: KvKind,
     keys: Buffer<u8>,
     values: Buffer<u8>,
-    /// Of keys, then of values; empty unless in 8 bits.
+    /// Of keys, then of values; empty unless the kind has scales.
     scales: Buffer<f32>,
 }
 
@@ -88,7 +117,7 @@ pub struct KvView<'a> {
     pub keys: View<'a, u8>,
     /// Laid out as `keys`.
     pub values: View<'a, u8>,
-    /// `[heads]` each; null unless in 8 bits.
+    /// `[heads]` each; null unless the kind has scales.
     pub key_scales: View<'a, f32>,
     /// Of `values`, like `key_scales`.
     pub value_scales: View<'a, f32>,
@@ -105,12 +134,13 @@ pub struct KvViewMut<'a> {
     pub keys: ViewMut<'a, u8>,
     /// Laid out as `keys`.
     pub values: ViewMut<'a, u8>,
-    /// Of keys, then of values, `[2][heads]`; empty unless in 8 bits.
+    /// Of keys, then of values, `[2][heads]`; empty unless the kind has scales.
     pub scales: ViewMut<'a, f32>,
 }
 
 impl KvLayer {
-    /// Takes a layer's memory, in the order of `queue`; what it holds is undefined.
+    /// Takes a layer's memory, in the order of `queue`; what it holds is undefined. Refuses a kind that the device
+    /// cannot keep.
     pub fn new(
         card: &Arc<dyn Card>,
         pool: Pool,
@@ -118,8 +148,9 @@ impl KvLayer {
         kind: KvKind,
         queue: Queue,
     ) -> Result<KvLayer, CardError> {
+        kind.check(card.properties())?;
         let bytes = shape.heads() * shape.head_dim * kind.bytes();
-        let scales = if kind == KvKind::I8 { 2 * shape.heads() } else { 0 };
+        let scales = 2 * kind.scales(shape.heads());
         Ok(KvLayer {
             shape,
             kind,
@@ -134,7 +165,7 @@ impl KvLayer {
         self.shape
     }
 
-    /// The layer for kernels that read it; scales are null unless in 8 bits.
+    /// The layer for kernels that read it; scales are null unless the kind has them.
     pub fn view(&self) -> KvView<'_> {
         let (key_scales, value_scales) = match self.scales.len() / 2 {
             0 => (View::none(), View::none()),
@@ -172,4 +203,46 @@ pub struct Rows<'a> {
     pub rows: View<'a, u32>,
     /// Block tables, end to end.
     pub tables: View<'a, u32>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::paper::PaperCard;
+    use super::*;
+
+    const SHAPE: KvShape = KvShape { blocks: 3, block_size: 16, kv_heads: 2, head_dim: 128 };
+
+    #[test]
+    fn a_layer_takes_the_bytes_that_were_planned() {
+        let card: Arc<dyn Card> = Arc::new(PaperCard::new((8, 9), 128, 99 << 10));
+        let pool = card.create_pool().unwrap();
+        let heads = 2 * 3 * 16 * 2;
+        let bytes = [512, 256, 128 + 4, 128].map(|head| heads * head);
+        for (kind, bytes) in KvKind::ALL.into_iter().zip(bytes) {
+            let layer = KvLayer::new(&card, pool, SHAPE, kind, Queue::Load).unwrap();
+            let taken = layer.keys.len() + layer.values.len() + 4 * layer.scales.len();
+            assert_eq!((SHAPE.layer_bytes(kind), taken), (bytes, bytes), "{kind:?}");
+        }
+    }
+
+    #[test]
+    fn older_devices_keep_no_fp8_and_say_what_they_keep() {
+        for capability in [(8, 0), (8, 6), (8, 9), (9, 0), (12, 0)] {
+            let card: Arc<dyn Card> = Arc::new(PaperCard::new(capability, 28, 99 << 10));
+            let pool = card.create_pool().unwrap();
+            for kind in KvKind::ALL {
+                let made = KvLayer::new(&card, pool, SHAPE, kind, Queue::Load).map(|_| ());
+                let refused = kind == KvKind::E4M3 && capability < (8, 9);
+                assert_eq!(made.is_err(), refused, "{kind:?} on {capability:?}");
+                if let Err(why) = made {
+                    let (why, has) =
+                        (why.to_string(), format!("{}.{}", capability.0, capability.1));
+                    assert!(
+                        why.contains(&has) && why.contains("8.9") && why.contains("i8"),
+                        "{why}"
+                    );
+                }
+            }
+        }
+    }
 }

@@ -16,6 +16,8 @@ pub mod card;
 pub mod check;
 #[cfg(feature = "cuda")]
 pub mod device;
+#[cfg(any(test, feature = "known-answers"))]
+mod e4m3;
 pub mod embed;
 #[cfg(feature = "emulator")]
 pub mod emulated;

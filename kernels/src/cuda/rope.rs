@@ -173,6 +173,7 @@ pub fn prepare(
         KvKind::F32 => "rope_prepare_f32",
         KvKind::F16 => "rope_prepare_f16",
         KvKind::I8 => "rope_prepare_i8",
+        KvKind::E4M3 => "rope_prepare_e4m3",
     };
     // SAFETY: the arguments are the kernel's; what they hold was checked, and the kernel looks at the slots.
     unsafe { card.launch(kernel, grid(tokens, all, head_dim), &args) }
@@ -254,7 +255,7 @@ fn check_cache(kv: &KvViewMut) -> Result<(), CardError> {
         format!("prepare: a cache of {} blocks of {}", shape.blocks, shape.block_size)
     })?;
     let needed = shape.heads() * shape.head_dim * bytes;
-    let scales = if kv.kind == KvKind::I8 { 2 * shape.heads() } else { 0 };
+    let scales = 2 * kv.kind.scales(shape.heads());
     let fits = kv.keys.len() >= needed && kv.values.len() >= needed && kv.scales.len() == scales;
     require(fits, || {
         let (keys, values, scales) = (kv.keys.len(), kv.values.len(), kv.scales.len());

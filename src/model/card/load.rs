@@ -17,6 +17,7 @@ use super::room::{Room, Sizes};
 use super::{CardDecoder, Frequencies, Model, Recorded};
 use crate::device::{Kind, ModelPool, Rope, dequantise, stand_in};
 use serin_kernels::cuda::attention::AttentionSpec;
+use serin_kernels::cuda::attention::WIDEST_HEAD;
 use serin_kernels::cuda::product::Matrix;
 use serin_kernels::cuda::weights::PlaneLayout;
 use serin_kernels::cuda::{ActKind, Buffer, CardError, KvLayer, Mapped, Queue, Timer, norm};
@@ -25,8 +26,6 @@ use std::sync::Arc;
 
 /// Bytes of a matrix that are rearranged and copied at a time.
 const PIECE: usize = 4 << 20;
-/// Largest head size of the attention kernels.
-const WIDEST_HEAD: usize = 256;
 
 impl CardPlan {
     /// Bytes of all that a step needs beside weights and cache.

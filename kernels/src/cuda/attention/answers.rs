@@ -8,6 +8,7 @@ use crate::cuda::acts::{ActBuffer, ActKind, Acts};
 use crate::cuda::buffer::{Buffer, Plain, bytes_of};
 use crate::cuda::card::{Card, CardError, Queue};
 use crate::cuda::check::{Bench, Check, Numbers, Size};
+use crate::cuda::e4m3;
 use crate::cuda::kv::{KvKind, KvLayer, KvShape, Rows};
 use half::{bf16, f16};
 use std::fmt;
@@ -68,7 +69,7 @@ impl Case {
 }
 
 use ActKind::{BF16, Q8};
-use KvKind::{F16, F32, I8};
+use KvKind::{E4M3, F16, F32, I8};
 use Way::{Decode, Exact, Prefill};
 
 /// Every kernel once.
@@ -81,6 +82,13 @@ const QUICK: &[Case] = &[
     case(Decode(2), I8, (1, 1, 96), 16, &[(1, 20)]),
     case(Decode(2), I8, (7, 1, 128), 5, &[(1, 41)]).window(20),
     case(Decode(1), I8, (2, 1, 256), 16, &[(1, 17)]).cap(2.0),
+    case(Decode(2), F16, (2, 1, 192), 16, &[(1, 30)]),
+    case(Decode(1), I8, (1, 1, 192), 16, &[(1, 18)]).out(Q8),
+    case(Decode(1), E4M3, (2, 1, 64), 16, &[(1, 40)]).out(Q8),
+    case(Decode(2), E4M3, (1, 1, 96), 16, &[(1, 20)]),
+    case(Decode(2), E4M3, (7, 1, 128), 5, &[(1, 41)]).window(20),
+    case(Decode(1), E4M3, (2, 1, 192), 16, &[(1, 17)]),
+    case(Decode(1), E4M3, (2, 1, 256), 16, &[(1, 17)]).cap(2.0),
     case(Prefill, F16, (4, 2, 64), 16, &[(20, 20), (1, 9)]),
     case(Prefill, F16, (2, 2, 96), 16, &[(5, 40)]),
     case(Prefill, F16, (4, 1, 128), 16, &[(18, 30)]).out(Q8),
@@ -89,10 +97,18 @@ const QUICK: &[Case] = &[
     case(Prefill, I8, (1, 1, 96), 16, &[(3, 3)]),
     case(Prefill, I8, (2, 1, 128), 16, &[(8, 20)]).window(6),
     case(Prefill, I8, (1, 1, 256), 32, &[(6, 12)]).cap(2.0),
+    case(Prefill, F16, (2, 1, 192), 16, &[(9, 12)]),
+    case(Prefill, I8, (1, 1, 192), 16, &[(6, 9)]),
+    case(Prefill, E4M3, (2, 1, 64), 16, &[(10, 25)]),
+    case(Prefill, E4M3, (1, 1, 96), 16, &[(3, 3)]),
+    case(Prefill, E4M3, (2, 1, 128), 16, &[(8, 20)]).window(6),
+    case(Prefill, E4M3, (1, 1, 192), 16, &[(6, 9)]),
+    case(Prefill, E4M3, (1, 1, 256), 32, &[(6, 12)]).cap(2.0),
     case(Decode(2), F32, (4, 2, 16), 16, &[(1, 10), (0, 0), (1, 3)]),
     case(Prefill, F32, (2, 1, 64), 16, &[(6, 12)]),
     case(Exact, F16, (2, 1, 128), 16, &[(2, 20)]),
     case(Exact, I8, (4, 2, 8), 16, &[(2, 20)]).out(Q8),
+    case(Exact, E4M3, (4, 2, 8), 16, &[(2, 20)]).out(Q8),
 ];
 
 /// Sizes, groups, blocks, windows, caps and forms that fit nothing evenly.
@@ -111,12 +127,22 @@ const FULL: &[Case] = &[
     case(Decode(4), I8, (3, 1, 96), 32, &[(1, 64), (1, 161)]),
     case(Decode(2), I8, (4, 1, 256), 16, &[(1, 100), (0, 0)]),
     case(Decode(2), F16, (4, 1, 256), 5, &[(1, 100), (1, 65)]),
+    case(Decode(70), E4M3, (9, 1, 64), 16, &[(1, 600), (1, 17)]).out(Q8),
+    case(Decode(7), E4M3, (8, 1, 128), 5, &[(1, 300), (1, 5)]),
+    case(Decode(2), E4M3, (4, 2, 64), 1, &[(1, 150), (0, 0), (1, 12)]),
+    case(Decode(4), E4M3, (3, 1, 96), 32, &[(1, 64), (1, 161)]),
+    case(Decode(2), E4M3, (4, 1, 256), 16, &[(1, 100), (0, 0)]),
+    case(Decode(3), F16, (9, 1, 192), 5, &[(1, 129), (1, 65)]),
+    case(Decode(2), I8, (4, 2, 192), 16, &[(1, 100), (0, 0), (1, 63)]),
+    case(Decode(3), E4M3, (6, 2, 192), 32, &[(1, 130), (1, 16)]),
     case(Decode(1), F16, (4, 2, 96), 16, &[(1, 140), (1, 16)]),
     // Windows and caps.
     case(Decode(3), F16, (4, 1, 128), 16, &[(1, 200), (1, 20), (1, 50)]).window(50),
     case(Decode(1), F16, (2, 1, 64), 5, &[(1, 100), (1, 1)]).window(1),
     case(Decode(2), I8, (2, 1, 128), 16, &[(1, 100), (1, 7)]).window(33).cap(1.5),
     case(Decode(2), F16, (2, 1, 64), 16, &[(1, 90)]).window(1000).cap(3.0),
+    case(Decode(2), E4M3, (2, 1, 128), 16, &[(1, 100), (1, 7)]).window(33).cap(1.5),
+    case(Decode(2), F16, (2, 1, 192), 16, &[(1, 90)]).window(40).cap(2.0),
     // Forms of the output, with one share and merged.
     case(Decode(1), F16, (4, 2, 64), 16, &[(1, 30), (0, 0)]).out(BF16),
     case(Decode(2), F16, (4, 2, 96), 16, &[(1, 40), (0, 0)]).out(Q8),
@@ -134,10 +160,19 @@ const FULL: &[Case] = &[
     case(Prefill, I8, (2, 1, 128), 1, &[(66, 130)]),
     case(Prefill, I8, (3, 1, 96), 16, &[(50, 64)]),
     case(Prefill, I8, (4, 1, 256), 32, &[(20, 50)]),
+    case(Prefill, E4M3, (4, 2, 64), 5, &[(40, 140), (1, 33), (0, 0)]),
+    case(Prefill, E4M3, (2, 1, 128), 1, &[(66, 130)]),
+    case(Prefill, E4M3, (3, 1, 96), 16, &[(50, 64)]),
+    case(Prefill, E4M3, (4, 1, 256), 32, &[(20, 50)]),
+    case(Prefill, F16, (3, 1, 192), 5, &[(30, 70), (1, 33)]),
+    case(Prefill, I8, (2, 1, 192), 16, &[(65, 65)]).out(Q8),
+    case(Prefill, E4M3, (8, 2, 192), 16, &[(20, 100), (0, 0), (1, 40)]),
     case(Prefill, F16, (1, 1, 128), 16, &[(130, 200)]).window(70),
     case(Prefill, F16, (2, 1, 64), 16, &[(100, 100)]).window(1),
     case(Prefill, F16, (4, 2, 96), 16, &[(40, 60)]).window(500).cap(2.0),
     case(Prefill, I8, (2, 1, 64), 5, &[(50, 150), (1, 90)]).window(17).cap(2.0),
+    case(Prefill, E4M3, (2, 1, 64), 5, &[(50, 150), (1, 90)]).window(17).cap(2.0),
+    case(Prefill, F16, (2, 2, 192), 16, &[(40, 90)]).window(35),
     case(Prefill, F16, (2, 1, 64), 16, &[(5, 9), (1, 4)]).out(BF16),
     case(Prefill, I8, (2, 1, 96), 16, &[(5, 9)]).out(ActKind::F16),
     case(Prefill, F16, (2, 2, 256), 16, &[(5, 9)]).out(Q8),
@@ -146,6 +181,12 @@ const FULL: &[Case] = &[
     case(Decode(2), I8, (6, 2, 10), 16, &[(1, 33)]).cap(2.0),
     case(Prefill, F16, (4, 1, 16), 16, &[(9, 30), (1, 5), (0, 0)]).window(8),
     case(Prefill, I8, (5, 5, 32), 1, &[(4, 7)]),
+    case(Decode(2), E4M3, (6, 2, 10), 16, &[(1, 33), (0, 0)]).cap(2.0),
+    case(Prefill, E4M3, (5, 5, 80), 1, &[(4, 7)]),
+    case(Decode(2), F16, (2, 1, 512), 16, &[(1, 40), (0, 0)]),
+    case(Decode(1), E4M3, (2, 2, 512), 16, &[(1, 20)]),
+    case(Prefill, I8, (2, 1, 512), 5, &[(3, 35)]).window(20),
+    case(Prefill, F32, (2, 1, 512), 16, &[(2, 9)]).out(Q8),
     case(Decode(1), F32, (4, 2, 8), 16, &[(0, 0), (1, 20)]).out(Q8),
     case(Prefill, F32, (16, 4, 10), 16, &[(3, 40)]).out(Q8),
     case(Prefill, F32, (4, 2, 16), 5, &[(7, 140), (1, 1)]).window(129),
@@ -156,7 +197,9 @@ const FULL: &[Case] = &[
 
 pub(crate) fn checks(bench: &Bench, size: Size) -> Result<Vec<Check>, CardError> {
     let full = if size == Size::Full { FULL } else { &[] };
-    QUICK.iter().chain(full).enumerate().map(|(i, case)| check(bench, case, i as u64)).collect()
+    let kept = |(_, case): &(usize, &Case)| case.kind.check(bench.card.properties()).is_ok();
+    let cases = QUICK.iter().chain(full).enumerate().filter(kept);
+    cases.map(|(i, case)| check(bench, case, i as u64)).collect()
 }
 
 /// What decoding gives in all of its cases, bit for bit.
@@ -168,6 +211,19 @@ pub(super) fn decoded(bench: &Bench) -> Result<Vec<Vec<u32>>, CardError> {
         Ok(got.iter().map(|v| v.to_bits()).collect())
     };
     QUICK.iter().chain(FULL).filter(decodes).map(bits).collect()
+}
+
+/// What each way gives for a cache in E4M3 with a single token, whose value is all bytes in their order.
+#[cfg(all(test, feature = "emulator"))]
+pub(super) fn e4m3_bytes(bench: &Bench) -> Result<Vec<(String, Vec<f32>)>, CardError> {
+    let outputs = |way| {
+        let case = case(way, E4M3, (1, 1, 256), 1, &[(1, 1)]);
+        let mut data = Data::new(&case, 1);
+        let block = data.tables[data.rows[3] as usize] as usize;
+        data.values.bytes[block * 256..][..256].copy_from_slice(&Vec::from_iter(0..=255));
+        Ok((format!("{way:?}"), run(bench, &case, &data)?))
+    };
+    [Decode(1), Prefill, Exact].map(outputs).into_iter().collect()
 }
 
 fn check(bench: &Bench, case: &Case, seed: u64) -> Result<Check, CardError> {
@@ -256,7 +312,7 @@ impl Side {
     fn new(case: &Case, shape: &KvShape, places: &[Vec<u32>], numbers: &mut Numbers) -> Side {
         let dim = shape.head_dim;
         let mut bytes = vec![0xff; shape.heads() * dim * case.kind.bytes()];
-        let mut scales = vec![f32::NAN; if case.kind == I8 { shape.heads() } else { 0 }];
+        let mut scales = vec![f32::NAN; case.kind.scales(shape.heads())];
         let mut meant = Vec::new();
         for (own, (_, context)) in places.iter().zip(case.rows) {
             let mut row = Vec::new();
@@ -298,6 +354,11 @@ fn cache(kind: KvKind, head: &[f32], meant: &mut Vec<f64>) -> (Vec<u8>, f32) {
             meant.extend(whole.iter().map(|q| f64::from(*q) * f64::from(scale)));
             (bytes_of(&whole).to_vec(), scale)
         }
+        E4M3 => {
+            let bytes: Vec<u8> = head.iter().map(|v| e4m3::nearest(f64::from(*v))).collect();
+            meant.extend(bytes.iter().map(|byte| e4m3::value(*byte)));
+            (bytes, 1.0)
+        }
     }
 }
 
@@ -314,7 +375,7 @@ fn run(bench: &Bench, case: &Case, data: &Data) -> Result<Vec<f32>, CardError> {
         let view = layer.view_mut();
         card.upload(view.keys.address(), &data.keys.bytes, Queue::Compute)?;
         card.upload(view.values.address(), &data.values.bytes, Queue::Compute)?;
-        if case.kind == I8 {
+        if !data.keys.scales.is_empty() {
             let scales = [&data.keys.scales[..], &data.values.scales].concat();
             card.upload(view.scales.address(), bytes_of(&scales), Queue::Compute)?;
         }

@@ -1,31 +1,40 @@
 //! Rows with one query token each: the cached tokens of a row are cut into shares, one block each, of which the last one
 //! to be done puts all together.
 
-use super::{AttentionSpec, cache_args, check, exact, kernel_for, out_args, tile_bytes};
+use super::{AttentionSpec, Names, cache_args, check, exact, kernel_for, out_args, tile_bytes};
 use crate::cuda::acts::ActsMut;
 use crate::cuda::buffer::{View, ViewMut};
 use crate::cuda::card::{Arg, COUNTS, Card, CardError, Grid};
 use crate::cuda::kv::{KvView, Rows};
 
-const KERNELS: [[&str; 4]; 2] = [
+const KERNELS: Names = [
     [
         "attention_decode_f16_64",
         "attention_decode_f16_96",
         "attention_decode_f16_128",
+        "attention_decode_f16_192",
         "attention_decode_f16_256",
     ],
     [
         "attention_decode_i8_64",
         "attention_decode_i8_96",
         "attention_decode_i8_128",
+        "attention_decode_i8_192",
         "attention_decode_i8_256",
+    ],
+    [
+        "attention_decode_e4m3_64",
+        "attention_decode_e4m3_96",
+        "attention_decode_e4m3_128",
+        "attention_decode_e4m3_192",
+        "attention_decode_e4m3_256",
     ],
 ];
 const THREADS: u32 = 128;
 /// Warps of a block, and query heads that it takes.
 const WARPS: usize = 4;
 const HEADS: usize = 8;
-/// Blocks that a multiprocessor should have: two are resident for any cache but f16 heads of 256.
+/// Blocks that a multiprocessor should have: two are resident with heads of up to 128.
 const BLOCKS_EACH: usize = 2;
 /// Tokens below which a share is not worth its start.
 const LEAST_SHARE: usize = 128;

@@ -45,6 +45,7 @@ pub(super) fn launch(
         KvKind::F32 => "attention_exact_f32",
         KvKind::F16 => "attention_exact_f16",
         KvKind::I8 => "attention_exact_i8",
+        KvKind::E4M3 => "attention_exact_e4m3",
     };
     let dim = kv.shape.head_dim;
     let unit = unit(dim).min(spec.heads);

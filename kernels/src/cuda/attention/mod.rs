@@ -38,9 +38,12 @@ pub struct AttentionSpec {
 }
 
 /// Widest head.
-const MOST_DIM: usize = 256;
-/// Widths of heads that the tensor-core kernels take.
-const DIMS: [usize; 4] = [64, 96, 128, 256];
+pub const WIDEST_HEAD: usize = 512;
+/// Widths of heads that the tensor-core kernels take. Not 512: a lane would hold 256 sums of outputs, and a thread has
+/// 255 registers for everything. The sums would have to be cut over several warps.
+const DIMS: [usize; 5] = [64, 96, 128, 192, 256];
+/// The tensor-core kernels of a way: for caches in f16, i8 and E4M3, with heads of [`DIMS`] each.
+type Names = [[&'static str; DIMS.len()]; 3];
 /// Most blocks along the second and third side of a grid.
 const MOST_ROWS: usize = 65_535;
 
@@ -78,8 +81,8 @@ fn check(
     if shape.kv_heads == 0 || spec.heads == 0 || !spec.heads.is_multiple_of(shape.kv_heads) {
         return refuse(format!("{} heads do not share {}", spec.heads, shape.kv_heads));
     }
-    if shape.head_dim == 0 || shape.head_dim > MOST_DIM || !shape.head_dim.is_multiple_of(2) {
-        return refuse(format!("heads of {} are not even or wider than 256", shape.head_dim));
+    if shape.head_dim == 0 || shape.head_dim > WIDEST_HEAD || !shape.head_dim.is_multiple_of(2) {
+        return refuse(format!("heads of {} are not even or wider than 512", shape.head_dim));
     }
     if shape.block_size == 0 || shape.heads() > u32::MAX as usize {
         return refuse(format!("a cache of {} blocks of {}", shape.blocks, shape.block_size));
@@ -104,7 +107,7 @@ fn check(
 
 fn check_cache(kv: &KvView<'_>) -> Result<(), CardError> {
     let bytes = kv.shape.heads() * kv.shape.head_dim * kv.kind.bytes();
-    let scales = if kv.kind == KvKind::I8 { kv.shape.heads() } else { 0 };
+    let scales = kv.kind.scales(kv.shape.heads());
     let holds = kv.keys.len() >= bytes
         && kv.values.len() >= bytes
         && kv.key_scales.len() >= scales
@@ -138,13 +141,14 @@ fn out_args(out: &ActsMut<'_>) -> [Arg; 3] {
     [values, scales, Arg::I32(kind)]
 }
 
-/// The tensor-core kernel among `names` (f16 caches, then i8; [`DIMS`] each) for this cache, if there is one.
-fn kernel_for(names: &[[&'static str; 4]; 2], kv: &KvView<'_>) -> Option<&'static str> {
+/// The tensor-core kernel among `names` for this cache, if there is one.
+fn kernel_for(names: &Names, kv: &KvView<'_>) -> Option<&'static str> {
     let at = DIMS.iter().position(|dim| *dim == kv.shape.head_dim)?;
     match kv.kind {
         KvKind::F32 => None,
         KvKind::F16 => Some(names[0][at]),
         KvKind::I8 => Some(names[1][at]),
+        KvKind::E4M3 => Some(names[2][at]),
     }
 }
 
@@ -154,7 +158,7 @@ fn tile_bytes(kv: &KvView<'_>, keys: usize) -> (usize, usize) {
     let dim = kv.shape.head_dim;
     let step = 2 * dim + 16;
     let data = match kv.kind {
-        KvKind::I8 => keys * step + 2 * keys * dim,
+        KvKind::I8 | KvKind::E4M3 => keys * step + 2 * keys * dim,
         KvKind::F16 | KvKind::F32 => 2 * keys * step,
     };
     (step, data + 16 * keys)

@@ -1,23 +1,32 @@
 //! Rows with any number of query tokens: chunks of prompts.
 
-use super::{AttentionSpec, cache_args, check, exact, kernel_for, out_args, tile_bytes};
+use super::{AttentionSpec, Names, cache_args, check, exact, kernel_for, out_args, tile_bytes};
 use crate::cuda::acts::ActsMut;
 use crate::cuda::buffer::View;
 use crate::cuda::card::{Arg, Card, CardError, Grid};
 use crate::cuda::kv::{KvView, Rows};
 
-const KERNELS: [[&str; 4]; 2] = [
+const KERNELS: Names = [
     [
         "attention_prefill_f16_64",
         "attention_prefill_f16_96",
         "attention_prefill_f16_128",
+        "attention_prefill_f16_192",
         "attention_prefill_f16_256",
     ],
     [
         "attention_prefill_i8_64",
         "attention_prefill_i8_96",
         "attention_prefill_i8_128",
+        "attention_prefill_i8_192",
         "attention_prefill_i8_256",
+    ],
+    [
+        "attention_prefill_e4m3_64",
+        "attention_prefill_e4m3_96",
+        "attention_prefill_e4m3_128",
+        "attention_prefill_e4m3_192",
+        "attention_prefill_e4m3_256",
     ],
 ];
 const THREADS: u32 = 128;
@@ -63,8 +72,8 @@ pub fn attend_prefill(
 /// `attention_prefill::Plan::kShared`.
 fn shared_bytes(kv: &KvView<'_>) -> usize {
     let dim = kv.shape.head_dim;
-    let held = dim <= 128;
-    let (step, tile) = tile_bytes(kv, if held { 64 } else { 32 });
-    let kept = if held { 0 } else { TILE * step };
-    (kept + tile).max(4 * TILE * (dim + 8))
+    let (step, tile) = tile_bytes(kv, if dim <= 128 { 64 } else { 32 });
+    let kept = if dim <= 192 { 0 } else { TILE * step };
+    let piece = if dim == 192 { 64 } else { dim };
+    (kept + tile).max(4 * TILE * (piece + 8))
 }

@@ -5,6 +5,7 @@ use crate::cuda::acts::ActBuffer;
 use crate::cuda::buffer::Buffer;
 use crate::cuda::card::{COUNTS, Card, Pool, Queue};
 use crate::cuda::check::Bench;
+use crate::cuda::e4m3;
 use crate::cuda::emulated::{BACKWARDS, EmulatedCard};
 use crate::cuda::kv::{KvLayer, KvShape};
 use crate::cuda::paper::{Noted, PaperCard};
@@ -117,8 +118,25 @@ impl Call {
 
 #[test]
 fn what_fits_runs() {
-    USUAL.tried(true).unwrap();
-    USUAL.tried(false).unwrap();
+    for kind in KvKind::ALL {
+        Call { kind, ..USUAL }.tried(true).unwrap();
+        Call { kind, ..USUAL }.tried(false).unwrap();
+    }
+}
+
+/// A single cached token is the output, so that each of the 256 bytes of E4M3 shows what the kernels read it as.
+#[test]
+fn every_byte_of_e4m3_is_read_as_its_number() {
+    let bench = Bench::emulated(64 << 20);
+    let outputs = super::answers::e4m3_bytes(&bench).unwrap();
+    assert_eq!(outputs.len(), 3);
+    for (way, got) in outputs {
+        for (byte, got) in (0..=255).zip(got) {
+            let number = e4m3::value(byte) as f32;
+            let same = got == number || (got.is_nan() && number.is_nan());
+            assert!(same, "{way}: {byte:02x} is {got}, not {number}");
+        }
+    }
 }
 
 #[test]
@@ -133,7 +151,7 @@ fn wrong_models_are_refused() {
     assert!(of(AttentionSpec { soft_cap: Some(f32::NAN), ..spec }).refused());
     let of = |shape| Call { shape, ..USUAL };
     assert!(of(KvShape { head_dim: 63, ..shape }).refused());
-    assert!(of(KvShape { head_dim: 258, ..shape }).refused());
+    assert!(of(KvShape { head_dim: 514, ..shape }).refused());
     assert!(of(KvShape { head_dim: 0, ..shape }).refused());
     assert!(of(KvShape { block_size: 0, ..shape }).refused());
     assert!(of(KvShape { kv_heads: 0, ..shape }).refused());

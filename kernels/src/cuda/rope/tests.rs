@@ -4,6 +4,7 @@ use super::*;
 use crate::cuda::buffer::Buffer;
 use crate::cuda::card::Queue;
 use crate::cuda::check::{Bench, refused};
+use crate::cuda::e4m3;
 use crate::cuda::kv::KvLayer;
 use crate::cuda::rows::answers::Input;
 use proptest::prelude::*;
@@ -55,8 +56,12 @@ fn angles_that_do_not_fit_are_refused() {
 }
 
 fn layer(bench: &Bench, head_dim: usize) -> KvLayer {
+    layer_of(bench, head_dim, KvKind::I8)
+}
+
+fn layer_of(bench: &Bench, head_dim: usize, kind: KvKind) -> KvLayer {
     let shape = KvShape { blocks: 2, block_size: 4, kv_heads: 1, head_dim };
-    KvLayer::new(&bench.card, bench.pool, shape, KvKind::I8, Queue::Compute).unwrap()
+    KvLayer::new(&bench.card, bench.pool, shape, kind, Queue::Compute).unwrap()
 }
 
 #[test]
@@ -127,7 +132,46 @@ fn a_value_that_is_not_a_number_stays_one() {
     assert!((key - 1.0 / 127.0).abs() < 1e-8 && value.is_nan(), "{key} {value}");
 }
 
+/// Numbers as the bytes that a cache in E4M3 keeps of them as a value.
+fn kept_in_e4m3(values: &[f32]) -> Vec<u8> {
+    let (bench, dim) = (Bench::emulated(16 << 20), values.len());
+    let mut kv = layer_of(&bench, dim, KvKind::E4M3);
+    let slots = Buffer::of(&bench.card, bench.pool, &[0u32]).unwrap();
+    let heads = [&vec![0.0; 2 * dim][..], values].concat();
+    let mut qkv = Input::new(&bench, 0, &heads).unwrap();
+    let angles = Angles { half: 0, cos: View::none(), sin: View::none() };
+    let heads = Heads { count: 1, bias: None, norms: None, angles, scaled: None };
+    prepare(&*bench.card, &heads, qkv.view_mut(), slots.view(), kv.view_mut()).unwrap();
+    let mut bytes = vec![0; dim];
+    bench.card.download(kv.view().values.address(), &mut bytes, Queue::Compute).unwrap();
+    bytes
+}
+
+/// Every number of the format, those half way to the next, and what lies beside those.
+#[test]
+fn numbers_round_to_the_nearest_in_e4m3() {
+    let magnitudes = (0..0x7e).map(|byte| {
+        let (low, high) = (e4m3::value(byte) as f32, e4m3::value(byte + 1) as f32);
+        let half = f32::midpoint(low, high);
+        [low, half.next_down(), half, half.next_up()]
+    });
+    let beyond = [448.0, 463.9, 464.0, 480.0, 65504.0, f32::MAX, f32::INFINITY, f32::NAN];
+    let magnitudes: Vec<f32> = magnitudes.flatten().chain(beyond).collect();
+    for chunk in magnitudes.chunks(64) {
+        let values: Vec<f32> = chunk.iter().flat_map(|v| [*v, -*v]).collect();
+        let wanted: Vec<u8> = values.iter().map(|v| e4m3::nearest(f64::from(*v))).collect();
+        assert_eq!(kept_in_e4m3(&values), wanted, "{values:?}");
+    }
+}
+
 proptest! {
+    #[test]
+    fn any_bits_round_to_the_nearest_in_e4m3(bits in proptest::collection::vec(any::<u32>(), 128)) {
+        let values: Vec<f32> = bits.iter().map(|bits| f32::from_bits(*bits)).collect();
+        let wanted: Vec<u8> = values.iter().map(|v| e4m3::nearest(f64::from(*v))).collect();
+        prop_assert_eq!(kept_in_e4m3(&values), wanted, "{:?}", values);
+    }
+
     #[test]
     fn every_head_has_a_warp(tokens in 1usize..5000, all in 3usize..300, half_dim in 1usize..=256) {
         let grid = grid(tokens, all, 2 * half_dim);

@@ -123,10 +123,10 @@ impl Sweep {
         multiply_by(way, &*self.card, matrix, x, n, out, Some(bias.view())).unwrap();
     }
 
-    /// Heads of 80 go to the exact kernels.
+    /// Heads of 80 and 512 go to the exact kernels.
     fn attention(&self) {
-        for kind in [KvKind::F32, KvKind::F16, KvKind::I8] {
-            for head_dim in [64, 80, 96, 128, 256] {
+        for kind in KvKind::ALL {
+            for head_dim in [64, 80, 96, 128, 192, 256, 512] {
                 let shape = KvShape { blocks: 64, block_size: 16, kv_heads: 8, head_dim };
                 let layer =
                     KvLayer::new(&self.card, self.pool, shape, kind, Queue::Compute).unwrap();
@@ -175,7 +175,7 @@ impl Sweep {
         let (card, head_dim, vocab) = (&*self.card, rope::LONGEST_HEAD, 128 << 10);
         let words = Buffer::<u32>::new(&self.card, self.pool, 64).unwrap();
         let angles = self.floats(head_dim / 2);
-        for kind in [KvKind::F32, KvKind::F16, KvKind::I8] {
+        for kind in KvKind::ALL {
             let shape = KvShape { blocks: 4, block_size: 16, kv_heads: 2, head_dim };
             let mut layer =
                 KvLayer::new(&self.card, self.pool, shape, kind, Queue::Compute).unwrap();
