@@ -118,6 +118,8 @@ __device__ void run(const float *RESTRICT qkv, int stride, int heads, const Cach
     stage_queries<kDim>(qkv, stride, row.start, rows, scale, shared, T::kStep);
     __syncthreads();
     Queries<kDim> queries(shared + threadIdx.x / 32 * 16 * T::kStep, T::kStep);
+    // Tiles come where queries were read from: of 32 keys, so that their bytes lie there too.
+    if (Queries<kDim>::kHeld) __syncthreads();
     Sight sight = sight_of(rows, window);
     Span span = {first_seen(rows.position(0), window), rows.position(kRows - 1) + 1, T::kKeys};
     Sums<kDim, false> sums;
