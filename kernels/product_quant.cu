@@ -11,15 +11,7 @@
                                            groups, stride, blockIdx.x);                                              \
     }                                                                                                                \
     EXPORT(product_quant_##name##_##n)
-#define PRODUCTS(name, kind)                                                                                         \
-    PRODUCT(name, kind, 1)                                                                                           \
-    PRODUCT(name, kind, 2)                                                                                           \
-    PRODUCT(name, kind, 3)                                                                                           \
-    PRODUCT(name, kind, 4)                                                                                           \
-    PRODUCT(name, kind, 5)                                                                                           \
-    PRODUCT(name, kind, 6)                                                                                           \
-    PRODUCT(name, kind, 7)                                                                                           \
-    PRODUCT(name, kind, 8)
+#define PRODUCTS(name, kind) EACH_COUNT(PRODUCT, name, kind)
 
 EACH_KIND(PRODUCTS)
 

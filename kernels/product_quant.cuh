@@ -140,3 +140,8 @@ __device__ void run(const Matrix &matrix, const int8_t *RESTRICT x, const float2
 }
 
 } // namespace product_quant
+
+// A kernel for each number of inputs.
+#define EACH_COUNT(one, name, kind)                                                                                  \
+    one(name, kind, 1) one(name, kind, 2) one(name, kind, 3) one(name, kind, 4)                                      \
+    one(name, kind, 5) one(name, kind, 6) one(name, kind, 7) one(name, kind, 8)

@@ -370,20 +370,13 @@ template <class T> struct Tile {
         size_t tile = size_t(blockIdx.y) * gridDim.x + blockIdx.x;
         float *all = p.partials + tile * gridDim.z * kSums, *own = all + size_t(blockIdx.z) * kSums;
         join(warp, [&](int row, int input, float sum) { own[input * T::M + row] = sum; });
-        __threadfence();
-        unsigned *before = reinterpret_cast<unsigned *>(memory);
-        __syncthreads();
-        if (threadIdx.x == 0) *before = atomicAdd(p.counts + tile, 1u);
-        __syncthreads();
-        if (*before != gridDim.z - 1) return;
-        __threadfence();
+        if (!is_last(p.counts + tile, gridDim.z, reinterpret_cast<unsigned *>(memory))) return;
         for (int i = threadIdx.x * 4; i < kSums; i += T::kThreads * 4) {
             float4 sum = gather(all + i);
             int row = i % T::M, input = i / T::M;
             write(row, input, W::value(sum.x)), write(row + 1, input, W::value(sum.y));
             write(row + 2, input, W::value(sum.z)), write(row + 3, input, W::value(sum.w));
         }
-        if (threadIdx.x == 0) p.counts[tile] = 0;
     }
 
     // Four sums of all blocks, from where the first has left them: several loads are under way at once, and added in

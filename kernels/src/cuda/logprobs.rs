@@ -79,16 +79,8 @@ pub fn before_sampling(card: &dyn Card, batch: &LogprobsBatch<'_>) -> Result<(),
         return Ok(());
     }
     let (len, parts) = cut(batch.vocab);
-    let args = [
-        batch.logits.arg(),
-        batch.params.arg(),
-        batch.edits.arg(),
-        count(batch.edits.len()),
-        batch.kept.arg(),
-        batch.parts.arg(),
-        Arg::U32(batch.vocab as u32),
-        Arg::U32(len as u32),
-    ];
+    let sizes = [batch.vocab, len].map(|size| Arg::U32(size as u32));
+    let args = [&batch.args()[..], &sizes].concat();
     let grid = Grid::of([parts as u32, batch.n as u32, 1], THREADS).shared(128);
     // SAFETY: `check` has seen that every array is as long as the kernel takes it to be; it looks itself at what the
     // rows say about the list of edits.
@@ -111,24 +103,24 @@ pub fn after_sampling(
     if batch.n == 0 {
         return Ok(());
     }
-    let args = [
-        batch.logits.arg(),
-        batch.params.arg(),
-        batch.edits.arg(),
-        count(batch.edits.len()),
-        batch.kept.arg(),
-        batch.parts.arg(),
-        ids.arg(),
-        out.arg(),
-        Arg::U32(batch.vocab as u32),
-        Arg::U32(cut(batch.vocab).1 as u32),
-    ];
+    let sizes = [batch.vocab, cut(batch.vocab).1].map(|size| Arg::U32(size as u32));
+    let args = [&batch.args()[..], &[ids.arg(), out.arg()], &sizes].concat();
     // SAFETY: as above.
     unsafe { card.launch("logprobs_join", Grid::line(batch.n, 32), &args) }
 }
 
-fn count(len: usize) -> Arg {
-    Arg::U32(len.min(u32::MAX as usize) as u32)
+impl LogprobsBatch<'_> {
+    /// What both kernels take.
+    fn args(&self) -> [Arg; 6] {
+        [
+            self.logits.arg(),
+            self.params.arg(),
+            self.edits.arg(),
+            Arg::U32(self.edits.len().min(u32::MAX as usize) as u32),
+            self.kept.arg(),
+            self.parts.arg(),
+        ]
+    }
 }
 
 fn check(batch: &LogprobsBatch<'_>) -> Result<(), CardError> {

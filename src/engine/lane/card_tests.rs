@@ -333,6 +333,20 @@ fn a_canary_is_loaded_and_dropped_while_a_graph_is_recorded() {
     card.synchronise(Queue::Compute).unwrap();
 }
 
+/// Enqueues a step, ahead of the one in flight if there is one and if that can be; then finishes the oldest of two.
+/// Returns whether there was a step ahead.
+fn turn_ahead(lane: &mut Lane, start: Instant) -> bool {
+    let turn = match lane.in_flight() {
+        0 => Turn::Next { shared: false },
+        _ => Turn::Ahead,
+    };
+    let begun = lane.begin(turn, || start) == Begun::InFlight;
+    if lane.in_flight() == 2 || !begun {
+        assert!(lane.finish(None, || start).is_none());
+    }
+    begun && turn == Turn::Ahead
+}
+
 /// Requests that end by their length or by a stop token, greedy and sampled, some sooner than others.
 fn of_length(i: usize) -> (SeqRequest, UnboundedReceiver<SeqEvent>) {
     let (mut asked, inbox) = request(5 + 9 * i, 3 + 5 * i);
@@ -368,15 +382,7 @@ fn steps_ahead_say_what_steps_one_by_one_say() {
             inboxes.push(inbox);
         }
         while !lane.is_idle() {
-            let turn = match lane.in_flight() {
-                0 => Turn::Next { shared: false },
-                _ => Turn::Ahead,
-            };
-            let begun = lane.begin(turn, || start) == Begun::InFlight;
-            if lane.in_flight() == 2 || !begun {
-                assert!(lane.finish(None, || start).is_none());
-            }
-            if turn == Turn::Ahead && begun {
+            if turn_ahead(&mut lane, start) {
                 ahead += 1;
                 assert!(!emulated.waiting(Queue::Compute).is_empty(), "the GPU has work");
             }
@@ -452,14 +458,7 @@ fn readers_who_leave_during_a_step_ahead_change_nothing_for_others() {
         if count.is_multiple_of(3) {
             leave.pop_front();
         }
-        let turn = match lane.in_flight() {
-            0 => Turn::Next { shared: false },
-            _ => Turn::Ahead,
-        };
-        let begun = lane.begin(turn, || start) == Begun::InFlight;
-        if lane.in_flight() == 2 || !begun {
-            assert!(lane.finish(None, || start).is_none());
-        }
+        turn_ahead(&mut lane, start);
     }
     assert_eq!(vec![said(stays)], alone);
     assert_eq!(lane.scheduler.blocks().used(), 0);

@@ -3,7 +3,7 @@
 use super::*;
 use crate::cuda::buffer::{Buffer, Mapped};
 use crate::cuda::check::{Bench, Check, Numbers, Size};
-use crate::cuda::sample::{NON_FINITE, SampleBatch, sample, scratch_len};
+use crate::cuda::sample::{SampleBatch, sample, scratch_len};
 
 /// Few tokens and many, less than a part and more than fit the parts evenly, with ties.
 pub(crate) fn checks(bench: &Bench, size: Size) -> Result<Vec<Check>, CardError> {
@@ -49,35 +49,56 @@ fn case(n: usize, vocab: usize) -> Case {
     Case { logits, params, edits }
 }
 
-fn check(bench: &Bench, n: usize, vocab: usize) -> Result<[Check; 3], CardError> {
-    let (card, pool) = (&bench.card, bench.pool);
-    let Case { logits, params, edits } = case(n, vocab);
-    let (got, ids) = {
-        let mut logits = Buffer::of(card, pool, &logits)?;
-        let params = Buffer::of(card, pool, &params)?;
-        let edits = Buffer::of(card, pool, &edits)?;
-        let mut kept = Buffer::new(card, pool, edits.len())?;
-        let mut parts = Buffer::new(card, pool, parts_len(n))?;
+/// Buffers of a case, and what the kernels made of it.
+struct Run {
+    logits: Buffer<f32>,
+    params: Buffer<RowParams>,
+    edits: Buffer<TokenEdit>,
+    kept: Buffer<f32>,
+    parts: Buffer<u64>,
+}
+
+impl Run {
+    fn batch(&mut self, n: usize, vocab: usize) -> LogprobsBatch<'_> {
+        LogprobsBatch {
+            n,
+            vocab,
+            logits: self.logits.view(),
+            params: self.params.view(),
+            edits: self.edits.view(),
+            kept: self.kept.view_mut(),
+            parts: self.parts.view_mut(),
+        }
+    }
+}
+
+impl Case {
+    /// The rows, and the ids that were drawn for them.
+    fn run(
+        &self,
+        bench: &Bench,
+        n: usize,
+        vocab: usize,
+    ) -> Result<(Vec<RowLogprobs>, Vec<u32>), CardError> {
+        let (card, pool) = (&bench.card, bench.pool);
+        let mut run = Run {
+            logits: Buffer::of(card, pool, &self.logits)?,
+            params: Buffer::of(card, pool, &self.params)?,
+            edits: Buffer::of(card, pool, &self.edits)?,
+            kept: Buffer::new(card, pool, self.edits.len())?,
+            parts: Buffer::new(card, pool, parts_len(n))?,
+        };
         let mut scratch = Buffer::new(card, pool, scratch_len(n, vocab))?;
         let (mut ids, mut host_ids) = (Buffer::new(card, pool, n)?, Mapped::new(card, n)?);
         let mut out = Mapped::new(card, n)?;
-        parts.fill(0xff)?;
-        let batch = LogprobsBatch {
-            n,
-            vocab,
-            logits: logits.view(),
-            params: params.view(),
-            edits: edits.view(),
-            kept: kept.view_mut(),
-            parts: parts.view_mut(),
-        };
-        before_sampling(&**card, &batch)?;
+        run.parts.fill(0xff)?;
+        before_sampling(&**card, &run.batch(n, vocab))?;
         let sampled = SampleBatch {
             n,
             vocab,
-            logits: logits.view_mut(),
-            params: params.view(),
-            edits: edits.view(),
+            logits: run.logits.view_mut(),
+            params: run.params.view(),
+            edits: run.edits.view(),
             masks: View::none(),
             soft_cap: 0.0,
             scratch: scratch.view_mut(),
@@ -85,52 +106,61 @@ fn check(bench: &Bench, n: usize, vocab: usize) -> Result<[Check; 3], CardError>
             host_ids: host_ids.view_mut(),
         };
         sample(&**card, sampled)?;
-        let batch = LogprobsBatch {
-            n,
-            vocab,
-            logits: logits.view(),
-            params: params.view(),
-            edits: edits.view(),
-            kept: kept.view_mut(),
-            parts: parts.view_mut(),
-        };
-        after_sampling(&**card, &batch, ids.view(), out.view_mut())?;
+        after_sampling(&**card, &run.batch(n, vocab), ids.view(), out.view_mut())?;
         let ids = ids.to_vec()?;
         let mut got = vec![RowLogprobs::default(); n];
         out.read(0, &mut got)?;
-        (got, ids)
-    };
-    let (mut listed, mut likeliest, mut sums, mut exact) = (vec![], vec![], vec![], vec![]);
+        Ok((got, ids))
+    }
+
+    /// Whether each row with edits has drawn the token with the large bias: its kept logit differs from the edited one.
+    fn favours(&self, ids: &[u32]) -> bool {
+        ids.iter().zip(&self.params).filter(|(_, row)| row.edits > 0).all(|(id, row)| {
+            let own = &self.edits[row.first_edit as usize..][..row.edits as usize];
+            own.iter().any(|edit| edit.id == *id && edit.bias > 0.0)
+        })
+    }
+}
+
+/// Number of likeliest tokens, their ids and logits, and the logit of the one that was drawn.
+fn listed(logits: &[f32], drawn: u32) -> Vec<u32> {
+    let mut sorted: Vec<u32> = (0..logits.len() as u32).collect();
+    sorted.sort_by(|a, b| logits[*b as usize].total_cmp(&logits[*a as usize]).then(a.cmp(b)));
+    sorted.truncate(MOST_LIKELIEST);
+    let bits = |id: &u32| logits[*id as usize].to_bits();
+    let head = [sorted.len() as u32];
+    head.into_iter()
+        .chain(sorted.clone())
+        .chain(sorted.iter().map(bits))
+        .chain([bits(&drawn)])
+        .collect()
+}
+
+fn check(bench: &Bench, n: usize, vocab: usize) -> Result<[Check; 3], CardError> {
+    let case = case(n, vocab);
+    let (got, ids) = case.run(bench, n, vocab)?;
+    let (mut found, mut likeliest, mut sums, mut exact) = (vec![], vec![], vec![], vec![]);
     for (row, (got, id)) in got.iter().zip(&ids).enumerate() {
-        let logits = &logits[row * vocab..][..vocab];
-        let mut sorted: Vec<u32> = (0..vocab as u32).collect();
-        sorted.sort_by(|a, b| logits[*b as usize].total_cmp(&logits[*a as usize]).then(a.cmp(b)));
-        sorted.truncate(MOST_LIKELIEST);
-        listed.push(got.count);
-        listed.extend(got.ids.iter().take(got.count as usize));
-        listed.extend(got.logits.iter().take(got.count as usize).map(|l| l.to_bits()));
-        listed.push(got.drawn.to_bits());
-        likeliest.push(sorted.len() as u32);
-        likeliest.extend(&sorted);
-        likeliest.extend(sorted.iter().map(|id| logits[*id as usize].to_bits()));
-        likeliest.push(match *id {
-            NON_FINITE => 0,
-            id => logits[id as usize].to_bits(),
-        });
+        let (logits, count) = (&case.logits[row * vocab..][..vocab], got.count as usize);
+        found.push(got.count);
+        found.extend(got.ids.iter().take(count));
+        found.extend(got.logits.iter().take(count).map(|logit| logit.to_bits()));
+        found.push(got.drawn.to_bits());
+        likeliest.extend(listed(logits, *id));
         sums.push(got.most + got.sum.ln());
         let most = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
         let sum: f64 = logits.iter().map(|l| f64::from(*l - most).exp()).sum();
         exact.push(f64::from(most) + sum.ln());
     }
     let named = |what: &str| format!("{what} of {n} rows of {vocab}");
-    // The bias decides what is drawn, so that the kept logit differs from the edited one.
-    let favoured = ids.iter().zip(&params).filter(|(_, row)| row.edits > 0).all(|(id, row)| {
-        let own = &edits[row.first_edit as usize..][..row.edits as usize];
-        own.iter().any(|edit| edit.id == *id && edit.bias > 0.0)
-    });
     Ok([
-        Check::equal("logprobs_join", named("tokens and logits"), &listed, &likeliest),
+        Check::equal("logprobs_join", named("tokens and logits"), &found, &likeliest),
         Check::compare("logprobs_parts", named("normalisers"), &sums, &exact, 1e-6),
-        Check::equal("logprobs_parts", named("edited tokens drawn"), &[favoured], &[true]),
+        Check::equal(
+            "logprobs_parts",
+            named("edited tokens drawn"),
+            &[case.favours(&ids)],
+            &[true],
+        ),
     ])
 }
