@@ -282,10 +282,10 @@ struct Floats {
 };
 
 template <class T> EMU_UNSEEN void mma_half(float c[4], const uint32_t a[4], const uint32_t b[2]) {
-    Floats mine, all[32];
+    Floats mine;
     for (int i = 0; i < 8; i++) mine.a[i] = half_at<T>(a[i / 2], i % 2);
     for (int i = 0; i < 4; i++) mine.b[i] = half_at<T>(b[i / 2], i % 2);
-    warp_gather(kAll, &mine, sizeof mine, all);
+    Gathered<Floats> all(kAll, mine);
     unsigned g = lane() / 4, t = lane() % 4;
     for (int i = 0; i < 4; i++) {
         unsigned row = g + i / 2 * 8, col = 2 * t + i % 2;
@@ -300,8 +300,7 @@ template <class T> EMU_UNSEEN void mma_half(float c[4], const uint32_t a[4], con
 }
 
 EMU_UNSEEN inline void mma_int(int c[4], const Fragments &mine, unsigned depth) {
-    Fragments all[32];
-    warp_gather(kAll, &mine, sizeof mine, all);
+    Gathered<Fragments> all(kAll, mine);
     unsigned g = lane() / 4, t = lane() % 4;
     for (int i = 0; i < 4; i++) {
         unsigned row = g + i / 2 * 8, col = 2 * t + i % 2;
@@ -315,8 +314,7 @@ EMU_UNSEEN inline void mma_int(int c[4], const Fragments &mine, unsigned depth) 
 
 EMU_UNSEEN inline void ldmatrix(uint32_t r[4], const void *row, bool trans) {
     races::read(row, 16, EMU_SITE);
-    const void *rows[32];
-    warp_gather(kAll, &row, sizeof row, rows);
+    Gathered<const void *> rows(kAll, row);
     unsigned g = lane() / 4, t = lane() % 4;
     for (int i = 0; i < 4; i++) {
         uint16_t pair[2];

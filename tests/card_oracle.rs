@@ -67,10 +67,10 @@ fn card() -> Arc<dyn Card> {
     }
 }
 
-/// All of a list, or two of it.
+/// All of a list, or the first of it.
 fn some<T>(list: impl IntoIterator<Item = T>) -> impl Iterator<Item = T> {
     let brief = std::env::var_os("SERIN_BRIEF").is_some();
-    list.into_iter().take(if brief { 2 } else { usize::MAX })
+    list.into_iter().take(if brief { 1 } else { usize::MAX })
 }
 
 /// A decoder on `card` for steps of up to `tokens` tokens in 8 rows.
@@ -447,7 +447,7 @@ async fn a_recorded_step_gives_what_a_launched_one_gives() {
     let weights = open("models/tiny-v1");
     // A step is not captured while one of its rows needs log-probabilities.
     let drawn = |i: usize| choosing(if i % 7 == 6 { i + 1 } else { i });
-    for rows in [1, 2, 4, 8] {
+    for rows in some([1, 2, 4, 8]) {
         let recorded = in_step(&weights, true, rows, drawn).await;
         assert_eq!(recorded, in_step(&weights, false, rows, drawn).await, "{rows} rows");
     }
@@ -466,7 +466,7 @@ async fn a_recorded_step_with_rows_to_spare_chooses_as_well() {
     let mut exact = load_exact(&weights, &card, (8, 4));
     let mut plain = load(&weights, &card, 96, (8, 4), KvKind::F16);
     let (mut same, mut error, mut cost) = (0, 0f32, 0f32);
-    for rows in [3, 5, 7] {
+    for rows in some([3, 5, 7]) {
         let recorded = in_step(&weights, true, rows, greedy).await;
         let launched = in_step(&weights, false, rows, greedy).await;
         let prompts = equal_prompts(rows, weights.config().vocab);
@@ -482,9 +482,7 @@ async fn a_recorded_step_with_rows_to_spare_chooses_as_well() {
             cost = choices.map(|(logits, id)| regret(logits, *id)).fold(cost, f32::max);
         }
     }
-    println!(
-        "{same} of 15 replies are the launched ones; largest cost {cost:.1e}, error {error:.1e}"
-    );
+    println!("{same} replies are the launched ones; largest cost {cost:.1e}, error {error:.1e}");
     assert!(error < TOLERANCE[1], "launched logits are off by {error} of the largest");
     assert!(cost <= 4.0 * error, "a choice costs {cost} of the largest logit, errors are {error}");
 }
@@ -602,7 +600,7 @@ async fn a_hundred_loads_and_unloads_leave_the_card_as_it_was() {
     let card = card();
     let (engine, _faults) = EngineHandle::start().unwrap();
     let free = card.memory().unwrap().free;
-    for cycle in 0..100 {
+    for cycle in some(0..100) {
         let onto = card.clone();
         let make = move || {
             let weights = open("models/tiny-v1");

@@ -15,8 +15,8 @@
 
 namespace emu {
 
-thread_local Place place;
-thread_local bool truncating;
+__thread Place place;
+__thread bool truncating;
 
 namespace {
 
@@ -52,13 +52,14 @@ struct Fiber {
     unsigned mask;
     unsigned turn;
     unsigned index;
+    Dim thread;
     std::vector<Copy> loose;
     std::vector<std::vector<Copy>> groups;
 };
 
 struct Warp {
     // Two turns: a quick lane may be one collective ahead of a slow one.
-    unsigned char slots[2][32][64];
+    alignas(kSlot) unsigned char slots[2][32][kSlot];
 };
 
 struct Machine {
@@ -75,7 +76,8 @@ struct Machine {
     unsigned waited = 0;
     std::string error;
 };
-thread_local Machine machine;
+// The state of this thread's device, behind a pointer, so that reading it asks nothing about its construction.
+__thread Machine *machine;
 
 struct Kernel {
     Entry entry = nullptr;
@@ -116,7 +118,7 @@ serin_emulator_switch:
 #endif
 
 void to_scheduler() {
-    Machine &m = machine;
+    Machine &m = *machine;
 #if defined(__x86_64__)
     serin_emulator_switch(&m.running->context, m.scheduler);
 #else
@@ -125,7 +127,7 @@ void to_scheduler() {
 }
 
 void body() {
-    Machine &m = machine;
+    Machine &m = *machine;
     m.entry(m.args);
     m.running->state = State::kDone;
     to_scheduler();
@@ -133,7 +135,7 @@ void body() {
 }
 
 void prepare(Fiber &fiber, unsigned index) {
-    unsigned char *stack = machine.stacks + size_t(index) * kStack;
+    unsigned char *stack = machine->stacks + size_t(index) * kStack;
 #if defined(__x86_64__)
     void **top = reinterpret_cast<void **>(stack + kStack);
     top[-1] = nullptr;
@@ -150,17 +152,17 @@ void prepare(Fiber &fiber, unsigned index) {
     fiber.state = State::kReady;
     fiber.turn = 0;
     fiber.index = index;
+    Dim size = place.block_size;
+    fiber.thread = {index % size.x, index / size.x % size.y, index / (size.x * size.y)};
     fiber.loose.clear();
     fiber.groups.clear();
 }
 
 void resume(Fiber &fiber) {
-    Machine &m = machine;
-    unsigned i = fiber.index;
-    Dim size = place.block_size;
-    place.thread = {i % size.x, i / size.x % size.y, i / (size.x * size.y)};
+    Machine &m = *machine;
+    place.thread = fiber.thread;
     m.running = &fiber;
-    races::resume(i);
+    races::resume(fiber.index);
 #if defined(__x86_64__)
     serin_emulator_switch(&m.scheduler, fiber.context);
 #else
@@ -170,7 +172,7 @@ void resume(Fiber &fiber) {
 
 // Lets those lanes of a warp go on that have all come. Returns whether any did.
 bool release_warp(unsigned base, unsigned threads) {
-    Machine &m = machine;
+    Machine &m = *machine;
     bool any = false;
     unsigned width = threads - base < 32 ? threads - base : 32;
     for (unsigned lane = 0; lane < width; lane++) {
@@ -197,7 +199,7 @@ bool release_warp(unsigned base, unsigned threads) {
 }
 
 bool release_block(unsigned threads) {
-    Machine &m = machine;
+    Machine &m = *machine;
     bool waiting = false;
     for (unsigned i = 0; i < threads; i++) {
         State state = m.fibers[i].state;
@@ -221,7 +223,7 @@ void shuffle(unsigned *from, unsigned count, unsigned long long &state) {
 // 0: by index, 1: from the last to the first, others: warps and the lanes of each shuffled by that seed. Threads
 // of a warp stand side by side.
 void arrange(unsigned threads, unsigned long long how) {
-    auto &order = machine.order;
+    auto &order = machine->order;
     unsigned long long state = how * 0x9e3779b97f4a7c15ull;
     std::vector<unsigned> warps((threads + 31) / 32);
     for (unsigned w = 0; w < warps.size(); w++) warps[w] = w;
@@ -238,7 +240,7 @@ void arrange(unsigned threads, unsigned long long how) {
 // Runs the threads of one warp, at `order[from]` and behind, until all of them wait for the block or are done.
 // So one warp is as far ahead of another as the kernel's barriers let it be. Returns whether any ran.
 bool run_warp(unsigned from, unsigned threads) {
-    Machine &m = machine;
+    Machine &m = *machine;
     unsigned base = m.order[from] / 32 * 32, end = from;
     while (end < threads && m.order[end] / 32 * 32 == base) end++;
     bool any = false;
@@ -258,7 +260,7 @@ bool run_warp(unsigned from, unsigned threads) {
 }
 
 bool run_block(unsigned threads, size_t shared) {
-    Machine &m = machine;
+    Machine &m = *machine;
     std::memset(m.shared, kPoison, shared);
     std::memset(m.shared + shared, kFence, kGuard);
     m.waited = 0;
@@ -297,7 +299,7 @@ bool run_grid(unsigned threads, size_t shared, bool backwards) {
     for (unsigned i = 0; i < count; i++) {
         unsigned index = backwards ? count - 1 - i : i;
         place.block = {index % grid.x, index / grid.x % grid.y, index / grid.x / grid.y};
-        races::begin_block(index, machine.shared, shared, kMostShared + kGuard);
+        races::begin_block(index, machine->shared, shared, kMostShared + kGuard);
         if (!run_block(threads, shared)) return false;
         races::end_block();
     }
@@ -305,7 +307,9 @@ bool run_grid(unsigned threads, size_t shared, bool backwards) {
 }
 
 void ready_machine() {
-    Machine &m = machine;
+    static thread_local Machine own;
+    machine = &own;
+    Machine &m = own;
     if (m.stacks) return;
     size_t bytes = kStack * kMostThreads;
     void *at = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
@@ -321,7 +325,7 @@ void ready_machine() {
 Registrar::Registrar(const char *name, Entry entry) { registry()[name].entry = entry; }
 
 void fail(const char *what) {
-    machine.error = what;
+    machine->error = what;
     to_scheduler();
     std::abort();
 }
@@ -352,51 +356,47 @@ float tensor_sum(float c, const float x[16], const float y[16]) {
     return std::fabs(double(rounded)) > std::fabs(sum) ? std::nextafter(rounded, 0.0f) : rounded;
 }
 
-unsigned lane() { return machine.running->index % 32; }
+unsigned lane() { return machine->running->index % 32; }
 
-unsigned char *shared_memory() { return machine.shared; }
+unsigned char *shared_memory() { return machine->shared; }
 
 void wait_for_previous() {
-    machine.waited++;
+    machine->waited++;
     races::waited();
 }
 
 void block_barrier() {
-    machine.running->state = State::kAtBlock;
+    machine->running->state = State::kAtBlock;
     to_scheduler();
 }
 
-void warp_gather(unsigned mask, const void *mine, size_t bytes, void *all, bool barrier) {
-    Fiber &fiber = *machine.running;
-    Warp &warp = machine.warps[fiber.index / 32];
-    unsigned turn = fiber.turn++ & 1, own = fiber.index % 32;
-    if (bytes > 64) fail("a collective of more than 64 bytes per lane");
+const unsigned char *warp_gather(unsigned mask, const void *mine, size_t bytes, bool barrier) {
+    Fiber &fiber = *machine->running;
+    auto &slots = machine->warps[fiber.index / 32].slots[fiber.turn++ & 1];
+    unsigned own = fiber.index % 32;
+    if (bytes > kSlot) fail("a collective of more than 64 bytes per lane");
     if (!(mask >> own & 1)) fail("a lane calls a collective whose mask does not name it");
-    std::memcpy(warp.slots[turn][own], mine, bytes);
+    std::memcpy(slots[own], mine, bytes);
     fiber.state = State::kAtWarp;
     fiber.mask = mask;
     fiber.barrier = barrier;
     to_scheduler();
-    for (unsigned i = 0; i < 32; i++) {
-        unsigned char *out = static_cast<unsigned char *>(all) + i * bytes;
-        if (mask >> i & 1) std::memcpy(out, warp.slots[turn][i], bytes);
-        else std::memset(out, 0, bytes);
-    }
+    return slots[0];
 }
 
 void copy_later(void *to, const void *from, size_t bytes, size_t valid) {
     races::copy_begun(to, from, bytes, valid, EMU_SITE);
-    machine.running->loose.push_back({to, from, bytes, valid});
+    machine->running->loose.push_back({to, from, bytes, valid});
 }
 
 void commit_copies() {
-    Fiber &fiber = *machine.running;
+    Fiber &fiber = *machine->running;
     fiber.groups.push_back(std::move(fiber.loose));
     fiber.loose.clear();
 }
 
 void wait_copies(int groups_left) {
-    auto &groups = machine.running->groups;
+    auto &groups = machine->running->groups;
     while (groups.size() > size_t(groups_left)) {
         for (const Copy &c : groups.front()) {
             std::memcpy(c.to, c.from, c.valid);
@@ -429,7 +429,7 @@ extern "C" int serin_emulator_launch(const char *name, const unsigned *blocks, c
     if (blocks[0] == 0 || blocks[1] == 0 || blocks[2] == 0) return say("the grid is empty");
     found->second.launches++;
     ready_machine();
-    Machine &m = machine;
+    Machine &m = *machine;
     m.entry = found->second.entry;
     m.args = args;
     m.error.clear();

@@ -35,16 +35,17 @@ struct Dim {
 struct Place {
     Dim thread, block, block_size, grid;
 };
-extern thread_local Place place;
+extern __thread Place place;
 // Whether tensor cores truncate in this launch, as real ones do, instead of rounding.
-extern thread_local bool truncating;
+extern __thread bool truncating;
 // c plus the products of 16 pairs, as a tensor core adds them up.
 float tensor_sum(float c, const float x[16], const float y[16]);
 
 void block_barrier();
-// Every lane named by `mask` brings `bytes` (at most 64) and sees what all 32 brought, `all[lane * bytes]`.
-// Lanes not in the mask read as zero. Only a barrier orders what lanes do to memory.
-void warp_gather(unsigned mask, const void *mine, size_t bytes, void *all, bool barrier = false);
+// Every lane named by `mask` brings `bytes` (at most 64) and sees what each brought, kSlot bytes apart, until its next
+// collective. What is there of other lanes means nothing. Only a barrier orders what lanes do to memory.
+constexpr size_t kSlot = 64;
+const unsigned char *warp_gather(unsigned mask, const void *mine, size_t bytes, bool barrier = false);
 unsigned lane();
 unsigned char *shared_memory();
 // A copy that may not be relied on before its group has been waited for.
@@ -69,9 +70,20 @@ template <class... A> void invoke(void (*f)(A...), void **args) {
     Invoke<A...>::template Make<sizeof...(A)>::call(f, args);
 }
 
-template <class T> T shuffle(unsigned mask, T value, unsigned from) {
-    T all[32];
-    warp_gather(mask, &value, sizeof(T), all);
+// What the lanes named by a mask have brought.
+template <class T> class Gathered {
+  public:
+    EMU_UNSEEN Gathered(unsigned mask, const T &mine) : slots(warp_gather(mask, &mine, sizeof mine)) {
+        static_assert(sizeof mine <= kSlot, "it fits a slot");
+    }
+    EMU_UNSEEN const T &operator[](unsigned lane) const { return *reinterpret_cast<const T *>(slots + lane * kSlot); }
+
+  private:
+    const unsigned char *slots;
+};
+
+template <class T> EMU_UNSEEN T shuffle(unsigned mask, T value, unsigned from) {
+    Gathered<T> all(mask, value);
     if (!(mask >> (from & 31) & 1)) fail("a shuffle reads from a lane that its mask does not name");
     return all[from & 31];
 }
@@ -89,8 +101,8 @@ static constexpr int warpSize = 32;
 
 inline void __syncthreads() { emu::block_barrier(); }
 inline void __syncwarp(unsigned mask = 0xffffffffu) {
-    unsigned char nothing = 0, all[32];
-    emu::warp_gather(mask, &nothing, 1, all, true);
+    unsigned char nothing = 0;
+    emu::warp_gather(mask, &nothing, 1, true);
 }
 inline void __threadfence() { emu::races::fence(); }
 inline void __threadfence_block() { emu::races::fence(); }
@@ -112,12 +124,12 @@ template <class T> T __shfl_up_sync(unsigned mask, T v, unsigned by, int width =
     unsigned lane = emu::lane(), at = lane & unsigned(width - 1);
     return emu::shuffle(mask, v, at >= by ? lane - by : lane);
 }
-inline unsigned __ballot_sync(unsigned mask, int predicate) {
-    unsigned char mine = predicate != 0, all[32];
-    emu::warp_gather(mask, &mine, 1, all);
+EMU_UNSEEN inline unsigned __ballot_sync(unsigned mask, int predicate) {
+    emu::Gathered<bool> all(mask, predicate != 0);
     unsigned bits = 0;
-    for (int i = 0; i < 32; i++) bits |= unsigned(all[i]) << i;
-    return bits & mask;
+    for (unsigned i = 0; i < 32; i++)
+        if (mask >> i & 1) bits |= unsigned(all[i]) << i;
+    return bits;
 }
 inline int __any_sync(unsigned mask, int predicate) { return __ballot_sync(mask, predicate) != 0; }
 inline int __all_sync(unsigned mask, int predicate) { return __ballot_sync(mask, predicate) == mask; }

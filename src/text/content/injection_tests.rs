@@ -3,6 +3,7 @@
 
 use crate::text::testing::families::{Base, FAMILIES, codec};
 use crate::text::{Chat, Codec};
+use rayon::prelude::*;
 use serde_json::{Value, json};
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
@@ -96,47 +97,45 @@ fn encoded(codec: &Codec, messages: &[Value]) -> Option<(Vec<u32>, String)> {
 
 #[test]
 fn no_content_writes_control_tokens_in_twelve_families() {
-    for (at, family) in FAMILIES.into_iter().enumerate() {
-        let (name, base, own) = family;
-        let codec = codec(family);
-        let special: Vec<u32> =
-            codec.special_tokens().iter().filter_map(|token| codec.token_id(token)).collect();
-        let controls = |ids: &[u32]| -> Vec<u32> {
-            ids.iter().copied().filter(|id| special.contains(id) && *id != 0).collect()
-        };
-        let plain: Vec<Option<Vec<u32>>> = shapes(["x", "x", "x"])
-            .iter()
-            .map(|messages| encoded(&codec, messages).map(|(ids, _)| controls(&ids)))
-            .collect();
-        let taken = plain.iter().flatten().count();
-        assert!(
-            taken >= 1 && plain.iter().flatten().any(|all| !all.is_empty()),
-            "{name}: {plain:?}"
-        );
-        let mut numbers = Seeded(at as u64, 0);
-        let (mut contents, mut rendered) = (0, 0);
-        while contents < CONTENTS {
-            let mut rest = String::new();
-            let three: [String; 3] = std::array::from_fn(|_| numbers.content(own, &mut rest));
-            for (messages, plain) in shapes(three.each_ref().map(String::as_str)).iter().zip(&plain)
-            {
-                let Some(plain) = plain else { continue };
-                let Some((ids, text)) = encoded(&codec, messages) else { continue };
-                rendered += 1;
-                assert_eq!(controls(&ids), *plain, "{name}: {messages:?}");
-                let decoded = codec.decode(&ids, false).unwrap();
-                match base {
-                    Base::Bytes => assert_eq!(decoded, text, "{name}"),
-                    _ => {
-                        // SentencePiece writes spaces as ▁, and reads it as a space.
-                        let solid =
-                            |text: &str| text.replace(|c: char| c.is_whitespace() || c == '▁', "");
-                        assert_eq!(solid(&decoded), solid(&text), "{name}");
-                    }
-                }
+    (0..FAMILIES.len()).into_par_iter().for_each(no_content_writes_control_tokens);
+}
+
+fn no_content_writes_control_tokens(at: usize) {
+    let (name, base, own) = FAMILIES[at];
+    let codec = codec(FAMILIES[at]);
+    let special: Vec<u32> =
+        codec.special_tokens().iter().filter_map(|token| codec.token_id(token)).collect();
+    let controls = |ids: &[u32]| -> Vec<u32> {
+        ids.iter().copied().filter(|id| special.contains(id) && *id != 0).collect()
+    };
+    let plain: Vec<Option<Vec<u32>>> = shapes(["x", "x", "x"])
+        .iter()
+        .map(|messages| encoded(&codec, messages).map(|(ids, _)| controls(&ids)))
+        .collect();
+    let taken = plain.iter().flatten().count();
+    assert!(taken >= 1 && plain.iter().flatten().any(|all| !all.is_empty()), "{name}: {plain:?}");
+    let mut numbers = Seeded(at as u64, 0);
+    let (mut contents, mut rendered) = (0, 0);
+    while contents < CONTENTS {
+        let mut rest = String::new();
+        let three: [String; 3] = std::array::from_fn(|_| numbers.content(own, &mut rest));
+        for (messages, plain) in shapes(three.each_ref().map(String::as_str)).iter().zip(&plain) {
+            let Some(plain) = plain else { continue };
+            let Some((ids, text)) = encoded(&codec, messages) else { continue };
+            rendered += 1;
+            assert_eq!(controls(&ids), *plain, "{name}: {messages:?}");
+            let decoded = codec.decode(&ids, false).unwrap();
+            match base {
+                Base::Bytes => assert_eq!(decoded, text, "{name}"),
+                // SentencePiece writes spaces as ▁, and reads it as a space.
+                _ => assert_eq!(solid(&decoded), solid(&text), "{name}"),
             }
-            contents += three.len();
         }
-        assert!(rendered >= CONTENTS / 3, "{name}: only {rendered} conversations were rendered");
+        contents += three.len();
     }
+    assert!(rendered >= CONTENTS / 3, "{name}: only {rendered} conversations were rendered");
+}
+
+fn solid(text: &str) -> String {
+    text.replace(|c: char| c.is_whitespace() || c == '▁', "")
 }

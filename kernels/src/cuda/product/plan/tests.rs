@@ -47,7 +47,9 @@ proptest! {
         let shape = tile.shape(Kind::Q4K);
         let sums = task.tiles(tile) * shape.rows * shape.inputs * shares;
         prop_assert!((1..=MOST_SHARES).contains(&shares));
-        prop_assert!(shares == 1 || sums <= room && columns * 64 >= shares * 128 * LEAST_STEPS);
+        // The last step may be a part of one.
+        let steps = (columns * 64).div_ceil(128);
+        prop_assert!(shares == 1 || sums <= room && steps >= shares * LEAST_STEPS);
     }
 
     #[test]
