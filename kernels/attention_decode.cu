@@ -129,7 +129,7 @@ template <class Number> struct Written {
 };
 
 // A block's heads in f32, in shared memory: its queries, and with `own` the new token's key and value; then the cosines
-// and sines of that token. Each head is one warp's.
+// and sines of that token. A warp works on every kWarps-th head.
 template <int kDim> struct Heads {
     float *at;
     // The token's projections, and where among them this block's are.
@@ -150,7 +150,7 @@ template <int kDim> struct Heads {
         for (int i = threadIdx.x / 32; i < count(); i += kWarps) f(i);
     }
 
-    // Sends for all at once, so that memory is waited for a single time.
+    // Begins to copy all of them, and the angles, so that memory is waited for only once.
     __device__ void fetch(const rope::Rules &rules, int token) const {
         each([&](int i) {
             const float *from = projections + place(i) * kDim;
@@ -167,7 +167,7 @@ template <int kDim> struct Heads {
     }
 };
 
-// Rows 0 to 7: queries times `scale`, rounded; rows 8 to 15: what was lost. By one warp, its query.
+// A query's row: times `scale`, rounded; and what was lost, 8 rows below. By one warp.
 template <int kDim> __device__ void stage_query(const float *query, float scale, unsigned char *row, int step) {
 #pragma unroll
     for (int d = threadIdx.x % 32 * 2; d < kDim; d += 64) {
