@@ -8,6 +8,13 @@
 // itself; else each leaves partial sums, and whichever block is the last of its row and head puts them together, in
 // the order of the shares. Once all blocks have come to that, most of the card is idle, and the next launch may begin.
 //
+// Queries, keys and values may come as they were projected. A block then prepares its own queries (rope.cuh), and the
+// one with the row's last share also the new token's key and value, which it writes to the cache and finds there like
+// any other token's. No other block reads that cell: a token past the end of a share is read as the share's last one
+// (attention.cuh), and only the last share ends with the new token. It is one block's as long as a key head's group is.
+// That block's warps see the cell behind a barrier. This holds for copies past the first-level cache too: stores go
+// through that cache to the second level in the order of their issue, and copies are issued after the barrier.
+//
 // What limits it is memory: 2 * head_dim numbers per token and key head, read once. Products go to tensor cores
 // even for a group of one: on ordinary cores the scores of a group of 8 take more shuffles than a card has
 // bandwidth for, and with tensor cores all that lies far below it (about 250 instructions of a warp per 8 KiB).
@@ -16,6 +23,7 @@
 // of more than 8 take several blocks, which read the same keys at about the same time (through the L2 cache).
 // Expected: 80 to 90 % of a card's bandwidth once a share has a few hundred tokens.
 #include "attention.cuh"
+#include "rope.cuh"
 
 namespace attention_decode {
 
@@ -34,21 +42,10 @@ template <int kDim, class Number> struct Plan {
     // Queries; the warps' tiles, then their sums; largest score and sum of each warp and head.
     static constexpr int kShared = kQueries + kWarps * T::kShared + 2 * 4 * kWarps * kHeads;
     static_assert(4 * kHeads * kSum <= T::kShared, "a warp's sums fit where its tiles were");
+    static_assert(4 * (kHeads + 3) * kDim <= kWarps * T::kShared, "heads fit where tiles will be");
     // Before the largest scores, of which the first place then is a word for `is_last`.
     static_assert(4 * kHeads * (kMostSplits + 1 + kDim) <= kQueries + kWarps * T::kShared, "a merge fits there");
 };
-
-// Rows 0 to 7: queries of the heads, times `scale`, rounded; rows 8 to 15: what was lost.
-template <int kDim>
-__device__ void stage_queries(const float *q, int heads, float scale, unsigned char *rows, int step) {
-    for (int i = threadIdx.x; i < kHeads * kDim; i += kWarps * 32) {
-        int head = i / kDim, d = i % kDim;
-        float v = head < heads ? q[i] * scale : 0.0f;
-        f16 near = from_float<f16>(v);
-        reinterpret_cast<f16 *>(rows + head * step)[d] = near;
-        reinterpret_cast<f16 *>(rows + (head + 8) * step)[d] = from_float<f16>(v - to_float(near));
-    }
-}
 
 // What the warps have found, side by side.
 struct Found {
@@ -113,6 +110,106 @@ struct Part {
     // Of a head's first share in `Partials`.
     __device__ size_t share(int head) const { return (size_t(row) * heads + first_head + head) * gridDim.x; }
 };
+
+// Where the key and the value of a row's new token go.
+template <class Number> struct Cell {
+    Number *key, *value;
+    float *key_scale, *value_scale;
+};
+
+// What is cached, to be written.
+template <class Number> struct Written {
+    Number *keys, *values;
+    float *key_scales, *value_scales;
+
+    __device__ Cell<Number> at(uint32_t slot, int dim) const {
+        size_t first = size_t(slot) * dim;
+        return {keys + first, values + first, key_scales + slot, value_scales + slot};
+    }
+};
+
+// A block's heads in f32, in shared memory: its queries, and with `own` the new token's key and value; then the cosines
+// and sines of that token. A warp works on every kWarps-th head.
+template <int kDim> struct Heads {
+    float *at;
+    // The token's projections, and where among them this block's are.
+    const float *projections;
+    int queries, first_query, key, value;
+    bool own;
+
+    __device__ int count() const { return own ? queries + 2 : queries; }
+    __device__ float *head(int i) const { return at + i * kDim; }
+    __device__ float *angles() const { return at + (kHeads + 2) * kDim; }
+    __device__ bool is_query(int i) const { return i < queries; }
+    __device__ bool is_key(int i) const { return i == queries; }
+    __device__ int place(int i) const { return is_query(i) ? first_query + i : is_key(i) ? key : value; }
+
+    // Calls `f(i)` for this warp's heads.
+    template <class F> __device__ void each(F f) const {
+#pragma unroll 1
+        for (int i = threadIdx.x / 32; i < count(); i += kWarps) f(i);
+    }
+
+    // Begins to copy all of them, and the angles, so that memory is waited for only once.
+    __device__ void fetch(const rope::Rules &rules, int token) const {
+        each([&](int i) {
+            const float *from = projections + place(i) * kDim;
+#pragma unroll
+            for (int d = threadIdx.x % 32 * 4; d < kDim; d += 128) copy_async16(head(i) + d, from + d);
+        });
+        static_assert(kDim / 2 <= kWarps * 32, "a thread for each angle");
+        int i = threadIdx.x, angle = token * rules.half + i;
+        if (i < rules.half) {
+            copy_async<4>(angles() + i, rules.cos + angle, 4);
+            copy_async<4>(angles() + rules.half + i, rules.sin + angle, 4);
+        }
+        copy_async_commit();
+    }
+};
+
+// A query's row: times `scale`, rounded; and what was lost, 8 rows below. By one warp.
+template <int kDim> __device__ void stage_query(const float *query, float scale, unsigned char *row, int step) {
+#pragma unroll
+    for (int d = threadIdx.x % 32 * 2; d < kDim; d += 64) {
+        float2 v = *reinterpret_cast<const float2 *>(query + d);
+        v.x *= scale, v.y *= scale;
+        f16 x = from_float<f16>(v.x), y = from_float<f16>(v.y);
+        uint32_t *near = reinterpret_cast<uint32_t *>(row) + d / 2;
+        *near = pack2(x, y);
+        near[2 * step] = pack2(from_float<f16>(v.x - to_float(x)), from_float<f16>(v.y - to_float(y)));
+    }
+}
+
+// Zeros for the queries that a block does not have: from the one at `first` on.
+template <int kDim> __device__ void clear_queries(int first, unsigned char *rows, int step) {
+    constexpr int kPieces = kDim / 8;
+#pragma unroll 1
+    for (int i = first * kPieces + threadIdx.x; i < kHeads * kPieces; i += kWarps * 32) {
+        uint4 *row = reinterpret_cast<uint4 *>(rows + i / kPieces * step) + i % kPieces;
+        row[0] = row[step / 2] = make_uint4(0, 0, 0, 0);
+    }
+}
+
+// Prepares the block's queries, to `rows`, and the new token's key and value, if they are its own, to the cell that
+// `find` gives. The block has to meet before either is read, or the memory of `heads` used otherwise.
+template <int kDim, class Number, class F>
+__device__ void prepare(const Heads<kDim> &heads, const rope::Rules &rules, int token, float scale, F find,
+                        unsigned char *rows, int step) {
+    heads.fetch(rules, token);
+    clear_queries<kDim>(heads.queries, rows, step);
+    Cell<Number> cell = {};
+    if (heads.own) cell = find();
+    copy_async_wait<0>();
+    __syncthreads();
+    const float *cos = heads.angles(), *sin = cos + rules.half;
+    heads.each([&](int i) {
+        float *head = heads.head(i);
+        rope::prepare_head(rules, head, head, heads.place(i), token, cos, sin, kDim, true);
+        if (heads.is_query(i)) return stage_query<kDim>(head, scale, rows + i * step, step);
+        bool key = heads.is_key(i);
+        rope::keep<Number>(key ? cell.key : cell.value, key ? cell.key_scale : cell.value_scale, head, kDim, true);
+    });
+}
 
 // Writes the outputs that `value(head, d)` gives, head by head in pieces of 32.
 template <int kDim, class F> __device__ void write(const Part &part, const Out &out, F value) {
@@ -192,20 +289,21 @@ __device__ void merge(const Partials &partials, int splits, const Part &part, co
     });
 }
 
-// Grid: splits, key heads times groups of 8 query heads, rows.
+// Grid: splits, key heads times groups of 8 query heads, rows. `fresh`: whether a row's last token is not in the cache
+// yet; groups have at most 8 heads then.
 template <int kDim, class Number>
-__device__ void run(const float *RESTRICT qkv, int stride, int heads, const Cache &cache, const uint32_t *rows,
-                    const uint32_t *tables, float scale, float bend, int window, const Partials &partials,
-                    const Out &out) {
+__device__ void run(const float *qkv, const rope::Rules &rules, bool fresh, const Cache &cache,
+                    const Written<Number> &written, const uint32_t *rows, const uint32_t *tables, float scale,
+                    float bend, int window, const Partials &partials, const Out &out) {
     using P = Plan<kDim, Number>;
     using T = typename P::T;
     DYNAMIC_SHARED(shared);
     unsigned char *tile = shared + P::kQueries + threadIdx.x / 32 * T::kShared;
     float *most = reinterpret_cast<float *>(shared + P::kQueries + kWarps * T::kShared), *sum = most + kWarps * kHeads;
-    int group = heads / cache.kv_heads, parts = (group + kHeads - 1) / kHeads;
+    int group = rules.heads / rules.kv_heads, parts = (group + kHeads - 1) / kHeads;
     int head = blockIdx.y / parts, first = blockIdx.y % parts * kHeads;
     Row row = row_at(rows, tables, blockIdx.z);
-    Part part = {int(blockIdx.z), row.start, head * group + first, min(kHeads, group - first), heads};
+    Part part = {int(blockIdx.z), row.start, head * group + first, min(kHeads, group - first), rules.heads};
 
     int low = first_seen(row.context - 1, window), visible = row.context - low;
     int share = ((visible + int(gridDim.x) - 1) / int(gridDim.x) + kUnit - 1) / kUnit * kUnit;
@@ -214,8 +312,19 @@ __device__ void run(const float *RESTRICT qkv, int stride, int heads, const Cach
     if (split >= splits) return;
     Sums<kDim, true> sums;
     if (from < to) {
-        const float *q = qkv + size_t(row.start) * stride + size_t(part.first_head) * kDim;
-        stage_queries<kDim>(q, part.count, scale, shared, T::kStep);
+        int key = rules.heads + head, all = rules.heads + 2 * rules.kv_heads, last = row.context - 1;
+        Heads<kDim> heads = {reinterpret_cast<float *>(shared + P::kQueries),
+                             qkv + size_t(row.start) * all * kDim,
+                             part.count,
+                             part.first_head,
+                             key,
+                             key + rules.kv_heads,
+                             fresh && to > last};
+        auto find = [&] {
+            uint32_t block = row.table[last / cache.block_size];
+            return written.at(slot_in(cache, block, head, last % cache.block_size), kDim);
+        };
+        prepare<kDim, Number>(heads, rules, row.start, scale, find, shared, T::kStep);
         __syncthreads();
         Queries<kDim> queries(shared, T::kStep);
         Sight sight = {{from, from}, {to - 1, to - 1}, from, to - 1, from, to - 1};
@@ -246,15 +355,19 @@ __device__ void run(const float *RESTRICT qkv, int stride, int heads, const Cach
 
 #define DECODE(name, dim, number)                                                                                   \
     extern "C" __global__ void __launch_bounds__(128)                                                               \
-        name(const float *qkv, int stride, int heads, const unsigned char *keys, const unsigned char *values,       \
-             const float *key_scales, const float *value_scales, int kv_heads, int block_size,                      \
-             const uint32_t *rows, const uint32_t *tables, float scale, float bend, int window, float *partials,    \
-             unsigned *counts, void *out, float2 *out_scales, int out_kind) {                                       \
+        name(const float *qkv, int heads, const float *bias, const float *q_norm, const float *k_norm, float eps,   \
+             const float *cos, const float *sin, int half, const uint32_t *positions, float beta, unsigned period,  \
+             int fresh, number *keys, number *values, float *key_scales, float *value_scales, int kv_heads,         \
+             int block_size, const uint32_t *rows, const uint32_t *tables, float scale, float bend, int window,     \
+             float *partials, unsigned *counts, void *out, float2 *out_scales, int out_kind) {                      \
         wait_for_previous();                                                                                        \
-        attention_decode::run<dim, number>(qkv, stride, heads,                                                      \
-                                          {keys, values, key_scales, value_scales, kv_heads, block_size}, rows,     \
-                                          tables, scale, bend, window, {partials, heads, dim, counts},               \
-                                          {out, out_scales, out_kind});                                             \
+        rope::Rules rules = {bias, q_norm, k_norm, eps, cos, sin, half, positions, beta, period, heads, kv_heads};  \
+        attention::Cache cache = {reinterpret_cast<const unsigned char *>(keys),                                    \
+                                  reinterpret_cast<const unsigned char *>(values), key_scales, value_scales,        \
+                                  kv_heads, block_size};                                                            \
+        attention_decode::run<dim, number>(qkv, rules, fresh != 0, cache, {keys, values, key_scales, value_scales}, \
+                                           rows, tables, scale, bend, window, {partials, heads, dim, counts},       \
+                                           {out, out_scales, out_kind});                                            \
     }                                                                                                               \
     EXPORT(name)
 

@@ -54,6 +54,10 @@ EARLY = re.compile(r"^(norm_|rope_|rows_|embed_|sample_|logprobs_|step_inputs)")
 # Those of gate and up whose outputs are rounded to 8 bits.
 ROUNDED = re.compile(r"^product_gated_q\w+$")
 FREE = re.compile(r"^product_(quant|mixed|gated|dense)_")
+# Instructions of a warp in decode attention before its loop that it did not have when heads were prepared by a launch of
+# their own: 442 instead of 180, counted along the path of the block with the new token in the machine code of
+# attention_decode_f16_128 for sm_89, with four query heads to a key head, rotation, and neither bias nor norms.
+PREPARE = 262
 # Keys of a pass of attention's loop, all warps of a block together: heads of 128 (attention_decode.cu, _prefill.cu).
 KEYS = 64
 
@@ -225,7 +229,8 @@ def block_instructions(card, line, step, kernels):
         passes = math.ceil((step.n if step.prompt else step.context / line.blocks[0]) / KEYS)
         # A prompt's tiles of queries see half of it on average; where all run at once, the last one decides.
         seen = 0.5 + 0.5 * min(1, card.multiprocessors / blocks) if step.prompt else 1
-        return kernels.loop(line.name) * passes * seen * line.threads / 32
+        before = 0 if step.prompt else PREPARE
+        return (kernels.loop(line.name) * passes * seen + before) * line.threads / 32
     if not line.weights or line.name == "gemm":
         return 0.0
     found = TILED.match(line.name)

@@ -134,6 +134,7 @@ pub type Family = fn(&Bench, Size) -> Result<Vec<Check>, CardError>;
 /// Every kernel family's cases.
 pub const FAMILIES: &[(&str, Family)] = &[
     ("attention", crate::cuda::attention::answers::checks),
+    ("attention of raw heads", crate::cuda::attention::raw_answers::checks),
     ("embedding", crate::cuda::embed::answers::checks),
     ("fused products", crate::cuda::product::fused_answers::checks),
     ("inputs of steps", crate::cuda::inputs::answers::checks),

@@ -165,20 +165,15 @@ impl KvLayer {
         self.shape
     }
 
+    /// How its numbers are kept.
+    pub fn kind(&self) -> KvKind {
+        self.kind
+    }
+
     /// The layer for kernels that read it; scales are null unless the kind has them.
     pub fn view(&self) -> KvView<'_> {
-        let (key_scales, value_scales) = match self.scales.len() / 2 {
-            0 => (View::none(), View::none()),
-            half => (self.scales.first(half), self.scales.view().part(half, half)),
-        };
-        KvView {
-            shape: self.shape,
-            kind: self.kind,
-            keys: self.keys.view(),
-            values: self.values.view(),
-            key_scales,
-            value_scales,
-        }
+        let (keys, values) = (self.keys.view(), self.values.view());
+        KvView::of(self.shape, self.kind, keys, values, self.scales.view())
     }
 
     /// The layer for a kernel that writes it.
@@ -190,6 +185,31 @@ impl KvLayer {
             values: self.values.view_mut(),
             scales: self.scales.view_mut(),
         }
+    }
+}
+
+impl KvViewMut<'_> {
+    /// The same layer, to be read.
+    pub fn as_view(&self) -> KvView<'_> {
+        let (keys, values) = (self.keys.as_view(), self.values.as_view());
+        KvView::of(self.shape, self.kind, keys, values, self.scales.as_view())
+    }
+}
+
+impl<'a> KvView<'a> {
+    /// `scales`: of keys, then of values.
+    fn of(
+        shape: KvShape,
+        kind: KvKind,
+        keys: View<'a, u8>,
+        values: View<'a, u8>,
+        scales: View<'a, f32>,
+    ) -> KvView<'a> {
+        let (key_scales, value_scales) = match scales.len() / 2 {
+            0 => (View::none(), View::none()),
+            half => (scales.part(0, half), scales.part(half, half)),
+        };
+        KvView { shape, kind, keys, values, key_scales, value_scales }
     }
 }
 

@@ -1,6 +1,7 @@
 //! Queries, keys and values between their projection and attention: angles once per step, then bias, head
 //! norms, rotation and the cache in one launch per layer (`rope.cu`). Where all heads of a token are normed as one
-//! row, that is a launch before it.
+//! row, that is a launch before it. Attention of decoding steps may do all that itself
+//! ([`prepares`](super::attention::prepares)).
 //!
 //! Frequencies come ready-made; which sequences are long ones, and which slot of the cache a token has, the
 //! step's lists say.
@@ -70,6 +71,39 @@ pub struct Heads<'a> {
     pub angles: Angles<'a>,
     /// Applied to queries after turning.
     pub scaled: Option<Scaled<'a>>,
+}
+
+impl Heads<'_> {
+    /// For `count` heads of queries that are ready as they are.
+    pub(super) fn ready(count: usize) -> Self {
+        let angles = Angles { half: 0, cos: View::none(), sin: View::none() };
+        Heads { count, bias: None, norms: None, angles, scaled: None }
+    }
+
+    /// The bias, and the norms of queries and of keys; null where there are none.
+    pub(super) fn weights(&self) -> [Arg; 3] {
+        let null = Arg::Address(0);
+        let [query, key] = self.norms.map_or([null; 2], |n| [n.query.arg(), n.key.arg()]);
+        [self.bias.map_or(null, |bias| bias.arg()), query, key]
+    }
+
+    /// The kernels' arguments, in the order of `rope::Rules` (`rope.cuh`).
+    pub(super) fn args(&self) -> [Arg; 10] {
+        let [bias, query, key] = self.weights();
+        let Angles { half, cos, sin } = self.angles;
+        [
+            bias,
+            query,
+            key,
+            Arg::F32(self.norms.map_or(0.0, |norms| norms.eps)),
+            cos.arg(),
+            sin.arg(),
+            Arg::I32(half as i32),
+            self.scaled.map_or(Arg::Address(0), |scaled| scaled.positions.arg()),
+            Arg::F32(self.scaled.map_or(0.0, |scaled| scaled.by.beta)),
+            Arg::U32(self.scaled.map_or(1, |scaled| scaled.by.period)),
+        ]
+    }
 }
 
 /// Longest head.
@@ -142,19 +176,8 @@ pub fn prepare(
     if tokens == 0 || all == 0 {
         return Ok(());
     }
-    let null = Arg::Address(0);
-    let bias = heads.bias.map_or(null, |bias| bias.arg());
-    let (query, key, eps) =
-        heads.norms.map_or((null, null, 0.0), |n| (n.query.arg(), n.key.arg(), n.eps));
-    let args = [
-        qkv.arg(),
-        bias,
-        query,
-        key,
-        Arg::F32(eps),
-        heads.angles.cos.arg(),
-        heads.angles.sin.arg(),
-        Arg::I32(heads.angles.half as i32),
+    let [bias, query, key] = heads.weights();
+    let places = [
         slots.arg(),
         Arg::U32((blocks * block_size) as u32),
         Arg::U32(block_size as u32),
@@ -165,10 +188,8 @@ pub fn prepare(
         kv.keys.arg(),
         kv.values.arg(),
         kv.scales.arg(),
-        heads.scaled.map_or(null, |scaled| scaled.positions.arg()),
-        Arg::F32(heads.scaled.map_or(0.0, |scaled| scaled.by.beta)),
-        Arg::U32(heads.scaled.map_or(1, |scaled| scaled.by.period)),
     ];
+    let args = [&[qkv.arg()][..], &heads.args(), &places].concat();
     let kernel = match kv.kind {
         KvKind::F32 => "rope_prepare_f32",
         KvKind::F16 => "rope_prepare_f16",
@@ -221,7 +242,13 @@ fn grid(tokens: usize, all: usize, head_dim: usize) -> Grid {
     Grid::of([tokens as u32, all.div_ceil(WARPS) as u32, 1], warps as u32 * 32).shared(shared)
 }
 
-fn check_heads(heads: &Heads, all: usize, head_dim: usize, tokens: usize) -> Result<(), CardError> {
+/// Checks what is done to `all` heads of each of so many tokens.
+pub(super) fn check_heads(
+    heads: &Heads,
+    all: usize,
+    head_dim: usize,
+    tokens: usize,
+) -> Result<(), CardError> {
     let Angles { half, cos, sin } = heads.angles;
     require(head_dim <= LONGEST_HEAD && head_dim.is_multiple_of(2), || {
         format!("prepare: heads of {head_dim}; even ones of at most {LONGEST_HEAD} can be turned")

@@ -5,7 +5,7 @@ use super::index::{Index, Width};
 use super::room::Room;
 use crate::device::{Activation, QueryScale};
 use crate::model::layout::Over;
-use serin_kernels::cuda::attention::{AttentionSpec, attend_decode, attend_prefill};
+use serin_kernels::cuda::attention::{AttentionSpec, attend_decode, attend_prefill, prepares};
 use serin_kernels::cuda::product::{Matrix, multiply_all, multiply_gated};
 use serin_kernels::cuda::rows::Activation as Gate;
 use serin_kernels::cuda::{ActKind, Acts, Buffer, Card, CardError, KvLayer, ViewMut, norm, rope};
@@ -128,9 +128,13 @@ impl Layer {
             angles: frequencies.angles(n),
             scaled: self.query_scale.map(scaled),
         };
-        let qkv = room.wide.first_mut(n * outputs);
-        rope::prepare(card, &heads, qkv, step.index.slots(n), cache.view_mut())?;
-        self.mix(step, cache, room, outputs)?;
+        let Width { rows, decodes, .. } = step.width;
+        let raw = prepares(heads.count, cache.shape(), cache.kind(), (rows, decodes));
+        if !raw {
+            let qkv = room.wide.first_mut(n * outputs);
+            rope::prepare(card, &heads, qkv, step.index.slots(n), cache.view_mut())?;
+        }
+        self.mix(step, raw.then_some(&heads), cache, room, outputs)?;
         let mixed = self.spec.heads * cache.shape().head_dim;
         let x = room.acts.get(self.out.input_kind(card, n), n * mixed);
         self.out.apply(card, x, n, room.branch.first_mut(n * self.out.outputs()), true)?;
@@ -138,16 +142,18 @@ impl Layer {
         join(step, post, &self.mlp_norm, kind, room)
     }
 
-    /// Attention of the step's queries over the cache, written to `acts`.
+    /// Attention of the step's queries over the cache, written to `acts`. `raw`: what is still to be done to queries,
+    /// keys and values before; `None` if they are ready.
     fn mix(
         &self,
         step: &Step<'_>,
-        cache: &KvLayer,
+        raw: Option<&rope::Heads<'_>>,
+        cache: &mut KvLayer,
         room: &mut Room,
         outputs: usize,
     ) -> Result<(), CardError> {
         let Width { tokens, rows, longest, decodes } = step.width;
-        let (card, spec, kv) = (step.card, &self.spec, cache.view());
+        let (card, spec) = (step.card, &self.spec);
         let mixed = self.spec.heads * cache.shape().head_dim;
         let qkv = room.wide.first(tokens * outputs);
         let kind = self.out.input_kind(card, tokens);
@@ -156,14 +162,14 @@ impl Layer {
             let index = step.index.rows(0, decodes);
             let (partials, splits) = (room.partials.view_mut(), (step.splits)(decodes));
             let out = room.acts.get_mut(kind, tokens * mixed);
-            attend_decode(card, spec, qkv, kv, index, splits, partials, out)?;
+            attend_decode(card, spec, qkv, raw, cache.view_mut(), index, splits, partials, out)?;
         }
         if decodes == rows {
             return Ok(());
         }
         let index = step.index.rows(decodes, rows - decodes);
         let out = room.acts.get_mut(kind, tokens * mixed);
-        attend_prefill(card, spec, qkv, kv, index, longest, tokens, out)
+        attend_prefill(card, spec, qkv, cache.view(), index, longest, tokens, out)
     }
 
     /// From the normed rows in `acts` to those before the next layer.

@@ -10,12 +10,13 @@ use crate::cuda::card::{Card, CardError, Queue};
 use crate::cuda::check::{Bench, Check, Numbers, Size};
 use crate::cuda::e4m3;
 use crate::cuda::kv::{KvKind, KvLayer, KvShape, Rows};
+use crate::cuda::rope::Heads;
 use half::{bf16, f16};
 use std::fmt;
 
 /// Which function answers.
 #[derive(Debug, Clone, Copy)]
-enum Way {
+pub(super) enum Way {
     /// With so many shares.
     Decode(usize),
     Prefill,
@@ -23,17 +24,17 @@ enum Way {
 }
 
 #[derive(Debug, Clone, Copy)]
-struct Case {
-    way: Way,
-    kind: KvKind,
+pub(super) struct Case {
+    pub way: Way,
+    pub kind: KvKind,
     out: ActKind,
     /// Query heads, key heads, numbers of a head.
-    heads: (usize, usize, usize),
-    block_size: usize,
+    pub heads: (usize, usize, usize),
+    pub block_size: usize,
     window: Option<usize>,
     soft_cap: Option<f32>,
     /// Query tokens and tokens in the cache of each row; none and none for padding.
-    rows: &'static [(usize, usize)],
+    pub rows: &'static [(usize, usize)],
 }
 
 impl fmt::Display for Case {
@@ -44,7 +45,7 @@ impl fmt::Display for Case {
     }
 }
 
-const fn case(
+pub(super) const fn case(
     way: Way,
     kind: KvKind,
     heads: (usize, usize, usize),
@@ -55,15 +56,15 @@ const fn case(
 }
 
 impl Case {
-    const fn window(self, tokens: usize) -> Case {
+    pub const fn window(self, tokens: usize) -> Case {
         Case { window: Some(tokens), ..self }
     }
 
-    const fn cap(self, cap: f32) -> Case {
+    pub const fn cap(self, cap: f32) -> Case {
         Case { soft_cap: Some(cap), ..self }
     }
 
-    const fn out(self, out: ActKind) -> Case {
+    pub const fn out(self, out: ActKind) -> Case {
         Case { out, ..self }
     }
 }
@@ -243,24 +244,24 @@ fn check(bench: &Bench, case: &Case, seed: u64) -> Result<Check, CardError> {
 }
 
 /// One case's cache and step.
-struct Data {
-    shape: KvShape,
-    keys: Side,
-    values: Side,
-    qkv: Vec<f32>,
-    rows: Vec<u32>,
-    tables: Vec<u32>,
+pub(super) struct Data {
+    pub shape: KvShape,
+    pub keys: Side,
+    pub values: Side,
+    pub qkv: Vec<f32>,
+    pub rows: Vec<u32>,
+    pub tables: Vec<u32>,
 }
 
 /// Keys or values: as cached, and what that means, `[row][token][kv_head][head_dim]`.
-struct Side {
-    bytes: Vec<u8>,
-    scales: Vec<f32>,
+pub(super) struct Side {
+    pub bytes: Vec<u8>,
+    pub scales: Vec<f32>,
     meant: Vec<Vec<f64>>,
 }
 
 impl Data {
-    fn new(case: &Case, seed: u64) -> Data {
+    pub fn new(case: &Case, seed: u64) -> Data {
         let mut numbers = Numbers::new(seed);
         let (heads, kv_heads, head_dim) = case.heads;
         let used: usize =
@@ -302,7 +303,7 @@ impl Data {
         Data { shape, keys, values, qkv, rows, tables }
     }
 
-    fn tokens(&self, case: &Case) -> usize {
+    pub fn tokens(&self, case: &Case) -> usize {
         self.qkv.len() / ((case.heads.0 + 2 * case.heads.1) * case.heads.2)
     }
 }
@@ -366,42 +367,81 @@ fn first_seen(case: &Case, position: usize) -> usize {
     case.window.map_or(0, |window| (position + 1).saturating_sub(window))
 }
 
+/// A case's cache and step on a card, the output poisoned.
+pub(super) struct Given {
+    pub layer: KvLayer,
+    pub qkv: Buffer<f32>,
+    rows: Buffer<u32>,
+    tables: Buffer<u32>,
+    out: ActBuffer,
+    outputs: usize,
+}
+
+impl Given {
+    pub fn new(bench: &Bench, case: &Case, data: &Data) -> Result<Given, CardError> {
+        let Bench { card, pool } = bench;
+        let (heads, _, dim) = case.heads;
+        let mut layer = KvLayer::new(card, *pool, data.shape, case.kind, Queue::Compute)?;
+        {
+            let view = layer.view_mut();
+            card.upload(view.keys.address(), &data.keys.bytes, Queue::Compute)?;
+            card.upload(view.values.address(), &data.values.bytes, Queue::Compute)?;
+            if !data.keys.scales.is_empty() {
+                let scales = [&data.keys.scales[..], &data.values.scales].concat();
+                card.upload(view.scales.address(), bytes_of(&scales), Queue::Compute)?;
+            }
+        }
+        let outputs = data.tokens(case) * heads * dim;
+        let out = ActBuffer::new(card, *pool, outputs, &[case.out], Queue::Compute)?;
+        poison(card.as_ref(), &out.get(case.out, outputs))?;
+        Ok(Given {
+            layer,
+            qkv: Buffer::of(card, *pool, &data.qkv)?,
+            rows: Buffer::of(card, *pool, &data.rows)?,
+            tables: Buffer::of(card, *pool, &data.tables)?,
+            out,
+            outputs,
+        })
+    }
+
+    /// What the case's way gives. `raw`: see [`attend_decode`].
+    pub fn attend(
+        &mut self,
+        bench: &Bench,
+        case: &Case,
+        raw: Option<&Heads<'_>>,
+    ) -> Result<Vec<f32>, CardError> {
+        let (heads, _, dim) = case.heads;
+        let (scale, window, soft_cap) = (1.0 / (dim as f32).sqrt(), case.window, case.soft_cap);
+        let spec = AttentionSpec { heads, scale, window, soft_cap };
+        let count = case.rows.len();
+        let rows = Rows { count, rows: self.rows.view(), tables: self.tables.view() };
+        let longest = case.rows.iter().map(|(len, _)| *len).max().unwrap_or(0);
+        let tokens = self.outputs / (heads * dim);
+        let (card, qkv) = (bench.card.as_ref(), self.qkv.view());
+        let into = self.out.get_mut(case.out, self.outputs);
+        match case.way {
+            Decode(splits) => {
+                let len = partials_len(count, heads, splits, dim);
+                let mut partials = Buffer::of(&bench.card, bench.pool, &vec![f32::NAN; len])?;
+                let (kv, partials) = (self.layer.view_mut(), partials.view_mut());
+                attend_decode(card, &spec, qkv, raw, kv, rows, splits, partials, into)?;
+            }
+            Prefill => {
+                let kv = self.layer.view();
+                attend_prefill(card, &spec, qkv, kv, rows, longest, tokens, into)?;
+            }
+            Exact => {
+                let kv = self.layer.view();
+                attend_exact(card, &spec, qkv, kv, rows, longest, tokens, into)?;
+            }
+        }
+        numbers_of(card, &self.out.get(case.out, self.outputs))
+    }
+}
+
 fn run(bench: &Bench, case: &Case, data: &Data) -> Result<Vec<f32>, CardError> {
-    let Bench { card, pool } = bench;
-    let (heads, _, dim) = case.heads;
-    let tokens = data.tokens(case);
-    let mut layer = KvLayer::new(card, *pool, data.shape, case.kind, Queue::Compute)?;
-    {
-        let view = layer.view_mut();
-        card.upload(view.keys.address(), &data.keys.bytes, Queue::Compute)?;
-        card.upload(view.values.address(), &data.values.bytes, Queue::Compute)?;
-        if !data.keys.scales.is_empty() {
-            let scales = [&data.keys.scales[..], &data.values.scales].concat();
-            card.upload(view.scales.address(), bytes_of(&scales), Queue::Compute)?;
-        }
-    }
-    let qkv = Buffer::of(card, *pool, &data.qkv)?;
-    let rows = Buffer::of(card, *pool, &data.rows)?;
-    let tables = Buffer::of(card, *pool, &data.tables)?;
-    let rows = Rows { count: case.rows.len(), rows: rows.view(), tables: tables.view() };
-    let outputs = tokens * heads * dim;
-    let mut out = ActBuffer::new(card, *pool, outputs, &[case.out], Queue::Compute)?;
-    poison(card.as_ref(), &out.get(case.out, outputs))?;
-    let (scale, window, soft_cap) = (1.0 / (dim as f32).sqrt(), case.window, case.soft_cap);
-    let spec = AttentionSpec { heads, scale, window, soft_cap };
-    let longest = case.rows.iter().map(|(len, _)| *len).max().unwrap_or(0);
-    let (card, kv) = (card.as_ref(), layer.view());
-    let into = out.get_mut(case.out, outputs);
-    match case.way {
-        Decode(splits) => {
-            let len = partials_len(rows.count, heads, splits, dim);
-            let mut partials = Buffer::of(&bench.card, *pool, &vec![f32::NAN; len])?;
-            attend_decode(card, &spec, qkv.view(), kv, rows, splits, partials.view_mut(), into)?;
-        }
-        Prefill => attend_prefill(card, &spec, qkv.view(), kv, rows, longest, tokens, into)?,
-        Exact => attend_exact(card, &spec, qkv.view(), kv, rows, longest, tokens, into)?,
-    }
-    numbers_of(card, &out.get(case.out, outputs))
+    Given::new(bench, case, data)?.attend(bench, case, None)
 }
 
 fn poison(card: &dyn Card, acts: &Acts<'_>) -> Result<(), CardError> {
@@ -435,7 +475,11 @@ fn widen<T: Plain + Into<f32>>(values: &[T]) -> Vec<f32> {
     values.iter().map(|v| (*v).into()).collect()
 }
 
-fn download<T: Plain>(card: &dyn Card, address: u64, len: usize) -> Result<Vec<T>, CardError> {
+pub(super) fn download<T: Plain>(
+    card: &dyn Card,
+    address: u64,
+    len: usize,
+) -> Result<Vec<T>, CardError> {
     let mut out = vec![T::default(); len];
     // SAFETY: `Plain` numbers may hold any bits.
     let bytes = unsafe {

@@ -3,7 +3,8 @@
 //! Two launches for two shapes of work: `decode` (one query token a row: cut along the cached tokens, limited by
 //! memory) and `prefill` (chunks of prompts: limited by tensor cores). Caches and heads that neither takes go to
 //! `exact`, in f32 throughout. All are causal: a token at position p sees `max(0, p + 1 - window) ..= p`, its own
-//! key and value in the cache already. Query head h looks into key head `h / (heads / kv_heads)`.
+//! key and value in the cache already, or put there by `decode` ([`prepares`] says when). Query head h looks into key
+//! head `h / (heads / kv_heads)`.
 //!
 //! Here: what a layer's attention is, and the checks that all three share. Knows no model and no sequence; what
 //! lies on the card (rows, block tables) it cannot check and says so.
@@ -13,15 +14,17 @@ pub(crate) mod answers;
 mod decode;
 mod exact;
 mod prefill;
+#[cfg(any(test, feature = "known-answers"))]
+pub(crate) mod raw_answers;
 
-pub use decode::{attend_decode, partials_len, plan_splits};
+pub use decode::{attend_decode, partials_len, plan_splits, prepares};
 pub use exact::attend_exact;
 pub use prefill::attend_prefill;
 
 use crate::cuda::acts::{ActKind, ActsMut};
 use crate::cuda::buffer::View;
 use crate::cuda::card::{Arg, CardError};
-use crate::cuda::kv::{KvKind, KvView, Rows};
+use crate::cuda::kv::{KvKind, KvShape, KvView, Rows};
 use std::f32::consts::LOG2_E;
 
 /// One layer's attention.
@@ -142,9 +145,9 @@ fn out_args(out: &ActsMut<'_>) -> [Arg; 3] {
 }
 
 /// The tensor-core kernel among `names` for this cache, if there is one.
-fn kernel_for(names: &Names, kv: &KvView<'_>) -> Option<&'static str> {
-    let at = DIMS.iter().position(|dim| *dim == kv.shape.head_dim)?;
-    match kv.kind {
+fn kernel_for(names: &Names, shape: KvShape, kind: KvKind) -> Option<&'static str> {
+    let at = DIMS.iter().position(|dim| *dim == shape.head_dim)?;
+    match kind {
         KvKind::F32 => None,
         KvKind::F16 => Some(names[0][at]),
         KvKind::I8 => Some(names[1][at]),

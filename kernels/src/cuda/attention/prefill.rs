@@ -55,7 +55,7 @@ pub fn attend_prefill(
     if rows.count == 0 || longest_len == 0 {
         return Ok(());
     }
-    let Some(kernel) = kernel_for(&KERNELS, &kv) else {
+    let Some(kernel) = kernel_for(&KERNELS, kv.shape, kv.kind) else {
         return exact::launch(card, spec, qkv, &kv, &rows, &out, (sizes, longest_len, false));
     };
     let (scale, bend) = spec.folded();

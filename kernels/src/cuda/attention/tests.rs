@@ -4,16 +4,31 @@ use super::*;
 use crate::cuda::acts::ActBuffer;
 use crate::cuda::buffer::Buffer;
 use crate::cuda::card::{COUNTS, Card, Pool, Queue};
-use crate::cuda::check::Bench;
+use crate::cuda::check::{Bench, Size, refused};
 use crate::cuda::e4m3;
 use crate::cuda::emulated::{BACKWARDS, EmulatedCard};
 use crate::cuda::kv::{KvLayer, KvShape};
 use crate::cuda::paper::{Noted, PaperCard};
+use crate::cuda::rope::{Angles, Heads};
 use std::sync::Arc;
 
 #[test]
 fn answers_are_known() {
     crate::cuda::check::prove(super::answers::checks);
+}
+
+#[test]
+fn answers_with_raw_heads_are_known() {
+    crate::cuda::check::prove(super::raw_answers::checks);
+}
+
+/// The emulated card rounds every operation by itself: a launch less changes no bit of cache or output.
+#[test]
+fn raw_heads_change_no_bit() {
+    let bench = Bench::emulated(64 << 20);
+    for check in super::raw_answers::checks(&bench, Size::Full).unwrap() {
+        assert!(check.error == 0.0, "{check}");
+    }
 }
 
 /// Shares are put together in their order, by whichever block is last, and a launch leaves the counts at zero.
@@ -42,7 +57,7 @@ fn more_groups_than_counts_are_one_share_each() {
     let card: Arc<dyn Card> = paper.clone();
     let pool = card.create_pool().unwrap();
     let shape = KvShape { blocks: 2, block_size: 16, kv_heads: 2, head_dim: 64 };
-    let layer = KvLayer::new(&card, pool, shape, KvKind::F16, Queue::Compute).unwrap();
+    let mut layer = KvLayer::new(&card, pool, shape, KvKind::F16, Queue::Compute).unwrap();
     let spec = AttentionSpec { window: None, ..USUAL.spec };
     for (count, shares) in [(COUNTS / 2, 3), (COUNTS / 2 + 1, 1)] {
         let qkv = Buffer::new(&card, pool, count * 8 * 64).unwrap();
@@ -53,8 +68,8 @@ fn more_groups_than_counts_are_one_share_each() {
         let numbers = count * spec.heads * 64;
         let mut out =
             ActBuffer::new(&card, pool, numbers, &[ActKind::F32], Queue::Compute).unwrap();
-        let (qkv, kv, to) = (qkv.view(), layer.view(), out.get_mut(ActKind::F32, numbers));
-        attend_decode(&*card, &spec, qkv, kv, rows, 3, partials.view_mut(), to).unwrap();
+        let (qkv, kv, to) = (qkv.view(), layer.view_mut(), out.get_mut(ActKind::F32, numbers));
+        attend_decode(&*card, &spec, qkv, None, kv, rows, 3, partials.view_mut(), to).unwrap();
         let [Noted::Kernel(_, grid)] = paper.take_noted()[..] else { panic!("one launch") };
         assert_eq!(grid.blocks, [shares, 2, count as u32]);
     }
@@ -93,7 +108,7 @@ impl Call {
     fn tried(&self, decode: bool) -> Result<(), CardError> {
         let card: Arc<dyn Card> = Arc::new(EmulatedCard::start(64 << 20));
         let pool: Pool = card.create_pool()?;
-        let layer = KvLayer::new(&card, pool, self.shape, self.kind, Queue::Compute)?;
+        let mut layer = KvLayer::new(&card, pool, self.shape, self.kind, Queue::Compute)?;
         let qkv = Buffer::of(&card, pool, &vec![0.0f32; self.projections])?;
         let padding: Vec<u32> = (0..self.rows as u32).flat_map(|row| [row, 0, 0, 0]).collect();
         let rows = Buffer::of(&card, pool, &padding)?;
@@ -101,13 +116,13 @@ impl Call {
         let rows = Rows { count: 2, rows: rows.view(), tables: tables.view() };
         let mut partials = Buffer::new(&card, pool, self.partials)?;
         let mut out = ActBuffer::new(&card, pool, self.outputs, &[self.out], Queue::Compute)?;
-        let (spec, kv, out) = (&self.spec, layer.view(), out.get_mut(self.out, self.outputs));
+        let (spec, out) = (&self.spec, out.get_mut(self.out, self.outputs));
         let (card, qkv) = (card.as_ref(), qkv.view());
         if decode {
-            let partials = partials.view_mut();
-            attend_decode(card, spec, qkv, kv, rows, self.splits, partials, out)
+            let (kv, partials) = (layer.view_mut(), partials.view_mut());
+            attend_decode(card, spec, qkv, None, kv, rows, self.splits, partials, out)
         } else {
-            attend_prefill(card, spec, qkv, kv, rows, self.longest, 2, out)
+            attend_prefill(card, spec, qkv, layer.view(), rows, self.longest, 2, out)
         }
     }
 
@@ -137,6 +152,35 @@ fn every_byte_of_e4m3_is_read_as_its_number() {
             assert!(same, "{way}: {byte:02x} is {got}, not {number}");
         }
     }
+}
+
+#[test]
+fn raw_heads_that_do_not_fit_are_refused() {
+    let bench = Bench::emulated(64 << 20);
+    let (pool, spec) = (bench.pool, USUAL.spec);
+    let floats = |len: usize| Buffer::of(&bench.card, pool, &vec![0.0f32; len]).unwrap();
+    let (qkv, other) = (floats(2 * 24 * 64), floats(24 * 64));
+    let padding = Buffer::of(&bench.card, pool, &[0u32, 0, 0, 0, 1, 0, 0, 0]).unwrap();
+    let (half, cos, sin) = (4, other.first(8), other.first(8));
+    let fine = Heads { angles: Angles { half, cos, sin }, ..Heads::ready(4) };
+    let ask = |heads: usize, raw: Heads<'_>, kind| {
+        let mut layer = KvLayer::new(&bench.card, pool, USUAL.shape, kind, Queue::Compute).unwrap();
+        let rows = Rows { count: 2, rows: padding.view(), tables: padding.view() };
+        let (mut partials, numbers) = (floats(0), 2 * heads * 64);
+        let mut out =
+            ActBuffer::new(&bench.card, pool, numbers, &[ActKind::F32], Queue::Compute).unwrap();
+        let (kv, partials) = (layer.view_mut(), partials.view_mut());
+        let (spec, to) = (AttentionSpec { heads, ..spec }, out.get_mut(ActKind::F32, numbers));
+        attend_decode(&*bench.card, &spec, qkv.view(), Some(&raw), kv, rows, 1, partials, to)
+    };
+    ask(4, fine, KvKind::F16).unwrap();
+    refused(ask(4, fine, KvKind::F32), "4 raw heads");
+    refused(ask(4, Heads { count: 2, ..fine }, KvKind::F16), "2 raw heads");
+    refused(ask(18, Heads { count: 18, ..fine }, KvKind::F16), "18 raw heads");
+    let bias = Some(other.view().part(1, 8 * 64));
+    refused(ask(4, Heads { bias, ..fine }, KvKind::F16), "16 bytes");
+    let angles = Angles { half, cos, sin: other.first(7) };
+    refused(ask(4, Heads { angles, ..fine }, KvKind::F16), "sines");
 }
 
 #[test]

@@ -128,7 +128,7 @@ impl Sweep {
         for kind in KvKind::ALL {
             for head_dim in [64, 80, 96, 128, 192, 256, 512] {
                 let shape = KvShape { blocks: 64, block_size: 16, kv_heads: 8, head_dim };
-                let layer =
+                let mut layer =
                     KvLayer::new(&self.card, self.pool, shape, kind, Queue::Compute).unwrap();
                 let spec = AttentionSpec { heads: 32, scale: 0.1, window: None, soft_cap: None };
                 let numbers = spec.heads * head_dim;
@@ -137,12 +137,11 @@ impl Sweep {
                 let rows = Rows { count: 1, rows: words.view(), tables: words.view() };
                 let mut partials = self.floats(partials_len(1, spec.heads, 8, head_dim));
                 let mut acts = self.acts(numbers);
-                let (card, kv) = (&*self.card, layer.view());
-                let out = acts.get_mut(ActKind::F32, numbers);
-                attend_decode(card, &spec, qkv.view(), kv, rows, 8, partials.view_mut(), out)
-                    .unwrap();
-                let out = acts.get_mut(ActKind::F32, numbers);
-                attend_prefill(card, &spec, qkv.view(), kv, rows, 1, 1, out).unwrap();
+                let (card, qkv, kv) = (&*self.card, qkv.view(), layer.view_mut());
+                let (partials, out) = (partials.view_mut(), acts.get_mut(ActKind::F32, numbers));
+                attend_decode(card, &spec, qkv, None, kv, rows, 8, partials, out).unwrap();
+                let (kv, out) = (layer.view(), acts.get_mut(ActKind::F32, numbers));
+                attend_prefill(card, &spec, qkv, kv, rows, 1, 1, out).unwrap();
             }
         }
     }

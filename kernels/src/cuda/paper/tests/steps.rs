@@ -3,7 +3,7 @@
 use super::*;
 use crate::cuda::acts::ActBuffer;
 use crate::cuda::attention::{
-    AttentionSpec, attend_decode, attend_prefill, partials_len, plan_splits,
+    AttentionSpec, attend_decode, attend_prefill, partials_len, plan_splits, prepares,
 };
 use crate::cuda::rows::Activation;
 use crate::cuda::sample::{SampleBatch, scratch_len};
@@ -332,9 +332,13 @@ impl Step {
         let turned = rope::Angles { half: HEAD_DIM / 2, cos: angles.view(), sin: angles.view() };
         let by =
             rope::Heads { count: heads, bias: None, norms: None, angles: turned, scaled: None };
-        let slots = words.first(n);
-        rope::prepare(&*self.card, &by, qkv.view_mut(), slots, layer.view_mut()).unwrap();
-        self.note(&[]);
+        let decodes = if self.prompt { 0 } else { rows };
+        let raw = prepares(heads, kv, KvKind::F16, (rows, decodes));
+        if !raw {
+            let slots = words.first(n);
+            rope::prepare(&*self.card, &by, qkv.view_mut(), slots, layer.view_mut()).unwrap();
+            self.note(&[]);
+        }
         let spec = AttentionSpec { heads, scale: 0.1, window: None, soft_cap: None };
         let multiprocessors = self.card.properties().multiprocessors as usize;
         let splits = plan_splits(rows, kv_heads, LONGEST, multiprocessors);
@@ -343,12 +347,13 @@ impl Step {
         let mut acts = self.acts(n * heads * HEAD_DIM);
         let out = acts.get_mut(kind, n * heads * HEAD_DIM);
         let index = Rows { count: rows, rows: words.view(), tables: words.view() };
-        let (card, qkv, view) = (&*self.card, qkv.view(), layer.view());
+        let (card, qkv) = (&*self.card, qkv.view());
         match self.prompt {
-            true => attend_prefill(card, &spec, qkv, view, index, n, n, out).unwrap(),
+            true => attend_prefill(card, &spec, qkv, layer.view(), index, n, n, out).unwrap(),
             false => {
-                let partials = partials.view_mut();
-                attend_decode(card, &spec, qkv, view, index, splits, partials, out).unwrap();
+                let (raw, view, partials) =
+                    (raw.then_some(&by), layer.view_mut(), partials.view_mut());
+                attend_decode(card, &spec, qkv, raw, view, index, splits, partials, out).unwrap();
             }
         }
         self.note(&[]);
