@@ -11,7 +11,7 @@ are too short for types in blocks of 256.
 
 A kind that the program refuses is listed with its message; it is a failure only if it is one of `--must`. Needs
 llama-cpp-python (scripts/peer_env.py installs it into an environment of its own, or uses the library in
-LLAMA_CPP_LIB_PATH), and 4 GB of disk. All kinds take 20 minutes. Exits with 75 if the package index cannot be reached.
+LLAMA_CPP_LIB_PATH), and 4 GB of disk. All kinds take 20 minutes, and the divergence of two 15 more. Exits with 75 if the package index cannot be reached.
 
 With weights in F16, F32 or BF16, little is rounded, and a wrong detail of the model shows at once. With others, inputs of
 matrix products are rounded to 8 bits by both programs; this model's are so uneven that either is some 0.09 nats away
@@ -32,6 +32,8 @@ import peer_env  # noqa: E402
 MUST = ("F32,F16,BF16,Q8_0,Q4_0,Q4_1,Q5_0,Q5_1,Q2_K,Q3_K_S,Q3_K_M,Q3_K_L,Q4_K_S,Q4_K_M,Q5_K_S,Q5_K_M,Q6_K,IQ3_S,IQ3_M,"
         "IQ4_NL,IQ4_XS")
 TOKENS, PIECE, LINES, REPLY, CLOSE, PERPLEXITY = 12_000, 100, 10_000, 32, 0.05, 0.005
+# Conversations for the divergence of two kinds.
+READINGS = 400
 
 
 def files(args):
@@ -133,7 +135,7 @@ def of_text(args, report, path):
 def of_pair(args, report, kinds, paths):
     """Divergence of two kinds."""
     from real import checks, texts
-    conversations = texts.prompts()[:6 if args.quick else None]
+    conversations = texts.readings(6 if args.quick else READINGS)
     with tempfile.TemporaryDirectory() as folder:
         found = checks.divergence(args.serin, paths, conversations, pathlib.Path(folder))
     name = " and ".join(kinds)
