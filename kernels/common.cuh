@@ -143,7 +143,8 @@ __device__ inline bool is_last(unsigned *count, unsigned blocks, unsigned *word)
     return *word == blocks - 1;
 }
 
-// c += a * b of tensor cores, all lanes of a warp together. With g = lane / 4, t = lane % 4:
+// c += a * b of tensor cores, or of whole numbers d = a * b + c with the same c for all; all lanes of a warp together.
+// With g = lane / 4, t = lane % 4:
 //   c: (g, 2t), (g, 2t+1), (g+8, 2t), (g+8, 2t+1) of [16][8]
 //   half precision, k = 16: a: pairs of k at (g, 2t), (g+8, 2t), (g, 2t+8), (g+8, 2t+8) of [16][16];
 //                           b: pairs of k at (2t, g), (2t+8, g) of [16][8]
@@ -168,17 +169,17 @@ __device__ inline void mma(float c[4], const uint32_t a[4], const uint32_t b[2],
                  : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
 }
 
-__device__ inline void mma_s8_k32(int c[4], const uint32_t a[4], const uint32_t b[2]) {
+__device__ inline void mma_s8_k32(int d[4], const uint32_t a[4], const uint32_t b[2], int c) {
     asm volatile("mma.sync.aligned.m16n8k32.row.col.s32.s8.s8.s32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, "
-                 "{%0,%1,%2,%3};"
-                 : "+r"(c[0]), "+r"(c[1]), "+r"(c[2]), "+r"(c[3])
-                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+                 "{%10,%10,%10,%10};"
+                 : "=r"(d[0]), "=r"(d[1]), "=r"(d[2]), "=r"(d[3])
+                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]), "r"(c));
 }
 
-__device__ inline void mma_s8_k16(int c[4], const uint32_t a[2], const uint32_t b[1]) {
-    asm volatile("mma.sync.aligned.m16n8k16.row.col.s32.s8.s8.s32 {%0,%1,%2,%3}, {%4,%5}, {%6}, {%0,%1,%2,%3};"
-                 : "+r"(c[0]), "+r"(c[1]), "+r"(c[2]), "+r"(c[3])
-                 : "r"(a[0]), "r"(a[1]), "r"(b[0]));
+__device__ inline void mma_s8_k16(int d[4], const uint32_t a[2], const uint32_t b[1], int c) {
+    asm volatile("mma.sync.aligned.m16n8k16.row.col.s32.s8.s8.s32 {%0,%1,%2,%3}, {%4,%5}, {%6}, {%7,%7,%7,%7};"
+                 : "=r"(d[0]), "=r"(d[1]), "=r"(d[2]), "=r"(d[3])
+                 : "r"(a[0]), "r"(a[1]), "r"(b[0]), "r"(c));
 }
 
 __device__ inline void ldmatrix_x4(uint32_t r[4], const void *row) {
@@ -330,11 +331,13 @@ EMU_UNSEEN inline void ldmatrix(uint32_t r[4], const void *row, bool trans) {
 
 inline void mma(float c[4], const uint32_t a[4], const uint32_t b[2], f16) { emu::mma_half<f16>(c, a, b); }
 inline void mma(float c[4], const uint32_t a[4], const uint32_t b[2], bf16) { emu::mma_half<bf16>(c, a, b); }
-inline void mma_s8_k32(int c[4], const uint32_t a[4], const uint32_t b[2]) {
-    emu::mma_int(c, {{a[0], a[1], a[2], a[3]}, {b[0], b[1]}}, 32);
+inline void mma_s8_k32(int d[4], const uint32_t a[4], const uint32_t b[2], int c) {
+    for (int i = 0; i < 4; i++) d[i] = c;
+    emu::mma_int(d, {{a[0], a[1], a[2], a[3]}, {b[0], b[1]}}, 32);
 }
-inline void mma_s8_k16(int c[4], const uint32_t a[2], const uint32_t b[1]) {
-    emu::mma_int(c, {{a[0], a[1], 0, 0}, {b[0], 0}}, 16);
+inline void mma_s8_k16(int d[4], const uint32_t a[2], const uint32_t b[1], int c) {
+    for (int i = 0; i < 4; i++) d[i] = c;
+    emu::mma_int(d, {{a[0], a[1], 0, 0}, {b[0], 0}}, 16);
 }
 inline void ldmatrix_x4(uint32_t r[4], const void *row) { emu::ldmatrix(r, row, false); }
 inline void ldmatrix_x4_trans(uint32_t r[4], const void *row) { emu::ldmatrix(r, row, true); }

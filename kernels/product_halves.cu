@@ -1,4 +1,5 @@
-// Products of quantised weights with more than 8 inputs in bf16: tiles, tensor cores in half precision.
+// Products of quantised weights with more than 8 inputs in bf16: tiles, tensor cores in half precision. For cards whose
+// tensor cores are fast with it: A100, H100, B200.
 //
 // A warp turns packed weights into bf16 in registers, right into the fragments of the products: an unsigned number's
 // bits, read as bf16, are that number times 2^-133 (subnormal, or the smallest normal ones), and one fused multiply-add
@@ -16,8 +17,8 @@ namespace product_halves {
 
 using namespace tiles;
 
-// Two blocks have to fit on a multiprocessor with 100 KiB of shared memory. Q8_0 with 32 inputs and all kinds with 64
-// only do so in steps of two groups. A warp has all 64 inputs, so that weights are unpacked once.
+// Shapes as they were measured on an H100: Q8_0 with 32 inputs and all kinds with 64 in steps of two groups. A warp has
+// all 64 inputs, so that weights are unpacked once.
 template <Kind K> using Shape16 = Shape<false, 128, 16, 4, 1, 2, 4>;
 template <Kind K> using Shape32 = Shape<false, 128, 32, 4, 1, 2, K == quant::Q8_0 ? 2 : 4>;
 template <Kind K> using Shape64 = Shape<false, 128, 64, 4, 1, 2, 2>;

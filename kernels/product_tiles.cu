@@ -1,35 +1,44 @@
-// Products of quantised weights with very many inputs of 8 bits: tiles, whole-number tensor cores.
+// Products of quantised weights with more than 8 inputs of 8 bits: tiles, whole-number tensor cores.
 //
 // `quant::pair` turns one packed word into the two registers that the product of 32 columns wants of it. Scales become
 // floats once for each warp, a row a lane, in a small table of its own. Each group's whole-number sum is scaled and
-// added in f32 (llama.cpp's MMQ does so too: groups have scales of their own on both sides). That is what limits it:
-// 12 to 16 floating-point instructions for the 4 results of each tensor-core instruction, so that peak is about the
-// card's f32 rate / 4 for each group of 32, i.e. 8 times its f32 multiply rate; sums become floats without conversion
-// (quant.cuh). For cards whose tensor cores multiply halves at a fraction of that: GeForce.
+// added in f32 (llama.cpp's MMQ does so too: groups have scales of their own on both sides). That is what limits it: two
+// multiply-adds for each result and group (`scaled`), and one more for a minimum. For cards whose tensor cores
+// multiply halves at a quarter of the rate: GeForce.
 #include "tiles.cuh"
 
 namespace product_tiles {
 
 using namespace tiles;
 
-// Numbers of 4 bits leave room for two blocks of 128 rows and 64 inputs on a multiprocessor with 100 KiB of shared
-// memory, others for two of 64 rows.
-template <Kind K> constexpr int kRows64 = K == quant::Q4_0 || K == quant::Q4_K ? 128 : 64;
-template <Kind K> using Shape64 = Shape<true, kRows64<K>, 64, kRows64<K> / 32, 2, 1, 4>;
-template <Kind K> using Shape128 = Shape<true, 128, 128, 4, 2, 1, 4>;
+// Two blocks have to fit on a multiprocessor with 100 KiB of shared memory. With 64 inputs, numbers of more than 4 bits
+// only do so in steps of two groups.
+template <Kind K> constexpr int kGroups64 = K == quant::Q4_0 || K == quant::Q4_K ? 4 : 2;
+template <Kind K> using Shape16 = Shape<true, 128, 16, 4, 1, 2, 4>;
+template <Kind K> using Shape32 = Shape<true, 128, 32, 4, 1, 2, 4>;
+template <Kind K> using Shape64 = Shape<true, 128, 64, 4, 2, 1, kGroups64<K>>;
+
+// A sum from quant::kMagic on, times a scale of weights. Its bits read as a float are kMagicFloat + sum, so kMagicFloat
+// times the scale is taken away again. That is exact before the one rounding: a scale has at most 19 bits (a half times a
+// whole number of 8), and kMagicFloat has 2. With few inputs nothing is gained by it: `quant::add` is as short there.
+constexpr float kMagicFloat = 12582912.0f;
+__device__ inline float scaled(int sum, float scale) {
+    return __fmaf_rn(__int_as_float(sum), scale, -kMagicFloat * scale);
+}
 
 template <Kind K, class T> struct Warp : Place<K, T> {
     using Base = Place<K, T>;
+    using In = Stage<K, T>;
     using Base::input, Base::kGroups, Base::lane, Base::part, Base::row, Base::sums, Base::table;
-    static_assert(T::WK == 1, "a warp has all groups of a step");
 
-    // Offsets in a stage, of the first group: what the lane gives to ldmatrix of 16 inputs, and the scales of the input
-    // 2t; those of 2t + 1 lie behind them.
+    // Offsets in a stage, of the part's first group: what the lane gives to ldmatrix of 16 inputs, and the scales of the
+    // input 2t; those of 2t + 1 lie behind them.
     int at_x, at_scales;
 
     __device__ Warp(unsigned char *tables, size_t first_row, int groups) : Base(tables, first_row, groups) {
-        at_x = kept(Stage<K, T>::x_at(input + lane / 16 * 8 + lane % 8, lane / 8 % 2));
-        at_scales = kept(Stage<K, T>::x_scales_at(input + lane % 4 * 2, 0));
+        int group = part * kGroups;
+        at_x = kept(In::x_at(input + lane / 16 * 8 + lane % 8, group * 2 + lane / 8 % 2));
+        at_scales = kept(In::x_scales_at(input + lane % 4 * 2, group / 2));
     }
 
     __device__ void take_scales(const unsigned char *stage, int first_group) const {
@@ -56,21 +65,24 @@ template <Kind K, class T> struct Warp : Place<K, T> {
     // 2t and 2t + 1.
     static __device__ void add(float to[4], const uint32_t a[4], const uint32_t b[2], const float2 w[2],
                                const float2 x[2]) {
-        int c[4] = {quant::kMagic, quant::kMagic, quant::kMagic, quant::kMagic};
-        int second[4] = {quant::kMagic, quant::kMagic, quant::kMagic, quant::kMagic};
+        int first[4], second[4];
         if constexpr (quant::kHalves<K>) {
-            mma_s8_k16(c, a, b);
-            mma_s8_k16(second, a + 2, b + 1);
+            mma_s8_k16(first, a, b, quant::kMagic);
+            mma_s8_k16(second, a + 2, b + 1, quant::kMagic);
         } else {
-            mma_s8_k32(c, a, b);
+            mma_s8_k32(first, a, b, quant::kMagic);
         }
 #pragma unroll
-        for (int i = 0; i < 4; i++) to[i] = quant::add<K>(to[i], w[i / 2], x[i % 2], c[i], second[i]);
+        for (int i = 0; i < 4; i++) {
+            float2 scale = w[i / 2], by = x[i % 2];
+            to[i] = __fmaf_rn(scaled(first[i], scale.x), by.x, to[i]);
+            if constexpr (quant::kHalves<K>) to[i] = __fmaf_rn(scaled(second[i], scale.y), by.x, to[i]);
+            if constexpr (quant::kMinimum<K>) to[i] = __fmaf_rn(-scale.y, by.y, to[i]);
+        }
     }
 
     // Adds the products of one group of a step.
     __device__ void add_group(const unsigned char *stage, int group) {
-        using In = Stage<K, T>;
         const float2 *scales = reinterpret_cast<const float2 *>(table) + group * 32 + lane / 4;
         uint32_t a[T::MF][4];
         float2 w[T::MF][2];
@@ -93,13 +105,10 @@ template <Kind K, class T> struct Warp : Place<K, T> {
         }
     }
 
+    // One group at a time, so that two blocks' registers suffice.
     __device__ void add_step(const unsigned char *stage) {
-#pragma unroll 2
-        for (int group = 0; group < kGroups; group++) {
-            // Nothing is read ahead of it, so that two blocks' registers suffice.
-            if (T::M > T::N) __syncwarp();
-            add_group(stage, group);
-        }
+#pragma unroll 1
+        for (int group = 0; group < kGroups; group++) add_group(stage, group);
     }
 
     // The value of a sum.
@@ -108,12 +117,15 @@ template <Kind K, class T> struct Warp : Place<K, T> {
 
 } // namespace product_tiles
 
+#define PRODUCT(name, kind, inputs)                                                                                  \
+    TILED(product_tiles_##name##_##inputs, kind, product_tiles::Shape##inputs<quant::kind>, product_tiles::Warp,     \
+          __launch_bounds__(256, 2))
 #define PRODUCTS(name, kind)                                                                                         \
-    TILED(product_tiles_##name##_64, kind, product_tiles::Shape64<quant::kind>, product_tiles::Warp,                 \
-          __launch_bounds__(2 * product_tiles::kRows64<quant::kind>, 2))                                             \
-    TILED(product_tiles_##name##_128, kind, product_tiles::Shape128<quant::kind>, product_tiles::Warp,               \
-          __launch_bounds__(256))
+    PRODUCT(name, kind, 16)                                                                                          \
+    PRODUCT(name, kind, 32)                                                                                          \
+    PRODUCT(name, kind, 64)
 
 EACH_KIND(PRODUCTS)
 
 #undef PRODUCTS
+#undef PRODUCT

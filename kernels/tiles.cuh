@@ -25,6 +25,8 @@ template <bool kEightBits, int kM, int kN, int kWarpsM, int kWarpsN, int kWarpsK
     static constexpr bool kEight = kEightBits;
     static constexpr int M = kM, N = kN, WM = kWarpsM, WN = kWarpsN, WK = kWarpsK, G = kGroups;
     static constexpr int kThreads = 32 * WM * WN * WK;
+    // Most steps in shared memory at once.
+    static constexpr int kMostStages = kEight ? 2 : 4;
     // 16 x 8 fragments of a warp.
     static constexpr int MF = M / WM / 16, NF = N / WN / 8;
     static_assert(M % (16 * WM) == 0 && N % (8 * WN) == 0 && G % WK == 0 && 8 % G == 0, "whole fragments");
@@ -48,8 +50,6 @@ __device__ inline int kept(int value) {
     return value;
 }
 
-constexpr int kMostStages = 4;
-
 // Arguments of a launch.
 struct Product {
     Planes planes;
@@ -64,7 +64,7 @@ struct Product {
     // it is again in the end.
     float *partials;
     unsigned *counts;
-    // Steps in shared memory at once, 2 to kMostStages.
+    // Steps in shared memory at once, 2 to the shape's kMostStages.
     int stages;
 };
 
@@ -399,12 +399,12 @@ template <class T> struct Tile {
     }
 };
 
-// Ends a step's copies. Empty groups behind them make the number of groups a wait may leave the same, kMostStages - 2,
-// for every number of stages.
-__device__ inline void end_copies(int stages) {
+// Ends a step's copies. Empty groups behind them make the number of groups a wait may leave the same, kMost - 2, for
+// every number of stages.
+template <int kMost> __device__ inline void end_copies(int stages) {
     copy_async_commit();
 #pragma unroll
-    for (int i = 2; i < kMostStages; i++)
+    for (int i = 2; i < kMost; i++)
         if (stages <= i) copy_async_commit();
 }
 
@@ -416,26 +416,27 @@ template <Kind K, class T, class W> __device__ void run(const Product &p) {
     constexpr int kStage = Stage<K, T>::kBytes;
     size_t row0 = size_t(blockIdx.y) * T::M;
     int input0 = blockIdx.x * T::N, all = (p.groups + T::G - 1) / T::G, each = (all + gridDim.z - 1) / gridDim.z;
-    int first = blockIdx.z * each, steps = max(0, min(each, all - first)), ahead = p.stages - 1;
+    int first = blockIdx.z * each, steps = max(0, min(each, all - first));
+    int stages = T::kMostStages == 2 ? 2 : p.stages, ahead = stages - 1;
     Loader<K, T> loader(p, row0, input0, first * T::G);
-    W warp(memory + p.stages * kStage, row0, p.groups);
+    W warp(memory + stages * kStage, row0, p.groups);
     for (int step = 0; step < ahead && step < steps; step++)
         loader.weights(memory + step * kStage, (first + step) * T::G);
     wait_for_previous();
     for (int step = 0; step < ahead; step++) {
         if (step < steps) loader.inputs(memory + step * kStage, (first + step) * T::G);
-        end_copies(p.stages);
+        end_copies<T::kMostStages>(stages);
     }
-    unsigned char *stage = memory, *free = memory + ahead * kStage, *end = memory + p.stages * kStage;
+    unsigned char *stage = memory, *free = memory + ahead * kStage, *end = memory + stages * kStage;
     for (int step = 0, group = first * T::G; step < steps; step++, group += T::G) {
-        copy_async_wait<kMostStages - 2>();
+        copy_async_wait<T::kMostStages - 2>();
         // All have this step's numbers now, and have done with the stage that the next copies go to.
         __syncthreads();
         if (step + ahead < steps) {
             loader.weights(free, group + ahead * T::G);
             loader.inputs(free, group + ahead * T::G);
         }
-        end_copies(p.stages);
+        end_copies<T::kMostStages>(stages);
         warp.take_scales(stage, group);
         warp.add_step(stage);
         free = stage;

@@ -19,8 +19,9 @@ SHAPES = {
     ("halves", 32): (128, 32, 4, 1, 2, 4),
     ("halves", 64): (128, 64, 4, 1, 2, 2),
     ("halves", 128): (128, 128, 4, 2, 1, 4),
-    ("tiles", 64): (64, 64, 2, 2, 1, 4),
-    ("tiles", 128): (128, 128, 4, 2, 1, 4),
+    ("tiles", 16): (128, 16, 4, 1, 2, 4),
+    ("tiles", 32): (128, 32, 4, 1, 2, 4),
+    ("tiles", 64): (128, 64, 4, 2, 1, 2),
 }
 # Those of some kinds.
 OTHERS = {
@@ -73,7 +74,8 @@ def trips(name):
     if not found:
         return 1
     _, _, _, _, split, groups = tile_shape(found[1], found[2], int(found[3]))
-    return max(1, groups // split // 2)
+    # Those of 8 bits are done one by one, others in pairs.
+    return max(1, groups // split // (1 if found[1] == "tiles" else 2))
 
 
 def hot(name, blocks):

@@ -186,7 +186,7 @@ def expand(lines, step):
             family = "gated" if line.name.startswith("product_gated") else "quant"
             name, at_once, threads = f"product_{family}_{matrix.kind}_{inputs}", 8 if inputs <= 4 else 16, 128
         else:
-            name, at_once, threads = f"product_halves_{matrix.kind}_32", 128, 256
+            name, at_once, threads = f"product_{TILED.match(line.name)[1]}_{matrix.kind}_32", 128, 256
         return dataclasses.replace(line, name=name, matrices=(matrix,), inputs=inputs, threads=threads,
                                    blocks=(1, math.ceil(matrix.rows / at_once), 1))
 

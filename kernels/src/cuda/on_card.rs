@@ -34,7 +34,7 @@ pub(crate) struct KernelNames {
     /// The same of gate and up together, the activation and the next product's form of inputs included.
     pub gated: Option<[&'static str; 8]>,
     /// Products in tiles, in the order of `product::names::Tile`.
-    pub tiles: Option<[&'static str; 6]>,
+    pub tiles: Option<[&'static str; 7]>,
 }
 
 /// Names that end in the number of inputs.
@@ -65,8 +65,9 @@ macro_rules! quantised {
                 concat!("product_halves_", $kind, "_32"),
                 concat!("product_halves_", $kind, "_64"),
                 concat!("product_halves_", $kind, "_128"),
+                concat!("product_tiles_", $kind, "_16"),
+                concat!("product_tiles_", $kind, "_32"),
                 concat!("product_tiles_", $kind, "_64"),
-                concat!("product_tiles_", $kind, "_128"),
             ]),
         }
     };

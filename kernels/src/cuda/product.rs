@@ -123,7 +123,7 @@ impl Matrix {
     /// The form in which [`multiply`] takes `n` inputs.
     pub fn input_kind(&self, card: &dyn Card, n: usize) -> ActKind {
         let tiled = self.kind.is_quantised() && in_tiles(self.columns, n);
-        if tiled && !Tile::candidates(n, card.properties())[0].eights() {
+        if tiled && !Tile::of(n, card.properties()).eights() {
             return ActKind::BF16;
         }
         self.kind.input_kind()
@@ -201,10 +201,7 @@ impl Way {
             _ if !in_tiles(columns, n) => {
                 Way::Vectors { split: split(rows.div_ceil(2), columns.div_ceil(1024), 4, warps) }
             }
-            _ => {
-                let room = usize::MAX;
-                Way::Tiles(Task { kind, rows, columns, inputs: n, facts, room }.plan().tile)
-            }
+            _ => Way::Tiles(Tile::of(n, facts)),
         }
     }
 
@@ -386,7 +383,7 @@ impl Product<'_> {
         }
         let room = if across * down <= COUNTS { workspace.room } else { 0 };
         let task = Task { kind, rows, columns, inputs: self.n, facts, room };
-        let Plan { shares, .. } = task.plan_with(tile);
+        let Plan { shares, .. } = task.plan(tile);
         let blocks = [across as u32, down as u32, shares as u32];
         let stages = shape.stages(facts);
         let grid = Grid::of(blocks, shape.threads).shared(shape.shared_bytes(stages)).late();

@@ -95,10 +95,10 @@ fn tiles(tile: Tile, size: Size) -> Vec<(usize, usize, usize)> {
     }
     let mut all = vec![(9, 1, BLOCK), (16, 3, 256), (17, 35, 96), (1, 2, 1024)];
     all.push(match tile {
-        Tile::Halves16 => (18, 130, 2048),
-        Tile::Halves32 => (33, 130, 1024),
+        Tile::Halves16 | Tile::Eights16 => (18, 130, 2048),
+        Tile::Halves32 | Tile::Eights32 => (33, 130, 1024),
         Tile::Halves64 | Tile::Eights64 => (66, 130, 512),
-        Tile::Halves128 | Tile::Eights128 => (130, 130, 256),
+        Tile::Halves128 => (130, 130, 256),
     });
     all
 }

@@ -12,8 +12,9 @@ pub(crate) enum Tile {
     Halves32,
     Halves64,
     Halves128,
+    Eights16,
+    Eights32,
     Eights64,
-    Eights128,
 }
 
 /// What a block works on.
@@ -31,45 +32,47 @@ pub(crate) struct TileShape {
     splits: usize,
     /// Most steps that are in shared memory at once.
     most_stages: usize,
-    /// Blocks of a multiprocessor that registers leave room for.
-    resident: usize,
 }
 
+/// Blocks of a multiprocessor that registers leave room for.
+const RESIDENT: usize = 2;
 /// Bytes of each block's shared memory that the driver takes, from compute capability 8.0 on. A multiprocessor has as
 /// much more than a block may have.
 const RESERVED: usize = 1 << 10;
 
 impl Tile {
     #[cfg(any(test, feature = "known-answers"))]
-    pub(crate) const ALL: [Tile; 6] = [
+    pub(crate) const ALL: [Tile; 7] = [
         Tile::Halves16,
         Tile::Halves32,
         Tile::Halves64,
         Tile::Halves128,
+        Tile::Eights16,
+        Tile::Eights32,
         Tile::Eights64,
-        Tile::Eights128,
     ];
 
     /// Whether inputs have 8 bits.
     pub(crate) fn eights(self) -> bool {
-        matches!(self, Tile::Eights64 | Tile::Eights128)
+        matches!(self, Tile::Eights16 | Tile::Eights32 | Tile::Eights64)
     }
 
     /// For weights of a kind: those with more bits have less room for rows or groups.
     pub(crate) fn shape(self, kind: Kind) -> TileShape {
         let few_bits = matches!(kind, Kind::Q4_0 | Kind::Q4K);
-        let (rows, inputs, groups, splits, most_stages, resident) = match self {
-            Tile::Halves16 => (128, 16, 4, 2, 4, 2),
-            Tile::Halves32 if kind == Kind::Q8_0 => (128, 32, 2, 2, 4, 2),
-            Tile::Halves32 => (128, 32, 4, 2, 3, 2),
-            Tile::Halves64 => (128, 64, 2, 2, 4, 2),
-            Tile::Halves128 => (128, 128, 4, 1, 2, 2),
-            Tile::Eights64 if few_bits => (128, 64, 4, 1, 3, 2),
-            Tile::Eights64 => (64, 64, 4, 1, 3, 2),
-            Tile::Eights128 => (128, 128, 4, 1, 2, 1),
+        let (rows, inputs, groups, splits, most_stages) = match self {
+            Tile::Halves16 => (128, 16, 4, 2, 4),
+            Tile::Halves32 if kind == Kind::Q8_0 => (128, 32, 2, 2, 4),
+            Tile::Halves32 => (128, 32, 4, 2, 3),
+            Tile::Halves64 => (128, 64, 2, 2, 4),
+            Tile::Halves128 => (128, 128, 4, 1, 2),
+            Tile::Eights16 => (128, 16, 4, 2, 2),
+            Tile::Eights32 => (128, 32, 4, 2, 2),
+            Tile::Eights64 if few_bits => (128, 64, 4, 1, 2),
+            Tile::Eights64 => (128, 64, 2, 1, 2),
         };
         let (eights, threads) = (self.eights(), 2 * rows as u32);
-        TileShape { kind, rows, inputs, threads, eights, groups, splits, most_stages, resident }
+        TileShape { kind, rows, inputs, threads, eights, groups, splits, most_stages }
     }
 }
 
@@ -77,7 +80,7 @@ impl TileShape {
     /// Steps that are in shared memory at once: as many as leave room for a second block, and at least 2.
     pub(crate) fn stages(self, facts: &DeviceProperties) -> usize {
         let all = facts.shared_per_block as usize + RESERVED;
-        let fits = |stages: usize| (self.shared_bytes(stages) + RESERVED) * self.resident <= all;
+        let fits = |stages: usize| (self.shared_bytes(stages) + RESERVED) * RESIDENT <= all;
         (3..=self.most_stages).rev().find(|stages| fits(*stages)).unwrap_or(2)
     }
 
@@ -85,7 +88,7 @@ impl TileShape {
     pub(crate) fn blocks(self, facts: &DeviceProperties) -> usize {
         let own = self.shared_bytes(self.stages(facts)) + RESERVED;
         let fitting = (facts.shared_per_block as usize + RESERVED) / own;
-        fitting.clamp(1, self.resident)
+        fitting.clamp(1, RESIDENT)
     }
 
     /// Shared memory of a block: stages of packed weights and of inputs, with the scales of both; and for each warp the

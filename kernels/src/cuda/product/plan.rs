@@ -1,5 +1,5 @@
-//! Which tiles a product is cut into, and how many blocks share the columns of one: the plan that should take the least
-//! time by a small model. Pure: shapes, counted instructions and the card's multiprocessors.
+//! Which tiles a product is cut into, and how many blocks share the columns of one: as many as should take the least time
+//! by a small model. Pure: shapes, counted instructions and the card's multiprocessors.
 //!
 //! A multiprocessor works on as many blocks at a time as it has room for, and on the rest after that. Each such wave
 //! costs its steps and a fixed time to fill and drain. If blocks share a tile's columns, the last of them adds up their
@@ -44,16 +44,18 @@ pub(crate) struct Task<'a> {
 }
 
 impl Tile {
-    /// The tiles for so many inputs, more than 8. All have inputs of the same form, which no matrix's shape may decide:
-    /// several take the same ones. Up to 64, unpacking weights is what limits a product, not the tensor cores; more go
-    /// through 8 bits on cards whose tensor cores are slow with halves.
-    pub(crate) fn candidates(inputs: usize, facts: &DeviceProperties) -> &'static [Tile] {
+    /// The tiles for so many inputs, more than 8. No matrix's shape may decide the form of the inputs, since several take
+    /// the same ones: 8 bits on cards whose tensor cores are slow with halves.
+    pub(crate) fn of(inputs: usize, facts: &DeviceProperties) -> Tile {
+        let halves = facts.fast_halves();
         match inputs {
-            0..=16 => &[Tile::Halves16],
-            17..=32 => &[Tile::Halves32],
-            33..=64 => &[Tile::Halves64],
-            _ if facts.fast_halves() => &[Tile::Halves128],
-            _ => &[Tile::Eights64, Tile::Eights128],
+            0..=16 if halves => Tile::Halves16,
+            17..=32 if halves => Tile::Halves32,
+            33..=64 if halves => Tile::Halves64,
+            _ if halves => Tile::Halves128,
+            0..=16 => Tile::Eights16,
+            17..=32 => Tile::Eights32,
+            _ => Tile::Eights64,
         }
     }
 
@@ -65,8 +67,9 @@ impl Tile {
             Tile::Halves32 => 257.0,
             Tile::Halves64 => 197.0,
             Tile::Halves128 => 575.0,
-            Tile::Eights64 => 864.0,
-            Tile::Eights128 => 1400.0,
+            Tile::Eights16 => 285.0,
+            Tile::Eights32 => 403.0,
+            Tile::Eights64 => 744.0,
         }
     }
 }
@@ -82,16 +85,8 @@ fn rate_of_products(facts: &DeviceProperties, eights: bool) -> f64 {
 }
 
 impl Task<'_> {
-    /// The best plan.
-    pub(crate) fn plan(&self) -> Plan {
-        let tiles = Tile::candidates(self.inputs, self.facts);
-        let plans = tiles.iter().map(|tile| self.plan_with(*tile));
-        let best = plans.reduce(|a, b| if self.cycles(b) < self.cycles(a) { b } else { a });
-        best.expect("there is a candidate")
-    }
-
     /// The best plan with these tiles; of equal ones that with fewer shares.
-    pub(crate) fn plan_with(&self, tile: Tile) -> Plan {
+    pub(crate) fn plan(&self, tile: Tile) -> Plan {
         let plans = (1..=self.most_shares(tile)).map(|shares| Plan { tile, shares });
         let best = plans.reduce(|a, b| if self.cycles(b) < self.cycles(a) { b } else { a });
         best.expect("one block per tile is a plan")

@@ -24,10 +24,11 @@ proptest! {
             let shape = tile.shape(kind);
             let stages = shape.stages(&facts);
             prop_assert!((2..=4).contains(&stages));
-            let split = matches!(tile, Tile::Halves16 | Tile::Halves32 | Tile::Halves64);
+            let split = !matches!(tile, Tile::Halves128 | Tile::Eights64);
             let sums = if split { shape.rows * shape.inputs * 4 } else { 0 };
             let tables = shape.shared_bytes(0);
             prop_assert!(sums + tables <= shape.shared_bytes(stages), "no room to add two parts");
+            prop_assert!(!tile.eights() || shape.blocks(&facts) == 2, "one block: {tile:?} {kind:?}");
             prop_assert!(large || tile == Tile::Halves128
                 || shape.shared_bytes(stages) <= facts.shared_per_block as usize, "{tile:?} {kind:?}");
         }

@@ -18,21 +18,18 @@ fn cards() -> [DeviceProperties; 4] {
 
 proptest! {
     #[test]
-    fn no_candidate_is_cheaper(
+    fn no_number_of_shares_is_cheaper(
         rows in 1usize..200_000, columns in 1usize..600, inputs in 9usize..3000, which in 0usize..4,
         kind in 0usize..5, room in 0usize..2 * ROOM,
     ) {
         let facts = &cards()[which];
         let kind = Kind::on_cards().filter(|kind| kind.is_quantised()).nth(kind).unwrap();
         let task = Task { kind, rows, columns: columns * 64, inputs, facts, room };
-        let best = task.plan();
-        let candidates = Tile::candidates(inputs, facts);
-        prop_assert!(candidates.contains(&best.tile));
-        for tile in candidates {
-            for shares in 1..=task.most_shares(*tile) {
-                let other = Plan { tile: *tile, shares };
-                prop_assert!(task.cycles(best) <= task.cycles(other), "{best:?} {other:?}");
-            }
+        let tile = Tile::of(inputs, facts);
+        let best = task.plan(tile);
+        for shares in 1..=task.most_shares(tile) {
+            let other = Plan { tile, shares };
+            prop_assert!(task.cycles(best) <= task.cycles(other), "{best:?} {other:?}");
         }
     }
 
@@ -43,7 +40,7 @@ proptest! {
     ) {
         let facts = &cards()[which];
         let task = Task { kind: Kind::Q4K, rows, columns: columns * 64, inputs, facts, room };
-        let Plan { tile, shares } = task.plan();
+        let Plan { tile, shares } = task.plan(Tile::of(inputs, facts));
         let shape = tile.shape(Kind::Q4K);
         let sums = task.tiles(tile) * shape.rows * shape.inputs * shares;
         prop_assert!((1..=MOST_SHARES).contains(&shares));
@@ -53,10 +50,14 @@ proptest! {
     }
 
     #[test]
-    fn candidates_take_inputs_of_one_form(inputs in 9usize..5000, which in 0usize..4) {
+    fn tiles_of_geforce_have_8_bits_and_room_for_no_more_than_it_takes(
+        inputs in 9usize..5000, which in 0usize..4,
+    ) {
         let facts = &cards()[which];
-        let candidates = Tile::candidates(inputs, facts);
-        prop_assert!(candidates.iter().all(|tile| tile.eights() == candidates[0].eights()));
+        let tile = Tile::of(inputs, facts);
+        let most = tile.shape(Kind::Q4K).inputs;
+        prop_assert_eq!(tile.eights(), which < 3);
+        prop_assert!(most < 2 * inputs.max(8) && (most >= inputs || most >= 64));
     }
 }
 
@@ -65,23 +66,23 @@ proptest! {
 /// (benches/runs/card-h100-steps.md).
 type Row = (&'static str, &'static str, usize, Tile, [usize; 4]);
 const PLANS: [Row; 24] = [
-    ("RTX 3060", "0.6B", 32, Tile::Halves32, [2, 3, 1, 3]),
+    ("RTX 3060", "0.6B", 32, Tile::Eights32, [1, 4, 1, 6]),
     ("RTX 3060", "0.6B", 512, Tile::Eights64, [1, 4, 1, 6]),
-    ("RTX 3060", "8B", 32, Tile::Halves32, [4, 4, 1, 7]),
+    ("RTX 3060", "8B", 32, Tile::Eights32, [1, 7, 1, 7]),
     ("RTX 3060", "8B", 512, Tile::Eights64, [1, 3, 1, 3]),
-    ("RTX 3060", "14B", 32, Tile::Halves32, [1, 2, 1, 7]),
+    ("RTX 3060", "14B", 32, Tile::Eights32, [1, 4, 1, 7]),
     ("RTX 3060", "14B", 512, Tile::Eights64, [1, 1, 1, 1]),
-    ("RTX 4090", "0.6B", 32, Tile::Halves32, [2, 4, 2, 6]),
+    ("RTX 4090", "0.6B", 32, Tile::Eights32, [2, 4, 2, 6]),
     ("RTX 4090", "0.6B", 512, Tile::Eights64, [1, 4, 2, 4]),
-    ("RTX 4090", "8B", 32, Tile::Halves32, [8, 4, 4, 4]),
+    ("RTX 4090", "8B", 32, Tile::Eights32, [5, 8, 1, 8]),
     ("RTX 4090", "8B", 512, Tile::Eights64, [2, 1, 1, 1]),
-    ("RTX 4090", "14B", 32, Tile::Halves32, [2, 3, 5, 3]),
+    ("RTX 4090", "14B", 32, Tile::Eights32, [4, 6, 5, 6]),
     ("RTX 4090", "14B", 512, Tile::Eights64, [1, 3, 1, 3]),
-    ("RTX 5090", "0.6B", 32, Tile::Halves32, [2, 4, 2, 6]),
+    ("RTX 5090", "0.6B", 32, Tile::Eights32, [2, 4, 2, 6]),
     ("RTX 5090", "0.6B", 512, Tile::Eights64, [1, 4, 2, 5]),
-    ("RTX 5090", "8B", 32, Tile::Halves32, [7, 5, 3, 5]),
+    ("RTX 5090", "8B", 32, Tile::Eights32, [7, 8, 3, 10]),
     ("RTX 5090", "8B", 512, Tile::Eights64, [2, 1, 1, 1]),
-    ("RTX 5090", "14B", 32, Tile::Halves32, [3, 4, 5, 4]),
+    ("RTX 5090", "14B", 32, Tile::Eights32, [6, 8, 5, 8]),
     ("RTX 5090", "14B", 512, Tile::Eights64, [2, 1, 1, 1]),
     ("H100", "0.6B", 32, Tile::Halves32, [2, 4, 2, 6]),
     ("H100", "0.6B", 512, Tile::Halves128, [2, 4, 1, 6]),
@@ -113,18 +114,28 @@ fn plans_of_real_models_are_known() {
         let at = ["RTX 3060", "RTX 4090", "RTX 5090", "H100"].iter().position(|one| *one == name);
         let facts = &cards()[at.unwrap()];
         let plans = products(model).map(|(rows, columns)| {
-            Task { kind: Kind::Q4K, rows, columns, inputs, facts, room: ROOM }.plan()
+            let task = Task { kind: Kind::Q4K, rows, columns, inputs, facts, room: ROOM };
+            task.plan(Tile::of(inputs, facts))
         });
         assert_eq!(plans, shares.map(|shares| Plan { tile, shares }), "{name}, {model}, {inputs}");
     }
 }
 
-/// Q6_K's tiles of 64 inputs have 64 rows and half the warps, so that a prompt takes those of 128.
+/// Of the products of larger models, with numbers of inputs that fill their tiles.
 #[test]
-fn a_prompt_takes_the_tiles_that_fill_a_multiprocessor_with_warps() {
-    let facts = &cards()[2];
-    let tile = |kind| {
-        Task { kind, rows: 4096, columns: 14_336, inputs: 512, facts, room: ROOM }.plan().tile
-    };
-    assert_eq!((tile(Kind::Q4K), tile(Kind::Q6K)), (Tile::Eights64, Tile::Eights128));
+fn with_8_bits_products_are_cheaper_on_geforce() {
+    let tiles = [
+        (16, Tile::Eights16, Tile::Halves16),
+        (32, Tile::Eights32, Tile::Halves32),
+        (64, Tile::Eights64, Tile::Halves64),
+    ];
+    for facts in &cards()[..3] {
+        for (rows, columns) in ["8B", "14B"].into_iter().flat_map(products) {
+            for (inputs, eights, halves) in tiles {
+                let task = Task { kind: Kind::Q4K, rows, columns, inputs, facts, room: ROOM };
+                let [eights, halves] = [eights, halves].map(|tile| task.cycles(task.plan(tile)));
+                assert!(eights < halves, "{inputs} inputs, {rows} x {columns}: {eights}, {halves}");
+            }
+        }
+    }
 }
