@@ -88,6 +88,7 @@ PLANTED(block_reads_anothers, {
 })
 PLANTED(blocks_read_then_one_writes, {
     float found = data[0];
+    data[8 + block * 64 + at] = found;
     if (block == gridDim.x - 1 && at == 5) data[0] = found + 1.0f;
 })
 // The last block reads what all have left; a fence is missing before or after the count.
