@@ -11,7 +11,8 @@ are too short for types in blocks of 256.
 
 A kind that the program refuses is listed with its message; it is a failure only if it is one of `--must`. Needs
 llama-cpp-python (scripts/peer_env.py installs it into an environment of its own, or uses the library in
-LLAMA_CPP_LIB_PATH), and 4 GB of disk. All kinds take 20 minutes, and the divergence of two 15 more. Exits with 75 if the package index cannot be reached.
+LLAMA_CPP_LIB_PATH), and 4 GB of disk. All kinds take 20 minutes, and the divergence of two 15 more. Exits with 75 if the
+package index cannot be reached.
 
 With weights in F16, F32 or BF16, little is rounded, and a wrong detail of the model shows at once. With others, inputs of
 matrix products are rounded to 8 bits by both programs; this model's are so uneven that either is some 0.09 nats away
