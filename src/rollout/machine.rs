@@ -51,8 +51,8 @@ pub struct Rollout {
     pub(super) rollout: Option<String>,
     pub(super) stage: Stage,
     pub(super) evidence: Evidence,
-    /// The evidence by exact probabilities, if the policy wants it.
-    pub(super) exact: Option<Exact>,
+    /// The evidence by exact probabilities, if the policy wants it: two thirds of a rollout's size, so not moved with it.
+    pub(super) exact: Option<Box<Exact>>,
     /// Gates that have been reported.
     pub(super) noticed: Vec<GateName>,
     /// Thumbs down.
@@ -250,7 +250,7 @@ impl Rollout {
     }
 
     fn check_errors(&mut self, now: Duration) -> Vec<Action> {
-        if self.stage.is_fault(self.policy.fault_streak, self.exact.as_ref()) {
+        if self.stage.is_fault(self.policy.fault_streak, self.exact.as_deref()) {
             let reason = self.stage.streak.text();
             return match self.self_test {
                 Some(_) => self.note_regression(),
@@ -327,7 +327,7 @@ impl Rollout {
 
     /// Reports gates that the policy only wants reported, each once.
     fn notices(&mut self, now: Duration) -> Vec<Action> {
-        let exact = self.exact.as_ref().filter(|_| self.self_test.is_none());
+        let exact = self.exact.as_deref().filter(|_| self.self_test.is_none());
         let new = exact.and_then(|exact| {
             exact.notices(&self.policy).find(|gate| !self.noticed.contains(gate))
         });
@@ -340,8 +340,8 @@ impl Rollout {
     }
 
     /// Empty evidence by exact probabilities, if the policy wants it.
-    pub(super) fn new_exact(&self) -> Option<Exact> {
-        (self.policy.evidence == EvidenceRule::Exact).then(|| Exact::new(&self.policy))
+    pub(super) fn new_exact(&self) -> Option<Box<Exact>> {
+        (self.policy.evidence == EvidenceRule::Exact).then(|| Box::new(Exact::new(&self.policy)))
     }
 
     fn note_regression(&mut self) -> Vec<Action> {
@@ -402,7 +402,7 @@ impl Rollout {
         GateInput {
             policy: &self.policy,
             evidence: &self.evidence,
-            exact: self.exact.as_ref(),
+            exact: self.exact.as_deref(),
             votes: &self.votes,
             retries: &self.retries,
             weight: self.weight(),
