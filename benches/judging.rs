@@ -104,6 +104,8 @@ struct Scene {
     fault: Fault,
     /// A party that tries to bring about a verdict.
     attack: Option<(Attack, f64)>,
+    /// Seconds between two ticks, each of which asks for a verdict.
+    tick: f64,
     /// The simulation ends here.
     seconds: u64,
 }
@@ -135,6 +137,7 @@ impl Scene {
             flags: 0.01,
             fault: Fault::default(),
             attack: None,
+            tick: 1.0,
             seconds: 3 * 3600,
         }
     }
@@ -203,7 +206,7 @@ impl<'a> Run<'a> {
     }
 
     fn go(mut self) -> End {
-        let mut tick = 1.0;
+        let mut tick = self.scene.tick;
         let mut stubborn =
             self.scene.stubborn.map_or(f64::INFINITY, |(_, period)| period * self.rng.unit());
         while !self.over() {
@@ -218,7 +221,7 @@ impl<'a> Run<'a> {
             self.now += gap;
             while tick <= self.now {
                 self.step(tick, Event::Tick);
-                tick += 1.0;
+                tick += self.scene.tick;
             }
             while stubborn <= self.now && !self.over() {
                 self.poison();
@@ -675,6 +678,8 @@ fn attacks(rule: EvidenceRule, runs: u64) {
                 errors,
                 turns: 3,
                 keyed: true,
+                // Some of these rollouts stay undecided for hours.
+                tick: 10.0,
                 seconds,
                 ..Scene::new(rule)
             };
