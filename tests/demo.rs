@@ -19,7 +19,8 @@ const ROLLED_BACK: [Row; 5] = [
 ];
 
 /// Faults that hold.
-const HELD: [Row; 2] = [("hang", "held at 5 %", "cancelled"), ("slow", "held at 5 %", "throughput")];
+const HELD: [Row; 2] =
+    [("hang", "held at 5 %", "cancelled"), ("slow", "held at 5 %", "throughput")];
 
 #[test]
 fn faults_that_roll_back_are_found_and_no_client_sees_them() {
