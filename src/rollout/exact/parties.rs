@@ -39,7 +39,9 @@ impl Parties {
 
     /// Whether a decision must hold without this slot.
     pub(crate) fn can_do_without(&self, slot: usize) -> bool {
-        let others = (self.all - self.by_slot[slot]) / self.all.max(1.0);
+        // One in so many of the others is in the same slot by chance.
+        let elsewhere = 1.0 - 1.0 / SLOTS as f64;
+        let others = (self.all - self.by_slot[slot]) / elsewhere / self.all.max(1.0);
         if others >= SHARE {
             return true;
         }
@@ -69,6 +71,17 @@ mod tests {
         assert!(!parties.can_do_without(slot(1)) && parties.can_do_without(slot(2)));
         assert_eq!(parties.lone().as_deref(), Some("00000001"));
         (0..10).for_each(|_| parties.count(None));
+        assert!(parties.can_do_without(slot(1)) && parties.lone().is_none());
+    }
+
+    #[test]
+    fn others_that_share_a_slot_with_a_party_do_not_make_it_alone() {
+        let mut parties = Parties::new();
+        for request in 0..1_000_000u64 {
+            let other = 2 + request / 10 % 1000;
+            parties.count(Some(if request % 10 == 0 { other } else { 1 }));
+        }
+        assert!(parties.by_slot[slot(1)] > 900_000.0, "some share its slot");
         assert!(parties.can_do_without(slot(1)) && parties.lone().is_none());
     }
 }
