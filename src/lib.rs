@@ -1,5 +1,8 @@
 //! serin: two versions of a language model in one process. Requests are split between them by weight, and a
 //! rollout promotes or withdraws the new version, based on figures from the generation loop.
+#[macro_use]
+mod named;
+
 pub mod access;
 pub mod alerts;
 pub mod bench;

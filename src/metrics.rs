@@ -12,7 +12,7 @@ mod tests;
 pub use expiry::Expiry;
 
 use crate::engine::{LaneStats, Timings, UnloadReport};
-use crate::rollout::{Arm, Class, Flag, Flags};
+use crate::rollout::{Arm, Class, DecisionKind, Flag, Flags};
 use metrics::{counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram};
 use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle};
 use serin_kernels::cuda::Readings;
@@ -226,29 +226,7 @@ fn describe() {
     }
 }
 
-/// Kinds of decisions, ends of replies and other label values that no type lists.
-const DECISION_KINDS: [&str; 20] = [
-    "started",
-    "raised",
-    "rolled_back",
-    "promoted",
-    "held",
-    "stalled",
-    "paused",
-    "resumed",
-    "weight_set",
-    "promotion_ordered",
-    "stable_fault",
-    "ready",
-    "awaiting_confirm",
-    "confirmed",
-    "would_raise",
-    "would_promote",
-    "would_roll_back",
-    "noticed",
-    "undone",
-    "self_test_done",
-];
+/// Ends of replies and other label values that no type lists.
 const FINISH_REASONS: [&str; 2] = ["stop", "length"];
 const READ_RESULTS: [&str; 4] = ["read", "dropped", "too_long", "failed"];
 const RECORD_RESULTS: [&str; 2] = ["written", "dropped"];
@@ -263,7 +241,7 @@ fn begin_process() {
             counter!(FEEDBACK, "arm" => arm, "vote" => vote).increment(0);
         }
     }
-    for kind in DECISION_KINDS {
+    for kind in DecisionKind::NAMES {
         counter!(DECISIONS, "kind" => kind).increment(0);
     }
     for result in READ_RESULTS {
@@ -420,57 +398,43 @@ pub fn unloaded(report: &UnloadReport) {
     counter!(LEAKED).increment(report.after.used as u64 + on_card);
 }
 
-/// What a lane has counted since its model was loaded.
+/// A counter's name, and where a lane counts it.
+type Counted = (&'static str, fn(&LaneStats) -> &AtomicU64);
+
+/// A lane's counters. The time of its steps is last, in microseconds.
+const COUNTED: [Counted; 6] = [
+    (PREEMPTIONS, |stats| &stats.preemptions),
+    (PREFIX_LOOKUPS, |stats| &stats.prefix_lookup_tokens),
+    (PREFIX_HITS, |stats| &stats.prefix_hit_tokens),
+    (KV_EVICTIONS, |stats| &stats.blocks_evicted),
+    (STEPS, |stats| &stats.steps),
+    (STEP_SECONDS, |stats| &stats.step_micros),
+];
+
+/// What a lane has counted since its model was loaded; in the order of [`COUNTED`].
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Totals {
-    preemptions: u64,
-    prefix_lookups: u64,
-    prefix_hits: u64,
-    evictions: u64,
-    steps: u64,
-    step_micros: u64,
-}
+pub struct Totals([u64; COUNTED.len()]);
 
 impl Totals {
     /// The counts of now.
     pub fn of(stats: &LaneStats) -> Totals {
-        Totals {
-            preemptions: stats.preemptions.load(Ordering::Relaxed),
-            prefix_lookups: stats.prefix_lookup_tokens.load(Ordering::Relaxed),
-            prefix_hits: stats.prefix_hit_tokens.load(Ordering::Relaxed),
-            evictions: stats.blocks_evicted.load(Ordering::Relaxed),
-            steps: stats.steps.load(Ordering::Relaxed),
-            step_micros: stats.step_micros.load(Ordering::Relaxed),
-        }
+        Totals(COUNTED.map(|(_, count)| count(stats).load(Ordering::Relaxed)))
     }
 
     /// Both together: a version that was loaded twice.
     pub fn plus(self, other: Totals) -> Totals {
-        Totals {
-            preemptions: self.preemptions + other.preemptions,
-            prefix_lookups: self.prefix_lookups + other.prefix_lookups,
-            prefix_hits: self.prefix_hits + other.prefix_hits,
-            evictions: self.evictions + other.evictions,
-            steps: self.steps + other.steps,
-            step_micros: self.step_micros + other.step_micros,
-        }
+        Totals(std::array::from_fn(|at| self.0[at] + other.0[at]))
     }
 }
 
 /// One lane; called when metrics are scraped. `earlier`: what this version counted on this arm before its present load.
 pub fn lane(who: Who<'_>, stats: &LaneStats, earlier: Totals) {
     let labels = who.labels();
-    let total = earlier.plus(Totals::of(stats));
-    for (name, count) in [
-        (PREEMPTIONS, total.preemptions),
-        (PREFIX_LOOKUPS, total.prefix_lookups),
-        (PREFIX_HITS, total.prefix_hits),
-        (KV_EVICTIONS, total.evictions),
-        (STEPS, total.steps),
-    ] {
-        counter!(name, &labels).absolute(count);
+    let Totals([counts @ .., step_micros]) = earlier.plus(Totals::of(stats));
+    for ((name, _), count) in COUNTED.iter().zip(counts) {
+        counter!(*name, &labels).absolute(count);
     }
-    gauge!(STEP_SECONDS, &labels).set(total.step_micros as f64 / 1e6);
+    gauge!(STEP_SECONDS, &labels).set(step_micros as f64 / 1e6);
     lane_gauges(who, stats);
 }
 

@@ -5,8 +5,7 @@
 //! must not depend on a chat server. It does not know about rollouts, engines, config files or metrics. The
 //! caller builds the alert, and reads [`Alerts::counts`] for its gauges.
 //!
-//! There is one queue and one task per webhook, and not one list with a pool: a slow or dead endpoint then
-//! delays only itself, and has its own limit, back-off and end.
+//! There is one queue and one task per webhook: a slow or dead endpoint delays only itself.
 //!
 //! Reading order: [`Alert`] (the content), `config` (the receivers), `payload` and `signature` (the format),
 //! `dedup` (suppressing repeats), `queue` and `backoff` (the schedule). All of these are pure; time and
@@ -73,8 +72,7 @@ pub enum AlertsError {
 /// An alert's id, `msg_` and 32 hexadecimal digits. It is the same on every attempt and at every webhook, so
 /// that a receiver can tell a repeated delivery from a new alert.
 ///
-/// It is a type of its own because the Standard Webhooks specification forbids a full stop in ids ("Signature
-/// scheme") and because they are sent in a header; an id made from bits is always valid.
+/// An id made from bits is always valid: the Standard Webhooks specification forbids a full stop in ids.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct AlertId(String);
 
@@ -96,71 +94,36 @@ impl fmt::Display for AlertId {
     }
 }
 
-/// What an alert is about.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Kind {
-    /// The canary was rolled back.
-    RolledBack,
-    /// The canary became stable.
-    Promoted,
-    /// The rollout has been held for too long.
-    Stalled,
-    /// The canary's engine or device failed.
-    Fault,
-    /// Stable's engine or device failed.
-    StableFault,
-    /// The process was restarted after a crash and resumed what it had committed.
-    ResumedAfterCrash,
-    /// A decision could not be written to the ledger.
-    LedgerFailed,
-    /// The rollout waits for a person's confirmation.
-    AwaitingConfirmation,
-    /// A promotion was undone.
-    Undone,
-    /// Something that the policy only wants reported is more frequent on the canary.
-    Noticed,
-    /// The canary's real share of the traffic is far from what was set.
-    TrafficSkew,
+named! {
+    /// What an alert is about.
+    #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+    pub enum Kind {
+        /// The canary was rolled back.
+        RolledBack = "rolled_back",
+        /// The canary became stable.
+        Promoted = "promoted",
+        /// The rollout has been held for too long.
+        Stalled = "stalled",
+        /// The canary's engine or device failed.
+        Fault = "fault",
+        /// Stable's engine or device failed.
+        StableFault = "stable_fault",
+        /// The process was restarted after a crash and resumed what it had committed.
+        ResumedAfterCrash = "resumed_after_crash",
+        /// A decision could not be written to the ledger.
+        LedgerFailed = "ledger_failed",
+        /// The rollout waits for a person's confirmation.
+        AwaitingConfirmation = "awaiting_confirmation",
+        /// A promotion was undone.
+        Undone = "undone",
+        /// Something that the policy only wants reported is more frequent on the canary.
+        Noticed = "noticed",
+        /// The canary's real share of the traffic is far from what was set.
+        TrafficSkew = "traffic_skew",
+    }
 }
 
 impl Kind {
-    /// All kinds, in the order of their declaration.
-    pub const ALL: [Kind; 11] = [
-        Kind::RolledBack,
-        Kind::Promoted,
-        Kind::Stalled,
-        Kind::Fault,
-        Kind::StableFault,
-        Kind::ResumedAfterCrash,
-        Kind::LedgerFailed,
-        Kind::AwaitingConfirmation,
-        Kind::Undone,
-        Kind::Noticed,
-        Kind::TrafficSkew,
-    ];
-
-    /// The name in config files, payloads and labels.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Kind::RolledBack => "rolled_back",
-            Kind::Promoted => "promoted",
-            Kind::Stalled => "stalled",
-            Kind::Fault => "fault",
-            Kind::StableFault => "stable_fault",
-            Kind::ResumedAfterCrash => "resumed_after_crash",
-            Kind::LedgerFailed => "ledger_failed",
-            Kind::AwaitingConfirmation => "awaiting_confirmation",
-            Kind::Undone => "undone",
-            Kind::Noticed => "noticed",
-            Kind::TrafficSkew => "traffic_skew",
-        }
-    }
-
-    /// The kind of this name.
-    pub fn from_name(name: &str) -> Option<Kind> {
-        Kind::ALL.into_iter().find(|kind| kind.as_str() == name)
-    }
-
     /// The severity, unless the caller sets another.
     pub const fn severity(self) -> Severity {
         match self {
@@ -177,31 +140,16 @@ impl Kind {
     }
 }
 
-impl fmt::Display for Kind {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
-    }
-}
-
-/// How serious an alert is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Severity {
-    /// Good to know.
-    Info,
-    /// Someone should look today.
-    Warning,
-    /// Someone should look now.
-    Critical,
-}
-
-impl Severity {
-    /// The name in payloads and texts.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Severity::Info => "info",
-            Severity::Warning => "warning",
-            Severity::Critical => "critical",
-        }
+named! {
+    /// How serious an alert is.
+    #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+    pub enum Severity {
+        /// Good to know.
+        Info = "info",
+        /// Someone should look today.
+        Warning = "warning",
+        /// Someone should look now.
+        Critical = "critical",
     }
 }
 

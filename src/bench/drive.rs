@@ -3,7 +3,7 @@
 //! Before each block one request warms the version up that is not measured: the first requests after another model have
 //! cold caches. It reads clocks, and decides nothing about what the figures mean.
 
-use super::plan::{self, Block, Load, Planned, Point, Size, Version};
+use super::plan::{self, Block, Load, Planned, Point, Size};
 use super::prompts::WARM_UP;
 use super::replies::Answered;
 use super::sample::{Measured, PointRun, Sample};
@@ -128,11 +128,6 @@ impl Bench {
         }
         progress.end();
         all
-    }
-
-    /// The versions, in order.
-    pub fn versions(&self) -> &[Version] {
-        &Version::BOTH[..self.targets.len()]
     }
 }
 

@@ -7,29 +7,31 @@ use super::plan::Version;
 use super::sample::{Kept, PointRun, Sample};
 use super::statistics::{self, Data, Group, Interval, Method, NoInterval, Value};
 
-/// What a figure is of.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Metric {
-    /// Time to first token, in ms.
-    Ttft,
-    /// Mean time per output token after the first, by request, in ms.
-    Tpot,
-    /// Inter-token latency, by token, in ms.
-    Itl,
-    /// From a request's arrival to its last token, in ms.
-    EndToEnd,
-    /// Requests per second.
-    Requests,
-    /// Tokens of replies per second.
-    OutputTokens,
-    /// Tokens of prompts and replies per second.
-    TotalTokens,
-    /// Requests per second that met every limit of the service level objective.
-    Goodput,
-    /// Power draw, in W.
-    Power,
-    /// Energy per token of a reply, in J.
-    Energy,
+named! {
+    /// What a figure is of.
+    #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+    pub enum Metric {
+        /// Time to first token, in ms.
+        Ttft = "TTFT",
+        /// Mean time per output token after the first, by request, in ms.
+        Tpot = "TPOT",
+        /// Inter-token latency, by token, in ms.
+        Itl = "ITL",
+        /// From a request's arrival to its last token, in ms.
+        EndToEnd = "E2E",
+        /// Requests per second.
+        Requests = "requests",
+        /// Tokens of replies per second.
+        OutputTokens = "output",
+        /// Tokens of prompts and replies per second.
+        TotalTokens = "total",
+        /// Requests per second that met every limit of the service level objective.
+        Goodput = "goodput",
+        /// Power draw, in W.
+        Power = "power",
+        /// Energy per token of a reply, in J.
+        Energy = "energy",
+    }
 }
 
 /// Which statistic of it.
@@ -72,18 +74,7 @@ pub struct Figure {
 impl Metric {
     /// Short name.
     pub fn name(self) -> &'static str {
-        match self {
-            Metric::Ttft => "TTFT",
-            Metric::Tpot => "TPOT",
-            Metric::Itl => "ITL",
-            Metric::EndToEnd => "E2E",
-            Metric::Requests => "requests",
-            Metric::OutputTokens => "output",
-            Metric::TotalTokens => "total",
-            Metric::Goodput => "goodput",
-            Metric::Power => "power",
-            Metric::Energy => "energy",
-        }
+        self.as_str()
     }
 
     /// Its unit.

@@ -16,15 +16,17 @@ pub struct Limit {
     pub bound: f64,
 }
 
-/// What a run says of a limit.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Verdict {
-    /// The interval is within the limit.
-    Kept,
-    /// The interval is on both sides of the limit, or there is none.
-    Inconclusive,
-    /// The interval is beyond the limit.
-    Exceeded,
+named! {
+    /// What a run says of a limit.
+    #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+    pub enum Verdict {
+        /// The interval is within the limit.
+        Kept = "kept",
+        /// The interval is on both sides of the limit, or there is none.
+        Inconclusive = "inconclusive",
+        /// The interval is beyond the limit.
+        Exceeded = "exceeded",
+    }
 }
 
 /// A limit judged at one load point.
@@ -67,17 +69,6 @@ impl Limit {
             Figure { metric: self.metric, statistic: self.statistic, of: [None; 2], ratio: None };
         let side = if self.is_most() { "at most" } else { "at least" };
         format!("{} {side} {} of A's", name.name(), self.bound)
-    }
-}
-
-impl Verdict {
-    /// In one word.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Verdict::Kept => "kept",
-            Verdict::Inconclusive => "inconclusive",
-            Verdict::Exceeded => "exceeded",
-        }
     }
 }
 

@@ -2,22 +2,15 @@
 //!
 //! What is exchangeable: in a round (`plan`) the order of the versions was drawn by a fair coin, and both ran the same
 //! prompts next to each other. If B's times are A's times `r`, then dividing B's by `r` and swapping the two versions of
-//! any rounds gives data that were just as likely, whatever drifts, bursts or correlations in time there were. That is
-//! a randomisation test of `r`: the figures are computed again for many random swaps, and `r` is refused if the real
-//! difference is among the largest. Requests within a block are never treated as independent.
+//! any rounds gives data that were just as likely. That is a randomisation test of `r`: the figures are computed again
+//! for many random swaps, and `r` is refused if the real difference is among the largest.
 //!
 //! Simultaneous: each figure's log-ratio has a p-value, its rank among its own swaps, and the smallest of all figures is
 //! compared with its own distribution (minP; Westfall and Young 1993). So the probability that any figure of two equal
-//! versions is called different is at most `level`, exactly and not asymptotically, however many figures there are and
-//! however they depend on each other. Ranks and not multiples of a standard error, because the p99 of a disturbed run
-//! has tails that would make every other interval wide.
+//! versions is called different is at most `level`, exactly and not asymptotically.
 //!
-//! The interval of a figure holds the `r` that are not refused: the test is done again at other `r`, from the estimate
-//! outwards, until it refuses. No formula for a standard error is used, which the p99 of few requests does not have.
-//! Decision: docs/decisions/053.
-//!
-//! Two copies of one model differ by where they lie in memory, for as long as they are loaded, which no number of rounds
-//! averages out. So each interval is widened by an allowance.
+//! The interval of a figure holds the `r` that are not refused, and is widened by an allowance for where two copies of a
+//! model lie in memory. Decision: docs/decisions/053.
 //!
 //! Pure. It does not know what a figure means.
 

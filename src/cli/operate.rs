@@ -18,6 +18,7 @@ use crate::hub;
 use crate::rollout::Expect;
 use crate::sanitize;
 use clap::Args;
+use serde::Serialize;
 use serde_json::Value;
 use std::path::Path;
 
@@ -48,6 +49,11 @@ impl Author {
     fn client(&self) -> Client {
         Client::new(&self.server.server)
     }
+
+    /// Who gives the order, and why.
+    fn named(&self) -> (Option<String>, Option<String>) {
+        (Some(self.by.clone()), self.reason.clone())
+    }
 }
 
 impl OrderArgs {
@@ -61,8 +67,7 @@ impl OrderArgs {
             Some(expect) => expect,
             None => client.status().await?.revision,
         };
-        let Author { by, reason, .. } = self.author.clone();
-        let by = Some(by);
+        let (by, reason) = self.author.named();
         Ok(OrderAsk { dry_run: false, by, reason, expect: Some(expect) })
     }
 }
@@ -98,7 +103,7 @@ pub(super) async fn load(
         true => path.to_owned(),
         false => std::path::absolute(path).map_err(CliError::from_text)?,
     };
-    let (by, reason) = (Some(args.by.clone()), args.reason.clone());
+    let (by, reason) = args.named();
     let ask = LoadAsk {
         path: path.display().to_string(),
         retry,
@@ -125,7 +130,7 @@ pub(super) async fn promote(args: &OrderArgs, now: bool) -> Result<(), CliError>
 
 /// Needs no revision: stopping is never refused for being late.
 pub(super) async fn rollback(args: &OrderArgs) -> Result<(), CliError> {
-    let (by, reason) = (Some(args.author.by.clone()), args.author.reason.clone());
+    let (by, reason) = args.author.named();
     let ask = RollbackAsk { dry_run: false, by, reason, expect: args.expect };
     let done: RolledBack = args.client().order("/admin/rollback", &ask).await?;
     match &done.unload {
@@ -137,19 +142,19 @@ pub(super) async fn rollback(args: &OrderArgs) -> Result<(), CliError> {
 }
 
 pub(super) async fn preview_promotion(args: &OrderArgs, now: bool) -> Result<(), CliError> {
-    let (by, reason, expect) =
-        (Some(args.author.by.clone()), args.author.reason.clone(), args.expect);
-    let ask = PromoteAsk { now, dry_run: true, by, reason, expect };
-    let preview: Preview = args.client().order("/admin/promote", &ask).await?;
-    print!("{}", sanitize::lines(&preview_text(&preview)));
-    Ok(())
+    let (by, reason) = args.author.named();
+    let ask = PromoteAsk { now, dry_run: true, by, reason, expect: args.expect };
+    preview(args, "/admin/promote", &ask).await
 }
 
 pub(super) async fn preview_rollback(args: &OrderArgs) -> Result<(), CliError> {
-    let (by, reason, expect) =
-        (Some(args.author.by.clone()), args.author.reason.clone(), args.expect);
-    let ask = RollbackAsk { dry_run: true, by, reason, expect };
-    let preview: Preview = args.client().order("/admin/rollback", &ask).await?;
+    let (by, reason) = args.author.named();
+    let ask = RollbackAsk { dry_run: true, by, reason, expect: args.expect };
+    preview(args, "/admin/rollback", &ask).await
+}
+
+async fn preview(args: &OrderArgs, path: &str, ask: &impl Serialize) -> Result<(), CliError> {
+    let preview: Preview = args.client().order(path, ask).await?;
     print!("{}", sanitize::lines(&preview_text(&preview)));
     Ok(())
 }

@@ -69,6 +69,11 @@ fn set<T>(slot: &mut T, given: Option<T>) {
     }
 }
 
+/// Sets the policy's fields whose keys have the same names.
+macro_rules! set_all {
+    ($policy:expr, $raw:expr; $($key:ident),*) => { $(set(&mut $policy.$key, $raw.$key);)* };
+}
+
 impl RawRollout {
     /// Fills in the defaults and checks every value.
     pub(super) fn resolve(self) -> Result<Policy, ConfigError> {
@@ -84,34 +89,19 @@ impl RawRollout {
         if let Some(points) = &self.confirm {
             policy.confirm = points.iter().map(|p| confirm_at(p)).collect::<Result<_, _>>()?;
         }
-        set(&mut policy.advance, self.advance);
-        set(&mut policy.mode, self.mode);
-        set(&mut policy.evidence, self.evidence);
-        set(&mut policy.quality, self.quality);
+        set_all!(policy, self; advance, mode, evidence, quality, min_requests, alpha);
+        set_all!(policy, self; alone_allowance, max_key_share, warmup_requests, fault_streak);
+        set_all!(policy, self; rollback_min_requests, rollback_min_errors);
+        set_all!(policy, self; max_error_ratio, max_latency_ratio, min_throughput_ratio);
         let read = &mut policy.cross_read;
         set(&mut read.share, self.cross_read);
-        set(&mut read.expect, self.expect);
         set(&mut read.action, self.on_disagreement);
-        set(&mut read.max_kl, self.max_kl);
-        set(&mut read.max_differing, self.max_differing);
-        set(&mut read.max_excess, self.max_excess);
-        set(&mut read.max_implausible, self.max_implausible);
+        set_all!(read, self; expect, max_kl, max_differing, max_excess, max_implausible);
         set(&mut policy.holdback, self.holdback.map(share).transpose()?);
         set(&mut policy.bake, self.bake.map(|t| t.0));
         set(&mut policy.dedup_window, self.dedup_window.map(|t| t.0));
         set(&mut policy.stall_after, self.stall_after.map(|t| t.0));
         set(&mut policy.ttft_floor, self.ttft_floor.map(|t| t.0));
-        set(&mut policy.min_requests, self.min_requests);
-        set(&mut policy.alpha, self.alpha);
-        set(&mut policy.alone_allowance, self.alone_allowance);
-        set(&mut policy.max_key_share, self.max_key_share);
-        set(&mut policy.rollback_min_requests, self.rollback_min_requests);
-        set(&mut policy.rollback_min_errors, self.rollback_min_errors);
-        set(&mut policy.max_error_ratio, self.max_error_ratio);
-        set(&mut policy.max_latency_ratio, self.max_latency_ratio);
-        set(&mut policy.min_throughput_ratio, self.min_throughput_ratio);
-        set(&mut policy.warmup_requests, self.warmup_requests);
-        set(&mut policy.fault_streak, self.fault_streak);
         policy.validate().map_err(|e| value("rollout", e.to_string()))?;
         Ok(policy)
     }

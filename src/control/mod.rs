@@ -311,7 +311,7 @@ impl Control {
                 remark: None,
             }),
             policy: config.policy,
-            routes: RwLock::new(Routes::empty()),
+            routes: RwLock::default(),
             authors: Mutex::default(),
             recent: Mutex::default(),
             skewed: AtomicBool::new(false),

@@ -35,7 +35,7 @@ pub struct Asked {
 }
 
 /// A canary to load.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct LoadAsked {
     /// A model folder, a GGUF file or an `hf:` reference.
     pub path: PathBuf,
@@ -56,15 +56,7 @@ pub struct LoadAsked {
 impl LoadAsked {
     /// A load as configured, which overrides nothing.
     pub fn of(path: impl Into<PathBuf>, by: impl Into<String>) -> LoadAsked {
-        LoadAsked {
-            path: path.into(),
-            by: by.into(),
-            reason: None,
-            retry: false,
-            allow: false,
-            expect: None,
-            inherit: false,
-        }
+        LoadAsked { path: path.into(), by: by.into(), ..LoadAsked::default() }
     }
 }
 

@@ -37,14 +37,6 @@ impl Source {
         own.map_err(with_the_lane)
     }
 
-    /// The folder or file.
-    pub fn path(&self) -> &Path {
-        match self {
-            Source::Own(weights) => weights.path(),
-            Source::Compat(opened) => opened.path(),
-        }
-    }
-
     /// As in `config.json`.
     pub fn architecture(&self) -> &'static str {
         match self {

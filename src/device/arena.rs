@@ -10,10 +10,7 @@
 //! Freed blocks are kept by size class for the next step (`reserved` stays, `used` falls), as a CUDA pool
 //! with its release threshold at the maximum does. [`Arena::close`] demands `used == 0`, gives all pages
 //! back in one call and reports both figures. A slot that still has live blocks is never reused: a leak
-//! costs address space, not soundness.
-//!
-//! Why not count bytes by hand, or rely on `malloc_trim`: a count proves nothing about fragments, and a
-//! heap shared by both models returns pages only where luck left them whole.
+//! costs address space, not soundness. Decision: docs/decisions/002.
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;

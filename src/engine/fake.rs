@@ -9,7 +9,7 @@ use crate::model::{Draw, Logprobs, Score, sampler};
 use std::time::Duration;
 
 /// What a fake model does.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct FakeScript {
     /// The limits that the runner reports.
     pub capacity: Capacity,
@@ -36,18 +36,7 @@ pub struct FakeScript {
 impl FakeScript {
     /// Replies `reply` to everything, without delay or fault.
     pub fn replying(reply: &[u32], eos: u32, capacity: Capacity) -> FakeScript {
-        FakeScript {
-            capacity,
-            reply: reply.to_vec(),
-            eos,
-            step_time: Duration::ZERO,
-            nan_on: None,
-            fail_on: None,
-            panic_on: None,
-            abort_on: None,
-            lose_device_on: None,
-            nan_share: 0.0,
-        }
+        FakeScript { capacity, reply: reply.to_vec(), eos, ..FakeScript::default() }
     }
 
     /// Token `id` has the log-probability `-(id + 1) / 100` at every position.

@@ -8,7 +8,7 @@ use crate::model::{Decoder, Draw, GuideFailed, Logprobs, SampleError, Score, log
 use std::time::Duration;
 
 /// The limits of a runner.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Capacity {
     /// Blocks of the KV cache, for all sequences together.
     pub blocks: usize,

@@ -7,10 +7,8 @@
 //! is measured when a model is loaded ([`super::calibration`]). Both arms of a rollout use the same cost
 //! model, stable's.
 //!
-//! Why a ratio and not the predicted time: a machine that has become slower or busier slows both arms
-//! equally, and this cancels out. Why the cost model is not updated from later steps: the number of sequences
-//! changes when replies end and requests arrive, which is when the rest of the server is busy. Learnt from
-//! such steps, the growth with the number of sequences came out too flat. Pure.
+//! The part is a ratio: a machine that has become slower slows both arms equally, and this cancels out. The cost model
+//! is not updated from later steps, which would bias it (docs/decisions/009). Pure.
 
 use crate::device::Batch;
 use std::time::Duration;

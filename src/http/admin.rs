@@ -10,7 +10,7 @@ use crate::rollout::{Operator, Order, Weight};
 use axum::body::Body;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post};
+use axum::routing::{MethodRouter, get, post};
 use axum::{Json, Router};
 use serde::de::DeserializeOwned;
 
@@ -26,11 +26,11 @@ pub fn routes() -> Router<AppState> {
         .route("/admin/canary/load", post(load))
         .route("/admin/rollback", post(rollback))
         .route("/admin/promote", post(promote))
-        .route("/admin/pause", post(pause))
-        .route("/admin/resume", post(resume))
+        .route("/admin/pause", plain(Operator::Pause))
+        .route("/admin/resume", plain(Operator::Resume))
         .route("/admin/weight", post(weight))
-        .route("/admin/confirm", post(confirm))
-        .route("/admin/undo", post(undo))
+        .route("/admin/confirm", plain(Operator::Confirm))
+        .route("/admin/undo", plain(Operator::Undo))
         .route("/admin/self-test", post(self_test))
         .route("/admin/events", get(events::stream))
         // A person's question to one model (`x-serin-variant`): pinned, so outside of verdicts.
@@ -88,20 +88,11 @@ async fn promote(State(state): State<AppState>, body: Body) -> Result<Response, 
     order(&state, promote, OrderAsk { dry_run, by, reason, expect }).await
 }
 
-async fn pause(State(state): State<AppState>, body: Body) -> Result<Response, ApiError> {
-    order(&state, Operator::Pause, ask(body).await?).await
-}
-
-async fn resume(State(state): State<AppState>, body: Body) -> Result<Response, ApiError> {
-    order(&state, Operator::Resume, ask(body).await?).await
-}
-
-async fn confirm(State(state): State<AppState>, body: Body) -> Result<Response, ApiError> {
-    order(&state, Operator::Confirm, ask(body).await?).await
-}
-
-async fn undo(State(state): State<AppState>, body: Body) -> Result<Response, ApiError> {
-    order(&state, Operator::Undo, ask(body).await?).await
+/// The route of an order without further words.
+fn plain(command: Operator) -> MethodRouter<AppState> {
+    post(async move |State(state): State<AppState>, body: Body| {
+        order(&state, command, ask(body).await?).await
+    })
 }
 
 async fn weight(State(state): State<AppState>, body: Body) -> Result<Response, ApiError> {

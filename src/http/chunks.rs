@@ -4,6 +4,7 @@
 //! meanwhile, the stream's writer keeps the connection alive.
 
 use super::error::ApiError;
+use super::format::Streamed;
 use super::parts::{Calls, Part, Parts};
 use super::sse;
 use super::wire::Shape;
@@ -27,6 +28,22 @@ pub struct Chunks {
     tokens: Vec<Vec<TokenLogprob>>,
 }
 
+impl Streamed for Chunks {
+    fn events(&mut self, piece: Piece) -> String {
+        let mut out = String::new();
+        for part in self.parts.of(piece) {
+            self.part(&mut out, part);
+        }
+        out
+    }
+
+    fn error(&mut self, error: &ApiError) -> String {
+        let mut out = String::new();
+        sse::write(&mut out, None, &error.body());
+        out
+    }
+}
+
 impl Chunks {
     /// Begins an answer; `routed` says who is expected to give it.
     pub fn new(head: Head, routed: &Served) -> Chunks {
@@ -37,15 +54,6 @@ impl Chunks {
             tokens: (0..head.choices).map(|_| Vec::new()).collect(),
             head,
         }
-    }
-
-    /// The events that follow from a piece; possibly none.
-    pub fn events(&mut self, piece: Piece) -> String {
-        let mut out = String::new();
-        for part in self.parts.of(piece) {
-            self.part(&mut out, part);
-        }
-        out
     }
 
     fn part(&mut self, out: &mut String, part: Part) {
@@ -134,13 +142,6 @@ impl Chunks {
     fn failed(&self, out: &mut String, error: &GatewayError) {
         let error = ApiError::gateway(error, self.head.shape.prompt_field());
         sse::write(out, None, &error.body());
-    }
-
-    /// The event that ends a stream with an error.
-    pub fn error(error: &ApiError) -> String {
-        let mut out = String::new();
-        sse::write(&mut out, None, &error.body());
-        out
     }
 
     /// The log-probabilities to send with an event of this choice.

@@ -1,14 +1,14 @@
 //! The endpoints of chat and plain completions.
 
 use super::chunks::Chunks;
-use super::error::{ApiError, Names};
+use super::error::Names;
 use super::format::{Asked, Endpoint, Format, Gathered, Streamed};
 use super::whole::Whole;
 use super::wire::common::{Envelope, Rules, Streaming};
 use super::wire::fields::Fields;
 use super::wire::reply::Head;
 use super::wire::{Ask, Shape, WireError, chat, completion};
-use crate::serving::{Piece, Served};
+use crate::serving::Served;
 
 /// `/v1/chat/completions`.
 pub const CHAT: Endpoint = Endpoint {
@@ -67,29 +67,5 @@ impl Format for Head {
 
     fn whole(self: Box<Self>, routed: Served) -> Box<dyn Gathered> {
         Box::new(Whole::new(*self, routed))
-    }
-}
-
-impl Streamed for Chunks {
-    fn events(&mut self, piece: Piece) -> String {
-        Chunks::events(self, piece)
-    }
-
-    fn error(&mut self, error: &ApiError) -> String {
-        Chunks::error(error)
-    }
-}
-
-impl Gathered for Whole {
-    fn take(&mut self, piece: Piece) {
-        Whole::take(self, piece);
-    }
-
-    fn served(&self) -> &Served {
-        Whole::served(self)
-    }
-
-    fn json(self: Box<Self>) -> Result<String, serde_json::Error> {
-        Whole::json(*self).map(|json| json.to_string())
     }
 }

@@ -2,7 +2,7 @@
 
 use super::error::ApiError;
 use super::wire::WireError;
-use super::wire::fields::{Fields, Range, wrong};
+use super::wire::fields::{Fields, Range, typed, wrong};
 use super::{AppState, body};
 use crate::control::VoteGiven;
 use axum::Json;
@@ -52,10 +52,7 @@ fn vote(fields: &mut Fields) -> Result<VoteGiven, WireError> {
 }
 
 fn tag((index, tag): (usize, Value)) -> Result<String, WireError> {
-    match tag {
-        Value::String(tag) => Ok(tag),
-        other => Err(wrong(format!("tags[{index}]"), "a string", &other)),
-    }
+    typed(tag, format_args!("tags[{index}]"))
 }
 
 #[cfg(test)]

@@ -91,6 +91,7 @@ type Key = (String, Arm, String);
 #[derive(Default)]
 struct Lanes(HashMap<Key, Lane>);
 
+#[derive(Default)]
 struct Lane {
     /// Of its present load, until that has left the arm for good.
     stats: Option<Arc<LaneStats>>,
@@ -103,11 +104,7 @@ struct Lane {
 impl Lanes {
     fn refresh(&mut self, models: &ModelsView, status: &Status) {
         for (who, deployment) in in_service(models) {
-            let lane = self.0.entry(key(who)).or_insert(Lane {
-                stats: None,
-                earlier: Totals::default(),
-                unloads: 0,
-            });
+            let lane = self.0.entry(key(who)).or_default();
             lane.serves(&deployment.stats);
             lane.unloads = unloads(status, who.version);
             metrics::serving(who);

@@ -2,6 +2,7 @@
 //!
 //! Pure, like `chunks`; its size is limited by the model's context.
 
+use super::format::Gathered;
 use super::parts::{Part, Parts};
 use super::wire::Shape;
 use super::wire::logprobs::TextLogprobs;
@@ -34,6 +35,22 @@ struct Choice {
     finish: &'static str,
 }
 
+impl Gathered for Whole {
+    fn take(&mut self, piece: Piece) {
+        for part in self.parts.of(piece) {
+            self.part(part);
+        }
+    }
+
+    fn served(&self) -> &Served {
+        &self.served
+    }
+
+    fn json(self: Box<Self>) -> Result<String, serde_json::Error> {
+        Whole::json(*self).map(|json| json.to_string())
+    }
+}
+
 impl Whole {
     /// Begins an answer; `routed` says who is expected to give it.
     pub fn new(head: Head, routed: Served) -> Whole {
@@ -41,13 +58,6 @@ impl Whole {
         let choice = |_| Choice { finish: "stop", ..Choice::default() };
         let choices = (0..head.choices).map(choice).collect();
         Whole { head, served: routed, parts, choices, usage: Usage::default() }
-    }
-
-    /// Processes the next piece.
-    pub fn take(&mut self, piece: Piece) {
-        for part in self.parts.of(piece) {
-            self.part(part);
-        }
     }
 
     fn part(&mut self, part: Part) {
@@ -105,11 +115,6 @@ impl Whole {
 
     fn choice(&mut self, index: u32) -> Option<&mut Choice> {
         self.choices.get_mut(index as usize)
-    }
-
-    /// Who answered, as far as is known.
-    pub fn served(&self) -> &Served {
-        &self.served
     }
 
     /// The answer as JSON.

@@ -1,8 +1,7 @@
 //! Models by reference: `hf:org/repo[:file][@revision]` becomes a folder or a file on this machine.
 //!
-//! Files are stored where Hugging Face's own tools store them, so both can use each other's downloads. Why
-//! not the `hf-hub` crate (0.5): it does not check what it downloaded against the hub's SHA-256, and adds a second
-//! version of the HTTP client.
+//! Files are stored where Hugging Face's own tools store them, so both can use each other's downloads. Decision:
+//! docs/decisions/030.
 //!
 //! In reading order: `reference` (the text typed), `choose` (which files of a repository are needed), `cache`
 //! (where they are stored), `wire` (one request), `fetch` (one file, resumed and checked). It does not know

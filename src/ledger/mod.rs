@@ -6,9 +6,8 @@
 //! what-if are both a replay. It does not know about sockets, engines, when to raise a weight, or what a gate
 //! is. Time is passed in.
 //!
-//! Why a journal and not a snapshot of the machine: a snapshot format would have to change with every change
-//! inside the machine, and could not be judged again. Why a hash chain: nobody should be able to edit
-//! decisions about what users were served without leaving a trace.
+//! Why a journal and not a snapshot of the machine: docs/decisions/014. Why a hash chain: nobody should be able to
+//! edit decisions about what users were served without leaving a trace.
 //!
 //! Reading order: [`entry`](Entry) and `opening` (the entries), `state` and `fold` (the resulting state), `codec`
 //! (how events are encoded), `chain` (the hash chain), `connection` and `store` (the file), `queue` and `writer`

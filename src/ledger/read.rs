@@ -14,7 +14,6 @@ use super::codec;
 use super::connection::connect_to_read;
 use super::entry::Entry;
 use super::error::LedgerError;
-use super::fold::{Effect, effect};
 use super::opening::Opening;
 use super::state::State;
 use crate::rollout::{Decision, Event};
@@ -54,13 +53,6 @@ pub struct Recorded {
     pub decisions: Vec<Decision>,
     /// Why its events were not recorded to the end, if so.
     pub journal_ended: Option<String>,
-}
-
-impl Recorded {
-    /// Whether its last decision ended it.
-    pub fn ended(&self) -> bool {
-        self.decisions.iter().any(|decision| effect(decision.kind) != Effect::GoesOn)
-    }
 }
 
 impl Reader {

@@ -4,7 +4,6 @@
 //! evidence. The decisions on the way must match the committed ones; otherwise the rollout is not resumed.
 //! What happens to a rollout that cannot be resumed is decided elsewhere.
 
-use std::fmt;
 use std::time::Duration;
 
 use super::error::LedgerError;
@@ -48,34 +47,23 @@ pub struct Continued {
 }
 
 /// Why a rollout cannot continue. Its weight and stage are still known.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
 pub enum CannotContinue {
     /// Its events were not recorded to the end.
+    #[error("its events were not recorded to the end: {why}")]
     JournalEnded {
         /// Why not.
         why: String,
     },
     /// The replay does not reach the committed decisions: another version of serin judged it.
+    #[error("its replay leads to different decisions: {0}")]
     Diverged(Difference),
     /// The journal cannot be read.
+    #[error("its journal cannot be read: {why}")]
     Damaged {
         /// Why not.
         why: String,
     },
-}
-
-impl fmt::Display for CannotContinue {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            CannotContinue::JournalEnded { why } => {
-                write!(f, "its events were not recorded to the end: {why}")
-            }
-            CannotContinue::Diverged(difference) => {
-                write!(f, "its replay leads to different decisions: {difference}")
-            }
-            CannotContinue::Damaged { why } => write!(f, "its journal cannot be read: {why}"),
-        }
-    }
 }
 
 impl Resume {

@@ -29,107 +29,83 @@ pub struct Decision {
     pub verdict: Verdict,
 }
 
-/// The kinds of decision.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum DecisionKind {
-    /// A rollout began at its first step.
-    Started,
-    /// The gates passed and the weight rose to the next step.
-    Raised {
-        /// The weight before.
-        from: Weight,
-        /// The weight after.
-        to: Weight,
-    },
-    /// The canary was taken out.
-    RolledBack {
-        /// Why.
-        cause: Cause,
-    },
-    /// The canary became stable.
-    Promoted,
-    /// The bake time is over and the gates do not pass. Reported once per stage.
-    Held,
-    /// Still held `stall_after` past the bake time. Reported once per stage, and alerts.
-    Stalled,
-    /// An operator paused the rollout.
-    Paused,
-    /// An operator resumed it.
-    Resumed,
-    /// An operator set the weight by hand.
-    WeightSet {
-        /// The weight before.
-        from: Weight,
-        /// The weight after.
-        to: Weight,
-    },
-    /// An operator asked for promotion as soon as the current stage's gates pass.
-    PromotionOrdered,
-    /// Stable is at fault: raises an alert and changes nothing.
-    StableFault,
-    /// In manual mode: the gates pass, and an operator may raise the weight. Reported once per stage.
-    Ready {
-        /// The weight of the possible raise; `None` for a promotion.
-        to: Option<Weight>,
-    },
-    /// The gates pass, but the policy requires a confirmation. Reported once per stage.
-    AwaitingConfirm {
-        /// The weight that waits for confirmation; `None` for the promotion.
-        to: Option<Weight>,
-    },
-    /// An operator gave the confirmation.
-    Confirmed,
-    /// In a dry run: the weight would have risen. Reported once per stage.
-    WouldRaise {
-        /// The current weight.
-        from: Weight,
-        /// The weight that it would have risen to.
-        to: Weight,
-    },
-    /// In a dry run: the canary would have been promoted. Reported once per stage.
-    WouldPromote,
-    /// In a dry run: the canary would have been rolled back. Reported once per stage.
-    WouldRollBack,
-    /// A gate that is only reported would fail. Reported once per rollout.
-    Noticed {
-        /// The gate.
-        #[serde(rename = "flag")]
-        gate: GateName,
-    },
-    /// An operator reversed a promotion.
-    Undone,
-    /// A self-test finished; the text is its report.
-    SelfTestDone,
+named! {
+    /// The kinds of decision.
+    #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+    #[serde(rename_all = "snake_case")]
+    pub enum DecisionKind {
+        /// A rollout began at its first step.
+        Started = "started",
+        /// The gates passed and the weight rose to the next step.
+        Raised {
+            /// The weight before.
+            from: Weight,
+            /// The weight after.
+            to: Weight,
+        } = "raised",
+        /// The canary was taken out.
+        RolledBack {
+            /// Why.
+            cause: Cause,
+        } = "rolled_back",
+        /// The canary became stable.
+        Promoted = "promoted",
+        /// The bake time is over and the gates do not pass. Reported once per stage.
+        Held = "held",
+        /// Still held `stall_after` past the bake time. Reported once per stage, and alerts.
+        Stalled = "stalled",
+        /// An operator paused the rollout.
+        Paused = "paused",
+        /// An operator resumed it.
+        Resumed = "resumed",
+        /// An operator set the weight by hand.
+        WeightSet {
+            /// The weight before.
+            from: Weight,
+            /// The weight after.
+            to: Weight,
+        } = "weight_set",
+        /// An operator asked for promotion as soon as the current stage's gates pass.
+        PromotionOrdered = "promotion_ordered",
+        /// Stable is at fault: raises an alert and changes nothing.
+        StableFault = "stable_fault",
+        /// In manual mode: the gates pass, and an operator may raise the weight. Reported once per stage.
+        Ready {
+            /// The weight of the possible raise; `None` for a promotion.
+            to: Option<Weight>,
+        } = "ready",
+        /// The gates pass, but the policy requires a confirmation. Reported once per stage.
+        AwaitingConfirm {
+            /// The weight that waits for confirmation; `None` for the promotion.
+            to: Option<Weight>,
+        } = "awaiting_confirm",
+        /// An operator gave the confirmation.
+        Confirmed = "confirmed",
+        /// In a dry run: the weight would have risen. Reported once per stage.
+        WouldRaise {
+            /// The current weight.
+            from: Weight,
+            /// The weight that it would have risen to.
+            to: Weight,
+        } = "would_raise",
+        /// In a dry run: the canary would have been promoted. Reported once per stage.
+        WouldPromote = "would_promote",
+        /// In a dry run: the canary would have been rolled back. Reported once per stage.
+        WouldRollBack = "would_roll_back",
+        /// A gate that is only reported would fail. Reported once per rollout.
+        Noticed {
+            /// The gate.
+            #[serde(rename = "flag")]
+            gate: GateName,
+        } = "noticed",
+        /// An operator reversed a promotion.
+        Undone = "undone",
+        /// A self-test finished; the text is its report.
+        SelfTestDone = "self_test_done",
+    }
 }
 
 impl DecisionKind {
-    /// A short name from a bounded set, fit for a label or a ledger column.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            DecisionKind::Started => "started",
-            DecisionKind::Raised { .. } => "raised",
-            DecisionKind::RolledBack { .. } => "rolled_back",
-            DecisionKind::Promoted => "promoted",
-            DecisionKind::Held => "held",
-            DecisionKind::Stalled => "stalled",
-            DecisionKind::Paused => "paused",
-            DecisionKind::Resumed => "resumed",
-            DecisionKind::WeightSet { .. } => "weight_set",
-            DecisionKind::PromotionOrdered => "promotion_ordered",
-            DecisionKind::StableFault => "stable_fault",
-            DecisionKind::Ready { .. } => "ready",
-            DecisionKind::AwaitingConfirm { .. } => "awaiting_confirm",
-            DecisionKind::Confirmed => "confirmed",
-            DecisionKind::WouldRaise { .. } => "would_raise",
-            DecisionKind::WouldPromote => "would_promote",
-            DecisionKind::WouldRollBack => "would_roll_back",
-            DecisionKind::Noticed { .. } => "noticed",
-            DecisionKind::Undone => "undone",
-            DecisionKind::SelfTestDone => "self_test_done",
-        }
-    }
-
     /// Whether people should be notified: a rollback (done, undone or only due), a stall, a fault of stable.
     pub const fn is_alert(self) -> bool {
         matches!(
@@ -144,29 +120,19 @@ impl DecisionKind {
     }
 }
 
-/// Why a canary was rolled back.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Cause {
-    /// Its error rate against stable's.
-    Errors,
-    /// A quality flag is more frequent on it than on stable.
-    Quality,
-    /// A fault reported by the engine, or a streak of canary errors while stable succeeded.
-    Fault,
-    /// An operator's command.
-    Operator,
-}
-
-impl Cause {
-    /// A short name from a bounded set, fit for a label or a ledger column.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Cause::Errors => "errors",
-            Cause::Quality => "quality",
-            Cause::Fault => "fault",
-            Cause::Operator => "operator",
-        }
+named! {
+    /// Why a canary was rolled back.
+    #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+    #[serde(rename_all = "snake_case")]
+    pub enum Cause {
+        /// Its error rate against stable's.
+        Errors = "errors",
+        /// A quality flag is more frequent on it than on stable.
+        Quality = "quality",
+        /// A fault reported by the engine, or a streak of canary errors while stable succeeded.
+        Fault = "fault",
+        /// An operator's command.
+        Operator = "operator",
     }
 }
 

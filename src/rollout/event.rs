@@ -87,45 +87,33 @@ impl Order {
     }
 }
 
-/// The commands that are allowed while a rollout runs. [`Operator::Undo`] is allowed after a promotion.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Operator {
-    /// Raise no more until resumed. Errors and faults still roll back. Pausing twice is the same as once.
-    Pause,
-    /// Resume a paused rollout; does nothing if it is not paused.
-    Resume,
-    /// Begin a new stage, with fresh counts, at this weight. A paused rollout stays paused. Zero keeps the
-    /// canary loaded without traffic. The next automatic raise goes to the first step above this weight.
-    SetWeight(Weight),
-    /// Promote the canary as soon as the gates of the current stage pass, which may be at once, and skip the
-    /// remaining steps. Refused while paused or without traffic.
-    Promote,
-    /// Promote the canary at once, whatever the gates say, even if paused.
-    PromoteNow,
-    /// Roll the canary back.
-    Rollback,
-    /// After a promotion: return the former stable to service.
-    Undo,
-    /// Approve the next raise, or the promotion, of this stage if the policy requires a confirmation.
-    Confirm,
+named! {
+    /// The commands that are allowed while a rollout runs. [`Operator::Undo`] is allowed after a promotion.
+    #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+    #[serde(rename_all = "snake_case")]
+    pub enum Operator {
+        /// Raise no more until resumed. Errors and faults still roll back. Pausing twice is the same as once.
+        Pause = "pause",
+        /// Resume a paused rollout; does nothing if it is not paused.
+        Resume = "resume",
+        /// Begin a new stage, with fresh counts, at this weight. A paused rollout stays paused. Zero keeps the
+        /// canary loaded without traffic. The next automatic raise goes to the first step above this weight.
+        SetWeight(Weight) = "set_weight",
+        /// Promote the canary as soon as the gates of the current stage pass, which may be at once, and skip the
+        /// remaining steps. Refused while paused or without traffic.
+        Promote = "promote",
+        /// Promote the canary at once, whatever the gates say, even if paused.
+        PromoteNow = "promote_now",
+        /// Roll the canary back.
+        Rollback = "rollback",
+        /// After a promotion: return the former stable to service.
+        Undo = "undo",
+        /// Approve the next raise, or the promotion, of this stage if the policy requires a confirmation.
+        Confirm = "confirm",
+    }
 }
 
 impl Operator {
-    /// The command's name, as the ledger writes it.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Operator::Pause => "pause",
-            Operator::Resume => "resume",
-            Operator::SetWeight(_) => "set_weight",
-            Operator::Promote => "promote",
-            Operator::PromoteNow => "promote_now",
-            Operator::Rollback => "rollback",
-            Operator::Undo => "undo",
-            Operator::Confirm => "confirm",
-        }
-    }
-
     /// The requested weight, in percent.
     pub fn percent(self) -> Option<u8> {
         match self {

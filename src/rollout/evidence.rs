@@ -12,9 +12,7 @@
 //! past does not hide a regression. Without errors on stable, the ratio is infinite and the evidence alone
 //! decides. For 100 % see [`FullWeightTest`].
 //!
-//! This file does not know the order of weights, latencies, or what a rollback is. It is an enum and not a
-//! trait object because the rules are few and only used here, and because a rollout must stay `Clone` and
-//! comparable.
+//! This file does not know the order of weights, latencies, or what a rollback is.
 
 use std::time::Duration;
 

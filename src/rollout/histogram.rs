@@ -4,9 +4,7 @@
 //! equal parts, so a bucket is 0.20 to 0.39 % wide. Values outside go to the first or last bucket. It does
 //! not know what is measured.
 //!
-//! Why not a sorted sample or a t-digest: a rollout may see millions of requests, and recording must take
-//! nanoseconds. Integer buckets also give the same answer on every replay, which floating-point sketches and
-//! `ln` need not do.
+//! Integer buckets give the same answer on every replay, which floating-point sketches and `ln` need not do.
 
 use std::time::Duration;
 
@@ -37,10 +35,7 @@ impl Histogram {
     }
 
     pub(crate) fn record(&mut self, value: Duration) {
-        let ns = u64::try_from(value.as_nanos()).unwrap_or(MAX_NS).clamp(MIN_NS, MAX_NS);
-        let log2 = ns.ilog2();
-        let octave = (log2 - FIRST_OCTAVE) as usize;
-        let part = (ns >> (log2 - PARTS_BITS)) as usize - PARTS;
+        let (octave, part) = bucket(value);
         self.octaves[octave] += 1;
         self.parts[octave * PARTS + part] += 1;
         self.count += 1;
@@ -82,10 +77,7 @@ impl Histogram {
     /// How many samples are in buckets entirely above `line`. Samples above the line but in the line's own
     /// bucket are not counted.
     pub(crate) fn count_above(&self, line: Duration) -> u64 {
-        let ns = u64::try_from(line.as_nanos()).unwrap_or(MAX_NS).clamp(MIN_NS, MAX_NS);
-        let log2 = ns.ilog2();
-        let octave = (log2 - FIRST_OCTAVE) as usize;
-        let part = (ns >> (log2 - PARTS_BITS)) as usize - PARTS;
+        let (octave, part) = bucket(line);
         let higher: u64 = self.octaves[octave + 1..].iter().sum();
         higher + self.parts[octave * PARTS..][part + 1..PARTS].iter().sum::<u64>()
     }
@@ -94,6 +86,13 @@ impl Histogram {
         let (p50, p99) = (self.quantile(0.5)?, self.quantile(0.99)?);
         Some(Latency { count: self.count, p50, p99 })
     }
+}
+
+/// The octave of a duration, and its part of that.
+fn bucket(time: Duration) -> (usize, usize) {
+    let ns = u64::try_from(time.as_nanos()).unwrap_or(MAX_NS).clamp(MIN_NS, MAX_NS);
+    let log2 = ns.ilog2();
+    ((log2 - FIRST_OCTAVE) as usize, (ns >> (log2 - PARTS_BITS)) as usize - PARTS)
 }
 
 /// The index of the count that contains the `left`-th sample; `left` becomes its rank within that count.

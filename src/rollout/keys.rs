@@ -1,7 +1,5 @@
 //! Limits how much of a sample one API key, or one session, may contribute.
 //!
-//! There are two measures against a client that would drive the verdict alone.
-//!
 //! The SAMPLE of a stage (requests, latencies) admits a key's outcomes only while the key's share of that
 //! arm's sample is below the cap. The choice depends on the past and on the key, never on how the request
 //! ended, so it does not bias any rate.

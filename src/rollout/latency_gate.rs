@@ -8,11 +8,9 @@
 //! bound, and its largest sample is used instead. (With n samples, 1 in n + 1 of equal replies is above that,
 //! so the test is still valid.) Certifying waits until there are enough samples.
 //!
-//! tau is computed from all of stable's samples of the stage at each judgement, and not frozen after the
-//! first few hundred. Both arms share one device, so a slow minute slows both; with a frozen limit, every
-//! later slow minute would count against the canary. The samples compared are always concurrent (same stage)
-//! and of the same kind (matched steps or not). The gate can only hold, never roll back, so a hold that later
-//! samples no longer support simply ends.
+//! tau is computed from all of stable's samples of the stage at each judgement (docs/decisions/008). The samples
+//! compared are always concurrent (same stage) and of the same kind (matched steps or not). The gate can only hold,
+//! never roll back.
 //!
 //! At 100 % nothing is concurrent: stable's samples are those of all stages below. As for errors,
 //! `alone_allowance` times as many replies may be above tau. Otherwise one slow hour would hold the rollout

@@ -153,14 +153,14 @@ impl Rollout {
         self.stage.epoch
     }
 
-    /// The state of the rollout.
-    pub fn phase(&self) -> &Phase {
-        &self.phase
-    }
-
     /// The policy of this rollout.
     pub fn policy(&self) -> &Policy {
         &self.policy
+    }
+
+    /// The state of the rollout.
+    pub fn phase(&self) -> &Phase {
+        &self.phase
     }
 
     /// Everything that can be shown at time `now`.

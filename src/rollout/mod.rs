@@ -5,9 +5,8 @@
 //! them out. The rollout does not know about clocks, sockets, engines, text or storage. Time is an argument,
 //! a `Duration` since an origin that the caller chooses.
 //!
-//! Why a state machine and not a task that sleeps and polls: the outcome that proves a regression has to
-//! trigger the rollback itself, and every decision has to be replayable from a ledger. Both can be tested
-//! only if nothing here waits or reads anything by itself.
+//! The outcome that proves a regression triggers the rollback itself, and every decision can be replayed from a
+//! ledger (docs/decisions/014).
 //!
 //! Reading order:
 //! - input: [`plan`](Policy) (the policy), [`outcome`](Outcome) and [`event`](Event);
@@ -94,53 +93,32 @@ pub use verdict::{Gate, GateName, GateState, Overall, Verdict};
 pub use view::{ArmView, View};
 pub use window::Counts;
 
-/// One of the two models that can answer a request.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Arm {
-    /// The version in service.
-    Stable,
-    /// The version on trial.
-    Canary,
+named! {
+    /// One of the two models that can answer a request.
+    #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+    #[serde(rename_all = "snake_case")]
+    pub enum Arm {
+        /// The version in service.
+        Stable = "stable",
+        /// The version on trial.
+        Canary = "canary",
+    }
 }
 
 impl Arm {
     /// Both arms, in the order of every `[T; 2]` that is kept per arm.
-    pub const BOTH: [Arm; 2] = [Arm::Stable, Arm::Canary];
-
-    /// The name used in headers, labels and texts.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Arm::Stable => "stable",
-            Arm::Canary => "canary",
-        }
-    }
-
-    /// The arm that this one is compared with.
-    pub const fn other(self) -> Arm {
-        match self {
-            Arm::Stable => Arm::Canary,
-            Arm::Canary => Arm::Stable,
-        }
-    }
+    pub const BOTH: [Arm; 2] = Arm::ALL;
 
     /// The arm's index in a `[T; 2]` kept per arm; see [`Arm::BOTH`].
     pub const fn index(self) -> usize {
-        match self {
-            Arm::Stable => 0,
-            Arm::Canary => 1,
-        }
-    }
-}
-
-impl fmt::Display for Arm {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
+        self as usize
     }
 }
 
 /// The canary's share of the traffic in whole percent, 0 to 100.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(
+    Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+)]
 #[serde(try_from = "u8", into = "u8")]
 pub struct Weight(u8);
 

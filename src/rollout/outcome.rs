@@ -11,46 +11,26 @@ use std::time::Duration;
 use super::quality::Flags;
 use super::{Arm, Weight};
 
-/// How a request ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Class {
-    /// Finished by stop, length or tool call.
-    Ok,
-    /// NaN logits, device out of memory, engine panic, undecodable or invalid constrained output.
-    ModelError,
-    /// The server's own deadline for the first token, the next token or the whole request was exceeded.
-    Timeout,
-    /// The client disconnected. Neither success nor error.
-    ClientCancel,
-    /// Queue full, draining or loading. Neither success nor error.
-    Rejected,
-    /// The request itself was invalid. Neither success nor error.
-    InvalidRequest,
+named! {
+    /// How a request ended. The order is fixed: journals keep the position.
+    #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+    pub enum Class {
+        /// Finished by stop, length or tool call.
+        Ok = "ok",
+        /// NaN logits, device out of memory, engine panic, undecodable or invalid constrained output.
+        ModelError = "model_error",
+        /// The server's own deadline for the first token, the next token or the whole request was exceeded.
+        Timeout = "timeout",
+        /// The client disconnected. Neither success nor error.
+        ClientCancel = "client_cancel",
+        /// Queue full, draining or loading. Neither success nor error.
+        Rejected = "rejected",
+        /// The request itself was invalid. Neither success nor error.
+        InvalidRequest = "invalid_request",
+    }
 }
 
 impl Class {
-    /// Every class.
-    pub const ALL: [Class; 6] = [
-        Class::Ok,
-        Class::ModelError,
-        Class::Timeout,
-        Class::ClientCancel,
-        Class::Rejected,
-        Class::InvalidRequest,
-    ];
-
-    /// The name used in labels and texts.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Class::Ok => "ok",
-            Class::ModelError => "model_error",
-            Class::Timeout => "timeout",
-            Class::ClientCancel => "client_cancel",
-            Class::Rejected => "rejected",
-            Class::InvalidRequest => "invalid_request",
-        }
-    }
-
     /// Whether it counts against the arm.
     pub const fn is_error(self) -> bool {
         matches!(self, Class::ModelError | Class::Timeout)

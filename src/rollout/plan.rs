@@ -1,9 +1,8 @@
 //! The rollout policy: the steps, the thresholds, the minimums.
 //!
 //! The fields are plain and public, so that the config layer can fill them one by one. [`Policy::validate`]
-//! reports values that make no sense. This file does not know about config files or how a value was typed.
-//! There is one check and not a checked constructor per field because most rules concern several fields or
-//! plain ranges, and a machine with an invalid policy refuses to start.
+//! reports values that make no sense; a machine with an invalid policy refuses to start. This file does not know
+//! about config files or how a value was typed.
 
 use std::fmt;
 use std::time::Duration;

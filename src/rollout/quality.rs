@@ -6,60 +6,34 @@
 
 use serde::{Deserialize, Serialize};
 
-/// One reason to think that a reply is poor. The order is fixed: a flag's position is its bit in
-/// [`Flags::bits`], and journals keep those.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Flag {
-    /// It ended by itself without any text or tool call.
-    Empty,
-    /// It reached its maximum length.
-    Length,
-    /// It reached its maximum length while repeating the same tokens, and the prompt does not repeat them.
-    Loop,
-    /// It is not the JSON that was asked for, or a tool call in it cannot be parsed.
-    Structure,
-    /// It calls a tool that was not offered.
-    UnknownTool,
-    /// It is written in another script than the last user message.
-    Script,
-    /// It begins with words that usually begin a refusal.
-    Refusal,
-    /// The client disconnected before it was complete.
-    Cancelled,
-    /// The arm failed before the first token, so that the other arm could answer instead.
-    Rescued,
+named! {
+    /// One reason to think that a reply is poor. The order is fixed: a flag's position is its bit in
+    /// [`Flags::bits`], and journals keep those.
+    #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+    #[serde(rename_all = "snake_case")]
+    pub enum Flag {
+        /// It ended by itself without any text or tool call.
+        Empty = "empty",
+        /// It reached its maximum length.
+        Length = "length",
+        /// It reached its maximum length while repeating the same tokens, and the prompt does not repeat them.
+        Loop = "loop",
+        /// It is not the JSON that was asked for, or a tool call in it cannot be parsed.
+        Structure = "structure",
+        /// It calls a tool that was not offered.
+        UnknownTool = "unknown_tool",
+        /// It is written in another script than the last user message.
+        Script = "script",
+        /// It begins with words that usually begin a refusal.
+        Refusal = "refusal",
+        /// The client disconnected before it was complete.
+        Cancelled = "cancelled",
+        /// The arm failed before the first token, so that the other arm could answer instead.
+        Rescued = "rescued",
+    }
 }
 
 impl Flag {
-    /// Every flag, in order of declaration.
-    pub const ALL: [Flag; 9] = [
-        Flag::Empty,
-        Flag::Length,
-        Flag::Loop,
-        Flag::Structure,
-        Flag::UnknownTool,
-        Flag::Script,
-        Flag::Refusal,
-        Flag::Cancelled,
-        Flag::Rescued,
-    ];
-
-    /// The name used in labels, settings and texts.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Flag::Empty => "empty",
-            Flag::Length => "length",
-            Flag::Loop => "loop",
-            Flag::Structure => "structure",
-            Flag::UnknownTool => "unknown_tool",
-            Flag::Script => "script",
-            Flag::Refusal => "refusal",
-            Flag::Cancelled => "cancelled",
-            Flag::Rescued => "rescued",
-        }
-    }
-
     /// The same as a title of a few words.
     pub const fn title(self) -> &'static str {
         match self {
@@ -78,15 +52,12 @@ impl Flag {
     /// Replies with this flag, in words.
     pub const fn phrase(self) -> &'static str {
         match self {
-            Flag::Empty => "empty replies",
             Flag::Length => "replies of maximum length",
-            Flag::Loop => "replies that loop",
             Flag::Structure => "replies with broken JSON or tool calls",
-            Flag::UnknownTool => "calls of unknown tools",
             Flag::Script => "replies in another script",
-            Flag::Refusal => "refusals",
             Flag::Cancelled => "replies that the client cancelled",
             Flag::Rescued => "requests that the arm could not begin",
+            Flag::Empty | Flag::Loop | Flag::UnknownTool | Flag::Refusal => self.title(),
         }
     }
 

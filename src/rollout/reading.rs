@@ -7,27 +7,18 @@ use serde::{Deserialize, Serialize};
 
 use super::{Arm, Origin};
 
-/// What kind of change the canary is, as the operator says.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Expect {
-    /// The same model: requantised, exported again, another setting of the engine.
-    Same,
-    /// A fine-tune, or the next minor version.
-    Similar,
-    /// Another model.
-    #[default]
-    Different,
-}
-
-impl Expect {
-    /// As the configuration and the command line spell it.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Expect::Same => "same",
-            Expect::Similar => "similar",
-            Expect::Different => "different",
-        }
+named! {
+    /// What kind of change the canary is, as the operator says.
+    #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+    #[serde(rename_all = "snake_case")]
+    pub enum Expect {
+        /// The same model: requantised, exported again, another setting of the engine.
+        Same = "same",
+        /// A fine-tune, or the next minor version.
+        Similar = "similar",
+        /// Another model.
+        #[default]
+        Different = "different",
     }
 }
 
@@ -35,9 +26,8 @@ impl std::str::FromStr for Expect {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Expect, String> {
-        let all = [Expect::Same, Expect::Similar, Expect::Different];
-        let found = all.into_iter().find(|one| one.as_str() == text);
-        found.ok_or_else(|| format!("must be same, similar or different, not {text:?}"))
+        Expect::from_name(text)
+            .ok_or_else(|| format!("must be same, similar or different, not {text:?}"))
     }
 }
 

@@ -11,25 +11,16 @@ use serde::{Deserialize, Serialize};
 use super::Counts;
 use super::quality::Flag;
 
-/// The combined result of all gates.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Overall {
-    /// Every gate that is judged passes.
-    Pass,
-    /// At least one gate fails.
-    Fail,
-    /// No gate fails, but at least one lacks data; or no gate is judged.
-    Inconclusive,
-}
-
-impl Overall {
-    /// A short name from a bounded set.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Overall::Pass => "pass",
-            Overall::Fail => "fail",
-            Overall::Inconclusive => "inconclusive",
-        }
+named! {
+    /// The combined result of all gates.
+    #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+    pub enum Overall {
+        /// Every gate that is judged passes.
+        Pass = "pass",
+        /// At least one gate fails.
+        Fail = "fail",
+        /// No gate fails, but at least one lacks data; or no gate is judged.
+        Inconclusive = "inconclusive",
     }
 }
 
@@ -150,32 +141,21 @@ impl fmt::Display for GateName {
     }
 }
 
-/// The result of one gate.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum GateState {
-    /// Met.
-    Pass,
-    /// Not met: the reason, with figures.
-    Fail(String),
-    /// Not known yet, which holds the weight: what is missing.
-    Inconclusive(String),
-    /// Nothing to judge, which does not hold the weight: the reason.
-    NotJudged(String),
-    /// Not met, but the policy only wants it reported: the figures.
-    Noted(String),
-}
-
-impl GateState {
-    /// A short name from a bounded set.
-    pub const fn as_str(&self) -> &'static str {
-        match self {
-            GateState::Pass => "pass",
-            GateState::Fail(_) => "fail",
-            GateState::Inconclusive(_) => "inconclusive",
-            GateState::NotJudged(_) => "not_judged",
-            GateState::Noted(_) => "noted",
-        }
+named! {
+    /// The result of one gate.
+    #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+    #[serde(rename_all = "snake_case")]
+    pub enum GateState {
+        /// Met.
+        Pass = "pass",
+        /// Not met: the reason, with figures.
+        Fail(String) = "fail",
+        /// Not known yet, which holds the weight: what is missing.
+        Inconclusive(String) = "inconclusive",
+        /// Nothing to judge, which does not hold the weight: the reason.
+        NotJudged(String) = "not_judged",
+        /// Not met, but the policy only wants it reported: the figures.
+        Noted(String) = "noted",
     }
 }
 

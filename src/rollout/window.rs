@@ -52,16 +52,6 @@ impl Counts {
         share(self.errors, self.requests)
     }
 
-    /// Retries by requests; `None` without requests.
-    pub fn retry_rate(&self) -> Option<f64> {
-        share(self.retries, self.requests)
-    }
-
-    /// Thumbs down by votes, 0.0 to 1.0; `None` without votes.
-    pub fn down_rate(&self) -> Option<f64> {
-        share(self.votes_down, self.votes())
-    }
-
     /// All votes.
     pub fn votes(&self) -> u64 {
         self.votes_up + self.votes_down
@@ -300,7 +290,7 @@ mod tests {
     #[test]
     fn rates_need_something_to_divide_by() {
         let none = Counts::default();
-        assert_eq!((none.error_rate(), none.down_rate()), (None, None));
+        assert_eq!(none.error_rate(), None);
         assert_eq!(none.mean_output_tokens(), None);
         let some = Counts { requests: 4, errors: 1, output_tokens: 30, ..none };
         assert_eq!(some.error_rate(), Some(0.25));

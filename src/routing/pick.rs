@@ -4,11 +4,8 @@
 //! is hashed together with the rollout's id to a point in [0, 1), and goes to the canary if the point is
 //! below the weight.
 //!
-//! Why a threshold on a fixed point and not a table of sessions or a fresh draw: raising the weight only ever
-//! adds sessions to the canary, nothing has to be remembered, a replay routes in the same way, and another
-//! rollout picks other sessions first.
-
-use std::fmt;
+//! So raising the weight only ever adds sessions to the canary, nothing has to be remembered, a replay routes in the
+//! same way, and another rollout picks other sessions first.
 
 use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
 
@@ -43,16 +40,9 @@ pub struct Route {
 }
 
 /// The canary was requested by name, but there is none.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the request asks for the canary, but no canary is up")]
 pub struct NoCanary;
-
-impl fmt::Display for NoCanary {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("the request asks for the canary, but no canary is up")
-    }
-}
-
-impl std::error::Error for NoCanary {}
 
 /// Chooses the arm: a pin first, then stable if no canary is up, then the key, then the draw.
 ///

@@ -8,8 +8,8 @@ use super::pick::{NoCanary, RouteInput, pick, session_hash};
 use crate::rollout::{Arm, Origin, Weight};
 use std::sync::Arc;
 
-/// The pointers and the weight.
-#[derive(Debug, Clone)]
+/// The pointers and the weight; by default nothing is loaded yet.
+#[derive(Debug, Clone, Default)]
 pub struct Routes {
     /// Id of the running rollout; part of the sticky hash.
     pub rollout: Arc<str>,
@@ -63,19 +63,6 @@ pub enum NoRoute {
 }
 
 impl Routes {
-    /// Nothing loaded yet.
-    pub fn empty() -> Routes {
-        Routes {
-            rollout: "".into(),
-            stage: 0,
-            weight: Weight::ZERO,
-            routed: Weight::ZERO,
-            stable: None,
-            canary: None,
-            withdrawn: None,
-        }
-    }
-
     /// Takes the canary out of service, if there is one.
     pub fn remove_canary(&mut self) -> Option<Arc<Deployment>> {
         let canary = self.canary.take();

@@ -1,10 +1,8 @@
 //! What a chat template supports: each shape of conversation is tried once at load.
 //!
-//! A template may get shapes that its author never tried: a late system message, two user messages in a row,
-//! tool calls. Which of them it supports is found out before there is traffic, as a plain value that is
-//! stored with the template. It is used in two ways. If a request has a shape that the template does not
-//! support, the error names the message and the shape, and it counts as a client error. And two versions can
-//! be compared before one replaces the other ([`Abilities::differences`], [`Abilities::losses`]).
+//! Which shapes it supports is found out before there is traffic, as a plain value that is stored with the
+//! template. The error of a request with another shape names the message and the shape, and counts as a client
+//! error. And two versions can be compared before one replaces the other ([`Abilities::losses`]).
 //!
 //! Some templates need the same thing in another form, and probing also finds that form ([`Wants`]): the
 //! standard form is tried first, and another is chosen only if it works where the standard form does not.
@@ -20,120 +18,67 @@ use super::template::{Job, Stop};
 use examples::{ARGUMENT, Example, NAME, VALUE};
 use serde_json::Value;
 
-/// A shape of conversation.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Shape {
-    /// A single user message; a template that fails on it is not loaded.
-    User,
-    /// A system message as the first message.
-    SystemFirst,
-    /// A system message that is not the first message.
-    SystemLater,
-    /// No user message; the example has only a system message.
-    SystemOnly,
-    /// A message with the role `developer`.
-    Developer,
-    /// Two adjacent user messages.
-    UsersInARow,
-    /// An assistant message before any user message.
-    AssistantFirst,
-    /// Two adjacent assistant messages.
-    AssistantsInARow,
-    /// An assistant message; in the example, it is between two user messages.
-    Turns,
-    /// An assistant message comes last, and a new reply is requested.
-    AssistantLast,
-    /// Rendered without the opening of a reply (`add_generation_prompt` is false).
-    Closed,
-    /// The last message is continued instead of answered (`continue_final_message`).
-    Continued,
-    /// A user message whose content is empty.
-    EmptyContent,
-    /// An assistant message with reasoning and without a tool call.
-    Reasoning,
-    /// Tools are offered in the request.
-    ToolsOffered,
-    /// Tools are offered, and there is a system or developer message.
-    ToolsBesideSystem,
-    /// A parameter of an offered tool has a list of types, such as `["string", "null"]`.
-    TypeLists,
-    /// An assistant message with a tool call; in the example, the tool's result follows.
-    ToolCall,
-    /// A tool call in a message that also has content.
-    ToolCallWithContent,
-    /// A tool call in a message that also has reasoning.
-    ToolCallWithReasoning,
-    /// More than one tool call in the same assistant message.
-    SeveralToolCalls,
-    /// The conversation ends with a tool call that has no result yet.
-    ToolCallLast,
-    /// A tool's result after a tool call.
-    ToolResult,
-    /// A tool's result without any tool call before it.
-    ToolResultWithoutCall,
-    /// A tool call whose arguments are text that does not parse as a JSON object.
-    TextArguments,
+named! {
+    /// A shape of conversation.
+    #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+    pub enum Shape {
+        /// A single user message; a template that fails on it is not loaded.
+        User = "a user message",
+        /// A system message as the first message.
+        SystemFirst = "a system message",
+        /// A system message that is not the first message.
+        SystemLater = "a system message that is not the first",
+        /// No user message; the example has only a system message.
+        SystemOnly = "a conversation without a user message",
+        /// A message with the role `developer`.
+        Developer = "a developer message",
+        /// Two adjacent user messages.
+        UsersInARow = "two user messages in a row",
+        /// An assistant message before any user message.
+        AssistantFirst = "an assistant message before any user message",
+        /// Two adjacent assistant messages.
+        AssistantsInARow = "two assistant messages in a row",
+        /// An assistant message; in the example, it is between two user messages.
+        Turns = "an assistant message",
+        /// An assistant message comes last, and a new reply is requested.
+        AssistantLast = "an assistant message as the last",
+        /// Rendered without the opening of a reply (`add_generation_prompt` is false).
+        Closed = "add_generation_prompt = false",
+        /// The last message is continued instead of answered (`continue_final_message`).
+        Continued = "continue_final_message",
+        /// A user message whose content is empty.
+        EmptyContent = "a message without content",
+        /// An assistant message with reasoning and without a tool call.
+        Reasoning = "an assistant's reasoning",
+        /// Tools are offered in the request.
+        ToolsOffered = "tools",
+        /// Tools are offered, and there is a system or developer message.
+        ToolsBesideSystem = "tools together with a system message",
+        /// A parameter of an offered tool has a list of types, such as `["string", "null"]`.
+        TypeLists = "a tool parameter of more than one type",
+        /// An assistant message with a tool call; in the example, the tool's result follows.
+        ToolCall = "a tool call",
+        /// A tool call in a message that also has content.
+        ToolCallWithContent = "a tool call together with content",
+        /// A tool call in a message that also has reasoning.
+        ToolCallWithReasoning = "a tool call together with reasoning",
+        /// More than one tool call in the same assistant message.
+        SeveralToolCalls = "several tool calls in one message",
+        /// The conversation ends with a tool call that has no result yet.
+        ToolCallLast = "a tool call as the last message",
+        /// A tool's result after a tool call.
+        ToolResult = "a tool's result",
+        /// A tool's result without any tool call before it.
+        ToolResultWithoutCall = "a tool's result without a call before it",
+        /// A tool call whose arguments are text that does not parse as a JSON object.
+        TextArguments = "a tool call whose arguments are not a JSON object",
+    }
 }
 
 impl Shape {
-    /// Every shape, in order of declaration.
-    pub const ALL: [Shape; 25] = [
-        Shape::User,
-        Shape::SystemFirst,
-        Shape::SystemLater,
-        Shape::SystemOnly,
-        Shape::Developer,
-        Shape::UsersInARow,
-        Shape::AssistantFirst,
-        Shape::AssistantsInARow,
-        Shape::Turns,
-        Shape::AssistantLast,
-        Shape::Closed,
-        Shape::Continued,
-        Shape::EmptyContent,
-        Shape::Reasoning,
-        Shape::ToolsOffered,
-        Shape::ToolsBesideSystem,
-        Shape::TypeLists,
-        Shape::ToolCall,
-        Shape::ToolCallWithContent,
-        Shape::ToolCallWithReasoning,
-        Shape::SeveralToolCalls,
-        Shape::ToolCallLast,
-        Shape::ToolResult,
-        Shape::ToolResultWithoutCall,
-        Shape::TextArguments,
-    ];
-
     /// Its name in messages for people.
     pub fn words(self) -> &'static str {
-        match self {
-            Shape::User => "a user message",
-            Shape::SystemFirst => "a system message",
-            Shape::SystemLater => "a system message that is not the first",
-            Shape::SystemOnly => "a conversation without a user message",
-            Shape::Developer => "a developer message",
-            Shape::UsersInARow => "two user messages in a row",
-            Shape::AssistantFirst => "an assistant message before any user message",
-            Shape::AssistantsInARow => "two assistant messages in a row",
-            Shape::Turns => "an assistant message",
-            Shape::AssistantLast => "an assistant message as the last",
-            Shape::Closed => "add_generation_prompt = false",
-            Shape::Continued => "continue_final_message",
-            Shape::EmptyContent => "a message without content",
-            Shape::Reasoning => "an assistant's reasoning",
-            Shape::ToolsOffered => "tools",
-            Shape::ToolsBesideSystem => "tools together with a system message",
-            Shape::TypeLists => "a tool parameter of more than one type",
-            Shape::ToolCall => "a tool call",
-            Shape::ToolCallWithContent => "a tool call together with content",
-            Shape::ToolCallWithReasoning => "a tool call together with reasoning",
-            Shape::SeveralToolCalls => "several tool calls in one message",
-            Shape::ToolCallLast => "a tool call as the last message",
-            Shape::ToolResult => "a tool's result",
-            Shape::ToolResultWithoutCall => "a tool's result without a call before it",
-            Shape::TextArguments => "a tool call whose arguments are not a JSON object",
-        }
+        self.as_str()
     }
 }
 

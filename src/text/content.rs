@@ -1,11 +1,9 @@
 //! Text from clients is data: none of it becomes a control token.
 //!
-//! A prompt is one text in which `<|im_end|>` ends a turn. If a user's message contains that text, a
-//! tokenizer reads it as the end of the user's turn, and the text after it may pose as the system. Only the
-//! template itself may write control tokens. So before rendering, a mark is inserted in the client's strings
-//! wherever a control token could begin. A mark is an unguessable run of digits, and no control token is
+//! Only the template itself may write control tokens. So before rendering, a mark is inserted in the client's
+//! strings wherever a control token could begin. A mark is an unguessable run of digits, and no control token is
 //! recognised across it. The rendered text is split at the control tokens that are still recognised, which
-//! are the template's. The text in between loses its marks and is encoded as ordinary text.
+//! are the template's. The text in between loses its marks and is encoded as ordinary text (docs/decisions/024).
 //!
 //! Marks are inserted wherever two neighbouring characters begin a control token, and not only at whole
 //! control tokens: a template may remove part of a string, and two strings may end up next to each other.

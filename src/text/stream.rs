@@ -1,10 +1,8 @@
 //! Converts ids to text as they arrive.
 //!
-//! A token is not always a piece of text: a character may be spread over several tokens, and a token's text
-//! can depend on its neighbours (a leading space that only shows in the middle). Decoding everything again
-//! for each token would be correct but quadratic. Decoding each token alone would be fast but wrong. So a
-//! small window of recent tokens is decoded; its first part is only context, and what goes beyond the text
-//! already returned is new. The window moves on whenever the text ends in a whole character. If it does not
+//! A character may be spread over several tokens, and a token's text can depend on its neighbours (a leading space
+//! that only shows in the middle). So a small window of recent tokens is decoded; its first part is only context, and
+//! what goes beyond the text already returned is new. The window moves on whenever the text ends in a whole character. If it does not
 //! for too long, the window is cut, so that a token costs the same for garbage as for prose.
 //!
 //! It does not know about stop strings, tools or transport.

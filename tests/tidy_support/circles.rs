@@ -38,7 +38,8 @@ fn imports(code: &str) -> Vec<String> {
     let mut paths = Vec::new();
     let starts = code.match_indices("use ").filter(|(at, _)| {
         let before = code[..*at].rsplit('\n').next().unwrap_or("").trim();
-        before.is_empty() || before.starts_with("pub")
+        let visible = before.strip_prefix("pub").unwrap_or(before);
+        visible.is_empty() || visible.starts_with('(') && visible.ends_with(')')
     });
     for (at, _) in starts {
         let text = code[at + 4..].split(';').next().unwrap_or("");
@@ -121,7 +122,7 @@ fn circles_are_found() {
         file("a/mod.rs", "mod b;\nuse b::X;"),
         file("a/b.rs", "use super::c::{D, E};\nuse crate::z;"),
         file("a/c.rs", "use super::{\n    b::{self, X},\n};"),
-        file("z.rs", "use std::fmt;"),
+        file("z.rs", "use std::fmt;\npub enum Cause { A, }}\nenum B { C { d: u8, e: u8 } }"),
     ];
     let graph = uses(&files);
     assert_eq!(graph["a/b"], ["a/c", "z"]);

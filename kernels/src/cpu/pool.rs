@@ -2,8 +2,7 @@
 //!
 //! Knows no kernel. A decoder step runs a hundred and more short jobs (tens of microseconds), so a job
 //! must cost about a microsecond: no allocation, no lock on the way, workers that spin for a while before
-//! they park. The calling thread works too. Why not rayon: it wakes through a lock and steals from deques,
-//! which costs several microseconds a job, and its pool is shared with everything else in the process.
+//! they park. The calling thread works too. Decision: docs/decisions/034.
 //!
 //! A panic in a task is caught, the job's other tasks are skipped, and the panic goes on in the caller;
 //! the pool itself stays whole, so that one model's fault does not touch its neighbour.

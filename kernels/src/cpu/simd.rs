@@ -34,6 +34,17 @@ pub trait Lanes: Copy {
     unsafe fn largest(self) -> f32;
 }
 
+/// Functions of two vectors, lane by lane: how each is computed from the `$a` and the `$b`.
+macro_rules! lane_by_lane {
+    ($a:ident, $b:ident; $($name:ident: $made:expr;)*) => {$(
+        #[inline(always)]
+        unsafe fn $name(self, other: Self) -> Self {
+            let ($a, $b) = (self, other);
+            $made
+        }
+    )*};
+}
+
 /// Plain arrays: the scalar twin.
 #[derive(Clone, Copy)]
 pub struct Plain([f32; 16]);
@@ -70,29 +81,16 @@ impl Lanes for Plain {
     unsafe fn splat(value: f32) -> Plain {
         Plain([value; 16])
     }
-    #[inline(always)]
-    unsafe fn add(self, other: Plain) -> Plain {
-        self.zip(other, |a, b| a + b)
-    }
-    #[inline(always)]
-    unsafe fn sub(self, other: Plain) -> Plain {
-        self.zip(other, |a, b| a - b)
-    }
-    #[inline(always)]
-    unsafe fn mul(self, other: Plain) -> Plain {
-        self.zip(other, |a, b| a * b)
-    }
-    #[inline(always)]
-    unsafe fn div(self, other: Plain) -> Plain {
-        self.zip(other, |a, b| a / b)
+    lane_by_lane! { a, b;
+        add: a.zip(b, |a, b| a + b);
+        sub: a.zip(b, |a, b| a - b);
+        mul: a.zip(b, |a, b| a * b);
+        div: a.zip(b, |a, b| a / b);
+        max: a.zip(b, f32::max);
     }
     #[inline(always)]
     unsafe fn mul_add(self, factor: Plain, sum: Plain) -> Plain {
         Plain(std::array::from_fn(|i| self.0[i] * factor.0[i] + sum.0[i]))
-    }
-    #[inline(always)]
-    unsafe fn max(self, other: Plain) -> Plain {
-        self.zip(other, f32::max)
     }
     #[inline(always)]
     unsafe fn exp(self) -> Plain {
@@ -156,29 +154,16 @@ mod x86 {
         unsafe fn splat(value: f32) -> Self {
             Avx512(unsafe { _mm512_set1_ps(value) })
         }
-        #[inline(always)]
-        unsafe fn add(self, other: Self) -> Self {
-            Avx512(unsafe { _mm512_add_ps(self.0, other.0) })
-        }
-        #[inline(always)]
-        unsafe fn sub(self, other: Self) -> Self {
-            Avx512(unsafe { _mm512_sub_ps(self.0, other.0) })
-        }
-        #[inline(always)]
-        unsafe fn mul(self, other: Self) -> Self {
-            Avx512(unsafe { _mm512_mul_ps(self.0, other.0) })
-        }
-        #[inline(always)]
-        unsafe fn div(self, other: Self) -> Self {
-            Avx512(unsafe { _mm512_div_ps(self.0, other.0) })
+        lane_by_lane! { a, b;
+            add: Avx512(unsafe { _mm512_add_ps(a.0, b.0) });
+            sub: Avx512(unsafe { _mm512_sub_ps(a.0, b.0) });
+            mul: Avx512(unsafe { _mm512_mul_ps(a.0, b.0) });
+            div: Avx512(unsafe { _mm512_div_ps(a.0, b.0) });
+            max: Avx512(unsafe { _mm512_max_ps(a.0, b.0) });
         }
         #[inline(always)]
         unsafe fn mul_add(self, factor: Self, sum: Self) -> Self {
             Avx512(unsafe { _mm512_fmadd_ps(self.0, factor.0, sum.0) })
-        }
-        #[inline(always)]
-        unsafe fn max(self, other: Self) -> Self {
-            Avx512(unsafe { _mm512_max_ps(self.0, other.0) })
         }
         #[inline(always)]
         unsafe fn exp(self) -> Self {
@@ -263,21 +248,12 @@ mod x86 {
         unsafe fn splat(value: f32) -> Self {
             unsafe { Avx2(_mm256_set1_ps(value), _mm256_set1_ps(value)) }
         }
-        #[inline(always)]
-        unsafe fn add(self, other: Self) -> Self {
-            unsafe { Avx2(_mm256_add_ps(self.0, other.0), _mm256_add_ps(self.1, other.1)) }
-        }
-        #[inline(always)]
-        unsafe fn sub(self, other: Self) -> Self {
-            unsafe { Avx2(_mm256_sub_ps(self.0, other.0), _mm256_sub_ps(self.1, other.1)) }
-        }
-        #[inline(always)]
-        unsafe fn mul(self, other: Self) -> Self {
-            unsafe { Avx2(_mm256_mul_ps(self.0, other.0), _mm256_mul_ps(self.1, other.1)) }
-        }
-        #[inline(always)]
-        unsafe fn div(self, other: Self) -> Self {
-            unsafe { Avx2(_mm256_div_ps(self.0, other.0), _mm256_div_ps(self.1, other.1)) }
+        lane_by_lane! { a, b;
+            add: unsafe { Avx2(_mm256_add_ps(a.0, b.0), _mm256_add_ps(a.1, b.1)) };
+            sub: unsafe { Avx2(_mm256_sub_ps(a.0, b.0), _mm256_sub_ps(a.1, b.1)) };
+            mul: unsafe { Avx2(_mm256_mul_ps(a.0, b.0), _mm256_mul_ps(a.1, b.1)) };
+            div: unsafe { Avx2(_mm256_div_ps(a.0, b.0), _mm256_div_ps(a.1, b.1)) };
+            max: unsafe { Avx2(_mm256_max_ps(a.0, b.0), _mm256_max_ps(a.1, b.1)) };
         }
         #[inline(always)]
         unsafe fn mul_add(self, factor: Self, sum: Self) -> Self {
@@ -285,10 +261,6 @@ mod x86 {
                 let low = _mm256_fmadd_ps(self.0, factor.0, sum.0);
                 Avx2(low, _mm256_fmadd_ps(self.1, factor.1, sum.1))
             }
-        }
-        #[inline(always)]
-        unsafe fn max(self, other: Self) -> Self {
-            unsafe { Avx2(_mm256_max_ps(self.0, other.0), _mm256_max_ps(self.1, other.1)) }
         }
         #[inline(always)]
         unsafe fn exp(self) -> Self {

@@ -14,24 +14,14 @@ use std::sync::Arc;
 /// Any bits are a value, and there is no padding.
 pub unsafe trait Plain: Copy + Default + 'static {}
 
-// SAFETY: plain numbers.
-unsafe impl Plain for u8 {}
-// SAFETY: as above.
-unsafe impl Plain for i8 {}
-// SAFETY: as above.
-unsafe impl Plain for u16 {}
-// SAFETY: as above.
-unsafe impl Plain for u32 {}
-// SAFETY: as above.
-unsafe impl Plain for i32 {}
-// SAFETY: as above.
-unsafe impl Plain for u64 {}
-// SAFETY: as above.
-unsafe impl Plain for f32 {}
-// SAFETY: 16 bits.
-unsafe impl Plain for half::f16 {}
-// SAFETY: 16 bits.
-unsafe impl Plain for half::bf16 {}
+macro_rules! plain {
+    ($($number:ty),*) => {$(
+        // SAFETY: a plain number.
+        unsafe impl Plain for $number {}
+    )*};
+}
+
+plain!(u8, i8, u16, u32, i32, u64, f32, half::f16, half::bf16);
 
 /// `len` numbers on a card, in a pool.
 pub struct Buffer<T: Plain> {

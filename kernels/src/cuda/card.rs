@@ -157,6 +157,19 @@ pub enum Arg {
     F32(f32),
 }
 
+#[cfg(any(test, feature = "cuda", feature = "emulator"))]
+impl Arg {
+    /// Its bits, in the low bytes.
+    pub(crate) fn bits(self) -> u64 {
+        match self {
+            Arg::Address(value) | Arg::U64(value) => value,
+            Arg::I32(value) => u64::from(value.cast_unsigned()),
+            Arg::U32(value) => u64::from(value),
+            Arg::F32(value) => u64::from(value.to_bits()),
+        }
+    }
+}
+
 /// Numbers of a dense product.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Number {

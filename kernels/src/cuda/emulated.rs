@@ -317,7 +317,7 @@ impl EmulatedCard {
     }
 
     fn run_kernel(&self, kernel: &str, grid: Grid, args: &[Arg]) -> Result<(), CardError> {
-        let mut values: Vec<u64> = args.iter().map(bits).collect();
+        let mut values: Vec<u64> = args.iter().map(|arg| arg.bits()).collect();
         let mut places: Vec<*mut c_void> =
             values.iter_mut().map(|value| std::ptr::from_mut(value).cast()).collect();
         let name = CString::new(kernel).map_err(|e| other(e.to_string()))?;
@@ -485,16 +485,6 @@ impl State {
     fn fresh(&mut self) -> u64 {
         self.next += 1;
         self.next
-    }
-}
-
-/// An argument's bits, in the low bytes.
-fn bits(arg: &Arg) -> u64 {
-    match *arg {
-        Arg::Address(v) | Arg::U64(v) => v,
-        Arg::I32(v) => u64::from(v.cast_unsigned()),
-        Arg::U32(v) => u64::from(v),
-        Arg::F32(v) => u64::from(v.to_bits()),
     }
 }
 

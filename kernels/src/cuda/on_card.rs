@@ -37,19 +37,15 @@ pub(crate) struct KernelNames {
     pub tiles: Option<[&'static str; 7]>,
 }
 
+/// A prefix with each of these ends.
+macro_rules! ending {
+    ($prefix:expr; $($end:literal)*) => { [$(concat!($prefix, $end)),*] };
+}
+
 /// Names that end in the number of inputs.
 macro_rules! to_8 {
     ($prefix:expr) => {
-        [
-            concat!($prefix, "1"),
-            concat!($prefix, "2"),
-            concat!($prefix, "3"),
-            concat!($prefix, "4"),
-            concat!($prefix, "5"),
-            concat!($prefix, "6"),
-            concat!($prefix, "7"),
-            concat!($prefix, "8"),
-        ]
+        $crate::cuda::on_card::ending!($prefix; "1" "2" "3" "4" "5" "6" "7" "8")
     };
 }
 
@@ -73,4 +69,4 @@ macro_rules! quantised {
     };
 }
 
-pub(crate) use {quantised, to_8};
+pub(crate) use {ending, quantised, to_8};

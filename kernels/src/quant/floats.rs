@@ -5,8 +5,7 @@
 use super::{Content, Format};
 use crate::cpu::quant::{Form, Layout, kernels};
 use crate::cuda::acts::ActKind;
-use crate::cuda::on_card::OnCard;
-use crate::cuda::on_card::{KernelNames, to_8};
+use crate::cuda::on_card::{KernelNames, OnCard, to_8};
 use crate::float16::{bf16_to_f32, f16_to_f32};
 
 pub(super) const F32: Format = Format {

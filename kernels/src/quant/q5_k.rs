@@ -10,9 +10,7 @@
 use super::{Block, Blocks, Content, Format, InTile, Scale, q45_k};
 use crate::cpu::quant::{Form, Layout, kernels};
 use crate::cuda::acts::ActKind;
-use crate::cuda::on_card::OnCard;
-use crate::cuda::on_card::Planes;
-use crate::cuda::on_card::quantised;
+use crate::cuda::on_card::{OnCard, Planes, quantised};
 
 pub(super) const FORMAT: Format = Format {
     name: "Q5_K",

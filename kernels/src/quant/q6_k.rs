@@ -11,9 +11,7 @@ use super::block::half_at;
 use super::{Block, Blocks, Content, Format, InTile, Scale};
 use crate::cpu::quant::{Form, Layout, TILE, get_half, kernels, put_half};
 use crate::cuda::acts::ActKind;
-use crate::cuda::on_card::OnCard;
-use crate::cuda::on_card::Planes;
-use crate::cuda::on_card::quantised;
+use crate::cuda::on_card::{OnCard, Planes, quantised};
 use half::f16;
 
 pub(super) const FORMAT: Format = Format {

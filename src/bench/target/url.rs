@@ -25,24 +25,23 @@ const PROBES: [usize; 2] = [1, 140];
 /// Most likely tokens that are asked for when replies are compared.
 const TOPS: usize = 20;
 
-/// Which of the two routes is asked.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Endpoint {
-    /// `/v1/chat/completions`.
-    Chat,
-    /// `/v1/completions`.
-    Completions,
+named! {
+    /// Which of the two routes is asked.
+    #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+    pub enum Endpoint {
+        /// `/v1/chat/completions`.
+        Chat = "chat",
+        /// `/v1/completions`.
+        Completions = "completions",
+    }
 }
 
 impl std::str::FromStr for Endpoint {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Endpoint, String> {
-        match text {
-            "chat" => Ok(Endpoint::Chat),
-            "completions" => Ok(Endpoint::Completions),
-            _ => Err(format!("must be chat or completions, not {text:?}")),
-        }
+        Endpoint::from_name(text)
+            .ok_or_else(|| format!("must be chat or completions, not {text:?}"))
     }
 }
 

@@ -130,30 +130,30 @@ pub(in crate::cli) struct BenchArgs {
     #[arg(long, requires = "ci", help_heading = "Limits on B over A, for CI")]
     pub allow_inconclusive: bool,
     /// Largest ratio of the median time to first token.
-    #[arg(long, value_name = "RATIO", requires = "ci", value_parser = bound, help_heading = "Limits on B over A, for CI")]
+    #[arg(long, value_name = "RATIO", requires = "ci", value_parser = above_zero, help_heading = "Limits on B over A, for CI")]
     max_ttft: Option<f64>,
     /// Largest ratio of the median time per output token.
-    #[arg(long, value_name = "RATIO", requires = "ci", value_parser = bound, help_heading = "Limits on B over A, for CI")]
+    #[arg(long, value_name = "RATIO", requires = "ci", value_parser = above_zero, help_heading = "Limits on B over A, for CI")]
     max_tpot: Option<f64>,
     /// Largest ratio of the median inter-token latency.
-    #[arg(long, value_name = "RATIO", requires = "ci", value_parser = bound, help_heading = "Limits on B over A, for CI")]
+    #[arg(long, value_name = "RATIO", requires = "ci", value_parser = above_zero, help_heading = "Limits on B over A, for CI")]
     max_itl: Option<f64>,
     /// Largest ratio of the median end-to-end latency.
-    #[arg(long, value_name = "RATIO", requires = "ci", value_parser = bound, help_heading = "Limits on B over A, for CI")]
+    #[arg(long, value_name = "RATIO", requires = "ci", value_parser = above_zero, help_heading = "Limits on B over A, for CI")]
     max_e2e: Option<f64>,
     /// Largest ratio of the energy per token.
-    #[arg(long, value_name = "RATIO", requires = "ci", value_parser = bound, help_heading = "Limits on B over A, for CI")]
+    #[arg(long, value_name = "RATIO", requires = "ci", value_parser = above_zero, help_heading = "Limits on B over A, for CI")]
     max_energy: Option<f64>,
     /// Smallest ratio of the output tokens per second.
-    #[arg(long, value_name = "RATIO", requires = "ci", value_parser = bound, help_heading = "Limits on B over A, for CI")]
+    #[arg(long, value_name = "RATIO", requires = "ci", value_parser = above_zero, help_heading = "Limits on B over A, for CI")]
     min_throughput: Option<f64>,
     /// Smallest ratio of the goodput; needs --slo.
-    #[arg(long, value_name = "RATIO", requires = "ci", requires = "slo", value_parser = bound, help_heading = "Limits on B over A, for CI")]
+    #[arg(long, value_name = "RATIO", requires = "ci", requires = "slo", value_parser = above_zero, help_heading = "Limits on B over A, for CI")]
     min_goodput: Option<f64>,
 
     /// Slow each step of B down by this factor: a known difference, to test this command.
     #[cfg(any(test, debug_assertions, feature = "testing"))]
-    #[arg(long, value_name = "FACTOR", hide = true, value_parser = bound)]
+    #[arg(long, value_name = "FACTOR", hide = true, value_parser = above_zero)]
     pub slow_b: Option<f64>,
 }
 
@@ -276,10 +276,6 @@ fn percent(text: &str) -> Result<f64, String> {
         true => Ok(value),
         false => Err(format!("{value} is not from 0 to 50")),
     }
-}
-
-fn bound(text: &str) -> Result<f64, String> {
-    above_zero(text)
 }
 
 fn slo(text: &str) -> Result<Slo, String> {

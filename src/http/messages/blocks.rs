@@ -5,7 +5,7 @@
 //! by name.
 
 use crate::http::wire::WireError;
-use crate::http::wire::fields::{required, wrong};
+use crate::http::wire::fields::{optional, required, typed, wrong};
 use crate::http::wire::turns::Turns;
 use serde_json::{Map, Value, json};
 
@@ -21,9 +21,7 @@ enum Holder {
 /// Adds a message to a chat; `index` is its place in the request.
 pub fn message(index: usize, message: Value, chat: &mut Turns) -> Result<(), WireError> {
     let param = format!("messages[{index}]");
-    let Value::Object(mut message) = message else {
-        return Err(wrong(param, "an object", &message));
-    };
+    let mut message: Map<String, Value> = typed(message, &param)?;
     let role = required(&mut message, "role", &param)?;
     let content = message.remove("content");
     let at = format!("{param}.content");
@@ -55,10 +53,7 @@ fn blocks(content: Option<Value>, param: &str) -> Result<Vec<Map<String, Value>>
         None | Some(Value::Null) => Err(WireError::Missing { param: param.to_owned() }),
         Some(Value::String(written)) => Ok(text(written)),
         Some(Value::Array(blocks)) => {
-            let one = |(index, block): (usize, Value)| match block {
-                Value::Object(block) => Ok(block),
-                other => Err(wrong(format!("{param}[{index}]"), "an object", &other)),
-            };
+            let one = |(index, block)| typed(block, format_args!("{param}[{index}]"));
             blocks.into_iter().enumerate().map(one).collect()
         }
         Some(other) => Err(wrong(param, "a string or an array of blocks", &other)),
@@ -129,10 +124,8 @@ fn result(mut block: Map<String, Value>, param: &str) -> Result<Value, WireError
         content => texts(content, &format!("{param}.content"))?,
     };
     let mut message = json!({"role": "tool", "tool_call_id": id, "content": parts});
-    match block.remove("is_error") {
-        None | Some(Value::Null | Value::Bool(false)) => {}
-        Some(Value::Bool(true)) => message["is_error"] = Value::Bool(true),
-        Some(other) => return Err(wrong(format!("{param}.is_error"), "a boolean", &other)),
+    if optional(&mut block, "is_error", param)?.unwrap_or(false) {
+        message["is_error"] = Value::Bool(true);
     }
     Ok(message)
 }
@@ -172,14 +165,9 @@ fn assistant(
 fn call(mut block: Map<String, Value>, param: &str) -> Result<Value, WireError> {
     let id = required(&mut block, "id", param)?;
     let name = required(&mut block, "name", param)?;
-    let input = match block.remove("input") {
-        Some(input @ Value::Object(_)) => input,
-        None | Some(Value::Null) => {
-            return Err(WireError::Missing { param: format!("{param}.input") });
-        }
-        Some(other) => return Err(wrong(format!("{param}.input"), "an object", &other)),
-    };
-    let function = json!({"name": name, "arguments": input.to_string()});
+    let missing = || WireError::Missing { param: format!("{param}.input") };
+    let input: Map<String, Value> = optional(&mut block, "input", param)?.ok_or_else(missing)?;
+    let function = json!({"name": name, "arguments": Value::Object(input).to_string()});
     Ok(json!({"id": id, "type": "function", "function": function}))
 }
 

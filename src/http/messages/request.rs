@@ -198,7 +198,7 @@ fn tools(fields: &mut Fields) -> Result<Vec<Value>, WireError> {
 
 fn one_tool(tool: Value, param: &str) -> Result<Value, WireError> {
     let Value::Object(mut tool) = tool else { return Err(wrong(param, "an object", &tool)) };
-    match optional(&mut tool, "type", param)?.as_deref() {
+    match optional::<String>(&mut tool, "type", param)?.as_deref() {
         None | Some("custom") => {}
         Some(kind) => {
             let what = format!("'{kind}' is a tool of Anthropic's; use tools of your own");
@@ -221,7 +221,7 @@ fn kwargs(
     if let Some(thinks) = thinks {
         wish("enable_thinking", thinks.into());
     }
-    if let Some(effort) = optional(&mut config, "effort", "output_config")? {
+    if let Some(effort) = optional::<String>(&mut config, "effort", "output_config")? {
         wish("reasoning_effort", effort.into());
     }
     Ok((kwargs, shown))
@@ -230,7 +230,7 @@ fn kwargs(
 /// Whether the model is to think (`None`: as it decides), and whether that is shown.
 fn thinking(fields: &mut Fields) -> Result<(Option<bool>, bool), WireError> {
     let Some(mut thinking) = fields.object("thinking")? else { return Ok((None, true)) };
-    let shown = match optional(&mut thinking, "display", "thinking")?.as_deref() {
+    let shown = match optional::<String>(&mut thinking, "display", "thinking")?.as_deref() {
         None | Some("summarized") => true,
         Some("omitted") => false,
         Some(other) => {
@@ -263,7 +263,7 @@ fn check_temperature(fields: &Fields) -> Result<(), WireError> {
 
 fn user(fields: &mut Fields) -> Result<Option<String>, WireError> {
     let mut metadata: Map<String, Value> = fields.object("metadata")?.unwrap_or_default();
-    match optional(&mut metadata, "user_id", "metadata")? {
+    match optional::<String>(&mut metadata, "user_id", "metadata")? {
         Some(user) if user.len() > MAX_USER => {
             let what = format!("it is longer than {MAX_USER} bytes");
             Err(WireError::bad("metadata.user_id", what))

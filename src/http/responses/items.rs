@@ -4,7 +4,7 @@
 //! becomes one assistant message. Items of kinds that only OpenAI's own servers can read are refused by name.
 
 use crate::http::wire::WireError;
-use crate::http::wire::fields::{optional, required, wrong};
+use crate::http::wire::fields::{optional, required, typed, wrong};
 use crate::http::wire::turns::Turns;
 use serde_json::{Map, Value, json};
 
@@ -53,9 +53,7 @@ struct Turn {
 
 impl Items {
     fn item(&mut self, item: Value, param: &str) -> Result<(), WireError> {
-        let Value::Object(mut item) = item else {
-            return Err(wrong(param, "an object", &item));
-        };
+        let mut item: Map<String, Value> = typed(item, param)?;
         let kind = match optional(&mut item, "type", param)? {
             Some(kind) => kind,
             None if item.contains_key("role") => "message".to_owned(),
@@ -185,11 +183,8 @@ fn part(part: Value, param: &str) -> Result<Value, WireError> {
 
 /// The texts of reasoning, or of its summary.
 fn said(list: Option<Value>, param: &str) -> Result<Vec<String>, WireError> {
-    let list = match list {
-        None | Some(Value::Null) => return Ok(Vec::new()),
-        Some(Value::Array(list)) => list,
-        Some(other) => return Err(wrong(param, "an array", &other)),
-    };
+    let Some(list) = list.filter(|list| !list.is_null()) else { return Ok(Vec::new()) };
+    let list: Vec<Value> = typed(list, param)?;
     let one = |(index, part): (usize, Value)| match part {
         Value::Object(mut part) => required(&mut part, "text", &format!("{param}[{index}]")),
         other => Err(wrong(format!("{param}[{index}]"), "an object", &other)),

@@ -214,7 +214,7 @@ fn tools(fields: &mut Fields) -> Result<(Vec<Value>, Vec<Value>), WireError> {
 fn kwargs(fields: &mut Fields) -> Result<(Kwargs, Option<String>), WireError> {
     let mut given = template_kwargs(fields)?;
     let mut reasoning = fields.object("reasoning")?.unwrap_or_default();
-    let effort = optional(&mut reasoning, "effort", "reasoning")?;
+    let effort = optional::<String>(&mut reasoning, "effort", "reasoning")?;
     if let Some(effort) = &effort {
         let kwargs = given.get_or_insert_default();
         kwargs.entry("reasoning_effort").or_insert_with(|| effort.as_str().into());

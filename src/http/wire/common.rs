@@ -5,7 +5,7 @@
 //! be blamed.
 
 use super::constraint::{Constrained, constraint, one_of};
-use super::fields::{Fields, Range, token_ids, whole, wrong};
+use super::fields::{Fields, Range, optional, token_ids, whole, wrong};
 use super::token_wishes::token_wishes;
 use super::tools::ToolChoice;
 use super::{Ask, WireError};
@@ -347,16 +347,14 @@ pub fn stop(
 
 fn streaming(fields: &mut Fields) -> Result<Streaming, WireError> {
     let on = fields.boolean("stream")?.unwrap_or(false);
-    let Some(options) = fields.object("stream_options")? else {
+    let Some(mut options) = fields.object("stream_options")? else {
         return Ok(Streaming { on, ..Streaming::default() });
     };
     if !on {
         return Err(WireError::bad("stream_options", "it is only allowed when stream is true"));
     }
-    let flag = |name: &str| match options.get(name) {
-        None | Some(Value::Null) => Ok(false),
-        Some(Value::Bool(value)) => Ok(*value),
-        Some(other) => Err(wrong(format!("stream_options.{name}"), "a boolean", other)),
+    let mut flag = |name: &str| {
+        optional(&mut options, name, "stream_options").map(|flag| flag.unwrap_or(false))
     };
     let include_usage = flag("include_usage")?;
     let continuous_usage = flag("continuous_usage_stats")? && include_usage;

@@ -4,7 +4,7 @@
 //! At most one may be given. It does not know what a grammar or a schema means.
 
 use super::WireError;
-use super::fields::{Fields, optional, required, wrong};
+use super::fields::{Fields, optional, required, typed, wrong};
 use crate::grammar::Constraint;
 use serde_json::{Map, Value};
 use std::sync::Arc;
@@ -20,11 +20,8 @@ const NEUTRAL: [&str; 4] =
 /// The format of the reply in the field `param`: text, a JSON object, or JSON of a schema. The schema stands in it or,
 /// as OpenAI's chat completions have it, in its field `json_schema`.
 pub fn format(format: Option<Value>, param: &'static str) -> Result<Constrained, WireError> {
-    let mut format = match format {
-        None | Some(Value::Null) => return Ok(None),
-        Some(Value::Object(format)) => format,
-        Some(other) => return Err(wrong(param, "an object", &other)),
-    };
+    let Some(format) = format.filter(|format| !format.is_null()) else { return Ok(None) };
+    let mut format: Map<String, Value> = typed(format, param)?;
     let constraint = match required(&mut format, "type", param)?.as_str() {
         "text" => return Ok(None),
         "json_object" => match format.remove("schema").filter(|schema| !schema.is_null()) {
@@ -46,11 +43,8 @@ pub fn format(format: Option<Value>, param: &'static str) -> Result<Constrained,
 
 /// A schema with its name. `strict` changes nothing: a schema is always enforced.
 fn schema(mut format: Map<String, Value>, param: &str) -> Result<Constraint, WireError> {
-    optional(&mut format, "name", param)?;
-    match format.remove("strict") {
-        None | Some(Value::Null | Value::Bool(_)) => {}
-        Some(other) => return Err(wrong(format!("{param}.strict"), "a boolean", &other)),
-    }
+    optional::<String>(&mut format, "name", param)?;
+    optional::<bool>(&mut format, "strict", param)?;
     match format.remove("schema") {
         Some(schema @ (Value::Object(_) | Value::Bool(_))) => Ok(Constraint::Schema(schema)),
         None | Some(Value::Null) => Err(WireError::Missing { param: format!("{param}.schema") }),
@@ -98,25 +92,17 @@ pub fn one_of(a: Constrained, b: Constrained) -> Result<Constrained, WireError> 
 
 fn structured_outputs(mut wishes: Map<String, Value>) -> Result<Option<Constraint>, WireError> {
     const PARAM: &str = "structured_outputs";
-    let compact = match wishes.remove("disable_any_whitespace") {
-        None | Some(Value::Null) => false,
-        Some(Value::Bool(compact)) => compact,
-        Some(other) => {
-            return Err(wrong(format!("{PARAM}.disable_any_whitespace"), "a boolean", &other));
-        }
-    };
+    let compact = optional(&mut wishes, "disable_any_whitespace", PARAM)?.unwrap_or(false);
     let mut found = None;
     for name in ["json", "regex", "choice", "grammar", "json_object"] {
         let Some(value) = wishes.remove(name).filter(|value| !value.is_null()) else { continue };
         let at = || format!("{PARAM}.{name}");
-        let constraint = match (name, value) {
-            ("json", value) => Some(written(&at(), value)?),
-            ("regex", Value::String(regex)) => Some(Constraint::Regex(regex)),
-            ("grammar", Value::String(text)) => Some(ebnf(text)),
-            ("choice", value) => Some(choice(&at(), value)?),
-            ("json_object", Value::Bool(on)) => on.then_some(Constraint::Object),
-            ("json_object", other) => return Err(wrong(at(), "a boolean", &other)),
-            (_, other) => return Err(wrong(at(), "a string", &other)),
+        let constraint = match name {
+            "json" => Some(written(&at(), value)?),
+            "regex" => Some(Constraint::Regex(typed(value, at())?)),
+            "grammar" => Some(ebnf(typed(value, at())?)),
+            "choice" => Some(choice(&at(), value)?),
+            _ => typed::<bool>(value, at())?.then_some(Constraint::Object),
         };
         if found.is_some() && constraint.is_some() {
             return Err(WireError::bad(at(), "a reply has one constraint; give one of them"));
@@ -150,11 +136,8 @@ fn written(param: &str, value: Value) -> Result<Constraint, WireError> {
 }
 
 fn choice(param: &str, value: Value) -> Result<Constraint, WireError> {
-    let Value::Array(texts) = value else { return Err(wrong(param, "an array", &value)) };
-    let text = |(index, text): (usize, Value)| match text {
-        Value::String(text) => Ok(text),
-        other => Err(wrong(format!("{param}[{index}]"), "a string", &other)),
-    };
+    let texts: Vec<Value> = typed(value, param)?;
+    let text = |(index, text): (usize, Value)| typed(text, format_args!("{param}[{index}]"));
     texts.into_iter().enumerate().map(text).collect::<Result<_, _>>().map(Constraint::Choice)
 }
 

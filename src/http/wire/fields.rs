@@ -94,38 +94,26 @@ impl Fields {
 
     /// Takes a string.
     pub fn string(&mut self, name: &str) -> Result<Option<String>, WireError> {
-        match self.take(name) {
-            None => Ok(None),
-            Some(Value::String(text)) => Ok(Some(text)),
-            Some(other) => Err(wrong(name, "a string", &other)),
-        }
+        self.typed(name)
     }
 
     /// Takes a boolean.
     pub fn boolean(&mut self, name: &str) -> Result<Option<bool>, WireError> {
-        match self.take(name) {
-            None => Ok(None),
-            Some(Value::Bool(value)) => Ok(Some(value)),
-            Some(other) => Err(wrong(name, "a boolean", &other)),
-        }
+        self.typed(name)
     }
 
     /// Takes an object.
     pub fn object(&mut self, name: &str) -> Result<Option<Map<String, Value>>, WireError> {
-        match self.take(name) {
-            None => Ok(None),
-            Some(Value::Object(map)) => Ok(Some(map)),
-            Some(other) => Err(wrong(name, "an object", &other)),
-        }
+        self.typed(name)
     }
 
     /// Takes an array.
     pub fn array(&mut self, name: &str) -> Result<Option<Vec<Value>>, WireError> {
-        match self.take(name) {
-            None => Ok(None),
-            Some(Value::Array(list)) => Ok(Some(list)),
-            Some(other) => Err(wrong(name, "an array", &other)),
-        }
+        self.typed(name)
+    }
+
+    fn typed<T: Typed>(&mut self, name: &str) -> Result<Option<T>, WireError> {
+        self.take(name).map(|value| typed(value, name)).transpose()
     }
 
     /// Takes a number within `range`.
@@ -190,17 +178,14 @@ pub fn token_ids(list: &[Value], param: &str) -> Result<Vec<u32>, WireError> {
     list.iter().enumerate().map(one).collect()
 }
 
-/// Takes a text of an object that is at `param`.
-pub fn optional(
+/// Takes a part of an object that is at `param`.
+pub fn optional<T: Typed>(
     holder: &mut Map<String, Value>,
     name: &str,
     param: &str,
-) -> Result<Option<String>, WireError> {
-    match holder.remove(name) {
-        None | Some(Value::Null) => Ok(None),
-        Some(Value::String(text)) => Ok(Some(text)),
-        Some(other) => Err(wrong(format!("{param}.{name}"), "a string", &other)),
-    }
+) -> Result<Option<T>, WireError> {
+    let value = holder.remove(name).filter(|value| !value.is_null());
+    value.map(|value| typed(value, format_args!("{param}.{name}"))).transpose()
 }
 
 /// As [`optional`], of a text that must be there.
@@ -211,6 +196,39 @@ pub fn required(
 ) -> Result<String, WireError> {
     let missing = || WireError::Missing { param: format!("{param}.{name}") };
     optional(holder, name, param)?.ok_or_else(missing)
+}
+
+/// A type that a JSON value may have.
+pub trait Typed: Sized {
+    /// What an error calls it.
+    const NAME: &'static str;
+
+    /// The value, or back what has another type.
+    fn of(value: Value) -> Result<Self, Value>;
+}
+
+macro_rules! typed {
+    ($($type:ty, $variant:ident, $name:literal;)*) => {$(
+        impl Typed for $type {
+            const NAME: &'static str = $name;
+
+            fn of(value: Value) -> Result<$type, Value> {
+                if let Value::$variant(value) = value { Ok(value) } else { Err(value) }
+            }
+        }
+    )*};
+}
+
+typed! {
+    bool, Bool, "a boolean";
+    String, String, "a string";
+    Vec<Value>, Array, "an array";
+    Map<String, Value>, Object, "an object";
+}
+
+/// The value at `param`, which must be of this type.
+pub fn typed<T: Typed>(value: Value, param: impl fmt::Display) -> Result<T, WireError> {
+    T::of(value).map_err(|other| wrong(param.to_string(), T::NAME, &other))
 }
 
 /// The error for a value of the wrong type.

@@ -5,9 +5,8 @@
 //! [`completion`], [`reply`] (the response objects) with [`logprobs`] (log-probabilities in them). All of it is plain
 //! computation; no clock is read and nothing is awaited here.
 //!
-//! Fields are read by name and not with derived types, because the errors of derived types give a line and a
-//! column but not the field. Clients need the field (`param`), what was expected and what came instead.
-//! Which fields are honoured, change nothing or are refused by name is in one table ([`table`]).
+//! Fields are read by name: clients need the field at fault (`param`), what was expected and what came instead, which
+//! the errors of derived types do not give.
 
 pub mod chat;
 pub mod common;

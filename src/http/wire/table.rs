@@ -24,17 +24,19 @@ pub enum Treatment {
     Refused(fn(&Value) -> bool, &'static str),
 }
 
-/// The type of a field that changes nothing.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Type {
-    /// Servers differ, or it is not looked at.
-    Any,
-    Flag,
-    Integer,
-    Text,
-    Texts,
-    List,
-    Object,
+named! {
+    /// The type of a field that changes nothing.
+    #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+    pub enum Type {
+        /// Servers differ, or it is not looked at.
+        Any = "a value",
+        Flag = "a boolean",
+        Integer = "an integer",
+        Text = "a string",
+        Texts = "an array of strings",
+        List = "an array",
+        Object = "an object",
+    }
 }
 
 impl Type {
@@ -48,19 +50,6 @@ impl Type {
             Type::Texts => value.as_array().is_some_and(|list| list.iter().all(Value::is_string)),
             Type::List => value.is_array(),
             Type::Object => value.is_object(),
-        }
-    }
-
-    /// What an error calls it.
-    fn expected(self) -> &'static str {
-        match self {
-            Type::Any => "a value",
-            Type::Flag => "a boolean",
-            Type::Integer => "an integer",
-            Type::Text => "a string",
-            Type::Texts => "an array of strings",
-            Type::List => "an array",
-            Type::Object => "an object",
         }
     }
 }
@@ -347,7 +336,7 @@ fn check(fields: &Fields, rows: &[OwnRow]) -> Result<(), WireError> {
                     return Err(WireError::unsupported(place, *instead));
                 }
                 Neutral(kind, _) if !kind.holds(value) => {
-                    return Err(wrong(place, kind.expected(), value));
+                    return Err(wrong(place, kind.as_str(), value));
                 }
                 Honoured(_) | Neutral(..) | Refused(..) => {}
             }

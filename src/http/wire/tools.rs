@@ -4,7 +4,7 @@
 
 use super::WireError;
 use super::constraint::Constrained;
-use super::fields::{optional, required, wrong};
+use super::fields::{optional, required, typed, wrong};
 use crate::grammar::{Calls, Constraint, Function};
 use crate::serving::Prompt;
 use serde_json::{Map, Value};
@@ -35,22 +35,14 @@ pub fn function(
         return Err(WireError::bad(format!("{param}.name"), "it is empty"));
     }
     let mut function = Map::from_iter([("name".to_owned(), Value::from(name))]);
-    if let Some(description) = optional(&mut tool, "description", param)? {
+    if let Some(description) = optional::<String>(&mut tool, "description", param)? {
         function.insert("description".to_owned(), description.into());
     }
-    match tool.remove(schema) {
-        None | Some(Value::Null) => {}
-        Some(parameters @ Value::Object(_)) => {
-            function.insert("parameters".to_owned(), parameters);
-        }
-        Some(other) => return Err(wrong(format!("{param}.{schema}"), "an object", &other)),
+    if let Some(parameters) = optional::<Map<_, _>>(&mut tool, schema, param)? {
+        function.insert("parameters".to_owned(), parameters.into());
     }
-    match tool.remove("strict") {
-        None | Some(Value::Null) => {}
-        Some(strict @ Value::Bool(_)) => {
-            function.insert("strict".to_owned(), strict);
-        }
-        Some(other) => return Err(wrong(format!("{param}.strict"), "a boolean", &other)),
+    if let Some(strict) = optional::<bool>(&mut tool, "strict", param)? {
+        function.insert("strict".to_owned(), strict.into());
     }
     Ok(function)
 }
@@ -185,8 +177,7 @@ fn allowed_tools(mut choice: Map<String, Value>) -> Result<ToolChoice, WireError
     let (mut param, nested) = ("tool_choice".to_owned(), choice.remove("allowed_tools"));
     if let Some(nested) = nested {
         param.push_str(".allowed_tools");
-        let Value::Object(nested) = nested else { return Err(wrong(param, "an object", &nested)) };
-        choice = nested;
+        choice = typed(nested, &param)?;
     }
     let mode = required(&mut choice, "mode", &param)?;
     let tools = match choice.remove("tools") {
@@ -205,13 +196,7 @@ fn allowed_tools(mut choice: Map<String, Value>) -> Result<ToolChoice, WireError
 
 /// As [`tool_choice`], of an object; also whether only one tool may be called at a time.
 pub fn tool_choice_of(mut choice: Map<String, Value>) -> Result<(ToolChoice, bool), WireError> {
-    let one = match choice.remove("disable_parallel_tool_use") {
-        None | Some(Value::Null) => false,
-        Some(Value::Bool(one)) => one,
-        Some(other) => {
-            return Err(wrong("tool_choice.disable_parallel_tool_use", "a boolean", &other));
-        }
-    };
+    let one = optional(&mut choice, "disable_parallel_tool_use", "tool_choice")?.unwrap_or(false);
     let choice = match required(&mut choice, "type", "tool_choice")?.as_str() {
         "auto" => ToolChoice::Auto(None),
         "none" => ToolChoice::None,

@@ -3,9 +3,8 @@
 //! It knows the rollout's events and bytes, but not files. Times are nanoseconds, stored as the difference to
 //! the previous event, so that a replay sees exactly the numbers that the machine saw.
 //!
-//! Why not JSON or a general format: the journal holds every request of a rollout, and at about 25 bytes each
-//! a day of traffic is worth keeping. The decoder trusts nothing, because the file may be damaged: a damaged
-//! journal must be an error, not a panic and not a gigabyte of memory.
+//! A request takes about 25 bytes. The decoder trusts nothing: a damaged journal must be an error, not a panic and
+//! not a gigabyte of memory.
 //!
 //! A batch is: version, index of its first event in the rollout, count, events. An event is a tag byte whose
 //! high bits hold small fields, the time difference, then the fields of its kind.
@@ -214,17 +213,21 @@ fn head(out: &mut Writer, context: &mut Context, at: Duration, tag: u8, fields: 
     context.at = at;
 }
 
+/// The flags that are set.
+fn flags(all: &[(u8, bool)]) -> u8 {
+    all.iter().fold(0, |flags, (flag, set)| if *set { flags | flag } else { flags })
+}
+
 /// Fits easily: the longest duration is below 2^94 nanoseconds.
 fn nanos(duration: Duration) -> i128 {
     duration.as_nanos() as i128
 }
 
 fn write_outcome(out: &mut Writer, context: &mut Context, at: Duration, outcome: &Outcome) {
-    head(out, context, at, OUTCOME, outcome.arm.index() as u8 | class_code(outcome.class) << 1);
+    head(out, context, at, OUTCOME, outcome.arm.index() as u8 | (outcome.class as u8) << 1);
     let Origin { party, cluster, routed } = outcome.origin;
     let key_is_session = party.is_some() && party == cluster;
-    let mut flags = 0;
-    for (flag, set) in [
+    out.byte(flags(&[
         (JUDGED, outcome.judged),
         (SESSION, cluster.is_some()),
         (TTFT, outcome.ttft.is_some()),
@@ -233,10 +236,7 @@ fn write_outcome(out: &mut Writer, context: &mut Context, at: Duration, outcome:
         (KEY, party.is_some()),
         (KEY_IS_SESSION, key_is_session),
         (SAME_STAGE, outcome.stage == context.stage),
-    ] {
-        flags |= if set { flag } else { 0 };
-    }
-    out.byte(flags);
+    ]));
     if outcome.stage != context.stage {
         out.varint(u128::from(outcome.stage));
         context.stage = outcome.stage;
@@ -250,14 +250,13 @@ fn write_outcome(out: &mut Writer, context: &mut Context, at: Duration, outcome:
     }
     out.signed(nanos(outcome.e2e) - expected(outcome.ttft, outcome.tpot, outcome.output_tokens));
     let (prompt, quality) = (outcome.prompt_tokens > 0, !outcome.flags.is_empty());
-    let more = [
+    out.byte(flags(&[
         (ROUTED, routed.is_some()),
         (CENSORED, outcome.censored),
         (PROMPT, prompt),
         (QUALITY, quality),
         (CROWD, outcome.crowd > 0),
-    ];
-    out.byte(more.into_iter().fold(0, |all, (flag, set)| if set { all | flag } else { all }));
+    ]));
     if let Some(routed) = routed {
         out.byte(routed.percent());
     }
@@ -275,12 +274,11 @@ fn write_outcome(out: &mut Writer, context: &mut Context, at: Duration, outcome:
 
 fn write_origin(out: &mut Writer, origin: &Origin) {
     let Origin { party, cluster, routed } = *origin;
-    let flags = [
+    out.byte(flags(&[
         (ORIGIN_PARTY, party.is_some()),
         (ORIGIN_CLUSTER, cluster.is_some()),
         (ORIGIN_ROUTED, routed.is_some()),
-    ];
-    out.byte(flags.into_iter().fold(0, |all, (flag, set)| if set { all | flag } else { all }));
+    ]));
     [party, cluster].into_iter().flatten().for_each(|hash| out.fixed(hash));
     if let Some(routed) = routed {
         out.byte(routed.percent());
@@ -289,8 +287,7 @@ fn write_origin(out: &mut Writer, origin: &Origin) {
 
 fn write_reading(out: &mut Writer, context: &mut Context, at: Duration, reading: &Reading) {
     let Reading { writer, stage, origin, read, agreement, asked_otherwise } = reading;
-    let flags = [(AGREEMENT, agreement.is_some()), (OTHERWISE, *asked_otherwise)];
-    let flags = flags.into_iter().fold(0, |all, (flag, set)| if set { all | flag } else { all });
+    let flags = flags(&[(AGREEMENT, agreement.is_some()), (OTHERWISE, *asked_otherwise)]);
     head(out, context, at, READING, writer.index() as u8 | flags);
     out.varint(u128::from(*stage));
     write_origin(out, origin);
@@ -318,29 +315,6 @@ fn read_reading(
     };
     let asked_otherwise = fields & OTHERWISE != 0;
     Ok(Reading { writer: arm, stage, origin, read, agreement, asked_otherwise })
-}
-
-fn class_code(class: Class) -> u8 {
-    match class {
-        Class::Ok => 0,
-        Class::ModelError => 1,
-        Class::Timeout => 2,
-        Class::ClientCancel => 3,
-        Class::Rejected => 4,
-        Class::InvalidRequest => 5,
-    }
-}
-
-fn class_of(code: u8) -> Result<Class, CodecError> {
-    Ok(match code {
-        0 => Class::Ok,
-        1 => Class::ModelError,
-        2 => Class::Timeout,
-        3 => Class::ClientCancel,
-        4 => Class::Rejected,
-        5 => Class::InvalidRequest,
-        _ => return Err(CodecError::Invalid("class")),
-    })
 }
 
 /// The end as predicted from the other figures; only the difference is stored.
@@ -419,7 +393,7 @@ fn read_outcome(
     arm: Arm,
     class: u8,
 ) -> Result<Outcome, CodecError> {
-    let class = class_of(class)?;
+    let class = Class::ALL.get(usize::from(class)).ok_or(CodecError::Invalid("class"))?;
     let flags = input.byte()?;
     let has = |flag: u8| flags & flag != 0;
     if !has(SAME_STAGE) {
@@ -447,7 +421,7 @@ fn read_outcome(
         e2e,
         output_tokens: tokens,
         matched: has(MATCHED),
-        ..Outcome::new(arm, class, context.stage)
+        ..Outcome::new(arm, *class, context.stage)
     };
     if context.version == OLDEST { Ok(outcome) } else { read_more(input, outcome) }
 }

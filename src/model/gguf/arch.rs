@@ -13,39 +13,26 @@ use serde_json::{Map, Value, json};
 
 type Result<T> = std::result::Result<T, Fault>;
 
-/// Supported architectures, as named in `general.architecture`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Architecture {
-    Llama,
-    Mistral3,
-    Qwen2,
-    Qwen3,
-    Qwen3Vl,
-    Gemma2,
-    Gemma3,
-    Phi3,
-    Granite,
-    SmolLm3,
-    Glm4,
-    Olmo2,
+named! {
+    /// Supported architectures, as named in `general.architecture`.
+    #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+    pub enum Architecture {
+        Llama = "llama",
+        Mistral3 = "mistral3",
+        Qwen2 = "qwen2",
+        Qwen3 = "qwen3",
+        Qwen3Vl = "qwen3vl",
+        Gemma2 = "gemma2",
+        Gemma3 = "gemma3",
+        Phi3 = "phi3",
+        Granite = "granite",
+        SmolLm3 = "smollm3",
+        Glm4 = "glm4",
+        Olmo2 = "olmo2",
+    }
 }
 
 impl Architecture {
-    const ALL: [(&'static str, Architecture); 12] = [
-        ("llama", Architecture::Llama),
-        ("mistral3", Architecture::Mistral3),
-        ("qwen2", Architecture::Qwen2),
-        ("qwen3", Architecture::Qwen3),
-        ("qwen3vl", Architecture::Qwen3Vl),
-        ("gemma2", Architecture::Gemma2),
-        ("gemma3", Architecture::Gemma3),
-        ("phi3", Architecture::Phi3),
-        ("granite", Architecture::Granite),
-        ("smollm3", Architecture::SmolLm3),
-        ("glm4", Architecture::Glm4),
-        ("olmo2", Architecture::Olmo2),
-    ];
-
     pub(super) fn of(meta: Metadata<'_>) -> Result<Architecture> {
         let named = meta.text("general.architecture")?.unwrap_or("(none)");
         let what = match (meta.text("general.type")?, named) {
@@ -64,21 +51,12 @@ impl Architecture {
         if !what.is_empty() {
             return Err(Fault::Unsupported(what.to_owned()));
         }
-        let found = Architecture::ALL.iter().find(|(name, _)| *name == named);
-        found.map(|(_, arch)| *arch).ok_or_else(|| {
-            let known = Architecture::ALL.map(|(name, _)| name).join(", ");
+        Architecture::from_name(named).ok_or_else(|| {
+            let known = Architecture::NAMES.join(", ");
             Fault::Unsupported(format!(
                 "its architecture {named} is not supported; supported: {known}"
             ))
         })
-    }
-
-    pub(super) fn names() -> impl Iterator<Item = &'static str> {
-        Architecture::ALL.iter().map(|(name, _)| *name)
-    }
-
-    fn name(self) -> &'static str {
-        Architecture::ALL.iter().find(|(_, arch)| *arch == self).map_or("", |(name, _)| name)
     }
 
     fn hugging_face(self) -> (&'static str, &'static str) {
@@ -140,7 +118,7 @@ struct Keys<'a> {
 
 impl Keys<'_> {
     fn key(&self, end: &str) -> String {
-        format!("{}.{end}", self.arch.name())
+        format!("{}.{end}", self.arch.as_str())
     }
 
     fn size(&self, end: &str) -> Result<usize> {

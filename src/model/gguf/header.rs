@@ -1,9 +1,7 @@
 //! The header of a GGUF file: metadata and the list of tensors, with every size checked.
 //!
-//! Why not candle's reader: it turns each array element into a value of 32 bytes and copies every tensor.
-//! Here, strings and arrays stay in the mapped file and are referenced as ranges. The memory for a header is
-//! therefore bounded by its own length, whatever it claims. Nothing is allocated from a count in the file;
-//! counts are only compared with the remaining bytes.
+//! Strings and arrays stay in the mapped file and are referenced as ranges. The memory for a header is therefore
+//! bounded by its own length, whatever it claims. Decision: docs/decisions/030.
 //!
 //! It knows the container format (ggml-org/ggml, docs/gguf.md, versions 2 and 3), but no architecture and no
 //! names.
@@ -100,8 +98,6 @@ pub struct TensorInfo {
 /// A checked header.
 #[derive(Debug, Default)]
 pub struct Header {
-    /// The GGUF version: 2 or 3.
-    pub version: u32,
     /// Metadata by key, such as `general.architecture`.
     pub entries: HashMap<String, Value>,
     /// Tensors by the name in the file; none overlap.
@@ -112,13 +108,13 @@ impl Header {
     /// Reads the header of the file with the bytes `file`.
     pub fn parse(file: &[u8]) -> Result<Header> {
         let mut cursor = Cursor { file, at: 0 };
-        let version = version(&mut cursor)?;
+        check_version(&mut cursor)?;
         let tensors = cursor.u64("the number of tensors")?;
         let entries = cursor.u64("the number of metadata entries")?;
         // The minimum size of a tensor entry: name length, number of dimensions, one dimension, type, offset.
         cursor.plausible(tensors, 8 + 4 + 8 + 4 + 8, "tensors")?;
         cursor.plausible(entries, 8 + 4 + 1, "metadata entries")?;
-        let mut header = Header { version, ..Header::default() };
+        let mut header = Header::default();
         for _ in 0..entries {
             let key = cursor.name("a metadata key")?;
             let value = value(&mut cursor, &key)?;
@@ -134,7 +130,8 @@ impl Header {
     }
 }
 
-fn version(cursor: &mut Cursor<'_>) -> Result<u32> {
+/// GGUF, in a version that is read: 2 or 3.
+fn check_version(cursor: &mut Cursor<'_>) -> Result<()> {
     let magic = cursor.array::<4>("the first four bytes")?;
     let legacy = match &magic {
         b"GGUF" => None,
@@ -150,7 +147,7 @@ fn version(cursor: &mut Cursor<'_>) -> Result<u32> {
         )));
     }
     match cursor.u32("the version")? {
-        version @ (2 | 3) => Ok(version),
+        2 | 3 => Ok(()),
         version if version != 0 && version & 0xFFFF == 0 => {
             Err(Fault::Unsupported("it is a big-endian GGUF file".into()))
         }

@@ -15,11 +15,6 @@ pub struct Metadata<'a> {
 type Result<T> = std::result::Result<T, Fault>;
 
 impl<'a> Metadata<'a> {
-    /// Whether there is an entry with this key, of any type.
-    pub fn has(&self, key: &str) -> bool {
-        self.header.entries.contains_key(key)
-    }
-
     /// A string, `None` if the key is absent. Fails if it has another type or is not UTF-8.
     pub fn text(&self, key: &str) -> Result<Option<&'a str>> {
         match self.header.entries.get(key) {

@@ -29,7 +29,7 @@ use std::path::{Path, PathBuf};
 
 /// Names of the architectures that can be loaded, as in `general.architecture`.
 pub fn architectures() -> impl Iterator<Item = &'static str> {
-    Architecture::names()
+    Architecture::NAMES.into_iter()
 }
 
 /// Number of RoPE frequencies of the largest supported head.

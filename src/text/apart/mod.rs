@@ -1,9 +1,7 @@
 //! Chat templates in a subprocess: this same program, run as `serin render-templates`.
 //!
-//! A template is code that comes with a model's weights. The template engine limits work, but not all of it:
-//! values nested in values can exhaust the stack, and a list that is added to itself grows without limit. In
-//! this process, either would take stable down as well. A subprocess has limits that cannot be bypassed
-//! (memory, processor time, stack) and can be killed, which a thread cannot.
+//! A template is code that comes with a model's weights, and the template engine does not limit all that it may do. A
+//! subprocess has limits that cannot be bypassed, and can be killed (docs/decisions/025).
 //!
 //! A subprocess belongs to one version's templates and stays alive, since starting one takes milliseconds and
 //! asking it takes tens of microseconds. There are two per version. Long conversations have their own, so

@@ -7,6 +7,7 @@
 //!
 //! It does not know about the wire format: ids for calls are made where responses are built.
 
+use super::Calls;
 use super::object::{Object, Read, escape};
 use super::scan::{Scanner, Step};
 use super::syntax::CallSyntax;
@@ -125,9 +126,10 @@ impl CallParser {
             broken: false,
         }
     }
+}
 
-    /// How many characters of what was taken last may still become text.
-    pub(super) fn held(&self) -> usize {
+impl Calls for CallParser {
+    fn held(&self) -> usize {
         let held = match &self.state {
             State::Text(held) | State::After(held) => held.as_str(),
             State::Opened | State::Name(_) => &self.raw,
@@ -137,18 +139,11 @@ impl CallParser {
         self.space.chars().count() + held.chars().count()
     }
 
-    /// Number of calls returned so far.
-    pub(super) fn calls(&self) -> usize {
-        self.calls
-    }
-
-    /// Whether something began as a call and was none.
-    pub(super) fn broken(&self) -> bool {
+    fn broken(&self) -> bool {
         self.broken
     }
 
-    /// Takes more text.
-    pub(super) fn push(&mut self, text: &str, out: &mut Vec<ReplyPiece>) {
+    fn push(&mut self, text: &str, out: &mut Vec<ReplyPiece>) {
         let mut todo = vec![text.to_owned()];
         while let Some(text) = todo.pop() {
             for (at, c) in text.char_indices() {
@@ -161,8 +156,7 @@ impl CallParser {
         }
     }
 
-    /// Ends the answer: a call that lacks only its closing marker is accepted; anything else is text.
-    pub(super) fn finish(&mut self, out: &mut Vec<ReplyPiece>) {
+    fn finish(&mut self, out: &mut Vec<ReplyPiece>) {
         loop {
             match std::mem::replace(&mut self.state, State::Text(String::new())) {
                 State::Text(held) => return self.say(&held, out),
@@ -185,7 +179,9 @@ impl CallParser {
             }
         }
     }
+}
 
+impl CallParser {
     /// Takes a character; returns text that is to be taken again.
     fn step(&mut self, c: char, out: &mut Vec<ReplyPiece>) -> Option<String> {
         match std::mem::replace(&mut self.state, State::Opened) {
@@ -361,28 +357,16 @@ impl CallParser {
 
     fn after(&mut self, mut held: String, c: char) -> Option<String> {
         let loose = self.list || self.bare;
-        if held.is_empty() {
-            match c {
-                c if c.is_whitespace() => {
-                    self.state = State::After(held);
-                    return None;
-                }
-                ']' if self.list => {
-                    self.list = false;
-                    self.state = State::After(held);
-                    return None;
-                }
-                ',' | ';' if loose => {
-                    self.state = State::After(held);
-                    return None;
-                }
-                '{' if loose => {
-                    self.raw.clear();
-                    self.begin_object();
-                    return None;
-                }
-                _ => {}
-            }
+        if held.is_empty() && loose && c == '{' {
+            self.raw.clear();
+            self.begin_object();
+            return None;
+        }
+        let closes = c == ']' && self.list;
+        if held.is_empty() && (closes || c.is_whitespace() || loose && matches!(c, ',' | ';')) {
+            self.list &= !closes;
+            self.state = State::After(held);
+            return None;
         }
         held.push(c);
         if self.syntax.after().any(|marker| marker.len() > held.len() && marker.starts_with(&held))

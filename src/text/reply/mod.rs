@@ -22,6 +22,7 @@ pub use syntax::CallSyntax;
 use calls::CallParser;
 use reasoning::{Part, Splitter};
 use serde_json::Value;
+use std::fmt;
 use std::sync::Arc;
 use tagged::TaggedParser;
 
@@ -63,51 +64,19 @@ pub struct Manner {
 pub struct ReplyParser {
     splitter: Option<Splitter>,
     left_out: bool,
-    calls: Option<Calls>,
+    calls: Option<Box<dyn Calls>>,
 }
 
 /// Parses calls as the model's family writes them.
-#[derive(Debug)]
-enum Calls {
-    Json(CallParser),
-    Tagged(TaggedParser),
-}
-
-impl Calls {
-    fn calls(&self) -> usize {
-        match self {
-            Calls::Json(parser) => parser.calls(),
-            Calls::Tagged(parser) => parser.calls(),
-        }
-    }
-
-    fn broken(&self) -> bool {
-        match self {
-            Calls::Json(parser) => parser.broken(),
-            Calls::Tagged(parser) => parser.broken(),
-        }
-    }
-
-    fn held(&self) -> usize {
-        match self {
-            Calls::Json(parser) => parser.held(),
-            Calls::Tagged(parser) => parser.held(),
-        }
-    }
-
-    fn push(&mut self, text: &str, out: &mut Vec<ReplyPiece>) {
-        match self {
-            Calls::Json(parser) => parser.push(text, out),
-            Calls::Tagged(parser) => parser.push(text, out),
-        }
-    }
-
-    fn finish(&mut self, out: &mut Vec<ReplyPiece>) {
-        match self {
-            Calls::Json(parser) => parser.finish(out),
-            Calls::Tagged(parser) => parser.finish(out),
-        }
-    }
+trait Calls: fmt::Debug + Send + Sync {
+    /// Whether something began as a call and was none.
+    fn broken(&self) -> bool;
+    /// How many characters of what was taken last may still become text.
+    fn held(&self) -> usize;
+    /// Takes more text.
+    fn push(&mut self, text: &str, out: &mut Vec<ReplyPiece>);
+    /// Ends the answer: a call that lacks only its closing marker is accepted; anything else is text.
+    fn finish(&mut self, out: &mut Vec<ReplyPiece>);
 }
 
 impl ReplyParser {
@@ -117,30 +86,26 @@ impl ReplyParser {
         ReplyParser {
             splitter: (look.reasoning != Reasoning::InText).then(|| Splitter::new(manner.thinking)),
             left_out: look.reasoning == Reasoning::LeftOut,
-            calls: calls.map(|names| match manner.calls.tags() {
-                Some((form, tags)) => {
-                    let parser = TaggedParser::new(form, tags, look.declared.clone());
-                    Calls::Tagged(parser)
+            calls: calls.map(|names| -> Box<dyn Calls> {
+                match manner.calls.tags() {
+                    Some((form, tags)) => {
+                        Box::new(TaggedParser::new(form, tags, look.declared.clone()))
+                    }
+                    None => Box::new(CallParser::new((*manner.calls).clone(), names.clone())),
                 }
-                None => Calls::Json(CallParser::new((*manner.calls).clone(), names.clone())),
             }),
         }
     }
 
-    /// Number of calls returned so far.
-    pub fn calls(&self) -> usize {
-        self.calls.as_ref().map_or(0, Calls::calls)
-    }
-
     /// Whether something began as a call and was none.
     pub fn broken(&self) -> bool {
-        self.calls.as_ref().is_some_and(Calls::broken)
+        self.calls.as_ref().is_some_and(|calls| calls.broken())
     }
 
     /// How many characters of what was taken last may still become text for the reader.
     pub fn held(&self) -> usize {
         let held = self.splitter.as_ref().map_or(0, Splitter::held);
-        held + self.calls.as_ref().map_or(0, Calls::held)
+        held + self.calls.as_ref().map_or(0, |calls| calls.held())
     }
 
     /// Takes more text and returns what is now certain.

@@ -3,6 +3,7 @@
 //! A call is returned when its name is known, and each argument when its closing tag has come. Texts are written as they
 //! are and other values as JSON; which is which is known from the function's schema. It does not know the wire format.
 
+use super::Calls;
 use super::calls::{CallEnd, ReplyPiece};
 use super::form::{CallForm, Part, Tags};
 use crate::text::stop::beginning_at_end;
@@ -105,17 +106,14 @@ impl TaggedParser {
             broken: false,
         }
     }
+}
 
-    pub(super) fn calls(&self) -> usize {
-        self.calls
-    }
-
-    pub(super) fn broken(&self) -> bool {
+impl Calls for TaggedParser {
+    fn broken(&self) -> bool {
         self.broken
     }
 
-    /// How many characters of what was taken last may still become text.
-    pub(super) fn held(&self) -> usize {
+    fn held(&self) -> usize {
         match self.phase {
             Phase::Text | Phase::Tail => self.held.chars().count(),
             Phase::Name => self.raw.chars().count() + self.held.chars().count(),
@@ -123,8 +121,7 @@ impl TaggedParser {
         }
     }
 
-    /// Takes more text.
-    pub(super) fn push(&mut self, text: &str, out: &mut Vec<ReplyPiece>) {
+    fn push(&mut self, text: &str, out: &mut Vec<ReplyPiece>) {
         self.held.push_str(text);
         loop {
             let next = match self.phase {
@@ -139,8 +136,7 @@ impl TaggedParser {
         }
     }
 
-    /// Ends the answer.
-    pub(super) fn finish(&mut self, out: &mut Vec<ReplyPiece>) {
+    fn finish(&mut self, out: &mut Vec<ReplyPiece>) {
         match self.phase {
             Phase::Text => {
                 let rest = std::mem::take(&mut self.held);
@@ -154,7 +150,9 @@ impl TaggedParser {
             }
         }
     }
+}
 
+impl TaggedParser {
     fn text(&mut self, out: &mut Vec<ReplyPiece>) -> Next {
         if let Some(at) = self.held.find(&self.markers.opener) {
             let before = self.held[..at].to_owned();

@@ -16,16 +16,28 @@ use super::tile::{Opened, layout};
 use crate::quant::Kind;
 use std::arch::x86_64::*;
 
-/// Runs a kernel on both halves of a tile: at once for few vectors, else one after the other.
+/// Defines a kernel that runs another on both halves of a tile: at once for few vectors, else one after the other.
 macro_rules! on_halves {
-    ($kernel:ident, $kind:ident, $w:ident, ($($argument:expr),*)) => {
-        // SAFETY: the caller's promise.
-        unsafe {
-            if $w <= 2 {
-                $kernel::<$kind, $w, 2>($($argument),*, 0);
-            } else {
-                $kernel::<$kind, $w, 1>($($argument),*, 0);
-                $kernel::<$kind, $w, 1>($($argument),*, 1);
+    ($(#[$doc:meta])* $name:ident = $kernel:ident) => {
+        $(#[$doc])*
+        ///
+        /// # Safety
+        /// See the file's head.
+        #[target_feature(enable = "avx2,fma,f16c")]
+        pub unsafe fn $name<const KIND: u8, const W: usize>(
+            tile: *const u8,
+            cols: usize,
+            panel: &Panel,
+            out: *mut f32,
+        ) {
+            // SAFETY: the caller's promise.
+            unsafe {
+                if W <= 2 {
+                    $kernel::<KIND, W, 2>(tile, cols, panel, out, 0);
+                } else {
+                    $kernel::<KIND, W, 1>(tile, cols, panel, out, 0);
+                    $kernel::<KIND, W, 1>(tile, cols, panel, out, 1);
+                }
             }
         }
     };
@@ -197,18 +209,9 @@ fn widen<const W: usize, const H: usize>(
     }
 }
 
-/// Q4_K, Q5_K and IQ4_XS: scales for every 32 columns, with minima or a table.
-///
-/// # Safety
-/// See the file's head.
-#[target_feature(enable = "avx2,fma,f16c")]
-pub unsafe fn k32<const KIND: u8, const W: usize>(
-    tile: *const u8,
-    cols: usize,
-    panel: &Panel,
-    out: *mut f32,
-) {
-    on_halves!(k32_halves, KIND, W, (tile, cols, panel, out));
+on_halves! {
+    /// Q4_K, Q5_K and IQ4_XS: scales for every 32 columns, with minima or a table.
+    k32 = k32_halves
 }
 
 #[inline]
@@ -325,18 +328,9 @@ unsafe fn dot_unsigned<const KIND: u8, const W: usize, const H: usize>(
     }
 }
 
-/// Q6_K, Q3_K and Q2_K: a scale for every 16 columns.
-///
-/// # Safety
-/// See the file's head.
-#[target_feature(enable = "avx2,fma,f16c")]
-pub unsafe fn k16<const KIND: u8, const W: usize>(
-    tile: *const u8,
-    cols: usize,
-    panel: &Panel,
-    out: *mut f32,
-) {
-    on_halves!(k16_halves, KIND, W, (tile, cols, panel, out));
+on_halves! {
+    /// Q6_K, Q3_K and Q2_K: a scale for every 16 columns.
+    k16 = k16_halves
 }
 
 #[inline]
@@ -462,18 +456,9 @@ unsafe fn sixteen<const KIND: u8>(data: *const u8, half: usize, g: usize) -> __m
     }
 }
 
-/// Kinds with one scale per 32 columns on both sides, with or without a minimum or a table.
-///
-/// # Safety
-/// See the file's head.
-#[target_feature(enable = "avx2,fma,f16c")]
-pub unsafe fn b32<const KIND: u8, const W: usize>(
-    tile: *const u8,
-    cols: usize,
-    panel: &Panel,
-    out: *mut f32,
-) {
-    on_halves!(b32_halves, KIND, W, (tile, cols, panel, out));
+on_halves! {
+    /// Kinds with one scale per 32 columns on both sides, with or without a minimum or a table.
+    b32 = b32_halves
 }
 
 #[inline]

@@ -461,7 +461,7 @@ impl Card for CudaCard {
         let mut values = [0u64; MOST_ARGS];
         let mut places = [std::ptr::null_mut::<c_void>(); MOST_ARGS];
         for ((value, place), arg) in values.iter_mut().zip(&mut places).zip(args) {
-            *value = bits(*arg);
+            *value = arg.bits();
             *place = std::ptr::from_mut(value).cast();
         }
         // SAFETY: the caller answers for the arguments, which the driver copies before it returns.
@@ -561,16 +561,6 @@ impl Card for CudaCard {
         // SAFETY: taken out of the list, and not running.
         let destroyed = unsafe { result::graph::exec_destroy(exec.0) };
         self.faults.check(destroyed, "forgetting a graph")
-    }
-}
-
-/// An argument's bits, in the low bytes.
-fn bits(arg: Arg) -> u64 {
-    match arg {
-        Arg::Address(value) | Arg::U64(value) => value,
-        Arg::I32(value) => u64::from(value.cast_unsigned()),
-        Arg::U32(value) => u64::from(value),
-        Arg::F32(value) => u64::from(value.to_bits()),
     }
 }
 
