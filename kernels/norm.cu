@@ -8,8 +8,8 @@
 // for, and few rows get blocks as wide as may be. On an H100, rows of 4,096: 10 us for 512 rows, 4 to 5 us for one. Sums
 // in f32, in the order of the threads: the same numbers every time. Knows no layer.
 //
-// For a few rows there is the norm without its scale (norm.cuh), in which no number waits for another: a warp for each
-// piece of a row.
+// Few rows are normed without their scale (norm.cuh), by the product before where it has a kernel for that, and else
+// here: a warp for each piece of a row, none of which waits for another.
 #include "norm.cuh"
 
 // Not `norm`, which is a function of CUDA's.

@@ -49,18 +49,30 @@ struct Scale {
     const float *squares;
     float eps;
 
-    // 1 / rms of input `input`, one of up to 8; all lanes of a warp together. Four lanes add up each input's squares,
-    // so that the order is the same however many inputs there are.
-    __device__ float of(int input, int n, int width) const {
+    // 1 / rms of one of up to 8 inputs, for each lane that of input lane / 4; all lanes of a warp together. Four lanes add
+    // up an input's squares, four at a time if a row's lie on 16 bytes: in the same order however many inputs there are.
+    __device__ float each(int n, int width) const {
         if (!squares) return 1.0f;
         unsigned mine = threadIdx.x % 32 / 4, pieces = unsigned(width) / kPiece, end = mine < unsigned(n) ? pieces : 0;
+        const float *from = squares + mine * pieces;
         float sum = 0.0f;
-#pragma unroll 8
-        for (unsigned at = threadIdx.x % 4; at < end; at += 4) sum += __ldg(squares + mine * pieces + at);
+        if (pieces % 4 == 0) {
+#pragma unroll 1
+            for (unsigned at = threadIdx.x % 4 * 4; at < end; at += 16) {
+                float4 four = __ldg(reinterpret_cast<const float4 *>(from + at));
+                sum += four.x + four.y + (four.z + four.w);
+            }
+        } else {
+#pragma unroll 1
+            for (unsigned at = threadIdx.x % 4; at < end; at += 4) sum += __ldg(from + at);
+        }
         sum += __shfl_xor_sync(kAll, sum, 2);
         sum += __shfl_xor_sync(kAll, sum, 1);
-        return __shfl_sync(kAll, rsqrtf(__fdividef(sum, float(width)) + eps), input * 4);
+        return rsqrtf(__fdividef(sum, float(width)) + eps);
     }
+
+    // That of input `input`, of what all lanes have from `each`.
+    static __device__ float of(int input, float each) { return __shfl_sync(kAll, each, input * 4); }
 };
 
 } // namespace norms

@@ -122,9 +122,12 @@ __device__ void halves(const T *RESTRICT weights, const T *RESTRICT x, int colum
     float sums[4] = {};
     sum_rows(sums, weights, x, first, 8, out.rows, columns, out.n, part, split);
     if (part != 0) return;
-    const float by[2] = {scale.of(lane % 4 * 2, out.n, columns), scale.of(lane % 4 * 2 + 1, out.n, columns)};
+    float each = scale.each(out.n, columns);
 #pragma unroll
-    for (int i = 0; i < 4; i++) out.put(first + i / 2 * 8 + lane / 4, lane % 4 * 2 + i % 2, sums[i], by[i % 2]);
+    for (int i = 0; i < 4; i++) {
+        int input = lane % 4 * 2 + i % 2;
+        out.put(first + i / 2 * 8 + lane / 4, input, sums[i], scale.of(input, each));
+    }
 }
 
 // The gate's rows lie above those of up, `outputs` each; `out[i * outputs + row]`.
@@ -138,13 +141,14 @@ __device__ void gated(const T *RESTRICT weights, const T *RESTRICT x, size_t out
     let_next_begin();
     if (part != 0) return;
     size_t row = first + lane / 4;
-    const float by[2] = {scale.of(lane % 4 * 2, n, columns), scale.of(lane % 4 * 2 + 1, n, columns)};
-    if (row >= outputs) return;
+    float each = scale.each(n, columns);
 #pragma unroll
     for (int i = 0; i < 2; i++) {
         int input = lane % 4 * 2 + i;
-        float gate = __fmaf_rn(sums[i], by[i], bias ? bias[row] : 0.0f);
-        float up = __fmaf_rn(sums[i + 2], by[i], bias ? bias[row + outputs] : 0.0f);
+        float by = scale.of(input, each);
+        if (row >= outputs) continue;
+        float gate = __fmaf_rn(sums[i], by, bias ? bias[row] : 0.0f);
+        float up = __fmaf_rn(sums[i + 2], by, bias ? bias[row + outputs] : 0.0f);
         if (input < n) out[input * outputs + row] = from_float<T>(rows::activated(gelu, gate) * up);
     }
 }

@@ -28,7 +28,7 @@ constexpr int kWarps = 4;
 __host__ __device__ constexpr int rows_at_once(int n) { return n <= 4 ? 2 : 4; }
 
 // Blocks that a multiprocessor has registers for.
-__host__ __device__ constexpr int resident(int n) { return n == 1 ? 9 : n <= 4 ? 5 : 3; }
+__host__ __device__ constexpr int resident(int n) { return n == 1 ? 9 : n == 2 ? 7 : n <= 4 ? 5 : 3; }
 
 template <Kind K, int N> struct Group {
     static constexpr int R = rows_at_once(N);
@@ -150,7 +150,7 @@ __device__ void run(const Matrix &matrix, const int8_t *RESTRICT x, const float2
     float sum = sum_rows<K, N>(matrix.planes, start, x, x_scales, groups, place, matrix.split, shared);
     if (place.part != 0) return;
     int input = place.lane % N;
-    float by = scale.of(input, N, groups * 32);
+    float by = scale.of(input, scale.each(N, groups * 32));
     unsigned row = first + place.lane / N;
     if (place.lane < R * N && row < rows)
         matrix.out[input * stride + row] = __fmaf_rn(sum, by, matrix.bias ? matrix.bias[row] : 0.0f);

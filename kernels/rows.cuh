@@ -109,7 +109,7 @@ __device__ inline void store4<e4m3>(e4m3 *row, float2 *, int at, int width, bool
 // Eight lanes hold a block of 32. One division for all of them: each has a branch for numbers out of the ordinary.
 template <>
 __device__ inline void store4<int8_t>(int8_t *row, float2 *scales, int at, int width, bool whole, float4 v) {
-    float d = largest<8>(magnitude4(v)) / 127.0f, steps = d < kSmallest ? 0.0f : 1.0f / d;
+    float d = largest<8>(magnitude4(v)) * (1.0f / 127.0f), steps = d < kSmallest ? 0.0f : 1.0f / d;
     v = scale4(v, steps);
     int q[4] = {__float2int_rn(v.x), __float2int_rn(v.y), __float2int_rn(v.z), __float2int_rn(v.w)};
     int sum = q[0] + q[1] + (q[2] + q[3]);

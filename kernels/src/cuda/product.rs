@@ -336,6 +336,9 @@ fn check_scale(x: &ProductInput<'_>, n: usize, columns: usize) -> Result<(), Car
     require(leaves_scale(x.acts.kind(), n, columns), || {
         format!("{n} inputs of {columns} numbers in {:?} without their scale", x.acts.kind())
     })?;
+    require(scale.squares.address().is_multiple_of(16), || {
+        "the squares of inputs do not start on 16 bytes".into()
+    })?;
     fits("the squares of inputs", scale.squares.len(), n, columns / PIECE)
 }
 

@@ -243,7 +243,7 @@ impl Layer {
         attend_prefill(card, spec, qkv, cache.view(), index, longest, tokens, out)
     }
 
-    /// The norm before it.
+    /// The norm before this layer.
     pub fn first_norm(&self, card: &dyn Card, n: usize) -> Next<'_> {
         (&self.attention_norm, self.qkv.input_kind(card, n))
     }
@@ -271,14 +271,11 @@ impl Layer {
         let Room { x: stream, branch, gated, unscaled, .. } = room;
         let x = gated.get(self.down.input_kind(card, n), n * width);
         let post = self.mlp_post_norm.as_ref();
-        match next {
-            Some((norm, kind)) if self.leaves_scale(kind, n) => {
-                let out = unscaled.get_mut(kind, n, norm.weight.view());
-                return self.down.join(card, x, n, (stream, branch), Some(out));
-            }
-            None if post.is_none() => return self.down.join(card, x, n, (stream, branch), None),
-            _ => self.down.apply(card, x.into(), n, branch.first_mut(n * hidden), true)?,
+        if post.is_none() && next.is_none_or(|(_, kind)| self.leaves_scale(kind, n)) {
+            let out = next.map(|(norm, kind)| unscaled.get_mut(kind, n, norm.weight.view()));
+            return self.down.join(card, x, n, (stream, branch), out);
         }
+        self.down.apply(card, x.into(), n, branch.first_mut(n * hidden), true)?;
         match next {
             Some(next) => join(step, post, next, room),
             None => {
