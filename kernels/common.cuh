@@ -117,15 +117,18 @@ __device__ inline void let_next_begin() {
     asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
 #endif
 }
-// Brings the line of 128 bytes around an address to the second-level cache, while a kernel waits for the previous one.
+// Brings the line of 128 bytes around an address to the second-level cache.
+__device__ inline void fetch_line(const void *at) { asm volatile("prefetch.global.L2 [%0];" ::"l"(at)); }
+// The same while a kernel waits for the previous one.
 __device__ inline void prefetch(const void *at) {
 #if __CUDA_ARCH__ >= 900
-    asm volatile("prefetch.global.L2 [%0];" ::"l"(at));
+    fetch_line(at);
 #endif
 }
 #else
 inline void wait_for_previous() { emu::wait_for_previous(); }
 inline void let_next_begin() {}
+inline void fetch_line(const void *) {}
 inline void prefetch(const void *) {}
 #endif
 

@@ -3,6 +3,9 @@
 // A few kilobytes a token, in one pass: 16 bytes written per thread and step, whatever the weights' kind. A token
 // that the matrix does not have gives a row that is not a number: the model's output then is none either, which is
 // noticed, where a read beyond the matrix would take the whole card down. Host code checks tokens before.
+//
+// Few rows may be normed at once (norm.cuh): a block's rows are whole pieces, of which it takes up what it has written.
+#include "norm.cuh"
 #include "quant.cuh"
 
 namespace embed {
@@ -30,14 +33,43 @@ __device__ inline uint32_t token_of(const uint32_t *tokens, Drawn drawn) {
     return row < drawn.count ? drawn.ids[row] : ~0u;
 }
 
+// The norm of rows, if one follows at once: `values` is null if not, and holds 8-bit numbers if there are scales.
+struct Norm {
+    const float *weight;
+    void *values;
+    float2 *scales;
+    float *squares;
+
+    // Norms the numbers that this block has written of its row, `kEach` a thread and step, all of it written by now.
+    template <int kEach> __device__ void after(float *stream, int width) const {
+        if (!values) return;
+        __syncthreads();
+        constexpr int kPieces = kThreads * kEach / norms::kPiece;
+        int pieces = width / norms::kPiece, row = blockIdx.x;
+        for (int chunk = blockIdx.y; chunk * kPieces < pieces; chunk += gridDim.y) {
+            for (int i = threadIdx.x / 32; i < kPieces && chunk * kPieces + i < pieces; i += kThreads / 32) {
+                int piece = chunk * kPieces + i;
+                if (scales) {
+                    norms::Unscaled<int8_t> to = {width, stream, weight, static_cast<int8_t *>(values), scales, squares};
+                    to.put(row, piece, *to.at(row, piece));
+                } else {
+                    norms::Unscaled<bf16> to = {width, stream, weight, static_cast<bf16 *>(values), nullptr, squares};
+                    to.put(row, piece, *to.at(row, piece));
+                }
+            }
+        }
+    }
+};
+
 template <class T>
 __device__ void dense(const T *RESTRICT weights, const uint32_t *RESTRICT tokens, Drawn drawn, int rows, int columns,
-                      float scale, float *RESTRICT out) {
+                      float scale, float *stream, const Norm &norm) {
     uint32_t token = token_of(tokens, drawn);
     const T *row = weights + size_t(token) * columns;
-    out += size_t(blockIdx.x) * columns;
+    float *out = stream + size_t(blockIdx.x) * columns;
     bool there = token < uint32_t(rows);
     for (size_t c = item(); c < size_t(columns); c += items()) out[c] = there ? scale * to_float(row[c]) : NAN;
+    norm.after<1>(stream, columns);
 }
 
 // Bytes of `four`, each times `by` less `minus`, times `scale`.
@@ -50,9 +82,9 @@ __device__ inline float4 floats(uint32_t four, float by, float minus, float scal
 // A thread turns one word of a group's low bits: numbers 4 w .. and 16 + 4 w ...
 template <Kind K>
 __device__ void quantised(Planes planes, const uint32_t *RESTRICT tokens, Drawn drawn, int rows, int groups, float scale,
-                          float *RESTRICT out) {
+                          float *stream, const Norm &norm) {
     uint32_t token = token_of(tokens, drawn);
-    float4 *to = reinterpret_cast<float4 *>(out) + size_t(blockIdx.x) * groups * 8;
+    float4 *to = reinterpret_cast<float4 *>(stream) + size_t(blockIdx.x) * groups * 8;
     bool there = token < uint32_t(rows);
     for (size_t i = item(); i < size_t(groups) * 4; i += items()) {
         size_t group = i / 4, index = there ? size_t(token) * groups + group : 0;
@@ -68,6 +100,7 @@ __device__ void quantised(Planes planes, const uint32_t *RESTRICT tokens, Drawn 
         to[group * 8 + w] = floats(both.x, by.x, minus, factor);
         to[group * 8 + 4 + w] = floats(both.y, quant::kHalves<K> ? by.y : by.x, minus, factor);
     }
+    norm.after<8>(stream, groups * 32);
 }
 
 } // namespace embed
@@ -75,10 +108,12 @@ __device__ void quantised(Planes planes, const uint32_t *RESTRICT tokens, Drawn 
 #define EMBED_DENSE(name, type)                                                                                      \
     extern "C" __global__ void __launch_bounds__(256)                                                                \
         embed_##name(const type *weights, const uint32_t *tokens, const uint32_t *drawn, uint32_t count, int rows,   \
-                     int columns, float scale, float *out) {                                                         \
+                     int columns, float scale, float *out, const float *weight, void *values, float2 *scales,        \
+                     float *squares) {                                                                               \
         let_next_begin();                                                                                            \
         wait_for_previous();                                                                                         \
-        embed::dense<type>(weights, tokens, {drawn, count}, rows, columns, scale, out);                              \
+        embed::Norm norm = {weight, values, scales, squares};                                                        \
+        embed::dense<type>(weights, tokens, {drawn, count}, rows, columns, scale, out, norm);                        \
     }                                                                                                                \
     EXPORT(embed_##name)
 EMBED_DENSE(f32, float)
@@ -90,10 +125,13 @@ EMBED_DENSE(bf16, bf16)
     extern "C" __global__ void __launch_bounds__(256)                                                                \
         embed_##name(const uint8_t *low, const uint8_t *high, const uint8_t *scales, const uint8_t *supers,          \
                      const uint32_t *tokens, const uint32_t *drawn, uint32_t count, int rows, int groups,            \
-                     float scale, float *out) {                                                                      \
+                     float scale, float *out, const float *weight, void *values, float2 *value_scales,               \
+                     float *squares) {                                                                               \
         let_next_begin();                                                                                            \
         wait_for_previous();                                                                                         \
-        embed::quantised<quant::kind>({low, high, scales, supers}, tokens, {drawn, count}, rows, groups, scale, out); \
+        embed::Norm norm = {weight, values, value_scales, squares};                                                  \
+        embed::quantised<quant::kind>({low, high, scales, supers}, tokens, {drawn, count}, rows, groups, scale, out, \
+                                      norm);                                                                         \
     }                                                                                                                \
     EXPORT(embed_##name)
 EACH_KIND(EMBED)

@@ -7,7 +7,10 @@
 // latency of one load and one or two block sums, which is why weights are fetched before the sums are waited
 // for, and few rows get blocks as wide as may be. On an H100, rows of 4,096: 10 us for 512 rows, 4 to 5 us for one. Sums
 // in f32, in the order of the threads: the same numbers every time. Knows no layer.
-#include "rows.cuh"
+//
+// Few rows are normed without their scale (norm.cuh), by the product before where it has a kernel for that, and else
+// here: a warp for each piece of a row, none of which waits for another.
+#include "norm.cuh"
 
 // Not `norm`, which is a function of CUDA's.
 namespace norms {
@@ -80,6 +83,16 @@ __device__ inline void row(float *x, const uint32_t *pick, unsigned rows, const 
     }
 }
 
+// A warp for each of `all` pieces of rows, which join the residual stream first.
+template <class T> __device__ inline void pieces(const Unscaled<T> &to, const float *branch, int all) {
+    int index = int(blockIdx.x * (blockDim.x / 32) + threadIdx.x / 32), each = to.width / kPiece;
+    if (index >= all) return;
+    float4 *at = to.at(index / each, index % each);
+    size_t from = at - reinterpret_cast<float4 *>(to.stream);
+    *at = add4(*at, reinterpret_cast<const float4 *>(branch)[from]);
+    to.put(index / each, index % each, *at);
+}
+
 } // namespace norms
 
 #define NORM(name, T, keep)                                                                                      \
@@ -103,3 +116,17 @@ NORM(norm_8_f16, f16, 8)
 NORM(norm_8_bf16, bf16, 8)
 NORM(norm_8_q8, int8_t, 8)
 #undef NORM
+
+#define PIECES(name, T)                                                                                          \
+    extern "C" __global__ void __launch_bounds__(128)                                                            \
+        norm_pieces_##name(float *x, const float *branch, const float *weight, int width, int all, T *values,    \
+                           float2 *scales, float *squares) {                                                     \
+        let_next_begin();                                                                                        \
+        wait_for_previous();                                                                                     \
+        norms::pieces<T>({width, x, weight, values, scales, squares}, branch, all);                              \
+    }                                                                                                            \
+    EXPORT(norm_pieces_##name)
+
+PIECES(bf16, bf16)
+PIECES(q8, int8_t)
+#undef PIECES

@@ -11,7 +11,7 @@
 //
 // Of gate and up a warp takes eight rows each, so that a lane has both sums of an output: the activation is applied
 // before anything is written, and what is written is what rows.cu would have made of it.
-#include "rows.cuh"
+#include "norm.cuh"
 
 namespace product_dense {
 
@@ -27,8 +27,10 @@ struct Output {
     size_t rows;
     int n;
 
-    __device__ void put(size_t row, int input, float sum) const {
-        if (row < rows && input < n) at[size_t(input) * stride + row] = sum + (bias ? bias[row] : 0.0f);
+    // `by`: what the sum is to be multiplied with.
+    __device__ void put(size_t row, int input, float sum, float by) const {
+        if (row < rows && input < n)
+            at[size_t(input) * stride + row] = __fmaf_rn(sum, by, bias ? bias[row] : 0.0f);
     }
 };
 
@@ -113,33 +115,62 @@ __device__ void sum_rows(float sums[4], const T *RESTRICT weights, const T *REST
 
 // Blocks of kWarps warps, of which `split` share 16 rows.
 template <class T>
-__device__ void halves(const T *RESTRICT weights, const T *RESTRICT x, int columns, const Output &out, int split) {
+__device__ void halves(const T *RESTRICT weights, const T *RESTRICT x, int columns, const norms::Scale &scale,
+                       const Output &out, int split) {
     int warp = threadIdx.x / 32, lane = threadIdx.x % 32, part = warp % split;
     size_t first = (size_t(blockIdx.x) * (kWarps / split) + warp / split) * 16;
     float sums[4] = {};
     sum_rows(sums, weights, x, first, 8, out.rows, columns, out.n, part, split);
     if (part != 0) return;
+    float each = scale.each(out.n, columns);
 #pragma unroll
-    for (int i = 0; i < 4; i++) out.put(first + i / 2 * 8 + lane / 4, lane % 4 * 2 + i % 2, sums[i]);
+    for (int i = 0; i < 4; i++) {
+        int input = lane % 4 * 2 + i % 2;
+        out.put(first + i / 2 * 8 + lane / 4, input, sums[i], scale.of(input, each));
+    }
 }
 
 // The gate's rows lie above those of up, `outputs` each; `out[i * outputs + row]`.
 template <class T>
 __device__ void gated(const T *RESTRICT weights, const T *RESTRICT x, size_t outputs, int columns, int n,
-                      const float *RESTRICT bias, int gelu, T *RESTRICT out, int split) {
+                      const norms::Scale &scale, const float *RESTRICT bias, int gelu, T *RESTRICT out, int split) {
     int warp = threadIdx.x / 32, lane = threadIdx.x % 32, part = warp % split;
     size_t first = (size_t(blockIdx.x) * (kWarps / split) + warp / split) * 8;
     float sums[4] = {};
     sum_rows(sums, weights, x, first, outputs, 2 * outputs, columns, n, part, split);
     let_next_begin();
+    if (part != 0) return;
     size_t row = first + lane / 4;
-    if (part != 0 || row >= outputs) return;
+    float each = scale.each(n, columns);
 #pragma unroll
     for (int i = 0; i < 2; i++) {
         int input = lane % 4 * 2 + i;
-        float gate = sums[i] + (bias ? bias[row] : 0.0f), up = sums[i + 2] + (bias ? bias[row + outputs] : 0.0f);
+        float by = scale.of(input, each);
+        if (row >= outputs) continue;
+        float gate = __fmaf_rn(sums[i], by, bias ? bias[row] : 0.0f);
+        float up = __fmaf_rn(sums[i + 2], by, bias ? bias[row + outputs] : 0.0f);
         if (input < n) out[input * outputs + row] = from_float<T>(rows::activated(gelu, gate) * up);
     }
+}
+
+// Rows that join the residual stream, and the norm after, as in product_normed.cu. `counts`: one for each piece.
+template <class T>
+__device__ void normed(const T *RESTRICT weights, const T *RESTRICT x, int columns, int n, const float *RESTRICT bias,
+                       const norms::Unscaled<T> &to, unsigned *counts, int split) {
+    DYNAMIC_SHARED(memory);
+    int warp = threadIdx.x / 32, lane = threadIdx.x % 32, part = warp % split, each = kWarps / split * 16;
+    int first = int(blockIdx.x) * each + warp / split * 16, piece = int(blockIdx.x) * each / norms::kPiece;
+    float sums[4] = {};
+    if (lane == 0 && to.values) fetch_line(to.weight + first);
+    sum_rows(sums, weights, x, first, 8, to.width, columns, n, part, split);
+    let_next_begin();
+#pragma unroll
+    for (int i = 0; i < 4; i++) {
+        int row = first + i / 2 * 8 + lane / 4, input = lane % 4 * 2 + i % 2;
+        if (part == 0 && input < n) to.stream[size_t(input) * to.width + row] += sums[i] + (bias ? bias[row] : 0.0f);
+    }
+    if (!to.values || !is_last(counts + piece, norms::kPiece / each, reinterpret_cast<unsigned *>(memory))) return;
+    for (int input = warp; input < n; input += kWarps) to.put(input, piece, __ldcg(to.at(input, piece)));
 }
 
 // As `load8`, four numbers in f32.
@@ -187,7 +218,7 @@ __device__ void floats(const float *RESTRICT weights, const float *RESTRICT x, i
         for (int other = 1; part == 0 && other < split; other++)
             if (lane < 16) mine += all[(warp + other) * 16 + lane];
     }
-    if (part == 0 && lane < 2 * N) out.put(first + lane / N, lane % N, mine);
+    if (part == 0 && lane < 2 * N) out.put(first + lane / N, lane % N, mine, 1.0f);
 }
 
 } // namespace product_dense
@@ -195,19 +226,28 @@ __device__ void floats(const float *RESTRICT weights, const float *RESTRICT x, i
 #define PRODUCT_HALVES(name, type)                                                                                   \
     extern "C" __global__ void __launch_bounds__(256)                                                                \
         product_dense_##name(const type *weights, const type *x, uint64_t rows, int columns, int n, float *out,      \
-                             uint64_t stride, const float *bias, int split) {                                        \
-        product_dense::halves<type>(weights, x, columns, {out, stride, bias, rows, n}, split);                       \
+                             uint64_t stride, const float *bias, int split, const float *squares, float eps) {       \
+        product_dense::halves<type>(weights, x, columns, {squares, eps}, {out, stride, bias, rows, n}, split);       \
     }                                                                                                                \
     EXPORT(product_dense_##name)                                                                                     \
     extern "C" __global__ void __launch_bounds__(256)                                                                \
         product_gated_##name(const type *weights, const type *x, uint64_t outputs, int columns, int n,               \
-                             const float *bias, int gelu, type *out, int split) {                                    \
-        product_dense::gated<type>(weights, x, outputs, columns, n, bias, gelu, out, split);                         \
+                             const float *bias, int gelu, type *out, int split, const float *squares, float eps) {   \
+        product_dense::gated<type>(weights, x, outputs, columns, n, {squares, eps}, bias, gelu, out, split);         \
     }                                                                                                                \
     EXPORT(product_gated_##name)
 PRODUCT_HALVES(f16, f16)
 PRODUCT_HALVES(bf16, bf16)
 #undef PRODUCT_HALVES
+
+// Only bf16 has room for rows without a norm's scale.
+extern "C" __global__ void __launch_bounds__(256)
+    product_normed_bf16(const bf16 *weights, const bf16 *x, int columns, int n, const float *bias, int width,
+                        float *stream, const float *weight, bf16 *values, float *squares, unsigned *counts, int split) {
+    product_dense::normed<bf16>(weights, x, columns, n, bias, {width, stream, weight, values, nullptr, squares}, counts,
+                                split);
+}
+EXPORT(product_normed_bf16)
 
 #define PRODUCT_FLOATS(inputs)                                                                                       \
     extern "C" __global__ void __launch_bounds__(256)                                                                \

@@ -7,7 +7,6 @@
 // multiprocessors idle. Whichever of these blocks is the last one rounds, from floats in global memory. Once all blocks
 // have come to that, most of the card is idle, and the next launch may begin.
 #include "product_quant.cuh"
-#include "rows.cuh"
 
 namespace product_gated {
 
@@ -39,23 +38,26 @@ template <int N> __device__ void round(const Out &out, int column) {
 // The gate's rows lie above those of up, as many; their number is a multiple of 32. Shared memory: 128 bytes a warp.
 template <Kind K, int N>
 __device__ void run(const Planes &planes, const int8_t *RESTRICT x, const float2 *RESTRICT x_scales, int groups,
-                    const float *RESTRICT bias, int gelu, const Out &out, int split) {
+                    const norms::Scale &scale, const float *RESTRICT bias, int gelu, const Out &out, int split) {
     DYNAMIC_SHARED(memory);
     constexpr int R = rows_at_once(N), kOutputs = R / 2;
     Place place(split);
     int each = kWarps / split * kOutputs;
-    size_t first = size_t(blockIdx.x) * each + place.team * kOutputs, start[R];
+    unsigned first = blockIdx.x * each + place.team * kOutputs, start[R];
 #pragma unroll
-    for (int r = 0; r < R; r++) start[r] = (first + r % kOutputs + size_t(r / kOutputs) * out.outputs) * groups;
+    for (int r = 0; r < R; r++) start[r] = (first + r % kOutputs + r / kOutputs * out.outputs) * groups;
+    fetch_rows<K, R>(planes, start, groups, place, split);
+    wait_for_previous();
     float sum = sum_rows<K, N>(planes, start, x, x_scales, groups, place, split, reinterpret_cast<float *>(memory));
     let_next_begin();
     int row = place.lane / N;
-    size_t output = first + row % kOutputs;
-    sum += bias && row < R ? bias[output + size_t(row / kOutputs) * out.outputs] : 0.0f;
+    unsigned output = first + row % kOutputs;
+    sum = __fmaf_rn(sum, scale.of(place.lane % N, scale.each(N, groups * 32)),
+                    bias && row < R ? bias[output + size_t(row / kOutputs) * out.outputs] : 0.0f);
     float up = __shfl_sync(kAll, sum, place.lane + kOutputs * N);
     if (place.part == 0 && row < kOutputs)
         out.floats[size_t(place.lane % N) * out.outputs + output] = rows::activated(gelu, sum) * up;
-    size_t block = size_t(blockIdx.x) * each / kRounded;
+    unsigned block = blockIdx.x * each / kRounded;
     if (is_last(out.counts + block, kRounded / each, reinterpret_cast<unsigned *>(memory)))
         round<N>(out, int(block) * kRounded);
 }
@@ -63,12 +65,12 @@ __device__ void run(const Planes &planes, const int8_t *RESTRICT x, const float2
 } // namespace product_gated
 
 #define PRODUCT(name, kind, n)                                                                                       \
-    extern "C" __global__ void __launch_bounds__(128, n <= 4 ? 5 : 3) product_gated_##name##_##n(                    \
+    extern "C" __global__ void __launch_bounds__(128, product_quant::resident(n)) product_gated_##name##_##n(        \
         const uint8_t *low, const uint8_t *high, const uint8_t *scales, const uint8_t *supers, const int8_t *x,      \
         const float2 *x_scales, int groups, const float *bias, int gelu, int outputs, float *floats, int8_t *values, \
-        float2 *value_scales, unsigned *counts, int split) {                                                         \
-        product_gated::run<quant::kind, n>({low, high, scales, supers}, x, x_scales, groups, bias, gelu,             \
-                                           {outputs, floats, values, value_scales, counts}, split);                  \
+        float2 *value_scales, unsigned *counts, int split, const float *squares, float eps) {                        \
+        product_gated::run<quant::kind, n>({low, high, scales, supers}, x, x_scales, groups, {squares, eps}, bias,   \
+                                           gelu, {outputs, floats, values, value_scales, counts}, split);            \
     }                                                                                                                \
     EXPORT(product_gated_##name##_##n)
 #define PRODUCTS(name, kind) EACH_COUNT(PRODUCT, name, kind)

@@ -11,8 +11,10 @@
 // room for 5 (H100) to 20 (RTX 4090) in the time that 4.5 bits take to arrive. Whole-number dot products over 8-bit
 // inputs are llama.cpp's idea (mmvq); other than there, all loads are aligned and none is shared by halves.
 //
+// A group's index within its matrix has 32 bits, which saves registers and instructions (`Matrix::new` in product.rs).
 // Knows no output: who adds a bias and writes where, the kernels say.
 #pragma once
+#include "norm.cuh"
 #include "quant.cuh"
 
 namespace product_quant {
@@ -25,11 +27,14 @@ constexpr int kWarps = 4;
 // Rows that a warp works on at once.
 __host__ __device__ constexpr int rows_at_once(int n) { return n <= 4 ? 2 : 4; }
 
+// Blocks that a multiprocessor has registers for.
+__host__ __device__ constexpr int resident(int n) { return n == 1 ? 9 : n == 2 ? 7 : n <= 4 ? 5 : 3; }
+
 template <Kind K, int N> struct Group {
     static constexpr int R = rows_at_once(N);
 
     // Adds the products of one group: `at[r]` its index in row r.
-    static __device__ void add(float sums[R][N], const Planes &planes, const size_t at[R], int group, const int8_t *x,
+    static __device__ void add(float sums[R][N], const Planes &planes, const unsigned at[R], int group, const int8_t *x,
                                const float2 *x_scales, int groups) {
         quant::RawBits<K> bits[R];
         quant::RawScale raw[R];
@@ -46,7 +51,7 @@ template <Kind K, int N> struct Group {
         }
 #pragma unroll
         for (int i = 0; i < N; i++) {
-            size_t index = size_t(i) * groups + group;
+            size_t index = unsigned(i * groups + group);
             const uint4 *from = reinterpret_cast<const uint4 *>(x) + index * 2;
             uint4 a = __ldg(from), b = __ldg(from + 1);
             float2 x_scale = __ldg(x_scales + index);
@@ -83,18 +88,25 @@ struct Place {
     }
 };
 
+// The same of R rows that warps share: each has every `split`th of them on its way.
+template <Kind K, int R>
+__device__ void fetch_rows(const Planes &planes, const unsigned start[R], int groups, const Place &place, int split) {
+#pragma unroll
+    for (int r = 0; r < R; r++)
+        if (r % split == place.part) fetch_row<K>(planes, start[r], groups, place.lane);
+}
+
 // Sums of R rows, of which `start[r]` is row r's first group, for the warps with part 0: lane r * N + i has row r's
 // with input i. Shared memory: 128 bytes a warp, which may be in use until here.
 template <Kind K, int N>
-__device__ float sum_rows(const Planes &planes, const size_t start[rows_at_once(N)], const int8_t *RESTRICT x,
+__device__ float sum_rows(const Planes &planes, const unsigned start[rows_at_once(N)], const int8_t *RESTRICT x,
                           const float2 *RESTRICT x_scales, int groups, const Place &place, int split, float *shared) {
     constexpr int R = rows_at_once(N);
     static_assert(R * N <= 32, "a lane holds one result");
-    for (int r = place.part; r < R; r += split) fetch_row<K>(planes, start[r], groups, place.lane);
-    wait_for_previous();
     float sums[R][N] = {};
+#pragma unroll 1
     for (int group = place.part * 32 + place.lane; group < groups; group += 32 * split) {
-        size_t at[R];
+        unsigned at[R];
 #pragma unroll
         for (int r = 0; r < R; r++) at[r] = start[r] + group;
         Group<K, N>::add(sums, planes, at, group, x, x_scales, groups);
@@ -125,18 +137,23 @@ struct Matrix {
 // Rows of block `block`. Shared memory: 128 bytes a warp.
 template <Kind K, int N>
 __device__ void run(const Matrix &matrix, const int8_t *RESTRICT x, const float2 *RESTRICT x_scales, int groups,
-                    size_t stride, size_t block) {
+                    const norms::Scale &scale, size_t stride, unsigned block) {
     DYNAMIC_SHARED(memory);
     constexpr int R = rows_at_once(N);
     Place place(matrix.split);
-    size_t first = (block * (kWarps / matrix.split) + place.team) * R, rows = size_t(matrix.rows), start[R];
+    unsigned first = (block * (kWarps / matrix.split) + place.team) * R, rows = matrix.rows, start[R];
 #pragma unroll
     for (int r = 0; r < R; r++) start[r] = (first + r < rows ? first + r : rows - 1) * groups;
+    fetch_rows<K, R>(matrix.planes, start, groups, place, matrix.split);
+    wait_for_previous();
     float *shared = reinterpret_cast<float *>(memory);
     float sum = sum_rows<K, N>(matrix.planes, start, x, x_scales, groups, place, matrix.split, shared);
-    size_t row = first + place.lane / N;
-    if (place.part == 0 && place.lane < R * N && row < rows)
-        matrix.out[place.lane % N * stride + row] = sum + (matrix.bias ? matrix.bias[row] : 0.0f);
+    if (place.part != 0) return;
+    int input = place.lane % N;
+    float by = scale.of(input, scale.each(N, groups * 32));
+    unsigned row = first + place.lane / N;
+    if (place.lane < R * N && row < rows)
+        matrix.out[input * stride + row] = __fmaf_rn(sum, by, matrix.bias ? matrix.bias[row] : 0.0f);
 }
 
 } // namespace product_quant

@@ -27,7 +27,9 @@ __device__ inline float4 scale4(float4 a, float by) {
     return make_float4(a.x * by, a.y * by, a.z * by, a.w * by);
 }
 
-__device__ inline float squares4(float4 a) { return a.x * a.x + a.y * a.y + (a.z * a.z + a.w * a.w); }
+__device__ inline float squares4(float4 a) {
+    return __fmaf_rn(a.x, a.x, a.y * a.y) + __fmaf_rn(a.z, a.z, a.w * a.w);
+}
 
 // SwiGLU's and GEGLU's. Both are x * sigmoid(y): (1 + tanh(z)) / 2 = sigmoid(2 z).
 __device__ inline float activated(int gelu, float x) {
@@ -50,6 +52,9 @@ template <int kLanes> __device__ inline float largest(unsigned magnitudes) {
     }
     return __uint_as_float(magnitudes);
 }
+
+// The smallest number that has all its bits, and whose inverse is a number.
+constexpr float kSmallest = 1.17549435e-38f;
 
 // v / d to the nearest, where d is the largest magnitude / 127.
 __device__ inline int round8(float v, float d) { return d == 0.0f ? 0 : __float2int_rn(v / d); }
@@ -101,11 +106,12 @@ __device__ inline void store4<e4m3>(e4m3 *row, float2 *, int at, int width, bool
     }
 }
 
-// Eight lanes hold a block of 32.
+// Eight lanes hold a block of 32. One division for all of them: each has a branch for numbers out of the ordinary.
 template <>
 __device__ inline void store4<int8_t>(int8_t *row, float2 *scales, int at, int width, bool whole, float4 v) {
-    float d = largest<8>(magnitude4(v)) / 127.0f;
-    int q[4] = {round8(v.x, d), round8(v.y, d), round8(v.z, d), round8(v.w, d)};
+    float d = largest<8>(magnitude4(v)) * (1.0f / 127.0f), steps = d < kSmallest ? 0.0f : 1.0f / d;
+    v = scale4(v, steps);
+    int q[4] = {__float2int_rn(v.x), __float2int_rn(v.y), __float2int_rn(v.z), __float2int_rn(v.w)};
     int sum = q[0] + q[1] + (q[2] + q[3]);
     for (int by = 4; by > 0; by >>= 1) sum += __shfl_xor_sync(kAll, sum, by);
     store_bytes(row, at, width, whole, q);

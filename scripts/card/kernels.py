@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from card import sass
 from card.cards import KIB, LIMITS, occupancy
 
-QUANT = re.compile(r"^product_(?:quant_\w+|gated_\w+|mixed)_(\d)$")
+QUANT = re.compile(r"^product_(?:quant_\w+|gated_\w+|normed_\w+|mixed)_(\d)$")
 TILED = re.compile(r"^product_(halves|tiles)_(\w+?)_(\d+)$")
-DENSE = re.compile(r"^product_(?:dense|gated)_(?:b?f16|f32_(\d))$")
+DENSE = re.compile(r"^product_(?:dense|gated|normed)_(?:b?f16|f32_(\d))$")
 # Rows, inputs, warps over rows, inputs and columns, groups of a step: `Shape` in product_halves.cu, product_tiles.cu.
 SHAPES = {
     ("halves", 16): (128, 16, 4, 1, 2, 4),

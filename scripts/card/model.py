@@ -8,6 +8,7 @@ All constants are here. None is fitted to a single figure; what each comes from 
 """
 
 import dataclasses
+import itertools
 import math
 import re
 from dataclasses import dataclass
@@ -49,11 +50,21 @@ PEER_LAUNCHES, PEER_PER_WEIGHT, PEER_WARPS = 24, 4.0, 32
 # Bytes of a weight, its scales included.
 BYTES = {"q4_k": 144 / 256, "q6_k": 210 / 256, "q8_0": 34 / 32, "bf16": 2.0}
 HEAD_DIM = 128
-# Kernels that let the next one begin at once (decision 046).
-EARLY = re.compile(r"^(norm_|rope_|rows_|embed_|sample_|logprobs_|step_inputs)")
+# Kernels that let the next one begin at once (decision 046), or before work of their last blocks that takes longer than
+# GAP (decision 063).
+EARLY = re.compile(r"^(norm_|rope_|rows_|embed_|sample_|logprobs_|step_inputs|product_normed_)")
 # Those of gate and up whose outputs are rounded to 8 bits.
 ROUNDED = re.compile(r"^product_gated_q\w+$")
-FREE = re.compile(r"^product_(quant|mixed|gated|dense)_")
+# Those that join the residual stream, and norm it; of 8-bit inputs.
+NORMED, NORMED_EIGHTS = re.compile(r"^product_normed_"), re.compile(r"^product_normed_q")
+# Those of few inputs.
+FREE = re.compile(r"^product_(quant|mixed|gated|dense|normed)_")
+# Instructions of a warp, counted in machine code for sm_89: of product_normed_q4_k_1 behind its count, for a piece of one
+# input; and of product_quant_q4_k_1 for the scale of its inputs, which have 32 pieces. Each warp's come one after the
+# other, at the interval of matrix-vector products.
+PIECE, SCALE = 108, 72
+# Most rows that are normed so.
+FEW = 8
 # Instructions of a warp in decode attention before its loop that it did not have when heads were prepared by a launch of
 # their own: 442 instead of 180, counted along the path of the block with the new token in the machine code of
 # attention_decode_f16_128 for sm_89, with four query heads to a key head, rotation, and neither bias nor norms.
@@ -179,7 +190,7 @@ def expand(lines, step):
 
     def experts(line):
         if not {shape.intermediate, 2 * shape.intermediate} & {line.rows, line.columns}:
-            return line
+            return [line]
         matrix, = line.matrices
         matrix = dataclasses.replace(matrix, rows=round(matrix.rows * chosen))
         if inputs <= 8:
@@ -187,15 +198,39 @@ def expand(lines, step):
             name, at_once, threads = f"product_{family}_{matrix.kind}_{inputs}", 8 if inputs <= 4 else 16, 128
         else:
             name, at_once, threads = f"product_{TILED.match(line.name)[1]}_{matrix.kind}_32", 128, 256
-        return dataclasses.replace(line, name=name, matrices=(matrix,), inputs=inputs, threads=threads,
-                                   blocks=(1, math.ceil(matrix.rows / at_once), 1))
+        own = dataclasses.replace(line, name=name, matrices=(matrix,), inputs=inputs, threads=threads,
+                                  blocks=(1, math.ceil(matrix.rows / at_once), 1))
+        # What experts give is added up before it is normed.
+        return [own, Line(line.count, "norm_4_q8", (1, 1, 1), 1024)] if NORMED.match(line.name) else [own]
 
-    return [*map(experts, lines), Line(3 * shape.layers, "router", (1, 1, 1), 128)]
+    return [*itertools.chain(*map(experts, lines)), Line(3 * shape.layers, "router", (1, 1, 1), 128)]
 
 
 def joins(line):
     """Whether the last of several blocks puts together what they have left; of tiles, see `ramps`."""
-    return ROUNDED.match(line.name) or line.name.startswith("attention_decode") and line.blocks[0] > 1
+    together = ROUNDED.match(line.name) or NORMED.match(line.name)
+    return together or line.name.startswith("attention_decode") and line.blocks[0] > 1
+
+
+def scales(line, step):
+    """Whether a product's inputs are rows that a norm has left without their scale."""
+    few = FREE.match(line.name) and not NORMED.match(line.name) and not step.prompt
+    return bool(few) and step.n <= FEW and line.columns == step.shape.hidden
+
+
+def pieces(line, step):
+    """Pieces of normed rows that a warp has one after the other: of the last blocks, whose 4 or 8 warps have an input each;
+    or of an embedding's, of which 8 warps have 16 pieces or 2."""
+    if NORMED.match(line.name):
+        return math.ceil(step.n / (4 if NORMED_EIGHTS.match(line.name) else 8))
+    few = line.name.startswith("embed_") and not step.prompt and step.n <= FEW
+    return (2 if line.name.startswith("embed_q") else 1) if few else 0
+
+
+def norm_time(card, line, step):
+    """What a norm costs a launch that it is a part of, at its end."""
+    instructions = (SCALE if scales(line, step) else 0) + PIECE * pieces(line, step)
+    return instructions * FREE_INTERVAL / card.clock
 
 
 def traffic(line, step):
@@ -203,7 +238,9 @@ def traffic(line, step):
     shape, n = step.shape, step.n
     if line.weights:
         inputs = line.inputs or (1 if step.prompt and line.rows == shape.vocab else n)
-        return sum(matrix.bytes for matrix in line.matrices), inputs * 4 * line.rows
+        # One that joins the residual stream reads it, and its last blocks do what a norm does.
+        each = 14 if NORMED.match(line.name) else 4
+        return sum(matrix.bytes for matrix in line.matrices), inputs * each * line.rows
     qkv = (shape.heads + 2 * shape.kv_heads) * HEAD_DIM
     gated = shape.intermediate * (shape.active or 1)
     each = {"norm": 14 * shape.hidden, "rows": 10 * gated, "rope": 8 * qkv, "embed": 6 * shape.hidden}
@@ -239,13 +276,14 @@ def block_instructions(card, line, step, kernels):
         columns = groups * GROUP
         weights = rows * columns * math.ceil(math.ceil(line.columns / columns) / line.blocks[2])
         return weights * kernels.per_weight(line.name) / 32
+    scale = SCALE * line.threads / 32 if scales(line, step) else 0
     if line.name.startswith("product_mixed"):
         # What each kind's own kernel issues; a block's is the average.
         inputs = line.name[-1]
         names = [f"product_quant_{matrix.kind}_{inputs}" for matrix in line.matrices]
         all_of = sum(matrix.weights * kernels.per_weight(name) for matrix, name in zip(line.matrices, names))
-        return all_of / blocks / 32
-    return line.weights / blocks * kernels.per_weight(line.name) / 32
+        return all_of / blocks / 32 + scale
+    return line.weights / blocks * kernels.per_weight(line.name) / 32 + scale
 
 
 def issue_time(card, line, step, kernels):
@@ -319,7 +357,8 @@ def predict(card, lines, step, budget, change=Change()):
         parts = {"memory": memory_time(card, line, step), "issue": issue, "tensor": tensor_time(card, line, step)}
         most = max(parts, key=lambda part: parts[part])
         setattr(time, most, getattr(time, most) + line.count * parts[most])
-        time.launches += line.count * (ramps(line, waves) * RAMP + (JOIN if joins(line) else 0))
+        ends = (JOIN if joins(line) else 0) + norm_time(card, line, step)
+        time.launches += line.count * (ramps(line, waves) * RAMP + ends)
     late = 1 - overlapped(card, lines, change) / time.count
     time.launches += GAP * time.count * late
     if step.prompt or change.waits:

@@ -184,7 +184,8 @@ class Model(unittest.TestCase):
                               for kind, each in (("q4_k", 2.0), ("q6_k", 5.0))}}
         kernels_of = model.Kernels(89, budget, model.Change())
         issued = model.block_instructions(CARDS["RTX 4090"], line, self.STEP, kernels_of) * 768 * 32
-        self.assertAlmostEqual(issued, 4096 * (5120 * 2 + 1024 * 5))
+        # And of each warp, for the scale of its inputs.
+        self.assertAlmostEqual(issued, 4096 * (5120 * 2 + 1024 * 5) + model.SCALE * 4 * 768 * 32)
 
     def test_the_last_blocks_work_takes_time(self):
         for one, other in (("attention_decode_f16_128 8x8x1", "attention_decode_f16_128 1x64x1"),
@@ -192,6 +193,25 @@ class Model(unittest.TestCase):
             lines = [model.Line.read(f"1 {name} 128") for name in (one, other)]
             times = [model.predict(CARDS["H100"], [line], self.STEP, self.BUDGET).launches for line in lines]
             self.assertAlmostEqual(times[0] - times[1], model.JOIN)
+
+    def test_a_norm_takes_time_at_the_end_of_the_product_before_and_of_the_one_after(self):
+        card, eight = CARDS["H100"], model.Step(model.SHAPES["8B"], 8, False, 100)
+        instruction = model.FREE_INTERVAL / card.clock
+
+        def ends(name, step=self.STEP):
+            time = model.predict(card, [model.Line.read(f"1 {name} 64x1x1 128 q4_k 4096x4096")], step, self.BUDGET)
+            return time.launches - model.RAMP
+
+        normed, after = ends("product_normed_q4_k_1"), ends("product_quant_q4_k_1")
+        self.assertAlmostEqual(normed, model.JOIN + model.PIECE * instruction)
+        self.assertAlmostEqual(after - model.GAP, model.SCALE * instruction)
+        # Four warps have two inputs each.
+        self.assertAlmostEqual(ends("product_normed_q4_k_8", eight) - normed, model.PIECE * instruction)
+
+    def test_what_experts_give_is_normed_by_a_launch(self):
+        step = model.Step(model.SHAPES["30B-A3B"], 1, False, 100)
+        lines = model.expand([model.Line.read("48 product_normed_q4_k_1 512x1x1 128 q4_k 2048x768")], step)
+        self.assertEqual([line.name for line in lines], ["product_quant_q4_k_1", "norm_4_q8", "router"])
 
     def test_one_row_is_limited_by_memory(self):
         time = model.predict(CARDS["RTX 4090"], [self.VECTOR], self.STEP, self.BUDGET)

@@ -39,6 +39,40 @@ pub enum Acts<'a> {
     },
 }
 
+/// Inputs of a product, and what its sums are still to be multiplied with.
+#[derive(Debug, Clone, Copy)]
+pub struct ProductInput<'a> {
+    /// The inputs.
+    pub acts: Acts<'a>,
+    /// Of rows that a norm has left without their scale (`norm::leaves_scale`).
+    pub scale: Option<Scale<'a>>,
+}
+
+/// 1 / rms of each row.
+#[derive(Debug, Clone, Copy)]
+pub struct Scale<'a> {
+    /// `[n][width / norm::PIECE]`: what the squares of each piece add up to.
+    pub squares: View<'a, f32>,
+    /// Added to the mean of the squares.
+    pub eps: f32,
+}
+
+impl<'a> From<Acts<'a>> for ProductInput<'a> {
+    fn from(acts: Acts<'a>) -> ProductInput<'a> {
+        ProductInput { acts, scale: None }
+    }
+}
+
+impl ProductInput<'_> {
+    /// The kernels' `squares` and `eps`: null without a scale.
+    pub(crate) fn scale_args(&self) -> [Arg; 2] {
+        match self.scale {
+            Some(scale) => [scale.squares.arg(), Arg::F32(scale.eps)],
+            None => [Arg::Address(0), Arg::F32(0.0)],
+        }
+    }
+}
+
 /// Inputs to be written, `[n][width]`.
 #[derive(Debug)]
 pub enum ActsMut<'a> {

@@ -137,6 +137,7 @@ pub const FAMILIES: &[(&str, Family)] = &[
     ("attention of raw heads", crate::cuda::attention::raw_answers::checks),
     ("embedding", crate::cuda::embed::answers::checks),
     ("fused products", crate::cuda::product::fused_answers::checks),
+    ("products with norms", crate::cuda::product::normed_answers::checks),
     ("inputs of steps", crate::cuda::inputs::answers::checks),
     ("log-probabilities", crate::cuda::logprobs::answers::checks),
     ("norms", crate::cuda::norm::answers::checks),

@@ -1,11 +1,13 @@
 //! Embedding: rows of a matrix in any kind, picked by token, as floats.
 //!
 //! Knows no vocabulary; tokens are checked by whoever made them, and one that the matrix does not have gives a row
-//! that is not a number.
+//! that is not a number. Few rows may be normed at once.
 
 use super::buffer::{View, ViewMut};
 use super::card::{Arg, Card, CardError, Grid};
+use super::norm::Unscaled;
 use super::product::Matrix;
+use super::rows::require;
 use crate::quant::Kind;
 
 #[cfg(any(test, feature = "known-answers"))]
@@ -15,7 +17,8 @@ pub(crate) mod answers;
 pub const DRAWN: u32 = 1 << 31;
 
 /// `out[i] = scale * weights[tokens[i]]`, for the first `n` tokens: `[n][columns]`. A token that is marked with
-/// [`DRAWN`] is the id at that index of `drawn`, read when the kernel runs.
+/// [`DRAWN`] is the id at that index of `drawn`, read when the kernel runs. With `norm`, the rows' norm without its scale.
+#[allow(clippy::too_many_arguments, reason = "parts of a step belong to different owners")]
 pub fn embed(
     card: &dyn Card,
     weights: &Matrix,
@@ -24,6 +27,7 @@ pub fn embed(
     n: usize,
     scale: f32,
     out: ViewMut<'_, f32>,
+    norm: Option<Unscaled<'_>>,
 ) -> Result<(), CardError> {
     let columns = weights.columns();
     if tokens.len() < n || n > i32::MAX as usize {
@@ -37,9 +41,19 @@ pub fn embed(
     if !out.address().is_multiple_of(16) {
         return Err(CardError::Shape("rows do not start on 16 bytes".into()));
     }
+    if let Some(norm) = &norm {
+        norm.check("embed", n)?;
+        require(norm.weight.len() == columns, || {
+            format!("embed: {} weights of a norm for {columns} columns", norm.weight.len())
+        })?;
+    }
     if n == 0 {
         return Ok(());
     }
+    let normed = norm.as_ref().map_or([Arg::Address(0); 4], |norm| {
+        let [values, scales] = norm.values.args();
+        [norm.weight.arg(), values, scales, norm.squares.arg()]
+    });
     let quantised = weights.kind().is_quantised();
     // Numbers, or words of eight.
     let items = if quantised { columns / 8 } else { columns };
@@ -57,11 +71,11 @@ pub fn embed(
             true => {
                 let planes = [low, high, scales, supers];
                 let rest = [tokens, drawn, count, rows, groups, scale, out];
-                card.launch(name, grid, &[&planes[..], &rest].concat())
+                card.launch(name, grid, &[&planes[..], &rest, &normed].concat())
             }
             false => {
                 let args = [low, tokens, drawn, count, rows, columns, scale, out];
-                card.launch(name, grid, &args)
+                card.launch(name, grid, &[&args[..], &normed].concat())
             }
         }
     }
@@ -98,7 +112,8 @@ mod tests {
             matrix.write_rows(0, &stored, Queue::Load).unwrap();
             let tokens = Buffer::of(&card, pool, &[1, 2, u32::MAX]).unwrap();
             let mut out = Buffer::new(&card, pool, 3 * 256).unwrap();
-            embed(&*card, &matrix, tokens.view(), View::none(), 3, 1.0, out.view_mut()).unwrap();
+            embed(&*card, &matrix, tokens.view(), View::none(), 3, 1.0, out.view_mut(), None)
+                .unwrap();
             let out = out.to_vec().unwrap();
             assert!(out[..256].iter().all(|v| *v == 0.0));
             assert!(out[256..].iter().all(|v| v.is_nan()));
@@ -108,8 +123,10 @@ mod tests {
         let tokens = Buffer::of(&card, pool, &[1, 0]).unwrap();
         let mut out = Buffer::<f32>::new(&card, pool, 9).unwrap();
         let none = View::none();
-        let mut run =
-            |n, at| embed(&*card, &matrix, tokens.view(), none, n, 1.0, out.view_mut().part(at, 8));
+        let mut run = |n, at| {
+            let out = out.view_mut().part(at, 8);
+            embed(&*card, &matrix, tokens.view(), none, n, 1.0, out, None)
+        };
         assert!(run(2, 0).is_ok() && run(0, 0).is_ok());
         assert!(run(3, 0).is_err() && run(2, 1).is_err());
     }

@@ -38,7 +38,7 @@ mod self_test;
 pub mod timer;
 pub mod weights;
 
-pub use acts::{ActBuffer, ActKind, Acts, ActsMut};
+pub use acts::{ActBuffer, ActKind, Acts, ActsMut, ProductInput, Scale};
 pub use buffer::{Buffer, Mapped, View, ViewMut};
 pub use card::{
     Arg, Card, CardError, DeviceProperties, Gemm, Graph, Grid, HostMemory, Memory, Number, Pool,
@@ -50,7 +50,7 @@ pub use embed::embed;
 pub use inputs::{PLACES, StepInputs};
 pub use kv::{KvKind, KvLayer, KvShape, KvView, KvViewMut, Rows};
 pub use open::{OpenError, open};
-pub use product::{Matrix, Output, multiply, multiply_all, multiply_gated};
+pub use product::{Matrix, Output, multiply, multiply_all, multiply_gated, multiply_normed};
 pub use readings::{MemoryReading, Readings};
 pub use self_test::{SelfTestError, self_test};
 pub use timer::Timer;

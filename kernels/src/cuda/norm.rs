@@ -1,6 +1,7 @@
 //! RMS norm, alone or with the join of a branch to the residual stream (`norm.cu`).
 //!
 //! One launch either way. A row is as wide as the norm's weight; rows of up to 32768 numbers stay in registers.
+//! `unscaled` has the norm of a few rows on their way to a product, which does the rest.
 
 use super::acts::{ActKind, ActsMut};
 use super::buffer::{View, ViewMut};
@@ -9,6 +10,9 @@ use super::rows::{fits, require, whole, written};
 
 #[cfg(any(test, feature = "known-answers"))]
 pub(crate) mod answers;
+mod unscaled;
+
+pub use unscaled::{PIECE, Unscaled, UnscaledBuffer, leaves_scale, rms_pieces};
 
 /// What a row is divided by its root mean square for, and multiplied with.
 #[derive(Debug, Clone, Copy)]

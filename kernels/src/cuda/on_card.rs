@@ -33,6 +33,8 @@ pub(crate) struct KernelNames {
     pub few: [&'static str; 8],
     /// The same of gate and up together, the activation and the next product's form of inputs included.
     pub gated: Option<[&'static str; 8]>,
+    /// Products that join the residual stream, and the norm after in the kind's own form of inputs.
+    pub normed: Option<[&'static str; 8]>,
     /// Products in tiles, in the order of `product::names::Tile`.
     pub tiles: Option<[&'static str; 7]>,
 }
@@ -56,6 +58,7 @@ macro_rules! quantised {
             embed: concat!("embed_", $kind),
             few: $crate::cuda::on_card::to_8!(concat!("product_quant_", $kind, "_")),
             gated: Some($crate::cuda::on_card::to_8!(concat!("product_gated_", $kind, "_"))),
+            normed: Some($crate::cuda::on_card::to_8!(concat!("product_normed_", $kind, "_"))),
             tiles: Some([
                 concat!("product_halves_", $kind, "_16"),
                 concat!("product_halves_", $kind, "_32"),

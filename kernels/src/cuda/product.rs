@@ -3,7 +3,8 @@
 //! [`multiply`] decides, from shapes and the card alone, which kernel runs ([`Way`]): up to 8 inputs are limited
 //! by reading the weights, many by arithmetic. `plan` decides which tiles those are cut into. Each way is right for every
 //! shape, so that checks can ask for any. Knows no layer: several matrices' results may be written side by side
-//! ([`multiply_all`]), or as gate and up be put together at once ([`multiply_gated`]).
+//! ([`multiply_all`]), as gate and up be put together at once ([`multiply_gated`]), or join a residual stream
+//! ([`multiply_normed`]).
 
 #[cfg(any(test, feature = "known-answers"))]
 pub(crate) mod answers;
@@ -11,17 +12,23 @@ pub(crate) mod answers;
 pub(crate) mod fused_answers;
 mod gated;
 pub(crate) mod names;
+mod normed;
+#[cfg(any(test, feature = "known-answers"))]
+pub(crate) mod normed_answers;
 mod plan;
 mod side_by_side;
 
 pub use gated::multiply_gated;
+pub use normed::multiply_normed;
 pub use side_by_side::multiply_all;
 
-use super::acts::{ActKind, Acts};
+use super::acts::{ActKind, Acts, ProductInput};
 use super::buffer::{Buffer, View, ViewMut};
 use super::card::{
     Arg, COUNTS, Card, CardError, DeviceProperties, Gemm, Grid, Number, Pool, Queue,
 };
+use super::norm::{PIECE, leaves_scale};
+use super::rows::{fits, require};
 use super::weights::{PlaneLayout, planes};
 use crate::quant::Kind;
 use names::Tile;
@@ -56,8 +63,12 @@ impl Matrix {
         columns: usize,
     ) -> Result<Matrix, CardError> {
         let fits = |count: usize| (1..=i32::MAX as usize).contains(&count);
+        // The kernels count groups of 32 columns in 32 bits.
+        let counted = rows
+            .checked_mul(columns.div_ceil(32))
+            .is_some_and(|groups| groups <= u32::MAX as usize);
         let layout = PlaneLayout::new(kind, rows, columns);
-        let layout = layout.filter(|_| fits(rows) && fits(columns));
+        let layout = layout.filter(|_| fits(rows) && fits(columns) && counted);
         let layout = layout.ok_or_else(|| {
             CardError::Shape(format!("a matrix of {kind:?} cannot have {rows} rows of {columns}"))
         })?;
@@ -237,16 +248,16 @@ fn split(sets: usize, pieces: usize, most: usize, warps: usize) -> usize {
 }
 
 /// `out = x * weights^T + bias`: `n` inputs of `matrix.columns()` numbers, in [`Matrix::input_kind`].
-pub fn multiply(
+pub fn multiply<'a>(
     card: &dyn Card,
     matrix: &Matrix,
-    x: Acts<'_>,
+    x: impl Into<ProductInput<'a>>,
     n: usize,
     out: Output<'_>,
     bias: Option<View<'_, f32>>,
 ) -> Result<(), CardError> {
     let way = Way::choose(matrix.kind, matrix.rows, matrix.columns, n, card.properties());
-    multiply_by(way, card, matrix, x, n, out, bias)
+    multiply_by(way, card, matrix, x.into(), n, out, bias)
 }
 
 /// As [`multiply`], in a way that is asked for.
@@ -254,12 +265,12 @@ pub(crate) fn multiply_by(
     way: Way,
     card: &dyn Card,
     matrix: &Matrix,
-    x: Acts<'_>,
+    x: ProductInput<'_>,
     n: usize,
     out: Output<'_>,
     bias: Option<View<'_, f32>>,
 ) -> Result<(), CardError> {
-    check(matrix, way.inputs(matrix.kind), &x, n, &out, bias.as_ref())?;
+    check(matrix, way, &x, n, &out, bias.as_ref())?;
     if n == 0 {
         return Ok(());
     }
@@ -282,15 +293,17 @@ pub(crate) fn multiply_by(
 /// Whether everything fits together.
 fn check(
     matrix: &Matrix,
-    inputs: ActKind,
-    x: &Acts<'_>,
+    way: Way,
+    x: &ProductInput<'_>,
     n: usize,
     out: &Output<'_>,
     bias: Option<&View<'_, f32>>,
 ) -> Result<(), CardError> {
     let Matrix { kind, rows, columns, .. } = *matrix;
     let shape = |what: String| Err(CardError::Shape(what));
-    if x.kind() != inputs {
+    check_scale(x, n, columns)?;
+    let x = x.acts;
+    if x.kind() != way.inputs(kind) {
         return shape(format!("weights in {kind:?} take no inputs in {:?}", x.kind()));
     }
     let counted = n.checked_mul(columns).is_some() && i32::try_from(n).is_ok();
@@ -317,10 +330,22 @@ fn check(
     }
 }
 
+/// Whether rows may have been left without their scale, and what it is made of is there.
+fn check_scale(x: &ProductInput<'_>, n: usize, columns: usize) -> Result<(), CardError> {
+    let Some(scale) = &x.scale else { return Ok(()) };
+    require(leaves_scale(x.acts.kind(), n, columns), || {
+        format!("{n} inputs of {columns} numbers in {:?} without their scale", x.acts.kind())
+    })?;
+    require(scale.squares.address().is_multiple_of(16), || {
+        "the squares of inputs do not start on 16 bytes".into()
+    })?;
+    fits("the squares of inputs", scale.squares.len(), n, columns / PIECE)
+}
+
 /// A product whose shapes have been checked.
 struct Product<'a> {
     matrix: &'a Matrix,
-    x: Acts<'a>,
+    x: ProductInput<'a>,
     n: usize,
     /// Address of the first result.
     out: u64,
@@ -356,14 +381,15 @@ impl Product<'_> {
         let name = names::vectors(self.matrix.kind, n)?;
         let blocks = few_blocks(self.matrix.rows, n, split);
         let [low, high, scales, supers] = self.matrix.planes();
-        let ([x, x_scales], [out, stride, bias]) = (self.x.args(), self.output());
+        let ([x, x_scales], [out, stride, bias]) = (self.x.acts.args(), self.output());
         let (columns, groups) = (self.matrix.columns, self.matrix.groups());
         let x = further(x, first * columns);
         let x_scales = further(x_scales, first * groups * 2 * size_of::<f32>());
         let out = further(out, first * self.stride * size_of::<f32>());
         let [groups, split] = [groups, split].map(|count| Arg::I32(count as i32));
-        let args =
+        let product =
             [low, high, scales, supers, x, x_scales, self.rows(), groups, out, stride, bias, split];
+        let args = [&product[..], &self.x.scale_args()].concat();
         // SAFETY: the kernel's arguments; `check` has held every length against what it reads and writes.
         unsafe { card.launch(name, Grid::line(blocks, 128).shared(512), &args) }
     }
@@ -388,7 +414,7 @@ impl Product<'_> {
         let stages = shape.stages(facts);
         let grid = Grid::of(blocks, shape.threads).shared(shape.shared_bytes(stages)).late();
         let [low, high, scales, supers] = self.matrix.planes();
-        let ([x, x_scales], [out, stride, bias]) = (self.x.args(), self.output());
+        let ([x, x_scales], [out, stride, bias]) = (self.x.acts.args(), self.output());
         let groups = Arg::I32(self.matrix.groups() as i32);
         let n = Arg::I32(self.n as i32);
         let product =
@@ -405,11 +431,14 @@ impl Product<'_> {
         let name = names::dense(kind, self.n)?;
         let at_once = if kind == Kind::F32 { 2 } else { 16 };
         let blocks = rows.div_ceil(at_once).div_ceil(8 / split);
-        let ([x, _], [out, stride, bias]) = (self.x.args(), self.output());
+        let ([x, _], [out, stride, bias]) = (self.x.acts.args(), self.output());
         let weights = Arg::Address(self.matrix.address());
         let rows = Arg::U64(rows as u64);
         let [columns, n, split] = [columns, self.n, split].map(|count| Arg::I32(count as i32));
-        let args = [weights, x, rows, columns, n, out, stride, bias, split];
+        let product = [weights, x, rows, columns, n, out, stride, bias, split];
+        let scale = self.x.scale_args();
+        let scale = if kind == Kind::F32 { &[][..] } else { &scale };
+        let args = [&product[..], scale].concat();
         // SAFETY: as above.
         unsafe { card.launch(name, Grid::line(blocks, 256).shared(4096), &args) }
     }
@@ -422,7 +451,7 @@ impl Product<'_> {
             Kind::BF16 => Number::BF16,
             _ => return Err(CardError::Shape(format!("the library cannot read {kind:?}"))),
         };
-        let [Arg::Address(x), _] = self.x.args() else {
+        let [Arg::Address(x), _] = self.x.acts.args() else {
             return Err(CardError::Shape("inputs have no address".into()));
         };
         let (n, out, out_stride) = (self.n, self.out, self.stride);

@@ -6,9 +6,12 @@ use super::room::Room;
 use crate::device::{Activation, QueryScale};
 use crate::model::layout::Over;
 use serin_kernels::cuda::attention::{AttentionSpec, attend_decode, attend_prefill, prepares};
-use serin_kernels::cuda::product::{Matrix, multiply_all, multiply_gated};
+use serin_kernels::cuda::norm::{self, UnscaledBuffer};
+use serin_kernels::cuda::product::{Matrix, multiply_all, multiply_gated, multiply_normed};
 use serin_kernels::cuda::rows::Activation as Gate;
-use serin_kernels::cuda::{ActKind, Acts, Buffer, Card, CardError, KvLayer, ViewMut, norm, rope};
+use serin_kernels::cuda::{
+    ActBuffer, ActKind, Acts, Buffer, Card, CardError, KvLayer, ProductInput, ViewMut, rope,
+};
 
 pub(super) struct Layer {
     pub attention_norm: NormWeight,
@@ -90,7 +93,7 @@ impl Projection {
     fn apply(
         &self,
         card: &dyn Card,
-        x: Acts<'_>,
+        x: ProductInput<'_>,
         n: usize,
         out: ViewMut<'_, f32>,
         with_bias: bool,
@@ -98,10 +101,73 @@ impl Projection {
         let bias = self.bias.as_ref().filter(|_| with_bias);
         multiply_all(card, &self.parts, x, n, out, bias.map(Buffer::view))
     }
+
+    /// `[n][inputs]` to the residual stream, and what the next projection reads, if one follows. The branch is scratch
+    /// memory.
+    fn join(
+        &self,
+        card: &dyn Card,
+        x: Acts<'_>,
+        n: usize,
+        (stream, branch): (&mut Buffer<f32>, &mut Buffer<f32>),
+        out: Option<norm::Unscaled<'_>>,
+    ) -> Result<(), CardError> {
+        let numbers = n * self.outputs();
+        let (stream, branch) = (stream.first_mut(numbers), branch.first_mut(numbers));
+        let bias = self.bias.as_ref().map(Buffer::view);
+        multiply_normed(card, &self.parts, x, n, bias, stream, branch, out)
+    }
 }
 
+/// A norm, and the format in which the product after it takes its rows.
+pub(super) type Next<'a> = (&'a NormWeight, ActKind);
+
 impl Layer {
-    /// From the normed rows in `acts` to those before the feed-forward part.
+    /// Where the embedding of `n` tokens leaves normed rows for the first layer, which is this one; `None` if
+    /// [`Layer::begin`] norms them.
+    pub fn entry<'a>(
+        &'a self,
+        card: &dyn Card,
+        n: usize,
+        unscaled: &'a mut UnscaledBuffer,
+    ) -> Option<norm::Unscaled<'a>> {
+        let (norm, kind) = self.first_norm(card, n);
+        self.leaves_scale(kind, n).then(|| unscaled.get_mut(kind, n, norm.weight.view()))
+    }
+
+    /// Norms the residual stream before the first layer, which is this one, if that is still to be done.
+    pub fn begin(&self, step: &Step<'_>, room: &mut Room) -> Result<(), CardError> {
+        let (card, n) = (step.card, step.width.tokens);
+        let (norm, kind) = self.first_norm(card, n);
+        if self.leaves_scale(kind, n) {
+            return Ok(());
+        }
+        let out = room.acts.get_mut(kind, n * norm.len());
+        norm::rms_norm(card, room.x.first(n * norm.len()), None, n, norm.on(), out)
+    }
+
+    /// Whether normed rows are in `unscaled`, without their norm's scale, instead of in `acts`. A norm of the branch
+    /// itself needs its scale before the branch joins. Layers are alike in that they have one or not.
+    pub fn leaves_scale(&self, kind: ActKind, n: usize) -> bool {
+        let plain = self.attention_post_norm.is_none() && self.mlp_post_norm.is_none();
+        plain && norm::leaves_scale(kind, n, self.mlp_norm.len())
+    }
+
+    /// The `n` rows of `norm`, for a projection that takes them in `kind`.
+    fn normed<'a>(
+        &self,
+        (norm, kind): Next<'_>,
+        n: usize,
+        unscaled: &'a UnscaledBuffer,
+        acts: &'a ActBuffer,
+    ) -> ProductInput<'a> {
+        match self.leaves_scale(kind, n) {
+            true => unscaled.get(kind, n, norm.eps),
+            false => acts.get(kind, n * norm.len()).into(),
+        }
+    }
+
+    /// From the normed rows to those before the feed-forward part.
     pub fn attend(
         &self,
         step: &Step<'_>,
@@ -110,8 +176,8 @@ impl Layer {
         room: &mut Room,
     ) -> Result<(), CardError> {
         let (card, n) = (step.card, step.width.tokens);
-        let (inputs, outputs) = (self.attention_norm.len(), self.qkv.outputs());
-        let x = room.acts.get(self.qkv.input_kind(card, n), n * inputs);
+        let outputs = self.qkv.outputs();
+        let x = self.normed(self.first_norm(card, n), n, &room.unscaled, &room.acts);
         let whole = self.head_norm.as_ref().filter(|norm| norm.over == Over::Token);
         // The bias comes before the norm.
         self.qkv.apply(card, x, n, room.wide.first_mut(n * outputs), whole.is_some())?;
@@ -136,10 +202,15 @@ impl Layer {
         }
         self.mix(step, raw.then_some(&heads), cache, room, outputs)?;
         let mixed = self.spec.heads * cache.shape().head_dim;
-        let x = room.acts.get(self.out.input_kind(card, n), n * mixed);
-        self.out.apply(card, x, n, room.branch.first_mut(n * self.out.outputs()), true)?;
-        let (kind, post) = (self.gate_up.input_kind(card, n), self.attention_post_norm.as_ref());
-        join(step, post, &self.mlp_norm, kind, room)
+        let Room { x: stream, branch, acts, unscaled, .. } = room;
+        let x = acts.get(self.out.input_kind(card, n), n * mixed);
+        let kind = self.gate_up.input_kind(card, n);
+        if self.leaves_scale(kind, n) {
+            let out = unscaled.get_mut(kind, n, self.mlp_norm.weight.view());
+            return self.out.join(card, x, n, (stream, branch), Some(out));
+        }
+        self.out.apply(card, x.into(), n, branch.first_mut(n * self.out.outputs()), true)?;
+        join(step, self.attention_post_norm.as_ref(), (&self.mlp_norm, kind), room)
     }
 
     /// Attention of the step's queries over the cache, written to `acts`. `raw`: what is still to be done to queries,
@@ -172,11 +243,16 @@ impl Layer {
         attend_prefill(card, spec, qkv, cache.view(), index, longest, tokens, out)
     }
 
-    /// From the normed rows in `acts` to those before the next layer.
+    /// The norm before this layer.
+    pub fn first_norm(&self, card: &dyn Card, n: usize) -> Next<'_> {
+        (&self.attention_norm, self.qkv.input_kind(card, n))
+    }
+
+    /// From the normed rows to those of the next norm, or to the residual stream.
     pub fn feed(
         &self,
         step: &Step<'_>,
-        next: Option<&Layer>,
+        next: Option<Next<'_>>,
         room: &mut Room,
     ) -> Result<(), CardError> {
         let (card, n) = (step.card, step.width.tokens);
@@ -186,18 +262,22 @@ impl Layer {
             Activation::Silu => Gate::Silu,
             Activation::GeluTanh => Gate::GeluTanh,
         };
-        let x = room.acts.get(self.gate_up.input_kind(card, n), n * hidden);
+        let from = (&self.mlp_norm, self.gate_up.input_kind(card, n));
+        let x = self.normed(from, n, &room.unscaled, &room.acts);
         let wide = room.wide.first_mut(n * outputs);
         let out = room.gated.get_mut(self.down.input_kind(card, n), n * width);
         let bias = self.gate_up.bias.as_ref().map(Buffer::view);
         multiply_gated(card, &self.gate_up.parts, gate, x, n, wide, out, bias)?;
-        let x = room.gated.get(self.down.input_kind(card, n), n * width);
-        self.down.apply(card, x, n, room.branch.first_mut(n * hidden), true)?;
+        let Room { x: stream, branch, gated, unscaled, .. } = room;
+        let x = gated.get(self.down.input_kind(card, n), n * width);
         let post = self.mlp_post_norm.as_ref();
+        if post.is_none() && next.is_none_or(|(_, kind)| self.leaves_scale(kind, n)) {
+            let out = next.map(|(norm, kind)| unscaled.get_mut(kind, n, norm.weight.view()));
+            return self.down.join(card, x, n, (stream, branch), out);
+        }
+        self.down.apply(card, x.into(), n, branch.first_mut(n * hidden), true)?;
         match next {
-            Some(next) => {
-                join(step, post, &next.attention_norm, next.qkv.input_kind(card, n), room)
-            }
+            Some(next) => join(step, post, next, room),
             None => {
                 let (x, branch) = (room.x.first_mut(n * hidden), room.branch.first(n * hidden));
                 norm::add(card, x, branch, post.map(NormWeight::on), n, hidden)
@@ -210,8 +290,7 @@ impl Layer {
 fn join(
     step: &Step<'_>,
     post: Option<&NormWeight>,
-    norm: &NormWeight,
-    kind: ActKind,
+    (norm, kind): Next<'_>,
     room: &mut Room,
 ) -> Result<(), CardError> {
     let (n, hidden) = (step.width.tokens, norm.len());

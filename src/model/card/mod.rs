@@ -184,14 +184,14 @@ impl CardDecoder {
     pub fn forward(&mut self, batch: &Batch) -> Result<(), CardError> {
         let card = self.pool.card().clone();
         let width = self.model.index.fill(batch, &self.model.config, None)?;
-        self.model.body(&*card, width, InputPart::Lists)
+        self.model.body(&*card, width, InputPart::Lists, false)
     }
 
     /// Launches the logits of the needed rows `first .. first + n` of the last [`CardDecoder::forward`], into
     /// the buffer that [`CardDecoder::sample`] and [`CardDecoder::read_logits`] use.
     pub fn head(&mut self, first: usize, n: usize) -> Result<(), CardError> {
         let card = self.pool.card().clone();
-        self.model.head(&*card, first, n)
+        self.model.head(&*card, first, n, false)
     }
 
     /// Waits for row `row` of the logits, `[vocab]`, and copies it.
@@ -289,51 +289,77 @@ impl Model {
             Extent::Ids { .. } => InputPart::Step,
             Extent::Logits => InputPart::Lists,
         };
-        self.body(card, width, told)?;
-        self.head(card, 0, width.rows)?;
+        let normed = self.norms_for_head(card, width.tokens);
+        self.body(card, width, told, normed)?;
+        self.head(card, 0, width.rows, normed)?;
         match extent {
             Extent::Ids { logprobs } => self.draw(card, width.rows, logprobs),
             Extent::Logits => Ok(()),
         }
     }
 
-    /// From the step's inputs to the residual stream after the last layer.
-    fn body(&mut self, card: &dyn Card, width: Width, told: InputPart) -> Result<(), CardError> {
+    /// Whether the last layer of a decoding step, whose tokens all have logits, norms its rows for the head.
+    fn norms_for_head(&self, card: &dyn Card, n: usize) -> bool {
+        let kind = self.head.input_kind(card, n);
+        self.layers.last().is_some_and(|layer| layer.leaves_scale(kind, n))
+    }
+
+    /// From the step's inputs to the residual stream after the last layer, and with `norms` to the head's inputs.
+    fn body(
+        &mut self,
+        card: &dyn Card,
+        width: Width,
+        told: InputPart,
+        norms: bool,
+    ) -> Result<(), CardError> {
         self.stepped = true;
         self.index.fetch(card, told)?;
-        let Model { config, index, room, embedding, .. } = self;
+        let Model { config, index, room, embedding, layers, .. } = self;
         let (tokens, drawn) = (width.tokens, room.ids.view());
         let scale = config.embedding_scale.unwrap_or(1.0);
         let x = room.x.first_mut(tokens * config.hidden);
-        embed::embed(card, embedding, index.tokens(tokens), drawn, tokens, scale, x)?;
+        let norm = layers.first().and_then(|first| first.entry(card, tokens, &mut room.unscaled));
+        embed::embed(card, embedding, index.tokens(tokens), drawn, tokens, scale, x, norm)?;
         for rope in &mut self.ropes {
             rope.turn(card, &self.index, tokens)?;
         }
+        let splits = |rows| self.plan.splits(rows);
+        let step = layer::Step { card, width, index: &self.index, splits: &splits };
         if let Some(first) = self.layers.first() {
-            let norm = &first.attention_norm;
-            let kind = first.qkv.input_kind(card, tokens);
-            let out = self.room.acts.get_mut(kind, tokens * norm.len());
-            let x = self.room.x.first(tokens * norm.len());
-            norm::rms_norm(card, x, None, tokens, norm.on(), out)?;
+            first.begin(&step, &mut self.room)?;
         }
         for i in 0..self.layers.len() {
-            let (layer, next) = (&self.layers[i], self.layers.get(i + 1));
+            let layer = &self.layers[i];
+            let next = match self.layers.get(i + 1) {
+                Some(next) => Some(next.first_norm(card, tokens)),
+                None => norms.then(|| (&self.norm, self.head.input_kind(card, tokens))),
+            };
             let rope = &self.ropes[layer.rope];
-            let splits = |rows| self.plan.splits(rows);
-            let step = layer::Step { card, width, index: &self.index, splits: &splits };
             layer.attend(&step, rope, &mut self.cache[i], &mut self.room)?;
             layer.feed(&step, next, &mut self.room)?;
         }
         Ok(())
     }
 
-    fn head(&mut self, card: &dyn Card, first: usize, n: usize) -> Result<(), CardError> {
+    /// `normed`: rows `first .. first + n` of the step are its tokens, and the last layer has normed them.
+    fn head(
+        &mut self,
+        card: &dyn Card,
+        first: usize,
+        n: usize,
+        normed: bool,
+    ) -> Result<(), CardError> {
         let Model { config, index, room, head, norm, .. } = self;
         let (hidden, vocab) = (config.hidden, config.vocab);
-        let x = room.x.view();
-        let states = room.acts.get_mut(head.input_kind(card, n), n * hidden);
-        norm::rms_norm(card, x, Some(index.picks(first, n)), n, norm.on(), states)?;
-        let states = room.acts.get(head.input_kind(card, n), n * hidden);
+        let kind = head.input_kind(card, n);
+        let states = if normed {
+            room.unscaled.get(kind, n, norm.eps)
+        } else {
+            let states = room.acts.get_mut(kind, n * hidden);
+            let picks = Some(index.picks(first, n));
+            norm::rms_norm(card, room.x.view(), picks, n, norm.on(), states)?;
+            room.acts.get(kind, n * hidden).into()
+        };
         let logits = room.logits.first_mut(n * vocab);
         multiply(card, head, states, n, Output::of(logits, vocab), None)?;
         match config.logit_cap {

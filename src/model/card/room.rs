@@ -1,14 +1,16 @@
 //! Every buffer that a step needs besides weights and cache, sized for the largest step.
 //!
 //! Buffers are reused: `wide` holds the projections of a layer's first half, then those of its second; `acts`
-//! holds the inputs of the next matrix product. Those of the last one are in `gated`, since one launch may read the
-//! inputs of gate and up and write these. The code that uses a buffer says what it contains.
+//! holds the inputs of the next matrix product. A launch may read one product's inputs and write the next one's. So
+//! those of the feed-forward part's last product are in `gated`, and few normed rows in `unscaled`. The code that uses a
+//! buffer says what it contains.
 
 use super::super::config::ModelConfig;
 use super::plan::CardPlan;
 use crate::device::ModelPool;
 use serin_kernels::cuda::attention::partials_len;
 use serin_kernels::cuda::logprobs::parts_len;
+use serin_kernels::cuda::norm::UnscaledBuffer;
 use serin_kernels::cuda::sample::scratch_len;
 use serin_kernels::cuda::{ActBuffer, ActKind, Buffer, CardError, Queue};
 
@@ -21,6 +23,8 @@ pub(super) struct Room {
     pub wide: Buffer<f32>,
     /// Inputs of the next matrix product.
     pub acts: ActBuffer,
+    /// Normed rows without their norm's scale.
+    pub unscaled: UnscaledBuffer,
     /// Inputs of the feed-forward part's last product.
     pub gated: ActBuffer,
     /// Partial results of attention over a split cache.
@@ -50,6 +54,7 @@ impl Room {
             branch: Buffer::on(card, of, sizes.hidden, Queue::Load)?,
             wide: Buffer::on(card, of, sizes.wide, Queue::Load)?,
             acts: ActBuffer::new(card, of, sizes.acts, kinds, Queue::Load)?,
+            unscaled: UnscaledBuffer::new(card, of, config.hidden, kinds, Queue::Load)?,
             gated: ActBuffer::new(card, of, sizes.gated, kinds, Queue::Load)?,
             partials: Buffer::on(card, of, sizes.partials, Queue::Load)?,
             logits: Buffer::on(card, of, sizes.logits, Queue::Load)?,
@@ -66,6 +71,8 @@ pub(super) struct Sizes {
     hidden: usize,
     wide: usize,
     acts: usize,
+    /// Numbers of `unscaled`, and sums of their squares.
+    unscaled: [usize; 2],
     gated: usize,
     partials: usize,
     logits: usize,
@@ -82,6 +89,7 @@ impl Sizes {
             hidden: plan.tokens * config.hidden,
             wide: plan.tokens * (queries + 2 * kv).max(2 * config.intermediate),
             acts: plan.tokens.max(plan.head_rows) * widest,
+            unscaled: UnscaledBuffer::sizes(config.hidden),
             gated: plan.tokens * config.intermediate,
             partials: (1..=plan.rows).map(partials).max().unwrap_or(0),
             logits: plan.head_rows * config.vocab,
@@ -92,10 +100,11 @@ impl Sizes {
 
     /// Bytes of all buffers, an upper bound: inputs of matrix products in their widest format.
     pub fn bytes(&self, plan: &CardPlan) -> u64 {
-        let floats = 2 * self.hidden + self.wide + self.partials + self.logits;
+        let [unscaled, squares] = self.unscaled;
+        let floats = 2 * self.hidden + self.wide + self.partials + self.logits + squares;
         let rest = (plan.head_rows + plan.edits) * 4 + (self.draw + self.logprob_parts) * 8;
         // 8-bit inputs have a quarter of their size in scales; floats have four bytes.
-        let inputs = self.acts + self.gated;
+        let inputs = self.acts + self.gated + unscaled;
         (4 * (floats + inputs) + inputs / 4 + rest) as u64
     }
 }

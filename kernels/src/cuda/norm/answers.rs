@@ -45,7 +45,43 @@ pub(crate) fn checks(bench: &Bench, size: Size) -> Result<Vec<Check>, CardError>
             all.push(check_add(bench, branch_normed, shape, &mut numbers)?);
         }
     }
+    all.extend(unscaled(bench, size)?);
     Ok(all)
+}
+
+/// Rows whose scale is left to the next product.
+fn unscaled(bench: &Bench, size: Size) -> Result<Vec<Check>, CardError> {
+    let shapes: &[(usize, usize)] = match size {
+        Size::Quick => &[(2, 256)],
+        Size::Full => &[(1, 128), (8, 1024), (3, 5120)],
+    };
+    let mut all = Vec::new();
+    for &(n, width) in shapes {
+        for kind in [ActKind::BF16, ActKind::Q8] {
+            all.extend(check_unscaled(bench, kind, (n, width, 0))?);
+        }
+    }
+    Ok(all)
+}
+
+fn check_unscaled(bench: &Bench, kind: ActKind, shape: Shape) -> Result<Vec<Check>, CardError> {
+    let (n, width, off) = shape;
+    let case = Case::new(shape, false, &mut Numbers::new((n * width) as u64));
+    let (mut x, branch) = (Input::new(bench, off, &case.x)?, Input::new(bench, 0, &case.branch)?);
+    let weight = Input::new(bench, 0, &case.weight)?;
+    let mut out = Written::new(bench, kind, n * width)?;
+    let mut squares = Buffer::new(&bench.card, bench.pool, n * width / PIECE)?;
+    let to = Unscaled { weight: weight.view(), values: out.out(), squares: squares.view_mut() };
+    rms_pieces(&*bench.card, x.view_mut(), branch.view(), n, to)?;
+    let (kernel, name, rows) = ("norm_pieces", case.name(shape), case.joined());
+    let mut checks = vec![Check::compare(kernel, format!("{name}, x"), &x.to_vec()?, &rows, 1e-6)];
+    let rows = &rows[..n * width];
+    let weighed = rows.iter().zip(case.weight.iter().cycle()).map(|(v, w)| v * f64::from(*w));
+    checks.extend(out.checks(bench, (kernel, &name), &weighed.collect::<Vec<f64>>())?);
+    let sums: Vec<f64> =
+        rows.chunks(PIECE).map(|piece| piece.iter().map(|v| v * v).sum()).collect();
+    checks.push(Check::compare(kernel, name, &squares.to_vec()?, &sums, 1e-6));
+    Ok(checks)
 }
 
 /// A case's rows, branch, and two weights.

@@ -58,6 +58,20 @@ fn shapes_that_do_not_fit_are_refused() {
     let branch = other.view();
     refused(add_rms_norm(card, x.view_mut(), branch, None, 3, norm, out.out()), "add: x");
     refused(add(card, x.view_mut(), branch, Some(wrong), 2, 32), "31 weights for a branch of 32");
+    let mut squares = Buffer::<f32>::new(&bench.card, bench.pool, 8).unwrap();
+    let wide = Input::new(&bench, 0, &[0.0; 9 * 128]).unwrap();
+    let mut rows = Input::new(&bench, 0, &[0.0; 9 * 128]).unwrap();
+    let mut halves = Written::new(&bench, ActKind::BF16, 9 * 128).unwrap();
+    let mut pieces = |n: usize, width: usize, sums: usize, numbers: usize| {
+        let (weight, squares) = (wide.view().part(0, width), squares.view_mut().part(0, sums));
+        let out = Unscaled { weight, values: halves.out(), squares };
+        rms_pieces(card, rows.view_mut().part(0, numbers), wide.view(), n, out)
+    };
+    pieces(2, 128, 2, 256).unwrap();
+    refused(pieces(9, 128, 8, 9 * 128), "do not go without their scale");
+    refused(pieces(1, 96, 1, 128), "do not go without their scale");
+    refused(pieces(2, 128, 1, 256), "rms_pieces: 1 numbers");
+    refused(pieces(2, 128, 2, 255), "rms_pieces: x");
     let long = Buffer::<f32>::new(&bench.card, bench.pool, WIDEST + 1).unwrap();
     let mut rows = Buffer::<f32>::new(&bench.card, bench.pool, WIDEST + 1).unwrap();
     refused(add(card, rows.view_mut(), long.view(), None, 1, WIDEST + 1), "at most 32768");

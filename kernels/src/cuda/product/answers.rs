@@ -234,7 +234,7 @@ impl Case {
         out.fill(0xff)?;
         let to = Output { values: out.view_mut(), stride, offset };
         let bias_view = biased.then(|| bias_there.view());
-        multiply_by(way, &*bench.card, &matrix, inputs.acts(), n, to, bias_view)?;
+        multiply_by(way, &*bench.card, &matrix, inputs.acts().into(), n, to, bias_view)?;
         let got = results(&out.to_vec()?, stride, offset, rows);
         let case = format!("{kind:?}, {n} x {rows} x {columns}, {way:?}");
         let name = match way {

@@ -4,7 +4,7 @@
 //! (`product_gated.cu`, `product_dense.cu`); else products and [`gated`]. Both give the same bits.
 
 use super::{FEW, Matrix, Output, Way, check, multiply_all, names};
-use crate::cuda::acts::{ActKind, Acts, ActsMut, Q8_BLOCK};
+use crate::cuda::acts::{ActKind, ActsMut, ProductInput, Q8_BLOCK};
 use crate::cuda::buffer::{View, ViewMut};
 use crate::cuda::card::{Arg, COUNTS, Card, CardError, Grid};
 use crate::cuda::rows::{Activation, gated, require, written};
@@ -13,17 +13,17 @@ use crate::cuda::rows::{Activation, gated, require, written};
 /// of as many numbers as the parts have columns, in [`Matrix::input_kind`], and a bias for all rows. `wide`: room for
 /// `n` times all rows.
 #[allow(clippy::too_many_arguments, reason = "parts of a step belong to different owners")]
-pub fn multiply_gated(
+pub fn multiply_gated<'a>(
     card: &dyn Card,
     parts: &[Matrix],
     activation: Activation,
-    x: Acts<'_>,
+    x: impl Into<ProductInput<'a>>,
     n: usize,
     mut wide: ViewMut<'_, f32>,
     out: ActsMut<'_>,
     bias: Option<View<'_, f32>>,
 ) -> Result<(), CardError> {
-    let rows: usize = parts.iter().map(Matrix::rows).sum();
+    let (x, rows) = (x.into(), parts.iter().map(Matrix::rows).sum::<usize>());
     require(rows.is_multiple_of(2), || format!("{rows} rows are not those of gate and up"))?;
     if let [matrix] = parts
         && let Some(fused) = Fused::of(card, matrix, n, out.kind())
@@ -62,14 +62,14 @@ impl Fused<'_> {
         &self,
         card: &dyn Card,
         activation: Activation,
-        x: Acts<'_>,
+        x: ProductInput<'_>,
         mut wide: ViewMut<'_, f32>,
         out: ActsMut<'_>,
         bias: Option<View<'_, f32>>,
     ) -> Result<(), CardError> {
         let Fused { kernel, matrix, way, n } = *self;
         let results = Output::of(wide.again(), matrix.rows);
-        check(matrix, way.inputs(matrix.kind), &x, n, &results, bias.as_ref())?;
+        check(matrix, way, &x, n, &results, bias.as_ref())?;
         written("gate and up", &out, n, matrix.rows / 2)?;
         let aligned = |arg: Arg| matches!(arg, Arg::Address(at) if at.is_multiple_of(16));
         let [values, _] = out.args();
@@ -94,7 +94,7 @@ impl Fused<'_> {
     fn vectors(
         &self,
         split: usize,
-        x: &Acts<'_>,
+        x: &ProductInput<'_>,
         [bias, gelu]: [Arg; 2],
         [floats, counts]: [Arg; 2],
         out: &ActsMut<'_>,
@@ -102,17 +102,19 @@ impl Fused<'_> {
         let outputs = self.matrix.rows / 2;
         let each = if self.n <= 4 { 1 } else { 2 } * (4 / split);
         let [groups, split] = [self.matrix.groups(), split].map(|count| Arg::I32(count as i32));
-        let mut args = [self.matrix.planes().as_slice(), &x.args(), &[groups, bias, gelu]].concat();
+        let mut args =
+            [self.matrix.planes().as_slice(), &x.acts.args(), &[groups, bias, gelu]].concat();
         args.extend([Arg::I32(outputs as i32), floats]);
         args.extend(out.args());
         args.extend([counts, split]);
+        args.extend(x.scale_args());
         (Grid::line(outputs / each, 128).shared(512), args)
     }
 
     fn dense(
         &self,
         split: usize,
-        x: &Acts<'_>,
+        x: &ProductInput<'_>,
         [bias, gelu]: [Arg; 2],
         out: &ActsMut<'_>,
     ) -> (Grid, Vec<Arg>) {
@@ -120,9 +122,10 @@ impl Fused<'_> {
         let blocks = outputs.div_ceil(8).div_ceil(8 / split);
         let [columns, n, split] =
             [self.matrix.columns, self.n, split].map(|count| Arg::I32(count as i32));
-        let weights = [Arg::Address(self.matrix.address()), x.args()[0]];
+        let weights = [Arg::Address(self.matrix.address()), x.acts.args()[0]];
         let shape = [Arg::U64(outputs as u64), columns, n];
-        let args = [&weights[..], &shape, &[bias, gelu, out.args()[0], split]].concat();
+        let rest = [bias, gelu, out.args()[0], split];
+        let args = [&weights[..], &shape, &rest, &x.scale_args()].concat();
         (Grid::line(blocks, 256).shared(4096), args)
     }
 }

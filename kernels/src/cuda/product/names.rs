@@ -131,6 +131,11 @@ pub(super) fn gated(kind: Kind, n: usize) -> Option<&'static str> {
     kind.card()?.kernels.gated.as_ref()?.get(n.wrapping_sub(1)).copied()
 }
 
+/// Of products that join the residual stream, with the norm after, if there is one.
+pub(super) fn normed(kind: Kind, n: usize) -> Option<&'static str> {
+    kind.card()?.kernels.normed.as_ref()?.get(n.wrapping_sub(1)).copied()
+}
+
 /// Kinds that products of two kinds take, in the kernels' order.
 const MIXED_KINDS: [Kind; 3] = [Kind::Q4K, Kind::Q5K, Kind::Q6K];
 const MIXED: [&str; 8] = to_8!("product_mixed_");

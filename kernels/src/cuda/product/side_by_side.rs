@@ -4,22 +4,22 @@
 //! launch each. Both give the same bits, since each matrix is split as it would be by itself.
 
 use super::{Matrix, Output, Way, check, few_blocks, multiply, names};
-use crate::cuda::acts::Acts;
+use crate::cuda::acts::ProductInput;
 use crate::cuda::buffer::{View, ViewMut};
 use crate::cuda::card::{Arg, Card, CardError, Grid};
 use crate::cuda::rows::require;
 
 /// `[n][columns]` to `[n][results of all parts, side by side]`, and a bias for all of them. Inputs as [`multiply`]
 /// takes them; all parts take them in the same form.
-pub fn multiply_all(
+pub fn multiply_all<'a>(
     card: &dyn Card,
     parts: &[Matrix],
-    x: Acts<'_>,
+    x: impl Into<ProductInput<'a>>,
     n: usize,
     mut out: ViewMut<'_, f32>,
     bias: Option<View<'_, f32>>,
 ) -> Result<(), CardError> {
-    let stride: usize = parts.iter().map(Matrix::rows).sum();
+    let (x, stride) = (x.into(), parts.iter().map(Matrix::rows).sum::<usize>());
     if let Some(bias) = &bias {
         require(bias.len() == stride, || {
             format!("a bias of {} numbers for {stride} rows", bias.len())
@@ -66,7 +66,7 @@ impl Pair<'_> {
     fn launch(
         &self,
         card: &dyn Card,
-        x: Acts<'_>,
+        x: ProductInput<'_>,
         mut out: ViewMut<'_, f32>,
         bias: Option<View<'_, f32>>,
     ) -> Result<(), CardError> {
@@ -75,7 +75,8 @@ impl Pair<'_> {
         for (i, matrix) in self.matrices.into_iter().enumerate() {
             let bias = bias.map(|bias| bias.part(offset, matrix.rows));
             let to = Output { values: out.again(), stride, offset };
-            check(matrix, matrix.kind.input_kind(), &x, self.n, &to, bias.as_ref())?;
+            let way = Way::Vectors { split: self.splits[i] };
+            check(matrix, way, &x, self.n, &to, bias.as_ref())?;
             let [kind, rows, split] =
                 [self.kinds[i], matrix.rows, self.splits[i]].map(|count| Arg::I32(count as i32));
             let results = Arg::Address(out.address() + (offset * size_of::<f32>()) as u64);
@@ -91,8 +92,9 @@ impl Pair<'_> {
             offset += matrix.rows;
         }
         args.push(Arg::I32(blocks[0] as i32));
-        args.extend(x.args());
+        args.extend(x.acts.args());
         args.extend([Arg::I32(self.matrices[0].groups() as i32), Arg::U64(stride as u64)]);
+        args.extend(x.scale_args());
         let grid = Grid::line(blocks[0] + blocks[1], 128).shared(512);
         // SAFETY: the kernel's arguments; `check` has held every length against what it reads and writes.
         unsafe { card.launch(self.kernel, grid, &args) }

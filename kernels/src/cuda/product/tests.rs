@@ -49,11 +49,13 @@ fn facts(large: bool) -> DeviceProperties {
 mod emulated {
     use super::super::answers::{dense_checks, matrix, quantised_checks};
     use super::super::fused_answers::{self, Gated, Mixed};
+    use super::super::normed_answers::{self, Normed};
     use super::*;
-    use crate::cuda::acts::ActBuffer;
+    use crate::cuda::acts::{ActBuffer, Scale};
     use crate::cuda::buffer::Buffer;
     use crate::cuda::check::{Bench, Numbers, Size, prove};
     use crate::cuda::emulated::{BACKWARDS, EmulatedCard};
+    use crate::cuda::norm::{Unscaled, UnscaledBuffer, add, rms_pieces};
     use crate::cuda::rows::gated;
 
     #[test]
@@ -69,6 +71,11 @@ mod emulated {
     #[test]
     fn answers_of_fused_products_are_known() {
         prove(fused_answers::checks);
+    }
+
+    #[test]
+    fn answers_of_products_with_norms_are_known() {
+        prove(normed_answers::checks);
     }
 
     /// Cards whose blocks run forwards and backwards: whichever is last.
@@ -126,6 +133,84 @@ mod emulated {
                     let (wide, out) = (wide.view_mut(), one.get_mut(form, n * outputs));
                     multiply_gated(&**card, &parts, activation, x, n, wide, out, bias).unwrap();
                     let got = written(&**card, &one, form, n * outputs);
+                    assert!(got == wanted, "{case:?}");
+                }
+            }
+        }
+    }
+
+    /// The residual stream, and what the next product reads of it.
+    struct Joined {
+        stream: Buffer<f32>,
+        acts: ActBuffer,
+        squares: Buffer<f32>,
+    }
+
+    impl Joined {
+        fn new(bench: &Bench, form: ActKind, before: &[f32]) -> Joined {
+            let Bench { card, pool } = bench;
+            let numbers = before.len();
+            Joined {
+                stream: Buffer::of(card, *pool, before).unwrap(),
+                acts: ActBuffer::new(card, *pool, numbers, &[form], Queue::Compute).unwrap(),
+                squares: Buffer::of(card, *pool, &vec![f32::NAN; numbers / PIECE]).unwrap(),
+            }
+        }
+
+        /// All of it, as bytes; without what no product reads.
+        fn bytes(&self, card: &dyn Card, form: ActKind, last: bool) -> Vec<u8> {
+            let bits = |buffer: &Buffer<f32>| -> Vec<u8> {
+                buffer.to_vec().unwrap().iter().flat_map(|v| v.to_bits().to_le_bytes()).collect()
+            };
+            let mut all = bits(&self.stream);
+            if !last {
+                all.extend(bits(&self.squares));
+                all.extend(written(card, &self.acts, form, self.stream.len()));
+            }
+            all
+        }
+    }
+
+    #[test]
+    fn a_product_and_its_norm_in_one_launch_are_what_separate_launches_give() {
+        for bench in both_ways() {
+            for case in normed_answers::normed(Size::Full) {
+                let Normed { kind, width, columns, n, biased, last } = case;
+                let (card, pool, form) = (&bench.card, bench.pool, kind.input_kind());
+                let mut numbers = Numbers::new(8);
+                let matrix = matrix(&bench, kind, width, columns, &mut numbers).unwrap().0;
+                let mut x =
+                    ActBuffer::new(card, pool, n * columns, &[form], Queue::Compute).unwrap();
+                fill(card, x.get_mut(form, n * columns));
+                let x = x.get(form, n * columns);
+                let bias = fused_answers::bias(width, columns, biased, &mut numbers);
+                let bias = Buffer::of(card, pool, &bias).unwrap();
+                let bias = biased.then(|| bias.view());
+                let weight = Buffer::of(card, pool, &numbers.numbers(width)).unwrap();
+                let mut branch = Buffer::<f32>::new(card, pool, n * width).unwrap();
+                let before = numbers.numbers(n * width);
+                let [mut one, mut two] = [(); 2].map(|()| Joined::new(&bench, form, &before));
+                let parts = [matrix];
+                // Twice: a launch leaves the counts as it has found them.
+                for _ in 0..2 {
+                    let to = Output::of(branch.view_mut(), width);
+                    multiply(&**card, &parts[0], x, n, to, bias).unwrap();
+                    let (stream, added) = (two.stream.view_mut(), branch.view());
+                    let values = two.acts.get_mut(form, n * width);
+                    let squares = two.squares.view_mut();
+                    let out = Unscaled { weight: weight.view(), values, squares };
+                    match last {
+                        true => add(&**card, stream, added, None, n, width).unwrap(),
+                        false => rms_pieces(&**card, stream, added, n, out).unwrap(),
+                    }
+                    let values = one.acts.get_mut(form, n * width);
+                    let squares = one.squares.view_mut();
+                    let out = Unscaled { weight: weight.view(), values, squares };
+                    let (stream, scratch) = (one.stream.view_mut(), branch.view_mut());
+                    let out = (!last).then_some(out);
+                    multiply_normed(&**card, &parts, x, n, bias, stream, scratch, out).unwrap();
+                    let [got, wanted] =
+                        [&one, &two].map(|joined| joined.bytes(&**card, form, last));
                     assert!(got == wanted, "{case:?}");
                 }
             }
@@ -210,6 +295,61 @@ mod emulated {
     }
 
     #[test]
+    fn a_product_and_its_norm_are_one_launch_where_there_is_a_kernel() {
+        let normed = |kinds: &[Kind], width: usize, form: Option<ActKind>, n: usize| {
+            launched(|card, pool| {
+                let rows = width / kinds.len();
+                let matrix = |kind: &Kind| Matrix::new(card, pool, *kind, rows, 256).unwrap();
+                let parts: Vec<Matrix> = kinds.iter().map(matrix).collect();
+                let takes = parts[0].input_kind(&**card, n);
+                let x = ActBuffer::new(card, pool, n * 256, &[takes], Queue::Compute).unwrap();
+                let [mut stream, mut branch, weight] =
+                    [n * width, n * width, width].map(|len| Buffer::new(card, pool, len).unwrap());
+                let forms = [ActKind::F32, ActKind::F16, ActKind::BF16, ActKind::Q8];
+                let mut room =
+                    UnscaledBuffer::new(card, pool, width, &forms, Queue::Compute).unwrap();
+                let out = form.map(|form| room.get_mut(form, n, weight.view()));
+                let (x, to, by) = (x.get(takes, n * 256), stream.view_mut(), branch.view_mut());
+                multiply_normed(&**card, &parts, x, n, None, to, by, out).unwrap();
+            })
+        };
+        let (q8, bf16) = (Some(ActKind::Q8), Some(ActKind::BF16));
+        assert_eq!(normed(&[Kind::Q4K], 256, q8, 8), ["product_normed_q4_k_8"]);
+        assert_eq!(normed(&[Kind::BF16], 128, bf16, 2), ["product_normed_bf16"]);
+        assert_eq!(normed(&[Kind::Q6K], 128, None, 1), ["product_normed_q6_k_1"]);
+        // Another form of rows, no kernel for the weights, two matrices, too many inputs, pieces that are not whole.
+        let pieces = ["product_quant_q4_k_1", "norm_pieces_bf16"];
+        assert_eq!(normed(&[Kind::Q4K], 128, bf16, 1), pieces);
+        assert_eq!(normed(&[Kind::F16], 128, q8, 1), ["product_dense_f16", "norm_pieces_q8"]);
+        assert_eq!(
+            normed(&[Kind::Q4K, Kind::Q6K], 256, q8, 1),
+            ["product_mixed_1", "norm_pieces_q8"]
+        );
+        assert_eq!(normed(&[Kind::Q4K], 128, None, 9)[1], "norm_4_f32");
+        assert_eq!(normed(&[Kind::Q4K], 96, None, 1)[1], "norm_4_f32");
+    }
+
+    #[test]
+    fn inputs_without_their_scale_are_refused_where_they_may_not_be() {
+        let (card, pool) = card();
+        let refused_of = |kind: Kind, columns: usize, n: usize, squares: usize| {
+            let matrix = Matrix::new(&card, pool, kind, 8, columns).unwrap();
+            let form = matrix.input_kind(&*card, n);
+            let x = ActBuffer::new(&card, pool, n * columns, &[form], Queue::Compute).unwrap();
+            let squares = Buffer::of(&card, pool, &vec![1.0f32; squares]).unwrap();
+            let scale = Some(Scale { squares: squares.view(), eps: 0.0 });
+            let x = ProductInput { acts: x.get(form, n * columns), scale };
+            let mut out = Buffer::<f32>::new(&card, pool, n * 8).unwrap();
+            refused(multiply(&*card, &matrix, x, n, Output::of(out.view_mut(), 8), None));
+        };
+        refused_of(Kind::Q8_0, 256, 2, 3);
+        refused_of(Kind::Q8_0, 256, 9, 18);
+        refused_of(Kind::Q8_0, 96, 1, 1);
+        refused_of(Kind::F16, 256, 1, 2);
+        refused_of(Kind::F32, 256, 1, 2);
+    }
+
+    #[test]
     fn they_are_on_a_card_with_room_for_the_largest_tiles() {
         let card: Arc<dyn Card> = Arc::new(EmulatedCard::large(64 << 20));
         let pool = card.create_pool().unwrap();
@@ -284,7 +424,13 @@ mod emulated {
                 .unwrap();
                 fill(&card, acts.get_mut(matrix.input_kind(&*card, n), n * 1024));
                 let mut out = Buffer::<f32>::new(&card, pool, n * 20).unwrap();
-                let x = acts.get(matrix.input_kind(&*card, n), n * 1024);
+                let acts = acts.get(matrix.input_kind(&*card, n), n * 1024);
+                let squares = Numbers::new(9).numbers(n * 1024 / PIECE);
+                let squares: Vec<f32> = squares.iter().map(|v| 2.0 + v).collect();
+                let squares = Buffer::of(&card, pool, &squares).unwrap();
+                let scale = Scale { squares: squares.view(), eps: 0.5 };
+                let scale = leaves_scale(acts.kind(), n, 1024).then_some(scale);
+                let x = ProductInput { acts, scale };
                 let to = Output::of(out.view_mut(), 20);
                 multiply(&*card, &matrix, x, n, to, None).unwrap();
                 out.to_vec().unwrap()[..20].iter().map(|v| v.to_bits()).collect()

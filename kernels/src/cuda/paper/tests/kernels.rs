@@ -11,7 +11,7 @@ use crate::cuda::rows::Activation;
 use crate::cuda::sample::{SampleBatch, scratch_len};
 use crate::cuda::{
     ActKind, Buffer, KvKind, KvLayer, KvShape, Matrix, Output, Rows, StepInputs, View, embed,
-    multiply_all, multiply_gated, norm, rope, rows,
+    multiply_all, multiply_gated, multiply_normed, norm, rope, rows,
 };
 use crate::quant::Kind;
 use std::collections::BTreeMap;
@@ -90,11 +90,12 @@ impl Sweep {
             let tokens = Buffer::<u32>::new(&self.card, self.pool, 1).unwrap();
             let mut out = self.floats(COLUMNS);
             let tokens = tokens.view();
-            embed(&*self.card, &matrix, tokens, View::none(), 1, 1.0, out.view_mut()).unwrap();
+            embed(&*self.card, &matrix, tokens, View::none(), 1, 1.0, out.view_mut(), None)
+                .unwrap();
         }
     }
 
-    /// What a product of up to 8 inputs may be together with: another matrix, or the activation of gate and up.
+    /// What a product of up to 8 inputs may be together with: another matrix, the activation of gate and up, or a norm.
     fn together(&self) {
         let matrix = |kind| Matrix::new(&self.card, self.pool, kind, ROWS, COLUMNS).unwrap();
         for n in 1..=8 {
@@ -107,7 +108,25 @@ impl Sweep {
                 let (x, out) = (acts.get(form, n * COLUMNS), out.get_mut(form, n * ROWS / 2));
                 let (card, parts, wide) = (&*self.card, [matrix(kind)], wide.view_mut());
                 multiply_gated(card, &parts, Activation::Silu, x, n, wide, out, None).unwrap();
+                self.normed(&parts, n);
             }
+        }
+    }
+
+    /// Joining the residual stream, and the norm after, as that of another product too.
+    fn normed(&self, parts: &[Matrix], n: usize) {
+        let (card, form) = (&*self.card, parts[0].kind().input_kind());
+        let (acts, weight) = (self.acts(n * COLUMNS), self.floats(ROWS));
+        let [mut stream, mut branch] = [(); 2].map(|()| self.floats(n * ROWS));
+        let mut room =
+            norm::UnscaledBuffer::new(&self.card, self.pool, ROWS, &FORMS, Queue::Load).unwrap();
+        let unscaled = norm::leaves_scale(form, n, ROWS);
+        let out = unscaled.then(|| room.get_mut(form, n, weight.view()));
+        let (x, to, by) = (acts.get(form, n * COLUMNS), stream.view_mut(), branch.view_mut());
+        multiply_normed(card, parts, x, n, None, to, by, out).unwrap();
+        if unscaled {
+            let out = room.get_mut(form, n, weight.view());
+            norm::rms_pieces(card, stream.view_mut(), branch.view(), n, out).unwrap();
         }
     }
 
@@ -120,7 +139,7 @@ impl Sweep {
         let (mut out, bias) = (self.floats(n * ROWS), self.floats(ROWS));
         let out = Output::of(out.view_mut(), ROWS);
         let x = acts.get(form, n * COLUMNS);
-        multiply_by(way, &*self.card, matrix, x, n, out, Some(bias.view())).unwrap();
+        multiply_by(way, &*self.card, matrix, x.into(), n, out, Some(bias.view())).unwrap();
     }
 
     /// Heads of 80 and 512 go to the exact kernels.

@@ -9,7 +9,7 @@ use crate::cuda::rows::Activation;
 use crate::cuda::sample::{SampleBatch, scratch_len};
 use crate::cuda::{
     ActKind, Buffer, KvKind, KvLayer, KvShape, Matrix, Output, Rows, StepInputs, View, embed,
-    multiply, multiply_all, multiply_gated, norm, rope,
+    multiply, multiply_all, multiply_gated, multiply_normed, norm, rope,
 };
 use crate::quant::Kind;
 use std::collections::BTreeMap;
@@ -267,14 +267,52 @@ impl Step {
         self.note(&matrices);
     }
 
-    fn join(&mut self, kind: ActKind) {
+    fn unscaled(&self) -> norm::UnscaledBuffer {
+        let forms = [ActKind::F32, ActKind::BF16, ActKind::Q8];
+        let hidden = self.shape.hidden;
+        norm::UnscaledBuffer::new(&self.card, self.pool, hidden, &forms, Queue::Load).unwrap()
+    }
+
+    /// A product that joins the residual stream, and the norm after, for a product that takes rows in `form`.
+    fn join(&mut self, kind: Kind, columns: usize, form: ActKind) {
+        let (n, hidden) = (self.n, self.shape.hidden);
+        if !norm::leaves_scale(form, n, hidden) {
+            self.product(kind, hidden, columns, n);
+            return self.add_norm(form);
+        }
+        let (parts, acts) = ([self.matrix(kind, hidden, columns)], self.acts(n * columns));
+        let x = acts.get(parts[0].input_kind(&*self.card, n), n * columns);
+        let (mut stream, mut branch, weight) =
+            (self.floats(n * hidden), self.floats(n * hidden), self.floats(hidden));
+        let mut unscaled = self.unscaled();
+        let (stream, branch) = (stream.view_mut(), branch.view_mut());
+        let out = Some(unscaled.get_mut(form, n, weight.view()));
+        multiply_normed(&*self.card, &parts, x, n, None, stream, branch, out).unwrap();
+        self.note(&parts);
+    }
+
+    fn add_norm(&mut self, form: ActKind) {
         let (n, hidden) = (self.n, self.shape.hidden);
         let (mut x, branch, weight) =
             (self.floats(n * hidden), self.floats(n * hidden), self.floats(hidden));
         let mut acts = self.acts(n * hidden);
         let by = norm::Norm { weight: weight.view(), eps: 1e-5 };
-        let out = acts.get_mut(kind, n * hidden);
+        let out = acts.get_mut(form, n * hidden);
         norm::add_rms_norm(&*self.card, x.view_mut(), branch.view(), None, n, by, out).unwrap();
+        self.note(&[]);
+    }
+
+    /// The norm before the first layer, if it is not the embedding's.
+    fn first_norm(&mut self, form: ActKind) {
+        let (n, hidden) = (self.n, self.shape.hidden);
+        if norm::leaves_scale(form, n, hidden) {
+            return;
+        }
+        let (x, weight, mut acts) =
+            (self.floats(n * hidden), self.floats(hidden), self.acts(n * hidden));
+        let by = norm::Norm { weight: weight.view(), eps: 1e-5 };
+        let out = acts.get_mut(form, n * hidden);
+        norm::rms_norm(&*self.card, x.view(), None, n, by, out).unwrap();
         self.note(&[]);
     }
 
@@ -286,8 +324,11 @@ impl Step {
         self.note(&[]);
         let (table, words) = (self.matrix(self.form.plain(), vocab, hidden), self.words(4 * n));
         let mut x = self.floats(n * hidden);
-        let drawn = View::none();
-        embed(&*self.card, &table, words.first(n), drawn, n, 1.0, x.view_mut()).unwrap();
+        let (drawn, weight, mut unscaled) = (View::none(), self.floats(hidden), self.unscaled());
+        let form = self.takes(self.form.plain(), 128, hidden, n);
+        let norm =
+            norm::leaves_scale(form, n, hidden).then(|| unscaled.get_mut(form, n, weight.view()));
+        embed(&*self.card, &table, words.first(n), drawn, n, 1.0, x.view_mut(), norm).unwrap();
         self.note(&[]);
         let half = HEAD_DIM / 2;
         let (frequencies, mut cos, mut sin) =
@@ -297,12 +338,7 @@ impl Step {
         let (cos, sin) = (cos.view_mut(), sin.view_mut());
         rope::angles(&*self.card, words.first(n), words.first(n), &by, cos, sin).unwrap();
         self.note(&[]);
-        let (weight, mut acts) = (self.floats(hidden), self.acts(n * hidden));
-        let kind = self.takes(self.form.plain(), 128, hidden, n);
-        let by = norm::Norm { weight: weight.view(), eps: 1e-5 };
-        let out = acts.get_mut(kind, n * hidden);
-        norm::rms_norm(&*self.card, x.view(), None, n, by, out).unwrap();
-        self.note(&[]);
+        self.first_norm(form);
     }
 
     fn layer(&mut self, fine: bool) {
@@ -312,12 +348,10 @@ impl Step {
         let (queries, keys) = (heads * HEAD_DIM, kv_heads * HEAD_DIM);
         self.projection(&[(plain, queries), (plain, keys), (finer, keys)], hidden);
         self.attention();
-        self.product(plain, hidden, queries, n);
-        self.join(self.takes(plain, hidden, queries, n));
+        self.join(plain, queries, self.takes(plain, 128, hidden, n));
         let form = self.takes(finer, hidden, intermediate, n);
         self.gated(&[(plain, intermediate), (plain, intermediate)], hidden, form);
-        self.product(finer, hidden, intermediate, n);
-        self.join(self.takes(plain, 128, hidden, n));
+        self.join(finer, intermediate, self.takes(plain, 128, hidden, n));
     }
 
     /// Rotation and attention.
@@ -363,13 +397,17 @@ impl Step {
     fn end(&mut self) {
         let (Shape { hidden, vocab, .. }, pool) = (self.shape, self.pool);
         let n = if self.prompt { 1 } else { self.n };
-        let (x, weight, mut acts) =
-            (self.floats(self.n * hidden), self.floats(hidden), self.acts(n * hidden));
-        let words = self.words(n);
-        let by = norm::Norm { weight: weight.view(), eps: 1e-5 };
-        let out = acts.get_mut(self.takes(self.form.fine(), vocab, hidden, n), n * hidden);
-        norm::rms_norm(&*self.card, x.view(), Some(words.view()), n, by, out).unwrap();
-        self.note(&[]);
+        let form = self.takes(self.form.fine(), vocab, hidden, n);
+        // The last layer of a decoding step has normed its rows.
+        if self.prompt || !norm::leaves_scale(form, n, hidden) {
+            let (x, weight, mut acts) =
+                (self.floats(self.n * hidden), self.floats(hidden), self.acts(n * hidden));
+            let words = self.words(n);
+            let by = norm::Norm { weight: weight.view(), eps: 1e-5 };
+            let out = acts.get_mut(form, n * hidden);
+            norm::rms_norm(&*self.card, x.view(), Some(words.view()), n, by, out).unwrap();
+            self.note(&[]);
+        }
         self.product(self.form.fine(), vocab, hidden, n);
         let (mut logits, mut ids, mut host) =
             (self.floats(n * vocab), self.words(n), self.words(n));

@@ -1,0 +1,118 @@
+//! Products whose results join the residual stream, and the norm after, which leaves its scale to the next product.
+//!
+//! One launch for up to 8 inputs, where there is a kernel for the weights and the form of the rows
+//! (`product_normed.cu`, `product_dense.cu`); else products and a launch of [`rms_pieces`]. Both give the same bits.
+
+use super::{FEW, Matrix, Output, Way, check, multiply_all, names};
+use crate::cuda::acts::{Acts, ProductInput};
+use crate::cuda::buffer::{View, ViewMut};
+use crate::cuda::card::{Arg, COUNTS, Card, CardError, Grid};
+use crate::cuda::norm::{PIECE, Unscaled, add, rms_pieces};
+use crate::cuda::rows::require;
+
+/// `stream += x * weights^T + bias`, and the norm of that if a product follows: `n` rows of as many numbers as `parts`
+/// have rows. `branch`: room for as many numbers as `stream`. Inputs as [`multiply_all`] takes them; they may not lie
+/// where `out` is.
+#[allow(clippy::too_many_arguments, reason = "parts of a step belong to different owners")]
+pub fn multiply_normed(
+    card: &dyn Card,
+    parts: &[Matrix],
+    x: Acts<'_>,
+    n: usize,
+    bias: Option<View<'_, f32>>,
+    stream: ViewMut<'_, f32>,
+    mut branch: ViewMut<'_, f32>,
+    out: Option<Unscaled<'_>>,
+) -> Result<(), CardError> {
+    let width: usize = parts.iter().map(Matrix::rows).sum();
+    if let Some(out) = &out {
+        require(out.weight.len() == width, || {
+            format!("{} weights of a norm for {width} rows", out.weight.len())
+        })?;
+        out.check("a product's norm", n)?;
+    }
+    if let [matrix] = parts
+        && let Some(fused) = Fused::of(card, matrix, n, out.as_ref())
+    {
+        return fused.launch(card, x.into(), bias, stream, out);
+    }
+    multiply_all(card, parts, x, n, branch.again(), bias)?;
+    match out {
+        Some(out) => rms_pieces(card, stream, branch.as_view(), n, out),
+        None => add(card, stream, branch.as_view(), None, n, width),
+    }
+}
+
+/// A product that one launch does.
+struct Fused<'a> {
+    kernel: &'static str,
+    matrix: &'a Matrix,
+    way: Way,
+    n: usize,
+}
+
+impl Fused<'_> {
+    /// Of `n` inputs, if there is a kernel.
+    fn of<'a>(
+        card: &dyn Card,
+        matrix: &'a Matrix,
+        n: usize,
+        out: Option<&Unscaled<'_>>,
+    ) -> Option<Fused<'a>> {
+        let Matrix { kind, rows, columns, .. } = *matrix;
+        let way = Way::choose(kind, rows, columns, n, card.properties());
+        let few = matches!(way, Way::Vectors { .. } | Way::Dense { .. }) && n <= FEW;
+        let whole = rows.is_multiple_of(PIECE) && rows / PIECE <= COUNTS;
+        let form = out.is_none_or(|out| out.values.kind() == kind.input_kind());
+        let kernel = names::normed(kind, n).filter(|_| few && whole && form)?;
+        Some(Fused { kernel, matrix, way, n })
+    }
+
+    fn launch(
+        &self,
+        card: &dyn Card,
+        x: ProductInput<'_>,
+        bias: Option<View<'_, f32>>,
+        stream: ViewMut<'_, f32>,
+        out: Option<Unscaled<'_>>,
+    ) -> Result<(), CardError> {
+        let Fused { kernel, matrix, way, n } = *self;
+        let to = stream.arg();
+        let results = Output::of(stream, matrix.rows);
+        check(matrix, way, &x, n, &results, bias.as_ref())?;
+        require(matches!(to, Arg::Address(at) if at.is_multiple_of(16)), || {
+            "the residual stream does not start on 16 bytes".into()
+        })?;
+        let bias = Arg::Address(bias.map_or(0, |bias| bias.address()));
+        let null = Arg::Address(0);
+        let [weight, values, scales, squares] = out.as_ref().map_or([null; 4], |out| {
+            let [values, scales] = out.values.args();
+            [out.weight.arg(), values, scales, out.squares.arg()]
+        });
+        let counts = Arg::Address(card.workspace().counts);
+        let [rows, columns, groups, inputs] =
+            [matrix.rows, matrix.columns, matrix.groups(), n].map(|count| Arg::I32(count as i32));
+        let (grid, args) = match way {
+            Way::Vectors { split } => {
+                let each = if n <= 4 { 2 } else { 4 } * (4 / split);
+                let head = [&matrix.planes()[..], &x.acts.args(), &[groups, bias]].concat();
+                let stream = [rows, to, weight, values, scales, squares];
+                let rest = [counts, Arg::I32(split as i32)];
+                let grid = Grid::line(matrix.rows / each, 128).shared(512);
+                (grid, [&head[..], &stream, &rest].concat())
+            }
+            Way::Dense { split } => {
+                let head =
+                    [Arg::Address(matrix.address()), x.acts.args()[0], columns, inputs, bias];
+                let stream = [rows, to, weight, values, squares];
+                let rest = [counts, Arg::I32(split as i32)];
+                let grid = Grid::line(matrix.rows / (16 * 8 / split), 256).shared(4096);
+                (grid, [&head[..], &stream, &rest].concat())
+            }
+            Way::Tiles(_) | Way::Library => return Ok(()),
+        };
+        // SAFETY: the kernel's arguments; `check` and `Unscaled::check` have held every length against what it reads and
+        // writes, and there is a count for each piece.
+        unsafe { card.launch(kernel, grid, &args) }
+    }
+}
