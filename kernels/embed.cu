@@ -91,7 +91,7 @@ __device__ void quantised(Planes planes, const uint32_t *RESTRICT tokens, Drawn 
         int w = int(i % 4);
         const unsigned *low = reinterpret_cast<const unsigned *>(planes.low) + index * (quant::kLowBytes<K> / 4);
         uint2 high = make_uint2(0, 0), both = make_uint2(low[w], 0);
-        if constexpr (K == quant::Q5_K) high.x = reinterpret_cast<const unsigned *>(planes.high)[index];
+        if constexpr (quant::kFifths<K>) high.x = reinterpret_cast<const unsigned *>(planes.high)[index];
         if constexpr (K == quant::Q6_K) high = reinterpret_cast<const uint2 *>(planes.high)[index];
         if constexpr (K == quant::Q8_0) both.y = low[4 + w];
         else both = quant::pair<K>(both.x, high, w);

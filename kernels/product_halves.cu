@@ -24,16 +24,21 @@ template <Kind K> using Shape32 = Shape<false, 128, 32, 4, 1, 2, K == quant::Q8_
 template <Kind K> using Shape64 = Shape<false, 128, 64, 4, 1, 2, 2>;
 template <Kind K> using Shape128 = Shape<false, 128, 128, 4, 2, 1, 4>;
 // Blocks of 128 inputs that registers leave room for.
-template <Kind K> constexpr int kBlocks128 = K == quant::Q5_K || K == quant::Q6_K ? 1 : 2;
+template <Kind K> constexpr int kBlocks128 = quant::kHighBytes<K> != 0 ? 1 : 2;
 
 // A number's bits are worth kBit each; scales are taken kFromBits times, so that sums come out kUp times too small.
 constexpr float kBit = 0x1p-133f, kFromBits = 0x1p97f, kUp = 0x1p36f;
 static_assert(kBit * kFromBits * kUp == 1.0f, "numbers are what they were");
 
 // What a kind's unsigned numbers are above its numbers.
-template <Kind K> constexpr int kOffset = K == quant::Q4_0 ? 8 : K == quant::Q6_K ? 32 : K == quant::Q8_0 ? 128 : 0;
+template <Kind K> constexpr int kOffset = K == quant::Q4_0                         ? 8
+                                          : K == quant::Q5_0                       ? 16
+                                          : K == quant::Q6_K                       ? 32
+                                          : K == quant::Q8_0 || K == quant::IQ4_NL ? 128
+                                                                                   : 0;
 // How often scales have to be taken where `quant::scale_of` divides them for numbers that come multiplied.
-template <Kind K> constexpr float kFactor = (K == quant::Q4_0 ? 16.0f : K == quant::Q6_K ? 4.0f : 1.0f) * kFromBits;
+template <Kind K>
+constexpr float kFactor = (K == quant::Q4_0 ? 16.0f : K == quant::Q5_0 ? 8.0f : K == quant::Q6_K ? 4.0f : 1.0f) * kFromBits;
 
 // Unsigned numbers: four bytes each of the numbers 4 w .. 4 w + 3 and 16 + 4 w .. 16 + 4 w + 3 of a group.
 template <Kind K> __device__ inline uint2 unsigned_pair(uint32_t low, uint32_t second, uint2 high, int w) {
@@ -45,6 +50,15 @@ template <Kind K> __device__ inline uint2 unsigned_pair(uint32_t low, uint32_t s
         int by = (4 - 2 * w) & 31;
         auto turned = [&](uint32_t bits) { return ((bits << by | bits >> (-by & 31)) & 0x30303030u) ^ 0x20202020u; };
         return make_uint2((low & kFour) | turned(high.x), (low >> 4 & kFour) | turned(high.y));
+    }
+    if constexpr (K == quant::Q5_0) {
+        // The fifth bits are turned over on a card.
+        return make_uint2((low & kFour) | ((high.x << (4 - w) & 0x10101010u) ^ 0x10101010u),
+                          (low >> 4 & kFour) | ((high.x >> w & 0x10101010u) ^ 0x10101010u));
+    }
+    if constexpr (K == quant::IQ4_NL) {
+        uint2 both = quant::pair<K>(low, high, w);
+        return make_uint2(both.x ^ 0x80808080u, both.y ^ 0x80808080u);
     }
     if constexpr (quant::kMinimum<K>) return quant::pair<K>(low, high, w);
 }

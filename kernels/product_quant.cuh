@@ -75,7 +75,8 @@ template <Kind K> __device__ void fetch_row(const Planes &planes, size_t start, 
     int at = lane * 128;
     if (at < groups * quant::kLowBytes<K>) prefetch(planes.low + start * quant::kLowBytes<K> + at);
     if (at < groups * quant::kHighBytes<K>) prefetch(planes.high + start * quant::kHighBytes<K> + at);
-    if (at < groups * 2) prefetch(planes.scales + start * 2 + at);
+    constexpr int kScale = quant::kScaleBytes<K>;
+    if (at < groups * kScale) prefetch(planes.scales + start * kScale + at);
 }
 
 // Of the warps of a block, `split` share R rows: where a warp is among them, and in its part of the columns.

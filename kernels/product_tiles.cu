@@ -13,7 +13,7 @@ using namespace tiles;
 
 // Two blocks have to fit on a multiprocessor with 100 KiB of shared memory. With 64 inputs, numbers of more than 4 bits
 // only do so in steps of two groups.
-template <Kind K> constexpr int kGroups64 = K == quant::Q4_0 || K == quant::Q4_K ? 4 : 2;
+template <Kind K> constexpr int kGroups64 = quant::kLowBytes<K> == 16 && !quant::kHighBytes<K> ? 4 : 2;
 template <Kind K> using Shape16 = Shape<true, 128, 16, 4, 1, 2, 4>;
 template <Kind K> using Shape32 = Shape<true, 128, 32, 4, 1, 2, 4>;
 template <Kind K> using Shape64 = Shape<true, 128, 64, 4, 2, 1, kGroups64<K>>;

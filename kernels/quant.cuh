@@ -10,7 +10,7 @@
 
 namespace quant {
 
-enum Kind { Q8_0, Q4_0, Q4_K, Q5_K, Q6_K };
+enum Kind { Q8_0, Q4_0, Q4_1, Q5_0, Q5_1, IQ4_NL, Q4_K, Q5_K, Q6_K };
 
 // Null where a kind has no such plane.
 struct Planes {
@@ -19,10 +19,17 @@ struct Planes {
 
 // Bytes of a group in the planes of low and further bits.
 template <Kind K> constexpr int kLowBytes = K == Q8_0 ? 32 : 16;
-template <Kind K> constexpr int kHighBytes = K == Q5_K ? 4 : K == Q6_K ? 8 : 0;
+template <Kind K> constexpr bool kFifths = K == Q5_0 || K == Q5_1 || K == Q5_K;
+template <Kind K> constexpr int kHighBytes = kFifths<K> ? 4 : K == Q6_K ? 8 : 0;
 // Whether a group's halves have scales of their own.
 template <Kind K> constexpr bool kHalves = K == Q6_K;
-template <Kind K> constexpr bool kMinimum = K == Q4_K || K == Q5_K;
+// Whether 8 groups have their scales and minima in one head of 16 bytes.
+template <Kind K> constexpr bool kHeads = K == Q4_K || K == Q5_K;
+// Whether a group has a scale and a minimum of its own, 2 bytes each.
+template <Kind K> constexpr bool kPairs = K == Q4_1 || K == Q5_1;
+template <Kind K> constexpr bool kMinimum = kHeads<K> || kPairs<K>;
+// Bytes of a group in the plane of scales.
+template <Kind K> constexpr int kScaleBytes = kPairs<K> ? 4 : 2;
 
 constexpr int kMagic = 0x4b400000;
 __device__ inline float sum_to_float(int sum) { return __int_as_float(sum) - 12582912.0f; }
@@ -42,9 +49,11 @@ struct RawScale {
 
 // `index`: row * groups + group; groups per row are whole heads of 8 where a kind has heads.
 template <Kind K> __device__ inline RawScale load_scale(const Planes &planes, size_t index) {
-    if constexpr (kMinimum<K>) {
+    if constexpr (kHeads<K>) {
         uint4 head = __ldg(reinterpret_cast<const uint4 *>(planes.scales) + index / 8);
         return {head.x, head.y, head.z, head.w};
+    } else if constexpr (kPairs<K>) {
+        return {__ldg(reinterpret_cast<const unsigned *>(planes.scales) + index), 0, 0, 0};
     } else {
         uint32_t scale = __ldg(reinterpret_cast<const unsigned short *>(planes.scales) + index);
         if constexpr (K != Q6_K) return {scale, 0, 0, 0};
@@ -57,7 +66,9 @@ template <Kind K> __device__ inline RawScale load_scale(const Planes &planes, si
 template <Kind K>
 __device__ inline float2 scale_of(const RawScale &raw, int group, float by = 1.0f, float less_by = 1.0f) {
     float d = half_bits(raw.super) * by;
-    if constexpr (kMinimum<K>) {
+    if constexpr (kPairs<K>) {
+        return make_float2(d, -less_by * half_bits(raw.super >> 16));
+    } else if constexpr (kHeads<K>) {
         int at = group % 8 * 4;
         uint32_t high = raw.c >> at;
         uint32_t scale = (raw.a >> at & 15) | (high & 3) << 4, minimum = (raw.b >> at & 15) | (high & 12) << 2;
@@ -66,19 +77,32 @@ __device__ inline float2 scale_of(const RawScale &raw, int group, float by = 1.0
         d *= 0.25f;
         return make_float2(d * float(int8_t(raw.a)), d * float(int8_t(raw.a >> 8)));
     } else {
-        return make_float2(K == Q4_0 ? d * 0.0625f : d, 0.0f);
+        return make_float2(K == Q4_0 ? d * 0.0625f : K == Q5_0 ? d * 0.125f : d, 0.0f);
     }
 }
 
+// IQ4_NL's numbers for the lower four of eight indices of 3 bits, with the fourth bits in `upper`: 0x3210, and 4 more
+// where one is set. A byte permutation looks eight numbers up, so each half of the table is asked for all four.
+__device__ inline uint32_t four_of_table(uint32_t indices, uint32_t upper) {
+    uint32_t below = __byte_perm(0xbfad9881u, 0xf6eaddcfu, indices);
+    return __byte_perm(below, __byte_perm(0x26190d01u, 0x71594535u, indices), upper);
+}
+
 // Four bytes each of the numbers 4 w .. 4 w + 3 and 16 + 4 w .. 16 + 4 w + 3 of a group, from word `w` of its low
-// bits and all its further bits. Q4_0's come times 16 and Q6_K's times 4: so their sign bits stand where a
-// byte's do.
+// bits and all its further bits. Q4_0's come times 16, Q5_0's times 8 and Q6_K's times 4: so their sign bits stand
+// where a byte's do.
 template <Kind K> __device__ inline uint2 pair(uint32_t low, uint2 high, int w) {
     if constexpr (K == Q4_0) {
         return make_uint2(low << 4 & 0xf0f0f0f0u, low & 0xf0f0f0f0u);
-    } else if constexpr (K == Q4_K) {
+    } else if constexpr (K == IQ4_NL) {
+        uint32_t indices = low & 0x77777777u, upper = (low >> 1 & 0x44444444u) | 0x32103210u;
+        return make_uint2(four_of_table(indices, upper), four_of_table(indices >> 16, upper >> 16));
+    } else if constexpr (K == Q5_0) {
+        return make_uint2((low << 3 & 0x78787878u) | (high.x << (7 - w) & 0x80808080u),
+                          (low >> 1 & 0x78787878u) | (high.x << (3 - w) & 0x80808080u));
+    } else if constexpr (K == Q4_1 || K == Q4_K) {
         return make_uint2(low & 0x0f0f0f0fu, low >> 4 & 0x0f0f0f0fu);
-    } else if constexpr (K == Q5_K) {
+    } else if constexpr (K == Q5_1 || K == Q5_K) {
         return make_uint2((low & 0x0f0f0f0fu) | (high.x << (4 - w) & 0x10101010u),
                           (low >> 4 & 0x0f0f0f0fu) | (high.x >> w & 0x10101010u));
     } else {
@@ -114,7 +138,7 @@ template <Kind K> __device__ inline RawBits<K> load_bits(const Planes &planes, s
     const uint4 *low = reinterpret_cast<const uint4 *>(planes.low) + index * (kLowBytes<K> / 16);
     raw.low = __ldcs(low);
     if constexpr (K == Q8_0) raw.second = __ldcs(low + 1);
-    if constexpr (K == Q5_K) raw.high.x = __ldcs(reinterpret_cast<const unsigned *>(planes.high) + index);
+    if constexpr (kFifths<K>) raw.high.x = __ldcs(reinterpret_cast<const unsigned *>(planes.high) + index);
     if constexpr (K == Q6_K) raw.high = __ldcs(reinterpret_cast<const uint2 *>(planes.high) + index);
     return raw;
 }
@@ -135,4 +159,6 @@ template <Kind K> __device__ inline void words(const RawBits<K> &raw, int out[8]
 } // namespace quant
 
 // `one(name, kind)` for every kind: how kernels are made of a template.
-#define EACH_KIND(one) one(q8_0, Q8_0) one(q4_0, Q4_0) one(q4_k, Q4_K) one(q5_k, Q5_K) one(q6_k, Q6_K)
+#define EACH_KIND(one)                                                                                               \
+    one(q8_0, Q8_0) one(q4_0, Q4_0) one(q4_1, Q4_1) one(q5_0, Q5_0) one(q5_1, Q5_1) one(iq4_nl, IQ4_NL)              \
+    one(q4_k, Q4_K) one(q5_k, Q5_K) one(q6_k, Q6_K)

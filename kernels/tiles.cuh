@@ -72,8 +72,8 @@ struct Product {
 template <Kind K, class T> struct Stage {
     static constexpr int kLow = T::G * quant::kLowBytes<K>, kHigh = T::G * quant::kHighBytes<K>;
     static constexpr int kX = T::G * (T::kEight ? 32 : 64);
-    // A row's scales as they lie in memory: a head, or 2 bytes a group, and 4 bytes of which 2 are the super scale.
-    static constexpr int kScales = quant::kMinimum<K> ? 16 : T::G * 2, kSupers = quant::kHalves<K> ? 4 : 0;
+    // A row's scales as they lie in memory: a head, or 2 or 4 bytes a group, and 4 bytes of which 2 are the super scale.
+    static constexpr int kScales = quant::kHeads<K> ? 16 : T::G * quant::kScaleBytes<K>, kSupers = quant::kHalves<K> ? 4 : 0;
     static constexpr int kXScales = T::kEight ? T::G * 8 : 0;
     static constexpr int kHighAt = T::M * kLow, kXAt = kHighAt + T::M * kHigh, kXScalesAt = kXAt + T::N * kX;
     static constexpr int kScalesAt = kXScalesAt + T::N * kXScales, kSupersAt = kScalesAt + T::M * kScales;
@@ -140,10 +140,12 @@ template <int kBytes, int kPieces, int kRows, int kBit, class T> struct Pieces {
 template <Kind K, class T> struct Loader {
     using Place = Stage<K, T>;
     static constexpr int kLow = quant::kLowBytes<K>, kHigh = quant::kHighBytes<K>, kInput = T::kEight ? 32 : 64;
-    // The further bits of a row in a step may be less than a piece. Scales come as half a head, Q6_K's as one piece,
+    // The further bits of a row in a step may be less than a piece, and the rows of Q5_0 and Q5_1 are only whole pairs of groups.
+    // Scales come as half a head, Q6_K's as one piece,
     // else two groups' at once.
-    static constexpr int kHighPiece = kHigh && T::G * kHigh < 16 ? T::G * kHigh : 16;
-    static constexpr int kScale = quant::kMinimum<K> ? 8 : quant::kHalves<K> ? T::G * 2 : 4;
+    static constexpr int kHighPiece = K == quant::Q5_0 || K == quant::Q5_1 ? 8 : kHigh && T::G * kHigh < 16 ? T::G * kHigh : 16;
+    static constexpr int kOfGroup = quant::kScaleBytes<K>;
+    static constexpr int kScale = quant::kHeads<K> ? 8 : quant::kHalves<K> ? T::G * 2 : 2 * kOfGroup;
     using Low = Pieces<16, T::G * kLow / 16, T::M, 0, T>;
     using High = Pieces<kHighPiece, kHigh ? T::G * kHigh / kHighPiece : 1, T::M, Low::kNextBit, T>;
     using Scales = Pieces<kScale, Place::kScales / kScale, T::M, High::kNextBit, T>;
@@ -165,8 +167,8 @@ template <Kind K, class T> struct Loader {
     // `first`: the first group.
     __device__ Loader(const Product &p, size_t row0, int input0, int first)
         : low(p.planes.low, p.groups * kLow, row0, first * kLow, Place::low_at(Low::row(), Low::piece())),
-          high(p.planes.high, p.groups * kHigh, row0, first * kHigh, Place::high_at(High::row(), High::piece())),
-          scales(p.planes.scales, p.groups * 2, row0, quant::kMinimum<K> ? first / 8 * 16 : first * 2,
+          high(p.planes.high, p.groups * kHigh, row0, first * kHigh, Place::high_at(High::row(), High::piece() * kHighPiece / 16) + High::piece() * kHighPiece % 16),
+          scales(p.planes.scales, p.groups * kOfGroup, row0, quant::kHeads<K> ? first / 8 * 16 : first * kOfGroup,
                  Place::scales_at(Scales::row()) + Scales::piece() * kScale),
           x(p.x, p.groups * kInput, input0, first * kInput, Place::x_at(Input::row(), Input::piece())),
           x_scales(p.x_scales, p.groups * 8, input0, first * 8, Place::x_scales_at(XScales::row(), XScales::piece())),
@@ -176,7 +178,7 @@ template <Kind K, class T> struct Loader {
                             Input::there(input0, p.n), XScales::there(input0, p.n)};
         // The group of a step that its pieces belong to. A head is there if its first group is.
         const int group[5] = {Low::piece() * 16 / kLow, kHigh ? High::piece() * kHighPiece / (kHigh ? kHigh : 1) : 0,
-                              quant::kMinimum<K> ? 0 : Scales::piece() * kScale / 2, Input::piece() * 16 / kInput,
+                              quant::kHeads<K> ? 0 : Scales::piece() * kScale / kOfGroup, Input::piece() * 16 / kInput,
                               XScales::piece() * 2};
         whole = last = 0;
         for (int i = 0; i < 5; i++) {
@@ -198,7 +200,7 @@ template <Kind K, class T> struct Loader {
             high.from += T::G * kHigh;
         }
         scales.start(stage, Scales::kEvery * Place::kScales, there(group));
-        if constexpr (!quant::kMinimum<K>) scales.from += T::G * 2;
+        if constexpr (!quant::kHeads<K>) scales.from += T::G * kOfGroup;
         // A head has the scales of 8 groups.
         else if ((group + T::G) % 8 == 0) scales.from += 16;
         if constexpr (quant::kHalves<K>) bring_super(stage, group);
@@ -293,7 +295,7 @@ template <Kind K, class T> struct Place {
         quant::RawScale raw = {0, 0, 0, 0};
         const unsigned char *mine = stage + at_scales;
         unsigned from = unsigned(first_group) + part * kGroups;
-        if constexpr (quant::kMinimum<K>) {
+        if constexpr (quant::kHeads<K>) {
             uint4 head = *reinterpret_cast<const uint4 *>(mine);
             unsigned first = from % 8 * 4;
             raw = {head.x, head.y >> first, head.z >> first, head.w >> first};
@@ -304,7 +306,9 @@ template <Kind K, class T> struct Place {
         }
 #pragma unroll
         for (int j = 0; j < kGroups; j++) {
-            if constexpr (!quant::kMinimum<K>) {
+            if constexpr (quant::kPairs<K>) {
+                raw.super = reinterpret_cast<const unsigned *>(mine)[part * kGroups + j];
+            } else if constexpr (!quant::kHeads<K>) {
                 uint32_t scale = reinterpret_cast<const unsigned short *>(mine)[part * kGroups + j];
                 (quant::kHalves<K> ? raw.a : raw.super) = scale;
             }

@@ -526,12 +526,13 @@ async fn every_kind_of_weight_and_cache_says_what_llama_cpp_says() {
     }
 }
 
-/// Types without kernels, each kept as what stands in for it: one file with a type for each matrix.
+/// Less common types, with kernels of their own or kept as what stands in for them; and a file with a type for each
+/// matrix.
 #[tokio::test]
-async fn a_file_of_kinds_without_kernels_says_what_llama_cpp_says() {
+async fn files_of_less_common_kinds_say_what_llama_cpp_says() {
     let (library, dir) = (Library::read(), tempfile::tempdir().unwrap());
     let golden = gguf_support::golden("kinds");
-    for form in some(["mixed", "Q5_0", "Q3_K", "IQ4_XS"]) {
+    for form in some(["mixed", "Q4_1", "Q5_0", "Q5_1", "IQ4_NL", "Q3_K", "IQ4_XS"]) {
         let facts = &golden.forms[form];
         let path = dir.path().join(format!("{form}.gguf"));
         std::fs::write(&path, golden.compose(facts, &library, &Damage::None)).unwrap();

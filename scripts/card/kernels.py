@@ -26,8 +26,7 @@ SHAPES = {
 # Those of some kinds.
 OTHERS = {
     ("halves", "q8_0", 32): (128, 32, 4, 1, 2, 2),
-    ("tiles", "q4_0", 64): (128, 64, 4, 2, 1, 4),
-    ("tiles", "q4_k", 64): (128, 64, 4, 2, 1, 4),
+    **{("tiles", kind, 64): (128, 64, 4, 2, 1, 4) for kind in ("q4_0", "q4_1", "iq4_nl", "q4_k")},
 }
 GROUP = 32
 

@@ -23,8 +23,8 @@ impl Kind {
     }
 }
 
-/// Where the planes of a matrix lie in its memory, one after the other. All but the last have whole 16 bytes
-/// for every row, so that each starts where a 16-byte load may.
+/// Where the planes of a matrix lie in its memory, one after the other. Low bits are whole 16 bytes of every row, so that
+/// the next plane starts where a 16-byte load may. Pieces that follow shorter ones are loaded by 8 bytes or fewer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PlaneLayout {
     kind: Kind,

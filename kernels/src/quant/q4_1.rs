@@ -3,10 +3,13 @@
 //! - Stored: f16 `d`, f16 `m`, then 16 bytes: number i in the low half of byte i, number 16 + i in the high half. A
 //!   value is `d * q + m`.
 //! - In a tile of the CPU: numbers of 4 bits; scales f16 `d[16]`, f16 `m[16]`.
+//! - On a card: the 16 bytes in the plane of low bits; `d` and `m` in that of scales.
 
 use super::block::half_at;
 use super::{Block, Blocks, Content, Format, InTile, Scale};
 use crate::cpu::quant::{Form, Layout, TILE, get_half, kernels, put_half};
+use crate::cuda::acts::ActKind;
+use crate::cuda::on_card::{OnCard, Planes, quantised};
 
 /// Bytes of scales for 64 columns: twice those of a kind without minima.
 pub(super) const SCALES: usize = 128;
@@ -28,7 +31,13 @@ pub(super) const FORMAT: Format = Format {
     form: Form::B32,
     layout: Layout::blocks_of_32(4).with_scales(SCALES),
     kernels: kernels!(Q4_1; avx2: b32<Q4_1>, avx512: b32<Q4_1>),
-    card: None,
+    card: Some(OnCard {
+        input: ActKind::Q8,
+        shares: [16, 0, 4, 0],
+        staged: [4, 0],
+        kernels: quantised!("q4_1"),
+        sort: Some(sort),
+    }),
 };
 
 /// A block without numbers. The minimum is the same for all of them, and taken off.
@@ -55,6 +64,11 @@ pub(super) fn parse_fifths(bytes: &[u8], q: &mut [u8]) {
     for (i, q) in q[..32].iter_mut().enumerate() {
         *q |= (bytes[i / 8] >> (i % 8) & 1) << 4;
     }
+}
+
+fn sort(planes: Planes<'_>, block: &[u8]) {
+    planes.scales.copy_from_slice(&block[..4]);
+    planes.low.copy_from_slice(&block[4..20]);
 }
 
 pub(super) fn put_scales(meta: &mut [u8], r: usize, block: &Block) {

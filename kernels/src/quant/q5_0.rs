@@ -3,10 +3,15 @@
 //! - Stored: f16 `d`, then 4 bytes with the fifth bits (bit i is number i's), then 16 bytes with the low four: number i
 //!   in the low half of byte i, number 16 + i in the high half. A value is `d * (q - 16)`.
 //! - In a tile of the CPU: numbers of 5 bits; scales f16 `d[16]`.
+//! - On a card: the 16 bytes in the plane of low bits; 4 bytes in that of further bits, as Q5_K's but turned over: with
+//!   it as its sign bit, a number stands for `q - 16`; `d` in that of scales.
 
 use super::block::half_at;
+use super::q5_1::sort_fifths;
 use super::{Block, Blocks, Content, Format, InTile, Scale, q4_1};
 use crate::cpu::quant::{Form, Layout, get_half, kernels, put_half};
+use crate::cuda::acts::ActKind;
+use crate::cuda::on_card::{OnCard, Planes, quantised};
 
 pub(super) const FORMAT: Format = Format {
     name: "Q5_0",
@@ -27,7 +32,13 @@ pub(super) const FORMAT: Format = Format {
     form: Form::B32,
     layout: Layout::blocks_of_32(5),
     kernels: kernels!(Q5_0; avx2: b32<Q5_0>, avx512: b32<Q5_0>),
-    card: None,
+    card: Some(OnCard {
+        input: ActKind::Q8,
+        shares: [16, 4, 2, 0],
+        staged: [2, 0],
+        kernels: quantised!("q5_0"),
+        sort: Some(sort),
+    }),
 };
 
 /// A block under the scale `d`, without numbers.
@@ -40,6 +51,13 @@ fn parse(bytes: &[u8]) -> Block {
     q4_1::parse_nibbles(&bytes[6..22], &mut block.q);
     q4_1::parse_fifths(&bytes[2..6], &mut block.q);
     block
+}
+
+fn sort(planes: Planes<'_>, block: &[u8]) {
+    planes.scales.copy_from_slice(&block[..2]);
+    planes.low.copy_from_slice(&block[6..22]);
+    sort_fifths(planes.high, &block[2..6]);
+    planes.high.iter_mut().for_each(|byte| *byte = !*byte);
 }
 
 fn spread(block: &mut [u8], spread: f32) {

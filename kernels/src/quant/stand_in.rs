@@ -1,10 +1,10 @@
 //! Kinds that cards keep in the form of another one, because they have no kernels for it.
 //!
-//! A card's stand-in has the same numbers: of Q5_0, IQ4_NL, MXFP4 and Q3_K exactly (as long as an f16 can hold the
-//! scale), of the other kinds with one scale for 32 numbers but for the rounding of that scale to f16. Kinds with
-//! minima or with scales for fewer numbers become f16. It takes more memory than the file. Knows no card.
+//! A card's stand-in has the same numbers: of MXFP4 and Q3_K exactly (as long as an f16 can hold the scale), of the
+//! other kinds with one scale for 32 numbers but for the rounding of that scale to f16. Kinds with minima or with
+//! scales for fewer numbers become f16. It takes more memory than the file. Knows no card.
 
-use super::{Content, Kind, q6_k};
+use super::{Content, Kind, iq4_nl, q6_k};
 use half::f16;
 
 impl Kind {
@@ -12,31 +12,36 @@ impl Kind {
     pub fn on_card(self) -> Kind {
         match self {
             kind if kind.is_on_cards() => kind,
-            Kind::Q5_0 | Kind::IQ4NL | Kind::MXFP4 | Kind::IQ4XS => Kind::Q8_0,
-            Kind::IQ3XXS | Kind::IQ3S | Kind::IQ2XXS => Kind::Q8_0,
+            Kind::IQ4XS => Kind::IQ4NL,
+            Kind::MXFP4 | Kind::IQ3XXS | Kind::IQ3S | Kind::IQ2XXS => Kind::Q8_0,
             Kind::Q3K => Kind::Q6K,
             _ => Kind::F16,
         }
     }
 }
 
-/// Whole stored blocks of `kind` as those of its stand-in; `None` if that is not [`Kind::Q8_0`] or [`Kind::Q6K`].
+/// Whole stored blocks of `kind` as those of its stand-in; `None` if that is [`Kind::F16`].
 pub fn stand_in(kind: Kind, bytes: &[u8]) -> Option<Vec<u8>> {
     let Content::Blocks(blocks) = &kind.format().content else { return None };
     let mut out = Vec::with_capacity(bytes.len() * 2);
     for stored in bytes.chunks_exact(kind.block_bytes()) {
-        let block = blocks.open(stored);
-        match kind.on_card() {
-            Kind::Q6K => q6_k::store(&block, &mut out),
-            Kind::Q8_0 => {
-                let groups = block.q[..kind.block()].as_chunks::<32>().0.iter();
-                for (q, scale) in groups.zip(block.scale.as_chunks::<2>().0) {
-                    let d = f16::from_f32(block.d * f32::from(scale[0]));
-                    out.extend_from_slice(&d.to_le_bytes());
+        let to = kind.on_card();
+        let block = if to == Kind::IQ4NL { (blocks.parse)(stored) } else { blocks.open(stored) };
+        if to == Kind::Q6K {
+            q6_k::store(&block, &mut out);
+            continue;
+        }
+        let groups = block.q[..kind.block()].as_chunks::<32>().0.iter();
+        for (q, scale) in groups.zip(block.scale.as_chunks::<2>().0) {
+            let d = block.d * f32::from(scale[0]);
+            match to {
+                Kind::IQ4NL => iq4_nl::store(q, d, &mut out),
+                Kind::Q8_0 => {
+                    out.extend_from_slice(&f16::from_f32(d).to_le_bytes());
                     out.extend(q.iter().map(|q| q.wrapping_sub(block.zero)));
                 }
+                _ => return None,
             }
-            _ => return None,
         }
     }
     Some(out)
@@ -74,7 +79,7 @@ mod tests {
             assert_eq!(stored.len(), to.row_bytes(got.len()).unwrap(), "{kind}");
             dequantise_row(kind, &bytes, &mut wanted);
             dequantise_row(to, &stored, &mut got);
-            let exact = matches!(kind, Kind::Q5_0 | Kind::IQ4NL | Kind::MXFP4 | Kind::Q3K);
+            let exact = matches!(kind, Kind::MXFP4 | Kind::Q3K);
             // A scale's last bit, and half a step of f16's smallest numbers times the largest number.
             let [part, least] =
                 if exact { [0.0; 2] } else { [2f32.powi(-11), 127.0 * 2f32.powi(-25)] };

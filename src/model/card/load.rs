@@ -360,7 +360,7 @@ mod tests {
             weight_bytes(&Weights::open(&dir, format).unwrap()).unwrap()
         };
         for (scheme, stand_in) in
-            [("q5_0", "q8_0"), ("iq4_nl", "q8_0"), ("mxfp4", "q8_0"), ("q4_1", "f16")]
+            [("iq4_xs", "iq4_nl"), ("mxfp4", "q8_0"), ("q3_k", "q6_k"), ("q2_k", "f16")]
         {
             assert_eq!(bytes(scheme), bytes(stand_in), "{scheme}");
         }

@@ -59,7 +59,8 @@ impl Tile {
 
     /// For weights of a kind: those with more bits have less room for rows or groups.
     pub(crate) fn shape(self, kind: Kind) -> TileShape {
-        let few_bits = matches!(kind, Kind::Q4_0 | Kind::Q4K);
+        let four_bits = |card: &OnCard| (card.shares[0] + card.shares[1]) * 2 == kind.block();
+        let few_bits = kind.card().is_some_and(four_bits);
         let (rows, inputs, groups, splits, most_stages) = match self {
             Tile::Halves16 => (128, 16, 4, 2, 4),
             Tile::Halves32 if kind == Kind::Q8_0 => (128, 32, 2, 2, 4),
