@@ -10,6 +10,7 @@
 #include "../product_gated.cu"
 #include "../product_halves.cu"
 #include "../product_mixed.cu"
+#include "../product_pair.cu"
 #include "../product_quant.cu"
 #include "../product_tiles.cu"
 #include "../rope.cu"
