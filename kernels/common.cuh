@@ -43,6 +43,15 @@ template <class T> __device__ inline uint32_t pack2(T low, T high) {
 
 constexpr unsigned kAll = 0xffffffffu;
 
+// By the low five bits of `by`, as the instruction takes them.
+__device__ inline uint32_t shifted_right(uint32_t bits, unsigned by) {
+#ifdef __CUDACC__
+    return __funnelshift_r(bits, 0, by);
+#else
+    return bits >> by % 32;
+#endif
+}
+
 // FP8 as the OCP 8-bit floating point specification has it (E4M3): a sign, four bits of exponent (bias 7), three of
 // mantissa. No infinities; 0x7f and 0xff are NaN, and the largest number is 448.
 struct e4m3 {
@@ -151,6 +160,7 @@ __device__ inline bool is_last(unsigned *count, unsigned blocks, unsigned *word)
 //   c: (g, 2t), (g, 2t+1), (g+8, 2t), (g+8, 2t+1) of [16][8]
 //   half precision, k = 16: a: pairs of k at (g, 2t), (g+8, 2t), (g, 2t+8), (g+8, 2t+8) of [16][16];
 //                           b: pairs of k at (2t, g), (2t+8, g) of [16][8]
+//   tf32, k = 8: a: (g, t), (g+8, t), (g, t+4), (g+8, t+4); b: (t, g), (t+4, g)
 //   int8, k = 32: a: four of k at (g, 4t), (g+8, 4t), (g, 4t+16), (g+8, 4t+16); b: at (4t, g), (4t+16, g)
 //   int8, k = 16: a: (g, 4t), (g+8, 4t); b: (4t, g)
 // ldmatrix, x4: each group of eight lanes gives the addresses of the eight rows (16 bytes each) of one 8x8
@@ -170,6 +180,14 @@ __device__ inline void mma(float c[4], const uint32_t a[4], const uint32_t b[2],
                  "{%0,%1,%2,%3};"
                  : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
                  : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+}
+
+__device__ inline void mma_tf32(float c[4], const float a[4], const float b[2]) {
+    asm volatile("mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, "
+                 "{%0,%1,%2,%3};"
+                 : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+                 : "r"(__float_as_uint(a[0])), "r"(__float_as_uint(a[1])), "r"(__float_as_uint(a[2])),
+                   "r"(__float_as_uint(a[3])), "r"(__float_as_uint(b[0])), "r"(__float_as_uint(b[1])));
 }
 
 __device__ inline void mma_s8_k32(int d[4], const uint32_t a[4], const uint32_t b[2], int c) {
@@ -303,6 +321,25 @@ template <class T> EMU_UNSEEN void mma_half(float c[4], const uint32_t a[4], con
     }
 }
 
+// The last 13 bits play no part.
+EMU_UNSEEN inline void mma_tf32(float c[4], const float a[4], const float b[2]) {
+    Floats mine = {};
+    auto tf32 = [](float v) { return __uint_as_float(__float_as_uint(v) & 0xffffe000u); };
+    for (int i = 0; i < 4; i++) mine.a[i] = tf32(a[i]);
+    for (int i = 0; i < 2; i++) mine.b[i] = tf32(b[i]);
+    Gathered<Floats> all(kAll, mine);
+    unsigned g = lane() / 4, t = lane() % 4;
+    for (int i = 0; i < 4; i++) {
+        unsigned row = g + i / 2 * 8, col = 2 * t + i % 2;
+        float x[16] = {}, y[16] = {};
+        for (unsigned k = 0; k < 8; k++) {
+            x[k] = all[row % 8 * 4 + k % 4].a[row / 8 + k / 4 * 2];
+            y[k] = all[col * 4 + k % 4].b[k / 4];
+        }
+        c[i] = tensor_sum(c[i], x, y);
+    }
+}
+
 EMU_UNSEEN inline void mma_int(int c[4], const Fragments &mine, unsigned depth) {
     Gathered<Fragments> all(kAll, mine);
     unsigned g = lane() / 4, t = lane() % 4;
@@ -334,6 +371,7 @@ EMU_UNSEEN inline void ldmatrix(uint32_t r[4], const void *row, bool trans) {
 
 inline void mma(float c[4], const uint32_t a[4], const uint32_t b[2], f16) { emu::mma_half<f16>(c, a, b); }
 inline void mma(float c[4], const uint32_t a[4], const uint32_t b[2], bf16) { emu::mma_half<bf16>(c, a, b); }
+inline void mma_tf32(float c[4], const float a[4], const float b[2]) { emu::mma_tf32(c, a, b); }
 inline void mma_s8_k32(int d[4], const uint32_t a[4], const uint32_t b[2], int c) {
     for (int i = 0; i < 4; i++) d[i] = c;
     emu::mma_int(d, {{a[0], a[1], a[2], a[3]}, {b[0], b[1]}}, 32);

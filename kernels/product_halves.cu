@@ -92,6 +92,7 @@ template <Kind K, class T> struct Warp : Place<K, T> {
             float second = quant::kHalves<K> ? scale.y : quant::kMinimum<K> ? -scale.y : less;
             to[group * 32] = make_uint2(twice_bf16(scale.x), twice_bf16(second));
         });
+        __syncwarp();
     }
 
     // The weights of 16 rows and the columns 4 t .. 4 t + 3 of a group's first half, then of its second, in the order

@@ -36,10 +36,10 @@ template <bool kEightBits, int kM, int kN, int kWarpsM, int kWarpsN, int kWarpsK
 
 // Where a piece of 16 bytes of a row begins, counted from the first row: those of the same number of eight rows that
 // follow each other are in different banks. `kRow`: bytes of a row, a power of two; a row of less has one piece.
-template <int kRow> __device__ inline int swizzled(int row, int piece) {
-    constexpr int kPieces = kRow / 16;
-    if constexpr (kPieces <= 1) return row * kRow;
-    else return row * kRow + (piece ^ (row * kPieces / 8 % kPieces)) * 16;
+// `kTurns`: places repeat after so many times 128 bytes.
+template <int kRow, int kTurns = kRow / 16> __device__ inline int swizzled(int row, int piece) {
+    if constexpr (kTurns <= 1) return row * kRow;
+    else return (row * kRow + piece * 16) ^ (row * kRow / 128 % kTurns * 16);
 }
 
 // A value that the compiler takes as it is, and does not work out anew in every pass of a loop.
@@ -68,6 +68,11 @@ struct Product {
     int stages;
 };
 
+// What a block does of a product: its tile, and which of the `shares` blocks that share the tile's columns it is.
+struct Part {
+    int across, down, share, shares;
+};
+
 // One step's part of shared memory, in bytes.
 template <Kind K, class T> struct Stage {
     static constexpr int kLow = T::G * quant::kLowBytes<K>, kHigh = T::G * quant::kHighBytes<K>;
@@ -81,7 +86,8 @@ template <Kind K, class T> struct Stage {
     static_assert(kBytes % 128 == 0, "swizzled rows start on 128 bytes");
 
     // Offsets of a row's pieces.
-    __device__ static int low_at(int row, int piece) { return swizzled<kLow>(row, piece); }
+    // Low bits of 64 bytes a row lie as inputs of 128 do, so that a thread brings both to the same place.
+    __device__ static int low_at(int row, int piece) { return swizzled<kLow, kLow == 64 ? 8 : kLow / 16>(row, piece); }
     __device__ static int high_at(int row, int piece) { return kHighAt + swizzled<kHigh>(row, piece); }
     // Halves are read 8 bytes at a time, by four lanes side by side of four inputs: those lie in different banks.
     __device__ static int x_at(int input, int piece) {
@@ -96,69 +102,63 @@ template <Kind K, class T> struct Stage {
 };
 
 // What one thread brings of rows of pieces, step by step: the same piece of every `kEvery`th row. A row has `kPieces`
-// pieces of `kBytes` in a step. Where they come from and go to is worked out once. Which of them exist, the bits from
-// `kBit` on of a word say; it is one word for all that the thread brings.
-template <int kBytes, int kPieces, int kRows, int kBit, class T> struct Pieces {
-    static constexpr int kEvery = T::kThreads / kPieces, kMine = (kRows + kEvery - 1) / kEvery, kNextBit = kBit + kMine;
+// pieces of `kBytes` in a step. Where they come from and go to is worked out once. Rows beyond the last are the last
+// again: their sums are not written.
+template <int kBytes, int kPieces, int kRows, class T> struct Pieces {
+    static constexpr int kEvery = T::kThreads / kPieces, kMine = (kRows + kEvery - 1) / kEvery;
     static_assert(T::kThreads % kPieces == 0, "a thread has the same piece of all its rows");
-    // Its piece of its first row in the next step, and bytes from there to its next row.
+    // The block's first row in the next step, the same for all threads, and the thread's pieces behind that.
     const unsigned char *from;
-    int next;
-    // Where that goes in a stage.
+    unsigned at[kMine];
+    // Where they go to in a stage.
     int to;
 
     __device__ static int row() { return threadIdx.x / kPieces; }
     __device__ static int piece() { return threadIdx.x % kPieces; }
 
-    // `row_bytes`: of a whole row in memory, of which the first step begins `at` bytes in. `place`: in a stage.
-    __device__ Pieces(const void *start, int row_bytes, size_t first, int at, int place) {
-        from = static_cast<const unsigned char *>(start) + (first + row()) * row_bytes + at + piece() * kBytes;
-        next = kEvery * row_bytes;
+    // `row_bytes`: of a whole row in memory, of which the first step begins `begin` bytes in. Rows from the `first` of
+    // `count` on. `place`: in a stage.
+    __device__ Pieces(const void *start, int row_bytes, size_t first, size_t count, int begin, int place) {
+        from = static_cast<const unsigned char *>(start) + first * row_bytes + begin;
         to = kept(place);
-    }
-
-    // The bits of its rows that there are, from the `first` of `count`.
-    __device__ static unsigned there(size_t first, size_t count) {
-        unsigned bits = 0;
-        for (int i = 0; i < kMine; i++) bits |= unsigned(first + row() + i * kEvery < count) << (kBit + i);
-        return bits;
+        int last = int(min(count - first, size_t(kRows))) - 1;
+        for (int i = 0; i < kMine; i++) at[i] = min(row() + i * kEvery, last) * row_bytes + piece() * kBytes;
     }
 
     // Starts a step's copies; those of a thread are `stride` bytes apart in shared memory. What is not there becomes
     // zero.
-    __device__ void start(unsigned char *stage, int stride, unsigned there) const {
+    __device__ void start(unsigned char *stage, int stride, bool there) const {
 #pragma unroll
         for (int i = 0; i < kMine; i++) {
             if (kRows % kEvery != 0 && row() + i * kEvery >= kRows) continue;
-            bool mine = there >> (kBit + i) & 1;
-            copy_async<kBytes>(stage + to + i * stride, from + size_t(i) * next, mine ? kBytes : 0);
+            copy_async<kBytes>(stage + to + i * stride, from + at[i], there ? kBytes : 0);
         }
     }
 };
 
-// Brings steps to shared memory, one after the other. What is beyond the matrix or the inputs becomes zero.
+// Brings steps to shared memory, one after the other. What is beyond the columns becomes zero.
 template <Kind K, class T> struct Loader {
     using Place = Stage<K, T>;
     static constexpr int kLow = quant::kLowBytes<K>, kHigh = quant::kHighBytes<K>, kInput = T::kEight ? 32 : 64;
-    // The further bits of a row in a step may be less than a piece, and the rows of Q5_0 and Q5_1 are only whole pairs of groups.
-    // Scales come as half a head, Q6_K's as one piece,
-    // else two groups' at once.
-    static constexpr int kHighPiece = K == quant::Q5_0 || K == quant::Q5_1 ? 8 : kHigh && T::G * kHigh < 16 ? T::G * kHigh : 16;
+    // The further bits of a row in a step may be less than a piece, and rows of Q5_0 and Q5_1 are no more than whole
+    // pairs of groups. Scales come as half a head, Q6_K's as one piece, else two groups' at once.
+    static constexpr int kHighPiece = K == quant::Q5_0 || K == quant::Q5_1 ? 8
+                                      : kHigh && T::G * kHigh < 16        ? T::G * kHigh
+                                                                          : 16;
     static constexpr int kOfGroup = quant::kScaleBytes<K>;
     static constexpr int kScale = quant::kHeads<K> ? 8 : quant::kHalves<K> ? T::G * 2 : 2 * kOfGroup;
-    using Low = Pieces<16, T::G * kLow / 16, T::M, 0, T>;
-    using High = Pieces<kHighPiece, kHigh ? T::G * kHigh / kHighPiece : 1, T::M, Low::kNextBit, T>;
-    using Scales = Pieces<kScale, Place::kScales / kScale, T::M, High::kNextBit, T>;
-    using Input = Pieces<16, T::G * kInput / 16, T::N, Scales::kNextBit, T>;
-    using XScales = Pieces<16, T::G / 2, T::N, Input::kNextBit, T>;
-    static_assert(XScales::kNextBit <= 32, "a bit for each piece");
+    // Rows are heads of 8 groups, so whole steps.
+    static constexpr bool kWhole = quant::kHeads<K> || quant::kHalves<K>;
+    using Low = Pieces<16, T::G * kLow / 16, T::M, T>;
+    using High = Pieces<kHighPiece, kHigh ? T::G * kHigh / kHighPiece : 1, T::M, T>;
+    using Scales = Pieces<kScale, Place::kScales / kScale, T::M, T>;
+    using Input = Pieces<16, T::G * kInput / 16, T::N, T>;
+    using XScales = Pieces<16, T::G / 2, T::N, T>;
     Low low;
     High high;
     Scales scales;
     Input x;
     XScales x_scales;
-    // Pieces that are there in a whole step, and in one that the matrix ends in.
-    unsigned whole, last;
     // Super scales: the thread's row's first one, and how many there are.
     const uint8_t *supers;
     unsigned super, all_supers;
@@ -166,40 +166,30 @@ template <Kind K, class T> struct Loader {
 
     // `first`: the first group.
     __device__ Loader(const Product &p, size_t row0, int input0, int first)
-        : low(p.planes.low, p.groups * kLow, row0, first * kLow, Place::low_at(Low::row(), Low::piece())),
-          high(p.planes.high, p.groups * kHigh, row0, first * kHigh, Place::high_at(High::row(), High::piece() * kHighPiece / 16) + High::piece() * kHighPiece % 16),
-          scales(p.planes.scales, p.groups * kOfGroup, row0, quant::kHeads<K> ? first / 8 * 16 : first * kOfGroup,
-                 Place::scales_at(Scales::row()) + Scales::piece() * kScale),
-          x(p.x, p.groups * kInput, input0, first * kInput, Place::x_at(Input::row(), Input::piece())),
-          x_scales(p.x_scales, p.groups * 8, input0, first * 8, Place::x_scales_at(XScales::row(), XScales::piece())),
-          supers(p.planes.supers), super((unsigned(row0) + threadIdx.x) * (p.groups / 8)),
-          all_supers(unsigned(p.groups / 8) * p.rows), groups(p.groups) {
-        unsigned bits[5] = {Low::there(row0, p.rows), High::there(row0, p.rows), Scales::there(row0, p.rows),
-                            Input::there(input0, p.n), XScales::there(input0, p.n)};
-        // The group of a step that its pieces belong to. A head is there if its first group is.
-        const int group[5] = {Low::piece() * 16 / kLow, kHigh ? High::piece() * kHighPiece / (kHigh ? kHigh : 1) : 0,
-                              quant::kHeads<K> ? 0 : Scales::piece() * kScale / kOfGroup, Input::piece() * 16 / kInput,
-                              XScales::piece() * 2};
-        whole = last = 0;
-        for (int i = 0; i < 5; i++) {
-            whole |= bits[i];
-            if (group[i] < p.groups % T::G) last |= bits[i];
-        }
-        whole = kept(whole), last = kept(last);
-    }
+        : low(p.planes.low, p.groups * kLow, row0, p.rows, first * kLow, Place::low_at(Low::row(), Low::piece())),
+          high(p.planes.high, p.groups * kHigh, row0, p.rows, first * kHigh,
+               Place::high_at(High::row(), High::piece() * kHighPiece / 16) + High::piece() * kHighPiece % 16),
+          scales(p.planes.scales, p.groups * kOfGroup, row0, p.rows,
+                 quant::kHeads<K> ? first / 8 * 16 : first * kOfGroup, Place::scales_at(Scales::row()) + Scales::piece() * kScale),
+          x(p.x, p.groups * kInput, input0, p.n, first * kInput, Place::x_at(Input::row(), Input::piece())),
+          x_scales(p.x_scales, p.groups * 8, input0, p.n, first * 8,
+                   Place::x_scales_at(XScales::row(), XScales::piece())),
+          supers(p.planes.supers),
+          super(min(unsigned(row0) + threadIdx.x, unsigned(p.rows) - 1) * (p.groups / 8)),
+          all_supers(unsigned(p.groups / 8) * p.rows), groups(p.groups) {}
 
-    __device__ unsigned there(int group) const { return group + T::G <= groups ? whole : last; }
+    __device__ bool there(int group) const { return kWhole || group < groups; }
 
     // Starts the copies of the next step's weights, which begins with `group`. Not waited for.
     __device__ void weights(unsigned char *stage, int group) {
         static_assert(Low::kEvery % 8 == 0 && High::kEvery % 8 == 0, "all of a thread's pieces are swizzled alike");
-        low.start(stage, Low::kEvery * Place::kLow, there(group));
+        low.start(stage, Low::kEvery * Place::kLow, there(group + Low::piece() * 16 / kLow));
         low.from += T::G * kLow;
         if constexpr (kHigh != 0) {
-            high.start(stage, High::kEvery * Place::kHigh, there(group));
+            high.start(stage, High::kEvery * Place::kHigh, there(group + High::piece() * kHighPiece / kHigh));
             high.from += T::G * kHigh;
         }
-        scales.start(stage, Scales::kEvery * Place::kScales, there(group));
+        scales.start(stage, Scales::kEvery * Place::kScales, there(group + Scales::piece() * kScale / kOfGroup));
         if constexpr (!quant::kHeads<K>) scales.from += T::G * kOfGroup;
         // A head has the scales of 8 groups.
         else if ((group + T::G) % 8 == 0) scales.from += 16;
@@ -209,11 +199,11 @@ template <Kind K, class T> struct Loader {
     // Starts the copies of the next step's inputs.
     __device__ void inputs(unsigned char *stage, int group) {
         static_assert(Input::kEvery % 8 == 0, "all of a thread's pieces are swizzled alike");
-        x.start(stage, Input::kEvery * Place::kX, there(group));
+        x.start(stage, Input::kEvery * Place::kX, there(group + Input::piece() * 16 / kInput));
         x.from += T::G * kInput;
         if constexpr (T::kEight) {
             static_assert(XScales::kEvery % 8 == 0, "all of a thread's pieces are swizzled alike");
-            x_scales.start(stage, XScales::kEvery * Place::kXScales, there(group));
+            x_scales.start(stage, XScales::kEvery * Place::kXScales, there(group + XScales::piece() * 2));
             x_scales.from += T::G * 8;
         }
     }
@@ -222,9 +212,8 @@ template <Kind K, class T> struct Loader {
     __device__ void bring_super(unsigned char *stage, int group) const {
         int row = threadIdx.x;
         if (row >= T::M) return;
-        unsigned even = (super + unsigned(group) / 8) & ~1u, left = all_supers - even;
-        bool mine = whole >> High::kNextBit & 1;
-        copy_async<4>(stage + Place::supers_at(row), supers + size_t(even) * 2, !mine ? 0 : left > 1 ? 4 : 2);
+        unsigned even = (super + unsigned(group) / 8) & ~1u;
+        copy_async<4>(stage + Place::supers_at(row), supers + size_t(even) * 2, all_supers - even > 1 ? 4 : 2);
     }
 };
 
@@ -297,8 +286,8 @@ template <Kind K, class T> struct Place {
         unsigned from = unsigned(first_group) + part * kGroups;
         if constexpr (quant::kHeads<K>) {
             uint4 head = *reinterpret_cast<const uint4 *>(mine);
-            unsigned first = from % 8 * 4;
-            raw = {head.x, head.y >> first, head.z >> first, head.w >> first};
+            auto from_first = [&](uint32_t bits) { return shifted_right(bits, from * 4); };
+            raw = {head.x, from_first(head.y), from_first(head.z), from_first(head.w)};
         } else if constexpr (quant::kHalves<K>) {
             unsigned index = super + from / 8;
             unsigned two = *reinterpret_cast<const unsigned *>(stage + In::supers_at(row + lane));
@@ -314,7 +303,6 @@ template <Kind K, class T> struct Place {
             }
             keep(j, quant::scale_of<K>(raw, j, by, less_by));
         }
-        __syncwarp();
     }
 
     // Hands each sum of the fragments kFrom to kTo - 1 of a row of them to `to(row, input, sum)`, places in the tile.
@@ -333,6 +321,7 @@ template <Kind K, class T> struct Place {
 template <class T> struct Tile {
     static constexpr int kSums = T::M * T::N;
     const Product &p;
+    Part part;
     size_t row0;
     int input0;
     unsigned char *memory;
@@ -365,16 +354,16 @@ template <class T> struct Tile {
     }
 
     template <class W> __device__ void finish(const W &warp) const {
-        if (gridDim.z > 1) return share(warp);
+        if (part.shares > 1) return share(warp);
         join(warp, [&](int row, int input, float sum) { write(row, input, W::value(sum)); });
     }
 
     // Leaves its sums for the last block of those that share the tile, or is that one.
     template <class W> __device__ void share(const W &warp) const {
-        size_t tile = size_t(blockIdx.y) * gridDim.x + blockIdx.x;
-        float *all = p.partials + tile * gridDim.z * kSums, *own = all + size_t(blockIdx.z) * kSums;
+        size_t tile = size_t(part.down) * gridDim.x + part.across;
+        float *all = p.partials + tile * part.shares * kSums, *own = all + size_t(part.share) * kSums;
         join(warp, [&](int row, int input, float sum) { own[input * T::M + row] = sum; });
-        if (!is_last(p.counts + tile, gridDim.z, reinterpret_cast<unsigned *>(memory))) return;
+        if (!is_last(p.counts + tile, part.shares, reinterpret_cast<unsigned *>(memory))) return;
         for (int i = threadIdx.x * 4; i < kSums; i += T::kThreads * 4) {
             float4 sum = gather(all + i);
             int row = i % T::M, input = i / T::M;
@@ -386,17 +375,17 @@ template <class T> struct Tile {
     // Four sums of all blocks, from where the first has left them: several loads are under way at once, and added in
     // the blocks' order.
     __device__ float4 gather(const float *from) const {
-        constexpr unsigned kAhead = 8;
+        constexpr int kAhead = 8;
         float4 sum = make_float4(0, 0, 0, 0);
-        for (unsigned first = 0; first < gridDim.z; first += kAhead) {
+        for (int first = 0; first < part.shares; first += kAhead) {
             float4 found[kAhead];
 #pragma unroll
-            for (unsigned i = 0; i < kAhead; i++)
-                found[i] = first + i < gridDim.z
+            for (int i = 0; i < kAhead; i++)
+                found[i] = first + i < part.shares
                                ? __ldcg(reinterpret_cast<const float4 *>(from + size_t(first + i) * kSums))
                                : make_float4(0, 0, 0, 0);
 #pragma unroll
-            for (unsigned i = 0; i < kAhead; i++)
+            for (int i = 0; i < kAhead; i++)
                 sum.x += found[i].x, sum.y += found[i].y, sum.z += found[i].z, sum.w += found[i].w;
         }
         return sum;
@@ -412,15 +401,14 @@ template <int kMost> __device__ inline void end_copies(int stages) {
         if (stages <= i) copy_async_commit();
 }
 
-// Blocks: x inputs, y rows, in tiles, z those that share a tile's columns. Shared memory: the stages, which have room
-// for (WK - 1) * M * N floats too, and the warps' tables. `W`: a Place that takes a step's scales and adds its
-// products.
-template <Kind K, class T, class W> __device__ void run(const Product &p) {
+// Shared memory: the stages, which have room for (WK - 1) * M * N floats too, and the warps' tables. `W`: a Place that
+// takes a step's scales and adds its products.
+template <Kind K, class T, class W> __device__ void run(const Product &p, const Part &part) {
     DYNAMIC_SHARED(memory);
     constexpr int kStage = Stage<K, T>::kBytes;
-    size_t row0 = size_t(blockIdx.y) * T::M;
-    int input0 = blockIdx.x * T::N, all = (p.groups + T::G - 1) / T::G, each = (all + gridDim.z - 1) / gridDim.z;
-    int first = blockIdx.z * each, steps = max(0, min(each, all - first));
+    size_t row0 = size_t(part.down) * T::M;
+    int input0 = part.across * T::N, all = (p.groups + T::G - 1) / T::G, each = (all + part.shares - 1) / part.shares;
+    int first = part.share * each, steps = max(0, min(each, all - first));
     int stages = T::kMostStages == 2 ? 2 : p.stages, ahead = stages - 1;
     Loader<K, T> loader(p, row0, input0, first * T::G);
     W warp(memory + stages * kStage, row0, p.groups);
@@ -444,13 +432,15 @@ template <Kind K, class T, class W> __device__ void run(const Product &p) {
         warp.take_scales(stage, group);
         warp.add_step(stage);
         free = stage;
-        stage = stage + kStage == end ? memory : stage + kStage;
+        if constexpr (T::kMostStages == 2) stage = memory + (kStage - (stage - memory));
+        else stage = stage + kStage == end ? memory : stage + kStage;
     }
-    Tile<T>{p, row0, input0, memory}.finish(warp);
+    Tile<T>{p, part, row0, input0, memory}.finish(warp);
 }
 
 } // namespace tiles
 
+// Blocks: x inputs, y rows, in tiles, z those that share a tile's columns.
 // `launch_bounds`: the threads of a block, and where the compiler's own choice spills, blocks of a multiprocessor.
 #define TILED(name, kind, shape, warp, launch_bounds)                                                                \
     extern "C" __global__ void launch_bounds                                                                         \
@@ -459,6 +449,7 @@ template <Kind K, class T, class W> __device__ void run(const Product &p) {
              float *partials, unsigned *counts, int stages) {                                                        \
         tiles::Product product = {{low, high, scales, supers}, x, x_scales, rows, groups, n, out, stride, bias,      \
                                   partials, counts, stages};                                                         \
-        tiles::run<quant::kind, shape, warp<quant::kind, shape>>(product);                                           \
+        tiles::Part part = {int(blockIdx.x), int(blockIdx.y), int(blockIdx.z), int(gridDim.z)};                      \
+        tiles::run<quant::kind, shape, warp<quant::kind, shape>>(product, part);                                     \
     }                                                                                                                \
     EXPORT(name)

@@ -11,6 +11,7 @@
 #include "../product_halves.cu"
 #include "../product_mixed.cu"
 #include "../product_normed.cu"
+#include "../product_pair.cu"
 #include "../product_quant.cu"
 #include "../product_tiles.cu"
 #include "../rope.cu"

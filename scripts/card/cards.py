@@ -22,18 +22,19 @@ class Limits:
     blocks: int
     shared: int        # of a multiprocessor, in bytes
     block_shared: int  # of one block, static and dynamic
-    # Multiply-adds of tensor cores a cycle, by warps' own instructions: bf16 with f32 sums, and 8-bit. Those of sm_90
-    # reach 63 % of the data sheet's rate (arXiv:2402.13499); its library has other instructions, which reach it.
+    # Multiply-adds of tensor cores a cycle, by warps' own instructions: bf16 with f32 sums, tf32, and 8-bit. Those of
+    # sm_90 reach 63 % of the data sheet's rate (arXiv:2402.13499); its library has other instructions, which reach it.
     bf16: int
+    tf32: int
     int8: int
     library: int  # bf16, by the library
 
 
 LIMITS = {
-    86: Limits(48, 16, 100 * KIB, 99 * KIB, 256, 1024, 256),
-    89: Limits(48, 24, 100 * KIB, 99 * KIB, 256, 1024, 256),
-    90: Limits(64, 32, 228 * KIB, 227 * KIB, 1290, 2580, 2048),
-    120: Limits(48, 24, 100 * KIB, 99 * KIB, 256, 1024, 256),
+    86: Limits(48, 16, 100 * KIB, 99 * KIB, 256, 128, 1024, 256),
+    89: Limits(48, 24, 100 * KIB, 99 * KIB, 256, 128, 1024, 256),
+    90: Limits(64, 32, 228 * KIB, 227 * KIB, 1290, 645, 2580, 2048),
+    120: Limits(48, 24, 100 * KIB, 99 * KIB, 256, 128, 1024, 256),
 }
 
 

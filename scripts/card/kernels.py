@@ -12,6 +12,8 @@ from card.cards import KIB, LIMITS, occupancy
 
 QUANT = re.compile(r"^product_(?:quant_\w+|gated_\w+|normed_\w+|mixed)_(\d)$")
 TILED = re.compile(r"^product_(halves|tiles)_(\w+?)_(\d+)$")
+# Two matrices in 8-bit tiles: a block's passes are those of one of the kinds.
+PAIR = re.compile(r"^product_pair_(\d+)$")
 DENSE = re.compile(r"^product_(?:dense|gated|normed)_(?:b?f16|f32_(\d))$")
 # Rows, inputs, warps over rows, inputs and columns, groups of a step: `Shape` in product_halves.cu, product_tiles.cu.
 SHAPES = {
@@ -52,8 +54,10 @@ def work(name, taken):
         rows, inputs, down, across, split, groups = tile_shape(found[1], found[2], int(found[3]))
         fragments = rows // down // 16 * (inputs // across // 8) * groups // split
         twice = found[1] == "halves" or found[2] == "q6_k"
-        if repeated(name, mma, fragments * (2 if twice else 1)) != 1:
-            raise Unknown(f"{name}: a pass multiplies {mma} fragments, more than a step has")
+        # Beside whole numbers, 8-bit tiles multiply minima, in halves.
+        count = mma if found[1] == "halves" else taken.count(sass.WHOLE)
+        if repeated(name, count, fragments * (2 if twice else 1)) != 1:
+            raise Unknown(f"{name}: a pass multiplies {count} fragments, more than a step has")
         return rows * groups * GROUP / (32 * down * across * split)
     if found := DENSE.match(name):
         # Two rows of four columns a lane; or 16 rows of 16 columns for a tensor-core instruction and a warp.
@@ -73,8 +77,8 @@ def trips(name):
     if not found:
         return 1
     _, _, _, _, split, groups = tile_shape(found[1], found[2], int(found[3]))
-    # Those of 8 bits are done one by one, others in pairs.
-    return max(1, groups // split // (1 if found[1] == "tiles" else 2))
+    # They are done in pairs, but for those of 8 bits whose halves have scales of their own.
+    return max(1, groups // split // (1 if found[1] == "tiles" and found[2] == "q6_k" else 2))
 
 
 def hot(name, blocks):

@@ -14,7 +14,7 @@ import re
 from dataclasses import dataclass
 
 from card.budget import ARCHS
-from card.kernels import GROUP, TILED, tile_shape
+from card.kernels import GROUP, PAIR, TILED, tile_shape
 
 # Share of the data sheet's bandwidth that kernels can read: the H100's copies reach 2,986 of 3,352 GB/s
 # (benches/runs/card-nvidia-h100-80gb-hbm3.md). Assumed of the others.
@@ -47,6 +47,8 @@ HOST, HOST_ROW = 40e-6, 2.5e-6
 # Q4_K product: about 4, with which reading still takes longer on all three cards.
 PEER_LAUNCHES, PEER_PER_WEIGHT, PEER_WARPS = 24, 4.0, 32
 
+# Kinds with a minimum for each 32 weights, and multiply-adds in tf32 that 8-bit tiles do for it, by weight.
+MINIMA, MINIMUM = {"q4_k", "q5_k"}, 4 / 32
 # Bytes of a weight, its scales included.
 BYTES = {"q4_k": 144 / 256, "q6_k": 210 / 256, "q8_0": 34 / 32, "bf16": 2.0}
 HEAD_DIM = 128
@@ -174,6 +176,14 @@ class Time:
         return self.memory + self.issue + self.tensor + self.launches + self.host
 
 
+def tiled(name):
+    return TILED.match(name) or PAIR.match(name)
+
+
+def tiles_down(matrix):
+    return math.ceil(matrix.rows / 128)
+
+
 def expert_share(shape, n):
     """Experts of a layer that `n` tokens choose between them, each at random."""
     return shape.experts * (1 - (1 - shape.active / shape.experts) ** n)
@@ -276,6 +286,12 @@ def block_instructions(card, line, step, kernels):
         columns = groups * GROUP
         weights = rows * columns * math.ceil(math.ceil(line.columns / columns) / line.blocks[2])
         return weights * kernels.per_weight(line.name) / 32
+    if found := PAIR.match(line.name):
+        # What each kind's own kernel issues, rows beyond the last included; a block's is the average.
+        across, names = line.blocks[0], [f"product_tiles_{matrix.kind}_{found[1]}" for matrix in line.matrices]
+        all_of = sum(tiles_down(matrix) * 128 * matrix.columns * across * kernels.per_weight(name)
+                     for matrix, name in zip(line.matrices, names))
+        return all_of / blocks / 32
     scale = SCALE * line.threads / 32 if scales(line, step) else 0
     if line.name.startswith("product_mixed"):
         # What each kind's own kernel issues; a block's is the average.
@@ -302,11 +318,17 @@ def issue_time(card, line, step, kernels):
 
 def tensor_time(card, line, step):
     limits = card.limits
-    rate = {"gemm": limits.library, "product_halves": limits.bf16, "product_tiles": limits.int8}
-    family = next((name for name in rate if line.name.startswith(name)), None)
-    if not family:
+    inputs = line.inputs or step.n
+    if line.name == "gemm":
+        cycles = line.weights * inputs / limits.library
+    elif line.name.startswith("product_halves"):
+        cycles = line.weights * inputs / limits.bf16
+    elif line.name.startswith(("product_tiles", "product_pair")):
+        minima = sum(matrix.weights for matrix in line.matrices if matrix.kind in MINIMA) * MINIMUM
+        cycles = line.weights * inputs / limits.int8 + minima * inputs / limits.tf32
+    else:
         return 0.0
-    return line.weights * (line.inputs or step.n) / (rate[family] * TENSOR * card.multiprocessors * card.clock)
+    return cycles / (TENSOR * card.multiprocessors * card.clock)
 
 
 class Kernels:
@@ -326,7 +348,7 @@ class Kernels:
 
     def resident(self, name):
         blocks = self.figure(name, "blocks", 1)
-        return max(blocks, self.change.tile_blocks) if TILED.match(name) else blocks
+        return max(blocks, self.change.tile_blocks) if tiled(name) else blocks
 
 
 def overlapped(card, lines, change):
@@ -335,7 +357,7 @@ def overlapped(card, lines, change):
         return sum(line.count for line in lines)
     if card.arch < 90:
         return 0
-    tiles = any(TILED.match(line.name) or line.name == "gemm" for line in lines)
+    tiles = any(tiled(line.name) or line.name == "gemm" for line in lines)
     # Before tiles, which wait, only rotation and sampling let something begin.
     early = re.compile(r"^(rope_|sample_|embed_|step_inputs)") if tiles else EARLY
     return sum(line.count for line in lines if early.match(line.name))
@@ -343,9 +365,12 @@ def overlapped(card, lines, change):
 
 def ramps(line, waves):
     """Starts and ends of a launch: every wave of tiles fills its stages anew, and shares of a tile are joined after."""
-    if not TILED.match(line.name):
+    if not tiled(line.name):
         return 1
-    return waves + (1 if line.blocks[2] > 1 else 0)
+    joined = line.blocks[2] > 1
+    if PAIR.match(line.name):
+        joined = line.blocks[1] > sum(tiles_down(matrix) for matrix in line.matrices)
+    return waves + joined
 
 
 def predict(card, lines, step, budget, change=Change()):

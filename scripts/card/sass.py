@@ -19,6 +19,7 @@ ENDS = ("BRA", "BRX", "JMP", "CALL", "EXIT", "RET", "BREAK")
 
 WIDE_LOAD = re.compile(r"^LDG\.(?:[A-Z0-9]+\.)*128")
 MATRIX = re.compile(r"^(HMMA|IMMA|QGMMA|HGMMA|IGMMA)\b")
+WHOLE = re.compile(r"^IMMA\b")
 DOT = re.compile(r"^IDP\b")
 ASYNC = re.compile(r"^LDGSTS\b")
 LOCAL = re.compile(r"^(LDL|STL)\b")

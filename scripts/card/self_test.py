@@ -1,5 +1,6 @@
 """Tests of the pure parts, without a toolkit: `scripts/card_budget --self-test`."""
 
+import dataclasses
 import unittest
 
 from card import budget as budgets
@@ -186,6 +187,24 @@ class Model(unittest.TestCase):
         issued = model.block_instructions(CARDS["RTX 4090"], line, self.STEP, kernels_of) * 768 * 32
         # And of each warp, for the scale of its inputs.
         self.assertAlmostEqual(issued, 4096 * (5120 * 2 + 1024 * 5) + model.SCALE * 4 * 768 * 32)
+
+    def test_two_matrices_in_tiles_are_both_counted(self):
+        line = model.Line.read("1 product_pair_32 1x328x1 256 q4_k 5100x4096 q6_k 1000x4096")
+        budget = {"kernels": {f"product_tiles_{kind}_32": {"per_weight": [each] * 4, "blocks": [2] * 4}
+                              for kind, each in (("q4_k", 5.0), ("q6_k", 9.0))}}
+        kernels_of = model.Kernels(89, budget, model.Change())
+        step = model.Step(model.SHAPES["8B"], 32, False, 100)
+        issued = model.block_instructions(CARDS["RTX 4090"], line, step, kernels_of) * 328 * 32
+        self.assertAlmostEqual(issued, 4096 * (5120 * 5 + 1024 * 9))
+        # 40 and 8 tiles, of which blocks share the columns.
+        self.assertEqual(model.ramps(line, 1), 2)
+        self.assertEqual(model.ramps(dataclasses.replace(line, blocks=(1, 48, 1)), 1), 1)
+
+    def test_minima_take_tensor_cores_too(self):
+        card, step = CARDS["RTX 4090"], model.Step(model.SHAPES["8B"], 32, False, 100)
+        lines = [model.Line.read(f"1 product_tiles_{kind}_32 1x32x1 256 {kind} 4096x4096") for kind in ("q4_k", "q6_k")]
+        times = [model.tensor_time(card, line, step) for line in lines]
+        self.assertAlmostEqual(times[0], 2 * times[1])
 
     def test_the_last_blocks_work_takes_time(self):
         for one, other in (("attention_decode_f16_128 8x8x1", "attention_decode_f16_128 1x64x1"),

@@ -22,7 +22,7 @@ pub use gated::multiply_gated;
 pub use normed::multiply_normed;
 pub use side_by_side::multiply_all;
 
-use super::acts::{ActKind, Acts, ProductInput};
+use super::acts::{ActKind, ProductInput};
 use super::buffer::{Buffer, View, ViewMut};
 use super::card::{
     Arg, COUNTS, Card, CardError, DeviceProperties, Gemm, Grid, Number, Pool, Queue,
@@ -31,7 +31,7 @@ use super::norm::{PIECE, leaves_scale};
 use super::rows::{fits, require};
 use super::weights::{PlaneLayout, planes};
 use crate::quant::Kind;
-use names::Tile;
+use names::{Tile, TileShape};
 use plan::{Plan, Task};
 use std::sync::Arc;
 
@@ -39,6 +39,8 @@ use std::sync::Arc;
 const STAGING: usize = 8 << 20;
 /// Most inputs that kernels limited by memory take.
 const FEW: usize = 8;
+/// Most tiles over the rows of a matrix: a grid's limit.
+const MOST_DOWN: usize = 65535;
 /// Warps per multiprocessor below which rows are split: enough 16-byte loads are under way then.
 const WARPS: usize = 24;
 
@@ -133,11 +135,26 @@ impl Matrix {
 
     /// The form in which [`multiply`] takes `n` inputs.
     pub fn input_kind(&self, card: &dyn Card, n: usize) -> ActKind {
-        let tiled = self.kind.is_quantised() && in_tiles(self.columns, n);
+        let tiled = self.kind.is_quantised() && is_tiled(self.columns, n);
         if tiled && !Tile::of(n, card.properties()).eights() {
             return ActKind::BF16;
         }
         self.kind.input_kind()
+    }
+
+    /// How many tiles of this shape there are, over `n` inputs and over the rows.
+    fn in_tiles(&self, shape: TileShape, n: usize) -> (usize, usize) {
+        (n.div_ceil(shape.inputs), self.rows.div_ceil(shape.rows))
+    }
+
+    /// How many blocks share the columns of a tile.
+    fn shares(&self, card: &dyn Card, tile: Tile, n: usize) -> usize {
+        let Matrix { kind, rows, columns, .. } = *self;
+        let (across, down) = self.in_tiles(tile.shape(kind), n);
+        let room = if across * down <= COUNTS { card.workspace().room } else { 0 };
+        let Plan { shares, .. } =
+            Task { kind, rows, columns, inputs: n, facts: card.properties(), room }.plan(tile);
+        shares
     }
 
     /// Groups of 32 columns.
@@ -209,7 +226,7 @@ impl Way {
                 Way::Dense { split: split.max(short_blocks(pieces)) }
             }
             Kind::F32 | Kind::F16 | Kind::BF16 => Way::Library,
-            _ if !in_tiles(columns, n) => {
+            _ if !is_tiled(columns, n) => {
                 Way::Vectors { split: split(rows.div_ceil(2), columns.div_ceil(1024), 4, warps) }
             }
             _ => Way::Tiles(Tile::of(n, facts)),
@@ -226,7 +243,7 @@ impl Way {
 }
 
 /// Whether a product of quantised weights is one of tiles, which copy the scales of two groups at a time.
-fn in_tiles(columns: usize, n: usize) -> bool {
+fn is_tiled(columns: usize, n: usize) -> bool {
     n > FEW && (columns / 32).is_multiple_of(2)
 }
 
@@ -402,14 +419,11 @@ impl Product<'_> {
         }
         let name = names::tiles(kind, tile)?;
         let (shape, facts, workspace) = (tile.shape(kind), card.properties(), card.workspace());
-        let Matrix { rows, columns, .. } = *self.matrix;
-        let (across, down) = (self.n.div_ceil(shape.inputs), rows.div_ceil(shape.rows));
-        if down > 65535 {
-            return Err(CardError::Shape(format!("{rows} rows are too many")));
+        let (across, down) = self.matrix.in_tiles(shape, self.n);
+        if down > MOST_DOWN {
+            return Err(CardError::Shape(format!("{} rows are too many", self.matrix.rows)));
         }
-        let room = if across * down <= COUNTS { workspace.room } else { 0 };
-        let task = Task { kind, rows, columns, inputs: self.n, facts, room };
-        let Plan { shares, .. } = task.plan(tile);
+        let shares = self.matrix.shares(card, tile, self.n);
         let blocks = [across as u32, down as u32, shares as u32];
         let stages = shape.stages(facts);
         let grid = Grid::of(blocks, shape.threads).shared(shape.shared_bytes(stages)).late();

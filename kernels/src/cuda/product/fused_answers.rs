@@ -3,7 +3,6 @@
 
 use super::answers::{Inputs, expected, matrix};
 use super::{Matrix, multiply_all, multiply_gated, names};
-use crate::cuda::acts::ActKind;
 use crate::cuda::buffer::Buffer;
 use crate::cuda::card::CardError;
 use crate::cuda::check::{Bench, Check, Numbers, Size};
@@ -62,7 +61,8 @@ pub(super) fn gated(size: Size) -> Vec<Gated> {
 }
 
 pub(super) fn mixed(size: Size) -> Vec<Mixed> {
-    let every = (1..=8).flat_map(|n| {
+    // Those of one warp's rows, and in each of the tiles.
+    let every = (1..=8).chain([9, 17, 33]).flat_map(|n| {
         let kinds = [[Kind::Q4K, Kind::Q6K], [Kind::Q5K, Kind::Q6K], [Kind::Q5K, Kind::Q4K]];
         kinds.map(|kinds| Mixed { kinds, rows: [5, 3], columns: 256, n })
     });
@@ -70,6 +70,7 @@ pub(super) fn mixed(size: Size) -> Vec<Mixed> {
         return every.collect();
     }
     let more = [([70, 9], 512, 1), ([130, 1], 4096, 2), ([33, 35], 2048, 8)];
+    let more = more.into_iter().chain([([130, 3], 4096, 18), ([3, 260], 2048, 70)]);
     let more =
         more.map(|(rows, columns, n)| Mixed { kinds: [Kind::Q4K, Kind::Q6K], rows, columns, n });
     every.chain(more).collect()
@@ -136,7 +137,8 @@ impl Mixed {
         let Mixed { rows, columns, n, .. } = self;
         let mut numbers = Numbers::new((rows[0] * 31 + columns * 7 + n) as u64);
         let (parts, values) = self.matrices(bench, &mut numbers)?;
-        let inputs = Inputs::new(bench, ActKind::Q8, &numbers.numbers(n * columns))?;
+        let kind = parts[0].input_kind(&*bench.card, n);
+        let inputs = Inputs::new(bench, kind, &numbers.numbers(n * columns))?;
         let all = rows[0] + rows[1];
         let biased = n % 2 == 0;
         let bias = bias(all, columns, biased, &mut numbers);

@@ -1,4 +1,4 @@
-//! The kernels of products by name, and the shapes of their tiles, which product_tiles.cu and
+//! The kernels of products by name, and the shapes of their tiles, which product_tiles.cuh and
 //! product_halves.cu have too.
 
 use crate::cuda::card::{CardError, DeviceProperties};
@@ -141,11 +141,26 @@ pub(super) fn normed(kind: Kind, n: usize) -> Option<&'static str> {
 const MIXED_KINDS: [Kind; 3] = [Kind::Q4K, Kind::Q5K, Kind::Q6K];
 const MIXED: [&str; 8] = to_8!("product_mixed_");
 
-/// Of products of two matrices of these kinds, and the kernel's names of both, if there is one.
-pub(super) fn mixed(kinds: [Kind; 2], n: usize) -> Option<(&'static str, [usize; 2])> {
+/// The names that kernels of two kinds have for these, if they take them.
+pub(super) fn mixed_kinds(kinds: [Kind; 2]) -> Option<[usize; 2]> {
     let place = |kind: Kind| MIXED_KINDS.iter().position(|known| *known == kind);
     let [Some(first), Some(second)] = kinds.map(place) else { return None };
-    Some((MIXED.get(n.wrapping_sub(1))?, [first, second]))
+    Some([first, second])
+}
+
+/// Of products of two matrices with up to 8 inputs.
+pub(super) fn mixed(n: usize) -> Option<&'static str> {
+    MIXED.get(n.wrapping_sub(1)).copied()
+}
+
+/// Of products of two matrices in tiles.
+pub(super) fn pair(tile: Tile) -> Option<&'static str> {
+    match tile {
+        Tile::Eights16 => Some("product_pair_16"),
+        Tile::Eights32 => Some("product_pair_32"),
+        Tile::Eights64 => Some("product_pair_64"),
+        _ => None,
+    }
 }
 
 /// Of products in tiles.

@@ -67,9 +67,9 @@ impl Tile {
             Tile::Halves32 => 257.0,
             Tile::Halves64 => 197.0,
             Tile::Halves128 => 575.0,
-            Tile::Eights16 => 285.0,
-            Tile::Eights32 => 403.0,
-            Tile::Eights64 => 744.0,
+            Tile::Eights16 => 238.0,
+            Tile::Eights32 => 342.0,
+            Tile::Eights64 => 663.0,
         }
     }
 }
@@ -114,7 +114,10 @@ impl Task<'_> {
         let most = (self.tiles(plan.tile) * plan.shares).div_ceil(multiprocessors);
         let work = warps * plan.tile.instructions() * steps;
         let products = (shape.rows * shape.inputs * 32 * shape.groups) as f64 * steps;
-        let tensor = products / (TENSOR * rate_of_products(self.facts, plan.tile.eights()));
+        // Minima keep the tensor cores busy for as long as the numbers do (product_tiles.cuh).
+        let minima = plan.tile.eights() && matches!(self.kind, Kind::Q4K | Kind::Q5K);
+        let times = if minima { 2.0 } else { 1.0 };
+        let tensor = times * products / (TENSOR * rate_of_products(self.facts, plan.tile.eights()));
         let together = |blocks: usize| {
             let rate = ISSUE.min(blocks as f64 * warps / INTERVAL);
             blocks as f64 * (work / rate).max(tensor) + RAMP

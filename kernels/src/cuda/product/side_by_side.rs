@@ -1,12 +1,14 @@
 //! Several matrices over the same inputs, their results side by side.
 //!
-//! Two matrices of the kinds that mixtures have are one launch with up to 8 inputs (`product_mixed.cu`); others are a
-//! launch each. Both give the same bits, since each matrix is split as it would be by itself.
+//! Two matrices of the kinds that mixtures have are one launch: with up to 8 inputs (`product_mixed.cu`), and in 8-bit
+//! tiles (`product_pair.cu`). Others are a launch each. Both give the same bits, since each matrix is split as it would be
+//! by itself.
 
-use super::{Matrix, Output, Way, check, few_blocks, multiply, names};
+use super::names::Tile;
+use super::{MOST_DOWN, Matrix, Output, Way, check, few_blocks, multiply, names};
 use crate::cuda::acts::ProductInput;
 use crate::cuda::buffer::{View, ViewMut};
-use crate::cuda::card::{Arg, Card, CardError, Grid};
+use crate::cuda::card::{Arg, COUNTS, Card, CardError, Grid};
 use crate::cuda::rows::require;
 
 /// `[n][columns]` to `[n][results of all parts, side by side]`, and a bias for all of them. Inputs as [`multiply`]
@@ -43,24 +45,58 @@ pub fn multiply_all<'a>(
 struct Pair<'a> {
     kernel: &'static str,
     matrices: [&'a Matrix; 2],
-    /// The kernel's names of their kinds, and how many warps share their rows.
+    /// The kernel's names of their kinds.
     kinds: [usize; 2],
-    splits: [usize; 2],
+    way: Together,
     n: usize,
+}
+
+/// How it does that.
+enum Together {
+    /// So many warps share a row of either.
+    Vectors { splits: [usize; 2] },
+    /// So many blocks share the columns of a tile of either.
+    Tiles { tile: Tile, shares: [usize; 2] },
 }
 
 impl Pair<'_> {
     /// Of `n` inputs, if there is a kernel.
     fn of<'a>(card: &dyn Card, matrices: [&'a Matrix; 2], n: usize) -> Option<Pair<'a>> {
-        let (kernel, kinds) = names::mixed(matrices.map(Matrix::kind), n)?;
+        let kinds = names::mixed_kinds(matrices.map(Matrix::kind))?;
+        if matrices[0].columns != matrices[1].columns {
+            return None;
+        }
         let ways = matrices.map(|matrix| {
             Way::choose(matrix.kind, matrix.rows, matrix.columns, n, card.properties())
         });
-        let [Way::Vectors { split: first }, Way::Vectors { split: second }] = ways else {
-            return None;
+        let (kernel, way) = match ways {
+            [Way::Vectors { split: first }, Way::Vectors { split: second }] => {
+                (names::mixed(n)?, Together::Vectors { splits: [first, second] })
+            }
+            [Way::Tiles(tile), Way::Tiles(_)] => {
+                let shares = matrices.map(|matrix| matrix.shares(card, tile, n));
+                (names::pair(tile)?, Together::Tiles { tile, shares })
+            }
+            _ => return None,
         };
-        let alike = matrices[0].columns == matrices[1].columns;
-        alike.then_some(Pair { kernel, matrices, kinds, splits: [first, second], n })
+        Some(Pair { kernel, matrices, kinds, way, n }).filter(|pair| pair.fits(card))
+    }
+
+    /// Whether the grid and the workspace are large enough for both.
+    fn fits(&self, card: &dyn Card) -> bool {
+        let Together::Tiles { tile, shares } = self.way else { return true };
+        let places = [0, 1].map(|i| self.place(i, tile, shares[i]));
+        let [tiles, floats, down] = [0, 1, 2].map(|what| places[0][what] + places[1][what]);
+        tiles <= COUNTS && floats <= card.workspace().room && down <= MOST_DOWN
+    }
+
+    /// Tiles of a matrix, numbers that its blocks leave for each other, and blocks over its rows.
+    fn place(&self, i: usize, tile: Tile, shares: usize) -> [usize; 3] {
+        let shape = tile.shape(self.matrices[i].kind);
+        let (across, down) = self.matrices[i].in_tiles(shape, self.n);
+        let floats =
+            if shares > 1 { across * down * shares * shape.rows * shape.inputs } else { 0 };
+        [across * down, floats, down * shares]
     }
 
     fn launch(
@@ -71,14 +107,21 @@ impl Pair<'_> {
         bias: Option<View<'_, f32>>,
     ) -> Result<(), CardError> {
         let stride = self.matrices[0].rows + self.matrices[1].rows;
-        let (mut offset, mut args, mut blocks) = (0, Vec::new(), [0; 2]);
+        let parts = match self.way {
+            Together::Vectors { splits } => splits,
+            Together::Tiles { shares, .. } => shares,
+        };
+        let (mut offset, mut args) = (0, Vec::new());
         for (i, matrix) in self.matrices.into_iter().enumerate() {
             let bias = bias.map(|bias| bias.part(offset, matrix.rows));
             let to = Output { values: out.again(), stride, offset };
-            let way = Way::Vectors { split: self.splits[i] };
+            let way = match self.way {
+                Together::Vectors { .. } => Way::Vectors { split: parts[i] },
+                Together::Tiles { tile, .. } => Way::Tiles(tile),
+            };
             check(matrix, way, &x, self.n, &to, bias.as_ref())?;
-            let [kind, rows, split] =
-                [self.kinds[i], matrix.rows, self.splits[i]].map(|count| Arg::I32(count as i32));
+            let [kind, rows, parts] =
+                [self.kinds[i], matrix.rows, parts[i]].map(|count| Arg::I32(count as i32));
             let results = Arg::Address(out.address() + (offset * size_of::<f32>()) as u64);
             args.push(kind);
             args.extend(matrix.planes());
@@ -86,17 +129,54 @@ impl Pair<'_> {
                 rows,
                 results,
                 Arg::Address(bias.map_or(0, |bias| bias.address())),
-                split,
+                parts,
             ]);
-            blocks[i] = few_blocks(matrix.rows, self.n, self.splits[i]);
             offset += matrix.rows;
         }
-        args.push(Arg::I32(blocks[0] as i32));
-        args.extend(x.acts.args());
-        args.extend([Arg::I32(self.matrices[0].groups() as i32), Arg::U64(stride as u64)]);
-        args.extend(x.scale_args());
-        let grid = Grid::line(blocks[0] + blocks[1], 128).shared(512);
-        // SAFETY: the kernel's arguments; `check` has held every length against what it reads and writes.
+        let grid = self.grid(card, &mut args, x, stride);
+        // SAFETY: the kernel's arguments; `check` has held every length against what it reads and writes, and `fits`
+        // the workspace.
         unsafe { card.launch(self.kernel, grid, &args) }
+    }
+
+    /// The grid, and the arguments behind those of the matrices.
+    fn grid(
+        &self,
+        card: &dyn Card,
+        args: &mut Vec<Arg>,
+        x: ProductInput<'_>,
+        stride: usize,
+    ) -> Grid {
+        let groups = Arg::I32(self.matrices[0].groups() as i32);
+        let stride = Arg::U64(stride as u64);
+        let blocks = |blocks: usize| Arg::I32(blocks as i32);
+        match self.way {
+            Together::Vectors { splits } => {
+                let [first, second] =
+                    [0, 1].map(|i| few_blocks(self.matrices[i].rows, self.n, splits[i]));
+                args.push(blocks(first));
+                args.extend(x.acts.args());
+                args.extend([groups, stride]);
+                args.extend(x.scale_args());
+                Grid::line(first + second, 128).shared(512)
+            }
+            Together::Tiles { tile, shares } => {
+                let workspace = card.workspace();
+                let [[tiles, floats, first], [_, _, second]] =
+                    [0, 1].map(|i| self.place(i, tile, shares[i]));
+                let shapes = self.matrices.map(|matrix| tile.shape(matrix.kind));
+                let shared = shapes.map(|shape| shape.shared_bytes(2));
+                let across = self.n.div_ceil(shapes[0].inputs);
+                args.push(blocks(first));
+                args.extend(x.acts.args());
+                args.extend([groups, Arg::I32(self.n as i32), stride]);
+                args.extend([workspace.floats, workspace.counts].map(Arg::Address));
+                let behind = |from: u64, count: usize| Arg::Address(from + (count * 4) as u64);
+                args.extend([behind(workspace.floats, floats), behind(workspace.counts, tiles)]);
+                Grid::of([across as u32, (first + second) as u32, 1], shapes[0].threads)
+                    .shared(shared[0].max(shared[1]))
+                    .late()
+            }
+        }
     }
 }

@@ -2,6 +2,7 @@
 
 use super::names::Tile;
 use super::*;
+use crate::cuda::acts::Acts;
 #[cfg(feature = "emulator")]
 use crate::cuda::rows::Activation;
 use proptest::prelude::*;
@@ -224,11 +225,11 @@ mod emulated {
                 let Mixed { rows, columns, n, .. } = case;
                 let (card, stride) = (&bench.card, rows[0] + rows[1]);
                 let parts = case.matrices(&bench, &mut Numbers::new(6)).unwrap().0;
+                let form = parts[0].input_kind(&**card, n);
                 let mut x =
-                    ActBuffer::new(card, bench.pool, n * columns, &[ActKind::Q8], Queue::Compute)
-                        .unwrap();
-                fill(card, x.get_mut(ActKind::Q8, n * columns));
-                let x = x.get(ActKind::Q8, n * columns);
+                    ActBuffer::new(card, bench.pool, n * columns, &[form], Queue::Compute).unwrap();
+                fill(card, x.get_mut(form, n * columns));
+                let x = x.get(form, n * columns);
                 let [mut one, mut two] =
                     [(); 2].map(|()| Buffer::<f32>::new(card, bench.pool, n * stride).unwrap());
                 multiply_all(&**card, &parts, x, n, one.view_mut(), None).unwrap();
@@ -266,7 +267,12 @@ mod emulated {
             })
         };
         assert_eq!(all(&[Kind::Q4K, Kind::Q6K], 3), ["product_mixed_3"]);
-        assert_eq!(all(&[Kind::Q4K, Kind::Q6K], 9).len(), 2);
+        assert_eq!(all(&[Kind::Q4K, Kind::Q6K], 9), ["product_pair_16"]);
+        assert_eq!(all(&[Kind::Q5K, Kind::Q6K], 33), ["product_pair_64"]);
+        assert_eq!(
+            all(&[Kind::Q4K, Kind::Q8_0], 9),
+            ["product_tiles_q4_k_16", "product_tiles_q8_0_16"]
+        );
         assert_eq!(
             all(&[Kind::Q4K, Kind::Q8_0], 1),
             ["product_quant_q4_k_1", "product_quant_q8_0_1"]

@@ -30,10 +30,13 @@ const FORMS: [ActKind; 4] = [ActKind::F32, ActKind::F16, ActKind::BF16, ActKind:
 pub(super) fn write(text: &mut String) {
     let (small, large) = (most((8, 9), 99), most((9, 0), 227));
     writeln!(text, "  \"kernels\": {{").unwrap();
-    for (i, (name, (threads, shared))) in large.iter().enumerate() {
-        let comma = if i + 1 < large.len() { "," } else { "" };
-        let less = small.get(name).map_or(shared, |(_, less)| less);
-        writeln!(text, "    \"{name}\": [{threads}, {less}, {shared}]{comma}").unwrap();
+    // Some are launched on one of the cards alone.
+    let all: BTreeMap<_, _> = small.iter().chain(&large).collect();
+    for (i, (name, (threads, _))) in all.iter().enumerate() {
+        let comma = if i + 1 < all.len() { "," } else { "" };
+        let [less, more] = [[&small, &large], [&large, &small]]
+            .map(|[of, other]| of.get(*name).or(other.get(*name)).map_or(0, |(_, shared)| *shared));
+        writeln!(text, "    \"{name}\": [{threads}, {less}, {more}]{comma}").unwrap();
     }
     writeln!(text, "  }},").unwrap();
 }
@@ -95,14 +98,17 @@ impl Sweep {
         }
     }
 
-    /// What a product of up to 8 inputs may be together with: another matrix, the activation of gate and up, or a norm.
+    /// What a product may be together with: another matrix, or with up to 8 inputs the activation of gate and up, or a norm.
     fn together(&self) {
         let matrix = |kind| Matrix::new(&self.card, self.pool, kind, ROWS, COLUMNS).unwrap();
+        for n in (1..=8).chain([16, 32, 64]) {
+            let (acts, mut wide) = (self.acts(n * COLUMNS), self.floats(2 * n * ROWS));
+            let parts = [Kind::Q5K, Kind::Q6K].map(matrix);
+            let x = acts.get(parts[0].input_kind(&*self.card, n), n * COLUMNS);
+            multiply_all(&*self.card, &parts, x, n, wide.view_mut(), None).unwrap();
+        }
         for n in 1..=8 {
             let (acts, mut wide) = (self.acts(n * COLUMNS), self.floats(2 * n * ROWS));
-            let (parts, x) =
-                ([Kind::Q4K, Kind::Q6K].map(matrix), acts.get(ActKind::Q8, n * COLUMNS));
-            multiply_all(&*self.card, &parts, x, n, wide.view_mut(), None).unwrap();
             for kind in Kind::on_cards() {
                 let (form, mut out) = (kind.input_kind(), self.acts(n * ROWS));
                 let (x, out) = (acts.get(form, n * COLUMNS), out.get_mut(form, n * ROWS / 2));

@@ -68,9 +68,9 @@ type Row = (&'static str, &'static str, usize, Tile, [usize; 4]);
 const PLANS: [Row; 24] = [
     ("RTX 3060", "0.6B", 32, Tile::Eights32, [1, 4, 1, 6]),
     ("RTX 3060", "0.6B", 512, Tile::Eights64, [1, 4, 1, 6]),
-    ("RTX 3060", "8B", 32, Tile::Eights32, [1, 7, 1, 7]),
+    ("RTX 3060", "8B", 32, Tile::Eights32, [1, 3, 1, 7]),
     ("RTX 3060", "8B", 512, Tile::Eights64, [1, 3, 1, 3]),
-    ("RTX 3060", "14B", 32, Tile::Eights32, [1, 4, 1, 7]),
+    ("RTX 3060", "14B", 32, Tile::Eights32, [1, 4, 1, 4]),
     ("RTX 3060", "14B", 512, Tile::Eights64, [1, 1, 1, 1]),
     ("RTX 4090", "0.6B", 32, Tile::Eights32, [2, 4, 2, 6]),
     ("RTX 4090", "0.6B", 512, Tile::Eights64, [1, 4, 2, 4]),
