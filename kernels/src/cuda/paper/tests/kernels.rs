@@ -103,9 +103,11 @@ impl Sweep {
         let matrix = |kind| Matrix::new(&self.card, self.pool, kind, ROWS, COLUMNS).unwrap();
         for n in (1..=8).chain([16, 32, 64]) {
             let (acts, mut wide) = (self.acts(n * COLUMNS), self.floats(2 * n * ROWS));
-            let parts = [Kind::Q5K, Kind::Q6K].map(matrix);
-            let x = acts.get(parts[0].input_kind(&*self.card, n), n * COLUMNS);
-            multiply_all(&*self.card, &parts, x, n, wide.view_mut(), None).unwrap();
+            for first in [Kind::Q4K, Kind::Q5K] {
+                let parts = [first, Kind::Q6K].map(matrix);
+                let x = acts.get(parts[0].input_kind(&*self.card, n), n * COLUMNS);
+                multiply_all(&*self.card, &parts, x, n, wide.view_mut(), None).unwrap();
+            }
         }
         for n in 1..=8 {
             let (acts, mut wide) = (self.acts(n * COLUMNS), self.floats(2 * n * ROWS));
