@@ -36,6 +36,8 @@ template <Kind K> constexpr int kOffset = K == quant::Q4_0                      
                                           : K == quant::Q6_K                       ? 32
                                           : K == quant::Q8_0 || K == quant::IQ4_NL ? 128
                                                                                    : 0;
+// The middle of a kind's unsigned numbers.
+template <Kind K> constexpr float kMiddle = quant::kFifths<K> ? 15.5f : 7.5f;
 // How often scales have to be taken where `quant::scale_of` divides them for numbers that come multiplied.
 template <Kind K>
 constexpr float kFactor = (K == quant::Q4_0 ? 16.0f : K == quant::Q5_0 ? 8.0f : K == quant::Q6_K ? 4.0f : 1.0f) * kFromBits;
@@ -90,7 +92,10 @@ template <Kind K, class T> struct Warp : Place<K, T> {
         Base::scales(stage, first_group, kFactor<K>, 1 / kUp, [&](int group, float2 scale) {
             float less = scale.x * (-kOffset<K> * kBit);
             float second = quant::kHalves<K> ? scale.y : quant::kMinimum<K> ? -scale.y : less;
-            to[group * 32] = make_uint2(twice_bf16(scale.x), twice_bf16(second));
+            uint32_t twice = twice_bf16(scale.x);
+            // What the scale loses by rounding is made up for in the middle of the numbers.
+            if constexpr (quant::kPairs<K>) second += (scale.x - __uint_as_float(twice << 16)) * (kMiddle<K> * kBit);
+            to[group * 32] = make_uint2(twice, twice_bf16(second));
         });
         __syncwarp();
     }
