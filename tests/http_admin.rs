@@ -262,7 +262,15 @@ async fn preview(app: &Router, path: &str, mut body: Value) -> Preview {
 /// Everything of a status but what passes with time.
 async fn lasting(app: &Router) -> Value {
     let mut body = ok(app, local(get("/admin/status"))).await;
-    for passing in ["stage_age_s", "uptime_s", "resident_bytes", "gates", "forecast", "arms"] {
+    for passing in [
+        "stage_age_s",
+        "uptime_s",
+        "resident_bytes",
+        "available_bytes",
+        "gates",
+        "forecast",
+        "arms",
+    ] {
         body.as_object_mut().expect("an object").remove(passing);
     }
     body
