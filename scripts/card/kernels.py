@@ -54,7 +54,7 @@ def work(name, taken):
         rows, inputs, down, across, split, groups = tile_shape(found[1], found[2], int(found[3]))
         fragments = rows // down // 16 * (inputs // across // 8) * groups // split
         twice = found[1] == "halves" or found[2] == "q6_k"
-        # Beside whole numbers, 8-bit tiles multiply minima, in halves.
+        # Beside whole numbers, 8-bit tiles multiply minima, in tf32.
         count = mma if found[1] == "halves" else taken.count(sass.WHOLE)
         if repeated(name, count, fragments * (2 if twice else 1)) != 1:
             raise Unknown(f"{name}: a pass multiplies {count} fragments, more than a step has")

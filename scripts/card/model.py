@@ -48,7 +48,7 @@ HOST, HOST_ROW = 40e-6, 2.5e-6
 PEER_LAUNCHES, PEER_PER_WEIGHT, PEER_WARPS = 24, 4.0, 32
 
 # Kinds with a minimum for each 32 weights, and multiply-adds in tf32 that 8-bit tiles do for it, by weight.
-MINIMA, MINIMUM = {"q4_k", "q5_k"}, 4 / 32
+MINIMA, MINIMUM = {"q4_1", "q5_1", "q4_k", "q5_k"}, 4 / 32
 # Bytes of a weight, its scales included.
 BYTES = {"q4_k": 144 / 256, "q6_k": 210 / 256, "q8_0": 34 / 32, "bf16": 2.0}
 HEAD_DIM = 128

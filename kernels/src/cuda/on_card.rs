@@ -10,6 +10,8 @@ pub(crate) struct OnCard {
     pub input: ActKind,
     /// Bytes of a block that go to each plane: low bits, further bits, scales, scales of scales.
     pub shares: [usize; 4],
+    /// Whether a scale comes with a minimum. Tiles of 8 bits take it away on tensor cores.
+    pub minimum: bool,
     /// Bytes of scales that a product in tiles has in shared memory: for 32 columns of a row, and for a row.
     pub staged: [usize; 2],
     pub kernels: KernelNames,

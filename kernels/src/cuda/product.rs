@@ -8,6 +8,7 @@
 
 #[cfg(any(test, feature = "known-answers"))]
 pub(crate) mod answers;
+mod fused;
 #[cfg(any(test, feature = "known-answers"))]
 pub(crate) mod fused_answers;
 mod gated;

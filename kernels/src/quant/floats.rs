@@ -29,6 +29,7 @@ pub(super) const F32: Format = Format {
     card: Some(OnCard {
         input: ActKind::F32,
         shares: [4, 0, 0, 0],
+        minimum: false,
         staged: [0, 0],
         kernels: KernelNames {
             embed: "embed_f32",
@@ -56,6 +57,7 @@ pub(super) const F16: Format = Format {
     card: Some(OnCard {
         input: ActKind::F16,
         shares: [2, 0, 0, 0],
+        minimum: false,
         staged: [0, 0],
         kernels: KernelNames {
             embed: "embed_f16",
@@ -83,6 +85,7 @@ pub(super) const BF16: Format = Format {
     card: Some(OnCard {
         input: ActKind::BF16,
         shares: [2, 0, 0, 0],
+        minimum: false,
         staged: [0, 0],
         kernels: KernelNames {
             embed: "embed_bf16",

@@ -35,6 +35,7 @@ pub(super) const FORMAT: Format = Format {
     card: Some(OnCard {
         input: ActKind::Q8,
         shares: [16, 0, 2, 0],
+        minimum: false,
         staged: [2, 0],
         kernels: quantised!("q4_0"),
         sort: Some(sort),

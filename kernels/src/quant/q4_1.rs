@@ -34,6 +34,7 @@ pub(super) const FORMAT: Format = Format {
     card: Some(OnCard {
         input: ActKind::Q8,
         shares: [16, 0, 4, 0],
+        minimum: true,
         staged: [4, 0],
         kernels: quantised!("q4_1"),
         sort: Some(sort),

@@ -32,6 +32,7 @@ pub(super) const FORMAT: Format = Format {
     card: Some(OnCard {
         input: ActKind::Q8,
         shares: [128, 0, 16, 0],
+        minimum: true,
         staged: [0, 16],
         kernels: quantised!("q4_k"),
         sort: Some(|planes, block| {

@@ -35,6 +35,7 @@ pub(super) const FORMAT: Format = Format {
     card: Some(OnCard {
         input: ActKind::Q8,
         shares: [128, 32, 16, 0],
+        minimum: true,
         staged: [0, 16],
         kernels: quantised!("q5_k"),
         sort: Some(sort),

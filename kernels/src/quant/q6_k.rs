@@ -31,6 +31,7 @@ pub(super) const FORMAT: Format = Format {
     card: Some(OnCard {
         input: ActKind::Q8,
         shares: [128, 64, 16, 2],
+        minimum: false,
         staged: [2, 4],
         kernels: quantised!("q6_k"),
         sort: Some(sort),

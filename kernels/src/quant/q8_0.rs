@@ -33,6 +33,7 @@ pub(super) const FORMAT: Format = Format {
     card: Some(OnCard {
         input: ActKind::Q8,
         shares: [32, 0, 2, 0],
+        minimum: false,
         staged: [2, 0],
         kernels: quantised!("q8_0"),
         sort: Some(sort),

@@ -3,7 +3,8 @@
 //! One launch for up to 8 inputs, where there is a kernel for the weights and the form of the outputs
 //! (`product_gated.cu`, `product_dense.cu`); else products and [`gated`]. Both give the same bits.
 
-use super::{FEW, Matrix, Output, Way, check, multiply_all, names};
+use super::fused::{Few, Fused};
+use super::{Matrix, Output, check, multiply_all, names};
 use crate::cuda::acts::{ActKind, ActsMut, ProductInput, Q8_BLOCK};
 use crate::cuda::buffer::{View, ViewMut};
 use crate::cuda::card::{Arg, COUNTS, Card, CardError, Grid};
@@ -26,39 +27,24 @@ pub fn multiply_gated<'a>(
     let (x, rows) = (x.into(), parts.iter().map(Matrix::rows).sum::<usize>());
     require(rows.is_multiple_of(2), || format!("{rows} rows are not those of gate and up"))?;
     if let [matrix] = parts
-        && let Some(fused) = Fused::of(card, matrix, n, out.kind())
+        && let Some(fused) = fused(card, matrix, n, out.kind())
     {
-        return fused.launch(card, activation, x, wide, out, bias);
+        return fused.launch_gated(card, activation, x, wide, out, bias);
     }
     multiply_all(card, parts, x, n, wide.again(), bias)?;
     gated(card, activation, wide.as_view(), n, rows / 2, out)
 }
 
-/// A product that one launch does.
-struct Fused<'a> {
-    kernel: &'static str,
-    matrix: &'a Matrix,
-    way: Way,
-    n: usize,
+/// `n` inputs to outputs in `form`, if there is a kernel.
+fn fused<'a>(card: &dyn Card, matrix: &'a Matrix, n: usize, form: ActKind) -> Option<Fused<'a>> {
+    let kernel = names::gated(matrix.kind, n).filter(|_| form == matrix.kind.input_kind());
+    let whole = matrix.rows.is_multiple_of(2 * Q8_BLOCK) && matrix.rows / 2 / Q8_BLOCK <= COUNTS;
+    Fused::of(card, matrix, n, kernel)
+        .filter(|fused| whole || matches!(fused.few, Few::Dense { .. }))
 }
 
 impl Fused<'_> {
-    /// Of `n` inputs and outputs in `form`, if there is a kernel.
-    fn of<'a>(card: &dyn Card, matrix: &'a Matrix, n: usize, form: ActKind) -> Option<Fused<'a>> {
-        let Matrix { kind, rows, columns, .. } = *matrix;
-        let way = Way::choose(kind, rows, columns, n, card.properties());
-        let blocks = rows / 2 / Q8_BLOCK;
-        let fits = match way {
-            Way::Vectors { .. } => rows.is_multiple_of(2 * Q8_BLOCK) && blocks <= COUNTS,
-            Way::Dense { .. } => true,
-            Way::Tiles(_) | Way::Library => false,
-        };
-        let fits = fits && n <= FEW && form == kind.input_kind();
-        let kernel = names::gated(kind, n).filter(|_| fits)?;
-        Some(Fused { kernel, matrix, way, n })
-    }
-
-    fn launch(
+    fn launch_gated(
         &self,
         card: &dyn Card,
         activation: Activation,
@@ -67,9 +53,9 @@ impl Fused<'_> {
         out: ActsMut<'_>,
         bias: Option<View<'_, f32>>,
     ) -> Result<(), CardError> {
-        let Fused { kernel, matrix, way, n } = *self;
+        let Fused { kernel, matrix, few, n } = *self;
         let results = Output::of(wide.again(), matrix.rows);
-        check(matrix, way, &x, n, &results, bias.as_ref())?;
+        check(matrix, few.into(), &x, n, &results, bias.as_ref())?;
         written("gate and up", &out, n, matrix.rows / 2)?;
         let aligned = |arg: Arg| matches!(arg, Arg::Address(at) if at.is_multiple_of(16));
         let [values, _] = out.args();
@@ -78,20 +64,19 @@ impl Fused<'_> {
         })?;
         let bias = Arg::Address(bias.map_or(0, |bias| bias.address()));
         let gelu = Arg::I32(i32::from(activation == Activation::GeluTanh));
-        let (grid, args) = match way {
-            Way::Vectors { split } => {
+        let (grid, args) = match few {
+            Few::Vectors { split } => {
                 let counts = Arg::Address(card.workspace().counts);
-                self.vectors(split, &x, [bias, gelu], [wide.arg(), counts], &out)
+                self.gated_vectors(split, &x, [bias, gelu], [wide.arg(), counts], &out)
             }
-            Way::Dense { split } => self.dense(split, &x, [bias, gelu], &out),
-            Way::Tiles(_) | Way::Library => return Ok(()),
+            Few::Dense { split } => self.gated_dense(split, &x, [bias, gelu], &out),
         };
         // SAFETY: the kernel's arguments; `check` and `written` have held every length against what it reads and
         // writes, and there is a count for each block of outputs.
         unsafe { card.launch(kernel, grid, &args) }
     }
 
-    fn vectors(
+    fn gated_vectors(
         &self,
         split: usize,
         x: &ProductInput<'_>,
@@ -111,7 +96,7 @@ impl Fused<'_> {
         (Grid::line(outputs / each, 128).shared(512), args)
     }
 
-    fn dense(
+    fn gated_dense(
         &self,
         split: usize,
         x: &ProductInput<'_>,

@@ -3,7 +3,8 @@
 //! One launch for up to 8 inputs, where there is a kernel for the weights and the form of the rows
 //! (`product_normed.cu`, `product_dense.cu`); else products and a launch of [`rms_pieces`]. Both give the same bits.
 
-use super::{FEW, Matrix, Output, Way, check, multiply_all, names};
+use super::fused::{Few, Fused};
+use super::{Matrix, Output, check, multiply_all, names};
 use crate::cuda::acts::{Acts, ProductInput};
 use crate::cuda::buffer::{View, ViewMut};
 use crate::cuda::card::{Arg, COUNTS, Card, CardError, Grid};
@@ -32,9 +33,9 @@ pub fn multiply_normed(
         out.check("a product's norm", n)?;
     }
     if let [matrix] = parts
-        && let Some(fused) = Fused::of(card, matrix, n, out.as_ref())
+        && let Some(fused) = fused(card, matrix, n, out.as_ref())
     {
-        return fused.launch(card, x.into(), bias, stream, out);
+        return fused.launch_normed(card, x.into(), bias, stream, out);
     }
     multiply_all(card, parts, x, n, branch.again(), bias)?;
     match out {
@@ -43,32 +44,21 @@ pub fn multiply_normed(
     }
 }
 
-/// A product that one launch does.
-struct Fused<'a> {
-    kernel: &'static str,
+/// `n` inputs to rows in the form of `out`, if there is a kernel.
+fn fused<'a>(
+    card: &dyn Card,
     matrix: &'a Matrix,
-    way: Way,
     n: usize,
+    out: Option<&Unscaled<'_>>,
+) -> Option<Fused<'a>> {
+    let Matrix { kind, rows, .. } = *matrix;
+    let whole = rows.is_multiple_of(PIECE) && rows / PIECE <= COUNTS;
+    let form = out.is_none_or(|out| out.values.kind() == kind.input_kind());
+    Fused::of(card, matrix, n, names::normed(kind, n).filter(|_| whole && form))
 }
 
 impl Fused<'_> {
-    /// Of `n` inputs, if there is a kernel.
-    fn of<'a>(
-        card: &dyn Card,
-        matrix: &'a Matrix,
-        n: usize,
-        out: Option<&Unscaled<'_>>,
-    ) -> Option<Fused<'a>> {
-        let Matrix { kind, rows, columns, .. } = *matrix;
-        let way = Way::choose(kind, rows, columns, n, card.properties());
-        let few = matches!(way, Way::Vectors { .. } | Way::Dense { .. }) && n <= FEW;
-        let whole = rows.is_multiple_of(PIECE) && rows / PIECE <= COUNTS;
-        let form = out.is_none_or(|out| out.values.kind() == kind.input_kind());
-        let kernel = names::normed(kind, n).filter(|_| few && whole && form)?;
-        Some(Fused { kernel, matrix, way, n })
-    }
-
-    fn launch(
+    fn launch_normed(
         &self,
         card: &dyn Card,
         x: ProductInput<'_>,
@@ -76,10 +66,10 @@ impl Fused<'_> {
         stream: ViewMut<'_, f32>,
         out: Option<Unscaled<'_>>,
     ) -> Result<(), CardError> {
-        let Fused { kernel, matrix, way, n } = *self;
+        let Fused { kernel, matrix, few, n } = *self;
         let to = stream.arg();
         let results = Output::of(stream, matrix.rows);
-        check(matrix, way, &x, n, &results, bias.as_ref())?;
+        check(matrix, few.into(), &x, n, &results, bias.as_ref())?;
         require(matches!(to, Arg::Address(at) if at.is_multiple_of(16)), || {
             "the residual stream does not start on 16 bytes".into()
         })?;
@@ -92,8 +82,8 @@ impl Fused<'_> {
         let counts = Arg::Address(card.workspace().counts);
         let [rows, columns, groups, inputs] =
             [matrix.rows, matrix.columns, matrix.groups(), n].map(|count| Arg::I32(count as i32));
-        let (grid, args) = match way {
-            Way::Vectors { split } => {
+        let (grid, args) = match few {
+            Few::Vectors { split } => {
                 let each = if n <= 4 { 2 } else { 4 } * (4 / split);
                 let head = [&matrix.planes()[..], &x.acts.args(), &[groups, bias]].concat();
                 let stream = [rows, to, weight, values, scales, squares];
@@ -101,7 +91,7 @@ impl Fused<'_> {
                 let grid = Grid::line(matrix.rows / each, 128).shared(512);
                 (grid, [&head[..], &stream, &rest].concat())
             }
-            Way::Dense { split } => {
+            Few::Dense { split } => {
                 let head =
                     [Arg::Address(matrix.address()), x.acts.args()[0], columns, inputs, bias];
                 let stream = [rows, to, weight, values, squares];
@@ -109,7 +99,6 @@ impl Fused<'_> {
                 let grid = Grid::line(matrix.rows / (16 * 8 / split), 256).shared(4096);
                 (grid, [&head[..], &stream, &rest].concat())
             }
-            Way::Tiles(_) | Way::Library => return Ok(()),
         };
         // SAFETY: the kernel's arguments; `check` and `Unscaled::check` have held every length against what it reads and
         // writes, and there is a count for each piece.

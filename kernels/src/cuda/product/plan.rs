@@ -115,7 +115,7 @@ impl Task<'_> {
         let work = warps * plan.tile.instructions() * steps;
         let products = (shape.rows * shape.inputs * 32 * shape.groups) as f64 * steps;
         // Minima keep the tensor cores busy for as long as the numbers do (product_tiles.cuh).
-        let minima = plan.tile.eights() && matches!(self.kind, Kind::Q4K | Kind::Q5K);
+        let minima = plan.tile.eights() && self.kind.card().is_some_and(|card| card.minimum);
         let times = if minima { 2.0 } else { 1.0 };
         let tensor = times * products / (TENSOR * rate_of_products(self.facts, plan.tile.eights()));
         let together = |blocks: usize| {
