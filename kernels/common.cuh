@@ -309,16 +309,14 @@ template <class T> EMU_UNSEEN void mma_half(float c[4], const uint32_t a[4], con
     for (int i = 0; i < 4; i++) mine.b[i] = half_at<T>(b[i / 2], i % 2);
     Gathered<Floats> all(kAll, mine);
     unsigned g = lane() / 4, t = lane() % 4;
-    for (int i = 0; i < 4; i++) {
-        unsigned row = g + i / 2 * 8, col = 2 * t + i % 2;
-        float x[16], y[16];
+    float x[2][16], y[2][16];
+    for (unsigned i = 0; i < 2; i++) {
         for (unsigned k = 0; k < 16; k++) {
-            unsigned register_a = row / 8 + k / 8 * 2;
-            x[k] = all[row % 8 * 4 + k % 8 / 2].a[register_a * 2 + k % 2];
-            y[k] = all[col * 4 + k % 8 / 2].b[k / 8 * 2 + k % 2];
+            x[i][k] = all[g * 4 + k % 8 / 2].a[(i + k / 8 * 2) * 2 + k % 2];
+            y[i][k] = all[(2 * t + i) * 4 + k % 8 / 2].b[k / 8 * 2 + k % 2];
         }
-        c[i] = tensor_sum(c[i], x, y);
     }
+    for (int i = 0; i < 4; i++) c[i] = tensor_sum(c[i], x[i / 2], y[i % 2]);
 }
 
 // The last 13 bits play no part.
@@ -345,10 +343,10 @@ EMU_UNSEEN inline void mma_int(int c[4], const Fragments &mine, unsigned depth) 
     unsigned g = lane() / 4, t = lane() % 4;
     for (int i = 0; i < 4; i++) {
         unsigned row = g + i / 2 * 8, col = 2 * t + i % 2;
-        for (unsigned k = 0; k < depth; k++) {
-            uint32_t x = all[row % 8 * 4 + k % 16 / 4].a[row / 8 + k / 16 * 2];
-            uint32_t y = all[col * 4 + k % 16 / 4].b[k / 16];
-            c[i] += int(int8_t(x >> k % 4 * 8)) * int(int8_t(y >> k % 4 * 8));
+        for (unsigned word = 0; word < depth / 4; word++) {
+            uint32_t x = all[row % 8 * 4 + word % 4].a[row / 8 + word / 4 * 2];
+            uint32_t y = all[col * 4 + word % 4].b[word / 4];
+            for (int k = 0; k < 4; k++) c[i] += int(int8_t(x >> 8 * k)) * int(int8_t(y >> 8 * k));
         }
     }
 }

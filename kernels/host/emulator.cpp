@@ -25,6 +25,8 @@ constexpr unsigned long long kTruncate = 1ull << 63, kBackwards = 1ull << 62;
 
 // Instrumented code takes more of it.
 constexpr size_t kStack = races::kChecked ? 256 << 10 : 64 << 10;
+// From one stack to the next. At a power of two, the tops of all stacks would share a few sets of the caches.
+constexpr size_t kStride = kStack + 17 * 64;
 constexpr unsigned kMostThreads = 1024;
 constexpr size_t kMostShared = 227 << 10;
 constexpr size_t kGuard = 256;
@@ -67,6 +69,8 @@ struct Machine {
     std::vector<Fiber> fibers;
     std::vector<Warp> warps;
     std::vector<unsigned> order;
+    // Those of the running warp that have yet to have their turn: from here to there in `order`.
+    unsigned next = 0, end = 0;
     unsigned char *shared = nullptr;
     Context scheduler;
     Fiber *running = nullptr;
@@ -117,25 +121,44 @@ serin_emulator_switch:
 )");
 #endif
 
-void to_scheduler() {
-    Machine &m = *machine;
+void switch_context(Context &from, Context &to) {
 #if defined(__x86_64__)
-    serin_emulator_switch(&m.running->context, m.scheduler);
+    serin_emulator_switch(&from, to);
 #else
-    swapcontext(&m.running->context, &m.scheduler);
+    swapcontext(&from, &to);
 #endif
+}
+
+// The context of the next thread of the warp that is ready, as the one that runs; else the scheduler's.
+Context &take_turn() {
+    Machine &m = *machine;
+    while (m.next < m.end) {
+        Fiber &fiber = m.fibers[m.order[m.next++]];
+        if (fiber.state != State::kReady) continue;
+        place.thread = fiber.thread;
+        m.running = &fiber;
+        races::resume(fiber.index);
+        return fiber.context;
+    }
+    return m.scheduler;
+}
+
+// Lets others of the warp have their turn, until this thread is ready again and has its own.
+void yield() {
+    Fiber &left = *machine->running;
+    switch_context(left.context, take_turn());
 }
 
 void body() {
     Machine &m = *machine;
     m.entry(m.args);
     m.running->state = State::kDone;
-    to_scheduler();
+    yield();
     std::abort();
 }
 
 void prepare(Fiber &fiber, unsigned index) {
-    unsigned char *stack = machine->stacks + size_t(index) * kStack;
+    unsigned char *stack = machine->stacks + size_t(index) * kStride;
 #if defined(__x86_64__)
     void **top = reinterpret_cast<void **>(stack + kStack);
     top[-1] = nullptr;
@@ -156,18 +179,6 @@ void prepare(Fiber &fiber, unsigned index) {
     fiber.thread = {index % size.x, index / size.x % size.y, index / (size.x * size.y)};
     fiber.loose.clear();
     fiber.groups.clear();
-}
-
-void resume(Fiber &fiber) {
-    Machine &m = *machine;
-    place.thread = fiber.thread;
-    m.running = &fiber;
-    races::resume(fiber.index);
-#if defined(__x86_64__)
-    serin_emulator_switch(&m.scheduler, fiber.context);
-#else
-    swapcontext(&m.scheduler, &fiber.context);
-#endif
 }
 
 // Lets those lanes of a warp go on that have all come. Returns whether any did.
@@ -245,14 +256,11 @@ bool run_warp(unsigned from, unsigned threads) {
     while (end < threads && m.order[end] / 32 * 32 == base) end++;
     bool any = false;
     for (;;) {
-        bool ran = false;
-        for (unsigned at = from; at < end; at++) {
-            Fiber &fiber = m.fibers[m.order[at]];
-            if (fiber.state != State::kReady) continue;
-            resume(fiber);
-            if (!m.error.empty()) return false;
-            ran = true;
-        }
+        m.next = from, m.end = end;
+        Context &first = take_turn();
+        bool ran = &first != &m.scheduler;
+        if (ran) switch_context(m.scheduler, first);
+        if (!m.error.empty()) return false;
         any |= ran;
         if (!release_warp(base, threads) && !ran) return any;
         if (!m.error.empty()) return false;
@@ -311,7 +319,7 @@ void ready_machine() {
     machine = &own;
     Machine &m = own;
     if (m.stacks) return;
-    size_t bytes = kStack * kMostThreads;
+    size_t bytes = kStride * kMostThreads;
     void *at = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (at == MAP_FAILED) std::abort();
     m.stacks = static_cast<unsigned char *>(at);
@@ -326,15 +334,29 @@ Registrar::Registrar(const char *name, Entry entry) { registry()[name].entry = e
 
 void fail(const char *what) {
     machine->error = what;
-    to_scheduler();
+    machine->next = machine->end;
+    yield();
     std::abort();
 }
 
-// Of a number that is not 0: products of floats are far from a double's denormals.
-static int exponent(double v) {
+static uint64_t bits_of(double v) {
     uint64_t bits;
     std::memcpy(&bits, &v, 8);
-    return int(bits >> 52 & 0x7ff) - 1023;
+    return bits;
+}
+
+// 2 to the power of what a double's exponent field means.
+static double power(int field) {
+    uint64_t bits = uint64_t(field) << 52;
+    double v;
+    std::memcpy(&v, &bits, 8);
+    return v;
+}
+
+// To a float, towards zero.
+static float cut_off(double v) {
+    float rounded = float(v);
+    return std::fabs(double(rounded)) > std::fabs(v) ? __uint_as_float(__float_as_uint(rounded) - 1) : rounded;
 }
 
 // Tensor cores align all addends with the largest and cut off what lies below its last bits, one or two of them
@@ -347,13 +369,20 @@ float tensor_sum(float c, const float x[16], const float y[16]) {
         for (int k = 0; k < 16; k++) sum += addends[k];
         return float(addends[16] + sum);
     }
-    int largest = -400;
-    for (double addend : addends)
-        if (addend != 0 && std::isfinite(addend)) largest = std::max(largest, exponent(addend));
-    const double up = std::ldexp(1.0, 24 - largest), down = std::ldexp(1.0, largest - 24);
-    for (double addend : addends) sum += std::trunc(addend * up) * down;
-    float rounded = float(sum);
-    return std::fabs(double(rounded)) > std::fabs(sum) ? std::nextafter(rounded, 0.0f) : rounded;
+    // Products of floats are far from a double's denormals and from its largest: without their sign, bits are in the
+    // order of the numbers.
+    uint64_t largest = 0;
+    for (double addend : addends) largest = std::max(largest, bits_of(addend) << 1 >> 1);
+    int field = int(largest >> 52);
+    if (field == 0) return 0;
+    if (field == 0x7ff) {
+        for (double addend : addends) sum += addend;
+        return float(sum);
+    }
+    const double up = power(1023 + 24 - (field - 1023)), down = power(1023 - 24 + (field - 1023));
+    int64_t units = 0;
+    for (double addend : addends) units += int64_t(addend * up);
+    return cut_off(double(units) * down);
 }
 
 unsigned lane() { return machine->running->index % 32; }
@@ -367,7 +396,7 @@ void wait_for_previous() {
 
 void block_barrier() {
     machine->running->state = State::kAtBlock;
-    to_scheduler();
+    yield();
 }
 
 const unsigned char *warp_gather(unsigned mask, const void *mine, size_t bytes, bool barrier) {
@@ -380,7 +409,7 @@ const unsigned char *warp_gather(unsigned mask, const void *mine, size_t bytes, 
     fiber.state = State::kAtWarp;
     fiber.mask = mask;
     fiber.barrier = barrier;
-    to_scheduler();
+    yield();
     return slots[0];
 }
 
@@ -437,7 +466,7 @@ extern "C" int serin_emulator_launch(const char *name, const unsigned *blocks, c
     place.block_size = {threads[0], threads[1], threads[2]};
     truncating = order & kTruncate;
     arrange(count, order & ~(kTruncate | kBackwards));
-    races::begin_launch(name, {m.stacks, kStack * kMostThreads, &place, sizeof place}, blocks, threads);
+    races::begin_launch(name, {m.stacks, kStride * kMostThreads, &place, sizeof place}, blocks, threads);
     bool done = run_grid(count, shared, order & kBackwards);
     races::end_launch();
     return done ? 0 : say(m.error);
