@@ -346,7 +346,10 @@ async fn slots_share_the_weights() {
         for slots in [1, 48] {
             let lane = Lane::load(&root().join(&name), slots, 64).await.unwrap();
             let prompts = golden(&name).prompts;
-            let one = |i: usize| lane.submit(&prompts[i % 3], SamplingParams::greedy());
+            // A slot has its memory from its first token on.
+            let few = || (4, Instant::now());
+            let greedy = SamplingParams::greedy;
+            let one = |i: usize| submit_at(&lane.engine, lane.id, &prompts[i % 3], greedy(), few());
             for inbox in (0..slots).map(one).collect::<Vec<_>>() {
                 collect(inbox).await;
             }

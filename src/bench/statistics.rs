@@ -398,25 +398,26 @@ fn quantiles(
     if total.contains(&0) {
         return [f64::NAN; 2];
     }
+    // The quantile lies `part` of the way from the value at `rank` to the one at `last`.
     let place = total.map(|total| share * (total - 1) as f64);
+    let (rank, part) = (place.map(|place| place as usize), place.map(f64::fract));
+    let last = [0, 1].map(|version| rank[version] + usize::from(part[version] > 0.0));
     let (mut seen, mut found, mut before) = ([0usize; 2], [f64::NAN; 2], [0.0; 2]);
     let mut open = 2;
     for &(value, tag) in sorted {
         let version = (tag & 1) as usize ^ usize::from(swapped[(tag >> 1) as usize]);
-        let (rank, part) = (place[version].floor(), place[version].fract());
-        let at = seen[version] as f64;
-        let last = rank + f64::from(u8::from(part > 0.0));
-        if at == rank {
+        let at = seen[version];
+        seen[version] = at + 1;
+        if at == rank[version] {
             before[version] = value;
         }
-        if at == last {
-            found[version] = before[version] + part * (value - before[version]);
+        if at == last[version] {
+            found[version] = before[version] + part[version] * (value - before[version]);
             open -= 1;
             if open == 0 {
                 break;
             }
         }
-        seen[version] += 1;
     }
     found
 }

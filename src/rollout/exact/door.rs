@@ -130,7 +130,8 @@ mod tests {
         /// Whatever the weights do, the mean of (on the canary) - p over the hashes is zero at every count.
         #[test]
         fn the_probability_is_exact(weights in prop::collection::vec(0u8..=100, 1..12)) {
-            const POINTS: u32 = 20_000;
+            // Weights are whole per cent, so that these stand for all hashes.
+            const POINTS: u32 = 1_000;
             let (mut sum, mut counted) = (0.0, 0u32);
             for point in 0..POINTS {
                 let hash = (f64::from(point) + 0.5) / f64::from(POINTS);
