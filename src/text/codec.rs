@@ -223,14 +223,17 @@ impl Codec {
     /// # Errors
     /// [`TextError::is_client_fault`] says who caused a failure.
     pub fn render(&self, chat: &Chat<'_>) -> Result<String, TextError> {
-        let text = self.render_marked(chat)?;
-        Ok(match &self.marks {
-            Some(marks) => marks.remove(text),
-            None => text,
-        })
+        Ok(self.without_marks(self.render_marked(chat)?))
     }
 
-    fn render_marked(&self, chat: &Chat<'_>) -> Result<String, TextError> {
+    pub(super) fn without_marks(&self, text: String) -> String {
+        match &self.marks {
+            Some(marks) => marks.remove(text),
+            None => text,
+        }
+    }
+
+    pub(super) fn render_marked(&self, chat: &Chat<'_>) -> Result<String, TextError> {
         let template = self.template.as_ref().ok_or(TextError::NoChatTemplate)?;
         let mut job = template.canonical(chat)?;
         if let Some(marks) = &self.marks {
@@ -247,11 +250,18 @@ impl Codec {
         add_special_tokens: bool,
     ) -> Result<(Vec<u32>, Opening), TextError> {
         let text = self.render_marked(chat)?;
-        let ids = match &self.marks {
-            Some(marks) => marks.encode(&self.tokenizer, &text, add_special_tokens),
-            None => self.encode(&text, add_special_tokens),
-        };
-        Ok((ids?, Opening::after(&text)))
+        Ok((self.encode_marked(&text, add_special_tokens)?, Opening::after(&text)))
+    }
+
+    pub(super) fn encode_marked(
+        &self,
+        text: &str,
+        add_special_tokens: bool,
+    ) -> Result<Vec<u32>, TextError> {
+        match &self.marks {
+            Some(marks) => marks.encode(&self.tokenizer, text, add_special_tokens),
+            None => self.encode(text, add_special_tokens),
+        }
     }
 
     /// How this model writes tool calls.

@@ -90,9 +90,11 @@ fn shapes([one, two, three]: [&str; 3]) -> Vec<Vec<Value>> {
     ]
 }
 
+/// As `Codec::encode_chat` and `Codec::render`, which would render twice.
 fn encoded(codec: &Codec, messages: &[Value]) -> Option<(Vec<u32>, String)> {
     let chat = Chat { messages, ..Chat::default() };
-    Some((codec.encode_chat(&chat, false).ok()?.0, codec.render(&chat).ok()?))
+    let text = codec.render_marked(&chat).ok()?;
+    Some((codec.encode_marked(&text, false).ok()?, codec.without_marks(text)))
 }
 
 #[test]
