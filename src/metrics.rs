@@ -128,7 +128,6 @@ pub fn render(handle: &PrometheusHandle) -> String {
     handle.render().replacen(&kept, &format!("# TYPE {STEP_SECONDS} counter\n"), 1)
 }
 
-/// What a metric is to Prometheus.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Kind {
     Counter,
@@ -149,7 +148,6 @@ const ARM_REASON: &[&str] = &["model_name", "arm", "version", "finished_reason"]
 const PER_GATE: &[&str] = &["gate"];
 const NONE: &[&str] = &[];
 
-/// Every metric.
 #[rustfmt::skip]
 const TABLE: &[Row] = &[
     (TTFT, Histogram, ARM, "Time from arrival to the first token, in the generation loop."),

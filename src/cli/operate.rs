@@ -50,7 +50,6 @@ impl Author {
         Client::new(&self.server.server)
     }
 
-    /// Who gives the order, and why.
     fn named(&self) -> (Option<String>, Option<String>) {
         (Some(self.by.clone()), self.reason.clone())
     }
@@ -83,7 +82,6 @@ pub(super) async fn status(server: &str, json: bool, full: bool) -> Result<(), C
     Ok(())
 }
 
-/// Prints the address of the server's page.
 pub(super) async fn page(server: &str) -> Result<(), CliError> {
     let client = Client::new(server);
     let PageToken { token } = client.page().await?;
@@ -173,7 +171,6 @@ fn preview_text(preview: &Preview) -> String {
     out + &format!("  {:.1} MiB come back\n", mib(preview.memory_back))
 }
 
-/// What becomes of one version.
 fn leaving_text(arm: &ArmPreview) -> String {
     let within = span(arm.leaves_within_s.unwrap_or_default());
     let becomes = match arm.becomes.as_str() {

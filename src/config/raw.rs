@@ -163,7 +163,6 @@ pub(super) fn parse(text: &str) -> Result<Raw, ConfigError> {
 
 /// Longest prompt and reply that both models read, in tokens.
 const READ_TOKENS: usize = 4096;
-/// The longest body that may be allowed.
 const MAX_BODY: u64 = 1 << 30;
 
 impl Raw {

@@ -17,7 +17,6 @@ use tokio::sync::watch;
 /// How long the record may take: a disk that does not answer must not keep a server up that serves nobody.
 const RECORD_WITHIN: Duration = Duration::from_secs(3);
 
-/// Whether the device has failed.
 pub(super) struct DeviceFailure {
     /// How, for operators.
     fault: OnceLock<String>,

@@ -456,7 +456,6 @@ fn rejected_by(state: &ControlState, order: &Order) -> Option<Entry> {
     stops.then(|| Entry::Rejected { digest, reason: format!("rolled back {}", order.signature()) })
 }
 
-/// A model that is being loaded.
 pub(super) fn unloaded(path: &Path, digest: &str) -> Model {
     let version = super::intake::name(path);
     Model { path: path.display().to_string(), version, digest: digest.to_owned(), inherited: None }

@@ -13,13 +13,11 @@ use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 use tokio::sync::mpsc::UnboundedReceiver;
 
-/// A model to drain and unload.
 pub(super) struct UnloadTask {
     deployment: Arc<Deployment>,
     reason: &'static str,
     /// How long what runs may finish.
     grace: Duration,
-    /// When it was decided.
     decided: Instant,
 }
 

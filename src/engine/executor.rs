@@ -40,7 +40,6 @@ pub enum EngineFault {
     },
 }
 
-/// The executor's commands.
 pub(super) enum Command {
     Install(Box<Install>),
     Submit {
@@ -112,7 +111,6 @@ pub(super) struct Executor {
     /// The lanes of the steps in flight, the oldest first: at most two, and one between turns. A lane that has failed
     /// may be listed without one.
     in_flight: VecDeque<LaneId>,
-    /// When the last step was finished.
     finished: Option<Instant>,
     /// The cost model by which sequences are charged; at first, that of the first model.
     costs: Option<CostModel>,
@@ -120,7 +118,6 @@ pub(super) struct Executor {
     /// Turns since the last matched step, and the number of matched steps.
     unmatched: usize,
     matches: usize,
-    /// How long the last matched step took.
     match_took: Duration,
     /// The device has failed. From then on nothing is run and nothing is freed, because both could block for
     /// ever.
@@ -280,7 +277,6 @@ impl Executor {
         }
     }
 
-    /// Waits for the oldest step in flight.
     fn finish_oldest(&mut self) {
         let Some(id) = self.in_flight.pop_front() else { return };
         let Some(lane) = self.lanes.iter_mut().find(|lane| lane.id == id) else { return };

@@ -104,7 +104,6 @@ pub(super) struct Lane {
     steps: Steps,
     arena: Arena,
     resident_at_load: u64,
-    /// Number of consecutive steps that panicked.
     panics: u32,
     /// Shut down, after too many consecutive panics or with the device. Such a lane runs nothing more.
     failed: bool,

@@ -126,12 +126,10 @@ async fn order(state: &AppState, command: Operator, ask: OrderAsk) -> Result<Res
     Ok(Json(state.gateway.status()).into_response())
 }
 
-/// The author of an order.
 fn name(by: Option<String>) -> Result<String, WireError> {
     Ok(short("by", by, MAX_NAME)?.unwrap_or_else(|| "operator".to_owned()))
 }
 
-/// The reason for an order.
 fn said(reason: Option<String>) -> Result<Option<String>, WireError> {
     short("reason", reason, MAX_REASON)
 }

@@ -42,7 +42,6 @@ pub struct Names {
 /// Whether, and when, the same request may succeed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Retry {
-    /// Waiting does not help.
     Never,
     /// In a moment; nobody knows when.
     Soon,

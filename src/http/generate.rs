@@ -164,9 +164,7 @@ struct Feed {
     replies: Replies,
     stream: Box<dyn Streamed>,
     opening: Option<String>,
-    /// How long the stream may be silent.
     patience: Duration,
-    /// When something was last sent.
     sent: Deadline,
     /// Fires when the stream may have been silent for too long.
     silence: Pin<Box<Sleep>>,

@@ -100,7 +100,6 @@ pub struct Calls {
     pub broken: bool,
 }
 
-/// One reply in progress.
 #[derive(Debug)]
 struct Reply {
     parser: ReplyParser,

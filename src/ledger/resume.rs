@@ -72,7 +72,6 @@ impl Resume {
         self.state.rejected.iter().find(|one| one.digest == digest)
     }
 
-    /// The journal to continue.
     pub(super) fn journal(&self) -> Option<OpenJournal> {
         let settled = self.interrupted.is_none();
         let found = self.interrupted.as_ref().or(self.promoted.as_ref())?;

@@ -24,7 +24,6 @@ const INSERT: &str = "INSERT INTO ledger (seq, at_unix_ms, kind, rollout, hash, 
 const SET_META: &str = "INSERT INTO meta (key, value) VALUES (?1, ?2)
     ON CONFLICT (key) DO UPDATE SET value = excluded.value";
 
-/// A row to be written.
 #[derive(Debug, Clone)]
 pub(super) struct Draft {
     pub(super) at_unix_ms: i64,
@@ -32,12 +31,10 @@ pub(super) struct Draft {
     pub(super) content: Content,
 }
 
-/// The content of a row.
 #[derive(Debug, Clone)]
 pub(super) enum Content {
     /// A batch of events, encoded.
     Journal(Vec<u8>),
-    /// An entry.
     Entry(Entry),
 }
 
@@ -140,7 +137,6 @@ impl Store {
     }
 }
 
-/// A row's kind and body.
 fn columns(draft: &Draft) -> Result<(String, Vec<u8>), serde_json::Error> {
     match &draft.content {
         Content::Journal(bytes) => Ok((JOURNAL.to_owned(), bytes.clone())),
@@ -228,7 +224,6 @@ fn lock(path: &Path) -> Result<Lock, LedgerError> {
     Ok(Lock(file))
 }
 
-/// The lock file, locked.
 #[derive(Debug)]
 struct Lock(File);
 

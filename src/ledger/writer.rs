@@ -223,7 +223,6 @@ fn gone() -> LedgerError {
     LedgerError::NotWritten { why: "the ledger was closed before it could be written".to_owned() }
 }
 
-/// The state of the writer thread.
 struct Worker {
     store: Store,
     shared: Arc<Shared>,

@@ -69,7 +69,6 @@ pub(crate) fn judge(input: &GateInput<'_>) -> Verdict {
     }
 }
 
-/// The verdict by exact probabilities.
 fn judge_exactly(input: &GateInput<'_>, evidence: &Exact) -> Verdict {
     let GateInput { policy, stable, canary, .. } = *input;
     let of = exact::Input { policy, exact: evidence, stable, canary };

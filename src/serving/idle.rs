@@ -23,7 +23,6 @@ pub(super) struct Idle {
     turn: Arc<tokio::sync::Mutex<()>>,
 }
 
-/// What became of tasks.
 #[derive(Debug, Default)]
 pub(super) struct Tally {
     /// Times that one gave way.

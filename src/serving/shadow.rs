@@ -29,7 +29,6 @@ pub(super) struct Copied {
     pub stable: Answer,
 }
 
-/// The shadow's door and its figures.
 pub(super) struct Shadow {
     /// The share of stable's requests to copy, 0 to 1.
     pub share: f64,

@@ -114,7 +114,6 @@ struct State {
 struct Recording {
     works: Vec<Work>,
     by: ThreadId,
-    /// Given back meanwhile.
     freed: Vec<u64>,
 }
 
@@ -415,7 +414,6 @@ impl State {
         Ok(())
     }
 
-    /// The block that an address is in.
     fn block(&self, address: u64) -> Option<&Block> {
         let (start, block) = self.blocks.range(..=address).next_back()?;
         // One past the end is a place for nothing.

@@ -59,7 +59,6 @@ impl Blocks {
 /// Where a block has a scale, and how it is stored. Offsets are in bytes.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) enum Scale {
-    /// An f16.
     F16(usize),
     /// An f16 in the upper four bits of four words of 16 bits each, the lowest bits first.
     Spread16(usize),

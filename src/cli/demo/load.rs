@@ -15,7 +15,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use tokio::task::JoinSet;
 
-/// A question and its right answer.
 #[derive(Debug, Clone, Deserialize)]
 struct Question {
     question: String,
@@ -52,7 +51,6 @@ pub(super) struct Tally {
     pub last_failure: Option<String>,
 }
 
-/// The running clients.
 pub(super) struct Load {
     tally: Arc<Mutex<Tally>>,
     stop: Arc<AtomicBool>,
@@ -118,7 +116,6 @@ struct Worker {
 /// Limit on the length of a reply, in tokens, of clients that do not leave.
 const MAX_TOKENS: u32 = 48;
 
-/// The result of one chat.
 #[derive(Debug, Default)]
 struct Chat {
     id: String,
@@ -241,7 +238,6 @@ async fn within<T>(
     }
 }
 
-/// A reply that is being read.
 struct Reply {
     bytes: BoxStream<'static, reqwest::Result<Bytes>>,
     pending: Vec<u8>,

@@ -16,7 +16,6 @@ use ratatui::{DefaultTerminal, Frame};
 use std::io::IsTerminal;
 use std::time::Duration;
 
-/// Where the status is shown.
 pub(super) enum Screen {
     Live { terminal: Box<DefaultTerminal>, page: String },
     Lines { printed: Duration },
@@ -95,7 +94,6 @@ fn line(status: &Status, tally: &Tally, elapsed: Duration) -> String {
     )
 }
 
-/// The whole screen.
 pub(super) fn draw(frame: &mut Frame<'_>, status: &Status, tally: &Tally, page: &str) {
     let gates = shown(&status.gates);
     let rows = Layout::vertical([

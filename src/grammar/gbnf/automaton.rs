@@ -29,7 +29,6 @@ pub(super) struct Automaton<'a> {
     edges: usize,
 }
 
-/// A part of an automaton under construction.
 struct Part {
     first: Vec<usize>,
     last: Vec<usize>,
@@ -78,7 +77,6 @@ impl<'a> Automaton<'a> {
         Some(made)
     }
 
-    /// The bytes that its texts start with.
     pub(super) fn first_bytes(&self) -> Bytes {
         self.first_bytes
     }

@@ -5,12 +5,10 @@
 
 use std::fmt::Write;
 
-/// A set of byte values.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
 pub(super) struct Bytes([u64; 4]);
 
 impl Bytes {
-    /// Every byte.
     pub(super) const ALL: Self = Self([u64::MAX; 4]);
 
     pub(super) fn add(&mut self, other: Self) {
@@ -41,7 +39,6 @@ pub(super) struct CharSet {
 }
 
 impl CharSet {
-    /// The characters in any of the ranges.
     pub(super) fn new(ranges: &[(u32, u32)]) -> Self {
         let mut parts = Vec::with_capacity(ranges.len() + 1);
         for &(from, to) in ranges {

@@ -15,7 +15,6 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 /// Bits in the sets of all rules.
 const MAX_BITS: usize = 200_000_000;
 
-/// What was found.
 #[derive(Debug)]
 pub(super) enum Finding {
     /// Every lexeme ends where it should.

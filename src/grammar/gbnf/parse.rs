@@ -86,7 +86,6 @@ struct Seen {
     body: Option<NodeId>,
 }
 
-/// The error at a place of the text.
 pub(super) fn error_at(text: &[char], place: usize, what: impl Into<String>) -> GbnfError {
     let before = &text[..place.min(text.len())];
     let line = 1 + before.iter().filter(|c| **c == '\n').count();
@@ -94,7 +93,6 @@ pub(super) fn error_at(text: &[char], place: usize, what: impl Into<String>) -> 
     GbnfError { line, column, what: what.into() }
 }
 
-/// Reads a grammar.
 pub(super) fn parse(gbnf: &str) -> Result<Grammar, GbnfError> {
     if gbnf.len() > MAX_BYTES {
         let what = format!(

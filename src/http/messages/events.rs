@@ -30,7 +30,6 @@ pub struct Events {
     started: bool,
 }
 
-/// An event.
 #[derive(Debug, Serialize)]
 #[serde(tag = "type", rename_all = "snake_case")]
 enum Event<'a> {
@@ -42,7 +41,6 @@ enum Event<'a> {
     MessageStop,
 }
 
-/// More of a block.
 #[derive(Debug, Serialize)]
 #[serde(tag = "type")]
 enum Delta<'a> {
@@ -56,7 +54,6 @@ enum Delta<'a> {
     Input { partial_json: &'a str },
 }
 
-/// Why the message ended.
 #[derive(Debug, Serialize)]
 struct End<'a> {
     stop_reason: Option<&'static str>,

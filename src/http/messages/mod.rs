@@ -32,7 +32,6 @@ use reply::{About, Reply};
 use schemars::JsonSchema;
 use serde::Serialize;
 
-/// The prefix of ids.
 const PREFIX: &str = "msg_";
 
 /// `POST /v1/messages`.

@@ -361,7 +361,6 @@ fn of_chat() -> Value {
     json!({"type": "object", "properties": chat_fields(), "required": ["messages"]})
 }
 
-/// A chat or a text.
 fn of_either() -> Value {
     let mut either = chat_fields();
     either["messages"] = json!({"anyOf": [either["messages"], {"type": "null"}]});

@@ -149,7 +149,6 @@ pub(super) struct Columns {
     pub values: Vec<Vec<f32>>,
 }
 
-/// The points that are kept.
 #[derive(Debug, Default)]
 pub(super) struct History {
     count: u64,

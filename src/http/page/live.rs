@@ -114,7 +114,6 @@ fn unix_ms() -> u64 {
     u64::try_from(now.as_millis()).unwrap_or(u64::MAX)
 }
 
-/// The handler.
 pub(super) async fn stream(
     State(state): State<AppState>,
     lifecycle: Option<Extension<Lifecycle>>,

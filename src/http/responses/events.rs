@@ -99,7 +99,6 @@ impl Events {
     }
 }
 
-/// The events that tell a change.
 fn events<'a>(reply: &'a Reply, change: &'a Change) -> Vec<Event<'a>> {
     let of = |kind, response| Event { kind, response: Some(response), ..Event::default() };
     let whole = |kind| vec![of(kind, Response::of(reply, true))];

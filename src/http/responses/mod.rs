@@ -31,7 +31,6 @@ use reply::{About, Reply};
 use schemars::JsonSchema;
 use serde::Serialize;
 
-/// The prefix of ids.
 const PREFIX: &str = "resp_";
 
 /// `POST /v1/responses`.

@@ -138,7 +138,6 @@ struct TextFormat<'a> {
 }
 
 impl TextFormat<'_> {
-    /// The format as the request has it.
     fn of(asked: &Map<String, Value>) -> TextFormat<'_> {
         let text = |name: &str| asked.get(name).and_then(Value::as_str);
         TextFormat {

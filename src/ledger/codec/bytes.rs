@@ -5,7 +5,6 @@
 
 use super::CodecError;
 
-/// Writes to a buffer.
 #[derive(Debug)]
 pub(super) struct Writer(Vec<u8>);
 
@@ -56,7 +55,6 @@ impl Writer {
     }
 }
 
-/// Reads from a buffer.
 #[derive(Debug)]
 pub(super) struct Reader<'a>(&'a [u8]);
 

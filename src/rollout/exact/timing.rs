@@ -91,7 +91,6 @@ impl Spread {
 /// ln of 1.1.
 const STEP: f64 = 0.095_310_179_804_324_87;
 
-/// The samples of equal work.
 #[derive(Debug, Clone, PartialEq)]
 struct Stratum {
     key: u16,

@@ -14,7 +14,6 @@ use super::syntax::CallSyntax;
 use serde_json::{Map, Value};
 use std::sync::Arc;
 
-/// The longest name of a function.
 const MAX_NAME: usize = 256;
 
 /// A piece of a model's answer.
@@ -68,7 +67,6 @@ pub enum CallEnd {
     Broken(String),
 }
 
-/// Parses one answer for tool calls.
 #[derive(Debug)]
 pub(super) struct CallParser {
     syntax: CallSyntax,

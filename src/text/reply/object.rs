@@ -31,11 +31,9 @@ pub(super) enum Read {
     Broken,
 }
 
-/// A call in progress.
 #[derive(Debug, Clone)]
 pub(super) struct Object {
     scanner: Scanner,
-    /// Everything so far.
     text: String,
     /// The depth of the object that holds name and arguments.
     level: usize,
@@ -60,7 +58,6 @@ enum Arguments {
 }
 
 impl Object {
-    /// Before the opening brace.
     pub(super) fn new() -> Object {
         Object {
             scanner: Scanner::new(),
@@ -83,7 +80,6 @@ impl Object {
         self.arguments == Arguments::Done
     }
 
-    /// Takes the next character.
     pub(super) fn push(&mut self, c: char) -> Read {
         let (before, was_string) = (self.scanner.depth(), self.scanner.in_string());
         let (at_key, at_value) = (self.scanner.at_key(), self.scanner.at_value());

@@ -3,13 +3,11 @@
 //! It knows nothing of what the JSON means. Source: RFC 8259. Control characters inside strings are accepted, because
 //! models write them; whoever passes the text on has to escape them.
 
-/// The deepest nesting that is followed.
 const MAX_DEPTH: usize = 256;
 
 /// What a character means.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Step {
-    /// The value goes on.
     More,
     /// The value is complete with this character.
     Done,
@@ -38,7 +36,6 @@ enum Inside {
     Word,
 }
 
-/// Follows one object or list.
 #[derive(Debug, Clone)]
 pub(super) struct Scanner {
     /// The open containers: whether each is an object, and what it expects.
@@ -47,7 +44,6 @@ pub(super) struct Scanner {
 }
 
 impl Scanner {
-    /// Before the first character.
     pub(super) fn new() -> Scanner {
         Scanner { open: Vec::new(), inside: Inside::Nothing }
     }
@@ -79,7 +75,6 @@ impl Scanner {
         matches!(self.open.last(), Some((_, Expect::CommaOrEnd)))
     }
 
-    /// Takes the next character.
     pub(super) fn push(&mut self, c: char) -> Step {
         match self.inside {
             Inside::String { escaped: true } => self.inside = Inside::String { escaped: false },

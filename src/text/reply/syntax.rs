@@ -17,7 +17,6 @@ const HERMES: (&str, &str) = ("<tool_call>", "</tool_call>");
 pub struct CallSyntax {
     /// What opens a call. None: a call is a JSON object without a marker.
     openers: Vec<String>,
-    /// What closes a call.
     closers: Vec<String>,
     /// What stands between a name and its arguments, if the name stands before the JSON.
     separator: String,

@@ -64,7 +64,6 @@ enum Phase {
     Tail,
 }
 
-/// Parses one answer.
 #[derive(Debug)]
 pub(super) struct TaggedParser {
     markers: Markers,
@@ -84,7 +83,6 @@ pub(super) struct TaggedParser {
     broken: bool,
 }
 
-/// What is left to do.
 enum Next {
     Again,
     /// More text is needed.

@@ -94,7 +94,6 @@ fn is_copy(work: &Work) -> bool {
     matches!(work, Work::Upload(..))
 }
 
-/// A timer's two marks.
 #[derive(Debug, Default)]
 pub(super) struct Marks([Option<Duration>; 2]);
 
