@@ -27,6 +27,11 @@ impl Block {
     pub const EMPTY: Block =
         Block { q: [0; MAX_BLOCK], scale: [0; 16], min: [0; 16], d: 0.0, dmin: 0.0, zero: 0 };
 
+    /// 32 numbers under one scale, which are still 0.
+    pub fn under(d: f32, zero: u8) -> Block {
+        Block { scale: [1; 16], d, zero, ..Block::EMPTY }
+    }
+
     /// The block's values, `out.len()` of them.
     pub fn values(&self, out: &mut [f32]) {
         for (k, out) in out.iter_mut().enumerate() {
