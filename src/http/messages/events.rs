@@ -87,7 +87,7 @@ impl Streamed for Events {
         sse::write(
             &mut out,
             Some("error"),
-            &errors::body(error.status(), &error.body(), self.reply.id()),
+            &errors::body(error.status(), &error.body(), &self.reply.about.id),
         );
         out
     }
@@ -134,7 +134,7 @@ impl Events {
                 send(out, &Event::MessageStop);
             }
             Change::Failed(error) => {
-                let error = ApiError::named(error, self.reply.names());
+                let error = ApiError::named(error, &self.reply.about.names);
                 out.push_str(&self.error(&error));
             }
         }

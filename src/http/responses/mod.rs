@@ -74,7 +74,7 @@ impl Gathered for Reply {
     }
 
     fn served(&self) -> &Served {
-        Reply::served(self)
+        &self.served
     }
 
     fn json(self: Box<Self>) -> Result<String, serde_json::Error> {
