@@ -25,7 +25,6 @@ use serin::model::{
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
@@ -233,9 +232,9 @@ async fn replies_are_the_same_in_chunks_and_beside_others_and_after_others() {
                     assert_eq!(reply.ids, golden.greedy[i % 3], "{name}, {slots} slots, {i}");
                 }
             }
-            assert_eq!(lane.stats.preemptions.load(Ordering::Relaxed), 0);
-            assert_eq!(lane.stats.slots.load(Ordering::Relaxed), slots as u64);
-            assert_eq!(lane.stats.blocks_cached.load(Ordering::Relaxed), 0);
+            assert_eq!(lane.stats.read().preemptions, 0);
+            assert_eq!(lane.stats.read().slots, slots as u64);
+            assert_eq!(lane.stats.read().blocks_cached, 0);
             lane.unload().await;
         }
     }
@@ -588,7 +587,7 @@ async fn a_folder_is_deployed_by_what_its_config_names() {
     let loader = folder_loader(engine.clone(), config.engine, serin::device::Device::Cpu);
     let deployment = loader(dir.path().to_owned(), any_model()).await.unwrap();
     assert_eq!((deployment.capacity.blocks, deployment.capacity.max_len), (3, 128));
-    assert_eq!(deployment.stats.slots.load(Ordering::Relaxed), 3);
+    assert_eq!(deployment.stats.read().slots, 3);
     let golden = golden("qwen3-moe");
     let inbox = submit(&engine, deployment.lane, &golden.prompts[1], SamplingParams::greedy());
     assert_eq!(collect(inbox).await.ids, golden.greedy[1]);

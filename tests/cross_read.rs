@@ -141,6 +141,6 @@ async fn a_reading_cut_off_at_any_moment_leaves_no_block_behind() {
     answer(&gateway, request(9_999_999)).await;
     settled(&gateway).await;
     let stable = control.models().stable.unwrap();
-    let used = stable.stats.blocks_used.load(std::sync::atomic::Ordering::Relaxed);
+    let used = stable.stats.read().blocks_used;
     assert_eq!(used, 0, "blocks of stable are still referenced");
 }

@@ -159,7 +159,7 @@ async fn figures_follow_the_traffic() {
     let done = async {
         loop {
             let lane = arm(&status(&app).await, "stable").lane.clone().unwrap();
-            if lane.tokens_generated > 0 && lane.running == 0 {
+            if lane.figures.tokens_generated > 0 && lane.figures.running == 0 {
                 return;
             }
             tokio::time::sleep(Duration::from_millis(5)).await;

@@ -9,7 +9,6 @@ use serin::serving::testing::FakeServer;
 use serin::serving::{Gateway, GatewayError, GenerateRequest, Piece, Prompt, SamplingPatch};
 use std::collections::HashSet;
 use std::path::Path;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 fn server() -> FakeServer {
@@ -247,10 +246,8 @@ async fn two_hundred_clients_that_leave_cost_nothing() {
     };
     futures_util::future::join_all((0..200).map(leave)).await;
     let stable = gateway.control().models().stable.unwrap();
-    let used = || stable.stats.blocks_used.load(Ordering::Relaxed);
-    let busy = || {
-        stable.stats.running.load(Ordering::Relaxed) + stable.stats.waiting.load(Ordering::Relaxed)
-    };
+    let used = || stable.stats.read().blocks_used;
+    let busy = || stable.stats.read().running + stable.stats.read().waiting;
     for _ in 0..200 {
         if used() + busy() == 0 {
             break;
@@ -258,7 +255,7 @@ async fn two_hundred_clients_that_leave_cost_nothing() {
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     assert_eq!((used(), busy()), (0, 0), "every KV block is back");
-    assert!(stable.stats.cancelled.load(Ordering::Relaxed) > 100);
+    assert!(stable.stats.read().cancelled > 100);
     assert_eq!(gateway.control().view().arms[0].total.errors, 0);
 }
 

@@ -61,14 +61,14 @@ impl Control {
         let UnloadTask { deployment, reason, decided, .. } = task;
         metrics::unloaded(&report);
         let unload = Unload::new(&deployment.version, reason, decided.elapsed(), &report);
-        let card_left = report.card.map_or(0, |card| card.after.used);
+        let card_left = report.card.map_or(0, |card| card.used_after);
         let leaked = report.after.used > 0 || report.blocks_leaked > 0 || card_left > 0;
         self.notes.publish("unloaded", leaked, json!(unload));
         let (mut freed, mut kept) =
             (report.before.reserved.saturating_sub(report.after.reserved), report.after.reserved);
         if let Some(card) = report.card {
-            freed += card.before.reserved.saturating_sub(card.after.reserved) as usize;
-            kept += card.after.reserved as usize;
+            freed += card.reserved_before.saturating_sub(card.reserved_after) as usize;
+            kept += card.reserved_after as usize;
         }
         let (freed, kept) = (freed as u64, kept as u64);
         let entry = Entry::ModelUnloaded {

@@ -41,35 +41,21 @@ pub enum EngineFault {
 }
 
 pub(super) enum Command {
+    /// Adds a lane.
     Install(Box<Install>),
-    Submit {
-        lane: LaneId,
-        requests: Vec<SeqRequest>,
-    },
-    Unload {
-        lane: LaneId,
-        grace: Duration,
-        reply: oneshot::Sender<UnloadReport>,
-    },
+    /// Queues sequences on the lane.
+    Submit { lane: LaneId, requests: Vec<SeqRequest> },
+    /// Drains the lane and drops its model.
+    Unload { lane: LaneId, grace: Duration, reply: oneshot::Sender<UnloadReport> },
     /// Sets the lane's turns per turn of a lane with share 1.
-    SetShare {
-        lane: LaneId,
-        share: f64,
-    },
+    SetShare { lane: LaneId, share: f64 },
     /// From now on, the sequences of all lanes are charged by the step costs of this lane.
-    SetReference {
-        lane: LaneId,
-    },
+    SetReference { lane: LaneId },
     /// The device was found to have failed outside any step.
-    LoseDevice {
-        what: String,
-    },
+    LoseDevice { what: String },
     /// Makes the lane's steps take longer.
     #[cfg(any(test, debug_assertions, feature = "testing"))]
-    SlowDown {
-        lane: LaneId,
-        factor: f64,
-    },
+    SlowDown { lane: LaneId, factor: f64 },
 }
 
 /// A model that a loader thread has prepared.

@@ -159,12 +159,10 @@ fn unloads(status: &Status, version: &str) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::sync::atomic::Ordering;
+    use crate::engine::LaneFigures;
 
     fn stats(steps: u64) -> Arc<LaneStats> {
-        let stats = LaneStats::default();
-        stats.steps.store(steps, Ordering::Relaxed);
-        Arc::new(stats)
+        Arc::new(LaneStats(Mutex::new(LaneFigures { steps, ..LaneFigures::default() })))
     }
 
     #[test]

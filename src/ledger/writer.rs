@@ -82,13 +82,6 @@ pub struct Health {
     pub lost: u64,
 }
 
-impl Health {
-    /// Nothing fails and nothing was lost.
-    pub fn is_good(&self) -> bool {
-        *self == Health::default()
-    }
-}
-
 /// The durable, append-only record of a server. Dropping it writes what is still pending.
 #[derive(Debug)]
 pub struct Ledger {

@@ -188,7 +188,7 @@ impl Worker {
         if self.habits.patience.is_none() {
             body["max_tokens"] = json!(MAX_TOKENS);
         }
-        let mut request = self.client.http().post(self.client.url("/v1/chat/completions"));
+        let mut request = self.client.http.post(self.client.url("/v1/chat/completions"));
         if let Some(session) = session {
             request = request.header("x-serin-session", session);
         }
@@ -215,7 +215,7 @@ impl Worker {
     async fn vote(&self, id: &str, good: bool) {
         let body = json!({"id": id, "value": good});
         let url = self.client.url("/v1/feedback");
-        if let Err(error) = self.client.http().post(url).json(&body).send().await {
+        if let Err(error) = self.client.http.post(url).json(&body).send().await {
             self.tally.lock().last_failure = Some(error.to_string());
         }
     }

@@ -168,7 +168,7 @@ fn arm_box(arm: &ArmStatus, tally: &Tally, index: usize) -> Paragraph<'static> {
         n => format!("{:.1} %", 100.0 * tally.right[index] as f64 / n as f64),
     };
     let rate = f.error_rate.map_or_else(|| "-".to_owned(), |r| format!("{:.2} %", r * 100.0));
-    let memory = arm.lane.as_ref().map_or(0, |lane| lane.arena_used);
+    let memory = arm.lane.as_ref().map_or(0, |lane| lane.figures.arena_used);
     let times = |p50, p99| format!("{} / {} ms", number(p50), number(p99));
     let lines = vec![
         Line::from(format!("requests  {} here, {} in all", f.requests, f.total_requests)),
