@@ -25,7 +25,8 @@ pub(super) struct Automaton<'a> {
     bytes_after: Vec<Bytes>,
     first: Vec<usize>,
     is_last: Vec<bool>,
-    first_bytes: Bytes,
+    /// The bytes that its texts start with.
+    pub(super) first_bytes: Bytes,
     edges: usize,
 }
 
@@ -68,17 +69,13 @@ impl<'a> Automaton<'a> {
         }
         let bytes = |places: &[usize]| {
             let mut bytes = Bytes::default();
-            places.iter().for_each(|place| bytes.add(made.places[*place].first_bytes()));
+            places.iter().for_each(|place| bytes.add(made.places[*place].first_bytes));
             bytes
         };
         made.first_bytes = bytes(&part.first);
         made.bytes_after = made.after.iter().map(|after| bytes(after)).collect();
         made.first = part.first;
         Some(made)
-    }
-
-    pub(super) fn first_bytes(&self) -> Bytes {
-        self.first_bytes
     }
 
     /// Steps for having made it.

@@ -35,7 +35,8 @@ const SURROGATES: (u32, u32) = (0xD800, 0xDFFF);
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) struct CharSet {
     ranges: Vec<(u32, u32)>,
-    first_bytes: Bytes,
+    /// The bytes that the characters of the set start with in UTF-8.
+    pub(super) first_bytes: Bytes,
 }
 
 impl CharSet {
@@ -87,11 +88,6 @@ impl CharSet {
 
     pub(super) fn is_empty(&self) -> bool {
         self.ranges.is_empty()
-    }
-
-    /// The bytes that the characters of the set start with in UTF-8.
-    pub(super) fn first_bytes(&self) -> Bytes {
-        self.first_bytes
     }
 
     pub(super) fn meets(&self, other: &Self) -> bool {

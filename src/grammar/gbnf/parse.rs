@@ -18,21 +18,15 @@ const MAX_REPEAT: u32 = 2000;
 /// The index of a node. Those of its parts are smaller.
 pub(super) type NodeId = usize;
 
+/// A part of a grammar. `Chars` is one character of the set, `Rule` what the rule of that index stands for.
 #[derive(Debug, Clone)]
 pub(super) enum Node {
-    /// One character.
     Chars(CharSet),
-    /// One token of the model's vocabulary.
     Token(Token),
-    /// What a rule stands for.
     Rule(usize),
     Seq(Vec<NodeId>),
     Alt(Vec<NodeId>),
-    Repeat {
-        of: NodeId,
-        min: u32,
-        max: Option<u32>,
-    },
+    Repeat { of: NodeId, min: u32, max: Option<u32> },
 }
 
 /// A token, as Lark spells it.

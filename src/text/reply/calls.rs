@@ -196,8 +196,7 @@ impl CallParser {
 
     fn outside(&mut self, mut held: String, c: char, out: &mut Vec<ReplyPiece>) {
         held.push(c);
-        if c == '{' && self.syntax.is_bare() && !self.said && self.calls == 0 && held.trim() == "{"
-        {
+        if c == '{' && self.syntax.bare && !self.said && self.calls == 0 && held.trim() == "{" {
             self.open(true);
             return self.begin_object();
         }
@@ -251,7 +250,7 @@ impl CallParser {
             }
             '[' if !self.list => self.list = true,
             c if c.is_whitespace() => {}
-            c if is_of_name(c) && self.syntax.is_named() && !self.list => {
+            c if is_of_name(c) && self.syntax.named && !self.list => {
                 self.raw.push(c);
                 self.state = State::Name(c.to_string());
                 return None;
@@ -267,7 +266,7 @@ impl CallParser {
 
     fn name(&mut self, mut name: String, c: char, out: &mut Vec<ReplyPiece>) -> Option<String> {
         self.raw.push(c);
-        let separator = self.syntax.separator();
+        let separator = &self.syntax.separator;
         if c == '{' {
             let end = name.find(|c| !is_of_name(c)).unwrap_or(name.len());
             // Before the separator may stand a call's id.

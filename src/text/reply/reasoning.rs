@@ -63,13 +63,10 @@ enum State {
     /// The beginning of a reply; what is held may be the first marker.
     Start(String),
     /// Inside; what is held may be the second marker, or be white space before it.
-    Inside {
-        close: &'static str,
-        held: String,
-        begun: bool,
-    },
+    Inside { close: &'static str, held: String, begun: bool },
     /// White space after the reasoning is left out.
     Between,
+    /// Nothing is held any more.
     Answer,
 }
 

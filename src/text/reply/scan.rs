@@ -26,13 +26,11 @@ enum Expect {
     CommaOrEnd,
 }
 
+/// A `Word` is a number, `true`, `false` or `null`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Inside {
     Nothing,
-    String {
-        escaped: bool,
-    },
-    /// A number, `true`, `false` or `null`.
+    String { escaped: bool },
     Word,
 }
 
