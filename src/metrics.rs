@@ -390,9 +390,9 @@ pub fn decision(kind: &'static str) {
 
 /// Records how long an unload took, and the bytes of arena and GPU pool that it could not free.
 pub fn unloaded(report: &UnloadReport) {
-    histogram!(UNLOAD_SECONDS).record(report.took.as_secs_f64());
+    histogram!(UNLOAD_SECONDS).record(report.took_ms / 1e3);
     let on_card = report.card.map_or(0, |card| card.used_after);
-    counter!(LEAKED).increment(report.after.used as u64 + on_card);
+    counter!(LEAKED).increment(report.used_after + on_card);
 }
 
 /// A counter's name, and where a lane counts it.

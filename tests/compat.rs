@@ -98,7 +98,7 @@ impl Lane {
 
     async fn unload(self) -> UnloadReport {
         let report = self.engine.unload(self.id, Duration::from_secs(5)).await.unwrap();
-        assert_eq!((report.after.used, report.after.reserved, report.blocks_leaked), (0, 0, 0));
+        assert_eq!((report.used_after, report.reserved_after, report.blocks_leaked), (0, 0, 0));
         report
     }
 }
@@ -331,8 +331,8 @@ async fn twenty_loads_and_unloads_give_back_every_byte() {
             }
         }
         let report = engine.unload(lane.id, Duration::from_millis(5)).await.unwrap();
-        assert!(report.before.used > 0, "{name}: its memory is in its arena");
-        assert_eq!((report.after.used, report.after.reserved), (0, 0), "{name}, round {round}");
+        assert!(report.used_before > 0, "{name}: its memory is in its arena");
+        assert_eq!((report.used_after, report.reserved_after), (0, 0), "{name}, round {round}");
         assert_eq!(report.blocks_leaked, 0);
     }
 }
@@ -349,7 +349,7 @@ async fn slots_share_the_weights() {
             for inbox in (0..slots).map(one).collect::<Vec<_>>() {
                 collect(inbox).await;
             }
-            used.push(lane.unload().await.before.used as u64);
+            used.push(lane.unload().await.used_before);
         }
         let slots = Opened::open(&root().join(&name)).unwrap().plan(48, MEMORY).unwrap().bytes();
         // Threads have buffers too.
@@ -420,7 +420,7 @@ async fn the_other_model_decodes_while_a_long_prompt_is_computed() {
     assert!(between >= 3, "{between} tokens of the other model while the prompt was computed");
     for lane in [own, lane] {
         let report = engine.unload(lane, Duration::from_secs(5)).await.unwrap();
-        assert_eq!(report.after.used, 0);
+        assert_eq!(report.used_after, 0);
     }
 }
 
@@ -488,7 +488,7 @@ async fn hostile_configs_are_refused_or_run() {
                     Ok(loaded) => {
                         ran += 1;
                         let report = engine.unload(loaded.lane, Duration::ZERO).await.unwrap();
-                        assert_eq!(report.after.used, 0, "{name}: {key} = {value}");
+                        assert_eq!(report.used_after, 0, "{name}: {key} = {value}");
                     }
                     Err(error) => {
                         let text = error.to_string();

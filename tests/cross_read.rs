@@ -132,7 +132,7 @@ async fn a_reading_cut_off_at_any_moment_leaves_no_block_behind() {
         let report = loop {
             let unloads = control.status().unloads;
             match unloads.last() {
-                Some(report) if unloads != before => break report.clone(),
+                Some(unload) if unloads != before => break unload.report,
                 _ => tokio::time::sleep(Duration::from_millis(1)).await,
             }
         };

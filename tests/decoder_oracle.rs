@@ -142,8 +142,8 @@ impl Lane {
     async fn unload_clean(self) -> u64 {
         let preemptions = self.stats.read().preemptions;
         let report = self.engine.unload(self.lane, Duration::from_secs(5)).await.unwrap();
-        assert_eq!((report.after.used, report.after.reserved, report.blocks_leaked), (0, 0, 0));
-        assert!(report.before.used > 1 << 20, "weights and cache were in the arena");
+        assert_eq!((report.used_after, report.reserved_after, report.blocks_leaked), (0, 0, 0));
+        assert!(report.used_before > 1 << 20, "weights and cache were in the arena");
         preemptions
     }
 }

@@ -153,7 +153,7 @@ async fn a_failing_canary_is_rescued_rolled_back_and_unloaded() {
         }
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
-    let report = control.status().unloads[0].clone();
+    let report = control.status().unloads[0].report;
     assert!(report.used_before >= 1 << 20, "the model held memory: {report:?}");
     assert_eq!((report.used_after, report.reserved_after, report.blocks_leaked), (0, 0, 0));
 }

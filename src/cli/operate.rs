@@ -388,7 +388,8 @@ fn arm_text(arm: &ArmStatus) -> String {
 
 /// One unload in words, with its memory figures.
 pub(super) fn unload_text(unload: &Unload) -> String {
-    let card = unload.card.as_ref().map_or_else(String::new, |card| {
+    let report = &unload.report;
+    let card = report.card.as_ref().map_or_else(String::new, |card| {
         format!(
             "card's pool {:.1} MiB used -> {} B used, {} B reserved, free on the card {:.1} MiB before its load, {:.1} after; ",
             mib(card.used_before),
@@ -402,14 +403,14 @@ pub(super) fn unload_text(unload: &Unload) -> String {
         "{} unloaded ({}) in {:.0} ms: {card}arena {:.1} MiB used -> {} B used, {} B reserved; process resident {:.1} MiB before its load, {:.1} before its unload, {:.1} after; {} KV blocks leaked; memory back {:.0} ms after the decision",
         unload.version,
         unload.reason,
-        unload.took_ms,
-        mib(unload.used_before),
-        unload.used_after,
-        unload.reserved_after,
-        mib(unload.resident_at_load),
-        mib(unload.resident_before),
-        mib(unload.resident_after),
-        unload.blocks_leaked,
+        report.took_ms,
+        mib(report.used_before),
+        report.used_after,
+        report.reserved_after,
+        mib(report.resident_at_load),
+        mib(report.resident_before),
+        mib(report.resident_after),
+        report.blocks_leaked,
         unload.since_decision_ms
     )
 }

@@ -9,7 +9,7 @@ use super::runner::Runner;
 use super::scheduler::{Scheduler, SchedulerConfig};
 use super::turns::Place;
 use super::work::CostModel;
-use crate::device::{Arena, ArenaUsage, CardReport, arena, memory};
+use crate::device::{Arena, CardReport, arena, memory};
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -92,28 +92,31 @@ impl LaneStats {
 }
 
 /// The memory that an unload freed. In bytes, unless stated otherwise.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct UnloadReport {
-    /// The lane that was dropped.
-    pub lane: LaneId,
-    /// In the arena just before the model was dropped.
-    pub before: ArenaUsage,
-    /// Left in the arena afterwards: zero, or a leak.
-    pub after: ArenaUsage,
-    /// The same for its memory pool on a GPU, if it had one.
-    pub card: Option<CardReport>,
-    /// Resident set of the process: before this model was loaded, before it was unloaded, and after.
+    /// In live allocations of the model's arena, just before the model was dropped.
+    pub used_before: u64,
+    /// The same afterwards: 0, or a leak.
+    pub used_after: u64,
+    /// Taken from the system by the arena, just before the model was dropped.
+    pub reserved_before: u64,
+    /// The same afterwards: 0, or a leak.
+    pub reserved_after: u64,
+    /// Resident set of the process before this model was loaded.
     pub resident_at_load: u64,
-    /// Read just before the model was dropped; 0 if the system does not tell.
+    /// The same just before the model was dropped; 0 if the system does not tell.
     pub resident_before: u64,
-    /// Read once the memory was freed; 0 if the system does not tell.
+    /// The same once the memory was freed; 0 if the system does not tell.
     pub resident_after: u64,
-    /// KV blocks still referenced when the lane was dropped: zero, or a leak.
-    pub blocks_leaked: usize,
+    /// KV blocks still referenced when the lane was dropped: 0, or a leak.
+    pub blocks_leaked: u64,
     /// Sequences that were cut off because they exceeded the grace period.
-    pub evicted: usize,
-    /// Time from the unload request until the memory was freed.
-    pub took: Duration,
+    pub evicted: u64,
+    /// What the model's memory pool on a GPU gave back, if it had one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub card: Option<CardReport>,
+    /// Milliseconds from the unload request until the memory was freed, draining included.
+    pub took_ms: f64,
 }
 
 pub(super) struct Lane {
@@ -262,17 +265,19 @@ impl Lane {
         let Some(draining) = self.draining.take() else {
             return;
         };
+        let took = now().saturating_duration_since(draining.since);
         let _ = draining.reply.send(UnloadReport {
-            lane: self.id,
-            before,
-            after,
-            card,
+            used_before: before.used as u64,
+            used_after: after.used as u64,
+            reserved_before: before.reserved as u64,
+            reserved_after: after.reserved as u64,
             resident_at_load: self.resident_at_load,
             resident_before,
             resident_after,
-            blocks_leaked,
-            evicted,
-            took: now().saturating_duration_since(draining.since),
+            blocks_leaked: blocks_leaked as u64,
+            evicted: evicted as u64,
+            card,
+            took_ms: took.as_secs_f64() * 1e3,
         });
     }
 

@@ -2,12 +2,12 @@
 
 use super::{
     ArmFigures, ArmStatus, DecisionStatus, DeviceStatus, ForecastStatus, GateStatus, GateWait,
-    LaneStatus, LedgerStatus, ModelsView, Status, Unload, brief, headline,
+    LaneStatus, LedgerStatus, ModelsView, Status, brief, headline,
 };
 use crate::alerts::{Alerts, Counts};
 use crate::control::{Control, ControlState};
 use crate::device::memory;
-use crate::engine::{LaneStats, UnloadReport};
+use crate::engine::LaneStats;
 use crate::rollout::{
     Arm, ArmView, Counts as CountsOfAStep, Decision, Forecast, Gate, GateName, Latency, Phase,
     Verdict, View, Weight,
@@ -261,33 +261,6 @@ impl From<&Decision> for DecisionStatus {
             errors: both(|counts| counts.errors),
             ttft_ratio: ratio(GateName::Ttft),
             tpot_ratio: ratio(GateName::Tpot),
-        }
-    }
-}
-
-impl Unload {
-    /// An unload's report with the version's name, why it went, and the time since that was decided.
-    pub fn new(
-        version: &str,
-        reason: &str,
-        since_decision: Duration,
-        report: &UnloadReport,
-    ) -> Unload {
-        Unload {
-            version: version.to_owned(),
-            reason: reason.to_owned(),
-            used_before: report.before.used as u64,
-            used_after: report.after.used as u64,
-            reserved_before: report.before.reserved as u64,
-            reserved_after: report.after.reserved as u64,
-            resident_at_load: report.resident_at_load,
-            resident_before: report.resident_before,
-            resident_after: report.resident_after,
-            blocks_leaked: report.blocks_leaked as u64,
-            evicted: report.evicted as u64,
-            card: report.card,
-            took_ms: millis(report.took),
-            since_decision_ms: millis(since_decision),
         }
     }
 }

@@ -12,7 +12,7 @@ pub mod testing;
 pub(super) use fill::gates;
 
 use super::comparison::{Offer, differences, sampling};
-use crate::engine::{CardReport, LaneFigures};
+use crate::engine::{LaneFigures, UnloadReport};
 use crate::routing::Deployment;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -443,29 +443,9 @@ pub struct Unload {
     pub version: String,
     /// Why it left, in a word or two, such as `replaced` or `rolled back`.
     pub reason: String,
-    /// Bytes in live allocations of its arena, just before the model was dropped.
-    pub used_before: u64,
-    /// The same afterwards: 0, or a leak.
-    pub used_after: u64,
-    /// Bytes that its arena had taken from the system, just before the model was dropped.
-    pub reserved_before: u64,
-    /// The same afterwards: 0, or a leak.
-    pub reserved_after: u64,
-    /// Resident set of the process in bytes, before this model was loaded.
-    pub resident_at_load: u64,
-    /// Resident set of the process in bytes, before it was unloaded.
-    pub resident_before: u64,
-    /// Resident set of the process in bytes, after it was unloaded.
-    pub resident_after: u64,
-    /// KV blocks that sequences still referred to when the lane was dropped: 0, or a leak.
-    pub blocks_leaked: u64,
-    /// Sequences cut off because they exceeded the grace period.
-    pub evicted: u64,
-    /// What the model's pool on a card gave back, if it had one.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub card: Option<CardReport>,
-    /// Milliseconds from the order to the engine until the memory was free, draining included.
-    pub took_ms: f64,
-    /// From the decision that it should go to its memory being back.
+    /// The memory that it gave back.
+    #[serde(flatten)]
+    pub report: UnloadReport,
+    /// From the decision that it should go to its memory being back, in milliseconds.
     pub since_decision_ms: f64,
 }
