@@ -84,7 +84,7 @@ impl Resume {
 
 /// Reads the state, and replays the interrupted rollout.
 pub(super) fn resume(store: &Store) -> Result<Resume, LedgerError> {
-    let state = store.state().clone();
+    let state = store.state.clone();
     let interrupted = |running: &Option<Running>| -> Result<Option<Interrupted>, LedgerError> {
         let Some(running) = running.clone() else { return Ok(None) };
         let machine = continued(store, &running)?;

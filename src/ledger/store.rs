@@ -43,8 +43,8 @@ pub(super) enum Content {
 pub(super) struct Store {
     pub(super) path: PathBuf,
     pub(super) conn: Connection,
-    head: Head,
-    state: State,
+    pub(super) head: Head,
+    pub(super) state: State,
     /// The end that a failed transaction would have produced; the transaction may have reached the disk
     /// nevertheless.
     doubtful: Option<(Head, State)>,
@@ -60,14 +60,6 @@ impl Store {
         let (head, state) = view.end()?;
         view.check_end(&head)?;
         Ok(Store { path: path.to_owned(), conn, head, state, doubtful: None, _lock: lock })
-    }
-
-    pub(super) fn state(&self) -> &State {
-        &self.state
-    }
-
-    pub(super) fn head(&self) -> Head {
-        self.head
     }
 
     pub(super) fn view(&self) -> View<'_> {
@@ -266,7 +258,7 @@ mod tests {
         let entries = store.view().entries(0, u64::MAX, 99).expect("it reads");
         let times: Vec<i64> = entries.iter().map(|kept| kept.at_unix_ms).collect();
         assert_eq!(times, [1, 2, 3, 4, 5]);
-        store.view().check_end(&store.head()).expect("the end is the noted one");
+        store.view().check_end(&store.head).expect("the end is the noted one");
     }
 
     #[test]

@@ -285,7 +285,7 @@ impl Worker {
     }
 
     fn rollout(&self) -> Option<u64> {
-        let state = self.store.state();
+        let state = &self.store.state;
         state.running.as_ref().or(state.promoted.as_ref()).map(|running| running.opened)
     }
 

@@ -47,7 +47,7 @@ impl Gateway {
     /// be called within a tokio runtime.
     pub fn new(control: Arc<Control>, limits: Limits, timeouts: Timeouts) -> Gateway {
         let admission = Admission::new();
-        let (idle, shadowed) = (Idle::new(), control.deployments().shadow);
+        let (idle, shadowed) = (Idle::default(), control.deployments().shadow);
         let shadow = Shadow::start(shadowed, &control, admission.clone(), idle.clone());
         let read = control.read_share();
         let reader = CrossReader::start(read, &control, admission.clone(), idle.clone());

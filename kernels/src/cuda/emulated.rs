@@ -93,7 +93,7 @@ pub struct EmulatedCard {
     turns: [Mutex<()>; 2],
 }
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct State {
     pools: HashMap<Pool, PoolUsage>,
     /// By address of the first usable byte.
@@ -160,19 +160,8 @@ impl EmulatedCard {
             shared_per_block: 99 << 10,
             emulated: true,
         };
-        let mut state = State {
-            pools: HashMap::new(),
-            blocks: BTreeMap::new(),
-            graphs: HashMap::new(),
-            recording: None,
-            queues: Queues::default(),
-            clock: Clock::new(pace),
-            timers: HashMap::new(),
-            next: 0,
-            replays: 0,
-            dead: None,
-            fail_after: None,
-        };
+        let mut state = State::default();
+        state.clock = Clock::new(pace);
         let bytes = WORKSPACE * size_of::<f32>();
         let workspace = Workspace {
             floats: state.add(None, bytes, POISON, None),

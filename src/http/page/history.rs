@@ -152,7 +152,8 @@ pub(super) struct Columns {
 
 #[derive(Debug, Default)]
 pub(super) struct History {
-    count: u64,
+    /// Points since the start.
+    pub count: u64,
     fine: VecDeque<Point>,
     coarse: VecDeque<Point>,
 }
@@ -174,11 +175,6 @@ impl History {
         let fine: Vec<&Point> = self.fine.iter().filter(|point| point.number > seen).collect();
         let coarse = self.coarse.iter().filter(|point| point.number > seen).collect();
         (columns(coarse), columns(fine))
-    }
-
-    /// Points since the start.
-    pub fn count(&self) -> u64 {
-        self.count
     }
 }
 

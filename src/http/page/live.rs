@@ -96,7 +96,7 @@ impl Live {
             "continues": seen.is_some(), "names": names(), "coarse": coarse, "fine": fine,
             "version": env!("CARGO_PKG_VERSION"), "every_ms": EVERY.as_millis() as u64,
         });
-        let first = event(&self.id(history.count()), "history", &data.to_string());
+        let first = event(&self.id(history.count), "history", &data.to_string());
         (first, self.shared.out.subscribe())
     }
 

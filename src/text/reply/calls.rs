@@ -274,7 +274,7 @@ impl CallParser {
                 return Some(self.give_back(out));
             }
             let word = &name[..end];
-            let mut scanner = Scanner::new();
+            let mut scanner = Scanner::default();
             scanner.push('{');
             self.begin(word.to_owned(), "{", out);
             self.state = State::Arguments(scanner);

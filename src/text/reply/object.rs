@@ -31,7 +31,7 @@ pub(super) enum Read {
     Broken,
 }
 
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub(super) struct Object {
     scanner: Scanner,
     text: String,
@@ -45,8 +45,9 @@ pub(super) struct Object {
     arguments: Arguments,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 enum Arguments {
+    #[default]
     None,
     /// An object in progress that is kept: the name has not come yet.
     Kept,
@@ -59,15 +60,7 @@ enum Arguments {
 
 impl Object {
     pub(super) fn new() -> Object {
-        Object {
-            scanner: Scanner::new(),
-            text: String::new(),
-            level: 1,
-            key: String::new(),
-            start: None,
-            name: None,
-            arguments: Arguments::None,
-        }
+        Object { level: 1, ..Object::default() }
     }
 
     /// Whether a call has been passed on.
@@ -187,7 +180,7 @@ fn can_be_arguments(c: char) -> bool {
 
 /// JSON text with control characters inside strings written as JSON wants them.
 pub(super) fn escaped(raw: &str) -> String {
-    let (mut out, mut scanner) = (String::with_capacity(raw.len()), Scanner::new());
+    let (mut out, mut scanner) = (String::with_capacity(raw.len()), Scanner::default());
     // A text that is no container is a string.
     let bare = raw.starts_with('"');
     for c in raw.chars() {

@@ -27,14 +27,17 @@ enum Expect {
 }
 
 /// A `Word` is a number, `true`, `false` or `null`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 enum Inside {
+    #[default]
     Nothing,
-    String { escaped: bool },
+    String {
+        escaped: bool,
+    },
     Word,
 }
 
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub(super) struct Scanner {
     /// The open containers: whether each is an object, and what it expects.
     open: Vec<(bool, Expect)>,
@@ -42,10 +45,6 @@ pub(super) struct Scanner {
 }
 
 impl Scanner {
-    pub(super) fn new() -> Scanner {
-        Scanner { open: Vec::new(), inside: Inside::Nothing }
-    }
-
     /// Number of open objects and lists.
     pub(super) fn depth(&self) -> usize {
         self.open.len()
@@ -156,7 +155,7 @@ mod tests {
     use serde_json::Value;
 
     fn scanned(text: &str) -> Vec<Step> {
-        let mut scanner = Scanner::new();
+        let mut scanner = Scanner::default();
         text.chars().map(|c| scanner.push(c)).collect()
     }
 
