@@ -229,7 +229,7 @@ async fn cycles(
         let report = engine.unload(canary.lane, Duration::from_secs(10)).await?;
         let unloaded = Instant::now();
         phases.push(("unloading", asked, unloaded));
-        let left = report.card.map_or(report.after.used as u64, |card| card.after.used);
+        let left = report.card.map_or(report.used_after, |card| card.used_after);
         assert_eq!(left, 0, "an unload left {left} bytes");
         if let Device::Card(card) = device {
             free.push(card.memory()?.free);

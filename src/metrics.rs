@@ -11,13 +11,12 @@ mod tests;
 
 pub use expiry::Expiry;
 
-use crate::engine::{LaneStats, Timings, UnloadReport};
+use crate::engine::{LaneFigures, LaneStats, Timings, UnloadReport};
 use crate::rollout::{Arm, Class, DecisionKind, Flag, Flags};
 use metrics::{counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram};
 use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle};
 use serin_kernels::cuda::Readings;
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 const TTFT: &str = "vllm:time_to_first_token_seconds";
@@ -128,7 +127,6 @@ pub fn render(handle: &PrometheusHandle) -> String {
     handle.render().replacen(&kept, &format!("# TYPE {STEP_SECONDS} counter\n"), 1)
 }
 
-/// What a metric is to Prometheus.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Kind {
     Counter,
@@ -149,7 +147,6 @@ const ARM_REASON: &[&str] = &["model_name", "arm", "version", "finished_reason"]
 const PER_GATE: &[&str] = &["gate"];
 const NONE: &[&str] = &[];
 
-/// Every metric.
 #[rustfmt::skip]
 const TABLE: &[Row] = &[
     (TTFT, Histogram, ARM, "Time from arrival to the first token, in the generation loop."),
@@ -393,22 +390,22 @@ pub fn decision(kind: &'static str) {
 
 /// Records how long an unload took, and the bytes of arena and GPU pool that it could not free.
 pub fn unloaded(report: &UnloadReport) {
-    histogram!(UNLOAD_SECONDS).record(report.took.as_secs_f64());
-    let on_card = report.card.map_or(0, |card| card.after.used);
-    counter!(LEAKED).increment(report.after.used as u64 + on_card);
+    histogram!(UNLOAD_SECONDS).record(report.took_ms / 1e3);
+    let on_card = report.card.map_or(0, |card| card.used_after);
+    counter!(LEAKED).increment(report.used_after + on_card);
 }
 
 /// A counter's name, and where a lane counts it.
-type Counted = (&'static str, fn(&LaneStats) -> &AtomicU64);
+type Counted = (&'static str, fn(&LaneFigures) -> u64);
 
 /// A lane's counters. The time of its steps is last, in microseconds.
 const COUNTED: [Counted; 6] = [
-    (PREEMPTIONS, |stats| &stats.preemptions),
-    (PREFIX_LOOKUPS, |stats| &stats.prefix_lookup_tokens),
-    (PREFIX_HITS, |stats| &stats.prefix_hit_tokens),
-    (KV_EVICTIONS, |stats| &stats.blocks_evicted),
-    (STEPS, |stats| &stats.steps),
-    (STEP_SECONDS, |stats| &stats.step_micros),
+    (PREEMPTIONS, |now| now.preemptions),
+    (PREFIX_LOOKUPS, |now| now.prefix_lookup_tokens),
+    (PREFIX_HITS, |now| now.prefix_hit_tokens),
+    (KV_EVICTIONS, |now| now.blocks_evicted),
+    (STEPS, |now| now.steps),
+    (STEP_SECONDS, |now| now.step_micros),
 ];
 
 /// What a lane has counted since its model was loaded; in the order of [`COUNTED`].
@@ -418,7 +415,8 @@ pub struct Totals([u64; COUNTED.len()]);
 impl Totals {
     /// The counts of now.
     pub fn of(stats: &LaneStats) -> Totals {
-        Totals(COUNTED.map(|(_, count)| count(stats).load(Ordering::Relaxed)))
+        let now = stats.read();
+        Totals(COUNTED.map(|(_, count)| count(&now)))
     }
 
     /// Both together: a version that was loaded twice.
@@ -435,26 +433,25 @@ pub fn lane(who: Who<'_>, stats: &LaneStats, earlier: Totals) {
         counter!(*name, &labels).absolute(count);
     }
     gauge!(STEP_SECONDS, &labels).set(step_micros as f64 / 1e6);
-    lane_gauges(who, stats);
+    lane_gauges(who, &stats.read());
 }
 
 /// A version that no longer serves on this arm: its gauges read zero from now on, its counters stay.
 pub fn lane_gone(who: Who<'_>) {
-    lane_gauges(who, &LaneStats::default());
+    lane_gauges(who, &LaneFigures::default());
 }
 
-fn lane_gauges(who: Who<'_>, stats: &LaneStats) {
-    let get = |gauge: &AtomicU64| gauge.load(Ordering::Relaxed) as f64;
+fn lane_gauges(who: Who<'_>, now: &LaneFigures) {
     let labels = who.labels();
-    gauge!(RUNNING, &labels).set(get(&stats.running));
-    gauge!(WAITING, &labels).set(get(&stats.waiting));
-    gauge!(KV_USAGE, &labels).set(get(&stats.blocks_used) / get(&stats.blocks_total).max(1.0));
-    gauge!(KV_CACHED, &labels).set(get(&stats.blocks_cached));
-    gauge!(COMPAT_SLOTS, &labels).set(get(&stats.slots));
-    gauge!(ARENA_USED, &labels).set(get(&stats.arena_used));
-    gauge!(ARENA_RESERVED, &labels).set(get(&stats.arena_reserved));
-    gauge!(CARD_USED, &labels).set(get(&stats.card_used));
-    gauge!(CARD_RESERVED, &labels).set(get(&stats.card_reserved));
+    gauge!(RUNNING, &labels).set(now.running as f64);
+    gauge!(WAITING, &labels).set(now.waiting as f64);
+    gauge!(KV_USAGE, &labels).set(now.blocks_used as f64 / now.blocks_total.max(1) as f64);
+    gauge!(KV_CACHED, &labels).set(now.blocks_cached as f64);
+    gauge!(COMPAT_SLOTS, &labels).set(now.slots as f64);
+    gauge!(ARENA_USED, &labels).set(now.arena_used as f64);
+    gauge!(ARENA_RESERVED, &labels).set(now.arena_reserved as f64);
+    gauge!(CARD_USED, &labels).set(now.card_used as f64);
+    gauge!(CARD_RESERVED, &labels).set(now.card_reserved as f64);
 }
 
 /// One gate, as shown in gauges.

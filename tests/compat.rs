@@ -25,7 +25,6 @@ use serin::model::{
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
@@ -99,7 +98,7 @@ impl Lane {
 
     async fn unload(self) -> UnloadReport {
         let report = self.engine.unload(self.id, Duration::from_secs(5)).await.unwrap();
-        assert_eq!((report.after.used, report.after.reserved, report.blocks_leaked), (0, 0, 0));
+        assert_eq!((report.used_after, report.reserved_after, report.blocks_leaked), (0, 0, 0));
         report
     }
 }
@@ -233,9 +232,9 @@ async fn replies_are_the_same_in_chunks_and_beside_others_and_after_others() {
                     assert_eq!(reply.ids, golden.greedy[i % 3], "{name}, {slots} slots, {i}");
                 }
             }
-            assert_eq!(lane.stats.preemptions.load(Ordering::Relaxed), 0);
-            assert_eq!(lane.stats.slots.load(Ordering::Relaxed), slots as u64);
-            assert_eq!(lane.stats.blocks_cached.load(Ordering::Relaxed), 0);
+            assert_eq!(lane.stats.read().preemptions, 0);
+            assert_eq!(lane.stats.read().slots, slots as u64);
+            assert_eq!(lane.stats.read().blocks_cached, 0);
             lane.unload().await;
         }
     }
@@ -332,8 +331,8 @@ async fn twenty_loads_and_unloads_give_back_every_byte() {
             }
         }
         let report = engine.unload(lane.id, Duration::from_millis(5)).await.unwrap();
-        assert!(report.before.used > 0, "{name}: its memory is in its arena");
-        assert_eq!((report.after.used, report.after.reserved), (0, 0), "{name}, round {round}");
+        assert!(report.used_before > 0, "{name}: its memory is in its arena");
+        assert_eq!((report.used_after, report.reserved_after), (0, 0), "{name}, round {round}");
         assert_eq!(report.blocks_leaked, 0);
     }
 }
@@ -353,7 +352,7 @@ async fn slots_share_the_weights() {
             for inbox in (0..slots).map(one).collect::<Vec<_>>() {
                 collect(inbox).await;
             }
-            used.push(lane.unload().await.before.used as u64);
+            used.push(lane.unload().await.used_before);
         }
         let slots = Opened::open(&root().join(&name)).unwrap().plan(48, MEMORY).unwrap().bytes();
         // Threads have buffers too.
@@ -424,7 +423,7 @@ async fn the_other_model_decodes_while_a_long_prompt_is_computed() {
     assert!(between >= 3, "{between} tokens of the other model while the prompt was computed");
     for lane in [own, lane] {
         let report = engine.unload(lane, Duration::from_secs(5)).await.unwrap();
-        assert_eq!(report.after.used, 0);
+        assert_eq!(report.used_after, 0);
     }
 }
 
@@ -492,7 +491,7 @@ async fn hostile_configs_are_refused_or_run() {
                     Ok(loaded) => {
                         ran += 1;
                         let report = engine.unload(loaded.lane, Duration::ZERO).await.unwrap();
-                        assert_eq!(report.after.used, 0, "{name}: {key} = {value}");
+                        assert_eq!(report.used_after, 0, "{name}: {key} = {value}");
                     }
                     Err(error) => {
                         let text = error.to_string();
@@ -591,7 +590,7 @@ async fn a_folder_is_deployed_by_what_its_config_names() {
     let loader = folder_loader(engine.clone(), config.engine, serin::device::Device::Cpu);
     let deployment = loader(dir.path().to_owned(), any_model()).await.unwrap();
     assert_eq!((deployment.capacity.blocks, deployment.capacity.max_len), (3, 128));
-    assert_eq!(deployment.stats.slots.load(Ordering::Relaxed), 3);
+    assert_eq!(deployment.stats.read().slots, 3);
     let golden = golden("qwen3-moe");
     let inbox = submit(&engine, deployment.lane, &golden.prompts[1], SamplingParams::greedy());
     assert_eq!(collect(inbox).await.ids, golden.greedy[1]);

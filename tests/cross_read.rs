@@ -132,7 +132,7 @@ async fn a_reading_cut_off_at_any_moment_leaves_no_block_behind() {
         let report = loop {
             let unloads = control.status().unloads;
             match unloads.last() {
-                Some(report) if unloads != before => break report.clone(),
+                Some(unload) if unloads != before => break unload.report,
                 _ => tokio::time::sleep(Duration::from_millis(1)).await,
             }
         };
@@ -141,6 +141,6 @@ async fn a_reading_cut_off_at_any_moment_leaves_no_block_behind() {
     answer(&gateway, request(9_999_999)).await;
     settled(&gateway).await;
     let stable = control.models().stable.unwrap();
-    let used = stable.stats.blocks_used.load(std::sync::atomic::Ordering::Relaxed);
+    let used = stable.stats.read().blocks_used;
     assert_eq!(used, 0, "blocks of stable are still referenced");
 }

@@ -15,7 +15,6 @@ use serin::engine::{
 use serin::model::{Checkpoint, Decoder, KvPlan, LoadFormat, SamplingParams, Weights, logprobs};
 use serin::text::{Chat, Codec};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
@@ -141,10 +140,10 @@ impl Lane {
     }
 
     async fn unload_clean(self) -> u64 {
-        let preemptions = self.stats.preemptions.load(Ordering::Relaxed);
+        let preemptions = self.stats.read().preemptions;
         let report = self.engine.unload(self.lane, Duration::from_secs(5)).await.unwrap();
-        assert_eq!((report.after.used, report.after.reserved, report.blocks_leaked), (0, 0, 0));
-        assert!(report.before.used > 1 << 20, "weights and cache were in the arena");
+        assert_eq!((report.used_after, report.reserved_after, report.blocks_leaked), (0, 0, 0));
+        assert!(report.used_before > 1 << 20, "weights and cache were in the arena");
         preemptions
     }
 }

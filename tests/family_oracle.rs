@@ -14,7 +14,6 @@ use serin::engine::{
 };
 use serin::model::{Decoder, KvPlan, LoadFormat, SamplingParams, Weights, logprobs};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
@@ -188,9 +187,9 @@ impl Lane {
     }
 
     async fn unload_clean(self) -> u64 {
-        let preemptions = self.stats.preemptions.load(Ordering::Relaxed);
+        let preemptions = self.stats.read().preemptions;
         let report = self.engine.unload(self.lane, Duration::from_secs(5)).await.unwrap();
-        assert_eq!((report.after.used, report.after.reserved, report.blocks_leaked), (0, 0, 0));
+        assert_eq!((report.used_after, report.reserved_after, report.blocks_leaked), (0, 0, 0));
         preemptions
     }
 }

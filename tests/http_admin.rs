@@ -92,8 +92,9 @@ async fn a_canary_is_loaded_steered_and_rolled_back() {
     let back = order_ok(&app, "/admin/rollback", json!({"reason": "a test", "by": "me"})).await;
     let back: RolledBack = serde_json::from_value(back).unwrap();
     let unload = back.unload.expect("a report");
+    let memory = unload.report;
     assert_eq!((back.version.as_deref(), unload.version.as_str()), (Some("canary"), "canary"));
-    assert_eq!((unload.used_after, unload.reserved_after, unload.blocks_leaked), (0, 0, 0));
+    assert_eq!((memory.used_after, memory.reserved_after, memory.blocks_leaked), (0, 0, 0));
     let shown = status(&app).await;
     assert_eq!((shown.phase.as_str(), shown.weight), ("rolled_back", 0));
     assert!(shown.reason.is_some_and(|reason| reason.contains("me") && reason.contains("a test")));
@@ -159,7 +160,7 @@ async fn figures_follow_the_traffic() {
     let done = async {
         loop {
             let lane = arm(&status(&app).await, "stable").lane.clone().unwrap();
-            if lane.tokens_generated > 0 && lane.running == 0 {
+            if lane.figures.tokens_generated > 0 && lane.figures.running == 0 {
                 return;
             }
             tokio::time::sleep(Duration::from_millis(5)).await;

@@ -15,7 +15,6 @@ use serin::text::Codec;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
@@ -97,14 +96,14 @@ async fn the_peer_of_a_real_connection_may_operate_from_here() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_client_that_leaves_cancels_its_generation() {
     let server = start(Bounds::default(), slow).await;
-    let running = || server.stable.running.load(Ordering::Relaxed);
+    let running = || server.stable.read().running;
     for (cancelled, stream) in [(1, false), (2, true)] {
         let body = chat(json!({"stream": stream}));
         let client = connect(&server, &http_post("/v1/chat/completions", &body));
         until("running", || running() == 1).await;
         drop(client);
         until("cancelled", || running() == 0).await;
-        assert_eq!(server.stable.cancelled.load(Ordering::Relaxed), cancelled);
+        assert_eq!(server.stable.read().cancelled, cancelled);
     }
 }
 
@@ -180,7 +179,7 @@ async fn a_shutdown_lets_replies_finish() {
     let server = start(Bounds::default(), slow).await;
     let body = chat(json!({"max_tokens": 30}));
     let client = connect(&server, &http_post("/v1/chat/completions", &body));
-    until("running", || server.stable.running.load(Ordering::Relaxed) == 1).await;
+    until("running", || server.stable.read().running == 1).await;
     server.lifecycle.enter(Phase::Draining);
     let answer = read_all(client);
     assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
@@ -195,7 +194,7 @@ async fn what_the_end_cuts_off_is_told_so() {
     let server = start(Bounds::default(), slow).await;
     let ask = |stream: bool| http_post("/v1/chat/completions", &chat(json!({"stream": stream})));
     let (streamed, whole) = (connect(&server, &ask(true)), connect(&server, &ask(false)));
-    until("running", || server.stable.running.load(Ordering::Relaxed) == 2).await;
+    until("running", || server.stable.read().running == 2).await;
     server.lifecycle.enter(Phase::Leaving);
     assert!(ask_for(&server, "/readyz").starts_with("HTTP/1.1 503"));
     assert!(ask_for(&server, "/v1/models").starts_with("HTTP/1.1 200"), "still taken");
@@ -205,7 +204,7 @@ async fn what_the_end_cuts_off_is_told_so() {
     let (streamed, whole) = (read_all(streamed), read_all(whole));
     assert!(streamed.contains("shutting_down") && !streamed.contains("[DONE]"), "{streamed}");
     assert!(whole.starts_with("HTTP/1.1 503") && whole.contains("shutting_down"), "{whole}");
-    until("cancelled", || server.stable.running.load(Ordering::Relaxed) == 0).await;
+    until("cancelled", || server.stable.read().running == 0).await;
 }
 
 /// Far more silent connections than the limit, together with probes and honest requests.

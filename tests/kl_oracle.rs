@@ -73,7 +73,7 @@ async fn scores(model: &str, texts: &[Text]) -> Vec<Vec<Score>> {
     }
     // Whoever holds scores does not hold the model's memory.
     let unloaded = engine.unload(lane, Duration::ZERO).await.unwrap();
-    assert_eq!(unloaded.after.used, 0, "{model}: {unloaded:?}");
+    assert_eq!(unloaded.used_after, 0, "{model}: {unloaded:?}");
     all
 }
 

@@ -9,7 +9,6 @@ use serin::serving::testing::FakeServer;
 use serin::serving::{Gateway, GatewayError, GenerateRequest, Piece, Prompt, SamplingPatch};
 use std::collections::HashSet;
 use std::path::Path;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 fn server() -> FakeServer {
@@ -154,7 +153,7 @@ async fn a_failing_canary_is_rescued_rolled_back_and_unloaded() {
         }
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
-    let report = control.status().unloads[0].clone();
+    let report = control.status().unloads[0].report;
     assert!(report.used_before >= 1 << 20, "the model held memory: {report:?}");
     assert_eq!((report.used_after, report.reserved_after, report.blocks_leaked), (0, 0, 0));
 }
@@ -247,10 +246,8 @@ async fn two_hundred_clients_that_leave_cost_nothing() {
     };
     futures_util::future::join_all((0..200).map(leave)).await;
     let stable = gateway.control().models().stable.unwrap();
-    let used = || stable.stats.blocks_used.load(Ordering::Relaxed);
-    let busy = || {
-        stable.stats.running.load(Ordering::Relaxed) + stable.stats.waiting.load(Ordering::Relaxed)
-    };
+    let used = || stable.stats.read().blocks_used;
+    let busy = || stable.stats.read().running + stable.stats.read().waiting;
     for _ in 0..200 {
         if used() + busy() == 0 {
             break;
@@ -258,7 +255,7 @@ async fn two_hundred_clients_that_leave_cost_nothing() {
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     assert_eq!((used(), busy()), (0, 0), "every KV block is back");
-    assert!(stable.stats.cancelled.load(Ordering::Relaxed) > 100);
+    assert!(stable.stats.read().cancelled > 100);
     assert_eq!(gateway.control().view().arms[0].total.errors, 0);
 }
 

@@ -147,7 +147,6 @@ impl RawKey {
     }
 }
 
-/// Whether a key may have this name.
 pub(super) fn check_name(name: &str) -> Result<(), String> {
     let length = name.chars().count();
     match (1..=MAX_NAME).contains(&length) && !name.chars().any(char::is_control) {
@@ -182,7 +181,6 @@ pub(super) fn with(text: &str, key: &Key) -> Result<String, FileError> {
     Ok(text)
 }
 
-/// The text without the key of this id.
 pub(super) fn without(text: &str, id: &str) -> Result<String, FileError> {
     Keyring::parse(text)?;
     let mut document = document(text)?;

@@ -40,7 +40,6 @@ impl Schedule {
     }
 }
 
-/// The result of an attempt.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum AttemptResult {
     /// The receiver accepted it.

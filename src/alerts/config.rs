@@ -110,12 +110,10 @@ impl WebhookConfig {
         Ok(WebhookConfig { name: format!("{index} {host}"), url, secret, format, kinds })
     }
 
-    /// Whether its receiver wants this kind.
     pub(super) fn wants(&self, kind: Kind) -> bool {
         self.kinds.as_ref().is_none_or(|kinds| kinds.contains(&kind))
     }
 
-    /// Whether it uses TLS.
     pub(super) fn is_https(&self) -> bool {
         self.url.scheme_str() == Some("https")
     }

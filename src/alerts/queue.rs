@@ -9,26 +9,22 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// One alert for one webhook.
 #[derive(Debug, Clone)]
 pub(super) struct Item {
     pub(super) alert: Arc<Alert>,
     /// Number of alerts like it that were suppressed before.
     pub(super) repeats: u64,
-    /// Attempts so far.
     pub(super) tries: u32,
     /// Not to be tried before this time.
     pub(super) due: Duration,
 }
 
-/// What to do now.
 #[derive(Debug)]
 pub(super) enum Next {
     /// Send this one; it is no longer in the queue.
     Try(Item),
     /// Nothing is due before this time.
     Wait(Duration),
-    /// Nothing is waiting.
     Empty,
 }
 

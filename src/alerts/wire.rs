@@ -15,7 +15,6 @@ use std::time::Duration;
 const LONGEST_TEXT: usize = 200;
 const TEXT_WAIT: Duration = Duration::from_secs(1);
 
-/// The response.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Reply {
     pub(super) status: u16,
@@ -31,12 +30,10 @@ pub(super) enum WireError {
     /// No connection, no trusted certificate, or the connection broke.
     #[error("{0}")]
     Connection(String),
-    /// Timed out.
     #[error("no answer within {0:?}")]
     Timeout(Duration),
 }
 
-/// A POST to make.
 pub(super) struct Post {
     pub(super) url: Uri,
     pub(super) headers: Vec<(&'static str, String)>,

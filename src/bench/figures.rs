@@ -34,17 +34,19 @@ named! {
     }
 }
 
-/// Which statistic of it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Statistic {
-    /// The mean, or a rate.
-    Mean,
-    /// The median.
-    P50,
-    /// The 90 % quantile.
-    P90,
-    /// The 99 % quantile.
-    P99,
+named! {
+    /// Which statistic of it.
+    #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+    pub enum Statistic {
+        /// The mean, or a rate.
+        Mean = "mean",
+        /// The median.
+        P50 = "p50",
+        /// The 90 % quantile.
+        P90 = "p90",
+        /// The 99 % quantile.
+        P99 = "p99",
+    }
 }
 
 /// Limits of a service level objective, in seconds.
@@ -72,11 +74,6 @@ pub struct Figure {
 }
 
 impl Metric {
-    /// Short name.
-    pub fn name(self) -> &'static str {
-        self.as_str()
-    }
-
     /// Its unit.
     pub fn unit(self) -> &'static str {
         match self {
@@ -115,10 +112,6 @@ impl Metric {
         }
     }
 
-    fn is_time(self) -> bool {
-        self.unit() == "ms"
-    }
-
     /// The values of a request, in ms; empty for rates.
     fn values(self, sample: &Sample) -> Vec<f64> {
         match self {
@@ -132,26 +125,12 @@ impl Metric {
 }
 
 impl Statistic {
-    /// All of them.
-    pub const ALL: [Statistic; 4] =
-        [Statistic::Mean, Statistic::P50, Statistic::P90, Statistic::P99];
-
-    /// `mean`, `p50`, `p90` or `p99`.
-    pub fn name(self) -> &'static str {
-        ["mean", "p50", "p90", "p99"][self as usize]
-    }
-
     fn share(self) -> Option<f64> {
         [None, Some(0.5), Some(0.9), Some(0.99)][self as usize]
     }
 }
 
 impl Slo {
-    /// Whether there is any limit.
-    pub fn is_set(&self) -> bool {
-        *self != Slo::default()
-    }
-
     /// Whether a request kept all limits.
     pub fn met(&self, sample: &Sample) -> bool {
         let within = |limit: Option<f64>, value: f64| limit.is_none_or(|limit| value <= limit);
@@ -164,9 +143,9 @@ impl Slo {
 impl Figure {
     /// Metric and statistic, such as `TTFT p50`; of a rate the metric alone.
     pub fn name(&self) -> String {
-        match self.metric.is_time() {
-            true => format!("{} {}", self.metric.name(), self.statistic.name()),
-            false => self.metric.name().to_owned(),
+        match self.metric.unit() == "ms" {
+            true => format!("{} {}", self.metric.as_str(), self.statistic.as_str()),
+            false => self.metric.as_str().to_owned(),
         }
     }
 
@@ -274,7 +253,7 @@ fn rates(kept: &Kept<'_>, samples: &[(usize, usize, &Sample)], slo: &Slo) -> Vec
         (Metric::OutputTokens, per_second(output.clone())),
         (Metric::TotalTokens, per_second(total)),
     ];
-    if slo.is_set() {
+    if *slo != Slo::default() {
         let good = sum(&|sample| f64::from(u8::from(slo.met(sample))));
         all.push((Metric::Goodput, per_second(good)));
     }

@@ -30,13 +30,15 @@ pub struct Point {
     pub prefix_cache: bool,
 }
 
-/// Which of the two versions.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Version {
-    /// The base of all ratios.
-    A,
-    /// The one that is compared with it.
-    B,
+named! {
+    /// Which of the two versions.
+    #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+    pub enum Version {
+        /// The base of all ratios.
+        A = "A",
+        /// The one that is compared with it.
+        B = "B",
+    }
 }
 
 /// One request of a block.
@@ -156,17 +158,9 @@ pub fn points(loads: &[Load], depths: &[usize], caches: &[bool]) -> Vec<Point> {
 }
 
 impl Version {
-    /// Both, A first.
-    pub const BOTH: [Version; 2] = [Version::A, Version::B];
-
     /// 0 or 1.
     pub fn index(self) -> usize {
         self as usize
-    }
-
-    /// `A` or `B`.
-    pub fn as_str(self) -> &'static str {
-        ["A", "B"][self.index()]
     }
 }
 

@@ -3,6 +3,7 @@
 //! Times are seconds. It does not know who measured them, or what they say about a version.
 
 use super::plan::{Point, Version};
+use serde::Serialize;
 
 /// One answered request.
 #[derive(Debug, Clone, PartialEq, Default)]
@@ -52,7 +53,7 @@ pub struct Measured {
 }
 
 /// Memory of a model in bytes; `None` where it cannot be told.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
 pub struct Memory {
     /// Live in its arena in main memory.
     pub arena_used: Option<u64>,

@@ -265,31 +265,18 @@ fn threshold<'a>(figures: impl Iterator<Item = &'a Swapped>, method: &Method) ->
 
 /// Data in a form that is quick to scale and to swap.
 enum Sources {
-    Sums {
-        over: [Vec<f64>; 2],
-        under: [Vec<f64>; 2],
-    },
+    /// As in [`Data::Sums`].
+    Sums { over: [Vec<f64>; 2], under: [Vec<f64>; 2] },
     /// By version, values in ascending order with their round; and the number of values by round and version.
-    Quantile {
-        share: f64,
-        sorted: [Vec<(f64, u32)>; 2],
-        counts: Vec<[usize; 2]>,
-    },
+    Quantile { share: f64, sorted: [Vec<(f64, u32)>; 2], counts: Vec<[usize; 2]> },
 }
 
 /// Data with B's values divided by a ratio, ready to be swapped many times.
 enum Scaled<'a> {
-    Sums {
-        over: [&'a [f64]; 2],
-        under: [&'a [f64]; 2],
-        shift: f64,
-    },
+    /// B's sums are still to be divided by e^`shift`.
+    Sums { over: [&'a [f64]; 2], under: [&'a [f64]; 2], shift: f64 },
     /// Values in ascending order with twice their round, plus 1 for B.
-    Quantile {
-        share: f64,
-        sorted: Vec<(f64, u32)>,
-        counts: &'a [[usize; 2]],
-    },
+    Quantile { share: f64, sorted: Vec<(f64, u32)>, counts: &'a [[usize; 2]] },
 }
 
 impl Data {

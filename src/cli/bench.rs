@@ -50,7 +50,8 @@ pub(super) async fn run(args: BenchArgs) -> Result<ExitCode, CliError> {
         let why = "--answers needs a --prompts file with right answers (`answer` or `expected`)";
         return Err(CliError(why.to_owned()));
     }
-    let opened = match args.is_url() {
+    let url = args.url.is_some();
+    let opened = match url {
         true => servers(&args).await?,
         false => models(&args).await?,
     };
@@ -72,7 +73,6 @@ pub(super) async fn run(args: BenchArgs) -> Result<ExitCode, CliError> {
         noise_threshold: args.noise_threshold,
         ..setup
     };
-    let url = args.is_url();
     let bench = Bench { targets, setting, size, read };
     let runs = bench.run(&plan).await.map_err(|error| CliError::from_text(&error))?;
     let changes = changed(bench.replies(replies).await, url);

@@ -13,7 +13,7 @@ use serde_json::Value;
 #[derive(Clone)]
 pub(super) struct Client {
     base: String,
-    http: reqwest::Client,
+    pub http: reqwest::Client,
     /// For a server on another machine: a key with the scope `admin`. From the environment, because command lines can
     /// be read by every user.
     key: Option<String>,
@@ -38,10 +38,6 @@ impl Client {
         let http = outbound::client(roots).and_then(|c| c.build().map_err(outbound::chain));
         let key = std::env::var(KEY).ok().filter(|key| !key.is_empty());
         Client { base, http: http.expect("settings that do not depend on the machine"), key }
-    }
-
-    pub fn http(&self) -> &reqwest::Client {
-        &self.http
     }
 
     pub fn url(&self, path: &str) -> String {

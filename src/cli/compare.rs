@@ -50,7 +50,6 @@ pub(super) struct CompareArgs {
     config: Option<PathBuf>,
 }
 
-/// Runs the comparison and prints it.
 pub(super) async fn run(args: &CompareArgs) -> Result<(), CliError> {
     let prompts = prompts::read(args.prompts.as_deref())?;
     let (engine, _faults) = EngineHandle::start().map_err(CliError::from_text)?;

@@ -6,7 +6,6 @@ use clap::Command;
 use clap_complete::{Shell, generate};
 use std::path::Path;
 
-/// Prints the completions of a shell.
 pub(super) fn completions(mut program: Command, shell: Shell) {
     let name = program.get_name().to_owned();
     generate(shell, &mut program, name, &mut std::io::stdout());

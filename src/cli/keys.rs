@@ -23,7 +23,6 @@ pub(super) fn open(config: &AccessConfig) -> Result<Access, CliError> {
     Ok(access)
 }
 
-/// How many keys a file has.
 pub(super) fn count(path: &Path) -> Result<usize, CliError> {
     let keys = KeysFile::at(path.to_owned()).read();
     keys.map(|keys| keys.len()).map_err(|error| CliError(format!("access.keys: {error}")))

@@ -34,7 +34,6 @@ struct Log {
 
 static LOG: OnceLock<Log> = OnceLock::new();
 
-/// Starts the log, once per process.
 pub(super) fn init(format: LogFormat) {
     let queue = NonBlockingBuilder::default().lossy(true).buffered_lines_limit(WAITING);
     let (lines, writer) = queue.thread_name("serin-log").finish(std::io::stderr());

@@ -271,12 +271,8 @@ async fn run(command: Command) -> Result<ExitCode, CliError> {
         } => {
             operate::load(&author, &path, (retry, allow), (expect, inherit_defaults)).await?;
         }
-        Command::Promote { order, now, dry_run: true } => {
-            operate::preview_promotion(&order, now).await?;
-        }
-        Command::Promote { order, now, .. } => operate::promote(&order, now).await?,
-        Command::Rollback { order, dry_run: true } => operate::preview_rollback(&order).await?,
-        Command::Rollback { order, .. } => operate::rollback(&order).await?,
+        Command::Promote { order, now, dry_run } => operate::promote(&order, now, dry_run).await?,
+        Command::Rollback { order, dry_run } => operate::rollback(&order, dry_run).await?,
         Command::Pause(order) => operate::plain(&order, "/admin/pause", "paused").await?,
         Command::Resume(order) => operate::plain(&order, "/admin/resume", "resumed").await?,
         Command::Confirm(order) => operate::plain(&order, "/admin/confirm", "confirmed").await?,

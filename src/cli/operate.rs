@@ -10,9 +10,7 @@ use crate::control::{
     ArmPreview, ArmStatus, CrossReadStatus, DeviceStatus, ForecastStatus, Preview, ShadowStatus,
     Status, Unload,
 };
-use crate::http::orders::{
-    LoadAsk, Loaded, OrderAsk, PromoteAsk, RollbackAsk, RolledBack, WeightAsk,
-};
+use crate::http::orders::{LoadAsk, Loaded, OrderAsk, PromoteAsk, RolledBack, WeightAsk};
 use crate::http::page::PageToken;
 use crate::hub;
 use crate::rollout::Expect;
@@ -50,7 +48,6 @@ impl Author {
         Client::new(&self.server.server)
     }
 
-    /// Who gives the order, and why.
     fn named(&self) -> (Option<String>, Option<String>) {
         (Some(self.by.clone()), self.reason.clone())
     }
@@ -83,7 +80,6 @@ pub(super) async fn status(server: &str, json: bool, full: bool) -> Result<(), C
     Ok(())
 }
 
-/// Prints the address of the server's page.
 pub(super) async fn page(server: &str) -> Result<(), CliError> {
     let client = Client::new(server);
     let PageToken { token } = client.page().await?;
@@ -118,7 +114,12 @@ pub(super) async fn load(
     Ok(())
 }
 
-pub(super) async fn promote(args: &OrderArgs, now: bool) -> Result<(), CliError> {
+pub(super) async fn promote(args: &OrderArgs, now: bool, dry_run: bool) -> Result<(), CliError> {
+    if dry_run {
+        let (by, reason) = args.author.named();
+        let ask = PromoteAsk { now, dry_run, by, reason, expect: args.expect };
+        return preview(args, "/admin/promote", &ask).await;
+    }
     let client = args.client();
     let OrderAsk { by, reason, expect, .. } = args.ask(&client).await?;
     let ask = PromoteAsk { now, dry_run: false, by, reason, expect };
@@ -129,9 +130,12 @@ pub(super) async fn promote(args: &OrderArgs, now: bool) -> Result<(), CliError>
 }
 
 /// Needs no revision: stopping is never refused for being late.
-pub(super) async fn rollback(args: &OrderArgs) -> Result<(), CliError> {
+pub(super) async fn rollback(args: &OrderArgs, dry_run: bool) -> Result<(), CliError> {
     let (by, reason) = args.author.named();
-    let ask = RollbackAsk { dry_run: false, by, reason, expect: args.expect };
+    let ask = OrderAsk { dry_run, by, reason, expect: args.expect };
+    if dry_run {
+        return preview(args, "/admin/rollback", &ask).await;
+    }
     let done: RolledBack = args.client().order("/admin/rollback", &ask).await?;
     match &done.unload {
         Some(unload) => println!("rolled back; {}", sanitize::line(&unload_text(unload))),
@@ -139,18 +143,6 @@ pub(super) async fn rollback(args: &OrderArgs) -> Result<(), CliError> {
         None => println!("rolled back; the model is still draining (see serin status)"),
     }
     Ok(())
-}
-
-pub(super) async fn preview_promotion(args: &OrderArgs, now: bool) -> Result<(), CliError> {
-    let (by, reason) = args.author.named();
-    let ask = PromoteAsk { now, dry_run: true, by, reason, expect: args.expect };
-    preview(args, "/admin/promote", &ask).await
-}
-
-pub(super) async fn preview_rollback(args: &OrderArgs) -> Result<(), CliError> {
-    let (by, reason) = args.author.named();
-    let ask = RollbackAsk { dry_run: true, by, reason, expect: args.expect };
-    preview(args, "/admin/rollback", &ask).await
 }
 
 async fn preview(args: &OrderArgs, path: &str, ask: &impl Serialize) -> Result<(), CliError> {
@@ -173,7 +165,6 @@ fn preview_text(preview: &Preview) -> String {
     out + &format!("  {:.1} MiB come back\n", mib(preview.memory_back))
 }
 
-/// What becomes of one version.
 fn leaving_text(arm: &ArmPreview) -> String {
     let within = span(arm.leaves_within_s.unwrap_or_default());
     let becomes = match arm.becomes.as_str() {
@@ -372,12 +363,13 @@ fn arm_text(arm: &ArmStatus) -> String {
         return format!("  {:<7} none\n", arm.arm);
     };
     let figures = &arm.figures;
-    let hits = arm.lane.as_ref().and_then(|lane| lane.prefix_hit_rate);
+    let hits = arm.lane.as_ref().and_then(|lane| lane.figures.prefix_hit_rate);
     let kind = arm.lane.as_ref().and_then(|lane| lane.kind.as_ref());
-    let pool = arm.lane.as_ref().filter(|lane| lane.card_reserved > 0).map(|lane| {
-        let (used, reserved) = (mib(lane.card_used), mib(lane.card_reserved));
-        format!(", {used:.1} MiB used of {reserved:.1} in its pool on the card")
-    });
+    let pool =
+        arm.lane.as_ref().map(|lane| lane.figures).filter(|now| now.card_reserved > 0).map(|now| {
+            let (used, reserved) = (mib(now.card_used), mib(now.card_reserved));
+            format!(", {used:.1} MiB used of {reserved:.1} in its pool on the card")
+        });
     format!(
         "  {:<7} {version}: {} requests, {} errors, TTFT p50/p99 {}/{} ms, per token {}/{} ms, {} tokens/s, {} % of prompt tokens cached{}{}\n",
         arm.arm,
@@ -396,7 +388,8 @@ fn arm_text(arm: &ArmStatus) -> String {
 
 /// One unload in words, with its memory figures.
 pub(super) fn unload_text(unload: &Unload) -> String {
-    let card = unload.card.as_ref().map_or_else(String::new, |card| {
+    let report = &unload.report;
+    let card = report.card.as_ref().map_or_else(String::new, |card| {
         format!(
             "card's pool {:.1} MiB used -> {} B used, {} B reserved, free on the card {:.1} MiB before its load, {:.1} after; ",
             mib(card.used_before),
@@ -410,14 +403,14 @@ pub(super) fn unload_text(unload: &Unload) -> String {
         "{} unloaded ({}) in {:.0} ms: {card}arena {:.1} MiB used -> {} B used, {} B reserved; process resident {:.1} MiB before its load, {:.1} before its unload, {:.1} after; {} KV blocks leaked; memory back {:.0} ms after the decision",
         unload.version,
         unload.reason,
-        unload.took_ms,
-        mib(unload.used_before),
-        unload.used_after,
-        unload.reserved_after,
-        mib(unload.resident_at_load),
-        mib(unload.resident_before),
-        mib(unload.resident_after),
-        unload.blocks_leaked,
+        report.took_ms,
+        mib(report.used_before),
+        report.used_after,
+        report.reserved_after,
+        mib(report.resident_at_load),
+        mib(report.resident_before),
+        mib(report.resident_after),
+        report.blocks_leaked,
         unload.since_decision_ms
     )
 }

@@ -11,7 +11,6 @@ use std::path::Path;
 /// Prompts that any chat model can answer, one a line.
 const PROMPTS: &str = include_str!("compare/prompts.txt");
 
-/// A temperature of the command line.
 pub(super) fn temperature(text: &str) -> Result<f32, String> {
     let value: f32 = text.parse().map_err(|_| format!("`{text}` is not a number"))?;
     match (0.0..=2.0).contains(&value) {

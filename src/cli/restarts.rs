@@ -19,7 +19,6 @@ const MOST_QUICK: u32 = 10;
 /// Exit code of a server that could not start: an invalid configuration, a port in use, a missing model.
 const COULD_NOT_BEGIN: u8 = 1;
 
-/// How a process ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum End {
     Code(u8),
@@ -45,7 +44,6 @@ impl std::fmt::Display for End {
     }
 }
 
-/// What to do next.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Next {
     /// Exit as well, with this code.
@@ -57,7 +55,6 @@ pub(super) enum Next {
     },
 }
 
-/// What is known about earlier servers.
 #[derive(Debug, Default)]
 pub(super) struct Restarts {
     /// At least one server has ended.

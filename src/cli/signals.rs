@@ -18,7 +18,6 @@ const CUT_SHORT: u8 = 130;
 /// The key that can change in a running server.
 const CHANGEABLE: &str = "server.log";
 
-/// How the shutdown was requested.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum StopSignal {
     /// By a supervisor: SIGTERM.
@@ -27,7 +26,6 @@ pub(super) enum StopSignal {
     Interrupt,
 }
 
-/// The signals that request a shutdown.
 pub(super) struct Signals {
     terminate: Signal,
     interrupt: Signal,
@@ -106,7 +104,6 @@ fn read(path: &Path) -> Result<Table, String> {
     text.parse().map_err(|error: toml::de::Error| error.to_string())
 }
 
-/// Copies one key, or its absence.
 fn take(into: &mut Table, from: &Table, key: &str) {
     let Some((table, key)) = key.split_once('.') else { return };
     let value = from.get(table).and_then(|table| table.get(key)).cloned();

@@ -115,7 +115,6 @@ fn end_of(status: ExitStatus) -> End {
     }
 }
 
-/// What a child reports about itself.
 struct Line {
     own: UnixStream,
     /// A canary is loaded or being loaded.
@@ -146,7 +145,6 @@ impl Line {
     }
 }
 
-/// Whether this process is a supervisor's child.
 static SUPERVISED: AtomicBool = AtomicBool::new(false);
 
 /// For the child: from now on [`supervisor`] is its parent.
@@ -167,7 +165,6 @@ pub(super) fn supervisor() -> Option<UnixStream> {
     is_line.then_some(line)
 }
 
-/// The signals to forward to the server.
 struct SignalStreams {
     terminate: unix::Signal,
     interrupt: unix::Signal,

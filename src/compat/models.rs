@@ -28,7 +28,6 @@ fn settings<C: DeserializeOwned>(config: Value) -> Result<C> {
     serde_json::from_value(config).map_err(|error| Error::Msg(error.to_string()))
 }
 
-/// Whether candle can read a config.
 pub(super) fn readable<C: DeserializeOwned>(config: Value) -> std::result::Result<(), String> {
     serde_json::from_value::<C>(config).map(|_| ()).map_err(|error| error.to_string())
 }

@@ -7,7 +7,6 @@
 use crate::model::config::refuse_quantised;
 use serde_json::{Map, Value};
 
-/// The content of a `config.json`.
 pub(super) type Settings = Map<String, Value>;
 
 /// What an architecture's `config.json` may say. Values are JSON.
@@ -122,7 +121,6 @@ impl Rules {
     }
 }
 
-/// A number that is not negative.
 pub(super) fn number(all: &Settings, key: &str) -> Option<u64> {
     let value = all.get(key)?;
     value

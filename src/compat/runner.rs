@@ -32,7 +32,6 @@ pub struct CompatRunner {
     threads: Threads,
 }
 
-/// The place of one sequence.
 #[derive(Default)]
 struct Slot {
     /// `None` before the first use, and after anything went wrong.
@@ -58,7 +57,6 @@ impl CompatRunner {
         Ok(runner)
     }
 
-    /// The slot forgets its sequence.
     fn begin(&mut self, slot: usize) -> std::result::Result<(), String> {
         let (threads, make, slot) = (&self.threads, &self.make, &mut self.slots[slot]);
         let kept = slot.instance.take();

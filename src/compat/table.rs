@@ -439,7 +439,6 @@ pub static TABLE: [Architecture; 13] = [
     },
 ];
 
-/// The row of an architecture.
 pub(super) fn named(architecture: &str) -> Option<&'static Architecture> {
     TABLE.iter().find(|row| row.name == architecture)
 }

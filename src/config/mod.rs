@@ -14,6 +14,7 @@ use crate::ledger::Retention;
 use crate::rollout::Policy;
 use crate::serving::{Limits, Timeouts};
 use ipnet::IpNet;
+use serde::Deserialize;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -70,7 +71,8 @@ pub struct Config {
 }
 
 /// The marks of requests that stable answers and that count in no verdict.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
 pub struct StableForConfig {
     /// Keys of `metadata`.
     pub metadata: Vec<String>,
@@ -90,7 +92,8 @@ pub enum OperatorListen {
 }
 
 /// Who may use the server.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
 pub struct AccessConfig {
     /// The keys file; `None`: nobody is asked for a key.
     pub keys: Option<PathBuf>,

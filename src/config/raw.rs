@@ -35,14 +35,7 @@ pub(super) struct Raw {
     ledger: RawLedger,
     alerts: RawAlerts,
     operator: RawOperator,
-    access: RawAccess,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-struct RawAccess {
-    keys: Option<PathBuf>,
-    allow_open: bool,
+    access: AccessConfig,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -72,18 +65,11 @@ struct RawServer {
     log_requests: bool,
     record_prompts: Option<PathBuf>,
     record_prompts_max: Option<Bytes>,
-    stable_for: RawStableFor,
+    stable_for: StableForConfig,
 }
 
-#[derive(Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-struct RawStableFor {
-    metadata: Vec<String>,
-    headers: Vec<String>,
-}
-
-impl RawStableFor {
-    fn resolve(self) -> Result<StableForConfig, ConfigError> {
+impl StableForConfig {
+    fn checked(self) -> Result<StableForConfig, ConfigError> {
         let sound = |name: &&String| !name.is_empty() && name.bytes().all(is_of_header_name);
         if let Some(bad) = self.headers.iter().find(|name| !sound(name)) {
             return Err(value(
@@ -94,7 +80,7 @@ impl RawStableFor {
         if self.metadata.iter().any(String::is_empty) {
             return Err(value("server.stable_for.metadata", "a key must not be empty"));
         }
-        Ok(StableForConfig { metadata: self.metadata, headers: self.headers })
+        Ok(self)
     }
 }
 
@@ -163,7 +149,6 @@ pub(super) fn parse(text: &str) -> Result<Raw, ConfigError> {
 
 /// Longest prompt and reply that both models read, in tokens.
 const READ_TOKENS: usize = 4096;
-/// The longest body that may be allowed.
 const MAX_BODY: u64 = 1 << 30;
 
 impl Raw {
@@ -205,13 +190,13 @@ impl Raw {
             operator: self.operator.resolve(self.access.keys.is_some())?,
             access: AccessConfig {
                 keys: self.access.keys.map(|path| base.join(path)),
-                allow_open: self.access.allow_open,
+                ..self.access
             },
             sockets: server.sockets()?,
             record_prompts: server.record_prompts(base)?,
             log: server.log,
             log_requests: server.log_requests,
-            stable_for: server.stable_for.resolve()?,
+            stable_for: server.stable_for.checked()?,
             cors_origins: server.cors_origins.into_iter().map(origin).collect::<Result<_, _>>()?,
             limits: Limits {
                 max_n: positive("server.max_n", server.max_n.map(|n| n as usize), 8)? as u32,
@@ -378,7 +363,11 @@ impl RawEngine {
         let block_size = positive("engine.block_size", self.block_size, 16)?;
         let kv_cache = self.kv_cache.as_deref().unwrap_or("auto");
         let kv_cache = KvChoice::parse(kv_cache).map_err(|what| value("engine.kv_cache", what))?;
-        let compat_slots = compat_slots(self.compat_slots)?;
+        let (compat_slots, most) = (self.compat_slots.unwrap_or(compat::SLOTS), compat::SLOTS_MOST);
+        if !(1..=most).contains(&compat_slots) {
+            let what = format!("must be from 1 to {most}, not {compat_slots}");
+            return Err(value("engine.compat_slots", what));
+        }
         Ok(EngineConfig {
             scheduler,
             block_size,
@@ -388,18 +377,6 @@ impl RawEngine {
             load_format,
             text,
         })
-    }
-}
-
-/// Sequences at a time on the compatibility lane.
-fn compat_slots(given: Option<usize>) -> Result<usize, ConfigError> {
-    let slots = given.unwrap_or(compat::SLOTS);
-    match (1..=compat::SLOTS_MOST).contains(&slots) {
-        true => Ok(slots),
-        false => Err(value(
-            "engine.compat_slots",
-            format!("must be from 1 to {}, not {slots}", compat::SLOTS_MOST),
-        )),
     }
 }
 

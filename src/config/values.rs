@@ -60,7 +60,6 @@ pub(super) fn parse_bytes(text: &str) -> Option<u64> {
     (bytes.is_finite() && bytes < 1e18).then_some(bytes as u64)
 }
 
-/// An error about the value of a key.
 pub(super) fn value(key: &'static str, what: impl Into<String>) -> ConfigError {
     ConfigError::Value { key, what: what.into() }
 }
@@ -68,7 +67,6 @@ pub(super) fn value(key: &'static str, what: impl Into<String>) -> ConfigError {
 /// The most that any count may be; beyond, it is a slip of the keyboard.
 const MOST: usize = 1 << 20;
 
-/// A count that must not be zero.
 pub(super) fn positive(
     key: &'static str,
     given: Option<usize>,

@@ -110,11 +110,8 @@ impl Control {
         routes.stage = stage;
         drop(routes);
         if changed {
-            self.notes.publish(
-                "weight",
-                false,
-                json!({"weight": weight.percent(), "stage": stage}),
-            );
+            let body = json!({"weight": weight.percent(), "stage": stage});
+            self.notes.publish("weight", false, body);
         }
     }
 

@@ -171,7 +171,6 @@ pub(super) fn resumed(control: &Control, running: &Running, stood: ResumedAt<'_>
     send(control, Kind::ResumedAfterCrash, about, [&what, &why, &done]);
 }
 
-/// Tells when the ledger cannot be written.
 pub(super) async fn watch_ledger(control: Weak<Control>, mut health: watch::Receiver<Health>) {
     while health.changed().await.is_ok() {
         let failing = health.borrow_and_update().failing.clone();
@@ -184,7 +183,6 @@ pub(super) async fn watch_ledger(control: Weak<Control>, mut health: watch::Rece
     }
 }
 
-/// What an alert belongs to.
 #[derive(Default)]
 struct AlertContext<'a> {
     rollout: Option<&'a str>,

@@ -26,7 +26,6 @@ pub struct Offer<'a> {
 }
 
 impl Offer<'_> {
-    /// What a loaded model offers.
     pub(super) fn of(deployment: &Deployment) -> Offer<'_> {
         let capacity = &deployment.capacity;
         Offer {

@@ -17,7 +17,6 @@ pub(super) struct Author {
     pub origin: Origin,
 }
 
-/// What became of a vote.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Vote {
     Counted(Author),

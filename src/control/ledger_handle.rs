@@ -11,7 +11,6 @@ use std::path::Path;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tokio::sync::watch;
 
-/// The record of what was decided.
 pub(super) struct LedgerHandle {
     ledger: Option<Ledger>,
     state: Mutex<State>,
@@ -114,7 +113,6 @@ pub(super) fn unread(path: &Path) -> String {
     format!("not read: {}", real.display())
 }
 
-/// A deployment as the ledger names it.
 pub(super) fn model(deployment: &super::Deployment) -> Model {
     Model {
         path: deployment.path.display().to_string(),

@@ -17,18 +17,12 @@ use tokio::sync::watch;
 /// How long the record may take: a disk that does not answer must not keep a server up that serves nobody.
 const RECORD_WITHIN: Duration = Duration::from_secs(3);
 
-/// Whether the device has failed.
+#[derive(Default)]
 pub(super) struct DeviceFailure {
     /// How, for operators.
     fault: OnceLock<String>,
     /// What follows from it is written down, or could not be in time.
     settled: watch::Sender<bool>,
-}
-
-impl Default for DeviceFailure {
-    fn default() -> DeviceFailure {
-        DeviceFailure { fault: OnceLock::new(), settled: watch::channel(false).0 }
-    }
 }
 
 impl Control {

@@ -45,18 +45,16 @@ pub use resume::{ResumePlan, Resuming, Start, effective_stable};
 pub use settings::EngineConfig;
 pub use source::Source;
 pub use status::{
-    ArmFigures, ArmStatus, CardUnload, CrossReadStatus, DecisionStatus, DeviceStatus,
-    ForecastStatus, GateStatus, GateWait, InFlightStatus, KeysStatus, LaneStatus, LedgerStatus,
-    ModelsView, ShadowStatus, Status, TrafficStatus, Unload,
+    ArmFigures, ArmStatus, CrossReadStatus, DecisionStatus, DeviceStatus, ForecastStatus,
+    GateStatus, GateWait, InFlightStatus, KeysStatus, LaneStatus, LedgerStatus, ModelsView,
+    ShadowStatus, Status, TrafficStatus, Unload,
 };
 
 use crate::alerts::Alerts;
 use crate::engine::{EngineFault, EngineHandle, LaneId};
 use crate::ledger::{Entry, Model};
 use crate::metrics;
-use crate::rollout::{
-    Arm, Class, Decision, Event, Outcome, Phase, Policy, Reading, Rollout, Weight,
-};
+use crate::rollout::{Arm, Decision, Event, Outcome, Phase, Policy, Reading, Rollout, Weight};
 use crate::routing::{Assignment, Deployment, NoRoute, Recent, Routes, Withdrawn, session_hash};
 use crate::text::GenerationDefaults;
 use act::Commit;
@@ -70,7 +68,7 @@ use regenerations::Retries;
 use serde_json::json;
 use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::{Duration, Instant};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
@@ -567,7 +565,7 @@ impl Control {
             return Err("the engine has stopped".to_owned());
         }
         match &self.routes.read().stable {
-            Some(stable) if stable.stats.failed.load(Ordering::Relaxed) => {
+            Some(stable) if stable.stats.read().failed => {
                 Err("stable has failed and was given up".to_owned())
             }
             Some(_) => Ok(()),
@@ -609,11 +607,6 @@ fn inherited(model: &Model) -> Option<GenerationDefaults> {
 /// A status for tests, with changes to its JSON.
 #[cfg(test)]
 pub use status::testing::status as status_for_tests;
-
-/// Whether a request of this class wrote something that a person could judge.
-pub fn can_be_voted_on(class: Class) -> bool {
-    class == Class::Ok
-}
 
 fn keep<T>(ring: &mut VecDeque<T>, item: T) {
     if ring.len() == KEPT {

@@ -29,7 +29,6 @@ pub struct Note {
     pub body: Box<str>,
 }
 
-/// Where notes go.
 #[derive(Debug)]
 pub(super) struct Notes {
     kept: Mutex<VecDeque<Arc<Note>>>,

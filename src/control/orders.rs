@@ -78,15 +78,14 @@ impl Control {
         reason: Option<String>,
     ) -> Result<Arc<Deployment>, ControlError> {
         let stable = self.routes.read().stable.clone().ok_or(ControlError::NoStable)?;
-        let (path, inherit) = (stable.path.clone(), stable.inherited);
         let asked = LoadAsked {
-            path,
+            path: stable.path.clone(),
             by,
             reason,
             retry: true,
             allow: true,
             expect: Some(Expect::Same),
-            inherit,
+            inherit: stable.inherited,
         };
         let control = self.clone();
         let task = tokio::spawn(async move { control.load_and_start(asked, true).await });
@@ -374,14 +373,11 @@ impl Control {
             stepped.map_err(|error| ControlError::Refused(error.to_string()))
         });
         let refused = stepped.as_ref().err().map(ToString::to_string);
-        self.notes.publish(
-            "order",
-            false,
-            json!({
-                "command": order.command.as_str(), "percent": order.command.percent(),
-                "by": order.by, "reason": order.reason, "refused": refused,
-            }),
-        );
+        let body = json!({
+            "command": order.command.as_str(), "percent": order.command.percent(),
+            "by": order.by, "reason": order.reason, "refused": refused,
+        });
+        self.notes.publish("order", false, body);
         let rejected = rejected_by(&state, &order).filter(|_| stepped.is_ok());
         let entry = Entry::Order { order, refused: refused.clone() };
         match stepped {
@@ -456,7 +452,6 @@ fn rejected_by(state: &ControlState, order: &Order) -> Option<Entry> {
     stops.then(|| Entry::Rejected { digest, reason: format!("rolled back {}", order.signature()) })
 }
 
-/// A model that is being loaded.
 pub(super) fn unloaded(path: &Path, digest: &str) -> Model {
     let version = super::intake::name(path);
     Model { path: path.display().to_string(), version, digest: digest.to_owned(), inherited: None }

@@ -6,7 +6,7 @@
 use super::{Asked, Control, ControlError, ControlState, Deployment, DeploymentPolicy};
 use crate::rollout::{Action, Arm, Event, Operator};
 use serde::{Deserialize, Serialize};
-use std::sync::atomic::Ordering;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// What an order would do now.
@@ -93,12 +93,10 @@ impl Control {
             Arm::Stable | Arm::Canary => ("stays", None),
         };
         let loaded = [(Arm::Stable, &models.stable), (Arm::Canary, &models.canary)];
-        let arms: Vec<ArmPreview> = loaded
-            .into_iter()
-            .filter_map(|(arm, loaded)| {
-                loaded.as_deref().map(|loaded| ArmPreview::new(arm, loaded, becomes(arm)))
-            })
-            .collect();
+        let foreseen = |(arm, loaded): (Arm, &Option<Arc<Deployment>>)| {
+            Some(ArmPreview::new(arm, loaded.as_deref()?, becomes(arm)))
+        };
+        let arms: Vec<ArmPreview> = loaded.into_iter().filter_map(foreseen).collect();
         let leaving = arms.iter().filter(|arm| arm.leaves_within_s.is_some());
         let former = state.previous.as_ref().map(|previous| &previous.deployment);
         let after = match (promoted, undone) {
@@ -121,15 +119,14 @@ impl Control {
 
 impl ArmPreview {
     fn new(arm: Arm, loaded: &Deployment, becomes: (&str, Option<Duration>)) -> ArmPreview {
-        let stats = &loaded.stats;
+        let now = loaded.stats.read();
         ArmPreview {
             arm: arm.as_str().to_owned(),
             version: loaded.version.to_string(),
             becomes: becomes.0.to_owned(),
-            running: stats.running.load(Ordering::Relaxed),
-            waiting: stats.waiting.load(Ordering::Relaxed),
-            memory: stats.arena_reserved.load(Ordering::Relaxed)
-                + stats.card_reserved.load(Ordering::Relaxed),
+            running: now.running,
+            waiting: now.waiting,
+            memory: now.arena_reserved + now.card_reserved,
             leaves_within_s: becomes.1.map(|time| time.as_secs_f64()),
         }
     }

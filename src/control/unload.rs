@@ -13,13 +13,11 @@ use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 use tokio::sync::mpsc::UnboundedReceiver;
 
-/// A model to drain and unload.
 pub(super) struct UnloadTask {
     deployment: Arc<Deployment>,
     reason: &'static str,
     /// How long what runs may finish.
     grace: Duration,
-    /// When it was decided.
     decided: Instant,
 }
 
@@ -62,25 +60,24 @@ impl Control {
     fn unloaded(&self, task: &UnloadTask, report: UnloadReport) {
         let UnloadTask { deployment, reason, decided, .. } = task;
         metrics::unloaded(&report);
-        let unload = Unload::new(&deployment.version, reason, decided.elapsed(), &report);
-        let card_left = report.card.map_or(0, |card| card.after.used);
-        let leaked = report.after.used > 0 || report.blocks_leaked > 0 || card_left > 0;
+        let unload = Unload {
+            version: deployment.version.to_string(),
+            reason: (*reason).to_owned(),
+            report,
+            since_decision_ms: decided.elapsed().as_secs_f64() * 1e3,
+        };
+        let card = report.card.unwrap_or_default();
+        let leaked = report.used_after > 0 || report.blocks_leaked > 0 || card.used_after > 0;
         self.notes.publish("unloaded", leaked, json!(unload));
-        let (mut freed, mut kept) =
-            (report.before.reserved.saturating_sub(report.after.reserved), report.after.reserved);
-        if let Some(card) = report.card {
-            freed += card.before.reserved.saturating_sub(card.after.reserved) as usize;
-            kept += card.after.reserved as usize;
-        }
-        let (freed, kept) = (freed as u64, kept as u64);
         let entry = Entry::ModelUnloaded {
             model: model(deployment),
             why: (*reason).to_owned(),
-            freed,
-            kept,
+            freed: report.reserved_before.saturating_sub(report.reserved_after)
+                + card.reserved_before.saturating_sub(card.reserved_after),
+            kept: report.reserved_after + card.reserved_after,
         };
         self.ledger.note(self.now(), entry);
-        keep(&mut self.state.lock().unloads, (report.lane, unload));
+        keep(&mut self.state.lock().unloads, (deployment.lane, unload));
         self.unloads.send_modify(|n| *n += 1);
     }
 }

@@ -3,20 +3,25 @@
 //! The counterpart of `arena` for devices with memory of their own. Knows no model; the card is
 //! `serin-kernels`' (a real one, or in tests one made of the processor).
 
+use serde::{Deserialize, Serialize};
 pub use serin_kernels::cuda::PoolUsage as CardUsage;
 use serin_kernels::cuda::{Card, CardError, Pool};
 use std::sync::Arc;
 
-/// What an unload gave back to the card. Bytes.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+/// A card's memory around an unload, in bytes.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CardReport {
-    /// What the pool held before the model was dropped.
-    pub before: CardUsage,
-    /// Zero, or a leak.
-    pub after: CardUsage,
-    /// Free on the card, all programs counted: before the model was loaded, and after it was unloaded.
+    /// In live allocations of the model's pool, before it was dropped.
+    pub used_before: u64,
+    /// The same afterwards: 0, or a leak.
+    pub used_after: u64,
+    /// Taken from the device by the pool, before.
+    pub reserved_before: u64,
+    /// The same afterwards: 0, or a leak.
+    pub reserved_after: u64,
+    /// Free on the card before the load, all programs counted.
     pub free_at_load: u64,
-    /// Free on the card after the unload; 0 if the card does not answer.
+    /// Free on the card after the unload, all programs counted; 0 if the card does not answer.
     pub free_after: u64,
 }
 
@@ -62,7 +67,14 @@ impl ModelPool {
     pub fn close(mut self, before: CardUsage) -> CardReport {
         let after = self.give_back();
         let free_after = self.card.memory().map_or(0, |memory| memory.free);
-        CardReport { before, after, free_at_load: self.free_at_load, free_after }
+        CardReport {
+            used_before: before.used,
+            used_after: after.used,
+            reserved_before: before.reserved,
+            reserved_after: after.reserved,
+            free_at_load: self.free_at_load,
+            free_after,
+        }
     }
 
     fn give_back(&mut self) -> CardUsage {
@@ -104,13 +116,14 @@ mod tests {
         assert!(before.used >= 4000 && card.memory().unwrap().free < 1 << 20);
         drop(buffer);
         let report = pool.close(before);
-        assert_eq!((report.after, report.before), (CardUsage::default(), before));
+        assert_eq!((report.used_before, report.reserved_before), (before.used, before.reserved));
+        assert_eq!((report.used_after, report.reserved_after), (0, 0));
         assert_eq!((report.free_at_load, report.free_after), (1 << 20, 1 << 20));
 
         let pool = ModelPool::open(card.clone()).unwrap();
         let kept = Buffer::<f32>::new(&card, pool.pool(), 1000).unwrap();
         let report = pool.close(CardUsage::default());
-        assert!(report.after.used >= 4000, "a leak is reported");
+        assert!(report.used_after >= 4000, "a leak is reported");
         drop(kept);
     }
 }

@@ -20,9 +20,7 @@ use prefix::{Parent, PrefixIndex};
 /// Allocates block numbers `0..total`.
 #[derive(Debug)]
 pub struct BlockPool {
-    /// Tokens per block.
     block_size: usize,
-    /// Whether prefixes are cached.
     caching: bool,
     free: Vec<u32>,
     /// For each block, the number of tables that contain it.

@@ -20,7 +20,6 @@ const LONG: usize = 128;
 const FAR: usize = 2;
 /// The most sequences measured; costs of more are on the line through the last two points.
 const MOST: usize = 64;
-/// How often each decode is timed.
 const REPEATS: usize = 4;
 /// No larger size is measured after a step that took this long.
 const SLOW: Duration = Duration::from_millis(250);

@@ -40,37 +40,22 @@ pub enum EngineFault {
     },
 }
 
-/// The executor's commands.
 pub(super) enum Command {
+    /// Adds a lane.
     Install(Box<Install>),
-    Submit {
-        lane: LaneId,
-        requests: Vec<SeqRequest>,
-    },
-    Unload {
-        lane: LaneId,
-        grace: Duration,
-        reply: oneshot::Sender<UnloadReport>,
-    },
+    /// Queues sequences on the lane.
+    Submit { lane: LaneId, requests: Vec<SeqRequest> },
+    /// Drains the lane and drops its model.
+    Unload { lane: LaneId, grace: Duration, reply: oneshot::Sender<UnloadReport> },
     /// Sets the lane's turns per turn of a lane with share 1.
-    SetShare {
-        lane: LaneId,
-        share: f64,
-    },
+    SetShare { lane: LaneId, share: f64 },
     /// From now on, the sequences of all lanes are charged by the step costs of this lane.
-    SetReference {
-        lane: LaneId,
-    },
+    SetReference { lane: LaneId },
     /// The device was found to have failed outside any step.
-    LoseDevice {
-        what: String,
-    },
+    LoseDevice { what: String },
     /// Makes the lane's steps take longer.
     #[cfg(any(test, debug_assertions, feature = "testing"))]
-    SlowDown {
-        lane: LaneId,
-        factor: f64,
-    },
+    SlowDown { lane: LaneId, factor: f64 },
 }
 
 /// A model that a loader thread has prepared.
@@ -112,7 +97,6 @@ pub(super) struct Executor {
     /// The lanes of the steps in flight, the oldest first: at most two, and one between turns. A lane that has failed
     /// may be listed without one.
     in_flight: VecDeque<LaneId>,
-    /// When the last step was finished.
     finished: Option<Instant>,
     /// The cost model by which sequences are charged; at first, that of the first model.
     costs: Option<CostModel>,
@@ -120,7 +104,6 @@ pub(super) struct Executor {
     /// Turns since the last matched step, and the number of matched steps.
     unmatched: usize,
     matches: usize,
-    /// How long the last matched step took.
     match_took: Duration,
     /// The device has failed. From then on nothing is run and nothing is freed, because both could block for
     /// ever.
@@ -280,7 +263,6 @@ impl Executor {
         }
     }
 
-    /// Waits for the oldest step in flight.
     fn finish_oldest(&mut self) {
         let Some(id) = self.in_flight.pop_front() else { return };
         let Some(lane) = self.lanes.iter_mut().find(|lane| lane.id == id) else { return };

@@ -9,10 +9,11 @@ use super::runner::Runner;
 use super::scheduler::{Scheduler, SchedulerConfig};
 use super::turns::Place;
 use super::work::CostModel;
-use crate::device::{Arena, ArenaUsage, CardReport, arena, memory};
+use crate::device::{Arena, CardReport, arena, memory};
+use parking_lot::Mutex;
+use serde::{Deserialize, Serialize};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 use steps::Steps;
 
@@ -20,78 +21,102 @@ use steps::Steps;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct LaneId(pub u64);
 
-/// A lane's figures, updated by the executor after each step.
-#[derive(Debug, Default)]
-pub struct LaneStats {
-    /// Sequences that wait for admission, preempted ones included.
-    pub waiting: AtomicU64,
+/// A lane's figures.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+pub struct LaneFigures {
     /// Maximum number of waiting sequences; 0 before the lane exists.
-    pub waiting_most: AtomicU64,
-    /// Admitted sequences: in prefill or decoding.
-    pub running: AtomicU64,
-    /// KV blocks that are referenced by sequences.
-    pub blocks_used: AtomicU64,
+    #[serde(skip)]
+    pub waiting_most: u64,
+    /// Sequences that are admitted and hold KV blocks: in prefill or decoding.
+    pub running: u64,
+    /// Sequences that wait to be admitted, preempted ones included.
+    pub waiting: u64,
+    /// KV blocks that sequences refer to.
+    pub blocks_used: u64,
     /// All KV blocks of the lane.
-    pub blocks_total: AtomicU64,
-    /// Bytes that these blocks take.
-    pub kv_bytes: AtomicU64,
+    pub blocks_total: u64,
+    /// Bytes that these take, of the model's arena or its pool on a GPU.
+    #[serde(default)]
+    pub kv_bytes: u64,
     /// Sequences that run at a time, each in a slot of its own, on the compatibility lane; 0 elsewhere.
-    pub slots: AtomicU64,
+    #[serde(skip)]
+    pub slots: u64,
     /// Blocks whose prefix can be found, referenced or not.
-    pub blocks_cached: AtomicU64,
-    /// Cached blocks evicted since the model was loaded.
-    pub blocks_evicted: AtomicU64,
-    /// Prompt tokens looked up in the prefix cache since the model was loaded, and those found.
-    pub prefix_lookup_tokens: AtomicU64,
+    pub blocks_cached: u64,
+    /// Cached blocks evicted to make room, since the model was loaded.
+    pub blocks_evicted: u64,
+    /// Prompt tokens looked up in the prefix cache since the model was loaded.
+    pub prefix_lookup_tokens: u64,
     /// Of `prefix_lookup_tokens`, those found in the cache.
-    pub prefix_hit_tokens: AtomicU64,
+    pub prefix_hit_tokens: u64,
+    /// The share of these, 0 to 1; `None` before the first lookup.
+    pub prefix_hit_rate: Option<f64>,
     /// Times that a running sequence lost its KV blocks to others, since the model was loaded.
-    pub preemptions: AtomicU64,
+    pub preemptions: u64,
     /// Sequences whose caller disconnected before their end, since the model was loaded.
-    pub cancelled: AtomicU64,
+    pub cancelled: u64,
     /// Sampled tokens since the model was loaded, end-of-sequence tokens included.
-    pub tokens_generated: AtomicU64,
-    /// Tokens computed in prefill chunks of two or more, since the model was loaded.
-    pub tokens_prefilled: AtomicU64,
+    pub tokens_generated: u64,
+    /// Tokens computed in prefill chunks of two or more since the model was loaded, recomputed ones included.
+    pub tokens_prefilled: u64,
     /// Steps run since the model was loaded, failed ones included.
-    pub steps: AtomicU64,
+    #[serde(skip)]
+    pub steps: u64,
     /// Time that these took, in microseconds: the device's own measurement, if it has one.
-    pub step_micros: AtomicU64,
+    #[serde(skip)]
+    pub step_micros: u64,
     /// Bytes in live allocations in the model's arena in main memory.
-    pub arena_used: AtomicU64,
-    /// Bytes of the arena that were taken from the system and not yet given back.
-    pub arena_reserved: AtomicU64,
-    /// In the model's memory pool on a GPU; 0 without one.
-    pub card_used: AtomicU64,
+    pub arena_used: u64,
+    /// Bytes of the arena that were taken from the system and not yet given back, free blocks included.
+    pub arena_reserved: u64,
+    /// Bytes in the model's memory pool on a GPU; 0 without one.
+    #[serde(default)]
+    pub card_used: u64,
     /// Bytes that this pool has taken from the GPU and not yet given back; 0 without one.
-    pub card_reserved: AtomicU64,
+    #[serde(default)]
+    pub card_reserved: u64,
     /// The lane has been shut down after a fault, and refuses everything.
-    pub failed: AtomicBool,
+    #[serde(skip)]
+    pub failed: bool,
+}
+
+/// A lane's figures, updated by the executor after each step and read by anybody.
+#[derive(Debug, Default)]
+pub struct LaneStats(pub(crate) Mutex<LaneFigures>);
+
+impl LaneStats {
+    /// The figures after the latest step.
+    pub fn read(&self) -> LaneFigures {
+        *self.0.lock()
+    }
 }
 
 /// The memory that an unload freed. In bytes, unless stated otherwise.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct UnloadReport {
-    /// The lane that was dropped.
-    pub lane: LaneId,
-    /// In the arena just before the model was dropped.
-    pub before: ArenaUsage,
-    /// Left in the arena afterwards: zero, or a leak.
-    pub after: ArenaUsage,
-    /// The same for its memory pool on a GPU, if it had one.
-    pub card: Option<CardReport>,
-    /// Resident set of the process: before this model was loaded, before it was unloaded, and after.
+    /// In live allocations of the model's arena, just before the model was dropped.
+    pub used_before: u64,
+    /// The same afterwards: 0, or a leak.
+    pub used_after: u64,
+    /// Taken from the system by the arena, just before the model was dropped.
+    pub reserved_before: u64,
+    /// The same afterwards: 0, or a leak.
+    pub reserved_after: u64,
+    /// Resident set of the process before this model was loaded.
     pub resident_at_load: u64,
-    /// Read just before the model was dropped; 0 if the system does not tell.
+    /// The same just before the model was dropped; 0 if the system does not tell.
     pub resident_before: u64,
-    /// Read once the memory was freed; 0 if the system does not tell.
+    /// The same once the memory was freed; 0 if the system does not tell.
     pub resident_after: u64,
-    /// KV blocks still referenced when the lane was dropped: zero, or a leak.
-    pub blocks_leaked: usize,
+    /// KV blocks still referenced when the lane was dropped: 0, or a leak.
+    pub blocks_leaked: u64,
     /// Sequences that were cut off because they exceeded the grace period.
-    pub evicted: usize,
-    /// Time from the unload request until the memory was freed.
-    pub took: Duration,
+    pub evicted: u64,
+    /// What the model's memory pool on a GPU gave back, if it had one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub card: Option<CardReport>,
+    /// Milliseconds from the unload request until the memory was freed, draining included.
+    pub took_ms: f64,
 }
 
 pub(super) struct Lane {
@@ -104,7 +129,6 @@ pub(super) struct Lane {
     steps: Steps,
     arena: Arena,
     resident_at_load: u64,
-    /// Number of consecutive steps that panicked.
     panics: u32,
     /// Shut down, after too many consecutive panics or with the device. Such a lane runs nothing more.
     failed: bool,
@@ -128,15 +152,6 @@ pub(super) struct Draining {
     pub reply: tokio::sync::oneshot::Sender<UnloadReport>,
 }
 
-impl LaneStats {
-    /// Share of the prompt tokens that were in the prefix cache; `None` before the first lookup.
-    pub fn prefix_hit_rate(&self) -> Option<f64> {
-        let [hit, lookup] = [&self.prefix_hit_tokens, &self.prefix_lookup_tokens]
-            .map(|tokens| tokens.load(Ordering::Relaxed) as f64);
-        (lookup > 0.0).then(|| hit / lookup)
-    }
-}
-
 impl Lane {
     pub fn new(
         id: LaneId,
@@ -146,13 +161,11 @@ impl Lane {
         resident_at_load: u64,
     ) -> Lane {
         let waiting_most = config.max_waiting as u64;
+        let figures = LaneFigures { waiting_most, ..LaneFigures::default() };
         let scheduler = Scheduler::new(config, runner.capacity());
         let mut lane = Lane {
             id,
-            stats: Arc::new(LaneStats {
-                waiting_most: waiting_most.into(),
-                ..LaneStats::default()
-            }),
+            stats: Arc::new(LaneStats(Mutex::new(figures))),
             runner,
             #[cfg(any(test, debug_assertions, feature = "testing"))]
             slowed: None,
@@ -225,7 +238,7 @@ impl Lane {
     pub fn give_up(&mut self, fault: &Fault, at: Instant) {
         self.failed = true;
         self.steps.abandon();
-        self.stats.failed.store(true, Ordering::Relaxed);
+        self.stats.0.lock().failed = true;
         self.scheduler.fail_all(fault, at);
         self.publish();
     }
@@ -252,47 +265,51 @@ impl Lane {
         let Some(draining) = self.draining.take() else {
             return;
         };
+        let took = now().saturating_duration_since(draining.since);
         let _ = draining.reply.send(UnloadReport {
-            lane: self.id,
-            before,
-            after,
-            card,
+            used_before: before.used as u64,
+            used_after: after.used as u64,
+            reserved_before: before.reserved as u64,
+            reserved_after: after.reserved as u64,
             resident_at_load: self.resident_at_load,
             resident_before,
             resident_after,
-            blocks_leaked,
-            evicted,
-            took: now().saturating_duration_since(draining.since),
+            blocks_leaked: blocks_leaked as u64,
+            evicted: evicted as u64,
+            card,
+            took_ms: took.as_secs_f64() * 1e3,
         });
     }
 
     pub fn publish(&mut self) {
-        let (stats, totals) = (&self.stats, self.scheduler.totals());
-        let (blocks, usage) = (self.scheduler.blocks(), self.arena.usage());
-        let set = |gauge: &AtomicU64, value: u64| gauge.store(value, Ordering::Relaxed);
-        set(&stats.waiting, self.scheduler.waiting() as u64);
-        set(&stats.running, self.scheduler.running() as u64);
-        set(&stats.blocks_used, blocks.used() as u64);
-        set(&stats.blocks_total, blocks.total() as u64);
-        set(&stats.kv_bytes, self.runner.kv_bytes());
-        set(&stats.slots, self.runner.slots().unwrap_or(0) as u64);
-        set(&stats.blocks_cached, blocks.cached() as u64);
-        set(&stats.blocks_evicted, blocks.evictions());
-        set(&stats.prefix_lookup_tokens, totals.prefix_lookup_tokens);
-        set(&stats.prefix_hit_tokens, totals.prefix_hit_tokens);
-        set(&stats.preemptions, totals.preemptions);
-        set(&stats.cancelled, totals.cancelled);
-        set(&stats.tokens_generated, totals.tokens_generated);
-        set(&stats.tokens_prefilled, totals.tokens_prefilled);
-        set(&stats.arena_used, usage.used as u64);
-        set(&stats.arena_reserved, usage.reserved as u64);
-        if self.failed {
-            // A failed device may not answer.
-            return;
-        }
-        let card = self.runner.card_usage().unwrap_or_default();
-        set(&stats.card_used, card.used);
-        set(&stats.card_reserved, card.reserved);
+        let (scheduler, usage) = (&self.scheduler, self.arena.usage());
+        let (blocks, totals) = (scheduler.blocks(), scheduler.totals());
+        let (lookups, hits) = (totals.prefix_lookup_tokens, totals.prefix_hit_tokens);
+        // A failed device may not answer.
+        let card = (!self.failed).then(|| self.runner.card_usage().unwrap_or_default());
+        let figures = &mut *self.stats.0.lock();
+        *figures = LaneFigures {
+            running: scheduler.running() as u64,
+            waiting: scheduler.waiting() as u64,
+            blocks_used: blocks.used() as u64,
+            blocks_total: blocks.total() as u64,
+            kv_bytes: self.runner.kv_bytes(),
+            slots: self.runner.slots().unwrap_or(0) as u64,
+            blocks_cached: blocks.cached() as u64,
+            blocks_evicted: blocks.evictions(),
+            prefix_lookup_tokens: lookups,
+            prefix_hit_tokens: hits,
+            prefix_hit_rate: (lookups > 0).then(|| hits as f64 / lookups as f64),
+            preemptions: totals.preemptions,
+            cancelled: totals.cancelled,
+            tokens_generated: totals.tokens_generated,
+            tokens_prefilled: totals.tokens_prefilled,
+            arena_used: usage.used as u64,
+            arena_reserved: usage.reserved as u64,
+            card_used: card.map_or(figures.card_used, |card| card.used),
+            card_reserved: card.map_or(figures.card_reserved, |card| card.reserved),
+            ..*figures
+        };
     }
 }
 

@@ -30,7 +30,7 @@ pub use crate::device::CardReport;
 pub use card_runner::CardRunner;
 pub use executor::EngineFault;
 pub use handle::{EngineError, EngineHandle, Loaded};
-pub use lane::{LaneId, LaneStats, UnloadReport};
+pub use lane::{LaneFigures, LaneId, LaneStats, UnloadReport};
 pub use request::{Fault, FinishReason, Refusal, SeqEvent, SeqRequest, Timings};
 pub use runner::{Capacity, Finished, ModelRunner, RunError, Runner, Sampled, Ticket};
 pub use scheduler::SchedulerConfig;

@@ -218,15 +218,11 @@ const HEAD_ROWS: usize = 64;
 
 /// What one row of logits is used for.
 pub(crate) enum RowTask<'a> {
+    /// The next token is drawn.
     Sample(&'a Draw<'a>),
     /// The score of the given next token; `top`: with so many most likely ones; `whole`: with all log-probabilities;
     /// `last`: no more tokens of this row are scored.
-    Score {
-        token: Option<u32>,
-        top: usize,
-        whole: bool,
-        last: bool,
-    },
+    Score { token: Option<u32>, top: usize, whole: bool, last: bool },
 }
 
 pub(crate) fn row_tasks<'a>(row: &Row, draw: &'a Draw<'a>) -> impl Iterator<Item = RowTask<'a>> {

@@ -85,7 +85,6 @@ enum SequenceResult {
     Lost,
 }
 
-/// One sequence's part of a step.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct StepRow {
     /// In the running set; `None`: the sequence has been removed since. Such a row has one result, which nobody wants.
@@ -407,7 +406,6 @@ impl Scheduler {
         }
     }
 
-    /// Removes sequences whose caller has disconnected.
     fn sweep(&mut self) {
         let before = self.waiting.len() + self.running.len();
         self.waiting.retain(|s| !s.cancelled());

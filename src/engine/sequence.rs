@@ -293,10 +293,6 @@ impl Sequence {
         let _ = self.request.events.send(SeqEvent::Failed { tag, fault, timings });
     }
 
-    fn output_len(&self) -> usize {
-        self.tokens.len() - self.prompt_len
-    }
-
     fn timings(&self, now: Instant) -> Timings {
         let since = |a: Option<Instant>, b: Option<Instant>| match (a, b) {
             (Some(a), Some(b)) => b.saturating_duration_since(a),
@@ -311,7 +307,7 @@ impl Sequence {
             total: since(arrived, Some(now)),
             prompt_tokens: self.prompt_len,
             cached_tokens: self.cached,
-            output_tokens: self.output_len(),
+            output_tokens: self.tokens.len() - self.prompt_len,
             preemptions: self.preemptions,
         }
     }

@@ -11,7 +11,6 @@ use std::time::{Duration, Instant};
 /// Waits shorter than this are not slept but spun, because a sleep may take longer.
 const SPIN: Duration = Duration::from_millis(2);
 
-/// A lane's slowdown.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Slowed {
     factor: f64,

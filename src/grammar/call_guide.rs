@@ -12,7 +12,6 @@ use std::sync::Arc;
 /// A reply between two tokens.
 pub(super) struct CallGuide {
     begin: Box<dyn Fn() -> GrammarGuide + Send>,
-    /// What calls begin with.
     opener: String,
     codec: Arc<Codec>,
     reasoning: Progress,

@@ -39,7 +39,7 @@ pub struct GrammarError(pub String);
 /// The grammars of one model.
 pub struct Grammars {
     factory: ParserFactory,
-    codec: Arc<Codec>,
+    pub(super) codec: Arc<Codec>,
     /// The model's tokens that end a reply.
     ends: Vec<u32>,
     vocab: u32,
@@ -215,11 +215,6 @@ impl Grammars {
     /// The same for a grammar that is its own key.
     fn own_matcher(&self, text: String) -> Result<Arc<Mutex<Matcher>>, GrammarError> {
         self.matcher(text.clone(), || Ok(text))
-    }
-
-    #[cfg(test)]
-    pub(super) fn codec(&self) -> &Codec {
-        &self.codec
     }
 
     #[cfg(test)]

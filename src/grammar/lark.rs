@@ -97,7 +97,6 @@ fn until(close: &str, codec: &Codec) -> Until {
     Until { rule: "thought".to_owned(), lexeme }
 }
 
-/// The rule `reply`.
 fn reply(constraint: &Constraint, context: &Context<'_>) -> Result<String, GrammarError> {
     match constraint {
         Constraint::Object => {

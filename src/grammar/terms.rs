@@ -3,7 +3,6 @@
 use crate::text::Codec;
 use serde_json::Value;
 
-/// What a grammar is made for.
 pub(super) struct Context<'a> {
     pub codec: &'a Codec,
     /// Whether this schema can be enforced.

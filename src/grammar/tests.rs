@@ -23,12 +23,11 @@ static BYTES: LazyLock<Grammars> = LazyLock::new(|| {
 fn draw(grammars: &Grammars, guided: &Guided, seed: u64, most: usize) -> (String, bool) {
     let mut rng = SmallRng::seed_from_u64(seed);
     let (mut guide, mut ids) = (guided.unshared(), Vec::new());
-    let text = |ids: &[u32]| grammars.codec().decode(ids, false).unwrap();
+    let text = |ids: &[u32]| grammars.codec.decode(ids, false).unwrap();
     while ids.len() < most {
         let mask = guide.mask().unwrap().unwrap();
         let allowed: Vec<u32> = mask.ids(grammars.vocab()).collect();
-        let short =
-            |id: &&u32| grammars.codec().spelling(**id).iter().all(u8::is_ascii_punctuation);
+        let short = |id: &&u32| grammars.codec.spelling(**id).iter().all(u8::is_ascii_punctuation);
         let few: Vec<u32> = allowed.iter().filter(short).copied().collect();
         let from = if rng.random_bool(0.5) && !few.is_empty() { few } else { allowed };
         let id = from[rng.random_range(0..from.len())];
@@ -151,7 +150,7 @@ fn reasoning_may_stand_before_the_constrained_part() {
     let follows = |text: &str| {
         let mut guide = guided.unshared();
         let mut taken = Taken::GoesOn;
-        for id in BYTES.codec().encode(text, false).unwrap() {
+        for id in BYTES.codec.encode(text, false).unwrap() {
             if taken != Taken::GoesOn || !guide.mask().unwrap().unwrap().has(id) {
                 return None;
             }
@@ -292,7 +291,7 @@ fn a_marker_in_the_reasoning_is_text() {
     let constraint = Constraint::Auto(Calls { functions: functions(), one: false });
     let inside = |opening, text: &str| {
         let mut guide = BYTES.compile(&constraint, opening).unwrap().unwrap().unshared();
-        let ids = BYTES.codec().encode(text, false).unwrap();
+        let ids = BYTES.codec.encode(text, false).unwrap();
         ids.into_iter().for_each(|id| assert_eq!(guide.take(id), Ok(Taken::GoesOn)));
         guide.mask().unwrap().is_some()
     };

@@ -16,7 +16,6 @@ const BUDGET_PER_TOKEN: Duration = Duration::from_millis(5);
 /// The searches under way: their numbers, until when each may last, and how to end it.
 type Searches = Mutex<Vec<(u64, Instant, CancellationHandle)>>;
 
-/// Watches searches.
 #[derive(Debug, Default)]
 pub(super) struct Watchdog {
     searches: Arc<Searches>,

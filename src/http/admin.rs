@@ -1,7 +1,7 @@
 //! The operators' commands. [`super::operators`] alone decides who may use them.
 
 use super::error::ApiError;
-use super::orders::{LoadAsk, Loaded, OrderAsk, PromoteAsk, RollbackAsk, RolledBack, WeightAsk};
+use super::orders::{LoadAsk, Loaded, OrderAsk, PromoteAsk, RolledBack, WeightAsk};
 use super::wire::WireError;
 use super::{AppState, body};
 use super::{completions, events, generate};
@@ -72,13 +72,13 @@ async fn self_test(State(state): State<AppState>, body: Body) -> Result<Json<Loa
 }
 
 async fn rollback(State(state): State<AppState>, body: Body) -> Result<Response, ApiError> {
-    let RollbackAsk { dry_run, by, reason, expect } = ask(body).await?;
-    if dry_run {
-        return preview(&state, Operator::Rollback, by, reason, expect);
+    let ask: OrderAsk = ask(body).await?;
+    if ask.dry_run {
+        return order(&state, Operator::Rollback, ask).await;
     }
     let control = state.gateway.control();
     let version = control.models().canary.map(|canary| canary.version.to_string());
-    let unload = control.rollback(name(by)?, said(reason)?, expect).await?;
+    let unload = control.rollback(name(ask.by)?, said(ask.reason)?, ask.expect).await?;
     Ok(Json(RolledBack { version, unload }).into_response())
 }
 
@@ -102,36 +102,22 @@ async fn weight(State(state): State<AppState>, body: Body) -> Result<Response, A
     order(&state, Operator::SetWeight(weight), OrderAsk { dry_run, by, reason, expect }).await
 }
 
-/// What an order would do.
-fn preview(
-    state: &AppState,
-    command: Operator,
-    by: Option<String>,
-    reason: Option<String>,
-    expect: Option<u64>,
-) -> Result<Response, ApiError> {
-    let order = Order { command, by: name(by)?, reason: said(reason)? };
-    let preview = state.gateway.control().preview(Asked { order, expect })?;
-    Ok(Json(preview).into_response())
-}
-
 /// Carries out an order and returns the resulting state; a dry run only says what would happen.
 async fn order(state: &AppState, command: Operator, ask: OrderAsk) -> Result<Response, ApiError> {
     let OrderAsk { dry_run, by, reason, expect } = ask;
-    if dry_run {
-        return preview(state, command, by, reason, expect);
-    }
     let order = Order { command, by: name(by)?, reason: said(reason)? };
-    state.gateway.control().order(Asked { order, expect }).await?;
+    let (control, asked) = (state.gateway.control(), Asked { order, expect });
+    if dry_run {
+        return Ok(Json(control.preview(asked)?).into_response());
+    }
+    control.order(asked).await?;
     Ok(Json(state.gateway.status()).into_response())
 }
 
-/// The author of an order.
 fn name(by: Option<String>) -> Result<String, WireError> {
     Ok(short("by", by, MAX_NAME)?.unwrap_or_else(|| "operator".to_owned()))
 }
 
-/// The reason for an order.
 fn said(reason: Option<String>) -> Result<Option<String>, WireError> {
     short("reason", reason, MAX_REASON)
 }

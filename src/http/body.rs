@@ -65,7 +65,6 @@ impl Intake {
     }
 }
 
-/// The memory reserved for a large body.
 #[derive(Debug)]
 struct Room {
     room: Option<OwnedSemaphorePermit>,

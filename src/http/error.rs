@@ -42,7 +42,6 @@ pub struct Names {
 /// Whether, and when, the same request may succeed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Retry {
-    /// Waiting does not help.
     Never,
     /// In a moment; nobody knows when.
     Soon,
@@ -114,16 +113,15 @@ impl ApiError {
     /// An error of a generation; `prompt` names the field with the prompt.
     pub fn gateway(error: &GatewayError, prompt: &str) -> ApiError {
         let new = |status, kind| ApiError::new(status, kind, error);
+        let bad = || new(StatusCode::BAD_REQUEST, INVALID);
         match error {
             GatewayError::Invalid { param, .. } => {
                 let param = if *param == "messages" { prompt } else { param };
-                new(StatusCode::BAD_REQUEST, INVALID).param(param)
+                bad().param(param)
             }
-            GatewayError::Untaken(_) => {
-                new(StatusCode::BAD_REQUEST, INVALID).param(prompt).code("unsupported_conversation")
-            }
+            GatewayError::Untaken(_) => bad().param(prompt).code("unsupported_conversation"),
             GatewayError::ContextLength { .. } => {
-                new(StatusCode::BAD_REQUEST, INVALID).param(prompt).code("context_length_exceeded")
+                bad().param(prompt).code("context_length_exceeded")
             }
             GatewayError::NoCanary => {
                 new(StatusCode::NOT_FOUND, INVALID).param("model").code("model_not_found")
@@ -311,19 +309,16 @@ impl From<WireError> for ApiError {
 impl From<ControlError> for ApiError {
     fn from(error: ControlError) -> ApiError {
         let new = |status| ApiError::new(status, INVALID, &error);
+        let conflict = |code| new(StatusCode::CONFLICT).code(code);
         match &error {
-            ControlError::NoCanary => new(StatusCode::CONFLICT).code("no_canary"),
-            ControlError::CanaryPresent { .. } => new(StatusCode::CONFLICT).code("canary_present"),
-            ControlError::Loading => new(StatusCode::CONFLICT).code("loading").retry(),
-            ControlError::Resuming => new(StatusCode::CONFLICT).code("resuming").retry(),
-            ControlError::Less(_) => {
-                new(StatusCode::CONFLICT).param("allow").code("canary_does_less")
-            }
-            ControlError::NothingRead => {
-                new(StatusCode::CONFLICT).param("expect").code("nothing_is_read")
-            }
-            ControlError::NoStable => new(StatusCode::CONFLICT).code("no_stable"),
-            ControlError::NoPrevious => new(StatusCode::CONFLICT).code("no_previous"),
+            ControlError::NoCanary => conflict("no_canary"),
+            ControlError::CanaryPresent { .. } => conflict("canary_present"),
+            ControlError::Loading => conflict("loading").retry(),
+            ControlError::Resuming => conflict("resuming").retry(),
+            ControlError::Less(_) => conflict("canary_does_less").param("allow"),
+            ControlError::NothingRead => conflict("nothing_is_read").param("expect"),
+            ControlError::NoStable => conflict("no_stable"),
+            ControlError::NoPrevious => conflict("no_previous"),
             ControlError::NoRevision { .. } => {
                 new(StatusCode::PRECONDITION_REQUIRED).param("expect").code("revision_required")
             }
@@ -333,7 +328,7 @@ impl From<ControlError> for ApiError {
             ControlError::NotDurable { .. } => {
                 ApiError::new(StatusCode::ACCEPTED, SERVER, &error).code("not_durable")
             }
-            ControlError::Refused(_) => new(StatusCode::CONFLICT).code("refused"),
+            ControlError::Refused(_) => conflict("refused"),
             ControlError::Load(_) => new(StatusCode::BAD_REQUEST).param("path").code("load_failed"),
             ControlError::UnknownCompletion => {
                 new(StatusCode::NOT_FOUND).param("id").code("unknown_completion")

@@ -36,13 +36,8 @@ fn vote(fields: &mut Fields) -> Result<VoteGiven, WireError> {
     let tags = tags.into_iter().enumerate().map(tag).collect::<Result<_, _>>()?;
     let value = match fields.peek("value") {
         None => return Err(WireError::Missing { param: "value".to_owned() }),
-        Some(Value::Bool(good)) => {
-            if *good {
-                1.0
-            } else {
-                -1.0
-            }
-        }
+        Some(Value::Bool(true)) => 1.0,
+        Some(Value::Bool(false)) => -1.0,
         Some(Value::Number(_)) => {
             fields.number("value", Range::closed(-1.0, 1.0))?.unwrap_or_default()
         }

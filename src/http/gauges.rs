@@ -32,7 +32,6 @@ pub fn page(control: &Control, recorder: &PrometheusHandle) -> String {
     memory.expiry.filter(&metrics::render(recorder), &loaded, Instant::now())
 }
 
-/// The versions in service.
 fn in_service(models: &ModelsView) -> impl Iterator<Item = (Who<'_>, &Deployment)> {
     let arms = [(Arm::Stable, &models.stable), (Arm::Canary, &models.canary)];
     arms.into_iter().filter_map(|(arm, deployment)| {
@@ -84,7 +83,6 @@ fn gauge(gate: &GateStatus, evidence_limit: Option<f64>, decides_in: Option<f64>
     GateGauge { name, state, value, limit, evidence: gate.evidence, evidence_limit, decides_in }
 }
 
-/// Model, arm and version.
 type Key = (String, Arm, String);
 
 /// The versions that have served on an arm, each with its figures.
@@ -161,12 +159,10 @@ fn unloads(status: &Status, version: &str) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::sync::atomic::Ordering;
+    use crate::engine::LaneFigures;
 
     fn stats(steps: u64) -> Arc<LaneStats> {
-        let stats = LaneStats::default();
-        stats.steps.store(steps, Ordering::Relaxed);
-        Arc::new(stats)
+        Arc::new(LaneStats(Mutex::new(LaneFigures { steps, ..LaneFigures::default() })))
     }
 
     #[test]

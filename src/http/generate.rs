@@ -121,10 +121,10 @@ async fn streamed(
     let served = match &first {
         Some(Piece::Failed(error)) => {
             let error = ApiError::named(error, &format.names());
-            return named(error.into_response(), replies.routed());
+            return named(error.into_response(), &replies.routed);
         }
         Some(Piece::Start(served, _)) => served.clone(),
-        _ => replies.routed().clone(),
+        _ => replies.routed.clone(),
     };
     let mut stream = format.stream(&served);
     let opening = match first {
@@ -144,7 +144,7 @@ async fn streamed(
 /// Collects the answer and sends it as one response.
 async fn whole(format: Box<dyn Format>, mut replies: Replies) -> Response {
     let names = format.names();
-    let mut whole = format.whole(replies.routed().clone());
+    let mut whole = format.whole(replies.routed.clone());
     while let Some(piece) = replies.next().await {
         if let Piece::Failed(error) = piece {
             return named(ApiError::named(&error, &names).into_response(), whole.served());
@@ -164,9 +164,7 @@ struct Feed {
     replies: Replies,
     stream: Box<dyn Streamed>,
     opening: Option<String>,
-    /// How long the stream may be silent.
     patience: Duration,
-    /// When something was last sent.
     sent: Deadline,
     /// Fires when the stream may have been silent for too long.
     silence: Pin<Box<Sleep>>,

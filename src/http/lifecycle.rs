@@ -4,9 +4,10 @@ use std::sync::Arc;
 use tokio::sync::watch;
 
 /// The phase of the shutdown.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
 pub enum Phase {
     /// Before any shutdown: requests are accepted.
+    #[default]
     Serving,
     /// Not ready any more, so that load balancers choose other servers; requests are still accepted.
     Leaving,
@@ -17,19 +18,13 @@ pub enum Phase {
 }
 
 /// The phase of one server; clones share it. It only advances.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct Lifecycle(Arc<watch::Sender<Phase>>);
-
-impl Default for Lifecycle {
-    fn default() -> Lifecycle {
-        Lifecycle::new()
-    }
-}
 
 impl Lifecycle {
     /// A lifecycle that begins in [`Phase::Serving`].
     pub fn new() -> Lifecycle {
-        Lifecycle(Arc::new(watch::channel(Phase::Serving).0))
+        Lifecycle::default()
     }
 
     /// The phase at this moment.

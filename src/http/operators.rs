@@ -82,9 +82,7 @@ pub(super) async fn guard_files(
     request: Request,
     next: Next,
 ) -> Response {
-    let peer = request.extensions().get::<Peer>().map(|peer| peer.0.ip());
-    let near = elsewhere(peer, request.headers());
-    decide(near, &access, request, next).await
+    decide(elsewhere(peer(&request), request.headers()), &access, request, next).await
 }
 
 pub(super) async fn guard(
@@ -92,9 +90,12 @@ pub(super) async fn guard(
     request: Request,
     next: Next,
 ) -> Response {
-    let peer = request.extensions().get::<Peer>().map(|peer| peer.0.ip());
-    let near = refusal(&operators, peer, request.headers());
+    let near = refusal(&operators, peer(&request), request.headers());
     decide(near, &access, request, next).await
+}
+
+fn peer(request: &Request) -> Option<IpAddr> {
+    request.extensions().get::<Peer>().map(|peer| peer.0.ip())
 }
 
 /// Lets a request through that this machine may send, or that shows the key that its route needs. `near`: why it
@@ -174,25 +175,22 @@ fn of_browser(headers: &HeaderMap) -> bool {
 
 /// Whether it was sent by a page of this listener.
 fn of_own_page(headers: &HeaderMap) -> bool {
-    let host = headers.get(header::HOST).map(|host| host.as_bytes()).unwrap_or_default();
-    let own = |origin: &[u8]| origin.strip_prefix(b"http://").is_some_and(|origin| origin == host);
-    headers.get_all(header::ORIGIN).iter().all(|origin| own(origin.as_bytes()))
-        && headers.get_all(SEC_FETCH_SITE).iter().all(|site| site == "same-origin")
+    is_from(headers, &["http://"], &["same-origin"])
 }
 
 /// Whether it was sent by a page that was loaded from the name and port that it sends the request to, or by a user
 /// who opened the address. A proxy may have taken the TLS away.
 fn of_same_origin(headers: &HeaderMap) -> bool {
+    is_from(headers, &["https://", "http://"], &["same-origin", "none"])
+}
+
+/// Whether each origin is the request's host under one of these schemes, and each site one of `sites`.
+fn is_from(headers: &HeaderMap, schemes: &[&str], sites: &[&str]) -> bool {
     let host = headers.get(header::HOST).map(|host| host.as_bytes()).unwrap_or_default();
-    let own = |origin: &[u8]| {
-        let from = origin.strip_prefix(b"https://").or_else(|| origin.strip_prefix(b"http://"));
-        from.is_some_and(|from| from == host)
-    };
-    headers.get_all(header::ORIGIN).iter().all(|origin| own(origin.as_bytes()))
-        && headers
-            .get_all(SEC_FETCH_SITE)
-            .iter()
-            .all(|site| site == "same-origin" || site == "none")
+    let own = |origin: &[u8], scheme: &str| origin.strip_prefix(scheme.as_bytes()) == Some(host);
+    let mut origins = headers.get_all(header::ORIGIN).iter().map(|origin| origin.as_bytes());
+    origins.all(|origin| schemes.iter().any(|scheme| own(origin, scheme)))
+        && headers.get_all(SEC_FETCH_SITE).iter().all(|site| sites.iter().any(|one| site == one))
 }
 
 /// Whether it is a name that only this machine can use for itself.

@@ -44,7 +44,7 @@ pub struct Loaded {
     pub max_model_len: usize,
 }
 
-/// Answer to [`RollbackAsk`], unless it is a dry run.
+/// Answer to `POST /admin/rollback`, unless it is a dry run.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct RolledBack {
     /// The canary that was rolled back; `null` if none was loaded yet.
@@ -71,21 +71,6 @@ pub struct PromoteAsk {
     pub expect: Option<u64>,
 }
 
-/// `POST /admin/rollback`.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct RollbackAsk {
-    /// Answer with what would happen, and change nothing.
-    #[serde(default)]
-    pub dry_run: bool,
-    /// Who gives the order, kept in the ledger; `operator` if absent.
-    pub by: Option<String>,
-    /// Why, kept in the ledger.
-    pub reason: Option<String>,
-    /// The revision of the status that the order is based on; refused if it is outdated.
-    pub expect: Option<u64>,
-}
-
 /// `POST /admin/weight`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -103,7 +88,7 @@ pub struct WeightAsk {
     pub expect: Option<u64>,
 }
 
-/// `POST /admin/{pause,resume,confirm,undo,self-test}`.
+/// `POST /admin/{pause,resume,confirm,undo,rollback,self-test}`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct OrderAsk {

@@ -11,80 +11,29 @@ use crate::serving::{Finish, GatewayError, Piece, PromptToken, Served, TokenLogp
 use crate::text::reply::{CallEnd, Look, Manner, ReplyParser, ReplyPiece};
 use listed::{Listed, Owned};
 
-/// A part of an answer.
+/// A part of an answer. `index` is the number of the reply, `call` that of a call among those of the reply, both from 0.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Part {
     /// The first token was generated; says who answers, and how long the prompt is.
     Start(Served, Usage),
-    /// The prompt, as the beginning of a reply.
-    Echo {
-        /// Number of the reply, from 0.
-        index: u32,
-        /// Its text.
-        text: String,
-        /// Its tokens, if the request asked for log-probabilities.
-        tokens: Vec<PromptToken>,
-    },
+    /// The prompt, as the beginning of a reply; its tokens, if the request asked for log-probabilities.
+    Echo { index: u32, text: String, tokens: Vec<PromptToken> },
     /// What a reply has used so far, with the parts that follow.
-    Count {
-        /// Number of the reply, from 0.
-        index: u32,
-        /// Of this reply.
-        usage: Usage,
-    },
-    /// Text for the reader. It may be empty if `tokens` is not: they show none.
-    Text {
-        /// Number of the reply, from 0.
-        index: u32,
-        /// Text to append.
-        text: String,
-        /// Its tokens with their log-probabilities, if the request asked for them.
-        tokens: Vec<TokenLogprob>,
-    },
-    /// What the model thinks before it answers.
-    Reasoning {
-        /// Number of the reply.
-        index: u32,
-        /// Text to append.
-        text: String,
-    },
-    /// A tool call begins.
-    CallBegin {
-        /// Number of the reply.
-        index: u32,
-        /// Number of the call among those of this reply, from 0.
-        call: usize,
-        /// The function's name.
-        name: String,
-    },
-    /// More of a call's arguments.
-    CallArguments {
-        /// Number of the reply.
-        index: u32,
-        /// Number of the call.
-        call: usize,
-        /// The next part of the arguments' JSON text.
-        delta: String,
-    },
-    /// A tool call ends; each that begins does.
-    CallEnd {
-        /// Number of the reply.
-        index: u32,
-        /// Number of the call.
-        call: usize,
-        /// How. A call that the end of the reply cut is only called so if the reply was cut too: a model that stops
-        /// inside a call has broken it.
-        end: CallEnd,
-    },
+    Count { index: u32, usage: Usage },
+    /// Text to append; its tokens, if the request asked for log-probabilities. It may be empty if they are not: they
+    /// show none.
+    Text { index: u32, text: String, tokens: Vec<TokenLogprob> },
+    /// What the model thinks before it answers; text to append.
+    Reasoning { index: u32, text: String },
+    /// A call of the function `name` begins.
+    CallBegin { index: u32, call: usize, name: String },
+    /// The next part of the JSON text of a call's arguments.
+    CallArguments { index: u32, call: usize, delta: String },
+    /// A tool call ends; each that begins does. A call that the end of the reply cut is only called so if the reply was
+    /// cut too: a model that stops inside a call has broken it.
+    CallEnd { index: u32, call: usize, end: CallEnd },
     /// One of the replies is complete.
-    End {
-        /// Number of the reply.
-        index: u32,
-        /// Why it ended.
-        finish: Finish,
-        /// Its tool calls.
-        calls: Calls,
-    },
+    End { index: u32, finish: Finish, calls: Calls },
     /// All replies are complete; token counts over all of them.
     Done(Usage),
     /// The generation failed.
@@ -100,7 +49,6 @@ pub struct Calls {
     pub broken: bool,
 }
 
-/// One reply in progress.
 #[derive(Debug)]
 struct Reply {
     parser: ReplyParser,

@@ -12,7 +12,8 @@ use tokio::sync::mpsc::Receiver;
 /// The rest of an answer.
 #[derive(Debug)]
 pub struct Replies {
-    routed: Served,
+    /// The arm that was going to answer the first prompt.
+    pub routed: Served,
     /// One per prompt; `None` once it has ended.
     lanes: Vec<Option<Receiver<Piece>>>,
     /// Choices per prompt.
@@ -44,11 +45,6 @@ impl Replies {
             message: "there must be at least one prompt".to_owned(),
         })?;
         Ok(Replies { routed, lanes, n, turn: 0, started: false, usage: Usage::default() })
-    }
-
-    /// The arm that was going to answer the first prompt.
-    pub fn routed(&self) -> &Served {
-        &self.routed
     }
 
     /// The next piece of any generation; `None` after `Done` or `Failed`. Nothing is lost if the returned

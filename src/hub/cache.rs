@@ -114,7 +114,6 @@ impl Cache {
     }
 }
 
-/// The name of a repository's folder.
 fn folder(reference: &Reference) -> String {
     format!("models--{}", reference.repo.replace('/', "--"))
 }

@@ -16,7 +16,6 @@ const SIDE_FILES: [&str; 8] = [
     "model.safetensors.index.json",
 ];
 
-/// What to download.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Files {
     pub(super) names: Vec<String>,

@@ -32,7 +32,6 @@ struct RemoteFile {
     sha256: Option<String>,
 }
 
-/// A download in progress.
 struct Download<'a> {
     url: String,
     /// `repo/name`, for errors.
@@ -188,7 +187,6 @@ async fn flushed(mut file: tokio::fs::File, why: String) -> Result<(), Stop> {
     Err(Stop::Broken(why))
 }
 
-/// Why an attempt ended.
 enum Stop {
     /// Resuming may help.
     Broken(String),

@@ -25,7 +25,6 @@ pub(super) struct Wire {
     endpoint: String,
 }
 
-/// A request.
 #[derive(Clone)]
 pub(super) struct Ask<'a> {
     pub(super) method: Method,
@@ -58,7 +57,6 @@ impl Wire {
         })
     }
 
-    /// A small response as text.
     pub(super) async fn text(
         &self,
         url: &str,
@@ -126,7 +124,6 @@ impl Wire {
     }
 }
 
-/// What to do with a redirect.
 fn redirected(attempt: Attempt<'_>, follow: bool) -> reqwest::redirect::Action {
     let Some(from) = attempt.previous().last() else { return attempt.follow() };
     let to = attempt.url();

@@ -27,7 +27,6 @@ pub struct Head {
 }
 
 impl Head {
-    /// The end of an empty chain.
     pub(super) const EMPTY: Head = Head { seq: 0, hash: GENESIS };
 
     /// The end of the chain after one more row.

@@ -75,7 +75,6 @@ fn check_kind(conn: &Connection, path: &Path) -> Result<(), LedgerError> {
     }
 }
 
-/// Opens an existing ledger for reading only.
 pub(super) fn connect_to_read(path: &Path) -> Result<Connection, LedgerError> {
     let sqlite = |error| LedgerError::sqlite(path, error);
     if !path.exists() {

@@ -153,7 +153,6 @@ impl LedgerError {
         }
     }
 
-    /// The ledger at `path` is damaged.
     pub(super) fn damaged(path: &Path, why: impl Into<String>) -> LedgerError {
         LedgerError::Damaged { path: path.to_owned(), why: why.into() }
     }

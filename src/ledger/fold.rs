@@ -12,7 +12,6 @@ use crate::rollout::{Arm, Decision, DecisionKind, Weight};
 /// What a decision means for its rollout.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Effect {
-    /// It continues.
     GoesOn,
     /// It ends with the canary in service.
     Promoted,

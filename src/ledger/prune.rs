@@ -39,7 +39,7 @@ pub(super) fn prune(
     let mut any = false;
     loop {
         let rollouts = store.view().rollouts()?;
-        let State { running, promoted, .. } = store.state();
+        let State { running, promoted, .. } = &store.state;
         let running = running.as_ref().or(promoted.as_ref()).map(|running| running.opened);
         let finished: Vec<&Recorded> =
             rollouts.iter().filter(|one| running.is_none_or(|first| one.first < first)).collect();
@@ -63,7 +63,7 @@ fn drop_a_journal(
     at_unix_ms: i64,
 ) -> Result<bool, LedgerError> {
     for one in finished {
-        let last = one.last.min(store.head().seq);
+        let last = one.last.min(store.head.seq);
         let gaps = runs(&store.conn, one.first, last);
         let gaps = gaps.map_err(|error| store.view().sqlite(error))?;
         if gaps.is_empty() {

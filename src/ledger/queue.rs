@@ -37,7 +37,6 @@ pub(super) struct Work {
     entries: usize,
 }
 
-/// The journal of the running rollout.
 #[derive(Debug)]
 pub(super) struct OpenJournal {
     rollout: String,
@@ -86,7 +85,6 @@ impl Queue {
         self.work.drafts.is_empty() && !open
     }
 
-    /// Everything that waits.
     pub(super) fn take(&mut self) -> Work {
         self.seal();
         std::mem::take(&mut self.work)

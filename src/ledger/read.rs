@@ -251,7 +251,6 @@ pub struct Journal<'a> {
     rollout: String,
     after: u64,
     last: u64,
-    /// The number of the next event.
     next: u64,
     batch: vec::IntoIter<(Duration, Event)>,
 }

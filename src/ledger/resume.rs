@@ -72,7 +72,6 @@ impl Resume {
         self.state.rejected.iter().find(|one| one.digest == digest)
     }
 
-    /// The journal to continue.
     pub(super) fn journal(&self) -> Option<OpenJournal> {
         let settled = self.interrupted.is_none();
         let found = self.interrupted.as_ref().or(self.promoted.as_ref())?;
@@ -85,7 +84,7 @@ impl Resume {
 
 /// Reads the state, and replays the interrupted rollout.
 pub(super) fn resume(store: &Store) -> Result<Resume, LedgerError> {
-    let state = store.state().clone();
+    let state = store.state.clone();
     let interrupted = |running: &Option<Running>| -> Result<Option<Interrupted>, LedgerError> {
         let Some(running) = running.clone() else { return Ok(None) };
         let machine = continued(store, &running)?;

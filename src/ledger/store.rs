@@ -24,7 +24,6 @@ const INSERT: &str = "INSERT INTO ledger (seq, at_unix_ms, kind, rollout, hash, 
 const SET_META: &str = "INSERT INTO meta (key, value) VALUES (?1, ?2)
     ON CONFLICT (key) DO UPDATE SET value = excluded.value";
 
-/// A row to be written.
 #[derive(Debug, Clone)]
 pub(super) struct Draft {
     pub(super) at_unix_ms: i64,
@@ -32,12 +31,10 @@ pub(super) struct Draft {
     pub(super) content: Content,
 }
 
-/// The content of a row.
 #[derive(Debug, Clone)]
 pub(super) enum Content {
     /// A batch of events, encoded.
     Journal(Vec<u8>),
-    /// An entry.
     Entry(Entry),
 }
 
@@ -46,8 +43,8 @@ pub(super) enum Content {
 pub(super) struct Store {
     pub(super) path: PathBuf,
     pub(super) conn: Connection,
-    head: Head,
-    state: State,
+    pub(super) head: Head,
+    pub(super) state: State,
     /// The end that a failed transaction would have produced; the transaction may have reached the disk
     /// nevertheless.
     doubtful: Option<(Head, State)>,
@@ -63,14 +60,6 @@ impl Store {
         let (head, state) = view.end()?;
         view.check_end(&head)?;
         Ok(Store { path: path.to_owned(), conn, head, state, doubtful: None, _lock: lock })
-    }
-
-    pub(super) fn state(&self) -> &State {
-        &self.state
-    }
-
-    pub(super) fn head(&self) -> Head {
-        self.head
     }
 
     pub(super) fn view(&self) -> View<'_> {
@@ -140,7 +129,6 @@ impl Store {
     }
 }
 
-/// A row's kind and body.
 fn columns(draft: &Draft) -> Result<(String, Vec<u8>), serde_json::Error> {
     match &draft.content {
         Content::Journal(bytes) => Ok((JOURNAL.to_owned(), bytes.clone())),
@@ -228,7 +216,6 @@ fn lock(path: &Path) -> Result<Lock, LedgerError> {
     Ok(Lock(file))
 }
 
-/// The lock file, locked.
 #[derive(Debug)]
 struct Lock(File);
 
@@ -271,7 +258,7 @@ mod tests {
         let entries = store.view().entries(0, u64::MAX, 99).expect("it reads");
         let times: Vec<i64> = entries.iter().map(|kept| kept.at_unix_ms).collect();
         assert_eq!(times, [1, 2, 3, 4, 5]);
-        store.view().check_end(&store.head()).expect("the end is the noted one");
+        store.view().check_end(&store.head).expect("the end is the noted one");
     }
 
     #[test]

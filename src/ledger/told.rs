@@ -6,9 +6,10 @@ use super::ends::HowEnded;
 use super::entry::Entry;
 use super::opening::Model;
 use crate::rollout::Operator;
+use serde::Serialize;
 
 /// An entry for people.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Told {
     /// From a bounded set: the entry's kind, for decisions with the decision's own after a dot.
     pub kind: String,

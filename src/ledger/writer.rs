@@ -82,13 +82,6 @@ pub struct Health {
     pub lost: u64,
 }
 
-impl Health {
-    /// Nothing fails and nothing was lost.
-    pub fn is_good(&self) -> bool {
-        *self == Health::default()
-    }
-}
-
 /// The durable, append-only record of a server. Dropping it writes what is still pending.
 #[derive(Debug)]
 pub struct Ledger {
@@ -223,7 +216,6 @@ fn gone() -> LedgerError {
     LedgerError::NotWritten { why: "the ledger was closed before it could be written".to_owned() }
 }
 
-/// The state of the writer thread.
 struct Worker {
     store: Store,
     shared: Arc<Shared>,
@@ -293,7 +285,7 @@ impl Worker {
     }
 
     fn rollout(&self) -> Option<u64> {
-        let state = self.store.state();
+        let state = &self.store.state;
         state.running.as_ref().or(state.promoted.as_ref()).map(|running| running.opened)
     }
 

@@ -104,12 +104,12 @@ fn label_values_without_a_type_are_those_of_the_code() {
 #[test]
 fn a_version_that_is_loaded_twice_continues() {
     let stats = LaneStats::default();
-    stats.steps.store(7, Ordering::Relaxed);
-    stats.step_micros.store(1_500_000, Ordering::Relaxed);
+    stats.0.lock().steps = 7;
+    stats.0.lock().step_micros = 1_500_000;
     let text = rendered(|| {
         lane(STABLE, &stats, Totals::default());
         let earlier = Totals::of(&stats);
-        stats.steps.store(2, Ordering::Relaxed);
+        stats.0.lock().steps = 2;
         lane(STABLE, &stats, earlier);
         lane_gone(STABLE);
     });

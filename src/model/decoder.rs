@@ -131,7 +131,6 @@ struct Norm {
     eps: f32,
 }
 
-/// The gated feed-forward part.
 struct Mlp {
     gate_up: Projection,
     activation: Activation,
@@ -338,7 +337,6 @@ impl Norm {
     }
 }
 
-/// Reads one layer's tensors.
 struct LayerLoader<'a, 'b> {
     packer: &'a mut Packer<'b>,
     names: Names<'a>,

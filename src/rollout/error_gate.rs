@@ -18,7 +18,7 @@ pub(crate) fn gate(
     weight: Weight,
     (stable, canary): (&Counts, &Counts),
 ) -> Gate {
-    let regression = match evidence.rule() {
+    let regression = match evidence.rule {
         EvidenceRule::None => return plain_gate(policy, stable, canary),
         EvidenceRule::EValue | EvidenceRule::Exact => evidence.regression(policy, stable, canary),
     };

@@ -67,7 +67,7 @@ pub(crate) fn bets_at(p: f64, allowed: f64, ladder: &[f64; RUNGS]) -> Bets<RUNGS
 }
 
 /// ln of the sum of exponentials.
-pub(crate) fn ln_sum<const J: usize>(logs: &[f64; J]) -> f64 {
+pub(crate) fn ln_sum(logs: &[f64]) -> f64 {
     let top = logs.iter().copied().fold(f64::NEG_INFINITY, f64::max);
     if top == f64::NEG_INFINITY {
         return top;

@@ -26,7 +26,7 @@ use super::{Arm, Counts, EvidenceRule, Outcome, Policy, Weight};
 /// All error evidence of one rollout.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Evidence {
-    rule: EvidenceRule,
+    pub(crate) rule: EvidenceRule,
     pub(crate) stages: Stages,
     pub(crate) errors: Signal,
     pub(crate) strata: Strata,
@@ -157,10 +157,6 @@ impl Evidence {
         self.alone.as_ref().is_some_and(|alone| {
             alone.log_e() >= limit && alone.log_e_without_any(&self.seen, policy) < limit
         })
-    }
-
-    pub(crate) fn rule(&self) -> EvidenceRule {
-        self.rule
     }
 }
 

@@ -69,7 +69,6 @@ pub(crate) fn judge(input: &GateInput<'_>) -> Verdict {
     }
 }
 
-/// The verdict by exact probabilities.
 fn judge_exactly(input: &GateInput<'_>, evidence: &Exact) -> Verdict {
     let GateInput { policy, stable, canary, .. } = *input;
     let of = exact::Input { policy, exact: evidence, stable, canary };
@@ -195,7 +194,7 @@ mod tests {
     use crate::rollout::Overall;
 
     fn window(requests: u64, ttft_ms: u64, tpot_ms: u64) -> ArmWindow {
-        let mut window = ArmWindow::new();
+        let mut window = ArmWindow::default();
         window.counts.requests = requests;
         for _ in 0..requests {
             window.ttft.record(Duration::from_millis(ttft_ms));
@@ -251,14 +250,14 @@ mod tests {
         assert_eq!(one_token.overall(), Overall::Pass);
         let only_canary = verdict(&window(300, 100, 10), &window(300, 100, 0));
         assert_eq!(state(&only_canary, GateName::Tpot), "inconclusive");
-        let no_stable = verdict(&ArmWindow::new(), &window(300, 100, 0));
+        let no_stable = verdict(&ArmWindow::default(), &window(300, 100, 0));
         assert_eq!(state(&no_stable, GateName::Ttft), "inconclusive");
         assert_eq!(state(&no_stable, GateName::Tpot), "inconclusive");
     }
 
     #[test]
     fn nothing_at_all_is_inconclusive() {
-        let empty = verdict(&ArmWindow::new(), &ArmWindow::new());
+        let empty = verdict(&ArmWindow::default(), &ArmWindow::default());
         assert_eq!(empty.overall(), Overall::Inconclusive);
         assert!(empty.gates.iter().all(|gate| gate.value.is_none_or(f64::is_finite)));
     }

@@ -25,11 +25,13 @@ pub(crate) struct Histogram {
     count: u64,
 }
 
-impl Histogram {
-    pub(crate) fn new() -> Histogram {
+impl Default for Histogram {
+    fn default() -> Histogram {
         Histogram { octaves: [0; OCTAVES], parts: vec![0; OCTAVES * PARTS], count: 0 }
     }
+}
 
+impl Histogram {
     pub(crate) fn count(&self) -> u64 {
         self.count
     }
@@ -124,24 +126,24 @@ mod tests {
 
     #[test]
     fn an_empty_one_has_no_quantile() {
-        assert_eq!(Histogram::new().quantile(0.99), None);
-        assert_eq!(Histogram::new().summary(), None);
+        assert_eq!(Histogram::default().quantile(0.99), None);
+        assert_eq!(Histogram::default().summary(), None);
     }
 
     #[test]
     fn extremes_go_to_the_edges() {
-        let mut low = Histogram::new();
+        let mut low = Histogram::default();
         low.record(Duration::ZERO);
         let p50 = low.quantile(0.5).expect("one sample");
         assert!(p50 >= Duration::from_micros(10) && p50 < Duration::from_nanos(10_050));
-        let mut high = Histogram::new();
+        let mut high = Histogram::default();
         high.record(Duration::MAX);
         assert_eq!(high.quantile(0.5), Some(Duration::from_secs(1000)));
     }
 
     #[test]
     fn ranks_are_those_of_the_order_statistics() {
-        let mut histogram = Histogram::new();
+        let mut histogram = Histogram::default();
         for ms in 1..=100 {
             histogram.record(Duration::from_millis(ms));
         }
@@ -161,7 +163,7 @@ mod tests {
             mut ns in prop::collection::vec(10_000u64..1_000_000_000_000, 1..200),
             per_mille in 0u64..=1000,
         ) {
-            let mut histogram = Histogram::new();
+            let mut histogram = Histogram::default();
             ns.iter().for_each(|ns| histogram.record(Duration::from_nanos(*ns)));
             ns.sort_unstable();
             let rank = (per_mille * ns.len() as u64).div_ceil(1000).max(1);

@@ -206,7 +206,7 @@ mod tests {
     use super::*;
 
     fn samples(of: u64, ms: u64, slow: u64, slow_ms: u64) -> Histogram {
-        let mut samples = Histogram::new();
+        let mut samples = Histogram::default();
         (0..of - slow).for_each(|_| samples.record(Duration::from_millis(ms)));
         (0..slow).for_each(|_| samples.record(Duration::from_millis(slow_ms)));
         samples

@@ -53,7 +53,6 @@ pub struct Rollout {
     pub(super) evidence: Evidence,
     /// The evidence by exact probabilities, if the policy wants it: two thirds of a rollout's size, so not moved with it.
     pub(super) exact: Option<Box<Exact>>,
-    /// Gates that have been reported.
     pub(super) noticed: Vec<GateName>,
     /// Thumbs down.
     pub(super) votes: Signal,
@@ -291,7 +290,6 @@ impl Rollout {
         Some((cause, gate.unwrap_or_default()))
     }
 
-    /// A reply that both models have read.
     fn read(&mut self, now: Duration, reading: &Reading) -> Vec<Action> {
         let Some(weight) = self.evidence.stages.weight(reading.stage) else { return Vec::new() };
         let Some(exact) = &mut self.exact else { return Vec::new() };

@@ -15,7 +15,6 @@ use super::{Arm, Weight};
 /// Number of stages whose weight is remembered; events of older stages are excluded.
 const STAGES: usize = 64;
 
-/// A stage's weight and the bets at it.
 #[derive(Debug, Clone, PartialEq)]
 struct Known {
     epoch: u64,

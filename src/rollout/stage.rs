@@ -57,7 +57,7 @@ impl Stage {
             weight,
             routed,
             since,
-            arms: [ArmWindow::new(), ArmWindow::new()],
+            arms: Default::default(),
             streak: Streak::default(),
             cap: KeyCap::new(),
             parties: SlotCounts::new(),

@@ -106,7 +106,7 @@ fn share(part: u64, whole: u64) -> Option<f64> {
 }
 
 /// One arm in one stage.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Default)]
 pub(crate) struct ArmWindow {
     pub(crate) counts: Counts,
     pub(crate) ttft: Histogram,
@@ -118,17 +118,6 @@ pub(crate) struct ArmWindow {
 }
 
 impl ArmWindow {
-    pub(crate) fn new() -> ArmWindow {
-        ArmWindow {
-            counts: Counts::default(),
-            ttft: Histogram::new(),
-            tpot: Histogram::new(),
-            e2e: Histogram::new(),
-            matched_ttft: Histogram::new(),
-            matched_tpot: Histogram::new(),
-        }
-    }
-
     /// TTFT and time per token: of all replies, or of those with a matched step.
     pub(crate) fn latencies(&self, matched: bool) -> (&Histogram, &Histogram) {
         match matched {

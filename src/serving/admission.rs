@@ -5,10 +5,10 @@
 //! too long. A request whose client leaves while it waits here is gone. Knows no arm and no wire format.
 
 use super::types::{GatewayError, GenerateRequest, Prompt};
+use crate::engine::LaneFigures;
 use crate::rollout::Weight;
 use crate::routing::Deployment;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 /// Bytes beyond which a text is encoded off the async threads. Chats always are: their templates run in a process
@@ -84,8 +84,8 @@ pub(super) fn check(
     check_queue(deployment)?;
     let Some((stable, weight)) = beside else { return Ok(()) };
     let load = |deployment: &Deployment| {
-        let stats = &deployment.stats;
-        [&stats.running, &stats.waiting, &stats.waiting_most].map(|n| n.load(Ordering::Relaxed))
+        let now = deployment.stats.read();
+        [now.running, now.waiting, now.waiting_most]
     };
     match canary_has_its_share(load(deployment), load(stable), weight.fraction()) {
         false => Ok(()),
@@ -108,8 +108,7 @@ const LONG_QUEUE: u64 = 4;
 
 /// Refuses when the model's queue is full.
 pub(super) fn check_queue(deployment: &Deployment) -> Result<(), GatewayError> {
-    let stats = &deployment.stats;
-    let [waiting, most] = [&stats.waiting, &stats.waiting_most].map(|n| n.load(Ordering::Relaxed));
+    let LaneFigures { waiting, waiting_most: most, .. } = deployment.stats.read();
     match most > 0 && waiting >= most {
         true => Err(GatewayError::Busy { waiting: waiting as usize }),
         false => Ok(()),
@@ -154,7 +153,7 @@ fn bytes_of_content(content: &serde_json::Value) -> usize {
 mod tests {
     use super::*;
     use serde_json::json;
-    use std::sync::atomic::AtomicUsize;
+    use std::sync::atomic::{AtomicUsize, Ordering};
     use std::time::Duration;
 
     #[test]

@@ -24,7 +24,6 @@ use tokio::sync::mpsc::{Sender, unbounded_channel};
 use tokio::time::{Instant as Deadline, sleep_until};
 use tokio_stream::{StreamExt, StreamMap, wrappers::UnboundedReceiverStream};
 
-/// How an attempt ended.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) enum Ended {
     Complete,
@@ -63,7 +62,6 @@ pub(super) struct Played {
     pub matched: bool,
 }
 
-/// One of the `n` replies.
 struct Reply {
     decoder: StreamDecoder,
     stops: StopStrings,
@@ -130,7 +128,6 @@ struct Mark {
     work: Work,
 }
 
-/// A request under way on one arm.
 pub(super) struct Attempt {
     assignment: Assignment,
     pub served: Served,
@@ -155,9 +152,7 @@ pub(super) struct Attempt {
     min_tokens: usize,
     /// The prompt, if replies begin with it.
     echo: Option<Echo>,
-    /// Whether log-probabilities are reported.
     logprobs: bool,
-    /// Nothing is to be generated.
     reads_only: bool,
     /// Whether each piece comes with the reply's usage.
     counts: bool,

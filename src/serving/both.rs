@@ -46,7 +46,6 @@ impl<'a> Reply<'a> {
     }
 }
 
-/// What both made of a reply.
 #[derive(Debug, Clone)]
 pub(super) struct Both {
     /// By reader.
@@ -65,7 +64,6 @@ impl Both {
     }
 }
 
-/// Which model could not read, and why.
 #[derive(Debug, thiserror::Error)]
 #[error("{by} cannot read it: {why}")]
 pub(super) struct Unread {

@@ -57,7 +57,6 @@ impl Budget {
     }
 }
 
-/// A reply to be read.
 pub(super) struct Written {
     request: GenerateRequest,
     /// That the request holds.

@@ -19,7 +19,6 @@ use super::types::{GatewayError, GenerateRequest, Generation, Limits, Prompt, Ti
 use crate::control::{ArmStatus, Control, ShadowStatus, Status};
 use crate::routing::Assignment;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::{Instant, SystemTime};
 use tokio::sync::mpsc::channel;
 
@@ -48,7 +47,7 @@ impl Gateway {
     /// be called within a tokio runtime.
     pub fn new(control: Arc<Control>, limits: Limits, timeouts: Timeouts) -> Gateway {
         let admission = Admission::new();
-        let (idle, shadowed) = (Idle::new(), control.deployments().shadow);
+        let (idle, shadowed) = (Idle::default(), control.deployments().shadow);
         let shadow = Shadow::start(shadowed, &control, admission.clone(), idle.clone());
         let read = control.read_share();
         let reader = CrossReader::start(read, &control, admission.clone(), idle.clone());
@@ -153,7 +152,7 @@ impl Gateway {
     /// Refuses more sequences in one request than may ever wait together.
     pub fn check_sequences(&self, count: usize) -> Result<(), GatewayError> {
         let stable = self.control.models().stable;
-        let most = stable.map_or(0, |stable| stable.stats.waiting_most.load(Ordering::Relaxed));
+        let most = stable.map_or(0, |stable| stable.stats.read().waiting_most);
         if most == 0 || count as u64 <= most {
             return Ok(());
         }

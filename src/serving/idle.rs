@@ -17,13 +17,12 @@ use tokio::sync::mpsc::unbounded_channel;
 use tokio::sync::watch;
 
 /// Counts the requests that are being answered, and has one task run at a time.
-#[derive(Clone)]
+#[derive(Clone, Default)]
 pub(super) struct Idle {
     live: Arc<watch::Sender<usize>>,
     turn: Arc<tokio::sync::Mutex<()>>,
 }
 
-/// What became of tasks.
 #[derive(Debug, Default)]
 pub(super) struct Tally {
     /// Times that one gave way.
@@ -49,11 +48,6 @@ pub(super) enum NotRun {
 pub(super) struct Live(Idle);
 
 impl Idle {
-    /// Nobody is there.
-    pub fn new() -> Idle {
-        Idle { live: Arc::new(watch::channel(0).0), turn: Arc::default() }
-    }
-
     /// Notes that a request is being answered.
     pub fn live(&self) -> Live {
         // Whoever waits is woken only where it matters to them: a busy server wakes nobody.

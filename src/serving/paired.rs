@@ -4,6 +4,7 @@
 //! separate distributions, since both models had the very same prompt; that both ran at another moment is
 //! what they cannot say.
 
+use crate::control::ShadowStatus;
 use std::collections::VecDeque;
 use std::time::Duration;
 
@@ -38,25 +39,9 @@ pub struct Paired {
     total: u64,
 }
 
-/// What the latest pairs amount to. Ratios are the canary's over stable's, medians over pairs.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Differences {
-    /// Pairs since the start, and those that the figures below rest on.
-    pub total: u64,
-    pub pairs: usize,
-    pub ttft_ratio: f64,
-    pub per_token_ratio: Option<f64>,
-    pub length_ratio: f64,
-    /// Share of pairs with the very same tokens, 0 to 1.
-    pub identical: f64,
-    /// Median place of the first token that differs, over the pairs that do.
-    pub divergence: Option<f64>,
-    /// Mean over pairs, in nats per token; `None` unless the tokenizers agree.
-    pub log_probability: Option<f64>,
-}
-
 impl Paired {
-    /// Takes in a pair; `log_probability` as in [`Differences`].
+    /// Takes in a pair; `log_probability`: mean over stable's tokens to the canary, in nats; `None` unless the tokenizers
+    /// agree.
     pub fn add(&mut self, stable: &Answer, canary: &Answer, log_probability: Option<f64>) {
         let same = stable.tokens.iter().zip(&canary.tokens).take_while(|(a, b)| a == b).count();
         let whole = stable.tokens.len() == canary.tokens.len() && same == stable.tokens.len();
@@ -74,22 +59,22 @@ impl Paired {
         }
     }
 
-    /// The figures; `None` before the first pair.
-    pub fn differences(&self) -> Option<Differences> {
+    /// What the latest pairs amount to; the counts of copies that did not become one are not known here.
+    pub fn status(&self) -> ShadowStatus {
         let all = |figure: fn(&Pair) -> Option<f64>| self.pairs.iter().filter_map(figure);
+        let mean = |sum: f64, count: usize| (count > 0).then(|| sum / count as f64);
         let log = |pair: &Pair| pair.log_probability;
-        let (sum, count) = all(log).fold((0.0, 0), |(sum, n), x| (sum + x, n + 1));
         let same = self.pairs.iter().filter(|pair| pair.divergence.is_none()).count();
-        Some(Differences {
-            total: self.total,
-            pairs: self.pairs.len(),
-            ttft_ratio: median(all(|pair| Some(pair.ttft)))?,
-            per_token_ratio: median(all(|pair| pair.per_token)),
-            length_ratio: median(all(|pair| Some(pair.length)))?,
-            identical: same as f64 / self.pairs.len() as f64,
+        ShadowStatus {
+            pairs: self.total,
+            ttft_ratio: median(all(|pair| Some(pair.ttft))),
+            tpot_ratio: median(all(|pair| pair.per_token)),
+            length_ratio: median(all(|pair| Some(pair.length))),
+            identical: mean(same as f64, self.pairs.len()),
             divergence: median(all(|pair| pair.divergence.map(|at| at as f64))),
-            log_probability: (count > 0).then(|| sum / f64::from(count)),
-        })
+            log_probability: mean(all(log).sum(), all(log).count()),
+            ..ShadowStatus::default()
+        }
     }
 }
 
@@ -112,16 +97,16 @@ mod tests {
     #[test]
     fn pairs_are_compared_one_by_one() {
         let mut paired = Paired::default();
-        assert_eq!(paired.differences(), None);
+        assert_eq!(paired.status(), ShadowStatus::default());
         paired.add(&answer(&[1, 2, 3, 4], 10), &answer(&[1, 2, 3, 4], 20), Some(-0.5));
         paired.add(&answer(&[1, 2, 3, 4], 10), &answer(&[1, 9], 30), Some(-1.5));
         paired.add(&answer(&[1, 2], 10), &answer(&[1, 2, 3], 30), None);
-        let found = paired.differences().unwrap();
-        assert_eq!((found.total, found.pairs), (3, 3));
-        assert!((found.ttft_ratio - 3.0).abs() < 1e-9);
-        assert!((found.per_token_ratio.unwrap() - 3.0).abs() < 1e-9);
-        assert!((found.length_ratio - 1.0).abs() < 1e-9);
-        assert!((found.identical - 1.0 / 3.0).abs() < 1e-9);
+        let found = paired.status();
+        assert_eq!((found.pairs, paired.pairs.len()), (3, 3));
+        assert!((found.ttft_ratio.unwrap() - 3.0).abs() < 1e-9);
+        assert!((found.tpot_ratio.unwrap() - 3.0).abs() < 1e-9);
+        assert!((found.length_ratio.unwrap() - 1.0).abs() < 1e-9);
+        assert!((found.identical.unwrap() - 1.0 / 3.0).abs() < 1e-9);
         assert_eq!(found.divergence, Some(1.0));
         assert_eq!(found.log_probability, Some(-1.0));
     }
@@ -130,7 +115,7 @@ mod tests {
     fn memory_is_bounded() {
         let mut paired = Paired::default();
         (0..KEPT + 5).for_each(|_| paired.add(&answer(&[1], 1), &answer(&[1], 1), None));
-        let found = paired.differences().unwrap();
-        assert_eq!((found.total, found.pairs), (KEPT as u64 + 5, KEPT));
+        let found = paired.status();
+        assert_eq!((found.pairs, paired.pairs.len()), (KEPT as u64 + 5, KEPT));
     }
 }

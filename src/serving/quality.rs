@@ -65,7 +65,6 @@ pub(super) fn unanswered(class: Class, started: bool) -> Flags {
     }
 }
 
-/// What the request asked for.
 pub(super) fn asked(request: &GenerateRequest) -> Asked<'_> {
     let max_tokens = request.max_tokens;
     let structure = request.constraint.as_ref().is_some_and(|(held, _)| held.is_structure());

@@ -7,7 +7,7 @@ use super::attempt::Played;
 use super::quality;
 use super::traffic::{Seen, Traffic};
 use super::types::{Finish, GenerateRequest};
-use crate::control::{Control, can_be_voted_on};
+use crate::control::Control;
 use crate::metrics;
 use crate::rollout::{Arm, Class, Flags, Outcome};
 use crate::routing::{Assignment, Deployment};
@@ -82,7 +82,8 @@ pub(super) fn played(
     {
         metrics::finished(who, reason);
     }
-    if can_be_voted_on(class) {
+    // Only then is there something that a person could judge.
+    if class == Class::Ok {
         control.remember_author(request.id.clone(), conversation, &played.assignment);
     }
     let count = |tokens: usize| u32::try_from(tokens).unwrap_or(u32::MAX);

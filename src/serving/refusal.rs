@@ -16,7 +16,6 @@ pub(super) fn text_error(param: &'static str, error: &TextError) -> GatewayError
     }
 }
 
-/// A field that is wrong, and how.
 pub(super) fn invalid(param: &'static str, message: impl Into<String>) -> GatewayError {
     GatewayError::Invalid { param, message: message.into() }
 }

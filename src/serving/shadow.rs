@@ -29,7 +29,6 @@ pub(super) struct Copied {
     pub stable: Answer,
 }
 
-/// The shadow's door and its figures.
 pub(super) struct Shadow {
     /// The share of stable's requests to copy, 0 to 1.
     pub share: f64,
@@ -77,18 +76,11 @@ impl Shadow {
     /// What was seen; `None` when nothing is copied.
     pub fn report(&self) -> Option<ShadowStatus> {
         let read = |count: &AtomicU64| count.load(Ordering::Relaxed);
-        let found = self.paired.lock().differences();
         (self.share > 0.0).then(|| ShadowStatus {
-            pairs: found.map_or(0, |found| found.total),
             preempted: read(&self.tally.preempted),
             dropped: read(&self.dropped),
             failed: read(&self.failed),
-            ttft_ratio: found.map(|found| found.ttft_ratio),
-            tpot_ratio: found.and_then(|found| found.per_token_ratio),
-            length_ratio: found.map(|found| found.length_ratio),
-            identical: found.map(|found| found.identical),
-            divergence: found.and_then(|found| found.divergence),
-            log_probability: found.and_then(|found| found.log_probability),
+            ..self.paired.lock().status()
         })
     }
 }

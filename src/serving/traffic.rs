@@ -16,7 +16,6 @@ const WINDOW: Duration = Duration::from_secs(60);
 const LEAST: Duration = Duration::from_secs(1);
 const MOST: usize = 4096;
 
-/// One request that has ended.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Seen {
     /// When it ended.
@@ -59,10 +58,8 @@ impl Traffic {
     }
 }
 
-/// One version's requests.
 #[derive(Debug)]
 struct Lately {
-    /// When the first one ended.
     since: Instant,
     latest: VecDeque<Seen>,
     classes: BTreeMap<&'static str, u64>,

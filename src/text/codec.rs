@@ -52,7 +52,7 @@ struct Marking {
 
 /// One model's tokenizer, chat template and special ids.
 pub struct Codec {
-    tokenizer: Tokenizer,
+    pub(super) tokenizer: Tokenizer,
     template: Option<Renderer>,
     /// `None`: control tokens in content are control tokens.
     marks: Option<Marks>,
@@ -347,11 +347,6 @@ impl Codec {
             true => token.into(),
             false => self.spelling.bytes(&token),
         }
-    }
-
-    #[cfg(test)]
-    pub(super) fn tokenizer_for_tests(&self) -> &Tokenizer {
-        &self.tokenizer
     }
 
     /// Whether an id contributes to text without special tokens.

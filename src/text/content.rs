@@ -52,7 +52,6 @@ pub(super) struct Marks {
     mark: String,
     /// Control tokens of two or more characters.
     tokens: Vec<String>,
-    /// Their first characters.
     firsts: HashSet<char>,
     /// Their first two characters.
     pairs: HashSet<(char, char)>,
@@ -189,7 +188,6 @@ impl Marks {
         }
     }
 
-    /// `text` without marks.
     pub(super) fn remove(&self, text: String) -> String {
         match text.contains(self.mark.as_str()) {
             true => text.replace(self.mark.as_str(), ""),

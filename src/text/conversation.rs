@@ -14,7 +14,6 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 /// Maximum bytes of a conversation, including tools and extra variables.
 pub(super) const MAX_INPUT: usize = 8 << 20;
-/// Maximum number of messages.
 pub(super) const MAX_MESSAGES: usize = 8192;
 /// Names that are not allowed in `extra`.
 const RESERVED: [&str; 5] =

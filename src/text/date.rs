@@ -8,7 +8,6 @@ use jiff::fmt::strtime::{BrokenDownTime, Config};
 use jiff::tz::TimeZone;
 use std::time::SystemTime;
 
-/// Formats `now` according to `format`.
 pub(super) fn strftime(format: &str, now: SystemTime) -> String {
     let time = Timestamp::try_from(now).unwrap_or_default();
     let time = BrokenDownTime::from(TimeZone::UTC.to_datetime(time));

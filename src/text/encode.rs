@@ -3,7 +3,6 @@
 use super::TextError;
 use tokenizers::Tokenizer;
 
-/// Token ids of a text.
 pub(super) fn encode(
     tokenizer: &Tokenizer,
     text: &str,

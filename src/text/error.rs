@@ -147,7 +147,6 @@ impl TextError {
     }
 }
 
-/// The message in brackets, if there is one.
 fn said(why: &str) -> String {
     if why.is_empty() { String::new() } else { format!(" ({why})") }
 }

@@ -28,12 +28,10 @@ pub(super) struct FolderReader {
 }
 
 impl FolderReader {
-    /// Reads nothing yet.
     pub(super) fn new(dir: &Path) -> FolderReader {
         FolderReader { dir: dir.to_owned(), read: Vec::new() }
     }
 
-    /// Where a file is.
     pub(super) fn path(&self, name: &str) -> PathBuf {
         self.dir.join(name)
     }
@@ -76,7 +74,6 @@ impl FolderReader {
     }
 }
 
-/// A damaged file.
 pub(super) fn invalid(path: &Path, what: String) -> TextError {
     TextError::Invalid { path: path.into(), what, remedy: REMEDY }
 }

@@ -39,7 +39,6 @@ pub struct GenerationDefaults {
     pub max_new_tokens: Option<u32>,
 }
 
-/// A chat template's source and its file.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct TemplateSource {
     pub(super) path: PathBuf,

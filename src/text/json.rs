@@ -37,7 +37,6 @@ pub(super) fn to_template(value: &serde_json::Value) -> Value {
     }
 }
 
-/// The `tojson` filter.
 pub(super) fn tojson(
     state: &State,
     value: &Value,
@@ -58,7 +57,6 @@ pub(super) fn python(value: &serde_json::Value) -> String {
     }
 }
 
-/// How to format JSON.
 struct Style {
     ensure_ascii: bool,
     indent: Option<String>,

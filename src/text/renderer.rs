@@ -27,7 +27,6 @@ pub enum Templates {
     Apart(&'static Path),
 }
 
-/// A chat template that has been tried.
 pub(super) struct Renderer {
     path: PathBuf,
     place: Place,
@@ -107,7 +106,6 @@ impl Renderer {
         &self.abilities
     }
 
-    /// How this template writes tool calls.
     pub(super) fn calls(&self) -> &Arc<CallSyntax> {
         &self.calls
     }
@@ -128,7 +126,6 @@ impl Renderer {
         Ok(text)
     }
 
-    /// Decides who caused a failure.
     fn blame(&self, chat: &Chat<'_>, stop: Stop) -> TextError {
         if !matches!(stop, Stop::Refused(_) | Stop::Failed { .. }) {
             return stop.of(&self.path);

@@ -56,7 +56,6 @@ pub(super) struct Job {
     pub(super) today: Option<u64>,
 }
 
-/// Why a template gave no result.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(super) enum Stop {
     /// It does not parse.
@@ -86,7 +85,6 @@ impl Stop {
     }
 }
 
-/// A compiled chat template.
 pub(super) struct ChatTemplate {
     environment: Environment<'static>,
     special: Vec<(String, Value)>,
@@ -124,7 +122,6 @@ impl ChatTemplate {
             .map_err(|e| Stop::Syntax { line: e.line().unwrap_or(1), what: describe(&e) })
     }
 
-    /// Renders a conversation.
     pub(super) fn render(&self, job: &Job) -> Result<String, Stop> {
         let with_tools = job.tools.is_some() && self.has_tool_variant;
         let name = if with_tools { WITH_TOOLS } else { DEFAULT };

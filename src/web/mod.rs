@@ -32,6 +32,11 @@ pub fn file(name: &str) -> Option<File> {
     Some(File { bytes: found.data, media_type, tag: format!("\"{tag}\"") })
 }
 
+/// Text that is no markup in HTML, in an attribute's value neither.
+pub fn escaped(text: &str) -> String {
+    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
+}
+
 /// The plotting library uPlot as one script and one style sheet, for documents that stand alone.
 pub const PLOT_SCRIPT: &str = include_str!("files/vendor/uplot/uPlot.iife.min.js");
 /// See [`PLOT_SCRIPT`].

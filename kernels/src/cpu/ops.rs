@@ -263,36 +263,6 @@ unsafe fn exp_16s_of<L: Lanes>(x: &mut [[f32; 16]], shift: f32, factor: f32) {
     }
 }
 
-/// The log of the sum of exponentials of all logits, in natural units.
-pub fn log_sum_exp(isa: Isa, logits: &[f32]) -> f32 {
-    // SAFETY: `isa` is one that this machine has.
-    unsafe { log_sum(isa, logits) }
-}
-
-dispatch!(log_sum = log_sum_of(logits: &[f32]) -> f32);
-
-#[inline(always)]
-unsafe fn log_sum_of<L: Lanes>(logits: &[f32]) -> f32 {
-    let (whole, tail) = logits.as_chunks::<16>();
-    // SAFETY: chunks of 16.
-    unsafe {
-        let mut top = L::splat(f32::NEG_INFINITY);
-        for chunk in whole {
-            top = L::load(chunk.as_ptr()).max(top);
-        }
-        let largest = tail.iter().copied().fold(top.largest(), f32::max);
-        if largest == f32::NEG_INFINITY {
-            return largest;
-        }
-        let mut total = L::splat(0.0);
-        for chunk in whole {
-            total = total.add(L::load(chunk.as_ptr()).sub(L::splat(largest)).exp());
-        }
-        let tail: f32 = tail.iter().map(|v| (v - largest).exp()).sum();
-        largest + (total.total() + tail).ln()
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -392,18 +362,6 @@ mod tests {
                 exps(isa, &mut got, shift.unwrap_or(0.0), factor);
                 prop_assert!(got.iter().all(|w| (0.0..=1.0001).contains(w)), "{:?}", got);
                 prop_assert!(got[at] == 0.0 || x.len() == 1, "{:?}", got);
-            }
-        }
-
-        #[test]
-        fn log_probabilities_are_right(logits in prop::collection::vec(-30f32..30.0, 1..80)) {
-            let total: f64 = logits.iter().map(|&v| f64::from(v).exp()).sum();
-            for isa in isas() {
-                let sum = log_sum_exp(isa, &logits);
-                for logit in &logits {
-                    let (got, right) = (logit - sum, f64::from(*logit) - total.ln());
-                    prop_assert!((f64::from(got) - right).abs() < 1e-5, "{got} {right}");
-                }
             }
         }
     }

@@ -20,7 +20,6 @@ use std::thread::{self, JoinHandle, Thread};
 const SPINS: usize = 2_000;
 /// Looks at unfinished tasks before the caller yields its core to whoever has them.
 const WAIT_SPINS: usize = 20_000;
-/// Tasks in one job at most.
 const MAX_TASKS: usize = u32::MAX as usize;
 
 type Task<'a> = dyn Fn(usize) + Sync + 'a;

@@ -193,68 +193,56 @@ impl<T: Plain> Drop for Buffer<T> {
     }
 }
 
-impl<'a, T: Plain> View<'a, T> {
+impl<T: Plain> View<'_, T> {
     /// A null pointer, for optional inputs.
-    pub fn none() -> View<'a, T> {
+    pub fn none() -> Self {
         View { address: 0, len: 0, life: PhantomData }
-    }
-
-    /// Number of values, not of bytes.
-    pub fn len(&self) -> usize {
-        self.len
-    }
-
-    /// Whether it has no numbers, as [`View::none`].
-    pub fn is_empty(&self) -> bool {
-        self.len == 0
-    }
-
-    /// The same bytes as other numbers, as many as are whole.
-    pub(crate) fn cast<U: Plain>(self) -> View<'a, U> {
-        let len = self.len * size_of::<T>() / size_of::<U>();
-        View { address: self.address, len, life: PhantomData }
-    }
-
-    /// Numbers `at .. at + len`. Panics if they are not there.
-    pub fn part(self, at: usize, len: usize) -> View<'a, T> {
-        assert!(at + len <= self.len, "{len} values at {at} are not in {}", self.len);
-        View { address: self.address + (at * size_of::<T>()) as u64, len, life: PhantomData }
-    }
-
-    /// Address of the first number on the card; 0 for a null pointer.
-    pub fn address(&self) -> u64 {
-        self.address
-    }
-
-    /// Its address, as an argument of a kernel.
-    pub fn arg(&self) -> Arg {
-        Arg::Address(self.address)
     }
 }
 
-impl<'a, T: Plain> ViewMut<'a, T> {
-    /// Number of values, not of bytes.
-    pub fn len(&self) -> usize {
-        self.len
-    }
+/// What both kinds of views can do.
+macro_rules! views {
+    ($($View:ident)*) => {$(
+        impl<'a, T: Plain> $View<'a, T> {
+            /// Number of values, not of bytes.
+            pub fn len(&self) -> usize {
+                self.len
+            }
 
-    /// Whether it has no numbers.
-    pub fn is_empty(&self) -> bool {
-        self.len == 0
-    }
+            /// Whether it has no numbers, as [`View::none`].
+            pub fn is_empty(&self) -> bool {
+                self.len == 0
+            }
 
-    /// The same bytes as other numbers, as many as are whole.
-    pub(crate) fn cast<U: Plain>(self) -> ViewMut<'a, U> {
-        let len = self.len * size_of::<T>() / size_of::<U>();
-        ViewMut { address: self.address, len, life: PhantomData }
-    }
+            /// The same bytes as other numbers, as many as are whole.
+            pub(crate) fn cast<U: Plain>(self) -> $View<'a, U> {
+                let len = self.len * size_of::<T>() / size_of::<U>();
+                $View { address: self.address, len, life: PhantomData }
+            }
 
-    /// Numbers `at .. at + len`. Panics if they are not there.
-    pub fn part(self, at: usize, len: usize) -> ViewMut<'a, T> {
-        assert!(at + len <= self.len, "{len} values at {at} are not in {}", self.len);
-        ViewMut { address: self.address + (at * size_of::<T>()) as u64, len, life: PhantomData }
-    }
+            /// Numbers `at .. at + len`. Panics if they are not there.
+            pub fn part(self, at: usize, len: usize) -> Self {
+                assert!(at + len <= self.len, "{len} values at {at} are not in {}", self.len);
+                let address = self.address + (at * size_of::<T>()) as u64;
+                $View { address, len, life: PhantomData }
+            }
 
+            /// Address of the first number on the card; 0 for a null pointer.
+            pub fn address(&self) -> u64 {
+                self.address
+            }
+
+            /// Its address, as an argument of a kernel.
+            pub fn arg(&self) -> Arg {
+                Arg::Address(self.address)
+            }
+        }
+    )*};
+}
+
+views!(View ViewMut);
+
+impl<T: Plain> ViewMut<'_, T> {
     /// The same numbers for a shorter while.
     pub fn again(&mut self) -> ViewMut<'_, T> {
         ViewMut { address: self.address, len: self.len, life: PhantomData }
@@ -263,16 +251,6 @@ impl<'a, T: Plain> ViewMut<'a, T> {
     /// The same numbers, to be read.
     pub fn as_view(&self) -> View<'_, T> {
         View { address: self.address, len: self.len, life: PhantomData }
-    }
-
-    /// Address of the first number on the card; 0 if it is of an empty buffer.
-    pub fn address(&self) -> u64 {
-        self.address
-    }
-
-    /// Its address, as an argument of a kernel.
-    pub fn arg(&self) -> Arg {
-        Arg::Address(self.address)
     }
 }
 

@@ -93,7 +93,7 @@ pub struct EmulatedCard {
     turns: [Mutex<()>; 2],
 }
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct State {
     pools: HashMap<Pool, PoolUsage>,
     /// By address of the first usable byte.
@@ -114,7 +114,6 @@ struct State {
 struct Recording {
     works: Vec<Work>,
     by: ThreadId,
-    /// Given back meanwhile.
     freed: Vec<u64>,
 }
 
@@ -161,19 +160,8 @@ impl EmulatedCard {
             shared_per_block: 99 << 10,
             emulated: true,
         };
-        let mut state = State {
-            pools: HashMap::new(),
-            blocks: BTreeMap::new(),
-            graphs: HashMap::new(),
-            recording: None,
-            queues: Queues::default(),
-            clock: Clock::new(pace),
-            timers: HashMap::new(),
-            next: 0,
-            replays: 0,
-            dead: None,
-            fail_after: None,
-        };
+        let mut state = State::default();
+        state.clock = Clock::new(pace);
         let bytes = WORKSPACE * size_of::<f32>();
         let workspace = Workspace {
             floats: state.add(None, bytes, POISON, None),
@@ -415,7 +403,6 @@ impl State {
         Ok(())
     }
 
-    /// The block that an address is in.
     fn block(&self, address: u64) -> Option<&Block> {
         let (start, block) = self.blocks.range(..=address).next_back()?;
         // One past the end is a place for nothing.

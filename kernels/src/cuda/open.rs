@@ -118,7 +118,6 @@ fn cuda(_ordinal: usize) -> Result<Arc<dyn Card>, OpenError> {
     Err(OpenError::NotBuilt { feature: "cuda", how })
 }
 
-/// Memory of the emulated card.
 #[cfg(feature = "emulator")]
 const EMULATED_BYTES: u64 = 256 << 20;
 

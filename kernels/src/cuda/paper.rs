@@ -10,7 +10,6 @@ use super::card::{
 use parking_lot::Mutex;
 use std::time::Duration;
 
-/// Alignment of addresses.
 const ALIGN: u64 = 256;
 /// Numbers of the workspace, as many as a real card has.
 const WORKSPACE: usize = 8 << 20;

@@ -27,6 +27,11 @@ impl Block {
     pub const EMPTY: Block =
         Block { q: [0; MAX_BLOCK], scale: [0; 16], min: [0; 16], d: 0.0, dmin: 0.0, zero: 0 };
 
+    /// 32 numbers under one scale, which are still 0.
+    pub fn under(d: f32, zero: u8) -> Block {
+        Block { scale: [1; 16], d, zero, ..Block::EMPTY }
+    }
+
     /// The block's values, `out.len()` of them.
     pub fn values(&self, out: &mut [f32]) {
         for (k, out) in out.iter_mut().enumerate() {
@@ -59,7 +64,6 @@ impl Blocks {
 /// Where a block has a scale, and how it is stored. Offsets are in bytes.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) enum Scale {
-    /// An f16.
     F16(usize),
     /// An f16 in the upper four bits of four words of 16 bits each, the lowest bits first.
     Spread16(usize),

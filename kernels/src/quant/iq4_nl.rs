@@ -8,7 +8,7 @@
 
 use super::block::half_at;
 use super::{Block, Blocks, Content, Format, InTile, Scale, q4_1};
-use crate::cpu::quant::{Form, Layout, get_half, kernels, put_half};
+use crate::cpu::quant::{Form, Layout, kernels};
 use crate::cuda::acts::ActKind;
 use crate::cuda::on_card::{OnCard, Planes, quantised};
 use half::f16;
@@ -27,12 +27,7 @@ pub(super) const FORMAT: Format = Format {
     content: Content::Blocks(Blocks {
         scales: &[(Scale::F16(0), -0.01)],
         parse,
-        tile: Some(InTile {
-            put_scales: |meta, r, block| put_half(meta, 0, r, block.d),
-            get_scales: |meta, r| scaled(get_half(meta, 0, r)),
-            table: Some(&TABLE),
-            offset: 128,
-        }),
+        tile: Some(InTile { table: Some(&TABLE), offset: 128, ..InTile::under_one_scale::<0>() }),
         spread,
     }),
     form: Form::B32,
@@ -48,13 +43,8 @@ pub(super) const FORMAT: Format = Format {
     }),
 };
 
-/// A block under the scale `d`, without numbers.
-fn scaled(d: f32) -> Block {
-    Block { scale: [1; 16], d, ..Block::EMPTY }
-}
-
 fn parse(bytes: &[u8]) -> Block {
-    let mut block = scaled(half_at(bytes, 0));
+    let mut block = Block::under(half_at(bytes, 0), 0);
     q4_1::parse_nibbles(&bytes[2..18], &mut block.q);
     block
 }

@@ -37,7 +37,7 @@ pub(crate) use block::{Block, MAX_BLOCK, Scale};
 pub use block::{all_finite, dequantise, dequantise_row};
 pub use stand_in::stand_in;
 
-use crate::cpu::quant::{Form, Kernels, Layout};
+use crate::cpu::quant::{Form, Kernels, Layout, get_half, put_half};
 use crate::cuda::on_card::OnCard;
 use std::fmt;
 
@@ -161,6 +161,18 @@ pub(crate) struct InTile {
     /// What kernels add to numbers to have unsigned ones, 0 or a power of two: what is stored has it already, a
     /// table's numbers get it when they are looked up.
     pub offset: u8,
+}
+
+impl InTile {
+    /// Of blocks under one scale, whose numbers are stored with `ZERO` added.
+    const fn under_one_scale<const ZERO: u8>() -> InTile {
+        InTile {
+            put_scales: |meta, r, block| put_half(meta, 0, r, block.d),
+            get_scales: |meta, r| Block::under(get_half(meta, 0, r), ZERO),
+            table: None,
+            offset: ZERO,
+        }
+    }
 }
 
 impl Kind {

@@ -25,7 +25,8 @@ pub(super) const FORMAT: Format = Format {
                 meta[2 * r..2 * r + 2].copy_from_slice(&bf16::from_f32(block.d).to_le_bytes());
             },
             get_scales: |meta, r| {
-                scaled(bf16::from_le_bytes([meta[2 * r], meta[2 * r + 1]]).to_f32())
+                let d = bf16::from_le_bytes([meta[2 * r], meta[2 * r + 1]]).to_f32();
+                Block::under(d, 0)
             },
             table: Some(&TABLE),
             offset: 16,
@@ -38,11 +39,6 @@ pub(super) const FORMAT: Format = Format {
     card: None,
 };
 
-/// A block under the scale `d`, without numbers.
-fn scaled(d: f32) -> Block {
-    Block { scale: [1; 16], d, ..Block::EMPTY }
-}
-
 fn spread(block: &mut [u8], spread: f32) {
     // 5.85: the root of the mean square of the table. Of the two powers of two around the scale, the larger one in as
     // many blocks as give the mean square; the random byte in its place decides which.
@@ -54,7 +50,7 @@ fn spread(block: &mut [u8], spread: f32) {
 }
 
 fn parse(bytes: &[u8]) -> Block {
-    let mut block = scaled(Scale::Exponent(0).get(bytes));
+    let mut block = Block::under(Scale::Exponent(0).get(bytes), 0);
     q4_1::parse_nibbles(&bytes[1..17], &mut block.q);
     block
 }

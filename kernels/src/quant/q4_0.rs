@@ -7,11 +7,10 @@
 //! - On a card: the 16 bytes in the plane of low bits, the sign bit of each number flipped; `d` in that of scales.
 
 use super::block::half_at;
-use super::{Block, Blocks, Content, Format, InTile, Scale};
-use crate::cpu::quant::{Form, Layout, get_half, kernels, put_half};
+use super::{Block, Blocks, Content, Format, InTile, Scale, q4_1};
+use crate::cpu::quant::{Form, Layout, kernels};
 use crate::cuda::acts::ActKind;
 use crate::cuda::on_card::{OnCard, Planes, quantised};
-use half::f16;
 
 pub(super) const FORMAT: Format = Format {
     name: "Q4_0",
@@ -21,12 +20,7 @@ pub(super) const FORMAT: Format = Format {
     content: Content::Blocks(Blocks {
         scales: &[(Scale::F16(0), -0.1)],
         parse,
-        tile: Some(InTile {
-            put_scales: |meta, r, block| put_half(meta, 0, r, block.d),
-            get_scales: |meta, r| scaled(get_half(meta, 0, r)),
-            table: None,
-            offset: 8,
-        }),
+        tile: Some(InTile::under_one_scale::<8>()),
         spread,
     }),
     form: Form::B32,
@@ -42,17 +36,9 @@ pub(super) const FORMAT: Format = Format {
     }),
 };
 
-/// A block under the scale `d`, without numbers.
-fn scaled(d: f32) -> Block {
-    Block { scale: [1; 16], d, zero: 8, ..Block::EMPTY }
-}
-
 fn parse(bytes: &[u8]) -> Block {
-    let mut block = scaled(half_at(bytes, 0));
-    for (i, b) in bytes[2..18].iter().enumerate() {
-        block.q[i] = b & 15;
-        block.q[i + 16] = b >> 4;
-    }
+    let mut block = Block::under(half_at(bytes, 0), 8);
+    q4_1::parse_nibbles(&bytes[2..18], &mut block.q);
     block
 }
 
@@ -67,5 +53,5 @@ fn spread(block: &mut [u8], spread: f32) {
     // Numbers go from -8 to 7: scales of either sign bring the mean back to 0. 4.61: the standard deviation of 16
     // numbers of equal chance.
     let sign = if block[3] & 1 == 1 { -1.0 } else { 1.0 };
-    block[..2].copy_from_slice(&f16::from_f32(sign * spread / 4.61).to_le_bytes());
+    Scale::F16(0).put(block, sign * spread / 4.61);
 }

@@ -9,7 +9,7 @@
 use super::block::half_at;
 use super::q5_1::sort_fifths;
 use super::{Block, Blocks, Content, Format, InTile, Scale, q4_1};
-use crate::cpu::quant::{Form, Layout, get_half, kernels, put_half};
+use crate::cpu::quant::{Form, Layout, kernels};
 use crate::cuda::acts::ActKind;
 use crate::cuda::on_card::{OnCard, Planes, quantised};
 
@@ -21,12 +21,7 @@ pub(super) const FORMAT: Format = Format {
     content: Content::Blocks(Blocks {
         scales: &[(Scale::F16(0), -0.05)],
         parse,
-        tile: Some(InTile {
-            put_scales: |meta, r, block| put_half(meta, 0, r, block.d),
-            get_scales: |meta, r| scaled(get_half(meta, 0, r)),
-            table: None,
-            offset: 16,
-        }),
+        tile: Some(InTile::under_one_scale::<16>()),
         spread,
     }),
     form: Form::B32,
@@ -42,13 +37,8 @@ pub(super) const FORMAT: Format = Format {
     }),
 };
 
-/// A block under the scale `d`, without numbers.
-fn scaled(d: f32) -> Block {
-    Block { scale: [1; 16], d, zero: 16, ..Block::EMPTY }
-}
-
 fn parse(bytes: &[u8]) -> Block {
-    let mut block = scaled(half_at(bytes, 0));
+    let mut block = Block::under(half_at(bytes, 0), 16);
     q4_1::parse_nibbles(&bytes[6..22], &mut block.q);
     q4_1::parse_fifths(&bytes[2..6], &mut block.q);
     block

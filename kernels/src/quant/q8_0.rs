@@ -6,10 +6,9 @@
 
 use super::block::half_at;
 use super::{Block, Blocks, Content, Format, InTile, Scale};
-use crate::cpu::quant::{Form, Layout, get_half, kernels, put_half};
+use crate::cpu::quant::{Form, Layout, kernels};
 use crate::cuda::acts::ActKind;
 use crate::cuda::on_card::{OnCard, Planes, quantised};
-use half::f16;
 
 pub(super) const FORMAT: Format = Format {
     name: "Q8_0",
@@ -19,12 +18,7 @@ pub(super) const FORMAT: Format = Format {
     content: Content::Blocks(Blocks {
         scales: &[(Scale::F16(0), 0.01)],
         parse,
-        tile: Some(InTile {
-            put_scales: |meta, r, block| put_half(meta, 0, r, block.d),
-            get_scales: |meta, r| scaled(get_half(meta, 0, r)),
-            table: None,
-            offset: 128,
-        }),
+        tile: Some(InTile::under_one_scale::<128>()),
         spread,
     }),
     form: Form::B32,
@@ -40,13 +34,8 @@ pub(super) const FORMAT: Format = Format {
     }),
 };
 
-/// A block under the scale `d`, without numbers.
-fn scaled(d: f32) -> Block {
-    Block { scale: [1; 16], d, zero: 128, ..Block::EMPTY }
-}
-
 fn parse(bytes: &[u8]) -> Block {
-    let mut block = scaled(half_at(bytes, 0));
+    let mut block = Block::under(half_at(bytes, 0), 128);
     for (q, b) in block.q.iter_mut().zip(&bytes[2..34]) {
         *q = b ^ 0x80;
     }
@@ -60,5 +49,5 @@ fn sort(planes: Planes<'_>, block: &[u8]) {
 
 fn spread(block: &mut [u8], spread: f32) {
     // 73.9: the standard deviation of 256 numbers of equal chance.
-    block[..2].copy_from_slice(&f16::from_f32(spread / 73.9).to_le_bytes());
+    Scale::F16(0).put(block, spread / 73.9);
 }

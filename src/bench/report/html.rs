@@ -2,11 +2,13 @@
 //!
 //! Pure. Its data are in the document as JSON; the script that draws them is `html/plots.js`.
 
-use super::{PointReport, Report, change_lines, limit_lines, number, ratio, remarks, verdict};
+use super::{
+    PointReport, Report, change_lines, limit_lines, number, ratio_and_interval, remarks, verdict,
+};
 use crate::bench::figures::{Metric, Statistic};
 use crate::bench::plan::Load;
 use crate::bench::statistics::quantile;
-use crate::web::{PLOT_SCRIPT, PLOT_STYLE};
+use crate::web::{PLOT_SCRIPT, PLOT_STYLE, escaped};
 use serde_json::{Value, json};
 use std::fmt::Write;
 
@@ -58,10 +60,6 @@ pub fn html(report: &Report) -> String {
     )
 }
 
-fn escaped(text: &str) -> String {
-    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
-}
-
 fn list(lines: &[String]) -> String {
     let items: String = lines.iter().map(|line| format!("<li>{}</li>", escaped(line))).collect();
     format!("<ul>{items}</ul>\n")
@@ -78,12 +76,7 @@ fn section(number_of_point: usize, point: &PointReport, pair: bool) -> String {
         let _ =
             write!(text, "<tr><td>{}, {}</td><td>{a}</td>", figure.name(), figure.metric.unit());
         if pair {
-            let (of, interval) = match figure.interval() {
-                Some(one) => {
-                    (ratio(one.ratio), format!("{} to {}", ratio(one.low), ratio(one.high)))
-                }
-                None => ("-".to_owned(), "-".to_owned()),
-            };
+            let (of, interval) = ratio_and_interval(figure, " to ");
             let class = match figure.worse() {
                 Some(true) => "worse",
                 Some(false) => "better",

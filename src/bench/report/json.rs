@@ -2,10 +2,10 @@
 //!
 //! Names are llama-bench's and vLLM's where they have the same figure. Pure.
 
-use super::{Model, PointReport, Report, limit_lines, llama_bench_rows, verdict};
+use super::{PointReport, Report, limit_lines, llama_bench_rows, verdict};
 use crate::bench::figures::Figure;
 use crate::bench::limits::overall;
-use crate::bench::plan::Load;
+use crate::bench::plan::{Load, Version};
 use crate::bench::sample::Measured;
 use serde_json::{Value, json};
 
@@ -14,7 +14,7 @@ pub fn json(report: &Report) -> Value {
     let setup = &report.setup;
     json!({
         "conclusion": report.conclusion(),
-        "versions": report.models.iter().map(model).collect::<Vec<_>>(),
+        "versions": report.models,
         "backends": setup.backend,
         "n_threads": setup.threads,
         "n_ubatch": setup.n_ubatch,
@@ -27,22 +27,6 @@ pub fn json(report: &Report) -> Value {
         "points": report.points.iter().map(|one| point(report, one)).collect::<Vec<_>>(),
         "replies": report.changes.as_ref().map(|changes| changes.as_json()),
         "limits": limits(report),
-    })
-}
-
-fn model(model: &Model) -> Value {
-    let memory = model.memory;
-    json!({
-        "name": model.name,
-        "model_type": model.architecture,
-        "model_size": model.size,
-        "model_n_params": model.params,
-        "memory_bytes": {
-            "arena_used": memory.arena_used,
-            "arena_reserved": memory.arena_reserved,
-            "pool_used": memory.pool_used,
-            "pool_reserved": memory.pool_reserved,
-        },
     })
 }
 
@@ -70,7 +54,7 @@ fn point(report: &Report, point: &PointReport) -> Value {
         Load::Rate(rate) => (None, Some(rate)),
     };
     let rows = llama_bench_rows(report, point);
-    let row = |(version, test, rate): &(usize, String, f64)| json!({"version": (["A", "B"][*version]), "test": test, "avg_ts": rate});
+    let row = |(version, test, rate): &(usize, String, f64)| json!({"version": Version::ALL[*version].as_str(), "test": test, "avg_ts": rate});
     json!({
         "concurrency": concurrency,
         "rate": rate,
@@ -90,7 +74,7 @@ fn figure(figure: &Figure) -> Value {
     let interval = figure.interval();
     json!({
         "name": figure.metric.key(),
-        "statistic": figure.statistic.name(),
+        "statistic": figure.statistic.as_str(),
         "a": figure.of[0],
         "b": figure.of[1],
         "ratio": interval.map(|one| one.ratio),

@@ -3,8 +3,8 @@
 //! Pure.
 
 use super::{
-    PointReport, Report, change_lines, limit_lines, llama_bench_rows, number, ratio, remarks,
-    verdict,
+    PointReport, Report, change_lines, limit_lines, llama_bench_rows, number, ratio_and_interval,
+    remarks, verdict,
 };
 use crate::bench::plan::Version;
 use crate::progress::size;
@@ -13,7 +13,7 @@ use std::fmt::Write;
 /// The whole report.
 pub fn markdown(report: &Report) -> String {
     let mut text = "# serin bench\n\n".to_owned();
-    for (version, model) in Version::BOTH.iter().zip(&report.models) {
+    for (version, model) in Version::ALL.iter().zip(&report.models) {
         let _ = writeln!(text, "- {}: {}", version.as_str(), escaped(&model.name));
     }
     let _ = writeln!(text, "- {}, seed {}\n", escaped(&report.setup.prompts), report.setup.seed);
@@ -57,7 +57,7 @@ fn models(report: &Report) -> String {
         for (version, test, rate) in llama_bench_rows(report, point) {
             let (model, setup) = (&report.models[version], &report.setup);
             let letter = match report.is_pair() {
-                true => format!("{} ", Version::BOTH[version].as_str()),
+                true => format!("{} ", Version::ALL[version].as_str()),
                 false => String::new(),
             };
             let _ = writeln!(
@@ -92,10 +92,7 @@ fn figures(point: &PointReport, pair: bool) -> String {
             let _ = writeln!(text, "| {name} | {a} |");
             continue;
         }
-        let (of, interval) = match figure.interval() {
-            Some(one) => (ratio(one.ratio), format!("{} to {}", ratio(one.low), ratio(one.high))),
-            None => ("-".to_owned(), "-".to_owned()),
-        };
+        let (of, interval) = ratio_and_interval(figure, " to ");
         let _ = writeln!(text, "| {name} | {a} | {b} | {of} | {interval} | {} |", verdict(figure));
     }
     text

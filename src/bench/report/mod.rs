@@ -13,19 +13,24 @@ use super::plan::{Point, Version};
 use super::replies::Changes;
 use super::sample::{Kept, Memory, PointRun};
 use super::statistics::NoInterval;
+use serde::Serialize;
 
 /// One version, as the report names it.
-#[derive(Debug, Clone, PartialEq, Default)]
+#[derive(Debug, Clone, PartialEq, Default, Serialize)]
 pub struct Model {
     /// Name and digest, or name and address of the server.
     pub name: String,
     /// Architecture; empty if it is not known.
+    #[serde(rename = "model_type")]
     pub architecture: String,
     /// Bytes of the weights as loaded.
+    #[serde(rename = "model_size")]
     pub size: Option<u64>,
     /// Parameters.
+    #[serde(rename = "model_n_params")]
     pub params: Option<u64>,
     /// Its memory at the end of the run.
+    #[serde(rename = "memory_bytes")]
     pub memory: Memory,
 }
 
@@ -145,6 +150,14 @@ pub fn ratio(value: f64) -> String {
     }
 }
 
+/// B's figure over A's and the interval of that, with `to` between its bounds; dashes without an interval.
+pub fn ratio_and_interval(figure: &Figure, to: &str) -> (String, String) {
+    match figure.interval() {
+        Some(one) => (ratio(one.ratio), format!("{}{to}{}", ratio(one.low), ratio(one.high))),
+        None => ("-".to_owned(), "-".to_owned()),
+    }
+}
+
 /// The lines about a point that are not figures: requests, failures, dropped blocks.
 pub fn remarks(kept: &Kept<'_>, pair: bool) -> Vec<String> {
     let samples = kept.samples();
@@ -157,7 +170,7 @@ pub fn remarks(kept: &Kept<'_>, pair: bool) -> Vec<String> {
     let cached: usize = samples.iter().map(|one| one.2.cached_tokens).sum();
     let share = if prompt > 0 { 100.0 * cached as f64 / prompt as f64 } else { 0.0 };
     let mut lines = vec![format!("{rounds}; {share:.1} % of the prompt tokens were cached")];
-    for version in Version::BOTH {
+    for version in Version::ALL {
         if let Some(error) = kept.first_error(version) {
             let failed = kept.failed[version.index()];
             lines.push(format!("{failed} requests of {} failed: {error}", version.as_str()));
@@ -191,7 +204,7 @@ pub fn change_lines(changes: &Changes) -> Vec<String> {
         lines.push(format!("{failed} more could not be answered by both"));
         lines.push(format!("the first: {first}"));
     }
-    let name = |at: usize| Version::BOTH[at].as_str();
+    let name = |at: usize| Version::ALL[at].as_str();
     for (at, counts) in changes.counts.iter().enumerate() {
         let right = match changes.with_answer {
             0 => String::new(),

@@ -3,7 +3,8 @@
 //! Pure.
 
 use super::{
-    Model, PointReport, Report, change_lines, limit_lines, number, ratio, remarks, verdict,
+    Model, PointReport, Report, change_lines, limit_lines, number, ratio_and_interval, remarks,
+    verdict,
 };
 use crate::bench::plan::Version;
 use crate::progress::size;
@@ -12,7 +13,7 @@ use std::fmt::Write;
 /// The whole report.
 pub fn table(report: &Report) -> String {
     let mut text = String::new();
-    for (version, model) in Version::BOTH.iter().zip(&report.models) {
+    for (version, model) in Version::ALL.iter().zip(&report.models) {
         let _ = writeln!(text, "{}  {}", version.as_str(), model_line(model));
     }
     let _ = writeln!(text, "{}", setup_line(report));
@@ -68,10 +69,7 @@ fn point_table(point: &PointReport, pair: bool) -> String {
             let _ = writeln!(text, "{name:<18} {a:>9}");
             continue;
         }
-        let (of, interval) = match figure.interval() {
-            Some(one) => (ratio(one.ratio), format!("{}-{}", ratio(one.low), ratio(one.high))),
-            None => ("-".to_owned(), "-".to_owned()),
-        };
+        let (of, interval) = ratio_and_interval(figure, "-");
         let verdict = verdict(figure);
         let _ = writeln!(text, "{name:<18} {a:>9} {b:>9} {of:>6}  {interval:<12}  {verdict}");
     }

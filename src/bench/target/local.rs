@@ -177,14 +177,13 @@ impl Local {
     }
 
     pub(super) fn memory(&self) -> Memory {
-        let stats = &self.deployment.stats;
-        let read = |bytes: &AtomicU64| Some(bytes.load(Ordering::Relaxed));
-        let pool = |bytes: &AtomicU64| read(bytes).filter(|bytes| *bytes > 0);
+        let now = self.deployment.stats.read();
+        let pool = |bytes: u64| Some(bytes).filter(|bytes| *bytes > 0);
         Memory {
-            arena_used: read(&stats.arena_used),
-            arena_reserved: read(&stats.arena_reserved),
-            pool_used: pool(&stats.card_used),
-            pool_reserved: pool(&stats.card_reserved),
+            arena_used: Some(now.arena_used),
+            arena_reserved: Some(now.arena_reserved),
+            pool_used: pool(now.card_used),
+            pool_reserved: pool(now.card_reserved),
         }
     }
 }

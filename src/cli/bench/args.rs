@@ -29,7 +29,7 @@ pub(in crate::cli) struct BenchArgs {
 
     /// Measure a running OpenAI-compatible server instead.
     #[arg(long, value_name = "URL", help_heading = "Servers")]
-    url: Option<String>,
+    pub url: Option<String>,
     /// Compare it with this server.
     #[arg(long, value_name = "URL", requires = "url", help_heading = "Servers")]
     url_b: Option<String>,
@@ -168,11 +168,6 @@ enum PrefixCache {
 }
 
 impl BenchArgs {
-    /// Whether servers are measured.
-    pub fn is_url(&self) -> bool {
-        self.url.is_some()
-    }
-
     /// The models in this process.
     pub fn models(&self) -> impl Iterator<Item = &PathBuf> {
         self.a.iter().chain(&self.b)

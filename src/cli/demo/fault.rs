@@ -78,7 +78,6 @@ impl Fault {
     }
 }
 
-/// Changes a JSON file of the model.
 fn edit(model: &Path, file: &str, change: impl FnOnce(&mut Value)) -> io::Result<()> {
     let path = model.join(file);
     let mut value = serde_json::from_slice(&fs::read(&path)?)?;

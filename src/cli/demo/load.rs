@@ -15,7 +15,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use tokio::task::JoinSet;
 
-/// A question and its right answer.
 #[derive(Debug, Clone, Deserialize)]
 struct Question {
     question: String,
@@ -52,7 +51,6 @@ pub(super) struct Tally {
     pub last_failure: Option<String>,
 }
 
-/// The running clients.
 pub(super) struct Load {
     tally: Arc<Mutex<Tally>>,
     stop: Arc<AtomicBool>,
@@ -118,7 +116,6 @@ struct Worker {
 /// Limit on the length of a reply, in tokens, of clients that do not leave.
 const MAX_TOKENS: u32 = 48;
 
-/// The result of one chat.
 #[derive(Debug, Default)]
 struct Chat {
     id: String,
@@ -191,7 +188,7 @@ impl Worker {
         if self.habits.patience.is_none() {
             body["max_tokens"] = json!(MAX_TOKENS);
         }
-        let mut request = self.client.http().post(self.client.url("/v1/chat/completions"));
+        let mut request = self.client.http.post(self.client.url("/v1/chat/completions"));
         if let Some(session) = session {
             request = request.header("x-serin-session", session);
         }
@@ -218,7 +215,7 @@ impl Worker {
     async fn vote(&self, id: &str, good: bool) {
         let body = json!({"id": id, "value": good});
         let url = self.client.url("/v1/feedback");
-        if let Err(error) = self.client.http().post(url).json(&body).send().await {
+        if let Err(error) = self.client.http.post(url).json(&body).send().await {
             self.tally.lock().last_failure = Some(error.to_string());
         }
     }
@@ -241,7 +238,6 @@ async fn within<T>(
     }
 }
 
-/// A reply that is being read.
 struct Reply {
     bytes: BoxStream<'static, reqwest::Result<Bytes>>,
     pending: Vec<u8>,

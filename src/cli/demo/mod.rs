@@ -15,7 +15,7 @@ use super::serve::Running;
 use crate::config::{Config, demo_models};
 use crate::control::Status;
 use crate::device::DeviceChoice;
-use crate::http::orders::{LoadAsk, Loaded, RollbackAsk};
+use crate::http::orders::{LoadAsk, Loaded, OrderAsk};
 use crate::rollout::Policy;
 use clap::Args;
 use fault::Fault;
@@ -97,7 +97,7 @@ pub(super) async fn run(args: DemoArgs) -> Result<ExitCode, CliError> {
             break status;
         }
         if args.bad.is_some() && !rolled_back && held(&status) {
-            let ask = RollbackAsk { reason: Some(ON_HOLD.to_owned()), ..RollbackAsk::default() };
+            let ask = OrderAsk { reason: Some(ON_HOLD.to_owned()), ..OrderAsk::default() };
             let _: Value = client.order("/admin/rollback", &ask).await?;
             rolled_back = true;
         }

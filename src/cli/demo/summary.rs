@@ -66,9 +66,9 @@ fn table(decisions: &[DecisionStatus]) -> String {
 }
 
 fn memory_back(unload: &Unload) -> String {
-    let card = unload.card.as_ref();
-    let used = unload.used_before + card.map_or(0, |card| card.used_before);
-    let left = unload.used_after + card.map_or(0, |card| card.used_after);
+    let (report, card) = (&unload.report, unload.report.card.unwrap_or_default());
+    let used = report.used_before + card.used_before;
+    let left = report.used_after + card.used_after;
     format!(
         "{} unloaded ({}): {:.1} MiB back, {left} B left, {:.0} ms after the decision",
         unload.version,

@@ -16,7 +16,6 @@ use ratatui::{DefaultTerminal, Frame};
 use std::io::IsTerminal;
 use std::time::Duration;
 
-/// Where the status is shown.
 pub(super) enum Screen {
     Live { terminal: Box<DefaultTerminal>, page: String },
     Lines { printed: Duration },
@@ -95,7 +94,6 @@ fn line(status: &Status, tally: &Tally, elapsed: Duration) -> String {
     )
 }
 
-/// The whole screen.
 pub(super) fn draw(frame: &mut Frame<'_>, status: &Status, tally: &Tally, page: &str) {
     let gates = shown(&status.gates);
     let rows = Layout::vertical([
@@ -170,7 +168,7 @@ fn arm_box(arm: &ArmStatus, tally: &Tally, index: usize) -> Paragraph<'static> {
         n => format!("{:.1} %", 100.0 * tally.right[index] as f64 / n as f64),
     };
     let rate = f.error_rate.map_or_else(|| "-".to_owned(), |r| format!("{:.2} %", r * 100.0));
-    let memory = arm.lane.as_ref().map_or(0, |lane| lane.arena_used);
+    let memory = arm.lane.as_ref().map_or(0, |lane| lane.figures.arena_used);
     let times = |p50, p99| format!("{} / {} ms", number(p50), number(p99));
     let lines = vec![
         Line::from(format!("requests  {} here, {} in all", f.requests, f.total_requests)),

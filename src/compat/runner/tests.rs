@@ -101,7 +101,7 @@ impl Lane {
 
     async fn unload(self) {
         let report = self.engine.unload(self.id, Duration::from_secs(5)).await.unwrap();
-        assert_eq!((report.after.used, report.after.reserved, report.blocks_leaked), (0, 0, 0));
+        assert_eq!((report.used_after, report.reserved_after, report.blocks_leaked), (0, 0, 0));
     }
 }
 

@@ -1,13 +1,13 @@
 //! Where each field of the status comes from. All of one moment: the rollout is locked meanwhile.
 
 use super::{
-    ArmFigures, ArmStatus, CardUnload, DecisionStatus, DeviceStatus, ForecastStatus, GateStatus,
-    GateWait, LaneStatus, LedgerStatus, ModelsView, Status, Unload, brief, headline,
+    ArmFigures, ArmStatus, DecisionStatus, DeviceStatus, ForecastStatus, GateStatus, GateWait,
+    LaneStatus, LedgerStatus, ModelsView, Status, brief, headline,
 };
 use crate::alerts::{Alerts, Counts};
 use crate::control::{Control, ControlState};
 use crate::device::memory;
-use crate::engine::{CardReport, LaneStats, UnloadReport};
+use crate::engine::LaneStats;
 use crate::rollout::{
     Arm, ArmView, Counts as CountsOfAStep, Decision, Forecast, Gate, GateName, Latency, Phase,
     Verdict, View, Weight,
@@ -15,7 +15,6 @@ use crate::rollout::{
 use crate::routing::Deployment;
 use serde_json::{Value, json};
 use serin_kernels::cuda::Readings;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 impl Control {
@@ -239,29 +238,9 @@ fn millis(time: Duration) -> f64 {
 
 impl From<&LaneStats> for LaneStatus {
     fn from(stats: &LaneStats) -> LaneStatus {
-        let read = |figure: &AtomicU64| figure.load(Ordering::Relaxed);
-        let slots = read(&stats.slots);
-        LaneStatus {
-            kind: (slots > 0).then(|| format!("compatibility: {slots} slots, no prefix cache")),
-            running: read(&stats.running),
-            waiting: read(&stats.waiting),
-            blocks_used: read(&stats.blocks_used),
-            blocks_total: read(&stats.blocks_total),
-            kv_bytes: read(&stats.kv_bytes),
-            blocks_cached: read(&stats.blocks_cached),
-            blocks_evicted: read(&stats.blocks_evicted),
-            prefix_lookup_tokens: read(&stats.prefix_lookup_tokens),
-            prefix_hit_tokens: read(&stats.prefix_hit_tokens),
-            prefix_hit_rate: stats.prefix_hit_rate(),
-            preemptions: read(&stats.preemptions),
-            cancelled: read(&stats.cancelled),
-            tokens_generated: read(&stats.tokens_generated),
-            tokens_prefilled: read(&stats.tokens_prefilled),
-            arena_used: read(&stats.arena_used),
-            arena_reserved: read(&stats.arena_reserved),
-            card_used: read(&stats.card_used),
-            card_reserved: read(&stats.card_reserved),
-        }
+        let figures = stats.read();
+        let kind = format!("compatibility: {} slots, no prefix cache", figures.slots);
+        LaneStatus { kind: (figures.slots > 0).then_some(kind), figures }
     }
 }
 
@@ -282,46 +261,6 @@ impl From<&Decision> for DecisionStatus {
             errors: both(|counts| counts.errors),
             ttft_ratio: ratio(GateName::Ttft),
             tpot_ratio: ratio(GateName::Tpot),
-        }
-    }
-}
-
-impl Unload {
-    /// An unload's report with the version's name, why it went, and the time since that was decided.
-    pub fn new(
-        version: &str,
-        reason: &str,
-        since_decision: Duration,
-        report: &UnloadReport,
-    ) -> Unload {
-        Unload {
-            version: version.to_owned(),
-            reason: reason.to_owned(),
-            used_before: report.before.used as u64,
-            used_after: report.after.used as u64,
-            reserved_before: report.before.reserved as u64,
-            reserved_after: report.after.reserved as u64,
-            resident_at_load: report.resident_at_load,
-            resident_before: report.resident_before,
-            resident_after: report.resident_after,
-            blocks_leaked: report.blocks_leaked as u64,
-            evicted: report.evicted as u64,
-            card: report.card.as_ref().map(CardUnload::from),
-            took_ms: millis(report.took),
-            since_decision_ms: millis(since_decision),
-        }
-    }
-}
-
-impl From<&CardReport> for CardUnload {
-    fn from(report: &CardReport) -> CardUnload {
-        CardUnload {
-            used_before: report.before.used,
-            used_after: report.after.used,
-            reserved_before: report.before.reserved,
-            reserved_after: report.after.reserved,
-            free_at_load: report.free_at_load,
-            free_after: report.free_after,
         }
     }
 }

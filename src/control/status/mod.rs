@@ -12,6 +12,7 @@ pub mod testing;
 pub(super) use fill::gates;
 
 use super::comparison::{Offer, differences, sampling};
+use crate::engine::{LaneFigures, UnloadReport};
 use crate::routing::Deployment;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -374,45 +375,9 @@ pub struct LaneStatus {
     /// What runs the model, where that is not serin's own decoder: `compatibility: 4 slots, no prefix cache`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub kind: Option<String>,
-    /// Sequences that are admitted and hold KV blocks.
-    pub running: u64,
-    /// Sequences that wait to be admitted, preempted ones included.
-    pub waiting: u64,
-    /// KV blocks that sequences refer to.
-    pub blocks_used: u64,
-    /// KV blocks that the model has.
-    pub blocks_total: u64,
-    /// Bytes that these take, of the model's arena or its pool on the GPU.
-    #[serde(default)]
-    pub kv_bytes: u64,
-    /// Blocks whose prefix can be reused, referenced or not.
-    pub blocks_cached: u64,
-    /// Cached blocks that were evicted to make room, since the load.
-    pub blocks_evicted: u64,
-    /// Prompt tokens looked up in the prefix cache since the load.
-    pub prefix_lookup_tokens: u64,
-    /// Prompt tokens found in the prefix cache since the load.
-    pub prefix_hit_tokens: u64,
-    /// 0 to 1; none before the first lookup.
-    pub prefix_hit_rate: Option<f64>,
-    /// Sequences sent back to wait because no KV block was free, counted since the load.
-    pub preemptions: u64,
-    /// Sequences whose caller went away before their end, since the load.
-    pub cancelled: u64,
-    /// Tokens sampled since the load.
-    pub tokens_generated: u64,
-    /// Tokens computed in chunks of two or more since the load, recomputed ones included.
-    pub tokens_prefilled: u64,
-    /// Bytes in live allocations of the model's arena in host memory.
-    pub arena_used: u64,
-    /// Bytes that the arena has taken from the system and not given back, free blocks included.
-    pub arena_reserved: u64,
-    /// In the model's pool on a card; 0 without one.
-    #[serde(default)]
-    pub card_used: u64,
-    /// Bytes that this pool has taken from the card and not given back; 0 without one.
-    #[serde(default)]
-    pub card_reserved: u64,
+    /// Its counts and its memory.
+    #[serde(flatten)]
+    pub figures: LaneFigures,
 }
 
 /// One gate.
@@ -478,46 +443,9 @@ pub struct Unload {
     pub version: String,
     /// Why it left, in a word or two, such as `replaced` or `rolled back`.
     pub reason: String,
-    /// Bytes in live allocations of its arena, just before the model was dropped.
-    pub used_before: u64,
-    /// The same afterwards: 0, or a leak.
-    pub used_after: u64,
-    /// Bytes that its arena had taken from the system, just before the model was dropped.
-    pub reserved_before: u64,
-    /// The same afterwards: 0, or a leak.
-    pub reserved_after: u64,
-    /// Resident set of the process in bytes, before this model was loaded.
-    pub resident_at_load: u64,
-    /// Resident set of the process in bytes, before it was unloaded.
-    pub resident_before: u64,
-    /// Resident set of the process in bytes, after it was unloaded.
-    pub resident_after: u64,
-    /// KV blocks that sequences still referred to when the lane was dropped: 0, or a leak.
-    pub blocks_leaked: u64,
-    /// Sequences cut off because they exceeded the grace period.
-    pub evicted: u64,
-    /// What the model's pool on a card gave back, if it had one.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub card: Option<CardUnload>,
-    /// Milliseconds from the order to the engine until the memory was free, draining included.
-    pub took_ms: f64,
-    /// From the decision that it should go to its memory being back.
+    /// The memory that it gave back.
+    #[serde(flatten)]
+    pub report: UnloadReport,
+    /// From the decision that it should go to its memory being back, in milliseconds.
     pub since_decision_ms: f64,
-}
-
-/// A card's memory around an unload, in bytes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct CardUnload {
-    /// In live allocations of the model's pool, before.
-    pub used_before: u64,
-    /// The same afterwards: 0, or a leak.
-    pub used_after: u64,
-    /// Taken from the device by the pool, before.
-    pub reserved_before: u64,
-    /// The same afterwards: 0, or a leak.
-    pub reserved_after: u64,
-    /// Free on the device before the load, all programs counted.
-    pub free_at_load: u64,
-    /// Free on the device after the unload, all programs counted.
-    pub free_after: u64,
 }

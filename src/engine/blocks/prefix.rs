@@ -88,7 +88,6 @@ impl<'a> Prefix<'a> {
     }
 }
 
-/// What precedes a block.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Parent {
     Origin(Origin),
@@ -96,7 +95,6 @@ pub(super) enum Parent {
     Block(u64),
 }
 
-/// The lookup key of a block.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Key<'a> {
     hash: u64,
@@ -104,7 +102,6 @@ pub(super) struct Key<'a> {
     tokens: &'a [u32],
 }
 
-/// A registered block.
 #[derive(Debug, Clone, Copy)]
 struct Node {
     serial: u64,
@@ -112,7 +109,6 @@ struct Node {
     parent: Parent,
 }
 
-/// Finds blocks by their prefix.
 #[derive(Debug)]
 pub(super) struct PrefixIndex {
     block_size: usize,

@@ -109,7 +109,7 @@ async fn a_lost_device_ends_every_lane_and_nothing_is_run_or_freed_on_it_again()
     let what = "scripted loss".to_owned();
     let told = engine.faults.recv().await;
     assert_eq!(told, Some(EngineFault::Device { lane: Some(canary.lane), what }));
-    assert!([&stable, &canary].iter().all(|one| one.stats.failed.load(Ordering::Relaxed)));
+    assert!([&stable, &canary].iter().all(|one| one.stats.read().failed));
 
     let steps = engine.steps.load(Ordering::Relaxed);
     for lane in [stable.lane, canary.lane] {

@@ -12,7 +12,6 @@ use crate::engine::work::{CostModel, Load, Step};
 use crate::model::Draw;
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 /// Which step a lane enqueues.
@@ -239,10 +238,11 @@ impl Lane {
                 let took = device_time.unwrap_or_else(|| at.saturating_duration_since(begun));
                 let step = Step { took, all: Load::of_batch(&batch), model: costs, matched };
                 self.steps.note(&step, batch.tokens.len());
-                self.note_time(took);
+                let micros = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
+                self.stats.0.lock().step_micros += micros;
                 self.panics = 0;
                 self.scheduler.complete(results, at, &step);
-                self.stats.steps.fetch_add(1, Ordering::Relaxed);
+                self.stats.0.lock().steps += 1;
                 self.publish();
                 None
             }
@@ -251,11 +251,6 @@ impl Lane {
         };
         self.steps.spare.push(batch);
         fault
-    }
-
-    fn note_time(&self, took: Duration) {
-        let micros = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
-        self.stats.step_micros.fetch_add(micros, Ordering::Relaxed);
     }
 
     /// Ends the sequences of a step that failed or panicked. Other sequences continue, unless the model panics in every
@@ -278,7 +273,7 @@ impl Lane {
                 Some(StepFault::Panic(panic))
             }
         };
-        self.stats.steps.fetch_add(1, Ordering::Relaxed);
+        self.stats.0.lock().steps += 1;
         self.publish();
         fault
     }

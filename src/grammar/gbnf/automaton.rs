@@ -25,11 +25,11 @@ pub(super) struct Automaton<'a> {
     bytes_after: Vec<Bytes>,
     first: Vec<usize>,
     is_last: Vec<bool>,
-    first_bytes: Bytes,
+    /// The bytes that its texts start with.
+    pub(super) first_bytes: Bytes,
     edges: usize,
 }
 
-/// A part of an automaton under construction.
 struct Part {
     first: Vec<usize>,
     last: Vec<usize>,
@@ -69,18 +69,13 @@ impl<'a> Automaton<'a> {
         }
         let bytes = |places: &[usize]| {
             let mut bytes = Bytes::default();
-            places.iter().for_each(|place| bytes.add(made.places[*place].first_bytes()));
+            places.iter().for_each(|place| bytes.add(made.places[*place].first_bytes));
             bytes
         };
         made.first_bytes = bytes(&part.first);
         made.bytes_after = made.after.iter().map(|after| bytes(after)).collect();
         made.first = part.first;
         Some(made)
-    }
-
-    /// The bytes that its texts start with.
-    pub(super) fn first_bytes(&self) -> Bytes {
-        self.first_bytes
     }
 
     /// Steps for having made it.

@@ -5,12 +5,10 @@
 
 use std::fmt::Write;
 
-/// A set of byte values.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
 pub(super) struct Bytes([u64; 4]);
 
 impl Bytes {
-    /// Every byte.
     pub(super) const ALL: Self = Self([u64::MAX; 4]);
 
     pub(super) fn add(&mut self, other: Self) {
@@ -37,11 +35,11 @@ const SURROGATES: (u32, u32) = (0xD800, 0xDFFF);
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) struct CharSet {
     ranges: Vec<(u32, u32)>,
-    first_bytes: Bytes,
+    /// The bytes that the characters of the set start with in UTF-8.
+    pub(super) first_bytes: Bytes,
 }
 
 impl CharSet {
-    /// The characters in any of the ranges.
     pub(super) fn new(ranges: &[(u32, u32)]) -> Self {
         let mut parts = Vec::with_capacity(ranges.len() + 1);
         for &(from, to) in ranges {
@@ -90,11 +88,6 @@ impl CharSet {
 
     pub(super) fn is_empty(&self) -> bool {
         self.ranges.is_empty()
-    }
-
-    /// The bytes that the characters of the set start with in UTF-8.
-    pub(super) fn first_bytes(&self) -> Bytes {
-        self.first_bytes
     }
 
     pub(super) fn meets(&self, other: &Self) -> bool {

@@ -15,7 +15,6 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 /// Bits in the sets of all rules.
 const MAX_BITS: usize = 200_000_000;
 
-/// What was found.
 #[derive(Debug)]
 pub(super) enum Finding {
     /// Every lexeme ends where it should.
@@ -34,7 +33,7 @@ pub(super) fn look(known: &Known, lowered: &Lowered, budget: &mut usize) -> Find
     let mut large = HashSet::new();
     for (index, lexeme) in lowered.lexemes.iter().enumerate() {
         automata.push(Automaton::new(known, lexeme).unwrap_or_default());
-        if automata[index].first_bytes() == Bytes::default() {
+        if automata[index].first_bytes == Bytes::default() {
             large.insert(index);
         }
         let Some(left) = budget.checked_sub(automata[index].cost()) else {
@@ -283,7 +282,7 @@ impl Look<'_> {
         let mut bytes = Bytes::default();
         for spot in spots.iter() {
             match self.order.spots[spot].symbol {
-                Symbol::Lexeme(lexeme) => bytes.add(self.automata[lexeme].first_bytes()),
+                Symbol::Lexeme(lexeme) => bytes.add(self.automata[lexeme].first_bytes),
                 Symbol::Token(node)
                     if self.known.token(node).is_some_and(|token| token.negated) =>
                 {

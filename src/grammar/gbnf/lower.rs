@@ -18,7 +18,6 @@ const MAX_TEXT: usize = 4 << 20;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Symbol {
     Lexeme(usize),
-    /// The node of a token.
     Token(NodeId),
     Rule(usize),
 }
@@ -29,7 +28,6 @@ pub(super) struct Item {
     pub(super) symbol: Symbol,
     pub(super) min: u32,
     pub(super) max: Option<u32>,
-    /// The node it stands for.
     pub(super) node: NodeId,
 }
 
@@ -64,7 +62,6 @@ pub(super) struct Apart {
     pub(super) all: bool,
 }
 
-/// What is known of every node.
 #[derive(Debug, Clone, Copy)]
 struct Facts {
     /// Recursion or a token is in it.
@@ -276,7 +273,6 @@ impl Known {
     }
 }
 
-/// A work in progress.
 struct Lowering<'a> {
     known: &'a Known,
     apart: &'a Apart,

@@ -18,21 +18,15 @@ const MAX_REPEAT: u32 = 2000;
 /// The index of a node. Those of its parts are smaller.
 pub(super) type NodeId = usize;
 
+/// A part of a grammar. `Chars` is one character of the set, `Rule` what the rule of that index stands for.
 #[derive(Debug, Clone)]
 pub(super) enum Node {
-    /// One character.
     Chars(CharSet),
-    /// One token of the model's vocabulary.
     Token(Token),
-    /// What a rule stands for.
     Rule(usize),
     Seq(Vec<NodeId>),
     Alt(Vec<NodeId>),
-    Repeat {
-        of: NodeId,
-        min: u32,
-        max: Option<u32>,
-    },
+    Repeat { of: NodeId, min: u32, max: Option<u32> },
 }
 
 /// A token, as Lark spells it.
@@ -86,7 +80,6 @@ struct Seen {
     body: Option<NodeId>,
 }
 
-/// The error at a place of the text.
 pub(super) fn error_at(text: &[char], place: usize, what: impl Into<String>) -> GbnfError {
     let before = &text[..place.min(text.len())];
     let line = 1 + before.iter().filter(|c| **c == '\n').count();
@@ -94,7 +87,6 @@ pub(super) fn error_at(text: &[char], place: usize, what: impl Into<String>) -> 
     GbnfError { line, column, what: what.into() }
 }
 
-/// Reads a grammar.
 pub(super) fn parse(gbnf: &str) -> Result<Grammar, GbnfError> {
     if gbnf.len() > MAX_BYTES {
         let what = format!(

@@ -30,7 +30,6 @@ pub struct Events {
     started: bool,
 }
 
-/// An event.
 #[derive(Debug, Serialize)]
 #[serde(tag = "type", rename_all = "snake_case")]
 enum Event<'a> {
@@ -42,7 +41,6 @@ enum Event<'a> {
     MessageStop,
 }
 
-/// More of a block.
 #[derive(Debug, Serialize)]
 #[serde(tag = "type")]
 enum Delta<'a> {
@@ -56,7 +54,6 @@ enum Delta<'a> {
     Input { partial_json: &'a str },
 }
 
-/// Why the message ended.
 #[derive(Debug, Serialize)]
 struct End<'a> {
     stop_reason: Option<&'static str>,
@@ -90,7 +87,7 @@ impl Streamed for Events {
         sse::write(
             &mut out,
             Some("error"),
-            &errors::body(error.status(), &error.body(), self.reply.id()),
+            &errors::body(error.status(), &error.body(), &self.reply.about.id),
         );
         out
     }
@@ -137,7 +134,7 @@ impl Events {
                 send(out, &Event::MessageStop);
             }
             Change::Failed(error) => {
-                let error = ApiError::named(error, self.reply.names());
+                let error = ApiError::named(error, &self.reply.about.names);
                 out.push_str(&self.error(&error));
             }
         }

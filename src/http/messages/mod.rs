@@ -32,7 +32,6 @@ use reply::{About, Reply};
 use schemars::JsonSchema;
 use serde::Serialize;
 
-/// The prefix of ids.
 const PREFIX: &str = "msg_";
 
 /// `POST /v1/messages`.
@@ -78,7 +77,7 @@ impl Gathered for Reply {
     }
 
     fn served(&self) -> &Served {
-        Reply::served(self)
+        &self.served
     }
 
     fn json(self: Box<Self>) -> Result<String, serde_json::Error> {

@@ -61,8 +61,8 @@ pub enum Change {
 /// The answer so far.
 #[derive(Debug)]
 pub struct Reply {
-    about: About,
-    served: Served,
+    pub about: About,
+    pub served: Served,
     parts: Parts,
     blocks: Vec<Block>,
     /// Whether the last block may grow.
@@ -79,21 +79,6 @@ impl Reply {
         let parts = Parts::new(1, about.look.clone(), about.one_call);
         let (blocks, call, usage) = (Vec::new(), None, Usage::default());
         Reply { about, served: routed, parts, blocks, open: false, call, ended: None, usage }
-    }
-
-    /// Who answers, as far as is known.
-    pub fn served(&self) -> &Served {
-        &self.served
-    }
-
-    /// What the request calls the things that errors are about.
-    pub fn names(&self) -> &Names {
-        &self.about.names
-    }
-
-    /// The request's id.
-    pub fn id(&self) -> &str {
-        &self.about.id
     }
 
     /// The last block, if it is a thought in progress.

@@ -113,7 +113,6 @@ pub struct Conversation {
     pub choice: ToolChoice,
     /// Whether a reply may contain only one tool call.
     pub one_call: bool,
-    /// Whether the reply shows what the model thinks.
     shows_thinking: bool,
 }
 

@@ -234,8 +234,8 @@ fn of_form<T: JsonSchema>(
 
 /// All routes that generate nothing.
 fn others(schemas: &mut SchemaGenerator) -> Vec<(String, Value)> {
-    let mut paths = probes(schemas);
-    paths.extend(tokens(schemas));
+    let plain = probes(schemas).into_iter().chain(tokens(schemas));
+    let mut paths: Vec<_> = plain.map(|(path, item)| (path.to_owned(), item)).collect();
     for prefix in ["/v1", ""] {
         let mut all = models(schemas);
         all.extend(counts(schemas));
@@ -317,7 +317,7 @@ fn in_path(name: &str) -> Value {
     json!({"name": name, "in": "path", "required": true, "schema": {"type": "string"}})
 }
 
-fn probes(schemas: &mut SchemaGenerator) -> Vec<(String, Value)> {
+fn probes(schemas: &mut SchemaGenerator) -> [(&'static str, Value); 8] {
     let text = |summary: &str, kind: &str| {
         let content = json!({kind: {"schema": {"type": "string"}}});
         let responses = json!({"200": {"description": "The text.", "content": content}});
@@ -327,18 +327,15 @@ fn probes(schemas: &mut SchemaGenerator) -> Vec<(String, Value)> {
     let document = json!({"200": {
         "description": "This document.", "content": {"application/json": {"schema": {"type": "object"}}},
     }});
-    vec![
-        ("/".to_owned(), text("Where to look", "text/html")),
-        ("/docs".to_owned(), text("This document as a page", "text/html")),
-        ("/health".to_owned(), ready.clone()),
-        ("/livez".to_owned(), simple::<Alive>(schemas, "get", "Whether the process answers", None)),
-        ("/metrics".to_owned(), text("Metrics for Prometheus", "text/plain")),
-        (
-            "/openapi.json".to_owned(),
-            json!({"get": {"summary": "This document", "responses": document}}),
-        ),
-        ("/readyz".to_owned(), ready),
-        ("/version".to_owned(), simple::<Version>(schemas, "get", "The version", None)),
+    [
+        ("/", text("Where to look", "text/html")),
+        ("/docs", text("This document as a page", "text/html")),
+        ("/health", ready.clone()),
+        ("/livez", simple::<Alive>(schemas, "get", "Whether the process answers", None)),
+        ("/metrics", text("Metrics for Prometheus", "text/plain")),
+        ("/openapi.json", json!({"get": {"summary": "This document", "responses": document}})),
+        ("/readyz", ready),
+        ("/version", simple::<Version>(schemas, "get", "The version", None)),
     ]
 }
 
@@ -361,7 +358,6 @@ fn of_chat() -> Value {
     json!({"type": "object", "properties": chat_fields(), "required": ["messages"]})
 }
 
-/// A chat or a text.
 fn of_either() -> Value {
     let mut either = chat_fields();
     either["messages"] = json!({"anyOf": [either["messages"], {"type": "null"}]});
@@ -376,7 +372,7 @@ fn of_either() -> Value {
     json!({"type": "object", "properties": either, "anyOf": one_of})
 }
 
-fn tokens(schemas: &mut SchemaGenerator) -> Vec<(String, Value)> {
+fn tokens(schemas: &mut SchemaGenerator) -> [(&'static str, Value); 4] {
     let text = || fields::Kind::Text.schema();
     let (chat, either) = (of_chat(), of_either());
     let ids =
@@ -389,23 +385,17 @@ fn tokens(schemas: &mut SchemaGenerator) -> Vec<(String, Value)> {
         "type": "object", "required": ["id", "value"],
         "properties": {"id": {"type": "string"}, "value": value, "comment": text(), "tags": tags},
     });
-    vec![
+    [
         (
-            "/apply-template".to_owned(),
+            "/apply-template",
             simple::<Rendered>(schemas, "post", "A chat as the model reads it", Some(chat)),
         ),
+        ("/detokenize", simple::<Text>(schemas, "post", "The text of token ids", Some(ids))),
         (
-            "/detokenize".to_owned(),
-            simple::<Text>(schemas, "post", "The text of token ids", Some(ids)),
-        ),
-        (
-            "/tokenize".to_owned(),
+            "/tokenize",
             simple::<Tokens>(schemas, "post", "The token ids of a text or a chat", Some(either)),
         ),
-        (
-            "/v1/feedback".to_owned(),
-            simple::<Recorded>(schemas, "post", "Vote on a reply", Some(vote)),
-        ),
+        ("/v1/feedback", simple::<Recorded>(schemas, "post", "Vote on a reply", Some(vote))),
     ]
 }
 

@@ -1,7 +1,8 @@
 //! The OpenAPI document as a page for people: the routes, and the fields of each. No script, no style, no network.
 
 use super::DOCUMENT;
-use crate::http::page::{escaped, with_policy};
+use crate::http::page::with_policy;
+use crate::web::escaped;
 use axum::response::{Html, IntoResponse, Response};
 use serde_json::Value;
 

@@ -3,6 +3,7 @@
 //! Memory is bounded. A point is made of a status and the one before; time is passed in. It does not know who looks.
 
 use crate::control::{ArmStatus, Status};
+use crate::engine::LaneFigures;
 use crate::rollout::{Arm, GateName};
 use serde::Serialize;
 use std::collections::VecDeque;
@@ -118,13 +119,13 @@ fn of_arm(now: Option<&ArmStatus>, before: Option<&ArmStatus>, seconds: f64) -> 
     };
     let traffic = arm.traffic.as_ref();
     let time = |time: Option<f64>| time.map_or(f32::NAN, |time| time as f32);
-    let lane = |figure: fn(&crate::control::LaneStatus) -> u64| {
-        arm.lane.as_ref().map_or(f32::NAN, |lane| figure(lane) as f32)
+    let lane = |figure: fn(&LaneFigures) -> u64| {
+        arm.lane.as_ref().map_or(f32::NAN, |lane| figure(&lane.figures) as f32)
     };
     [
         rate(|arm| arm.traffic.as_ref().map(|traffic| traffic.classes.values().sum())),
         rate(|arm| arm.traffic.as_ref().map(errors)),
-        rate(|arm| arm.lane.as_ref().map(|lane| lane.tokens_generated)),
+        rate(|arm| arm.lane.as_ref().map(|lane| lane.figures.tokens_generated)),
         time(traffic.and_then(|traffic| traffic.ttft_p50_ms)),
         time(traffic.and_then(|traffic| traffic.ttft_p99_ms)),
         time(traffic.and_then(|traffic| traffic.tpot_p50_ms)),
@@ -149,10 +150,10 @@ pub(super) struct Columns {
     pub values: Vec<Vec<f32>>,
 }
 
-/// The points that are kept.
 #[derive(Debug, Default)]
 pub(super) struct History {
-    count: u64,
+    /// Points since the start.
+    pub count: u64,
     fine: VecDeque<Point>,
     coarse: VecDeque<Point>,
 }
@@ -174,11 +175,6 @@ impl History {
         let fine: Vec<&Point> = self.fine.iter().filter(|point| point.number > seen).collect();
         let coarse = self.coarse.iter().filter(|point| point.number > seen).collect();
         (columns(coarse), columns(fine))
-    }
-
-    /// Points since the start.
-    pub fn count(&self) -> u64 {
-        self.count
     }
 }
 

@@ -96,7 +96,7 @@ impl Live {
             "continues": seen.is_some(), "names": names(), "coarse": coarse, "fine": fine,
             "version": env!("CARGO_PKG_VERSION"), "every_ms": EVERY.as_millis() as u64,
         });
-        let first = event(&self.id(history.count()), "history", &data.to_string());
+        let first = event(&self.id(history.count), "history", &data.to_string());
         (first, self.shared.out.subscribe())
     }
 
@@ -114,7 +114,6 @@ fn unix_ms() -> u64 {
     u64::try_from(now.as_millis()).unwrap_or(u64::MAX)
 }
 
-/// The handler.
 pub(super) async fn stream(
     State(state): State<AppState>,
     lifecycle: Option<Extension<Lifecycle>>,

@@ -10,7 +10,7 @@ pub use live::Live;
 
 use super::AppState;
 use super::error::ApiError;
-use crate::ledger::{Kept, Reader};
+use crate::ledger::{Kept, Reader, Told};
 use crate::web;
 use axum::extract::{Path, Query, State};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
@@ -44,7 +44,7 @@ pub(super) fn data() -> Router<AppState> {
 
 /// `GET /` of the clients' listener: says where to look.
 pub(super) async fn pointer(State(state): State<AppState>) -> Response {
-    let model = escaped(state.gateway.control().name());
+    let model = web::escaped(state.gateway.control().name());
     let text = format!(
         "<!doctype html><html lang=\"en\"><meta charset=\"utf-8\"><title>serin</title>\
          <h1>serin serves {model}</h1>\
@@ -53,10 +53,6 @@ pub(super) async fn pointer(State(state): State<AppState>) -> Response {
          <code>serin page</code> prints it there.</p></html>"
     );
     with_policy(Html(text).into_response())
-}
-
-pub(super) fn escaped(text: &str) -> String {
-    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
 }
 
 fn file(name: &str, headers: &HeaderMap) -> Response {
@@ -119,26 +115,14 @@ struct Line {
     seq: u64,
     at_unix_ms: i64,
     rollout: String,
-    kind: String,
-    text: String,
-    details: Option<String>,
-    by: Option<String>,
-    reason: Option<String>,
+    #[serde(flatten)]
+    told: Told,
 }
 
 impl From<Kept> for Line {
     fn from(kept: Kept) -> Line {
         let told = kept.entry.told();
-        Line {
-            seq: kept.seq,
-            at_unix_ms: kept.at_unix_ms,
-            rollout: kept.rollout,
-            kind: told.kind,
-            text: told.text,
-            details: told.details,
-            by: told.by,
-            reason: told.reason,
-        }
+        Line { seq: kept.seq, at_unix_ms: kept.at_unix_ms, rollout: kept.rollout, told }
     }
 }
 

@@ -8,7 +8,6 @@ use crate::serving::TokenLogprob;
 use crate::text::reply::{ReplyParser, ReplyPiece};
 use std::collections::VecDeque;
 
-/// Follows one reply.
 #[derive(Debug, Default)]
 pub(super) struct Listed {
     /// Characters taken so far.

@@ -99,7 +99,6 @@ impl Events {
     }
 }
 
-/// The events that tell a change.
 fn events<'a>(reply: &'a Reply, change: &'a Change) -> Vec<Event<'a>> {
     let of = |kind, response| Event { kind, response: Some(response), ..Event::default() };
     let whole = |kind| vec![of(kind, Response::of(reply, true))];
@@ -126,7 +125,7 @@ fn events<'a>(reply: &'a Reply, change: &'a Change) -> Vec<Event<'a>> {
 
 /// What all events about an item have.
 fn of_item(reply: &Reply, at: usize) -> Event<'_> {
-    let item_id = reply.items().get(at).map(Item::id);
+    let item_id = reply.items.get(at).map(Item::id);
     Event { item_id, output_index: Some(at), ..Event::default() }
 }
 
@@ -135,7 +134,7 @@ fn of_content(reply: &Reply, at: usize) -> Event<'_> {
 }
 
 fn added(reply: &Reply, at: usize) -> Vec<Event<'_>> {
-    let Some(item) = reply.items().get(at) else { return Vec::new() };
+    let Some(item) = reply.items.get(at) else { return Vec::new() };
     let kind = "response.output_item.added";
     let begun =
         Event { kind, item: Some(item.empty()), output_index: Some(at), ..Event::default() };
@@ -153,7 +152,7 @@ fn delta<'a>(
     text: &'a str,
     logprobs: &'a [ChatToken],
 ) -> Vec<Event<'a>> {
-    let said = matches!(reply.items().get(at), Some(Item::Message { .. }));
+    let said = matches!(reply.items.get(at), Some(Item::Message { .. }));
     let (kind, logprobs) = match said {
         true => ("response.output_text.delta", Some(logprobs)),
         false => ("response.reasoning_text.delta", None),
@@ -162,7 +161,7 @@ fn delta<'a>(
 }
 
 fn finished(reply: &Reply, at: usize) -> Vec<Event<'_>> {
-    let Some(item) = reply.items().get(at) else { return Vec::new() };
+    let Some(item) = reply.items.get(at) else { return Vec::new() };
     let mut events = Vec::new();
     if let Some(content) = item.content() {
         let (kind, logprobs) = match content {

@@ -138,7 +138,6 @@ impl Items {
         self.open.get_or_insert_with(|| Turn { place: param.to_owned(), ..Turn::default() })
     }
 
-    /// Ends the assistant's turn.
     fn close(&mut self) {
         let Some(Turn { place, reasoning, content, calls }) = self.open.take() else { return };
         let mut message = Map::new();

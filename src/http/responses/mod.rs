@@ -31,7 +31,6 @@ use reply::{About, Reply};
 use schemars::JsonSchema;
 use serde::Serialize;
 
-/// The prefix of ids.
 const PREFIX: &str = "resp_";
 
 /// `POST /v1/responses`.
@@ -75,7 +74,7 @@ impl Gathered for Reply {
     }
 
     fn served(&self) -> &Served {
-        Reply::served(self)
+        &self.served
     }
 
     fn json(self: Box<Self>) -> Result<String, serde_json::Error> {

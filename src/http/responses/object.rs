@@ -47,8 +47,8 @@ pub struct Response<'a> {
 impl Response<'_> {
     /// The response as it is now; `output`: with its items.
     pub fn of(reply: &Reply, output: bool) -> Response<'_> {
-        let (about, echo, status) = (reply.about(), &reply.about().echo, reply.status());
-        let error = reply.failed().map(Failure::from);
+        let (about, echo, status) = (&reply.about, &reply.about.echo, reply.status());
+        let error = reply.failed.as_ref().map(Failure::from);
         let cut = status == Status::Incomplete;
         Response {
             id: &about.id,
@@ -62,7 +62,7 @@ impl Response<'_> {
             max_output_tokens: echo.max_output_tokens,
             max_tool_calls: None,
             model: &about.model,
-            output: if output { reply.items() } else { &[] },
+            output: if output { &reply.items } else { &[] },
             parallel_tool_calls: echo.parallel,
             previous_response_id: None,
             prompt_cache_key: echo.prompt_cache_key.as_deref(),
@@ -77,10 +77,10 @@ impl Response<'_> {
             top_logprobs: echo.top_logprobs,
             top_p: echo.top_p,
             truncation: "disabled",
-            usage: reply.usage().map(Tokens::from),
+            usage: reply.usage.map(Tokens::from),
             user: echo.user.as_deref(),
             metadata: &echo.metadata,
-            system_fingerprint: &reply.served().fingerprint,
+            system_fingerprint: &reply.served.fingerprint,
         }
     }
     /// The response as it was when it began.
@@ -138,7 +138,6 @@ struct TextFormat<'a> {
 }
 
 impl TextFormat<'_> {
-    /// The format as the request has it.
     fn of(asked: &Map<String, Value>) -> TextFormat<'_> {
         let text = |name: &str| asked.get(name).and_then(Value::as_str);
         TextFormat {

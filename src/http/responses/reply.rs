@@ -47,17 +47,17 @@ pub enum Change {
 /// The answer so far.
 #[derive(Debug)]
 pub struct Reply {
-    about: About,
-    served: Served,
+    pub about: About,
+    pub served: Served,
     parts: Parts,
-    items: Vec<Item>,
+    pub items: Vec<Item>,
     /// Whether the last item may grow.
     open: bool,
     /// Whether a stream has told of it.
     created: bool,
     finish: Option<Finish>,
-    usage: Option<Usage>,
-    failed: Option<ApiError>,
+    pub usage: Option<Usage>,
+    pub failed: Option<ApiError>,
 }
 
 impl Reply {
@@ -76,31 +76,6 @@ impl Reply {
             usage,
             failed,
         }
-    }
-
-    /// Who answers, as far as is known.
-    pub fn served(&self) -> &Served {
-        &self.served
-    }
-
-    /// What was known before it began.
-    pub fn about(&self) -> &About {
-        &self.about
-    }
-
-    /// Its token counts, once it has ended.
-    pub fn usage(&self) -> Option<Usage> {
-        self.usage
-    }
-
-    /// The error that ended it.
-    pub fn failed(&self) -> Option<&ApiError> {
-        self.failed.as_ref()
-    }
-
-    /// The items so far.
-    pub fn items(&self) -> &[Item] {
-        &self.items
     }
 
     /// Processes the next piece and returns what has changed, in order.

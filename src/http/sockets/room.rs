@@ -22,7 +22,6 @@ use tokio::sync::Notify;
 /// Connections beyond the limit, for probes and for telling other clients to come back later.
 pub(super) const EXTRA_CONNECTIONS: usize = 32;
 
-/// The connections of one listener.
 pub(super) struct Room {
     pub bounds: Bounds,
     inside: Mutex<Inside>,
@@ -137,7 +136,6 @@ impl Place {
         inside.pending.remove(self.id);
     }
 
-    /// The reply is finished.
     fn rest(&self) {
         let mut inside = self.room.inside.lock();
         if inside.open.contains_key(&self.id) {

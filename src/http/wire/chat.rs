@@ -136,7 +136,6 @@ fn check(index: usize, message: &Value) -> Result<(), WireError> {
     }
 }
 
-/// The tool calls of a message.
 fn calls(value: Option<&Value>, param: &str) -> Result<(), WireError> {
     let calls = match value {
         None | Some(Value::Null) => return Ok(()),

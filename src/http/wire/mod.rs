@@ -87,22 +87,13 @@ impl Ask {
 pub enum WireError {
     /// The body is not valid JSON, or not of the expected form.
     #[error("The request body could not be read as JSON: {what}")]
-    Malformed {
-        /// The parser's message, with line and column.
-        what: String,
-    },
+    Malformed { what: String },
     /// The body is longer than allowed.
     #[error("The request body is longer than the {limit} bytes that this server accepts.")]
-    TooLarge {
-        /// The longest body accepted.
-        limit: usize,
-    },
+    TooLarge { limit: usize },
     /// The body did not arrive in time.
     #[error("The request body did not arrive within {seconds} s.")]
-    Slow {
-        /// How long the server waited.
-        seconds: u64,
-    },
+    Slow { seconds: u64 },
     /// Other bodies use all the memory reserved for bodies.
     #[error("The server is receiving too many large requests; try again in a moment.")]
     Crowded,
@@ -111,44 +102,19 @@ pub enum WireError {
     Broken,
     /// A required field is missing or null.
     #[error("Missing required parameter: '{param}'.")]
-    Missing {
-        /// The field.
-        param: String,
-    },
+    Missing { param: String },
     /// A field has the wrong JSON type.
     #[error("Invalid type for '{param}': expected {expected}, but got {got} instead.")]
-    WrongType {
-        /// The field.
-        param: String,
-        /// The expected type.
-        expected: &'static str,
-        /// The given type.
-        got: &'static str,
-    },
+    WrongType { param: String, expected: &'static str, got: &'static str },
     /// A field has an invalid value.
     #[error("Invalid value for '{param}': {what}.")]
-    BadValue {
-        /// The field.
-        param: String,
-        /// What is wrong with it.
-        what: String,
-    },
+    BadValue { param: String, what: String },
     /// A field requests something that this server does not support.
     #[error("'{param}' is not supported yet: {what}.")]
-    Unsupported {
-        /// The field.
-        param: String,
-        /// The alternative.
-        what: String,
-    },
+    Unsupported { param: String, what: String },
     /// The model's name is none of those served.
     #[error("The model '{asked}' does not exist. Served here: {}.", served.join(", "))]
-    UnknownModel {
-        /// The requested name.
-        asked: String,
-        /// The valid names.
-        served: Vec<String>,
-    },
+    UnknownModel { asked: String, served: Vec<String> },
 }
 
 impl WireError {

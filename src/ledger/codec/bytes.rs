@@ -5,25 +5,12 @@
 
 use super::CodecError;
 
-/// Writes to a buffer.
 #[derive(Debug)]
-pub(super) struct Writer(Vec<u8>);
+pub(super) struct Writer(pub(super) Vec<u8>);
 
 impl Writer {
     pub(super) fn with_capacity(capacity: usize) -> Writer {
         Writer(Vec::with_capacity(capacity))
-    }
-
-    pub(super) fn len(&self) -> usize {
-        self.0.len()
-    }
-
-    pub(super) fn into_bytes(self) -> Vec<u8> {
-        self.0
-    }
-
-    pub(super) fn append(&mut self, other: Writer) {
-        self.0.extend_from_slice(&other.0);
     }
 
     pub(super) fn byte(&mut self, byte: u8) {
@@ -56,19 +43,10 @@ impl Writer {
     }
 }
 
-/// Reads from a buffer.
 #[derive(Debug)]
-pub(super) struct Reader<'a>(&'a [u8]);
+pub(super) struct Reader<'a>(pub(super) &'a [u8]);
 
 impl<'a> Reader<'a> {
-    pub(super) fn new(bytes: &'a [u8]) -> Reader<'a> {
-        Reader(bytes)
-    }
-
-    pub(super) fn left(&self) -> usize {
-        self.0.len()
-    }
-
     fn take(&mut self, count: usize) -> Result<&'a [u8], CodecError> {
         let (taken, rest) = self.0.split_at_checked(count).ok_or(CodecError::Short)?;
         self.0 = rest;

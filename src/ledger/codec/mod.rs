@@ -115,7 +115,7 @@ impl Batch {
 
     /// Bytes so far.
     pub fn len(&self) -> usize {
-        self.events.len()
+        self.events.0.len()
     }
 
     /// Whether no event is in it.
@@ -165,12 +165,12 @@ impl Batch {
 
     /// The batch in its stored form.
     pub fn into_bytes(self) -> Vec<u8> {
-        let mut out = Writer::with_capacity(self.events.len() + 24);
+        let mut out = Writer::with_capacity(self.events.0.len() + 24);
         out.byte(VERSION);
         out.varint(u128::from(self.first));
         out.varint(u128::from(self.count));
-        out.append(self.events);
-        out.into_bytes()
+        out.0.extend(self.events.0);
+        out.0
     }
 }
 
@@ -185,7 +185,7 @@ pub struct Events {
 
 /// Reads the output of [`Batch::into_bytes`]; anything else is an error.
 pub fn decode(bytes: &[u8]) -> Result<Events, CodecError> {
-    let mut input = Reader::new(bytes);
+    let mut input = Reader(bytes);
     let version = match input.byte()? {
         known @ OLDEST..=VERSION => known,
         other => return Err(CodecError::Version(other)),
@@ -193,7 +193,7 @@ pub fn decode(bytes: &[u8]) -> Result<Events, CodecError> {
     let first = input.u64("index")?;
     let count = input.u64("count")?;
     // No event is shorter than two bytes, so a false count cannot request much memory.
-    if count > input.left() as u64 / 2 {
+    if count > input.0.len() as u64 / 2 {
         return Err(CodecError::Short);
     }
     let mut events = Vec::with_capacity(count as usize);
@@ -201,7 +201,7 @@ pub fn decode(bytes: &[u8]) -> Result<Events, CodecError> {
     for _ in 0..count {
         events.push(read_event(&mut input, &mut context)?);
     }
-    match input.left() {
+    match input.0.len() {
         0 => Ok(Events { first, events }),
         left => Err(CodecError::Trailing(left)),
     }

@@ -36,7 +36,7 @@ fn a_full_disk_shows_and_passes() {
     assert!(ticket.answer().is_none(), "not durable yet");
     pages.store(0, Ordering::Relaxed);
     ticket.wait().expect("durable at last");
-    assert!(until(&ledger, |health| health.failing.is_none()).is_good());
+    assert_eq!(until(&ledger, |health| health.failing.is_none()), Health::default());
     drop(ledger);
     assert_intact(&path);
     let (_ledger, resume) = open(&path);

@@ -36,7 +36,6 @@ pub(super) struct NormWeight {
     pub eps: f32,
 }
 
-/// The norms of queries and keys.
 pub(super) struct HeadNorm {
     pub query: NormWeight,
     pub key: NormWeight,

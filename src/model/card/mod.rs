@@ -64,7 +64,6 @@ struct Model {
     index: Index,
     room: Room,
     recorded: Recorded,
-    /// Whether any step was launched.
     stepped: bool,
 }
 
@@ -283,7 +282,6 @@ impl Model {
         }
     }
 
-    /// All launches of a decoding step.
     fn launch(&mut self, card: &dyn Card, extent: Extent, width: Width) -> Result<(), CardError> {
         let told = match extent {
             Extent::Ids { .. } => InputPart::Step,

@@ -16,7 +16,6 @@ struct Asked<'a> {
     theta: f64,
     /// Number of values of a head that are rotated.
     dim: usize,
-    /// The maximum number of positions.
     max_len: usize,
     /// Number of positions in pretraining.
     original: usize,

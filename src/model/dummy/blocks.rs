@@ -13,7 +13,6 @@ const SPREAD: f32 = 0.02;
 /// Blocks (or values) per generator.
 const CHUNK: usize = 1024;
 
-/// A seed for one tensor.
 pub(super) fn seed(seed: u64, name: &str) -> u64 {
     xxhash_rust::xxh3::xxh3_64_with_seed(name.as_bytes(), seed)
 }
@@ -23,7 +22,6 @@ pub(super) fn constant(value: f32, out: &mut [u8]) {
     out.chunks_exact_mut(4).for_each(|x| x.copy_from_slice(&value.to_le_bytes()));
 }
 
-/// Fills `out` with blocks.
 pub(super) fn random(kind: Kind, seed: u64, out: &mut [u8]) {
     let chunks = out.par_chunks_mut(CHUNK * kind.block_bytes()).enumerate();
     chunks.for_each(|(i, chunk)| {

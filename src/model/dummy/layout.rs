@@ -21,7 +21,6 @@ pub(super) enum Role {
 
 pub(super) type Listed = (String, Vec<usize>, Role);
 
-/// All tensors of the model.
 pub(super) fn tensors(config: &ModelConfig) -> Vec<Listed> {
     let whole = |(name, shape): Wanted, role| (name, shape.to_vec(), role);
     let mut list = vec![whole(Names::embedding(config), Role::Embedding)];

@@ -147,7 +147,6 @@ fn tidy(x: f64) -> f64 {
     if f64::from(x as f32) == x { (x as f32).to_string().parse().unwrap_or(x) } else { x }
 }
 
-/// The configuration of the model in the file.
 pub(super) fn config(
     meta: Metadata<'_>,
     arch: Architecture,

@@ -124,8 +124,9 @@ impl Header {
         }
         let declared: Vec<Declared> =
             (0..tensors).map(|_| declared(&mut cursor)).collect::<Result<_>>()?;
-        let start = data_start(&header.entries, cursor.at)?;
-        header.tensors = place(declared, start, alignment(&header.entries)?, file.len())?;
+        let alignment = alignment(&header.entries)?;
+        let start = (cursor.at as u64).next_multiple_of(alignment);
+        header.tensors = place(declared, start, alignment, file.len())?;
         Ok(header)
     }
 }
@@ -205,10 +206,6 @@ fn alignment(entries: &HashMap<String, Value>) -> Result<u64> {
         Some(Value::Unsigned(n)) if n.is_power_of_two() && *n <= 1 << 20 => Ok(*n),
         Some(_) => damaged("general.alignment is not a power of two up to 1 MiB"),
     }
-}
-
-fn data_start(entries: &HashMap<String, Value>, end: usize) -> Result<u64> {
-    Ok((end as u64).next_multiple_of(alignment(entries)?))
 }
 
 /// Checks the position of each tensor: aligned, inside the file, and not overlapping another.

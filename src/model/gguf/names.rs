@@ -18,7 +18,6 @@ pub(super) enum Undo {
     PlusOne,
 }
 
-/// The result of translating a name.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Name {
     Weight(String, Undo),

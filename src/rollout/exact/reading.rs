@@ -22,9 +22,9 @@ use super::door::{Door, WhenFull};
 use super::parties::Parties;
 use super::quantile::{Quantile, bin};
 use super::signal::{Draw, Finding};
-use super::timing::{Spread, ln_total};
+use super::timing::Spread;
 use crate::rollout::capital::Stakes;
-use crate::rollout::evalue::RUNGS;
+use crate::rollout::evalue::{RUNGS, ln_sum};
 use crate::rollout::keys::slot;
 use crate::rollout::reading::{Expect, Read, Reading, chances};
 use crate::rollout::signal::Restarts;
@@ -370,7 +370,7 @@ impl Readings {
     fn by(&self, log_e: impl Fn(&Stakes<RUNGS>) -> f64) -> f64 {
         let tests = self.tests();
         let logs: Vec<f64> = tests.iter().map(|test| test.log_e(&log_e)).collect();
-        ln_total(&logs) - (logs.len() as f64).ln()
+        ln_sum(&logs) - (logs.len() as f64).ln()
     }
 
     /// What the evidence amounts to at this limit, given as ln of the e-value that is needed.

@@ -48,7 +48,6 @@ impl Draw {
     }
 }
 
-/// The events since one restart.
 #[derive(Debug, Clone, PartialEq)]
 struct Segment {
     restart: u32,

@@ -91,7 +91,6 @@ impl Spread {
 /// ln of 1.1.
 const STEP: f64 = 0.095_310_179_804_324_87;
 
-/// The samples of equal work.
 #[derive(Debug, Clone, PartialEq)]
 struct Stratum {
     key: u16,
@@ -283,14 +282,14 @@ impl Timing {
                 |at: usize| 2.0 * if at < COMMON { COMMON } else { STRATA - COMMON } as f64;
             let strata = self.strata.iter().enumerate();
             logs.extend(strata.map(|(at, s)| log_e(one(s)) - weight(at).ln()));
-            ln_total(&logs) - 2f64.ln()
+            ln_sum(&logs) - 2f64.ln()
         };
         let median = over(&self.by_median, |stratum| &stratum.by_median);
         let p99 = over(&self.by_p99, |stratum| &stratum.by_p99);
         match part {
             Part::Median => median,
             Part::P99 => p99,
-            Part::Whole => ln_total(&[median, p99]) - 2f64.ln(),
+            Part::Whole => ln_sum(&[median, p99]) - 2f64.ln(),
         }
     }
 
@@ -323,13 +322,4 @@ struct Event {
     p: f64,
     canary: bool,
     slot: Option<usize>,
-}
-
-/// ln of the sum of exponentials.
-pub(super) fn ln_total(logs: &[f64]) -> f64 {
-    let top = logs.iter().copied().fold(f64::NEG_INFINITY, f64::max);
-    if top == f64::NEG_INFINITY {
-        return top;
-    }
-    top + logs.iter().map(|log| (log - top).exp()).sum::<f64>().ln()
 }

@@ -13,7 +13,6 @@ const SYSTEM: &str = "Speak as a finch would.";
 const ASSISTANT: &str = "Seeds of birch and alder.";
 const THOUGHT: &str = "It is a small bird.";
 const RESULT: &str = "seeds-of-thistle";
-/// The function that examples call.
 pub(super) const NAME: &str = "probe";
 const TOOL: &str = "looks-things-up";
 pub(super) const ARGUMENT: &str = "topic";
@@ -111,7 +110,6 @@ impl Example {
         })
     }
 
-    /// As a template is given it.
     pub(super) fn chat(&self) -> Chat<'_> {
         Chat {
             messages: &self.messages,

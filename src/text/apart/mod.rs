@@ -171,7 +171,6 @@ impl Apart {
     }
 }
 
-/// One process.
 struct Worker {
     child: Arc<Mutex<Child>>,
     line: UnixStream,

@@ -89,7 +89,7 @@ fn templates_find_their_own_tags_in_content() {
 #[test]
 fn marked_texts_are_encoded_as_others() {
     for codec in [&*BYTES, &*PIECES] {
-        let tokenizer = codec.tokenizer_for_tests();
+        let tokenizer = &codec.tokenizer;
         let marks = Marks::new(tokenizer, "");
         for text in ["hello world", "<s>hello</s> a", "<|im_start|>user\nhello<|im_end|>", " a  b"]
         {

@@ -180,7 +180,6 @@ pub(super) fn without_beyond<'a>(
     Ok(Cow::Owned(kept))
 }
 
-/// The tokenizer of the file.
 pub(super) fn tokenizer(from: &GgufVocabulary) -> Result<Tokenizer, TextError> {
     from.check()?;
     let (mut tokenizer, add_bos) = match from.model.as_str() {

@@ -37,7 +37,6 @@ fn value(bytes: &mut &[u8], kind: u32) -> Value {
     }
 }
 
-/// All entries.
 pub(super) fn entries(file: &[u8]) -> Map<String, Value> {
     let mut rest = &file[16..];
     let count = u64(&mut rest);

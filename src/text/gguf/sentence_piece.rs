@@ -9,7 +9,6 @@ use serde_json::{Value, json};
 use tokenizers::models::bpe::BPE;
 use tokenizers::{DecoderWrapper, NormalizerWrapper, Tokenizer};
 
-/// The character for a space.
 const SPACE: &str = "▁";
 /// Longer tokens are not split: merging would never reach such a pair.
 const LONGEST: usize = 256;

@@ -39,7 +39,6 @@ impl Script {
         Script::Other,
     ];
 
-    /// The class of a letter.
     fn of(letter: char) -> Script {
         let at = RANGES.partition_point(|(_, last, _)| *last < letter);
         let found = RANGES.get(at).filter(|(first, _, _)| *first <= letter);

@@ -14,7 +14,6 @@ use super::syntax::CallSyntax;
 use serde_json::{Map, Value};
 use std::sync::Arc;
 
-/// The longest name of a function.
 const MAX_NAME: usize = 256;
 
 /// A piece of a model's answer.
@@ -68,7 +67,6 @@ pub enum CallEnd {
     Broken(String),
 }
 
-/// Parses one answer for tool calls.
 #[derive(Debug)]
 pub(super) struct CallParser {
     syntax: CallSyntax,
@@ -198,8 +196,7 @@ impl CallParser {
 
     fn outside(&mut self, mut held: String, c: char, out: &mut Vec<ReplyPiece>) {
         held.push(c);
-        if c == '{' && self.syntax.is_bare() && !self.said && self.calls == 0 && held.trim() == "{"
-        {
+        if c == '{' && self.syntax.bare && !self.said && self.calls == 0 && held.trim() == "{" {
             self.open(true);
             return self.begin_object();
         }
@@ -253,7 +250,7 @@ impl CallParser {
             }
             '[' if !self.list => self.list = true,
             c if c.is_whitespace() => {}
-            c if is_of_name(c) && self.syntax.is_named() && !self.list => {
+            c if is_of_name(c) && self.syntax.named && !self.list => {
                 self.raw.push(c);
                 self.state = State::Name(c.to_string());
                 return None;
@@ -269,7 +266,7 @@ impl CallParser {
 
     fn name(&mut self, mut name: String, c: char, out: &mut Vec<ReplyPiece>) -> Option<String> {
         self.raw.push(c);
-        let separator = self.syntax.separator();
+        let separator = &self.syntax.separator;
         if c == '{' {
             let end = name.find(|c| !is_of_name(c)).unwrap_or(name.len());
             // Before the separator may stand a call's id.
@@ -277,7 +274,7 @@ impl CallParser {
                 return Some(self.give_back(out));
             }
             let word = &name[..end];
-            let mut scanner = Scanner::new();
+            let mut scanner = Scanner::default();
             scanner.push('{');
             self.begin(word.to_owned(), "{", out);
             self.state = State::Arguments(scanner);

@@ -31,11 +31,9 @@ pub(super) enum Read {
     Broken,
 }
 
-/// A call in progress.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub(super) struct Object {
     scanner: Scanner,
-    /// Everything so far.
     text: String,
     /// The depth of the object that holds name and arguments.
     level: usize,
@@ -47,8 +45,9 @@ pub(super) struct Object {
     arguments: Arguments,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 enum Arguments {
+    #[default]
     None,
     /// An object in progress that is kept: the name has not come yet.
     Kept,
@@ -60,17 +59,8 @@ enum Arguments {
 }
 
 impl Object {
-    /// Before the opening brace.
     pub(super) fn new() -> Object {
-        Object {
-            scanner: Scanner::new(),
-            text: String::new(),
-            level: 1,
-            key: String::new(),
-            start: None,
-            name: None,
-            arguments: Arguments::None,
-        }
+        Object { level: 1, ..Object::default() }
     }
 
     /// Whether a call has been passed on.
@@ -83,7 +73,6 @@ impl Object {
         self.arguments == Arguments::Done
     }
 
-    /// Takes the next character.
     pub(super) fn push(&mut self, c: char) -> Read {
         let (before, was_string) = (self.scanner.depth(), self.scanner.in_string());
         let (at_key, at_value) = (self.scanner.at_key(), self.scanner.at_value());
@@ -191,7 +180,7 @@ fn can_be_arguments(c: char) -> bool {
 
 /// JSON text with control characters inside strings written as JSON wants them.
 pub(super) fn escaped(raw: &str) -> String {
-    let (mut out, mut scanner) = (String::with_capacity(raw.len()), Scanner::new());
+    let (mut out, mut scanner) = (String::with_capacity(raw.len()), Scanner::default());
     // A text that is no container is a string.
     let bare = raw.starts_with('"');
     for c in raw.chars() {

@@ -3,7 +3,6 @@
 //! Reasoning stands at the beginning of a reply, between two markers; some templates write the first one
 //! themselves, and then the reply begins inside. A marker later in a reply is text.
 
-/// The markers that models use.
 const MARKERS: [(&str, &str); 4] = [
     ("<think>", "</think>"),
     ("[THINK]", "[/THINK]"),
@@ -54,7 +53,6 @@ impl Opening {
     }
 }
 
-/// Splits a reply.
 #[derive(Debug)]
 pub(super) struct Splitter {
     state: State,
@@ -65,13 +63,10 @@ enum State {
     /// The beginning of a reply; what is held may be the first marker.
     Start(String),
     /// Inside; what is held may be the second marker, or be white space before it.
-    Inside {
-        close: &'static str,
-        held: String,
-        begun: bool,
-    },
+    Inside { close: &'static str, held: String, begun: bool },
     /// White space after the reasoning is left out.
     Between,
+    /// Nothing is held any more.
     Answer,
 }
 
@@ -100,7 +95,6 @@ impl Progress {
     }
 }
 
-/// What a piece of text is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Part {
     Reasoning(String),
@@ -115,7 +109,6 @@ impl Splitter {
         Splitter { state: close.map_or(start, inside) }
     }
 
-    /// Takes more text.
     pub(super) fn push(&mut self, text: &str) -> Vec<Part> {
         let mut parts = Vec::new();
         let mut text = text.to_owned();

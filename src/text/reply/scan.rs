@@ -3,13 +3,11 @@
 //! It knows nothing of what the JSON means. Source: RFC 8259. Control characters inside strings are accepted, because
 //! models write them; whoever passes the text on has to escape them.
 
-/// The deepest nesting that is followed.
 const MAX_DEPTH: usize = 256;
 
 /// What a character means.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Step {
-    /// The value goes on.
     More,
     /// The value is complete with this character.
     Done,
@@ -28,18 +26,18 @@ enum Expect {
     CommaOrEnd,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// A `Word` is a number, `true`, `false` or `null`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 enum Inside {
+    #[default]
     Nothing,
     String {
         escaped: bool,
     },
-    /// A number, `true`, `false` or `null`.
     Word,
 }
 
-/// Follows one object or list.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub(super) struct Scanner {
     /// The open containers: whether each is an object, and what it expects.
     open: Vec<(bool, Expect)>,
@@ -47,11 +45,6 @@ pub(super) struct Scanner {
 }
 
 impl Scanner {
-    /// Before the first character.
-    pub(super) fn new() -> Scanner {
-        Scanner { open: Vec::new(), inside: Inside::Nothing }
-    }
-
     /// Number of open objects and lists.
     pub(super) fn depth(&self) -> usize {
         self.open.len()
@@ -79,7 +72,6 @@ impl Scanner {
         matches!(self.open.last(), Some((_, Expect::CommaOrEnd)))
     }
 
-    /// Takes the next character.
     pub(super) fn push(&mut self, c: char) -> Step {
         match self.inside {
             Inside::String { escaped: true } => self.inside = Inside::String { escaped: false },
@@ -163,7 +155,7 @@ mod tests {
     use serde_json::Value;
 
     fn scanned(text: &str) -> Vec<Step> {
-        let mut scanner = Scanner::new();
+        let mut scanner = Scanner::default();
         text.chars().map(|c| scanner.push(c)).collect()
     }
 

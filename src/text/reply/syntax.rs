@@ -17,14 +17,13 @@ const HERMES: (&str, &str) = ("<tool_call>", "</tool_call>");
 pub struct CallSyntax {
     /// What opens a call. None: a call is a JSON object without a marker.
     openers: Vec<String>,
-    /// What closes a call.
     closers: Vec<String>,
     /// What stands between a name and its arguments, if the name stands before the JSON.
-    separator: String,
+    pub(super) separator: String,
     /// Whether the name stands before the JSON.
-    named: bool,
+    pub(super) named: bool,
     /// Whether a reply may be a call without a marker.
-    bare: bool,
+    pub(super) bare: bool,
     /// How the template itself writes calls, if that is known.
     form: Option<CallForm>,
 }
@@ -104,11 +103,6 @@ impl CallSyntax {
         Some(CallSyntax { openers, closers, separator, named: first.named, bare, form })
     }
 
-    /// Whether a reply may be a call without a marker.
-    pub(super) fn is_bare(&self) -> bool {
-        self.bare
-    }
-
     /// How the template itself writes calls, if that is known.
     pub fn form(&self) -> Option<&CallForm> {
         self.form.as_ref()
@@ -124,16 +118,6 @@ impl CallSyntax {
     pub fn opener(&self) -> Option<&str> {
         let Some(Part::Text(head)) = self.form.as_ref()?.head.first() else { return None };
         self.openers().filter(|opener| head.starts_with(opener)).max_by_key(|opener| opener.len())
-    }
-
-    /// Whether the name stands before the JSON.
-    pub(super) fn is_named(&self) -> bool {
-        self.named
-    }
-
-    /// What stands between a name and its arguments.
-    pub(super) fn separator(&self) -> &str {
-        &self.separator
     }
 
     pub(super) fn openers(&self) -> impl Iterator<Item = &str> {

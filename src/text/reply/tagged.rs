@@ -14,7 +14,7 @@ use std::sync::Arc;
 const MAX_NAME: usize = 256;
 
 /// The tags of a family, without white space around them.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Markers {
     /// What begins a call, and what stands between that and the name; may be empty.
     opener: String,
@@ -55,8 +55,9 @@ fn text(parts: &[Part]) -> String {
     parts.iter().map(one).collect()
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 enum Phase {
+    #[default]
     Text,
     Name,
     Arguments,
@@ -64,8 +65,7 @@ enum Phase {
     Tail,
 }
 
-/// Parses one answer.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct TaggedParser {
     markers: Markers,
     /// The tools on offer, in the form of chat completions.
@@ -84,7 +84,6 @@ pub(super) struct TaggedParser {
     broken: bool,
 }
 
-/// What is left to do.
 enum Next {
     Again,
     /// More text is needed.
@@ -93,18 +92,7 @@ enum Next {
 
 impl TaggedParser {
     pub(super) fn new(form: &CallForm, tags: &Tags, tools: Option<Arc<Value>>) -> TaggedParser {
-        TaggedParser {
-            markers: Markers::of(form, tags),
-            tools,
-            phase: Phase::Text,
-            held: String::new(),
-            raw: String::new(),
-            name: String::new(),
-            arguments: 0,
-            calls: 0,
-            said: false,
-            broken: false,
-        }
+        TaggedParser { markers: Markers::of(form, tags), tools, ..TaggedParser::default() }
     }
 }
 

@@ -19,7 +19,6 @@ pub(super) struct Shape {
     pub sizes: [u8; 16],
 }
 
-/// The shape of the kind of this number.
 pub(super) const fn shape(kind: u8) -> Shape {
     let layout = layout(kind);
     let mut shape = Shape { layout, bits: layout.bits(), offset: 0, table: None, sizes: [0; 16] };

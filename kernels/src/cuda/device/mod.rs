@@ -82,7 +82,6 @@ struct Pools {
 #[derive(Debug, Default)]
 struct Recording {
     on: bool,
-    /// Given back meanwhile.
     freed: Vec<u64>,
 }
 

@@ -29,7 +29,6 @@ struct Piece {
     memory: Handle<c_void>,
     /// Comes once the piece has been copied to the card.
     free: Handle<sys::CUevent_st>,
-    /// Whether it is on its way.
     busy: bool,
 }
 

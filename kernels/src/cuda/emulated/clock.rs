@@ -42,7 +42,7 @@ impl Pace {
 }
 
 /// The host's time, and when each queue and the copy engine will have done what was begun.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Clock {
     pace: Pace,
     host: Duration,
@@ -52,7 +52,7 @@ pub(super) struct Clock {
 
 impl Clock {
     pub fn new(pace: Pace) -> Clock {
-        Clock { pace, host: Duration::ZERO, ends: [Duration::ZERO; 2], copies: Duration::ZERO }
+        Clock { pace, ..Clock::default() }
     }
 
     pub fn now(&self) -> Duration {
@@ -94,7 +94,6 @@ fn is_copy(work: &Work) -> bool {
     matches!(work, Work::Upload(..))
 }
 
-/// A timer's two marks.
 #[derive(Debug, Default)]
 pub(super) struct Marks([Option<Duration>; 2]);
 
