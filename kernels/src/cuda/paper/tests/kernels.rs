@@ -109,14 +109,17 @@ impl Sweep {
                 multiply_all(&*self.card, &parts, x, n, wide.view_mut(), None).unwrap();
             }
         }
-        for n in 1..=8 {
+        for n in (1..=8).chain([16, 32, 64]) {
             let (acts, mut wide) = (self.acts(n * COLUMNS), self.floats(2 * n * ROWS));
             for kind in Kind::on_cards() {
-                let (form, mut out) = (kind.input_kind(), self.acts(n * ROWS));
-                let (x, out) = (acts.get(form, n * COLUMNS), out.get_mut(form, n * ROWS / 2));
                 let (card, parts, wide) = (&*self.card, [matrix(kind)], wide.view_mut());
+                let (form, mut out) = (kind.input_kind(), self.acts(n * ROWS));
+                let x = acts.get(parts[0].input_kind(card, n), n * COLUMNS);
+                let out = out.get_mut(form, n * ROWS / 2);
                 multiply_gated(card, &parts, Activation::Silu, x, n, wide, out, None).unwrap();
-                self.normed(&parts, n);
+                if n <= 8 {
+                    self.normed(&parts, n);
+                }
             }
         }
     }
