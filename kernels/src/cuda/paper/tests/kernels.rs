@@ -93,7 +93,7 @@ impl Sweep {
             let tokens = Buffer::<u32>::new(&self.card, self.pool, 1).unwrap();
             let mut out = self.floats(COLUMNS);
             let tokens = tokens.view();
-            embed(&*self.card, &matrix, tokens, View::none(), 1, 1.0, out.view_mut(), None)
+            embed(&*self.card, &matrix, tokens, View::none(), 1, 1.0, out.view_mut(), None, None)
                 .unwrap();
         }
     }
@@ -221,8 +221,9 @@ impl Sweep {
         let (mut cos, mut sin) = (self.floats(64), self.floats(64));
         let frequencies =
             rope::Frequencies { inv_freq: angles.first(64), long_inv_freq: None, factor: 1.0 };
+        let (positions, longs) = (words.first(1), words.first(1));
         let (cos, sin) = (cos.view_mut(), sin.view_mut());
-        rope::angles(card, words.first(1), words.first(1), &frequencies, cos, sin).unwrap();
+        rope::angles(card, rope::Turns { positions, longs, frequencies, cos, sin }).unwrap();
         // In parts, and as a whole.
         for vocab in [vocab, 1024] {
             self.sample(vocab);
