@@ -46,9 +46,14 @@ struct Places {
     }
 };
 
+// Numbers that a lane has on their way at a time; with more of e4m3, eight blocks' registers do not suffice.
+template <class T> constexpr int kTogether = 4;
+template <> constexpr int kTogether<e4m3> = 2;
+
 template <class T>
 __device__ float score(const Cache &cache, const float *query, uint32_t slot, int head_dim, const Rules &rules) {
     float dot = 0.0f;
+#pragma unroll kTogether<T>
     for (int d = 0; d < head_dim; d++) dot = fmaf(query[d], number<T>(cache.keys, slot, head_dim, d), dot);
     if (kHasScales<T>) dot *= cache.key_scales[slot];
     return rules.cap > 0.0f ? rules.cap * tanhf(dot / rules.cap) : dot;
@@ -150,7 +155,7 @@ __device__ void run(const float *RESTRICT qkv, int stride, int heads, int head_d
 } // namespace attention_exact
 
 #define EXACT(name, type)                                                                                           \
-    extern "C" __global__ void __launch_bounds__(128)                                                               \
+    extern "C" __global__ void __launch_bounds__(128, 8)                                                            \
         name(const float *qkv, int stride, int heads, int head_dim, int unit, const unsigned char *keys,            \
              const unsigned char *values, const float *key_scales, const float *value_scales, int kv_heads,         \
              int block_size, const uint32_t *rows, const uint32_t *tables, float scale, float cap, int window,      \

@@ -6,6 +6,12 @@
 // a value into the wrong lane fails on the host.
 #pragma once
 
+#ifdef __CUDA_ARCH__
+constexpr int kArchitecture = __CUDA_ARCH__;
+#else
+constexpr int kArchitecture = 0;
+#endif
+
 #ifdef __CUDACC__
 #include <cstdint>
 #include <cuda_bf16.h>

@@ -5,8 +5,11 @@
 // noticed, where a read beyond the matrix would take the whole card down. Host code checks tokens before.
 //
 // Few rows may be normed at once (norm.cuh): a block's rows are whole pieces, of which it takes up what it has written.
+// And since the step's tokens are at hand, blocks of their own may compute the angles of their positions (rope.cuh), which
+// would be a launch by themselves.
 #include "norm.cuh"
 #include "quant.cuh"
+#include "rope.cuh"
 
 namespace embed {
 
@@ -15,8 +18,17 @@ using quant::Planes;
 
 constexpr int kThreads = 256;
 
+// A row's blocks: y, but for the last where they are followed by one for angles.
+__device__ inline unsigned blocks(const rope::Turns &turns) { return gridDim.y - (turns.half > 0 ? 1 : 0); }
+
 __device__ inline size_t item() { return size_t(blockIdx.y) * kThreads + threadIdx.x; }
-__device__ inline size_t items() { return size_t(gridDim.y) * kThreads; }
+
+// Whether this is the block for a token's angles, which are there then.
+__device__ inline bool turned(const rope::Turns &turns) {
+    if (blockIdx.y < blocks(turns)) return false;
+    for (int i = threadIdx.x; i < turns.half; i += kThreads) turns.put(blockIdx.x, i);
+    return true;
+}
 
 // Ids that the step before has drawn. The host may list a token before it knows which one was drawn.
 struct Drawn {
@@ -41,12 +53,12 @@ struct Norm {
     float *squares;
 
     // Norms the numbers that this block has written of its row, `kEach` a thread and step, all of it written by now.
-    template <int kEach> __device__ void after(float *stream, int width) const {
+    template <int kEach> __device__ void after(float *stream, int width, unsigned blocks) const {
         if (!values) return;
         __syncthreads();
         constexpr int kPieces = kThreads * kEach / norms::kPiece;
         int pieces = width / norms::kPiece, row = blockIdx.x;
-        for (int chunk = blockIdx.y; chunk * kPieces < pieces; chunk += gridDim.y) {
+        for (int chunk = blockIdx.y; chunk * kPieces < pieces; chunk += blocks) {
             for (int i = threadIdx.x / 32; i < kPieces && chunk * kPieces + i < pieces; i += kThreads / 32) {
                 int piece = chunk * kPieces + i;
                 if (scales) {
@@ -63,13 +75,13 @@ struct Norm {
 
 template <class T>
 __device__ void dense(const T *RESTRICT weights, const uint32_t *RESTRICT tokens, Drawn drawn, int rows, int columns,
-                      float scale, float *stream, const Norm &norm) {
+                      float scale, float *stream, const Norm &norm, unsigned blocks) {
     uint32_t token = token_of(tokens, drawn);
     const T *row = weights + size_t(token) * columns;
     float *out = stream + size_t(blockIdx.x) * columns;
     bool there = token < uint32_t(rows);
-    for (size_t c = item(); c < size_t(columns); c += items()) out[c] = there ? scale * to_float(row[c]) : NAN;
-    norm.after<1>(stream, columns);
+    for (size_t c = item(); c < size_t(columns); c += blocks * kThreads) out[c] = there ? scale * to_float(row[c]) : NAN;
+    norm.after<1>(stream, columns, blocks);
 }
 
 // Bytes of `four`, each times `by` less `minus`, times `scale`.
@@ -82,11 +94,11 @@ __device__ inline float4 floats(uint32_t four, float by, float minus, float scal
 // A thread turns one word of a group's low bits: numbers 4 w .. and 16 + 4 w ...
 template <Kind K>
 __device__ void quantised(Planes planes, const uint32_t *RESTRICT tokens, Drawn drawn, int rows, int groups, float scale,
-                          float *stream, const Norm &norm) {
+                          float *stream, const Norm &norm, unsigned blocks) {
     uint32_t token = token_of(tokens, drawn);
     float4 *to = reinterpret_cast<float4 *>(stream) + size_t(blockIdx.x) * groups * 8;
     bool there = token < uint32_t(rows);
-    for (size_t i = item(); i < size_t(groups) * 4; i += items()) {
+    for (size_t i = item(); i < size_t(groups) * 4; i += blocks * kThreads) {
         size_t group = i / 4, index = there ? size_t(token) * groups + group : 0;
         int w = int(i % 4);
         const unsigned *low = reinterpret_cast<const unsigned *>(planes.low) + index * (quant::kLowBytes<K> / 4);
@@ -100,20 +112,29 @@ __device__ void quantised(Planes planes, const uint32_t *RESTRICT tokens, Drawn 
         to[group * 8 + w] = floats(both.x, by.x, minus, factor);
         to[group * 8 + 4 + w] = floats(both.y, quant::kHalves<K> ? by.y : by.x, minus, factor);
     }
-    norm.after<8>(stream, groups * 32);
+    norm.after<8>(stream, groups * 32, blocks);
 }
 
 } // namespace embed
 
+// The arguments of a norm and of angles, and what they make.
+#define EMBED_MORE                                                                                                   \
+    const float *weight, void *values, float2 *value_scales, float *squares, const uint32_t *positions,              \
+        const uint32_t *longs, const float *inv_freq, const float *long_inv_freq, int half, float factor,            \
+        float *cos, float *sin
+#define EMBED_BEGIN                                                                                                  \
+    let_next_begin();                                                                                                \
+    wait_for_previous();                                                                                             \
+    embed::Norm norm = {weight, values, value_scales, squares};                                                      \
+    rope::Turns turns = {positions, longs, inv_freq, long_inv_freq, half, factor, cos, sin};                         \
+    if (embed::turned(turns)) return;
+
 #define EMBED_DENSE(name, type)                                                                                      \
     extern "C" __global__ void __launch_bounds__(256)                                                                \
         embed_##name(const type *weights, const uint32_t *tokens, const uint32_t *drawn, uint32_t count, int rows,   \
-                     int columns, float scale, float *out, const float *weight, void *values, float2 *scales,        \
-                     float *squares) {                                                                               \
-        let_next_begin();                                                                                            \
-        wait_for_previous();                                                                                         \
-        embed::Norm norm = {weight, values, scales, squares};                                                        \
-        embed::dense<type>(weights, tokens, {drawn, count}, rows, columns, scale, out, norm);                        \
+                     int columns, float scale, float *out, EMBED_MORE) {                                             \
+        EMBED_BEGIN                                                                                                  \
+        embed::dense<type>(weights, tokens, {drawn, count}, rows, columns, scale, out, norm, embed::blocks(turns));  \
     }                                                                                                                \
     EXPORT(embed_##name)
 EMBED_DENSE(f32, float)
@@ -125,14 +146,13 @@ EMBED_DENSE(bf16, bf16)
     extern "C" __global__ void __launch_bounds__(256)                                                                \
         embed_##name(const uint8_t *low, const uint8_t *high, const uint8_t *scales, const uint8_t *supers,          \
                      const uint32_t *tokens, const uint32_t *drawn, uint32_t count, int rows, int groups,            \
-                     float scale, float *out, const float *weight, void *values, float2 *value_scales,               \
-                     float *squares) {                                                                               \
-        let_next_begin();                                                                                            \
-        wait_for_previous();                                                                                         \
-        embed::Norm norm = {weight, values, value_scales, squares};                                                  \
+                     float scale, float *out, EMBED_MORE) {                                                          \
+        EMBED_BEGIN                                                                                                  \
         embed::quantised<quant::kind>({low, high, scales, supers}, tokens, {drawn, count}, rows, groups, scale, out, \
-                                      norm);                                                                         \
+                                      norm, embed::blocks(turns));                                                   \
     }                                                                                                                \
     EXPORT(embed_##name)
 EACH_KIND(EMBED)
 #undef EMBED
+#undef EMBED_BEGIN
+#undef EMBED_MORE

@@ -78,7 +78,8 @@ template <Kind K, class T> struct Warp : Place<K, T> {
     // Where the lane's numbers of an input lie, 8 columns of either half of the part's first group.
     int at_x[2];
 
-    __device__ Warp(unsigned char *tables, size_t first_row, int groups) : Base(tables, first_row, groups) {
+    template <class R>
+    __device__ Warp(unsigned char *tables, const R &rows, int groups) : Base(tables, rows, groups) {
         int g = lane / 4, t = lane % 4;
         for (int half = 0; half < 2; half++) {
             int at = part * kGroups * 4 + half * 2 + t / 2;

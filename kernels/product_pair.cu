@@ -12,33 +12,48 @@ using namespace product_tiles;
 template <int N, Kind K> struct ShapeOf;
 template <Kind K> struct ShapeOf<16, K> { using T = Shape16<K>; };
 template <Kind K> struct ShapeOf<32, K> { using T = Shape32<K>; };
-template <Kind K> struct ShapeOf<64, K> { using T = Shape64<K>; };
+template <Kind K> struct ShapeOf<64, K> {
+    struct T : Shape64<K> {
+        static constexpr bool kShort = true;
+    };
+};
 
-template <int N, Kind K> __device__ inline void of_kind(const Product &product, const Part &part) {
+template <int N, Kind K, class F> __device__ inline void of_kind(F again) {
     using T = typename ShapeOf<N, K>::T;
-    tiles::run<K, T, Warp<K, T>>(product, part);
+    tiles::run<K, T, Warp<K, T>>(again);
 }
 
-// One of the matrices, of a kind: 0, 1, 2 for Q4_K, Q5_K, Q6_K.
+// One of the matrices.
 struct Matrix {
-    int kind;
     Planes planes;
     int rows;
     float *out;
     const float *bias;
     int shares;
+    // Where its blocks leave their sums, and how many have.
+    float *partials;
+    unsigned *counts;
 };
 
-// Block `block` of the matrix. The blocks of a share stand side by side.
-template <int N>
-__device__ void multiply(const Matrix &matrix, int block, Product product) {
-    product.planes = matrix.planes, product.rows = matrix.rows;
-    product.out = matrix.out, product.bias = matrix.bias;
+// What a block has to do, without the matrices' kinds. `blocks`: of the first matrix; those of a share stand side by side.
+// Worked out where it is asked for, so that nothing of it is kept in registers from the first time on.
+__device__ inline Work work_of(const Matrix &first, const Matrix &second, int blocks, Product both) {
+    int block = asked(blockIdx.y);
+    bool is_first = block < blocks;
+    const Matrix matrix = is_first ? first : second;
+    if (!is_first) block -= blocks;
+    both.planes = matrix.planes, both.rows = matrix.rows;
+    both.out = matrix.out, both.bias = matrix.bias;
+    both.partials = matrix.partials, both.counts = matrix.counts;
     int down = (matrix.rows + 127) / 128;
-    Part part = {int(blockIdx.x), block % down, block / down, matrix.shares};
-    if (matrix.kind == 0) of_kind<N, quant::Q4_K>(product, part);
-    else if (matrix.kind == 1) of_kind<N, quant::Q5_K>(product, part);
-    else of_kind<N, quant::Q6_K>(product, part);
+    return {both, {int(blockIdx.x), block % down, block / down, matrix.shares}};
+}
+
+// `kind`: 0, 1, 2 for Q4_K, Q5_K, Q6_K.
+template <int N, class F> __device__ void multiply(int kind, F again) {
+    if (kind == 0) of_kind<N, quant::Q4_K>(again);
+    else if (kind == 1) of_kind<N, quant::Q5_K>(again);
+    else of_kind<N, quant::Q6_K>(again);
 }
 
 } // namespace product_pair
@@ -52,13 +67,14 @@ __device__ void multiply(const Matrix &matrix, int block, Product product) {
         const uint8_t *scales2, const uint8_t *supers2, int rows2, float *out2, const float *bias2, int shares2,     \
         int blocks, const void *x, const float2 *x_scales, int groups, int n, uint64_t stride, float *partials,      \
         unsigned *counts, float *partials2, unsigned *counts2) {                                                     \
-        int block = blockIdx.y;                                                                                      \
-        bool first = block < blocks;                                                                                 \
-        product_pair::Matrix matrix = {kind, {low, high, scales, supers}, rows, out, bias, shares};                  \
-        if (!first) matrix = {kind2, {low2, high2, scales2, supers2}, rows2, out2, bias2, shares2};                  \
-        tiles::Product both = {{}, x, x_scales, 0, groups, n, nullptr, stride, nullptr,                              \
-                               first ? partials : partials2, first ? counts : counts2, 2};                           \
-        product_pair::multiply<inputs>(matrix, first ? block : block - blocks, both);                                \
+        product_pair::multiply<inputs>(int(blockIdx.y) < blocks ? kind : kind2, [&] {                                \
+            return product_pair::work_of({{low, high, scales, supers}, rows, out, bias, shares, partials, counts},   \
+                                         {{low2, high2, scales2, supers2}, rows2, out2, bias2, shares2, partials2,   \
+                                          counts2},                                                                  \
+                                         blocks,                                                                     \
+                                         {{}, x, x_scales, 0, groups, n, nullptr, stride, nullptr, nullptr, nullptr, \
+                                          2});                                                                       \
+        });                                                                                                          \
     }                                                                                                                \
     EXPORT(product_pair_##inputs)
 

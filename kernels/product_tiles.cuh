@@ -40,7 +40,8 @@ template <Kind K, class T> struct Warp : Place<K, T> {
     // input 2t; those of 2t + 1 lie behind them. And of two groups' scaled sums, that of the group t / 2 and input g.
     int at_x, at_scales, at_sums;
 
-    __device__ Warp(unsigned char *tables, size_t first_row, int groups) : Base(tables, first_row, groups) {
+    template <class R>
+    __device__ Warp(unsigned char *tables, const R &rows, int groups) : Base(tables, rows, groups) {
         int group = part * kGroups;
         at_x = kept(In::x_at(input + lane / 16 * 8 + lane % 8, group * 2 + lane / 8 % 2));
         at_scales = kept(In::x_scales_at(input + lane % 4 * 2, group / 2));

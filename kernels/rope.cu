@@ -1,8 +1,8 @@
 // Queries, keys and values between their projection and attention: bias, head norms, rotation, cache.
 //
-// What a head goes through is in rope.cuh. Angles are computed once per step and kind of layer, position * frequency
-// rounded to f32 and then the accurate sine and cosine over the full range (a fast sine is off by whole turns
-// at long contexts). Everything that a head goes through on its way is one launch, a warp per head of a token:
+// What a head goes through is in rope.cuh. Angles are computed once per step and kind of layer, those of one kind by the
+// embedding (embed.cu): the accurate sine and cosine over the full range (a fast sine is off by whole turns at long
+// contexts). Everything that a head goes through on its way is one launch, a warp per head of a token:
 // it reads the head once, and writes queries back in place, keys and values to the paged cache (kv.rs). Steps that only
 // decode mostly go without it: their attention does the same (attention_decode.cu). Limited by memory, 4
 // bytes read per number and 4, 2 or 1 written; at a few tokens by the launch and two loads after one another
@@ -70,19 +70,15 @@ extern "C" __global__ void __launch_bounds__(256)
 }
 EXPORT(rope_norm_tokens)
 
-// cos and sin, [tokens][half]: of position * frequency, times `factor`. One thread each.
+// The angles of `tokens` tokens, one thread each.
 extern "C" __global__ void __launch_bounds__(128)
-    rope_angles(const uint32_t *positions, const uint32_t *longs, const float *inv_freq,
-                const float *long_inv_freq, int half, float factor, size_t total, float *cos_out, float *sin_out) {
+    rope_angles(const uint32_t *positions, const uint32_t *longs, const float *inv_freq, const float *long_inv_freq,
+                int half, float factor, float *cos, float *sin, size_t tokens) {
     let_next_begin();
     wait_for_previous();
+    rope::Turns turns = {positions, longs, inv_freq, long_inv_freq, half, factor, cos, sin};
     size_t at = size_t(blockIdx.x) * blockDim.x + threadIdx.x;
-    if (at >= total) return;
-    size_t token = at / half, i = at % half;
-    bool is_long = long_inv_freq && longs[token] != 0;
-    float angle = float(positions[token]) * (is_long ? long_inv_freq : inv_freq)[i];
-    cos_out[at] = cosf(angle) * factor;
-    sin_out[at] = sinf(angle) * factor;
+    if (at < tokens * half) turns.put(at / half, int(at % half));
 }
 EXPORT(rope_angles)
 

@@ -11,6 +11,42 @@ namespace rope {
 
 using namespace rows;
 
+struct CosSin {
+    float cos, sin;
+};
+
+// Of any angle, to two units in the last place. The nearest multiple of pi / 2 is taken away in double precision, in two
+// parts: what the first leaves is exact, since an angle has 24 bits. Sine and cosine of the rest are Taylor series.
+__device__ inline CosSin cos_sin(float angle) {
+    double quarters = rint(double(angle) * 0.6366197723675814);
+    double rest = fma(-quarters, 1.5707963267948966, double(angle));
+    float r = float(fma(-quarters, 6.123233995736766e-17, rest)), x = r * r;
+    float s = __fmaf_rn(x, __fmaf_rn(x, __fmaf_rn(x, 1 / 362880.0f, -1 / 5040.0f), 1 / 120.0f), -1 / 6.0f);
+    float c = __fmaf_rn(x, __fmaf_rn(x, __fmaf_rn(x, -1 / 3628800.0f, 1 / 40320.0f), -1 / 720.0f), 1 / 24.0f);
+    s = __fmaf_rn(r * x, s, r), c = __fmaf_rn(x * x, c, __fmaf_rn(x, -0.5f, 1.0f));
+    unsigned quarter = unsigned(int64_t(quarters));
+    float cos = quarter % 2 ? s : c, sin = quarter % 2 ? c : s;
+    return {(quarter + 1) % 4 < 2 ? cos : -cos, quarter % 4 < 2 ? sin : -sin};
+}
+
+// The angles of a step's tokens, `half` each: position * frequency rounded to f32, and sine and cosine of that, times
+// `factor`.
+struct Turns {
+    const uint32_t *positions, *longs;
+    const float *inv_freq, *long_inv_freq;
+    int half;
+    float factor;
+    // `[tokens][half]`.
+    float *cos, *sin;
+
+    __device__ void put(size_t token, int i) const {
+        bool is_long = long_inv_freq && longs[token] != 0;
+        CosSin turn = cos_sin(float(positions[token]) * (is_long ? long_inv_freq : inv_freq)[i]);
+        cos[token * half + i] = turn.cos * factor;
+        sin[token * half + i] = turn.sin * factor;
+    }
+};
+
 // One head's way into a cache without scales. All lanes call.
 template <class T>
 __device__ inline void keep(T *cell, float *, const float *head, int dim, bool whole) {

@@ -15,9 +15,9 @@
 // 2^-25 of the whole. Tokens of one bucket have one exponent, so that histograms add 24-bit mantissas, in two
 // halves of 12 bits: 32-bit atomics are the ones shared memory does in one go.
 //
-// A row is cut into parts, a block each, and five launches with nothing but launches between them: peak (soft
-// cap, mask, edits, finite, argmax), spread (first digit), gather (list), weigh (cut, mass of each warp's slice),
-// draw. Rows that need no filter, or are greedy, leave early; the launches are the same whatever the rows ask
+// A row is cut into parts, a block each, and four launches with nothing but launches between them: peak (soft
+// cap, mask, edits, finite, argmax), spread (first digit), gather (list), weigh (cut, mass of each warp's slice; the last
+// block of a row draws). Rows that need no filter, or are greedy, leave early; the launches are the same whatever the rows ask
 // for, so a graph may hold them. With one part a row all five are one launch. Limited by launches and latency at
 // few rows (128k logits over 32 blocks: expected about 10 us in a graph) and by shared atomics of `spread` at
 // many: three per token, about 50 us for a multiprocessor that has a filtered row of 128k to itself.
@@ -57,16 +57,15 @@ struct Histogram {
 };
 
 // A row's scratch memory.
-struct Scratch {
+struct alignas(16) Scratch {
     uint64_t peaks[kMostParts];
     uint64_t sums[kMostParts * kWarps];
     Histogram spread;
     uint64_t list[kListed];
-    uint64_t cut;
     // Keys on the list, or more than fit; places of it that parts have taken.
     uint32_t listed, taken;
 };
-static_assert(sizeof(Scratch) == 5666 * 8 && sizeof(Scratch) % 16 == 0, "as sample.rs has it");
+static_assert(sizeof(Scratch) == 5666 * 8, "as sample.rs has it");
 
 // The bucket where a sum from the highest bucket down first reaches what was wanted.
 struct Found {
@@ -92,6 +91,8 @@ struct Job {
     const Params &params;
     Scratch *scratch;
     uint32_t *id, *host_id;
+    // Blocks of the row that have come to the end.
+    unsigned *count;
     unsigned vocab, part, parts, len;
 
     __device__ bool greedy() const { return params.temperature <= 0.0f || params.top_k == 1; }
@@ -508,15 +509,6 @@ __device__ inline uint64_t kept_mass(const Job &job, const Weights &w, uint64_t 
     return warp_total(sum);
 }
 
-__device__ inline void weigh(const Job &job, Shared &s) {
-    Weights w;
-    uint64_t peak;
-    if (!open(job, w, peak)) return;
-    uint64_t cut = cut_of(job, w, s), sum = kept_mass(job, w, cut, job.from(), job.to());
-    if (threadIdx.x % 32 == 0) job.scratch->sums[job.part * kWarps + threadIdx.x / 32] = sum;
-    if (job.first()) job.scratch->cut = cut;
-}
-
 // Of the threads' masses end to end, the one that `point` falls into: to `s.piece`, with what is left of the
 // point in `s.point`.
 __device__ inline void locate(Shared &s, uint64_t before, uint64_t own, uint64_t point) {
@@ -545,17 +537,14 @@ __device__ inline void walk(const Job &job, const Weights &w, uint64_t cut, unsi
     }
 }
 
-// One block a row: the warp's slice that the point falls into, the tile of it, the token of that.
-__device__ inline void draw(const Job &job, Shared &s) {
-    Weights w;
-    uint64_t peak, total;
-    if (!open(job, w, peak)) return;
-    uint64_t cut = job.scratch->cut;
+// By the last block of a row: the warp's slice that the point falls into, the tile of it, the token of that.
+__device__ inline void draw(const Job &job, const Weights &w, uint64_t cut, Shared &s) {
+    uint64_t total;
     if (threadIdx.x == 0) {
         s.piece = 0;
         s.point = 0;
     }
-    uint64_t own = threadIdx.x < job.parts * kWarps ? job.scratch->sums[threadIdx.x] : 0;
+    uint64_t own = threadIdx.x < job.parts * kWarps ? __ldcg(&job.scratch->sums[threadIdx.x]) : 0;
     uint64_t before = block_scan(own, s.scan, total);
     locate(s, before, own, __umul64hi(job.params.uniform << 11, total));
     unsigned slice = job.len / kWarps, from = s.piece * slice, to = min(from + slice, job.vocab);
@@ -571,35 +560,44 @@ __device__ inline void draw(const Job &job, Shared &s) {
     if (threadIdx.x < 32) walk(job, w, cut, from + s.piece * kTile, s.point);
 }
 
+__device__ inline void weigh(const Job &job, Shared &s) {
+    Weights w;
+    uint64_t peak;
+    if (!open(job, w, peak)) return;
+    uint64_t cut = cut_of(job, w, s), sum = kept_mass(job, w, cut, job.from(), job.to());
+    if (threadIdx.x % 32 == 0) job.scratch->sums[job.part * kWarps + threadIdx.x / 32] = sum;
+    if (job.parts == 1) __syncthreads();
+    else if (!is_last(job.count, job.parts, &s.used)) return;
+    draw(job, w, cut, s);
+}
+
 } // namespace sample
 
 // Grid: parts, rows. `len` tokens a part, a multiple of 4096; ids of rows that hold a NaN or an infinity are ~0. They go
-// to `ids`, for the next step, and to `host_ids`, memory that the host reads.
-#define SAMPLE_KERNEL(name, parts_, ...)                                                                           \
+// to `ids`, for the next step, and to `host_ids`, memory that the host reads. `counts`: zeros, one for each row, if there are several parts.
+#define SAMPLE_KERNEL(name, ...)                                                                                   \
     extern "C" __global__ void __launch_bounds__(sample::kThreads, 2)                                              \
         name(float *logits, const sample::Params *params, const sample::Edit *edits, unsigned known,               \
              const uint32_t *masks, unsigned mask_words, float soft_cap, sample::Scratch *scratch, uint32_t *ids,  \
-             uint32_t *host_ids, unsigned vocab, unsigned len) {                                                   \
+             uint32_t *host_ids, unsigned vocab, unsigned len, unsigned *counts) {                                 \
         let_next_begin();                                                                                          \
         wait_for_previous();                                                                                       \
         DYNAMIC_SHARED(memory);                                                                                    \
         sample::Shared &s = *reinterpret_cast<sample::Shared *>(memory);                                           \
         size_t row = blockIdx.y;                                                                                   \
         sample::Job job = {logits + row * vocab, params[row], scratch + row, ids + row, host_ids + row,            \
-                           vocab,                blockIdx.x,  parts_,        len};                                 \
+                           counts + row,         vocab,       blockIdx.x,    gridDim.x, len};                      \
         sample::Changes changes = {edits, known, masks, mask_words, soft_cap};                                     \
         (void)changes;                                                                                             \
         __VA_ARGS__                                                                                                \
     }                                                                                                              \
     EXPORT(name)
 
-SAMPLE_KERNEL(sample_peak, gridDim.x, sample::peak(job, s, changes);)
-SAMPLE_KERNEL(sample_spread, gridDim.x, sample::spread(job, s);)
-SAMPLE_KERNEL(sample_gather, gridDim.x, sample::gather(job, s);)
-SAMPLE_KERNEL(sample_weigh, gridDim.x, sample::weigh(job, s);)
-// One block a row, of rows that were cut into vocab / len parts.
-SAMPLE_KERNEL(sample_draw, (vocab + len - 1) / len, sample::draw(job, s);)
-SAMPLE_KERNEL(sample_row, 1, {
+SAMPLE_KERNEL(sample_peak, sample::peak(job, s, changes);)
+SAMPLE_KERNEL(sample_spread, sample::spread(job, s);)
+SAMPLE_KERNEL(sample_gather, sample::gather(job, s);)
+SAMPLE_KERNEL(sample_weigh, sample::weigh(job, s);)
+SAMPLE_KERNEL(sample_row, {
     sample::peak(job, s, changes);
     __syncthreads();
     sample::spread(job, s);
@@ -607,6 +605,4 @@ SAMPLE_KERNEL(sample_row, 1, {
     sample::gather(job, s);
     __syncthreads();
     sample::weigh(job, s);
-    __syncthreads();
-    sample::draw(job, s);
 })

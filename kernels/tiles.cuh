@@ -27,6 +27,8 @@ template <bool kEightBits, int kM, int kN, int kWarpsM, int kWarpsN, int kWarpsK
     static constexpr int kThreads = 32 * WM * WN * WK;
     // Most steps in shared memory at once.
     static constexpr int kMostStages = kEight ? 2 : 4;
+    // Whether registers are short: see Pieces.
+    static constexpr bool kShort = false;
     // 16 x 8 fragments of a warp.
     static constexpr int MF = M / WM / 16, NF = N / WN / 8;
     static_assert(M % (16 * WM) == 0 && N % (8 * WN) == 0 && G % WK == 0 && 8 % G == 0, "whole fragments");
@@ -46,6 +48,14 @@ template <int kRow, int kTurns = kRow / 16> __device__ inline int swizzled(int r
 __device__ inline int kept(int value) {
 #ifdef __CUDACC__
     asm("" : "+r"(value));
+#endif
+    return value;
+}
+
+// A value that is not kept from where it was asked for before.
+__device__ inline int asked(int value) {
+#ifdef __CUDACC__
+    asm volatile("" : "+r"(value));
 #endif
     return value;
 }
@@ -71,6 +81,22 @@ struct Product {
 // What a block does of a product: its tile, and which of the `shares` blocks that share the tile's columns it is.
 struct Part {
     int across, down, share, shares;
+};
+
+struct Work {
+    Product product;
+    Part part;
+};
+
+// Rows of memory that follow each other, at most kMost: the rows of a matrix or the inputs that a tile has. Those
+// beyond the last are the last again: their sums are not written.
+template <int kMost> struct Rows {
+    unsigned first;
+    int last;
+
+    __device__ Rows(int begin, int count) : first(begin), last(min(count - begin, kMost) - 1) {}
+    // Counted from the first.
+    __device__ int at(int row) const { return min(row, last); }
 };
 
 // One step's part of shared memory, in bytes.
@@ -102,12 +128,14 @@ template <Kind K, class T> struct Stage {
 };
 
 // What one thread brings of rows of pieces, step by step: the same piece of every `kEvery`th row. A row has `kPieces`
-// pieces of `kBytes` in a step. Where they come from and go to is worked out once. Rows beyond the last are the last
-// again: their sums are not written.
-template <int kBytes, int kPieces, int kRows, class T> struct Pieces {
+// pieces of `kBytes` in a step. Where they come from and go to is worked out once.
+// `kMoves`: a pointer moves on with the steps, else it is worked out in each. That takes two registers less, and on sm_120
+// fewer instructions; on others it takes more.
+template <int kBytes, int kPieces, int kRows, class T, bool kMoves> struct Pieces {
     static constexpr int kEvery = T::kThreads / kPieces, kMine = (kRows + kEvery - 1) / kEvery;
     static_assert(T::kThreads % kPieces == 0, "a thread has the same piece of all its rows");
-    // The block's first row in the next step, the same for all threads, and the thread's pieces behind that.
+    // The block's first row, or where the next step's part of it begins; the same for all threads. And the thread's pieces
+    // behind that.
     const unsigned char *from;
     unsigned at[kMine];
     // Where they go to in a stage.
@@ -116,23 +144,27 @@ template <int kBytes, int kPieces, int kRows, class T> struct Pieces {
     __device__ static int row() { return threadIdx.x / kPieces; }
     __device__ static int piece() { return threadIdx.x % kPieces; }
 
-    // `row_bytes`: of a whole row in memory, of which the first step begins `begin` bytes in. Rows from the `first` of
-    // `count` on. `place`: in a stage.
-    __device__ Pieces(const void *start, int row_bytes, size_t first, size_t count, int begin, int place) {
-        from = static_cast<const unsigned char *>(start) + first * row_bytes + begin;
+    // `row_bytes`: of a whole row in memory, of which the first step begins `begin` bytes in. `place`: in a stage.
+    template <class R> __device__ Pieces(const void *start, int row_bytes, const R &rows, int begin, int place) {
+        from = static_cast<const unsigned char *>(start);
+        from += uint64_t(rows.first) * unsigned(row_bytes);
+        if constexpr (kMoves) from += begin;
         to = kept(place);
-        int last = int(min(count - first, size_t(kRows))) - 1;
-        for (int i = 0; i < kMine; i++) at[i] = min(row() + i * kEvery, last) * row_bytes + piece() * kBytes;
+        for (int i = 0; i < kMine; i++) {
+            int own = rows.at(row() + i * kEvery) * row_bytes + piece() * kBytes;
+            at[i] = kMoves && T::N >= 64 ? own : kept(own);
+        }
     }
 
-    // Starts a step's copies; those of a thread are `stride` bytes apart in shared memory. What is not there becomes
-    // zero.
-    __device__ void start(unsigned char *stage, int stride, bool there) const {
+    // Starts the copies of a step that lies `begin` bytes in, and the next one `further` bytes behind it; those of a thread
+    // are `stride` bytes apart in shared memory. What is not there becomes zero.
+    __device__ void start(unsigned char *stage, unsigned begin, int further, int stride, bool there) {
 #pragma unroll
         for (int i = 0; i < kMine; i++) {
             if (kRows % kEvery != 0 && row() + i * kEvery >= kRows) continue;
-            copy_async<kBytes>(stage + to + i * stride, from + at[i], there ? kBytes : 0);
+            copy_async<kBytes>(stage + to + i * stride, from + (at[i] + (kMoves ? 0 : begin)), there ? kBytes : 0);
         }
+        if constexpr (kMoves) from += further;
     }
 };
 
@@ -149,11 +181,13 @@ template <Kind K, class T> struct Loader {
     static constexpr int kScale = quant::kHeads<K> ? 8 : quant::kHalves<K> ? T::G * 2 : 2 * kOfGroup;
     // Rows are heads of 8 groups, so whole steps.
     static constexpr bool kWhole = quant::kHeads<K> || quant::kHalves<K>;
-    using Low = Pieces<16, T::G * kLow / 16, T::M, T>;
-    using High = Pieces<kHighPiece, kHigh ? T::G * kHigh / kHighPiece : 1, T::M, T>;
-    using Scales = Pieces<kScale, Place::kScales / kScale, T::M, T>;
-    using Input = Pieces<16, T::G * kInput / 16, T::N, T>;
-    using XScales = Pieces<16, T::G / 2, T::N, T>;
+    static constexpr bool kMoves = kArchitecture < 1200 && !T::kShort;
+    using Low = Pieces<16, T::G * kLow / 16, T::M, T, kMoves>;
+    using High = Pieces<kHighPiece, kHigh ? T::G * kHigh / kHighPiece : 1, T::M, T, kMoves>;
+    using Scales = Pieces<kScale, Place::kScales / kScale, T::M, T, kMoves>;
+    using Input = Pieces<16, T::G * kInput / 16, T::N, T, kMoves>;
+    // With 64 inputs no registers are left for this one.
+    using XScales = Pieces<16, T::G / 2, T::N, T, kMoves && T::N < 64>;
     Low low;
     High high;
     Scales scales;
@@ -165,46 +199,50 @@ template <Kind K, class T> struct Loader {
     int groups;
 
     // `first`: the first group.
-    __device__ Loader(const Product &p, size_t row0, int input0, int first)
-        : low(p.planes.low, p.groups * kLow, row0, p.rows, first * kLow, Place::low_at(Low::row(), Low::piece())),
-          high(p.planes.high, p.groups * kHigh, row0, p.rows, first * kHigh,
+    template <class R>
+    __device__ Loader(const Product &p, const R &rows, const Rows<T::N> &inputs, int first)
+        : low(p.planes.low, p.groups * kLow, rows, first * kLow, Place::low_at(Low::row(), Low::piece())),
+          high(p.planes.high, p.groups * kHigh, rows, first * kHigh,
                Place::high_at(High::row(), High::piece() * kHighPiece / 16) + High::piece() * kHighPiece % 16),
-          scales(p.planes.scales, p.groups * kOfGroup, row0, p.rows,
-                 quant::kHeads<K> ? first / 8 * 16 : first * kOfGroup, Place::scales_at(Scales::row()) + Scales::piece() * kScale),
-          x(p.x, p.groups * kInput, input0, p.n, first * kInput, Place::x_at(Input::row(), Input::piece())),
-          x_scales(p.x_scales, p.groups * 8, input0, p.n, first * 8,
+          scales(p.planes.scales, p.groups * kOfGroup, rows, scales_of(first),
+                 Place::scales_at(Scales::row()) + Scales::piece() * kScale),
+          x(p.x, p.groups * kInput, inputs, first * kInput, Place::x_at(Input::row(), Input::piece())),
+          x_scales(p.x_scales, p.groups * 8, inputs, first * 8,
                    Place::x_scales_at(XScales::row(), XScales::piece())),
-          supers(p.planes.supers),
-          super(min(unsigned(row0) + threadIdx.x, unsigned(p.rows) - 1) * (p.groups / 8)),
+          supers(p.planes.supers), super((rows.first + rows.at(threadIdx.x)) * (p.groups / 8)),
           all_supers(unsigned(p.groups / 8) * p.rows), groups(p.groups) {}
+
+    // Where a row's scales of a step begin. A head has those of 8 groups.
+    __device__ static unsigned scales_of(unsigned group) {
+        return quant::kHeads<K> ? group / 8 * 16 : group * kOfGroup;
+    }
 
     __device__ bool there(int group) const { return kWhole || group < groups; }
 
     // Starts the copies of the next step's weights, which begins with `group`. Not waited for.
     __device__ void weights(unsigned char *stage, int group) {
+        constexpr int kGroups = T::G;
         static_assert(Low::kEvery % 8 == 0 && High::kEvery % 8 == 0, "all of a thread's pieces are swizzled alike");
-        low.start(stage, Low::kEvery * Place::kLow, there(group + Low::piece() * 16 / kLow));
-        low.from += T::G * kLow;
-        if constexpr (kHigh != 0) {
-            high.start(stage, High::kEvery * Place::kHigh, there(group + High::piece() * kHighPiece / kHigh));
-            high.from += T::G * kHigh;
-        }
-        scales.start(stage, Scales::kEvery * Place::kScales, there(group + Scales::piece() * kScale / kOfGroup));
-        if constexpr (!quant::kHeads<K>) scales.from += T::G * kOfGroup;
-        // A head has the scales of 8 groups.
-        else if ((group + T::G) % 8 == 0) scales.from += 16;
+        low.start(stage, group * kLow, kGroups * kLow, Low::kEvery * Place::kLow,
+                  there(group + Low::piece() * 16 / kLow));
+        if constexpr (kHigh != 0)
+            high.start(stage, group * kHigh, kGroups * kHigh, High::kEvery * Place::kHigh,
+                       there(group + High::piece() * kHighPiece / kHigh));
+        int further = !quant::kHeads<K> ? kGroups * kOfGroup : (group + kGroups) % 8 == 0 ? 16 : 0;
+        scales.start(stage, scales_of(group), further, Scales::kEvery * Place::kScales,
+                     there(group + Scales::piece() * kScale / kOfGroup));
         if constexpr (quant::kHalves<K>) bring_super(stage, group);
     }
 
     // Starts the copies of the next step's inputs.
     __device__ void inputs(unsigned char *stage, int group) {
         static_assert(Input::kEvery % 8 == 0, "all of a thread's pieces are swizzled alike");
-        x.start(stage, Input::kEvery * Place::kX, there(group + Input::piece() * 16 / kInput));
-        x.from += T::G * kInput;
+        x.start(stage, group * kInput, T::G * kInput, Input::kEvery * Place::kX,
+                there(group + Input::piece() * 16 / kInput));
         if constexpr (T::kEight) {
             static_assert(XScales::kEvery % 8 == 0, "all of a thread's pieces are swizzled alike");
-            x_scales.start(stage, XScales::kEvery * Place::kXScales, there(group + XScales::piece() * 2));
-            x_scales.from += T::G * 8;
+            x_scales.start(stage, group * 8, T::G * 8, XScales::kEvery * Place::kXScales,
+                           there(group + XScales::piece() * 2));
         }
     }
 
@@ -230,11 +268,11 @@ template <Kind K, class T> struct Place {
     // Offsets in a stage: of the lane's row's scales; of what it gives to ldmatrix of its part's first group; and,
     // behind kHighAt, of that group's further bits of row `lane / 4`.
     int at_scales, at_low, at_high;
-    // The index of its row's first super scale.
+    // Of its row's first super scale, an index that is even where the scale's is.
     unsigned super;
     float sums[T::MF][T::NF][4] = {};
 
-    __device__ Place(unsigned char *tables, size_t first_row, int groups) {
+    template <class R> __device__ Place(unsigned char *tables, const R &rows, int groups) {
         int warp = threadIdx.x / 32;
         lane = threadIdx.x % 32;
         row = warp % T::WM * (T::MF * 16);
@@ -248,7 +286,7 @@ template <Kind K, class T> struct Place {
         at_low = kept(kWide ? In::low_at(row + lane % 16, group * 2 + lane / 16) : In::low_at(row + lane, group));
         constexpr int kHigh = quant::kHighBytes<K>;
         at_high = kept((In::high_at(row + lane / 4, 0) - In::kHighAt) ^ (group * kHigh));
-        super = unsigned(first_row + row + lane) * (groups / 8);
+        super = (rows.first + row + lane) * (groups / 8);
     }
 
     // The packed words of a group of the part, of rows g and g + 8 of each 16: the low bits, and Q8_0's second half.
@@ -322,14 +360,20 @@ template <class T> struct Tile {
     static constexpr int kSums = T::M * T::N;
     const Product &p;
     Part part;
-    size_t row0;
-    int input0;
-    unsigned char *memory;
+    // Its first row of the matrix, and its first input.
+    size_t row0 = size_t(part.down) * T::M;
+    int input0 = part.across * T::N;
 
     __device__ void write(int row, int input, float sum) const {
         size_t to = row0 + row;
         if (to < size_t(p.rows) && input0 + input < p.n)
             p.out[size_t(input0 + input) * p.stride + to] = sum + (p.bias ? p.bias[to] : 0.0f);
+    }
+
+    // A sum's place in shared memory; four rows lie side by side. Four inputs of a fragment lie in different banks.
+    __device__ static float &place(int row, int input) {
+        DYNAMIC_SHARED(memory);
+        return reinterpret_cast<float *>(memory)[input * T::M + (row ^ (input / 2 % 4 * 8))];
     }
 
     // Adds what the warps have that share the tile's columns; hands each sum, before `W::value`, to
@@ -339,11 +383,8 @@ template <class T> struct Tile {
             warp.each(to);
         } else {
             constexpr int kHalf = T::NF / 2;
-            float *all = reinterpret_cast<float *>(memory);
-            // Four inputs of a fragment lie in different banks.
-            auto at = [&](int row, int input) -> float & { return all[input * T::M + (row ^ (input / 2 % 4 * 8))]; };
-            auto leave = [&](int row, int input, float sum) { at(row, input) = sum; };
-            auto add = [&](int row, int input, float sum) { to(row, input, sum + at(row, input)); };
+            auto leave = [&](int row, int input, float sum) { place(row, input) = sum; };
+            auto add = [&](int row, int input, float sum) { to(row, input, sum + place(row, input)); };
             __syncthreads();
             if (warp.part == 0) warp.template each<kHalf>(leave);
             else warp.template each<0, kHalf>(leave);
@@ -354,28 +395,35 @@ template <class T> struct Tile {
     }
 
     template <class W> __device__ void finish(const W &warp) const {
-        if (part.shares > 1) return share(warp);
-        join(warp, [&](int row, int input, float sum) { write(row, input, W::value(sum)); });
-    }
-
-    // Leaves its sums for the last block of those that share the tile, or is that one.
-    template <class W> __device__ void share(const W &warp) const {
-        size_t tile = size_t(part.down) * gridDim.x + part.across;
-        float *all = p.partials + tile * part.shares * kSums, *own = all + size_t(part.share) * kSums;
-        join(warp, [&](int row, int input, float sum) { own[input * T::M + row] = sum; });
-        if (!is_last(p.counts + tile, part.shares, reinterpret_cast<unsigned *>(memory))) return;
+        if (part.shares == 1)
+            return join(warp, [&](int row, int input, float sum) { write(row, input, W::value(sum)); });
+        if (!leave(warp)) return;
         for (int i = threadIdx.x * 4; i < kSums; i += T::kThreads * 4) {
-            float4 sum = gather(all + i);
             int row = i % T::M, input = i / T::M;
+            float4 sum = gather(row, input);
             write(row, input, W::value(sum.x)), write(row + 1, input, W::value(sum.y));
             write(row + 2, input, W::value(sum.z)), write(row + 3, input, W::value(sum.w));
         }
     }
 
-    // Four sums of all blocks, from where the first has left them: several loads are under way at once, and added in
-    // the blocks' order.
-    __device__ float4 gather(const float *from) const {
+    __device__ size_t tile() const { return size_t(part.down) * gridDim.x + part.across; }
+
+    // Where the first of the blocks that share the tile leaves its sums.
+    __device__ float *left() const { return p.partials + tile() * part.shares * kSums; }
+
+    // Leaves its sums. Whether it is the last of the blocks that share the tile, which may `gather` then.
+    template <class W> __device__ bool leave(const W &warp) const {
+        DYNAMIC_SHARED(memory);
+        float *own = left() + size_t(part.share) * kSums;
+        join(warp, [&](int row, int input, float sum) { own[input * T::M + row] = sum; });
+        return is_last(p.counts + tile(), part.shares, reinterpret_cast<unsigned *>(memory));
+    }
+
+    // The sums of all blocks, of four rows from `row` on: several loads are under way at once, and added in the blocks'
+    // order.
+    __device__ float4 gather(int row, int input) const {
         constexpr int kAhead = 8;
+        const float *from = left() + input * T::M + row;
         float4 sum = make_float4(0, 0, 0, 0);
         for (int first = 0; first < part.shares; first += kAhead) {
             float4 found[kAhead];
@@ -402,16 +450,16 @@ template <int kMost> __device__ inline void end_copies(int stages) {
 }
 
 // Shared memory: the stages, which have room for (WK - 1) * M * N floats too, and the warps' tables. `W`: a Place that
-// takes a step's scales and adds its products.
-template <Kind K, class T, class W> __device__ void run(const Product &p, const Part &part) {
+// takes a step's scales and adds its products. `rows`: those of the tile. `finish(warp)`: what becomes of the sums.
+template <Kind K, class T, class W, class R, class F>
+__device__ void run(const Product &p, const Part &part, const R &rows, F finish) {
     DYNAMIC_SHARED(memory);
     constexpr int kStage = Stage<K, T>::kBytes;
-    size_t row0 = size_t(part.down) * T::M;
-    int input0 = part.across * T::N, all = (p.groups + T::G - 1) / T::G, each = (all + part.shares - 1) / part.shares;
+    int all = (p.groups + T::G - 1) / T::G, each = (all + part.shares - 1) / part.shares;
     int first = part.share * each, steps = max(0, min(each, all - first));
     int stages = T::kMostStages == 2 ? 2 : p.stages, ahead = stages - 1;
-    Loader<K, T> loader(p, row0, input0, first * T::G);
-    W warp(memory + stages * kStage, row0, p.groups);
+    Loader<K, T> loader(p, rows, Rows<T::N>(part.across * T::N, p.n), first * T::G);
+    W warp(memory + stages * kStage, rows, p.groups);
     for (int step = 0; step < ahead && step < steps; step++)
         loader.weights(memory + step * kStage, (first + step) * T::G);
     wait_for_previous();
@@ -435,7 +483,18 @@ template <Kind K, class T, class W> __device__ void run(const Product &p, const 
         if constexpr (T::kMostStages == 2) stage = memory + (kStage - (stage - memory));
         else stage = stage + kStage == end ? memory : stage + kStage;
     }
-    Tile<T>{p, part, row0, input0, memory}.finish(warp);
+    finish(warp);
+}
+
+// Of rows that follow each other, whose results are written as they are. `again()`: the product and the block's part of
+// it, which are asked for once more in the end: meanwhile they take no registers.
+template <Kind K, class T, class W, class F> __device__ void run(F again) {
+    Work work = again();
+    Rows<T::M> rows(work.part.down * T::M, work.product.rows);
+    run<K, T, W>(work.product, work.part, rows, [&](const W &warp) {
+        Work work = again();
+        Tile<T>{work.product, work.part}.finish(warp);
+    });
 }
 
 } // namespace tiles
@@ -447,9 +506,10 @@ template <Kind K, class T, class W> __device__ void run(const Product &p, const 
         name(const uint8_t *low, const uint8_t *high, const uint8_t *scales, const uint8_t *supers, const void *x,   \
              const float2 *x_scales, int rows, int groups, int n, float *out, uint64_t stride, const float *bias,    \
              float *partials, unsigned *counts, int stages) {                                                        \
-        tiles::Product product = {{low, high, scales, supers}, x, x_scales, rows, groups, n, out, stride, bias,      \
-                                  partials, counts, stages};                                                         \
-        tiles::Part part = {int(blockIdx.x), int(blockIdx.y), int(blockIdx.z), int(gridDim.z)};                      \
-        tiles::run<quant::kind, shape, warp<quant::kind, shape>>(product, part);                                     \
+        tiles::run<quant::kind, shape, warp<quant::kind, shape>>([&] {                                               \
+            return tiles::Work{{{low, high, scales, supers}, x, x_scales, rows, groups, n, out, stride, bias,        \
+                                partials, counts, stages},                                                           \
+                               {int(blockIdx.x), int(blockIdx.y), int(blockIdx.z), int(gridDim.z)}};                 \
+        });                                                                                                          \
     }                                                                                                                \
     EXPORT(name)

@@ -14,6 +14,7 @@
 #include "../product_pair.cu"
 #include "../product_quant.cu"
 #include "../product_tiles.cu"
+#include "../product_tiles_gated.cu"
 #include "../rope.cu"
 #include "../rows.cu"
 #include "../sample.cu"

@@ -11,7 +11,7 @@ from card import sass
 from card.cards import KIB, LIMITS, occupancy
 
 QUANT = re.compile(r"^product_(?:quant_\w+|gated_\w+|normed_\w+|mixed)_(\d)$")
-TILED = re.compile(r"^product_(halves|tiles)_(\w+?)_(\d+)$")
+TILED = re.compile(r"^product_(halves|tiles)(?:_gated)?_(\w+?)_(\d+)$")
 # Two matrices in 8-bit tiles: a block's passes are those of one of the kinds.
 PAIR = re.compile(r"^product_pair_(\d+)$")
 DENSE = re.compile(r"^product_(?:dense|gated|normed)_(?:b?f16|f32_(\d))$")

@@ -59,12 +59,17 @@ EARLY = re.compile(r"^(norm_|rope_|rows_|embed_|sample_|logprobs_|step_inputs|pr
 ROUNDED = re.compile(r"^product_gated_q\w+$")
 # Those that join the residual stream, and norm it; of 8-bit inputs.
 NORMED, NORMED_EIGHTS = re.compile(r"^product_normed_"), re.compile(r"^product_normed_q")
+# Gate and up in tiles, with their activation.
+GATED_TILES = re.compile(r"^product_tiles_gated_")
 # Those of few inputs.
 FREE = re.compile(r"^product_(quant|mixed|gated|dense|normed)_")
 # Instructions of a warp, counted in machine code for sm_89: of product_normed_q4_k_1 behind its count, for a piece of one
 # input; and of product_quant_q4_k_1 for the scale of its inputs, which have 32 pieces. Each warp's come one after the
 # other, at the interval of matrix-vector products.
 PIECE, SCALE = 108, 72
+# Instructions of a warp for the activation and the rounding of 4 outputs a lane, of gate and up in tiles: counted for sm_86
+# along the path without a bias in product_tiles_gated_q4_k_32.
+ACTIVATION = 237
 # Most rows that are normed so.
 FEW = 8
 # Instructions of a warp in decode attention before its loop that it did not have when heads were prepared by a launch of
@@ -203,11 +208,13 @@ def expand(lines, step):
             return [line]
         matrix, = line.matrices
         matrix = dataclasses.replace(matrix, rows=round(matrix.rows * chosen))
+        gates = line.name.startswith("product_gated") or GATED_TILES.match(line.name)
         if inputs <= 8:
-            family = "gated" if line.name.startswith("product_gated") else "quant"
+            family = "gated" if gates else "quant"
             name, at_once, threads = f"product_{family}_{matrix.kind}_{inputs}", 8 if inputs <= 4 else 16, 128
         else:
-            name, at_once, threads = f"product_{TILED.match(line.name)[1]}_{matrix.kind}_32", 128, 256
+            family = TILED.match(line.name)[1] + ("_gated" if gates else "")
+            name, at_once, threads = f"product_{family}_{matrix.kind}_32", 128, 256
         own = dataclasses.replace(line, name=name, matrices=(matrix,), inputs=inputs, threads=threads,
                                   blocks=(1, math.ceil(matrix.rows / at_once), 1))
         # What experts give is added up before it is normed.
@@ -243,13 +250,25 @@ def norm_time(card, line, step):
     return instructions * FREE_INTERVAL / card.clock
 
 
+def activation_time(card, line, resident):
+    """What the activation costs tiles of gate and up, `resident` of which a multiprocessor has at a time: the blocks that
+    share a tile leave it to the last one. A tile has half as many outputs as sums."""
+    if not GATED_TILES.match(line.name):
+        return 0.0
+    found = TILED.match(line.name)
+    rows, inputs, *_ = tile_shape(found[1], found[2], int(found[3]))
+    turns = math.ceil(math.ceil(line.blocks[0] * line.blocks[1] / card.multiprocessors) / resident)
+    return turns * ACTIVATION * rows * inputs / 2 / 4 / line.threads * INTERVAL / card.clock
+
+
 def traffic(line, step):
     """Bytes of weights and cache, which come from memory, and of activations, which the L2 cache may hold."""
     shape, n = step.shape, step.n
     if line.weights:
         inputs = line.inputs or (1 if step.prompt and line.rows == shape.vocab else n)
-        # One that joins the residual stream reads it, and its last blocks do what a norm does.
-        each = 14 if NORMED.match(line.name) else 4
+        # One that joins the residual stream reads it, and its last blocks do what a norm does. Tiles of gate and up write
+        # half as many numbers, of 8 bits, and their scales.
+        each = 14 if NORMED.match(line.name) else 0.625 if GATED_TILES.match(line.name) else 4
         return sum(matrix.bytes for matrix in line.matrices), inputs * each * line.rows
     qkv = (shape.heads + 2 * shape.kv_heads) * HEAD_DIM
     gated = shape.intermediate * (shape.active or 1)
@@ -383,6 +402,7 @@ def predict(card, lines, step, budget, change=Change()):
         most = max(parts, key=lambda part: parts[part])
         setattr(time, most, getattr(time, most) + line.count * parts[most])
         ends = (JOIN if joins(line) else 0) + norm_time(card, line, step)
+        ends += activation_time(card, line, kernels.resident(line.name))
         time.launches += line.count * (ramps(line, waves) * RAMP + ends)
     late = 1 - overlapped(card, lines, change) / time.count
     time.launches += GAP * time.count * late

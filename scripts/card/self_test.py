@@ -227,6 +227,20 @@ class Model(unittest.TestCase):
         # Four warps have two inputs each.
         self.assertAlmostEqual(ends("product_normed_q4_k_8", eight) - normed, model.PIECE * instruction)
 
+    def test_an_activation_takes_time_behind_tiles(self):
+        card, step = CARDS["RTX 3060"], model.Step(model.SHAPES["8B"], 32, False, 100)
+        kept = {"per_weight": [5.0] * 4, "blocks": [2] * 4}
+        budget = {"kernels": {f"product_tiles{gated}_q4_k_32": kept for gated in ("", "_gated")}}
+        lines = [model.Line.read(f"1 product_tiles{gated}_q4_k_32 1x224x1 256 q4_k 28672x4096") for gated in ("", "_gated")]
+        plain, gated = (model.predict(card, [line], step, budget) for line in lines)
+        # 224 tiles on 28 multiprocessors, two at a time; 256 threads have 64 outputs of 32 inputs, four each at a time.
+        activation = 4 * 2 * model.ACTIVATION * model.INTERVAL / card.clock
+        self.assertAlmostEqual(gated.launches - plain.launches, activation)
+        self.assertEqual(gated.issue, plain.issue)
+        shared = model.Line.read("1 product_tiles_gated_q4_k_32 1x224x3 256 q4_k 28672x4096")
+        self.assertAlmostEqual(model.activation_time(card, shared, 2), activation)
+        self.assertLess(model.traffic(lines[1], step)[1], model.traffic(lines[0], step)[1] / 4)
+
     def test_what_experts_give_is_normed_by_a_launch(self):
         step = model.Step(model.SHAPES["30B-A3B"], 1, False, 100)
         lines = model.expand([model.Line.read("48 product_normed_q4_k_1 512x1x1 128 q4_k 2048x768")], step)

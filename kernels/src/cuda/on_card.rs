@@ -39,6 +39,8 @@ pub(crate) struct KernelNames {
     pub normed: Option<[&'static str; 8]>,
     /// Products in tiles, in the order of `product::names::Tile`.
     pub tiles: Option<[&'static str; 7]>,
+    /// As `gated` in tiles of 8-bit inputs, in the order of `product::names::Tile`.
+    pub tiles_gated: Option<[&'static str; 3]>,
 }
 
 /// A prefix with each of these ends.
@@ -70,6 +72,9 @@ macro_rules! quantised {
                 concat!("product_tiles_", $kind, "_32"),
                 concat!("product_tiles_", $kind, "_64"),
             ]),
+            tiles_gated: Some($crate::cuda::on_card::ending!(
+                concat!("product_tiles_gated_", $kind, "_"); "16" "32" "64"
+            )),
         }
     };
 }

@@ -1,5 +1,5 @@
-//! Queries, keys and values between their projection and attention: angles once per step, then bias, head
-//! norms, rotation and the cache in one launch per layer (`rope.cu`). Where all heads of a token are normed as one
+//! Queries, keys and values between their projection and attention: angles once per step (the embedding may compute
+//! them, [`crate::cuda::embed()`]), then bias, head norms, rotation and the cache in one launch per layer (`rope.cu`). Where all heads of a token are normed as one
 //! row, that is a launch before it. Attention of decoding steps may do all that itself
 //! ([`prepares`](super::attention::prepares)).
 //!
@@ -36,6 +36,62 @@ pub struct Angles<'a> {
     pub cos: View<'a, f32>,
     /// Sines, already multiplied by the frequencies' factor.
     pub sin: View<'a, f32>,
+}
+
+/// The angles of a step's tokens, to be computed: cosines and sines, `[tokens][half]`.
+#[derive(Debug)]
+pub struct Turns<'a> {
+    /// Of the tokens.
+    pub positions: View<'a, u32>,
+    /// Not 0 for tokens that use the long frequencies, if there are any.
+    pub longs: View<'a, u32>,
+    /// Of all tokens; as many as there are angles of a token.
+    pub frequencies: Frequencies<'a>,
+    /// Where cosines go.
+    pub cos: ViewMut<'a, f32>,
+    /// Where sines go.
+    pub sin: ViewMut<'a, f32>,
+}
+
+impl Turns<'_> {
+    pub(super) fn tokens(&self) -> usize {
+        self.positions.len()
+    }
+
+    /// Angles of a token.
+    pub(super) fn half(&self) -> usize {
+        self.frequencies.inv_freq.len()
+    }
+
+    /// Refuses lists whose lengths do not fit.
+    pub(super) fn check(&self) -> Result<(), CardError> {
+        let (tokens, half) = (self.tokens(), self.half());
+        require(self.longs.len() >= tokens, || {
+            format!("angles: {} marks of long sequences for {tokens} tokens", self.longs.len())
+        })?;
+        if let Some(long) = self.frequencies.long_inv_freq {
+            require(long.len() == half, || {
+                format!("angles: {} frequencies, and {} long ones", half, long.len())
+            })?;
+        }
+        fits("angles: cosines", self.cos.len(), tokens, half)?;
+        fits("angles: sines", self.sin.len(), tokens, half)
+    }
+
+    /// The kernels' arguments, in the order of `rope::Turns` (`rope.cuh`).
+    pub(super) fn args(&self) -> [Arg; 8] {
+        let Frequencies { inv_freq, long_inv_freq, factor } = self.frequencies;
+        [
+            self.positions.arg(),
+            self.longs.arg(),
+            inv_freq.arg(),
+            long_inv_freq.map_or(Arg::Address(0), |long| long.arg()),
+            Arg::I32(self.half() as i32),
+            Arg::F32(factor),
+            self.cos.arg(),
+            self.sin.arg(),
+        ]
+    }
 }
 
 /// Weights, `[head_dim]` each, that every head of queries and of keys is RMS-normed with.
@@ -114,45 +170,16 @@ pub const NO_SLOT: u32 = u32::MAX;
 /// Warps, so heads, of a block (`rope.cu`).
 const WARPS: usize = 4;
 
-/// Computes cosines and sines, `[tokens][half]`, of the tokens at `positions`; those whose entry in `longs` is
-/// not 0 use the long frequencies, if there are any.
-pub fn angles(
-    card: &dyn Card,
-    positions: View<u32>,
-    longs: View<u32>,
-    frequencies: &Frequencies,
-    cos: ViewMut<f32>,
-    sin: ViewMut<f32>,
-) -> Result<(), CardError> {
-    let Frequencies { inv_freq, long_inv_freq, factor } = *frequencies;
-    let (tokens, half) = (positions.len(), inv_freq.len());
-    require(longs.len() >= tokens, || {
-        format!("angles: {} marks of long sequences for {tokens} tokens", longs.len())
-    })?;
-    if let Some(long) = long_inv_freq {
-        require(long.len() == half, || {
-            format!("angles: {} frequencies, and {} long ones", half, long.len())
-        })?;
-    }
-    fits("angles: cosines", cos.len(), tokens, half)?;
-    fits("angles: sines", sin.len(), tokens, half)?;
-    let total = tokens * half;
+/// Computes cosines and sines.
+pub fn angles(card: &dyn Card, turns: Turns<'_>) -> Result<(), CardError> {
+    turns.check()?;
+    let (tokens, total) = (turns.tokens(), turns.tokens() * turns.half());
     if total == 0 {
         return Ok(());
     }
-    let args = [
-        positions.arg(),
-        longs.arg(),
-        inv_freq.arg(),
-        long_inv_freq.map_or(Arg::Address(0), |long| long.arg()),
-        Arg::I32(half as i32),
-        Arg::F32(factor),
-        Arg::U64(total as u64),
-        cos.arg(),
-        sin.arg(),
-    ];
     let blocks = total.div_ceil(128);
     require(blocks <= i32::MAX as usize, || format!("angles: {total} are too many"))?;
+    let args = [&turns.args()[..], &[Arg::U64(tokens as u64)]].concat();
     // SAFETY: the arguments are the kernel's; the lengths were checked.
     unsafe { card.launch("rope_angles", Grid::line(blocks, 128), &args) }
 }

@@ -5,7 +5,7 @@
 //! alone. A row's random number is the host's, as a function of seed and position. Knows no request.
 
 use super::buffer::{Plain, View, ViewMut};
-use super::card::{Arg, Card, CardError, Grid};
+use super::card::{Arg, COUNTS, Card, CardError, Grid};
 use std::collections::BTreeMap;
 
 #[cfg(any(test, feature = "known-answers"))]
@@ -177,6 +177,9 @@ pub fn sample(card: &dyn Card, batch: SampleBatch<'_>) -> Result<(), CardError> 
 
 fn launch(card: &dyn Card, batch: SampleBatch<'_>, split: Split) -> Result<(), CardError> {
     check(&batch)?;
+    if split.parts > 1 && batch.n > COUNTS {
+        return Err(CardError::Shape(format!("sampling for {} rows in parts", batch.n)));
+    }
     if batch.n == 0 {
         return Ok(());
     }
@@ -194,6 +197,7 @@ fn launch(card: &dyn Card, batch: SampleBatch<'_>, split: Split) -> Result<(), C
         batch.host_ids.arg(),
         Arg::U32(batch.vocab as u32),
         Arg::U32(split.len as u32),
+        Arg::Address(card.workspace().counts),
     ];
     let run = |kernel: &'static str, parts: usize| {
         let grid = Grid::of([parts as u32, batch.n as u32, 1], THREADS).shared(SHARED);
@@ -207,7 +211,7 @@ fn launch(card: &dyn Card, batch: SampleBatch<'_>, split: Split) -> Result<(), C
     for kernel in ["sample_peak", "sample_spread", "sample_gather", "sample_weigh"] {
         run(kernel, split.parts)?;
     }
-    run("sample_draw", 1)
+    Ok(())
 }
 
 fn check(batch: &SampleBatch<'_>) -> Result<(), CardError> {

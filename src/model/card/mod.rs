@@ -312,14 +312,16 @@ impl Model {
     ) -> Result<(), CardError> {
         self.stepped = true;
         self.index.fetch(card, told)?;
-        let Model { config, index, room, embedding, layers, .. } = self;
+        let Model { config, index, room, embedding, layers, ropes, .. } = self;
         let (tokens, drawn) = (width.tokens, room.ids.view());
         let scale = config.embedding_scale.unwrap_or(1.0);
         let x = room.x.first_mut(tokens * config.hidden);
         let norm = layers.first().and_then(|first| first.entry(card, tokens, &mut room.unscaled));
-        embed::embed(card, embedding, index.tokens(tokens), drawn, tokens, scale, x, norm)?;
-        for rope in &mut self.ropes {
-            rope.turn(card, &self.index, tokens)?;
+        let (listed, mut ropes) = (index.tokens(tokens), ropes.iter_mut());
+        let turns = ropes.next().map(|rope| rope.turns(index, tokens));
+        embed::embed(card, embedding, listed, drawn, tokens, scale, x, norm, turns)?;
+        for rope in ropes {
+            rope::angles(card, rope.turns(index, tokens))?;
         }
         let splits = |rows| self.plan.splits(rows);
         let step = layer::Step { card, width, index: &self.index, splits: &splits };
@@ -484,15 +486,21 @@ impl Drop for Model {
 }
 
 impl Frequencies {
-    fn turn(&mut self, card: &dyn Card, index: &Index, tokens: usize) -> Result<(), CardError> {
+    /// The angles of a step, to be computed.
+    fn turns<'a>(&'a mut self, index: &'a Index, tokens: usize) -> rope::Turns<'a> {
         let numbers = tokens * self.inv_freq.len();
         let frequencies = rope::Frequencies {
             inv_freq: self.inv_freq.view(),
             long_inv_freq: self.long.as_ref().map(Buffer::view),
             factor: self.factor,
         };
-        let (cos, sin) = (self.cos.first_mut(numbers), self.sin.first_mut(numbers));
-        rope::angles(card, index.positions(tokens), index.longs(tokens), &frequencies, cos, sin)
+        rope::Turns {
+            positions: index.positions(tokens),
+            longs: index.longs(tokens),
+            frequencies,
+            cos: self.cos.first_mut(numbers),
+            sin: self.sin.first_mut(numbers),
+        }
     }
 
     fn angles(&self, tokens: usize) -> rope::Angles<'_> {

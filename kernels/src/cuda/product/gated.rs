@@ -1,10 +1,12 @@
 //! Gate and up, and the activation between them: the feed-forward part up to the inputs of its last product.
 //!
-//! One launch for up to 8 inputs, where there is a kernel for the weights and the form of the outputs
-//! (`product_gated.cu`, `product_dense.cu`); else products and [`gated`]. Both give the same bits.
+//! One launch where there is a kernel for the weights, the number of inputs and the form of the outputs: of up to 8
+//! inputs (`product_gated.cu`, `product_dense.cu`), and of up to 64 in tiles of 8-bit inputs (`product_tiles_gated.cu`).
+//! Else products and [`gated`]. Both give the same bits.
 
 use super::fused::{Few, Fused};
-use super::{Matrix, Output, check, multiply_all, names};
+use super::names::Tile;
+use super::{MOST_DOWN, Matrix, Output, Way, check, multiply_all, names};
 use crate::cuda::acts::{ActKind, ActsMut, ProductInput, Q8_BLOCK};
 use crate::cuda::buffer::{View, ViewMut};
 use crate::cuda::card::{Arg, COUNTS, Card, CardError, Grid};
@@ -31,6 +33,11 @@ pub fn multiply_gated<'a>(
     {
         return fused.launch_gated(card, activation, x, wide, out, bias);
     }
+    if let [matrix] = parts
+        && let Some(tiled) = Tiled::of(card, matrix, n, out.kind())
+    {
+        return tiled.launch(card, activation, x, wide, out, bias);
+    }
     multiply_all(card, parts, x, n, wide.again(), bias)?;
     gated(card, activation, wide.as_view(), n, rows / 2, out)
 }
@@ -38,9 +45,80 @@ pub fn multiply_gated<'a>(
 /// `n` inputs to outputs in `form`, if there is a kernel.
 fn fused<'a>(card: &dyn Card, matrix: &'a Matrix, n: usize, form: ActKind) -> Option<Fused<'a>> {
     let kernel = names::gated(matrix.kind, n).filter(|_| form == matrix.kind.input_kind());
-    let whole = matrix.rows.is_multiple_of(2 * Q8_BLOCK) && matrix.rows / 2 / Q8_BLOCK <= COUNTS;
+    let counted = is_whole(matrix) && matrix.rows / 2 / Q8_BLOCK <= COUNTS;
     Fused::of(card, matrix, n, kernel)
-        .filter(|fused| whole || matches!(fused.few, Few::Dense { .. }))
+        .filter(|fused| counted || matches!(fused.few, Few::Dense { .. }))
+}
+
+/// Whether the outputs are whole blocks of 8-bit numbers.
+fn is_whole(matrix: &Matrix) -> bool {
+    matrix.rows.is_multiple_of(2 * Q8_BLOCK)
+}
+
+/// Whether everything starts on 16 bytes.
+fn require_aligned(outputs: &[Arg]) -> Result<(), CardError> {
+    let aligned = |arg: &Arg| matches!(arg, Arg::Address(at) if at.is_multiple_of(16));
+    require(outputs.iter().all(aligned), || "outputs do not start on 16 bytes".into())
+}
+
+fn is_gelu(activation: Activation) -> Arg {
+    Arg::I32(i32::from(activation == Activation::GeluTanh))
+}
+
+/// A product in tiles of 8-bit inputs, and the kernel that does it.
+struct Tiled<'a> {
+    kernel: &'static str,
+    matrix: &'a Matrix,
+    tile: Tile,
+    n: usize,
+}
+
+impl Tiled<'_> {
+    fn of<'a>(card: &dyn Card, matrix: &'a Matrix, n: usize, form: ActKind) -> Option<Tiled<'a>> {
+        let Matrix { kind, rows, columns, .. } = *matrix;
+        let Way::Tiles(tile) = Way::choose(kind, rows, columns, n, card.properties()) else {
+            return None;
+        };
+        let kernel = names::tiles_gated(kind, tile)?;
+        let (across, down) = matrix.in_tiles(tile.shape(kind), n);
+        // The kernel counts the bytes from a row of the gate to its row of up in 32 bits. What more inputs than a tile has
+        // would save is about what it costs (`benches/runs/card-model.md`).
+        let counted = down <= MOST_DOWN && u32::try_from(matrix.bytes()).is_ok();
+        let fits = counted && across == 1 && is_whole(matrix) && form == ActKind::Q8;
+        fits.then_some(Tiled { kernel, matrix, tile, n })
+    }
+
+    fn launch(
+        &self,
+        card: &dyn Card,
+        activation: Activation,
+        x: ProductInput<'_>,
+        wide: ViewMut<'_, f32>,
+        out: ActsMut<'_>,
+        bias: Option<View<'_, f32>>,
+    ) -> Result<(), CardError> {
+        let Tiled { kernel, matrix, tile, n } = *self;
+        let results = Output::of(wide, matrix.rows);
+        check(matrix, Way::Tiles(tile), &x, n, &results, bias.as_ref())?;
+        written("gate and up", &out, n, matrix.rows / 2)?;
+        let [values, scales] = out.args();
+        require_aligned(&[values])?;
+        // A tile has half as many outputs as rows, so there are as many tiles as of the product alone, and each has as
+        // many shares.
+        let (shape, workspace) = (tile.shape(matrix.kind), card.workspace());
+        let (_, down) = matrix.in_tiles(shape, n);
+        let shares = matrix.shares(card, tile, n);
+        let grid = Grid::of([1, down as u32, shares as u32], shape.threads);
+        let [groups, inputs, outputs] =
+            [matrix.groups(), n, matrix.rows / 2].map(|count| Arg::I32(count as i32));
+        let bias = Arg::Address(bias.map_or(0, |bias| bias.address()));
+        let rest = [groups, inputs, bias, is_gelu(activation), outputs, values, scales];
+        let places = [workspace.floats, workspace.counts].map(Arg::Address);
+        let args = [&matrix.planes()[..], &x.acts.args(), &rest, &places].concat();
+        // SAFETY: the kernel's arguments; `check` and `written` have held every length against what it reads and writes,
+        // and the workspace has room for all shares of all tiles.
+        unsafe { card.launch(kernel, grid.shared(shape.shared_bytes(2)).late(), &args) }
+    }
 }
 
 impl Fused<'_> {
@@ -57,13 +135,10 @@ impl Fused<'_> {
         let results = Output::of(wide.again(), matrix.rows);
         check(matrix, few.into(), &x, n, &results, bias.as_ref())?;
         written("gate and up", &out, n, matrix.rows / 2)?;
-        let aligned = |arg: Arg| matches!(arg, Arg::Address(at) if at.is_multiple_of(16));
         let [values, _] = out.args();
-        require([wide.arg(), values].into_iter().all(aligned), || {
-            "outputs do not start on 16 bytes".into()
-        })?;
+        require_aligned(&[wide.arg(), values])?;
         let bias = Arg::Address(bias.map_or(0, |bias| bias.address()));
-        let gelu = Arg::I32(i32::from(activation == Activation::GeluTanh));
+        let gelu = is_gelu(activation);
         let (grid, args) = match few {
             Few::Vectors { split } => {
                 let counts = Arg::Address(card.workspace().counts);

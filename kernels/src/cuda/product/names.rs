@@ -132,6 +132,12 @@ pub(super) fn gated(kind: Kind, n: usize) -> Option<&'static str> {
     kind.card()?.kernels.gated.as_ref()?.get(n.wrapping_sub(1)).copied()
 }
 
+/// The same in tiles.
+pub(super) fn tiles_gated(kind: Kind, tile: Tile) -> Option<&'static str> {
+    let names = kind.card()?.kernels.tiles_gated.as_ref()?;
+    names.get((tile as usize).checked_sub(Tile::Eights16 as usize)?).copied()
+}
+
 /// Of products that join the residual stream, with the norm after, if there is one.
 pub(super) fn normed(kind: Kind, n: usize) -> Option<&'static str> {
     kind.card()?.kernels.normed.as_ref()?.get(n.wrapping_sub(1)).copied()

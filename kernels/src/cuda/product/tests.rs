@@ -293,10 +293,13 @@ mod emulated {
         };
         assert_eq!(gated(Kind::Q6K, 64, ActKind::Q8, 8), ["product_gated_q6_k_8"]);
         assert_eq!(gated(Kind::BF16, 3, ActKind::BF16, 2), ["product_gated_bf16"]);
-        // Another form of outputs, blocks that are not whole, too many inputs, floats.
+        assert_eq!(gated(Kind::Q6K, 64, ActKind::Q8, 9), ["product_tiles_gated_q6_k_16"]);
+        assert_eq!(gated(Kind::Q4K, 96, ActKind::Q8, 64), ["product_tiles_gated_q4_k_64"]);
+        // Another form of outputs, blocks that are not whole, more inputs than a tile has, floats.
         assert_eq!(gated(Kind::Q6K, 64, ActKind::BF16, 1).len(), 2);
         assert_eq!(gated(Kind::Q6K, 36, ActKind::F32, 1).len(), 2);
         assert_eq!(gated(Kind::Q6K, 64, ActKind::BF16, 9).len(), 2);
+        assert_eq!(gated(Kind::Q6K, 64, ActKind::Q8, 65).len(), 2);
         assert_eq!(gated(Kind::F32, 64, ActKind::F32, 1).len(), 2);
     }
 

@@ -53,8 +53,14 @@ fn check_angles(
     let (mut cos, mut sin) = (Input::new(bench, 0, &poison)?, Input::new(bench, 0, &poison)?);
     let long_inv_freq = long.then(|| long_inv.view());
     let frequencies = Frequencies { inv_freq: inv.view(), long_inv_freq, factor: 1.25 };
-    let card = &*bench.card;
-    angles(card, at.view(), marks.view(), &frequencies, cos.view_mut(), sin.view_mut())?;
+    let turns = Turns {
+        positions: at.view(),
+        longs: marks.view(),
+        frequencies,
+        cos: cos.view_mut(),
+        sin: sin.view_mut(),
+    };
+    angles(&*bench.card, turns)?;
     let (mut cosines, mut sines) = (Vec::new(), Vec::new());
     for (position, mark) in positions.iter().zip(longs) {
         let used = if long && mark != 0 { &stretched } else { &short };

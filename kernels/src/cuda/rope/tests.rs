@@ -24,8 +24,14 @@ fn angles_are_the_hosts() {
     let frequencies = Frequencies { inv_freq: inv.view(), long_inv_freq: None, factor: 1.0 };
     let mut cos = Buffer::<f32>::new(&bench.card, bench.pool, positions.len()).unwrap();
     let mut sin = Buffer::<f32>::new(&bench.card, bench.pool, positions.len()).unwrap();
-    let (card, to) = (&*bench.card, (cos.view_mut(), sin.view_mut()));
-    angles(card, at.view(), at.view(), &frequencies, to.0, to.1).unwrap();
+    let turns = Turns {
+        positions: at.view(),
+        longs: at.view(),
+        frequencies,
+        cos: cos.view_mut(),
+        sin: sin.view_mut(),
+    };
+    angles(&*bench.card, turns).unwrap();
     let (cos, sin) = (cos.to_vec().unwrap(), sin.to_vec().unwrap());
     for (i, position) in positions.iter().enumerate() {
         let (s, c) = (*position as f32 * frequency).sin_cos();
@@ -45,14 +51,19 @@ fn angles_that_do_not_fit_are_refused() {
     let fine = Frequencies { inv_freq, long_inv_freq: None, factor: 1.0 };
     let uneven = Frequencies { inv_freq, long_inv_freq, factor: 1.0 };
     let (all, two) = (at.view(), at.first(2));
-    let (c, s) = (cos.view_mut(), sin.view_mut());
-    refused(angles(card, all, two, &fine, c, s), "2 marks");
-    let (c, s) = (cos.view_mut(), sin.view_mut());
-    refused(angles(card, two, two, &uneven, c, s), "2 frequencies, and 1 long");
-    let (c, s) = (cos.view_mut(), sin.view_mut());
-    refused(angles(card, all, all, &fine, c, s), "angles: sines");
-    let (c, s) = (cos.view_mut(), sin.view_mut());
-    refused(angles(card, all, all, &fine, s, c), "angles: cosines");
+    fn of<'a>(
+        card: &dyn Card,
+        [positions, longs]: [View<'a, u32>; 2],
+        frequencies: Frequencies<'a>,
+        [cos, sin]: [&'a mut Input; 2],
+    ) -> Result<(), CardError> {
+        let (cos, sin) = (cos.view_mut(), sin.view_mut());
+        angles(card, Turns { positions, longs, frequencies, cos, sin })
+    }
+    refused(of(card, [all, two], fine, [&mut cos, &mut sin]), "2 marks");
+    refused(of(card, [two, two], uneven, [&mut cos, &mut sin]), "2 frequencies, and 1 long");
+    refused(of(card, [all, all], fine, [&mut cos, &mut sin]), "angles: sines");
+    refused(of(card, [all, all], fine, [&mut sin, &mut cos]), "angles: cosines");
 }
 
 fn layer(bench: &Bench, head_dim: usize) -> KvLayer {

@@ -180,7 +180,7 @@ impl Case {
     }
 
     pub(super) fn check(&self, bench: &Bench, split: Split) -> Result<Check, CardError> {
-        let kernel = if split.parts == 1 { "sample_row" } else { "sample_draw" };
+        let kernel = if split.parts == 1 { "sample_row" } else { "sample_weigh" };
         let case = format!("{}, {} tokens in {} parts", self.name, self.vocab, split.parts);
         let got = self.ids(bench, split)?;
         let (expected, moved) = self.expected(&got);

@@ -93,7 +93,7 @@ impl Sweep {
             let tokens = Buffer::<u32>::new(&self.card, self.pool, 1).unwrap();
             let mut out = self.floats(COLUMNS);
             let tokens = tokens.view();
-            embed(&*self.card, &matrix, tokens, View::none(), 1, 1.0, out.view_mut(), None)
+            embed(&*self.card, &matrix, tokens, View::none(), 1, 1.0, out.view_mut(), None, None)
                 .unwrap();
         }
     }
@@ -109,14 +109,17 @@ impl Sweep {
                 multiply_all(&*self.card, &parts, x, n, wide.view_mut(), None).unwrap();
             }
         }
-        for n in 1..=8 {
+        for n in (1..=8).chain([16, 32, 64]) {
             let (acts, mut wide) = (self.acts(n * COLUMNS), self.floats(2 * n * ROWS));
             for kind in Kind::on_cards() {
-                let (form, mut out) = (kind.input_kind(), self.acts(n * ROWS));
-                let (x, out) = (acts.get(form, n * COLUMNS), out.get_mut(form, n * ROWS / 2));
                 let (card, parts, wide) = (&*self.card, [matrix(kind)], wide.view_mut());
+                let (form, mut out) = (kind.input_kind(), self.acts(n * ROWS));
+                let x = acts.get(parts[0].input_kind(card, n), n * COLUMNS);
+                let out = out.get_mut(form, n * ROWS / 2);
                 multiply_gated(card, &parts, Activation::Silu, x, n, wide, out, None).unwrap();
-                self.normed(&parts, n);
+                if n <= 8 {
+                    self.normed(&parts, n);
+                }
             }
         }
     }
@@ -218,8 +221,9 @@ impl Sweep {
         let (mut cos, mut sin) = (self.floats(64), self.floats(64));
         let frequencies =
             rope::Frequencies { inv_freq: angles.first(64), long_inv_freq: None, factor: 1.0 };
+        let (positions, longs) = (words.first(1), words.first(1));
         let (cos, sin) = (cos.view_mut(), sin.view_mut());
-        rope::angles(card, words.first(1), words.first(1), &frequencies, cos, sin).unwrap();
+        rope::angles(card, rope::Turns { positions, longs, frequencies, cos, sin }).unwrap();
         // In parts, and as a whole.
         for vocab in [vocab, 1024] {
             self.sample(vocab);

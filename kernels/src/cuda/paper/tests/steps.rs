@@ -328,15 +328,22 @@ impl Step {
         let form = self.takes(self.form.plain(), 128, hidden, n);
         let norm =
             norm::leaves_scale(form, n, hidden).then(|| unscaled.get_mut(form, n, weight.view()));
-        embed(&*self.card, &table, words.first(n), drawn, n, 1.0, x.view_mut(), norm).unwrap();
-        self.note(&[]);
         let half = HEAD_DIM / 2;
         let (frequencies, mut cos, mut sin) =
             (self.floats(half), self.floats(n * half), self.floats(n * half));
-        let by =
-            rope::Frequencies { inv_freq: frequencies.view(), long_inv_freq: None, factor: 1.0 };
-        let (cos, sin) = (cos.view_mut(), sin.view_mut());
-        rope::angles(&*self.card, words.first(n), words.first(n), &by, cos, sin).unwrap();
+        let turns = rope::Turns {
+            positions: words.first(n),
+            longs: words.first(n),
+            frequencies: rope::Frequencies {
+                inv_freq: frequencies.view(),
+                long_inv_freq: None,
+                factor: 1.0,
+            },
+            cos: cos.view_mut(),
+            sin: sin.view_mut(),
+        };
+        let (tokens, x) = (words.first(n), x.view_mut());
+        embed(&*self.card, &table, tokens, drawn, n, 1.0, x, norm, Some(turns)).unwrap();
         self.note(&[]);
         self.first_norm(form);
     }
