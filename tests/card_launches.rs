@@ -18,8 +18,9 @@ const LONGEST: usize = 8192;
 const LAYERS: usize = 8;
 /// Layers whose values and `down` llama.cpp's mixtures keep finer, of eight.
 const FINE: [usize; 4] = [0, 3, 6, 7];
-/// Launches before the first layer: inputs, embedding, angles; and a norm, which the embedding of few rows does.
-const BEFORE: usize = 3;
+/// Launches before the first layer: inputs, and the embedding with the angles; and a norm, which the embedding of few
+/// rows does.
+const BEFORE: usize = 2;
 
 /// A narrow model with the heads of the file's models, on which the number of shares of attention depends.
 fn weights(format: &str) -> Weights {
