@@ -5,12 +5,7 @@
 #define PRODUCT(name, kind, inputs)                                                                                  \
     TILED(product_tiles_##name##_##inputs, kind, product_tiles::Shape##inputs<quant::kind>, product_tiles::Warp,     \
           __launch_bounds__(256, 2))
-#define PRODUCTS(name, kind)                                                                                         \
-    PRODUCT(name, kind, 16)                                                                                          \
-    PRODUCT(name, kind, 32)                                                                                          \
-    PRODUCT(name, kind, 64)
 
-EACH_KIND(PRODUCTS)
+EACH_KIND(EACH_SIZE)
 
-#undef PRODUCTS
 #undef PRODUCT

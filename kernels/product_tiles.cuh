@@ -172,3 +172,9 @@ template <Kind K, class T> struct Warp : Place<K, T> {
 };
 
 } // namespace product_tiles
+
+// Of a kind, PRODUCT for each number of inputs that there are tiles for.
+#define EACH_SIZE(name, kind)                                                                                        \
+    PRODUCT(name, kind, 16)                                                                                          \
+    PRODUCT(name, kind, 32)                                                                                          \
+    PRODUCT(name, kind, 64)

@@ -116,12 +116,7 @@ template <Kind K, class T> __device__ void run(const Product &product, const Out
         product_tiles_gated::run<quant::kind, Shape>(product, {gelu, outputs, values, value_scales});                \
     }                                                                                                                \
     EXPORT(product_tiles_gated_##name##_##inputs)
-#define PRODUCTS(name, kind)                                                                                         \
-    PRODUCT(name, kind, 16)                                                                                          \
-    PRODUCT(name, kind, 32)                                                                                          \
-    PRODUCT(name, kind, 64)
 
-EACH_KIND(PRODUCTS)
+EACH_KIND(EACH_SIZE)
 
-#undef PRODUCTS
 #undef PRODUCT

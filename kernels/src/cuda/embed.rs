@@ -37,30 +37,7 @@ pub fn embed(
     norm: Option<Unscaled<'_>>,
     turns: Option<Turns<'_>>,
 ) -> Result<(), CardError> {
-    let columns = weights.columns();
-    if tokens.len() < n || n > i32::MAX as usize {
-        return Err(CardError::Shape(format!("there are {} tokens, not {n}", tokens.len())));
-    }
-    if n.checked_mul(columns).is_none_or(|all| all > out.len()) {
-        let len = out.len();
-        let what = format!("{n} rows of {columns} numbers do not fit into {len}");
-        return Err(CardError::Shape(what));
-    }
-    if !out.address().is_multiple_of(16) {
-        return Err(CardError::Shape("rows do not start on 16 bytes".into()));
-    }
-    if let Some(norm) = &norm {
-        norm.check("embed", n)?;
-        require(norm.weight.len() == columns, || {
-            format!("embed: {} weights of a norm for {columns} columns", norm.weight.len())
-        })?;
-    }
-    if let Some(turns) = &turns {
-        turns.check()?;
-        require(turns.tokens() == n, || {
-            format!("embed: angles of {} tokens, and {n} tokens", turns.tokens())
-        })?;
-    }
+    check(weights, &tokens, n, &out, norm.as_ref(), turns.as_ref())?;
     if n == 0 {
         return Ok(());
     }
@@ -73,6 +50,7 @@ pub fn embed(
     let more = [&normed[..], &turns].concat();
     let quantised = weights.kind().is_quantised();
     // Numbers, or words of eight.
+    let columns = weights.columns();
     let items = if quantised { columns / 8 } else { columns };
     let blocks = items.div_ceil(256).min(64) + usize::from(turned);
     let grid = Grid::of([n as u32, blocks as u32, 1], 256);
@@ -97,6 +75,42 @@ pub fn embed(
             }
         }
     }
+}
+
+/// Holds all lengths against what the kernels read and write.
+fn check(
+    weights: &Matrix,
+    tokens: &View<'_, u32>,
+    n: usize,
+    out: &ViewMut<'_, f32>,
+    norm: Option<&Unscaled<'_>>,
+    turns: Option<&Turns<'_>>,
+) -> Result<(), CardError> {
+    let columns = weights.columns();
+    if tokens.len() < n || n > i32::MAX as usize {
+        return Err(CardError::Shape(format!("there are {} tokens, not {n}", tokens.len())));
+    }
+    if n.checked_mul(columns).is_none_or(|all| all > out.len()) {
+        let len = out.len();
+        let what = format!("{n} rows of {columns} numbers do not fit into {len}");
+        return Err(CardError::Shape(what));
+    }
+    if !out.address().is_multiple_of(16) {
+        return Err(CardError::Shape("rows do not start on 16 bytes".into()));
+    }
+    if let Some(norm) = norm {
+        norm.check("embed", n)?;
+        require(norm.weight.len() == columns, || {
+            format!("embed: {} weights of a norm for {columns} columns", norm.weight.len())
+        })?;
+    }
+    if let Some(turns) = turns {
+        turns.check()?;
+        require(turns.tokens() == n, || {
+            format!("embed: angles of {} tokens, and {n} tokens", turns.tokens())
+        })?;
+    }
+    Ok(())
 }
 
 /// The kernel that picks rows of such weights.

@@ -39,17 +39,11 @@ fn check(bench: &Bench, kind: Kind, rows: usize, columns: usize) -> Result<Vec<C
     let mut out = Buffer::new(&bench.card, bench.pool, picked.len() * columns)?;
     out.fill(0xff)?;
     let (scale, n) = (1.75, picked.len());
-    embed(
-        &*bench.card,
-        &matrix,
-        tokens.view(),
-        drawn.view(),
-        n,
-        scale,
-        out.view_mut(),
-        None,
-        None,
-    )?;
+    let rows_of = |out: &mut Buffer<f32>, norm: Option<Unscaled<'_>>| {
+        let (tokens, drawn) = (tokens.view(), drawn.view());
+        embed(&*bench.card, &matrix, tokens, drawn, n, scale, out.view_mut(), norm, None)
+    };
+    rows_of(&mut out, None)?;
     let row = |token: &u32| &values[*token as usize * columns..][..columns];
     let expected: Vec<f64> =
         picked.iter().flat_map(row).map(|v| f64::from(scale) * f64::from(*v)).collect();
@@ -68,17 +62,7 @@ fn check(bench: &Bench, kind: Kind, rows: usize, columns: usize) -> Result<Vec<C
         let mut squares = Buffer::new(&bench.card, bench.pool, n * columns / PIECE)?;
         let (weight, values) = (weight.view(), normed.out());
         let norm = Some(Unscaled { weight, values, squares: squares.view_mut() });
-        embed(
-            &*bench.card,
-            &matrix,
-            tokens.view(),
-            drawn.view(),
-            n,
-            scale,
-            out.view_mut(),
-            norm,
-            None,
-        )?;
+        rows_of(&mut out, norm)?;
         checks.push(Check::compare(kernel, case.clone(), &out.to_vec()?, &expected, 1e-6));
         checks.extend(normed.checks(bench, (kernel, &case), &weighed)?);
         let sums = pieces(&expected);
