@@ -10,7 +10,9 @@
 //! It does not know what is counted. Each kind of event has a door of its own, because its e-value is a
 //! martingale of its own events only.
 
-use std::collections::{HashMap, VecDeque};
+use std::hash::BuildHasher;
+
+use hashbrown::{DefaultHashBuilder, HashTable};
 
 use crate::rollout::Arm;
 
@@ -36,18 +38,37 @@ struct Range {
     high: f64,
 }
 
+/// A cluster, by its id.
+#[derive(Debug, Clone, Copy, PartialEq)]
+struct Cluster {
+    id: u64,
+    range: Range,
+}
+
 /// The clusters of one kind of event.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone)]
 pub(crate) struct Door {
-    ranges: HashMap<u64, Range>,
-    /// By age; only where the oldest are forgotten.
-    order: VecDeque<u64>,
+    /// By age, from `oldest` on: a ring once it is full.
+    clusters: Vec<Cluster>,
+    oldest: usize,
+    /// Where each id is in `clusters`: small enough to stay in a core's cache, which the clusters are not.
+    index: HashTable<u32>,
+    /// Seeded at random, so that ids which fall together cannot be prepared.
+    hashes: DefaultHashBuilder,
     when_full: WhenFull,
+}
+
+impl PartialEq for Door {
+    fn eq(&self, other: &Door) -> bool {
+        let known = |door: &Door| (door.oldest, door.when_full);
+        known(self) == known(other) && self.clusters == other.clusters
+    }
 }
 
 impl Door {
     pub(crate) fn new(when_full: WhenFull) -> Door {
-        Door { ranges: HashMap::new(), order: VecDeque::new(), when_full }
+        let (index, hashes) = (HashTable::new(), DefaultHashBuilder::default());
+        Door { clusters: Vec::new(), oldest: 0, index, hashes, when_full }
     }
 
     /// Counts an event of a request that was routed at probability `w`. Returns the probability, under equal
@@ -57,30 +78,42 @@ impl Door {
         let tells = |p: f64| (p > CERTAIN && p < 1.0 - CERTAIN).then_some(p);
         let w = tells(w)?;
         let Some(cluster) = cluster else { return Some(w) };
-        if !self.ranges.contains_key(&cluster) && self.ranges.len() >= CLUSTERS {
-            match self.when_full {
-                WhenFull::Refuse => return None,
-                WhenFull::Forget => {
-                    if let Some(oldest) = self.order.pop_front() {
-                        self.ranges.remove(&oldest);
-                    }
-                }
-            }
-        }
-        let when_full = self.when_full;
-        let order = &mut self.order;
-        let range = self.ranges.entry(cluster).or_insert_with(|| {
-            if when_full == WhenFull::Forget {
-                order.push_back(cluster);
-            }
-            Range { low: 0.0, high: 1.0 }
-        });
+        let range = self.range(cluster)?;
         let p = tells((w - range.low) / (range.high - range.low))?;
         match arm {
             Arm::Canary => range.high = range.high.min(w),
             Arm::Stable => range.low = range.low.max(w),
         }
         Some(p)
+    }
+
+    /// The range of a cluster, which may be a new one; `None` if it is refused.
+    fn range(&mut self, id: u64) -> Option<&mut Range> {
+        let Door { clusters, index, hashes, .. } = self;
+        let hash = hashes.hash_one(id);
+        if let Some(at) = index.find(hash, |at| clusters[*at as usize].id == id) {
+            return Some(&mut self.clusters[*at as usize].range);
+        }
+        let at = match clusters.len() {
+            known if known < CLUSTERS => known,
+            _ if self.when_full == WhenFull::Refuse => return None,
+            _ => self.oldest,
+        };
+        let new = Cluster { id, range: Range { low: 0.0, high: 1.0 } };
+        match clusters.get_mut(at) {
+            None => clusters.push(new),
+            Some(oldest) => {
+                let forgotten = std::mem::replace(oldest, new);
+                if let Ok(entry) =
+                    index.find_entry(hashes.hash_one(forgotten.id), |one| *one == at as u32)
+                {
+                    entry.remove();
+                }
+                self.oldest = (at + 1) % CLUSTERS;
+            }
+        }
+        index.insert_unique(hash, at as u32, |at| hashes.hash_one(clusters[*at as usize].id));
+        Some(&mut self.clusters[at].range)
     }
 }
 
@@ -120,10 +153,10 @@ mod tests {
                 door.count(Some(one), 0.5, Arm::Stable);
             });
             let new = door.count(Some(1 << 40), 0.5, Arm::Stable);
-            (new, door.count(Some(0), 0.5, Arm::Stable), door.ranges.len())
+            (new, door.count(Some(0), 0.5, Arm::Stable), door.clusters.len(), door.index.len())
         };
-        assert_eq!(fill(WhenFull::Refuse), (None, None, CLUSTERS));
-        assert_eq!(fill(WhenFull::Forget), (Some(0.5), Some(0.5), CLUSTERS));
+        assert_eq!(fill(WhenFull::Refuse), (None, None, CLUSTERS, CLUSTERS));
+        assert_eq!(fill(WhenFull::Forget), (Some(0.5), Some(0.5), CLUSTERS, CLUSTERS));
     }
 
     proptest! {
