@@ -38,7 +38,7 @@ pub(super) fn prune(
 ) -> Result<bool, LedgerError> {
     let mut any = false;
     loop {
-        let rollouts = store.view().rollouts()?;
+        let rollouts = store.view().openings()?;
         let State { running, promoted, .. } = &store.state;
         let running = running.as_ref().or(promoted.as_ref()).map(|running| running.opened);
         let finished: Vec<&Recorded> =

@@ -200,7 +200,8 @@ impl<'a> View<'a> {
             .collect()
     }
 
-    pub(super) fn rollouts(&self) -> Result<Vec<Recorded>, LedgerError> {
+    /// All rollouts, oldest first, without their decisions: those are most of what there is to read.
+    pub(super) fn openings(&self) -> Result<Vec<Recorded>, LedgerError> {
         let opened = self.entries_of_kind("rollout_opened")?;
         let mut ends: Vec<u64> = opened.iter().skip(1).map(|kept| kept.seq - 1).collect();
         ends.push(u64::MAX);
@@ -218,6 +219,11 @@ impl<'a> View<'a> {
                 journal_ended: None,
             });
         }
+        Ok(rollouts)
+    }
+
+    pub(super) fn rollouts(&self) -> Result<Vec<Recorded>, LedgerError> {
+        let mut rollouts = self.openings()?;
         for kind in ["decision", "journal_ended"] {
             for kept in self.entries_of_kind(kind)? {
                 let after = rollouts.partition_point(|one| one.first <= kept.seq);
