@@ -147,7 +147,7 @@ impl Bench {
                     traces[tag as usize].at.push(at);
                 }
                 SeqEvent::Finished { tag, timings, .. } => {
-                    traces[tag as usize].timings = timings;
+                    traces[tag as usize].timings = *timings;
                     running -= 1;
                 }
                 SeqEvent::Started { .. } | SeqEvent::Scored { .. } => {}

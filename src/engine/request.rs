@@ -34,7 +34,7 @@ pub struct SeqRequest {
     pub arrived: Instant,
 }
 
-/// What happened to a sequence.
+/// What happened to a sequence. Small, because there is one for every token: what only the last one has is boxed.
 #[derive(Debug, Clone, PartialEq)]
 pub enum SeqEvent {
     /// The first token is about to be generated. Contains the queue time, the prefill time, and the number of
@@ -77,7 +77,7 @@ pub enum SeqEvent {
         /// What ended the reply.
         reason: FinishReason,
         /// Where the time went, from arrival to the end.
-        timings: Timings,
+        timings: Box<Timings>,
     },
     /// The sequence was ended by a fault; no event follows.
     Failed {
@@ -86,7 +86,7 @@ pub enum SeqEvent {
         /// What went wrong.
         fault: Fault,
         /// Where the time went, from arrival to the fault.
-        timings: Timings,
+        timings: Box<Timings>,
     },
     /// Never admitted.
     Refused {

@@ -291,17 +291,20 @@ impl Scheduler {
             true => (&self.step, 0),
             false => (&self.ahead, 1),
         };
+        let mut draws = Vec::with_capacity(rows.len());
         let rows = rows.iter().filter_map(|row| Some((&self.running[row.index?], row.len)));
         let wanted = rows.filter(|(s, len)| unknown > 0 || s.results(*len) > 0);
-        wanted.map(|(s, _)| s.draw(unknown)).collect()
+        draws.extend(wanted.map(|(s, _)| s.draw(unknown)));
+        draws
     }
 
     /// Processes the current step's results: sends scores and new tokens to the callers, and removes ended sequences.
     /// Each sequence is charged its part of the step. The step that was scheduled ahead becomes the current one.
-    pub fn complete(&mut self, results: Vec<Sampled>, now: Instant, step: &Step<'_>) {
-        let mut results = results.into_iter();
+    pub fn complete(&mut self, mut results: Vec<Sampled>, now: Instant, step: &Step<'_>) {
+        let mut results = results.iter_mut();
         let mut ended = Vec::new();
-        for StepRow { index, len } in std::mem::take(&mut self.step) {
+        let mut rows = std::mem::take(&mut self.step);
+        for StepRow { index, len } in rows.drain(..) {
             let Some(index) = index else {
                 results.next();
                 continue;
@@ -311,7 +314,8 @@ impl Scheduler {
             self.running[index].computed += len;
             self.totals.tokens_prefilled += if len > 1 { len as u64 } else { 0 };
             let mut fate = SequenceResult::GoesOn;
-            for result in (0..due).map(|_| results.next()) {
+            for _ in 0..due {
+                let result = results.next();
                 if fate == SequenceResult::GoesOn {
                     fate = self.book(index, result, now);
                 }
@@ -321,7 +325,8 @@ impl Scheduler {
             }
         }
         self.remove(ended);
-        self.step = std::mem::take(&mut self.ahead);
+        // The lists keep their memory.
+        self.step = std::mem::replace(&mut self.ahead, rows);
     }
 
     /// Handles a sequence's blocks according to `fate`; returns whether the sequence has ended.
@@ -339,14 +344,14 @@ impl Scheduler {
         matches!(fate, SequenceResult::Ended | SequenceResult::Spoilt | SequenceResult::Lost)
     }
 
-    /// Processes one result of a sequence.
-    fn book(&mut self, index: usize, result: Option<Sampled>, now: Instant) -> SequenceResult {
+    /// Processes one result of a sequence, and takes out what is in it.
+    fn book(&mut self, index: usize, result: Option<&mut Sampled>, now: Instant) -> SequenceResult {
         let (longest, switch) = (self.capacity.longest(), self.capacity.rope_switch);
         let sequence = &mut self.running[index];
         match result {
             Some(Sampled::Token { id, logprobs }) => {
                 let before = sequence.tokens.len();
-                let pushed = sequence.push(id, logprobs, longest, now);
+                let pushed = sequence.push(*id, logprobs.take(), longest, now);
                 let after = sequence.tokens.len();
                 self.totals.tokens_generated += (after - before).max(1) as u64;
                 match pushed {
@@ -364,17 +369,17 @@ impl Scheduler {
                     Ok(None) => {}
                 }
             }
-            Some(Sampled::Scores(scores)) => sequence.push_scores(scores),
+            Some(Sampled::Scores(scores)) => sequence.push_scores(std::mem::take(scores)),
             Some(Sampled::NonFinite) => {
                 sequence.fail(Fault::NonFiniteLogits, now);
                 return SequenceResult::Spoilt;
             }
             Some(Sampled::Unguided(failed)) => {
-                sequence.fail(failed.into(), now);
+                sequence.fail(failed.clone().into(), now);
                 return SequenceResult::Lost;
             }
             Some(Sampled::Failed(what)) => {
-                sequence.fail(Fault::Step(what), now);
+                sequence.fail(Fault::Step(std::mem::take(what)), now);
                 return SequenceResult::Lost;
             }
             None => {
@@ -428,18 +433,23 @@ impl Scheduler {
             }
             index += 1;
         }
-        let decodes: Vec<usize> =
-            (0..self.running.len()).filter(|index| self.running[*index].decodes()).collect();
-        let mut budget = (self.config.max_batch_tokens - decodes.len()).min(most);
-        let lengths = decodes.into_iter().map(|index| {
+        let decodes = self.running.iter().filter(|sequence| sequence.decodes()).count();
+        let mut budget = (self.config.max_batch_tokens - decodes).min(most);
+        let mut runs = Vec::new();
+        for index in 0..self.running.len() {
+            if !self.running[index].decodes() {
+                continue;
+            }
             // One token is left, so that a prompt gets on or is admitted.
             let more = (self.running[index].pending() - 1).min(budget.saturating_sub(1));
             budget -= more;
-            (index, 1 + more)
-        });
-        let (one, runs): (Vec<_>, Vec<_>) = lengths.partition(|(_, len)| *len == 1);
-        // Attention of rows with one token is cheaper where these come first.
-        one.into_iter().chain(runs).for_each(|(index, len)| self.put(batch, index, len));
+            match more {
+                0 => self.put(batch, index, 1),
+                // Attention of rows with one token is cheaper where these come first.
+                more => runs.push((index, 1 + more)),
+            }
+        }
+        runs.into_iter().for_each(|(index, len)| self.put(batch, index, len));
         (preempted, budget)
     }
 

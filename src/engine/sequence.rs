@@ -283,13 +283,13 @@ impl Sequence {
 
     /// Tells the caller that the reply is complete.
     pub fn finish(&self, reason: FinishReason, now: Instant) {
-        let (tag, timings) = (self.request.tag, self.timings(now));
+        let (tag, timings) = (self.request.tag, Box::new(self.timings(now)));
         let _ = self.request.events.send(SeqEvent::Finished { tag, reason, timings });
     }
 
     /// Tells the caller that the sequence failed.
     pub fn fail(&self, fault: Fault, now: Instant) {
-        let (tag, timings) = (self.request.tag, self.timings(now));
+        let (tag, timings) = (self.request.tag, Box::new(self.timings(now)));
         let _ = self.request.events.send(SeqEvent::Failed { tag, fault, timings });
     }
 

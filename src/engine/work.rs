@@ -168,8 +168,13 @@ pub struct Work {
 impl Work {
     /// Adds its part of a step. `first`: it has no token yet, so even a single row belongs to its prompt.
     pub(super) fn add(&mut self, step: &Step<'_>, own: Load, first: bool) {
-        let share = step.model.map_or(1.0, |model| model.part(own, step.all));
-        let part = step.took.mul_f64(share);
+        let (share, part) = match step.model {
+            Some(model) => {
+                let share = model.part(own, step.all);
+                (share, step.took.mul_f64(share))
+            }
+            None => (1.0, step.took),
+        };
         if first {
             self.prefill += part;
             self.crowd = self.crowd.max((2.0 * -share.max(1e-9).log2()).round() as u8);

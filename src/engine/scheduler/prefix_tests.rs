@@ -246,7 +246,7 @@ impl World {
                     let from = len - task.score_last.min(len - 1);
                     let known = (from..len).map(|p| score(&task.prompt[..p], task.prompt[p]));
                     assert_eq!(scores, known.collect::<Vec<_>>());
-                    return (reply, Some(timings));
+                    return (reply, Some(*timings));
                 }
                 SeqEvent::Failed { .. } => return (reply, None),
                 SeqEvent::Refused { why, .. } => {
