@@ -1,6 +1,7 @@
 //! Real models on a GPU that fails (the emulated one, which can be told to fail): in the middle of a reply,
 //! and before a canary is loaded to it.
 
+#[path = "process/support.rs"]
 mod process_support;
 
 use process_support::{LONG, models};

@@ -1,6 +1,7 @@
 //! A device that fails for good: all clients get an error at once, the canary is refused from then on, and
 //! the process exits although work on the device would block it for ever.
 
+#[path = "process/support.rs"]
 mod process_support;
 
 use process_support::*;

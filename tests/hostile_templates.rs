@@ -112,11 +112,22 @@ fn resident() -> u64 {
     line.split_whitespace().nth(1).and_then(|kb| kb.parse().ok()).expect("a number")
 }
 
+/// Checks all of them, on two cores: each is rendered by a process of its own.
+fn all_hostile(check: impl Fn(&str, &str) + Sync) {
+    let (one, other) = HOSTILE.split_at(HOSTILE.len() / 2);
+    let check_all =
+        |some: &[(&str, &str)]| some.iter().for_each(|(what, bound)| check(what, bound));
+    std::thread::scope(|scope| {
+        scope.spawn(|| check_all(one));
+        check_all(other);
+    });
+}
+
 #[test]
 fn a_load_finds_what_is_hostile_at_once() {
     let _alone = alone();
     let before = resident();
-    for (hostile, bound) in HOSTILE {
+    all_hostile(|hostile, bound| {
         let begun = Instant::now();
         let error = load(hostile).err().unwrap_or_else(|| panic!("{hostile} got through"));
         let took = begun.elapsed();
@@ -125,7 +136,7 @@ fn a_load_finds_what_is_hostile_at_once() {
         assert!(matches!(error, TextError::TemplateUnusable { .. }), "{hostile}: {error:?}");
         assert!(said.contains(bound) && said.contains("chat_template.jinja"), "{hostile}: {said}");
         assert!(took < PATIENCE, "{took:?} for {hostile}");
-    }
+    });
     assert!(resident() < before + (64 << 10), "from {before} to {} KB", resident());
 }
 
@@ -133,7 +144,7 @@ fn a_load_finds_what_is_hostile_at_once() {
 fn a_request_that_springs_a_trap_is_the_models_error_and_the_next_is_answered() {
     let _alone = alone();
     let before = resident();
-    for (hostile, bound) in HOSTILE {
+    all_hostile(|hostile, bound| {
         let trap = format!(
             "{{% if messages[0].content == 'go' %}}{hostile}{{% endif %}}{{{{ messages[0].content }}}}"
         );
@@ -144,7 +155,7 @@ fn a_request_that_springs_a_trap_is_the_models_error_and_the_next_is_answered() 
         assert!(!matches!(error, TextError::NoRenderer { .. }), "{hostile}: {error}");
         assert!(begun.elapsed() < PATIENCE, "{:?} for {hostile}", begun.elapsed());
         assert_eq!(codec.decode(&say(&codec, "hello").unwrap(), false).unwrap().trim(), "hello");
-    }
+    });
     assert!(resident() < before + (64 << 10), "from {before} to {} KB", resident());
 }
 

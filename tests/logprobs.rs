@@ -1,7 +1,9 @@
 //! Log-probabilities as clients get them: streamed and not, for several replies, around stop strings and
 //! characters of several tokens; and those of a real model.
 
+#[path = "http/support.rs"]
 mod http_support;
+#[path = "process/support.rs"]
 mod process_support;
 
 use http_support::*;

@@ -5,6 +5,7 @@
 //! Without that, the test says that it is skipped. `scripts/verify/run real_model` compares more, in every kind.
 
 mod gguf_support;
+#[path = "process/support.rs"]
 mod process_support;
 
 use gguf_support::{Said, on_cpu};

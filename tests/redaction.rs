@@ -1,7 +1,9 @@
 //! What clients say is in no log, metric, alert or ledger: words that occur nowhere else are sent in every place
 //! that a client can fill, over every route, with success and with errors, while everything is logged.
 
+#[path = "http/support.rs"]
 mod http_support;
+#[path = "process/support.rs"]
 mod process_support;
 
 use axum::Router;

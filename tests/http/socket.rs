@@ -2,10 +2,8 @@
 //!
 //! Clients are plain blocking sockets; the server runs on the runtime's own threads.
 
-mod http_support;
-
+use crate::support::*;
 use axum::Router;
-use http_support::*;
 use serde_json::{Value, json};
 use serin::engine::LaneStats;
 use serin::http::{AppState, Bounds, Intake, Lifecycle, Phase, serve};

@@ -1,9 +1,7 @@
 //! A server that dies while a canary is loaded, as real processes: by its own signals, by kills, by running
 //! out of memory. Tests what the next start does about it, and that stable answers each time.
 
-mod process_support;
-
-use process_support::*;
+use crate::support::*;
 use serde_json::json;
 use serin::control::Life;
 use std::fs;
@@ -209,7 +207,7 @@ fn an_overflown_stack_is_a_fatal_signal_like_any_other() {
     let config = config(dir.path(), BY_ORDER);
     end_by(with_canary(&config), "KILL");
     let mut command = Command::new(std::env::current_exe().expect("this test"));
-    command.args(["--exact", "overflows", "--nocapture", "--test-threads=1"]);
+    command.args(["--exact", "ends::overflows", "--nocapture", "--test-threads=1"]);
     let output =
         command.env(OVERFLOWING, dir.path().join("serin.ledger")).output().expect("it runs");
     let said = String::from_utf8_lossy(&output.stderr).into_owned();

@@ -2,9 +2,7 @@
 //! to stable, frees the canary's memory to the last byte while stable keeps serving, and refuses a model that
 //! does not fit.
 
-mod process_support;
-
-use process_support::*;
+use crate::support::*;
 use serde_json::json;
 use std::fs;
 use std::path::Path;

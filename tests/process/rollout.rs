@@ -1,9 +1,7 @@
 //! A rollout in a real process with real models: failures of a canary, the notifications about them, and the
 //! metrics.
 
-mod process_support;
-
-use process_support::*;
+use crate::support::*;
 use serde_json::{Value, json};
 use std::fs;
 use std::path::Path;

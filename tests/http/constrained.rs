@@ -1,9 +1,7 @@
 //! Constrained replies and forced tool calls over all four APIs. The scripted model is constrained where it would say
 //! something else.
 
-mod http_support;
-
-use http_support::*;
+use crate::support::*;
 use serde_json::{Value, json};
 use serin::serving::testing::FakeServer;
 

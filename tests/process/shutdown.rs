@@ -1,8 +1,6 @@
 //! How a server shuts down, and what it does with its log and its config until then; as real processes.
 
-mod process_support;
-
-use process_support::*;
+use crate::support::*;
 use std::fs;
 use std::io::{Read, Write};
 use std::path::Path;

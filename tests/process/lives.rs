@@ -1,12 +1,9 @@
 //! Like `interleavings`, with `serin serve` and real models: random deaths, including signals and OOM kills,
 //! and orders in flight over HTTP. `SERIN_LIVES` sets the number of processes; the default suits a test run.
 
-mod lives_support;
-mod process_support;
-
-use lives_support::drive::{self, Launch, World};
-use lives_support::plan::Longest;
-use process_support::{Group, models, operators_beside};
+use crate::lives_support::drive::{self, Launch, World};
+use crate::lives_support::plan::Longest;
+use crate::support::{Group, models, operators_beside};
 use std::fs;
 use std::path::Path;
 use std::process::Command;

@@ -1,8 +1,6 @@
 //! `serin bench` as a real process, on the demo models and against a real server. No time is asserted.
 
-mod process_support;
-
-use process_support::*;
+use crate::support::*;
 use serde_json::Value;
 use std::fs;
 use std::io::{Read, Write};

@@ -1,8 +1,6 @@
 //! Keys with the real program: `serin key`, the keys file of a running server, and listeners that need keys.
 
-mod process_support;
-
-use process_support::*;
+use crate::support::*;
 use std::fs;
 use std::io::{Read, Write};
 use std::net::TcpStream;

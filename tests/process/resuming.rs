@@ -1,9 +1,7 @@
 //! After a restart, before a rollout is resumed: orders that stop are accepted, and orders that raise are
 //! refused. And a raise that the ledger refuses to record is not carried out until the ledger accepts it.
 
-mod process_support;
-
-use process_support::once_free;
+use crate::support::once_free;
 use serin::control::{Asked, Control, ControlError, Life, LoadAsked, ResumePlan, Start};
 use serin::ledger::{Entry, Ledger, Options, Reader, Stamp};
 use serin::rollout::{Operator, Order, Policy, Weight};

@@ -1,9 +1,7 @@
 //! A real process with real models: operators' commands, clients that disconnect, and unloads that free the
 //! memory while stable keeps serving.
 
-mod process_support;
-
-use process_support::*;
+use crate::support::*;
 use serde_json::{Value, json};
 use std::fs;
 use std::io::Read;

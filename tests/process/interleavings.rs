@@ -6,12 +6,9 @@
 //! The processes are real: this test runs itself again as a server with a scripted engine.
 //! `SERIN_INTERLEAVINGS` sets the number of processes; the default suits a test run.
 
-mod lives_support;
-mod process_support;
-
-use lives_support::drive::{self, Launch, World};
-use lives_support::plan::Longest;
-use process_support::{Group, operators_beside, send_signal};
+use crate::lives_support::drive::{self, Launch, World};
+use crate::lives_support::plan::Longest;
+use crate::support::{Group, operators_beside, send_signal};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use serin::access::Access;
@@ -63,7 +60,9 @@ fn launch(launch: &Launch<'_>) -> Command {
         well_after: launch.well_after,
     };
     let settings = serde_json::to_string(&settings).expect("JSON");
-    command.args(["--exact", "server", "--nocapture", "--test-threads=1"]).env(SERVER, settings);
+    command
+        .args(["--exact", "interleavings::server", "--nocapture", "--test-threads=1"])
+        .env(SERVER, settings);
     command
 }
 

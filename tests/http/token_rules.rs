@@ -1,8 +1,6 @@
 //! Biases, bans, allowed tokens and least lengths, with a real model in a real process.
 
-mod process_support;
-
-use process_support::Process;
+use crate::process_support::Process;
 use serde_json::{Value, json};
 
 const PLAIN: &str = "/v1/completions";

@@ -1,10 +1,8 @@
 //! The API as seen by clients: routes, formats, statuses, with scripted models.
 
-mod http_support;
-
+use crate::support::*;
 use axum::body::Body;
 use axum::http::{Request, StatusCode, header};
-use http_support::*;
 use serde_json::{Value, json};
 use serin::engine::SchedulerConfig;
 use serin::http::{AppState, Recorder, StableFor, client_app};

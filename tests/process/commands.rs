@@ -1,9 +1,7 @@
 //! The command line as a real process: an error is one line on standard error that names the cause, and a
 //! non-zero exit code.
 
-mod process_support;
-
-use process_support::*;
+use crate::support::*;
 use serde_json::{Value, json};
 use std::fs;
 use std::net::TcpListener;

@@ -1,11 +1,9 @@
 //! Operators' commands, with scripted models.
 
-mod http_support;
-
+use crate::support::*;
 use axum::Router;
 use axum::http::{Request, StatusCode};
 use futures_util::StreamExt;
-use http_support::*;
 use serde_json::{Value, json};
 use serin::control::{ArmStatus, Preview, Status};
 use serin::http::orders::RolledBack;

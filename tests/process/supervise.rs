@@ -1,9 +1,7 @@
 //! `serin serve --supervise` with real processes: a server that dies is restarted, and one that is told to
 //! stop stays stopped.
 
-mod process_support;
-
-use process_support::*;
+use crate::support::*;
 use std::fs;
 use std::net::TcpStream;
 use tempfile::TempDir;

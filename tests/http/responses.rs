@@ -1,10 +1,8 @@
 //! `/v1/responses` as seen by clients, with scripted models.
 
-mod http_support;
-
+use crate::support::*;
 use axum::Router;
 use axum::http::StatusCode;
-use http_support::*;
 use proptest::prelude::*;
 use serde_json::{Value, json};
 use serin::serving::testing::FakeServer;

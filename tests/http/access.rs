@@ -1,12 +1,10 @@
 //! Keys over the API: which route needs which key, limits per key, request ids, codings, paths, and web pages.
 
-mod http_support;
-
+use crate::support::*;
 use axum::Router;
 use axum::body::Body;
 use axum::http::{HeaderMap, Request, Response, StatusCode};
 use futures_util::StreamExt;
-use http_support::*;
 use serde_json::{Value, json};
 use serin::access::{Access, KeyLimits, KeysFile, NewKey, Scope};
 use serin::http::{

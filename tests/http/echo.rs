@@ -1,9 +1,6 @@
 //! Prompts that are repeated and scored, the best of several replies, and usage in every chunk.
 
-mod http_support;
-mod process_support;
-
-use http_support::*;
+use crate::support::*;
 use serde_json::{Value, json};
 use serin::text::Codec;
 
@@ -146,7 +143,7 @@ async fn usage_comes_with_every_chunk_if_asked_for() {
 
 #[test]
 fn the_best_of_several_replies_is_the_likeliest() {
-    let process = process_support::Process::serve(&[]);
+    let process = crate::process_support::Process::serve(&[]);
     let answer = |more: Value| -> Value {
         let mut body = json!({"prompt": "The capital of France is", "max_tokens": 6, "seed": 5, "logprobs": 0, "temperature": 2, "ignore_eos": true});
         body.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
@@ -189,7 +186,7 @@ fn the_best_of_several_replies_is_the_likeliest() {
 
 #[test]
 fn a_real_models_scores_are_those_of_its_replies() {
-    let process = process_support::Process::serve(&[]);
+    let process = crate::process_support::Process::serve(&[]);
     let post = |path: &str, body: Value| -> Value {
         let (status, answer) = process.http("POST", path, Some(&body));
         assert_eq!(status, 200, "{answer}");

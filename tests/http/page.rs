@@ -1,12 +1,10 @@
 //! The operators' page over the router: its files, who gets them, its live figures, previews, and its questions.
 
-mod http_support;
-
+use crate::support::*;
 use axum::Router;
 use axum::body::Body;
 use axum::http::{Request, StatusCode};
 use futures_util::StreamExt;
-use http_support::*;
 use serde_json::{Value, json};
 use serin::http::{AppState, Live, Operators, client_app, operator_app};
 use serin::serving::testing::FakeServer;

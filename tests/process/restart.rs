@@ -4,9 +4,7 @@
 //!
 //! `SERIN_KILLS` sets the number of kills; the default suits a test run.
 
-mod process_support;
-
-use process_support::*;
+use crate::support::*;
 use serde_json::{Value, json};
 use serin::ledger::{Entry, Ledger, Options, Reader, Stamp};
 use serin::model::{LoadFormat, Weights};

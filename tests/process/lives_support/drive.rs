@@ -3,7 +3,7 @@
 
 use super::plan::{self, Draw, Life, Longest, Moment};
 use super::rule::{self, During, End, Order, Stand, Trial, Version};
-use crate::process_support::{Group, Process, send_signal, wait_for};
+use crate::support::{Group, Process, send_signal, wait_for};
 use serde_json::{Value, json};
 use serin::ledger::{Entry, HowEnded, Reader};
 use serin::rollout::DecisionKind;
