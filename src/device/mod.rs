@@ -1,6 +1,6 @@
 //! The device: which one models run on, where their memory comes from, and what fits.
 //!
-//! The kernels are a crate of their own, `serin-kernels`: for the CPU, and for CUDA cards with an emulated one.
+//! The kernels are a crate of their own, `serin-kernels`: for the CPU, and for CUDA GPUs with an emulated one.
 //! Other rooms get from here what they use of it on the CPU. Knows nothing of sequences, arms or requests.
 
 pub mod arena;

@@ -53,7 +53,7 @@ fn chat_and_give_back(device: &str) {
     right(&server, "stable");
     assert!(lane("canary")["card_used"].as_u64() > Some(1 << 20));
     let shown = server.operate(&["status"]);
-    assert_eq!(shown.matches("in its pool on the card").count(), 2, "{shown}");
+    assert_eq!(shown.matches("in its pool on the GPU").count(), 2, "{shown}");
     server.operate(&["rollback", "--reason", "a test"]);
     let status = server.until("an unload", |status| status["unloads"][0].is_object());
     let card = &status["unloads"][0]["card"];
