@@ -48,14 +48,14 @@ fn chat_and_give_back(device: &str) {
         arms.iter().find(|wire| wire["arm"] == arm).expect("an arm")["lane"].clone()
     };
     let stable_used = lane("stable")["card_used"].as_u64().expect("bytes");
-    assert!(stable_used > 1 << 20, "stable lies on the card");
+    assert!(stable_used > 1 << 20, "stable lies on the GPU");
     let canary = models().join("tiny-v2");
     server.operate(&["canary", "load", canary.to_str().expect("text")]);
     right(&server, "canary");
     right(&server, "stable");
     assert!(lane("canary")["card_used"].as_u64() > Some(1 << 20));
     let shown = server.operate(&["status"]);
-    assert_eq!(shown.matches("in its pool on the card").count(), 2, "{shown}");
+    assert_eq!(shown.matches("in its pool on the GPU").count(), 2, "{shown}");
     server.operate(&["rollback", "--reason", "a test"]);
     let status = server.until("an unload", |status| status["unloads"][0].is_object());
     let card = &status["unloads"][0]["card"];

@@ -368,7 +368,7 @@ fn arm_text(arm: &ArmStatus) -> String {
     let pool =
         arm.lane.as_ref().map(|lane| lane.figures).filter(|now| now.card_reserved > 0).map(|now| {
             let (used, reserved) = (mib(now.card_used), mib(now.card_reserved));
-            format!(", {used:.1} MiB used of {reserved:.1} in its pool on the card")
+            format!(", {used:.1} MiB used of {reserved:.1} in its pool on the GPU")
         });
     format!(
         "  {:<7} {version}: {} requests, {} errors, TTFT p50/p99 {}/{} ms, per token {}/{} ms, {} tokens/s, {} % of prompt tokens cached{}{}\n",
@@ -391,7 +391,7 @@ pub(super) fn unload_text(unload: &Unload) -> String {
     let report = &unload.report;
     let card = report.card.as_ref().map_or_else(String::new, |card| {
         format!(
-            "card's pool {:.1} MiB used -> {} B used, {} B reserved, free on the card {:.1} MiB before its load, {:.1} after; ",
+            "GPU pool {:.1} MiB used -> {} B used, {} B reserved, free on the GPU {:.1} MiB before its load, {:.1} after; ",
             mib(card.used_before),
             card.used_after,
             card.reserved_after,

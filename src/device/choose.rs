@@ -36,7 +36,7 @@ pub enum DeviceError {
     Open(#[from] OpenError),
     /// A kernel gave a wrong answer in the card's self-test.
     #[error(
-        "{card} (compute capability {}.{}) does not compute what it should: {what}; this build does not fit it: build serin for this card, or use --device cpu",
+        "{card} (compute capability {}.{}) computes wrong results: {what}; this build does not suit it: build serin for this GPU, or use --device cpu",
         .capability.0, .capability.1
     )]
     Wrong {
@@ -86,7 +86,7 @@ impl DeviceChoice {
                     return Ok(Device::Cpu);
                 }
                 Err(error) => {
-                    tracing::warn!(%error, "the card is not used; models run on the CPU");
+                    tracing::warn!(%error, "the GPU is not used; models run on the CPU");
                     return Ok(Device::Cpu);
                 }
             },
@@ -99,7 +99,7 @@ impl DeviceChoice {
 impl fmt::Display for DeviceChoice {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            DeviceChoice::Auto => "auto: a CUDA card if there is one, else the CPU",
+            DeviceChoice::Auto => "auto: a CUDA GPU if there is one, else the CPU",
             DeviceChoice::Cpu => "the CPU",
             DeviceChoice::Card(name) => name,
         })
@@ -116,7 +116,7 @@ fn prove(card: &Arc<dyn Card>) -> Result<(), DeviceError> {
         }
         SelfTestError::Card(why) => DeviceError::Failed { card: facts.name.clone(), why },
     })?;
-    tracing::info!(card = %facts.name, checks, "the card's kernels give their known answers");
+    tracing::info!(card = %facts.name, checks, "the GPU has passed its self-test");
     Ok(())
 }
 
