@@ -3,7 +3,7 @@
 //! [`client_app`] and [`operator_app`] build routers from [`AppState`], which tests call with `oneshot` and
 //! [`serve()`] serves. Reading order: `wire` (request and response formats), `generate` with `replies`, `parts` and
 //! `format` (from a request to its response), `completions` with `chunks` and `whole`, `responses` and `messages`
-//! (the endpoints), `stable_for` (requests that always go to stable, such as a chat UI's request for a title),
+//! (the endpoints), `stable_for` (marked requests, which stable answers: a chat UI asking for a title, for example),
 //! `recording` (prompts that clients agreed to have recorded), `missing` (routes that other servers have and this one
 //! does not), `error` (maps errors to statuses), `models`, `tokens`, `feedback`, `probes` with `gauges`; then `caller`
 //! (who asks), `gate` (which route needs which key), `requests` (ids and the log of requests), `plain` (slashes and
