@@ -39,7 +39,7 @@ pub struct FitPlan {
 /// The plan with the smallest KV cache, which does not fit either.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "weights {} MiB + least KV cache {} MiB + scratch {} MiB + reserve {} MiB are {} MiB more than the {} MiB free; lower engine.max_batch_tokens or engine.max_running, free memory on the GPU, or take a smaller or quantised model",
+    "weights {} MiB + least KV cache {} MiB + scratch {} MiB + reserve {} MiB are {} MiB more than the {} MiB free; lower engine.max_batch_tokens or engine.max_running, free memory on the device, or take a smaller or quantised model",
     mib(.0.ask.weights), mib(.0.least_cache()), mib(.0.ask.scratch), mib(.0.reserve), mib(.0.missing()),
     mib(.0.ask.free)
 )]
