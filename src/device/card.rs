@@ -86,7 +86,7 @@ impl ModelPool {
             used => Err(CardError::Other(format!("{used} bytes of it are still in use"))),
         });
         if let Err(error) = done {
-            tracing::error!(%error, "a model's memory could not be given back to the GPU");
+            tracing::error!(%error, "a model's memory could not be given back to the device");
         }
         left
     }

@@ -10,7 +10,7 @@ use std::sync::Arc;
 /// The device that was asked for.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub enum DeviceChoice {
-    /// The first CUDA card if there is one and this build can use it, else the processor.
+    /// The first CUDA GPU if there is one and this build can use it, else the processor.
     #[default]
     Auto,
     /// The processor, even if there is a card.
@@ -36,7 +36,7 @@ pub enum DeviceError {
     Open(#[from] OpenError),
     /// A kernel gave a wrong answer in the card's self-test.
     #[error(
-        "{card} (compute capability {}.{}) computes wrong results: {what}; this build does not suit it: build serin for this GPU, or use --device cpu",
+        "{card} (compute capability {}.{}) does not compute what it should: {what}; this build does not fit it: build serin for this GPU, or use --device cpu",
         .capability.0, .capability.1
     )]
     Wrong {
@@ -116,7 +116,7 @@ fn prove(card: &Arc<dyn Card>) -> Result<(), DeviceError> {
         }
         SelfTestError::Card(why) => DeviceError::Failed { card: facts.name.clone(), why },
     })?;
-    tracing::info!(card = %facts.name, checks, "the GPU has passed its self-test");
+    tracing::info!(card = %facts.name, checks, "the GPU's kernels give their known answers");
     Ok(())
 }
 
