@@ -19,7 +19,7 @@ const OLDEST: (u32, u32) = (12, 8);
 /// 12.4 on, release 550). The option is as old as [`OLDEST`].
 const COMPRESSION: &str = "--compress-mode=size";
 const HOW: &str =
-    "eval \"$(scripts/cuda_toolkit)\" sets up one that compiles, with or without a card";
+    "eval \"$(scripts/cuda_toolkit)\" sets up one that compiles, with or without a GPU";
 
 const VARIABLES: [&str; 5] = ["CUDA_HOME", "CUDA_PATH", "PATH", "NVCC_CCBIN", "SERIN_CUDA_ARCHS"];
 
@@ -61,7 +61,7 @@ fn archs(asked: &str) -> Result<Vec<u32>, String> {
             Ok(arch) if arch >= 80 => found.push(arch),
             _ => {
                 return Err(format!(
-                    "SERIN_CUDA_ARCHS: {word} is not a card's architecture from 80 on; an example is {ARCHS}"
+                    "SERIN_CUDA_ARCHS: {word} is not a GPU architecture of 80 or later; an example is {ARCHS}"
                 ));
             }
         }

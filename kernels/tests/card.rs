@@ -57,7 +57,7 @@ fn real(name: &str) -> Option<Arc<dyn Card>> {
             say_once(&format!("skipped: no GPU ({error})"));
             None
         }
-        Err(error) => panic!("the card cannot be used: {error}"),
+        Err(error) => panic!("the GPU cannot be used: {error}"),
     }
 }
 

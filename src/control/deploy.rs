@@ -160,8 +160,8 @@ fn on_card(
 /// Tokens of KV cache below which a model is of no use.
 const LEAST_TOKENS: usize = 512;
 
-/// How large the model's room on the card is: as many KV blocks as `max_running` full sequences take, within
-/// `kv_memory`, and fewer if the card has not got as much free.
+/// How much memory the model gets on the GPU: as many KV blocks as `max_running` full sequences take, within
+/// `kv_memory`, and fewer if the GPU has less free.
 fn plan_card(
     weights: &Weights,
     config: &EngineConfig,

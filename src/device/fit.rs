@@ -36,7 +36,7 @@ pub struct FitPlan {
     pub reserve: u64,
 }
 
-/// It does not fit: the plan with the least cache.
+/// The plan with the smallest KV cache, which does not fit either.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error(
     "weights {} MiB + least KV cache {} MiB + scratch {} MiB + reserve {} MiB are {} MiB more than the {} MiB free; lower engine.max_batch_tokens or engine.max_running, free memory on the device, or take a smaller or quantised model",

@@ -46,7 +46,7 @@ fn chat_and_give_back(device: &str) {
         arms.iter().find(|wire| wire["arm"] == arm).expect("an arm")["lane"].clone()
     };
     let stable_used = lane("stable")["card_used"].as_u64().expect("bytes");
-    assert!(stable_used > 1 << 20, "stable lies on the card");
+    assert!(stable_used > 1 << 20, "stable lies on the GPU");
     let canary = models().join("tiny-v2");
     server.operate(&["canary", "load", canary.to_str().expect("text")]);
     right(&server, "canary");

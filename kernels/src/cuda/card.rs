@@ -11,13 +11,13 @@ use std::time::Duration;
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum CardError {
     /// This allocation failed (0 where the driver does not tell how much it wanted); the card goes on.
-    #[error("the card has no {} left", amount(*bytes))]
+    #[error("the GPU has no {} left", amount(*bytes))]
     OutOfMemory {
         /// Bytes asked for; 0 where the driver does not tell.
         bytes: usize,
     },
     /// A fault that no later call on this process's context survives (an illegal address, a device assert).
-    #[error("the card has failed and cannot be used by this process any more: {0}")]
+    #[error("the GPU has failed and cannot be used by this process any more: {0}")]
     Dead(String),
     /// A launch or copy whose shapes do not fit; nothing was done.
     #[error("{0}")]
@@ -350,7 +350,7 @@ pub(crate) fn check_grid(
     } else if blocks[0] > i32::MAX as u32 || blocks[1] > 65535 || blocks[2] > 65535 {
         "too many blocks"
     } else if shared > facts.shared_per_block {
-        "more shared memory than the card has"
+        "more shared memory than the GPU has"
     } else if args > MOST_ARGS {
         "too many arguments"
     } else {

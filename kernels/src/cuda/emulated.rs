@@ -585,13 +585,13 @@ impl Card for EmulatedCard {
     }
 
     fn upload(&self, to: u64, from: &[u8], queue: Queue) -> Result<(), CardError> {
-        let state = self.turn(queue, "a copy to the card")?;
+        let state = self.turn(queue, "a copy to the GPU")?;
         state.within(to, from.len())?;
         self.enqueue(state, queue, Work::Upload(to, from.to_vec()))
     }
 
     fn download(&self, from: u64, to: &mut [u8], queue: Queue) -> Result<(), CardError> {
-        drop(self.turn(queue, "a copy from the card")?);
+        drop(self.turn(queue, "a copy from the GPU")?);
         let mut state = self.wait(queue)?;
         state.within(from, to.len())?;
         // SAFETY: the bytes are inside a live allocation.

@@ -52,7 +52,7 @@ impl KvKind {
         let (DeviceProperties { name, capability: (major, minor), .. }, since) =
             (device, FP8_SINCE);
         Err(CardError::Other(format!(
-            "{name} is of compute capability {major}.{minor}, and a KV cache in fp8 takes {}.{} or newer; i8 is as \
+            "{name} has compute capability {major}.{minor}, and a KV cache in fp8 needs {}.{} or newer; i8 is as \
              small and works there",
             since.0, since.1
         )))

@@ -7,7 +7,7 @@ use std::sync::Arc;
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum OpenError {
     /// The name follows none of the known forms; contains the name.
-    #[error("there is no card named {0}: the names are cuda, cuda:N, emulated and pessimistic")]
+    #[error("there is no device named {0}: the names are cuda, cuda:N, emulated and pessimistic")]
     Unknown(String),
     /// The card's kind was left out of this build.
     #[error("this build has no {feature}: build it with --features {feature}{how}")]
@@ -20,7 +20,7 @@ pub enum OpenError {
     /// libcuda.so.1 cannot be loaded.
     #[error(
         "no NVIDIA driver: libcuda.so.1 is not found. Install the driver, or, in a container, start it with \
-         the card passed in (--gpus all)"
+         the GPU passed in (--gpus all)"
     )]
     NoDriver,
     /// The driver refuses a call, or is only a toolkit's stub; contains its error.
@@ -40,7 +40,7 @@ pub enum OpenError {
     },
     /// The driver has no card of this ordinal.
     #[error(
-        "there is no CUDA card {asked}: {}. nvidia-smi lists the cards, and CUDA_VISIBLE_DEVICES hides some",
+        "there is no CUDA device {asked}: {}. nvidia-smi lists the GPUs, and CUDA_VISIBLE_DEVICES hides some",
         count_in_words(*.count)
     )]
     NoCard {
@@ -51,7 +51,7 @@ pub enum OpenError {
     },
     /// The card's compute capability is too low for the kernels.
     #[error(
-        "{card} cannot be used: it is of compute capability {has}, and {needs} or newer is needed"
+        "{card} cannot be used: it has compute capability {has}, and {needs} or newer is needed"
     )]
     OldCard {
         /// The card's name, by the driver.
@@ -62,7 +62,7 @@ pub enum OpenError {
         needs: &'static str,
     },
     /// The card does not support stream-ordered memory pools.
-    #[error("{card} cannot be used: it has no memory pools (a virtual card, or its driver's mode)")]
+    #[error("{card} cannot be used: it has no memory pools (a virtual GPU, or its driver's mode)")]
     NoPools {
         /// The card's name, by the driver.
         card: String,

@@ -1,10 +1,9 @@
 //! The properties of a model: shapes, norms, rotary embeddings, windows, caps.
 //!
-//! A family's reader (`llama`, `qwen`, `gemma`, `phi`) turns a Hugging Face `config.json` into one
-//! [`ModelConfig`], which is checked once here and never changes. Each difference between families is a
-//! field, so that the decoder checks properties and never names. Why not candle-transformers' config types:
-//! each of them knows one family, reads only the older spellings, and checks nothing. It does not read
-//! weights.
+//! A family's reader (`llama`, `qwen`, `gemma`, ...) turns a Hugging Face `config.json` into one [`ModelConfig`],
+//! which is checked once here and never changes. Each difference between families is a field, so that the
+//! decoder checks properties and never names. The config types of candle-transformers would not do: each of
+//! them knows one family, reads only the older spellings, and checks nothing. This module does not read weights.
 
 mod fields;
 mod gemma;

@@ -135,7 +135,7 @@ fn is_mismatch(code: sys::CUresult) -> bool {
 
 fn mismatch(kernels: &str, code: sys::CUresult, facts: &DeviceProperties) -> CardError {
     CardError::Other(format!(
-        "this build has no kernels that {} can run ({kernels}: {code:?}): the card is of compute capability \
+        "this build has no kernels that {} can run ({kernels}: {code:?}): the GPU has compute capability \
          {}.{}, and the build was made with CUDA {}.{} for {ARCHS}",
         facts.name, facts.capability.0, facts.capability.1, TOOLKIT.0, TOOLKIT.1
     ))

@@ -49,7 +49,7 @@ impl CudaCard {
         let faults = Faults::default();
         // SAFETY: the device is one that the driver has given.
         let context = unsafe { result::primary_ctx::retain(found.device) };
-        let context = Handle(faults.check(context, "opening the card")?);
+        let context = Handle(faults.check(context, "opening the GPU")?);
         Ok(CudaCard {
             overlaps: found.facts.capability.0 >= 9 && options.overlap,
             facts: found.facts,

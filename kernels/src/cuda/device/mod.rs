@@ -114,7 +114,7 @@ impl CudaCard {
         }
         // SAFETY: retained until `drop`.
         let done = unsafe { result::ctx::set_current(self.context.0) };
-        self.faults.check(done, "binding the card to a thread")?;
+        self.faults.check(done, "binding the GPU to a thread")?;
         BOUND.set(self.number);
         Ok(())
     }
@@ -165,7 +165,7 @@ impl CudaCard {
         self.ready()?;
         // SAFETY: the stream lives as long as the card.
         let done = unsafe { result::stream::synchronize(self.stream(queue)) };
-        self.faults.check(done, "waiting for the card")
+        self.faults.check(done, "waiting for the GPU")
     }
 
     fn free_now(&self, address: u64, queue: Queue) -> Result<(), CardError> {
@@ -278,7 +278,7 @@ impl Card for CudaCard {
         let code = unsafe { sys::cuStreamQuery(self.stream(Queue::Load)) };
         match code {
             sys::CUresult::CUDA_ERROR_NOT_READY => Ok(()),
-            code => self.faults.check(code.result(), "asking after the card's health"),
+            code => self.faults.check(code.result(), "checking the GPU's health"),
         }
     }
 
@@ -380,9 +380,7 @@ impl Card for CudaCard {
         self.faults.check(code.result(), "asking for an address's pool")?;
         let pools = self.pools.lock();
         let found = pools.handles.iter().find(|(_, known)| known.0 == handle);
-        found
-            .map(|(pool, _)| *pool)
-            .ok_or_else(|| other("the address is in no pool of this card's"))
+        found.map(|(pool, _)| *pool).ok_or_else(|| other("the address is in no pool of this GPU"))
     }
 
     fn map_host(&self, bytes: usize) -> Result<HostMemory, CardError> {
@@ -396,7 +394,7 @@ impl Card for CudaCard {
     }
 
     fn upload(&self, to: u64, from: &[u8], queue: Queue) -> Result<(), CardError> {
-        let _turn = self.turn(queue, "a copy to the card")?;
+        let _turn = self.turn(queue, "a copy to the GPU")?;
         let stream = self.stream(queue);
         if from.is_empty() {
             return Ok(());
@@ -405,7 +403,7 @@ impl Card for CudaCard {
     }
 
     fn download(&self, from: u64, to: &mut [u8], queue: Queue) -> Result<(), CardError> {
-        let turn = self.turn(queue, "a copy from the card")?;
+        let turn = self.turn(queue, "a copy from the GPU")?;
         if to.is_empty() {
             return Ok(());
         }
@@ -418,10 +416,10 @@ impl Card for CudaCard {
         // SAFETY: the place has room for so many bytes, and is kept until the copy is there.
         let sent = unsafe { sys::cuMemcpyDtoHAsync_v2(place, from, to.len(), self.stream(queue)) };
         drop(turn);
-        self.faults.check(sent.result(), "a copy from the card")?;
+        self.faults.check(sent.result(), "a copy from the GPU")?;
         // SAFETY: the stream lives as long as the card.
         let done = unsafe { result::stream::synchronize(self.stream(queue)) };
-        self.faults.check(done, "waiting for a copy from the card")?;
+        self.faults.check(done, "waiting for a copy from the GPU")?;
         if let Some(pinned) = small {
             // SAFETY: the copy is there, and `staging` is held.
             unsafe { std::ptr::copy_nonoverlapping(pinned.cast(), to.as_mut_ptr(), to.len()) };

@@ -17,7 +17,7 @@ const REASONS: [(ThrottleReasons, &str); 6] = [
     (ThrottleReasons::SW_THERMAL_SLOWDOWN, "temperature (driver)"),
     (ThrottleReasons::HW_THERMAL_SLOWDOWN, "temperature (hardware)"),
     (ThrottleReasons::HW_POWER_BRAKE_SLOWDOWN, "power brake"),
-    (ThrottleReasons::SYNC_BOOST, "another card's clock"),
+    (ThrottleReasons::SYNC_BOOST, "another GPU's clock"),
 ];
 
 /// Watches one card.
@@ -31,7 +31,7 @@ impl Watch {
     /// The card at this place of the PCI bus, as `0000:3b:00.0`; says why there is nothing to be read.
     pub fn open(bus: &str) -> Result<Watch, String> {
         let nvml = Nvml::init().map_err(|e| e.to_string())?;
-        nvml.device_by_pci_bus_id(bus).map_err(|e| format!("card {bus}: {e}"))?;
+        nvml.device_by_pci_bus_id(bus).map_err(|e| format!("GPU {bus}: {e}"))?;
         Ok(Watch { nvml, bus: bus.to_owned() })
     }
 

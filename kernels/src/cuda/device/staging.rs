@@ -109,7 +109,7 @@ impl Piece {
         let sent = unsafe {
             sys::cuMemcpyHtoDAsync_v2(to, self.memory.0.cast_const(), bytes.len(), stream)
         };
-        faults.check(sent.result(), "a copy to the card")?;
+        faults.check(sent.result(), "a copy to the GPU")?;
         // SAFETY: event and stream live as long as the card.
         let recorded = unsafe { result::event::record(self.free.0, stream) };
         if recorded.is_err() {

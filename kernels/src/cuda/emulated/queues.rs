@@ -26,7 +26,7 @@ impl Work {
         match self {
             Work::Launch(kernel, ..) => kernel,
             Work::Product(_) => "a product",
-            Work::Upload(..) => "a copy to the card",
+            Work::Upload(..) => "a copy to the GPU",
             Work::Copy { .. } => "copying",
             Work::Fill { .. } => "filling",
             Work::Free(_) => "giving back",
