@@ -78,8 +78,6 @@ template <Kind K, class T> __device__ void run(const Product &product, const Out
     Part part = {int(blockIdx.x), int(blockIdx.y), int(blockIdx.z), int(gridDim.z)};
     GateAndUp<T> both(part.down * GateAndUp<T>::kOutputs, out.outputs);
     tiles::run<K, T, Warp<K, T>>(product, part, both, [&](const Warp<K, T> &warp) {
-        // Asked for once more: meanwhile it takes no registers.
-        Part part = {asked(blockIdx.x), asked(blockIdx.y), asked(blockIdx.z), int(gridDim.z)};
         GatedTile<T>{{{product, part}}, out}.finish(warp);
     });
 }

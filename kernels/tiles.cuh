@@ -186,13 +186,14 @@ template <Kind K, class T> struct Loader {
     static constexpr int kScale = quant::kHeads<K> ? 8 : quant::kHalves<K> ? T::G * 2 : 2 * kOfGroup;
     // Rows are heads of 8 groups, so whole steps.
     static constexpr bool kWhole = quant::kHeads<K> || quant::kHalves<K>;
-    static constexpr bool kMoves = kArchitecture < 1200 && !T::kShort;
+    // With 64 inputs of 8 bits no registers are left for that.
+    static constexpr bool kMoves = kArchitecture < 1200 && !T::kShort && !(T::kEight && T::N >= 64);
     using Low = Pieces<16, T::G * kLow / 16, T::M, T, kMoves>;
     using High = Pieces<kHighPiece, kHigh ? T::G * kHigh / kHighPiece : 1, T::M, T, kMoves>;
     using Scales = Pieces<kScale, Place::kScales / kScale, T::M, T, kMoves>;
     using Input = Pieces<16, T::G * kInput / 16, T::N, T, kMoves>;
-    // With 64 inputs, or scales of halves, no registers are left for this one.
-    using XScales = Pieces<16, T::G / 2, T::N, T, kMoves && T::N < 64 && !quant::kHalves<K>>;
+    // Nor, with scales of halves, for this one.
+    using XScales = Pieces<16, T::G / 2, T::N, T, kMoves && !quant::kHalves<K>>;
     Low low;
     High high;
     Scales scales;
