@@ -1,4 +1,4 @@
-// RMS norm of rows whose scale is left to the next product: what few rows go through on their way to it.
+// RMS norm of rows whose scale is left to the next product: what up to 64 rows go through on their way to it.
 //
 // A norm multiplies a row with a weight, number by number, and with 1 / rms, which is one number for all of the row. A
 // product is linear, so that it may multiply its sums with 1 / rms instead of its inputs. Then no number of a row waits

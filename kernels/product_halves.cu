@@ -150,7 +150,7 @@ template <Kind K, class T> struct Warp : Place<K, T> {
     }
 
     // The value of a sum.
-    static __device__ float value(float sum) { return sum * kUp; }
+    static __device__ float value(float sum, int) { return sum * kUp; }
 };
 
 } // namespace product_halves

@@ -66,14 +66,14 @@ template <int N, class F> __device__ void multiply(int kind, F again) {
         float *out, const float *bias, int shares, int kind2, const uint8_t *low2, const uint8_t *high2,             \
         const uint8_t *scales2, const uint8_t *supers2, int rows2, float *out2, const float *bias2, int shares2,     \
         int blocks, const void *x, const float2 *x_scales, int groups, int n, uint64_t stride, float *partials,      \
-        unsigned *counts, float *partials2, unsigned *counts2) {                                                     \
+        unsigned *counts, float *partials2, unsigned *counts2, const float *squares, float eps) {                    \
         product_pair::multiply<inputs>(int(blockIdx.y) < blocks ? kind : kind2, [&] {                                \
             return product_pair::work_of({{low, high, scales, supers}, rows, out, bias, shares, partials, counts},   \
                                          {{low2, high2, scales2, supers2}, rows2, out2, bias2, shares2, partials2,   \
                                           counts2},                                                                  \
                                          blocks,                                                                     \
                                          {{}, x, x_scales, 0, groups, n, nullptr, stride, nullptr, nullptr, nullptr, \
-                                          2});                                                                       \
+                                          2, {squares, eps}});                                                       \
         });                                                                                                          \
     }                                                                                                                \
     EXPORT(product_pair_##inputs)

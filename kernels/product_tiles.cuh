@@ -1,5 +1,6 @@
 // Tiles of 8-bit inputs: what a warp does with a step. Whole-number tensor cores. For cards whose tensor cores multiply
-// halves at a quarter of the rate: GeForce. The kernels are in product_tiles.cu and product_pair.cu.
+// halves at a quarter of the rate: GeForce. The kernels are in product_tiles.cu, product_pair.cu,
+// product_tiles_gated.cu and product_tiles_normed.cu.
 //
 // `quant::pair` turns one packed word into the two registers that the product of 32 columns wants of it. Scales become
 // floats once for each warp, a row a lane, in a small table of its own. Each group's whole-number sum is scaled and
@@ -26,6 +27,19 @@ template <Kind K> using Shape64 = Shape<true, 128, 64, 4, 2, 1, kGroups64<K>>;
 constexpr float kMagicFloat = 12582912.0f;
 __device__ inline float scaled(int sum, float scale) {
     return __fmaf_rn(__int_as_float(sum), scale, -kMagicFloat * scale);
+}
+
+// Of halves with scales of their own: sums start at kBelow, so that none is negative, and are read as subnormal floats,
+// which are (kBelow + sum) * 2^-149 and cost a multiply-add no more than others. kBelow is so small that it can be taken
+// away from both halves at once, behind one rounding: three multiply-adds for a result and group instead of four. That
+// rounding is 2^-25 of kBelow times a scale; a group's sums have 2^13 times a scale. Scales are times kHalfScale, which
+// is as large as the largest scale allows, and `Warp::value` takes the rest back.
+constexpr int kBelow = 1 << 18;
+constexpr float kBelowFloat = 0x1p-131f, kHalfScale = 0x1p104f, kHalfValue = 0x1p45f;
+static_assert(16 * 127 * 128 < kBelow, "no sum of 16 is negative");
+__device__ inline float scaled(int first, int second, float2 scales) {
+    float sum = __fmaf_rn(__int_as_float(first), scales.x, -kBelowFloat * (scales.x + scales.y));
+    return __fmaf_rn(__int_as_float(second), scales.y, sum);
 }
 
 // `v` without what tf32 has no room for.
@@ -55,7 +69,8 @@ template <Kind K, class T> struct Warp : Place<K, T> {
 
     __device__ void take_scales(const unsigned char *stage, int first_group) const {
         float2 found[kGroups];
-        Base::scales(stage, first_group, 1.0f, 1.0f, [&](int group, float2 scale) { found[group] = scale; });
+        constexpr float kBy = quant::kHalves<K> ? kHalfScale : 1.0f;
+        Base::scales(stage, first_group, kBy, 1.0f, [&](int group, float2 scale) { found[group] = scale; });
 #pragma unroll
         for (int j = 0; j < kGroups; j += 2) {
             if constexpr (quant::kHalves<K>) {
@@ -92,15 +107,17 @@ template <Kind K, class T> struct Warp : Place<K, T> {
                                const float x[2]) {
         int first[4], second[4];
         if constexpr (quant::kHalves<K>) {
-            mma_s8_k16(first, a, b, quant::kMagic);
-            mma_s8_k16(second, a + 2, b + 1, quant::kMagic);
+            mma_s8_k16(first, a, b, kBelow);
+            mma_s8_k16(second, a + 2, b + 1, kBelow);
         } else {
             mma_s8_k32(first, a, b, quant::kMagic);
         }
 #pragma unroll
         for (int i = 0; i < 4; i++) {
-            to[i] = __fmaf_rn(scaled(first[i], w[i / 2].x), x[i % 2], to[i]);
-            if constexpr (quant::kHalves<K>) to[i] = __fmaf_rn(scaled(second[i], w[i / 2].y), x[i % 2], to[i]);
+            float sum;
+            if constexpr (quant::kHalves<K>) sum = scaled(first[i], second[i], w[i / 2]);
+            else sum = scaled(first[i], w[i / 2].x);
+            to[i] = __fmaf_rn(sum, x[i % 2], to[i]);
         }
     }
 
@@ -156,9 +173,9 @@ template <Kind K, class T> struct Warp : Place<K, T> {
         }
     }
 
-    // Two groups at a time, those of halves one by one, so that two blocks' registers suffice.
+    // Two groups at a time, or one, so that two blocks' registers suffice.
     __device__ void add_step(const unsigned char *stage) {
-        constexpr int kAtOnce = quant::kHalves<K> ? 1 : 2;
+        constexpr int kAtOnce = quant::kHalves<K> || (K == quant::Q8_0 && T::kShort) ? 1 : 2;
 #pragma unroll 1
         for (int first = 0; first < kGroups; first += kAtOnce) {
             if constexpr (quant::kMinimum<K>) take_minima(stage, first);
@@ -167,8 +184,61 @@ template <Kind K, class T> struct Warp : Place<K, T> {
         }
     }
 
-    // The value of a sum.
-    static __device__ float value(float sum) { return sum; }
+    // What is still to be multiplied with the inputs' sums, behind the warps' tables.
+    static __device__ float *input_scales() {
+        DYNAMIC_SHARED(memory);
+        return reinterpret_cast<float *>(memory + T::kMostStages * In::kBytes + T::kThreads / 32 * Base::kTable);
+    }
+
+    // Works them out, of eight inputs a warp. All threads together.
+    static __device__ void keep_scales(const Product &p, const Part &part) {
+        int own = threadIdx.x / 32 * 8, input = part.across * T::N + own, columns = p.groups * 32;
+        norms::Scale scale = p.scale;
+        if (scale.squares) scale.squares += size_t(input) * (columns / norms::kPiece);
+        float each = scale.each(own < T::N ? max(p.n - input, 0) : 0, columns);
+        if (own < T::N && threadIdx.x % 4 == 0) input_scales()[own + threadIdx.x % 32 / 4] = each;
+        __syncthreads();
+    }
+
+    // The value of a sum of an input.
+    static __device__ float value(float sum, int input) {
+        if constexpr (quant::kHalves<K>) sum *= kHalfValue;
+        if constexpr (T::kScaled) sum *= input_scales()[input];
+        return sum;
+    }
+};
+
+// A tile whose values go on together, by inputs and in fours of rows.
+template <class T> struct Whole {
+    // Inputs whose values are in shared memory at once.
+    static constexpr int kAtOnce = T::N < 32 ? T::N : 32;
+    static_assert(T::WK == 1 || T::N == kAtOnce, "sums of two parts are added where they lie");
+    Tile<T> tile;
+
+    // Calls `put(first, values)` for every kAtOnce inputs from `first` on, all threads together. `values(row, input)`: of
+    // four rows. Where several blocks share the columns of the tile, only in the last one.
+    template <class W, class F> __device__ void finish(const W &warp, F put) const {
+        if (!tile.is_whole(warp)) return;
+        if (tile.part.shares == 1) return finish_own(warp, put);
+#pragma unroll 1
+        for (int first = 0; first < T::N; first += kAtOnce)
+            put(first, [&](int row, int input) { return tile.template gather<W>(row, input); });
+    }
+
+    template <class W, class F> __device__ void finish_own(const W &warp, F put) const {
+#pragma unroll
+        for (int first = 0; first < T::N; first += kAtOnce) {
+            // All have done with what lies there.
+            __syncthreads();
+            tile.join(warp, [&](int row, int input, float sum) {
+                if (input / kAtOnce * kAtOnce == first) tile.place(row, input % kAtOnce) = W::value(sum, input);
+            });
+            __syncthreads();
+            put(first, [&](int row, int input) {
+                return *reinterpret_cast<const float4 *>(&tile.place(row, input % kAtOnce));
+            });
+        }
+    }
 };
 
 } // namespace product_tiles

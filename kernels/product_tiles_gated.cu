@@ -36,14 +36,13 @@ struct Out {
 
 template <class T> struct GatedTile {
     using Of = GateAndUp<T>;
-    // Inputs whose sums are in shared memory at once.
-    static constexpr int kAtOnce = T::N < 32 ? T::N : 32;
-    static_assert(T::WK == 1 || T::N == kAtOnce, "sums of two parts are added where they lie");
-    Tile<T> tile;
+    static constexpr int kAtOnce = Whole<T>::kAtOnce;
+    Whole<T> whole;
     Out out;
 
     // Four outputs of an input, places in the tile. All lanes call, eight of them for 32 outputs side by side.
     __device__ void put(int input, int output, float4 gate, float4 up) const {
+        const Tile<T> &tile = whole.tile;
         int width = out.outputs, at = tile.part.down * Of::kOutputs + output;
         size_t row = size_t(tile.part.across) * T::N + input;
         if (row >= size_t(tile.p.n)) at = width;
@@ -57,36 +56,16 @@ template <class T> struct GatedTile {
                              rows::times4(gate, up));
     }
 
-    // Outputs of `inputs` inputs from `first` on. `sums(row, input)`: of four rows.
-    template <class F> __device__ void put_all(int first, int inputs, F sums) const {
+    template <class W> __device__ void finish(const W &warp) const {
         constexpr int kFours = Of::kOutputs / 4;
         static_assert(kFours * kAtOnce % T::kThreads == 0, "whole warps");
+        whole.finish(warp, [&](int first, auto values) {
 #pragma unroll 1
-        for (int i = threadIdx.x; i < kFours * inputs; i += T::kThreads) {
-            int input = first + i / kFours, output = i % kFours * 4;
-            put(input, output, sums(Of::gate(output), input), sums(Of::up(output), input));
-        }
-    }
-
-    template <class W> __device__ void finish(const W &warp) const {
-        if (tile.part.shares == 1) return finish_own(warp);
-        if (!tile.leave(warp)) return;
-        put_all(0, T::N, [&](int row, int input) { return tile.gather(row, input); });
-    }
-
-    template <class W> __device__ void finish_own(const W &warp) const {
-#pragma unroll
-        for (int first = 0; first < T::N; first += kAtOnce) {
-            // All have done with what lies there.
-            __syncthreads();
-            tile.join(warp, [&](int row, int input, float sum) {
-                if (input / kAtOnce * kAtOnce == first) tile.place(row, input % kAtOnce) = sum;
-            });
-            __syncthreads();
-            put_all(first, kAtOnce, [&](int row, int input) {
-                return *reinterpret_cast<const float4 *>(&tile.place(row, input % kAtOnce));
-            });
-        }
+            for (int i = threadIdx.x; i < kFours * kAtOnce; i += T::kThreads) {
+                int input = first + i / kFours, output = i % kFours * 4;
+                put(input, output, values(Of::gate(output), input), values(Of::up(output), input));
+            }
+        });
     }
 };
 
@@ -98,8 +77,9 @@ template <class Of> struct Shaped : Of {
 template <Kind K, class T> __device__ void run(const Product &product, const Out &out) {
     Part part = {int(blockIdx.x), int(blockIdx.y), int(blockIdx.z), int(gridDim.z)};
     GateAndUp<T> both(part.down * GateAndUp<T>::kOutputs, out.outputs);
-    tiles::run<K, T, Warp<K, T>>(product, part, both,
-                                 [&](const Warp<K, T> &warp) { GatedTile<T>{{product, part}, out}.finish(warp); });
+    tiles::run<K, T, Warp<K, T>>(product, part, both, [&](const Warp<K, T> &warp) {
+        GatedTile<T>{{{product, part}}, out}.finish(warp);
+    });
 }
 
 } // namespace product_tiles_gated
@@ -109,14 +89,17 @@ template <Kind K, class T> __device__ void run(const Product &product, const Out
     extern "C" __global__ void __launch_bounds__(256, 2) product_tiles_gated_##name##_##inputs(                      \
         const uint8_t *low, const uint8_t *high, const uint8_t *scales, const uint8_t *supers, const void *x,        \
         const float2 *x_scales, int groups, int n, const float *bias, int gelu, int outputs, int8_t *values,         \
-        float2 *value_scales, float *partials, unsigned *counts) {                                                   \
+        float2 *value_scales, float *partials, unsigned *counts, const float *squares, float eps) {                  \
         tiles::Product product = {{low, high, scales, supers}, x, x_scales, 2 * outputs, groups, n, nullptr, 0,      \
-                                  bias, partials, counts, 2};                                                        \
+                                  bias, partials, counts, 2, {squares, eps}};                                        \
         using Shape = product_tiles_gated::Shaped<product_tiles::Shape##inputs<quant::kind>>;                        \
         product_tiles_gated::run<quant::kind, Shape>(product, {gelu, outputs, values, value_scales});                \
     }                                                                                                                \
     EXPORT(product_tiles_gated_##name##_##inputs)
 
-EACH_KIND(EACH_SIZE)
+EACH_KIND_BUT_Q6_K(EACH_SIZE)
+// Registers do not suffice for 64 inputs of it.
+PRODUCT(q6_k, Q6_K, 16)
+PRODUCT(q6_k, Q6_K, 32)
 
 #undef PRODUCT

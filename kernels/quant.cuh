@@ -159,6 +159,7 @@ template <Kind K> __device__ inline void words(const RawBits<K> &raw, int out[8]
 } // namespace quant
 
 // `one(name, kind)` for every kind: how kernels are made of a template.
-#define EACH_KIND(one)                                                                                               \
+#define EACH_KIND_BUT_Q6_K(one)                                                                                      \
     one(q8_0, Q8_0) one(q4_0, Q4_0) one(q4_1, Q4_1) one(q5_0, Q5_0) one(q5_1, Q5_1) one(iq4_nl, IQ4_NL)              \
-    one(q4_k, Q4_K) one(q5_k, Q5_K) one(q6_k, Q6_K)
+    one(q4_k, Q4_K) one(q5_k, Q5_K)
+#define EACH_KIND(one) EACH_KIND_BUT_Q6_K(one) one(q6_k, Q6_K)

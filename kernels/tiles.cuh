@@ -13,6 +13,7 @@
 // In shared memory a row's pieces of 16 bytes are swizzled (`swizzled`): the same piece of eight rows lies in different
 // banks, as do single words of eight rows.
 #pragma once
+#include "norm.cuh"
 #include "quant.cuh"
 
 namespace tiles {
@@ -29,6 +30,8 @@ template <bool kEightBits, int kM, int kN, int kWarpsM, int kWarpsN, int kWarpsK
     static constexpr int kMostStages = kEight ? 2 : 4;
     // Whether registers are short: see Pieces.
     static constexpr bool kShort = false;
+    // Whether inputs may be rows that a norm has left without their scale.
+    static constexpr bool kScaled = kEight;
     // 16 x 8 fragments of a warp.
     static constexpr int MF = M / WM / 16, NF = N / WN / 8;
     static_assert(M % (16 * WM) == 0 && N % (8 * WN) == 0 && G % WK == 0 && 8 % G == 0, "whole fragments");
@@ -76,6 +79,8 @@ struct Product {
     unsigned *counts;
     // Steps in shared memory at once, 2 to the shape's kMostStages.
     int stages;
+    // Of the inputs, if the shape is kScaled.
+    norms::Scale scale;
 };
 
 // What a block does of a product: its tile, and which of the `shares` blocks that share the tile's columns it is.
@@ -181,13 +186,14 @@ template <Kind K, class T> struct Loader {
     static constexpr int kScale = quant::kHeads<K> ? 8 : quant::kHalves<K> ? T::G * 2 : 2 * kOfGroup;
     // Rows are heads of 8 groups, so whole steps.
     static constexpr bool kWhole = quant::kHeads<K> || quant::kHalves<K>;
-    static constexpr bool kMoves = kArchitecture < 1200 && !T::kShort;
+    // With 64 inputs of 8 bits no registers are left for that.
+    static constexpr bool kMoves = kArchitecture < 1200 && !T::kShort && !(T::kEight && T::N >= 64);
     using Low = Pieces<16, T::G * kLow / 16, T::M, T, kMoves>;
     using High = Pieces<kHighPiece, kHigh ? T::G * kHigh / kHighPiece : 1, T::M, T, kMoves>;
     using Scales = Pieces<kScale, Place::kScales / kScale, T::M, T, kMoves>;
     using Input = Pieces<16, T::G * kInput / 16, T::N, T, kMoves>;
-    // With 64 inputs no registers are left for this one.
-    using XScales = Pieces<16, T::G / 2, T::N, T, kMoves && T::N < 64>;
+    // Nor, with scales of halves, for this one.
+    using XScales = Pieces<16, T::G / 2, T::N, T, kMoves && !quant::kHalves<K>>;
     Low low;
     High high;
     Scales scales;
@@ -394,15 +400,23 @@ template <class T> struct Tile {
         }
     }
 
+    // Whether this block has the tile's sums, its own or those that all of its blocks have left. If so, what is to be
+    // multiplied with them is there too.
+    template <class W> __device__ bool is_whole(const W &warp) const {
+        if (part.shares > 1 && !leave(warp)) return false;
+        if constexpr (T::kScaled) W::keep_scales(p, part);
+        return true;
+    }
+
     template <class W> __device__ void finish(const W &warp) const {
+        if (!is_whole(warp)) return;
         if (part.shares == 1)
-            return join(warp, [&](int row, int input, float sum) { write(row, input, W::value(sum)); });
-        if (!leave(warp)) return;
+            return join(warp, [&](int row, int input, float sum) { write(row, input, W::value(sum, input)); });
         for (int i = threadIdx.x * 4; i < kSums; i += T::kThreads * 4) {
             int row = i % T::M, input = i / T::M;
-            float4 sum = gather(row, input);
-            write(row, input, W::value(sum.x)), write(row + 1, input, W::value(sum.y));
-            write(row + 2, input, W::value(sum.z)), write(row + 3, input, W::value(sum.w));
+            float4 sum = gather<W>(row, input);
+            write(row, input, sum.x), write(row + 1, input, sum.y);
+            write(row + 2, input, sum.z), write(row + 3, input, sum.w);
         }
     }
 
@@ -419,9 +433,9 @@ template <class T> struct Tile {
         return is_last(p.counts + tile(), part.shares, reinterpret_cast<unsigned *>(memory));
     }
 
-    // The sums of all blocks, of four rows from `row` on: several loads are under way at once, and added in the blocks'
-    // order.
-    __device__ float4 gather(int row, int input) const {
+    // The values of all blocks' sums, of four rows from `row` on: several loads are under way at once, and added in the
+    // blocks' order.
+    template <class W> __device__ float4 gather(int row, int input) const {
         constexpr int kAhead = 8;
         const float *from = left() + input * T::M + row;
         float4 sum = make_float4(0, 0, 0, 0);
@@ -436,7 +450,8 @@ template <class T> struct Tile {
             for (int i = 0; i < kAhead; i++)
                 sum.x += found[i].x, sum.y += found[i].y, sum.z += found[i].z, sum.w += found[i].w;
         }
-        return sum;
+        return make_float4(W::value(sum.x, input), W::value(sum.y, input), W::value(sum.z, input),
+                           W::value(sum.w, input));
     }
 };
 
@@ -449,8 +464,9 @@ template <int kMost> __device__ inline void end_copies(int stages) {
         if (stages <= i) copy_async_commit();
 }
 
-// Shared memory: the stages, which have room for (WK - 1) * M * N floats too, and the warps' tables. `W`: a Place that
-// takes a step's scales and adds its products. `rows`: those of the tile. `finish(warp)`: what becomes of the sums.
+// Shared memory: the stages, which have room for (WK - 1) * M * N floats too, the warps' tables, and a float for each
+// input if the shape is kScaled. `W`: a Place that takes a step's scales and adds its products. `rows`: those of the tile.
+// `finish(warp)`: what becomes of the sums.
 template <Kind K, class T, class W, class R, class F>
 __device__ void run(const Product &p, const Part &part, const R &rows, F finish) {
     DYNAMIC_SHARED(memory);
@@ -486,15 +502,20 @@ __device__ void run(const Product &p, const Part &part, const R &rows, F finish)
     finish(warp);
 }
 
-// Of rows that follow each other, whose results are written as they are. `again()`: the product and the block's part of
-// it, which are asked for once more in the end: meanwhile they take no registers.
-template <Kind K, class T, class W, class F> __device__ void run(F again) {
+// Of rows that follow each other. `again()`: the product and the block's part of it, which are asked for once more in the
+// end: meanwhile they take no registers. `finish(tile, warp)`: what becomes of the sums.
+template <Kind K, class T, class W, class F, class E> __device__ void run(F again, E finish) {
     Work work = again();
     Rows<T::M> rows(work.part.down * T::M, work.product.rows);
     run<K, T, W>(work.product, work.part, rows, [&](const W &warp) {
         Work work = again();
-        Tile<T>{work.product, work.part}.finish(warp);
+        finish(Tile<T>{work.product, work.part}, warp);
     });
+}
+
+// Whose results are written as they are.
+template <Kind K, class T, class W, class F> __device__ void run(F again) {
+    run<K, T, W>(again, [](const Tile<T> &tile, const W &warp) { tile.finish(warp); });
 }
 
 } // namespace tiles

@@ -15,6 +15,7 @@
 #include "../product_quant.cu"
 #include "../product_tiles.cu"
 #include "../product_tiles_gated.cu"
+#include "../product_tiles_normed.cu"
 #include "../rope.cu"
 #include "../rows.cu"
 #include "../sample.cu"

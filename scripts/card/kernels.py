@@ -11,7 +11,7 @@ from card import sass
 from card.cards import KIB, LIMITS, occupancy
 
 QUANT = re.compile(r"^product_(?:quant_\w+|gated_\w+|normed_\w+|mixed)_(\d)$")
-TILED = re.compile(r"^product_(halves|tiles)(?:_gated)?_(\w+?)_(\d+)$")
+TILED = re.compile(r"^product_(halves|tiles)(?:_gated|_normed)?_(\w+?)_(\d+)$")
 # Two matrices in 8-bit tiles: a block's passes are those of one of the kinds.
 PAIR = re.compile(r"^product_pair_(\d+)$")
 DENSE = re.compile(r"^product_(?:dense|gated|normed)_(?:b?f16|f32_(\d))$")
@@ -78,7 +78,7 @@ def trips(name):
         return 1
     _, _, _, _, split, groups = tile_shape(found[1], found[2], int(found[3]))
     # They are done in pairs, but for those of 8 bits whose halves have scales of their own.
-    return max(1, groups // split // (1 if found[1] == "tiles" and found[2] == "q6_k" else 2))
+    return max(1, groups // split // (1 if found[1] == "tiles" and (found[2] == "q6_k" or found[2] == "q8_0" and "_gated_" in name) else 2))
 
 
 def hot(name, blocks):

@@ -57,8 +57,9 @@ HEAD_DIM = 128
 EARLY = re.compile(r"^(norm_|rope_|rows_|embed_|sample_|logprobs_|step_inputs|product_normed_)")
 # Those of gate and up whose outputs are rounded to 8 bits.
 ROUNDED = re.compile(r"^product_gated_q\w+$")
-# Those that join the residual stream, and norm it; of 8-bit inputs.
-NORMED, NORMED_EIGHTS = re.compile(r"^product_normed_"), re.compile(r"^product_normed_q")
+# Those that join the residual stream, and norm it; of up to 8 inputs of 8 bits; in tiles.
+NORMED, NORMED_EIGHTS = re.compile(r"^product_(tiles_)?normed_"), re.compile(r"^product_normed_q")
+NORMED_TILES = re.compile(r"^product_tiles_normed_")
 # Gate and up in tiles, with their activation.
 GATED_TILES = re.compile(r"^product_tiles_gated_")
 # Those of few inputs.
@@ -70,8 +71,11 @@ PIECE, SCALE = 108, 72
 # Instructions of a warp for the activation and the rounding of 4 outputs a lane, of gate and up in tiles: counted for sm_86
 # along the path without a bias in product_tiles_gated_q4_k_32.
 ACTIVATION = 237
-# Most rows that are normed so.
-FEW = 8
+# The same in tiles, counted for sm_86: in product_tiles_normed_q4_k_32, for a piece more than for as many results of
+# product_tiles_q4_k_32; and in the latter, for the scales of its inputs. At the interval of tiles.
+TILE_PIECE, TILE_SCALE = 111, 118
+# Most rows that are normed so, and most of 8 bits.
+FEW, MANY = 8, 64
 # Instructions of a warp in decode attention before its loop that it did not have when heads were prepared by a launch of
 # their own: 442 instead of 180, counted along the path of the block with the new token in the machine code of
 # attention_decode_f16_128 for sm_89, with four query heads to a key head, rotation, and neither bias nor norms.
@@ -225,39 +229,54 @@ def expand(lines, step):
 
 def joins(line):
     """Whether the last of several blocks puts together what they have left; of tiles, see `ramps`."""
-    together = ROUNDED.match(line.name) or NORMED.match(line.name)
+    together = ROUNDED.match(line.name) or NORMED.match(line.name) and not tiled(line.name)
     return together or line.name.startswith("attention_decode") and line.blocks[0] > 1
 
 
 def scales(line, step):
     """Whether a product's inputs are rows that a norm has left without their scale."""
-    few = FREE.match(line.name) and not NORMED.match(line.name) and not step.prompt
-    return bool(few) and step.n <= FEW and line.columns == step.shape.hidden
+    if step.prompt or NORMED.match(line.name) or line.columns != step.shape.hidden:
+        return False
+    if line.name.startswith(("product_tiles", "product_pair")):
+        return step.n <= MANY
+    return bool(FREE.match(line.name)) and step.n <= FEW
 
 
-def pieces(line, step):
+def pieces(card, line, step):
     """Pieces of normed rows that a warp has one after the other: of the last blocks, whose 4 or 8 warps have an input each;
     or of an embedding's, of which 8 warps have 16 pieces or 2."""
     if NORMED.match(line.name):
         return math.ceil(step.n / (4 if NORMED_EIGHTS.match(line.name) else 8))
-    few = line.name.startswith("embed_") and not step.prompt and step.n <= FEW
-    return (2 if line.name.startswith("embed_q") else 1) if few else 0
+    # Products of more inputs take 8 bits on GeForce.
+    eights = line.name.startswith("embed_q")
+    most = MANY if eights and card.arch != 90 else FEW
+    few = line.name.startswith("embed_") and not step.prompt and step.n <= most
+    return (2 if eights else 1) if few else 0
 
 
-def norm_time(card, line, step):
+def turns_of(card, line, resident):
+    """Of tiles, `resident` of which a multiprocessor has at a time, those that one has one after the other: the blocks that
+    share a tile leave what follows to the last one."""
+    tiles = sum(map(tiles_down, line.matrices)) * line.blocks[0]
+    return math.ceil(math.ceil(tiles / card.multiprocessors) / resident)
+
+
+def norm_time(card, line, step, resident):
     """What a norm costs a launch that it is a part of, at its end."""
-    instructions = (SCALE if scales(line, step) else 0) + PIECE * pieces(line, step)
-    return instructions * FREE_INTERVAL / card.clock
+    scaled, parts = scales(line, step), pieces(card, line, step)
+    if tiled(line.name):
+        instructions = (TILE_SCALE if scaled else 0) + TILE_PIECE * parts
+        return instructions and turns_of(card, line, resident) * instructions * INTERVAL / card.clock
+    return ((SCALE if scaled else 0) + PIECE * parts) * FREE_INTERVAL / card.clock
 
 
 def activation_time(card, line, resident):
-    """What the activation costs tiles of gate and up, `resident` of which a multiprocessor has at a time: the blocks that
-    share a tile leave it to the last one. A tile has half as many outputs as sums."""
+    """What the activation costs tiles of gate and up. A tile has half as many outputs as sums."""
     if not GATED_TILES.match(line.name):
         return 0.0
     found = TILED.match(line.name)
     rows, inputs, *_ = tile_shape(found[1], found[2], int(found[3]))
-    turns = math.ceil(math.ceil(line.blocks[0] * line.blocks[1] / card.multiprocessors) / resident)
+    turns = turns_of(card, line, resident)
     return turns * ACTIVATION * rows * inputs / 2 / 4 / line.threads * INTERVAL / card.clock
 
 
@@ -401,8 +420,9 @@ def predict(card, lines, step, budget, change=Change()):
         parts = {"memory": memory_time(card, line, step), "issue": issue, "tensor": tensor_time(card, line, step)}
         most = max(parts, key=lambda part: parts[part])
         setattr(time, most, getattr(time, most) + line.count * parts[most])
-        ends = (JOIN if joins(line) else 0) + norm_time(card, line, step)
-        ends += activation_time(card, line, kernels.resident(line.name))
+        resident = kernels.resident(line.name)
+        ends = (JOIN if joins(line) else 0) + norm_time(card, line, step, resident)
+        ends += activation_time(card, line, resident)
         time.launches += line.count * (ramps(line, waves) * RAMP + ends)
     late = 1 - overlapped(card, lines, change) / time.count
     time.launches += GAP * time.count * late

@@ -227,6 +227,23 @@ class Model(unittest.TestCase):
         # Four warps have two inputs each.
         self.assertAlmostEqual(ends("product_normed_q4_k_8", eight) - normed, model.PIECE * instruction)
 
+    def test_a_norm_takes_time_behind_tiles(self):
+        card = CARDS["RTX 3060"]
+        kept = {"per_weight": [5.0] * 4, "blocks": [2] * 4}
+        budget = {"kernels": {f"product_tiles{what}_q4_k_32": kept for what in ("", "_normed")}}
+
+        def launches(name, columns, rows=32):
+            step = model.Step(model.SHAPES["8B"], rows, False, 100)
+            line = model.Line.read(f"1 {name}_q4_k_32 1x64x1 256 q4_k 8192x{columns}")
+            return model.predict(card, [line], step, budget).launches
+
+        plain = launches("product_tiles", 14336)
+        # 64 tiles on 28 multiprocessors, two at a time; eight warps have four inputs each.
+        piece, scale = (2 * count * model.INTERVAL / card.clock for count in (model.TILE_PIECE, model.TILE_SCALE))
+        self.assertAlmostEqual(launches("product_tiles_normed", 4096) - plain, 4 * piece)
+        self.assertAlmostEqual(launches("product_tiles", 4096) - plain, scale)
+        self.assertAlmostEqual(launches("product_tiles", 4096, 65), plain)
+
     def test_an_activation_takes_time_behind_tiles(self):
         card, step = CARDS["RTX 3060"], model.Step(model.SHAPES["8B"], 32, False, 100)
         kept = {"per_weight": [5.0] * 4, "blocks": [2] * 4}
@@ -245,6 +262,9 @@ class Model(unittest.TestCase):
         step = model.Step(model.SHAPES["30B-A3B"], 1, False, 100)
         lines = model.expand([model.Line.read("48 product_normed_q4_k_1 512x1x1 128 q4_k 2048x768")], step)
         self.assertEqual([line.name for line in lines], ["product_quant_q4_k_1", "norm_4_q8", "router"])
+        lines = model.expand([model.Line.read("48 product_tiles_normed_q4_k_32 1x16x1 256 q4_k 2048x768")],
+                             dataclasses.replace(step, n=512))
+        self.assertEqual([line.name for line in lines], ["product_tiles_q4_k_32", "norm_4_q8", "router"])
 
     def test_one_row_is_limited_by_memory(self):
         time = model.predict(CARDS["RTX 4090"], [self.VECTOR], self.STEP, self.BUDGET)

@@ -40,7 +40,9 @@ pub(crate) struct KernelNames {
     /// Products in tiles, in the order of `product::names::Tile`.
     pub tiles: Option<[&'static str; 7]>,
     /// As `gated` in tiles of 8-bit inputs, in the order of `product::names::Tile`.
-    pub tiles_gated: Option<[&'static str; 3]>,
+    pub tiles_gated: &'static [&'static str],
+    /// As `normed` in tiles of 8-bit inputs, in the order of `product::names::Tile`.
+    pub tiles_normed: &'static [&'static str],
 }
 
 /// A prefix with each of these ends.
@@ -58,6 +60,10 @@ macro_rules! to_8 {
 /// The [`KernelNames`] that `EACH_KIND` of quant.cuh makes.
 macro_rules! quantised {
     ($kind:literal) => {
+        $crate::cuda::on_card::quantised!($kind; "16" "32" "64")
+    };
+    // `gated`: the tiles that gate and up have.
+    ($kind:literal; $($gated:literal)*) => {
         $crate::cuda::on_card::KernelNames {
             embed: concat!("embed_", $kind),
             few: $crate::cuda::on_card::to_8!(concat!("product_quant_", $kind, "_")),
@@ -72,9 +78,12 @@ macro_rules! quantised {
                 concat!("product_tiles_", $kind, "_32"),
                 concat!("product_tiles_", $kind, "_64"),
             ]),
-            tiles_gated: Some($crate::cuda::on_card::ending!(
-                concat!("product_tiles_gated_", $kind, "_"); "16" "32" "64"
-            )),
+            tiles_gated: &$crate::cuda::on_card::ending!(
+                concat!("product_tiles_gated_", $kind, "_"); $($gated)*
+            ),
+            tiles_normed: &$crate::cuda::on_card::ending!(
+                concat!("product_tiles_normed_", $kind, "_"); "16" "32" "64"
+            ),
         }
     };
 }

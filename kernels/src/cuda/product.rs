@@ -319,7 +319,7 @@ fn check(
 ) -> Result<(), CardError> {
     let Matrix { kind, rows, columns, .. } = *matrix;
     let shape = |what: String| Err(CardError::Shape(what));
-    check_scale(x, n, columns)?;
+    check_scale(way, x, n, columns)?;
     let x = x.acts;
     if x.kind() != way.inputs(kind) {
         return shape(format!("weights in {kind:?} take no inputs in {:?}", x.kind()));
@@ -349,9 +349,14 @@ fn check(
 }
 
 /// Whether rows may have been left without their scale, and what it is made of is there.
-fn check_scale(x: &ProductInput<'_>, n: usize, columns: usize) -> Result<(), CardError> {
+fn check_scale(way: Way, x: &ProductInput<'_>, n: usize, columns: usize) -> Result<(), CardError> {
     let Some(scale) = &x.scale else { return Ok(()) };
-    require(leaves_scale(x.acts.kind(), n, columns), || {
+    let multiplies = match way {
+        Way::Vectors { .. } | Way::Dense { .. } => true,
+        Way::Tiles(tile) => tile.eights(),
+        Way::Library => false,
+    };
+    require(multiplies && leaves_scale(x.acts.kind(), n, columns), || {
         format!("{n} inputs of {columns} numbers in {:?} without their scale", x.acts.kind())
     })?;
     require(scale.squares.address().is_multiple_of(16), || {
@@ -407,7 +412,12 @@ impl Product<'_> {
         let [groups, split] = [groups, split].map(|count| Arg::I32(count as i32));
         let product =
             [low, high, scales, supers, x, x_scales, self.rows(), groups, out, stride, bias, split];
-        let args = [&product[..], &self.x.scale_args()].concat();
+        let [squares, eps] = self.x.scale_args();
+        let squares = match self.x.scale {
+            Some(_) => further(squares, first * (columns / PIECE) * size_of::<f32>()),
+            None => squares,
+        };
+        let args = [&product[..], &[squares, eps]].concat();
         // SAFETY: the kernel's arguments; `check` has held every length against what it reads and writes.
         unsafe { card.launch(name, Grid::line(blocks, 128).shared(512), &args) }
     }
@@ -435,7 +445,13 @@ impl Product<'_> {
         let product =
             [low, high, scales, supers, x, x_scales, self.rows(), groups, n, out, stride, bias];
         let places = [Arg::Address(workspace.floats), Arg::Address(workspace.counts)];
-        let args = [&product[..], &places, &[Arg::I32(stages as i32)]].concat();
+        // Tiles of 8 bits have two stages, and multiply their sums.
+        let rest = if tile.eights() {
+            self.x.scale_args().to_vec()
+        } else {
+            vec![Arg::I32(stages as i32)]
+        };
+        let args = [&product[..], &places, &rest].concat();
         // SAFETY: as above; rows and inputs beyond the last are neither read nor written, and the workspace has room
         // for all shares of all tiles.
         unsafe { card.launch(name, grid, &args) }

@@ -33,7 +33,7 @@ pub(super) const FORMAT: Format = Format {
         shares: [128, 64, 16, 2],
         minimum: false,
         staged: [2, 4],
-        kernels: quantised!("q6_k"),
+        kernels: quantised!("q6_k"; "16" "32"),
         sort: Some(sort),
     }),
 };

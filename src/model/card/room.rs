@@ -2,8 +2,8 @@
 //!
 //! Buffers are reused: `wide` holds the projections of a layer's first half, then those of its second; `acts`
 //! holds the inputs of the next matrix product. A launch may read one product's inputs and write the next one's. So
-//! those of the feed-forward part's last product are in `gated`, and few normed rows in `unscaled`. The code that uses a
-//! buffer says what it contains.
+//! those of the feed-forward part's last product are in `gated`, and normed rows of small steps in `unscaled`. The code
+//! that uses a buffer says what it contains.
 
 use super::super::config::ModelConfig;
 use super::plan::CardPlan;

@@ -1,4 +1,4 @@
-//! RMS norm of a few rows whose scale is left to the next product (`norm.cuh`).
+//! RMS norm of up to 64 rows whose scale is left to the next product (`norm.cuh`).
 //!
 //! [`leaves_scale`] is where it is decided which rows go to a product so. They are written by the product before
 //! ([`crate::cuda::multiply_normed`]) or by [`rms_pieces`], which give the same bits, and before the first layer by
@@ -13,15 +13,22 @@ use std::sync::Arc;
 
 /// Numbers of a row that are written together (`norms::kPiece`).
 pub const PIECE: usize = 128;
-/// Most rows: as many as a product takes that is limited by reading its weights.
+/// Most rows in halves: as many as a product takes that is limited by reading its weights.
 const FEW: usize = 8;
+/// Most rows in 8 bits: as many as a tile of such inputs has.
+const MANY: usize = 64;
 /// Threads of a block: a warp has a piece.
 const THREADS: u32 = 128;
 
 /// Whether `n` rows of `width` numbers go to a product that takes them in `form` without their norm's scale. f16 has no
 /// room for such numbers, and products of more rows do not multiply their sums.
 pub fn leaves_scale(form: ActKind, n: usize, width: usize) -> bool {
-    matches!(form, ActKind::Q8 | ActKind::BF16) && n <= FEW && width.is_multiple_of(PIECE)
+    let most = match form {
+        ActKind::Q8 => MANY,
+        ActKind::BF16 => FEW,
+        ActKind::F16 | ActKind::F32 => return false,
+    };
+    n <= most && width.is_multiple_of(PIECE)
 }
 
 /// Where such rows are written.
@@ -69,15 +76,15 @@ impl UnscaledBuffer {
         queue: Queue,
     ) -> Result<UnscaledBuffer, CardError> {
         Ok(UnscaledBuffer {
-            acts: ActBuffer::new(card, pool, FEW * width, kinds, queue)?,
-            squares: Buffer::on(card, pool, FEW * width.div_ceil(PIECE), queue)?,
+            acts: ActBuffer::new(card, pool, MANY * width, kinds, queue)?,
+            squares: Buffer::on(card, pool, MANY * width.div_ceil(PIECE), queue)?,
             width,
         })
     }
 
     /// Numbers and sums of squares that it has room for.
     pub fn sizes(width: usize) -> [usize; 2] {
-        [FEW * width, FEW * width.div_ceil(PIECE)]
+        [MANY * width, MANY * width.div_ceil(PIECE)]
     }
 
     /// The first `n` rows as the inputs of a product. Panics if there is no room.

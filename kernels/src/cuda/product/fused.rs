@@ -1,9 +1,11 @@
-//! Products of a few inputs that one launch does together with what follows.
+//! Products that one launch does together with what follows: of a few inputs, and in tiles.
 //!
 //! What follows is known to `gated` and `normed`, not here.
 
-use super::{FEW, Matrix, Way};
-use crate::cuda::card::Card;
+use super::names::Tile;
+use super::{FEW, MOST_DOWN, Matrix, Way};
+use crate::cuda::card::{Card, Grid};
+use crate::quant::Kind;
 
 /// A product of few inputs, and the kernel that does it.
 pub(super) struct Fused<'a> {
@@ -46,5 +48,40 @@ impl From<Few> for Way {
             Few::Vectors { split } => Way::Vectors { split },
             Few::Dense { split } => Way::Dense { split },
         }
+    }
+}
+
+/// A product whose inputs are those of one tile of 8-bit inputs, and the kernel that does it.
+pub(super) struct Tiled<'a> {
+    pub kernel: &'static str,
+    pub matrix: &'a Matrix,
+    pub tile: Tile,
+    pub n: usize,
+}
+
+impl<'a> Tiled<'a> {
+    /// Of `n` inputs with one of these kernels, if there is one and it can do that.
+    pub fn of(
+        card: &dyn Card,
+        matrix: &'a Matrix,
+        n: usize,
+        kernel: fn(Kind, Tile) -> Option<&'static str>,
+    ) -> Option<Tiled<'a>> {
+        let Matrix { kind, rows, columns, .. } = *matrix;
+        let Way::Tiles(tile) = Way::choose(kind, rows, columns, n, card.properties()) else {
+            return None;
+        };
+        let kernel = kernel(kind, tile)?;
+        let (across, down) = matrix.in_tiles(tile.shape(kind), n);
+        (across == 1 && down <= MOST_DOWN).then_some(Tiled { kernel, matrix, tile, n })
+    }
+
+    /// Blocks: as many tiles and shares of one as the product by itself has.
+    pub fn grid(&self, card: &dyn Card) -> Grid {
+        let Tiled { matrix, tile, n, .. } = *self;
+        let shape = tile.shape(matrix.kind);
+        let (across, down) = matrix.in_tiles(shape, n);
+        let blocks = [across, down, matrix.shares(card, tile, n)].map(|count| count as u32);
+        Grid::of(blocks, shape.threads).shared(shape.shared_bytes(2)).late()
     }
 }

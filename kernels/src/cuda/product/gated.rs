@@ -4,9 +4,8 @@
 //! inputs (`product_gated.cu`, `product_dense.cu`), and of up to 64 in tiles of 8-bit inputs (`product_tiles_gated.cu`).
 //! Else products and [`gated`]. Both give the same bits.
 
-use super::fused::{Few, Fused};
-use super::names::Tile;
-use super::{MOST_DOWN, Matrix, Output, Way, check, multiply_all, names};
+use super::fused::{Few, Fused, Tiled};
+use super::{Matrix, Output, Way, check, multiply_all, names};
 use crate::cuda::acts::{ActKind, ActsMut, ProductInput, Q8_BLOCK};
 use crate::cuda::buffer::{View, ViewMut};
 use crate::cuda::card::{Arg, COUNTS, Card, CardError, Grid};
@@ -34,9 +33,9 @@ pub fn multiply_gated<'a>(
         return fused.launch_gated(card, activation, x, wide, out, bias);
     }
     if let [matrix] = parts
-        && let Some(tiled) = Tiled::of(card, matrix, n, out.kind())
+        && let Some(tiled) = tiled(card, matrix, n, out.kind())
     {
-        return tiled.launch(card, activation, x, wide, out, bias);
+        return tiled.launch_gated(card, activation, x, wide, out, bias);
     }
     multiply_all(card, parts, x, n, wide.again(), bias)?;
     gated(card, activation, wide.as_view(), n, rows / 2, out)
@@ -65,30 +64,16 @@ fn is_gelu(activation: Activation) -> Arg {
     Arg::I32(i32::from(activation == Activation::GeluTanh))
 }
 
-/// A product in tiles of 8-bit inputs, and the kernel that does it.
-struct Tiled<'a> {
-    kernel: &'static str,
-    matrix: &'a Matrix,
-    tile: Tile,
-    n: usize,
+/// `n` inputs of 8 bits in tiles to outputs in `form`, if there is a kernel. It counts the bytes from a row of the gate to
+/// its row of up in 32 bits. What more inputs than a tile has would save is about what it costs
+/// (`benches/runs/card-model.md`).
+fn tiled<'a>(card: &dyn Card, matrix: &'a Matrix, n: usize, form: ActKind) -> Option<Tiled<'a>> {
+    let fits = is_whole(matrix) && form == ActKind::Q8 && u32::try_from(matrix.bytes()).is_ok();
+    Tiled::of(card, matrix, n, names::tiles_gated).filter(|_| fits)
 }
 
 impl Tiled<'_> {
-    fn of<'a>(card: &dyn Card, matrix: &'a Matrix, n: usize, form: ActKind) -> Option<Tiled<'a>> {
-        let Matrix { kind, rows, columns, .. } = *matrix;
-        let Way::Tiles(tile) = Way::choose(kind, rows, columns, n, card.properties()) else {
-            return None;
-        };
-        let kernel = names::tiles_gated(kind, tile)?;
-        let (across, down) = matrix.in_tiles(tile.shape(kind), n);
-        // The kernel counts the bytes from a row of the gate to its row of up in 32 bits. What more inputs than a tile has
-        // would save is about what it costs (`benches/runs/card-model.md`).
-        let counted = down <= MOST_DOWN && u32::try_from(matrix.bytes()).is_ok();
-        let fits = counted && across == 1 && is_whole(matrix) && form == ActKind::Q8;
-        fits.then_some(Tiled { kernel, matrix, tile, n })
-    }
-
-    fn launch(
+    fn launch_gated(
         &self,
         card: &dyn Card,
         activation: Activation,
@@ -103,21 +88,17 @@ impl Tiled<'_> {
         written("gate and up", &out, n, matrix.rows / 2)?;
         let [values, scales] = out.args();
         require_aligned(&[values])?;
-        // A tile has half as many outputs as rows, so there are as many tiles as of the product alone, and each has as
-        // many shares.
-        let (shape, workspace) = (tile.shape(matrix.kind), card.workspace());
-        let (_, down) = matrix.in_tiles(shape, n);
-        let shares = matrix.shares(card, tile, n);
-        let grid = Grid::of([1, down as u32, shares as u32], shape.threads);
         let [groups, inputs, outputs] =
             [matrix.groups(), n, matrix.rows / 2].map(|count| Arg::I32(count as i32));
         let bias = Arg::Address(bias.map_or(0, |bias| bias.address()));
         let rest = [groups, inputs, bias, is_gelu(activation), outputs, values, scales];
+        let workspace = card.workspace();
         let places = [workspace.floats, workspace.counts].map(Arg::Address);
-        let args = [&matrix.planes()[..], &x.acts.args(), &rest, &places].concat();
+        let scale = x.scale_args();
+        let args = [&matrix.planes()[..], &x.acts.args(), &rest, &places, &scale].concat();
         // SAFETY: the kernel's arguments; `check` and `written` have held every length against what it reads and writes,
         // and the workspace has room for all shares of all tiles.
-        unsafe { card.launch(kernel, grid.shared(shape.shared_bytes(2)).late(), &args) }
+        unsafe { card.launch(kernel, self.grid(card), &args) }
     }
 }
 

@@ -92,8 +92,9 @@ impl TileShape {
         fitting.clamp(1, RESIDENT)
     }
 
-    /// Shared memory of a block: stages of packed weights and of inputs, with the scales of both; and for each warp the
-    /// scales of its 32 rows as pairs. None for kinds without tiles.
+    /// Shared memory of a block: stages of packed weights and of inputs, with the scales of both; for each warp the
+    /// scales of its 32 rows as pairs; and what inputs of 8 bits are still to be multiplied with. None for kinds without
+    /// tiles.
     pub(crate) fn shared_bytes(self, stages: usize) -> usize {
         let Some(OnCard { shares, staged, kernels: KernelNames { tiles: Some(_), .. }, .. }) =
             self.kind.card()
@@ -104,7 +105,8 @@ impl TileShape {
         let weights = (bits + staged[0]) * self.groups + staged[1];
         let input = if self.eights { 32 + 8 } else { 64 } * self.groups;
         let tables = self.threads as usize / 32 * (self.groups / self.splits) * 32 * 8;
-        (self.rows * weights + self.inputs * input) * stages + tables
+        let scales = if self.eights { self.inputs * size_of::<f32>() } else { 0 };
+        (self.rows * weights + self.inputs * input) * stages + tables + scales
     }
 }
 
@@ -134,13 +136,22 @@ pub(super) fn gated(kind: Kind, n: usize) -> Option<&'static str> {
 
 /// The same in tiles.
 pub(super) fn tiles_gated(kind: Kind, tile: Tile) -> Option<&'static str> {
-    let names = kind.card()?.kernels.tiles_gated.as_ref()?;
+    of_eights(kind.card()?.kernels.tiles_gated, tile)
+}
+
+/// That of these tiles, of names in the order of those that take inputs of 8 bits.
+fn of_eights(names: &[&'static str], tile: Tile) -> Option<&'static str> {
     names.get((tile as usize).checked_sub(Tile::Eights16 as usize)?).copied()
 }
 
 /// Of products that join the residual stream, with the norm after, if there is one.
 pub(super) fn normed(kind: Kind, n: usize) -> Option<&'static str> {
     kind.card()?.kernels.normed.as_ref()?.get(n.wrapping_sub(1)).copied()
+}
+
+/// The same in tiles.
+pub(super) fn tiles_normed(kind: Kind, tile: Tile) -> Option<&'static str> {
+    of_eights(kind.card()?.kernels.tiles_normed, tile)
 }
 
 /// Kinds that products of two kinds take, in the kernels' order.

@@ -1,11 +1,12 @@
 //! Products whose results join the residual stream, and the norm after, which leaves its scale to the next product.
 //!
-//! One launch for up to 8 inputs, where there is a kernel for the weights and the form of the rows
-//! (`product_normed.cu`, `product_dense.cu`); else products and a launch of [`rms_pieces`]. Both give the same bits.
+//! One launch where there is a kernel for the weights, the number of inputs and the form of the rows: of up to 8 inputs
+//! (`product_normed.cu`, `product_dense.cu`), and of up to 64 in tiles of 8-bit inputs (`product_tiles_normed.cu`); else
+//! products and a launch of [`rms_pieces`]. Both give the same bits.
 
-use super::fused::{Few, Fused};
-use super::{Matrix, Output, check, multiply_all, names};
-use crate::cuda::acts::{Acts, ProductInput};
+use super::fused::{Few, Fused, Tiled};
+use super::{Matrix, Output, Way, check, multiply_all, names};
+use crate::cuda::acts::{ActKind, Acts, ProductInput};
 use crate::cuda::buffer::{View, ViewMut};
 use crate::cuda::card::{Arg, COUNTS, Card, CardError, Grid};
 use crate::cuda::norm::{PIECE, Unscaled, add, rms_pieces};
@@ -37,6 +38,12 @@ pub fn multiply_normed(
     {
         return fused.launch_normed(card, x.into(), bias, stream, out);
     }
+    if let [matrix] = parts
+        && let Some(tiled) = Tiled::of(card, matrix, n, names::tiles_normed)
+        && fits(matrix, ActKind::Q8, out.as_ref())
+    {
+        return tiled.launch_normed(card, x.into(), bias, stream, out);
+    }
     multiply_all(card, parts, x, n, branch.again(), bias)?;
     match out {
         Some(out) => rms_pieces(card, stream, branch.as_view(), n, out),
@@ -52,9 +59,62 @@ fn fused<'a>(
     out: Option<&Unscaled<'_>>,
 ) -> Option<Fused<'a>> {
     let Matrix { kind, rows, .. } = *matrix;
-    let whole = rows.is_multiple_of(PIECE) && rows / PIECE <= COUNTS;
-    let form = out.is_none_or(|out| out.values.kind() == kind.input_kind());
-    Fused::of(card, matrix, n, names::normed(kind, n).filter(|_| whole && form))
+    let fits = fits(matrix, kind.input_kind(), out) && rows / PIECE <= COUNTS;
+    Fused::of(card, matrix, n, names::normed(kind, n).filter(|_| fits))
+}
+
+/// Whether a kernel that writes rows in `form` can do that.
+fn fits(matrix: &Matrix, form: ActKind, out: Option<&Unscaled<'_>>) -> bool {
+    matrix.rows.is_multiple_of(PIECE) && out.is_none_or(|out| out.values.kind() == form)
+}
+
+/// The norm's weight, and where the rows and their squares go: null if no product follows.
+fn out_args(out: Option<&Unscaled<'_>>) -> [Arg; 4] {
+    out.map_or([Arg::Address(0); 4], |out| {
+        let [values, scales] = out.values.args();
+        [out.weight.arg(), values, scales, out.squares.arg()]
+    })
+}
+
+/// Whether everything fits together.
+fn check_normed(
+    matrix: &Matrix,
+    way: Way,
+    x: &ProductInput<'_>,
+    n: usize,
+    bias: Option<&View<'_, f32>>,
+    stream: ViewMut<'_, f32>,
+) -> Result<(), CardError> {
+    require(stream.address().is_multiple_of(16), || {
+        "the residual stream does not start on 16 bytes".into()
+    })?;
+    check(matrix, way, x, n, &Output::of(stream, matrix.rows), bias)
+}
+
+impl Tiled<'_> {
+    fn launch_normed(
+        &self,
+        card: &dyn Card,
+        x: ProductInput<'_>,
+        bias: Option<View<'_, f32>>,
+        stream: ViewMut<'_, f32>,
+        out: Option<Unscaled<'_>>,
+    ) -> Result<(), CardError> {
+        let Tiled { kernel, matrix, tile, n } = *self;
+        let to = stream.arg();
+        check_normed(matrix, Way::Tiles(tile), &x, n, bias.as_ref(), stream)?;
+        let [weight, values, scales, squares] = out_args(out.as_ref());
+        let [groups, inputs, rows] =
+            [matrix.groups(), n, matrix.rows].map(|count| Arg::I32(count as i32));
+        let bias = Arg::Address(bias.map_or(0, |bias| bias.address()));
+        let product = [groups, inputs, bias, rows, to, weight, values, scales, squares];
+        let workspace = card.workspace();
+        let places = [workspace.floats, workspace.counts].map(Arg::Address);
+        let args = [&matrix.planes()[..], &x.acts.args(), &product, &places].concat();
+        // SAFETY: the kernel's arguments; `check` and `Unscaled::check` have held every length against what it reads and
+        // writes, and the workspace has room for all shares of all tiles.
+        unsafe { card.launch(kernel, self.grid(card), &args) }
+    }
 }
 
 impl Fused<'_> {
@@ -68,17 +128,9 @@ impl Fused<'_> {
     ) -> Result<(), CardError> {
         let Fused { kernel, matrix, few, n } = *self;
         let to = stream.arg();
-        let results = Output::of(stream, matrix.rows);
-        check(matrix, few.into(), &x, n, &results, bias.as_ref())?;
-        require(matches!(to, Arg::Address(at) if at.is_multiple_of(16)), || {
-            "the residual stream does not start on 16 bytes".into()
-        })?;
+        check_normed(matrix, few.into(), &x, n, bias.as_ref(), stream)?;
         let bias = Arg::Address(bias.map_or(0, |bias| bias.address()));
-        let null = Arg::Address(0);
-        let [weight, values, scales, squares] = out.as_ref().map_or([null; 4], |out| {
-            let [values, scales] = out.values.args();
-            [out.weight.arg(), values, scales, out.squares.arg()]
-        });
+        let [weight, values, scales, squares] = out_args(out.as_ref());
         let counts = Arg::Address(card.workspace().counts);
         let [rows, columns, groups, inputs] =
             [matrix.rows, matrix.columns, matrix.groups(), n].map(|count| Arg::I32(count as i32));

@@ -3,7 +3,8 @@
 
 use super::answers::{Inputs, expected, matrix};
 use super::fused_answers::bias;
-use super::{Output, multiply, multiply_gated, multiply_normed, names};
+use super::names::Tile;
+use super::{FEW, Output, multiply, multiply_gated, multiply_normed, names};
 use crate::cuda::acts::{ProductInput, Scale};
 use crate::cuda::buffer::Buffer;
 use crate::cuda::card::CardError;
@@ -38,11 +39,14 @@ struct Scaled {
 
 /// Every kernel that joins the residual stream, and every one that scales.
 pub fn checks(bench: &Bench, size: Size) -> Result<Vec<Check>, CardError> {
+    let facts = bench.card.properties();
+    // Tiles of halves do nothing together.
+    let together = |n: usize| n <= FEW || Tile::of(n, facts).eights();
     let mut checks = Vec::new();
-    for case in normed(size) {
+    for case in normed(size).into_iter().filter(|case| together(case.n)) {
         checks.extend(case.run(bench)?);
     }
-    for case in scaled(size) {
+    for case in scaled(size).into_iter().filter(|case| together(case.n)) {
         checks.extend(case.run(bench)?);
     }
     Ok(checks)
@@ -58,8 +62,15 @@ pub(super) fn normed(size: Size) -> Vec<Normed> {
         if size == Size::Full {
             shapes.extend([(3 * PIECE, 512, 1), (2 * PIECE, 2048, 7), (PIECE, 4096, 2)]);
         }
+        if kind.is_quantised() {
+            shapes.extend([(PIECE, 256, 9), (PIECE, 256, 17), (PIECE, 256, 33)]);
+        }
+        if kind.is_quantised() && size == Size::Full {
+            // Columns that several blocks share, and whole tiles.
+            shapes.extend([(PIECE, 4096, 12), (2 * PIECE, 2048, 32), (3 * PIECE, 2048, 64)]);
+        }
         shapes.into_iter().map(move |(width, columns, n)| {
-            let (biased, last) = (n % 3 == 0, n == 4);
+            let (biased, last) = (n % 3 == 0, n == 4 || n == 17);
             Normed { kind, width, columns, n, biased, last }
         })
     };
@@ -72,6 +83,13 @@ fn scaled(size: Size) -> Vec<Scaled> {
         if size == Size::Full {
             // Fewer pieces than lanes that add them up, and more.
             shapes.extend([(32, 768, 8), (32, 5 * 1024, 1), (64, 5 * 1024, 3)]);
+        }
+        if kind.is_quantised() {
+            shapes.extend([(32, 256, 9), (32, 256, 17), (32, 256, 33)]);
+        }
+        if kind.is_quantised() && size == Size::Full {
+            // Columns that several blocks share, and whole tiles.
+            shapes.extend([(64, 4096, 12), (96, 768, 32), (160, 2048, 64)]);
         }
         shapes.into_iter().map(move |(outputs, columns, n)| Scaled { kind, outputs, columns, n })
     };

@@ -173,6 +173,7 @@ impl Pair<'_> {
                 args.extend([workspace.floats, workspace.counts].map(Arg::Address));
                 let behind = |from: u64, count: usize| Arg::Address(from + (count * 4) as u64);
                 args.extend([behind(workspace.floats, floats), behind(workspace.counts, tiles)]);
+                args.extend(x.scale_args());
                 Grid::of([across as u32, (first + second) as u32, 1], shapes[0].threads)
                     .shared(shared[0].max(shared[1]))
                     .late()

@@ -229,7 +229,11 @@ mod emulated {
                 let mut x =
                     ActBuffer::new(card, bench.pool, n * columns, &[form], Queue::Compute).unwrap();
                 fill(card, x.get_mut(form, n * columns));
-                let x = x.get(form, n * columns);
+                let squares = Buffer::of(card, bench.pool, &vec![50.0; n * columns / PIECE]);
+                let squares = squares.unwrap();
+                let scale = leaves_scale(form, n, columns)
+                    .then(|| Scale { squares: squares.view(), eps: 0.0 });
+                let x = ProductInput { acts: x.get(form, n * columns), scale };
                 let [mut one, mut two] =
                     [(); 2].map(|()| Buffer::<f32>::new(card, bench.pool, n * stride).unwrap());
                 multiply_all(&**card, &parts, x, n, one.view_mut(), None).unwrap();
@@ -295,6 +299,7 @@ mod emulated {
         assert_eq!(gated(Kind::BF16, 3, ActKind::BF16, 2), ["product_gated_bf16"]);
         assert_eq!(gated(Kind::Q6K, 64, ActKind::Q8, 9), ["product_tiles_gated_q6_k_16"]);
         assert_eq!(gated(Kind::Q4K, 96, ActKind::Q8, 64), ["product_tiles_gated_q4_k_64"]);
+        assert_eq!(gated(Kind::Q6K, 64, ActKind::Q8, 64)[0], "product_tiles_q6_k_64");
         // Another form of outputs, blocks that are not whole, more inputs than a tile has, floats.
         assert_eq!(gated(Kind::Q6K, 64, ActKind::BF16, 1).len(), 2);
         assert_eq!(gated(Kind::Q6K, 36, ActKind::F32, 1).len(), 2);
@@ -334,7 +339,10 @@ mod emulated {
             normed(&[Kind::Q4K, Kind::Q6K], 256, q8, 1),
             ["product_mixed_1", "norm_pieces_q8"]
         );
-        assert_eq!(normed(&[Kind::Q4K], 128, None, 9)[1], "norm_4_f32");
+        assert_eq!(normed(&[Kind::Q4K], 256, q8, 9), ["product_tiles_normed_q4_k_16"]);
+        assert_eq!(normed(&[Kind::Q6K], 128, None, 64), ["product_tiles_normed_q6_k_64"]);
+        assert_eq!(normed(&[Kind::Q4K, Kind::Q6K], 256, q8, 32)[1], "norm_pieces_q8");
+        assert_eq!(normed(&[Kind::Q4K], 128, None, 65)[1], "norm_4_f32");
         assert_eq!(normed(&[Kind::Q4K], 96, None, 1)[1], "norm_4_f32");
     }
 
@@ -352,7 +360,9 @@ mod emulated {
             refused(multiply(&*card, &matrix, x, n, Output::of(out.view_mut(), 8), None));
         };
         refused_of(Kind::Q8_0, 256, 2, 3);
-        refused_of(Kind::Q8_0, 256, 9, 18);
+        refused_of(Kind::Q8_0, 256, 9, 17);
+        refused_of(Kind::Q8_0, 256, 65, 130);
+        refused_of(Kind::BF16, 256, 9, 18);
         refused_of(Kind::Q8_0, 96, 1, 1);
         refused_of(Kind::F16, 256, 1, 2);
         refused_of(Kind::F32, 256, 1, 2);

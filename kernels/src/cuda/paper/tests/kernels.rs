@@ -117,7 +117,8 @@ impl Sweep {
                 let x = acts.get(parts[0].input_kind(card, n), n * COLUMNS);
                 let out = out.get_mut(form, n * ROWS / 2);
                 multiply_gated(card, &parts, Activation::Silu, x, n, wide, out, None).unwrap();
-                if n <= 8 {
+                // Floats of more than 8 inputs are a library's.
+                if n <= 8 || kind.is_quantised() {
                     self.normed(&parts, n);
                 }
             }
@@ -133,7 +134,8 @@ impl Sweep {
             norm::UnscaledBuffer::new(&self.card, self.pool, ROWS, &FORMS, Queue::Load).unwrap();
         let unscaled = norm::leaves_scale(form, n, ROWS);
         let out = unscaled.then(|| room.get_mut(form, n, weight.view()));
-        let (x, to, by) = (acts.get(form, n * COLUMNS), stream.view_mut(), branch.view_mut());
+        let x = acts.get(parts[0].input_kind(card, n), n * COLUMNS);
+        let (to, by) = (stream.view_mut(), branch.view_mut());
         multiply_normed(card, parts, x, n, None, to, by, out).unwrap();
         if unscaled {
             let out = room.get_mut(form, n, weight.view());
