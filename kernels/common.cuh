@@ -83,6 +83,29 @@ __device__ inline e4m3 e4m3_of_float(float v) {
     return {uint8_t(sign | (rest - (120u << 23) + 0x7ffff + odd) >> 20)};
 }
 
+// 1 / v of a normal number whose inverse is one too: what the division gives, without its path for others. Of infinity and
+// of none it may be none.
+__device__ inline float inverse(float v) {
+#ifdef __CUDACC__
+    float near;
+    asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(near) : "f"(v));
+    return __fmaf_rn(near, __fmaf_rn(-v, near, 1.0f), near);
+#else
+    return 1.0f / v;
+#endif
+}
+
+// The larger magnitude of two numbers; none if one is none, where fmaxf would drop it.
+__device__ inline float larger(float a, float b) {
+#ifdef __CUDACC__
+    float most;
+    asm("max.NaN.f32 %0, %1, %2;" : "=f"(most) : "f"(fabsf(a)), "f"(fabsf(b)));
+    return most;
+#else
+    return __uint_as_float(std::max(__float_as_uint(fabsf(a)), __float_as_uint(fabsf(b))));
+#endif
+}
+
 __device__ inline float warp_sum(float v) {
     for (int by = 16; by > 0; by >>= 1) v += __shfl_xor_sync(kAll, v, by);
     return v;

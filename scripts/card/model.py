@@ -66,7 +66,7 @@ FREE = re.compile(r"^product_(quant|mixed|gated|dense|normed)_")
 # Instructions of a warp, counted in machine code for sm_89: of product_normed_q4_k_1 behind its count, for a piece of one
 # input; and of product_quant_q4_k_1 for the scale of its inputs, which have 32 pieces. Each warp's come one after the
 # other, at the interval of matrix-vector products.
-PIECE, SCALE = 108, 72
+PIECE, SCALE = 81, 47
 # Instructions of a warp for the activation and the rounding of 4 outputs a lane, of gate and up in tiles: counted for sm_86
 # along the path without a bias in product_tiles_gated_q4_k_32.
 ACTIVATION = 237
