@@ -298,6 +298,8 @@ __device__ void run(const float *qkv, const rope::Rules &rules, bool fresh, cons
     using P = Plan<kDim, Number>;
     using T = typename P::T;
     DYNAMIC_SHARED(shared);
+    // Rows that fill the card by themselves are followed by tiles, whose weights are on their way meanwhile.
+    if (gridDim.x == 1) let_next_begin();
     unsigned char *tile = shared + P::kQueries + threadIdx.x / 32 * T::kShared;
     float *most = reinterpret_cast<float *>(shared + P::kQueries + kWarps * T::kShared), *sum = most + kWarps * kHeads;
     int group = rules.heads / rules.kv_heads, parts = (group + kHeads - 1) / kHeads;

@@ -475,6 +475,9 @@ __device__ void run(const Product &p, const Part &part, const R &rows, F finish)
         if (step + ahead < steps) {
             loader.weights(free, group + ahead * T::G);
             loader.inputs(free, group + ahead * T::G);
+        } else {
+            // Steps are left, and the sums: the next launch is set up meanwhile.
+            let_next_begin();
         }
         end_copies<T::kMostStages>(stages);
         warp.take_scales(stage, group);

@@ -115,9 +115,6 @@ pub struct Grid {
     pub threads: [u32; 3],
     /// Dynamic shared memory of one block, in bytes.
     pub shared: u32,
-    /// Whether the launch may begin while the one before it still runs, where the card can do so. One that fills the
-    /// card is better off without: its blocks would be spread by what happens to be free.
-    pub early: bool,
 }
 
 impl Grid {
@@ -128,12 +125,7 @@ impl Grid {
 
     /// Blocks in three dimensions, of `threads` threads.
     pub fn of(blocks: [u32; 3], threads: u32) -> Grid {
-        Grid { blocks, threads: [threads, 1, 1], shared: 0, early: true }
-    }
-
-    /// To begin when the launch before is over.
-    pub fn late(self) -> Grid {
-        Grid { early: false, ..self }
+        Grid { blocks, threads: [threads, 1, 1], shared: 0 }
     }
 
     /// The same grid with `bytes` bytes of dynamic shared memory per block.

@@ -427,7 +427,7 @@ impl Product<'_> {
         let shares = self.matrix.shares(card, tile, self.n);
         let blocks = [across as u32, down as u32, shares as u32];
         let stages = shape.stages(facts);
-        let grid = Grid::of(blocks, shape.threads).shared(shape.shared_bytes(stages)).late();
+        let grid = Grid::of(blocks, shape.threads).shared(shape.shared_bytes(stages));
         let [low, high, scales, supers] = self.matrix.planes();
         let ([x, x_scales], [out, stride, bias]) = (self.x.acts.args(), self.output());
         let groups = Arg::I32(self.matrix.groups() as i32);

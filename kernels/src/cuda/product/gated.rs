@@ -117,7 +117,7 @@ impl Tiled<'_> {
         let args = [&matrix.planes()[..], &x.acts.args(), &rest, &places].concat();
         // SAFETY: the kernel's arguments; `check` and `written` have held every length against what it reads and writes,
         // and the workspace has room for all shares of all tiles.
-        unsafe { card.launch(kernel, grid.shared(shape.shared_bytes(2)).late(), &args) }
+        unsafe { card.launch(kernel, grid.shared(shape.shared_bytes(2)), &args) }
     }
 }
 

@@ -175,7 +175,6 @@ impl Pair<'_> {
                 args.extend([behind(workspace.floats, floats), behind(workspace.counts, tiles)]);
                 Grid::of([across as u32, (first + second) as u32, 1], shapes[0].threads)
                     .shared(shared[0].max(shared[1]))
-                    .late()
             }
         }
     }

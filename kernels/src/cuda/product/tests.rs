@@ -257,6 +257,47 @@ mod emulated {
     fn what_belongs_together_is_one_launch_where_there_is_a_kernel() {
         let all = |kinds: &[Kind], n: usize| {
             launched(|card, pool| {
+    /// Inputs that a launch writes.
+    fn launched_inputs(bench: &Bench, form: ActKind, n: usize, columns: usize) -> ActBuffer {
+        let (card, pool) = (&bench.card, bench.pool);
+        let mut wide = Buffer::<f32>::new(card, pool, 2 * n * columns).unwrap();
+        wide.fill(0).unwrap();
+        let mut acts = ActBuffer::new(card, pool, n * columns, &[form], Queue::Compute).unwrap();
+        let to = acts.get_mut(form, n * columns);
+        gated(&**card, Activation::Silu, wide.view(), n, columns, to).unwrap();
+        acts
+    }
+
+    /// A launch may begin early, and a checked build refuses one that reads what the launch before writes without having
+    /// waited for it.
+    #[test]
+    fn inputs_of_the_launch_before_are_waited_for() {
+        for bench in both_ways() {
+            let (card, pool, columns) = (&bench.card, bench.pool, 512);
+            let parts = [Kind::Q4K, Kind::Q6K].map(|kind| {
+                let mut matrix = Matrix::new(card, pool, kind, 128, columns).unwrap();
+                matrix.write_rows(0, &vec![1; 128 * matrix.row_bytes()], Queue::Load).unwrap();
+                matrix
+            });
+            let mut out = Buffer::<f32>::new(card, pool, 64 * 256).unwrap();
+            for tile in Tile::ALL {
+                let form = Way::Tiles(tile).inputs(Kind::Q4K);
+                let x = launched_inputs(&bench, form, 9, columns);
+                let (x, to) = (x.get(form, 9 * columns), Output::of(out.view_mut(), 128));
+                multiply_by(Way::Tiles(tile), &**card, &parts[0], x.into(), 9, to, None).unwrap();
+            }
+            for n in [3, 16, 32, 64] {
+                let form = parts[0].input_kind(&**card, n);
+                let x = launched_inputs(&bench, form, n, columns);
+                let x = x.get(form, n * columns);
+                multiply_all(&**card, &parts, x, n, out.view_mut(), None).unwrap();
+                let mut to = ActBuffer::new(card, pool, n * 64, &[form], Queue::Compute).unwrap();
+                let (silu, to) = (Activation::Silu, to.get_mut(form, n * 64));
+                multiply_gated(&**card, &parts[..1], silu, x, n, out.view_mut(), to, None).unwrap();
+            }
+        }
+    }
+
                 let matrix = |kind: &Kind| Matrix::new(card, pool, *kind, 64, 256).unwrap();
                 let parts: Vec<Matrix> = kinds.iter().map(matrix).collect();
                 let form = parts[0].input_kind(&**card, n);
