@@ -42,6 +42,8 @@ fn facts(large: bool) -> DeviceProperties {
         capability: if large { (9, 0) } else { (8, 9) },
         multiprocessors: if large { 132 } else { 128 },
         shared_per_block: if large { 227 << 10 } else { 99 << 10 },
+        bandwidth: 0,
+        clock: 0,
         emulated: true,
     }
 }
@@ -233,9 +235,19 @@ mod emulated {
                 let [mut one, mut two] =
                     [(); 2].map(|()| Buffer::<f32>::new(card, bench.pool, n * stride).unwrap());
                 multiply_all(&**card, &parts, x, n, one.view_mut(), None).unwrap();
-                for (part, offset) in parts.iter().zip([0, rows[0]]) {
+                // Each matrix as it is split in the launch of both.
+                let shares = side_by_side::shares(&**card, parts.each_ref(), n);
+                for (i, offset) in [0, rows[0]].into_iter().enumerate() {
                     let to = Output { values: two.view_mut(), stride, offset };
-                    multiply(&**card, part, x, n, to, None).unwrap();
+                    let Some(shares) = shares else {
+                        multiply(&**card, &parts[i], x, n, to, None).unwrap();
+                        continue;
+                    };
+                    let out = to.values.address() + 4 * offset as u64;
+                    let (matrix, x) = (&parts[i], x.into());
+                    let product = Product { matrix, x, n, out, stride, bias: 0 };
+                    let tile = Tile::of(n, card.properties());
+                    product.tiles(&**card, tile, shares[i]).unwrap();
                 }
                 let bits = |buffer: &Buffer<f32>| -> Vec<u32> {
                     buffer.to_vec().unwrap().iter().map(|v| v.to_bits()).collect()
@@ -245,18 +257,6 @@ mod emulated {
         }
     }
 
-    /// Names of what is launched.
-    fn launched(run: impl FnOnce(&Arc<dyn Card>, Pool)) -> Vec<&'static str> {
-        let paper = Arc::new(crate::cuda::paper::PaperCard::new((8, 9), 128, 99 << 10));
-        let card: Arc<dyn Card> = paper.clone();
-        run(&card, card.create_pool().unwrap());
-        paper.take_noted().iter().map(|noted| noted.name()).collect()
-    }
-
-    #[test]
-    fn what_belongs_together_is_one_launch_where_there_is_a_kernel() {
-        let all = |kinds: &[Kind], n: usize| {
-            launched(|card, pool| {
     /// Inputs that a launch writes.
     fn launched_inputs(bench: &Bench, form: ActKind, n: usize, columns: usize) -> ActBuffer {
         let (card, pool) = (&bench.card, bench.pool);
@@ -298,6 +298,18 @@ mod emulated {
         }
     }
 
+    /// Names of what is launched.
+    fn launched(run: impl FnOnce(&Arc<dyn Card>, Pool)) -> Vec<&'static str> {
+        let paper = Arc::new(crate::cuda::paper::PaperCard::new((8, 9), 128, 99 << 10));
+        let card: Arc<dyn Card> = paper.clone();
+        run(&card, card.create_pool().unwrap());
+        paper.take_noted().iter().map(|noted| noted.name()).collect()
+    }
+
+    #[test]
+    fn what_belongs_together_is_one_launch_where_there_is_a_kernel() {
+        let all = |kinds: &[Kind], n: usize| {
+            launched(|card, pool| {
                 let matrix = |kind: &Kind| Matrix::new(card, pool, *kind, 64, 256).unwrap();
                 let parts: Vec<Matrix> = kinds.iter().map(matrix).collect();
                 let form = parts[0].input_kind(&**card, n);
