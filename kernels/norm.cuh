@@ -83,12 +83,14 @@ struct Scale {
   private:
     // Two loads are on their way at once, which is all of a row of up to 4,096 numbers.
     static __device__ float fours(const float *from, unsigned at, unsigned end) {
+        const float4 *four = reinterpret_cast<const float4 *>(from + at);
         float sum = 0.0f;
-        from += at;
-        if (at < end) sum = sum4(__ldg(reinterpret_cast<const float4 *>(from)));
-        if (at + 16 < end) sum += sum4(__ldg(reinterpret_cast<const float4 *>(from) + 4));
+        if (at < end) sum = sum4(__ldg(four));
+        if (at + 16 < end) sum += sum4(__ldg(four + 4));
+        // All lanes take as many turns.
 #pragma unroll 1
-        for (at += 32; at < end; at += 16) sum += sum4(__ldg(reinterpret_cast<const float4 *>(from += 16) + 4));
+        for (unsigned turn = 32; turn < end; turn += 16)
+            if (at + turn < end) sum += sum4(__ldg(four + turn / 4));
         return sum;
     }
 

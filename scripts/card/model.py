@@ -68,16 +68,16 @@ FREE = re.compile(r"^product_(quant|mixed|gated|dense|normed)_")
 # Instructions of a warp, counted in machine code for sm_89: of product_normed_q4_k_1 behind its count, for a piece of one
 # input; and of product_quant_q4_k_1 for the scale of its inputs, which have 32 pieces. Each warp's come one after the
 # other, at the interval of matrix-vector products.
-PIECE, SCALE = 81, 47
+PIECE, SCALE = 81, 44
 # Instructions of a warp for the activation and the rounding of 4 outputs a lane, of gate and up in tiles: counted for sm_86
 # along the path without a bias in product_tiles_gated_q4_k_32.
 ACTIVATION = 237
 # Most rows that are normed so.
 FEW = 8
 # Instructions of a warp in decode attention before its loop that it did not have when heads were prepared by a launch of
-# their own: 442 instead of 180, counted along the path of the block with the new token in the machine code of
+# their own: 404 instead of 180, counted along the path of the block with the new token in the machine code of
 # attention_decode_f16_128 for sm_89, with four query heads to a key head, rotation, and neither bias nor norms.
-PREPARE = 262
+PREPARE = 224
 # Keys of a pass of attention's loop, all warps of a block together: heads of 128 (attention_decode.cu, _prefill.cu).
 KEYS = 64
 
