@@ -67,9 +67,9 @@ pub struct DeviceProperties {
     pub multiprocessors: u32,
     /// Most dynamic shared memory of one block, in bytes.
     pub shared_per_block: u32,
-    /// Bytes that its memory transfers in a second, and cycles of a multiprocessor in one; 0 where they are not known.
+    /// Bytes that its memory transfers in a second; 0 if that is not known.
     pub bandwidth: u64,
-    /// See `bandwidth`.
+    /// Cycles of a multiprocessor in a second; 0 if that is not known.
     pub clock: u64,
     /// Whether it is this machine's processor in disguise.
     pub emulated: bool,

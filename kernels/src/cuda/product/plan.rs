@@ -160,9 +160,9 @@ pub(crate) fn together(
 ) -> Option<[usize; 2]> {
     let [first, second] = tasks.each_ref().map(|task| task.most_shares(tile));
     let plans = (1..=first).flat_map(|one| (1..=second).map(move |two| [one, two]));
-    plans.filter(|shares| fits(*shares)).reduce(|a, b| {
-        if cycles_together(tasks, tile, b) < cycles_together(tasks, tile, a) { b } else { a }
-    })
+    let fitting = plans.filter(|shares| fits(*shares));
+    let priced = fitting.map(|shares| (cycles_together(tasks, tile, shares), shares));
+    priced.reduce(|a, b| if b.0 < a.0 { b } else { a }).map(|(_, shares)| shares)
 }
 
 /// What one launch of both should take.
@@ -186,7 +186,6 @@ struct Blocks {
 }
 
 /// Warps of a block, their instructions, and the cycles in which tensor cores do its products.
-#[derive(Clone, Copy)]
 struct Block {
     warps: f64,
     work: f64,
