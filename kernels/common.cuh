@@ -142,8 +142,8 @@ __device__ inline float block_max(float v, float *scratch) {
 // Programming Guide). Each kernel therefore waits, before it touches anything but weights, until all that the launch
 // before has written is there. That one has waited for its own predecessor, and so on, so that the order of launches
 // holds. A kernel that leaves most of the card idle lets the next one in at once: its blocks are set up meanwhile, and
-// its weights are on their way (`prefetch`, or copies to shared memory). One that fills the card does so in its last steps,
-// when all of its own blocks have places. Blocks let in early take whatever comes free first, many on a few
+// its weights are on their way (`prefetch`, or copies to shared memory). One that fills the card does so when its main
+// work is done: all of its own blocks have places then. Blocks let in early take whatever comes free first, many on a few
 // multiprocessors, so that what follows should have few blocks on each (decision 046).
 #ifdef __CUDACC__
 __device__ inline void wait_for_previous() {

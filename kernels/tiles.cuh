@@ -475,9 +475,6 @@ __device__ void run(const Product &p, const Part &part, const R &rows, F finish)
         if (step + ahead < steps) {
             loader.weights(free, group + ahead * T::G);
             loader.inputs(free, group + ahead * T::G);
-        } else {
-            // Steps are left, and the sums: the next launch is set up meanwhile.
-            let_next_begin();
         }
         end_copies<T::kMostStages>(stages);
         warp.take_scales(stage, group);
@@ -486,6 +483,7 @@ __device__ void run(const Product &p, const Part &part, const R &rows, F finish)
         if constexpr (T::kMostStages == 2) stage = memory + (kStage - (stage - memory));
         else stage = stage + kStage == end ? memory : stage + kStage;
     }
+    let_next_begin();
     finish(warp);
 }
 

@@ -373,34 +373,23 @@ class Kernels:
         return max(blocks, self.change.tile_blocks) if tiled(name) else blocks
 
 
-def last_step(line, waves, longest):
-    """The time of a block's last step of tiles, of a launch that takes `longest`."""
-    if found := TILED.match(line.name):
-        *_, groups = tile_shape(found[1], found[2], int(found[3]))
-        shares = line.blocks[2]
-    else:
-        *_, groups = tile_shape("tiles", line.matrices[0].kind, int(PAIR.match(line.name)[1]))
-        shares = line.blocks[1] / sum(map(tiles_down, line.matrices))
-    return longest / waves / math.ceil(line.columns / (groups * GROUP) / shares)
-
-
-def lets_begin(line, waves, longest):
+def lets_begin(card, line, resident, longest):
     """Whether a launch that takes `longest`, without its start and end, lets the next one begin while work is left that
     takes longer than GAP."""
     if tiled(line.name):
-        # Before a block's last step. Behind it the blocks of a tile come together, which is a ramp.
-        return last_step(line, waves, longest) + RAMP * is_joined(line) > GAP
+        # Behind a block's last step. Then the blocks of a tile come together, which is a ramp, and the activation follows.
+        return RAMP * is_joined(line) + activation_time(card, line, resident) > GAP
     if line.name.startswith("attention_decode"):
         # At once, if no blocks come together in the end.
         return line.blocks[0] == 1 and longest > GAP
     return bool(EARLY.match(line.name))
 
 
-def hides_gap(card, line, waves, longest, late, change):
+def hides_gap(card, line, resident, longest, late, change):
     """Whether the gap behind a launch is hidden. `late`: products of the step begin when all is over."""
     if change.overlap or card.arch < 90:
         return change.overlap
-    return bool(BEFORE_LATE.match(line.name)) if late else lets_begin(line, waves, longest)
+    return bool(BEFORE_LATE.match(line.name)) if late else lets_begin(card, line, resident, longest)
 
 
 def is_joined(line):
@@ -430,7 +419,7 @@ def predict(card, lines, step, budget, change=Change()):
         ends = (JOIN if joins(line) else 0) + norm_time(card, line, step)
         ends += activation_time(card, line, kernels.resident(line.name))
         time.launches += line.count * (ramps(line, waves) * RAMP + ends)
-        gaps += 0 if hides_gap(card, line, waves, parts[most], late, change) else line.count
+        gaps += 0 if hides_gap(card, line, kernels.resident(line.name), parts[most], late, change) else line.count
     time.launches += GAP * gaps
     if step.prompt or change.waits:
         time.host = HOST + HOST_ROW * step.rows

@@ -266,20 +266,21 @@ class Model(unittest.TestCase):
         self.assertAlmostEqual(times[1], 5 * model.RAMP)
 
     def test_a_gap_is_hidden_by_the_work_that_is_left(self):
-        def hidden(text, waves, longest, late=False, change=model.Change()):
-            return model.hides_gap(CARDS["RTX 5090"], model.Line.read(f"1 {text}"), waves, longest, late, change)
+        def hidden(text, longest=2 * model.GAP, late=False):
+            line = model.Line.read(f"1 {text}")
+            return model.hides_gap(CARDS["RTX 5090"], line, 2, longest, late, model.Change())
 
-        # 32 steps, of which the last one takes more than a gap or less; and two waves of shares, which are joined.
-        alone, shared = (f"product_tiles_q4_k_32 1x32x{shares} 256 q4_k 4096x4096" for shares in (1, 2))
-        pair = "product_pair_32 1x96x1 256 q4_k 5120x4096 q6_k 1024x4096"
-        self.assertTrue(hidden(alone, 1, 33 * model.GAP))
-        self.assertFalse(hidden(alone, 1, 31 * model.GAP) or hidden(alone, 2, 33 * model.GAP))
-        self.assertTrue(hidden(shared, 1, model.GAP) and hidden(pair, 1, model.GAP))
-        self.assertFalse(hidden("attention_decode_f16_128 2x8x8 128", 1, 2 * model.GAP))
-        self.assertTrue(hidden("attention_decode_f16_128 1x8x32 128", 1, 2 * model.GAP))
+        # Tiles that are joined afterwards, or have an activation behind them, and such as have neither.
+        tiles = "product_tiles_q4_k_32 1x32x{} 256 q4_k 4096x4096"
+        gated = "product_tiles_gated_q4_k_32 1x224x1 256 q4_k 28672x4096"
+        pair = "product_pair_32 1x{}x1 256 q4_k 5120x4096 q6_k 1024x4096"
+        self.assertTrue(all(map(hidden, (tiles.format(2), gated, pair.format(96)))))
+        self.assertFalse(any(map(hidden, (tiles.format(1), pair.format(48)))))
+        self.assertFalse(hidden("attention_decode_f16_128 2x8x8 128"))
+        self.assertTrue(hidden("attention_decode_f16_128 1x8x32 128"))
+        self.assertFalse(hidden("attention_decode_f16_128 1x8x32 128", longest=model.GAP))
         # What begins when all is over is hidden behind nothing.
-        self.assertFalse(hidden("norm_4_bf16 32x1x1 1024", 1, model.GAP, late=True))
-        self.assertFalse(hidden(alone, 1, 33 * model.GAP, late=True))
+        self.assertFalse(hidden("norm_4_bf16 32x1x1 1024", late=True) or hidden(gated, late=True))
 
     def test_all_experts_are_read_by_many_tokens(self):
         shape = model.SHAPES["30B-A3B"]
