@@ -298,28 +298,32 @@ __device__ void run(const float *qkv, const rope::Rules &rules, bool fresh, cons
     using P = Plan<kDim, Number>;
     using T = typename P::T;
     DYNAMIC_SHARED(shared);
+    // Rows that fill the card by themselves are followed by tiles, whose weights are on their way meanwhile.
+    if (gridDim.x == 1) let_next_begin();
     unsigned char *tile = shared + P::kQueries + threadIdx.x / 32 * T::kShared;
     float *most = reinterpret_cast<float *>(shared + P::kQueries + kWarps * T::kShared), *sum = most + kWarps * kHeads;
-    int group = rules.heads / rules.kv_heads, parts = (group + kHeads - 1) / kHeads;
+    // Of numbers without a sign, which divide in half the instructions.
+    unsigned group = unsigned(rules.heads) / unsigned(rules.kv_heads), parts = (group + kHeads - 1) / kHeads;
     int head = blockIdx.y / parts, first = blockIdx.y % parts * kHeads;
     Row row = row_at(rows, tables, blockIdx.z);
-    Part part = {int(blockIdx.z), row.start, head * group + first, min(kHeads, group - first), rules.heads};
+    Part part = {int(blockIdx.z), row.start, head * int(group) + first, min(kHeads, int(group) - first), rules.heads};
 
     int low = first_seen(row.context - 1, window), visible = row.context - low;
-    int share = ((visible + int(gridDim.x) - 1) / int(gridDim.x) + kUnit - 1) / kUnit * kUnit;
+    unsigned share = ((visible + gridDim.x - 1) / gridDim.x + kUnit - 1) / kUnit * kUnit;
     int splits = visible > 0 ? (visible + share - 1) / share : 1;
-    int split = blockIdx.x, from = low + split * share, to = min(row.context, from + share);
+    int split = blockIdx.x, from = low + split * int(share), to = min(row.context, from + int(share));
     if (split >= splits) return;
     Sums<kDim, true> sums;
     if (from < to) {
-        int key = rules.heads + head, all = rules.heads + 2 * rules.kv_heads, last = row.context - 1;
+        int key = rules.heads + head, all = rules.heads + 2 * rules.kv_heads;
+        unsigned last = row.context - 1;
         Heads<kDim> heads = {reinterpret_cast<float *>(shared + P::kQueries),
                              qkv + size_t(row.start) * all * kDim,
                              part.count,
                              part.first_head,
                              key,
                              key + rules.kv_heads,
-                             fresh && to > last};
+                             fresh && to > int(last)};
         auto find = [&] {
             uint32_t block = row.table[last / cache.block_size];
             return written.at(slot_in(cache, block, head, last % cache.block_size), kDim);

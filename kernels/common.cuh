@@ -83,6 +83,29 @@ __device__ inline e4m3 e4m3_of_float(float v) {
     return {uint8_t(sign | (rest - (120u << 23) + 0x7ffff + odd) >> 20)};
 }
 
+// 1 / v of a normal number whose inverse is one too: what the division gives, without its path for others. Of infinity and
+// of none it may be none.
+__device__ inline float inverse(float v) {
+#ifdef __CUDACC__
+    float near;
+    asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(near) : "f"(v));
+    return __fmaf_rn(near, __fmaf_rn(-v, near, 1.0f), near);
+#else
+    return 1.0f / v;
+#endif
+}
+
+// The larger magnitude of two numbers; none if one is none, where fmaxf would drop it.
+__device__ inline float larger(float a, float b) {
+#ifdef __CUDACC__
+    float most;
+    asm("max.NaN.f32 %0, %1, %2;" : "=f"(most) : "f"(fabsf(a)), "f"(fabsf(b)));
+    return most;
+#else
+    return __uint_as_float(std::max(__float_as_uint(fabsf(a)), __float_as_uint(fabsf(b))));
+#endif
+}
+
 __device__ inline float warp_sum(float v) {
     for (int by = 16; by > 0; by >>= 1) v += __shfl_xor_sync(kAll, v, by);
     return v;
@@ -119,8 +142,9 @@ __device__ inline float block_max(float v, float *scratch) {
 // Programming Guide). Each kernel therefore waits, before it touches anything but weights, until all that the launch
 // before has written is there. That one has waited for its own predecessor, and so on, so that the order of launches
 // holds. A kernel that leaves most of the card idle lets the next one in at once: its blocks are set up meanwhile, and
-// its weights are on their way (`prefetch`). A kernel that fills the card does not: blocks let in early take whatever
-// places come free first, many on a few multiprocessors (measured on an H100 with products of 32 inputs: 24 % slower).
+// its weights are on their way (`prefetch`, or copies to shared memory). One that fills the card does so when its main
+// work is done: all of its own blocks have places then. Blocks let in early take whatever comes free first, many on a few
+// multiprocessors, so that what follows should have few blocks on each (decision 046).
 #ifdef __CUDACC__
 __device__ inline void wait_for_previous() {
 #if __CUDA_ARCH__ >= 900

@@ -126,7 +126,7 @@ __device__ void halves(const T *RESTRICT weights, const T *RESTRICT x, int colum
 #pragma unroll
     for (int i = 0; i < 4; i++) {
         int input = lane % 4 * 2 + i % 2;
-        out.put(first + i / 2 * 8 + lane / 4, input, sums[i], scale.of(input, each));
+        out.put(first + i / 2 * 8 + lane / 4, input, sums[i], scale.of(input, each, 8));
     }
 }
 
@@ -145,7 +145,7 @@ __device__ void gated(const T *RESTRICT weights, const T *RESTRICT x, size_t out
 #pragma unroll
     for (int i = 0; i < 2; i++) {
         int input = lane % 4 * 2 + i;
-        float by = scale.of(input, each);
+        float by = scale.of(input, each, 8);
         if (row >= outputs) continue;
         float gate = __fmaf_rn(sums[i], by, bias ? bias[row] : 0.0f);
         float up = __fmaf_rn(sums[i + 2], by, bias ? bias[row + outputs] : 0.0f);
@@ -169,7 +169,7 @@ __device__ void normed(const T *RESTRICT weights, const T *RESTRICT x, int colum
         int row = first + i / 2 * 8 + lane / 4, input = lane % 4 * 2 + i % 2;
         if (part == 0 && input < n) to.stream[size_t(input) * to.width + row] += sums[i] + (bias ? bias[row] : 0.0f);
     }
-    if (!to.values || !is_last(counts + piece, norms::kPiece / each, reinterpret_cast<unsigned *>(memory))) return;
+    if (!to.values || !is_last(counts + piece, norms::kPiece / (kWarps * 16) * split, reinterpret_cast<unsigned *>(memory))) return;
     for (int input = warp; input < n; input += kWarps) to.put(input, piece, __ldcg(to.at(input, piece)));
 }
 

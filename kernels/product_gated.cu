@@ -52,7 +52,7 @@ __device__ void run(const Planes &planes, const int8_t *RESTRICT x, const float2
     let_next_begin();
     int row = place.lane / N;
     unsigned output = first + row % kOutputs;
-    sum = __fmaf_rn(sum, scale.of(place.lane % N, scale.each(N, groups * 32)),
+    sum = __fmaf_rn(sum, scale.of(place.lane % N, scale.each(N, groups * 32), N),
                     bias && row < R ? bias[output + size_t(row / kOutputs) * out.outputs] : 0.0f);
     float up = __shfl_sync(kAll, sum, place.lane + kOutputs * N);
     if (place.part == 0 && row < kOutputs)

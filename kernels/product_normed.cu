@@ -34,7 +34,7 @@ __device__ void run(const Planes &planes, const int8_t *RESTRICT x, const float2
     float sum = sum_rows<K, N>(planes, start, x, x_scales, groups, place, split, reinterpret_cast<float *>(memory));
     let_next_begin();
     if (has) *at = before + (sum + (bias ? bias[row] : 0.0f));
-    if (!to.values || !is_last(counts + piece, kPiece / each, reinterpret_cast<unsigned *>(memory))) return;
+    if (!to.values || !is_last(counts + piece, kPiece / (kWarps * R) * split, reinterpret_cast<unsigned *>(memory))) return;
     for (int input = threadIdx.x / 32; input < N; input += kWarps) to.put(input, piece, __ldcg(to.at(input, piece)));
 }
 

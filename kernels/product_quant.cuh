@@ -151,7 +151,7 @@ __device__ void run(const Matrix &matrix, const int8_t *RESTRICT x, const float2
     float sum = sum_rows<K, N>(matrix.planes, start, x, x_scales, groups, place, matrix.split, shared);
     if (place.part != 0) return;
     int input = place.lane % N;
-    float by = scale.of(input, scale.each(N, groups * 32));
+    float by = scale.of(input, scale.each(N, groups * 32), N);
     unsigned row = first + place.lane / N;
     if (place.lane < R * N && row < rows)
         matrix.out[input * stride + row] = __fmaf_rn(sum, by, matrix.bias ? matrix.bias[row] : 0.0f);

@@ -60,14 +60,14 @@ __device__ inline void keep(T *cell, float *, const float *head, int dim, bool w
 template <>
 __device__ inline void keep<int8_t>(int8_t *cell, float *scale, const float *head, int dim, bool whole) {
     int lane = threadIdx.x % 32;
-    unsigned most = 0;
+    float most = 0.0f;
     for (int at = lane * 4; at < dim; at += 128)
-        most = max(most, magnitude4(*reinterpret_cast<const float4 *>(head + at)));
+        most = larger(most, largest4(*reinterpret_cast<const float4 *>(head + at)));
     float d = largest<32>(most) / 127.0f;
     for (int at = lane * 4; at < dim; at += 128) {
         float4 v = *reinterpret_cast<const float4 *>(head + at);
-        int q[4] = {round8(v.x, d), round8(v.y, d), round8(v.z, d), round8(v.w, d)};
-        store_bytes(cell, at, dim, whole, q);
+        store_bytes(cell, at, dim, whole,
+                    bytes_of4(round8(v.x, d), round8(v.y, d), round8(v.z, d), round8(v.w, d)));
     }
     if (lane == 0) *scale = d;
 }

@@ -37,20 +37,12 @@ __device__ inline float activated(int gelu, float x) {
     return x / (1.0f + expf(-y));
 }
 
-// The largest magnitude over groups of `kLanes` lanes. Compared as bits, whose order is that of magnitudes and
-// in which NaN is the largest: a NaN is handed on, where fmaxf would drop it.
-__device__ inline unsigned magnitude(float v) { return __float_as_uint(v) & 0x7fffffffu; }
+// The largest magnitude of four numbers, and over groups of `kLanes` lanes.
+__device__ inline float largest4(float4 v) { return larger(larger(v.x, v.y), larger(v.z, v.w)); }
 
-__device__ inline unsigned magnitude4(float4 v) {
-    return max(max(magnitude(v.x), magnitude(v.y)), max(magnitude(v.z), magnitude(v.w)));
-}
-
-template <int kLanes> __device__ inline float largest(unsigned magnitudes) {
-    for (int by = kLanes / 2; by > 0; by >>= 1) {
-        unsigned other = __shfl_xor_sync(kAll, magnitudes, by);
-        magnitudes = max(magnitudes, other);
-    }
-    return __uint_as_float(magnitudes);
+template <int kLanes> __device__ inline float largest(float most) {
+    for (int by = kLanes / 2; by > 0; by >>= 1) most = larger(most, __shfl_xor_sync(kAll, most, by));
+    return most;
 }
 
 // The smallest number that has all its bits, and whose inverse is a number.
@@ -59,14 +51,35 @@ constexpr float kSmallest = 1.17549435e-38f;
 // v / d to the nearest, where d is the largest magnitude / 127.
 __device__ inline int round8(float v, float d) { return d == 0.0f ? 0 : __float2int_rn(v / d); }
 
-__device__ inline void store_bytes(int8_t *row, int at, int width, bool whole, const int q[4]) {
+// The low bytes of four numbers, the first in the lowest.
+__device__ inline uint32_t bytes_of4(int a, int b, int c, int d) {
+    return __byte_perm(__byte_perm(a, b, 0x0040), __byte_perm(c, d, 0x0040), 0x5410);
+}
+
+__device__ inline void store_bytes(int8_t *row, int at, int width, bool whole, uint32_t bytes) {
     if (whole && at < width) {
-        *reinterpret_cast<uint32_t *>(row + at) =
-            (q[0] & 255) | (q[1] & 255) << 8 | (q[2] & 255) << 16 | uint32_t(q[3]) << 24;
+        *reinterpret_cast<uint32_t *>(row + at) = bytes;
     } else {
         for (int i = 0; i < 4; i++)
-            if (at + i < width) row[at + i] = int8_t(q[i]);
+            if (at + i < width) row[at + i] = int8_t(bytes >> 8 * i);
     }
+}
+
+// Numbers rounded to 8 bits: four of a block of 32, and the block's pair (acts.cuh).
+struct Rounded {
+    uint32_t bytes;
+    float2 scale;
+};
+
+// Eight lanes hold a block. One division for all of them, without a branch for numbers out of the ordinary.
+__device__ inline Rounded round32(float4 v) {
+    float d = largest<8>(largest4(v)) * (1.0f / 127.0f), steps = d < kSmallest ? 0.0f : inverse(d);
+    v = scale4(v, steps);
+    uint32_t bytes =
+        bytes_of4(__float2int_rn(v.x), __float2int_rn(v.y), __float2int_rn(v.z), __float2int_rn(v.w));
+    int sum = __dp4a(int(bytes), 0x01010101, 0);
+    for (int by = 4; by > 0; by >>= 1) sum += __shfl_xor_sync(kAll, sum, by);
+    return {bytes, make_float2(d, d * float(sum))};
 }
 
 // Writes numbers `at` to `at + 3` of a row of `width`; those from `width` on are left out. All lanes of a warp
@@ -106,16 +119,11 @@ __device__ inline void store4<e4m3>(e4m3 *row, float2 *, int at, int width, bool
     }
 }
 
-// Eight lanes hold a block of 32. One division for all of them: each has a branch for numbers out of the ordinary.
 template <>
 __device__ inline void store4<int8_t>(int8_t *row, float2 *scales, int at, int width, bool whole, float4 v) {
-    float d = largest<8>(magnitude4(v)) * (1.0f / 127.0f), steps = d < kSmallest ? 0.0f : 1.0f / d;
-    v = scale4(v, steps);
-    int q[4] = {__float2int_rn(v.x), __float2int_rn(v.y), __float2int_rn(v.z), __float2int_rn(v.w)};
-    int sum = q[0] + q[1] + (q[2] + q[3]);
-    for (int by = 4; by > 0; by >>= 1) sum += __shfl_xor_sync(kAll, sum, by);
-    store_bytes(row, at, width, whole, q);
-    if (at < width && at % 32 == 0) scales[at / 32] = make_float2(d, d * float(sum));
+    Rounded to = round32(v);
+    store_bytes(row, at, width, whole, to.bytes);
+    if (at < width && at % 32 == 0) scales[at / 32] = to.scale;
 }
 
 } // namespace rows

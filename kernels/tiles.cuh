@@ -499,6 +499,7 @@ __device__ void run(const Product &p, const Part &part, const R &rows, F finish)
         if constexpr (T::kMostStages == 2) stage = memory + (kStage - (stage - memory));
         else stage = stage + kStage == end ? memory : stage + kStage;
     }
+    let_next_begin();
     finish(warp);
 }
 

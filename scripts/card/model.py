@@ -53,8 +53,10 @@ MINIMA, MINIMUM = {"q4_1", "q5_1", "q4_k", "q5_k"}, 4 / 32
 BYTES = {"q4_k": 144 / 256, "q6_k": 210 / 256, "q8_0": 34 / 32, "bf16": 2.0}
 HEAD_DIM = 128
 # Kernels that let the next one begin at once (decision 046), or before work of their last blocks that takes longer than
-# GAP (decision 063).
+# GAP (decision 063). Of tiles and attention, see `lets_begin`.
 EARLY = re.compile(r"^(norm_|rope_|rows_|embed_|sample_|logprobs_|step_inputs|product_normed_)")
+# Those of them in front of products that begin when all is over: the library's, and tiles when an H100 was measured.
+BEFORE_LATE = re.compile(r"^(rope_|embed_|sample_|logprobs_|step_inputs)")
 # Those of gate and up whose outputs are rounded to 8 bits.
 ROUNDED = re.compile(r"^product_gated_q\w+$")
 # Those that join the residual stream, and norm it; of up to 8 inputs of 8 bits; in tiles.
@@ -67,7 +69,7 @@ FREE = re.compile(r"^product_(quant|mixed|gated|dense|normed)_")
 # Instructions of a warp, counted in machine code for sm_89: of product_normed_q4_k_1 behind its count, for a piece of one
 # input; and of product_quant_q4_k_1 for the scale of its inputs, which have 32 pieces. Each warp's come one after the
 # other, at the interval of matrix-vector products.
-PIECE, SCALE = 108, 72
+PIECE, SCALE = 81, 44
 # Instructions of a warp for the activation and the rounding of 4 outputs a lane, of gate and up in tiles: counted for sm_86
 # along the path without a bias in product_tiles_gated_q4_k_32.
 ACTIVATION = 237
@@ -77,9 +79,9 @@ TILE_PIECE, TILE_SCALE = 111, 118
 # Most rows that are normed so, and most of 8 bits.
 FEW, MANY = 8, 64
 # Instructions of a warp in decode attention before its loop that it did not have when heads were prepared by a launch of
-# their own: 442 instead of 180, counted along the path of the block with the new token in the machine code of
+# their own: 404 instead of 180, counted along the path of the block with the new token in the machine code of
 # attention_decode_f16_128 for sm_89, with four query heads to a key head, rotation, and neither bias nor norms.
-PREPARE = 262
+PREPARE = 224
 # Keys of a pass of attention's loop, all warps of a block together: heads of 128 (attention_decode.cu, _prefill.cu).
 KEYS = 64
 
@@ -168,6 +170,7 @@ class Change:
     tile_blocks: int = 0          # of tiled products on a multiprocessor, at least
     overlap: bool = False         # every launch is overlapped
     waits: bool = False           # decoding steps are enqueued one by one, as before decision 059
+    late: bool = False            # tiles begin when all is over, and let nothing begin, as when an H100 was measured
 
 
 @dataclass
@@ -389,32 +392,44 @@ class Kernels:
         return max(blocks, self.change.tile_blocks) if tiled(name) else blocks
 
 
-def overlapped(card, lines, change):
-    """Launches that begin while the one before still runs."""
-    if change.overlap:
-        return sum(line.count for line in lines)
-    if card.arch < 90:
-        return 0
-    tiles = any(tiled(line.name) or line.name == "gemm" for line in lines)
-    # Before tiles, which wait, only rotation and sampling let something begin.
-    early = re.compile(r"^(rope_|sample_|embed_|step_inputs)") if tiles else EARLY
-    return sum(line.count for line in lines if early.match(line.name))
+def lets_begin(card, line, resident, longest):
+    """Whether a launch that takes `longest`, without its start and end, lets the next one begin while work is left that
+    takes longer than GAP."""
+    if tiled(line.name):
+        # Behind a block's last step. Then the blocks of a tile come together, which is a ramp, and the activation follows.
+        return RAMP * is_joined(line) + activation_time(card, line, resident) > GAP
+    if line.name.startswith("attention_decode"):
+        # At once, if no blocks come together in the end.
+        return line.blocks[0] == 1 and longest > GAP
+    return bool(EARLY.match(line.name))
+
+
+def hides_gap(card, line, resident, longest, late, change):
+    """Whether the gap behind a launch is hidden. `late`: products of the step begin when all is over."""
+    if change.overlap or card.arch < 90:
+        return change.overlap
+    return bool(BEFORE_LATE.match(line.name)) if late else lets_begin(card, line, resident, longest)
+
+
+def is_joined(line):
+    """Whether blocks share a tile."""
+    if PAIR.match(line.name):
+        return line.blocks[1] > sum(map(tiles_down, line.matrices))
+    return line.blocks[2] > 1
 
 
 def ramps(line, waves):
     """Starts and ends of a launch: every wave of tiles fills its stages anew, and shares of a tile are joined after."""
     if not tiled(line.name):
         return 1
-    joined = line.blocks[2] > 1
-    if PAIR.match(line.name):
-        joined = line.blocks[1] > sum(tiles_down(matrix) for matrix in line.matrices)
-    return waves + joined
+    return waves + is_joined(line)
 
 
 def predict(card, lines, step, budget, change=Change()):
     """Time of a step, of lines that are expanded."""
     kernels = Kernels(card.arch, budget, change)
-    time = Time(count=sum(line.count for line in lines))
+    time, gaps = Time(count=sum(line.count for line in lines)), 0
+    late = any(line.name == "gemm" or change.late and tiled(line.name) for line in lines)
     for line in lines:
         issue, waves = issue_time(card, line, step, kernels)
         parts = {"memory": memory_time(card, line, step), "issue": issue, "tensor": tensor_time(card, line, step)}
@@ -424,8 +439,8 @@ def predict(card, lines, step, budget, change=Change()):
         ends = (JOIN if joins(line) else 0) + norm_time(card, line, step, resident)
         ends += activation_time(card, line, resident)
         time.launches += line.count * (ramps(line, waves) * RAMP + ends)
-    late = 1 - overlapped(card, lines, change) / time.count
-    time.launches += GAP * time.count * late
+        gaps += 0 if hides_gap(card, line, kernels.resident(line.name), parts[most], late, change) else line.count
+    time.launches += GAP * gaps
     if step.prompt or change.waits:
         time.host = HOST + HOST_ROW * step.rows
     return time

@@ -210,7 +210,7 @@ class Model(unittest.TestCase):
         for one, other in (("attention_decode_f16_128 8x8x1", "attention_decode_f16_128 1x64x1"),
                            ("product_gated_q4_k_1 64x1x1", "product_gated_bf16 64x1x1")):
             lines = [model.Line.read(f"1 {name} 128") for name in (one, other)]
-            times = [model.predict(CARDS["H100"], [line], self.STEP, self.BUDGET).launches for line in lines]
+            times = [model.predict(CARDS["RTX 4090"], [line], self.STEP, self.BUDGET).launches for line in lines]
             self.assertAlmostEqual(times[0] - times[1], model.JOIN)
 
     def test_a_norm_takes_time_at_the_end_of_the_product_before_and_of_the_one_after(self):
@@ -281,8 +281,26 @@ class Model(unittest.TestCase):
 
     def test_overlap_is_sm_90s_alone(self):
         lines = [model.Line.read("5 norm_4_q8 1x1x1 1024")]
-        counts = [model.overlapped(CARDS[name], lines, model.Change()) for name in ("RTX 4090", "H100")]
-        self.assertEqual(counts, [0, 5])
+        times = [model.predict(CARDS[name], lines, self.STEP, self.BUDGET).launches for name in ("RTX 4090", "H100")]
+        self.assertAlmostEqual(times[0], 5 * (model.RAMP + model.GAP))
+        self.assertAlmostEqual(times[1], 5 * model.RAMP)
+
+    def test_a_gap_is_hidden_by_the_work_that_is_left(self):
+        def hidden(text, longest=2 * model.GAP, late=False):
+            line = model.Line.read(f"1 {text}")
+            return model.hides_gap(CARDS["RTX 5090"], line, 2, longest, late, model.Change())
+
+        # Tiles that are joined afterwards, or have an activation behind them, and such as have neither.
+        tiles = "product_tiles_q4_k_32 1x32x{} 256 q4_k 4096x4096"
+        gated = "product_tiles_gated_q4_k_32 1x224x1 256 q4_k 28672x4096"
+        pair = "product_pair_32 1x{}x1 256 q4_k 5120x4096 q6_k 1024x4096"
+        self.assertTrue(all(map(hidden, (tiles.format(2), gated, pair.format(96)))))
+        self.assertFalse(any(map(hidden, (tiles.format(1), pair.format(48)))))
+        self.assertFalse(hidden("attention_decode_f16_128 2x8x8 128"))
+        self.assertTrue(hidden("attention_decode_f16_128 1x8x32 128"))
+        self.assertFalse(hidden("attention_decode_f16_128 1x8x32 128", longest=model.GAP))
+        # What begins when all is over is hidden behind nothing.
+        self.assertFalse(hidden("norm_4_bf16 32x1x1 1024", late=True) or hidden(gated, late=True))
 
     def test_all_experts_are_read_by_many_tokens(self):
         shape = model.SHAPES["30B-A3B"]

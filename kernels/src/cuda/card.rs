@@ -67,6 +67,10 @@ pub struct DeviceProperties {
     pub multiprocessors: u32,
     /// Most dynamic shared memory of one block, in bytes.
     pub shared_per_block: u32,
+    /// Bytes that its memory transfers in a second; 0 if that is not known.
+    pub bandwidth: u64,
+    /// Cycles of a multiprocessor in a second; 0 if that is not known.
+    pub clock: u64,
     /// Whether it is this machine's processor in disguise.
     pub emulated: bool,
 }
@@ -115,9 +119,6 @@ pub struct Grid {
     pub threads: [u32; 3],
     /// Dynamic shared memory of one block, in bytes.
     pub shared: u32,
-    /// Whether the launch may begin while the one before it still runs, where the card can do so. One that fills the
-    /// card is better off without: its blocks would be spread by what happens to be free.
-    pub early: bool,
 }
 
 impl Grid {
@@ -128,12 +129,7 @@ impl Grid {
 
     /// Blocks in three dimensions, of `threads` threads.
     pub fn of(blocks: [u32; 3], threads: u32) -> Grid {
-        Grid { blocks, threads: [threads, 1, 1], shared: 0, early: true }
-    }
-
-    /// To begin when the launch before is over.
-    pub fn late(self) -> Grid {
-        Grid { early: false, ..self }
+        Grid { blocks, threads: [threads, 1, 1], shared: 0 }
     }
 
     /// The same grid with `bytes` bytes of dynamic shared memory per block.

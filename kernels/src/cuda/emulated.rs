@@ -158,6 +158,8 @@ impl EmulatedCard {
             capability: (8, 9),
             multiprocessors: 4,
             shared_per_block: 99 << 10,
+            bandwidth: 0,
+            clock: 0,
             emulated: true,
         };
         let mut state = State::default();

@@ -66,9 +66,18 @@ impl PaperCard {
             capability,
             multiprocessors,
             shared_per_block,
+            bandwidth: 0,
+            clock: 0,
             emulated: true,
         };
         PaperCard { facts, state: Mutex::default() }
+    }
+
+    /// The same card with memory that transfers so many bytes a second, and so many cycles a second.
+    #[must_use]
+    pub fn with_rates(mut self, bandwidth: u64, clock: u64) -> PaperCard {
+        (self.facts.bandwidth, self.facts.clock) = (bandwidth, clock);
+        self
     }
 
     /// What was launched since the last call, in order.

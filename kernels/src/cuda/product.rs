@@ -150,12 +150,15 @@ impl Matrix {
 
     /// How many blocks share the columns of a tile.
     fn shares(&self, card: &dyn Card, tile: Tile, n: usize) -> usize {
+        let Plan { shares, .. } = self.task(card, tile, n).plan(tile);
+        shares
+    }
+
+    fn task<'a>(&self, card: &'a dyn Card, tile: Tile, n: usize) -> Task<'a> {
         let Matrix { kind, rows, columns, .. } = *self;
         let (across, down) = self.in_tiles(tile.shape(kind), n);
         let room = if across * down <= COUNTS { card.workspace().room } else { 0 };
-        let Plan { shares, .. } =
-            Task { kind, rows, columns, inputs: n, facts: card.properties(), room }.plan(tile);
-        shares
+        Task { kind, rows, columns, inputs: n, facts: card.properties(), room }
     }
 
     /// Groups of 32 columns.
@@ -302,7 +305,7 @@ pub(crate) fn multiply_by(
     };
     match way {
         Way::Vectors { split } => product.vectors(card, split),
-        Way::Tiles(tile) => product.tiles(card, tile),
+        Way::Tiles(tile) => product.tiles(card, tile, matrix.shares(card, tile, n)),
         Way::Dense { split } => product.dense(card, split),
         Way::Library => product.library(card),
     }
@@ -422,7 +425,8 @@ impl Product<'_> {
         unsafe { card.launch(name, Grid::line(blocks, 128).shared(512), &args) }
     }
 
-    fn tiles(&self, card: &dyn Card, tile: Tile) -> Result<(), CardError> {
+    /// So many blocks share the columns of a tile.
+    fn tiles(&self, card: &dyn Card, tile: Tile, shares: usize) -> Result<(), CardError> {
         let kind = self.matrix.kind;
         if !self.matrix.groups().is_multiple_of(2) {
             let what = format!("tiles take no rows of {} columns", self.matrix.columns);
@@ -434,10 +438,9 @@ impl Product<'_> {
         if down > MOST_DOWN {
             return Err(CardError::Shape(format!("{} rows are too many", self.matrix.rows)));
         }
-        let shares = self.matrix.shares(card, tile, self.n);
         let blocks = [across as u32, down as u32, shares as u32];
         let stages = shape.stages(facts);
-        let grid = Grid::of(blocks, shape.threads).shared(shape.shared_bytes(stages)).late();
+        let grid = Grid::of(blocks, shape.threads).shared(shape.shared_bytes(stages));
         let [low, high, scales, supers] = self.matrix.planes();
         let ([x, x_scales], [out, stride, bias]) = (self.x.acts.args(), self.output());
         let groups = Arg::I32(self.matrix.groups() as i32);

@@ -170,6 +170,8 @@ mod tests {
             capability,
             multiprocessors: 1,
             shared_per_block: 0,
+            bandwidth: 0,
+            clock: 0,
             emulated: false,
         }
     }

@@ -207,7 +207,7 @@ impl CudaCard {
     ) -> Result<(), result::DriverError> {
         let ([x, y, z], [tx, ty, tz]) = (grid.blocks, grid.threads);
         let stream = self.stream(Queue::Compute);
-        if !(self.overlaps && grid.early) {
+        if !self.overlaps {
             // SAFETY: the caller's.
             return unsafe {
                 result::launch_kernel(function, (x, y, z), (tx, ty, tz), grid.shared, stream, args)

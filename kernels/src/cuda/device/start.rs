@@ -79,6 +79,9 @@ fn check_driver(version: c_int, toolkit: (i32, i32)) -> Result<(), OpenError> {
 fn facts(device: sys::CUdevice) -> Result<DeviceProperties, OpenError> {
     use sys::CUdevice_attribute::*;
     let number = |which| attribute(device, which);
+    // In kHz and bits. Plans do without where the driver does not say. A bus transfers twice a cycle.
+    let rate = |which| number(which).map_or(0, u64::from);
+    let bus = rate(CU_DEVICE_ATTRIBUTE_GLOBAL_MEMORY_BUS_WIDTH) / 8 * 2;
     let capability = (
         number(CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR)?,
         number(CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR)?,
@@ -88,6 +91,8 @@ fn facts(device: sys::CUdevice) -> Result<DeviceProperties, OpenError> {
         capability,
         multiprocessors: number(CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)?,
         shared_per_block: number(CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN)?,
+        bandwidth: bus * rate(CU_DEVICE_ATTRIBUTE_MEMORY_CLOCK_RATE) * 1000,
+        clock: rate(CU_DEVICE_ATTRIBUTE_CLOCK_RATE) * 1000,
         emulated: false,
     })
 }

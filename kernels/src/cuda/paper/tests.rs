@@ -19,18 +19,46 @@ struct Product {
     multiprocessors: u32,
     /// Shared memory of a block, in KiB.
     shared: u32,
+    /// GB/s and MHz, by the data sheet.
+    rates: [u64; 2],
 }
 
 const PRODUCTS: [Product; 4] = [
-    Product { name: "RTX 3060", capability: (8, 6), multiprocessors: 28, shared: 99 },
-    Product { name: "RTX 4090", capability: (8, 9), multiprocessors: 128, shared: 99 },
-    Product { name: "RTX 5090", capability: (12, 0), multiprocessors: 170, shared: 99 },
-    Product { name: "H100", capability: (9, 0), multiprocessors: 132, shared: 227 },
+    Product {
+        name: "RTX 3060",
+        capability: (8, 6),
+        multiprocessors: 28,
+        shared: 99,
+        rates: [360, 1777],
+    },
+    Product {
+        name: "RTX 4090",
+        capability: (8, 9),
+        multiprocessors: 128,
+        shared: 99,
+        rates: [1008, 2520],
+    },
+    Product {
+        name: "RTX 5090",
+        capability: (12, 0),
+        multiprocessors: 170,
+        shared: 99,
+        rates: [1792, 2407],
+    },
+    Product {
+        name: "H100",
+        capability: (9, 0),
+        multiprocessors: 132,
+        shared: 227,
+        rates: [3352, 1830],
+    },
 ];
 
 impl Product {
     fn card(&self) -> Arc<PaperCard> {
-        Arc::new(PaperCard::new(self.capability, self.multiprocessors, self.shared << 10))
+        let [bandwidth, clock] = self.rates;
+        let card = PaperCard::new(self.capability, self.multiprocessors, self.shared << 10);
+        Arc::new(card.with_rates(bandwidth * 1_000_000_000, clock * 1_000_000))
     }
 }
 

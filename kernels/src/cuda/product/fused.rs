@@ -82,6 +82,6 @@ impl<'a> Tiled<'a> {
         let shape = tile.shape(matrix.kind);
         let (across, down) = matrix.in_tiles(shape, n);
         let blocks = [across, down, matrix.shares(card, tile, n)].map(|count| count as u32);
-        Grid::of(blocks, shape.threads).shared(shape.shared_bytes(2)).late()
+        Grid::of(blocks, shape.threads).shared(shape.shared_bytes(2))
     }
 }

@@ -1,11 +1,12 @@
 //! Which tiles a product is cut into, and how many blocks share the columns of one: as many as should take the least time
 //! by a small model. Pure: shapes, counted instructions and the card's multiprocessors.
 //!
-//! A multiprocessor works on as many blocks at a time as it has room for, and on the rest after that. Each such wave
-//! costs its steps and a fixed time to fill and drain. If blocks share a tile's columns, the last of them adds up their
-//! sums. What the memory takes is the same for all plans. Constants are those of scripts/card/model.py.
+//! A multiprocessor works on as many blocks at a time as it has room for, and on the rest after that. The memory brings all
+//! of the weights meanwhile, however they are cut. Each such wave costs a fixed time to fill and drain, and if blocks share
+//! a tile's columns, the last of them adds up their sums. So where the memory takes longest, few blocks are best. Two
+//! products in one launch are planned together. Constants are those of scripts/card/model.py.
 
-use super::names::{Tile, TileShape};
+use super::names::Tile;
 use crate::cuda::card::DeviceProperties;
 use crate::quant::Kind;
 
@@ -22,6 +23,12 @@ const TENSOR: f64 = 0.7;
 const RAMP: f64 = 3000.0;
 /// Bytes that a multiprocessor reads from the second-level cache in a cycle.
 const L2: f64 = 64.0;
+/// Share of the memory's rate that is reached.
+const BANDWIDTH: f64 = 0.89;
+/// Share of what takes less time, instructions or memory, that is not hidden behind the other. Assumed.
+const IN_TURN: f64 = 0.125;
+/// Instructions of tiles of Q6_K over those of Q4_K.
+const Q6_K: f64 = 1.48;
 
 /// A way to cut a product into blocks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -59,8 +66,8 @@ impl Tile {
         }
     }
 
-    /// Instructions of a warp in a step of Q4_K, from the machine code (kernels/budget.json). Other kinds' are not far
-    /// off, and no plan is chosen between kinds.
+    /// Instructions of a warp in a step of Q4_K, from the machine code (kernels/budget.json). Those of other kinds are not
+    /// far off, but for Q6_K's, see [`Task::block`].
     fn instructions(self) -> f64 {
         match self {
             Tile::Halves16 => 226.0,
@@ -107,32 +114,103 @@ impl Task<'_> {
 
     /// What a plan should take.
     pub(crate) fn cycles(&self, plan: Plan) -> f64 {
+        let blocks = Blocks { count: self.tiles(plan.tile) * plan.shares, each: self.block(plan) };
+        let resident = plan.tile.shape(self.kind).blocks(self.facts);
+        launch(self.facts, &[blocks], resident, self.memory()) + self.joining(plan)
+    }
+
+    /// What one block does.
+    fn block(&self, plan: Plan) -> Block {
         let shape = plan.tile.shape(self.kind);
-        let multiprocessors = (self.facts.multiprocessors as usize).max(1);
         let steps = self.columns.div_ceil(32 * shape.groups).div_ceil(plan.shares) as f64;
-        let (resident, warps) = (shape.blocks(self.facts), shape.threads as f64 / 32.0);
-        let most = (self.tiles(plan.tile) * plan.shares).div_ceil(multiprocessors);
-        let work = warps * plan.tile.instructions() * steps;
+        let warps = shape.threads as f64 / 32.0;
+        // Each half of a group of Q6_K has a product and a scale of its own.
+        let more = if self.kind == Kind::Q6K { Q6_K } else { 1.0 };
         let products = (shape.rows * shape.inputs * 32 * shape.groups) as f64 * steps;
         // Minima keep the tensor cores busy for as long as the numbers do (product_tiles.cuh).
         let minima = plan.tile.eights() && self.kind.card().is_some_and(|card| card.minimum);
         let times = if minima { 2.0 } else { 1.0 };
         let tensor = times * products / (TENSOR * rate_of_products(self.facts, plan.tile.eights()));
-        let together = |blocks: usize| {
-            let rate = ISSUE.min(blocks as f64 * warps / INTERVAL);
-            blocks as f64 * (work / rate).max(tensor) + RAMP
-        };
-        let rest = if most.is_multiple_of(resident) { 0.0 } else { together(most % resident) };
-        (most / resident) as f64 * together(resident) + rest + self.joining(&shape, plan.shares)
+        Block { warps, work: warps * plan.tile.instructions() * more * steps, tensor }
+    }
+
+    /// Cycles in which the memory brings the weights; 0 if its rate is not known.
+    fn memory(&self) -> f64 {
+        let DeviceProperties { bandwidth, clock, .. } = *self.facts;
+        let bytes = self.rows * self.columns / self.kind.block() * self.kind.block_bytes();
+        let seconds = bytes as f64 / (BANDWIDTH * bandwidth as f64);
+        if bandwidth == 0 { 0.0 } else { seconds * clock as f64 }
     }
 
     /// Writing the sums of a tile's shares, and adding them up.
-    fn joining(&self, shape: &TileShape, shares: usize) -> f64 {
-        if shares == 1 {
+    fn joining(&self, plan: Plan) -> f64 {
+        let shape = plan.tile.shape(self.kind);
+        if plan.shares == 1 {
             return 0.0;
         }
-        RAMP + (shape.rows * shape.inputs * 4 * (shares + 1)) as f64 / L2
+        RAMP + (shape.rows * shape.inputs * 4 * (plan.shares + 1)) as f64 / L2
     }
+}
+
+/// Blocks that share the columns of the tiles of either of two products in one launch. `fits`: whether there is room.
+pub(crate) fn together(
+    tasks: &[Task<'_>; 2],
+    tile: Tile,
+    fits: impl Fn([usize; 2]) -> bool,
+) -> Option<[usize; 2]> {
+    let [first, second] = tasks.each_ref().map(|task| task.most_shares(tile));
+    let plans = (1..=first).flat_map(|one| (1..=second).map(move |two| [one, two]));
+    let fitting = plans.filter(|shares| fits(*shares));
+    let priced = fitting.map(|shares| (cycles_together(tasks, tile, shares), shares));
+    priced.reduce(|a, b| if b.0 < a.0 { b } else { a }).map(|(_, shares)| shares)
+}
+
+/// What one launch of both should take.
+fn cycles_together(tasks: &[Task<'_>; 2], tile: Tile, shares: [usize; 2]) -> f64 {
+    let facts = tasks[0].facts;
+    let plans = shares.map(|shares| Plan { tile, shares });
+    let both = [0, 1].map(|i| Blocks {
+        count: tasks[i].tiles(tile) * shares[i],
+        each: tasks[i].block(plans[i]),
+    });
+    let [first, second] = tasks.each_ref().map(|task| tile.shape(task.kind).blocks(facts));
+    let joining = [0, 1].map(|i| tasks[i].joining(plans[i]));
+    let memory = tasks[0].memory() + tasks[1].memory();
+    launch(facts, &both, first.min(second), memory) + joining[0].max(joining[1])
+}
+
+/// Equal blocks of a launch.
+struct Blocks {
+    count: usize,
+    each: Block,
+}
+
+/// Warps of a block, their instructions, and the cycles in which tensor cores do its products.
+struct Block {
+    warps: f64,
+    work: f64,
+    tensor: f64,
+}
+
+/// What a launch should take, of blocks of which `resident` are on a multiprocessor at a time: as if all were like the
+/// average, but no wave ends before its longest block.
+fn launch(facts: &DeviceProperties, all: &[Blocks], resident: usize, memory: f64) -> f64 {
+    let count: usize = all.iter().map(|blocks| blocks.count).sum();
+    let mean = |of: fn(&Block) -> f64| {
+        all.iter().map(|blocks| of(&blocks.each) * blocks.count as f64).sum::<f64>() / count as f64
+    };
+    let (warps, work, tensor) =
+        (mean(|one| one.warps), mean(|one| one.work), mean(|one| one.tensor));
+    let most = count.div_ceil((facts.multiprocessors as usize).max(1));
+    let together = |blocks: usize, work: f64| {
+        let rate = ISSUE.min(blocks as f64 * warps / INTERVAL);
+        blocks as f64 * (work / rate).max(tensor)
+    };
+    let full = (most / resident) as f64 * together(resident, work);
+    let rest = if most.is_multiple_of(resident) { 0.0 } else { together(most % resident, work) };
+    let longest = all.iter().map(|blocks| blocks.each.work).fold(0.0, f64::max);
+    let busy = (full + rest).max(together(most.min(resident), longest));
+    busy.max(memory) + IN_TURN * busy.min(memory) + most.div_ceil(resident) as f64 * RAMP
 }
 
 #[cfg(test)]

@@ -1,11 +1,11 @@
 //! Several matrices over the same inputs, their results side by side.
 //!
 //! Two matrices of the kinds that mixtures have are one launch: with up to 8 inputs (`product_mixed.cu`), and in 8-bit
-//! tiles (`product_pair.cu`). Others are a launch each. Both give the same bits, since each matrix is split as it would be
-//! by itself.
+//! tiles (`product_pair.cu`). Others are a launch each. Both give the same bits as long as each matrix is split alike. With
+//! up to 8 inputs it is; tiles of two matrices are cut such that their blocks together fill the card.
 
 use super::names::Tile;
-use super::{MOST_DOWN, Matrix, Output, Way, check, few_blocks, multiply, names};
+use super::{MOST_DOWN, Matrix, Output, Way, check, few_blocks, multiply, names, plan};
 use crate::cuda::acts::ProductInput;
 use crate::cuda::buffer::{View, ViewMut};
 use crate::cuda::card::{Arg, COUNTS, Card, CardError, Grid};
@@ -60,7 +60,7 @@ enum Together {
 }
 
 impl Pair<'_> {
-    /// Of `n` inputs, if there is a kernel.
+    /// Of `n` inputs, if there is a kernel, and the grid and the workspace are large enough for both.
     fn of<'a>(card: &dyn Card, matrices: [&'a Matrix; 2], n: usize) -> Option<Pair<'a>> {
         let kinds = names::mixed_kinds(matrices.map(Matrix::kind))?;
         if matrices[0].columns != matrices[1].columns {
@@ -74,29 +74,18 @@ impl Pair<'_> {
                 (names::mixed(n)?, Together::Vectors { splits: [first, second] })
             }
             [Way::Tiles(tile), Way::Tiles(_)] => {
-                let shares = matrices.map(|matrix| matrix.shares(card, tile, n));
-                (names::pair(tile)?, Together::Tiles { tile, shares })
+                let tasks = matrices.map(|matrix| matrix.task(card, tile, n));
+                let shares = plan::together(&tasks, tile, |shares| {
+                    let places = [0, 1].map(|i| place(matrices[i], n, tile, shares[i]));
+                    let [tiles, floats, down] =
+                        [0, 1, 2].map(|what| places[0][what] + places[1][what]);
+                    tiles <= COUNTS && floats <= card.workspace().room && down <= MOST_DOWN
+                });
+                (names::pair(tile)?, Together::Tiles { tile, shares: shares? })
             }
             _ => return None,
         };
-        Some(Pair { kernel, matrices, kinds, way, n }).filter(|pair| pair.fits(card))
-    }
-
-    /// Whether the grid and the workspace are large enough for both.
-    fn fits(&self, card: &dyn Card) -> bool {
-        let Together::Tiles { tile, shares } = self.way else { return true };
-        let places = [0, 1].map(|i| self.place(i, tile, shares[i]));
-        let [tiles, floats, down] = [0, 1, 2].map(|what| places[0][what] + places[1][what]);
-        tiles <= COUNTS && floats <= card.workspace().room && down <= MOST_DOWN
-    }
-
-    /// Tiles of a matrix, numbers that its blocks leave for each other, and blocks over its rows.
-    fn place(&self, i: usize, tile: Tile, shares: usize) -> [usize; 3] {
-        let shape = tile.shape(self.matrices[i].kind);
-        let (across, down) = self.matrices[i].in_tiles(shape, self.n);
-        let floats =
-            if shares > 1 { across * down * shares * shape.rows * shape.inputs } else { 0 };
-        [across * down, floats, down * shares]
+        Some(Pair { kernel, matrices, kinds, way, n })
     }
 
     fn launch(
@@ -163,7 +152,7 @@ impl Pair<'_> {
             Together::Tiles { tile, shares } => {
                 let workspace = card.workspace();
                 let [[tiles, floats, first], [_, _, second]] =
-                    [0, 1].map(|i| self.place(i, tile, shares[i]));
+                    [0, 1].map(|i| place(self.matrices[i], self.n, tile, shares[i]));
                 let shapes = self.matrices.map(|matrix| tile.shape(matrix.kind));
                 let shared = shapes.map(|shape| shape.shared_bytes(2));
                 let across = self.n.div_ceil(shapes[0].inputs);
@@ -176,8 +165,24 @@ impl Pair<'_> {
                 args.extend(x.scale_args());
                 Grid::of([across as u32, (first + second) as u32, 1], shapes[0].threads)
                     .shared(shared[0].max(shared[1]))
-                    .late()
             }
         }
+    }
+}
+
+/// Tiles of a matrix, numbers that its blocks leave for each other, and blocks over its rows.
+fn place(matrix: &Matrix, n: usize, tile: Tile, shares: usize) -> [usize; 3] {
+    let shape = tile.shape(matrix.kind);
+    let (across, down) = matrix.in_tiles(shape, n);
+    let floats = if shares > 1 { across * down * shares * shape.rows * shape.inputs } else { 0 };
+    [across * down, floats, down * shares]
+}
+
+/// Blocks that share the columns of a tile, if one launch multiplies both matrices in tiles.
+#[cfg(all(test, feature = "emulator"))]
+pub(super) fn shares(card: &dyn Card, matrices: [&Matrix; 2], n: usize) -> Option<[usize; 2]> {
+    match Pair::of(card, matrices, n)?.way {
+        Together::Tiles { shares, .. } => Some(shares),
+        Together::Vectors { .. } => None,
     }
 }

@@ -42,6 +42,8 @@ fn facts(large: bool) -> DeviceProperties {
         capability: if large { (9, 0) } else { (8, 9) },
         multiprocessors: if large { 132 } else { 128 },
         shared_per_block: if large { 227 << 10 } else { 99 << 10 },
+        bandwidth: 0,
+        clock: 0,
         emulated: true,
     }
 }
@@ -237,14 +239,65 @@ mod emulated {
                 let [mut one, mut two] =
                     [(); 2].map(|()| Buffer::<f32>::new(card, bench.pool, n * stride).unwrap());
                 multiply_all(&**card, &parts, x, n, one.view_mut(), None).unwrap();
-                for (part, offset) in parts.iter().zip([0, rows[0]]) {
+                // Each matrix as it is split in the launch of both.
+                let shares = side_by_side::shares(&**card, parts.each_ref(), n);
+                for (i, offset) in [0, rows[0]].into_iter().enumerate() {
                     let to = Output { values: two.view_mut(), stride, offset };
-                    multiply(&**card, part, x, n, to, None).unwrap();
+                    let Some(shares) = shares else {
+                        multiply(&**card, &parts[i], x, n, to, None).unwrap();
+                        continue;
+                    };
+                    let out = to.values.address() + 4 * offset as u64;
+                    let (matrix, x) = (&parts[i], x.into());
+                    let product = Product { matrix, x, n, out, stride, bias: 0 };
+                    let tile = Tile::of(n, card.properties());
+                    product.tiles(&**card, tile, shares[i]).unwrap();
                 }
                 let bits = |buffer: &Buffer<f32>| -> Vec<u32> {
                     buffer.to_vec().unwrap().iter().map(|v| v.to_bits()).collect()
                 };
                 assert_eq!(bits(&one), bits(&two), "{case:?}");
+            }
+        }
+    }
+
+    /// Inputs that a launch writes.
+    fn launched_inputs(bench: &Bench, form: ActKind, n: usize, columns: usize) -> ActBuffer {
+        let (card, pool) = (&bench.card, bench.pool);
+        let mut wide = Buffer::<f32>::new(card, pool, 2 * n * columns).unwrap();
+        wide.fill(0).unwrap();
+        let mut acts = ActBuffer::new(card, pool, n * columns, &[form], Queue::Compute).unwrap();
+        let to = acts.get_mut(form, n * columns);
+        gated(&**card, Activation::Silu, wide.view(), n, columns, to).unwrap();
+        acts
+    }
+
+    /// A launch may begin early, and a checked build refuses one that reads what the launch before writes without having
+    /// waited for it.
+    #[test]
+    fn inputs_of_the_launch_before_are_waited_for() {
+        for bench in both_ways() {
+            let (card, pool, columns) = (&bench.card, bench.pool, 512);
+            let parts = [Kind::Q4K, Kind::Q6K].map(|kind| {
+                let mut matrix = Matrix::new(card, pool, kind, 128, columns).unwrap();
+                matrix.write_rows(0, &vec![1; 128 * matrix.row_bytes()], Queue::Load).unwrap();
+                matrix
+            });
+            let mut out = Buffer::<f32>::new(card, pool, 64 * 256).unwrap();
+            for tile in Tile::ALL {
+                let form = Way::Tiles(tile).inputs(Kind::Q4K);
+                let x = launched_inputs(&bench, form, 9, columns);
+                let (x, to) = (x.get(form, 9 * columns), Output::of(out.view_mut(), 128));
+                multiply_by(Way::Tiles(tile), &**card, &parts[0], x.into(), 9, to, None).unwrap();
+            }
+            for n in [3, 16, 32, 64] {
+                let form = parts[0].input_kind(&**card, n);
+                let x = launched_inputs(&bench, form, n, columns);
+                let x = x.get(form, n * columns);
+                multiply_all(&**card, &parts, x, n, out.view_mut(), None).unwrap();
+                let mut to = ActBuffer::new(card, pool, n * 64, &[form], Queue::Compute).unwrap();
+                let (silu, to) = (Activation::Silu, to.get_mut(form, n * 64));
+                multiply_gated(&**card, &parts[..1], silu, x, n, out.view_mut(), to, None).unwrap();
             }
         }
     }

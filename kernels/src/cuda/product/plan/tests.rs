@@ -6,14 +6,30 @@ use proptest::prelude::*;
 
 const ROOM: usize = 8 << 20;
 
-fn card(capability: (u32, u32), multiprocessors: u32, shared: u32) -> DeviceProperties {
-    let name = String::new();
-    let shared_per_block = shared << 10;
-    DeviceProperties { name, capability, multiprocessors, shared_per_block, emulated: true }
+/// The memory's GB/s and the clock in MHz last.
+fn card(
+    capability: (u32, u32),
+    [multiprocessors, shared]: [u32; 2],
+    [bandwidth, clock]: [u64; 2],
+) -> DeviceProperties {
+    DeviceProperties {
+        name: String::new(),
+        capability,
+        multiprocessors,
+        shared_per_block: shared << 10,
+        bandwidth: bandwidth * 1_000_000_000,
+        clock: clock * 1_000_000,
+        emulated: true,
+    }
 }
 
 fn cards() -> [DeviceProperties; 4] {
-    [card((8, 6), 28, 99), card((8, 9), 128, 99), card((12, 0), 170, 99), card((9, 0), 132, 227)]
+    [
+        card((8, 6), [28, 99], [360, 1777]),
+        card((8, 9), [128, 99], [1008, 2520]),
+        card((12, 0), [170, 99], [1792, 2407]),
+        card((9, 0), [132, 227], [3352, 1830]),
+    ]
 }
 
 proptest! {
@@ -76,13 +92,13 @@ const PLANS: [Row; 24] = [
     ("RTX 4090", "0.6B", 512, Tile::Eights64, [1, 4, 2, 4]),
     ("RTX 4090", "8B", 32, Tile::Eights32, [5, 8, 1, 8]),
     ("RTX 4090", "8B", 512, Tile::Eights64, [2, 1, 1, 1]),
-    ("RTX 4090", "14B", 32, Tile::Eights32, [4, 6, 5, 6]),
+    ("RTX 4090", "14B", 32, Tile::Eights32, [4, 6, 2, 6]),
     ("RTX 4090", "14B", 512, Tile::Eights64, [1, 3, 1, 3]),
     ("RTX 5090", "0.6B", 32, Tile::Eights32, [2, 4, 2, 6]),
     ("RTX 5090", "0.6B", 512, Tile::Eights64, [1, 4, 2, 5]),
-    ("RTX 5090", "8B", 32, Tile::Eights32, [7, 8, 3, 10]),
+    ("RTX 5090", "8B", 32, Tile::Eights32, [7, 8, 1, 10]),
     ("RTX 5090", "8B", 512, Tile::Eights64, [2, 1, 1, 1]),
-    ("RTX 5090", "14B", 32, Tile::Eights32, [6, 8, 5, 8]),
+    ("RTX 5090", "14B", 32, Tile::Eights32, [6, 8, 1, 8]),
     ("RTX 5090", "14B", 512, Tile::Eights64, [2, 1, 1, 1]),
     ("H100", "0.6B", 32, Tile::Halves32, [2, 4, 2, 6]),
     ("H100", "0.6B", 512, Tile::Halves128, [2, 4, 1, 6]),
@@ -118,6 +134,33 @@ fn plans_of_real_models_are_known() {
             task.plan(Tile::of(inputs, facts))
         });
         assert_eq!(plans, shares.map(|shares| Plan { tile, shares }), "{name}, {model}, {inputs}");
+    }
+}
+
+/// Queries and keys in Q4_K, values in Q6_K, whose blocks take longer: all of their blocks are one wave, of two on each
+/// multiprocessor, or whole ones.
+#[test]
+fn two_products_of_a_launch_fill_a_card_together() {
+    let tile = Tile::Eights32;
+    for (which, columns, rows, wanted) in [
+        (0, 4096, [5120, 1024], [2, 4]),
+        (1, 4096, [5120, 1024], [4, 7]),
+        (2, 4096, [5120, 1024], [6, 8]),
+        (2, 5120, [6144, 1024], [5, 8]),
+    ] {
+        let facts = &cards()[which];
+        let task = |kind, rows| Task { kind, rows, columns, inputs: 32, facts, room: ROOM };
+        let tasks = [task(Kind::Q4K, rows[0]), task(Kind::Q6K, rows[1])];
+        let best = together(&tasks, tile, |_| true).unwrap();
+        assert_eq!(best, wanted, "{}, {columns}", facts.multiprocessors);
+        for shares in (1..=16).flat_map(|one| (1..=16).map(move |two| [one, two])) {
+            let fits = (0..2).all(|i| shares[i] <= tasks[i].most_shares(tile));
+            let cycles = [best, shares].map(|shares| cycles_together(&tasks, tile, shares));
+            assert!(!fits || cycles[0] <= cycles[1], "{best:?} {shares:?}");
+        }
+        let few = together(&tasks, tile, |shares| shares[0] + shares[1] <= 3).unwrap();
+        assert!(few[0] + few[1] <= 3);
+        assert_eq!(together(&tasks, tile, |_| false), None);
     }
 }
 
