@@ -95,6 +95,14 @@ __device__ inline float inverse(float v) {
 #endif
 }
 
+// A value that is not kept from where it was asked for before.
+__device__ inline int asked(int value) {
+#ifdef __CUDACC__
+    asm volatile("" : "+r"(value));
+#endif
+    return value;
+}
+
 // The larger magnitude of two numbers; none if one is none, where fmaxf would drop it.
 __device__ inline float larger(float a, float b) {
 #ifdef __CUDACC__

@@ -117,11 +117,12 @@ __device__ void sum_rows(float sums[4], const T *RESTRICT weights, const T *REST
 template <class T>
 __device__ void halves(const T *RESTRICT weights, const T *RESTRICT x, int columns, const norms::Scale &scale,
                        const Output &out, int split) {
-    int warp = threadIdx.x / 32, lane = threadIdx.x % 32, part = warp % split;
-    size_t first = (size_t(blockIdx.x) * (kWarps / split) + warp / split) * 16;
+    int warp = threadIdx.x / 32, part = warp % split;
+    unsigned first = (blockIdx.x * unsigned(kWarps / split) + warp / split) * 16;
     float sums[4] = {};
     sum_rows(sums, weights, x, first, 8, out.rows, columns, out.n, part, split);
     if (part != 0) return;
+    int lane = asked(threadIdx.x) % 32;  // not kept through the loop: registers are short
     float each = scale.each(out.n, columns);
 #pragma unroll
     for (int i = 0; i < 4; i++) {
@@ -134,12 +135,13 @@ __device__ void halves(const T *RESTRICT weights, const T *RESTRICT x, int colum
 template <class T>
 __device__ void gated(const T *RESTRICT weights, const T *RESTRICT x, size_t outputs, int columns, int n,
                       const norms::Scale &scale, const float *RESTRICT bias, int gelu, T *RESTRICT out, int split) {
-    int warp = threadIdx.x / 32, lane = threadIdx.x % 32, part = warp % split;
-    size_t first = (size_t(blockIdx.x) * (kWarps / split) + warp / split) * 8;
+    int warp = threadIdx.x / 32, part = warp % split;
+    unsigned first = (blockIdx.x * unsigned(kWarps / split) + warp / split) * 8;
     float sums[4] = {};
     sum_rows(sums, weights, x, first, outputs, 2 * outputs, columns, n, part, split);
     let_next_begin();
     if (part != 0) return;
+    int lane = asked(threadIdx.x) % 32;  // not kept through the loop: registers are short
     size_t row = first + lane / 4;
     float each = scale.each(n, columns);
 #pragma unroll

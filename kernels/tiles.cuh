@@ -55,14 +55,6 @@ __device__ inline int kept(int value) {
     return value;
 }
 
-// A value that is not kept from where it was asked for before.
-__device__ inline int asked(int value) {
-#ifdef __CUDACC__
-    asm volatile("" : "+r"(value));
-#endif
-    return value;
-}
-
 // Arguments of a launch.
 struct Product {
     Planes planes;
@@ -281,8 +273,8 @@ template <Kind K, class T> struct Place {
     template <class R> __device__ Place(unsigned char *tables, const R &rows, int groups) {
         int warp = threadIdx.x / 32;
         lane = threadIdx.x % 32;
-        row = warp % T::WM * (T::MF * 16);
-        input = warp / T::WM % T::WN * (T::NF * 8);
+        row = row_of(warp);
+        input = input_of(warp);
         part = warp / (T::WM * T::WN);
         table = tables + warp * kTable;
         at_scales = kept(In::scales_at(row + lane));
@@ -294,6 +286,9 @@ template <Kind K, class T> struct Place {
         at_high = kept((In::high_at(row + lane / 4, 0) - In::kHighAt) ^ (group * kHigh));
         super = (rows.first + row + lane) * (groups / 8);
     }
+
+    __device__ static int row_of(int warp) { return warp % T::WM * (T::MF * 16); }
+    __device__ static int input_of(int warp) { return warp / T::WM % T::WN * (T::NF * 8); }
 
     // The packed words of a group of the part, of rows g and g + 8 of each 16: the low bits, and Q8_0's second half.
     __device__ void words(uint32_t packed[T::MF][2], uint32_t second[T::MF][2], const unsigned char *stage,
@@ -349,8 +344,14 @@ template <Kind K, class T> struct Place {
         }
     }
 
-    // Hands each sum of the fragments kFrom to kTo - 1 of a row of them to `to(row, input, sum)`, places in the tile.
+    // Hands each sum of the fragments kFrom to kTo - 1 of a row of them to `to(row, input, sum)`, places in the tile. With
+    // 64 inputs of 8 bits these are worked out anew: on GPUs before sm_120 the loop has no registers for them.
     template <int kFrom = 0, int kTo = T::NF, class F> __device__ void each(F to) const {
+        int lane = this->lane, row = this->row, input = this->input;
+        if constexpr (T::kEight && T::N >= 64 && kArchitecture < 1200) {
+            int thread = asked(threadIdx.x);
+            lane = thread % 32, row = row_of(thread / 32), input = input_of(thread / 32);
+        }
 #pragma unroll
         for (int m = 0; m < T::MF; m++)
 #pragma unroll

@@ -144,7 +144,7 @@ fn two_products_of_a_launch_fill_a_card_together() {
     let tile = Tile::Eights32;
     for (which, columns, rows, wanted) in [
         (0, 4096, [5120, 1024], [2, 4]),
-        (1, 4096, [5120, 1024], [4, 7]),
+        (1, 4096, [5120, 1024], [5, 7]),
         (2, 4096, [5120, 1024], [6, 8]),
         (2, 5120, [6144, 1024], [5, 8]),
     ] {
