@@ -219,7 +219,7 @@ pub static TABLE: [Architecture; 13] = [
     Architecture {
         name: "Starcoder2ForCausalLM",
         models: "StarCoder2 3B, 7B, 15B",
-        without: "rope scaling, a head of its own; a sliding window ends sequences where it would begin to matter",
+        without: "rope scaling, an untied output head; a sliding window ends sequences where it would begin to matter",
         rules: Rules {
             defaults: &[("rope_theta", "10000.0"), ("use_bias", "true")],
             only: &[("rope_scaling", &["null"]), ("tie_word_embeddings", &["true"])],
@@ -236,7 +236,7 @@ pub static TABLE: [Architecture; 13] = [
     Architecture {
         name: "Mamba2ForCausalLM",
         models: "Mamba 2 as converted for transformers",
-        without: "a head of its own and several groups (Mamba-Codestral), limits of the time step",
+        without: "an untied output head and several groups (Mamba-Codestral), limits of the time step",
         rules: Rules {
             defaults: &[
                 ("expand", "2"),
@@ -346,7 +346,7 @@ pub static TABLE: [Architecture; 13] = [
     Architecture {
         name: "GemmaForCausalLM",
         models: "Gemma 2B, 7B, CodeGemma",
-        without: "a head of its own, rope scaling",
+        without: "an untied output head, rope scaling",
         rules: Rules {
             defaults: &[("attention_bias", "false"), ("rope_theta", "10000.0")],
             only: &[
@@ -409,7 +409,7 @@ pub static TABLE: [Architecture; 13] = [
     Architecture {
         name: "MambaForCausalLM",
         models: "Mamba as converted for transformers",
-        without: "a head of its own, states of other sizes than 16",
+        without: "an untied output head, states of other sizes than 16",
         rules: Rules {
             renamed: &[("hidden_size", "d_model"), ("num_hidden_layers", "n_layer")],
             defaults: &[

@@ -1,7 +1,7 @@
 //! The operators' commands. [`super::operators`] alone decides who may use them.
 
-use super::error::ApiError;
 use super::orders::{LoadAsk, Loaded, OrderAsk, PromoteAsk, RolledBack, WeightAsk};
+use super::status_codes::ApiError;
 use super::wire::WireError;
 use super::{AppState, body};
 use super::{completions, events, generate};

@@ -1,6 +1,6 @@
 //! Bodies as a whole: keeping something until a response has been sent, and reading what nobody wants.
 
-use super::error::ApiError;
+use super::status_codes::ApiError;
 use axum::body::{Body, Bytes, HttpBody};
 use axum::extract::Request;
 use axum::http::header;

@@ -3,10 +3,10 @@
 //! Pure: a piece goes in, and complete events come out, ready to be written. A piece may lead to no event;
 //! meanwhile, the stream's writer keeps the connection alive.
 
-use super::error::ApiError;
 use super::format::Streamed;
 use super::parts::{Calls, Part, Parts};
 use super::sse;
+use super::status_codes::ApiError;
 use super::wire::Shape;
 use super::wire::logprobs::TextLogprobs;
 use super::wire::reply::{

@@ -1,8 +1,8 @@
 //! The endpoints of chat and plain completions.
 
 use super::chunks::Chunks;
-use super::error::Names;
 use super::format::{Asked, Endpoint, Format, Gathered, Streamed};
+use super::status_codes::Names;
 use super::whole::Whole;
 use super::wire::common::{Envelope, Rules, Streaming};
 use super::wire::fields::Fields;

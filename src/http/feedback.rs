@@ -1,6 +1,6 @@
 //! Votes on replies.
 
-use super::error::ApiError;
+use super::status_codes::ApiError;
 use super::wire::WireError;
 use super::wire::fields::{Fields, Range, typed, wrong};
 use super::{AppState, body};

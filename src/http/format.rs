@@ -3,7 +3,7 @@
 //! All endpoints share one path from a request to its response (`generate`). Each has its own [`Endpoint`], whose
 //! parser returns a [`Format`] that knows everything about the request that an answer has to repeat.
 
-use super::error::{ApiError, Names};
+use super::status_codes::{ApiError, Names};
 use super::wire::WireError;
 use super::wire::common::{Envelope, Rules};
 use super::wire::fields::Fields;

@@ -6,7 +6,7 @@
 
 use super::bodies::{refuse, until_sent};
 use super::caller::{Spent, Verified};
-use super::error::ApiError;
+use super::status_codes::ApiError;
 use crate::access::{Access, Allowance, Key, Scope, Share};
 use axum::extract::{MatchedPath, Request, State};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};

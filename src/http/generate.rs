@@ -6,9 +6,9 @@
 //! cancels the generation; nothing here outlives its client.
 
 use super::caller::Caller;
-use super::error::ApiError;
 use super::format::{Asked, Endpoint, Format, KEEP_ALIVE, Streamed};
 use super::replies::Replies;
+use super::status_codes::ApiError;
 use super::wire::WireError;
 use super::wire::common::{Envelope, Rules, arm_named};
 use super::{AppState, Lifecycle, Phase, body, gate, sse, unix_now};

@@ -1,6 +1,6 @@
 //! Routes of the public APIs that this server does not have: each says what is missing.
 
-use super::error::ApiError;
+use super::status_codes::ApiError;
 use super::{AppState, responses};
 use axum::http::Uri;
 use axum::routing::{MethodRouter, any, post};

@@ -1,7 +1,7 @@
 //! The list of models, in OpenAI's form or, for requests of Anthropic's clients, in theirs. Available at any time, even
 //! while no model is loaded.
 
-use super::error::ApiError;
+use super::status_codes::ApiError;
 use super::wire::WireError;
 use super::{AppState, messages};
 use crate::control::ModelsView;

@@ -10,7 +10,7 @@
 //! If keys are asked for, a key with the scope `admin` opens the routes to programs on other machines and behind
 //! proxies too, and to the page if it was loaded from where it sends its requests ([`super::gate`]).
 
-use super::error::ApiError;
+use super::status_codes::ApiError;
 use super::{Peer, gate};
 use crate::access::Access;
 use axum::extract::{MatchedPath, Request, State};

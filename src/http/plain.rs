@@ -1,7 +1,7 @@
 //! Requests made plain before a route sees them: paths without extra slashes, bodies without a content coding.
 
 use super::bodies::refuse;
-use super::error::ApiError;
+use super::status_codes::ApiError;
 use axum::body::Body;
 use axum::extract::Request;
 use axum::http::{HeaderValue, header};

@@ -1,6 +1,6 @@
 //! Endpoints for supervisors and monitors: alive, ready, version, metrics.
 
-use super::error::ApiError;
+use super::status_codes::ApiError;
 use super::{AppState, Lifecycle, Phase, gauges};
 use axum::extract::State;
 use axum::http::header;

@@ -1,7 +1,7 @@
 //! Texts and token ids of stable's tokenizer, and what its chat template makes of a conversation; load generators use
 //! this. The forms are those of vLLM and of llama-server: the fields of a request tell which one it is.
 
-use super::error::{ApiError, Names};
+use super::status_codes::{ApiError, Names};
 use super::wire::fields::Fields;
 use super::wire::{Shape, WireError, chat, common, completion};
 use super::{AppState, body};

@@ -1,5 +1,8 @@
 //! The gates of one stage, computed from its two windows: what has to hold before the weight rises.
 //!
+//! By default, all gates but bake and requests are those of `exact/gates.rs`; the others here, and those of latency and
+//! errors beside this file, are for the earlier rules of evidence. A gate that is added to only one list runs under one rule.
+//!
 //! Pure functions of a [`GateInput`]; they decide nothing and keep no state. Each gate is judged on the current
 //! counts, not on the worst so far: a gate only holds, and a hold that the data no longer support should end.
 //! Latency is compared as time to first token and time per token, never as end-to-end time alone: a more
@@ -11,7 +14,7 @@ use super::error_gate;
 use super::evalue::{e_text, e_value};
 use super::evidence::Evidence;
 use super::exact::Exact;
-use super::exact::judge as exact;
+use super::exact::gates as exact;
 use super::latency_gate::{self, Pair};
 use super::signal::Signal;
 use super::verdict::{Gate, GateName, GateState, Verdict};

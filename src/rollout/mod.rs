@@ -76,7 +76,7 @@ use serde::{Deserialize, Serialize};
 
 pub use decision::{Cause, Decision, DecisionKind, Phase};
 pub use event::{Action, Event, Operator, Order};
-pub use exact::judge::{readings_text, readings_verdicts};
+pub use exact::gates::{readings_text, readings_verdicts};
 pub use forecast::{Forecast, requests_to_detect};
 pub use histogram::Latency;
 pub use machine::Rollout;

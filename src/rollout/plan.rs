@@ -259,7 +259,8 @@ pub struct Policy {
     pub ttft_floor: Duration,
     /// Hold when the canary's median tokens/s falls below this share of stable's.
     pub min_throughput_ratio: f64,
-    /// Number of first outcomes of a freshly loaded canary that are left out of every verdict.
+    /// Number of first requests of a freshly loaded canary whose latency is not judged. With other rules of evidence than
+    /// [`EvidenceRule::Exact`], nothing of them is.
     pub warmup_requests: u64,
     /// This many canary errors in a row while stable succeeds count as a fault.
     pub fault_streak: u32,

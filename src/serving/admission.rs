@@ -4,7 +4,8 @@
 //! Without this, a client's long prompts cost seconds of processor time and a gigabyte before they are found to be
 //! too long. A request whose client leaves while it waits here is gone. Knows no arm and no wire format.
 
-use super::types::{GatewayError, GenerateRequest, Prompt};
+use super::error::GatewayError;
+use super::types::{GenerateRequest, Prompt};
 use crate::engine::LaneFigures;
 use crate::rollout::Weight;
 use crate::routing::Deployment;

@@ -4,8 +4,8 @@
 //! knows neither arms nor statistics.
 
 use super::attempt::Ended;
+use super::error::GatewayError;
 use super::refusal::invalid;
-use super::types::GatewayError;
 use crate::engine::{Fault, Refusal};
 use crate::rollout::Class;
 use crate::routing::NoRoute;

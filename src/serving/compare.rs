@@ -4,11 +4,12 @@
 
 use super::admission::Admission;
 use super::both::{Pair, Reply};
+use super::error::GatewayError;
 use super::idle::run_sequence;
 pub use super::prepare::Prepared;
 use super::prepare::prepare;
 use super::quality::asked;
-use super::types::{GatewayError, GenerateRequest};
+use super::types::GenerateRequest;
 use crate::engine::EngineHandle;
 use crate::model::Score;
 use crate::rollout::{Arm, Origin, Reading};

@@ -7,8 +7,9 @@
 use super::admission::Admission;
 use super::attempt::Played;
 use super::both::{Both, Pair, Reply, Unread};
+use super::error::GatewayError;
 use super::idle::{Idle, NotRun, Tally};
-use super::types::{GatewayError, GenerateRequest, Prompt};
+use super::types::{GenerateRequest, Prompt};
 use crate::control::{Control, CrossReadStatus};
 use crate::engine::{LaneId, Refusal};
 use crate::metrics;

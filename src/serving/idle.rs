@@ -3,9 +3,9 @@
 //! It begins only when no request is being answered, and is cancelled within one step of the model when one comes; it
 //! is then tried again a few times. It does not know what is done, or why.
 
+use super::error::GatewayError;
 use super::paired::Answer;
 use super::prepare::Prepared;
-use super::types::GatewayError;
 use crate::engine::{EngineHandle, Fault, Refusal, SeqEvent, SeqRequest};
 use crate::grammar::Guided;
 use crate::model::Score;

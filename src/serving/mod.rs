@@ -17,6 +17,7 @@ pub mod compare;
 mod conversation;
 mod cross_read;
 mod echo;
+mod error;
 mod gateway;
 mod idle;
 mod in_flight;
@@ -35,9 +36,10 @@ mod token_rules;
 mod traffic;
 mod types;
 
+pub use error::GatewayError;
 pub use gateway::Gateway;
 pub use types::{
-    Finish, GatewayError, GenerateRequest, Generation, LikelyToken, Limits, MOST_TOP_LOGPROBS,
-    Meter, Piece, Prompt, PromptToken, SamplingPatch, Served, Timeouts, TokenLogprob, TokenName,
-    TokenWishes, Usage,
+    Finish, GenerateRequest, Generation, LikelyToken, Limits, MOST_TOP_LOGPROBS, Meter, Piece,
+    Prompt, PromptToken, SamplingPatch, Served, Timeouts, TokenLogprob, TokenName, TokenWishes,
+    Usage,
 };

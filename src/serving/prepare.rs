@@ -3,9 +3,10 @@
 
 use super::admission::{self, Admission};
 use super::echo::Echo;
+use super::error::GatewayError;
 use super::refusal::{check_ids, invalid, text_error};
 use super::token_rules;
-use super::types::{GatewayError, GenerateRequest, Prompt, SamplingPatch};
+use super::types::{GenerateRequest, Prompt, SamplingPatch};
 use crate::grammar::{Constraint, Guided};
 use crate::model::SamplingParams;
 use crate::rollout::Weight;

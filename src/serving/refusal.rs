@@ -1,6 +1,6 @@
 //! Why a request cannot be served, in the terms of the request. It does not know what the request asks for.
 
-use super::types::GatewayError;
+use super::error::GatewayError;
 use crate::text::TextError;
 
 /// What an error of the text layer means for a request whose field `param` led to it.

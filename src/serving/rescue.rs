@@ -5,11 +5,12 @@
 
 use super::attempt::{Attempt, Ended, Played};
 use super::class::{class_of, class_of_error, error_of, no_route};
+use super::error::GatewayError;
 use super::gateway::Gateway;
 use super::paired::Answer;
 use super::record;
 use super::shadow::Copied;
-use super::types::{GatewayError, GenerateRequest, Piece};
+use super::types::{GenerateRequest, Piece};
 use crate::rollout::{Arm, Class};
 use crate::routing::Assignment;
 use std::time::Instant;

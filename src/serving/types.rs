@@ -1,8 +1,8 @@
 //! What a front end hands in and what it gets back.
 
+use super::error::GatewayError;
 use crate::grammar::Constraint;
 use crate::rollout::Arm;
-use crate::routing::Withdrawn;
 use crate::text::reply::Manner;
 use crate::text::{Ending, Shown};
 use serde_json::{Map, Value};
@@ -332,79 +332,6 @@ pub struct Usage {
     pub completion_tokens: usize,
     /// Prompt tokens found in the prefix cache; of several replies, the one with the fewest counts.
     pub cached_tokens: usize,
-}
-
-/// Why there is no (further) reply. The front end maps these to statuses; texts are fit for clients.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum GatewayError {
-    /// The client's doing. `param` names the field.
-    #[error("{message}")]
-    Invalid {
-        /// The request's field that is wrong, e.g. `n`.
-        param: &'static str,
-        /// What is wrong with it.
-        message: String,
-    },
-    /// The conversation has a shape that the model's chat template does not take; another's may.
-    #[error("{0}")]
-    Untaken(String),
-    /// Prompt and reply do not fit into the model's context together. All counts are in tokens.
-    #[error(
-        "this model's maximum context length is {max} tokens, but {asked} were requested ({prompt} in the prompt, {reply} in the reply); shorten the prompt{}",
-        longer(withdrawn.as_ref())
-    )]
-    ContextLength {
-        /// Longest sequence that the model takes, prompt and reply together.
-        max: usize,
-        /// `prompt` and `reply` together.
-        asked: usize,
-        /// Length of the prompt, or a lower bound where it was refused by its bytes.
-        prompt: usize,
-        /// `max_tokens`, or 1 if there is none or the prompt was refused by its bytes.
-        reply: usize,
-        /// A version that took it, and is no longer in service.
-        withdrawn: Option<Withdrawn>,
-    },
-    /// Asked for by name or header, but no canary is loaded.
-    #[error("no canary is loaded; drop the variant from the request, or load one")]
-    NoCanary,
-    /// The queue is full, or the canary has its share of requests while stable's queue is long.
-    #[error("the server is busy: {waiting} requests are waiting; retry shortly")]
-    Busy {
-        /// Requests in that queue.
-        waiting: usize,
-    },
-    /// Loading, draining or failed.
-    #[error("the model is not ready: {0}")]
-    Unavailable(String),
-    /// The model's doing: NaN, memory, panic.
-    #[error("the model failed on this request ({0})")]
-    Model(String),
-    /// One of the server's own deadlines passed.
-    #[error("the {what} took longer than {} s", limit.as_secs_f64())]
-    Timeout {
-        /// Which one: `first token`, `next token` or `whole reply`.
-        what: &'static str,
-        /// Its length.
-        limit: Duration,
-    },
-}
-
-impl GatewayError {
-    /// The same refusal; if it is for a length that `version` took, it says so.
-    pub(super) fn or_withdrawn(mut self, version: impl FnOnce() -> Option<Withdrawn>) -> Self {
-        if let GatewayError::ContextLength { asked, withdrawn, .. } = &mut self {
-            *withdrawn = version().filter(|version| *asked <= version.max);
-        }
-        self
-    }
-}
-
-/// What a refusal for length adds if a version took longer sequences.
-fn longer(withdrawn: Option<&Withdrawn>) -> String {
-    withdrawn.map_or_else(String::new, |Withdrawn { version, max }| {
-        format!("; {version}, which took up to {max} tokens, is no longer in service")
-    })
 }
 
 /// The server's own deadlines.

@@ -4,9 +4,9 @@
 //! One layer around all routes, [`in_form`], rewrites those of these routes.
 
 use super::models::asks;
-use crate::http::error::ErrorBody;
 use crate::http::generate::REQUEST_ID as SERIN_ID;
 use crate::http::requests::RequestId;
+use crate::http::status_codes::ErrorBody;
 use axum::Json;
 use axum::extract::Request;
 use axum::http::{HeaderName, HeaderValue, StatusCode, header};
@@ -115,7 +115,7 @@ fn rewritten(response: Response, error: &ErrorBody, id: &str) -> Response {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::http::error::ErrorDetail;
+    use crate::http::status_codes::ErrorDetail;
 
     fn error(code: &str) -> ErrorBody {
         let (message, kind) = ("why".to_owned(), "server_error".to_owned());

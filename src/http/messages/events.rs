@@ -2,9 +2,9 @@
 
 use super::errors;
 use super::reply::{Block, Change, Message, Reply, Tokens};
-use crate::http::error::ApiError;
 use crate::http::format::{KEEP_ALIVE, Streamed};
 use crate::http::sse;
+use crate::http::status_codes::ApiError;
 use crate::serving::Piece;
 use serde::Serialize;
 

@@ -17,8 +17,8 @@ pub use reply::Message;
 
 pub use request::FIELDS;
 
-use super::error::{ApiError, Names};
 use super::format::{Asked, Endpoint, Format, Gathered, Streamed};
+use super::status_codes::{ApiError, Names};
 use super::wire::common::{Envelope, Rules};
 use super::wire::fields::Fields;
 use super::wire::{Ask, WireError};

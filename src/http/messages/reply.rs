@@ -4,8 +4,8 @@
 //! when its input is known, since a client runs what it is given: a call whose input is no JSON is text.
 
 use super::PREFIX;
-use crate::http::error::Names;
 use crate::http::parts::{Part, Parts};
+use crate::http::status_codes::Names;
 use crate::serving::{Finish, GatewayError, Piece, Served, Usage};
 use crate::text::reply::{CallEnd, Look};
 use schemars::JsonSchema;

@@ -10,11 +10,11 @@ mod page;
 pub use page::page;
 
 use super::completions;
-use super::error::ErrorBody;
 use super::feedback::Recorded;
 use super::missing::{MISSING, PREFIXES};
 use super::models::{EitherList, EitherModel};
 use super::probes::{Alive, Version};
+use super::status_codes::ErrorBody;
 use super::tokens::{Rendered, Text, Tokens};
 use super::wire::Shape;
 use super::wire::reply::{Answer, ChatChoice, TextChoice};

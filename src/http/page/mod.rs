@@ -9,7 +9,7 @@ mod live;
 pub use live::Live;
 
 use super::AppState;
-use super::error::ApiError;
+use super::status_codes::ApiError;
 use crate::ledger::{Kept, Reader, Told};
 use crate::web;
 use axum::extract::{Path, Query, State};

@@ -3,9 +3,9 @@
 use super::object::Response;
 use super::output::{Content, Item, Status};
 use super::reply::{Change, Reply};
-use crate::http::error::ApiError;
 use crate::http::format::Streamed;
 use crate::http::sse;
+use crate::http::status_codes::ApiError;
 use crate::http::wire::logprobs::ChatToken;
 use crate::serving::Piece;
 use serde::Serialize;

@@ -15,8 +15,8 @@ pub use events::NAMES as EVENTS;
 pub use object::Response;
 pub use request::{FIELDS, INCLUDES, LOGPROBS};
 
-use super::error::{ApiError, Names};
 use super::format::{Asked, Endpoint, Format, Gathered, Streamed};
+use super::status_codes::{ApiError, Names};
 use super::wire::common::{Envelope, Rules};
 use super::wire::fields::Fields;
 use super::wire::{Ask, WireError};

@@ -2,7 +2,7 @@
 
 use super::output::{Item, Status};
 use super::reply::Reply;
-use crate::http::error::ApiError;
+use crate::http::status_codes::ApiError;
 use crate::serving::Usage;
 use schemars::JsonSchema;
 use serde::Serialize;

@@ -5,8 +5,8 @@
 use super::PREFIX;
 use super::output::{Content, Item, Status};
 use super::request::Echo;
-use crate::http::error::{ApiError, Names};
 use crate::http::parts::{Part, Parts};
+use crate::http::status_codes::{ApiError, Names};
 use crate::http::wire::logprobs::ChatToken;
 use crate::serving::{Finish, Piece, Served, TokenLogprob, Usage};
 use crate::text::reply::{CallEnd, Look};

@@ -5,12 +5,12 @@
 //! is and however one session or party behaves. Every kind of event is tested in this way ([`signal`],
 //! [`timing`], [`reading`]), and a decision must hold without its most influential party ([`parties`]).
 //!
-//! This file sorts outcomes into kinds and says what can roll back; `judge` makes gates of it. It does not know
+//! This file sorts outcomes into kinds and says what can roll back; `gates` makes gates of it. It does not know
 //! what a stage is besides its weight.
 
 mod bets;
 mod door;
-pub(crate) mod judge;
+pub(crate) mod gates;
 mod parties;
 mod quantile;
 mod reading;
