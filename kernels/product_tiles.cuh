@@ -195,7 +195,7 @@ template <Kind K, class T> struct Warp : Place<K, T> {
         int own = threadIdx.x / 32 * 8, input = part.across * T::N + own, columns = p.groups * 32;
         norms::Scale scale = p.scale;
         if (scale.squares) scale.squares += size_t(input) * (columns / norms::kPiece);
-        float each = scale.each(own < T::N ? max(p.n - input, 0) : 0, columns);
+        float each = own < T::N && input < p.n ? scale.each(p.n - input, columns) : 0.0f;
         if (own < T::N && threadIdx.x % 4 == 0) input_scales()[own + threadIdx.x % 32 / 4] = each;
         __syncthreads();
     }

@@ -142,7 +142,7 @@ async fn a_reading_cut_off_at_any_moment_leaves_no_block_behind() {
     settled(&gateway).await;
     let stable = control.models().stable.unwrap();
     // A reply ends before the figures of its last step are published.
-    let mut used = usize::MAX;
+    let mut used = u64::MAX;
     for _ in 0..1000 {
         used = stable.stats.read().blocks_used;
         if used == 0 {

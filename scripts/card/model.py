@@ -75,7 +75,7 @@ PIECE, SCALE = 81, 44
 ACTIVATION = 237
 # The same in tiles, counted for sm_86: in product_tiles_normed_q4_k_32, for a piece more than for as many results of
 # product_tiles_q4_k_32; and in the latter, for the scales of its inputs. At the interval of tiles.
-TILE_PIECE, TILE_SCALE = 111, 118
+TILE_PIECE, TILE_SCALE = 46, 115
 # Most rows that are normed so, and most of 8 bits.
 FEW, MANY = 8, 64
 # Instructions of a warp in decode attention before its loop that it did not have when heads were prepared by a launch of

@@ -156,7 +156,7 @@ fn every_reference_leads_somewhere() {
 
 #[test]
 fn every_status_of_an_error_is_listed() {
-    let text = include_str!("../error.rs");
+    let text = include_str!("../status_codes.rs");
     let control = text.find("impl From<ControlError>").unwrap();
     let clients = &text[..control];
     let mut seen = 0;

@@ -248,7 +248,7 @@ mod emulated {
                         continue;
                     };
                     let out = to.values.address() + 4 * offset as u64;
-                    let (matrix, x) = (&parts[i], x.into());
+                    let (matrix, x) = (&parts[i], x);
                     let product = Product { matrix, x, n, out, stride, bias: 0 };
                     let tile = Tile::of(n, card.properties());
                     product.tiles(&**card, tile, shares[i]).unwrap();
