@@ -10,12 +10,12 @@
 //! It knows block numbers, but not memory or sequences. Releasing a block that is not referenced is a bug,
 //! and is asserted in debug builds. Leak tests check the number of referenced blocks.
 
+mod eviction;
 mod prefix;
-mod ring;
 
+use eviction::Lru;
 pub use prefix::{Chain, Origin, Prefix};
 use prefix::{Parent, PrefixIndex};
-use ring::Lru;
 
 /// Allocates block numbers `0..total`.
 #[derive(Debug)]

@@ -5,7 +5,7 @@
 //! `format` (from a request to its response), `completions` with `chunks` and `whole`, `responses` and `messages`
 //! (the endpoints), `stable_for` (marked requests, which stable answers: a chat UI asking for a title, for example),
 //! `recording` (prompts that clients agreed to have recorded), `missing` (routes that other servers have and this one
-//! does not), `error` (maps errors to statuses), `models`, `tokens`, `feedback`, `probes` with `gauges`; then `caller`
+//! does not), `status_codes` (maps errors to statuses), `models`, `tokens`, `feedback`, `probes` with `gauges`; then `caller`
 //! (who asks), `gate` (which route needs which key), `requests` (ids and the log of requests), `plain` (slashes and
 //! content codings), `operators` (access check), `admin` with [`orders`] and `events`, [`page`] (the operators' page
 //! and its figures), `cors` (web pages), `openapi` (the description of the routes), `sockets` (and their limits) and

@@ -1,7 +1,8 @@
 //! The gates of one stage, computed from its two windows: what has to hold before the weight rises.
 //!
-//! By default, all gates but bake and requests are those of `exact/gates.rs`; the others here, and those of latency and
-//! errors beside this file, are for the earlier rules of evidence. A gate that is added to only one list runs under one rule.
+//! The list of all gates, and those of time and requests. By default the others are those of `exact/gates.rs`; those of
+//! `error_gate`, `latency_gate` and `user_gates` are for the earlier rules of evidence. A gate that is added to only one
+//! list runs under one rule.
 //!
 //! Pure functions of a [`GateInput`]; they decide nothing and keep no state. Each gate is judged on the current
 //! counts, not on the worst so far: a gate only holds, and a hold that the data no longer support should end.
@@ -11,12 +12,12 @@
 use std::time::Duration;
 
 use super::error_gate;
-use super::evalue::{e_text, e_value};
 use super::evidence::Evidence;
 use super::exact::Exact;
 use super::exact::gates as exact;
 use super::latency_gate::{self, Pair};
 use super::signal::Signal;
+use super::user_gates::{self, Users};
 use super::verdict::{Gate, GateName, GateState, Verdict};
 use super::window::ArmWindow;
 use super::{Policy, Weight};
@@ -57,6 +58,7 @@ pub(crate) fn judge(input: &GateInput<'_>) -> Verdict {
     let ttft = Pair { policy, stable: stable_ttft, canary: canary_ttft, tail, full };
     let tpot = Pair { policy, stable: stable_tpot, canary: canary_tpot, tail, full };
     let counts = (&stable.counts, &canary.counts);
+    let users = Users { policy, stable: counts.0, canary: counts.1 };
     Verdict {
         gates: vec![
             bake(input),
@@ -65,8 +67,8 @@ pub(crate) fn judge(input: &GateInput<'_>) -> Verdict {
             latency_gate::latency(GateName::Ttft, &ttft),
             latency_gate::latency(GateName::Tpot, &tpot),
             latency_gate::throughput(&tpot),
-            feedback(input),
-            retries(input),
+            user_gates::feedback(&users, input.votes),
+            user_gates::retries(&users, input.retries),
         ],
         counts: Box::new([stable.counts, canary.counts]),
     }
@@ -107,78 +109,6 @@ fn requests(input: &GateInput<'_>) -> Gate {
     let (value, threshold) = (Some(canary as f64), Some(least as f64));
     let samples = (stable, canary);
     Gate { value, threshold, text, samples, ..Gate::bare(GateName::Requests, state) }
-}
-
-fn feedback(input: &GateInput<'_>) -> Gate {
-    let (stable, canary) = (&input.stable.counts, &input.canary.counts);
-    let rate = Rate {
-        what: "thumbs down",
-        stable: (stable.votes_down, stable.votes()),
-        canary: (canary.votes_down, canary.votes()),
-    };
-    let nothing = match (stable.votes(), canary.votes()) {
-        (0, 0) => Some("no feedback"),
-        (_, 0) => Some("no feedback on the canary"),
-        (0, _) => Some("no feedback on stable"),
-        _ => None,
-    };
-    rated(input, GateName::Feedback, input.votes, &rate, nothing)
-}
-
-fn retries(input: &GateInput<'_>) -> Gate {
-    let (stable, canary) = (&input.stable.counts, &input.canary.counts);
-    let rate = Rate {
-        what: "asked for again",
-        stable: (stable.retries, stable.requests),
-        canary: (canary.retries, canary.requests),
-    };
-    let nothing = (stable.retries + canary.retries == 0).then_some("no retries");
-    rated(input, GateName::Retries, input.retries, &rate, nothing)
-}
-
-/// How often something bad happened: (times, of).
-struct Rate {
-    what: &'static str,
-    stable: (u64, u64),
-    canary: (u64, u64),
-}
-
-/// A gate on evidence alone. It fails while the e-value is at least 1/alpha, whatever this stage has seen. If
-/// this stage has seen nothing, the gate is not judged.
-fn rated(
-    input: &GateInput<'_>,
-    name: GateName,
-    signal: &Signal,
-    rate: &Rate,
-    nothing: Option<&str>,
-) -> Gate {
-    let of = |(part, whole): (u64, u64)| (whole > 0).then(|| part as f64 / whole as f64);
-    let (stable, canary) = (of(rate.stable), of(rate.canary));
-    let value = match (stable, canary) {
-        (Some(stable), Some(canary)) if stable > 0.0 => Some(canary / stable),
-        _ => None,
-    };
-    let side = |rate: Option<f64>, (part, whole): (u64, u64)| {
-        format!("{:.1} % ({part} of {whole})", 100.0 * rate.unwrap_or(0.0))
-    };
-    let e = e_value(signal.log_e());
-    let limit = 1.0 / input.policy.alpha;
-    let text = format!(
-        "{} {} against stable's {}; evidence {} of {limit:.0} over the rollout",
-        rate.what,
-        side(canary, rate.canary),
-        side(stable, rate.stable),
-        e_text(e),
-    );
-    let state = if signal.log_e() >= input.policy.log_limit() {
-        GateState::Fail(text.clone())
-    } else if let Some(why) = nothing {
-        return Gate::bare(name, GateState::NotJudged(why.to_string()));
-    } else {
-        GateState::Pass
-    };
-    let samples = (rate.stable.1, rate.canary.1);
-    Gate { value, evidence: Some(e), text, samples, ..Gate::bare(name, state) }
 }
 
 /// A duration for people: `2 h 05 min`, `14 min 20 s`, `3.5 s`.

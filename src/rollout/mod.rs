@@ -53,6 +53,7 @@ mod stage;
 mod stats;
 mod step_error;
 mod strata;
+mod user_gates;
 mod verdict;
 mod view;
 mod window;

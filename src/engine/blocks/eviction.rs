@@ -1,7 +1,7 @@
-//! Block numbers in least recently used order, each removable in constant time.
+//! The order of eviction: cached blocks that no sequence references, the least recently used one first.
 //!
-//! A doubly linked ring in one array that is allocated once, so nothing is allocated while steps run. It does
-//! not know what the numbers stand for.
+//! When they enter and leave is the pool's rule (`blocks.rs`). A doubly linked ring in one array that is allocated once,
+//! so nothing is allocated while steps run, and each block is removable in constant time. It knows block numbers only.
 
 #[derive(Debug, Clone, Copy)]
 struct Link {
