@@ -4,8 +4,7 @@
 //! knows neither arms nor statistics.
 
 use super::attempt::Ended;
-use super::error::GatewayError;
-use super::refusal::invalid;
+use super::error::{GatewayError, invalid};
 use crate::engine::{Fault, Refusal};
 use crate::rollout::Class;
 use crate::routing::NoRoute;

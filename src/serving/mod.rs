@@ -27,7 +27,6 @@ mod prepare;
 mod quality;
 pub mod reading;
 mod record;
-mod refusal;
 mod rescue;
 mod shadow;
 #[cfg(any(test, debug_assertions, feature = "testing"))]

@@ -3,8 +3,7 @@
 
 use super::admission::{self, Admission};
 use super::echo::Echo;
-use super::error::GatewayError;
-use super::refusal::{check_ids, invalid, text_error};
+use super::error::{GatewayError, check_ids, invalid, text_error};
 use super::token_rules;
 use super::types::{GenerateRequest, Prompt, SamplingPatch};
 use crate::grammar::{Constraint, Guided};

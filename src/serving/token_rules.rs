@@ -1,7 +1,6 @@
 //! A request's wishes about single tokens, in the token ids of the model that answers.
 
-use super::error::GatewayError;
-use super::refusal::{check_ids, invalid, text_error};
+use super::error::{GatewayError, check_ids, invalid, text_error};
 use super::types::{TokenName, TokenWishes};
 use crate::model::{TokenMask, TokenRules};
 use crate::text::Codec;
