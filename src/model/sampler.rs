@@ -5,8 +5,10 @@
 //!
 //! Randomness is a function of (seed, position), so a sequence that is preempted, recomputed or batched
 //! differently still draws the same numbers. The draw goes through the remaining tokens by id, not by rank.
-//! So it does not matter how a device filtered the set or ordered near-ties in it. The sampler does not know
-//! about tensors or sequences.
+//! So it does not matter how a device filtered the set or ordered near-ties in it.
+//!
+//! Rows with top-k have a way of their own (`choose_of_few`), and a GPU a second copy of the rules (`kernels/sample.cu`): a
+//! new filter goes into all three. The sampler does not know about tensors or sequences.
 
 use super::guide::{GuideFailed, SharedGuide};
 use super::logprobs::{self, Logprobs};

@@ -36,7 +36,7 @@ pub(crate) fn feedback(input: &Users<'_>, votes: &Signal) -> Gate {
 pub(crate) fn retries(input: &Users<'_>, retries: &Signal) -> Gate {
     let Users { stable, canary, .. } = input;
     let rate = Rate {
-        what: "asked for again",
+        what: "regenerated",
         stable: (stable.retries, stable.requests),
         canary: (canary.retries, canary.requests),
     };

@@ -71,7 +71,7 @@ impl Verdict {
     }
 }
 
-/// The gates, all of which must pass before the weight rises.
+/// The gates. The weight rises when all that are judged pass: one with nothing to judge holds nothing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum GateName {
