@@ -26,7 +26,8 @@ pub trait Lanes: Copy {
     unsafe fn mul_add(self, factor: Self, sum: Self) -> Self;
     /// The larger of the two where both are numbers; else either.
     unsafe fn max(self, other: Self) -> Self;
-    /// e to the power of each, to about 2 units in the last place; minus infinity gives 0, NaN stays.
+    /// e to the power of each, to about 2 units in the last place; too large ones give infinity, too small ones 0, and
+    /// NaN stays.
     unsafe fn exp(self) -> Self;
     /// The sum of all lanes.
     unsafe fn total(self) -> f32;
@@ -196,21 +197,25 @@ mod x86 {
     unsafe fn exp8(x: __m256) -> __m256 {
         // SAFETY: the trait's promise.
         unsafe {
-            let top = _mm256_min_ps(_mm256_set1_ps(88.3), x);
-            let bounded = _mm256_max_ps(_mm256_set1_ps(-87.0), top);
-            let scaled = _mm256_mul_ps(bounded, _mm256_set1_ps(std::f32::consts::LOG2_E));
+            // Operand order: a NaN in the second stays.
+            let x = _mm256_min_ps(_mm256_set1_ps(89.0), x);
+            let x = _mm256_max_ps(_mm256_set1_ps(-110.0), x);
+            let scaled = _mm256_mul_ps(x, _mm256_set1_ps(std::f32::consts::LOG2_E));
             let n = _mm256_round_ps::<{ _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC }>(scaled);
-            let r = _mm256_fnmadd_ps(n, _mm256_set1_ps(LN2[0]), bounded);
+            let r = _mm256_fnmadd_ps(n, _mm256_set1_ps(LN2[0]), x);
             let r = _mm256_fnmadd_ps(n, _mm256_set1_ps(LN2[1]), r);
             let mut y = _mm256_set1_ps(EXP[0]);
             for c in &EXP[1..] {
                 y = _mm256_fmadd_ps(y, r, _mm256_set1_ps(*c));
             }
-            let power = _mm256_slli_epi32::<23>(_mm256_cvtps_epi32(n));
-            let y = _mm256_castsi256_ps(_mm256_add_epi32(_mm256_castps_si256(y), power));
-            let tiny = _mm256_cmp_ps::<_CMP_LT_OQ>(x, _mm256_set1_ps(-87.0));
-            let nan = _mm256_cmp_ps::<_CMP_UNORD_Q>(x, x);
-            _mm256_blendv_ps(_mm256_andnot_ps(tiny, y), x, nan)
+            // In two steps, because no float is 2^128 or 2^-150: so the largest become infinity, the smallest 0.
+            let n = _mm256_cvtps_epi32(n);
+            let half = _mm256_srai_epi32::<1>(n);
+            let power = |n: __m256i| {
+                let exponent = _mm256_add_epi32(n, _mm256_set1_epi32(127));
+                _mm256_castsi256_ps(_mm256_slli_epi32::<23>(exponent))
+            };
+            _mm256_mul_ps(_mm256_mul_ps(y, power(half)), power(_mm256_sub_epi32(n, half)))
         }
     }
 
@@ -331,6 +336,8 @@ pub(crate) use dispatch;
 mod tests {
     use super::*;
     use crate::cpu::isa::Isa;
+    use proptest::array::uniform16;
+    use proptest::prelude::*;
 
     #[inline(always)]
     unsafe fn exp_all<L: Lanes>(values: &mut [f32; 16]) -> (f32, f32) {
@@ -360,12 +367,38 @@ mod tests {
                     assert!((f64::from(y) / right - 1.0).abs() < 4e-7, "{isa:?} {x}: {y}");
                 }
             }
-            let mut y = [f32::NEG_INFINITY; 16];
-            (y[1], y[2], y[3]) = (f32::NAN, 0.0, -200.0);
+            let ends =
+                [f32::NEG_INFINITY, f32::MIN, -1e25, -200.0, -104.1, 88.73, 89.0, 200.0, 1e25];
+            let mut y = [f32::NAN; 16];
+            y[..9].copy_from_slice(&ends);
+            (y[9], y[10], y[11]) = (f32::INFINITY, 0.0, 88.72);
             // SAFETY: `isa` is available.
             unsafe { exp(isa, &mut y) };
-            assert_eq!((y[0], y[2], y[3]), (0.0, 1.0, 0.0));
-            assert!(y[1].is_nan());
+            assert_eq!(y[..5], [0.0; 5], "{isa:?}");
+            assert_eq!(y[5..10], [f32::INFINITY; 5], "{isa:?}");
+            let near_the_top = f64::from(y[11]) / f64::from(88.72f32).exp();
+            assert!(y[10] == 1.0 && (near_the_top - 1.0).abs() < 4e-7, "{isa:?}: {y:?}");
+            assert!(y[12..].iter().all(|y| y.is_nan()));
+        }
+    }
+
+    proptest! {
+        /// Where e^x is a denormal number, to two of its last places.
+        #[test]
+        fn exp_of_anything_is_right_with_every_instruction_set(
+            x in uniform16(prop_oneof![any::<u32>().prop_map(f32::from_bits), -120f32..95.0]),
+        ) {
+            for isa in Isa::available() {
+                let mut y = x;
+                // SAFETY: `isa` is available.
+                unsafe { exp(isa, &mut y) };
+                for (x, y) in x.into_iter().zip(y) {
+                    let right = f64::from(x).exp() as f32;
+                    let near = (y - right).abs() <= 4e-7 * right + 3e-45;
+                    let same = near || y == right || (y.is_nan() && right.is_nan());
+                    prop_assert!(same, "{isa:?} {x}: {y}");
+                }
+            }
         }
     }
 }
