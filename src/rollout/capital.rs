@@ -5,7 +5,7 @@
 //! more often than asked about; [`Capital`] keeps its total, for those that are asked about after every request.
 //! It does not know what is bet on.
 
-use super::evalue::ln_sum;
+use super::evalue::{SLOTS, ln_sum};
 
 /// Log stakes on each rung: from everything seen, and without each slot of parties that has been seen.
 #[derive(Debug, Clone, PartialEq)]
@@ -13,13 +13,17 @@ pub(crate) struct Stakes<const J: usize> {
     all: [f64; J],
     /// What all bets since the last restart brought.
     since: [f64; J],
+    /// The slots that have been seen, a bit each.
+    seen: u64,
+    /// Those slots, in ascending order.
     slots: Vec<Slot<J>>,
 }
+
+const _: () = assert!(SLOTS <= u64::BITS as usize);
 
 /// The stakes without one slot are `base + since - own`, so that a bet changes one slot only.
 #[derive(Debug, Clone, PartialEq)]
 struct Slot<const J: usize> {
-    slot: usize,
     /// The stakes without it at the last restart.
     base: [f64; J],
     /// What its own bets since then brought.
@@ -35,7 +39,7 @@ impl<const J: usize> Slot<J> {
 impl<const J: usize> Stakes<J> {
     /// Nothing at stake: an e-value of zero until the first restart.
     pub(crate) fn new() -> Stakes<J> {
-        Stakes { all: [f64::NEG_INFINITY; J], since: [0.0; J], slots: Vec::new() }
+        Stakes { all: [f64::NEG_INFINITY; J], since: [0.0; J], seen: 0, slots: Vec::new() }
     }
 
     /// Begins component `k` (from 1) with 1/(k(k+1)) of the capital, spread evenly over the rungs.
@@ -52,13 +56,13 @@ impl<const J: usize> Stakes<J> {
     /// Settles all bets. The stakes without this slot are not changed.
     pub(crate) fn settle(&mut self, factors: &[f64; J], slot: Option<usize>) {
         if let Some(slot) = slot {
-            let known = self.slots.iter().position(|known| known.slot == slot);
-            let at = known.unwrap_or_else(|| {
+            let at = self.place(slot);
+            if !self.has_seen(slot) {
+                self.seen |= 1 << slot;
                 // A slot that has not been seen changes nothing: without it, everything is as it is.
                 let base = std::array::from_fn(|rung| self.all[rung] - self.since[rung]);
-                self.slots.push(Slot { slot, base, own: [0.0; J] });
-                self.slots.len() - 1
-            });
+                self.slots.insert(at, Slot { base, own: [0.0; J] });
+            }
             add(&mut self.slots[at].own, factors);
         }
         add(&mut self.since, factors);
@@ -70,15 +74,26 @@ impl<const J: usize> Stakes<J> {
         ln_sum(&self.all)
     }
 
+    fn has_seen(&self, slot: usize) -> bool {
+        self.seen >> slot & 1 == 1
+    }
+
+    /// Where a slot is in `slots`, or would be.
+    fn place(&self, slot: usize) -> usize {
+        (self.seen & ((1 << slot) - 1)).count_ones() as usize
+    }
+
     /// The slots that have been seen.
     pub(crate) fn slots(&self) -> impl Iterator<Item = usize> {
-        self.slots.iter().map(|slot| slot.slot)
+        (0..SLOTS).filter(|slot| self.has_seen(*slot))
     }
 
     /// ln of the e-value without the events of this slot.
     pub(crate) fn log_e_without(&self, slot: usize) -> f64 {
-        let known = self.slots.iter().find(|known| known.slot == slot);
-        known.map_or_else(|| self.log_e(), |known| ln_sum(&known.without(&self.since)))
+        match self.has_seen(slot) {
+            true => ln_sum(&self.slots[self.place(slot)].without(&self.since)),
+            false => self.log_e(),
+        }
     }
 }
 

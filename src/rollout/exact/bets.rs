@@ -35,7 +35,9 @@ impl Bet {
 /// Log factors by probability and kind of bet; few of them are in use at a time.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub(crate) struct Factors {
-    known: Vec<(f64, Bet, Bets<RUNGS>)>,
+    known: Vec<(f64, Bet)>,
+    /// Those of `known`, in its order.
+    bets: Vec<Bets<RUNGS>>,
     next: usize,
 }
 
@@ -44,20 +46,25 @@ const KNOWN: usize = 16;
 
 impl Factors {
     /// The factors for an event on the canary (`hit`) or on stable.
-    pub(crate) fn of(&mut self, p: f64, bet: Bet, hit: bool) -> [f64; RUNGS] {
-        let found = self.known.iter().position(|(at, of, _)| *at == p && *of == bet);
-        let at = found.unwrap_or_else(|| {
-            let new = (p, bet, bets_at(p, 1.0, &bet.ladder()));
-            if self.known.len() < KNOWN {
-                self.known.push(new);
-                return self.known.len() - 1;
-            }
-            self.next = (self.next + 1) % KNOWN;
-            self.known[self.next] = new;
-            self.next
-        });
-        let bets = &self.known[at].2;
-        if hit { bets.hit } else { bets.miss }
+    pub(crate) fn of(&mut self, p: f64, bet: Bet, hit: bool) -> &[f64; RUNGS] {
+        let known = self.known.iter().position(|known| *known == (p, bet));
+        let at = known.unwrap_or_else(|| self.learn(p, bet));
+        let bets = &self.bets[at];
+        if hit { &bets.hit } else { &bets.miss }
+    }
+
+    #[cold]
+    fn learn(&mut self, p: f64, bet: Bet) -> usize {
+        let bets = bets_at(p, 1.0, &bet.ladder());
+        if self.known.len() < KNOWN {
+            self.known.push((p, bet));
+            self.bets.push(bets);
+            return self.known.len() - 1;
+        }
+        self.next = (self.next + 1) % KNOWN;
+        self.known[self.next] = (p, bet);
+        self.bets[self.next] = bets;
+        self.next
     }
 }
 
@@ -70,7 +77,7 @@ mod tests {
         for bet in [Bet::Seldom, Bet::BadHalf, Bet::GoodHalf, Bet::Rarer] {
             for p in [0.01, 0.05, 0.2105, 0.5, 0.9] {
                 let mut factors = Factors::default();
-                let (hit, miss) = (factors.of(p, bet, true), factors.of(p, bet, false));
+                let (hit, miss) = (*factors.of(p, bet, true), *factors.of(p, bet, false));
                 for rung in 0..RUNGS {
                     let mean = p * hit[rung].exp() + (1.0 - p) * miss[rung].exp();
                     assert!((mean - 1.0).abs() < 1e-9, "{bet:?} {p}: {mean}");
@@ -86,7 +93,7 @@ mod tests {
             for i in 1..50 {
                 let p = f64::from(i) / 50.0;
                 let want = bets_at(p, 1.0, &LADDER).hit;
-                assert_eq!(factors.of(p, Bet::Seldom, true), want, "{round} {i}");
+                assert_eq!(*factors.of(p, Bet::Seldom, true), want, "{round} {i}");
             }
         }
     }

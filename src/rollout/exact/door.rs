@@ -7,8 +7,8 @@
 //! probability (w - lo) / (hi - lo). If that is 0 or 1, the event says nothing and is not counted. So a cluster
 //! counts once at each weight, whatever it does and however often; this also holds when weights fall.
 //!
-//! It does not know what is counted. Each kind of event has a door of its own, because its e-value is a
-//! martingale of its own events only.
+//! It does not know what is counted. Each kind of event has ranges of its own, because its e-value is a martingale
+//! of its own events only.
 
 use std::hash::BuildHasher;
 
@@ -16,18 +16,18 @@ use hashbrown::{DefaultHashBuilder, HashTable};
 
 use crate::rollout::Arm;
 
-/// Number of clusters remembered.
+/// Number of clusters remembered, at least.
 const CLUSTERS: usize = 1 << 16;
 /// A probability this close to 0 or 1 says nothing.
 const CERTAIN: f64 = 1e-9;
 
-/// What a door does with a new cluster when its table is full.
+/// What a door does with a new cluster when it remembers as many as it can.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum WhenFull {
     /// It is not counted: a forgotten cluster would look like a new one.
     Refuse,
-    /// It is counted, and the oldest one is forgotten. For kinds of event that every request is one of. A
-    /// cluster is counted again only after 65,536 others.
+    /// It is counted, and older ones are forgotten. For kinds of event that every request is one of. A cluster is
+    /// counted again only after at least 65,536 others.
     Forget,
 }
 
@@ -38,82 +38,132 @@ struct Range {
     high: f64,
 }
 
-/// A cluster, by its id.
-#[derive(Debug, Clone, Copy, PartialEq)]
-struct Cluster {
-    id: u64,
-    range: Range,
+impl Range {
+    const ALL: Range = Range { low: 0.0, high: 1.0 };
+
+    /// Counts an event; the rest is as in [`Door::count`].
+    fn count(&mut self, w: f64, arm: Arm) -> Option<f64> {
+        let p = tells((w - self.low) / (self.high - self.low))?;
+        match arm {
+            Arm::Canary => self.high = self.high.min(w),
+            Arm::Stable => self.low = self.low.max(w),
+        }
+        Some(p)
+    }
 }
 
-/// The clusters of one kind of event.
+/// A cluster, by its id: its range for each kind of event.
+#[derive(Debug, Clone, Copy, PartialEq)]
+struct Cluster<const KINDS: usize> {
+    id: u64,
+    ranges: [Range; KINDS],
+}
+
+/// Up to 65,536 clusters, by age.
 #[derive(Debug, Clone)]
-pub(crate) struct Door {
-    /// By age, from `oldest` on: a ring once it is full.
-    clusters: Vec<Cluster>,
-    oldest: usize,
+struct Generation<const KINDS: usize> {
+    clusters: Vec<Cluster<KINDS>>,
     /// Where each id is in `clusters`: small enough to stay in a core's cache, which the clusters are not.
     index: HashTable<u32>,
+}
+
+impl<const KINDS: usize> Generation<KINDS> {
+    const fn new() -> Self {
+        Generation { clusters: Vec::new(), index: HashTable::new() }
+    }
+
+    fn find(&self, hash: u64, id: u64) -> Option<usize> {
+        let at = self.index.find(hash, |at| self.clusters[*at as usize].id == id)?;
+        Some(*at as usize)
+    }
+
+    fn is_full(&self) -> bool {
+        self.clusters.len() == CLUSTERS
+    }
+
+    fn clear(&mut self) {
+        self.clusters.clear();
+        self.index.clear();
+    }
+}
+
+/// The clusters of some kinds of event that come with the same requests, so that a request looks its cluster up once.
+/// Each kind has ranges of its own.
+#[derive(Debug, Clone)]
+pub(crate) struct Door<const KINDS: usize = 1> {
+    young: Generation<KINDS>,
+    /// The clusters before those, if they are forgotten at all.
+    old: Generation<KINDS>,
     /// Seeded at random, so that ids which fall together cannot be prepared.
     hashes: DefaultHashBuilder,
     when_full: WhenFull,
 }
 
-impl PartialEq for Door {
-    fn eq(&self, other: &Door) -> bool {
-        let known = |door: &Door| (door.oldest, door.when_full);
-        known(self) == known(other) && self.clusters == other.clusters
+impl<const KINDS: usize> PartialEq for Door<KINDS> {
+    fn eq(&self, other: &Self) -> bool {
+        self.when_full == other.when_full
+            && self.young.clusters == other.young.clusters
+            && self.old.clusters == other.old.clusters
     }
 }
 
-impl Door {
-    pub(crate) fn new(when_full: WhenFull) -> Door {
-        let (index, hashes) = (HashTable::new(), DefaultHashBuilder::default());
-        Door { clusters: Vec::new(), oldest: 0, index, hashes, when_full }
-    }
+/// A probability, if an event of this probability says anything.
+fn tells(p: f64) -> Option<f64> {
+    (p > CERTAIN && p < 1.0 - CERTAIN).then_some(p)
+}
 
+impl Door {
     /// Counts an event of a request that was routed at probability `w`. Returns the probability, under equal
     /// arms, that it lies on the canary; `None` if it says nothing. `cluster` is `None` for a request that was
     /// drawn on its own.
     pub(crate) fn count(&mut self, cluster: Option<u64>, w: f64, arm: Arm) -> Option<f64> {
-        let tells = |p: f64| (p > CERTAIN && p < 1.0 - CERTAIN).then_some(p);
-        let w = tells(w)?;
-        let Some(cluster) = cluster else { return Some(w) };
-        let range = self.range(cluster)?;
-        let p = tells((w - range.low) / (range.high - range.low))?;
-        match arm {
-            Arm::Canary => range.high = range.high.min(w),
-            Arm::Stable => range.low = range.low.max(w),
-        }
-        Some(p)
+        let [p] = self.count_each(cluster, w, arm, [true]);
+        p
+    }
+}
+
+impl<const KINDS: usize> Door<KINDS> {
+    pub(crate) fn new(when_full: WhenFull) -> Self {
+        let hashes = DefaultHashBuilder::default();
+        Door { young: Generation::new(), old: Generation::new(), hashes, when_full }
     }
 
-    /// The range of a cluster, which may be a new one; `None` if it is refused.
-    fn range(&mut self, id: u64) -> Option<&mut Range> {
-        let Door { clusters, index, hashes, .. } = self;
+    /// As [`Door::count`], for the kinds of event that the request is one of.
+    pub(crate) fn count_each(
+        &mut self,
+        cluster: Option<u64>,
+        w: f64,
+        arm: Arm,
+        is: [bool; KINDS],
+    ) -> [Option<f64>; KINDS] {
+        let Some(w) = tells(w).filter(|_| is != [false; KINDS]) else { return [None; KINDS] };
+        let Some(cluster) = cluster else { return is.map(|is| is.then_some(w)) };
+        let Some(ranges) = self.ranges(cluster) else { return [None; KINDS] };
+        std::array::from_fn(|kind| if is[kind] { ranges[kind].count(w, arm) } else { None })
+    }
+
+    /// The ranges of a cluster, which may be a new one; `None` if it is refused.
+    fn ranges(&mut self, id: u64) -> Option<&mut [Range; KINDS]> {
+        let Door { young, old, hashes, .. } = self;
         let hash = hashes.hash_one(id);
-        if let Some(at) = index.find(hash, |at| clusters[*at as usize].id == id) {
-            return Some(&mut self.clusters[*at as usize].range);
+        if let Some(at) = young.find(hash, id) {
+            return Some(&mut young.clusters[at].ranges);
         }
-        let at = match clusters.len() {
-            known if known < CLUSTERS => known,
-            _ if self.when_full == WhenFull::Refuse => return None,
-            _ => self.oldest,
-        };
-        let new = Cluster { id, range: Range { low: 0.0, high: 1.0 } };
-        match clusters.get_mut(at) {
-            None => clusters.push(new),
-            Some(oldest) => {
-                let forgotten = std::mem::replace(oldest, new);
-                if let Ok(entry) =
-                    index.find_entry(hashes.hash_one(forgotten.id), |one| *one == at as u32)
-                {
-                    entry.remove();
-                }
-                self.oldest = (at + 1) % CLUSTERS;
+        if let Some(at) = old.find(hash, id) {
+            return Some(&mut old.clusters[at].ranges);
+        }
+        if young.is_full() {
+            if self.when_full == WhenFull::Refuse {
+                return None;
             }
+            std::mem::swap(young, old);
+            young.clear();
         }
+        let at = young.clusters.len();
+        young.clusters.push(Cluster { id, ranges: [Range::ALL; KINDS] });
+        let Generation { clusters, index } = young;
         index.insert_unique(hash, at as u32, |at| hashes.hash_one(clusters[*at as usize].id));
-        Some(&mut self.clusters[at].range)
+        Some(&mut clusters[at].ranges)
     }
 }
 
@@ -146,17 +196,37 @@ mod tests {
     }
 
     #[test]
-    fn a_full_table_refuses_or_forgets() {
-        let fill = |when_full| {
-            let mut door = Door::new(when_full);
-            (0..CLUSTERS as u64).for_each(|one| {
-                door.count(Some(one), 0.5, Arm::Stable);
-            });
-            let new = door.count(Some(1 << 40), 0.5, Arm::Stable);
-            (new, door.count(Some(0), 0.5, Arm::Stable), door.clusters.len(), door.index.len())
-        };
-        assert_eq!(fill(WhenFull::Refuse), (None, None, CLUSTERS, CLUSTERS));
-        assert_eq!(fill(WhenFull::Forget), (Some(0.5), Some(0.5), CLUSTERS, CLUSTERS));
+    fn a_full_door_refuses_new_clusters() {
+        let mut door = Door::new(WhenFull::Refuse);
+        let mut count = |id: u64| door.count(Some(id), 0.5, Arm::Stable);
+        assert!((0..CLUSTERS as u64).all(|id| count(id) == Some(0.5)));
+        assert_eq!((count(1 << 40), count(0)), (None, None));
+        assert_eq!((door.young.clusters.len(), door.old.clusters.len()), (CLUSTERS, 0));
+    }
+
+    #[test]
+    fn a_cluster_is_forgotten_only_after_65536_others_and_memory_is_bounded() {
+        let mut door = Door::new(WhenFull::Forget);
+        let mut count = |id: u64| door.count(Some(id), 0.5, Arm::Stable).is_some();
+        for id in 0..3 * CLUSTERS as u64 {
+            assert!(count(id), "{id} is new");
+            let earliest = (id + 1).saturating_sub(CLUSTERS as u64);
+            assert!(!count(earliest) && !count(id), "{earliest} is among the latest");
+        }
+        assert!(count(0), "it was forgotten");
+        assert!(door.young.index.len() <= CLUSTERS && door.old.index.len() <= CLUSTERS);
+    }
+
+    #[test]
+    fn each_kind_of_event_has_ranges_of_its_own() {
+        let mut door = Door::<2>::new(WhenFull::Forget);
+        let mut count = |is| door.count_each(Some(1), 0.05, Arm::Stable, is);
+        assert_eq!(count([true, false]), [Some(0.05), None]);
+        assert_eq!(count([true, true]), [None, Some(0.05)]);
+        assert_eq!(count([true, true]), [None, None]);
+        assert_eq!(door.count_each(None, 0.05, Arm::Stable, [false, true]), [None, Some(0.05)]);
+        let nothing = door.count_each(Some(2), 0.05, Arm::Stable, [false, false]);
+        assert_eq!((nothing, door.young.clusters.len()), ([None, None], 1));
     }
 
     proptest! {

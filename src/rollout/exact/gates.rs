@@ -26,8 +26,8 @@ pub(crate) struct Input<'a> {
 }
 
 impl Input<'_> {
-    fn limits(&self) -> Limits {
-        Limits::of(self.policy)
+    fn limits(&self) -> &Limits {
+        &self.exact.limits
     }
 
     /// Both arms have the requests that the policy requires: missing samples will not come.
@@ -171,7 +171,7 @@ fn timing(input: &Input<'_>, name: GateName, timing: &Timing, part: Part) -> Gat
         e_text(e_value(e)),
         limit.exp(),
     );
-    let state = match timing.finding(part, limit, &input.exact.parties) {
+    let state = match timing.finding((part, e), limit, &input.exact.parties) {
         Finding::Proved => GateState::Fail(text.clone()),
         _ if samples.1 == 0 && input.is_full() => {
             let why = "not applicable: no reply on the canary has such a sample".to_string();

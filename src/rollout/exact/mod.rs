@@ -19,6 +19,7 @@ mod timing;
 
 use std::time::Duration;
 
+use self::door::{Door, WhenFull};
 use self::parties::Parties;
 use self::reading::Readings;
 use self::signal::{Finding, Signal};
@@ -43,6 +44,8 @@ pub(crate) struct Exact {
     votes: Signal,
     retries: Signal,
     flags: [Signal; Flag::ALL.len()],
+    /// Of TTFTs and times per token.
+    times: Door<2>,
     ttft: Timing,
     tpot: Timing,
     readings: Readings,
@@ -54,6 +57,7 @@ pub(crate) struct Exact {
     /// Samples of this stage, and those with a matched step, by [`Arm::index`].
     timed: [u64; 2],
     matched: [u64; 2],
+    limits: Limits,
     /// Only while all traffic goes to the canary.
     alone: Option<FullWeightTest>,
     seen: SlotCounts,
@@ -93,6 +97,7 @@ impl Exact {
             votes: Signal::new(),
             retries: Signal::new(),
             flags: std::array::from_fn(|_| Signal::new()),
+            times: Door::new(WhenFull::Forget),
             ttft: Timing::new(policy.max_latency_ratio, policy.ttft_floor),
             tpot: Timing::new(policy.max_latency_ratio, Duration::ZERO),
             readings: Readings::new(&policy.cross_read),
@@ -101,6 +106,7 @@ impl Exact {
             flagged: [[0; 2]; Flag::ALL.len()],
             timed: [0; 2],
             matched: [0; 2],
+            limits: Limits::of(policy),
             alone: None,
             seen: SlotCounts::new(),
             stages: 0,
@@ -175,15 +181,18 @@ impl Exact {
         }
         let bake = at.policy.bake;
         let kind = by_matched || outcome.matched;
-        if let Some(time) = outcome.ttft {
+        let has = [outcome.ttft.is_some(), outcome.tpot.is_some()];
+        let [of_ttft, of_tpot] = self.times.count_each(draw.cluster, draw.w, draw.arm, has);
+        if let (Some(time), Some(p)) = (outcome.ttft, of_ttft) {
             let work = outcome.prompt_tokens.saturating_sub(outcome.cached_tokens);
             let censored = outcome.censored;
             let sample = Sample { time, censored, stratum: stratum(work, kind, outcome.crowd) };
-            self.ttft.observe(at.now, bake, draw, sample);
+            self.ttft.observe(at.now, bake, (draw, p), sample);
         }
-        if let Some(time) = outcome.tpot {
+        if let (Some(time), Some(p)) = (outcome.tpot, of_tpot) {
             let stratum = stratum(outcome.prompt_tokens, kind, 0);
-            self.tpot.observe(at.now, bake, draw, Sample { time, censored: false, stratum });
+            let sample = Sample { time, censored: false, stratum };
+            self.tpot.observe(at.now, bake, (draw, p), sample);
         }
     }
 
@@ -217,7 +226,7 @@ impl Exact {
 
     /// Whether the canary must be rolled back now, and why.
     pub(crate) fn regression(&self, policy: &Policy) -> Option<Regression> {
-        let limits = Limits::of(policy);
+        let limits = &self.limits;
         let compared = self.requests[Arm::Stable.index()] > 0;
         let proved = |signal: &Signal, limit: f64| {
             compared

@@ -120,10 +120,10 @@ impl Excess {
         let slot = draw.party.map(slot);
         if self.median.count() >= LEAST.0 {
             let bet = if at > self.median.bin() { Bet::BadHalf } else { Bet::GoodHalf };
-            self.by_median.settle(&self.factors.of(p, bet, canary), slot);
+            self.by_median.settle(self.factors.of(p, bet, canary), slot);
         }
         if self.highest_tenth.count() >= LEAST.1 && at > self.highest_tenth.bin() {
-            self.by_highest.settle(&self.factors.of(p, Bet::Seldom, canary), slot);
+            self.by_highest.settle(self.factors.of(p, Bet::Seldom, canary), slot);
         }
         if !canary {
             self.median.add(at);
@@ -132,17 +132,34 @@ impl Excess {
     }
 }
 
-/// One test of what is expected.
-struct Test<'a> {
-    /// What it is about, with its figure and its limit.
-    text: String,
-    /// All of these must say so.
-    parts: Vec<&'a Stakes<RUNGS>>,
+/// What a test of what is expected is about.
+#[derive(Debug, Clone, Copy)]
+enum About {
+    Kl,
+    Likelihood,
+    Differing,
+    Sharpness,
+    AskedOtherwise,
+    NatsPerByte,
+    ImplausibleTokens,
+    Gross,
 }
 
-impl Test<'_> {
+/// One test of what is expected. All parts must say so.
+struct Test<'a> {
+    about: About,
+    parts: [&'a Stakes<RUNGS>; 2],
+}
+
+impl<'a> Test<'a> {
+    fn of(about: About, mean: &'a Mean) -> Test<'a> {
+        Test { about, parts: [&mean.stakes; 2] }
+    }
+
     fn log_e(&self, log_e: &impl Fn(&Stakes<RUNGS>) -> f64) -> f64 {
-        self.parts.iter().map(|part| log_e(part)).fold(f64::INFINITY, f64::min)
+        let [one, other] = self.parts;
+        let first = log_e(one);
+        if std::ptr::eq(one, other) { first } else { first.min(log_e(other)) }
     }
 }
 
@@ -190,11 +207,13 @@ pub(crate) struct Readings {
     low: Quantile,
     /// By writer: [`Arm::index`].
     pub(crate) found: [Found; 2],
+    /// ln of the e-value: asked for after every request, of which few are read.
+    total: f64,
 }
 
 impl Readings {
     pub(crate) fn new(rule: &CrossRead) -> Readings {
-        Readings {
+        let mut readings = Readings {
             expect: rule.expect,
             share: rule.share,
             door: Door::new(WhenFull::Forget),
@@ -212,7 +231,10 @@ impl Readings {
             high: Quantile::new(100),
             low: Quantile::new(100),
             found: [Found::default(); 2],
-        }
+            total: f64::NEG_INFINITY,
+        };
+        readings.total = readings.by(Stakes::log_e);
+        readings
     }
 
     /// A stage begins.
@@ -221,6 +243,7 @@ impl Readings {
         self.spread = Spread::default();
         self.nats.restart(k);
         self.implausible.restart(k);
+        self.total = self.by(Stakes::log_e);
     }
 
     /// One reply that both have read.
@@ -245,6 +268,7 @@ impl Readings {
             self.gross.observe(f64::from(u8::from(gross)), slot);
         }
         self.compare(p, draw, by_stable);
+        self.total = self.by(Stakes::log_e);
     }
 
     fn note(&mut self, writer: Arm, by_stable: Read) {
@@ -279,33 +303,25 @@ impl Readings {
         nats > OVER * high || nats < UNDER * low
     }
 
-    /// The tests of what is expected: in words with figures, and the evidence of each part.
+    /// The tests of what is expected.
     fn tests(&self) -> Vec<Test<'_>> {
-        let mean = |mean: &Mean| mean.mean().unwrap_or(0.0);
-        let test = |text: String, parts: Vec<_>| Test { text, parts };
-        let gross = test(
-            format!(
-                "{:.0} % of the canary's replies are beyond any of stable's own (limit {:.0} %)",
-                100.0 * mean(&self.gross),
-                100.0 * GROSS
-            ),
-            vec![&self.gross.stakes],
-        );
+        let gross = Test::of(About::Gross, &self.gross);
         match self.expect {
-            Expect::Same => self.tests_of_same(),
+            Expect::Same => vec![
+                Test::of(About::Kl, &self.kl),
+                Test::of(About::Likelihood, &self.excess),
+                Test::of(About::Differing, &self.differing),
+                Test::of(About::Sharpness, &self.sharper),
+                Test::of(About::AskedOtherwise, &self.otherwise),
+            ],
             Expect::Similar => {
-                let forwards =
-                    [("nats per byte", &self.nats), ("implausible tokens", &self.implausible)];
-                let by_each = forwards.into_iter().flat_map(|(what, excess)| {
-                    let text = format!(
-                        "stable finds more {what} in the canary's replies than in its own (limit {} more), and the canary \
-                         {:.2} more nats per byte in stable's than stable (limit {})",
-                        excess.limit,
-                        mean(&self.backwards),
-                        self.backwards.limit
-                    );
+                let forwards = [
+                    (About::NatsPerByte, &self.nats),
+                    (About::ImplausibleTokens, &self.implausible),
+                ];
+                let by_each = forwards.into_iter().flat_map(|(about, excess)| {
                     [&excess.by_median, &excess.by_highest]
-                        .map(|part| test(text.clone(), vec![part, &self.backwards.stakes]))
+                        .map(|part| Test { about, parts: [part, &self.backwards.stakes] })
                 });
                 by_each.chain([gross]).collect()
             }
@@ -313,58 +329,61 @@ impl Readings {
         }
     }
 
-    fn tests_of_same(&self) -> Vec<Test<'_>> {
-        let factor = self.sharper.mean().unwrap_or(0.0).exp();
+    /// A test in words, with its figure and its limit.
+    fn text(&self, about: About) -> String {
         let percent = |share: f64| format!("{:.0} %", 100.0 * share);
         let of = |of: &Mean| of.mean().unwrap_or(0.0);
-        [
-            (&self.kl, format!("KL divergence {:.3} (limit {})", of(&self.kl), self.kl.limit)),
-            (
-                &self.excess,
-                format!(
-                    "replies are less likely to the other model by {:.3} nats per token (limit {})",
-                    of(&self.excess),
-                    self.excess.limit
-                ),
+        let more = |what: &str, excess: &Excess| {
+            format!(
+                "stable finds more {what} in the canary's replies than in its own (limit {} more), and the canary \
+                 {:.2} more nats per byte in stable's than stable (limit {})",
+                excess.limit,
+                of(&self.backwards),
+                self.backwards.limit
+            )
+        };
+        match about {
+            About::Kl => format!("KL divergence {:.3} (limit {})", of(&self.kl), self.kl.limit),
+            About::Likelihood => format!(
+                "replies are less likely to the other model by {:.3} nats per token (limit {})",
+                of(&self.excess),
+                self.excess.limit
             ),
-            (
-                &self.differing,
-                format!(
-                    "another most likely token at {} of the places (limit {})",
-                    percent(of(&self.differing)),
-                    percent(self.differing.limit)
-                ),
+            About::Differing => format!(
+                "another most likely token at {} of the places (limit {})",
+                percent(of(&self.differing)),
+                percent(self.differing.limit)
             ),
-            (
-                &self.sharper,
-                format!(
-                    "logits are spread by a factor of {factor:.2} (limit {:.2})",
-                    SHARPER.exp()
-                ),
+            About::Sharpness => format!(
+                "logits are spread by a factor of {:.2} (limit {:.2})",
+                of(&self.sharper).exp(),
+                SHARPER.exp()
             ),
-            (
-                &self.otherwise,
-                format!(
-                    "another prompt or other sampling in {} of the requests (limit {})",
-                    percent(of(&self.otherwise)),
-                    percent(OTHERWISE)
-                ),
+            About::AskedOtherwise => format!(
+                "another prompt or other sampling in {} of the requests (limit {})",
+                percent(of(&self.otherwise)),
+                percent(OTHERWISE)
             ),
-        ]
-        .map(|(mean, text)| Test { text, parts: vec![&mean.stakes] })
-        .into()
+            About::NatsPerByte => more("nats per byte", &self.nats),
+            About::ImplausibleTokens => more("implausible tokens", &self.implausible),
+            About::Gross => format!(
+                "{} of the canary's replies are beyond any of stable's own (limit {})",
+                percent(of(&self.gross)),
+                percent(GROSS)
+            ),
+        }
     }
 
     /// The test with the most evidence, in words with figures.
     pub(crate) fn cause(&self) -> String {
         let tests = self.tests().into_iter();
         let most = tests.max_by(|a, b| a.log_e(&Stakes::log_e).total_cmp(&b.log_e(&Stakes::log_e)));
-        most.map_or_else(String::new, |test| test.text)
+        most.map_or_else(String::new, |test| self.text(test.about))
     }
 
     /// ln of the e-value against what is expected: the mean over tests, and of a test with several parts the least.
     pub(crate) fn log_e(&self) -> f64 {
-        self.by(Stakes::log_e)
+        self.total
     }
 
     fn by(&self, log_e: impl Fn(&Stakes<RUNGS>) -> f64) -> f64 {
@@ -379,7 +398,7 @@ impl Readings {
             return Finding::Below;
         }
         let tests = self.tests();
-        let parts = tests.iter().flat_map(|test| &test.parts);
+        let parts = tests.iter().flat_map(|test| test.parts);
         let mut slots: Vec<usize> = parts.flat_map(|part| part.slots()).collect();
         slots.sort_unstable();
         slots.dedup();

@@ -129,11 +129,11 @@ impl Signal {
         let hit = draw.arm == Arm::Canary;
         let at = draw.party.map(slot);
         let factors = self.factors.of(p, Bet::Seldom, hit);
-        self.capital.settle(&factors, at);
+        self.capital.settle(factors, at);
         self.ratio.weigh(p, hit);
         self.counted[draw.arm.index()] += 1;
         if let Some(segment) = self.segments.back_mut() {
-            add(&mut segment.logs, &factors);
+            add(&mut segment.logs, factors);
             segment.ratio.weigh(p, hit);
         }
         if let Some(at) = at.filter(|_| !hit) {

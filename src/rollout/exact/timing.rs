@@ -19,7 +19,6 @@
 use std::time::Duration;
 
 use super::bets::{Bet, Factors};
-use super::door::{Door, WhenFull};
 use super::parties::Parties;
 use super::quantile::{Quantile, bin};
 use super::signal::{Draw, Finding};
@@ -76,10 +75,10 @@ impl Spread {
     /// difference counts as chance.
     pub(super) fn correction(&self) -> f64 {
         let off = self.canary - self.expected;
-        let beyond = off.signum() * (off.abs() - self.variance.sqrt()).max(0.0);
-        if beyond == 0.0 {
+        if off * off <= self.variance {
             return 1.0;
         }
+        let beyond = off.signum() * (off.abs() - self.variance.sqrt());
         let share = (self.expected + beyond + 1.0) / (self.expected + 1.0);
         let rest = self.all - self.expected;
         let odds = share / ((rest - beyond + 1.0) / (rest + 1.0));
@@ -93,7 +92,6 @@ const STEP: f64 = 0.095_310_179_804_324_87;
 
 #[derive(Debug, Clone, PartialEq)]
 struct Stratum {
-    key: u16,
     median: Quantile,
     p99: Quantile,
     by_median: Stakes<RUNGS>,
@@ -133,11 +131,12 @@ pub(crate) struct Timing {
     allowed: f64,
     /// What the canary may need longer in any case.
     floor: Duration,
-    door: Door,
     restarts: Restarts,
     factors: Factors,
     by_median: Stakes<RUNGS>,
     by_p99: Stakes<RUNGS>,
+    /// What each of `strata` is the stratum of.
+    keys: Vec<u16>,
     strata: Vec<Stratum>,
     /// How far stable's samples are above the median of their stratum, in bins above [`LEVEL`].
     above_median: Quantile,
@@ -155,11 +154,11 @@ impl Timing {
         Timing {
             allowed,
             floor,
-            door: Door::new(WhenFull::Forget),
             restarts: Restarts::default(),
             factors: Factors::default(),
             by_median: Stakes::new(),
             by_p99: Stakes::new(),
+            keys: Vec::new(),
             strata: Vec::new(),
             above_median: Quantile::new(100),
             certain: [[0.0; RUNGS]; 2],
@@ -184,15 +183,14 @@ impl Timing {
         }
     }
 
-    /// One sample.
+    /// One sample, which under equal arms lies on the canary with probability `p`.
     pub(crate) fn observe(
         &mut self,
         now: Duration,
         interval: Duration,
-        draw: &Draw,
+        (draw, p): (&Draw, f64),
         sample: Sample,
     ) {
-        let Some(p) = self.door.count(draw.cluster, draw.w, draw.arm) else { return };
         if let Some(k) = self.restarts.due(now, interval) {
             self.restart(k);
         }
@@ -232,12 +230,11 @@ impl Timing {
     }
 
     fn stratum_at(&mut self, key: u16) -> usize {
-        if let Some(at) = self.strata.iter().position(|stratum| stratum.key == key) {
+        if let Some(at) = self.keys.iter().position(|known| *known == key) {
             return at;
         }
         if self.strata.len() < STRATA {
             let mut stratum = Stratum {
-                key,
                 median: Quantile::new(2),
                 p99: Quantile::new(100),
                 by_median: Stakes::new(),
@@ -247,6 +244,7 @@ impl Timing {
             // One component for all restarts so far, then one with each.
             stratum.by_median.restart(1);
             stratum.by_p99.restart(1);
+            self.keys.push(key);
             self.strata.push(stratum);
         }
         self.strata.len() - 1
@@ -258,16 +256,16 @@ impl Timing {
             false => (Bet::GoodHalf, Bet::BadHalf),
         };
         let factors = self.factors.of(event.p, bet, event.canary);
-        self.by_median.settle(&factors, event.slot);
-        self.strata[at].by_median.settle(&factors, event.slot);
-        add(&mut self.certain[0], &self.factors.of(event.p, opposite, event.canary));
+        self.by_median.settle(factors, event.slot);
+        self.strata[at].by_median.settle(factors, event.slot);
+        add(&mut self.certain[0], self.factors.of(event.p, opposite, event.canary));
     }
 
     fn bet_on_tail(&mut self, at: usize, event: &Event) {
         let factors = self.factors.of(event.p, Bet::Seldom, event.canary);
-        self.by_p99.settle(&factors, event.slot);
-        self.strata[at].by_p99.settle(&factors, event.slot);
-        add(&mut self.certain[1], &self.factors.of(event.p, Bet::Rarer, event.canary));
+        self.by_p99.settle(factors, event.slot);
+        self.strata[at].by_p99.settle(factors, event.slot);
+        add(&mut self.certain[1], self.factors.of(event.p, Bet::Rarer, event.canary));
     }
 
     /// ln of the e-value: the mean of the pooled one and of the mean over strata, for each quantile.
@@ -284,18 +282,23 @@ impl Timing {
             logs.extend(strata.map(|(at, s)| log_e(one(s)) - weight(at).ln()));
             ln_sum(&logs) - 2f64.ln()
         };
-        let median = over(&self.by_median, |stratum| &stratum.by_median);
-        let p99 = over(&self.by_p99, |stratum| &stratum.by_p99);
+        let median = || over(&self.by_median, |stratum| &stratum.by_median);
+        let p99 = || over(&self.by_p99, |stratum| &stratum.by_p99);
         match part {
-            Part::Median => median,
-            Part::P99 => p99,
-            Part::Whole => ln_sum(&[median, p99]) - 2f64.ln(),
+            Part::Median => median(),
+            Part::P99 => p99(),
+            Part::Whole => ln_sum(&[median(), p99()]) - 2f64.ln(),
         }
     }
 
-    /// What the evidence amounts to at this limit, given as ln of the e-value that is needed.
-    pub(crate) fn finding(&self, part: Part, limit: f64, parties: &Parties) -> Finding {
-        if self.log_e(part) < limit {
+    /// What the evidence amounts to at this limit, given as ln of the e-value that is needed. `log_e` is that of the part.
+    pub(crate) fn finding(
+        &self,
+        (part, log_e): (Part, f64),
+        limit: f64,
+        parties: &Parties,
+    ) -> Finding {
+        if log_e < limit {
             return Finding::Below;
         }
         let mut slots: Vec<usize> = self.by_median.slots().chain(self.by_p99.slots()).collect();
