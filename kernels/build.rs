@@ -66,6 +66,8 @@ fn host_code() -> cc::Build {
         .flag("-fno-strict-aliasing")
         .flag("-ffp-contract=off")
         .flag_if_supported("-Wno-unknown-pragmas")
+        // Where a struct of arguments is filled in part, the rest is nought on purpose.
+        .flag_if_supported("-Wno-missing-field-initializers")
         .include(".");
     build
 }
@@ -78,7 +80,7 @@ fn stand_in() {
     build
         .cpp(true)
         .std("c++17")
-        .opt_level(1)
+        .opt_level(2)
         .pic(true)
         .extra_warnings(true)
         .warnings_into_errors(true);

@@ -1,4 +1,4 @@
-//! What one layer's attention is, as plain facts: every device's implementation takes this.
+//! What one layer's attention is, as plain data: every device's implementation takes this.
 //!
 //! Built once per layer by the decoder from the model's config. Knows no weights but those of the head
 //! norms, which belong to the step between projection and rotation.

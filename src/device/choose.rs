@@ -108,15 +108,15 @@ impl fmt::Display for DeviceChoice {
 
 /// Runs every kernel against its known answers.
 fn prove(card: &Arc<dyn Card>) -> Result<(), DeviceError> {
-    let facts = card.properties();
+    let properties = card.properties();
     let checks = self_test(card).map_err(|error| match error {
         SelfTestError::Wrong(what) => {
-            let (card, capability) = (facts.name.clone(), facts.capability);
+            let (card, capability) = (properties.name.clone(), properties.capability);
             DeviceError::Wrong { card, capability, what }
         }
-        SelfTestError::Card(why) => DeviceError::Failed { card: facts.name.clone(), why },
+        SelfTestError::Card(why) => DeviceError::Failed { card: properties.name.clone(), why },
     })?;
-    tracing::info!(card = %facts.name, checks, "the GPU's kernels give their known answers");
+    tracing::info!(card = %properties.name, checks, "the GPU's kernels give their known answers");
     Ok(())
 }
 

@@ -36,7 +36,7 @@ struct Download<'a> {
     url: String,
     /// `repo/name`, for errors.
     what: String,
-    facts: RemoteFile,
+    remote: RemoteFile,
     partial: PathBuf,
     progress: &'a Progress,
 }
@@ -55,18 +55,18 @@ impl Hub {
         }
         let what = format!("{}/{name}", reference.repo);
         let url = format!("{}/{}/resolve/{commit}/{name}", self.endpoint, reference.repo);
-        let facts = self.facts(&url, &what).await?;
-        let blob = self.cache.blob(reference, &facts.etag);
+        let remote = self.remote_file(&url, &what).await?;
+        let blob = self.cache.blob(reference, &remote.etag);
         let lock = match blob.is_file() {
             true => None,
-            false => Some(self.cache.lock(reference, &facts.etag).await?),
+            false => Some(self.cache.lock(reference, &remote.etag).await?),
         };
         // While this waited for the lock, another process may have downloaded it.
         if !blob.is_file() {
             parent(&blob)?;
-            let partial = blob.with_file_name(format!("{}.incomplete", facts.etag));
-            let progress = Progress::start(format!("downloading {what}"), facts.size.unwrap_or(0));
-            let download = Download { url, what, facts, partial, progress: &progress };
+            let partial = blob.with_file_name(format!("{}.incomplete", remote.etag));
+            let progress = Progress::start(format!("downloading {what}"), remote.size.unwrap_or(0));
+            let download = Download { url, what, remote, partial, progress: &progress };
             self.download(&download).await?;
             progress.end();
             self.check(&download).await?;
@@ -77,7 +77,7 @@ impl Hub {
         self.cache.link(&blob, &to)
     }
 
-    async fn facts(&self, url: &str, what: &str) -> Result<RemoteFile, HubError> {
+    async fn remote_file(&self, url: &str, what: &str) -> Result<RemoteFile, HubError> {
         let token = self.token.as_deref();
         // These headers come from the hub itself; storage behind a redirect does not send them.
         let ask = Ask { method: Method::HEAD, url, token, from: 0, follow: false, what };
@@ -102,7 +102,7 @@ impl Hub {
         let mut failures = 0;
         loop {
             let have = length(&download.partial);
-            if download.facts.size == Some(have) && have > 0 {
+            if download.remote.size == Some(have) && have > 0 {
                 return Ok(());
             }
             let why = match self.continue_from(download, have).await {
@@ -153,7 +153,7 @@ impl Hub {
         // A write is complete only once the next one, or this, has returned.
         file.flush().await.map_err(|source| download.unwritten(source))?;
         file.sync_all().await.map_err(|source| download.unwritten(source))?;
-        match download.facts.size {
+        match download.remote.size {
             Some(size) if length(&download.partial) < size => {
                 Err(Stop::Broken("the connection was closed early".into()))
             }
@@ -164,11 +164,11 @@ impl Hub {
     /// Checks length and hash; a wrong file is deleted.
     async fn check(&self, download: &Download<'_>) -> Result<(), HubError> {
         let (found, what) = (length(&download.partial), download.what.clone());
-        if let Some(expected) = download.facts.size.filter(|expected| *expected != found) {
+        if let Some(expected) = download.remote.size.filter(|expected| *expected != found) {
             download.delete();
             return Err(HubError::Length { what, expected, found });
         }
-        let Some(expected) = download.facts.sha256.clone() else { return Ok(()) };
+        let Some(expected) = download.remote.sha256.clone() else { return Ok(()) };
         let path = download.partial.clone();
         let hashed = tokio::task::spawn_blocking(move || hash(&path)).await;
         let hashed = hashed.map_err(std::io::Error::other).and_then(|hashed| hashed);
@@ -211,7 +211,7 @@ impl Download<'_> {
         let path = self.partial.clone();
         match source.kind() {
             std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded => {
-                let needed = self.facts.size.unwrap_or(0);
+                let needed = self.remote.size.unwrap_or(0);
                 HubError::DiskFull { path, what: self.what.clone(), needed }
             }
             _ => HubError::Write { path, source },

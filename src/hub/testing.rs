@@ -86,12 +86,12 @@ async fn answer(files: &Files, head: &str, stream: &mut TcpStream) -> Option<()>
     };
     let large = name.ends_with(".gguf") || name.ends_with(".safetensors");
     let hash = if files.lie { sha256(b"something else") } else { sha256(bytes) };
-    let facts = match large {
+    let headers = match large {
         true => format!("X-Linked-Etag: \"{hash}\"\r\nX-Linked-Size: {}\r\n", bytes.len()),
         false => format!("ETag: \"{}\"\r\n", &sha256(bytes)[..40]),
     };
     if let Some(storage) = files.storage.as_ref().filter(|_| large) {
-        let to = format!("{facts}Location: {storage}/store/{name}\r\n");
+        let to = format!("{headers}Location: {storage}/store/{name}\r\n");
         return plain(stream, 302, &to, "").await;
     }
     let from: usize = header(head, "range")
@@ -107,7 +107,7 @@ async fn answer(files: &Files, head: &str, stream: &mut TcpStream) -> Option<()>
             bytes.len()
         ),
     };
-    let head = format!("HTTP/1.1 {status}\r\n{facts}Content-Length: {}\r\n\r\n", rest.len());
+    let head = format!("HTTP/1.1 {status}\r\n{headers}Content-Length: {}\r\n\r\n", rest.len());
     stream.write_all(head.as_bytes()).await.ok()?;
     if method == "HEAD" {
         return Some(());

@@ -335,7 +335,7 @@ pub(crate) fn check_grid(
     kernel: &str,
     grid: Grid,
     args: usize,
-    facts: &DeviceProperties,
+    properties: &DeviceProperties,
 ) -> Result<(), CardError> {
     let Grid { blocks, threads, shared, .. } = grid;
     let count: u64 = threads.iter().map(|side| u64::from(*side)).product();
@@ -345,7 +345,7 @@ pub(crate) fn check_grid(
         "too many threads"
     } else if blocks[0] > i32::MAX as u32 || blocks[1] > 65535 || blocks[2] > 65535 {
         "too many blocks"
-    } else if shared > facts.shared_per_block {
+    } else if shared > properties.shared_per_block {
         "more shared memory than the GPU has"
     } else if args > MOST_ARGS {
         "too many arguments"

@@ -83,7 +83,7 @@ pub enum EmulationMode {
 /// The emulated card.
 #[derive(Debug)]
 pub struct EmulatedCard {
-    facts: DeviceProperties,
+    properties: DeviceProperties,
     workspace: Workspace,
     total: u64,
     temper: EmulationMode,
@@ -138,8 +138,8 @@ impl EmulatedCard {
     /// halves.
     pub fn large(total: u64) -> EmulatedCard {
         let mut card = EmulatedCard::start(total);
-        card.facts.capability = (9, 0);
-        card.facts.shared_per_block = 227 << 10;
+        card.properties.capability = (9, 0);
+        card.properties.shared_per_block = 227 << 10;
         card
     }
 
@@ -153,7 +153,7 @@ impl EmulatedCard {
             EmulationMode::Prompt => "emulated card",
             EmulationMode::Pessimistic => "emulated card, pessimistic",
         };
-        let facts = DeviceProperties {
+        let properties = DeviceProperties {
             name: name.into(),
             capability: (8, 9),
             multiprocessors: 4,
@@ -171,7 +171,7 @@ impl EmulatedCard {
             counts: state.add(None, COUNTS * size_of::<u32>(), 0, None),
         };
         EmulatedCard {
-            facts,
+            properties,
             workspace,
             total,
             temper,
@@ -483,7 +483,7 @@ fn other(what: String) -> CardError {
 
 impl Card for EmulatedCard {
     fn properties(&self) -> &DeviceProperties {
-        &self.facts
+        &self.properties
     }
 
     fn workspace(&self) -> Workspace {
@@ -626,7 +626,7 @@ impl Card for EmulatedCard {
         grid: Grid,
         args: &[Arg],
     ) -> Result<(), CardError> {
-        check_grid(kernel, grid, args.len(), &self.facts)?;
+        check_grid(kernel, grid, args.len(), &self.properties)?;
         let name = CString::new(kernel).map_err(|e| other(e.to_string()))?;
         // SAFETY: a name that ends.
         if unsafe { serin_emulator_knows(name.as_ptr()) } == 0 {

@@ -36,7 +36,7 @@ impl Noted {
 /// The card.
 #[derive(Debug)]
 pub struct PaperCard {
-    facts: DeviceProperties,
+    properties: DeviceProperties,
     state: Mutex<State>,
 }
 
@@ -61,7 +61,7 @@ impl PaperCard {
     /// A card of this compute capability, with so many multiprocessors and so much shared memory for a block.
     pub fn new(capability: (u32, u32), multiprocessors: u32, shared_per_block: u32) -> PaperCard {
         let name = "a card on paper".into();
-        let facts = DeviceProperties {
+        let properties = DeviceProperties {
             name,
             capability,
             multiprocessors,
@@ -70,13 +70,13 @@ impl PaperCard {
             clock: 0,
             emulated: true,
         };
-        PaperCard { facts, state: Mutex::default() }
+        PaperCard { properties, state: Mutex::default() }
     }
 
     /// The same card with memory that transfers so many bytes a second, and so many cycles a second.
     #[must_use]
     pub fn with_rates(mut self, bandwidth: u64, clock: u64) -> PaperCard {
-        (self.facts.bandwidth, self.facts.clock) = (bandwidth, clock);
+        (self.properties.bandwidth, self.properties.clock) = (bandwidth, clock);
         self
     }
 
@@ -92,7 +92,7 @@ impl PaperCard {
 
 impl Card for PaperCard {
     fn properties(&self) -> &DeviceProperties {
-        &self.facts
+        &self.properties
     }
 
     fn memory(&self) -> Result<Memory, CardError> {
@@ -182,7 +182,7 @@ impl Card for PaperCard {
         grid: Grid,
         args: &[Arg],
     ) -> Result<(), CardError> {
-        check_grid(kernel, grid, args.len(), &self.facts)?;
+        check_grid(kernel, grid, args.len(), &self.properties)?;
         self.state.lock().noted.push(Noted::Kernel(kernel, grid));
         Ok(())
     }

@@ -158,7 +158,7 @@ impl Matrix {
         let Matrix { kind, rows, columns, .. } = *self;
         let (across, down) = self.in_tiles(tile.shape(kind), n);
         let room = if across * down <= COUNTS { card.workspace().room } else { 0 };
-        Task { kind, rows, columns, inputs: n, facts: card.properties(), room }
+        Task { kind, rows, columns, inputs: n, properties: card.properties(), room }
     }
 
     /// Groups of 32 columns.
@@ -211,15 +211,15 @@ pub(crate) enum Way {
 }
 
 impl Way {
-    /// For a matrix of `kind` and `n` inputs, on a card of which these are the facts.
+    /// For a matrix of `kind` and `n` inputs, on a device with these properties.
     pub(crate) fn choose(
         kind: Kind,
         rows: usize,
         columns: usize,
         n: usize,
-        facts: &DeviceProperties,
+        properties: &DeviceProperties,
     ) -> Way {
-        let warps = WARPS * facts.multiprocessors as usize;
+        let warps = WARPS * properties.multiprocessors as usize;
         let pieces = columns.div_ceil(128);
         match kind {
             Kind::F32 if n <= FEW => {
@@ -233,7 +233,7 @@ impl Way {
             _ if !is_tiled(columns, n) => {
                 Way::Vectors { split: split(rows.div_ceil(2), columns.div_ceil(1024), 4, warps) }
             }
-            _ => Way::Tiles(Tile::of(n, facts)),
+            _ => Way::Tiles(Tile::of(n, properties)),
         }
     }
 
@@ -433,13 +433,14 @@ impl Product<'_> {
             return Err(CardError::Shape(what));
         }
         let name = names::tiles(kind, tile)?;
-        let (shape, facts, workspace) = (tile.shape(kind), card.properties(), card.workspace());
+        let (shape, properties, workspace) =
+            (tile.shape(kind), card.properties(), card.workspace());
         let (across, down) = self.matrix.in_tiles(shape, self.n);
         if down > MOST_DOWN {
             return Err(CardError::Shape(format!("{} rows are too many", self.matrix.rows)));
         }
         let blocks = [across as u32, down as u32, shares as u32];
-        let stages = shape.stages(facts);
+        let stages = shape.stages(properties);
         let grid = Grid::of(blocks, shape.threads).shared(shape.shared_bytes(stages));
         let [low, high, scales, supers] = self.matrix.planes();
         let ([x, x_scales], [out, stride, bias]) = (self.x.acts.args(), self.output());

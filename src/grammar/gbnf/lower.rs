@@ -63,7 +63,7 @@ pub(super) struct Apart {
 }
 
 #[derive(Debug, Clone, Copy)]
-struct Facts {
+struct Properties {
     /// Recursion or a token is in it.
     irregular: bool,
     nullable: bool,
@@ -77,15 +77,15 @@ struct Facts {
 #[derive(Debug)]
 pub(super) struct Known {
     pub(super) grammar: Grammar,
-    facts: Vec<Facts>,
+    properties: Vec<Properties>,
 }
 
 impl Known {
     pub(super) fn new(grammar: Grammar) -> Self {
         let irregular =
-            Facts { irregular: true, nullable: false, productive: false, size: 0, height: 0 };
-        let facts = vec![irregular; grammar.nodes.len()];
-        let mut known = Self { grammar, facts };
+            Properties { irregular: true, nullable: false, productive: false, size: 0, height: 0 };
+        let properties = vec![irregular; grammar.nodes.len()];
+        let mut known = Self { grammar, properties };
         // The nodes of a rule, and the nodes that refer to it.
         let mut own: Vec<Vec<NodeId>> = Vec::with_capacity(known.grammar.rules.len());
         let mut owner = vec![0; known.grammar.nodes.len()];
@@ -128,7 +128,7 @@ impl Known {
         let mut ready: VecDeque<usize> = (0..own.len()).filter(|rule| waits[*rule] == 0).collect();
         while let Some(rule) = ready.pop_front() {
             for &node in &own[rule] {
-                self.facts[node] = self.facts_of(node);
+                self.properties[node] = self.properties_of(node);
             }
             for &user in &users[rule] {
                 waits[user] -= 1;
@@ -140,7 +140,7 @@ impl Known {
         for rule in (0..own.len()).filter(|rule| waits[*rule] > 0) {
             // the regular parts of a recursive rule
             for &node in &own[rule] {
-                self.facts[node] = self.facts_of(node);
+                self.properties[node] = self.properties_of(node);
             }
         }
     }
@@ -150,27 +150,29 @@ impl Known {
         let mut changed: VecDeque<usize> = (0..own.len()).collect();
         while let Some(rule) = changed.pop_front() {
             let body = self.grammar.rules[rule].body;
-            let before = self.facts[body];
+            let before = self.properties[body];
             for &node in &own[rule] {
-                let Facts { nullable, productive, .. } = self.facts_of(node);
-                self.facts[node] = Facts { nullable, productive, ..self.facts[node] };
+                let Properties { nullable, productive, .. } = self.properties_of(node);
+                self.properties[node] =
+                    Properties { nullable, productive, ..self.properties[node] };
             }
-            let after = self.facts[body];
+            let after = self.properties[body];
             if (after.nullable, after.productive) != (before.nullable, before.productive) {
                 changed.extend(&users[rule]);
             }
         }
     }
 
-    /// The facts of a node from those of its parts.
-    fn facts_of(&self, node: NodeId) -> Facts {
-        let one = Facts { irregular: false, nullable: false, productive: true, size: 1, height: 1 };
+    /// The properties of a node from those of its parts.
+    fn properties_of(&self, node: NodeId) -> Properties {
+        let one =
+            Properties { irregular: false, nullable: false, productive: true, size: 1, height: 1 };
         let over = |parts: &[NodeId], all: bool| {
-            let parts = || parts.iter().map(|part| self.facts[*part]);
-            let hold = |fact: fn(Facts) -> bool| {
+            let parts = || parts.iter().map(|part| self.properties[*part]);
+            let hold = |fact: fn(Properties) -> bool| {
                 if all { parts().all(fact) } else { parts().any(fact) }
             };
-            Facts {
+            Properties {
                 irregular: parts().any(|part| part.irregular),
                 nullable: hold(|part| part.nullable),
                 productive: hold(|part| part.productive),
@@ -180,16 +182,16 @@ impl Known {
         };
         match &self.grammar.nodes[node] {
             Node::Chars(_) => one,
-            Node::Token(_) => Facts { irregular: true, ..one },
+            Node::Token(_) => Properties { irregular: true, ..one },
             Node::Rule(rule) => {
-                let body = self.facts[self.grammar.rules[*rule].body];
-                Facts { height: 1 + body.height, ..body }
+                let body = self.properties[self.grammar.rules[*rule].body];
+                Properties { height: 1 + body.height, ..body }
             }
             Node::Seq(parts) => over(parts, true),
             Node::Alt(parts) => over(parts, false),
             Node::Repeat { of, min, max } => {
-                let inner = self.facts[*of];
-                Facts {
+                let inner = self.properties[*of];
+                Properties {
                     irregular: inner.irregular,
                     nullable: inner.nullable || *min == 0,
                     productive: inner.productive || *min == 0,
@@ -216,7 +218,7 @@ impl Known {
 
     /// Whether any text is in the grammar's language.
     pub(super) fn is_productive(&self) -> bool {
-        self.facts[self.grammar.rules[self.grammar.root].body].productive
+        self.properties[self.grammar.rules[self.grammar.root].body].productive
     }
 
     pub(super) fn has_negated_tokens(&self) -> bool {
@@ -343,14 +345,16 @@ impl Lowering<'_> {
 
     /// Whether a node becomes one lexeme. The empty text is none: llguidance would need care with it.
     fn is_lexeme(&self, node: NodeId) -> bool {
-        !self.known.facts[node].nullable && self.could_be(node)
+        !self.known.properties[node].nullable && self.could_be(node)
     }
 
     fn could_be(&self, node: NodeId) -> bool {
-        let facts = self.known.facts[node];
+        let properties = self.known.properties[node];
         let kept = self.known.chars(node).is_some()
             || !self.apart.all && !self.apart.nodes.contains(&node);
-        kept && !facts.irregular && facts.size <= MAX_LEXEME && facts.height <= MAX_HEIGHT
+        kept && !properties.irregular
+            && properties.size <= MAX_LEXEME
+            && properties.height <= MAX_HEIGHT
     }
 
     /// The item for a node, or nothing for the empty text.
@@ -370,7 +374,7 @@ impl Lowering<'_> {
             Node::Seq(_) | Node::Alt(_) => once(Symbol::Rule(self.rule(of, node))),
             Node::Repeat { max: Some(0), .. } => None,
             Node::Repeat { of: inner, min: 0, .. }
-                if self.could_be(node) && !self.known.facts[inner].nullable =>
+                if self.could_be(node) && !self.known.properties[inner].nullable =>
             {
                 let lexeme = self.lexeme(node, true);
                 Some(Item { symbol: Symbol::Lexeme(lexeme), min: 0, max: Some(1), node })

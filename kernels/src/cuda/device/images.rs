@@ -33,16 +33,20 @@ struct Function {
 
 impl Kernels {
     /// Loads every image; the card's context is bound.
-    pub fn load(&mut self, faults: &Faults, facts: &DeviceProperties) -> Result<(), CardError> {
-        if !has_code_for(ARCHS, facts.capability) {
-            tracing::warn!("{}", compiling(facts));
+    pub fn load(
+        &mut self,
+        faults: &Faults,
+        properties: &DeviceProperties,
+    ) -> Result<(), CardError> {
+        if !has_code_for(ARCHS, properties.capability) {
+            tracing::warn!("{}", compiling(properties));
         }
         for (name, image) in IMAGES {
             // SAFETY: a whole fatbin, as nvcc has written it; the driver copies what it needs.
             let module = unsafe { result::module::load_data(image.as_ptr().cast()) };
             let module = match module {
                 Err(error) if is_mismatch(error.0) => {
-                    return Err(mismatch(name, error.0, facts));
+                    return Err(mismatch(name, error.0, properties));
                 }
                 module => faults.check(module, &format!("loading the kernels of {name}"))?,
             };
@@ -112,12 +116,16 @@ fn has_code_for(archs: &str, (major, minor): (u32, u32)) -> bool {
     })
 }
 
-fn compiling(facts: &DeviceProperties) -> String {
+fn compiling(properties: &DeviceProperties) -> String {
     format!(
         "this build has no machine code for {} (compute capability {}.{}; it has {ARCHS}): the driver compiles \
          the kernels for it now. That takes minutes, once: it keeps what it compiled. A build with \
          SERIN_CUDA_ARCHS={}{} starts at once",
-        facts.name, facts.capability.0, facts.capability.1, facts.capability.0, facts.capability.1
+        properties.name,
+        properties.capability.0,
+        properties.capability.1,
+        properties.capability.0,
+        properties.capability.1
     )
 }
 
@@ -133,11 +141,11 @@ fn is_mismatch(code: sys::CUresult) -> bool {
     )
 }
 
-fn mismatch(kernels: &str, code: sys::CUresult, facts: &DeviceProperties) -> CardError {
+fn mismatch(kernels: &str, code: sys::CUresult, properties: &DeviceProperties) -> CardError {
     CardError::Other(format!(
         "this build has no kernels that {} can run ({kernels}: {code:?}): the GPU has compute capability \
          {}.{}, and the build was made with CUDA {}.{} for {ARCHS}",
-        facts.name, facts.capability.0, facts.capability.1, TOOLKIT.0, TOOLKIT.1
+        properties.name, properties.capability.0, properties.capability.1, TOOLKIT.0, TOOLKIT.1
     ))
 }
 
@@ -197,9 +205,9 @@ mod tests {
 
     #[test]
     fn a_build_for_other_cards_names_both() {
-        let facts = some_card((7, 5));
+        let properties = some_card((7, 5));
         let said =
-            mismatch("norm", sys::CUresult::CUDA_ERROR_NO_BINARY_FOR_GPU, &facts).to_string();
+            mismatch("norm", sys::CUresult::CUDA_ERROR_NO_BINARY_FOR_GPU, &properties).to_string();
         assert!(
             said.contains("Some Card") && said.contains("7.5") && said.contains(ARCHS),
             "{said}"

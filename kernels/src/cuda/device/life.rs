@@ -51,8 +51,8 @@ impl CudaCard {
         let context = unsafe { result::primary_ctx::retain(found.device) };
         let context = Handle(faults.check(context, "opening the GPU")?);
         Ok(CudaCard {
-            overlaps: found.facts.capability.0 >= 9 && options.overlap,
-            facts: found.facts,
+            overlaps: found.properties.capability.0 >= 9 && options.overlap,
+            properties: found.properties,
             device: found.device,
             context,
             number: NEXT.fetch_add(1, Ordering::Relaxed),
@@ -83,7 +83,7 @@ impl CudaCard {
             let stream = result::stream::create_with_priority(kind, priority);
             self.streams[queue as usize] = Handle(self.faults.check(stream, "creating a stream")?);
         }
-        self.kernels.load(&self.faults, &self.facts)?;
+        self.kernels.load(&self.faults, &self.properties)?;
         let scratch = self.create_pool()?;
         self.scratch = Some(scratch);
         let bytes = options.workspace;

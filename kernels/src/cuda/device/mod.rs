@@ -47,7 +47,7 @@ use timers::Timers;
 /// A card.
 #[derive(Debug)]
 pub struct CudaCard {
-    facts: DeviceProperties,
+    properties: DeviceProperties,
     /// Whether a launch may begin while the one before it still runs.
     overlaps: bool,
     device: sys::CUdevice,
@@ -250,7 +250,7 @@ impl CudaCard {
 
 impl Card for CudaCard {
     fn properties(&self) -> &DeviceProperties {
-        &self.facts
+        &self.properties
     }
 
     fn memory(&self) -> Result<Memory, CardError> {
@@ -453,7 +453,7 @@ impl Card for CudaCard {
         args: &[Arg],
     ) -> Result<(), CardError> {
         self.ready()?;
-        check_grid(kernel, grid, args.len(), &self.facts)?;
+        check_grid(kernel, grid, args.len(), &self.properties)?;
         let function = self.kernels.function(kernel, grid.shared, &self.faults)?;
         let mut values = [0u64; MOST_ARGS];
         let mut places = [std::ptr::null_mut::<c_void>(); MOST_ARGS];

@@ -12,7 +12,7 @@ const OLDEST_CARD: (u32, u32) = (8, 0);
 
 pub(super) struct Found {
     pub device: sys::CUdevice,
-    pub facts: DeviceProperties,
+    pub properties: DeviceProperties,
     /// As `0000:3b:00.0`.
     pub bus: Option<String>,
 }
@@ -27,16 +27,16 @@ pub(super) fn find(ordinal: usize) -> Result<Found, OpenError> {
         return Err(OpenError::NoCard { asked: ordinal, count });
     }
     let device = result::device::get(ordinal as c_int).map_err(refused)?;
-    let facts = facts(device)?;
-    if facts.capability < OLDEST_CARD {
-        let has = format!("{}.{}", facts.capability.0, facts.capability.1);
-        return Err(OpenError::OldCard { card: facts.name, has, needs: "8.0" });
+    let properties = properties_of(device)?;
+    if properties.capability < OLDEST_CARD {
+        let has = format!("{}.{}", properties.capability.0, properties.capability.1);
+        return Err(OpenError::OldCard { card: properties.name, has, needs: "8.0" });
     }
     if attribute(device, sys::CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MEMORY_POOLS_SUPPORTED)? == 0
     {
-        return Err(OpenError::NoPools { card: facts.name });
+        return Err(OpenError::NoPools { card: properties.name });
     }
-    Ok(Found { device, facts, bus: bus(device) })
+    Ok(Found { device, properties, bus: bus(device) })
 }
 
 /// Starts the driver. A machine without a card is no error here.
@@ -76,7 +76,7 @@ fn check_driver(version: c_int, toolkit: (i32, i32)) -> Result<(), OpenError> {
     Err(OpenError::OldDriver { has, needs, release })
 }
 
-fn facts(device: sys::CUdevice) -> Result<DeviceProperties, OpenError> {
+fn properties_of(device: sys::CUdevice) -> Result<DeviceProperties, OpenError> {
     use sys::CUdevice_attribute::*;
     let number = |which| attribute(device, which);
     // In kHz and bits. Plans do without where the driver does not say. A bus transfers twice a cycle.

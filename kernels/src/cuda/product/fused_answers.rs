@@ -33,9 +33,9 @@ pub(super) struct Mixed {
 
 /// Every kernel, of gate and up and of two kinds.
 pub fn checks(bench: &Bench, size: Size) -> Result<Vec<Check>, CardError> {
-    let facts = bench.card.properties();
+    let properties = bench.card.properties();
     // Tiles of halves do nothing together.
-    let together = |n: usize| n <= FEW || Tile::of(n, facts).eights();
+    let together = |n: usize| n <= FEW || Tile::of(n, properties).eights();
     let mut checks = Vec::new();
     for case in gated(size).into_iter().filter(|case| together(case.n)) {
         checks.extend(case.run(bench)?);

@@ -79,16 +79,16 @@ impl Tile {
 
 impl TileShape {
     /// Steps that are in shared memory at once: as many as leave room for a second block, and at least 2.
-    pub(crate) fn stages(self, facts: &DeviceProperties) -> usize {
-        let all = facts.shared_per_block as usize + RESERVED;
+    pub(crate) fn stages(self, properties: &DeviceProperties) -> usize {
+        let all = properties.shared_per_block as usize + RESERVED;
         let fits = |stages: usize| (self.shared_bytes(stages) + RESERVED) * RESIDENT <= all;
         (3..=self.most_stages).rev().find(|stages| fits(*stages)).unwrap_or(2)
     }
 
     /// Blocks that a multiprocessor works on at a time.
-    pub(crate) fn blocks(self, facts: &DeviceProperties) -> usize {
-        let own = self.shared_bytes(self.stages(facts)) + RESERVED;
-        let fitting = (facts.shared_per_block as usize + RESERVED) / own;
+    pub(crate) fn blocks(self, properties: &DeviceProperties) -> usize {
+        let own = self.shared_bytes(self.stages(properties)) + RESERVED;
+        let fitting = (properties.shared_per_block as usize + RESERVED) / own;
         fitting.clamp(1, RESIDENT)
     }
 

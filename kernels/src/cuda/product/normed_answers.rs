@@ -39,9 +39,9 @@ struct Scaled {
 
 /// Every kernel that joins the residual stream, and every one that scales.
 pub fn checks(bench: &Bench, size: Size) -> Result<Vec<Check>, CardError> {
-    let facts = bench.card.properties();
+    let properties = bench.card.properties();
     // Tiles of halves do nothing together.
-    let together = |n: usize| n <= FEW || Tile::of(n, facts).eights();
+    let together = |n: usize| n <= FEW || Tile::of(n, properties).eights();
     let mut checks = Vec::new();
     for case in normed(size).into_iter().filter(|case| together(case.n)) {
         checks.extend(case.run(bench)?);

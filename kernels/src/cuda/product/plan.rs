@@ -45,7 +45,7 @@ pub(crate) struct Task<'a> {
     pub rows: usize,
     pub columns: usize,
     pub inputs: usize,
-    pub facts: &'a DeviceProperties,
+    pub properties: &'a DeviceProperties,
     /// Numbers that there is room for where blocks leave their sums.
     pub room: usize,
 }
@@ -53,8 +53,8 @@ pub(crate) struct Task<'a> {
 impl Tile {
     /// The tiles for so many inputs, more than 8. No matrix's shape may decide the form of the inputs, since several take
     /// the same ones: 8 bits on cards whose tensor cores are slow with halves.
-    pub(crate) fn of(inputs: usize, facts: &DeviceProperties) -> Tile {
-        let halves = facts.fast_halves();
+    pub(crate) fn of(inputs: usize, properties: &DeviceProperties) -> Tile {
+        let halves = properties.fast_halves();
         match inputs {
             0..=16 if halves => Tile::Halves16,
             17..=32 if halves => Tile::Halves32,
@@ -82,8 +82,8 @@ impl Tile {
 }
 
 /// Multiply-adds that a multiprocessor's tensor cores do in a cycle, of 8 bits or of halves.
-fn rate_of_products(facts: &DeviceProperties, eights: bool) -> f64 {
-    match (facts.capability, eights) {
+fn rate_of_products(properties: &DeviceProperties, eights: bool) -> f64 {
+    match (properties.capability, eights) {
         ((8, 0) | (9 | 10, _), false) => 1024.0,
         ((8, 0) | (9 | 10, _), true) => 2048.0,
         (_, false) => 256.0,
@@ -115,8 +115,8 @@ impl Task<'_> {
     /// What a plan should take.
     pub(crate) fn cycles(&self, plan: Plan) -> f64 {
         let blocks = Blocks { count: self.tiles(plan.tile) * plan.shares, each: self.block(plan) };
-        let resident = plan.tile.shape(self.kind).blocks(self.facts);
-        launch(self.facts, &[blocks], resident, self.memory()) + self.joining(plan)
+        let resident = plan.tile.shape(self.kind).blocks(self.properties);
+        launch(self.properties, &[blocks], resident, self.memory()) + self.joining(plan)
     }
 
     /// What one block does.
@@ -130,13 +130,14 @@ impl Task<'_> {
         // Minima keep the tensor cores busy for as long as the numbers do (product_tiles.cuh).
         let minima = plan.tile.eights() && self.kind.card().is_some_and(|card| card.minimum);
         let times = if minima { 2.0 } else { 1.0 };
-        let tensor = times * products / (TENSOR * rate_of_products(self.facts, plan.tile.eights()));
+        let tensor =
+            times * products / (TENSOR * rate_of_products(self.properties, plan.tile.eights()));
         Block { warps, work: warps * plan.tile.instructions() * more * steps, tensor }
     }
 
     /// Cycles in which the memory brings the weights; 0 if its rate is not known.
     fn memory(&self) -> f64 {
-        let DeviceProperties { bandwidth, clock, .. } = *self.facts;
+        let DeviceProperties { bandwidth, clock, .. } = *self.properties;
         let bytes = self.rows * self.columns / self.kind.block() * self.kind.block_bytes();
         let seconds = bytes as f64 / (BANDWIDTH * bandwidth as f64);
         if bandwidth == 0 { 0.0 } else { seconds * clock as f64 }
@@ -158,34 +159,57 @@ pub(crate) fn together(
     tile: Tile,
     fits: impl Fn([usize; 2]) -> bool,
 ) -> Option<[usize; 2]> {
-    let [first, second] = tasks.each_ref().map(|task| task.most_shares(tile));
+    let both = Launch::of(tasks, tile);
+    let [first, second] = both.options.each_ref().map(Vec::len);
     let plans = (1..=first).flat_map(|one| (1..=second).map(move |two| [one, two]));
     let fitting = plans.filter(|shares| fits(*shares));
-    let priced = fitting.map(|shares| (cycles_together(tasks, tile, shares), shares));
+    let priced = fitting.map(|shares| (both.cycles(shares), shares));
     priced.reduce(|a, b| if b.0 < a.0 { b } else { a }).map(|(_, shares)| shares)
 }
 
-/// What one launch of both should take.
-fn cycles_together(tasks: &[Task<'_>; 2], tile: Tile, shares: [usize; 2]) -> f64 {
-    let facts = tasks[0].facts;
-    let plans = shares.map(|shares| Plan { tile, shares });
-    let both = [0, 1].map(|i| Blocks {
-        count: tasks[i].tiles(tile) * shares[i],
-        each: tasks[i].block(plans[i]),
-    });
-    let [first, second] = tasks.each_ref().map(|task| tile.shape(task.kind).blocks(facts));
-    let joining = [0, 1].map(|i| tasks[i].joining(plans[i]));
-    let memory = tasks[0].memory() + tasks[1].memory();
-    launch(facts, &both, first.min(second), memory) + joining[0].max(joining[1])
+/// Two products in one launch. What each adds at each number of shares is computed once: up to 256 pairs are compared at
+/// every launch that is not part of a CUDA graph.
+struct Launch<'a> {
+    properties: &'a DeviceProperties,
+    resident: usize,
+    memory: f64,
+    /// By the number of shares, from 1: blocks, and the cycles that joining takes.
+    options: [Vec<(Blocks, f64)>; 2],
+}
+
+impl<'a> Launch<'a> {
+    fn of(tasks: &[Task<'a>; 2], tile: Tile) -> Launch<'a> {
+        let properties = tasks[0].properties;
+        let resident = tasks.each_ref().map(|task| tile.shape(task.kind).blocks(properties));
+        let options = tasks.each_ref().map(|task| {
+            let tiles = task.tiles(tile);
+            let plans = (1..=task.most_shares(tile)).map(|shares| Plan { tile, shares });
+            let option = |plan: Plan| {
+                let blocks = Blocks { count: tiles * plan.shares, each: task.block(plan) };
+                (blocks, task.joining(plan))
+            };
+            plans.map(option).collect()
+        });
+        let memory = tasks[0].memory() + tasks[1].memory();
+        Launch { properties, resident: resident[0].min(resident[1]), memory, options }
+    }
+
+    /// What it should take with these shares.
+    fn cycles(&self, shares: [usize; 2]) -> f64 {
+        let [(first, joining), (second, other)] = [0, 1].map(|i| self.options[i][shares[i] - 1]);
+        launch(self.properties, &[first, second], self.resident, self.memory) + joining.max(other)
+    }
 }
 
 /// Equal blocks of a launch.
+#[derive(Debug, Clone, Copy)]
 struct Blocks {
     count: usize,
     each: Block,
 }
 
 /// Warps of a block, their instructions, and the cycles in which tensor cores do its products.
+#[derive(Debug, Clone, Copy)]
 struct Block {
     warps: f64,
     work: f64,
@@ -194,14 +218,14 @@ struct Block {
 
 /// What a launch should take, of blocks of which `resident` are on a multiprocessor at a time: as if all were like the
 /// average, but no wave ends before its longest block.
-fn launch(facts: &DeviceProperties, all: &[Blocks], resident: usize, memory: f64) -> f64 {
+fn launch(properties: &DeviceProperties, all: &[Blocks], resident: usize, memory: f64) -> f64 {
     let count: usize = all.iter().map(|blocks| blocks.count).sum();
     let mean = |of: fn(&Block) -> f64| {
         all.iter().map(|blocks| of(&blocks.each) * blocks.count as f64).sum::<f64>() / count as f64
     };
     let (warps, work, tensor) =
         (mean(|one| one.warps), mean(|one| one.work), mean(|one| one.tensor));
-    let most = count.div_ceil((facts.multiprocessors as usize).max(1));
+    let most = count.div_ceil((properties.multiprocessors as usize).max(1));
     let together = |blocks: usize, work: f64| {
         let rate = ISSUE.min(blocks as f64 * warps / INTERVAL);
         blocks as f64 * (work / rate).max(tensor)

@@ -20,23 +20,23 @@ proptest! {
     #[test]
     fn tiles_fit_a_card(which in 0..Tile::ALL.len(), large in any::<bool>()) {
         let tile = Tile::ALL[which];
-        let facts = facts(large);
+        let properties = properties_of(large);
         for kind in Kind::on_cards().filter(|kind| kind.is_quantised()) {
             let shape = tile.shape(kind);
-            let stages = shape.stages(&facts);
+            let stages = shape.stages(&properties);
             prop_assert!((2..=4).contains(&stages));
             let split = !matches!(tile, Tile::Halves128 | Tile::Eights64);
             let sums = if split { shape.rows * shape.inputs * 4 } else { 0 };
             let tables = shape.shared_bytes(0);
             prop_assert!(sums + tables <= shape.shared_bytes(stages), "no room to add two parts");
-            prop_assert!(!tile.eights() || shape.blocks(&facts) == 2, "one block: {tile:?} {kind:?}");
+            prop_assert!(!tile.eights() || shape.blocks(&properties) == 2, "one block: {tile:?} {kind:?}");
             prop_assert!(large || tile == Tile::Halves128
-                || shape.shared_bytes(stages) <= facts.shared_per_block as usize, "{tile:?} {kind:?}");
+                || shape.shared_bytes(stages) <= properties.shared_per_block as usize, "{tile:?} {kind:?}");
         }
     }
 }
 
-fn facts(large: bool) -> DeviceProperties {
+fn properties_of(large: bool) -> DeviceProperties {
     DeviceProperties {
         name: String::new(),
         capability: if large { (9, 0) } else { (8, 9) },
