@@ -37,6 +37,17 @@ races:
 doc:
     .ci/run doc
 
+# Licences, sources and banned crates; needs `cargo install cargo-deny --locked`
+deny:
+    cargo deny check bans licenses sources
+
+build:
+    cargo build --release
+
+# All microbenchmarks, or one: engine, rollout, text, mask, ledger, trip, cross_read, judging
+bench *NAME:
+    cargo bench --features testing {{ if NAME == "" { "" } else { "--bench " + NAME } }}
+
 # What the kernels' machine code costs on each card, against its budget; needs nvcc, no GPU
 card-budget *ARGS:
     scripts/card_budget {{ARGS}}

@@ -118,6 +118,21 @@ fn rooms_know_only_the_rooms_below_them() {
     }
 }
 
+/// A permission that nothing uses hides the day on which something begins to.
+#[test]
+fn rooms_use_every_room_that_they_may_know() {
+    let mut used: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    for (file, text) in sources().into_iter().filter(|(file, _)| !is_test(file)) {
+        used.entry(room(&file).to_owned()).or_default().extend(rooms_used(&code(&text)));
+    }
+    for (here, allowed) in may_know() {
+        // `main` calls the library by the crate's name.
+        let Some(used) = used.get(&here).filter(|_| here != "main") else { continue };
+        let unused: Vec<_> = allowed.iter().filter(|there| !used.contains(there)).collect();
+        assert!(unused.is_empty(), "ARCHITECTURE.md lets {here} know {unused:?}, which it does not use");
+    }
+}
+
 #[test]
 fn there_are_no_circles_between_rooms() {
     let mut map = may_know();
@@ -138,6 +153,26 @@ fn there_are_no_circles_between_files() {
         let found = circles::circle(&uses);
         assert_eq!(found, None, "files of {top} need a third one for what they share");
     }
+}
+
+/// Fakes are for tests: a release build has them only with the feature that says so.
+#[test]
+fn fakes_are_not_in_release_builds() {
+    const FAKES: [&str; 3] = ["testing", "fake", "slowed"];
+    const GUARDS: [&str; 2] =
+        ["#[cfg(test)]", "#[cfg(any(test, debug_assertions, feature = \"testing\"))]"];
+    let mut found = 0;
+    for (file, text) in sources().into_iter().chain(sources_in("kernels/src")) {
+        let lines: Vec<&str> = text.lines().map(str::trim).collect();
+        for pair in lines.windows(2) {
+            let name = pair[1].strip_suffix(';').and_then(|line| line.rsplit_once("mod "));
+            if name.is_some_and(|(_, name)| FAKES.contains(&name)) {
+                found += 1;
+                assert!(GUARDS.contains(&pair[0]), "{file}: `{}` is in release builds", pair[1]);
+            }
+        }
+    }
+    assert!(found >= 5, "the modules were found");
 }
 
 #[test]

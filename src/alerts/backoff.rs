@@ -5,7 +5,8 @@
 //! difference. The specification retries every status, but a receiver that answers 400 or 404 will answer the
 //! same tomorrow, so only errors that can resolve by themselves are retried. The delay uses full jitter (a
 //! draw between nothing and the whole delay) and not a few percent, because that spreads many senders best
-//! after a common outage.
+//! after a common outage. The crate `backon` (1.6) repeats a future in one task; here an attempt's answer decides, also by
+//! `Retry-After`, and a delivery waits in a queue that other deliveries pass.
 
 use super::wire::{Reply, WireError};
 use std::time::Duration;

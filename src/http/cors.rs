@@ -5,7 +5,7 @@
 //! answered here, before keys are asked for, since browsers send none with them; they allow any request header,
 //! since client libraries add their own.
 
-use super::gate::LIMIT_HEADERS;
+use super::authorize::LIMIT_HEADERS;
 use super::generate::{ARM, REQUEST_ID, VERSION};
 use super::messages;
 use axum::http::{HeaderName, HeaderValue, Method, header};

@@ -11,7 +11,7 @@ use super::replies::Replies;
 use super::status_codes::ApiError;
 use super::wire::WireError;
 use super::wire::common::{Envelope, Rules, arm_named};
-use super::{AppState, Lifecycle, Phase, body, gate, sse, unix_now};
+use super::{AppState, Lifecycle, Phase, authorize, body, sse, unix_now};
 use crate::rollout::Arm;
 use crate::serving::{Piece, Prompt, Served};
 use axum::Extension;
@@ -255,7 +255,7 @@ fn envelope(
         // A verified key is one party wherever it comes from.
         Some(key) => (Some(xxh3_64(key.as_bytes())), xxh3_64(key.as_bytes())),
         None => {
-            let shown = gate::shown(headers).fold(0, |seed, key| xxh3_64_with_seed(key, seed));
+            let shown = authorize::shown(headers).fold(0, |seed, key| xxh3_64_with_seed(key, seed));
             let from = peer.map(|ip| ip.to_string()).unwrap_or_default();
             (peer.map(party), xxh3_64_with_seed(from.as_bytes(), shown))
         }

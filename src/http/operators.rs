@@ -11,7 +11,7 @@
 //! proxies too, and to the page if it was loaded from where it sends its requests ([`super::gate`]).
 
 use super::status_codes::ApiError;
-use super::{Peer, gate};
+use super::{Peer, authorize};
 use crate::access::Access;
 use axum::extract::{MatchedPath, Request, State};
 use axum::http::uri::Authority;
@@ -113,7 +113,7 @@ async fn decide(
         None => next.run(request).await,
         Some(error) => error.into_response(),
     };
-    response.extensions_mut().insert(gate::Route(route.unwrap_or_default()));
+    response.extensions_mut().insert(authorize::Route(route.unwrap_or_default()));
     response
 }
 
@@ -133,7 +133,7 @@ fn by_key(
             "Web pages of other origins may not use operators' routes.",
         ));
     }
-    gate::check(access, gate::OPERATORS, route, headers, super::unix_now()).err()
+    authorize::check(access, authorize::OPERATORS, route, headers, super::unix_now()).err()
 }
 
 /// Why a request is refused; `None` if it is allowed.

@@ -3,9 +3,9 @@
 //! A client's own `x-request-id` is taken if it is sound, and every response carries one. The line in the log says
 //! who asked for which route and what came of it. It never holds prompts, replies, keys or values of headers.
 
+use super::authorize::Route;
 use super::bodies::until_sent;
 use super::caller::{Spent, Verified};
-use super::gate::Route;
 use super::generate::{ARM, REQUEST_ID};
 use axum::extract::{Request, State};
 use axum::http::{HeaderMap, HeaderValue, Method, StatusCode};

@@ -2,7 +2,7 @@
 //!
 //! In the order of a request: `types` is what a front end (HTTP) exchanges with [`Gateway`] (`gateway`); `admission`
 //! bounds what is done for a request before a model has it; `prepare` turns it into token ids for the arm it was
-//! routed to, with `token_rules` for single tokens and the `echo` of the prompt; `refusal` says why it cannot;
+//! routed to, with `token_rules` for single tokens and the `echo` of the prompt; `error` says why it cannot;
 //! `attempt` follows that arm's reply; `logprobs` holds log-probabilities back until their text is sent; `rescue` has
 //! stable take over what a canary failed; `class` says what an ending counts as, `quality` what a reply shows of
 //! itself, and `record` keeps both; `traffic` and `in_flight` show it to those who watch. While the device is idle

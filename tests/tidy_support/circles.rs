@@ -1,7 +1,6 @@
-//! Which files use which, from their `use` lines, and whether that goes round in a circle.
+//! Which files use which, from their `use` lines and the paths in their code, and whether that goes round in a circle.
 //!
-//! A file and the modules below it count as one: a parent may use its children and they it. It reads `use` lines
-//! alone, not paths in code.
+//! A file and the modules below it count as one: a parent may use its children and they it.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -14,7 +13,8 @@ pub fn uses(files: &[(String, String)]) -> Graph {
     let mut graph = Graph::new();
     for (file, code) in files {
         let here = module(file);
-        let used = imports(code).into_iter().filter_map(|path| resolve(&here, &path, &modules));
+        let paths = imports(code).into_iter().chain(inline(code));
+        let used = paths.filter_map(|path| resolve(&here, &path, &modules));
         let related = |there: &String| below(there, &here) || below(&here, there);
         let used: BTreeSet<String> = used.filter(|there| !related(there)).collect();
         graph.insert(here.clone(), used.into_iter().collect());
@@ -47,6 +47,22 @@ fn imports(code: &str) -> Vec<String> {
         expand("", &flat, &mut paths);
     }
     paths
+}
+
+/// Every path in code that begins at the crate or at a parent.
+fn inline(code: &str) -> Vec<String> {
+    let word = |c: char| c.is_alphanumeric() || c == '_';
+    let starts = ["crate::", "super::"].into_iter().flat_map(|start| code.match_indices(start));
+    let whole = starts.filter(|(at, _)| {
+        // `$crate::` of macros counts; `super::super::` is found at its first part.
+        !code[..*at].chars().next_back().is_some_and(|before| word(before) || before == ':')
+    });
+    let path = |(at, _): (usize, &str)| {
+        let rest = &code[at..];
+        let end = rest.find(|c: char| !word(c) && c != ':').unwrap_or(rest.len());
+        rest[..end].trim_end_matches(':').to_owned()
+    };
+    whole.map(path).collect()
 }
 
 fn expand(prefix: &str, tree: &str, out: &mut Vec<String>) {
@@ -124,6 +140,12 @@ fn circles_are_found() {
         file("a/c.rs", "use super::{\n    b::{self, X},\n};"),
         file("z.rs", "use std::fmt;\npub enum Cause { A, }}\nenum B { C { d: u8, e: u8 } }"),
     ];
+    let inline = [
+        file("a.rs", "fn f() { crate::b::g(); }"),
+        file("b.rs", "fn g() -> Vec<super::a::X> { mycrate::z() }"),
+        file("z.rs", ""),
+    ];
+    assert_eq!(circle(&uses(&inline)), Some(vec!["a".to_owned(), "b".to_owned()]));
     let graph = uses(&files);
     assert_eq!(graph["a/b"], ["a/c", "z"]);
     assert_eq!(circle(&graph), Some(vec!["a/b".to_owned(), "a/c".to_owned()]));
