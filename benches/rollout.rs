@@ -26,8 +26,9 @@ fn outcome(i: u64, stage: u64) -> Outcome {
 }
 
 /// A rollout in its third hour at 5 %, with a hundred requests per second.
-fn seasoned(advance: Advance) -> (Rollout, Duration, u64) {
-    let mut rollout = Rollout::new(Policy { advance, ..Policy::default() });
+fn seasoned(evidence: EvidenceRule) -> (Rollout, Duration, u64) {
+    let mut rollout =
+        Rollout::new(Policy { advance: Advance::Manual, evidence, ..Policy::default() });
     let start = Event::Start { rollout: "bench".into(), self_test: false };
     let _ = rollout.step(Duration::ZERO, start);
     let mut now = Duration::ZERO;
@@ -41,15 +42,21 @@ fn seasoned(advance: Advance) -> (Rollout, Duration, u64) {
 }
 
 fn costs(c: &mut Criterion) {
-    let (mut rollout, now, mut i) = seasoned(Advance::Manual);
-    let stage = rollout.stage();
-    c.bench_function("outcome", |b| {
-        b.iter(|| {
-            i += 1;
-            rollout.step(now, Event::Outcome(black_box(outcome(i, stage))))
+    // The first rule compares weights, and no times: what exact probabilities cost is the difference.
+    for (name, rule) in
+        [("outcome", EvidenceRule::Exact), ("outcome by the first rule", EvidenceRule::EValue)]
+    {
+        let (mut rollout, now, mut i) = seasoned(rule);
+        let stage = rollout.stage();
+        c.bench_function(name, |b| {
+            b.iter(|| {
+                i += 1;
+                rollout.step(now, Event::Outcome(black_box(outcome(i, stage))))
+            });
         });
-    });
-    let (mut rollout, now, mut i) = seasoned(Advance::Manual);
+    }
+    let (mut rollout, now, mut i) = seasoned(EvidenceRule::Exact);
+    let stage = rollout.stage();
     c.bench_function("outcome that errs", |b| {
         b.iter(|| {
             i += 1;
@@ -59,7 +66,7 @@ fn costs(c: &mut Criterion) {
             rollout.step(now, Event::Outcome(black_box(one)))
         });
     });
-    let (mut rollout, now, _) = seasoned(Advance::Manual);
+    let (mut rollout, now, _) = seasoned(EvidenceRule::Exact);
     let _ = rollout.step(now, Event::Tick);
     c.bench_function("tick with its verdict", |b| {
         b.iter(|| rollout.step(black_box(now), Event::Tick));

@@ -129,7 +129,10 @@ fn rooms_use_every_room_that_they_may_know() {
         // `main` calls the library by the crate's name.
         let Some(used) = used.get(&here).filter(|_| here != "main") else { continue };
         let unused: Vec<_> = allowed.iter().filter(|there| !used.contains(there)).collect();
-        assert!(unused.is_empty(), "ARCHITECTURE.md lets {here} know {unused:?}, which it does not use");
+        assert!(
+            unused.is_empty(),
+            "ARCHITECTURE.md lets {here} know {unused:?}, which it does not use"
+        );
     }
 }
 

@@ -18,6 +18,7 @@ mod listeners;
 mod logging;
 mod notify;
 mod operate;
+mod pipe;
 mod prompts;
 mod restarts;
 pub mod serve;
@@ -221,6 +222,9 @@ pub fn main() -> ExitCode {
     let cli = Cli::parse();
     if let Command::RenderTemplates = cli.command {
         return apart::serve();
+    }
+    if !matches!(cli.command, Command::Serve(_) | Command::Demo(_)) {
+        pipe::end_with_the_reader();
     }
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,

@@ -183,3 +183,17 @@ fn check_explains_the_demo_models() {
     let text = String::from_utf8(output.stdout).expect("text");
     assert!(text.contains("cpu       scalar of scalar"), "{text}");
 }
+
+/// As in `serin check | head -1`.
+#[test]
+fn commands_whose_reader_is_gone_end_quietly() {
+    for args in [vec!["check"], vec!["completions", "bash"]] {
+        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_serin"));
+        let (reader, writer) = std::io::pipe().expect("a pipe");
+        drop(reader);
+        let output = command.args(&args).stdout(writer).output().expect("it runs");
+        let error = String::from_utf8_lossy(&output.stderr);
+        assert!(!error.contains("panicked"), "{args:?}: {error}");
+        assert!(matches!(output.status.code(), Some(141)), "{args:?}: {output:?}");
+    }
+}
