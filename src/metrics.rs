@@ -1,9 +1,9 @@
 //! Every metric: name, unit, help text, buckets, and the one function that records it.
 //!
 //! Names and labels follow vLLM's where vLLM has the same metric, so that existing dashboards work; `arm` and
-//! `version` are always added. serin's own metrics begin with `serin_`. Label values come from bounded sets, and
-//! each series of such a set is there with 0 before anything is counted: otherwise `rate()` would miss the first event.
-//! This file knows only plain figures. `docs/metrics.md` lists [`TABLE`], which a test compares.
+//! `version` are always added. serin's own metrics begin with `serin_`. Label values come from bounded sets. Each
+//! series of such a set exists with the value 0 before anything is counted; otherwise `rate()` would miss the first
+//! event. This file handles only plain numbers. `docs/metrics.md` lists [`TABLE`], which a test compares.
 
 mod expiry;
 #[cfg(test)]
@@ -158,31 +158,31 @@ const TABLE: &[Row] = &[
     (DECODE, Histogram, ARM, "Time from the first to the last token."),
     (PROMPT_TOKENS, Counter, ARM, "Prompt tokens of answered requests."),
     (OUTPUT_TOKENS, Counter, ARM, "Tokens generated for answered requests."),
-    (FINISHED, Counter, ARM_REASON, "Answered requests, by why the first reply ended: stop or length."),
+    (FINISHED, Counter, ARM_REASON, "Answered requests by the finish reason of their first reply: stop or length."),
     (RUNNING, Gauge, ARM, "Sequences in the running batch."),
     (WAITING, Gauge, ARM, "Sequences waiting for admission."),
     (KV_USAGE, Gauge, ARM, "Share of KV blocks in use, 0 to 1."),
-    (COMPAT_SLOTS, Gauge, ARM, "Sequences at a time of a model on the compatibility lane, which is slow; 0 for all other models."),
+    (COMPAT_SLOTS, Gauge, ARM, "Sequences that a model in the compatibility lane, which is slow, runs at a time; 0 for all other models."),
     (PREEMPTIONS, Counter, ARM, "Times that a running sequence lost its KV blocks to others."),
     (PREFIX_LOOKUPS, Counter, ARM, "Prompt tokens looked up in the prefix cache."),
     (PREFIX_HITS, Counter, ARM, "Prompt tokens found in the prefix cache."),
     (KV_CACHED, Gauge, ARM, "KV blocks whose prefix can be reused, in use or not."),
     (KV_EVICTIONS, Counter, ARM, "Cached KV blocks evicted."),
-    (STEPS, Counter, ARM, "Steps of a model."),
+    (STEPS, Counter, ARM, "Steps that the model has run."),
     (STEP_SECONDS, Counter, ARM, "Time that a model's steps took on the device."),
     (REQUESTS, Counter, ARM_CLASS, "Finished requests by outcome class."),
     (RESCUED, Counter, ARM, "Requests that the canary failed and this version answered."),
     (REPLY_FLAGS, Counter, ARM_FLAG, "Requests with a flag, by flag, while a canary is loaded."),
-    (CROSS_READ, Counter, &["result"], "Replies chosen to be read by both models, by what became of them."),
+    (CROSS_READ, Counter, &["result"], "Replies chosen to be read by both models, by result."),
     (FEEDBACK, Counter, &["arm", "vote"], "Votes on replies."),
     (RETRIES, Counter, &["arm"], "Replies that a user regenerated soon after."),
     (DECISIONS, Counter, &["kind"], "Decisions of the rollout by kind."),
     (PHASE, Gauge, &["phase"], "1 for the phase that the rollout is in, 0 for the others."),
     (WEIGHT, Gauge, NONE, "The canary's weight, 0 to 1."),
-    (ROUTED, Gauge, NONE, "The share that is routed to the canary, 0 to 1."),
+    (ROUTED, Gauge, NONE, "The share of requests that is routed to the canary, 0 to 1."),
     (SHARE, Gauge, NONE, "The canary's real share of the latest 1,000 requests, 0 to 1."),
     (GATE, Gauge, PER_GATE, "State of each gate: 1 pass, 0 inconclusive or not judged, -1 fail."),
-    (GATE_VALUE, Gauge, PER_GATE, "The value that each gate judges, in the unit of the gate; NaN if it has none."),
+    (GATE_VALUE, Gauge, PER_GATE, "The value that each gate judges, in the gate's unit; NaN if there is none."),
     (GATE_LIMIT, Gauge, PER_GATE, "The limit of that value, in the same unit; NaN if there is none."),
     (EVIDENCE, Gauge, PER_GATE, "E-value of each gate that has one; else NaN."),
     (EVIDENCE_LIMIT, Gauge, PER_GATE, "The e-value at which a gate acts: 1/alpha, or more where gates share alpha; NaN if it has none."),
@@ -210,7 +210,7 @@ const TABLE: &[Row] = &[
     (TURNED_AWAY, Counter, &["reason"], "Connections closed because the limit was reached, by reason."),
     (PROMPTS_RECORDED, Counter, &["result"], "Prompts recorded with their client's consent: written, or dropped because the file or the queue was full."),
     (UPTIME, Gauge, NONE, "Time since the process started."),
-    (BUILD, Gauge, &["version", "arch", "cuda"], "1; its labels say what was built: version, processor, with CUDA or not."),
+    (BUILD, Gauge, &["version", "arch", "cuda"], "Always 1; the labels describe the build: version, processor architecture, with CUDA or not."),
 ];
 
 fn describe() {

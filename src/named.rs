@@ -1,6 +1,6 @@
-//! `named!`: enums whose variants have short names, which labels, files and texts use.
+//! `named!`: enums whose variants have short names, for use in labels, files and texts.
 //!
-//! Every room may use it. It knows no enum.
+//! Every module may use it.
 
 /// Defines an enum from its variants and their names: `Variant = "name",`.
 ///

@@ -1,5 +1,4 @@
-//! Makes text from outside safe to show: characters that could control a terminal or change the direction of
-//! the text are replaced.
+//! Makes untrusted text safe to show: replaces characters that could control a terminal or change the text direction.
 //!
 //! The ledger keeps the original text.
 

@@ -628,7 +628,7 @@ fn too_few_or_too_many_slots_are_refused() {
 fn document() -> String {
     let mut text = String::from(
         "# Models\n\n\
-         serin runs models in two ways. Which one is chosen by `architectures` in a model's `config.json`.\n\n\
+         serin runs models in two ways. `architectures` in a model's `config.json` decides which one is used.\n\n\
          This page is generated: `SERIN_WRITE_DOCS=1 cargo test --test compat`.\n\n\
          ## serin's own decoder\n\n\
          On the CPU and on CUDA GPUs, from safetensors (f32, f16, bf16) and GGUF files, quantised or not, in large\n\
@@ -638,15 +638,15 @@ fn document() -> String {
         text += &format!("| `{name}` |\n");
     }
     text += "\n## The compatibility lane\n\n\
-         Whatever else candle-transformers computes as transformers does. On the CPU only, in f32, from safetensors. It is\n\
+         Other models that candle-transformers computes as transformers does. On the CPU only, in f32, from safetensors. It is\n\
          slow and meant for trying a model: sequences are computed one after the other, each in a slot of its own\n\
          (`engine.compat_slots`, 4 by default), and there is no prefix cache. All slots share `engine.kv_memory`, which\n\
          limits how long a sequence can be. Everything else is the same: sampling, constrained replies, judging, rescue,\n\
          unloading. `serin check`, `serin status` and the metric `serin_compat_slots` say when a model runs here.\n\n\
-         A config that asks for something that candle does not compute is refused, and the error names the key. Each\n\
+         A config that needs something that candle does not support is refused, and the error names the key. Each\n\
          architecture is compared with transformers on a small checkpoint of random weights (`tests/compat.rs`); the large\n\
          ones in the table have not been run.\n\n\
-         | architecture | such as | not computed, so refused | a prompt is computed |\n|---|---|---|---|\n";
+         | architecture | such as | not supported, so refused | a prompt is computed |\n|---|---|---|---|\n";
     for row in &table::TABLE {
         let chunks = match row.chunks {
             table::Chunks::Any => "in chunks",
@@ -655,7 +655,7 @@ fn document() -> String {
         };
         text += &format!("| `{}` | {} | {} | {chunks} |\n", row.name, row.models, row.without);
     }
-    text += "\nLeft out, because candle-transformers 0.11.1 computes them otherwise than transformers: Falcon (an approximation\n\
+    text += "\nLeft out, because candle-transformers 0.11.1 and transformers compute them differently: Falcon (an approximation\n\
          of its activation), DeepSeek-V2 with groups of experts, Mamba 2 with several groups, Mamba layers of Granite 4.0.\n\n\
          Needs the feature `compat`, which is on by default; `cargo demo` builds without it.\n";
     text

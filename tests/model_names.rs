@@ -74,8 +74,8 @@ const PAGE: &str = "docs/model-names.md";
 
 fn written() -> String {
     let mut page = String::from(
-        "# Models by name\n\nWhich of the models that most people run serin loads. This page is generated: \
-         `SERIN_WRITE_DOCS=1 cargo test --test model_names`.\n\nGGUF files may have any type of weights but TQ1_0, TQ2_0 \
+        "# Models by name\n\nWhich of the most used models serin can load. This page is generated: \
+         `SERIN_WRITE_DOCS=1 cargo test --test model_names`.\n\nGGUF files may have any type of weights except TQ1_0, TQ2_0 \
          and NVFP4; safetensors are read in F32, F16 and BF16, and refused by name if they are quantised (FP8, AWQ, GPTQ). The compatibility lane is described \
          in [models.md](models.md).\n\n\
          | model | architecture | safetensors | GGUF |\n|---|---|---|---|\n",

@@ -1,7 +1,7 @@
-//! What one layer's attention is, as plain data: every device's implementation takes this.
+//! The parameters of one layer's attention, as plain data: the input of every device's implementation.
 //!
-//! Built once per layer by the decoder from the model's config. Knows no weights but those of the head
-//! norms, which belong to the step between projection and rotation.
+//! Built once per layer by the decoder from the model's config. It holds no weights except those of the head norms,
+//! which are applied between projection and rotation.
 
 /// One layer's attention.
 #[derive(Debug, Clone, PartialEq)]

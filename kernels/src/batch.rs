@@ -1,7 +1,7 @@
-//! The flat description of one step, as kernels read it: no padding, sequences laid end to end.
+//! The flat description of one step, as kernels read it: the sequences follow each other without padding.
 //!
-//! Built by the scheduler, read by the model and the device. Knows no sequence's past or owner. Block
-//! tables and slots follow PagedAttention (Kwon et al., SOSP 2023, arXiv:2309.06180).
+//! Built by the scheduler, read by the model and the device. It does not know the past or the owner of a sequence.
+//! Block tables and slots follow PagedAttention (Kwon et al., SOSP 2023, arXiv:2309.06180).
 
 /// One step's work. All vectors are reused from step to step.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]

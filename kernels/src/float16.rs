@@ -1,7 +1,7 @@
 //! Conversions between f32 and the two 16-bit floats, one value at a time.
 //!
-//! The scalar twin of the hardware conversions in the kernels; knows no layout. Written out because the
-//! widening must be exact and the narrowing must round to nearest even, as the hardware does.
+//! The scalar version of the hardware conversions in the kernels. It is written out because widening must be exact, and
+//! narrowing must round to nearest even, as the hardware does. It does not know about layouts.
 
 /// IEEE half precision to f32; exact.
 pub fn f16_to_f32(bits: u16) -> f32 {

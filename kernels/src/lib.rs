@@ -1,8 +1,9 @@
-//! serin's kernels: what a decoder step is made of, for the CPU (`cpu`) and for CUDA cards (`cuda`).
+//! serin's kernels: the operations of a decoder step, for the CPU (`cpu`) and for CUDA GPUs (`cuda`).
 //!
-//! What both take lies beside them: the kinds in which weights are stored (`quant`), a step's work (`batch`), what a
-//! layer's attention is (`attention`), and the angles of rotary embeddings (`rope`). The two know nothing of each
-//! other. Knows numbers, shapes and one step's index lists; no model, no sequence, no request.
+//! Next to them are the types that both use: the kinds of stored weights (`quant`), a step's work (`batch`), the
+//! parameters of a layer's attention (`attention`), and the angles of rotary embeddings (`rope`). `cpu` and `cuda` do
+//! not depend on each other. The crate knows numbers, shapes and one step's index lists, but not models, sequences or
+//! requests.
 
 // Some parts are there for vector kernels alone.
 #![cfg_attr(not(target_arch = "x86_64"), allow(dead_code, unused_mut))]

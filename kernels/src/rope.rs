@@ -1,10 +1,9 @@
-//! Rotary position embedding: which angle each pair of a head is turned by (RoFormer, arXiv:2104.09864).
+//! Rotary position embedding: the angle by which each pair of values of a head is rotated (RoFormer, arXiv:2104.09864).
 //!
-//! The cosines and sines of a step's own tokens are computed once per step and kind of layer, not kept in
-//! a table over all positions: a config may promise ten million positions, a step has a few hundred
-//! tokens, and for these the work is far below that of one projection. Pairs are laid out as in the
-//! Hugging Face checkpoints: value `i` turns with value `i + half`. Knows no scaling recipe; frequencies
-//! come ready-made from the model's config.
+//! The cosines and sines of a step's tokens are computed once per step and kind of layer. There is no table over all
+//! positions: a config may allow ten million positions, but a step has a few hundred tokens, and for these the work is
+//! far below that of one projection. Pairs are laid out as in Hugging Face checkpoints: value `i` is rotated with value
+//! `i + half`. It does not know about scaling methods; the frequencies come from the model's config.
 
 use super::batch::Batch;
 

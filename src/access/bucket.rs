@@ -1,8 +1,8 @@
-//! A token bucket: so much a minute, and at most a minute's worth at once. Pure; time is passed in.
+//! A token bucket: a rate per minute, and at most one minute's worth at once. Pure; time is passed in.
 //!
-//! It may be overdrawn, because what a reply costs is known only at its end. Then nothing is allowed until the debt
-//! is paid, so over any time the sum stays within rate and burst, apart from what was under way at once. An exact
-//! sliding window was not taken: it keeps every request of the last minute.
+//! It may be overdrawn, because the cost of a reply is known only at its end. Then nothing is allowed until the debt is
+//! paid. So over any time span the total stays within rate and burst, except for requests that were in flight together.
+//! An exact sliding window would have to keep every request of the last minute.
 
 use std::time::{Duration, Instant};
 

@@ -1,6 +1,6 @@
 //! The keys file as text: reading it, and changing one entry without touching the rest.
 //!
-//! A file that is wrong anywhere is refused as a whole: half a file of keys would lock clients out at random. It
+//! A file with any mistake is refused as a whole: with half of its keys, some clients would be locked out at random. It
 //! does not know where the text comes from.
 
 use super::key::{Key, KeyLimits, SecretHash};

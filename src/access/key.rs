@@ -1,4 +1,4 @@
-//! One key: its secret, which only the client has, and what the server keeps of it.
+//! One key: its secret, which only the client has, and its hash, which the server keeps.
 //!
 //! A secret is 256 random bits, so one round of SHA-256 is enough: there is nothing to guess, and a slow hash
 //! would only slow down every request. It reads no clock and no file.
@@ -170,7 +170,7 @@ pub fn parse_expiry(text: &str, now: Timestamp) -> Result<Timestamp, String> {
     let later = later.and_then(|later| SignedDuration::try_from(later).ok());
     later.and_then(|later| now.checked_add(later).ok()).ok_or_else(|| {
         format!(
-            "\"{text}\" is no time: 2027-01-31, 2027-01-31T12:00:00Z, or a duration such as 90d"
+            "\"{text}\" is not a time: give 2027-01-31, 2027-01-31T12:00:00Z, or a duration such as 90d"
         )
     })
 }

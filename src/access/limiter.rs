@@ -1,7 +1,7 @@
-//! What one key has used of its limits. Pure; time is passed in.
+//! How much of its limits one key has used. Pure; time is passed in.
 //!
-//! A refused request costs nothing. Tokens are charged at the end of a request, when it is known how many there
-//! were; requests that are under way together may overdraw them.
+//! A refused request costs nothing. Tokens are charged at the end of a request, when their number is known; concurrent
+//! requests may overdraw the limit.
 
 use super::bucket::Bucket;
 use super::key::KeyLimits;

@@ -1,8 +1,8 @@
-//! Who may use the server: API keys, what each key is for, and how much it may ask for.
+//! Who may use the server: API keys, their scopes, and their limits.
 //!
 //! Reading order: `scope` (what a key is for), `key` (one key; secrets and their hashes), `file` (the keys file as
-//! text), `store` (the only part that touches the disk), `bucket` and `limiter` (limits, pure), and [`Access`],
-//! which holds the keys in force and what each of them has used. Time is passed in. It does not know HTTP.
+//! text), `store` (the only part that touches the disk), `bucket` and `limiter` (limits, pure), and [`Access`], which
+//! holds the keys in force and the usage of each. Time is passed in. It does not know HTTP.
 
 mod bucket;
 mod file;

@@ -1,4 +1,4 @@
-//! What a key is for. It does not know which route needs what.
+//! The scopes of a key. It does not know which route needs which scope.
 
 use serde::{Deserialize, Serialize};
 use std::str::FromStr;

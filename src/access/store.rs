@@ -1,7 +1,7 @@
-//! The keys file on the disk: read if nobody else can read it, replaced as a whole.
+//! The keys file on disk: read only if no other user can read it, and replaced as a whole.
 //!
-//! It is the only part that touches the disk. A change is written to a second file that is renamed over the first,
-//! so a server that reads meanwhile finds the old keys or the new ones, and a crash loses neither.
+//! This is the only part that accesses the disk. A change is written to a second file, which is renamed over the first.
+//! So a server that reads at that moment finds either the old keys or the new ones, and a crash loses neither.
 
 use super::file::{self, FileError, Keyring};
 use super::key::{Key, NewKey, Secret};
@@ -23,12 +23,12 @@ const MAX_BYTES: u64 = 16 << 20;
 pub enum StoreError {
     /// There is none.
     #[error(
-        "there is no keys file {}; `serin key new --keys {} --name NAME --scope inference` makes one",
+        "there is no keys file {}; `serin key new --keys {} --name NAME --scope inference` creates one",
         .0.display(), .0.display()
     )]
     Missing(PathBuf),
     /// Others may read it.
-    #[error("others may read {} (mode {mode:03o}); chmod 600 {}", path.display(), path.display())]
+    #[error("other users can read {} (mode {mode:03o}); run chmod 600 {}", path.display(), path.display())]
     Readable {
         /// The file.
         path: PathBuf,

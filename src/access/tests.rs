@@ -1,4 +1,4 @@
-//! Keys files, hot reload, and what keys are let through.
+//! Tests: keys files, reloading, and which keys are accepted.
 
 use super::*;
 use jiff::Timestamp;

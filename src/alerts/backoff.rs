@@ -2,11 +2,11 @@
 //!
 //! Pure: the random draw and the time are arguments. The rules are those of the Standard Webhooks
 //! specification 1.0.0 ("Delivery success and failure", "Deliverability and reliability"), with one
-//! difference. The specification retries every status, but a receiver that answers 400 or 404 will answer the
-//! same tomorrow, so only errors that can resolve by themselves are retried. The delay uses full jitter (a
-//! draw between nothing and the whole delay) and not a few percent, because that spreads many senders best
-//! after a common outage. The crate `backon` (1.6) repeats a future in one task; here an attempt's answer decides, also by
-//! `Retry-After`, and a delivery waits in a queue that other deliveries pass.
+//! difference. The specification retries after every error status. But a receiver that answers 400 or 404 will answer
+//! the same tomorrow, so only errors that can resolve by themselves are retried. The delay uses full jitter (a draw
+//! between nothing and the whole delay) and not a few percent, because that spreads many senders best after a common
+//! outage. The crate `backon` (1.6) does not fit: it repeats a future within one task. Here the response to an attempt
+//! decides (also by `Retry-After`), and a delivery waits in a queue in which others can overtake it.
 
 use super::wire::{Reply, WireError};
 use std::time::Duration;

@@ -1,4 +1,4 @@
-//! Where alerts go: a webhook as typed, validated once, and in its resolved form.
+//! Where alerts go: a webhook as typed in the config, and in its validated, resolved form.
 //!
 //! It does not know about the file or other sections of the config. Errors name the key and the remedy, and
 //! never repeat a URL or a secret: a chat service's webhook URL is itself a credential, and log lines are
@@ -130,7 +130,7 @@ fn parse_url(given: Option<&str>) -> Result<(Uri, String), String> {
         return Err(format!("is neither http:// nor https://; {hint}"));
     }
     if url.authority().is_some_and(|authority| authority.as_str().contains('@')) {
-        return Err(format!("must not hold a user name or password; {hint}"));
+        return Err(format!("must not contain a user name or password; {hint}"));
     }
     match url.host() {
         Some(host) if !host.is_empty() => Ok((url.clone(), host.to_owned())),

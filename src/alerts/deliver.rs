@@ -1,7 +1,7 @@
 //! The task of one webhook: takes the next due alert from its queue, sends it, and handles the result.
 //!
-//! It reads the clock; the queue, the texts and the judgement are in other files. There is one attempt at a
-//! time per webhook, so a slow receiver is not flooded as well. The lock is never held across an await.
+//! It reads the clock; the queue, the texts and the judgement are in other files. There is only one attempt at a time
+//! per webhook, so a slow receiver is not flooded. The lock is never held across an await.
 
 use super::backoff::{AttemptResult, Schedule, judge};
 use super::config::{Format, WebhookConfig};

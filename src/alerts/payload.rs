@@ -1,8 +1,8 @@
 //! An alert in the receiver's format: the body of a Standard Webhooks delivery, or Slack's.
 //!
-//! Pure and bounded: texts come from engines and operators, and are cut to what receivers accept. Slack's
-//! `text` contains the whole message as well as its `blocks`, because services with the same format show only
-//! the text, and Slack's own notifications do too.
+//! Pure and bounded: texts come from engines and operators, and are cut to what receivers accept. Slack's `text`
+//! contains the whole message, and so do its `blocks`: compatible services, and Slack's own notifications, show only
+//! the text.
 
 use super::{Alert, ModelVersion};
 use serde_json::{Value, json};

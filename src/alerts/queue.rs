@@ -1,8 +1,8 @@
 //! The alerts that one webhook still has to receive, and which of them comes next.
 //!
 //! Pure: times are `Duration`s since an origin of the caller's choice. Each alert has its own due time, so a
-//! retry does not block the next alert. Why not a channel: a full channel can refuse the newest item or
-//! block, but not drop the oldest, and it cannot hold items that are due later.
+//! retry does not block the next alert. It is not a channel, because a full channel can refuse the newest item or
+//! block, but cannot drop the oldest, and because a channel cannot hold items that are due later.
 
 use super::Alert;
 use std::collections::VecDeque;

@@ -3,7 +3,7 @@
 //!
 //! Pure: it knows neither a clock nor HTTP. It uses the symmetric scheme and not `v1a` (ed25519) because
 //! every receiving library supports it, and because here the operator owns both ends. The crate `standardwebhooks`
-//! (1.0.1) would bring another HMAC, another base64 and `time` for what is one call of `hmac` here.
+//! (1.0.1) would add another HMAC, another base64 and `time` as dependencies; here it takes one call of `hmac`.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;

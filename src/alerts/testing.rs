@@ -1,4 +1,4 @@
-//! Test helpers: an alert to send, and a receiver on its own port that answers from a script.
+//! Test helpers: an alert to send, and a receiver on its own port with scripted responses.
 
 use super::{Alert, AlertId, Kind, ModelVersion, WeightChange};
 use std::collections::HashMap;

@@ -1,4 +1,4 @@
-//! Alerts over real sockets, to receivers in this process that answer from a script.
+//! Alerts over real sockets, to receivers in this process with scripted responses.
 
 use super::testing::{Answer, CERTIFICATE, ReceivedRequest, Receiver, alert, der, nth};
 use super::wire::Wire;

@@ -1,7 +1,7 @@
-//! Runs a plan: blocks of requests on one or two versions, and readings of the device meanwhile.
+//! Runs a plan: blocks of requests on one or two versions, while the state of the device is read.
 //!
-//! Before each block one request warms the version up that is not measured: the first requests after another model have
-//! cold caches. It reads clocks, and decides nothing about what the figures mean.
+//! Before each block, one request that is not measured warms the version up, because the first requests after another
+//! model meet cold caches. It reads clocks, but does not interpret the figures.
 
 use super::plan::{self, Block, Load, Planned, Point, Size};
 use super::prompts::WARM_UP;

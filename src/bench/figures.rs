@@ -1,6 +1,6 @@
 //! The figures of a load point, from its samples: latencies, rates, energy, and B's over A's with intervals.
 //!
-//! Names are those of the field (vLLM, llama-bench): TTFT, TPOT, ITL, goodput. Pure; it does not know how figures are
+//! The names are the usual ones (vLLM, llama-bench): TTFT, TPOT, ITL, goodput. Pure; it does not know how figures are
 //! shown.
 
 use super::plan::Version;

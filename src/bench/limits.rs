@@ -1,4 +1,4 @@
-//! Whether B keeps the limits that a CI job gives, with confidence.
+//! Whether B keeps the limits of a CI job, with confidence.
 //!
 //! A limit is judged by the figure's interval, not by its ratio: B exceeds a limit if the whole interval is beyond it,
 //! and keeps it if the whole interval is within. Between the two the run is inconclusive. Pure.

@@ -4,7 +4,7 @@
 //! In reading order: `plan` (blocks, rounds and arrivals), `prompts`, `target` (a model in this process, or a server),
 //! `drive` (runs the plan), `sample` (what was measured), `statistics` (ratios with intervals), `figures`, `replies`,
 //! `limits` (for CI), `report` (as a table, Markdown, HTML or JSON). Only `drive` and `target` do I/O and read clocks;
-//! the rest is pure. It does not know rollouts, arms' weights, or the command line.
+//! the rest is pure. It does not know about rollouts, the weights of arms, or the command line.
 
 pub mod drive;
 pub mod figures;

@@ -1,10 +1,10 @@
 //! What is run, in which order: load points, rounds of blocks, requests and their arrival times.
 //!
-//! Two versions are compared in *rounds* of four blocks, ABBA or BAAB by a fair coin. Both blocks of a pair run the
-//! same prompts with the same seeds. A drift that is linear in time cancels within a round, and since the coin is
-//! fair, swapping the two versions of a round changes nothing if they are equal, whatever the machine does meanwhile:
-//! the intervals rest on this alone (`statistics`). A single version runs in one block per point, as an outside load
-//! generator would. Pure; it does not know what a prompt is, or how a request is sent.
+//! Two versions are compared in *rounds* of four blocks, in the order ABBA or BAAB, chosen by a fair coin. Both blocks
+//! of a pair run the same prompts with the same seeds. A drift that is linear in time cancels within a round. Because
+//! the coin is fair, swapping equal versions within a round does not change how likely the data are, whatever the
+//! machine does meanwhile. The intervals rely on this alone (`statistics`). A single version runs in one block per
+//! point, as an outside load generator would. It is pure, and does not know what a prompt is or how a request is sent.
 
 use super::random::Random;
 use std::fmt;

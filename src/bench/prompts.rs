@@ -1,6 +1,6 @@
-//! What is asked: prompts from a file, or random words of a given length.
+//! The prompts: from a file, or random words of a given length.
 //!
-//! Pure. It knows no tokenizer: how many words give a number of tokens is for the target to find out.
+//! It is pure, and does not know about tokenizers: the target finds out how many words give a number of tokens.
 
 use super::random::Random;
 use serde_json::{Value, json};

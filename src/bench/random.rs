@@ -1,7 +1,7 @@
 //! Reproducible pseudo-random numbers: SplitMix64.
 //!
-//! The same seed gives the same plan and the same intervals in every version of the program, which a generator of a
-//! library does not promise. Source: Steele, Lea and Flood, "Fast splittable pseudorandom number generators" (2014).
+//! The same seed gives the same plan and the same intervals in every version of the program. A library's generator does
+//! not guarantee this. Source: Steele, Lea and Flood, "Fast splittable pseudorandom number generators" (2014).
 
 /// A stream of pseudo-random numbers.
 #[derive(Debug, Clone)]

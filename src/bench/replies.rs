@@ -1,7 +1,7 @@
 //! What changed in the replies of two versions to the same prompts with the same seeds.
 //!
-//! Figures of distributions have the names that `llama-perplexity --kl-divergence` prints; A is the base, B is Q. Pure; it
-//! does not know who wrote or read the replies.
+//! Figures about distributions have the names that `llama-perplexity --kl-divergence` prints; A is the base, B is Q.
+//! Pure; it does not know who wrote or read the replies.
 
 use super::statistics::{quantile, sign_test};
 use serde_json::{Map, Value, json};

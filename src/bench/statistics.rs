@@ -1,16 +1,16 @@
 //! Ratios of two versions' figures, with intervals that hold for all figures at once.
 //!
-//! What is exchangeable: in a round (`plan`) the order of the versions was drawn by a fair coin, and both ran the same
-//! prompts next to each other. If B's times are A's times `r`, then dividing B's by `r` and swapping the two versions of
-//! any rounds gives data that were just as likely. That is a randomisation test of `r`: the figures are computed again
-//! for many random swaps, and `r` is refused if the real difference is among the largest.
+//! Exchangeability: in a round (`plan`), a fair coin chose the order of the versions, and both ran the same prompts
+//! close together. Suppose B's times are A's times multiplied by `r`. After dividing B's times by `r`, swapping the two
+//! versions in any round gives data that were just as likely. This gives a randomisation test of `r`: the figures are
+//! recomputed for many random swaps, and `r` is rejected if the real difference is among the largest.
 //!
-//! Simultaneous: each figure's log-ratio has a p-value, its rank among its own swaps, and the smallest of all figures is
-//! compared with its own distribution (minP; Westfall and Young 1993). So the probability that any figure of two equal
-//! versions is called different is at most `level`, exactly and not asymptotically.
+//! Simultaneity: each figure's log-ratio has a p-value, which is its rank among its own swaps. The smallest p-value of
+//! all figures is compared with its own distribution (minP; Westfall and Young 1993). So the probability that any
+//! figure of two equal versions is called different is at most `level`, exactly and not only asymptotically.
 //!
-//! The interval of a figure holds the `r` that are not refused, and is widened by an allowance for where two copies of a
-//! model lie in memory. Decision: docs/decisions/053.
+//! The interval of a figure contains every `r` that is not rejected. It is widened by an allowance for the speed
+//! difference between two copies of one model at different memory addresses. Decision: docs/decisions/053.
 //!
 //! Pure. It does not know what a figure means.
 

@@ -20,7 +20,7 @@ pub(super) fn config(path: Option<&Path>, traffic: Option<(f64, f64)>) -> Result
     println!("listen    {}", config.listen);
     match &config.access.keys {
         Some(path) => println!("keys      {} in {}", super::keys::count(path)?, path.display()),
-        None => println!("keys      none: nobody is asked for one"),
+        None => println!("keys      none: no key is required"),
     }
     println!("model     {}", config.model);
     let stable = describe("stable", &config.stable, &config.engine)?;
@@ -75,8 +75,8 @@ fn traffic_text(policy: &Policy, per_day: f64, errors: f64) -> String {
             format!("a ratio of {ratio:.1} or more")
         });
         text += &format!(
-            "          {} %: {:.1} canary requests a day; takes {} and sees {ratio} of errors; \
-             a total failure is found in {}, twice the errors in {doubled}\n",
+            "          {} %: {:.1} canary requests a day; takes {} and can detect {ratio} of errors; \
+             a total failure is detected in {}, twice the errors in {doubled}\n",
             step.weight.percent(),
             step.canary_per_day,
             days(step.takes),
@@ -88,7 +88,7 @@ fn traffic_text(policy: &Policy, per_day: f64, errors: f64) -> String {
         let (steps, all) = outlook(&policy, per_day, errors);
         let ratio = steps.iter().filter_map(|step| step.ratio).fold(f64::INFINITY, f64::min);
         text += &format!(
-            "          with rollout.{change} it takes {} and sees a ratio of {ratio:.1} or more\n",
+            "          with rollout.{change} it takes {} and can detect a ratio of {ratio:.1} or more\n",
             days(all)
         );
     }

@@ -1,4 +1,4 @@
-//! The commands' client for a running server: sends orders, returns answers or one-line errors.
+//! The client with which commands talk to a running server: sends orders, returns responses or one-line errors.
 
 use super::CliError;
 use crate::control::Status;

@@ -1,7 +1,7 @@
 //! `serin compare`: two models read each other's replies, without traffic.
 //!
-//! It loads both as `serve` would, has each answer the same prompts, and prints what each finds in all of the replies:
-//! the figures that the gate `cross_read` rests on.
+//! It loads both as `serve` would, lets each answer the same prompts, and prints how plausible each model finds all of
+//! the replies. These are the figures that the gate `cross_read` uses.
 
 use super::CliError;
 use super::prompts::{self, temperature};
@@ -26,17 +26,17 @@ pub(super) struct CompareArgs {
     stable: PathBuf,
     /// The model in the canary's place.
     canary: PathBuf,
-    /// Prompts: a file with one a line; or JSON, a list or one a line: texts, or objects with `prompt`, `question` or
-    /// `messages`.
+    /// File of prompts: one per line, or JSON (a list, or one value per line) of texts, or of objects with `prompt`,
+    /// `question` or `messages`.
     #[arg(long, value_name = "FILE")]
     prompts: Option<PathBuf>,
-    /// Replies that each model writes; the prompts are taken in turn.
+    /// Number of replies that each model writes; the prompts are used in turn.
     #[arg(long, value_name = "N", default_value_t = 40, value_parser = clap::value_parser!(u32).range(1..=100_000))]
     replies: u32,
     /// Longest reply, in tokens.
     #[arg(long, value_name = "N", default_value_t = 128, value_parser = clap::value_parser!(u32).range(1..))]
     max_tokens: u32,
-    /// Temperature of the replies; as each model's makers recommend if not given.
+    /// Temperature of the replies; default: what each model's makers recommend.
     #[arg(long, value_parser = temperature)]
     temperature: Option<f32>,
     /// Seed of the first reply.

@@ -1,4 +1,4 @@
-//! `serin key`: makes, lists and revokes API keys, in the keys file. A running server takes changes up by itself.
+//! `serin key`: makes, lists and revokes API keys in the keys file. A running server reloads the file by itself.
 
 use super::CliError;
 use crate::access::{Key, KeyLimits, KeysFile, NewKey, Scope, parse_expiry};
@@ -21,22 +21,22 @@ enum KeyCommand {
     New {
         #[command(flatten)]
         file: WhichFile,
-        /// Whose key it is, for people.
+        /// Name of the key's owner, for people.
         #[arg(long)]
         name: String,
-        /// What it is for: inference, metrics, admin; several separated by commas.
+        /// Scopes of the key: inference, metrics, admin; separate several with commas.
         #[arg(long, value_delimiter = ',', required = true)]
         scope: Vec<Scope>,
-        /// How many requests it may send in a minute.
+        /// Limit on requests per minute.
         #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
         requests_per_minute: Option<u32>,
-        /// How many tokens it may use in a minute, of prompts and replies together.
+        /// Limit on tokens per minute, of prompts and replies together.
         #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
         tokens_per_minute: Option<u32>,
-        /// How many requests it may have under way at a time.
+        /// Limit on requests in flight at a time.
         #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
         concurrency: Option<u32>,
-        /// When it stops being valid: 2027-01-31, 2027-01-31T12:00:00Z, or 90d.
+        /// When the key expires: 2027-01-31, 2027-01-31T12:00:00Z, or 90d.
         #[arg(long, value_name = "TIME")]
         expires: Option<String>,
     },

@@ -1,7 +1,7 @@
-//! The keys file of a running server: read at the start, and again whenever it has changed.
+//! The keys file of a running server: read at startup, and again whenever it changes.
 //!
-//! The file is looked at once a second. A watch by the system was not taken: it misses changes on network file
-//! systems and in mounted volumes, and a look costs a microsecond.
+//! The file is polled once a second, which costs a microsecond. A file system watch would miss changes on network file
+//! systems and in mounted volumes.
 
 use super::CliError;
 use crate::access::{Access, KeysFile};

@@ -1,6 +1,6 @@
-//! `serin ledger` and `serin replay`: read a ledger, even while a server writes it.
+//! `serin ledger` and `serin replay`: read a ledger, even while a server is writing it.
 //!
-//! Verdicts here come from the same state machine that served; there is no second implementation.
+//! Verdicts come from the same state machine that the server uses; there is no second implementation.
 
 use super::CliError;
 use crate::config::Config;
@@ -35,7 +35,7 @@ pub(super) enum LedgerCommand {
     Verify {
         #[command(flatten)]
         ledger: LedgerArg,
-        /// SEQ:HASH, noted earlier and kept elsewhere, that must be part of the chain.
+        /// A head (SEQ:HASH) that was noted earlier and stored elsewhere; it must be part of the chain.
         #[arg(long)]
         head: Option<String>,
     },

@@ -1,10 +1,9 @@
 //! The log: lines on standard error, written by a dedicated thread.
 //!
-//! The reader of standard error may stop reading, and a pipe holds only 64 KiB. A thread that wrote its own
-//! log lines would then block, and so would every thread that waits for its locks. So lines go through a
-//! bounded queue to a writer thread. When the queue is full they are dropped and counted ([`dropped`]).
-//! Panics are logged in the same way, because the standard hook would write to the pipe itself. User text is
-//! not logged.
+//! The reader of standard error may stop reading, and a pipe holds only 64 KiB. A thread that wrote log lines itself
+//! would then block, and so would every thread that waits for a lock that it holds. So lines go through a bounded queue
+//! to a writer thread. When the queue is full they are dropped and counted ([`dropped`]). Panics are logged in the same
+//! way, because the standard hook would write to the pipe itself. User text is not logged.
 
 use std::borrow::Cow;
 use std::io::IsTerminal;

@@ -1,8 +1,8 @@
 //! The command line: all commands, one file each.
 //!
-//! Errors are one line on standard error and exit code 1; `serve` has more exit codes ([`ended::Ended`]).
-//! This module assembles the server (`serve`) and keeps it running (`supervise`, by the rule in `restarts`).
-//! It decides nothing about routing or rollouts.
+//! An error is one line on standard error, with exit code 1; `serve` has more exit codes ([`ended::Ended`]). This
+//! module assembles the server (`serve`) and keeps it running (`supervise`, by the rule in `restarts`). It decides
+//! nothing about routing or rollouts.
 
 mod bench;
 mod check;
@@ -62,7 +62,7 @@ enum Command {
         #[arg(long)]
         full: bool,
     },
-    /// Print the address of a running server's page, with its token.
+    /// Print the address of a running server's operators' page, with its token.
     Page {
         #[command(flatten)]
         server: ServerArg,
@@ -72,7 +72,7 @@ enum Command {
         #[command(subcommand)]
         command: CanaryCommand,
     },
-    /// Promote the canary: when this weight's gates pass, or at once.
+    /// Promote the canary when the gates of the current weight pass; with --now, at once.
     Promote {
         #[command(flatten)]
         order: OrderArgs,
@@ -91,11 +91,11 @@ enum Command {
         #[arg(long)]
         dry_run: bool,
     },
-    /// Stop raising the weight; errors still roll back.
+    /// Stop raising the weight; errors still roll the canary back.
     Pause(OrderArgs),
     /// Resume a paused rollout.
     Resume(OrderArgs),
-    /// Approve a step that the policy wants a person to confirm.
+    /// Approve a step that needs a person's confirmation.
     Confirm(OrderArgs),
     /// Undo a promotion: the former stable serves again.
     Undo(OrderArgs),
@@ -107,7 +107,7 @@ enum Command {
         #[arg(value_parser = clap::value_parser!(u8).range(0..=100))]
         percent: u8,
     },
-    /// Judge stable against a second copy of itself: how noisy are this machine and its traffic?
+    /// Judge stable against a second copy of itself, to see how noisy this machine and its traffic are.
     SelfTest(OrderArgs),
     /// Make, list and revoke API keys.
     Key(key::KeyArgs),
@@ -116,7 +116,7 @@ enum Command {
         #[command(subcommand)]
         command: LedgerCommand,
     },
-    /// Have two models read each other's replies, without traffic, and print how far they agree.
+    /// Let two models read each other's replies, without traffic, and print how closely they agree.
     Compare(compare::CompareArgs),
     /// Measure a model, or compare two: latency, throughput, memory, and what changed in the replies.
     Bench(Box<bench::BenchArgs>),
@@ -145,17 +145,17 @@ enum CanaryCommand {
         #[command(flatten)]
         author: Author,
         path: PathBuf,
-        /// Load it even if this content was rolled back before.
+        /// Load the model even if a version with the same content was rolled back before.
         #[arg(long)]
         retry: bool,
-        /// Load it even if it can do less than stable: a shorter context, or messages that it does not take.
+        /// Load the model even if it can do less than stable, such as with a shorter context or unsupported messages.
         #[arg(long)]
         allow: bool,
-        /// What kind of change it is: same (requantised, exported again), similar (a fine-tune, the next minor
-        /// version) or different (another model). Sets what each model may find in replies of the other.
+        /// Expected kind of change: same (requantised, exported again), similar (a fine-tune, the next minor version)
+        /// or different (another model). The gate `cross_read` judges the canary by it.
         #[arg(long, value_name = "same|similar|different")]
         expect: Option<Expect>,
-        /// It takes stable's sampling defaults (temperature, top_p, ...) instead of its own.
+        /// Give the canary stable's sampling defaults (temperature, top_p, ...) instead of its own.
         #[arg(long)]
         inherit_defaults: bool,
     },
@@ -169,7 +169,7 @@ struct CheckArgs {
     /// A model's folder or file: check whether `serve` can use it.
     #[arg(conflicts_with = "requests_per_day")]
     model: Option<PathBuf>,
-    /// Also say how long each step takes at this traffic, and what it can see.
+    /// Also say how long each step takes with this many requests a day, and which regressions it can detect.
     #[arg(long, value_name = "N")]
     requests_per_day: Option<u32>,
     /// Share of the requests that fail on stable, in percent, for --requests-per-day.

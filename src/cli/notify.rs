@@ -1,7 +1,7 @@
-//! Tells systemd that the server is ready, or that it stops (`Type=notify`, see sd_notify(3)).
+//! Tells systemd that the server is ready, or that it is stopping (`Type=notify`, see sd_notify(3)).
 //!
-//! A datagram to the socket in `NOTIFY_SOCKET`; without it, nothing. What cannot be sent is ignored: a server does not
-//! fail because of its supervisor.
+//! It sends a datagram to the socket in `NOTIFY_SOCKET`; without that variable it does nothing. Errors are ignored: a
+//! server must not fail because of its supervisor.
 
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};

@@ -1,7 +1,7 @@
-//! The operator's commands: one order each to a running server, and its answer in words.
+//! The operators' commands: each sends one order to a running server and prints the answer in words.
 //!
-//! An order that could raise something is based on the status as it is now, or on the revision that
-//! `--expect` names; if somebody else was faster, the server refuses it.
+//! An order that could raise the weight is based on the current status, or on the revision that `--expect` names. If
+//! somebody else has changed the state since, the server refuses it.
 
 use super::CliError;
 use super::client::Client;
@@ -38,7 +38,7 @@ pub(super) struct Author {
 pub(super) struct OrderArgs {
     #[command(flatten)]
     pub author: Author,
-    /// The revision that this is based on (see `serin status`); the present one if left out.
+    /// Revision that the command is based on (see `serin status`); default: the current one.
     #[arg(long)]
     pub expect: Option<u64>,
 }
@@ -156,13 +156,13 @@ fn preview_text(preview: &Preview) -> String {
     let mut out = format!("a dry run at revision {revision}, nothing is changed\n  {text}\n");
     out += &format!("  canary weight {weight} % -> {weight_after} %\n");
     if let Some(version) = &preview.stable_after {
-        out += &format!("  stable is then {version}\n");
+        out += &format!("  stable will be {version}\n");
     }
     preview.arms.iter().for_each(|arm| out += &leaving_text(arm));
     for difference in &preview.differences {
         out += &format!("  differs: {difference}\n");
     }
-    out + &format!("  {:.1} MiB come back\n", mib(preview.memory_back))
+    out + &format!("  {:.1} MiB are freed\n", mib(preview.memory_back))
 }
 
 fn leaving_text(arm: &ArmPreview) -> String {
@@ -170,7 +170,7 @@ fn leaving_text(arm: &ArmPreview) -> String {
     let becomes = match arm.becomes.as_str() {
         "becomes_stable" => "becomes stable".to_owned(),
         "kept" => format!("kept for `serin undo`, and unloaded within {within}"),
-        "unloaded" => format!("unloaded; what runs may finish within {within}"),
+        "unloaded" => format!("unloaded; running requests may finish within {within}"),
         _ => "stays".to_owned(),
     };
     let ArmPreview { arm, version, running, waiting, memory, .. } = arm;
@@ -216,9 +216,7 @@ fn status_text(status: &Status, full: bool) -> String {
         out += &format!("  {remark}\n");
     }
     if let Some(problem) = status.keys.as_ref().and_then(|keys| keys.problem.as_ref()) {
-        out += &format!(
-            "  the keys file cannot be used, the keys from before are in force: {problem}\n"
-        );
+        out += &format!("  the keys file is invalid, the previous keys stay in force: {problem}\n");
     }
     for difference in &status.differences {
         out += &format!("  differs: {difference}\n");
@@ -314,7 +312,8 @@ fn forecast_text(forecast: &ForecastStatus) -> String {
         || "never at this traffic".to_owned(),
         |seconds| format!("within {}", span(seconds)),
     );
-    let mut out = format!("  by now {ratio}{tail} would show; a doubled error rate {doubled}\n");
+    let mut out =
+        format!("  the data so far can show {ratio}{tail}; a doubled error rate {doubled}\n");
     for wait in &forecast.gates {
         let when = wait
             .seconds
@@ -327,7 +326,7 @@ fn forecast_text(forecast: &ForecastStatus) -> String {
 fn shadow_text(shadow: &ShadowStatus) -> String {
     let identical = shadow.identical.map(|share| 100.0 * share);
     format!(
-        "  shadow  {} pairs: TTFT x {}, per token x {}, length x {}, {} % identical, first difference at token {}, log-probability {} per token; {} gave way, {} dropped, {} failed\n",
+        "  shadow  {} pairs: TTFT x {}, per token x {}, length x {}, {} % identical, first difference at token {}, log-probability {} per token; {} cancelled for requests, {} dropped, {} failed\n",
         shadow.pairs,
         number(shadow.ttft_ratio),
         number(shadow.tpot_ratio),
@@ -344,7 +343,7 @@ fn shadow_text(shadow: &ShadowStatus) -> String {
 fn cross_read_text(read: &CrossReadStatus) -> String {
     let CrossReadStatus { sampled, preempted, dropped, too_long, failed, seconds, .. } = read;
     let mut text = format!(
-        "  read    {} of {sampled} chosen replies by both models in {seconds:.1} s; {preempted} times gave way, {dropped} dropped, {too_long} too long, {failed} failed\n",
+        "  read    {} of {sampled} chosen replies by both models in {seconds:.1} s; cancelled {preempted} times for requests, {dropped} dropped, {too_long} too long, {failed} failed\n",
         read.read
     );
     if let Some(difference) = &read.difference {

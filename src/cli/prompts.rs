@@ -1,7 +1,8 @@
-//! Prompts for the commands that ask models themselves, from a file or built in.
+//! Prompts for the commands that query models themselves, from a file or built in.
 //!
-//! A file has one prompt a line; or it is JSON, a list or one value a line: texts, or objects with `prompt`, `question` or
-//! `messages`; the right answer is `answer` or `expected`, the length of the reply `max_tokens`. It does not know what is asked of whom.
+//! A file has one prompt per line, or is JSON: a list, or one value per line. A value is a text, or an object with
+//! `prompt`, `question` or `messages`. The right answer is `answer` or `expected`, and the maximum length of the reply
+//! is `max_tokens`. It does not know which model gets which prompt.
 
 use super::CliError;
 use crate::bench::prompts::Entry;

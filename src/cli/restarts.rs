@@ -2,9 +2,9 @@
 //!
 //! Pure: its input is how the server ended and how long it lived; its output is what to do. There is a limit
 //! on quick failures instead of endless restarts, so that whatever started the supervisor (a container
-//! runtime, for example) sees the failure and can apply its own back-off. Deaths by a signal while a canary
-//! is loaded are counted separately: a canary that killed the server is loaded again at most once, and stable
-//! must not be given up because of it.
+//! runtime, for example) sees the failure and can apply its own back-off. Deaths by a signal while a canary is loaded
+//! are counted separately: a canary that killed the server is loaded again at most once, and the supervisor must not
+//! give up on stable because of a canary.
 
 use super::ended::Ended;
 use std::time::Duration;

@@ -1,7 +1,7 @@
-//! `serin serve`: assembles engine, control, gateway and HTTP, and runs them until told to stop.
+//! `serin serve`: assembles engine, control, gateway and HTTP, and runs them until it is told to stop.
 //!
-//! The port is bound first, so that a wrong address is reported before minutes of loading, and requests are
-//! accepted while models load. The demo starts the same server on a port chosen by the system.
+//! The port is bound first, so that a wrong address is reported before the models load, which may take minutes.
+//! Requests are accepted while models load. The demo starts the same server on a port chosen by the system.
 
 use super::ended::Ended;
 use super::listeners::{self, Listeners};
@@ -43,7 +43,7 @@ pub struct ServeArgs {
     /// Overrides server.listen.
     #[arg(long)]
     listen: Option<SocketAddr>,
-    /// Overrides model.canary: load this folder as canary once stable is ready.
+    /// Overrides model.canary: load this model as canary once stable is ready.
     #[arg(long)]
     canary: Option<PathBuf>,
     /// Overrides model.load_format: `auto`, or `dummy:FORM` for random weights of the real shape.

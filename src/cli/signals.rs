@@ -1,8 +1,8 @@
 //! The server's interface to the operating system: signals, and the limit on file descriptors.
 //!
 //! SIGTERM and SIGINT request a graceful shutdown; a second one of either ends the process at once, with code
-//! 130. SIGHUP rereads the config. Of the config, only the log filter can change while the server runs. Other
-//! changed keys are listed; they take effect after a restart.
+//! 130. SIGHUP rereads the config. Only the log filter can change while the server runs; other changed keys are listed
+//! in the log and take effect after a restart.
 
 use super::logging;
 use crate::config::Config;

@@ -1,8 +1,8 @@
 //! `serin serve --supervise`: runs this program as a child process, and restarts it when it dies.
 //!
-//! For containers without a supervisor. The parent has no model, no port and no ledger; it forwards signals
-//! and follows the rule in `restarts`. It is a process and not a thread because only the end of a process
-//! clears up after a device failure.
+//! It is for containers without a supervisor. The parent has no model, no port and no ledger; it forwards signals and
+//! follows the rule in `restarts`. The server is a process and not a thread, because only the end of a process cleans
+//! up after a device failure.
 
 use super::CliError;
 use super::restarts::{End, Next, Restarts};

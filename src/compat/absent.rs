@@ -1,4 +1,4 @@
-//! The compatibility lane in a build without the feature `compat`: it opens nothing, and says why.
+//! The compatibility lane in a build without the feature `compat`: it opens no model, and its error says why.
 
 use super::names::of_folder;
 use super::plan::Plan;

@@ -1,4 +1,4 @@
-//! Loads an opened model: its weights are read as candle asks for them, once; every instance shares them.
+//! Loads an opened model: each weight is read once, when candle asks for it, and all instances share it.
 
 use super::opened::Opened;
 use super::plan::Plan;

@@ -1,14 +1,14 @@
-//! The compatibility lane: models that candle-transformers computes and serin's own decoder does not.
+//! The compatibility lane: models that candle-transformers supports and serin's own decoder does not.
 //!
-//! They run on the CPU, in f32, behind the same `Runner` as every other model, so that everything around a model
-//! stays as it is. Each sequence has a slot, which is an instance of candle's model with a cache of its own and weights
-//! that all slots share. There is no prefix cache, and the sequences of a step are computed one after the other.
-//! Such a model is slow; it is there to be tried, not to be fast.
+//! They run on the CPU, in f32, behind the same `Runner` as every other model, so that the rest of the server needs no
+//! changes. Each sequence has a slot: an instance of candle's model with its own cache and with weights that all slots
+//! share. There is no prefix cache, and the sequences of a step are computed one after the other. This is slow; it is
+//! meant for trying a model out.
 //!
-//! Reading order: `names`, `table` (what each architecture needs), `rules` (a config against its row), `opened` (from a
-//! folder to a plan of its memory), `weights` (tensors as candle asks for them), `models` (one step of each of candle's
-//! models), `threads`, `runner`, `load`. It does not know sequences, text or arms. A build without the feature `compat`
-//! has the names only (`absent`), and says so.
+//! Reading order: `names`, `table` (what each architecture needs), `rules` (checks a config against its row), `opened`
+//! (from a folder to a memory plan), `weights` (the tensors that candle asks for), `models` (one step of each of
+//! candle's models), `threads`, `runner`, `load`. It does not know about sequences, text or arms. A build without the
+//! feature `compat` has only the names and an error that says so (`absent`).
 
 mod names;
 mod plan;

@@ -1,6 +1,7 @@
-//! candle's models behind one trait: how each is made, stepped and cleared.
+//! candle's models behind one trait: how each is created, stepped and cleared.
 //!
-//! Each of them keeps a cache of one sequence. Does not know what a config may say (`table`), nor slots (`runner`).
+//! Each of them keeps the cache of one sequence. It does not know about the rules for configs (`table`) or about slots
+//! (`runner`).
 
 use candle_core::{DType, Device, Error, Result, Tensor};
 use candle_nn::VarBuilder;

@@ -1,4 +1,5 @@
-//! From a folder to a model that could be loaded: its config checked, its weight files mapped, its memory planned.
+//! From a folder to a model that is ready to be loaded: its config is checked, its weight files are mapped, and its
+//! memory is planned.
 
 use super::names::plain_json;
 use super::plan::Plan;

@@ -1,8 +1,8 @@
-//! A `config.json` against the rules of its architecture: what candle's reader of it needs is filled in, and what
-//! candle's model would compute wrongly is refused by the key's name.
+//! Checks a `config.json` against the rules of its architecture. Keys that candle's config reader needs are filled in.
+//! A config that candle's model would compute incorrectly is refused with an error that names the key.
 //!
-//! Why not candle's readers alone: they ignore every key that they do not know, so a model with another rotary
-//! embedding, say, would load and write wrong text.
+//! candle's readers alone are not enough: they ignore every unknown key. So a model with, say, a different rotary
+//! embedding would load and write wrong text.
 
 use crate::model::config::refuse_quantised;
 use serde_json::{Map, Value};

@@ -1,10 +1,10 @@
-//! The runner of the compatibility lane: a slot is an instance of candle's model, and to the scheduler a slot is one
-//! block of the KV cache, as long as the longest sequence.
+//! The runner of the compatibility lane. A slot is an instance of candle's model. The scheduler sees a slot as one KV
+//! block that is as long as the longest sequence.
 //!
-//! So a sequence takes its slot when it is admitted, never needs another and is never preempted. A block is never full
-//! while its sequence runs, so that the prefix cache has nothing to share. The rows of a step are computed one by one.
-//! An instance is taken out of its slot while it computes. Whatever goes wrong leaves the slot empty, its sequence
-//! fails, no other does, and the slot's next sequence begins with a new instance.
+//! So a sequence gets its slot when it is admitted, never needs another, and is never preempted. A block is never full
+//! while its sequence runs, so the prefix cache has nothing to share. The rows of a step are computed one by one. An
+//! instance is taken out of its slot while it computes. If anything goes wrong, the slot stays empty and only its
+//! sequence fails; the slot's next sequence begins with a new instance.
 
 use super::models::Instance;
 use super::plan::Plan;

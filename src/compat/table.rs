@@ -1,9 +1,9 @@
 //! The architectures of the compatibility lane: what each one's config may say, how it is made, and in which pieces
 //! tokens may be fed to it. `docs/models.md` is generated from it.
 //!
-//! What is left out, because candle-transformers 0.11.1 computes it otherwise than transformers, or not at all: Falcon
-//! (an approximation of its activation), Mamba layers of Granite 4.0, DeepSeek-V2 with groups of experts, Mamba 2 with
-//! several groups, windows.
+//! Left out, because candle-transformers 0.11.1 does not compute it, or computes it differently from transformers:
+//! Falcon (an approximation of its activation), Mamba layers of Granite 4.0, DeepSeek-V2 with groups of experts, Mamba
+//! 2 with several groups, windows.
 
 use super::models::{self, MakeModel};
 use super::rules::{Rules, Settings, number};

@@ -1,11 +1,12 @@
-//! The threads that compute one model of the compatibility lane: a pool of rayon's, as many as serin's own, in the
-//! model's arena, and ended before the arena is closed.
+//! The threads that compute one model of the compatibility lane: a rayon pool with as many threads as serin's own pool.
+//! They work in the model's arena and end before the arena is closed.
 //!
 //! candle and its matrix products (gemm) use the pool of rayon that they are called in, and keep buffers for each
-//! thread. On rayon's global pool, or on the thread of the executor, those would lie in the arena of the model that
-//! computed first and outlive it. Here they end with their threads, which a drop waits for. candle has one more pool,
-//! of the process, for element-wise work on large tensors; its threads keep nothing, and it is started outside of
-//! any arena. How many those are is candle's choice: `CANDLE_NUM_THREADS`, else the physical cores.
+//! thread. On rayon's global pool, or on the executor's thread, these buffers would be in the arena of the model that
+//! computed first, and outlive it. Here they are freed with their threads, and dropping the pool waits for that. candle
+//! has one more pool, which is process-wide, for element-wise work on large tensors. Its threads keep no buffers, and
+//! it is started outside of any arena. candle chooses its size: `CANDLE_NUM_THREADS`, otherwise the number of physical
+//! cores.
 
 use crate::device::{arena, shared_pool};
 use parking_lot::Mutex;

@@ -1,7 +1,7 @@
 //! Weights as candle asks for them: each tensor is checked, widened to f32 and held once, so that all instances of a
-//! model share it. What candle does not ask for (the parts of a checkpoint that see or hear) is not read.
+//! model share it. Tensors that candle does not ask for (the vision or audio parts of a checkpoint) are not read.
 //!
-//! It notes the first error with the tensor's name, which candle's own errors say less well.
+//! It records the first error with the tensor's name, because candle's own errors are less clear.
 
 use super::opened::Opened;
 use super::table::HEAD;

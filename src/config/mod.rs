@@ -1,7 +1,7 @@
-//! Configuration in two stages: `raw` is what was typed, [`Config`] is what is meant.
+//! Configuration in two stages: `raw` is the config as typed, [`Config`] is the resolved config.
 //!
-//! [`Config`] is validated once and never changes; functions get the fields they need, not the whole.
-//! Unknown keys are errors that name the key. Reads files, starts nothing.
+//! [`Config`] is validated once and never changes. Functions get only the fields that they need. An unknown key is an
+//! error that names the key. This module reads files, but starts nothing.
 
 mod raw;
 mod rollout;
@@ -189,9 +189,9 @@ impl Config {
             return Ok(());
         }
         let what = format!(
-            "{} is open to other machines, and no keys are asked for; make keys (`serin key new --keys keys.toml \
+            "other machines can reach {}, and no keys are required; make keys (`serin key new --keys keys.toml \
              --name NAME --scope inference`, and [access] keys = \"keys.toml\"), or set [access] allow_open = true \
-             if something in front of it decides who gets through",
+             if something in front of serin controls access",
             self.listen
         );
         Err(ConfigError::Value { key: "server.listen", what })

@@ -1,6 +1,6 @@
 //! `serin.toml` as it is typed: every key optional, times as "15m", sizes as "512MiB".
 //!
-//! Turns into [`Config`] by [`Raw::resolve`], which holds all defaults and checks.
+//! [`Raw::resolve`] turns it into a [`Config`], and contains all defaults and checks.
 
 use super::rollout::RawRollout;
 use super::values::{Bytes, Time, positive, time, value};
@@ -74,7 +74,7 @@ impl StableForConfig {
         if let Some(bad) = self.headers.iter().find(|name| !sound(name)) {
             return Err(value(
                 "server.stable_for.headers",
-                format!("\"{bad}\" is no name of a header"),
+                format!("\"{bad}\" is not a valid header name"),
             ));
         }
         if self.metadata.iter().any(String::is_empty) {

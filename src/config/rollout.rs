@@ -1,7 +1,7 @@
-//! The `[rollout]` table: how a canary is judged, as typed and as meant.
+//! The `[rollout]` table: how a canary is judged, as typed and as resolved.
 //!
-//! Every key is optional; the defaults are [`Policy`]'s. What the values mean together is checked by
-//! [`Policy::validate`]; here only what a key may look like.
+//! Every key is optional; the defaults are [`Policy`]'s. This file only checks the form of each key;
+//! [`Policy::validate`] checks the values and whether they fit together.
 
 use super::ConfigError;
 use super::values::{Time, value};

@@ -1,4 +1,4 @@
-//! What is typed and what is meant.
+//! Tests: configs as typed, and as resolved.
 
 use super::values::parse_bytes;
 use super::*;

@@ -1,6 +1,6 @@
 //! Values as they are typed: times with a unit, sizes with a unit, counts and times that must not be zero.
 //!
-//! Each error names the key and says what to type. It does not know which keys there are.
+//! Each error names the key and says what to write. It does not know which keys exist.
 
 use super::ConfigError;
 use serde::{Deserialize, Deserializer, de::Error as _};

@@ -1,8 +1,8 @@
-//! What the rollout decided is carried out here: in the order given, and in the right order with the ledger.
+//! Carries out what the rollout decided, in the given order, and in the right order relative to the ledger.
 //!
-//! Commit before raising, after lowering. A weight that falls is in force at once and written down
-//! afterwards; a weight that rises, or a swap of models, waits until it is written. The stage epoch keeps
-//! a raise that had to wait from undoing a fall that came after it.
+//! The rule: commit before raising, after lowering. A lower weight takes effect at once and is written afterwards. A
+//! higher weight, or a swap of models, waits until it is written. The stage epoch ensures that a raise that had to wait
+//! does not undo a later reduction.
 
 use super::ledger_handle::model;
 use super::unload::Previous;

@@ -1,6 +1,6 @@
-//! Which decisions people are told of, and in which words: what happened, why, and what was done.
+//! Which decisions become alerts, and their texts: what happened, why, and what was done.
 //!
-//! Builds alerts; who gets them and how is the alerts' room.
+//! It only builds alerts; delivering them is the task of `alerts`.
 
 use super::ledger_handle::unix_ms;
 use super::{Control, ControlState, Deployment, identity};
@@ -63,15 +63,16 @@ fn meaning(kind: DecisionKind) -> Option<(Kind, &'static str)> {
         DecisionKind::RolledBack { .. } => {
             (Kind::RolledBack, "the canary gets no more requests and is being unloaded")
         }
-        DecisionKind::WouldRollBack => {
-            (Kind::RolledBack, "nothing: this is a dry run; roll it back by hand if it should go")
-        }
+        DecisionKind::WouldRollBack => (
+            Kind::RolledBack,
+            "nothing: this is a dry run; to remove the canary, roll it back by hand",
+        ),
         DecisionKind::Promoted => (Kind::Promoted, "the canary is stable now"),
         DecisionKind::Stalled => {
             (Kind::Stalled, "the weight is held; look at the gates, then promote or roll back")
         }
         DecisionKind::StableFault => {
-            (Kind::StableFault, "nothing was changed; stable needs a person")
+            (Kind::StableFault, "nothing was changed; a person has to look at stable")
         }
         DecisionKind::AwaitingConfirm { .. } => {
             (Kind::AwaitingConfirmation, "the weight is held until somebody confirms it")
@@ -106,11 +107,10 @@ pub(super) fn watch_share(control: &Control) {
     let percent = |share: f64| format!("{:.1} %", 100.0 * share);
     let what = format!("the canary has {} of the latest requests", percent(share.canary));
     let why = format!(
-        "{} were set; a few long sessions or conversations are much of the traffic",
+        "{} were set; a few long sessions or conversations make up much of the traffic",
         percent(share.expected)
     );
-    let done =
-        "nothing was changed; steps take longer or shorter than planned until it is near again";
+    let done = "nothing was changed; until the shares are close again, steps take more or less time than planned";
     let body =
         json!({"share": share.canary, "expected": share.expected, "share_of": share.requests});
     control.notes.publish("traffic_skew", false, body);
@@ -130,12 +130,17 @@ pub(super) fn device_lost(control: &Control, stage: u64, why: &str, candidate: b
 /// The process before ended under a version that is refused from now on; no rollout of it can be rolled back.
 pub(super) fn refused(control: &Control, canary: &Model, why: &str) {
     let about = AlertContext { canary: Some(short(canary)), ..AlertContext::default() };
-    send(control, Kind::Fault, about, ["the server died with a canary in force", why, NOT_LOADED]);
+    send(
+        control,
+        Kind::Fault,
+        about,
+        ["the server died while a canary was in service", why, NOT_LOADED],
+    );
 }
 
 /// Something waits because the ledger has refused it.
 pub(super) fn held(control: &Control, what: &str, why: &str) {
-    let done = "serving goes on as it was; it is tried again until the ledger takes it";
+    let done = "serving continues unchanged; writing is retried until the ledger accepts it";
     send(control, Kind::LedgerFailed, AlertContext::default(), [what, why, done]);
 }
 

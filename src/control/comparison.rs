@@ -1,11 +1,11 @@
-//! What a canary can do less than stable, for its clients: context, vocabulary, tokens, chat template. And what shapes
-//! its replies otherwise than stable's.
+//! What clients would lose with this canary compared with stable: context, vocabulary, tokens, chat template. And
+//! settings that make its replies differ from stable's.
 //!
-//! The gates measure how a canary answers. They do not see a request that it cannot take at all, because
-//! nobody has sent one yet. So the two are compared at load, and a canary that can do less is loaded only if a
-//! person allows it. What it can do more is no reason to refuse it.
+//! The gates measure the canary's replies. They do not see a request that it cannot take at all, because nobody has
+//! sent one yet. So the two are compared at load, and a canary that can do less is loaded only if a person allows it. A
+//! canary that can do more is not refused.
 //!
-//! It compares two opened models and knows neither arms nor orders.
+//! It compares two opened models, and does not know about arms or orders.
 
 use super::Deployment;
 use crate::text::{Codec, GenerationDefaults};
@@ -117,7 +117,7 @@ fn special_tokens(here: &Codec, there: &Codec) -> Vec<String> {
     let (has, lacks): (Vec<String>, Vec<String>) =
         special.into_iter().partition(|text| there.token_id(text).is_some());
     let plain = has.into_iter().filter(|text| !there.is_special(text)).collect();
-    let lacks = named("it has not got stable's special tokens", lacks);
+    let lacks = named("it lacks stable's special tokens", lacks);
     lacks.into_iter().chain(named("it treats as ordinary text", plain)).collect()
 }
 

@@ -1,8 +1,7 @@
-//! From an opened model to a [`Deployment`]: a lane in the engine, plus the text side that belongs to it.
+//! From an opened model to a [`Deployment`]: a lane in the engine, plus the model's tokenizer and template.
 //!
-//! The weights' memory goes to the lane's arena; tokenizer and template live on the ordinary heap, since
-//! requests may hold them a little longer than the model lives. Knows no arms: which role a deployment
-//! plays is the routes' business.
+//! The weights are in the lane's arena. Tokenizer and template are on the ordinary heap, because requests may hold them
+//! a little longer than the model exists. It does not know about arms: `routing` decides which role a deployment has.
 
 use super::comparison::Offer;
 use super::identity;

@@ -1,4 +1,4 @@
-//! Why an order was refused, in words for operators.
+//! Why an order was refused, as a message for operators.
 
 /// Why an operator's wish was not granted. Texts are fit for operators.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -19,7 +19,7 @@ pub enum ControlError {
     Loading,
     /// The order could raise something, and the rollout from before the restart is not taken up yet.
     #[error(
-        "the rollout of the process before is being taken up; what raises is refused until then (rollback and pause are not)"
+        "the previous process's rollout is still being resumed; until then, orders that could raise the weight are refused (rollback and pause work)"
     )]
     Resuming,
     /// The order needs a stable model, and none is loaded yet.
@@ -27,7 +27,7 @@ pub enum ControlError {
     NoStable,
     /// An order other than pause and rollback came without a revision.
     #[error(
-        "this order needs the revision that you last saw (now {now}; see /admin/status), so that it cannot undo what somebody else ordered meanwhile"
+        "this order needs the revision that you last saw (now {now}; see /admin/status), so that it cannot override a newer order of somebody else"
     )]
     NoRevision {
         /// The present revision.
@@ -61,7 +61,7 @@ pub enum ControlError {
     NothingRead,
     /// The canary can do less than stable, and nobody has allowed that: what, one line each.
     #[error(
-        "the canary can do less than stable: {}; say --allow (\"allow\": true, or rollout.allow_less = true for the configured canary) to load it all the same",
+        "the canary can do less than stable: {}; use --allow (\"allow\": true, or rollout.allow_less = true for the configured canary) to load it anyway",
         .0.join("; ")
     )]
     Less(Vec<String>),
@@ -76,7 +76,7 @@ pub enum ControlError {
     Engine(String),
     /// The order is accepted, but the ledger has not recorded it in time; what it raises waits until it has.
     #[error(
-        "the order is accepted, but the ledger has not been written for {seconds} s ({why}); a weight that rises waits for it"
+        "the order is accepted, but the ledger could not be written for {seconds} s ({why}); a higher weight takes effect only once it is written"
     )]
     NotDurable {
         /// Seconds that the ledger was waited for.

@@ -1,4 +1,4 @@
-//! Which arm wrote which reply, for votes that come later.
+//! Which arm wrote which reply, so that later votes can be attributed.
 //!
 //! Bounded: the oldest reply is forgotten first. A second vote on the same reply is not counted again.
 

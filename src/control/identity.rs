@@ -1,9 +1,9 @@
 //! What identifies a version: a digest of every file that shapes its replies.
 //!
-//! Its form is `v2:ALL:WEIGHTS`. WEIGHTS is the digest of configuration and weights, which reads the large
-//! files once. ALL is a SHA-256 over WEIGHTS and over name and content of each other file that was read:
-//! tokenizer, chat templates, generation settings. A digest without `v2:` is one of an earlier serin and says
-//! nothing of these other files: it is WEIGHTS alone. Both forms are in ledgers, so they are compared here.
+//! The digest has the form `v2:ALL:WEIGHTS`. WEIGHTS is the digest of configuration and weights; computing it reads the
+//! large files once. ALL is a SHA-256 over WEIGHTS and over the name and content of each other file that was read:
+//! tokenizer, chat templates, generation settings. A digest without `v2:` is from an earlier version of serin. It is
+//! WEIGHTS alone, so it does not cover these other files. Ledgers contain both forms, so they are compared here.
 //!
 //! It reads no files.
 

@@ -1,7 +1,7 @@
-//! From what was typed to an opened model: its weights, its text side, its digest.
+//! From the configured path or reference to an opened model: its weights, tokenizer and template, and digest.
 //!
-//! The one place that knows where a tokenizer is to be found for each form of weights, and that a reference
-//! has to be downloaded first. Loads nothing onto the device.
+//! Only this file knows where to find the tokenizer for each weight format, and that a reference has to be downloaded
+//! first. It loads nothing onto the device.
 
 use super::identity;
 use super::source::Source;

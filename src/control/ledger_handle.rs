@@ -1,7 +1,7 @@
-//! The ledger as the control room uses it: there may be none, and either way it is known what it would say.
+//! The ledger as `control` uses it. If no ledger is kept, the state that it would have is still tracked.
 //!
-//! Folds every entry into the state that a restart would find, so that a rejected version is refused
-//! whether or not decisions are kept on disk. Reads the wall clock for the rows; decides nothing.
+//! Every entry is folded into the state that a restart would find, so a rejected version is refused whether or not
+//! decisions are kept on disk. It reads the wall clock for the rows, and decides nothing.
 
 use super::identity::{self, same};
 use crate::ledger::{Entry, Health, Ledger, Model, Rejection, Stamp, State, Ticket};

@@ -1,13 +1,12 @@
-//! A small file beside the ledger that is there while a server runs: what the next one needs in order to know how
-//! this one ended.
+//! A small file next to the ledger that exists while a server runs. It tells the next process how this one ended.
 //!
-//! It holds the boot, the memory cgroup's count of kills, and the version that is on trial; a fatal signal writes
-//! its number into it (`device::end`). An orderly end removes it, so that one that is found tells of another
-//! kind. What one says is kept until the ledger has what follows from it ([`Life::settle`]): a process that is
-//! killed right after its start must not take that along. Never synced: it has to outlive the process, not the
-//! machine. Judges nothing; `ledger::course` does.
+//! It contains the boot id, the memory cgroup's count of kills, and the version on trial. On a fatal signal, the
+//! signal's number is written into it (`device::end`). An orderly shutdown removes the file, so a file that is found
+//! means that the process ended in another way. Its content is kept until the ledger has recorded the consequence
+//! ([`Life::settle`]), so that it is not lost if the new process is killed right after its start. It is never synced to
+//! disk: it has to survive the process, not the machine. It judges nothing; `ledger::after_crash` does.
 //!
-//! A supervisor is told the same: whether an end would be the canary's.
+//! A supervisor is also told whether the canary would be blamed for an end at this moment.
 
 use crate::device::end;
 use crate::ledger::{HowEnded, Model};

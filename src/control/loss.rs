@@ -1,8 +1,8 @@
-//! A device that has failed for good: what is done before the process ends.
+//! A device that has failed permanently: what is done before the process ends.
 //!
-//! Only the record can be saved. Requests are turned away, the rollout is rolled back so that its canary is
-//! refused by the next process too, and people are told. Nothing is drained and nothing unloaded: that could
-//! wait for a device that never answers. Ends no process itself; whoever runs the server does.
+//! Only the record can be saved. Requests are refused, the rollout is rolled back so that the next process also refuses
+//! its canary, and alerts are sent. Nothing is drained or unloaded, because that could wait forever for the device. It
+//! does not end the process; the code that runs the server does.
 
 use super::act::Done;
 use super::{Control, ControlState, alerting};
@@ -97,10 +97,8 @@ fn suspicion(step: Option<Option<Arm>>) -> &'static str {
     match step {
         Some(Some(Arm::Canary)) => "the device failed in a step of the canary",
         Some(_) => {
-            "the device failed in a step of stable while the canary was loaded, and which of them did it cannot be told"
+            "the device failed in a step of stable while the canary was loaded; which model caused it is unknown"
         }
-        None => {
-            "the device failed between steps while the canary was loaded, and what did it cannot be told"
-        }
+        None => "the device failed between steps while the canary was loaded; the cause is unknown",
     }
 }

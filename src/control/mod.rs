@@ -1,16 +1,15 @@
-//! The one impure room around the rollout: clock in, outcomes in, actions out.
+//! The control plane around the pure rollout: clock and outcomes go in, actions come out.
 //!
-//! [`Control`] owns the state machine and the routes. An outcome is stepped synchronously, and a weight
-//! that falls is in the routes before the call returns, so the very next request sees it. What rises -
-//! a weight, a promotion - waits until the ledger has it (`act`). What takes time, draining and unloading
-//! a model, goes to a task (`unload`). Locks are taken in the order state, routes; neither is held across
-//! an await. The clock of the rollout is read here and nowhere else.
+//! [`Control`] owns the state machine and the routes. An outcome is processed synchronously: a lower weight is in the
+//! routes before the call returns, so the very next request uses it. A higher weight or a promotion waits until the
+//! ledger has it (`act`). Draining and unloading a model take time, so they run in a task (`unload`). Locks are taken
+//! in the order state, routes; neither is held across an await. The clock of the rollout is read only here.
 //!
-//! Reading order: `settings`, `source`, `intake`, `identity`, `comparison` and `deploy` (how a model gets loaded), `orders` (what
-//! operators want), `preview` (what an order would do), `act` (what the
-//! rollout wants), `loss` (a device that has failed), `unload`, `ledger_handle`, `alerting` and `notes` (who is told), `resume`
-//! (after a restart), `life` (what the next process will know of this one's end), `feedback` and `regenerations` (who wrote
-//! what), `readings` (the device's state), `status`.
+//! Reading order: `settings`, `source`, `intake`, `identity`, `comparison` and `deploy` (how a model is loaded),
+//! `orders` (operators' orders), `preview` (what an order would do), `act` (carries out the rollout's actions), `loss`
+//! (a failed device), `unload`, `ledger_handle`, `alerting` and `notes` (alerts and notifications), `resume` (after a
+//! restart), `life` (tells the next process how this one ended), `feedback` and `regenerations` (which arm wrote which
+//! reply), `readings` (the device's state), `status`.
 
 mod act;
 mod alerting;

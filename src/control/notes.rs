@@ -1,7 +1,7 @@
-//! What happened, as it happens: the same content for the log and for whoever listens.
+//! Notifications of events as they happen, with the same content for the log and for listeners.
 //!
-//! The last notes are kept for listeners that come back. Nothing here can fail or wait: a listener that
-//! is too slow misses notes and is told how many.
+//! The latest notes are kept for listeners that reconnect. Nothing here can fail or block: a listener that is too slow
+//! misses notes, and is told how many.
 
 use super::ledger_handle::unix_ms;
 use parking_lot::Mutex;

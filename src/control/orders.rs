@@ -1,9 +1,9 @@
-//! What people want: load a canary, steer its rollout, take things back.
+//! Operators' orders: load a canary, control its rollout, roll back or undo.
 //!
-//! Every order says who gives it, and is written down whether or not it is granted. An order that could
-//! raise something names the revision that its giver last saw, so that of two operators who act at once
-//! the second is told instead of winning. Pause and rollback need none: stopping is never refused for
-//! being late. Decides nothing about rollouts; the machine does.
+//! Every order names its author, and is recorded whether or not it is granted. An order that could raise the weight
+//! names the revision that its author last saw: if two operators act at once, the second order is refused instead of
+//! overriding the first. Pause and rollback need no revision, so stopping is never refused because of an outdated view.
+//! This file decides nothing about rollouts; the state machine does.
 
 use super::act::Done;
 use super::deploy::Candidate;

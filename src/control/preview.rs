@@ -1,7 +1,7 @@
 //! What an order would do, without doing it.
 //!
-//! The order is given to a copy of the state machine, so that a preview cannot say anything else than what the
-//! order would decide at this moment. Nothing is written down and nobody is told. It decides nothing itself.
+//! The order is given to a copy of the state machine, so a preview always shows exactly what the order would decide at
+//! this moment. Nothing is recorded and nobody is notified. It decides nothing itself.
 
 use super::{Asked, Control, ControlError, ControlState, Deployment, DeploymentPolicy};
 use crate::rollout::{Action, Arm, Event, Operator};

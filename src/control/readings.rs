@@ -1,8 +1,8 @@
-//! What the device says of its state, read now and then.
+//! The state that the device reports, read periodically.
 //!
-//! For gauges and the status, and for the rollout: figures that were measured on a device that heat or a
-//! limit slows down say less, and its decisions tell of it. Read on a thread of its own, because a device
-//! that hangs may never answer. Decides nothing.
+//! It is used for gauges, the status, and the rollout: figures measured while heat or a power limit slows the device
+//! down are less meaningful, and the rollout's decisions say so. It is read on a separate thread, because a device that
+//! hangs may never answer. It decides nothing.
 
 use super::Control;
 use crate::rollout::Event;

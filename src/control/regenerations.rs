@@ -1,8 +1,8 @@
-//! Who answered which conversation, to notice when it is asked again.
+//! Which arm answered which conversation, to notice when a reply is regenerated.
 //!
-//! A client that regenerates sends the same conversation once more; that speaks against the answer before.
-//! No client has to do anything for it. Bounded: the oldest conversation is forgotten first. Time is an
-//! argument. Knows conversations by a hash only.
+//! A client that regenerates a reply sends the same conversation again, which counts against the earlier reply. Clients
+//! need no changes for this. Bounded: the oldest conversation is forgotten first. Time is an argument. Conversations
+//! are known only by a hash.
 
 use super::feedback::Author;
 use std::collections::{HashMap, VecDeque};

@@ -1,11 +1,12 @@
-//! After a restart: where things stood, and going on from there.
+//! Resuming after a restart.
 //!
-//! A rollout goes on at its last committed weight with the very counts it had, if its two models are what
-//! they were. If not, stable serves alone, and that is said. The time during which nobody served, or stable
-//! alone, does not count as baking. What the process before died of is judged first (`ledger::course`).
+//! A rollout continues at its last committed weight with exactly the counts it had, if the files of its two models are
+//! unchanged. Otherwise stable serves alone, and this is reported. Time during which no server ran, or stable served
+//! alone, does not count as bake time. First, the cause of the previous process's death is judged
+//! (`ledger::after_crash`).
 //!
-//! Until it is taken up, orders that stop go to the machine as ever, and what raises is refused: a canary that
-//! is rolled back meanwhile is not loaded, or goes at once.
+//! Until the rollout is resumed, rollback and pause work as usual, and orders that could raise the weight are refused.
+//! A canary that is rolled back meanwhile is not loaded, or is unloaded at once.
 
 use super::act::Done;
 use super::alerting::ResumedAt;
@@ -371,7 +372,7 @@ fn is_still(what: &str, found: Option<&Deployment>, recorded: &Model) -> Result<
         None => Some("it is not loaded"),
     };
     let Model { version, path, .. } = recorded;
-    why.map_or(Ok(()), |why| Err(format!("{what} {version} ({path}) is not what it was: {why}")))
+    why.map_or(Ok(()), |why| Err(format!("{what} {version} ({path}) has changed: {why}")))
 }
 
 #[cfg(test)]

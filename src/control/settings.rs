@@ -1,4 +1,4 @@
-//! How models are run: what the config says of it.
+//! The settings with which models are run, from the config.
 
 use crate::engine::SchedulerConfig;
 use crate::model::{KvChoice, LoadFormat};

@@ -1,6 +1,6 @@
 //! An opened model of either kind: one that serin's own decoder runs, or one of the compatibility lane.
 //!
-//! The one place that chooses between them. It loads nothing.
+//! Only this file chooses between them. It loads nothing.
 
 use super::settings::EngineConfig;
 use crate::compat::{self, Opened, Plan};

@@ -1,7 +1,7 @@
-//! Models on their way out: drained and unloaded, with figures.
+//! Drains and unloads models, and reports the memory figures.
 //!
-//! Knows why a model leaves only as a word. The engine does the work; here it is asked for, reported, and
-//! what was promised (the former stable for a while) is kept.
+//! It knows the reason for an unload only as a word. The engine does the work; this file requests and reports it, and
+//! keeps the former stable loaded for as long as `serin undo` needs it.
 
 use super::ledger_handle::model;
 use super::{Control, Deployment, Unload, keep};

@@ -1,16 +1,16 @@
 //! Memory arenas on the CPU: each loaded model's weights, KV cache and activations in an address range
 //! of its own, so that an unload can prove that every byte is back.
 //!
-//! The counterpart of one `CUmemoryPool` per model. A single address range is reserved at first use and
-//! cut into slots; an open [`Arena`] owns one slot. While a thread is inside [`Arena::enter`], every heap
-//! allocation of at least [`MIN_BYTES`] that it makes comes from that slot, whoever asks for it (candle's
-//! tensors included: they are plain `Vec`s); smaller ones, and those of other threads, stay on the system
-//! heap. A block finds its way home by address, so it may be freed on any thread, inside or outside.
+//! It corresponds to having one `CUmemoryPool` per model. A single address range is reserved at first use and cut into
+//! slots; an open [`Arena`] owns one slot. While a thread is inside [`Arena::enter`], every heap allocation of at least
+//! [`MIN_BYTES`] that it makes comes from that slot, including those of libraries (candle's tensors are plain `Vec`s).
+//! Smaller allocations, and those of other threads, stay on the system heap. The address of a block tells which slot it
+//! belongs to, so it may be freed on any thread, inside or outside.
 //!
-//! Freed blocks are kept by size class for the next step (`reserved` stays, `used` falls), as a CUDA pool
-//! with its release threshold at the maximum does. [`Arena::close`] demands `used == 0`, gives all pages
-//! back in one call and reports both figures. A slot that still has live blocks is never reused: a leak
-//! costs address space, not soundness. Decision: docs/decisions/002.
+//! Freed blocks are kept by size class for the next step (`reserved` stays, `used` falls), like in a CUDA pool whose
+//! release threshold is at its maximum. [`Arena::close`] requires `used == 0`, returns all pages to the system in one
+//! call, and reports both figures. A slot that still has live blocks is never reused: a leak costs address space, not
+//! soundness. Decision: docs/decisions/002.
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;

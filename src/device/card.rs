@@ -1,7 +1,7 @@
-//! One model's memory on a card: a pool of its own, and the proof at the end that nothing of it is left.
+//! One model's memory on a GPU: its own pool, and the proof at the end that all of it was freed.
 //!
-//! The counterpart of `arena` for devices with memory of their own. Knows no model; the card is
-//! `serin-kernels`' (a real one, or in tests one made of the processor).
+//! It corresponds to `arena`, for devices with memory of their own. It does not know about models. The GPU is that of
+//! `serin-kernels` (a real one, or in tests one emulated on the CPU).
 
 use serde::{Deserialize, Serialize};
 pub use serin_kernels::cuda::PoolUsage as CardUsage;

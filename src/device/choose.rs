@@ -1,7 +1,7 @@
-//! Which device the models run on: the processor, or a card that has proven its kernels first.
+//! Which device the models run on: the CPU, or a GPU whose kernels have passed the self-test.
 //!
-//! A card is taken only after every kernel gave its known answers on that very card: a build for another
-//! architecture would otherwise give wrong numbers in silence.
+//! A GPU is used only after every kernel has given its known answers on that GPU. Otherwise a build for another
+//! architecture could silently give wrong numbers.
 
 use serin_kernels::cuda::{Card, CardError, OpenError, SelfTestError, open, self_test};
 use std::fmt;
@@ -36,7 +36,7 @@ pub enum DeviceError {
     Open(#[from] OpenError),
     /// A kernel gave a wrong answer in the card's self-test.
     #[error(
-        "{card} (compute capability {}.{}) does not compute what it should: {what}; this build does not fit it: build serin for this GPU, or use --device cpu",
+        "{card} (compute capability {}.{}) gives wrong results: {what}; this build does not support this GPU: build serin for it, or use --device cpu",
         .capability.0, .capability.1
     )]
     Wrong {

@@ -1,10 +1,10 @@
-//! The end of a process that its own code brings about: the signal's number is written down on the way out. And the
-//! end of one whose device no longer answers.
+//! Records the signal when a process is ended by its own code (a crash). Also ends a process whose device no longer
+//! answers.
 //!
-//! `unsafe` because signal handlers and `_exit` are the C library's. A handler may call next to nothing, so all it does is write two digits into a file that was opened
-//! beforehand, and let the signal take its course. Rust's own handler for overflown stacks comes after it: that
-//! one says what happened, and ends in an abort. A process that is killed from outside gets no handler; that
-//! there is none of its digits then says so.
+//! It is `unsafe` because signal handlers and `_exit` belong to the C library. A handler may call almost nothing. So it
+//! only writes two digits into a file that was opened beforehand, and lets the signal proceed. Rust's own handler for
+//! stack overflows runs after it; that one prints what happened and aborts. A process that is killed from outside runs
+//! no handler, so the file then has no digits, which shows the difference.
 
 use std::fs::File;
 use std::io;

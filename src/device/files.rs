@@ -1,7 +1,7 @@
 //! Checkpoint files as mapped memory.
 //!
-//! Lives here because mapping is `unsafe`: the file must not be cut short while it is mapped. Weights are
-//! copied out of the mapping during the load, so the window in which that could hurt is the load itself.
+//! It is in this module because mapping is `unsafe`: the file must not be truncated while it is mapped. Weights are
+//! copied out of the mapping during the load, so truncating the file is dangerous only during the load.
 
 use safetensors::tensor::TensorView;
 use std::path::Path;

@@ -1,8 +1,8 @@
-//! Does a model fit on a card, and with how much of a KV cache? Said before anything is loaded.
+//! Does a model fit on a GPU, and how large can its KV cache be? Answered before anything is loaded.
 //!
-//! Goes by what is free now, not by shares of the total, and leaves a reserve for the driver and for other
-//! programs. A model that comes later may only take what is left: its own cache shrinks, down to the least that
-//! is of use, before it is refused; what is loaded already is never touched. Pure.
+//! It uses the memory that is free now, not a share of the total, and leaves a reserve for the driver and other
+//! programs. A model that is loaded later can only take what is left: its KV cache shrinks, down to the smallest useful
+//! size, before the model is refused. Models that are already loaded are never changed. Pure.
 
 use std::fmt;
 

@@ -1,6 +1,6 @@
-//! What the operating system says of this process's memory.
+//! This process's memory, as reported by the operating system.
 //!
-//! Knows nothing of arenas: it is the independent witness that an unload's figures are held against.
+//! It does not know about arenas: it is an independent check for the figures of an unload.
 
 use std::path::Path;
 

@@ -1,7 +1,7 @@
-//! The device: which one models run on, where their memory comes from, and what fits.
+//! The device: which one the models run on, where their memory comes from, and what fits.
 //!
-//! The kernels are a crate of their own, `serin-kernels`: for the CPU, and for CUDA GPUs with an emulated one.
-//! Other rooms get from here what they use of it on the CPU. Knows nothing of sequences, arms or requests.
+//! The kernels are in a separate crate, `serin-kernels`: for the CPU, for CUDA GPUs, and for an emulated GPU. This
+//! module re-exports the CPU kernels that other modules use. It does not know about sequences, arms or requests.
 
 pub mod arena;
 pub mod card;

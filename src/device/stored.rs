@@ -1,6 +1,6 @@
 //! Weights as they come out of a file: a kind, a shape and bytes.
 //!
-//! Knows no file format. What the kinds are is said in `serin-kernels`, beside what reads them.
+//! It does not know about file formats. The kinds are defined in `serin-kernels`, next to the kernels that read them.
 
 use super::Kind;
 use std::borrow::Cow;

@@ -1,7 +1,7 @@
-//! What a model's steps on the CPU run with: threads, the instruction set, and buffers of the model's own.
+//! What a model's steps on the CPU need: threads, the instruction set, and the model's own buffers.
 //!
-//! Here and not beside the kernels because the threads outlive the model that asks for them first: they are
-//! started outside of its arena. Knows no model.
+//! It is here and not next to the kernels, because the threads outlive the model that first needs them, so they have to
+//! be started outside of its arena. It does not know about models.
 
 use super::arena;
 use serin_kernels::cpu::{AttendScratch, Isa, Pool, Scratch};

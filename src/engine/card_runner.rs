@@ -1,14 +1,14 @@
 //! The runner for a decoder on a GPU: token ids in, token ids out; the logits stay on the GPU.
 //!
-//! Some rows need results that the GPU kernels do not compute: scores of given tokens, or changes to more tokens than
-//! the device buffer holds. For such a row, only its logits are copied and the host does the rest. Steps in which every
-//! row decodes one token without such needs are replayed as CUDA graphs.
+//! Some rows need results that the GPU kernels do not compute: scores of given tokens, or edits to more logits than the
+//! device buffer holds. For these rows, the logits are copied to the host, which does the rest. A step in which every
+//! row decodes one token and needs none of this is replayed as a CUDA graph.
 //!
-//! A mask of the tokens that may be drawn depends on no result of the step, but may take a millisecond. So the host
-//! finds the masks while the GPU computes the logits, and then launches the sampling.
+//! A mask of allowed tokens does not depend on any result of the step, but computing it may take a millisecond. So the
+//! host computes the masks while the GPU computes the logits, and then launches the sampling.
 //!
-//! A step that needs nothing of the host is on its own once it is launched. Another may be launched before it is waited
-//! for, so there are two places for inputs and results.
+//! A step that needs nothing from the host runs on its own once it is launched. The next step may be launched before
+//! the host waits for it, so inputs and results are double-buffered.
 //!
 //! The time of a step is measured on the GPU, from the first launch to the last. The host's time would only show how
 //! long launching took.

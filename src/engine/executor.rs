@@ -1,10 +1,10 @@
-//! The only thread that uses the device: commands in, one step per lane in turn, events out.
+//! The only thread that uses the device. It takes commands, runs one step of each lane in turn, and sends events.
 //!
 //! Commands are handled on this thread alone, so a lane can be added or dropped without a lock. The thread
 //! sleeps when no lane has work. This is the only file of the engine that reads a clock.
 //!
 //! On a device with its own queue, the next step is enqueued shortly before the one in flight ends, so that the device
-//! never waits for the host. Not sooner: a request that arrives meanwhile would miss the step.
+//! never waits for the host. It is not enqueued earlier, because a request that arrives in between would miss the step.
 
 use super::UnloadReport;
 use super::lane::{Begun, Draining, Lane, LaneId, LaneStats, StepFault, Turn};

@@ -1,4 +1,4 @@
-//! A scripted runner, with which the whole server, router and rollout can be tested quickly and exactly.
+//! A scripted runner, for fast and exact tests of the whole server, router and rollout.
 //!
 //! It generates the scripted tokens, takes the scripted time, and fails where the script says so. It gets the
 //! same batches as a real runner, but holds no weights.

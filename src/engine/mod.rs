@@ -6,8 +6,8 @@
 //!
 //! Reading order: `request` (inputs and events), `blocks`, `sequence`, `scheduler` (which sequences run next;
 //! touches no tensor), `runner` (the interface to tensors: enqueue a step, finish it), `lane`, `turns` (which
-//! lane runs next), `work` and `calibration` (what a step's time says about one of its sequences),
-//! `executor`, `handle`. It does not know about HTTP, arms, the rollout or text.
+//! lane runs next), `work` and `calibration` (the cost of one sequence, derived from a step's time), `executor`,
+//! `handle`. It does not know about HTTP, arms, the rollout or text.
 
 pub mod blocks;
 mod calibration;

@@ -7,8 +7,9 @@
 //! its blocks and is later recomputed from its tokens. The scheduler never touches a tensor and reads no
 //! clock.
 //!
-//! A step can be scheduled ahead, before the results of the current one are known, if they can only be tokens that
-//! are fed back or that end a sequence. Rows of sequences that have ended by then are computed in vain.
+//! A step can be scheduled ahead, before the results of the current step are known, if each result can only be a token
+//! that is fed back or one that ends its sequence. If a sequence has ended by then, its row in the next step is
+//! discarded.
 //!
 //! On admission, a sequence reuses the cached blocks of its prefix. A block enters the prefix cache when the
 //! step that filled it has succeeded. It leaves the cache when a sequence that references it ends with NaN

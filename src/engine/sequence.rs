@@ -1,7 +1,7 @@
 //! One sequence: its tokens, its blocks, its timestamps.
 //!
-//! Time is an argument. It sends events to its caller and allocates, shares and releases its blocks. It does
-//! not decide which sequences run.
+//! Time is an argument. It sends events to its caller and allocates, shares and releases its blocks. It does not decide
+//! when it runs.
 
 use super::blocks::{BlockPool, Chain, Origin};
 use super::request::{Fault, FinishReason, Refusal, SeqEvent, SeqRequest, Timings};

@@ -1,9 +1,10 @@
-//! A known slowdown for tests of whatever measures models: a lane's steps take a factor longer, by a real wait.
+//! A known slowdown, for tests of code that measures models: a lane's steps take longer by a given factor, through a
+//! real wait.
 //!
 //! The wait is part of the step, so tokens come later just as if the device were slower. While sequences decode, the
-//! time between two steps is stretched as well. A wait that took too long, because another program had the processor, is
-//! taken off the next ones: the mean time from token to token is the factor times as long whatever else runs.
-//! It is not in release builds, and knows nothing of models.
+//! time between two steps is stretched as well. If a wait takes too long, because another program uses the CPU, the
+//! excess is subtracted from the next waits. So the mean inter-token latency grows by exactly the factor, whatever else
+//! runs. Release builds do not contain it (unless they have the feature `testing`). It does not know about models.
 
 use crate::device::Batch;
 use std::time::{Duration, Instant};

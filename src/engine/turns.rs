@@ -1,9 +1,8 @@
-//! Which lane runs the next step: lanes with work take turns, and a lane with a smaller share gets fewer.
+//! Which lane runs the next step: lanes with work take turns, and a lane with a smaller share gets fewer turns.
 //!
 //! Stride scheduling (Waldspurger and Weihl, 1995): each step advances a lane by the inverse of its share,
-//! and the lane that is furthest behind runs next. Lanes with equal shares alternate. A lane that had no work
-//! rejoins at the others' position: it neither has turns to catch up on nor owes any. It does not know about
-//! models or time.
+//! and the lane that is furthest behind runs next. Lanes with equal shares alternate. A lane that had no work rejoins
+//! at the position of the others: it has no turns to catch up on, and owes none. It does not know about models or time.
 
 /// A lane's position relative to the others.
 #[derive(Debug, Clone, Copy, PartialEq)]

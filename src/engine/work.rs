@@ -2,10 +2,10 @@
 //! can be compared.
 //!
 //! Two equal models with different shares of the traffic run steps of different sizes, and larger steps take
-//! longer. Raw step times would therefore compare traffic, not models. So a sequence is charged the part of
-//! the step's time that the step would have taken with this sequence alone. A cost model gives that part; it
-//! is measured when a model is loaded ([`super::calibration`]). Both arms of a rollout use the same cost
-//! model, stable's.
+//! longer. Comparing raw step times would therefore compare traffic, not models. So a sequence is charged only a part
+//! of the step's time: what a step with this sequence alone would have taken. A cost model gives the size of that part;
+//! it is measured when a model is loaded ([`super::calibration`]). Both arms of a rollout use the same cost model,
+//! stable's.
 //!
 //! The part is a ratio: a machine that has become slower slows both arms equally, and this cancels out. The cost model
 //! is not updated from later steps, which would bias it (docs/decisions/009). Pure.

@@ -1,6 +1,7 @@
-//! One reply in which tool calls may come: text is free, and a call follows its grammar from its marker on.
+//! One reply that may contain tool calls: text is free, and a call follows its grammar from its marker on.
 //!
-//! A marker inside of reasoning is text. If what follows a marker in the same token cannot be a call, it is text too.
+//! A marker inside reasoning is text. If the rest of the token after a marker cannot be part of a call, the marker is
+//! text too.
 
 use super::guide::GrammarGuide;
 use crate::model::{Guide, GuideFailed, Taken, TokenMask};

@@ -1,7 +1,7 @@
-//! Replies that contain tool calls, as rules of a grammar.
+//! Grammar rules for replies that contain tool calls.
 //!
-//! How a model's family writes calls is found out from its chat template ([`CallForm`]); the arguments of each function
-//! are JSON of its schema. It does not know how the calls are read again.
+//! The syntax of calls is derived from the model's chat template ([`CallForm`]). The arguments of each function are
+//! JSON that matches its schema. It does not know how calls are parsed.
 
 use super::GrammarError;
 use super::schema;

@@ -1,8 +1,8 @@
-//! A model's compiled grammars, and what compiling one may cost.
+//! A model's compiled grammars, and limits on compiling one.
 //!
-//! Compiling is bounded by the grammar's size, and the search for its first token, which fills the lexer's tables, by
-//! time. The grammars used last are kept, with what their lexers have learnt, because clients send the same schema again
-//! and again. It does not know about requests.
+//! Compiling is limited by the grammar's size. The search for its first token, which fills the lexer's tables, is
+//! limited by time. The most recently used grammars are kept, together with their lexers' tables, because clients send
+//! the same schema again and again. It does not know about requests.
 
 use super::Constraint;
 use super::call_guide::CallGuide;

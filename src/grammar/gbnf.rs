@@ -1,9 +1,10 @@
 //! Translates grammars in llama.cpp's notation, GBNF, to the dialect of Lark that llguidance reads.
 //!
-//! The translation accepts the same texts. llguidance splits text into lexemes with a greedy lexer, which GBNF
-//! does not have; so a part becomes one lexeme only where that changes nothing, and single characters else.
+//! The translated grammar accepts the same texts. llguidance splits text into lexemes with a greedy lexer, which GBNF
+//! does not have. So a part becomes one lexeme only if this does not change which texts match; otherwise it becomes
+//! single characters.
 //!
-//! It knows no model and no vocabulary: whether a token that a grammar names exists is llguidance's to check.
+//! It does not know about models or vocabularies: llguidance checks whether a token that a grammar names exists.
 
 mod atoms;
 mod automaton;

@@ -1,8 +1,8 @@
 //! A constraint as one grammar, in llguidance's variant of Lark
 //! (<https://github.com/guidance-ai/llguidance/blob/main/docs/syntax.md>).
 //!
-//! Before what is constrained may stand the model's reasoning. Its markers are special tokens in some vocabularies and
-//! text in others. It does not know how a grammar is compiled.
+//! The model's reasoning may come before the constrained part. The markers of reasoning are special tokens in some
+//! vocabularies and plain text in others. It does not know how a grammar is compiled.
 
 use super::terms::{Context, json_rule, marked, quoted};
 use super::{Calls, Constraint, GrammarError, calls, gbnf, limits, schema};

@@ -1,7 +1,8 @@
-//! What a regular expression or a grammar may ask for, judged by its text. Pure.
+//! Limits on regular expressions and grammars, checked on their text. Pure.
 //!
-//! Work and memory of a lexer grow with what repetitions multiply up to, and compiling recurses along chains of names. The
-//! bounds are far above what people write. What passes them is still measured when it is compiled.
+//! The work and memory of a lexer grow with the product of nested repetition counts, and compiling recurses along
+//! chains of rule names. The limits are far above what people write. A grammar within them is still subject to limits
+//! when it is compiled.
 
 use super::GrammarError;
 

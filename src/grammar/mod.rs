@@ -1,11 +1,11 @@
-//! Constrained replies: a reply that must be JSON of a schema, match a regular expression, be one of some texts, or
-//! follow a grammar.
+//! Constrained replies: a reply must match a JSON schema or a regular expression, be one of several texts, or follow a
+//! grammar.
 //!
 //! Reading order: [`Constraint`] (what a request asks for), `schema` (a JSON schema as requests mean it), `limits`, `gbnf`
 //! (grammars of llama.cpp), `terms` and `calls` (parts of grammars; tool calls), `lark` (a constraint as one grammar, with the reasoning before it),
 //! `vocabulary` (a model's tokens as bytes), [`Grammars`] (a model's compiled grammars), `guide` (one reply being
-//! generated), `call_guide` (one in which calls may come), `watchdog`. Parsing, and which tokens a grammar allows, are llguidance's.
-//! It does not know about requests, engines or logits.
+//! generated), `call_guide` (one in which calls may come), `watchdog`. llguidance parses grammars and computes which
+//! tokens they allow. This module does not know about requests, engines or logits.
 
 mod call_guide;
 mod calls;

@@ -1,10 +1,10 @@
-//! A JSON schema as requests mean it, for llguidance.
+//! Prepares the JSON schema of a request for llguidance.
 //!
-//! What is changed only narrows what the schema allows. White space between the parts of a value is short, because a
-//! model can otherwise go on with it for ever. An object has no properties but those listed, unless the schema says
-//! otherwise: a schema lists what is wanted. Dates exist, and times have no leap seconds. Integers are those that floats
-//! have exactly. A `format` that is not known is an annotation, as JSON Schema says. What can be enforced only in part is
-//! refused by name.
+//! The changes only narrow what the schema allows. White space between the parts of a value is short, because a model
+//! could otherwise continue it forever. An object has only the listed properties, unless the schema says otherwise,
+//! because a schema lists what is wanted. Dates are real calendar dates, and times have no leap seconds. Integers are
+//! limited to those that a float represents exactly. An unknown `format` is an annotation, as JSON Schema says. A
+//! keyword that can be enforced only in part is refused by name.
 //!
 //! Reading order: this file (limits), `narrow` (keywords), `pattern` (regular expressions).
 

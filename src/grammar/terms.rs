@@ -1,4 +1,4 @@
-//! What rules of a grammar are made of, as llguidance's Lark writes it: texts, special tokens, JSON of a schema.
+//! The terms of grammar rules in llguidance's Lark syntax: texts, special tokens, JSON that matches a schema.
 
 use crate::text::Codec;
 use serde_json::Value;

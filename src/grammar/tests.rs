@@ -1,4 +1,4 @@
-//! Replies drawn at random from what a grammar allows, checked by an independent validator.
+//! Tests: replies sampled at random from what a grammar allows, checked by an independent validator.
 
 use super::*;
 use crate::model::Taken;

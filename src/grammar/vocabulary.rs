@@ -1,7 +1,8 @@
-//! A model's tokens as bytes, in the form in which llguidance looks them up.
+//! A model's tokens as bytes, in the form that llguidance needs.
 //!
-//! A special token is its text after a byte that no text has, so that no text of a grammar allows it. One more token
-//! than the model has stands for the end of the reply; which tokens of the model end a reply is not known here.
+//! A special token is its text, prefixed with a byte that no text contains, so that the text of a grammar never allows
+//! it. One additional token stands for the end of the reply. This file does not know which of the model's tokens end a
+//! reply.
 
 use crate::text::Codec;
 use llguidance::toktrie::{TokEnv, TokRxInfo, TokTrie, TokenId, TokenizerEnv};

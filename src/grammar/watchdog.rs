@@ -1,6 +1,6 @@
-//! Ends the search for a token that takes too long: it stops a step of the engine, and so everybody's replies.
+//! Aborts a token search that takes too long, because it delays a step of the engine and thus all replies.
 //!
-//! One thread looks at the searches under way from time to time. It ends when nobody uses it any more.
+//! One thread periodically checks the running searches. It ends when it is no longer used.
 
 use llguidance::CancellationHandle;
 use parking_lot::Mutex;

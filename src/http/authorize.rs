@@ -1,8 +1,8 @@
-//! The check of keys: one table says what each route of both listeners needs, and one middleware asks for it.
+//! Checks API keys: one table says which scope each route of both listeners needs, and one middleware enforces it.
 //!
-//! A route without a row is closed, so a route that is added later is not open by accident. Paths that are no route
-//! are answered as such, whoever asks. Limits per key are counted here too: a request that exceeds one is refused
-//! before it costs anything, and what an admitted one has used is charged when its response has been sent.
+//! A route without a row is closed, so a route that is added later is not open by accident. An unknown path is a 404,
+//! with or without a key. Limits per key are applied here too: a request that exceeds one is refused before it costs
+//! anything, and the usage of an admitted request is charged when its response has been sent.
 
 use super::bodies::{refuse, until_sent};
 use super::caller::{Spent, Verified};

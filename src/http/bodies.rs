@@ -1,4 +1,4 @@
-//! Bodies as a whole: keeping something until a response has been sent, and reading what nobody wants.
+//! Helpers for whole bodies: keeping a value until a response has been sent, and discarding an unwanted request body.
 
 use super::status_codes::ApiError;
 use axum::body::{Body, Bytes, HttpBody};

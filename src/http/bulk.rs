@@ -1,9 +1,8 @@
 //! A runtime of low priority for large request bodies.
 //!
-//! Receiving megabytes, parsing them, and closing a socket with megabytes unread take milliseconds of
-//! processor time. On the server's own threads, requests that wait for a token would wait for these. So a
-//! connection is driven here, at low priority, while it sends a large body, and on the server's runtime at all
-//! other times. This file does not know HTTP.
+//! Receiving megabytes, parsing them, and closing a socket with megabytes unread take milliseconds of CPU time. On the
+//! server's own threads, requests that wait for a token would wait for these. So a connection is driven here, at low
+//! priority, while it sends a large body, and on the server's runtime at all other times. This file does not know HTTP.
 
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};

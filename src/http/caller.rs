@@ -1,6 +1,6 @@
-//! Who sends a request: address, verified key, and what the request has used so far.
+//! The sender of a request: address, verified key, and the tokens used so far.
 //!
-//! The checks around the routes put this into the request; handlers read it. It decides nothing.
+//! The checks around the routes attach this to the request, and handlers read it. It decides nothing.
 
 use super::Peer;
 use crate::access::Key;

@@ -1,4 +1,4 @@
-//! The endpoints of chat and plain completions.
+//! The endpoints for chat and plain completions.
 
 use super::chunks::Chunks;
 use super::format::{Asked, Endpoint, Format, Gathered, Streamed};

@@ -1,9 +1,9 @@
 //! CORS: which web pages may call the API from another origin.
 //!
 //! Off unless origins are configured. It covers every route and every error of the clients' listener, and never the
-//! operators' routes: a page that a user happens to open must not be able to control a rollout. Preflights are
-//! answered here, before keys are asked for, since browsers send none with them; they allow any request header,
-//! since client libraries add their own.
+//! operators' routes: a page that a user happens to open must not be able to control a rollout. Preflight requests are
+//! answered here, before keys are checked, because browsers send no key with them. They allow any request header,
+//! because client libraries add their own.
 
 use super::authorize::LIMIT_HEADERS;
 use super::generate::{ARM, REQUEST_ID, VERSION};

@@ -1,7 +1,7 @@
-//! What a generation endpoint is: how a body is read, and how an answer is written.
+//! The definition of a generation endpoint: how its body is parsed, and how its response is written.
 //!
 //! All endpoints share one path from a request to its response (`generate`). Each has its own [`Endpoint`], whose
-//! parser returns a [`Format`] that knows everything about the request that an answer has to repeat.
+//! parser returns a [`Format`]. A format holds everything from the request that the response has to repeat.
 
 use super::status_codes::{ApiError, Names};
 use super::wire::WireError;

@@ -1,7 +1,7 @@
-//! The metrics page: sets what is read when metrics are scraped (lanes, gates, memory) and renders it.
+//! The metrics page: sets the gauges that are read at scrape time (lanes, gates, memory), and renders all metrics.
 //!
-//! Between scrapes it remembers the lanes that have been in service, so that the counters of a version that is loaded
-//! again continue, and how long a version has been gone. The recorder belongs to the process, and so does this.
+//! Between scrapes it remembers which lanes have been in service, so that the counters of a reloaded version continue,
+//! and for how long a version has been unloaded. The recorder is process-wide, and so is this.
 
 use crate::control::{Control, GateStatus, ModelsView, Status};
 use crate::engine::LaneStats;

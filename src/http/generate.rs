@@ -1,9 +1,9 @@
 //! The path of a generation, the same for every endpoint: from a request body to a response, streamed or not.
 //!
-//! The first piece determines the status of a response: a failure before the first token gets the status that
-//! it deserves. But a client must not wait for headers for ever. After [`PATIENCE`] they are sent anyway, and
-//! a later failure is reported inside the stream. Dropping the handler's future or the response's body
-//! cancels the generation; nothing here outlives its client.
+//! The first piece determines the status of a response: a failure before the first token gets its own error status. But
+//! a client must not wait for headers forever. After [`PATIENCE`] the headers are sent anyway, and a later failure is
+//! reported inside the stream. Dropping the handler's future or the response's body cancels the generation, so nothing
+//! here outlives its client.
 
 use super::caller::Caller;
 use super::format::{Asked, Endpoint, Format, KEEP_ALIVE, Streamed};

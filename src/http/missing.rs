@@ -1,4 +1,4 @@
-//! Routes of the public APIs that this server does not have: each says what is missing.
+//! Routes of the public APIs that this server does not have: each response says what is missing.
 
 use super::status_codes::ApiError;
 use super::{AppState, responses};

@@ -2,16 +2,16 @@
 //!
 //! [`client_app`] and [`operator_app`] (`routes`) build routers from [`AppState`], which tests call with `oneshot` and
 //! [`serve()`] serves. Reading order: `wire` (request and response formats), `generate` with `replies`, `parts` and
-//! `format` (from a request to its response), `completions` with `chunks` and `whole`, `responses` and `messages`
-//! (the endpoints), `stable_for` (marked requests, which stable answers: a chat UI asking for a title, for example),
-//! `recording` (prompts that clients agreed to have recorded), `missing` (routes that other servers have and this one
-//! does not), `status_codes` (maps errors to statuses), `models`, `tokens`, `feedback`, `probes` with `gauges`; then `caller`
-//! (who asks), `authorize` (which route needs which key), `requests` (ids and the log of requests), `plain` (slashes and
-//! content codings), `operators` (access check), `admin` with [`orders`] and `events`, [`page`] (the operators' page
-//! and its figures), `cors` (web pages), `openapi` (the description of the routes), `sockets` (and their limits) and
-//! `lifecycle` (the phases of shutdown).
+//! `format` (from a request to its response), `completions` with `chunks` and `whole`, `responses`, `messages` (the
+//! endpoints), `stable_for` (marked requests, which stable answers: a chat UI asking for a title, for example),
+//! `recording` (prompts that clients agreed to have recorded), `missing` (routes of the public APIs that serin does not
+//! have), `status_codes` (maps errors to statuses), `models`, `tokens`, `feedback`, `probes` with `gauges`; then
+//! `caller` (who asks), `authorize` (which route needs which scope), `requests` (request ids and the log of requests),
+//! `plain` (slashes in paths, content codings), `operators` (access check), `admin` with [`orders`] and `events`,
+//! [`page`] (the operators' page and its figures), `cors` (web pages), `openapi` (the description of the routes),
+//! `sockets` (and their limits) and `lifecycle` (the phases of shutdown).
 //!
-//! It knows the gateway and the control module by their public types only. Wire types are used here and in no
+//! It uses only the public types of the gateway and of the control module. Wire types are used only here, and in no
 //! inner layer.
 
 mod admin;

@@ -1,5 +1,5 @@
-//! The list of models, in OpenAI's form or, for requests of Anthropic's clients, in theirs. Available at any time, even
-//! while no model is loaded.
+//! The list of models, in OpenAI's format, or in Anthropic's for requests from Anthropic's clients. It is always
+//! available, even while no model is loaded.
 
 use super::status_codes::ApiError;
 use super::wire::WireError;

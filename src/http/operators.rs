@@ -1,14 +1,14 @@
 //! Who may use the operators' routes: programs on this machine, and web pages of the operators' own listener
 //! that have its token.
 //!
-//! Three kinds of requests are refused. A page from elsewhere can make a browser on this machine send
-//! requests here: browsers announce this (`Origin`, `Sec-Fetch-Site`), and if a page lets its own name
-//! resolve to loopback, `Host` reveals it. A proxy on this machine would forward requests from strangers: it
-//! must not lead to this listener, and a proxy that can be recognised is refused. Other machines are refused
+//! Three kinds of requests are refused. First, a web page of another origin can make a browser on this machine send
+//! requests here. Browsers announce this (`Origin`, `Sec-Fetch-Site`), and if the page's own name resolves to loopback
+//! (DNS rebinding), `Host` reveals it. Second, a proxy on this machine would forward requests from strangers. A proxy
+//! must not forward to this listener, and proxies that can be recognised are refused. Third, other machines are refused
 //! by their address.
 //!
-//! If keys are asked for, a key with the scope `admin` opens the routes to programs on other machines and behind
-//! proxies too, and to the page if it was loaded from where it sends its requests ([`super::gate`]).
+//! If keys are required, a key with the scope `admin` also gives access to programs on other machines and behind
+//! proxies, and to the page if it was loaded from the same origin ([`super::gate`]).
 
 use super::status_codes::ApiError;
 use super::{Peer, authorize};

@@ -1,6 +1,6 @@
-//! Operators' orders as JSON, and the answers that are no status: for the server and the command line.
+//! The JSON of operators' orders, and of responses other than the status: for the server and the command line.
 //!
-//! Both ends use these types, so they derive both ways.
+//! Both ends use these types, so they derive both `Serialize` and `Deserialize`.
 
 use crate::control::Unload;
 use crate::rollout::Expect;

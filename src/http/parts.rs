@@ -1,9 +1,9 @@
-//! What every format of an answer is made of: text, reasoning, tool calls, ends.
+//! The parts of every response format: text, reasoning, tool calls, ends.
 //!
-//! Pure: a piece of a generation goes in, and parts come out. Replies that may call tools are parsed here, so
-//! no format knows how a model writes a call. It does not know any format of requests or responses. The
-//! parser holds back text that may become a tool call, so a piece may lead to no part. `listed` says which tokens are
-//! those of the text.
+//! Pure: a piece of a generation goes in, and parts come out. Replies that may contain tool calls are parsed here, so
+//! no format needs to know a model's call syntax. It does not know the formats of requests or responses. The parser
+//! holds back text that may become a tool call, so a piece may lead to no part. `listed` determines which tokens belong
+//! to the text.
 
 mod listed;
 

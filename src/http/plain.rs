@@ -1,4 +1,4 @@
-//! Requests made plain before a route sees them: paths without extra slashes, bodies without a content coding.
+//! Normalises requests before routing: removes extra slashes from paths, and refuses bodies with a content coding.
 
 use super::bodies::refuse;
 use super::status_codes::ApiError;

@@ -1,8 +1,8 @@
 //! Prompts that clients agreed to have recorded (`"store": true`), appended to a file for `serin bench --prompts`.
 //!
-//! A thread writes, so that no request waits for the disk; what does not fit its queue or the file's limit is dropped
-//! and counted. A line has the conversation and the most tokens of the reply, and nothing else: no key, address,
-//! session or reply. It does not know what consent is: its caller does.
+//! A separate thread writes, so that no request waits for the disk. Prompts that do not fit the queue or the file's
+//! limit are dropped and counted. A line has only the conversation and the maximum number of reply tokens: no key,
+//! address, session or reply. The caller checks for consent, not this file.
 
 use crate::metrics;
 use serde_json::{Value, json};

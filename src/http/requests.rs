@@ -1,7 +1,7 @@
-//! Around every request: its id, and its line in the log if that is wanted.
+//! Middleware around every request: its id, and its log line if enabled.
 //!
-//! A client's own `x-request-id` is taken if it is sound, and every response carries one. The line in the log says
-//! who asked for which route and what came of it. It never holds prompts, replies, keys or values of headers.
+//! A client's `x-request-id` is used if it is valid, and every response has one. The log line says who called which
+//! route, and the result. It never contains prompts, replies, keys or values of headers.
 
 use super::authorize::Route;
 use super::bodies::until_sent;

@@ -1,7 +1,7 @@
-//! Which route leads to which handler, on the clients' and on the operators' listener, and what is done around all of
-//! them: connection limits, shutdown, answers to unknown paths and methods.
+//! The routes of the clients' and of the operators' listener with their handlers, and the layers around all of them:
+//! connection limits, shutdown, responses to unknown paths and methods.
 //!
-//! Knows no handler from inside. Which key a route needs is in [`authorize`].
+//! It does not know what the handlers do. [`authorize`] says which scope a route needs.
 
 use super::status_codes::ApiError;
 use super::{

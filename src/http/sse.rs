@@ -1,4 +1,4 @@
-//! Responses of server-sent events (WHATWG HTML, section 9.2). It does not know what they tell.
+//! Responses with server-sent events (WHATWG HTML, section 9.2). It does not know their content.
 
 use axum::body::{Body, Bytes};
 use axum::http::{HeaderValue, header};

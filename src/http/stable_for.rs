@@ -1,7 +1,7 @@
-//! Requests that stable answers because of how they are marked, and that count in no verdict: what chat UIs send by
-//! themselves, such as the request for a chat's title.
+//! Marked requests, which stable answers and which count in no verdict: for requests that chat UIs send on their own,
+//! such as for a chat's title.
 //!
-//! Which marks count is configured. A request that asks for an arm itself gets that one.
+//! The marks are configured. A request that names an arm itself gets that arm.
 
 use axum::http::{HeaderMap, HeaderName};
 use serde_json::Value;

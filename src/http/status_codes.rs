@@ -1,10 +1,9 @@
 //! The only place that maps errors to HTTP statuses and to the public API's error format.
 //!
-//! Each layer has its own errors with their texts (`serving/error.rs`, `http/wire/error.rs`, `control/error.rs`), and none
-//! of them knows HTTP. Here each variant gets its status, type,
-//! `param` and `code`. A message is passed on only if it is meant for the client. `Retry-After` is on errors where
-//! waiting helps and on no others: exact where the time is known, with jitter where it is not, because public client
-//! libraries would otherwise all retry at once.
+//! Each layer has its own errors with their texts (`serving/error.rs`, `http/wire/error.rs`, `control/error.rs`), and
+//! none of them knows about HTTP. Here each variant gets its status, type, `param` and `code`. A message is passed on
+//! only if it is meant for the client. `Retry-After` is set only on errors for which waiting helps. It is exact if the
+//! time is known. Otherwise it has jitter, because public client libraries would all retry at once.
 
 use super::wire::WireError;
 use crate::access::{Exceeded, Scope};

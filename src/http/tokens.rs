@@ -1,5 +1,6 @@
-//! Texts and token ids of stable's tokenizer, and what its chat template makes of a conversation; load generators use
-//! this. The forms are those of vLLM and of llama-server: the fields of a request tell which one it is.
+//! Converts between text and token ids with stable's tokenizer, and applies its chat template to a conversation; load
+//! generators use this. It supports the formats of vLLM and of llama-server: the fields of a request tell which one is
+//! meant.
 
 use super::status_codes::{ApiError, Names};
 use super::wire::fields::Fields;

@@ -2,9 +2,9 @@
 //!
 //! A pure function: it takes how the process ended and returns one of three courses of action.
 //!
-//! An unexplained kill is forgiven once: it may be an operator's `kill -9` or caused by another program. The
-//! same version under two of them in a row is no longer an accident. A signal raised by the process itself is
-//! not forgiven: only its own code can have caused it, and the new part of that code is the canary.
+//! One unexplained kill is forgiven: it may be an operator's `kill -9` or caused by another program. Two such kills in
+//! a row with the same version on trial are no longer seen as an accident. A signal raised by the process itself is not
+//! forgiven: only its own code can have caused it, and the new part of that code is the canary.
 
 use serde::{Deserialize, Serialize};
 

@@ -11,8 +11,8 @@
 //!
 //! Reading order: [`entry`](Entry) and `opening` (the entries), `state` and `fold` (the resulting state), `codec`
 //! (how events are encoded), `chain` (the hash chain), `connection` and `store` (the file), `queue` and `writer`
-//! (access from other threads), `ends` (what an unclean end means), [`resume`](Resume) and `replay` (uses of the
-//! journal), `read`, `told` (entries in words), `verify`, `prune`, `export`.
+//! (access from other threads), `ends` (what an unclean shutdown means), [`resume`](Resume) and `replay` (uses of the
+//! journal), `read`, `told` (entries in plain words), `verify`, `prune`, `export`.
 //!
 //! The rule for its users: commit before raising, after lowering. The weight in effect must never be above
 //! the one in the ledger; lowering the weight must not wait for a disk.

@@ -1,4 +1,4 @@
-//! The data that waits to be written, in order and within limits.
+//! The data that are waiting to be written, in order and within limits.
 //!
 //! It knows batches, entries and limits. It does not know about the file or the thread that empties the
 //! queue.

@@ -1,4 +1,4 @@
-//! Test helpers: a server reduced to what the ledger sees of it, and ways to damage a file.
+//! Test helpers: a server reduced to its use of the ledger, and ways to damage a file.
 
 use std::path::Path;
 use std::time::Duration;

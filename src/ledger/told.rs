@@ -1,4 +1,4 @@
-//! Entries in words: what happened, who wanted it and why.
+//! Entries in plain words: what happened, who ordered it, and why.
 //!
 //! For display only; the record itself is the entry.
 
@@ -116,7 +116,7 @@ impl Entry {
                 ("pardoned", format!("{} may be tried again", short(digest)))
             }
             Entry::JournalEnded { why, events } => {
-                ("journal", format!("events are recorded no more after {events}: {why}"))
+                ("journal", format!("after {events} events, recording stopped: {why}"))
             }
             Entry::UncleanEnd { how, canary, .. } => ("ended", unclean(how, canary.as_ref())),
             Entry::CanaryWell { digest } => (
@@ -151,7 +151,7 @@ fn with_refusal(what: String, refused: Option<&str>) -> String {
 fn unclean(how: &HowEnded, canary: Option<&Model>) -> String {
     let how = serde_json::to_value(how).map(|how| how.to_string()).unwrap_or_default();
     let trial = canary.map(|model| format!("; on trial: {}", named(model))).unwrap_or_default();
-    format!("the process before did not end in order: {}{trial}", how.trim_matches('"'))
+    format!("the previous process did not shut down properly: {}{trial}", how.trim_matches('"'))
 }
 
 fn named(model: &Model) -> String {

@@ -1,10 +1,10 @@
 //! Leaves out the series of versions that are no longer loaded, some time after their last change.
 //!
-//! Without it, a process that has seen a hundred canaries would show a hundred sets of histograms. The recorder can
-//! forget idle series itself, but that does not fit: it would forget a loaded version that has no traffic, and what
-//! a running request still records in a forgotten histogram is lost. So the recorder keeps everything, and this
-//! filter decides what is shown; a version that is loaded again continues where its counters were. It works on the
-//! rendered text. Time is an argument.
+//! Without it, a process that has loaded a hundred canaries would show a hundred sets of histograms. The recorder can
+//! drop idle series itself, but it would also drop those of a loaded version without traffic, and lose samples that a
+//! running request records in a dropped histogram. So the recorder keeps everything, and this filter decides what is
+//! shown; a version that is loaded again continues where its counters were. It works on the rendered text. Time is an
+//! argument.
 
 use super::Who;
 use std::collections::{HashMap, HashSet};

@@ -1,6 +1,6 @@
-//! What could be loaded instead of a model that is refused: files of the same folder.
+//! Which files in the same folder could be loaded instead of a model that was refused.
 //!
-//! Only looks, and only after a refusal. It does not know why the model was refused.
+//! It runs only after a refusal, and only reads. It does not know why the model was refused.
 
 use super::config::ModelConfig;
 use super::error::LoadError;

@@ -1,4 +1,4 @@
-//! Why a model cannot be loaded: one line each, naming the file and what to do.
+//! Why a model cannot be loaded: each error is one line that names the file and the remedy.
 
 use serin_kernels::cuda::CardError;
 use std::path::PathBuf;

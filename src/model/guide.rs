@@ -1,7 +1,7 @@
-//! What restricts a sequence from token to token: a grammar, seen from the sampler and the engine.
+//! The interface of a constraint on a sequence (such as a grammar), as the sampler and the engine use it.
 //!
-//! The engine tells a guide each token of the reply, and asks which tokens may come next. It does not know what the
-//! guide enforces; the guide does not know about logits.
+//! The engine passes each token of the reply to the guide, and asks it which tokens are allowed next. It does not know
+//! what the guide enforces; the guide does not know about logits.
 
 use super::token_mask::TokenMask;
 use crate::device::arena;

@@ -1,7 +1,7 @@
-//! What a checkpoint's tensors are called: the names of one layer's, and of those outside the layers.
+//! The names of a checkpoint's tensors: those of a layer, and those outside the layers.
 //!
-//! The names are those of Hugging Face checkpoints; every other format is translated into them where it is read.
-//! It knows no shapes.
+//! The names are those of Hugging Face checkpoints; other formats are translated to them when they are read. It does
+//! not know shapes.
 
 /// The tensors of one layer, without the prefix `model.layers.N.` and the suffix `.weight`.
 #[derive(Debug, Clone, Copy)]

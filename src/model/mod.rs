@@ -3,8 +3,9 @@
 //! Reading order: `families` (the supported families and their tensor names), `config` (a model's properties),
 //! `intake` (reads safetensors, or gives a clear error), `gguf` (the same for GGUF files), `dummy` (random
 //! weights), `weights` (chooses one of these by path), `linear` (weights as matrix products), `decoder` (the
-//! forward pass over a paged KV cache), `card` (the same on a GPU), `sampler` (one row of logits to one id) with
-//! `token_rules`, `token_mask`, `guide`, `logprobs`. It uses `device` and does not know about sequences, queues, text or arms.
+//! forward pass over a paged KV cache), `card` (the same on a GPU), `sampler` (from one row of logits to one token id)
+//! with `token_rules`, `token_mask`, `guide`, `logprobs`. It uses `device` and does not know about sequences, queues,
+//! text or arms.
 
 mod beside;
 pub mod card;

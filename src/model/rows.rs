@@ -1,6 +1,7 @@
-//! The order of a projection's rows, where a rotary embedding turns neighbouring values of a head.
+//! The order of a projection's rows, for families whose rotary embedding rotates neighbouring values of a head.
 //!
-//! The kernels turn value i with value i + half. Rows are sorted so when they are read. It knows no names.
+//! The kernels rotate value i with value i + half, so the rows are reordered to match this when they are read. It does
+//! not know names of tensors.
 
 /// Sorts the first `turned` rows of each head from pairs (0, 1), (2, 3), .. to halves: 0, 2, .., 1, 3, .. `bytes` are
 /// whole rows of `row` bytes. `None` if they are not `heads` heads of as many rows, or `turned` is odd or too large.

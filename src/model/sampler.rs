@@ -1,14 +1,15 @@
 //! From one row of logits to one token id.
 //!
 //! Order: masks and rules for single tokens, penalties, temperature, top-k, top-p, min-p, then one draw (the same order
-//! as in vLLM). A row takes a few passes over the vocabulary, and only as much of it is sorted as the filters need.
+//! as in vLLM). A row takes a few passes over the vocabulary, and only the part that the filters need is sorted.
 //!
 //! Randomness is a function of (seed, position), so a sequence that is preempted, recomputed or batched
 //! differently still draws the same numbers. The draw goes through the remaining tokens by id, not by rank.
 //! So it does not matter how a device filtered the set or ordered near-ties in it.
 //!
-//! Rows with top-k have a way of their own (`choose_of_few`), and a GPU a second copy of the rules (`kernels/sample.cu`): a
-//! new filter goes into all three. The sampler does not know about tensors or sequences.
+//! Rows with top-k have a separate path (`choose_of_few`), and the GPU has a second copy of the rules
+//! (`kernels/sample.cu`). A new filter must be added to all three. The sampler does not know about tensors or
+//! sequences.
 
 use super::guide::{GuideFailed, SharedGuide};
 use super::logprobs::{self, Logprobs};

@@ -1,4 +1,4 @@
-//! A set of token ids as bits: those that may be drawn.
+//! A set of allowed token ids, as a bitmask.
 
 /// The logit of a token that may not be drawn.
 pub const BARRED: f32 = f32::MIN;

@@ -1,7 +1,7 @@
-//! What a request wants of single tokens: biases, tokens that may not be drawn, and those that alone may.
+//! A request's rules for single tokens: biases, forbidden tokens, and a list of allowed tokens.
 //!
-//! The rules change a row of logits before the penalties (the order of vLLM). A token that may not be drawn gets
-//! [`BARRED`], the lowest logit there is: its probability is 0. Pure; it does not know where the ids come from.
+//! The rules change a row of logits before the penalties (the order of vLLM). A forbidden token gets [`BARRED`], the
+//! lowest possible logit, so its probability is 0. Pure; it does not know where the ids come from.
 
 use super::token_mask::{BARRED, TokenMask};
 use std::sync::Arc;

@@ -1,9 +1,9 @@
-//! The capital of bets: in total, and as it would be without each party.
+//! The capital of the bets (see `evalue`): in total, and as it would be without each single party.
 //!
 //! Component k begins with 1/(k(k+1)) of the capital. All components that have begun place the same bets, so one
-//! sum for each rung of the ladder holds all their stakes. [`Stakes`] forms no totals, for bets that are settled
-//! more often than asked about; [`Capital`] keeps its total, for those that are asked about after every request.
-//! It does not know what is bet on.
+//! sum for each rung of the ladder holds all their stakes. [`Stakes`] does not keep a total, for bets that are settled
+//! more often than they are read; [`Capital`] does, for bets that are read after every request. It does not know what
+//! the bets are about.
 
 use super::evalue::{SLOTS, ln_sum};
 

@@ -1,4 +1,5 @@
-//! The error evidence by the weight of the stage, the rule of earlier versions, tested on examples and on seeded random data: what must roll back and what must not.
+//! Tests of the error evidence of earlier versions (by the weight of the stage), with examples and seeded random data:
+//! what must roll back and what must not.
 
 use std::time::Duration;
 

@@ -1,6 +1,6 @@
-//! The rollout by exact evidence: what rolls back, what holds, what passes, on small seeded traffic.
+//! Tests of the rollout with exact evidence: what rolls back, holds and passes, with small seeded traffic.
 //!
-//! How often, over thousands of rollouts, is what `benches/judging.rs` measures.
+//! `benches/judging.rs` measures how often this happens over thousands of rollouts.
 
 use std::time::Duration;
 

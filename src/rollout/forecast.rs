@@ -1,4 +1,4 @@
-//! Time to a verdict: what differences the data so far can show, and when each gate can decide.
+//! Time to a verdict: which differences the data so far can show, and when each gate can decide.
 //!
 //! These are expectations at the current traffic, not promises: half of all verdicts take longer. Nothing is
 //! decided here. The forecast is shown because at 5 % of little traffic, proving a doubled error rate takes

@@ -6,9 +6,9 @@
 //! coarse: the canary's rate must not exceed `allowance` (default 4) times an upper bound (99 %) of that
 //! reference.
 //!
-//! It places Bernoulli bets on 1.5 to 10 times the allowed rate and restarts with every bake interval. Its
-//! capital is what the restarts of the concurrent test left over. All components together still stake at most
-//! one, so the bound of alpha covers the whole ramp.
+//! It places Bernoulli bets on 1.5 to 10 times the allowed rate and restarts with every bake interval. Its capital is
+//! what the restarts of the concurrent test have not used. All components together still stake at most one, so the
+//! bound of alpha covers the whole ramp.
 
 use super::Policy;
 use super::capital::Capital;

@@ -1,8 +1,8 @@
-//! The gates of one stage, computed from its two windows: what has to hold before the weight rises.
+//! The gates of one stage, computed from the windows of both arms: the conditions for raising the weight.
 //!
-//! The list of all gates, and those of time and requests. By default the others are those of `exact/gates.rs`; those of
-//! `error_gate`, `latency_gate` and `user_gates` are for the earlier rules of evidence. A gate that is added to only one
-//! list runs under one rule.
+//! This file has the list of all gates, and the gates of bake time and requests. By default the other gates are those
+//! of `exact/gates.rs`; `error_gate`, `latency_gate` and `user_gates` are for the earlier rules of evidence. A gate
+//! that is added to only one of the two lists applies only under that rule.
 //!
 //! Pure functions of a [`GateInput`]; they decide nothing and keep no state. Each gate is judged on the current
 //! counts, not on the worst so far: a gate only holds, and a hold that the data no longer support should end.

@@ -2,19 +2,18 @@
 //! least 0.9 of stable's?
 //!
 //! A ratio of two sample p99s is mostly noise, so the p99 is judged by exceedance. tau is the allowed ratio
-//! times stable's p99. The canary is within it iff at most 1 % of its replies are above tau, decided by the
-//! Confidence Sequence Method. Stable's p99 is not known exactly either: to fail the canary an upper bound of
-//! it is used, to certify the canary a lower one. With fewer than 299 samples of stable there is no upper
-//! bound, and its largest sample is used instead. (With n samples, 1 in n + 1 of equal replies is above that,
-//! so the test is still valid.) Certifying waits until there are enough samples.
+//! times stable's p99. The canary is within the limit if at most 1 % of its replies are above tau; the Confidence
+//! Sequence Method decides this. Stable's p99 is not known exactly either: an upper bound of it is used to fail the
+//! canary, and a lower bound to certify it. With fewer than 299 samples of stable there is no upper bound, and its
+//! largest sample is used instead. (With n samples, 1 in n + 1 of equal replies is above that, so the test is still
+//! valid.) Certifying waits until there are enough samples.
 //!
 //! tau is computed from all of stable's samples of the stage at each judgement (docs/decisions/008). The samples
 //! compared are always concurrent (same stage) and of the same kind (matched steps or not). The gate can only hold,
 //! never roll back.
 //!
-//! At 100 % nothing is concurrent: stable's samples are those of all stages below. As for errors,
-//! `alone_allowance` times as many replies may be above tau. Otherwise one slow hour would hold the rollout
-//! for ever.
+//! At 100 % nothing is concurrent, so stable's samples are taken from all stages below 100 %. As for errors,
+//! `alone_allowance` times as many replies may be above tau. Otherwise one slow hour would hold the rollout for ever.
 
 use std::time::Duration;
 

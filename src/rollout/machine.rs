@@ -1,8 +1,8 @@
 //! The state machine: which event, in which phase, leads to which actions.
 //!
-//! It owns the current stage, asks `gates` for verdicts and `evidence` whether the canary must be rolled back,
-//! and turns the answers into [`Action`]s. `orders` handles operators' commands, and `moves` the consequences of a
-//! verdict. It does not know how an action is carried out, or what a quantile is. The transitions:
+//! It owns the current stage. It asks `gates` for verdicts, and `evidence` whether the canary must be rolled back, and
+//! turns the results into [`Action`]s. `orders` handles operators' commands, and `moves` the consequences of a verdict.
+//! It does not know how an action is carried out, or what a quantile is. The transitions:
 //!
 //! ```text
 //! Idle, RolledBack, Promoted, SelfTested --Start--> Running at the first step

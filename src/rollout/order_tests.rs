@@ -1,4 +1,4 @@
-//! Policies and operators' orders by example: manual, dry run, confirmations, undo, self-test.
+//! Tests of policies and operators' orders, by example: manual, dry run, confirmations, undo, self-test.
 
 use std::time::Duration;
 

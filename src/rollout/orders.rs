@@ -101,7 +101,7 @@ impl Rollout {
         let verdict = self.verdict(now);
         let gates = match verdict.overall() {
             Overall::Pass => "all gates pass".to_string(),
-            _ => format!("in spite of: {}", verdict.blocking()),
+            _ => format!("despite: {}", verdict.blocking()),
         };
         let text = format!("promoted from {} {}; {gates}", self.weight(), order.signature());
         self.promote(now, text, verdict)

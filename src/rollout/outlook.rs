@@ -1,7 +1,7 @@
-//! What a policy can see at a given traffic: how long each step takes, and which regressions it shows.
+//! What a policy can detect at a given traffic: how long each step takes, and which regressions it can show.
 //!
-//! These are expectations, as in `forecast`. With little traffic, operators choose by them between steps, minimums
-//! and durations before a rollout begins. Pure; it does not know what the traffic is.
+//! These are expectations, as in `forecast`. With little traffic, operators use them to choose steps, minimums and
+//! durations before a rollout begins. Pure; the traffic is an argument.
 
 use std::time::Duration;
 

@@ -1,7 +1,7 @@
-//! One reply as both models read it, and which replies are read.
+//! The result of both models reading one reply, and the choice of the replies to read.
 //!
 //! A model reads a reply by teacher forcing: one prefill of prompt and reply gives the probability of every token.
-//! Plain data and one pure function; it does not know how a reply is read, or what follows from it.
+//! Plain data and one pure function. It does not know how replies are read, or what the results lead to.
 
 use serde::{Deserialize, Serialize};
 

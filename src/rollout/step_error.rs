@@ -58,7 +58,7 @@ impl fmt::Display for StepError {
                 "nothing was promoted yet: roll the canary back instead of undoing",
             ),
             StepError::SelfTest => f.write_str(
-                "a self-test promotes nothing: roll it back and start a rollout to promote one",
+                "a self-test cannot be promoted: roll it back and start a rollout instead",
             ),
             StepError::Paused => f.write_str(
                 "the rollout is paused: resume it, or promote at once without regard to the gates",

@@ -1,5 +1,5 @@
-//! The gates of what users do (votes, regenerated answers) for the earlier rules of evidence; those of the default rule are
-//! in `exact/gates.rs`.
+//! The gates on user behaviour (votes, regenerated replies) for the earlier rules of evidence. The gates of the default
+//! rule are in `exact/gates.rs`.
 //!
 //! Pure functions of the stage's counts and of the evidence over the rollout.
 

@@ -1,7 +1,7 @@
-//! The form of a verdict: gates, five states, every figure with its threshold.
+//! The data of a verdict: the gates, their state (one of five), and every figure with its threshold.
 //!
-//! Plain data, and the rule that combines the gates; `gates` computes each of them. There is a third result
-//! besides pass and fail because "not enough data yet" must neither promote nor accuse. A gate that has
+//! Plain data, and the rule that combines the gates; `gates` computes each of them. There is a third result besides
+//! pass and fail, because "not enough data yet" must neither promote the canary nor count against it. A gate that has
 //! nothing to judge says so (`NotJudged`) and does not block.
 
 use std::fmt;

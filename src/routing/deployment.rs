@@ -1,4 +1,4 @@
-//! A loaded model version, as requests see it: where its sequences go, what they may be, how its text is made.
+//! A loaded model version, as requests see it: its lane, its limits, and its tokenizer and template.
 //!
 //! It does not know how it was loaded, or which arm it is.
 

@@ -1,7 +1,8 @@
 //! Which model answers a request.
 //!
-//! `pick` is the pure choice by pin, key or draw; `recent` knows which keys are most of the traffic; `table` is the
-//! table that every request reads: the weight, and a [`Deployment`] for each arm. It does not know why the weight is what it is, or how models are loaded.
+//! `pick` is the pure choice by pin, key or random draw; `recent` tracks which keys make up a large part of the
+//! traffic; `table` is what every request reads: the weight, and a [`Deployment`] for each arm. It does not know why
+//! the weight is what it is, or how models are loaded.
 
 mod deployment;
 mod pick;

@@ -1,8 +1,9 @@
-//! The latest requests by cluster: which of them is most of the traffic, and what share the canary really had.
+//! The latest requests by cluster: which cluster makes up a large part of the traffic, and the canary's actual share.
 //!
-//! A session or a conversation is routed as one. If it is a large part of the traffic, one hash decides most of it:
-//! the canary gets nearly nothing, or nearly everything, for as long as the weight stays. So the requests of such
-//! a cluster are drawn one by one. Pure and bounded; it does not know how requests are routed.
+//! All requests of a session or conversation (a cluster) go to one arm. If a cluster is a large part of the traffic, a
+//! single hash decides where most of it goes: the canary gets nearly nothing, or nearly everything, as long as the
+//! weight stays the same. So the requests of such a cluster are routed one by one. Pure and bounded; it does not know
+//! how requests are routed.
 
 use crate::rollout::Arm;
 use std::collections::{HashMap, VecDeque};

@@ -1,7 +1,7 @@
-//! Who serves what share right now: the one thing that every request reads.
+//! The current weight and the deployment of each arm: what every request reads.
 //!
-//! A small value behind a read-write lock; a request holds the lock for a hash and an `Arc` clone.
-//! Knows nothing of why the weight is what it is.
+//! It is a small value behind a read-write lock; a request holds the lock for a hash and an `Arc` clone. It does not
+//! know why the weight is what it is.
 
 use super::deployment::Deployment;
 use super::pick::{NoCanary, RouteInput, pick, session_hash};

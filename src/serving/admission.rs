@@ -1,8 +1,9 @@
-//! Work on a request before any model has it, bounded: what cannot fit is refused by its bytes, what would have to
-//! wait for a full queue is refused before it is encoded, and few texts are encoded at a time.
+//! Bounds the work on a request before it reaches a model. A prompt that cannot fit is refused by its length in bytes,
+//! a request that would meet a full queue is refused before it is encoded, and only a few texts are encoded at a time.
 //!
-//! Without this, a client's long prompts cost seconds of processor time and a gigabyte before they are found to be
-//! too long. A request whose client leaves while it waits here is gone. Knows no arm and no wire format.
+//! Without this, a client's long prompts would cost seconds of CPU time and a gigabyte of memory before they are found
+//! to be too long. If the client leaves while its request waits here, the request is dropped. It does not know about
+//! arms or wire formats.
 
 use super::error::GatewayError;
 use super::types::{GenerateRequest, Prompt};

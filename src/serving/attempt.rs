@@ -1,7 +1,7 @@
-//! One arm's attempt at a request: engine events in, text pieces out, until it ends one way or another.
+//! One arm's attempt at a request: engine events go in and pieces of text come out, until it ends.
 //!
-//! Takes its figures from the engine's time marks, not from when a piece was delivered, so that a slow
-//! client does not make a model look slow. Does not know what happens after a failure.
+//! Its figures come from the engine's timestamps, not from when a piece was delivered, so a slow client does not make a
+//! model look slow. It does not know what happens after a failure.
 
 use super::echo::Echo;
 use super::in_flight::Seat;

@@ -1,8 +1,9 @@
-//! Two models that read the same reply.
+//! Lets two models read the same reply.
 //!
-//! Each gets the prompt as its own template and tokenizer have it, and the reply, and scores the reply in one prefill
-//! (teacher forcing). The writer reads as well: so both figures come from the same computation, and writing a reply
-//! costs nothing more. It does not know which replies are read, or what follows.
+//! Each model gets the prompt, rendered by its own template and tokenizer, and the reply. It scores the reply in one
+//! prefill (teacher forcing). The model that wrote the reply reads it too. So both figures come from the same
+//! computation, and generating a reply has no extra cost. It does not know which replies are read, or how the scores
+//! are used.
 
 use super::admission::Admission;
 use super::idle::{NotRun, run_sequence};

@@ -1,7 +1,7 @@
-//! What an ending counts as, for the rollout, and what a client is told of it.
+//! How the end of a request is classified for the rollout, and which error the client gets.
 //!
-//! Pure: one table from every way in which a request can end to its [`Class`], one to its [`GatewayError`]. It
-//! knows neither arms nor statistics.
+//! Pure: one table maps every way in which a request can end to its [`Class`], another one to its [`GatewayError`]. It
+//! does not know about arms or statistics.
 
 use super::attempt::Ended;
 use super::error::{GatewayError, invalid};

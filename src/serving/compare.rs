@@ -1,6 +1,6 @@
-//! Two models compared without traffic: each writes replies to the same prompts, and both read all of them.
+//! Compares two models without traffic: each writes replies to the same prompts, and both read all of them.
 //!
-//! It drives the engine alone: no routes, no rollout. What the figures mean is for the caller.
+//! It uses only the engine, without routes or a rollout. The caller interprets the figures.
 
 use super::admission::Admission;
 use super::both::{Pair, Reply};

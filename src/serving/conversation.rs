@@ -1,4 +1,4 @@
-//! Which requests belong together: those of one conversation, and the same one asked again.
+//! Which requests belong together: those of one conversation, and a request that is sent again.
 //!
 //! Clients need not name their conversations. A conversation is known by its sender and its beginning: the system
 //! text and the first user message, which every later turn repeats. So its turns are routed as one, both models

@@ -1,8 +1,8 @@
-//! Replies that both models read while nobody else wants the device.
+//! Lets both models read replies while the device is idle (cross-reading).
 //!
-//! A share of the replies of both arms is read by stable and by the canary (`both`). What was read goes to the rollout.
-//! The texts are not kept, but for a few characters around the first difference between two prompts. It does not know
-//! what follows.
+//! Stable and the canary both read a share of the replies of both arms (`both`). The results go to the rollout. The
+//! texts are not kept, except for a few characters around the first difference between the two prompts. It does not
+//! know how the results are judged.
 
 use super::admission::Admission;
 use super::attempt::Played;

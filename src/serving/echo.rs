@@ -1,4 +1,4 @@
-//! A prompt as the beginning of its replies: its text, and the log-probabilities of its tokens if they were asked for.
+//! The prompt as the beginning of its replies (`echo`): its text, and the log-probabilities of its tokens if requested.
 
 use super::logprobs::likely;
 use super::types::{GenerateRequest, Prompt, PromptToken};

@@ -1,4 +1,4 @@
-//! Why a request has no reply, in words for the client: the model's doing, the server's or the client's own.
+//! Why a request has no reply, as a message for the client: caused by the model, the server, or the client.
 //!
 //! It does not know HTTP: `http/status_codes.rs` maps each variant to a status.
 

@@ -1,7 +1,8 @@
-//! The way in: what a front end calls.
+//! The entry point that a front end calls.
 //!
-//! [`Gateway::generate`] routes a request, has it prepared and submitted, and leaves it to a task (`rescue`) that
-//! follows it to its outcome whether or not the client stays. It knows neither endings nor statistics.
+//! [`Gateway::generate`] routes a request, and has it prepared and submitted. Then a task (`rescue`) follows it to its
+//! outcome, whether or not the client stays connected. It does not know about the ways in which requests end, or about
+//! statistics.
 
 use super::admission::{self, Admission};
 use super::attempt::Attempt;

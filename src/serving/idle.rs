@@ -1,7 +1,7 @@
-//! What is done with the models while nobody else wants the device.
+//! Runs work on the models while the device is idle.
 //!
-//! It begins only when no request is being answered, and is cancelled within one step of the model when one comes; it
-//! is then tried again a few times. It does not know what is done, or why.
+//! Such work begins only when no request is being answered, and is cancelled within one step of the model when a
+//! request arrives. It is then retried a limited number of times. This file does not know what the work is.
 
 use super::error::GatewayError;
 use super::paired::Answer;

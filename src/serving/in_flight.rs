@@ -1,6 +1,6 @@
-//! The requests that are being answered at the moment, for those who watch.
+//! The requests that are being answered at the moment, for the status and the page.
 //!
-//! An entry is there from the submission of an attempt to its end, whatever that is. It holds no text.
+//! An entry exists from the submission of an attempt to its end, however it ends. It contains no text.
 
 use crate::control::InFlightStatus;
 use crate::rollout::Arm;

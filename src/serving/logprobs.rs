@@ -1,9 +1,9 @@
 //! Log-probabilities of tokens whose text is still on its way.
 //!
-//! Text is held back while a character is incomplete or a stop string may begin in it, and its tokens with
-//! it: a piece carries the tokens whose text begins in it. A token that shows no text by itself (a part of a
-//! character) begins where the next one does. Counts text and nothing else; what is held back, and why, is
-//! for the decoder and the stop strings to say.
+//! Text is held back while a character is incomplete or a stop string may begin in it. Its tokens are held back with
+//! it: a piece carries the tokens whose text begins in it. A token without text of its own (a part of a character)
+//! begins where the next token begins. This file only counts text; the decoder and the stop strings decide what is held
+//! back.
 
 use super::types::{LikelyToken, TokenLogprob};
 use crate::model::Logprobs;

@@ -1,13 +1,14 @@
 //! One request's life, without wire formats: route, encode, submit, decode, rescue, record.
 //!
 //! In the order of a request: `types` is what a front end (HTTP) exchanges with [`Gateway`] (`gateway`); `admission`
-//! bounds what is done for a request before a model has it; `prepare` turns it into token ids for the arm it was
-//! routed to, with `token_rules` for single tokens and the `echo` of the prompt; `error` says why it cannot;
-//! `attempt` follows that arm's reply; `logprobs` holds log-probabilities back until their text is sent; `rescue` has
-//! stable take over what a canary failed; `class` says what an ending counts as, `quality` what a reply shows of
-//! itself, and `record` keeps both; `traffic` and `in_flight` show it to those who watch. While the device is idle
-//! (`idle`), `shadow` and `paired` put copies of requests to the canary, and `cross_read` has both models read replies
-//! (`both`, `reading`). `compare` does that without traffic. It knows no HTTP and no statistics.
+//! bounds what is done for a request before a model has it; `prepare` turns it into token ids for the arm it was routed
+//! to, with `token_rules` for single tokens and the `echo` of the prompt; `error` says why a request has no reply;
+//! `attempt` follows that arm's reply; `logprobs` holds log-probabilities back until their text is sent; `rescue` lets
+//! stable take over requests that the canary failed; `class` classifies how a request ended, `quality` finds the flags
+//! of a reply, and `record` records both; `traffic` and `in_flight` report to the status and the page. While the device
+//! is idle (`idle`), `shadow` and `paired` send copies of requests to the canary, and `cross_read` lets both models
+//! read replies (`both`, `reading`). `compare` does the latter without traffic. It does not know about HTTP or
+//! statistics.
 
 mod admission;
 mod attempt;

@@ -1,8 +1,8 @@
-//! What a shadow shows: the same request answered by both models, in pairs.
+//! The results of shadow traffic: pairs of replies of both models to the same request.
 //!
-//! Pure and bounded: the latest pairs are kept, the oldest go. Differences between pairs say more than two
-//! separate distributions, since both models had the very same prompt; that both ran at another moment is
-//! what they cannot say.
+//! Pure and bounded: only the latest pairs are kept. The differences within pairs say more than two separate
+//! distributions, because both models had the same prompt. But the two replies of a pair were generated at different
+//! times, and pairs do not account for that.
 
 use crate::control::ShadowStatus;
 use std::collections::VecDeque;

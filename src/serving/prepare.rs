@@ -1,5 +1,5 @@
-//! A request made ready for one arm: its text in that arm's own token ids, its wishes completed by that
-//! model's own defaults, its length checked against that model's context.
+//! Prepares a request for one arm: encodes its text with that arm's tokenizer, fills in that model's defaults, and
+//! checks its length against that model's context.
 
 use super::admission::{self, Admission};
 use super::echo::Echo;

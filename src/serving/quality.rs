@@ -1,7 +1,7 @@
-//! The flags of a request that has ended: what its reply shows, held against what was asked for.
+//! The quality flags of a finished request: its reply is compared with what was requested.
 //!
-//! [`Collected`] keeps a bounded part of the first reply while it is sent; all else happens once, at the end. It
-//! knows neither arms nor what a flag leads to. The rules are those of [`crate::text::quality`].
+//! [`Collected`] keeps a bounded part of the first reply while it is sent; everything else happens once, at the end. It
+//! does not know about arms, or what a flag leads to. The rules are those of [`crate::text::quality`].
 
 use super::types::{Finish, GenerateRequest, Prompt};
 use crate::rollout::{Class, Flag, Flags};

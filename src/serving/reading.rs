@@ -1,6 +1,6 @@
-//! What scores say: how plausible a reply is to a model, and how far two models agree.
+//! Evaluates scores: how plausible a reply is to a model, and how closely two models agree.
 //!
-//! Pure. It does not know how the scores came about, nor what follows from them.
+//! Pure. It does not know how the scores were computed, or how the results are used.
 
 use crate::model::Score;
 use crate::rollout::{Agreement, Arm, Read};

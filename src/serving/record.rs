@@ -1,7 +1,7 @@
-//! What is kept of a request: its metrics, its flags, its outcome for the rollout, and who wrote the reply.
+//! Records a finished request: its metrics, its flags, its outcome for the rollout, and which arm wrote the reply.
 //!
-//! One call for each attempt, whatever its end. How an end is classed is `class`'s business, and what a reply shows
-//! of itself is `quality`'s.
+//! It is called once for each attempt, however the attempt ends. `class` classifies the end, and `quality` finds the
+//! flags.
 
 use super::attempt::Played;
 use super::quality;

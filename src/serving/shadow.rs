@@ -1,6 +1,6 @@
-//! Shadow traffic: stable's requests copied to the canary while nobody else wants the device.
+//! Shadow traffic: stable's requests are copied to the canary while the device is idle.
 //!
-//! Nobody is shown what comes of it, and no verdict counts it. Which requests are copied is `rescue`'s business.
+//! No client sees the results, and no verdict counts them. `rescue` chooses the requests to copy.
 
 use super::admission::Admission;
 use super::idle::{Idle, NotRun, Tally, run_sequence};

@@ -1,6 +1,6 @@
-//! A whole server's inside over scripted models: what tests and benches of the rooms above stand on.
+//! A whole server without HTTP, over scripted models, for tests and benches of the modules above this one.
 //!
-//! The text side is a real one (a model folder's tokenizer and template); only the tensors are faked.
+//! Tokenizer and template are real (from a model folder); only the tensor computation is faked.
 
 use super::{Gateway, GenerateRequest, Limits, Prompt, Timeouts};
 use crate::control::{

@@ -1,4 +1,4 @@
-//! A request's wishes about single tokens, in the token ids of the model that answers.
+//! A request's rules for single tokens, as token ids of the model that answers.
 
 use super::error::{GatewayError, check_ids, invalid, text_error};
 use super::types::{TokenName, TokenWishes};

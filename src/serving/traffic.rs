@@ -1,7 +1,7 @@
-//! What each model did lately, as its clients saw it: requests by class and finish reason, times, rates.
+//! The recent traffic of each model as its clients saw it: requests by class and finish reason, latencies, rates.
 //!
-//! Counts every request, judged or not. Time is passed in. It does not
-//! judge; for verdicts the rollout has figures of its own.
+//! Every request counts, whether it is judged or not. Time is passed in. It does not judge; the rollout keeps its own
+//! figures for verdicts.
 
 use super::types::Finish;
 use crate::control::TrafficStatus;

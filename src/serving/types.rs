@@ -1,4 +1,4 @@
-//! What a front end hands in and what it gets back.
+//! The types that a front end passes in and gets back.
 
 use super::error::GatewayError;
 use crate::grammar::Constraint;

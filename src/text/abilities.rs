@@ -1,8 +1,8 @@
 //! What a chat template supports: each shape of conversation is tried once at load.
 //!
-//! Which shapes it supports is found out before there is traffic, as a plain value that is stored with the
-//! template. The error of a request with another shape names the message and the shape, and counts as a client
-//! error. And two versions can be compared before one replaces the other ([`Abilities::losses`]).
+//! The supported shapes are known before there is traffic, as a plain value stored with the template. So the error for
+//! an unsupported shape can name the message and the shape, and counts as a client error. And two versions can be
+//! compared before one replaces the other ([`Abilities::losses`]).
 //!
 //! Some templates need the same thing in another form, and probing also finds that form ([`Wants`]): the
 //! standard form is tried first, and another is chosen only if it works where the standard form does not.

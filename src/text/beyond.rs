@@ -1,8 +1,8 @@
-//! Added tokens without a row in the model's embedding: published folders have some (Gemma 3's image token).
+//! Added tokens without a row in the model's embedding. Some published model folders have them (Gemma 3's image token).
 //!
-//! Such a token can be neither fed nor drawn, so it is left out, and its text is ordinary text. Only what the model
-//! itself needs must be there: its special tokens, and what its chat template writes. It does not know where the
-//! tokenizer comes from.
+//! Such a token can be neither input nor output, so it is left out, and its text is ordinary text. Only tokens that the
+//! model itself needs must have a row: its special tokens, and those that its chat template writes. It does not know
+//! where the tokenizer comes from.
 
 use super::TextError;
 use super::folder::Folder;

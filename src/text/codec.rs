@@ -1,4 +1,4 @@
-//! The text side of one model: its tokenizer, its chat template and its special ids, checked together once.
+//! The text side of one model: its tokenizer, its chat template and its special token ids, checked together once.
 //!
 //! Inconsistencies inside a model folder are found at load: an id for which the embedding has no row, an
 //! end-of-sequence id that can never be sampled, a template that does not parse or cannot render one user

@@ -1,4 +1,4 @@
-//! Text to token ids, as the tokenizer does it, with this crate's errors.
+//! Encodes text to token ids with the tokenizer, and returns this crate's errors.
 
 use super::TextError;
 use tokenizers::Tokenizer;

@@ -94,7 +94,7 @@ pub enum TextError {
     #[error("the model's chat template refuses this conversation: {0}")]
     TemplateRefused(String),
     /// The conversation has a shape that this model's template does not support.
-    #[error("{place}this model's chat template does not take {what}{}", said(why))]
+    #[error("{place}this model's chat template does not support {what}{}", said(why))]
     Untaken {
         /// `messages[3]: `, or empty if no single message is at fault.
         place: String,

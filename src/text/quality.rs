@@ -1,11 +1,11 @@
-//! Signs that a reply is poor, read off the reply without knowing what the right one would be.
+//! Signs that a reply is poor, found in the reply itself, without knowing the right answer.
 //!
 //! Each sign is one small rule, and each may be wrong about a single reply: lists are repetitive, and some questions
-//! ask for a refusal. They are meant for comparing two models under the same traffic. So a rule is rather too lenient
-//! than too strict, and where a client's own request explains what it sees, it says nothing.
+//! ask for a refusal. They are meant for comparing two models under the same traffic. So a rule errs on the lenient
+//! side, and gives no sign if the client's own request explains what it found.
 //!
-//! In reading order: here the rules; `asked` (what the request asked for), `repeats` (loops), `json` and `script`.
-//! The work on one reply is bounded. It does not know arms, nor what follows from a sign.
+//! In reading order: this file (the rules), `asked` (what the request asked for), `repeats` (loops), `json` and
+//! `script`. The work on one reply is bounded. It does not know about arms, or what a sign leads to.
 
 mod asked;
 mod json;

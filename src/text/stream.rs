@@ -1,9 +1,9 @@
 //! Converts ids to text as they arrive.
 //!
 //! A character may be spread over several tokens, and a token's text can depend on its neighbours (a leading space
-//! that only shows in the middle). So a small window of recent tokens is decoded; its first part is only context, and
-//! what goes beyond the text already returned is new. The window moves on whenever the text ends in a whole character. If it does not
-//! for too long, the window is cut, so that a token costs the same for garbage as for prose.
+//! that only shows in the middle). So a small window of recent tokens is decoded. Its first part is only context, and
+//! the text beyond what was already returned is new. The window advances whenever the text ends in a whole character.
+//! If this takes too long, the window is cut, so that a token costs no more for garbage than for prose.
 //!
 //! It does not know about stop strings, tools or transport.
 

@@ -3,9 +3,9 @@
 //!
 //! Templates are programs that come with model weights. Work is limited by fuel, nesting depth and output
 //! size. The limits have room for the largest allowed conversation, so exceeding one is the template's fault
-//! and never the client's. They protect against accidents, not against malice: the engine charges no fuel for
-//! a list that is added to itself dozens of times, and does not limit how deep lists are nested. Against the
-//! rest, a server runs its templates in a subprocess (see `apart`).
+//! and never the client's. They protect against accidents, not against malice: the engine uses no fuel for a list that
+//! is added to itself dozens of times, and does not limit how deeply lists are nested. To protect against that, a
+//! server runs its templates in a subprocess (see `apart`).
 //!
 //! One difference from Python is known: outside `tojson`, floats that Python writes with an exponent are
 //! written differently.

@@ -1,7 +1,7 @@
-//! The files of the page, compiled into the program, and the plotting library that reports share with it.
+//! The files of the operators' page, compiled into the program, and the plotting library, which bench reports also use.
 //!
 //! `files/` is written by hand: HTML, CSS and JavaScript modules as browsers read them, without a build step.
-//! `files/vendor/` holds third-party code, each with its licence. Knows nothing of who serves them.
+//! `files/vendor/` holds third-party code, each with its licence. It does not know how they are served.
 
 use rust_embed::RustEmbed;
 use std::borrow::Cow;

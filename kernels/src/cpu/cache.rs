@@ -1,10 +1,10 @@
 //! The paged KV cache on the CPU: keys and values of all layers in fixed-size blocks.
 //!
-//! Knows shapes and slots, no sequence. Within a block each head's keys and values are contiguous, so that
-//! one head's pass is a stream; keys lie transposed in tiles of 16 tokens, `[head_dim][16]`, so that a
-//! vector lane is a token and no dot product ends in a sum across lanes. Blocks whose size is no multiple
-//! of 16 are one narrower tile each and are read through a copy. f16 halves what attention streams, which
-//! is what long contexts wait for; f32 is exact.
+//! It knows shapes and slots, but not sequences. Within a block, each head's keys and values are contiguous, so that
+//! one head is read as a stream. Keys are stored transposed in tiles of 16 tokens, `[head_dim][16]`: each vector lane
+//! holds one token, so no dot product needs a sum across lanes. A block whose size is not a multiple of 16 is one
+//! narrower tile, and is read through a copy. f16 halves the bytes that attention reads, which is what limits long
+//! contexts; f32 is exact.
 
 use super::isa::Isa;
 use super::pool::Disjoint;

@@ -1,7 +1,7 @@
-//! Which instruction set the kernels use: found once at run time, or forced for tests and comparisons.
+//! Which instruction set the kernels use: detected once at run time, or forced for tests and comparisons.
 //!
-//! Knows no kernel. An `Isa` value can only be made for a machine that has it (`detect`, `available`), so
-//! holding one is the proof that the kernels' `unsafe` calls of target features rest on.
+//! It does not know about kernels. An `Isa` value can only be created on a machine that has the instruction set
+//! (`detect`, `available`). So holding one is the proof on which the kernels' `unsafe` calls of target features rest.
 
 use std::sync::OnceLock;
 

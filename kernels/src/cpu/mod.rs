@@ -1,10 +1,10 @@
-//! Kernels for the CPU: what a decoder step is made of, on plain slices.
+//! Kernels for the CPU: the operations of a decoder step, on plain slices.
 //!
-//! Products of weights as stored (`quant`), the paged KV cache and attention over it (`cache`,
-//! `attention`), the small operations between them (`ops`), the threads they run on (`pool`) and the
-//! instruction set they use (`isa`, `simd`). Knows no model family; the caller passes shapes. Also the
-//! reference that other devices are tested against: every vector kernel has a scalar twin here. Its speed
-//! against llama.cpp is in `benches/runs/`.
+//! Matrix products with weights as stored (`quant`), the paged KV cache and attention over it (`cache`, `attention`),
+//! the small operations between them (`ops`), the threads they run on (`pool`), and the instruction set they use
+//! (`isa`, `simd`). It does not know about model families; the caller passes shapes. It is also the reference that
+//! other devices are tested against: every vector kernel has a scalar version here. `benches/runs/` compares its speed
+//! with llama.cpp's.
 
 pub mod attention;
 pub mod cache;

@@ -1,7 +1,8 @@
 //! The small operations between products: RMS norm, gated activations, soft cap, choosing the largest.
 //!
-//! Work on plain slices in place, allocate nothing, know no model. Fused where a pass over memory is
-//! saved: the residual is added in the pass that sums its squares, the gate and its product are one pass.
+//! They work in place on plain slices, allocate nothing, and do not know about models. They are fused where this saves
+//! a pass over memory: the residual is added in the pass that sums its squares, and a gate and its product are one
+//! pass.
 
 #![allow(clippy::needless_range_loop, reason = "kernels walk several arrays by one index")]
 

@@ -1,11 +1,11 @@
-//! A small persistent thread pool for kernels: one job at a time, cut into numbered tasks.
+//! A small, persistent thread pool for kernels: one job at a time, cut into numbered tasks.
 //!
-//! Knows no kernel. A decoder step runs a hundred and more short jobs (tens of microseconds), so a job
-//! must cost about a microsecond: no allocation, no lock on the way, workers that spin for a while before
-//! they park. The calling thread works too. Decision: docs/decisions/034.
+//! It does not know about kernels. A decoder step runs more than a hundred short jobs (tens of microseconds each), so
+//! the overhead of a job must be about a microsecond: no allocation, no lock on the hot path, and workers that spin for
+//! a while before they park. The calling thread works too. Decision: docs/decisions/034.
 //!
-//! A panic in a task is caught, the job's other tasks are skipped, and the panic goes on in the caller;
-//! the pool itself stays whole, so that one model's fault does not touch its neighbour.
+//! A panic in a task is caught, the job's other tasks are skipped, and the panic is resumed in the caller. The pool
+//! itself stays usable, so one model's fault does not affect the other model.
 
 use std::any::Any;
 use std::cell::{Cell, UnsafeCell};

@@ -1,9 +1,8 @@
-//! Sixteen f32 lanes, written once for each instruction set: what attention and the small operations are
-//! made of.
+//! Sixteen f32 lanes, implemented once per instruction set: the basis of attention and the small operations.
 //!
-//! Knows arithmetic only. Kernels are generic over `Lanes` and always inlined into a function that enables
-//! the features (`dispatch!`), so that one text serves every instruction set and the plain arrays are its
-//! scalar twin. (The products of quantised weights are not written so: their instructions differ.)
+//! It contains arithmetic only. Kernels are generic over `Lanes` and always inlined into a function that enables the
+//! features (`dispatch!`), so one source serves every instruction set, and plain arrays are the scalar version. (The
+//! products of quantised weights are not written this way, because their instructions differ.)
 
 use crate::float16::{f16_to_f32, f32_to_f16};
 

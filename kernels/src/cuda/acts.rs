@@ -1,7 +1,7 @@
-//! The inputs of products on a card: rows of floats or halves, or of 8-bit numbers in blocks of 32.
+//! The inputs of matrix products on a GPU: rows of floats or halves, or of 8-bit numbers in blocks of 32.
 //!
-//! What form a product wants depends on how its weights are stored; whatever computes the input writes it in
-//! that form at once (`acts.cuh`). Knows no weights.
+//! Which of these forms a product needs depends on how its weights are stored. The kernel that computes the input
+//! writes it directly in that form (`acts.cuh`). It does not know about weights.
 
 use super::buffer::{Buffer, View, ViewMut};
 use super::card::{Arg, Card, CardError, Pool, Queue};

@@ -1,7 +1,7 @@
-//! The card's memory as values: a buffer gives itself back when dropped, a view knows its length.
+//! GPU memory as Rust values: a buffer is freed when it is dropped, and a view knows its length.
 //!
-//! Views carry their numbers' type so that a kernel's function can check lengths and no caller counts bytes.
-//! What lies in a buffer is undefined until something was written to it.
+//! A view has an element type, so a kernel's function can check lengths, and no caller counts bytes. The contents of a
+//! buffer are undefined until something is written to it.
 
 use super::card::{Arg, Card, CardError, HostMemory, Pool, Queue};
 use std::fmt;

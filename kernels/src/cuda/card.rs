@@ -1,7 +1,7 @@
-//! What a card can be asked: memory pools, copies, launches, matrix products, graphs.
+//! The interface of a GPU ("card" in code): memory pools, copies, launches, matrix products, graphs.
 //!
-//! One trait, so that the same model code runs on a real card and on the emulated one. Everything is ordered
-//! by a [`Queue`]; nothing here knows what a kernel computes.
+//! It is one trait, so that the same model code runs on a real GPU and on the emulated one. Every operation is ordered
+//! by its [`Queue`]. It does not know what a kernel computes.
 
 use super::readings::Readings;
 use std::fmt;

@@ -1,8 +1,8 @@
-//! Known answers: what a kernel gave on a card, beside what it should have given.
+//! Known answers: a kernel's results on a GPU, compared with the expected ones.
 //!
-//! Each kernel family lists its cases once. Tests run them all on the emulated card, in several orders of
-//! threads; a server runs the quick ones on its very card before it trusts it. References are plain loops in
-//! f64 that share no code with the kernels.
+//! Each kernel family lists its cases once. Tests run all of them on the emulated GPU, with several thread orders. A
+//! server runs the quick ones on its GPU before it uses it. The references are plain loops in f64 that share no code
+//! with the kernels.
 
 #[cfg(all(test, feature = "emulator"))]
 use super::card::Queue;

@@ -1,5 +1,5 @@
-//! What FP8 numbers (E4M3) mean and how others round to them, for known answers: by the definition in the OCP 8-bit
-//! floating point specification and by search. Shares no code with the kernels.
+//! The values of FP8 numbers (E4M3), and rounding to them, for known answers. Values follow the definition in the OCP
+//! 8-bit floating point specification; rounding is done by search. It shares no code with the kernels.
 
 /// The largest number.
 pub(crate) const LARGEST: f64 = 448.0;

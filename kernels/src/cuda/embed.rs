@@ -1,7 +1,8 @@
 //! Embedding: rows of a matrix in any kind, picked by token, as floats.
 //!
-//! Knows no vocabulary; tokens are checked by whoever made them, and one that the matrix does not have gives a row
-//! that is not a number. Few rows may be normed at once, and the angles of their tokens computed.
+//! It does not know the vocabulary. Token ids are checked by the code that makes them; an id outside the matrix gives a
+//! row of NaN. If there are few rows, the same launch can also apply the norm to them and compute their tokens' rotary
+//! angles.
 
 use super::buffer::{View, ViewMut};
 use super::card::{Arg, Card, CardError, Grid};

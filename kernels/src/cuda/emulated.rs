@@ -1,12 +1,11 @@
-//! A card made of this machine's processor: the kernels' own sources, compiled for the host, over pools that
-//! are counted as a real card's are.
+//! A GPU emulated on this machine's CPU: the kernels' own sources, compiled for the host, with memory pools that are
+//! accounted for like those of a real GPU.
 //!
-//! For tests. Fresh memory is poisoned (0xFF: floats are NaN), every allocation lies between fences that are
-//! looked at when it is freed, kernels and copies are refused memory that is not allocated, and products are
-//! plain loops. It comes in two tempers ([`EmulationMode`]): one that does everything at once, and one that is as
-//! unhelpful as a driver may be. Time is what a simple cost model says (`emulated/clock.rs`), so that tests of
-//! pace and fairness give the same figures everywhere. What it cannot show: the driver; races, unless
-//! the feature `races` looks for them.
+//! It is for tests. New memory is poisoned (0xFF: floats are NaN). Every allocation lies between guard bytes that are
+//! checked when it is freed. Kernels and copies may not touch memory that is not allocated. Matrix products are plain
+//! loops. There are two modes ([`EmulationMode`]): one does everything immediately, the other does everything as late
+//! as a driver may. Times come from a simple cost model (`emulated/clock.rs`), so that tests of speed and fairness give
+//! the same figures everywhere. It cannot test the driver, and finds races only with the feature `races`.
 
 mod clock;
 mod product;

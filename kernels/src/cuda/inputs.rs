@@ -1,9 +1,9 @@
-//! What the host tells a step's kernels: up to four sections of words, written into the host's own memory and
-//! fetched by a kernel, the first of the step.
+//! The inputs that the host passes to a step's kernels: up to four sections of words. The host writes them into its own
+//! memory, and the first kernel of the step fetches them.
 //!
-//! Writing waits for nothing, and so a step never waits behind a loader's copies. The host may write a section
-//! again once the kernel that fetches it is done. So there are two places for the host to write to: one for a step that
-//! is on its way, and one for the step after it. Knows no section's meaning.
+//! Writing never waits, so a step is never stuck behind a loader's copies. The host may overwrite a section only when
+//! the kernel that fetches it has finished. So there are two copies of each section on the host: one for the step in
+//! flight, and one for the step after it. It does not know what the sections mean.
 
 use super::buffer::{Buffer, Mapped, Plain, View};
 use super::card::{Arg, Card, CardError, Grid, Pool, Queue};

@@ -1,10 +1,10 @@
-//! The paged KV cache on a card: one layer's keys and values in fixed-size blocks, as kernels find them.
+//! The paged KV cache on a GPU: one layer's keys and values in fixed-size blocks, in the kernels' layout.
 //!
-//! Keys and values lie `[blocks][kv_heads][block_size][head_dim]` each, so that one head's part of a block is
-//! one stream. In whole numbers of 8 bits every head of a token has a scale of its own,
-//! `[blocks][kv_heads][block_size]`: value = scale * q, q in -127..127. Numbers in FP8 (E4M3) have no scale: a scale
-//! would only move the range of a floating-point format, 2^-9 to 448 (docs/decisions/061). Which block holds which
-//! token of a sequence, block tables say (PagedAttention, arXiv:2309.06180). Knows no sequence.
+//! Keys and values are each stored as `[blocks][kv_heads][block_size][head_dim]`, so that one head's part of a block is
+//! contiguous. With 8-bit integers, every head of a token has its own scale, `[blocks][kv_heads][block_size]`: value =
+//! scale * q, with q in -127..127. FP8 numbers (E4M3) have no scale, because a scale would only shift the range of a
+//! floating-point format, 2^-9 to 448 (docs/decisions/061). Block tables say which block holds which token of a
+//! sequence (PagedAttention, arXiv:2309.06180). It does not know about sequences.
 
 use super::buffer::{Buffer, View, ViewMut};
 use super::card::{Card, CardError, DeviceProperties, Pool, Queue};

@@ -1,7 +1,7 @@
-//! What is reported of drawn tokens: log-probabilities and the likeliest tokens (`logprobs.cu`).
+//! What is reported about sampled tokens: log-probabilities and the most likely tokens (`logprobs.cu`).
 //!
-//! They are taken from the logits before sampling edits them. So there is a launch before sampling and one after it,
-//! with memory of their own in between. Knows no request.
+//! They are computed from the logits before sampling edits them. So there is one launch before sampling and one after
+//! it, and a buffer carries data from the first to the second. It does not know about requests.
 
 use super::buffer::{Plain, View, ViewMut};
 use super::card::{Arg, Card, CardError, Grid};

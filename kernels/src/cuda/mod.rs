@@ -1,12 +1,11 @@
-//! Kernels for CUDA, and the card they run on.
+//! Kernels for CUDA, and the GPU they run on. In code, a GPU is a "card".
 //!
-//! The kernels are the `.cu` files of this crate, one family each. Here, in reading order: `card` (what a card can
-//! be asked: pools, memory, launches), `readings` (what it says of its state), `buffer` (its memory as values that
-//! give themselves back), `timer`, `acts` (inputs of products), then one file per kernel family: a typed function that
-//! checks shapes and launches. Beside each, `answers`: what its kernels should give (`check` runs them), for tests
-//! and for the `self_test` of a card; a build without any card goes without them. `emulated` is a card made of this
-//! machine's processor, which runs the very same sources; `paper` only lists launches; `device` is a real one; `open`
-//! has them by name.
+//! The kernels are the `.cu` files of this crate, one kernel family each. In reading order: `card` (the interface:
+//! pools, memory, launches), `readings` (the state that a GPU reports), `buffer` (GPU memory as values that free
+//! themselves), `timer`, `acts` (inputs of products), then one file per kernel family, with typed functions that check
+//! shapes and launch. Next to each is `answers`, the expected results of its kernels (run by `check`), for tests and
+//! for the `self_test` of a GPU; a build without any GPU leaves them out. `emulated` is a GPU emulated on the CPU,
+//! which runs the same sources; `paper` only lists launches; `device` is a real GPU; `open` opens one by name.
 
 pub mod acts;
 pub mod attention;

@@ -1,7 +1,7 @@
-//! RMS norm, alone or with the join of a branch to the residual stream (`norm.cu`).
+//! RMS norm, alone or together with adding a branch to the residual stream (`norm.cu`).
 //!
-//! One launch either way. A row is as wide as the norm's weight; rows of up to 32768 numbers stay in registers.
-//! `unscaled` has the norm of a few rows on their way to a product, which does the rest.
+//! Either takes one launch. A row is as wide as the norm's weight; rows of up to 32768 numbers stay in registers.
+//! `unscaled` is the norm of a few rows that are inputs of a product; the product then applies the scale.
 
 use super::acts::{ActKind, ActsMut};
 use super::buffer::{View, ViewMut};

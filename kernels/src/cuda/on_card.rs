@@ -1,6 +1,7 @@
-//! What a kind of quantised block says of itself for GPUs: its planes' bytes, and the names of its kernels.
+//! A quantised kind's description for GPUs: the sizes of its planes, and the names of its kernels.
 //!
-//! Plain data, filled in by each kind's file in `quant`. `weights` lays planes out by it, `product` chooses kernels.
+//! It is plain data, filled in by each kind's file in `quant`. `weights` uses it to lay out planes, and `product` to
+//! choose kernels.
 
 use super::acts::ActKind;
 

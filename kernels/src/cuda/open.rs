@@ -1,4 +1,4 @@
-//! Cards by name: `cuda`, `cuda:1`, `emulated`, `pessimistic` (which is emulated, too).
+//! Opens a GPU by name: `cuda`, `cuda:1`, `emulated`, `pessimistic` (also emulated).
 
 use super::card::{Card, CardError};
 use std::sync::Arc;
@@ -24,11 +24,11 @@ pub enum OpenError {
     )]
     NoDriver,
     /// The driver refuses a call, or is only a toolkit's stub; contains its error.
-    #[error("the NVIDIA driver does not start ({0}): nvidia-smi may tell more")]
+    #[error("the NVIDIA driver cannot be initialised ({0}): nvidia-smi may show more")]
     Driver(String),
     /// The driver is older than the CUDA toolkit of this build.
     #[error(
-        "the NVIDIA driver is of CUDA {has}, and this build takes {needs} or newer: update the driver{release}"
+        "the NVIDIA driver supports CUDA {has}, but this build needs {needs} or newer: update the driver{release}"
     )]
     OldDriver {
         /// Newest CUDA version of the driver, as `major.minor`.
@@ -51,7 +51,7 @@ pub enum OpenError {
     },
     /// The card's compute capability is too low for the kernels.
     #[error(
-        "{card} cannot be used: it has compute capability {has}, and {needs} or newer is needed"
+        "{card} cannot be used: it has compute capability {has}, but {needs} or newer is needed"
     )]
     OldCard {
         /// The card's name, by the driver.
@@ -62,7 +62,9 @@ pub enum OpenError {
         needs: &'static str,
     },
     /// The card does not support stream-ordered memory pools.
-    #[error("{card} cannot be used: it has no memory pools (a virtual GPU, or its driver's mode)")]
+    #[error(
+        "{card} cannot be used: it does not support memory pools (it may be a virtual GPU, or its driver is in another mode)"
+    )]
     NoPools {
         /// The card's name, by the driver.
         card: String,

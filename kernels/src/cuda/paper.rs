@@ -1,7 +1,7 @@
-//! A card on paper: it takes every call, computes nothing, and lists the launches.
+//! A GPU on paper: it accepts every call, computes nothing, and lists the launches.
 //!
-//! For tests that count a step's launches and read their grids at the sizes of real models and cards: buffers are
-//! addresses without memory behind them, so a matrix of any size costs nothing. Whatever is read back is zero.
+//! It is for tests that count a step's launches and check their grids at the sizes of real models and GPUs. Buffers are
+//! addresses without memory behind them, so a matrix of any size costs nothing. All data that are read back are zero.
 
 use super::card::{
     Arg, COUNTS, Card, CardError, DeviceProperties, Gemm, Graph, Grid, HostMemory, Memory, Pool,

@@ -1,9 +1,9 @@
-//! Products with weights as they are stored, and matrices of such weights on a card.
+//! Matrix products with weights as stored, and matrices of such weights on a GPU.
 //!
-//! [`multiply`] decides, from shapes and the card alone, which kernel runs ([`Way`]): up to 8 inputs are limited
-//! by reading the weights, many by arithmetic. `plan` decides which tiles those are cut into. Each way is right for every
-//! shape, so that checks can ask for any. Knows no layer: several matrices' results may be written side by side
-//! ([`multiply_all`]), as gate and up be put together at once ([`multiply_gated`]), or join a residual stream
+//! [`multiply`] chooses the kernel ([`Way`]) from the shapes and the GPU alone: up to 8 inputs are limited by reading
+//! the weights, more inputs by arithmetic. For more inputs, `plan` chooses the tiles. Every way is correct for every
+//! shape, so that checks can use any. It does not know about layers. The results of several matrices can be written
+//! side by side ([`multiply_all`]), combined as gate and up ([`multiply_gated`]), or added to a residual stream
 //! ([`multiply_normed`]).
 
 #[cfg(any(test, feature = "known-answers"))]

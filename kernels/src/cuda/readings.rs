@@ -1,5 +1,5 @@
-//! What a card says of its own state: memory, load, power, heat, clocks. Plain data; whatever a card or its
-//! driver does not tell is absent.
+//! The state that a GPU reports: memory, utilisation, power, temperature, clocks. Plain data; what a GPU or its driver
+//! does not report is absent.
 
 /// A card's state at one moment.
 #[derive(Debug, Clone, Default, PartialEq)]

@@ -1,10 +1,10 @@
-//! Queries, keys and values between their projection and attention: angles once per step (the embedding may compute
-//! them, [`crate::cuda::embed()`]), then bias, head norms, rotation and the cache in one launch per layer (`rope.cu`). Where all heads of a token are normed as one
-//! row, that is a launch before it. Attention of decoding steps may do all that itself
-//! ([`prepares`](super::attention::prepares)).
+//! Queries, keys and values between their projection and attention. The angles are computed once per step (possibly by
+//! the embedding, [`crate::cuda::embed()`]). Then one launch per layer applies bias, head norms and rotation, and
+//! writes the cache (`rope.cu`). If all heads of a token are normed as one row, a separate launch does that first.
+//! Attention of decoding steps may do all of this itself ([`prepares`](super::attention::prepares)).
 //!
-//! Frequencies come ready-made; which sequences are long ones, and which slot of the cache a token has, the
-//! step's lists say.
+//! Frequencies are computed by the caller. The lists of the step say which sequences use the long-context frequencies,
+//! and which cache slot each token has.
 
 use super::buffer::{View, ViewMut};
 use super::card::{Arg, Card, CardError, Grid};

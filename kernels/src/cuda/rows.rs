@@ -1,8 +1,7 @@
-//! What happens to rows number by number: rounding to what a product reads, biases, gates, soft caps
-//! (`rows.cu`).
+//! Elementwise operations on rows: rounding to the input format of a product, biases, gates, soft caps (`rows.cu`).
 //!
-//! All take any width; forms in blocks of 32 take multiples of 32. Rows that lie on 16 bytes are read 16 bytes
-//! at a time, others number by number: no caller has to care.
+//! All of them support any width; formats in blocks of 32 need a multiple of 32. Rows that are aligned to 16 bytes are
+//! read 16 bytes at a time, others one number at a time, so callers need not care about alignment.
 
 use super::acts::{ActKind, ActsMut};
 use super::buffer::{View, ViewMut};

@@ -1,8 +1,8 @@
 //! Batched sampling: rows of logits in, one token id per row out (`sample.cu`).
 //!
-//! The rules are those of the host's sampler. What a row asks for lies in the card's memory, so that a recorded
-//! graph goes on drawing as requests come and go: launches depend on how many rows and how large a vocabulary
-//! alone. A row's random number is the host's, as a function of seed and position. Knows no request.
+//! The rules are those of the host's sampler. The sampling parameters of each row are in GPU memory, so that a captured
+//! CUDA graph stays valid as requests come and go: launches depend only on the number of rows and the vocabulary size.
+//! A row's random number is the same function of seed and position as on the host. It does not know about requests.
 
 use super::buffer::{Plain, View, ViewMut};
 use super::card::{Arg, COUNTS, Card, CardError, Grid};

@@ -1,6 +1,6 @@
-//! A card proves its kernels before it is trusted: every family's quick cases, against their known answers.
+//! Tests the kernels on a GPU before it is used: the quick cases of every family, against their known answers.
 //!
-//! A build for another architecture would otherwise give wrong numbers in silence.
+//! Without this, a build for another architecture could silently give wrong numbers.
 
 use super::card::{Card, CardError};
 use std::sync::Arc;

@@ -1,4 +1,4 @@
-//! A timer of the card's that gives itself back.
+//! A GPU timer that frees itself when dropped.
 
 use super::card::{self, Card, CardError};
 use std::sync::Arc;

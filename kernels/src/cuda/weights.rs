@@ -1,14 +1,14 @@
-//! How weights lie on a card: quantised rows taken apart into planes of equal pieces.
+//! The layout of weights on a GPU: quantised rows are split into planes of equal pieces.
 //!
-//! A file's blocks are 18 to 210 bytes long: few of them start where a card's 16-byte loads may. So what a block
-//! holds is sorted by size into planes, each `[rows][columns / block]` of one piece: the low bits (16 or 32 bytes
-//! for 32 numbers), further bits, scales. Every piece then is aligned, neighbouring threads read neighbouring
-//! pieces, and a matrix takes exactly the bytes that it takes in the file. Numbers are changed only so that
-//! kernels need fewer steps: bits of one word's four numbers stand side by side, and an offset of 8 or 32 has
-//! become a sign bit. What goes where is said in each kind's file; `quant.cuh` reads the planes.
+//! Blocks in a file are 18 to 210 bytes long, so few of them start at an address that is aligned for a GPU's 16-byte
+//! loads. So the parts of a block are sorted by size into planes, each `[rows][columns / block]` of one kind of piece:
+//! the low bits (16 or 32 bytes for 32 numbers), further bits, and scales. Then every piece is aligned, neighbouring
+//! threads read neighbouring pieces, and a matrix takes exactly as many bytes as in the file. Numbers are changed only
+//! so that kernels need fewer instructions: the bits of the four numbers of a word are placed side by side, and an
+//! offset of 8 or 32 becomes a sign bit. Each kind's file describes its layout; `quant.cuh` reads the planes.
 //!
-//! Pure: knows no card. Not here: interleaving rows for tensor cores' fragments; shared memory does that as well,
-//! and rows can be loaded (and embedded) one by one.
+//! It is pure and does not use a GPU. Rows are not interleaved for tensor core fragments: shared memory can do that as
+//! well, and this way rows can be loaded (and embedded) one by one.
 
 use super::acts::ActKind;
 use super::on_card::{OnCard, Planes};

@@ -1,7 +1,7 @@
-//! A quantised block taken apart, and what is done to stored numbers whatever their kind.
+//! An unpacked quantised block, and operations on stored numbers that are the same for every kind.
 //!
-//! Knows the bytes of a row and nothing of tiles or products. Works on bytes, since rows in a mapped file are aligned
-//! to nothing.
+//! It knows the bytes of a row, but not tiles or products. It works on bytes, because rows in a mapped file have no
+//! particular alignment.
 
 use super::{Blocks, Content, Kind};
 use crate::float16::f16_to_f32;

@@ -1,6 +1,6 @@
-//! F32, F16 and BF16: plain floats, a block each.
+//! F32, F16 and BF16: plain floats, each a block of its own.
 //!
-//! In a tile of the CPU they lie as `[columns][16 rows]`, on a card as they are stored.
+//! In a CPU tile their layout is `[columns][16 rows]`; on a GPU it is as stored.
 
 use super::{Content, Format};
 use crate::cpu::quant::{Form, Layout, kernels};

@@ -1,8 +1,8 @@
 //! What the IQ1, IQ2 and IQ3 kinds share: lists of four or eight numbers each, and their signs.
 //!
-//! A file stores indices into these lists. They are part of the file format; `scripts/quant_grids.py` wrote
-//! `grids.bin` from ggml's. Knows no block. In a tile of the CPU such blocks lie as they are stored, since taken apart
-//! they would be three to five times as large: `Blocks::tile` is `None`, and one kernel takes all of them apart.
+//! A file stores indices into these lists. The lists are part of the file format; `scripts/quant_grids.py` made
+//! `grids.bin` from ggml's. It does not know about blocks. In a CPU tile such blocks stay as stored, because unpacked
+//! they would be three to five times as large. So `Blocks::tile` is `None`, and one kernel unpacks all of these kinds.
 
 /// The lists one after the other, a signed byte a number.
 const GRIDS: &[u8] = include_bytes!("grids.bin");

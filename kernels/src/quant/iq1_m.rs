@@ -1,4 +1,5 @@
-//! IQ1_M: 256 numbers by eights of a list of 2048, with a scale for every 16 and a shift for every 8.
+//! IQ1_M: 256 numbers in groups of eight, each an entry of a list of 2048, with a scale for every 16 and a shift for
+//! every 8.
 //!
 //! - Stored: the low eight bits of 32 indices, then 32 times 4 bits: three more bits of an index, and the sign of the
 //!   shift; then four words of 16 bits with four scales of 3 bits each, and in their upper four bits a part of the f16

@@ -1,8 +1,8 @@
-//! IQ1_S: 256 numbers by eights of a list of 2048, with a scale and a shift for every 32.
+//! IQ1_S: 256 numbers in groups of eight, each an entry of a list of 2048, with a scale and a shift for every 32.
 //!
-//! - Stored: f16 `d`, then the low eight bits of 32 indices, then for every 32 numbers 16 bits: four times three more
-//!   bits of an index, the scale of 3 bits, and the sign of the shift. A value is `d * (2 scale + 1)` times the number
-//!   plus or minus an eighth.
+//! - Stored: f16 `d`, then the low eight bits of 32 indices, then 16 bits for every 32 numbers: three more bits of each
+//!   of the four indices, the scale of 3 bits, and the sign of the shift. A value is `d * (2 scale + 1)` times the
+//!   number plus or minus an eighth.
 //! - In a tile of the CPU: as stored.
 
 use super::block::{half_at, u16_at};

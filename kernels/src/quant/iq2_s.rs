@@ -1,4 +1,4 @@
-//! IQ2_S: 256 numbers by eights of a list of 1024, with a scale for every 16.
+//! IQ2_S: 256 numbers in groups of eight, each an entry of a list of 1024, with a scale for every 16.
 //!
 //! - Stored: f16 `d`, then the low eight bits of 32 indices, a byte of signs for each, 8 bytes with two more bits of
 //!   four indices each, and 8 bytes with two scales each. A value is `d / 8 * (2 scale + 1)` times the number.

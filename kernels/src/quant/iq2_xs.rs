@@ -1,7 +1,7 @@
-//! IQ2_XS: 256 numbers by eights of a list of 512, with a scale for every 16.
+//! IQ2_XS: 256 numbers in groups of eight, each an entry of a list of 512, with a scale for every 16.
 //!
-//! - Stored: f16 `d`, then 32 words of 16 bits: an index of 9 bits, and seven signs of eight; then 8 bytes with two
-//!   scales each. A value is `d / 8 * (2 scale + 1)` times the number.
+//! - Stored: f16 `d`, then 32 words of 16 bits: an index of 9 bits, and seven of the eight signs (the eighth follows
+//!   from them); then 8 bytes with two scales each. A value is `d / 8 * (2 scale + 1)` times the number.
 //! - In a tile of the CPU: as stored.
 
 use super::block::{half_at, u16_at};

@@ -1,7 +1,8 @@
-//! IQ2_XXS: 256 numbers by eights of a list of 256, with a scale for every 32.
+//! IQ2_XXS: 256 numbers in groups of eight, each an entry of a list of 256, with a scale for every 32.
 //!
-//! - Stored: f16 `d`, then for every 32 numbers four indices, a byte each, and a word: four times seven signs of eight,
-//!   and in its upper four bits the scale. A value is `d / 8 * (2 scale + 1)` times the number.
+//! - Stored: f16 `d`, then for every 32 numbers four indices, a byte each, and a word: for each index seven of its
+//!   eight signs (the eighth follows from them), and the scale in the upper four bits. A value is `d / 8 * (2 scale +
+//!   1)` times the number.
 //! - In a tile of the CPU: as stored.
 
 use super::block::{half_at, u32_at};

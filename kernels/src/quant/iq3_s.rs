@@ -1,4 +1,4 @@
-//! IQ3_S: 256 numbers by fours of a list of 512, with a scale for every 32.
+//! IQ3_S: 256 numbers in groups of four, each an entry of a list of 512, with a scale for every 32.
 //!
 //! - Stored: f16 `d`, then the low eight bits of 64 indices, their ninth bits (bit i of byte b is that of index
 //!   8 b + i), 32 bytes with the signs of eight numbers each, and 4 bytes with two scales each. A value is

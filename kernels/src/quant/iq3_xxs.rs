@@ -1,7 +1,8 @@
-//! IQ3_XXS: 256 numbers by fours of a list of 256, with a scale for every 32.
+//! IQ3_XXS: 256 numbers in groups of four, each an entry of a list of 256, with a scale for every 32.
 //!
-//! - Stored: f16 `d`, then 64 indices, a byte each, then for every 32 numbers a word as in IQ2_XXS: four times seven
-//!   signs of eight, and in its upper four bits the scale. A value is `d / 4 * (2 scale + 1)` times the number.
+//! - Stored: f16 `d`, then 64 indices, a byte each, then for every 32 numbers a word as in IQ2_XXS: for each eight
+//!   numbers seven of their signs (the eighth follows from them), and the scale in the upper four bits. A value is `d /
+//!   4 * (2 scale + 1)` times the number.
 //! - In a tile of the CPU: as stored.
 
 use super::block::{half_at, u32_at};

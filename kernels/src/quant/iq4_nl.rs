@@ -1,9 +1,9 @@
-//! IQ4_NL: 32 numbers of a table of 16 under one scale; and the table, which IQ4_XS shares.
+//! IQ4_NL: 32 numbers from a table of 16, with one scale; also the table, which IQ4_XS shares.
 //!
 //! - Stored: f16 `d`, then 16 bytes of indices: that of number i in the low half of byte i, that of number 16 + i in
 //!   the high half. A value is `d * TABLE[index]`.
 //! - In a tile of the CPU: indices of 4 bits; scales f16 `d[16]`.
-//! - On a card: four words of indices in the plane of low bits, word w with those of the numbers 4 w to 4 w + 3 in its
+//! - On a GPU: four words of indices in the plane of low bits, word w with those of the numbers 4 w to 4 w + 3 in its
 //!   lower half, and of 16 more in its upper half; `d` in the plane of scales.
 
 use super::block::half_at;

@@ -1,9 +1,9 @@
-//! How numbers are stored in a weight file: a file for each kind, and the table of them all.
+//! How numbers are stored in a weight file: one source file per kind, and the table of all kinds.
 //!
-//! Block-quantised kinds are llama.cpp's (`ggml`), by its type numbers; their layouts are its file format: facts
-//! that every reader of GGUF shares. A kind's file says how a block is stored and taken apart, how it lies in the
-//! CPU's tiles and in a card's planes, and which kernels read it. What the kinds have in common is generic over
-//! [`Format`]: blocks here (`block`), tiles in `cpu::quant`, planes in `cuda::weights`. Knows no matrix.
+//! The block-quantised kinds are those of llama.cpp (`ggml`), with its type numbers. Their layouts are its file format,
+//! which every GGUF reader has to follow. A kind's file says how a block is stored and unpacked, its layout in the
+//! CPU's tiles and in a GPU's planes, and which kernels read it. Code that the kinds share is generic over [`Format`]:
+//! blocks here (`block`), tiles in `cpu::quant`, planes in `cuda::weights`. It does not know about matrices.
 
 mod block;
 mod floats;

@@ -1,9 +1,9 @@
-//! MXFP4: 32 floats of 4 bits (sign, two bits of exponent, one of mantissa) under a power of two.
+//! MXFP4: 32 floats of 4 bits (sign, two bits of exponent, one of mantissa), scaled by a power of two.
 //!
 //! - Stored: a byte `e`, then 16 bytes of floats: number i in the low half of byte i, number 16 + i in the high half.
 //!   A value is `2^(e - 127)` times the float: `2^(e - 128) * TABLE[bits]`, as the table's numbers are doubled.
-//! - In a tile of the CPU: the floats as indices of 4 bits; scales bf16 `d[16]`, which has all powers of two that a
-//!   byte stands for, and f16 has not.
+//! - In a tile of the CPU: the floats as indices of 4 bits; scales bf16 `d[16]`, because bf16 can represent every power
+//!   of two that `e` can stand for, and f16 cannot.
 
 use super::{Block, Blocks, Content, Format, InTile, Scale, q4_1};
 use crate::cpu::quant::{Form, Layout, kernels};

@@ -6,7 +6,7 @@
 //!   high ones.
 //! - In a tile of the CPU: `u8 scale[8][16 rows]`, `u8 min[4][16][2]` (neighbouring groups side by side, for
 //!   multiply-add of pairs), f16 `d[16]`, f16 `dmin[16]`.
-//! - On a card: a head of 16 bytes in the plane of scales (see [`sort_head`]).
+//! - On a GPU: a head of 16 bytes in the plane of scales (see [`sort_head`]).
 
 use super::Block;
 use super::block::half_at;

@@ -1,10 +1,10 @@
-//! Q4_0: 32 numbers of 4 bits under one scale.
+//! Q4_0: 32 numbers of 4 bits with one scale.
 //!
 //! - Stored: f16 `d`, then 16 bytes: number i in the low half of byte i, number 16 + i in the high half. A value is
 //!   `d * (q - 8)`.
 //! - In a tile of the CPU, for 32 columns: `[4][16 rows][4]` bytes, group g in the low, g + 4 in the high half;
 //!   scales f16 `d[16]`.
-//! - On a card: the 16 bytes in the plane of low bits, the sign bit of each number flipped; `d` in that of scales.
+//! - On a GPU: the 16 bytes in the plane of low bits, the sign bit of each number flipped; `d` in that of scales.
 
 use super::block::half_at;
 use super::{Block, Blocks, Content, Format, InTile, Scale, q4_1};

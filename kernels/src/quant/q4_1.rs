@@ -1,9 +1,9 @@
-//! Q4_1: 32 numbers of 4 bits under one scale, above a minimum; and what Q5_1 shares with it.
+//! Q4_1: 32 numbers of 4 bits with one scale and one minimum; also the code that Q5_1 shares with it.
 //!
 //! - Stored: f16 `d`, f16 `m`, then 16 bytes: number i in the low half of byte i, number 16 + i in the high half. A
 //!   value is `d * q + m`.
 //! - In a tile of the CPU: numbers of 4 bits; scales f16 `d[16]`, f16 `m[16]`.
-//! - On a card: the 16 bytes in the plane of low bits; `d` and `m` in that of scales.
+//! - On a GPU: the 16 bytes in the plane of low bits; `d` and `m` in that of scales.
 
 use super::block::half_at;
 use super::{Block, Blocks, Content, Format, InTile, Scale};

@@ -2,7 +2,7 @@
 //!
 //! - Stored: the head (see `q45_k`), then 128 bytes with the numbers.
 //! - In a tile of the CPU, for 32 columns: `[4][16 rows][4]` bytes, group g in the low, g + 4 in the high half.
-//! - On a card: 16 bytes for 32 numbers in the plane of low bits, number i beside 16 + i.
+//! - On a GPU: 16 bytes for 32 numbers in the plane of low bits, number i beside 16 + i.
 
 use super::{Block, Blocks, Content, Format, InTile, Scale, q45_k};
 use crate::cpu::quant::{Form, Layout, kernels};

@@ -1,10 +1,10 @@
-//! Q5_0: 32 numbers of 5 bits under one scale.
+//! Q5_0: 32 numbers of 5 bits with one scale.
 //!
 //! - Stored: f16 `d`, then 4 bytes with the fifth bits (bit i is number i's), then 16 bytes with the low four: number i
 //!   in the low half of byte i, number 16 + i in the high half. A value is `d * (q - 16)`.
 //! - In a tile of the CPU: numbers of 5 bits; scales f16 `d[16]`.
-//! - On a card: the 16 bytes in the plane of low bits; 4 bytes in that of further bits, as Q5_K's but turned over: with
-//!   it as its sign bit, a number stands for `q - 16`; `d` in that of scales.
+//! - On a GPU: the 16 bytes in the plane of low bits; 4 bytes in the plane of further bits, as in Q5_K but inverted:
+//!   with the inverted bit as its sign bit, a number is `q - 16`; `d` in the plane of scales.
 
 use super::block::half_at;
 use super::q5_1::sort_fifths;

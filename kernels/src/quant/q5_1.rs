@@ -1,9 +1,9 @@
-//! Q5_1: 32 numbers of 5 bits under one scale, above a minimum.
+//! Q5_1: 32 numbers of 5 bits with one scale and one minimum.
 //!
 //! - Stored: f16 `d`, f16 `m`, then 4 bytes with the fifth bits (bit i is number i's), then 16 bytes with the low four,
 //!   as in Q4_1. A value is `d * q + m`.
 //! - In a tile of the CPU: numbers of 5 bits; scales as Q4_1's.
-//! - On a card: 4 bytes in the plane of further bits, as Q5_K's; else as Q4_1.
+//! - On a GPU: 4 bytes in the plane of further bits, as in Q5_K; otherwise as in Q4_1.
 
 use super::block::half_at;
 use super::{Block, Blocks, Content, Format, InTile, Scale, q4_1};

@@ -4,8 +4,8 @@
 //!   g of 32), then 128 bytes with the low 4 bits, as in Q4_K.
 //! - In a tile of the CPU, for 32 columns: `[16 rows][4]` bytes: bit g is the fifth of the numbers of group g of 4;
 //!   then as Q4_K.
-//! - On a card: 4 bytes for 32 numbers in the plane of further bits: bit w of byte b is number 4 w + b's; else as
-//!   Q4_K.
+//! - On a GPU: 4 bytes for 32 numbers in the plane of further bits: bit w of byte b belongs to number 4 w + b;
+//!   otherwise as in Q4_K.
 
 use super::{Block, Blocks, Content, Format, InTile, Scale, q45_k};
 use crate::cpu::quant::{Form, Layout, kernels};

@@ -4,8 +4,9 @@
 //!   `d * scale * (q - 32)`.
 //! - In a tile of the CPU, for 32 columns: `[2][16 rows][4]` bytes: bits 2 (g % 4).. of half g / 4 are group g's high
 //!   ones; then as Q4_K. Scales: `i8 scale[16][16 rows]`, f16 `d[16]`.
-//! - On a card, for 32 numbers: 16 bytes of low bits as Q4_K's; 8 of further bits, of which bits 2 w.. of byte b are
-//!   number 4 w + b's, the sign bit flipped; 2 signed scales. For 256: `d` in the plane of scales of scales.
+//! - On a GPU, for 32 numbers: 16 bytes of low bits as in Q4_K; 8 bytes of further bits, where bits 2 w.. of byte b
+//!   belong to number 4 w + b, with the sign bit flipped; 2 signed scales. For 256: `d` in the plane of scales of
+//!   scales.
 
 use super::block::half_at;
 use super::{Block, Blocks, Content, Format, InTile, Scale};

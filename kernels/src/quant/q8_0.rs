@@ -1,8 +1,8 @@
-//! Q8_0: 32 numbers of 8 bits under one scale.
+//! Q8_0: 32 numbers of 8 bits with one scale.
 //!
 //! - Stored: f16 `d`, then 32 signed bytes `q`. A value is `d * q`.
 //! - In a tile of the CPU, for 32 columns: `[8 groups][16 rows][4]` bytes, offset by 128; scales f16 `d[16]`.
-//! - On a card: the 32 bytes in the plane of low bits, `d` in that of scales.
+//! - On a GPU: the 32 bytes in the plane of low bits, `d` in that of scales.
 
 use super::block::half_at;
 use super::{Block, Blocks, Content, Format, InTile, Scale};

@@ -1,8 +1,9 @@
-//! Kinds that cards keep in the form of another one, because they have no kernels for it.
+//! Kinds that have no GPU kernels: GPUs store them as another kind, their stand-in.
 //!
-//! A card's stand-in has the same numbers: of MXFP4 and Q3_K exactly (as long as an f16 can hold the scale), of the
-//! other kinds with one scale for 32 numbers but for the rounding of that scale to f16. Kinds with minima or with
-//! scales for fewer numbers become f16. It takes more memory than the file. Knows no card.
+//! The stand-in has the same numbers. For MXFP4 and Q3_K they are exact (as long as an f16 can hold the scale). For the
+//! other kinds with one scale per 32 numbers they are exact except for the rounding of that scale to f16. Kinds with
+//! minima, or with scales for fewer numbers, become f16. A stand-in takes more memory than the file. It does not use a
+//! GPU.
 
 use super::{Content, Kind, iq4_nl, q6_k};
 use half::f16;

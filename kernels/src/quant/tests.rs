@@ -1,4 +1,4 @@
-//! Stored numbers mean what ggml means, and the table is in order.
+//! Stored numbers have the same values as in ggml, and the table is consistent.
 
 use super::*;
 

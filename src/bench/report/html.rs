@@ -1,6 +1,6 @@
-//! A report as one HTML file that needs no network: figures, and plots by the embedded uPlot.
+//! A report as a single HTML file that needs no network: figures, and plots drawn by the embedded uPlot.
 //!
-//! Pure. Its data are in the document as JSON; the script that draws them is `html/plots.js`.
+//! Pure. The data are in the document as JSON; `html/plots.js` draws the plots.
 
 use super::{
     PointReport, Report, change_lines, limit_lines, number, ratio_and_interval, remarks, verdict,

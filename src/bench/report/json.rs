@@ -1,6 +1,6 @@
-//! A report as JSON: everything that the other forms show, and the samples.
+//! A report as JSON: everything that the other formats show, and the samples.
 //!
-//! Names are llama-bench's and vLLM's where they have the same figure. Pure.
+//! Names are those of llama-bench and vLLM where these have the same figure. Pure.
 
 use super::{PointReport, Report, limit_lines, llama_bench_rows, verdict};
 use crate::bench::figures::Figure;

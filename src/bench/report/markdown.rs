@@ -1,4 +1,4 @@
-//! A report as Markdown, with llama-bench's columns where it has them.
+//! A report as Markdown, with llama-bench's columns for the figures that it also has.
 //!
 //! Pure.
 

@@ -1,4 +1,4 @@
-//! A finished run, ready to be shown, and the words that all forms share.
+//! A finished run, ready to be shown, and the texts that all formats share.
 //!
 //! Pure. It does not know where a report goes.
 

@@ -1,8 +1,8 @@
-//! The two promises of the intervals over simulated runs on a machine that drifts and is disturbed.
+//! The two guarantees of the intervals, tested on simulated runs on a machine that drifts and is disturbed.
 //!
-//! The pace of the machine is a random walk with a trend, and bursts of another program slow it down for a time that
-//! has nothing to do with the blocks. Requests of a block share the pace, so they are far from independent. TTFT,
-//! time per token and rates of one round are as correlated as in real runs.
+//! The speed of the machine is a random walk with a trend. Bursts of another program slow it down, for times that are
+//! unrelated to the blocks. The requests of a block share this speed, so they are far from independent. TTFT, time per
+//! token and rates of one round are as correlated as in real runs.
 
 use super::super::plan::{Load, Size, blocks};
 use super::*;

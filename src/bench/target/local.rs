@@ -1,7 +1,7 @@
-//! A model in this process: sequences go to the engine directly, and times are those of the executor.
+//! A model in this process: sequences go directly to the engine, and the executor takes the times.
 //!
-//! So neither HTTP nor a slow reader is in a figure. A prompt is encoded as the server would, before its block begins.
-//! It does not know blocks or the other version.
+//! So the figures include neither HTTP nor a slow reader. Prompts are encoded as the server encodes them, before their
+//! block begins. It does not know about blocks or the other version.
 
 use super::{Ready, Setting, graded};
 use crate::bench::plan::{Planned, Point};

@@ -1,7 +1,7 @@
-//! Who answers: a model in this process, or a server.
+//! The target of a run: a model in this process, or a server.
 //!
-//! Both take the same plan. A target makes the requests of a block ready before the block begins, so that encoding is
-//! in no figure. It does not know blocks, rounds, or the other version.
+//! Both run the same plan. A target prepares the requests of a block before the block begins, so that no figure
+//! includes encoding. It does not know about blocks, rounds, or the other version.
 
 mod local;
 mod sse;

@@ -1,4 +1,4 @@
-//! Server-sent events of a streamed completion, as OpenAI-compatible servers send them.
+//! Parses the server-sent events of a streamed completion from an OpenAI-compatible server.
 //!
 //! Bytes in, chunks out. Pure; it does not know who sent them, or when they came.
 

@@ -1,8 +1,8 @@
 //! A running server with an OpenAI-compatible API: streamed completions, timed by this client.
 //!
-//! TTFT ends with the first event that has text. Tokens are counted by the server (`usage`); a server that does not tell is
-//! counted by its events. Prompts are words; how many give a number of tokens is found out by two short requests. It
-//! does not know blocks or the other version.
+//! TTFT ends with the first event that has text. The server counts the tokens (`usage`); if it does not report them,
+//! its events are counted. Prompts are words; two short requests find out how many words give a number of tokens. It
+//! does not know about blocks or the other version.
 
 use super::sse::{self, Events};
 use super::{Ready, Setting, graded};

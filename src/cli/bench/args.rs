@@ -1,6 +1,6 @@
-//! The arguments of `serin bench`: what was typed, and what is meant by it.
+//! The arguments of `serin bench`, as typed and as resolved.
 //!
-//! Pure. It does not know models or servers.
+//! Pure. It does not know about models or servers.
 
 use super::super::prompts::temperature;
 use crate::bench::figures::{Metric, Slo, Statistic};
@@ -27,7 +27,7 @@ pub(in crate::cli) struct BenchArgs {
     #[arg(long, conflicts_with = "url", value_parser = LoadFormat::parse)]
     pub load_format: Option<LoadFormat>,
 
-    /// Measure a running OpenAI-compatible server instead.
+    /// Measure a running OpenAI-compatible server instead of a model in this process.
     #[arg(long, value_name = "URL", help_heading = "Servers")]
     pub url: Option<String>,
     /// Compare it with this server.
@@ -42,7 +42,7 @@ pub(in crate::cli) struct BenchArgs {
     /// Name of the model at --url-b; default: as for --model.
     #[arg(long, value_name = "NAME", requires = "url_b", help_heading = "Servers")]
     model_b: Option<String>,
-    /// Which route is asked: chat or completions.
+    /// The route to use: chat or completions.
     #[arg(long, default_value = "chat", requires = "url", help_heading = "Servers")]
     endpoint: Endpoint,
     /// API key of the servers.
@@ -55,33 +55,33 @@ pub(in crate::cli) struct BenchArgs {
     )]
     api_key: Option<String>,
 
-    /// Prompts from a file: one a line; or JSON, a list or one a line: texts, or objects with `prompt`, `question` or
-    /// `messages`, and `answer` or `expected`, and `max_tokens`.
+    /// File of prompts: one per line, or JSON (a list, or one value per line) of texts, or of objects with `prompt`,
+    /// `question` or `messages`, and optionally `answer` or `expected`, and `max_tokens`.
     #[arg(long, value_name = "FILE", help_heading = "Prompts")]
     pub prompts: Option<PathBuf>,
-    /// Tokens of a synthetic prompt.
+    /// Number of tokens of a synthetic prompt.
     #[arg(long, value_name = "N", default_value_t = 128, conflicts_with = "prompts", value_parser = count(), help_heading = "Prompts")]
     pub prompt_tokens: u32,
-    /// Tokens of a reply; exactly so many if prompts are synthetic.
+    /// Maximum number of tokens of a reply; the exact number if prompts are synthetic.
     #[arg(long, value_name = "N", default_value_t = 64, value_parser = count(), help_heading = "Prompts")]
     pub output_tokens: u32,
-    /// Go on past the end of replies to prompts of a file.
+    /// Ignore end-of-sequence tokens in replies to prompts from a file.
     #[arg(long, help_heading = "Prompts")]
     pub ignore_eos: bool,
-    /// Temperature; default: 0 for synthetic prompts, else as each model's makers recommend.
+    /// Temperature; default: 0 for synthetic prompts, otherwise what each model's makers recommend.
     #[arg(long, value_parser = temperature, help_heading = "Prompts")]
     pub temperature: Option<f32>,
     /// Seed of everything random.
     #[arg(long, default_value_t = 1, help_heading = "Prompts")]
     pub seed: u64,
 
-    /// Requests under way at a time, one or several: `1,8,32`.
+    /// Number of requests in flight at a time; one value or several: `1,8,32`.
     #[arg(long, value_name = "N,..", value_delimiter = ',', default_value = "1", conflicts_with = "rate", value_parser = count(), help_heading = "Load")]
     concurrency: Vec<u32>,
-    /// Requests per second that arrive at random (Poisson), one or several: `2,4`.
+    /// Requests per second, at random times (Poisson); one value or several: `2,4`.
     #[arg(long, value_name = "R,..", value_delimiter = ',', value_parser = rate, help_heading = "Load")]
     rate: Vec<f64>,
-    /// Tokens of context before each prompt, one or several: `0,4096`.
+    /// Number of context tokens before each prompt; one value or several: `0,4096`.
     #[arg(
         long,
         value_name = "N,..",
@@ -90,26 +90,26 @@ pub(in crate::cli) struct BenchArgs {
         help_heading = "Load"
     )]
     depth: Vec<u32>,
-    /// Whether tokens may be found in the prefix cache.
+    /// Whether tokens may be reused from the prefix cache.
     #[arg(long, value_enum, default_value = "off", help_heading = "Load")]
     prefix_cache: PrefixCache,
-    /// Rounds of four blocks, ABBA, at each load point.
+    /// Number of rounds at each load point; a round has four blocks, ABBA or BAAB.
     #[arg(long, value_name = "N", default_value_t = 16, value_parser = clap::value_parser!(u32).range(1..=10_000), help_heading = "Load")]
     pub rounds: u32,
-    /// Requests of a block; default: twice the concurrency and at least 4, or those of 4 s at --rate.
+    /// Number of requests in a block; default: twice the concurrency but at least 4; with --rate, those of 4 s.
     #[arg(long, value_name = "N", value_parser = count(), help_heading = "Load")]
     pub requests: Option<u32>,
-    /// By how many per cent two loaded copies of one model may differ: intervals are widened by it.
+    /// By how many per cent two loaded copies of one model may differ in speed; intervals are widened by this.
     #[arg(long, value_name = "PERCENT", default_value_t = 100.0 * ALLOWANCE, value_parser = percent, help_heading = "Load")]
     pub noise_threshold: f64,
-    /// Limits of a good request for goodput, in ms: `ttft=200,tpot=50,e2e=5000`.
+    /// Limits that a request must meet to count for goodput, in ms: `ttft=200,tpot=50,e2e=5000`.
     #[arg(long, value_name = "LIMITS", value_parser = slo, help_heading = "Load")]
     pub slo: Option<Slo>,
 
-    /// Prompts whose replies are compared; default: 40 of a file, or 8 synthetic ones; 0: none.
+    /// Number of prompts whose replies are compared; default: 40 from a file, or 8 synthetic ones; 0: none.
     #[arg(long, value_name = "N", help_heading = "Replies")]
     pub replies: Option<usize>,
-    /// Count right answers, for all prompts of the file.
+    /// Count right answers to all prompts of the file.
     #[arg(long, requires = "prompts", conflicts_with = "replies", help_heading = "Replies")]
     pub answers: bool,
 
@@ -123,7 +123,7 @@ pub(in crate::cli) struct BenchArgs {
     #[arg(long, value_name = "FILE", help_heading = "Report")]
     pub html: Option<PathBuf>,
 
-    /// Exit with 1 if B exceeds a limit, and with 3 if it is neither kept nor exceeded with confidence.
+    /// Exit with 1 if B exceeds a limit with confidence, and with 3 if this cannot be decided.
     #[arg(long, help_heading = "Limits on B over A, for CI")]
     pub ci: bool,
     /// Exit with 0 and a warning instead of 3.
@@ -159,9 +159,9 @@ pub(in crate::cli) struct BenchArgs {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum PrefixCache {
-    /// Every request has all its tokens computed.
+    /// All tokens of every request are computed.
     Off,
-    /// Tokens that an earlier request had are found: the context, and prompts that occur again.
+    /// Tokens of earlier requests are reused: the context, and repeated prompts.
     On,
     /// Both, one after the other.
     Both,

@@ -1,7 +1,7 @@
-//! Canaries that are broken in one way each: copies of a demo model with one change.
+//! Broken canaries: copies of a demo model with one fault each.
 //!
-//! Each is a fault that rollouts meet: a change to the weights, the configuration, the template or the tokenizer.
-//! This file does not know how a fault is found.
+//! Each fault is one that occurs in real rollouts: a change to the weights, the configuration, the template or the
+//! tokenizer. This file does not know how a fault is detected.
 
 use clap::ValueEnum;
 use half::bf16;
@@ -25,11 +25,11 @@ pub(super) enum Fault {
     Template,
     /// Its context is too short for a quarter of the conversations.
     Context,
-    /// A part of the replies that must be JSON never ends.
+    /// Some of the replies that must be JSON never end.
     Json,
-    /// It computes, but no text comes, and clients leave.
+    /// It generates tokens but no text, so clients leave.
     Hang,
-    /// It needs several times as long as stable.
+    /// It is several times slower than stable.
     Slow,
 }
 

@@ -1,8 +1,8 @@
 //! `serin demo`: a whole rollout on the demo models, with minutes scaled to seconds.
 //!
 //! It starts the same server as `serin serve`, sends real chat requests over HTTP, loads a canary through the
-//! admin API, and shows the server's status until there is a decision. `load` generates the traffic, `fault` breaks
-//! the canary if that is wanted, `view` draws the screen, and `summary` prints the result.
+//! admin API, and shows the server's status until there is a decision. `load` generates the traffic, `fault` breaks the
+//! canary if requested, `view` draws the screen, and `summary` prints the result.
 
 mod fault;
 mod load;
@@ -28,16 +28,16 @@ use view::Screen;
 
 #[derive(Debug, Args)]
 pub(super) struct DemoArgs {
-    /// Roll out a model that is broken in this way, to see it caught.
+    /// Roll out a model with this fault, to see it caught.
     #[arg(long, value_name = "FAULT", num_args = 0..=1, require_equals = true, default_missing_value = "nan")]
     bad: Option<Fault>,
     /// Where the models run: `auto`, `cpu`, `cuda`, `cuda:N`.
     #[arg(long, default_value = "auto", value_parser = DeviceChoice::parse)]
     device: DeviceChoice,
-    /// Concurrent chat clients.
+    /// Number of concurrent chat clients.
     #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u16).range(1..=64))]
     clients: u16,
-    /// One line a second instead of a live screen.
+    /// Print one line per second instead of a live screen.
     #[arg(long)]
     plain: bool,
     /// At the end, print all figures of every decision.

@@ -1,4 +1,4 @@
-//! The demo's last screen: the decision, a table of its steps, and what it cost.
+//! The demo's last screen: the decision, a table of the steps, and the figures of both arms.
 
 use super::super::operate::{mib, unload_text};
 use super::load::Tally;

@@ -1,6 +1,6 @@
-//! Gates in a few words, short enough to read aloud; `Gate::text` has all the figures.
+//! Short texts for gates, short enough to read aloud; `Gate::text` has all the figures.
 //!
-//! A function of the gate. The words are for display only: no verdict and no record depends on them.
+//! A pure function of the gate. The texts are for display only: no verdict and no record depends on them.
 
 use crate::rollout::{Decision, Gate, GateName, GateState};
 use std::time::Duration;

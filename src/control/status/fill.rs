@@ -1,4 +1,5 @@
-//! Where each field of the status comes from. All of one moment: the rollout is locked meanwhile.
+//! Where each field of the status comes from. All fields are from the same moment: the rollout is locked while they are
+//! read.
 
 use super::{
     ArmFigures, ArmStatus, DecisionStatus, DeviceStatus, ForecastStatus, GateStatus, GateWait,

@@ -1,6 +1,7 @@
-//! The state of a server in one sentence: who serves, how much the canary gets, what it waits for and how long.
+//! The state of a server in one sentence: which version serves, the canary's share, and what the rollout is waiting for
+//! and how long.
 //!
-//! A function of the status.
+//! A pure function of the status.
 
 use super::{GateStatus, Status};
 use std::time::Duration;
@@ -57,7 +58,7 @@ fn running(status: &Status, canary: &str) -> String {
     };
     let share = match status.weight.saturating_sub(status.routed) {
         0 => share,
-        percent => format!("{share}, of which {percent} % are held back on stable to compare"),
+        percent => format!("{share}; {percent} % are held back on stable for comparison"),
     };
     let gets = format!("{what} gets {} % of the requests{share}", status.weight);
     let paused = if status.paused { "Paused: " } else { "" };
@@ -104,7 +105,7 @@ fn until(status: &Status, undecided: &[&GateStatus]) -> String {
         if !known {
             return String::new();
         }
-        return ", which takes more traffic than there is".to_owned();
+        return ", for which there is not enough traffic".to_owned();
     }
     match waits.into_iter().flatten().reduce(f64::max) {
         Some(seconds) => {

@@ -1,7 +1,7 @@
-//! The server's status: what operators, the command line, the demo's view and the gauges see of it.
+//! The server's status, for operators, the command line, the demo's view and the gauges.
 //!
-//! Every field is defined here and nowhere else; `fill` says where it comes from. Sizes are bytes, times seconds or
-//! milliseconds as their names say, shares 0 to 1, weights percent.
+//! Every field is defined only here; `fill` says where it comes from. Sizes are in bytes, times in seconds or
+//! milliseconds as the field's name says, shares from 0 to 1, and weights in percent.
 
 mod brief;
 mod fill;

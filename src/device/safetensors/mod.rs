@@ -1,7 +1,7 @@
-//! Mapped safetensors files: headers read and checked, tensors given as they lie in the mapping.
+//! Mapped safetensors files: headers are read and checked, and tensors are returned as stored in the mapping.
 //!
-//! candle maps them (`candle`); a build without that feature does it itself (`plain`). Both give the same tensors. The
-//! header's offsets are checked against the file's size by the safetensors crate.
+//! With the feature `candle`, candle maps the files (`candle`); without it, serin does (`plain`). Both give the same
+//! tensors. The header's offsets are checked against the file's size by the safetensors crate.
 
 #[cfg(feature = "candle")]
 mod candle;

@@ -1,7 +1,8 @@
 //! The order of eviction: cached blocks that no sequence references, the least recently used one first.
 //!
-//! When they enter and leave is the pool's rule (`blocks.rs`). A doubly linked ring in one array that is allocated once,
-//! so nothing is allocated while steps run, and each block is removable in constant time. It knows block numbers only.
+//! The pool decides when blocks enter and leave (`blocks.rs`). The order is a doubly linked ring in one array that is
+//! allocated once. So nothing is allocated while steps run, and any block can be removed in constant time. It knows
+//! only block numbers.
 
 #[derive(Debug, Clone, Copy)]
 struct Link {

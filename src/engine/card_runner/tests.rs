@@ -1,4 +1,4 @@
-//! Masked rows as the GPU kernel draws them, compared with the host's sampler.
+//! Tests: tokens that the GPU kernel samples from masked rows, compared with the host's sampler.
 
 use super::*;
 use crate::model::{Guide, SampleError, SamplingParams, SharedGuide, Taken};

@@ -1,6 +1,6 @@
 //! Two lanes on one emulated GPU whose calls return long before the work is done. One test measures how long
 //! a reader of stable waits, on the GPU's clock, while the canary processes a long prompt. Another loads a
-//! canary during a CUDA graph capture. Others mask the tokens that may be drawn, or run steps ahead.
+//! canary during a CUDA graph capture. Others mask tokens, or run steps ahead.
 
 use super::steps::{LEAST_SHARED_TOKENS, SHARED_STEP};
 use super::*;

@@ -1,8 +1,8 @@
 //! The steps of a lane: scheduled and enqueued, then in flight, then finished.
 //!
-//! The device computes a step in flight without the host. So the executor enqueues the next one before it waits for
-//! the first: a step of another lane, or one of this lane that runs ahead of the results. Which step is next, and
-//! when to wait, is the executor's decision.
+//! The device computes a step in flight without the host. So the executor enqueues the next step before it waits for
+//! this one. The next step belongs to another lane, or to this lane and is then scheduled before the results are known.
+//! Which step is next, and when to wait, is the executor's decision.
 
 use super::{Lane, StepFault};
 use crate::device::{Arena, Batch};

@@ -1,4 +1,4 @@
-//! Reads the parts of a GBNF grammar that have no parts: texts, classes and tokens.
+//! Parses the atoms of a GBNF grammar: string literals, character classes and tokens.
 
 use super::GbnfError;
 use super::charset::CharSet;

@@ -1,7 +1,7 @@
-//! The texts of a lexeme as an automaton over characters, and what two automata have in common.
+//! The texts of a lexeme as an automaton over characters, and the intersection of two automata.
 //!
-//! Large bounded repetitions count as unbounded here. That makes the language larger, never smaller, so a
-//! conflict may be seen where there is none, and none is overlooked.
+//! Large bounded repetitions count as unbounded here. This makes the language larger, never smaller. So it may report a
+//! conflict that does not exist, but never overlooks one.
 
 use super::charset::{Bytes, CharSet};
 use super::lower::{Known, Lexeme};

@@ -1,7 +1,7 @@
-//! A set of characters: what a class of a grammar stands for, how it is spelled in a regular expression, and
-//! which bytes its characters start with.
+//! A set of characters, for the character classes of a grammar: how it is written in a regular expression, and with
+//! which bytes its characters start.
 //!
-//! It knows nothing of grammars.
+//! It does not know about grammars.
 
 use std::fmt::Write;
 

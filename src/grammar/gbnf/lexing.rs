@@ -1,10 +1,10 @@
-//! Finds the lexemes that llguidance's lexer would end at the wrong place.
+//! Finds the lexemes whose end llguidance's lexer would miss.
 //!
-//! The lexer is greedy: it goes on with a lexeme as long as any lexeme that may come at this point can go on.
-//! That is right only if what may come after the lexeme cannot start with a byte that it could go on with.
-//! Where this does not hold, the lexeme has to be taken apart; single characters are always right.
+//! The lexer is greedy: it extends the current lexeme as long as any lexeme that is allowed at this point can be
+//! extended. This is correct only if nothing that may follow the lexeme starts with a byte that could extend it.
+//! Otherwise the lexeme has to be split; single characters are always correct.
 //!
-//! The answers are on the safe side: a lexeme may be taken apart without need.
+//! The analysis is conservative: a lexeme may be split without need.
 
 use super::automaton::{Automaton, Meeting, PAIR_COST};
 use super::charset::Bytes;

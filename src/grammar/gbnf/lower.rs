@@ -1,8 +1,8 @@
 //! Turns the nodes of a grammar into rules over lexemes: flat alternatives of items, each a lexeme, a token or
 //! another rule.
 //!
-//! Without loss, a lexeme may be any part that is not recursive. Which parts are better taken apart is decided
-//! in the neighbouring file `lexing`; this one is told.
+//! Any part that is not recursive could be one lexeme. `lexing` decides which parts have to be split; this file gets
+//! that decision as an input.
 
 use super::charset::CharSet;
 use super::parse::{Grammar, Node, NodeId, Token};

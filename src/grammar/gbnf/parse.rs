@@ -1,6 +1,6 @@
 //! Reads the text of a GBNF grammar into nodes.
 //!
-//! It knows the notation and its limits, and nothing of what the grammar is translated to.
+//! It knows the notation and its limits, but not the translation.
 
 use super::GbnfError;
 use super::charset::CharSet;

@@ -1,5 +1,5 @@
-//! Tests: the translation, read by llguidance over a vocabulary of bytes, accepts what the grammar says: by a
-//! table, and by an interpreter that shares no code with the translation.
+//! Tests: the translation, run by llguidance with a vocabulary of bytes, accepts exactly the texts of the grammar,
+//! according to a table and to an interpreter that shares no code with the translation.
 
 use super::*;
 use llguidance::api::TopLevelGrammar;

@@ -1,4 +1,4 @@
-//! One schema after the other of a document, narrowed to what is both wanted and enforced exactly.
+//! Narrows each schema of a document to what is wanted and can be enforced exactly.
 
 use super::{COMBINING, GrammarError, pattern};
 use serde_json::{Map, Number, Value, json};

@@ -1,7 +1,7 @@
-//! A schema's `pattern`, which is a regular expression of ECMA-262, for a library with the syntax of the crate `regex`.
+//! Translates a schema's `pattern`, an ECMA-262 regular expression, to the syntax of the crate `regex`.
 //!
-//! What both write alike but read otherwise is rewritten or refused: the dot and white space, and classes within
-//! classes. What the library does not know, such as looking ahead, it refuses itself.
+//! Syntax that both share with different meanings is rewritten or refused: the dot, white space, and nested classes.
+//! Syntax that the library does not support, such as lookahead, is refused by the library.
 
 use super::GrammarError;
 use crate::grammar::limits::check_regex;

@@ -1,4 +1,4 @@
-//! The table covers every route, and the small forms are right.
+//! Tests: the table covers every route, keys are read from both headers, and times are formatted as OpenAI's API does.
 
 use super::*;
 use crate::http::missing::PREFIXES;

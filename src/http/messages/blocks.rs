@@ -1,8 +1,8 @@
-//! Messages made of content blocks, as the messages of a chat.
+//! Converts messages made of content blocks to chat messages.
 //!
-//! A user's message may hold results of tools, which a chat has as messages of their own; the order is kept. Neighbours
-//! of one role are one message, as in that API. Blocks that a text model cannot read (pictures, documents) are refused
-//! by name.
+//! A user's message may contain tool results, which are separate messages in a chat; the order is kept. Consecutive
+//! messages of the same role are one message, as in Anthropic's API. Blocks that a text model cannot read (pictures,
+//! documents) are refused by name.
 
 use crate::http::wire::WireError;
 use crate::http::wire::fields::{optional, required, typed, wrong};

@@ -1,7 +1,7 @@
-//! Errors in Anthropic's form, for everything that the routes of this API answer.
+//! Errors in Anthropic's format, for all routes of this API.
 //!
-//! Handlers and layers make errors in the form of the other routes and leave them in the response's extensions.
-//! One layer around all routes, [`in_form`], rewrites those of these routes.
+//! Handlers and layers create errors in the format of the other routes, and also store them in the response's
+//! extensions. One layer around all routes, [`in_form`], rewrites the errors of this API's routes.
 
 use super::models::asks;
 use crate::http::generate::REQUEST_ID as SERIN_ID;

@@ -1,7 +1,7 @@
 //! `/v1/messages`: Anthropic's Messages API over the same generation as chat completions.
 //!
-//! Reading order: `request` with `blocks` (bodies), `reply` (what an answer consists of, as it grows), `events` (its
-//! stream), `models` (their list), `errors` (that API's form of an error, for everything that these routes answer).
+//! Reading order: `request` with `blocks` (bodies), `reply` (the content of a response while it is generated), `events`
+//! (its stream), `models` (the list of models), `errors` (Anthropic's error format, for all of these routes).
 
 mod blocks;
 mod errors;

@@ -1,4 +1,4 @@
-//! Models in the form of Anthropic's API. It does not know which there are.
+//! Models in the format of Anthropic's API. It does not know which models exist.
 
 use axum::http::HeaderMap;
 use schemars::JsonSchema;

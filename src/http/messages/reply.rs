@@ -1,7 +1,8 @@
-//! A message while it grows: its content blocks, and which of its changes a stream has to tell.
+//! A message that is being generated: its content blocks, and the changes that a stream has to report.
 //!
-//! Pure. Whole answers and streams are made by the same steps, so both end with the same blocks. A call becomes a block
-//! when its input is known, since a client runs what it is given: a call whose input is no JSON is text.
+//! Pure. Whole responses and streams are built by the same steps, so both end with the same blocks. A tool call becomes
+//! a block only when its input is complete, because clients run the calls that they get: a call whose input is not
+//! valid JSON becomes text.
 
 use super::PREFIX;
 use crate::http::parts::{Part, Parts};

@@ -1,4 +1,4 @@
-//! Blocks as messages of a chat, and what a stream sends while it is silent.
+//! Tests: blocks as chat messages, and the events of a stream that has no text to send.
 
 use super::*;
 use crate::rollout::Arm;

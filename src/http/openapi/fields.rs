@@ -1,4 +1,4 @@
-//! The types and ranges of request fields, for the document. A test holds them against the parsers.
+//! The types and ranges of request fields, for the OpenAPI document. A test compares them with the parsers.
 
 use crate::http::responses::{INCLUDES, LOGPROBS};
 use crate::http::wire::table::{OwnRow, Treatment, Type};

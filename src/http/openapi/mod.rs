@@ -1,8 +1,8 @@
 //! The description of the clients' routes: an OpenAPI 3.1 document at `/openapi.json`, and a plain page of it at
 //! `/docs`.
 //!
-//! Made from the tables of request fields, the types of the answers and the list of errors; nothing of it is written
-//! by hand a second time, except what a field takes (`fields`), which a test holds against the parsers.
+//! It is generated from the tables of request fields, the types of the responses and the list of errors. Only the types
+//! and ranges of fields are written by hand a second time (`fields`); a test compares them with the parsers.
 
 mod fields;
 mod page;

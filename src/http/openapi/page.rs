@@ -1,4 +1,5 @@
-//! The OpenAPI document as a page for people: the routes, and the fields of each. No script, no style, no network.
+//! The OpenAPI document as an HTML page: the routes, and the fields of each. It has no scripts, no styles, and loads
+//! nothing.
 
 use super::DOCUMENT;
 use crate::http::page::with_policy;

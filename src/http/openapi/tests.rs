@@ -1,4 +1,4 @@
-//! The document is true: every field's range is the parser's, every route is in it, and it is complete in itself.
+//! Tests of the document: every field's range matches the parser, every route is listed, and every reference resolves.
 
 use super::fields::Kind;
 use super::*;

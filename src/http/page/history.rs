@@ -1,6 +1,7 @@
-//! The figures of the last hours, for plots: one point a second for 15 minutes, one in 30 seconds for 8 hours.
+//! The figures of the last hours, for plots: one point per second for 15 minutes, and one per 30 seconds for 8 hours.
 //!
-//! Memory is bounded. A point is made of a status and the one before; time is passed in. It does not know who looks.
+//! Memory is bounded. A point is computed from two consecutive statuses; time is passed in. It does not know about its
+//! readers.
 
 use crate::control::{ArmStatus, Status};
 use crate::engine::LaneFigures;

@@ -1,8 +1,8 @@
 //! `GET /admin/live`: the status and the figures for plots, once a second, as server-sent events.
 //!
-//! The first event, `history`, has the points that are kept; a listener that comes back with `Last-Event-ID` gets
-//! those after it. Each later event, `sample`, has one point and the whole status. A listener that cannot keep up is
-//! disconnected and comes back. Nothing here can delay the server.
+//! The first event, `history`, has the points that are kept; a listener that reconnects with `Last-Event-ID` gets only
+//! the later ones. Each later event, `sample`, has one point and the whole status. A listener that cannot keep up is
+//! disconnected, and can reconnect. Nothing here can delay the server.
 
 use super::super::{AppState, Lifecycle, Phase, sse};
 use super::history::{History, Point, names, values};

@@ -1,6 +1,6 @@
 //! The operators' page: its files, its live figures (`live`, `history`), the entries of the ledger, and its address.
 //!
-//! The files are the same for everybody and need no token; all that they show is behind the operators' routes. The
+//! The files are the same for everybody and need no token; all data that they show come from the operators' routes. The
 //! page may load nothing from elsewhere and runs no inline script.
 
 mod history;

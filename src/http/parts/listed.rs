@@ -1,8 +1,8 @@
-//! Which tokens of a reply are those of its text.
+//! Which tokens of a reply belong to its text.
 //!
-//! Log-probabilities belong to the text that they are listed with, so the tokens of reasoning, of tool calls and of
-//! markers are left out. A reply is parsed character by character here, since only then is it known which characters
-//! the text consists of. A token is of the text if any of its characters is. It knows no marker; the parser does.
+//! Log-probabilities are listed next to the text, so the tokens of reasoning, tool calls and markers are left out. The
+//! reply is parsed character by character, because only this tells which characters are in the text. A token belongs to
+//! the text if any of its characters does. The parser knows the markers; this file does not.
 
 use crate::serving::TokenLogprob;
 use crate::text::reply::{ReplyParser, ReplyPiece};

@@ -1,7 +1,7 @@
-//! The input of a response, a list of items, as the messages of a chat.
+//! Converts the input of a response, a list of items, to chat messages.
 //!
-//! A chat has one message where a response has several items: what the model thought, said and called in one turn
-//! becomes one assistant message. Items of kinds that only OpenAI's own servers can read are refused by name.
+//! One chat message corresponds to several items of a response: the model's reasoning, text and tool calls of one turn
+//! become one assistant message. Items of kinds that only OpenAI's own servers can read are refused by name.
 
 use crate::http::wire::WireError;
 use crate::http::wire::fields::{optional, required, typed, wrong};

@@ -1,8 +1,8 @@
 //! `/v1/responses`: OpenAI's Responses API over the same generation as chat completions.
 //!
-//! Reading order: `request` with `items` (bodies), `reply` (what an answer consists of, as it grows) with `output` (its
-//! items), `object` (the response as JSON), `events` (its stream). Nothing is stored, so a response cannot be fetched,
-//! cancelled or continued by its id.
+//! Reading order: `request` with `items` (bodies), `reply` (the content of a response while it is generated) with
+//! `output` (its items), `object` (the response as JSON), `events` (its stream). Nothing is stored, so a response
+//! cannot be fetched, cancelled or continued by its id.
 
 mod events;
 mod items;

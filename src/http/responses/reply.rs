@@ -1,6 +1,6 @@
-//! A response while it grows: its output items, and which of its changes a stream has to tell.
+//! A response that is being generated: its output items, and the changes that a stream has to report.
 //!
-//! Pure. Whole answers and streams are made by the same steps, so both end with the same items.
+//! Pure. Whole responses and streams are built by the same steps, so both end with the same items.
 
 use super::PREFIX;
 use super::output::{Content, Item, Status};

@@ -1,4 +1,4 @@
-//! Input items as messages, and events to the letter.
+//! Tests: input items as chat messages, and events compared byte for byte.
 
 use super::events::NAMES;
 use super::*;

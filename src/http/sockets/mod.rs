@@ -1,11 +1,10 @@
 //! Sockets: accepted within limits, served with deadlines, closed gracefully.
 //!
-//! The accept loop is our own because the usual one has no deadline for request headers, so that a client
-//! that sends one byte per minute would hold a connection for ever. When all connections are in use, one
-//! without a complete request is closed ([`room`]). When all are serving requests, a few more are accepted
-//! for probes, and all other requests are told to come back later ([`OverLimit`]). If a client stops reading its
-//! reply, its connection is closed after a while. Handlers get the client's address from [`Peer`] and the
-//! server's phase from [`Lifecycle`].
+//! serin has its own accept loop, because the usual one has no deadline for request headers: a client that sends one
+//! byte per minute could hold a connection forever. When all connections are in use, one without a complete request is
+//! closed ([`room`]). If all of them are serving requests, a few more are accepted for probes, and all other requests
+//! on these get a 503 ([`OverLimit`]). If a client stops reading its reply, its connection is closed after a timeout.
+//! Handlers get the client's address from [`Peer`] and the server's phase from [`Lifecycle`].
 
 mod pending;
 mod room;

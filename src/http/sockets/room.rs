@@ -1,5 +1,5 @@
-//! The connections of a listener: which are open, which is closed for a new one, and what their requests say
-//! about them.
+//! The connections of a listener: which are open, which one is closed to admit a new one, and the state of their
+//! requests.
 //!
 //! [`super::pending`] makes the choice. This file applies it to the connections, under one lock that is held
 //! only for a few map operations.

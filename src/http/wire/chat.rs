@@ -1,7 +1,7 @@
 //! The body of a chat completion.
 //!
-//! Checks shapes only as far as every template needs them. Messages are passed on as the client wrote them,
-//! because the answering arm's own template decides which of their fields matter.
+//! It checks the form of messages only as far as every template needs it. Messages are passed on as the client wrote
+//! them, because the template of the arm that answers decides which of their fields matter.
 
 use super::common::{Envelope, Rules, Zero, ask, max_tokens};
 use super::constraint::format;

@@ -1,8 +1,7 @@
 //! The fields that chat and plain completions share: model name, arm, session, sampling, stops.
 //!
-//! Ranges are those of the public API. Where the sampler would divide by a number close to zero, the number
-//! is raised to one with the same effect. Otherwise a client could make logits overflow, and the model would
-//! be blamed.
+//! Ranges are those of the public API. If the sampler would divide by a number close to zero, a slightly larger number
+//! with the same effect is used. Otherwise a client could make logits overflow, and the model would be blamed.
 
 use super::constraint::{Constrained, constraint, one_of};
 use super::fields::{Fields, Range, optional, token_ids, whole, wrong};

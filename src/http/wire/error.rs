@@ -1,4 +1,4 @@
-//! What can be wrong with a request's body, in words for the client.
+//! Errors in a request's body, with messages for the client.
 
 /// What is wrong with a request, found before any model sees it. The texts are meant for clients.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

@@ -1,7 +1,7 @@
 //! Log-probabilities in the formats of the two endpoints.
 //!
-//! The same data in two formats: a chat lists objects, a plain completion has parallel lists. A token that is
-//! not a whole character has U+FFFD in its text; its bytes are exact, where the format has room for them.
+//! The same data in two formats: a chat completion lists objects, a plain completion has parallel lists. A token that
+//! is not a whole character has U+FFFD in its text. Its bytes are exact, if the format has a field for them.
 
 use crate::serving::{LikelyToken, PromptToken, TokenLogprob};
 use schemars::JsonSchema;

@@ -1,12 +1,12 @@
 //! The formats of requests and responses: bodies become [`GenerateRequest`]s, replies become JSON.
 //!
-//! Reading order: [`table`] (what is done with which field), [`fields`] (checked access to one JSON object), [`common`]
-//! (what all generations share) with `token_wishes`, [`tools`] and [`turns`] (what several APIs share), [`chat`],
-//! [`completion`], [`reply`] (the response objects) with [`logprobs`] (log-probabilities in them). All of it is plain
-//! computation; no clock is read and nothing is awaited here.
+//! Reading order: [`table`] (how each field is treated), [`fields`] (checked access to one JSON object), [`common`]
+//! (fields of all generation requests) with `token_wishes`, [`tools`] and [`turns`] (shared by several APIs), [`chat`],
+//! [`completion`], [`reply`] (the response objects) with [`logprobs`] (log-probabilities in them). All of this is pure
+//! computation: no clock is read and nothing is awaited.
 //!
-//! Fields are read by name: clients need the field at fault (`param`), what was expected and what came instead, which
-//! the errors of derived types do not give.
+//! Fields are read by name and not by derived types. Errors must name the field at fault (`param`), what was expected
+//! and what was found, which the errors of derived types do not.
 
 pub mod chat;
 pub mod common;

@@ -1,6 +1,6 @@
 //! The objects of responses, field for field as in the public API.
 //!
-//! Only their form: `chunks` (streamed) and `whole` (not streamed) decide on the content.
+//! This file defines only their form; `chunks` (streamed) and `whole` (not streamed) decide on the content.
 
 use super::Shape;
 use super::logprobs::{ChatLogprobs, TextLogprobs};

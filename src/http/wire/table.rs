@@ -2,12 +2,12 @@
 //!
 //! Its rows are request fields of OpenAI's API, of vLLM and of llama-server (as of 2026), for chat and plain
 //! completions: those that shape a reply, and those that clients are known to send. `/v1/responses` and
-//! `/v1/messages` have tables of their own, with the other fields of their APIs. A field that would change the
-//! reply is honoured or refused by name; none is accepted and ignored. A field that changes nothing still has its
-//! API's type. Fields outside the table are accepted, because clients send more than any one server knows.
+//! `/v1/messages` have tables of their own, with the other fields of their APIs. A field that would change the reply is
+//! honoured or refused by name; none is silently ignored. A field without effect must still have the type that its API
+//! defines. Fields outside the table are accepted, because clients send more than any one server knows.
 //! `docs/api-fields.md` is generated from it.
 //!
-//! A name may be a path: `reasoning.summary`, `tools[].strict`. What honoured fields mean is not known here.
+//! A name may be a path: `reasoning.summary`, `tools[].strict`. This file does not know the meaning of honoured fields.
 
 use super::fields::{Fields, whole, wrong};
 use super::{Shape, WireError};
@@ -97,7 +97,7 @@ pub type OwnRow = (&'static str, Treatment);
 use On::{All, AllChats, Both, Chat, Others, Text};
 use Treatment::{Honoured, Neutral, Refused};
 
-const UNUSED_SAMPLER: &str = "of no use without its sampler, which is refused";
+const UNUSED_SAMPLER: &str = "only used by a sampler that is refused";
 const OWN_SAMPLER: &str = "use temperature, top_k, top_p, min_p and the penalties";
 const NO_PLACE: &str = "the server decides where a request runs";
 
@@ -105,20 +105,16 @@ const NO_PLACE: &str = "the server decides where a request runs";
 pub const TABLE: &[Row] = &[
     ("adapters", All, Refused(is_filled, "load the adapted model as a version of its own")),
     ("add_generation_prompt", Chat, Honoured("")),
-    ("add_generation_prompt", Others, Refused(is_not_true, "a reply is always begun")),
+    ("add_generation_prompt", Others, Refused(is_not_true, "the prompt always opens a reply")),
     ("add_special_tokens", All, Honoured("default: true for a prompt, false for messages")),
     ("allowed_token_ids", All, Honoured("no other token is drawn")),
     ("audio", AllChats, Refused(any, "this model writes text only")),
-    (
-        "bad_words",
-        All,
-        Honoured("up to 128; their tokens, at the beginning of a text and after a space"),
-    ),
+    ("bad_words", All, Honoured("up to 128; matched at the beginning of a text and after a space")),
     ("best_of", AllChats, Refused(is_not_one, "use n to get several replies")),
     (
         "best_of",
         Text,
-        Honoured("n to server.max_n; the replies whose tokens are likeliest on average"),
+        Honoured("n to server.max_n; returns the replies with the highest mean log-probability"),
     ),
     ("cache_prompt", All, Neutral(Type::Any, "the server's prefix cache is on or off for all")),
     (
@@ -132,7 +128,7 @@ pub const TABLE: &[Row] = &[
     (
         "continue_final_message",
         Others,
-        Refused(is_not_false, "end with the message to continue, where the API has that"),
+        Refused(is_not_false, "end with the message to continue, if the API supports that"),
     ),
     ("documents", AllChats, Refused(is_filled, "put them into a message")),
     ("dry_allowed_length", All, Neutral(Type::Any, UNUSED_SAMPLER)),
@@ -146,7 +142,9 @@ pub const TABLE: &[Row] = &[
     (
         "echo",
         Text,
-        Honoured("with logprobs, the prompt's tokens have theirs; max_tokens 0 generates nothing"),
+        Honoured(
+            "with logprobs, also for the prompt's tokens; with max_tokens 0, nothing is generated",
+        ),
     ),
     ("enable_thinking", AllChats, Honoured("handed to the chat template")),
     ("frequency_penalty", All, Honoured("-2 to 2")),
@@ -171,24 +169,24 @@ pub const TABLE: &[Row] = &[
     ("ignore_eos", All, Honoured("")),
     ("image_data", All, Refused(is_filled, "this model reads text only")),
     ("include_reasoning", AllChats, Honoured("false leaves reasoning out")),
-    ("include_stop_str_in_output", All, Honoured("of stop strings")),
+    ("include_stop_str_in_output", All, Honoured("for stop strings")),
     ("input_extra", All, Refused(is_filled, "infilling is not available")),
     ("input_prefix", All, Refused(is_filled, "infilling is not available")),
     ("input_suffix", All, Refused(is_filled, "infilling is not available")),
     ("json_schema", All, Honoured("a JSON schema, as an object or a text")),
     ("kv_transfer_params", All, Refused(is_filled, "there is one server")),
-    ("length_penalty", All, Neutral(Type::Any, "of no use without beam search, which is refused")),
+    ("length_penalty", All, Neutral(Type::Any, "only used by beam search, which is refused")),
     (
         "logit_bias",
         All,
-        Honoured("-100 to 100 by token id or text; false: never; up to 1024 tokens"),
+        Honoured("-100 to 100 by token id or text; false: never sample it; up to 1024 tokens"),
     ),
     ("logits_processors", All, Refused(is_filled, "leave it out")),
     ("logprobs", Both, Honoured("true for chat; 0 to 20 for a prompt")),
     ("lora", All, Refused(is_filled, "load the adapted model as a version of its own")),
     ("max_completion_tokens", Both, Honoured("takes precedence over max_tokens")),
-    ("max_tokens", Both, Honoured("cut to what the context leaves; -1, and 0 for chat: no limit")),
-    ("media_io_kwargs", AllChats, Neutral(Type::Any, "of no use for text")),
+    ("max_tokens", Both, Honoured("reduced to fit the context; -1, and 0 for chat: no limit")),
+    ("media_io_kwargs", AllChats, Neutral(Type::Any, "not used for text")),
     ("messages", Chat, Honoured("")),
     (
         "metadata",
@@ -200,11 +198,11 @@ pub const TABLE: &[Row] = &[
     ),
     ("min_keep", All, Refused(is_not_zero, OWN_SAMPLER)),
     ("min_p", All, Honoured("0 to 1")),
-    ("min_tokens", All, Honoured("before them, no stop token or stop string ends a reply")),
+    ("min_tokens", All, Honoured("until then, no stop token or stop string ends a reply")),
     ("mirostat", All, Refused(is_not_zero, OWN_SAMPLER)),
     ("mirostat_eta", All, Neutral(Type::Any, UNUSED_SAMPLER)),
     ("mirostat_tau", All, Neutral(Type::Any, UNUSED_SAMPLER)),
-    ("mm_processor_kwargs", AllChats, Neutral(Type::Any, "of no use for text")),
+    ("mm_processor_kwargs", AllChats, Neutral(Type::Any, "not used for text")),
     ("modalities", AllChats, Refused(is_more_than_text, "this model writes text only")),
     ("model", All, Honoured("may be left out; NAME@stable or NAME@canary pins a model")),
     ("n", Both, Honoured("up to server.max_n")),
@@ -212,7 +210,7 @@ pub const TABLE: &[Row] = &[
     ("n_discard", All, Neutral(Type::Any, "a prompt that is too long is refused, not shifted")),
     ("n_indent", All, Refused(is_not_zero, "infilling is not available")),
     ("n_keep", All, Neutral(Type::Any, "a prompt that is too long is refused, not shifted")),
-    ("n_predict", Both, Honoured("as max_tokens, if that is not given")),
+    ("n_predict", Both, Honoured("same as max_tokens, if that is not given")),
     ("n_probs", All, Refused(is_not_zero, "use logprobs instead")),
     ("parallel_tool_calls", Chat, Honoured("")),
     ("post_sampling_probs", All, Refused(is_not_false, "use logprobs instead")),
@@ -231,10 +229,10 @@ pub const TABLE: &[Row] = &[
         Honoured("auto or deepseek: reasoning_content; none: in the text"),
     ),
     ("repeat_last_n", All, Neutral(Type::Any, "the penalty covers prompt and reply")),
-    ("repeat_penalty", All, Honoured("as repetition_penalty, if that is not given")),
+    ("repeat_penalty", All, Honoured("same as repetition_penalty, if that is not given")),
     ("repetition_detection", All, Refused(is_filled, "leave it out")),
     ("repetition_penalty", All, Honoured("above 0, up to 2")),
-    ("request_id", All, Neutral(Type::Any, "the server gives the id")),
+    ("request_id", All, Neutral(Type::Any, "the server assigns the id")),
     ("response_fields", All, Refused(is_filled, "leave it out")),
     (
         "response_format",

@@ -1,4 +1,4 @@
-//! Request bodies: what is accepted, and which error names which field.
+//! Tests: which request bodies are accepted, and which field each error names.
 
 use super::common::{Envelope, Rules, Streaming};
 use super::fields::Fields;

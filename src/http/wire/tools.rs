@@ -1,6 +1,6 @@
-//! Tools and formats in a request, as far as all APIs have them alike.
+//! The parts of tools and formats in a request that are the same in all APIs.
 //!
-//! It knows the names of fields only as arguments: each API has its own for the same thing.
+//! Field names are arguments, because each API has its own names for the same thing.
 
 use super::WireError;
 use super::constraint::Constrained;

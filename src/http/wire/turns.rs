@@ -1,7 +1,7 @@
-//! A chat that is made of a request in another form: its messages, and where in the request each stands.
+//! A chat that is built from a request in another format: its messages, and the place of each in the request.
 //!
-//! Errors about a message name its place in the request, which the messages alone do not tell. It does not know what a
-//! request looks like; parsers of other APIs fill it.
+//! Errors about a message name its place in the request, which the messages alone do not tell. It does not know the
+//! format of the request; the parsers of the other APIs fill it.
 
 use serde_json::Value;
 

@@ -1,9 +1,8 @@
 //! The inputs of a step's kernels: lists of integers, and the sampling parameters with their edits and masks.
 //!
 //! Each list has a fixed address, so that a CUDA graph finds the inputs of each replay in the same place.
-//! Padding rows have no tokens and no context, and padding tokens are written to no slot. The host writes
-//! everything to its own memory, and the step's first kernel reads it from there. It does not know about
-//! tensors.
+//! Padding rows have no tokens and no context, and padding tokens are not written to any cache slot. The host writes
+//! everything to its own memory, and the step's first kernel fetches it from there. It does not know about tensors.
 
 use super::super::config::ModelConfig;
 use super::plan::CardPlan;

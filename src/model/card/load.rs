@@ -1,8 +1,8 @@
-//! Loads weights to a GPU: plans the memory for weights, cache and steps, and copies.
+//! Loads weights to a GPU: plans the memory for weights, KV cache and steps, and copies the weights.
 //!
 //! It runs on a loader thread and on the GPU's loading stream, in pieces of a few MiB, so that a serving
-//! model hardly notices. Matrices that share their input are multiplied together and so need the input in one
-//! format. If a file mixes types that need different formats, the odd ones are kept as f16.
+//! model hardly notices. Matrices that share their input are multiplied together, so they need the input in the same
+//! format. If the types of such a group need different formats, the whole group is kept as f16.
 
 use super::super::config::{LayerKind, ModelConfig};
 use super::super::decoder::DROWNING;

@@ -1,9 +1,9 @@
-//! Every buffer that a step needs besides weights and cache, sized for the largest step.
+//! Every buffer that a step needs, apart from weights and KV cache, sized for the largest step.
 //!
-//! Buffers are reused: `wide` holds the projections of a layer's first half, then those of its second; `acts`
-//! holds the inputs of the next matrix product. A launch may read one product's inputs and write the next one's. So
-//! those of the feed-forward part's last product are in `gated`, and normed rows of small steps in `unscaled`. The code
-//! that uses a buffer says what it contains.
+//! Buffers are reused: `wide` holds the projections of a layer's first half, then those of its second; `acts` holds the
+//! inputs of the next matrix product. But a launch may read the inputs of one product while it writes those of the
+//! next. So the inputs of the feed-forward part's last product have their own buffer, `gated`, and so do the normed
+//! rows of small steps, `unscaled`. The code that uses a buffer says what it contains.
 
 use super::super::config::ModelConfig;
 use super::plan::CardPlan;

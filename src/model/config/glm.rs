@@ -1,5 +1,5 @@
-//! GLM-4 (0414): each part between two norms, biases on queries, keys and values, and a rotary embedding that turns
-//! neighbouring values of half of each head.
+//! GLM-4 (0414): a norm before and after each part, biases on queries, keys and values, and a rotary embedding that
+//! rotates neighbouring values in half of each head.
 
 use super::fields::{Defaults, Fields};
 use super::{Bias, ModelConfig, rope};

@@ -1,7 +1,8 @@
-//! Granite 3 and 4 without experts: Llama with four factors, none of which needs an operation of its own.
+//! Granite 3 and 4 without experts: Llama with four additional factors, which need no extra operations.
 //!
-//! The residual stream is kept divided by the residual factor r: `x / r` takes branches as they are. RMS norms do
-//! not see the division if their epsilon is divided by r squared, and the embedding's factor takes it in at the start.
+//! The residual stream is stored divided by the residual factor r, so branches can be added to `x / r` without scaling.
+//! This division does not change RMS norms if their epsilon is divided by r squared. At the start, the embedding's
+//! factor includes the division.
 
 use super::fields::{Defaults, Fields};
 use super::llama::plain;

@@ -1,5 +1,5 @@
 //! Llama 2 and 3 (arXiv:2302.13971, arXiv:2407.21783), the plain pre-norm decoder of which the other families are
-//! variations, and SmolLM3, which turns no queries and keys on every fourth layer (arXiv:2501.18795).
+//! variations, and SmolLM3, which does not rotate queries and keys on every fourth layer (arXiv:2501.18795).
 
 use super::fields::{Defaults, Fields};
 use super::{Bias, LayerKind, ModelConfig, rope};

@@ -2,7 +2,7 @@
 //!
 //! The digits are random and the scales constant: any digits with a finite scale are a valid block. Each
 //! chunk of blocks has its own generator, seeded by its position, so the result does not depend on threads.
-//! Each kind's file says what its scales are.
+//! The scales are defined in each kind's file.
 
 use crate::device::Kind;
 use half::{bf16, f16};

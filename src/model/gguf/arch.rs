@@ -2,9 +2,8 @@
 //!
 //! All checkpoints then have the same form, and the readers of `config.json` read this too. Some values are
 //! in llama.cpp's code and not in the file (Gemma's query scale, its pattern of windows); they are written
-//! out as that code has them. RoPE factors come from tensors of the file. If they are those of Llama 3, its
-//! formula is named, since the original config does that; any others are given as they are, one per
-//! frequency.
+//! out as that code has them. RoPE factors come from tensors of the file. If they match Llama 3's formula, the config
+//! names the formula, as the original config does. Any other factors are passed on as they are, one per frequency.
 
 use super::super::config::MOST_LAYERS;
 use super::header::Fault;

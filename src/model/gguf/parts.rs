@@ -1,7 +1,8 @@
 //! The parts of a split GGUF file: opened together, checked to belong together, their tensors in one list.
 //!
-//! llama.cpp splits large models into `NAME-00001-of-00003.gguf` and so on. The first part has the metadata, each
-//! has some of the tensors, and says which part it is of how many. It knows no architecture and no names of tensors.
+//! llama.cpp splits large models into `NAME-00001-of-00003.gguf` and so on. The first part has the metadata. Each part
+//! has some of the tensors, its own number, and the number of parts. It does not know architectures or names of
+//! tensors.
 
 use super::at;
 use super::header::{Fault, Header, TensorInfo};

@@ -1,7 +1,7 @@
-//! What is bet on an event, and the factors that the bets pay.
+//! The bets on an event, and the factors that they pay.
 //!
-//! A factor depends on the event's probability and on the kind of bet; few of either are in use at a time. It does
-//! not know what the event is.
+//! A factor depends on the event's probability and on the kind of bet. Only a few values of each are in use at a time.
+//! It does not know what the event is.
 
 use crate::rollout::evalue::{Bets, LADDER, RUNGS, bets_at};
 

@@ -1,14 +1,14 @@
-//! The exact probability with which a counted event lies on the canary, if the arms are equal.
+//! The exact probability that a counted event is on the canary, if the arms are equal.
 //!
 //! A request that is drawn on its own goes to the canary with probability w, the weight in force. A cluster (a
-//! conversation, a session) goes to the canary if the hash of its key is below w. What was counted of a cluster
-//! before confines that hash to an interval, at first [0, 1): an event on the canary says that it is below the
-//! weight of that time, one on stable that it is not. Given this, the next event lies on the canary with
-//! probability (w - lo) / (hi - lo). If that is 0 or 1, the event says nothing and is not counted. So a cluster
-//! counts once at each weight, whatever it does and however often; this also holds when weights fall.
+//! conversation, a session) goes to the canary if the hash of its key is below w. Earlier counted events of a cluster
+//! confine that hash to an interval [lo, hi), at first [0, 1): an event on the canary shows that the hash is below the
+//! weight at that time, an event on stable that it is not. Given this, the next event is on the canary with probability
+//! (w - lo) / (hi - lo). If that is 0 or 1, the event carries no information and is not counted. So a cluster counts
+//! once at each weight, whatever it does and however often. This also holds when weights fall.
 //!
-//! It does not know what is counted. Each kind of event has ranges of its own, because its e-value is a martingale
-//! of its own events only.
+//! It does not know what is counted. Each kind of event has its own intervals, because its e-value is a martingale only
+//! with respect to its own events.
 
 use std::hash::BuildHasher;
 

@@ -1,7 +1,7 @@
-//! The gates by exact evidence: what each shows, and whether it passes.
+//! The gates that use the exact evidence: their figures, and whether they pass.
 //!
-//! Pure functions of the evidence. A gate passes unless the evidence against the canary reaches the gate's limit;
-//! in strict mode it must also be certain that the canary is within what is allowed. Nothing is decided here.
+//! Pure functions of the evidence. A gate passes unless the evidence against the canary reaches the gate's limit. In
+//! strict mode there must also be evidence that the canary is within the limits. Nothing is decided here.
 
 use std::time::Duration;
 
@@ -97,12 +97,12 @@ fn bad(input: &Input<'_>, name: GateName, signal: &Signal, limit: f64, what: &st
             GateState::Inconclusive(format!("{text}; no counted stable request to compare with"))
         }
         Finding::Proved if reached => GateState::Fail(text.clone()),
-        Finding::Proved => {
-            GateState::Inconclusive(format!("{text}; it is more, but below the limit"))
-        }
+        Finding::Proved => GateState::Inconclusive(format!(
+            "{text}; more frequent than on stable, but below the limit"
+        )),
         Finding::OneParty => pass_on_one_party(&text, uncertain),
         Finding::Hidden => GateState::Inconclusive(format!(
-            "{text}; without one party that has most of stable's, it would be too high"
+            "{text}; without the party that has most of stable's events, the ratio would be too high"
         )),
         Finding::Below if uncertain => {
             GateState::Inconclusive(format!("{text}; not yet certain to be below the limit"))
@@ -123,7 +123,7 @@ fn bad(input: &Input<'_>, name: GateName, signal: &Signal, limit: f64, what: &st
 /// One party's experience neither rolls back nor holds while others are active.
 fn pass_on_one_party(text: &str, uncertain: bool) -> GateState {
     match uncertain {
-        true => GateState::Inconclusive(format!("{text}; it rests on one party")),
+        true => GateState::Inconclusive(format!("{text}; the evidence comes from one party")),
         false => GateState::Pass,
     }
 }

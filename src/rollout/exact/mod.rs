@@ -1,12 +1,12 @@
-//! The evidence of a rollout by exact probabilities: errors, votes, retries, quality flags, latency.
+//! The evidence of a rollout, from exact probabilities: errors, votes, retries, quality flags, latency.
 //!
-//! Each request is routed by a hash or a draw that is compared with a known weight. So for every event its
-//! probability of lying on the canary, if the arms are equal, is known exactly ([`door`]), whatever the base rate
-//! is and however one session or party behaves. Every kind of event is tested in this way ([`signal`],
-//! [`timing`], [`reading`]), and a decision must hold without its most influential party ([`parties`]).
+//! Each request is routed by a hash or a draw that is compared with a known weight. So if the arms are equal, the
+//! probability that an event is on the canary is known exactly ([`door`]), whatever the base rate is and however one
+//! session or party behaves. Every kind of event is tested in this way ([`signal`], [`timing`], [`reading`]). A
+//! decision must also hold without its most influential party ([`parties`]).
 //!
-//! This file sorts outcomes into kinds and says what can roll back; `gates` makes gates of it. It does not know
-//! what a stage is besides its weight.
+//! This file sorts outcomes into kinds of events and says which of them can roll back; `gates` turns the evidence into
+//! gates. All it knows about a stage is its weight.
 
 mod bets;
 mod door;

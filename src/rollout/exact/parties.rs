@@ -1,4 +1,4 @@
-//! Who the requests of a rollout come from, as far as a verdict must know it.
+//! Which parties the requests of a rollout come from, as far as verdicts need it.
 //!
 //! A decision must hold without its most influential party while others are active. If nearly all requests are of
 //! one party (one user, one proxy), the decision stands, and the verdict names the party. Parties share slots by

@@ -1,4 +1,4 @@
-//! A quantile of a stream of durations, known at every moment at constant cost.
+//! A running quantile of a stream of durations, with constant cost per sample.
 //!
 //! Durations are counted in logarithmic bins, 64 per power of two (1.1 % to 1.6 % wide), and the bin that holds
 //! the quantile is followed from one sample to the next. After 4,096 samples all counts are halved, so that the

@@ -1,19 +1,22 @@
-//! What the replies say that each model has read of the other.
+//! The evidence from cross-reading: each model reads replies of the other.
 //!
-//! There are three expectations.
+//! There are three kinds of expected change. A canary fits one if the following holds.
 //!
-//! *Same*: below their limits are the mean KL divergence (at some places of each reply, and by how likely each reply is
-//! to whoever did not write it), the share of places where the most likely token differs, how much sharper one
-//! distribution is than the other, and the share of requests that the models were asked otherwise.
+//! *Same*: all of these are below their limits: the mean KL divergence (at some positions of each reply), the loss in
+//! likelihood of a reply under the model that did not write it, the share of positions where the most likely token
+//! differs, how much sharper one distribution is than the other, and the share of requests for which the models got
+//! different prompts or sampling.
 //!
-//! *Similar*: what stable finds in the canary's replies is not above what it finds in its own by more than a limit, or
-//! the canary does not find stable's replies worse than stable does. What follows holds as well.
+//! *Similar*: the canary's replies are at most a limit less plausible to stable than stable's own replies, or stable's
+//! replies are at most a limit less plausible to the canary than to stable. The condition for *Different* holds as
+//! well.
 //!
-//! *Different*: no more than a fifth of the canary's replies are beyond anything that stable's own replies show.
+//! *Different*: no more than a fifth of the canary's replies are far outside the range of stable's own replies (their
+//! nats per byte under stable).
 //!
-//! A mean is tested by betting (Waudby-Smith and Ramdas, arXiv:2010.09686): whoever bets on a value in [0, cap] being
-//! above `m` wins nothing in the long run if its mean is at most `m`. That one arm's replies are above a median is
-//! tested by exact probabilities, as latency is ([`timing`](super::timing)). All tests are valid at any time.
+//! A mean is tested by betting (Waudby-Smith and Ramdas, arXiv:2010.09686): bets that a value in [0, cap] is above `m`
+//! gain nothing in the long run if its mean is at most `m`. Whether one arm's replies are above a median is tested with
+//! exact probabilities, as for latency ([`timing`](super::timing)). All tests are valid at any time.
 
 use std::time::Duration;
 

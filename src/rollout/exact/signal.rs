@@ -1,10 +1,10 @@
-//! One kind of bad event over a rollout: its evidence, its ratio, and who it rests on.
+//! One kind of bad event over a rollout: its evidence, its ratio, and the parties that it depends on.
 //!
-//! The evidence is an e-value that the event is more frequent on the canary; the ratio says by how much. Both
-//! use the exact probability of each event, so no denominators are needed: an arm without requests is no 0/0.
-//! The ratio is R = sum x(1-p) / sum (1-x)p over events, with x = 1 on the canary. It is taken over the
-//! segments since the restart that holds most of the evidence, so that a healthy past does not hide a
-//! regression. It does not know what the event is.
+//! The evidence is an e-value that the event is more frequent on the canary; the ratio says by how much. Both use the
+//! exact probability p of each event, so no request counts are needed, and an arm without requests does not lead to
+//! 0/0. The ratio is R = sum x(1-p) / sum (1-x)p over events, with x = 1 on the canary. It is taken over the segments
+//! since the restart that holds most of the evidence, so that a healthy past does not hide a regression. It does not
+//! know what the event is.
 
 use std::collections::VecDeque;
 use std::time::Duration;

@@ -1,20 +1,21 @@
 //! Whether one measure of latency is worse on the canary, at equal work.
 //!
-//! Replies are compared within strata: equal kinds of sample and equal work, by powers of two. A reply is slow if
-//! its time (the canary's, less the floor and divided by the allowed ratio) is above the quantile of stable's past in
-//! its stratum. Slow replies are then tested as errors are: by the exact probability that they lie on the canary. For the p99 only
-//! slow replies count. For the median both kinds count, since slow is half of everything. No limit is frozen and
-//! no rate is assumed, so that a drift of both arms is not held against the canary. The quantile is stable's alone
-//! because a slow canary would soon raise one of both arms; any limit from the past is valid. Rare kinds of work have
-//! too few samples for a p99 of their own: theirs is their median, times what p99 is of the median elsewhere.
+//! Replies are compared within strata: the same kind of sample, and the same amount of work by powers of two. A reply
+//! is slow if its time is above the quantile of stable's past times in its stratum; from a canary's time, the floor is
+//! first subtracted and the allowed ratio divided out. Slow replies are then tested like errors, by the exact
+//! probability that they are on the canary. For the p99, only slow replies count. For the median, both slow and fast
+//! replies count, because half of all replies are slow. No limit is frozen and no rate is assumed, so a drift of both
+//! arms is not held against the canary. The quantile is from stable alone, because a slow canary would soon raise a
+//! common one; any limit from the past is valid. Rare kinds of work have too few samples for their own p99: their
+//! median is used instead, multiplied by the ratio of p99 to median in the other strata.
 //!
-//! Which replies have a sample may depend on the arm: at 5 %, nearly all of the canary's replies run next to one of
-//! stable, but not the other way round. So the probability is corrected by how the samples of this stage and
-//! stratum are in fact spread, as far as the difference is more than chance. Slow replies are then compared with the
-//! others of the same stratum.
+//! Whether a reply has a sample may depend on the arm: at 5 %, nearly all of the canary's replies run next to one of
+//! stable's, but not the other way round. So the probability is corrected for the actual spread of this stage's and
+//! stratum's samples over the arms, as far as it differs by more than chance. Slow replies are then compared with the
+//! other replies of the same stratum.
 //!
-//! If the client left before the first token, the time is a lower bound: slow if it is above the quantile already,
-//! else it says nothing. It does not know which measure it is.
+//! If the client left before the first token, the time is only a lower bound: the reply counts as slow if it is already
+//! above the quantile, and is ignored otherwise. It does not know which latency is measured.
 
 use std::time::Duration;
 

@@ -1,6 +1,7 @@
-//! The conversations with which a chat template is tried, one for each shape, and what must be seen of them.
+//! The conversations with which a chat template is tested, one for each shape, and the texts that must appear in the
+//! prompt.
 //!
-//! It knows no template.
+//! It does not know about particular templates.
 
 use super::Shape;
 use crate::text::conversation::{Chat, Ending};

@@ -1,9 +1,8 @@
 //! The subprocess that renders one version's templates: it reads jobs from standard input, writes texts to
 //! standard output, and exits when the input ends.
 //!
-//! It sets its own limits before it reads anything: memory, stack and no core file once, processor time
-//! before every batch. Exceeding a limit ends it, and the parent sees from the exit status which limit it
-//! was.
+//! It sets its own limits before it reads anything. Memory, stack and core files (none) are limited once, CPU time
+//! before every batch. Exceeding a limit ends it, and the parent sees from the exit status which limit it was.
 
 use super::super::template::{ChatTemplate, Job, Program, Stop};
 use super::{CPU_SECONDS, END, MEMORY, OK, STACK, STOPPED, receive, send};

@@ -4,10 +4,10 @@
 //! subprocess has limits that cannot be bypassed, and can be killed (docs/decisions/025).
 //!
 //! A subprocess belongs to one version's templates and stays alive, since starting one takes milliseconds and
-//! asking it takes tens of microseconds. There are two per version. Long conversations have their own, so
-//! that other requests do not wait behind them; it is ended afterwards to free its memory.
+//! asking it takes tens of microseconds. There are two per version. One of them is for long conversations, so that
+//! other requests do not wait behind them; it is ended afterwards to free its memory.
 //!
-//! Blocking: callers must be on threads where that is allowed.
+//! Calls block, so callers must be on threads where blocking is allowed.
 
 mod child;
 

@@ -1,5 +1,6 @@
-//! 10,000 seeded contents of system, user and tool messages for each of twelve families: with their special tokens,
-//! whole, cut, and cut across messages, none writes a control token, and the text is otherwise what it was.
+//! Tests with 10,000 seeded contents of system, user and tool messages for each of twelve families. The contents
+//! include the family's special tokens: whole, cut, and split across messages. None of them becomes a control token,
+//! and the text is otherwise unchanged.
 
 use crate::text::testing::families::{Base, FAMILIES, codec};
 use crate::text::{Chat, Codec};

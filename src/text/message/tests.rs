@@ -1,4 +1,4 @@
-//! Tests: every variant of each shape, what is left unchanged, what is refused and how it is named.
+//! Tests: every variant of each shape, what is left unchanged, what is refused, and what the error names.
 
 use super::*;
 

@@ -1,7 +1,7 @@
 //! What a request asked for, as far as a reply can be checked against it.
 //!
-//! It borrows from the request and is made when the reply is complete. Of a long message only both ends are read.
-//! It does not know the reply, and no form of a prompt other than what the client sent.
+//! It borrows from the request, and is created when the reply is complete. Only the beginning and the end of a long
+//! message are read. It does not know the reply, and sees the prompt only as the client sent it.
 
 use super::script::{self, Script};
 use crate::text::{Chat, Ending};

@@ -1,4 +1,4 @@
-//! Whether a reply holds the JSON that it was asked for.
+//! Whether a reply contains the JSON that was requested.
 //!
 //! Values are skipped and not built, which takes no memory and no recursion. It does not know schemas.
 

@@ -1,7 +1,7 @@
 //! Whether a sequence of tokens ends in a loop.
 //!
-//! A loop is a run at the very end in which every token equals the one a fixed number of tokens before it. It
-//! does not know what the tokens say, or whether they were asked for.
+//! A loop is a run at the very end in which every token equals the one a fixed number of tokens before it. It does not
+//! know what the tokens mean, or whether the repetition was requested.
 
 /// Longest period that is looked for, in tokens.
 const LONGEST: usize = 64;

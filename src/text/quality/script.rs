@@ -1,7 +1,7 @@
 //! Which script a text is written in.
 //!
-//! A table of code point ranges and a count of letters; code blocks are left out, since code is Latin in every
-//! language. It does not know languages, except for the names that say that another one is wanted.
+//! It uses a table of code point ranges and counts letters. Code blocks are left out, because code is in Latin script
+//! in every language. It does not know languages, except for the names with which a request asks for another one.
 
 /// Letters counted; further ones are not read.
 const COUNTED: usize = 512;

@@ -1,9 +1,9 @@
 //! Parses tool calls in a model's output, in its family's syntax, while it is being generated.
 //!
-//! Text outside calls is returned as text; only white space around calls is dropped. A call is returned as soon as
-//! it is certain that it is one, which is when its name is known and its arguments begin; its arguments follow as
-//! they grow. What begins as a call and is none comes back as text, up to the first closing marker. Each call that
-//! was returned ends with a word on whether its arguments are whole.
+//! Text outside calls is returned as text; only white space around calls is dropped. A call is returned as soon as it
+//! is certain to be one: when its name is known and its arguments begin. Its arguments follow as they are generated.
+//! Text that begins like a call but is not one is returned as text, up to the first closing marker. The end of each
+//! returned call says whether its arguments are complete.
 //!
 //! It does not know about the wire format: ids for calls are made where responses are built.
 

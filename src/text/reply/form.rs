@@ -1,8 +1,8 @@
 //! The text around the parts of a tool call, as a family's chat template writes it.
 //!
-//! [`CallSyntax`](super::CallSyntax) says how calls are recognised in what a model writes, and forgives much. This is
-//! the one way in which the template itself writes them, for replies that must contain a call. Pure; it does not know
-//! which tools there are.
+//! [`CallSyntax`](super::CallSyntax) says how calls are recognised in a model's output, and is lenient. This is the
+//! exact form in which the template writes them, for replies that must contain a call. Pure; it does not know which
+//! tools exist.
 
 use super::samples::{Samples, before_marker, common_end_of, common_start, object_end};
 

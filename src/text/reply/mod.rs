@@ -1,9 +1,9 @@
 //! Parses a model's reply while it is being generated: reasoning, tool calls, and text.
 //!
-//! Reading order: [`reasoning`] (tells reasoning from the answer), [`syntax`] (how a family writes tool calls,
-//! found out from its chat template), [`form`] (how the
-//! template itself writes them), [`calls`] (the parser), [`tagged`] (the one for arguments between tags), `object` (one call's JSON), `scan` (JSON, character
-//! by character). It does not know about wire formats or tokens.
+//! Reading order: [`reasoning`] (separates reasoning from the answer), [`syntax`] (a family's call syntax, derived from
+//! its chat template), [`form`] (the exact form in which the template writes calls), [`calls`] (the parser), [`tagged`]
+//! (the parser for arguments between tags), `object` (one call's JSON), `scan` (JSON, character by character). It does
+//! not know about wire formats or tokens.
 
 mod calls;
 mod form;

@@ -1,7 +1,7 @@
 //! Reads one tool call, a JSON object with a name and arguments, while it is being generated.
 //!
-//! The name comes first in what models write, so arguments are passed on as they grow. What comes in another order is
-//! passed on when it is complete. It knows nothing of the markers around a call.
+//! Models usually write the name first, so arguments can be passed on as they are generated. A call in another order is
+//! passed on when it is complete. It does not know about the markers around a call.
 
 use super::scan::{Scanner, Step};
 use serde_json::Value;

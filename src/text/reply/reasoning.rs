@@ -1,7 +1,7 @@
-//! Tells a model's reasoning from its answer, while both are being generated.
+//! Separates a model's reasoning from its answer, while both are being generated.
 //!
-//! Reasoning stands at the beginning of a reply, between two markers; some templates write the first one
-//! themselves, and then the reply begins inside. A marker later in a reply is text.
+//! Reasoning is at the beginning of a reply, between two markers. Some templates write the first marker themselves;
+//! then the reply begins inside the reasoning. A marker later in a reply is text.
 
 const MARKERS: [(&str, &str); 4] = [
     ("<think>", "</think>"),

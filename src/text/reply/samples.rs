@@ -1,4 +1,5 @@
-//! How a template shows a text and calls in a conversation's last message, and what these samples have in common. Pure.
+//! Samples of how a template renders a text or calls in the last message of a conversation, and their common parts.
+//! Pure.
 
 /// A conversation's last message as the template renders it: text, one call, and two calls of the same function, with
 /// nothing after it. In calls, `name` and `value` occur nowhere else in that message.

@@ -1,7 +1,7 @@
 //! Follows JSON text character by character: where a value ends, and that it is well formed so far.
 //!
-//! It knows nothing of what the JSON means. Source: RFC 8259. Control characters inside strings are accepted, because
-//! models write them; whoever passes the text on has to escape them.
+//! It does not know the meaning of the JSON. Source: RFC 8259. Control characters inside strings are accepted, because
+//! models write them; code that passes the text on has to escape them.
 
 const MAX_DEPTH: usize = 256;
 

@@ -1,8 +1,8 @@
-//! How a model's family writes tool calls, found out from its chat template.
+//! A model family's syntax for tool calls, derived from its chat template.
 //!
-//! A template shows a call in the history exactly as the model is meant to write it. So it is rendered with no
-//! call, one, and two; what stands around the known name and arguments are the markers. Families need no names
-//! here: Hermes and Qwen, Mistral, Llama 3, Phi, Granite and DeepSeek differ in the markers, in whether calls are
+//! A template renders a call in the history exactly as the model should write it. So the template is rendered with no
+//! call, with one, and with two; the text around the known name and arguments gives the markers. No family is named in
+//! this code: Hermes and Qwen, Mistral, Llama 3, Phi, Granite and DeepSeek differ in the markers, in whether calls are
 //! in a list, and in whether the name stands inside the JSON or before it. Pure.
 
 use super::form::{CallForm, Part, Tags};

@@ -1,7 +1,7 @@
 //! Parses tool calls whose arguments stand between tags, one by one, as Qwen3-Coder, GLM, MiniMax and Seed-OSS write them.
 //!
-//! A call is returned when its name is known, and each argument when its closing tag has come. Texts are written as they
-//! are and other values as JSON; which is which is known from the function's schema. It does not know the wire format.
+//! A call is returned when its name is known, and each argument when its closing tag has come. Strings are written as
+//! they are and other values as JSON; the function's schema tells which is which. It does not know the wire format.
 
 use super::Calls;
 use super::calls::{CallEnd, ReplyPiece};

@@ -1,4 +1,4 @@
-//! Tests: replies in every family's syntax, whole, split anywhere, broken or unclosed; what is no call is kept.
+//! Tests: replies in every family's syntax, whole, split anywhere, broken or unclosed; text that is not a call is kept.
 
 use super::reasoning::Opening;
 use super::*;

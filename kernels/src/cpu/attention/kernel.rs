@@ -1,8 +1,8 @@
 //! Attention of a block of queries over a run of keys of one head: scores, online softmax, weighted values.
 //!
-//! Knows pointers to tiles of keys and values, no cache and no batch. Softmax is computed in one pass
-//! (Milakov and Gimelshein, arXiv:1805.02867) over chunks of 64 keys, as FlashAttention does
-//! (arXiv:2205.14135), so that a chunk's keys, scores and values stay in the first-level caches.
+//! It gets pointers to tiles of keys and values, and does not know about caches or batches. Softmax is computed in one
+//! pass (Milakov and Gimelshein, arXiv:1805.02867) over chunks of 64 keys, as FlashAttention does (arXiv:2205.14135),
+//! so that a chunk's keys, scores and values stay in the first-level caches.
 
 #![allow(clippy::needless_range_loop, reason = "kernels walk several arrays by one index")]
 

@@ -1,11 +1,11 @@
 //! Paged attention of one layer for a whole step: norms and rotation of queries and keys, the cache's new
 //! rows, and softmax attention through block tables.
 //!
-//! Cut into items - a head of the cache, a block of queries of one row, a run of its keys - that threads
-//! take in turn. All query heads that share a head of the cache go through it together, so that its keys
-//! and values are read once. A decoding row over a long context is cut along its keys where there would
-//! be too few items, and the parts are put together by their softmax sums. Knows no model: the caller
-//! says what its family does (`AttentionSpec`). Rows of a batch may differ in length and context.
+//! The work is cut into items, which the threads take in turn. An item is a KV head, a block of queries of one row, and
+//! a run of the row's keys. All query heads that share a KV head are computed together, so that its keys and values are
+//! read once. If there would be too few items, a decoding row with a long context is also cut along its keys, and the
+//! parts are merged by their softmax sums. It does not know about models: the caller describes the model family's
+//! attention (`AttentionSpec`). Rows of a batch may differ in length and context.
 
 pub(crate) mod kernel;
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! Attention against the book in f64: no cache, no blocks, no online softmax.
+//! Attention compared with the textbook formula in f64: no cache, no blocks, no online softmax.
 
 use super::super::cache::{KvKind, KvShape};
 use super::*;

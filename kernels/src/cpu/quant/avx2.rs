@@ -1,12 +1,12 @@
 //! Tile kernels for AVX2: a tile's 16 rows in two halves of 8 lanes, four columns a step.
 //!
-//! Without VNNI a byte product is two instructions: bytes to pairs in 16 bits, pairs to 32 bits. The
-//! second is put off as long as 16 bits can hold the sum, and it multiplies by the integer scale on the
-//! way where there is one. Few input vectors are limited by memory, so both halves are computed in one pass over the
-//! tile (`H` = 2): with a pass for each, memory is idle in the second. More vectors need the registers, and take a
-//! pass for each half. Knows nothing of threads or matrices.
+//! Without VNNI, a product of bytes takes two instructions: bytes to pairs in 16 bits, then pairs to 32 bits. The
+//! second is postponed as long as 16 bits can hold the sum; if there is an integer scale, the second also multiplies by
+//! it. With few input vectors, memory is the limit, so both halves are computed in one pass over the tile (`H` = 2):
+//! with two passes, memory would be idle during the second. With more vectors there are not enough registers for that,
+//! so each half takes its own pass. It does not know about threads or matrices.
 //!
-//! All functions here need AVX2, FMA and F16C, and the promise of `scalar::tile`.
+//! All functions here require AVX2, FMA and F16C, and the safety contract of `scalar::tile`.
 
 #![allow(clippy::needless_range_loop, reason = "kernels walk several arrays by one index")]
 

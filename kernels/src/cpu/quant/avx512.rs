@@ -1,12 +1,12 @@
 //! Tile kernels for AVX-512 with VNNI: 16 rows in 16 lanes, four columns a step.
 //!
-//! Every kernel multiplies one tile by one group of `W` input vectors, into `[W][16]` sums. Weights are
-//! unsigned bytes, inputs signed ones broadcast from memory, so that one instruction does 64
-//! multiply-adds; offsets of the weights are undone by starting the integer sums at the negated sums of
-//! the input. No prefetch instructions: the hardware follows the one stream by itself, and hints only took
-//! its slots (15 GB/s a core with them, 27 without, on Zen 4). Knows nothing of threads or matrices.
+//! Every kernel multiplies one tile by one group of `W` input vectors, into `[W][16]` sums. Weights are unsigned bytes
+//! and inputs are signed bytes broadcast from memory, so one instruction does 64 multiply-adds. The offset of the
+//! weights is compensated by starting the integer sums at the negated sums of the input. There are no prefetch
+//! instructions: the hardware follows a single stream by itself, and hints only compete with it (15 GB/s per core with
+//! them, 27 without, on Zen 4). It does not know about threads or matrices.
 //!
-//! All functions here need AVX-512 F, BW and VNNI, and the promise of `scalar::tile`.
+//! All functions here require AVX-512 F, BW and VNNI, and the safety contract of `scalar::tile`.
 
 #![allow(clippy::needless_range_loop, reason = "kernels walk several arrays by one index")]
 

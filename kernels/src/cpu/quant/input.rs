@@ -1,11 +1,11 @@
-//! The input of a product, made ready once for all rows: quantised to signed bytes in blocks, its columns
-//! interleaved in groups so that a kernel broadcasts from neighbouring addresses.
+//! The input of a product, prepared once for all rows: quantised to signed bytes in blocks, with columns interleaved in
+//! groups so that a kernel broadcasts from neighbouring addresses.
 //!
-//! Knows no weights, only which form their kind asks for. Rounding the input to 8 bits is what makes
-//! integer dot products possible; llama.cpp makes the same trade. One scale per 256 values for the
-//! K-quants (their superblock), per 32 for the others.
+//! It does not know the weights, only which input format their kind requires. Rounding the input to 8 bits makes
+//! integer dot products possible; llama.cpp makes the same trade-off. There is one scale per 256 values for the
+//! K-quants (their superblock), and one per 32 for the others.
 //!
-//! A value that is not finite makes its block's scale NaN, so that it reaches every output it would have.
+//! A value that is not finite makes its block's scale NaN. So every output that depends on the value becomes NaN too.
 
 use crate::cpu::isa::Isa;
 use crate::cpu::pool::{Disjoint, Pool};

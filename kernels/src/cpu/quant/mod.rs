@@ -1,9 +1,9 @@
 //! Weight matrices as stored (quantised or plain floats) and their products with f32 inputs.
 //!
-//! Rows are repacked once at load time into tiles (`tile`); a product makes its input ready once
-//! (`input`), then threads take runs of tiles. Knows no model: a matrix is a kind, a shape and bytes. Why
-//! not keep ggml's row layout: it needs a sum across lanes for every block and row, and shuffles to line
-//! up two rows; repacking costs a second at load time and the same memory.
+//! Rows are repacked into tiles (`tile`) once, at load time. A product prepares its input once (`input`), then threads
+//! take runs of tiles. It does not know about models: a matrix is a kind, a shape and bytes. ggml's row layout is not
+//! kept, because it needs a sum across lanes for every block and row, and shuffles to align two rows. Repacking takes
+//! about a second at load time, and no more memory.
 
 mod input;
 mod product;

@@ -1,8 +1,8 @@
-//! Products of matrices with one input: the input made ready once, then runs of tiles over the threads.
+//! Products of several matrices with one input: the input is prepared once, then threads take runs of tiles.
 //!
-//! Chooses the kernel for the instruction set and the width; knows no format's bits. Decoding is bound by
-//! streaming the weights, so a run is a contiguous piece of them; with many vectors the inputs are cut
-//! into blocks that stay in the second-level cache while all tiles pass by.
+//! It chooses the kernel by instruction set and width, and does not know how a format stores its bits. Decoding is
+//! limited by reading the weights, so a run is a contiguous piece of them. With many vectors, the inputs are cut into
+//! blocks that stay in the L2 cache while all tiles are read.
 
 use super::QMatrix;
 use super::input::{FORMS, Form, Groups, Input, Panel};

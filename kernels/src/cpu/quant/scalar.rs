@@ -1,7 +1,7 @@
-//! The scalar twin of the tile kernels: the same tiles, the same integers, plain Rust.
+//! The scalar version of the tile kernels: the same tiles, the same integers, plain Rust.
 //!
-//! The reference for the vector kernels and the path for machines without them; knows nothing of threads
-//! or matrices. Clarity before speed, but a block is taken apart once for a whole group.
+//! It is the reference for the vector kernels, and used on machines without them. It does not know about threads or
+//! matrices. It prefers clarity to speed, but a block is unpacked only once for a whole group.
 
 use super::input::Panel;
 use super::tile::{TILE, get_block};

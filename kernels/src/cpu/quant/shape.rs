@@ -1,6 +1,6 @@
-//! What a vector kernel knows of a kind at compile time, beside the layout: how bits become unsigned bytes.
+//! What a vector kernel knows about a kind at compile time, besides the layout: how its bits become unsigned bytes.
 //!
-//! Read off the kind's own file, so that a kernel is written for a shape of kinds and not for one. Knows no
+//! It comes from the kind's own file, so a kernel is written once for all kinds of a shape. It does not depend on the
 //! instruction set.
 
 use super::tile::{Layout, layout};

@@ -1,8 +1,8 @@
 //! Memory for packed weights: one allocation for a whole model, handed out piece by piece at load time.
 //!
-//! Why one: pieces of a megabyte each would sit on 4 KiB pages, and a decode step that streams every
-//! weight once is slowed by misses of the address translation; one range can be backed by huge pages
-//! (asked for here, granted where the system does). Also one figure to count. Knows no format.
+//! It is one allocation because pieces of a megabyte each would be on 4 KiB pages, and a decode step, which reads every
+//! weight once, would be slowed down by TLB misses. One range can be backed by huge pages (requested here; the system
+//! may grant them). It also gives one figure to count. It does not know about formats.
 
 use super::QuantError;
 use std::alloc::{Layout, alloc, dealloc};

@@ -1,5 +1,5 @@
-//! Every kernel against dequantised rows in f64, on every instruction set of this machine; packing
-//! against ggml's own dequantisation.
+//! Every kernel compared with dequantised rows in f64, on every instruction set of this machine; packing compared with
+//! ggml's own dequantisation.
 
 use super::*;
 use crate::cpu::isa::Isa;

@@ -1,18 +1,18 @@
 //! The layout that the kernels read: tiles of 16 rows, interleaved so that a vector lane is a row.
 //!
-//! One layout for every instruction set: 512-bit kernels take a tile's 16 rows at once, 256-bit ones in
-//! two halves, and the scalar twin reads the same bytes. With a lane per row no product ends in a sum
-//! across lanes, scales are applied to 16 rows by one multiplication, and the input is broadcast from
-//! memory. A tile is a row of records, each the scales of 64 or 256 columns and then their values, in the
-//! order in which kernels read them: every jump would be a cache miss that no prefetcher foresees (scales
-//! at the end of a tile cost half the speed).
+//! There is one layout for every instruction set: 512-bit kernels take a tile's 16 rows at once, 256-bit kernels take
+//! them in two halves, and the scalar version reads the same bytes. With one lane per row, no product needs a sum
+//! across lanes, one multiplication applies the scales of 16 rows, and the input is broadcast from memory. A tile is a
+//! sequence of records. Each record holds the scales of 64 or 256 columns and then their values, in the order in which
+//! kernels read them. Every jump would be a cache miss that no prefetcher predicts: with the scales at the end of a
+//! tile, the speed was half.
 //!
 //! A group is 4 consecutive columns. 32 columns of values are `[8 groups][16 rows][4]` bytes if they have 8 bits.
-//! Else the low four bits of values of at least four, or the low two of others, come last: four as `[4][16][4]` bytes,
-//! group g in the low, g + 4 in the high half; two as `[2][16][4]` bytes, group g at bits 2 (g % 4).. of half g / 4.
-//! The bits above come first, `[bits][16 rows][4]` bytes, group 0's in the lowest bits of the first of them. How scales
-//! lie is their kind's business. Blocks of kinds that index lists lie as they are stored, those of 16 rows side by
-//! side.
+//! With fewer bits, a value's low bits come last: its low four bits if it has at least four, otherwise its low two.
+//! Four bits are stored as `[4][16][4]` bytes, with group g in the low half and g + 4 in the high half of a byte. Two
+//! bits are stored as `[2][16][4]` bytes, with group g at bits 2 (g % 4).. of half g / 4. The bits above these come
+//! first, as `[bits][16 rows][4]` bytes, with group 0 in the lowest bits of the first of them. Each kind defines the
+//! layout of its scales. Blocks of kinds that index lists of numbers stay as stored, those of 16 rows side by side.
 
 use crate::float16::f16_to_f32;
 use crate::quant::{Block, Blocks, Content, Kind, MAX_BLOCK};

@@ -1,7 +1,7 @@
 //! Known answers of attention: small caches with scrambled blocks, against a plain loop in f64.
 //!
-//! Whatever no query may see is poison: unused blocks, unused places of blocks, blocks before a window (the
-//! table names a block of poison there), the gaps between tables. Reading any of it shows as not-a-number.
+//! Everything that no query may see is poisoned: unused blocks, unused slots of blocks, blocks before a window (there
+//! the table names a poisoned block), and the gaps between tables. Reading any of it gives NaN.
 
 use super::{AttentionSpec, attend_decode, attend_exact, attend_prefill, partials_len};
 use crate::cuda::acts::{ActBuffer, ActKind, Acts};

@@ -1,5 +1,6 @@
-//! Rows with one query token each: the cached tokens of a row are cut into shares, one block each, of which the last
-//! one to be done puts all together. Where [`prepares`] says so, they take queries, keys and values as projected.
+//! Attention of rows with one query token each (decoding). The cached tokens of a row are cut into shares, one thread
+//! block each; the last block to finish merges the results. If [`prepares`] says so, the kernels take queries, keys and
+//! values directly from their projection.
 
 use super::{AttentionSpec, Names, cache_args, check, exact, kernel_for, out_args, tile_bytes};
 use crate::cuda::acts::ActsMut;

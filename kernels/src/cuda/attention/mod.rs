@@ -1,13 +1,14 @@
-//! Paged attention of one layer on a card: softmax attention of a step's query tokens over the cache.
+//! Paged attention of one layer on a GPU: softmax attention of a step's query tokens over the cache.
 //!
 //! Two launches for two shapes of work: `decode` (one query token a row: cut along the cached tokens, limited by
-//! memory) and `prefill` (chunks of prompts: limited by tensor cores). Caches and heads that neither takes go to
-//! `exact`, in f32 throughout. All are causal: a token at position p sees `max(0, p + 1 - window) ..= p`, its own
-//! key and value in the cache already, or put there by `decode` ([`prepares`] says when). Query head h looks into key
-//! head `h / (heads / kv_heads)`.
+//! memory) and `prefill` (chunks of prompts: limited by tensor cores). Caches and heads that neither supports go to
+//! `exact`, in f32 throughout. All are causal: a token at position p sees `max(0, p + 1 - window) ..= p`. Its own key
+//! and value are already in the cache, or `decode` puts them there ([`prepares`] says when). Query head h uses KV head
+//! `h / (heads / kv_heads)`.
 //!
-//! Here: what a layer's attention is, and the checks that all three share. Knows no model and no sequence; what
-//! lies on the card (rows, block tables) it cannot check and says so.
+//! This file has the parameters of a layer's attention, and the checks that all three share. It does not know about
+//! models or sequences. It cannot check data on the GPU (rows, block tables); its documentation says where that
+//! applies.
 
 #[cfg(any(test, feature = "known-answers"))]
 pub(crate) mod answers;

@@ -1,4 +1,4 @@
-//! Rows with any number of query tokens: chunks of prompts.
+//! Attention of rows with any number of query tokens: chunks of prompts (prefill).
 
 use super::{AttentionSpec, Names, cache_args, check, exact, kernel_for, out_args, tile_bytes};
 use crate::cuda::acts::ActsMut;

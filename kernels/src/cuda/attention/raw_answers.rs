@@ -1,7 +1,8 @@
-//! Known answers of decoding that takes its heads as they were projected: what preparation by a launch of its own, then
-//! attention, give on the same card. Those two have known answers of their own.
+//! Known answers of decoding attention that takes its heads directly from their projection. The expected values are
+//! computed on the same GPU, with a separate launch for the preparation and then attention. These two have known
+//! answers of their own.
 //!
-//! The cells of the rows' own tokens are poison at first, like all that no query may see.
+//! The cache slots of the rows' own tokens are poisoned at first, like everything that no query may see.
 
 use super::answers::{Case, Data, Given, Way, case, download};
 use super::decode::prepares;

@@ -1,4 +1,4 @@
-//! Known answers on the emulated card, and shapes that do not fit.
+//! Known answers on the emulated GPU, and shapes that are refused.
 
 use super::*;
 use crate::cuda::acts::ActBuffer;

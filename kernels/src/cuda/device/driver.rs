@@ -1,4 +1,4 @@
-//! What stands between the driver's answers and the card's: its handles, its libraries, its errors.
+//! The layer between the driver and the GPU object: the driver's handles, libraries and errors.
 
 use crate::cuda::card::CardError;
 use cudarc::driver::{result::DriverError, sys};

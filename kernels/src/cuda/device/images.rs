@@ -1,4 +1,4 @@
-//! The kernels' machine code in this program, and the functions in it by name.
+//! The kernels' machine code in this program, and its functions by name.
 
 use super::driver::{Faults, Handle};
 use crate::cuda::card::{CardError, DeviceProperties};

@@ -1,7 +1,7 @@
-//! A card's opening and its end.
+//! Opening a GPU, and closing it.
 //!
-//! Whatever was done of an opening that fails is undone; a card that goes gives back all it held, on whichever
-//! thread that happens, and releases the context. The context is never reset: it may be somebody else's, too.
+//! If opening fails, everything done so far is undone. When the GPU object is dropped, on whichever thread, it frees
+//! all that it held and releases the context. The context is never reset, because others may use it too.
 
 use super::driver::{Faults, Handle, has_cublas};
 use super::nvml::Watch;

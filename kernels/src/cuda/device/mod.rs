@@ -1,21 +1,21 @@
-//! A real card, through the driver's own calls.
+//! A real GPU, through the CUDA driver API.
 //!
 //! The driver and cuBLAS are found at run time, so a machine without them gets an error that says what to
-//! install. Every allocation names its pool: no device-wide "current pool" is ever set, and a loader may allocate
-//! beside the executor. The context is the process's primary one, bound to whichever thread calls, so that memory
-//! may be given back from any; it is retained and released, never reset.
+//! install. Every allocation names its pool: no device-wide "current pool" is ever set, so a loader can allocate while
+//! the executor runs. The context is the process's primary context. It is bound to the calling thread, so memory may be
+//! freed from any thread. It is retained and released, never reset.
 //!
-//! Two queues, two streams: the executor's with the greatest priority, the loader's with the least. Memory that
-//! was allocated or filled on one may be used, or given back, on the other only once the first has been waited
-//! for; that holds for a loader that fails, too.
+//! There are two queues, each with its own stream: the executor's has the highest priority, the loader's the lowest.
+//! Memory that was allocated or filled on one may be used or freed on the other only after waiting for the first. This
+//! also holds for a loader that fails.
 //!
-//! While a list of launches is recorded, the executor's stream takes launches and products alone; what is given
-//! back to it meanwhile waits for the end, and copies to or from it are refused. The loader goes on. A step is to
-//! be run once before it is recorded: the driver loads a kernel when it is first launched. A recording that
-//! fails is over once [`Card::end_recording`] has said so, and the same launches can then be run as they are.
+//! While a CUDA graph is being captured, the executor's stream accepts only launches and products. Memory that is freed
+//! on it meanwhile is freed after the capture, and copies to or from it are refused. The loader continues. A step must
+//! be run once before it is captured, because the driver loads a kernel at its first launch. A failed capture ends when
+//! [`Card::end_recording`] returns the error; the same launches can then be run without a graph.
 //!
-//! An error that no later call survives is remembered, and is the answer to everything from then on. Knows no
-//! kernel.
+//! An error after which no further call can succeed is remembered, and returned by every later call. It does not know
+//! about kernels.
 
 mod driver;
 mod images;

@@ -1,8 +1,8 @@
-//! A card's state as NVIDIA's management library tells it.
+//! The state of a GPU, as reported by NVIDIA's management library (NVML).
 //!
-//! The library comes with the driver and is found at run time; without it, or where a card does not tell
-//! something (many do not tell all), that reading is absent. Knows no CUDA context: it may be read from any
-//! thread, while the card is busy, and after the card has failed.
+//! The library comes with the driver and is found at run time. Readings are absent without it, or if the GPU does not
+//! report them (many GPUs report only some). It needs no CUDA context, so it can be read from any thread, while the GPU
+//! is busy, and after the GPU has failed.
 
 use crate::cuda::readings::{MemoryReading, Readings};
 use nvml_wrapper::Nvml;

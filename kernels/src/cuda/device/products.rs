@@ -1,8 +1,8 @@
 //! Dense products, by cuBLAS.
 //!
-//! One handle, on the executor's stream, with a workspace that lies in the card's scratch pool: nothing is
-//! allocated behind anybody's back, and products can be recorded. Sums are f32 throughout; products of f32 are
-//! true ones (no TF32), since greedy tokens are held against the processor's.
+//! There is one handle, on the executor's stream, with a workspace in the GPU's scratch pool. So cuBLAS makes no hidden
+//! allocations, and products can be captured in a graph. Sums are in f32 throughout. Products of f32 use full f32
+//! precision (no TF32), because greedy tokens are compared with those of the CPU.
 
 use super::driver::Handle;
 use crate::cuda::card::{CardError, Gemm, Number};

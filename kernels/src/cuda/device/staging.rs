@@ -1,9 +1,9 @@
-//! Pinned memory of a queue, through which copies go: two pieces for uploads, so that one is filled while the
-//! other is on its way, and a small one for downloads.
+//! The pinned memory through which a queue's copies go: two pieces for uploads, so that one is filled while the other
+//! is being copied, and a small one for downloads.
 //!
-//! Pieces are bounded so that a load of gigabytes never stands between the executor's step and its few bytes:
-//! the card's copy engine has at most two pieces of it before it. The memory is taken when it is first needed
-//! and kept, since pinning takes longer than a copy.
+//! The size of a piece is limited, so that the executor's small copies never wait behind gigabytes of a model load: at
+//! most two pieces are ahead of them in the GPU's copy engine. The memory is allocated when it is first needed, and
+//! kept, because pinning takes longer than a copy.
 
 use super::driver::{Faults, Handle};
 use crate::cuda::card::{CardError, HostMemory};

@@ -1,4 +1,4 @@
-//! Finds a card and says what it is, or in one line why it cannot be had.
+//! Finds a GPU and its properties, or returns a one-line error that says why it cannot be used.
 
 use super::driver::has_driver;
 use super::images;

@@ -1,4 +1,4 @@
-//! Timers: two events of the driver's each.
+//! Timers, made of two CUDA events each.
 
 use super::driver::{Faults, Handle};
 use super::other;

@@ -1,4 +1,4 @@
-//! Known answers of embedding: rows of every kind, listed and drawn.
+//! Known answers of embedding: rows of every kind, for listed tokens and for tokens sampled on the GPU.
 
 use super::*;
 use crate::cuda::acts::ActKind;

@@ -1,5 +1,5 @@
-//! An emulated card's time: what work costs by a simple model, so that the same work takes the same time
-//! everywhere. Queues run side by side; copies from and to the host share one engine.
+//! The clock of an emulated GPU: a simple cost model, so that the same work takes the same time everywhere. Queues run
+//! in parallel; copies from and to the host share one copy engine.
 
 use super::super::card::Queue;
 use super::queues::Work;

@@ -1,4 +1,4 @@
-//! Dense products of an emulated card: plain loops.
+//! Dense products on the emulated GPU: plain loops.
 
 use super::super::card::{Gemm, Number};
 use super::EmulationMode;

@@ -1,4 +1,4 @@
-//! What an emulated card has been given and not yet done, by queue.
+//! Work that an emulated GPU has accepted but not yet done, by queue.
 
 use super::super::card::{Arg, Gemm, Grid, Queue, Timer};
 use std::collections::VecDeque;

@@ -1,4 +1,4 @@
-//! What the checker of races finds: kernels with one planted error each (`host/planted.cpp`), and some without.
+//! Tests of the race checker: kernels with one deliberate error each (`host/planted.cpp`), and some without.
 
 use super::{requests, *};
 use crate::cuda::buffer::Buffer;

@@ -1,6 +1,6 @@
-//! What kernels ask of a card's memory, as the checked emulator counts it: for cost models.
+//! The memory accesses of kernels, as counted by the emulator with race checking. Cost models use them.
 //!
-//! Addresses are those of the emulated card; how a compiler for cards splits or joins accesses is not seen.
+//! Addresses are those of the emulated GPU. How a GPU compiler splits or merges accesses is not visible here.
 
 use std::ffi::c_char;
 

@@ -1,4 +1,4 @@
-//! What the pessimistic card is strict about, and its clock.
+//! Tests: what the pessimistic mode is strict about, and the clock.
 
 use super::*;
 use crate::cuda::buffer::Buffer;

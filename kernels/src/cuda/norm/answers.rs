@@ -1,4 +1,4 @@
-//! Known answers of norms and joins, from plain loops in f64.
+//! Known answers of norms and residual additions, from plain loops in f64.
 
 use super::*;
 use crate::cuda::acts::Q8_BLOCK;

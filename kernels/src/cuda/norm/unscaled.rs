@@ -1,8 +1,8 @@
 //! RMS norm of up to 64 rows whose scale is left to the next product (`norm.cuh`).
 //!
-//! [`leaves_scale`] is where it is decided which rows go to a product so. They are written by the product before
-//! ([`crate::cuda::multiply_normed`]) or by [`rms_pieces`], which give the same bits, and before the first layer by
-//! [`crate::cuda::embed()`].
+//! [`leaves_scale`] decides which rows are handled this way. The rows are written by the previous product
+//! ([`crate::cuda::multiply_normed`]) or by [`rms_pieces`], with bit-identical results. Before the first layer they are
+//! written by [`crate::cuda::embed()`].
 
 use super::require;
 use crate::cuda::acts::{ActBuffer, ActKind, ActsMut, ProductInput, Scale};

@@ -1,8 +1,8 @@
-//! `kernels/launches.json`: every kernel's launch, and the launches of whole steps of real models on real cards.
+//! `kernels/launches.json`: the launch of every kernel, and the launches of whole steps of real models on real GPUs.
 //!
 //! `SERIN_WRITE_DOCS=1 cargo test -p serin-kernels --lib paper` writes it; `scripts/card_budget` and
-//! `scripts/card_model` read it. The order of a layer's launches is that of the decoder, which
-//! `tests/card_launches.rs` holds against the same file.
+//! `scripts/card_model` read it. The launches of a layer are in the decoder's order; `tests/card_launches.rs` compares
+//! the decoder with the same file.
 
 mod kernels;
 mod steps;

@@ -1,7 +1,7 @@
-//! Known answers of products, against plain loops in f64.
+//! Known answers of products, from plain loops in f64.
 //!
-//! Quantised products are held against two references: the same 8-bit inputs times the weights' values, which they
-//! have to meet but for rounding of sums, and the inputs before they were rounded to 8 bits.
+//! Quantised products are compared with two references. One uses the same 8-bit inputs, and must match except for the
+//! rounding of sums. The other uses the inputs before they were rounded to 8 bits.
 
 use super::names::Tile;
 use super::{Matrix, Output, Way, multiply_by};

@@ -1,6 +1,6 @@
-//! Products that one launch does together with what follows: of a few inputs, and in tiles.
+//! Products that are fused in one launch with the operation that follows: with few inputs, and in tiles.
 //!
-//! What follows is known to `gated` and `normed`, not here.
+//! The operations that follow are defined in `gated` and `normed`, not here.
 
 use super::names::Tile;
 use super::{FEW, MOST_DOWN, Matrix, Way};

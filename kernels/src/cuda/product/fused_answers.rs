@@ -1,5 +1,5 @@
-//! Known answers of products that one launch does with what belongs to them: gate and up with their activation, and two
-//! matrices of different kinds. Against plain loops in f64; that separate launches give the same bits, tests show.
+//! Known answers of fused products: gate and up with their activation, and two matrices of different kinds. They come
+//! from plain loops in f64. Tests check that separate launches give the same bits.
 
 use super::answers::{Inputs, expected, matrix};
 use super::names::Tile;

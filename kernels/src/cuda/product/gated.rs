@@ -1,8 +1,8 @@
-//! Gate and up, and the activation between them: the feed-forward part up to the inputs of its last product.
+//! Gate and up, and the activation: the feed-forward part up to the inputs of its last product.
 //!
-//! One launch where there is a kernel for the weights, the number of inputs and the form of the outputs: of up to 8
-//! inputs (`product_gated.cu`, `product_dense.cu`), and of up to 64 in tiles of 8-bit inputs (`product_tiles_gated.cu`).
-//! Else products and [`gated`]. Both give the same bits.
+//! It is one launch if there is a kernel for the weights, the number of inputs and the form of the outputs: with up to
+//! 8 inputs (`product_gated.cu`, `product_dense.cu`), and with up to 64 in tiles of 8-bit inputs
+//! (`product_tiles_gated.cu`). Otherwise it is separate products followed by [`gated`]. Both give the same bits.
 
 use super::fused::{Few, Fused, Tiled};
 use super::{Matrix, Output, Way, check, multiply_all, names};

@@ -1,5 +1,5 @@
-//! The kernels of products by name, and the shapes of their tiles, which product_tiles.cuh and
-//! product_halves.cu have too.
+//! The names of the product kernels, and the shapes of their tiles. product_tiles.cuh and product_halves.cu define the
+//! same shapes.
 
 use crate::cuda::card::{CardError, DeviceProperties};
 use crate::cuda::on_card::{KernelNames, OnCard, to_8};

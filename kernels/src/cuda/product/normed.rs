@@ -1,8 +1,10 @@
-//! Products whose results join the residual stream, and the norm after, which leaves its scale to the next product.
+//! Products whose results are added to the residual stream, and the norm that follows, which leaves its scale to the
+//! next product.
 //!
-//! One launch where there is a kernel for the weights, the number of inputs and the form of the rows: of up to 8 inputs
-//! (`product_normed.cu`, `product_dense.cu`), and of up to 64 in tiles of 8-bit inputs (`product_tiles_normed.cu`); else
-//! products and a launch of [`rms_pieces`]. Both give the same bits.
+//! It is one launch if there is a kernel for the weights, the number of inputs and the form of the rows: with up to 8
+//! inputs (`product_normed.cu`, `product_dense.cu`), and with up to 64 in tiles of 8-bit inputs
+//! (`product_tiles_normed.cu`). Otherwise it is separate products followed by a launch of [`rms_pieces`]. Both give the
+//! same bits.
 
 use super::fused::{Few, Fused, Tiled};
 use super::{Matrix, Output, Way, check, multiply_all, names};

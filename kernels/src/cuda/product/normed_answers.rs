@@ -1,5 +1,5 @@
-//! Known answers of products that join the residual stream, and of those that multiply their sums with a norm's scale.
-//! Against plain loops in f64.
+//! Known answers of products that add to the residual stream, and of products that multiply their sums by a norm's
+//! scale. They come from plain loops in f64.
 
 use super::answers::{Inputs, expected, matrix};
 use super::fused_answers::bias;

@@ -1,10 +1,10 @@
-//! Which tiles a product is cut into, and how many blocks share the columns of one: as many as should take the least time
-//! by a small model. Pure: shapes, counted instructions and the card's multiprocessors.
+//! Which tiles a product is cut into, and how many thread blocks share the columns of a tile: the plan that a small
+//! cost model expects to be fastest. A pure function of shapes, instruction counts and the number of multiprocessors.
 //!
-//! A multiprocessor works on as many blocks at a time as it has room for, and on the rest after that. The memory brings all
-//! of the weights meanwhile, however they are cut. Each such wave costs a fixed time to fill and drain, and if blocks share
-//! a tile's columns, the last of them adds up their sums. So where the memory takes longest, few blocks are best. Two
-//! products in one launch are planned together. Constants are those of scripts/card/model.py.
+//! The model: a multiprocessor runs as many blocks at a time as fit (a wave), and the others after that. Meanwhile all
+//! weights are read from memory, however they are cut. Each wave takes a fixed time to fill and drain, and if blocks
+//! share a tile's columns, the last of them adds up their sums. So if memory is the bottleneck, few blocks are best.
+//! Two products in one launch are planned together. The constants are those of scripts/card/model.py.
 
 use super::names::Tile;
 use crate::cuda::card::DeviceProperties;

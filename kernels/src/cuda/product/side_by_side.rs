@@ -1,8 +1,9 @@
-//! Several matrices over the same inputs, their results side by side.
+//! Products of several matrices with the same inputs, with the results side by side.
 //!
-//! Two matrices of the kinds that mixtures have are one launch: with up to 8 inputs (`product_mixed.cu`), and in 8-bit
-//! tiles (`product_pair.cu`). Others are a launch each. Both give the same bits as long as each matrix is split alike. With
-//! up to 8 inputs it is; tiles of two matrices are cut such that their blocks together fill the card.
+//! Two matrices of different kinds, as mixed quantisations have them, are one launch: with up to 8 inputs
+//! (`product_mixed.cu`), and in 8-bit tiles (`product_pair.cu`). Other combinations take one launch per matrix. Both
+//! give the same bits as long as each matrix is split in the same way. This is the case with up to 8 inputs. Tiles of
+//! two matrices are cut so that their blocks together fill the GPU, so there the splits may differ.
 
 use super::names::Tile;
 use super::{MOST_DOWN, Matrix, Output, Way, check, few_blocks, multiply, names, plan};

@@ -1,4 +1,4 @@
-//! Products' answers on the emulated card, refusals, and the choice of kernels.
+//! Results of products on the emulated GPU, refusals, and the choice of kernels.
 
 use super::names::Tile;
 use super::*;

@@ -1,4 +1,4 @@
-//! Known answers of what is done to heads, from plain loops in f64.
+//! Known answers of the operations on heads, from plain loops in f64.
 
 use super::*;
 use crate::cuda::buffer::Buffer;

@@ -1,4 +1,5 @@
-//! Known answers of what happens to rows, and how any family's cases give inputs and read rows back.
+//! Known answers of row operations, and the helpers with which the cases of all families write inputs and read rows
+//! back.
 
 use super::*;
 use crate::cuda::acts::{ActBuffer, Q8_BLOCK};

@@ -1,4 +1,4 @@
-//! Known answers of sampling, from slow rules that sort everything.
+//! Known answers of sampling, from a slow implementation that sorts everything.
 
 use super::*;
 use crate::cuda::buffer::{Buffer, Mapped};

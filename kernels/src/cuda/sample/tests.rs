@@ -1,4 +1,4 @@
-//! Sampling against the slow rules, however rows are cut up, and against statistics.
+//! Sampling compared with the slow implementation, however rows are cut, and with statistical expectations.
 
 use super::*;
 use proptest::prelude::*;

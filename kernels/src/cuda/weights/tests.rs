@@ -1,4 +1,4 @@
-//! Planes are whole whatever the pieces, and lose no bit.
+//! Planes are complete however a matrix is loaded in pieces, and no bit is lost.
 
 use super::*;
 use proptest::prelude::*;

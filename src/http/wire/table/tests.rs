@@ -1,4 +1,5 @@
-//! The tables of fields are true: what they call honoured is read, what is read is in them, and the document is theirs.
+//! Tests of the tables of fields: every field called honoured is read, every field that is read is listed, and the
+//! document matches the tables.
 
 use super::super::common::{Envelope, Rules};
 use super::super::{Shape, WireError, chat, completion};

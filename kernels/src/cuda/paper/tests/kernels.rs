@@ -1,5 +1,5 @@
-//! Threads and dynamic shared memory of every kernel: the largest that any launch of it asks for, on a card whose blocks
-//! may have 99 KiB and on one whose blocks may have 227.
+//! Threads and dynamic shared memory of every kernel: the largest values that any launch requests, on a GPU with 99 KiB
+//! of shared memory per block and on one with 227 KiB.
 
 use super::*;
 use crate::cuda::acts::ActBuffer;

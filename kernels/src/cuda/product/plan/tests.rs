@@ -1,4 +1,4 @@
-//! Plans are the cheapest of their candidates, and those of real models on real cards are known.
+//! Plans are the cheapest of their candidates, and the plans of real models on real GPUs are as listed.
 
 use super::*;
 use crate::cuda::card::DeviceProperties;
