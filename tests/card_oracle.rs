@@ -420,12 +420,12 @@ async fn a_reading_is_the_cpus() {
 /// first one step for all prompts, then one for each token.
 async fn in_step(
     weights: &Weights,
-    record: bool,
+    capture: bool,
     count: usize,
     params: impl Fn(usize) -> SamplingParams,
 ) -> Vec<Reply> {
     let decoder = load(weights, &card(), 96, (64, 16), KvKind::F16);
-    let decoder = if record { decoder } else { decoder.without_recording() };
+    let decoder = if capture { decoder } else { decoder.without_capture() };
     let lane = Lane::start(STEP, Box::new(CardRunner::new(decoder))).await;
     let mut replies = Vec::new();
     for inbox in lane.submit_all(&equal_prompts(count, weights.config().vocab), params) {
@@ -442,13 +442,13 @@ fn equal_prompts(count: usize, vocab: usize) -> Vec<Vec<u32>> {
 /// As many rows as in a captured graph: the same kernels with the same shapes, and so the same tokens with
 /// every sampling method.
 #[tokio::test]
-async fn a_recorded_step_gives_what_a_launched_one_gives() {
+async fn a_captured_step_gives_what_a_launched_one_gives() {
     let weights = open("models/tiny-v1");
     // A step is not captured while one of its rows needs log-probabilities.
     let drawn = |i: usize| choosing(if i % 7 == 6 { i + 1 } else { i });
     for rows in some([1, 2, 4, 8]) {
-        let recorded = in_step(&weights, true, rows, drawn).await;
-        assert_eq!(recorded, in_step(&weights, false, rows, drawn).await, "{rows} rows");
+        let captured = in_step(&weights, true, rows, drawn).await;
+        assert_eq!(captured, in_step(&weights, false, rows, drawn).await, "{rows} rows");
     }
 }
 
@@ -460,24 +460,24 @@ async fn a_recorded_step_gives_what_a_launched_one_gives() {
 /// ones, `e`, of the exact ones. Choices from them cost at most `4 * e`: the best token was computed up to `2
 /// * e` too low, and the chosen one up to `2 * e` too high.
 #[tokio::test]
-async fn a_recorded_step_with_rows_to_spare_chooses_as_well() {
+async fn a_captured_step_with_rows_to_spare_chooses_as_well() {
     let (weights, card) = (open("models/tiny-v1"), card());
     let mut exact = load_exact(&weights, &card, (8, 4));
     let mut plain = load(&weights, &card, 96, (8, 4), KvKind::F16);
     let (mut same, mut error, mut cost) = (0, 0f32, 0f32);
     for rows in some([3, 5, 7]) {
-        let recorded = in_step(&weights, true, rows, greedy).await;
+        let captured = in_step(&weights, true, rows, greedy).await;
         let launched = in_step(&weights, false, rows, greedy).await;
         let prompts = equal_prompts(rows, weights.config().vocab);
-        for ((prompt, recorded), launched) in prompts.iter().zip(&recorded).zip(&launched) {
-            assert_eq!(recorded.ids.len(), NEW_TOKENS);
-            same += usize::from(recorded == launched);
-            let tokens = [prompt.as_slice(), &recorded.ids].concat();
+        for ((prompt, captured), launched) in prompts.iter().zip(&captured).zip(&launched) {
+            assert_eq!(captured.ids.len(), NEW_TOKENS);
+            same += usize::from(captured == launched);
+            let tokens = [prompt.as_slice(), &captured.ids].concat();
             let [exact, plain] =
                 [&mut exact, &mut plain].map(|decoder| logits(decoder, &tokens, tokens.len()));
             let errors = exact.iter().zip(&plain).map(|(want, got)| relative_error(got, want));
             error = errors.fold(error, f32::max);
-            let choices = exact[prompt.len() - 1..].iter().zip(&recorded.ids);
+            let choices = exact[prompt.len() - 1..].iter().zip(&captured.ids);
             cost = choices.map(|(logits, id)| regret(logits, *id)).fold(cost, f32::max);
         }
     }

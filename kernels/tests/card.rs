@@ -272,7 +272,7 @@ fn products_are_right_in_every_kind_of_number() {
 }
 
 #[test]
-fn what_was_recorded_gives_what_was_run() {
+fn a_captured_graph_gives_what_launches_give() {
     each(|card| {
         let pool = card.create_pool().unwrap();
         let mut products: Vec<Products> = [[5, 64, 3], [96, 32, 9]]
@@ -283,17 +283,17 @@ fn what_was_recorded_gives_what_was_run() {
         products.iter_mut().for_each(|one| one.out.fill(0xff).unwrap());
 
         let short: Buffer<u8> = Buffer::new(card, pool, MIB).unwrap();
-        card.begin_recording().unwrap();
+        card.begin_capture().unwrap();
         products.iter().for_each(|one| one.run(card).unwrap());
         assert!(card.allocate(pool, 1, Queue::Compute).is_err());
         drop(short);
-        let graph = card.end_recording().unwrap();
-        assert!(card.end_recording().is_err());
+        let graph = card.end_capture().unwrap();
+        assert!(card.end_capture().is_err());
         let untouched = products[0].out.to_vec().unwrap();
-        assert!(untouched.iter().all(|value| value.is_nan()), "recorded, not run");
+        assert!(untouched.iter().all(|value| value.is_nan()), "captured, not run");
 
         for _ in 0..3 {
-            card.replay(graph).unwrap();
+            card.launch_graph(graph).unwrap();
             products.iter().for_each(Products::check);
             products.iter_mut().for_each(|one| one.out.fill(0xff).unwrap());
         }
@@ -303,11 +303,11 @@ fn what_was_recorded_gives_what_was_run() {
             let bytes = stored(Number::BF16, &one.sources[0]);
             one.x.write(0, &bytes).unwrap();
         }
-        card.replay(graph).unwrap();
+        card.launch_graph(graph).unwrap();
         products.iter().for_each(Products::check);
 
-        card.forget(graph).unwrap();
-        assert!(card.replay(graph).is_err());
+        card.destroy_graph(graph).unwrap();
+        assert!(card.launch_graph(graph).is_err());
         drop(products);
         card.destroy_pool(pool).unwrap();
     });
@@ -357,7 +357,7 @@ fn a_timer_takes_the_cards_own_time_and_mapped_memory_is_read_where_it_lies() {
 }
 
 #[test]
-fn a_loader_works_beside_steps_and_recordings() {
+fn a_loader_works_beside_steps_and_captures() {
     each(|card| {
         let pool = card.create_pool().unwrap();
         let products = Products::new(card, pool, Number::F16, [48, 64, 4]);
@@ -379,12 +379,12 @@ fn a_loader_works_beside_steps_and_recordings() {
                 pool
             });
             for _ in 0..20 {
-                card.begin_recording().unwrap();
+                card.begin_capture().unwrap();
                 products.run(card).unwrap();
-                let graph = card.end_recording().unwrap();
-                card.replay(graph).unwrap();
+                let graph = card.end_capture().unwrap();
+                card.launch_graph(graph).unwrap();
                 products.check();
-                card.forget(graph).unwrap();
+                card.destroy_graph(graph).unwrap();
             }
             card.destroy_pool(loader.join().unwrap()).unwrap();
         });
@@ -414,12 +414,12 @@ fn a_hundred_loads_and_unloads_leave_nothing() {
             weights.write_on(MIB, &source, Queue::Load).unwrap();
             card.synchronise(Queue::Load).unwrap();
             let products = Products::new(card, pool, Number::BF16, [32, 64, 2]);
-            card.begin_recording().unwrap();
+            card.begin_capture().unwrap();
             products.run(card).unwrap();
-            let graph = card.end_recording().unwrap();
-            card.replay(graph).unwrap();
+            let graph = card.end_capture().unwrap();
+            card.launch_graph(graph).unwrap();
             products.check();
-            card.forget(graph).unwrap();
+            card.destroy_graph(graph).unwrap();
             drop((weights, products));
             card.trim_pool(pool).unwrap();
             assert_eq!(card.pool_usage(pool).unwrap(), Default::default());
@@ -623,9 +623,9 @@ mod stand_in {
             let buffer = Buffer::of(&card, pool, &bytes(9 * MIB)).unwrap();
             assert!(buffer.to_vec().unwrap() == bytes(9 * MIB));
             card.upload(buffer.view().address(), &bytes(MIB), Queue::Load).unwrap();
-            card.begin_recording().unwrap();
-            card.end_recording().unwrap();
-            card.begin_recording().unwrap();
+            card.begin_capture().unwrap();
+            card.end_capture().unwrap();
+            card.begin_capture().unwrap();
             drop(buffer);
             std::thread::spawn(move || drop(card)).join().unwrap();
             assert_eq!((stand_in.left)(), 0);
@@ -700,8 +700,8 @@ mod stand_in {
             assert_eq!(buffer.write(0, &[1]), Err(dead.clone()));
             assert_eq!(buffer.to_vec(), Err(dead.clone()));
             assert_eq!(buffer.fill(1), Err(dead.clone()));
-            assert_eq!(card.begin_recording(), Err(dead.clone()));
-            assert_eq!(card.end_recording(), Err(dead.clone()));
+            assert_eq!(card.begin_capture(), Err(dead.clone()));
+            assert_eq!(card.end_capture(), Err(dead.clone()));
             // SAFETY: the card is not asked.
             let launched =
                 unsafe { card.launch("any", serin_kernels::cuda::Grid::line(1, 32), &[]) };
@@ -775,21 +775,21 @@ mod stand_in {
     }
 
     #[test]
-    fn a_recording_that_fails_is_over_and_the_launches_still_run() {
+    fn a_capture_that_fails_is_over_and_the_launches_still_run() {
         only(|stand_in| {
             let card = card();
             let pool = card.create_pool().unwrap();
             let products = Products::new(&card, pool, Number::F32, [5, 64, 3]);
             let mut other = Buffer::of(&card, pool, &[1u8; 100]).unwrap();
             for call in ["cuStreamEndCapture", "cuGraphInstantiateWithFlags", "cublasGemmEx"] {
-                card.begin_recording().unwrap();
-                assert!(card.begin_recording().is_err());
+                card.begin_capture().unwrap();
+                assert!(card.begin_capture().is_err());
                 stand_in.fail(call, 900);
                 let ran = products.run(&card);
                 assert!(other.write(0, &[2]).is_err() && other.read(0, &mut [0]).is_err());
                 assert!(other.fill(3).is_err() && card.synchronise(Queue::Compute).is_err());
                 other = Buffer::on(&card, pool, 100, Queue::Load).unwrap();
-                let ended = card.end_recording().map(drop);
+                let ended = card.end_capture().map(drop);
                 assert!(ran.is_err() || ended.is_err(), "{call}");
                 products.run(&card).unwrap();
                 products.check();

@@ -106,7 +106,7 @@ pub enum Queue {
     /// The executor's steps.
     Compute,
     /// A loader's copies. A model's memory is allocated and given back here, so that neither waits for a step nor
-    /// gets into a graph that is being recorded.
+    /// gets into a graph that is being captured.
     Load,
 }
 
@@ -209,7 +209,7 @@ pub struct Gemm {
     pub out_stride: usize,
 }
 
-/// A recorded list of launches.
+/// A captured list of launches (a CUDA graph).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Graph(pub u64);
 
@@ -254,7 +254,7 @@ pub trait Card: Send + Sync + fmt::Debug {
     /// Fails if there is no such pool.
     fn pool_usage(&self, pool: Pool) -> Result<PoolUsage, CardError>;
     /// Gives back what the pool keeps for reuse, once the queues have done what they have to do. While a graph is
-    /// recorded [`Queue::Load`] alone is waited for: memory given back there is trimmed all the same.
+    /// captured [`Queue::Load`] alone is waited for: memory given back there is trimmed all the same.
     fn trim_pool(&self, pool: Pool) -> Result<(), CardError>;
     /// Waits as [`Card::trim_pool`]; refused while anything of the pool is in use.
     fn destroy_pool(&self, pool: Pool) -> Result<(), CardError>;
@@ -310,19 +310,19 @@ pub trait Card: Send + Sync + fmt::Debug {
     /// Waits for the end that was marked last; the time since the beginning.
     fn read_timer(&self, timer: Timer) -> Result<Duration, CardError>;
     /// Destroys the timer; one that is not known is ignored.
-    fn forget_timer(&self, timer: Timer) -> Result<(), CardError>;
+    fn destroy_timer(&self, timer: Timer) -> Result<(), CardError>;
 
-    /// From here on, launches and products are recorded instead of run. Meanwhile everything else on
+    /// From here on, launches and products are captured instead of run. Meanwhile everything else on
     /// [`Queue::Compute`] is refused, from whichever thread it comes (what is given back there waits);
     /// [`Queue::Load`] goes on.
-    fn begin_recording(&self) -> Result<(), CardError>;
-    /// Ends the recording and returns it, ready to be replayed. Fails if nothing was being recorded.
-    fn end_recording(&self) -> Result<Graph, CardError>;
-    /// Runs what was recorded, with the addresses and numbers of then.
-    fn replay(&self, graph: Graph) -> Result<(), CardError>;
+    fn begin_capture(&self) -> Result<(), CardError>;
+    /// Ends the capture and returns it, ready to be launched. Fails if nothing was being captured.
+    fn end_capture(&self) -> Result<Graph, CardError>;
+    /// Launches a captured graph, with the addresses and numbers of then.
+    fn launch_graph(&self, graph: Graph) -> Result<(), CardError>;
     /// Waits for [`Queue::Compute`] and destroys the graph; one that is not known is ignored. Refused during
-    /// a recording.
-    fn forget(&self, graph: Graph) -> Result<(), CardError>;
+    /// a capture.
+    fn destroy_graph(&self, graph: Graph) -> Result<(), CardError>;
 }
 
 /// Arguments that a kernel may have.

@@ -99,19 +99,19 @@ struct State {
     /// By address of the first usable byte.
     blocks: BTreeMap<u64, Block>,
     graphs: HashMap<Graph, Vec<Work>>,
-    recording: Option<Recording>,
+    capture: Option<Capture>,
     queues: Queues,
     clock: Clock,
     timers: HashMap<Timer, Marks>,
     next: u64,
-    replays: u64,
+    graph_launches: u64,
     dead: Option<String>,
     /// Allocations left until one fails, if a test asked for that.
     fail_after: Option<u64>,
 }
 
 #[derive(Debug)]
-struct Recording {
+struct Capture {
     works: Vec<Work>,
     by: ThreadId,
     freed: Vec<u64>,
@@ -202,9 +202,9 @@ impl EmulatedCard {
         self.state.lock().clock.now()
     }
 
-    /// Number of graphs that were replayed.
-    pub fn replays(&self) -> u64 {
-        self.state.lock().replays
+    /// Number of graph launches.
+    pub fn graph_launches(&self) -> u64 {
+        self.state.lock().graph_launches
     }
 
     /// What a pessimistic card has been given on a queue and not yet done, in order; kernels by their names.
@@ -223,8 +223,8 @@ impl EmulatedCard {
     /// As [`EmulatedCard::alive`], for anything on a queue but launches.
     fn turn(&self, queue: Queue, what: &str) -> Result<MutexGuard<'_, State>, CardError> {
         let state = self.alive()?;
-        match queue == Queue::Compute && state.recording.is_some() {
-            true => Err(other(format!("{what} while a graph is recorded"))),
+        match queue == Queue::Compute && state.capture.is_some() {
+            true => Err(other(format!("{what} while a graph is captured"))),
             false => Ok(state),
         }
     }
@@ -334,15 +334,15 @@ impl EmulatedCard {
         Err(other(format!("{kernel}: {}", String::from_utf8_lossy(&error[..end]))))
     }
 
-    fn launch_or_record(&self, work: Work) -> Result<(), CardError> {
+    fn launch_or_capture(&self, work: Work) -> Result<(), CardError> {
         let mut state = self.alive()?;
-        match &mut state.recording {
+        match &mut state.capture {
             None => self.enqueue(state, Queue::Compute, work),
-            Some(recording) if recording.by == std::thread::current().id() => {
-                recording.works.push(work);
+            Some(capture) if capture.by == std::thread::current().id() => {
+                capture.works.push(work);
                 Ok(())
             }
-            Some(_) => Err(other("another thread records a graph".into())),
+            Some(_) => Err(other("another thread captures a graph".into())),
         }
     }
 }
@@ -558,9 +558,9 @@ impl Card for EmulatedCard {
     fn free(&self, address: u64, queue: Queue) -> Result<(), CardError> {
         let mut state = self.alive()?;
         if queue == Queue::Compute
-            && let Some(recording) = &mut state.recording
+            && let Some(capture) = &mut state.capture
         {
-            recording.freed.push(address);
+            capture.freed.push(address);
             return Ok(());
         }
         self.enqueue(state, queue, Work::Free(address))
@@ -632,11 +632,11 @@ impl Card for EmulatedCard {
         if unsafe { serin_emulator_knows(name.as_ptr()) } == 0 {
             return Err(other(format!("there is no kernel {kernel}")));
         }
-        self.launch_or_record(Work::Launch(kernel, grid, args.to_vec()))
+        self.launch_or_capture(Work::Launch(kernel, grid, args.to_vec()))
     }
 
     unsafe fn gemm(&self, gemm: Gemm) -> Result<(), CardError> {
-        self.launch_or_record(Work::Product(gemm))
+        self.launch_or_capture(Work::Product(gemm))
     }
 
     fn create_timer(&self) -> Result<Timer, CardError> {
@@ -667,23 +667,23 @@ impl Card for EmulatedCard {
         Ok(between)
     }
 
-    fn forget_timer(&self, timer: Timer) -> Result<(), CardError> {
+    fn destroy_timer(&self, timer: Timer) -> Result<(), CardError> {
         self.alive()?.timers.remove(&timer);
         Ok(())
     }
 
-    fn begin_recording(&self) -> Result<(), CardError> {
-        let mut state = self.turn(Queue::Compute, "another recording")?;
+    fn begin_capture(&self) -> Result<(), CardError> {
+        let mut state = self.turn(Queue::Compute, "a second capture")?;
         let by = std::thread::current().id();
-        state.recording = Some(Recording { works: Vec::new(), by, freed: Vec::new() });
+        state.capture = Some(Capture { works: Vec::new(), by, freed: Vec::new() });
         Ok(())
     }
 
-    fn end_recording(&self) -> Result<Graph, CardError> {
+    fn end_capture(&self) -> Result<Graph, CardError> {
         let mut state = self.alive()?;
-        let recorded = state.recording.take();
-        let Recording { works, freed, .. } =
-            recorded.ok_or_else(|| other("nothing is recorded".into()))?;
+        let ended = state.capture.take();
+        let Capture { works, freed, .. } =
+            ended.ok_or_else(|| other("nothing is being captured".into()))?;
         let graph = Graph(state.fresh());
         state.graphs.insert(graph, works);
         drop(state);
@@ -691,17 +691,17 @@ impl Card for EmulatedCard {
         Ok(graph)
     }
 
-    fn replay(&self, graph: Graph) -> Result<(), CardError> {
-        let works = self.turn(Queue::Compute, "a replay")?.graphs.get(&graph).cloned();
+    fn launch_graph(&self, graph: Graph) -> Result<(), CardError> {
+        let works = self.turn(Queue::Compute, "a graph launch")?.graphs.get(&graph).cloned();
         let works = works.ok_or_else(|| other("there is no such graph".into()))?;
-        self.alive()?.replays += 1;
+        self.alive()?.graph_launches += 1;
         for work in works {
             self.enqueue(self.alive()?, Queue::Compute, work)?;
         }
         Ok(())
     }
 
-    fn forget(&self, graph: Graph) -> Result<(), CardError> {
+    fn destroy_graph(&self, graph: Graph) -> Result<(), CardError> {
         self.synchronise(Queue::Compute)?;
         self.alive()?.graphs.remove(&graph);
         Ok(())
@@ -709,11 +709,11 @@ impl Card for EmulatedCard {
 }
 
 impl EmulatedCard {
-    /// Both queues, but for the executor's while it is recorded.
+    /// Both queues, but for the executor's while it is captured.
     fn wait_for_all(&self) -> Result<(), CardError> {
         drop(self.wait(Queue::Load)?);
-        let recorded = self.alive()?.recording.is_some();
-        if recorded { Ok(()) } else { self.wait(Queue::Compute).map(drop) }
+        let capturing = self.alive()?.capture.is_some();
+        if capturing { Ok(()) } else { self.wait(Queue::Compute).map(drop) }
     }
 }
 

@@ -208,24 +208,24 @@ impl Card for PaperCard {
         Ok(Duration::ZERO)
     }
 
-    fn forget_timer(&self, _: Timer) -> Result<(), CardError> {
+    fn destroy_timer(&self, _: Timer) -> Result<(), CardError> {
         Ok(())
     }
 
-    /// What is recorded counts as launched once; a replay counts nothing.
-    fn begin_recording(&self) -> Result<(), CardError> {
+    /// What is captured counts as launched once; launching the graph counts nothing.
+    fn begin_capture(&self) -> Result<(), CardError> {
         Ok(())
     }
 
-    fn end_recording(&self) -> Result<Graph, CardError> {
+    fn end_capture(&self) -> Result<Graph, CardError> {
         Ok(Graph(self.id()))
     }
 
-    fn replay(&self, _: Graph) -> Result<(), CardError> {
+    fn launch_graph(&self, _: Graph) -> Result<(), CardError> {
         Ok(())
     }
 
-    fn forget(&self, _: Graph) -> Result<(), CardError> {
+    fn destroy_graph(&self, _: Graph) -> Result<(), CardError> {
         Ok(())
     }
 }

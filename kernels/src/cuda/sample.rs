@@ -1,6 +1,6 @@
 //! Batched sampling: rows of logits in, one token id per row out (`sample.cu`).
 //!
-//! The rules are those of the host's sampler. What a row asks for lies in the card's memory, so that a recorded
+//! The rules are those of the host's sampler. What a row asks for lies in the card's memory, so that a captured
 //! graph goes on drawing as requests come and go: launches depend on how many rows and how large a vocabulary
 //! alone. A row's random number is the host's, as a function of seed and position. Knows no request.
 

@@ -35,7 +35,7 @@ impl Timer {
 
 impl Drop for Timer {
     fn drop(&mut self) {
-        // A card that is dead has nothing to forget.
-        let _ = self.card.forget_timer(self.timer);
+        // A card that is dead has nothing to destroy.
+        let _ = self.card.destroy_timer(self.timer);
     }
 }

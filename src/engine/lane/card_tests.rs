@@ -277,11 +277,11 @@ fn guided_and_other_rows_of_a_batch_say_what_each_says_alone_on_the_cpu() {
 fn masks_are_made_while_a_graph_of_the_layers_runs() {
     let weights = weights();
     let mut said = Vec::new();
-    for record in [true, false] {
+    for capture in [true, false] {
         let emulated = Arc::new(EmulatedCard::pessimistic(64 << 20, slow()));
         let card: Arc<dyn Card> = emulated.clone();
         let decoder = decoder(&weights, &card);
-        let decoder = if record { decoder } else { decoder.without_recording() };
+        let decoder = if capture { decoder } else { decoder.without_capture() };
         let mut lane = lane(1, decoder);
         let guided = |i: usize| {
             let (mut asked, inbox) = request(20 + i, 8);
@@ -293,11 +293,11 @@ fn masks_are_made_while_a_graph_of_the_layers_runs() {
         let both = replies(&mut lane, (0..2).map(guided).collect());
         assert!(both.iter().all(|(ids, _)| ids.len() == 6), "{both:?}");
         // After the prompts, the first step is launched; the others are replayed.
-        assert_eq!(emulated.replays(), if record { 4 } else { 0 });
+        assert_eq!(emulated.graph_launches(), if capture { 4 } else { 0 });
         let free = replies(&mut lane, (0..2).map(|i| request(20 + i, 8)).collect());
-        assert_eq!(emulated.replays(), if record { 4 + 6 } else { 0 });
+        assert_eq!(emulated.graph_launches(), if capture { 4 + 6 } else { 0 });
         said.push((both, free, replies(&mut lane, (0..2).map(guided).collect())));
-        assert_eq!(emulated.replays(), if record { 4 + 6 + 5 } else { 0 });
+        assert_eq!(emulated.graph_launches(), if capture { 4 + 6 + 5 } else { 0 });
     }
     assert_eq!(said[0], said[1]);
     assert_eq!(said[0].0, said[0].2);
@@ -307,7 +307,7 @@ fn masks_are_made_while_a_graph_of_the_layers_runs() {
 const LOADS: usize = 1000;
 
 #[test]
-fn a_canary_is_loaded_and_dropped_while_a_graph_is_recorded() {
+fn a_canary_is_loaded_and_dropped_while_a_graph_is_captured() {
     let card: Arc<dyn Card> = Arc::new(EmulatedCard::pessimistic(
         64 << 20,
         serin_kernels::cuda::emulated::Pace::default(),
@@ -315,7 +315,7 @@ fn a_canary_is_loaded_and_dropped_while_a_graph_is_recorded() {
     let weights = weights();
     let free = card.memory().unwrap().free;
     for _ in 0..LOADS {
-        card.begin_recording().unwrap();
+        card.begin_capture().unwrap();
         let loaded = std::thread::scope(|scope| {
             let loader = scope.spawn(|| {
                 drop(decoder(&weights, &card));
@@ -323,8 +323,8 @@ fn a_canary_is_loaded_and_dropped_while_a_graph_is_recorded() {
             });
             loader.join().unwrap()
         });
-        let graph = card.end_recording().unwrap();
-        card.forget(graph).unwrap();
+        let graph = card.end_capture().unwrap();
+        card.destroy_graph(graph).unwrap();
         assert!(loaded.usage().used > 0);
         let report = loaded.close();
         assert_eq!((report.used_after, report.reserved_after), (0, 0));
@@ -363,12 +363,12 @@ fn of_length(i: usize) -> (SeqRequest, UnboundedReceiver<SeqEvent>) {
 #[test]
 fn steps_ahead_say_what_steps_one_by_one_say() {
     let weights = weights();
-    for record in [true, false] {
+    for capture in [true, false] {
         let emulated = Arc::new(EmulatedCard::pessimistic(64 << 20, slow()));
         let card: Arc<dyn Card> = emulated.clone();
-        let model = |decoder: CardDecoder| match record {
+        let model = |decoder: CardDecoder| match capture {
             true => decoder,
-            false => decoder.without_recording(),
+            false => decoder.without_capture(),
         };
         let mut one_by_one = lane(1, model(decoder(&weights, &card)));
         let expected = replies(&mut one_by_one, (0..6).map(of_length).collect());

@@ -14,7 +14,7 @@ use super::index::{self, Index};
 use super::layer::{HeadNorm, Layer, NormWeight, Projection};
 use super::plan::CardPlan;
 use super::room::{Room, Sizes};
-use super::{CardDecoder, Frequencies, Model, Recorded};
+use super::{CapturedGraphs, CardDecoder, Frequencies, Model};
 use crate::device::{Kind, ModelPool, Rope, dequantise, stand_in};
 use serin_kernels::cuda::attention::AttentionSpec;
 use serin_kernels::cuda::attention::WIDEST_HEAD;
@@ -155,9 +155,9 @@ impl Loader<'_> {
             ropes: config.ropes.iter().map(|r| self.rope(r)).collect::<Result<_, _>>()?,
             index: Index::new(config, self.plan, self.pool)?,
             room: Room::new(config, self.plan, &kinds, self.pool)?,
-            recorded: match self.plan.record {
-                true => Recorded::Graphs(HashMap::new()),
-                false => Recorded::Off,
+            graphs: match self.plan.capture {
+                true => CapturedGraphs::Graphs(HashMap::new()),
+                false => CapturedGraphs::Off,
             },
             stepped: false,
             config: config.clone(),

@@ -63,7 +63,7 @@ struct Model {
     ropes: Vec<Frequencies>,
     index: Index,
     room: Room,
-    recorded: Recorded,
+    graphs: CapturedGraphs,
     stepped: bool,
 }
 
@@ -77,7 +77,7 @@ struct Frequencies {
 }
 
 /// Captured decoding steps, by their extent, their width and their place.
-enum Recorded {
+enum CapturedGraphs {
     /// This GPU or model does not support graph capture: every step is launched.
     Off,
     /// `None`: steps of this kind have been launched, and the next one is captured. The first step is not
@@ -260,8 +260,8 @@ impl CardDecoder {
     }
 
     /// From now on every step is launched; used to compare replayed steps with launched ones.
-    pub fn without_recording(mut self) -> CardDecoder {
-        self.model.recorded = Recorded::Off;
+    pub fn without_capture(mut self) -> CardDecoder {
+        self.model.graphs = CapturedGraphs::Off;
         self
     }
 
@@ -399,16 +399,16 @@ impl Model {
     /// Replays a decoding step of this extent, width and place, and captures it first if such a step has been launched
     /// before. Returns false if the step must be launched: the first time, or if it cannot be captured.
     fn replay(&mut self, card: &dyn Card, extent: Extent, width: Width) -> Result<bool, CardError> {
-        let Recorded::Graphs(graphs) = &mut self.recorded else { return Ok(false) };
+        let CapturedGraphs::Graphs(graphs) = &mut self.graphs else { return Ok(false) };
         let key = (extent, width.rows, self.place);
         let graph = match graphs.get(&key) {
             Some(Some(graph)) => *graph,
-            Some(None) => match self.record(card, extent, width) {
+            Some(None) => match self.capture(card, extent, width) {
                 Ok(graph) => graph,
                 Err(CardError::Dead(why)) => return Err(CardError::Dead(why)),
                 Err(error) => {
                     tracing::warn!(%error, "decoding steps cannot be captured as CUDA graphs; kernels are launched one by one");
-                    self.forget(card);
+                    self.drop_graphs(card);
                     return Ok(false);
                 }
             },
@@ -417,35 +417,37 @@ impl Model {
                 return Ok(false);
             }
         };
-        card.replay(graph)?;
+        card.launch_graph(graph)?;
         Ok(true)
     }
 
-    fn record(
+    fn capture(
         &mut self,
         card: &dyn Card,
         extent: Extent,
         width: Width,
     ) -> Result<Graph, CardError> {
-        card.begin_recording()?;
+        card.begin_capture()?;
         let launched = self.launch(card, extent, width);
-        let graph = card.end_recording()?;
+        let graph = card.end_capture()?;
         if let Err(error) = launched {
-            let _ = card.forget(graph);
+            let _ = card.destroy_graph(graph);
             return Err(error);
         }
-        if let Recorded::Graphs(graphs) = &mut self.recorded {
+        if let CapturedGraphs::Graphs(graphs) = &mut self.graphs {
             graphs.insert((extent, width.rows, self.place), Some(graph));
         }
         Ok(graph)
     }
 
     /// Drops the captured graphs, and captures no more.
-    fn forget(&mut self, card: &dyn Card) {
-        if let Recorded::Graphs(graphs) = std::mem::replace(&mut self.recorded, Recorded::Off) {
+    fn drop_graphs(&mut self, card: &dyn Card) {
+        if let CapturedGraphs::Graphs(graphs) =
+            std::mem::replace(&mut self.graphs, CapturedGraphs::Off)
+        {
             for graph in graphs.into_values().flatten() {
                 // A failed GPU has nothing to free.
-                let _ = card.forget(graph);
+                let _ = card.destroy_graph(graph);
             }
         }
     }
@@ -478,7 +480,7 @@ impl Drop for Model {
             return;
         }
         let card = self.card.clone();
-        self.forget(&*card);
+        self.drop_graphs(&*card);
         if let Err(error) = card.synchronise(Queue::Compute) {
             tracing::warn!(%error, "a model is dropped while the GPU may still be using it");
         }

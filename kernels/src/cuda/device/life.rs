@@ -62,7 +62,7 @@ impl CudaCard {
             staging: Default::default(),
             kernels: images::Kernels::default(),
             products: Mutex::default(),
-            recording: Mutex::default(),
+            capture: Mutex::default(),
             graphs: Mutex::default(),
             timers: Mutex::default(),
             scratch: None,
@@ -104,7 +104,7 @@ impl CudaCard {
         // SAFETY: for all of these: created by this card, taken out of its lists, used by nobody any more, since
         // nobody holds the card.
         unsafe {
-            if self.recording.get_mut().on
+            if self.capture.get_mut().on
                 && let Ok(graph) = result::stream::end_capture(self.stream(Queue::Compute))
             {
                 let _ = result::graph::destroy(graph);
@@ -119,7 +119,7 @@ impl CudaCard {
             if let Some(mut products) = self.products.get_mut().take() {
                 products.close();
             }
-            let freed = std::mem::take(&mut self.recording.get_mut().freed);
+            let freed = std::mem::take(&mut self.capture.get_mut().freed);
             let own = [self.workspace.0, self.counts].into_iter().filter(|at| *at != 0);
             for address in freed.into_iter().chain(own) {
                 let _ = self.free_now(address, Queue::Compute);

@@ -9,10 +9,10 @@
 //! was allocated or filled on one may be used, or given back, on the other only once the first has been waited
 //! for; that holds for a loader that fails, too.
 //!
-//! While a list of launches is recorded, the executor's stream takes launches and products alone; what is given
+//! While a list of launches is captured, the executor's stream takes launches and products alone; what is given
 //! back to it meanwhile waits for the end, and copies to or from it are refused. The loader goes on. A step is to
-//! be run once before it is recorded: the driver loads a kernel when it is first launched. A recording that
-//! fails is over once [`Card::end_recording`] has said so, and the same launches can then be run as they are.
+//! be run once before it is captured: the driver loads a kernel when it is first launched. A capture that
+//! fails is over once [`Card::end_capture`] has said so, and the same launches can then be run as they are.
 //!
 //! An error that no later call survives is remembered, and is the answer to everything from then on. Knows no
 //! kernel.
@@ -62,7 +62,7 @@ pub struct CudaCard {
     kernels: images::Kernels,
     /// Used in order, by the executor.
     products: Mutex<Option<Products>>,
-    recording: Mutex<Recording>,
+    capture: Mutex<Capture>,
     graphs: Mutex<Graphs>,
     timers: Mutex<Timers>,
     scratch: Option<Pool>,
@@ -80,7 +80,7 @@ struct Pools {
 
 /// The state of the executor's stream. Whoever enqueues there anything but launches holds it meanwhile.
 #[derive(Debug, Default)]
-struct Recording {
+struct Capture {
     on: bool,
     freed: Vec<u64>,
 }
@@ -133,29 +133,25 @@ impl CudaCard {
     }
 
     /// A queue's next place, for anything but launches: held until it is enqueued, so that nothing of the kind
-    /// gets into a recording.
-    fn turn(
-        &self,
-        queue: Queue,
-        what: &str,
-    ) -> Result<Option<MutexGuard<'_, Recording>>, CardError> {
+    /// gets into a capture.
+    fn turn(&self, queue: Queue, what: &str) -> Result<Option<MutexGuard<'_, Capture>>, CardError> {
         self.ready()?;
         if queue == Queue::Load {
             return Ok(None);
         }
-        let recording = self.recording.lock();
-        match recording.on {
-            true => Err(CardError::Other(format!("{what} while a graph is recorded"))),
-            false => Ok(Some(recording)),
+        let capture = self.capture.lock();
+        match capture.on {
+            true => Err(CardError::Other(format!("{what} while a graph is captured"))),
+            false => Ok(Some(capture)),
         }
     }
 
-    /// Waits for what was given back: until then it counts as used. A recording has the executor's queue for
+    /// Waits for what was given back: until then it counts as used. A capture has the executor's queue for
     /// itself; what a loader gives back is on the other one.
     fn settle(&self) -> Result<(), CardError> {
         self.synchronise(Queue::Load)?;
-        let recording = self.recording.lock();
-        match recording.on {
+        let capture = self.capture.lock();
+        match capture.on {
             true => Ok(()),
             false => self.wait_for(Queue::Compute),
         }
@@ -237,9 +233,9 @@ impl CudaCard {
 
     fn instantiate(&self, graph: sys::CUgraph) -> Result<Graph, CardError> {
         let flags = sys::CUgraphInstantiate_flags(0);
-        // SAFETY: a graph that `end_recording` has just got.
+        // SAFETY: a graph that `end_capture` has just got.
         let exec = unsafe { result::graph::instantiate(graph, flags) };
-        let exec = Handle(self.faults.check(exec, "making ready what was recorded")?);
+        let exec = Handle(self.faults.check(exec, "instantiating a graph")?);
         let mut graphs = self.graphs.lock();
         graphs.next += 1;
         let graph = Graph(graphs.next);
@@ -270,7 +266,7 @@ impl Card for CudaCard {
         self.bind()
     }
 
-    /// Asks the loader's stream, which may be asked while the executor's is recorded: a failed context answers
+    /// Asks the loader's stream, which may be asked while the executor's is captured: a failed context answers
     /// every question with its failure.
     fn health(&self) -> Result<(), CardError> {
         self.ready()?;
@@ -363,9 +359,9 @@ impl Card for CudaCard {
         if queue == Queue::Load {
             return self.free_now(address, queue);
         }
-        let mut recording = self.recording.lock();
-        if recording.on {
-            recording.freed.push(address);
+        let mut capture = self.capture.lock();
+        if capture.on {
+            capture.freed.push(address);
             return Ok(());
         }
         self.free_now(address, queue)
@@ -498,66 +494,66 @@ impl Card for CudaCard {
         timers::read(events, &self.faults)
     }
 
-    fn forget_timer(&self, timer: Timer) -> Result<(), CardError> {
+    fn destroy_timer(&self, timer: Timer) -> Result<(), CardError> {
         self.ready()?;
-        self.timers.lock().forget(timer);
+        self.timers.lock().destroy(timer);
         Ok(())
     }
 
-    /// Other threads' calls do not end the recording: it is relaxed, and this file sees to it that nothing gets
+    /// Other threads' calls do not end the capture: it is relaxed, and this file sees to it that nothing gets
     /// in that may not be there.
-    fn begin_recording(&self) -> Result<(), CardError> {
-        let turn = self.turn(Queue::Compute, "another recording")?;
+    fn begin_capture(&self) -> Result<(), CardError> {
+        let turn = self.turn(Queue::Compute, "a second capture")?;
         let mode = sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_RELAXED;
         // SAFETY: the stream lives as long as the card.
         let begun = unsafe { result::stream::begin_capture(self.stream(Queue::Compute), mode) };
-        self.faults.check(begun, "beginning to record")?;
-        if let Some(mut recording) = turn {
-            recording.on = true;
+        self.faults.check(begun, "beginning a capture")?;
+        if let Some(mut capture) = turn {
+            capture.on = true;
         }
         Ok(())
     }
 
-    fn end_recording(&self) -> Result<Graph, CardError> {
+    fn end_capture(&self) -> Result<Graph, CardError> {
         self.ready()?;
-        let mut recording = self.recording.lock();
-        if !recording.on {
-            return Err(other("nothing is recorded"));
+        let mut capture = self.capture.lock();
+        if !capture.on {
+            return Err(other("nothing is being captured"));
         }
-        // SAFETY: the stream lives as long as the card. It records no more after this, whatever comes of it.
+        // SAFETY: the stream lives as long as the card. It captures no more after this, whatever comes of it.
         let ended = unsafe { result::stream::end_capture(self.stream(Queue::Compute)) };
-        recording.on = false;
-        let freed = std::mem::take(&mut recording.freed);
+        capture.on = false;
+        let freed = std::mem::take(&mut capture.freed);
         let given_back = freed.into_iter().map(|address| self.free_now(address, Queue::Compute));
         let given_back = given_back.fold(Ok(()), Result::and);
-        drop(recording);
-        let graph = self.faults.check(ended, "recording")?;
+        drop(capture);
+        let graph = self.faults.check(ended, "ending a capture")?;
         if graph.is_null() {
-            return Err(other("recording gave nothing"));
+            return Err(other("the capture gave no graph"));
         }
-        let recorded = given_back.and_then(|()| self.instantiate(graph));
+        let instantiated = given_back.and_then(|()| self.instantiate(graph));
         // SAFETY: ours, and what was made of it stands by itself.
         let _ = unsafe { result::graph::destroy(graph) };
-        recorded
+        instantiated
     }
 
-    fn replay(&self, graph: Graph) -> Result<(), CardError> {
-        let _turn = self.turn(Queue::Compute, "a replay")?;
+    fn launch_graph(&self, graph: Graph) -> Result<(), CardError> {
+        let _turn = self.turn(Queue::Compute, "a graph launch")?;
         let graphs = self.graphs.lock();
         let exec = graphs.handles.get(&graph).ok_or_else(|| other("there is no such graph"))?;
-        // SAFETY: instantiated, and not forgotten while the list is held.
+        // SAFETY: instantiated, and not destroyed while the list is held.
         let done = unsafe { result::graph::launch(exec.0, self.stream(Queue::Compute)) };
-        self.faults.check(done, "a replay")
+        self.faults.check(done, "a graph launch")
     }
 
     /// Waits for the executor's queue first, where it may be running.
-    fn forget(&self, graph: Graph) -> Result<(), CardError> {
+    fn destroy_graph(&self, graph: Graph) -> Result<(), CardError> {
         self.synchronise(Queue::Compute)?;
         let removed = self.graphs.lock().handles.remove(&graph);
         let Some(exec) = removed else { return Ok(()) };
         // SAFETY: taken out of the list, and not running.
         let destroyed = unsafe { result::graph::exec_destroy(exec.0) };
-        self.faults.check(destroyed, "forgetting a graph")
+        self.faults.check(destroyed, "destroying a graph")
     }
 }
 

@@ -1,7 +1,7 @@
 //! Dense products, by cuBLAS.
 //!
 //! One handle, on the executor's stream, with a workspace that lies in the card's scratch pool: nothing is
-//! allocated behind anybody's back, and products can be recorded. Sums are f32 throughout; products of f32 are
+//! allocated behind anybody's back, and products can be captured. Sums are f32 throughout; products of f32 are
 //! true ones (no TF32), since greedy tokens are held against the processor's.
 
 use super::driver::Handle;

@@ -82,15 +82,15 @@ fn memory_of_the_other_queue_is_a_fault_until_it_was_waited_for() {
 }
 
 #[test]
-fn a_recording_has_the_executors_queue_for_itself_and_the_loaders_goes_on() {
+fn a_capture_has_the_executors_queue_for_itself_and_the_loaders_goes_on() {
     let (_, card, pool) = pessimistic();
     let mut before = Buffer::of(&card, pool, &[1.0f32]).unwrap();
-    card.begin_recording().unwrap();
+    card.begin_capture().unwrap();
     for thread in ["this", "another"] {
         let compute = || {
             assert!(card.allocate(pool, 4, Queue::Compute).is_err(), "{thread}");
             assert!(card.synchronise(Queue::Compute).is_err());
-            assert!(card.begin_recording().is_err() && card.create_timer().is_ok());
+            assert!(card.begin_capture().is_err() && card.create_timer().is_ok());
             let loaded = Buffer::<f32>::on(&card, pool, 10, Queue::Load).unwrap();
             card.upload(loaded.view().address(), &[1; 40], Queue::Load).unwrap();
             card.synchronise(Queue::Load).unwrap();
@@ -103,8 +103,8 @@ fn a_recording_has_the_executors_queue_for_itself_and_the_loaders_goes_on() {
     assert!(before.write(0, &[2.0]).is_err());
     let used = card.pool_usage(pool).unwrap().used;
     drop(before);
-    assert_eq!(card.pool_usage(pool).unwrap().used, used, "given back once the recording is over");
-    card.end_recording().unwrap();
+    assert_eq!(card.pool_usage(pool).unwrap().used, used, "given back once the capture is over");
+    card.end_capture().unwrap();
     card.destroy_pool(pool).unwrap();
 }
 

@@ -206,7 +206,7 @@ mod emulated {
         }
     }
 
-    /// A recorded step draws by what rows wish when it is replayed.
+    /// A captured step draws by what rows ask for when the graph is launched.
     #[test]
     fn graphs_outlive_wishes() {
         let bench = Bench::emulated(512 << 20);
@@ -219,7 +219,7 @@ mod emulated {
         let mut scratch = Buffer::new(card, pool, scratch_len(8, 9000)).unwrap();
         let mut ids = Buffer::new(card, pool, 8).unwrap();
         let mut host_ids = Mapped::new(card, 8).unwrap();
-        card.begin_recording().unwrap();
+        card.begin_capture().unwrap();
         let batch = SampleBatch {
             n: 8,
             vocab: 9000,
@@ -233,11 +233,11 @@ mod emulated {
             host_ids: host_ids.view_mut(),
         };
         sample(&**card, batch).unwrap();
-        let graph = card.end_recording().unwrap();
+        let graph = card.end_capture().unwrap();
         for case in [&first, &second, &first] {
             logits.write(0, &case.logits).unwrap();
             wishes.write(0, &params(case)).unwrap();
-            card.replay(graph).unwrap();
+            card.launch_graph(graph).unwrap();
             let got = ids.to_vec().unwrap();
             let alone = Case {
                 name: String::new(),
