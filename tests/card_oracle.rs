@@ -102,7 +102,7 @@ const STEP: SchedulerConfig = SchedulerConfig {
     max_batch_tokens: 96,
     max_waiting: 256,
     prefix_cache: true,
-    spare_tokens: 0,
+    reserved_tokens: 0,
 };
 
 /// Logits of every position of a prompt that is computed `chunk` tokens at a time, with an unordered table of

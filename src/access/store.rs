@@ -60,7 +60,7 @@ pub enum StoreError {
 
 /// When a file was changed last, as far as the system says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Seen {
+struct FileStamp {
     inode: u64,
     length: u64,
     changed: (i64, i64),
@@ -71,7 +71,7 @@ struct Seen {
 pub struct KeysFile {
     path: PathBuf,
     /// Of the last reading; `None`: it could not be looked at.
-    seen: Option<Seen>,
+    seen: Option<FileStamp>,
 }
 
 impl KeysFile {
@@ -125,10 +125,10 @@ impl KeysFile {
         self.replace(&text)
     }
 
-    fn look(&self) -> Option<Seen> {
+    fn look(&self) -> Option<FileStamp> {
         let found = fs::metadata(&self.path).ok()?;
         let changed = (found.ctime(), found.ctime_nsec());
-        Some(Seen { inode: found.ino(), length: found.len(), changed })
+        Some(FileStamp { inode: found.ino(), length: found.len(), changed })
     }
 
     fn text(&self) -> Result<String, StoreError> {

@@ -19,7 +19,7 @@ use std::os::unix::fs::{FileExt, MetadataExt};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 
-/// What a supervisor is told, a byte each.
+/// What a supervisor is notified of, a byte each.
 pub const CANARY: u8 = b'c';
 /// No canary is on trial: an end from now on is not a canary's.
 pub const ALONE: u8 = b'a';
@@ -118,7 +118,7 @@ impl Life {
     pub fn on_trial(&self, trial: Option<Trial>) {
         let mut kept = self.0.lock();
         let Some(kept) = kept.as_mut().filter(|kept| kept.note.trial != trial) else { return };
-        kept.tell(if trial.is_some() { CANARY } else { ALONE });
+        kept.notify_supervisor(if trial.is_some() { CANARY } else { ALONE });
         kept.note.trial = trial;
         match (&kept.file, &kept.note.trial) {
             (None, Some(_)) => kept.begin(),
@@ -129,7 +129,7 @@ impl Life {
     /// The supervisor is told that what may have ended the process before is not loaded again.
     pub fn dropped(&self) {
         if let Some(kept) = self.0.lock().as_mut() {
-            kept.tell(DROPPED);
+            kept.notify_supervisor(DROPPED);
         }
     }
 
@@ -175,7 +175,7 @@ impl Kept {
         }
     }
 
-    fn tell(&mut self, what: u8) {
+    fn notify_supervisor(&mut self, what: u8) {
         // One that is gone, or does not listen, needs not know.
         let _ = self.supervisor.as_mut().map(|supervisor| supervisor.write(&[what]));
     }

@@ -103,7 +103,7 @@ impl Control {
                 Ok(deployment)
             }
             Err(error) => {
-                self.tell_load(&asked, self_test, Err(&error));
+                self.publish_load(&asked, self_test, Err(&error));
                 let entry = load_ordered(&asked, self_test, Err(&error));
                 self.ledger.note(self.now(), entry);
                 Err(error)
@@ -171,7 +171,7 @@ impl Control {
     }
 
     /// `outcome`: what was allowed, or why it was refused.
-    fn tell_load(
+    fn publish_load(
         &self,
         asked: &LoadAsked,
         self_test: bool,
@@ -280,7 +280,7 @@ impl Control {
             stable: model(&stable),
             canary: model(deployment),
         }))];
-        self.tell_load(asked, self_test, Ok(&less));
+        self.publish_load(asked, self_test, Ok(&less));
         entries.push(load_ordered(asked, self_test, Ok(&less)));
         state.less = less;
         entries.push(Entry::ModelLoaded { arm: Arm::Canary, model: model(deployment) });

@@ -29,15 +29,15 @@ use std::time::Duration;
 /// The runner over a [`CardDecoder`].
 pub struct CardRunner {
     decoder: CardDecoder,
-    told: Told,
+    inputs: SamplingInputs,
     /// Which places for a step's inputs and results have a step in flight. One that needs the host is not listed:
     /// nothing is enqueued before it is finished.
     taken: [bool; PLACES],
 }
 
-/// What the GPU kernel is told about sampling the rows of a step.
+/// The inputs of the GPU kernel that samples the rows of a step.
 #[derive(Debug, Default)]
-struct Told {
+struct SamplingInputs {
     /// One for each row.
     params: Vec<RowParams>,
     /// The edits of all rows.
@@ -60,7 +60,7 @@ enum Source {
 impl CardRunner {
     /// A runner for a decoder whose weights are already on the GPU.
     pub fn new(decoder: CardDecoder) -> CardRunner {
-        CardRunner { decoder, told: Told::default(), taken: [false; PLACES] }
+        CardRunner { decoder, inputs: SamplingInputs::default(), taken: [false; PLACES] }
     }
 }
 
@@ -144,8 +144,8 @@ impl CardRunner {
             self.decoder.decode_logits(batch)?;
             Progress::Logits
         } else if drawn && decodes {
-            self.tell(&row_tasks);
-            self.decoder.decode(batch, &self.told.params, &self.told.edits, logprobs)?;
+            self.set_inputs(&row_tasks);
+            self.decoder.decode(batch, &self.inputs.params, &self.inputs.edits, logprobs)?;
             on_its_own
         } else {
             self.decoder.forward(batch)?;
@@ -167,8 +167,8 @@ impl CardRunner {
             return Ok(());
         }
         self.decoder.head(0, row_tasks.len())?;
-        self.tell(row_tasks);
-        self.decoder.sample(&self.told.params, &self.told.edits, &[], logprobs)
+        self.set_inputs(row_tasks);
+        self.decoder.sample(&self.inputs.params, &self.inputs.edits, &[], logprobs)
     }
 
     /// Waits for the rest of a step; returns its results and its time on the GPU.
@@ -226,7 +226,7 @@ impl CardRunner {
         row_tasks: Vec<RowTask<'_>>,
         results: &mut Results,
     ) -> Result<(), CardError> {
-        let mut sources = self.tell(&row_tasks);
+        let mut sources = self.set_inputs(&row_tasks);
         for (row, source) in sources.iter_mut().enumerate() {
             if let Source::Host(logits) = source {
                 logits.resize(self.decoder.config().vocab, 0.0);
@@ -236,7 +236,7 @@ impl CardRunner {
         let rows: Vec<Option<u8>> = row_tasks.iter().map(reported).collect();
         let drawn = match sources.iter().any(|source| matches!(source, Source::Card)) {
             true => {
-                let Told { params, edits, masks } = &self.told;
+                let SamplingInputs { params, edits, masks } = &self.inputs;
                 self.decoder.sample(params, edits, masks, rows.iter().any(Option::is_some))?;
                 self.decoder.wait_for_ids()?;
                 self.sampled(self.decoder.place(), &rows)?
@@ -267,24 +267,24 @@ impl CardRunner {
     }
 
     /// The sampling parameters of each row for the GPU; rows that it does not sample get the cheapest ones.
-    fn tell(&mut self, row_tasks: &[RowTask<'_>]) -> Vec<Source> {
+    fn set_inputs(&mut self, row_tasks: &[RowTask<'_>]) -> Vec<Source> {
         let (mut room, vocab) = (self.decoder.edit_room(), self.decoder.config().vocab);
-        self.told.clear();
-        let told = &mut self.told;
-        let tell = |task: &RowTask<'_>| match task {
+        self.inputs.clear();
+        let inputs = &mut self.inputs;
+        let source = |task: &RowTask<'_>| match task {
             RowTask::Sample(draw) if draws_on_card(task, &mut room) => {
-                told.add(draw, vocab).map_or_else(Source::Nowhere, |()| Source::Card)
+                inputs.add(draw, vocab).map_or_else(Source::Nowhere, |()| Source::Card)
             }
             _ => {
-                told.add_cheapest();
+                inputs.add_cheapest();
                 Source::Host(Vec::new())
             }
         };
-        row_tasks.iter().map(tell).collect()
+        row_tasks.iter().map(source).collect()
     }
 }
 
-impl Told {
+impl SamplingInputs {
     fn clear(&mut self) {
         self.params.clear();
         self.edits.clear();

@@ -43,18 +43,18 @@ unsafe extern "C" {
     fn serin_emulator_memory(what: i32, address: u64, bytes: usize);
 }
 
-/// What the checker of races is told of memory; in the order of the emulator's `Memory`.
+/// What is reported of memory to the checker of races; in the order of the emulator's `Memory`.
 #[derive(Debug, Clone, Copy)]
-enum Told {
+enum MemoryEvent {
     Fresh,
     Written,
     Freed,
 }
 
-/// Tells the checker of races, if there is one, what the host does to memory.
-fn tell(what: Told, address: u64, bytes: usize) {
+/// Reports to the checker of races, if there is one, what the host does to memory.
+fn report_memory(event: MemoryEvent, address: u64, bytes: usize) {
     // SAFETY: the address is only remembered.
-    unsafe { serin_emulator_memory(what as i32, address, bytes) };
+    unsafe { serin_emulator_memory(event as i32, address, bytes) };
 }
 
 /// Where allocations begin. The checker of races wants pages of their own.
@@ -298,7 +298,7 @@ impl EmulatedCard {
                 unsafe { product::multiply(gemm, self.temper) };
                 for row in 0..gemm.n {
                     let first = gemm.out + (row * gemm.out_stride * size_of::<f32>()) as u64;
-                    tell(Told::Written, first, gemm.rows * size_of::<f32>());
+                    report_memory(MemoryEvent::Written, first, gemm.rows * size_of::<f32>());
                 }
                 Ok(())
             }
@@ -349,7 +349,9 @@ impl EmulatedCard {
 
 impl Drop for State {
     fn drop(&mut self) {
-        self.blocks.iter().for_each(|(address, block)| tell(Told::Freed, *address, block.bytes));
+        self.blocks
+            .iter()
+            .for_each(|(address, block)| report_memory(MemoryEvent::Freed, *address, block.bytes));
     }
 }
 
@@ -363,20 +365,20 @@ impl State {
                 unsafe {
                     std::ptr::copy_nonoverlapping(bytes.as_ptr(), *to as *mut u8, bytes.len())
                 };
-                tell(Told::Written, *to, bytes.len());
+                report_memory(MemoryEvent::Written, *to, bytes.len());
             }
             Work::Copy { from, to, bytes } => {
                 self.within(*from, *bytes)?;
                 self.within(*to, *bytes)?;
                 // SAFETY: both ranges are inside live allocations.
                 unsafe { std::ptr::copy(*from as *const u8, *to as *mut u8, *bytes) };
-                tell(Told::Written, *to, *bytes);
+                report_memory(MemoryEvent::Written, *to, *bytes);
             }
             Work::Fill { address, byte, bytes } => {
                 self.within(*address, *bytes)?;
                 // SAFETY: the bytes are inside a live allocation.
                 unsafe { std::ptr::write_bytes(*address as *mut u8, *byte, *bytes) };
-                tell(Told::Written, *address, *bytes);
+                report_memory(MemoryEvent::Written, *address, *bytes);
             }
             Work::Free(address) => self.release(*address)?,
             Work::Mark { timer, end } => {
@@ -429,7 +431,7 @@ impl State {
         if let Some(usage) = block.pool.and_then(|pool| self.pools.get_mut(&pool)) {
             usage.used -= block.bytes.next_multiple_of(256) as u64;
         }
-        tell(Told::Freed, address, block.bytes);
+        report_memory(MemoryEvent::Freed, address, block.bytes);
         let start = (address - block.memory.as_ptr() as u64) as usize;
         let (before, behind) = (&block.memory[..start], &block.memory[start + block.bytes..]);
         let whole = before.iter().chain(behind).all(|byte| *byte == FENCE_BYTE);
@@ -453,9 +455,9 @@ impl State {
         memory[start + bytes..].fill(FENCE_BYTE);
         let address = (base + start) as u64;
         self.blocks.insert(address, Block { pool, bytes, memory, pending });
-        tell(Told::Fresh, address, bytes);
+        report_memory(MemoryEvent::Fresh, address, bytes);
         if fill != POISON {
-            tell(Told::Written, address, bytes);
+            report_memory(MemoryEvent::Written, address, bytes);
         }
         address
     }

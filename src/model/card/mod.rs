@@ -208,11 +208,11 @@ impl CardDecoder {
         logprobs: bool,
     ) -> Result<(), CardError> {
         let (card, index) = (self.pool.card().clone(), &mut self.model.index);
-        index.tell_draws(params, edits)?;
+        index.write_draws(params, edits)?;
         if masks.is_empty() {
             index.fetch(&*card, InputPart::Draws)?;
         } else {
-            index.tell_masks(masks)?;
+            index.write_masks(masks)?;
             index.fetch(&*card, InputPart::MaskedDraws)?;
         }
         self.model.draw(&*card, params.len(), logprobs)
@@ -243,7 +243,7 @@ impl CardDecoder {
         // Padding rows are sampled as well: with the cheapest parameters, not with leftover ones.
         let mut params = params.to_vec();
         params.resize(padded, RowParams { repetition_penalty: 1.0, ..RowParams::default() });
-        model.index.tell_draws(&params, edits)?;
+        model.index.write_draws(&params, edits)?;
         model.run(&*card, Extent::Ids { logprobs }, width)
     }
 
@@ -283,12 +283,12 @@ impl Model {
     }
 
     fn launch(&mut self, card: &dyn Card, extent: Extent, width: Width) -> Result<(), CardError> {
-        let told = match extent {
+        let part = match extent {
             Extent::Ids { .. } => InputPart::Step,
             Extent::Logits => InputPart::Lists,
         };
         let normed = self.norms_for_head(card, width.tokens);
-        self.body(card, width, told, normed)?;
+        self.body(card, width, part, normed)?;
         self.head(card, 0, width.rows, normed)?;
         match extent {
             Extent::Ids { logprobs } => self.draw(card, width.rows, logprobs),
@@ -307,11 +307,11 @@ impl Model {
         &mut self,
         card: &dyn Card,
         width: Width,
-        told: InputPart,
+        part: InputPart,
         norms: bool,
     ) -> Result<(), CardError> {
         self.stepped = true;
-        self.index.fetch(card, told)?;
+        self.index.fetch(card, part)?;
         let Model { config, index, room, embedding, layers, ropes, .. } = self;
         let (tokens, drawn) = (width.tokens, room.ids.view());
         let scale = config.embedding_scale.unwrap_or(1.0);
