@@ -217,10 +217,10 @@ fn runner(weights: &Weights, blocks: usize, device: Device) -> Result<Box<dyn Ru
 /// bytes per second of a copy.
 fn about_card(card: &Arc<dyn Card>, weights: &Weights) -> Result<(u64, f64), Error> {
     let copied = copied_per_second(card)?;
-    let facts = card.properties();
-    let capability = format!("{}.{}", facts.capability.0, facts.capability.1);
+    let properties = card.properties();
+    let capability = format!("{}.{}", properties.capability.0, properties.capability.1);
     say(&json!({"card": {
-        "name": facts.name, "capability": capability, "multiprocessors": facts.multiprocessors,
+        "name": properties.name, "capability": capability, "multiprocessors": properties.multiprocessors,
         "copy_bytes_per_s": copied,
     }}));
     let all = weight_bytes(weights)?;

@@ -498,9 +498,9 @@ fn regret(logits: &[f32], id: u32) -> f32 {
 async fn every_kind_of_weight_and_cache_says_what_llama_cpp_says() {
     let (library, dir) = (Library::read(), tempfile::tempdir().unwrap());
     let golden = gguf_support::golden("qwen3");
-    for (form, facts) in some(&golden.forms) {
+    for (form, expected) in some(&golden.forms) {
         let path = dir.path().join(format!("{form}.gguf"));
-        std::fs::write(&path, golden.compose(facts, &library, &Damage::None)).unwrap();
+        std::fs::write(&path, golden.compose(expected, &library, &Damage::None)).unwrap();
         let weights = Weights::open(&path, LoadFormat::Auto).unwrap();
         let device = card();
         let eight_bits = [KvKind::I8, KvKind::E4M3].into_iter().filter(|kv| {
@@ -514,11 +514,11 @@ async fn every_kind_of_weight_and_cache_says_what_llama_cpp_says() {
                 _ => load(&weights, &card(), 96, (32, 4), kv),
             };
             let bounds = match kv {
-                KvKind::I8 => facts.said.bounds_i8(),
-                KvKind::E4M3 => facts.said.bounds_fp8(),
-                KvKind::F16 | KvKind::F32 => facts.said.bounds(),
+                KvKind::I8 => expected.said.bounds_i8(),
+                KvKind::E4M3 => expected.said.bounds_fp8(),
+                KvKind::F16 | KvKind::F32 => expected.said.bounds(),
             };
-            let figures = against_llama_cpp(load(), load(), &facts.said).await;
+            let figures = against_llama_cpp(load(), load(), &expected.said).await;
             println!("{form}, cache {kv:?}: {figures:?} against {bounds:?}");
             assert!(figures.within(&bounds), "{form}, cache {kv:?}: {figures:?}, {bounds:?}");
         }
@@ -532,13 +532,13 @@ async fn files_of_less_common_kinds_say_what_llama_cpp_says() {
     let (library, dir) = (Library::read(), tempfile::tempdir().unwrap());
     let golden = gguf_support::golden("kinds");
     for form in some(["mixed", "Q4_1", "Q5_0", "Q5_1", "IQ4_NL", "Q3_K", "IQ4_XS"]) {
-        let facts = &golden.forms[form];
+        let expected = &golden.forms[form];
         let path = dir.path().join(format!("{form}.gguf"));
-        std::fs::write(&path, golden.compose(facts, &library, &Damage::None)).unwrap();
+        std::fs::write(&path, golden.compose(expected, &library, &Damage::None)).unwrap();
         let weights = Weights::open(&path, LoadFormat::Auto).unwrap();
         let load = || load(&weights, &card(), 96, (32, 4), KvKind::F16);
-        let figures = against_llama_cpp(load(), load(), &facts.said).await;
-        let bounds = facts.said.bounds();
+        let figures = against_llama_cpp(load(), load(), &expected.said).await;
+        let bounds = expected.said.bounds();
         println!("{form}: {figures:?} against {bounds:?}");
         assert!(figures.within(&bounds), "{form}: {figures:?}, {bounds:?}");
     }

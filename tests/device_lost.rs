@@ -9,7 +9,7 @@ use serin::alerts::{Alerts, AlertsConfig};
 use serin::cli::ended::Ended;
 use serin::cli::serve::Running;
 use serin::config::Config;
-use serin::control::{Control, ControlError, LoadAsked, Start};
+use serin::control::{Control, ControlError, LoadOrder, Start};
 use serin::ledger::{Ledger, Options, Stamp};
 use serin::rollout::{Arm, Policy};
 use serin::serving::testing::FakeServer;
@@ -58,8 +58,8 @@ fn request(prompt: Vec<u32>, pin: Arm) -> GenerateRequest {
     }
 }
 
-fn canary(retry: bool) -> LoadAsked {
-    LoadAsked { retry, ..LoadAsked::of("canary", "a test") }
+fn canary(retry: bool) -> LoadOrder {
+    LoadOrder { retry, ..LoadOrder::of("canary", "a test") }
 }
 
 /// How a request ended.

@@ -55,7 +55,7 @@ pub enum StoreError {
     },
     /// The new key is asked for something that no key may have.
     #[error("{0}")]
-    Asked(String),
+    InvalidKey(String),
 }
 
 /// When a file was changed last, as far as the system says.
@@ -104,10 +104,12 @@ impl KeysFile {
         (id, bits): ([u8; 4], [u8; 32]),
         now: Timestamp,
     ) -> Result<(Key, Secret), StoreError> {
-        file::check_name(&asked.name).map_err(StoreError::Asked)?;
-        file::check_limits(&asked.limits).map_err(StoreError::Asked)?;
+        file::check_name(&asked.name).map_err(StoreError::InvalidKey)?;
+        file::check_limits(&asked.limits).map_err(StoreError::InvalidKey)?;
         if asked.scopes.is_empty() {
-            return Err(StoreError::Asked("a key needs a scope: --scope inference".to_owned()));
+            return Err(StoreError::InvalidKey(
+                "a key needs a scope: --scope inference".to_owned(),
+            ));
         }
         let text = match self.text() {
             Err(StoreError::Missing(_)) => String::new(),

@@ -40,7 +40,7 @@ pub use error::ControlError;
 pub use intake::{DeployError, Objection, OpenedModel, look, look_with};
 pub use life::{Life, PreviousExit, Trial};
 pub use notes::{Listener, Note};
-pub use orders::{Asked, LoadAsked, same_place};
+pub use orders::{ConditionalOrder, LoadOrder, same_place};
 pub use preview::{ArmPreview, Preview};
 pub use readings::ReadDevice;
 pub use resume::{ResumePlan, Resuming, Start, effective_stable};

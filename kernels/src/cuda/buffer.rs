@@ -89,7 +89,7 @@ impl<T: Plain> Buffer<T> {
         self.len
     }
 
-    /// Whether it has no numbers, and so no memory.
+    /// Whether it is empty, and so has no memory.
     pub fn is_empty(&self) -> bool {
         self.len == 0
     }
@@ -209,7 +209,7 @@ macro_rules! views {
                 self.len
             }
 
-            /// Whether it has no numbers, as [`View::none`].
+            /// Whether it is empty, as [`View::none`].
             pub fn is_empty(&self) -> bool {
                 self.len == 0
             }
