@@ -11,8 +11,8 @@ mod golden_support;
 use gguf_support::{Damage, Figures, Library, Said, Score};
 use serin::device::{Batch, CardReport, ModelPool, Row};
 use serin::engine::{
-    Capacity, CardRunner, EngineHandle, Finished, LaneId, ModelRunner, RunError, Runner,
-    SchedulerConfig, SeqEvent, SeqRequest, Ticket,
+    Capacity, CardRunner, EngineHandle, Finished, LaneId, ModelRunner, PendingStep, RunError,
+    Runner, SchedulerConfig, SeqEvent, SeqRequest,
 };
 use serin::model::{
     self as model, CardDecoder, CardPlan, Decoder, Draw, KvPlan, LoadFormat, Logprobs,
@@ -573,17 +573,17 @@ impl Runner for Unmeasured {
         self.0.capacity()
     }
 
-    fn enqueue(&mut self, batch: &Batch, draws: &[Draw<'_>]) -> Result<Ticket, RunError> {
+    fn enqueue(&mut self, batch: &Batch, draws: &[Draw<'_>]) -> Result<PendingStep, RunError> {
         self.0.enqueue(batch, draws)
     }
 
     fn finish(
         &mut self,
-        ticket: Ticket,
+        pending: PendingStep,
         batch: &Batch,
         draws: &[Draw<'_>],
     ) -> Result<Finished, RunError> {
-        self.0.finish(ticket, batch, draws)
+        self.0.finish(pending, batch, draws)
     }
 
     fn can_be_measured(&self) -> bool {

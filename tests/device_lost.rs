@@ -184,7 +184,7 @@ fn a_process_that_loses_its_device() {
         running.run(&config).await.expect("it begins")
     });
     assert_eq!(ended, Ended::DeviceLost);
-    serin::device::end::at_once(ended.code());
+    serin::device::fatal_signals::exit_now(ended.code());
 }
 
 #[test]

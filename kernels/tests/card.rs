@@ -5,7 +5,7 @@
 
 use parking_lot::{Mutex, MutexGuard};
 use serin_kernels::cuda::check::{Bench, FAMILIES, Numbers};
-use serin_kernels::cuda::{Buffer, Card, CardError, Gemm, Memory, Number, Pool, Queue, Size};
+use serin_kernels::cuda::{Buffer, Card, CardError, Gemm, Memory, Pool, Queue, ScalarType, Size};
 use std::sync::Arc;
 
 const MIB: usize = 1 << 20;
@@ -198,7 +198,7 @@ struct Products {
 }
 
 impl Products {
-    fn new(card: &Arc<dyn Card>, pool: Pool, number: Number, shape: [usize; 3]) -> Products {
+    fn new(card: &Arc<dyn Card>, pool: Pool, scalar: ScalarType, shape: [usize; 3]) -> Products {
         let [rows, columns, n] = shape;
         let mut numbers = Numbers::new(rows as u64);
         // Sixteenths are exact in every kind.
@@ -206,12 +206,12 @@ impl Products {
             (0..count).map(|_| numbers.below(65) as f32 / 16.0 - 2.0).collect()
         };
         let sources = [some(n * columns), some(rows * columns)];
-        let x = Buffer::of(card, pool, &stored(number, &sources[0])).unwrap();
-        let weights = Buffer::of(card, pool, &stored(number, &sources[1])).unwrap();
+        let x = Buffer::of(card, pool, &stored(scalar, &sources[0])).unwrap();
+        let weights = Buffer::of(card, pool, &stored(scalar, &sources[1])).unwrap();
         let out_stride = rows + 3;
         let out = Buffer::new(card, pool, n * out_stride).unwrap();
         let gemm = Gemm {
-            number,
+            scalar,
             rows,
             columns,
             n,
@@ -229,7 +229,7 @@ impl Products {
     }
 
     fn check(&self) {
-        let Gemm { number, rows, columns, n, out_stride, .. } = self.gemm;
+        let Gemm { scalar, rows, columns, n, out_stride, .. } = self.gemm;
         let got = self.out.to_vec().unwrap();
         for (i, row) in (0..n).flat_map(|i| (0..rows).map(move |row| (i, row))) {
             let [x, weights] = &self.sources;
@@ -240,17 +240,17 @@ impl Products {
             let error = (got - expected).abs() / (1.0 + expected.abs());
             assert!(
                 error < 1e-5,
-                "{number:?} {rows}x{columns}: [{i}][{row}]: {got}, not {expected}"
+                "{scalar:?} {rows}x{columns}: [{i}][{row}]: {got}, not {expected}"
             );
         }
     }
 }
 
-fn stored(number: Number, values: &[f32]) -> Vec<u8> {
-    let each = |value: &f32| match number {
-        Number::F32 => value.to_le_bytes().to_vec(),
-        Number::F16 => half::f16::from_f32(*value).to_le_bytes().to_vec(),
-        Number::BF16 => half::bf16::from_f32(*value).to_le_bytes().to_vec(),
+fn stored(scalar: ScalarType, values: &[f32]) -> Vec<u8> {
+    let each = |value: &f32| match scalar {
+        ScalarType::F32 => value.to_le_bytes().to_vec(),
+        ScalarType::F16 => half::f16::from_f32(*value).to_le_bytes().to_vec(),
+        ScalarType::BF16 => half::bf16::from_f32(*value).to_le_bytes().to_vec(),
     };
     values.iter().flat_map(each).collect()
 }
@@ -259,9 +259,9 @@ fn stored(number: Number, values: &[f32]) -> Vec<u8> {
 fn products_are_right_in_every_kind_of_number() {
     each(|card| {
         let pool = card.create_pool().unwrap();
-        for number in [Number::F32, Number::F16, Number::BF16] {
+        for scalar in [ScalarType::F32, ScalarType::F16, ScalarType::BF16] {
             for shape in [[1, 1, 1], [5, 7, 3], [64, 128, 1], [200, 96, 33], [128, 512, 16]] {
-                let mut products = Products::new(card, pool, number, shape);
+                let mut products = Products::new(card, pool, scalar, shape);
                 products.out.fill(0xff).unwrap();
                 products.run(card).unwrap();
                 products.check();
@@ -276,7 +276,7 @@ fn a_captured_graph_gives_what_launches_give() {
     each(|card| {
         let pool = card.create_pool().unwrap();
         let mut products: Vec<Products> = [[5, 64, 3], [96, 32, 9]]
-            .map(|shape| Products::new(card, pool, Number::BF16, shape))
+            .map(|shape| Products::new(card, pool, ScalarType::BF16, shape))
             .into();
         products.iter().for_each(|one| one.run(card).unwrap());
         products.iter().for_each(Products::check);
@@ -300,7 +300,7 @@ fn a_captured_graph_gives_what_launches_give() {
         // Other inputs at the same addresses.
         for one in &mut products {
             one.sources[0].iter_mut().for_each(|value| *value = -*value);
-            let bytes = stored(Number::BF16, &one.sources[0]);
+            let bytes = stored(ScalarType::BF16, &one.sources[0]);
             one.x.write(0, &bytes).unwrap();
         }
         card.launch_graph(graph).unwrap();
@@ -320,7 +320,7 @@ fn a_timer_takes_the_cards_own_time_and_mapped_memory_is_read_where_it_lies() {
         let pool = card.create_pool().unwrap();
         let mut timer = Timer::new(card).unwrap();
         assert!(timer.read().is_err(), "nothing was marked");
-        let products = Products::new(card, pool, Number::F32, [64, 64, 8]);
+        let products = Products::new(card, pool, ScalarType::F32, [64, 64, 8]);
         // The driver loads what a launch needs when it is launched first.
         products.run(card).unwrap();
         timer.start().unwrap();
@@ -360,7 +360,7 @@ fn a_timer_takes_the_cards_own_time_and_mapped_memory_is_read_where_it_lies() {
 fn a_loader_works_beside_steps_and_captures() {
     each(|card| {
         let pool = card.create_pool().unwrap();
-        let products = Products::new(card, pool, Number::F16, [48, 64, 4]);
+        let products = Products::new(card, pool, ScalarType::F16, [48, 64, 4]);
         products.run(card).unwrap();
         std::thread::scope(|scope| {
             let loader = scope.spawn(|| {
@@ -413,7 +413,7 @@ fn a_hundred_loads_and_unloads_leave_nothing() {
             let mut weights: Buffer<u8> = Buffer::on(card, pool, size, Queue::Load).unwrap();
             weights.write_on(MIB, &source, Queue::Load).unwrap();
             card.synchronise(Queue::Load).unwrap();
-            let products = Products::new(card, pool, Number::BF16, [32, 64, 2]);
+            let products = Products::new(card, pool, ScalarType::BF16, [32, 64, 2]);
             card.begin_capture().unwrap();
             products.run(card).unwrap();
             let graph = card.end_capture().unwrap();
@@ -779,7 +779,7 @@ mod stand_in {
         only(|stand_in| {
             let card = card();
             let pool = card.create_pool().unwrap();
-            let products = Products::new(&card, pool, Number::F32, [5, 64, 3]);
+            let products = Products::new(&card, pool, ScalarType::F32, [5, 64, 3]);
             let mut other = Buffer::of(&card, pool, &[1u8; 100]).unwrap();
             for call in ["cuStreamEndCapture", "cuGraphInstantiateWithFlags", "cublasGemmEx"] {
                 card.begin_capture().unwrap();

@@ -14,7 +14,7 @@ use crate::control::{
     Control, ControlConfig, Life, LoadOrder, PreviousExit, ResumePlan, Start, effective_stable,
     folder_loader, same_place,
 };
-use crate::device::{Device, DeviceChoice, arena, end};
+use crate::device::{Device, DeviceChoice, arena, fatal_signals};
 use crate::engine::EngineHandle;
 use crate::http::{
     AppState, Intake, Lifecycle, Live, Operators, Phase, Recorder, StableFor, client_app,
@@ -368,7 +368,7 @@ pub(super) async fn run(args: ServeArgs) -> Result<ExitCode, CliError> {
     let ended = running.run_until(signals, &config).await?;
     if ended == Ended::DeviceLost {
         logging::finish();
-        end::at_once(ended.code());
+        fatal_signals::exit_now(ended.code());
     }
     Ok(ExitCode::from(ended.code()))
 }

@@ -2,14 +2,14 @@
 //! this one ended.
 //!
 //! It holds the boot, the memory cgroup's count of kills, and the version that is on trial; a fatal signal writes
-//! its number into it (`device::end`). An orderly end removes it, so that one that is found tells of another
+//! its number into it (`device::fatal_signals`). An orderly end removes it, so that one that is found tells of another
 //! kind. What one says is kept until the ledger has what follows from it ([`Life::settle`]): a process that is
 //! killed right after its start must not take that along. Never synced: it has to outlive the process, not the
 //! machine. Judges nothing; `ledger::course` does.
 //!
 //! A supervisor is told the same: whether an end would be the canary's.
 
-use crate::device::end;
+use crate::device::fatal_signals;
 use crate::ledger::{HowEnded, Model};
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
@@ -186,9 +186,9 @@ fn open(path: &Path, note: &Note) -> io::Result<File> {
     // A handler of this process may still write into the one before.
     let _ = fs::remove_file(path);
     let file = File::options().write(true).create_new(true).open(path)?;
-    file.write_all_at(b"00\n", end::AT as u64)?;
+    file.write_all_at(b"00\n", fatal_signals::NUMBER_AT as u64)?;
     write(&file, note)?;
-    end::note_into(file.try_clone()?)?;
+    fatal_signals::note_into(file.try_clone()?)?;
     Ok(file)
 }
 

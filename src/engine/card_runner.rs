@@ -14,7 +14,7 @@
 //! long launching took.
 
 use super::runner::{
-    Capacity, Finished, Progress, Results, RowTask, RunError, Runner, Sampled, Ticket, check,
+    Capacity, Finished, PendingStep, Progress, Results, RowTask, RunError, Runner, Sampled, check,
     row_tasks,
 };
 use crate::device::{Batch, CardReport, CardUsage};
@@ -81,23 +81,23 @@ impl Runner for CardRunner {
         plan.blocks as u64 * plan.block_bytes(self.decoder.config())
     }
 
-    fn enqueue(&mut self, batch: &Batch, draws: &[Draw<'_>]) -> Result<Ticket, RunError> {
+    fn enqueue(&mut self, batch: &Batch, draws: &[Draw<'_>]) -> Result<PendingStep, RunError> {
         check(batch, &self.capacity())?;
         let begun = self.begin(batch, draws).inspect_err(|_| self.decoder.wait());
         let progress = begun.map_err(failed)?;
         if let Progress::Draws { place, .. } = &progress {
             self.taken[*place] = true;
         }
-        Ok(Ticket(progress))
+        Ok(PendingStep(progress))
     }
 
     fn finish(
         &mut self,
-        ticket: Ticket,
+        pending: PendingStep,
         batch: &Batch,
         draws: &[Draw<'_>],
     ) -> Result<Finished, RunError> {
-        let ended = self.end(ticket.0, batch, draws).inspect_err(|_| self.decoder.wait());
+        let ended = self.end(pending.0, batch, draws).inspect_err(|_| self.decoder.wait());
         let (results, device_time) = ended.map_err(failed)?;
         Ok(Finished { results, device_time: Some(device_time) })
     }

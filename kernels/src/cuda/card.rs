@@ -166,9 +166,9 @@ impl Arg {
     }
 }
 
-/// Numbers of a dense product.
+/// The type of the numbers of a dense product.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Number {
+pub enum ScalarType {
     /// 32-bit floats, multiplied as such (no TF32).
     F32,
     /// 16-bit IEEE floats.
@@ -177,22 +177,22 @@ pub enum Number {
     BF16,
 }
 
-impl Number {
-    /// Size of one number in bytes.
+impl ScalarType {
+    /// Size of one value in bytes.
     pub fn bytes(self) -> usize {
         match self {
-            Number::F32 => 4,
-            Number::F16 | Number::BF16 => 2,
+            ScalarType::F32 => 4,
+            ScalarType::F16 | ScalarType::BF16 => 2,
         }
     }
 }
 
 /// A dense product: `out[n][rows] = x[n][columns] * weights[rows][columns]^T`, row-major, in and weights of
-/// one kind of number, sums and `out` in f32.
+/// one type, sums and `out` in f32.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Gemm {
-    /// The kind of number of `x` and of the weights.
-    pub number: Number,
+    /// The type of `x` and of the weights.
+    pub scalar: ScalarType,
     /// Rows of the weights: numbers in a row of `out`.
     pub rows: usize,
     /// Columns of the weights: numbers in a row of `x`.

@@ -227,14 +227,14 @@ pub struct Rows<'a> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::paper::PaperCard;
+    use super::super::paper::DryRunCard;
     use super::*;
 
     const SHAPE: KvShape = KvShape { blocks: 3, block_size: 16, kv_heads: 2, head_dim: 128 };
 
     #[test]
     fn a_layer_takes_the_bytes_that_were_planned() {
-        let card: Arc<dyn Card> = Arc::new(PaperCard::new((8, 9), 128, 99 << 10));
+        let card: Arc<dyn Card> = Arc::new(DryRunCard::new((8, 9), 128, 99 << 10));
         let pool = card.create_pool().unwrap();
         let heads = 2 * 3 * 16 * 2;
         let bytes = [512, 256, 128 + 4, 128].map(|head| heads * head);
@@ -248,7 +248,7 @@ mod tests {
     #[test]
     fn older_devices_keep_no_fp8_and_say_what_they_keep() {
         for capability in [(8, 0), (8, 6), (8, 9), (9, 0), (12, 0)] {
-            let card: Arc<dyn Card> = Arc::new(PaperCard::new(capability, 28, 99 << 10));
+            let card: Arc<dyn Card> = Arc::new(DryRunCard::new(capability, 28, 99 << 10));
             let pool = card.create_pool().unwrap();
             for kind in KvKind::ALL {
                 let made = KvLayer::new(&card, pool, SHAPE, kind, Queue::Load).map(|_| ());

@@ -1,4 +1,4 @@
-//! A card on paper: it takes every call, computes nothing, and lists the launches.
+//! A card for dry runs: it takes every call, computes nothing, and lists the launches.
 //!
 //! For tests that count a step's launches and read their grids at the sizes of real models and cards: buffers are
 //! addresses without memory behind them, so a matrix of any size costs nothing. Whatever is read back is zero.
@@ -35,7 +35,7 @@ impl Noted {
 
 /// The card.
 #[derive(Debug)]
-pub struct PaperCard {
+pub struct DryRunCard {
     properties: DeviceProperties,
     state: Mutex<State>,
 }
@@ -57,10 +57,10 @@ impl State {
     }
 }
 
-impl PaperCard {
+impl DryRunCard {
     /// A card of this compute capability, with so many multiprocessors and so much shared memory for a block.
-    pub fn new(capability: (u32, u32), multiprocessors: u32, shared_per_block: u32) -> PaperCard {
-        let name = "a card on paper".into();
+    pub fn new(capability: (u32, u32), multiprocessors: u32, shared_per_block: u32) -> DryRunCard {
+        let name = "a dry-run card".into();
         let properties = DeviceProperties {
             name,
             capability,
@@ -70,12 +70,12 @@ impl PaperCard {
             clock: 0,
             emulated: true,
         };
-        PaperCard { properties, state: Mutex::default() }
+        DryRunCard { properties, state: Mutex::default() }
     }
 
     /// The same card with memory that transfers so many bytes a second, and so many cycles a second.
     #[must_use]
-    pub fn with_rates(mut self, bandwidth: u64, clock: u64) -> PaperCard {
+    pub fn with_rates(mut self, bandwidth: u64, clock: u64) -> DryRunCard {
         (self.properties.bandwidth, self.properties.clock) = (bandwidth, clock);
         self
     }
@@ -90,7 +90,7 @@ impl PaperCard {
     }
 }
 
-impl Card for PaperCard {
+impl Card for DryRunCard {
     fn properties(&self) -> &DeviceProperties {
         &self.properties
     }
@@ -138,7 +138,7 @@ impl Card for PaperCard {
     }
 
     fn pool_of(&self, address: u64) -> Result<Pool, CardError> {
-        Err(CardError::Other(format!("a card on paper does not keep the pool of {address}")))
+        Err(CardError::Other(format!("a dry-run card does not keep the pool of {address}")))
     }
 
     fn map_host(&self, bytes: usize) -> Result<HostMemory, CardError> {

@@ -26,7 +26,7 @@ pub use side_by_side::multiply_all;
 use super::acts::{ActKind, ProductInput};
 use super::buffer::{Buffer, View, ViewMut};
 use super::card::{
-    Arg, COUNTS, Card, CardError, DeviceProperties, Gemm, Grid, Number, Pool, Queue,
+    Arg, COUNTS, Card, CardError, DeviceProperties, Gemm, Grid, Pool, Queue, ScalarType,
 };
 use super::norm::{PIECE, leaves_scale};
 use super::rows::{fits, require};
@@ -480,10 +480,10 @@ impl Product<'_> {
 
     fn library(&self, card: &dyn Card) -> Result<(), CardError> {
         let Matrix { kind, rows, columns, .. } = *self.matrix;
-        let number = match kind {
-            Kind::F32 => Number::F32,
-            Kind::F16 => Number::F16,
-            Kind::BF16 => Number::BF16,
+        let scalar = match kind {
+            Kind::F32 => ScalarType::F32,
+            Kind::F16 => ScalarType::F16,
+            Kind::BF16 => ScalarType::BF16,
             _ => return Err(CardError::Shape(format!("the library cannot read {kind:?}"))),
         };
         let [Arg::Address(x), _] = self.x.acts.args() else {
@@ -492,7 +492,7 @@ impl Product<'_> {
         let (n, out, out_stride) = (self.n, self.out, self.stride);
         let weights = self.matrix.address();
         // SAFETY: `check` has held all shapes against each other.
-        unsafe { card.gemm(Gemm { number, rows, columns, n, weights, x, out, out_stride })? };
+        unsafe { card.gemm(Gemm { scalar, rows, columns, n, weights, x, out, out_stride })? };
         match self.bias {
             0 => Ok(()),
             _ => self.add_bias(card),

@@ -50,8 +50,8 @@ fn lane(id: u64, decoder: CardDecoder) -> Lane {
 /// One step from beginning to end.
 fn step(lane: &mut Lane, shared: bool, now: impl Fn() -> Instant) -> Option<StepFault> {
     match lane.begin(Turn::Next { shared }, &now) {
-        Begun::Failed(fault) => fault,
-        Begun::Nothing | Begun::InFlight => lane.finish(None, &now),
+        StepStart::Failed(fault) => fault,
+        StepStart::Nothing | StepStart::InFlight => lane.finish(None, &now),
     }
 }
 
@@ -340,7 +340,7 @@ fn turn_ahead(lane: &mut Lane, start: Instant) -> bool {
         0 => Turn::Next { shared: false },
         _ => Turn::Ahead,
     };
-    let begun = lane.begin(turn, || start) == Begun::InFlight;
+    let begun = lane.begin(turn, || start) == StepStart::InFlight;
     if lane.in_flight() == 2 || !begun {
         assert!(lane.finish(None, || start).is_none());
     }
@@ -413,7 +413,7 @@ fn two_lanes_have_steps_in_flight_and_say_what_each_says_alone() {
     while lanes.iter().any(|lane| !lane.is_idle()) {
         for this in [0, 1] {
             let begun = lanes[this].begin(Turn::Next { shared: true }, || start);
-            assert!(!matches!(begun, Begun::Failed(_)), "{begun:?}");
+            assert!(!matches!(begun, StepStart::Failed(_)), "{begun:?}");
             assert!(!lanes[this].must_finish());
             if lanes[1 - this].in_flight() == 1 {
                 assert!(lanes[1 - this].finish(None, || start).is_none());
@@ -477,12 +477,12 @@ fn a_gpu_that_fails_with_two_steps_in_flight_is_lost() {
     for _ in 0..4 {
         assert!(step(&mut lane, false, || start).is_none());
     }
-    assert_eq!(lane.begin(Turn::Next { shared: false }, || start), Begun::InFlight);
-    assert_eq!(lane.begin(Turn::Ahead, || start), Begun::InFlight);
+    assert_eq!(lane.begin(Turn::Next { shared: false }, || start), StepStart::InFlight);
+    assert_eq!(lane.begin(Turn::Ahead, || start), StepStart::InFlight);
     emulated.kill("as asked");
     let fault = lane.finish(None, || start);
     assert!(matches!(&fault, Some(StepFault::DeviceLost(_))), "{fault:?}");
-    lane.give_up(&Fault::DeviceLost("as asked".into()), start);
+    lane.shut_down(&Fault::DeviceLost("as asked".into()), start);
     assert_eq!(lane.in_flight(), 0);
     let (ids, end) = said(inbox);
     assert_eq!(ids.len(), 4);

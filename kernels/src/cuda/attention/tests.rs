@@ -8,7 +8,7 @@ use crate::cuda::check::{Bench, Size, refused};
 use crate::cuda::e4m3;
 use crate::cuda::emulated::{BACKWARDS, EmulatedCard};
 use crate::cuda::kv::{KvLayer, KvShape};
-use crate::cuda::paper::{Noted, PaperCard};
+use crate::cuda::paper::{DryRunCard, Noted};
 use crate::cuda::rope::{Angles, Heads};
 use std::sync::Arc;
 
@@ -53,7 +53,7 @@ fn the_last_block_changes_no_bit() {
 /// More rows than there are counts are not cut.
 #[test]
 fn more_groups_than_counts_are_one_share_each() {
-    let paper = Arc::new(PaperCard::new((8, 9), 128, 99 << 10));
+    let paper = Arc::new(DryRunCard::new((8, 9), 128, 99 << 10));
     let card: Arc<dyn Card> = paper.clone();
     let pool = card.create_pool().unwrap();
     let shape = KvShape { blocks: 2, block_size: 16, kv_heads: 2, head_dim: 64 };

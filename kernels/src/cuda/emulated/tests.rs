@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::cuda::buffer::Buffer;
-use crate::cuda::card::Number;
+use crate::cuda::card::ScalarType;
 use crate::cuda::check::Bench;
 use crate::cuda::product::answers::dense_checks;
 use crate::cuda::timer;
@@ -19,7 +19,7 @@ fn pessimistic() -> (Arc<EmulatedCard>, Arc<dyn Card>, Pool) {
 
 fn product(x: u64, out: u64) -> Gemm {
     let (rows, columns, n) = (1, 1, 1);
-    Gemm { number: Number::F32, rows, columns, n, weights: x, x, out, out_stride: 1 }
+    Gemm { scalar: ScalarType::F32, rows, columns, n, weights: x, x, out, out_stride: 1 }
 }
 
 #[test]

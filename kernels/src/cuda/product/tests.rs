@@ -304,7 +304,7 @@ mod emulated {
 
     /// Names of what is launched.
     fn launched(run: impl FnOnce(&Arc<dyn Card>, Pool)) -> Vec<&'static str> {
-        let paper = Arc::new(crate::cuda::paper::PaperCard::new((8, 9), 128, 99 << 10));
+        let paper = Arc::new(crate::cuda::paper::DryRunCard::new((8, 9), 128, 99 << 10));
         let card: Arc<dyn Card> = paper.clone();
         run(&card, card.create_pool().unwrap());
         paper.take_noted().iter().map(|noted| noted.name()).collect()

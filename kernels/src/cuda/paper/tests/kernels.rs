@@ -18,7 +18,7 @@ use std::collections::BTreeMap;
 
 /// A card, and its pool.
 struct Sweep {
-    paper: Arc<PaperCard>,
+    paper: Arc<DryRunCard>,
     card: Arc<dyn Card>,
     pool: Pool,
 }
@@ -43,7 +43,7 @@ pub(super) fn write(text: &mut String) {
 
 /// Threads and shared memory of every kernel on a card whose blocks may have so many KiB.
 fn most(capability: (u32, u32), shared: u32) -> BTreeMap<&'static str, (u32, u32)> {
-    let paper = Arc::new(PaperCard::new(capability, 132, shared << 10));
+    let paper = Arc::new(DryRunCard::new(capability, 132, shared << 10));
     let card: Arc<dyn Card> = paper.clone();
     let pool = card.create_pool().unwrap();
     let sweep = Sweep { paper, card, pool };

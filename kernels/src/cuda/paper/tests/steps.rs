@@ -105,7 +105,7 @@ fn is_fine(layer: usize, layers: usize) -> bool {
 
 /// A model's step on a card: `n` tokens, of one row each or of a single prompt.
 struct Step {
-    paper: Arc<PaperCard>,
+    paper: Arc<DryRunCard>,
     card: Arc<dyn Card>,
     pool: Pool,
     shape: Shape,
