@@ -24,7 +24,7 @@ use serin::model::{
     Weights,
 };
 use serin_kernels::cuda::weights::PlaneLayout;
-use serin_kernels::cuda::{Buffer, Card, CardError, Queue};
+use serin_kernels::cuda::{Buffer, Card, CardError, Stream};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -254,14 +254,14 @@ fn copied_per_second(card: &Arc<dyn Card>) -> Result<f64, CardError> {
     let mut to = Buffer::<u8>::new(card, pool, bytes)?;
     let mut best = f64::INFINITY;
     for _ in 0..10 {
-        card.synchronise(Queue::Compute)?;
+        card.synchronise(Stream::Compute)?;
         let begun = Instant::now();
         to.copy_from(&from)?;
-        card.synchronise(Queue::Compute)?;
+        card.synchronise(Stream::Compute)?;
         best = best.min(begun.elapsed().as_secs_f64());
     }
     drop((from, to));
-    card.synchronise(Queue::Compute)?;
+    card.synchronise(Stream::Compute)?;
     card.trim_pool(pool)?;
     card.destroy_pool(pool)?;
     Ok(2.0 * bytes as f64 / best)

@@ -5,7 +5,7 @@
 
 use parking_lot::{Mutex, MutexGuard};
 use serin_kernels::cuda::check::{Bench, FAMILIES, Numbers};
-use serin_kernels::cuda::{Buffer, Card, CardError, Gemm, Memory, Pool, Queue, ScalarType, Size};
+use serin_kernels::cuda::{Buffer, Card, CardError, Gemm, Memory, Pool, ScalarType, Size, Stream};
 use std::sync::Arc;
 
 const MIB: usize = 1 << 20;
@@ -97,14 +97,14 @@ fn a_pool_holds_what_was_taken_and_gives_all_of_it_back() {
         assert!(refused.contains("in use"), "{refused}");
 
         drop(second);
-        card.synchronise(Queue::Compute).unwrap();
+        card.synchronise(Stream::Compute).unwrap();
         let kept = card.pool_usage(pool).unwrap();
         assert!(kept.used == 0 && kept.reserved > 0, "kept for reuse, not handed back: {kept:?}");
         card.trim_pool(pool).unwrap();
         assert_eq!(card.pool_usage(pool).unwrap(), Default::default());
         card.destroy_pool(pool).unwrap();
         assert!(card.pool_usage(pool).is_err() && card.destroy_pool(pool).is_err());
-        assert!(card.allocate(pool, 1, Queue::Compute).is_err());
+        assert!(card.allocate(pool, 1, Stream::Compute).is_err());
         assert!(card.memory().unwrap().free + (16 << 20) >= before.free);
     });
 }
@@ -115,11 +115,11 @@ fn every_buffer_lies_in_the_pool_that_was_named() {
         let pools: Vec<Pool> = (0..3).map(|_| card.create_pool().unwrap()).collect();
         let buffers: Vec<(Pool, Buffer<u8>)> = (0..30)
             .map(|i| {
-                let queue = if i % 2 == 0 { Queue::Compute } else { Queue::Load };
-                (pools[i % 3], Buffer::on(card, pools[i % 3], 1000 + 777 * i, queue).unwrap())
+                let stream = if i % 2 == 0 { Stream::Compute } else { Stream::Load };
+                (pools[i % 3], Buffer::on(card, pools[i % 3], 1000 + 777 * i, stream).unwrap())
             })
             .collect();
-        card.synchronise(Queue::Load).unwrap();
+        card.synchronise(Stream::Load).unwrap();
         for (pool, buffer) in &buffers {
             let (start, len) = (buffer.view().address(), buffer.len() as u64);
             assert_eq!(card.pool_of(start), Ok(*pool));
@@ -135,18 +135,18 @@ fn every_buffer_lies_in_the_pool_that_was_named() {
 fn copies_of_every_size_come_back_as_they_were() {
     each(|card| {
         let pool = card.create_pool().unwrap();
-        for queue in [Queue::Load, Queue::Compute] {
+        for stream in [Stream::Load, Stream::Compute] {
             for count in [1, 65536, 65537, 4 * MIB, 4 * MIB + 1, 20 * MIB] {
                 let mut source = bytes(count);
-                let mut buffer: Buffer<u8> = Buffer::on(card, pool, count + 3, queue).unwrap();
-                buffer.write_on(3, &source, queue).unwrap();
+                let mut buffer: Buffer<u8> = Buffer::on(card, pool, count + 3, stream).unwrap();
+                buffer.write_on(3, &source, stream).unwrap();
                 // What was handed over may be changed at once.
                 let sent = source.clone();
                 source.fill(0);
-                card.synchronise(queue).unwrap();
+                card.synchronise(stream).unwrap();
                 let mut back = vec![0; count];
                 buffer.read(3, &mut back).unwrap();
-                assert!(back == sent, "{count} bytes on {queue:?}");
+                assert!(back == sent, "{count} bytes on {stream:?}");
             }
         }
         card.destroy_pool(pool).unwrap();
@@ -285,7 +285,7 @@ fn a_captured_graph_gives_what_launches_give() {
         let short: Buffer<u8> = Buffer::new(card, pool, MIB).unwrap();
         card.begin_capture().unwrap();
         products.iter().for_each(|one| one.run(card).unwrap());
-        assert!(card.allocate(pool, 1, Queue::Compute).is_err());
+        assert!(card.allocate(pool, 1, Stream::Compute).is_err());
         drop(short);
         let graph = card.end_capture().unwrap();
         assert!(card.end_capture().is_err());
@@ -337,14 +337,14 @@ fn a_timer_takes_the_cards_own_time_and_mapped_memory_is_read_where_it_lies() {
         }
 
         let mut inputs = StepInputs::new(card, pool, [100, 4, 4, 0]).unwrap();
-        card.synchronise(Queue::Load).unwrap();
+        card.synchronise(Stream::Load).unwrap();
         for round in 0..20u32 {
             let words: Vec<u32> = (0..100).map(|i| i * 7 + round).collect();
             inputs.write(0, &words).unwrap();
             inputs.fetch(&**card, 0..1).unwrap();
             let view = inputs.section::<u32>(0);
             let mut got = vec![0u8; 400];
-            card.download(view.address(), &mut got, Queue::Compute).unwrap();
+            card.download(view.address(), &mut got, Stream::Compute).unwrap();
             let wanted: Vec<u8> = words.iter().flat_map(|word| word.to_le_bytes()).collect();
             assert!(got == wanted, "round {round}");
         }
@@ -369,11 +369,11 @@ fn a_loader_works_beside_steps_and_captures() {
                 for round in 0..20 {
                     let source = bytes(MIB + round);
                     let mut buffer: Buffer<u8> =
-                        Buffer::on(card, pool, source.len(), Queue::Load).unwrap();
-                    buffer.write_on(0, &source, Queue::Load).unwrap();
+                        Buffer::on(card, pool, source.len(), Stream::Load).unwrap();
+                    buffer.write_on(0, &source, Stream::Load).unwrap();
                     let mut back = vec![0; source.len()];
                     let from = buffer.view().address();
-                    card.download(from, &mut back, Queue::Load).unwrap();
+                    card.download(from, &mut back, Stream::Load).unwrap();
                     assert!(back == source);
                 }
                 pool
@@ -410,9 +410,9 @@ fn a_hundred_loads_and_unloads_leave_nothing() {
         let size = if card.properties().emulated { 8 * MIB } else { 64 * MIB };
         let cycle = || {
             let pool = card.create_pool().unwrap();
-            let mut weights: Buffer<u8> = Buffer::on(card, pool, size, Queue::Load).unwrap();
-            weights.write_on(MIB, &source, Queue::Load).unwrap();
-            card.synchronise(Queue::Load).unwrap();
+            let mut weights: Buffer<u8> = Buffer::on(card, pool, size, Stream::Load).unwrap();
+            weights.write_on(MIB, &source, Stream::Load).unwrap();
+            card.synchronise(Stream::Load).unwrap();
             let products = Products::new(card, pool, ScalarType::BF16, [32, 64, 2]);
             card.begin_capture().unwrap();
             products.run(card).unwrap();
@@ -465,8 +465,8 @@ fn every_familys_answers_are_known() {
                 checks.iter().filter(|check| !check.holds()).map(ToString::to_string).collect();
             println!("{name}: {} cases", checks.len());
             assert!(!checks.is_empty() && wrong.is_empty(), "{}", wrong.join("\n"));
-            card.synchronise(Queue::Compute).unwrap();
-            card.synchronise(Queue::Load).unwrap();
+            card.synchronise(Stream::Compute).unwrap();
+            card.synchronise(Stream::Load).unwrap();
             assert_eq!(card.pool_usage(pool).unwrap().used, 0, "{name} keeps memory");
         }
         card.destroy_pool(pool).unwrap();
@@ -622,7 +622,7 @@ mod stand_in {
             let pool = card.create_pool().unwrap();
             let buffer = Buffer::of(&card, pool, &bytes(9 * MIB)).unwrap();
             assert!(buffer.to_vec().unwrap() == bytes(9 * MIB));
-            card.upload(buffer.view().address(), &bytes(MIB), Queue::Load).unwrap();
+            card.upload(buffer.view().address(), &bytes(MIB), Stream::Load).unwrap();
             card.begin_capture().unwrap();
             card.end_capture().unwrap();
             card.begin_capture().unwrap();
@@ -687,7 +687,7 @@ mod stand_in {
             let pool = card.create_pool().unwrap();
             let mut buffer = Buffer::of(&card, pool, &[1u8; 10]).unwrap();
             stand_in.fail("cuStreamSynchronize", 700);
-            let dead = card.synchronise(Queue::Compute).unwrap_err();
+            let dead = card.synchronise(Stream::Compute).unwrap_err();
             let said = dead.to_string();
             assert!(said.contains("CUDA_ERROR_ILLEGAL_ADDRESS, noticed at: waiting"), "{said}");
             assert_eq!(card.health(), Err(dead.clone()));
@@ -722,7 +722,7 @@ mod stand_in {
                 unsafe { card.launch("nowhere", serin_kernels::cuda::Grid::line(1, 32), &[]) };
             assert_eq!(launched, Ok(()));
             assert_eq!(card.health(), Ok(()));
-            let noticed = card.synchronise(Queue::Compute).unwrap_err();
+            let noticed = card.synchronise(Stream::Compute).unwrap_err();
             assert!(matches!(&noticed, CardError::Dead(why) if why.contains("LAUNCH_FAILED")));
             assert_eq!(card.health(), Err(noticed));
         });
@@ -787,15 +787,15 @@ mod stand_in {
                 stand_in.fail(call, 900);
                 let ran = products.run(&card);
                 assert!(other.write(0, &[2]).is_err() && other.read(0, &mut [0]).is_err());
-                assert!(other.fill(3).is_err() && card.synchronise(Queue::Compute).is_err());
-                other = Buffer::on(&card, pool, 100, Queue::Load).unwrap();
+                assert!(other.fill(3).is_err() && card.synchronise(Stream::Compute).is_err());
+                other = Buffer::on(&card, pool, 100, Stream::Load).unwrap();
                 let ended = card.end_capture().map(drop);
                 assert!(ran.is_err() || ended.is_err(), "{call}");
                 products.run(&card).unwrap();
                 products.check();
-                card.synchronise(Queue::Load).unwrap();
+                card.synchronise(Stream::Load).unwrap();
                 other.write(0, &[2; 100]).unwrap();
-                card.synchronise(Queue::Compute).unwrap();
+                card.synchronise(Stream::Compute).unwrap();
             }
             drop((products, other));
             card.destroy_pool(pool).unwrap();

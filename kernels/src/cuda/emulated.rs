@@ -16,7 +16,7 @@ pub mod requests;
 
 use super::card::{
     Arg, COUNTS, Card, CardError, DeviceProperties, Gemm, Graph, Grid, HostMemory, Memory, Pool,
-    PoolUsage, Queue, Timer, Workspace, check_grid,
+    PoolUsage, Stream, Timer, Workspace, check_grid,
 };
 pub use clock::Pace;
 use clock::{Clock, Marks};
@@ -89,7 +89,7 @@ pub struct EmulatedCard {
     temper: EmulationMode,
     order: AtomicU64,
     state: Mutex<State>,
-    /// Held by whoever does a queue's work, so that it is done in order.
+    /// Held by whoever does a stream's work, so that it is done in order.
     turns: [Mutex<()>; 2],
 }
 
@@ -124,8 +124,8 @@ struct Block {
     bytes: usize,
     /// With a fence before and behind.
     memory: Vec<u8>,
-    /// The queue on which it was allocated, until that has been waited for: until then the other may not use it.
-    pending: Option<Queue>,
+    /// The stream on which it was allocated, until that has been waited for: until then the other may not use it.
+    pending: Option<Stream>,
 }
 
 impl EmulatedCard {
@@ -207,9 +207,9 @@ impl EmulatedCard {
         self.state.lock().graph_launches
     }
 
-    /// What a pessimistic card has been given on a queue and not yet done, in order; kernels by their names.
-    pub fn waiting(&self, queue: Queue) -> Vec<&'static str> {
-        self.state.lock().queues.names(queue)
+    /// What a pessimistic card has been given on a stream and not yet done, in order; kernels by their names.
+    pub fn waiting(&self, stream: Stream) -> Vec<&'static str> {
+        self.state.lock().queues.names(stream)
     }
 
     fn alive(&self) -> Result<MutexGuard<'_, State>, CardError> {
@@ -220,47 +220,47 @@ impl EmulatedCard {
         }
     }
 
-    /// As [`EmulatedCard::alive`], for anything on a queue but launches.
-    fn turn(&self, queue: Queue, what: &str) -> Result<MutexGuard<'_, State>, CardError> {
+    /// As [`EmulatedCard::alive`], for anything on a stream but launches.
+    fn turn(&self, stream: Stream, what: &str) -> Result<MutexGuard<'_, State>, CardError> {
         let state = self.alive()?;
-        match queue == Queue::Compute && state.capture.is_some() {
+        match stream == Stream::Compute && state.capture.is_some() {
             true => Err(other(format!("{what} while a graph is captured"))),
             false => Ok(state),
         }
     }
 
-    /// Puts work at the queue's end; a prompt card does it at once.
+    /// Puts work at the stream's end; a prompt card does it at once.
     fn enqueue(
         &self,
         mut state: MutexGuard<'_, State>,
-        queue: Queue,
+        stream: Stream,
         work: Work,
     ) -> Result<(), CardError> {
         let at = state.clock.now();
-        state.queues.push(queue, work, at);
+        state.queues.push(stream, work, at);
         drop(state);
         match self.temper {
-            EmulationMode::Prompt => self.drain(queue),
+            EmulationMode::Prompt => self.drain(stream),
             EmulationMode::Pessimistic => Ok(()),
         }
     }
 
-    /// Does all of a queue's work. A kernel that fails is a fault that no later call survives, unless the card
+    /// Does all of a stream's work. A kernel that fails is a fault that no later call survives, unless the card
     /// is prompt, which can tell whose it was.
-    fn drain(&self, queue: Queue) -> Result<(), CardError> {
-        self.drain_to(queue, usize::MAX)
+    fn drain(&self, stream: Stream) -> Result<(), CardError> {
+        self.drain_to(stream, usize::MAX)
     }
 
-    /// Does the first `most` pieces of a queue's work.
-    fn drain_to(&self, queue: Queue, most: usize) -> Result<(), CardError> {
-        let _turn = self.turns[queue as usize].lock();
+    /// Does the first `most` pieces of a stream's work.
+    fn drain_to(&self, stream: Stream, most: usize) -> Result<(), CardError> {
+        let _turn = self.turns[stream as usize].lock();
         for _ in 0..most {
             let mut state = self.alive()?;
-            let Some((work, at)) = state.queues.pop(queue) else {
-                state.settle(queue);
+            let Some((work, at)) = state.queues.pop(stream) else {
+                state.settle(stream);
                 return Ok(());
             };
-            let (begun, cost) = state.clock.begin(queue, at, &work);
+            let (begun, cost) = state.clock.begin(stream, at, &work);
             let done = match work.is_long() {
                 true => {
                     let usable = state.usable(&work);
@@ -271,7 +271,7 @@ impl EmulatedCard {
                 }
                 false => state.apply(&work, begun),
             };
-            state.clock.end(queue, begun + cost, &work);
+            state.clock.end(stream, begun + cost, &work);
             if let Err(error) = done {
                 if self.temper == EmulationMode::Pessimistic {
                     state.dead = Some(error.to_string());
@@ -282,11 +282,11 @@ impl EmulatedCard {
         Ok(())
     }
 
-    /// Waits for a queue: the host's time goes on to its end.
-    fn wait(&self, queue: Queue) -> Result<MutexGuard<'_, State>, CardError> {
-        self.drain(queue)?;
+    /// Waits for a stream: the host's time goes on to its end.
+    fn wait(&self, stream: Stream) -> Result<MutexGuard<'_, State>, CardError> {
+        self.drain(stream)?;
         let mut state = self.alive()?;
-        state.clock.wait(queue);
+        state.clock.wait(stream);
         Ok(state)
     }
 
@@ -337,7 +337,7 @@ impl EmulatedCard {
     fn launch_or_capture(&self, work: Work) -> Result<(), CardError> {
         let mut state = self.alive()?;
         match &mut state.capture {
-            None => self.enqueue(state, Queue::Compute, work),
+            None => self.enqueue(state, Stream::Compute, work),
             Some(capture) if capture.by == std::thread::current().id() => {
                 capture.works.push(work);
                 Ok(())
@@ -391,14 +391,14 @@ impl State {
         Ok(())
     }
 
-    /// Checks that all memory that a kernel or product is given is allocated, and may be used on its queue.
+    /// Checks that all memory that a kernel or product is given is allocated, and may be used on its stream.
     fn usable(&self, work: &Work) -> Result<(), CardError> {
         for address in work.addresses() {
             let block = self.block(address);
             let what = match block {
                 None => "is not allocated",
-                Some(block) if block.pending == Some(Queue::Load) => {
-                    "was allocated on the loader's queue, which nobody has waited for"
+                Some(block) if block.pending == Some(Stream::Load) => {
+                    "was allocated on the loader's stream, which nobody has waited for"
                 }
                 Some(_) => continue,
             };
@@ -439,15 +439,15 @@ impl State {
         Ok(())
     }
 
-    /// What was allocated on a queue may be used everywhere once that has been waited for.
-    fn settle(&mut self, queue: Queue) {
-        for block in self.blocks.values_mut().filter(|block| block.pending == Some(queue)) {
+    /// What was allocated on a stream may be used everywhere once that has been waited for.
+    fn settle(&mut self, stream: Stream) {
+        for block in self.blocks.values_mut().filter(|block| block.pending == Some(stream)) {
             block.pending = None;
         }
     }
 
     /// A fresh block of poison between fences; its address.
-    fn add(&mut self, pool: Option<Pool>, bytes: usize, fill: u8, pending: Option<Queue>) -> u64 {
+    fn add(&mut self, pool: Option<Pool>, bytes: usize, fill: u8, pending: Option<Stream>) -> u64 {
         let mut memory = vec![fill; bytes.next_multiple_of(ALIGNMENT) + 2 * FENCE + ALIGNMENT];
         let base = memory.as_ptr() as usize;
         let start = (base + FENCE).next_multiple_of(ALIGNMENT) - base;
@@ -540,9 +540,9 @@ impl Card for EmulatedCard {
         }
     }
 
-    fn allocate(&self, pool: Pool, bytes: usize, queue: Queue) -> Result<u64, CardError> {
+    fn allocate(&self, pool: Pool, bytes: usize, stream: Stream) -> Result<u64, CardError> {
         let free = self.memory()?.free;
-        let mut state = self.turn(queue, "an allocation")?;
+        let mut state = self.turn(stream, "an allocation")?;
         let refused = state.fails_now();
         let size = bytes.next_multiple_of(256) as u64;
         let usage = state.pools.get_mut(&pool);
@@ -553,19 +553,19 @@ impl Card for EmulatedCard {
         }
         usage.used += size;
         usage.reserved = usage.reserved.max(usage.used);
-        let pending = (self.temper == EmulationMode::Pessimistic).then_some(queue);
+        let pending = (self.temper == EmulationMode::Pessimistic).then_some(stream);
         Ok(state.add(Some(pool), bytes, POISON, pending))
     }
 
-    fn free(&self, address: u64, queue: Queue) -> Result<(), CardError> {
+    fn free(&self, address: u64, stream: Stream) -> Result<(), CardError> {
         let mut state = self.alive()?;
-        if queue == Queue::Compute
+        if stream == Stream::Compute
             && let Some(capture) = &mut state.capture
         {
             capture.freed.push(address);
             return Ok(());
         }
-        self.enqueue(state, queue, Work::Free(address))
+        self.enqueue(state, stream, Work::Free(address))
     }
 
     fn pool_of(&self, address: u64) -> Result<Pool, CardError> {
@@ -588,15 +588,15 @@ impl Card for EmulatedCard {
         self.alive()?.release(memory.host)
     }
 
-    fn upload(&self, to: u64, from: &[u8], queue: Queue) -> Result<(), CardError> {
-        let state = self.turn(queue, "a copy to the GPU")?;
+    fn upload(&self, to: u64, from: &[u8], stream: Stream) -> Result<(), CardError> {
+        let state = self.turn(stream, "a copy to the GPU")?;
         state.within(to, from.len())?;
-        self.enqueue(state, queue, Work::Upload(to, from.to_vec()))
+        self.enqueue(state, stream, Work::Upload(to, from.to_vec()))
     }
 
-    fn download(&self, from: u64, to: &mut [u8], queue: Queue) -> Result<(), CardError> {
-        drop(self.turn(queue, "a copy from the GPU")?);
-        let mut state = self.wait(queue)?;
+    fn download(&self, from: u64, to: &mut [u8], stream: Stream) -> Result<(), CardError> {
+        drop(self.turn(stream, "a copy from the GPU")?);
+        let mut state = self.wait(stream)?;
         state.within(from, to.len())?;
         // SAFETY: the bytes are inside a live allocation.
         unsafe { std::ptr::copy_nonoverlapping(from as *const u8, to.as_mut_ptr(), to.len()) };
@@ -604,22 +604,22 @@ impl Card for EmulatedCard {
         Ok(())
     }
 
-    fn copy(&self, from: u64, to: u64, bytes: usize, queue: Queue) -> Result<(), CardError> {
-        let state = self.turn(queue, "copying")?;
+    fn copy(&self, from: u64, to: u64, bytes: usize, stream: Stream) -> Result<(), CardError> {
+        let state = self.turn(stream, "copying")?;
         state.within(from, bytes)?;
         state.within(to, bytes)?;
-        self.enqueue(state, queue, Work::Copy { from, to, bytes })
+        self.enqueue(state, stream, Work::Copy { from, to, bytes })
     }
 
-    fn fill(&self, address: u64, byte: u8, bytes: usize, queue: Queue) -> Result<(), CardError> {
-        let state = self.turn(queue, "filling memory")?;
+    fn fill(&self, address: u64, byte: u8, bytes: usize, stream: Stream) -> Result<(), CardError> {
+        let state = self.turn(stream, "filling memory")?;
         state.within(address, bytes)?;
-        self.enqueue(state, queue, Work::Fill { address, byte, bytes })
+        self.enqueue(state, stream, Work::Fill { address, byte, bytes })
     }
 
-    fn synchronise(&self, queue: Queue) -> Result<(), CardError> {
-        drop(self.turn(queue, "waiting")?);
-        self.wait(queue).map(drop)
+    fn synchronise(&self, stream: Stream) -> Result<(), CardError> {
+        drop(self.turn(stream, "waiting")?);
+        self.wait(stream).map(drop)
     }
 
     unsafe fn launch(
@@ -649,18 +649,18 @@ impl Card for EmulatedCard {
     }
 
     fn start_timer(&self, timer: Timer) -> Result<(), CardError> {
-        let state = self.turn(Queue::Compute, "starting a timer")?;
-        self.enqueue(state, Queue::Compute, Work::Mark { timer, end: false })
+        let state = self.turn(Stream::Compute, "starting a timer")?;
+        self.enqueue(state, Stream::Compute, Work::Mark { timer, end: false })
     }
 
     fn stop_timer(&self, timer: Timer) -> Result<(), CardError> {
-        let state = self.turn(Queue::Compute, "stopping a timer")?;
-        self.enqueue(state, Queue::Compute, Work::Mark { timer, end: true })
+        let state = self.turn(Stream::Compute, "stopping a timer")?;
+        self.enqueue(state, Stream::Compute, Work::Mark { timer, end: true })
     }
 
     fn read_timer(&self, timer: Timer) -> Result<Duration, CardError> {
-        let before = self.turn(Queue::Compute, "reading a timer")?.queues.up_to_end(timer);
-        self.drain_to(Queue::Compute, before)?;
+        let before = self.turn(Stream::Compute, "reading a timer")?.queues.up_to_end(timer);
+        self.drain_to(Stream::Compute, before)?;
         let mut state = self.alive()?;
         let marks = state.timers.get(&timer).and_then(Marks::ended);
         let (end, between) =
@@ -675,7 +675,7 @@ impl Card for EmulatedCard {
     }
 
     fn begin_capture(&self) -> Result<(), CardError> {
-        let mut state = self.turn(Queue::Compute, "a second capture")?;
+        let mut state = self.turn(Stream::Compute, "a second capture")?;
         let by = std::thread::current().id();
         state.capture = Some(Capture { works: Vec::new(), by, freed: Vec::new() });
         Ok(())
@@ -689,33 +689,33 @@ impl Card for EmulatedCard {
         let graph = Graph(state.fresh());
         state.graphs.insert(graph, works);
         drop(state);
-        freed.into_iter().try_for_each(|address| self.free(address, Queue::Compute))?;
+        freed.into_iter().try_for_each(|address| self.free(address, Stream::Compute))?;
         Ok(graph)
     }
 
     fn launch_graph(&self, graph: Graph) -> Result<(), CardError> {
-        let works = self.turn(Queue::Compute, "a graph launch")?.graphs.get(&graph).cloned();
+        let works = self.turn(Stream::Compute, "a graph launch")?.graphs.get(&graph).cloned();
         let works = works.ok_or_else(|| other("there is no such graph".into()))?;
         self.alive()?.graph_launches += 1;
         for work in works {
-            self.enqueue(self.alive()?, Queue::Compute, work)?;
+            self.enqueue(self.alive()?, Stream::Compute, work)?;
         }
         Ok(())
     }
 
     fn destroy_graph(&self, graph: Graph) -> Result<(), CardError> {
-        self.synchronise(Queue::Compute)?;
+        self.synchronise(Stream::Compute)?;
         self.alive()?.graphs.remove(&graph);
         Ok(())
     }
 }
 
 impl EmulatedCard {
-    /// Both queues, but for the executor's while it is captured.
+    /// Both streams, but for the executor's while it is captured.
     fn wait_for_all(&self) -> Result<(), CardError> {
-        drop(self.wait(Queue::Load)?);
+        drop(self.wait(Stream::Load)?);
         let capturing = self.alive()?.capture.is_some();
-        if capturing { Ok(()) } else { self.wait(Queue::Compute).map(drop) }
+        if capturing { Ok(()) } else { self.wait(Stream::Compute).map(drop) }
     }
 }
 

@@ -5,7 +5,7 @@
 
 use super::card::{
     Arg, COUNTS, Card, CardError, DeviceProperties, Gemm, Graph, Grid, HostMemory, Memory, Pool,
-    PoolUsage, Queue, Timer, Workspace, check_grid,
+    PoolUsage, Stream, Timer, Workspace, check_grid,
 };
 use parking_lot::Mutex;
 use std::time::Duration;
@@ -129,11 +129,11 @@ impl Card for DryRunCard {
         Ok(())
     }
 
-    fn allocate(&self, _: Pool, bytes: usize, _: Queue) -> Result<u64, CardError> {
+    fn allocate(&self, _: Pool, bytes: usize, _: Stream) -> Result<u64, CardError> {
         Ok(self.state.lock().take(bytes as u64))
     }
 
-    fn free(&self, _: u64, _: Queue) -> Result<(), CardError> {
+    fn free(&self, _: u64, _: Stream) -> Result<(), CardError> {
         Ok(())
     }
 
@@ -155,24 +155,24 @@ impl Card for DryRunCard {
         Ok(())
     }
 
-    fn upload(&self, _: u64, _: &[u8], _: Queue) -> Result<(), CardError> {
+    fn upload(&self, _: u64, _: &[u8], _: Stream) -> Result<(), CardError> {
         Ok(())
     }
 
-    fn download(&self, _: u64, to: &mut [u8], _: Queue) -> Result<(), CardError> {
+    fn download(&self, _: u64, to: &mut [u8], _: Stream) -> Result<(), CardError> {
         to.fill(0);
         Ok(())
     }
 
-    fn copy(&self, _: u64, _: u64, _: usize, _: Queue) -> Result<(), CardError> {
+    fn copy(&self, _: u64, _: u64, _: usize, _: Stream) -> Result<(), CardError> {
         Ok(())
     }
 
-    fn fill(&self, _: u64, _: u8, _: usize, _: Queue) -> Result<(), CardError> {
+    fn fill(&self, _: u64, _: u8, _: usize, _: Stream) -> Result<(), CardError> {
         Ok(())
     }
 
-    fn synchronise(&self, _: Queue) -> Result<(), CardError> {
+    fn synchronise(&self, _: Stream) -> Result<(), CardError> {
         Ok(())
     }
 

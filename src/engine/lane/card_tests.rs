@@ -12,7 +12,7 @@ use crate::model::{
 };
 use serde_json::json;
 use serin_kernels::cuda::emulated::{EmulatedCard, Pace as CardPace};
-use serin_kernels::cuda::{Card, KvKind, Queue};
+use serin_kernels::cuda::{Card, KvKind, Stream};
 use std::collections::VecDeque;
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
@@ -176,7 +176,7 @@ struct Thirds {
 impl Guide for Thirds {
     fn mask(&mut self) -> Result<Option<Arc<TokenMask>>, GuideFailed> {
         if let Some(card) = &self.at_work {
-            let waiting = card.waiting(Queue::Compute);
+            let waiting = card.waiting(Stream::Compute);
             assert!(waiting.contains(&"step_inputs"), "{waiting:?}");
             assert!(!waiting.iter().any(|work| work.starts_with("sample_")), "{waiting:?}");
         }
@@ -330,7 +330,7 @@ fn a_canary_is_loaded_and_dropped_while_a_graph_is_captured() {
         assert_eq!((report.used_after, report.reserved_after), (0, 0));
         assert_eq!(card.memory().unwrap().free, free, "both pools came back whole");
     }
-    card.synchronise(Queue::Compute).unwrap();
+    card.synchronise(Stream::Compute).unwrap();
 }
 
 /// Enqueues a step, ahead of the one in flight if there is one and if that can be; then finishes the oldest of two.
@@ -384,7 +384,7 @@ fn steps_ahead_say_what_steps_one_by_one_say() {
         while !lane.is_idle() {
             if turn_ahead(&mut lane, start) {
                 ahead += 1;
-                assert!(!emulated.waiting(Queue::Compute).is_empty(), "the GPU has work");
+                assert!(!emulated.waiting(Stream::Compute).is_empty(), "the GPU has work");
             }
         }
         let got: Vec<_> = inboxes.into_iter().map(said).collect();
@@ -419,7 +419,7 @@ fn two_lanes_have_steps_in_flight_and_say_what_each_says_alone() {
                 assert!(lanes[1 - this].finish(None, || start).is_none());
                 both += 1;
                 assert_eq!(
-                    emulated.waiting(Queue::Compute).is_empty(),
+                    emulated.waiting(Stream::Compute).is_empty(),
                     lanes[this].in_flight() == 0
                 );
             }

@@ -27,7 +27,7 @@ use serin_kernels::cuda::logprobs::{LogprobsBatch, RowLogprobs, after_sampling, 
 use serin_kernels::cuda::product::{Matrix, Output, multiply};
 use serin_kernels::cuda::sample::{RowParams, SampleBatch, TokenEdit, sample};
 use serin_kernels::cuda::{
-    Buffer, Card, CardError, Graph, KvLayer, Mapped, PLACES, Queue, Timer, View,
+    Buffer, Card, CardError, Graph, KvLayer, Mapped, PLACES, Stream, Timer, View,
 };
 use serin_kernels::cuda::{embed, norm, rope, rows};
 use std::collections::HashMap;
@@ -175,7 +175,7 @@ impl CardDecoder {
     /// Waits for the launched part of a step that failed, because the next step overwrites data that it still
     /// reads. If the wait fails, the next step will notice.
     pub fn wait(&self) {
-        let _ = self.card().synchronise(Queue::Compute);
+        let _ = self.card().synchronise(Stream::Compute);
     }
 
     /// Launches a step up to the last layer. Token ids, positions, slots and blocks must be in range. The
@@ -220,7 +220,7 @@ impl CardDecoder {
 
     /// Waits for the sampling that was launched last.
     pub fn wait_for_ids(&self) -> Result<(), CardError> {
-        self.card().synchronise(Queue::Compute)
+        self.card().synchronise(Stream::Compute)
     }
 
     /// Runs a whole decoding step, with one token and one sampled id per row, none of them masked. Replays a
@@ -481,7 +481,7 @@ impl Drop for Model {
         }
         let card = self.card.clone();
         self.drop_graphs(&*card);
-        if let Err(error) = card.synchronise(Queue::Compute) {
+        if let Err(error) = card.synchronise(Stream::Compute) {
             tracing::warn!(%error, "a model is dropped while the GPU may still be using it");
         }
     }

@@ -1,4 +1,4 @@
-//! Pinned memory of a queue, through which copies go: two pieces for uploads, so that one is filled while the
+//! Pinned memory of a stream, through which copies go: two pieces for uploads, so that one is filled while the
 //! other is on its way, and a small one for downloads.
 //!
 //! Pieces are bounded so that a load of gigabytes never stands between the executor's step and its few bytes:
@@ -16,7 +16,7 @@ pub(super) const PIECE: usize = 4 << 20;
 /// Downloads of up to so many bytes go through pinned memory.
 pub(super) const SMALL: usize = 64 << 10;
 
-/// A queue's pinned memory.
+/// A stream's pinned memory.
 #[derive(Debug, Default)]
 pub(super) struct Staging {
     pieces: Vec<Piece>,
