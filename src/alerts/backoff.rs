@@ -33,10 +33,10 @@ impl Default for Schedule {
 impl Schedule {
     /// How long to wait after the `tries`-th failed attempt, or `None` if that was the last. `draw` is
     /// uniform in [0, 1); a delay requested by the receiver is a lower bound.
-    fn wait(&self, tries: u32, wish: Option<Duration>, draw: f64) -> Option<Duration> {
+    fn wait(&self, tries: u32, lower_bound: Option<Duration>, draw: f64) -> Option<Duration> {
         let longest = self.delays.get(tries.checked_sub(1)? as usize)?;
         let drawn = longest.mul_f64(draw.clamp(0.0, 1.0));
-        Some(drawn.max(wish.unwrap_or_default().min(self.longest_retry_after)))
+        Some(drawn.max(lower_bound.unwrap_or_default().min(self.longest_retry_after)))
     }
 }
 
@@ -60,13 +60,14 @@ pub(super) fn judge(
     draw: f64,
     now_unix: u64,
 ) -> AttemptResult {
-    let (why, wish) = match result {
+    let (why, lower_bound) = match result {
         Ok(reply) => match reply.status {
             200..=299 => return AttemptResult::Delivered,
             410 => return AttemptResult::Gone,
             408 | 425 | 429 | 500.. => {
-                let wish = reply.retry_after.as_deref().and_then(|at| retry_after(at, now_unix));
-                (said(reply), wish)
+                let lower_bound =
+                    reply.retry_after.as_deref().and_then(|at| retry_after(at, now_unix));
+                (said(reply), lower_bound)
             }
             300..=399 => {
                 let advice = "redirects are not followed; put the address it leads to into `url`";
@@ -76,8 +77,8 @@ pub(super) fn judge(
         },
         Err(error) => (error.to_string(), None),
     };
-    match schedule.wait(tries, wish, draw) {
-        Some(after) => AttemptResult::Again { after, quiet: wish.is_some(), why },
+    match schedule.wait(tries, lower_bound, draw) {
+        Some(after) => AttemptResult::Again { after, quiet: lower_bound.is_some(), why },
         None => AttemptResult::Failed { why },
     }
 }

@@ -170,7 +170,7 @@ mod tests {
     use crate::rollout::{Arm, Order, Weight};
 
     #[test]
-    fn entries_are_told_in_words_with_who_and_why() {
+    fn summaries_say_what_who_and_why() {
         let order = |command| Entry::Order {
             order: Order { command, by: "ann".to_owned(), reason: Some("too slow".to_owned()) },
             refused: None,

@@ -78,7 +78,7 @@ impl Evidence {
         self.restart(k, (epoch, weight));
     }
 
-    /// Component `k` begins. At 100 %, its capital goes to the test of the canary alone.
+    /// Component `k` begins. At 100 %, its capital goes to the full-weight test.
     fn restart(&mut self, k: u32, (epoch, weight): (u64, Weight)) {
         match &mut self.full_weight {
             Some(test) => test.restart(k),

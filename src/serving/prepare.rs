@@ -1,4 +1,4 @@
-//! A request made ready for one arm: its text in that arm's own token ids, its wishes completed by that
+//! A request made ready for one arm: its text in that arm's own token ids, its options completed by that
 //! model's own defaults, its length checked against that model's context.
 
 use super::admission::{self, Admission};
@@ -179,7 +179,7 @@ fn reply_room(prompt: usize, wanted: Option<usize>, max: usize) -> Result<usize,
     Ok(wanted.map_or(left, |wanted| wanted.clamp(1, left)))
 }
 
-/// The client's wishes over the model's defaults. Without a seed, the completion's id (which is random)
+/// The client's options over the model's defaults. Without a seed, the completion's id (which is random)
 /// seeds the draw.
 fn sampling(patch: &SamplingPatch, model: &GenerationDefaults, id: &str) -> SamplingParams {
     let plain = SamplingParams::default();

@@ -61,7 +61,7 @@ pub(crate) struct Exact {
     /// Only while all traffic goes to the canary.
     full_weight: Option<FullWeightTest>,
     seen: SlotCounts,
-    /// The restart that the test of the canary alone begins with.
+    /// The restart that the full-weight test begins with.
     stages: u32,
 }
 

@@ -230,7 +230,7 @@ impl CudaCard {
             numAttrs: 1,
         };
         let none = std::ptr::null_mut();
-        // SAFETY: the caller's; the driver copies the wish before it returns.
+        // SAFETY: the caller's; the driver copies the configuration before it returns.
         unsafe { sys::cuLaunchKernelEx(&raw const config, function, args.as_mut_ptr(), none) }
             .result()
     }
@@ -293,7 +293,7 @@ impl Card for CudaCard {
         wanted.allocType = sys::CUmemAllocationType::CU_MEM_ALLOCATION_TYPE_PINNED;
         wanted.location.type_ = sys::CUmemLocationType::CU_MEM_LOCATION_TYPE_DEVICE;
         wanted.location.id = self.device;
-        // SAFETY: the wishes are whole.
+        // SAFETY: the structs are complete.
         let created = unsafe { result::mem_pool::create(&raw const wanted) };
         let handle = self.faults.check(created, "creating a pool")?;
         // Without this, every synchronisation would hand free memory back to the driver.

@@ -61,7 +61,7 @@ fn a_copy_waits_for_the_loaders_and_mapped_memory_does_not() {
 }
 
 #[test]
-fn memory_of_the_other_queue_is_a_fault_until_it_was_waited_for() {
+fn memory_of_the_other_stream_is_a_fault_until_it_was_waited_for() {
     let (_, card, pool) = pessimistic();
     let x = Buffer::<f32>::on(&card, pool, 1, Stream::Load).unwrap();
     // SAFETY: one number.
