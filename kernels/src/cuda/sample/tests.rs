@@ -209,7 +209,7 @@ mod emulated {
 
     /// A captured step draws by what rows ask for when the graph is launched.
     #[test]
-    fn graphs_outlive_wishes() {
+    fn graphs_outlive_parameters() {
         let bench = Bench::emulated(512 << 20);
         let (card, pool) = (&bench.card, bench.pool);
         let (first, second) =
@@ -298,7 +298,7 @@ mod emulated {
         refused(3, 64, -1.0, all, 0, "soft cap");
         refused(3, 64, f32::NAN, all, 0, "soft cap");
         refused(3, 65, 0.0, all, 0, "192 logits, not 195");
-        refused(3, 64, 0.0, [192, 2, words, 3, 3], 0, "2 rows' specs, not 3");
+        refused(3, 64, 0.0, [192, 2, words, 3, 3], 0, "2 rows' parameters, not 3");
         refused(3, 64, 0.0, [192, 3, words - 1, 3, 3], 0, "words of scratch");
         refused(3, 64, 0.0, [192, 3, words, 2, 3], 0, "2 ids, not 3");
         refused(3, 64, 0.0, [192, 3, words, 3, 2], 0, "2 ids for the host, not 3");
